@@ -1,0 +1,106 @@
+"""Recipe file plus dotted overrides to a Recipe. Torch-free: a bad recipe fails on the scheduler."""
+
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from alignment.contracts import Recipe
+from alignment.lookup import unknown_name
+from alignment.objectives.catalogue import OBJECTIVES
+
+Model = TypeVar("Model", bound=BaseModel)
+
+RECIPES_DIR = Path(__file__).parent / "recipes"
+
+
+def known_recipes() -> list[str]:
+    """Names of the recipes that ship with the package."""
+    return sorted(path.stem for path in RECIPES_DIR.glob("*.toml"))
+
+
+def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
+    """A shipped recipe by name, or a TOML file by path, with overrides such as `objective.beta=2000`.
+
+    Raises ValueError naming every field that is wrong, with the nearest known name.
+    """
+    path = Path(name_or_path) if name_or_path.endswith(".toml") else RECIPES_DIR / f"{name_or_path}.toml"
+    if not path.is_file():
+        raise ValueError(unknown_name("recipe", name_or_path, known_recipes()))
+    return parse_recipe({"name": path.stem, **read_toml(path)}, overrides=overrides)
+
+
+def parse_recipe(data: dict[str, Any], overrides: Sequence[str] = ()) -> Recipe:
+    """Validate a recipe given as plain data; see `load_recipe`."""
+    for override in overrides:
+        apply_override(data, override)
+    objective = data.get("objective", {}).get("name")
+    known = [cls.model_fields["name"].default for cls in OBJECTIVES]
+    if objective is not None and objective not in known:
+        raise ValueError(unknown_name("objective", str(objective), known))
+    return validate(Recipe, data, what=f"recipe {data.get('name', '')!r}")
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Parse a TOML file; ValueError names the file and the line when it is not TOML."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not valid TOML: {error}. Mend the file and run again.") from error
+
+
+def apply_override(data: dict[str, Any], override: str) -> None:
+    """Set `a.b=value` in nested tables, in place; the value is read as TOML, else taken as a string."""
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        raise ValueError(f"Override {override!r} is not KEY=VALUE, e.g. objective.beta=2000.")
+    *parents, leaf = key.split(".")
+    table = data
+    for parent in parents:
+        table = table.setdefault(parent, {})
+        if not isinstance(table, dict):
+            raise ValueError(f"Override {override!r}: {parent!r} is a value, not a table.")
+    try:
+        table[leaf] = tomllib.loads(f"v = {text}")["v"]
+    except tomllib.TOMLDecodeError:
+        table[leaf] = text
+
+
+def validate(model: type[Model], data: dict[str, Any], what: str) -> Model:
+    """Validate, and on failure raise one ValueError that lists every bad field."""
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        lines = [_field_problem(model, problem) for problem in error.errors()]
+        raise ValueError(f"{what}: " + " ".join(lines)) from error
+
+
+def _field_problem(model: type[BaseModel], problem: Any) -> str:
+    """One sentence for one of pydantic's errors: dotted field, what is wrong, the nearest known name."""
+    location = [str(part) for part in problem["loc"]]
+    dotted = ".".join(location)
+    if problem["type"] == "extra_forbidden":
+        return unknown_name("field", dotted, [".".join([*location[:-1], name]) for name in _siblings(model, location)])
+    value = "" if problem["type"] == "missing" else f" (got {problem['input']!r})"
+    return f"{dotted}: {problem['msg']}{value}."
+
+
+def _siblings(model: type[BaseModel], location: list[str]) -> list[str]:
+    """Field names of the table that holds the field at `location`; tags of unions are steps of the path too."""
+    classes: list[type[BaseModel]] = [model]
+    for part in location[:-1]:
+        fields = [cls.model_fields[part].annotation for cls in classes if part in cls.model_fields]
+        if fields:
+            classes = [found for annotation in fields for found in _model_classes(annotation)]
+        else:
+            tagged = [c for c in classes if part in {getattr(f, "default", None) for f in c.model_fields.values()}]
+            classes = tagged or classes
+    return sorted({name for cls in classes for name in cls.model_fields})
+
+
+def _model_classes(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [cls for argument in get_args(annotation) for cls in _model_classes(argument)]

@@ -1,0 +1,401 @@
+"""Value objects that a GPU job reads or writes. Torch-free, frozen, plain JSON.
+
+They carry URIs and digests, never payloads. Two kinds of digest: `digest` of the object itself (sha256 of its canonical
+JSON) and `content_digest` of a folder of files (sha256 over its sorted "path sha256" lines, see `folder_digest`).
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from alignment.backbones.catalogue import Backbone
+from alignment.objectives.catalogue import Objective
+from alignment.rewards.catalogue import Reward
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+PositiveInt = Annotated[int, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+def canonical_json(value: Any) -> str:
+    """The text a digest is taken of: keys sorted, no white space."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+class ValueObject(BaseModel):
+    """A frozen record whose identity is the sha256 of its canonical JSON."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: int = 1
+    """Raised when a field changes meaning, or when the same fields now give other numbers."""
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the canonical JSON: keys sorted, no white space, UTF-8."""
+        return hashlib.sha256(canonical_json(self.model_dump(mode="json")).encode()).hexdigest()
+
+
+def folder_digest(sha256_by_path: Mapping[str, str]) -> str:
+    """Identity of a folder: sha256 over "path sha256" lines, paths relative with forward slashes, sorted."""
+    lines = "".join(f"{path} {sha256_by_path[path]}\n" for path in sorted(sha256_by_path))
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+# --- data -----------------------------------------------------------------------------------------------------------
+
+
+class DatasetSnapshot(ValueObject):
+    """Accepted pairs, split by prompt group. The folder holds train.parquet, calibration.parquet and test.parquet.
+
+    Columns: pair_id, prompt, caption_chosen, caption_rejected (both equal the prompt unless the source says more),
+    image_chosen, image_rejected (encoded bytes), is_tie, annotator_id, source, licence.
+    In a tie the order of the two images is the source's and means nothing; training skips ties, calibration keeps them.
+    """
+
+    uri: str
+    content_digest: Sha256
+    num_pairs: dict[Literal["train", "calibration", "test"], int]
+    num_ties: int
+    num_prompts: int
+    sources: tuple[str, ...]
+    licences: tuple[str, ...]
+    batch_digests: tuple[Sha256, ...]
+    heldout_prompts_digest: Sha256
+
+
+class EncodeSpec(ValueObject):
+    """Science of a feature cache: which pairs through which encoders."""
+
+    snapshot_digest: Sha256
+    """content_digest of the snapshot's folder."""
+    base_digest: Sha256
+    """content_digest of the base model's folder."""
+    backbone: Backbone
+    shard_pairs: PositiveInt = 64
+    """Pairs in one shard; a rank encodes whole shards, so the numbers do not depend on the number of ranks."""
+
+
+class FeatureCache(ValueObject):
+    """VAE latent means and standard deviations per image, text-encoder states once per distinct caption."""
+
+    uri: str
+    content_digest: Sha256
+    spec_digest: Sha256
+    num_pairs: PositiveInt
+    num_captions: PositiveInt
+    latent_shape: tuple[int, int, int]
+    """C, H, W of one latent."""
+
+
+# --- training -------------------------------------------------------------------------------------------------------
+
+
+class Lora(BaseModel):
+    """Low-rank adapters on the denoiser; the reference is the same weights with the adapter off."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["lora"] = "lora"
+    rank: PositiveInt = 8
+    alpha: PositiveInt = 8
+    target_modules: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
+
+
+class FullFineTune(BaseModel):
+    """Every weight of the denoiser; the reference is a frozen copy."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["full"] = "full"
+
+
+class AdamW(BaseModel):
+    """AdamW with linear warm-up."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    learning_rate: Annotated[float, Field(gt=0)]
+    betas: tuple[float, float] = (0.9, 0.999)
+    epsilon: Annotated[float, Field(gt=0)] = 1e-8
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-2
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    schedule: Literal["constant", "cosine"] = "constant"
+    """After the warm-up: constant, or a half cosine down to zero at the last step."""
+
+
+class DivergenceGuard(BaseModel):
+    """Stops a run whose loss is not finite, or stays above a multiple of its own running median."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    spike_factor: Annotated[float, Field(gt=1)] = 20.0
+    """Allowed ratio of a step's loss to the median of the window."""
+    window_steps: PositiveInt = 50
+    patience_steps: PositiveInt = 5
+    """Consecutive steps above the limit that count as divergence."""
+
+
+class Recipe(ValueObject):
+    """The science of one run, as a recipe file states it, before it meets data."""
+
+    name: str
+    backbone: Backbone
+    objective: Objective
+    tuning: Annotated[Lora | FullFineTune, Field(discriminator="kind")]
+    optimiser: AdamW
+    global_batch: PositiveInt
+    """Pairs per optimiser step over all processes and accumulation steps."""
+    steps: PositiveInt
+    """Optimiser steps."""
+    seed: Annotated[int, Field(ge=0, lt=2**31)]
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Autocast dtype of the denoiser's forward pass; errors are squared in float32 either way."""
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    caption_dropout: Share = 0.0
+    """Probability of training a pair without its caption, one draw a pair."""
+    flip_labels: bool = False
+    """Trains towards the rejected image. Only to check that a gate holds what it should."""
+    divergence: DivergenceGuard = DivergenceGuard()
+
+
+class TrainSpec(ValueObject):
+    """A recipe bound to data and base weights. Same digest, same curve, wherever it runs."""
+
+    recipe: Recipe
+    base_digest: Sha256
+    cache_digest: Sha256
+    """content_digest of the feature cache's folder."""
+
+
+class TrainResult(ValueObject):
+    """What a finished run leaves. The folder holds weights/, metrics.jsonl and samples/.
+
+    weights/ is `pytorch_lora_weights.safetensors` (diffusers' LoRA layout) for LoRA, or a `unet/` folder as
+    `save_pretrained` writes it for full fine-tunes.
+    """
+
+    uri: str
+    spec_digest: Sha256
+    kind: Literal["lora", "full"]
+    weights_digest: Sha256
+    """content_digest of the weights/ folder."""
+    base_digest: Sha256
+    steps: PositiveInt
+    num_pairs: PositiveInt
+    final_metrics: dict[str, float]
+    """Means over the last tenth of the steps."""
+
+
+# --- evaluation -----------------------------------------------------------------------------------------------------
+
+
+class ModelRef(BaseModel):
+    """Weights to sample from: the base itself, or an adapter or a denoiser on top of it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["base", "lora", "full"]
+    weights_digest: Sha256
+    """For the base this is the base's own content_digest."""
+
+
+class Sampler(BaseModel):
+    """How evaluation images are drawn; part of their identity."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    scheduler: Literal["ddim"] = "ddim"
+    steps: PositiveInt = 50
+    guidance_scale: Annotated[float, Field(ge=1)] = 7.5
+
+
+class SampleSpec(ValueObject):
+    """One model's images on prompts x seeds. Its digest names the cached folder `{prompt_index:05d}_{seed}.png`."""
+
+    model: ModelRef
+    base_digest: Sha256
+    backbone: Backbone
+    prompts_digest: Sha256
+    """sha256 of the prompts file (tab separated, header `prompt<TAB>category`)."""
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)]
+    sampler: Sampler
+
+
+class Judge(BaseModel):
+    """A scorer with its weights and where its own labels came from."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    scorer: Reward
+    weights_digest: Sha256
+    trained_on: tuple[str, ...] = ()
+    """Names of the pair sources whose labels it learnt from; it may not judge a model trained on one of them."""
+
+
+class EvalSpec(ValueObject):
+    """Candidate, champion and base on the same prompts and seeds, scored by the same judges."""
+
+    candidate: ModelRef
+    champion: ModelRef
+    base_digest: Sha256
+    backbone: Backbone
+    prompts_digest: Sha256
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)]
+    sampler: Sampler
+    judges: Annotated[tuple[Judge, ...], Field(min_length=1)]
+    guards: tuple[Judge, ...]
+    snapshot_digest: Sha256
+    """content_digest of the snapshot whose calibration split the judges are checked on."""
+    tie_thresholds: dict[str, float] = {}
+    """Judge name to the largest per-prompt difference that counts as a tie; 0 where not named."""
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    """Two-sided confidence of every interval."""
+
+    def sample_spec(self, model: ModelRef) -> SampleSpec:
+        """The images this evaluation needs of one model."""
+        return SampleSpec(
+            model=model,
+            base_digest=self.base_digest,
+            backbone=self.backbone,
+            prompts_digest=self.prompts_digest,
+            seeds=self.seeds,
+            sampler=self.sampler,
+        )
+
+    def models(self) -> dict[Literal["candidate", "champion", "base"], ModelRef]:
+        """The three roles; two may name the same weights, which are then sampled once."""
+        base = ModelRef(kind="base", weights_digest=self.base_digest)
+        return {"candidate": self.candidate, "champion": self.champion, "base": base}
+
+
+class Comparison(BaseModel):
+    """Candidate against another model under one scorer. The unit is the prompt: seeds are averaged first."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    scorer: str
+    against: Literal["champion", "base"]
+    num_prompts: int
+    wins: int
+    ties: int
+    losses: int
+    win_rate: float
+    """(wins + ties / 2) / num_prompts."""
+    win_rate_low: float
+    win_rate_high: float
+    mean_difference: float
+    """Mean over prompts of candidate minus other, in the scorer's own units."""
+    mean_difference_low: float
+    mean_difference_high: float
+    p_value: float
+    """One-sided Wilcoxon signed-rank test of a positive difference; 1 when all differences are 0."""
+
+
+class Calibration(BaseModel):
+    """Agreement of a judge with held-out human pairs; human ties are left out, a judge's tie counts as half right."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    judge: str
+    num_pairs: int
+    num_human_ties: int
+    accuracy: float
+    accuracy_low: float
+    """Lower Wilson bound at the evaluation's confidence."""
+    accuracy_high: float
+
+
+class EvalReport(ValueObject):
+    """What an evaluation measured. The folder holds scores.parquet, contact_sheet.png and the spec.
+
+    scores.parquet has one row per (role, scorer, prompt, seed): role, scorer, scorer_digest, prompt_index, prompt,
+    category, seed, score. Every number here can be recomputed from it.
+    """
+
+    uri: str
+    spec: EvalSpec
+    scores_digest: Sha256
+    """sha256 of scores.parquet."""
+    num_prompts: PositiveInt
+    comparisons: tuple[Comparison, ...]
+    """Each judge and guard, against the champion and against the base."""
+    calibrations: tuple[Calibration, ...]
+    problems: tuple[str, ...] = ()
+    """What went wrong while scoring (a score that is not finite, a black image...). Any entry makes the gate refuse."""
+
+
+# --- a job ----------------------------------------------------------------------------------------------------------
+
+
+class Placement(BaseModel):
+    """How a job is run. Nothing here changes the mathematics."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    engine: str = "local"
+    num_processes: PositiveInt = 1
+    threads_per_process: PositiveInt = 1
+    micro_batch: PositiveInt = 8
+    """Most pairs (training) or images (sampling) one process holds at once; accumulation makes up the rest."""
+    checkpoint_every_steps: PositiveInt = 100
+    keep_checkpoints: PositiveInt = 2
+    sample_every_steps: PositiveInt = 100
+    sample_prompts: tuple[str, ...] = ()
+    """Prompts of the sample grid, drawn at step 0, every `sample_every_steps` and at the end."""
+    log_every_steps: PositiveInt = 1
+    timeout_seconds: PositiveInt = 86_400
+
+
+class JobFailure(ValueObject):
+    """Why a job stopped: written as failure.json beside its output by the job itself."""
+
+    kind: Literal["bad_input", "bad_data", "diverged", "preempted", "storage_full", "crashed"]
+    message: str
+    step: int | None = None
+
+
+class MetricsLine(BaseModel):
+    """One line of metrics.jsonl."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    step: int
+    unix_seconds: float
+    metrics: dict[str, float]
+
+
+class SampleLine(BaseModel):
+    """One line of samples/index.jsonl: an image of the grid, under the job's output folder."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    step: int
+    key: str
+    """Letters, digits, _ - and / only, e.g. `samples/00`."""
+    path: str
+    prompt: str
+
+
+RESULT_FILE = "result.json"
+FAILURE_FILE = "failure.json"
+METRICS_FILE = "metrics.jsonl"
+SAMPLES_INDEX_FILE = "samples/index.jsonl"
+CHECKPOINTS_DIR = "checkpoints"
+PROGRESS_FILE = "progress.json"
+
+
+class Progress(BaseModel):
+    """progress.json: how far a job is, rewritten atomically as it goes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    done: int
+    total: int
+    unit: str
+    """steps, shards, images..."""
+    message: str = ""

@@ -1,0 +1,269 @@
+"""Value objects only the control plane sees. Frozen, plain JSON; they fit in an XCom."""
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from alignment.contracts import Placement, Sha256, Share, ValueObject
+
+# --- store ----------------------------------------------------------------------------------------------------------
+
+
+class FileEntry(BaseModel):
+    """One file of a published folder."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sha256: Sha256
+    num_bytes: int
+
+
+class Manifest(ValueObject):
+    """manifest.json, written last: present means the folder is finished."""
+
+    content_digest: Sha256
+    """folder_digest over `files`; manifest.json itself is not among them."""
+    files: dict[str, FileEntry]
+    """Relative path, forward slashes, to what it holds."""
+    value: dict[str, Any]
+    """The stage's value object as JSON, so that a retry can give its first answer."""
+
+
+# --- intake ---------------------------------------------------------------------------------------------------------
+
+
+class SourceShard(ValueObject):
+    """One file of a preference source, found but not yet read."""
+
+    source: str
+    uri: str
+    num_bytes: int
+    fingerprint: str
+    """What tells one version of the file from another: a checksum or ETag, else size and modification time."""
+
+
+class RawBatch(ValueObject):
+    """Pairs of one shard as they came, in our columns, with facts. The folder holds pairs.parquet."""
+
+    uri: str
+    content_digest: Sha256
+    source: str
+    source_file: str
+    num_rows: int
+
+
+class RuleResult(BaseModel):
+    """What one rule saw in a batch."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rule: str
+    severity: Literal["critical", "warning", "info"]
+    checked: int
+    failed: int
+    example_rows: tuple[int, ...] = ()
+    """Up to five source rows that broke the rule; never their contents."""
+
+
+class ValidationReport(ValueObject):
+    """Every rule's result, and where the accepted and the quarantined rows are.
+
+    The folder holds accepted.parquet, quarantine.parquet (source_file, source_row, pair_id, reasons and the row) and
+    data_docs/ (without prompts).
+    """
+
+    uri: str
+    content_digest: Sha256
+    batch_digest: Sha256
+    source: str
+    passed: bool
+    """False when a table-level critical rule failed or too much was quarantined: then nothing downstream moves."""
+    num_rows: int
+    num_accepted: int
+    num_quarantined: int
+    rules: tuple[RuleResult, ...]
+    failure: str = ""
+    """One sentence when `passed` is false."""
+
+
+# --- dispatch -------------------------------------------------------------------------------------------------------
+
+
+class JobInput(BaseModel):
+    """A folder (or single file) the job needs, found locally as `<inputs dir>/<content_digest>`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    content_digest: Sha256
+    uri: str
+    kind: Literal["folder", "file"] = "folder"
+    """A file arrives as `<inputs dir>/<sha256>`, without a folder around it."""
+    manifest: bool = True
+    """False for a plain folder of the user's (a base model, a judge) that has no manifest.json; it is hashed instead."""
+
+
+class SideOutput(BaseModel):
+    """A sub-folder of the job's output published under its own URI (images that later evaluations find again)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    path: str
+    uri: str
+
+
+class TrackingTarget(BaseModel):
+    """The MLflow run a job streams to."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    tracking_uri: str
+    run_id: str
+
+
+class JobRequest(ValueObject):
+    """A spec with its placement: everything an engine needs to run one job."""
+
+    project: str
+    kind: Literal["encode", "train", "evaluate"]
+    spec: dict[str, Any]
+    spec_digest: Sha256
+    inputs: tuple[JobInput, ...]
+    output_uri: str
+    side_outputs: tuple[SideOutput, ...] = ()
+    placement: Placement
+    tracking: TrackingTarget | None = None
+    generation: Annotated[int, Field(ge=0)] = 0
+    """Raised by a person who wants the same spec run again; part of the job's identity and of its output URI."""
+
+    @property
+    def job_id(self) -> str:
+        """Deterministic, so that an engine can refuse or reattach a duplicate."""
+        return f"{self.project}-{self.kind}-{self.spec_digest[:12]}-g{self.generation}"
+
+
+class JobHandle(ValueObject):
+    """A submitted job: enough to find it again from another process."""
+
+    engine: str
+    job_id: str
+
+
+class JobStatus(ValueObject):
+    """Where a job stands."""
+
+    state: Literal["unknown", "pending", "running", "succeeded", "failed", "preempted", "cancelled", "lost"]
+    attempt: int = 0
+    exit_code: int | None = None
+    failure_kind: Literal["", "bad_input", "bad_data", "diverged", "preempted", "storage_full", "crashed"] = ""
+    message: str = ""
+    progress_done: int = 0
+    progress_total: int = 0
+    progress_unit: str = ""
+
+
+class LogChunk(ValueObject):
+    """Log lines from a cursor on, and the cursor to ask from next time."""
+
+    lines: tuple[str, ...]
+    cursor: int
+
+
+# --- release --------------------------------------------------------------------------------------------------------
+
+
+class CandidateVersion(ValueObject):
+    """A registered model version."""
+
+    model: str
+    version: int
+    kind: Literal["lora", "full"]
+    weights_digest: Sha256
+    weights_uri: str
+    """The TrainResult's folder in the store."""
+    spec_digest: Sha256
+    base_digest: Sha256
+    snapshot_digest: Sha256
+    trained_on: tuple[str, ...]
+    """Names of the pair sources, and of the judges, whose verdicts the weights learnt from."""
+    run_id: str
+
+
+class GatePolicy(ValueObject):
+    """What a candidate must show. All bounds are at the evaluation's confidence."""
+
+    mode: Literal["off", "dry_run", "enforce"] = "enforce"
+    minimum_prompts: Annotated[int, Field(gt=0)] = 100
+    required_judges: Annotated[int, Field(gt=0)] = 2
+    """Judges that must prefer the candidate to the champion."""
+    minimum_win_rate: Share = 0.5
+    """The lower bound of each of those judges' win rate must exceed this."""
+    calibration_floor: Share = 0.6
+    """The lower bound of a judge's agreement with held-out human pairs must exceed this, or it may not vote."""
+    minimum_calibration_pairs: Annotated[int, Field(gt=0)] = 50
+    guard_margins: dict[str, float] = {}
+    """Guard name to the largest tolerated drop against the champion, in the guard's units."""
+
+
+class GateCheck(BaseModel):
+    """One line of a decision: what was measured, what was required."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    measured: float | None
+    required: str
+    """Readable bound, e.g. `> 0.5`."""
+    passed: bool
+    decisive: bool = True
+    """False for a line that informs but does not vote."""
+    explanation: str
+
+
+class GateDecision(ValueObject):
+    """The verdict on a candidate, with every check that led to it."""
+
+    verdict: Literal["promote", "hold", "inconclusive", "invalid"]
+    mode: Literal["off", "dry_run", "enforce"]
+    checks: tuple[GateCheck, ...]
+    reasons: tuple[str, ...]
+    """Why it was not `promote`; empty when it was."""
+    candidate: CandidateVersion
+    champion_version: int | None
+    """None when the incumbent is the base model itself."""
+    champion_weights_digest: Sha256
+    report_digest: Sha256
+    report_uri: str
+    scores_digest: Sha256
+    policy_digest: Sha256
+
+
+class Promotion(ValueObject):
+    """A move of the champion alias, or the reason why none was made."""
+
+    model: str
+    moved: bool
+    from_version: int | None
+    to_version: int | None
+    decision_digest: Sha256 | None
+    """None for a rollback, which a person orders."""
+    ledger_entry: int | None
+    message: str
+
+
+class LedgerEntry(ValueObject):
+    """One move of an alias. Entries are numbered from 1, each naming the digest of the one before."""
+
+    sequence: Annotated[int, Field(gt=0)]
+    previous_digest: Sha256 | None
+    at: datetime
+    actor: str
+    action: Literal["promote", "rollback"]
+    model: str
+    alias: Literal["champion"] = "champion"
+    from_version: int | None
+    to_version: int
+    weights_digest: Sha256
+    decision_digest: Sha256 | None
+    report_uri: str | None
+    reason: str = ""

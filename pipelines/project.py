@@ -1,0 +1,188 @@
+"""projects/NAME.toml to Project: the one file a user writes, typed and validated. Torch-free and airflow-free."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from alignment.backbones.catalogue import Backbone
+from alignment.config import load_recipe, read_toml, validate
+from alignment.contracts import Placement, Recipe, Sampler, Share
+from alignment.rewards.catalogue import Reward
+from pipelines.contracts import GatePolicy
+
+
+class Section(BaseModel):
+    """A table of the project file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class BaseModelSection(Section):
+    """The model that is kept aligned."""
+
+    uri: str
+    """Local folder in the diffusers layout, `s3://...`, or `hub://owner/name@revision` (revision = commit sha)."""
+    licence: str
+    backbone: Backbone
+
+
+class SourceSection(Section):
+    """Where preference pairs come from."""
+
+    name: str
+    kind: str
+    """A name of pipelines/intake/sources/catalogue.py."""
+    uri: str
+    """Folder or prefix of shards, local or s3://."""
+    licence: str
+
+
+class ValidationSection(Section):
+    """Limits of the data rules."""
+
+    max_quarantined_share: Share = 0.2
+    """A batch with more than this share of bad rows fails as a whole."""
+    max_image_bytes: int = 20_000_000
+    max_image_pixels: int = 50_000_000
+    max_image_side: int = 16_384
+    min_image_side: int = 32
+    max_prompt_chars: int = 2_000
+    allowed_formats: tuple[str, ...] = ("JPEG", "PNG", "WEBP")
+    max_annotator_share: Share = 0.5
+    """An annotator who labelled more of a batch than this is flagged."""
+
+
+class SnapshotSection(Section):
+    """How accepted pairs are split; by prompt group, so that no prompt is in two splits."""
+
+    calibration_share: Share = 0.15
+    test_share: Share = 0.1
+    seed: int = 0
+    minimum_new_pairs: Annotated[int, Field(ge=0)] = 0
+    """Training waits until this many pairs are new since the last candidate."""
+
+
+class RecipeSection(Section):
+    """One recipe to train, with overrides."""
+
+    recipe: str
+    overrides: tuple[str, ...] = ()
+
+
+class JudgeSection(Section):
+    """A judge or a guard."""
+
+    name: str
+    uri: str
+    scorer: Reward
+    trained_on: tuple[str, ...] = ()
+
+
+class EvaluationSection(Section):
+    """Prompts, seeds, sampler and judges of the gate."""
+
+    prompts: str
+    """Tab separated file, header `prompt<TAB>category`; held out of training by the snapshot stage."""
+    seeds: tuple[int, ...]
+    sampler: Sampler
+    judges: Annotated[tuple[JudgeSection, ...], Field(min_length=1)]
+    guards: tuple[JudgeSection, ...] = ()
+    tie_thresholds: dict[str, float] = {}
+    confidence: float = 0.95
+
+
+class PlacementSection(Section):
+    """Placement of each kind of job."""
+
+    encode: Placement = Placement()
+    train: Placement = Placement()
+    evaluate: Placement = Placement()
+
+
+class ScheduleSection(Section):
+    """When things run by themselves."""
+
+    ingest: str | None = None
+    """Cron expression or preset of the ingest DAG; none: by hand."""
+    owner: str = "plumbline"
+
+
+class Project(Section):
+    """Everything Plumbline knows about one model it keeps aligned."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,40}$")]
+    base: BaseModelSection
+    sources: Annotated[tuple[SourceSection, ...], Field(min_length=1)]
+    validation: ValidationSection = ValidationSection()
+    snapshot: SnapshotSection = SnapshotSection()
+    train: Annotated[tuple[RecipeSection, ...], Field(min_length=1)]
+    evaluation: EvaluationSection
+    gate: GatePolicy = GatePolicy()
+    placement: PlacementSection = PlacementSection()
+    schedule: ScheduleSection = ScheduleSection()
+    path: Path
+    """The file this came from."""
+
+    def recipes(self) -> list[Recipe]:
+        """The recipes of `train`, loaded and bound to the base's backbone."""
+        bound = []
+        for section in self.train:
+            recipe = load_recipe(section.recipe, section.overrides)
+            if recipe.backbone != self.base.backbone:
+                raise ValueError(
+                    f"{self.path}: recipe {recipe.name!r} is for {recipe.backbone!r}, the base is {self.base.backbone!r}."
+                    " Name a recipe of this backbone and resolution."
+                )
+            bound.append(recipe)
+        return bound
+
+
+def load_project(path: Path, overrides: tuple[str, ...] = ()) -> Project:
+    """Read and validate a project file.
+
+    Relative paths in it are taken from the file's folder. `overrides` are appended to the overrides of every recipe.
+    Raises ValueError naming the file and every bad field.
+    """
+    if not path.is_file():
+        raise ValueError(f"Project file {path} does not exist. Give the path of a projects/NAME.toml.")
+    data: dict[str, Any] = {"path": path.absolute(), **read_toml(path)}
+    project = validate(Project, data, what=str(path))
+    if project.name != path.stem:
+        raise ValueError(f"{path}: name is {project.name!r} but the file is {path.stem!r}. Make them equal.")
+    sections = tuple(s.model_copy(update={"overrides": (*s.overrides, *overrides)}) for s in project.train)
+    project = _absolute(project.model_copy(update={"train": sections}))
+    project.recipes()
+    return project
+
+
+def list_projects(projects_dir: Path) -> list[Path]:
+    """Every project file of a folder, sorted."""
+    return sorted(projects_dir.glob("*.toml"))
+
+
+def _absolute(project: Project) -> Project:
+    """The project with every local path made absolute against its file's folder."""
+    root = project.path.parent
+
+    def resolve(uri: str) -> str:
+        return uri if "://" in uri else str((root / uri).resolve())
+
+    evaluation = project.evaluation
+    return project.model_copy(
+        update={
+            "base": project.base.model_copy(update={"uri": resolve(project.base.uri)}),
+            "sources": tuple(s.model_copy(update={"uri": resolve(s.uri)}) for s in project.sources),
+            "train": tuple(
+                s.model_copy(update={"recipe": resolve(s.recipe) if s.recipe.endswith(".toml") else s.recipe})
+                for s in project.train
+            ),
+            "evaluation": evaluation.model_copy(
+                update={
+                    "prompts": resolve(evaluation.prompts),
+                    "judges": tuple(j.model_copy(update={"uri": resolve(j.uri)}) for j in evaluation.judges),
+                    "guards": tuple(g.model_copy(update={"uri": resolve(g.uri)}) for g in evaluation.guards),
+                }
+            ),
+        }
+    )

@@ -1,0 +1,48 @@
+"""Environment to Settings: built once at the edge and passed down. The only file that reads environment variables."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, SecretStr
+
+ANNOTATOR_SALT = "PLUMBLINE_ANNOTATOR_SALT"
+
+
+class Settings(BaseModel):
+    """Where this installation keeps things. Secrets are SecretStr, so they never reach a log or a repr."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    store_uri: str
+    """Root of the object store, `file:///...` or `s3://bucket/prefix` (PLUMBLINE_STORE_URI)."""
+    tracking_uri: str
+    """MLflow server (MLFLOW_TRACKING_URI)."""
+    state_dir: Path
+    """Local state of this host: job folders, input cache, logs (PLUMBLINE_STATE_DIR)."""
+    projects_dir: Path
+    """Folder of the project files (PLUMBLINE_PROJECTS_DIR)."""
+    s3_endpoint_url: str | None = None
+    """An S3-compatible server instead of AWS (AWS_ENDPOINT_URL)."""
+    annotator_salt: SecretStr = SecretStr("")
+    """Key of the hash that stands for an annotator (PLUMBLINE_ANNOTATOR_SALT)."""
+    airflow_ui_url: str = ""
+    """Linked from MLflow runs (PLUMBLINE_AIRFLOW_UI_URL)."""
+    git_sha: str = ""
+    """Revision of the deployed code (PLUMBLINE_GIT_SHA)."""
+
+
+def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
+    """Read the environment; anything unset falls back to the embedded default under `.plumbline/`."""
+    env = os.environ if environ is None else environ
+    state_dir = Path(env.get("PLUMBLINE_STATE_DIR", ".plumbline")).absolute()
+    return Settings(
+        store_uri=env.get("PLUMBLINE_STORE_URI", (state_dir / "store").as_uri()).rstrip("/"),
+        tracking_uri=env.get("MLFLOW_TRACKING_URI", f"sqlite:///{state_dir / 'mlflow.db'}"),
+        state_dir=state_dir,
+        projects_dir=Path(env.get("PLUMBLINE_PROJECTS_DIR", "projects")).absolute(),
+        s3_endpoint_url=env.get("AWS_ENDPOINT_URL"),
+        annotator_salt=SecretStr(env.get(ANNOTATOR_SALT, "")),
+        airflow_ui_url=env.get("PLUMBLINE_AIRFLOW_UI_URL", ""),
+        git_sha=env.get("PLUMBLINE_GIT_SHA", ""),
+    )
