@@ -100,7 +100,7 @@ class JobInput(BaseModel):
     kind: Literal["folder", "file"] = "folder"
     """A file arrives as `<inputs dir>/<sha256>`, without a folder around it."""
     manifest: bool = True
-    """False for a plain folder of the user's (a base model, a judge) that has no manifest.json; it is hashed instead."""
+    """False for a plain folder of the user's (a base model, a judge) without manifest.json; it is hashed instead."""
 
 
 class SideOutput(BaseModel):
@@ -184,6 +184,8 @@ class CandidateVersion(ValueObject):
     spec_digest: Sha256
     base_digest: Sha256
     snapshot_digest: Sha256
+    snapshot_uri: str = ""
+    """Where the snapshot it was trained on lies; its calibration split checks the judges."""
     trained_on: tuple[str, ...]
     """Names of the pair sources, and of the judges, whose verdicts the weights learnt from."""
     run_id: str
@@ -201,7 +203,7 @@ class GatePolicy(ValueObject):
     calibration_floor: Share = 0.6
     """The lower bound of a judge's agreement with held-out human pairs must exceed this, or it may not vote."""
     minimum_calibration_pairs: Annotated[int, Field(gt=0)] = 50
-    guard_margins: dict[str, float] = {}
+    guard_margins: dict[str, float] = Field(default_factory=dict)
     """Guard name to the largest tolerated drop against the champion, in the guard's units."""
 
 

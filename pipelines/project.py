@@ -131,8 +131,8 @@ class Project(Section):
             recipe = load_recipe(section.recipe, section.overrides)
             if recipe.backbone != self.base.backbone:
                 raise ValueError(
-                    f"{self.path}: recipe {recipe.name!r} is for {recipe.backbone!r}, the base is {self.base.backbone!r}."
-                    " Name a recipe of this backbone and resolution."
+                    f"{self.path}: recipe {recipe.name!r} is for {recipe.backbone!r}, but the base is"
+                    f" {self.base.backbone!r}. Name a recipe of this backbone and resolution."
                 )
             bound.append(recipe)
         return bound

@@ -1,0 +1,56 @@
+# Needs python3.11 (or 3.12), pip and make. `make setup` brings everything else into .venv.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+# uv does not read pip's find-links by itself.
+export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
+export OMP_NUM_THREADS ?= 1
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: setup lock demo up down check test test-fast golden bench clean
+
+setup: $(VENV)/.ready
+
+$(VENV)/.ready: requirements.lock pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "uv>=0.9"
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements.lock
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	@touch $@
+
+# torch brings its own CUDA packages, so they are left out of the lock: a host gets those of the torch build it installs.
+lock:
+	$(BIN)/uv pip compile pyproject.toml --extra dev --python-version 3.11 --no-annotate --no-header --quiet \
+	  | sed 's/^torch==\([0-9.]*\)+cpu$$/torch==\1/' | grep -vE '^(cuda-|nvidia-|triton)' > requirements.lock.tmp
+	mv requirements.lock.tmp requirements.lock
+
+demo: setup
+	@plumbline demo projects/shapes.toml
+
+up: setup
+	@plumbline up
+
+down: setup
+	@plumbline down
+
+check: setup
+	ruff format --check .
+	ruff check .
+	mypy
+	lint-imports
+
+test: setup
+	pytest
+
+test-fast: setup
+	pytest -m "not slow"
+
+# DIR is a folder of reference vectors, one sub-folder per method.
+golden: setup
+	@python tests/golden/replay.py $(or $(DIR),tests/golden/vectors)
+
+bench: setup
+	@for file in benchmarks/*.py; do python $$file; done
+
+clean:
+	rm -rf $(VENV) .plumbline .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,37 @@
+"""The assets that link the DAGs, the default arguments, and the projects the DAGs are made for."""
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from airflow.sdk import Asset
+
+from pipelines.project import Project, list_projects, load_project
+from pipelines.settings import load_settings
+
+GPU_POOL = "gpu"
+
+
+def projects() -> list[Project]:
+    """Every project of this installation; a file that does not validate fails the import with its reason."""
+    return [load_project(path) for path in list_projects(load_settings().projects_dir)]
+
+
+def pairs_asset(project: Project) -> Asset:
+    """New accepted pairs."""
+    return Asset(name=f"{project.name}.pairs", uri=f"plumbline://{project.name}/pairs", group="plumbline")
+
+
+def candidate_asset(project: Project) -> Asset:
+    """A newly registered candidate version."""
+    return Asset(name=f"{project.name}.candidate", uri=f"plumbline://{project.name}/candidate", group="plumbline")
+
+
+def default_args(project: Project) -> dict[str, Any]:
+    """Owner and retries of every task."""
+    return {"owner": project.schedule.owner, "retries": 2, "retry_delay": timedelta(seconds=15)}
+
+
+def location(project: Project) -> str:
+    """The project file as a plain string, which is what a task carries."""
+    return str(Path(project.path))

@@ -1,0 +1,45 @@
+"""NAME.ingest: every shard of every source becomes a validated batch; accepted pairs announce the asset `pairs`."""
+
+from typing import Any
+
+from airflow.sdk import DAG, task
+
+from dags.assets import default_args, location, pairs_asset, projects
+
+for project in projects():
+    with DAG(
+        dag_id=f"{project.name}.ingest",
+        schedule=project.schedule.ingest,
+        default_args=default_args(project),
+        max_active_runs=1,
+        tags=["plumbline", project.name],
+        doc_md=__doc__,
+    ) as dag:
+
+        @task
+        def list_shards(path: str) -> list[dict[str, Any]]:
+            from pipelines import stages
+
+            return stages.list_shards(path)
+
+        @task(map_index_template="{{ shard_name }}")
+        def ingest_shard(path: str, shard: dict[str, Any]) -> dict[str, Any]:
+            from airflow.sdk import get_current_context
+
+            from pipelines import stages
+
+            get_current_context()["shard_name"] = shard["uri"].rsplit("/", 1)[-1]  # type: ignore[typeddict-unknown-key]
+            return stages.validate(path, stages.ingest(path, shard))
+
+        @task(outlets=[pairs_asset(project)])
+        def announce_pairs(path: str, reports: list[dict[str, Any]], *, outlet_events: Any = None) -> dict[str, int]:
+            from pipelines import stages
+
+            counts = stages.count_pairs(path, list(reports))
+            outlet_events[pairs_asset(stages.read_project(path))].extra = counts
+            return counts
+
+        shards = list_shards(location(project))
+        reports = ingest_shard.partial(path=location(project)).expand(shard=shards)
+        announce_pairs(location(project), reports)
+    globals()[dag.dag_id] = dag

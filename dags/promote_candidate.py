@@ -1,0 +1,52 @@
+"""NAME.promote: the candidate against champion and base on held-out prompts, the gate, and the alias if it says so."""
+
+from typing import Any
+
+from airflow.sdk import DAG, Param, task
+
+from dags.assets import GPU_POOL, candidate_asset, default_args, location, projects
+from pipelines.dispatch.operators.train_job import TrainJobOperator, retry_policy
+
+for project in projects():
+    with DAG(
+        dag_id=f"{project.name}.promote",
+        schedule=[candidate_asset(project)],
+        default_args=default_args(project),
+        max_active_runs=1,
+        tags=["plumbline", project.name],
+        params={
+            "generation": Param(0, type="integer", minimum=0, description="Raise to evaluate again."),
+            "version": Param(0, type="integer", minimum=0, description="Version to judge; 0: the candidate alias."),
+        },
+        doc_md=__doc__,
+    ) as dag:
+
+        @task
+        def pick_candidate(path: str, params: dict[str, Any] | None = None) -> dict[str, Any]:
+            from pipelines import stages
+
+            return stages.pick_candidate(path, version=(params or {}).get("version") or None)
+
+        @task
+        def gate(path: str, candidate: dict[str, Any], report: dict[str, Any]) -> dict[str, Any]:
+            from pipelines import stages
+
+            return stages.gate(path, candidate, report)
+
+        @task
+        def promote(path: str, decision: dict[str, Any]) -> dict[str, Any]:
+            from pipelines import stages
+
+            return stages.promote(path, decision, actor="airflow")
+
+        candidate = pick_candidate(location(project))
+        evaluate = TrainJobOperator(
+            task_id="evaluate",
+            project_path=location(project),
+            stage="evaluate",
+            given={"candidate": candidate},
+            pool=GPU_POOL,
+            retry_policy=retry_policy(),
+        )
+        promote(location(project), gate(location(project), candidate, evaluate.output))
+    globals()[dag.dag_id] = dag

@@ -1,0 +1,61 @@
+"""NAME.train: snapshot, features, one training job per recipe, a registered candidate each; asset `candidate`."""
+
+from typing import Any
+
+from airflow.sdk import DAG, Param, task
+
+from dags.assets import GPU_POOL, candidate_asset, default_args, location, pairs_asset, projects
+from pipelines.dispatch.operators.train_job import TrainJobOperator, retry_policy
+
+for project in projects():
+    with DAG(
+        dag_id=f"{project.name}.train",
+        schedule=[pairs_asset(project)],
+        default_args=default_args(project),
+        max_active_runs=1,
+        tags=["plumbline", project.name],
+        params={"generation": Param(0, type="integer", minimum=0, description="Raise to run the same specs again.")},
+        doc_md=__doc__,
+    ) as dag:
+
+        @task
+        def build_snapshot(path: str) -> dict[str, Any]:
+            from pipelines import stages
+
+            return stages.snapshot(path)
+
+        @task.short_circuit
+        def enough_new_pairs(path: str, snapshot: dict[str, Any]) -> bool:
+            from pipelines import stages
+
+            return stages.enough_new_pairs(path, snapshot)
+
+        @task(outlets=[candidate_asset(project)])
+        def register(
+            path: str, snapshot: dict[str, Any], result: dict[str, Any], *, outlet_events: Any = None
+        ) -> dict[str, Any]:
+            from pipelines import stages
+
+            candidate = stages.register(path, snapshot, result)
+            outlet_events[candidate_asset(stages.read_project(path))].extra = {"version": candidate["version"]}
+            return candidate
+
+        snapshot = build_snapshot(location(project))
+        encode = TrainJobOperator(
+            task_id="encode",
+            project_path=location(project),
+            stage="encode",
+            given={"snapshot": snapshot},
+            pool=GPU_POOL,
+            retry_policy=retry_policy(),
+        )
+        train = TrainJobOperator.partial(
+            task_id="train", project_path=location(project), stage="train", pool=GPU_POOL, retry_policy=retry_policy()
+        ).expand(
+            given=[
+                {"cache": encode.output, "snapshot": snapshot, "recipe": index} for index in range(len(project.train))
+            ]
+        )
+        enough_new_pairs(location(project), snapshot) >> encode
+        register.partial(path=location(project), snapshot=snapshot).expand(result=train.output)
+    globals()[dag.dag_id] = dag
