@@ -1,0 +1,89 @@
+"""Is a report whole, and does its score table give its numbers again? Pure arithmetic, no I/O."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from alignment.contracts import Comparison, EvalReport
+from alignment.evaluation.comparison import OPPONENTS, ScoreTable, compare_all
+
+RECOMPUTE_TOLERANCE = 1e-6
+"""Largest difference, relative above 1, between a reported number and the same number from the score table."""
+
+
+def measurement_problems(report: EvalReport) -> list[str]:
+    """Comparisons and calibrations that the spec asks for and the report lacks, doubles or fills with nonsense."""
+    problems = []
+    for scorer in (*report.spec.judges, *report.spec.guards):
+        for against in OPPONENTS:
+            found = [c for c in report.comparisons if (c.scorer, c.against) == (scorer.name, against)]
+            if len(found) != 1:
+                problems.append(f"{scorer.name} against the {against} was measured {len(found)} times, not once")
+            problems += [problem for comparison in found for problem in _nonsense(comparison, report.num_prompts)]
+    for calibration in report.calibrations:
+        values = (calibration.accuracy, calibration.accuracy_low, calibration.accuracy_high)
+        if not all(math.isfinite(value) for value in values):
+            problems.append(f"the calibration of {calibration.judge} is not finite")
+    return problems
+
+
+def _nonsense(comparison: Comparison, num_prompts: int) -> list[str]:
+    name = f"{comparison.scorer} against the {comparison.against}"
+    values = [value for value in comparison.model_dump().values() if isinstance(value, float)]
+    if not all(math.isfinite(value) for value in values):
+        return [f"{name} is not finite"]
+    counts = (comparison.wins, comparison.ties, comparison.losses)
+    if min(counts) < 0 or sum(counts) != comparison.num_prompts or comparison.num_prompts != num_prompts:
+        return [f"{name} counts {counts} outcomes for {num_prompts} prompts"]
+    return []
+
+
+def recompute(report: EvalReport, score_columns: Mapping[str, Sequence[Any]], *, scores_sha256: str) -> list[str]:
+    """Where the report disagrees with its score table: every comparison is made again from the plain columns.
+
+    `scores_sha256` is the digest of the file that the columns were read from. Empty means that they agree.
+    """
+    problems = []
+    if scores_sha256 != report.scores_digest:
+        problems.append(f"the table's sha256 is {scores_sha256[:12]}, the report names {report.scores_digest[:12]}")
+    try:
+        table = ScoreTable.from_columns(score_columns)
+    except (ValueError, TypeError) as error:
+        return [*problems, f"the table cannot be read: {error}"]
+    scorers = [scorer.name for scorer in (*report.spec.judges, *report.spec.guards)]
+    spec = report.spec
+    again, faults = compare_all(table, scorers, tie_thresholds=spec.tie_thresholds, confidence=spec.confidence)
+    problems += [*faults, *_foreign_rows(report, table, scorers)]
+    return [*problems, *_disagreements(report.comparisons, again)]
+
+
+def _foreign_rows(report: EvalReport, table: ScoreTable, scorers: Iterable[str]) -> list[str]:
+    """Rows that the spec does not explain."""
+    problems = []
+    extra = sorted(set(table.scorers()) - set(scorers))
+    if extra:
+        problems.append(f"the table has scorers that the spec does not name: {', '.join(extra)}")
+    seeds = {int(seed) for seed in table.seed}
+    if seeds != set(report.spec.seeds):
+        problems.append(f"the table has seeds {sorted(seeds)}, the spec {sorted(report.spec.seeds)}")
+    prompts = {int(index) for index in table.prompt_index}
+    if prompts != set(range(report.num_prompts)):
+        problems.append(f"the table has {len(prompts)} prompts, the report {report.num_prompts}")
+    return problems
+
+
+def _disagreements(reported: Iterable[Comparison], again: Iterable[Comparison]) -> list[str]:
+    fresh = {(c.scorer, c.against): c for c in again}
+    problems = []
+    for comparison in reported:
+        other = fresh.get((comparison.scorer, comparison.against))
+        if other is None:
+            continue
+        for field, value in comparison.model_dump().items():
+            new = getattr(other, field)
+            if isinstance(value, str):
+                continue
+            if not abs(value - new) <= RECOMPUTE_TOLERANCE * max(1.0, abs(new)):
+                what = f"{comparison.scorer} against the {comparison.against}, {field}"
+                problems.append(f"{what}: reported {value:g}, recomputed {new:g}")
+    return problems
