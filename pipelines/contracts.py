@@ -101,6 +101,10 @@ class JobInput(BaseModel):
     """A file arrives as `<inputs dir>/<sha256>`, without a folder around it."""
     manifest: bool = True
     """False for a plain folder of the user's (a base model, a judge) without manifest.json; it is hashed instead."""
+    alias: str = ""
+    """Name under the inputs dir where it is not content_digest (images, which a job finds by their spec's digest)."""
+    subfolder: str = ""
+    """Only this sub-folder of a published folder; content_digest is then the sub-folder's own."""
 
 
 class SideOutput(BaseModel):
