@@ -1,0 +1,122 @@
+"""An evaluation with known truth: a score table, the report that follows from it, and the version it is about."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+
+from alignment.backbones.catalogue import StableDiffusion
+from alignment.contracts import EvalReport, EvalSpec, Judge, ModelRef, Sampler
+from alignment.evaluation.calibration import calibrate
+from alignment.evaluation.comparison import SCORE_COLUMNS, ScoreTable, compare_all
+from alignment.rewards.catalogue import ClipPreference, ClipScore
+from pipelines.contracts import CandidateVersion, GatePolicy
+
+
+def digest_of(name: str) -> str:
+    """A sha256 that stands for something of that name."""
+    return hashlib.sha256(name.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All that the gate looks at."""
+
+    report: EvalReport
+    columns: dict[str, list[Any]]
+    policy: GatePolicy
+    candidate: CandidateVersion
+    champion_weights_digest: str
+
+
+def score_columns(gains: dict[str, float], *, num_prompts: int, seed: int) -> dict[str, list[Any]]:
+    """Scores of three models on two seeds; the candidate's per-prompt gain over both others has sd 1."""
+    rng = np.random.default_rng(seed)
+    rows: list[tuple[Any, ...]] = []
+    for scorer, gain in gains.items():
+        level = rng.normal(20, 3, num_prompts)
+        lift = {"candidate": rng.normal(gain, 1, num_prompts), "champion": 0 * level, "base": 0 * level}
+        for role, change in lift.items():
+            for prompt in range(num_prompts):
+                rows += [(role, scorer, prompt, s, level[prompt] + change[prompt] + 0.01 * s) for s in (0, 1)]
+    return {name: [row[i] for row in rows] for i, name in enumerate(SCORE_COLUMNS)}
+
+
+def eval_spec(judges: tuple[str, ...], guards: tuple[str, ...]) -> EvalSpec:
+    base = digest_of("base")
+    return EvalSpec(
+        candidate=ModelRef(kind="lora", weights_digest=digest_of("candidate")),
+        champion=ModelRef(kind="base", weights_digest=base),
+        base_digest=base,
+        backbone=StableDiffusion(resolution=64),
+        prompts_digest=digest_of("prompts"),
+        seeds=(0, 1),
+        sampler=Sampler(steps=20, guidance_scale=3.0),
+        judges=tuple(
+            Judge(name=n, scorer=ClipPreference(), weights_digest=digest_of(n), trained_on=(f"panel_{n}",))
+            for n in judges
+        ),
+        guards=tuple(Judge(name=n, scorer=ClipScore(), weights_digest=digest_of(n)) for n in guards),
+        snapshot_digest=digest_of("snapshot"),
+    )
+
+
+def make_evaluation(
+    judge_gains: dict[str, float],
+    guard_gains: dict[str, float],
+    *,
+    num_prompts: int = 200,
+    accuracy: float = 0.8,
+    required_judges: int = 2,
+    seed: int = 0,
+) -> Evaluation:
+    """Judges and guards with the given mean gain of the candidate, in units of its standard deviation over prompts."""
+    spec = eval_spec(tuple(judge_gains), tuple(guard_gains))
+    columns = score_columns({**judge_gains, **guard_gains}, num_prompts=num_prompts, seed=seed)
+    scorers = [*judge_gains, *guard_gains]
+    comparisons, problems = compare_all(
+        ScoreTable.from_columns(columns), scorers, tie_thresholds={}, confidence=spec.confidence
+    )
+    right = [1.0 if i < accuracy * 120 else -1.0 for i in range(120)]
+    calibrations = [
+        calibrate(n, score_chosen=right, score_rejected=[0.0] * 120, is_human_tie=[False] * 120, confidence=0.95)
+        for n in judge_gains
+    ]
+    report = EvalReport(
+        uri="file:///store/evaluations/1",
+        spec=spec,
+        scores_digest=digest_of("scores"),
+        num_prompts=num_prompts,
+        comparisons=tuple(comparisons),
+        calibrations=tuple(calibrations),
+        problems=tuple(problems),
+    )
+    candidate = CandidateVersion(
+        model="shapes",
+        version=4,
+        kind="lora",
+        weights_digest=spec.candidate.weights_digest,
+        weights_uri="file:///store/jobs/1",
+        spec_digest=digest_of("train spec"),
+        base_digest=spec.base_digest,
+        snapshot_digest=spec.snapshot_digest,
+        trained_on=("shapes_pairs",),
+        run_id="run",
+    )
+    policy = GatePolicy(required_judges=required_judges, guard_margins=dict.fromkeys(guard_gains, 0.5))
+    return Evaluation(report, columns, policy, candidate, spec.champion.weights_digest)
+
+
+@pytest.fixture
+def evaluation_of() -> Callable[..., Evaluation]:
+    """Factory of evaluations with known gains."""
+    return make_evaluation
+
+
+@pytest.fixture
+def good_evaluation() -> Evaluation:
+    """Two judges clearly prefer the candidate, the guard does not move: the gate promotes."""
+    return make_evaluation({"taste_a": 0.6, "taste_b": 0.5}, {"caption_match": 0.0})
