@@ -1,0 +1,165 @@
+"""MLflow's registered models: versions with tags, and aliases. With tracking.py the only file that names mlflow."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pipelines.settings import Settings
+from pipelines.tracking import connect
+
+WEIGHTS_TAG = "weights.digest"
+
+
+class _ServedFlavor:
+    """What `Model.log` asks of a flavor. LoRA weights get the `diffusers` flavor besides, so that `mlflow.diffusers`
+    loads them; its own log_model would import diffusers and peft, which a control plane does not have.
+    """
+
+    def __init__(self, kind: Literal["lora", "full"]) -> None:
+        self.kind = kind
+        self.__name__ = "diffusers" if kind == "lora" else "pyfunc"
+
+    def save_model(
+        self,
+        path: str,
+        mlflow_model: Any,
+        *,
+        weights_dir: Path,
+        code_path: Path,
+        model_config: dict[str, Any],
+        pip_requirements: list[str],
+    ) -> None:
+        from mlflow import pyfunc
+        from mlflow.models import ModelSignature
+        from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+
+        if self.kind == "lora":
+            mlflow_model.add_flavor(
+                "diffusers",
+                base_model=model_config["base_model"],
+                adapter_type="lora",
+                adapter_weights=f"artifacts/{weights_dir.name}",
+                code=None,
+            )
+        params = ParamSchema(
+            [
+                ParamSpec("num_inference_steps", DataType.integer, model_config["num_inference_steps"]),
+                ParamSpec("guidance_scale", DataType.double, model_config["guidance_scale"]),
+                ParamSpec("seed", DataType.long, 0),
+                ParamSpec("negative_prompt", DataType.string, ""),
+            ]
+        )
+        inputs, outputs = Schema([ColSpec(DataType.string, "prompt")]), Schema([ColSpec(DataType.binary, "image")])
+        pyfunc.save_model(
+            path=path,
+            python_model=str(code_path),
+            artifacts={"weights": str(weights_dir)},
+            mlflow_model=mlflow_model,
+            model_config=model_config,
+            signature=ModelSignature(inputs=inputs, outputs=outputs, params=params),
+            pip_requirements=pip_requirements,
+        )
+
+
+def register_weights(
+    settings: Settings,
+    *,
+    model: str,
+    kind: Literal["lora", "full"],
+    weights_dir: Path,
+    code_path: Path,
+    model_config: dict[str, Any],
+    pip_requirements: Sequence[str],
+    run_id: str,
+    tags: Mapping[str, str],
+) -> int:
+    """Log weights with the models-from-code file that serves them, and make a version that has its tags from the start.
+
+    Returns the version's number. A crash on the way leaves at most a logged model without a version.
+    """
+    with connect(settings.tracking_uri):
+        import mlflow
+        from mlflow.models import Model
+
+        mlflow.set_tracking_uri(settings.tracking_uri)
+        mlflow.set_registry_uri(settings.tracking_uri)
+        info = Model.log(
+            artifact_path=None,
+            flavor=_ServedFlavor(kind),
+            name="model",
+            registered_model_name=model,
+            run_id=run_id,
+            tags=dict(tags),
+            weights_dir=weights_dir,
+            code_path=code_path,
+            model_config=model_config,
+            pip_requirements=list(pip_requirements),
+        )
+    return int(info.registered_model_version)
+
+
+def find_version(settings: Settings, model: str, *, weights_digest: str) -> int | None:
+    """The newest version that holds these weights."""
+    with connect(settings.tracking_uri) as client:
+        wanted = f"name = '{model}' and tags.`{WEIGHTS_TAG}` = '{weights_digest}'"
+        return max((int(found.version) for found in client.search_model_versions(wanted)), default=None)
+
+
+def version_tags(settings: Settings, model: str, version: int) -> dict[str, str] | None:
+    """Tags of a version; None when there is no such version, or no longer."""
+    from mlflow.exceptions import MlflowException
+
+    with connect(settings.tracking_uri) as client:
+        try:
+            return dict(client.get_model_version(model, str(version)).tags)
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return None
+            raise
+
+
+def set_version_tags(settings: Settings, model: str, version: int, tags: Mapping[str, str]) -> None:
+    """Set or replace tags of a version."""
+    with connect(settings.tracking_uri) as client:
+        for name, value in tags.items():
+            client.set_model_version_tag(model, str(version), name, value)
+
+
+def get_alias(settings: Settings, model: str, alias: str) -> int | None:
+    """Version that an alias names, None when nobody has set it; ValueError when that version was deleted."""
+    from mlflow.exceptions import MlflowException
+
+    with connect(settings.tracking_uri) as client:
+        try:
+            named = client.get_registered_model(model).aliases.get(alias)
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return None
+            raise
+    if named is not None and version_tags(settings, model, int(named)) is None:
+        raise ValueError(
+            f"Alias {alias!r} of model {model!r} names version {named}, which was deleted. Nothing was moved. Delete"
+            " the alias in MLflow; if it was the champion, `plumbline rollback` then restores the one before it."
+        )
+    return int(named) if named is not None else None
+
+
+def set_alias(settings: Settings, model: str, alias: str, version: int) -> None:
+    """Point an alias at a version. Only release/promotion.py moves `champion` and `previous_champion`."""
+    with connect(settings.tracking_uri) as client:
+        client.set_registered_model_alias(model, alias, str(version))
+
+
+def delete_alias(settings: Settings, model: str, alias: str) -> None:
+    """Remove an alias; nothing happens when it is not set."""
+    with connect(settings.tracking_uri) as client:
+        client.delete_registered_model_alias(model, alias)
+
+
+def fetch_version_weights(settings: Settings, model: str, version: int, local_dir: Path) -> Path:
+    """Download what a version serves, as registered; returns the folder of its weights."""
+    with connect(settings.tracking_uri):
+        from mlflow.artifacts import download_artifacts
+
+        uri = f"models:/{model}/{version}/artifacts/weights"
+        return Path(download_artifacts(uri, dst_path=str(local_dir), tracking_uri=settings.tracking_uri))

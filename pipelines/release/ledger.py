@@ -1,0 +1,117 @@
+"""Append-only record of every move of the champion, in the store as ledger/MODEL/000001.json and on.
+
+Each entry names the digest of the one before and starts from the version where that one ended. An entry is put only
+where none is, so of two promoters who start from the same champion one fails. Chain and numbering show an entry that
+was changed, dropped or slipped in; the champion's version tag `ledger.entry` shows it for the newest one.
+"""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Literal
+
+from pipelines.contracts import LedgerEntry
+from pipelines.settings import Settings
+from pipelines.storage import Store, open_store
+
+MEND = "Compare with the store's object versions or a backup, and restore the folder; until then no alias is moved."
+
+
+def entries(model: str, settings: Settings) -> tuple[LedgerEntry, ...]:
+    """The whole ledger of a model, oldest first; ValueError when it has a gap, or an entry was changed."""
+    store = open_store(settings.store_uri, settings)
+    names = [uri.rsplit("/", 1)[-1] for uri in store.list_uris(store.uri("ledger", model))]
+    found: list[LedgerEntry] = []
+    for sequence, name in enumerate(sorted(names), start=1):
+        if name != f"{sequence:06d}.json":
+            raise ValueError(f"Ledger of {model!r}: expected {sequence:06d}.json, found {name}. {MEND}")
+        entry = _parse(store.read_bytes(_uri(store, model, sequence)), model, sequence)
+        _check_follows(entry, found[-1] if found else None, model)
+        found.append(entry)
+    return tuple(found)
+
+
+def append(
+    model: str,
+    settings: Settings,
+    *,
+    actor: str,
+    action: Literal["promote", "rollback"],
+    from_version: int | None,
+    to_version: int,
+    weights_digest: str,
+    decision_digest: str | None,
+    report_uri: str | None,
+    reason: str = "",
+) -> LedgerEntry:
+    """Record a move from the champion that the ledger names now; ValueError when it names another one.
+
+    When somebody else appends in between, the ledger is read and checked again.
+    """
+    store = open_store(settings.store_uri, settings)
+    while True:
+        known = entries(model, settings)
+        head = known[-1] if known else None
+        standing = head.to_version if head else None
+        if standing != from_version:
+            raise ValueError(
+                f"The ledger of {model!r} says that the champion is {describe(standing)}, not {describe(from_version)}:"
+                " it was moved in between. Evaluate against the present champion."
+            )
+        entry = LedgerEntry(
+            sequence=len(known) + 1,
+            previous_digest=head.digest if head else None,
+            at=datetime.now(UTC),
+            actor=actor,
+            action=action,
+            model=model,
+            from_version=from_version,
+            to_version=to_version,
+            weights_digest=weights_digest,
+            decision_digest=decision_digest,
+            report_uri=report_uri,
+            reason=reason,
+        )
+        uri = _uri(store, model, entry.sequence)
+        # A put whose answer was lost is refused when it is sent again, though the object there is ours.
+        if store.create_bytes(uri, entry.model_dump_json(indent=1).encode()):
+            return entry
+        if _parse(store.read_bytes(uri), model, entry.sequence) == entry:
+            return entry
+
+
+def agrees_with_aliases(known: Sequence[LedgerEntry], champion_version: int | None) -> bool:
+    """Whether the alias `champion` is where the last entry put it."""
+    return (known[-1].to_version if known else None) == champion_version
+
+
+def describe(version: int | None) -> str:
+    """A champion in words."""
+    return "the base model" if version is None else f"version {version}"
+
+
+def _uri(store: Store, model: str, sequence: int) -> str:
+    return store.uri("ledger", model, f"{sequence:06d}.json")
+
+
+def _parse(data: bytes, model: str, sequence: int) -> LedgerEntry:
+    try:
+        return LedgerEntry.model_validate_json(data)
+    except ValueError as error:
+        raise ValueError(f"Ledger of {model!r}, entry {sequence} is not readable: {error}. {MEND}") from error
+
+
+def _check_follows(entry: LedgerEntry, previous: LedgerEntry | None, model: str) -> None:
+    sequence, digest, version = (
+        (previous.sequence + 1, previous.digest, previous.to_version) if previous else (1, None, None)
+    )
+    for name, found, expected in (
+        ("model", entry.model, model),
+        ("sequence", entry.sequence, sequence),
+        ("previous_digest", entry.previous_digest, digest),
+        ("from_version", entry.from_version, version),
+    ):
+        if found != expected:
+            raise ValueError(
+                f"Ledger of {model!r}, entry {sequence}: {name} is {found!r}, the entries before it require"
+                f" {expected!r}. The ledger was changed. {MEND}"
+            )

@@ -1,0 +1,149 @@
+"""TrainResult to CandidateVersion: trained weights become a version of the project's registered model."""
+
+import json
+import logging
+import tempfile
+from pathlib import Path
+
+from alignment.contracts import DatasetSnapshot, TrainResult
+from pipelines import registry, tracking
+from pipelines.contracts import CandidateVersion
+from pipelines.folders import hash_folder
+from pipelines.project import Project
+from pipelines.settings import Settings
+from pipelines.storage import open_store
+
+log = logging.getLogger(__name__)
+
+SERVED_CODE = Path(__file__).parent / "served" / "pyfunc_model.py"
+SERVING_REQUIREMENTS = (
+    "mlflow==3.17.2",
+    "accelerate==1.15.0",
+    "diffusers==0.42.1",
+    "peft>=0.17",
+    "pillow>=11.2",
+    "safetensors>=0.6",
+    "torch==2.13.0",
+    "transformers>=5.23,<6",
+)
+"""What serves a version; the versions that trained it."""
+
+
+def register(
+    result: TrainResult, project: Project, settings: Settings, *, snapshot: DatasetSnapshot, run_id: str
+) -> CandidateVersion:
+    """Make the weights a version, or find the version that holds them already, and point alias `candidate` at it.
+
+    `run_id` is the MLflow run that trained them. ValueError when the weights in the store are not those of the result.
+    """
+    version = registry.find_version(settings, project.name, weights_digest=result.weights_digest)
+    if version is None:
+        with tempfile.TemporaryDirectory(prefix="plumbline-register-") as scratch:
+            weights_dir = fetch_weights(result.uri, result.weights_digest, settings, Path(scratch))
+            version = _register_new(
+                result, project, settings, snapshot=snapshot, run_id=run_id, weights_dir=weights_dir
+            )
+        log.info("Registered version %d of %s", version, project.name)
+    else:
+        log.info("Version %d of %s holds these weights already", version, project.name)
+    registry.set_alias(settings, project.name, "candidate", version)
+    candidate = read_version(project, settings, version)
+    assert candidate is not None
+    return candidate
+
+
+def read_version(project: Project, settings: Settings, version: int | str) -> CandidateVersion | None:
+    """A version by number or alias, from its tags; None when nobody has made it or set the alias.
+
+    ValueError when the alias names a deleted version, or the version was not registered by this stage.
+    """
+    number = registry.get_alias(settings, project.name, version) if isinstance(version, str) else version
+    tags = registry.version_tags(settings, project.name, number) if number is not None else None
+    if number is None or tags is None:
+        return None
+    try:
+        return CandidateVersion(
+            model=project.name,
+            version=number,
+            kind=tags["weights.kind"],  # type: ignore[arg-type]
+            weights_digest=tags[registry.WEIGHTS_TAG],
+            weights_uri=tags["weights.uri"],
+            spec_digest=tags["spec.digest"],
+            base_digest=tags["base.digest"],
+            snapshot_digest=tags["snapshot.digest"],
+            trained_on=tuple(json.loads(tags["trained_on"])),
+            run_id=tags["train.run_id"],
+        )
+    except (KeyError, ValueError) as error:
+        raise ValueError(
+            f"Version {number} of model {project.name!r} lacks a tag that registration writes, or it was changed:"
+            f" {error}. Delete the version in MLflow and register the weights again."
+        ) from error
+
+
+def fetch_weights(uri: str, weights_digest: str, settings: Settings, local_dir: Path) -> Path:
+    """Bring the weights of a TrainResult's folder here, every byte checked; returns their folder."""
+    open_store(settings.store_uri, settings).fetch_folder(uri, local_dir / "result", only=("weights",))
+    weights_dir = local_dir / "result" / "weights"
+    found = hash_folder(weights_dir)[0]
+    if found != weights_digest:
+        raise ValueError(
+            f"The weights in {uri} have digest {found}, {weights_digest} was expected: they are not the ones that were"
+            " trained, or not the ones that were evaluated. Train again, or restore the folder."
+        )
+    return weights_dir
+
+
+def _register_new(
+    result: TrainResult,
+    project: Project,
+    settings: Settings,
+    *,
+    snapshot: DatasetSnapshot,
+    run_id: str,
+    weights_dir: Path,
+) -> int:
+    sampler = project.evaluation.sampler
+    return registry.register_weights(
+        settings,
+        model=project.name,
+        kind=result.kind,
+        weights_dir=weights_dir,
+        code_path=SERVED_CODE,
+        model_config={
+            "kind": result.kind,
+            "base_model": project.base.uri,
+            "base_digest": result.base_digest,
+            "weights_digest": result.weights_digest,
+            "scheduler": sampler.scheduler,
+            "num_inference_steps": sampler.steps,
+            "guidance_scale": sampler.guidance_scale,
+        },
+        pip_requirements=SERVING_REQUIREMENTS,
+        run_id=run_id,
+        tags=_tags(result, project, settings, snapshot=snapshot, run_id=run_id),
+    )
+
+
+def _tags(
+    result: TrainResult, project: Project, settings: Settings, *, snapshot: DatasetSnapshot, run_id: str
+) -> dict[str, str]:
+    """Where the version came from. Those that read_version needs, then what an auditor asks for."""
+    from_run = tracking.run_tags(settings, run_id)
+    tags = {
+        "weights.kind": result.kind,
+        registry.WEIGHTS_TAG: result.weights_digest,
+        "weights.uri": result.uri,
+        "spec.digest": result.spec_digest,
+        "base.digest": result.base_digest,
+        "snapshot.digest": snapshot.content_digest,
+        "trained_on": json.dumps(sorted(snapshot.sources)),
+        "train.run_id": run_id,
+        "train.steps": str(result.steps),
+        "train.num_pairs": str(result.num_pairs),
+        "licence.base": project.base.licence,
+        "licence.data": ", ".join(sorted(snapshot.licences)),
+        "git.sha": settings.git_sha or from_run.get("git.sha", ""),
+    }
+    airflow = {name: value for name, value in from_run.items() if name.startswith("airflow.")}
+    return {name: value for name, value in {**tags, **airflow}.items() if value}

@@ -1,0 +1,101 @@
+"""Serves a champion: prompt in, PNG out. Copied into every registered model and run by whoever loads it.
+
+Not a module of this package but a part of the model, hence a folder of its own without `__init__.py`: it needs mlflow
+to be loaded and diffusers to draw, and nothing of Plumbline. Weights and base model are hashed before they are read,
+and read as safetensors only.
+"""
+
+import hashlib
+import io
+from pathlib import Path
+from typing import Any
+
+from mlflow.models import set_model  # noqa: TID253 - mlflow runs this file
+from mlflow.pyfunc import PythonModel  # noqa: TID253
+
+
+class AlignedPipeline(PythonModel):  # type: ignore[misc]
+    """A diffusers pipeline of the base model with the registered weights in place.
+
+    `model_config`: kind (lora or full), base_model (a local folder; override it when the folder has moved),
+    base_digest, weights_digest, scheduler, num_inference_steps, guidance_scale.
+    """
+
+    def load_context(self, context: Any) -> None:
+        """Check both folders and build the pipeline. ValueError when either is not what was registered."""
+        config = context.model_config
+        weights_dir, base_dir = Path(context.artifacts["weights"]), Path(config["base_model"])
+        moved = "Pass the base model's folder: load_model(uri, model_config={'base_model': '/folder'})."
+        check_folder(weights_dir, config["weights_digest"], "The registered weights", "Do not use this version.")
+        check_folder(base_dir, config["base_digest"], "The base model", moved)
+        self.pipeline = build_pipeline(base_dir, weights_dir, config)
+
+    def predict(self, context: Any, model_input: Any, params: dict[str, Any] | None = None) -> list[bytes]:
+        """One PNG a prompt. Image i starts from seed + i, drawn on the CPU, so that batch and device do not matter."""
+        import torch
+
+        config, params = context.model_config, params or {}
+        prompts = list_prompts(model_input)
+        seed = int(params.get("seed", 0))
+        images = self.pipeline(
+            prompt=prompts,
+            negative_prompt=[params["negative_prompt"]] * len(prompts) if params.get("negative_prompt") else None,
+            num_inference_steps=int(params.get("num_inference_steps", config["num_inference_steps"])),
+            guidance_scale=float(params.get("guidance_scale", config["guidance_scale"])),
+            generator=[torch.Generator("cpu").manual_seed(seed + i) for i in range(len(prompts))],
+        ).images
+        return [encode_png(image) for image in images]
+
+
+def check_folder(path: Path, digest: str, name: str, mend: str) -> None:
+    """ValueError unless the sha256 over the folder's sorted "path sha256" lines is the digest."""
+    if not path.is_dir():
+        raise ValueError(f"{name} should be in {path}, which is no folder here. {mend}")
+    lines = []
+    for file in path.rglob("*"):
+        relative = file.relative_to(path).as_posix()
+        if file.is_file() and relative != "manifest.json":
+            with file.open("rb") as stream:
+                lines.append(f"{relative} {hashlib.file_digest(stream, 'sha256').hexdigest()}\n")
+    found = hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
+    if found != digest:
+        raise ValueError(f"{name} in {path} has digest {found}, but {digest} was registered. {mend}")
+
+
+def build_pipeline(base_dir: Path, weights_dir: Path, config: dict[str, Any]) -> Any:
+    """The base's pipeline with the adapter loaded or the denoiser replaced, on the GPU where there is one."""
+    import torch
+    from diffusers import DDIMScheduler, DiffusionPipeline, UNet2DConditionModel
+
+    parts: dict[str, Any] = {}
+    if config["kind"] == "full":
+        parts["unet"] = UNet2DConditionModel.from_pretrained(weights_dir / "unet", use_safetensors=True)
+    pipeline = DiffusionPipeline.from_pretrained(base_dir, use_safetensors=True, **parts)
+    if config["kind"] == "lora":
+        pipeline.load_lora_weights(
+            weights_dir, weight_name="pytorch_lora_weights.safetensors", use_safetensors=True, local_files_only=True
+        )
+    if config["scheduler"] == "ddim":
+        pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def list_prompts(model_input: Any) -> list[str]:
+    """Prompts of a table or dict with a `prompt` column; a cell may hold a list."""
+    prompts: list[str] = []
+    for cell in [model_input["prompt"]] if isinstance(model_input["prompt"], str) else list(model_input["prompt"]):
+        prompts += [cell] if isinstance(cell, str) else list(cell)
+    if not prompts:
+        raise ValueError("No prompt given. Pass {'prompt': ['a small red circle on a white background']}.")
+    return prompts
+
+
+def encode_png(image: Any) -> bytes:
+    """PNG bytes of a PIL image."""
+    stream = io.BytesIO()
+    image.save(stream, format="PNG")
+    return stream.getvalue()
+
+
+set_model(AlignedPipeline())

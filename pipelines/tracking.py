@@ -1,0 +1,328 @@
+"""MLflow's runs: identity, live curves, images, artifacts. With registry.py the only file that names mlflow.
+
+A run is found by its tag before it is created, so a retry goes on in the run that the first attempt opened. Two tasks
+that create the same run in the same instant both keep the earlier one. A server that does not answer is asked again
+for about a quarter of a minute, then `TrackingUnavailable` names it.
+"""
+
+import json
+import logging
+import os
+import re
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from alignment.contracts import DatasetSnapshot, canonical_json
+from pipelines.contracts import TrackingTarget
+from pipelines.settings import Settings
+
+log = logging.getLogger(__name__)
+
+RUN_KEY_TAG = "plumbline.run_key"
+JOB_ID_TAG = "plumbline.job_id"
+CONFIG_TAG = "plumbline.config_logged"
+PARENT_TAG = "mlflow.parentRunId"
+MAX_PARAM_CHARS = 500
+MAX_PARAMS_PER_REQUEST = 100
+MAX_METRICS_PER_REQUEST = 1000
+SEND_EVERY_SECONDS = 2.0
+PAUSE_WHEN_DOWN_SECONDS = 30.0
+
+# MLflow is configured through the environment alone, and reads most of it at each request.
+_FIXED_ENVIRONMENT = {
+    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_UV_AUTO_DETECT": "false",
+}
+_DEFAULT_ENVIRONMENT = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "4",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "60",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+}
+
+
+class TrackingUnavailable(RuntimeError):  # noqa: N818 - a state of the world, as in `Diverged`
+    """The tracking server did not answer in time. Nothing is wrong with the caller's input; trying later may work."""
+
+
+# --- connection -----------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def connect(tracking_uri: str) -> Iterator[Any]:
+    """An MlflowClient whose silence becomes TrackingUnavailable."""
+    os.environ.update(_FIXED_ENVIRONMENT)
+    for name, value in _DEFAULT_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    from mlflow import MlflowClient
+
+    try:
+        yield MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
+    except Exception as error:
+        if not _is_unreachable(error):
+            raise
+        raise TrackingUnavailable(
+            f"MLflow at {_without_password(tracking_uri)} does not answer: {_first_line(error)}. Start it (`make up` on"
+            " one host) or correct MLFLOW_TRACKING_URI, then run this again: what is finished will be found."
+        ) from error
+
+
+def _is_unreachable(error: BaseException | None) -> bool:
+    from requests.exceptions import ConnectionError as NoConnection
+    from requests.exceptions import RetryError, Timeout
+
+    while error is not None:
+        if isinstance(error, NoConnection | RetryError | Timeout):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _first_line(error: Exception) -> str:
+    return re.sub(r"//[^/@\s]*@", "//", str(error).partition("\n")[0])[:200]
+
+
+def _without_password(uri: str) -> str:
+    parts = urlsplit(uri)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+
+def check_reachable(settings: Settings) -> str:
+    """Ask the server an API question (its /health answers even to hosts that it refuses); says what answered."""
+    with connect(settings.tracking_uri) as client:
+        client.search_experiments(max_results=1)
+    return _without_password(settings.tracking_uri)
+
+
+# --- runs -----------------------------------------------------------------------------------------------------------
+
+
+def parent_run(settings: Settings, *, project: str, key: str, name: str, tags: Mapping[str, str]) -> str:
+    """Run id of a pipeline run, found by its key before it is created; the experiment is the project."""
+    if settings.git_sha:
+        tags = {"git.sha": settings.git_sha, **tags}
+    with connect(settings.tracking_uri) as client:
+        return _find_or_create(client, _experiment(client, settings, project), (RUN_KEY_TAG, key), name=name, tags=tags)
+
+
+def job_run(
+    settings: Settings,
+    *,
+    project: str,
+    request_job_id: str,
+    kind: str,
+    parent_key: str,
+    config: Mapping[str, Any],
+) -> TrackingTarget:
+    """The run of one job under its pipeline run, found by the job id before it is created.
+
+    `config` is logged once, flattened to params (500 characters each) and whole as config.json; a retry that brings
+    another config (placement may change) leaves the first.
+    """
+    parent = parent_run(settings, project=project, key=parent_key, name=parent_key, tags={})
+    with connect(settings.tracking_uri) as client:
+        tags = {"plumbline.kind": kind, PARENT_TAG: parent}
+        experiment = _experiment(client, settings, project)
+        run_id = _find_or_create(client, experiment, (JOB_ID_TAG, request_job_id), name=request_job_id, tags=tags)
+        if CONFIG_TAG not in client.get_run(run_id).data.tags:
+            _log_config(client, run_id, config)
+    return TrackingTarget(tracking_uri=settings.tracking_uri, run_id=run_id)
+
+
+def _experiment(client: Any, settings: Settings, name: str) -> str:
+    from mlflow.exceptions import MlflowException
+
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
+        served = settings.tracking_uri.startswith("http")
+        # Without a server MLflow would put artifacts into the working directory.
+        location = None if served else (settings.state_dir / "mlflow-artifacts").as_uri()
+        try:
+            return str(client.create_experiment(name, artifact_location=location))
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+            experiment = client.get_experiment_by_name(name)
+    if experiment.lifecycle_stage != "active":
+        raise ValueError(
+            f"MLflow experiment {name!r} (id {experiment.experiment_id}) is deleted. Restore it with"
+            f" `mlflow experiments restore -x {experiment.experiment_id}`, or rename the project."
+        )
+    return str(experiment.experiment_id)
+
+
+def _find_or_create(
+    client: Any, experiment_id: str, identity: tuple[str, str], *, name: str, tags: Mapping[str, str]
+) -> str:
+    """The earliest run with this tag, brought back to RUNNING if an attempt before had failed."""
+    found = _first_run(client, experiment_id, identity)
+    if found is None:
+        made = client.create_run(experiment_id, tags={**tags, identity[0]: identity[1]}, run_name=name).info.run_id
+        winner = _first_run(client, experiment_id, identity)
+        if winner is not None and winner.info.run_id != made:
+            client.delete_run(made)
+            return str(winner.info.run_id)
+        return str(made)
+    run_id = str(found.info.run_id)
+    for tag, value in tags.items():
+        if tag != PARENT_TAG and found.data.tags.get(tag) != value:
+            client.set_tag(run_id, tag, value)
+    if found.info.status in {"FAILED", "KILLED"}:
+        client.update_run(run_id, status="RUNNING")
+    return run_id
+
+
+def _first_run(client: Any, experiment_id: str, identity: tuple[str, str]) -> Any:
+    tag, value = identity
+    if "'" in value:
+        raise ValueError(
+            f"{tag} {value!r} holds a quote, which MLflow cannot search for. Use letters, digits and _-.:+."
+        )
+    order = ["attributes.start_time ASC", "attributes.run_id ASC"]
+    runs = client.search_runs([experiment_id], f"tags.`{tag}` = '{value}'", max_results=1, order_by=order)
+    return runs[0] if runs else None
+
+
+def _log_config(client: Any, run_id: str, config: Mapping[str, Any]) -> None:
+    from mlflow.entities import Param
+
+    params = [Param(name, value) for name, value in flatten(config).items()]
+    client.log_dict(run_id, dict(config), "config.json")
+    for start in range(0, len(params), MAX_PARAMS_PER_REQUEST):
+        client.log_batch(run_id, params=params[start : start + MAX_PARAMS_PER_REQUEST])
+    client.set_tag(run_id, CONFIG_TAG, "true")
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested tables to dotted names and readable values, each cut to what MLflow shows well."""
+    flat: dict[str, str] = {}
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            text = value if isinstance(value, str) else canonical_json(value)
+            flat[f"{prefix}{name}"] = text if len(text) <= MAX_PARAM_CHARS else f"{text[: MAX_PARAM_CHARS - 3]}..."
+    return flat
+
+
+def finish_run(settings: Settings, run_id: str, status: Literal["FINISHED", "FAILED", "KILLED"]) -> None:
+    """Close a run; one left RUNNING by a lost host stays so until someone calls this."""
+    with connect(settings.tracking_uri) as client:
+        client.set_terminated(run_id, status)
+
+
+def run_tags(settings: Settings, run_id: str) -> dict[str, str]:
+    """Tags of a run over those of its parent, MLflow's own left out."""
+    with connect(settings.tracking_uri) as client:
+        own = client.get_run(run_id).data.tags
+        parent = client.get_run(own[PARENT_TAG]).data.tags if PARENT_TAG in own else {}
+    return {name: value for name, value in {**parent, **own}.items() if not name.startswith("mlflow.")}
+
+
+def set_run_tags(settings: Settings, run_id: str, tags: Mapping[str, str]) -> None:
+    """Set or replace tags of a run."""
+    with connect(settings.tracking_uri) as client:
+        for name, value in tags.items():
+            client.set_tag(run_id, name, value)
+
+
+def log_artifacts(settings: Settings, run_id: str, path: Path, folder: str = "") -> None:
+    """Upload a file, or what a folder holds, under `folder` of the run's artifacts; same names are replaced."""
+    with connect(settings.tracking_uri) as client:
+        upload = client.log_artifacts if path.is_dir() else client.log_artifact
+        upload(run_id, str(path), folder or None)
+
+
+def log_text(settings: Settings, run_id: str, text: str, artifact: str) -> None:
+    """Write a text artifact; MLflow renders .html, .md and .txt in its page of the run."""
+    with connect(settings.tracking_uri) as client:
+        client.log_text(run_id, text, artifact)
+
+
+def log_dict(settings: Settings, run_id: str, value: Mapping[str, Any], artifact: str) -> None:
+    """Write a JSON artifact."""
+    with connect(settings.tracking_uri) as client:
+        client.log_dict(run_id, dict(value), artifact)
+
+
+def log_dataset(settings: Settings, run_id: str, snapshot: DatasetSnapshot, context: str) -> None:
+    """Name the snapshot as an input of the run. MLflow keeps 36 characters of a digest; the profile has all of it."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    dataset = Dataset(
+        name="pairs",
+        digest=snapshot.content_digest[:36],
+        source_type="plumbline",
+        source=json.dumps({"uri": snapshot.uri}),
+        profile=json.dumps(snapshot.model_dump(mode="json", exclude={"uri", "batch_digests"})),
+    )
+    with connect(settings.tracking_uri) as client:
+        client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", context)])])
+        client.set_tag(run_id, "snapshot.digest", snapshot.content_digest)
+
+
+@dataclass
+class RunStream:
+    """Live curves and images of one run, from a GPU host with mlflow-skinny. Not for use by several threads.
+
+    metrics.jsonl is the record, this is the view: `log_metrics` never raises because the server is away, it keeps the
+    points and tries again later. `flush` and `log_image` do raise TrackingUnavailable. Points sent twice are stored
+    once when step, time and value agree, and an image already in the run under the same key and step is not sent again,
+    so a resumed job may replay all it logged.
+    """
+
+    tracking_uri: str
+    run_id: str
+    _points: list[Any] = field(default_factory=list)
+    _next_send: float = 0.0
+    _images: set[tuple[str, int]] | None = None
+
+    def log_metrics(self, step: int, unix_seconds: float, metrics: Mapping[str, float]) -> None:
+        """Add points to the curves; sent every two seconds or thousand points."""
+        from mlflow.entities import Metric
+
+        milliseconds = round(unix_seconds * 1000)
+        self._points += [Metric(name, value, milliseconds, step) for name, value in metrics.items()]
+        if len(self._points) < MAX_METRICS_PER_REQUEST and time.monotonic() < self._next_send:
+            return
+        try:
+            if time.monotonic() >= self._next_send:
+                self.flush()
+        except TrackingUnavailable as error:
+            self._next_send = time.monotonic() + PAUSE_WHEN_DOWN_SECONDS
+            log.warning("%s Keeping %d points meanwhile.", error, len(self._points))
+
+    def flush(self) -> None:
+        """Send every point kept back."""
+        with connect(self.tracking_uri) as client:
+            while self._points:
+                client.log_batch(self.run_id, metrics=self._points[:MAX_METRICS_PER_REQUEST])
+                del self._points[:MAX_METRICS_PER_REQUEST]
+        self._next_send = time.monotonic() + SEND_EVERY_SECONDS
+
+    def log_image(self, path: Path, key: str, step: int) -> None:
+        """Add a PNG to the image grid; returns when it is stored. `key`: letters, digits, _ - . and /."""
+        from PIL import Image
+
+        with connect(self.tracking_uri) as client:
+            if self._images is None:
+                self._images = _logged_images(client, self.run_id)
+            if (key, step) in self._images:
+                return
+            with Image.open(path) as image:
+                image.load()
+                client.log_image(self.run_id, image, key=key, step=step, synchronous=True)
+            self._images.add((key, step))
+
+
+def _logged_images(client: Any, run_id: str) -> set[tuple[str, int]]:
+    """(key, step) of the images whose thumbnail, which MLflow writes last, is there."""
+    pattern = re.compile(r"images/(.+)\+step\+(\d+)\+timestamp\+.*\+compressed\.webp$")
+    matches = (pattern.match(item.path) for item in client.list_artifacts(run_id, "images"))
+    return {(match[1].replace("~", "/"), int(match[2])) for match in matches if match}
