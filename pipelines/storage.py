@@ -9,39 +9,49 @@ the manifest. Each is logged once a process. Objects are deleted one by one, sin
 some servers.
 """
 
-import errno
-import fnmatch
 import functools
-import hashlib
 import logging
-import os
 import shutil
-import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
-from urllib.parse import quote, unquote
+from urllib.parse import quote
 
-from alignment.contracts import folder_digest
 from pipelines.contracts import FileEntry, Manifest
+from pipelines.disk import DiskBackend, missing
+from pipelines.folders import (
+    MANIFEST_FILE,
+    check_relative,
+    fetched_files,
+    hash_folder,
+    matches,
+    parse_manifest,
+    partial_path,
+    sha256_file,
+    swap_in,
+)
 from pipelines.settings import Settings
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
 
+__all__ = ["MANIFEST_FILE", "Store", "hash_folder", "open_store", "sha256_file"]
+
 log = logging.getLogger(__name__)
 
-MANIFEST_FILE = "manifest.json"
 MULTIPART_BYTES = 64 * 1024 * 1024
 PARALLEL_TRANSFERS = 8
-_PARTIAL = ".partial"
-_NOT_WRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR}
-_NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
-_REFUSED = {"501", "NotImplemented", "InvalidArgument", "InvalidRequest", "MissingContentLength", "MethodNotAllowed"}
-_MISSING = {"404", "NoSuchKey", "NotFound", "NoSuchBucket"}
+_MISSING = {"404", "NoSuchKey", "NotFound"}
+_EXISTS = {"412", "PreconditionFailed"}
+_RACED = {"409", "ConditionalRequestConflict"}
+_REFUSED = {
+    *("501", "NotImplemented", "400", "InvalidArgument", "InvalidRequest", "405", "MethodNotAllowed"),
+    *("MissingContentLength", "XAmzContentSHA256Mismatch", "BadDigest", "SignatureDoesNotMatch"),
+}
+_CONDITION_ATTEMPTS = 5
 
 
 class _Backend(Protocol):
@@ -51,49 +61,49 @@ class _Backend(Protocol):
     def write(self, uri: str, data: bytes) -> None: ...
     def create(self, uri: str, data: bytes) -> bool: ...
     def exists(self, uri: str) -> bool: ...
-    def list(self, uri: str) -> list[str]: ...
+    def list_folder(self, uri: str) -> list[str]: ...
     def delete(self, uri: str) -> None: ...
     def upload(self, path: Path, uri: str) -> None: ...
     def download(self, uri: str, path: Path) -> None: ...
 
 
 class Store:
-    """Reads and writes objects by whole URI; `uri` makes one under this store's root."""
+    """Reads and writes objects by whole URI (a local path will do); `uri` makes one under this store's root."""
 
     def __init__(self, root: str, settings: Settings | None = None) -> None:
-        self.root = _normal_uri(root)
-        self._files = _FileBackend()
+        self.root = _normal(root)
+        self._files = DiskBackend()
         self._s3 = _S3Backend(settings.s3_endpoint_url if settings else None)
 
     def uri(self, *parts: str) -> str:
         """URI of an object or folder under the root; ValueError if a part would climb out of it."""
         path = "/".join(parts)
-        _check_relative(path, where=self.root)
+        check_relative(path, where=self.root)
         return _join(self.root, path)
 
     def read_bytes(self, uri: str) -> bytes:
         """The whole object; ValueError when it is not there."""
-        return self._backend(uri).read(_normal_uri(uri))
+        return self._backend(uri).read(_normal(uri))
 
     def write_bytes(self, uri: str, data: bytes) -> None:
         """Put or replace an object; readers see the old bytes or the new, never a part."""
-        self._backend(uri).write(_normal_uri(uri), data)
+        self._backend(uri).write(_normal(uri), data)
 
     def create_bytes(self, uri: str, data: bytes) -> bool:
         """Put an object that must never change; False, and nothing written, when it is there already."""
-        return self._backend(uri).create(_normal_uri(uri), data)
+        return self._backend(uri).create(_normal(uri), data)
 
     def exists(self, uri: str) -> bool:
         """Whether there is an object at exactly this URI."""
-        return self._backend(uri).exists(_normal_uri(uri))
+        return self._backend(uri).exists(_normal(uri))
 
     def list_uris(self, prefix_uri: str) -> list[str]:
         """Every object in a folder and the folders beneath, sorted; empty when there is no such folder."""
-        return self._backend(prefix_uri).list(_normal_uri(prefix_uri))
+        return self._backend(prefix_uri).list_folder(_normal(prefix_uri))
 
     def delete(self, uri: str) -> None:
         """Remove one object; nothing happens when it is not there."""
-        self._backend(uri).delete(_normal_uri(uri))
+        self._backend(uri).delete(_normal(uri))
 
     def publish_folder(self, local_dir: Path, uri: str, value: dict[str, Any], exclude: Sequence[str] = ()) -> Manifest:
         """Upload a folder and write its manifest last; a folder that is finished already is left as it is.
@@ -104,51 +114,39 @@ class Store:
         if finished is not None:
             return finished
         digest, files = hash_folder(local_dir, exclude)
-        with ThreadPoolExecutor(PARALLEL_TRANSFERS) as pool:
-            uploads = [
-                pool.submit(self._backend(uri).upload, local_dir / path, _join(_normal_uri(uri), path))
-                for path in files
-            ]
-            for upload in uploads:
-                upload.result()
+        _in_parallel([functools.partial(self._backend(uri).upload, local_dir / p, _join(uri, p)) for p in files])
         manifest = Manifest(content_digest=digest, files=files, value=value)
-        data = manifest.model_dump_json(indent=1).encode()
-        if self.create_bytes(_join(_normal_uri(uri), MANIFEST_FILE), data):
+        if self.create_bytes(_join(uri, MANIFEST_FILE), manifest.model_dump_json(indent=1).encode()):
             return manifest
         return self.read_manifest(uri) or manifest
 
     def read_manifest(self, uri: str) -> Manifest | None:
         """The manifest of a finished folder, None while there is none; ValueError when it cannot be trusted."""
-        manifest_uri = _join(_normal_uri(uri), MANIFEST_FILE)
+        manifest_uri = _join(uri, MANIFEST_FILE)
         if not self.exists(manifest_uri):
             return None
-        return _parse_manifest(self.read_bytes(manifest_uri), manifest_uri)
+        return parse_manifest(self.read_bytes(manifest_uri), manifest_uri)
 
     def fetch_folder(self, uri: str, local_dir: Path, only: Sequence[str] = ()) -> Manifest:
         """Bring a published folder to `local_dir`, each file checked against its sha256; a complete one is reused.
 
         `only` keeps to some paths, folders or globs. manifest.json is put beside the files. ValueError when the folder
-        is not finished or its bytes are not those of the manifest.
+        is not finished, its bytes are not those of the manifest, or `local_dir` holds something else.
         """
         manifest = self.read_manifest(uri)
         if manifest is None:
             raise ValueError(f"{uri} has no {MANIFEST_FILE}: it was never finished. Run the stage that writes it.")
-        wanted = {path: entry for path, entry in manifest.files.items() if not only or _matches(path, only)}
-        if _is_complete(local_dir, manifest, wanted):
+        wanted = {path for path in manifest.files if not only or matches(path, only)}
+        here = fetched_files(local_dir, manifest)
+        if here >= wanted and (local_dir / MANIFEST_FILE).is_file():
             return manifest
-        local_dir.parent.mkdir(parents=True, exist_ok=True)
-        partial = local_dir.parent / f".{local_dir.name}.{uuid.uuid4().hex}{_PARTIAL}"
+        partial = partial_path(local_dir)
+        partial.mkdir(parents=True)
         try:
-            with ThreadPoolExecutor(PARALLEL_TRANSFERS) as pool:
-                fetches = [
-                    pool.submit(self._fetch_entry, _join(uri, path), partial / path, entry)
-                    for path, entry in wanted.items()
-                ]
-                for fetch in fetches:
-                    fetch.result()
-            partial.mkdir(parents=True, exist_ok=True)
+            entries = {path: manifest.files[path] for path in wanted | here}
+            _in_parallel([functools.partial(self._fetch_entry, uri, partial, p, entry=e) for p, e in entries.items()])
             (partial / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
-            _swap_in(partial, local_dir, keep=lambda: _is_complete(local_dir, manifest, wanted))
+            swap_in(partial, local_dir, lambda: fetched_files(local_dir, manifest) >= wanted)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
         return manifest
@@ -156,26 +154,25 @@ class Store:
     def fetch_file(self, uri: str, path: Path) -> str:
         """Bring one object to `path`, whole or not at all; returns its sha256."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.parent / f".{path.name}.{uuid.uuid4().hex}{_PARTIAL}"
+        partial = partial_path(path)
         try:
-            self._backend(uri).download(_normal_uri(uri), partial)
+            self._backend(uri).download(_normal(uri), partial)
             sha256 = sha256_file(partial)
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)
         return sha256
 
-    def _fetch_entry(self, uri: str, path: Path, entry: FileEntry) -> None:
-        found = self.fetch_file(uri, path)
+    def _fetch_entry(self, uri: str, folder: Path, path: str, *, entry: FileEntry) -> None:
+        found = self.fetch_file(_join(uri, path), folder / path)
         if found != entry.sha256:
             raise ValueError(
-                f"{uri} has sha256 {found}, its manifest says {entry.sha256}: it was changed or damaged after it was"
-                " published. Delete the folder and run the stage that writes it again."
+                f"{_join(uri, path)} has sha256 {found}, its manifest says {entry.sha256}: it was changed or damaged"
+                " after it was published. Delete the folder and run the stage that writes it again."
             )
 
     def _backend(self, uri: str) -> _Backend:
-        scheme = _normal_uri(uri).partition("://")[0]
-        return self._s3 if scheme == "s3" else self._files
+        return self._s3 if _normal(uri).startswith("s3://") else self._files
 
 
 def open_store(uri: str, settings: Settings | None = None) -> Store:
@@ -183,92 +180,220 @@ def open_store(uri: str, settings: Settings | None = None) -> Store:
     return Store(uri, settings)
 
 
-def sha256_file(path: Path) -> str:
-    """sha256 of a file's bytes, read in pieces."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+def _in_parallel(calls: Sequence[Callable[[], None]]) -> None:
+    """Run transfers a few at a time; the first error stops the rest and is raised once those under way have ended."""
+    with ThreadPoolExecutor(PARALLEL_TRANSFERS) as pool:
+        try:
+            for future in [pool.submit(call) for call in calls]:
+                future.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
-def hash_folder(path: Path, exclude: Sequence[str] = ()) -> tuple[str, dict[str, FileEntry]]:
-    """content_digest of a local folder and its files; a manifest.json at its top and half-written files do not count.
-
-    `exclude` names paths, folders or globs relative to `path`. ValueError when the folder is missing or has no files.
-    """
-    files: dict[str, FileEntry] = {}
-    for file in sorted(path.rglob("*")):
-        relative = file.relative_to(path).as_posix()
-        if not file.is_file() or relative == MANIFEST_FILE or _is_partial(file.name) or _matches(relative, exclude):
-            continue
-        files[relative] = FileEntry(sha256=sha256_file(file), num_bytes=file.stat().st_size)
-    if not files:
-        raise ValueError(f"Folder {path} does not exist or holds no files. Check the path.")
-    return folder_digest({name: entry.sha256 for name, entry in files.items()}), files
-
-
-# --- paths and manifests --------------------------------------------------------------------------------------------
-
-
-def _normal_uri(uri: str) -> str:
+def _normal(uri: str) -> str:
     """A local path becomes file://; the trailing slash goes."""
     if "://" not in uri:
         return Path(uri).absolute().as_uri()
-    if not uri.startswith(("file://", "s3://")):
-        raise ValueError(f"Store URI {uri!r} has an unknown scheme. Use file:///folder, a local path or s3://bucket/key.")
+    if not uri.startswith(("file:///", "s3://")):
+        raise ValueError(f"Store URI {uri!r} is not understood. Use file:///folder, a local path or s3://bucket/key.")
     return uri.rstrip("/")
 
 
 def _join(uri: str, path: str) -> str:
-    uri = _normal_uri(uri)
-    return f"{uri}/{quote(path) if uri.startswith('file://') else path}"
+    root = _normal(uri)
+    return f"{root}/{quote(path) if root.startswith('file://') else path}"
 
 
-def _check_relative(path: str, where: str) -> None:
-    parts = PurePosixPath(path).parts
-    if not parts or path.startswith("/") or ".." in parts or "\\" in path or "\0" in path or ":" in parts[0]:
-        raise ValueError(f"Path {path!r} does not stay inside {where}. Only relative paths without '..' are allowed.")
+# --- S3 and its look-alikes -----------------------------------------------------------------------------------------
 
 
-def _matches(path: str, patterns: Sequence[str]) -> bool:
-    """Whether a relative path is one of the patterns, lies in one of those folders, or fits a glob."""
-    return any(path == p or path.startswith(f"{p.rstrip('/')}/") or fnmatch.fnmatch(path, p) for p in patterns)
+@dataclass
+class _Dialect:
+    """What one server was found not to speak, kept for the life of the process."""
+
+    conditional_puts: bool = True
+    checksums: bool = True
 
 
-def _parse_manifest(data: bytes, uri: str) -> Manifest:
+@functools.cache
+def _dialect(endpoint_url: str | None) -> _Dialect:
+    return _Dialect()
+
+
+class _S3Backend:
+    """s3:// URIs."""
+
+    def __init__(self, endpoint_url: str | None) -> None:
+        self._endpoint_url = endpoint_url
+        self._dialect = _dialect(endpoint_url)
+
+    def read(self, uri: str) -> bytes:
+        bucket, key = _bucket_and_key(uri)
+        with _explained(uri):
+            return self._client().get_object(Bucket=bucket, Key=key)["Body"].read()
+
+    def write(self, uri: str, data: bytes) -> None:
+        bucket, key = _bucket_and_key(uri)
+        with _explained(uri):
+            self._send(lambda client: client.put_object(Bucket=bucket, Key=key, Body=data))
+
+    def create(self, uri: str, data: bytes) -> bool:
+        # Asked even before a conditional put: some servers take the condition and ignore it.
+        if self.exists(uri):
+            return False
+        if self._dialect.conditional_puts:
+            created = self._create_if_none(uri, data)
+            if created is not None:
+                return created
+        had_checksums = self._dialect.checksums
+        self.write(uri, data)
+        if self._dialect.conditional_puts and had_checksums == self._dialect.checksums:
+            self._dialect.conditional_puts = False
+            log.warning(
+                "The S3 server at %s refuses If-None-Match: objects are looked for and then put. Keep to one writer.",
+                self._endpoint_url or "AWS",
+            )
+        return True
+
+    def exists(self, uri: str) -> bool:
+        from botocore.exceptions import ClientError
+
+        bucket, key = _bucket_and_key(uri)
+        with _explained(uri):
+            try:
+                self._client().head_object(Bucket=bucket, Key=key)
+            except ClientError as error:
+                if _codes(error) & _MISSING:
+                    return False
+                raise
+        return True
+
+    def list_folder(self, uri: str) -> list[str]:
+        bucket, _, prefix = uri.removeprefix("s3://").partition("/")
+        with _explained(uri):
+            pages = (
+                self._client()
+                .get_paginator("list_objects_v2")
+                .paginate(Bucket=bucket, Prefix=f"{prefix}/" if prefix else "")
+            )
+            keys = [entry["Key"] for page in pages for entry in page.get("Contents", [])]
+        return sorted(f"s3://{bucket}/{key}" for key in keys if not key.endswith("/"))
+
+    def delete(self, uri: str) -> None:
+        bucket, key = _bucket_and_key(uri)
+        with _explained(uri):
+            self._client().delete_object(Bucket=bucket, Key=key)
+
+    def upload(self, path: Path, uri: str) -> None:
+        from boto3.s3.transfer import TransferConfig
+
+        bucket, key = _bucket_and_key(uri)
+        config = TransferConfig(multipart_threshold=MULTIPART_BYTES, multipart_chunksize=MULTIPART_BYTES // 4)
+
+        def send(client: "S3Client") -> None:
+            with path.open("rb") as stream:
+                client.upload_fileobj(stream, bucket, key, Config=config)
+
+        with _explained(uri):
+            self._send(send)
+
+    def download(self, uri: str, path: Path) -> None:
+        bucket, key = _bucket_and_key(uri)
+        with _explained(uri):
+            self._client().download_file(bucket, key, str(path))
+
+    def _create_if_none(self, uri: str, data: bytes) -> bool | None:
+        """Put on condition that nothing is there: whether it was put, or None when the server refuses the request."""
+        from botocore.exceptions import ClientError
+
+        bucket, key = _bucket_and_key(uri)
+        with _explained(uri):
+            for attempt in range(_CONDITION_ATTEMPTS):
+                try:
+                    self._client().put_object(Bucket=bucket, Key=key, Body=data, IfNoneMatch="*")
+                    return True
+                except ClientError as error:
+                    codes = _codes(error)
+                    if codes & _EXISTS:
+                        return False
+                    if codes & _REFUSED:
+                        return None
+                    if not codes & _RACED or attempt == _CONDITION_ATTEMPTS - 1:
+                        raise
+        raise AssertionError("unreachable")
+
+    def _send(self, send: Callable[["S3Client"], object]) -> None:
+        """Send with checksums; when that is refused, without, and remember it if that works."""
+        from botocore.exceptions import ClientError
+
+        try:
+            send(self._client())
+        except ClientError as error:
+            if not self._dialect.checksums or not _codes(error) & _REFUSED:
+                raise
+            send(_s3_client(self._endpoint_url, checksums=False))
+            self._dialect.checksums = False
+            log.warning(
+                "The S3 server at %s refuses checksums on upload (%s): none are sent, the manifests' sha256 remain.",
+                self._endpoint_url or "AWS",
+                error,
+            )
+
+    def _client(self) -> "S3Client":
+        return _s3_client(self._endpoint_url, checksums=self._dialect.checksums)
+
+
+@functools.cache
+def _s3_client(endpoint_url: str | None, *, checksums: bool) -> "S3Client":
+    import boto3
+    from botocore.config import Config
+
+    when: Any = "when_supported" if checksums else "when_required"
+    config = Config(
+        connect_timeout=10,
+        read_timeout=60,
+        retries={"total_max_attempts": 4, "mode": "standard"},
+        max_pool_connections=4 * PARALLEL_TRANSFERS,
+        request_checksum_calculation=when,
+        response_checksum_validation=when,
+        s3={"addressing_style": "path" if endpoint_url else "auto"},
+    )
+    return boto3.client("s3", endpoint_url=endpoint_url, config=config)
+
+
+def _bucket_and_key(uri: str) -> tuple[str, str]:
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    if not bucket or not key:
+        raise ValueError(f"{uri} names no object. Give s3://bucket/key.")
+    return bucket, key
+
+
+def _codes(error: Any) -> set[str]:
+    """The S3 code and the HTTP status of a botocore ClientError."""
+    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", "")
+    return {str(error.response.get("Error", {}).get("Code", "")), str(status)}
+
+
+@contextmanager
+def _explained(uri: str) -> Iterator[None]:
+    """Turn botocore's errors into a ValueError where a person must act, a ConnectionError where waiting may help."""
+    from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, NoCredentialsError, NoRegionError
+
     try:
-        manifest = Manifest.model_validate_json(data)
-    except ValueError as error:
-        raise ValueError(f"{uri} is not a manifest: {error}. Delete the folder and run its stage again.") from error
-    for path in manifest.files:
-        _check_relative(path, where=uri)
-    if manifest.content_digest != folder_digest({path: entry.sha256 for path, entry in manifest.files.items()}):
-        raise ValueError(f"{uri} does not add up: its content_digest is not that of its files. Run its stage again.")
-    return manifest
-
-
-def _is_complete(local_dir: Path, manifest: Manifest, wanted: dict[str, FileEntry]) -> bool:
-    """Whether a folder fetched earlier holds these files of this manifest; sizes stand for their bytes."""
-    marker = local_dir / MANIFEST_FILE
-    if not marker.is_file() or _parse_manifest(marker.read_bytes(), str(marker)).digest != manifest.digest:
-        return False
-    paths = {local_dir / path: entry.num_bytes for path, entry in wanted.items()}
-    return all(path.is_file() and path.stat().st_size == num_bytes for path, num_bytes in paths.items())
-
-
-def _swap_in(partial: Path, local_dir: Path, keep: Any) -> None:
-    """Rename a finished folder into place; an unfinished one there makes way, another fetcher's finished one stays."""
-    with suppress(OSError):
-        partial.rename(local_dir)
-        return
-    if keep():
-        return
-    old = partial.with_name(f"{partial.name}.old{_PARTIAL}")
-    local_dir.rename(old)
-    try:
-        partial.rename(local_dir)
-    finally:
-        shutil.rmtree(old, ignore_errors=True)
-        old.unlink(missing_ok=True) if old.is_file() else None
-
-
-def _is_partial(name: str) -> bool:
-    return name.startswith(".") and name.endswith(_PARTIAL)
+        yield
+    except ClientError as error:
+        codes = _codes(error)
+        if "NoSuchBucket" in codes:
+            raise ValueError(f"The bucket of {uri} does not exist. Create it, or set PLUMBLINE_STORE_URI.") from error
+        if codes & _MISSING:
+            raise missing(uri) from error
+        if "403" in codes:
+            raise ValueError(
+                f"Store refuses access to {uri}: {error}. Check the credentials and the bucket's policy (s3:GetObject,"
+                " s3:PutObject, s3:DeleteObject, s3:ListBucket), or set PLUMBLINE_STORE_URI to another place."
+            ) from error
+        raise ConnectionError(f"{uri}: {error}") from error
+    except (NoCredentialsError, NoRegionError) as error:
+        raise ValueError(f"{uri}: {error}. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile.") from error
+    except (HTTPClientError, BotoCoreError) as error:
+        raise ConnectionError(f"{uri} cannot be reached: {error}. Check AWS_ENDPOINT_URL and the network.") from error

@@ -1,0 +1,124 @@
+"""Objects on a disk: the file:// half of the store. Missing things and refused writes are ValueErrors."""
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import unquote
+
+from pipelines.folders import is_partial, partial_path
+
+_NOT_WRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
+_NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
+
+
+def missing(uri: str) -> ValueError:
+    """The error for an object that is not there, on a disk or elsewhere."""
+    return ValueError(f"{uri} does not exist. Check the URI, or run the stage that writes it.")
+
+
+class DiskBackend:
+    """file:// URIs. Every write goes to a name of its own beside the target and is synced before it takes its place."""
+
+    def read(self, uri: str) -> bytes:
+        try:
+            return _path(uri).read_bytes()
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+            raise missing(uri) from error
+
+    def write(self, uri: str, data: bytes) -> None:
+        with _partial_beside(uri) as partial:
+            _write_synced(partial, data)
+            partial.replace(_path(uri))
+
+    def create(self, uri: str, data: bytes) -> bool:
+        with _partial_beside(uri) as partial:
+            _write_synced(partial, data)
+            try:
+                os.link(partial, _path(uri))
+            except FileExistsError:
+                return False
+            except OSError as error:
+                if error.errno not in _NO_HARD_LINKS:
+                    raise
+                return _create_exclusively(_path(uri), data)
+        return True
+
+    def exists(self, uri: str) -> bool:
+        return _path(uri).is_file()
+
+    def list_folder(self, uri: str) -> list[str]:
+        found = (p for p in _path(uri).rglob("*") if p.is_file() and not is_partial(p.name))
+        return sorted(path.as_uri() for path in found)
+
+    def delete(self, uri: str) -> None:
+        with _writable(uri):
+            _path(uri).unlink(missing_ok=True)
+
+    def upload(self, path: Path, uri: str) -> None:
+        with _partial_beside(uri) as partial:
+            shutil.copyfile(path, partial)
+            _sync(partial)
+            partial.replace(_path(uri))
+
+    def download(self, uri: str, path: Path) -> None:
+        if not self.exists(uri):
+            raise missing(uri)
+        shutil.copyfile(_path(uri), path)
+
+
+def _path(uri: str) -> Path:
+    return Path(unquote(uri.removeprefix("file://")))
+
+
+@contextmanager
+def _partial_beside(uri: str) -> Iterator[Path]:
+    """A path to write to before the rename; gone afterwards, whatever happens."""
+    partial = partial_path(_path(uri))
+    with _writable(uri):
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield partial
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def _writable(uri: str) -> Iterator[None]:
+    """Turn a refusal to write into a ValueError; a full disk stays an OSError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NOT_WRITABLE:
+            raise
+        raise ValueError(
+            f"Store is not writable at {uri}: {error.strerror}. Make the folder writable for this user, or set"
+            " PLUMBLINE_STORE_URI to one that is."
+        ) from error
+
+
+def _write_synced(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
+    _sync(path)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _create_exclusively(path: Path, data: bytes) -> bool:
+    """For file systems without hard links: a crash half-way leaves a short file, which its reader refuses."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+    except FileExistsError:
+        return False
+    with os.fdopen(descriptor, "wb") as stream:
+        stream.write(data)
+        os.fsync(stream.fileno())
+    return True

@@ -1,0 +1,104 @@
+"""Folders on this machine that are, or become, published folders: their hash, their manifest, their swap into place."""
+
+import fnmatch
+import hashlib
+import shutil
+import uuid
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
+
+from alignment.contracts import folder_digest
+from pipelines.contracts import FileEntry, Manifest
+
+MANIFEST_FILE = "manifest.json"
+PARTIAL_SUFFIX = ".partial"
+
+
+def sha256_file(path: Path) -> str:
+    """sha256 of a file's bytes, read in pieces."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def hash_folder(path: Path, exclude: Sequence[str] = ()) -> tuple[str, dict[str, FileEntry]]:
+    """content_digest of a local folder and its files; a manifest.json at its top and half-written files do not count.
+
+    `exclude` names paths, folders or globs relative to `path`. ValueError when the folder is missing or has no files.
+    """
+    files: dict[str, FileEntry] = {}
+    for file in sorted(path.rglob("*")):
+        relative = file.relative_to(path).as_posix()
+        if not file.is_file() or relative == MANIFEST_FILE or is_partial(file.name) or matches(relative, exclude):
+            continue
+        files[relative] = FileEntry(sha256=sha256_file(file), num_bytes=file.stat().st_size)
+    if not files:
+        raise ValueError(f"Folder {path} does not exist or holds no files. Check the path.")
+    return folder_digest({name: entry.sha256 for name, entry in files.items()}), files
+
+
+def check_relative(path: str, where: str) -> None:
+    """ValueError unless a path is relative, in its plainest form, and cannot climb out of the folder it is used in."""
+    pure = PurePosixPath(path)
+    plain = path == pure.as_posix() and pure.parts and not pure.is_absolute()
+    if not plain or ".." in pure.parts or "\\" in path or "\0" in path or ":" in pure.parts[0]:
+        raise ValueError(f"Path {path!r} does not stay inside {where}. Only plain relative paths are allowed.")
+
+
+def matches(path: str, patterns: Sequence[str]) -> bool:
+    """Whether a relative path is one of the patterns, lies in one of those folders, or fits a glob."""
+    return any(path == p or path.startswith(f"{p.rstrip('/')}/") or fnmatch.fnmatch(path, p) for p in patterns)
+
+
+def is_partial(name: str) -> bool:
+    """Whether a file or folder name is that of a write still under way."""
+    return name.startswith(".") and name.endswith(PARTIAL_SUFFIX)
+
+
+def partial_path(path: Path) -> Path:
+    """A name of its own beside `path`, on the same file system, to write to before renaming."""
+    return path.parent / f".{path.name[:100]}.{uuid.uuid4().hex}{PARTIAL_SUFFIX}"
+
+
+def parse_manifest(data: bytes, uri: str) -> Manifest:
+    """The manifest in these bytes; ValueError when it is none, does not add up, or names a path outside its folder."""
+    try:
+        manifest = Manifest.model_validate_json(data)
+    except ValueError as error:
+        raise ValueError(f"{uri} is not a manifest: {error}. Delete the folder and run its stage again.") from error
+    for path in manifest.files:
+        check_relative(path, where=uri)
+    if manifest.content_digest != folder_digest({path: entry.sha256 for path, entry in manifest.files.items()}):
+        raise ValueError(f"{uri} does not add up: its content_digest is not that of its files. Run its stage again.")
+    return manifest
+
+
+def fetched_files(local_dir: Path, manifest: Manifest) -> set[str]:
+    """Files of this manifest that an earlier fetch left here, sizes standing for their bytes; empty for no fetch.
+
+    ValueError when the folder holds something else: it would be lost.
+    """
+    marker = local_dir / MANIFEST_FILE
+    if not marker.is_file():
+        if local_dir.is_dir() and any(local_dir.iterdir()):
+            raise ValueError(f"{local_dir} holds files that are not a fetched folder. Give an empty or a new folder.")
+        return set()
+    if parse_manifest(marker.read_bytes(), str(marker)).digest != manifest.digest:
+        return set()
+    paths = {path: local_dir / path for path in manifest.files}
+    return {p for p, f in paths.items() if f.is_file() and f.stat().st_size == manifest.files[p].num_bytes}
+
+
+def swap_in(partial: Path, local_dir: Path, is_finished: Callable[[], bool]) -> None:
+    """Rename a folder into place. Another's finished folder there stays; an unfinished one makes way."""
+    with suppress(OSError):
+        partial.rename(local_dir)
+        return
+    if is_finished():
+        return
+    old = partial_path(local_dir)
+    local_dir.rename(old)
+    try:
+        partial.rename(local_dir)
+    finally:
+        shutil.rmtree(old)
