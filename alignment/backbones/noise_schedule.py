@@ -1,0 +1,58 @@
+"""The forward diffusion of a backbone: how noise is added and what the denoiser is asked for.
+
+B counts images, C H W are a latent's channels, height and width, T counts timesteps.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, cast
+
+import torch
+from torch import Tensor
+
+PredictionType = Literal["epsilon", "v_prediction"]
+PREDICTION_TYPES = ("epsilon", "v_prediction")
+
+
+@dataclass(frozen=True)
+class NoiseSchedule:
+    """A variance-preserving schedule: x_t = sqrt(a_t) x_0 + sqrt(1 - a_t) noise, a_t the cumulative product of alphas."""
+
+    alphas_cumprod_T: Tensor
+    prediction_type: PredictionType
+
+    @property
+    def num_timesteps(self) -> int:
+        """Timesteps are 0 .. num_timesteps - 1."""
+        return len(self.alphas_cumprod_T)
+
+    def add_noise(self, latents_BCHW: Tensor, noise_BCHW: Tensor, timesteps_B: Tensor) -> Tensor:
+        """Latents at the given timesteps."""
+        signal_B111, sigma_B111 = self._scales(timesteps_B, latents_BCHW)
+        return signal_B111 * latents_BCHW + sigma_B111 * noise_BCHW
+
+    def target(self, latents_BCHW: Tensor, noise_BCHW: Tensor, timesteps_B: Tensor) -> Tensor:
+        """What the denoiser should answer: the noise, or v = sqrt(a) noise - sqrt(1 - a) x_0 (Salimans and Ho 2022)."""
+        if self.prediction_type == "epsilon":
+            return noise_BCHW
+        signal_B111, sigma_B111 = self._scales(timesteps_B, latents_BCHW)
+        return signal_B111 * noise_BCHW - sigma_B111 * latents_BCHW
+
+    def _scales(self, timesteps_B: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        alphas_B = self.alphas_cumprod_T.to(like.device, like.dtype)[timesteps_B]
+        alphas_B111 = alphas_B.reshape(-1, *[1] * (like.dim() - 1))
+        return alphas_B111.sqrt(), (1 - alphas_B111).sqrt()
+
+
+def checked_prediction_type(name: str, origin: str) -> PredictionType:
+    """The prediction type of a scheduler's configuration; ValueError for one we cannot train."""
+    if name not in PREDICTION_TYPES:
+        allowed = ", ".join(PREDICTION_TYPES)
+        raise ValueError(
+            f"{origin} says prediction_type {name!r}; training knows {allowed}. Use a base model of one of these."
+        )
+    return cast(PredictionType, name)
+
+
+def schedule_from_betas(betas_T: Tensor, prediction_type: PredictionType) -> NoiseSchedule:
+    """A schedule from per-step noise variances."""
+    return NoiseSchedule(torch.cumprod(1.0 - betas_T, dim=0), prediction_type)

@@ -1,0 +1,28 @@
+"""Diffusion-DPO. B counts pairs."""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from alignment.objectives.catalogue import DiffusionDPO
+from alignment.objectives.inputs import ObjectiveOutput, PairErrors
+
+
+def diffusion_dpo_loss(policy: PairErrors, reference: PairErrors, params: DiffusionDPO) -> ObjectiveOutput:
+    """Ask the policy to improve on the reference more for the chosen image than for the rejected one.
+
+    Source: Wallace et al. 2023, arXiv:2311.12908, and the authors' train.py, whose factor 0.5 we keep. T and the
+    timestep weight have no term of their own: beta carries them (diffusers drops the 0.5, so its 2500 is our 5000).
+    Errors are means over C, H, W, not sums; beta is only comparable under that reduction.
+    Returns loss_B in nats (sigmoid link; the hinge is in logits); margin_B is the logit, > 0 where the policy
+    already agrees with the label.
+    """
+    gain_chosen_B = reference.chosen_B - policy.chosen_B
+    gain_rejected_B = reference.rejected_B - policy.rejected_B
+    margin_B = 0.5 * params.beta * (gain_chosen_B - gain_rejected_B)
+    return ObjectiveOutput(loss_B=_link(margin_B, params), margin_B=margin_B.detach())
+
+
+def _link(margin_B: Tensor, params: DiffusionDPO) -> Tensor:
+    if params.link == "hinge":
+        return F.relu(1 - margin_B)
+    return -F.logsigmoid(margin_B)

@@ -1,0 +1,140 @@
+"""A Stable Diffusion of 64 px, built from configurations in seconds, and pairs of plain colours to train it on."""
+
+import io
+import string
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+COLOURS = {"red": (220, 30, 30), "green": (30, 190, 60), "blue": (40, 60, 220), "white": (250, 250, 250)}
+WORDS = ("a", "plain", "picture", *COLOURS)
+
+
+def word_tokens() -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """Vocabulary and merges of a byte-pair tokenizer that knows a few words whole and spells the others."""
+    pieces = [
+        "<|startoftext|>",
+        "<|endoftext|>",
+        *string.ascii_lowercase,
+        *(f"{c}</w>" for c in string.ascii_lowercase),
+    ]
+    merges: list[tuple[str, str]] = []
+    for word in WORDS:
+        symbols = [*word[:-1], f"{word[-1]}</w>"]
+        left = symbols[0]
+        for right in symbols[1:]:
+            merges.append((left, right))
+            left += right
+    pieces += [left + right for left, right in dict.fromkeys(merges)]
+    vocabulary = {piece: index for index, piece in enumerate(dict.fromkeys(pieces))}
+    return vocabulary, list(dict.fromkeys(merges))
+
+
+@pytest.fixture(scope="session")
+def tiny_sd_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A saved StableDiffusionPipeline folder: 64 px images, 8x8x4 latents, random weights, epsilon prediction."""
+    from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+    vocabulary, merges = word_tokens()
+    tokenizer = CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=12)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        unet = UNet2DConditionModel(
+            sample_size=8,
+            in_channels=4,
+            out_channels=4,
+            layers_per_block=1,
+            block_out_channels=(16, 32),
+            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+            cross_attention_dim=16,
+            attention_head_dim=4,
+            norm_num_groups=8,
+        )
+        vae = AutoencoderKL(
+            block_out_channels=(8, 8, 8, 8),
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+            latent_channels=4,
+            norm_num_groups=4,
+            sample_size=64,
+        )
+        text_encoder = CLIPTextModel(
+            CLIPTextConfig(
+                vocab_size=len(vocabulary),
+                hidden_size=16,
+                intermediate_size=32,
+                num_hidden_layers=2,
+                num_attention_heads=2,
+                max_position_embeddings=12,
+                bos_token_id=0,
+                eos_token_id=1,
+                pad_token_id=1,
+            )
+        )
+    scheduler = DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+    )
+    folder = tmp_path_factory.mktemp("tiny_sd") / "base"
+    StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    ).save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
+def picture(colour: tuple[int, int, int], *, size: tuple[int, int] = (64, 64), dot: int = 0) -> bytes:
+    """PNG bytes of a plain colour with a dark square whose place depends on `dot`."""
+    image = Image.new("RGB", size, colour)
+    image.paste((10, 10, 10), (8 * (dot % 6), 6 * (dot % 7), 8 * (dot % 6) + 14, 6 * (dot % 7) + 14))
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def snapshot_rows(num_pairs: int) -> dict[str, list[object]]:
+    """Columns of a snapshot's parquet; every fifth pair is a tie."""
+    names = list(COLOURS)
+    rows: dict[str, list[object]] = {}
+    for index in range(num_pairs):
+        colour, other = names[index % 4], names[(index + 1 + index // 4) % 4]
+        row = {
+            "pair_id": f"{index:064x}",
+            "prompt": f"a plain {colour} picture",
+            "caption_chosen": f"a plain {colour} picture",
+            "caption_rejected": f"a plain {colour} picture",
+            "image_chosen": picture(COLOURS[colour], dot=index),
+            "image_rejected": picture(COLOURS[other], dot=index + 3),
+            "is_tie": index % 5 == 4,
+            "annotator_id": f"{index % 3}",
+            "source": "plain",
+            "licence": "CC0-1.0",
+        }
+        for name, value in row.items():
+            rows.setdefault(name, []).append(value)
+    return rows
+
+
+@pytest.fixture(scope="session")
+def tiny_snapshot_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A DatasetSnapshot folder: 30 training pairs of which 6 are ties."""
+    folder = tmp_path_factory.mktemp("snapshot")
+    for name, count in (("train", 30), ("calibration", 10), ("test", 5)):
+        pq.write_table(pa.table(snapshot_rows(count)), folder / f"{name}.parquet")
+    return folder
