@@ -1,0 +1,40 @@
+"""The engines: a frozen params class each."""
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from alignment.lookup import resolve, unknown_name
+from pipelines.dispatch.engines.interface import Engine
+from pipelines.settings import Settings
+
+
+class EngineParams(BaseModel):
+    """What every engine states. `implementation` is imported when the engine is used."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    implementation: ClassVar[str]
+
+
+class Local(EngineParams):
+    """This host: a detached supervisor per job, `accelerate launch` under it."""
+
+    implementation: ClassVar[str] = "pipelines.dispatch.engines.local:LocalEngine"
+
+    name: Literal["local"] = "local"
+    grace_seconds: Annotated[float, Field(gt=0)] = 30.0
+    """Between SIGTERM and SIGKILL, when a job is cancelled, preempted or out of time."""
+
+
+ENGINES: tuple[type[EngineParams], ...] = (Local,)
+
+
+def open_engine(name: str, settings: Settings) -> Engine:
+    """The engine of a placement; ValueError names the known ones."""
+    by_name = {cls.model_fields["name"].default: cls for cls in ENGINES}
+    if name not in by_name:
+        raise ValueError(unknown_name("engine", name, by_name))
+    params = by_name[name]()
+    engine: Engine = resolve(params.implementation)(settings, params)
+    return engine

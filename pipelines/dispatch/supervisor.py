@@ -1,0 +1,136 @@
+"""The process that watches one attempt of a job: `python -m pipelines.dispatch.supervisor JOB_DIR`.
+
+It detaches itself, so that the job outlives whoever submitted it, runs the command of launch.json in a process group of
+its own, and writes status.json last. SIGTERM to it is passed on; what is left after the grace is killed.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+from typing import BinaryIO
+
+from alignment.contracts import FAILURE_FILE
+from pipelines.contracts import JobStatus
+from pipelines.dispatch.job_folder import JobFolder, Launch
+from pipelines.dispatch.processes import kill_marked, record_of, signal_group
+
+POLL_SECONDS = 0.1
+TERMINATED = 128 + signal.SIGTERM
+
+
+class _StopRequest:
+    """Set by SIGTERM or SIGINT."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._ask)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    def _ask(self, _number: int, _frame: FrameType | None) -> None:
+        self.asked = True
+
+
+def main(job_dir: Path) -> None:
+    """Fork the supervisor, remember its process, and return; the supervisor itself leaves through os._exit."""
+    folder = JobFolder(job_dir)
+    stop = _StopRequest()
+    child = os.fork()
+    if child:
+        folder.write_supervisor(record_of(child))
+        return
+    os.setsid()
+    code = 1
+    try:
+        supervise(folder, stop)
+        code = 0
+    finally:
+        os._exit(code)
+
+
+def supervise(folder: JobFolder, stop: _StopRequest) -> None:
+    """Run the attempt of launch.json to its end and write how it ended."""
+    launch = folder.read_launch()
+    assert launch is not None, f"{folder.path} has no launch.json"
+    (folder.path / FAILURE_FILE).unlink(missing_ok=True)
+    with folder.log_path(launch.attempt).open("ab") as log:
+        log.write(f"--- attempt {launch.attempt}, {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC ---\n".encode())
+        log.flush()
+        status = _run(folder, launch, stop, log=log)
+        log.write(f"--- {status.state}{': ' if status.message else ''}{status.message} ---\n".encode())
+    folder.write_status(status)
+
+
+def _run(folder: JobFolder, launch: Launch, stop: _StopRequest, *, log: BinaryIO) -> JobStatus:
+    try:
+        process = subprocess.Popen(
+            launch.command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            cwd=folder.path,
+        )
+    except OSError as error:
+        return JobStatus(state="failed", attempt=launch.attempt, failure_kind="crashed", message=str(error))
+    folder.write_status(JobStatus(state="running", attempt=launch.attempt))
+    timed_out = _watch(process, folder, launch, stop=stop)
+    kill_marked(folder.path)
+    return _final_status(folder, launch, process.wait(), stopped=stop.asked, timed_out=timed_out)
+
+
+def _watch(process: subprocess.Popen[bytes], folder: JobFolder, launch: Launch, *, stop: _StopRequest) -> bool:
+    """Wait for the worker; past its time, or once asked to stop, terminate it and after the grace kill all it started.
+
+    Returns whether the time ran out.
+    """
+    times_out_at = time.monotonic() + launch.timeout_seconds
+    killed_at: float | None = None
+    timed_out = False
+    while process.poll() is None:
+        now = time.monotonic()
+        if killed_at is None and (stop.asked or now > times_out_at):
+            timed_out = not stop.asked
+            signal_group(process.pid, signal.SIGTERM)
+            killed_at = now + launch.grace_seconds
+        if killed_at is not None and now > killed_at:
+            kill_marked(folder.path)
+        time.sleep(POLL_SECONDS)
+    return timed_out
+
+
+def _final_status(folder: JobFolder, launch: Launch, code: int, *, stopped: bool, timed_out: bool) -> JobStatus:
+    """What an exit code, a failure.json and the reason to stop amount to."""
+    status = JobStatus(state="failed", attempt=launch.attempt, exit_code=code, failure_kind="crashed")
+    failure = folder.read_failure()
+    if code == 0:
+        return JobStatus(state="succeeded", attempt=launch.attempt, exit_code=0)
+    if folder.cancel_path.exists():
+        return status.model_copy(update={"state": "cancelled", "failure_kind": "", "message": "Cancelled on request."})
+    if timed_out:
+        message = f"Ran longer than placement.timeout_seconds = {launch.timeout_seconds:.0f}; raise it or resume."
+        return status.model_copy(update={"message": message})
+    preempted = failure is not None and failure.kind == "preempted"
+    if stopped or preempted or code in (TERMINATED, -signal.SIGTERM):
+        update = {"state": "preempted", "failure_kind": "preempted", "message": "Asked to stop by SIGTERM."}
+        return status.model_copy(update=update)
+    if failure is not None:
+        return status.model_copy(update={"failure_kind": failure.kind, "message": failure.message})
+    return status.model_copy(update={"message": _exit_message(code)})
+
+
+def _exit_message(code: int) -> str:
+    if code == -signal.SIGKILL:
+        return "The worker was killed by SIGKILL (out of memory, or by hand)."
+    if code < 0:
+        return f"The worker was ended by signal {signal.Signals(-code).name}."
+    return f"The worker exited with {code} and left no reason."
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]).absolute())
