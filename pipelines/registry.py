@@ -1,5 +1,6 @@
 """MLflow's registered models: versions with tags, and aliases. With tracking.py the only file that names mlflow."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -50,15 +51,18 @@ class _ServedFlavor:
             ]
         )
         inputs, outputs = Schema([ColSpec(DataType.string, "prompt")]), Schema([ColSpec(DataType.binary, "image")])
-        pyfunc.save_model(
-            path=path,
-            python_model=str(code_path),
-            artifacts={"weights": str(weights_dir)},
-            mlflow_model=mlflow_model,
-            model_config=model_config,
-            signature=ModelSignature(inputs=inputs, outputs=outputs, params=params),
-            pip_requirements=pip_requirements,
-        )
+        with warnings.catch_warnings():
+            # It asks for an input example, to try which MLflow would load the model, and with it torch.
+            warnings.simplefilter("ignore", UserWarning)
+            pyfunc.save_model(
+                path=path,
+                python_model=str(code_path),
+                artifacts={"weights": str(weights_dir)},
+                mlflow_model=mlflow_model,
+                model_config=model_config,
+                signature=ModelSignature(inputs=inputs, outputs=outputs, params=params),
+                pip_requirements=pip_requirements,
+            )
 
 
 def register_weights(

@@ -10,6 +10,7 @@ from pipelines import registry, tracking
 from pipelines.contracts import CandidateVersion
 from pipelines.folders import hash_folder
 from pipelines.project import Project
+from pipelines.release.standing import sound_champion
 from pipelines.settings import Settings
 from pipelines.storage import open_store
 
@@ -55,9 +56,13 @@ def register(
 def read_version(project: Project, settings: Settings, version: int | str) -> CandidateVersion | None:
     """A version by number or alias, from its tags; None when nobody has made it or set the alias.
 
-    ValueError when the alias names a deleted version, or the version was not registered by this stage.
+    ValueError when the alias names a deleted version, when `champion` is not where the ledger put it, or when the
+    version was not registered by this stage.
     """
-    number = registry.get_alias(settings, project.name, version) if isinstance(version, str) else version
+    if version == "champion":
+        number = sound_champion(project.name, settings)
+    else:
+        number = registry.get_alias(settings, project.name, version) if isinstance(version, str) else version
     tags = registry.version_tags(settings, project.name, number) if number is not None else None
     if number is None or tags is None:
         return None
@@ -71,6 +76,7 @@ def read_version(project: Project, settings: Settings, version: int | str) -> Ca
             spec_digest=tags["spec.digest"],
             base_digest=tags["base.digest"],
             snapshot_digest=tags["snapshot.digest"],
+            snapshot_uri=tags["snapshot.uri"],
             trained_on=tuple(json.loads(tags["trained_on"])),
             run_id=tags["train.run_id"],
         )
@@ -137,6 +143,7 @@ def _tags(
         "spec.digest": result.spec_digest,
         "base.digest": result.base_digest,
         "snapshot.digest": snapshot.content_digest,
+        "snapshot.uri": snapshot.uri,
         "trained_on": json.dumps(sorted(snapshot.sources)),
         "train.run_id": run_id,
         "train.steps": str(result.steps),

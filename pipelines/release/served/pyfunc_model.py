@@ -30,7 +30,8 @@ class AlignedPipeline(PythonModel):  # type: ignore[misc]
         check_folder(base_dir, config["base_digest"], "The base model", moved)
         self.pipeline = build_pipeline(base_dir, weights_dir, config)
 
-    def predict(self, context: Any, model_input: Any, params: dict[str, Any] | None = None) -> list[bytes]:
+    # MLflow would take a type hint on model_input for a schema; the model has one already.
+    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
         """One PNG a prompt. Image i starts from seed + i, drawn on the CPU, so that batch and device do not matter."""
         import torch
 

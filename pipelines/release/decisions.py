@@ -1,0 +1,57 @@
+"""Gate decisions in the store: each by its digest, and in the order in which they were made.
+
+evaluations/decisions/PROJECT/DIGEST.json holds a decision; order/000001.json beside them names the digests in turn.
+"""
+
+import json
+from datetime import UTC, datetime
+
+from pipelines.contracts import GateDecision
+from pipelines.project import Project
+from pipelines.settings import Settings
+from pipelines.storage import Store, open_store
+
+
+def save_decision(decision: GateDecision, project: Project, settings: Settings) -> str:
+    """Keep a decision and return its URI. Saving the newest one again changes nothing."""
+    store = open_store(settings.store_uri, settings)
+    uri = store.uri(*_folder(project), f"{decision.digest}.json")
+    store.create_bytes(uri, decision.model_dump_json(indent=1).encode())
+    while True:
+        order = _order(store, project)
+        if order and _digest_at(store, order[-1]) == decision.digest:
+            return uri
+        line = {"decision_digest": decision.digest, "at": datetime.now(UTC).isoformat()}
+        if store.create_bytes(
+            store.uri(*_folder(project), "order", f"{len(order) + 1:06d}.json"), json.dumps(line).encode()
+        ):
+            return uri
+
+
+def read_decision(digest: str, project: Project, settings: Settings) -> GateDecision:
+    """A decision by its digest; ValueError when there is none, or its content is another's."""
+    store = open_store(settings.store_uri, settings)
+    uri = store.uri(*_folder(project), f"{digest}.json")
+    decision = GateDecision.model_validate_json(store.read_bytes(uri))
+    if decision.digest != digest:
+        raise ValueError(f"{uri} holds a decision with digest {decision.digest}: it was changed. Run the gate again.")
+    return decision
+
+
+def last_decision(project: Project, settings: Settings) -> GateDecision | None:
+    """The newest decision of a project."""
+    store = open_store(settings.store_uri, settings)
+    order = _order(store, project)
+    return read_decision(_digest_at(store, order[-1]), project, settings) if order else None
+
+
+def _folder(project: Project) -> tuple[str, str, str]:
+    return ("evaluations", "decisions", project.name)
+
+
+def _order(store: Store, project: Project) -> list[str]:
+    return store.list_uris(store.uri(*_folder(project), "order"))
+
+
+def _digest_at(store: Store, uri: str) -> str:
+    return str(json.loads(store.read_bytes(uri))["decision_digest"])

@@ -1,0 +1,98 @@
+"""Where the champion stands: the registry's alias, the ledger, and whether one tells the other's story.
+
+A move writes the ledger first, then the aliases, then the tag `ledger.entry` on the new champion. So an alias still at
+the last entry's start, on a version without that entry's tag, is a move that was cut short, and is finished by whoever
+moves next. Anything else that disagrees was done by hand or to deceive, and stops every move but a rollback from a
+deleted version.
+"""
+
+from dataclasses import dataclass
+
+from pipelines import registry
+from pipelines.contracts import LedgerEntry
+from pipelines.release import ledger
+from pipelines.settings import Settings
+
+LEDGER_TAG = "ledger.entry"
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What alias and ledger say of the champion."""
+
+    entries: tuple[LedgerEntry, ...]
+    champion: int | None
+    """The version that the alias names; None when it is not set, or names a deleted version."""
+    unfinished: bool = False
+    """The last entry's move was cut short."""
+    deleted: bool = False
+    """The champion of the ledger is no longer in the registry."""
+    problem: str = ""
+    """Why alias and ledger cannot be reconciled, and how to mend it; empty when they can."""
+
+
+def read_standing(model: str, settings: Settings) -> Standing:
+    """Compare alias and ledger; ValueError when the ledger itself was tampered with."""
+    known = ledger.entries(model, settings)
+    head = known[-1] if known else None
+    try:
+        champion = registry.get_alias(settings, model, "champion")
+    except ValueError as error:
+        return Standing(known, None, deleted=True, problem=str(error))
+    if head is None:
+        return Standing(known, champion, problem=_by_hand(model, champion, None) if champion is not None else "")
+    tags = registry.version_tags(settings, model, head.to_version)
+    if tags is None:
+        return Standing(known, champion, deleted=True, problem=_deleted(model, head))
+    tagged = tags.get(LEDGER_TAG) == entry_tag(head)
+    if champion == head.to_version and not tagged and _names_later_entry(tags, head):
+        return Standing(known, champion, problem=_cut_off(model, tags[LEDGER_TAG], head))
+    if champion == head.to_version or (champion == head.from_version and not tagged):
+        return Standing(known, champion, unfinished=not tagged)
+    return Standing(known, champion, problem=_by_hand(model, champion, head.to_version))
+
+
+def sound_champion(model: str, settings: Settings) -> int | None:
+    """The champion's version, None for the base model; ValueError when alias and ledger cannot be reconciled."""
+    standing = read_standing(model, settings)
+    if standing.problem:
+        raise ValueError(standing.problem)
+    return standing.champion
+
+
+def entry_tag(entry: LedgerEntry) -> str:
+    """What the tag `ledger.entry` of a champion says."""
+    return f"{entry.sequence} {entry.digest}"
+
+
+def _names_later_entry(tags: dict[str, str], head: LedgerEntry) -> bool:
+    sequence = tags.get(LEDGER_TAG, "0").partition(" ")[0]
+    return not sequence.isdecimal() or int(sequence) >= head.sequence
+
+
+def _deleted(model: str, head: LedgerEntry) -> str:
+    return (
+        f"Version {head.to_version} of model {model!r}, the champion by ledger entry {head.sequence}, was deleted from"
+        " MLflow. Nothing was moved. `plumbline rollback` restores the champion before it; if there is none, register"
+        " weights again, point alias `previous_champion` at that version in MLflow, then `plumbline rollback`."
+    )
+
+
+def _by_hand(model: str, champion: int | None, expected: int | None) -> str:
+    mend = (
+        f"point alias `champion` back at version {expected} in MLflow"
+        if expected is not None
+        else "delete alias `champion` in MLflow and let the gate promote"
+    )
+    return (
+        f"Alias `champion` of model {model!r} means {ledger.describe(champion)}, the ledger ends with"
+        f" {ledger.describe(expected)}: someone moved it by hand. To mend it, {mend}. Only `plumbline promote` and"
+        " `plumbline rollback` may move it."
+    )
+
+
+def _cut_off(model: str, tag: str, head: LedgerEntry) -> str:
+    return (
+        f"The champion of model {model!r} was put there by ledger entry {tag[:24]}..., but the ledger ends with entry"
+        f" {head.sequence}, {head.digest[:12]}: entries were changed or removed. {ledger.MEND}"
+    )
