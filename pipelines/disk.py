@@ -8,9 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import unquote
 
-from pipelines.folders import is_partial, partial_path
+from pipelines.folders import is_partial, partial_path, sha256_file
 
 _NOT_WRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
+_HASHED_BYTES = 64 * 1024 * 1024
 _NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 
 
@@ -24,59 +25,69 @@ class DiskBackend:
 
     def read(self, uri: str) -> bytes:
         try:
-            return _path(uri).read_bytes()
+            return local_path(uri).read_bytes()
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
             raise missing(uri) from error
 
     def write(self, uri: str, data: bytes) -> None:
         with _partial_beside(uri) as partial:
             _write_synced(partial, data)
-            partial.replace(_path(uri))
+            partial.replace(local_path(uri))
 
     def create(self, uri: str, data: bytes) -> bool:
         with _partial_beside(uri) as partial:
             _write_synced(partial, data)
             try:
-                os.link(partial, _path(uri))
+                os.link(partial, local_path(uri))
             except FileExistsError:
                 return False
             except OSError as error:
                 if error.errno not in _NO_HARD_LINKS:
                     raise
-                return _create_exclusively(_path(uri), data)
+                return _create_exclusively(local_path(uri), data)
         return True
 
     def exists(self, uri: str) -> bool:
-        return _path(uri).is_file()
+        return local_path(uri).is_file()
+
+    def stat(self, uri: str) -> tuple[int, str]:
+        if not self.exists(uri):
+            raise missing(uri)
+        path = local_path(uri)
+        facts = path.stat()
+        if facts.st_size <= _HASHED_BYTES:
+            return facts.st_size, sha256_file(path)
+        return facts.st_size, f"{facts.st_size}-{facts.st_mtime_ns}"
 
     def list_folder(self, uri: str) -> list[str]:
-        found = (p for p in _path(uri).rglob("*") if p.is_file() and not is_partial(p.name))
+        found = (p for p in local_path(uri).rglob("*") if p.is_file() and not is_partial(p.name))
         return sorted(path.as_uri() for path in found)
 
     def delete(self, uri: str) -> None:
         with _writable(uri):
-            _path(uri).unlink(missing_ok=True)
+            local_path(uri).unlink(missing_ok=True)
 
     def upload(self, path: Path, uri: str) -> None:
         with _partial_beside(uri) as partial:
             shutil.copyfile(path, partial)
             _sync(partial)
-            partial.replace(_path(uri))
+            partial.replace(local_path(uri))
 
     def download(self, uri: str, path: Path) -> None:
         if not self.exists(uri):
             raise missing(uri)
-        shutil.copyfile(_path(uri), path)
+        shutil.copyfile(local_path(uri), path)
 
 
-def _path(uri: str) -> Path:
+def local_path(uri: str) -> Path:
+    """The path behind a file:// URI."""
     return Path(unquote(uri.removeprefix("file://")))
 
 
 @contextmanager
 def _partial_beside(uri: str) -> Iterator[Path]:
     """A path to write to before the rename; gone afterwards, whatever happens."""
-    partial = partial_path(_path(uri))
+    partial = partial_path(local_path(uri))
     with _writable(uri):
         partial.parent.mkdir(parents=True, exist_ok=True)
         try:

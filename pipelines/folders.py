@@ -1,4 +1,4 @@
-"""Folders on this machine that are, or become, published folders: their hash, their manifest, their swap into place."""
+"""Published folders and their local copies: URIs, hashes, manifests, the swap into place. No I/O but on this machine."""
 
 import fnmatch
 import hashlib
@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
+from urllib.parse import quote
 
 from alignment.contracts import folder_digest
 from pipelines.contracts import FileEntry, Manifest
@@ -35,6 +36,21 @@ def hash_folder(path: Path, exclude: Sequence[str] = ()) -> tuple[str, dict[str,
     if not files:
         raise ValueError(f"Folder {path} does not exist or holds no files. Check the path.")
     return folder_digest({name: entry.sha256 for name, entry in files.items()}), files
+
+
+def normal_uri(uri: str) -> str:
+    """A local path becomes file://, a trailing slash goes; ValueError for any scheme but file:// and s3://."""
+    if "://" not in uri:
+        return Path(uri).absolute().as_uri()
+    if not uri.startswith(("file:///", "s3://")):
+        raise ValueError(f"Store URI {uri!r} is not understood. Use file:///folder, a local path or s3://bucket/key.")
+    return uri.rstrip("/")
+
+
+def join_uri(uri: str, path: str) -> str:
+    """URI of a relative path in a folder, quoted where it is a file:// URI."""
+    root = normal_uri(uri)
+    return f"{root}/{quote(path) if root.startswith('file://') else path}"
 
 
 def check_relative(path: str, where: str) -> None:

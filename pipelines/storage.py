@@ -17,17 +17,18 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
-from urllib.parse import quote
+from typing import TYPE_CHECKING, Any
 
 from pipelines.contracts import FileEntry, Manifest
-from pipelines.disk import DiskBackend, missing
+from pipelines.disk import DiskBackend, local_path, missing
 from pipelines.folders import (
     MANIFEST_FILE,
     check_relative,
     fetched_files,
     hash_folder,
+    join_uri,
     matches,
+    normal_uri,
     parse_manifest,
     partial_path,
     sha256_file,
@@ -54,24 +55,11 @@ _REFUSED = {
 _CONDITION_ATTEMPTS = 5
 
 
-class _Backend(Protocol):
-    """What a kind of storage must do; URIs are whole."""
-
-    def read(self, uri: str) -> bytes: ...
-    def write(self, uri: str, data: bytes) -> None: ...
-    def create(self, uri: str, data: bytes) -> bool: ...
-    def exists(self, uri: str) -> bool: ...
-    def list_folder(self, uri: str) -> list[str]: ...
-    def delete(self, uri: str) -> None: ...
-    def upload(self, path: Path, uri: str) -> None: ...
-    def download(self, uri: str, path: Path) -> None: ...
-
-
 class Store:
     """Reads and writes objects by whole URI (a local path will do); `uri` makes one under this store's root."""
 
     def __init__(self, root: str, settings: Settings | None = None) -> None:
-        self.root = _normal(root)
+        self.root = normal_uri(root)
         self._files = DiskBackend()
         self._s3 = _S3Backend(settings.s3_endpoint_url if settings else None)
 
@@ -79,31 +67,38 @@ class Store:
         """URI of an object or folder under the root; ValueError if a part would climb out of it."""
         path = "/".join(parts)
         check_relative(path, where=self.root)
-        return _join(self.root, path)
+        return join_uri(self.root, path)
 
     def read_bytes(self, uri: str) -> bytes:
         """The whole object; ValueError when it is not there."""
-        return self._backend(uri).read(_normal(uri))
+        return self._backend(uri).read(normal_uri(uri))
 
     def write_bytes(self, uri: str, data: bytes) -> None:
         """Put or replace an object; readers see the old bytes or the new, never a part."""
-        self._backend(uri).write(_normal(uri), data)
+        self._backend(uri).write(normal_uri(uri), data)
 
     def create_bytes(self, uri: str, data: bytes) -> bool:
         """Put an object that must never change; False, and nothing written, when it is there already."""
-        return self._backend(uri).create(_normal(uri), data)
+        return self._backend(uri).create(normal_uri(uri), data)
 
     def exists(self, uri: str) -> bool:
         """Whether there is an object at exactly this URI."""
-        return self._backend(uri).exists(_normal(uri))
+        return self._backend(uri).exists(normal_uri(uri))
+
+    def stat(self, uri: str) -> tuple[int, str]:
+        """Bytes of an object, and what tells one version of it from another; ValueError when it is not there.
+
+        S3's ETag; on a disk the sha256 up to 64 MiB, above that size and modification time.
+        """
+        return self._backend(uri).stat(normal_uri(uri))
 
     def list_uris(self, prefix_uri: str) -> list[str]:
         """Every object in a folder and the folders beneath, sorted; empty when there is no such folder."""
-        return self._backend(prefix_uri).list_folder(_normal(prefix_uri))
+        return self._backend(prefix_uri).list_folder(normal_uri(prefix_uri))
 
     def delete(self, uri: str) -> None:
         """Remove one object; nothing happens when it is not there."""
-        self._backend(uri).delete(_normal(uri))
+        self._backend(uri).delete(normal_uri(uri))
 
     def publish_folder(self, local_dir: Path, uri: str, value: dict[str, Any], exclude: Sequence[str] = ()) -> Manifest:
         """Upload a folder and write its manifest last; a folder that is finished already is left as it is.
@@ -114,15 +109,15 @@ class Store:
         if finished is not None:
             return finished
         digest, files = hash_folder(local_dir, exclude)
-        _in_parallel([functools.partial(self._backend(uri).upload, local_dir / p, _join(uri, p)) for p in files])
+        _in_parallel([functools.partial(self._backend(uri).upload, local_dir / p, join_uri(uri, p)) for p in files])
         manifest = Manifest(content_digest=digest, files=files, value=value)
-        if self.create_bytes(_join(uri, MANIFEST_FILE), manifest.model_dump_json(indent=1).encode()):
+        if self.create_bytes(join_uri(uri, MANIFEST_FILE), manifest.model_dump_json(indent=1).encode()):
             return manifest
         return self.read_manifest(uri) or manifest
 
     def read_manifest(self, uri: str) -> Manifest | None:
         """The manifest of a finished folder, None while there is none; ValueError when it cannot be trusted."""
-        manifest_uri = _join(uri, MANIFEST_FILE)
+        manifest_uri = join_uri(uri, MANIFEST_FILE)
         if not self.exists(manifest_uri):
             return None
         return parse_manifest(self.read_bytes(manifest_uri), manifest_uri)
@@ -156,23 +151,33 @@ class Store:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = partial_path(path)
         try:
-            self._backend(uri).download(_normal(uri), partial)
+            self._backend(uri).download(normal_uri(uri), partial)
             sha256 = sha256_file(partial)
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)
         return sha256
 
+    def local_path(self, uri: str, scratch: Path) -> Path:
+        """A local file to read an object from: the object itself on a disk, else fetched into the folder `scratch`."""
+        if normal_uri(uri).startswith("s3://"):
+            path = scratch / normal_uri(uri).rpartition("/")[2]
+            self.fetch_file(uri, path)
+            return path
+        if not self.exists(uri):
+            raise missing(uri)
+        return local_path(normal_uri(uri))
+
     def _fetch_entry(self, uri: str, folder: Path, path: str, *, entry: FileEntry) -> None:
-        found = self.fetch_file(_join(uri, path), folder / path)
+        found = self.fetch_file(join_uri(uri, path), folder / path)
         if found != entry.sha256:
             raise ValueError(
-                f"{_join(uri, path)} has sha256 {found}, its manifest says {entry.sha256}: it was changed or damaged"
+                f"{join_uri(uri, path)} has sha256 {found}, its manifest says {entry.sha256}: it was changed or damaged"
                 " after it was published. Delete the folder and run the stage that writes it again."
             )
 
-    def _backend(self, uri: str) -> _Backend:
-        return self._s3 if _normal(uri).startswith("s3://") else self._files
+    def _backend(self, uri: str) -> "DiskBackend | _S3Backend":
+        return self._s3 if normal_uri(uri).startswith("s3://") else self._files
 
 
 def open_store(uri: str, settings: Settings | None = None) -> Store:
@@ -188,20 +193,6 @@ def _in_parallel(calls: Sequence[Callable[[], None]]) -> None:
                 future.result()
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _normal(uri: str) -> str:
-    """A local path becomes file://; the trailing slash goes."""
-    if "://" not in uri:
-        return Path(uri).absolute().as_uri()
-    if not uri.startswith(("file:///", "s3://")):
-        raise ValueError(f"Store URI {uri!r} is not understood. Use file:///folder, a local path or s3://bucket/key.")
-    return uri.rstrip("/")
-
-
-def _join(uri: str, path: str) -> str:
-    root = _normal(uri)
-    return f"{root}/{quote(path) if root.startswith('file://') else path}"
 
 
 # --- S3 and its look-alikes -----------------------------------------------------------------------------------------
@@ -267,6 +258,12 @@ class _S3Backend:
                     return False
                 raise
         return True
+
+    def stat(self, uri: str) -> tuple[int, str]:
+        bucket, key = _bucket_and_key(uri)
+        with _explained(uri):
+            head = self._client().head_object(Bucket=bucket, Key=key)
+        return head["ContentLength"], head["ETag"].strip('"')
 
     def list_folder(self, uri: str) -> list[str]:
         bucket, _, prefix = uri.removeprefix("s3://").partition("/")

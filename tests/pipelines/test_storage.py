@@ -218,6 +218,22 @@ def test_changed_bytes_are_refused_and_leave_nothing(store: Store, tmp_path: Pat
     assert list((tmp_path / "in").iterdir()) == []
 
 
+def test_an_object_has_a_size_and_a_fingerprint_of_its_bytes(store: Store, tmp_path: Path) -> None:
+    uri = store.uri("x")
+    store.write_bytes(uri, b"abc")
+    first = store.stat(uri)
+    store.write_bytes(uri, b"abd")
+    second = store.stat(uri)
+    store.write_bytes(uri, b"abc")
+    assert first[0] == second[0] == 3
+    assert first != second
+    assert store.stat(uri) == first
+    assert store.local_path(uri, tmp_path / "scratch").read_bytes() == b"abc"
+    for ask in (store.stat, lambda missing: store.local_path(missing, tmp_path)):
+        with pytest.raises(ValueError, match="does not exist"):
+            ask(store.uri("y"))
+
+
 @pytest.mark.parametrize("path", ["../x", "/etc/x", "a/../../x", "a//b", "./a", "a\\b"])
 def test_a_manifest_cannot_reach_outside_its_folder(store: Store, tmp_path: Path, path: str) -> None:
     files = {path: {"sha256": "0" * 64, "num_bytes": 1}}
