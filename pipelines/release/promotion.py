@@ -199,8 +199,8 @@ def _verify_weights(version: CandidateVersion, project: Project, settings: Setti
         found = hash_folder(served)[0]
     if found != version.weights_digest:
         raise ValueError(
-            f"MLflow serves weights with digest {found} for version {version.version} of {project.name!r},"
-            f" registered were {version.weights_digest}: they were changed. Nothing was moved. Delete the version and register again."
+            f"MLflow serves weights with digest {found} for version {version.version} of {project.name!r}, registered"
+            f" were {version.weights_digest}: they were changed. Nothing was moved. Delete it and register again."
         )
 
 
