@@ -1,0 +1,95 @@
+"""One picture for people: a few prompts down, models across, labels that can be read."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from PIL import Image, ImageDraw, ImageFont
+
+PAPER, INK, FAINT, RULE = (255, 255, 255), (28, 32, 38), (96, 104, 114), (222, 226, 231)
+SMALLEST_CELL, LARGEST_CELL = 160, 320
+CAPTION_WIDTH, MARGIN, GAP, HEADER = 230, 20, 12, 44
+LABEL_SIZE, CAPTION_SIZE, LINE_HEIGHT = 18, 16, 22
+
+Row = TypeVar("Row")
+
+
+@dataclass(frozen=True)
+class SheetRow:
+    """One prompt and its image under each label."""
+
+    caption: str
+    images: Mapping[str, Image.Image]
+
+
+def contact_sheet(rows: Sequence[SheetRow], labels: Sequence[str]) -> Image.Image:
+    """Captions on the left, one column per label, small images enlarged without blurring.
+
+    Raises ValueError when there is nothing to show.
+    """
+    if not rows or not labels:
+        raise ValueError(f"A contact sheet needs rows and columns, got {len(rows)} x {len(labels)}.")
+    cell = cell_side([row.images[label] for row in rows for label in labels])
+    width = 2 * MARGIN + CAPTION_WIDTH + len(labels) * (cell + GAP)
+    sheet = Image.new("RGB", (width, MARGIN + HEADER + len(rows) * (cell + GAP) + MARGIN - GAP), PAPER)
+    draw = ImageDraw.Draw(sheet)
+    columns = [MARGIN + CAPTION_WIDTH + GAP + index * (cell + GAP) for index in range(len(labels))]
+    for x, label in zip(columns, labels, strict=True):
+        _centred(draw, label, x + cell // 2, MARGIN + HEADER // 2 - 4)
+    for index, row in enumerate(rows):
+        top = MARGIN + HEADER + index * (cell + GAP)
+        draw.line([(MARGIN, top - GAP // 2), (width - MARGIN, top - GAP // 2)], fill=RULE)
+        _caption(draw, row.caption, top, cell)
+        for x, label in zip(columns, labels, strict=True):
+            image = fit(row.images[label], cell)
+            sheet.paste(image, (x + (cell - image.width) // 2, top + (cell - image.height) // 2))
+    return sheet
+
+
+def spread(items: Sequence[Row], most: int) -> list[Row]:
+    """At most `most` items, evenly spaced and always the same ones."""
+    count = min(most, len(items))
+    return [items[index * len(items) // count] for index in range(count)]
+
+
+def cell_side(images: Sequence[Image.Image]) -> int:
+    """Side of a square cell: the largest image, enlarged by a whole factor to be seen, or shrunk to fit."""
+    longest = max(max(image.size) for image in images)
+    factor = max(1, -(-SMALLEST_CELL // longest))
+    return min(longest * factor, LARGEST_CELL)
+
+
+def fit(image: Image.Image, side: int) -> Image.Image:
+    """Scale to a longest side, keeping the shape: by whole pixels when enlarging, smoothly when shrinking."""
+    scale = side / max(image.size)
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    method = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS
+    return image.convert("RGB").resize(size, method)
+
+
+def wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> list[str]:
+    """Lines no wider than `width` pixels, broken at spaces; a longer word stands alone."""
+    lines: list[str] = []
+    for word in text.split():
+        joined = f"{lines[-1]} {word}" if lines else word
+        if lines and font.getlength(joined) <= width:
+            lines[-1] = joined
+        else:
+            lines.append(word)
+    return lines
+
+
+def _centred(draw: ImageDraw.ImageDraw, text: str, x: int, y: int) -> None:
+    draw.text((x, y), text, fill=INK, font=ImageFont.load_default(LABEL_SIZE), anchor="mm")
+
+
+def _caption(draw: ImageDraw.ImageDraw, text: str, top: int, cell: int) -> None:
+    """The prompt, wrapped, in the middle of its row; what does not fit ends in an ellipsis."""
+    font = ImageFont.load_default(CAPTION_SIZE)
+    lines = wrap(text, font, CAPTION_WIDTH - GAP)
+    most = max(1, cell // LINE_HEIGHT)
+    if len(lines) > most:
+        lines = [*lines[: most - 1], f"{lines[most - 1]} ..."]
+    first = top + (cell - len(lines) * LINE_HEIGHT) // 2
+    for index, line in enumerate(lines):
+        draw.text((MARGIN, first + index * LINE_HEIGHT), line, fill=FAINT, font=font)

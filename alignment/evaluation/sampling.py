@@ -1,0 +1,163 @@
+"""Prompts x seeds to PNG images of one model, resumable, the same whoever draws them.
+
+B counts images of a batch, C H W a latent, L tokens, D features. Each image starts from noise that is a function of
+its seed and its prompt's index alone, drawn by a CPU generator, so neither the batch, nor the rank, nor the device
+decides what is drawn (rounding apart). Both models of a comparison start from the same noise.
+"""
+
+import hashlib
+import io
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from alignment.contracts import Sampler
+from alignment.durable import write_bytes
+from alignment.evaluation.prompts import EvalPrompt
+
+logger = logging.getLogger(__name__)
+
+BLACK_LEVEL = 3
+"""Largest 8-bit value of an image that counts as black."""
+
+
+@dataclass(frozen=True)
+class ImageKey:
+    """One image of a model's grid."""
+
+    prompt: EvalPrompt
+    seed: int
+
+    @property
+    def file_name(self) -> str:
+        """Name in the sample folder."""
+        return f"{self.prompt.index:05d}_{self.seed}.png"
+
+
+def image_grid(prompts: Sequence[EvalPrompt], seeds: Sequence[int]) -> list[ImageKey]:
+    """Every image of one model, prompt by prompt, so that a batch encodes few texts."""
+    return [ImageKey(prompt, seed) for prompt in prompts for seed in seeds]
+
+
+def missing_images(folder: Path, grid: Iterable[ImageKey]) -> list[ImageKey]:
+    """Images not drawn yet. Files appear whole or not at all, so being there is enough."""
+    return [key for key in grid if not (folder / key.file_name).is_file()]
+
+
+def share_of_rank(keys: Sequence[ImageKey], rank: int, world_size: int) -> list[ImageKey]:
+    """A contiguous part of the work, sizes differing by at most one; the parts of all ranks are the whole."""
+    start, end = (len(keys) * position // world_size for position in (rank, rank + 1))
+    return list(keys[start:end])
+
+
+def sample_images(
+    pipeline: Any,
+    keys: Sequence[ImageKey],
+    folder: Path,
+    *,
+    sampler: Sampler,
+    resolution: int,
+    micro_batch: int,
+    after_batch: Callable[[int], None] = lambda done: None,
+) -> None:
+    """Draw images into `folder` with a StableDiffusionPipeline that has the scheduler it is to use.
+
+    At most `micro_batch` images go through the denoiser at once. `after_batch` hears how many are done. An image whose
+    values are not finite is written black: scoring reports black images as a problem.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    texts = TextStates(pipeline)
+    for start in range(0, len(keys), micro_batch):
+        batch = keys[start : start + micro_batch]
+        images_BCHW = draw_batch(pipeline, texts, batch, sampler=sampler, resolution=resolution)
+        for key, image in zip(batch, to_images(images_BCHW), strict=True):
+            write_bytes(folder / key.file_name, png_bytes(image))
+        after_batch(start + len(batch))
+
+
+class TextStates:
+    """Text-encoder states of prompts, each encoded once while its images are being drawn."""
+
+    def __init__(self, pipeline: Any) -> None:
+        self._pipeline = pipeline
+        self._states: dict[str, Tensor] = {}
+        self.empty_LD = self._encode([""])[0]
+
+    def of(self, prompts: Sequence[str]) -> Tensor:
+        """States BLD; those of the batch before are remembered, since a prompt's seeds may span two batches."""
+        new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._states]
+        fresh = dict(zip(new, self._encode(new), strict=True)) if new else {}
+        self._states = {prompt: fresh.get(prompt, self._states.get(prompt)) for prompt in prompts}  # type: ignore[misc]
+        return torch.stack([self._states[prompt] for prompt in prompts])
+
+    @torch.inference_mode()
+    def _encode(self, prompts: list[str]) -> Tensor:
+        states_BLD, _ = self._pipeline.encode_prompt(
+            prompts, self._pipeline.device, num_images_per_prompt=1, do_classifier_free_guidance=False
+        )
+        return torch.as_tensor(states_BLD)
+
+
+@torch.inference_mode()
+def draw_batch(
+    pipeline: Any, texts: TextStates, keys: Sequence[ImageKey], *, sampler: Sampler, resolution: int
+) -> Tensor:
+    """Images BCHW in [0, 1], float32 on the CPU. Guidance pushes away from the empty prompt; 1 means none."""
+    states_BLD = texts.of([key.prompt.text for key in keys])
+    images_BCHW = pipeline(
+        prompt_embeds=states_BLD,
+        negative_prompt_embeds=texts.empty_LD.expand_as(states_BLD),
+        latents=initial_latents(pipeline, keys, resolution),
+        height=resolution,
+        width=resolution,
+        num_inference_steps=sampler.steps,
+        guidance_scale=sampler.guidance_scale,
+        eta=0.0,
+        output_type="pt",
+    ).images
+    return torch.as_tensor(images_BCHW).float().cpu()
+
+
+def initial_latents(pipeline: Any, keys: Sequence[ImageKey], resolution: int) -> Tensor:
+    """Noise BCHW of unit variance, each image's own."""
+    channels, side = pipeline.unet.config.in_channels, resolution // pipeline.vae_scale_factor
+    generators = [torch.Generator("cpu").manual_seed(noise_seed(key)) for key in keys]
+    noise = [torch.randn(channels, side, side, generator=generator) for generator in generators]
+    return torch.stack(noise).to(pipeline.device, pipeline.unet.dtype)
+
+
+def noise_seed(key: ImageKey) -> int:
+    """A 63-bit seed from the image's seed and prompt index, so that no two images of a grid share their noise."""
+    text = f"evaluation noise {key.seed} {key.prompt.index}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def to_images(images_BCHW: Tensor) -> list[Image.Image]:
+    """8-bit RGB; an image with a value that is not finite becomes black as a whole."""
+    finite_B = images_BCHW.isfinite().all(dim=3).all(dim=2).all(dim=1)
+    if not finite_B.all():
+        logger.warning("%d images hold values that are not finite; they are written black", int((~finite_B).sum()))
+    clean_BCHW = torch.where(finite_B[:, None, None, None], images_BCHW, torch.zeros(()))
+    bytes_BHWC = (clean_BCHW.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    return [Image.fromarray(np.ascontiguousarray(pixels)) for pixels in bytes_BHWC]
+
+
+def png_bytes(image: Image.Image) -> bytes:
+    """Lossless encoding."""
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def is_blank(image: Image.Image) -> bool:
+    """Whether an image is black or one single colour: what a broken model or a censored picture looks like."""
+    pixels_PC = np.asarray(image.convert("RGB")).reshape(-1, 3)
+    low_C, high_C = pixels_PC.min(axis=0), pixels_PC.max(axis=0)
+    return bool((low_C == high_C).all() or (high_C <= BLACK_LEVEL).all())

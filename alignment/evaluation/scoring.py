@@ -1,0 +1,158 @@
+"""Images to scores: a model's sampled grid, and the calibration pairs that show how far a judge agrees with people.
+
+Work is shared out over ranks; each function here does one rank's part and gives plain rows that can be gathered.
+"""
+
+import io
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow.parquet as pq
+from PIL import Image, UnidentifiedImageError
+
+from alignment.evaluation.sampling import ImageKey, is_blank
+from alignment.rewards.interface import Scorer
+
+CALIBRATION_FILE = "calibration.parquet"
+CALIBRATION_COLUMNS = ["pair_id", "prompt", "image_chosen", "image_rejected", "is_tie"]
+READ_ROWS = 16
+
+
+class ScoreRow(NamedTuple):
+    """One image under one scorer."""
+
+    sample_digest: str
+    scorer: str
+    prompt_index: int
+    seed: int
+    score: float
+
+
+class CalibrationRow(NamedTuple):
+    """One human pair under one judge."""
+
+    judge: str
+    pair_id: str
+    score_chosen: float
+    score_rejected: float
+    is_tie: bool
+
+
+class CalibrationPair(NamedTuple):
+    """One human pair: what people saw and whether they had no preference."""
+
+    pair_id: str
+    prompt: str
+    chosen: Image.Image
+    rejected: Image.Image
+    is_tie: bool
+
+
+def score_samples(
+    scorers: Mapping[str, Scorer],
+    folders: Mapping[str, Path],
+    keys: Sequence[ImageKey],
+    *,
+    micro_batch: int,
+    after_batch: Callable[[int], None] = lambda done: None,
+) -> tuple[list[ScoreRow], list[str]]:
+    """Every given image of every model under every scorer, and the file names of blank images.
+
+    `folders` maps a sample folder's digest to where it is. All models' images of a prompt are scored together, so each
+    image is read once and each prompt is encoded once by each scorer.
+    """
+    rows: list[ScoreRow] = []
+    blank: list[str] = []
+    batch = max(1, micro_batch // max(1, len(folders)))
+    for start in range(0, len(keys), batch):
+        cells = [(digest, key) for key in keys[start : start + batch] for digest in folders]
+        images = [read_image(folders[digest] / key.file_name) for digest, key in cells]
+        blank += [f"{d}/{key.file_name}" for (d, key), image in zip(cells, images, strict=True) if is_blank(image)]
+        prompts = [key.prompt.text for _, key in cells]
+        for name, scorer in scorers.items():
+            scores = scorer.score(images, prompts).tolist()
+            rows += [
+                ScoreRow(digest, name, key.prompt.index, key.seed, score)
+                for (digest, key), score in zip(cells, scores, strict=True)
+            ]
+        after_batch(start + len(keys[start : start + batch]))
+    return rows, blank
+
+
+def score_calibration(
+    judges: Mapping[str, Scorer],
+    pairs: Iterator[CalibrationPair],
+    *,
+    micro_batch: int,
+    after_batch: Callable[[int], None] = lambda done: None,
+) -> list[CalibrationRow]:
+    """Both images of each pair under every judge. Pairs are read as they are needed, so memory stays flat."""
+    rows: list[CalibrationRow] = []
+    done = 0
+    while batch := _take(pairs, max(1, micro_batch // 2)):
+        images = [image for pair in batch for image in (pair.chosen, pair.rejected)]
+        prompts = [pair.prompt for pair in batch for _ in range(2)]
+        for name, judge in judges.items():
+            scores = judge.score(images, prompts).tolist()
+            rows += [
+                CalibrationRow(name, pair.pair_id, chosen, rejected, pair.is_tie)
+                for pair, chosen, rejected in zip(batch, scores[0::2], scores[1::2], strict=True)
+            ]
+        done += len(batch)
+        after_batch(done)
+    return rows
+
+
+def num_calibration_pairs(snapshot_dir: Path) -> int:
+    """Rows of the calibration split. ValueError when the snapshot has no such file or it is no parquet."""
+    return int(_calibration_file(snapshot_dir).metadata.num_rows)
+
+
+def calibration_pairs(snapshot_dir: Path, *, rank: int, world_size: int) -> Iterator[CalibrationPair]:
+    """Every `world_size`-th pair of the calibration split from `rank` on, ties among them."""
+    file = _calibration_file(snapshot_dir)
+    missing = [name for name in CALIBRATION_COLUMNS if name not in file.schema_arrow.names]
+    if missing:
+        raise ValueError(f"{snapshot_dir / CALIBRATION_FILE} lacks the columns {', '.join(missing)}.")
+    index = 0
+    for batch in file.iter_batches(batch_size=READ_ROWS, columns=CALIBRATION_COLUMNS):
+        for row in batch.to_pylist():
+            if index % world_size == rank:
+                what = f"pair {row['pair_id']}"
+                yield CalibrationPair(
+                    pair_id=row["pair_id"],
+                    prompt=row["prompt"],
+                    chosen=decode_image(row["image_chosen"], what),
+                    rejected=decode_image(row["image_rejected"], what),
+                    is_tie=bool(row["is_tie"]),
+                )
+            index += 1
+
+
+def _calibration_file(snapshot_dir: Path) -> pq.ParquetFile:
+    path = snapshot_dir / CALIBRATION_FILE
+    try:
+        return pq.ParquetFile(path)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"The calibration split {path} cannot be read: {error}. Make the snapshot again.") from error
+
+
+def _take(pairs: Iterator[CalibrationPair], most: int) -> list[CalibrationPair]:
+    return [pair for _, pair in zip(range(most), pairs, strict=False)]
+
+
+def read_image(path: Path) -> Image.Image:
+    """A sampled image, decoded; ValueError names the file."""
+    try:
+        return decode_image(path.read_bytes(), str(path))
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error}.") from error
+
+
+def decode_image(content: bytes, what: str) -> Image.Image:
+    """Encoded bytes to RGB; ValueError says which image is broken."""
+    try:
+        return Image.open(io.BytesIO(content)).convert("RGB")
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        raise ValueError(f"The image of {what} cannot be decoded: {error}.") from error

@@ -1,0 +1,348 @@
+"""Sample candidate, champion and base on the same prompts and seeds, score them, check the judges, compare.
+
+python -m alignment.jobs.evaluate --spec EvalSpec.json --placement P.json --inputs DIR --out DIR
+
+DIR holds, by digest: the base's folder, the weights folders, the judges' folders, the prompts file, the snapshot, and
+DIR/<SampleSpec digest>/ of a model that an earlier evaluation has sampled already. OUT gets samples/<SampleSpec
+digest>/ for the others, scores.parquet, calibration_scores.parquet, contact_sheet.png, spec.json and, last,
+result.json. Any number of processes may run it together; they share out the images. A killed run goes on where it
+stopped.
+"""
+
+import io
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
+
+from alignment.contracts import Calibration, EvalReport, EvalSpec, Judge, ModelRef, Placement, SampleSpec
+from alignment.durable import file_sha256, write_bytes, write_json
+from alignment.evaluation.calibration import calibrate
+from alignment.evaluation.comparison import ScoreTable, compare_all
+from alignment.evaluation.contact_sheet import SheetRow, contact_sheet, spread
+from alignment.evaluation.prompts import EvalPrompt, read_prompts
+from alignment.evaluation.sampling import ImageKey, image_grid, missing_images, sample_images, share_of_rank
+from alignment.evaluation.scoring import (
+    CalibrationRow,
+    ScoreRow,
+    calibration_pairs,
+    num_calibration_pairs,
+    read_image,
+    score_calibration,
+    score_samples,
+)
+from alignment.jobs.outcome import JobPaths, read_object, run_job, write_result
+from alignment.lookup import resolve
+from alignment.progress import JobProgress
+from alignment.rewards.interface import Scorer, load_scorer
+
+logger = logging.getLogger(__name__)
+
+SCORES_FILE = "scores.parquet"
+CALIBRATION_SCORES_FILE = "calibration_scores.parquet"
+CONTACT_SHEET_FILE = "contact_sheet.png"
+SPEC_FILE = "spec.json"
+SAMPLES_DIR = "samples"
+CONTACT_SHEET_PROMPTS = 8
+NAMED_PROBLEMS = 5
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """What every step of the job needs."""
+
+    spec: EvalSpec
+    placement: Placement
+    paths: JobPaths
+    state: PartialState
+    prompts: list[EvalPrompt]
+    snapshot_dir: Path
+
+    @property
+    def grid(self) -> list[ImageKey]:
+        """Every image of one model."""
+        return image_grid(self.prompts, self.spec.seeds)
+
+    def sample_specs(self) -> dict[str, SampleSpec]:
+        """Distinct models to sample, by the digest of their sample spec."""
+        specs = [self.spec.sample_spec(model) for model in self.spec.models().values()]
+        return {spec.digest: spec for spec in specs}
+
+    def roles(self) -> dict[str, str]:
+        """Role to the digest of its sample spec."""
+        return {role: self.spec.sample_spec(model).digest for role, model in self.spec.models().items()}
+
+    def mine(self, keys: Sequence[ImageKey]) -> list[ImageKey]:
+        """This rank's part of the work."""
+        return share_of_rank(keys, self.state.process_index, self.state.num_processes)
+
+
+def main(paths: JobPaths) -> None:
+    """One rank of the evaluation."""
+    work = open_workplace(paths)
+    folders = {digest: find_samples(work, digest) for digest in work.sample_specs()}
+    missing = {digest: missing_images(folder, work.grid) for digest, folder in folders.items()}
+    to_sample = sum(len(keys) for keys in missing.values())
+    to_score = len(work.grid) * len(folders)
+    pairs = num_calibration_pairs(work.snapshot_dir)
+    work.state.wait_for_everyone()
+    with JobProgress(
+        paths.out, total=to_sample + to_score + 2 * pairs, unit="images", enabled=work.state.is_main_process
+    ) as progress:
+        sample_missing(work, folders, missing, progress)
+        scorers = load_scorers(work)
+        rows, blank = score_all(work, scorers, folders, progress, done=to_sample)
+        calibration_rows = calibrate_all(work, scorers, progress, done=to_sample + to_score)
+    if work.state.is_main_process:
+        write_scores(work, rows, scorers)
+        write_calibration_scores(work, calibration_rows)
+        write_contact_sheet(work, folders)
+        write_json(paths.out / SPEC_FILE, work.spec.model_dump(mode="json"))
+        write_result(paths.out, make_report(work, calibration_rows, blank))
+    work.state.wait_for_everyone()
+    work.state.destroy_process_group()
+
+
+def open_workplace(paths: JobPaths) -> Workplace:
+    """Read what the job was given. ValueError for input that a person has to mend."""
+    spec = read_object(paths.spec, EvalSpec, "evaluation spec")
+    placement = read_object(paths.placement, Placement, "placement")
+    names = [scorer.name for scorer in (*spec.judges, *spec.guards)]
+    doubled = sorted({name for name in names if names.count(name) > 1})
+    if doubled:
+        raise ValueError(f"Judges and guards share the names {', '.join(doubled)}. Give each its own.")
+    torch.set_num_threads(placement.threads_per_process)
+    return Workplace(
+        spec=spec,
+        placement=placement,
+        paths=paths,
+        state=PartialState(),
+        prompts=read_prompts(paths.input(spec.prompts_digest, "prompts file")),
+        snapshot_dir=paths.input(spec.snapshot_digest, "snapshot"),
+    )
+
+
+# --- sampling -----------------------------------------------------------------------------------------------------
+
+
+def find_samples(work: Workplace, digest: str) -> Path:
+    """Where a model's images are or will be: with the inputs when they were sampled before, else in our output."""
+    sampled_before = work.paths.inputs / digest
+    if sampled_before.is_dir():
+        lacking = len(missing_images(sampled_before, work.grid))
+        if not lacking:
+            return sampled_before
+        logger.warning("%s lacks %d images; the model is sampled again", sampled_before, lacking)
+    return work.paths.out / SAMPLES_DIR / digest
+
+
+def sample_missing(
+    work: Workplace, folders: dict[str, Path], missing: dict[str, list[ImageKey]], progress: JobProgress
+) -> None:
+    """Draw what is not there yet, one model after the other."""
+    total = sum(len(keys) for keys in missing.values())
+    roles = {digest: role for role, digest in reversed(work.roles().items())}
+    for digest, keys in missing.items():
+
+        def after_batch(_: int, digest: str = digest) -> None:
+            if progress.enabled:
+                left = sum(len(missing_images(folders[d], lacking)) for d, lacking in missing.items())
+                progress.update(total - left, f"sampling {roles[digest]}")
+
+        mine = work.mine(keys)
+        if mine:
+            sample_model(work, work.sample_specs()[digest], mine, folders[digest], after_batch=after_batch)
+    work.state.wait_for_everyone()
+
+
+def sample_model(
+    work: Workplace, spec: SampleSpec, keys: list[ImageKey], folder: Path, *, after_batch: Callable[[int], None]
+) -> None:
+    """This rank's images of one model; the model is let go afterwards."""
+    sample_images(
+        load_model(work, spec.model),
+        keys,
+        folder,
+        sampler=spec.sampler,
+        resolution=spec.backbone.resolution,
+        micro_batch=work.placement.micro_batch,
+        after_batch=after_batch,
+    )
+
+
+def load_model(work: Workplace, model: ModelRef) -> Any:
+    """A pipeline on this rank's device, with adapters merged into the weights: the same model, fewer operations."""
+    base_dir = work.paths.input(work.spec.base_digest, "base model")
+    weights_dir = None if model.kind == "base" else work.paths.input(model.weights_digest, f"{model.kind} weights")
+    backbone_module = work.spec.backbone.implementation.partition(":")[0]
+    pipeline = resolve(f"{backbone_module}:load_pipeline")(base_dir, model, weights_dir)
+    if model.kind == "lora":
+        pipeline.fuse_lora()
+        pipeline.unload_lora_weights()
+    return pipeline.to(work.state.device)
+
+
+# --- scoring ------------------------------------------------------------------------------------------------------
+
+
+def load_scorers(work: Workplace) -> dict[str, Scorer]:
+    """Judges and guards by name."""
+    scorers: tuple[Judge, ...] = (*work.spec.judges, *work.spec.guards)
+    return {
+        scorer.name: load_scorer(
+            scorer, work.paths.input(scorer.weights_digest, f"scorer {scorer.name}"), work.state.device
+        )
+        for scorer in scorers
+    }
+
+
+def score_all(
+    work: Workplace, scorers: dict[str, Scorer], folders: dict[str, Path], progress: JobProgress, *, done: int
+) -> tuple[list[ScoreRow], list[str]]:
+    """Every image of every model, gathered from all ranks, and the blank ones."""
+    mine = work.mine(work.grid)
+    share = len(work.grid) * len(folders) / max(1, len(mine))
+    rows, blank = score_samples(
+        scorers,
+        folders,
+        mine,
+        micro_batch=work.placement.micro_batch,
+        after_batch=lambda n: progress.update(done + round(n * share), "scoring"),
+    )
+    return [ScoreRow(*row) for row in gather_object(rows)], sorted(gather_object(blank))
+
+
+def calibrate_all(
+    work: Workplace, scorers: dict[str, Scorer], progress: JobProgress, *, done: int
+) -> list[CalibrationRow]:
+    """Every calibration pair under every judge, gathered from all ranks."""
+    judges = {judge.name: scorers[judge.name] for judge in work.spec.judges}
+    ranks = work.state.num_processes
+    total = 2 * num_calibration_pairs(work.snapshot_dir)
+    rows = score_calibration(
+        judges,
+        calibration_pairs(work.snapshot_dir, rank=work.state.process_index, world_size=ranks),
+        micro_batch=work.placement.micro_batch,
+        after_batch=lambda n: progress.update(done + min(total, 2 * n * ranks), "checking judges"),
+    )
+    return sorted(CalibrationRow(*row) for row in gather_object(rows))
+
+
+# --- what is left behind ------------------------------------------------------------------------------------------
+
+
+def write_scores(work: Workplace, rows: Iterable[ScoreRow], scorers: dict[str, Scorer]) -> None:
+    """scores.parquet: a model with two roles has its rows twice, so that each role's grid is whole."""
+    by_digest: dict[str, list[ScoreRow]] = {}
+    for row in sorted(rows):
+        by_digest.setdefault(row.sample_digest, []).append(row)
+    cells = [(role, row) for role, digest in work.roles().items() for row in by_digest[digest]]
+    prompts = {prompt.index: prompt for prompt in work.prompts}
+    table = pa.table(
+        {
+            "role": [role for role, _ in cells],
+            "scorer": [row.scorer for _, row in cells],
+            "scorer_digest": [scorers[row.scorer].digest for _, row in cells],
+            "prompt_index": pa.array([row.prompt_index for _, row in cells], pa.int32()),
+            "prompt": [prompts[row.prompt_index].text for _, row in cells],
+            "category": [prompts[row.prompt_index].category for _, row in cells],
+            "seed": pa.array([row.seed for _, row in cells], pa.int64()),
+            "score": pa.array([row.score for _, row in cells], pa.float64()),
+        }
+    )
+    write_table(work.paths.out / SCORES_FILE, table)
+
+
+def write_calibration_scores(work: Workplace, rows: Sequence[CalibrationRow]) -> None:
+    """calibration_scores.parquet: one row per (judge, pair), from which the calibrations can be made again."""
+    columns = {name: [getattr(row, name) for row in rows] for name in CalibrationRow._fields}
+    types = dict(zip(CalibrationRow._fields, (pa.string(), pa.string(), *[pa.float64()] * 2, pa.bool_()), strict=True))
+    table = pa.table({name: pa.array(values, types[name]) for name, values in columns.items()})
+    write_table(work.paths.out / CALIBRATION_SCORES_FILE, table)
+
+
+def write_table(path: Path, table: pa.Table) -> None:
+    """A parquet file that appears whole."""
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer)
+    write_bytes(path, buffer.getvalue())
+
+
+def write_contact_sheet(work: Workplace, folders: dict[str, Path]) -> None:
+    """Fixed prompts, first seed, base / champion / candidate; roles that share weights share a column."""
+    roles = work.roles()
+    labels: dict[str, str] = {}
+    for role in ("base", "champion", "candidate"):
+        digest = roles[role]
+        labels[digest] = f"{labels[digest]} = {role}" if digest in labels else role
+    keys = [ImageKey(prompt, work.spec.seeds[0]) for prompt in spread(work.prompts, CONTACT_SHEET_PROMPTS)]
+    rows = [
+        SheetRow(key.prompt.text, {label: read_image(folders[d] / key.file_name) for d, label in labels.items()})
+        for key in keys
+    ]
+    buffer = io.BytesIO()
+    contact_sheet(rows, list(labels.values())).save(buffer, format="PNG")
+    write_bytes(work.paths.out / CONTACT_SHEET_FILE, buffer.getvalue())
+
+
+def make_report(work: Workplace, calibration_rows: Sequence[CalibrationRow], blank: Sequence[str]) -> EvalReport:
+    """Everything measured, computed from the files just written, so that the same file gives the same report."""
+    spec, scores_path = work.spec, work.paths.out / SCORES_FILE
+    columns = pq.read_table(scores_path, columns=["role", "scorer", "prompt_index", "seed", "score"]).to_pydict()
+    scorers = [scorer.name for scorer in (*spec.judges, *spec.guards)]
+    comparisons, problems = compare_all(
+        ScoreTable.from_columns(columns), scorers, tie_thresholds=spec.tie_thresholds, confidence=spec.confidence
+    )
+    calibrations, faults = calibrations_of(spec, calibration_rows)
+    return EvalReport(
+        uri="",
+        spec=spec,
+        scores_digest=file_sha256(scores_path),
+        num_prompts=len(work.prompts),
+        comparisons=tuple(comparisons),
+        calibrations=tuple(calibrations),
+        problems=(*blank_problems(work, blank), *problems, *faults),
+    )
+
+
+def calibrations_of(spec: EvalSpec, rows: Sequence[CalibrationRow]) -> tuple[list[Calibration], list[str]]:
+    """Each judge's agreement with people, and why one could not be had."""
+    calibrations, problems = [], []
+    for judge in spec.judges:
+        own = [row for row in rows if row.judge == judge.name]
+        try:
+            calibrations.append(
+                calibrate(
+                    judge.name,
+                    score_chosen=[row.score_chosen for row in own],
+                    score_rejected=[row.score_rejected for row in own],
+                    is_human_tie=[row.is_tie for row in own],
+                    confidence=spec.confidence,
+                )
+            )
+        except ValueError as error:
+            problems.append(str(error))
+    return calibrations, problems
+
+
+def blank_problems(work: Workplace, blank: Sequence[str]) -> list[str]:
+    """One sentence per model that drew black or single-coloured images."""
+    problems = []
+    for digest in work.sample_specs():
+        names = [path.split("/")[1] for path in blank if path.startswith(f"{digest}/")]
+        roles = " = ".join(role for role, other in work.roles().items() if other == digest)
+        if names:
+            shown = ", ".join(names[:NAMED_PROBLEMS]) + (", ..." if len(names) > NAMED_PROBLEMS else "")
+            problems.append(f"{roles}: {len(names)} images are black or of a single colour: {shown}")
+    return problems
+
+
+if __name__ == "__main__":
+    run_job(main)

@@ -1,0 +1,30 @@
+"""Caption match by a contrastive CLIP."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from alignment.rewards.catalogue import ClipScore
+from alignment.rewards.clip_model import DTYPE, PROCESSOR_BACKEND, ClipModel
+from alignment.rewards.interface import scorer_digest
+
+
+class ClipScoreScorer:
+    """100 * cos(text, image).
+
+    Source: Hessel et al. 2021, arXiv:2104.08718, with the factor 100 that torchmetrics uses. Not clamped at 0: a clamp
+    would hide differences between bad images, and the gate looks at differences.
+    """
+
+    def __init__(self, weights_dir: Path, params: ClipScore, *, weights_digest: str, device: torch.device) -> None:
+        self.digest = scorer_digest(
+            params, weights_digest=weights_digest, processor_backend=PROCESSOR_BACKEND, dtype=DTYPE
+        )
+        self._clip = ClipModel(weights_dir, device)
+
+    def score(self, images_B: Sequence[Image.Image], prompts: Sequence[str]) -> Tensor:
+        """scores_B; see `alignment.rewards.interface.Scorer`."""
+        return 100.0 * self._clip.cosines(images_B, prompts)
