@@ -1,4 +1,4 @@
-"""The folder of one job on its host: what was asked, what runs, what came of it. Engine, supervisor and worker share it.
+"""The folder of one job on its host, shared by engine, supervisor and worker: what was asked, runs, and came of it.
 
 request.json     the JobRequest of the latest attempt
 launch.json      what the supervisor is to run

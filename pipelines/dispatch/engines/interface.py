@@ -8,7 +8,7 @@ TERMINAL_STATES = frozenset({"succeeded", "failed", "preempted", "cancelled", "l
 
 
 class Engine(Protocol):
-    """Runs jobs somewhere that outlives the caller. Every method may be called from any process of the control plane."""
+    """Runs jobs somewhere that outlives the caller. Any process of the control plane may call any method."""
 
     def submit(self, request: JobRequest) -> JobHandle:
         """Make sure the job runs or has succeeded; idempotent on `request.job_id`.
@@ -24,6 +24,10 @@ class Engine(Protocol):
 
     def logs(self, handle: JobHandle, cursor: int) -> LogChunk:
         """Log lines of all attempts in order, from a cursor (0: the beginning) on; none when there is nothing new."""
+        ...
+
+    def log_location(self, handle: JobHandle) -> str:
+        """Where a person finds the whole log."""
         ...
 
     def cancel(self, handle: JobHandle) -> None:

@@ -81,6 +81,10 @@ class LocalEngine:
         finished = self.status(handle).state in TERMINAL_STATES
         return self._folder(handle).read_logs(cursor, finished=finished)
 
+    def log_location(self, handle: JobHandle) -> str:
+        """See `Engine.log_location`."""
+        return str(self._folder(handle).log_path(max(self.status(handle).attempt, 1)))
+
     def cancel(self, handle: JobHandle) -> None:
         """See `Engine.cancel`. A supervisor that does not answer in time is killed with its job."""
         folder = self._folder(handle)

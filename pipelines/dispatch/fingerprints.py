@@ -1,0 +1,40 @@
+"""Digests of files and folders that are read in place, taken once and kept until a size or a modification time changes.
+
+A base model is gigabytes; every request and every job wants its digest.
+"""
+
+import hashlib
+from pathlib import Path
+
+from alignment.contracts import canonical_json
+from pipelines.dispatch.job_folder import write_atomically
+from pipelines.folders import hash_folder, sha256_file
+
+
+def folder_fingerprint(path: Path, cache_dir: Path) -> str:
+    """content_digest of a folder, see `folders.hash_folder`; ValueError when it is missing or empty."""
+    remembered = cache_dir / f"{_listing_key(path, sorted(path.rglob('*')))}.sha256"
+    if remembered.is_file():
+        return remembered.read_text().strip()
+    digest, _files = hash_folder(path)
+    write_atomically(remembered, digest)
+    return digest
+
+
+def file_fingerprint(path: Path, cache_dir: Path) -> str:
+    """sha256 of a file; ValueError when it is missing."""
+    if not path.is_file():
+        raise ValueError(f"File {path} does not exist. Check the path.")
+    remembered = cache_dir / f"{_listing_key(path.parent, [path])}.sha256"
+    if remembered.is_file():
+        return remembered.read_text().strip()
+    digest = sha256_file(path)
+    write_atomically(remembered, digest)
+    return digest
+
+
+def _listing_key(root: Path, paths: list[Path]) -> str:
+    """sha256 over path, size and modification time of each file: another key as soon as one of them changes."""
+    stats = [(p.relative_to(root).as_posix(), p.stat()) for p in paths if p.is_file()]
+    listing = [str(root.absolute()), *([name, stat.st_size, stat.st_mtime_ns] for name, stat in stats)]
+    return hashlib.sha256(canonical_json(listing).encode()).hexdigest()

@@ -1,0 +1,224 @@
+"""A JobRequest from submission to answer: find what is finished, submit, poll, collect, or say why not."""
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from pipelines import tracking
+from pipelines.contracts import JobHandle, JobRequest, JobStatus
+from pipelines.dispatch.engines.catalogue import open_engine
+from pipelines.dispatch.engines.interface import TERMINAL_STATES, Engine
+from pipelines.settings import Settings
+from pipelines.storage import open_store
+
+log = logging.getLogger(__name__)
+
+SHOWN_LOG_LINES = 40
+POLL_SECONDS = 1.0
+
+
+class JobError(RuntimeError):
+    """A job did not give an answer. The message has the kind, the job, its last log lines and where the log is."""
+
+
+class ConfigError(JobError, ValueError):
+    """The spec or a folder it names is wrong; a person has to mend it."""
+
+
+class DataError(JobError):
+    """The data is wrong or changed; a person has to mend it."""
+
+
+class Diverged(JobError):  # noqa: N818
+    """The loss ran away; the last good checkpoint is kept. Another recipe is needed."""
+
+
+class StorageFull(JobError):  # noqa: N818
+    """No space for a checkpoint or an output; what was finished is intact."""
+
+
+class Preempted(JobError):  # noqa: N818
+    """The job was asked to stop and resumes from its checkpoint."""
+
+
+class JobCancelled(JobError):  # noqa: N818
+    """Somebody cancelled the job; a new submit resumes it."""
+
+
+class EngineLost(JobError):  # noqa: N818
+    """The engine does not know how the job ended; a new submit resumes it."""
+
+
+class JobCrashed(JobError):  # noqa: N818
+    """The job ended in an unforeseen way; a new submit resumes it."""
+
+
+_BY_STATE: Mapping[str, type[JobError]] = {
+    "preempted": Preempted,
+    "cancelled": JobCancelled,
+    "lost": EngineLost,
+    "unknown": EngineLost,
+}
+_BY_FAILURE: Mapping[str, type[JobError]] = {
+    "bad_input": ConfigError,
+    "bad_data": DataError,
+    "diverged": Diverged,
+    "preempted": Preempted,
+    "storage_full": StorageFull,
+}
+
+
+def fetch_answer(request: JobRequest, settings: Settings) -> dict[str, Any] | None:
+    """The value object of a request that was answered before, on any engine; None while there is no answer."""
+    manifest = open_store(settings.store_uri, settings).read_manifest(request.output_uri)
+    return manifest.value if manifest else None
+
+
+def submit(request: JobRequest, settings: Settings, engine: Engine | None = None) -> JobHandle:
+    """Submit to the engine of the placement; see `Engine.submit`."""
+    return (engine or open_engine(request.placement.engine, settings)).submit(request)
+
+
+def poll(handle: JobHandle, settings: Settings, engine: Engine | None = None) -> JobStatus:
+    """Where a job stands."""
+    return (engine or open_engine(handle.engine, settings)).status(handle)
+
+
+def cancel(handle: JobHandle, settings: Settings, engine: Engine | None = None) -> None:
+    """Stop a job; see `Engine.cancel`."""
+    (engine or open_engine(handle.engine, settings)).cancel(handle)
+
+
+def collect(handle: JobHandle, settings: Settings, engine: Engine | None = None) -> dict[str, Any]:
+    """The value object of a job that has ended; the JobError of its kind when it has none."""
+    engine = engine or open_engine(handle.engine, settings)
+    status = engine.status(handle)
+    if status.state != "succeeded":
+        raise job_error(handle, status, engine)
+    try:
+        return engine.result(handle)
+    except LookupError as error:
+        raise EngineLost(f"Job {handle.job_id} succeeded, but {error} Submit it again.") from error
+
+
+def job_error(handle: JobHandle, status: JobStatus, engine: Engine) -> JobError:
+    """The exception for a status that is not success."""
+    error_class = _BY_STATE.get(status.state) or _BY_FAILURE.get(status.failure_kind, JobCrashed)
+    lines = last_log_lines(handle, engine)
+    shown = "\n".join(f"  {line}" for line in lines)
+    tail = f"\nThe last {len(lines)} log lines:\n{shown}" if lines else "\nIt left no log."
+    what = status.failure_kind or status.state
+    where = engine.log_location(handle)
+    message = status.message or f"The job is {status.state}."
+    return error_class(
+        f"{what}: job {handle.job_id}, attempt {status.attempt}: {message}{tail}\nThe whole log: {where}"
+    )
+
+
+def last_log_lines(handle: JobHandle, engine: Engine) -> list[str]:
+    """Up to 40 lines from the end of the job's log."""
+    lines: list[str] = []
+    cursor = 0
+    while (chunk := engine.logs(handle, cursor)).cursor != cursor:
+        lines = [*lines, *chunk.lines][-SHOWN_LOG_LINES:]
+        cursor = chunk.cursor
+    return lines
+
+
+def track(request: JobRequest, settings: Settings, parent_key: str) -> JobRequest:
+    """The request with the MLflow run it streams to, under the run of its pipeline run; both found before created.
+
+    `parent_key` is `DAG_ID/RUN_ID` for a run of Airflow's, which the pipeline run then links to.
+    """
+    parent = {"project": request.project, "key": parent_key, "name": parent_key}
+    tracking.parent_run(settings, **parent, tags=_airflow_tags(settings, parent_key))
+    config = {"spec": request.spec, "placement": request.placement.model_dump(mode="json")}
+    target = tracking.job_run(
+        settings,
+        project=request.project,
+        request_job_id=request.job_id,
+        kind=request.kind,
+        parent_key=parent_key,
+        config=config,
+    )
+    return request.model_copy(update={"tracking": target})
+
+
+def close_run(settings: Settings, run_id: str, error: JobError) -> None:
+    """End the run of a job that failed, which a killed worker could not do itself; a server that is away is no matter."""
+    try:
+        tracking.finish_run(settings, run_id, "KILLED" if isinstance(error, Preempted | JobCancelled) else "FAILED")
+    except Exception as problem:
+        log.warning("The run %s could not be closed: %s", run_id, problem)
+
+
+def run_to_end(
+    request: JobRequest,
+    settings: Settings,
+    on_log: Callable[[str], None] | None = None,
+    *,
+    on_progress: Callable[[JobStatus], None] | None = None,
+    parent_key: str = "",
+    engine: Engine | None = None,
+) -> dict[str, Any]:
+    """Answer a request, waiting for the job: the blocking way, for the command line.
+
+    The job's log lines go to `on_log`, or to our own log. With a `parent_key` the job streams to MLflow, see `track`. A
+    KeyboardInterrupt cancels the job, whose checkpoints the next run resumes from. Raises the JobError of its kind.
+    """
+    answer = fetch_answer(request, settings)
+    if answer is not None:
+        log.info("Found by digest: %s", request.output_uri)
+        return answer
+    if parent_key:
+        request = track(request, settings, parent_key)
+    engine = engine or open_engine(request.placement.engine, settings)
+    handle = engine.submit(request)
+    try:
+        _follow(handle, engine, on_log or partial(log.info, "%s"), on_progress=on_progress or _ignore)
+    except KeyboardInterrupt:
+        log.warning("Cancelling job %s; run this again to resume it", handle.job_id)
+        engine.cancel(handle)
+        raise
+    try:
+        return collect(handle, settings, engine)
+    except JobError as error:
+        if request.tracking:
+            close_run(settings, request.tracking.run_id, error)
+        raise
+
+
+def _airflow_tags(settings: Settings, parent_key: str) -> dict[str, str]:
+    dag_id, _, run_id = parent_key.partition("/")
+    if not run_id:
+        return {}
+    tags = {"airflow.dag_id": dag_id, "airflow.run_id": run_id}
+    if settings.airflow_ui_url:
+        tags["airflow.ui_url"] = f"{settings.airflow_ui_url}/dags/{dag_id}/runs/{run_id}"
+    return tags
+
+
+def _follow(
+    handle: JobHandle,
+    engine: Engine,
+    on_log: Callable[[str], None],
+    *,
+    on_progress: Callable[[JobStatus], None],
+) -> None:
+    cursor = 0
+    while True:
+        status = engine.status(handle)
+        on_progress(status)
+        while (chunk := engine.logs(handle, cursor)).cursor != cursor:
+            for line in chunk.lines:
+                on_log(line)
+            cursor = chunk.cursor
+        if status.state in TERMINAL_STATES or status.state == "unknown":
+            return
+        time.sleep(POLL_SECONDS)
+
+
+def _ignore(_news: object) -> None:
+    return

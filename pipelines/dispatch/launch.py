@@ -1,0 +1,68 @@
+"""How an alignment job is started: one process of its own, or several under `accelerate launch`."""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from alignment.contracts import Placement
+from pipelines.contracts import JobRequest
+from pipelines.dispatch.job_folder import JobFolder, write_atomically
+
+log = logging.getLogger(__name__)
+
+NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
+ASK_TORCH = "import sys, torch; sys.exit(0 if torch.cuda.is_available() else 1)"
+
+
+def prepare_files(folder: JobFolder, request: JobRequest) -> None:
+    """Write what the job is started with: its spec, its placement, and a configuration for the launcher."""
+    folder.out_dir.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder.work_dir / "spec.json", json.dumps(request.spec, indent=1))
+    write_atomically(folder.work_dir / "placement.json", request.placement.model_dump_json(indent=1))
+    # Without a file of ours the launcher reads the one in the user's home, and with it whatever was meant elsewhere.
+    config = {
+        "compute_environment": "LOCAL_MACHINE",
+        "distributed_type": "MULTI_GPU",
+        "debug": False,
+        "machine_rank": 0,
+        "mixed_precision": "no",
+        "num_machines": 1,
+        "num_processes": request.placement.num_processes,
+        "use_cpu": False,
+    }
+    write_atomically(folder.work_dir / "accelerate.json", json.dumps(config, indent=1))
+
+
+def job_command(folder: JobFolder, kind: str, placement: Placement) -> list[str]:
+    """The command line of an alignment job.
+
+    `--multi_gpu` stands for several processes also without a GPU: with `--cpu` the launcher starts one process, unless
+    there is MPI. The processes learn that they are on the CPU from the environment (`alignment_environment`).
+    """
+    job = [
+        *("-m", f"alignment.jobs.{kind}"),
+        *("--spec", str(folder.work_dir / "spec.json")),
+        *("--placement", str(folder.work_dir / "placement.json")),
+        *("--inputs", str(folder.inputs_dir)),
+        *("--out", str(folder.out_dir)),
+    ]
+    if placement.num_processes == 1:
+        return [sys.executable, *job]
+    return [
+        *(sys.executable, "-m", "accelerate.commands.launch"),
+        *("--config_file", str(folder.work_dir / "accelerate.json"), "--multi_gpu"),
+        *("--num_processes", str(placement.num_processes), "--num_machines", "1"),
+        *("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"),
+        *("--num_cpu_threads_per_process", str(placement.threads_per_process)),
+        *job,
+    ]
+
+
+def must_use_cpu() -> bool:
+    """Whether this host has no GPU that torch can use. Torch itself is asked only where there is a driver."""
+    if not NVIDIA_DRIVER.exists() or os.environ.get("CUDA_VISIBLE_DEVICES", "all") in {"", "-1"}:
+        return True
+    return subprocess.run([sys.executable, "-c", ASK_TORCH], check=False, timeout=300).returncode != 0

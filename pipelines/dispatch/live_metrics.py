@@ -1,0 +1,171 @@
+"""Streams a job's metrics and sample images from its output folder to its MLflow run while it trains.
+
+metrics.jsonl and samples/index.jsonl are the record; this follows them in a thread. It never disturbs the training:
+when the tracking server is away it warns, waits, and catches up. What was sent is noted in a cursor file once the
+server has it, so an attempt that resumes from an earlier checkpoint sends no step and no image twice.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from alignment.contracts import METRICS_FILE, SAMPLES_INDEX_FILE, MetricsLine, SampleLine
+from pipelines.dispatch.job_folder import read_model, write_atomically
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS = 2.0
+LONGEST_PAUSE_SECONDS = 120.0
+LAST_TRIES = 3
+JOIN_TIMEOUT_SECONDS = 120.0
+JOIN_WHEN_STOPPED_SECONDS = 5.0
+
+Line = TypeVar("Line", bound=BaseModel)
+
+
+class Stream(Protocol):
+    """The part of tracking.RunStream that is used here."""
+
+    def log_metrics(self, step: int, unix_seconds: float, metrics: Mapping[str, float]) -> None: ...
+    def log_image(self, path: Path, key: str, step: int) -> None: ...
+    def flush(self) -> None: ...
+
+
+class TrackingCursor(BaseModel):
+    """What the tracking server has."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    last_step: dict[str, int] = {}
+    """Metric name to the last step that was sent."""
+    images: set[str] = set()
+    """`key@step` of every image that was sent."""
+
+
+class _Tail:
+    """Whole new lines of a file that grows, and that a resumed job may cut back to its checkpoint."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._offset = 0
+        self._before = b""
+
+    def read(self) -> list[bytes]:
+        """New lines; all lines again when the file is no longer the one that was read."""
+        if not self._path.is_file():
+            return []
+        with self._path.open("rb") as stream:
+            start = self._offset - len(self._before)
+            stream.seek(start)
+            if stream.read(len(self._before)) != self._before:
+                self._offset = 0
+            stream.seek(self._offset)
+            data = stream.read()
+        whole = data[: data.rfind(b"\n") + 1]
+        if whole:
+            self._offset += len(whole)
+            self._before = whole[-200:]
+        return whole.splitlines()
+
+    def restart(self) -> None:
+        """Read everything again next time."""
+        self._offset, self._before = 0, b""
+
+
+class LiveMetrics:
+    """Follows an output folder from `__enter__` until `__exit__`, which sends what is still unsent."""
+
+    def __init__(self, out_dir: Path, cursor_path: Path, open_stream: Callable[[], Stream]) -> None:
+        self._out_dir = out_dir
+        self._cursor_path = cursor_path
+        self._open_stream = open_stream
+        self._cursor = read_model(cursor_path, TrackingCursor) or TrackingCursor()
+        self._tails = {MetricsLine: _Tail(out_dir / METRICS_FILE), SampleLine: _Tail(out_dir / SAMPLES_INDEX_FILE)}
+        self._stream: Stream | None = None
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="live-metrics", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        # Who was told to stop has only the supervisor's grace left.
+        self._thread.join(JOIN_TIMEOUT_SECONDS if error is None else JOIN_WHEN_STOPPED_SECONDS)
+        if self._thread.is_alive():
+            log.warning("The tracking server keeps hanging; the run lacks its last points. %s has all.", METRICS_FILE)
+            return
+        for attempt in range(LAST_TRIES if error is None else 1):
+            if self.catch_up():
+                return
+            time.sleep(2.0**attempt)
+        log.warning("The run lacks its last points and images: tracking did not answer. %s has all.", METRICS_FILE)
+
+    def catch_up(self) -> bool:
+        """Send what is new; False, after a warning, when it could not be sent and has to be tried again."""
+        cursor = self._cursor.model_copy(deep=True)
+        try:
+            self._send(cursor)
+        except Exception as error:
+            log.warning("Tracking: %s", error)
+            self._stream = None
+            for tail in self._tails.values():
+                tail.restart()
+            return False
+        if cursor != self._cursor:
+            self._cursor = cursor
+            write_atomically(self._cursor_path, cursor.model_dump_json())
+        return True
+
+    def _follow(self) -> None:
+        pause = POLL_SECONDS
+        while not self._stop.wait(pause):
+            pause = POLL_SECONDS if self.catch_up() else min(2 * pause, LONGEST_PAUSE_SECONDS)
+
+    def _send(self, cursor: TrackingCursor) -> None:
+        metrics = _parse(self._tails[MetricsLine].read(), MetricsLine)
+        samples = _parse(self._tails[SampleLine].read(), SampleLine)
+        if not metrics and not samples:
+            return
+        self._stream = self._stream or self._open_stream()
+        for line in metrics:
+            self._send_metrics(line, cursor, self._stream)
+        for sample in samples:
+            self._send_image(sample, cursor, self._stream)
+        self._stream.flush()
+
+    def _send_metrics(self, line: MetricsLine, cursor: TrackingCursor, stream: Stream) -> None:
+        new = {name: value for name, value in line.metrics.items() if line.step > cursor.last_step.get(name, -1)}
+        if new:
+            stream.log_metrics(line.step, line.unix_seconds, new)
+            cursor.last_step |= dict.fromkeys(new, line.step)
+
+    def _send_image(self, sample: SampleLine, cursor: TrackingCursor, stream: Stream) -> None:
+        name = f"{sample.key}@{sample.step}"
+        if name in cursor.images:
+            return
+        try:
+            stream.log_image(self._out_dir / sample.path, sample.key, sample.step)
+        except (ValueError, FileNotFoundError) as error:
+            log.warning("Sample %s is left out of the run: %s", sample.path, error)
+        cursor.images.add(name)
+
+
+def _parse(lines: list[bytes], model: type[Line]) -> list[Line]:
+    """Lines that are what they should be; a torn one, of a process killed while writing, is left out."""
+    parsed = []
+    for line in lines:
+        try:
+            parsed.append(model.model_validate_json(line))
+        except ValidationError:
+            log.warning("A line is not a %s and is left out: %.100r", model.__name__, line)
+    return parsed

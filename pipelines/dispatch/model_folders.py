@@ -1,0 +1,145 @@
+"""Models that a user names: a local folder, an S3 prefix or a pinned hub revision, as a folder on this host, checked.
+
+A prefix and a revision are taken to be immutable: what was fetched once under the same URI is used again.
+"""
+
+import hashlib
+import json
+import logging
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from pipelines.folders import partial_path, swap_in
+from pipelines.settings import Settings
+from pipelines.storage import open_store
+
+log = logging.getLogger(__name__)
+
+MODEL_INDEX = "model_index.json"
+HUB_URI = re.compile(r"^hub://(?P<repo>[\w.-]+/[\w.-]+)@(?P<revision>[0-9a-f]{40})$")
+HUB_FILES = ("*.safetensors", "*.json", "*.txt", "*.model")
+HUB_LEFT_OUT = ("*.fp16.safetensors", "*.non_ema.safetensors", "*.msgpack.*", "*.onnx*", "*openvino*")
+_CONFIG_FILES = {
+    "scheduler": "scheduler_config.json",
+    "tokenizer": "tokenizer_config.json",
+    "feature_extractor": "preprocessor_config.json",
+}
+"""What a component without weights is configured by; every other component has config.json and safetensors."""
+
+
+def local_folder(uri: str, settings: Settings) -> Path:
+    """The folder a URI stands for, on this host: in place when it is local, else fetched once.
+
+    Raises ValueError for a folder that is not there, a URI that is not pinned, or a hub that cannot be reached.
+    """
+    if uri.startswith("hub://"):
+        return _fetched(uri, settings, _download_hub)
+    if uri.startswith("s3://"):
+        return _fetched(uri, settings, _download_prefix)
+    path = local_path(uri)
+    if not path.is_dir():
+        raise ValueError(f"Model folder {path} does not exist. Give a local folder, s3://... or hub://owner/name@sha.")
+    return path
+
+
+def local_path(uri: str) -> Path:
+    """The path behind a local path or a file:// URI; ValueError for any other scheme."""
+    if "://" not in uri:
+        return Path(uri)
+    if not uri.startswith("file://"):
+        raise ValueError(f"{uri!r} is not on this host. Use a local path, file://, s3:// or hub://owner/name@sha.")
+    return Path(unquote(urlsplit(uri).path))
+
+
+def check_base_folder(path: Path) -> None:
+    """ValueError that names every file missing from a base model in the diffusers layout."""
+    index = path / MODEL_INDEX
+    if not index.is_file():
+        raise ValueError(f"Base model {path} has no {MODEL_INDEX}. Give a folder that `save_pretrained` has written.")
+    try:
+        components = json.loads(index.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{index} is not JSON: {error}. Copy the base model again.") from error
+    present = {name: entry for name, entry in components.items() if isinstance(entry, list) and all(entry)}
+    missing = [problem for name in sorted(present) for problem in _missing_files(path / name, name)]
+    if missing:
+        raise ValueError(f"Base model {path} is not complete, it lacks {', '.join(missing)}. Copy it again.")
+
+
+def check_scorer_folder(path: Path) -> None:
+    """ValueError that names what is missing from a judge's folder."""
+    missing = _missing_files(path, "")
+    if missing:
+        raise ValueError(f"Judge {path} is not complete, it lacks {', '.join(missing)}. Copy it again.")
+
+
+def _missing_files(folder: Path, component: str) -> list[str]:
+    """Paths a component should have and has not, relative to the model."""
+    name = f"{component}/" if component else ""
+    config = _CONFIG_FILES.get(re.sub(r"_\d+$", "", component))
+    if config is not None:
+        return [] if (folder / config).is_file() else [name + config]
+    missing = [] if (folder / "config.json").is_file() else [f"{name}config.json"]
+    indexed = sorted(folder.glob("*.safetensors.index.json"))
+    shards = {s for index in indexed for s in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()}
+    if not any(folder.glob("*.safetensors")):
+        return [*missing, f"{name}*.safetensors"]
+    return missing + [f"{name}{shard}" for shard in sorted(shards) if not (folder / shard).is_file()]
+
+
+def _fetched(uri: str, settings: Settings, download: Callable[[str, Path, Settings], None]) -> Path:
+    """A folder under `<state_dir>/models`, downloaded beside its place and renamed, so that it is whole or absent."""
+    name = re.sub(r"[^\w.-]+", "-", uri)[-80:].strip("-")
+    target = settings.state_dir / "models" / f"{hashlib.sha256(uri.encode()).hexdigest()[:12]}-{name}"
+    if target.is_dir():
+        return target
+    partial = partial_path(target)
+    partial.mkdir(parents=True)
+    try:
+        log.info("Fetching %s to %s", uri, target)
+        download(uri, partial, settings)
+        swap_in(partial, target, target.is_dir)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return target
+
+
+def _download_prefix(uri: str, folder: Path, settings: Settings) -> None:
+    store = open_store(uri, settings)
+    found = store.list_uris(uri)
+    if not found:
+        raise ValueError(f"There is nothing under {uri}. Check the prefix and the credentials (AWS_*).")
+    for object_uri in found:
+        store.fetch_file(object_uri, folder / object_uri.removeprefix(uri.rstrip("/") + "/"))
+
+
+def _download_hub(uri: str, folder: Path, _settings: Settings) -> None:
+    """A hub revision's safetensors, JSON and text files, no code and no pickle."""
+    match = HUB_URI.match(uri)
+    if match is None:
+        raise ValueError(f"{uri!r} is not pinned. Write hub://owner/name@REVISION with the 40 hex digits of a commit.")
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+    except ImportError as error:
+        raise ValueError(
+            f"{uri} needs huggingface_hub, which is not installed. Run pip install huggingface_hub."
+        ) from error
+    try:
+        snapshot_download(
+            match["repo"],
+            revision=match["revision"],
+            local_dir=folder,
+            allow_patterns=list(HUB_FILES),
+            ignore_patterns=list(HUB_LEFT_OUT),
+        )
+    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
+        first_line = str(error).strip().partition("\n")[0]
+        raise ValueError(
+            f"{uri} could not be downloaded: {first_line} Check the network, the name and HF_TOKEN, or fetch the model"
+            " by hand and give its folder."
+        ) from error
+    shutil.rmtree(folder / ".cache", ignore_errors=True)  # the downloader's own notes, with times in them

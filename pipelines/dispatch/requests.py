@@ -1,0 +1,201 @@
+"""Value objects of the stages before to JobRequests: what a job is given, and where its answer will be found.
+
+The answer's URI is named by the spec's digest, so the same science is never computed twice.
+"""
+
+from pathlib import Path
+from typing import Literal
+
+from alignment.contracts import (
+    DatasetSnapshot,
+    EncodeSpec,
+    EvalSpec,
+    FeatureCache,
+    Judge,
+    ModelRef,
+    Placement,
+    Recipe,
+    TrainSpec,
+    ValueObject,
+)
+from pipelines.contracts import CandidateVersion, JobInput, JobRequest, SideOutput
+from pipelines.dispatch.fingerprints import file_fingerprint, folder_fingerprint
+from pipelines.dispatch.inputs import hash_cache_dir
+from pipelines.dispatch.model_folders import check_base_folder, check_scorer_folder, local_folder, local_path
+from pipelines.project import JudgeSection, Project
+from pipelines.settings import Settings
+from pipelines.storage import open_store
+
+FOLDERS = {"encode": "features", "train": "models", "evaluate": "evaluations"}
+"""Folder of the store that holds the answers of each kind of job."""
+SAMPLES_FOLDER = "samples"
+WEIGHTS_FOLDER = "weights"
+
+
+def encode_request(project: Project, settings: Settings, snapshot: DatasetSnapshot, recipe: Recipe) -> JobRequest:
+    """Encode a snapshot's training pairs for the backbone of a recipe."""
+    base = base_input(project, settings)
+    spec = EncodeSpec(
+        snapshot_digest=snapshot.content_digest, base_digest=base.content_digest, backbone=recipe.backbone
+    )
+    inputs = (base, JobInput(content_digest=snapshot.content_digest, uri=snapshot.uri))
+    return _request(project, settings, spec, inputs=inputs, placement=project.placement.encode)
+
+
+def train_request(project: Project, settings: Settings, cache: FeatureCache, recipe: Recipe) -> JobRequest:
+    """Train a recipe on a feature cache."""
+    base = base_input(project, settings)
+    spec = TrainSpec(recipe=recipe, base_digest=base.content_digest, cache_digest=cache.content_digest)
+    inputs = (base, JobInput(content_digest=cache.content_digest, uri=cache.uri))
+    return _request(project, settings, spec, inputs=inputs, placement=project.placement.train)
+
+
+def evaluate_request(
+    project: Project,
+    settings: Settings,
+    *,
+    candidate: CandidateVersion,
+    champion: CandidateVersion | None,
+    snapshot_uri: str,
+    snapshot_digest: str,
+) -> JobRequest:
+    """Sample and judge a candidate against the champion and the base; without a champion the base is the incumbent.
+
+    Images that an earlier evaluation published are inputs, the others become side outputs. ValueError when a version
+    was made from another base.
+    """
+    base = base_input(project, settings)
+    versions = [version for version in (candidate, champion) if version is not None]
+    for version in versions:
+        _check_base(version, base, project)
+    section = project.evaluation
+    judges, guards = (_judge_inputs(sections, settings) for sections in (section.judges, section.guards))
+    prompts = _prompts_input(project, settings)
+    base_ref = ModelRef(kind="base", weights_digest=base.content_digest)
+    spec = EvalSpec(
+        candidate=_model_ref(candidate),
+        champion=_model_ref(champion) if champion else base_ref,
+        base_digest=base.content_digest,
+        backbone=project.base.backbone,
+        prompts_digest=prompts.content_digest,
+        seeds=section.seeds,
+        sampler=section.sampler,
+        judges=tuple(judges),
+        guards=tuple(guards),
+        snapshot_digest=snapshot_digest,
+        tie_thresholds=section.tie_thresholds,
+        confidence=section.confidence,
+    )
+    found, missing = _samples(spec, settings)
+    inputs = [base, prompts, JobInput(content_digest=snapshot_digest, uri=snapshot_uri)]
+    inputs += [_weights_input(version) for version in versions]
+    inputs += [*judges.values(), *guards.values(), *found]
+    return _request(
+        project,
+        settings,
+        spec,
+        inputs=_distinct(inputs),
+        placement=project.placement.evaluate,
+        side_outputs=tuple(missing),
+    )
+
+
+def with_generation(request: JobRequest, generation: int) -> JobRequest:
+    """The same request to be run once more: another job, another folder of the store for its answer."""
+    store_uri, _, name = request.output_uri.rpartition("/")
+    name = request.spec_digest if generation == 0 else f"{request.spec_digest}.g{generation}"
+    return request.model_copy(update={"generation": generation, "output_uri": f"{store_uri}/{name}"})
+
+
+def base_input(project: Project, settings: Settings) -> JobInput:
+    """The base model as an input, checked and hashed; ValueError names every file that is missing from it."""
+    folder = local_folder(project.base.uri, settings)
+    check_base_folder(folder)
+    digest = folder_fingerprint(folder, hash_cache_dir(settings))
+    return JobInput(content_digest=digest, uri=project.base.uri, manifest=False)
+
+
+def _request(
+    project: Project,
+    settings: Settings,
+    spec: EncodeSpec | TrainSpec | EvalSpec,
+    *,
+    inputs: tuple[JobInput, ...],
+    placement: Placement,
+    side_outputs: tuple[SideOutput, ...] = (),
+) -> JobRequest:
+    kind = _KINDS[type(spec)]
+    return JobRequest(
+        project=project.name,
+        kind=kind,
+        spec=spec.model_dump(mode="json"),
+        spec_digest=spec.digest,
+        inputs=inputs,
+        output_uri=open_store(settings.store_uri, settings).uri(FOLDERS[kind], spec.digest),
+        side_outputs=side_outputs,
+        placement=placement,
+    )
+
+
+_KINDS: dict[type[ValueObject], Literal["encode", "train", "evaluate"]] = {
+    EncodeSpec: "encode",
+    TrainSpec: "train",
+    EvalSpec: "evaluate",
+}
+
+
+def _check_base(version: CandidateVersion, base: JobInput, project: Project) -> None:
+    if version.base_digest != base.content_digest:
+        raise ValueError(
+            f"{version.model} version {version.version} was trained on base {version.base_digest}, but"
+            f" {project.base.uri} is {base.content_digest}. Restore that base, or train a candidate on the new one."
+        )
+
+
+def _model_ref(version: CandidateVersion) -> ModelRef:
+    return ModelRef(kind=version.kind, weights_digest=version.weights_digest)
+
+
+def _weights_input(version: CandidateVersion) -> JobInput:
+    return JobInput(content_digest=version.weights_digest, uri=version.weights_uri, subfolder=WEIGHTS_FOLDER)
+
+
+def _judge_inputs(sections: tuple[JudgeSection, ...], settings: Settings) -> dict[Judge, JobInput]:
+    """Each judge as the spec names it, with the folder of its weights."""
+    judges = {}
+    for section in sections:
+        folder = local_folder(section.uri, settings)
+        check_scorer_folder(folder)
+        digest = folder_fingerprint(folder, hash_cache_dir(settings))
+        judge = Judge(name=section.name, scorer=section.scorer, weights_digest=digest, trained_on=section.trained_on)
+        judges[judge] = JobInput(content_digest=digest, uri=section.uri, manifest=False)
+    return judges
+
+
+def _prompts_input(project: Project, settings: Settings) -> JobInput:
+    uri = project.evaluation.prompts
+    if uri.startswith("s3://"):
+        store = open_store(uri, settings)
+        digest = store.fetch_file(uri, settings.state_dir / "prompts" / f"{project.name}.tsv")
+    else:
+        digest = file_fingerprint(Path(local_path(uri)), hash_cache_dir(settings))
+    return JobInput(content_digest=digest, uri=uri, kind="file")
+
+
+def _samples(spec: EvalSpec, settings: Settings) -> tuple[list[JobInput], list[SideOutput]]:
+    """Images of each distinct model: found in the store, or still to be drawn and published there."""
+    store = open_store(settings.store_uri, settings)
+    found, missing = [], []
+    for digest in sorted({spec.sample_spec(model).digest for model in spec.models().values()}):
+        uri = store.uri(FOLDERS["evaluate"], SAMPLES_FOLDER, digest)
+        manifest = store.read_manifest(uri)
+        if manifest is not None:
+            found.append(JobInput(content_digest=manifest.content_digest, uri=uri, alias=digest))
+        else:
+            missing.append(SideOutput(path=f"{SAMPLES_FOLDER}/{digest}", uri=uri))
+    return found, missing
+
+
+def _distinct(inputs: list[JobInput]) -> tuple[JobInput, ...]:
+    """One input per name under the inputs dir: two roles may be played by the same weights."""
+    return tuple({item.alias or item.content_digest: item for item in inputs}.values())

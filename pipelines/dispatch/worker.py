@@ -1,0 +1,204 @@
+"""On the GPU host: bring the inputs, run the alignment job, stream its metrics, publish what it made.
+
+`python -m pipelines.dispatch.worker JOB_DIR`, under a supervisor. Everything it does may be done again: a second
+attempt finds fetched inputs, checkpoints, or a finished result that only has to be published.
+Exit codes: 0 published, 2 bad input, 143 stopped by SIGTERM, 1 anything else; failure.json in JOB_DIR says why.
+"""
+
+import errno
+import json
+import logging
+import shutil
+import signal
+import subprocess
+import sys
+from contextlib import AbstractContextManager, nullcontext, suppress
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal
+
+from alignment.contracts import (
+    CHECKPOINTS_DIR,
+    FAILURE_FILE,
+    PROGRESS_FILE,
+    RESULT_FILE,
+    JobFailure,
+)
+from pipelines import tracking
+from pipelines.contracts import JobRequest
+from pipelines.dispatch.environment import alignment_environment
+from pipelines.dispatch.inputs import link_inputs
+from pipelines.dispatch.job_folder import JobFolder, read_model
+from pipelines.dispatch.launch import job_command, must_use_cpu, prepare_files
+from pipelines.dispatch.live_metrics import LiveMetrics
+from pipelines.dispatch.processes import signal_group
+from pipelines.folders import hash_folder
+from pipelines.settings import Settings, load_settings
+from pipelines.storage import open_store
+
+log = logging.getLogger(__name__)
+
+TERMINATED = 128 + signal.SIGTERM
+EXIT_CODES = {"bad_input": 2, "bad_data": 2, "preempted": TERMINATED}
+STORAGE_FULL = {errno.ENOSPC, errno.EDQUOT}
+RUN_STATUS: dict[int, Literal["FINISHED", "KILLED"]] = {0: "FINISHED", TERMINATED: "KILLED"}
+
+
+class _Stopped(BaseException):
+    """SIGTERM arrived while no training process was there to take it."""
+
+
+class _JobError(Exception):
+    """The job cannot go on, for a reason that failure.json shall carry."""
+
+    def __init__(self, failure: JobFailure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+
+
+class Termination:
+    """SIGTERM: passed on to the training processes while there are any, else raised where the worker is."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._training: subprocess.Popen[bytes] | None = None
+        signal.signal(signal.SIGTERM, self._on_signal)
+
+    def wait_for(self, training: subprocess.Popen[bytes]) -> int:
+        """Exit code of the training processes, which get every SIGTERM in the meantime."""
+        self._training = training
+        try:
+            return training.wait()
+        finally:
+            self._training = None
+
+    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
+        self.asked = True
+        if self._training is None:
+            raise _Stopped
+        signal_group(self._training.pid, signal.SIGTERM)
+
+
+def main(job_dir: Path) -> int:
+    """Run the job of a folder; the exit code."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    folder = JobFolder(job_dir)
+    request = folder.read_request()
+    assert request is not None, f"{job_dir} has no request.json"
+    settings = load_settings()
+    code = _guarded(folder, request, settings)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the work is over; what is left is short and wants an end
+    _close_run(request, settings, code)
+    return code
+
+
+def _guarded(folder: JobFolder, request: JobRequest, settings: Settings) -> int:
+    """Run the job; whatever goes wrong becomes a failure.json and an exit code."""
+    try:
+        run_job(folder, request, settings, termination=Termination())
+    except _Stopped:
+        failure = JobFailure(kind="preempted", message="Stopped by SIGTERM.")
+    except _JobError as error:
+        failure = error.failure
+    except ValueError as error:
+        failure = JobFailure(kind="bad_input", message=str(error))
+    except OSError as error:
+        kind: Literal["storage_full", "crashed"] = "storage_full" if error.errno in STORAGE_FULL else "crashed"
+        failure = JobFailure(kind=kind, message=str(error))
+        log.exception("The worker failed")
+    except Exception as error:
+        failure = JobFailure(kind="crashed", message=f"{type(error).__name__}: {error}")
+        log.exception("The worker failed")
+    else:
+        return 0
+    log.error("%s: %s", failure.kind, failure.message)
+    with suppress(OSError):
+        folder.write_failure(failure)
+    return EXIT_CODES.get(failure.kind, 1)
+
+
+def run_job(folder: JobFolder, request: JobRequest, settings: Settings, *, termination: Termination) -> None:
+    """Fetch, run, publish; steps that an earlier attempt finished are skipped."""
+    if open_store(settings.store_uri, settings).read_manifest(request.output_uri) is not None:
+        log.info("%s is finished already", request.output_uri)
+        return
+    if (folder.out_dir / RESULT_FILE).is_file():
+        log.info("An earlier attempt has the result; only publishing is left")
+    else:
+        try:
+            link_inputs(request.inputs, folder.inputs_dir, settings)
+        except ValueError as error:
+            raise _JobError(JobFailure(kind="bad_data", message=str(error))) from error
+    prepare_files(folder, request)
+    with _live_metrics(folder, request):
+        if not (folder.out_dir / RESULT_FILE).is_file():
+            run_alignment(folder, request, termination)
+    publish(folder, request, settings)
+
+
+def run_alignment(folder: JobFolder, request: JobRequest, termination: Termination) -> None:
+    """Run the alignment job to its end; raises what it says went wrong."""
+    (folder.out_dir / FAILURE_FILE).unlink(missing_ok=True)
+    placement = request.placement
+    training = subprocess.Popen(
+        job_command(folder, request.kind, placement),
+        stdin=subprocess.DEVNULL,
+        env=alignment_environment(placement.threads_per_process, cpu=must_use_cpu()),
+        cwd=folder.work_dir,
+        start_new_session=True,
+    )
+    code = termination.wait_for(training)
+    if code == 0 and (folder.out_dir / RESULT_FILE).is_file():
+        return
+    if termination.asked:
+        raise _Stopped
+    failure = read_model(folder.out_dir / FAILURE_FILE, JobFailure)
+    raise _JobError(failure or _unexplained(code))
+
+
+def publish(folder: JobFolder, request: JobRequest, settings: Settings) -> dict[str, Any]:
+    """Upload side outputs, then the output with its value object in the manifest; then drop the checkpoints."""
+    store = open_store(settings.store_uri, settings)
+    result: dict[str, Any] = json.loads((folder.out_dir / RESULT_FILE).read_text(encoding="utf-8"))
+    result["uri"] = request.output_uri
+    for side in request.side_outputs:
+        store.publish_folder(folder.out_dir / side.path, side.uri, {"job_id": request.job_id})
+    left_out = (CHECKPOINTS_DIR, PROGRESS_FILE, RESULT_FILE, FAILURE_FILE, *(s.path for s in request.side_outputs))
+    if "content_digest" in result:
+        # A job knows the files it wrote; the folder that is published may hold a note or two more.
+        result["content_digest"], _files = hash_folder(folder.out_dir, left_out)
+    store.publish_folder(folder.out_dir, request.output_uri, result, exclude=left_out)
+    log.info("Published %s", request.output_uri)
+    shutil.rmtree(folder.out_dir / CHECKPOINTS_DIR, ignore_errors=True)
+    return result
+
+
+def _live_metrics(folder: JobFolder, request: JobRequest) -> AbstractContextManager[Any]:
+    target = request.tracking
+    if target is None:
+        return nullcontext()
+    open_stream = partial(tracking.RunStream, target.tracking_uri, target.run_id)
+    return LiveMetrics(folder.out_dir, folder.work_dir / "tracking_cursor.json", open_stream)
+
+
+def _close_run(request: JobRequest, settings: Settings, code: int) -> None:
+    """Give the run its end; a server that is away leaves it RUNNING, which the next attempt corrects."""
+    if request.tracking is None:
+        return
+    where = settings.model_copy(update={"tracking_uri": request.tracking.tracking_uri})
+    try:
+        tracking.finish_run(where, request.tracking.run_id, RUN_STATUS.get(code, "FAILED"))
+    except Exception as error:
+        log.warning("The run could not be closed: %s", error)
+
+
+def _unexplained(code: int) -> JobFailure:
+    if code in (TERMINATED, -signal.SIGTERM):
+        return JobFailure(kind="preempted", message="The training processes were stopped by SIGTERM.")
+    by = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+    return JobFailure(kind="crashed", message=f"The training processes ended with {by} and left no reason.")
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))
