@@ -1,4 +1,4 @@
-"""Files that are either whole or absent: write beside, flush to disk, rename. Digests of files and folders. Torch-free."""
+"""Files that are either whole or absent: write beside, flush, rename. Digests of files and folders. Torch-free."""
 
 import hashlib
 import json

@@ -5,7 +5,7 @@ from typing import Literal
 FailureKind = Literal["bad_input", "bad_data", "diverged", "preempted", "storage_full", "crashed"]
 
 
-class JobStopped(Exception):
+class JobStoppedError(Exception):
     """A stop with a known reason, raised anywhere below a job.
 
     `step` is the last optimiser step that was finished, where there is such a thing.

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
+from PIL.Image import Image
 from torch import Tensor, nn
 
 from alignment.backbones.noise_schedule import NoiseSchedule
@@ -58,5 +59,5 @@ class Backbone(Protocol):
 class GridSampler(Protocol):
     """Draws one image a prompt from fixed noise."""
 
-    def draw(self, prompt: str, seed: int, steps: int, *, guidance_scale: float) -> "object":
-        """A PIL image."""
+    def draw(self, prompt: str, seed: int, steps: int, *, guidance_scale: float) -> Image:
+        """One RGB image."""

@@ -15,7 +15,7 @@ PREDICTION_TYPES = ("epsilon", "v_prediction")
 
 @dataclass(frozen=True)
 class NoiseSchedule:
-    """A variance-preserving schedule: x_t = sqrt(a_t) x_0 + sqrt(1 - a_t) noise, a_t the cumulative product of alphas."""
+    """Variance-preserving: x_t = sqrt(a_t) x_0 + sqrt(1 - a_t) noise, with a_t the cumulative product of alphas."""
 
     alphas_cumprod_T: Tensor
     prediction_type: PredictionType

@@ -48,11 +48,13 @@ class StableDiffusionBackbone:
 
     @cached_property
     def _vae(self) -> AutoencoderKL:
-        return _frozen(AutoencoderKL.from_pretrained(self.base_dir / "vae", **_LOCAL), self.device)
+        return _frozen(AutoencoderKL.from_pretrained(self.base_dir / "vae", dtype=torch.float32, **_LOCAL), self.device)
 
     @cached_property
     def _text_encoder(self) -> CLIPTextModel:
-        return _frozen(CLIPTextModel.from_pretrained(self.base_dir / "text_encoder", **_LOCAL), self.device)
+        return _frozen(
+            CLIPTextModel.from_pretrained(self.base_dir / "text_encoder", dtype=torch.float32, **_LOCAL), self.device
+        )
 
     @cached_property
     def _tokenizer(self) -> CLIPTokenizer:
@@ -77,7 +79,7 @@ class StableDiffusionBackbone:
 
     def load_denoiser(self) -> nn.Module:
         """A fresh copy of the base UNet, float32, every weight frozen, in evaluation mode."""
-        unet = UNet2DConditionModel.from_pretrained(self.base_dir / "unet", **_LOCAL)
+        unet = UNet2DConditionModel.from_pretrained(self.base_dir / "unet", dtype=torch.float32, **_LOCAL)
         return cast(nn.Module, _frozen(unet, self.device))
 
     def predict(
@@ -162,7 +164,10 @@ def load_pipeline(base_dir: Path, model: ModelRef, weights_dir: Path | None) -> 
         raise ValueError(f"A {model.kind} model needs its weights folder; only the base itself can do without.")
     if model.kind == "full":
         _require(weights_dir, [_WeightFile("unet/config.json"), _WeightFile("unet/diffusion_pytorch_model")])
-        return _pipeline(base_dir, unet=UNet2DConditionModel.from_pretrained(weights_dir / "unet", **_LOCAL))
+        return _pipeline(
+            base_dir,
+            unet=UNet2DConditionModel.from_pretrained(weights_dir / "unet", dtype=torch.float32, **_LOCAL),
+        )
     _require(weights_dir, [_WeightFile(LORA_FILE)])
     pipeline = _pipeline(base_dir)
     pipeline.load_lora_weights(weights_dir, weight_name=LORA_FILE, use_safetensors=True, local_files_only=True)
@@ -217,8 +222,8 @@ def _require(folder: Path, parts: list[_WeightFile], missing_already: Sequence[s
     missing = [str(part) for part in parts if not part.present(folder)] + list(missing_already)
     if missing:
         raise ValueError(
-            f"The model folder {folder} lacks {', '.join(missing)}. It needs diffusers' layout with safetensors weights; "
-            "download or convert it again (save_pretrained with safe_serialization=True)."
+            f"The model folder {folder} lacks {', '.join(missing)}. It needs diffusers' layout with "
+            "safetensors weights; download or convert it again (save_pretrained with safe_serialization=True)."
         )
 
 
@@ -234,7 +239,13 @@ def _load_schedule(base_dir: Path) -> NoiseSchedule:
 def _pipeline(base_dir: Path, unet: nn.Module | None = None) -> StableDiffusionPipeline:
     replaced = {} if unet is None else {"unet": unet}
     pipeline = StableDiffusionPipeline.from_pretrained(
-        base_dir, safety_checker=None, requires_safety_checker=False, feature_extractor=None, **replaced, **_LOCAL
+        base_dir,
+        safety_checker=None,
+        requires_safety_checker=False,
+        feature_extractor=None,
+        dtype=torch.float32,
+        **replaced,
+        **_LOCAL,
     )
     pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, clip_sample=False)
     pipeline.set_progress_bar_config(disable=True)
@@ -244,7 +255,7 @@ def _pipeline(base_dir: Path, unet: nn.Module | None = None) -> StableDiffusionP
 def _frozen(module: Any, device: torch.device) -> Any:
     module.requires_grad_(False)
     module.eval()
-    return module.to(device=device, dtype=torch.float32)
+    return module.to(device)
 
 
 def _save_unet(unet: UNet2DConditionModel, folder: Path) -> None:

@@ -20,7 +20,7 @@ from pydantic import BaseModel
 from alignment.config import validate
 from alignment.contracts import FAILURE_FILE, RESULT_FILE, JobFailure
 from alignment.durable import write_json
-from alignment.failures import JobStopped
+from alignment.failures import JobStoppedError
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ def parse_paths(arguments: list[str]) -> JobPaths:
 
 def describe(error: Exception, out: Path) -> JobFailure:
     """The failure that stands for an exception; anything unforeseen is `crashed` and keeps its class name."""
-    if isinstance(error, JobStopped):
+    if isinstance(error, JobStoppedError):
         return JobFailure(kind=error.kind, message=error.message, step=error.step)
     if isinstance(error, OSError) and error.errno in STORAGE_FULL:
         folder = Path(error.filename).parent if error.filename else out

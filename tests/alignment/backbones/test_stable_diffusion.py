@@ -168,7 +168,7 @@ def test_saved_unet_gives_the_same_images_and_names_no_path(tiny_sd_dir: Path, t
 def test_weights_folder_without_its_file_is_named(tiny_sd_dir: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="pytorch_lora_weights"):
         load_pipeline(tiny_sd_dir, ModelRef(kind="lora", weights_digest="0" * 64), tmp_path)
-    with pytest.raises(ValueError, match="unet/config.json"):
+    with pytest.raises(ValueError, match=r"unet/config\.json"):
         load_pipeline(tiny_sd_dir, ModelRef(kind="full", weights_digest="0" * 64), tmp_path)
     with pytest.raises(ValueError, match="needs its weights folder"):
         load_pipeline(tiny_sd_dir, ModelRef(kind="full", weights_digest="0" * 64), None)

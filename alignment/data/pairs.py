@@ -1,0 +1,111 @@
+"""Reads the training pairs of a snapshot. C H W are channels, height and width of an image."""
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from alignment.failures import JobStoppedError
+
+COLUMNS = ("pair_id", "caption_chosen", "caption_rejected", "image_chosen", "image_rejected", "is_tie")
+LIGHT_COLUMNS = ("pair_id", "caption_chosen", "caption_rejected", "is_tie")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One comparison with both images as encoded bytes."""
+
+    pair_id: str
+    image_chosen: bytes
+    image_rejected: bytes
+
+
+class TrainingPairs:
+    """The pairs of a snapshot's train.parquet that are not ties, in file order.
+
+    Captions are held; images are read a row group at a time. Raises ValueError when the file or a column is missing or
+    nothing but ties is there, JobStoppedError (bad_data) when it cannot be read.
+    """
+
+    def __init__(self, snapshot_dir: Path) -> None:
+        self.path = snapshot_dir / "train.parquet"
+        self._file = _open(self.path)
+        light = self._file.read(columns=list(LIGHT_COLUMNS))
+        kept = np.flatnonzero(~light["is_tie"].to_numpy(zero_copy_only=False).astype(bool))
+        if len(kept) == 0:
+            raise ValueError(f"{self.path} holds no pair with a preference; there is nothing to train on.")
+        self.captions: list[tuple[str, str]] = list(
+            zip(
+                light["caption_chosen"].take(pa.array(kept)).to_pylist(),
+                light["caption_rejected"].take(pa.array(kept)).to_pylist(),
+                strict=True,
+            )
+        )
+        self._rows = kept
+        counts = [self._file.metadata.row_group(group).num_rows for group in range(self._file.num_row_groups)]
+        self._group_starts = np.concatenate([[0], np.cumsum(counts)])
+        self._group: tuple[int, pa.Table] = (-1, pa.table({}))
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def pair(self, index: int) -> Pair:
+        """The pair at a global index, 0 .. len - 1. Cheap when indices rise."""
+        row = int(self._rows[index])
+        group = int(np.searchsorted(self._group_starts, row, side="right")) - 1
+        table = self._row_group(group)
+        offset = row - int(self._group_starts[group])
+        return Pair(*(table[name][offset].as_py() for name in ("pair_id", "image_chosen", "image_rejected")))
+
+    def _row_group(self, group: int) -> pa.Table:
+        if self._group[0] != group:
+            try:
+                table = self._file.read_row_group(group, columns=["pair_id", "image_chosen", "image_rejected"])
+            except (pa.ArrowException, OSError) as error:
+                raise JobStoppedError("bad_data", f"{self.path}, row group {group}, cannot be read: {error}") from error
+            self._group = (group, table)
+        return self._group[1]
+
+
+def _open(path: Path) -> pq.ParquetFile:
+    if not path.is_file():
+        raise ValueError(f"The snapshot {path.parent} lacks {path.name}; make the snapshot again.")
+    try:
+        file = pq.ParquetFile(path)
+    except (pa.ArrowException, OSError) as error:
+        raise JobStoppedError("bad_data", f"{path} is not a readable parquet file: {error}") from error
+    missing = sorted(set(COLUMNS) - set(file.schema_arrow.names))
+    if missing:
+        raise ValueError(f"{path} lacks the column(s) {', '.join(missing)}; make the snapshot again.")
+    return file
+
+
+def pixels(encoded: bytes, resolution: int, origin: str) -> Tensor:
+    """Decode, scale the shorter side to `resolution` (bilinear), crop the centre square; CHW in [-1, 1], float32.
+
+    Sizes round as torchvision's Resize and CenterCrop do, so that features match published recipes. `origin` names the
+    image in the JobStoppedError (bad_data) that an undecodable one raises.
+    """
+    try:
+        with Image.open(io.BytesIO(encoded)) as opened:
+            image = opened.convert("RGB")
+    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
+        raise JobStoppedError("bad_data", f"{origin} cannot be decoded: {error}") from error
+    square = np.asarray(_square(image, resolution), dtype=np.float32)
+    return torch.from_numpy(square / 255.0).permute(2, 0, 1) * 2 - 1
+
+
+def _square(image: Image.Image, side: int) -> Image.Image:
+    width, height = image.size
+    shorter = min(width, height)
+    scaled = (int(side * width / shorter), int(side * height / shorter))
+    if image.size != scaled:
+        image = image.resize(scaled, Image.Resampling.BILINEAR)
+    left, top = round((scaled[0] - side) / 2), round((scaled[1] - side) / 2)
+    return image.crop((left, top, left + side, top + side))

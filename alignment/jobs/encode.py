@@ -1,0 +1,74 @@
+"""Encode a snapshot's training pairs into a feature cache: `python -m alignment.jobs.encode --spec ... --out ...`."""
+
+import logging
+
+from accelerate import PartialState
+
+from alignment.backbones.interface import Backbone
+from alignment.contracts import EncodeSpec, FeatureCache, Placement
+from alignment.data.features import FeatureWriter
+from alignment.data.pairs import TrainingPairs
+from alignment.durable import content_digest, write_json
+from alignment.jobs.outcome import JobPaths, read_object, run_job, write_result
+from alignment.jobs.processes import start_processes
+from alignment.lookup import resolve
+from alignment.progress import JobProgress
+
+logger = logging.getLogger(__name__)
+
+SPEC_FILE = "spec.json"
+
+
+def main(paths: JobPaths) -> None:
+    """Read the spec, encode this rank's shards, and on rank 0 write index and result."""
+    spec = read_object(paths.spec, EncodeSpec, what="encode spec")
+    placement = read_object(paths.placement, Placement, what="placement")
+    pairs = TrainingPairs(paths.input(spec.snapshot_digest, "snapshot"))
+    base_dir = paths.input(spec.base_digest, "base model")
+    state = start_processes(placement)
+    backbone: Backbone = resolve(spec.backbone.implementation)(base_dir, spec.backbone, state.device)
+    claim_output(paths, spec, state)
+    writer = FeatureWriter(pairs, backbone, spec, paths.out)
+    with JobProgress(
+        paths.out,
+        total=len(writer.shards),
+        unit="shards",
+        done=writer.num_finished(),
+        enabled=state.is_main_process,
+    ) as progress:
+        writer.write(state.process_index, state.num_processes, lambda: progress.update(writer.num_finished()))
+        state.wait_for_everyone()
+        progress.update(writer.num_finished())
+    if state.is_main_process:
+        _finish(paths, spec, writer)
+    state.wait_for_everyone()
+
+
+def claim_output(paths: JobPaths, spec: EncodeSpec, state: PartialState) -> None:
+    """Note whose shards OUT holds; ValueError when they are another spec's."""
+    note = paths.out / SPEC_FILE
+    if note.is_file():
+        earlier = read_object(note, EncodeSpec, what="spec of the earlier run")
+        if earlier.digest != spec.digest:
+            raise ValueError(f"{paths.out} holds shards of another encode spec; give an empty folder.")
+    state.wait_for_everyone()
+    if state.is_main_process and not note.is_file():
+        write_json(note, spec.model_dump(mode="json"))
+
+
+def _finish(paths: JobPaths, spec: EncodeSpec, writer: FeatureWriter) -> None:
+    index = writer.finish()
+    result = FeatureCache(
+        uri="",
+        content_digest=content_digest(paths.out, writer.files()),
+        spec_digest=spec.digest,
+        num_pairs=index.num_pairs,
+        num_captions=index.num_captions,
+        latent_shape=index.latent_shape,
+    )
+    write_result(paths.out, result)
+    logger.info("encoded %d pairs and %d captions", index.num_pairs, index.num_captions)
+
+
+if __name__ == "__main__":
+    run_job(main)

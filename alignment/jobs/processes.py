@@ -1,0 +1,34 @@
+"""The processes of one job: device, rank, threads, determinism. Started by accelerate's launcher, or alone."""
+
+import logging
+from datetime import timedelta
+
+import torch
+from accelerate import PartialState
+from diffusers.utils import logging as diffusers_logging
+from transformers.utils import logging as transformers_logging
+
+from alignment.contracts import Placement
+
+logger = logging.getLogger(__name__)
+
+WAIT_LIMIT = timedelta(hours=12)
+"""How long a rank waits for the others; a dead one is noticed by the launcher long before."""
+
+
+def start_processes(placement: Placement) -> PartialState:
+    """Join the process group (gloo on CPU, NCCL on GPU) and fix what could make two CPU runs differ.
+
+    On CPU every operation must be deterministic and the number of threads is the placement's.
+    """
+    on_gpu = torch.cuda.is_available()
+    if not on_gpu:
+        torch.set_num_threads(placement.threads_per_process)
+        torch.use_deterministic_algorithms(True)
+    state = PartialState(cpu=not on_gpu, timeout=WAIT_LIMIT)
+    if not on_gpu:
+        torch.set_num_threads(placement.threads_per_process)
+    diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
+    logger.info("process %d of %d on %s", state.process_index, state.num_processes, state.device)
+    return state

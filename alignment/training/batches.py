@@ -1,0 +1,115 @@
+"""Which pairs a step sees, how they are shared among processes, and the tensors they become.
+
+B counts pairs, C H W a latent. An optimiser step is numbered from 0 here.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from alignment.backbones.interface import Conditioning
+from alignment.contracts import Recipe
+from alignment.data.features import CachedFeatures
+from alignment.training.seeding import epoch_order, pair_randomness
+
+EMPTY_CAPTION = 0
+
+
+@dataclass(frozen=True)
+class Visit:
+    """One pair in one epoch. `weight` is 0 for a filler that only keeps a process without pairs in step."""
+
+    pair: int
+    epoch: int
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class PairBatch:
+    """A micro-batch of pairs as the offline step takes it; latents are drawn from their moments, not yet noised."""
+
+    chosen_BCHW: Tensor
+    rejected_BCHW: Tensor
+    noise_BCHW: Tensor
+    timesteps_B: Tensor
+    chosen_captions: Conditioning
+    rejected_captions: Conditioning
+    weight_B: Tensor
+
+    def to(self, device: torch.device) -> "PairBatch":
+        """The same batch on a device."""
+        return PairBatch(
+            chosen_BCHW=self.chosen_BCHW.to(device),
+            rejected_BCHW=self.rejected_BCHW.to(device),
+            noise_BCHW=self.noise_BCHW.to(device),
+            timesteps_B=self.timesteps_B.to(device),
+            chosen_captions={name: states.to(device) for name, states in self.chosen_captions.items()},
+            rejected_captions={name: states.to(device) for name, states in self.rejected_captions.items()},
+            weight_B=self.weight_B.to(device),
+        )
+
+
+def step_visits(step: int, *, global_batch: int, num_pairs: int, seed: int) -> list[Visit]:
+    """The global batch of a step: the next `global_batch` pairs of the endless stream of shuffled epochs."""
+    visits = []
+    for position in range(step * global_batch, (step + 1) * global_batch):
+        epoch, offset = divmod(position, num_pairs)
+        visits.append(Visit(epoch_order(seed, epoch, num_pairs)[offset], epoch))
+    return visits
+
+
+def micro_batches(visits: Sequence[Visit], *, rank: int, num_processes: int, micro_batch: int) -> list[Sequence[Visit]]:
+    """This process's contiguous share in pieces of at most `micro_batch`; shares differ by one pair at most.
+
+    A process without a share gets one filler of weight 0, because every process must take part in the synchronisation.
+    """
+    first = rank * len(visits) // num_processes
+    last = (rank + 1) * len(visits) // num_processes
+    share = visits[first:last] or [Visit(visits[0].pair, visits[0].epoch, weight=0.0)]
+    return [share[start : start + micro_batch] for start in range(0, len(share), micro_batch)]
+
+
+def assemble(visits: Sequence[Visit], features: CachedFeatures, recipe: Recipe, num_timesteps: int) -> PairBatch:
+    """Read the visited pairs from the cache and draw what chance decides; `flip_labels` swaps the two sides."""
+    rows = [_Row.draw(visit, features, recipe, num_timesteps) for visit in visits]
+    return PairBatch(
+        chosen_BCHW=torch.stack([row.chosen_CHW for row in rows]),
+        rejected_BCHW=torch.stack([row.rejected_CHW for row in rows]),
+        noise_BCHW=torch.stack([row.noise_CHW for row in rows]),
+        timesteps_B=torch.tensor([row.timestep for row in rows]),
+        chosen_captions=features.conditioning([row.caption_chosen for row in rows]),
+        rejected_captions=features.conditioning([row.caption_rejected for row in rows]),
+        weight_B=torch.tensor([visit.weight for visit in visits]),
+    )
+
+
+@dataclass(frozen=True)
+class _Row:
+    chosen_CHW: Tensor
+    rejected_CHW: Tensor
+    noise_CHW: Tensor
+    timestep: int
+    caption_chosen: int
+    caption_rejected: int
+
+    @classmethod
+    def draw(cls, visit: Visit, features: CachedFeatures, recipe: Recipe, num_timesteps: int) -> "_Row":
+        pair = features.pair(visit.pair)
+        chance = pair_randomness(
+            recipe.seed,
+            visit.epoch,
+            visit.pair,
+            latent_shape=features.index.latent_shape,
+            num_timesteps=num_timesteps,
+            caption_dropout=recipe.caption_dropout,
+        )
+        chosen_CHW = pair.chosen_mean_CHW + pair.chosen_std_CHW * chance.latent_noise_CHW
+        rejected_CHW = pair.rejected_mean_CHW + pair.rejected_std_CHW * chance.latent_noise_CHW
+        captions = (pair.caption_chosen, pair.caption_rejected)
+        if chance.caption_dropped:
+            captions = (EMPTY_CAPTION, EMPTY_CAPTION)
+        if recipe.flip_labels:
+            chosen_CHW, rejected_CHW, captions = rejected_CHW, chosen_CHW, captions[::-1]
+        return cls(chosen_CHW, rejected_CHW, chance.noise_CHW, chance.timestep, *captions)

@@ -1,0 +1,147 @@
+"""Checkpoints that are whole or absent, and from which a run goes on exactly.
+
+    checkpoints/step_000050/
+        weights.safetensors      every trainable weight, by name
+        optimiser.safetensors    AdamW's moments and step counts, by weight name
+        state.json               `TrainingState`
+        manifest.json            sha256 of the other files, written last
+
+A draft is written beside, flushed, and renamed. There is no generator state to keep: all randomness is a function of
+(seed, pair, epoch) and the global generator is seeded anew at every step.
+"""
+
+import json
+import logging
+import shutil
+from pathlib import Path
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from alignment.durable import file_sha256, publish_folder, write_json
+from alignment.tensor_files import write_tensors
+
+logger = logging.getLogger(__name__)
+
+MANIFEST_FILE = "manifest.json"
+STATE_FILE = "state.json"
+WEIGHTS_FILE = "weights.safetensors"
+OPTIMISER_FILE = "optimiser.safetensors"
+DRAFT = ".draft"
+
+
+class TrainingState(BaseModel):
+    """state.json: everything but tensors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    spec_digest: str
+    step: int
+    """Optimiser steps done."""
+    next_position: int
+    """Pairs seen so far, which is the place in the endless stream of shuffled epochs."""
+    learning_rate: float
+    """Of the last update; the next one's follows from the step."""
+    random_streams: Literal["seed/epoch/pair"] = "seed/epoch/pair"
+    """How randomness is keyed."""
+    guard_losses: tuple[float, ...]
+    guard_spikes: int
+    sample_keys: tuple[str, ...]
+    """`STEP/KEY` of every image that was logged."""
+
+
+class CheckpointFolder:
+    """The checkpoints of one run; keeps the newest few."""
+
+    def __init__(self, folder: Path, keep: int) -> None:
+        self.folder = folder
+        self.keep = keep
+
+    def save(self, state: TrainingState, model: nn.Module, optimiser: torch.optim.Optimizer) -> Path:
+        """Write a checkpoint, then drop the oldest beyond `keep`. On any error the earlier ones stay as they are."""
+        draft = self.folder / DRAFT
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(parents=True)
+        try:
+            write_tensors(draft / WEIGHTS_FILE, dict(trainable(model)))
+            write_tensors(draft / OPTIMISER_FILE, _moments(model, optimiser))
+            write_json(draft / STATE_FILE, state.model_dump(mode="json"))
+            write_json(draft / MANIFEST_FILE, {path.name: file_sha256(path) for path in sorted(draft.iterdir())})
+            final = self.folder / f"step_{state.step:06d}"
+            publish_folder(draft, final)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+        for old in self._present()[self.keep :]:
+            shutil.rmtree(old)
+        return final
+
+    def newest(self) -> Path | None:
+        """The newest checkpoint whose files match its manifest; damaged ones are passed over with a warning."""
+        for path in self._present():
+            problem = damage(path)
+            if problem is None:
+                return path
+            logger.warning("checkpoint %s is damaged (%s); trying the one before", path, problem)
+        return None
+
+    def drop_beyond(self, step: int) -> None:
+        """Remove checkpoints newer than the one resumed from: damaged, and about to be written again."""
+        for path in self._present():
+            if _step_of(path) > step:
+                shutil.rmtree(path)
+
+    def _present(self) -> list[Path]:
+        return sorted(self.folder.glob("step_*"), key=_step_of, reverse=True)
+
+
+def damage(path: Path) -> str | None:
+    """What is wrong with a checkpoint folder, or None."""
+    try:
+        manifest = json.loads((path / MANIFEST_FILE).read_text(encoding="utf-8"))
+        wrong = [name for name, sha256 in manifest.items() if file_sha256(path / name) != sha256]
+    except (OSError, ValueError, AttributeError) as error:
+        return str(error)
+    lacking = {WEIGHTS_FILE, OPTIMISER_FILE, STATE_FILE} - set(manifest)
+    return f"not as written: {', '.join([*wrong, *sorted(lacking)])}" if wrong or lacking else None
+
+
+def read_state(path: Path) -> TrainingState:
+    """The state of a checkpoint."""
+    return TrainingState.model_validate_json((path / STATE_FILE).read_bytes())
+
+
+def restore(path: Path, model: nn.Module, optimiser: torch.optim.Optimizer) -> None:
+    """Put a checkpoint's weights and moments in place."""
+    weights = load_file(path / WEIGHTS_FILE)
+    moments = load_file(path / OPTIMISER_FILE)
+    with torch.no_grad():
+        for name, weight in trainable(model):
+            weight.copy_(weights[name])
+            optimiser.state[weight] = {
+                # AdamW keeps its step count on the CPU, its moments beside the weight.
+                key: tensor.clone() if key == "step" else tensor.to(weight.device, copy=True)
+                for key, tensor in _of(name, moments).items()
+            }
+
+
+def trainable(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """The weights that the optimiser moves, in the model's order."""
+    return [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
+
+
+def _moments(model: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+    return {
+        f"{key}:{name}": tensor for name, weight in trainable(model) for key, tensor in optimiser.state[weight].items()
+    }
+
+
+def _of(name: str, moments: dict[str, Tensor]) -> dict[str, Tensor]:
+    keys = ("step", "exp_avg", "exp_avg_sq")
+    return {key: moments[f"{key}:{name}"] for key in keys if f"{key}:{name}" in moments}
+
+
+def _step_of(path: Path) -> int:
+    return int(path.name.removeprefix("step_"))

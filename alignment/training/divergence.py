@@ -1,0 +1,34 @@
+"""Stops a run that has gone wrong before it overwrites what is still good."""
+
+import math
+import statistics
+from collections import deque
+from collections.abc import Iterable
+
+from alignment.contracts import DivergenceGuard
+from alignment.failures import JobStoppedError
+
+
+class DivergenceWatch:
+    """Remembers the losses of the window; `losses` and `spikes` restore it from a checkpoint."""
+
+    def __init__(self, guard: DivergenceGuard, losses: Iterable[float] = (), spikes: int = 0) -> None:
+        self.guard = guard
+        self.losses: deque[float] = deque(losses, maxlen=guard.window_steps)
+        self.spikes = spikes
+
+    def observe(self, step: int, loss: float, gradient_norm: float) -> None:
+        """Judge a step before its update. JobStoppedError (diverged) when it is not finite or one spike too many."""
+        if not (math.isfinite(loss) and math.isfinite(gradient_norm)):
+            raise self._stop(step, f"loss {loss} and gradient norm {gradient_norm} are not both finite")
+        if len(self.losses) >= self.guard.patience_steps:
+            limit = self.guard.spike_factor * statistics.median(self.losses)
+            self.spikes = self.spikes + 1 if loss > limit else 0
+            if self.spikes >= self.guard.patience_steps:
+                reason = f"loss {loss:.4g} is above {limit:.4g} ({self.guard.spike_factor:g} times the median)"
+                raise self._stop(step, f"{reason} for {self.spikes} steps in a row")
+        self.losses.append(loss)
+
+    def _stop(self, step: int, reason: str) -> JobStoppedError:
+        advice = "The last good checkpoint is kept; lower the learning rate or raise beta"
+        return JobStoppedError("diverged", f"Training diverged at step {step}: {reason}. {advice}.", step=step - 1)

@@ -1,0 +1,244 @@
+"""The one loop: any number of processes, any micro-batch, interrupted or not, one curve.
+
+The gradient of a step is the mean over the global batch, however it is split: every micro-batch contributes the sum of
+its pairs' losses over the size of the global batch. Steps are counted from 1 in everything that is written.
+"""
+
+import logging
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
+from torch import Tensor, nn
+
+from alignment.backbones.interface import Backbone
+from alignment.contracts import CHECKPOINTS_DIR, METRICS_FILE, Placement, TrainSpec
+from alignment.data.features import CachedFeatures
+from alignment.durable import publish_folder
+from alignment.failures import JobStoppedError
+from alignment.lookup import resolve
+from alignment.progress import JobProgress
+from alignment.training.batches import Visit, assemble, micro_batches, step_visits
+from alignment.training.checkpoint import CheckpointFolder, TrainingState, read_state, restore, trainable
+from alignment.training.divergence import DivergenceWatch
+from alignment.training.metrics import append_metrics, cut_back
+from alignment.training.offline import OfflineStep, takes_reference
+from alignment.training.optimisation import build_optimiser, learning_rate, set_learning_rate
+from alignment.training.reference import never, predictor, reference_predictor
+from alignment.training.samples import SampleGrid
+from alignment.training.seeding import stream_seed
+from alignment.training.stopping import StopSignal
+
+logger = logging.getLogger(__name__)
+
+WEIGHTS_DIR = "weights"
+
+
+@dataclass(frozen=True)
+class RunInputs:
+    """What a run is made of, read and checked by the job."""
+
+    spec: TrainSpec
+    placement: Placement
+    backbone: Backbone
+    features: CachedFeatures
+    out: Path
+
+
+class TrainingRun:
+    """One process's part of a run. `run()` goes from the newest good checkpoint to the weights folder."""
+
+    def __init__(self, inputs: RunInputs) -> None:
+        self.spec, self.placement, self.out = inputs.spec, inputs.placement, inputs.out
+        self.recipe = inputs.spec.recipe
+        self.features = inputs.features
+        self.backbone = inputs.backbone
+        # Buckets of gradients are all that DDP should send: a UNet has no buffers worth a broadcast.
+        settings = DistributedDataParallelKwargs(broadcast_buffers=False)
+        self.accelerator = Accelerator(
+            mixed_precision="no", cpu=not torch.cuda.is_available(), kwargs_handlers=[settings]
+        )
+        self.device = self.accelerator.device
+        self.denoiser = self.backbone.load_denoiser()
+        self.backbone.attach(self.denoiser, self.recipe.tuning, stream_seed("adapter", self.recipe.seed))
+        self.weights: list[nn.Parameter] = [weight for _, weight in trainable(self.denoiser)]
+        self.optimiser = build_optimiser(self.weights, self.recipe.optimiser)
+        self.checkpoints = CheckpointFolder(self.out / CHECKPOINTS_DIR, self.placement.keep_checkpoints)
+        self.watch = DivergenceWatch(self.recipe.divergence)
+        self.grid = SampleGrid(
+            self.out,
+            self.placement.sample_prompts,
+            backbone=self.backbone,
+            denoiser=self.denoiser,
+            device=self.device,
+        )
+        self.done = self._resume()
+        self.wrapped: nn.Module = self.accelerator.prepare(self.denoiser)
+        self.offline = self._offline_step()
+
+    # --- before and after the steps ---
+
+    def _offline_step(self) -> OfflineStep:
+        params = self.recipe.objective
+        reference = never("the reference")
+        if takes_reference(resolve(params.implementation)):
+            reference = reference_predictor(self.backbone, self.denoiser, self.recipe, self.device)
+        policy = predictor(self.backbone, self.wrapped, self.recipe, self.device)
+        return OfflineStep(params, self.backbone.schedule, policy=policy, reference=reference)
+
+    def _resume(self) -> int:
+        """Restore the newest good checkpoint; the number of steps done. Rank 0 chooses, so that all agree."""
+        chosen = torch.full((1,), -1, device=self.device)
+        if self.accelerator.is_main_process and (path := self.checkpoints.newest()):
+            chosen[0] = read_state(path).step
+        step = int(self.accelerator.reduce(chosen, "sum").item()) + self.accelerator.num_processes - 1
+        if step >= 0:
+            self._restore(self.checkpoints.folder / f"step_{step:06d}")
+        if self.accelerator.is_main_process:
+            self.checkpoints.drop_beyond(step)
+            cut_back(self.out / METRICS_FILE, step)
+            self.grid.cut_back(step)
+        self.accelerator.wait_for_everyone()
+        return max(0, step)
+
+    def _restore(self, path: Path) -> None:
+        state = read_state(path)
+        if state.spec_digest != self.spec.digest:
+            raise ValueError(f"{path} belongs to another train spec; give an empty output folder.")
+        restore(path, self.denoiser, self.optimiser)
+        self.watch = DivergenceWatch(self.recipe.divergence, state.guard_losses, state.guard_spikes)
+        logger.info("resumed from %s", path)
+
+    def run(self) -> None:
+        """Train to the last step and write the weights. JobStoppedError when it cannot or may not go on."""
+        main = self.accelerator.is_main_process
+        with (
+            StopSignal() as stop,
+            JobProgress(self.out, total=self.recipe.steps, unit="steps", done=self.done, enabled=main) as progress,
+        ):
+            self._settle()
+            if main and self.done == 0:
+                self.grid.draw(0)
+            while self.done < self.recipe.steps:
+                metrics, asked = self._step(stop)
+                self._record(metrics)
+                progress.update(self.done, f"loss {metrics['loss']:.4f} accuracy {metrics['implicit_accuracy']:.2f}")
+                if asked and self.done < self.recipe.steps:
+                    self._preempt()
+        if main:
+            self._write_weights()
+        self.accelerator.wait_for_everyone()
+
+    def _settle(self) -> None:
+        """One backward pass whose gradient is thrown away.
+
+        DDP lays out its buckets anew after the first one. With three or more processes the layout decides the order
+        of summation, so a resumed run would otherwise differ in its first step.
+        """
+        if self.accelerator.num_processes > 1:
+            self._accumulate(self._my_batches(self.done)[:1])
+            self.optimiser.zero_grad(set_to_none=True)
+
+    def _write_weights(self) -> None:
+        draft = self.out / f".{WEIGHTS_DIR}.draft"
+        self.backbone.save_weights(self.denoiser, self.recipe.tuning, draft)
+        publish_folder(draft, self.out / WEIGHTS_DIR)
+
+    # --- one step ---
+
+    def _step(self, stop: StopSignal) -> tuple[dict[str, float], bool]:
+        """One optimiser step; its metrics over the global batch, and whether any process was asked to stop."""
+        started = time.perf_counter()
+        torch.manual_seed(stream_seed("step", self.recipe.seed, self.done, self.accelerator.process_index))
+        sums = self._accumulate(self._my_batches(self.done))
+        metrics, asked = self._reduce(sums, stop)
+        norm = torch.nn.utils.clip_grad_norm_(self.weights, self.recipe.max_grad_norm).item()
+        self.watch.observe(self.done + 1, metrics["loss"], norm)
+        rate = learning_rate(self.done, self.recipe.optimiser, self.recipe.steps)
+        set_learning_rate(self.optimiser, rate)
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        self.done += 1
+        metrics |= {"gradient_norm": norm, "learning_rate": rate}
+        metrics["pairs_per_second"] = self.recipe.global_batch / (time.perf_counter() - started)
+        if self.device.type == "cuda":
+            metrics["gpu_memory_gib"] = torch.cuda.max_memory_allocated(self.device) / 2**30
+        return metrics, asked
+
+    def _my_batches(self, step: int) -> list[Sequence[Visit]]:
+        visits = step_visits(
+            step,
+            global_batch=self.recipe.global_batch,
+            num_pairs=self.features.index.num_pairs,
+            seed=self.recipe.seed,
+        )
+        return micro_batches(
+            visits,
+            rank=self.accelerator.process_index,
+            num_processes=self.accelerator.num_processes,
+            micro_batch=self.placement.micro_batch,
+        )
+
+    def _accumulate(self, batches: list[Sequence[Visit]]) -> dict[str, Tensor]:
+        """Forward and backward over this process's micro-batches; weighted sums of the monitors, float64."""
+        sums: dict[str, Tensor] = {}
+        # DDP averages over processes, the sum over pairs is to be divided by the global batch alone.
+        scale = self.accelerator.num_processes / self.recipe.global_batch
+        for number, visits in enumerate(batches):
+            batch = assemble(visits, self.features, self.recipe, self.backbone.schedule.num_timesteps).to(self.device)
+            last = number == len(batches) - 1
+            with nullcontext() if last else self.accelerator.no_sync(self.wrapped):
+                output = self.offline(batch)
+                self.accelerator.backward((output.loss_B * batch.weight_B).sum() * scale)
+            for name, value_B in output.monitors.items():
+                sums[name] = sums.get(name, torch.zeros((), device=self.device)) + (
+                    (value_B * batch.weight_B).sum(dtype=torch.float64)
+                )
+        return sums
+
+    def _reduce(self, sums: dict[str, Tensor], stop: StopSignal) -> tuple[dict[str, float], bool]:
+        """Means over the global batch, the same on every process."""
+        names = sorted(sums)
+        asked = torch.tensor(float(stop.requested), dtype=torch.float64, device=self.device)
+        total = self.accelerator.reduce(torch.stack([*(sums[name] for name in names), asked]), "sum").tolist()
+        means = {name: value / self.recipe.global_batch for name, value in zip(names, total, strict=False)}
+        return means, total[-1] > 0
+
+    # --- what a step leaves ---
+
+    def _record(self, metrics: dict[str, float]) -> None:
+        """Metrics, then images, then the checkpoint: so a checkpoint implies that all before it is on disk."""
+        if not self.accelerator.is_main_process:
+            return
+        placement, last = self.placement, self.done == self.recipe.steps
+        if last or self.done % placement.log_every_steps == 0:
+            append_metrics(self.out, self.done, metrics)
+        if last or self.done % placement.sample_every_steps == 0:
+            self.grid.draw(self.done)
+        if not last and self.done % placement.checkpoint_every_steps == 0:
+            self._checkpoint()
+
+    def _checkpoint(self) -> None:
+        state = TrainingState(
+            spec_digest=self.spec.digest,
+            step=self.done,
+            next_position=self.done * self.recipe.global_batch,
+            learning_rate=self.optimiser.param_groups[0]["lr"],
+            guard_losses=tuple(self.watch.losses),
+            guard_spikes=self.watch.spikes,
+            sample_keys=self.grid.keys(),
+        )
+        self.checkpoints.save(state, self.denoiser, self.optimiser)
+
+    def _preempt(self) -> None:
+        """Save where we are, wait until that is on disk, and stop."""
+        if self.accelerator.is_main_process:
+            self._checkpoint()
+        self.accelerator.wait_for_everyone()
+        message = f"Asked to stop by SIGTERM; checkpointed at step {self.done}. Run the job again to go on."
+        raise JobStoppedError("preempted", message, step=self.done)

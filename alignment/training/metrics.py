@@ -1,0 +1,50 @@
+"""metrics.jsonl and its like: one JSON object a line, each with its step."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from alignment.contracts import METRICS_FILE, MetricsLine
+from alignment.durable import write_bytes
+
+
+def append_metrics(out: Path, step: int, metrics: dict[str, float]) -> None:
+    """Add a line to metrics.jsonl and flush it, so that a reader who follows the file sees it."""
+    line = MetricsLine(step=step, unix_seconds=time.time(), metrics=metrics)
+    append_line(out / METRICS_FILE, line.model_dump_json())
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add one line to a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(line + "\n")
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Every whole line of a JSON-lines file; a last line cut short by a crash is left out. [] without a file."""
+    if not path.is_file():
+        return []
+    lines = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            lines.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return lines
+
+
+def cut_back(path: Path, step: int) -> None:
+    """Drop every line beyond a step, because a resumed run will write those again."""
+    if path.is_file():
+        kept = [json.dumps(line) + "\n" for line in read_lines(path) if line["step"] <= step]
+        write_bytes(path, "".join(kept).encode())
+
+
+def final_means(out: Path, steps: int) -> dict[str, float]:
+    """Means over the lines of the last tenth of the steps, or of the last line where that holds none."""
+    lines = [MetricsLine.model_validate(line) for line in read_lines(out / METRICS_FILE)]
+    tail = [line for line in lines if line.step > steps - max(1, steps // 10)] or lines[-1:]
+    names = tail[-1].metrics if tail else {}
+    return {name: sum(line.metrics[name] for line in tail) / len(tail) for name in names}

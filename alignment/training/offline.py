@@ -1,0 +1,120 @@
+"""The offline step: from a batch of pairs to one loss a pair. No optimiser here.
+
+B counts pairs, 2B images (all chosen, then all rejected), C H W a latent.
+"""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from alignment.backbones.interface import Conditioning
+from alignment.backbones.noise_schedule import NoiseSchedule
+from alignment.lookup import resolve
+from alignment.objectives.catalogue import ObjectiveParams
+from alignment.objectives.inputs import ObjectiveOutput, PairErrors
+from alignment.training.batches import PairBatch
+
+Predict = Callable[[Tensor, Tensor, Conditioning], Tensor]
+"""(noisy_BCHW, timesteps_B, conditioning) -> the denoiser's answer."""
+
+
+@dataclass(frozen=True)
+class StepOutput:
+    """loss_B carries the gradient; `monitors` are detached, one number a pair each."""
+
+    loss_B: Tensor
+    monitors: dict[str, Tensor]
+
+
+def takes_reference(objective: Callable[..., ObjectiveOutput]) -> bool:
+    """Whether an objective asks for a reference pass, which it does by having a `reference` argument."""
+    return "reference" in inspect.signature(objective).parameters
+
+
+class OfflineStep:
+    """Noise a pair's two images alike, let policy and reference answer, and hand the errors to the objective."""
+
+    def __init__(
+        self, params: ObjectiveParams, schedule: NoiseSchedule, *, policy: Predict, reference: Predict
+    ) -> None:
+        """`reference` is called only if the objective asks for it."""
+        self.params = params
+        self.objective: Callable[..., ObjectiveOutput] = resolve(params.implementation)
+        self.takes_reference = takes_reference(self.objective)
+        self.schedule = schedule
+        self.policy = policy
+        self.reference = reference
+
+    def __call__(self, batch: PairBatch) -> StepOutput:
+        """Loss and monitors of a micro-batch."""
+        noised = noise_pairs(batch, self.schedule)
+        inputs: dict[str, Any] = {}
+        if self.takes_reference:
+            # Before the policy's pass: a LoRA's reference toggles the adapters, which must be on when gradients flow.
+            with torch.no_grad():
+                inputs["reference"] = self._errors(self.reference, noised)
+        inputs["policy"] = self._errors(self.policy, noised)
+        output = self.objective(params=self.params, **inputs)
+        return StepOutput(output.loss_B, monitors(output, **inputs))
+
+    def _errors(self, predict: Predict, noised: "NoisedPairs") -> PairErrors:
+        prediction_BCHW = predict(noised.noisy_BCHW, noised.timesteps_B, noised.conditioning)
+        return pair_errors(prediction_BCHW, noised.target_BCHW)
+
+
+@dataclass(frozen=True)
+class NoisedPairs:
+    """What the denoiser sees and should answer; leading dimension 2B, all chosen before all rejected."""
+
+    noisy_BCHW: Tensor
+    target_BCHW: Tensor
+    timesteps_B: Tensor
+    conditioning: Conditioning
+
+
+def noise_pairs(batch: PairBatch, schedule: NoiseSchedule) -> NoisedPairs:
+    """Noise both images of each pair with the pair's one noise at its one timestep."""
+    latents_BCHW = torch.cat([batch.chosen_BCHW, batch.rejected_BCHW])
+    noise_BCHW = torch.cat([batch.noise_BCHW, batch.noise_BCHW])
+    timesteps_B = torch.cat([batch.timesteps_B, batch.timesteps_B])
+    return NoisedPairs(
+        noisy_BCHW=schedule.add_noise(latents_BCHW, noise_BCHW, timesteps_B),
+        target_BCHW=schedule.target(latents_BCHW, noise_BCHW, timesteps_B),
+        timesteps_B=timesteps_B,
+        conditioning={
+            name: torch.cat([states, batch.rejected_captions[name]]) for name, states in batch.chosen_captions.items()
+        },
+    )
+
+
+def pair_errors(prediction_BCHW: Tensor, target_BCHW: Tensor) -> PairErrors:
+    """Mean squared errors of 2B answers, squared and averaged in float32 whatever the forward pass ran in.
+
+    The objective multiplies differences of errors by thousands; half-precision spacing would drown them.
+    """
+    squared = (prediction_BCHW.float() - target_BCHW.float()).square()
+    chosen_B, rejected_B = squared.flatten(1).mean(dim=1).chunk(2)
+    return PairErrors(chosen_B, rejected_B)
+
+
+@torch.no_grad()
+def monitors(output: ObjectiveOutput, policy: PairErrors, reference: PairErrors | None = None) -> dict[str, Tensor]:
+    """What is worth watching, per pair. Both errors rising is usual for DPO; their rise over the reference tells more.
+
+    An exact tie counts half in the accuracy, as in diffusers; the authors' script counts it as wrong.
+    """
+    watched = {
+        "loss": output.loss_B.detach(),
+        "margin": output.margin_B,
+        "implicit_accuracy": (output.margin_B.sign() + 1) / 2,
+        "chosen_error": policy.chosen_B.detach(),
+        "rejected_error": policy.rejected_B.detach(),
+    }
+    if reference is not None:
+        watched["chosen_error_minus_reference"] = policy.chosen_B.detach() - reference.chosen_B
+        watched["rejected_error_minus_reference"] = policy.rejected_B.detach() - reference.rejected_B
+    return watched

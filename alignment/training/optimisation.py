@@ -1,0 +1,36 @@
+"""The optimiser and its learning rate. Steps are numbered from 0."""
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from alignment.contracts import AdamW
+
+
+def learning_rate(step: int, params: AdamW, total_steps: int) -> float:
+    """Linear warm-up that already moves at step 0, then constant, or a half cosine that would reach 0 after the end."""
+    if step < params.warmup_steps:
+        return params.learning_rate * (step + 1) / params.warmup_steps
+    if params.schedule == "constant":
+        return params.learning_rate
+    done = (step - params.warmup_steps) / max(1, total_steps - params.warmup_steps)
+    return params.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def build_optimiser(weights: Iterable[nn.Parameter], params: AdamW) -> torch.optim.AdamW:
+    """Decoupled weight decay on every trained weight."""
+    return torch.optim.AdamW(
+        weights,
+        lr=params.learning_rate,
+        betas=params.betas,
+        eps=params.epsilon,
+        weight_decay=params.weight_decay,
+    )
+
+
+def set_learning_rate(optimiser: torch.optim.Optimizer, value: float) -> None:
+    """The rate of the coming update."""
+    for group in optimiser.param_groups:
+        group["lr"] = value

@@ -1,0 +1,50 @@
+"""Policy and reference as functions of a noisy latent: same precision, same call, different weights."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from alignment.backbones.interface import Backbone, Conditioning
+from alignment.contracts import FullFineTune, Recipe
+from alignment.training.offline import Predict
+
+
+def predictor(backbone: Backbone, denoiser: nn.Module, recipe: Recipe, device: torch.device) -> Predict:
+    """The denoiser's forward pass, under autocast where the recipe says so."""
+
+    def predict(noisy_BCHW: Tensor, timesteps_B: Tensor, conditioning: Conditioning) -> Tensor:
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=recipe.precision == "bf16"):
+            return backbone.predict(denoiser, noisy_BCHW, timesteps_B, conditioning)
+
+    return predict
+
+
+def reference_predictor(backbone: Backbone, denoiser: nn.Module, recipe: Recipe, device: torch.device) -> Predict:
+    """The base model's answer: a frozen copy for a full fine-tune, the same weights without the adapter for a LoRA.
+
+    Always the base, also when a run is resumed from weights that are half trained.
+    """
+    if isinstance(recipe.tuning, FullFineTune):
+        return predictor(backbone, backbone.load_denoiser(), recipe, device)
+    return _without_adapter(backbone, denoiser, predictor(backbone, denoiser, recipe, device))
+
+
+def _without_adapter(backbone: Backbone, denoiser: nn.Module, predict: Predict) -> Predict:
+    def predict_reference(noisy_BCHW: Tensor, timesteps_B: Tensor, conditioning: Conditioning) -> Tensor:
+        backbone.set_adapter(denoiser, enabled=False)
+        try:
+            return predict(noisy_BCHW, timesteps_B, conditioning)
+        finally:
+            backbone.set_adapter(denoiser, enabled=True)
+
+    return predict_reference
+
+
+def never(what: str) -> Callable[..., Tensor]:
+    """Stands in for a part that is not loaded because nobody should call it."""
+
+    def refuse(noisy_BCHW: Tensor, timesteps_B: Tensor, conditioning: Conditioning) -> Tensor:
+        raise AssertionError(f"{what} was not loaded, yet somebody called it")
+
+    return refuse

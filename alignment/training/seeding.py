@@ -1,0 +1,62 @@
+"""Randomness as a function of (seed, pair, epoch): never of rank, world size, batch or how often a run was resumed.
+
+C H W are a latent's channels, height and width.
+"""
+
+import functools
+import hashlib
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+def stream_seed(*parts: int | str) -> int:
+    """A 63-bit seed for the stream that the parts name; different parts give unrelated streams."""
+    text = "/".join(str(part) for part in parts)
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def stream(*parts: int | str) -> torch.Generator:
+    """A CPU generator at the beginning of the stream that the parts name; its numbers are the same on every device."""
+    return torch.Generator("cpu").manual_seed(stream_seed(*parts))
+
+
+@functools.lru_cache(maxsize=2)
+def epoch_order(seed: int, epoch: int, num_pairs: int) -> tuple[int, ...]:
+    """The order in which an epoch visits the pairs."""
+    return tuple(torch.randperm(num_pairs, generator=stream("order", seed, epoch)).tolist())
+
+
+@dataclass(frozen=True)
+class PairRandomness:
+    """What chance decides about one visit of one pair. Both images of the pair share all of it.
+
+    The Diffusion-DPO authors share noise and timestep and draw each image's latent afresh; sharing the latter as well
+    takes variance out of the difference of errors, and identical images then give identical errors.
+    """
+
+    timestep: int
+    caption_dropped: bool
+    noise_CHW: Tensor
+    latent_noise_CHW: Tensor
+    """Standard normal; times the VAE's standard deviation it moves the latent away from its mean."""
+
+
+def pair_randomness(
+    seed: int,
+    epoch: int,
+    pair: int,
+    *,
+    latent_shape: tuple[int, int, int],
+    num_timesteps: int,
+    caption_dropout: float,
+) -> PairRandomness:
+    """Draw for one visit; the timestep is uniform over 0 .. num_timesteps - 1."""
+    generator = stream("pair", seed, epoch, pair)
+    return PairRandomness(
+        timestep=int(torch.randint(num_timesteps, (), generator=generator)),
+        caption_dropped=float(torch.rand((), generator=generator)) < caption_dropout,
+        noise_CHW=torch.randn(latent_shape, generator=generator),
+        latent_noise_CHW=torch.randn(latent_shape, generator=generator),
+    )
