@@ -1,0 +1,253 @@
+"""Every stage as a subcommand. One JSON value on stdout, progress and logs on stderr.
+
+Exit codes: 0 done, 1 failed, 2 bad input, 3 the gate said no. A stage needs only the project: what it builds on is
+made first, or found by digest when it was made before.
+"""
+
+import argparse
+import getpass
+import json
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipelines import stages
+
+Json = dict[str, Any]
+
+DONE, FAILED, BAD_INPUT, GATE_SAID_NO = 0, 1, 2, 3
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one subcommand and return its exit code."""
+    arguments = _parser().parse_args(argv)
+    level = logging.DEBUG if arguments.verbose else logging.INFO
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    for noisy in ("alembic", "httpx", "great_expectations", "urllib3", "botocore", "mlflow"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    command: Callable[[argparse.Namespace], int] = arguments.command
+    try:
+        return command(arguments)
+    except ValueError as error:
+        print(f"plumbline: {error}", file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        print("plumbline: interrupted; run the same command to go on", file=sys.stderr)
+        return 130
+    except (RuntimeError, OSError, LookupError) as error:
+        logging.debug("failed", exc_info=True)
+        print(f"plumbline: {error}", file=sys.stderr)
+        return FAILED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="plumbline", description="Keeps a text-to-image model aligned with people.")
+    parser.add_argument("-v", "--verbose", action="store_true", help="debug logs on stderr")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name, (command, text) in STAGES.items():
+        stage = commands.add_parser(name, help=text, description=text)
+        stage.add_argument("project", help="projects/NAME.toml")
+        stage.set_defaults(command=command)
+        if name in RECIPE_STAGES:
+            stage.add_argument("overrides", nargs="*", help="recipe overrides, e.g. objective.beta=2000")
+        if name in ("evaluate", "gate", "promote"):
+            stage.add_argument("--version", type=int, help="model version to judge; default: alias candidate")
+        if name == "rollback":
+            stage.add_argument("--reason", required=True, help="why; kept in the ledger")
+    _add_platform_commands(commands)
+    return parser
+
+
+def _add_platform_commands(commands: Any) -> None:
+    doctor = commands.add_parser("doctor", help="check store, tracking, engine, model; say how to mend each")
+    doctor.add_argument("project", nargs="?", help="projects/NAME.toml")
+    doctor.set_defaults(command=_doctor)
+    up = commands.add_parser("up", help="start the embedded platform and stay in the foreground")
+    up.add_argument("--airflow-port", type=int, default=0, help="0: any free port")
+    up.add_argument("--mlflow-port", type=int, default=0, help="0: any free port")
+    up.set_defaults(command=_up)
+    down = commands.add_parser("down", help="stop the embedded platform")
+    down.set_defaults(command=_down)
+    demo = commands.add_parser("demo", help="the whole loop once on the embedded platform, then stop it")
+    demo.add_argument("project", help="projects/NAME.toml")
+    demo.set_defaults(command=_demo)
+
+
+# --- stages ---------------------------------------------------------------------------------------------------------
+
+
+def _ingest(arguments: argparse.Namespace) -> int:
+    return _print({"batches": [stages.ingest(arguments.project, s) for s in stages.list_shards(arguments.project)]})
+
+
+def _validate(arguments: argparse.Namespace) -> int:
+    return _print({"reports": _reports(arguments.project)})
+
+
+def _snapshot(arguments: argparse.Namespace) -> int:
+    _reports(arguments.project)
+    return _print(stages.snapshot(arguments.project))
+
+
+def _encode(arguments: argparse.Namespace) -> int:
+    return _print([cache for _, cache in _caches(arguments)])
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    return _print([result for _, result in _results(arguments)])
+
+
+def _register(arguments: argparse.Namespace) -> int:
+    return _print(_candidates(arguments))
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    candidate = stages.pick_candidate(arguments.project, arguments.version)
+    return _print(_evaluation(arguments.project, candidate))
+
+
+def _gate(arguments: argparse.Namespace) -> int:
+    candidate = stages.pick_candidate(arguments.project, arguments.version)
+    decision = _decision(arguments.project, candidate)
+    _print(decision)
+    return DONE if decision["verdict"] == "promote" else GATE_SAID_NO
+
+
+def _promote(arguments: argparse.Namespace) -> int:
+    return _promote_candidates(arguments.project, [stages.pick_candidate(arguments.project, arguments.version)])
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    return _promote_candidates(arguments.project, _candidates(arguments))
+
+
+def _rollback(arguments: argparse.Namespace) -> int:
+    return _print(stages.rollback(arguments.project, actor=getpass.getuser(), reason=arguments.reason))
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    from pipelines import status
+    from pipelines.settings import load_settings
+
+    return _print(status.status(stages.read_project(arguments.project), load_settings()))
+
+
+def _reports(path: str) -> list[Json]:
+    return [stages.validate(path, stages.ingest(path, shard)) for shard in stages.list_shards(path)]
+
+
+def _caches(arguments: argparse.Namespace) -> list[tuple[Json, Json]]:
+    """(given, FeatureCache) per recipe."""
+    _reports(arguments.project)
+    snapshot = stages.snapshot(arguments.project)
+    count = len(stages.read_project(arguments.project, tuple(arguments.overrides)).train)
+    given = [{"snapshot": snapshot, "recipe": index} for index in range(count)]
+    return [(one, _job(arguments, "encode", one)) for one in given]
+
+
+def _results(arguments: argparse.Namespace) -> list[tuple[Json, Json]]:
+    """(given, TrainResult) per recipe."""
+    given = [{**one, "cache": cache} for one, cache in _caches(arguments)]
+    return [(one, _job(arguments, "train", one)) for one in given]
+
+
+def _candidates(arguments: argparse.Namespace) -> list[Json]:
+    key = _run_key(arguments.project)
+    return [
+        stages.register(arguments.project, given["snapshot"], result, run_key=key)
+        for given, result in _results(arguments)
+    ]
+
+
+def _promote_candidates(path: str, candidates: list[Json]) -> int:
+    """Gate and promote one candidate after another; 3 when none of them became or was the champion."""
+    promotions, champions = [], 0
+    for candidate in candidates:
+        if stages.is_challenger(path, candidate):
+            promotion = stages.promote(path, _decision(path, candidate), actor=getpass.getuser())
+            champions += promotion["moved"]
+        else:
+            message = f"Version {candidate['version']} holds the champion's weights already."
+            promotion = {"model": candidate["model"], "moved": False, "message": message}
+            champions += 1
+        promotions.append(promotion)
+    _print(promotions)
+    return DONE if champions else GATE_SAID_NO
+
+
+def _decision(path: str, candidate: Json) -> Json:
+    return stages.gate(path, candidate, _evaluation(path, candidate), run_key=_run_key(path))
+
+
+def _evaluation(path: str, candidate: Json) -> Json:
+    return stages.run_job(path, "evaluate", {"candidate": candidate}, run_key=_run_key(path))
+
+
+def _job(arguments: argparse.Namespace, stage: str, given: Json) -> Json:
+    key = _run_key(arguments.project)
+    return stages.run_job(arguments.project, stage, given, run_key=key, overrides=tuple(arguments.overrides))
+
+
+def _run_key(path: str) -> str:
+    """One parent run in MLflow for all that is run by hand for a project."""
+    return f"{Path(path).stem}.by_hand"
+
+
+# --- platform -------------------------------------------------------------------------------------------------------
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from pipelines import doctor
+    from pipelines.settings import load_settings
+
+    project = stages.read_project(arguments.project) if arguments.project else None
+    checks = [check.model_dump(mode="json") for check in doctor.diagnose(project, load_settings())]
+    _print({"checks": checks})
+    return DONE if all(check["ok"] for check in checks) else FAILED
+
+
+def _up(arguments: argparse.Namespace) -> int:
+    from pipelines.embedded import foreground
+
+    return foreground.stay_up(mlflow_port=arguments.mlflow_port, airflow_port=arguments.airflow_port)
+
+
+def _down(_: argparse.Namespace) -> int:
+    from pipelines.embedded import services
+    from pipelines.settings import load_settings
+
+    return _print({"stopped": services.stop(load_settings())})
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from pipelines.embedded import demo
+
+    return demo.run(arguments.project)
+
+
+def _print(value: Any) -> int:
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+    return DONE
+
+
+STAGES: dict[str, tuple[Callable[[argparse.Namespace], int], str]] = {
+    "ingest": (_ingest, "fetch every shard of every source into an immutable batch"),
+    "validate": (_validate, "judge every batch by the data rules; quarantine what breaks them"),
+    "snapshot": (_snapshot, "everything accepted so far as a content-addressed data set"),
+    "encode": (_encode, "VAE latents and text states of the snapshot"),
+    "train": (_train, "train every recipe of the project"),
+    "register": (_register, "trained weights as model versions, alias candidate"),
+    "evaluate": (_evaluate, "candidate, champion and base on the held-out prompts"),
+    "gate": (_gate, "decide on the candidate; exit code 3 when the answer is no"),
+    "promote": (_promote, "decide, and move the champion alias if the gate says so"),
+    "run": (_run, "the whole loop, without Airflow"),
+    "rollback": (_rollback, "the previous champion back"),
+    "status": (_status, "champion, candidate, last decision, ledger"),
+}
+RECIPE_STAGES = {"encode", "train", "register", "run"}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

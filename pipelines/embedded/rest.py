@@ -1,0 +1,88 @@
+"""A thin client of Airflow's public REST API (v2): what the demo needs, nothing more."""
+
+from typing import Any
+
+import httpx
+
+
+class AirflowApi:
+    """Logs in once; every call raises RuntimeError with the server's own words when it is refused."""
+
+    def __init__(self, url: str, *, user: str, password: str) -> None:
+        self._http = httpx.Client(base_url=url, timeout=30, trust_env=False)
+        self._credentials = {"username": user, "password": password}
+        self._login()
+
+    def ensure_pool(self, name: str, slots: int) -> None:
+        """Create or resize a pool in which a deferred task keeps its slots."""
+        body = {"name": name, "slots": slots, "description": "Training hosts", "include_deferred": True}
+        if self._http.get(f"/api/v2/pools/{name}").status_code == 404:
+            self._call("POST", "/api/v2/pools", json=body)
+        else:
+            self._call("PATCH", f"/api/v2/pools/{name}", json=body)
+
+    def import_errors(self) -> list[str]:
+        """What failed while Airflow parsed the DAG files."""
+        found = self._call("GET", "/api/v2/importErrors")["import_errors"]
+        return [f"{error['filename']}: {error['stack_trace']}" for error in found]
+
+    def dag_ids(self) -> list[str]:
+        """Every parsed DAG."""
+        return [dag["dag_id"] for dag in self._call("GET", "/api/v2/dags?limit=1000")["dags"]]
+
+    def unpause(self, dag_id: str) -> None:
+        """Let a DAG run."""
+        self._call("PATCH", f"/api/v2/dags/{dag_id}", json={"is_paused": False})
+
+    def trigger(self, dag_id: str, conf: dict[str, Any] | None = None) -> str:
+        """Start a run now; returns its run id."""
+        run = self._call("POST", f"/api/v2/dags/{dag_id}/dagRuns", json={"logical_date": None, "conf": conf or {}})
+        return str(run["dag_run_id"])
+
+    def runs(self, dag_id: str) -> list[dict[str, Any]]:
+        """Runs of a DAG, the newest first."""
+        found = self._call("GET", f"/api/v2/dags/{dag_id}/dagRuns?order_by=-run_after&limit=20")
+        return list(found["dag_runs"])
+
+    def run(self, dag_id: str, run_id: str) -> dict[str, Any]:
+        """One run."""
+        return self._call("GET", f"/api/v2/dags/{dag_id}/dagRuns/{run_id}")
+
+    def tasks(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
+        """Task instances of a run."""
+        found = self._call("GET", f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances?limit=200")
+        return list(found["task_instances"])
+
+    def log_tail(self, dag_id: str, run_id: str, task: dict[str, Any], lines: int = 40) -> str:
+        """The last lines of a task's log."""
+        path = f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task['task_id']}/logs/{task['try_number']}"
+        content = self._call("GET", path, params={"map_index": task["map_index"], "full_content": True})["content"]
+        return "\n".join(_log_line(entry) for entry in content[-lines:])
+
+    def xcom(self, dag_id: str, run_id: str, task_id: str) -> Any:
+        """A task's return value."""
+        path = f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/xcomEntries/return_value"
+        return self._call("GET", path, params={"deserialize": False, "stringify": False})["value"]
+
+    def _login(self) -> None:
+        response = self._http.post("/auth/token", json=self._credentials)
+        if response.status_code not in (200, 201):
+            raise RuntimeError(f"Airflow at {self._http.base_url} refused the log-in: {response.text[:300]}")
+        self._http.headers["Authorization"] = f"Bearer {response.json()['access_token']}"
+
+    def _call(self, method: str, path: str, **arguments: Any) -> dict[str, Any]:
+        response = self._http.request(method, path, **arguments)
+        if response.status_code == 401:
+            self._login()
+            response = self._http.request(method, path, **arguments)
+        if response.is_error:
+            raise RuntimeError(f"Airflow: {method} {path} gave {response.status_code}: {response.text[:500]}")
+        answer: dict[str, Any] = response.json()
+        return answer
+
+
+def _log_line(entry: Any) -> str:
+    if not isinstance(entry, dict):
+        return str(entry)
+    extra = {key: value for key, value in entry.items() if key == "error_detail"}
+    return f"{entry.get('event', '')} {extra or ''}".rstrip()

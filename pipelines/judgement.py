@@ -1,0 +1,101 @@
+"""The gate stage: evidence read back from the store, the decision made, kept and shown."""
+
+import tempfile
+import time
+from pathlib import Path
+
+from alignment.contracts import EvalReport
+from pipelines import tracking
+from pipelines.contracts import CandidateVersion, GateDecision
+from pipelines.project import Project
+from pipelines.release import decisions, evidence, gate
+from pipelines.release import report as reports
+from pipelines.settings import Settings
+from pipelines.storage import open_store, sha256_file
+
+
+def judge(
+    project: Project,
+    settings: Settings,
+    *,
+    candidate: CandidateVersion,
+    champion: CandidateVersion | None,
+    report: EvalReport,
+) -> GateDecision:
+    """Decide from the score table itself, write the HTML report beside the evaluation, keep the decision.
+
+    Raises ValueError when the evaluation's folder is not in the store.
+    """
+    store = open_store(settings.store_uri, settings)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "evaluation"
+        store.fetch_folder(report.uri, folder)
+        problems = evidence.recompute(
+            report, read_columns(folder / "scores.parquet"), scores_sha256=sha256_file(folder / "scores.parquet")
+        )
+        decision = gate.decide(
+            report,
+            project.gate,
+            candidate,
+            champion_version=champion.version if champion else None,
+            champion_weights_digest=champion.weights_digest if champion else candidate.base_digest,
+            table_problems=problems,
+        )
+        decision = decision.model_copy(update={"report_uri": report_uri(project, settings, decision)})
+        html = reports.render_report(report, decision, folder)
+        store.write_bytes(decision.report_uri, html.encode())
+    decisions.save_decision(decision, project, settings)
+    return decision
+
+
+def read_columns(path: Path) -> dict[str, list[object]]:
+    """A score table as plain columns."""
+    import pyarrow.parquet as pq
+
+    columns: dict[str, list[object]] = pq.read_table(path).to_pydict()
+    return columns
+
+
+def report_uri(project: Project, settings: Settings, decision: GateDecision) -> str:
+    """Where the HTML report of a decision lies."""
+    store = open_store(settings.store_uri, settings)
+    identity = decision.model_copy(update={"report_uri": ""}).digest
+    return store.uri("evaluations", "reports", project.name, f"{identity}.html")
+
+
+def show_in_tracking(
+    project: Project, settings: Settings, decision: GateDecision, *, report: EvalReport, run_key: str
+) -> None:
+    """Verdict, bounds, report and contact sheet on the pipeline run's page and on the version's tags."""
+    run_id = tracking.parent_run(settings, project=project.name, key=run_key, name=run_key, tags=verdict_tags(decision))
+    tracking.set_run_tags(settings, run_id, verdict_tags(decision))
+    stream = tracking.RunStream(settings.tracking_uri, run_id)
+    store = open_store(settings.store_uri, settings)
+    tracking.log_text(settings, run_id, store.read_bytes(decision.report_uri).decode(), "gate/report.html")
+    tracking.log_dict(settings, run_id, decision.model_dump(mode="json"), "gate/decision.json")
+    with tempfile.TemporaryDirectory() as scratch:
+        sheet = Path(scratch) / "contact_sheet.png"
+        sheet.write_bytes(store.read_bytes(f"{report.uri}/contact_sheet.png"))
+        tracking.log_artifacts(settings, run_id, sheet, "gate")
+    stream.log_metrics(0, time.time(), bounds(report))
+    stream.flush()
+
+
+def verdict_tags(decision: GateDecision) -> dict[str, str]:
+    """Tags that let a verdict be found in MLflow's run table."""
+    return {
+        "gate.verdict": decision.verdict,
+        "gate.report_uri": decision.report_uri,
+        "gate.candidate_version": str(decision.candidate.version),
+    }
+
+
+def bounds(report: EvalReport) -> dict[str, float]:
+    """The figures of every comparison, as metric names that sort together."""
+    figures: dict[str, float] = {}
+    for comparison in report.comparisons:
+        prefix = f"gate/{comparison.scorer}/vs_{comparison.against}"
+        figures[f"{prefix}/win_rate"] = comparison.win_rate
+        figures[f"{prefix}/win_rate_low"] = comparison.win_rate_low
+        figures[f"{prefix}/mean_difference_low"] = comparison.mean_difference_low
+    return figures

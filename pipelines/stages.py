@@ -1,0 +1,215 @@
+"""The stages, joined: plain JSON in, plain JSON out. What a subcommand and a DAG task both call.
+
+Only this file knows which wing hands what to which. The wings are imported inside the functions, so that a DAG or a
+command line pays for what it uses.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from alignment.contracts import DatasetSnapshot, EvalReport, FeatureCache, Recipe, TrainResult
+from pipelines.contracts import CandidateVersion, GateDecision, JobRequest, RawBatch, SourceShard, ValidationReport
+from pipelines.project import Project, load_project
+from pipelines.settings import Settings, load_settings
+
+Json = dict[str, Any]
+
+
+def read_project(path: str, overrides: tuple[str, ...] = ()) -> Project:
+    """The project at `path`, with recipe overrides; ValueError names every bad field."""
+    return load_project(Path(path), overrides)
+
+
+# --- pairs come in --------------------------------------------------------------------------------------------------
+
+
+def list_shards(path: str) -> list[Json]:
+    """Every shard of every source, as SourceShard."""
+    from pipelines.intake import ingestion
+
+    return [_json(shard) for shard in ingestion.list_source_shards(read_project(path), load_settings())]
+
+
+def ingest(path: str, shard: Json) -> Json:
+    """A shard as an immutable RawBatch."""
+    from pipelines.intake import ingestion
+
+    return _json(ingestion.ingest(SourceShard.model_validate(shard), read_project(path), load_settings()))
+
+
+def validate(path: str, batch: Json) -> Json:
+    """A batch's ValidationReport; ValueError when the batch as a whole failed, so that nothing downstream moves."""
+    from pipelines.intake import validation
+
+    report = validation.validate(RawBatch.model_validate(batch), read_project(path), load_settings())
+    if not report.passed:
+        raise ValueError(f"{batch['source_file']}: {report.failure} The report is at {report.uri}.")
+    return _json(report)
+
+
+def count_pairs(reports: list[Json]) -> dict[str, int]:
+    """Totals of what came in."""
+    found = [ValidationReport.model_validate(report) for report in reports]
+    return {
+        "batches": len(found),
+        "pairs_in": sum(report.num_rows for report in found),
+        "accepted": sum(report.num_accepted for report in found),
+        "quarantined": sum(report.num_quarantined for report in found),
+    }
+
+
+def snapshot(path: str) -> Json:
+    """Everything accepted so far as a DatasetSnapshot."""
+    from pipelines.intake import snapshot as snapshots
+
+    project, settings = read_project(path), load_settings()
+    reports = snapshots.accepted_reports(project, settings)
+    return _json(snapshots.build_snapshot(reports, project, settings))
+
+
+def enough_new_pairs(path: str, snapshot: Json) -> bool:
+    """Whether the snapshot holds enough pairs that the last candidate was not trained on."""
+    from pipelines import registry
+
+    project, settings = read_project(path), load_settings()
+    minimum = project.snapshot.minimum_new_pairs
+    last = registry.get_alias(settings, project.name, "candidate") if minimum else None
+    if last is None:
+        return True
+    tags = registry.version_tags(settings, project.name, last) or {}
+    return _num_pairs(snapshot) - int(tags.get("data.num_pairs", 0)) >= minimum
+
+
+# --- work goes out --------------------------------------------------------------------------------------------------
+
+
+def job_request(
+    path: str, stage: str, given: Json, *, overrides: tuple[str, ...] = (), generation: int = 0
+) -> JobRequest:
+    """The request of a job stage from its upstream value objects.
+
+    encode: {snapshot, recipe}; train: {cache, recipe}; evaluate: {candidate}; `recipe` is the recipe's position in the
+    project file, 0 when left out.
+    """
+    from pipelines.dispatch import requests
+
+    project, settings = read_project(path, overrides), load_settings()
+    if stage == "evaluate":
+        request = _evaluate_request(project, settings, CandidateVersion.model_validate(given["candidate"]))
+    else:
+        recipe: Recipe = project.recipes()[int(given.get("recipe", 0))]
+        if stage == "encode":
+            data = DatasetSnapshot.model_validate(given["snapshot"])
+            request = requests.encode_request(project, settings, data, recipe)
+        else:
+            request = requests.train_request(project, settings, FeatureCache.model_validate(given["cache"]), recipe)
+    return requests.with_generation(request, generation) if generation else request
+
+
+def run_job(path: str, stage: str, given: Json, *, run_key: str, overrides: tuple[str, ...] = ()) -> Json:
+    """Run a job stage to its end here and now; an answer that exists is given at once."""
+    from pipelines.dispatch import jobs
+
+    request = job_request(path, stage, given, overrides=overrides)
+    return jobs.run_to_end(request, load_settings(), parent_key=run_key)
+
+
+# --- a model goes out, or does not ----------------------------------------------------------------------------------
+
+
+def register(path: str, snapshot: Json, result: Json, *, run_key: str) -> Json:
+    """Trained weights as a CandidateVersion, alias `candidate`."""
+    from pipelines import tracking
+    from pipelines.release import registration
+
+    project, settings = read_project(path), load_settings()
+    data, trained = DatasetSnapshot.model_validate(snapshot), TrainResult.model_validate(result)
+    run_id = tracking.parent_run(
+        settings, project=project.name, key=run_key, name=run_key, tags=_links(settings, run_key)
+    )
+    tracking.log_dataset(settings, run_id, data, context="training")
+    return _json(registration.register(trained, project, settings, snapshot=data, run_id=run_id))
+
+
+def pick_candidate(path: str, version: int | None = None) -> Json:
+    """The CandidateVersion to judge: a given version, or where alias `candidate` points."""
+    from pipelines.release import registration
+
+    project, settings = read_project(path), load_settings()
+    found = registration.read_version(project, settings, version or "candidate")
+    if found is None:
+        raise ValueError(f"Model {project.name!r} has no {version or 'candidate'!r} version. Train one first.")
+    return _json(found)
+
+
+def is_challenger(path: str, candidate: Json) -> bool:
+    """Whether the candidate's weights are not the champion's already; if they are, there is nothing to judge."""
+    champion = _champion(read_project(path), load_settings())
+    return champion is None or champion.weights_digest != candidate["weights_digest"]
+
+
+def gate(path: str, candidate: Json, report: Json, *, run_key: str) -> Json:
+    """The GateDecision on an evaluation, its evidence kept in the store and shown in MLflow."""
+    from pipelines import judgement
+
+    project, settings = read_project(path), load_settings()
+    judged = CandidateVersion.model_validate(candidate)
+    measured = EvalReport.model_validate(report)
+    champion = _champion(project, settings)
+    decision = judgement.judge(project, settings, candidate=judged, champion=champion, report=measured)
+    judgement.show_in_tracking(project, settings, decision, report=measured, run_key=run_key)
+    return _json(decision)
+
+
+def promote(path: str, decision: Json, *, actor: str) -> Json:
+    """Move the alias if the decision says so; the Promotion tells what happened."""
+    from pipelines.release import promotion
+
+    return _json(promotion.promote(GateDecision.model_validate(decision), read_project(path), load_settings(), actor))
+
+
+def rollback(path: str, *, actor: str, reason: str) -> Json:
+    """Restore the previous champion."""
+    from pipelines.release import promotion
+
+    return _json(promotion.rollback(read_project(path), load_settings(), actor, reason))
+
+
+def _evaluate_request(project: Project, settings: Settings, candidate: CandidateVersion) -> JobRequest:
+    from pipelines.dispatch import requests
+
+    return requests.evaluate_request(
+        project,
+        settings,
+        candidate=candidate,
+        champion=_champion(project, settings),
+        snapshot_uri=candidate.snapshot_uri,
+        snapshot_digest=candidate.snapshot_digest,
+    )
+
+
+def _champion(project: Project, settings: Settings) -> CandidateVersion | None:
+    from pipelines.release import registration
+
+    return registration.read_version(project, settings, "champion")
+
+
+def _links(settings: Settings, run_key: str) -> dict[str, str]:
+    """Tags that lead from an MLflow run back to the Airflow run it belongs to."""
+    dag_id, _, run_id = run_key.partition("/")
+    if not settings.airflow_ui_url or not run_id:
+        return {}
+    return {
+        "airflow.dag_id": dag_id,
+        "airflow.run_id": run_id,
+        "airflow.ui_url": f"{settings.airflow_ui_url}/dags/{dag_id}/runs/{run_id}",
+    }
+
+
+def _num_pairs(snapshot: Json) -> int:
+    return sum(DatasetSnapshot.model_validate(snapshot).num_pairs.values())
+
+
+def _json(value: Any) -> Json:
+    answer: Json = value.model_dump(mode="json")
+    return answer
