@@ -1,4 +1,4 @@
-"""Settings of a fresh installation, and a real MLflow server that the whole session shares."""
+"""Settings of a fresh installation, a real MLflow server that the whole session shares, and a model on its way out."""
 
 import os
 import signal
@@ -7,13 +7,24 @@ import subprocess
 import sys
 import time
 import urllib.request
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
+from alignment.contracts import DatasetSnapshot, TrainResult
+from pipelines import tracking
+from pipelines.contracts import CandidateVersion, GateDecision
+from pipelines.folders import hash_folder
+from pipelines.project import Project, load_project
+from pipelines.release.registration import register
 from pipelines.settings import Settings, load_settings
+from pipelines.storage import Store, open_store
 
 ROOT = Path(__file__).parents[2]
 START_SECONDS = 90
@@ -79,3 +90,86 @@ def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowSe
 def tracked(settings: Settings, mlflow_server: MlflowServer) -> Settings:
     """Settings whose runs and models go to the session's server."""
     return settings.model_copy(update={"tracking_uri": mlflow_server.uri})
+
+
+SNAPSHOT = DatasetSnapshot(
+    uri="file:///store/snapshots/5",
+    content_digest="5" * 64,
+    num_pairs={"train": 8, "calibration": 2, "test": 1},
+    num_ties=1,
+    num_prompts=4,
+    sources=("shapes_pairs",),
+    licences=("CC0-1.0",),
+    batch_digests=("6" * 64,),
+    heldout_prompts_digest="7" * 64,
+)
+
+
+@dataclass
+class ReleaseWorld:
+    """A project with trained weights, versions and decisions, in a store of its own and on the shared server."""
+
+    project: Project
+    settings: Settings
+    run_id: str
+    folder: Path
+    base_digest: str = "b" * 64
+    snapshot: DatasetSnapshot = SNAPSHOT
+
+    @property
+    def store(self) -> Store:
+        return open_store(self.settings.store_uri, self.settings)
+
+    def train(self, name: str, kind: Literal["lora", "full"] = "lora") -> TrainResult:
+        """A finished training job whose weights depend on the name only."""
+        weights_dir = self.folder / name / "weights"
+        file = weights_dir / ("pytorch_lora_weights.safetensors" if kind == "lora" else "unet/model.safetensors")
+        file.parent.mkdir(parents=True)
+        seed = int.from_bytes(name.encode(), "little") % 2**31
+        save_file({"lora": np.random.default_rng(seed).normal(size=8).astype(np.float32)}, file)
+        result = TrainResult(
+            uri=self.store.uri("jobs", name),
+            spec_digest="5bec" * 16,
+            kind=kind,
+            weights_digest=hash_folder(weights_dir)[0],
+            base_digest=self.base_digest,
+            steps=100,
+            num_pairs=400,
+            final_metrics={"loss": 0.6},
+        )
+        self.store.publish_folder(weights_dir.parent, result.uri, result.model_dump(mode="json"))
+        return result
+
+    def register(self, name: str) -> CandidateVersion:
+        """Train and register."""
+        return register(self.train(name), self.project, self.settings, snapshot=self.snapshot, run_id=self.run_id)
+
+    def decide(self, candidate: CandidateVersion, champion: CandidateVersion | None, **changes: Any) -> GateDecision:
+        """The gate says promote, on scores that are in the store; `changes` make it say something else."""
+        scores_dir = self.folder / f"scores-{uuid.uuid4().hex[:8]}"
+        scores_dir.mkdir()
+        (scores_dir / "scores.parquet").write_bytes(scores_dir.name.encode())
+        uri = self.store.uri("evaluations", scores_dir.name)
+        manifest = self.store.publish_folder(scores_dir, uri, {})
+        facts: dict[str, Any] = {
+            "verdict": "promote",
+            "mode": "enforce",
+            "checks": (),
+            "reasons": (),
+            "candidate": candidate,
+            "champion_version": champion.version if champion else None,
+            "champion_weights_digest": champion.weights_digest if champion else self.base_digest,
+            "report_digest": "e" * 64,
+            "report_uri": uri,
+            "scores_digest": manifest.files["scores.parquet"].sha256,
+            "policy_digest": self.project.gate.digest,
+        }
+        return GateDecision(**{**facts, **changes})
+
+
+@pytest.fixture
+def world(tracked: Settings, tmp_path: Path) -> ReleaseWorld:
+    """A project nobody else uses, with an open training run."""
+    project = load_project(ROOT / "projects/shapes.toml").model_copy(update={"name": f"shapes_{uuid.uuid4().hex[:8]}"})
+    run_id = tracking.parent_run(tracked, project=project.name, key="1", name="run", tags={"airflow.run_id": "run-1"})
+    return ReleaseWorld(project, tracked, run_id, tmp_path / "jobs")

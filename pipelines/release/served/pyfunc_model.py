@@ -10,6 +10,7 @@ import io
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from mlflow.models import set_model  # noqa: TID253 - mlflow runs this file
 from mlflow.pyfunc import PythonModel  # noqa: TID253
 
@@ -30,8 +31,7 @@ class AlignedPipeline(PythonModel):  # type: ignore[misc]
         check_folder(base_dir, config["base_digest"], "The base model", moved)
         self.pipeline = build_pipeline(base_dir, weights_dir, config)
 
-    # MLflow would take a type hint on model_input for a schema; the model has one already.
-    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
+    def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> list[bytes]:
         """One PNG a prompt. Image i starts from seed + i, drawn on the CPU, so that batch and device do not matter."""
         import torch
 
@@ -77,7 +77,7 @@ def build_pipeline(base_dir: Path, weights_dir: Path, config: dict[str, Any]) ->
             weights_dir, weight_name="pytorch_lora_weights.safetensors", use_safetensors=True, local_files_only=True
         )
     if config["scheduler"] == "ddim":
-        pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
+        pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, clip_sample=False)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
 

@@ -1,0 +1,120 @@
+"""Trained weights become a version once, with all an auditor asks for, and can be loaded back."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from pipelines import registry, tracking
+from pipelines.release import registration
+from pipelines.release.registration import read_version, register
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+
+
+def test_a_version_carries_where_it_came_from_and_reads_back_the_same(world: Any) -> None:
+    result = world.train("a")
+    settings = world.settings.model_copy(update={"git_sha": "f00d"})
+    snapshot = world.snapshot
+    candidate = register(result, world.project, settings, snapshot=snapshot, run_id=world.run_id)
+    assert candidate.version == 1
+    assert candidate.weights_digest == result.weights_digest
+    assert (candidate.weights_uri, candidate.spec_digest) == (result.uri, result.spec_digest)
+    assert (candidate.snapshot_digest, candidate.trained_on) == (snapshot.content_digest, ("shapes_pairs",))
+    assert read_version(world.project, settings, 1) == candidate
+    assert read_version(world.project, settings, "candidate") == candidate
+    assert read_version(world.project, settings, "champion") is None
+    assert read_version(world.project, settings, 2) is None
+    tags = registry.version_tags(settings, world.project.name, 1)
+    assert tags is not None
+    assert tags["licence.base"] == "Apache-2.0"
+    assert tags["licence.data"] == "CC0-1.0"
+    assert tags["git.sha"] == "f00d"
+    assert tags["airflow.run_id"] == "run-1"
+    assert tags["train.steps"] == "100"
+
+
+def test_the_same_weights_are_registered_once_and_become_candidate_again(world: Any) -> None:
+    first = world.register("a")
+    second = world.register("b")
+    assert (first.version, second.version) == (1, 2)
+    result = world.train("again").model_copy(update={"weights_digest": first.weights_digest})
+    again = register(result, world.project, world.settings, snapshot=world.snapshot, run_id=world.run_id)
+    assert again == first
+    assert registry.get_alias(world.settings, world.project.name, "candidate") == 1
+
+
+def test_weights_that_are_not_those_of_the_result_are_refused(world: Any) -> None:
+    result = world.train("a").model_copy(update={"weights_digest": "0" * 64})
+    with pytest.raises(ValueError, match=f"{'0' * 64} was expected"):
+        register(result, world.project, world.settings, snapshot=world.snapshot, run_id=world.run_id)
+    assert registry.get_alias(world.settings, world.project.name, "candidate") is None
+
+
+def test_weights_changed_in_the_store_are_refused(world: Any) -> None:
+    result = world.train("a")
+    (path,) = Path(urlsplit(result.uri).path).glob("weights/*.safetensors")
+    path.write_bytes(path.read_bytes()[:-1] + b"!")
+    with pytest.raises(ValueError, match="changed or damaged"):
+        register(result, world.project, world.settings, snapshot=world.snapshot, run_id=world.run_id)
+
+
+def test_a_deleted_version_can_be_registered_again(world: Any) -> None:
+    first = world.register("a")
+    with tracking.connect(world.settings.tracking_uri) as client:
+        client.delete_model_version(world.project.name, "1")
+    assert read_version(world.project, world.settings, 1) is None
+    result = world.train("again").model_copy(update={"weights_digest": first.weights_digest, "uri": first.weights_uri})
+    again = register(result, world.project, world.settings, snapshot=world.snapshot, run_id=world.run_id)
+    assert again.version == 2
+
+
+def test_a_version_made_by_hand_is_named_as_such(world: Any) -> None:
+    world.register("a")
+    with tracking.connect(world.settings.tracking_uri) as client:
+        client.delete_model_version_tag(world.project.name, "1", "base.digest")
+    with pytest.raises(ValueError, match=r"Version 1 .* lacks a tag .*base\.digest"):
+        read_version(world.project, world.settings, 1)
+
+
+def test_lora_weights_load_through_mlflow_diffusers_and_nothing_is_pickled(world: Any, tmp_path: Path) -> None:
+    import mlflow.artifacts
+    import mlflow.diffusers
+
+    candidate = world.register("a")
+    uri = f"models:/{world.project.name}@candidate"
+    mlflow.set_tracking_uri(world.settings.tracking_uri)
+    adapter = mlflow.diffusers.load_model(uri)
+    assert adapter.base_model == world.project.base.uri
+    assert [path.name for path in Path(adapter.adapter_path).iterdir()] == ["pytorch_lora_weights.safetensors"]
+    served = Path(mlflow.artifacts.download_artifacts(uri, dst_path=str(tmp_path)))
+    files = {path.relative_to(served).as_posix() for path in served.rglob("*") if path.is_file()}
+    assert {"pyfunc_model.py", "artifacts/weights/pytorch_lora_weights.safetensors", "MLmodel"} <= files
+    assert not [name for name in files if name.endswith((".pkl", ".pt", ".bin", ".pickle"))]
+    weights = next(served.glob("artifacts/weights/*"))
+    line = f"{weights.name} {hashlib.sha256(weights.read_bytes()).hexdigest()}\n"
+    assert hashlib.sha256(line.encode()).hexdigest() == candidate.weights_digest
+
+
+def test_full_weights_are_registered_without_the_diffusers_flavor(world: Any) -> None:
+    import mlflow.models
+
+    result = world.train("a", kind="full")
+    register(result, world.project, world.settings, snapshot=world.snapshot, run_id=world.run_id)
+    info = mlflow.models.get_model_info(f"models:/{world.project.name}/1")
+    assert set(info.flavors) == {"python_function"}
+    config = info.flavors["python_function"]["config"]
+    assert (config["kind"], config["base_digest"]) == ("full", world.base_digest)
+
+
+def test_serving_requirements_are_those_of_the_training_host() -> None:
+    import tomllib
+
+    project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())["project"]
+    pinned = {
+        *project["dependencies"],
+        *(r for extra in ("control", "gpu") for r in project["optional-dependencies"][extra]),
+    }
+    assert set(registration.SERVING_REQUIREMENTS) <= pinned
