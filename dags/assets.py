@@ -10,6 +10,8 @@ from pipelines.project import Project, list_projects, load_project
 from pipelines.settings import load_settings
 
 GPU_POOL = "gpu"
+RUN_KEY = "{{ dag_run.dag_id }}/{{ run_id }}"
+"""What ties the MLflow runs of one DAG run together."""
 
 
 def projects() -> list[Project]:

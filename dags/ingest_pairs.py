@@ -35,7 +35,7 @@ for project in projects():
         def announce_pairs(path: str, reports: list[dict[str, Any]], *, outlet_events: Any = None) -> dict[str, int]:
             from pipelines import stages
 
-            counts = stages.count_pairs(path, list(reports))
+            counts = stages.count_pairs(list(reports))
             outlet_events[pairs_asset(stages.read_project(path))].extra = counts
             return counts
 

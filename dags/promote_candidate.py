@@ -4,7 +4,7 @@ from typing import Any
 
 from airflow.sdk import DAG, Param, task
 
-from dags.assets import GPU_POOL, candidate_asset, default_args, location, projects
+from dags.assets import GPU_POOL, RUN_KEY, candidate_asset, default_args, location, projects
 from pipelines.dispatch.operators.train_job import TrainJobOperator, retry_policy
 
 for project in projects():
@@ -27,11 +27,17 @@ for project in projects():
 
             return stages.pick_candidate(path, version=(params or {}).get("version") or None)
 
-        @task
-        def gate(path: str, candidate: dict[str, Any], report: dict[str, Any]) -> dict[str, Any]:
+        @task.short_circuit
+        def is_challenger(path: str, candidate: dict[str, Any]) -> bool:
             from pipelines import stages
 
-            return stages.gate(path, candidate, report)
+            return stages.is_challenger(path, candidate)
+
+        @task
+        def gate(path: str, candidate: dict[str, Any], report: dict[str, Any], run_key: str) -> dict[str, Any]:
+            from pipelines import stages
+
+            return stages.gate(path, candidate, report, run_key=run_key)
 
         @task
         def promote(path: str, decision: dict[str, Any]) -> dict[str, Any]:
@@ -48,5 +54,6 @@ for project in projects():
             pool=GPU_POOL,
             retry_policy=retry_policy(),
         )
-        promote(location(project), gate(location(project), candidate, evaluate.output))
+        is_challenger(location(project), candidate) >> evaluate
+        promote(location(project), gate(location(project), candidate, evaluate.output, RUN_KEY))
     globals()[dag.dag_id] = dag

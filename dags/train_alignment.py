@@ -4,7 +4,7 @@ from typing import Any
 
 from airflow.sdk import DAG, Param, task
 
-from dags.assets import GPU_POOL, candidate_asset, default_args, location, pairs_asset, projects
+from dags.assets import GPU_POOL, RUN_KEY, candidate_asset, default_args, location, pairs_asset, projects
 from pipelines.dispatch.operators.train_job import TrainJobOperator, retry_policy
 
 for project in projects():
@@ -32,11 +32,11 @@ for project in projects():
 
         @task(outlets=[candidate_asset(project)])
         def register(
-            path: str, snapshot: dict[str, Any], result: dict[str, Any], *, outlet_events: Any = None
+            path: str, snapshot: dict[str, Any], result: dict[str, Any], run_key: str, *, outlet_events: Any = None
         ) -> dict[str, Any]:
             from pipelines import stages
 
-            candidate = stages.register(path, snapshot, result)
+            candidate = stages.register(path, snapshot, result, run_key=run_key)
             outlet_events[candidate_asset(stages.read_project(path))].extra = {"version": candidate["version"]}
             return candidate
 
@@ -57,5 +57,5 @@ for project in projects():
             ]
         )
         enough_new_pairs(location(project), snapshot) >> encode
-        register.partial(path=location(project), snapshot=snapshot).expand(result=train.output)
+        register.partial(path=location(project), snapshot=snapshot, run_key=RUN_KEY).expand(result=train.output)
     globals()[dag.dag_id] = dag

@@ -5,7 +5,7 @@ import signal
 import sys
 import threading
 
-from pipelines.embedded import services
+from pipelines.embedded import running_jobs, services
 from pipelines.embedded.preparation import prepare_airflow
 from pipelines.settings import load_settings
 
@@ -33,3 +33,4 @@ def stay_up(*, mlflow_port: int, airflow_port: int) -> int:
         return 0
     finally:
         services.stop(settings)
+        running_jobs.cancel_all(settings)
