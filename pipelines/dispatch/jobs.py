@@ -147,7 +147,7 @@ def track(request: JobRequest, settings: Settings, parent_key: str) -> JobReques
 
 
 def close_run(settings: Settings, run_id: str, error: JobError) -> None:
-    """End the run of a job that failed, which a killed worker could not do itself; a server that is away is no matter."""
+    """End the run of a failed job, which a killed worker could not do itself; a server that is away is no matter."""
     try:
         tracking.finish_run(settings, run_id, "KILLED" if isinstance(error, Preempted | JobCancelled) else "FAILED")
     except Exception as problem:

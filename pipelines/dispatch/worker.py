@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
@@ -24,6 +25,7 @@ from alignment.contracts import (
     PROGRESS_FILE,
     RESULT_FILE,
     JobFailure,
+    Placement,
 )
 from pipelines import tracking
 from pipelines.contracts import JobRequest
@@ -42,6 +44,7 @@ log = logging.getLogger(__name__)
 TERMINATED = 128 + signal.SIGTERM
 EXIT_CODES = {"bad_input": 2, "bad_data": 2, "preempted": TERMINATED}
 STORAGE_FULL = {errno.ENOSPC, errno.EDQUOT}
+Command = Callable[[JobFolder, str, Placement], list[str]]
 RUN_STATUS: dict[int, Literal["FINISHED", "KILLED"]] = {0: "FINISHED", TERMINATED: "KILLED"}
 
 
@@ -57,7 +60,7 @@ class _JobError(Exception):
         self.failure = failure
 
 
-class Termination:
+class _Termination:
     """SIGTERM: passed on to the training processes while there are any, else raised where the worker is."""
 
     def __init__(self) -> None:
@@ -80,23 +83,23 @@ class Termination:
         signal_group(self._training.pid, signal.SIGTERM)
 
 
-def main(job_dir: Path) -> int:
-    """Run the job of a folder; the exit code."""
+def main(job_dir: Path, command: Command = job_command) -> int:
+    """Run the job of a folder; the exit code. `command` says how its alignment job is started."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     folder = JobFolder(job_dir)
     request = folder.read_request()
     assert request is not None, f"{job_dir} has no request.json"
     settings = load_settings()
-    code = _guarded(folder, request, settings)
+    code = _guarded(folder, request, settings, command=command)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the work is over; what is left is short and wants an end
     _close_run(request, settings, code)
     return code
 
 
-def _guarded(folder: JobFolder, request: JobRequest, settings: Settings) -> int:
+def _guarded(folder: JobFolder, request: JobRequest, settings: Settings, *, command: Command) -> int:
     """Run the job; whatever goes wrong becomes a failure.json and an exit code."""
     try:
-        run_job(folder, request, settings, termination=Termination())
+        _run_job(folder, request, settings, termination=_Termination(), command=command)
     except _Stopped:
         failure = JobFailure(kind="preempted", message="Stopped by SIGTERM.")
     except _JobError as error:
@@ -118,7 +121,9 @@ def _guarded(folder: JobFolder, request: JobRequest, settings: Settings) -> int:
     return EXIT_CODES.get(failure.kind, 1)
 
 
-def run_job(folder: JobFolder, request: JobRequest, settings: Settings, *, termination: Termination) -> None:
+def _run_job(
+    folder: JobFolder, request: JobRequest, settings: Settings, *, termination: _Termination, command: Command
+) -> None:
     """Fetch, run, publish; steps that an earlier attempt finished are skipped."""
     if open_store(settings.store_uri, settings).read_manifest(request.output_uri) is not None:
         log.info("%s is finished already", request.output_uri)
@@ -133,16 +138,16 @@ def run_job(folder: JobFolder, request: JobRequest, settings: Settings, *, termi
     prepare_files(folder, request)
     with _live_metrics(folder, request):
         if not (folder.out_dir / RESULT_FILE).is_file():
-            run_alignment(folder, request, termination)
-    publish(folder, request, settings)
+            _run_alignment(folder, request, termination, command=command)
+    _publish(folder, request, settings)
 
 
-def run_alignment(folder: JobFolder, request: JobRequest, termination: Termination) -> None:
+def _run_alignment(folder: JobFolder, request: JobRequest, termination: _Termination, *, command: Command) -> None:
     """Run the alignment job to its end; raises what it says went wrong."""
     (folder.out_dir / FAILURE_FILE).unlink(missing_ok=True)
     placement = request.placement
     training = subprocess.Popen(
-        job_command(folder, request.kind, placement),
+        command(folder, request.kind, placement),
         stdin=subprocess.DEVNULL,
         env=alignment_environment(placement.threads_per_process, cpu=must_use_cpu()),
         cwd=folder.work_dir,
@@ -157,7 +162,7 @@ def run_alignment(folder: JobFolder, request: JobRequest, termination: Terminati
     raise _JobError(failure or _unexplained(code))
 
 
-def publish(folder: JobFolder, request: JobRequest, settings: Settings) -> dict[str, Any]:
+def _publish(folder: JobFolder, request: JobRequest, settings: Settings) -> None:
     """Upload side outputs, then the output with its value object in the manifest; then drop the checkpoints."""
     store = open_store(settings.store_uri, settings)
     result: dict[str, Any] = json.loads((folder.out_dir / RESULT_FILE).read_text(encoding="utf-8"))
@@ -171,7 +176,6 @@ def publish(folder: JobFolder, request: JobRequest, settings: Settings) -> dict[
     store.publish_folder(folder.out_dir, request.output_uri, result, exclude=left_out)
     log.info("Published %s", request.output_uri)
     shutil.rmtree(folder.out_dir / CHECKPOINTS_DIR, ignore_errors=True)
-    return result
 
 
 def _live_metrics(folder: JobFolder, request: JobRequest) -> AbstractContextManager[Any]:
