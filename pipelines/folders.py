@@ -1,4 +1,4 @@
-"""Published folders and their local copies: URIs, hashes, manifests, the swap into place. No I/O but on this machine."""
+"""Published folders and their local copies: URIs, hashes, manifests, the swap into place."""
 
 import fnmatch
 import hashlib

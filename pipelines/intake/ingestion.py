@@ -1,0 +1,194 @@
+"""Fetch a source into immutable batches: one shard becomes pairs.parquet, in our columns, with facts."""
+
+import hashlib
+import hmac
+import logging
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import unquote
+
+import pyarrow as pa
+
+from alignment.contracts import canonical_json
+from alignment.lookup import resolve, unknown_name
+from pipelines.contracts import RawBatch, SourceShard
+from pipelines.folders import normal_uri
+from pipelines.intake.image_facts import ImageFacts, image_facts, strict_decoding
+from pipelines.intake.pairs import FACT_FIELDS, PAIRS_FILE, PAIRS_SCHEMA, ROWS_AT_ONCE, PairWriter, pair_id
+from pipelines.intake.sources.catalogue import find_source
+from pipelines.intake.sources.interface import PairSource
+from pipelines.project import Project, SourceSection, ValidationSection
+from pipelines.settings import ANNOTATOR_SALT, Settings
+from pipelines.storage import hash_folder, open_store
+
+log = logging.getLogger(__name__)
+
+INGEST_VERSION = 1
+"""Raised when the same shard would now give other columns or facts."""
+DECODING_LIMITS = frozenset({"max_image_bytes", "max_image_pixels", "max_image_side", "allowed_formats"})
+"""The limits that decide which images are decoded, and so which facts a batch holds."""
+_KNOWN_IMAGES = 20_000
+"""Images whose facts are remembered within a shard: a ranking of four shows each image in several pairs."""
+
+
+def list_source_shards(project: Project, settings: Settings) -> list[SourceShard]:
+    """Every shard of every source of the project, in the project file's order, then by URI."""
+    store = open_store(settings.store_uri, settings)
+    return [shard for source in project.sources for shard in _reader(source).list_shards(source, store)]
+
+
+def ingest(shard: SourceShard, project: Project, settings: Settings) -> RawBatch:
+    """Read one shard into an immutable batch under `raw/`; a shard ingested before gives the first answer.
+
+    A row is taken as it is, good or bad: what may not pass is said by validation. Annotators become keyed hashes here.
+    Raises ValueError when the shard is missing, cut off or lacks a column, or the store cannot be written.
+    """
+    source = _source(project, shard)
+    if not settings.annotator_salt.get_secret_value():
+        log.warning("%s is not set: whoever knows a user id can tell which pairs that person labelled.", ANNOTATOR_SALT)
+    store = open_store(settings.store_uri, settings)
+    name = _shard_name(shard, source)
+    inputs = {
+        "version": INGEST_VERSION,
+        "shard": [source.name, name, shard.num_bytes, shard.fingerprint],
+        "kind": source.kind,
+        "licence": source.licence,
+        "annotators": _annotator_id("", settings) if settings.annotator_salt.get_secret_value() else "",
+        "limits": project.validation.model_dump(mode="json", include=set(DECODING_LIMITS)),
+    }
+    uri = store.uri("raw", hashlib.sha256(canonical_json(inputs).encode()).hexdigest())
+    finished = store.read_manifest(uri)
+    if finished is not None:
+        return RawBatch.model_validate(finished.value)
+    with scratch_dir(settings) as scratch:
+        path = store.local_path(shard.uri, scratch)
+        rows = _reader(source).read_shard(path, name, ROWS_AT_ONCE)
+        batches = (_in_our_columns(batch, source, first, name=name, settings=settings) for first, batch in _count(rows))
+        return publish_batch(uri, batches, source=source.name, name=name, project=project, settings=settings)
+
+
+def publish_batch(
+    uri: str, batches: Iterable[pa.RecordBatch], *, source: str, name: str, project: Project, settings: Settings
+) -> RawBatch:
+    """Give rows their facts and their identity, write pairs.parquet and publish it as a raw batch.
+
+    The rows have the columns of PAIRS_SCHEMA; pair_id and facts are made anew and may be missing.
+    """
+    num_rows = 0
+    with scratch_dir(settings) as folder:
+        with PairWriter(folder / PAIRS_FILE, PAIRS_SCHEMA) as writer:
+            for batch in _with_facts(batches, project.validation):
+                writer.write(batch)
+                num_rows += batch.num_rows
+        digest, _ = hash_folder(folder)
+        raw = RawBatch(uri=uri, content_digest=digest, source=source, source_file=name, num_rows=num_rows)
+        manifest = open_store(settings.store_uri, settings).publish_folder(folder, uri, raw.model_dump(mode="json"))
+    log.info("Ingested %s of %s: %d rows", name, source, num_rows)
+    return RawBatch.model_validate(manifest.value)
+
+
+@contextmanager
+def scratch_dir(settings: Settings) -> Iterator[Path]:
+    """A folder of its own under the state folder, gone afterwards; ValueError when there can be none."""
+    parent = settings.state_dir / "scratch"
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(
+            f"State folder {settings.state_dir} cannot be made: {error.strerror}. Set PLUMBLINE_STATE_DIR to one that"
+            " can."
+        ) from error
+    with tempfile.TemporaryDirectory(dir=parent) as folder:
+        yield Path(folder)
+
+
+def _reader(source: SourceSection) -> PairSource:
+    reader: PairSource = resolve(find_source(source.kind).implementation)()
+    return reader
+
+
+def _source(project: Project, shard: SourceShard) -> SourceSection:
+    for source in project.sources:
+        if source.name == shard.source:
+            return source
+    raise ValueError(unknown_name("source", shard.source, [source.name for source in project.sources]))
+
+
+def _shard_name(shard: SourceShard, source: SourceSection) -> str:
+    """The shard's path under its source, so that a batch is the same wherever the source lies."""
+    root = normal_uri(source.uri)
+    path = shard.uri.removeprefix(f"{root}/") if shard.uri.startswith(f"{root}/") else shard.uri.rpartition("/")[2]
+    return unquote(path) if root.startswith("file://") else path
+
+
+def _annotator_id(user_id: str | None, settings: Settings) -> str:
+    """A keyed hash that stands for a person, 32 hexadecimal digits; empty where nobody is named."""
+    if user_id is None:
+        return ""
+    key = settings.annotator_salt.get_secret_value().encode()
+    return hmac.new(key, user_id.encode(), hashlib.sha256).hexdigest()[:32]
+
+
+def _count(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """Each batch with the number of its first row in the file."""
+    first = 0
+    for batch in batches:
+        yield first, batch
+        first += batch.num_rows
+
+
+def _in_our_columns(
+    batch: pa.RecordBatch, source: SourceSection, first_row: int, *, name: str, settings: Settings
+) -> pa.RecordBatch:
+    """Rows of SOURCE_SCHEMA with provenance, and hashes in the place of people."""
+    rows = batch.num_rows
+    columns = {field: batch.column(field) for field in batch.schema.names if field != "user_id"}
+    columns["annotator_id"] = pa.array([_annotator_id(user, settings) for user in batch.column("user_id").to_pylist()])
+    columns["source"] = pa.repeat(source.name, rows)
+    columns["licence"] = pa.repeat(source.licence, rows)
+    columns["source_file"] = pa.repeat(name, rows)
+    columns["source_row"] = pa.array(range(first_row, first_row + rows), pa.int64())
+    return pa.RecordBatch.from_pydict(columns)
+
+
+def _with_facts(batches: Iterable[pa.RecordBatch], limits: ValidationSection) -> Iterator[pa.RecordBatch]:
+    """The same rows in PAIRS_SCHEMA. Images are decoded on every core that the process may use."""
+    known: dict[str, ImageFacts] = {}
+    with strict_decoding(), ThreadPoolExecutor(os.cpu_count()) as pool:
+        for batch in batches:
+            columns = {name: batch.column(name) for name in batch.schema.names}
+            sides = [_facts(batch.column(f"image_{side}"), limits, known, pool=pool) for side in (0, 1)]
+            for side, facts in enumerate(sides):
+                for field, kind in FACT_FIELDS.items():
+                    columns[f"{field}_{side}"] = pa.array([getattr(fact, field) for fact in facts], kind)
+            columns["pair_id"] = _pair_ids(batch, sides)
+            yield pa.RecordBatch.from_arrays([columns[n].cast(t) for n, t in _types()], schema=PAIRS_SCHEMA)
+
+
+def _types() -> list[tuple[str, pa.DataType]]:
+    return [(field.name, field.type) for field in PAIRS_SCHEMA]
+
+
+def _facts(
+    images: pa.Array, limits: ValidationSection, known: dict[str, ImageFacts], *, pool: ThreadPoolExecutor
+) -> list[ImageFacts]:
+    """Facts of each image of a column, every distinct image decoded once."""
+    encoded = images.to_pylist()
+    digests = list(pool.map(lambda data: hashlib.sha256(data or b"").hexdigest(), encoded))
+    fresh = {digest: data for digest, data in zip(digests, encoded, strict=True) if digest not in known}
+    if len(known) + len(fresh) > _KNOWN_IMAGES:
+        known.clear()
+        fresh = dict(zip(digests, encoded, strict=True))
+    known.update(zip(fresh, pool.map(lambda data: image_facts(data, limits), fresh.values()), strict=True))
+    return [known[digest] for digest in digests]
+
+
+def _pair_ids(batch: pa.RecordBatch, sides: list[list[ImageFacts]]) -> pa.Array:
+    rows = zip(*sides, batch.column("prompt").to_pylist(), batch.column("annotator_id").to_pylist(), strict=True)
+    return pa.array(
+        [pair_id(a.sha256, b.sha256, prompt=prompt or "", annotator_id=who) for a, b, prompt, who in rows], pa.string()
+    )

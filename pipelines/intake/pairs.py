@@ -1,0 +1,95 @@
+"""The columns of our pair tables, the identity of a pair, and parquet as this wing writes it."""
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from alignment.contracts import canonical_json
+from pipelines.intake.sources.interface import SOURCE_SCHEMA
+
+PAIRS_FILE = "pairs.parquet"
+ACCEPTED_FILE = "accepted.parquet"
+QUARANTINE_FILE = "quarantine.parquet"
+ROWS_AT_ONCE = 32
+"""Rows held in memory at a time; with two images of at most max_image_bytes each."""
+
+IMAGE_COLUMNS = ("image_0", "image_1", "image_chosen", "image_rejected")
+FACT_FIELDS = {
+    "sha256": pa.string(),
+    "num_bytes": pa.int64(),
+    "problem": pa.string(),
+    "format": pa.string(),
+    "width": pa.int64(),
+    "height": pa.int64(),
+    "perceptual_hash": pa.string(),
+    "sharpness": pa.float64(),
+    "mean_luminance": pa.float64(),
+}
+"""ImageFacts as columns: each is there twice, as name_0 and name_1."""
+
+PAIRS_SCHEMA = pa.schema(
+    [
+        pa.field("pair_id", pa.string()),
+        *(field for field in SOURCE_SCHEMA if field.name != "user_id"),
+        pa.field("annotator_id", pa.string()),  # keyed hash; empty where the source names nobody
+        pa.field("source", pa.string()),
+        pa.field("licence", pa.string()),
+        pa.field("source_file", pa.string()),
+        pa.field("source_row", pa.int64()),
+        *(pa.field(f"{name}_{side}", kind) for side in (0, 1) for name, kind in FACT_FIELDS.items()),
+    ]
+)
+QUARANTINE_SCHEMA = pa.schema(
+    [
+        *(PAIRS_SCHEMA.field(name) for name in ("source_file", "source_row", "pair_id")),
+        pa.field("reasons", pa.list_(pa.string())),
+        *(field for field in PAIRS_SCHEMA if field.name not in ("source_file", "source_row", "pair_id")),
+    ]
+)
+
+
+def pair_id(sha256_0: str, sha256_1: str, *, prompt: str, annotator_id: str) -> str:
+    """Identity of a comparison: the two images in either order, the prompt, who judged. Not the verdict."""
+    identity = canonical_json([*sorted([sha256_0, sha256_1]), prompt, annotator_id])
+    return hashlib.sha256(identity.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+class PairWriter:
+    """Writes a parquet file batch by batch; the same batches give the same bytes. Use as a context manager."""
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        plain = [name for name in schema.names if name not in IMAGE_COLUMNS]
+        # Encoded images do not compress, and their statistics would repeat them.
+        compression = {name: "zstd" if name in plain else "none" for name in schema.names}
+        self._writer = pq.ParquetWriter(
+            path, schema, compression=compression, use_dictionary=plain, write_statistics=plain
+        )
+
+    def __enter__(self) -> "PairWriter":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._writer.close()
+
+    def write(self, batch: pa.RecordBatch | pa.Table) -> None:
+        """Append rows as one row group."""
+        if batch.num_rows:
+            self._writer.write_table(pa.table(batch) if isinstance(batch, pa.RecordBatch) else batch)
+
+
+def read_batches(path: Path, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
+    """A pair table a few rows at a time, in order; ValueError when it is damaged."""
+    try:
+        with pq.ParquetFile(path, buffer_size=1024 * 1024, pre_buffer=False) as file:
+            yield from file.iter_batches(ROWS_AT_ONCE, columns=columns, use_threads=False)
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{path} cannot be read as parquet: {error}. Run the stage that writes it again.") from error
+
+
+def read_light(path: Path) -> pa.Table:
+    """Every column of a pair table but the images: small enough to hold a whole shard."""
+    names = [name for name in pq.read_schema(path).names if name not in IMAGE_COLUMNS]
+    return pq.read_table(path, columns=names, use_threads=False)

@@ -1,0 +1,41 @@
+"""Prompts: their normal form, and those held out for evaluation."""
+
+import csv
+import hashlib
+import io
+import unicodedata
+from dataclasses import dataclass
+
+from pipelines.project import Project
+from pipelines.settings import Settings
+from pipelines.storage import open_store
+
+
+def normal_prompt(prompt: str) -> str:
+    """What near-duplicate prompts share: NFKC, case folded, runs of punctuation and white space made one space.
+
+    A prompt of nothing but punctuation keeps its characters.
+    """
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", prompt).casefold())
+    letters = "".join(c if unicodedata.category(c)[0] not in "PZCS" else " " for c in folded)
+    return " ".join(letters.split()) or " ".join(folded.split())
+
+
+@dataclass(frozen=True)
+class HeldoutPrompts:
+    """Prompts that may not enter training."""
+
+    digest: str
+    """sha256 of the prompts file."""
+    normal: frozenset[str]
+
+
+def heldout_prompts(project: Project, settings: Settings) -> HeldoutPrompts:
+    """The evaluation's prompts; ValueError when the file is missing or has no `prompt` column."""
+    uri = project.evaluation.prompts
+    data = open_store(settings.store_uri, settings).read_bytes(uri)
+    rows = csv.DictReader(io.StringIO(data.decode("utf-8-sig")), delimiter="\t", quoting=csv.QUOTE_NONE)
+    if "prompt" not in (rows.fieldnames or []):
+        raise ValueError(f"{uri}: the first line has no `prompt`. Expected the header `prompt<TAB>category`.")
+    prompts = frozenset(normal_prompt(row["prompt"]) for row in rows if row["prompt"])
+    return HeldoutPrompts(digest=hashlib.sha256(data).hexdigest(), normal=prompts)

@@ -1,0 +1,34 @@
+"""The kinds of preference source: a frozen params class each, named by `kind` in projects/NAME.toml."""
+
+from typing import ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from alignment.lookup import unknown_name
+
+
+class SourceParams(BaseModel):
+    """What every kind states. `implementation` names a class that is a sources.interface.PairSource."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    implementation: ClassVar[str]
+
+
+class PickAPic(SourceParams):
+    """Pick-a-Pic v2 (yuvalkirstain/pickapic_v2): parquet shards with the encoded images inside."""
+
+    implementation: ClassVar[str] = "pipelines.intake.sources.pick_a_pic:PickAPicSource"
+
+    kind: Literal["pick_a_pic"] = "pick_a_pic"
+
+
+SOURCES: tuple[type[SourceParams], ...] = (PickAPic,)
+
+
+def find_source(kind: str) -> type[SourceParams]:
+    """The entry of this kind; ValueError with the nearest known name when there is none."""
+    known = {cls.model_fields["kind"].default: cls for cls in SOURCES}
+    if kind not in known:
+        raise ValueError(unknown_name("source kind", kind, known))
+    return known[kind]
