@@ -6,6 +6,7 @@ would leave a champion that no record explains. All that follows the entry is ma
 twice.
 """
 
+import hashlib
 import logging
 import tempfile
 from pathlib import Path
@@ -182,11 +183,11 @@ def _version_problems(candidate: CandidateVersion, project: Project, settings: S
 
 def _scores_problems(decision: GateDecision, settings: Settings) -> list[str]:
     """The score table must be the one that was judged, since the decision is recomputed from it."""
-    manifest = open_store(settings.store_uri, settings).read_manifest(decision.report_uri)
-    if manifest is None:
+    store = open_store(settings.store_uri, settings)
+    scores_uri = f"{decision.report_uri}/scores.parquet"
+    if store.read_manifest(decision.report_uri) is None or not store.exists(scores_uri):
         return [f"the evaluation in {decision.report_uri} is gone"]
-    entry = manifest.files.get("scores.parquet")
-    if entry is None or entry.sha256 != decision.scores_digest:
+    if hashlib.sha256(store.read_bytes(scores_uri)).hexdigest() != decision.scores_digest:
         return [f"the scores in {decision.report_uri} are not those of the decision"]
     return []
 

@@ -121,6 +121,7 @@ def _register_new(
             "base_model": project.base.uri,
             "base_digest": result.base_digest,
             "weights_digest": result.weights_digest,
+            "resolution": project.base.backbone.resolution,
             "scheduler": sampler.scheduler,
             "num_inference_steps": sampler.steps,
             "guidance_scale": sampler.guidance_scale,

@@ -19,7 +19,7 @@ class AlignedPipeline(PythonModel):  # type: ignore[misc]
     """A diffusers pipeline of the base model with the registered weights in place.
 
     `model_config`: kind (lora or full), base_model (a local folder; override it when the folder has moved),
-    base_digest, weights_digest, scheduler, num_inference_steps, guidance_scale.
+    base_digest, weights_digest, resolution (side in pixels), scheduler, num_inference_steps, guidance_scale.
     """
 
     def load_context(self, context: Any) -> None:
@@ -41,6 +41,8 @@ class AlignedPipeline(PythonModel):  # type: ignore[misc]
         images = self.pipeline(
             prompt=prompts,
             negative_prompt=[params["negative_prompt"]] * len(prompts) if params.get("negative_prompt") else None,
+            height=config["resolution"],
+            width=config["resolution"],
             num_inference_steps=int(params.get("num_inference_steps", config["num_inference_steps"])),
             guidance_scale=float(params.get("guidance_scale", config["guidance_scale"])),
             generator=[torch.Generator("cpu").manual_seed(seed + i) for i in range(len(prompts))],
@@ -68,14 +70,13 @@ def build_pipeline(base_dir: Path, weights_dir: Path, config: dict[str, Any]) ->
     import torch
     from diffusers import DDIMScheduler, DiffusionPipeline, UNet2DConditionModel
 
+    local: dict[str, Any] = {"use_safetensors": True, "local_files_only": True}
     parts: dict[str, Any] = {}
     if config["kind"] == "full":
-        parts["unet"] = UNet2DConditionModel.from_pretrained(weights_dir / "unet", use_safetensors=True)
-    pipeline = DiffusionPipeline.from_pretrained(base_dir, use_safetensors=True, **parts)
+        parts["unet"] = UNet2DConditionModel.from_pretrained(weights_dir / "unet", **local)
+    pipeline = DiffusionPipeline.from_pretrained(base_dir, **local, **parts)
     if config["kind"] == "lora":
-        pipeline.load_lora_weights(
-            weights_dir, weight_name="pytorch_lora_weights.safetensors", use_safetensors=True, local_files_only=True
-        )
+        pipeline.load_lora_weights(weights_dir, weight_name="pytorch_lora_weights.safetensors", **local)
     if config["scheduler"] == "ddim":
         pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, clip_sample=False)
     pipeline.set_progress_bar_config(disable=True)
