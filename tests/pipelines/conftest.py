@@ -1,10 +1,22 @@
-"""Settings of a store in a folder of the test's own, a project, and small Pick-a-Pic shards with rows made to order."""
+"""Settings of a store in a folder of the test's own, a project, and small Pick-a-Pic shards with rows made to order.
+
+Further a real MLflow server that the whole session shares, and a model on its way out.
+"""
 
 import datetime
-from collections.abc import Callable, Sequence
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -12,9 +24,19 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from pydantic import SecretStr
+from safetensors.numpy import save_file
 
+from alignment.contracts import DatasetSnapshot, TrainResult
+from pipelines import tracking
+from pipelines.contracts import CandidateVersion, GateDecision
+from pipelines.folders import hash_folder
 from pipelines.project import Project, load_project
+from pipelines.release.registration import register
 from pipelines.settings import Settings
+from pipelines.storage import Store, open_store
+
+ROOT = Path(__file__).parents[2]
+START_SECONDS = 90
 
 Row = dict[str, Any]
 
@@ -135,3 +157,143 @@ def tiny_pairs(tiny_project: Project) -> Callable[..., Path]:
         return path
 
     return write
+
+
+# --- MLflow and a model on its way out ----------------------------------------------------------------------------------
+
+
+@dataclass
+class MlflowServer:
+    """A running `mlflow server` on loopback."""
+
+    uri: str
+    database: Path
+    process: subprocess.Popen[bytes]
+
+    def kill(self) -> None:
+        """End the server and its workers, without asking."""
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait(timeout=10)
+
+
+def start_mlflow_server(folder: Path) -> MlflowServer:
+    """Start a server on a free port and wait until it answers."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    database, log = folder / "mlflow.db", folder / "server.log"
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{database}", "--artifacts-destination", str(folder / "artifacts")]
+    environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "OMP_NUM_THREADS": "1"}
+    with log.open("wb") as stream:
+        process = subprocess.Popen(
+            command, cwd=folder, env=environment, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    server = MlflowServer(f"http://127.0.0.1:{port}", database, process)
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            with urllib.request.urlopen(f"{server.uri}/health", timeout=2):
+                return server
+        except OSError:
+            time.sleep(0.2)
+    server.kill()
+    raise RuntimeError(f"mlflow server did not answer within {START_SECONDS} s:\n{log.read_text()[-3000:]}")
+
+
+@pytest.fixture(scope="session")
+def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
+    """One server for the session. Tests keep apart by the names of their projects."""
+    server = start_mlflow_server(tmp_path_factory.mktemp("mlflow"))
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def tracked(settings: Settings, mlflow_server: MlflowServer) -> Settings:
+    """Settings whose runs and models go to the session's server."""
+    return settings.model_copy(update={"tracking_uri": mlflow_server.uri})
+
+
+SNAPSHOT = DatasetSnapshot(
+    uri="file:///store/snapshots/5",
+    content_digest="5" * 64,
+    num_pairs={"train": 8, "calibration": 2, "test": 1},
+    num_ties=1,
+    num_prompts=4,
+    sources=("shapes_pairs",),
+    licences=("CC0-1.0",),
+    batch_digests=("6" * 64,),
+    heldout_prompts_digest="7" * 64,
+)
+
+
+@dataclass
+class ReleaseWorld:
+    """A project with trained weights, versions and decisions, in a store of its own and on the shared server."""
+
+    project: Project
+    settings: Settings
+    run_id: str
+    folder: Path
+    base_digest: str = "b" * 64
+    snapshot: DatasetSnapshot = SNAPSHOT
+
+    @property
+    def store(self) -> Store:
+        return open_store(self.settings.store_uri, self.settings)
+
+    def train(self, name: str, kind: Literal["lora", "full"] = "lora") -> TrainResult:
+        """A finished training job whose weights depend on the name only."""
+        weights_dir = self.folder / name / "weights"
+        file = weights_dir / ("pytorch_lora_weights.safetensors" if kind == "lora" else "unet/model.safetensors")
+        file.parent.mkdir(parents=True)
+        seed = int.from_bytes(name.encode(), "little") % 2**31
+        save_file({"lora": np.random.default_rng(seed).normal(size=8).astype(np.float32)}, file)
+        result = TrainResult(
+            uri=self.store.uri("jobs", name),
+            spec_digest="5bec" * 16,
+            kind=kind,
+            weights_digest=hash_folder(weights_dir)[0],
+            base_digest=self.base_digest,
+            steps=100,
+            num_pairs=400,
+            final_metrics={"loss": 0.6},
+        )
+        self.store.publish_folder(weights_dir.parent, result.uri, result.model_dump(mode="json"))
+        return result
+
+    def register(self, name: str) -> CandidateVersion:
+        """Train and register."""
+        return register(self.train(name), self.project, self.settings, snapshot=self.snapshot, run_id=self.run_id)
+
+    def decide(self, candidate: CandidateVersion, champion: CandidateVersion | None, **changes: Any) -> GateDecision:
+        """The gate says promote, on scores that are in the store; `changes` make it say something else."""
+        scores_dir = self.folder / f"scores-{uuid.uuid4().hex[:8]}"
+        scores_dir.mkdir()
+        (scores_dir / "scores.parquet").write_bytes(scores_dir.name.encode())
+        uri = self.store.uri("evaluations", scores_dir.name)
+        manifest = self.store.publish_folder(scores_dir, uri, {})
+        facts: dict[str, Any] = {
+            "verdict": "promote",
+            "mode": "enforce",
+            "checks": (),
+            "reasons": (),
+            "candidate": candidate,
+            "champion_version": champion.version if champion else None,
+            "champion_weights_digest": champion.weights_digest if champion else self.base_digest,
+            "report_digest": "e" * 64,
+            "report_uri": uri,
+            "scores_digest": manifest.files["scores.parquet"].sha256,
+            "policy_digest": self.project.gate.digest,
+        }
+        return GateDecision(**{**facts, **changes})
+
+
+@pytest.fixture
+def world(tracked: Settings, tmp_path: Path) -> ReleaseWorld:
+    """A project nobody else uses, with an open training run."""
+    project = load_project(ROOT / "projects/shapes.toml").model_copy(update={"name": f"shapes_{uuid.uuid4().hex[:8]}"})
+    run_id = tracking.parent_run(tracked, project=project.name, key="1", name="run", tags={"airflow.run_id": "run-1"})
+    return ReleaseWorld(project, tracked, run_id, tmp_path / "jobs")

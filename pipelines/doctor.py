@@ -1,0 +1,172 @@
+"""Is this installation fit to work? Each part is tried, and what is wrong comes with how to mend it. Torch-free."""
+
+import importlib.util
+import json
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from pipelines import tracking
+from pipelines.project import Project
+from pipelines.release.standing import read_standing
+from pipelines.settings import Settings
+from pipelines.storage import open_store
+
+MINIMUM_FREE_BYTES = 2 * 1024**3
+NVIDIA_SMI_SECONDS = 10
+WITHOUT_WEIGHTS = ("tokenizer", "scheduler", "feature_extractor")
+
+
+class Check(BaseModel):
+    """One part of the installation."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    ok: bool
+    found: str
+    """What was seen."""
+    mend: str = ""
+    """What to do; empty when all is well."""
+
+
+def diagnose(project: Project | None, settings: Settings) -> list[Check]:
+    """Try every part; the last ones need a project. Never raises for what it finds wrong."""
+    checks = [
+        _check("store", lambda: _store(settings), "Make PLUMBLINE_STORE_URI a place that this user may write to."),
+        _check("disk", lambda: _disk(settings), "Free some space, or point PLUMBLINE_STATE_DIR at a larger disk."),
+        _check("tracking", lambda: _tracking(settings), "Start MLflow (`make up`) or correct MLFLOW_TRACKING_URI."),
+        _check("engine", _engine, "Install the training host's part here (`pip install 'plumbline[gpu]'`)."),
+        _check("gpu", _gpu, "Mend the driver until `nvidia-smi` answers, or hide it from PATH to use the CPU."),
+    ]
+    if project is None:
+        return checks
+    return [
+        *checks,
+        _check("base_model", lambda: _base_model(project), "Complete the folder that `[base] uri` names."),
+        _check("evaluation", lambda: _evaluation(project), "Correct the paths under `[evaluation]`."),
+        _check("licences", lambda: _licences(project), "State a licence for the base and for every source."),
+        _check("champion", lambda: _champion(project, settings), "Do what is said there before the next promotion."),
+    ]
+
+
+def _check(name: str, look: Callable[[], str], mend: str) -> Check:
+    try:
+        return Check(name=name, ok=True, found=look())
+    except (ValueError, OSError, tracking.TrackingUnavailable) as error:
+        return Check(name=name, ok=False, found=str(error), mend=mend)
+
+
+def _store(settings: Settings) -> str:
+    store = open_store(settings.store_uri, settings)
+    uri = store.uri("doctor", "probe.txt")
+    store.write_bytes(uri, b"plumbline")
+    if store.read_bytes(uri) != b"plumbline":
+        raise ValueError(f"{uri} was written but reads back as something else.")
+    store.delete(uri)
+    return f"{settings.store_uri} can be written and read"
+
+
+def _disk(settings: Settings) -> str:
+    settings.state_dir.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(settings.state_dir).free
+    text = f"{free / 1024**3:.1f} GiB free under {settings.state_dir}"
+    if free < MINIMUM_FREE_BYTES:
+        raise ValueError(f"{text}; checkpoints and images need {MINIMUM_FREE_BYTES / 1024**3:.0f} GiB at least")
+    return text
+
+
+def _tracking(settings: Settings) -> str:
+    return f"{tracking.check_reachable(settings)} answers"
+
+
+def _engine() -> str:
+    missing = [name for name in ("accelerate", "torch", "diffusers", "peft") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ValueError(f"The local engine cannot start jobs on this host: {', '.join(missing)} not installed.")
+    return "the local engine can start `accelerate launch`"
+
+
+def _gpu() -> str:
+    """No GPU is fine; a driver that does not answer is not."""
+    if shutil.which("nvidia-smi") is None:
+        return "none; jobs run on the CPU"
+    try:
+        answer = subprocess.run(
+            ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"],
+            capture_output=True,
+            text=True,
+            timeout=NVIDIA_SMI_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ValueError(f"nvidia-smi did not answer within {NVIDIA_SMI_SECONDS} s.") from error
+    if answer.returncode != 0:
+        raise ValueError(f"nvidia-smi failed: {(answer.stderr or answer.stdout).strip()[:200]}")
+    return "; ".join(answer.stdout.strip().splitlines())
+
+
+def _base_model(project: Project) -> str:
+    if "://" in project.base.uri:
+        return f"{project.base.uri} is fetched, and checked, when a job needs it"
+    missing = missing_files(Path(project.base.uri))
+    if missing:
+        raise ValueError(f"Base model {project.base.uri} lacks {', '.join(missing)}.")
+    return f"{project.base.uri} is complete"
+
+
+def missing_files(base_dir: Path) -> list[str]:
+    """What a diffusers folder lacks of what its model_index.json names: configs and safetensors weights."""
+    index_path = base_dir / "model_index.json"
+    if not index_path.is_file():
+        return ["model_index.json"]
+    index: dict[str, Any] = json.loads(index_path.read_text(encoding="utf-8"))
+    parts = [name for name, kind in index.items() if isinstance(kind, list) and kind[0] is not None]
+    return [lacking for part in parts for lacking in _missing_of_part(base_dir, part)]
+
+
+def _missing_of_part(base_dir: Path, part: str) -> list[str]:
+    folder = base_dir / part
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return [f"{part}/"]
+    if part.startswith(WITHOUT_WEIGHTS):
+        return []
+    missing = [] if (folder / "config.json").is_file() else [f"{part}/config.json"]
+    shards = {
+        shard
+        for index in folder.glob("*.safetensors.index.json")
+        for shard in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+    }
+    missing += [f"{part}/{shard}" for shard in sorted(shards) if not (folder / shard).is_file()]
+    if not shards and not any(folder.glob("*.safetensors")):
+        missing.append(f"{part}/*.safetensors")
+    return missing
+
+
+def _evaluation(project: Project) -> str:
+    evaluation = project.evaluation
+    paths = [evaluation.prompts, *(judge.uri for judge in (*evaluation.judges, *evaluation.guards))]
+    missing = [path for path in paths if "://" not in path and not Path(path).exists()]
+    if missing:
+        raise ValueError(f"Prompts or judges are missing: {', '.join(missing)}.")
+    return f"prompts, {len(evaluation.judges)} judges and {len(evaluation.guards)} guards are there"
+
+
+def _licences(project: Project) -> str:
+    stated = {"base": project.base.licence, **{source.name: source.licence for source in project.sources}}
+    silent = [name for name, licence in stated.items() if not licence.strip()]
+    if silent:
+        raise ValueError(f"No licence is stated for {', '.join(silent)}.")
+    return ", ".join(f"{name}: {licence}" for name, licence in stated.items())
+
+
+def _champion(project: Project, settings: Settings) -> str:
+    standing = read_standing(project.name, settings)
+    if standing.problem:
+        raise ValueError(standing.problem)
+    version = "none yet, the base model is in place" if standing.champion is None else f"version {standing.champion}"
+    return f"{version}; {len(standing.entries)} ledger entries agree"

@@ -1,0 +1,56 @@
+"""Decisions are kept once, in order, and cannot be swapped for others."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from pipelines.project import Project, load_project
+from pipelines.release import gate
+from pipelines.release.decisions import last_decision, read_decision, save_decision
+from pipelines.settings import Settings
+
+
+@pytest.fixture
+def project() -> Project:
+    return load_project(Path(__file__).parents[3] / "projects/shapes.toml")
+
+
+def decide(evaluation: Any) -> Any:
+    return gate.decide(
+        evaluation.report,
+        evaluation.policy,
+        evaluation.candidate,
+        champion_version=None,
+        champion_weights_digest=evaluation.champion_weights_digest,
+        table_problems=(),
+    )
+
+
+def test_the_last_decision_is_the_one_saved_last(
+    settings: Settings, project: Project, evaluation_of: Callable[..., Any]
+) -> None:
+    assert last_decision(project, settings) is None
+    good = decide(evaluation_of({"taste_a": 0.6, "taste_b": 0.5}, {"caption_match": 0.0}))
+    bad = decide(evaluation_of({"taste_a": -0.6, "taste_b": -0.5}, {"caption_match": 0.0}))
+    uri = save_decision(good, project, settings)
+    assert uri.endswith(f"/evaluations/decisions/shapes/{good.digest}.json")
+    save_decision(good, project, settings)
+    assert last_decision(project, settings) == good
+    save_decision(bad, project, settings)
+    assert last_decision(project, settings) == bad
+    save_decision(good, project, settings)
+    assert last_decision(project, settings) == good
+    order = Path(urlsplit(settings.store_uri).path) / "evaluations/decisions/shapes/order"
+    assert sorted(path.name for path in order.iterdir()) == ["000001.json", "000002.json", "000003.json"]
+
+
+def test_a_changed_decision_is_refused(settings: Settings, project: Project, good_evaluation: Any) -> None:
+    decision = decide(good_evaluation)
+    path = Path(urlsplit(save_decision(decision, project, settings)).path)
+    path.chmod(0o644)
+    path.write_text(path.read_text().replace('"verdict": "promote"', '"verdict": "hold"'))
+    with pytest.raises(ValueError, match=r"holds a decision with digest .*: it was changed"):
+        read_decision(decision.digest, project, settings)

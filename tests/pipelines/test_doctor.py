@@ -1,0 +1,155 @@
+"""The doctor finds each thing that can be wrong, says how to mend it, and loads no torch to do so."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines import doctor
+from pipelines.doctor import Check, diagnose, missing_files
+from pipelines.project import Project, load_project
+from pipelines.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def project() -> Project:
+    return load_project(ROOT / "projects/shapes.toml")
+
+
+def named(checks: list[Check], name: str) -> Check:
+    return next(check for check in checks if check.name == name)
+
+
+def make_base(folder: Path) -> Path:
+    """Files of a base model, empty but for what the doctor reads."""
+    parts = {"unet": ["diffusers", "UNet"], "tokenizer": ["transformers", "T"], "safety_checker": [None, None]}
+    (folder / "unet").mkdir(parents=True)
+    (folder / "tokenizer").mkdir()
+    (folder / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline", **parts}))
+    (folder / "unet/config.json").write_text("{}")
+    (folder / "unet/diffusion_pytorch_model.safetensors").touch()
+    (folder / "tokenizer/vocab.json").write_text("{}")
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+def test_a_sound_installation_passes_every_check_about_itself(world: Any) -> None:
+    checks = diagnose(world.project, world.settings)
+    assert [check.name for check in checks] == [
+        "store",
+        "disk",
+        "tracking",
+        "engine",
+        "gpu",
+        "base_model",
+        "evaluation",
+        "licences",
+        "champion",
+    ]
+    ours = [check for check in checks if check.name not in {"base_model", "evaluation", "gpu"}]
+    assert [check for check in ours if not check.ok or check.mend] == []
+    assert named(checks, "licences").found == "base: Apache-2.0, shapes_pairs: CC0-1.0"
+    assert list((world.settings.state_dir / "store").rglob("probe*")) == []
+
+
+def test_a_dead_server_and_a_store_that_is_a_file_are_found(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    (tmp_path / "file").touch()
+    broken = {"tracking_uri": "http://127.0.0.1:9", "store_uri": (tmp_path / "file").as_uri()}
+    checks = diagnose(None, settings.model_copy(update=broken))
+    assert not named(checks, "tracking").ok
+    assert "http://127.0.0.1:9 does not answer" in named(checks, "tracking").found
+    assert "MLFLOW_TRACKING_URI" in named(checks, "tracking").mend
+    assert not named(checks, "store").ok
+    assert "PLUMBLINE_STORE_URI" in named(checks, "store").mend
+
+
+def test_a_full_disk_is_found(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "MINIMUM_FREE_BYTES", 10**18)
+    with pytest.raises(ValueError, match=r"need .* GiB at least"):
+        doctor._disk(settings)
+
+
+def test_an_engine_without_accelerate_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: None if name == "accelerate" else object())
+    with pytest.raises(ValueError, match="cannot start jobs on this host: accelerate not installed"):
+        doctor._engine()
+
+
+@pytest.mark.parametrize(
+    ("script", "ok", "found"),
+    [
+        ("echo 'NVIDIA H200, 143771 MiB'", True, "NVIDIA H200, 143771 MiB"),
+        ("echo 'no devices' >&2; exit 9", False, "nvidia-smi failed: no devices"),
+        (None, True, "none; jobs run on the CPU"),
+    ],
+)
+def test_the_gpu_is_asked_for_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str | None, ok: bool, found: str
+) -> None:
+    if script is not None:
+        (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert doctor._check("gpu", doctor._gpu, "mend") == Check(name="gpu", ok=ok, found=found, mend="" if ok else "mend")
+
+
+def test_a_complete_base_lacks_nothing(tmp_path: Path) -> None:
+    assert missing_files(make_base(tmp_path / "base")) == []
+
+
+@pytest.mark.parametrize(
+    ("gone", "reported"),
+    [
+        ("model_index.json", "model_index.json"),
+        ("unet/config.json", "unet/config.json"),
+        ("unet/diffusion_pytorch_model.safetensors", "unet/*.safetensors"),
+        ("tokenizer/vocab.json", "tokenizer/"),
+    ],
+)
+def test_each_missing_file_of_the_base_is_named(tmp_path: Path, gone: str, reported: str, project: Project) -> None:
+    base = make_base(tmp_path / "base")
+    (base / gone).unlink()
+    assert missing_files(base) == [reported]
+    section = project.base.model_copy(update={"uri": str(base)})
+    check = doctor._check(
+        "base_model", lambda: doctor._base_model(project.model_copy(update={"base": section})), "mend"
+    )
+    assert not check.ok
+    assert reported in check.found
+
+
+def test_a_missing_shard_of_the_weights_is_named(tmp_path: Path) -> None:
+    base = make_base(tmp_path / "base")
+    (base / "unet/diffusion_pytorch_model.safetensors").rename(base / "unet/w-1.safetensors")
+    shards = {"weight_map": {"a": "w-1.safetensors", "b": "w-2.safetensors"}}
+    (base / "unet/w.safetensors.index.json").write_text(json.dumps(shards))
+    assert missing_files(base) == ["unet/w-2.safetensors"]
+
+
+def test_missing_judges_and_silent_licences_are_named(project: Project) -> None:
+    gone = project.evaluation.model_copy(update={"prompts": "/nowhere/prompts.tsv"})
+    with pytest.raises(ValueError, match=r"/nowhere/prompts\.tsv"):
+        doctor._evaluation(project.model_copy(update={"evaluation": gone}))
+    silent = project.sources[0].model_copy(update={"licence": " "})
+    with pytest.raises(ValueError, match="No licence is stated for shapes_pairs"):
+        doctor._licences(project.model_copy(update={"sources": (silent,)}))
+
+
+def test_the_control_plane_side_loads_no_torch() -> None:
+    code = (
+        "import sys, pipelines.doctor, pipelines.status, pipelines.release.promotion, pipelines.release.decisions;"
+        "print([m for m in ('torch', 'diffusers', 'mlflow', 'boto3', 'pandas') if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.strip() == "[]"
