@@ -29,8 +29,9 @@ from pipelines.dispatch.worker import main
 
 def command(folder, kind, placement):
     work = folder.work_dir
-    files = ["--spec", work / "spec.json", "--placement", work / "placement.json"]
-    return [sys.executable, {str(JOB)!r}, *map(str, files), "--inputs", str(folder.inputs_dir), "--out", str(folder.out_dir)]
+    paths = {{"spec": work / "spec.json", "placement": work / "placement.json"}}
+    paths |= {{"inputs": folder.inputs_dir, "out": folder.out_dir}}
+    return [sys.executable, {str(JOB)!r}, *(text for name, path in paths.items() for text in ("--" + name, str(path)))]
 
 sys.exit(main(Path(sys.argv[1]), command))
 """

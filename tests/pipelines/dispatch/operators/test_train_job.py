@@ -1,0 +1,304 @@
+"""The operator and its trigger over a fake of our own engine interface; the trigger is driven by asyncio."""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from airflow.sdk import RetryAction
+from airflow.sdk.exceptions import TaskDeferred
+from airflow.sdk.execution_time.context import NEVER_EXPIRE
+
+from alignment.contracts import Placement
+from pipelines import tracking
+from pipelines.contracts import JobHandle, JobRequest, JobStatus, LogChunk, TrackingTarget
+from pipelines.dispatch import jobs
+from pipelines.dispatch.operators import train_job
+from pipelines.dispatch.operators.train_job import TrainJobOperator, TrainJobTrigger, retry_policy
+from pipelines.settings import load_settings
+from pipelines.storage import open_store
+
+DIGEST = "a" * 64
+HANDLE = JobHandle(engine="fake", job_id="words-train-aaaaaaaaaaaa-g0")
+
+
+class FakeEngine:
+    """An engine whose job goes through the states it is given, a state a look."""
+
+    def __init__(self) -> None:
+        self.states: list[str] = ["running", "running", "succeeded"]
+        self.failure_kind: Any = ""
+        self.lines = ["line 1", "line 2", "line 3"]
+        self.submitted: list[JobRequest] = []
+        self.cancelled: list[JobHandle] = []
+
+    def submit(self, request: JobRequest) -> JobHandle:
+        self.submitted.append(request)
+        return HANDLE
+
+    def status(self, handle: JobHandle) -> JobStatus:
+        state: Any = self.states.pop(0) if len(self.states) > 1 else self.states[0]
+        return JobStatus(state=state, attempt=1, failure_kind=self.failure_kind, message="because")
+
+    def logs(self, handle: JobHandle, cursor: int) -> LogChunk:
+        return LogChunk(lines=tuple(self.lines[cursor : cursor + 2]), cursor=min(cursor + 2, len(self.lines)))
+
+    def log_location(self, handle: JobHandle) -> str:
+        return "/logs/attempt-1.log"
+
+    def cancel(self, handle: JobHandle) -> None:
+        self.cancelled.append(handle)
+
+    def result(self, handle: JobHandle) -> dict[str, Any]:
+        return {"steps": 3}
+
+
+class FakeTracking:
+    """What the operator asks of tracking."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.parents: list[dict[str, Any]] = []
+        self.jobs: list[dict[str, Any]] = []
+        self.finished: list[tuple[str, str]] = []
+        monkeypatch.setattr(tracking, "parent_run", lambda _settings, **given: self.parents.append(given))
+        monkeypatch.setattr(tracking, "job_run", self.job_run)
+        monkeypatch.setattr(tracking, "finish_run", lambda _settings, *given: self.finished.append(given))
+
+    def job_run(self, _settings: object, **given: Any) -> TrackingTarget:
+        self.jobs.append(given)
+        return TrackingTarget(tracking_uri="http://tracking", run_id="run-1")
+
+
+@pytest.fixture(autouse=True)
+def _environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PLUMBLINE_STATE_DIR", str(tmp_path / "state"))
+    monkeypatch.setenv("PLUMBLINE_STORE_URI", (tmp_path / "store").as_uri())
+    monkeypatch.setenv("PLUMBLINE_AIRFLOW_UI_URL", "http://airflow")
+
+
+@pytest.fixture
+def engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeEngine]:
+    engine = FakeEngine()
+    for module in (train_job, jobs):
+        monkeypatch.setattr(module, "open_engine", lambda _name, _settings: engine)
+    return engine
+
+
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch) -> FakeTracking:
+    return FakeTracking(monkeypatch)
+
+
+def build_request(
+    path: str, stage: str, given: dict[str, Any], *, overrides: tuple[str, ...] = (), generation: int = 0
+) -> JobRequest:
+    """Stands for stages.job_request."""
+    return JobRequest(
+        project="words",
+        kind="train",
+        spec={"path": path, "stage": stage, "given": given, "overrides": list(overrides)},
+        spec_digest=DIGEST,
+        inputs=(),
+        output_uri=open_store(load_settings().store_uri).uri("models", f"{DIGEST}.g{generation}"),
+        placement=Placement(engine="fake"),
+        generation=generation,
+    )
+
+
+def operator(**changes: Any) -> TrainJobOperator:
+    given = {
+        "project_path": "p.toml",
+        "stage": "train",
+        "given": {"cache": 1},
+        "request_builder": "here:build",
+        **changes,
+    }
+    return TrainJobOperator(task_id="train", **given)
+
+
+@pytest.fixture(autouse=True)
+def _builder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train_job, "resolve", {"here:build": build_request}.__getitem__)
+
+
+def context(**changes: Any) -> Any:
+    run = SimpleNamespace(dag_id="words.train", run_id="manual__1")
+    return {"params": {}, "dag_run": run, "task_state_store": State(), **changes}
+
+
+class State:
+    def __init__(self) -> None:
+        self.rows: dict[str, tuple[Any, Any]] = {}
+
+    def set(self, key: str, value: Any, *, retention: Any = None) -> None:
+        self.rows[key] = (value, retention)
+
+
+def test_execute_submits_and_defers_with_ids_only(engine: FakeEngine, runs: FakeTracking) -> None:
+    given = context()
+    with pytest.raises(TaskDeferred) as deferred:
+        operator().execute(given)
+    path, kwargs = deferred.value.trigger.serialize()
+    assert path == "pipelines.dispatch.operators.train_job.TrainJobTrigger"
+    assert kwargs == {"engine": "fake", "job_id": HANDLE.job_id, "poll_seconds": 5.0}
+    assert deferred.value.method_name == "execute_complete"
+    assert json.loads(json.dumps(deferred.value.kwargs)) == {"run_id": "run-1"}
+    assert given["task_state_store"].rows == {"job_id": (HANDLE.job_id, NEVER_EXPIRE)}
+    assert engine.submitted[0].tracking == TrackingTarget(tracking_uri="http://tracking", run_id="run-1")
+    assert engine.submitted[0].spec == {"path": "p.toml", "stage": "train", "given": {"cache": 1}, "overrides": []}
+
+
+def test_the_runs_are_keyed_by_the_dag_run_and_link_to_it(engine: FakeEngine, runs: FakeTracking) -> None:
+    with pytest.raises(TaskDeferred):
+        operator().execute(context())
+    assert runs.parents[0]["key"] == "words.train/manual__1"
+    assert runs.parents[0]["tags"] == {
+        "airflow.dag_id": "words.train",
+        "airflow.run_id": "manual__1",
+        "airflow.ui_url": "http://airflow/dags/words.train/runs/manual__1",
+    }
+    assert runs.jobs[0]["parent_key"] == "words.train/manual__1"
+    assert runs.jobs[0]["request_job_id"] == HANDLE.job_id
+    assert runs.jobs[0]["config"]["spec"]["stage"] == "train"
+
+
+def test_an_answer_in_the_store_is_given_at_once(engine: FakeEngine, runs: FakeTracking, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "weights").write_text("w")
+    request = build_request("p.toml", "train", {})
+    open_store(load_settings().store_uri).publish_folder(tmp_path / "out", request.output_uri, {"steps": 7})
+    assert operator().execute(context()) == {"steps": 7}
+    assert engine.submitted == []
+    assert runs.jobs == []
+
+
+def test_the_generation_comes_from_the_dag_run_unless_given(engine: FakeEngine, runs: FakeTracking) -> None:
+    for task, params in ((operator(), {"generation": 2}), (operator(generation="3"), {"generation": 2})):
+        with pytest.raises(TaskDeferred):
+            task.execute(context(params=params))
+    assert [request.generation for request in engine.submitted] == [2, 3]
+
+
+def test_overrides_reach_the_request(engine: FakeEngine, runs: FakeTracking) -> None:
+    with pytest.raises(TaskDeferred):
+        operator(overrides=["seed=1"]).execute(context())
+    assert engine.submitted[0].spec["overrides"] == ["seed=1"]
+
+
+def test_execute_complete_gives_the_value_object(engine: FakeEngine, runs: FakeTracking) -> None:
+    engine.states = ["succeeded"]
+    event = {"engine": "fake", "job_id": HANDLE.job_id, "state": "succeeded"}
+    assert operator().execute_complete(context(), event, run_id="run-1") == {"steps": 3}
+    assert runs.finished == []
+
+
+@pytest.mark.parametrize(
+    ("state", "kind", "error", "action", "ending"),
+    [
+        ("failed", "bad_input", jobs.ConfigError, RetryAction.FAIL, "FAILED"),
+        ("failed", "bad_data", jobs.DataError, RetryAction.FAIL, "FAILED"),
+        ("failed", "diverged", jobs.Diverged, RetryAction.FAIL, "FAILED"),
+        ("failed", "storage_full", jobs.StorageFull, RetryAction.RETRY, "FAILED"),
+        ("failed", "crashed", jobs.JobCrashed, RetryAction.RETRY, "FAILED"),
+        ("preempted", "preempted", jobs.Preempted, RetryAction.RETRY, "KILLED"),
+        ("cancelled", "", jobs.JobCancelled, RetryAction.FAIL, "KILLED"),
+        ("lost", "", jobs.EngineLost, RetryAction.RETRY, "FAILED"),
+        ("unknown", "", jobs.EngineLost, RetryAction.RETRY, "FAILED"),
+    ],
+)
+def test_each_failure_has_its_error_and_its_retry_rule(
+    engine: FakeEngine, runs: FakeTracking, state: str, kind: str, error: type[Exception], action: Any, ending: str
+) -> None:
+    engine.states, engine.failure_kind = [state], kind
+    event = {"engine": "fake", "job_id": HANDLE.job_id, "state": state}
+    with pytest.raises(error) as raised:
+        operator().execute_complete(context(), event, run_id="run-1")
+    assert type(raised.value) is error
+    for part in (kind or state, HANDLE.job_id, "because", "line 3", "/logs/attempt-1.log"):
+        assert part in str(raised.value)
+    assert runs.finished == [("run-1", ending)]
+    assert retry_policy().evaluate(raised.value, try_number=1, max_tries=3).action == action
+
+
+def test_the_retry_rules_survive_dag_serialisation() -> None:
+    policy = type(retry_policy()).deserialize(json.loads(json.dumps(retry_policy().serialize())))
+    assert policy.evaluate(jobs.ConfigError("x"), try_number=1, max_tries=3).action == RetryAction.FAIL
+    assert policy.evaluate(jobs.Preempted("x"), try_number=1, max_tries=3).action == RetryAction.RETRY
+
+
+def test_on_kill_of_the_task_cancels_the_job_it_submitted(engine: FakeEngine, runs: FakeTracking) -> None:
+    task = operator()
+    task.on_kill()
+    assert engine.cancelled == []
+    with pytest.raises(TaskDeferred):
+        task.execute(context())
+    task.on_kill()
+    assert engine.cancelled == [HANDLE]
+
+
+def fire(trigger: TrainJobTrigger) -> list[Any]:
+    async def events() -> list[Any]:
+        return [event.payload async for event in trigger.run()]
+
+    return asyncio.run(asyncio.wait_for(events(), timeout=10))
+
+
+def test_the_trigger_fires_once_at_the_end_and_shows_each_log_line_once(
+    engine: FakeEngine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trigger = TrainJobTrigger("fake", HANDLE.job_id, poll_seconds=0.01)
+    assert fire(trigger) == [{"engine": "fake", "job_id": HANDLE.job_id, "state": "succeeded"}]
+    shown = capsys.readouterr().out
+    assert [shown.count(line) for line in engine.lines] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("state", ["failed", "preempted", "cancelled", "lost", "unknown"])
+def test_the_trigger_fires_for_every_ending(engine: FakeEngine, state: str) -> None:
+    engine.states = ["running", state]
+    assert fire(TrainJobTrigger("fake", HANDLE.job_id, poll_seconds=0.01))[0]["state"] == state
+
+
+def test_a_rebuilt_trigger_is_the_same(engine: FakeEngine) -> None:
+    trigger = TrainJobTrigger("fake", HANDLE.job_id, poll_seconds=0.5)
+    path, kwargs = trigger.serialize()
+    assert TrainJobTrigger(**kwargs).serialize() == (path, kwargs)
+
+
+def test_on_kill_of_the_trigger_cancels_and_its_cleanup_does_not(engine: FakeEngine) -> None:
+    trigger = TrainJobTrigger("fake", HANDLE.job_id)
+    asyncio.run(trigger.cleanup())
+    assert engine.cancelled == []
+    asyncio.run(trigger.on_kill())
+    assert engine.cancelled == [HANDLE]
+
+
+def test_a_cancelled_poll_leaves_the_job_alone(engine: FakeEngine) -> None:
+    async def restart_of_the_triggerer() -> None:
+        engine.states = ["running"]
+        trigger = TrainJobTrigger("fake", HANDLE.job_id, poll_seconds=0.01)
+        running = asyncio.ensure_future(anext(trigger.run()))
+        await asyncio.sleep(0.1)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        await trigger.cleanup()
+
+    asyncio.run(restart_of_the_triggerer())
+    assert engine.cancelled == []
+
+
+@pytest.mark.timeout(60)
+def test_importing_the_operator_loads_nothing_heavy() -> None:
+    heavy = "boto3 botocore mlflow pandas pyarrow torch diffusers transformers great_expectations numpy PIL"
+    code = (
+        f"import sys, pipelines.dispatch.operators.train_job; print([m for m in {heavy.split()} if m in sys.modules])"
+    )
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[4])}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=True, timeout=50)
+    assert done.stdout.strip() == "[]"

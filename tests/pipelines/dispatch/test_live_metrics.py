@@ -1,0 +1,172 @@
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from pipelines.dispatch import live_metrics
+from pipelines.dispatch.live_metrics import LiveMetrics
+
+
+class FakeServer:
+    """A tracking server that can be down, and streams to it that keep points until they are flushed."""
+
+    def __init__(self) -> None:
+        self.up = True
+        self.points: list[tuple[int, float, dict[str, float]]] = []
+        self.images: list[tuple[str, str, int]] = []
+        self.broken_image = ""
+        self.opened = 0
+
+    def open(self) -> "FakeStream":
+        self.opened += 1
+        return FakeStream(self)
+
+
+class FakeStream:
+    def __init__(self, server: FakeServer) -> None:
+        self.server = server
+        self.kept: list[tuple[int, float, dict[str, float]]] = []
+
+    def log_metrics(self, step: int, unix_seconds: float, metrics: Mapping[str, float]) -> None:
+        self.kept.append((step, unix_seconds, dict(metrics)))
+
+    def log_image(self, path: Path, key: str, step: int) -> None:
+        self._reach()
+        if path.name == self.server.broken_image:
+            raise ValueError(f"{path} is no PNG")
+        self.server.images.append((path.name, key, step))
+
+    def flush(self) -> None:
+        self._reach()
+        self.server.points += self.kept
+        self.kept = []
+
+    def _reach(self) -> None:
+        if not self.server.up:
+            raise RuntimeError("MLflow does not answer")
+
+
+@pytest.fixture
+def server() -> FakeServer:
+    return FakeServer()
+
+
+def follow(tmp_path: Path, server: FakeServer) -> LiveMetrics:
+    return LiveMetrics(tmp_path, tmp_path / "cursor.json", server.open)
+
+
+def write_steps(tmp_path: Path, *steps: int, mode: str = "a") -> None:
+    with (tmp_path / "metrics.jsonl").open(mode) as stream:
+        for step in steps:
+            stream.write(json.dumps({"step": step, "unix_seconds": step + 0.5, "metrics": {"loss": 1 / step}}) + "\n")
+
+
+def write_sample(tmp_path: Path, step: int) -> None:
+    (tmp_path / "samples").mkdir(exist_ok=True)
+    with (tmp_path / "samples/index.jsonl").open("a") as stream:
+        line = {"step": step, "key": "samples/00", "path": f"samples/{step}.png", "prompt": "p"}
+        stream.write(json.dumps(line) + "\n")
+
+
+def test_new_lines_and_images_are_sent_once(tmp_path: Path, server: FakeServer) -> None:
+    live = follow(tmp_path, server)
+    assert live.catch_up(), "nothing is there yet, and that is fine"
+    assert server.opened == 0
+    write_steps(tmp_path, 1, 2)
+    write_sample(tmp_path, 2)
+    assert live.catch_up()
+    write_steps(tmp_path, 3)
+    assert live.catch_up()
+    assert live.catch_up()
+    assert server.points == [(1, 1.5, {"loss": 1.0}), (2, 2.5, {"loss": 0.5}), (3, 3.5, {"loss": 1 / 3})]
+    assert server.images == [("2.png", "samples/00", 2)]
+
+
+def test_an_outage_is_caught_up_with_nothing_lost_and_nothing_twice(tmp_path: Path, server: FakeServer) -> None:
+    live = follow(tmp_path, server)
+    write_steps(tmp_path, 1)
+    assert live.catch_up()
+    server.up = False
+    write_steps(tmp_path, 2)
+    write_sample(tmp_path, 2)
+    assert not live.catch_up()
+    write_steps(tmp_path, 3)
+    assert not live.catch_up()
+    server.up = True
+    assert live.catch_up()
+    assert [step for step, _, _ in server.points] == [1, 2, 3]
+    assert len(server.images) == 1
+
+
+def test_a_resumed_attempt_sends_no_step_and_no_image_again(tmp_path: Path, server: FakeServer) -> None:
+    write_steps(tmp_path, 1, 2, 3, 4)
+    write_sample(tmp_path, 2)
+    assert follow(tmp_path, server).catch_up()
+    write_steps(tmp_path, 1, 2, mode="w")  # back to the checkpoint of step 2
+    resumed = follow(tmp_path, server)
+    assert resumed.catch_up()
+    write_steps(tmp_path, 3, 4, 5)
+    write_sample(tmp_path, 2)
+    assert resumed.catch_up()
+    assert [step for step, _, _ in server.points] == [1, 2, 3, 4, 5]
+    assert len(server.images) == 1
+
+
+def test_a_file_cut_back_under_the_reader_is_read_anew(tmp_path: Path, server: FakeServer) -> None:
+    live = follow(tmp_path, server)
+    write_steps(tmp_path, 1, 2, 3, 4)
+    assert live.catch_up()
+    write_steps(tmp_path, 1, 2, mode="w")
+    write_steps(tmp_path, 30, 40, 50, 60)  # longer than before between two looks
+    assert live.catch_up()
+    assert [step for step, _, _ in server.points] == [1, 2, 3, 4, 30, 40, 50, 60]
+
+
+def test_a_metric_that_comes_later_for_a_known_step_is_sent(tmp_path: Path, server: FakeServer) -> None:
+    live = follow(tmp_path, server)
+    write_steps(tmp_path, 5)
+    assert live.catch_up()
+    with (tmp_path / "metrics.jsonl").open("a") as stream:
+        stream.write('{"step": 5, "unix_seconds": 6, "metrics": {"accuracy": 0.5, "loss": 9}}\n')
+    assert live.catch_up()
+    assert server.points[1:] == [(5, 6.0, {"accuracy": 0.5})]
+
+
+def test_half_a_line_waits_for_its_other_half_and_a_torn_one_is_left_out(tmp_path: Path, server: FakeServer) -> None:
+    live = follow(tmp_path, server)
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "unix_seconds": 1, "metrics": {"lo')
+    assert live.catch_up()
+    assert server.points == []
+    with (tmp_path / "metrics.jsonl").open("a") as stream:
+        stream.write('ss": 2}}\n{"step": 2, "unix\n{"step": 3, "unix_seconds": 1, "metrics": {"loss": 3}}\n')
+    assert live.catch_up()
+    assert [step for step, _, _ in server.points] == [1, 3]
+
+
+def test_a_sample_that_is_no_image_does_not_hold_up_the_rest(tmp_path: Path, server: FakeServer) -> None:
+    server.broken_image = "2.png"
+    live = follow(tmp_path, server)
+    for step in (2, 4):
+        write_sample(tmp_path, step)
+    assert live.catch_up()
+    assert [step for _, _, step in server.images] == [4]
+
+
+def test_the_thread_streams_while_the_job_runs_and_the_end_sends_the_rest(
+    tmp_path: Path, server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live_metrics, "POLL_SECONDS", 0.02)
+    with follow(tmp_path, server):
+        write_steps(tmp_path, 1)
+        waited = 0
+        while not server.points and waited < 200:
+            live_metrics.time.sleep(0.02)
+            waited += 1
+        assert [step for step, _, _ in server.points] == [1]
+        server.up = False
+        write_steps(tmp_path, 2)
+        live_metrics.time.sleep(0.1)
+        server.up = True
+        write_steps(tmp_path, 3)
+    assert [step for step, _, _ in server.points] == [1, 2, 3]
