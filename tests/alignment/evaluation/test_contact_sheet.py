@@ -1,0 +1,61 @@
+"""The contact sheet: every image in its place, labels drawn."""
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFont
+
+from alignment.evaluation.contact_sheet import SheetRow, cell_side, contact_sheet, fit, spread, wrap
+
+COLOURS = {("one", "base"): (255, 0, 0), ("one", "new"): (0, 255, 0), ("two", "base"): (0, 0, 255)}
+
+
+def flat(caption: str, label: str) -> Image.Image:
+    return Image.new("RGB", (64, 64), COLOURS.get((caption, label), (255, 0, 255)))
+
+
+def test_every_image_stands_in_its_row_and_column() -> None:
+    labels = ["base", "new"]
+    rows = [SheetRow(caption, {label: flat(caption, label) for label in labels}) for caption in ("one", "two")]
+    pixels = np.asarray(contact_sheet(rows, labels)).astype(int)
+    places = {}
+    for name, colour in {**COLOURS, ("two", "new"): (255, 0, 255)}.items():
+        y, x = np.nonzero((pixels == colour).all(axis=2))
+        assert len(y) == 192 * 192, name
+        places[name] = (y.mean(), x.mean())
+    assert places["one", "base"][0] == places["one", "new"][0] < places["two", "base"][0]
+    assert places["one", "base"][1] == places["two", "base"][1] < places["one", "new"][1]
+
+
+def test_labels_and_captions_are_drawn() -> None:
+    def ink(caption: str, label: str) -> int:
+        sheet = contact_sheet([SheetRow(caption, {label: Image.new("RGB", (64, 64), "white")})], [label])
+        return int((np.asarray(sheet.convert("L")) < 128).sum())
+
+    assert ink("", "base") > 50
+    assert ink("a long caption", "base") > ink("", "base") + 100
+
+
+def test_small_images_grow_by_whole_pixels_and_large_ones_shrink() -> None:
+    assert cell_side([Image.new("RGB", (64, 64))]) == 192
+    assert cell_side([Image.new("RGB", (1024, 768))]) == 320
+    assert fit(Image.new("RGB", (1024, 512)), 320).size == (320, 160)
+    checker = Image.fromarray(np.array([[0, 255], [255, 0]], dtype=np.uint8))
+    assert set(np.unique(np.asarray(fit(checker, 64)))) == {0, 255}
+
+
+def test_spread_takes_evenly_and_always_the_same() -> None:
+    assert spread(range(200), 4) == [0, 50, 100, 150]
+    assert spread(range(3), 8) == [0, 1, 2]
+
+
+def test_wrapped_lines_fit_the_width() -> None:
+    font = ImageFont.load_default(16)
+    lines = wrap("a small red circle on a white background", font, 120)
+    assert " ".join(lines) == "a small red circle on a white background"
+    assert len(lines) > 1
+    assert all(font.getlength(line) <= 120 for line in lines)
+
+
+def test_nothing_to_show_is_refused() -> None:
+    with pytest.raises(ValueError, match="0 x 1"):
+        contact_sheet([], ["base"])

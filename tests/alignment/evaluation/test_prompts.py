@@ -1,0 +1,42 @@
+"""The prompts file."""
+
+from pathlib import Path
+
+import pytest
+
+from alignment.evaluation.prompts import read_prompts
+
+
+def written(tmp_path: Path, content: str) -> Path:
+    path = tmp_path / "prompts.tsv"
+    path.write_text(content, encoding="utf-8")
+    return path
+
+
+def test_prompts_keep_their_order_and_category(tmp_path: Path) -> None:
+    prompts = read_prompts(written(tmp_path, "prompt\tcategory\na cat\tanimals\nÜber\u2028uns\t\n"))
+    assert [(p.index, p.text, p.category) for p in prompts] == [(0, "a cat", "animals"), (1, "Über\u2028uns", "")]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "header"),
+        ("a cat\tanimals\n", "header"),
+        ("prompt\tcategory\n", "there are no prompts"),
+        ("prompt\tcategory\na cat\n", "lines 2 are not"),
+        ("prompt\tcategory\na\tb\n \tb\na\tb\tc\n", "lines 3, 4 are not"),
+        ("prompt\tcategory\na\tb\n\na\tb\n", "lines 3 are not"),
+    ],
+)
+def test_a_bad_file_is_refused_by_line(tmp_path: Path, content: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        read_prompts(written(tmp_path, content))
+
+
+def test_a_missing_or_binary_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="cannot be read"):
+        read_prompts(tmp_path / "absent.tsv")
+    (tmp_path / "binary.tsv").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ValueError, match="cannot be read"):
+        read_prompts(tmp_path / "binary.tsv")

@@ -1,0 +1,340 @@
+"""The evaluate job on a tiny Stable Diffusion and two tiny judges, alone and with two processes."""
+
+import hashlib
+import json
+import os
+import shutil
+import string
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+from alignment.backbones.catalogue import StableDiffusion
+from alignment.contracts import EvalReport, EvalSpec, JobFailure, Judge, Lora, ModelRef, Placement, Progress, Sampler
+from alignment.durable import file_sha256
+from alignment.jobs.evaluate import main
+from alignment.jobs.outcome import JobPaths, exit_code
+from alignment.rewards.catalogue import ClipPreference, ClipScore, Reward
+
+pytestmark = pytest.mark.timeout(300)
+
+PROMPTS = "prompt\tcategory\n" + "".join(f"a plain {c} picture\t{c}\n" for c in ("red", "green", "blue", "white"))
+SEEDS = (0, 3)
+
+
+def digest_of(name: str) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()
+
+
+def save_clip(folder: Path, seed: int) -> None:
+    """A CLIP of random weights that reads letters and 32 px images."""
+    from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
+
+    pieces = [
+        "<|startoftext|>",
+        "<|endoftext|>",
+        *string.ascii_lowercase,
+        *(f"{c}</w>" for c in string.ascii_lowercase),
+    ]
+    width = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = {"vocab_size": len(pieces), "max_position_embeddings": 24, "eos_token_id": 1, "bos_token_id": 0}
+    config = CLIPConfig(
+        text_config={**text, **width, "pad_token_id": 1},
+        vision_config={"image_size": 32, "patch_size": 8, **width},
+        projection_dim=8,
+        initializer_factor=8.0,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        CLIPModel(config).save_pretrained(folder)
+    CLIPTokenizer(vocab={p: i for i, p in enumerate(pieces)}, merges=[], model_max_length=24).save_pretrained(folder)
+    CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(folder)
+
+
+def save_lora(base_dir: Path, folder: Path) -> None:
+    """An adapter that visibly changes the base."""
+    from alignment.backbones.stable_diffusion import StableDiffusionBackbone
+
+    backbone = StableDiffusionBackbone(base_dir, StableDiffusion(resolution=64))
+    unet, tuning = backbone.load_denoiser(), Lora(rank=4, alpha=8)
+    backbone.attach(unet, tuning, seed=1)
+    with torch.no_grad():
+        for name, weight in unet.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(0, 1, generator=torch.Generator().manual_seed(len(name)))
+    backbone.save_weights(unet, tuning, folder)
+
+
+def save_full(base_dir: Path, folder: Path) -> None:
+    """A denoiser that differs from the base."""
+    from diffusers import UNet2DConditionModel
+
+    unet = UNet2DConditionModel.from_pretrained(base_dir / "unet", use_safetensors=True)
+    with torch.no_grad():
+        for weight in unet.parameters():
+            weight.mul_(1.1)
+    unet.save_pretrained(folder / "unet")
+
+
+def scorer(name: str, kind: Reward) -> Judge:
+    return Judge(name=name, scorer=kind, weights_digest=digest_of(name))
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A job's inputs, a spec about them, and a way to run it."""
+
+    root: Path
+    spec: EvalSpec
+
+    def paths(self, out: str, spec: EvalSpec | None = None, **placement: Any) -> JobPaths:
+        (self.root / f"{out}_spec.json").write_text((spec or self.spec).model_dump_json())
+        (self.root / f"{out}_placement.json").write_text(Placement(micro_batch=8, **placement).model_dump_json())
+        return JobPaths(
+            self.root / f"{out}_spec.json", self.root / f"{out}_placement.json", self.root / "inputs", self.root / out
+        )
+
+    def run(self, out: str, spec: EvalSpec | None = None) -> EvalReport:
+        paths = self.paths(out, spec)
+        paths.out.mkdir(exist_ok=True)
+        main(paths)
+        return EvalReport.model_validate_json((paths.out / "result.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory, tiny_sd_dir: Path, tiny_snapshot_dir: Path) -> Bench:
+    root = tmp_path_factory.mktemp("evaluate")
+    inputs = root / "inputs"
+    shutil.copytree(tiny_sd_dir, inputs / digest_of("base"))
+    shutil.copytree(tiny_snapshot_dir, inputs / digest_of("snapshot"))
+    save_lora(tiny_sd_dir, inputs / digest_of("lora"))
+    save_full(tiny_sd_dir, inputs / digest_of("full"))
+    for seed, name in enumerate(("taste_a", "taste_b", "match")):
+        save_clip(inputs / digest_of(name), seed)
+    prompts_digest = hashlib.sha256(PROMPTS.encode()).hexdigest()
+    (inputs / prompts_digest).write_text(PROMPTS)
+    spec = EvalSpec(
+        candidate=ModelRef(kind="lora", weights_digest=digest_of("lora")),
+        champion=ModelRef(kind="base", weights_digest=digest_of("base")),
+        base_digest=digest_of("base"),
+        backbone=StableDiffusion(resolution=64),
+        prompts_digest=prompts_digest,
+        seeds=SEEDS,
+        sampler=Sampler(steps=2, guidance_scale=2.0),
+        judges=(scorer("taste_a", ClipPreference()), scorer("taste_b", ClipPreference())),
+        guards=(scorer("match", ClipScore()),),
+        snapshot_digest=digest_of("snapshot"),
+    )
+    return Bench(root, spec)
+
+
+@pytest.fixture(scope="module")
+def finished(bench: Bench) -> Path:
+    """The output folder of one undisturbed run."""
+    bench.run("first")
+    return bench.root / "first"
+
+
+def pixels(path: Path) -> Any:
+    with Image.open(path) as image:
+        return np.asarray(image).astype(int)
+
+
+def sample_dir(bench: Bench, out: str, role: str) -> Path:
+    models: dict[str, ModelRef] = dict(bench.spec.models())
+    return bench.root / out / "samples" / bench.spec.sample_spec(models[role]).digest
+
+
+def test_the_table_has_every_role_scorer_prompt_and_seed(bench: Bench, finished: Path) -> None:
+    table = pq.read_table(finished / "scores.parquet").to_pydict()
+    cells = set(zip(*(table[name] for name in ("role", "scorer", "prompt_index", "seed")), strict=True))
+    assert len(cells) == len(table["score"]) == 3 * 3 * 4 * 2
+    assert list(table) == ["role", "scorer", "scorer_digest", "prompt_index", "prompt", "category", "seed", "score"]
+    assert set(zip(table["prompt_index"], table["prompt"], table["category"], strict=True)) == {
+        (i, f"a plain {c} picture", c) for i, c in enumerate(("red", "green", "blue", "white"))
+    }
+    assert len(set(zip(table["scorer"], table["scorer_digest"], strict=True))) == 3
+
+
+def test_the_report_says_what_the_files_say(bench: Bench, finished: Path) -> None:
+    from pipelines.release.evidence import measurement_problems, recompute
+
+    report = EvalReport.model_validate_json((finished / "result.json").read_text())
+    assert (report.uri, report.num_prompts, report.problems) == ("", 4, ())
+    assert report.spec == bench.spec
+    assert EvalSpec.model_validate_json((finished / "spec.json").read_text()) == bench.spec
+    assert report.scores_digest == file_sha256(finished / "scores.parquet")
+    columns = pq.read_table(finished / "scores.parquet").to_pydict()
+    assert recompute(report, columns, scores_sha256=report.scores_digest) == []
+    assert measurement_problems(report) == []
+    assert [(c.judge, c.num_pairs, c.num_human_ties) for c in report.calibrations] == [
+        ("taste_a", 8, 2),
+        ("taste_b", 8, 2),
+    ]
+    pairs = pq.read_table(finished / "calibration_scores.parquet").to_pydict()
+    right = [
+        c > r
+        for j, c, r, t in zip(*(pairs[n] for n in ("judge", "score_chosen", "score_rejected", "is_tie")), strict=True)
+        if j == "taste_b" and not t
+    ]
+    assert report.calibrations[1].accuracy == pytest.approx(sum(right) / 8)
+
+
+def test_a_model_in_two_roles_is_sampled_once_and_scores_alike(bench: Bench, finished: Path) -> None:
+    assert len(list((finished / "samples").iterdir())) == 2
+    assert sample_dir(bench, "first", "champion") == sample_dir(bench, "first", "base")
+    assert len(list(sample_dir(bench, "first", "base").glob("*.png"))) == 8
+    report = EvalReport.model_validate_json((finished / "result.json").read_text())
+    champion, base = (
+        [c.model_dump(exclude={"against"}) for c in report.comparisons if c.against == a] for a in ("champion", "base")
+    )
+    assert champion == base
+    difference = pixels(sample_dir(bench, "first", "base") / "00000_0.png") - pixels(
+        sample_dir(bench, "first", "candidate") / "00000_0.png"
+    )
+    assert np.abs(difference).max() > 5
+
+
+def test_the_contact_sheet_shows_both_models(finished: Path) -> None:
+    with Image.open(finished / "contact_sheet.png") as sheet:
+        assert sheet.width > 230 + 2 * 192
+        assert sheet.height > 4 * 192
+
+
+def test_progress_reaches_its_end(finished: Path) -> None:
+    progress = Progress.model_validate_json((finished / "progress.json").read_text())
+    assert progress.done == progress.total == 2 * 8 + 2 * 8 + 2 * 10
+    assert progress.unit == "images"
+
+
+def test_a_finished_job_answers_at_once(bench: Bench, finished: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
+    assert exit_code(main, bench.paths("first")) == 0
+    assert {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()} == before
+
+
+def test_a_killed_run_goes_on_and_gives_the_same_answer(bench: Bench, finished: Path) -> None:
+    """What a kill after five images leaves behind: those images, no result."""
+    kept = sorted(sample_dir(bench, "first", "base").glob("*.png"))[:5]
+    folder = sample_dir(bench, "resumed", "base")
+    folder.mkdir(parents=True)
+    for path in kept:
+        shutil.copy(path, folder)
+    before = {path.name: (folder / path.name).stat().st_mtime_ns for path in kept}
+    bench.run("resumed")
+    assert {name: (folder / name).stat().st_mtime_ns for name in before} == before
+    again, once = (
+        pq.read_table(bench.root / out / "scores.parquet").column("score").to_numpy() for out in ("resumed", "first")
+    )
+    np.testing.assert_allclose(again, once, atol=0.05)
+
+
+def test_a_model_sampled_before_is_not_sampled_again(bench: Bench, finished: Path) -> None:
+    digest = bench.spec.sample_spec(bench.spec.candidate).digest
+    cached = bench.root / "inputs" / digest
+    shutil.copytree(sample_dir(bench, "first", "candidate"), cached)
+    report = bench.run("cached")
+    assert not (bench.root / "cached" / "samples" / digest).exists()
+    first = EvalReport.model_validate_json((finished / "result.json").read_text())
+    assert report.comparisons == first.comparisons
+    (cached / "00002_3.png").unlink()
+    bench.run("incomplete")
+    assert len(list((bench.root / "incomplete" / "samples" / digest).glob("*.png"))) == 8
+    shutil.rmtree(cached)
+
+
+def test_full_weights_and_a_champion_of_its_own_make_three_models(bench: Bench) -> None:
+    spec = bench.spec.model_copy(
+        update={
+            "candidate": ModelRef(kind="full", weights_digest=digest_of("full")),
+            "champion": bench.spec.candidate,
+            "seeds": (0,),
+        }
+    )
+    report = bench.run("three", spec)
+    folders = sorted((bench.root / "three" / "samples").iterdir())
+    assert len(folders) == 3
+    assert len({hashlib.sha256((f / "00000_0.png").read_bytes()).hexdigest() for f in folders}) == 3
+    assert report.comparisons[0].model_dump(exclude={"against"}) != report.comparisons[1].model_dump(
+        exclude={"against"}
+    )
+
+
+def test_black_images_and_broken_scores_are_problems(bench: Bench, finished: Path) -> None:
+    folder = sample_dir(bench, "black", "candidate")
+    shutil.copytree(sample_dir(bench, "first", "candidate"), folder)
+    Image.new("RGB", (64, 64)).save(folder / "00001_3.png")
+    judge_dir = bench.root / "inputs" / digest_of("broken")
+    save_clip(judge_dir, 9)
+    break_logit_scale(judge_dir)
+    broken = bench.spec.judges[0].model_copy(update={"weights_digest": digest_of("broken")})
+    report = bench.run("black", bench.spec.model_copy(update={"judges": (broken, bench.spec.judges[1])}))
+    text = "\n".join(report.problems)
+    assert "candidate: 1 images are black or of a single colour: 00001_3.png" in text
+    assert "taste_a against the champion" in text
+    assert "taste_a against the base" in text
+    assert "Judge 'taste_a': 8 of 8 calibration scores are not finite" in text
+    assert {c.scorer for c in report.comparisons} == {"taste_b", "match"}
+    assert json.loads((bench.root / "black" / "result.json").read_text())["problems"]
+
+
+def break_logit_scale(folder: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(folder / "model.safetensors")
+    tensors["logit_scale"] = torch.tensor(float("nan"))
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def failure_of(bench: Bench, out: str, spec: EvalSpec) -> JobFailure:
+    assert exit_code(main, bench.paths(out, spec)) == 2
+    failure = JobFailure.model_validate_json((bench.root / out / "failure.json").read_text())
+    assert failure.kind == "bad_input"
+    return failure
+
+
+def test_bad_input_is_explained(bench: Bench) -> None:
+    doubled = bench.spec.model_copy(update={"guards": (scorer("taste_a", ClipScore()),)})
+    assert "share the names taste_a" in failure_of(bench, "doubled", doubled).message
+    absent = bench.spec.model_copy(update={"prompts_digest": "f" * 64})
+    assert "prompts file with digest ffff" in failure_of(bench, "absent", absent).message
+    unknown = bench.spec.model_copy(update={"candidate": ModelRef(kind="lora", weights_digest="e" * 64)})
+    assert "lora weights with digest eeee" in failure_of(bench, "unknown", unknown).message
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_two_processes_give_what_one_gives(bench: Bench, finished: Path) -> None:
+    paths = bench.paths("two", num_processes=2)
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes=2", "--num_machines=1"]
+    job = ["--module", "alignment.jobs.evaluate", "--spec", paths.spec, "--placement", paths.placement]
+    files = ["--inputs", paths.inputs, "--out", paths.out]
+    settings = ["--mixed_precision=no", "--dynamo_backend=no", "--num_cpu_threads_per_process=1"]
+    done = subprocess.run(
+        [*launch, "--main_process_port=0", *settings, *map(str, [*job, *files])],
+        capture_output=True,
+        text=True,
+        timeout=360,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    for role in ("candidate", "base"):
+        names = sorted(path.name for path in sample_dir(bench, "first", role).iterdir())
+        assert sorted(path.name for path in sample_dir(bench, "two", role).iterdir()) == names
+        for name in names:
+            one, two = (pixels(sample_dir(bench, out, role) / name) for out in ("first", "two"))
+            assert np.abs(one - two).max() <= 1
+    one, two = (pq.read_table(bench.root / out / "scores.parquet") for out in ("first", "two"))
+    assert one.drop_columns(["score"]) == two.drop_columns(["score"])
+    np.testing.assert_allclose(one.column("score").to_numpy(), two.column("score").to_numpy(), atol=0.05)
+    pairs = [pq.read_table(bench.root / out / "calibration_scores.parquet") for out in ("first", "two")]
+    assert pairs[0].column("pair_id") == pairs[1].column("pair_id")
