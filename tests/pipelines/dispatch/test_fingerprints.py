@@ -1,0 +1,62 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from pipelines.dispatch import fingerprints
+from pipelines.dispatch.fingerprints import file_fingerprint, folder_fingerprint
+from pipelines.folders import hash_folder, sha256_file
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "model" / "unet").mkdir(parents=True)
+    (tmp_path / "model" / "unet" / "w.safetensors").write_text("weights")
+    (tmp_path / "model" / "index.json").write_text("{}")
+    return tmp_path / "model"
+
+
+def test_the_digest_is_that_of_the_folder_and_is_taken_once(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = folder_fingerprint(folder, tmp_path / "cache")
+    assert digest == hash_folder(folder)[0]
+    monkeypatch.setattr(fingerprints, "hash_folder", None)
+    assert folder_fingerprint(folder, tmp_path / "cache") == digest
+
+
+@pytest.mark.parametrize("change", ["content", "same size later", "new file", "gone"])
+def test_every_change_gives_another_digest(folder: Path, tmp_path: Path, change: str) -> None:
+    digest = folder_fingerprint(folder, tmp_path / "cache")
+    weights = folder / "unet" / "w.safetensors"
+    if change == "content":
+        weights.write_text("other weights")
+    elif change == "same size later":
+        weights.write_text("WEIGHTS")
+        os.utime(weights, ns=(10**18, 10**18))
+    elif change == "new file":
+        (folder / "more").write_text("m")
+    else:
+        weights.unlink()
+    changed = folder_fingerprint(folder, tmp_path / "cache")
+    assert changed != digest
+    assert changed == hash_folder(folder)[0]
+
+
+def test_a_copy_elsewhere_has_the_same_digest(folder: Path, tmp_path: Path) -> None:
+    import shutil
+
+    shutil.copytree(folder, tmp_path / "copy")
+    cache = tmp_path / "cache"
+    assert folder_fingerprint(tmp_path / "copy", cache) == folder_fingerprint(folder, cache)
+
+
+def test_a_file_has_the_sha256_of_its_bytes(folder: Path, tmp_path: Path) -> None:
+    path = folder / "index.json"
+    for text in ("{}", '{"a": 1}'):
+        path.write_text(text)
+        assert file_fingerprint(path, tmp_path / "cache") == sha256_file(path)
+    with pytest.raises(ValueError, match=r"missing\.json does not exist"):
+        file_fingerprint(folder / "missing.json", tmp_path / "cache")
+    with pytest.raises(ValueError, match="holds no files"):
+        folder_fingerprint(folder / "nowhere", tmp_path / "cache")

@@ -1,0 +1,75 @@
+from pathlib import Path
+
+import pytest
+
+from pipelines.contracts import JobInput
+from pipelines.dispatch.inputs import link_inputs
+from pipelines.folders import hash_folder, sha256_file
+from pipelines.settings import Settings, load_settings
+from pipelines.storage import Store, open_store
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    state = {"PLUMBLINE_STATE_DIR": str(tmp_path / "state"), "PLUMBLINE_STORE_URI": (tmp_path / "store").as_uri()}
+    return load_settings(state)
+
+
+@pytest.fixture
+def store(settings: Settings, tmp_path: Path) -> Store:
+    (tmp_path / "model" / "weights").mkdir(parents=True)
+    (tmp_path / "model" / "weights" / "w").write_text("weights")
+    (tmp_path / "model" / "metrics.jsonl").write_text("{}")
+    store = open_store(settings.store_uri)
+    store.publish_folder(tmp_path / "model", store.uri("models", "m"), {})
+    return store
+
+
+def test_only_the_subfolder_is_fetched_and_stands_for_itself(settings: Settings, store: Store, tmp_path: Path) -> None:
+    digest, _ = hash_folder(tmp_path / "model" / "weights")
+    link_inputs(
+        (JobInput(content_digest=digest, uri=store.uri("models", "m"), subfolder="weights"),), tmp_path / "in", settings
+    )
+    assert hash_folder(tmp_path / "in" / digest)[0] == digest
+    assert not (tmp_path / "in" / digest / ".." / "metrics.jsonl").resolve().exists()
+
+
+def test_two_jobs_share_one_copy(settings: Settings, store: Store, tmp_path: Path) -> None:
+    digest, _ = hash_folder(tmp_path / "model")
+    item = JobInput(content_digest=digest, uri=store.uri("models", "m"))
+    for name in ("first", "second"):
+        link_inputs((item,), tmp_path / name, settings)
+    assert (tmp_path / "first" / digest).resolve() == (tmp_path / "second" / digest).resolve()
+
+
+def test_links_of_an_earlier_attempt_make_way(settings: Settings, store: Store, tmp_path: Path) -> None:
+    digest, _ = hash_folder(tmp_path / "model")
+    item = JobInput(content_digest=digest, uri=store.uri("models", "m"))
+    for alias in ("a", "b"):
+        link_inputs((item.model_copy(update={"alias": alias}),), tmp_path / "in", settings)
+    assert [path.name for path in (tmp_path / "in").iterdir()] == ["b"]
+
+
+def test_what_is_not_what_the_job_was_made_for_is_refused(settings: Settings, store: Store, tmp_path: Path) -> None:
+    (tmp_path / "prompts.tsv").write_text("changed")
+    wrong = "0" * 64
+    for item in (
+        JobInput(content_digest=wrong, uri=store.uri("models", "m")),
+        JobInput(content_digest=wrong, uri=store.uri("models", "m"), subfolder="weights"),
+        JobInput(content_digest=wrong, uri=str(tmp_path / "model"), manifest=False),
+        JobInput(content_digest=wrong, uri=str(tmp_path / "prompts.tsv"), kind="file"),
+    ):
+        with pytest.raises(ValueError, match="it changed since"):
+            link_inputs((item,), tmp_path / "in", settings)
+    with pytest.raises(ValueError, match="was never finished"):
+        link_inputs((JobInput(content_digest=wrong, uri=store.uri("models", "n")),), tmp_path / "in", settings)
+
+
+def test_a_cached_file_that_was_spoilt_is_fetched_again(settings: Settings, tmp_path: Path) -> None:
+    (tmp_path / "prompts.tsv").write_text("a circle")
+    digest = sha256_file(tmp_path / "prompts.tsv")
+    item = JobInput(content_digest=digest, uri=str(tmp_path / "prompts.tsv"), kind="file")
+    link_inputs((item,), tmp_path / "in", settings)
+    (tmp_path / "in" / digest).resolve().write_text("spoilt")
+    link_inputs((item,), tmp_path / "in", settings)
+    assert (tmp_path / "in" / digest).read_text() == "a circle"

@@ -1,0 +1,139 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from pipelines.dispatch import model_folders
+from pipelines.dispatch.model_folders import check_base_folder, check_scorer_folder, local_folder
+from pipelines.settings import Settings, load_settings
+
+SHA = "0123456789abcdef0123456789abcdef01234567"
+INDEX = {
+    "_class_name": "StableDiffusionPipeline",
+    "feature_extractor": [None, None],
+    "safety_checker": [None, None],
+    "requires_safety_checker": False,
+    "scheduler": ["diffusers", "DDIMScheduler"],
+    "text_encoder": ["transformers", "CLIPTextModel"],
+    "tokenizer": ["transformers", "CLIPTokenizer"],
+    "tokenizer_2": ["transformers", "CLIPTokenizer"],
+    "unet": ["diffusers", "UNet2DConditionModel"],
+}
+FILES = [
+    "scheduler/scheduler_config.json",
+    "text_encoder/config.json",
+    "text_encoder/model.safetensors",
+    "tokenizer/tokenizer_config.json",
+    "tokenizer_2/tokenizer_config.json",
+    "unet/config.json",
+    "unet/diffusion_pytorch_model.safetensors",
+]
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return load_settings({"PLUMBLINE_STATE_DIR": str(tmp_path / "state")})
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    for name in FILES:
+        (tmp_path / "base" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "base" / name).write_text("{}")
+    (tmp_path / "base" / "model_index.json").write_text(json.dumps(INDEX))
+    return tmp_path / "base"
+
+
+def test_a_whole_base_passes(base: Path) -> None:
+    check_base_folder(base)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_missing_file_is_named(base: Path, name: str) -> None:
+    (base / name).unlink()
+    component = name.split("/")[0]
+    expected = f"{component}/*.safetensors" if name.endswith(".safetensors") else name
+    with pytest.raises(ValueError, match="is not complete") as raised:
+        check_base_folder(base)
+    assert f"lacks {expected}. Copy" in str(raised.value)
+
+
+def test_every_missing_file_is_named_at_once(base: Path) -> None:
+    for name in FILES:
+        (base / name).unlink()
+    with pytest.raises(ValueError, match=r"scheduler_config.*unet/config\.json, unet/\*\.safetensors"):
+        check_base_folder(base)
+
+
+def test_a_missing_shard_of_split_weights_is_named(base: Path) -> None:
+    shards = {"weight_map": {"a": "w-1.safetensors", "b": "w-2.safetensors"}}
+    (base / "unet" / "w.safetensors.index.json").write_text(json.dumps(shards))
+    (base / "unet" / "w-1.safetensors").write_text("w")
+    with pytest.raises(ValueError, match=r"lacks unet/w-2\.safetensors\."):
+        check_base_folder(base)
+
+
+def test_weights_in_a_pickle_do_not_count(base: Path) -> None:
+    (base / "unet" / "diffusion_pytorch_model.safetensors").rename(base / "unet" / "diffusion_pytorch_model.bin")
+    with pytest.raises(ValueError, match=r"lacks unet/\*\.safetensors"):
+        check_base_folder(base)
+
+
+def test_a_folder_without_an_index_or_with_a_broken_one_is_refused(base: Path) -> None:
+    (base / "model_index.json").write_text("{")
+    with pytest.raises(ValueError, match="is not JSON"):
+        check_base_folder(base)
+    (base / "model_index.json").unlink()
+    with pytest.raises(ValueError, match=r"has no model_index\.json"):
+        check_base_folder(base)
+
+
+def test_a_judge_needs_its_config_and_safetensors(base: Path) -> None:
+    check_scorer_folder(base / "unet")
+    with pytest.raises(ValueError, match=r"lacks config\.json, \*\.safetensors"):
+        check_scorer_folder(base / "scheduler")
+
+
+def test_a_local_folder_is_used_in_place(base: Path, settings: Settings) -> None:
+    assert local_folder(str(base), settings) == base
+    assert local_folder(base.as_uri(), settings) == base
+    with pytest.raises(ValueError, match="does not exist"):
+        local_folder(str(base / "nowhere"), settings)
+    with pytest.raises(ValueError, match="gs://"):
+        local_folder("gs://bucket/model", settings)
+
+
+@pytest.mark.parametrize("uri", ["hub://owner/name", "hub://owner/name@main", f"hub://name@{SHA}", "hub://o/n@ABC"])
+def test_a_hub_model_must_be_pinned_to_a_commit(uri: str, settings: Settings) -> None:
+    with pytest.raises(ValueError, match="40 hex digits"):
+        local_folder(uri, settings)
+
+
+@pytest.mark.timeout(60)
+def test_a_hub_that_does_not_answer_is_a_clear_error_and_leaves_nothing(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(ValueError, match=f"hub://owner/name@{SHA} could not be downloaded"):
+        local_folder(f"hub://owner/name@{SHA}", settings)
+    assert list((tmp_path / "state" / "models").iterdir()) == []
+
+
+def test_what_was_fetched_whole_is_not_fetched_again(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+
+    def download(uri: str, folder: Path, _settings: Settings) -> None:
+        calls.append(uri)
+        (folder / "config.json").write_text("{}")
+        if len(calls) == 1:
+            raise ValueError("the line went dead")
+
+    monkeypatch.setattr(model_folders, "_download_prefix", download)
+    with pytest.raises(ValueError, match="went dead"):
+        local_folder("s3://bucket/model", settings)
+    first = local_folder("s3://bucket/model", settings)
+    assert local_folder("s3://bucket/model", settings) == first
+    assert len(calls) == 2
+    assert [path.name for path in first.iterdir()] == ["config.json"]

@@ -1,0 +1,229 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from alignment.contracts import DatasetSnapshot, EncodeSpec, EvalSpec, FeatureCache, TrainSpec
+from pipelines.contracts import CandidateVersion, JobRequest
+from pipelines.dispatch.requests import encode_request, evaluate_request, train_request, with_generation
+from pipelines.folders import hash_folder, sha256_file
+from pipelines.project import Project, load_project
+from pipelines.settings import Settings, load_settings
+from pipelines.storage import open_store
+
+PROJECT = """
+name = "words"
+[base]
+uri = "base"
+licence = "Apache-2.0"
+backbone = { name = "stable_diffusion", resolution = 64 }
+[[sources]]
+name = "pairs"
+kind = "pick_a_pic"
+uri = "pairs"
+licence = "CC0-1.0"
+[[train]]
+recipe = "diffusion_dpo_shapes"
+[evaluation]
+prompts = "prompts.tsv"
+seeds = [0, 1]
+sampler = { steps = 4 }
+[[evaluation.judges]]
+name = "taste"
+uri = "judge"
+scorer = { kind = "clip_preference" }
+[[evaluation.guards]]
+name = "caption"
+uri = "guard"
+scorer = { kind = "clip_score" }
+[placement.evaluate]
+micro_batch = 5
+"""
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    state = {"PLUMBLINE_STATE_DIR": str(tmp_path / "state"), "PLUMBLINE_STORE_URI": (tmp_path / "store").as_uri()}
+    return load_settings(state)
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    files = {
+        "words.toml": PROJECT,
+        "prompts.tsv": "prompt\tcategory\na circle\tshape\n",
+        "base/model_index.json": json.dumps({"unet": ["diffusers", "UNet2DConditionModel"]}),
+    }
+    for folder in ("base/unet", "judge", "guard"):
+        files |= {f"{folder}/config.json": folder, f"{folder}/model.safetensors": folder}
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    return load_project(tmp_path / "words.toml")
+
+
+def make_snapshot() -> DatasetSnapshot:
+    return DatasetSnapshot(
+        uri="file:///store/snapshots/s",
+        content_digest="5" * 64,
+        num_pairs={"train": 3, "calibration": 1, "test": 1},
+        num_ties=0,
+        num_prompts=5,
+        sources=("pairs",),
+        licences=("CC0-1.0",),
+        batch_digests=(),
+        heldout_prompts_digest="6" * 64,
+    )
+
+
+def make_version(project: Project, weights: str, **changes: object) -> CandidateVersion:
+    base, _ = hash_folder(Path(project.base.uri))
+    fields = {
+        "model": "words",
+        "version": 1,
+        "kind": "full",
+        "weights_digest": weights * 64,
+        "weights_uri": f"file:///store/models/{weights}",
+        "spec_digest": "7" * 64,
+        "base_digest": base,
+        "snapshot_digest": "5" * 64,
+        "snapshot_uri": "file:///store/snapshots/s",
+        "trained_on": ("pairs",),
+        "run_id": "r",
+        **changes,
+    }
+    return CandidateVersion.model_validate({k: v for k, v in fields.items() if k in CandidateVersion.model_fields})
+
+
+def evaluate(project: Project, settings: Settings, champion: CandidateVersion | None = None) -> JobRequest:
+    candidate = make_version(project, "c")
+    snapshot = make_snapshot()
+    return evaluate_request(
+        project,
+        settings,
+        candidate=candidate,
+        champion=champion,
+        snapshot_uri=snapshot.uri,
+        snapshot_digest=snapshot.content_digest,
+    )
+
+
+def names(request: JobRequest) -> list[str]:
+    return [item.alias or item.content_digest for item in request.inputs]
+
+
+def test_encode_states_snapshot_base_and_backbone(project: Project, settings: Settings) -> None:
+    request = encode_request(project, settings, make_snapshot(), project.recipes()[0])
+    spec = EncodeSpec.model_validate(request.spec)
+    base, _ = hash_folder(Path(project.base.uri))
+    assert (spec.base_digest, spec.snapshot_digest) == (base, "5" * 64)
+    assert request.spec_digest == spec.digest
+    assert request.output_uri == f"{settings.store_uri}/features/{spec.digest}"
+    assert names(request) == [base, "5" * 64]
+    assert [item.manifest for item in request.inputs] == [False, True]
+
+
+def test_the_same_inputs_give_the_same_job_wherever_the_project_lies(
+    project: Project, settings: Settings, tmp_path: Path
+) -> None:
+    import shutil
+
+    first = encode_request(project, settings, make_snapshot(), project.recipes()[0])
+    for name in ("base", "judge", "guard", "prompts.tsv", "words.toml"):
+        (tmp_path / "elsewhere").mkdir(exist_ok=True)
+        (shutil.copytree if (tmp_path / name).is_dir() else shutil.copy)(tmp_path / name, tmp_path / "elsewhere" / name)
+    moved = load_project(tmp_path / "elsewhere" / "words.toml")
+    again = encode_request(moved, settings, make_snapshot(), moved.recipes()[0])
+    assert (again.job_id, again.output_uri) == (first.job_id, first.output_uri)
+    (tmp_path / "elsewhere/base/unet/model.safetensors").write_text("other weights")
+    assert encode_request(moved, settings, make_snapshot(), moved.recipes()[0]).job_id != first.job_id
+
+
+def test_train_binds_the_recipe_to_base_and_cache(project: Project, settings: Settings) -> None:
+    cache = FeatureCache(
+        uri="file:///store/features/f",
+        content_digest="8" * 64,
+        spec_digest="9" * 64,
+        num_pairs=3,
+        num_captions=3,
+        latent_shape=(4, 8, 8),
+    )
+    recipe = project.recipes()[0]
+    request = train_request(project, settings, cache, recipe)
+    spec = TrainSpec.model_validate(request.spec)
+    assert (spec.recipe, spec.cache_digest) == (recipe, "8" * 64)
+    assert request.kind == "train"
+    assert request.output_uri == f"{settings.store_uri}/models/{spec.digest}"
+    assert names(request) == [spec.base_digest, "8" * 64]
+
+
+def test_placement_is_no_part_of_the_identity(project: Project, settings: Settings) -> None:
+    first = encode_request(project, settings, make_snapshot(), project.recipes()[0])
+    placed = project.placement.encode.model_copy(update={"num_processes": 8})
+    other = project.model_copy(update={"placement": project.placement.model_copy(update={"encode": placed})})
+    request = encode_request(other, settings, make_snapshot(), project.recipes()[0])
+    assert request.placement.num_processes == 8
+    assert (request.job_id, request.output_uri) == (first.job_id, first.output_uri)
+
+
+def test_a_generation_is_another_job_with_another_answer(project: Project, settings: Settings) -> None:
+    first = encode_request(project, settings, make_snapshot(), project.recipes()[0])
+    second = with_generation(first, 2)
+    assert second.output_uri == f"{first.output_uri}.g2"
+    assert second.job_id.endswith("-g2")
+    assert second.spec_digest == first.spec_digest
+    assert with_generation(second, 0) == first
+
+
+def test_without_a_champion_the_base_is_the_incumbent(project: Project, settings: Settings, tmp_path: Path) -> None:
+    request = evaluate(project, settings)
+    spec = EvalSpec.model_validate(request.spec)
+    base, _ = hash_folder(tmp_path / "base")
+    assert (spec.champion.kind, spec.champion.weights_digest) == ("base", base)
+    assert spec.prompts_digest == sha256_file(tmp_path / "prompts.tsv")
+    assert [judge.weights_digest for judge in (*spec.judges, *spec.guards)] == [
+        hash_folder(tmp_path / "judge")[0],
+        hash_folder(tmp_path / "guard")[0],
+    ]
+    assert len(request.side_outputs) == 2, "candidate and base; the champion is the base"
+    assert request.placement.micro_batch == 5
+    by_name = {item.alias or item.content_digest: item for item in request.inputs}
+    assert by_name["c" * 64].subfolder == "weights"
+    assert by_name["c" * 64].uri == "file:///store/models/c"
+    assert by_name[spec.prompts_digest].kind == "file"
+    assert {"5" * 64, base} < set(by_name)
+
+
+def test_images_that_are_in_the_store_are_inputs_by_their_specs_digest(
+    project: Project, settings: Settings, tmp_path: Path
+) -> None:
+    champion = make_version(project, "d", version=2)
+    first = evaluate(project, settings, champion)
+    assert len(first.side_outputs) == 3
+    assert names(first).count("d" * 64) == 1
+    spec = EvalSpec.model_validate(first.spec)
+    drawn = spec.sample_spec(spec.champion).digest
+    side = next(side for side in first.side_outputs if side.path == f"samples/{drawn}")
+    assert side.uri == f"{settings.store_uri}/evaluations/samples/{drawn}"
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "00000_0.png").write_text("png")
+    manifest = open_store(settings.store_uri).publish_folder(tmp_path / "images", side.uri, {})
+    second = evaluate(project, settings, champion)
+    assert drawn not in {side.path.split("/")[1] for side in second.side_outputs}
+    found = next(item for item in second.inputs if item.alias == drawn)
+    assert found.content_digest == manifest.content_digest
+    assert second.job_id == first.job_id
+
+
+def test_a_version_of_another_base_is_refused(project: Project, settings: Settings) -> None:
+    with pytest.raises(ValueError, match="words version 3 was trained on base 0000"):
+        evaluate(project, settings, make_version(project, "d", version=3, base_digest="0" * 64))
+
+
+def test_a_base_or_judge_lacking_a_file_is_named(project: Project, settings: Settings, tmp_path: Path) -> None:
+    (tmp_path / "guard" / "config.json").unlink()
+    with pytest.raises(ValueError, match=r"Judge .*guard is not complete, it lacks config\.json"):
+        evaluate(project, settings)
+    (tmp_path / "base" / "unet" / "config.json").unlink()
+    with pytest.raises(ValueError, match=r"Base model .* lacks unet/config\.json"):
+        encode_request(project, settings, make_snapshot(), project.recipes()[0])

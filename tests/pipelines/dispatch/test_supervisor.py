@@ -1,0 +1,66 @@
+"""How an attempt's end is read: the supervisor as a process, over commands that end in every way."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from alignment.contracts import JobFailure
+from pipelines.contracts import JobStatus
+from pipelines.dispatch.job_folder import JobFolder, Launch
+from pipelines.dispatch.processes import is_alive
+
+pytestmark = pytest.mark.timeout(40)
+
+
+def supervise(folder: JobFolder, command: tuple[str, ...], attempt: int = 1) -> JobStatus:
+    folder.write_launch(Launch(attempt=attempt, command=command, timeout_seconds=20, grace_seconds=1))
+    root = str(Path(__file__).parents[3])
+    code = f"import sys; sys.path.insert(0, {root!r}); from pathlib import Path; "
+    code += f"from pipelines.dispatch.supervisor import main; main(Path({str(folder.path)!r}))"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=20)
+    deadline = time.monotonic() + 20
+    while is_alive(folder.read_supervisor()):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    status = folder.read_status()
+    assert status is not None
+    return status
+
+
+def python(code: str) -> tuple[str, ...]:
+    return (sys.executable, "-c", code)
+
+
+@pytest.mark.parametrize(
+    ("code", "state", "kind", "exit_code", "words"),
+    [
+        ("pass", "succeeded", "", 0, ""),
+        ("raise SystemExit(5)", "failed", "crashed", 5, "exited with 5"),
+        ("import os; os.kill(os.getpid(), 9)", "failed", "crashed", -9, "SIGKILL"),
+        ("import os; os.abort()", "failed", "crashed", -6, "SIGABRT"),
+        ("raise SystemExit(143)", "preempted", "preempted", 143, "SIGTERM"),
+    ],
+)
+def test_every_end_has_its_state(tmp_path: Path, code: str, state: str, kind: str, exit_code: int, words: str) -> None:
+    status = supervise(JobFolder(tmp_path), python(code))
+    assert (status.state, status.failure_kind, status.exit_code, status.attempt) == (state, kind, exit_code, 1)
+    assert words in status.message
+
+
+def test_the_reason_of_an_earlier_attempt_is_forgotten(tmp_path: Path) -> None:
+    folder = JobFolder(tmp_path)
+    folder.write_failure(JobFailure(kind="diverged", message="long ago"))
+    status = supervise(folder, python("raise SystemExit(1)"), attempt=2)
+    assert (status.failure_kind, status.attempt) == ("crashed", 2)
+
+
+def test_what_the_worker_says_is_in_the_attempts_log_between_its_marks(tmp_path: Path) -> None:
+    folder = JobFolder(tmp_path)
+    supervise(folder, python("import sys; print('out'); print('err', file=sys.stderr)"))
+    lines = folder.log_path(1).read_text().splitlines()
+    assert lines[0].startswith("--- attempt 1, ")
+    assert sorted(lines[1:-1]) == ["err", "out"]
+    assert lines[-1] == "--- succeeded ---"
