@@ -22,7 +22,7 @@ RUN_TIMEOUT_SECONDS = 1800
 MARKS = {"success": "[green]done[/]", "failed": "[red]failed[/]", "skipped": "[dim]skipped[/]"}
 
 
-class ChainFailed(RuntimeError):
+class ChainError(RuntimeError):
     """A DAG run of the chain failed; the message ends with the log of the task that did."""
 
 
@@ -69,7 +69,7 @@ class View:
 
 
 def follow_run(api: AirflowApi, dag_id: str, run_id: str, view: View) -> None:
-    """Wait for a run to end well. Raises ChainFailed with the failed task's log, TimeoutError when it takes too long."""
+    """Wait for a run to end well; ChainError with the failed task's log, TimeoutError when it takes too long."""
     deadline = time.monotonic() + RUN_TIMEOUT_SECONDS
     while time.monotonic() < deadline:
         state = api.run(dag_id, run_id)["state"]
@@ -80,7 +80,7 @@ def follow_run(api: AirflowApi, dag_id: str, run_id: str, view: View) -> None:
         if state == "failed":
             failed = [task for task in tasks if task["state"] == "failed"]
             logs = "\n".join(f"--- {t['task_id']}:\n{api.log_tail(dag_id, run_id, t)}" for t in failed[:1])
-            raise ChainFailed(f"{dag_id} failed at {', '.join(t['task_id'] for t in failed) or 'no task'}.\n{logs}")
+            raise ChainError(f"{dag_id} failed at {', '.join(t['task_id'] for t in failed) or 'no task'}.\n{logs}")
         time.sleep(POLL_SECONDS)
     raise TimeoutError(f"{dag_id} {run_id} took longer than {RUN_TIMEOUT_SECONDS} s.")
 
