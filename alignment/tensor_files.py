@@ -11,6 +11,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from alignment.durable import named_errors
+
 DTYPE_CODES = {
     torch.float64: "F64",
     torch.float32: "F32",
@@ -24,9 +26,9 @@ DTYPE_CODES = {
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write `path` in the safetensors format, names and metadata sorted. OSError when the disk is full."""
+    """Write `path` in the safetensors format, names and metadata sorted. OSError names the path when the disk is full."""
     names = sorted(tensors)
-    with path.open("wb") as file:
+    with named_errors(path), path.open("wb") as file:
         file.write(_header(names, tensors, metadata or {}))
         for name in names:
             flat = tensors[name].detach().cpu().contiguous().reshape(-1)

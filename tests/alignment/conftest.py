@@ -1,14 +1,24 @@
 """A Stable Diffusion of 64 px, built from configurations in seconds, and pairs of plain colours to train it on."""
 
 import io
+import shutil
 import string
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
+from pydantic import BaseModel
+
+from alignment.backbones.catalogue import StableDiffusion
+from alignment.contracts import EncodeSpec, FeatureCache, Placement, Recipe, TrainSpec
+from alignment.durable import content_digest
+from alignment.jobs.outcome import JobPaths, exit_code, parse_paths
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 190, 60), "blue": (40, 60, 220), "white": (250, 250, 250)}
 WORDS = ("a", "plain", "picture", *COLOURS)
@@ -138,3 +148,93 @@ def tiny_snapshot_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, count in (("train", 30), ("calibration", 10), ("test", 5)):
         pq.write_table(pa.table(snapshot_rows(count)), folder / f"{name}.parquet")
     return folder
+
+
+# --- jobs, run in this process ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Inputs by digest, an encoded cache, and what it takes to run a job on them."""
+
+    root: Path
+    inputs: Path
+    encode_spec: EncodeSpec
+    cache: FeatureCache
+
+    def encode(self, out: Path, *, spec: EncodeSpec | None = None, num_processes: int = 1) -> int:
+        """Run the encode job here; its exit code."""
+        from alignment.jobs import encode
+
+        return self._run(encode.main, spec or self.encode_spec, Placement(num_processes=num_processes), out)
+
+    def train(self, out: Path, spec: TrainSpec, placement: Placement) -> int:
+        """Run the train job here; its exit code."""
+        from alignment.jobs import train
+
+        return self._run(train.main, spec, placement, out)
+
+    def train_spec(self, **changes: Any) -> TrainSpec:
+        """A ten-step Diffusion-DPO run with adapters; `changes` replace fields of the recipe."""
+        fields: dict[str, Any] = {
+            "name": "tiny",
+            "backbone": self.encode_spec.backbone,
+            "objective": {"name": "diffusion_dpo", "beta": 500.0},
+            "tuning": {"kind": "lora", "rank": 4, "alpha": 4},
+            "optimiser": {"learning_rate": 1e-3, "warmup_steps": 2},
+            "global_batch": 8,
+            "steps": 10,
+            "seed": 3,
+            "caption_dropout": 0.2,
+        }
+        recipe = Recipe.model_validate(fields | changes)
+        return TrainSpec(
+            recipe=recipe, base_digest=self.encode_spec.base_digest, cache_digest=self.cache.content_digest
+        )
+
+    def write_job(self, folder: Path, spec: BaseModel, placement: Placement, out: Path) -> list[str]:
+        """Files of a job and the arguments that name them, for a process of its own."""
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "spec.json").write_text(spec.model_dump_json())
+        (folder / "placement.json").write_text(placement.model_dump_json())
+        return [
+            *("--spec", str(folder / "spec.json"), "--placement", str(folder / "placement.json")),
+            *("--inputs", str(self.inputs), "--out", str(out)),
+        ]
+
+    def _run(self, main: Callable[[JobPaths], None], spec: BaseModel, placement: Placement, out: Path) -> int:
+        arguments = self.write_job(out.parent / f"{out.name}_job", spec, placement, out)
+        threads = torch.get_num_threads()
+        try:
+            return exit_code(main, parse_paths(arguments))
+        finally:
+            torch.set_num_threads(threads)
+            torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(scope="session")
+def bench(tiny_sd_dir: Path, tiny_snapshot_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    """The tiny base, 24 pairs without ties, and their feature cache in shards of 7 pairs."""
+    root = tmp_path_factory.mktemp("bench")
+    base_digest, snapshot_digest = content_digest(tiny_sd_dir), content_digest(tiny_snapshot_dir)
+    inputs = root / "inputs"
+    shutil.copytree(tiny_sd_dir, inputs / base_digest)
+    shutil.copytree(tiny_snapshot_dir, inputs / snapshot_digest)
+    spec = EncodeSpec(
+        snapshot_digest=snapshot_digest,
+        base_digest=base_digest,
+        backbone=StableDiffusion(resolution=64),
+        shard_pairs=7,
+    )
+    placeholder = FeatureCache(
+        uri="",
+        content_digest="0" * 64,
+        spec_digest=spec.digest,
+        num_pairs=1,
+        num_captions=1,
+        latent_shape=(1, 1, 1),
+    )
+    assert Bench(root, inputs, spec, placeholder).encode(root / "cache") == 0
+    cache = FeatureCache.model_validate_json((root / "cache" / "result.json").read_text())
+    shutil.copytree(root / "cache", inputs / cache.content_digest)
+    return Bench(root, inputs, spec, cache)

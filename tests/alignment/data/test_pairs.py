@@ -1,0 +1,98 @@
+"""Reading a snapshot: ties, order, row groups, pixels, damage."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+from alignment.data.pairs import TrainingPairs, pixels
+from alignment.failures import JobStoppedError
+
+
+def write(folder: Path, *, ties: list[bool], rows_per_group: int = 2, drop: str = "") -> Path:
+    count = len(ties)
+    columns: dict[str, list[Any]] = {
+        "pair_id": [f"p{i}" for i in range(count)],
+        "prompt": ["x"] * count,
+        "caption_chosen": [f"chosen {i}" for i in range(count)],
+        "caption_rejected": [f"rejected {i}" for i in range(count)],
+        "image_chosen": [f"c{i}".encode() for i in range(count)],
+        "image_rejected": [f"r{i}".encode() for i in range(count)],
+        "is_tie": ties,
+    }
+    table = pa.table({name: values for name, values in columns.items() if name != drop})
+    pq.write_table(table, folder / "train.parquet", row_group_size=rows_per_group)
+    return folder
+
+
+def png(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def test_ties_are_left_out_and_order_is_kept_across_row_groups(tmp_path: Path) -> None:
+    pairs = TrainingPairs(write(tmp_path, ties=[False, True, False, False, True, False, False]))
+    assert len(pairs) == 5
+    assert [pairs.pair(i).pair_id for i in range(5)] == ["p0", "p2", "p3", "p5", "p6"]
+    assert pairs.pair(1).image_chosen == b"c2"
+    assert pairs.pair(4).image_rejected == b"r6"
+    assert pairs.pair(0).pair_id == "p0", "going back is allowed"
+    assert pairs.captions[3] == ("chosen 5", "rejected 5")
+
+
+def test_nothing_but_ties_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no pair with a preference"):
+        TrainingPairs(write(tmp_path, ties=[True, True]))
+
+
+def test_missing_file_and_column_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"lacks train\.parquet"):
+        TrainingPairs(tmp_path)
+    with pytest.raises(ValueError, match=r"column\(s\) image_rejected"):
+        TrainingPairs(write(tmp_path, ties=[False], drop="image_rejected"))
+
+
+def test_truncated_file_is_bad_data(tmp_path: Path) -> None:
+    path = write(tmp_path, ties=[False] * 4) / "train.parquet"
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(JobStoppedError, match="not a readable parquet") as stopped:
+        TrainingPairs(tmp_path)
+    assert stopped.value.kind == "bad_data"
+
+
+def test_pixels_span_minus_one_to_one() -> None:
+    array = np.zeros((8, 8, 3), dtype=np.uint8)
+    array[0, 1] = (255, 51, 0)
+    image_CHW = pixels(png(array), 8, "x")
+    assert image_CHW.shape == (3, 8, 8)
+    assert image_CHW[:, 0, 1].tolist() == pytest.approx([1.0, -0.6, -1.0])
+    assert image_CHW[:, 1, 1].tolist() == [-1.0, -1.0, -1.0]
+
+
+def test_wide_and_tall_images_lose_their_ends_alone() -> None:
+    array = np.zeros((8, 16, 3), dtype=np.uint8)
+    array[:, 4:12] = 255
+    assert torch.equal(pixels(png(array), 8, "x"), torch.ones(3, 8, 8))
+    assert torch.equal(pixels(png(array.transpose(1, 0, 2)), 8, "x"), torch.ones(3, 8, 8))
+
+
+def test_larger_images_are_scaled_and_other_modes_become_rgb() -> None:
+    grey = Image.new("L", (40, 32), 102)
+    buffer = io.BytesIO()
+    grey.save(buffer, format="PNG")
+    image_CHW = pixels(buffer.getvalue(), 16, "x")
+    assert image_CHW.shape == (3, 16, 16)
+    assert image_CHW.unique().tolist() == pytest.approx([-0.2])
+
+
+def test_undecodable_bytes_are_bad_data() -> None:
+    with pytest.raises(JobStoppedError, match="image_chosen of pair 7 cannot be decoded") as stopped:
+        pixels(b"no image", 8, "image_chosen of pair 7")
+    assert stopped.value.kind == "bad_data"

@@ -1,0 +1,118 @@
+"""The encode job: whole, resumed, shared among processes, and given bad input."""
+
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from alignment.contracts import FeatureCache, JobFailure, Placement, Progress
+from alignment.durable import content_digest
+
+
+def failure_of(out: Path) -> JobFailure:
+    return JobFailure.model_validate_json((out / "failure.json").read_text())
+
+
+def result_of(out: Path) -> FeatureCache:
+    return FeatureCache.model_validate_json((out / "result.json").read_text())
+
+
+def test_result_counts_pairs_without_ties_and_captions_once(bench: Any) -> None:
+    assert bench.cache.num_pairs == 24
+    assert bench.cache.num_captions == 5, "four colours and the empty caption"
+    assert bench.cache.latent_shape == (4, 8, 8)
+    out = bench.root / "cache"
+    names = sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
+    files = [name for name in names if name.startswith(("pairs/", "text/")) or name == "index.json"]
+    assert len(files) == 1 + 1 + 4
+    assert bench.cache.content_digest == content_digest(out, [out / name for name in files])
+    progress = Progress.model_validate_json((out / "progress.json").read_text())
+    assert (progress.done, progress.total, progress.unit) == (5, 5, "shards")
+
+
+def test_interrupted_encoding_keeps_finished_shards(bench: Any, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(bench.root / "cache", out)
+    for name in ("result.json", "index.json", "pairs/00002.safetensors", "text/00000.safetensors"):
+        (out / name).unlink()
+    kept = (out / "pairs/00001.safetensors").stat().st_mtime_ns
+    assert bench.encode(out) == 0
+    assert (out / "pairs/00001.safetensors").stat().st_mtime_ns == kept
+    assert result_of(out) == bench.cache
+
+
+def test_finished_output_answers_at_once(bench: Any, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "result.json").write_text("{}")
+    assert bench.encode(out) == 0
+    assert [path.name for path in out.iterdir()] == ["result.json"]
+
+
+def test_another_specs_shards_are_not_taken_over(bench: Any, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(bench.root / "cache", out)
+    (out / "result.json").unlink()
+    assert bench.encode(out, spec=bench.encode_spec.model_copy(update={"shard_pairs": 8})) == 2
+    assert "another encode spec" in failure_of(out).message
+
+
+def test_unknown_digest_is_bad_input(bench: Any, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert bench.encode(out, spec=bench.encode_spec.model_copy(update={"snapshot_digest": "1" * 64})) == 2
+    failure = failure_of(out)
+    assert failure.kind == "bad_input"
+    assert "snapshot" in failure.message
+    assert "1" * 64 in failure.message
+
+
+def test_unreadable_image_is_bad_data_and_names_the_pair(bench: Any, tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(buffer, format="PNG")
+    row = {
+        "pair_id": "f" * 64,
+        "prompt": "a",
+        "caption_chosen": "a",
+        "caption_rejected": "a",
+        "image_chosen": buffer.getvalue(),
+        "image_rejected": buffer.getvalue()[:60],
+        "is_tie": False,
+    }
+    snapshot = bench.inputs / ("2" * 64)
+    snapshot.mkdir()
+    pq.write_table(pa.table({name: [value] for name, value in row.items()}), snapshot / "train.parquet")
+    out = tmp_path / "out"
+    assert bench.encode(out, spec=bench.encode_spec.model_copy(update={"snapshot_digest": "2" * 64})) == 1
+    failure = failure_of(out)
+    assert failure.kind == "bad_data"
+    assert f"image_rejected of pair {'f' * 64}" in failure.message
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_two_processes_give_the_same_bytes(bench: Any, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    arguments = bench.write_job(tmp_path / "job", bench.encode_spec, Placement(num_processes=2), out)
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*launch, "-m", "alignment.jobs.encode", *arguments],
+        env=environment,
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=220,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "process 1 of 2" in done.stderr
+    assert json.loads((out / "result.json").read_text())["content_digest"] == bench.cache.content_digest

@@ -1,0 +1,320 @@
+"""The train job: undisturbed, interrupted in every way, split over processes, and given bad input."""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from alignment.contracts import JobFailure, Placement, Progress, TrainResult
+from alignment.training import loop
+from alignment.training.checkpoint import damage
+
+QUIET = Placement(micro_batch=4, checkpoint_every_steps=3)
+NOT_REPRODUCED = {"pairs_per_second", "gpu_memory_gib"}
+
+
+def result_of(out: Path) -> TrainResult:
+    return TrainResult.model_validate_json((out / "result.json").read_text())
+
+
+def failure_of(out: Path) -> JobFailure:
+    return JobFailure.model_validate_json((out / "failure.json").read_text())
+
+
+def curve_of(out: Path) -> list[tuple[int, dict[str, float]]]:
+    """Steps and the metrics that a rerun must reproduce."""
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [
+        (line["step"], {name: value for name, value in line["metrics"].items() if name not in NOT_REPRODUCED})
+        for line in lines
+    ]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(bench: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten steps without interruption."""
+    out = tmp_path_factory.mktemp("undisturbed") / "out"
+    assert bench.train(out, bench.train_spec(), QUIET) == 0
+    return out
+
+
+@contextmanager
+def stop_after(monkeypatch: pytest.MonkeyPatch, step: int, what: type[BaseException] | None) -> Iterator[None]:
+    """Raise `what` just after a step's metrics are written; None sends SIGTERM to ourselves instead."""
+    honest = loop.append_metrics
+
+    def append(out: Path, done: int, metrics: dict[str, float]) -> None:
+        honest(out, done, metrics)
+        if done == step and what is None:
+            os.kill(os.getpid(), signal.SIGTERM)
+        elif done == step and what is not None:
+            raise what(f"stopped after step {done}")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "append_metrics", append)
+        yield
+
+
+def test_result_and_files(bench: Any, undisturbed: Path) -> None:
+    result = result_of(undisturbed)
+    assert result.kind == "lora"
+    assert result.spec_digest == bench.train_spec().digest
+    assert (result.steps, result.num_pairs, result.uri) == (10, 24, "")
+    assert [path.name for path in (undisturbed / "weights").iterdir()] == ["pytorch_lora_weights.safetensors"]
+    assert [step for step, _ in curve_of(undisturbed)] == list(range(1, 11))
+    first, last = curve_of(undisturbed)[0][1], curve_of(undisturbed)[-1][1]
+    assert first["loss"] == pytest.approx(0.6931472, abs=1e-6), "the policy begins as the reference"
+    assert first["implicit_accuracy"] == 0.5
+    assert first["learning_rate"] == pytest.approx(5e-4)
+    assert result.final_metrics["loss"] == pytest.approx(last["loss"])
+    assert {"margin", "chosen_error_minus_reference", "rejected_error_minus_reference", "gradient_norm"} <= set(last)
+    progress = Progress.model_validate_json((undisturbed / "progress.json").read_text())
+    assert (progress.done, progress.total, progress.unit) == (10, 10, "steps")
+
+
+def test_the_same_run_twice_is_the_same(bench: Any, undisturbed: Path, tmp_path: Path) -> None:
+    assert bench.train(tmp_path / "out", bench.train_spec(), QUIET) == 0
+    assert result_of(tmp_path / "out").weights_digest == result_of(undisturbed).weights_digest
+    assert bench.train(tmp_path / "other", bench.train_spec(seed=4), QUIET) == 0
+    assert result_of(tmp_path / "other").weights_digest != result_of(undisturbed).weights_digest
+
+
+def test_finished_output_answers_at_once(bench: Any, undisturbed: Path) -> None:
+    before = (undisturbed / "metrics.jsonl").stat().st_mtime_ns
+    assert bench.train(undisturbed, bench.train_spec(), QUIET) == 0
+    assert (undisturbed / "metrics.jsonl").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("step", [1, 3, 5, 9, 10])
+def test_crash_after_any_step_and_resume(
+    bench: Any, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    out = tmp_path / "out"
+    with stop_after(monkeypatch, step, RuntimeError):
+        assert bench.train(out, bench.train_spec(), QUIET) == 1
+    assert failure_of(out).kind == "crashed"
+    assert bench.train(out, bench.train_spec(), QUIET) == 0
+    assert not (out / "failure.json").exists()
+    assert curve_of(out) == curve_of(undisturbed)
+    assert result_of(out).weights_digest == result_of(undisturbed).weights_digest
+
+
+def test_sigterm_checkpoints_at_once(
+    bench: Any, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    with stop_after(monkeypatch, 4, None):
+        assert bench.train(out, bench.train_spec(), QUIET) == 143
+    failure = failure_of(out)
+    assert failure.kind == "preempted"
+    assert failure.step == 5
+    assert damage(out / "checkpoints" / "step_000005") is None
+    assert bench.train(out, bench.train_spec(), QUIET) == 0
+    assert curve_of(out) == curve_of(undisturbed)
+    assert result_of(out).weights_digest == result_of(undisturbed).weights_digest
+
+
+def test_damaged_newest_checkpoint_falls_back(
+    bench: Any, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    out = tmp_path / "out"
+    with stop_after(monkeypatch, 8, RuntimeError):
+        assert bench.train(out, bench.train_spec(), QUIET) == 1
+    caplog.set_level("INFO")
+    victim = out / "checkpoints" / "step_000006" / "weights.safetensors"
+    victim.write_bytes(victim.read_bytes()[:-1] + b"\x55")
+    assert bench.train(out, bench.train_spec(), QUIET) == 0
+    assert any("step_000006 is damaged" in record.getMessage() for record in caplog.records)
+    assert any("resumed from" in r.getMessage() and "step_000003" in r.getMessage() for r in caplog.records)
+    assert curve_of(out) == curve_of(undisturbed)
+    assert result_of(out).weights_digest == result_of(undisturbed).weights_digest
+
+
+def test_full_disk_keeps_the_old_checkpoint(
+    bench: Any, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    with stop_after(monkeypatch, 4, RuntimeError):
+        assert bench.train(out, bench.train_spec(), QUIET) == 1
+    old = out / "checkpoints" / "step_000003"
+    size = (old / "optimiser.safetensors").stat().st_size
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, hard))
+    try:
+        assert bench.train(out, bench.train_spec(), QUIET) == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    failure = failure_of(out)
+    assert failure.kind == "storage_full"
+    assert str(out / "checkpoints") in failure.message
+    assert [path.name for path in (out / "checkpoints").iterdir()] == ["step_000003"]
+    assert damage(old) is None
+    assert bench.train(out, bench.train_spec(), QUIET) == 0
+    assert result_of(out).weights_digest == result_of(undisturbed).weights_digest
+
+
+def test_divergence_stops_and_keeps_the_last_good_checkpoint(bench: Any, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    wild = bench.train_spec(tuning={"kind": "full"}, optimiser={"learning_rate": 1e18}, max_grad_norm=1e6)
+    assert bench.train(out, wild, Placement(micro_batch=8, checkpoint_every_steps=1)) == 1
+    failure = failure_of(out)
+    assert failure.kind == "diverged"
+    assert failure.step is not None
+    assert damage(out / "checkpoints" / f"step_{failure.step:06d}") is None
+    assert curve_of(out)[-1][0] == failure.step
+    assert not (out / "result.json").exists()
+
+
+def test_micro_batch_does_not_change_the_curve(bench: Any, undisturbed: Path, tmp_path: Path) -> None:
+    assert bench.train(tmp_path / "out", bench.train_spec(), Placement(micro_batch=3)) == 0
+    pairs = zip(curve_of(tmp_path / "out"), curve_of(undisturbed), strict=True)
+    assert max(abs(ours["loss"] - theirs["loss"]) for (_, ours), (_, theirs) in pairs) < 1e-5
+
+
+def test_flipped_labels_begin_with_the_opposite_gradient(bench: Any, tmp_path: Path) -> None:
+    assert bench.train(tmp_path / "out", bench.train_spec(flip_labels=True, caption_dropout=0.0), QUIET) == 0
+    assert bench.train(tmp_path / "straight", bench.train_spec(caption_dropout=0.0), QUIET) == 0
+    flipped, straight = curve_of(tmp_path / "out"), curve_of(tmp_path / "straight")
+    assert flipped[0][1]["chosen_error"] == pytest.approx(straight[0][1]["rejected_error"], rel=1e-6)
+    assert flipped[0][1]["rejected_error"] == pytest.approx(straight[0][1]["chosen_error"], rel=1e-6)
+
+
+def test_sft_lowers_the_chosen_error(bench: Any, tmp_path: Path) -> None:
+    spec = bench.train_spec(
+        objective={"name": "sft"},
+        tuning={"kind": "full"},
+        optimiser={"learning_rate": 3e-3},
+        steps=30,
+        global_batch=16,
+    )
+    assert bench.train(tmp_path / "out", spec, Placement(micro_batch=16)) == 0
+    curve = [metrics["chosen_error"] for _, metrics in curve_of(tmp_path / "out")]
+    assert sum(curve[-5:]) < 0.9 * sum(curve[:5])
+    assert "chosen_error_minus_reference" not in curve_of(tmp_path / "out")[0][1]
+
+
+def test_bf16_stays_close_to_fp32(bench: Any, undisturbed: Path, tmp_path: Path) -> None:
+    assert bench.train(tmp_path / "out", bench.train_spec(precision="bf16"), QUIET) == 0
+    pairs = list(zip(curve_of(tmp_path / "out"), curve_of(undisturbed), strict=True))
+    differences = [abs(ours["chosen_error"] - theirs["chosen_error"]) for (_, ours), (_, theirs) in pairs]
+    assert 0 < max(differences) < 0.02
+
+
+def test_samples_do_not_disturb_training_and_are_drawn_once(
+    bench: Any, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    placement = QUIET.model_copy(update={"sample_prompts": ("a plain red picture", "blue"), "sample_every_steps": 4})
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert bench.train(whole, bench.train_spec(), placement) == 0
+    with stop_after(monkeypatch, 9, RuntimeError):
+        assert bench.train(broken, bench.train_spec(), placement) == 1
+    assert bench.train(broken, bench.train_spec(), placement) == 0
+    assert result_of(whole).weights_digest == result_of(undisturbed).weights_digest
+    for out in (whole, broken):
+        lines = [json.loads(line) for line in (out / "samples/index.jsonl").read_text().splitlines()]
+        assert [(line["step"], line["key"]) for line in lines] == [
+            (step, f"samples/{number:02d}") for step in (0, 4, 8, 10) for number in (0, 1)
+        ]
+        assert all((out / line["path"]).is_file() for line in lines)
+    for step in (0, 10):
+        name = f"samples/step_{step:06d}/00.png"
+        assert (whole / name).read_bytes() == (broken / name).read_bytes()
+    assert (whole / "samples/step_000000/00.png").read_bytes() != (whole / "samples/step_000010/00.png").read_bytes()
+
+
+def test_mismatched_inputs_are_refused(bench: Any, tmp_path: Path) -> None:
+    spec = bench.train_spec()
+    assert bench.train(tmp_path / "a", spec.model_copy(update={"base_digest": "3" * 64}), QUIET) == 2
+    assert "encoded by base model" in failure_of(tmp_path / "a").message
+    backbone = {"name": "stable_diffusion", "resolution": 128}
+    assert bench.train(tmp_path / "b", bench.train_spec(backbone=backbone), QUIET) == 2
+    assert "resolution=64" in failure_of(tmp_path / "b").message
+    assert bench.train(tmp_path / "c", spec.model_copy(update={"cache_digest": "4" * 64}), QUIET) == 2
+    assert "feature cache" in failure_of(tmp_path / "c").message
+
+
+def test_checkpoints_of_another_spec_are_refused(bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with stop_after(monkeypatch, 4, RuntimeError):
+        assert bench.train(tmp_path / "out", bench.train_spec(), QUIET) == 1
+    assert bench.train(tmp_path / "out", bench.train_spec(seed=9), QUIET) == 2
+    assert "another train spec" in failure_of(tmp_path / "out").message
+
+
+# --- processes of their own -------------------------------------------------------------------------------------------
+
+
+def start(command: list[str], log: Path) -> subprocess.Popen[bytes]:
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    with log.open("ab") as file:
+        return subprocess.Popen(command, env=environment, stderr=file, stdout=file, start_new_session=True)
+
+
+def wait_for_step(out: Path, step: int, process: subprocess.Popen[bytes]) -> None:
+    """Until metrics.jsonl holds that step, for two minutes at most."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        path = out / "metrics.jsonl"
+        if path.is_file() and f'"step":{step},' in path.read_text():
+            return
+        time.sleep(0.005)
+    raise AssertionError(f"step {step} was not reached; exit code {process.poll()}")
+
+
+def signal_group(process: subprocess.Popen[bytes], number: int) -> int:
+    """Send a signal to the whole group and wait for its leader's exit code."""
+    os.killpg(process.pid, number)
+    return process.wait(timeout=60)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_killed_then_terminated_then_finished_is_undisturbed(bench: Any, tmp_path: Path) -> None:
+    spec = bench.train_spec(steps=60, tuning={"kind": "full"}, optimiser={"learning_rate": 1e-4})
+    placement = QUIET.model_copy(update={"checkpoint_every_steps": 4})
+    out, whole = tmp_path / "out", tmp_path / "whole"
+    assert bench.train(whole, spec, placement) == 0
+    command = [sys.executable, "-m", "alignment.jobs.train", *bench.write_job(tmp_path / "j", spec, placement, out)]
+    process = start(command, tmp_path / "log")
+    wait_for_step(out, 7, process)
+    assert signal_group(process, signal.SIGKILL) == -signal.SIGKILL
+    assert not (out / "result.json").exists()
+    process = start(command, tmp_path / "log")
+    wait_for_step(out, 20, process)
+    assert signal_group(process, signal.SIGTERM) == 143
+    stopped = failure_of(out)
+    assert stopped.kind == "preempted"
+    assert stopped.step is not None
+    assert damage(out / "checkpoints" / f"step_{stopped.step:06d}") is None
+    assert bench.train(out, spec, placement) == 0
+    assert "resumed from" in (tmp_path / "log").read_text()
+    assert curve_of(out) == curve_of(whole)
+    assert result_of(out).weights_digest == result_of(whole).weights_digest
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_two_processes_give_one_curve_and_survive_sigterm(bench: Any, undisturbed: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    placement = QUIET.model_copy(update={"num_processes": 2})
+    arguments = bench.write_job(tmp_path / "job", bench.train_spec(), placement, out)
+    command = [*launch, "-m", "alignment.jobs.train", *arguments]
+    process = start(command, tmp_path / "log")
+    wait_for_step(out, 2, process)
+    assert signal_group(process, signal.SIGTERM) != 0
+    assert failure_of(out).kind == "preempted"
+    process = start(command, tmp_path / "log")
+    assert process.wait(timeout=200) == 0, (tmp_path / "log").read_text()[-2000:]
+    assert "process 1 of 2" in (tmp_path / "log").read_text()
+    assert curve_of(out) == curve_of(undisturbed), "the same micro-batches in the same order add up to the same bits"
+    assert result_of(out).weights_digest == result_of(undisturbed).weights_digest
