@@ -18,9 +18,10 @@ class EvalPrompt:
 def read_prompts(path: Path) -> list[EvalPrompt]:
     """Every prompt in file order. Raises ValueError naming each bad line."""
     try:
-        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"The prompts file {path} cannot be read as UTF-8 text: {error}.") from error
+    lines = [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
     if lines[0].split("\t") != HEADER:
         raise ValueError(f"The prompts file {path} must begin with the header 'prompt<TAB>category'.")
     rows = [line.split("\t") for line in lines[1:]]

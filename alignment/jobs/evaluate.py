@@ -4,54 +4,50 @@ python -m alignment.jobs.evaluate --spec EvalSpec.json --placement P.json --inpu
 
 DIR holds, by digest: the base's folder, the weights folders, the judges' folders, the prompts file, the snapshot, and
 DIR/<SampleSpec digest>/ of a model that an earlier evaluation has sampled already. OUT gets samples/<SampleSpec
-digest>/ for the others, scores.parquet, calibration_scores.parquet, contact_sheet.png, spec.json and, last,
-result.json. Any number of processes may run it together; they share out the images. A killed run goes on where it
-stopped.
+digest>/ for the others, scores.parquet, calibration_scores.parquet, contact_sheet.png, extremes.json with extremes/,
+spec.json and, last, result.json. Any number of processes may run it together; they share out the images. A killed run
+goes on where it stopped.
 """
 
-import io
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
-from alignment.contracts import Calibration, EvalReport, EvalSpec, Judge, ModelRef, Placement, SampleSpec
-from alignment.durable import file_sha256, write_bytes, write_json
-from alignment.evaluation.calibration import calibrate
-from alignment.evaluation.comparison import ScoreTable, compare_all
-from alignment.evaluation.contact_sheet import SheetRow, contact_sheet, spread
+from alignment.contracts import EvalSpec, Judge, ModelRef, Placement, SampleSpec
+from alignment.durable import write_json
 from alignment.evaluation.prompts import EvalPrompt, read_prompts
+from alignment.evaluation.record import (
+    SPEC_FILE,
+    Record,
+    make_report,
+    write_calibration_scores,
+    write_contact_sheet,
+    write_extremes,
+    write_scores,
+)
 from alignment.evaluation.sampling import ImageKey, image_grid, missing_images, sample_images, share_of_rank
 from alignment.evaluation.scoring import (
     CalibrationRow,
     ScoreRow,
     calibration_pairs,
     num_calibration_pairs,
-    read_image,
     score_calibration,
     score_samples,
 )
 from alignment.jobs.outcome import JobPaths, read_object, run_job, write_result
+from alignment.jobs.processes import start_processes
 from alignment.lookup import resolve
 from alignment.progress import JobProgress
 from alignment.rewards.interface import Scorer, load_scorer
 
-logger = logging.getLogger(__name__)
-
-SCORES_FILE = "scores.parquet"
-CALIBRATION_SCORES_FILE = "calibration_scores.parquet"
-CONTACT_SHEET_FILE = "contact_sheet.png"
-SPEC_FILE = "spec.json"
 SAMPLES_DIR = "samples"
-CONTACT_SHEET_PROMPTS = 8
-NAMED_PROBLEMS = 5
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -101,11 +97,9 @@ def main(paths: JobPaths) -> None:
         rows, blank = score_all(work, scorers, folders, progress, done=to_sample)
         calibration_rows = calibrate_all(work, scorers, progress, done=to_sample + to_score)
     if work.state.is_main_process:
-        write_scores(work, rows, scorers)
-        write_calibration_scores(work, calibration_rows)
-        write_contact_sheet(work, folders)
-        write_json(paths.out / SPEC_FILE, work.spec.model_dump(mode="json"))
-        write_result(paths.out, make_report(work, calibration_rows, blank))
+        record = Record(paths.out, work.spec, work.prompts, folders)
+        digests = {name: scorer.digest for name, scorer in scorers.items()}
+        leave(record, rows, digests, calibration_rows=calibration_rows, blank=blank)
     work.state.wait_for_everyone()
     work.state.destroy_process_group()
 
@@ -118,15 +112,31 @@ def open_workplace(paths: JobPaths) -> Workplace:
     doubled = sorted({name for name in names if names.count(name) > 1})
     if doubled:
         raise ValueError(f"Judges and guards share the names {', '.join(doubled)}. Give each its own.")
-    torch.set_num_threads(placement.threads_per_process)
     return Workplace(
         spec=spec,
         placement=placement,
         paths=paths,
-        state=PartialState(),
+        state=start_processes(placement),
         prompts=read_prompts(paths.input(spec.prompts_digest, "prompts file")),
         snapshot_dir=paths.input(spec.snapshot_digest, "snapshot"),
     )
+
+
+def leave(
+    record: Record,
+    rows: Sequence[ScoreRow],
+    scorer_digests: dict[str, str],
+    *,
+    calibration_rows: Sequence[CalibrationRow],
+    blank: Sequence[str],
+) -> None:
+    """Write every file of the evaluation, result.json last."""
+    write_scores(record, rows, scorer_digests)
+    write_calibration_scores(record, calibration_rows)
+    write_contact_sheet(record)
+    write_extremes(record)
+    write_json(record.out / SPEC_FILE, record.spec.model_dump(mode="json"))
+    write_result(record.out, make_report(record, calibration_rows, blank))
 
 
 # --- sampling -----------------------------------------------------------------------------------------------------
@@ -233,115 +243,6 @@ def calibrate_all(
         after_batch=lambda n: progress.update(done + min(total, 2 * n * ranks), "checking judges"),
     )
     return sorted(CalibrationRow(*row) for row in gather_object(rows))
-
-
-# --- what is left behind ------------------------------------------------------------------------------------------
-
-
-def write_scores(work: Workplace, rows: Iterable[ScoreRow], scorers: dict[str, Scorer]) -> None:
-    """scores.parquet: a model with two roles has its rows twice, so that each role's grid is whole."""
-    by_digest: dict[str, list[ScoreRow]] = {}
-    for row in sorted(rows):
-        by_digest.setdefault(row.sample_digest, []).append(row)
-    cells = [(role, row) for role, digest in work.roles().items() for row in by_digest[digest]]
-    prompts = {prompt.index: prompt for prompt in work.prompts}
-    table = pa.table(
-        {
-            "role": [role for role, _ in cells],
-            "scorer": [row.scorer for _, row in cells],
-            "scorer_digest": [scorers[row.scorer].digest for _, row in cells],
-            "prompt_index": pa.array([row.prompt_index for _, row in cells], pa.int32()),
-            "prompt": [prompts[row.prompt_index].text for _, row in cells],
-            "category": [prompts[row.prompt_index].category for _, row in cells],
-            "seed": pa.array([row.seed for _, row in cells], pa.int64()),
-            "score": pa.array([row.score for _, row in cells], pa.float64()),
-        }
-    )
-    write_table(work.paths.out / SCORES_FILE, table)
-
-
-def write_calibration_scores(work: Workplace, rows: Sequence[CalibrationRow]) -> None:
-    """calibration_scores.parquet: one row per (judge, pair), from which the calibrations can be made again."""
-    columns = {name: [getattr(row, name) for row in rows] for name in CalibrationRow._fields}
-    types = dict(zip(CalibrationRow._fields, (pa.string(), pa.string(), *[pa.float64()] * 2, pa.bool_()), strict=True))
-    table = pa.table({name: pa.array(values, types[name]) for name, values in columns.items()})
-    write_table(work.paths.out / CALIBRATION_SCORES_FILE, table)
-
-
-def write_table(path: Path, table: pa.Table) -> None:
-    """A parquet file that appears whole."""
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer)
-    write_bytes(path, buffer.getvalue())
-
-
-def write_contact_sheet(work: Workplace, folders: dict[str, Path]) -> None:
-    """Fixed prompts, first seed, base / champion / candidate; roles that share weights share a column."""
-    roles = work.roles()
-    labels: dict[str, str] = {}
-    for role in ("base", "champion", "candidate"):
-        digest = roles[role]
-        labels[digest] = f"{labels[digest]} = {role}" if digest in labels else role
-    keys = [ImageKey(prompt, work.spec.seeds[0]) for prompt in spread(work.prompts, CONTACT_SHEET_PROMPTS)]
-    rows = [
-        SheetRow(key.prompt.text, {label: read_image(folders[d] / key.file_name) for d, label in labels.items()})
-        for key in keys
-    ]
-    buffer = io.BytesIO()
-    contact_sheet(rows, list(labels.values())).save(buffer, format="PNG")
-    write_bytes(work.paths.out / CONTACT_SHEET_FILE, buffer.getvalue())
-
-
-def make_report(work: Workplace, calibration_rows: Sequence[CalibrationRow], blank: Sequence[str]) -> EvalReport:
-    """Everything measured, computed from the files just written, so that the same file gives the same report."""
-    spec, scores_path = work.spec, work.paths.out / SCORES_FILE
-    columns = pq.read_table(scores_path, columns=["role", "scorer", "prompt_index", "seed", "score"]).to_pydict()
-    scorers = [scorer.name for scorer in (*spec.judges, *spec.guards)]
-    comparisons, problems = compare_all(
-        ScoreTable.from_columns(columns), scorers, tie_thresholds=spec.tie_thresholds, confidence=spec.confidence
-    )
-    calibrations, faults = calibrations_of(spec, calibration_rows)
-    return EvalReport(
-        uri="",
-        spec=spec,
-        scores_digest=file_sha256(scores_path),
-        num_prompts=len(work.prompts),
-        comparisons=tuple(comparisons),
-        calibrations=tuple(calibrations),
-        problems=(*blank_problems(work, blank), *problems, *faults),
-    )
-
-
-def calibrations_of(spec: EvalSpec, rows: Sequence[CalibrationRow]) -> tuple[list[Calibration], list[str]]:
-    """Each judge's agreement with people, and why one could not be had."""
-    calibrations, problems = [], []
-    for judge in spec.judges:
-        own = [row for row in rows if row.judge == judge.name]
-        try:
-            calibrations.append(
-                calibrate(
-                    judge.name,
-                    score_chosen=[row.score_chosen for row in own],
-                    score_rejected=[row.score_rejected for row in own],
-                    is_human_tie=[row.is_tie for row in own],
-                    confidence=spec.confidence,
-                )
-            )
-        except ValueError as error:
-            problems.append(str(error))
-    return calibrations, problems
-
-
-def blank_problems(work: Workplace, blank: Sequence[str]) -> list[str]:
-    """One sentence per model that drew black or single-coloured images."""
-    problems = []
-    for digest in work.sample_specs():
-        names = [path.split("/")[1] for path in blank if path.startswith(f"{digest}/")]
-        roles = " = ".join(role for role, other in work.roles().items() if other == digest)
-        if names:
-            shown = ", ".join(names[:NAMED_PROBLEMS]) + (", ..." if len(names) > NAMED_PROBLEMS else "")
-            problems.append(f"{roles}: {len(names)} images are black or of a single colour: {shown}")
-    return problems
 
 
 if __name__ == "__main__":

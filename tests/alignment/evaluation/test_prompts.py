@@ -34,6 +34,12 @@ def test_a_bad_file_is_refused_by_line(tmp_path: Path, content: str, message: st
         read_prompts(written(tmp_path, content))
 
 
+def test_a_byte_order_mark_and_windows_line_ends_are_no_part_of_a_prompt(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.tsv"
+    path.write_bytes(b"\xef\xbb\xbfprompt\tcategory\r\na cat\tanimals\r\n")
+    assert [(p.text, p.category) for p in read_prompts(path)] == [("a cat", "animals")]
+
+
 def test_a_missing_or_binary_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="cannot be read"):
         read_prompts(tmp_path / "absent.tsv")

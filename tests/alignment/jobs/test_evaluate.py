@@ -209,6 +209,19 @@ def test_the_contact_sheet_shows_both_models(finished: Path) -> None:
         assert sheet.height > 4 * 192
 
 
+def test_the_extremes_are_the_largest_gains_and_losses(bench: Bench, finished: Path) -> None:
+    lines = json.loads((finished / "extremes.json").read_text())
+    assert [line["end"] for line in lines] == ["gain", "gain", "loss", "loss"]
+    assert len({line["prompt_index"] for line in lines}) == 4
+    scaled = [sum(line["differences"].values()) for line in lines]
+    assert max(scaled[:2]) > max(scaled[2:])
+    for line in lines:
+        name = f"{line['prompt_index']:05d}_0.png"
+        for role in ("champion", "candidate"):
+            shown = pixels(finished / line[f"{role}_image"])
+            assert np.array_equal(shown, pixels(sample_dir(bench, "first", role) / name))
+
+
 def test_progress_reaches_its_end(finished: Path) -> None:
     progress = Progress.model_validate_json((finished / "progress.json").read_text())
     assert progress.done == progress.total == 2 * 8 + 2 * 8 + 2 * 10

@@ -1,0 +1,195 @@
+"""What an evaluation leaves behind: the score table, the report computed from it, and pictures for people."""
+
+import io
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from alignment.contracts import Calibration, EvalReport, EvalSpec
+from alignment.durable import file_sha256, write_bytes, write_json
+from alignment.evaluation.calibration import calibrate
+from alignment.evaluation.comparison import ScoreTable, compare_all
+from alignment.evaluation.contact_sheet import SheetRow, contact_sheet, spread
+from alignment.evaluation.extremes import Extreme, extreme_prompts
+from alignment.evaluation.prompts import EvalPrompt
+from alignment.evaluation.sampling import ImageKey, png_bytes
+from alignment.evaluation.scoring import CalibrationRow, ScoreRow, read_image
+
+logger = logging.getLogger(__name__)
+
+SCORES_FILE = "scores.parquet"
+CALIBRATION_SCORES_FILE = "calibration_scores.parquet"
+CONTACT_SHEET_FILE = "contact_sheet.png"
+SPEC_FILE = "spec.json"
+EXTREMES_FILE = "extremes.json"
+EXTREMES_DIR = "extremes"
+CONTACT_SHEET_PROMPTS = 8
+EXTREME_PROMPTS = 4
+EXTREME_SIDE = 384
+NAMED_PROBLEMS = 5
+
+
+@dataclass(frozen=True)
+class Record:
+    """Where an evaluation's images are and where its files go."""
+
+    out: Path
+    spec: EvalSpec
+    prompts: Sequence[EvalPrompt]
+    folders: Mapping[str, Path]
+    """Digest of a sample spec to its images."""
+
+    def roles(self) -> dict[str, str]:
+        """Role to the digest of its sample spec; two roles may be played by one model."""
+        return {role: self.spec.sample_spec(model).digest for role, model in self.spec.models().items()}
+
+
+def write_scores(record: Record, rows: Iterable[ScoreRow], scorer_digests: Mapping[str, str]) -> None:
+    """scores.parquet: a model with two roles has its rows twice, so that each role's grid is whole."""
+    by_digest: dict[str, list[ScoreRow]] = {}
+    for row in sorted(rows):
+        by_digest.setdefault(row.sample_digest, []).append(row)
+    cells = [(role, row) for role, digest in record.roles().items() for row in by_digest[digest]]
+    prompts = {prompt.index: prompt for prompt in record.prompts}
+    table = pa.table(
+        {
+            "role": [role for role, _ in cells],
+            "scorer": [row.scorer for _, row in cells],
+            "scorer_digest": [scorer_digests[row.scorer] for _, row in cells],
+            "prompt_index": pa.array([row.prompt_index for _, row in cells], pa.int32()),
+            "prompt": [prompts[row.prompt_index].text for _, row in cells],
+            "category": [prompts[row.prompt_index].category for _, row in cells],
+            "seed": pa.array([row.seed for _, row in cells], pa.int64()),
+            "score": pa.array([row.score for _, row in cells], pa.float64()),
+        }
+    )
+    write_table(record.out / SCORES_FILE, table)
+
+
+def write_calibration_scores(record: Record, rows: Sequence[CalibrationRow]) -> None:
+    """calibration_scores.parquet: one row per (judge, pair), from which the calibrations can be made again."""
+    columns = {name: [getattr(row, name) for row in rows] for name in CalibrationRow._fields}
+    types = dict(zip(CalibrationRow._fields, (pa.string(), pa.string(), *[pa.float64()] * 2, pa.bool_()), strict=True))
+    table = pa.table({name: pa.array(values, types[name]) for name, values in columns.items()})
+    write_table(record.out / CALIBRATION_SCORES_FILE, table)
+
+
+def write_table(path: Path, table: pa.Table) -> None:
+    """A parquet file that appears whole."""
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer)
+    write_bytes(path, buffer.getvalue())
+
+
+def write_contact_sheet(record: Record) -> None:
+    """Fixed prompts, first seed, base / champion / candidate; roles that share weights share a column."""
+    roles = record.roles()
+    labels: dict[str, str] = {}
+    for role in ("base", "champion", "candidate"):
+        digest = roles[role]
+        labels[digest] = f"{labels[digest]} = {role}" if digest in labels else role
+    keys = [ImageKey(prompt, record.spec.seeds[0]) for prompt in spread(record.prompts, CONTACT_SHEET_PROMPTS)]
+    rows = [
+        SheetRow(key.prompt.text, {label: read_image(record.folders[d] / key.file_name) for d, label in labels.items()})
+        for key in keys
+    ]
+    sheet = contact_sheet(rows, list(labels.values()))
+    write_bytes(record.out / CONTACT_SHEET_FILE, png_bytes(sheet))
+
+
+def write_extremes(record: Record) -> None:
+    """extremes.json and small copies of its images; empty when the scores allow no comparison."""
+    try:
+        found = extreme_prompts(read_score_table(record), [judge.name for judge in record.spec.judges], EXTREME_PROMPTS)
+    except ValueError as error:
+        logger.warning("no best and worst prompts: %s", error)
+        found = []
+    (record.out / EXTREMES_DIR).mkdir(exist_ok=True)
+    lines = [write_extreme(record, end=end, index=i, differences=d) for end, i, d in found]
+    write_json(record.out / EXTREMES_FILE, [line.model_dump(mode="json") for line in lines])
+
+
+def write_extreme(
+    record: Record,
+    *,
+    end: Literal["gain", "loss"],
+    index: int,
+    differences: dict[str, float],
+) -> Extreme:
+    """Copy one prompt's two images, first seed, shrunk to what a page shows."""
+    roles, key = record.roles(), ImageKey(record.prompts[index], record.spec.seeds[0])
+    paths = {role: f"{EXTREMES_DIR}/{index:05d}_{role}.png" for role in ("champion", "candidate")}
+    for role, path in paths.items():
+        image = read_image(record.folders[roles[role]] / key.file_name)
+        image.thumbnail((EXTREME_SIDE, EXTREME_SIDE))
+        write_bytes(record.out / path, png_bytes(image))
+    return Extreme(
+        end=end,
+        prompt_index=index,
+        prompt=key.prompt.text,
+        differences=differences,
+        champion_image=paths["champion"],
+        candidate_image=paths["candidate"],
+    )
+
+
+def read_score_table(record: Record) -> ScoreTable:
+    """scores.parquet as it was written."""
+    names = ["role", "scorer", "prompt_index", "seed", "score"]
+    return ScoreTable.from_columns(pq.read_table(record.out / SCORES_FILE, columns=names).to_pydict())
+
+
+def make_report(record: Record, calibration_rows: Sequence[CalibrationRow], blank: Sequence[str]) -> EvalReport:
+    """Everything measured, computed from the files just written, so that the same file gives the same report."""
+    spec, scores_path = record.spec, record.out / SCORES_FILE
+    scorers = [scorer.name for scorer in (*spec.judges, *spec.guards)]
+    comparisons, problems = compare_all(
+        read_score_table(record), scorers, tie_thresholds=spec.tie_thresholds, confidence=spec.confidence
+    )
+    calibrations, faults = calibrations_of(spec, calibration_rows)
+    return EvalReport(
+        uri="",
+        spec=spec,
+        scores_digest=file_sha256(scores_path),
+        num_prompts=len(record.prompts),
+        comparisons=tuple(comparisons),
+        calibrations=tuple(calibrations),
+        problems=(*blank_problems(record, blank), *problems, *faults),
+    )
+
+
+def calibrations_of(spec: EvalSpec, rows: Sequence[CalibrationRow]) -> tuple[list[Calibration], list[str]]:
+    """Each judge's agreement with people, and why one could not be had."""
+    calibrations, problems = [], []
+    for judge in spec.judges:
+        own = [row for row in rows if row.judge == judge.name]
+        try:
+            calibrations.append(
+                calibrate(
+                    judge.name,
+                    score_chosen=[row.score_chosen for row in own],
+                    score_rejected=[row.score_rejected for row in own],
+                    is_human_tie=[row.is_tie for row in own],
+                    confidence=spec.confidence,
+                )
+            )
+        except ValueError as error:
+            problems.append(str(error))
+    return calibrations, problems
+
+
+def blank_problems(record: Record, blank: Sequence[str]) -> list[str]:
+    """One sentence per model that drew black or single-coloured images."""
+    problems = []
+    for digest in record.folders:
+        names = [path.split("/")[1] for path in blank if path.startswith(f"{digest}/")]
+        roles = " = ".join(role for role, other in record.roles().items() if other == digest)
+        if names:
+            shown = ", ".join(names[:NAMED_PROBLEMS]) + (", ..." if len(names) > NAMED_PROBLEMS else "")
+            problems.append(f"{roles}: {len(names)} images are black or of a single colour: {shown}")
+    return problems
