@@ -38,7 +38,7 @@ def make_base(folder: Path) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(240)
 def test_a_sound_installation_passes_every_check_about_itself(world: Any) -> None:
     checks = diagnose(world.project, world.settings)
     assert [check.name for check in checks] == [

@@ -11,7 +11,7 @@ from pipelines.release.decisions import save_decision
 from pipelines.release.promotion import promote, rollback
 from pipelines.status import status
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 
 def test_before_anything_happened_all_is_null_and_agrees(world: Any) -> None:

@@ -16,7 +16,7 @@ from pipelines.settings import Settings, load_settings
 KEY = "manual__2026-01-01T00:00:00+00:00"
 CONFIG = {"recipe": {"name": "dpo", "optimiser": {"learning_rate": 1e-5}, "prompts": ["x" * 900]}, "seed": 7}
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 
 @pytest.fixture

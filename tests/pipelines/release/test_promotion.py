@@ -15,7 +15,7 @@ from pipelines.release.promotion import promote, rollback
 from pipelines.release.registration import read_version
 from pipelines.release.standing import read_standing
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 
 def aliases(world: Any) -> dict[str, int]:

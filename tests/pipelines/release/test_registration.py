@@ -1,6 +1,7 @@
 """Trained weights become a version once, with all an auditor asks for, and can be loaded back."""
 
 import hashlib
+import sys
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -11,7 +12,7 @@ from pipelines import registry, tracking
 from pipelines.release import registration
 from pipelines.release.registration import read_version, register
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 
 def test_a_version_carries_where_it_came_from_and_reads_back_the_same(world: Any) -> None:
@@ -107,6 +108,13 @@ def test_full_weights_are_registered_without_the_diffusers_flavor(world: Any) ->
     assert set(info.flavors) == {"python_function"}
     config = info.flavors["python_function"]["config"]
     assert (config["kind"], config["base_digest"]) == ("full", world.base_digest)
+
+
+def test_a_control_plane_without_the_model_libraries_can_register(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = world.train("a")
+    for library in ("torch", "diffusers", "transformers", "peft", "accelerate", "safetensors"):
+        monkeypatch.setitem(sys.modules, library, None)
+    assert register(result, world.project, world.settings, snapshot=world.snapshot, run_id=world.run_id).version == 1
 
 
 def test_serving_requirements_are_those_of_the_training_host() -> None:
