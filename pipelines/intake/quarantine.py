@@ -1,0 +1,65 @@
+"""Rows that were set aside, why, and another try for them after a rule or its limits changed."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from alignment.contracts import canonical_json
+from pipelines.contracts import RawBatch, ValidationReport
+from pipelines.intake.ingestion import DECODING_LIMITS, INGEST_VERSION, publish_batch, scratch_dir
+from pipelines.intake.pairs import QUARANTINE_FILE, read_batches
+from pipelines.intake.rules import duplicate_pair
+from pipelines.intake.validation import REPLAY_MARK, fetch_checked, validate
+from pipelines.project import Project
+from pipelines.settings import Settings
+from pipelines.storage import open_store
+
+
+def count_reasons(report: ValidationReport, settings: Settings) -> dict[str, int]:
+    """How many quarantined rows each rule is a reason of, most frequent first; a row may have several."""
+    with scratch_dir(settings) as scratch:
+        path = fetch_checked(open_store(settings.store_uri, settings), report.uri, QUARANTINE_FILE, scratch)
+        reasons = pq.read_table(path, columns=["reasons"]).column("reasons").to_pylist()
+    return dict(Counter(rule for rules in reasons for rule in rules).most_common())
+
+
+def replay(report: ValidationReport, project: Project, settings: Settings) -> ValidationReport:
+    """Judge a report's quarantined rows again under the project's present rules; their facts are computed anew.
+
+    Gives a report of its own, entered in the index beside the first. No share of bad rows fails it, since all were bad
+    once. Rows that were only copies of an accepted row are left out. A report without such rows is returned as it is.
+    """
+    store = open_store(settings.store_uri, settings)
+    inputs = {
+        "version": INGEST_VERSION,
+        "replay": report.content_digest,
+        "limits": project.validation.model_dump(mode="json", include=set(DECODING_LIMITS)),
+    }
+    uri = store.uri("raw", hashlib.sha256(canonical_json(inputs).encode()).hexdigest())
+    finished = store.read_manifest(uri)
+    batch = RawBatch.model_validate(finished.value) if finished else _batch_again(report, uri, project, settings)
+    if not batch.num_rows:
+        return report
+    limits = project.validation.model_copy(update={"max_quarantined_share": 1.0})
+    return validate(batch, project.model_copy(update={"validation": limits}), settings)
+
+
+def _batch_again(report: ValidationReport, uri: str, project: Project, settings: Settings) -> RawBatch:
+    with scratch_dir(settings) as scratch:
+        path = fetch_checked(open_store(settings.store_uri, settings), report.uri, QUARANTINE_FILE, scratch)
+        shard = next((batch.column("source_file")[0].as_py() for batch in read_batches(path, ["source_file"])), "")
+        name = f"{shard}{REPLAY_MARK}{report.content_digest[:16]}"
+        rows = _worth_another_try(path)
+        return publish_batch(uri, rows, source=report.source, name=name, project=project, settings=settings)
+
+
+def _worth_another_try(path: Path) -> Iterator[pa.RecordBatch]:
+    only_a_copy = [duplicate_pair.__name__]
+    for batch in read_batches(path):
+        keep = [reasons != only_a_copy for reasons in batch.column("reasons").to_pylist()]
+        kept = batch.filter(pa.array(keep, pa.bool_()))
+        yield kept.select([name for name in kept.schema.names if name != "reasons"])

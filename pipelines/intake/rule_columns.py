@@ -1,0 +1,147 @@
+"""What the data rules judge: one plain column per question, computed from facts. No prompt, person or image in it."""
+
+import unicodedata
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from pipelines.intake.prompts import HeldoutPrompts, normal_prompt
+from pipelines.project import ValidationSection
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MINIMUM_ANNOTATOR_ROWS = 20
+"""Rows of one annotator in a batch below which nothing is said about a person's habits."""
+ILLEGAL_LABELS = -1.0
+"""Stands in `labels` for anything but 1/0, 0/1 and 0.5/0.5."""
+UNCOUNTED_PIXELS = 2**40
+"""Stands for the size of an image whose header alone was more than the decoder may see."""
+
+_ALLOWED_CONTROLS = frozenset("\t\n\r")
+_BIDI_OVERRIDES = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+
+def rule_columns(pairs: pa.Table, limits: ValidationSection, heldout: HeldoutPrompts) -> "pd.DataFrame":
+    """One row per pair, in order; `row` numbers them from 0. A null means that the question does not arise.
+
+    `pairs` has the columns of PAIRS_SCHEMA but for the images.
+    """
+    import pandas as pd
+
+    table = pairs.to_pandas()
+    columns = {"row": range(len(table))}
+    frames = [_image_columns(table, limits), _prompt_columns(table, heldout), _label_columns(table)]
+    licence = table["licence"].where(table["licence"].fillna("").str.strip() != "", None)
+    frames += [_annotator_columns(table), licence.to_frame("licence")]
+    joined: pd.DataFrame = pd.concat([pd.DataFrame(columns), *frames], axis=1)
+    return joined
+
+
+def count_control_characters(prompt: str) -> int:
+    """Control characters other than tab and line ends, lone surrogates, and overrides of the writing direction."""
+    return sum(
+        (unicodedata.category(c) in ("Cc", "Cs") and c not in _ALLOWED_CONTROLS) or c in _BIDI_OVERRIDES for c in prompt
+    )
+
+
+def _image_columns(table: "pd.DataFrame", limits: ValidationSection) -> "pd.DataFrame":
+    import pandas as pd
+
+    sides = [_one_image(table, side, limits) for side in (0, 1)]
+    both = {name: pd.concat([side[name] for side in sides], axis=1) for name in sides[0].columns}
+    foreign = both["format"].where(~both["format"].isin(limits.allowed_formats))
+    return pd.DataFrame(
+        {
+            "images_decodable": both["decodable"].all(axis=1),
+            "images_of_one_frame": both["one_frame"].all(axis=1),
+            "image_format": foreign.bfill(axis=1).iloc[:, 0].fillna(both["format"].bfill(axis=1).iloc[:, 0]),
+            "largest_image_bytes": both["num_bytes"].max(axis=1),
+            "largest_image_pixels": both["pixels"].max(axis=1),
+            "longest_image_side": both["longest"].max(axis=1),
+            "shortest_image_side": both["shortest"].min(axis=1),
+        }
+    )
+
+
+def _one_image(table: "pd.DataFrame", side: int, limits: ValidationSection) -> "pd.DataFrame":
+    """What is asked of one image of each pair.
+
+    An image that ingest left undecoded because of a limit counts as decodable while it still breaks that limit: the
+    rule of the limit speaks. If the limit was raised since, nobody has looked inside, and it does not.
+    """
+    import pandas as pd
+
+    problem, format_name = table[f"problem_{side}"], table[f"format_{side}"]
+    sides = table[[f"width_{side}", f"height_{side}"]].astype("float64")
+    pixels = sides.prod(axis=1, skipna=False).mask(
+        (problem == "too_many_pixels") & sides.isna().any(axis=1), UNCOUNTED_PIXELS
+    )
+    over_a_limit = (
+        ((problem == "too_many_bytes") & (table[f"num_bytes_{side}"] > limits.max_image_bytes))
+        | ((problem == "too_many_pixels") & (pixels > limits.max_image_pixels))
+        | ((problem == "too_long_side") & (sides.max(axis=1) > limits.max_image_side))
+        | ((problem == "format") & ~format_name.isin(limits.allowed_formats))
+    )
+    return pd.DataFrame(
+        {
+            "decodable": (problem == "") | (problem == "frames") | over_a_limit,
+            "one_frame": problem != "frames",
+            "format": format_name,
+            "num_bytes": table[f"num_bytes_{side}"],
+            "pixels": pixels,
+            "longest": sides.max(axis=1),
+            "shortest": sides.min(axis=1),
+        }
+    )
+
+
+def _prompt_columns(table: "pd.DataFrame", heldout: HeldoutPrompts) -> "pd.DataFrame":
+    import pandas as pd
+
+    prompts = table["prompt"].fillna("")
+    return pd.DataFrame(
+        {
+            "prompt_length": prompts.str.strip().str.len().astype("int64"),
+            "prompt_control_characters": [count_control_characters(prompt) for prompt in prompts],
+            "prompt_is_held_out": [normal_prompt(prompt) in heldout.normal for prompt in prompts],
+        }
+    )
+
+
+def _label_columns(table: "pd.DataFrame") -> "pd.DataFrame":
+    """Duplicates are looked for among rows with a legal label, and whichever image comes first."""
+    import pandas as pd
+
+    labelled = table["has_label"].fillna(False).astype(bool)
+    preference = table["preference"]
+    legal = preference.isin([0.0, 0.5, 1.0]) & (table["label_0"] == preference) & (table["label_1"] == 1 - preference)
+    same = table["sha256_0"] == table["sha256_1"]
+    decided = labelled & legal & (preference != 0.5)
+    turned = preference.where(table["sha256_0"] <= table["sha256_1"], 1 - preference).where(decided & ~same)
+    of_pair = turned.groupby(table["pair_id"])
+    return pd.DataFrame(
+        {
+            "has_label": labelled,
+            "labels": preference.where(legal, ILLEGAL_LABELS).where(labelled),
+            "identical_images_preferred": same & decided,
+            "copies_before": table[labelled & legal].groupby("pair_id").cumcount().reindex(table.index, fill_value=0),
+            "labels_contradicted": (of_pair.transform("nunique") > 1) & turned.notna(),
+        }
+    )
+
+
+def _annotator_columns(table: "pd.DataFrame") -> "pd.DataFrame":
+    import pandas as pd
+
+    who, preference = table["annotator_id"].fillna(""), table["preference"]
+    rows = who.groupby(who).transform("size")
+    judged = (who != "") & (rows >= MINIMUM_ANNOTATOR_ROWS)
+    sides = preference.where(preference.isin([0.0, 1.0])).groupby(who)
+    one_sided = (sides.transform("nunique") == 1) & (sides.transform("count") >= MINIMUM_ANNOTATOR_ROWS)
+    return pd.DataFrame(
+        {
+            "annotator_share": (rows / max(len(table), 1)).where(judged, 0.0),
+            "annotator_always_on_one_side": judged & one_sided,
+        }
+    )

@@ -1,0 +1,220 @@
+"""Accepted rows to a DatasetSnapshot: each pair once, chosen and rejected resolved, split by prompt group."""
+
+import hashlib
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from alignment.contracts import DatasetSnapshot, canonical_json
+from pipelines.contracts import Manifest, ValidationReport
+from pipelines.intake.ingestion import scratch_dir
+from pipelines.intake.pairs import ACCEPTED_FILE, ROWS_AT_ONCE, PairWriter, read_batches
+from pipelines.intake.prompts import HeldoutPrompts, heldout_prompts, normal_prompt
+from pipelines.intake.validation import fetch_checked
+from pipelines.project import Project, SnapshotSection
+from pipelines.settings import Settings
+from pipelines.storage import Store, hash_folder, open_store
+
+log = logging.getLogger(__name__)
+
+SNAPSHOT_VERSION = 1
+"""Raised when the same accepted rows would now give another snapshot."""
+
+Split = Literal["train", "calibration", "test"]
+SPLITS: tuple[Split, ...] = get_args(Split)
+
+SNAPSHOT_SCHEMA = pa.schema(
+    [
+        pa.field("pair_id", pa.string()),
+        pa.field("prompt", pa.string()),
+        pa.field("caption_chosen", pa.string()),
+        pa.field("caption_rejected", pa.string()),
+        pa.field("image_chosen", pa.binary()),
+        pa.field("image_rejected", pa.binary()),
+        pa.field("is_tie", pa.bool_()),
+        pa.field("annotator_id", pa.string()),
+        pa.field("source", pa.string()),
+        pa.field("licence", pa.string()),
+    ]
+)
+
+
+def accepted_reports(project: Project, settings: Settings) -> list[ValidationReport]:
+    """The passed reports on the project's shards, the newest a shard, sorted by source and batch digest.
+
+    Sources that the project no longer names are left out.
+    """
+    store = open_store(settings.store_uri, settings)
+    entries = store.list_uris(store.uri("raw/index", project.name))
+    reports = [ValidationReport.model_validate_json(store.read_bytes(entry)) for entry in entries]
+    sources = {source.name for source in project.sources}
+    return sorted((r for r in reports if r.passed and r.source in sources), key=lambda r: (r.source, r.batch_digest))
+
+
+def build_snapshot(reports: Sequence[ValidationReport], project: Project, settings: Settings) -> DatasetSnapshot:
+    """Join the accepted rows of every passed report into train, calibration and test.parquet under `snapshots/`.
+
+    A pair that came in several batches is taken once, and not at all where its annotator contradicts themselves across
+    batches. A prompt's split depends on its normal form and the seed alone, so new data never moves an old prompt.
+    The same rows give the same bytes, in whatever order the reports come. ValueError when there is nothing to train on.
+    """
+    store = open_store(settings.store_uri, settings)
+    heldout = heldout_prompts(project, settings)
+    passed = [report for report in reports if report.passed]
+    files = sorted({(report.source, _accepted_digest(store, report), report.uri) for report in passed})
+    inputs = {
+        "version": SNAPSHOT_VERSION,
+        "accepted": [[source, digest] for source, digest, _ in files],
+        "split": project.snapshot.model_dump(mode="json", exclude={"minimum_new_pairs"}),
+        "heldout": heldout.digest,
+    }
+    uri = store.uri("snapshots", hashlib.sha256(canonical_json(inputs).encode()).hexdigest())
+    manifest = store.read_manifest(uri)
+    if manifest is None:
+        batches = tuple(sorted({report.batch_digest for report in passed}))
+        folders = [folder for _, _, folder in files]
+        manifest = _build(folders, project.snapshot, settings, uri=uri, batches=batches, heldout=heldout)
+    return DatasetSnapshot.model_validate(manifest.value)
+
+
+def split_of(group: str, section: SnapshotSection) -> Split:
+    """The split of a prompt group: a hash of seed and group, read as a number in [0, 1)."""
+    digest = hashlib.sha256(f"{section.seed}:{group}".encode("utf-8", "surrogatepass")).digest()
+    position = int.from_bytes(digest[:8], "big") / 2**64
+    if position < section.calibration_share:
+        return "calibration"
+    return "test" if position < section.calibration_share + section.test_share else "train"
+
+
+@dataclass
+class _Counts:
+    num_pairs: dict[Split, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))
+    num_ties: int = 0
+    groups: set[str] = field(default_factory=set)
+    sources: set[str] = field(default_factory=set)
+    licences: set[str] = field(default_factory=set)
+
+
+def _accepted_digest(store: Store, report: ValidationReport) -> str:
+    manifest = store.read_manifest(report.uri)
+    if manifest is None:
+        raise ValueError(f"Validation report {report.uri} is gone. Run validate on its batch again.")
+    return manifest.files[ACCEPTED_FILE].sha256
+
+
+def _build(
+    folders: Sequence[str],
+    section: SnapshotSection,
+    settings: Settings,
+    *,
+    uri: str,
+    batches: tuple[str, ...],
+    heldout: HeldoutPrompts,
+) -> Manifest:
+    store = open_store(settings.store_uri, settings)
+    with scratch_dir(settings) as scratch:
+        paths = [
+            fetch_checked(store, folder, ACCEPTED_FILE, scratch / str(number)) for number, folder in enumerate(folders)
+        ]
+        out = scratch / "out"
+        out.mkdir()
+        counts = _write_splits(_kept_rows(paths, heldout), out, section)
+        if not counts.num_pairs["train"]:
+            raise ValueError(
+                f"No pair is left to train on: {len(folders)} accepted batches, {sum(counts.num_pairs.values())} pairs"
+                " in calibration and test. Run ingest, look at the quarantine, or lower [snapshot] calibration_share and"
+                " test_share."
+            )
+        snapshot = DatasetSnapshot(
+            uri=uri,
+            content_digest=hash_folder(out)[0],
+            num_pairs=dict(counts.num_pairs),
+            num_ties=counts.num_ties,
+            num_prompts=len(counts.groups),
+            sources=tuple(sorted(counts.sources)),
+            licences=tuple(sorted(counts.licences)),
+            batch_digests=batches,
+            heldout_prompts_digest=heldout.digest,
+        )
+        log.info("Snapshot of %d batches: %s pairs", len(folders), counts.num_pairs)
+        return store.publish_folder(out, uri, snapshot.model_dump(mode="json"))
+
+
+def _kept_rows(paths: Sequence[Path], heldout: HeldoutPrompts) -> Iterator[dict[str, Any]]:
+    """Rows of every file in order, less copies, contradictions and held-out prompts."""
+    contradicted = _contradicted_pairs(paths)
+    seen: set[str] = set()
+    for path in paths:
+        for batch in read_batches(path):
+            for row in batch.to_pylist():
+                if row["pair_id"] in seen or row["pair_id"] in contradicted:
+                    continue
+                seen.add(row["pair_id"])
+                if normal_prompt(row["prompt"]) not in heldout.normal:
+                    yield row
+
+
+def _contradicted_pairs(paths: Sequence[Path]) -> set[str]:
+    """Pairs preferred one way in one row and the other way in another; image order is that of the digests."""
+    columns = ["pair_id", "preference", "sha256_0", "sha256_1"]
+    verdicts: dict[str, float] = {}
+    contradicted = set()
+    for path in paths:
+        for row in pq.read_table(path, columns=columns).to_pylist():
+            turned = row["preference"] if row["sha256_0"] <= row["sha256_1"] else 1 - row["preference"]
+            if turned != 0.5 and verdicts.setdefault(row["pair_id"], turned) != turned:
+                contradicted.add(row["pair_id"])
+    return contradicted
+
+
+def _write_splits(rows: Iterator[dict[str, Any]], out: Path, section: SnapshotSection) -> _Counts:
+    counts = _Counts()
+    waiting: dict[Split, list[dict[str, Any]]] = {split: [] for split in SPLITS}
+    with ExitStack() as stack:
+        writers = {s: stack.enter_context(PairWriter(out / f"{s}.parquet", SNAPSHOT_SCHEMA)) for s in SPLITS}
+        for row in rows:
+            group = normal_prompt(row["prompt"])
+            split = split_of(group, section)
+            waiting[split].append(_resolved(row))
+            _count(counts, row, group=group, split=split)
+            if len(waiting[split]) == ROWS_AT_ONCE:
+                writers[split].write(_table(waiting[split]))
+                waiting[split] = []
+        for split in SPLITS:
+            writers[split].write(_table(waiting[split]))
+    return counts
+
+
+def _table(rows: list[dict[str, Any]]) -> pa.Table:
+    return pa.Table.from_pylist(rows, schema=SNAPSHOT_SCHEMA)
+
+
+def _count(counts: _Counts, row: dict[str, Any], *, group: str, split: Split) -> None:
+    counts.num_pairs[split] += 1
+    counts.num_ties += row["preference"] == 0.5
+    counts.groups.add(group)
+    counts.sources.add(row["source"])
+    counts.licences.add(row["licence"])
+
+
+def _resolved(row: dict[str, Any]) -> dict[str, Any]:
+    """The one place where a preference becomes chosen and rejected. A tie keeps the source's order."""
+    chosen, rejected = (1, 0) if row["preference"] == 0 else (0, 1)
+    return {
+        "pair_id": row["pair_id"],
+        "prompt": row["prompt"],
+        "caption_chosen": row[f"caption_{chosen}"] or row["prompt"],
+        "caption_rejected": row[f"caption_{rejected}"] or row["prompt"],
+        "image_chosen": row[f"image_{chosen}"],
+        "image_rejected": row[f"image_{rejected}"],
+        "is_tie": row["preference"] == 0.5,
+        "annotator_id": row["annotator_id"],
+        "source": row["source"],
+        "licence": row["licence"],
+    }

@@ -1,0 +1,196 @@
+"""RawBatch to ValidationReport: every rule over every row; what breaks a critical one goes to quarantine.
+
+Rules look at columns of facts (rule_columns), never at prompts or images. Rows that nobody labelled are set aside too,
+but do not count as bad: a source may well ship them. Duplicates across batches are the snapshot's business.
+"""
+
+import hashlib
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from alignment.contracts import canonical_json
+from pipelines.contracts import Manifest, RawBatch, RuleResult, ValidationReport
+from pipelines.intake.data_docs import PAGE_FILE, data_docs_page
+from pipelines.intake.ingestion import scratch_dir
+from pipelines.intake.judging import Judged, judge
+from pipelines.intake.pairs import (
+    ACCEPTED_FILE,
+    PAIRS_FILE,
+    PAIRS_SCHEMA,
+    QUARANTINE_FILE,
+    QUARANTINE_SCHEMA,
+    PairWriter,
+    read_batches,
+    read_light,
+)
+from pipelines.intake.prompts import HeldoutPrompts, heldout_prompts
+from pipelines.intake.rule_columns import rule_columns
+from pipelines.intake.rules import RULES_VERSION, columns_present, labelled, pair_rules
+from pipelines.project import Project, ValidationSection
+from pipelines.settings import Settings
+from pipelines.storage import Store, hash_folder, open_store, sha256_file
+
+log = logging.getLogger(__name__)
+
+REPLAY_MARK = "#replay-"
+"""Between the name of a shard and that of the report whose quarantine was tried again, in a batch's source_file."""
+_EXAMPLES = 5
+
+
+def validate(batch: RawBatch, project: Project, settings: Settings) -> ValidationReport:
+    """Judge a batch and publish accepted.parquet, quarantine.parquet and data_docs/ under `raw/validated/`.
+
+    The same batch under the same rules and held-out prompts gives the first answer. The report is also entered in the
+    project's index, in the place of an earlier report on the same shard. A batch that does not pass is a report with
+    `passed` false, not an error; ValueError is for a batch that cannot be read or a prompts file that is missing.
+    """
+    store = open_store(settings.store_uri, settings)
+    heldout = heldout_prompts(project, settings)
+    inputs = {
+        "version": RULES_VERSION,
+        "batch": batch.content_digest,
+        "limits": project.validation.model_dump(mode="json"),
+        "heldout": heldout.digest,
+    }
+    uri = store.uri("raw/validated", hashlib.sha256(canonical_json(inputs).encode()).hexdigest())
+    manifest = store.read_manifest(uri) or _validate(batch, project, settings, uri=uri, heldout=heldout)
+    report = ValidationReport.model_validate(manifest.value)
+    _enter_in_index(store, project, batch, report)
+    return report
+
+
+def fetch_checked(store: Store, folder_uri: str, name: str, scratch: Path) -> Path:
+    """A local path of one file of a published folder; ValueError when it is not the file that was published."""
+    manifest = store.read_manifest(folder_uri)
+    if manifest is None or name not in manifest.files:
+        raise ValueError(f"{folder_uri} is not finished or has no {name}. Run the stage that writes it.")
+    path = store.local_path(f"{folder_uri}/{name}", scratch)
+    if sha256_file(path) != manifest.files[name].sha256:
+        raise ValueError(f"{folder_uri}/{name} was changed or damaged. Delete the folder and run its stage again.")
+    return path
+
+
+def _validate(batch: RawBatch, project: Project, settings: Settings, *, uri: str, heldout: HeldoutPrompts) -> Manifest:
+    store = open_store(settings.store_uri, settings)
+    with scratch_dir(settings) as scratch:
+        pairs = fetch_checked(store, batch.uri, PAIRS_FILE, scratch)
+        out = scratch / "out"
+        (out / "data_docs").mkdir(parents=True)
+        judged, rows = _judge(pairs, project.validation, heldout)
+        reasons = _reasons(judged)
+        num_accepted = _split(pairs, out, reasons, readable=rows is not None)
+        failure = _failure(judged, reasons, batch.num_rows, limit=project.validation.max_quarantined_share)
+        verdict = failure or f"Passed: {num_accepted} of {batch.num_rows} rows accepted."
+        page = data_docs_page(judged, title=f"{batch.source}: {batch.source_file}", verdict=verdict)
+        (out / "data_docs" / PAGE_FILE).write_text(page, encoding="utf-8")
+        report = ValidationReport(
+            uri=uri,
+            content_digest=hash_folder(out)[0],
+            batch_digest=batch.content_digest,
+            source=batch.source,
+            passed=not failure,
+            num_rows=batch.num_rows,
+            num_accepted=num_accepted,
+            num_quarantined=len(reasons),
+            rules=tuple(_rule_result(one, rows or []) for one in judged),
+            failure=failure,
+        )
+        log.info("Validated %s of %s: %s", batch.source_file, batch.source, verdict)
+        return store.publish_folder(out, uri, report.model_dump(mode="json"))
+
+
+def _judge(pairs: Path, limits: ValidationSection, heldout: HeldoutPrompts) -> tuple[list[Judged], list[int] | None]:
+    """Every rule's outcome and the source row of each row; only the schema's rule and no rows when that one fails."""
+    import pandas as pd
+
+    names = [f"{field.name}: {field.type}" for field in PAIRS_SCHEMA]
+    found = [f"{field.name}: {field.type}" for field in pq.read_schema(pairs)]
+    schema = judge(pd.DataFrame(columns=found), [columns_present(names)])
+    if schema[0].failed:
+        return schema, None
+    table = read_light(pairs)
+    judged = judge(rule_columns(table, limits, heldout), pair_rules(limits))
+    return [*schema, *judged], table.column("source_row").to_pylist()
+
+
+def _reasons(judged: Sequence[Judged]) -> dict[int, list[str]]:
+    """Row number to every critical rule it broke."""
+    reasons: dict[int, list[str]] = {}
+    for one in judged:
+        if one.rule.severity == "critical":
+            for row in one.rows:
+                reasons.setdefault(row, []).append(one.rule.name)
+    return reasons
+
+
+def _split(pairs: Path, out: Path, reasons: dict[int, list[str]], *, readable: bool) -> int:
+    """Write accepted.parquet and quarantine.parquet, a few rows at a time; the number accepted."""
+    num_accepted = first = 0
+    with (
+        PairWriter(out / ACCEPTED_FILE, PAIRS_SCHEMA) as accepted,
+        PairWriter(out / QUARANTINE_FILE, QUARANTINE_SCHEMA) as quarantine,
+    ):
+        for batch in read_batches(pairs) if readable else ():
+            why = [reasons.get(row, []) for row in range(first, first + batch.num_rows)]
+            first += batch.num_rows
+            good = batch.filter(pa.array([not rules for rules in why]))
+            bad = pa.table(batch).append_column("reasons", pa.array(why, QUARANTINE_SCHEMA.field("reasons").type))
+            accepted.write(good)
+            quarantine.write(bad.filter(pa.array([bool(rules) for rules in why])).select(QUARANTINE_SCHEMA.names))
+            num_accepted += good.num_rows
+    return num_accepted
+
+
+def _failure(judged: Sequence[Judged], reasons: dict[int, list[str]], num_rows: int, *, limit: float) -> str:
+    """Why nothing of the batch may be used, in one sentence; empty when it may."""
+    broken = [one for one in judged if one.rule.scope == "table" and one.rule.severity == "critical" and one.failed]
+    if broken:
+        return " ".join(f"{one.rule.name} failed: {_observed(one)}." for one in broken)
+    unlabelled = [labelled.__name__]
+    bad = [rules for rules in reasons.values() if rules != unlabelled]
+    num_judged = num_rows - len(reasons) + len(bad)
+    if len(bad) <= limit * num_judged:
+        return ""
+    often = Counter(rule for rules in bad for rule in rules).most_common(3)
+    return (
+        f"{len(bad)} of {num_judged} labelled rows ({len(bad) / num_judged:.1%}) are bad, more than"
+        f" max_quarantined_share = {limit}; most often " + ", ".join(f"{rule} ({count})" for rule, count in often) + "."
+    )
+
+
+def _observed(one: Judged) -> str:
+    if one.rule.name == columns_present.__name__:
+        details: dict[str, Any] = one.result.result.get("details", {}).get("mismatched", {})
+        return "missing or of another type: " + ", ".join(details.get("missing", [])) if details else "columns differ"
+    return f"found {one.result.result.get('observed_value')}"
+
+
+def _rule_result(one: Judged, source_rows: Sequence[int]) -> RuleResult:
+    return RuleResult(
+        rule=one.rule.name,
+        severity=one.rule.severity,
+        checked=one.checked,
+        failed=one.failed,
+        example_rows=tuple(source_rows[row] for row in one.rows[:_EXAMPLES]),
+    )
+
+
+def _enter_in_index(store: Store, project: Project, batch: RawBatch, report: ValidationReport) -> None:
+    """One entry a shard, the newest report on it, and one for each replay of that very report's quarantine."""
+    shard, _, replay = batch.source_file.partition(REPLAY_MARK)
+    folder = store.uri("raw/index", project.name, batch.source, quote(shard, safe=""))
+    name = f"replay-{replay}.json" if replay else "shard.json"
+    if not replay:
+        for entry in store.list_uris(folder):
+            if not entry.rpartition("/")[2].startswith((name, f"replay-{report.content_digest[:16]}")):
+                store.delete(entry)
+    store.write_bytes(
+        f"{folder}/{quote(name) if folder.startswith('file://') else name}", report.model_dump_json().encode()
+    )

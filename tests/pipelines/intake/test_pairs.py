@@ -1,0 +1,35 @@
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from pipelines.intake.pairs import PairWriter, pair_id, read_batches, read_light
+
+
+def test_a_pair_is_the_same_whichever_image_comes_first_and_other_for_anything_else() -> None:
+    one = pair_id("a" * 64, "b" * 64, prompt="p", annotator_id="x")
+    assert one == pair_id("b" * 64, "a" * 64, prompt="p", annotator_id="x")
+    others = [
+        pair_id("a" * 64, "c" * 64, prompt="p", annotator_id="x"),
+        pair_id("a" * 64, "b" * 64, prompt="q", annotator_id="x"),
+        pair_id("a" * 64, "b" * 64, prompt="p", annotator_id="y"),
+    ]
+    assert len({one, *others}) == 4
+
+
+def test_the_same_rows_give_the_same_bytes_and_come_back(tmp_path: Path) -> None:
+    table = pa.table({"pair_id": ["1", "2", "3"], "image_0": [b"x" * 100, None, b"y"]})
+    for name in ("a", "b"):
+        with PairWriter(tmp_path / name, table.schema) as writer:
+            writer.write(table.slice(0, 2))
+            writer.write(table.slice(2))
+            writer.write(table.slice(3))
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    assert pa.Table.from_batches(read_batches(tmp_path / "a")).to_pylist() == table.to_pylist()
+    assert read_light(tmp_path / "a").column_names == ["pair_id"]
+
+
+def test_a_damaged_table_is_named(tmp_path: Path) -> None:
+    (tmp_path / "t.parquet").write_bytes(b"PAR1 nothing")
+    with pytest.raises(ValueError, match=r"t\.parquet cannot be read"):
+        list(read_batches(tmp_path / "t.parquet"))

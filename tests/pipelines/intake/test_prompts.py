@@ -1,0 +1,38 @@
+from pathlib import Path
+
+import pytest
+
+from pipelines.intake.prompts import heldout_prompts, normal_prompt
+from pipelines.project import Project
+from pipelines.settings import Settings
+from pipelines.storage import sha256_file
+
+
+@pytest.mark.parametrize(
+    "prompt", ["A  red—circle!", "a red circle", "ａ　ＲＥＤ circle", "a\tred\ncircle...", "“a” (red) circle"]
+)
+def test_spellings_of_one_prompt_are_one(prompt: str) -> None:
+    assert normal_prompt(prompt) == "a red circle"
+
+
+def test_different_prompts_stay_different() -> None:
+    assert normal_prompt("a red circle 2") != normal_prompt("a red circle 3")
+    assert normal_prompt("STRASSE") == normal_prompt("straße")
+    assert normal_prompt("!!!") == "!!!"
+    assert normal_prompt("\U0001f408") != normal_prompt("\U0001f415")
+
+
+def test_heldout_prompts_are_read_with_their_digest(tiny_project: Project, settings: Settings) -> None:
+    heldout = heldout_prompts(tiny_project, settings)
+    assert heldout.normal == {"a held out prompt please"}
+    assert heldout.digest == sha256_file(Path(tiny_project.evaluation.prompts))
+
+
+def test_a_prompts_file_without_header_or_at_all_is_named(tiny_project: Project, settings: Settings) -> None:
+    path = Path(tiny_project.evaluation.prompts)
+    path.write_text("a red circle\tshapes\n")
+    with pytest.raises(ValueError, match=r"prompts\.tsv: the first line has no `prompt`"):
+        heldout_prompts(tiny_project, settings)
+    path.unlink()
+    with pytest.raises(ValueError, match=r"prompts\.tsv does not exist"):
+        heldout_prompts(tiny_project, settings)
