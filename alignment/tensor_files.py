@@ -26,13 +26,13 @@ DTYPE_CODES = {
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write `path` in the safetensors format, names and metadata sorted. OSError names the path when the disk is full."""
+    """Write `path` in the safetensors format, names and metadata sorted. On a full disk, OSError names the path."""
     names = sorted(tensors)
     with named_errors(path), path.open("wb") as file:
         file.write(_header(names, tensors, metadata or {}))
         for name in names:
             flat = tensors[name].detach().cpu().contiguous().reshape(-1)
-            file.write(memoryview(flat.view(torch.uint8).numpy()))
+            file.write(flat.view(torch.uint8).numpy().data)
 
 
 def _header(names: list[str], tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:

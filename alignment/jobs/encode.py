@@ -60,7 +60,7 @@ def _finish(paths: JobPaths, spec: EncodeSpec, writer: FeatureWriter) -> None:
     index = writer.finish()
     result = FeatureCache(
         uri="",
-        content_digest=content_digest(paths.out, writer.files()),
+        content_digest=content_digest(paths.out, [paths.out / SPEC_FILE, *writer.files()]),
         spec_digest=spec.digest,
         num_pairs=index.num_pairs,
         num_captions=index.num_captions,

@@ -92,11 +92,11 @@ class TrainingRun:
         return OfflineStep(params, self.backbone.schedule, policy=policy, reference=reference)
 
     def _resume(self) -> int:
-        """Restore the newest good checkpoint; the number of steps done. Rank 0 chooses, so that all agree."""
+        """Restore the newest good checkpoint; the number of steps done. Rank 0 chooses (the others send -1)."""
         chosen = torch.full((1,), -1, device=self.device)
         if self.accelerator.is_main_process and (path := self.checkpoints.newest()):
             chosen[0] = read_state(path).step
-        step = int(self.accelerator.reduce(chosen, "sum").item()) + self.accelerator.num_processes - 1
+        step = int(self.accelerator.reduce(chosen, "sum")) + self.accelerator.num_processes - 1
         if step >= 0:
             self._restore(self.checkpoints.folder / f"step_{step:06d}")
         if self.accelerator.is_main_process:

@@ -32,8 +32,8 @@ def test_result_counts_pairs_without_ties_and_captions_once(bench: Any) -> None:
     assert bench.cache.latent_shape == (4, 8, 8)
     out = bench.root / "cache"
     names = sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
-    files = [name for name in names if name.startswith(("pairs/", "text/")) or name == "index.json"]
-    assert len(files) == 1 + 1 + 4
+    files = [name for name in names if name.startswith(("pairs/", "text/")) or name in {"index.json", "spec.json"}]
+    assert len(files) == 2 + 1 + 4
     assert bench.cache.content_digest == content_digest(out, [out / name for name in files])
     progress = Progress.model_validate_json((out / "progress.json").read_text())
     assert (progress.done, progress.total, progress.unit) == (5, 5, "shards")

@@ -1,0 +1,121 @@
+"""Records the golden curves: 20 steps of a tiny denoiser per objective, float32 on one CPU thread.
+
+`python tests/golden/record.py` rewrites tests/golden/curves/*.json. Do so only when a change of the numbers is meant,
+and say in the pull request why they changed.
+"""
+
+import json
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from alignment.backbones.interface import Conditioning
+from alignment.backbones.noise_schedule import NoiseSchedule, PredictionType, schedule_from_betas
+from alignment.contracts import AdamW
+from alignment.objectives.catalogue import SFT, DiffusionDPO, ObjectiveParams
+from alignment.training.batches import PairBatch
+from alignment.training.offline import OfflineStep
+from alignment.training.optimisation import build_optimiser, learning_rate, set_learning_rate
+from alignment.training.seeding import pair_randomness, stream
+
+CURVES_DIR = Path(__file__).parent / "curves"
+STEPS = 20
+PAIRS = 6
+SHAPE = (4, 8, 8)
+CASES: dict[str, tuple[ObjectiveParams, PredictionType]] = {
+    "diffusion_dpo": (DiffusionDPO(beta=200.0), "epsilon"),
+    "diffusion_dpo_hinge": (DiffusionDPO(beta=200.0, link="hinge"), "epsilon"),
+    "diffusion_dpo_v": (DiffusionDPO(beta=200.0), "v_prediction"),
+    "sft": (SFT(), "epsilon"),
+}
+
+
+class TinyDenoiser(nn.Module):
+    """Two convolutions that know timestep and caption: enough for a curve, too small to be slow."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter = nn.Conv2d(SHAPE[0], 8, 3, padding=1)
+        self.condition = nn.Linear(5, 8)
+        self.leave = nn.Conv2d(8, SHAPE[0], 3, padding=1)
+        generator = stream("golden", "weights")
+        with torch.no_grad():
+            for weight in self.parameters():
+                weight.copy_(torch.randn(weight.shape, generator=generator) * 0.2)
+
+    def forward(self, noisy_BCHW: Tensor, timesteps_B: Tensor, conditioning: Conditioning) -> Tensor:
+        """An answer in the shape of the input."""
+        facts_BD = torch.cat([timesteps_B[:, None] / 1000, conditioning["caption"]], dim=1)
+        hidden_BCHW = torch.tanh(self.enter(noisy_BCHW) + self.condition(facts_BD)[:, :, None, None])
+        answer: Tensor = self.leave(hidden_BCHW)
+        return answer
+
+
+def batch_of(epoch: int, schedule: NoiseSchedule) -> PairBatch:
+    """The same six pairs each epoch, noised afresh; the chosen images are smoother than the rejected ones."""
+    generator = stream("golden", "pairs")
+    chosen, rejected = torch.randn(2, PAIRS, *SHAPE, generator=generator)
+    captions = torch.randn(PAIRS, 4, generator=generator)
+    chance = [
+        pair_randomness(7, epoch, pair, latent_shape=SHAPE, num_timesteps=schedule.num_timesteps, caption_dropout=0.0)
+        for pair in range(PAIRS)
+    ]
+    return PairBatch(
+        chosen_BCHW=chosen * 0.5,
+        rejected_BCHW=rejected,
+        noise_BCHW=torch.stack([draw.noise_CHW for draw in chance]),
+        timesteps_B=torch.tensor([draw.timestep for draw in chance]),
+        chosen_captions={"caption": captions},
+        rejected_captions={"caption": captions},
+        weight_B=torch.ones(PAIRS),
+    )
+
+
+def curve(params: ObjectiveParams, prediction_type: PredictionType) -> dict[str, list[float]]:
+    """Mean monitors of each step."""
+    schedule = schedule_from_betas(torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2, prediction_type)
+    policy, reference = TinyDenoiser(), TinyDenoiser().requires_grad_(False)
+    settings = AdamW(learning_rate=3e-3, warmup_steps=3, schedule="cosine")
+    optimiser = build_optimiser(policy.parameters(), settings)
+    step = OfflineStep(params, schedule, policy=policy, reference=reference)
+    recorded: dict[str, list[float]] = {}
+    for number in range(STEPS):
+        output = step(batch_of(number, schedule))
+        output.loss_B.mean().backward()
+        set_learning_rate(optimiser, learning_rate(number, settings, STEPS))
+        optimiser.step()
+        optimiser.zero_grad()
+        for name, value_B in output.monitors.items():
+            recorded.setdefault(name, []).append(value_B.mean().item())
+    return recorded
+
+
+def record(name: str) -> dict[str, Any]:
+    """What a golden file holds."""
+    params, prediction_type = CASES[name]
+    return {
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        "objective": params.model_dump(mode="json"),
+        "prediction_type": prediction_type,
+        "metrics": curve(params, prediction_type),
+    }
+
+
+def main() -> None:
+    """Rewrite every curve."""
+    torch.set_num_threads(1)
+    CURVES_DIR.mkdir(exist_ok=True)
+    for name in CASES:
+        path = CURVES_DIR / f"{name}.json"
+        path.write_text(json.dumps(record(name), indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        print(path)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""Today's code draws the recorded curves; and no recorded curve is forgotten."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from alignment.objectives.catalogue import OBJECTIVES
+
+HERE = Path(__file__).parent
+CURVES = sorted((HERE / "curves").glob("*.json"))
+
+
+def load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"golden_{name}", HERE / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def recorder() -> ModuleType:
+    return load("record")
+
+
+def test_every_case_has_a_file_and_every_file_a_case(recorder: ModuleType) -> None:
+    assert {path.stem for path in CURVES} == set(recorder.CASES)
+    covered = {params.name for params, _ in recorder.CASES.values()}
+    assert covered == {cls.model_fields["name"].default for cls in OBJECTIVES}
+
+
+@pytest.mark.parametrize("path", CURVES, ids=lambda path: path.stem)
+def test_curve_is_the_recorded_one(recorder: ModuleType, path: Path) -> None:
+    golden = json.loads(path.read_text(encoding="utf-8"))
+    now = recorder.record(path.stem)
+    assert now["objective"] == golden["objective"]
+    assert now["prediction_type"] == golden["prediction_type"]
+    assert set(now["metrics"]) == set(golden["metrics"])
+    for name, values in golden["metrics"].items():
+        assert len(values) == recorder.STEPS
+        assert now["metrics"][name] == pytest.approx(values, rel=1e-4, abs=2e-5), name
+
+
+def test_objectives_move_their_errors_the_right_way() -> None:
+    curves = {path.stem: json.loads(path.read_text(encoding="utf-8"))["metrics"] for path in CURVES}
+    for name in ("diffusion_dpo", "diffusion_dpo_hinge", "diffusion_dpo_v"):
+        assert curves[name]["margin"][0] == pytest.approx(0.0, abs=1e-6)
+        assert sum(curves[name]["margin"][-5:]) > 0, name
+    assert sum(curves["sft"]["chosen_error"][-5:]) < sum(curves["sft"]["chosen_error"][:5])

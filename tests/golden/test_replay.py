@@ -1,0 +1,110 @@
+"""The replay passes on the numbers kept here, fails on wrong ones, and takes a folder it has never seen."""
+
+import importlib.util
+import json
+import shutil
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+HERE = Path(__file__).parent
+VECTORS = HERE / "vectors"
+LISTED = [
+    (index.parent.name, case)
+    for index in sorted(VECTORS.glob("*/index.json"))
+    for case in json.loads(index.read_text(encoding="utf-8"))["cases"]
+]
+
+
+@pytest.fixture(scope="module")
+def replay() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("golden_replay", HERE / "replay.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_no_vector_is_unused() -> None:
+    listed = {f"{method}/{case}" for method, case in LISTED}
+    present = {path.relative_to(VECTORS).with_suffix("").as_posix() for path in VECTORS.glob("*/*")}
+    assert present - {path.parent.name + "/index" for path in VECTORS.glob("*/index.json")} == listed
+    assert len(listed) >= 8
+
+
+@pytest.mark.parametrize(("method", "case"), LISTED)
+def test_recorded_numbers_replay(replay: ModuleType, method: str, case: str) -> None:
+    passed, line = replay.replay_case(VECTORS / method, case)
+    assert passed, line
+    assert line.startswith(f"PASS {method}/{case} (")
+
+
+@pytest.mark.parametrize(
+    ("method", "case", "field"),
+    [
+        ("diffusion_dpo", "loss_eps_b1_beta5000_realistic", "inside_term"),
+        ("diffusion_dpo", "loss_eps_b1_beta5000_realistic", "grad_model_pred"),
+        ("diffusion_dpo", "loss_eps_b1_beta5000_realistic", "noisy_latents"),
+        ("diffusion_dpo_diffusers", "v_sigmoid_beta100_random", "target"),
+        ("diffusion_dpo", "pair_order_labels", "pixel_values"),
+        ("diffusion_dpo", "batchprep_sd15", "noise"),
+    ],
+)
+def test_a_wrong_number_fails(replay: ModuleType, tmp_path: Path, method: str, case: str, field: str) -> None:
+    folder = tmp_path / method
+    shutil.copytree(VECTORS / method, folder)
+    tensors = load_file(folder / f"{case}.safetensors")
+    tensors[field] = tensors[field].clone()
+    tensors[field].view(-1)[-1] += 0.01
+    save_file(tensors, folder / f"{case}.safetensors")
+    passed, line = replay.replay_case(folder, case)
+    assert not passed
+    assert line.startswith(f"FAIL {method}/{case}")
+
+
+def test_command_line_counts_and_answers_by_exit_code(
+    replay: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(VECTORS / "diffusion_dpo", tmp_path / "good" / "diffusion_dpo")
+    assert replay.main([str(tmp_path / "good")]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].endswith(" passed, 0 failed")
+    method = tmp_path / "good" / "dream"
+    method.mkdir()
+    (method / "index.json").write_text(json.dumps({"cases": ["first", {"case": "second"}]}))
+    assert replay.main([str(tmp_path / "good")]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert "NOT BUILT dream/first (method dream)" in lines
+    assert "NOT BUILT dream/second (method dream)" in lines
+    assert lines[-1].endswith(" passed, 2 failed")
+    assert replay.main([str(tmp_path / "nowhere")]) == 2
+
+
+def test_an_unseen_case_of_other_shape_replays(replay: ModuleType, tmp_path: Path) -> None:
+    """Five pairs of 2x3 latents with three channels, a beta of its own, values computed here in float64."""
+    generator = torch.Generator().manual_seed(1)
+    policy, reference, target = torch.randn(3, 10, 3, 2, 3, generator=generator, dtype=torch.float64)
+    policy_w, policy_l = (policy - target).square().mean(dim=(1, 2, 3)).chunk(2)
+    reference_w, reference_l = (reference - target).square().mean(dim=(1, 2, 3)).chunk(2)
+    inside = -0.5 * 3.0 * ((policy_w - policy_l) - (reference_w - reference_l))
+    tensors = {"model_pred": policy, "ref_pred": reference, "target": target, "inside_term": inside}
+    tensors = {name: value.float().contiguous() for name, value in tensors.items()}
+    loss = -torch.nn.functional.logsigmoid(inside).mean().item()
+    folder = tmp_path / "diffusion_dpo"
+    folder.mkdir()
+    fields = {
+        name: {"role": "output" if name == "inside_term" else "input", "shape": list(value.shape), "dtype": "float32"}
+        for name, value in tensors.items()
+    }
+    fields["loss"] = {"role": "output", "shape": [], "dtype": "float32", "value": loss}
+    save_file(tensors, folder / "unseen.safetensors")
+    (folder / "unseen.json").write_text(json.dumps({"params": {"beta_dpo": 3.0}, "fields": fields}))
+    assert replay.replay_case(folder, "unseen") == (True, "PASS diffusion_dpo/unseen (2 checks)")
+    fields["loss"]["value"] = loss + 1e-3
+    (folder / "unseen.json").write_text(json.dumps({"params": {"beta_dpo": 3.0}, "fields": fields}))
+    assert not replay.replay_case(folder, "unseen")[0]
