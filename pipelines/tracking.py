@@ -2,7 +2,8 @@
 
 A run is found by its tag before it is created, so a retry goes on in the run that the first attempt opened. Two tasks
 that create the same run in the same instant both keep the earlier one. A server that does not answer is asked again
-for about a quarter of a minute, then `TrackingUnavailable` names it.
+for about a quarter of a minute, then `TrackingUnavailable` names it (one that takes the question and stays silent:
+after five minutes; MLFLOW_HTTP_REQUEST_TIMEOUT and ..._MAX_RETRIES change both).
 """
 
 import json
@@ -32,6 +33,7 @@ MAX_PARAMS_PER_REQUEST = 100
 MAX_METRICS_PER_REQUEST = 1000
 SEND_EVERY_SECONDS = 2.0
 PAUSE_WHEN_DOWN_SECONDS = 30.0
+REFUSED_HOST = "Invalid Host header"
 
 # MLflow is configured through the environment alone, and reads most of it at each request.
 _FIXED_ENVIRONMENT = {
@@ -65,11 +67,17 @@ def connect(tracking_uri: str) -> Iterator[Any]:
     try:
         yield MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
     except Exception as error:
+        where = _without_password(tracking_uri)
+        if REFUSED_HOST in str(error):
+            raise ValueError(
+                f"MLflow at {where} refuses that host name. Start it with --allowed-hosts naming"
+                f" {urlsplit(where).netloc}, or use an address that it allows (localhost and private addresses, unless told otherwise)."
+            ) from error
         if not _is_unreachable(error):
             raise
         raise TrackingUnavailable(
-            f"MLflow at {_without_password(tracking_uri)} does not answer: {_first_line(error)}. Start it (`make up` on"
-            " one host) or correct MLFLOW_TRACKING_URI, then run this again: what is finished will be found."
+            f"MLflow at {where} does not answer ({_reason(error)}). Start it (`make up` on one host) or correct"
+            " MLFLOW_TRACKING_URI, then run this again: what is finished will be found."
         ) from error
 
 
@@ -84,8 +92,10 @@ def _is_unreachable(error: BaseException | None) -> bool:
     return False
 
 
-def _first_line(error: Exception) -> str:
-    return re.sub(r"//[^/@\s]*@", "//", str(error).partition("\n")[0])[:200]
+def _reason(error: Exception) -> str:
+    """The end of the chain in a few words; the whole of it would repeat the URL, password and all."""
+    said = re.search(r"\[Errno -?\d+\] ([\w ]+)", str(error))
+    return said[1] if said else "no answer in time" if "timed out" in str(error) else "connection failed"
 
 
 def _without_password(uri: str) -> str:

@@ -149,6 +149,7 @@ def _tags(
         "train.run_id": run_id,
         "train.steps": str(result.steps),
         "train.num_pairs": str(result.num_pairs),
+        "data.num_pairs": str(sum(snapshot.num_pairs.values())),
         "licence.base": project.base.licence,
         "licence.data": ", ".join(sorted(snapshot.licences)),
         "git.sha": settings.git_sha or from_run.get("git.sha", ""),

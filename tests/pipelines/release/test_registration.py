@@ -35,6 +35,7 @@ def test_a_version_carries_where_it_came_from_and_reads_back_the_same(world: Any
     assert tags["git.sha"] == "f00d"
     assert tags["airflow.run_id"] == "run-1"
     assert tags["train.steps"] == "100"
+    assert tags["data.num_pairs"] == "11"
 
 
 def test_the_same_weights_are_registered_once_and_become_candidate_again(world: Any) -> None:
