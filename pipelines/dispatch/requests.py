@@ -62,14 +62,19 @@ def evaluate_request(
     """Sample and judge a candidate against the champion and the base; without a champion the base is the incumbent.
 
     Images that an earlier evaluation published are inputs, the others become side outputs. ValueError when a version
-    was made from another base.
+    was made from another base, or no snapshot is named.
     """
+    if not snapshot_uri:
+        raise ValueError(
+            f"{candidate.model} version {candidate.version} does not say where its snapshot is. Train anew."
+        )
     base = base_input(project, settings)
     versions = [version for version in (candidate, champion) if version is not None]
     for version in versions:
         _check_base(version, base, project)
-    section = project.evaluation
-    judges, guards = (_judge_inputs(sections, settings) for sections in (section.judges, section.guards))
+    judges, guards = (
+        _judge_inputs(sections, settings) for sections in (project.evaluation.judges, project.evaluation.guards)
+    )
     prompts = _prompts_input(project, settings)
     base_ref = ModelRef(kind="base", weights_digest=base.content_digest)
     spec = EvalSpec(
@@ -78,13 +83,10 @@ def evaluate_request(
         base_digest=base.content_digest,
         backbone=project.base.backbone,
         prompts_digest=prompts.content_digest,
-        seeds=section.seeds,
-        sampler=section.sampler,
         judges=tuple(judges),
         guards=tuple(guards),
         snapshot_digest=snapshot_digest,
-        tie_thresholds=section.tie_thresholds,
-        confidence=section.confidence,
+        **project.evaluation.model_dump(include={"seeds", "sampler", "tie_thresholds", "confidence"}),
     )
     found, missing = _samples(spec, settings)
     inputs = [base, prompts, JobInput(content_digest=snapshot_digest, uri=snapshot_uri)]

@@ -43,6 +43,7 @@ log = logging.getLogger(__name__)
 
 TERMINATED = 128 + signal.SIGTERM
 EXIT_CODES = {"bad_input": 2, "bad_data": 2, "preempted": TERMINATED}
+SAMPLES_DIR = "samples"
 STORAGE_FULL = {errno.ENOSPC, errno.EDQUOT}
 Command = Callable[[JobFolder, str, Placement], list[str]]
 RUN_STATUS: dict[int, Literal["FINISHED", "KILLED"]] = {0: "FINISHED", TERMINATED: "KILLED"}
@@ -169,7 +170,10 @@ def _publish(folder: JobFolder, request: JobRequest, settings: Settings) -> None
     result["uri"] = request.output_uri
     for side in request.side_outputs:
         store.publish_folder(folder.out_dir / side.path, side.uri, {"job_id": request.job_id})
-    left_out = (CHECKPOINTS_DIR, PROGRESS_FILE, RESULT_FILE, FAILURE_FILE, *(s.path for s in request.side_outputs))
+    left_out = [CHECKPOINTS_DIR, PROGRESS_FILE, RESULT_FILE, FAILURE_FILE, *(s.path for s in request.side_outputs)]
+    if request.kind == "evaluate":
+        # An attempt may find in the store what an earlier one had begun to draw itself.
+        left_out.append(SAMPLES_DIR)
     if "content_digest" in result:
         # A job knows the files it wrote; the folder that is published may hold a note or two more.
         result["content_digest"], _files = hash_folder(folder.out_dir, left_out)
