@@ -70,8 +70,8 @@ def connect(tracking_uri: str) -> Iterator[Any]:
         where = _without_password(tracking_uri)
         if REFUSED_HOST in str(error):
             raise ValueError(
-                f"MLflow at {where} refuses that host name. Start it with `--allowed-hosts {urlsplit(where).netloc}`, or"
-                " use an address that it allows (localhost and private addresses, unless told otherwise)."
+                f"MLflow at {where} refuses that host name. Start it with `--allowed-hosts {urlsplit(where).netloc}`,"
+                " or use an address that it allows (localhost and private addresses, unless told otherwise)."
             ) from error
         if not _is_unreachable(error):
             raise
