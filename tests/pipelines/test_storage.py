@@ -295,58 +295,6 @@ def test_fetching_does_not_overwrite_a_folder_of_other_things(tmp_path: Path) ->
     assert (mine / "thesis").read_bytes() == b"years of work"
 
 
-def test_a_store_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    (tmp_path / "taken").write_text("a file where the store should be")
-    store = open_store(str(tmp_path / "taken"))
-    for write in (store.write_bytes, store.create_bytes):
-        with pytest.raises(ValueError, match=r"not writable at file://.*taken/raw/x.*PLUMBLINE_STORE_URI"):
-            write(store.uri("raw/x"), b"1")
-
-
-def test_a_crash_while_writing_leaves_the_old_object_and_no_litter(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store = open_store(str(tmp_path))
-    store.write_bytes(store.uri("x"), b"old")
-
-    def full(descriptor: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(OSError, match="No space left"):
-        store.write_bytes(store.uri("x"), b"new")
-    assert [path.name for path in tmp_path.iterdir()] == ["x"]
-    assert (tmp_path / "x").read_bytes() == b"old"
-
-
-def test_a_file_system_without_hard_links_still_creates_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_links(source: Path, target: Path) -> None:
-        raise OSError(95, "Operation not supported")
-
-    monkeypatch.setattr("os.link", no_links)
-    store = open_store(str(tmp_path))
-    assert store.create_bytes(store.uri("x"), b"1") is True
-    assert store.create_bytes(store.uri("x"), b"2") is False
-    assert store.read_bytes(store.uri("x")) == b"1"
-
-
-def test_uris_stay_inside_the_store_and_name_a_known_scheme(tmp_path: Path) -> None:
-    store = open_store(tmp_path.as_uri())
-    assert store.uri("raw", "x") == (tmp_path / "raw" / "x").as_uri()
-    for bad in ("../x", "/x", "s3://other/x"):
-        with pytest.raises(ValueError, match="does not stay inside"):
-            store.uri(bad)
-    with pytest.raises(ValueError, match="gs://bucket"):
-        open_store("gs://bucket")
-
-
-def test_the_hash_of_a_folder_needs_files(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="holds no files"):
-        hash_folder(tmp_path / "none")
-    digest, files = hash_folder(folder(tmp_path / "f", a=b"1"))
-    assert digest == folder_digest({"a": files["a"].sha256})
-
-
 # --- S3 -------------------------------------------------------------------------------------------------------------
 
 

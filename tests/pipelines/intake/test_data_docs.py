@@ -1,0 +1,34 @@
+import re
+
+import pandas as pd
+import pytest
+
+from pipelines.intake.data_docs import data_docs_page
+from pipelines.intake.judging import judge
+from pipelines.intake.rules import image_format, prompt_length
+from pipelines.project import ValidationSection
+
+pytestmark = pytest.mark.timeout(180)
+
+
+def page() -> str:
+    data = pd.DataFrame({"row": [0, 1], "image_format": ["PNG", "GIF"], "prompt_length": [3, 4]})
+    rules = [image_format(ValidationSection()), prompt_length(ValidationSection())]
+    return data_docs_page(judge(data, rules), title="a <b> shard", verdict="1 of 2 & so on")
+
+
+def test_the_page_tells_every_rule_and_its_outcome() -> None:
+    text = page()
+    assert "Both images are JPEG or PNG or WEBP." in text
+    assert "Characters of the prompt, outer white space aside: at least 1 and at most 2000." in text
+    assert text.count("text-success") - text.count(".text-success") == 1
+    assert "GIF" in text
+    assert "<h1>a &lt;b&gt; shard</h1>" in text
+    assert "1 of 2 &amp; so on" in text
+
+
+def test_the_page_stands_alone_and_is_the_same_every_time() -> None:
+    text = page()
+    assert not re.search(r"https?:|<script|<link|<img|@import|url\(", text)
+    assert not re.search(r"\d{8}T\d{6}|20\d\d-\d\d-\d\d", text)
+    assert page() == text

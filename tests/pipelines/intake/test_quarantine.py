@@ -1,0 +1,90 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from pipelines.contracts import ValidationReport
+from pipelines.intake.ingestion import ingest, list_source_shards
+from pipelines.intake.quarantine import count_reasons, replay
+from pipelines.intake.snapshot import accepted_reports, build_snapshot
+from pipelines.intake.validation import validate
+from pipelines.project import Project
+from pipelines.settings import Settings
+
+Make = Callable[..., Any]
+
+pytestmark = pytest.mark.timeout(180)
+
+
+def with_limits(project: Project, **limits: Any) -> Project:
+    return project.model_copy(update={"validation": project.validation.model_copy(update=limits)})
+
+
+def validate_all(project: Project, settings: Settings) -> ValidationReport:
+    (shard,) = list_source_shards(project, settings)
+    return validate(ingest(shard, project, settings), project, settings)
+
+
+def accepted_rows(report: ValidationReport) -> list[int]:
+    path = Path(report.uri.removeprefix("file://")) / "accepted.parquet"
+    return pq.read_table(path, columns=["source_row"]).column("source_row").to_pylist()
+
+
+@pytest.fixture
+def dirty(tiny_pairs: Make, tiny_row: Make, tiny_image: Make) -> None:
+    """Rows 10 to 13: a large image, a large image with no prompt, a copy of row 0, a copy of row 10."""
+    large = tiny_image(500, (100, 40))
+    rows = [tiny_row(n) for n in range(10)]
+    rows += [tiny_row(10, jpg_0=large), tiny_row(11, jpg_0=large, caption=""), tiny_row(0), tiny_row(10, jpg_0=large)]
+    tiny_pairs(rows)
+
+
+@pytest.mark.usefixtures("dirty")
+def test_rows_pass_on_replay_after_the_limit_they_broke_was_raised(tiny_project: Project, settings: Settings) -> None:
+    tight = with_limits(tiny_project, max_image_side=60, max_quarantined_share=0.4)
+    report = validate_all(tight, settings)
+    assert report.num_quarantined == 4
+    assert count_reasons(report, settings) == {"image_longest_side": 3, "duplicate_pair": 2, "prompt_length": 1}
+
+    again = replay(report, tiny_project, settings)
+    assert (again.num_rows, again.num_accepted, again.num_quarantined) == (3, 1, 2)
+    assert accepted_rows(again) == [10]
+    assert count_reasons(again, settings) == {"prompt_length": 1, "duplicate_pair": 1}
+    assert again.passed
+    assert replay(report, tiny_project, settings) == again
+
+
+@pytest.mark.usefixtures("dirty")
+def test_replayed_rows_join_the_snapshot_until_their_shard_is_judged_anew(
+    tiny_project: Project, settings: Settings
+) -> None:
+    tight = with_limits(tiny_project, max_image_side=60, max_quarantined_share=0.4)
+    report = validate_all(tight, settings)
+    again = replay(report, tiny_project, settings)
+    assert {each.uri for each in accepted_reports(tiny_project, settings)} == {report.uri, again.uri}
+    snapshot = build_snapshot(accepted_reports(tiny_project, settings), tiny_project, settings)
+    assert sum(snapshot.num_pairs.values()) == 11
+
+    validate_all(tight, settings)
+    assert len(accepted_reports(tiny_project, settings)) == 2
+    whole = validate_all(with_limits(tiny_project, max_quarantined_share=0.4), settings)
+    assert accepted_reports(tiny_project, settings) == [whole]
+    assert sum(build_snapshot([whole], tiny_project, settings).num_pairs.values()) == 11
+
+
+@pytest.mark.usefixtures("dirty")
+def test_rules_that_did_not_change_let_nothing_through(tiny_project: Project, settings: Settings) -> None:
+    tight = with_limits(tiny_project, max_image_side=60, max_quarantined_share=0.4)
+    again = replay(validate_all(tight, settings), tight, settings)
+    assert (again.num_rows, again.num_accepted, again.passed) == (3, 0, True)
+
+
+def test_a_clean_report_is_its_own_replay(
+    tiny_project: Project, settings: Settings, tiny_pairs: Make, tiny_row: Make
+) -> None:
+    tiny_pairs([tiny_row(0)])
+    report = validate_all(tiny_project, settings)
+    assert replay(report, tiny_project, settings) == report
+    assert count_reasons(report, settings) == {}

@@ -1,0 +1,82 @@
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from pipelines.intake.pairs import IMAGE_COLUMNS, PAIRS_SCHEMA
+from pipelines.intake.prompts import HeldoutPrompts
+from pipelines.intake.rule_columns import ILLEGAL_LABELS, UNCOUNTED_PIXELS, count_control_characters, rule_columns
+from pipelines.project import ValidationSection
+
+SCHEMA = pa.schema([field for field in PAIRS_SCHEMA if field.name not in IMAGE_COLUMNS])
+GOOD: dict[str, Any] = {
+    **{"pair_id": "p", "prompt": "a prompt", "label_0": 1.0, "label_1": 0.0, "has_label": True, "preference": 1.0},
+    **{"annotator_id": "x", "licence": "MIT", "source_row": 0},
+    **{f"{name}_{side}": value for side in (0, 1) for name, value in {
+        "sha256": str(side), "num_bytes": 10 + side, "problem": "", "format": "PNG", "width": 40, "height": 50 + side
+    }.items()},
+}  # fmt: skip
+
+
+def columns(*rows: dict[str, Any], heldout: frozenset[str] = frozenset(), **limits: Any) -> dict[str, list[Any]]:
+    table = pa.Table.from_pylist([{**GOOD, **row} for row in rows], schema=SCHEMA)
+    frame = rule_columns(table, ValidationSection(**limits), HeldoutPrompts(digest="0" * 64, normal=heldout))
+    assert frame["row"].tolist() == list(range(len(rows)))
+    return {name: frame[name].tolist() for name in frame.columns}
+
+
+def test_a_good_row() -> None:
+    assert columns({}) == {
+        "row": [0], "images_decodable": [True], "images_of_one_frame": [True], "image_format": ["PNG"],
+        "largest_image_bytes": [11], "largest_image_pixels": [40 * 51], "longest_image_side": [51],
+        "shortest_image_side": [40], "prompt_length": [8], "prompt_control_characters": [0],
+        "prompt_is_held_out": [False], "has_label": [True], "labels": [1.0], "identical_images_preferred": [False],
+        "copies_before": [0], "labels_contradicted": [False], "annotator_share": [0.0],
+        "annotator_always_on_one_side": [False], "licence": ["MIT"],
+    }  # fmt: skip
+
+
+def test_an_undecoded_image_is_the_limits_business_only_while_it_breaks_the_limit() -> None:
+    unknown: dict[str, Any] = {"width_1": None, "height_1": None, "format_1": None}
+    rows: list[dict[str, Any]] = [
+        {"problem_1": "too_long_side", "width_1": 99},
+        {"problem_1": "too_many_pixels", **unknown},
+        {"problem_1": "too_many_bytes", "num_bytes_1": 99, **unknown},
+        {"problem_1": "format", "format_1": "GIF"},
+        {"problem_1": "damaged"},
+    ]
+    tight = {"max_image_side": 60, "max_image_bytes": 50}
+    assert columns(*rows, **tight)["images_decodable"] == [True, True, True, True, False]
+    assert columns(*rows, allowed_formats=("PNG", "GIF"))["images_decodable"] == [False, True, False, False, False]
+    assert columns(*rows)["largest_image_pixels"][1] == UNCOUNTED_PIXELS
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ({"preference": float("nan"), "label_1": 1.0}, ILLEGAL_LABELS),
+        ({"preference": 1.0, "label_1": 0.5}, ILLEGAL_LABELS),
+        ({"preference": 0.0}, ILLEGAL_LABELS),
+        ({"preference": 0.5, "label_0": 0.5, "label_1": 0.5}, 0.5),
+    ],
+)
+def test_labels_must_agree_with_the_preference(row: dict[str, Any], expected: float) -> None:
+    assert columns(row)["labels"] == [expected]
+
+
+def test_heldout_prompts_are_compared_in_normal_form() -> None:
+    found = columns({"prompt": "A  RED circle?"}, {"prompt": "a blue circle"}, heldout=frozenset({"a red circle"}))
+    assert found["prompt_is_held_out"] == [True, False]
+
+
+def test_control_characters() -> None:
+    assert count_control_characters("tab\tline\nreturn\r plain é \U0001f469\u200d\U0001f52c") == 0
+    assert count_control_characters("\x00\x1b\x7f\u202e\u2066") == 5
+
+
+def test_ties_neither_contradict_nor_hide_a_contradiction() -> None:
+    tie = {"preference": 0.5, "label_0": 0.5, "label_1": 0.5}
+    against = {"preference": 0.0, "label_0": 0.0, "label_1": 1.0}
+    assert columns({}, tie)["labels_contradicted"] == [False, False]
+    assert columns({}, tie, against)["labels_contradicted"] == [True, False, True]
+    assert columns({}, tie, against)["copies_before"] == [0, 1, 2]

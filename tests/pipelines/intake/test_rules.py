@@ -1,0 +1,32 @@
+import pytest
+
+from pipelines.intake.rules import PAIR_RULES, pair_rules
+from pipelines.intake.validation import _reasons
+from pipelines.project import ValidationSection
+
+pytestmark = pytest.mark.timeout(180)
+
+
+def test_rules_carry_the_projects_limits() -> None:
+    limits = ValidationSection(
+        max_image_bytes=11, max_image_pixels=12, max_image_side=13, min_image_side=4, max_prompt_chars=15,
+        max_annotator_share=0.16, allowed_formats=("PNG",),
+    )  # fmt: skip
+    rules = {rule.name: rule.expectation for rule in pair_rules(limits)}
+    found = {
+        name: rules[name].max_value
+        for name in ("image_bytes", "image_pixels", "image_longest_side", "prompt_length", "annotator_flood")
+    }
+    assert found == {
+        "image_bytes": 11, "image_pixels": 12, "image_longest_side": 13, "prompt_length": 15, "annotator_flood": 0.16
+    }  # fmt: skip
+    assert rules["image_shortest_side"].min_value == 4
+    assert rules["image_format"].value_set == ["PNG"]
+
+
+def test_names_are_those_of_the_functions_and_severities_agree() -> None:
+    rules = pair_rules(ValidationSection())
+    assert [rule.name for rule in rules] == [function.__name__ for function in PAIR_RULES]
+    assert [rule.severity for rule in rules] == [rule.expectation.severity.value for rule in rules]
+    assert {rule.name for rule in rules if rule.severity == "warning"} == {"annotator_flood", "annotator_one_sided"}
+    assert _reasons([]) == {}
