@@ -9,10 +9,12 @@ import errno
 import json
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import TypeVar
 
 from pydantic import BaseModel
@@ -53,7 +55,14 @@ def run_job(main: Callable[[JobPaths], None]) -> None:
     A finished OUT answers at once. An unfinished one is resumed by `main` itself.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    sys.exit(exit_code(main, parse_paths(sys.argv[1:])))
+    paths = parse_paths(sys.argv[1:])
+    signal.signal(signal.SIGTERM, _stop_where_we_are)
+    sys.exit(exit_code(main, paths))
+
+
+def _stop_where_we_are(number: int, frame: FrameType | None) -> None:
+    """SIGTERM while no loop answers it by itself: what is finished stays, the rest is done by the next run."""
+    raise JobStoppedError("preempted", "Asked to stop by SIGTERM. Run the job again to go on.")
 
 
 def exit_code(main: Callable[[JobPaths], None], paths: JobPaths) -> int:

@@ -96,7 +96,7 @@ class TrainingRun:
         chosen = torch.full((1,), -1, device=self.device)
         if self.accelerator.is_main_process and (path := self.checkpoints.newest()):
             chosen[0] = read_state(path).step
-        step = int(self.accelerator.reduce(chosen, "sum")) + self.accelerator.num_processes - 1
+        step: int = int(self.accelerator.reduce(chosen, "sum")) + self.accelerator.num_processes - 1
         if step >= 0:
             self._restore(self.checkpoints.folder / f"step_{step:06d}")
         if self.accelerator.is_main_process:

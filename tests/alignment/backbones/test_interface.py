@@ -1,0 +1,19 @@
+"""Every catalogued backbone offers what training asks for."""
+
+import inspect
+
+import pytest
+
+from alignment.backbones.catalogue import BACKBONES, BackboneParams
+from alignment.backbones.interface import Backbone
+from alignment.lookup import resolve
+
+
+@pytest.mark.parametrize("params", BACKBONES)
+def test_implementations_have_the_protocols_methods(params: type[BackboneParams]) -> None:
+    implementation = resolve(params.implementation)
+    asked = [name for name in vars(Backbone) if not name.startswith("_")]
+    assert len(asked) >= 8
+    for name in asked:
+        ours = inspect.signature(getattr(implementation, name))
+        assert list(ours.parameters) == list(inspect.signature(getattr(Backbone, name)).parameters), name

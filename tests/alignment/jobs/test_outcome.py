@@ -1,0 +1,132 @@
+"""Every ending of a job can be read from disk and from the exit code."""
+
+import errno
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from alignment.contracts import JobFailure, Placement
+from alignment.failures import JobStoppedError
+from alignment.jobs.outcome import JobPaths, describe, exit_code, parse_paths, read_object, write_result
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> JobPaths:
+    return JobPaths(tmp_path / "s", tmp_path / "p", tmp_path / "in", tmp_path / "out")
+
+
+def failure(paths: JobPaths) -> JobFailure:
+    return JobFailure.model_validate_json((paths.out / "failure.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "code", "text"),
+    [
+        (ValueError("beta is negative"), "bad_input", 2, "beta is negative"),
+        (JobStoppedError("bad_data", "torn", step=3), "bad_data", 1, "torn"),
+        (JobStoppedError("diverged", "nan", step=3), "diverged", 1, "nan"),
+        (JobStoppedError("preempted", "asked", step=3), "preempted", 143, "asked"),
+        (OSError(errno.ENOSPC, "No space left", "/data/x/file"), "storage_full", 1, "/data/x"),
+        (OSError(errno.EDQUOT, "Quota exceeded"), "storage_full", 1, "Quota exceeded"),
+        (OSError(errno.EACCES, "Permission denied", "/data"), "crashed", 1, "PermissionError"),
+        (RuntimeError("boom"), "crashed", 1, "RuntimeError: boom"),
+    ],
+)
+def test_every_error_has_its_kind_and_code(paths: JobPaths, error: Exception, kind: str, code: int, text: str) -> None:
+    def main(given: JobPaths) -> None:
+        raise error
+
+    assert exit_code(main, paths) == code
+    assert failure(paths).kind == kind
+    assert text in failure(paths).message
+    assert failure(paths).step == getattr(error, "step", None)
+
+
+def test_a_finished_job_answers_at_once(paths: JobPaths) -> None:
+    calls: list[JobPaths] = []
+    paths.out.mkdir()
+    write_result(paths.out, Placement())
+    assert exit_code(calls.append, paths) == 0
+    assert calls == []
+    assert json.loads((paths.out / "result.json").read_text())["micro_batch"] == 8
+
+
+def test_a_rerun_forgets_the_earlier_failure(paths: JobPaths) -> None:
+    paths.out.mkdir()
+    (paths.out / "failure.json").write_text("old")
+    assert exit_code(lambda given: None, paths) == 0
+    assert not (paths.out / "failure.json").exists()
+
+
+def test_the_first_process_to_fail_is_the_cause(paths: JobPaths) -> None:
+    def main(given: JobPaths) -> None:
+        (given.out / "failure.json").write_text(JobFailure(kind="diverged", message="first").model_dump_json())
+        raise RuntimeError("the other one is gone")
+
+    assert exit_code(main, paths) == 1
+    assert failure(paths).message == "first"
+    assert [path.name for path in paths.out.iterdir()] == ["failure.json"]
+
+
+def test_other_ranks_leave_the_earlier_failure_to_rank_0(paths: JobPaths, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "1")
+    paths.out.mkdir()
+    (paths.out / "failure.json").write_text("{}")
+    assert exit_code(lambda given: None, paths) == 0
+    assert (paths.out / "failure.json").exists()
+
+
+def test_inputs_are_found_by_digest(paths: JobPaths) -> None:
+    (paths.inputs / "abc").mkdir(parents=True)
+    assert paths.input("abc", "snapshot") == paths.inputs / "abc"
+    with pytest.raises(ValueError, match="snapshot with digest def"):
+        paths.input("def", "snapshot")
+
+
+def test_objects_are_checked_field_by_field(tmp_path: Path) -> None:
+    path = tmp_path / "p.json"
+    path.write_text('{"micro_batch": 0, "num_proceses": 2}')
+    with pytest.raises(ValueError, match="num_processes") as wrong:
+        read_object(path, Placement, what="placement")
+    assert "micro_batch" in str(wrong.value)
+    path.write_text("{")
+    with pytest.raises(ValueError, match="cannot be read as JSON"):
+        read_object(path, Placement, what="placement")
+    with pytest.raises(ValueError, match="nothing"):
+        read_object(tmp_path / "nothing", Placement, what="placement")
+
+
+def test_arguments() -> None:
+    parsed = parse_paths(["--spec", "s", "--placement", "p", "--inputs", "i", "--out", "o"])
+    assert parsed == JobPaths(Path("s"), Path("p"), Path("i"), Path("o"))
+    with pytest.raises(SystemExit):
+        parse_paths(["--spec", "s"])
+
+
+def test_storage_full_without_a_name_names_the_output(tmp_path: Path) -> None:
+    assert str(tmp_path) in describe(OSError(errno.ENOSPC, "full"), tmp_path).message
+
+
+def test_sigterm_in_a_job_without_its_own_answer_is_preemption(tmp_path: Path) -> None:
+    script = (
+        "import time\nfrom alignment.jobs.outcome import run_job\n"
+        "def main(paths):\n    (paths.out / 'started').touch()\n    time.sleep(30)\n"
+        "run_job(main)\n"
+    )
+    arguments = ["--spec", "s", "--placement", "p", "--inputs", "i", "--out", str(tmp_path)]
+    process = subprocess.Popen([sys.executable, "-c", script, *arguments], stderr=subprocess.PIPE)
+    try:
+        for _ in range(2000):
+            if (tmp_path / "started").exists():
+                break
+            signal.sigtimedwait([], 0.01)
+        process.terminate()
+        assert process.wait(timeout=20) == 143
+    finally:
+        process.kill()
+        process.communicate()
+    assert JobFailure.model_validate_json((tmp_path / "failure.json").read_text()).kind == "preempted"

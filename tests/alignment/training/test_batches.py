@@ -1,0 +1,84 @@
+"""Visits, shares, micro-batches, and the tensors of a batch."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from alignment.data.features import CachedFeatures
+from alignment.training.batches import Visit, assemble, micro_batches, step_visits
+from alignment.training.seeding import pair_randomness
+
+
+def test_steps_walk_through_epochs_without_gap() -> None:
+    visits = [visit for step in range(5) for visit in step_visits(step, global_batch=8, num_pairs=10, seed=1)]
+    assert len(visits) == 40
+    for epoch in range(4):
+        assert sorted(visit.pair for visit in visits if visit.epoch == epoch) == list(range(10))
+    assert step_visits(1, global_batch=8, num_pairs=10, seed=1) == visits[8:16]
+
+
+@pytest.mark.parametrize("num_processes", [1, 2, 3, 5, 8])
+@pytest.mark.parametrize("micro_batch", [1, 3, 8])
+def test_processes_share_the_batch_exactly(num_processes: int, micro_batch: int) -> None:
+    visits = [Visit(pair, 0) for pair in range(8)]
+    shares = [
+        micro_batches(visits, rank=rank, num_processes=num_processes, micro_batch=micro_batch)
+        for rank in range(num_processes)
+    ]
+    assert [visit for share in shares for batch in share for visit in batch] == visits
+    assert all(len(batch) <= micro_batch for share in shares for batch in share)
+    sizes = [sum(len(batch) for batch in share) for share in shares]
+    assert max(sizes) - min(sizes) <= 1
+
+
+def test_a_process_without_a_share_gets_one_weightless_filler() -> None:
+    shares = [micro_batches([Visit(4, 2)], rank=rank, num_processes=3, micro_batch=2) for rank in range(3)]
+    weights = [[visit.weight for batch in share for visit in batch] for share in shares]
+    assert sorted(weights) == [[0.0], [0.0], [1.0]]
+
+
+@pytest.fixture
+def features(bench: Any) -> CachedFeatures:
+    return CachedFeatures(bench.inputs / bench.cache.content_digest)
+
+
+def test_a_row_is_the_pair_with_its_own_randomness(bench: Any, features: CachedFeatures) -> None:
+    recipe = bench.train_spec(caption_dropout=0.0).recipe
+    batch = assemble([Visit(3, 1), Visit(9, 0, weight=0.0)], features, recipe, 1000)
+    pair = features.pair(3)
+    chance = pair_randomness(3, 1, 3, latent_shape=(4, 8, 8), num_timesteps=1000, caption_dropout=0.0)
+    expected = pair.chosen_mean_CHW + pair.chosen_std_CHW * chance.latent_noise_CHW
+    assert torch.equal(batch.chosen_BCHW[0], expected)
+    expected = pair.rejected_mean_CHW + pair.rejected_std_CHW * chance.latent_noise_CHW
+    assert torch.equal(batch.rejected_BCHW[0], expected)
+    assert torch.equal(batch.noise_BCHW[0], chance.noise_CHW)
+    assert batch.timesteps_B[0].item() == chance.timestep
+    assert batch.weight_B.tolist() == [1.0, 0.0]
+    states = features.conditioning([pair.caption_chosen])["states_LD"][0]
+    assert torch.equal(batch.chosen_captions["states_LD"][0], states)
+
+
+def test_flipping_labels_changes_sides_and_nothing_else(bench: Any, features: CachedFeatures) -> None:
+    visits = [Visit(pair, 0) for pair in range(4)]
+    straight = assemble(visits, features, bench.train_spec().recipe, 1000)
+    flipped = assemble(visits, features, bench.train_spec(flip_labels=True).recipe, 1000)
+    assert torch.equal(flipped.chosen_BCHW, straight.rejected_BCHW)
+    assert torch.equal(flipped.rejected_BCHW, straight.chosen_BCHW)
+    assert not torch.equal(straight.chosen_BCHW, straight.rejected_BCHW)
+    assert torch.equal(flipped.noise_BCHW, straight.noise_BCHW)
+    assert torch.equal(flipped.timesteps_B, straight.timesteps_B)
+
+
+def test_dropped_captions_are_the_empty_one_on_both_sides(bench: Any, features: CachedFeatures) -> None:
+    batch = assemble([Visit(0, 0)], features, bench.train_spec(caption_dropout=1.0).recipe, 1000)
+    empty = features.conditioning([0])["states_LD"]
+    assert torch.equal(batch.chosen_captions["states_LD"], empty)
+    assert torch.equal(batch.rejected_captions["states_LD"], empty)
+
+
+def test_moving_a_batch_keeps_it(bench: Any, features: CachedFeatures) -> None:
+    batch = assemble([Visit(0, 0)], features, bench.train_spec().recipe, 1000)
+    moved = batch.to(torch.device("meta"))
+    assert moved.chosen_BCHW.device.type == moved.chosen_captions["states_LD"].device.type == "meta"
+    assert moved.weight_B.shape == batch.weight_B.shape

@@ -1,0 +1,115 @@
+"""Checkpoints: exact, whole or absent, damaged ones recognised."""
+
+import errno
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from alignment.training import checkpoint
+from alignment.training.checkpoint import CheckpointFolder, TrainingState, damage, read_state, restore
+
+
+def state(step: int) -> TrainingState:
+    return TrainingState(
+        spec_digest="s",
+        step=step,
+        next_position=8 * step,
+        learning_rate=0.1,
+        guard_losses=(0.5, 0.25),
+        guard_spikes=1,
+        sample_keys=("0/samples/00",),
+    )
+
+
+def trained(steps: int) -> tuple[nn.Module, torch.optim.AdamW]:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    model[0].bias.requires_grad_(False)
+    optimiser = torch.optim.AdamW([weight for weight in model.parameters() if weight.requires_grad], lr=0.1)
+    continue_training(model, optimiser, steps)
+    return model, optimiser
+
+
+def continue_training(model: nn.Module, optimiser: torch.optim.AdamW, steps: int) -> None:
+    for _ in range(steps):
+        model(torch.ones(2, 3)).square().sum().backward()
+        optimiser.step()
+        optimiser.zero_grad()
+
+
+def test_restored_training_goes_on_bit_for_bit(tmp_path: Path) -> None:
+    model, optimiser = trained(3)
+    path = CheckpointFolder(tmp_path / "c", keep=2).save(state(3), model, optimiser)
+    continue_training(model, optimiser, 2)
+    fresh, fresh_optimiser = trained(0)
+    restore(path, fresh, fresh_optimiser)
+    continue_training(fresh, fresh_optimiser, 2)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), fresh.parameters(), strict=True))
+    assert read_state(path) == state(3)
+    assert {file.suffix for file in path.iterdir()} == {".safetensors", ".json"}
+
+
+def test_only_the_newest_are_kept(tmp_path: Path) -> None:
+    folder = CheckpointFolder(tmp_path / "c", keep=2)
+    model, optimiser = trained(1)
+    for step in (5, 50, 100):
+        folder.save(state(step), model, optimiser)
+    assert sorted(path.name for path in (tmp_path / "c").iterdir()) == ["step_000050", "step_000100"]
+    assert folder.newest() == tmp_path / "c" / "step_000100"
+    folder.drop_beyond(50)
+    assert folder.newest() == tmp_path / "c" / "step_000050"
+    assert CheckpointFolder(tmp_path / "none", keep=2).newest() is None
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "optimiser.safetensors", "state.json", "manifest.json"])
+@pytest.mark.parametrize("how", ["missing", "truncated", "changed"])
+def test_any_damage_is_seen_and_passed_over(tmp_path: Path, name: str, how: str) -> None:
+    folder = CheckpointFolder(tmp_path / "c", keep=3)
+    model, optimiser = trained(1)
+    folder.save(state(1), model, optimiser)
+    folder.save(state(2), model, optimiser)
+    victim = tmp_path / "c" / "step_000002" / name
+    content = victim.read_bytes()
+    victim.unlink()
+    if how == "truncated":
+        victim.write_bytes(content[: len(content) // 2])
+    elif how == "changed":
+        victim.write_bytes(content[:-5] + bytes([content[-5] ^ 1]) + content[-4:])
+    assert damage(tmp_path / "c" / "step_000002")
+    assert folder.newest() == tmp_path / "c" / "step_000001"
+
+
+def test_an_empty_manifest_vouches_for_nothing(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text("{}")
+    assert "weights.safetensors" in str(damage(tmp_path))
+
+
+def test_full_disk_leaves_the_old_one_and_no_draft(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = CheckpointFolder(tmp_path / "c", keep=1)
+    model, optimiser = trained(1)
+    old = folder.save(state(1), model, optimiser)
+    honest = checkpoint.write_tensors
+
+    def fills_up(path: Path, tensors: Mapping[str, Tensor]) -> None:
+        if path.name == "optimiser.safetensors":
+            path.write_bytes(b"half")
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        honest(path, tensors)
+
+    monkeypatch.setattr(checkpoint, "write_tensors", fills_up)
+    with pytest.raises(OSError, match="No space left"):
+        folder.save(state(2), model, optimiser)
+    assert list((tmp_path / "c").iterdir()) == [old]
+    assert damage(old) is None
+
+
+def test_the_same_step_may_be_saved_again(tmp_path: Path) -> None:
+    folder = CheckpointFolder(tmp_path / "c", keep=2)
+    model, optimiser = trained(1)
+    folder.save(state(4), model, optimiser)
+    continue_training(model, optimiser, 1)
+    path = folder.save(state(4), model, optimiser)
+    assert damage(path) is None

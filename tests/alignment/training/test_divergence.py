@@ -1,0 +1,43 @@
+"""What counts as divergence, and what does not."""
+
+import math
+
+import pytest
+
+from alignment.contracts import DivergenceGuard
+from alignment.failures import JobStoppedError
+from alignment.training.divergence import DivergenceWatch
+
+GUARD = DivergenceGuard(spike_factor=10.0, window_steps=20, patience_steps=3)
+
+
+def feed(watch: DivergenceWatch, losses: list[float], first: int = 1) -> None:
+    for step, loss in enumerate(losses, start=first):
+        watch.observe(step, loss, 1.0)
+
+
+@pytest.mark.parametrize(("loss", "norm"), [(math.nan, 1.0), (math.inf, 1.0), (1.0, math.nan), (1.0, math.inf)])
+def test_anything_not_finite_stops_at_once(loss: float, norm: float) -> None:
+    with pytest.raises(JobStoppedError, match="not both finite") as stopped:
+        DivergenceWatch(GUARD).observe(7, loss, norm)
+    assert stopped.value.kind == "diverged"
+    assert stopped.value.step == 6, "the step itself was not finished"
+
+
+def test_lasting_spikes_stop_and_passing_ones_do_not() -> None:
+    watch = DivergenceWatch(GUARD)
+    feed(watch, [1.0] * 10 + [11.0, 11.0, 1.0, 11.0, 11.0, 9.0])
+    with pytest.raises(JobStoppedError, match="3 steps in a row"):
+        feed(watch, [30.0] * 3, first=17)
+
+
+def test_nothing_is_judged_before_there_is_a_median() -> None:
+    feed(DivergenceWatch(GUARD), [1.0, 100.0, 1000.0])
+
+
+def test_restored_watch_goes_on_counting() -> None:
+    watch = DivergenceWatch(GUARD)
+    feed(watch, [1.0] * 10 + [11.0, 11.0])
+    restored = DivergenceWatch(GUARD, tuple(watch.losses), watch.spikes)
+    with pytest.raises(JobStoppedError):
+        restored.observe(13, 11.0, 1.0)

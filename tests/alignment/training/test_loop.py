@@ -1,0 +1,78 @@
+"""The loop's arithmetic on one process; interruptions and several processes are in jobs/test_train.py."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from alignment.backbones.stable_diffusion import StableDiffusionBackbone
+from alignment.contracts import Placement, TrainSpec
+from alignment.data.features import CachedFeatures
+from alignment.training.batches import Visit, assemble
+from alignment.training.loop import RunInputs, TrainingRun
+
+
+@pytest.fixture(autouse=True)
+def _deterministic() -> Iterator[None]:
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def run_of(bench: Any, spec: TrainSpec, out: Path, **placement: Any) -> TrainingRun:
+    out.mkdir(exist_ok=True)
+    backbone = StableDiffusionBackbone(bench.inputs / spec.base_digest, spec.recipe.backbone)
+    features = CachedFeatures(bench.inputs / spec.cache_digest)
+    return TrainingRun(RunInputs(spec, Placement(**placement), backbone, features, out))
+
+
+def gradients(run: TrainingRun, batches: list[list[Visit]]) -> torch.Tensor:
+    run._accumulate(batches)
+    return torch.cat([weight.grad.flatten() for weight in run.weights if weight.grad is not None])
+
+
+def test_gradient_is_the_mean_over_the_global_batch_however_it_is_split(bench: Any, tmp_path: Path) -> None:
+    spec = bench.train_spec(global_batch=5, tuning={"kind": "full"})
+    visits = [Visit(pair, 0) for pair in range(5)]
+    splits: list[list[list[Visit]]] = [[visits], [visits[:4], visits[4:]], [[visit] for visit in visits]]
+    splits.append([[*visits[:2], Visit(9, 0, weight=0.0)], visits[2:]])
+    run = run_of(bench, spec, tmp_path / "out")
+    expected_run = run_of(bench, spec, tmp_path / "expected")
+    batch = assemble(visits, run.features, spec.recipe, 1000)
+    expected_run.offline(batch).loss_B.mean().backward()
+    expected = torch.cat([weight.grad.flatten() for weight in expected_run.weights if weight.grad is not None])
+    for split in splits:
+        run.optimiser.zero_grad()
+        assert (gradients(run, split) - expected).norm() < 1e-4 * expected.norm()
+
+
+def test_weights_and_gradient_are_clipped_to_the_recipes_norm(bench: Any, tmp_path: Path) -> None:
+    spec = bench.train_spec(max_grad_norm=1e-3, steps=1)
+    run = run_of(bench, spec, tmp_path / "out", micro_batch=8)
+    norms: list[float] = []
+    honest = run.optimiser.step
+
+    def step() -> None:
+        norms.append(torch.cat([w.grad.flatten() for w in run.weights if w.grad is not None]).norm().item())
+        honest()
+
+    run.optimiser.step = step  # type: ignore[assignment]
+    run.run()
+    assert norms == [pytest.approx(1e-3, rel=1e-3)]
+
+
+def test_only_adapters_train_with_lora_and_everything_with_full(bench: Any, tmp_path: Path) -> None:
+    lora = run_of(bench, bench.train_spec(), tmp_path / "lora")
+    full = run_of(bench, bench.train_spec(tuning={"kind": "full"}), tmp_path / "full")
+    count = sum(weight.numel() for weight in full.weights)
+    assert sum(weight.numel() for weight in lora.weights) < count / 4
+    assert count == sum(weight.numel() for weight in full.denoiser.parameters())
+    assert not any(weight.requires_grad for name, weight in lora.denoiser.named_parameters() if "lora_" not in name)
+
+
+def test_log_every_keeps_the_last_step(bench: Any, tmp_path: Path) -> None:
+    run_of(bench, bench.train_spec(steps=5), tmp_path / "out", log_every_steps=2).run()
+    lines = (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()
+    assert [line.split('"step":')[1].split(",")[0] for line in lines] == ["2", "4", "5"]

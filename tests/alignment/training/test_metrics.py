@@ -1,0 +1,43 @@
+"""metrics.jsonl: appended, cut back, averaged."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from alignment.contracts import MetricsLine
+from alignment.training.metrics import append_metrics, cut_back, final_means, read_lines
+
+
+def test_lines_are_the_contracts_and_are_cut_back(tmp_path: Path) -> None:
+    for step in range(1, 6):
+        append_metrics(tmp_path, step, {"loss": float(step)})
+    path = tmp_path / "metrics.jsonl"
+    lines = [MetricsLine.model_validate_json(line) for line in path.read_text().splitlines()]
+    assert [line.metrics["loss"] for line in lines] == [1.0, 2.0, 3.0, 4.0, 5.0]
+    cut_back(path, 3)
+    assert [line["step"] for line in read_lines(path)] == [1, 2, 3]
+    cut_back(path, -1)
+    assert path.read_text() == ""
+    cut_back(tmp_path / "none", 3)
+
+
+def test_a_line_cut_short_by_a_crash_is_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_text(json.dumps({"step": 1}) + "\n" + '{"step": 2, "metr')
+    assert read_lines(path) == [{"step": 1}]
+    cut_back(path, 5)
+    assert path.read_text() == '{"step": 1}\n'
+
+
+def test_final_means_are_over_the_last_tenth(tmp_path: Path) -> None:
+    for step in range(1, 41):
+        append_metrics(tmp_path, step, {"loss": float(step)})
+    assert final_means(tmp_path, 40) == {"loss": pytest.approx(38.5)}
+
+
+def test_sparse_logging_leaves_at_least_the_last_line(tmp_path: Path) -> None:
+    append_metrics(tmp_path, 1, {"loss": 9.0})
+    append_metrics(tmp_path, 10, {"loss": 4.0})
+    assert final_means(tmp_path, 10) == {"loss": 4.0}
+    assert final_means(tmp_path / "empty", 10) == {}

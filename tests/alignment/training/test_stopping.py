@@ -1,0 +1,21 @@
+"""SIGTERM becomes a wish, and only while it is asked for."""
+
+import os
+import signal
+
+from alignment.training.stopping import StopSignal
+
+
+def test_sigterm_is_noted_and_the_old_handler_comes_back() -> None:
+    heard: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
+    try:
+        with StopSignal() as stop:
+            assert not stop.requested
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert stop.requested
+        assert heard == []
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert heard == [signal.SIGTERM]
+    finally:
+        signal.signal(signal.SIGTERM, before)
