@@ -239,7 +239,10 @@ class GateDecision(ValueObject):
     """None when the incumbent is the base model itself."""
     champion_weights_digest: Sha256
     report_digest: Sha256
+    evaluation_uri: str
+    """The EvalReport's folder, with the score table that the decision can be recomputed from."""
     report_uri: str
+    """What a person reads."""
     scores_digest: Sha256
     policy_digest: Sha256
 

@@ -94,6 +94,7 @@ def _decision(
         champion_version=champion_version,
         champion_weights_digest=champion_weights_digest,
         report_digest=report.digest,
+        evaluation_uri=report.uri,
         report_uri=report.uri,
         scores_digest=report.scores_digest,
         policy_digest=policy.digest,

@@ -184,11 +184,11 @@ def _version_problems(candidate: CandidateVersion, project: Project, settings: S
 def _scores_problems(decision: GateDecision, settings: Settings) -> list[str]:
     """The score table must be the one that was judged, since the decision is recomputed from it."""
     store = open_store(settings.store_uri, settings)
-    scores_uri = f"{decision.report_uri}/scores.parquet"
-    if store.read_manifest(decision.report_uri) is None or not store.exists(scores_uri):
-        return [f"the evaluation in {decision.report_uri} is gone"]
+    scores_uri = f"{decision.evaluation_uri}/scores.parquet"
+    if not store.exists(scores_uri):
+        return [f"the evaluation in {decision.evaluation_uri} is gone"]
     if hashlib.sha256(store.read_bytes(scores_uri)).hexdigest() != decision.scores_digest:
-        return [f"the scores in {decision.report_uri} are not those of the decision"]
+        return [f"the scores in {decision.evaluation_uri} are not those of the decision"]
     return []
 
 

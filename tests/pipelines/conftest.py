@@ -83,7 +83,7 @@ PAIRS_TYPES = {
 }
 
 
-@pytest.fixture()
+@pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     return Settings(
         store_uri=(tmp_path / "store").as_uri(),
@@ -94,7 +94,7 @@ def settings(tmp_path: Path) -> Settings:
     )
 
 
-@pytest.fixture()
+@pytest.fixture
 def tiny_project(tmp_path: Path) -> Project:
     """A project whose source is the folder `projects/pairs`, with one held-out prompt."""
     folder = tmp_path / "projects"
@@ -117,7 +117,7 @@ def tiny_image() -> Callable[..., bytes]:
     return make
 
 
-@pytest.fixture()
+@pytest.fixture
 def tiny_row(tiny_image: Callable[..., bytes]) -> Callable[..., Row]:
     """A clean row in the columns of Pick-a-Pic v2: other numbers, other images, prompts and people."""
 
@@ -144,7 +144,7 @@ def tiny_row(tiny_image: Callable[..., bytes]) -> Callable[..., Row]:
     return make
 
 
-@pytest.fixture()
+@pytest.fixture
 def tiny_pairs(tiny_project: Project) -> Callable[..., Path]:
     """Writes rows as a shard of the tiny project's source, and gives its path."""
 
@@ -286,7 +286,8 @@ class ReleaseWorld:
             "champion_version": champion.version if champion else None,
             "champion_weights_digest": champion.weights_digest if champion else self.base_digest,
             "report_digest": "e" * 64,
-            "report_uri": uri,
+            "evaluation_uri": uri,
+            "report_uri": self.store.uri("evaluations", "reports", f"{scores_dir.name}.html"),
             "scores_digest": manifest.files["scores.parquet"].sha256,
             "policy_digest": self.project.gate.digest,
         }

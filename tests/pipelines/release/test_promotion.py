@@ -158,7 +158,7 @@ def other_weights(world: Any) -> Path:
         (change_candidate(model="another"), "decision is about a version of 'another'"),
         (change_decision(policy_digest="a" * 64), "policy was changed after the decision"),
         (change_decision(scores_digest="a" * 64), "scores in .* are not those of the decision"),
-        (change_decision(report_uri="file:///nowhere"), "evaluation in file:///nowhere is gone"),
+        (change_decision(evaluation_uri="file:///nowhere"), "evaluation in file:///nowhere is gone"),
         (change_decision(champion_version=3), "was evaluated against version 3"),
         (change_decision(champion_weights_digest="a" * 64), "with weights aaaaaaaaaaaa"),
         (damage("jobs", "a/weights/*"), "changed or damaged"),
@@ -176,7 +176,7 @@ def test_what_does_not_fit_the_decision_stops_the_move(
 
 def test_scores_replaced_behind_the_manifest_stop_the_move(world: Any) -> None:
     decision = world.decide(world.register("a"), None)
-    path = Path(urlsplit(decision.report_uri).path) / "scores.parquet"
+    path = Path(urlsplit(decision.evaluation_uri).path) / "scores.parquet"
     path.chmod(0o644)
     path.write_bytes(b"better scores")
     with pytest.raises(ValueError, match=r"scores in .* are not those of the decision"):
