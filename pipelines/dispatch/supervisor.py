@@ -117,8 +117,8 @@ def _final_status(folder: JobFolder, launch: Launch, code: int, *, stopped: bool
         return status.model_copy(update={"message": message})
     preempted = failure is not None and failure.kind == "preempted"
     if stopped or preempted or code in (TERMINATED, -signal.SIGTERM):
-        update = {"state": "preempted", "failure_kind": "preempted", "message": "Asked to stop by SIGTERM."}
-        return status.model_copy(update=update)
+        message = failure.message if failure is not None and preempted else "Asked to stop by SIGTERM."
+        return status.model_copy(update={"state": "preempted", "failure_kind": "preempted", "message": message})
     if failure is not None:
         return status.model_copy(update={"failure_kind": failure.kind, "message": failure.message})
     return status.model_copy(update={"message": _exit_message(code)})

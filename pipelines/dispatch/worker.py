@@ -157,9 +157,9 @@ def _run_alignment(folder: JobFolder, request: JobRequest, termination: _Termina
     code = termination.wait_for(training)
     if code == 0 and (folder.out_dir / RESULT_FILE).is_file():
         return
-    if termination.asked:
-        raise _Stopped
     failure = read_model(folder.out_dir / FAILURE_FILE, JobFailure)
+    if termination.asked and (failure is None or failure.kind != "preempted"):
+        raise _Stopped  # what a process says while it is torn down is not the cause
     raise _JobError(failure or _unexplained(code))
 
 

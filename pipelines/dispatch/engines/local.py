@@ -6,6 +6,7 @@ process of this host may ask, and an engine that was restarted knows what the on
 
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from pipelines.storage import open_store
 log = logging.getLogger(__name__)
 
 WORKER = (sys.executable, "-m", "pipelines.dispatch.worker")
+JOB_ID = re.compile(r"[A-Za-z0-9_-]{1,200}")
 SUPERVISOR = (sys.executable, "-m", "pipelines.dispatch.supervisor")
 
 
@@ -92,8 +94,9 @@ class LocalEngine:
         if status.state == "unknown" or status.state in TERMINAL_STATES - {"lost"}:
             log.info("Job %s is %s; nothing to cancel", handle.job_id, status.state)
             return
-        folder.cancel_path.touch()
-        self._stop(folder)
+        with folder.locked():
+            folder.cancel_path.touch()
+            self._stop(folder)
 
     def result(self, handle: JobHandle) -> dict[str, Any]:
         """See `Engine.result`."""
@@ -106,6 +109,8 @@ class LocalEngine:
         return answer
 
     def _folder(self, handle: JobHandle) -> JobFolder:
+        if not JOB_ID.fullmatch(handle.job_id):
+            raise ValueError(f"Job id {handle.job_id!r} is none of ours. Only letters, digits, _ and - are allowed.")
         return JobFolder(self.settings.state_dir / "jobs" / handle.job_id)
 
     def _answer(self, request: JobRequest) -> dict[str, Any] | None:

@@ -87,6 +87,12 @@ def test_a_state_folder_that_cannot_be_used_is_an_error_at_once(settings: Settin
         LocalEngine(settings).submit(make_request(settings))
 
 
+@pytest.mark.parametrize("job_id", ["../other", "a/b", "", "a b", ".."])
+def test_a_job_id_cannot_leave_the_jobs_folder(settings: Settings, job_id: str) -> None:
+    with pytest.raises(ValueError, match="none of ours"):
+        LocalEngine(settings).status(JobHandle(engine="local", job_id=job_id))
+
+
 def test_the_log_location_names_the_latest_attempt(settings: Settings, folder: JobFolder) -> None:
     folder.write_status(JobStatus(state="failed", attempt=3))
     assert LocalEngine(settings).log_location(HANDLE) == str(folder.path / "attempt-3.log")
