@@ -109,8 +109,7 @@ def _header_problem(image: "PILImage", limits: ValidationSection) -> Problem:
 
 
 def _small_grey(image: "PILImage") -> "PILImage":
-    """Decode every pixel (a truncated file fails here), then a grey copy of at most FACTS_SIDE pixels a side."""
-    image.load()
+    """A grey copy of at most FACTS_SIDE pixels a side. Converting decodes every pixel: a truncated file fails here."""
     grey = image.convert("L")
     factor = -(-max(grey.size) // FACTS_SIDE)
     return grey.reduce(factor) if factor > 1 else grey
