@@ -37,6 +37,7 @@ from pipelines.storage import Store, open_store
 
 ROOT = Path(__file__).parents[2]
 START_SECONDS = 150
+SESSION_SECONDS = 1800
 
 Row = dict[str, Any]
 
@@ -183,7 +184,9 @@ def start_mlflow_server(folder: Path) -> MlflowServer:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     database, log = folder / "mlflow.db", folder / "server.log"
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    # A session that is itself killed leaves the server to its own bound.
+    command = ["timeout", str(SESSION_SECONDS), sys.executable, "-m", "mlflow", "server", "--workers", "1"]
+    command += ["--host", "127.0.0.1", "--port", str(port)]
     command += ["--backend-store-uri", f"sqlite:///{database}", "--artifacts-destination", str(folder / "artifacts")]
     # Without the last, seven more processes start, to run evaluations of language models.
     quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
