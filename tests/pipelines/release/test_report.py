@@ -1,0 +1,228 @@
+"""The HTML report: whole, self-contained, escaped, and true to the decision."""
+
+import io
+import json
+import math
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from alignment.contracts import ModelRef
+from pipelines.contracts import GateDecision
+from pipelines.release.gate import decide
+from pipelines.release.report import curve_plot, decision_json, render_report
+
+NASTY = "<script>alert('x')</script> & \"quotes\""
+VOID = {"meta", "img", "line", "polyline", "br"}
+
+
+class Page(HTMLParser):
+    """Checks nesting; keeps the text, the attributes and the tags."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.pieces: list[str] = []
+        self.feed(html)
+        self.close()
+        assert self.open == []
+        self.text = re.sub(r"\s+", " ", " ".join(self.pieces))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += attrs
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += attrs
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self.open:
+            self.pieces.append(data)
+
+
+def decision_of(evaluation: Any, **changes: Any) -> GateDecision:
+    given = {"champion_version": None, "champion_weights_digest": evaluation.champion_weights_digest, **changes}
+    return decide(evaluation.report, evaluation.policy, evaluation.candidate, table_problems=(), **given)
+
+
+def png(colour: str) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (4, 4), colour).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """An evaluation's folder with a contact sheet, one gain and one loss."""
+    (tmp_path / "contact_sheet.png").write_bytes(png("red"))
+    (tmp_path / "extremes").mkdir()
+    lines = []
+    for end, difference in (("gain", 1.25), ("loss", -2.5)):
+        for role in ("champion", "candidate"):
+            (tmp_path / "extremes" / f"{end}_{role}.png").write_bytes(png("blue"))
+        lines.append(
+            {
+                "end": end,
+                "prompt_index": 0,
+                "prompt": NASTY,
+                "differences": {"taste_a": difference},
+                "champion_image": f"extremes/{end}_champion.png",
+                "candidate_image": f"extremes/{end}_candidate.png",
+            }
+        )
+    (tmp_path / "extremes.json").write_text(json.dumps(lines))
+    return tmp_path
+
+
+def test_every_check_and_digest_is_on_the_page(good_evaluation: Any, folder: Path) -> None:
+    decision = decision_of(good_evaluation)
+    page = Page(render_report(good_evaluation.report, decision, folder))
+    for check in decision.checks:
+        assert check.explanation in page.text
+        assert check.required in page.text
+    for digest in (decision.scores_digest, decision.policy_digest, decision.report_digest):
+        assert digest in page.text
+    assert page.text.count("passed") == len(decision.checks)
+    assert "failed" not in page.text
+    assert "plumbline gate projects/shapes.toml --version 4" in page.text
+
+
+def test_win_tie_loss_counts_are_drawn(good_evaluation: Any, folder: Path) -> None:
+    page = Page(render_report(good_evaluation.report, decision_of(good_evaluation), folder))
+    first = good_evaluation.report.comparisons[0]
+    assert ("style", f"width: {100 * first.wins / 200:.2f}%") in page.attributes
+    assert ("title", f"{first.losses} losses") in page.attributes
+    assert f"{100 * first.win_rate:.1f} %" in page.text
+
+
+def test_the_base_as_champion_is_shown_once_another_champion_beside_it(good_evaluation: Any, folder: Path) -> None:
+    decision = decision_of(good_evaluation)
+    page = Page(render_report(good_evaluation.report, decision, folder))
+    assert page.text.count("vs base, the champion") == 3
+    spec = good_evaluation.report.spec.model_copy(update={"champion": ModelRef(kind="lora", weights_digest="c" * 64)})
+    page = Page(render_report(good_evaluation.report.model_copy(update={"spec": spec}), decision, folder))
+    assert page.text.count("vs champion") == page.text.count("vs base") == 3
+
+
+@pytest.mark.parametrize(
+    ("judges", "guards", "changes", "sentence"),
+    [
+        (
+            {"a": 0.6, "b": 0.6},
+            {},
+            {},
+            "Version 4 of shapes is better than the base model. It may become the champion.",
+        ),
+        ({"a": -0.6, "b": -0.6}, {}, {}, "Version 4 of shapes should not replace the base model. The base model stays"),
+        ({"a": 0.6, "b": 0.0}, {}, {}, "Version 4 of shapes cannot be told apart well enough from the base model."),
+        (
+            {"a": 0.6, "b": 0.6},
+            {},
+            {"champion_version": 3},
+            "Version 4 of shapes could not be judged against the champion, version 3. The champion stays.",
+        ),
+    ],
+)
+def test_the_verdict_comes_first_in_a_plain_sentence(
+    evaluation_of: Callable[..., Any], folder: Path, judges: Any, guards: Any, changes: Any, sentence: str
+) -> None:
+    evaluation = evaluation_of(judges, guards)
+    decision = decision_of(evaluation, **changes)
+    page = Page(render_report(evaluation.report, decision, folder))
+    assert sentence in page.text
+    assert page.text.index(sentence) < page.text.index("Checks")
+    for reason in decision.reasons:
+        assert page.text.index(reason) < page.text.index("Checks")
+
+
+@pytest.mark.parametrize(("mode", "words"), [("dry_run", "no alias moves"), ("off", "The gate is off")])
+def test_a_gate_that_does_not_bite_says_so(good_evaluation: Any, folder: Path, mode: Any, words: str) -> None:
+    decision = decision_of(good_evaluation).model_copy(update={"mode": mode})
+    page = Page(render_report(good_evaluation.report, decision, folder))
+    assert words in page.text
+    assert "It may become" not in page.text
+
+
+def test_what_comes_from_outside_is_escaped(good_evaluation: Any, folder: Path) -> None:
+    report = good_evaluation.report.model_copy(update={"problems": (NASTY,)})
+    candidate = good_evaluation.candidate.model_copy(update={"trained_on": (NASTY,), "run_id": NASTY})
+    decision = decide(
+        report,
+        good_evaluation.policy,
+        candidate,
+        champion_version=None,
+        champion_weights_digest=good_evaluation.champion_weights_digest,
+        table_problems=(NASTY,),
+    )
+    html = render_report(report, decision, folder, curves={NASTY: [(0, 1), (1, 2)]})
+    page = Page(html)
+    assert "<script" not in html
+    assert "script" not in page.tags
+    assert page.text.count("alert('x')") >= 6
+
+
+def test_the_page_needs_nothing_from_outside(good_evaluation: Any, folder: Path) -> None:
+    html = render_report(good_evaluation.report, decision_of(good_evaluation), folder)
+    page = Page(html)
+    sources = [value or "" for name, value in page.attributes if name in ("src", "href", "srcset", "xlink:href")]
+    assert len(sources) == 5
+    assert all(source.startswith("data:image/png;base64,iVBOR") for source in sources)
+    assert not {"link", "script", "iframe", "object"} & set(page.tags)
+    assert not re.search(r"@import|url\(|https?://", html)
+
+
+def test_pictures_that_are_not_there_leave_no_gap(good_evaluation: Any, tmp_path: Path) -> None:
+    page = Page(render_report(good_evaluation.report, decision_of(good_evaluation), tmp_path))
+    assert "img" not in page.tags
+    assert "Contact sheet" not in page.text
+    assert "gained and lost" not in page.text
+    assert "Training" not in page.text
+    (tmp_path / "extremes.json").write_text("[]")
+    assert "gained and lost" not in render_report(good_evaluation.report, decision_of(good_evaluation), tmp_path)
+
+
+def test_gains_and_losses_keep_their_pictures_and_signs(good_evaluation: Any, folder: Path) -> None:
+    page = Page(render_report(good_evaluation.report, decision_of(good_evaluation), folder))
+    assert page.text.index("Largest gains") < page.text.index("taste_a +1.25") < page.text.index("Largest losses")
+    assert page.text.index("Largest losses") < page.text.index("taste_a -2.5")
+
+
+def test_an_invalid_report_can_still_be_read(good_evaluation: Any, folder: Path) -> None:
+    broken = tuple(
+        c.model_copy(update={"win_rate": math.nan, "win_rate_low": math.nan, "mean_difference": math.inf})
+        for c in good_evaluation.report.comparisons
+    )
+    report = good_evaluation.report.model_copy(update={"comparisons": broken, "calibrations": ()})
+    decision = decision_of(type(good_evaluation)(**{**vars(good_evaluation), "report": report}))
+    html = render_report(report, decision, folder)
+    assert decision.verdict == "invalid"
+    assert "nan" not in re.sub(r"base64,[^\"]*", "", html).lower()
+    Page(html)
+    empty = report.model_copy(update={"comparisons": ()})
+    assert "Not measured." in render_report(empty, decision, folder)
+
+
+def test_curves_are_scaled_into_the_plot() -> None:
+    plot = curve_plot("loss", [(10, 3.0), (20, 1.0), (30, math.nan), (40, 2.0)])
+    assert plot.points == "6.0,6.0 102.0,104.0 294.0,55.0"
+    assert (plot.first, plot.last, plot.steps) == ("3", "2", "steps 10 to 40")
+    assert curve_plot("flat", [(0, 5.0), (1, 5.0)]).points == "6.0,55.0 294.0,55.0"
+    assert curve_plot("none", [(0, math.nan)]).steps == "no values"
+
+
+def test_decision_json_reads_back(good_evaluation: Any) -> None:
+    decision = decision_of(good_evaluation)
+    assert GateDecision.model_validate_json(decision_json(decision)) == decision
