@@ -233,7 +233,7 @@ def _ballots(
 def _ballot(judge: Judge, calibration: Calibration | None, policy: GatePolicy, refusal: str) -> Finding:
     low = calibration.accuracy_low if calibration else None
     pairs = calibration.num_pairs if calibration else 0
-    says = f"{judge.name} may vote: it agrees with people on {pairs} held-out pairs."
+    says = f"{judge.name} may vote: on {pairs} held-out pairs its agreement with people is at least {low or 0:.3f}."
     check = GateCheck(
         name=f"may_vote:{judge.name}",
         measured=low if low is not None and math.isfinite(low) else None,
