@@ -140,9 +140,9 @@ def _reports(path: str) -> list[Json]:
 
 def _caches(arguments: argparse.Namespace) -> list[tuple[Json, Json]]:
     """(given, FeatureCache) per recipe."""
+    count = len(stages.read_project(arguments.project, tuple(arguments.overrides)).train)
     _reports(arguments.project)
     snapshot = stages.snapshot(arguments.project)
-    count = len(stages.read_project(arguments.project, tuple(arguments.overrides)).train)
     given = [{"snapshot": snapshot, "recipe": index} for index in range(count)]
     return [(one, _job(arguments, "encode", one)) for one in given]
 

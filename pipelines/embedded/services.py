@@ -141,15 +141,14 @@ def is_alive(service: Service) -> bool:
 
 def stop_service(service: Service) -> bool:
     """SIGTERM to the whole group, SIGKILL to what is left after a grace; True when something was running."""
-    was_alive = is_alive(service)
-    if not was_alive and not _group_alive(service.pid):
+    if not is_alive(service):
         return False
     deadline = time.monotonic() + STOP_TIMEOUT_SECONDS
     _signal_group(service.pid, signal.SIGTERM)
     while _group_alive(service.pid) and time.monotonic() < deadline:
         time.sleep(0.1)
     _signal_group(service.pid, signal.SIGKILL)
-    return was_alive
+    return True
 
 
 def start_ticks(pid: int) -> int | None:

@@ -1,0 +1,93 @@
+"""Bad input ends in one clear line on stderr and exit code 2, through the command a person types."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from pipelines import cli
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the shapes project, its paths still leading to the example's files."""
+    monkeypatch.setenv("PLUMBLINE_STATE_DIR", str(tmp_path / "state"))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    (tmp_path / "projects").mkdir()
+    return Path(shutil.copy(ROOT / "projects" / "shapes.toml", tmp_path / "projects"))
+
+
+def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    """The one line a refused command prints."""
+    assert cli.main(argv) == cli.BAD_INPUT
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    lines = [line for line in captured.err.splitlines() if line.startswith("plumbline: ")]
+    assert len(lines) == 1
+    return lines[0]
+
+
+def edit(project: Path, old: str, new: str) -> None:
+    text = project.read_text()
+    assert old in text
+    project.write_text(text.replace(old, new))
+
+
+def test_missing_project(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert "nowhere.toml does not exist" in refused(capsys, "train", str(tmp_path / "nowhere.toml"))
+
+
+def test_unknown_objective_suggests_the_nearest(capsys: pytest.CaptureFixture[str], project: Path) -> None:
+    line = refused(capsys, "train", str(project), "objective.name=diffusion_dop")
+    assert "Unknown objective 'diffusion_dop'. Did you mean 'diffusion_dpo'?" in line
+
+
+def test_unknown_recipe_field_suggests_the_nearest(capsys: pytest.CaptureFixture[str], project: Path) -> None:
+    line = refused(capsys, "run", str(project), "optimiser.learning_rte=1e-3")
+    assert "Did you mean 'optimiser.learning_rate'?" in line
+
+
+def test_unknown_project_field_suggests_the_nearest(capsys: pytest.CaptureFixture[str], project: Path) -> None:
+    edit(project, "minimum_prompts", "minimum_promts")
+    assert "Did you mean 'gate.minimum_prompts'?" in refused(capsys, "ingest", str(project))
+
+
+def test_broken_toml_names_the_line(capsys: pytest.CaptureFixture[str], project: Path) -> None:
+    edit(project, 'name = "shapes"', "name = shapes")
+    assert "is not valid TOML" in refused(capsys, "ingest", str(project))
+
+
+def test_all_bad_fields_are_told_at_once(capsys: pytest.CaptureFixture[str], project: Path) -> None:
+    edit(project, "calibration_share = 0.2", "calibration_share = 2.0")
+    edit(project, "required_judges = 2", "required_judges = 0")
+    line = refused(capsys, "ingest", str(project))
+    assert "snapshot.calibration_share" in line
+    assert "gate.required_judges" in line
+
+
+def test_missing_source_folder(capsys: pytest.CaptureFixture[str], project: Path) -> None:
+    edit(project, "../examples/shapes/pairs", "../examples/shapes/pears")
+    assert "pears" in refused(capsys, "ingest", str(project))
+
+
+def test_store_that_cannot_be_written(
+    capsys: pytest.CaptureFixture[str], project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blocked = project.parent / "a_file"
+    blocked.write_text("in the way")
+    monkeypatch.setenv("PLUMBLINE_STORE_URI", f"{blocked.as_uri()}/store")
+    line = refused(capsys, "ingest", str(project))
+    assert str(blocked) in line
+    assert blocked.read_text() == "in the way"
+
+
+@pytest.mark.timeout(180)
+def test_base_model_that_lacks_a_file(capsys: pytest.CaptureFixture[str], project: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "base"
+    shutil.copytree(ROOT / "examples" / "shapes" / "base", copy)
+    (copy / "unet" / "config.json").unlink()
+    edit(project, "../examples/shapes/base", "../base")
+    assert "unet" in refused(capsys, "encode", str(project))
