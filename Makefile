@@ -26,6 +26,7 @@ lock:
 
 demo: setup
 	@plumbline demo projects/shapes.toml
+	@python examples/shapes/ask_oracle.py
 
 up: setup
 	@plumbline up

@@ -69,12 +69,12 @@ def start(settings: Settings, *, mlflow_port: int = 0, airflow_port: int = 0) ->
     settings.state_dir.mkdir(parents=True, exist_ok=True)
     started: list[Service] = []
     try:
-        started.append(_start_mlflow(settings, ports[0]))
+        started.append(start_mlflow(settings, ports[0]))
         started.append(_start_airflow(settings, ports[1:], mlflow_url=started[0].url))
         platform = Platform(mlflow=started[0], airflow=started[1])
         _record_path(settings).write_text(platform.model_dump_json(indent=1))
-        _wait_until(_answers(platform.mlflow, "/health"), platform.mlflow)
-        _wait_until(_answers(platform.airflow, "/api/v2/version"), platform.airflow)
+        wait_until(answers(platform.mlflow, "/health"), platform.mlflow)
+        wait_until(answers(platform.airflow, "/api/v2/version"), platform.airflow)
     except BaseException:
         for service in started:
             stop_service(service)
@@ -160,7 +160,7 @@ def start_ticks(pid: int) -> int | None:
     return None if fields[0] == "Z" else int(fields[19])
 
 
-def _start_mlflow(settings: Settings, port: int) -> Service:
+def start_mlflow(settings: Settings, port: int) -> Service:
     home = settings.state_dir / "mlflow"
     home.mkdir(parents=True, exist_ok=True)
     command = [
@@ -242,7 +242,7 @@ def _spawn(name: str, command: list[str], *, port: int, env: Mapping[str, str], 
     )
 
 
-def _answers(service: Service, path: str) -> Callable[[], bool]:
+def answers(service: Service, path: str) -> Callable[[], bool]:
     def probe() -> bool:
         try:
             return httpx.get(service.url + path, timeout=5, trust_env=False).status_code == 200
@@ -252,7 +252,7 @@ def _answers(service: Service, path: str) -> Callable[[], bool]:
     return probe
 
 
-def _wait_until(ready: Callable[[], bool], service: Service) -> None:
+def wait_until(ready: Callable[[], bool], service: Service) -> None:
     deadline = time.monotonic() + START_TIMEOUT_SECONDS
     while not ready():
         if not is_alive(service) or time.monotonic() > deadline:

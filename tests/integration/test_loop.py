@@ -1,8 +1,8 @@
 """The whole loop as its users meet it: a real scheduler, a real tracking server, training on two processes.
 
-One story, told once, since every act costs minutes: the demo is interrupted while it trains; run again, its training is
-killed with -9 and Airflow retries; the champion it ends with has the weights of a run nobody disturbed; it is loaded from
-the registry as the README shows; a third demo finds everything; a candidate trained on flipped labels is refused.
+One story, told once, since every act costs minutes: the demo is interrupted while it trains; run again, its training
+is killed with -9 and Airflow retries; the champion it ends with has the weights of a run nobody disturbed, beats the
+base by the oracle, and is loaded from the registry as the README shows; a candidate trained on flipped labels is refused.
 """
 
 import json
@@ -10,18 +10,55 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import PLUMBLINE, ROOT, environment, plumbline
+from PIL import Image
 
+from pipelines.embedded import services
+from pipelines.settings import load_settings
+
+ROOT = Path(__file__).parents[2]
+PLUMBLINE = Path(sys.executable).parent / "plumbline"
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 STEP_TIMEOUT_SECONDS = 420
 DEMO_TIMEOUT_SECONDS = 600
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shapes project in a folder of its own; weights, pairs and prompts are the example's."""
+    folder = tmp_path_factory.mktemp("world")
+    (folder / "examples").symlink_to(ROOT / "examples")
+    (folder / "projects").mkdir()
+    path = folder / "projects" / "shapes.toml"
+    path.write_text((ROOT / "projects" / "shapes.toml").read_text())
+    return path
+
+
+def environment(project: Path, state_dir: Path, **more: str) -> dict[str, str]:
+    """Environment of a command whose whole state is in `state_dir`."""
+    own = {
+        "PLUMBLINE_STATE_DIR": str(state_dir),
+        "PLUMBLINE_PROJECTS_DIR": str(project.parent),
+        "MLFLOW_TRACKING_URI": f"sqlite:///{state_dir / 'mlflow.db'}",
+        "OMP_NUM_THREADS": "1",
+    }
+    dropped = {"PLUMBLINE_STORE_URI", "AIRFLOW_HOME"}
+    return {key: value for key, value in os.environ.items() if key not in dropped} | own | more
+
+
+def plumbline(*argv: str, env: dict[str, str], timeout: float, expect: int = 0) -> Any:
+    """Run a command to its end and give the JSON it printed; a wrong exit code shows what it said."""
+    command = [str(PLUMBLINE), *argv]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=timeout, check=False)
+    assert done.returncode == expect, f"exit {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-6000:]}"
+    return json.loads(done.stdout)
 
 
 def processes_of(state_dir: Path) -> dict[int, str]:
@@ -104,20 +141,58 @@ def test_interrupted_killed_and_resumed(project: Path, state_dir: Path) -> None:
     assert len(list(job.glob("attempt-*.log"))) >= 3
 
 
-def registry_uri(state_dir: Path) -> str:
-    """The embedded server's database, read without the server."""
-    return f"sqlite:///{state_dir / 'mlflow' / 'mlflow.db'}"
+@pytest.fixture(scope="module")
+def registry(state_dir: Path) -> Iterator[str]:
+    """The embedded tracking server alone, on the state the demo left."""
+    settings = load_settings({"PLUMBLINE_STATE_DIR": str(state_dir)})
+    server = services.start_mlflow(settings, services.free_ports(1)[0])
+    try:
+        services.wait_until(services.answers(server, "/health"), server)
+        yield server.url
+    finally:
+        services.stop_service(server)
+
+
+@pytest.fixture(scope="module")
+def quiet(project: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Environment of a second installation, which nobody disturbs."""
+    return environment(project, tmp_path_factory.mktemp("quiet"))
 
 
 def test_weights_are_those_of_an_undisturbed_run(
-    project: Path, state_dir: Path, tmp_path_factory: pytest.TempPathFactory
+    project: Path, state_dir: Path, registry: str, quiet: dict[str, str]
 ) -> None:
-    status = plumbline(
-        "status", str(project), env=environment(project, state_dir, MLFLOW_TRACKING_URI=registry_uri(state_dir)), timeout=90
-    )
+    env = environment(project, state_dir, MLFLOW_TRACKING_URI=registry)
+    status = plumbline("status", str(project), env=env, timeout=90)
     assert status["ledger"] == {"entries": 1, "agrees_with_aliases": True}
     assert status["last_decision"]["verdict"] == "promote"
     assert status["previous_champion"] is None
-    quiet = environment(project, tmp_path_factory.mktemp("quiet"))
     [undisturbed] = plumbline("train", str(project), env=quiet, timeout=600)
     assert status["champion"]["weights_digest"] == undisturbed["weights_digest"]
+
+
+def test_readme_snippet_draws_an_image(state_dir: Path, registry: str, tmp_path: Path) -> None:
+    readme = (ROOT / "README.md").read_text()
+    [snippet] = re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL)
+    address = re.findall(r"http://127\.0\.0\.1:\d+", snippet)
+    code = snippet.replace(address[0], registry)
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, timeout=240, env={**os.environ})
+    with Image.open(tmp_path / "square.png") as image:
+        assert image.size == (64, 64)
+        colours = image.convert("RGB").getcolors(maxcolors=64 * 64)
+        assert colours is not None
+        assert len(colours) > 10
+
+
+def test_oracle_prefers_the_champion(project: Path, state_dir: Path) -> None:
+    command = [sys.executable, str(ROOT / "examples/shapes/ask_oracle.py")]
+    env = environment(project, state_dir)
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "wins" in done.stdout
+
+
+def test_flipped_labels_are_refused(project: Path, quiet: dict[str, str]) -> None:
+    [promotion] = plumbline("run", str(project), "flip_labels=true", env=quiet, timeout=900, expect=3)
+    assert promotion["moved"] is False
+    assert "the gate said hold" in promotion["message"]

@@ -1,0 +1,42 @@
+"""What the gate never sees: does the last candidate beat the base by the oracle of the shapes world?
+
+Takes the images of the last gate decision from the store; prints the win rate with its interval, exits 1 when the lower
+bound does not exceed one half.
+"""
+
+import sys
+from pathlib import Path
+
+from check_oracle import compare_folders, read_prompts
+
+from alignment.contracts import EvalReport
+from pipelines.project import load_project
+from pipelines.release.decisions import last_decision
+from pipelines.settings import load_settings
+from pipelines.storage import open_store
+
+
+def main() -> int:
+    """Compare and print one line."""
+    settings = load_settings()
+    project = load_project(Path(__file__).parents[2] / "projects" / "shapes.toml")
+    decision = last_decision(project, settings)
+    if decision is None:
+        print("oracle     nothing was judged yet", file=sys.stderr)
+        return 1
+    store = open_store(settings.store_uri, settings)
+    manifest = store.read_manifest(decision.evaluation_uri)
+    assert manifest is not None
+    spec = EvalReport.model_validate(manifest.value).spec
+    uris = [store.uri("evaluations", "samples", spec.sample_spec(model).digest) for model in spec.models().values()]
+    candidate, _, base = (Path(uri.removeprefix("file://")) for uri in uris)
+    found = compare_folders(candidate, base, read_prompts(Path(project.evaluation.prompts)))
+    print(
+        f"oracle     version {decision.candidate.version} wins {found.win_rate:.3f} of {found.num_prompts} prompts"
+        f" against the base, interval {found.low:.3f} to {found.high:.3f}"
+    )
+    return 0 if found.low > 0.5 else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
