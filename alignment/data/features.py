@@ -92,7 +92,7 @@ class FeatureWriter:
             if not path.is_file():
                 path.parent.mkdir(parents=True, exist_ok=True)
                 tensors = self._text(shard) if shard.kind == "text" else self._pairs(shard)
-                draft = path.with_suffix(".part")
+                draft = path.with_name(f".{path.name}.part")
                 write_tensors(draft, tensors)
                 draft.replace(path)
             on_shard()

@@ -5,6 +5,7 @@ its pairs' losses over the size of the global batch. Steps are counted from 1 in
 """
 
 import logging
+import shutil
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -146,6 +147,7 @@ class TrainingRun:
 
     def _write_weights(self) -> None:
         draft = self.out / f".{WEIGHTS_DIR}.draft"
+        shutil.rmtree(draft, ignore_errors=True)
         self.backbone.save_weights(self.denoiser, self.recipe.tuning, draft)
         publish_folder(draft, self.out / WEIGHTS_DIR)
 
@@ -194,7 +196,8 @@ class TrainingRun:
             last = number == len(batches) - 1
             with nullcontext() if last else self.accelerator.no_sync(self.wrapped):
                 output = self.offline(batch)
-                self.accelerator.backward((output.loss_B * batch.weight_B).sum() * scale)
+                # Not accelerator.backward: it would divide by an accumulation count taken from the environment.
+                ((output.loss_B * batch.weight_B).sum() * scale).backward()
             for name, value_B in output.monitors.items():
                 sums[name] = sums.get(name, torch.zeros((), device=self.device)) + (
                     (value_B * batch.weight_B).sum(dtype=torch.float64)

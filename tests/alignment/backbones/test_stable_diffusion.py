@@ -13,6 +13,9 @@ from alignment.backbones.stable_diffusion import StableDiffusionBackbone, load_p
 from alignment.contracts import FullFineTune, Lora, ModelRef
 from alignment.durable import content_digest
 
+# The first test of a session pays for importing the model libraries and for encoding the cache.
+pytestmark = pytest.mark.timeout(300)
+
 PARAMS = StableDiffusion(resolution=64)
 LORA = Lora(rank=4, alpha=12)
 

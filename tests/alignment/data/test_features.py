@@ -14,6 +14,10 @@ from alignment.data.pairs import TrainingPairs, pixels
 from alignment.failures import JobStoppedError
 
 
+# The first test of a session pays for importing the model libraries and for encoding the cache.
+pytestmark = pytest.mark.timeout(300)
+
+
 @pytest.fixture
 def features(bench: Any) -> CachedFeatures:
     return CachedFeatures(bench.inputs / bench.cache.content_digest)

@@ -18,6 +18,10 @@ from alignment.contracts import FeatureCache, JobFailure, Placement, Progress
 from alignment.durable import content_digest
 
 
+# The first test of a session pays for importing the model libraries and for encoding the cache.
+pytestmark = pytest.mark.timeout(300)
+
+
 def failure_of(out: Path) -> JobFailure:
     return JobFailure.model_validate_json((out / "failure.json").read_text())
 

@@ -18,6 +18,9 @@ from alignment.contracts import JobFailure, Placement, Progress, TrainResult
 from alignment.training import loop
 from alignment.training.checkpoint import damage
 
+# The first test of a session pays for importing the model libraries and for encoding the cache.
+pytestmark = pytest.mark.timeout(300)
+
 QUIET = Placement(micro_batch=4, checkpoint_every_steps=3)
 NOT_REPRODUCED = {"pairs_per_second", "gpu_memory_gib"}
 

@@ -10,6 +10,10 @@ from alignment.training.batches import Visit, assemble, micro_batches, step_visi
 from alignment.training.seeding import pair_randomness
 
 
+# The first test of a session pays for importing the model libraries and for encoding the cache.
+pytestmark = pytest.mark.timeout(300)
+
+
 def test_steps_walk_through_epochs_without_gap() -> None:
     visits = [visit for step in range(5) for visit in step_visits(step, global_batch=8, num_pairs=10, seed=1)]
     assert len(visits) == 40

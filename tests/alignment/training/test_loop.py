@@ -14,6 +14,10 @@ from alignment.training.batches import Visit, assemble
 from alignment.training.loop import RunInputs, TrainingRun
 
 
+# The first test of a session pays for importing the model libraries and for encoding the cache.
+pytestmark = pytest.mark.timeout(300)
+
+
 @pytest.fixture(autouse=True)
 def _deterministic() -> Iterator[None]:
     torch.use_deterministic_algorithms(True)

@@ -10,6 +10,9 @@ from alignment.backbones.stable_diffusion import StableDiffusionBackbone
 from alignment.contracts import Recipe
 from alignment.training.reference import never, predictor, reference_predictor
 
+# The first test of a session pays for importing the model libraries and for encoding the cache.
+pytestmark = pytest.mark.timeout(300)
+
 CPU = torch.device("cpu")
 
 
