@@ -13,7 +13,6 @@ from alignment.data.features import CachedFeatures, FeatureWriter
 from alignment.data.pairs import TrainingPairs, pixels
 from alignment.failures import JobStoppedError
 
-
 # The first test of a session pays for importing the model libraries and for encoding the cache.
 pytestmark = pytest.mark.timeout(300)
 

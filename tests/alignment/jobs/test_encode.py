@@ -17,7 +17,6 @@ from PIL import Image
 from alignment.contracts import FeatureCache, JobFailure, Placement, Progress
 from alignment.durable import content_digest
 
-
 # The first test of a session pays for importing the model libraries and for encoding the cache.
 pytestmark = pytest.mark.timeout(300)
 

@@ -9,7 +9,6 @@ from alignment.data.features import CachedFeatures
 from alignment.training.batches import Visit, assemble, micro_batches, step_visits
 from alignment.training.seeding import pair_randomness
 
-
 # The first test of a session pays for importing the model libraries and for encoding the cache.
 pytestmark = pytest.mark.timeout(300)
 

@@ -13,7 +13,6 @@ from alignment.data.features import CachedFeatures
 from alignment.training.batches import Visit, assemble
 from alignment.training.loop import RunInputs, TrainingRun
 
-
 # The first test of a session pays for importing the model libraries and for encoding the cache.
 pytestmark = pytest.mark.timeout(300)
 
