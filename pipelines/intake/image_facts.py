@@ -109,7 +109,11 @@ def _header_problem(image: "PILImage", limits: ValidationSection) -> Problem:
 
 
 def _small_grey(image: "PILImage") -> "PILImage":
-    """A grey copy of at most FACTS_SIDE pixels a side. Converting decodes every pixel: a truncated file fails here."""
+    """A grey copy of at most FACTS_SIDE pixels a side. Converting decodes every pixel: a truncated file fails here.
+
+    A JPEG is asked for its luminance alone: every coefficient is still read, at half the cost of making colours.
+    """
+    image.draft("L", image.size)
     grey = image.convert("L")
     factor = -(-max(grey.size) // FACTS_SIDE)
     return grey.reduce(factor) if factor > 1 else grey

@@ -63,6 +63,20 @@ def test_alike_images_have_alike_hashes() -> None:
     assert (hashes[0] ^ other).bit_count() > 16
 
 
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.9, 0.98])
+def test_a_jpeg_cut_anywhere_is_damaged_and_a_whole_one_keeps_its_size(progressive: bool, share: float) -> None:
+    pixels = np.random.default_rng(3).integers(0, 256, (300, 500, 3), dtype=np.uint8)
+    stream = BytesIO()
+    Image.fromarray(pixels).save(stream, "JPEG", quality=95, progressive=progressive)
+    data = stream.getvalue()
+    whole = image_facts(data, LIMITS)
+    assert (whole.problem, whole.width, whole.height) == ("", 500, 300)
+    grey = np.asarray(Image.open(BytesIO(data)).convert("L"), float)
+    assert whole.mean_luminance == pytest.approx(grey.mean(), abs=1.0)
+    assert image_facts(data[: int(len(data) * share)], LIMITS).problem == "damaged"
+
+
 @pytest.mark.parametrize("data", [None, b""])
 def test_no_bytes(data: bytes | None) -> None:
     assert image_facts(data, LIMITS).problem == "no_bytes"
