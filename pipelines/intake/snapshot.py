@@ -128,8 +128,8 @@ def _build(
         if not counts.num_pairs["train"]:
             raise ValueError(
                 f"No pair is left to train on: {len(folders)} accepted batches, {sum(counts.num_pairs.values())} pairs"
-                " in calibration and test. Run ingest, look at the quarantine, or lower calibration_share and test_share"
-                " in [snapshot]."
+                " in calibration and test. Run ingest, look at the quarantine, or lower calibration_share and"
+                " test_share in [snapshot]."
             )
         snapshot = DatasetSnapshot(
             uri=uri,
