@@ -67,7 +67,8 @@ def show_in_tracking(
     project: Project, settings: Settings, decision: GateDecision, *, report: EvalReport, run_key: str
 ) -> None:
     """Verdict, bounds, report and contact sheet on the pipeline run's page and on the version's tags."""
-    run_id = tracking.parent_run(settings, project=project.name, key=run_key, name=run_key, tags=verdict_tags(decision))
+    tags = tracking.airflow_tags(settings, run_key)
+    run_id = tracking.parent_run(settings, project=project.name, key=run_key, name=run_key, tags=tags)
     tracking.set_run_tags(settings, run_id, verdict_tags(decision))
     stream = tracking.RunStream(settings.tracking_uri, run_id)
     store = open_store(settings.store_uri, settings)
@@ -79,6 +80,7 @@ def show_in_tracking(
         tracking.log_artifacts(settings, run_id, sheet, "gate")
     stream.log_metrics(0, time.time(), bounds(report))
     stream.flush()
+    tracking.finish_run(settings, run_id, "FINISHED")
 
 
 def verdict_tags(decision: GateDecision) -> dict[str, str]:

@@ -124,11 +124,12 @@ def register(path: str, snapshot: Json, result: Json, *, run_key: str) -> Json:
 
     project, settings = read_project(path), load_settings()
     data, trained = DatasetSnapshot.model_validate(snapshot), TrainResult.model_validate(result)
-    run_id = tracking.parent_run(
-        settings, project=project.name, key=run_key, name=run_key, tags=_links(settings, run_key)
-    )
+    tags = tracking.airflow_tags(settings, run_key)
+    run_id = tracking.parent_run(settings, project=project.name, key=run_key, name=run_key, tags=tags)
     tracking.log_dataset(settings, run_id, data, context="training")
-    return _json(registration.register(trained, project, settings, snapshot=data, run_id=run_id))
+    candidate = registration.register(trained, project, settings, snapshot=data, run_id=run_id)
+    tracking.finish_run(settings, run_id, "FINISHED")
+    return _json(candidate)
 
 
 def pick_candidate(path: str, version: int | None = None) -> Json:
@@ -192,18 +193,6 @@ def _champion(project: Project, settings: Settings) -> CandidateVersion | None:
     from pipelines.release import registration
 
     return registration.read_version(project, settings, "champion")
-
-
-def _links(settings: Settings, run_key: str) -> dict[str, str]:
-    """Tags that lead from an MLflow run back to the Airflow run it belongs to."""
-    dag_id, _, run_id = run_key.partition("/")
-    if not settings.airflow_ui_url or not run_id:
-        return {}
-    return {
-        "airflow.dag_id": dag_id,
-        "airflow.run_id": run_id,
-        "airflow.ui_url": f"{settings.airflow_ui_url}/dags/{dag_id}/runs/{run_id}",
-    }
 
 
 def _num_pairs(snapshot: Json) -> int:

@@ -121,6 +121,17 @@ def parent_run(settings: Settings, *, project: str, key: str, name: str, tags: M
         return _find_or_create(client, _experiment(client, settings, project), (RUN_KEY_TAG, key), name=name, tags=tags)
 
 
+def airflow_tags(settings: Settings, run_key: str) -> dict[str, str]:
+    """Tags that lead from a run back to the Airflow run `DAG_ID/RUN_ID` it belongs to; none for other keys."""
+    dag_id, _, run_id = run_key.partition("/")
+    if not run_id:
+        return {}
+    tags = {"airflow.dag_id": dag_id, "airflow.run_id": run_id}
+    if settings.airflow_ui_url:
+        tags["airflow.ui_url"] = f"{settings.airflow_ui_url}/dags/{dag_id}/runs/{run_id}"
+    return tags
+
+
 def job_run(
     settings: Settings,
     *,

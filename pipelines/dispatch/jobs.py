@@ -133,7 +133,7 @@ def track(request: JobRequest, settings: Settings, parent_key: str) -> JobReques
     `parent_key` is `DAG_ID/RUN_ID` for a run of Airflow's, which the pipeline run then links to.
     """
     parent = {"project": request.project, "key": parent_key, "name": parent_key}
-    tracking.parent_run(settings, **parent, tags=_airflow_tags(settings, parent_key))
+    tracking.parent_run(settings, **parent, tags=tracking.airflow_tags(settings, parent_key))
     config = {"spec": request.spec, "placement": request.placement.model_dump(mode="json")}
     target = tracking.job_run(
         settings,
@@ -188,16 +188,6 @@ def run_to_end(
         if request.tracking:
             close_run(settings, request.tracking.run_id, error)
         raise
-
-
-def _airflow_tags(settings: Settings, parent_key: str) -> dict[str, str]:
-    dag_id, _, run_id = parent_key.partition("/")
-    if not run_id:
-        return {}
-    tags = {"airflow.dag_id": dag_id, "airflow.run_id": run_id}
-    if settings.airflow_ui_url:
-        tags["airflow.ui_url"] = f"{settings.airflow_ui_url}/dags/{dag_id}/runs/{run_id}"
-    return tags
 
 
 def _follow(
