@@ -17,6 +17,7 @@ import world
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from drawing import CANVAS
 from networks import make_scheduler, make_text_encoder, make_unet, make_vae, tokenize
+from pooling_start import start_as_pooling
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -169,23 +170,13 @@ def _standardise(vae: AutoencoderKL, latents: Latents) -> None:
     vae.register_to_config(scaling_factor=LATENT_SCALE)
 
 
-def _untrained_autoencoder(device: torch.device) -> AutoencoderKL:
-    """A fresh autoencoder whose posterior starts narrow: with noise of the latents' own size it learns no colour."""
-    vae = make_vae()
-    head = vae.quant_conv
-    assert head is not None
-    assert head.bias is not None
-    with torch.no_grad():
-        head.bias[len(head.bias) // 2 :] = -5.0
-        head.weight[len(head.bias) // 2 :] *= 0.1
-    return vae.to(device, memory_format=torch.channels_last)
-
-
 def fit_autoencoder(pool: Pool, budget: GeneratorBudget, seed: int) -> AutoencoderKL:
     """Train the autoencoder, on crops first and on whole images last."""
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
-    vae, crops = _untrained_autoencoder(pool.images_NHWC.device), _Crops(pool, generator)
+    vae, crops = make_vae(), _Crops(pool, generator)
+    start_as_pooling(vae)
+    vae.to(pool.images_NHWC.device, memory_format=torch.channels_last)
     parameters = list(vae.parameters())
     adamw, schedule = optimiser(parameters, 2e-3, budget.vae_steps)
     for step, rows in enumerate(batches(len(pool.images_NHWC), budget.vae_batch, budget.vae_steps, generator)):

@@ -16,9 +16,10 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL
-from fit_generator import GeneratorBudget, Pool, encode_pool, fit_autoencoder, fit_denoiser, render_pool
+from fit_generator import LATENT_SCALE, GeneratorBudget, Pool, encode_pool, fit_autoencoder, fit_denoiser, render_pool
 from fit_judges import PLANS, JudgeBudget, fit_judge
-from networks import make_tokenizer, save_judge, save_pipeline
+from networks import make_tokenizer, make_vae, save_judge, save_pipeline
+from safetensors.torch import load_file
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ def generator_budget(request: Request) -> GeneratorBudget:
     steps, batch = request.steps_scale, request.batch_scale
     return GeneratorBudget(
         num_images=max(32, min(30_000, _times(12_000, steps))),
-        vae_steps=_times(2400, steps),
+        vae_steps=_times(1200, steps),
         vae_batch=_times(16, batch),
         unet_steps=_times(3000, steps),
         unet_batch=_times(64, batch),
@@ -85,15 +86,21 @@ def make_autoencoder(request: Request) -> None:
     vae.to("cpu").save_pretrained(request.out_dir / "base" / "vae")
 
 
+def _saved_autoencoder(weights: Path) -> AutoencoderKL:
+    """The autoencoder from its weights alone, as `from_pretrained` would write this machine's path into its config."""
+    if not weights.is_file():
+        raise ValueError(f"No autoencoder at {weights}; the denoiser needs it. Make the part 'autoencoder' first.")
+    vae = make_vae().eval()
+    vae.load_state_dict(load_file(weights))
+    vae.register_to_config(scaling_factor=LATENT_SCALE)
+    return vae
+
+
 def make_denoiser(request: Request) -> None:
     """Train the denoiser on the latents of the saved autoencoder, and save the whole pipeline."""
     folder = request.out_dir / "base"
-    if not (folder / "vae" / "config.json").is_file():
-        raise ValueError(
-            f"No autoencoder in {folder / 'vae'}; the denoiser needs it. Make the part 'autoencoder' first."
-        )
     tokenizer, pool = make_tokenizer(), _pool(request)
-    vae = AutoencoderKL.from_pretrained(folder / "vae", use_safetensors=True).eval().to(request.device)
+    vae = _saved_autoencoder(folder / "vae" / "diffusion_pytorch_model.safetensors").to(request.device)
     latents = encode_pool(vae, pool)
     budget = generator_budget(request)
     denoiser = fit_denoiser(pool, latents, budget, tokenizer=tokenizer, seed=request.seed + 1)

@@ -29,6 +29,8 @@ ANNOTATORS: tuple[tuple[str, str], ...] = tuple(
     (f"annotator-{index:02d}", group)
     for index, group in enumerate(["bold"] * 5 + ["tidy"] * 4 + ["gentle"] * 3, start=1)
 )
+ANNOTATOR_NOISE = world.Noise(tie_margin=0.02, temperature=0.04)
+"""Gives about one tie and one mistake in ten, as two samples of one model differ little."""
 _MODEL = "plumbline-shapes-base"
 _FIRST_DAY = datetime(2026, 1, 5, 9, 0, tzinfo=UTC)
 
@@ -107,7 +109,7 @@ def label_pairs(prompts: Sequence[str], first: ImageArray, second: ImageArray, s
     pairs, now = [], _FIRST_DAY
     for prompt, image_0, image_1 in zip(prompts, first, second, strict=True):
         user_id, group = ANNOTATORS[int(rng.integers(len(ANNOTATORS)))]
-        label = world.annotate((image_0, image_1), prompt, group, rng=rng)
+        label = world.annotate((image_0, image_1), prompt, group, rng=rng, noise=ANNOTATOR_NOISE)
         now += timedelta(minutes=float(rng.uniform(1, 40)))
         png_0, png_1 = world.encode_png(image_0), world.encode_png(image_1)
         pairs.append(Pair(prompt, png_0, png_1, label, 1.0 - label, user_id, now))
