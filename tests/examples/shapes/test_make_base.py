@@ -1,10 +1,7 @@
 """Making the weights: repeatable to the byte, in the standard layout; and the committed ones keep their promises."""
 
 import hashlib
-import os
-import subprocess
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -22,20 +19,29 @@ def _digests(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-def _miniature(shapes_dir: Path, out_dir: Path) -> subprocess.Popen[bytes]:
-    script = [sys.executable, str(shapes_dir / "make_base.py"), "--out", str(out_dir)]
-    budget = ["--steps-scale", "0.001", "--batch-scale", "0.1", "--parts", "autoencoder", "denoiser", "taste_a"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    return subprocess.Popen([*script, *budget], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+@pytest.fixture
+def restored_determinism() -> Iterator[None]:
+    """Undo what making the weights asks of torch for the whole process."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    torch.set_num_threads(threads)
 
 
 @pytest.mark.timeout(240)
-def test_a_miniature_made_twice_has_the_same_bytes(shapes_dir: Path, tmp_path: Path) -> None:
-    running = [_miniature(shapes_dir, tmp_path / name) for name in ("one", "two")]
-    assert [process.wait(timeout=200) for process in running] == [0, 0]
-    one, two = _digests(tmp_path / "one"), _digests(tmp_path / "two")
+@pytest.mark.usefixtures("restored_determinism")
+def test_a_miniature_made_twice_has_the_same_bytes(shapes_module: Load, tmp_path: Path) -> None:
+    make_base = shapes_module("make_base")
+    budget = ["--steps-scale", "0.001", "--batch-scale", "0.1", "--parts", "autoencoder", "denoiser", "taste_a"]
+    for name, seed in (("one", "7"), ("two", "7"), ("other", "8")):
+        make_base.main(["--out", str(tmp_path / name), "--seed", seed, *budget])
+    one, two, other = (_digests(tmp_path / name) for name in ("one", "two", "other"))
     assert one == two
-    assert {"base/unet/diffusion_pytorch_model.safetensors", "judges/taste_a/model.safetensors"} <= set(one)
+    unet = "base/unet/diffusion_pytorch_model.safetensors"
+    assert one[unet] != other[unet]
+    assert "judges/taste_a/model.safetensors" in one
     assert not [name for name in one if name.endswith((".bin", ".pt", ".pkl"))]
 
 
@@ -114,3 +120,18 @@ def test_a_taste_judge_prefers_what_the_oracle_prefers(judge: str, shapes_dir: P
     oracle = [[world.oracle_score(i, p) for i, p in zip(images, prompts, strict=True)] for images in sides]
     agree = np.sign(scores[0] - scores[1]) == np.sign(np.subtract(oracle[0], oracle[1]))
     assert agree.mean() > 0.68
+
+
+@pytest.mark.timeout(60)
+def test_the_autoencoder_starts_as_a_pooling_one(shapes_module: Load) -> None:
+    fit, networks = shapes_module("fit_generator"), shapes_module("networks")
+    torch.manual_seed(0)
+    vae = networks.make_vae().eval()
+    shapes_module("pooling_start").start_as_pooling(vae)
+    pixels = fit.to_pixels(fit.render_pool(24, 0, torch.device("cpu")).images_NHWC)
+    pooled = torch.nn.functional.avg_pool2d(pixels, 8)
+    with torch.no_grad():
+        latents = vae.encode(pixels).latent_dist.mean
+        painted = vae.decode(latents).sample
+    assert (latents[:, :3] - pooled).abs().mean() < 0.05
+    assert (painted - pixels).abs().mean() < 0.12
