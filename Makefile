@@ -7,7 +7,7 @@ export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 export OMP_NUM_THREADS ?= 1
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: setup lock demo up down check test test-fast golden bench clean
+.PHONY: setup lock demo up down check test test-fast test-loop golden bench clean
 
 setup: $(VENV)/.ready
 
@@ -41,7 +41,11 @@ check: setup
 	lint-imports
 
 test: setup
-	pytest
+	pytest -m "not loop"
+
+# The whole loop: interrupted, killed, resumed, promoted. Minutes.
+test-loop: setup
+	pytest tests/integration
 
 test-fast: setup
 	pytest -m "not slow"

@@ -42,7 +42,7 @@ def load_scorer(judge: Judge, weights_dir: Path, device: torch.device) -> Scorer
 
 
 def scorer_digest(params: RewardParams, *, weights_digest: str, processor_backend: str, dtype: str) -> str:
-    """sha256 of the canonical JSON of all that decides a score: parameters, weights, library versions, processor, dtype."""
+    """sha256 of all that decides a score: parameters, weights, library versions, processor backend, dtype."""
     identity = {
         "params": params.model_dump(mode="json"),
         "implementation": params.implementation,

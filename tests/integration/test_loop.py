@@ -2,7 +2,7 @@
 
 One story, told once, since every act costs minutes: the demo is interrupted while it trains; run again, its training
 is killed with -9 and Airflow retries; the champion it ends with has the weights of a run nobody disturbed, beats the
-base by the oracle, and is loaded from the registry as the README shows; a candidate trained on flipped labels is refused.
+base by the oracle, and is loaded from the registry as the README shows; flipped labels are refused.
 """
 
 import json
@@ -24,7 +24,7 @@ from pipelines.settings import load_settings
 
 ROOT = Path(__file__).parents[2]
 PLUMBLINE = Path(sys.executable).parent / "plumbline"
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.loop, pytest.mark.slow, pytest.mark.timeout(1500)]
 
 STEP_TIMEOUT_SECONDS = 420
 DEMO_TIMEOUT_SECONDS = 600

@@ -160,7 +160,7 @@ def tiny_pairs(tiny_project: Project) -> Callable[..., Path]:
     return write
 
 
-# --- MLflow and a model on its way out ----------------------------------------------------------------------------------
+# --- MLflow and a model on its way out ----------------------------------------------------------------------------
 
 
 @dataclass
