@@ -62,8 +62,8 @@ def test_edges(dags: dict[str, Any], dag_id: str) -> None:
 
 def test_assets_link_the_dags(dags: dict[str, Any]) -> None:
     produced = {a.name for d in dags.values() for t in d.tasks for a in t.outlets}
-    scheduled = [d.timetable.asset_condition for d in dags.values() if hasattr(d.timetable, "asset_condition")]
-    wanted = {asset.name for condition in scheduled for _, asset in condition.iter_assets()}
+    conditions = [getattr(dag.timetable, "asset_condition", None) for dag in dags.values()]
+    wanted = {asset.name for condition in conditions if condition for asset in condition.objects}
     assert produced == wanted == {"shapes.pairs", "shapes.candidate"}
 
 
