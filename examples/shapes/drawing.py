@@ -74,8 +74,8 @@ def pure_rgb(colour: str) -> FloatArray:
     hue = HUES[colour] / 60.0
     chroma = PURE_CHROMA
     second = chroma * (1.0 - abs(hue % 2.0 - 1.0))
-    order = ((chroma, second, 0), (second, chroma, 0), (0, chroma, second))
-    order += ((0, second, chroma), (second, 0, chroma), (chroma, 0, second))
+    order = [(chroma, second, 0), (second, chroma, 0), (0, chroma, second)]
+    order += [(0, second, chroma), (second, 0, chroma), (chroma, 0, second)]
     rgb = np.asarray(order[int(hue) % 6], dtype=np.float32)
     return np.asarray((rgb + _PURE_VALUE - chroma) * 255.0, dtype=np.float32)
 

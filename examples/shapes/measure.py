@@ -144,8 +144,8 @@ def measure(image: ImageArray) -> Facts:
         return nothing
     front = np.asarray(np.median(pixels[away > 0.75 * contrast], axis=0), dtype=np.float32)
     line = front - back
-    alpha = np.clip((pixels - back) @ line / max(float(line @ line), 1.0), 0.0, 1.0)
-    alpha = np.where(alpha < 0.08, 0.0, alpha).astype(np.float32)
+    share = np.clip((pixels - back) @ line / max(float(line @ line), 1.0), 0.0, 1.0)
+    alpha = np.where(share < 0.08, 0.0, share).astype(np.float32)
     area, centre_x, centre_y = _moments(alpha) if alpha.any() else (0.0, 0.0, 0.0)
     if area < _MIN_AREA:
         return nothing
