@@ -1,7 +1,6 @@
 """Making the weights: repeatable to the byte, in the standard layout; and the committed ones keep their promises."""
 
 import hashlib
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -136,21 +135,3 @@ def test_the_autoencoder_starts_as_a_pooling_one(shapes_module: Load) -> None:
         painted = vae.decode(latents).sample
     assert (latents[:, :3] - pooled).abs().mean() < 0.05
     assert (painted - pixels).abs().mean() < 0.12
-
-
-@pytest.mark.timeout(120)
-@pytest.mark.usefixtures("restored_determinism")
-def test_refining_learns_the_samples_and_keeps_the_layout(
-    shapes_dir: Path, shapes_module: Load, tmp_path: Path
-) -> None:
-    make_base = shapes_module("make_base")
-    for part in ("base", "judges"):
-        shutil.copytree(shapes_dir / part, tmp_path / part)
-    before = _digests(tmp_path / "judges")
-    make_base.main(["--out", str(tmp_path), "--steps-scale", "0.001", "--parts", "refine_caption_match"])
-    after = _digests(tmp_path / "judges")
-    changed = {name for name in before if before[name] != after[name]}
-    assert changed == {"caption_match/model.safetensors"}
-    assert set(before) == set(after)
-    with pytest.raises(ValueError, match="Make the part 'taste_a' first"):
-        make_base.main(["--out", str(tmp_path / "none"), "--parts", "refine_taste_a"])
