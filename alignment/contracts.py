@@ -25,10 +25,14 @@ def canonical_json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
-class ValueObject(BaseModel):
-    """A frozen record whose identity is the sha256 of its canonical JSON."""
+class Record(BaseModel):
+    """Frozen, and refuses fields it does not know."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ValueObject(Record):
+    """A record whose identity is the sha256 of its canonical JSON."""
 
     schema_version: int = 1
     """Raised when a field changes meaning, or when the same fields now give other numbers."""
@@ -94,10 +98,8 @@ class FeatureCache(ValueObject):
 # --- training -------------------------------------------------------------------------------------------------------
 
 
-class Lora(BaseModel):
+class Lora(Record):
     """Low-rank adapters on the denoiser; the reference is the same weights with the adapter off."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["lora"] = "lora"
     rank: PositiveInt = 8
@@ -105,18 +107,14 @@ class Lora(BaseModel):
     target_modules: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
 
 
-class FullFineTune(BaseModel):
+class FullFineTune(Record):
     """Every weight of the denoiser; the reference is a frozen copy."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["full"] = "full"
 
 
-class AdamW(BaseModel):
+class AdamW(Record):
     """AdamW with linear warm-up."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     learning_rate: Annotated[float, Field(gt=0)]
     betas: tuple[float, float] = (0.9, 0.999)
@@ -127,10 +125,8 @@ class AdamW(BaseModel):
     """After the warm-up: constant, or a half cosine down to zero at the last step."""
 
 
-class DivergenceGuard(BaseModel):
+class DivergenceGuard(Record):
     """Stops a run whose loss is not finite, or stays above a multiple of its own running median."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     spike_factor: Annotated[float, Field(gt=1)] = 20.0
     """Allowed ratio of a step's loss to the median of the window."""
@@ -193,20 +189,16 @@ class TrainResult(ValueObject):
 # --- evaluation -----------------------------------------------------------------------------------------------------
 
 
-class ModelRef(BaseModel):
+class ModelRef(Record):
     """Weights to sample from: the base itself, or an adapter or a denoiser on top of it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["base", "lora", "full"]
     weights_digest: Sha256
     """For the base this is the base's own content_digest."""
 
 
-class Sampler(BaseModel):
+class Sampler(Record):
     """How evaluation images are drawn; part of their identity."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     scheduler: Literal["ddim"] = "ddim"
     steps: PositiveInt = 50
@@ -225,10 +217,8 @@ class SampleSpec(ValueObject):
     sampler: Sampler
 
 
-class Judge(BaseModel):
+class Judge(Record):
     """A scorer with its weights and where its own labels came from."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     scorer: Reward
@@ -273,10 +263,8 @@ class EvalSpec(ValueObject):
         return {"candidate": self.candidate, "champion": self.champion, "base": base}
 
 
-class Comparison(BaseModel):
+class Comparison(Record):
     """Candidate against another model under one scorer. The unit is the prompt: seeds are averaged first."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     scorer: str
     against: Literal["champion", "base"]
@@ -296,10 +284,8 @@ class Comparison(BaseModel):
     """One-sided Wilcoxon signed-rank test of a positive difference; 1 when all differences are 0."""
 
 
-class Calibration(BaseModel):
+class Calibration(Record):
     """Agreement of a judge with held-out human pairs; human ties are left out, a judge's tie counts as half right."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     judge: str
     num_pairs: int
@@ -332,10 +318,8 @@ class EvalReport(ValueObject):
 # --- a job ----------------------------------------------------------------------------------------------------------
 
 
-class Placement(BaseModel):
+class Placement(Record):
     """How a job is run. Nothing here changes the mathematics."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     engine: str = "local"
     num_processes: PositiveInt = 1
@@ -359,20 +343,16 @@ class JobFailure(ValueObject):
     step: int | None = None
 
 
-class MetricsLine(BaseModel):
+class MetricsLine(Record):
     """One line of metrics.jsonl."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     step: int
     unix_seconds: float
     metrics: dict[str, float]
 
 
-class SampleLine(BaseModel):
+class SampleLine(Record):
     """One line of samples/index.jsonl: an image of the grid, under the job's output folder."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     step: int
     key: str
@@ -389,10 +369,8 @@ CHECKPOINTS_DIR = "checkpoints"
 PROGRESS_FILE = "progress.json"
 
 
-class Progress(BaseModel):
+class Progress(Record):
     """progress.json: how far a job is, rewritten atomically as it goes."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     done: int
     total: int

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pipelines
-from pipelines.dispatch.processes import JOB_MARK
+from pipelines.processes import JOB_MARK
 from pipelines.settings import ANNOTATOR_SALT, Settings
 
 _SYSTEM = (

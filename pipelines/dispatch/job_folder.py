@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from alignment.contracts import FAILURE_FILE, PROGRESS_FILE, JobFailure, Progress
 from pipelines.contracts import JobRequest, JobStatus, LogChunk
-from pipelines.dispatch.processes import ProcessRecord
+from pipelines.processes import ProcessRecord
 
 Model = TypeVar("Model", bound=BaseModel)
 

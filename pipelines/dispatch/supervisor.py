@@ -17,7 +17,7 @@ from typing import BinaryIO
 from alignment.contracts import FAILURE_FILE
 from pipelines.contracts import JobStatus
 from pipelines.dispatch.job_folder import JobFolder, Launch
-from pipelines.dispatch.processes import kill_marked, record_of, signal_group
+from pipelines.processes import kill_marked, record_of, signal_group
 
 POLL_SECONDS = 0.1
 TERMINATED = 128 + signal.SIGTERM

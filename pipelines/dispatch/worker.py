@@ -34,8 +34,8 @@ from pipelines.dispatch.inputs import link_inputs
 from pipelines.dispatch.job_folder import JobFolder, read_model
 from pipelines.dispatch.launch import job_command, must_use_cpu, prepare_files
 from pipelines.dispatch.live_metrics import LiveMetrics
-from pipelines.dispatch.processes import signal_group
 from pipelines.folders import hash_folder
+from pipelines.processes import signal_group
 from pipelines.settings import Settings, load_settings
 from pipelines.storage import open_store
 

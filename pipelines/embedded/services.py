@@ -18,6 +18,8 @@ from pathlib import Path
 import httpx
 from pydantic import BaseModel, ConfigDict
 
+from pipelines import processes
+from pipelines.processes import ProcessRecord
 from pipelines.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -33,9 +35,7 @@ class Service(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
-    pid: int
-    started_ticks: int
-    """Start time from /proc, in clock ticks since boot: tells a process from a later one with the same pid."""
+    process: ProcessRecord
     url: str
     log_path: Path
 
@@ -136,7 +136,7 @@ def free_ports(count: int, wanted: tuple[int, ...] = ()) -> list[int]:
 
 def is_alive(service: Service) -> bool:
     """Whether the very process that was started still runs."""
-    return start_ticks(service.pid) == service.started_ticks
+    return processes.is_alive(service.process)
 
 
 def stop_service(service: Service) -> bool:
@@ -144,20 +144,11 @@ def stop_service(service: Service) -> bool:
     if not is_alive(service):
         return False
     deadline = time.monotonic() + STOP_TIMEOUT_SECONDS
-    _signal_group(service.pid, signal.SIGTERM)
-    while _group_alive(service.pid) and time.monotonic() < deadline:
+    processes.signal_group(service.process.pid, signal.SIGTERM)
+    while processes.group_is_alive(service.process.pid) and time.monotonic() < deadline:
         time.sleep(0.1)
-    _signal_group(service.pid, signal.SIGKILL)
+    processes.signal_group(service.process.pid, signal.SIGKILL)
     return True
-
-
-def start_ticks(pid: int) -> int | None:
-    """Start time of a live process from /proc, None when there is none or it is a zombie."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    except (OSError, IndexError):
-        return None
-    return None if fields[0] == "Z" else int(fields[19])
 
 
 def start_mlflow(settings: Settings, port: int) -> Service:
@@ -235,8 +226,7 @@ def _spawn(name: str, command: list[str], *, port: int, env: Mapping[str, str], 
         )
     return Service(
         name=name,
-        pid=process.pid,
-        started_ticks=start_ticks(process.pid) or 0,
+        process=processes.record_of(process.pid),
         url=f"http://127.0.0.1:{port}",
         log_path=log_path,
     )
@@ -261,26 +251,6 @@ def wait_until(ready: Callable[[], bool], service: Service) -> None:
                 f"{service.name} did not come up at {service.url}. The end of {service.log_path}:\n{tail}"
             )
         time.sleep(0.5)
-
-
-def _signal_group(pid: int, number: int) -> None:
-    try:
-        os.killpg(pid, number)
-    except ProcessLookupError:
-        return
-
-
-def _group_alive(group: int) -> bool:
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        try:
-            fields = (entry / "stat").read_text().rsplit(")", 1)[1].split()
-        except (OSError, IndexError):
-            continue
-        if int(fields[2]) == group and fields[0] != "Z":
-            return True
-    return False
 
 
 def _record_path(settings: Settings) -> Path:

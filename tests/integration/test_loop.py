@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from pipelines.dispatch.job_folder import JobFolder
 from pipelines.embedded import services
 from pipelines.settings import load_settings
 
@@ -90,8 +91,9 @@ def wait_for(what: str, condition: Callable[[], Any], seconds: float, demo: "sub
 
 def train_step(state_dir: Path) -> int:
     """Steps the training job has done."""
-    for path in state_dir.glob("jobs/*-train-*/work/out/progress.json"):
-        return int(json.loads(path.read_text())["done"])
+    for path in state_dir.glob("jobs/*-train-*"):
+        progress = JobFolder(path).read_progress()
+        return progress.done if progress else 0
     return 0
 
 

@@ -20,7 +20,7 @@ from pipelines.dispatch.engines.catalogue import Local
 from pipelines.dispatch.engines.interface import TERMINAL_STATES
 from pipelines.dispatch.environment import worker_environment
 from pipelines.dispatch.job_folder import START_TIMEOUT_SECONDS, JobFolder, Launch
-from pipelines.dispatch.processes import is_alive, kill_marked
+from pipelines.processes import is_alive, kill_marked
 from pipelines.settings import Settings
 from pipelines.storage import open_store
 

@@ -10,7 +10,7 @@ import pytest
 from alignment.contracts import JobFailure
 from pipelines.contracts import JobStatus
 from pipelines.dispatch.job_folder import JobFolder, Launch
-from pipelines.dispatch.processes import is_alive
+from pipelines.processes import is_alive
 
 pytestmark = pytest.mark.timeout(40)
 

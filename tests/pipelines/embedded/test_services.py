@@ -5,13 +5,13 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from pipelines.embedded import services
 from pipelines.embedded.services import Platform, Service
+from pipelines.processes import record_of
 from pipelines.settings import Settings, load_settings
 
 STUBBORN = (
@@ -25,9 +25,8 @@ def settings(tmp_path: Path) -> Settings:
 
 
 def service_of(process: subprocess.Popen[str], tmp_path: Path, name: str = "airflow") -> Service:
-    ticks = services.start_ticks(process.pid)
-    assert ticks is not None
-    return Service(name=name, pid=process.pid, started_ticks=ticks, url="http://127.0.0.1:1", log_path=tmp_path / "log")
+    record = record_of(process.pid)
+    return Service(name=name, process=record, url="http://127.0.0.1:1", log_path=tmp_path / "log")
 
 
 def sleeper(code: str) -> "subprocess.Popen[str]":
@@ -71,7 +70,8 @@ def test_stop_ends_a_whole_group_that_ignores_sigterm(tmp_path: Path, monkeypatc
 def test_a_recycled_pid_is_left_alone(tmp_path: Path, settings: Settings) -> None:
     process = sleeper("import time; print('ready', flush=True); time.sleep(60)")
     try:
-        stranger = service_of(process, tmp_path).model_copy(update={"started_ticks": 1})
+        older = record_of(process.pid).model_copy(update={"started_ticks": 1})
+        stranger = service_of(process, tmp_path).model_copy(update={"process": older})
         gone = stranger.model_copy(update={"name": "mlflow"})
         (settings.state_dir / "services.json").write_text(Platform(mlflow=gone, airflow=stranger).model_dump_json())
         assert services.stop(settings) == []
@@ -85,8 +85,7 @@ def test_a_recycled_pid_is_left_alone(tmp_path: Path, settings: Settings) -> Non
 def test_second_start_says_where_the_first_is(tmp_path: Path, settings: Settings) -> None:
     me = Service(
         name="airflow",
-        pid=os.getpid(),
-        started_ticks=services.start_ticks(os.getpid()) or 0,
+        process=record_of(os.getpid()),
         url="http://127.0.0.1:4242",
         log_path=tmp_path / "log",
     )
@@ -100,10 +99,3 @@ def test_airflow_is_bound_to_loopback_without_examples(settings: Settings) -> No
     assert environment["AIRFLOW__API__HOST"] == "127.0.0.1"
     assert environment["AIRFLOW__CORE__LOAD_EXAMPLES"] == "False"
     assert environment["MLFLOW_TRACKING_URI"] == "http://127.0.0.1:9"
-
-
-def test_start_ticks_of_nobody() -> None:
-    process = subprocess.Popen([sys.executable, "-c", ""])
-    time.sleep(0.1)
-    process.wait()
-    assert services.start_ticks(process.pid) is None

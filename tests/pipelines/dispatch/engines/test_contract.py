@@ -18,7 +18,7 @@ from pipelines.contracts import JobHandle, JobRequest, JobStatus
 from pipelines.dispatch.engines.catalogue import Local
 from pipelines.dispatch.engines.interface import TERMINAL_STATES, Engine
 from pipelines.dispatch.engines.local import LocalEngine
-from pipelines.dispatch.processes import kill_marked, marked_pids, start_ticks
+from pipelines.processes import kill_marked, marked_pids, start_ticks
 from pipelines.settings import Settings, load_settings
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(60)]

@@ -9,7 +9,7 @@ from alignment.contracts import Placement
 from pipelines.contracts import JobHandle, JobRequest, JobStatus
 from pipelines.dispatch.engines.local import LocalEngine
 from pipelines.dispatch.job_folder import JobFolder
-from pipelines.dispatch.processes import record_of
+from pipelines.processes import record_of
 from pipelines.settings import Settings, load_settings
 
 pytestmark = pytest.mark.timeout(60)

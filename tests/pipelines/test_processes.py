@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.dispatch.processes import JOB_MARK, is_alive, kill_marked, marked_pids, record_of, start_ticks
+from pipelines.processes import JOB_MARK, is_alive, kill_marked, marked_pids, record_of, start_ticks
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
 ORPHAN = """

@@ -1,4 +1,4 @@
-"""Processes of a job, found through /proc: by start time, so that a recycled pid is no one's, and by a mark.
+"""Processes of a job or a server, found through /proc: by start time, as a recycled pid is no one's, and by a mark.
 
 The mark is an environment variable that every process of a job inherits. Training launchers put each rank in a session
 of its own, so neither a process group nor a parent leads to a rank whose launcher was killed; the mark does.
@@ -77,6 +77,17 @@ def kill_marked(job_dir: Path, timeout_seconds: float = 10.0) -> int:
         time.sleep(0.05)
         pids = marked_pids(job_dir)
     return len(first)
+
+
+def group_is_alive(leader_pid: int) -> bool:
+    """Whether any process of the group that `leader_pid` leads or led still runs."""
+    for entry in _PROC.iterdir():
+        if entry.name.isdigit():
+            with suppress(OSError, IndexError):
+                fields = (entry / "stat").read_text().rsplit(")", 1)[1].split()
+                if int(fields[2]) == leader_pid and fields[0] != "Z":
+                    return True
+    return False
 
 
 def signal_group(pid: int, number: signal.Signals) -> None:
