@@ -83,7 +83,7 @@ def _weather(images: ImageArray, rng: np.random.Generator) -> ImageArray:
     return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
 
 
-def _mistaken(subject: Subject, rng: np.random.Generator) -> Subject:
+def mistaken(subject: Subject, rng: np.random.Generator) -> Subject:
     """The subject with one or two of its words replaced."""
     for _ in range(int(rng.integers(1, 3))):
         field, table = (("size", RADII), ("colour", HUES), ("shape", SHAPES), ("background", BACKGROUNDS))[
@@ -115,7 +115,7 @@ def make_comparisons(num_pairs: int, plan: JudgePlan, *, tokenizer: CLIPTokenize
     sides = []
     for _ in range(2):
         wrong = rng.random(num_pairs) < WRONG_SUBJECT_SHARE
-        shown = [_mistaken(s, rng) if bad else s for s, bad in zip(subjects, wrong, strict=True)]
+        shown = [mistaken(s, rng) if bad else s for s, bad in zip(subjects, wrong, strict=True)]
         sides.append(_renderings(shown, rng))
     groups = rng.choice(list(plan.groups), num_pairs, p=list(plan.groups.values()))
     labels = [
@@ -127,7 +127,7 @@ def make_comparisons(num_pairs: int, plan: JudgePlan, *, tokenizer: CLIPTokenize
     return Comparisons(first_NHWC, second_NHWC, ids, torch.tensor(labels, dtype=torch.float32, device=device))
 
 
-def _matching_loss(model: CLIPModel, matches: Matches, rows: Tensor) -> Tensor:
+def matching_loss(model: CLIPModel, matches: Matches, rows: Tensor) -> Tensor:
     """Symmetric contrastive loss; the same caption elsewhere in the batch is no negative."""
     rows = rows.to(matches.ids_NL.device)
     found = model(input_ids=matches.ids_NL[rows], pixel_values=judge_pixels(matches.images_NHWC[rows]))
@@ -138,7 +138,7 @@ def _matching_loss(model: CLIPModel, matches: Matches, rows: Tensor) -> Tensor:
     return 0.5 * (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target))
 
 
-def _taste_loss(model: CLIPModel, comparisons: Comparisons, rows: Tensor) -> Tensor:
+def taste_loss(model: CLIPModel, comparisons: Comparisons, rows: Tensor) -> Tensor:
     """Cross entropy of the preferred image under exp(logit_scale) * cosine; ties have target one half."""
     rows = rows.to(comparisons.ids_NL.device)
     images = torch.cat([comparisons.first_NHWC[rows], comparisons.second_NHWC[rows]])
@@ -163,9 +163,9 @@ def fit_judge(
     match_rows = batches(budget.num_images, budget.batch, steps, generator)
     taste_rows = batches(budget.num_pairs, budget.batch, steps, generator)
     for step in range(steps):
-        loss = _matching_loss(model, matches, next(match_rows))
+        loss = matching_loss(model, matches, next(match_rows))
         if comparisons is not None and step >= budget.match_steps:
-            loss = MATCHING_WEIGHT * loss + _taste_loss(model, comparisons, next(taste_rows))
+            loss = MATCHING_WEIGHT * loss + taste_loss(model, comparisons, next(taste_rows))
         adamw.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)

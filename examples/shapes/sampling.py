@@ -23,7 +23,9 @@ def load_pipeline(folder: Path, device: str = "cpu") -> StableDiffusionPipeline:
     return moved
 
 
-def sample(pipeline: StableDiffusionPipeline, prompts: Sequence[str], seeds: Sequence[int]) -> ImageArray:
+def sample(
+    pipeline: StableDiffusionPipeline, prompts: Sequence[str], seeds: Sequence[int], *, steps: int = STEPS
+) -> ImageArray:
     """One image [N, H, W, 3] for each (prompt, seed); each has a generator of its own, so batching does not matter."""
     parts = []
     for start in range(0, len(prompts), _BATCH):
@@ -31,7 +33,7 @@ def sample(pipeline: StableDiffusionPipeline, prompts: Sequence[str], seeds: Seq
         generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds[start : start + _BATCH]]
         with torch.inference_mode():
             found = pipeline(
-                chosen, num_inference_steps=STEPS, guidance_scale=GUIDANCE, generator=generators, output_type="np"
+                chosen, num_inference_steps=steps, guidance_scale=GUIDANCE, generator=generators, output_type="np"
             )
         parts.append(np.rint(np.asarray(found.images) * 255.0).astype(np.uint8))
     return np.concatenate(parts)
