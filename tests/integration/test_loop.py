@@ -26,7 +26,14 @@ from pipelines.settings import load_settings
 
 ROOT = Path(__file__).parents[2]
 PLUMBLINE = Path(sys.executable).parent / "plumbline"
-pytestmark = [pytest.mark.loop, pytest.mark.slow, pytest.mark.timeout(1500)]
+pytestmark = [
+    pytest.mark.loop,
+    pytest.mark.slow,
+    pytest.mark.timeout(1500),
+    # A service outlives the object that started it, on purpose.
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 
 STEP_TIMEOUT_SECONDS = 420
 DEMO_TIMEOUT_SECONDS = 600
