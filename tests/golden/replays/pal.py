@@ -43,6 +43,9 @@ def replay(case: Case) -> None:
     if _is_text(case) and points_BD.dim() < left_BD.dim():
         points_BD = points_BD.unsqueeze(1)
     left_B, right_B = head.scores(case["left_embeds"], points_BD), head.scores(case["right_embeds"], points_BD)
+    if _is_text(case) and head.params.comparison == "unit_distance":
+        _explain_token_axis(case, left_BD, right_BD, points_BD)
+        return
     if _is_inverted(case):
         left_B, right_B = _explain_inversion(case, left_B, right_B)
     _expect_scores(case, head, left_B, right_B)
@@ -59,10 +62,9 @@ def replay(case: Case) -> None:
 
 def _head(case: Case) -> PreferenceHead:
     """Our head with the recorded weights, in evaluation mode."""
-    parts = _parts(case)
     images, prompts = case["left_embeds"], case["prompt_embeds"] if "prompt_embeds" in case else case["left_embeds"]
     head = PreferenceHead(_params(case), images.shape[-1], prompts.shape[-1], int(case.params["n_users"]))
-    _fill(case, head.items, parts["items"])
+    _fill(case, head.items, _items_name(case))
     if isinstance(head.points, IdealPoints):
         _set(head.points.prototypes_KD, case["weight.user_learner.P"])
     else:
@@ -81,7 +83,7 @@ def _params(case: Case) -> Head:
         "link": "hinge" if case.params["loss_type"] == "hinge" else "cross_entropy",
         "projector": _projector(case.params["proj_arch"]),
         "width": case.params.get("d_pref", case.params.get("d")),
-        "temperature": case.params.get("sfx_temperature", 1.0),
+        "temperature": float(case["weight.softmax_w.temperature"]),
         "bound": None if _is_text(case) else _bound(case),
     }
     if "user_learner_type" in case.params:
@@ -105,9 +107,9 @@ def _projector(name: str) -> Projector:
     )
 
 
-def _parts(case: Case) -> dict[str, str]:
-    shared = "projector_f" if any(name.startswith("weight.projector_f.") for name in case.fields) else "projector"
-    return {"items": shared}
+def _items_name(case: Case) -> str:
+    """PAL-A's one projector serves items and users; PAL-B has one for items alone."""
+    return "projector" if "user_learner_type" in case.params else "projector_f"
 
 
 def _layers(network: ProjectorNetwork) -> dict[str, Tensor]:
@@ -132,9 +134,9 @@ def _users(case: Case) -> list[str]:
     return [f"user_learner.W.u{index}" for index in range(int(case.params["n_users"]))]
 
 
-def _bound(case: Case) -> Bound:
-    upper = case.params.get("upper_bound", case.params.get("bound_upper", 4.0))
-    return Bound(upper=upper, weight=case.params.get("lmd", 1.0))
+def _bound(case: Case) -> Bound | None:
+    upper, weight = case.params.get("upper_bound", case.params.get("bound_upper", 4.0)), case.params.get("lmd", 1.0)
+    return Bound(upper=upper, weight=weight) if weight else None
 
 
 def _is_text(case: Case) -> bool:
@@ -162,7 +164,7 @@ def _points(case: Case, head: PreferenceHead, weights_BK: Tensor) -> Tensor:
 def _expect_scores(case: Case, head: PreferenceHead, left_B: Tensor, right_B: Tensor) -> None:
     """The authors record both logits for cross-entropy, the difference right - left for the hinge."""
     if head.params.link == "cross_entropy":
-        case.expect("y_hat", torch.stack([left_B, right_B], dim=-1), absolute=ROUNDING * float(head.scale()))
+        case.expect("y_hat", torch.stack([left_B, right_B], dim=-1), absolute=ROUNDING * float(head.scale().detach()))
     else:
         scale = head.scale() if _is_text(case) and head.params.comparison == "angle" else 1.0
         case.expect("y_hat", scale * (right_B - left_B), absolute=ROUNDING)
@@ -186,6 +188,19 @@ def _explain_inversion(case: Case, left_B: Tensor, right_B: Tensor) -> tuple[Ten
         " loss and gradients compared after turning the sign"
     )
     return -left_B, -right_B
+
+
+def _explain_token_axis(case: Case, left_BTD: Tensor, right_BTD: Tensor, points_BD: Tensor) -> None:
+    """The recorded text model divides items by their norm over tokens; ours by the length of each embedding."""
+
+    def distance(items_BTD: Tensor) -> Tensor:
+        scaled_BTD = items_BTD / torch.linalg.vector_norm(items_BTD, dim=1, keepdim=True)
+        return torch.linalg.vector_norm(scaled_BTD - torch.nn.functional.normalize(points_BD, dim=-1), dim=-1)
+
+    case.expect("y_hat", distance(left_BTD) - distance(right_BTD), absolute=ROUNDING)
+    case.remarks.append(
+        "recorded code normalises items over the token axis, ours over the embedding; loss not compared"
+    )
 
 
 # --- losses -----------------------------------------------------------------------------------------------------------
@@ -246,7 +261,7 @@ def _expect_gradients(case: Case, head: PreferenceHead, loss: Tensor) -> None:
     head.zero_grad()
     torch.autograd.backward(loss)
     ours: dict[str, Tensor] = {
-        f"{_parts(case)['items']}.mlp.layers.{name}": weight for name, weight in _layers(head.items).items()
+        f"{_items_name(case)}.mlp.layers.{name}": weight for name, weight in _layers(head.items).items()
     }
     if isinstance(head.points, IdealPoints):
         ours["user_learner.P"] = head.points.prototypes_KD
