@@ -201,4 +201,5 @@ class RewardTrainResult(ValueObject):
     num_users: PositiveInt
     mixture: tuple[float, ...]
     final_metrics: dict[str, float]
+    """Of the step whose weights were kept; validation_loss is that of held-out prompts."""
     accuracies: tuple[RewardAccuracy, ...]

@@ -32,7 +32,7 @@ def seen_users(heads: Contestants, tests: PreferencePairs) -> RewardAccuracy:
     return RewardAccuracy(
         users="seen",
         labels_per_user=0,
-        num_users=len(tests.users_N.unique()),
+        num_users=len(torch.unique(tests.users_N)),
         num_pairs=len(tests),
         accuracy=_accuracy(heads.head, tests),
         baseline_accuracy=_accuracy(heads.baseline, tests),
@@ -68,8 +68,8 @@ def _unseen_row(
     few_shot: FewShot,
     seed: int,
 ) -> RewardAccuracy | None:
-    shown = labels.take(first_labels(labels.users_N, num_labels, seed)).of_users(tests.users_N.unique())
-    asked = tests.of_users(shown.users_N.unique())
+    shown = labels.take(first_labels(labels.users_N, num_labels, seed)).of_users(torch.unique(tests.users_N))
+    asked = tests.of_users(torch.unique(shown.users_N))
     if not len(asked):
         return None
     num_users = int(labels.users_N.max()) + 1
@@ -79,7 +79,7 @@ def _unseen_row(
     return RewardAccuracy(
         users="unseen",
         labels_per_user=num_labels,
-        num_users=len(asked.users_N.unique()),
+        num_users=len(torch.unique(asked.users_N)),
         num_pairs=len(asked),
         accuracy=_accuracy(fitted, asked),
         baseline_accuracy=_accuracy(baseline, asked),
@@ -89,7 +89,7 @@ def _unseen_row(
 def first_labels(users_N: Tensor, num_labels: int, seed: int) -> Tensor:
     """Rows of the first `num_labels` comparisons of each user in the seed's order; users with fewer are left out."""
     chosen = []
-    for user in users_N.unique().tolist():
+    for user in torch.unique(users_N).tolist():
         rows = (users_N == user).nonzero().flatten()
         order = torch.randperm(len(rows), generator=stream("labels", seed, user)).to(rows.device)
         if len(rows) >= num_labels:

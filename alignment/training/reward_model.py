@@ -45,10 +45,11 @@ class PreferencePairs:
 
 @dataclass(frozen=True)
 class TrainedHead:
-    """A head in evaluation mode, and the step that its weights are of."""
+    """A head in evaluation mode, the step that its weights are of, and that step's metrics."""
 
     head: PreferenceHead
     best_step: int
+    metrics: dict[str, float]
 
 
 def build_head(params: Head, pairs: PreferencePairs, num_users: int, seed: int) -> PreferenceHead:
@@ -117,18 +118,21 @@ def train_head(
     """
     head = copy.deepcopy(head)
     optimiser = build_head_optimiser(head, recipe.optimiser)
-    best, lowest = TrainedHead(head, recipe.steps), math.inf
+    best, lowest = TrainedHead(head, 0, {}), math.inf
     for step in range(recipe.steps):
         visits = step_visits(step, global_batch=recipe.global_batch, num_pairs=len(training), seed=recipe.seed)
         rows = torch.tensor([visit.pair for visit in visits], device=training.users_N.device)
         monitors = _update(head.train(), training.take(rows), optimiser, dropout_seed=(recipe.seed, step))
         done = step + 1
-        if len(validation) and (done % recipe.validate_every_steps == 0 or done == recipe.steps):
+        validated = len(validation) and (done % recipe.validate_every_steps == 0 or done == recipe.steps)
+        if validated:
             monitors["validation_loss"] = _validation_loss(head.eval(), validation)
-            if monitors["validation_loss"] < lowest:
-                best, lowest = TrainedHead(copy.deepcopy(head), done), monitors["validation_loss"]
+        if not len(validation):
+            best = TrainedHead(head, done, monitors)
+        elif validated and monitors["validation_loss"] < lowest:
+            best, lowest = TrainedHead(copy.deepcopy(head), done, monitors), monitors["validation_loss"]
         on_step(done, monitors)
-    return TrainedHead(best.head.eval().requires_grad_(False), best.best_step)
+    return TrainedHead(best.head.eval().requires_grad_(False), best.best_step, best.metrics)
 
 
 def build_head_optimiser(head: PreferenceHead, params: HeadOptimiser) -> torch.optim.AdamW:
