@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from alignment.contracts import Judge
 from alignment.durable import content_digest
@@ -78,6 +79,7 @@ def test_a_judge_holds_no_user_and_a_head_does(tmp_path: Path, tiny_clip_dir: Pa
     write_judge(head_of(PalB()), (0.5, 0.5), tiny_clip_dir, tmp_path / "judge")
     write_head(head_of(PalB()), ["ann", "bob"], tmp_path / "head")
     assert "ann" not in (tmp_path / "judge" / "head.json").read_text()
+    assert "user_logits_UK" not in load_file(tmp_path / "judge" / "head.safetensors")
     assert len(read_head(tmp_path / "judge")[0].user_logits_UK) == 0
     head, file = read_head(tmp_path / "head")
     assert file.users == ("ann", "bob")
