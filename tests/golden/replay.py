@@ -27,6 +27,7 @@ from alignment.objectives.inputs import PairErrors
 from alignment.objectives.sft import sft_loss
 from alignment.training.batches import PairBatch
 from alignment.training.offline import monitors, noise_pairs, pair_errors
+from tests.golden.replays import model_soups, pal
 
 RELATIVE = 1e-5
 FLOAT32_SPACING = 2.0**-23
@@ -264,9 +265,11 @@ REPLAYS: tuple[tuple[set[str], Callable[[Case], None]], ...] = (
     ({"jpg_0_uint8", "jpg_1_uint8", "label_0", "pixel_values"}, replay_pair_order),
     ({"betas", "alphas_cumprod_after"}, replay_terminal_snr),
     ({"latents", "noise", "timesteps", "noisy_latents", "alphas_cumprod"}, replay_batch),
+    (model_soups.NEEDED, model_soups.replay),
+    (pal.NEEDED, pal.replay),
 )
 """The first whose fields a case has."""
-METHODS = {"diffusion_dpo", "diffusion_dpo_diffusers"}
+METHODS = {"diffusion_dpo", "diffusion_dpo_diffusers", "model_soups", "pal"}
 
 
 def read_case(folder: Path, name: str) -> Case:
