@@ -17,7 +17,7 @@ class Settings(BaseModel):
     store_uri: str
     """Root of the object store, `file:///...` or `s3://bucket/prefix` (PLUMBLINE_STORE_URI)."""
     tracking_uri: str
-    """MLflow server (MLFLOW_TRACKING_URI)."""
+    """MLflow server (MLFLOW_TRACKING_URI); unset, the database of the embedded one, whether it is up or not."""
     state_dir: Path
     """Local state of this host: job folders, input cache, logs (PLUMBLINE_STATE_DIR)."""
     projects_dir: Path
@@ -31,6 +31,11 @@ class Settings(BaseModel):
     git_sha: str = ""
     """Revision of the deployed code (PLUMBLINE_GIT_SHA)."""
 
+    @property
+    def mlflow_dir(self) -> Path:
+        """Database and artifacts of the embedded MLflow."""
+        return self.state_dir / "mlflow"
+
 
 def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
     """Read the environment; anything unset falls back to the embedded default under `.plumbline/`."""
@@ -38,7 +43,7 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
     state_dir = Path(env.get("PLUMBLINE_STATE_DIR", ".plumbline")).absolute()
     return Settings(
         store_uri=env.get("PLUMBLINE_STORE_URI", (state_dir / "store").as_uri()).rstrip("/"),
-        tracking_uri=env.get("MLFLOW_TRACKING_URI", f"sqlite:///{state_dir / 'mlflow.db'}"),
+        tracking_uri=env.get("MLFLOW_TRACKING_URI", f"sqlite:///{state_dir / 'mlflow' / 'mlflow.db'}"),
         state_dir=state_dir,
         projects_dir=Path(env.get("PLUMBLINE_PROJECTS_DIR", "projects")).absolute(),
         s3_endpoint_url=env.get("AWS_ENDPOINT_URL"),

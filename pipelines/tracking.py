@@ -64,6 +64,8 @@ def connect(tracking_uri: str) -> Iterator[Any]:
         os.environ.setdefault(name, value)
     from mlflow import MlflowClient
 
+    if tracking_uri.startswith("sqlite:///"):
+        Path(tracking_uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
     try:
         yield MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
     except Exception as error:
@@ -163,7 +165,7 @@ def _experiment(client: Any, settings: Settings, name: str) -> str:
     if experiment is None:
         served = settings.tracking_uri.startswith("http")
         # Without a server MLflow would put artifacts into the working directory.
-        location = None if served else (settings.state_dir / "mlflow-artifacts").as_uri()
+        location = None if served else (settings.mlflow_dir / "artifacts").as_uri()
         try:
             return str(client.create_experiment(name, artifact_location=location))
         except MlflowException as error:

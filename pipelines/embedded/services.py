@@ -152,16 +152,13 @@ def stop_service(service: Service) -> bool:
 
 
 def start_mlflow(settings: Settings, port: int) -> Service:
-    home = settings.state_dir / "mlflow"
+    home = settings.mlflow_dir
     home.mkdir(parents=True, exist_ok=True)
+    # Artifacts by path, not through the server: the same runs then open without it, as `plumbline status` does.
     command = [
         *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"),
-        *(
-            "--backend-store-uri",
-            f"sqlite:///{home / 'mlflow.db'}",
-            "--artifacts-destination",
-            (home / "artifacts").as_uri(),
-        ),
+        *("--backend-store-uri", f"sqlite:///{home / 'mlflow.db'}"),
+        *("--no-serve-artifacts", "--default-artifact-root", (home / "artifacts").as_uri()),
     ]
     env = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     return _spawn("mlflow", command, port=port, env=env, log_path=home / "server.log")

@@ -47,10 +47,9 @@ def environment(project: Path, state_dir: Path, **more: str) -> dict[str, str]:
     own = {
         "PLUMBLINE_STATE_DIR": str(state_dir),
         "PLUMBLINE_PROJECTS_DIR": str(project.parent),
-        "MLFLOW_TRACKING_URI": f"sqlite:///{state_dir / 'mlflow.db'}",
         "OMP_NUM_THREADS": "1",
     }
-    dropped = {"PLUMBLINE_STORE_URI", "AIRFLOW_HOME"}
+    dropped = {"PLUMBLINE_STORE_URI", "MLFLOW_TRACKING_URI", "AIRFLOW_HOME"}
     return {key: value for key, value in os.environ.items() if key not in dropped} | own | more
 
 
@@ -161,10 +160,8 @@ def quiet(project: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     return environment(project, tmp_path_factory.mktemp("quiet"))
 
 
-def test_weights_are_those_of_an_undisturbed_run(
-    project: Path, state_dir: Path, registry: str, quiet: dict[str, str]
-) -> None:
-    env = environment(project, state_dir, MLFLOW_TRACKING_URI=registry)
+def test_weights_are_those_of_an_undisturbed_run(project: Path, state_dir: Path, quiet: dict[str, str]) -> None:
+    env = environment(project, state_dir)
     status = plumbline("status", str(project), env=env, timeout=90)
     assert status["ledger"] == {"entries": 1, "agrees_with_aliases": True}
     assert status["last_decision"]["verdict"] == "promote"

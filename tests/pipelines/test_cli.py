@@ -61,7 +61,7 @@ def test_broken_toml_names_the_line(capsys: pytest.CaptureFixture[str], project:
 
 
 def test_all_bad_fields_are_told_at_once(capsys: pytest.CaptureFixture[str], project: Path) -> None:
-    edit(project, "calibration_share = 0.2", "calibration_share = 2.0")
+    edit(project, "calibration_share = 0.3", "calibration_share = 2.0")
     edit(project, "required_judges = 2", "required_judges = 0")
     line = refused(capsys, "ingest", str(project))
     assert "snapshot.calibration_share" in line

@@ -191,7 +191,7 @@ def test_without_a_server_artifacts_stay_under_the_state_folder(tmp_path: Path) 
     local = load_settings({"PLUMBLINE_STATE_DIR": str(tmp_path)})
     run_id = open_parent(local, "shapes")
     tracking.log_text(local, run_id, "hello", "note.txt")
-    assert [path.read_text() for path in (tmp_path / "mlflow-artifacts").rglob("note.txt")] == ["hello"]
+    assert [path.read_text() for path in (tmp_path / "mlflow" / "artifacts").rglob("note.txt")] == ["hello"]
 
 
 SNAPSHOT = DatasetSnapshot(

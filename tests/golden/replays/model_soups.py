@@ -11,11 +11,16 @@ from torch import Tensor
 from alignment.training.soup import GreedySoup, Weights, by_score, greedy_soup, uniform_soup
 
 if TYPE_CHECKING:
-    from tests.golden.replay import Case
+    from tests.golden.recorded import Case
 
 NEEDED = {"individual_accuracy", "eval_x", "eval_y", "ingredients"}
 HALF_PRECISION = {torch.float16: 1e-3, torch.bfloat16: 1e-2}
 """A recorded average that was kept in these loses digits at every addition."""
+
+
+def takes(case: Case) -> bool:
+    """The fields that every recorded case of this kind has."""
+    return set(case.fields) >= NEEDED
 
 
 def replay(case: Case) -> None:

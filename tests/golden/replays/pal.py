@@ -17,7 +17,7 @@ from alignment.rewards.pal_head import IdealPoints, PreferenceHead, ProjectorNet
 from alignment.training.reward_model import PreferencePairs, fit_new_users, margins, objective, pair_accuracy
 
 if TYPE_CHECKING:
-    from tests.golden.replay import Case
+    from tests.golden.recorded import Case
 
 NEEDED = {"left_embeds", "right_embeds", "user_index", "y", "y_hat"}
 COMPARISONS: dict[str, Comparison] = {
@@ -28,6 +28,11 @@ COMPARISONS: dict[str, Comparison] = {
     "angle_hinge": "angle",
 }
 ROUNDING = 2e-6
+
+
+def takes(case: Case) -> bool:
+    """The fields that every recorded case of this kind has."""
+    return set(case.fields) >= NEEDED
 
 
 def replay(case: Case) -> None:

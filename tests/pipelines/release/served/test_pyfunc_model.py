@@ -16,7 +16,7 @@ from pipelines.release.registration import register
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
-PROMPTS = ["a small red circle on a white background", "a large blue square on a gray background"]
+PROMPTS = ["a small red circle on a white background", "a large blue square on a grey background"]
 
 
 @pytest.fixture(scope="module")
