@@ -29,5 +29,16 @@ class ClipScore(RewardParams):
     kind: Literal["clip_score"] = "clip_score"
 
 
-REWARDS: tuple[type[RewardParams], ...] = (ClipPreference, ClipScore)
-Reward = Annotated[ClipPreference | ClipScore, Field(discriminator="kind")]
+class Pal(RewardParams):
+    """A preference head on a frozen CLIP, as `train_reward` exports it: PAL-A, PAL-B or a single Bradley-Terry taste.
+
+    The folder says which head it is and with which mixture of prototypes it judges.
+    """
+
+    implementation: ClassVar[str] = "alignment.rewards.pal:PalScorer"
+
+    kind: Literal["pal"] = "pal"
+
+
+REWARDS: tuple[type[RewardParams], ...] = (ClipPreference, ClipScore, Pal)
+Reward = Annotated[ClipPreference | ClipScore | Pal, Field(discriminator="kind")]

@@ -150,6 +150,33 @@ def tiny_snapshot_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def tiny_clip_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CLIP of a few thousand random weights, in transformers' layout: letters only, 16 tokens, images of 32 px."""
+    from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
+
+    letters = [*string.ascii_lowercase, *(f"{letter}</w>" for letter in string.ascii_lowercase)]
+    vocabulary = {piece: i for i, piece in enumerate(["<|startoftext|>", "<|endoftext|>", *letters])}
+    text = {"vocab_size": len(vocabulary), "max_position_embeddings": 16, "eos_token_id": 1, "bos_token_id": 0}
+    width = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    vision = {"image_size": 32, "patch_size": 8}
+    config = CLIPConfig(
+        text_config={**text, **width, "pad_token_id": 1},
+        vision_config={**vision, **width},
+        projection_dim=8,
+        logit_scale_init_value=3.0,
+        initializer_factor=8.0,
+    )
+    folder = tmp_path_factory.mktemp("tiny_clip") / "judge"
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        CLIPModel(config).save_pretrained(folder)
+    CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=77).save_pretrained(folder)
+    side = {"height": 32, "width": 32}
+    CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size=side).save_pretrained(folder)
+    return folder
+
+
 # --- jobs, run in this process ----------------------------------------------------------------------------------------
 
 

@@ -77,10 +77,11 @@ def test_command_line_counts_and_answers_by_exit_code(
     method = tmp_path / "good" / "dream"
     method.mkdir()
     (method / "index.json").write_text(json.dumps({"cases": ["first", {"case": "second"}]}))
+    (method / "first.json").write_text(json.dumps({"params": {}, "fields": {"vision": {}, "awake": {}}}))
     assert replay.main([str(tmp_path / "good")]) == 1
     lines = capsys.readouterr().out.splitlines()
-    assert "NOT BUILT dream/first (method dream)" in lines
-    assert "NOT BUILT dream/second (method dream)" in lines
+    assert "NOT BUILT dream/first (nothing of ours takes awake, vision)" in lines
+    assert any(line.startswith("FAIL dream/second (FileNotFoundError") for line in lines)
     assert lines[-1].endswith(" passed, 2 failed")
     assert replay.main([str(tmp_path / "nowhere")]) == 2
 

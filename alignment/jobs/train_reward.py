@@ -1,0 +1,241 @@
+"""Train a preference head on a snapshot's comparisons and export it as a judge.
+
+python -m alignment.jobs.train_reward --spec RewardTrainSpec.json --placement P.json --inputs DIR --out DIR
+
+DIR holds, by digest, the snapshot and the CLIP. OUT gets embeddings/ (of the train and test splits), metrics.jsonl,
+head/ (with its users), judge/ (without) and, last, result.json. One process does the work; others wait. A stopped run
+keeps its embeddings and trains again from the first step, to the same weights. The calibration split is never read: it
+is what the judge will be checked on.
+"""
+
+import logging
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from accelerate import PartialState
+
+from alignment.contracts import METRICS_FILE, Placement
+from alignment.data.embeddings import (
+    EmbeddedComparisons,
+    Split,
+    embed_split,
+    num_comparisons,
+    read_embeddings,
+    write_embeddings,
+)
+from alignment.durable import content_digest, write_json
+from alignment.evaluation.reward_accuracy import Contestants, seen_users, unseen_users
+from alignment.jobs.outcome import JobPaths, read_object, run_job, write_result
+from alignment.jobs.processes import start_processes
+from alignment.progress import JobProgress
+from alignment.reward_contracts import BradleyTerry, Head, RewardAccuracy, RewardTrainResult, RewardTrainSpec
+from alignment.rewards.clip_model import ClipModel
+from alignment.rewards.pal import write_head, write_judge
+from alignment.rewards.pal_head import PreferenceHead
+from alignment.training.metrics import append_metrics, cut_back
+from alignment.training.reward_model import OnStep, PreferencePairs, TrainedHead, build_head, train_head
+from alignment.training.seeding import stream_seed
+
+logger = logging.getLogger(__name__)
+
+SPEC_FILE = "spec.json"
+EMBEDDINGS_DIR = "embeddings"
+HEAD_DIR = "head"
+JUDGE_DIR = "judge"
+SPLITS: tuple[Split, ...] = ("train", "test")
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The comparisons of one run, each with the row of its user among those of its kind."""
+
+    training: PreferencePairs
+    validation: PreferencePairs
+    seen_tests: PreferencePairs
+    unseen_labels: PreferencePairs
+    unseen_tests: PreferencePairs
+    users: tuple[str, ...]
+    """Seen users, in the order of the head's logits."""
+
+
+def main(paths: JobPaths) -> None:
+    """Read the spec, embed, train, measure, export."""
+    spec = read_object(paths.spec, RewardTrainSpec, what="reward spec")
+    placement = read_object(paths.placement, Placement, what="placement")
+    state = start_processes(placement)
+    if state.is_main_process:
+        _run(paths, spec, placement, state)
+    state.wait_for_everyone()
+
+
+def _run(paths: JobPaths, spec: RewardTrainSpec, placement: Placement, state: PartialState) -> None:
+    claim_output(paths, spec)
+    snapshot_dir = paths.input(spec.snapshot_digest, "snapshot")
+    images = sum(num_comparisons(snapshot_dir, split) for split in SPLITS)
+    steps = spec.recipe.steps
+    with JobProgress(paths.out, total=images + 2 * steps, unit="steps") as progress:
+        train, test = embed_all(paths, spec, placement, state, progress=progress)
+        parts = divide(train, test, spec, state.device)
+
+        def note(step: int, metrics: dict[str, float]) -> None:
+            progress.update(images + step, "training")
+            if step % placement.log_every_steps == 0 or step == steps:
+                append_metrics(paths.out, step, metrics)
+
+        cut_back(paths.out / METRICS_FILE, 0)
+        trained = train_one(spec.recipe.head, parts, spec, on_step=note)
+        baseline = train_baseline(trained, parts, spec, progress=progress)
+        accuracies = measure(Contestants(trained.head, baseline), parts, spec)
+    mixture = spec.mixture or mean_mixture(trained.head)
+    write_head(trained.head, parts.users, paths.out / HEAD_DIR)
+    write_judge(trained.head, mixture, paths.input(spec.embedder_digest, "embedder"), paths.out / JUDGE_DIR)
+    write_result(paths.out, result_of(paths, spec, parts, trained, mixture=mixture, accuracies=accuracies))
+
+
+def claim_output(paths: JobPaths, spec: RewardTrainSpec) -> None:
+    """Note whose output OUT holds; ValueError when it is another spec's."""
+    note = paths.out / SPEC_FILE
+    if note.is_file() and read_object(note, RewardTrainSpec, what="spec of the earlier run").digest != spec.digest:
+        raise ValueError(f"{paths.out} holds the output of another reward spec; give an empty folder.")
+    write_json(note, spec.model_dump(mode="json"))
+
+
+def embed_all(
+    paths: JobPaths, spec: RewardTrainSpec, placement: Placement, state: PartialState, *, progress: JobProgress
+) -> tuple[EmbeddedComparisons, EmbeddedComparisons]:
+    """The train and the test split, from OUT where an earlier run left them."""
+    folder, done, found = paths.out / EMBEDDINGS_DIR, 0, []
+    for split in SPLITS:
+        comparisons = read_embeddings(folder, split)
+        if comparisons is None:
+            clip = ClipModel(paths.input(spec.embedder_digest, "embedder"), state.device)
+            comparisons = embed_split(
+                paths.input(spec.snapshot_digest, "snapshot"),
+                split,
+                clip,
+                micro_batch=placement.micro_batch,
+                after_batch=partial(_embedded, progress, done),
+            )
+            write_embeddings(comparisons, folder, split)
+        done += len(comparisons)
+        found.append(comparisons)
+    return found[0], found[1]
+
+
+def _embedded(progress: JobProgress, before: int, count: int) -> None:
+    progress.update(before + count, "embedding")
+
+
+# --- who and what is held out -----------------------------------------------------------------------------------------
+
+
+def divide(train: EmbeddedComparisons, test: EmbeddedComparisons, spec: RewardTrainSpec, device: torch.device) -> Parts:
+    """Set unseen users aside, and some prompts of the others for validation; both follow from the seed alone."""
+    recipe = spec.recipe
+    users = sorted(set(train.annotators))
+    shuffled = sorted(users, key=lambda user: stream_seed("unseen", recipe.seed, user))
+    aside = set(shuffled[: int(recipe.unseen_users_share * len(users))])
+    seen, unseen = ([user for user in users if (user in aside) is wanted] for wanted in (False, True))
+    limit = recipe.validation_share * 2**63
+    held_out = {prompt for prompt in set(train.prompts) if stream_seed("validation", recipe.seed, prompt) < limit}
+    known = pairs_of(train, seen, device)
+    prompts = [prompt for prompt, user in zip(train.prompts, train.annotators, strict=True) if user not in aside]
+    is_held_out = torch.tensor([prompt in held_out for prompt in prompts], dtype=torch.bool, device=device)
+    return Parts(
+        training=known.take((~is_held_out).nonzero().flatten()),
+        validation=known.take(is_held_out.nonzero().flatten()),
+        seen_tests=pairs_of(test, seen, device),
+        unseen_labels=pairs_of(train, unseen, device),
+        unseen_tests=pairs_of(test, unseen, device),
+        users=tuple(seen),
+    )
+
+
+def pairs_of(comparisons: EmbeddedComparisons, users: list[str], device: torch.device) -> PreferencePairs:
+    """The comparisons of these users, who are numbered in this order."""
+    number = {user: index for index, user in enumerate(users)}
+    rows = [row for row, user in enumerate(comparisons.annotators) if user in number]
+    return PreferencePairs(
+        chosen_ND=comparisons.chosen_ND[rows].to(device),
+        rejected_ND=comparisons.rejected_ND[rows].to(device),
+        prompts_ND=comparisons.prompts_ND[rows].to(device),
+        users_N=torch.tensor([number[comparisons.annotators[row]] for row in rows], dtype=torch.int64, device=device),
+    )
+
+
+# --- training and measuring -------------------------------------------------------------------------------------------
+
+
+def train_one(head: Head, parts: Parts, spec: RewardTrainSpec, *, on_step: OnStep) -> TrainedHead:
+    """Any head, by the recipe's optimiser, steps and seed."""
+    fresh = build_head(head, parts.training, len(parts.users), spec.recipe.seed)
+    return train_head(fresh, parts.training, parts.validation, recipe=spec.recipe, on_step=on_step)
+
+
+def train_baseline(
+    trained: TrainedHead, parts: Parts, spec: RewardTrainSpec, *, progress: JobProgress
+) -> PreferenceHead:
+    """The single-preference head on the same features, by the same steps; the head itself where it is one."""
+    head = spec.recipe.head
+    if isinstance(head, BradleyTerry):
+        return trained.head
+    done = progress.total - spec.recipe.steps
+    single = BradleyTerry(projector=head.projector, width=head.width)
+    return train_one(single, parts, spec, on_step=lambda step, _: progress.update(done + step, "baseline")).head
+
+
+def measure(heads: Contestants, parts: Parts, spec: RewardTrainSpec) -> tuple[RewardAccuracy, ...]:
+    """Seen users, then unseen users by number of labels; a row without comparisons is left out."""
+    recipe = spec.recipe
+    rows = (seen_users(heads, parts.seen_tests),) if len(parts.seen_tests) else ()
+    if not len(parts.unseen_labels) or not len(parts.unseen_tests):
+        return rows
+    return rows + unseen_users(
+        heads,
+        parts.unseen_labels,
+        parts.unseen_tests,
+        labels_per_user=recipe.labels_per_user,
+        few_shot=recipe.few_shot,
+        seed=recipe.seed,
+    )
+
+
+def mean_mixture(head: PreferenceHead) -> tuple[float, ...]:
+    """The average taste: every seen user counts once."""
+    with torch.no_grad():
+        weights_K = head.mixture(torch.arange(len(head.user_logits_UK), device=head.user_logits_UK.device)).mean(dim=0)
+    return tuple(weights_K.tolist())
+
+
+def result_of(
+    paths: JobPaths,
+    spec: RewardTrainSpec,
+    parts: Parts,
+    trained: TrainedHead,
+    *,
+    mixture: tuple[float, ...],
+    accuracies: tuple[RewardAccuracy, ...],
+) -> RewardTrainResult:
+    """What the finished output folder holds."""
+    for row in accuracies:
+        logger.info(
+            "%s users, %d labels: %.3f (%.3f)", row.users, row.labels_per_user, row.accuracy, row.baseline_accuracy
+        )
+    return RewardTrainResult(
+        uri="",
+        spec_digest=spec.digest,
+        judge_digest=content_digest(paths.out / JUDGE_DIR),
+        head_digest=content_digest(paths.out / HEAD_DIR),
+        steps=spec.recipe.steps,
+        best_step=trained.best_step,
+        num_pairs=len(parts.training),
+        num_users=len(parts.users),
+        mixture=mixture,
+        final_metrics=trained.metrics,
+        accuracies=accuracies,
+    )
+
+
+if __name__ == "__main__":
+    run_job(main)

@@ -1,0 +1,143 @@
+"""PAL's mathematics: how near an image is to the point that a mixture of prototypes makes for a user.
+
+B counts comparisons or images (any leading dimensions will do), D embedding or preference width, K prototypes, U users.
+"""
+
+import itertools
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from alignment.reward_contracts import Bound, BradleyTerry, Comparison, Head, Link, PalA, PalB, Projector
+
+MAX_SCALE = 100.0
+START_LOG_SCALE = math.log(1 / 0.07)
+
+
+class ProjectorNetwork(nn.Module):
+    """Linear, dropout, activation, repeated; a last linear layer; the input added where residual."""
+
+    def __init__(self, params: Projector, width_in: int, width_out: int) -> None:
+        super().__init__()
+        if params.residual and width_in != width_out:
+            raise ValueError(
+                f"A residual projector keeps its width, but embeddings are {width_in} wide and the preference space"
+                f" {width_out}. Leave the head's width out, or set projector.residual to false."
+            )
+        widths = [width_in, *[width_out] * params.num_hidden_layers]
+        self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(widths))
+        self.output = nn.Linear(width_out, width_out)
+        self.dropout = nn.Dropout(params.dropout)
+        self.residual = params.residual
+        self.activation: nn.Module = nn.ReLU() if params.activation == "relu" else nn.GELU()
+
+    def forward(self, embeddings_BD: Tensor) -> Tensor:
+        """Embeddings to points of the preference space."""
+        states_BD = embeddings_BD
+        for layer in self.hidden:
+            states_BD = self.activation(self.dropout(layer(states_BD)))
+        projected_BD: Tensor = self.output(states_BD)
+        return projected_BD + embeddings_BD if self.residual else projected_BD
+
+
+class IdealPoints(nn.Module):
+    """PAL-A: prototypes P, mixed by a user's weights w; the prompt plays no part."""
+
+    def __init__(self, params: PalA, width_in: int, width_out: int) -> None:
+        super().__init__()
+        width = width_out if params.ideal_point == "Pw" else width_in
+        # Unit length in expectation, as the embeddings that the prototypes stand among.
+        self.prototypes_KD = nn.Parameter(torch.randn(params.num_prototypes, width) / math.sqrt(width))
+        self._ideal_point = params.ideal_point
+
+    def forward(self, weights_BK: Tensor, project: nn.Module) -> Tensor:
+        """f(w P), w f(P) or w P; `project` is the items' f."""
+        if self._ideal_point == "f(P)w":
+            projected_BD: Tensor = weights_BK @ project(self.prototypes_KD)
+            return projected_BD
+        mixed_BD = weights_BK @ self.prototypes_KD
+        return mixed_BD if self._ideal_point == "Pw" else project(mixed_BD)
+
+
+class PromptPoints(nn.Module):
+    """PAL-B: z(c) = sum over k of w_k g_k(c), each prototype a projector g_k of the prompt's embedding c."""
+
+    def __init__(self, params: PalB | BradleyTerry, width_in: int, width_out: int) -> None:
+        super().__init__()
+        self.prototypes = nn.ModuleList(
+            ProjectorNetwork(params.projector, width_in, width_out) for _ in range(params.num_prototypes)
+        )
+
+    def forward(self, weights_BK: Tensor, prompts_BD: Tensor) -> Tensor:
+        """The users' points for these prompts."""
+        views_BKD = torch.stack([prototype(prompts_BD) for prototype in self.prototypes], dim=-2)
+        return (weights_BK.unsqueeze(-1) * views_BKD).sum(dim=-2)
+
+
+class PreferenceHead(nn.Module):
+    """Scores frozen image embeddings for users whose taste is a mixture of K prototypes.
+
+    Source: Chen et al. 2024, arXiv:2406.08469, and the authors' code. Departures: distances enter cross-entropy with
+    a minus sign, so that the nearer item wins (their `dist_logistic` prefers the farther one); the projector that
+    PAL-A shares between items and users is one set of weights for the optimiser (theirs is registered twice and gets
+    two updates a step).
+    """
+
+    def __init__(self, params: Head, image_width: int, text_width: int, num_users: int) -> None:
+        super().__init__()
+        self.params = params
+        self.image_width, self.text_width = image_width, text_width
+        width = params.width or image_width
+        self.items = ProjectorNetwork(params.projector, image_width, width)
+        self.points: IdealPoints | PromptPoints
+        if isinstance(params, PalA):
+            self.points = IdealPoints(params, image_width, width)
+        else:
+            self.points = PromptPoints(params, text_width, width)
+        self.log_scale = nn.Parameter(torch.tensor(START_LOG_SCALE))
+        self.user_logits_UK = nn.Parameter(torch.randn(num_users, params.num_prototypes))
+
+    def mixture(self, users_B: Tensor) -> Tensor:
+        """Prototype weights of users: softmax of their logits over the temperature."""
+        return torch.softmax(self.user_logits_UK[users_B] / self.params.temperature, dim=-1)
+
+    def points_of(self, weights_BK: Tensor, prompts_BD: Tensor) -> Tensor:
+        """Where the liking of a user with these weights is centred, for these prompts."""
+        if isinstance(self.points, IdealPoints):
+            point_BD: Tensor = self.points(weights_BK, self.items)
+            return point_BD
+        mixed_BD: Tensor = self.points(weights_BK, prompts_BD)
+        return mixed_BD
+
+    def scores(self, images_BD: Tensor, points_BD: Tensor) -> Tensor:
+        """How much the images are liked: nearness to the points; under cross-entropy times min(exp(s), 100)."""
+        near_B = nearness(self.items(images_BD), points_BD, self.params.comparison)
+        return near_B * self.scale() if self.params.link == "cross_entropy" else near_B
+
+    def scale(self) -> Tensor:
+        """The learnt inverse temperature of the scores."""
+        return self.log_scale.exp().clamp(max=MAX_SCALE)
+
+
+def nearness(items_BD: Tensor, points_BD: Tensor, comparison: Comparison) -> Tensor:
+    """Larger is nearer: minus the distance, minus the distance of the unit vectors, or the cosine."""
+    if comparison == "angle":
+        return F.cosine_similarity(items_BD, points_BD, dim=-1)
+    if comparison == "unit_distance":
+        items_BD, points_BD = F.normalize(items_BD, dim=-1), F.normalize(points_BD, dim=-1)
+    distance_B: Tensor = torch.linalg.vector_norm(items_BD - points_BD, dim=-1)
+    return -distance_B
+
+
+def link_loss(margin_B: Tensor, link: Link) -> Tensor:
+    """The loss of each comparison, margin being the chosen image's score minus the rejected one's."""
+    return F.relu(1 - margin_B) if link == "hinge" else -F.logsigmoid(margin_B)
+
+
+def bound_penalty(points_BD: Tensor, bound: Bound | None) -> Tensor:
+    """A sum over the batch, as in the authors' code, not a mean; 0 without a bound."""
+    if bound is None:
+        return points_BD.new_zeros(())
+    return bound.weight * F.relu(torch.linalg.vector_norm(points_BD, dim=-1) - bound.upper).sum()

@@ -1,0 +1,245 @@
+"""Model soups: averages of the weights of runs that started at one base.
+
+Source: Wortsman et al. 2022, arXiv:2203.05482, and the authors' main.py. Departures from that code: sums are kept in
+float32 and cast once (a running average in half precision loses digits), buffers of whole numbers come from the first
+ingredient instead of becoming floats, and scores are compared exactly as they are computed (theirs pass through JSON,
+which rounds, so that a soup no better than its best ingredient could be kept).
+"""
+
+import math
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from alignment.contracts import FullFineTune, Recipe, canonical_json
+from alignment.durable import files_below
+from alignment.tensor_files import write_tensors
+
+Weights = Mapping[str, Tensor]
+"""Tensors by name; of a folder, by "file:name"."""
+SUFFIX = ".safetensors"
+
+
+# --- averaging --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Sum:
+    """The sum of some ingredients' weights, at least float32, and the first ingredient, which settles the rest."""
+
+    totals: Weights
+    """Floating-point tensors only."""
+    first: Weights
+    count: int
+
+    @classmethod
+    def of(cls, weights: Weights) -> "Sum":
+        """One ingredient."""
+        return cls({name: _wide(tensor) for name, tensor in weights.items() if tensor.is_floating_point()}, weights, 1)
+
+    def plus(self, weights: Weights) -> "Sum":
+        """With one ingredient more; this sum stays as it is."""
+        totals = {name: total + weights[name].to(total.dtype) for name, total in self.totals.items()}
+        return Sum(totals, self.first, self.count + 1)
+
+    def mean(self) -> dict[str, Tensor]:
+        """The average in the first ingredient's dtypes; whole numbers and flags are the first ingredient's."""
+        averages = {name: (total / self.count).to(self.first[name].dtype) for name, total in self.totals.items()}
+        return {name: averages.get(name, tensor) for name, tensor in self.first.items()}
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def uniform_soup(ingredients: Sequence[Callable[[], Weights]]) -> dict[str, Tensor]:
+    """The average of all; ingredients are read one at a time."""
+    total = Sum.of(ingredients[0]())
+    for read in ingredients[1:]:
+        total = total.plus(read())
+    return total.mean()
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One ingredient that a greedy soup tried to add."""
+
+    ingredient: int
+    score: float
+    """Of the soup with it."""
+    kept: bool
+
+
+@dataclass(frozen=True)
+class GreedySoup:
+    """A greedy soup, and how it came about."""
+
+    weights: dict[str, Tensor]
+    ingredients: tuple[int, ...]
+    """Kept ones, in the order of addition; the first is the best single model."""
+    score: float
+    attempts: tuple[Attempt, ...]
+
+
+def greedy_soup(
+    ingredients: Sequence[Callable[[], Weights]],
+    scores: Sequence[float],
+    score: Callable[[Weights], float],
+    *,
+    minimum_gain: float = 0.0,
+) -> GreedySoup:
+    """Start with the best ingredient, then keep each next one that lifts the soup's score by more than `minimum_gain`.
+
+    `scores` are the ingredients' own, by the same `score` on the same validation set; more is better. Set the gain
+    above the noise of the score: with a judge's mean over prompts, its standard error over seeds.
+    Raises ValueError when a score is not finite.
+    """
+    _require_finite({f"ingredient {index}": value for index, value in enumerate(scores)})
+    first, *others = by_score(scores)
+    soup, kept, best = Sum.of(ingredients[first]()), [first], scores[first]
+    attempts: list[Attempt] = []
+    for index in others:
+        candidate = soup.plus(ingredients[index]())
+        reached = score(candidate.mean())
+        _require_finite({f"the soup with ingredient {index}": reached})
+        attempts.append(Attempt(index, reached, kept=reached > best + minimum_gain))
+        if attempts[-1].kept:
+            soup, best = candidate, reached
+            kept.append(index)
+    return GreedySoup(soup.mean(), tuple(kept), best, tuple(attempts))
+
+
+def by_score(scores: Sequence[float]) -> list[int]:
+    """Ingredients by falling score; equal scores in reverse order of the list, as in the authors' code."""
+    return sorted(range(len(scores)), key=lambda index: (scores[index], index), reverse=True)
+
+
+def _require_finite(scores: Mapping[str, float]) -> None:
+    bad = [f"{what} has {value}" for what, value in scores.items() if not math.isfinite(value)]
+    if bad:
+        raise ValueError(f"A greedy soup needs finite validation scores, but {', '.join(bad)}. Mend the judge first.")
+
+
+# --- folders ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Ingredient:
+    """The weights/ folder of one finished run, and what it must share with the others."""
+
+    name: str
+    """For messages: the recipe's name or the run's digest."""
+    weights_dir: Path
+    base_digest: str
+    family: str
+    """`recipe_family` of its recipe."""
+
+    def read(self) -> dict[str, Tensor]:
+        """Every tensor of every safetensors file, by "file:name"."""
+        return {
+            f"{path.relative_to(self.weights_dir).as_posix()}:{name}": tensor
+            for path in self.tensor_files()
+            for name, tensor in _read_file(path).items()
+        }
+
+    def tensor_files(self) -> list[Path]:
+        """The safetensors files, sorted."""
+        return [path for path in files_below(self.weights_dir) if path.suffix == SUFFIX]
+
+    def settings(self) -> dict[str, str]:
+        """All that is not tensors: other files' text, and the files' metadata (an adapter's rank and alpha)."""
+        files = files_below(self.weights_dir)
+        beside = {path: path.read_text(encoding="utf-8") for path in files if path.suffix != SUFFIX}
+        metadata = {path: canonical_json(_metadata(path)) for path in self.tensor_files()}
+        return {path.relative_to(self.weights_dir).as_posix(): text for path, text in (beside | metadata).items()}
+
+
+def recipe_family(recipe: Recipe) -> str:
+    """What recipes must share for their weights to lie in one valley: backbone, objective, what is trained.
+
+    For adapters also the seed: they are drawn from it, and factors of unrelated draws do not average (the mean of
+    products is not the product of means). Steps, rates and strengths may differ.
+    """
+    shared: dict[str, object] = {
+        "backbone": recipe.backbone.model_dump(mode="json"),
+        "objective": recipe.objective.name,
+        "tuning": recipe.tuning.model_dump(mode="json"),
+    }
+    if not isinstance(recipe.tuning, FullFineTune):
+        shared["seed"] = recipe.seed
+    return canonical_json(shared)
+
+
+def check_ingredients(ingredients: Sequence[Ingredient]) -> None:
+    """One ValueError that names every reason why these weights cannot be averaged."""
+    if len(ingredients) < 2:
+        raise ValueError(f"A soup needs two ingredients or more, got {len(ingredients)}. Train another candidate.")
+    first, *others = ingredients
+    shapes = _shapes(first)
+    problems = [] if shapes else [f"{first.weights_dir} holds no safetensors file"]
+    for other in others:
+        problems += [f"{other.name} against {first.name}: {problem}" for problem in _mismatches(first, other, shapes)]
+    if problems:
+        raise ValueError(
+            f"These weights do not average: {'; '.join(problems)}. Soup candidates of one base and one recipe family."
+        )
+
+
+def write_soup(weights: Weights, like: Ingredient, folder: Path) -> None:
+    """A weights/ folder in the layout of `like`, whose other files it takes over."""
+    for path in files_below(like.weights_dir):
+        relative = path.relative_to(like.weights_dir)
+        (folder / relative).parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix != SUFFIX:
+            shutil.copyfile(path, folder / relative)
+            continue
+        prefix = f"{relative.as_posix()}:"
+        tensors = {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
+        write_tensors(folder / relative, tensors, _metadata(path))
+
+
+def _mismatches(first: Ingredient, other: Ingredient, shapes: Mapping[str, str]) -> list[str]:
+    found = []
+    if other.base_digest != first.base_digest:
+        found.append(f"base {other.base_digest[:12]}, not {first.base_digest[:12]}")
+    if other.family != first.family:
+        found.append(f"recipe family {other.family}, not {first.family}")
+    theirs = _shapes(other)
+    lacking, extra = sorted(set(shapes) - set(theirs)), sorted(set(theirs) - set(shapes))
+    if lacking or extra:
+        found.append(f"{len(lacking)} tensors lacking and {len(extra)} too many, such as {(lacking + extra)[0]}")
+    differing = [name for name in shapes if name in theirs and theirs[name] != shapes[name]]
+    if differing:
+        example = differing[0]
+        found.append(f"{len(differing)} tensors differ, such as {example}: {theirs[example]}, not {shapes[example]}")
+    ours, settings = first.settings(), other.settings()
+    if not found and ours != settings:
+        found.append(f"other settings in {', '.join(sorted(n for n in ours if ours[n] != settings.get(n)))}")
+    return found
+
+
+def _shapes(ingredient: Ingredient) -> dict[str, str]:
+    """ "dtype shape" of every tensor, from the headers alone."""
+    shapes = {}
+    for path in ingredient.tensor_files():
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118 - not a mapping
+                part = file.get_slice(name)
+                key = f"{path.relative_to(ingredient.weights_dir).as_posix()}:{name}"
+                shapes[key] = f"{part.get_dtype()} {part.get_shape()}"
+    return shapes
+
+
+def _read_file(path: Path) -> dict[str, Tensor]:
+    with safe_open(path, framework="pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    with safe_open(path, framework="pt") as file:
+        return dict(file.metadata() or {})

@@ -1,0 +1,69 @@
+"""A recorded case: its parameters, fields and arrays, and what replaying it found."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+RELATIVE = 1e-5
+FLOAT32_SPACING = 2.0**-23
+
+
+class NotBuiltError(Exception):
+    """The case needs a part that does not exist yet."""
+
+
+@dataclass
+class Case:
+    """One recorded case and what replaying it found."""
+
+    method: str
+    name: str
+    params: dict[str, Any]
+    fields: dict[str, dict[str, Any]]
+    tensors: dict[str, Tensor]
+    checked: list[str] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.fields
+
+    def __getitem__(self, name: str) -> Tensor:
+        """A field as a tensor; scalars may be in the JSON alone."""
+        if name in self.tensors:
+            return self.tensors[name]
+        value = torch.tensor(self.fields[name]["value"])
+        return value.reshape(self.fields[name]["shape"])
+
+    def expect(self, name: str, ours: Tensor, *, absolute: float = 0.0, against: Tensor | None = None) -> None:
+        """Compare with a recorded field, if the case has it; the largest excess over the tolerance is reported."""
+        if against is None and name not in self:
+            return
+        theirs = (self[name] if against is None else against).double()
+        ours = ours.detach().double()
+        self.checked.append(name)
+        if ours.shape != theirs.shape:
+            self.wrong.append(f"{name}: shape {tuple(ours.shape)}, recorded {tuple(theirs.shape)}")
+        elif not torch.allclose(ours, theirs, rtol=RELATIVE, atol=absolute, equal_nan=True):
+            worst = (ours - theirs).abs().max().item()
+            self.wrong.append(f"{name}: off by up to {worst:.3g} (allowed {absolute:.3g} + {RELATIVE:g} relative)")
+
+    def require(self, what: str, holds: bool) -> None:
+        """A fact that must hold."""
+        self.checked.append(what)
+        if not holds:
+            self.wrong.append(f"{what} does not hold")
+
+
+def read_case(folder: Path, name: str) -> Case:
+    """A case's JSON and, where it has one, its arrays. The method is the JSON's word, else the folder's name."""
+    recorded = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+    arrays = folder / f"{name}.safetensors"
+    tensors = load_file(arrays) if arrays.is_file() else {}
+    method = recorded.get("method", folder.name)
+    return Case(method, name, recorded["params"], recorded["fields"], tensors)
