@@ -109,3 +109,24 @@ def test_an_unseen_case_of_other_shape_replays(replay: ModuleType, tmp_path: Pat
     fields["loss"]["value"] = loss + 1e-3
     (folder / "unseen.json").write_text(json.dumps({"params": {"beta_dpo": 3.0}, "fields": fields}))
     assert not replay.replay_case(folder, "unseen")[0]
+
+
+def test_a_case_in_a_folder_of_its_own_is_read(replay: ModuleType, tmp_path: Path) -> None:
+    folder = tmp_path / "dream"
+    (folder / "deep").mkdir(parents=True)
+    (folder / "deep" / "case.json").write_text(json.dumps({"settings": {"depth": 3}}))
+    save_file({"image": torch.ones(2)}, folder / "deep" / "inputs.safetensors")
+    case = replay.read_case(folder, "deep")
+    assert case.params["settings"]["depth"] == 3
+    assert case["inputs.image"].tolist() == [1.0, 1.0]
+    assert replay.replay_case(folder, "deep") == (False, "NOT BUILT dream/deep (nothing of ours takes inputs.image)")
+
+
+def test_a_case_that_two_files_take_fails(replay: ModuleType, tmp_path: Path) -> None:
+    fields = {name: {"shape": [1], "dtype": "float32", "value": [0.0]} for name in ("model_pred", "ref_pred", "left")}
+    needed = ("individual_accuracy", "eval_x", "eval_y", "ingredients")
+    fields |= {name: {"shape": [1], "dtype": "float32", "value": [0.0]} for name in needed}
+    (tmp_path / "both.json").write_text(json.dumps({"params": {}, "fields": fields}))
+    passed, line = replay.replay_case(tmp_path, "both")
+    assert not passed
+    assert "taken by tests.golden.replays.dpo_loss, tests.golden.replays.model_soups" in line
