@@ -63,7 +63,7 @@ def batch_of(epoch: int, schedule: NoiseSchedule) -> PairBatch:
     chosen, rejected = torch.randn(2, PAIRS, *SHAPE, generator=generator)
     captions = torch.randn(PAIRS, 4, generator=generator)
     chance = [
-        pair_randomness(7, epoch, pair, latent_shape=SHAPE, num_timesteps=schedule.num_timesteps, caption_dropout=0.0)
+        pair_randomness(7, epoch, pair, latent_shape=SHAPE, draw_timestep=schedule.draw_timestep, caption_dropout=0.0)
         for pair in range(PAIRS)
     ]
     return PairBatch(

@@ -43,7 +43,7 @@ def test_gradient_is_the_mean_over_the_global_batch_however_it_is_split(bench: A
     splits.append([[*visits[:2], Visit(9, 0, weight=0.0)], visits[2:]])
     run = run_of(bench, spec, tmp_path / "out")
     expected_run = run_of(bench, spec, tmp_path / "expected")
-    batch = assemble(visits, run.features, spec.recipe, 1000)
+    batch = assemble(visits, run.features, spec.recipe, run.backbone.schedule)
     expected_run.offline(batch).loss_B.mean().backward()
     expected = torch.cat([weight.grad.flatten() for weight in expected_run.weights if weight.grad is not None])
     for split in splits:
