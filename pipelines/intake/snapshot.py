@@ -181,7 +181,7 @@ def _write_splits(rows: Iterator[dict[str, Any]], out: Path, section: SnapshotSe
         for row in rows:
             group = normal_prompt(row["prompt"])
             split = split_of(group, section)
-            waiting[split].append(_resolved(row))
+            waiting[split].append(resolved_pair(row))
             _count(counts, row, group=group, split=split)
             if len(waiting[split]) == ROWS_AT_ONCE:
                 writers[split].write(_table(waiting[split]))
@@ -203,7 +203,7 @@ def _count(counts: _Counts, row: dict[str, Any], *, group: str, split: Split) ->
     counts.licences.add(row["licence"])
 
 
-def _resolved(row: dict[str, Any]) -> dict[str, Any]:
+def resolved_pair(row: dict[str, Any]) -> dict[str, Any]:
     """The one place where a preference becomes chosen and rejected. A tie keeps the source's order."""
     chosen, rejected = (1, 0) if row["preference"] == 0 else (0, 1)
     return {

@@ -40,7 +40,15 @@ class Case:
         value = torch.tensor(self.fields[name]["value"])
         return value.reshape(self.fields[name]["shape"])
 
-    def expect(self, name: str, ours: Tensor, *, absolute: float = 0.0, against: Tensor | None = None) -> None:
+    def expect(
+        self,
+        name: str,
+        ours: Tensor,
+        *,
+        absolute: float = 0.0,
+        relative: float = RELATIVE,
+        against: Tensor | None = None,
+    ) -> None:
         """Compare with a recorded field, if the case has it; the largest excess over the tolerance is reported."""
         if against is None and name not in self:
             return
@@ -49,9 +57,9 @@ class Case:
         self.checked.append(name)
         if ours.shape != theirs.shape:
             self.wrong.append(f"{name}: shape {tuple(ours.shape)}, recorded {tuple(theirs.shape)}")
-        elif not torch.allclose(ours, theirs, rtol=RELATIVE, atol=absolute, equal_nan=True):
+        elif not torch.allclose(ours, theirs, rtol=relative, atol=absolute, equal_nan=True):
             worst = (ours - theirs).abs().max().item()
-            self.wrong.append(f"{name}: off by up to {worst:.3g} (allowed {absolute:.3g} + {RELATIVE:g} relative)")
+            self.wrong.append(f"{name}: off by up to {worst:.3g} (allowed {absolute:.3g} + {relative:g} relative)")
 
     def require(self, what: str, holds: bool) -> None:
         """A fact that must hold."""
