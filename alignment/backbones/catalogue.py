@@ -23,5 +23,15 @@ class StableDiffusion(BackboneParams):
     """Side of the square training image, pixels."""
 
 
-BACKBONES: tuple[type[BackboneParams], ...] = (StableDiffusion,)
-Backbone = StableDiffusion
+class SDXL(BackboneParams):
+    """Stable Diffusion XL, the base: two text encoders, UNet told of sizes and crops, epsilon or v prediction."""
+
+    implementation: ClassVar[str] = "alignment.backbones.sdxl:SDXLBackbone"
+
+    name: Literal["sdxl"] = "sdxl"
+    resolution: Annotated[int, Field(ge=64, multiple_of=8)] = 1024
+    """Side of the square training image, pixels."""
+
+
+BACKBONES: tuple[type[BackboneParams], ...] = (StableDiffusion, SDXL)
+Backbone = Annotated[StableDiffusion | SDXL, Field(discriminator="name")]
