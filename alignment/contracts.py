@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from alignment.backbones.catalogue import Backbone
+from alignment.backbones.catalogue import Backbone, SchedulerName
 from alignment.objectives.catalogue import Objective
 from alignment.rewards.catalogue import Reward
 
@@ -174,8 +174,8 @@ class TrainSpec(ValueObject):
 class TrainResult(ValueObject):
     """What a finished run leaves. The folder holds weights/, metrics.jsonl and samples/.
 
-    weights/ is `pytorch_lora_weights.safetensors` (diffusers' LoRA layout) for LoRA, or a `unet/` folder as
-    `save_pretrained` writes it for full fine-tunes.
+    weights/ is `pytorch_lora_weights.safetensors` (diffusers' LoRA layout) for LoRA, or a `unet/` or `transformer/`
+    folder, by the backbone's denoiser, as `save_pretrained` writes it for full fine-tunes.
     """
 
     uri: str
@@ -204,7 +204,7 @@ class ModelRef(Record):
 class Sampler(Record):
     """How evaluation images are drawn; part of their identity."""
 
-    scheduler: Literal["ddim"] = "ddim"
+    scheduler: SchedulerName = "ddim"
     steps: PositiveInt = 50
     guidance_scale: Annotated[float, Field(ge=1)] = 7.5
 

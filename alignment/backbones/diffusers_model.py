@@ -21,7 +21,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from alignment.backbones.interface import LatentMoments
-from alignment.backbones.model_files import WeightFile, require_files, require_parts
+from alignment.backbones.model_files import WeightFile, absent_parts, require_files, require_parts
 from alignment.contracts import FullFineTune, Lora, ModelRef
 from alignment.durable import files_below
 from alignment.tensor_files import write_tensors
@@ -45,6 +45,8 @@ class Family:
     tokenizers: tuple[str, ...]
     uses_ddim: bool
     """Sampled with deterministic DDIM; else with the scheduler that the base comes with."""
+    optional: tuple[str, ...] = ()
+    """Encoders and tokenizers that a base may do without, if its model_index.json says so."""
     left_out: Mapping[str, Any] = field(default_factory=dict)
     """Arguments that keep the pipeline from loading parts which nothing here uses."""
 
@@ -203,12 +205,19 @@ def load_model(family: Family, base_dir: Path, model: ModelRef, weights_dir: Pat
 
 def require_base(family: Family, base_dir: Path) -> None:
     """ValueError naming every file that a base of this family needs and this folder lacks."""
-    require_parts(base_dir, family.part, text_encoders=family.text_encoders, tokenizers=family.tokenizers)
+    absent = absent_parts(base_dir) & set(family.optional)
+    require_parts(
+        base_dir,
+        family.part,
+        text_encoders=[name for name in family.text_encoders if name not in absent],
+        tokenizers=[name for name in family.tokenizers if name not in absent],
+    )
 
 
 def load_parts(family: Family, base_dir: Path, **replaced: Any) -> Any:
     """The family's pipeline, float32, with parts replaced by ready ones, or left out where None is given."""
-    return family.pipeline.from_pretrained(base_dir, dtype=torch.float32, **family.left_out, **replaced, **LOCAL)
+    given = {**family.left_out, **dict.fromkeys(absent_parts(base_dir) & set(family.optional)), **replaced}
+    return family.pipeline.from_pretrained(base_dir, dtype=torch.float32, **given, **LOCAL)
 
 
 def sampling_pipeline(family: Family, base_dir: Path, **replaced: Any) -> Any:

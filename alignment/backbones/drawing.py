@@ -3,14 +3,14 @@
 B counts images, C H W a latent.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Protocol
 
 import torch
-from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+from diffusers import FluxPipeline, StableDiffusion3Pipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
 from torch import Tensor
 
-from alignment.backbones import sdxl
+from alignment.backbones import flux, sd3, sdxl
 from alignment.backbones import stable_diffusion as sd
 from alignment.backbones.interface import Conditioning
 from alignment.contracts import Sampler
@@ -31,11 +31,14 @@ class Drawing(Protocol):
         """Images BCHW in [0, 1]. `empty` has as many rows as `prompts`."""
 
 
-class UNetDrawing:
+class StableDiffusionDrawing:
     """Stable Diffusion 1.x and 2.x."""
 
     arguments: ClassVar[dict[str, str]] = {sd.TEXT_STATES: "prompt_embeds"}
     """Name of a text state to the pipeline's argument."""
+
+    steps: ClassVar[dict[str, Any]] = {"eta": 0.0}
+    """Arguments of the scheduler; DDIM adds no noise."""
 
     def __init__(self, pipeline: Any) -> None:
         self.pipeline = pipeline
@@ -55,7 +58,7 @@ class UNetDrawing:
     def draw(
         self, noise_BCHW: Tensor, prompts: Conditioning, empty: Conditioning, *, sampler: Sampler, resolution: int
     ) -> Tensor:
-        """As `Drawing.draw`, without the noise that DDIM could add."""
+        """As `Drawing.draw`."""
         states = {argument: prompts[name].to(noise_BCHW) for name, argument in self.arguments.items()}
         states |= {f"negative_{argument}": empty[name].to(noise_BCHW) for name, argument in self.arguments.items()}
         images_BCHW = self.pipeline(
@@ -64,14 +67,14 @@ class UNetDrawing:
             width=resolution,
             num_inference_steps=sampler.steps,
             guidance_scale=sampler.guidance_scale,
-            eta=0.0,
             output_type="pt",
             **states,
+            **self.steps,
         ).images
         return torch.as_tensor(images_BCHW)
 
 
-class SDXLDrawing(UNetDrawing):
+class SDXLDrawing(StableDiffusionDrawing):
     """Stable Diffusion XL; the image is asked for uncropped, of the size it has."""
 
     arguments: ClassVar[dict[str, str]] = {sdxl.TEXT_STATES: "prompt_embeds", sdxl.POOLED: "pooled_prompt_embeds"}
@@ -81,9 +84,60 @@ class SDXLDrawing(UNetDrawing):
         return sdxl.text_states(self.pipeline, prompts, self.pipeline.device)
 
 
-DRAWINGS: dict[type, type[UNetDrawing]] = {
-    StableDiffusionPipeline: UNetDrawing,
+class StableDiffusion3Drawing(StableDiffusionDrawing):
+    """Stable Diffusion 3 and 3.5."""
+
+    arguments: ClassVar[dict[str, str]] = {sd3.TEXT_STATES: "prompt_embeds", sd3.POOLED: "pooled_prompt_embeds"}
+    steps: ClassVar[dict[str, Any]] = {}
+
+    def encode(self, prompts: Sequence[str]) -> Conditioning:
+        """As `Drawing.encode`."""
+        return sd3.text_states(self.pipeline, prompts, self.pipeline.device)
+
+    def noise_shape(self, resolution: int) -> tuple[int, int, int]:
+        """As `Drawing.noise_shape`."""
+        side = resolution // self.pipeline.vae_scale_factor
+        return self.pipeline.transformer.config.in_channels, side, side
+
+
+class FluxDrawing:
+    """FLUX.1. Guidance is a number that the denoiser is told; nothing is pushed away from."""
+
+    def __init__(self, pipeline: Any) -> None:
+        self.pipeline = pipeline
+
+    def encode(self, prompts: Sequence[str]) -> Conditioning:
+        """As `Drawing.encode`."""
+        return flux.text_states(self.pipeline, prompts, self.pipeline.device)
+
+    def noise_shape(self, resolution: int) -> tuple[int, int, int]:
+        """As `Drawing.noise_shape`; before packing."""
+        side = resolution // self.pipeline.vae_scale_factor
+        return self.pipeline.transformer.config.in_channels // 4, side, side
+
+    def draw(
+        self, noise_BCHW: Tensor, prompts: Conditioning, empty: Conditioning, *, sampler: Sampler, resolution: int
+    ) -> Tensor:
+        """As `Drawing.draw`."""
+        del empty
+        images_BCHW = self.pipeline(
+            prompt_embeds=prompts[flux.TEXT_STATES].to(noise_BCHW),
+            pooled_prompt_embeds=prompts[flux.POOLED].to(noise_BCHW),
+            latents=flux.pack(noise_BCHW),
+            height=resolution,
+            width=resolution,
+            num_inference_steps=sampler.steps,
+            guidance_scale=sampler.guidance_scale,
+            output_type="pt",
+        ).images
+        return torch.as_tensor(images_BCHW)
+
+
+DRAWINGS: dict[type, Callable[[Any], Drawing]] = {
+    StableDiffusionPipeline: StableDiffusionDrawing,
     StableDiffusionXLPipeline: SDXLDrawing,
+    StableDiffusion3Pipeline: StableDiffusion3Drawing,
+    FluxPipeline: FluxDrawing,
 }
 
 

@@ -1,5 +1,6 @@
 """Which files a base model's folder must hold, and one error that names all it lacks. No torch here."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +47,18 @@ def require_parts(base_dir: Path, denoiser: str, *, text_encoders: Sequence[str]
         [WeightFile(name) for name in names],
         [f"{name}/tokenizer.json (or vocab.json with merges.txt)" for name in lacking],
     )
+
+
+def absent_parts(base_dir: Path) -> set[str]:
+    """Parts that a base says it does without: those whose class in model_index.json is null. None without an index."""
+    index = base_dir / MODEL_INDEX
+    if not index.is_file():
+        return set()
+    try:
+        parts = json.loads(index.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{index} is not JSON: {error}. Copy the base model again.") from error
+    return {name for name, entry in parts.items() if isinstance(entry, list) and not any(entry)}
 
 
 def _has_tokenizer(folder: Path) -> bool:

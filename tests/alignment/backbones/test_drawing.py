@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from alignment.backbones.drawing import drawing_of
+from alignment.backbones.flux import pack
 from alignment.contracts import ModelRef, Sampler
 from alignment.evaluation.prompts import EvalPrompt
 from alignment.evaluation.sampling import TextStates, draw_batch, image_grid, initial_latents
@@ -15,7 +16,7 @@ from alignment.lookup import resolve
 pytestmark = pytest.mark.timeout(300)
 
 PROMPTS = ["a plain red picture", "a blue picture"]
-FAMILIES = {"sdxl": 2.0}
+FAMILIES = {"sdxl": 2.0, "sd3": 2.0, "flux": 3.5}
 """Module of a family to the guidance scale it is drawn with."""
 
 
@@ -32,6 +33,7 @@ def test_a_batch_is_what_the_pipeline_draws_one_by_one(family: str, request: pyt
     texts = TextStates(drawing_of(pipeline))
     ours = draw_batch(pipeline, texts, keys, sampler=sampler, resolution=64)
     noise = initial_latents(pipeline, keys, 64)
+    noise = pack(noise) if family == "flux" else noise
     for index, prompt in enumerate(PROMPTS):
         theirs = pipeline(
             prompt,
