@@ -1,10 +1,10 @@
 """Value objects of model soups: which runs are averaged, how, and what came of it. Torch-free."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from alignment.contracts import Judge, Recipe, Record, Sampler, Sha256, TrainResult, ValueObject
+from alignment.contracts import Judge, Recipe, Record, Sampler, Sha256, TrainResult, ValueObject, check_sampler
 
 
 class SoupIngredient(Record):
@@ -42,6 +42,12 @@ class SoupSpec(ValueObject):
 
     ingredients: Annotated[tuple[SoupIngredient, ...], Field(min_length=1)]
     method: Annotated[Uniform | Greedy, Field(discriminator="kind")]
+
+    @model_validator(mode="after")
+    def _sampler_fits(self) -> Self:
+        if isinstance(self.method, Greedy):
+            check_sampler(self.ingredients[0].recipe.backbone, self.method.sampler)
+        return self
 
 
 class SoupAttempt(Record):

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from alignment.backbones.catalogue import Backbone
 from alignment.config import load_recipe, read_toml, validate
-from alignment.contracts import Placement, Recipe, Sampler, Share
+from alignment.contracts import Placement, Recipe, Sampler, Share, check_sampler
 from alignment.rewards.catalogue import Reward
 from pipelines.contracts import GatePolicy
 
@@ -153,6 +153,7 @@ def load_project(path: Path, overrides: tuple[str, ...] = ()) -> Project:
     sections = tuple(s.model_copy(update={"overrides": (*s.overrides, *overrides)}) for s in project.train)
     project = _absolute(project.model_copy(update={"train": sections}))
     project.recipes()
+    check_sampler(project.base.backbone, project.evaluation.sampler)
     return project
 
 

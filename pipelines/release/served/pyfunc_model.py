@@ -7,6 +7,7 @@ and read as safetensors only.
 
 import hashlib
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -68,12 +69,10 @@ def check_folder(path: Path, digest: str, name: str, mend: str) -> None:
 def build_pipeline(base_dir: Path, weights_dir: Path, config: dict[str, Any]) -> Any:
     """The base's pipeline with the adapter loaded or the denoiser replaced, on the GPU where there is one."""
     import torch
-    from diffusers import DDIMScheduler, DiffusionPipeline, UNet2DConditionModel
+    from diffusers import DDIMScheduler, DiffusionPipeline
 
     local: dict[str, Any] = {"use_safetensors": True, "local_files_only": True}
-    parts: dict[str, Any] = {}
-    if config["kind"] == "full":
-        parts["unet"] = UNet2DConditionModel.from_pretrained(weights_dir / "unet", **local)
+    parts = written_denoiser(base_dir, weights_dir) if config["kind"] == "full" else {}
     pipeline = DiffusionPipeline.from_pretrained(base_dir, **local, **parts)
     if config["kind"] == "lora":
         pipeline.load_lora_weights(weights_dir, weight_name="pytorch_lora_weights.safetensors", **local)
@@ -81,6 +80,20 @@ def build_pipeline(base_dir: Path, weights_dir: Path, config: dict[str, Any]) ->
         pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, clip_sample=False)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def written_denoiser(base_dir: Path, weights_dir: Path) -> dict[str, Any]:
+    """The denoiser of a full fine-tune by its part's name, of the class that the base's model_index.json names."""
+    import diffusers
+
+    classes = json.loads((base_dir / "model_index.json").read_text(encoding="utf-8"))
+    return {
+        part: getattr(diffusers, classes[part][1]).from_pretrained(
+            weights_dir / part, use_safetensors=True, local_files_only=True
+        )
+        for part in ("unet", "transformer")
+        if (weights_dir / part).is_dir()
+    }
 
 
 def list_prompts(model_input: Any) -> list[str]:

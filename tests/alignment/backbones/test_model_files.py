@@ -1,10 +1,11 @@
 """What a base's folder lacks is named, all of it at once."""
 
+import json
 from pathlib import Path
 
 import pytest
 
-from alignment.backbones.model_files import WeightFile, require_parts
+from alignment.backbones.model_files import WeightFile, absent_parts, require_parts
 
 
 def complete(folder: Path) -> Path:
@@ -54,3 +55,13 @@ def test_everything_that_lacks_is_named_once_and_together(tmp_path: Path) -> Non
 def test_a_name_without_suffix_stands_for_safetensors(tmp_path: Path) -> None:
     assert str(WeightFile("model")) == "model.safetensors"
     assert not WeightFile("model").present(tmp_path)
+
+
+def test_absent_parts_are_those_whose_class_is_null(tmp_path: Path) -> None:
+    assert absent_parts(tmp_path) == set()
+    index = {"_class_name": "X", "vae": ["diffusers", "Y"], "text_encoder_3": [None, None], "force": True, "none": None}
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    assert absent_parts(tmp_path) == {"text_encoder_3"}
+    (tmp_path / "model_index.json").write_text("{")
+    with pytest.raises(ValueError, match="is not JSON"):
+        absent_parts(tmp_path)

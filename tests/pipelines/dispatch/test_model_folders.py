@@ -58,6 +58,17 @@ def test_a_missing_file_is_named(base: Path, name: str) -> None:
     assert f"lacks {expected}. Copy" in str(raised.value)
 
 
+def test_parts_that_the_index_leaves_out_may_be_absent_and_no_other(base: Path) -> None:
+    """SD3 without its third encoder; settings of the pipeline stand in the index too."""
+    index = {**INDEX, "text_encoder_3": [None, None], "tokenizer_3": [None, None], "force_zeros_for_empty_prompt": True}
+    (base / "model_index.json").write_text(json.dumps(index))
+    check_base_folder(base)
+    index |= {"text_encoder_3": ["transformers", "T5EncoderModel"], "tokenizer_3": ["transformers", "T5TokenizerFast"]}
+    (base / "model_index.json").write_text(json.dumps(index))
+    with pytest.raises(ValueError, match=r"text_encoder_3/config\.json, .*tokenizer_3/tokenizer_config\.json"):
+        check_base_folder(base)
+
+
 def test_every_missing_file_is_named_at_once(base: Path) -> None:
     for name in FILES:
         (base / name).unlink()

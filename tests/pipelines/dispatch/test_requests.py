@@ -63,6 +63,20 @@ def project(tmp_path: Path) -> Project:
     return load_project(tmp_path / "words.toml")
 
 
+@pytest.mark.parametrize(("backbone", "scheduler"), [("stable_diffusion", "flow_euler"), ("flux", "ddim")])
+def test_a_sampler_that_does_not_fit_the_backbone_is_refused_when_the_project_is_read(
+    project: Project, backbone: str, scheduler: str
+) -> None:
+    text = PROJECT.replace("sampler = { steps = 4 }", f'sampler = {{ steps = 4, scheduler = "{scheduler}" }}')
+    text = text.replace('name = "stable_diffusion"', f'name = "{backbone}"')
+    text = text.replace('"diffusion_dpo_shapes"', f'"diffusion_dpo_shapes"\noverrides = ["backbone.name={backbone}"]')
+    project.path.write_text(text)
+    with pytest.raises(
+        ValueError, match=rf"'{scheduler}' does not draw with backbone '{backbone}'.*evaluation\.sampler"
+    ):
+        load_project(project.path)
+
+
 def make_snapshot() -> DatasetSnapshot:
     return DatasetSnapshot(
         uri="file:///store/snapshots/s",

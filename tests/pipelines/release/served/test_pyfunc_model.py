@@ -95,6 +95,9 @@ def make_champion(world: Any, base_dir: Path, kind: Literal["lora", "full"]) -> 
     return f"models:/{world.project.name}@champion"
 
 
+ROOT = Path(__file__).parents[4]
+
+
 def pixels(png: bytes) -> np.ndarray[Any, Any]:
     image = Image.open(io.BytesIO(png))
     assert image.format == "PNG"
@@ -166,3 +169,27 @@ def test_another_base_model_or_other_weights_are_refused(world: Any, base_dir: P
     weights.write_bytes(weights.read_bytes()[:-1] + b"!")
     with pytest.raises(ValueError, match=r"The registered weights in .* Do not use this version"):
         mlflow.pyfunc.load_model(str(served))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
+def test_a_written_transformer_is_loaded_by_the_class_that_the_base_names(tmp_path: Path) -> None:
+    import json
+    import runpy
+
+    import torch
+    from diffusers import SD3Transformer2DModel
+
+    written = SD3Transformer2DModel(
+        sample_size=4, num_layers=1, attention_head_dim=4, num_attention_heads=2, joint_attention_dim=8,
+        caption_projection_dim=8, pooled_projection_dim=8, pos_embed_max_size=4,
+    )  # fmt: skip
+    written.save_pretrained(tmp_path / "weights" / "transformer")
+    (tmp_path / "base").mkdir()
+    index = {"transformer": ["diffusers", "SD3Transformer2DModel"], "vae": ["diffusers", "AutoencoderKL"]}
+    (tmp_path / "base" / "model_index.json").write_text(json.dumps(index))
+    load = runpy.run_path(str(ROOT / "pipelines/release/served/pyfunc_model.py"))["written_denoiser"]
+    parts = load(tmp_path / "base", tmp_path / "weights")
+    assert list(parts) == ["transformer"]
+    assert isinstance(parts["transformer"], SD3Transformer2DModel)
+    for ours, theirs in zip(written.parameters(), parts["transformer"].parameters(), strict=True):
+        assert torch.equal(ours, theirs)
