@@ -264,11 +264,6 @@ class EvalSpec(ValueObject):
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
     """Two-sided confidence of every interval."""
 
-    @model_validator(mode="after")
-    def _sampler_fits(self) -> Self:
-        check_sampler(self.backbone, self.sampler)
-        return self
-
     def sample_spec(self, model: ModelRef) -> SampleSpec:
         """The images this evaluation needs of one model."""
         return SampleSpec(
