@@ -21,7 +21,11 @@ log = logging.getLogger(__name__)
 MODEL_INDEX = "model_index.json"
 HUB_URI = re.compile(r"^hub://(?P<repo>[\w.-]+/[\w.-]+)@(?P<revision>[0-9a-f]{40})$")
 HUB_FILES = ("*.safetensors", "*.json", "*.txt", "*.model")
-HUB_LEFT_OUT = ("*.fp16.safetensors", "*.non_ema.safetensors", "*.msgpack.*", "*.onnx*", "*openvino*")
+HUB_LEFT_OUT = (
+    *("*.fp16.safetensors", "*.fp16-*.safetensors", "*.non_ema.safetensors", "*.msgpack.*", "*.onnx*", "*openvino*"),
+    *("sd_xl_*.safetensors", "sd3*.safetensors", "flux1-*.safetensors", "ae.safetensors", "text_encoders/*"),
+)
+"""Other copies of the weights; the second line is the single files beside the folders of SDXL, SD3 and FLUX."""
 _CONFIG_FILES = {
     "scheduler": "scheduler_config.json",
     "tokenizer": "tokenizer_config.json",

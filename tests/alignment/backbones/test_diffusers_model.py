@@ -11,8 +11,11 @@ import torch
 
 from alignment.backbones.catalogue import SDXL, BackboneParams, Flux, StableDiffusion3
 from alignment.contracts import FullFineTune, Lora, ModelRef, Placement
+from alignment.data.features import CachedFeatures
 from alignment.durable import content_digest
 from alignment.lookup import resolve
+from alignment.training.batches import Visit, assemble
+from alignment.training.offline import noise_pairs
 
 # The first test of a session pays for importing the model libraries and for encoding the cache.
 pytestmark = [pytest.mark.timeout(300), pytest.mark.slow]
@@ -107,6 +110,40 @@ def test_saved_lora_gives_the_same_images_and_bytes(case: Case, tmp_path: Path) 
     trained = images_of(base)
     torch.testing.assert_close(images_of(loaded), trained)
     assert not torch.allclose(trained, untouched, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["lora", "full"])
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+@pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")  # FLUX's float32 norm of bf16: not fused
+def test_every_trainable_weight_hears_from_the_answer(
+    case: Case, family_bench: Any, kind: str, precision: torch.dtype
+) -> None:
+    """Also under autocast; several processes would wait for ever for the gradient of a weight that has none."""
+    backbone, spec = case.backbone(), family_bench.train_spec(tuning=TUNINGS[kind], steps=1)
+    features = CachedFeatures(family_bench.inputs / family_bench.cache.content_digest)
+    batch = assemble([Visit(0, 0), Visit(3, 0)], features, spec.recipe, backbone.schedule)
+    noised = noise_pairs(batch, backbone.schedule)
+    denoiser = backbone.load_denoiser()
+    backbone.attach(denoiser, spec.recipe.tuning, seed=0)
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == torch.bfloat16):
+        answer = backbone.predict(denoiser, noised.noisy_BCHW, noised.timesteps_B, noised.conditioning)
+    assert answer.shape == noised.target_BCHW.shape
+    (answer.float() - noised.target_BCHW).square().mean().backward()
+    trained = {name: weight for name, weight in denoiser.named_parameters() if weight.requires_grad}
+    assert trained
+    assert [name for name, weight in trained.items() if weight.grad is None] == []
+    assert all(bool(weight.grad.isfinite().all()) for weight in trained.values())
+
+
+def test_large_images_go_through_the_vae_one_by_one_with_the_same_latents(case: Case) -> None:
+    pixels = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    small = case.backbone()
+    large = resolve(case.params.implementation)(case.base_dir, case.params.model_copy(update={"resolution": 1024}))
+    assert (small.vae.use_slicing, large.vae.use_slicing) == (False, True)
+    together, apart = small.encode_images(pixels), large.encode_images(pixels)
+    torch.testing.assert_close(apart.mean_BCHW, together.mean_BCHW, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(apart.std_BCHW, together.std_BCHW, atol=1e-5, rtol=1e-4)
+    assert together.mean_BCHW.dtype == torch.float32
 
 
 def test_grid_sampler_draws_with_this_denoiser(case: Case) -> None:

@@ -4,7 +4,13 @@ from pathlib import Path
 import pytest
 
 from pipelines.dispatch import model_folders
-from pipelines.dispatch.model_folders import check_base_folder, check_scorer_folder, local_folder
+from pipelines.dispatch.model_folders import (
+    HUB_FILES,
+    HUB_LEFT_OUT,
+    check_base_folder,
+    check_scorer_folder,
+    local_folder,
+)
 from pipelines.settings import Settings, load_settings
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
@@ -130,6 +136,32 @@ def test_a_hub_that_does_not_answer_is_a_clear_error_and_leaves_nothing(
     with pytest.raises(ValueError, match=f"hub://owner/name@{SHA} could not be downloaded"):
         local_folder(f"hub://owner/name@{SHA}", settings)
     assert list((tmp_path / "state" / "models").iterdir()) == []
+
+
+def test_of_a_hub_model_the_folders_are_fetched_and_not_their_copies() -> None:
+    from huggingface_hub.utils import filter_repo_objects
+
+    wanted = [
+        "model_index.json",
+        "unet/diffusion_pytorch_model.safetensors",
+        "text_encoder_3/model-00001-of-00002.safetensors",
+        "text_encoder_3/model.safetensors.index.json",
+        "transformer/diffusion_pytorch_model-00001-of-00003.safetensors",
+        "vae/diffusion_pytorch_model.safetensors",
+        "model.safetensors",
+    ]
+    copies = [
+        "unet/diffusion_pytorch_model.fp16.safetensors",
+        "text_encoder_3/model.fp16-00001-of-00002.safetensors",
+        "text_encoders/t5xxl_fp16.safetensors",
+        "sd_xl_base_1.0_0.9vae.safetensors",
+        "sd3.5_large.safetensors",
+        "flux1-dev.safetensors",
+        "ae.safetensors",
+        "unet/diffusion_pytorch_model.bin",
+    ]
+    found = filter_repo_objects([*wanted, *copies], allow_patterns=list(HUB_FILES), ignore_patterns=list(HUB_LEFT_OUT))
+    assert list(found) == wanted
 
 
 def test_what_was_fetched_whole_is_not_fetched_again(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
