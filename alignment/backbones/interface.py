@@ -9,7 +9,7 @@ import torch
 from PIL.Image import Image
 from torch import Tensor, nn
 
-from alignment.backbones.noise_schedule import NoiseSchedule
+from alignment.backbones.noise_schedule import ForwardProcess
 from alignment.contracts import FullFineTune, Lora
 
 Conditioning = dict[str, Tensor]
@@ -27,7 +27,7 @@ class LatentMoments:
 class Backbone(Protocol):
     """A base model in a local folder. Parts load when first asked for, so a trainer never holds the VAE."""
 
-    schedule: NoiseSchedule
+    schedule: ForwardProcess
 
     def encode_images(self, pixels_BCHW: Tensor) -> LatentMoments:
         """RGB in [-1, 1], float32, to latent moments."""

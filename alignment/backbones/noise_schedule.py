@@ -4,13 +4,26 @@ B counts images, C H W are a latent's channels, height and width, T counts times
 """
 
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Literal, Protocol, cast
 
 import torch
 from torch import Tensor
 
 PredictionType = Literal["epsilon", "v_prediction"]
 PREDICTION_TYPES = ("epsilon", "v_prediction")
+
+
+class ForwardProcess(Protocol):
+    """How an image is noised in training, and what the denoiser should answer: all that the offline step knows."""
+
+    def draw_timestep(self, generator: torch.Generator) -> float:
+        """A timestep from the training density, in the denoiser's own unit."""
+
+    def add_noise(self, latents_BCHW: Tensor, noise_BCHW: Tensor, timesteps_B: Tensor) -> Tensor:
+        """Latents at the given timesteps."""
+
+    def target(self, latents_BCHW: Tensor, noise_BCHW: Tensor, timesteps_B: Tensor) -> Tensor:
+        """What the denoiser should answer, in the shape of the latents."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +37,10 @@ class NoiseSchedule:
     def num_timesteps(self) -> int:
         """Timesteps are 0 .. num_timesteps - 1."""
         return len(self.alphas_cumprod_T)
+
+    def draw_timestep(self, generator: torch.Generator) -> int:
+        """Uniform over 0 .. num_timesteps - 1."""
+        return int(torch.randint(self.num_timesteps, (), generator=generator))
 
     def add_noise(self, latents_BCHW: Tensor, noise_BCHW: Tensor, timesteps_B: Tensor) -> Tensor:
         """Latents at the given timesteps."""

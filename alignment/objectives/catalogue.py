@@ -12,6 +12,8 @@ class ObjectiveParams(BaseModel):
 
     implementation: ClassVar[str]
     needs_reference: ClassVar[bool]
+    needs_captions: ClassVar[bool] = False
+    """Each image is trained under its own caption; without it both are trained under the pair's prompt."""
 
 
 class DiffusionDPO(ObjectiveParams):
@@ -26,9 +28,51 @@ class DiffusionDPO(ObjectiveParams):
 
     name: Literal["diffusion_dpo"] = "diffusion_dpo"
     beta: Annotated[float, Field(gt=0)] = 5000.0
-    """Strength of the pull towards the reference, per unit of mean squared error; the authors use 2000 to 5000."""
-    link: Literal["sigmoid", "hinge"] = "sigmoid"
-    """sigmoid: -log sigmoid(logit), the paper's; hinge: max(0, 1 - logit), diffusers' alternative."""
+    """Strength of the pull towards the reference, per unit of mean squared error; the authors use 2000 to 5000.
+
+    For flow matching (SD3, FLUX) the public script takes 100; there is no official setting.
+    """
+    link: Literal["sigmoid", "hinge", "ipo"] = "sigmoid"
+    """sigmoid: -log sigmoid(logit), the paper's; hinge: max(0, 1 - logit), diffusers' alternative; ipo: (logit -
+    1/2)^2, which wants a pair told apart by half a logit and no more (IPO, arXiv:2310.12036; beta holds its tau)."""
+
+
+class DCPO(ObjectiveParams):
+    """DCPO (Saeedi et al. 2025): the loss of Diffusion-DPO, each image under its own caption."""
+
+    implementation: ClassVar[str] = "alignment.objectives.dcpo:dcpo_loss"
+    needs_reference: ClassVar[bool] = True
+    needs_captions: ClassVar[bool] = True
+
+    name: Literal["dcpo"] = "dcpo"
+    beta: Annotated[float, Field(gt=0)] = 500.0
+    """As Diffusion-DPO's; the authors use 500."""
+
+
+class MaPO(ObjectiveParams):
+    """MaPO (Hong et al. 2024, arXiv:2406.06424) as the authors' code computes it. No reference model."""
+
+    implementation: ClassVar[str] = "alignment.objectives.mapo:mapo_loss"
+    needs_reference: ClassVar[bool] = False
+
+    name: Literal["mapo"] = "mapo"
+    beta: Annotated[float, Field(gt=0)] = 0.1
+    """Weight of the comparison against the chosen error; the code's beta_mapo, not the paper's beta."""
+    snr_value: Annotated[float, Field(gt=0)] = 0.5
+    """Factor on the errors inside phi."""
+    num_train_timesteps: Annotated[int, Field(gt=0)] = 1000
+    """Factor on the difference of phi inside the sigmoid."""
+
+
+class MaPOPaper(ObjectiveParams):
+    """MaPO as the paper states it; another parameterisation than the code's, with a beta of another meaning."""
+
+    implementation: ClassVar[str] = "alignment.objectives.mapo:mapo_paper_loss"
+    needs_reference: ClassVar[bool] = False
+
+    name: Literal["mapo_paper"] = "mapo_paper"
+    beta: Annotated[float, Field(ge=1)] = 8.0
+    """Power of phi. The paper's best: 8 general preference, 32 culture, 64 safety and style, 1024 personalisation."""
 
 
 class SFT(ObjectiveParams):
@@ -40,5 +84,16 @@ class SFT(ObjectiveParams):
     name: Literal["sft"] = "sft"
 
 
-OBJECTIVES: tuple[type[ObjectiveParams], ...] = (DiffusionDPO, SFT)
-Objective = Annotated[DiffusionDPO | SFT, Field(discriminator="name")]
+OBJECTIVES: tuple[type[ObjectiveParams], ...] = (DiffusionDPO, DCPO, MaPO, MaPOPaper, SFT)
+Objective = Annotated[DiffusionDPO | DCPO | MaPO | MaPOPaper | SFT, Field(discriminator="name")]
+
+
+def check_captions(params: ObjectiveParams, num_captioned: int | None, origin: str) -> None:
+    """ValueError when an objective needs a caption of each image and `origin` is known to hold none."""
+    if params.needs_captions and num_captioned == 0:
+        name = type(params).model_fields["name"].default
+        raise ValueError(
+            f"Objective {name!r} trains each image under its own caption, but {origin} has no such captions: every"
+            " image carries its pair's prompt. Give the source columns caption_0 and caption_1 and ingest it again, or"
+            " take an objective that trains on prompts, e.g. 'diffusion_dpo'."
+        )

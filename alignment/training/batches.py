@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from alignment.backbones.interface import Conditioning
+from alignment.backbones.noise_schedule import ForwardProcess
 from alignment.contracts import Recipe
 from alignment.data.features import CachedFeatures
 from alignment.training.seeding import epoch_order, pair_randomness
@@ -71,9 +72,9 @@ def micro_batches(visits: Sequence[Visit], *, rank: int, num_processes: int, mic
     return [share[start : start + micro_batch] for start in range(0, len(share), micro_batch)]
 
 
-def assemble(visits: Sequence[Visit], features: CachedFeatures, recipe: Recipe, num_timesteps: int) -> PairBatch:
+def assemble(visits: Sequence[Visit], features: CachedFeatures, recipe: Recipe, schedule: ForwardProcess) -> PairBatch:
     """Read the visited pairs from the cache and draw what chance decides; `flip_labels` swaps the two sides."""
-    rows = [_Row.draw(visit, features, recipe, num_timesteps) for visit in visits]
+    rows = [_Row.draw(visit, features, recipe, schedule) for visit in visits]
     return PairBatch(
         chosen_BCHW=torch.stack([row.chosen_CHW for row in rows]),
         rejected_BCHW=torch.stack([row.rejected_CHW for row in rows]),
@@ -90,24 +91,25 @@ class _Row:
     chosen_CHW: Tensor
     rejected_CHW: Tensor
     noise_CHW: Tensor
-    timestep: int
+    timestep: float
     caption_chosen: int
     caption_rejected: int
 
     @classmethod
-    def draw(cls, visit: Visit, features: CachedFeatures, recipe: Recipe, num_timesteps: int) -> "_Row":
+    def draw(cls, visit: Visit, features: CachedFeatures, recipe: Recipe, schedule: ForwardProcess) -> "_Row":
         pair = features.pair(visit.pair)
         chance = pair_randomness(
             recipe.seed,
             visit.epoch,
             visit.pair,
             latent_shape=features.index.latent_shape,
-            num_timesteps=num_timesteps,
+            draw_timestep=schedule.draw_timestep,
             caption_dropout=recipe.caption_dropout,
         )
         chosen_CHW = pair.chosen_mean_CHW + pair.chosen_std_CHW * chance.latent_noise_CHW
         rejected_CHW = pair.rejected_mean_CHW + pair.rejected_std_CHW * chance.latent_noise_CHW
-        captions = (pair.caption_chosen, pair.caption_rejected)
+        own = (pair.caption_chosen, pair.caption_rejected)
+        captions = own if recipe.objective.needs_captions else pair.prompts
         if chance.caption_dropped:
             captions = (EMPTY_CAPTION, EMPTY_CAPTION)
         if recipe.flip_labels:

@@ -192,7 +192,7 @@ class TrainingRun:
         # DDP averages over processes, the sum over pairs is to be divided by the global batch alone.
         scale = self.accelerator.num_processes / self.recipe.global_batch
         for number, visits in enumerate(batches):
-            batch = assemble(visits, self.features, self.recipe, self.backbone.schedule.num_timesteps).to(self.device)
+            batch = assemble(visits, self.features, self.recipe, self.backbone.schedule).to(self.device)
             last = number == len(batches) - 1
             with nullcontext() if last else self.accelerator.no_sync(self.wrapped):
                 output = self.offline(batch)

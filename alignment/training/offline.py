@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from alignment.backbones.interface import Conditioning
-from alignment.backbones.noise_schedule import NoiseSchedule
+from alignment.backbones.noise_schedule import ForwardProcess
 from alignment.lookup import resolve
 from alignment.objectives.catalogue import ObjectiveParams
 from alignment.objectives.inputs import ObjectiveOutput, PairErrors
@@ -39,7 +39,7 @@ class OfflineStep:
     """Noise a pair's two images alike, let policy and reference answer, and hand the errors to the objective."""
 
     def __init__(
-        self, params: ObjectiveParams, schedule: NoiseSchedule, *, policy: Predict, reference: Predict
+        self, params: ObjectiveParams, schedule: ForwardProcess, *, policy: Predict, reference: Predict
     ) -> None:
         """`reference` is called only if the objective asks for it."""
         self.params = params
@@ -76,7 +76,7 @@ class NoisedPairs:
     conditioning: Conditioning
 
 
-def noise_pairs(batch: PairBatch, schedule: NoiseSchedule) -> NoisedPairs:
+def noise_pairs(batch: PairBatch, schedule: ForwardProcess) -> NoisedPairs:
     """Noise both images of each pair with the pair's one noise at its one timestep."""
     latents_BCHW = torch.cat([batch.chosen_BCHW, batch.rejected_BCHW])
     noise_BCHW = torch.cat([batch.noise_BCHW, batch.noise_BCHW])

@@ -5,6 +5,7 @@ C H W are a latent's channels, height and width.
 
 import functools
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -36,7 +37,7 @@ class PairRandomness:
     takes variance out of the difference of errors, and identical images then give identical errors.
     """
 
-    timestep: int
+    timestep: float
     caption_dropped: bool
     noise_CHW: Tensor
     latent_noise_CHW: Tensor
@@ -49,13 +50,13 @@ def pair_randomness(
     pair: int,
     *,
     latent_shape: tuple[int, int, int],
-    num_timesteps: int,
+    draw_timestep: Callable[[torch.Generator], float],
     caption_dropout: float,
 ) -> PairRandomness:
-    """Draw for one visit; the timestep is uniform over 0 .. num_timesteps - 1."""
+    """Draw for one visit; the timestep from the density of the backbone's noise schedule."""
     generator = stream("pair", seed, epoch, pair)
     return PairRandomness(
-        timestep=int(torch.randint(num_timesteps, (), generator=generator)),
+        timestep=draw_timestep(generator),
         caption_dropped=float(torch.rand((), generator=generator)) < caption_dropout,
         noise_CHW=torch.randn(latent_shape, generator=generator),
         latent_noise_CHW=torch.randn(latent_shape, generator=generator),

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from alignment.backbones.flow_matching import FlowMatchingSchedule
 from alignment.backbones.interface import Conditioning
-from alignment.backbones.noise_schedule import NoiseSchedule, PredictionType, schedule_from_betas
+from alignment.backbones.noise_schedule import ForwardProcess, checked_prediction_type, schedule_from_betas
 from alignment.contracts import AdamW
-from alignment.objectives.catalogue import SFT, DiffusionDPO, ObjectiveParams
+from alignment.objectives.catalogue import DCPO, SFT, DiffusionDPO, MaPO, MaPOPaper, ObjectiveParams
 from alignment.training.batches import PairBatch
 from alignment.training.offline import OfflineStep
 from alignment.training.optimisation import build_optimiser, learning_rate, set_learning_rate
@@ -28,10 +29,15 @@ CURVES_DIR = Path(__file__).parent / "curves"
 STEPS = 20
 PAIRS = 6
 SHAPE = (4, 8, 8)
-CASES: dict[str, tuple[ObjectiveParams, PredictionType]] = {
+CASES: dict[str, tuple[ObjectiveParams, str]] = {
+    "dcpo": (DCPO(beta=200.0), "epsilon"),
     "diffusion_dpo": (DiffusionDPO(beta=200.0), "epsilon"),
+    "diffusion_dpo_flow": (DiffusionDPO(beta=100.0), "flow"),
     "diffusion_dpo_hinge": (DiffusionDPO(beta=200.0, link="hinge"), "epsilon"),
+    "diffusion_dpo_ipo": (DiffusionDPO(beta=200.0, link="ipo"), "epsilon"),
     "diffusion_dpo_v": (DiffusionDPO(beta=200.0), "v_prediction"),
+    "mapo": (MaPO(), "epsilon"),
+    "mapo_paper": (MaPOPaper(beta=2.0), "epsilon"),
     "sft": (SFT(), "epsilon"),
 }
 
@@ -57,13 +63,21 @@ class TinyDenoiser(nn.Module):
         return answer
 
 
-def batch_of(epoch: int, schedule: NoiseSchedule) -> PairBatch:
+def schedule_named(name: str) -> ForwardProcess:
+    """A flow, or Stable Diffusion's betas with that prediction type."""
+    if name == "flow":
+        return FlowMatchingSchedule()
+    betas_T = torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
+    return schedule_from_betas(betas_T, checked_prediction_type(name, "record.py"))
+
+
+def batch_of(epoch: int, schedule: ForwardProcess, *, own_captions: bool = False) -> PairBatch:
     """The same six pairs each epoch, noised afresh; the chosen images are smoother than the rejected ones."""
     generator = stream("golden", "pairs")
     chosen, rejected = torch.randn(2, PAIRS, *SHAPE, generator=generator)
     captions = torch.randn(PAIRS, 4, generator=generator)
     chance = [
-        pair_randomness(7, epoch, pair, latent_shape=SHAPE, num_timesteps=schedule.num_timesteps, caption_dropout=0.0)
+        pair_randomness(7, epoch, pair, latent_shape=SHAPE, draw_timestep=schedule.draw_timestep, caption_dropout=0.0)
         for pair in range(PAIRS)
     ]
     return PairBatch(
@@ -72,21 +86,21 @@ def batch_of(epoch: int, schedule: NoiseSchedule) -> PairBatch:
         noise_BCHW=torch.stack([draw.noise_CHW for draw in chance]),
         timesteps_B=torch.tensor([draw.timestep for draw in chance]),
         chosen_captions={"caption": captions},
-        rejected_captions={"caption": captions},
+        rejected_captions={"caption": captions.roll(1, dims=0) if own_captions else captions},
         weight_B=torch.ones(PAIRS),
     )
 
 
-def curve(params: ObjectiveParams, prediction_type: PredictionType) -> dict[str, list[float]]:
+def curve(params: ObjectiveParams, prediction_type: str) -> dict[str, list[float]]:
     """Mean monitors of each step."""
-    schedule = schedule_from_betas(torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2, prediction_type)
+    schedule = schedule_named(prediction_type)
     policy, reference = TinyDenoiser(), TinyDenoiser().requires_grad_(False)
     settings = AdamW(learning_rate=3e-3, warmup_steps=3, schedule="cosine")
     optimiser = build_optimiser(policy.parameters(), settings)
     step = OfflineStep(params, schedule, policy=policy, reference=reference)
     recorded: dict[str, list[float]] = {}
     for number in range(STEPS):
-        output = step(batch_of(number, schedule))
+        output = step(batch_of(number, schedule, own_captions=params.needs_captions))
         output.loss_B.mean().backward()
         set_learning_rate(optimiser, learning_rate(number, settings, STEPS))
         optimiser.step()

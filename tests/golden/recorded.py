@@ -40,7 +40,15 @@ class Case:
         value = torch.tensor(self.fields[name]["value"])
         return value.reshape(self.fields[name]["shape"])
 
-    def expect(self, name: str, ours: Tensor, *, absolute: float = 0.0, against: Tensor | None = None) -> None:
+    def expect(
+        self,
+        name: str,
+        ours: Tensor,
+        *,
+        absolute: float = 0.0,
+        relative: float = RELATIVE,
+        against: Tensor | None = None,
+    ) -> None:
         """Compare with a recorded field, if the case has it; the largest excess over the tolerance is reported."""
         if against is None and name not in self:
             return
@@ -49,9 +57,9 @@ class Case:
         self.checked.append(name)
         if ours.shape != theirs.shape:
             self.wrong.append(f"{name}: shape {tuple(ours.shape)}, recorded {tuple(theirs.shape)}")
-        elif not torch.allclose(ours, theirs, rtol=RELATIVE, atol=absolute, equal_nan=True):
+        elif not torch.allclose(ours, theirs, rtol=relative, atol=absolute, equal_nan=True):
             worst = (ours - theirs).abs().max().item()
-            self.wrong.append(f"{name}: off by up to {worst:.3g} (allowed {absolute:.3g} + {RELATIVE:g} relative)")
+            self.wrong.append(f"{name}: off by up to {worst:.3g} (allowed {absolute:.3g} + {relative:g} relative)")
 
     def require(self, what: str, holds: bool) -> None:
         """A fact that must hold."""
@@ -61,9 +69,26 @@ class Case:
 
 
 def read_case(folder: Path, name: str) -> Case:
-    """A case's JSON and, where it has one, its arrays. The method is the JSON's word, else the folder's name."""
+    """A case in either layout: CASE.json with CASE.safetensors, or a folder CASE with case.json and several arrays.
+
+    The method is the JSON's word, else the folder's name. In a folder, `params` is the whole JSON and a tensor is named
+    by its file: `inputs.image_0`.
+    """
+    if (folder / name / "case.json").is_file():
+        return _read_folder(folder.name, folder / name)
     recorded = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
     arrays = folder / f"{name}.safetensors"
     tensors = load_file(arrays) if arrays.is_file() else {}
     method = recorded.get("method", folder.name)
     return Case(method, name, recorded["params"], recorded["fields"], tensors)
+
+
+def _read_folder(method: str, folder: Path) -> Case:
+    recorded = json.loads((folder / "case.json").read_text(encoding="utf-8"))
+    tensors = {
+        f"{path.stem}.{name}": tensor
+        for path in sorted(folder.glob("*.safetensors"))
+        for name, tensor in load_file(path).items()
+    }
+    fields = {name: {"shape": list(tensor.shape), "dtype": str(tensor.dtype)} for name, tensor in tensors.items()}
+    return Case(method, folder.name, recorded, fields, tensors)

@@ -30,7 +30,7 @@ def find_replay(case: Case) -> ModuleType:
     """The one file that takes the case."""
     takers = [module for module in replays() if module.takes(case)]
     if not takers:
-        raise NotBuiltError(f"nothing of ours takes {', '.join(sorted(case.fields))}")
+        raise NotBuiltError(f"nothing of ours takes {', '.join(sorted(case.fields or case.params))}")
     if len(takers) > 1:
         raise ValueError(f"taken by {', '.join(module.__name__ for module in takers)}; make `takes` of one stricter")
     return takers[0]

@@ -49,7 +49,11 @@ def test_curve_is_the_recorded_one(recorder: ModuleType, path: Path) -> None:
 
 def test_objectives_move_their_errors_the_right_way() -> None:
     curves = {path.stem: json.loads(path.read_text(encoding="utf-8"))["metrics"] for path in CURVES}
-    for name in ("diffusion_dpo", "diffusion_dpo_hinge", "diffusion_dpo_v"):
+    for name in ("dcpo", *(name for name in curves if name.startswith("diffusion_dpo"))):
         assert curves[name]["margin"][0] == pytest.approx(0.0, abs=1e-6)
         assert sum(curves[name]["margin"][-5:]) > 0, name
+    for name in ("mapo", "mapo_paper"):
+        assert sum(curves[name]["margin"][-5:]) > sum(curves[name]["margin"][:5]), name
+        assert "chosen_error_minus_reference" not in curves[name], "there is no reference to compare with"
+    assert curves["dcpo"]["loss"] != curves["diffusion_dpo"]["loss"]
     assert sum(curves["sft"]["chosen_error"][-5:]) < sum(curves["sft"]["chosen_error"][:5])

@@ -29,3 +29,11 @@ def test_unknown_prediction_types_are_refused_by_name() -> None:
     assert checked_prediction_type("v_prediction", "x") == "v_prediction"
     with pytest.raises(ValueError, match=r"here says prediction_type 'flow'.*epsilon, v_prediction"):
         checked_prediction_type("flow", "here")
+
+
+def test_timesteps_are_drawn_uniformly_from_the_generator_alone() -> None:
+    schedule = schedule_from_betas(torch.linspace(0.01, 0.1, 10), "epsilon")
+    drawn = [schedule.draw_timestep(torch.Generator().manual_seed(seed)) for seed in range(300)]
+    assert set(drawn) == set(range(10))
+    expected = [int(torch.randint(10, (), generator=torch.Generator().manual_seed(seed))) for seed in range(300)]
+    assert drawn == expected

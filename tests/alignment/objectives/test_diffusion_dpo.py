@@ -8,7 +8,7 @@ import torch
 from alignment.objectives.catalogue import OBJECTIVES, DiffusionDPO
 from alignment.objectives.diffusion_dpo import diffusion_dpo_loss
 from alignment.objectives.inputs import PairErrors
-from alignment.training.offline import takes_reference
+from alignment.training.offline import pair_errors, takes_reference
 
 PARAMS = DiffusionDPO(beta=2000.0)
 
@@ -33,7 +33,35 @@ def test_hinge_by_hand() -> None:
     assert diffusion_dpo_loss(errors(0.1, 0.1), errors(0.11, 0.1), hinge).loss_B.item() == 0.0
 
 
-@pytest.mark.parametrize("link", ["sigmoid", "hinge"])
+def test_ipo_by_hand() -> None:
+    ipo = DiffusionDPO(beta=2000.0, link="ipo")
+    assert diffusion_dpo_loss(errors(0.1, 0.1), errors(0.1015, 0.1), ipo).loss_B.item() == pytest.approx(1.0)
+    assert diffusion_dpo_loss(errors(0.1, 0.1), errors(0.1, 0.1), ipo).loss_B.item() == pytest.approx(0.25)
+    assert diffusion_dpo_loss(errors(0.1, 0.1), errors(0.1005, 0.1), ipo).loss_B.item() == pytest.approx(0.0, abs=1e-20)
+
+
+def test_ipo_is_the_published_loss_up_to_a_factor() -> None:
+    """(h - 1 / (2 tau))^2 with the logit tau h: any tau gives the same loss times tau^2."""
+    gain, scale, tau = 0.0003, 4000.0, 0.25
+    published = (scale * gain - 1 / (2 * tau)) ** 2
+    ours = diffusion_dpo_loss(errors(0.1, 0.1), errors(0.1 + gain, 0.1), DiffusionDPO(beta=2 * tau * scale, link="ipo"))
+    assert ours.loss_B.item() == pytest.approx(tau**2 * published)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("link", ["sigmoid", "hinge", "ipo"])
+def test_answers_in_half_precision_give_a_float32_loss(dtype: torch.dtype, link: str) -> None:
+    policy, reference, target = torch.randn(3, 6, 4, 4, 4, generator=torch.Generator().manual_seed(0)).to(dtype)
+    params = DiffusionDPO.model_validate({"beta": 2000.0, "link": link})
+    low = diffusion_dpo_loss(pair_errors(policy, target), pair_errors(reference, target), params)
+    exact = diffusion_dpo_loss(
+        pair_errors(policy.float(), target), pair_errors(reference.float(), target.float()), params
+    )
+    assert low.loss_B.dtype == torch.float32
+    assert torch.equal(low.loss_B, exact.loss_B)
+
+
+@pytest.mark.parametrize("link", ["sigmoid", "hinge", "ipo"])
 def test_descent_lowers_the_chosen_and_raises_the_rejected_error(link: str) -> None:
     policy = errors(0.1, 0.1, gradient=True)
     params = DiffusionDPO.model_validate({"beta": 2000.0, "link": link})

@@ -5,12 +5,14 @@ from typing import Any
 import pytest
 import torch
 
+from alignment.backbones.noise_schedule import NoiseSchedule
 from alignment.data.features import CachedFeatures
 from alignment.training.batches import Visit, assemble, micro_batches, step_visits
 from alignment.training.seeding import pair_randomness
 
 # The first test of a session pays for importing the model libraries and for encoding the cache.
 pytestmark = pytest.mark.timeout(300)
+SCHEDULE = NoiseSchedule(torch.linspace(0.99, 0.01, 1000), "epsilon")
 
 
 def test_steps_walk_through_epochs_without_gap() -> None:
@@ -48,9 +50,9 @@ def features(bench: Any) -> CachedFeatures:
 
 def test_a_row_is_the_pair_with_its_own_randomness(bench: Any, features: CachedFeatures) -> None:
     recipe = bench.train_spec(caption_dropout=0.0).recipe
-    batch = assemble([Visit(3, 1), Visit(9, 0, weight=0.0)], features, recipe, 1000)
+    batch = assemble([Visit(3, 1), Visit(9, 0, weight=0.0)], features, recipe, SCHEDULE)
     pair = features.pair(3)
-    chance = pair_randomness(3, 1, 3, latent_shape=(4, 8, 8), num_timesteps=1000, caption_dropout=0.0)
+    chance = pair_randomness(3, 1, 3, latent_shape=(4, 8, 8), draw_timestep=SCHEDULE.draw_timestep, caption_dropout=0.0)
     expected = pair.chosen_mean_CHW + pair.chosen_std_CHW * chance.latent_noise_CHW
     assert torch.equal(batch.chosen_BCHW[0], expected)
     expected = pair.rejected_mean_CHW + pair.rejected_std_CHW * chance.latent_noise_CHW
@@ -64,8 +66,8 @@ def test_a_row_is_the_pair_with_its_own_randomness(bench: Any, features: CachedF
 
 def test_flipping_labels_changes_sides_and_nothing_else(bench: Any, features: CachedFeatures) -> None:
     visits = [Visit(pair, 0) for pair in range(4)]
-    straight = assemble(visits, features, bench.train_spec().recipe, 1000)
-    flipped = assemble(visits, features, bench.train_spec(flip_labels=True).recipe, 1000)
+    straight = assemble(visits, features, bench.train_spec().recipe, SCHEDULE)
+    flipped = assemble(visits, features, bench.train_spec(flip_labels=True).recipe, SCHEDULE)
     assert torch.equal(flipped.chosen_BCHW, straight.rejected_BCHW)
     assert torch.equal(flipped.rejected_BCHW, straight.chosen_BCHW)
     assert not torch.equal(straight.chosen_BCHW, straight.rejected_BCHW)
@@ -73,15 +75,37 @@ def test_flipping_labels_changes_sides_and_nothing_else(bench: Any, features: Ca
     assert torch.equal(flipped.timesteps_B, straight.timesteps_B)
 
 
+def test_each_image_has_its_caption_where_the_objective_asks_and_the_prompt_elsewhere(captioned_bench: Any) -> None:
+    features = CachedFeatures(captioned_bench.inputs / captioned_bench.cache.content_digest)
+    pair = features.pair(5)
+
+    def captions(objective: str, *, flip_labels: bool = False) -> list[torch.Tensor]:
+        spec = captioned_bench.train_spec(objective={"name": objective}, caption_dropout=0.0, flip_labels=flip_labels)
+        batch = assemble([Visit(5, 0)], features, spec.recipe, SCHEDULE)
+        return [batch.chosen_captions["states_LD"], batch.rejected_captions["states_LD"]]
+
+    def states(caption: int) -> torch.Tensor:
+        return features.conditioning([caption])["states_LD"]
+
+    own = [states(pair.caption_chosen), states(pair.caption_rejected)]
+    assert not torch.equal(*own)
+    assert [torch.equal(*both) for both in zip(captions("dcpo"), own, strict=True)] == [True, True]
+    turned = captions("dcpo", flip_labels=True)
+    assert [torch.equal(*both) for both in zip(turned, own[::-1], strict=True)] == [True, True]
+    prompt = states(pair.prompts[0])
+    for objective in ("diffusion_dpo", "mapo", "sft"):
+        assert all(torch.equal(side, prompt) for side in captions(objective)), objective
+
+
 def test_dropped_captions_are_the_empty_one_on_both_sides(bench: Any, features: CachedFeatures) -> None:
-    batch = assemble([Visit(0, 0)], features, bench.train_spec(caption_dropout=1.0).recipe, 1000)
+    batch = assemble([Visit(0, 0)], features, bench.train_spec(caption_dropout=1.0).recipe, SCHEDULE)
     empty = features.conditioning([0])["states_LD"]
     assert torch.equal(batch.chosen_captions["states_LD"], empty)
     assert torch.equal(batch.rejected_captions["states_LD"], empty)
 
 
 def test_moving_a_batch_keeps_it(bench: Any, features: CachedFeatures) -> None:
-    batch = assemble([Visit(0, 0)], features, bench.train_spec().recipe, 1000)
+    batch = assemble([Visit(0, 0)], features, bench.train_spec().recipe, SCHEDULE)
     moved = batch.to(torch.device("meta"))
     assert moved.chosen_BCHW.device.type == moved.chosen_captions["states_LD"].device.type == "meta"
     assert moved.weight_B.shape == batch.weight_B.shape

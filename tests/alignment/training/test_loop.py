@@ -43,7 +43,7 @@ def test_gradient_is_the_mean_over_the_global_batch_however_it_is_split(bench: A
     splits.append([[*visits[:2], Visit(9, 0, weight=0.0)], visits[2:]])
     run = run_of(bench, spec, tmp_path / "out")
     expected_run = run_of(bench, spec, tmp_path / "expected")
-    batch = assemble(visits, run.features, spec.recipe, 1000)
+    batch = assemble(visits, run.features, spec.recipe, run.backbone.schedule)
     expected_run.offline(batch).loss_B.mean().backward()
     expected = torch.cat([weight.grad.flatten() for weight in expected_run.weights if weight.grad is not None])
     for split in splits:
@@ -73,6 +73,26 @@ def test_only_adapters_train_with_lora_and_everything_with_full(bench: Any, tmp_
     assert sum(weight.numel() for weight in lora.weights) < count / 4
     assert count == sum(weight.numel() for weight in full.denoiser.parameters())
     assert not any(weight.requires_grad for name, weight in lora.denoiser.named_parameters() if "lora_" not in name)
+
+
+def test_only_an_objective_with_a_reference_loads_a_frozen_copy(
+    bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[object] = []
+    honest = StableDiffusionBackbone.load_denoiser
+
+    def load_denoiser(self: StableDiffusionBackbone) -> torch.nn.Module:
+        loaded.append(honest(self))
+        return loaded[-1]  # type: ignore[return-value]
+
+    monkeypatch.setattr(StableDiffusionBackbone, "load_denoiser", load_denoiser)
+    copies = {}
+    for objective in ("mapo", "mapo_paper", "sft", "diffusion_dpo"):
+        loaded.clear()
+        spec = bench.train_spec(objective={"name": objective}, tuning={"kind": "full"}, steps=1)
+        run_of(bench, spec, tmp_path / objective, micro_batch=4).run()
+        copies[objective] = len(loaded)
+    assert copies == {"mapo": 1, "mapo_paper": 1, "sft": 1, "diffusion_dpo": 2}
 
 
 def test_log_every_keeps_the_last_step(bench: Any, tmp_path: Path) -> None:

@@ -2,12 +2,16 @@
 
 import torch
 
+from alignment.backbones.flow_matching import FlowMatchingSchedule
+from alignment.backbones.noise_schedule import NoiseSchedule
 from alignment.training.seeding import epoch_order, pair_randomness, stream, stream_seed
+
+SCHEDULE = NoiseSchedule(torch.linspace(0.99, 0.01, 1000), "epsilon")
 
 
 def draw(seed: int = 1, epoch: int = 0, pair: int = 5, *, caption_dropout: float = 0.5) -> tuple[object, ...]:
     chance = pair_randomness(
-        seed, epoch, pair, latent_shape=(4, 8, 8), num_timesteps=1000, caption_dropout=caption_dropout
+        seed, epoch, pair, latent_shape=(4, 8, 8), draw_timestep=SCHEDULE.draw_timestep, caption_dropout=caption_dropout
     )
     return chance.timestep, chance.caption_dropped, chance.noise_CHW.tolist(), chance.latent_noise_CHW.tolist()
 
@@ -36,7 +40,7 @@ def test_the_global_generator_is_left_alone() -> None:
 
 def test_noise_is_standard_normal_and_the_two_noises_differ() -> None:
     chances = [
-        pair_randomness(3, 0, pair, latent_shape=(4, 8, 8), num_timesteps=1000, caption_dropout=0.2)
+        pair_randomness(3, 0, pair, latent_shape=(4, 8, 8), draw_timestep=SCHEDULE.draw_timestep, caption_dropout=0.2)
         for pair in range(400)
     ]
     noise = torch.stack([chance.noise_CHW for chance in chances])
@@ -66,3 +70,18 @@ def test_each_epoch_visits_every_pair_once_in_its_own_order() -> None:
 
 def test_a_stream_starts_at_its_beginning() -> None:
     assert torch.equal(torch.randn(3, generator=stream("a", 1)), torch.randn(3, generator=stream("a", 1)))
+
+
+def test_a_flow_draws_its_own_timesteps_as_deterministically() -> None:
+    def timestep(seed: int, epoch: int, pair: int) -> float:
+        draw_timestep = FlowMatchingSchedule().draw_timestep
+        return pair_randomness(
+            seed, epoch, pair, latent_shape=(4, 2, 2), draw_timestep=draw_timestep, caption_dropout=0.0
+        ).timestep
+
+    first = timestep(1, 0, 5)
+    torch.manual_seed(9)
+    assert timestep(1, 0, 5) == first
+    assert len({first, timestep(2, 0, 5), timestep(1, 1, 5), timestep(1, 0, 6)}) == 4
+    assert 0 < first < 1000
+    assert not first.is_integer()

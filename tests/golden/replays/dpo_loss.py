@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from alignment.objectives.catalogue import DiffusionDPO
+from alignment.objectives.catalogue import DCPO, DiffusionDPO
+from alignment.objectives.dcpo import dcpo_loss
 from alignment.objectives.diffusion_dpo import diffusion_dpo_loss
 from alignment.objectives.inputs import PairErrors
 from alignment.training.offline import monitors, pair_errors
@@ -24,21 +25,23 @@ def replay(case: Case) -> None:
     reference = pair_errors(case["ref_pred"], target)
     # The authors' beta carries a factor 0.5 that diffusers' SD1.x script dropped; ours is the authors'.
     scale = 2.0 if "logits" in case or "loss_type" in case.params else 1.0
-    params = DiffusionDPO.model_validate(
-        {"beta": scale * case.params["beta_dpo"], "link": case.params.get("loss_type", "sigmoid")}
-    )
-    output = diffusion_dpo_loss(policy, reference, params)
+    beta = scale * case.params["beta_dpo"]
+    if case.method == "dcpo":
+        output = dcpo_loss(policy, reference, DCPO(beta=beta))
+    else:
+        params = DiffusionDPO.model_validate({"beta": beta, "link": case.params.get("loss_type", "sigmoid")})
+        output = diffusion_dpo_loss(policy, reference, params)
     output.loss_B.mean().backward()
     assert prediction.grad is not None
     largest = max(errors.max().item() for errors in (policy.chosen_B, policy.rejected_B, reference.chosen_B))
     rounding = 4 * FLOAT32_SPACING * largest
-    logit_rounding = 0.5 * params.beta * rounding
+    logit_rounding = 0.5 * beta * rounding
     if _reference_was_rounded(case):
         _expect_float32_answer(case, output.margin_B, output.loss_B.mean(), logit_rounding)
         return
     _expect_errors(case, policy, reference, rounding)
     case.expect("inside_term", output.margin_B, absolute=logit_rounding)
-    case.expect("logits", output.margin_B / params.beta * 2, absolute=rounding)
+    case.expect("logits", output.margin_B / beta * 2, absolute=rounding)
     case.expect("loss", output.loss_B.mean(), absolute=min(1.0, logit_rounding))
     case.expect("grad_model_pred", prediction.grad, absolute=_gradient_rounding(case, logit_rounding))
     _expect_accuracy(case, output.margin_B, monitors(output, policy, reference)["implicit_accuracy"])

@@ -1,4 +1,4 @@
-"""Replays which image of a pair is the chosen one, by its labels."""
+"""Replays which image, and which caption, of a pair is the chosen one: by labels, or as a judge will rank it."""
 
 import io
 import math
@@ -8,8 +8,10 @@ from PIL import Image
 from torch import Tensor
 
 from alignment.data.pairs import pixels
+from alignment.labelling.proxy_vote import proxy_votes
+from pipelines.intake.snapshot import resolved_pair
 from pipelines.intake.sources.pick_a_pic import preference_from_labels
-from tests.golden.recorded import Case, NotBuiltError
+from tests.golden.recorded import Case
 
 
 def takes(case: Case) -> bool:
@@ -18,24 +20,57 @@ def takes(case: Case) -> bool:
 
 
 def replay(case: Case) -> None:
-    """Labels decide which image is chosen; a tie is dropped at intake, whatever the recorded code made of it."""
-    if case.params.get("choice_model"):
-        raise NotBuiltError("pair labelling by a scorer (labelling/proxy_vote)")
-    recorded = case["pixel_values"]
+    """Chosen and rejected of each row as our snapshot resolves them; a tie is dropped, whatever the recording did."""
     ties = 0
     for row, label_0 in enumerate(case["label_0"].tolist()):
-        preference = preference_from_labels(label_0, 1 - label_0)
+        preference = _preference(case, label_0)
+        case.require(f"row {row} has a legal label", not math.isnan(preference))
         if preference == 0.5:
             ties += 1
-            continue
-        case.require(f"row {row} has a legal label", not math.isnan(preference))
-        order = ("jpg_0_uint8", "jpg_1_uint8") if preference == 1 else ("jpg_1_uint8", "jpg_0_uint8")
-        ours = torch.cat([_pixels(case, name, row) for name in order])
-        case.expect(f"pixel_values[{row}]", ours, absolute=1e-6, against=recorded[row])
-    if ties:
+        if preference != 0.5 or case.params.get("choice_model"):
+            _expect_row(case, row, preference)
+    if case.params.get("choice_model"):
+        case.remarks.append(
+            "a judge will rank these: until it does, every label is left aside and the source's order kept;"
+            " a vote for image 1 turns the pair"
+        )
+    elif ties:
         case.remarks.append(f"{ties} tie(s) dropped; the recorded code takes image 0 unless ties were filtered before")
-    if "feed_pixel_values" in case:
-        case.expect("feed_pixel_values", torch.cat(recorded.chunk(2, dim=1)), absolute=0.0)
+    for name, stacked in (("feed_pixel_values", "pixel_values"), ("encoder_input_ids", "input_ids_temp")):
+        if name in case:
+            case.expect(name, torch.cat(case[stacked].chunk(2, dim=1)), absolute=0.0)
+
+
+def _preference(case: Case, label_0: float) -> float:
+    """People's label, or a judge's tie where the label is not looked at."""
+    if case.params.get("choice_model"):
+        (vote,) = proxy_votes([0.0], [0.0])
+        return vote.preference
+    return preference_from_labels(label_0, 1 - label_0)
+
+
+def _expect_row(case: Case, row: int, preference: float) -> None:
+    """Images and captions change sides together."""
+    pair = _resolved(case, row, preference)
+    ours = torch.cat([_pixels(case, pair[f"image_{side}"], row) for side in ("chosen", "rejected")])
+    case.expect(f"pixel_values[{row}]", ours, absolute=1e-6, against=case["pixel_values"][row])
+    if "input_ids_temp" in case:
+        tokens = torch.cat([case[pair[f"caption_{side}"]][row] for side in ("chosen", "rejected")])
+        case.expect(f"input_ids_temp[{row}]", tokens, against=case["input_ids_temp"][row])
+    if case.params.get("choice_model"):
+        (vote,) = proxy_votes([0.0], [1.0])
+        turned = _resolved(case, row, vote.preference)
+        case.require(
+            f"a vote for image 1 turns row {row}",
+            all(turned[f"{what}_chosen"] == pair[f"{what}_rejected"] for what in ("image", "caption")),
+        )
+
+
+def _resolved(case: Case, row: int, preference: float) -> dict[str, str]:
+    """Our resolution of a row whose images and captions are stood for by the names of their fields."""
+    names = {"image_0": "jpg_0_uint8", "image_1": "jpg_1_uint8", "caption_0": "tokens_0", "caption_1": "tokens_1"}
+    nothing = dict.fromkeys(("annotator_id", "source", "licence"), "")
+    return resolved_pair({"pair_id": f"{case.name}/{row}", "prompt": "", "preference": preference, **names, **nothing})
 
 
 def _pixels(case: Case, name: str, row: int) -> Tensor:

@@ -65,7 +65,7 @@ def test_chosen_and_rejected_are_those_of_the_labels(
     assert (right["caption_chosen"], right["caption_rejected"]) == ("right", "zero right")
     assert (left["source"], left["licence"]) == ("tiny_pairs", "CC0-1.0")
     assert snapshot.num_pairs == {"train": 3, "calibration": 0, "test": 0}
-    assert (snapshot.num_ties, snapshot.num_prompts) == (1, 3)
+    assert (snapshot.num_ties, snapshot.num_prompts, snapshot.num_captioned) == (1, 3, 2)
     assert (snapshot.sources, snapshot.licences) == (("tiny_pairs",), ("CC0-1.0",))
 
 
@@ -81,6 +81,7 @@ def test_no_prompt_is_in_two_splits_however_it_is_spelt(
     assert sum(len(group) for group in groups.values()) == len(set().union(*groups.values())) == 40
     assert all(groups.values())
     assert snapshot.num_prompts == 40
+    assert snapshot.num_captioned == 0, "prompts alone are no captions"
     assert snapshot.num_pairs == {split: 4 * len(groups[split]) for split in SPLITS}
 
 

@@ -1,0 +1,110 @@
+"""Replays the MaPO loss of the authors' code; where that code divides 0 by 0 or overflows, the exact answer instead."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from alignment.objectives.catalogue import MaPO
+from alignment.objectives.inputs import ObjectiveOutput, PairErrors
+from alignment.objectives.mapo import mapo_loss, phi
+from alignment.training.offline import pair_errors
+from tests.golden.recorded import FLOAT32_SPACING, Case
+from tests.golden.replays.noise import recorded_target
+
+OFFICIAL = 2e-4
+"""Relative tolerance against float32 numbers whose exp(x) - 1 cancels."""
+EXACT = 1e-6
+HOPELESS_LOGITS = 0.1
+"""A recorded logit that cancellation may have moved by more than this says nothing."""
+
+
+def takes(case: Case) -> bool:
+    """Errors of both sides of a policy, and MaPO's parameters."""
+    return {"model_pred", "model_losses_w", "model_losses_l"} <= set(case.fields) and "beta_mapo" in case.params
+
+
+def replay(case: Case) -> None:
+    """Errors, scores, comparison, loss and gradient; then the exact loss."""
+    params = MaPO(
+        beta=case.params["beta_mapo"],
+        snr_value=case.params["snr_value"],
+        num_train_timesteps=case.params["num_train_timesteps"],
+    )
+    prediction = case["model_pred"].float().requires_grad_(True)
+    policy = pair_errors(prediction, recorded_target(case))
+    output = mapo_loss(policy, params)
+    output.loss_B.mean().backward()
+    assert prediction.grad is not None
+    case.expect("model_losses_w", policy.chosen_B)
+    case.expect("model_losses_l", policy.rejected_B)
+    case.require("our loss is finite", bool(output.loss_B.isfinite().all()))
+    case.require("our gradient is finite", bool(prediction.grad.isfinite().all()))
+    sound_B = _sound_pairs(case, policy, params)
+    _expect_sound_pairs(case, policy, output, params=params, sound_B=sound_B)
+    _expect_gradient(case, prediction.grad, sound_B, params)
+    _expect_exact(case, output, params)
+    if not bool(sound_B.all()):
+        case.remarks.append(
+            f"the recorded loss or gradient of {int((~sound_B).sum())} pair(s) is NaN or lost to cancellation;"
+            " ours is the finite exact answer"
+        )
+
+
+def _comparison(output: ObjectiveOutput, params: MaPO) -> Tensor:
+    """beta log sigmoid(logit), what the recorded code calls ratio_losses."""
+    return params.beta * F.logsigmoid(output.margin_B)
+
+
+def _logit_rounding(case: Case, params: MaPO) -> Tensor:
+    """How far float32's exp(x) - 1 may move the logit of each pair, at the smaller of its errors."""
+    smaller_B = torch.minimum(case["model_losses_w"], case["model_losses_l"]).double()
+    return params.num_train_timesteps * FLOAT32_SPACING / (params.snr_value * smaller_B)
+
+
+def _sound_pairs(case: Case, policy: PairErrors, params: MaPO) -> Tensor:
+    """Pairs whose recorded numbers can be compared with: finite throughout and not lost to cancellation."""
+    sound_B = _logit_rounding(case, params) < HOPELESS_LOGITS
+    for name in ("ratio_losses", "model_losses_w", "model_losses_l"):
+        sound_B &= case[name].isfinite() if name in case else True
+    if "grad_model_pred" in case:
+        for side in case["grad_model_pred"].chunk(2):
+            sound_B &= side.flatten(1).isfinite().all(dim=1)
+    assert sound_B.shape == policy.chosen_B.shape
+    return sound_B
+
+
+def _expect_sound_pairs(
+    case: Case, policy: PairErrors, output: ObjectiveOutput, *, params: MaPO, sound_B: Tensor
+) -> None:
+    if "ratio_losses" in case and bool(sound_B.any()):
+        ours_B = _comparison(output, params)[sound_B]
+        absolute = params.beta * float(_logit_rounding(case, params)[sound_B].max())
+        case.expect("ratio_losses", ours_B, relative=OFFICIAL, absolute=absolute, against=case["ratio_losses"][sound_B])
+    for name, errors_B in (("win_score", policy.chosen_B), ("lose_score", policy.rejected_B)):
+        if name in case and bool(case[name].isfinite()) and bool(sound_B.all()):
+            case.expect(name, phi(params.snr_value * errors_B).mean(), relative=OFFICIAL)
+    lost = float(_logit_rounding(case, params).max())
+    if "loss" in case and bool(case["loss"].isfinite()) and lost < HOPELESS_LOGITS:
+        case.expect("loss", output.loss_B.mean(), relative=OFFICIAL, absolute=params.beta * lost)
+
+
+def _expect_gradient(case: Case, gradient: Tensor, sound_B: Tensor, params: MaPO) -> None:
+    """The rounding of the logit moves the derivative of log sigmoid, which every entry of the gradient carries."""
+    if "grad_model_pred" not in case or not bool(sound_B.any()):
+        return
+    rows = torch.cat([sound_B, sound_B])
+    recorded = case["grad_model_pred"][rows]
+    moved = min(0.25, OFFICIAL + float(_logit_rounding(case, params)[sound_B].max()))
+    absolute = moved * recorded.abs().max().item()
+    case.expect("grad_model_pred", gradient[rows], absolute=absolute, against=recorded)
+
+
+def _expect_exact(case: Case, output: ObjectiveOutput, params: MaPO) -> None:
+    """The float64 answer to the recorded errors, and ours from our own errors."""
+    recorded = PairErrors(case["model_losses_w"].double(), case["model_losses_l"].double())
+    exact = mapo_loss(recorded, params)
+    case.expect("stable_ratio_losses_f64", _comparison(exact, params), relative=EXACT)
+    case.expect("stable_loss_f64", exact.loss_B.mean(), relative=EXACT)
+    if "stable_loss_f64" in case:
+        ours = output.loss_B.mean()
+        case.expect("our float32 loss", ours, relative=10 * EXACT, against=case["stable_loss_f64"])
