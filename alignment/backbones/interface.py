@@ -13,7 +13,23 @@ from alignment.backbones.noise_schedule import ForwardProcess
 from alignment.contracts import FullFineTune, Lora
 
 Conditioning = dict[str, Tensor]
-"""Text-encoder outputs by name, one row a caption. The names are the backbone's own affair."""
+"""What the denoiser is told, by name: text-encoder outputs, one row a caption, and facts of the image, one row an
+image. The names are the backbone's own affair."""
+
+
+@dataclass(frozen=True)
+class Framing:
+    """How a training image was cut from its original, in pixels."""
+
+    original_height: int
+    original_width: int
+    """Of the image as it came, before scaling."""
+    crop_top: int
+    crop_left: int
+    """Of the cut, in the scaled image."""
+    height: int
+    width: int
+    """Of the training image."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +50,9 @@ class Backbone(Protocol):
 
     def encode_captions(self, captions: Sequence[str]) -> Conditioning:
         """Captions to text-encoder states, padded to the tokenizer's longest; longer ones are cut."""
+
+    def image_conditioning(self, framings: Sequence[Framing]) -> Conditioning:
+        """What the denoiser is told of each image beside its caption, one row an image; empty for most families."""
 
     def load_denoiser(self) -> nn.Module:
         """A fresh copy of the base denoiser, float32, every weight frozen."""
