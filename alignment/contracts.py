@@ -64,6 +64,8 @@ class DatasetSnapshot(ValueObject):
     content_digest: Sha256
     num_pairs: dict[Literal["train", "calibration", "test"], int]
     num_ties: int
+    num_captioned: int | None = None
+    """Training pairs, less ties, with an image whose caption is not just the prompt; None where nobody counted."""
     num_prompts: int
     sources: tuple[str, ...]
     licences: tuple[str, ...]
@@ -91,6 +93,8 @@ class FeatureCache(ValueObject):
     spec_digest: Sha256
     num_pairs: PositiveInt
     num_captions: PositiveInt
+    num_captioned: int | None = None
+    """Pairs with an image whose caption is not just the prompt; None where nobody counted."""
     latent_shape: tuple[int, int, int]
     """C, H, W of one latent."""
 

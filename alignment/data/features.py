@@ -1,7 +1,8 @@
 """The feature cache: latent moments of every image, text states of every distinct caption, in memory-mapped shards.
 
     index.json                 what is there (`CacheIndex`)
-    pairs/00000.safetensors    {chosen,rejected}_{mean,std}_BCHW, caption_{chosen,rejected}_B of `shard_pairs` pairs
+    pairs/00000.safetensors    {chosen,rejected}_{mean,std}_BCHW, caption_{chosen,rejected}_B of `shard_pairs` pairs,
+                               and prompt_B where images of the snapshot have captions that are not just the prompt
     text/00000.safetensors     text states of `captions_per_shard` captions; caption 0 is the empty one
 
 A shard is encoded whole by one process, in pieces of fixed size, and published in one step: the bytes do not depend on
@@ -77,7 +78,9 @@ class FeatureWriter:
         self.backbone = backbone
         self.spec = spec
         self.out = out
+        self.num_captioned = pairs.num_captioned
         distinct = dict.fromkeys(caption for both in pairs.captions for caption in both)
+        distinct |= dict.fromkeys(pairs.prompts)
         self.captions = ["", *(caption for caption in distinct if caption)]
         self._caption_index = {caption: index for index, caption in enumerate(self.captions)}
         self.shards = [
@@ -129,6 +132,8 @@ class FeatureWriter:
         tensors = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         captions = torch.tensor([[self._caption_index[text] for text in self.pairs.captions[i]] for i in indices])
         tensors["caption_chosen_B"], tensors["caption_rejected_B"] = captions[:, 0], captions[:, 1]
+        if self.num_captioned:
+            tensors["prompt_B"] = torch.tensor([self._caption_index[self.pairs.prompts[i]] for i in indices])
         return tensors
 
     def _moments(self, pairs: list[Pair]) -> dict[str, Tensor]:
@@ -166,6 +171,15 @@ class CachedPair:
     rejected_std_CHW: Tensor
     caption_chosen: int
     caption_rejected: int
+    prompts: tuple[int, int]
+    """The prompt, once a side. Where the cache keeps no prompts these are the captions: the prompt itself, unless the
+    cache was encoded from captioned images before prompts were kept."""
+
+    @property
+    def is_captioned(self) -> bool:
+        """Whether an image has a caption that is not just the prompt."""
+        captions = (self.caption_chosen, self.caption_rejected)
+        return captions != self.prompts or self.caption_chosen != self.caption_rejected
 
 
 class CachedFeatures:
@@ -183,14 +197,21 @@ class CachedFeatures:
         """The pair at a global index."""
         number, offset = divmod(index, self.index.spec.shard_pairs)
         shard = _tensors(self.folder / "pairs" / f"{number:05d}.safetensors")
+        captions = (int(shard["caption_chosen_B"][offset]), int(shard["caption_rejected_B"][offset]))
+        prompt = int(shard["prompt_B"][offset]) if "prompt_B" in shard else None
         return CachedPair(
             chosen_mean_CHW=shard["chosen_mean_BCHW"][offset],
             chosen_std_CHW=shard["chosen_std_BCHW"][offset],
             rejected_mean_CHW=shard["rejected_mean_BCHW"][offset],
             rejected_std_CHW=shard["rejected_std_BCHW"][offset],
-            caption_chosen=int(shard["caption_chosen_B"][offset]),
-            caption_rejected=int(shard["caption_rejected_B"][offset]),
+            caption_chosen=captions[0],
+            caption_rejected=captions[1],
+            prompts=captions if prompt is None else (prompt, prompt),
         )
+
+    def has_captions(self) -> bool:
+        """Whether any image has a caption that is not just its pair's prompt; looks until it finds one."""
+        return any(self.pair(index).is_captioned for index in range(self.index.num_pairs))
 
     def conditioning(self, captions: Sequence[int]) -> Conditioning:
         """Text states of captions by index, one row each; 0 is the empty caption."""

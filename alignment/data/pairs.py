@@ -13,8 +13,8 @@ from torch import Tensor
 
 from alignment.failures import JobStoppedError
 
-COLUMNS = ("pair_id", "caption_chosen", "caption_rejected", "image_chosen", "image_rejected", "is_tie")
-LIGHT_COLUMNS = ("pair_id", "caption_chosen", "caption_rejected", "is_tie")
+COLUMNS = ("pair_id", "prompt", "caption_chosen", "caption_rejected", "image_chosen", "image_rejected", "is_tie")
+LIGHT_COLUMNS = ("pair_id", "prompt", "caption_chosen", "caption_rejected", "is_tie")
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class Pair:
 class TrainingPairs:
     """The pairs of a snapshot's train.parquet that are not ties, in file order.
 
-    Captions are held; images are read a row group at a time. Raises ValueError when the file or a column is missing or
-    nothing but ties is there, JobStoppedError (bad_data) when it cannot be read.
+    Prompts and captions are held; images are read a row group at a time. Raises ValueError when the file or a column is
+    missing or nothing but ties is there, JobStoppedError (bad_data) when it cannot be read.
     """
 
     def __init__(self, snapshot_dir: Path) -> None:
@@ -40,12 +40,10 @@ class TrainingPairs:
         kept = np.flatnonzero(~light["is_tie"].to_numpy(zero_copy_only=False).astype(bool))
         if len(kept) == 0:
             raise ValueError(f"{self.path} holds no pair with a preference; there is nothing to train on.")
+        light = light.take(pa.array(kept))
+        self.prompts: list[str] = light["prompt"].to_pylist()
         self.captions: list[tuple[str, str]] = list(
-            zip(
-                light["caption_chosen"].take(pa.array(kept)).to_pylist(),
-                light["caption_rejected"].take(pa.array(kept)).to_pylist(),
-                strict=True,
-            )
+            zip(light["caption_chosen"].to_pylist(), light["caption_rejected"].to_pylist(), strict=True)
         )
         self._rows = kept
         counts = [self._file.metadata.row_group(group).num_rows for group in range(self._file.num_row_groups)]
@@ -54,6 +52,12 @@ class TrainingPairs:
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    @property
+    def num_captioned(self) -> int:
+        """Pairs whose images have a caption that is not just the prompt, on one side at least."""
+        rows = zip(self.prompts, self.captions, strict=True)
+        return sum(captions != (prompt, prompt) for prompt, captions in rows)
 
     def pair(self, index: int) -> Pair:
         """The pair at a global index, 0 .. len - 1. Cheap when indices rise."""

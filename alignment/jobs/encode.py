@@ -64,6 +64,7 @@ def _finish(paths: JobPaths, spec: EncodeSpec, writer: FeatureWriter) -> None:
         spec_digest=spec.digest,
         num_pairs=index.num_pairs,
         num_captions=index.num_captions,
+        num_captioned=writer.num_captioned,
         latent_shape=index.latent_shape,
     )
     write_result(paths.out, result)

@@ -10,6 +10,7 @@ from alignment.durable import content_digest
 from alignment.jobs.outcome import JobPaths, read_object, run_job, write_result
 from alignment.jobs.processes import start_processes
 from alignment.lookup import resolve
+from alignment.objectives.catalogue import check_captions
 from alignment.training.loop import WEIGHTS_DIR, RunInputs, TrainingRun
 from alignment.training.metrics import final_means
 
@@ -33,7 +34,7 @@ def main(paths: JobPaths) -> None:
 
 
 def check_match(spec: TrainSpec, features: CachedFeatures) -> None:
-    """ValueError when the cache was encoded by another base model or for another backbone than the spec's."""
+    """ValueError when the cache was encoded by another base or for another backbone, or lacks captions it needs."""
     encoded = features.index.spec
     if encoded.base_digest != spec.base_digest:
         raise ValueError(
@@ -45,6 +46,8 @@ def check_match(spec: TrainSpec, features: CachedFeatures) -> None:
             f"The feature cache was encoded for {encoded.backbone!r}, the recipe asks for {spec.recipe.backbone!r}. "
             "Encode the snapshot again, or change the recipe's backbone."
         )
+    if spec.recipe.objective.needs_captions and not features.has_captions():
+        check_captions(spec.recipe.objective, 0, "the feature cache")
 
 
 def result_of(spec: TrainSpec, features: CachedFeatures, out: Path) -> TrainResult:

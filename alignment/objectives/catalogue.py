@@ -120,9 +120,9 @@ OBJECTIVES: tuple[type[ObjectiveParams], ...] = (DiffusionDPO, DCPO, MaPO, MaPOP
 Objective = Annotated[DiffusionDPO | DCPO | MaPO | MaPOPaper | PRDP | SFT, Field(discriminator="name")]
 
 
-def check_captions(params: ObjectiveParams, num_captioned_pairs: int | None, origin: str) -> None:
+def check_captions(params: ObjectiveParams, num_captioned: int | None, origin: str) -> None:
     """ValueError when an objective needs a caption of each image and `origin` is known to hold none."""
-    if params.needs_captions and num_captioned_pairs == 0:
+    if params.needs_captions and num_captioned == 0:
         name = type(params).model_fields["name"].default
         raise ValueError(
             f"Objective {name!r} trains each image under its own caption, but {origin} has no such captions: every"

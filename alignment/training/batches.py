@@ -108,7 +108,8 @@ class _Row:
         )
         chosen_CHW = pair.chosen_mean_CHW + pair.chosen_std_CHW * chance.latent_noise_CHW
         rejected_CHW = pair.rejected_mean_CHW + pair.rejected_std_CHW * chance.latent_noise_CHW
-        captions = (pair.caption_chosen, pair.caption_rejected)
+        own = (pair.caption_chosen, pair.caption_rejected)
+        captions = own if recipe.objective.needs_captions else pair.prompts
         if chance.caption_dropped:
             captions = (EMPTY_CAPTION, EMPTY_CAPTION)
         if recipe.flip_labels:

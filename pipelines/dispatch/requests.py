@@ -18,6 +18,7 @@ from alignment.contracts import (
     TrainSpec,
     ValueObject,
 )
+from alignment.objectives.catalogue import check_captions
 from pipelines.contracts import CandidateVersion, JobInput, JobRequest, SideOutput
 from pipelines.dispatch.fingerprints import file_fingerprint, folder_fingerprint
 from pipelines.dispatch.inputs import hash_cache_dir
@@ -33,7 +34,8 @@ WEIGHTS_FOLDER = "weights"
 
 
 def encode_request(project: Project, settings: Settings, snapshot: DatasetSnapshot, recipe: Recipe) -> JobRequest:
-    """Encode a snapshot's training pairs for the backbone of a recipe."""
+    """Encode a snapshot's training pairs for the backbone of a recipe; ValueError when they lack captions it needs."""
+    check_captions(recipe.objective, snapshot.num_captioned, f"snapshot {snapshot.uri}")
     base = base_input(project, settings)
     spec = EncodeSpec(
         snapshot_digest=snapshot.content_digest, base_digest=base.content_digest, backbone=recipe.backbone
@@ -43,7 +45,8 @@ def encode_request(project: Project, settings: Settings, snapshot: DatasetSnapsh
 
 
 def train_request(project: Project, settings: Settings, cache: FeatureCache, recipe: Recipe) -> JobRequest:
-    """Train a recipe on a feature cache."""
+    """Train a recipe on a feature cache; ValueError when it is known to lack captions that the recipe needs."""
+    check_captions(recipe.objective, cache.num_captioned, f"feature cache {cache.uri}")
     base = base_input(project, settings)
     spec = TrainSpec(recipe=recipe, base_digest=base.content_digest, cache_digest=cache.content_digest)
     inputs = (base, JobInput(content_digest=cache.content_digest, uri=cache.uri))

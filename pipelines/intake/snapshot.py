@@ -96,6 +96,7 @@ def split_of(group: str, section: SnapshotSection) -> Split:
 class _Counts:
     num_pairs: dict[Split, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))
     num_ties: int = 0
+    num_captioned: int = 0
     groups: set[str] = field(default_factory=set)
     sources: set[str] = field(default_factory=set)
     licences: set[str] = field(default_factory=set)
@@ -136,6 +137,7 @@ def _build(
             content_digest=hash_folder(out)[0],
             num_pairs=dict(counts.num_pairs),
             num_ties=counts.num_ties,
+            num_captioned=counts.num_captioned,
             num_prompts=len(counts.groups),
             sources=tuple(sorted(counts.sources)),
             licences=tuple(sorted(counts.licences)),
@@ -181,8 +183,9 @@ def _write_splits(rows: Iterator[dict[str, Any]], out: Path, section: SnapshotSe
         for row in rows:
             group = normal_prompt(row["prompt"])
             split = split_of(group, section)
-            waiting[split].append(resolved_pair(row))
-            _count(counts, row, group=group, split=split)
+            pair = resolved_pair(row)
+            waiting[split].append(pair)
+            _count(counts, pair, group=group, split=split)
             if len(waiting[split]) == ROWS_AT_ONCE:
                 writers[split].write(_table(waiting[split]))
                 waiting[split] = []
@@ -195,12 +198,14 @@ def _table(rows: list[dict[str, Any]]) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=SNAPSHOT_SCHEMA)
 
 
-def _count(counts: _Counts, row: dict[str, Any], *, group: str, split: Split) -> None:
+def _count(counts: _Counts, pair: dict[str, Any], *, group: str, split: Split) -> None:
     counts.num_pairs[split] += 1
-    counts.num_ties += row["preference"] == 0.5
+    counts.num_ties += pair["is_tie"]
+    captions = {pair["caption_chosen"], pair["caption_rejected"]}
+    counts.num_captioned += split == "train" and not pair["is_tie"] and captions != {pair["prompt"]}
     counts.groups.add(group)
-    counts.sources.add(row["source"])
-    counts.licences.add(row["licence"])
+    counts.sources.add(pair["source"])
+    counts.licences.add(pair["licence"])
 
 
 def resolved_pair(row: dict[str, Any]) -> dict[str, Any]:

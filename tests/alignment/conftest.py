@@ -151,6 +151,20 @@ def tiny_snapshot_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_captioned_snapshot_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same pairs, with captions that say what is on each image; the first pair's are its prompt."""
+    folder = tmp_path_factory.mktemp("captioned_snapshot")
+    rows = snapshot_rows(30)
+    names = list(COLOURS)
+    for index in range(1, 30):
+        rows["caption_chosen"][index] = f"{names[index % 4]} {names[index % 4]}"
+        rows["caption_rejected"][index] = f"picture {names[(index + 1 + index // 4) % 4]}"
+    for name in ("train", "calibration", "test"):
+        pq.write_table(pa.table(rows), folder / f"{name}.parquet")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def tiny_clip_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A CLIP of a few thousand random weights, in transformers' layout: letters only, 16 tokens, images of 32 px."""
     from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
@@ -242,11 +256,23 @@ class Bench:
 @pytest.fixture(scope="session")
 def bench(tiny_sd_dir: Path, tiny_snapshot_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Bench:
     """The tiny base, 24 pairs without ties, and their feature cache in shards of 7 pairs."""
-    root = tmp_path_factory.mktemp("bench")
-    base_digest, snapshot_digest = content_digest(tiny_sd_dir), content_digest(tiny_snapshot_dir)
+    return bench_of(tiny_sd_dir, tiny_snapshot_dir, tmp_path_factory.mktemp("bench"))
+
+
+@pytest.fixture(scope="session")
+def captioned_bench(
+    tiny_sd_dir: Path, tiny_captioned_snapshot_dir: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Bench:
+    """The same pairs, each image with a caption of its own."""
+    return bench_of(tiny_sd_dir, tiny_captioned_snapshot_dir, tmp_path_factory.mktemp("captioned_bench"))
+
+
+def bench_of(base_dir: Path, snapshot_dir: Path, root: Path) -> Bench:
+    """A bench below `root`, its cache encoded."""
+    base_digest, snapshot_digest = content_digest(base_dir), content_digest(snapshot_dir)
     inputs = root / "inputs"
-    shutil.copytree(tiny_sd_dir, inputs / base_digest)
-    shutil.copytree(tiny_snapshot_dir, inputs / snapshot_digest)
+    shutil.copytree(base_dir, inputs / base_digest)
+    shutil.copytree(snapshot_dir, inputs / snapshot_digest)
     spec = EncodeSpec(
         snapshot_digest=snapshot_digest,
         base_digest=base_digest,

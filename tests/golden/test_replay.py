@@ -4,6 +4,7 @@ import importlib.util
 import json
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -54,6 +55,14 @@ def test_recorded_numbers_replay(replay: ModuleType, method: str, case: str) -> 
         ("diffusion_dpo_diffusers", "v_sigmoid_beta100_random", "target"),
         ("diffusion_dpo", "pair_order_labels", "pixel_values"),
         ("diffusion_dpo", "batchprep_sd15", "noise"),
+        ("diffusion_dpo", "ai_feedback_pickscore_n4", "probs"),
+        ("diffusion_dpo", "pair_order_aif", "pixel_values"),
+        ("dcpo", "loss_eps_b1_beta500_realistic", "grad_model_pred"),
+        ("mapo", "loss_eps_b1_default", "grad_model_pred"),
+        ("mapo", "loss_v_b3_default", "ratio_losses"),
+        ("mapo", "loss_v_b3_default", "stable_ratio_losses_f64"),
+        ("mapo", "loss_eps_b2_zero_error_nan", "stable_ratio_losses_f64"),
+        ("mapo", "loss_eps_b2_tiny_error_cancellation", "stable_ratio_losses_f64"),
     ],
 )
 def test_a_wrong_number_fails(replay: ModuleType, tmp_path: Path, method: str, case: str, field: str) -> None:
@@ -66,6 +75,69 @@ def test_a_wrong_number_fails(replay: ModuleType, tmp_path: Path, method: str, c
     passed, line = replay.replay_case(folder, case)
     assert not passed
     assert line.startswith(f"FAIL {method}/{case}")
+
+
+@pytest.mark.parametrize(
+    ("method", "case", "field"),
+    [
+        ("diffusion_dpo", "ai_feedback_pickscore_n2", "flip"),
+        ("dcpo", "pair_order_labels", "tokens_0"),
+        ("dcpo", "pair_order_aif", "encoder_input_ids"),
+    ],
+)
+def test_a_wrong_choice_fails(replay: ModuleType, tmp_path: Path, method: str, case: str, field: str) -> None:
+    folder = tmp_path / method
+    shutil.copytree(VECTORS / method, folder)
+    tensors = load_file(folder / f"{case}.safetensors")
+    tensors[field] = tensors[field].clone()
+    tensors[field].view(-1)[0] += 1
+    save_file(tensors, folder / f"{case}.safetensors")
+    assert not replay.replay_case(folder, case)[0]
+
+
+def write_case(folder: Path, name: str, params: dict[str, float | str], tensors: dict[str, torch.Tensor]) -> None:
+    """A recorded case of arrays alone."""
+    folder.mkdir(exist_ok=True)
+    tensors = {field: value.detach().clone().contiguous() for field, value in tensors.items()}
+    fields = {
+        field: {"role": "input", "shape": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
+        for field, value in tensors.items()
+    }
+    save_file(tensors, folder / f"{name}.safetensors")
+    (folder / f"{name}.json").write_text(json.dumps({"params": params, "fields": fields}))
+
+
+@pytest.mark.parametrize("size", [1.0, 30.0, 1e-2, 1e-3, 0.0])
+def test_unseen_mapo_cases_replay_however_the_recorded_code_rounds(
+    replay: ModuleType, tmp_path: Path, size: float
+) -> None:
+    """The published lines in float32, at errors of many sizes, with other parameters."""
+    generator = torch.Generator().manual_seed(int(size * 1000))
+    target = torch.randn(6, 3, 5, 2, generator=generator)
+    prediction = (target + size * torch.randn(target.shape, generator=generator)).requires_grad_(True)
+    beta, snr, steps = 0.3, 0.8, 500
+
+    def lines(errors: torch.Tensor, score: Callable[[torch.Tensor], torch.Tensor]) -> dict[str, torch.Tensor]:
+        chosen, rejected = errors.chunk(2)
+        ratio = beta * torch.nn.functional.logsigmoid(steps * (score(chosen) - score(rejected)))
+        found = {"model_losses_w": chosen, "model_losses_l": rejected, "ratio_losses": ratio}
+        return found | {"loss": chosen.mean() - ratio.mean(), "win_score": score(chosen).mean()}
+
+    errors = (prediction - target).square().flatten(1).mean(dim=1)
+    official = lines(errors, lambda e: snr * e / (torch.exp(snr * e) - 1))
+    (gradient,) = torch.autograd.grad(official["loss"], prediction)
+    exact = lines(
+        errors.double(),
+        lambda e: torch.where(e > 0, snr * e.clamp_min(1e-30) / torch.expm1(snr * e.clamp_min(1e-30)), 1),
+    )
+    tensors = official | {"model_pred": prediction, "target": target, "grad_model_pred": gradient}
+    tensors |= {"stable_loss_f64": exact["loss"], "stable_ratio_losses_f64": exact["ratio_losses"]}
+    params = {"beta_mapo": beta, "snr_value": snr, "num_train_timesteps": steps}
+    write_case(tmp_path / "mapo", "unseen", params, tensors)
+    passed, line = replay.replay_case(tmp_path / "mapo", "unseen")
+    assert passed, line
+    write_case(tmp_path / "mapo", "unseen", params, tensors | {"stable_loss_f64": exact["loss"] * 1.001})
+    assert not replay.replay_case(tmp_path / "mapo", "unseen")[0]
 
 
 def test_command_line_counts_and_answers_by_exit_code(

@@ -91,3 +91,12 @@ def test_base_model_that_lacks_a_file(capsys: pytest.CaptureFixture[str], projec
     (copy / "unet" / "config.json").unlink()
     edit(project, "../examples/shapes/base", "../base")
     assert "unet" in refused(capsys, "encode", str(project))
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what great_expectations imports
+def test_objective_that_needs_captions_on_pairs_without(capsys: pytest.CaptureFixture[str], project: Path) -> None:
+    edit(project, "diffusion_dpo_shapes", "dcpo_shapes")
+    line = refused(capsys, "encode", str(project))
+    assert "Objective 'dcpo' trains each image under its own caption, but snapshot file://" in line
+    assert "caption_0 and caption_1" in line

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 
 from alignment.backbones.catalogue import StableDiffusion
 from alignment.backbones.stable_diffusion import StableDiffusionBackbone
@@ -40,6 +41,34 @@ def test_every_pair_is_the_encoding_of_its_images(
         caption = pairs.captions[index][0]
         states = features.conditioning([cached.caption_chosen, 0])["states_LD"]
         torch.testing.assert_close(states, backbone.encode_captions([caption, ""])["states_LD"])
+
+
+def test_captions_of_images_and_prompts_are_kept_once_each(
+    captioned_bench: Any, tiny_sd_dir: Path, tiny_captioned_snapshot_dir: Path
+) -> None:
+    backbone = StableDiffusionBackbone(tiny_sd_dir, StableDiffusion(resolution=64))
+    pairs = TrainingPairs(tiny_captioned_snapshot_dir)
+    features = CachedFeatures(captioned_bench.inputs / captioned_bench.cache.content_digest)
+    texts = {text for both in pairs.captions for text in both} | set(pairs.prompts)
+    assert features.index.num_captions == len(texts) + 1, "the empty caption comes first"
+    assert captioned_bench.cache.num_captioned == pairs.num_captioned == 23
+    assert features.has_captions()
+    for index in (1, 7, 23):
+        cached = features.pair(index)
+        states = features.conditioning([cached.caption_chosen, cached.caption_rejected, *cached.prompts])["states_LD"]
+        expected = [*pairs.captions[index], pairs.prompts[index], pairs.prompts[index]]
+        torch.testing.assert_close(states, backbone.encode_captions(expected)["states_LD"])
+        assert cached.is_captioned
+    assert not features.pair(0).is_captioned
+
+
+def test_a_cache_of_prompts_alone_keeps_the_layout_it_had(bench: Any, features: CachedFeatures) -> None:
+    with safe_open(features.folder / "pairs" / "00000.safetensors", framework="pt") as shard:
+        assert "prompt_B" not in shard.keys()  # noqa: SIM118 - not a mapping
+    cached = features.pair(3)
+    assert cached.prompts == (cached.caption_chosen, cached.caption_rejected)
+    assert not features.has_captions()
+    assert bench.cache.num_captioned == 0
 
 
 def test_writing_again_changes_no_byte_and_other_ranks_write_other_shards(

@@ -45,6 +45,16 @@ def test_ties_are_left_out_and_order_is_kept_across_row_groups(tmp_path: Path) -
     assert pairs.pair(4).image_rejected == b"r6"
     assert pairs.pair(0).pair_id == "p0", "going back is allowed"
     assert pairs.captions[3] == ("chosen 5", "rejected 5")
+    assert pairs.prompts == ["x"] * 5
+
+
+def test_captioned_pairs_are_those_whose_captions_are_not_both_the_prompt(tmp_path: Path) -> None:
+    path = write(tmp_path, ties=[False, False, False, False, True]) / "train.parquet"
+    table = pq.read_table(path)
+    for name, captions in (("caption_chosen", "xxayb"), ("caption_rejected", "xyxyb")):
+        table = table.set_column(table.schema.get_field_index(name), name, pa.array(list(captions)))
+    pq.write_table(table, path)
+    assert TrainingPairs(tmp_path).num_captioned == 3
 
 
 def test_nothing_but_ties_is_refused(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The train job: undisturbed, interrupted in every way, split over processes, and given bad input."""
 
 import json
+import math
 import os
 import resource
 import signal
@@ -232,6 +233,27 @@ def test_samples_do_not_disturb_training_and_are_drawn_once(
         name = f"samples/step_{step:06d}/00.png"
         assert (whole / name).read_bytes() == (broken / name).read_bytes()
     assert (whole / "samples/step_000000/00.png").read_bytes() != (whole / "samples/step_000010/00.png").read_bytes()
+
+
+@pytest.mark.parametrize("tuning", [{"kind": "full"}, {"kind": "lora", "rank": 4, "alpha": 4}], ids=["full", "lora"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("objective", ["dcpo", "mapo", "mapo_paper"])
+def test_every_objective_trains_in_every_tuning_and_precision(
+    captioned_bench: Any, tmp_path: Path, objective: str, precision: str, tuning: dict[str, Any]
+) -> None:
+    spec = captioned_bench.train_spec(objective={"name": objective}, precision=precision, tuning=tuning, steps=3)
+    assert captioned_bench.train(tmp_path / "out", spec, QUIET) == 0
+    curve = curve_of(tmp_path / "out")
+    assert all(math.isfinite(value) for _, metrics in curve for value in metrics.values())
+    assert all(metrics["gradient_norm"] > 0 for _, metrics in curve)
+    assert ("chosen_error_minus_reference" in curve[0][1]) == (objective == "dcpo")
+
+
+def test_an_objective_that_needs_captions_is_refused_on_prompts_alone(bench: Any, tmp_path: Path) -> None:
+    assert bench.train(tmp_path / "out", bench.train_spec(objective={"name": "dcpo"}), QUIET) == 2
+    failure = failure_of(tmp_path / "out")
+    assert failure.kind == "bad_input"
+    assert "Objective 'dcpo' trains each image under its own caption" in failure.message
 
 
 def test_mismatched_inputs_are_refused(bench: Any, tmp_path: Path) -> None:

@@ -75,6 +75,28 @@ def test_flipping_labels_changes_sides_and_nothing_else(bench: Any, features: Ca
     assert torch.equal(flipped.timesteps_B, straight.timesteps_B)
 
 
+def test_each_image_has_its_caption_where_the_objective_asks_and_the_prompt_elsewhere(captioned_bench: Any) -> None:
+    features = CachedFeatures(captioned_bench.inputs / captioned_bench.cache.content_digest)
+    pair = features.pair(5)
+
+    def captions(objective: str, *, flip_labels: bool = False) -> list[torch.Tensor]:
+        spec = captioned_bench.train_spec(objective={"name": objective}, caption_dropout=0.0, flip_labels=flip_labels)
+        batch = assemble([Visit(5, 0)], features, spec.recipe, SCHEDULE)
+        return [batch.chosen_captions["states_LD"], batch.rejected_captions["states_LD"]]
+
+    def states(caption: int) -> torch.Tensor:
+        return features.conditioning([caption])["states_LD"]
+
+    own = [states(pair.caption_chosen), states(pair.caption_rejected)]
+    assert not torch.equal(*own)
+    assert [torch.equal(*both) for both in zip(captions("dcpo"), own, strict=True)] == [True, True]
+    turned = captions("dcpo", flip_labels=True)
+    assert [torch.equal(*both) for both in zip(turned, own[::-1], strict=True)] == [True, True]
+    prompt = states(pair.prompts[0])
+    for objective in ("diffusion_dpo", "mapo", "sft"):
+        assert all(torch.equal(side, prompt) for side in captions(objective)), objective
+
+
 def test_dropped_captions_are_the_empty_one_on_both_sides(bench: Any, features: CachedFeatures) -> None:
     batch = assemble([Visit(0, 0)], features, bench.train_spec(caption_dropout=1.0).recipe, SCHEDULE)
     empty = features.conditioning([0])["states_LD"]

@@ -75,6 +75,26 @@ def test_only_adapters_train_with_lora_and_everything_with_full(bench: Any, tmp_
     assert not any(weight.requires_grad for name, weight in lora.denoiser.named_parameters() if "lora_" not in name)
 
 
+def test_only_an_objective_with_a_reference_loads_a_frozen_copy(
+    bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[object] = []
+    honest = StableDiffusionBackbone.load_denoiser
+
+    def load_denoiser(self: StableDiffusionBackbone) -> torch.nn.Module:
+        loaded.append(honest(self))
+        return loaded[-1]  # type: ignore[return-value]
+
+    monkeypatch.setattr(StableDiffusionBackbone, "load_denoiser", load_denoiser)
+    copies = {}
+    for objective in ("mapo", "mapo_paper", "sft", "diffusion_dpo"):
+        loaded.clear()
+        spec = bench.train_spec(objective={"name": objective}, tuning={"kind": "full"}, steps=1)
+        run_of(bench, spec, tmp_path / objective, micro_batch=4).run()
+        copies[objective] = len(loaded)
+    assert copies == {"mapo": 1, "mapo_paper": 1, "sft": 1, "diffusion_dpo": 2}
+
+
 def test_log_every_keeps_the_last_step(bench: Any, tmp_path: Path) -> None:
     run_of(bench, bench.train_spec(steps=5), tmp_path / "out", log_every_steps=2).run()
     lines = (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()

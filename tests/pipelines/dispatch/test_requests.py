@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from alignment.config import load_recipe
 from alignment.contracts import DatasetSnapshot, EncodeSpec, EvalSpec, FeatureCache, TrainSpec
 from pipelines.contracts import CandidateVersion, JobRequest
 from pipelines.dispatch.requests import encode_request, evaluate_request, train_request, with_generation
@@ -155,6 +156,30 @@ def test_train_binds_the_recipe_to_base_and_cache(project: Project, settings: Se
     assert request.kind == "train"
     assert request.output_uri == f"{settings.store_uri}/models/{spec.digest}"
     assert names(request) == [spec.base_digest, "8" * 64]
+
+
+def test_captions_that_are_needed_and_missing_stop_the_request(project: Project, settings: Settings) -> None:
+    cache = FeatureCache(
+        uri="file:///store/features/f",
+        content_digest="8" * 64,
+        spec_digest="9" * 64,
+        num_pairs=3,
+        num_captions=3,
+        latent_shape=(4, 8, 8),
+    )
+    dcpo, dpo = load_recipe("dcpo_shapes"), project.recipes()[0]
+    for known in (None, 2):
+        snapshot = make_snapshot().model_copy(update={"num_captioned": known})
+        assert encode_request(project, settings, snapshot, dcpo).kind == "encode"
+        given = cache.model_copy(update={"num_captioned": known})
+        assert train_request(project, settings, given, dcpo).kind == "train"
+    bare = make_snapshot().model_copy(update={"num_captioned": 0})
+    with pytest.raises(ValueError, match=r"'dcpo' .* snapshot file:///store/snapshots/s has no such captions"):
+        encode_request(project, settings, bare, dcpo)
+    with pytest.raises(ValueError, match=r"'dcpo' .* feature cache file:///store/features/f has no such captions"):
+        train_request(project, settings, cache.model_copy(update={"num_captioned": 0}), dcpo)
+    counted = encode_request(project, settings, bare, dpo)
+    assert counted.job_id == encode_request(project, settings, make_snapshot(), dpo).job_id
 
 
 def test_placement_is_no_part_of_the_identity(project: Project, settings: Settings) -> None:

@@ -65,7 +65,7 @@ def test_chosen_and_rejected_are_those_of_the_labels(
     assert (right["caption_chosen"], right["caption_rejected"]) == ("right", "zero right")
     assert (left["source"], left["licence"]) == ("tiny_pairs", "CC0-1.0")
     assert snapshot.num_pairs == {"train": 3, "calibration": 0, "test": 0}
-    assert (snapshot.num_ties, snapshot.num_prompts) == (1, 3)
+    assert (snapshot.num_ties, snapshot.num_prompts, snapshot.num_captioned) == (1, 3, 2)
     assert (snapshot.sources, snapshot.licences) == (("tiny_pairs",), ("CC0-1.0",))
 
 
