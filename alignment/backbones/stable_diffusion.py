@@ -67,6 +67,21 @@ class StableDiffusionBackbone:
         scale = self._vae.config.scaling_factor
         return LatentMoments((gaussian.mean * scale).float().cpu(), (gaussian.std * scale).float().cpu())
 
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """C, H, W of the latent of a training image."""
+        unet = json.loads((self.base_dir / "unet" / "config.json").read_text(encoding="utf-8"))
+        vae = json.loads((self.base_dir / "vae" / "config.json").read_text(encoding="utf-8"))
+        side = self.params.resolution // 2 ** (len(vae["block_out_channels"]) - 1)
+        return int(unet["in_channels"]), side, side
+
+    @torch.no_grad()
+    def decode_latents(self, latents_BCHW: Tensor) -> Tensor:
+        """RGB in [0, 1], float32 on the CPU; what is not finite stays so."""
+        scaled_BCHW = latents_BCHW.to(self.device) / self._vae.config.scaling_factor
+        pixels_BCHW: Tensor = self._vae.decode(scaled_BCHW, return_dict=False)[0]
+        return (pixels_BCHW / 2 + 0.5).clamp(0, 1).float().cpu()
+
     @torch.no_grad()
     def encode_captions(self, captions: Sequence[str]) -> Conditioning:
         """The last hidden states of the text encoder, L the tokenizer's longest; longer captions are cut."""
