@@ -80,7 +80,9 @@ class AncestralSampler:
         self, policy: Predict, reference: Predict, noise_BSCHW: Tensor, conditioning: Conditioning
     ) -> tuple[Trajectories, Tensor]:
         """Trajectories that the policy draws from this noise, and their images' latents BCHW on the CPU."""
-        parts = [self._draw(policy, reference, noise_BSCHW[images], conditioning) for images in self.pieces(noise_BSCHW)]
+        parts = [
+            self._draw(policy, reference, noise_BSCHW[images], conditioning) for images in self.pieces(noise_BSCHW)
+        ]
         latents, old, under_reference, final = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
         return Trajectories(latents, conditioning, old, under_reference), final
 
@@ -148,6 +150,4 @@ class AncestralSampler:
         return empty_BCHW + self._guidance_scale * (prompted_BCHW - empty_BCHW), timesteps_B
 
     def _rows(self, conditioning: Conditioning, count: int) -> Conditioning:
-        return {
-            name: states.to(self._device).expand(count, *states.shape[1:]) for name, states in conditioning.items()
-        }
+        return {name: states.to(self._device).expand(count, *states.shape[1:]) for name, states in conditioning.items()}

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from pipelines.intake.prompts import HeldoutPrompts, normal_prompt
+from pipelines.prompts import HeldoutPrompts, normal_prompt
 from pipelines.project import ValidationSection
 
 if TYPE_CHECKING:

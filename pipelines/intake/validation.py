@@ -30,7 +30,7 @@ from pipelines.intake.pairs import (
     read_batches,
     read_light,
 )
-from pipelines.intake.prompts import HeldoutPrompts, heldout_prompts
+from pipelines.prompts import HeldoutPrompts, heldout_prompts
 from pipelines.intake.rule_columns import rule_columns
 from pipelines.intake.rules import RULES_VERSION, columns_present, labelled, pair_rules
 from pipelines.project import Project, ValidationSection

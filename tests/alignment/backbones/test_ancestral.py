@@ -47,7 +47,9 @@ def test_log_prob_is_the_mean_over_the_elements_of_a_normal_density() -> None:
     density = next_latent(schedule, answer, latents, timesteps_B=starts, next_B=ends)
     for image in range(2):
         normal = torch.distributions.Normal(density.mean_BCHW[image], density.variance_B[image].sqrt())
-        assert density.log_prob(after)[image].item() == pytest.approx(normal.log_prob(after[image].double()).mean().item())
+        assert density.log_prob(after)[image].item() == pytest.approx(
+            normal.log_prob(after[image].double()).mean().item()
+        )
     on_the_mean = density.log_prob(density.mean_BCHW)
     assert on_the_mean[0].item() == pytest.approx(-0.5 * math.log(2 * math.pi * density.variance_B[0].item()))
     assert on_the_mean.dtype == torch.float64

@@ -36,7 +36,9 @@ def listing(log_probs: Tensor, old: Tensor, reference: Tensor, rewards: Tensor, 
     return torch.maximum(*squares)[is_pair].mean()
 
 
-def random_case(seed: int, images: int = 5, steps: int = 7, moved: float = 0.02) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def random_case(
+    seed: int, images: int = 5, steps: int = 7, moved: float = 0.02
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     reference, shift, move = torch.randn(3, images, steps, generator=generator, dtype=torch.float64)
     rewards = torch.randn(images, generator=generator, dtype=torch.float64)

@@ -67,8 +67,9 @@ def _replay_loss(case: Case) -> None:
         case.require("our loss and gradient are 0", not output.loss and not bool(output.coefficients_BT.any()))
         case.remarks.append("all images tie: the recorded code divides 0 by 0, ours is 0 without gradient")
         return
-    case.expect("loss_official_f64", output.loss.reshape(case["loss_official_f64"].shape), relative=EXACT)
-    case.expect("loss_official_f32", output.loss.reshape(case["loss_official_f32"].shape), relative=OFFICIAL)
+    for name, tolerance in (("loss_official_f64", EXACT), ("loss_official_f32", OFFICIAL)):
+        if name in case:
+            case.expect(name, output.loss.reshape(case[name].shape), relative=tolerance)
     rounding = EXACT * float(output.coefficients_BT.abs().max())
     case.expect("grad_log_probs_official_f64", output.coefficients_BT, relative=EXACT, absolute=rounding)
     _expect_pairs(case, output)

@@ -4,7 +4,7 @@ import pyarrow as pa
 import pytest
 
 from pipelines.intake.pairs import IMAGE_COLUMNS, PAIRS_SCHEMA
-from pipelines.intake.prompts import HeldoutPrompts
+from pipelines.prompts import HeldoutPrompts
 from pipelines.intake.rule_columns import ILLEGAL_LABELS, UNCOUNTED_PIXELS, count_control_characters, rule_columns
 from pipelines.project import ValidationSection
 
