@@ -43,8 +43,8 @@ def parse_recipe(data: dict[str, Any], overrides: Sequence[str] = ()) -> Recipe:
     recipe = validate(Recipe, data, what=f"recipe {data.get('name', '')!r}")
     if recipe.objective.online and recipe.caption_dropout:
         raise ValueError(
-            f"recipe {recipe.name!r}: caption_dropout is {recipe.caption_dropout:g}, but {recipe.objective.name!r} draws"
-            " its images under their prompts. Leave caption_dropout out."
+            f"recipe {recipe.name!r}: caption_dropout is {recipe.caption_dropout:g}, but {recipe.objective.name!r}"
+            " draws its images under their prompts. Leave caption_dropout out."
         )
     return recipe
 

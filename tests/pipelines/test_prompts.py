@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.prompts import HeldoutPrompts, check_not_heldout, heldout_prompts, normal_prompt
 from pipelines.project import Project
+from pipelines.prompts import HeldoutPrompts, check_not_heldout, heldout_prompts, normal_prompt
 from pipelines.settings import Settings
 from pipelines.storage import sha256_file
 

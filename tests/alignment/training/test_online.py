@@ -1,7 +1,7 @@
 """The online step on a tiny Stable Diffusion: prompts, shares, gradients, rewards that are no numbers, ties."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,7 @@ class Ranks:
 
     process_index: int
     num_processes: int
-    device: torch.device = torch.device("cpu")
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
 
 def update_of(online: Any, spec: TrainSpec | None = None, *, scorer: Any = None, accelerator: Any = None) -> Any:
