@@ -40,7 +40,13 @@ def parse_recipe(data: dict[str, Any], overrides: Sequence[str] = ()) -> Recipe:
     known = [cls.model_fields["name"].default for cls in OBJECTIVES]
     if objective is not None and objective not in known:
         raise ValueError(unknown_name("objective", str(objective), known))
-    return validate(Recipe, data, what=f"recipe {data.get('name', '')!r}")
+    recipe = validate(Recipe, data, what=f"recipe {data.get('name', '')!r}")
+    if recipe.objective.online and recipe.caption_dropout:
+        raise ValueError(
+            f"recipe {recipe.name!r}: caption_dropout is {recipe.caption_dropout:g}, but {recipe.objective.name!r}"
+            " draws its images under their prompts. Leave caption_dropout out."
+        )
+    return recipe
 
 
 def read_toml(path: Path) -> dict[str, Any]:

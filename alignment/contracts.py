@@ -99,6 +99,24 @@ class FeatureCache(ValueObject):
     """C, H, W of one latent."""
 
 
+# --- scorers --------------------------------------------------------------------------------------------------------
+
+
+class Judge(Record):
+    """A scorer with its weights and where its own labels came from: a judge, a guard, or a reward to train on."""
+
+    name: str
+    scorer: Reward
+    weights_digest: Sha256
+    trained_on: tuple[str, ...] = ()
+    """Names of the pair sources whose labels it learnt from; it may not judge a model trained on one of them."""
+
+    @property
+    def lessons(self) -> tuple[str, ...]:
+        """What one learns by maximising its score: itself, under whatever name, and the sources of its labels."""
+        return (self.name, f"scorer {self.weights_digest}", *self.trained_on)
+
+
 # --- training -------------------------------------------------------------------------------------------------------
 
 
@@ -148,7 +166,7 @@ class Recipe(ValueObject):
     tuning: Annotated[Lora | FullFineTune, Field(discriminator="kind")]
     optimiser: AdamW
     global_batch: PositiveInt
-    """Pairs per optimiser step over all processes and accumulation steps."""
+    """Pairs (of an online objective: prompts) per optimiser step over all processes and accumulation steps."""
     steps: PositiveInt
     """Optimiser steps."""
     seed: Annotated[int, Field(ge=0, lt=2**31)]
@@ -162,13 +180,30 @@ class Recipe(ValueObject):
     divergence: DivergenceGuard = DivergenceGuard()
 
 
+class OnlineData(Record):
+    """What an online objective trains on: prompts to draw images for, and the reward that scores them."""
+
+    prompts_digest: Sha256
+    """sha256 of the prompts file: UTF-8, one prompt a line."""
+    reward: Judge
+
+
 class TrainSpec(ValueObject):
     """A recipe bound to data and base weights. Same digest, same curve, wherever it runs."""
 
     recipe: Recipe
     base_digest: Sha256
-    cache_digest: Sha256
-    """content_digest of the feature cache's folder."""
+    cache_digest: Sha256 | None = None
+    """content_digest of the feature cache's folder; an online objective has none."""
+    online: OnlineData | None = None
+    """Prompts and reward of an online objective; the others have none."""
+
+    @model_validator(mode="after")
+    def _has_its_data(self) -> Self:
+        if (self.online is not None, self.cache_digest is None) != (self.recipe.objective.online,) * 2:
+            needed = "online and no cache_digest" if self.recipe.objective.online else "cache_digest and no online"
+            raise ValueError(f"Objective {self.recipe.objective.name!r} takes {needed}")
+        return self
 
 
 class TrainResult(ValueObject):
@@ -186,6 +221,9 @@ class TrainResult(ValueObject):
     base_digest: Sha256
     steps: PositiveInt
     num_pairs: PositiveInt
+    """Pairs of the feature cache; of an online run, the prompts of its file."""
+    trained_on: tuple[str, ...] = ()
+    """What an online run learnt from, its reward first; empty when that is the snapshot's sources."""
     final_metrics: dict[str, float]
     """Means over the last tenth of the steps."""
 
@@ -233,16 +271,6 @@ class SampleSpec(ValueObject):
     def _sampler_fits(self) -> Self:
         check_sampler(self.backbone, self.sampler)
         return self
-
-
-class Judge(Record):
-    """A scorer with its weights and where its own labels came from."""
-
-    name: str
-    scorer: Reward
-    weights_digest: Sha256
-    trained_on: tuple[str, ...] = ()
-    """Names of the pair sources whose labels it learnt from; it may not judge a model trained on one of them."""
 
 
 class EvalSpec(ValueObject):

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from alignment.backbones.catalogue import Backbone
 from alignment.config import load_recipe, read_toml, validate
 from alignment.contracts import Placement, Recipe, Sampler, Share, check_sampler
+from alignment.lookup import unknown_name
 from alignment.rewards.catalogue import Reward
 from pipelines.contracts import GatePolicy
 
@@ -92,6 +93,15 @@ class EvaluationSection(Section):
     confidence: float = 0.95
 
 
+class OnlineSection(Section):
+    """What online recipes train on; their rewards are scorers of the project, found by name."""
+
+    prompts: str
+    """UTF-8 text, one prompt a line, none of them an evaluation prompt; local or s3://."""
+    rewards: tuple[JudgeSection, ...] = ()
+    """Scorers that only reward. A judge or guard may be named as well, and may then not judge what it trained."""
+
+
 class PlacementSection(Section):
     """Placement of each kind of job."""
 
@@ -118,6 +128,7 @@ class Project(Section):
     snapshot: SnapshotSection = SnapshotSection()
     train: Annotated[tuple[RecipeSection, ...], Field(min_length=1)]
     evaluation: EvaluationSection
+    online: OnlineSection | None = None
     gate: GatePolicy = GatePolicy()
     placement: PlacementSection = PlacementSection()
     schedule: ScheduleSection = ScheduleSection()
@@ -134,8 +145,23 @@ class Project(Section):
                     f"{self.path}: recipe {recipe.name!r} is for {recipe.backbone!r}, but the base is"
                     f" {self.base.backbone!r}. Name a recipe of this backbone and resolution."
                 )
+            if recipe.objective.online:
+                self.reward(recipe)
             bound.append(recipe)
         return bound
+
+    def reward(self, recipe: Recipe) -> JudgeSection:
+        """The scorer that an online recipe names; ValueError when there is none of that name, or nothing online."""
+        name = getattr(recipe.objective, "reward", "")
+        if self.online is None:
+            raise ValueError(
+                f"{self.path}: recipe {recipe.name!r} draws its own images, for which the project names no prompts."
+                ' Add [online] with prompts = "FILE", one prompt a line.'
+            )
+        scorers = {s.name: s for s in (*self.evaluation.guards, *self.evaluation.judges, *self.online.rewards)}
+        if name not in scorers:
+            raise ValueError(f"{self.path}: {unknown_name('reward', name, scorers)}")
+        return scorers[name]
 
 
 def load_project(path: Path, overrides: tuple[str, ...] = ()) -> Project:
@@ -169,7 +195,10 @@ def _absolute(project: Project) -> Project:
     def resolve(uri: str) -> str:
         return uri if "://" in uri else str((root / uri).resolve())
 
-    evaluation = project.evaluation
+    evaluation, online = project.evaluation, project.online
+    if online is not None:
+        rewards = tuple(r.model_copy(update={"uri": resolve(r.uri)}) for r in online.rewards)
+        online = online.model_copy(update={"prompts": resolve(online.prompts), "rewards": rewards})
     return project.model_copy(
         update={
             "base": project.base.model_copy(update={"uri": resolve(project.base.uri)}),
@@ -178,6 +207,7 @@ def _absolute(project: Project) -> Project:
                 s.model_copy(update={"recipe": resolve(s.recipe) if s.recipe.endswith(".toml") else s.recipe})
                 for s in project.train
             ),
+            "online": online,
             "evaluation": evaluation.model_copy(
                 update={
                     "prompts": resolve(evaluation.prompts),

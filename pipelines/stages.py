@@ -88,8 +88,8 @@ def job_request(
 ) -> JobRequest:
     """The request of a job stage from its upstream value objects.
 
-    encode: {snapshot, recipe}; train: {cache, recipe}; evaluate: {candidate}; `recipe` is the recipe's position in the
-    project file, 0 when left out.
+    encode: {snapshot, recipe}; train: {cache, recipe}, of which an online recipe reads no cache; evaluate: {candidate};
+    `recipe` is the recipe's position in the project file, 0 when left out.
     """
     from pipelines.dispatch import requests
 
@@ -98,7 +98,9 @@ def job_request(
         request = _evaluate_request(project, settings, CandidateVersion.model_validate(given["candidate"]))
     else:
         recipe: Recipe = project.recipes()[int(given.get("recipe", 0))]
-        if stage == "encode":
+        if stage == "train" and recipe.objective.online:
+            request = requests.online_train_request(project, settings, recipe)
+        elif stage == "encode":
             data = DatasetSnapshot.model_validate(given["snapshot"])
             request = requests.encode_request(project, settings, data, recipe)
         else:
@@ -125,7 +127,7 @@ def register(path: str, snapshot: Json, result: Json, *, run_key: str) -> Json:
     project, settings = read_project(path), load_settings()
     data, trained = DatasetSnapshot.model_validate(snapshot), TrainResult.model_validate(result)
     tags = tracking.airflow_tags(settings, run_key)
-    run_id = tracking.parent_run(settings, project=project.name, key=run_key, name=run_key, tags=tags)
+    run_id = tracking.parent_run(settings, project=project.name, key=run_key, tags=tags)
     tracking.log_dataset(settings, run_id, data, context="training")
     candidate = registration.register(trained, project, settings, snapshot=data, run_id=run_id)
     tracking.finish_run(settings, run_id, "FINISHED")

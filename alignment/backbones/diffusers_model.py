@@ -92,6 +92,22 @@ class DiffusersModel:
         mean_BCHW, std_BCHW = (gaussian.mean - shift_1C11) * scale_1C11, gaussian.std * scale_1C11
         return LatentMoments(mean_BCHW.float().cpu(), std_BCHW.float().cpu())
 
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """C, H, W of the latent of a training image, from the VAE's configuration alone."""
+        config = json.loads((self.base_dir / "vae" / "config.json").read_text(encoding="utf-8"))
+        side = self.resolution // 2 ** (len(config["block_out_channels"]) - 1)
+        return int(config["latent_channels"]), side, side
+
+    @torch.no_grad()
+    def decode_latents(self, latents_BCHW: Tensor) -> Tensor:
+        """RGB in [0, 1], float32 on the CPU, of latents in the unit of `encode_images`; what is not finite stays so."""
+        shift_1C11, scale_1C11 = latent_unit(self.vae)
+        with torch.autocast(self.device.type, enabled=False):
+            plain_BCHW = latents_BCHW.float().to(self.device) / scale_1C11 + shift_1C11
+            pixels_BCHW: Tensor = self.vae.decode(plain_BCHW, return_dict=False)[0]
+        return (pixels_BCHW / 2 + 0.5).clamp(0, 1).float().cpu()
+
     def load_denoiser(self) -> nn.Module:
         """A fresh copy of the base denoiser, float32, every weight frozen, in evaluation mode."""
         folder = self.base_dir / self.family.part

@@ -1,18 +1,31 @@
-"""Train a recipe on a feature cache: `python -m alignment.jobs.train --spec S --placement P --inputs DIR --out DIR`."""
+"""Train a recipe on a feature cache, or online on prompts and a reward.
+
+`python -m alignment.jobs.train --spec S --placement P --inputs DIR --out DIR`
+"""
 
 import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+
+import torch
 
 from alignment.backbones.interface import Backbone
 from alignment.contracts import Placement, TrainResult, TrainSpec
 from alignment.data.features import CachedFeatures
+from alignment.data.prompt_lines import PromptLines
 from alignment.durable import content_digest
 from alignment.jobs.outcome import JobPaths, read_object, run_job, write_result
 from alignment.jobs.processes import start_processes
 from alignment.lookup import resolve
 from alignment.objectives.catalogue import check_captions
+from alignment.rewards.interface import load_scorer
 from alignment.training.loop import WEIGHTS_DIR, RunInputs, TrainingRun
 from alignment.training.metrics import final_means
+from alignment.training.offline_update import OfflineUpdate
+from alignment.training.online import OnlineUpdate
+from alignment.training.update import MakeUpdate
 
 logger = logging.getLogger(__name__)
 
@@ -21,16 +34,45 @@ def main(paths: JobPaths) -> None:
     """Read the spec, train, and on rank 0 write the result. Resumes whatever OUT holds."""
     spec = read_object(paths.spec, TrainSpec, what="train spec")
     placement = read_object(paths.placement, Placement, what="placement")
-    features = CachedFeatures(paths.input(spec.cache_digest, "feature cache"))
-    check_match(spec, features)
+    material = open_prompts(spec, paths) if spec.online else open_cache(spec, paths)
     base_dir = paths.input(spec.base_digest, "base model")
     state = start_processes(placement)
     params = spec.recipe.backbone
     backbone: Backbone = resolve(params.implementation)(base_dir, params, state.device)
-    TrainingRun(RunInputs(spec, placement, backbone, features, paths.out)).run()
+    make_update = material.make_update(state.device)
+    TrainingRun(RunInputs(spec, placement, backbone, make_update, paths.out)).run()
     if state.is_main_process:
-        write_result(paths.out, result_of(spec, features, paths.out))
+        write_result(paths.out, result_of(spec, paths.out, num_pairs=material.num_pairs))
     state.wait_for_everyone()
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a run trains on, checked; what is heavy is loaded by `make_update` on the process's device."""
+
+    num_pairs: int
+    make_update: Callable[[torch.device], MakeUpdate]
+
+
+def open_cache(spec: TrainSpec, paths: JobPaths) -> Material:
+    """The feature cache of an offline objective; ValueError when it is missing or does not fit the spec."""
+    assert spec.cache_digest is not None
+    features = CachedFeatures(paths.input(spec.cache_digest, "feature cache"))
+    check_match(spec, features)
+    return Material(features.index.num_pairs, lambda device: partial(OfflineUpdate, features))
+
+
+def open_prompts(spec: TrainSpec, paths: JobPaths) -> Material:
+    """Prompts and reward of an online objective; ValueError when one is missing or the file is no list of prompts."""
+    assert spec.online is not None
+    reward = spec.online.reward
+    prompts = PromptLines(paths.input(spec.online.prompts_digest, "prompts file"))
+    weights_dir = paths.input(reward.weights_digest, f"reward {reward.name}")
+
+    def make_update(device: torch.device) -> MakeUpdate:
+        return partial(OnlineUpdate, prompts, load_scorer(reward, weights_dir, device), reward.name)
+
+    return Material(len(prompts), make_update)
 
 
 def check_match(spec: TrainSpec, features: CachedFeatures) -> None:
@@ -50,7 +92,7 @@ def check_match(spec: TrainSpec, features: CachedFeatures) -> None:
         check_captions(spec.recipe.objective, 0, "the feature cache")
 
 
-def result_of(spec: TrainSpec, features: CachedFeatures, out: Path) -> TrainResult:
+def result_of(spec: TrainSpec, out: Path, *, num_pairs: int) -> TrainResult:
     """What the finished output folder holds."""
     return TrainResult(
         uri="",
@@ -59,7 +101,8 @@ def result_of(spec: TrainSpec, features: CachedFeatures, out: Path) -> TrainResu
         weights_digest=content_digest(out / WEIGHTS_DIR),
         base_digest=spec.base_digest,
         steps=spec.recipe.steps,
-        num_pairs=features.index.num_pairs,
+        num_pairs=num_pairs,
+        trained_on=spec.online.reward.lessons if spec.online else (),
         final_metrics=final_means(out, spec.recipe.steps),
     )
 

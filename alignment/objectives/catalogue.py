@@ -14,6 +14,8 @@ class ObjectiveParams(BaseModel):
     needs_reference: ClassVar[bool]
     needs_captions: ClassVar[bool] = False
     """Each image is trained under its own caption; without it both are trained under the pair's prompt."""
+    online: ClassVar[bool] = False
+    """Trains on images that the policy draws itself and a reward scores, instead of on a feature cache."""
 
 
 class DiffusionDPO(ObjectiveParams):
@@ -75,6 +77,36 @@ class MaPOPaper(ObjectiveParams):
     """Power of phi. The paper's best: 8 general preference, 32 culture, 64 safety and style, 1024 personalisation."""
 
 
+class PRDP(ObjectiveParams):
+    """PRDP (Deng et al. 2024, arXiv:2402.08714): regress reward differences, on images that the policy draws itself.
+
+    The recipe's `global_batch` counts prompts of an optimiser step. An epoch draws global_batch * num_minibatches
+    prompts and makes updates_per_epoch * num_minibatches optimiser steps.
+    """
+
+    implementation: ClassVar[str] = "alignment.objectives.prdp:prdp_loss"
+    needs_reference: ClassVar[bool] = True
+    online: ClassVar[bool] = True
+
+    name: Literal["prdp"] = "prdp"
+    reward: Annotated[str, Field(min_length=1)]
+    """Name of the project's scorer whose score is maximised; it may not judge what it trained."""
+    beta: Annotated[float, Field(gt=0)]
+    """Strength of the pull towards the reference, in units of the reward per nat of mean log-ratio of a step."""
+    clip_range: Annotated[float, Field(gt=0)]
+    """How far a step's log-probability counts beyond that of the weights that drew the image, nats."""
+    images_per_prompt: Annotated[int, Field(ge=2)]
+    """Images drawn for each prompt; every two of different reward make a pair."""
+    updates_per_epoch: Annotated[int, Field(gt=0)] = 1
+    """Passes over the images of an epoch; the paper's K."""
+    num_minibatches: Annotated[int, Field(gt=0)] = 1
+    """Optimiser steps a pass is split in. With one pass and one minibatch the clip never acts."""
+    sampler_steps: Annotated[int, Field(ge=2)] = 50
+    """Steps of the ancestral sampler; the last one has no density and is left out of the likelihood."""
+    guidance_scale: Annotated[float, Field(ge=1)] = 5.0
+    """Classifier-free guidance of policy and reference alike; 1 means none."""
+
+
 class SFT(ObjectiveParams):
     """Supervised fine-tuning on the chosen image: the plain denoising error, the baseline of the papers."""
 
@@ -84,8 +116,8 @@ class SFT(ObjectiveParams):
     name: Literal["sft"] = "sft"
 
 
-OBJECTIVES: tuple[type[ObjectiveParams], ...] = (DiffusionDPO, DCPO, MaPO, MaPOPaper, SFT)
-Objective = Annotated[DiffusionDPO | DCPO | MaPO | MaPOPaper | SFT, Field(discriminator="name")]
+OBJECTIVES: tuple[type[ObjectiveParams], ...] = (DiffusionDPO, DCPO, MaPO, MaPOPaper, PRDP, SFT)
+Objective = Annotated[DiffusionDPO | DCPO | MaPO | MaPOPaper | PRDP | SFT, Field(discriminator="name")]
 
 
 def check_captions(params: ObjectiveParams, num_captioned: int | None, origin: str) -> None:

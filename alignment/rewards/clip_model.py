@@ -3,6 +3,7 @@
 B counts images or texts, D is the width of the shared embedding.
 """
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,9 @@ class ClipModel:
             weights_dir, use_safetensors=True, local_files_only=True, dtype=torch.float32
         )
         self.device = device
-        self._model = model.to(device).eval().requires_grad_(False)
+        # Copied, because the weights of a mapped file begin at any byte and CPU kernels round by where memory begins:
+        # without it two processes may score an image 1e-7 apart.
+        self._model = copy.deepcopy(model).to(device).eval().requires_grad_(False)
         self._processor = CLIPImageProcessorPil.from_pretrained(weights_dir, local_files_only=True)
         self._tokenizer = CLIPTokenizer.from_pretrained(weights_dir, local_files_only=True)
         longest_text = self._model.config.text_config.max_position_embeddings

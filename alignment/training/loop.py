@@ -1,14 +1,12 @@
 """The one loop: any number of processes, any micro-batch, interrupted or not, one curve.
 
-The gradient of a step is the mean over the global batch, however it is split: every micro-batch contributes the sum of
-its pairs' losses over the size of the global batch. Steps are counted from 1 in everything that is written.
+The loop owns weights, optimiser, checkpoints and what a run writes; an `Update` makes the gradients of a step, which
+are the mean over the global batch however it is split. Steps are counted from 1 in everything that is written.
 """
 
 import logging
 import shutil
 import time
-from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,21 +17,17 @@ from torch import Tensor, nn
 
 from alignment.backbones.interface import Backbone
 from alignment.contracts import CHECKPOINTS_DIR, METRICS_FILE, Placement, TrainSpec
-from alignment.data.features import CachedFeatures
 from alignment.durable import publish_folder
 from alignment.failures import JobStoppedError
-from alignment.lookup import resolve
 from alignment.progress import JobProgress
-from alignment.training.batches import Visit, assemble, micro_batches, step_visits
 from alignment.training.checkpoint import CheckpointFolder, TrainingState, read_state, restore, trainable
 from alignment.training.divergence import DivergenceWatch
 from alignment.training.metrics import append_metrics, cut_back
-from alignment.training.offline import OfflineStep, takes_reference
 from alignment.training.optimisation import build_optimiser, learning_rate, set_learning_rate
-from alignment.training.reference import never, predictor, reference_predictor
 from alignment.training.samples import SampleGrid
 from alignment.training.seeding import stream_seed
 from alignment.training.stopping import StopSignal
+from alignment.training.update import MakeUpdate, Workbench
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +41,8 @@ class RunInputs:
     spec: TrainSpec
     placement: Placement
     backbone: Backbone
-    features: CachedFeatures
+    make_update: MakeUpdate
+    """How the run's gradients come about: from a feature cache, or from images that the policy draws itself."""
     out: Path
 
 
@@ -57,7 +52,6 @@ class TrainingRun:
     def __init__(self, inputs: RunInputs) -> None:
         self.spec, self.placement, self.out = inputs.spec, inputs.placement, inputs.out
         self.recipe = inputs.spec.recipe
-        self.features = inputs.features
         self.backbone = inputs.backbone
         # Buckets of gradients are all that DDP should send: a UNet has no buffers worth a broadcast.
         settings = DistributedDataParallelKwargs(broadcast_buffers=False)
@@ -79,18 +73,14 @@ class TrainingRun:
             device=self.device,
         )
         self.done = self._resume()
-        self.wrapped: nn.Module = self.accelerator.prepare(self.denoiser)
-        self.offline = self._offline_step()
+        self.saved = self.done
+        wrapped: nn.Module = self.accelerator.prepare(self.denoiser)
+        bench = Workbench(
+            self.recipe, self.placement, self.backbone, self.accelerator, denoiser=self.denoiser, wrapped=wrapped
+        )
+        self.update = inputs.make_update(bench)
 
     # --- before and after the steps ---
-
-    def _offline_step(self) -> OfflineStep:
-        params = self.recipe.objective
-        reference = never("the reference")
-        if takes_reference(resolve(params.implementation)):
-            reference = reference_predictor(self.backbone, self.denoiser, self.recipe, self.device)
-        policy = predictor(self.backbone, self.wrapped, self.recipe, self.device)
-        return OfflineStep(params, self.backbone.schedule, policy=policy, reference=reference)
 
     def _resume(self) -> int:
         """Restore the newest good checkpoint; the number of steps done. Rank 0 chooses (the others send -1)."""
@@ -142,7 +132,7 @@ class TrainingRun:
         of summation, so a resumed run would otherwise differ in its first step.
         """
         if self.accelerator.num_processes > 1:
-            self._accumulate(self._my_batches(self.done)[:1])
+            self.update.settle(self.done)
             self.optimiser.zero_grad(set_to_none=True)
 
     def _write_weights(self) -> None:
@@ -157,7 +147,7 @@ class TrainingRun:
         """One optimiser step; its metrics over the global batch, and whether any process was asked to stop."""
         started = time.perf_counter()
         torch.manual_seed(stream_seed("step", self.recipe.seed, self.done, self.accelerator.process_index))
-        sums = self._accumulate(self._my_batches(self.done))
+        sums = self.update(self.done)
         metrics, asked = self._reduce(sums, stop)
         norm = torch.nn.utils.clip_grad_norm_(self.weights, self.recipe.max_grad_norm).item()
         self.watch.observe(self.done + 1, metrics["loss"], norm)
@@ -167,42 +157,10 @@ class TrainingRun:
         self.optimiser.zero_grad(set_to_none=True)
         self.done += 1
         metrics |= {"gradient_norm": norm, "learning_rate": rate}
-        metrics["pairs_per_second"] = self.recipe.global_batch / (time.perf_counter() - started)
+        metrics[f"{self.update.unit}_per_second"] = self.recipe.global_batch / (time.perf_counter() - started)
         if self.device.type == "cuda":
             metrics["gpu_memory_gib"] = torch.cuda.max_memory_allocated(self.device) / 2**30
         return metrics, asked
-
-    def _my_batches(self, step: int) -> list[Sequence[Visit]]:
-        visits = step_visits(
-            step,
-            global_batch=self.recipe.global_batch,
-            num_pairs=self.features.index.num_pairs,
-            seed=self.recipe.seed,
-        )
-        return micro_batches(
-            visits,
-            rank=self.accelerator.process_index,
-            num_processes=self.accelerator.num_processes,
-            micro_batch=self.placement.micro_batch,
-        )
-
-    def _accumulate(self, batches: list[Sequence[Visit]]) -> dict[str, Tensor]:
-        """Forward and backward over this process's micro-batches; weighted sums of the monitors, float64."""
-        sums: dict[str, Tensor] = {}
-        # DDP averages over processes, the sum over pairs is to be divided by the global batch alone.
-        scale = self.accelerator.num_processes / self.recipe.global_batch
-        for number, visits in enumerate(batches):
-            batch = assemble(visits, self.features, self.recipe, self.backbone.schedule).to(self.device)
-            last = number == len(batches) - 1
-            with nullcontext() if last else self.accelerator.no_sync(self.wrapped):
-                output = self.offline(batch)
-                # Not accelerator.backward: it would divide by an accumulation count taken from the environment.
-                ((output.loss_B * batch.weight_B).sum() * scale).backward()
-            for name, value_B in output.monitors.items():
-                sums[name] = sums.get(name, torch.zeros((), device=self.device)) + (
-                    (value_B * batch.weight_B).sum(dtype=torch.float64)
-                )
-        return sums
 
     def _reduce(self, sums: dict[str, Tensor], stop: StopSignal) -> tuple[dict[str, float], bool]:
         """Means over the global batch, the same on every process."""
@@ -216,14 +174,18 @@ class TrainingRun:
 
     def _record(self, metrics: dict[str, float]) -> None:
         """Metrics, then images, then the checkpoint: so a checkpoint implies that all before it is on disk."""
+        placement, last = self.placement, self.done == self.recipe.steps
+        every = placement.checkpoint_every_steps
+        due = not last and self.done // every > self.saved // every and self.update.may_pause(self.done)
+        if due:
+            self.saved = self.done
         if not self.accelerator.is_main_process:
             return
-        placement, last = self.placement, self.done == self.recipe.steps
         if last or self.done % placement.log_every_steps == 0:
             append_metrics(self.out, self.done, metrics)
         if last or self.done % placement.sample_every_steps == 0:
             self.grid.draw(self.done)
-        if not last and self.done % placement.checkpoint_every_steps == 0:
+        if due:
             self._checkpoint()
 
     def _checkpoint(self) -> None:
@@ -239,9 +201,11 @@ class TrainingRun:
         self.checkpoints.save(state, self.denoiser, self.optimiser)
 
     def _preempt(self) -> None:
-        """Save where we are, wait until that is on disk, and stop."""
-        if self.accelerator.is_main_process:
-            self._checkpoint()
+        """Save where we are if one can go on from here, wait until that is on disk, and stop."""
+        if self.update.may_pause(self.done):
+            self.saved = self.done
+            if self.accelerator.is_main_process:
+                self._checkpoint()
         self.accelerator.wait_for_everyone()
-        message = f"Asked to stop by SIGTERM; checkpointed at step {self.done}. Run the job again to go on."
-        raise JobStoppedError("preempted", message, step=self.done)
+        message = f"Asked to stop by SIGTERM; checkpointed at step {self.saved}. Run the job again to go on."
+        raise JobStoppedError("preempted", message, step=self.saved)

@@ -2,8 +2,9 @@
 
     python examples/shapes/make_pairs.py
 
-writes `pairs/train-0000k-of-00003.parquet` in the Pick-a-Pic v2 schema and `prompts.tsv`, the held-out prompts. A few
-rows carry the dirt of real feeds, planted on purpose; `plant_dirt` lists it.
+writes `pairs/train-0000k-of-00003.parquet` in the Pick-a-Pic v2 schema, `prompts.tsv`, the held-out prompts, and
+`training_prompts.txt`, all the others. A few rows carry the dirt of real feeds, planted on purpose; `plant_dirt` lists
+it.
 """
 
 import argparse
@@ -161,6 +162,11 @@ def write_prompts(path: Path) -> None:
         writer.writerows([prompt, world.parse_caption(prompt).shape] for prompt in world.heldout_prompts())
 
 
+def write_training_prompts(path: Path) -> None:
+    """Write every prompt that is not held out, one a line: what online recipes draw images for."""
+    path.write_text("".join(f"{prompt}\n" for prompt in world.training_prompts()), encoding="utf-8")
+
+
 def choose_prompts(count: int, seed: int) -> list[str]:
     """Training prompts in random order, over again once all had their turn."""
     rng = np.random.default_rng(seed)
@@ -188,6 +194,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     dirt = plant_dirt(pairs)
     write_shards([*pairs, *dirt.values()], found.out / "pairs")
     write_prompts(found.out / "prompts.tsv")
+    write_training_prompts(found.out / "training_prompts.txt")
     ties = sum(pair.label_0 == 0.5 for pair in pairs)
     print(f"{len(pairs)} pairs, {ties} of them ties, and {len(dirt)} spoiled rows in {found.out / 'pairs'}")
 

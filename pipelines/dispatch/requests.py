@@ -13,6 +13,7 @@ from alignment.contracts import (
     FeatureCache,
     Judge,
     ModelRef,
+    OnlineData,
     Placement,
     Recipe,
     TrainSpec,
@@ -24,6 +25,7 @@ from pipelines.dispatch.fingerprints import file_fingerprint, folder_fingerprint
 from pipelines.dispatch.inputs import hash_cache_dir
 from pipelines.dispatch.model_folders import check_base_folder, check_scorer_folder, local_folder, local_path
 from pipelines.project import JudgeSection, Project
+from pipelines.prompts import check_not_heldout, heldout_prompts
 from pipelines.settings import Settings
 from pipelines.storage import open_store
 
@@ -53,6 +55,28 @@ def train_request(project: Project, settings: Settings, cache: FeatureCache, rec
     return _request(project, settings, spec, inputs=inputs, placement=project.placement.train)
 
 
+def online_train_request(project: Project, settings: Settings, recipe: Recipe) -> JobRequest:
+    """Train an online recipe on the project's prompts and the reward it names.
+
+    ValueError when either is missing, or when the prompts hold some that the evaluation asks.
+    """
+    section = project.reward(recipe)
+    assert project.online is not None
+    prompts = _prompts_input(project.online.prompts, f"{project.name}-online.txt", settings)
+    with _local_prompts(prompts, f"{project.name}-online.txt", settings).open(
+        encoding="utf-8", errors="replace"
+    ) as lines:
+        check_not_heldout(lines, heldout_prompts(project, settings), project.online.prompts)
+    ((reward, weights),) = _judge_inputs((section,), settings).items()
+    base = base_input(project, settings)
+    spec = TrainSpec(
+        recipe=recipe,
+        base_digest=base.content_digest,
+        online=OnlineData(prompts_digest=prompts.content_digest, reward=reward),
+    )
+    return _request(project, settings, spec, inputs=(base, prompts, weights), placement=project.placement.train)
+
+
 def evaluate_request(
     project: Project,
     settings: Settings,
@@ -78,7 +102,7 @@ def evaluate_request(
     judges, guards = (
         _judge_inputs(sections, settings) for sections in (project.evaluation.judges, project.evaluation.guards)
     )
-    prompts = _prompts_input(project, settings)
+    prompts = _prompts_input(project.evaluation.prompts, f"{project.name}.tsv", settings)
     base_ref = ModelRef(kind="base", weights_digest=base.content_digest)
     spec = EvalSpec(
         candidate=_model_ref(candidate),
@@ -177,14 +201,24 @@ def _judge_inputs(sections: tuple[JudgeSection, ...], settings: Settings) -> dic
     return judges
 
 
-def _prompts_input(project: Project, settings: Settings) -> JobInput:
-    uri = project.evaluation.prompts
+def _prompts_input(uri: str, name: str, settings: Settings) -> JobInput:
+    """A prompts file; one of the store is fetched as `name`."""
     if uri.startswith("s3://"):
-        store = open_store(uri, settings)
-        digest = store.fetch_file(uri, settings.state_dir / "prompts" / f"{project.name}.tsv")
+        digest = open_store(uri, settings).fetch_file(uri, settings.state_dir / "prompts" / name)
     else:
-        digest = file_fingerprint(Path(local_path(uri)), hash_cache_dir(settings))
+        digest = file_fingerprint(_existing(local_path(uri)), hash_cache_dir(settings))
     return JobInput(content_digest=digest, uri=uri, kind="file")
+
+
+def _local_prompts(prompts: JobInput, name: str, settings: Settings) -> Path:
+    """Where `_prompts_input` found or left the file."""
+    return settings.state_dir / "prompts" / name if prompts.uri.startswith("s3://") else local_path(prompts.uri)
+
+
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        raise ValueError(f"The prompts file {path} does not exist. Give a file on this host, or s3://...")
+    return path
 
 
 def _samples(spec: EvalSpec, settings: Settings) -> tuple[list[JobInput], list[SideOutput]]:

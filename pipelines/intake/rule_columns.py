@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from pipelines.intake.prompts import HeldoutPrompts, normal_prompt
 from pipelines.project import ValidationSection
+from pipelines.prompts import HeldoutPrompts, normal_prompt
 
 if TYPE_CHECKING:
     import pandas as pd

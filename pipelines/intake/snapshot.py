@@ -15,9 +15,9 @@ from alignment.contracts import DatasetSnapshot, canonical_json
 from pipelines.contracts import Manifest, ValidationReport
 from pipelines.intake.ingestion import scratch_dir
 from pipelines.intake.pairs import ACCEPTED_FILE, ROWS_AT_ONCE, PairWriter, read_batches
-from pipelines.intake.prompts import HeldoutPrompts, heldout_prompts, normal_prompt
 from pipelines.intake.validation import fetch_checked
 from pipelines.project import Project, SnapshotSection
+from pipelines.prompts import HeldoutPrompts, heldout_prompts, normal_prompt
 from pipelines.settings import Settings
 from pipelines.storage import Store, hash_folder, open_store
 

@@ -263,8 +263,8 @@ def _refusal(judge: Judge, calibration: Calibration | None, policy: GatePolicy, 
 
 
 def _shared_lessons(judge: Judge, candidate: CandidateVersion) -> list[str]:
-    """What both the scorer and the candidate learnt from; the scorer itself counts as such."""
-    return sorted(set(candidate.trained_on) & {judge.name, *judge.trained_on})
+    """What both the scorer and the candidate learnt from; the scorer itself counts as such, under whatever name."""
+    return sorted(set(candidate.trained_on) & set(judge.lessons))
 
 
 def _superiority(report: EvalReport, policy: GatePolicy, voting: Sequence[Comparison]) -> list[Finding]:

@@ -16,9 +16,10 @@ from PIL import Image
 from pydantic import BaseModel
 
 from alignment.backbones.catalogue import BackboneParams, StableDiffusion
-from alignment.contracts import EncodeSpec, FeatureCache, Placement, Recipe, TrainSpec
-from alignment.durable import content_digest
+from alignment.contracts import EncodeSpec, FeatureCache, Judge, OnlineData, Placement, Recipe, TrainSpec
+from alignment.durable import content_digest, file_sha256
 from alignment.jobs.outcome import JobPaths, exit_code, parse_paths
+from alignment.rewards.catalogue import ClipPreference
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 190, 60), "blue": (40, 60, 220), "white": (250, 250, 250)}
 WORDS = ("a", "plain", "picture", *COLOURS)
@@ -310,3 +311,48 @@ def bench_of(base_dir: Path, snapshot_dir: Path, root: Path, backbone: BackboneP
     cache = FeatureCache.model_validate_json((root / "cache" / "result.json").read_text())
     shutil.copytree(root / "cache", inputs / cache.content_digest)
     return Bench(root, inputs, spec, cache)
+
+
+@dataclass(frozen=True)
+class OnlineBench:
+    """The bench with a prompts file and a reward among its inputs."""
+
+    bench: Bench
+    data: OnlineData
+
+    def train_spec(self, **changes: Any) -> TrainSpec:
+        """Six steps of PRDP in epochs of two passes and one minibatch; `changes` replace fields of the recipe."""
+        objective = {
+            "name": "prdp",
+            "reward": "taste",
+            "beta": 3.0,
+            "clip_range": 1e-3,
+            "images_per_prompt": 3,
+            "updates_per_epoch": 2,
+            "sampler_steps": 4,
+            "guidance_scale": 3.0,
+        }
+        fields: dict[str, Any] = {
+            "name": "tiny_online",
+            "backbone": self.bench.encode_spec.backbone,
+            "objective": objective | changes.pop("objective", {}),
+            "tuning": {"kind": "lora", "rank": 4, "alpha": 4},
+            "optimiser": {"learning_rate": 1e-3},
+            "global_batch": 2,
+            "steps": 6,
+            "seed": 3,
+        }
+        recipe = Recipe.model_validate(fields | changes)
+        return TrainSpec(recipe=recipe, base_digest=self.bench.encode_spec.base_digest, online=self.data)
+
+
+@pytest.fixture(scope="session")
+def online_bench(bench: Bench, tiny_clip_dir: Path) -> OnlineBench:
+    """Five prompts, and a tiny CLIP whose liking is the reward."""
+    prompts = bench.root / "prompts.txt"
+    prompts.write_text("".join(f"a plain {colour} picture\n" for colour in (*COLOURS, "a")))
+    digest, weights_digest = file_sha256(prompts), content_digest(tiny_clip_dir)
+    shutil.copy(prompts, bench.inputs / digest)
+    shutil.copytree(tiny_clip_dir, bench.inputs / weights_digest)
+    judge = Judge(name="taste", scorer=ClipPreference(), weights_digest=weights_digest, trained_on=("panel",))
+    return OnlineBench(bench, OnlineData(prompts_digest=digest, reward=judge))

@@ -19,11 +19,14 @@ from alignment.backbones.flow_matching import FlowMatchingSchedule
 from alignment.backbones.interface import Conditioning
 from alignment.backbones.noise_schedule import ForwardProcess, checked_prediction_type, schedule_from_betas
 from alignment.contracts import AdamW
-from alignment.objectives.catalogue import DCPO, SFT, DiffusionDPO, MaPO, MaPOPaper, ObjectiveParams
+from alignment.objectives.catalogue import DCPO, PRDP, SFT, DiffusionDPO, MaPO, MaPOPaper, ObjectiveParams
+from alignment.objectives.prdp import ScoredTrajectories, prdp_loss
 from alignment.training.batches import PairBatch
 from alignment.training.offline import OfflineStep
+from alignment.training.online import Piece, backward_piece, monitors
 from alignment.training.optimisation import build_optimiser, learning_rate, set_learning_rate
 from alignment.training.seeding import pair_randomness, stream
+from alignment.training.trajectories import AncestralSampler, trajectory_noise
 
 CURVES_DIR = Path(__file__).parent / "curves"
 STEPS = 20
@@ -38,6 +41,18 @@ CASES: dict[str, tuple[ObjectiveParams, str]] = {
     "diffusion_dpo_v": (DiffusionDPO(beta=200.0), "v_prediction"),
     "mapo": (MaPO(), "epsilon"),
     "mapo_paper": (MaPOPaper(beta=2.0), "epsilon"),
+    "prdp": (
+        PRDP(
+            reward="smooth",
+            beta=0.05,
+            clip_range=1e-2,
+            images_per_prompt=4,
+            updates_per_epoch=2,
+            sampler_steps=6,
+            guidance_scale=2.0,
+        ),
+        "epsilon",
+    ),
     "sft": (SFT(), "epsilon"),
 }
 
@@ -97,17 +112,51 @@ def curve(params: ObjectiveParams, prediction_type: str) -> dict[str, list[float
     policy, reference = TinyDenoiser(), TinyDenoiser().requires_grad_(False)
     settings = AdamW(learning_rate=3e-3, warmup_steps=3, schedule="cosine")
     optimiser = build_optimiser(policy.parameters(), settings)
-    step = OfflineStep(params, schedule, policy=policy, reference=reference)
+    make_gradient = online_gradient if isinstance(params, PRDP) else offline_gradient
+    gradient = make_gradient(params, schedule, policy, reference)
     recorded: dict[str, list[float]] = {}
     for number in range(STEPS):
-        output = step(batch_of(number, schedule, own_captions=params.needs_captions))
-        output.loss_B.mean().backward()
+        for name, value in gradient(number).items():
+            recorded.setdefault(name, []).append(value)
         set_learning_rate(optimiser, learning_rate(number, settings, STEPS))
         optimiser.step()
         optimiser.zero_grad()
-        for name, value_B in output.monitors.items():
-            recorded.setdefault(name, []).append(value_B.mean().item())
     return recorded
+
+
+def offline_gradient(params: ObjectiveParams, schedule: ForwardProcess, policy: nn.Module, reference: nn.Module) -> Any:
+    """A step on the six pairs: leaves the gradient, gives the mean monitors."""
+    step = OfflineStep(params, schedule, policy=policy, reference=reference)
+
+    def gradient(number: int) -> dict[str, float]:
+        output = step(batch_of(number, schedule, own_captions=params.needs_captions))
+        output.loss_B.mean().backward()
+        return {name: value_B.mean().item() for name, value_B in output.monitors.items()}
+
+    return gradient
+
+
+def online_gradient(params: PRDP, schedule: ForwardProcess, policy: nn.Module, reference: nn.Module) -> Any:
+    """A step on images of one prompt, two a drawing; the reward likes smooth latents."""
+    empty, prompt = {"caption": torch.zeros(1, 4)}, {"caption": torch.ones(1, 4)}
+    count = params.images_per_prompt
+    sampler = AncestralSampler(schedule, params, empty=empty, most_images=count, device=torch.device("cpu"))
+    drawn: dict[str, Any] = {}
+
+    def gradient(number: int) -> dict[str, float]:
+        epoch, update = divmod(number, params.updates_per_epoch)
+        if update == 0:
+            noise = trajectory_noise(7, epoch, 0, num_images=count, num_steps=params.sampler_steps, shape=SHAPE)
+            drawn["trajectories"], latents_BCHW = sampler.draw(policy, reference, noise, prompt)
+            drawn["rewards"] = -latents_BCHW.diff(dim=3).square().flatten(1).mean(dim=1).log()
+        trajectories, rewards_B = drawn["trajectories"], drawn["rewards"]
+        judged = ScoredTrajectories(sampler.log_probs(policy, trajectories), trajectories.old_log_probs_BT, rewards_B)
+        output = prdp_loss(judged, trajectories.reference_log_probs_BT, params)
+        for step in range(trajectories.num_steps):
+            backward_piece(sampler, policy, Piece(trajectories, slice(0, count), step, output.coefficients_BT[:, step]))
+        return monitors(output, rewards_B)
+
+    return gradient
 
 
 def record(name: str) -> dict[str, Any]:

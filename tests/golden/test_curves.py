@@ -56,4 +56,7 @@ def test_objectives_move_their_errors_the_right_way() -> None:
         assert sum(curves[name]["margin"][-5:]) > sum(curves[name]["margin"][:5]), name
         assert "chosen_error_minus_reference" not in curves[name], "there is no reference to compare with"
     assert curves["dcpo"]["loss"] != curves["diffusion_dpo"]["loss"]
+    losses = curves["prdp"]["loss"]
+    assert all(after < before for before, after in zip(losses[::2], losses[1::2], strict=True)), "on the same images"
+    assert curves["prdp"]["margin"][0] == 0.0
     assert sum(curves["sft"]["chosen_error"][-5:]) < sum(curves["sft"]["chosen_error"][:5])

@@ -59,6 +59,9 @@ def test_recorded_numbers_replay(replay: ModuleType, method: str, case: str) -> 
         ("diffusion_dpo", "pair_order_aif", "pixel_values"),
         ("dcpo", "loss_eps_b1_beta500_realistic", "grad_model_pred"),
         ("mapo", "loss_eps_b1_default", "grad_model_pred"),
+        ("prdp", "loss_b4_t10_partly_clipped", "grad_log_probs_official_f64"),
+        ("prdp", "logprob_v_50steps", "posterior_mean_f64"),
+        ("prdp", "logprob_eps_20steps", "x_prev"),
         ("mapo", "loss_v_b3_default", "ratio_losses"),
         ("mapo", "loss_v_b3_default", "stable_ratio_losses_f64"),
         ("mapo", "loss_eps_b2_zero_error_nan", "stable_ratio_losses_f64"),
@@ -202,3 +205,27 @@ def test_a_case_that_two_files_take_fails(replay: ModuleType, tmp_path: Path) ->
     passed, line = replay.replay_case(tmp_path, "both")
     assert not passed
     assert "taken by tests.golden.replays.dpo_loss, tests.golden.replays.model_soups" in line
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_unseen_prdp_cases_replay_with_few_fields(replay: ModuleType, tmp_path: Path, seed: int) -> None:
+    """Seven images of nine steps, some tied; only the float64 loss and gradient of the listing are recorded."""
+    generator = torch.Generator().manual_seed(seed)
+    reference, shift, moved = torch.randn(3, 7, 9, generator=generator, dtype=torch.float64)
+    old, now = reference + 0.05 * shift, (reference + 0.05 * shift + 0.02 * moved).requires_grad_(True)
+    rewards = torch.randint(4, (7,), generator=generator).double()
+    ratio, ratio_old = now - reference, old - reference
+    clipped = ratio.clamp(ratio_old - 0.01, ratio_old + 0.01)
+    wanted = (rewards[:, None] - rewards[None, :]) / 0.5
+    squares = [(t.mean(dim=1)[:, None] - t.mean(dim=1)[None, :] - wanted).square() for t in (ratio, clipped)]
+    loss = torch.maximum(*squares)[rewards[:, None] > rewards[None, :]].mean()
+    (gradient,) = torch.autograd.grad(loss, now)
+    tensors = {"log_probs": now, "log_probs_old": old, "log_probs_ref": reference, "rewards": rewards}
+    outputs = {"loss_official_f64": loss.reshape(1), "grad_log_probs_official_f64": gradient}
+    params = {"clip_range": 0.01, "kl_weight": 0.5}
+    write_case(tmp_path / "prdp", "unseen", params, tensors | outputs)
+    passed, line = replay.replay_case(tmp_path / "prdp", "unseen")
+    assert passed, line
+    wrong = outputs | {"loss_official_f64": outputs["loss_official_f64"] * (1 + 1e-8)}
+    write_case(tmp_path / "prdp", "unseen", params, tensors | wrong)
+    assert not replay.replay_case(tmp_path / "prdp", "unseen")[0]

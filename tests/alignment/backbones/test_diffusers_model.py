@@ -135,6 +135,16 @@ def test_every_trainable_weight_hears_from_the_answer(
     assert all(bool(weight.grad.isfinite().all()) for weight in trained.values())
 
 
+def test_latents_have_the_stated_shape_and_decode_as_in_the_pipeline(case: Case) -> None:
+    backbone, vae = case.backbone(), case.load("base", None).vae
+    latents = backbone.encode_images(torch.zeros(1, 3, 64, 64)).mean_BCHW
+    assert backbone.latent_shape == tuple(latents.shape[1:])
+    raw = latents / vae.config.scaling_factor + (vae.config.shift_factor or 0)
+    with torch.no_grad():
+        theirs = (vae.decode(raw).sample / 2 + 0.5).clamp(0, 1)
+    torch.testing.assert_close(backbone.decode_latents(latents), theirs, atol=1e-5, rtol=1e-4)
+
+
 def test_large_images_go_through_the_vae_one_by_one_with_the_same_latents(case: Case) -> None:
     pixels = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
     small = case.backbone()

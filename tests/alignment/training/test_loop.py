@@ -1,6 +1,7 @@
 """The loop's arithmetic on one process; interruptions and several processes are in jobs/test_train.py."""
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,8 @@ import torch
 from alignment.backbones.stable_diffusion import StableDiffusionBackbone
 from alignment.contracts import Placement, TrainSpec
 from alignment.data.features import CachedFeatures
-from alignment.training.batches import Visit, assemble
 from alignment.training.loop import RunInputs, TrainingRun
+from alignment.training.offline_update import OfflineUpdate
 
 # The first test of a session pays for importing the model libraries and for encoding the cache.
 pytestmark = pytest.mark.timeout(300)
@@ -28,27 +29,7 @@ def run_of(bench: Any, spec: TrainSpec, out: Path, **placement: Any) -> Training
     out.mkdir(exist_ok=True)
     backbone = StableDiffusionBackbone(bench.inputs / spec.base_digest, spec.recipe.backbone)
     features = CachedFeatures(bench.inputs / spec.cache_digest)
-    return TrainingRun(RunInputs(spec, Placement(**placement), backbone, features, out))
-
-
-def gradients(run: TrainingRun, batches: list[list[Visit]]) -> torch.Tensor:
-    run._accumulate(batches)
-    return torch.cat([weight.grad.flatten() for weight in run.weights if weight.grad is not None])
-
-
-def test_gradient_is_the_mean_over_the_global_batch_however_it_is_split(bench: Any, tmp_path: Path) -> None:
-    spec = bench.train_spec(global_batch=5, tuning={"kind": "full"})
-    visits = [Visit(pair, 0) for pair in range(5)]
-    splits: list[list[list[Visit]]] = [[visits], [visits[:4], visits[4:]], [[visit] for visit in visits]]
-    splits.append([[*visits[:2], Visit(9, 0, weight=0.0)], visits[2:]])
-    run = run_of(bench, spec, tmp_path / "out")
-    expected_run = run_of(bench, spec, tmp_path / "expected")
-    batch = assemble(visits, run.features, spec.recipe, run.backbone.schedule)
-    expected_run.offline(batch).loss_B.mean().backward()
-    expected = torch.cat([weight.grad.flatten() for weight in expected_run.weights if weight.grad is not None])
-    for split in splits:
-        run.optimiser.zero_grad()
-        assert (gradients(run, split) - expected).norm() < 1e-4 * expected.norm()
+    return TrainingRun(RunInputs(spec, Placement(**placement), backbone, partial(OfflineUpdate, features), out))
 
 
 def test_weights_and_gradient_are_clipped_to_the_recipes_norm(bench: Any, tmp_path: Path) -> None:

@@ -132,6 +132,12 @@ def test_a_row_names_the_winner(make_pairs: ModuleType) -> None:
     assert all(row["are_different"] and row["num_example_per_prompt"] == 2 for row in rows)
 
 
+def test_training_prompts_are_all_the_others(shapes_dir: Path, world: ModuleType) -> None:
+    lines = (shapes_dir / "training_prompts.txt").read_text().splitlines()
+    assert lines == list(world.training_prompts())
+    assert not set(lines) & set(world.heldout_prompts())
+
+
 def test_prompts_file_holds_exactly_the_heldout_prompts(shapes_dir: Path, world: ModuleType) -> None:
     lines = (shapes_dir / "prompts.tsv").read_text().splitlines()
     assert lines[0] == "prompt\tcategory"

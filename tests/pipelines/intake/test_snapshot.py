@@ -10,10 +10,10 @@ from alignment.contracts import DatasetSnapshot
 from pipelines.contracts import ValidationReport
 from pipelines.intake import snapshot as snapshot_module
 from pipelines.intake.ingestion import ingest, list_source_shards
-from pipelines.intake.prompts import normal_prompt
 from pipelines.intake.snapshot import SNAPSHOT_SCHEMA, SPLITS, accepted_reports, build_snapshot, split_of
 from pipelines.intake.validation import validate
 from pipelines.project import Project, SnapshotSection
+from pipelines.prompts import normal_prompt
 from pipelines.settings import Settings
 from pipelines.storage import hash_folder, sha256_file
 
@@ -81,6 +81,7 @@ def test_no_prompt_is_in_two_splits_however_it_is_spelt(
     assert sum(len(group) for group in groups.values()) == len(set().union(*groups.values())) == 40
     assert all(groups.values())
     assert snapshot.num_prompts == 40
+    assert snapshot.num_captioned == 0, "prompts alone are no captions"
     assert snapshot.num_pairs == {split: 4 * len(groups[split]) for split in SPLITS}
 
 

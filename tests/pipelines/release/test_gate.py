@@ -186,6 +186,11 @@ ATTACKS: dict[str, Callable[[Any], dict[str, Any]]] = {
     "model trained on the judge's labels": lambda e: {
         "candidate": e.candidate.model_copy(update={"trained_on": ("panel_taste_a",)})
     },
+    "model rewarded by the judge under another name": lambda e: {
+        "candidate": e.candidate.model_copy(
+            update={"trained_on": ("reward", f"scorer {e.report.spec.judges[0].weights_digest}")}
+        )
+    },
     "model trained on the guard": lambda e: {
         "candidate": e.candidate.model_copy(update={"trained_on": ("caption_match",)})
     },

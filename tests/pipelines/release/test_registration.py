@@ -38,6 +38,12 @@ def test_a_version_carries_where_it_came_from_and_reads_back_the_same(world: Any
     assert tags["data.num_pairs"] == "11"
 
 
+def test_what_an_online_run_learnt_from_stands_for_the_sources(world: Any) -> None:
+    result = world.train("online").model_copy(update={"trained_on": ("taste", "scorer 12", "panel")})
+    candidate = register(result, world.project, world.settings, snapshot=world.snapshot, run_id=world.run_id)
+    assert candidate.trained_on == ("panel", "scorer 12", "taste")
+
+
 def test_the_same_weights_are_registered_once_and_become_candidate_again(world: Any) -> None:
     first = world.register("a")
     second = world.register("b")

@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.intake.prompts import heldout_prompts, normal_prompt
 from pipelines.project import Project
+from pipelines.prompts import HeldoutPrompts, check_not_heldout, heldout_prompts, normal_prompt
 from pipelines.settings import Settings
 from pipelines.storage import sha256_file
 
@@ -36,3 +36,13 @@ def test_a_prompts_file_without_header_or_at_all_is_named(tiny_project: Project,
     path.unlink()
     with pytest.raises(ValueError, match=r"prompts\.tsv does not exist"):
         heldout_prompts(tiny_project, settings)
+
+
+def test_lines_that_are_held_out_are_counted_and_named() -> None:
+    heldout = HeldoutPrompts(digest="0" * 64, normal=frozenset({"a red cat", "a dog"}))
+    check_not_heldout(["a cat\n", "\n", "a red dog\n"], heldout, "train.txt")
+    lines = ["A red, cat.\n", *["a mouse\n"] * 10, *["a dog\n"] * 6]
+    with pytest.raises(
+        ValueError, match=r"train.txt holds 7 prompts of the evaluation \(lines 1, 12, 13, 14, 15, ...\)"
+    ):
+        check_not_heldout(iter(lines), heldout, "train.txt")

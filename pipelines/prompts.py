@@ -4,6 +4,7 @@ import csv
 import hashlib
 import io
 import unicodedata
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from pipelines.project import Project
@@ -39,3 +40,14 @@ def heldout_prompts(project: Project, settings: Settings) -> HeldoutPrompts:
         raise ValueError(f"{uri}: the first line has no `prompt`. Expected the header `prompt<TAB>category`.")
     prompts = frozenset(normal_prompt(row["prompt"]) for row in rows if row["prompt"])
     return HeldoutPrompts(digest=hashlib.sha256(data).hexdigest(), normal=prompts)
+
+
+def check_not_heldout(lines: Iterable[str], heldout: HeldoutPrompts, origin: str) -> None:
+    """ValueError when prompts to train on, one a line, are held out for evaluation; reads the lines one by one."""
+    found = [number for number, line in enumerate(lines, start=1) if normal_prompt(line) in heldout.normal]
+    if found:
+        where = ", ".join(map(str, found[:5])) + (", ..." if len(found) > 5 else "")
+        raise ValueError(
+            f"{origin} holds {len(found)} prompts of the evaluation (lines {where}). Take them out: what is trained on"
+            " cannot be judged by."
+        )

@@ -1,0 +1,80 @@
+"""An optimiser step on a feature cache: this process's share of the global batch, micro-batch by micro-batch."""
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor
+
+from alignment.data.features import CachedFeatures
+from alignment.lookup import resolve
+from alignment.training.batches import Visit, assemble, micro_batches, step_visits
+from alignment.training.offline import OfflineStep, takes_reference
+from alignment.training.reference import never, predictor, reference_predictor
+from alignment.training.update import Workbench
+
+
+class OfflineUpdate:
+    """See `alignment.training.update.Update`. Every micro-batch adds its losses over the size of the global batch."""
+
+    unit = "pairs"
+
+    def __init__(self, features: CachedFeatures, bench: Workbench) -> None:
+        self.features = features
+        self.recipe = bench.recipe
+        self._bench = bench
+        self.step = self._offline_step()
+
+    def _offline_step(self) -> OfflineStep:
+        bench, params = self._bench, self.recipe.objective
+        reference = never("the reference")
+        if takes_reference(resolve(params.implementation)):
+            reference = reference_predictor(bench.backbone, bench.denoiser, self.recipe, bench.device)
+        policy = predictor(bench.backbone, bench.wrapped, self.recipe, bench.device)
+        return OfflineStep(params, bench.backbone.schedule, policy=policy, reference=reference)
+
+    def __call__(self, step: int) -> dict[str, Tensor]:
+        """Gradients and weighted sums of the monitors."""
+        return self.accumulate(self.my_batches(step))
+
+    def settle(self, step: int) -> None:
+        """One micro-batch of the step."""
+        self.accumulate(self.my_batches(step)[:1])
+
+    def may_pause(self, step: int) -> bool:
+        """Always: which pairs come next follows from the step."""
+        return True
+
+    def my_batches(self, step: int) -> list[Sequence[Visit]]:
+        """This process's micro-batches of a step."""
+        visits = step_visits(
+            step,
+            global_batch=self.recipe.global_batch,
+            num_pairs=self.features.index.num_pairs,
+            seed=self.recipe.seed,
+        )
+        return micro_batches(
+            visits,
+            rank=self._bench.accelerator.process_index,
+            num_processes=self._bench.accelerator.num_processes,
+            micro_batch=self._bench.placement.micro_batch,
+        )
+
+    def accumulate(self, batches: Sequence[Sequence[Visit]]) -> dict[str, Tensor]:
+        """Forward and backward over micro-batches; weighted sums of the monitors, float64."""
+        accelerator, device = self._bench.accelerator, self._bench.device
+        sums: dict[str, Tensor] = {}
+        # DDP averages over processes, the sum over pairs is to be divided by the global batch alone.
+        scale = accelerator.num_processes / self.recipe.global_batch
+        for number, visits in enumerate(batches):
+            batch = assemble(visits, self.features, self.recipe, self._bench.backbone.schedule).to(device)
+            last = number == len(batches) - 1
+            with nullcontext() if last else accelerator.no_sync(self._bench.wrapped):
+                output = self.step(batch)
+                # Not accelerator.backward: it would divide by an accumulation count taken from the environment.
+                ((output.loss_B * batch.weight_B).sum() * scale).backward()
+            for name, value_B in output.monitors.items():
+                sums[name] = sums.get(name, torch.zeros((), device=device)) + (
+                    (value_B * batch.weight_B).sum(dtype=torch.float64)
+                )
+        return sums

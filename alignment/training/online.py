@@ -1,0 +1,249 @@
+"""The online step: the policy draws images, a reward scores them, and the weights that drew them are improved upon.
+
+B counts images of one prompt, T denoising steps with a density. An optimiser step is numbered from 0; an epoch is
+`updates_per_epoch` passes over its images, `num_minibatches` optimiser steps each.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from alignment.backbones.interface import Conditioning, Framing
+from alignment.data.prompt_lines import PromptLines
+from alignment.evaluation.sampling import to_images
+from alignment.failures import JobStoppedError
+from alignment.lookup import resolve
+from alignment.objectives.catalogue import PRDP
+from alignment.objectives.prdp import PRDPOutput, ScoredTrajectories
+from alignment.rewards.interface import Scorer
+from alignment.training.offline import Predict
+from alignment.training.reference import predictor, reference_predictor
+from alignment.training.seeding import epoch_order
+from alignment.training.trajectories import AncestralSampler, Trajectories, trajectory_noise
+from alignment.training.update import Workbench
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A place in an epoch and the prompt that fills it. `weight` is 0 for a filler of a process without a share."""
+
+    number: int
+    prompt: str
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class ScoredPrompt:
+    """One prompt's images, drawn and scored."""
+
+    slot: Slot
+    trajectories: Trajectories
+    rewards_B: Tensor
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One forward and backward pass: some images of a prompt at one denoising step."""
+
+    trajectories: Trajectories
+    images: slice
+    step: int
+    coefficients_B: Tensor
+    """d loss / d log-probability of each, times whatever the global batch asks for."""
+
+
+def conditioning_of(bench: Workbench, prompt: str) -> Conditioning:
+    """One row: the prompt's text states, and what the family is told of an image that was not cut from a larger one."""
+    side = bench.recipe.backbone.resolution
+    whole = Framing(side, side, crop_top=0, crop_left=0, height=side, width=side)
+    return bench.backbone.encode_captions([prompt]) | bench.backbone.image_conditioning([whole])
+
+
+class OnlineUpdate:
+    """See `alignment.training.update.Update`. A checkpoint may be taken between epochs only.
+
+    Images are drawn when an epoch begins and live in host memory until the next: a run that was stopped in the middle
+    of an epoch goes back to its beginning, and draws the same images again.
+    """
+
+    unit = "prompts"
+
+    def __init__(self, prompts: PromptLines, scorer: Scorer, reward: str, bench: Workbench) -> None:
+        """`reward` is the scorer's name, for messages."""
+        params = bench.recipe.objective
+        assert isinstance(params, PRDP)
+        self.params = params
+        self._bench = bench
+        self._prompts = prompts
+        self._scorer = scorer
+        self._reward = reward
+        self._objective: Callable[..., PRDPOutput] = resolve(params.implementation)
+        self._sampler = AncestralSampler(
+            bench.backbone.schedule,
+            params,
+            empty=conditioning_of(bench, ""),
+            most_images=bench.placement.micro_batch,
+            device=bench.device,
+        )
+        # The denoiser itself draws and judges; only passes with a gradient go through its shared wrapping.
+        self._silent = predictor(bench.backbone, bench.denoiser, bench.recipe, bench.device)
+        self._policy = predictor(bench.backbone, bench.wrapped, bench.recipe, bench.device)
+        self._reference = reference_predictor(bench.backbone, bench.denoiser, bench.recipe, bench.device)
+        self._minibatches: list[list[ScoredPrompt]] = []
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimiser steps between two drawings."""
+        return self.params.updates_per_epoch * self.params.num_minibatches
+
+    def may_pause(self, step: int) -> bool:
+        """Only where an epoch begins: within one, the images come from weights that are no more."""
+        return step % self.steps_per_epoch == 0
+
+    def __call__(self, step: int) -> dict[str, Tensor]:
+        """Gradients and weighted sums of the monitors; the first step of an epoch draws its images."""
+        epoch, number = divmod(step, self.steps_per_epoch)
+        if number == 0:
+            self._minibatches = self._draw_epoch(epoch)
+        minibatch = self._minibatches[number % self.params.num_minibatches]
+        outputs = [self._judge(scored, moved=number > 0) for scored in minibatch]
+        self._backward(list(self._pieces(minibatch, outputs)))
+        return self._sums(minibatch, outputs)
+
+    def settle(self, step: int) -> None:
+        """A pass over one latent of zeros."""
+        shape, device = self._bench.backbone.latent_shape, self._bench.device
+        empty = {name: states.to(device) for name, states in conditioning_of(self._bench, "").items()}
+        answer_BCHW = self._policy(torch.zeros(1, *shape, device=device), torch.zeros(1, device=device).long(), empty)
+        torch.autograd.backward(answer_BCHW.float().sum() * 0)
+
+    # --- an epoch's images ---
+
+    def _draw_epoch(self, epoch: int) -> list[list[ScoredPrompt]]:
+        """This process's share of each minibatch, drawn and scored."""
+        self._minibatches = []  # the last epoch's images make room first
+        shares = [self._share(slots) for slots in self.epoch_slots(epoch)]
+        count = sum(map(len, shares))
+        logger.info("epoch %d: drawing %d images for each of %d prompts", epoch, self.params.images_per_prompt, count)
+        return [[self._draw(epoch, slot) for slot in share] for share in shares]
+
+    def epoch_slots(self, epoch: int) -> list[list[Slot]]:
+        """Every minibatch of an epoch: the next prompts of the endless stream of shuffled passes over the file."""
+        size, seed = self._bench.recipe.global_batch, self._bench.recipe.seed
+        num_slots = size * self.params.num_minibatches
+        slots = []
+        for number in range(num_slots):
+            once, offset = divmod(epoch * num_slots + number, len(self._prompts))
+            slots.append(Slot(number, self._prompts[epoch_order(seed, once, len(self._prompts))[offset]]))
+        return [slots[start : start + size] for start in range(0, num_slots, size)]
+
+    def _share(self, slots: Sequence[Slot]) -> list[Slot]:
+        """A contiguous part; a process without one takes a filler, because all must synchronise."""
+        rank, world = self._bench.accelerator.process_index, self._bench.accelerator.num_processes
+        first, last = (len(slots) * position // world for position in (rank, rank + 1))
+        return list(slots[first:last]) or [Slot(slots[0].number, slots[0].prompt, weight=0.0)]
+
+    def _draw(self, epoch: int, slot: Slot) -> ScoredPrompt:
+        noise_BSCHW = trajectory_noise(
+            self._bench.recipe.seed,
+            epoch,
+            slot.number,
+            num_images=self.params.images_per_prompt,
+            num_steps=self.params.sampler_steps,
+            shape=self._bench.backbone.latent_shape,
+        )
+        conditioning = conditioning_of(self._bench, slot.prompt)
+        trajectories, latents_BCHW = self._sampler.draw(self._silent, self._reference, noise_BSCHW, conditioning)
+        if not bool(latents_BCHW.isfinite().all()):
+            message = f"Training diverged: in epoch {epoch} the policy drew an image that is not finite. Lower the"
+            raise JobStoppedError("diverged", f"{message} learning rate or raise beta; the last checkpoint is kept.")
+        return ScoredPrompt(slot, trajectories, self._score(slot.prompt, latents_BCHW))
+
+    def _score(self, prompt: str, latents_BCHW: Tensor) -> Tensor:
+        """rewards_B; ValueError when the reward is not a number for one of the images."""
+        rewards = []
+        for images in self._sampler.pieces(latents_BCHW):
+            pictures = to_images(self._bench.backbone.decode_latents(latents_BCHW[images]))
+            rewards.append(self._scorer.score(pictures, [prompt] * len(pictures)))
+        rewards_B = torch.cat(rewards)
+        if not bool(rewards_B.isfinite().all()):
+            value = rewards_B[~rewards_B.isfinite()][0].item()
+            raise ValueError(
+                f"Reward {self._reward!r} gave {value} for an image of prompt {prompt!r}; it must be a finite number."
+                " Check the reward's weights, or name another reward in the recipe."
+            )
+        return rewards_B
+
+    # --- an optimiser step ---
+
+    def _judge(self, scored: ScoredPrompt, *, moved: bool) -> PRDPOutput:
+        """The objective on one prompt. Before the first update of an epoch the weights are still those that drew."""
+        trajectories = scored.trajectories
+        old_BT = trajectories.old_log_probs_BT
+        log_probs_BT = self._sampler.log_probs(self._silent, trajectories) if moved else old_BT
+        rewards_B = -scored.rewards_B if self._bench.recipe.flip_labels else scored.rewards_B
+        policy = ScoredTrajectories(log_probs_BT, old_BT, rewards_B)
+        return self._objective(policy=policy, reference=trajectories.reference_log_probs_BT, params=self.params)
+
+    def _pieces(self, minibatch: Sequence[ScoredPrompt], outputs: Sequence[PRDPOutput]) -> Iterator[Piece]:
+        """Every pass that has a gradient to give, or one that has none: a process must take part once at least."""
+        # DDP averages over processes, the sum over prompts is to be divided by the global batch alone.
+        scale = self._bench.accelerator.num_processes / self._bench.recipe.global_batch
+        idle = True
+        for scored, output in zip(minibatch, outputs, strict=True):
+            coefficients_BT = output.coefficients_BT * (scale * scored.slot.weight)
+            for images in self._sampler.pieces(coefficients_BT):
+                for step in range(scored.trajectories.num_steps):
+                    if bool(coefficients_BT[images, step].any()):
+                        idle = False
+                        yield Piece(scored.trajectories, images, step, coefficients_BT[images, step])
+        if idle:
+            trajectories = minibatch[0].trajectories
+            yield Piece(trajectories, slice(0, 1), 0, torch.zeros(1, dtype=torch.float64))
+
+    def _backward(self, pieces: Sequence[Piece]) -> None:
+        """A backward pass a piece, so that memory does not grow with steps; gradients are shared after the last."""
+        for number, piece in enumerate(pieces):
+            last = number == len(pieces) - 1
+            with nullcontext() if last else self._bench.accelerator.no_sync(self._bench.wrapped):
+                backward_piece(self._sampler, self._policy, piece)
+
+    def _sums(self, minibatch: Sequence[ScoredPrompt], outputs: Sequence[PRDPOutput]) -> dict[str, Tensor]:
+        sums: dict[str, Tensor] = {}
+        for scored, output in zip(minibatch, outputs, strict=True):
+            for name, value in monitors(output, scored.rewards_B).items():
+                so_far = sums.get(name, torch.zeros((), dtype=torch.float64, device=self._bench.device))
+                sums[name] = so_far + scored.slot.weight * value
+        return sums
+
+
+def backward_piece(sampler: AncestralSampler, policy: Predict, piece: Piece) -> None:
+    """Add a piece's gradient. Summed over all pieces it is the gradient of the loss through the whole trajectories."""
+    log_prob_B = sampler.step_log_prob(policy, piece.trajectories, piece.images, piece.step)
+    torch.autograd.backward((log_prob_B * piece.coefficients_B.to(log_prob_B.device)).sum())
+
+
+def monitors(output: PRDPOutput, rewards_B: Tensor) -> dict[str, float]:
+    """What is worth watching, per prompt. The loss is huge by nature; `residual` has the unit of a log-ratio.
+
+    `implicit_accuracy` is the share of pairs whose log-ratios are ordered as their rewards; ties count half.
+    """
+    num_pairs = max(1, output.num_pairs)
+    agreement_BB = (output.margins_BB.sign() + 1) / 2 * output.is_pair_BB
+    all_tied = output.num_pairs == 0
+    return {
+        "loss": float(output.loss),
+        "residual": float(output.loss.sqrt()),
+        "margin": float(output.margins_BB.sum()) / num_pairs,
+        "implicit_accuracy": 0.5 if all_tied else float(agreement_BB.sum()) / num_pairs,
+        "reward": float(rewards_B.double().mean()),
+        "reward_spread": float(rewards_B.double().std()),
+        "clipped_share": output.clipped_share,
+        "all_tied": float(all_tied),
+    }

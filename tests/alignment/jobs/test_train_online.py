@@ -1,0 +1,167 @@
+"""The train job on an online recipe: what it leaves, interrupted anywhere, on two processes, given bad input."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from alignment.contracts import JobFailure, Placement, TrainResult
+from alignment.rewards.clip_preference import ClipPreferenceScorer
+from alignment.training import loop
+
+# The first test of a session pays for importing the model libraries and for encoding the cache.
+pytestmark = pytest.mark.timeout(300)
+
+QUIET = Placement(micro_batch=2, checkpoint_every_steps=1)
+
+
+def result_of(out: Path) -> TrainResult:
+    return TrainResult.model_validate_json((out / "result.json").read_text())
+
+
+def failure_of(out: Path) -> JobFailure:
+    return JobFailure.model_validate_json((out / "failure.json").read_text())
+
+
+def curve_of(out: Path) -> list[tuple[int, dict[str, float]]]:
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [
+        (line["step"], {name: value for name, value in line["metrics"].items() if name != "prompts_per_second"})
+        for line in lines
+    ]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(online_bench: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six steps, three epochs, without interruption."""
+    out = tmp_path_factory.mktemp("undisturbed") / "out"
+    assert online_bench.bench.train(out, online_bench.train_spec(), QUIET) == 0
+    return out
+
+
+@contextmanager
+def stop_after(monkeypatch: pytest.MonkeyPatch, step: int, what: type[BaseException] | None) -> Iterator[None]:
+    """Raise `what` just after a step's metrics are written; None sends SIGTERM to ourselves instead."""
+    honest = loop.append_metrics
+
+    def append(out: Path, done: int, metrics: dict[str, float]) -> None:
+        honest(out, done, metrics)
+        if done == step and what is None:
+            os.kill(os.getpid(), signal.SIGTERM)
+        elif done == step and what is not None:
+            raise what(f"stopped after step {done}")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "append_metrics", append)
+        yield
+
+
+def test_result_says_what_the_policy_learnt_from(online_bench: Any, undisturbed: Path) -> None:
+    result = result_of(undisturbed)
+    reward = online_bench.data.reward
+    assert result.trained_on == ("taste", f"scorer {reward.weights_digest}", "panel")
+    assert (result.steps, result.num_pairs) == (6, 5)
+    metrics = dict(curve_of(undisturbed))
+    assert list(metrics) == [1, 2, 3, 4, 5, 6]
+    assert {"residual", "reward", "reward_spread", "clipped_share", "all_tied", "implicit_accuracy"} <= set(metrics[1])
+    assert metrics[1]["clipped_share"] == metrics[3]["clipped_share"] == 0
+    assert metrics[2]["clipped_share"] > 0
+    assert metrics[1]["reward"] == metrics[2]["reward"] != metrics[3]["reward"], "an epoch's images serve two updates"
+    assert metrics[1]["margin"] == 0, "the policy begins as the reference"
+
+
+def test_checkpoints_are_taken_between_epochs_only(undisturbed: Path) -> None:
+    assert sorted(path.name for path in (undisturbed / "checkpoints").iterdir()) == ["step_000002", "step_000004"]
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 6])
+def test_crash_after_any_step_and_resume(
+    online_bench: Any, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    out, spec = tmp_path / "out", online_bench.train_spec()
+    with stop_after(monkeypatch, step, RuntimeError):
+        assert online_bench.bench.train(out, spec, QUIET) == 1
+    assert online_bench.bench.train(out, spec, QUIET) == 0
+    assert curve_of(out) == curve_of(undisturbed)
+    assert result_of(out).weights_digest == result_of(undisturbed).weights_digest
+
+
+@pytest.mark.parametrize(("step", "saved"), [(2, 2), (3, 4)])
+def test_sigterm_goes_back_to_the_epochs_beginning(
+    online_bench: Any, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int, saved: int
+) -> None:
+    """The signal is answered after the step that follows it: step 3 is in mid-epoch, step 4 ends one."""
+    out, spec = tmp_path / "out", online_bench.train_spec()
+    placement = QUIET.model_copy(update={"checkpoint_every_steps": 100 if saved == 4 else 1})
+    with stop_after(monkeypatch, step, None):
+        assert online_bench.bench.train(out, spec, placement) == 143
+    assert failure_of(out).step == saved
+    assert online_bench.bench.train(out, spec, placement) == 0
+    assert curve_of(out) == curve_of(undisturbed)
+    assert result_of(out).weights_digest == result_of(undisturbed).weights_digest
+
+
+def test_full_fine_tune_has_a_frozen_reference(online_bench: Any, tmp_path: Path) -> None:
+    spec = online_bench.train_spec(tuning={"kind": "full"}, optimiser={"learning_rate": 1e-4}, steps=4)
+    assert online_bench.bench.train(tmp_path / "out", spec, QUIET) == 0
+    metrics = dict(curve_of(tmp_path / "out"))
+    assert metrics[1]["margin"] == 0
+    assert metrics[3]["margin"] != 0, "drawn by the moved weights, judged by the base"
+
+
+def test_bf16_trains(online_bench: Any, undisturbed: Path, tmp_path: Path) -> None:
+    assert online_bench.bench.train(tmp_path / "out", online_bench.train_spec(precision="bf16", steps=2), QUIET) == 0
+    first, exact = curve_of(tmp_path / "out")[0][1], curve_of(undisturbed)[0][1]
+    assert first["loss"] == pytest.approx(exact["loss"], rel=0.2)
+    assert first["loss"] != exact["loss"]
+
+
+def test_a_reward_of_nan_is_bad_input(online_bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def score(self: ClipPreferenceScorer, images_B: Sequence[Image.Image], prompts: Sequence[str]) -> Tensor:
+        return torch.full((len(prompts),), float("nan"))
+
+    monkeypatch.setattr(ClipPreferenceScorer, "score", score)
+    assert online_bench.bench.train(tmp_path / "out", online_bench.train_spec(), QUIET) == 2
+    assert failure_of(tmp_path / "out").kind == "bad_input"
+    assert "Reward 'taste' gave nan" in failure_of(tmp_path / "out").message
+
+
+def test_missing_inputs_are_refused(online_bench: Any, tmp_path: Path) -> None:
+    spec = online_bench.train_spec()
+    online = spec.online.model_copy(update={"prompts_digest": "5" * 64})
+    assert online_bench.bench.train(tmp_path / "a", spec.model_copy(update={"online": online}), QUIET) == 2
+    assert "The prompts file with digest 5555" in failure_of(tmp_path / "a").message
+    reward = spec.online.reward.model_copy(update={"weights_digest": "6" * 64})
+    online = spec.online.model_copy(update={"reward": reward})
+    assert online_bench.bench.train(tmp_path / "b", spec.model_copy(update={"online": online}), QUIET) == 2
+    assert "The reward taste with digest 6666" in failure_of(tmp_path / "b").message
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_two_processes_give_one_curve(online_bench: Any, undisturbed: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    placement = QUIET.model_copy(update={"num_processes": 2})
+    arguments = online_bench.bench.write_job(tmp_path / "job", online_bench.train_spec(), placement, out)
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    command = [*launch, "-m", "alignment.jobs.train", *arguments]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=250, check=False)
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    assert "process 1 of 2" in ended.stderr
+    for (step, ours), (_, theirs) in zip(curve_of(out), curve_of(undisturbed), strict=True):
+        for name, value in ours.items():
+            assert value == pytest.approx(theirs[name], rel=1e-3, abs=1e-6), (step, name)
+        if step == 1:
+            assert {**ours, "gradient_norm": 0} == {**theirs, "gradient_norm": 0}, "the same images, the same rewards"

@@ -1,0 +1,61 @@
+"""A step on a feature cache: one gradient however the global batch is split."""
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from alignment.backbones.stable_diffusion import StableDiffusionBackbone
+from alignment.contracts import Placement, TrainSpec
+from alignment.data.features import CachedFeatures
+from alignment.training.batches import Visit, assemble
+from alignment.training.loop import RunInputs, TrainingRun
+from alignment.training.offline_update import OfflineUpdate
+
+# The first test of a session pays for importing the model libraries and for encoding the cache.
+pytestmark = pytest.mark.timeout(300)
+
+
+@pytest.fixture(autouse=True)
+def _deterministic() -> Iterator[None]:
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def run_of(bench: Any, spec: TrainSpec, out: Path) -> Any:
+    out.mkdir(exist_ok=True)
+    assert spec.cache_digest is not None
+    backbone = StableDiffusionBackbone(bench.inputs / spec.base_digest, spec.recipe.backbone)
+    features = CachedFeatures(bench.inputs / spec.cache_digest)
+    return TrainingRun(RunInputs(spec, Placement(), backbone, partial(OfflineUpdate, features), out))
+
+
+def gradients(run: Any, batches: list[list[Visit]]) -> torch.Tensor:
+    run.update.accumulate(batches)
+    return torch.cat([weight.grad.flatten() for weight in run.weights if weight.grad is not None])
+
+
+def test_gradient_is_the_mean_over_the_global_batch_however_it_is_split(bench: Any, tmp_path: Path) -> None:
+    spec = bench.train_spec(global_batch=5, tuning={"kind": "full"})
+    visits = [Visit(pair, 0) for pair in range(5)]
+    splits: list[list[list[Visit]]] = [[visits], [visits[:4], visits[4:]], [[visit] for visit in visits]]
+    splits.append([[*visits[:2], Visit(9, 0, weight=0.0)], visits[2:]])
+    run = run_of(bench, spec, tmp_path / "out")
+    expected_run = run_of(bench, spec, tmp_path / "expected")
+    update = expected_run.update
+    batch = assemble(visits, update.features, spec.recipe, expected_run.backbone.schedule)
+    update.step(batch).loss_B.mean().backward()
+    expected = torch.cat([weight.grad.flatten() for weight in expected_run.weights if weight.grad is not None])
+    for split in splits:
+        run.optimiser.zero_grad()
+        assert (gradients(run, split) - expected).norm() < 1e-4 * expected.norm()
+
+
+def test_a_run_may_pause_before_any_step(bench: Any, tmp_path: Path) -> None:
+    run = run_of(bench, bench.train_spec(), tmp_path / "out")
+    assert all(run.update.may_pause(step) for step in range(5))
+    assert run.update.unit == "pairs"
