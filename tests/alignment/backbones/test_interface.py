@@ -15,5 +15,8 @@ def test_implementations_have_the_protocols_methods(params: type[BackboneParams]
     asked = [name for name in vars(Backbone) if not name.startswith("_")]
     assert len(asked) >= 8
     for name in asked:
+        if isinstance(getattr(Backbone, name), property):
+            assert isinstance(getattr(implementation, name), property), name
+            continue
         ours = inspect.signature(getattr(implementation, name))
         assert list(ours.parameters) == list(inspect.signature(getattr(Backbone, name)).parameters), name
