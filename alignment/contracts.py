@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from alignment.backbones.catalogue import Backbone
+from alignment.backbones.catalogue import Backbone, SchedulerName
 from alignment.objectives.catalogue import Objective
 from alignment.rewards.catalogue import Reward
 
@@ -209,8 +209,8 @@ class TrainSpec(ValueObject):
 class TrainResult(ValueObject):
     """What a finished run leaves. The folder holds weights/, metrics.jsonl and samples/.
 
-    weights/ is `pytorch_lora_weights.safetensors` (diffusers' LoRA layout) for LoRA, or a `unet/` folder as
-    `save_pretrained` writes it for full fine-tunes.
+    weights/ is `pytorch_lora_weights.safetensors` (diffusers' LoRA layout) for LoRA, or a `unet/` or `transformer/`
+    folder, by the backbone's denoiser, as `save_pretrained` writes it for full fine-tunes.
     """
 
     uri: str
@@ -242,9 +242,18 @@ class ModelRef(Record):
 class Sampler(Record):
     """How evaluation images are drawn; part of their identity."""
 
-    scheduler: Literal["ddim"] = "ddim"
+    scheduler: SchedulerName = "ddim"
     steps: PositiveInt = 50
     guidance_scale: Annotated[float, Field(ge=1)] = 7.5
+
+
+def check_sampler(backbone: Backbone, sampler: Sampler) -> None:
+    """ValueError when the backbone's images are not drawn with the sampler's scheduler."""
+    if sampler.scheduler != backbone.scheduler:
+        raise ValueError(
+            f"Sampler scheduler {sampler.scheduler!r} does not draw with backbone {backbone.name!r}, which takes"
+            f" {backbone.scheduler!r}. Set evaluation.sampler.scheduler to that."
+        )
 
 
 class SampleSpec(ValueObject):
@@ -257,6 +266,11 @@ class SampleSpec(ValueObject):
     """sha256 of the prompts file (tab separated, header `prompt<TAB>category`)."""
     seeds: Annotated[tuple[int, ...], Field(min_length=1)]
     sampler: Sampler
+
+    @model_validator(mode="after")
+    def _sampler_fits(self) -> Self:
+        check_sampler(self.backbone, self.sampler)
+        return self
 
 
 class EvalSpec(ValueObject):
@@ -277,6 +291,11 @@ class EvalSpec(ValueObject):
     """Judge name to the largest per-prompt difference that counts as a tie; 0 where not named."""
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
     """Two-sided confidence of every interval."""
+
+    @model_validator(mode="after")
+    def _sampler_fits(self) -> Self:
+        check_sampler(self.backbone, self.sampler)
+        return self
 
     def sample_spec(self, model: ModelRef) -> SampleSpec:
         """The images this evaluation needs of one model."""

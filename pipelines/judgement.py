@@ -68,7 +68,7 @@ def show_in_tracking(
 ) -> None:
     """Verdict, bounds, report and contact sheet on the pipeline run's page and on the version's tags."""
     tags = tracking.airflow_tags(settings, run_key)
-    run_id = tracking.parent_run(settings, project=project.name, key=run_key, name=run_key, tags=tags)
+    run_id = tracking.parent_run(settings, project=project.name, key=run_key, tags=tags)
     tracking.set_run_tags(settings, run_id, verdict_tags(decision))
     stream = tracking.RunStream(settings.tracking_uri, run_id)
     store = open_store(settings.store_uri, settings)

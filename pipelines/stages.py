@@ -127,7 +127,7 @@ def register(path: str, snapshot: Json, result: Json, *, run_key: str) -> Json:
     project, settings = read_project(path), load_settings()
     data, trained = DatasetSnapshot.model_validate(snapshot), TrainResult.model_validate(result)
     tags = tracking.airflow_tags(settings, run_key)
-    run_id = tracking.parent_run(settings, project=project.name, key=run_key, name=run_key, tags=tags)
+    run_id = tracking.parent_run(settings, project=project.name, key=run_key, tags=tags)
     tracking.log_dataset(settings, run_id, data, context="training")
     candidate = registration.register(trained, project, settings, snapshot=data, run_id=run_id)
     tracking.finish_run(settings, run_id, "FINISHED")

@@ -28,6 +28,8 @@ RUN_KEY_TAG = "plumbline.run_key"
 JOB_ID_TAG = "plumbline.job_id"
 CONFIG_TAG = "plumbline.config_logged"
 PARENT_TAG = "mlflow.parentRunId"
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
+"""Makes MLflow show training runs and models first, not the tools for language-model applications."""
 MAX_PARAM_CHARS = 500
 MAX_PARAMS_PER_REQUEST = 100
 MAX_METRICS_PER_REQUEST = 1000
@@ -115,12 +117,19 @@ def check_reachable(settings: Settings) -> str:
 # --- runs -----------------------------------------------------------------------------------------------------------
 
 
-def parent_run(settings: Settings, *, project: str, key: str, name: str, tags: Mapping[str, str]) -> str:
+def parent_run(settings: Settings, *, project: str, key: str, tags: Mapping[str, str]) -> str:
     """Run id of a pipeline run, found by its key before it is created; the experiment is the project."""
     if settings.git_sha:
         tags = {"git.sha": settings.git_sha, **tags}
     with connect(settings.tracking_uri) as client:
-        return _find_or_create(client, _experiment(client, settings, project), (RUN_KEY_TAG, key), name=name, tags=tags)
+        experiment = _experiment(client, settings, project)
+        return _find_or_create(client, experiment, (RUN_KEY_TAG, key), name=run_name(key), tags=tags)
+
+
+def run_name(run_key: str) -> str:
+    """What a person reads in MLflow: the DAG and the minute of its run; another key as it is."""
+    found = re.match(r"([^/]+)/\w+?__(\d{4}-\d\d-\d\d)T(\d\d:\d\d)", run_key)
+    return f"{found[1]} {found[2]} {found[3]}" if found else run_key
 
 
 def airflow_tags(settings: Settings, run_key: str) -> dict[str, str]:
@@ -145,10 +154,10 @@ def job_run(
 ) -> TrackingTarget:
     """The run of one job under its pipeline run, found by the job id before it is created.
 
-    `config` is logged once, flattened to params (500 characters each) and whole as config.json; a retry that brings
-    another config (placement may change) leaves the first.
+    `config` is logged once, flattened to params (500 characters each; a recipe's under the names by which it is
+    overridden) and whole as config.json; a retry that brings another config (placement may change) leaves the first.
     """
-    parent = parent_run(settings, project=project, key=parent_key, name=parent_key, tags={})
+    parent = parent_run(settings, project=project, key=parent_key, tags={})
     with connect(settings.tracking_uri) as client:
         tags = {"plumbline.kind": kind, PARENT_TAG: parent}
         experiment = _experiment(client, settings, project)
@@ -167,7 +176,7 @@ def _experiment(client: Any, settings: Settings, name: str) -> str:
         # Without a server MLflow would put artifacts into the working directory.
         location = None if served else (settings.mlflow_dir / "artifacts").as_uri()
         try:
-            return str(client.create_experiment(name, artifact_location=location))
+            return str(client.create_experiment(name, artifact_location=location, tags=EXPERIMENT_TAGS))
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
@@ -215,7 +224,8 @@ def _first_run(client: Any, experiment_id: str, identity: tuple[str, str]) -> An
 def _log_config(client: Any, run_id: str, config: Mapping[str, Any]) -> None:
     from mlflow.entities import Param
 
-    params = [Param(name, value) for name, value in flatten(config).items()]
+    short = {name.removeprefix("spec.").removeprefix("recipe."): value for name, value in flatten(config).items()}
+    params = [Param(name, value) for name, value in short.items() if not name.endswith("schema_version")]
     client.log_dict(run_id, dict(config), "config.json")
     for start in range(0, len(params), MAX_PARAMS_PER_REQUEST):
         client.log_batch(run_id, params=params[start : start + MAX_PARAMS_PER_REQUEST])

@@ -4,6 +4,9 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+SchedulerName = Literal["ddim", "flow_euler"]
+"""Deterministic DDIM, or Euler steps along the flow of the base's own scheduler."""
+
 
 class BackboneParams(BaseModel):
     """What every backbone states. `implementation` is imported only where torch is at hand."""
@@ -11,6 +14,8 @@ class BackboneParams(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     implementation: ClassVar[str]
+    scheduler: ClassVar[SchedulerName] = "ddim"
+    """What evaluation images are drawn with."""
 
 
 class StableDiffusion(BackboneParams):
@@ -23,5 +28,40 @@ class StableDiffusion(BackboneParams):
     """Side of the square training image, pixels."""
 
 
-BACKBONES: tuple[type[BackboneParams], ...] = (StableDiffusion,)
-Backbone = StableDiffusion
+class SDXL(BackboneParams):
+    """Stable Diffusion XL, the base: two text encoders, UNet told of sizes and crops, epsilon or v prediction."""
+
+    implementation: ClassVar[str] = "alignment.backbones.sdxl:SDXLBackbone"
+
+    name: Literal["sdxl"] = "sdxl"
+    resolution: Annotated[int, Field(ge=64, multiple_of=8)] = 1024
+    """Side of the square training image, pixels."""
+
+
+class StableDiffusion3(BackboneParams):
+    """Stable Diffusion 3 and 3.5: two CLIPs and, where the base has it, T5; transformer, flow matching."""
+
+    implementation: ClassVar[str] = "alignment.backbones.sd3:StableDiffusion3Backbone"
+    scheduler: ClassVar[SchedulerName] = "flow_euler"
+
+    name: Literal["sd3"] = "sd3"
+    resolution: Annotated[int, Field(ge=64, multiple_of=16)] = 1024
+    """Side of the square training image, pixels."""
+
+
+class Flux(BackboneParams):
+    """FLUX.1: T5 and the pooled state of CLIP; transformer, flow matching on packed latents."""
+
+    implementation: ClassVar[str] = "alignment.backbones.flux:FluxBackbone"
+    scheduler: ClassVar[SchedulerName] = "flow_euler"
+
+    name: Literal["flux"] = "flux"
+    resolution: Annotated[int, Field(ge=64, multiple_of=16)] = 1024
+    """Side of the square training image, pixels."""
+    guidance: Annotated[float, Field(ge=1)] = 3.5
+    """Guidance that a distilled denoiser (FLUX.1-dev) is told in training: 3.5 as in diffusers' script, and usual in
+    sampling. One that is told none (schnell) ignores it."""
+
+
+BACKBONES: tuple[type[BackboneParams], ...] = (StableDiffusion, SDXL, StableDiffusion3, Flux)
+Backbone = Annotated[StableDiffusion | SDXL | StableDiffusion3 | Flux, Field(discriminator="name")]

@@ -13,7 +13,23 @@ from alignment.backbones.noise_schedule import ForwardProcess
 from alignment.contracts import FullFineTune, Lora
 
 Conditioning = dict[str, Tensor]
-"""Text-encoder outputs by name, one row a caption. The names are the backbone's own affair."""
+"""What the denoiser is told, by name: text-encoder outputs, one row a caption, and facts of the image, one row an
+image. The names are the backbone's own affair."""
+
+
+@dataclass(frozen=True)
+class Framing:
+    """How a training image was cut from its original, in pixels."""
+
+    original_height: int
+    original_width: int
+    """Of the image as it came, before scaling."""
+    crop_top: int
+    crop_left: int
+    """Of the cut, in the scaled image."""
+    height: int
+    width: int
+    """Of the training image."""
 
 
 @dataclass(frozen=True)
@@ -34,13 +50,16 @@ class Backbone(Protocol):
         """C, H, W of the latent of a training image."""
 
     def decode_latents(self, latents_BCHW: Tensor) -> Tensor:
-        """Latents, times the scaling factor as `encode_images` gives them, to RGB in [0, 1], float32 on the CPU."""
+        """Latents, in the unit that `encode_images` gives, to RGB in [0, 1], float32 on the CPU."""
 
     def encode_images(self, pixels_BCHW: Tensor) -> LatentMoments:
         """RGB in [-1, 1], float32, to latent moments."""
 
     def encode_captions(self, captions: Sequence[str]) -> Conditioning:
         """Captions to text-encoder states, padded to the tokenizer's longest; longer ones are cut."""
+
+    def image_conditioning(self, framings: Sequence[Framing]) -> Conditioning:
+        """What the denoiser is told of each image beside its caption, one row an image; empty for most families."""
 
     def load_denoiser(self) -> nn.Module:
         """A fresh copy of the base denoiser, float32, every weight frozen."""

@@ -2,7 +2,8 @@
 
     index.json                 what is there (`CacheIndex`)
     pairs/00000.safetensors    {chosen,rejected}_{mean,std}_BCHW, caption_{chosen,rejected}_B of `shard_pairs` pairs,
-                               and prompt_B where images of the snapshot have captions that are not just the prompt
+                               prompt_B where images of the snapshot have captions that are not just the prompt, and
+                               {chosen,rejected}_image_NAME where the backbone's denoiser is told of each image
     text/00000.safetensors     text states of `captions_per_shard` captions; caption 0 is the empty one
 
 A shard is encoded whole by one process, in pieces of fixed size, and published in one step: the bytes do not depend on
@@ -24,7 +25,7 @@ from torch import Tensor
 
 from alignment.backbones.interface import Backbone, Conditioning
 from alignment.contracts import EncodeSpec
-from alignment.data.pairs import Pair, TrainingPairs, pixels
+from alignment.data.pairs import Pair, TrainingPairs, framed
 from alignment.durable import write_json
 from alignment.failures import JobStoppedError
 from alignment.tensor_files import write_tensors
@@ -38,6 +39,8 @@ PAIRS_AT_ONCE = 8
 the batch), hence no setting of the placement."""
 CAPTIONS_AT_ONCE = 32
 OPEN_SHARDS = 256
+SIDES = ("chosen", "rejected")
+IMAGE = "image_"
 
 
 class CacheIndex(BaseModel):
@@ -138,15 +141,17 @@ class FeatureWriter:
 
     def _moments(self, pairs: list[Pair]) -> dict[str, Tensor]:
         side = self.spec.backbone.resolution
-        chosen = [pixels(pair.image_chosen, side, f"image_chosen of pair {pair.pair_id}") for pair in pairs]
-        rejected = [pixels(pair.image_rejected, side, f"image_rejected of pair {pair.pair_id}") for pair in pairs]
-        moments = self.backbone.encode_images(torch.stack(chosen + rejected))
-        named: dict[str, Tensor] = {}
-        for which, mean, std in zip(
-            ("chosen", "rejected"), moments.mean_BCHW.chunk(2), moments.std_BCHW.chunk(2), strict=True
-        ):
-            named[f"{which}_mean_BCHW"], named[f"{which}_std_BCHW"] = mean, std
-        return named
+        chosen = [framed(pair.image_chosen, side, f"image_chosen of pair {pair.pair_id}") for pair in pairs]
+        rejected = [framed(pair.image_rejected, side, f"image_rejected of pair {pair.pair_id}") for pair in pairs]
+        moments = self.backbone.encode_images(torch.stack([image.pixels_CHW for image in chosen + rejected]))
+        told = self.backbone.image_conditioning([image.framing for image in chosen + rejected])
+        both = {"mean_BCHW": moments.mean_BCHW, "std_BCHW": moments.std_BCHW}
+        both |= {f"{IMAGE}{name}": rows for name, rows in told.items()}
+        return {
+            f"{which}_{name}": half
+            for name, rows in both.items()
+            for which, half in zip(SIDES, rows.chunk(2), strict=True)
+        }
 
 
 def _shards(kind: str, count: int, size: int) -> Iterator[Shard]:
@@ -174,6 +179,9 @@ class CachedPair:
     prompts: tuple[int, int]
     """The prompt, once a side. Where the cache keeps no prompts these are the captions: the prompt itself, unless the
     cache was encoded from captioned images before prompts were kept."""
+    chosen_image: Conditioning
+    rejected_image: Conditioning
+    """What the denoiser is told of each image beside its caption, without the leading dimension."""
 
     @property
     def is_captioned(self) -> bool:
@@ -207,6 +215,8 @@ class CachedFeatures:
             caption_chosen=captions[0],
             caption_rejected=captions[1],
             prompts=captions if prompt is None else (prompt, prompt),
+            chosen_image=_told(shard, "chosen", offset),
+            rejected_image=_told(shard, "rejected", offset),
         )
 
     def has_captions(self) -> bool:
@@ -222,6 +232,11 @@ class CachedFeatures:
         number, offset = divmod(caption, self.index.captions_per_shard)
         shard = _tensors(self.folder / "text" / f"{number:05d}.safetensors")
         return {name: tensor[offset] for name, tensor in shard.items()}
+
+
+def _told(shard: dict[str, Tensor], side: str, offset: int) -> Conditioning:
+    prefix = f"{side}_{IMAGE}"
+    return {name.removeprefix(prefix): rows[offset] for name, rows in shard.items() if name.startswith(prefix)}
 
 
 @functools.lru_cache(maxsize=OPEN_SHARDS)

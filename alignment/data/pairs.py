@@ -11,6 +11,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from alignment.backbones.interface import Framing
 from alignment.failures import JobStoppedError
 
 COLUMNS = ("pair_id", "prompt", "caption_chosen", "caption_rejected", "image_chosen", "image_rejected", "is_tie")
@@ -90,7 +91,15 @@ def _open(path: Path) -> pq.ParquetFile:
     return file
 
 
-def pixels(encoded: bytes, resolution: int, origin: str) -> Tensor:
+@dataclass(frozen=True)
+class FramedImage:
+    """A training image, and how it was cut from its original."""
+
+    pixels_CHW: Tensor
+    framing: Framing
+
+
+def framed(encoded: bytes, resolution: int, origin: str) -> FramedImage:
     """Decode, scale the shorter side to `resolution` (bilinear), crop the centre square; CHW in [-1, 1], float32.
 
     Sizes round as torchvision's Resize and CenterCrop do, so that features match published recipes. `origin` names the
@@ -101,15 +110,22 @@ def pixels(encoded: bytes, resolution: int, origin: str) -> Tensor:
             image = opened.convert("RGB")
     except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
         raise JobStoppedError("bad_data", f"{origin} cannot be decoded: {error}") from error
-    square = np.asarray(_square(image, resolution), dtype=np.float32)
-    return torch.from_numpy(square / 255.0).permute(2, 0, 1) * 2 - 1
+    square, framing = _square(image, resolution)
+    pixels_HWC = torch.from_numpy(np.asarray(square, dtype=np.float32) / 255.0)
+    return FramedImage(pixels_HWC.permute(2, 0, 1) * 2 - 1, framing)
 
 
-def _square(image: Image.Image, side: int) -> Image.Image:
+def pixels(encoded: bytes, resolution: int, origin: str) -> Tensor:
+    """The pixels of `framed` alone, CHW."""
+    return framed(encoded, resolution, origin).pixels_CHW
+
+
+def _square(image: Image.Image, side: int) -> tuple[Image.Image, Framing]:
     width, height = image.size
     shorter = min(width, height)
     scaled = (int(side * width / shorter), int(side * height / shorter))
     if image.size != scaled:
         image = image.resize(scaled, Image.Resampling.BILINEAR)
     left, top = round((scaled[0] - side) / 2), round((scaled[1] - side) / 2)
-    return image.crop((left, top, left + side, top + side))
+    cut = image.crop((left, top, left + side, top + side))
+    return cut, Framing(height, width, crop_top=top, crop_left=left, height=side, width=side)

@@ -18,6 +18,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from alignment.backbones.drawing import Drawing, drawing_of
+from alignment.backbones.interface import Conditioning
 from alignment.contracts import Sampler
 from alignment.durable import write_bytes
 from alignment.evaluation.prompts import EvalPrompt
@@ -67,13 +69,13 @@ def sample_images(
     micro_batch: int,
     after_batch: Callable[[int], None] = lambda done: None,
 ) -> None:
-    """Draw images into `folder` with a StableDiffusionPipeline that has the scheduler it is to use.
+    """Draw images into `folder` with a pipeline of a known family that has the scheduler it is to use.
 
     At most `micro_batch` images go through the denoiser at once. `after_batch` hears how many are done. An image whose
     values are not finite is written black: scoring reports black images as a problem.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    texts = TextStates(pipeline)
+    texts = TextStates(drawing_of(pipeline))
     for start in range(0, len(keys), micro_batch):
         batch = keys[start : start + micro_batch]
         images_BCHW = draw_batch(pipeline, texts, batch, sampler=sampler, resolution=resolution)
@@ -85,24 +87,26 @@ def sample_images(
 class TextStates:
     """Text-encoder states of prompts, each encoded once while its images are being drawn."""
 
-    def __init__(self, pipeline: Any) -> None:
-        self._pipeline = pipeline
-        self._states: dict[str, Tensor] = {}
-        self.empty_LD = self._encode([""])[0]
+    def __init__(self, drawing: Drawing) -> None:
+        self._drawing = drawing
+        self._states: dict[str, Conditioning] = {}
+        self._empty = self._encode([""])[""]
 
-    def of(self, prompts: Sequence[str]) -> Tensor:
-        """States BLD; those of the batch before are remembered, since a prompt's seeds may span two batches."""
+    def of(self, prompts: Sequence[str]) -> Conditioning:
+        """One row a prompt; those of the batch before are remembered, since a prompt's seeds may span two batches."""
         new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._states]
-        fresh = dict(zip(new, self._encode(new), strict=True)) if new else {}
-        self._states = {prompt: fresh.get(prompt, self._states.get(prompt)) for prompt in prompts}  # type: ignore[misc]
-        return torch.stack([self._states[prompt] for prompt in prompts])
+        known = self._states | (self._encode(new) if new else {})
+        self._states = {prompt: known[prompt] for prompt in prompts}
+        return {name: torch.stack([known[prompt][name] for prompt in prompts]) for name in self._empty}
+
+    def empty(self, rows: int) -> Conditioning:
+        """The empty prompt, so many times."""
+        return {name: state.expand(rows, *state.shape) for name, state in self._empty.items()}
 
     @torch.inference_mode()
-    def _encode(self, prompts: list[str]) -> Tensor:
-        states_BLD, _ = self._pipeline.encode_prompt(
-            prompts, self._pipeline.device, num_images_per_prompt=1, do_classifier_free_guidance=False
-        )
-        return torch.as_tensor(states_BLD)
+    def _encode(self, prompts: list[str]) -> dict[str, Conditioning]:
+        states = self._drawing.encode(prompts)
+        return {prompt: {name: rows[i] for name, rows in states.items()} for i, prompt in enumerate(prompts)}
 
 
 @torch.inference_mode()
@@ -110,27 +114,22 @@ def draw_batch(
     pipeline: Any, texts: TextStates, keys: Sequence[ImageKey], *, sampler: Sampler, resolution: int
 ) -> Tensor:
     """Images BCHW in [0, 1], float32 on the CPU. Guidance pushes away from the empty prompt; 1 means none."""
-    states_BLD = texts.of([key.prompt.text for key in keys])
-    images_BCHW = pipeline(
-        prompt_embeds=states_BLD,
-        negative_prompt_embeds=texts.empty_LD.expand_as(states_BLD),
-        latents=initial_latents(pipeline, keys, resolution),
-        height=resolution,
-        width=resolution,
-        num_inference_steps=sampler.steps,
-        guidance_scale=sampler.guidance_scale,
-        eta=0.0,
-        output_type="pt",
-    ).images
-    return torch.as_tensor(images_BCHW).float().cpu()
+    images_BCHW = drawing_of(pipeline).draw(
+        initial_latents(pipeline, keys, resolution),
+        texts.of([key.prompt.text for key in keys]),
+        texts.empty(len(keys)),
+        sampler=sampler,
+        resolution=resolution,
+    )
+    return images_BCHW.float().cpu()
 
 
 def initial_latents(pipeline: Any, keys: Sequence[ImageKey], resolution: int) -> Tensor:
     """Noise BCHW of unit variance, each image's own."""
-    channels, side = pipeline.unet.config.in_channels, resolution // pipeline.vae_scale_factor
+    shape = drawing_of(pipeline).noise_shape(resolution)
     generators = [torch.Generator("cpu").manual_seed(noise_seed(key)) for key in keys]
-    noise = [torch.randn(channels, side, side, generator=generator) for generator in generators]
-    return torch.stack(noise).to(pipeline.device, pipeline.unet.dtype)
+    noise = [torch.randn(shape, generator=generator) for generator in generators]
+    return torch.stack(noise).to(pipeline.device, pipeline.dtype)
 
 
 def noise_seed(key: ImageKey) -> int:

@@ -29,7 +29,11 @@ class Visit:
 
 @dataclass(frozen=True)
 class PairBatch:
-    """A micro-batch of pairs as the offline step takes it; latents are drawn from their moments, not yet noised."""
+    """A micro-batch of pairs as the offline step takes it; latents are drawn from their moments, not yet noised.
+
+    `chosen_captions` and `rejected_captions` are all that the denoiser is told: text states, and facts of the image
+    where the backbone has some.
+    """
 
     chosen_BCHW: Tensor
     rejected_BCHW: Tensor
@@ -80,10 +84,16 @@ def assemble(visits: Sequence[Visit], features: CachedFeatures, recipe: Recipe, 
         rejected_BCHW=torch.stack([row.rejected_CHW for row in rows]),
         noise_BCHW=torch.stack([row.noise_CHW for row in rows]),
         timesteps_B=torch.tensor([row.timestep for row in rows]),
-        chosen_captions=features.conditioning([row.caption_chosen for row in rows]),
-        rejected_captions=features.conditioning([row.caption_rejected for row in rows]),
+        chosen_captions=features.conditioning([row.caption_chosen for row in rows])
+        | _stacked([row.image_chosen for row in rows]),
+        rejected_captions=features.conditioning([row.caption_rejected for row in rows])
+        | _stacked([row.image_rejected for row in rows]),
         weight_B=torch.tensor([visit.weight for visit in visits]),
     )
+
+
+def _stacked(rows: Sequence[Conditioning]) -> Conditioning:
+    return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
 
 
 @dataclass(frozen=True)
@@ -94,6 +104,8 @@ class _Row:
     timestep: float
     caption_chosen: int
     caption_rejected: int
+    image_chosen: Conditioning
+    image_rejected: Conditioning
 
     @classmethod
     def draw(cls, visit: Visit, features: CachedFeatures, recipe: Recipe, schedule: ForwardProcess) -> "_Row":
@@ -112,6 +124,7 @@ class _Row:
         captions = own if recipe.objective.needs_captions else pair.prompts
         if chance.caption_dropped:
             captions = (EMPTY_CAPTION, EMPTY_CAPTION)
+        images = (pair.chosen_image, pair.rejected_image)
         if recipe.flip_labels:
-            chosen_CHW, rejected_CHW, captions = rejected_CHW, chosen_CHW, captions[::-1]
-        return cls(chosen_CHW, rejected_CHW, chance.noise_CHW, chance.timestep, *captions)
+            chosen_CHW, rejected_CHW, captions, images = rejected_CHW, chosen_CHW, captions[::-1], images[::-1]
+        return cls(chosen_CHW, rejected_CHW, chance.noise_CHW, chance.timestep, *captions, *images)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from alignment.backbones.interface import Conditioning
+from alignment.backbones.interface import Conditioning, Framing
 from alignment.data.prompt_lines import PromptLines
 from alignment.evaluation.sampling import to_images
 from alignment.failures import JobStoppedError
@@ -80,7 +80,7 @@ class OnlineUpdate:
         self._sampler = AncestralSampler(
             bench.backbone.schedule,
             params,
-            empty=bench.backbone.encode_captions([""]),
+            empty=self._conditioning(""),
             most_images=bench.placement.micro_batch,
             device=bench.device,
         )
@@ -112,9 +112,16 @@ class OnlineUpdate:
     def settle(self, step: int) -> None:
         """A pass over one latent of zeros."""
         shape, device = self._bench.backbone.latent_shape, self._bench.device
-        empty = {name: states.to(device) for name, states in self._bench.backbone.encode_captions([""]).items()}
+        empty = {name: states.to(device) for name, states in self._conditioning("").items()}
         answer_BCHW = self._policy(torch.zeros(1, *shape, device=device), torch.zeros(1, device=device).long(), empty)
         torch.autograd.backward(answer_BCHW.float().sum() * 0)
+
+    def _conditioning(self, prompt: str) -> Conditioning:
+        """A prompt's, one row, for a square image that nothing was cut from."""
+        side = self._bench.recipe.backbone.resolution
+        whole = Framing(side, side, crop_top=0, crop_left=0, height=side, width=side)
+        backbone = self._bench.backbone
+        return {**backbone.encode_captions([prompt]), **backbone.image_conditioning([whole])}
 
     # --- an epoch's images ---
 
@@ -151,7 +158,7 @@ class OnlineUpdate:
             num_steps=self.params.sampler_steps,
             shape=self._bench.backbone.latent_shape,
         )
-        conditioning: Conditioning = self._bench.backbone.encode_captions([slot.prompt])
+        conditioning = self._conditioning(slot.prompt)
         trajectories, latents_BCHW = self._sampler.draw(self._silent, self._reference, noise_BSCHW, conditioning)
         if not bool(latents_BCHW.isfinite().all()):
             message = f"Training diverged: in epoch {epoch} the policy drew an image that is not finite. Lower the"

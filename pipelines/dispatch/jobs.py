@@ -132,8 +132,8 @@ def track(request: JobRequest, settings: Settings, parent_key: str) -> JobReques
 
     `parent_key` is `DAG_ID/RUN_ID` for a run of Airflow's, which the pipeline run then links to.
     """
-    parent = {"project": request.project, "key": parent_key, "name": parent_key}
-    tracking.parent_run(settings, **parent, tags=tracking.airflow_tags(settings, parent_key))
+    tags = tracking.airflow_tags(settings, parent_key)
+    tracking.parent_run(settings, project=request.project, key=parent_key, tags=tags)
     config = {"spec": request.spec, "placement": request.placement.model_dump(mode="json")}
     target = tracking.job_run(
         settings,

@@ -49,7 +49,7 @@ def run(project_path: str) -> int:
 def _follow_chain(api: AirflowApi, project: Project, settings: Settings) -> Outcome:
     """Trigger ingest and follow the assets: pairs -> train -> candidate -> promote."""
     name, trained_before = project.name, _finished_models(settings)
-    ledger_before = status.status(project, settings)["ledger"]["entries"]
+    before = status.status(project, settings)
     with follow.View(settings).shown() as view:
         runs: dict[str, str] = {}
         for stage in ("ingest", "train", "promote"):
@@ -57,10 +57,11 @@ def _follow_chain(api: AirflowApi, project: Project, settings: Settings) -> Outc
         for stage in ("ingest", "train", "promote"):
             dag_id = f"{name}.{stage}"
             if stage == "ingest":
+                follow.finish_earlier(api, dag_id, follow.now(), view)
                 since = follow.now()
                 runs[stage] = api.trigger(dag_id)
             else:
-                runs[stage] = follow.next_run(api, dag_id, since)
+                runs[stage] = follow.next_run(api, dag_id, since, view)
                 since = follow.now()
             follow.follow_run(api, dag_id, runs[stage], view)
             if stage == "train" and not _succeeded(api, dag_id, runs[stage], "register"):
@@ -68,9 +69,9 @@ def _follow_chain(api: AirflowApi, project: Project, settings: Settings) -> Outc
     return Outcome(
         pairs=api.xcom(f"{name}.ingest", runs["ingest"], "announce_pairs"),
         newly_trained=len(_finished_models(settings) - trained_before),
-        judged="promote" in runs and _succeeded(api, f"{name}.promote", runs["promote"], "promote"),
-        status=(after := status.status(project, settings)),
-        new_ledger_entries=after["ledger"]["entries"] - ledger_before,
+        judged=(after := status.status(project, settings))["last_decision"] != before["last_decision"],
+        status=after,
+        new_ledger_entries=after["ledger"]["entries"] - before["ledger"]["entries"],
     )
 
 

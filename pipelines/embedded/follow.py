@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -19,6 +19,7 @@ from pipelines.settings import Settings
 POLL_SECONDS = 1.0
 LINK_TIMEOUT_SECONDS = 120
 RUN_TIMEOUT_SECONDS = 1800
+UNFINISHED = {"queued", "running"}
 MARKS = {"success": "[green]done[/]", "failed": "[red]failed[/]", "skipped": "[dim]skipped[/]"}
 
 
@@ -85,12 +86,27 @@ def follow_run(api: AirflowApi, dag_id: str, run_id: str, view: View) -> None:
     raise TimeoutError(f"{dag_id} {run_id} took longer than {RUN_TIMEOUT_SECONDS} s.")
 
 
-def next_run(api: AirflowApi, dag_id: str, since: datetime) -> str:
+def finish_earlier(api: AirflowApi, dag_id: str, before: datetime, view: View) -> bool:
+    """Follow the unfinished runs queued before this time, such as an interrupted demo left; whether there was one.
+
+    A DAG runs one at a time, so the run that is waited for cannot start before they end. How they end is their own
+    affair: the new run does the same work, or finds it done.
+    """
+    left = [run for run in api.runs(dag_id) if run["state"] in UNFINISHED and _queued(run) < before]
+    for run in sorted(left, key=_queued):
+        with suppress(ChainError):
+            follow_run(api, dag_id, str(run["dag_run_id"]), view)
+    return bool(left)
+
+
+def next_run(api: AirflowApi, dag_id: str, since: datetime, view: View) -> str:
     """The run that an asset event set off after `since`; TimeoutError when none comes."""
     deadline = time.monotonic() + LINK_TIMEOUT_SECONDS
     while time.monotonic() < deadline:
+        if finish_earlier(api, dag_id, since, view):
+            deadline = time.monotonic() + LINK_TIMEOUT_SECONDS
         for run in api.runs(dag_id):
-            if run["run_type"] == "asset_triggered" and _time(run["queued_at"] or run["run_after"]) >= since:
+            if run["run_type"] == "asset_triggered" and _queued(run) >= since:
                 return str(run["dag_run_id"])
         time.sleep(POLL_SECONDS)
     raise TimeoutError(f"No run of {dag_id} was set off within {LINK_TIMEOUT_SECONDS} s.")
@@ -101,8 +117,8 @@ def now() -> datetime:
     return datetime.now(UTC) - timedelta(seconds=1)
 
 
-def _time(text: str) -> datetime:
-    return datetime.fromisoformat(text.replace("Z", "+00:00"))
+def _queued(run: dict[str, Any]) -> datetime:
+    return datetime.fromisoformat((run["queued_at"] or run["run_after"]).replace("Z", "+00:00"))
 
 
 def _name(key: tuple[str, str, int]) -> str:

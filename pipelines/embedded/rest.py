@@ -1,12 +1,19 @@
 """A thin client of Airflow's public REST API (v2): what the demo needs, nothing more."""
 
+import time
 from typing import Any
 
 import httpx
 
+ATTEMPTS = 5
+PAUSE_SECONDS = 2.0
+
 
 class AirflowApi:
-    """Logs in once; every call raises RuntimeError with the server's own words when it is refused."""
+    """Logs in once; every call raises RuntimeError with the server's own words when it is refused.
+
+    A server that is too busy to answer is asked again, but never twice to trigger.
+    """
 
     def __init__(self, url: str, *, user: str, password: str) -> None:
         self._http = httpx.Client(base_url=url, timeout=30, trust_env=False)
@@ -71,14 +78,29 @@ class AirflowApi:
         self._http.headers["Authorization"] = f"Bearer {response.json()['access_token']}"
 
     def _call(self, method: str, path: str, **arguments: Any) -> dict[str, Any]:
-        response = self._http.request(method, path, **arguments)
-        if response.status_code == 401:
-            self._login()
+        attempts = 1 if method == "POST" else ATTEMPTS
+        for attempt in range(attempts):
+            if attempt:
+                time.sleep(PAUSE_SECONDS)
+            said = self._ask(method, path, **arguments)
+            if isinstance(said, httpx.Response) and not said.is_error:
+                answer: dict[str, Any] = said.json()
+                return answer
+            if isinstance(said, httpx.Response) and said.status_code < 500:
+                break
+        reason = f"{said.status_code}: {said.text[:500]}" if isinstance(said, httpx.Response) else repr(said)
+        raise RuntimeError(f"Airflow: {method} {path} gave {reason}")
+
+    def _ask(self, method: str, path: str, **arguments: Any) -> httpx.Response | httpx.TransportError:
+        """The answer, or why there was none; a log-in that ran out is renewed."""
+        try:
             response = self._http.request(method, path, **arguments)
-        if response.is_error:
-            raise RuntimeError(f"Airflow: {method} {path} gave {response.status_code}: {response.text[:500]}")
-        answer: dict[str, Any] = response.json()
-        return answer
+            if response.status_code == 401:
+                self._login()
+                response = self._http.request(method, path, **arguments)
+        except httpx.TransportError as error:
+            return error
+        return response
 
 
 def _log_line(entry: Any) -> str:

@@ -9,10 +9,12 @@ import logging
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
 
 import httpx
@@ -167,6 +169,10 @@ def start_mlflow(settings: Settings, port: int) -> Service:
 def _start_airflow(settings: Settings, ports: list[int], *, mlflow_url: str) -> Service:
     home = settings.state_dir / "airflow"
     home.mkdir(parents=True, exist_ok=True)
+    with closing(sqlite3.connect(_airflow_database(settings))) as database:
+        database.execute(
+            "PRAGMA journal_mode=WAL"
+        )  # kept in the file: readers and the writer do not wait for each other
     env = airflow_environment(settings, ports, mlflow_url=mlflow_url)
     command = [sys.executable, "-m", "airflow", "standalone"]
     return _spawn("airflow", command, port=ports[0], env=env, log_path=home / "standalone.log")
@@ -193,6 +199,8 @@ def airflow_environment(settings: Settings, ports: list[int], *, mlflow_url: str
         "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"http://127.0.0.1:{api}/execution/",
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(_passwords_path(settings)),
         "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "30",
+        # The default of 5 seconds is not enough for several writers beside a training that has every core.
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{_airflow_database(settings)}?timeout=60",
         "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": str(worker_log),
         "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": str(trigger_log),
         "AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_THRESHOLD": "120",
@@ -252,6 +260,10 @@ def wait_until(ready: Callable[[], bool], service: Service) -> None:
 
 def _record_path(settings: Settings) -> Path:
     return settings.state_dir / "services.json"
+
+
+def _airflow_database(settings: Settings) -> Path:
+    return settings.state_dir / "airflow" / "airflow.db"
 
 
 def _passwords_path(settings: Settings) -> Path:

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from pydantic import BaseModel
 
-from alignment.backbones.catalogue import StableDiffusion
+from alignment.backbones.catalogue import BackboneParams, StableDiffusion
 from alignment.contracts import EncodeSpec, FeatureCache, Judge, OnlineData, Placement, Recipe, TrainSpec
 from alignment.durable import content_digest, file_sha256
 from alignment.jobs.outcome import JobPaths, exit_code, parse_paths
@@ -43,6 +43,12 @@ def word_tokens() -> tuple[dict[str, int], list[tuple[str, str]]]:
     pieces += [left + right for left, right in dict.fromkeys(merges)]
     vocabulary = {piece: index for index, piece in enumerate(dict.fromkeys(pieces))}
     return vocabulary, list(dict.fromkeys(merges))
+
+
+@pytest.fixture(scope="session")
+def tiny_tokens() -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """`word_tokens`, for fixtures elsewhere."""
+    return word_tokens()
 
 
 @pytest.fixture(scope="session")
@@ -268,7 +274,20 @@ def captioned_bench(
     return bench_of(tiny_sd_dir, tiny_captioned_snapshot_dir, tmp_path_factory.mktemp("captioned_bench"))
 
 
-def bench_of(base_dir: Path, snapshot_dir: Path, root: Path) -> Bench:
+@pytest.fixture(scope="session")
+def make_bench(tiny_snapshot_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Bench]:
+    """Benches of other families: called with a base's folder and backbone, and a snapshot where not the usual one."""
+
+    def make(base_dir: Path, backbone: BackboneParams, snapshot_dir: Path = tiny_snapshot_dir) -> Bench:
+        return bench_of(base_dir, snapshot_dir, tmp_path_factory.mktemp("other_bench"), backbone)
+
+    return make
+
+
+TINY = StableDiffusion(resolution=64)
+
+
+def bench_of(base_dir: Path, snapshot_dir: Path, root: Path, backbone: BackboneParams = TINY) -> Bench:
     """A bench below `root`, its cache encoded."""
     base_digest, snapshot_digest = content_digest(base_dir), content_digest(snapshot_dir)
     inputs = root / "inputs"
@@ -277,7 +296,7 @@ def bench_of(base_dir: Path, snapshot_dir: Path, root: Path) -> Bench:
     spec = EncodeSpec(
         snapshot_digest=snapshot_digest,
         base_digest=base_digest,
-        backbone=StableDiffusion(resolution=64),
+        backbone=backbone,
         shard_pairs=7,
     )
     placeholder = FeatureCache(

@@ -21,6 +21,9 @@ from tests.golden.recorded import Case, NotBuiltError, read_case
 REPLAYS_DIR = Path(__file__).parent / "replays"
 
 
+FIELDS_NAMED = 4
+
+
 def replays() -> list[ModuleType]:
     """Every file of tests/golden/replays."""
     return [importlib.import_module(f"tests.golden.replays.{path.stem}") for path in sorted(REPLAYS_DIR.glob("*.py"))]
@@ -30,7 +33,9 @@ def find_replay(case: Case) -> ModuleType:
     """The one file that takes the case."""
     takers = [module for module in replays() if module.takes(case)]
     if not takers:
-        raise NotBuiltError(f"nothing of ours takes {', '.join(sorted(case.fields or case.params))}")
+        names = sorted(case.fields or case.params)
+        more = f" and {len(names) - FIELDS_NAMED} more" if len(names) > FIELDS_NAMED else ""
+        raise NotBuiltError(f"nothing of ours takes {', '.join(names[:FIELDS_NAMED])}{more}")
     if len(takers) > 1:
         raise ValueError(f"taken by {', '.join(module.__name__ for module in takers)}; make `takes` of one stricter")
     return takers[0]

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,18 @@ from pipelines.settings import load_settings
 
 ROOT = Path(__file__).parents[2]
 PLUMBLINE = Path(sys.executable).parent / "plumbline"
-pytestmark = [pytest.mark.loop, pytest.mark.slow, pytest.mark.timeout(1500)]
+pytestmark = [
+    pytest.mark.loop,
+    pytest.mark.slow,
+    pytest.mark.timeout(1500),
+    # A service outlives the object that started it, on purpose.
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 
 STEP_TIMEOUT_SECONDS = 420
 DEMO_TIMEOUT_SECONDS = 600
+STOP_TIMEOUT_SECONDS = 150
 
 
 @pytest.fixture(scope="module")
@@ -62,13 +71,13 @@ def plumbline(*argv: str, env: dict[str, str], timeout: float, expect: int = 0) 
 
 
 def processes_of(state_dir: Path) -> dict[int, str]:
-    """Command lines of the live processes whose environment names this state folder."""
-    mark = f"PLUMBLINE_STATE_DIR={state_dir}".encode()
+    """Command lines of the live processes whose environment names this state folder, a job's ranks too."""
+    mark = str(state_dir).encode()
     found = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and int(entry.name) != os.getpid():
             try:
-                if mark in (entry / "environ").read_bytes().split(b"\0"):
+                if mark in (entry / "environ").read_bytes():
                     found[int(entry.name)] = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
             except OSError:
                 continue
@@ -96,9 +105,17 @@ def train_step(state_dir: Path) -> int:
     return 0
 
 
-def start_demo(project: Path, env: dict[str, str]) -> "subprocess.Popen[str]":
+@contextmanager
+def running_demo(project: Path, env: dict[str, str]) -> Iterator["subprocess.Popen[str]"]:
+    """A demo that is told to stop if the test has not seen it end."""
     command = [str(PLUMBLINE), "demo", str(project)]
-    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as demo:
+        try:
+            yield demo
+        finally:
+            if demo.poll() is None:
+                demo.terminate()
+                demo.communicate(timeout=STOP_TIMEOUT_SECONDS)
 
 
 @pytest.fixture(scope="module")
@@ -116,25 +133,19 @@ def kill_training(state_dir: Path) -> None:
 def test_interrupted_killed_and_resumed(project: Path, state_dir: Path) -> None:
     env = environment(project, state_dir)
 
-    demo = start_demo(project, env)
-    try:
+    with running_demo(project, env) as demo:
         wait_for("training", lambda: train_step(state_dir) >= 30, STEP_TIMEOUT_SECONDS, demo)
         demo.send_signal(signal.SIGINT)
-        output = demo.communicate(timeout=150)[0]
-    finally:
-        demo.kill()
+        output = demo.communicate(timeout=STOP_TIMEOUT_SECONDS)[0]
     assert demo.returncode == 130, output[-5000:]
     assert "goes on from here" in output
     assert processes_of(state_dir) == {}
 
     reached = train_step(state_dir)
-    demo = start_demo(project, env)
-    try:
+    with running_demo(project, env) as demo:
         wait_for("more training", lambda: train_step(state_dir) > max(reached, 60), STEP_TIMEOUT_SECONDS, demo)
         kill_training(state_dir)
         output = demo.communicate(timeout=DEMO_TIMEOUT_SECONDS)[0]
-    finally:
-        demo.kill()
     assert demo.returncode == 0, output[-8000:]
     assert "(promoted now)" in output
     assert processes_of(state_dir) == {}

@@ -301,5 +301,5 @@ class ReleaseWorld:
 def world(tracked: Settings, tmp_path: Path) -> ReleaseWorld:
     """A project nobody else uses, with an open training run."""
     project = load_project(ROOT / "projects/shapes.toml").model_copy(update={"name": f"shapes_{uuid.uuid4().hex[:8]}"})
-    run_id = tracking.parent_run(tracked, project=project.name, key="1", name="run", tags={"airflow.run_id": "run-1"})
+    run_id = tracking.parent_run(tracked, project=project.name, key="1", tags={"airflow.run_id": "run-1"})
     return ReleaseWorld(project, tracked, run_id, tmp_path / "jobs")

@@ -36,7 +36,7 @@ def job_of(settings: Settings, project: str, **changes: Any) -> tracking.Trackin
 
 
 def open_parent(settings: Settings, project: str, **tags: str) -> str:
-    return tracking.parent_run(settings, project=project, key=KEY, name="nightly", tags=tags)
+    return tracking.parent_run(settings, project=project, key=KEY, tags=tags)
 
 
 def test_a_parent_run_is_found_by_its_key_and_takes_new_tags(tracked: Settings, project: str) -> None:
@@ -45,8 +45,20 @@ def test_a_parent_run_is_found_by_its_key_and_takes_new_tags(tracked: Settings, 
     run = run_of(tracked, first)
     assert run.data.tags["airflow.try_number"] == "2"
     assert run.data.tags["plumbline.run_key"] == KEY
-    assert run.info.run_name == "nightly"
-    assert tracking.parent_run(tracked, project=project, key="another", name="n", tags={}) != first
+    assert run.info.run_name == tracking.run_name(KEY)
+    assert tracking.parent_run(tracked, project=project, key="another", tags={}) != first
+
+
+@pytest.mark.parametrize(
+    ("key", "name"),
+    [
+        ("shapes.train/asset_triggered__2026-11-24T00:36:00.998283+00:00_4n1req86", "shapes.train 2026-11-24 00:36"),
+        ("shapes.ingest/manual__2026-01-02T03:04:05+00:00", "shapes.ingest 2026-01-02 03:04"),
+        ("by-hand", "by-hand"),
+    ],
+)
+def test_a_run_is_named_for_people(key: str, name: str) -> None:
+    assert tracking.run_name(key) == name
 
 
 def test_of_two_runs_made_at_once_both_callers_take_the_earlier(tracked: Settings, project: str) -> None:
@@ -64,8 +76,8 @@ def test_a_job_run_is_nested_found_again_and_keeps_its_first_config(tracked: Set
     run = run_of(tracked, target.run_id)
     assert run.data.tags["mlflow.parentRunId"] == parent
     assert run.data.params["seed"] == "7"
-    assert run.data.params["recipe.optimiser.learning_rate"] == "1e-05"
-    assert len(run.data.params["recipe.prompts"]) == 500
+    assert run.data.params["optimiser.learning_rate"] == "1e-05"
+    assert len(run.data.params["prompts"]) == 500
     with tracking.connect(tracked.tracking_uri) as client:
         assert json.loads(Path(client.download_artifacts(target.run_id, "config.json")).read_text()) == CONFIG
 
@@ -147,7 +159,7 @@ def test_a_deleted_experiment_is_explained(tracked: Settings, project: str) -> N
 
 def test_a_key_that_cannot_be_searched_for_is_refused(tracked: Settings, project: str) -> None:
     with pytest.raises(ValueError, match="holds a quote"):
-        tracking.parent_run(tracked, project=project, key="o'clock", name="n", tags={})
+        tracking.parent_run(tracked, project=project, key="o'clock", tags={})
 
 
 def test_a_server_that_is_gone_is_named_and_points_are_kept(
@@ -158,7 +170,7 @@ def test_a_server_that_is_gone_is_named_and_points_are_kept(
     with pytest.raises(
         tracking.TrackingUnavailable, match=r"http://127\.0\.0\.1:9 does not answer \(Connection refused\)"
     ) as raised:
-        tracking.parent_run(gone, project="shapes", key=KEY, name="n", tags={})
+        tracking.parent_run(gone, project="shapes", key=KEY, tags={})
     assert "secret" not in str(raised.value)
     stream = tracking.RunStream(gone.tracking_uri, "0" * 32)
     stream.log_metrics(0, 0.0, {"loss": 1.0})

@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from alignment.backbones.drawing import drawing_of
 from alignment.backbones.stable_diffusion import load_pipeline
 from alignment.contracts import ModelRef, Sampler
 from alignment.evaluation.prompts import EvalPrompt
@@ -39,7 +40,7 @@ def pipeline(tiny_sd_dir: Path) -> Any:
 
 
 def drawn(pipeline: Any, keys: list[ImageKey], sampler: Sampler = SAMPLER) -> torch.Tensor:
-    return draw_batch(pipeline, TextStates(pipeline), keys, sampler=sampler, resolution=64)
+    return draw_batch(pipeline, TextStates(drawing_of(pipeline)), keys, sampler=sampler, resolution=64)
 
 
 def test_grid_has_every_prompt_with_every_seed_prompt_by_prompt() -> None:

@@ -4,10 +4,8 @@ The authors' text models score every token; ours score one embedding an image. S
 leading dimensions through the same head, and only the mean over tokens is written here.
 """
 
-from __future__ import annotations
-
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -15,9 +13,7 @@ from torch import Tensor
 from alignment.reward_contracts import Bound, Comparison, FewShot, Head, PalA, PalB, Projector
 from alignment.rewards.pal_head import IdealPoints, PreferenceHead, ProjectorNetwork, bound_penalty, link_loss
 from alignment.training.reward_model import PreferencePairs, fit_new_users, margins, objective, pair_accuracy
-
-if TYPE_CHECKING:
-    from tests.golden.recorded import Case
+from tests.golden.recorded import Case, NotBuiltError
 
 NEEDED = {"left_embeds", "right_embeds", "user_index", "y", "y_hat"}
 COMPARISONS: dict[str, Comparison] = {
@@ -82,6 +78,12 @@ def _head(case: Case) -> PreferenceHead:
 
 
 def _params(case: Case) -> Head:
+    if case.params["pref_learner_type"] not in COMPARISONS:
+        raise NotBuiltError(f"comparison {case.params['pref_learner_type']}")
+    if case.params.get("user_learner_type", "Pw") not in get_args(PalA.model_fields["ideal_point"].annotation):
+        raise NotBuiltError(f"ideal point {case.params['user_learner_type']}")
+    if case.params.get("sfx_type", "softmax") != "softmax":
+        raise NotBuiltError(f"mixture by {case.params['sfx_type']}")
     fields: dict[str, Any] = {
         "num_prototypes": case.params["K"],
         "comparison": COMPARISONS[case.params["pref_learner_type"]],
@@ -100,7 +102,7 @@ def _projector(name: str) -> Projector:
     """`mlp2-relu-dropout5-residual`: hidden layers, activation, decimals of the dropout, residual or not."""
     found = re.fullmatch(r"mlp(\d+)-(\w+)-dropout(\d+)(-residual)?", name)
     if found is None:
-        raise ValueError(f"projector {name!r} is not one of ours")
+        raise NotBuiltError(f"projector {name}")
     layers, activation, decimals, residual = found.groups()
     return Projector.model_validate(
         {

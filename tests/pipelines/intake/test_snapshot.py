@@ -81,6 +81,7 @@ def test_no_prompt_is_in_two_splits_however_it_is_spelt(
     assert sum(len(group) for group in groups.values()) == len(set().union(*groups.values())) == 40
     assert all(groups.values())
     assert snapshot.num_prompts == 40
+    assert snapshot.num_captioned == 0, "prompts alone are no captions"
     assert snapshot.num_pairs == {split: 4 * len(groups[split]) for split in SPLITS}
 
 

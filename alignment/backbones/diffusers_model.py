@@ -1,0 +1,288 @@
+"""What the families in diffusers' folder layout do alike: files, VAE, adapters, written weights, pipelines.
+
+Safetensors only, local files only. B counts images, C H W are channels, height and width.
+"""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Literal, cast
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler
+from diffusers.utils import convert_state_dict_to_diffusers
+from peft import LoraConfig, get_peft_model_state_dict
+from PIL import Image
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from alignment.backbones.interface import LatentMoments
+from alignment.backbones.model_files import WeightFile, absent_parts, require_files, require_parts
+from alignment.contracts import FullFineTune, Lora, ModelRef
+from alignment.durable import files_below
+from alignment.tensor_files import write_tensors
+
+LORA_FILE = "pytorch_lora_weights.safetensors"
+LORA_METADATA = "lora_adapter_metadata"
+LOCAL: dict[str, Any] = {"use_safetensors": True, "local_files_only": True}
+
+
+@dataclass(frozen=True)
+class Family:
+    """The parts of a model family, by diffusers' own classes and folder names."""
+
+    pipeline: Any
+    """Pipeline class."""
+    denoiser: Any
+    """Class of the part that is trained."""
+    part: Literal["unet", "transformer"]
+    """Folder of the denoiser, and the pipeline's name for it."""
+    text_encoders: tuple[str, ...]
+    tokenizers: tuple[str, ...]
+    uses_ddim: bool
+    """Sampled with deterministic DDIM; else with the scheduler that the base comes with."""
+    optional: tuple[str, ...] = ()
+    """Encoders and tokenizers that a base may do without, if its model_index.json says so."""
+    left_out: Mapping[str, Any] = field(default_factory=dict)
+    """Arguments that keep the pipeline from loading parts which nothing here uses."""
+
+
+class DiffusersModel:
+    """The shared half of a backbone; see `alignment.backbones.interface.Backbone`. A family adds text and denoiser.
+
+    Raises ValueError when the folder lacks a part.
+    """
+
+    family: ClassVar[Family]
+
+    def __init__(self, base_dir: Path, resolution: int, device: torch.device | None) -> None:
+        require_base(self.family, base_dir)
+        self.base_dir = base_dir
+        self.resolution = resolution
+        self.device = device or torch.device("cpu")
+
+    @cached_property
+    def vae(self) -> AutoencoderKL:
+        """Float32 whatever the file holds: SDXL's overflows in fp16. Large batches go through an image at a time."""
+        vae = AutoencoderKL.from_pretrained(self.base_dir / "vae", dtype=torch.float32, **LOCAL)
+        if self.resolution >= SLICED_FROM:
+            vae.enable_slicing()
+        return frozen(vae, self.device)
+
+    @cached_property
+    def text_pipeline(self) -> Any:
+        """The family's pipeline with nothing but tokenizers and text encoders, float32."""
+        pipeline = load_parts(self.family, self.base_dir, **{self.family.part: None, "vae": None})
+        for name in self.family.text_encoders:
+            encoder = getattr(pipeline, name)
+            if encoder is not None:
+                frozen(encoder, self.device)
+        return pipeline
+
+    @torch.no_grad()
+    def encode_images(self, pixels_BCHW: Tensor) -> LatentMoments:
+        """RGB in [-1, 1], float32, to latent moments on the CPU, in the unit that the denoiser was trained in."""
+        with torch.autocast(self.device.type, enabled=False):
+            gaussian = self.vae.encode(pixels_BCHW.float().to(self.device)).latent_dist
+        shift_1C11, scale_1C11 = latent_unit(self.vae)
+        mean_BCHW, std_BCHW = (gaussian.mean - shift_1C11) * scale_1C11, gaussian.std * scale_1C11
+        return LatentMoments(mean_BCHW.float().cpu(), std_BCHW.float().cpu())
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """C, H, W of the latent of a training image."""
+        vae = json.loads((self.base_dir / "vae" / "config.json").read_text(encoding="utf-8"))
+        side = self.resolution // 2 ** (len(vae["block_out_channels"]) - 1)
+        return int(vae["latent_channels"]), side, side
+
+    @torch.no_grad()
+    def decode_latents(self, latents_BCHW: Tensor) -> Tensor:
+        """RGB in [0, 1], float32 on the CPU, from latents in the denoiser's unit; what is not finite stays so."""
+        shift_1C11, scale_1C11 = latent_unit(self.vae)
+        with torch.autocast(self.device.type, enabled=False):
+            own_BCHW = latents_BCHW.float().to(self.device) / scale_1C11 + shift_1C11
+            pixels_BCHW: Tensor = self.vae.decode(own_BCHW, return_dict=False)[0]
+        return (pixels_BCHW / 2 + 0.5).clamp(0, 1).float().cpu()
+
+    def load_denoiser(self) -> nn.Module:
+        """A fresh copy of the base denoiser, float32, every weight frozen, in evaluation mode."""
+        folder = self.base_dir / self.family.part
+        denoiser = self.family.denoiser.from_pretrained(folder, dtype=torch.float32, **LOCAL)
+        return cast(nn.Module, frozen(denoiser, self.device))
+
+    def attach(self, denoiser: nn.Module, tuning: Lora | FullFineTune, seed: int) -> None:
+        """Unfreeze every weight, or add adapters: A Gaussian from `seed`, B zero, so that they begin as the identity.
+
+        Raises ValueError when no module has one of the adapters' target names.
+        """
+        if isinstance(tuning, FullFineTune):
+            denoiser.requires_grad_(True)
+            return
+        config = LoraConfig(
+            r=tuning.rank,
+            lora_alpha=tuning.alpha,
+            target_modules=list(tuning.target_modules),
+            init_lora_weights="gaussian",
+        )
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            cast(Any, denoiser).add_adapter(config)
+
+    def set_adapter(self, denoiser: nn.Module, *, enabled: bool) -> None:
+        """Switch the LoRA on or off, in place."""
+        if enabled:
+            cast(Any, denoiser).enable_adapters()
+        else:
+            cast(Any, denoiser).disable_adapters()
+
+    def save_weights(self, denoiser: nn.Module, tuning: Lora | FullFineTune, folder: Path) -> None:
+        """`pytorch_lora_weights.safetensors`, or the denoiser's folder as save_pretrained writes it.
+
+        Equal weights give equal bytes.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        if isinstance(tuning, FullFineTune):
+            _save_denoiser(denoiser, folder / self.family.part)
+        else:
+            _save_lora(self.family, denoiser, folder)
+
+    def sampler(self, denoiser: nn.Module, device: torch.device) -> "PipelineGridSampler":
+        """A pipeline around this very denoiser; VAE and text encoders load here."""
+        pipeline = sampling_pipeline(self.family, self.base_dir, **{self.family.part: denoiser})
+        return PipelineGridSampler(pipeline.to(device), self.resolution)
+
+
+SLICED_FROM = 1024
+"""Pixels a side from which the VAE takes one image at a time; sixteen of this size at once would need tens of GB."""
+
+
+@dataclass(frozen=True)
+class PipelineGridSampler:
+    """Draws images for the sample grid through a family's own pipeline."""
+
+    pipeline: Any
+    resolution: int
+
+    def draw(self, prompt: str, seed: int, steps: int, *, guidance_scale: float) -> Image.Image:
+        """One image; its noise comes from a CPU generator, so the device does not matter."""
+        image = self.pipeline(
+            prompt,
+            height=self.resolution,
+            width=self.resolution,
+            num_inference_steps=steps,
+            guidance_scale=guidance_scale,
+            generator=torch.Generator("cpu").manual_seed(seed),
+        ).images[0]
+        return cast(Image.Image, image)
+
+
+def latent_unit(vae: AutoencoderKL) -> tuple[Tensor | float, Tensor | float]:
+    """Shift and scale, denoiser's latent = (VAE's latent - shift) * scale, as each pipeline undoes it when it decodes.
+
+    Numbers, or tensors 1C11 where the VAE's configuration states a mean and a deviation a channel (some SDXL models).
+    """
+    config = vae.config
+    means, deviations = config.get("latents_mean"), config.get("latents_std")
+    if means is not None and deviations is not None:
+        means_1C11 = torch.tensor(means, device=vae.device).reshape(1, -1, 1, 1)
+        return means_1C11, config.scaling_factor / torch.tensor(deviations, device=vae.device).reshape(1, -1, 1, 1)
+    return config.get("shift_factor") or 0.0, config.scaling_factor
+
+
+# --- pipelines --------------------------------------------------------------------------------------------------------
+
+
+def load_model(family: Family, base_dir: Path, model: ModelRef, weights_dir: Path | None) -> Any:
+    """The base's pipeline with a model's weights on it, ready to sample: float32, on the CPU.
+
+    `weights_dir` is the weights/ folder of a TrainResult; None for the base itself. Raises ValueError when the base or
+    the weights lack a file.
+    """
+    require_base(family, base_dir)
+    if model.kind == "base":
+        return sampling_pipeline(family, base_dir)
+    if weights_dir is None:
+        raise ValueError(f"A {model.kind} model needs its weights folder; only the base itself can do without.")
+    if model.kind == "full":
+        folder = weights_dir / family.part
+        names = (f"{family.part}/config.json", f"{family.part}/diffusion_pytorch_model")
+        require_files(weights_dir, [WeightFile(name) for name in names])
+        denoiser = family.denoiser.from_pretrained(folder, dtype=torch.float32, **LOCAL)
+        return sampling_pipeline(family, base_dir, **{family.part: denoiser})
+    require_files(weights_dir, [WeightFile(LORA_FILE)])
+    pipeline = sampling_pipeline(family, base_dir)
+    pipeline.load_lora_weights(weights_dir, weight_name=LORA_FILE, **LOCAL)
+    return pipeline
+
+
+def require_base(family: Family, base_dir: Path) -> None:
+    """ValueError naming every file that a base of this family needs and this folder lacks."""
+    absent = absent_parts(base_dir) & set(family.optional)
+    require_parts(
+        base_dir,
+        family.part,
+        text_encoders=[name for name in family.text_encoders if name not in absent],
+        tokenizers=[name for name in family.tokenizers if name not in absent],
+    )
+
+
+def load_parts(family: Family, base_dir: Path, **replaced: Any) -> Any:
+    """The family's pipeline, float32, with parts replaced by ready ones, or left out where None is given."""
+    given = {**family.left_out, **dict.fromkeys(absent_parts(base_dir) & set(family.optional)), **replaced}
+    return family.pipeline.from_pretrained(base_dir, dtype=torch.float32, **given, **LOCAL)
+
+
+def sampling_pipeline(family: Family, base_dir: Path, **replaced: Any) -> Any:
+    """`load_parts` with the scheduler to sample with, and quiet."""
+    pipeline = load_parts(family, base_dir, **replaced)
+    if family.uses_ddim:
+        pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, clip_sample=False)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def frozen(module: Any, device: torch.device) -> Any:
+    """Without gradients, in evaluation mode, on the device."""
+    module.requires_grad_(False)
+    module.eval()
+    return module.to(device)
+
+
+# --- written weights --------------------------------------------------------------------------------------------------
+
+
+def _save_denoiser(denoiser: nn.Module, folder: Path) -> None:
+    """save_pretrained, without the path the base came from, and readable by everybody."""
+    cast(Any, denoiser).save_pretrained(folder, safe_serialization=True)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config.pop("_name_or_path", None)
+    (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    for path in files_below(folder):
+        path.chmod(0o644)
+
+
+def _save_lora(family: Family, denoiser: nn.Module, folder: Path) -> None:
+    """diffusers' LoRA file, then the same tensors and metadata again in a fixed order."""
+    layers = get_peft_model_state_dict(denoiser)
+    named = {
+        f"{family.part}_lora_layers": convert_state_dict_to_diffusers(layers) if family.part == "unet" else layers,
+        f"{family.part}_lora_adapter_metadata": cast(Any, denoiser).peft_config["default"].to_dict(),
+    }
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        family.pipeline.save_lora_weights(scratch, weight_name=LORA_FILE, safe_serialization=True, **named)
+        with safe_open(Path(scratch) / LORA_FILE, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+            metadata = dict(file.metadata())
+        metadata[LORA_METADATA] = _ordered(metadata[LORA_METADATA])
+        write_tensors(Path(scratch) / "ordered", tensors, metadata)
+        shutil.move(Path(scratch) / "ordered", folder / LORA_FILE)
+
+
+def _ordered(metadata: str) -> str:
+    """The adapter's configuration with lists that stand for sets sorted."""
+    values = json.loads(metadata)
+    return json.dumps({k: sorted(v) if isinstance(v, list) else v for k, v in values.items()}, sort_keys=True)

@@ -1,0 +1,117 @@
+"""FLUX.1 in diffusers' folder layout.
+
+B counts images or captions, C H W are channels, height and width of a latent, L tokens, D features, N the tokens of an
+image: patches of 2 x 2 latent pixels.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from diffusers import FluxPipeline, FluxTransformer2DModel
+from torch import Tensor, nn
+
+from alignment.backbones.catalogue import Flux
+from alignment.backbones.diffusers_model import DiffusersModel, Family, load_model
+from alignment.backbones.flow_matching import TIMESTEPS_PER_UNIT, FlowMatchingSchedule
+from alignment.backbones.flow_scheduler import load_flow_schedule
+from alignment.backbones.interface import Conditioning, Framing
+from alignment.contracts import ModelRef
+
+TEXT_STATES = "states_LD"
+POOLED = "pooled_D"
+T5_TOKENS = 512
+"""What the pipeline pads and cuts a caption to."""
+TOKEN_SIDE = 16
+"""Pixels a side that one token of the denoiser stands for: 8 of the VAE, times patches of 2."""
+FAMILY = Family(
+    pipeline=FluxPipeline,
+    denoiser=FluxTransformer2DModel,
+    part="transformer",
+    text_encoders=("text_encoder", "text_encoder_2"),
+    tokenizers=("tokenizer", "tokenizer_2"),
+    uses_ddim=False,
+    left_out={"feature_extractor": None, "image_encoder": None},
+)
+
+
+class FluxBackbone(DiffusersModel):
+    """One base model in a local folder; see `alignment.backbones.interface.Backbone`.
+
+    Source: the FLUX.1 pipeline of diffusers; no paper states how it was trained. Latents are kept as CHW and packed
+    for the denoiser alone. Raises ValueError when the folder lacks a part, or its scheduler is not the flow-matching
+    one.
+    """
+
+    family: ClassVar[Family] = FAMILY
+    schedule: FlowMatchingSchedule
+
+    def __init__(self, base_dir: Path, params: Flux, device: torch.device | None = None) -> None:
+        super().__init__(base_dir, params.resolution, device)
+        self.schedule = load_flow_schedule(base_dir, (params.resolution // TOKEN_SIDE) ** 2)
+        config = json.loads((base_dir / FAMILY.part / "config.json").read_text(encoding="utf-8"))
+        self.guidance = params.guidance if config.get("guidance_embeds", False) else None
+
+    def encode_captions(self, captions: Sequence[str]) -> Conditioning:
+        """T5's states and CLIP's pooled state. States are rounded to bfloat16: they are 8 MB a caption in float32."""
+        told = text_states(self.text_pipeline, captions, self.device)
+        return {TEXT_STATES: told[TEXT_STATES].bfloat16(), POOLED: told[POOLED]}
+
+    def image_conditioning(self, framings: Sequence[Framing]) -> Conditioning:
+        """Nothing: this family is told of captions alone."""
+        del framings
+        return {}
+
+    def predict(
+        self, denoiser: nn.Module, noisy_BCHW: Tensor, timesteps_B: Tensor, conditioning: Conditioning
+    ) -> Tensor:
+        """The transformer's answer: the velocity, noise - image, under the recipe's guidance where it is distilled."""
+        _, _, height, width = noisy_BCHW.shape
+        states_BLD = conditioning[TEXT_STATES].to(noisy_BCHW.dtype)
+        answer_BND: Tensor = denoiser(
+            hidden_states=pack(noisy_BCHW),
+            timestep=timesteps_B.to(noisy_BCHW.dtype) / TIMESTEPS_PER_UNIT,
+            guidance=None if self.guidance is None else noisy_BCHW.new_full((len(noisy_BCHW),), self.guidance),
+            pooled_projections=conditioning[POOLED],
+            encoder_hidden_states=states_BLD,
+            txt_ids=states_BLD.new_zeros(states_BLD.shape[1], 3),
+            img_ids=positions(height // 2, width // 2).to(noisy_BCHW),
+            return_dict=False,
+        )[0]
+        return unpack(answer_BND, height, width)
+
+
+def pack(latents_BCHW: Tensor) -> Tensor:
+    """Latents as a sequence of 2 x 2 patches, row by row: B, N, 4 C; within a token channel, row, column."""
+    batch, channels, height, width = latents_BCHW.shape
+    patches = latents_BCHW.reshape(batch, channels, height // 2, 2, width // 2, 2).permute(0, 2, 4, 1, 3, 5)
+    return patches.reshape(batch, height * width // 4, channels * 4)
+
+
+def unpack(tokens_BND: Tensor, height: int, width: int) -> Tensor:
+    """The inverse of `pack`, for latents of this height and width."""
+    batch, _, features = tokens_BND.shape
+    patches = tokens_BND.reshape(batch, height // 2, width // 2, features // 4, 2, 2).permute(0, 3, 1, 4, 2, 5)
+    return patches.reshape(batch, features // 4, height, width)
+
+
+def positions(rows: int, columns: int) -> Tensor:
+    """N3: zero, row and column of each token of an image."""
+    grid = torch.cartesian_prod(torch.arange(rows), torch.arange(columns)).reshape(-1, 2)
+    return torch.nn.functional.pad(grid, (1, 0)).float()
+
+
+@torch.no_grad()
+def text_states(pipeline: Any, captions: Sequence[str], device: torch.device) -> Conditioning:
+    """Text states of captions, float32 on the CPU; longer captions are cut."""
+    states_BLD, pooled_BD, _ = pipeline.encode_prompt(
+        list(captions), device=device, num_images_per_prompt=1, max_sequence_length=T5_TOKENS
+    )
+    return {TEXT_STATES: states_BLD.float().cpu(), POOLED: pooled_BD.float().cpu()}
+
+
+def load_pipeline(base_dir: Path, model: ModelRef, weights_dir: Path | None) -> FluxPipeline:
+    """The base with a model's weights on it, ready to sample with its own flow scheduler; see `load_model`."""
+    return load_model(FAMILY, base_dir, model, weights_dir)

@@ -1,0 +1,110 @@
+"""Stable Diffusion 3 and 3.5 in diffusers' folder layout.
+
+B counts images or captions, C H W are channels, height and width, L tokens, D features.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
+from torch import Tensor, nn
+
+from alignment.backbones.catalogue import StableDiffusion3
+from alignment.backbones.diffusers_model import DiffusersModel, Family, load_model
+from alignment.backbones.flow_matching import FlowMatchingSchedule
+from alignment.backbones.flow_scheduler import load_flow_schedule
+from alignment.backbones.interface import Conditioning, Framing
+from alignment.contracts import ModelRef
+
+TEXT_STATES = "states_LD"
+POOLED = "pooled_D"
+T5_TOKENS = 256
+"""What the pipeline pads and cuts T5's part of a caption to."""
+TOKEN_SIDE = 16
+"""Pixels a side that one token of the denoiser stands for: 8 of the VAE, times patches of 2."""
+FAMILY = Family(
+    pipeline=StableDiffusion3Pipeline,
+    denoiser=SD3Transformer2DModel,
+    part="transformer",
+    text_encoders=("text_encoder", "text_encoder_2", "text_encoder_3"),
+    tokenizers=("tokenizer", "tokenizer_2", "tokenizer_3"),
+    optional=("text_encoder_3", "tokenizer_3"),
+    uses_ddim=False,
+    left_out={"feature_extractor": None, "image_encoder": None},
+)
+
+
+class StableDiffusion3Backbone(DiffusersModel):
+    """One base model in a local folder; see `alignment.backbones.interface.Backbone`.
+
+    Source: Esser et al. 2024, arXiv:2403.03206. T5 may be absent, as model_index.json says; its states are zeros then.
+    Raises ValueError when the folder lacks a part, or its scheduler is not the flow-matching one.
+    """
+
+    family: ClassVar[Family] = FAMILY
+    schedule: FlowMatchingSchedule
+
+    def __init__(self, base_dir: Path, params: StableDiffusion3, device: torch.device | None = None) -> None:
+        super().__init__(base_dir, params.resolution, device)
+        self.schedule = load_flow_schedule(base_dir, (params.resolution // TOKEN_SIDE) ** 2)
+
+    def encode_captions(self, captions: Sequence[str]) -> Conditioning:
+        """States before the last layer of both CLIPs side by side, then T5's; and both pooled projections.
+
+        States are rounded to bfloat16, which is what T5 is usually run in: they are 5 MB a caption in float32.
+        """
+        if self.text_pipeline.transformer is None:
+            self.text_pipeline.register_modules(transformer=_width_of_states(self.base_dir))
+        told = text_states(self.text_pipeline, captions, self.device)
+        return {TEXT_STATES: told[TEXT_STATES].bfloat16(), POOLED: told[POOLED]}
+
+    def image_conditioning(self, framings: Sequence[Framing]) -> Conditioning:
+        """Nothing: this family is told of captions alone."""
+        del framings
+        return {}
+
+    def predict(
+        self, denoiser: nn.Module, noisy_BCHW: Tensor, timesteps_B: Tensor, conditioning: Conditioning
+    ) -> Tensor:
+        """The transformer's answer: the velocity, noise - image."""
+        answer: Tensor = denoiser(
+            hidden_states=noisy_BCHW,
+            timestep=timesteps_B,
+            encoder_hidden_states=conditioning[TEXT_STATES].to(noisy_BCHW.dtype),
+            pooled_projections=conditioning[POOLED],
+            return_dict=False,
+        )[0]
+        return answer
+
+
+@torch.no_grad()
+def text_states(pipeline: Any, captions: Sequence[str], device: torch.device) -> Conditioning:
+    """Text states of captions, float32 on the CPU; longer captions are cut. The empty caption is encoded as any other.
+
+    (The base was trained with each encoder's states set to zero now and then; its pipeline guides away from the empty
+    text, and so does what is trained here.)
+    """
+    states_BLD, _, pooled_BD, _ = pipeline.encode_prompt(
+        list(captions),
+        None,
+        None,
+        device=device,
+        num_images_per_prompt=1,
+        do_classifier_free_guidance=False,
+        max_sequence_length=T5_TOKENS,
+    )
+    return {TEXT_STATES: states_BLD.float().cpu(), POOLED: pooled_BD.float().cpu()}
+
+
+def load_pipeline(base_dir: Path, model: ModelRef, weights_dir: Path | None) -> StableDiffusion3Pipeline:
+    """The base with a model's weights on it, ready to sample with its own flow scheduler; see `load_model`."""
+    return load_model(FAMILY, base_dir, model, weights_dir)
+
+
+def _width_of_states(base_dir: Path) -> SD3Transformer2DModel:
+    """The denoiser without its weights: where T5 is absent, the pipeline asks it how wide the zeros are."""
+    with torch.device("meta"):
+        config = SD3Transformer2DModel.load_config(base_dir / FAMILY.part, local_files_only=True)
+        return SD3Transformer2DModel.from_config(config)

@@ -1,0 +1,202 @@
+"""Average the weights of finished runs: `python -m alignment.jobs.soup --spec S --placement P --inputs DIR --out DIR`.
+
+DIR holds, by digest, the ingredients' weights/ folders and, for a greedy soup, the base, the judge and the prompts
+file. OUT gets weights/, samples/<weights digest>/ of every model that was judged and, last, result.json. All processes
+share out the images; each averages for itself, to the same bytes. A stopped run keeps its images.
+"""
+
+import logging
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+from accelerate.utils import gather_object
+
+from alignment.contracts import ModelRef, Placement
+from alignment.durable import content_digest
+from alignment.evaluation.prompts import read_prompts
+from alignment.evaluation.sampling import ImageKey, image_grid, missing_images, sample_images, share_of_rank
+from alignment.evaluation.scoring import score_samples
+from alignment.jobs.outcome import JobPaths, read_object, run_job, write_result
+from alignment.jobs.processes import start_processes
+from alignment.lookup import resolve
+from alignment.progress import JobProgress
+from alignment.rewards.interface import Scorer, load_scorer
+from alignment.soup_contracts import Greedy, SoupAttempt, SoupResult, SoupSpec
+from alignment.training.soup import (
+    GreedySoup,
+    Ingredient,
+    Weights,
+    check_ingredients,
+    greedy_soup,
+    recipe_family,
+    uniform_soup,
+    write_soup,
+)
+
+logger = logging.getLogger(__name__)
+
+WEIGHTS_DIR = "weights"
+SAMPLES_DIR = "samples"
+
+
+def main(paths: JobPaths) -> None:
+    """Read the spec, refuse what does not mix, average."""
+    spec = read_object(paths.spec, SoupSpec, what="soup spec")
+    placement = read_object(paths.placement, Placement, what="placement")
+    ingredients = find_ingredients(paths, spec)
+    check_ingredients(ingredients)
+    state = start_processes(placement)
+    readers = [ingredient.read for ingredient in ingredients]
+    if isinstance(spec.method, Greedy):
+        tasting = open_tasting(paths, spec, spec.method, placement, state, ingredients=ingredients)
+        with tasting.progress:
+            own_scores = [tasting.score_folder(ingredient.weights_dir) for ingredient in ingredients]
+            soup = greedy_soup(readers, own_scores, tasting.score, minimum_gain=spec.method.minimum_gain)
+        result = _finish(paths, spec, ingredients, soup.weights, is_main=state.is_main_process)
+        result = result.model_copy(update=_history(spec, soup, own_scores))
+    else:
+        weights = uniform_soup(readers)
+        result = _finish(paths, spec, ingredients, weights, is_main=state.is_main_process)
+    state.wait_for_everyone()
+    if state.is_main_process:
+        write_result(paths.out, result)
+    state.wait_for_everyone()
+
+
+def find_ingredients(paths: JobPaths, spec: SoupSpec) -> list[Ingredient]:
+    """The runs' weights folders. ValueError when one was not brought here."""
+    return [
+        Ingredient(
+            name=f"{part.recipe.name} ({part.result.weights_digest[:12]})",
+            weights_dir=paths.input(part.result.weights_digest, f"weights of {part.recipe.name}"),
+            base_digest=part.result.base_digest,
+            family=recipe_family(part.recipe),
+        )
+        for part in spec.ingredients
+    ]
+
+
+def _finish(
+    paths: JobPaths, spec: SoupSpec, ingredients: Sequence[Ingredient], weights: Weights, *, is_main: bool
+) -> SoupResult:
+    """Write weights/ (rank 0) and describe it as a uniform soup."""
+    first = spec.ingredients[0].result
+    with tempfile.TemporaryDirectory(dir=paths.out) as scratch:
+        write_soup(weights, ingredients[0], Path(scratch) / WEIGHTS_DIR)
+        digest = content_digest(Path(scratch) / WEIGHTS_DIR)
+        if is_main:
+            shutil.rmtree(paths.out / WEIGHTS_DIR, ignore_errors=True)
+            (Path(scratch) / WEIGHTS_DIR).rename(paths.out / WEIGHTS_DIR)
+    return SoupResult(
+        uri="",
+        spec_digest=spec.digest,
+        kind=first.kind,
+        weights_digest=digest,
+        base_digest=first.base_digest,
+        ingredients=tuple(part.result.weights_digest for part in spec.ingredients),
+    )
+
+
+def _history(spec: SoupSpec, soup: GreedySoup, own_scores: Sequence[float]) -> dict[str, Any]:
+    digests = [part.result.weights_digest for part in spec.ingredients]
+    return {
+        "ingredients": tuple(digests[index] for index in soup.ingredients),
+        "own_scores": tuple(own_scores),
+        "attempts": tuple(
+            SoupAttempt(weights_digest=digests[attempt.ingredient], score=attempt.score, kept=attempt.kept)
+            for attempt in soup.attempts
+        ),
+    }
+
+
+# --- what a judge says of some weights --------------------------------------------------------------------------------
+
+
+@dataclass
+class Tasting:
+    """Samples from weights and asks the judge; every process calls it with the same weights."""
+
+    paths: JobPaths
+    spec: SoupSpec
+    method: Greedy
+    placement: Placement
+    state: PartialState
+    like: Ingredient
+    grid: list[ImageKey]
+    judge: Scorer
+    progress: JobProgress
+    done: int = 0
+
+    def score(self, weights: Weights) -> float:
+        """The judge's mean over prompts and seeds for these weights."""
+        with tempfile.TemporaryDirectory(dir=self.paths.out) as scratch:
+            write_soup(weights, self.like, Path(scratch))
+            return self.score_folder(Path(scratch))
+
+    def score_folder(self, weights_dir: Path) -> float:
+        """The judge's mean over prompts and seeds for a weights/ folder; its images are kept by its digest."""
+        digest = content_digest(weights_dir)
+        samples = self.paths.out / SAMPLES_DIR / digest
+        mine = share_of_rank(self.grid, self.state.process_index, self.state.num_processes)
+        missing = missing_images(samples, mine)
+        if missing:
+            self._sample(weights_dir, missing, samples)
+        self.state.wait_for_everyone()
+        rows, _ = score_samples({"judge": self.judge}, {digest: samples}, mine, micro_batch=self.placement.micro_batch)
+        scores = sorted(gather_object([(row.prompt_index, row.seed, row.score) for row in rows]))
+        self.done += len(self.grid)
+        self.progress.update(self.done, "tasting")
+        return float(sum(score for _, _, score in scores) / len(scores))
+
+    def _sample(self, weights_dir: Path, keys: list[ImageKey], folder: Path) -> None:
+        recipe, result = self.spec.ingredients[0].recipe, self.spec.ingredients[0].result
+        model = ModelRef(kind=result.kind, weights_digest=content_digest(weights_dir))
+        load = resolve(f"{recipe.backbone.implementation.partition(':')[0]}:load_pipeline")
+        pipeline = load(self.paths.input(result.base_digest, "base model"), model, weights_dir)
+        if result.kind == "lora":
+            pipeline.fuse_lora()
+            pipeline.unload_lora_weights()
+        sample_images(
+            pipeline.to(self.state.device),
+            keys,
+            folder,
+            sampler=self.method.sampler,
+            resolution=recipe.backbone.resolution,
+            micro_batch=self.placement.micro_batch,
+        )
+
+
+def open_tasting(
+    paths: JobPaths,
+    spec: SoupSpec,
+    method: Greedy,
+    placement: Placement,
+    state: PartialState,
+    *,
+    ingredients: Sequence[Ingredient],
+) -> Tasting:
+    """The judge, the prompts and the count of images that a greedy soup will look at."""
+    grid = image_grid(read_prompts(paths.input(method.prompts_digest, "prompts file")), method.seeds)
+    judge_dir = paths.input(method.judge.weights_digest, f"judge {method.judge.name}")
+    return Tasting(
+        paths=paths,
+        spec=spec,
+        method=method,
+        placement=placement,
+        state=state,
+        like=ingredients[0],
+        grid=grid,
+        judge=load_scorer(method.judge, judge_dir, state.device),
+        progress=JobProgress(
+            paths.out, total=len(grid) * (2 * len(ingredients) - 1), unit="images", enabled=state.is_main_process
+        ),
+    )
+
+
+if __name__ == "__main__":
+    run_job(main)

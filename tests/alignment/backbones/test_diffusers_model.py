@@ -1,0 +1,176 @@
+"""Every family alike: adapters, training through the job, written weights back through diffusers' own pipeline."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import pytest
+import torch
+
+from alignment.backbones.catalogue import SDXL, BackboneParams, Flux, StableDiffusion3
+from alignment.contracts import FullFineTune, Lora, ModelRef, Placement
+from alignment.durable import content_digest
+from alignment.lookup import resolve
+
+# The first test of a session pays for importing the model libraries and for encoding the cache.
+pytestmark = [pytest.mark.timeout(300), pytest.mark.slow]
+
+LORA = Lora(rank=4, alpha=12)
+STEPS = 20
+RATES = {"unet": {"lora": 3e-2, "full": 1e-3}, "transformer": {"lora": 1e-1, "full": 1e-2}}
+TUNINGS = {"lora": {"kind": "lora", "rank": 4, "alpha": 4}, "full": {"kind": "full"}}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A family, its tiny base and the part that is trained."""
+
+    base_dir: Path
+    params: BackboneParams
+    part: str
+
+    @property
+    def module(self) -> str:
+        return self.params.implementation.partition(":")[0]
+
+    def backbone(self) -> Any:
+        return resolve(self.params.implementation)(self.base_dir, self.params)
+
+    def load(self, kind: Any, weights_dir: Path | None) -> Any:
+        model = ModelRef(kind=kind, weights_digest="0" * 64)
+        return resolve(f"{self.module}:load_pipeline")(self.base_dir, model, weights_dir)
+
+
+CASES = {
+    "sdxl": (SDXL(resolution=64), "unet"),
+    "sd3": (StableDiffusion3(resolution=64), "transformer"),
+    "flux": (Flux(resolution=64), "transformer"),
+}
+
+
+@pytest.fixture(scope="module", params=CASES)
+def case(request: pytest.FixtureRequest) -> Case:
+    return Case(request.getfixturevalue(f"tiny_{request.param}_dir"), *CASES[request.param])
+
+
+@pytest.fixture(scope="module")
+def family_bench(case: Case, make_bench: Any) -> Any:
+    return make_bench(case.base_dir, case.params)
+
+
+def images_of(pipeline: Any) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(3)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline(
+        "a plain red picture", num_inference_steps=3, generator=generator, output_type="pt", height=64, width=64
+    ).images
+
+
+def shaken_lora(case: Case) -> tuple[Any, torch.nn.Module]:
+    """A denoiser whose adapter no longer is the identity."""
+    backbone = case.backbone()
+    denoiser = backbone.load_denoiser()
+    backbone.attach(denoiser, LORA, seed=5)
+    with torch.no_grad():
+        generator = torch.Generator().manual_seed(1)
+        for name, weight in denoiser.named_parameters():
+            if "lora_B" in name:
+                weight.copy_(torch.randn(weight.shape, generator=generator) / 4)
+    return backbone, denoiser
+
+
+def test_weights_folder_without_its_file_is_named(case: Case, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="pytorch_lora_weights"):
+        case.load("lora", tmp_path)
+    with pytest.raises(ValueError, match=rf"{case.part}/config\.json"):
+        case.load("full", tmp_path)
+    with pytest.raises(ValueError, match="needs its weights folder"):
+        case.load("full", None)
+
+
+def test_adapters_that_match_no_module_are_refused(case: Case) -> None:
+    backbone = case.backbone()
+    with pytest.raises(ValueError, match="to_nowhere"):
+        backbone.attach(backbone.load_denoiser(), Lora(target_modules=("to_nowhere",)), seed=0)
+
+
+def test_saved_lora_gives_the_same_images_and_bytes(case: Case, tmp_path: Path) -> None:
+    backbone, denoiser = shaken_lora(case)
+    for name in ("first", "second"):
+        backbone.save_weights(denoiser, LORA, tmp_path / name)
+    assert content_digest(tmp_path / "first") == content_digest(tmp_path / "second")
+    loaded, base = case.load("lora", tmp_path / "first"), case.load("base", None)
+    untouched = images_of(base)
+    setattr(base, case.part, denoiser)
+    trained = images_of(base)
+    torch.testing.assert_close(images_of(loaded), trained)
+    assert not torch.allclose(trained, untouched, atol=1e-3)
+
+
+def test_grid_sampler_draws_with_this_denoiser(case: Case) -> None:
+    backbone, denoiser = shaken_lora(case)
+    sampler = backbone.sampler(denoiser, torch.device("cpu"))
+    with torch.no_grad():
+        first = sampler.draw("a plain red picture", 1, 2, guidance_scale=3.0)
+        backbone.set_adapter(denoiser, enabled=False)
+        base = sampler.draw("a plain red picture", 1, 2, guidance_scale=3.0)
+    assert first.size == (64, 64)
+    assert first.tobytes() != base.tobytes()
+
+
+def train(bench: Any, out: Path, **changes: Any) -> list[dict[str, float]]:
+    """Metrics of every step."""
+    assert bench.train(out, bench.train_spec(**changes), Placement(micro_batch=8)) == 0
+    return [json.loads(line)["metrics"] for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("kind", ["lora", "full"])
+def test_preference_training_begins_as_the_reference(family_bench: Any, tmp_path: Path, kind: str) -> None:
+    first, second = train(family_bench, tmp_path / "out", tuning=TUNINGS[kind], steps=2)
+    assert first["loss"] == pytest.approx(0.6931472, abs=1e-5)
+    assert second["chosen_error_minus_reference"] != 0
+
+
+@pytest.mark.parametrize("kind", ["lora", "full"])
+def test_twenty_steps_learn_and_the_weights_load_through_diffusers(
+    case: Case, family_bench: Any, tmp_path: Path, kind: str
+) -> None:
+    errors = {}
+    for name, rate in (("out", RATES[case.part][kind]), ("idle", 1e-12)):
+        lines = train(
+            family_bench,
+            tmp_path / name,
+            objective={"name": "sft"},
+            tuning=TUNINGS[kind],
+            optimiser={"learning_rate": rate, "warmup_steps": 2},
+            steps=STEPS,
+        )
+        errors[name] = sum(line["chosen_error"] for line in lines[-5:])
+    assert errors["out"] < 0.97 * errors["idle"], "on the very same images, noise and timesteps"
+
+    weights = tmp_path / "out" / "weights"
+    pipeline = diffusers.DiffusionPipeline.from_pretrained(case.base_dir, **replacement(case, kind, weights))
+    if kind == "lora":
+        pipeline.load_lora_weights(weights)
+    base = case.load("base", None)
+    pipeline.scheduler = base.scheduler
+    trained = images_of(pipeline)
+    torch.testing.assert_close(images_of(case.load(kind, weights)), trained)
+    assert trained.isfinite().all()
+    assert (trained - images_of(base)).abs().max() > 1e-3
+
+
+def replacement(case: Case, kind: str, weights: Path) -> dict[str, Any]:
+    """The written denoiser, by the class that diffusers names in the base's index; nothing for an adapter."""
+    if kind == "lora":
+        return {}
+    name = json.loads((case.base_dir / "model_index.json").read_text())[case.part][1]
+    return {case.part: getattr(diffusers, name).from_pretrained(weights / case.part)}
+
+
+def test_a_full_copy_names_no_path(case: Case, tmp_path: Path) -> None:
+    backbone = case.backbone()
+    backbone.save_weights(backbone.load_denoiser(), FullFineTune(), tmp_path)
+    assert str(case.base_dir) not in (tmp_path / case.part / "config.json").read_text()
