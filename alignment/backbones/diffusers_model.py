@@ -94,18 +94,18 @@ class DiffusersModel:
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
-        """C, H, W of the latent of a training image, from the VAE's configuration alone."""
-        config = json.loads((self.base_dir / "vae" / "config.json").read_text(encoding="utf-8"))
-        side = self.resolution // 2 ** (len(config["block_out_channels"]) - 1)
-        return int(config["latent_channels"]), side, side
+        """C, H, W of the latent of a training image."""
+        vae = json.loads((self.base_dir / "vae" / "config.json").read_text(encoding="utf-8"))
+        side = self.resolution // 2 ** (len(vae["block_out_channels"]) - 1)
+        return int(vae["latent_channels"]), side, side
 
     @torch.no_grad()
     def decode_latents(self, latents_BCHW: Tensor) -> Tensor:
-        """RGB in [0, 1], float32 on the CPU, of latents in the unit of `encode_images`; what is not finite stays so."""
+        """RGB in [0, 1], float32 on the CPU, from latents in the denoiser's unit; what is not finite stays so."""
         shift_1C11, scale_1C11 = latent_unit(self.vae)
         with torch.autocast(self.device.type, enabled=False):
-            plain_BCHW = latents_BCHW.float().to(self.device) / scale_1C11 + shift_1C11
-            pixels_BCHW: Tensor = self.vae.decode(plain_BCHW, return_dict=False)[0]
+            own_BCHW = latents_BCHW.float().to(self.device) / scale_1C11 + shift_1C11
+            pixels_BCHW: Tensor = self.vae.decode(own_BCHW, return_dict=False)[0]
         return (pixels_BCHW / 2 + 0.5).clamp(0, 1).float().cpu()
 
     def load_denoiser(self) -> nn.Module:

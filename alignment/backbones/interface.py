@@ -50,7 +50,7 @@ class Backbone(Protocol):
         """C, H, W of the latent of a training image."""
 
     def decode_latents(self, latents_BCHW: Tensor) -> Tensor:
-        """Latents, times the scaling factor as `encode_images` gives them, to RGB in [0, 1], float32 on the CPU."""
+        """Latents, in the unit that `encode_images` gives, to RGB in [0, 1], float32 on the CPU."""
 
     def encode_images(self, pixels_BCHW: Tensor) -> LatentMoments:
         """RGB in [-1, 1], float32, to latent moments."""

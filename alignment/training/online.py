@@ -58,13 +58,6 @@ class Piece:
     """d loss / d log-probability of each, times whatever the global batch asks for."""
 
 
-def conditioning_of(bench: Workbench, prompt: str) -> Conditioning:
-    """One row: the prompt's text states, and what the family is told of an image that was not cut from a larger one."""
-    side = bench.recipe.backbone.resolution
-    whole = Framing(side, side, crop_top=0, crop_left=0, height=side, width=side)
-    return bench.backbone.encode_captions([prompt]) | bench.backbone.image_conditioning([whole])
-
-
 class OnlineUpdate:
     """See `alignment.training.update.Update`. A checkpoint may be taken between epochs only.
 
@@ -87,7 +80,7 @@ class OnlineUpdate:
         self._sampler = AncestralSampler(
             bench.backbone.schedule,
             params,
-            empty=conditioning_of(bench, ""),
+            empty=self._conditioning(""),
             most_images=bench.placement.micro_batch,
             device=bench.device,
         )
@@ -119,9 +112,16 @@ class OnlineUpdate:
     def settle(self, step: int) -> None:
         """A pass over one latent of zeros."""
         shape, device = self._bench.backbone.latent_shape, self._bench.device
-        empty = {name: states.to(device) for name, states in conditioning_of(self._bench, "").items()}
+        empty = {name: states.to(device) for name, states in self._conditioning("").items()}
         answer_BCHW = self._policy(torch.zeros(1, *shape, device=device), torch.zeros(1, device=device).long(), empty)
         torch.autograd.backward(answer_BCHW.float().sum() * 0)
+
+    def _conditioning(self, prompt: str) -> Conditioning:
+        """A prompt's, one row, for a square image that nothing was cut from."""
+        side = self._bench.recipe.backbone.resolution
+        whole = Framing(side, side, crop_top=0, crop_left=0, height=side, width=side)
+        backbone = self._bench.backbone
+        return {**backbone.encode_captions([prompt]), **backbone.image_conditioning([whole])}
 
     # --- an epoch's images ---
 
@@ -158,7 +158,7 @@ class OnlineUpdate:
             num_steps=self.params.sampler_steps,
             shape=self._bench.backbone.latent_shape,
         )
-        conditioning = conditioning_of(self._bench, slot.prompt)
+        conditioning = self._conditioning(slot.prompt)
         trajectories, latents_BCHW = self._sampler.draw(self._silent, self._reference, noise_BSCHW, conditioning)
         if not bool(latents_BCHW.isfinite().all()):
             message = f"Training diverged: in epoch {epoch} the policy drew an image that is not finite. Lower the"

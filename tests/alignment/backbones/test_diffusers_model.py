@@ -3,19 +3,24 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import diffusers
 import pytest
 import torch
+from accelerate import Accelerator
 
 from alignment.backbones.catalogue import SDXL, BackboneParams, Flux, StableDiffusion3
-from alignment.contracts import FullFineTune, Lora, ModelRef, Placement
+from alignment.contracts import AdamW, FullFineTune, Lora, ModelRef, Placement, Recipe
 from alignment.data.features import CachedFeatures
 from alignment.durable import content_digest
 from alignment.lookup import resolve
+from alignment.objectives.catalogue import PRDP
 from alignment.training.batches import Visit, assemble
 from alignment.training.offline import noise_pairs
+from alignment.training.online import OnlineUpdate
+from alignment.training.update import Workbench
 
 # The first test of a session pays for importing the model libraries and for encoding the cache.
 pytestmark = [pytest.mark.timeout(300), pytest.mark.slow]
@@ -221,3 +226,47 @@ def test_a_full_copy_names_no_path(case: Case, tmp_path: Path) -> None:
     backbone = case.backbone()
     backbone.save_weights(backbone.load_denoiser(), FullFineTune(), tmp_path)
     assert str(case.base_dir) not in (tmp_path / case.part / "config.json").read_text()
+
+
+def test_decoding_undoes_the_latents_unit(case: Case) -> None:
+    backbone = case.backbone()
+    pixels_BCHW = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(2)) * 2 - 1
+    latents_BCHW = backbone.encode_images(pixels_BCHW).mean_BCHW
+    assert latents_BCHW.shape[1:] == backbone.latent_shape
+    with torch.no_grad():
+        raw = backbone.vae.decode(backbone.vae.encode(pixels_BCHW).latent_dist.mean, return_dict=False)[0]
+    torch.testing.assert_close(backbone.decode_latents(latents_BCHW), (raw / 2 + 0.5).clamp(0, 1))
+
+
+def online_update(case: Case) -> Any:
+    """One prompt, three images of four steps, rewarded by their number."""
+    recipe = Recipe(
+        name="tiny",
+        backbone=case.params,  # type: ignore[arg-type]
+        objective=PRDP(reward="r", beta=1.0, clip_range=1e-3, images_per_prompt=3, sampler_steps=4),
+        tuning=LORA,
+        optimiser=AdamW(learning_rate=1e-3),
+        global_batch=1,
+        steps=1,
+        seed=0,
+    )
+    backbone = case.backbone()
+    denoiser = backbone.load_denoiser()
+    backbone.attach(denoiser, LORA, seed=5)
+    bench = Workbench(recipe, Placement(), backbone, Accelerator(cpu=True), denoiser=denoiser, wrapped=denoiser)
+    scorer = SimpleNamespace(score=lambda images, prompts: torch.arange(len(images)).float())
+    return OnlineUpdate(["a plain red picture"], scorer, "r", bench)  # type: ignore[arg-type]
+
+
+def test_online_training_takes_sdxl_and_refuses_flows(case: Case) -> None:
+    if case.part == "transformer":
+        with pytest.raises(ValueError, match="needs the Gaussian steps of a variance-preserving schedule"):
+            online_update(case)
+        return
+    update = online_update(case)
+    sums = update(0)
+    assert sums["reward"].item() == 1.0
+    assert sums["margin"].item() == 0.0
+    gradients = [w.grad for w in update._bench.denoiser.parameters() if w.grad is not None]
+    assert gradients
+    assert any(bool(gradient.any()) for gradient in gradients)
