@@ -150,9 +150,11 @@ def _missing_of_part(base_dir: Path, part: str) -> list[str]:
 def _evaluation(project: Project) -> str:
     evaluation = project.evaluation
     paths = [evaluation.prompts, *(judge.uri for judge in (*evaluation.judges, *evaluation.guards))]
+    if project.online is not None:
+        paths += [project.online.prompts, *(reward.uri for reward in project.online.rewards)]
     missing = [path for path in paths if "://" not in path and not Path(path).exists()]
     if missing:
-        raise ValueError(f"Prompts or judges are missing: {', '.join(missing)}.")
+        raise ValueError(f"Prompts, judges or rewards are missing: {', '.join(missing)}.")
     return f"prompts, {len(evaluation.judges)} judges and {len(evaluation.guards)} guards are there"
 
 

@@ -23,7 +23,8 @@ class DivergenceWatch:
             raise self._stop(step, f"loss {loss} and gradient norm {gradient_norm} are not both finite")
         if len(self.losses) >= self.guard.patience_steps:
             limit = self.guard.spike_factor * statistics.median(self.losses)
-            self.spikes = self.spikes + 1 if loss > limit else 0
+            # A median of 0 (prompts whose images all tie have no loss) is no scale to measure a spike by.
+            self.spikes = self.spikes + 1 if 0 < limit < loss else 0
             if self.spikes >= self.guard.patience_steps:
                 reason = f"loss {loss:.4g} is above {limit:.4g} ({self.guard.spike_factor:g} times the median)"
                 raise self._stop(step, f"{reason} for {self.spikes} steps in a row")

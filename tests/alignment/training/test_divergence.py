@@ -35,6 +35,10 @@ def test_nothing_is_judged_before_there_is_a_median() -> None:
     feed(DivergenceWatch(GUARD), [1.0, 100.0, 1000.0])
 
 
+def test_a_median_of_zero_is_no_scale() -> None:
+    feed(DivergenceWatch(GUARD), [0.0] * 10 + [5.0] * 6)
+
+
 def test_restored_watch_goes_on_counting() -> None:
     watch = DivergenceWatch(GUARD)
     feed(watch, [1.0] * 10 + [11.0, 11.0])
