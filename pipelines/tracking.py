@@ -154,8 +154,9 @@ def job_run(
 ) -> TrackingTarget:
     """The run of one job under its pipeline run, found by the job id before it is created.
 
-    `config` is logged once, flattened to params (500 characters each; a recipe's under the names by which it is
-    overridden) and whole as config.json; a retry that brings another config (placement may change) leaves the first.
+    `config` is logged once: what is not placement as params (500 characters each; a recipe's under the names by which
+    it is overridden), and whole as config.json. A retry that brings another config (placement may change) leaves the
+    first.
     """
     parent = parent_run(settings, project=project, key=parent_key, tags={})
     with connect(settings.tracking_uri) as client:
@@ -225,11 +226,16 @@ def _log_config(client: Any, run_id: str, config: Mapping[str, Any]) -> None:
     from mlflow.entities import Param
 
     short = {name.removeprefix("spec.").removeprefix("recipe."): value for name, value in flatten(config).items()}
-    params = [Param(name, value) for name, value in short.items() if not name.endswith("schema_version")]
+    params = [Param(name, value) for name, value in short.items() if _is_param(name, value)]
     client.log_dict(run_id, dict(config), "config.json")
     for start in range(0, len(params), MAX_PARAMS_PER_REQUEST):
         client.log_batch(run_id, params=params[start : start + MAX_PARAMS_PER_REQUEST])
     client.set_tag(run_id, CONFIG_TAG, "true")
+
+
+def _is_param(name: str, value: str) -> bool:
+    """Science that was set. Each one more is a line above every picture of MLflow's image grid."""
+    return not name.startswith("placement.") and not name.endswith("schema_version") and value != "null"
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

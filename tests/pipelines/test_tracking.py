@@ -15,7 +15,11 @@ from pipelines import tracking
 from pipelines.settings import Settings, load_settings
 
 KEY = "manual__2026-01-01T00:00:00+00:00"
-CONFIG = {"recipe": {"name": "dpo", "optimiser": {"learning_rate": 1e-5}, "prompts": ["x" * 900]}, "seed": 7}
+CONFIG = {
+    "recipe": {"name": "dpo", "optimiser": {"learning_rate": 1e-5}, "prompts": ["x" * 900]},
+    "seed": 7,
+    "placement": {"engine": "local"},
+}
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -78,6 +82,7 @@ def test_a_job_run_is_nested_found_again_and_keeps_its_first_config(tracked: Set
     assert run.data.params["seed"] == "7"
     assert run.data.params["optimiser.learning_rate"] == "1e-05"
     assert len(run.data.params["prompts"]) == 500
+    assert not [name for name in run.data.params if name.startswith("placement.") or name.endswith("schema_version")]
     with tracking.connect(tracked.tracking_uri) as client:
         assert json.loads(Path(client.download_artifacts(target.run_id, "config.json")).read_text()) == CONFIG
 
