@@ -7,8 +7,8 @@ from types import TracebackType
 
 from tqdm import tqdm
 
-from alignment.contracts import PROGRESS_FILE, Progress
 from alignment.durable import write_bytes
+from alignment.job_files import PROGRESS_FILE, Progress
 
 WRITE_EVERY_SECONDS = 0.5
 

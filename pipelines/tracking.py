@@ -28,8 +28,6 @@ RUN_KEY_TAG = "plumbline.run_key"
 JOB_ID_TAG = "plumbline.job_id"
 CONFIG_TAG = "plumbline.config_logged"
 PARENT_TAG = "mlflow.parentRunId"
-EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
-"""Makes MLflow show training runs and models first, not the tools for language-model applications."""
 MAX_PARAM_CHARS = 500
 MAX_PARAMS_PER_REQUEST = 100
 MAX_METRICS_PER_REQUEST = 1000
@@ -177,7 +175,7 @@ def _experiment(client: Any, settings: Settings, name: str) -> str:
         # Without a server MLflow would put artifacts into the working directory.
         location = None if served else (settings.mlflow_dir / "artifacts").as_uri()
         try:
-            return str(client.create_experiment(name, artifact_location=location, tags=EXPERIMENT_TAGS))
+            return str(client.create_experiment(name, artifact_location=location))
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise

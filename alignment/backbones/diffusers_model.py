@@ -6,7 +6,7 @@ Safetensors only, local files only. B counts images, C H W are channels, height 
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +20,7 @@ from PIL import Image
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from alignment.backbones.interface import LatentMoments
+from alignment.backbones.interface import Conditioning, Framing, LatentMoments
 from alignment.backbones.model_files import WeightFile, absent_parts, require_files, require_parts
 from alignment.contracts import FullFineTune, Lora, ModelRef
 from alignment.durable import files_below
@@ -91,6 +91,11 @@ class DiffusersModel:
         shift_1C11, scale_1C11 = latent_unit(self.vae)
         mean_BCHW, std_BCHW = (gaussian.mean - shift_1C11) * scale_1C11, gaussian.std * scale_1C11
         return LatentMoments(mean_BCHW.float().cpu(), std_BCHW.float().cpu())
+
+    def image_conditioning(self, framings: Sequence[Framing]) -> Conditioning:
+        """Nothing: most families are told of captions alone."""
+        del framings
+        return {}
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:

@@ -17,7 +17,7 @@ from alignment.backbones.catalogue import Flux
 from alignment.backbones.diffusers_model import DiffusersModel, Family, load_model
 from alignment.backbones.flow_matching import TIMESTEPS_PER_UNIT, FlowMatchingSchedule
 from alignment.backbones.flow_scheduler import load_flow_schedule
-from alignment.backbones.interface import Conditioning, Framing
+from alignment.backbones.interface import Conditioning
 from alignment.contracts import ModelRef
 
 TEXT_STATES = "states_LD"
@@ -58,11 +58,6 @@ class FluxBackbone(DiffusersModel):
         """T5's states and CLIP's pooled state. States are rounded to bfloat16: they are 8 MB a caption in float32."""
         told = text_states(self.text_pipeline, captions, self.device)
         return {TEXT_STATES: told[TEXT_STATES].bfloat16(), POOLED: told[POOLED]}
-
-    def image_conditioning(self, framings: Sequence[Framing]) -> Conditioning:
-        """Nothing: this family is told of captions alone."""
-        del framings
-        return {}
 
     def predict(
         self, denoiser: nn.Module, noisy_BCHW: Tensor, timesteps_B: Tensor, conditioning: Conditioning

@@ -15,7 +15,7 @@ from alignment.backbones.catalogue import StableDiffusion3
 from alignment.backbones.diffusers_model import DiffusersModel, Family, load_model
 from alignment.backbones.flow_matching import FlowMatchingSchedule
 from alignment.backbones.flow_scheduler import load_flow_schedule
-from alignment.backbones.interface import Conditioning, Framing
+from alignment.backbones.interface import Conditioning
 from alignment.contracts import ModelRef
 
 TEXT_STATES = "states_LD"
@@ -59,11 +59,6 @@ class StableDiffusion3Backbone(DiffusersModel):
             self.text_pipeline.register_modules(transformer=_width_of_states(self.base_dir))
         told = text_states(self.text_pipeline, captions, self.device)
         return {TEXT_STATES: told[TEXT_STATES].bfloat16(), POOLED: told[POOLED]}
-
-    def image_conditioning(self, framings: Sequence[Framing]) -> Conditioning:
-        """Nothing: this family is told of captions alone."""
-        del framings
-        return {}
 
     def predict(
         self, denoiser: nn.Module, noisy_BCHW: Tensor, timesteps_B: Tensor, conditioning: Conditioning

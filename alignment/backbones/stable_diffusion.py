@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from alignment.backbones.catalogue import StableDiffusion
 from alignment.backbones.diffusers_model import DiffusersModel, Family, load_model
-from alignment.backbones.interface import Conditioning, Framing
+from alignment.backbones.interface import Conditioning
 from alignment.backbones.noise_schedule import NoiseSchedule, checked_prediction_type
 from alignment.contracts import ModelRef
 
@@ -51,11 +51,6 @@ class StableDiffusionBackbone(DiffusersModel):
         )
         states_BLD = encoder(tokens.input_ids.to(self.device))[0]
         return {TEXT_STATES: states_BLD.float().cpu()}
-
-    def image_conditioning(self, framings: Sequence[Framing]) -> Conditioning:
-        """Nothing: this family is told of captions alone."""
-        del framings
-        return {}
 
     def predict(
         self, denoiser: nn.Module, noisy_BCHW: Tensor, timesteps_B: Tensor, conditioning: Conditioning

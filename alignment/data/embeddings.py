@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from alignment.data.pairs import open_split
 from alignment.durable import write_json
 from alignment.evaluation.scoring import decode_image
 from alignment.failures import JobStoppedError
@@ -69,7 +69,7 @@ def embed_split(
 
 def num_comparisons(snapshot_dir: Path, split: Split) -> int:
     """Comparisons of a split that are not ties."""
-    ties = _open(snapshot_dir / f"{split}.parquet").read(columns=["is_tie"])["is_tie"].to_pylist()
+    ties = open_split(snapshot_dir / f"{split}.parquet", COLUMNS).read(columns=["is_tie"])["is_tie"].to_pylist()
     return len(ties) - sum(map(bool, ties))
 
 
@@ -98,7 +98,7 @@ def _embed_prompts(clip: ClipModel, prompts: list[str]) -> Tensor:
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    file = _open(path)
+    file = open_split(path, COLUMNS)
     try:
         for batch in file.iter_batches(batch_size=READ_ROWS, columns=list(COLUMNS)):
             yield from (row for row in batch.to_pylist() if not row["is_tie"])
@@ -109,16 +109,3 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
 def _batches(rows: Iterator[dict[str, Any]], size: int) -> Iterator[list[dict[str, Any]]]:
     while batch := list(islice(rows, size)):
         yield batch
-
-
-def _open(path: Path) -> pq.ParquetFile:
-    if not path.is_file():
-        raise ValueError(f"The snapshot {path.parent} lacks {path.name}; make the snapshot again.")
-    try:
-        file = pq.ParquetFile(path)
-    except (pa.ArrowException, OSError) as error:
-        raise JobStoppedError("bad_data", f"{path} is not a readable parquet file: {error}") from error
-    missing = sorted(set(COLUMNS) - set(file.schema_arrow.names))
-    if missing:
-        raise ValueError(f"{path} lacks the column(s) {', '.join(missing)}; make the snapshot again.")
-    return file

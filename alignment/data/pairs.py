@@ -1,6 +1,7 @@
 """Reads the training pairs of a snapshot. C H W are channels, height and width of an image."""
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,7 +37,7 @@ class TrainingPairs:
 
     def __init__(self, snapshot_dir: Path) -> None:
         self.path = snapshot_dir / "train.parquet"
-        self._file = _open(self.path)
+        self._file = open_split(self.path, COLUMNS)
         light = self._file.read(columns=list(LIGHT_COLUMNS))
         kept = np.flatnonzero(~light["is_tie"].to_numpy(zero_copy_only=False).astype(bool))
         if len(kept) == 0:
@@ -78,14 +79,15 @@ class TrainingPairs:
         return self._group[1]
 
 
-def _open(path: Path) -> pq.ParquetFile:
+def open_split(path: Path, columns: Sequence[str]) -> pq.ParquetFile:
+    """A split of a snapshot; ValueError when it or a column is missing, JobStoppedError (bad_data) when unreadable."""
     if not path.is_file():
         raise ValueError(f"The snapshot {path.parent} lacks {path.name}; make the snapshot again.")
     try:
         file = pq.ParquetFile(path)
     except (pa.ArrowException, OSError) as error:
         raise JobStoppedError("bad_data", f"{path} is not a readable parquet file: {error}") from error
-    missing = sorted(set(COLUMNS) - set(file.schema_arrow.names))
+    missing = sorted(set(columns) - set(file.schema_arrow.names))
     if missing:
         raise ValueError(f"{path} lacks the column(s) {', '.join(missing)}; make the snapshot again.")
     return file

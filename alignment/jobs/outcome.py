@@ -20,9 +20,9 @@ from typing import TypeVar
 from pydantic import BaseModel
 
 from alignment.config import validate
-from alignment.contracts import FAILURE_FILE, RESULT_FILE, JobFailure
 from alignment.durable import write_json
 from alignment.failures import JobStoppedError
+from alignment.job_files import FAILURE_FILE, RESULT_FILE, JobFailure
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from functools import partial
 import torch
 from accelerate import PartialState
 
-from alignment.contracts import METRICS_FILE, Placement
+from alignment.contracts import Placement
 from alignment.data.embeddings import (
     EmbeddedComparisons,
     Split,
@@ -26,6 +26,7 @@ from alignment.data.embeddings import (
 )
 from alignment.durable import content_digest, write_json
 from alignment.evaluation.reward_accuracy import Contestants, seen_users, unseen_users
+from alignment.job_files import METRICS_FILE
 from alignment.jobs.outcome import JobPaths, read_object, run_job, write_result
 from alignment.jobs.processes import start_processes
 from alignment.progress import JobProgress

@@ -16,9 +16,10 @@ from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
 
 from alignment.backbones.interface import Backbone
-from alignment.contracts import CHECKPOINTS_DIR, METRICS_FILE, Placement, TrainSpec
+from alignment.contracts import Placement, TrainSpec
 from alignment.durable import publish_folder
 from alignment.failures import JobStoppedError
+from alignment.job_files import CHECKPOINTS_DIR, METRICS_FILE
 from alignment.progress import JobProgress
 from alignment.training.checkpoint import CheckpointFolder, TrainingState, read_state, restore, trainable
 from alignment.training.divergence import DivergenceWatch

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from alignment.backbones.interface import Backbone
-from alignment.contracts import SAMPLES_INDEX_FILE, SampleLine
 from alignment.durable import write_bytes
+from alignment.job_files import SAMPLES_INDEX_FILE, SampleLine
 from alignment.training.metrics import append_line, cut_back, read_lines
 
 logger = logging.getLogger(__name__)

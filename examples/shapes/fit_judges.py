@@ -148,6 +148,18 @@ def taste_loss(model: CLIPModel, comparisons: Comparisons, rows: Tensor) -> Tens
     return F.binary_cross_entropy_with_logits(margin, comparisons.label_N[rows])
 
 
+def update(
+    model: CLIPModel, loss: Tensor, adamw: torch.optim.Optimizer, schedule: torch.optim.lr_scheduler.LRScheduler
+) -> None:
+    """One optimiser step; the logit scale stays within CLIP's bound."""
+    adamw.zero_grad()
+    loss.backward()
+    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    adamw.step()
+    schedule.step()
+    model.logit_scale.data.clamp_(max=MAX_LOGIT_SCALE)
+
+
 def fit_judge(
     name: str, plan: JudgePlan, budget: JudgeBudget, *, tokenizer: CLIPTokenizer, device: torch.device
 ) -> CLIPModel:
@@ -158,20 +170,14 @@ def fit_judge(
     matches = make_matches(budget.num_images, plan.seed, tokenizer=tokenizer, device=device)
     comparisons = make_comparisons(budget.num_pairs, plan, tokenizer=tokenizer, device=device) if plan.groups else None
     steps = budget.match_steps + (budget.taste_steps if comparisons else 0)
-    parameters = list(model.parameters())
-    adamw, schedule = optimiser(parameters, 1.5e-3, steps)
+    adamw, schedule = optimiser(list(model.parameters()), 1.5e-3, steps)
     match_rows = batches(budget.num_images, budget.batch, steps, generator)
     taste_rows = batches(budget.num_pairs, budget.batch, steps, generator)
     for step in range(steps):
         loss = matching_loss(model, matches, next(match_rows))
         if comparisons is not None and step >= budget.match_steps:
             loss = MATCHING_WEIGHT * loss + taste_loss(model, comparisons, next(taste_rows))
-        adamw.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        adamw.step()
-        schedule.step()
-        model.logit_scale.data.clamp_(max=MAX_LOGIT_SCALE)
+        update(model, loss, adamw, schedule)
         if step % 200 == 0 or step == steps - 1:
             logger.info("judge %s step %d of %d: loss %.4f", name, step, steps, loss.item())
     return model.eval()

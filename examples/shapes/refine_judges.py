@@ -21,7 +21,6 @@ from drawing import ImageArray
 from fit_generator import batches, optimiser
 from fit_judges import (
     MATCHING_WEIGHT,
-    MAX_LOGIT_SCALE,
     PLANS,
     Comparisons,
     JudgePlan,
@@ -31,11 +30,11 @@ from fit_judges import (
     matching_loss,
     mistaken,
     taste_loss,
+    update,
 )
 from networks import make_clip, make_tokenizer, save_judge, tokenize
 from safetensors.torch import load_file
 from sampling import load_pipeline, sample
-from torch import nn
 from transformers import CLIPModel, CLIPTokenizer
 
 logger = logging.getLogger(__name__)
@@ -127,20 +126,14 @@ def indifferent(found: Matches, rng: np.random.Generator) -> Matches:
 def refine(model: CLIPModel, match: Matches, compare: Comparisons | None, *, seed: int, steps: int) -> None:
     """Train on in place."""
     generator = torch.Generator().manual_seed(seed)
-    parameters = list(model.train().parameters())
-    adamw, schedule = optimiser(parameters, 6e-4, steps)
+    adamw, schedule = optimiser(list(model.train().parameters()), 6e-4, steps)
     match_rows = batches(len(match.ids_NL), BATCH, steps, generator)
     taste_rows = batches(len(compare.ids_NL) if compare else BATCH, BATCH, steps, generator)
     for step in range(steps):
         loss = matching_loss(model, match, next(match_rows))
         if compare is not None:
             loss = MATCHING_WEIGHT * loss + taste_loss(model, compare, next(taste_rows))
-        adamw.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        adamw.step()
-        schedule.step()
-        model.logit_scale.data.clamp_(max=MAX_LOGIT_SCALE)
+        update(model, loss, adamw, schedule)
         if step % 50 == 0:
             logger.info("refining step %d of %d: loss %.4f", step, steps, loss.item())
     model.eval()

@@ -20,7 +20,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from alignment.contracts import FAILURE_FILE, PROGRESS_FILE, JobFailure, Progress
+from alignment.job_files import FAILURE_FILE, PROGRESS_FILE, JobFailure, Progress
 from pipelines.contracts import JobRequest, JobStatus, LogChunk
 from pipelines.processes import ProcessRecord
 

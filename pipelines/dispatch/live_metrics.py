@@ -15,7 +15,7 @@ from typing import Protocol, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from alignment.contracts import METRICS_FILE, SAMPLES_INDEX_FILE, MetricsLine, SampleLine
+from alignment.job_files import METRICS_FILE, SAMPLES_INDEX_FILE, MetricsLine, SampleLine
 from pipelines.dispatch.job_folder import read_model, write_atomically
 
 log = logging.getLogger(__name__)

@@ -19,14 +19,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
 
-from alignment.contracts import (
-    CHECKPOINTS_DIR,
-    FAILURE_FILE,
-    PROGRESS_FILE,
-    RESULT_FILE,
-    JobFailure,
-    Placement,
-)
+from alignment.contracts import Placement
+from alignment.job_files import CHECKPOINTS_DIR, FAILURE_FILE, PROGRESS_FILE, RESULT_FILE, JobFailure
 from pipelines import tracking
 from pipelines.contracts import JobRequest
 from pipelines.dispatch.environment import alignment_environment

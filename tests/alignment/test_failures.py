@@ -2,8 +2,8 @@
 
 from typing import get_args
 
-from alignment.contracts import JobFailure
 from alignment.failures import FailureKind, JobStoppedError
+from alignment.job_files import JobFailure
 
 
 def test_kinds_are_those_of_the_contract() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from alignment import progress
-from alignment.contracts import Progress
+from alignment.job_files import Progress
 from alignment.progress import JobProgress
 
 

@@ -14,8 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from alignment.contracts import FeatureCache, JobFailure, Placement, Progress
+from alignment.contracts import FeatureCache, Placement
 from alignment.durable import content_digest
+from alignment.job_files import JobFailure, Progress
 
 # The first test of a session pays for importing the model libraries and for encoding the cache.
 pytestmark = pytest.mark.timeout(300)

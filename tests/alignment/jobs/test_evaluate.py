@@ -18,8 +18,9 @@ import torch
 from PIL import Image
 
 from alignment.backbones.catalogue import StableDiffusion
-from alignment.contracts import EvalReport, EvalSpec, JobFailure, Judge, Lora, ModelRef, Placement, Progress, Sampler
+from alignment.contracts import EvalReport, EvalSpec, Judge, Lora, ModelRef, Placement, Sampler
 from alignment.durable import file_sha256
+from alignment.job_files import JobFailure, Progress
 from alignment.jobs.evaluate import main
 from alignment.jobs.outcome import JobPaths, exit_code
 from alignment.rewards.catalogue import ClipPreference, ClipScore, Reward

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from alignment.contracts import JobFailure, Placement
+from alignment.contracts import Placement
 from alignment.failures import JobStoppedError
+from alignment.job_files import JobFailure
 from alignment.jobs.outcome import JobPaths, describe, exit_code, parse_paths, read_object, write_result
 
 

@@ -11,8 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from alignment.contracts import JobFailure, Judge, Placement, Recipe, Sampler, TrainResult
+from alignment.contracts import Judge, Placement, Recipe, Sampler, TrainResult
 from alignment.durable import content_digest
+from alignment.job_files import JobFailure
 from alignment.jobs import soup
 from alignment.jobs.outcome import JobPaths, exit_code
 from alignment.rewards.catalogue import ClipPreference

@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from alignment.contracts import JobFailure, Placement, Progress, TrainResult
+from alignment.contracts import Placement, TrainResult
+from alignment.job_files import JobFailure, Progress
 from alignment.training import loop
 from alignment.training.checkpoint import damage
 

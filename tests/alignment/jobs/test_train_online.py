@@ -15,7 +15,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from alignment.contracts import JobFailure, Placement, TrainResult
+from alignment.contracts import Placement, TrainResult
+from alignment.job_files import JobFailure
 from alignment.rewards.clip_preference import ClipPreferenceScorer
 from alignment.training import loop
 

@@ -16,9 +16,10 @@ import torch
 from PIL import Image
 from pydantic import BaseModel
 
-from alignment.contracts import JobFailure, Judge, Placement
+from alignment.contracts import Judge, Placement
 from alignment.data.embeddings import EmbeddedComparisons
 from alignment.durable import content_digest
+from alignment.job_files import JobFailure
 from alignment.jobs import train_reward
 from alignment.jobs.outcome import JobPaths, exit_code
 from alignment.reward_contracts import RewardTrainResult, RewardTrainSpec

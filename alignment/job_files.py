@@ -1,0 +1,48 @@
+"""The files a job keeps beside its output, their names and what stands in them. Torch-free."""
+
+from typing import Literal
+
+from alignment.contracts import Record, ValueObject
+
+RESULT_FILE = "result.json"
+FAILURE_FILE = "failure.json"
+METRICS_FILE = "metrics.jsonl"
+SAMPLES_INDEX_FILE = "samples/index.jsonl"
+CHECKPOINTS_DIR = "checkpoints"
+PROGRESS_FILE = "progress.json"
+
+
+class JobFailure(ValueObject):
+    """Why a job stopped: written as failure.json beside its output by the job itself."""
+
+    kind: Literal["bad_input", "bad_data", "diverged", "preempted", "storage_full", "crashed"]
+    message: str
+    step: int | None = None
+
+
+class MetricsLine(Record):
+    """One line of metrics.jsonl."""
+
+    step: int
+    unix_seconds: float
+    metrics: dict[str, float]
+
+
+class SampleLine(Record):
+    """One line of samples/index.jsonl: an image of the grid, under the job's output folder."""
+
+    step: int
+    key: str
+    """Letters, digits, _ - and / only, e.g. `samples/00`."""
+    path: str
+    prompt: str
+
+
+class Progress(Record):
+    """progress.json: how far a job is, rewritten atomically as it goes."""
+
+    done: int
+    total: int
+    unit: str
+    """steps, shards, images..."""
+    message: str = ""

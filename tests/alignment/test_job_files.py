@@ -1,0 +1,21 @@
+import pytest
+from pydantic import ValidationError
+
+from alignment.job_files import JobFailure, MetricsLine, Progress
+
+
+def test_a_failure_comes_back_from_its_file_as_it_was() -> None:
+    failure = JobFailure(kind="diverged", message="The loss is nan.", step=7)
+    assert JobFailure.model_validate_json(failure.model_dump_json()) == failure
+
+
+def test_a_failure_of_no_known_kind_is_refused() -> None:
+    with pytest.raises(ValidationError, match="kind"):
+        JobFailure.model_validate({"kind": "tired", "message": "no"})
+
+
+def test_lines_with_unknown_fields_are_refused() -> None:
+    with pytest.raises(ValidationError, match="extra"):
+        MetricsLine.model_validate({"step": 1, "unix_seconds": 0.0, "metrics": {}, "extra": 1})
+    with pytest.raises(ValidationError, match="eta"):
+        Progress.model_validate({"done": 1, "total": 2, "unit": "steps", "eta": 3})
