@@ -14,9 +14,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+# Not as tests.golden: a library of the lock brings a package called tests.
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from tests.golden.recorded import Case, NotBuiltError, read_case
+from recorded import Case, NotBuiltError, read_case
 
 REPLAYS_DIR = Path(__file__).parent / "replays"
 
@@ -26,7 +27,7 @@ FIELDS_NAMED = 4
 
 def replays() -> list[ModuleType]:
     """Every file of tests/golden/replays."""
-    return [importlib.import_module(f"tests.golden.replays.{path.stem}") for path in sorted(REPLAYS_DIR.glob("*.py"))]
+    return [importlib.import_module(f"replays.{path.stem}") for path in sorted(REPLAYS_DIR.glob("*.py"))]
 
 
 def find_replay(case: Case) -> ModuleType:

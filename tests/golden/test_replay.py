@@ -204,7 +204,7 @@ def test_a_case_that_two_files_take_fails(replay: ModuleType, tmp_path: Path) ->
     (tmp_path / "both.json").write_text(json.dumps({"params": {}, "fields": fields}))
     passed, line = replay.replay_case(tmp_path, "both")
     assert not passed
-    assert "taken by tests.golden.replays.dpo_loss, tests.golden.replays.model_soups" in line
+    assert "taken by replays.dpo_loss, replays.model_soups" in line
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])

@@ -1,9 +1,9 @@
 """Replays ranking by a judge's embeddings: cosines, probabilities, and whether a pair is swapped."""
 
 import torch
+from recorded import Case
 
 from alignment.labelling.proxy_vote import proxy_votes
-from tests.golden.recorded import Case
 
 
 def takes(case: Case) -> bool:

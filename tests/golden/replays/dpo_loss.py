@@ -1,6 +1,8 @@
 """Replays the Diffusion-DPO loss: errors, logit, loss, accuracy and gradient. DCPO's is the same, diffusers' scaled."""
 
 import torch
+from recorded import FLOAT32_SPACING, Case
+from replays.noise import recorded_target
 from torch import Tensor
 
 from alignment.objectives.catalogue import DCPO, DiffusionDPO
@@ -8,8 +10,6 @@ from alignment.objectives.dcpo import dcpo_loss
 from alignment.objectives.diffusion_dpo import diffusion_dpo_loss
 from alignment.objectives.inputs import PairErrors
 from alignment.training.offline import monitors, pair_errors
-from tests.golden.recorded import FLOAT32_SPACING, Case
-from tests.golden.replays.noise import recorded_target
 
 
 def takes(case: Case) -> bool:

@@ -2,14 +2,14 @@
 
 import torch
 import torch.nn.functional as F
+from recorded import FLOAT32_SPACING, Case
+from replays.noise import recorded_target
 from torch import Tensor
 
 from alignment.objectives.catalogue import MaPO
 from alignment.objectives.inputs import ObjectiveOutput, PairErrors
 from alignment.objectives.mapo import mapo_loss, phi
 from alignment.training.offline import pair_errors
-from tests.golden.recorded import FLOAT32_SPACING, Case
-from tests.golden.replays.noise import recorded_target
 
 OFFICIAL = 2e-4
 """Relative tolerance against float32 numbers whose exp(x) - 1 cancels."""

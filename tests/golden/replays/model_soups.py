@@ -3,10 +3,10 @@
 from collections.abc import Callable
 
 import torch
+from recorded import Case
 from torch import Tensor
 
 from alignment.training.soup import GreedySoup, Weights, by_score, greedy_soup, uniform_soup
-from tests.golden.recorded import Case
 
 NEEDED = {"individual_accuracy", "eval_x", "eval_y", "ingredients"}
 HALF_PRECISION = {torch.float16: 1e-3, torch.bfloat16: 1e-2}

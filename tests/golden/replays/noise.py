@@ -1,12 +1,12 @@
 """Replays how pairs are noised: shared noise and timestep, and the schedule behind them."""
 
 import torch
+from recorded import Case
 from torch import Tensor
 
 from alignment.backbones.noise_schedule import NoiseSchedule, checked_prediction_type, schedule_from_betas
 from alignment.training.batches import PairBatch
 from alignment.training.offline import noise_pairs
-from tests.golden.recorded import Case
 
 BATCH = {"latents", "noise", "timesteps", "noisy_latents", "alphas_cumprod"}
 SCHEDULE = {"betas", "alphas_cumprod_after"}

@@ -5,13 +5,13 @@ import math
 
 import torch
 from PIL import Image
+from recorded import Case
 from torch import Tensor
 
 from alignment.data.pairs import pixels
 from alignment.labelling.proxy_vote import proxy_votes
 from pipelines.intake.snapshot import resolved_pair
 from pipelines.intake.sources.pick_a_pic import preference_from_labels
-from tests.golden.recorded import Case
 
 
 def takes(case: Case) -> bool:

@@ -8,12 +8,12 @@ import re
 from typing import Any, get_args
 
 import torch
+from recorded import Case, NotBuiltError
 from torch import Tensor
 
 from alignment.reward_contracts import Bound, Comparison, FewShot, Head, PalA, PalB, Projector
 from alignment.rewards.pal_head import IdealPoints, PreferenceHead, ProjectorNetwork, bound_penalty, link_loss
 from alignment.training.reward_model import PreferencePairs, fit_new_users, margins, objective, pair_accuracy
-from tests.golden.recorded import Case, NotBuiltError
 
 NEEDED = {"left_embeds", "right_embeds", "user_index", "y", "y_hat"}
 COMPARISONS: dict[str, Comparison] = {

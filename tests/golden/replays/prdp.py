@@ -1,13 +1,13 @@
 """Replays PRDP: the loss of the paper's listing with its gradient, and log-probabilities of ancestral steps."""
 
 import torch
+from recorded import Case
 from torch import Tensor
 
 from alignment.backbones.ancestral import next_latent
 from alignment.backbones.noise_schedule import NoiseSchedule, checked_prediction_type
 from alignment.objectives.catalogue import PRDP
 from alignment.objectives.prdp import PRDPOutput, ScoredTrajectories, prdp_loss
-from tests.golden.recorded import Case
 
 EXACT = 1e-9
 """Relative tolerance against float64 numbers."""

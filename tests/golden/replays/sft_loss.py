@@ -1,9 +1,10 @@
 """Replays supervised fine-tuning on preferred images."""
 
+from recorded import Case
+
 from alignment.objectives.catalogue import SFT
 from alignment.objectives.inputs import PairErrors
 from alignment.objectives.sft import sft_loss
-from tests.golden.recorded import Case
 
 
 def takes(case: Case) -> bool:
