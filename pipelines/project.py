@@ -10,7 +10,7 @@ from alignment.config import load_recipe, read_toml, validate
 from alignment.contracts import Placement, Recipe, Sampler, Share, check_sampler
 from alignment.lookup import unknown_name
 from alignment.rewards.catalogue import Reward
-from pipelines.contracts import GatePolicy
+from pipelines.policy import GatePolicy
 
 
 class Section(BaseModel):

@@ -12,11 +12,11 @@ WILCOXON_EFFICIENCY = 3 / 3.141592653589793
 MOST_PROMPTS = 10_000_000
 
 
-def effect_of_win_rate(rate: float) -> float:
-    """The standardised effect of normal differences that win this often."""
+def win_rate_of_effect(effect: float) -> float:
+    """How often normal differences with this standardised effect win."""
     from scipy import stats
 
-    return float(stats.norm.ppf(rate))
+    return float(stats.norm.cdf(effect))
 
 
 def shift_power(effect: float, prompts: float, *, level: float, efficiency: float = 1.0) -> float:

@@ -4,7 +4,7 @@ Roles are the three models, and `candidate_shuffled` and `champion_shuffled`: th
 prompts of the list (see `shuffled.py`). Shape letters: P prompts, S seeds.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -51,14 +51,23 @@ class ScoreGrids:
             raise ValueError(f"The score table has no whole grid of scorer {scorer!r} on the {role}. Evaluate again.")
         return self.grids[scorer, role]
 
-    def differences(self, scorer: str, against: str = "champion", *, shuffled: bool = False) -> Floats:
-        """Candidate minus other, one number a prompt, seeds averaged; ValueError when they do not match."""
+    def differences(
+        self, scorer: str, against: str = "champion", *, shuffled: bool = False, seeds: Sequence[int] = ()
+    ) -> Floats:
+        """Candidate minus other, one number a prompt, averaged over the given seeds, else over all of them.
+
+        ValueError when the two were not scored on the same prompts and seeds, or a given seed is missing.
+        """
         suffix = SHUFFLED if shuffled else ""
         candidate, other = self.grid(scorer, f"candidate{suffix}"), self.grid(scorer, f"{against}{suffix}")
         same = np.array_equal(candidate.prompts_P, other.prompts_P)
         if not (same and np.array_equal(candidate.seeds_S, other.seeds_S)):
             raise ValueError(f"Scorer {scorer!r}: candidate and {against} were not scored on the same prompts and seeds.")
-        return np.round(candidate.prompt_means() - other.prompt_means(), DIFFERENCE_DECIMALS)
+        if seeds and not set(seeds) <= {int(seed) for seed in candidate.seeds_S}:
+            raise ValueError(f"Scorer {scorer!r} was not scored on all of the seeds {list(seeds)}.")
+        chosen = np.isin(candidate.seeds_S, list(seeds)) if seeds else np.ones(len(candidate.seeds_S), dtype=bool)
+        means = [grid.scores_PS[:, chosen].mean(axis=1) for grid in (candidate, other)]
+        return np.asarray(np.round(means[0] - means[1], DIFFERENCE_DECIMALS), dtype=np.float64)
 
     def slices(self) -> dict[str, npt.NDArray[np.bool_]]:
         """Slice name to a mask over the prompts in index order; empty when no prompt names a slice."""
