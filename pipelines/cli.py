@@ -1,7 +1,8 @@
 """Every stage as a subcommand. One JSON value on stdout, progress and logs on stderr.
 
 Exit codes: 0 done, 1 failed, 2 bad input, 3 the gate said no. A stage needs only the project: what it builds on is
-made first, or found by digest when it was made before.
+made first, or found by digest when it was made before. `gate simulate`, `gate explain` and `gate aa` answer people in
+text, and with --json as a value.
 """
 
 import argparse
@@ -22,7 +23,7 @@ DONE, FAILED, BAD_INPUT, GATE_SAID_NO = 0, 1, 2, 3
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand and return its exit code."""
-    arguments = _parser().parse_args(argv)
+    arguments = _parser().parse_args(_joined(list(sys.argv[1:] if argv is None else argv)))
     level = logging.DEBUG if arguments.verbose else logging.INFO
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     for noisy in ("alembic", "httpx", "great_expectations", "urllib3", "botocore", "mlflow"):
@@ -42,6 +43,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return FAILED
 
 
+def _joined(words: list[str]) -> list[str]:
+    """`gate simulate ...` as one command beside the stage `gate projects/NAME.toml`."""
+    at = next((i for i, word in enumerate(words) if not word.startswith("-")), len(words))
+    name = " ".join(words[at : at + 2])
+    return [*words[:at], name, *words[at + 2 :]] if name in GATE_TOOLS else words
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="plumbline", description="Keeps a text-to-image model aligned with people.")
     parser.add_argument("-v", "--verbose", action="store_true", help="debug logs on stderr")
@@ -56,8 +64,26 @@ def _parser() -> argparse.ArgumentParser:
             stage.add_argument("--version", type=int, help="model version to judge; default: alias candidate")
         if name == "rollback":
             stage.add_argument("--reason", required=True, help="why; kept in the ledger")
+    _add_gate_tools(commands)
     _add_platform_commands(commands)
     return parser
+
+
+def _add_gate_tools(commands: Any) -> None:
+    for name, (command, text) in GATE_TOOLS.items():
+        tool = commands.add_parser(name, help=text, description=text)
+        tool.add_argument("file", type=Path, help="projects/NAME.toml" + OTHER_FILES.get(name, ""))
+        tool.add_argument("--json", action="store_true", help="one JSON value instead of text")
+        tool.set_defaults(command=command)
+        if name == "gate simulate":
+            tool.add_argument("--prompts", type=int, help="default: the project's, else 1632")
+            tool.add_argument("--simulations", type=int, default=500, help="evaluations of each kind of candidate")
+            tool.add_argument("--seed", type=int, default=0)
+            tool.add_argument(
+                "--margin-spreads", type=float, default=0.15, help="guards' margins in standard deviations of a difference"
+            )
+        if name == "gate aa":
+            tool.add_argument("--write", action="store_true", help="put the tie thresholds into the project file")
 
 
 def _add_platform_commands(commands: Any) -> None:
@@ -113,6 +139,65 @@ def _gate(arguments: argparse.Namespace) -> int:
     decision = _decision(arguments.project, candidate)
     _print(decision)
     return DONE if decision["verdict"] == "promote" else GATE_SAID_NO
+
+
+def _simulate(arguments: argparse.Namespace) -> int:
+    from pipelines import gate_tools
+    from pipelines.release.simulation import curve_table
+    from pipelines.settings import load_settings
+
+    world = gate_tools.read_world(
+        arguments.file,
+        settings=load_settings(),
+        num_prompts=arguments.prompts,
+        margin_spreads=arguments.margin_spreads,
+    )
+    outcomes = gate_tools.simulate(
+        world,
+        simulations=arguments.simulations,
+        seed=arguments.seed,
+        after=lambda name: logging.info("simulated: %s", name),
+    )
+    if arguments.json:
+        return _print([outcome.model_dump(mode="json") for outcome in outcomes])
+    print(
+        f"{world.num_judges} judges (correlation {world.correlation:g}), {world.num_prompts} prompts in"
+        f" {len(world.slices)} slices, guards' margins {world.margin_spreads:g} standard deviations,"
+        f" {arguments.simulations} simulations each through the gate itself\n"
+    )
+    print(curve_table(outcomes))
+    return DONE
+
+
+def _explain(arguments: argparse.Namespace) -> int:
+    from pipelines import gate_tools
+    from pipelines.release.explain import explain
+    from pipelines.settings import load_settings
+
+    decision = gate_tools.find_decision(arguments.file, load_settings())
+    if arguments.json:
+        return _print({"verdict": decision.verdict, "sentences": explain(decision)})
+    print("\n".join(explain(decision)))
+    return DONE
+
+
+def _aa(arguments: argparse.Namespace) -> int:
+    from alignment.contracts import EvalReport
+    from pipelines import gate_tools
+    from pipelines.settings import load_settings
+
+    path = str(arguments.file)
+    report = EvalReport.model_validate(stages.aa(path, run_key=_run_key(path)))
+    noise = gate_tools.noise_of(report, load_settings())
+    line = gate_tools.tie_thresholds_toml(noise)
+    if arguments.write:
+        gate_tools.write_tie_thresholds(arguments.file, line)
+    if arguments.json:
+        return _print({"noise": [own.model_dump(mode="json") for own in noise], "written": arguments.write})
+    print("\n".join(gate_tools.noise_sentences(noise)))
+    print(f"written to {path}:" if arguments.write else "Under [evaluation]:")
+    print(line)
+    return DONE
 
 
 def _promote(arguments: argparse.Namespace) -> int:
@@ -245,6 +330,15 @@ STAGES: dict[str, tuple[Callable[[argparse.Namespace], int], str]] = {
     "run": (_run, "the whole loop, without Airflow"),
     "rollback": (_rollback, "the previous champion back"),
     "status": (_status, "champion, candidate, last decision, ledger"),
+}
+GATE_TOOLS: dict[str, tuple[Callable[[argparse.Namespace], int], str]] = {
+    "gate simulate": (_simulate, "how often a policy would promote candidates whose truth is known"),
+    "gate explain": (_explain, "the last decision, or a decision's file, in sentences"),
+    "gate aa": (_aa, "the champion against itself on other seeds: the judges' noise and the tie thresholds"),
+}
+OTHER_FILES = {
+    "gate simulate": ", or a TOML file with the fields of [gate]",
+    "gate explain": ", or a decision's JSON file",
 }
 RECIPE_STAGES = {"encode", "train", "register", "run"}
 

@@ -6,6 +6,7 @@ on evidence. Shape letter: P prompts.
 
 import math
 from collections.abc import Sequence
+from statistics import NormalDist
 
 import numpy as np
 
@@ -44,8 +45,8 @@ def rank_correlation(first_P: Floats, second_P: Floats, *, confidence: float) ->
     prompts = len(first_P)
     if prompts < 10 or not (np.ptp(first_P) and np.ptp(second_P)):
         return 0.0, -1.0, 1.0
-    rho = float(stats.spearmanr(first_P, second_P).statistic)
-    reach = float(stats.norm.ppf(0.5 + confidence / 2)) * math.sqrt(1.06 / (prompts - 3))
+    rho = float(np.corrcoef(stats.rankdata(first_P), stats.rankdata(second_P))[0, 1])
+    reach = NormalDist().inv_cdf(0.5 + confidence / 2) * math.sqrt(1.06 / (prompts - 3))
     z = math.atanh(max(-0.999999, min(0.999999, rho)))
     return rho, math.tanh(z - reach), math.tanh(z + reach)
 

@@ -25,6 +25,7 @@ from alignment.evaluation.record import (
     SPEC_FILE,
     Record,
     make_report,
+    shuffle_of,
     write_calibration_scores,
     write_contact_sheet,
     write_extremes,
@@ -224,6 +225,7 @@ def score_all(
         folders,
         mine,
         micro_batch=work.placement.micro_batch,
+        shuffle=shuffle_of(Record(work.paths.out, work.spec, work.prompts, folders)),
         after_batch=lambda n: progress.update(done + round(n * share), "scoring"),
     )
     return [ScoreRow(*row) for row in gather_object(rows)], sorted(gather_object(blank))

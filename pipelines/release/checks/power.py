@@ -94,7 +94,7 @@ def _guard(evidence: Evidence, name: str, *, spread: float, margin: float) -> Fi
         return noninferiority_power(margin, spread, number, level=evidence.level)
 
     power = power_at(prompts)
-    needed = prompts_needed(power_at, required) if spread and margin else None
+    needed = prompts_needed(power_at, required) if power < required and margin else None
     check = GateCheck(
         name=f"power:{name}",
         measured=power,

@@ -4,7 +4,7 @@ A slice fails only on evidence of harm. That nothing was found in a slice of thi
 below the policy's number of prompts are reported as unmeasured rather than as passed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,12 +35,9 @@ def slice_checks(evidence: Evidence, voting: Sequence[Comparison]) -> list[Findi
     slices = evidence.scores.slices()
     if rule.action == "off" or not slices:
         return []
-    tests = [
-        test
-        for name, mask in slices.items()
-        if mask.sum() >= rule.minimum_prompts
-        for test in _tests(evidence, voting, name, mask)
-    ]
+    scorers = _scorers(evidence, voting)
+    large = {name: mask for name, mask in slices.items() if mask.sum() >= rule.minimum_prompts}
+    tests = [test for name, mask in large.items() for test in _tests(evidence, scorers, name, mask)]
     adjusted, rejected = holm([test.p_value for test in tests], level=evidence.level)
     findings = []
     for name, mask in slices.items():
@@ -49,20 +46,30 @@ def slice_checks(evidence: Evidence, voting: Sequence[Comparison]) -> list[Findi
     return findings
 
 
-def _tests(evidence: Evidence, voting: Sequence[Comparison], name: str, mask: npt.NDArray[np.bool_]) -> list[_Test]:
-    """Each voting judge's win rate, and each guard that has a margin for slices."""
-    tests = []
+def _scorers(evidence: Evidence, voting: Sequence[Comparison]) -> dict[str, Floats]:
+    """Differences of each voting judge and of each guard that has a margin for slices, good upwards."""
+    found = {}
     for judge in (comparison.scorer for comparison in voting):
-        differences_P = evidence.differences(judge)
-        if differences_P is not None and len(differences_P) == len(mask):
-            threshold = evidence.report.spec.tie_thresholds.get(judge, 0.0)
-            limit = 0.5 - evidence.policy.slices.margin
-            tests.append(_win_rate(name, judge, differences_P[mask], threshold=threshold, limit=limit))
+        found[judge] = evidence.differences(judge)
     for guard, rule in sorted(evidence.policy.guards.items()):
         differences_P = evidence.differences(guard)
-        if rule.slice_margin is not None and differences_P is not None and len(differences_P) == len(mask):
-            own = differences_P[mask] if rule.better == "higher" else -differences_P[mask]
-            tests.append(_mean(name, guard, own, limit=-rule.slice_margin))
+        if rule.slice_margin is not None and differences_P is not None:
+            found[guard] = differences_P if rule.better == "higher" else -differences_P
+    prompts = len(evidence.scores.categories)
+    return {name: own for name, own in found.items() if own is not None and len(own) == prompts}
+
+
+def _tests(evidence: Evidence, scorers: Mapping[str, Floats], name: str, mask: npt.NDArray[np.bool_]) -> list[_Test]:
+    """A judge is asked for its win rate in the slice, a guard for its mean change."""
+    tests = []
+    for scorer, differences_P in scorers.items():
+        rule = evidence.policy.guards.get(scorer)
+        if rule is not None and rule.slice_margin is not None:
+            tests.append(_mean(name, scorer, differences_P[mask], limit=-rule.slice_margin))
+        else:
+            threshold = evidence.report.spec.tie_thresholds.get(scorer, 0.0)
+            limit = 0.5 - evidence.policy.slices.margin
+            tests.append(_win_rate(name, scorer, differences_P[mask], threshold=threshold, limit=limit))
     return tests
 
 
