@@ -2,7 +2,7 @@
 
 Three judges (correlation 0.5), four guards with margins of 0.15 standard deviations, 1632 prompts in 12 slices, two
 seeds. Prints a table and exits 1 when a bar is missed. `python benchmarks/gate_operating_curve.py [SIMULATIONS]`: so
-many of each kind of candidate that has a bar, default 2000, and a fifth of it of the others; a minute a kind on one core.
+many of each kind of candidate that has a bar, default 2000, and a fifth of it of the others; minutes on one core.
 """
 
 import sys

@@ -80,7 +80,10 @@ def _add_gate_tools(commands: Any) -> None:
             tool.add_argument("--simulations", type=int, default=500, help="evaluations of each kind of candidate")
             tool.add_argument("--seed", type=int, default=0)
             tool.add_argument(
-                "--margin-spreads", type=float, default=0.15, help="guards' margins in standard deviations of a difference"
+                "--margin-spreads",
+                type=float,
+                default=0.15,
+                help="guards' margins in standard deviations of a difference",
             )
         if name == "gate aa":
             tool.add_argument("--write", action="store_true", help="put the tie thresholds into the project file")

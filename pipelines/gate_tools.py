@@ -39,8 +39,8 @@ def read_world(
     """The simulated world of a project (its policy, judges, prompts and slices), or of a file with the policy alone.
 
     A policy file holds the fields of [gate], in that table or at the top; three judges and 1632 prompts in 12 slices
-    are assumed for it. `margin_spreads` is a guard's margin in standard deviations of its difference over prompts; an A/A
-    run or a gate report tells the spread. ValueError names every bad field.
+    are assumed for it. `margin_spreads` is a guard's margin in standard deviations of its difference over prompts; an
+    A/A run or a gate report tells the spread. ValueError names every bad field.
     """
     data = _toml(path)
     if {"name", "base", "evaluation"} <= set(data):
@@ -79,7 +79,9 @@ def _toml(path: Path) -> dict[str, Any]:
 def simulate(world: World, *, simulations: int, seed: int, after: Callable[[str], None]) -> list[Outcome]:
     """The operating curve over the standard kinds of candidate."""
     if simulations < 1:
-        raise ValueError(f"{simulations} simulations say nothing. Ask for at least 1; 500 give bounds of some 2 points.")
+        raise ValueError(
+            f"{simulations} simulations say nothing. Ask for at least 1; 500 give bounds of some 2 points."
+        )
     return operating_curve(world, standard_truths(world), simulations=simulations, seed=seed, after=after)
 
 
@@ -96,7 +98,9 @@ def find_decision(path: Path, settings: Settings) -> GateDecision:
     try:
         return GateDecision.model_validate_json(path.read_bytes())
     except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror}. Give a decision's JSON file or a project.") from error
+        raise ValueError(
+            f"{path} cannot be read: {error.strerror}. Give a decision's JSON file or a project."
+        ) from error
     except ValidationError as error:
         raise ValueError(f"{path} holds no gate decision: {error.error_count()} fields do not fit.") from error
 
@@ -127,9 +131,13 @@ def noise_of(report: EvalReport, settings: Settings) -> list[SeedNoise]:
 def noise_sentences(noise: list[SeedNoise]) -> list[str]:
     """What the A/A run says of each scorer."""
     return [
-        f"{own.scorer}: with other seeds {own.num_prompts} prompts differ by {own.median_absolute_difference:.3g} (median),"
-        f" spread {own.spread:.3g}; mean {own.mean_difference_low:.3g} to {own.mean_difference_high:.3g}"
-        + (", which covers 0." if own.sound else ", which does not cover 0: such a run is due once in twenty, look again.")
+        f"{own.scorer}: with other seeds {own.num_prompts} prompts differ by {own.median_absolute_difference:.3g}"
+        f" (median), spread {own.spread:.3g}; mean {own.mean_difference_low:.3g} to {own.mean_difference_high:.3g}"
+        + (
+            ", which covers 0."
+            if own.sound
+            else ", which does not cover 0: such a run is due once in twenty, look again."
+        )
         for own in noise
     ]
 

@@ -165,7 +165,7 @@ def gate(path: str, candidate: Json, report: Json, *, run_key: str) -> Json:
 
 
 def aa(path: str, *, run_key: str) -> Json:
-    """The EvalReport of the champion (or base) against itself on other seeds; an answer that exists is given at once."""
+    """The EvalReport of the champion (or base) against itself on other seeds; found if it exists."""
     from pipelines.dispatch import jobs, requests
     from pipelines.release import registration
 

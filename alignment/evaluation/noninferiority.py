@@ -32,7 +32,7 @@ def paired_share_interval(worsened: int, improved: int, prompts: int, *, confide
     Source: Tango 1998, Statistics in Medicine 17:891. Unlike a t interval it does not become a point when few prompts,
     or none, changed. Solved by bisection, for the score falls as the supposed change grows.
     """
-    if not (min(worsened, improved) >= 0 and 0 < worsened + improved <= prompts or worsened == improved == 0 < prompts):
+    if min(worsened, improved) < 0 or prompts < 1 or worsened + improved > prompts:
         raise ValueError(f"{worsened} worsened and {improved} improved of {prompts} prompts do not add up.")
     z = NormalDist().inv_cdf(0.5 + confidence / 2)
 

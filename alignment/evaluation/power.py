@@ -4,13 +4,14 @@
 `level` is one-sided.
 """
 
+import math
 from collections.abc import Callable
 from statistics import NormalDist
 
 _NORMAL = NormalDist()
 
 WILCOXON_EFFICIENCY = 3 / 3.141592653589793
-"""Prompts that the t test needs for what the Wilcoxon test finds in one, for normal differences; heavier tails favour it."""
+"""Prompts of a t test that one of the Wilcoxon test is worth with normal differences; heavier tails favour it."""
 
 MOST_PROMPTS = 10_000_000
 
@@ -28,7 +29,7 @@ def shift_power(effect: float, prompts: float, *, level: float, efficiency: floa
     freedom = effective - 1
     if freedom > 1000:
         # Here the noncentral t is normal to three places, and much quicker to have.
-        return _NORMAL.cdf(effect * effective**0.5 + _NORMAL.inv_cdf(level))
+        return _NORMAL.cdf(effect * math.sqrt(effective) + _NORMAL.inv_cdf(level))
     from scipy import stats
 
     return float(stats.nct.sf(stats.t.isf(level, freedom), freedom, effect * effective**0.5))
@@ -44,7 +45,7 @@ def win_rate_power(rate: float, prompts: int, *, minimum: float, level: float, t
     if spread(true) == 0:
         return float(true > minimum)
     reach = (true - minimum) * prompts**0.5 - (-_NORMAL.inv_cdf(level)) * spread(minimum)
-    return _NORMAL.cdf(reach / spread(true))
+    return float(_NORMAL.cdf(reach / spread(true)))
 
 
 def k_of_n_power(single: float, required: int, judges: int) -> float:

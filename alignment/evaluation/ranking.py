@@ -4,7 +4,7 @@ The gate never uses these: it compares two models prompt by prompt. They rank ma
 """
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -47,7 +47,7 @@ def average_win_rates(games: Sequence[Game]) -> dict[str, float]:
     return {str(name): float(scores[name]) for name in sorted(scores, key=lambda n: -scores[n])}
 
 
-def _columns(games: Sequence[Game]) -> tuple[list[str], list[str], list[object]]:
+def _columns(games: Sequence[Game]) -> tuple[list[str], list[str], list[Any]]:
     import evalica
 
     if not games:

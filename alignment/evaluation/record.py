@@ -74,7 +74,9 @@ def write_scores(record: Record, rows: Iterable[ScoreRow], scorer_digests: Mappi
             "scorer": [row.scorer for _, row in cells],
             "scorer_digest": [scorer_digests[row.scorer] for _, row in cells],
             "prompt_index": pa.array([row.prompt_index for _, row in cells], pa.int32()),
-            "prompt": [(others[row.prompt_index] if row.shuffled else prompts[row.prompt_index].text) for _, row in cells],
+            "prompt": [
+                (others[row.prompt_index] if row.shuffled else prompts[row.prompt_index].text) for _, row in cells
+            ],
             "category": [prompts[row.prompt_index].category for _, row in cells],
             "seed": pa.array([row.seed for _, row in cells], pa.int64()),
             "score": pa.array([row.score for _, row in cells], pa.float64()),

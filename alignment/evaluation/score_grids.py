@@ -62,7 +62,9 @@ class ScoreGrids:
         candidate, other = self.grid(scorer, f"candidate{suffix}"), self.grid(scorer, f"{against}{suffix}")
         same = np.array_equal(candidate.prompts_P, other.prompts_P)
         if not (same and np.array_equal(candidate.seeds_S, other.seeds_S)):
-            raise ValueError(f"Scorer {scorer!r}: candidate and {against} were not scored on the same prompts and seeds.")
+            raise ValueError(
+                f"Scorer {scorer!r}: candidate and {against} were not scored on the same prompts and seeds."
+            )
         if seeds and not set(seeds) <= {int(seed) for seed in candidate.seeds_S}:
             raise ValueError(f"Scorer {scorer!r} was not scored on all of the seeds {list(seeds)}.")
         chosen = np.isin(candidate.seeds_S, list(seeds)) if seeds else np.ones(len(candidate.seeds_S), dtype=bool)

@@ -28,10 +28,14 @@ def explain(decision: GateDecision) -> list[str]:
     champion = "the base model" if incumbent is None else f"the champion, version {incumbent}"
     sentences = [f"Version {version} of {model} {OPENINGS[decision.verdict].format(champion=champion)}"]
     sentences += decision.reasons
-    sentences += _told(decision, [c for c in decision.checks if c.family == "votes" and c.explanation not in decision.reasons])
+    sentences += _told(
+        decision, [c for c in decision.checks if c.family == "votes" and c.explanation not in decision.reasons]
+    )
     sentences += _holding(decision)
     sentences += [f"Warning: {c.explanation}" for c in decision.checks if c.note == "warning"]
-    sentences += [c.explanation for c in decision.checks if c.note == "unmeasured" and c.explanation not in decision.reasons]
+    sentences += [
+        c.explanation for c in decision.checks if c.note == "unmeasured" and c.explanation not in decision.reasons
+    ]
     return [s for s in (*sentences, NEXT_STEPS[decision.verdict], MODES[decision.mode]) if s]
 
 
@@ -44,7 +48,13 @@ def _told(decision: GateDecision, checks: list[GateCheck]) -> list[str]:
 
 def _holding(decision: GateDecision) -> list[str]:
     """Decisive checks that passed, family by family, by name: what a person need not worry about."""
-    titles = {"guards": "Guards", "slices": "Slices", "detectors": "Detectors", "power": "Power", "evidence": "Evidence"}
+    titles = {
+        "guards": "Guards",
+        "slices": "Slices",
+        "detectors": "Detectors",
+        "power": "Power",
+        "evidence": "Evidence",
+    }
     sentences = []
     for family, title in titles.items():
         names = [c.name for c in decision.checks if c.family == family and c.decisive and c.passed and not c.note]

@@ -230,9 +230,7 @@ def _grids(world: World, differences: Mapping[str, Floats], rng: np.random.Gener
     return ScoreGrids(grids, categories)
 
 
-def _comparisons(
-    world: World, scores: ScoreGrids, differences: Mapping[str, Floats]
-) -> tuple[Comparison, ...]:
+def _comparisons(world: World, scores: ScoreGrids, differences: Mapping[str, Floats]) -> tuple[Comparison, ...]:
     """The report's figures; the champion is the base, so both opponents have one set of figures."""
     found = []
     for scorer in differences:

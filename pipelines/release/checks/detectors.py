@@ -151,7 +151,9 @@ def _correlation(evidence: Evidence, first: str, second: str, *, rule: Detector)
         for judge in (first, second)
     ]
     if any(values is None for values in (*gains, *usual)):
-        return _unmeasured(name, required, f"{first} and {second}: it takes two seeds to know how they usually agree", rule)
+        return _unmeasured(
+            name, required, f"{first} and {second}: it takes two seeds to know how they usually agree", rule
+        )
     confidence = evidence.report.spec.confidence
     rho, _, high = rank_correlation(gains[0], gains[1], confidence=confidence)  # type: ignore[arg-type]
     before, low, _ = rank_correlation(usual[0], usual[1], confidence=confidence)  # type: ignore[arg-type]
@@ -161,8 +163,8 @@ def _correlation(evidence: Evidence, first: str, second: str, *, rule: Detector)
         name,
         before - rho,
         required,
-        f"{first} and {second} {says} over prompts: rank correlation of their gains {rho:.2f} (at most {high:.2f}), of the"
-        f" champion against itself {before:.2f} (at least {low:.2f}); a fall of {rule.margin:g} is tolerated.",
+        f"{first} and {second} {says} over prompts: rank correlation of their gains {rho:.2f} (at most {high:.2f}), of"
+        f" the champion against itself {before:.2f} (at least {low:.2f}); a fall of {rule.margin:g} is tolerated.",
     )
     return watch(check, rule.action, breached=breached)
 

@@ -7,6 +7,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from alignment.contracts import Judge
 from alignment.evaluation.comparison import Floats, mean_interval
 from alignment.evaluation.noninferiority import mcnemar_p_value, paired_share_interval, share_interval
@@ -107,8 +109,12 @@ def _mean_lines(evidence: Evidence, name: str, rule: GuardRule) -> list[_Limit]:
 def _change(name: str, low: float, *, high: float, margin: float, rule: GuardRule) -> _Limit:
     says = f"the change against the champion is between {low:.3g} and {high:.3g}"
     if rule.better == "lower":
-        return _Limit(name, low, high, limit=margin, side="below", says=says, tolerated=f"a rise of {margin:g} is tolerated")
-    return _Limit(name, low, high, limit=-margin, side="above", says=says, tolerated=f"a drop of {margin:g} is tolerated")
+        return _Limit(
+            name, low, high, limit=margin, side="below", says=says, tolerated=f"a rise of {margin:g} is tolerated"
+        )
+    return _Limit(
+        name, low, high, limit=-margin, side="above", says=says, tolerated=f"a drop of {margin:g} is tolerated"
+    )
 
 
 def _relative(name: str, candidate_P: Floats, champion_P: Floats, *, rule: GuardRule, confidence: float) -> _Limit:
@@ -156,7 +162,7 @@ def _share_lines(evidence: Evidence, name: str, rule: GuardRule) -> list[_Limit]
     for role in ("candidate", "champion"):
         scores_PS = evidence.scores.grid(name, role).scores_PS
         on_side = scores_PS >= rule.threshold if rule.better == "higher" else scores_PS <= rule.threshold
-        good[role] = on_side.all(axis=1)
+        good[role] = np.asarray(on_side.all(axis=1), dtype=bool)
     improved = int((good["candidate"] & ~good["champion"]).sum())
     worsened = int((~good["candidate"] & good["champion"]).sum())
     prompts, passing = len(good["candidate"]), int(good["candidate"].sum())

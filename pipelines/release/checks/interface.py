@@ -81,7 +81,9 @@ def watch(
     What blocks and could not be measured makes the evidence invalid; what only warns then says that it did not look.
     """
     if not measured:
-        note = check.model_copy(update={"passed": action != "block", "decisive": action == "block", "note": "unmeasured"})
+        note = check.model_copy(
+            update={"passed": action != "block", "decisive": action == "block", "note": "unmeasured"}
+        )
         return Finding(note, "invalid" if action == "block" else "promote")
     if not breached:
         return Finding(check.model_copy(update={"passed": True, "decisive": action == "block"}))

@@ -158,7 +158,7 @@ def _shift(comparison: Comparison, level: float, chances: int) -> Finding:
         comparison.p_value,
         f"p <= {limit:.3g}",
         passed=passed,
-        explanation=f"{comparison.scorer}: the candidate's images {'score' if passed else 'do not clearly score'} higher"
+        explanation=f"{comparison.scorer}: the candidate {'scores' if passed else 'does not clearly score'} higher"
         f" on the same prompts, one-sided signed-rank p = {comparison.p_value:.3g}; needed is {limit:.3g}{often}.",
     )
 
@@ -205,6 +205,6 @@ def _effect(evidence: Evidence, comparison: Comparison) -> Finding:
         effect,
         f">= {minimum:g}",
         passed=effect >= minimum,
-        explanation=f"{comparison.scorer}: the mean gain is {effect:.3f} standard deviations of the prompts' differences;"
+        explanation=f"{comparison.scorer}: the mean gain is {effect:.3f} standard deviations of the differences;"
         f" {minimum:g} is required.",
     )

@@ -32,7 +32,7 @@ def test_paired_share_interval_is_tangos() -> None:
 
 def test_paired_share_interval_without_any_change_is_no_point() -> None:
     low, high = paired_share_interval(0, 0, 1000, confidence=0.95)
-    # z^2 / (n + z^2)
+    # Tango's bound without changes: z squared over the prompts and z squared.
     assert low == pytest.approx(-3.8415 / 1003.8415, rel=1e-3)
     assert high == pytest.approx(-low)
     assert paired_share_interval(20, 0, 20, confidence=0.95)[0] == pytest.approx(-1.0)

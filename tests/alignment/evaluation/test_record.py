@@ -156,7 +156,9 @@ def test_scores_against_other_prompts_stand_under_their_own_roles(record: Record
     table = pq.read_table(record.out / "scores.parquet").to_pydict()
     roles = {role: table["role"].count(role) for role in set(table["role"])}
     assert roles == {"candidate": 12, "champion": 12, "base": 12, "candidate_shuffled": 6, "champion_shuffled": 6}
-    for role, index, prompt, score in zip(table["role"], table["prompt_index"], table["prompt"], table["score"], strict=True):
+    for role, index, prompt, score in zip(
+        table["role"], table["prompt_index"], table["prompt"], table["score"], strict=True
+    ):
         assert (prompt == f"prompt {index}") == (not role.endswith("_shuffled"))
         assert (score == -7.0) == role.endswith("_shuffled")
     assert make_report(record, CALIBRATION, []).problems == ()

@@ -35,9 +35,7 @@ def _judge(case: Case, judge: str, grids: Mapping[str, Any], expected: Mapping[s
     threshold = expected["tie_threshold"]
     unrounded = candidate.mean(axis=1) - baseline.mean(axis=1)
     differences = np.round(unrounded, DIFFERENCE_DECIMALS)
-    found = compare_differences(
-        differences, scorer=judge, against="champion", tie_threshold=threshold, confidence=0.95
-    )
+    found = compare_differences(differences, scorer=judge, against="champion", tie_threshold=threshold, confidence=0.95)
     wins, _, losses = outcome_counts(differences, threshold)
     medians = float(np.median(candidate.mean(axis=1)) - np.median(baseline.mean(axis=1)))
     pooled = pooled_outcomes(candidate, baseline, tie_threshold=threshold, confidence=0.95)

@@ -22,7 +22,9 @@ def gate(evaluation: Any, **changes: Any) -> GateDecision:
         "champion_weights_digest": evaluation.champion_weights_digest,
         "scores": evaluation.scores,
         "table_problems": (),
-        **{key: changes.pop(key) for key in list(changes) if key.startswith(("champion", "table", "prompts", "barred"))},
+        **{
+            key: changes.pop(key) for key in list(changes) if key.startswith(("champion", "table", "prompts", "barred"))
+        },
     }
     report = changes.pop("report", evaluation.report)
     policy = changes.pop("policy", evaluation.policy)
@@ -139,7 +141,9 @@ def test_choosing_k_of_n_costs_confidence(evaluation_of: Callable[..., Any]) -> 
     strict = {"superiority": "win_rate"}
     evaluation = evaluation_of({"a": 0.4, "b": 0.4, "c": 0.4}, {})
     bounds = [
-        check(gate(evaluation, policy=evaluation.policy.model_copy(update={**strict, "required_judges": k})), "win_rate:a")
+        check(
+            gate(evaluation, policy=evaluation.policy.model_copy(update={**strict, "required_judges": k})), "win_rate:a"
+        )
         for k in (1, 3)
     ]
     assert (bounds[0].measured or 0) < (bounds[1].measured or 0)
@@ -150,9 +154,7 @@ def test_two_of_three_is_the_partial_conjunction_of_reference(evaluation_of: Cal
     """2 of 3 passes exactly when twice the second smallest p is at most the level."""
     for seed in range(40):
         evaluation = evaluation_of({"a": 0.12, "b": 0.12, "c": 0.12}, {}, seed=seed)
-        evaluation = replace(
-            evaluation, policy=evaluation.policy.model_copy(update={"minimum_win_rate": 0.0})
-        )
+        evaluation = replace(evaluation, policy=evaluation.policy.model_copy(update={"minimum_win_rate": 0.0}))
         p_values = sorted(c.p_value for c in evaluation.report.comparisons if c.against == "champion")
         assert check(gate(evaluation), "preferred_by_judges").passed == (2 * p_values[1] <= 0.025)
 

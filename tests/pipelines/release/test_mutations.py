@@ -163,7 +163,9 @@ def test_an_expired_calibration_keeps_a_judge_from_voting(
     decision = docket.judged(tmp_path)
     assert decision.verdict == "invalid"
     line = next(check for check in decision.checks if check.name == "may_vote:taste_a")
-    assert line.explanation == "taste_a may not vote: it was last checked against people 120 days ago, and 90 is the most."
+    assert (
+        line.explanation == "taste_a may not vote: it was last checked against people 120 days ago, and 90 is the most."
+    )
 
 
 # --- after the decision: refused by the code that moves the alias -------------------------------------------------
