@@ -115,7 +115,7 @@ def operating_curve(
     seed: int = 0,
     after: Callable[[str], None] = lambda name: None,
 ) -> list[Outcome]:
-    """Verdicts of the real gate on `simulations` evaluations of each kind of candidate; the same seed, the same curve."""
+    """Verdicts of the real gate on `simulations` evaluations of each kind of candidate."""
     outcomes = []
     for number, truth in enumerate(truths):
         rng = np.random.default_rng([seed, number])
