@@ -32,7 +32,12 @@ def bradley_terry_decided(games: Sequence[Game]) -> dict[str, float]:
 
 
 def newman(games: Sequence[Game]) -> dict[str, float]:
-    """Log strengths, mean zero, of Newman's model, in which ties have a parameter of their own."""
+    """Log strengths, mean zero, of Newman's model, in which ties have a parameter of their own.
+
+    Without ties it is Bradley-Terry's, which is used then, for the library's solver does not leave its starting point.
+    """
+    if all(game[2] != "tie" for game in games):
+        return bradley_terry(games)
     import evalica
 
     result = evalica.newman(*_columns(games), tolerance=SOLVER_TOLERANCE, limit=SOLVER_STEPS)

@@ -37,8 +37,8 @@ def test_bad_files_are_named(tmp_path: Path, settings: Settings) -> None:
     (tmp_path / "policy.toml").write_text("minimum_promts = 3\n")
     with pytest.raises(ValueError, match="Did you mean 'minimum_prompts'"):
         read_world(tmp_path / "policy.toml", settings=settings)
+    world = read_world(_empty(tmp_path), settings=settings)
     with pytest.raises(ValueError, match="at least 1"):
-        world = read_world(_empty(tmp_path), settings=settings)
         simulate(world, simulations=0, seed=0, after=lambda name: None)
     (tmp_path / "decision.json").write_text("{}")
     with pytest.raises(ValueError, match="holds no gate decision"):

@@ -92,7 +92,7 @@ def test_the_cap_on_failing_prompts_is_absolute(evaluation: Any) -> None:
 def test_a_guard_whose_grid_is_not_whole_is_invalid(evaluation: Any) -> None:
     columns = {name: values[:-1] for name, values in evaluation.columns.items()}
     evidence = evidence_of(replace(evaluation, columns=columns), GuardRule(margin=0.5))
-    whole = [c for c in guard_checks(evidence)]
+    whole = guard_checks(evidence)
     broken = evidence_of(
         replace(evaluation, columns={n: [v for v, s in zip(vs, evaluation.columns["scorer"], strict=True) if s != "g"]
                                      for n, vs in evaluation.columns.items()}),
