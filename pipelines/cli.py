@@ -52,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
         stage.set_defaults(command=command)
         if name in RECIPE_STAGES:
             stage.add_argument("overrides", nargs="*", help="recipe overrides, e.g. objective.beta=2000")
-        if name in ("evaluate", "gate", "promote"):
+        if name in ("evaluate", "coverage", "gate", "promote"):
             stage.add_argument("--version", type=int, help="model version to judge; default: alias candidate")
         if name == "rollback":
             stage.add_argument("--reason", required=True, help="why; kept in the ledger")
@@ -106,6 +106,13 @@ def _register(arguments: argparse.Namespace) -> int:
 def _evaluate(arguments: argparse.Namespace) -> int:
     candidate = stages.pick_candidate(arguments.project, arguments.version)
     return _print(_evaluation(arguments.project, candidate))
+
+
+def _coverage(arguments: argparse.Namespace) -> int:
+    candidate = stages.pick_candidate(arguments.project, arguments.version)
+    return _print(
+        stages.run_job(arguments.project, "coverage", {"candidate": candidate}, run_key=_run_key(arguments.project))
+    )
 
 
 def _gate(arguments: argparse.Namespace) -> int:
@@ -178,7 +185,10 @@ def _promote_candidates(path: str, candidates: list[Json]) -> int:
 
 
 def _decision(path: str, candidate: Json) -> Json:
-    return stages.gate(path, candidate, _evaluation(path, candidate), run_key=_run_key(path))
+    evaluation, key = _evaluation(path, candidate), _run_key(path)
+    wanted = stages.read_project(path).coverage is not None
+    coverage = stages.run_job(path, "coverage", {"candidate": candidate}, run_key=key) if wanted else None
+    return stages.gate(path, candidate, evaluation, run_key=key, coverage=coverage)
 
 
 def _evaluation(path: str, candidate: Json) -> Json:
@@ -240,6 +250,7 @@ STAGES: dict[str, tuple[Callable[[argparse.Namespace], int], str]] = {
     "train": (_train, "train every recipe of the project"),
     "register": (_register, "trained weights as model versions, alias candidate"),
     "evaluate": (_evaluate, "candidate, champion and base on the held-out prompts"),
+    "coverage": (_coverage, "what the best of several images is worth, for candidate, champion and base"),
     "gate": (_gate, "decide on the candidate; exit code 3 when the answer is no"),
     "promote": (_promote, "decide, and move the champion alias if the gate says so"),
     "run": (_run, "the whole loop, without Airflow"),

@@ -93,6 +93,19 @@ class EvaluationSection(Section):
     confidence: float = 0.95
 
 
+class CoverageSection(Section):
+    """Repeated sampling: what the best of several images is worth. Informs; it never votes."""
+
+    judge: str
+    """A judge or guard of the evaluation."""
+    num_prompts: Annotated[int, Field(gt=0)] = 50
+    """Taken evenly from the evaluation's prompts."""
+    num_samples: Annotated[int, Field(ge=2)] = 8
+    """Images of each prompt."""
+    bar: Annotated[float, Field(gt=0, lt=1)] = 0.9
+    """An image is good when it scores above this quantile of the base's images."""
+
+
 class OnlineSection(Section):
     """What online recipes train on; their rewards are scorers of the project, found by name."""
 
@@ -128,6 +141,7 @@ class Project(Section):
     snapshot: SnapshotSection = SnapshotSection()
     train: Annotated[tuple[RecipeSection, ...], Field(min_length=1)]
     evaluation: EvaluationSection
+    coverage: CoverageSection | None = None
     online: OnlineSection | None = None
     gate: GatePolicy = GatePolicy()
     placement: PlacementSection = PlacementSection()
@@ -163,6 +177,13 @@ class Project(Section):
             raise ValueError(f"{self.path}: {unknown_name('reward', name, scorers)}")
         return scorers[name]
 
+    def scorer(self, name: str) -> JudgeSection:
+        """The judge or guard of that name; ValueError names those there are."""
+        scorers = {s.name: s for s in (*self.evaluation.judges, *self.evaluation.guards)}
+        if name not in scorers:
+            raise ValueError(f"{self.path}: {unknown_name('judge', name, scorers)}")
+        return scorers[name]
+
 
 def load_project(path: Path, overrides: tuple[str, ...] = ()) -> Project:
     """Read and validate a project file.
@@ -180,6 +201,8 @@ def load_project(path: Path, overrides: tuple[str, ...] = ()) -> Project:
     project = _absolute(project.model_copy(update={"train": sections}))
     project.recipes()
     check_sampler(project.base.backbone, project.evaluation.sampler)
+    if project.coverage is not None:
+        project.scorer(project.coverage.judge)
     return project
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from alignment.contracts import DatasetSnapshot, EvalReport, FeatureCache, Recipe, TrainResult
+from alignment.coverage_contracts import CoverageReport
 from pipelines.contracts import CandidateVersion, GateDecision, JobRequest, RawBatch, SourceShard, ValidationReport
 from pipelines.project import Project, load_project
 from pipelines.settings import Settings, load_settings
@@ -88,14 +89,15 @@ def job_request(
 ) -> JobRequest:
     """The request of a job stage from its upstream value objects.
 
-    encode: {snapshot, recipe}; train: {cache, recipe}, of which an online recipe reads no cache; evaluate: {candidate};
-    `recipe` is the recipe's position in the project file, 0 when left out.
+    encode: {snapshot, recipe}; train: {cache, recipe}, of which an online recipe reads no cache; evaluate and coverage:
+    {candidate}; `recipe` is the recipe's position in the project file, 0 when left out.
     """
     from pipelines.dispatch import requests
 
     project, settings = read_project(path, overrides), load_settings()
-    if stage == "evaluate":
-        request = _evaluate_request(project, settings, CandidateVersion.model_validate(given["candidate"]))
+    if stage in ("evaluate", "coverage"):
+        build = _evaluate_request if stage == "evaluate" else _coverage_request
+        request = build(project, settings, CandidateVersion.model_validate(given["candidate"]))
     else:
         recipe: Recipe = project.recipes()[int(given.get("recipe", 0))]
         if stage == "train" and recipe.objective.online:
@@ -151,15 +153,21 @@ def is_challenger(path: str, candidate: Json) -> bool:
     return champion is None or champion.weights_digest != candidate["weights_digest"]
 
 
-def gate(path: str, candidate: Json, report: Json, *, run_key: str) -> Json:
-    """The GateDecision on an evaluation, its evidence kept in the store and shown in MLflow."""
+def gate(path: str, candidate: Json, report: Json, *, run_key: str, coverage: Json | None = None) -> Json:
+    """The GateDecision on an evaluation, its evidence kept in the store and shown in MLflow.
+
+    `coverage` is a CoverageReport for people to see; it does not vote.
+    """
     from pipelines import judgement
 
     project, settings = read_project(path), load_settings()
     judged = CandidateVersion.model_validate(candidate)
     measured = EvalReport.model_validate(report)
     champion = _champion(project, settings)
-    decision = judgement.judge(project, settings, candidate=judged, champion=champion, report=measured)
+    repeated = CoverageReport.model_validate(coverage) if coverage else None
+    decision = judgement.judge(
+        project, settings, candidate=judged, champion=champion, report=measured, coverage=repeated
+    )
     judgement.show_in_tracking(project, settings, decision, report=measured, run_key=run_key)
     return _json(decision)
 
@@ -189,6 +197,13 @@ def _evaluate_request(project: Project, settings: Settings, candidate: Candidate
         snapshot_uri=candidate.snapshot_uri,
         snapshot_digest=candidate.snapshot_digest,
     )
+
+
+def _coverage_request(project: Project, settings: Settings, candidate: CandidateVersion) -> JobRequest:
+    from pipelines.dispatch import requests
+
+    champion = _champion(project, settings)
+    return requests.coverage_request(project, settings, candidate=candidate, champion=champion)
 
 
 def _champion(project: Project, settings: Settings) -> CandidateVersion | None:

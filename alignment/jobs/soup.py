@@ -18,12 +18,12 @@ from accelerate.utils import gather_object
 
 from alignment.contracts import ModelRef, Placement
 from alignment.durable import content_digest
+from alignment.evaluation.models import load_model
 from alignment.evaluation.prompts import read_prompts
 from alignment.evaluation.sampling import ImageKey, image_grid, missing_images, sample_images, share_of_rank
 from alignment.evaluation.scoring import score_samples
 from alignment.jobs.outcome import JobPaths, read_object, run_job, write_result
 from alignment.jobs.processes import start_processes
-from alignment.lookup import resolve
 from alignment.progress import JobProgress
 from alignment.rewards.interface import Scorer, load_scorer
 from alignment.soup_contracts import Greedy, SoupAttempt, SoupResult, SoupSpec
@@ -156,13 +156,10 @@ class Tasting:
     def _sample(self, weights_dir: Path, keys: list[ImageKey], folder: Path) -> None:
         recipe, result = self.spec.ingredients[0].recipe, self.spec.ingredients[0].result
         model = ModelRef(kind=result.kind, weights_digest=content_digest(weights_dir))
-        load = resolve(f"{recipe.backbone.implementation.partition(':')[0]}:load_pipeline")
-        pipeline = load(self.paths.input(result.base_digest, "base model"), model, weights_dir)
-        if result.kind == "lora":
-            pipeline.fuse_lora()
-            pipeline.unload_lora_weights()
+        base_dir = self.paths.input(result.base_digest, "base model")
+        pipeline = load_model(recipe.backbone, base_dir, model, weights_dir, device=self.state.device)
         sample_images(
-            pipeline.to(self.state.device),
+            pipeline,
             keys,
             folder,
             sampler=self.method.sampler,

@@ -24,7 +24,10 @@ EDGES = {
         ("pick_candidate", "evaluate"),
         ("pick_candidate", "gate"),
         ("is_challenger", "evaluate"),
+        ("pick_candidate", "coverage"),
+        ("evaluate", "coverage"),
         ("evaluate", "gate"),
+        ("coverage", "gate"),
         ("gate", "promote"),
     },
     "shapes.rollback": set(),
@@ -77,7 +80,7 @@ def test_owner_retries_and_one_run_at_a_time(dags: dict[str, Any]) -> None:
 
 def test_gpu_work_waits_in_the_gpu_pool(dags: dict[str, Any]) -> None:
     pools = {task.task_id: task.pool for dag in dags.values() for task in dag.tasks}
-    assert {name for name, pool in pools.items() if pool == "gpu"} == {"encode", "train", "evaluate"}
+    assert {name for name, pool in pools.items() if pool == "gpu"} == {"encode", "train", "evaluate", "coverage"}
 
 
 def test_dag_files_are_wiring_only() -> None:

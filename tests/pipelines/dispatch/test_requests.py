@@ -5,8 +5,10 @@ import pytest
 
 from alignment.config import load_recipe
 from alignment.contracts import DatasetSnapshot, EncodeSpec, EvalSpec, FeatureCache, TrainSpec
+from alignment.coverage_contracts import CoverageSpec
 from pipelines.contracts import CandidateVersion, JobRequest
 from pipelines.dispatch.requests import (
+    coverage_request,
     encode_request,
     evaluate_request,
     online_train_request,
@@ -345,3 +347,28 @@ def test_a_base_or_judge_lacking_a_file_is_named(project: Project, settings: Set
     (tmp_path / "base" / "unet" / "config.json").unlink()
     with pytest.raises(ValueError, match=r"Base model .* lacks unet/config\.json"):
         encode_request(project, settings, make_snapshot(), project.recipes()[0])
+
+
+def with_coverage(project: Project, judge: str) -> Project:
+    section = f'[coverage]\njudge = "{judge}"\nnum_prompts = 2\nnum_samples = 3\n'
+    project.path.write_text(PROJECT + section)
+    return load_project(project.path)
+
+
+def test_coverage_asks_one_judge_about_many_images_of_few_prompts(project: Project, settings: Settings) -> None:
+    judged = with_coverage(project, project.evaluation.judges[0].name)
+    champion = make_version(project, "a", version=3)
+    request = coverage_request(judged, settings, candidate=make_version(project, "c"), champion=champion)
+    spec = CoverageSpec.model_validate(request.spec)
+    assert (spec.num_prompts, spec.seeds, spec.bar) == (2, (0, 1, 2), 0.9)
+    assert (spec.candidate.weights_digest, spec.champion.weights_digest) == ("c" * 64, "a" * 64)
+    assert {spec.base_digest, spec.prompts_digest, spec.judge.weights_digest} <= set(names(request))
+    assert len(request.side_outputs) == 3
+    assert request.output_uri == f"{settings.store_uri}/evaluations/{spec.digest}"
+
+
+def test_coverage_needs_its_section_and_a_judge_that_exists(project: Project, settings: Settings) -> None:
+    with pytest.raises(ValueError, match=r"no \[coverage\]\. Add it with judge = NAME"):
+        coverage_request(project, settings, candidate=make_version(project, "c"), champion=None)
+    with pytest.raises(ValueError, match=r"Unknown judge 'jugde'"):
+        with_coverage(project, "jugde")

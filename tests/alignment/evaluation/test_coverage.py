@@ -1,0 +1,87 @@
+"""Repeated sampling: estimators against enumeration, curves against known laws."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+
+from alignment.evaluation.coverage import chance_of_one, coverage_curves, expected_best, fit_power_law
+
+
+@pytest.mark.parametrize("good", range(6))
+@pytest.mark.parametrize("k", range(1, 6))
+def test_chance_of_one_is_the_share_of_subsets_that_hold_a_good_image(good: int, k: int) -> None:
+    images = [1] * good + [0] * (5 - good)
+    subsets = list(itertools.combinations(images, k))
+    share = sum(any(subset) for subset in subsets) / len(subsets)
+    assert chance_of_one(np.asarray([good]), 5, k)[0] == pytest.approx(share, abs=1e-12)
+
+
+@pytest.mark.parametrize("k", range(1, 6))
+def test_expected_best_is_the_mean_over_subsets(k: int) -> None:
+    scores = [0.3, -1.0, 2.5, 2.5, 0.0]
+    subsets = list(itertools.combinations(scores, k))
+    mean = sum(max(subset) for subset in subsets) / len(subsets)
+    assert expected_best(np.asarray([scores]), k)[0] == pytest.approx(mean, abs=1e-12)
+
+
+def test_the_estimator_is_unbiased_where_the_plug_in_is_not() -> None:
+    chance, images, k = 0.2, 6, 4
+    good_P = np.random.default_rng(5).binomial(images, chance, 200_000)
+    truth = 1 - (1 - chance) ** k
+    assert chance_of_one(good_P, images, k).mean() == pytest.approx(truth, abs=0.003)
+    assert (1 - (1 - good_P / images) ** k).mean() < truth - 0.05
+
+
+def test_curves_of_three_models_share_the_bases_bar() -> None:
+    rng = np.random.default_rng(0)
+    base = rng.normal(size=(60, 8))
+    scores = {"candidate": base + 1.0, "champion": base, "base": base}
+    threshold, curves = coverage_curves(scores, bar=0.9, confidence=0.95)
+    assert threshold == pytest.approx(np.quantile(base, 0.9))
+    candidate, champion, plain = curves
+    assert [curve.role for curve in curves] == ["candidate", "champion", "base"]
+    assert champion.points == plain.points
+    assert plain.points[0].coverage == pytest.approx(0.1, abs=0.003)
+    assert all(c.coverage > p.coverage for c, p in zip(candidate.points, plain.points, strict=True))
+    coverages = [point.coverage for point in plain.points]
+    assert coverages == sorted(coverages)
+    assert all(point.coverage_low <= point.coverage <= point.coverage_high for point in plain.points)
+    assert plain.points[-1].best_score == pytest.approx(base.max(axis=1).mean())
+
+
+def test_intervals_are_over_prompts_not_images() -> None:
+    """Prompts that are all good or all bad are 20 facts, not 160: Wilson's width for 10 of 20 is 0.40."""
+    scores = np.repeat(np.asarray([0.0, 1.0] * 10)[:, None], 8, axis=1)
+    _, (curve,) = coverage_curves({"base": scores}, bar=0.4, confidence=0.95)
+    point = curve.points[0]
+    assert point.coverage == 0.5
+    assert 0.35 < point.coverage_high - point.coverage_low <= 0.5
+
+
+def test_a_power_law_is_found_again() -> None:
+    samples = np.arange(1, 17)
+    law = fit_power_law(np.exp(-2.5 * samples**-0.6))
+    assert law is not None
+    assert (law.scale, law.exponent) == pytest.approx((2.5, 0.6))
+    assert law.num_points == 16
+    assert law.largest_error < 1e-12
+
+
+@pytest.mark.parametrize("curve", [[0.5, 0.7], [0.0, 0.0, 0.0, 0.0], [0.4, 0.8, 1.0, 1.0]])
+def test_too_few_points_give_no_law(curve: list[float]) -> None:
+    assert fit_power_law(np.asarray(curve)) is None
+
+
+def test_scores_that_are_not_finite_are_named() -> None:
+    scores = np.zeros((3, 2))
+    broken = scores.copy()
+    broken[1, 1] = math.nan
+    with pytest.raises(ValueError, match="Scores of candidate are not finite"):
+        coverage_curves({"candidate": broken, "base": scores}, bar=0.9, confidence=0.95)
+
+
+def test_different_grids_are_refused() -> None:
+    with pytest.raises(ValueError, match="different grids"):
+        coverage_curves({"candidate": np.zeros((3, 2)), "base": np.zeros((3, 4))}, bar=0.9, confidence=0.95)
