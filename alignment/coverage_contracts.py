@@ -25,7 +25,7 @@ class CoverageSpec(ValueObject):
     sampler: Sampler
     judge: Judge
     bar: Annotated[float, Field(gt=0, lt=1)]
-    """Quantile of the base's scores, over all these prompts and seeds, that an image must exceed to count as good."""
+    """Quantile of the base's own images of the prompt that an image must exceed to count as good."""
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
     """Two-sided confidence of every interval."""
 
@@ -76,7 +76,7 @@ class PowerLaw(Record):
 
 
 class CoverageCurve(Record):
-    """One model's curve."""
+    """One model's curve. The base's own follows from the bar alone: it is what luck gives."""
 
     role: Role
     points: tuple[CoveragePoint, ...]
@@ -96,6 +96,4 @@ class CoverageReport(ValueObject):
     scores_digest: Sha256
     """sha256 of coverage_scores.parquet."""
     num_prompts: PositiveInt
-    threshold: float
-    """The score that counts as good: the spec's quantile of the base's scores."""
     curves: tuple[CoverageCurve, ...]

@@ -102,8 +102,8 @@ class CoverageSection(Section):
     """Taken evenly from the evaluation's prompts."""
     num_samples: Annotated[int, Field(ge=2)] = 8
     """Images of each prompt."""
-    bar: Annotated[float, Field(gt=0, lt=1)] = 0.9
-    """An image is good when it scores above this quantile of the base's images."""
+    bar: Annotated[float, Field(gt=0, lt=1)] = 0.75
+    """An image is good when it scores above this quantile of the base's images of the same prompt."""
 
 
 class OnlineSection(Section):

@@ -20,12 +20,11 @@ LEAST_POINTS = 3
 """Two points fit any power law, so they say nothing of it."""
 
 
-def coverage_curves(
-    scores_PN: Mapping[Role, Floats], *, bar: float, confidence: float
-) -> tuple[float, tuple[CoverageCurve, ...]]:
-    """The score that counts as good, and each model's curve for k = 1..N.
+def coverage_curves(scores_PN: Mapping[Role, Floats], *, bar: float, confidence: float) -> tuple[CoverageCurve, ...]:
+    """Each model's curve for k = 1..N.
 
-    The threshold is the `bar` quantile of the base's scores over all prompts and seeds. Raises ValueError when a score
+    An image is good when it scores above the `bar` quantile of the base's images of the same prompt: judges' levels
+    differ from prompt to prompt, so only differences within a prompt mean anything. Raises ValueError when a score
     is not finite, or the models differ in their numbers of prompts or images.
     """
     shapes = {role: scores.shape for role, scores in scores_PN.items()}
@@ -34,15 +33,13 @@ def coverage_curves(
     broken = [role for role, scores in scores_PN.items() if not np.isfinite(scores).all()]
     if broken:
         raise ValueError(f"Scores of {', '.join(broken)} are not finite. Look at those images and at the judge.")
-    threshold = float(np.quantile(scores_PN["base"], bar))
-    return threshold, tuple(
-        coverage_curve(role, scores, threshold=threshold, confidence=confidence) for role, scores in scores_PN.items()
-    )
+    bar_P = np.quantile(scores_PN["base"], bar, axis=1)
+    return tuple(coverage_curve(role, scores, bar_P=bar_P, confidence=confidence) for role, scores in scores_PN.items())
 
 
-def coverage_curve(role: Role, scores_PN: Floats, *, threshold: float, confidence: float) -> CoverageCurve:
+def coverage_curve(role: Role, scores_PN: Floats, *, bar_P: Floats, confidence: float) -> CoverageCurve:
     """One model's curve; intervals are percentile bootstraps over prompts, its seeds moving together."""
-    good_P = (scores_PN > threshold).sum(axis=1)
+    good_P = (scores_PN > bar_P[:, None]).sum(axis=1)
     num_prompts, num_images = scores_PN.shape
     chosen_RP = np.random.default_rng(RESAMPLING_SEED).integers(0, num_prompts, (RESAMPLES, num_prompts))
     tail = 100 * (1 - confidence) / 2

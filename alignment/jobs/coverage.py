@@ -124,14 +124,13 @@ def leave(work: Work, rows: Sequence[ScoreRow]) -> None:
         role: np.asarray([row.score for name, row in cells if name == role]).reshape(-1, len(spec.seeds))
         for role in spec.models()
     }
-    threshold, curves = coverage_curves(scores_PN, bar=spec.bar, confidence=spec.confidence)
+    curves = coverage_curves(scores_PN, bar=spec.bar, confidence=spec.confidence)
     write_json(out / SPEC_FILE, spec.model_dump(mode="json"))
     report = CoverageReport(
         uri="",
         spec=spec,
         scores_digest=file_sha256(out / SCORES_FILE),
         num_prompts=len(work.grid) // len(spec.seeds),
-        threshold=threshold,
         curves=curves,
     )
     write_result(out, report)

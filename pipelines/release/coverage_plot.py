@@ -9,8 +9,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 COLOURS = {"candidate": "#2557a7", "champion": "#96690a", "base": "#8a94a0"}
-DASHES = {"candidate": "-", "champion": "--", "base": ":"}
-"""A base that is the champion as well is drawn over it and must not hide it."""
+
+
+def labelled_curves(report: CoverageReport) -> list[tuple[str, CoverageCurve]]:
+    """Each distinct model's curve, under the names of the roles that it plays."""
+    roles: dict[str, list[CoverageCurve]] = {}
+    for curve in report.curves:
+        roles.setdefault(report.spec.models()[curve.role].weights_digest, []).append(curve)
+    return [(" = ".join(curve.role for curve in curves), curves[0]) for curves in roles.values()]
 
 
 def plot_coverage(report: CoverageReport) -> bytes:
@@ -22,8 +28,8 @@ def plot_coverage(report: CoverageReport) -> bytes:
     with rc_context({"svg.hashsalt": "coverage", "font.size": 10}):
         figure = Figure(figsize=(7.2, 3.4), layout="constrained")
         axes = figure.subplots()
-        for curve in report.curves:
-            _draw(axes, curve)
+        for label, curve in labelled_curves(report):
+            _draw(axes, label, curve)
         most = len(report.spec.seeds)
         axes.set_xscale("log", base=2)
         ticks = [k for k in (1, 2, 4, 8, 16, 32, 64, 128) if k <= 2 * most]
@@ -38,7 +44,7 @@ def plot_coverage(report: CoverageReport) -> bytes:
     return buffer.getvalue()
 
 
-def _draw(axes: "Axes", curve: CoverageCurve) -> None:
+def _draw(axes: "Axes", label: str, curve: CoverageCurve) -> None:
     colour, samples = COLOURS[curve.role], [point.num_samples for point in curve.points]
     axes.fill_between(
         samples,
@@ -49,4 +55,4 @@ def _draw(axes: "Axes", curve: CoverageCurve) -> None:
         linewidth=0,
     )
     shown = [point.coverage for point in curve.points]
-    axes.plot(samples, shown, DASHES[curve.role], color=colour, label=curve.role, marker="o", markersize=3)
+    axes.plot(samples, shown, color=colour, label=label, marker="o", markersize=3)

@@ -17,7 +17,7 @@ from alignment.contracts import Calibration, Comparison, EvalReport
 from alignment.coverage_contracts import CoverageReport
 from alignment.evaluation.extremes import Extreme
 from pipelines.contracts import GateCheck, GateDecision
-from pipelines.release.coverage_plot import plot_coverage
+from pipelines.release.coverage_plot import labelled_curves, plot_coverage
 
 TEMPLATE = "report.html.j2"
 CONTACT_SHEET_FILE = "contact_sheet.png"
@@ -66,6 +66,7 @@ def render_report(
         extremes=extremes_by_end(folder),
         curves=[curve_plot(name, points) for name, points in (curves or {}).items()],
         coverage=coverage,
+        coverage_curves=labelled_curves(coverage) if coverage else [],
         coverage_plot=data_uri_of(plot_coverage(coverage), "image/svg+xml") if coverage else "",
         lineage=lineage(report, decision),
         commands=commands(decision),

@@ -34,27 +34,36 @@ def test_the_estimator_is_unbiased_where_the_plug_in_is_not() -> None:
     assert (1 - (1 - good_P / images) ** k).mean() < truth - 0.05
 
 
-def test_curves_of_three_models_share_the_bases_bar() -> None:
+def test_curves_of_three_models_share_each_prompts_bar() -> None:
     rng = np.random.default_rng(0)
-    base = rng.normal(size=(60, 8))
+    level = 10 * rng.normal(size=(60, 1))
+    base = rng.normal(size=(60, 8)) + level
     scores = {"candidate": base + 1.0, "champion": base, "base": base}
-    threshold, curves = coverage_curves(scores, bar=0.9, confidence=0.95)
-    assert threshold == pytest.approx(np.quantile(base, 0.9))
-    candidate, champion, plain = curves
-    assert [curve.role for curve in curves] == ["candidate", "champion", "base"]
+    candidate, champion, plain = coverage_curves(scores, bar=0.75, confidence=0.95)
+    assert [curve.role for curve in (candidate, champion, plain)] == ["candidate", "champion", "base"]
     assert champion.points == plain.points
-    assert plain.points[0].coverage == pytest.approx(0.1, abs=0.003)
-    assert all(c.coverage > p.coverage for c, p in zip(candidate.points, plain.points, strict=True))
-    coverages = [point.coverage for point in plain.points]
+    # Two of the base's eight images lie above its own quantile, whatever the prompt: luck alone.
+    lucky = [1 - math.comb(6, k) / math.comb(8, k) for k in range(1, 9)]
+    assert [point.coverage for point in plain.points] == pytest.approx(lucky)
+    assert candidate.points[0].coverage > 0.5
+    coverages = [point.coverage for point in candidate.points]
     assert coverages == sorted(coverages)
-    assert all(point.coverage_low <= point.coverage <= point.coverage_high for point in plain.points)
+    assert all(point.coverage_low <= point.coverage <= point.coverage_high for point in candidate.points)
     assert plain.points[-1].best_score == pytest.approx(base.max(axis=1).mean())
+
+
+def test_a_harder_prompt_has_a_lower_bar() -> None:
+    base = np.asarray([[0.0, 1.0, 2.0, 3.0], [10.0, 11.0, 12.0, 13.0]])
+    better = base + np.asarray([[5.0], [-5.0]])
+    candidate, _ = coverage_curves({"candidate": better, "base": base}, bar=0.5, confidence=0.95)
+    assert [point.coverage for point in candidate.points] == [0.5] * 4
 
 
 def test_intervals_are_over_prompts_not_images() -> None:
     """Prompts that are all good or all bad are 20 facts, not 160: Wilson's width for 10 of 20 is 0.40."""
-    scores = np.repeat(np.asarray([0.0, 1.0] * 10)[:, None], 8, axis=1)
-    _, (curve,) = coverage_curves({"base": scores}, bar=0.4, confidence=0.95)
+    base = np.zeros((20, 8))
+    candidate = np.repeat(np.asarray([-1.0, 1.0] * 10)[:, None], 8, axis=1)
+    curve, _ = coverage_curves({"candidate": candidate, "base": base}, bar=0.5, confidence=0.95)
     point = curve.points[0]
     assert point.coverage == 0.5
     assert 0.35 < point.coverage_high - point.coverage_low <= 0.5

@@ -360,7 +360,7 @@ def test_coverage_asks_one_judge_about_many_images_of_few_prompts(project: Proje
     champion = make_version(project, "a", version=3)
     request = coverage_request(judged, settings, candidate=make_version(project, "c"), champion=champion)
     spec = CoverageSpec.model_validate(request.spec)
-    assert (spec.num_prompts, spec.seeds, spec.bar) == (2, (0, 1, 2), 0.9)
+    assert (spec.num_prompts, spec.seeds, spec.bar) == (2, (0, 1, 2), 0.75)
     assert (spec.candidate.weights_digest, spec.champion.weights_digest) == ("c" * 64, "a" * 64)
     assert {spec.base_digest, spec.prompts_digest, spec.judge.weights_digest} <= set(names(request))
     assert len(request.side_outputs) == 3

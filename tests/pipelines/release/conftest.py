@@ -144,6 +144,4 @@ def coverage_report() -> CoverageReport:
         for k in range(1, 5)
     )
     curves = [CoverageCurve(role=role, points=points, power_law=None) for role in ("candidate", "champion", "base")]
-    return CoverageReport(
-        uri="", spec=spec, scores_digest="f" * 64, num_prompts=10, threshold=1.5, curves=tuple(curves)
-    )
+    return CoverageReport(uri="", spec=spec, scores_digest="f" * 64, num_prompts=10, curves=tuple(curves))

@@ -12,7 +12,8 @@ def test_the_same_report_gives_the_same_bytes(coverage_report: CoverageReport) -
 
 def test_it_shows_every_model_and_reaches_outside_for_nothing(coverage_report: CoverageReport) -> None:
     svg = plot_coverage(coverage_report).decode()
-    assert all(f"<!-- {role} -->" in svg for role in ("candidate", "champion", "base"))
+    assert "<!-- candidate -->" in svg
+    assert "<!-- champion = base -->" in svg
     assert not re.findall(r"(?:href|src)=\"(?!#)[^\"]*\"", svg)
     assert "<script" not in svg
 

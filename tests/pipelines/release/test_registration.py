@@ -9,6 +9,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from pipelines import registry, tracking
+from pipelines.folders import hash_folder
+from pipelines.registry import fetch_version_weights
 from pipelines.release import registration
 from pipelines.release.registration import read_version, register
 
@@ -104,6 +106,19 @@ def test_lora_weights_load_through_mlflow_diffusers_and_nothing_is_pickled(world
     weights = next(served.glob("artifacts/weights/*"))
     line = f"{weights.name} {hashlib.sha256(weights.read_bytes()).hexdigest()}\n"
     assert hashlib.sha256(line.encode()).hexdigest() == candidate.weights_digest
+
+
+def test_weights_are_fetched_from_the_settings_server_whatever_the_process_has_set(world: Any, tmp_path: Path) -> None:
+    import mlflow
+
+    candidate = world.register("a")
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/elsewhere.db")
+    try:
+        served = fetch_version_weights(world.settings, world.project.name, candidate.version, tmp_path / "served")
+    finally:
+        mlflow.set_tracking_uri(before)
+    assert hash_folder(served)[0] == candidate.weights_digest
 
 
 def test_full_weights_are_registered_without_the_diffusers_flavor(world: Any) -> None:
