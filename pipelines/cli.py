@@ -92,11 +92,18 @@ def _snapshot(arguments: argparse.Namespace) -> int:
 
 
 def _encode(arguments: argparse.Namespace) -> int:
-    return _print([cache for _, cache in _caches(arguments)])
+    return _print(_caches(arguments, _fresh_snapshot(arguments)))
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    return _print([result for _, result in _results(arguments)])
+    return _print(_results(arguments, _trainings(arguments)))
+
+
+def _soup(arguments: argparse.Namespace) -> int:
+    if stages.read_project(arguments.project, tuple(arguments.overrides)).soup is None:
+        raise ValueError(f'{arguments.project} has no [soup]. Add one, with method = "uniform" or "greedy".')
+    trainings = _trainings(arguments)
+    return _print(_job(arguments, "soup", {"trainings": trainings, "results": _results(arguments, trainings)}))
 
 
 def _register(arguments: argparse.Namespace) -> int:
@@ -145,26 +152,41 @@ def _reports(path: str) -> list[Json]:
     return [stages.validate(path, stages.ingest(path, shard)) for shard in stages.list_shards(path)]
 
 
-def _caches(arguments: argparse.Namespace) -> list[tuple[Json, Json]]:
-    """(given, FeatureCache) per recipe."""
-    count = len(stages.read_project(arguments.project, tuple(arguments.overrides)).train)
+def _fresh_snapshot(arguments: argparse.Namespace) -> Json:
+    """What is accepted by now; the project is read first, so that a bad recipe fails before the work begins."""
+    stages.read_project(arguments.project, tuple(arguments.overrides))
     _reports(arguments.project)
-    snapshot = stages.snapshot(arguments.project)
-    given = [{"snapshot": snapshot, "recipe": index} for index in range(count)]
-    return [(one, _job(arguments, "encode", one)) for one in given]
+    return stages.snapshot(arguments.project)
 
 
-def _results(arguments: argparse.Namespace) -> list[tuple[Json, Json]]:
-    """(given, TrainResult) per recipe."""
-    given = [{**one, "cache": cache} for one, cache in _caches(arguments)]
-    return [(one, _job(arguments, "train", one)) for one in given]
+def _caches(arguments: argparse.Namespace, snapshot: Json) -> list[Json]:
+    """A FeatureCache for each distinct backbone and snapshot of the recipes that need one."""
+    encodings = stages.plan_encodings(arguments.project, snapshot, tuple(arguments.overrides))
+    return [_job(arguments, "encode", given) for given in encodings]
+
+
+def _trainings(arguments: argparse.Namespace) -> list[Json]:
+    """`given` of a train job per recipe."""
+    snapshot = _fresh_snapshot(arguments)
+    caches = _caches(arguments, snapshot)
+    return stages.plan_trainings(arguments.project, snapshot, caches, tuple(arguments.overrides))
+
+
+def _results(arguments: argparse.Namespace, trainings: list[Json]) -> list[Json]:
+    """TrainResult per recipe."""
+    return [_job(arguments, "train", given) for given in trainings]
 
 
 def _candidates(arguments: argparse.Namespace) -> list[Json]:
-    key = _run_key(arguments.project)
+    """Every run registered; of a project with a soup, that soup alone."""
+    key, trainings = _run_key(arguments.project), _trainings(arguments)
+    results = _results(arguments, trainings)
+    if stages.read_project(arguments.project).soup is not None:
+        soup = _job(arguments, "soup", {"trainings": trainings, "results": results})
+        return [stages.register_soup(arguments.project, trainings, results, soup, run_key=key)]
     return [
         stages.register(arguments.project, given["snapshot"], result, run_key=key)
-        for given, result in _results(arguments)
+        for given, result in zip(trainings, results, strict=True)
     ]
 
 
@@ -248,6 +270,7 @@ STAGES: dict[str, tuple[Callable[[argparse.Namespace], int], str]] = {
     "snapshot": (_snapshot, "everything accepted so far as a content-addressed data set"),
     "encode": (_encode, "VAE latents and text states of the snapshot"),
     "train": (_train, "train every recipe of the project"),
+    "soup": (_soup, "average the trained recipes, as the project's [soup] says"),
     "register": (_register, "trained weights as model versions, alias candidate"),
     "evaluate": (_evaluate, "candidate, champion and base on the held-out prompts"),
     "coverage": (_coverage, "what the best of several images is worth, for candidate, champion and base"),
@@ -257,7 +280,7 @@ STAGES: dict[str, tuple[Callable[[argparse.Namespace], int], str]] = {
     "rollback": (_rollback, "the previous champion back"),
     "status": (_status, "champion, candidate, last decision, ledger"),
 }
-RECIPE_STAGES = {"encode", "train", "register", "run"}
+RECIPE_STAGES = {"encode", "train", "soup", "register", "run"}
 
 
 if __name__ == "__main__":

@@ -125,8 +125,8 @@ class TrackingTarget(BaseModel):
     run_id: str
 
 
-JobKind = Literal["encode", "train", "evaluate", "coverage"]
-"""A module of alignment/jobs that an engine runs."""
+JobKind = Literal["encode", "train", "soup", "evaluate", "coverage"]
+"""A job of alignment/jobs, by the name of its file."""
 
 
 class JobRequest(ValueObject):

@@ -1,7 +1,8 @@
 """projects/NAME.toml to Project: the one file a user writes, typed and validated. Torch-free and airflow-free."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -10,6 +11,7 @@ from alignment.config import load_recipe, read_toml, validate
 from alignment.contracts import Placement, Recipe, Sampler, Share, check_sampler
 from alignment.lookup import unknown_name
 from alignment.rewards.catalogue import Reward
+from alignment.soup_contracts import recipe_family
 from pipelines.contracts import GatePolicy
 
 
@@ -115,11 +117,35 @@ class OnlineSection(Section):
     """Scorers that only reward. A judge or guard may be named as well, and may then not judge what it trained."""
 
 
+class UniformSoupSection(Section):
+    """The runs of `[[train]]` become one candidate: the average of their weights."""
+
+    method: Literal["uniform"]
+
+
+class GreedySoupSection(Section):
+    """The runs of `[[train]]` become one candidate: the best of them, and each other that makes the average better."""
+
+    method: Literal["greedy"]
+    judge: str
+    """A scorer of the project, by name. It has then seen the candidate, and the gate does not let it vote."""
+    judges: tuple[JudgeSection, ...] = ()
+    """Scorers that only choose ingredients."""
+    prompts: str
+    """Tab separated file, header `prompt<TAB>category`, none of them an evaluation prompt; local or s3://."""
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
+    sampler: Sampler | None = None
+    """That of the evaluation unless given."""
+    minimum_gain: Annotated[float, Field(ge=0)]
+    """What an ingredient must add to the judge's mean, in the judge's units; set it above that mean's noise."""
+
+
 class PlacementSection(Section):
     """Placement of each kind of job."""
 
     encode: Placement = Placement()
     train: Placement = Placement()
+    soup: Placement = Placement()
     evaluate: Placement = Placement()
 
 
@@ -143,6 +169,7 @@ class Project(Section):
     evaluation: EvaluationSection
     coverage: CoverageSection | None = None
     online: OnlineSection | None = None
+    soup: Annotated[UniformSoupSection | GreedySoupSection, Field(discriminator="method")] | None = None
     gate: GatePolicy = GatePolicy()
     placement: PlacementSection = PlacementSection()
     schedule: ScheduleSection = ScheduleSection()
@@ -162,7 +189,12 @@ class Project(Section):
             if recipe.objective.online:
                 self.reward(recipe)
             bound.append(recipe)
+        self._check_soup(bound)
         return bound
+
+    def encodes(self) -> bool:
+        """Whether any recipe trains on features; online recipes draw their own images."""
+        return any(not recipe.objective.online for recipe in self.recipes())
 
     def reward(self, recipe: Recipe) -> JudgeSection:
         """The scorer that an online recipe names; ValueError when there is none of that name, or nothing online."""
@@ -172,17 +204,32 @@ class Project(Section):
                 f"{self.path}: recipe {recipe.name!r} draws its own images, for which the project names no prompts."
                 ' Add [online] with prompts = "FILE", one prompt a line.'
             )
-        scorers = {s.name: s for s in (*self.evaluation.guards, *self.evaluation.judges, *self.online.rewards)}
+        return self.scorer(name, what="reward")
+
+    def scorer(self, name: str, what: str = "judge") -> JudgeSection:
+        """The judge, guard or reward of this name, wherever the project states it; ValueError when nowhere."""
+        online = self.online.rewards if self.online else ()
+        tasting = self.soup.judges if isinstance(self.soup, GreedySoupSection) else ()
+        scorers = {s.name: s for s in (*self.evaluation.guards, *self.evaluation.judges, *online, *tasting)}
         if name not in scorers:
-            raise ValueError(f"{self.path}: {unknown_name('reward', name, scorers)}")
+            raise ValueError(f"{self.path}: {unknown_name(what, name, scorers)}")
         return scorers[name]
 
-    def scorer(self, name: str) -> JudgeSection:
-        """The judge or guard of that name; ValueError names those there are."""
-        scorers = {s.name: s for s in (*self.evaluation.judges, *self.evaluation.guards)}
-        if name not in scorers:
-            raise ValueError(f"{self.path}: {unknown_name('judge', name, scorers)}")
-        return scorers[name]
+    def _check_soup(self, recipes: Sequence[Recipe]) -> None:
+        """ValueError when the recipes' weights could not be averaged, or nobody is there to choose them."""
+        if self.soup is None:
+            return
+        if len(recipes) < 2:
+            raise ValueError(f"{self.path}: [soup] averages two runs or more, but there is one [[train]]. Add another.")
+        families = {recipe_family(recipe): recipe.name for recipe in recipes}
+        if len(families) > 1:
+            raise ValueError(
+                f"{self.path}: [soup] averages runs of one recipe family, but {' and '.join(families.values())} differ"
+                " in objective, backbone or tuning (adapters also in seed). Give each family a project of its own."
+            )
+        if isinstance(self.soup, GreedySoupSection):
+            self.scorer(self.soup.judge)
+            check_sampler(self.base.backbone, self.soup.sampler or self.evaluation.sampler)
 
 
 def load_project(path: Path, overrides: tuple[str, ...] = ()) -> Project:
@@ -218,7 +265,10 @@ def _absolute(project: Project) -> Project:
     def resolve(uri: str) -> str:
         return uri if "://" in uri else str((root / uri).resolve())
 
-    evaluation, online = project.evaluation, project.online
+    evaluation, online, soup = project.evaluation, project.online, project.soup
+    if isinstance(soup, GreedySoupSection):
+        tasting = tuple(j.model_copy(update={"uri": resolve(j.uri)}) for j in soup.judges)
+        soup = soup.model_copy(update={"prompts": resolve(soup.prompts), "judges": tasting})
     if online is not None:
         rewards = tuple(r.model_copy(update={"uri": resolve(r.uri)}) for r in online.rewards)
         online = online.model_copy(update={"prompts": resolve(online.prompts), "rewards": rewards})
@@ -231,6 +281,7 @@ def _absolute(project: Project) -> Project:
                 for s in project.train
             ),
             "online": online,
+            "soup": soup,
             "evaluation": evaluation.model_copy(
                 update={
                     "prompts": resolve(evaluation.prompts),

@@ -3,6 +3,7 @@
 The answer's URI is named by the spec's digest, so the same science is never computed twice.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from alignment.contracts import (
@@ -21,16 +22,23 @@ from alignment.contracts import (
 )
 from alignment.coverage_contracts import CoverageSpec
 from alignment.objectives.catalogue import check_captions
+from alignment.soup_contracts import Greedy, SoupIngredient, SoupSpec, Uniform
 from pipelines.contracts import CandidateVersion, JobInput, JobKind, JobRequest, SideOutput
 from pipelines.dispatch.fingerprints import file_fingerprint, folder_fingerprint
 from pipelines.dispatch.inputs import hash_cache_dir
 from pipelines.dispatch.model_folders import check_base_folder, check_scorer_folder, local_folder, local_path
-from pipelines.project import JudgeSection, Project
-from pipelines.prompts import check_not_heldout, heldout_prompts
+from pipelines.project import GreedySoupSection, JudgeSection, Project
+from pipelines.prompts import check_not_heldout, heldout_prompts, prompt_column
 from pipelines.settings import Settings
 from pipelines.storage import open_store
 
-FOLDERS = {"encode": "features", "train": "models", "evaluate": "evaluations", "coverage": "evaluations"}
+FOLDERS: dict[JobKind, str] = {
+    "encode": "features",
+    "train": "models",
+    "soup": "soups",
+    "evaluate": "evaluations",
+    "coverage": "evaluations",
+}
 """Folder of the store that holds the answers of each kind of job."""
 SAMPLES_FOLDER = "samples"
 WEIGHTS_FOLDER = "weights"
@@ -76,6 +84,26 @@ def online_train_request(project: Project, settings: Settings, recipe: Recipe) -
         online=OnlineData(prompts_digest=prompts.content_digest, reward=reward),
     )
     return _request(project, settings, spec, inputs=(base, prompts, weights), placement=project.placement.train)
+
+
+def soup_request(project: Project, settings: Settings, ingredients: Sequence[SoupIngredient]) -> JobRequest:
+    """Average finished runs as the project's `[soup]` says.
+
+    ValueError when the project has none, when there are fewer than two runs, or when the prompts of a greedy soup hold
+    some that the evaluation asks.
+    """
+    if project.soup is None:
+        raise ValueError(f'{project.path}: there is no [soup]. Add one, with method = "uniform" or "greedy".')
+    if len(ingredients) < 2:
+        raise ValueError(f"A soup needs two runs or more, got {len(ingredients)}. Name more recipes under [[train]].")
+    runs = [part.result for part in ingredients]
+    inputs = [JobInput(content_digest=r.weights_digest, uri=r.uri, subfolder=WEIGHTS_FOLDER) for r in runs]
+    method: Uniform | Greedy = Uniform()
+    if isinstance(project.soup, GreedySoupSection):
+        method, tasting = _greedy(project, settings, project.soup)
+        inputs += [base_input(project, settings), *tasting]
+    spec = SoupSpec(ingredients=tuple(ingredients), method=method)
+    return _request(project, settings, spec, inputs=_distinct(inputs), placement=project.placement.soup)
 
 
 def evaluate_request(
@@ -182,6 +210,22 @@ def base_input(project: Project, settings: Settings) -> JobInput:
     return JobInput(content_digest=digest, uri=project.base.uri, manifest=False)
 
 
+def _greedy(project: Project, settings: Settings, section: GreedySoupSection) -> tuple[Greedy, list[JobInput]]:
+    """A greedy soup's method, and what its judge needs."""
+    prompts = _prompts_input(section.prompts, f"{project.name}-soup.tsv", settings)
+    asked = prompt_column(_local_prompts(prompts, f"{project.name}-soup.tsv", settings).read_bytes(), section.prompts)
+    check_not_heldout(asked, heldout_prompts(project, settings), section.prompts)
+    ((judge, weights),) = _judge_inputs((project.scorer(section.judge),), settings).items()
+    method = Greedy(
+        judge=judge,
+        prompts_digest=prompts.content_digest,
+        seeds=section.seeds,
+        sampler=section.sampler or project.evaluation.sampler,
+        minimum_gain=section.minimum_gain,
+    )
+    return method, [prompts, weights]
+
+
 def _request(
     project: Project,
     settings: Settings,
@@ -207,6 +251,7 @@ def _request(
 _KINDS: dict[type[ValueObject], JobKind] = {
     EncodeSpec: "encode",
     TrainSpec: "train",
+    SoupSpec: "soup",
     EvalSpec: "evaluate",
     CoverageSpec: "coverage",
 }

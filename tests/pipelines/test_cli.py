@@ -85,6 +85,7 @@ def test_store_that_cannot_be_written(
 
 
 @pytest.mark.timeout(180)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what great_expectations imports
 def test_base_model_that_lacks_a_file(capsys: pytest.CaptureFixture[str], project: Path, tmp_path: Path) -> None:
     copy = tmp_path / "base"
     shutil.copytree(ROOT / "examples" / "shapes" / "base", copy)
