@@ -13,6 +13,7 @@ from alignment.lookup import unknown_name
 from alignment.rewards.catalogue import Reward
 from alignment.soup_contracts import recipe_family
 from pipelines.contracts import GatePolicy
+from pipelines.search.space import SearchSection
 
 
 class Section(BaseModel):
@@ -173,6 +174,7 @@ class Project(Section):
     gate: GatePolicy = GatePolicy()
     placement: PlacementSection = PlacementSection()
     schedule: ScheduleSection = ScheduleSection()
+    search: SearchSection = SearchSection()
     path: Path
     """The file this came from."""
 
@@ -272,8 +274,12 @@ def _absolute(project: Project) -> Project:
     if online is not None:
         rewards = tuple(r.model_copy(update={"uri": resolve(r.uri)}) for r in online.rewards)
         online = online.model_copy(update={"prompts": resolve(online.prompts), "rewards": rewards})
+    search = project.search
+    recipes = tuple(resolve(recipe) if recipe.endswith(".toml") else recipe for recipe in search.recipes)
+    prompts = resolve(search.prompts) if search.prompts else ""
     return project.model_copy(
         update={
+            "search": search.model_copy(update={"recipes": recipes, "prompts": prompts}),
             "base": project.base.model_copy(update={"uri": resolve(project.base.uri)}),
             "sources": tuple(s.model_copy(update={"uri": resolve(s.uri)}) for s in project.sources),
             "train": tuple(

@@ -180,6 +180,30 @@ def run_job(path: str, stage: str, given: Json, *, run_key: str, overrides: tupl
     return jobs.run_to_end(request, load_settings(), parent_key=run_key)
 
 
+def check_search(path: str, *, gpu_memory_gib: float, hours: float, out: str | None) -> None:
+    """ValueError for anything about a search that can be refused before its pairs are ingested."""
+    from pipelines.search import recipe_search
+    from pipelines.search.ranking import Limits
+
+    limits = Limits(memory_gib=gpu_memory_gib, hours=hours)
+    recipe_search.check(read_project(path), limits, Path(out) if out else None)
+
+
+def search(path: str, snapshot: Json, *, gpu_memory_gib: float, hours: float, out: str | None) -> Json:
+    """Recipes within the limits tried and ranked; the winner's recipe file, and the table of trials."""
+    from pipelines.search import recipe_search
+    from pipelines.search.ranking import Limits
+
+    limits = Limits(memory_gib=gpu_memory_gib, hours=hours)
+    return recipe_search.search(
+        read_project(path),
+        load_settings(),
+        snapshot=DatasetSnapshot.model_validate(snapshot),
+        limits=limits,
+        out=Path(out) if out else None,
+    )
+
+
 # --- a model goes out, or does not ----------------------------------------------------------------------------------
 
 
