@@ -6,6 +6,7 @@ command line pays for what it uses.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -191,17 +192,25 @@ def check_search(path: str, *, gpu_memory_gib: float, hours: float, out: str | N
 
 def search(path: str, snapshot: Json, *, gpu_memory_gib: float, hours: float, out: str | None) -> Json:
     """Recipes within the limits tried and ranked; the winner's recipe file, and the table of trials."""
+    from pipelines import tracking
+    from pipelines.dispatch import jobs
     from pipelines.search import recipe_search
     from pipelines.search.ranking import Limits
 
-    limits = Limits(memory_gib=gpu_memory_gib, hours=hours)
-    return recipe_search.search(
-        read_project(path),
-        load_settings(),
+    project, settings = read_project(path), load_settings()
+    run_key = f"{project.name}.search"
+    answer = recipe_search.search(
+        project,
+        settings,
         snapshot=DatasetSnapshot.model_validate(snapshot),
-        limits=limits,
+        limits=Limits(memory_gib=gpu_memory_gib, hours=hours),
         out=Path(out) if out else None,
+        run_job=partial(jobs.run_to_end, settings=settings, parent_key=run_key),
     )
+    tags = tracking.airflow_tags(settings, run_key)
+    run_id = tracking.parent_run(settings, project=project.name, key=run_key, tags=tags)
+    tracking.finish_run(settings, run_id, "FINISHED")
+    return answer
 
 
 # --- a model goes out, or does not ----------------------------------------------------------------------------------

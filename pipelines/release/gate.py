@@ -377,7 +377,8 @@ def _guard_fault(
         return f"Guard {name} has a bound that is not finite."
     shared = _shared_lessons(guard, candidate)
     if shared:
-        return f"Guard {name} is not independent of the candidate, which learnt from or was chosen by {', '.join(shared)} too."
+        learnt = f"learnt from or was chosen by {', '.join(shared)} too"
+        return f"Guard {name} is not independent of the candidate, which {learnt}."
     return ""
 
 

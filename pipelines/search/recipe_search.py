@@ -6,21 +6,19 @@ import logging
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from alignment.contracts import DatasetSnapshot, Judge, Recipe, canonical_json
 from alignment.training_memory import denoiser_shapes
-from pipelines import tracking
-from pipelines.dispatch import jobs, requests
+from pipelines.dispatch import requests
 from pipelines.dispatch.model_folders import local_folder
 from pipelines.project import Project
 from pipelines.search import winner
 from pipelines.search.ranking import Limits, Placing, TrialReport, rank, what_bound
 from pipelines.search.space import Space, Start
 from pipelines.search.study import open_study, run_study, spent_seconds
-from pipelines.search.trials import TrialBench
+from pipelines.search.trials import RunJob, TrialBench
 from pipelines.search.validation import for_validation, validation_judge, vote_note
 from pipelines.settings import Settings
 
@@ -73,7 +71,13 @@ def space_of(project: Project) -> Space:
 
 
 def search(
-    project: Project, settings: Settings, *, snapshot: DatasetSnapshot, limits: Limits, out: Path | None
+    project: Project,
+    settings: Settings,
+    *,
+    snapshot: DatasetSnapshot,
+    limits: Limits,
+    out: Path | None,
+    run_job: RunJob,
 ) -> dict[str, Any]:
     """Try, rank, write. The answer is a table of the trials and the winner's file.
 
@@ -87,19 +91,17 @@ def search(
     _check_rewards(project, settings, space, judge)
     validated = for_validation(project, settings, snapshot, section)
     digest = study_digest(validated, settings, space, snapshot=snapshot, limits=limits, judge=judge)
-    run_key = f"{project.name}.search_{digest[:12]}"
     bench = TrialBench(
         project=validated,
         settings=settings,
         snapshot=snapshot,
         limits=limits,
         shapes=denoiser_shapes(local_folder(project.base.uri, settings)),
-        run_job=partial(jobs.run_to_end, settings=settings, parent_key=run_key),
+        run_job=run_job,
     )
     with only_one(settings.state_dir / FOLDER / digest) as folder:
         study = open_study(folder, digest)
         trials = run_study(study, space, bench.measure, limits=limits)
-    _close(project, settings, run_key)
     placings = place(bench, trials, limits)
     best = placings[0].trial
     recipe = winner.chosen(proposed(space, trials[best]), judge)
@@ -198,10 +200,3 @@ def _noise_note(report: TrialReport) -> str:
         f"The winner's gain over the base is within the noise ({c.mean_difference_low:+.4f} to"
         f" {c.mean_difference_high:+.4f}): more trial_steps, prompts or seeds would tell."
     )
-
-
-def _close(project: Project, settings: Settings, run_key: str) -> None:
-    """End the search's run in MLflow, which groups its trials."""
-    tags = tracking.airflow_tags(settings, run_key)
-    run_id = tracking.parent_run(settings, project=project.name, key=run_key, tags=tags)
-    tracking.finish_run(settings, run_id, "FINISHED")

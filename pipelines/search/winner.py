@@ -49,13 +49,14 @@ def header(project: Project, recipe: Recipe, report: TrialReport, *, number: int
     placement = project.placement.train
     changes = ", ".join(report.changes) or "nothing changed"
     beats = "" if c.mean_difference_low > 0 else " That is within the noise: the search has not shown it to be better."
+    rate = f"{c.win_rate:.3f} ({c.win_rate_low:.3f} to {c.win_rate_high:.3f})"
+    gain = f"{c.mean_difference:+.4f} ({c.mean_difference_low:+.4f} to {c.mean_difference_high:+.4f})"
     return "\n".join(
         [
             f"{MARK} for project {project.name} on {datetime.now(UTC):%Y-%m-%d}: trial {number} of {trials},",
             f"# {report.recipe} with {changes}.",
-            f"# Expected: after a trial's few steps {judge} preferred it to the base with a win rate of",
-            f"# {c.win_rate:.3f} ({c.win_rate_low:.3f} to {c.win_rate_high:.3f}) on {c.num_prompts} validation prompts,",
-            f"# mean gain {c.mean_difference:+.4f} ({c.mean_difference_low:+.4f} to {c.mean_difference_high:+.4f}).{beats}",
+            f"# Expected: after a few steps {judge} preferred it to the base on {c.num_prompts} validation prompts,",
+            f"# win rate {rate}, mean gain {gain}.{beats}",
             "# What the whole run reaches was not measured.",
             f"# Cost: {report.final_run_hours or 0:.3f} hours predicted for {recipe.steps} steps, at the measured"
             f" {report.items_per_second or 0:.2f} a second; peak memory measured {report.peak_memory_gib or 0:.2f} GiB",

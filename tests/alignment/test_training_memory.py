@@ -97,7 +97,7 @@ def test_a_file_that_is_none_is_named(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "unet" / "diffusion_pytorch_model.safetensors"
     path.parent.mkdir()
     path.write_bytes(content)
-    with pytest.raises(ValueError, match="diffusion_pytorch_model.safetensors is not a safetensors file"):
+    with pytest.raises(ValueError, match=r"diffusion_pytorch_model\.safetensors is not a safetensors file"):
         read_shapes(path)
 
 
