@@ -16,7 +16,7 @@ LIMITS = Limits(memory_gib=4.0, hours=1.0)
 
 def run(world: Any, limits: Limits = LIMITS, out: Path | None = None, **section: Any) -> dict[str, Any]:
     return search(
-        world.with_section(**{"trials": 6, **section}),
+        world.with_section(**{"trials": 4, **section}),
         world.settings,
         snapshot=world.snapshot,
         limits=limits,
@@ -26,7 +26,7 @@ def run(world: Any, limits: Limits = LIMITS, out: Path | None = None, **section:
 
 
 def test_the_best_trial_becomes_a_recipe_that_a_project_can_name(world: Any) -> None:
-    answer = run(world, factors={"optimiser.learning_rate": (0.2, 5.0)})
+    answer = run(world, trials=6, factors={"optimiser.learning_rate": (0.2, 5.0)})
     assert json.loads(json.dumps(answer)) == answer
     trials = answer["trials"]
     assert len(trials) == 6
@@ -58,21 +58,21 @@ def test_a_search_that_broke_off_goes_on(world: Any) -> None:
         run(world)
     world.engine.failure = {}
     answer = run(world)
-    assert len(answer["trials"]) == 6
+    assert len(answer["trials"]) == 4
     trained = [request.spec_digest for request in world.engine.ran if request.kind == "train"]
     assert len(trained) == len(set(trained))
 
 
 def test_nothing_within_the_memory(world: Any) -> None:
     world.engine.peak = 9.0
-    with pytest.raises(NothingFitsError, match=r"None of 6 trials fits: 6 need more than 4 GiB \(the least: 9.00\)"):
+    with pytest.raises(NothingFitsError, match=r"None of 4 trials fits: 4 need more than 4 GiB \(the least: 9.00\)"):
         run(world)
     assert not (world.folder / "projects" / "recipes").exists()
 
 
 def test_nothing_within_the_hours(world: Any) -> None:
     world.engine.pace = 0.1
-    with pytest.raises(NothingFitsError, match=r"6 would not finish within 1 hours"):
+    with pytest.raises(NothingFitsError, match=r"4 would not finish within 1 hours"):
         run(world)
 
 
