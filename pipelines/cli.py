@@ -29,6 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         logging.getLogger(noisy).setLevel(logging.WARNING)
     command: Callable[[argparse.Namespace], int] = arguments.command
     try:
+        if getattr(arguments, "recipe", None):
+            _take_variant(arguments)
         return command(arguments)
     except ValueError as error:
         print(f"plumbline: {error}", file=sys.stderr)
@@ -51,13 +53,28 @@ def _parser() -> argparse.ArgumentParser:
         stage.add_argument("project", help="projects/NAME.toml")
         stage.set_defaults(command=command)
         if name in RECIPE_STAGES:
-            stage.add_argument("overrides", nargs="*", help="recipe overrides, e.g. objective.beta=2000")
+            _add_recipe_arguments(stage)
         if name in ("evaluate", "coverage", "gate", "promote"):
             stage.add_argument("--version", type=int, help="model version to judge; default: alias candidate")
         if name == "rollback":
             stage.add_argument("--reason", required=True, help="why; kept in the ledger")
     _add_platform_commands(commands)
     return parser
+
+
+def _add_recipe_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("overrides", nargs="*", help="recipe overrides, e.g. objective.beta=2000")
+    command.add_argument("--recipe", help="train this recipe instead of those of the project")
+
+
+def _take_variant(arguments: argparse.Namespace) -> None:
+    """From here on the project is the one with the given recipe, its overrides included."""
+    from pipelines.settings import load_settings
+    from pipelines.variants import write_variant
+
+    path = write_variant(Path(arguments.project), arguments.recipe, arguments.overrides, load_settings())
+    logging.info("%s with the recipe %s: %s", arguments.project, arguments.recipe, path)
+    arguments.project, arguments.overrides = str(path), []
 
 
 def _add_platform_commands(commands: Any) -> None:
@@ -72,6 +89,7 @@ def _add_platform_commands(commands: Any) -> None:
     down.set_defaults(command=_down)
     demo = commands.add_parser("demo", help="the whole loop once on the embedded platform, then stop it")
     demo.add_argument("project", help="projects/NAME.toml")
+    _add_recipe_arguments(demo)
     demo.set_defaults(command=_demo)
 
 
@@ -256,6 +274,8 @@ def _down(_: argparse.Namespace) -> int:
 def _demo(arguments: argparse.Namespace) -> int:
     from pipelines.embedded import demo
 
+    if arguments.overrides:
+        raise ValueError("The DAGs read the project file. Give --recipe NAME with overrides, or write them there.")
     return demo.run(arguments.project)
 
 

@@ -236,16 +236,16 @@ def load_project(path: Path, overrides: tuple[str, ...] = ()) -> Project:
     """Read and validate a project file.
 
     Relative paths in it are taken from the file's folder. `overrides` are appended to the overrides of every recipe.
+    A file may open with `extends = ["FILE", ...]`: those are read first, each over the one before, then the file itself
+    over them. Tables are joined, anything else is replaced, lists too; relative paths are those of the first file.
     Raises ValueError naming the file and every bad field.
     """
-    if not path.is_file():
-        raise ValueError(f"Project file {path} does not exist. Give the path of a projects/NAME.toml.")
-    data: dict[str, Any] = {"path": path.absolute(), **read_toml(path)}
-    project = validate(Project, data, what=str(path))
+    data, root = _read_layers(path)
+    project = validate(Project, {"path": path.absolute(), **data}, what=str(path))
     if project.name != path.stem:
         raise ValueError(f"{path}: name is {project.name!r} but the file is {path.stem!r}. Make them equal.")
     sections = tuple(s.model_copy(update={"overrides": (*s.overrides, *overrides)}) for s in project.train)
-    project = _absolute(project.model_copy(update={"train": sections}))
+    project = _absolute(project.model_copy(update={"train": sections}), root)
     project.recipes()
     check_sampler(project.base.backbone, project.evaluation.sampler)
     if project.coverage is not None:
@@ -258,9 +258,35 @@ def list_projects(projects_dir: Path) -> list[Path]:
     return sorted(projects_dir.glob("*.toml"))
 
 
-def _absolute(project: Project) -> Project:
-    """The project with every local path made absolute against its file's folder."""
-    root = project.path.parent
+def _read_layers(path: Path) -> tuple[dict[str, Any], Path]:
+    """A file over the files that it extends, and the folder that relative paths are taken from."""
+    if not path.is_file():
+        raise ValueError(f"Project file {path} does not exist. Give the path of a projects/NAME.toml.")
+    own = read_toml(path)
+    extended = own.pop("extends", [])
+    if not isinstance(extended, list) or not all(isinstance(name, str) for name in extended):
+        raise ValueError(f'{path}: extends is {extended!r}. Give a list of files, e.g. ["shapes.toml"].')
+    data, root = dict[str, Any](), path.absolute().parent
+    for index, name in enumerate(extended):
+        below = path.absolute().parent / name
+        if below == path.absolute():
+            raise ValueError(f"{path} extends itself. Name another file.")
+        layer, folder = _read_layers(below)
+        data, root = _over(layer, data), root if index else folder
+    return _over(own, data), root
+
+
+def _over(top: dict[str, Any], below: dict[str, Any]) -> dict[str, Any]:
+    """Tables are joined field by field; any other value of `top` stands in place of the one below."""
+    joined = dict(below)
+    for key, value in top.items():
+        both = isinstance(value, dict) and isinstance(joined.get(key), dict)
+        joined[key] = _over(value, joined[key]) if both else value
+    return joined
+
+
+def _absolute(project: Project, root: Path) -> Project:
+    """The project with every local path made absolute against `root`."""
 
     def resolve(uri: str) -> str:
         return uri if "://" in uri else str((root / uri).resolve())
