@@ -124,6 +124,18 @@ def _soup(arguments: argparse.Namespace) -> int:
     return _print(_job(arguments, "soup", {"trainings": trainings, "results": _results(arguments, trainings)}))
 
 
+def _reward(arguments: argparse.Namespace) -> int:
+    if not stages.read_project(arguments.project).rewards:
+        raise ValueError(f"{arguments.project} has no [[rewards]]. Add one: name, encoder, and a recipe with its head.")
+    _reports(arguments.project)
+    key = _run_key(arguments.project)
+    judges = []
+    for plan in stages.plan_rewards(arguments.project):
+        result = stages.run_job(arguments.project, "train_reward", plan, run_key=key)
+        judges.append(stages.register_reward(arguments.project, plan, result, run_key=key))
+    return _print(judges)
+
+
 def _register(arguments: argparse.Namespace) -> int:
     return _print(_candidates(arguments))
 
@@ -291,6 +303,7 @@ STAGES: dict[str, tuple[Callable[[argparse.Namespace], int], str]] = {
     "encode": (_encode, "VAE latents and text states of the snapshot"),
     "train": (_train, "train every recipe of the project"),
     "soup": (_soup, "average the trained recipes, as the project's [soup] says"),
+    "reward": (_reward, "train the project's reward models, report, and register them as judges"),
     "register": (_register, "trained weights as model versions, alias candidate"),
     "evaluate": (_evaluate, "candidate, champion and base on the held-out prompts"),
     "coverage": (_coverage, "what the best of several images is worth, for candidate, champion and base"),
