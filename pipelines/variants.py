@@ -5,12 +5,15 @@ Everything that reads a project, DAG parsing and its tasks too, is then given th
 
 import hashlib
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 from alignment.config import load_recipe
-from pipelines.project import load_project
+from pipelines.project import Project, load_project
 from pipelines.settings import Settings
+
+log = logging.getLogger(__name__)
 
 
 def write_variant(project_path: Path, recipe: str, overrides: Sequence[str], settings: Settings) -> Path:
@@ -41,11 +44,19 @@ def write_variant(project_path: Path, recipe: str, overrides: Sequence[str], set
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
     try:
-        load_project(path)
+        variant = load_project(path)
     except ValueError:
         path.unlink()
         raise
+    for change in policy_changes(project, variant):
+        log.warning("The gate is not the project's: %s, by %s", change, beside)
     return path
+
+
+def policy_changes(project: Project, variant: Project) -> list[str]:
+    """What a variant asks of a candidate that the project does not, or no longer asks: never to be passed over."""
+    before, after = project.gate.model_dump(mode="json"), variant.gate.model_dump(mode="json")
+    return [f"gate.{name} is {after[name]} instead of {before[name]}" for name in before if after[name] != before[name]]
 
 
 def _toml(value: object) -> str:

@@ -39,6 +39,19 @@ def test_what_else_changes_with_a_recipe_lies_beside_the_project(tiny_project: P
     assert load_project(write_variant(tiny_project.path, "sft_shapes", [], settings)).evaluation.seeds == (0,)
 
 
+def test_a_policy_that_changes_with_the_recipe_is_said_aloud(
+    tiny_project: Project, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    beside = tiny_project.path.parent / "tiny" / "mapo_shapes.toml"
+    beside.parent.mkdir()
+    beside.write_text("[gate]\nrequired_judges = 1\n")
+    write_variant(tiny_project.path, "sft_shapes", [], settings)
+    assert not caplog.records
+    write_variant(tiny_project.path, "mapo_shapes", [], settings)
+    (said,) = caplog.messages
+    assert said == f"The gate is not the project's: gate.required_judges is 1 instead of 2, by {beside}"
+
+
 def test_a_wish_that_cannot_be_leaves_no_file(tiny_project: Project, settings: Settings) -> None:
     with pytest.raises(ValueError, match=r"Unknown recipe 'mapo_shape'. Did you mean 'mapo_shapes'"):
         write_variant(tiny_project.path, "mapo_shape", [], settings)
