@@ -193,7 +193,7 @@ def coverage_request(
             " the best of several images is worth."
         )
     base, versions = _base_and_versions(project, settings, candidate, champion)
-    ((judge, judge_folder),) = _judge_inputs((project.scorer(section.judge),), settings).items()
+    ((judge, judge_folder),) = _judge_inputs(project, (project.scorer(section.judge),), settings).items()
     prompts = _prompts_input(project.evaluation.prompts, f"{project.name}.tsv", settings)
     spec = CoverageSpec(
         candidate=_model_ref(candidate, base),
