@@ -29,6 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         logging.getLogger(noisy).setLevel(logging.WARNING)
     command: Callable[[argparse.Namespace], int] = arguments.command
     try:
+        if getattr(arguments, "recipe", None):
+            _take_variant(arguments)
         return command(arguments)
     except ValueError as error:
         print(f"plumbline: {error}", file=sys.stderr)
@@ -51,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
         stage.add_argument("project", help="projects/NAME.toml")
         stage.set_defaults(command=command)
         if name in RECIPE_STAGES:
-            stage.add_argument("overrides", nargs="*", help="recipe overrides, e.g. objective.beta=2000")
+            _add_recipe_arguments(stage)
         if name in ("evaluate", "coverage", "gate", "promote"):
             stage.add_argument("--version", type=int, help="model version to judge; default: alias candidate")
         if name == "search":
@@ -66,6 +68,21 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_recipe_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("overrides", nargs="*", help="recipe overrides, e.g. objective.beta=2000")
+    command.add_argument("--recipe", help="train this recipe instead of those of the project")
+
+
+def _take_variant(arguments: argparse.Namespace) -> None:
+    """From here on the project is the one with the given recipe, its overrides included."""
+    from pipelines.settings import load_settings
+    from pipelines.variants import write_variant
+
+    path = write_variant(Path(arguments.project), arguments.recipe, arguments.overrides, load_settings())
+    logging.info("%s with the recipe %s: %s", arguments.project, arguments.recipe, path)
+    arguments.project, arguments.overrides = str(path), []
+
+
 def _add_platform_commands(commands: Any) -> None:
     doctor = commands.add_parser("doctor", help="check store, tracking, engine, model; say how to mend each")
     doctor.add_argument("project", nargs="?", help="projects/NAME.toml")
@@ -78,6 +95,7 @@ def _add_platform_commands(commands: Any) -> None:
     down.set_defaults(command=_down)
     demo = commands.add_parser("demo", help="the whole loop once on the embedded platform, then stop it")
     demo.add_argument("project", help="projects/NAME.toml")
+    _add_recipe_arguments(demo)
     demo.set_defaults(command=_demo)
 
 
@@ -118,6 +136,18 @@ def _search(arguments: argparse.Namespace) -> int:
     _reports(arguments.project)
     snapshot = stages.snapshot(arguments.project)
     return _print(stages.search(arguments.project, snapshot, **limits, out=arguments.out))
+
+
+def _reward(arguments: argparse.Namespace) -> int:
+    if not stages.read_project(arguments.project).rewards:
+        raise ValueError(f"{arguments.project} has no [[rewards]]. Add one: name, encoder, and a recipe with its head.")
+    _reports(arguments.project)
+    key = _run_key(arguments.project)
+    judges = []
+    for plan in stages.plan_rewards(arguments.project):
+        result = stages.run_job(arguments.project, "train_reward", plan, run_key=key)
+        judges.append(stages.register_reward(arguments.project, plan, result, run_key=key))
+    return _print(judges)
 
 
 def _register(arguments: argparse.Namespace) -> int:
@@ -270,6 +300,8 @@ def _down(_: argparse.Namespace) -> int:
 def _demo(arguments: argparse.Namespace) -> int:
     from pipelines.embedded import demo
 
+    if arguments.overrides:
+        raise ValueError("The DAGs read the project file. Give --recipe NAME with overrides, or write them there.")
     return demo.run(arguments.project)
 
 
@@ -286,6 +318,7 @@ STAGES: dict[str, tuple[Callable[[argparse.Namespace], int], str]] = {
     "train": (_train, "train every recipe of the project"),
     "soup": (_soup, "average the trained recipes, as the project's [soup] says"),
     "search": (_search, "try recipes within the limits and write the best as a recipe file"),
+    "reward": (_reward, "train the project's reward models, report, and register them as judges"),
     "register": (_register, "trained weights as model versions, alias candidate"),
     "evaluate": (_evaluate, "candidate, champion and base on the held-out prompts"),
     "coverage": (_coverage, "what the best of several images is worth, for candidate, champion and base"),

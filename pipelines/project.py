@@ -4,16 +4,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from alignment.backbones.catalogue import Backbone
 from alignment.config import load_recipe, read_toml, validate
 from alignment.contracts import Placement, Recipe, Sampler, Share, check_sampler
 from alignment.lookup import unknown_name
+from alignment.reward_contracts import RewardRecipe
 from alignment.rewards.catalogue import Reward
 from alignment.soup_contracts import recipe_family
 from pipelines.contracts import GatePolicy
 from pipelines.search.space import SearchSection
+
+REWARD_SCHEME = "reward://"
+"""Before the name of a reward model that the project trains itself."""
 
 
 class Section(BaseModel):
@@ -65,6 +69,8 @@ class SnapshotSection(Section):
     seed: int = 0
     minimum_new_pairs: Annotated[int, Field(ge=0)] = 0
     """Training waits until this many pairs are new since the last candidate."""
+    sources: tuple[str, ...] = ()
+    """Sources whose pairs train the model; empty: all. Those left out may train an independent judge."""
 
 
 class RecipeSection(Section):
@@ -141,12 +147,36 @@ class GreedySoupSection(Section):
     """What an ingredient must add to the judge's mean, in the judge's units; set it above that mean's noise."""
 
 
+class RewardSection(Section):
+    """A reward model trained on the project's own pairs, and then a judge or a reward under `reward://NAME`."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,40}$")]
+    encoder: str
+    """Folder of a CLIP that embeds images and prompts; it stays frozen and becomes a part of the judge."""
+    recipe: RewardRecipe
+    """Head, optimiser, batch, steps and seed; it is called as the reward is."""
+    mixture: tuple[float, ...] = ()
+    """Prototype weights of the judge; empty takes the mean over the users that were trained on."""
+    sources: tuple[str, ...] = ()
+    """Sources whose pairs it learns from; empty: all. It may not judge a model that learnt from one of them."""
+    trained_on: tuple[str, ...] = ()
+    """What the encoder learnt people's verdicts from; empty for one that only matches captions."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_the_recipe(cls, data: Any) -> Any:
+        if isinstance(data, dict) and isinstance(data.get("recipe"), dict):
+            return {**data, "recipe": {"name": data.get("name", ""), **data["recipe"]}}
+        return data
+
+
 class PlacementSection(Section):
     """Placement of each kind of job."""
 
     encode: Placement = Placement()
     train: Placement = Placement()
     soup: Placement = Placement()
+    reward: Placement = Placement()
     evaluate: Placement = Placement()
 
 
@@ -155,6 +185,8 @@ class ScheduleSection(Section):
 
     ingest: str | None = None
     """Cron expression or preset of the ingest DAG; none: by hand."""
+    reward: str | None = None
+    """Cron expression or preset of the reward DAG; none: whenever there are new pairs."""
     owner: str = "plumbline"
 
 
@@ -170,6 +202,7 @@ class Project(Section):
     evaluation: EvaluationSection
     coverage: CoverageSection | None = None
     online: OnlineSection | None = None
+    rewards: tuple[RewardSection, ...] = ()
     soup: Annotated[UniformSoupSection | GreedySoupSection, Field(discriminator="method")] | None = None
     gate: GatePolicy = GatePolicy()
     placement: PlacementSection = PlacementSection()
@@ -210,12 +243,34 @@ class Project(Section):
 
     def scorer(self, name: str, what: str = "judge") -> JudgeSection:
         """The judge, guard or reward of this name, wherever the project states it; ValueError when nowhere."""
-        online = self.online.rewards if self.online else ()
-        tasting = self.soup.judges if isinstance(self.soup, GreedySoupSection) else ()
-        scorers = {s.name: s for s in (*self.evaluation.guards, *self.evaluation.judges, *online, *tasting)}
+        scorers = {scorer.name: scorer for scorer in self._scorers()}
         if name not in scorers:
             raise ValueError(f"{self.path}: {unknown_name(what, name, scorers)}")
         return scorers[name]
+
+    def check_rewards(self) -> None:
+        """ValueError for a source or a reward that is named and does not exist, or a scorer of another kind."""
+        sources = {source.name for source in self.sources}
+        for name in (*self.snapshot.sources, *(name for reward in self.rewards for name in reward.sources)):
+            if name not in sources:
+                raise ValueError(f"{self.path}: {unknown_name('source', name, sources)}")
+        rewards = {reward.name for reward in self.rewards}
+        for section in self._scorers():
+            if section.uri.startswith(REWARD_SCHEME):
+                name = section.uri.removeprefix(REWARD_SCHEME)
+                if name not in rewards:
+                    raise ValueError(f"{self.path}: {unknown_name('reward', name, rewards)}")
+                if section.scorer.kind != "pal":
+                    raise ValueError(
+                        f"{self.path}: {section.name!r} names {section.uri}, whose scorer is of kind 'pal', but says"
+                        f' {section.scorer.kind!r}. Write scorer = {{ kind = "pal" }}.'
+                    )
+
+    def _scorers(self) -> tuple[JudgeSection, ...]:
+        """Every scorer of the project."""
+        online = self.online.rewards if self.online else ()
+        tasting = self.soup.judges if isinstance(self.soup, GreedySoupSection) else ()
+        return (*self.evaluation.guards, *self.evaluation.judges, *online, *tasting)
 
     def _check_soup(self, recipes: Sequence[Recipe]) -> None:
         """ValueError when the recipes' weights could not be averaged, or nobody is there to choose them."""
@@ -238,17 +293,18 @@ def load_project(path: Path, overrides: tuple[str, ...] = ()) -> Project:
     """Read and validate a project file.
 
     Relative paths in it are taken from the file's folder. `overrides` are appended to the overrides of every recipe.
+    A file may open with `extends = ["FILE", ...]`: those are read first, each over the one before, then the file itself
+    over them. Tables are joined, anything else is replaced, lists too; relative paths are those of the first file.
     Raises ValueError naming the file and every bad field.
     """
-    if not path.is_file():
-        raise ValueError(f"Project file {path} does not exist. Give the path of a projects/NAME.toml.")
-    data: dict[str, Any] = {"path": path.absolute(), **read_toml(path)}
-    project = validate(Project, data, what=str(path))
+    data, root = _read_layers(path)
+    project = validate(Project, {"path": path.absolute(), **data}, what=str(path))
     if project.name != path.stem:
         raise ValueError(f"{path}: name is {project.name!r} but the file is {path.stem!r}. Make them equal.")
     sections = tuple(s.model_copy(update={"overrides": (*s.overrides, *overrides)}) for s in project.train)
-    project = _absolute(project.model_copy(update={"train": sections}))
+    project = _absolute(project.model_copy(update={"train": sections}), root)
     project.recipes()
+    project.check_rewards()
     check_sampler(project.base.backbone, project.evaluation.sampler)
     if project.coverage is not None:
         project.scorer(project.coverage.judge)
@@ -260,9 +316,35 @@ def list_projects(projects_dir: Path) -> list[Path]:
     return sorted(projects_dir.glob("*.toml"))
 
 
-def _absolute(project: Project) -> Project:
-    """The project with every local path made absolute against its file's folder."""
-    root = project.path.parent
+def _read_layers(path: Path) -> tuple[dict[str, Any], Path]:
+    """A file over the files that it extends, and the folder that relative paths are taken from."""
+    if not path.is_file():
+        raise ValueError(f"Project file {path} does not exist. Give the path of a projects/NAME.toml.")
+    own = read_toml(path)
+    extended = own.pop("extends", [])
+    if not isinstance(extended, list) or not all(isinstance(name, str) for name in extended):
+        raise ValueError(f'{path}: extends is {extended!r}. Give a list of files, e.g. ["shapes.toml"].')
+    data, root = dict[str, Any](), path.absolute().parent
+    for index, name in enumerate(extended):
+        below = path.absolute().parent / name
+        if below == path.absolute():
+            raise ValueError(f"{path} extends itself. Name another file.")
+        layer, folder = _read_layers(below)
+        data, root = _over(layer, data), root if index else folder
+    return _over(own, data), root
+
+
+def _over(top: dict[str, Any], below: dict[str, Any]) -> dict[str, Any]:
+    """Tables are joined field by field; any other value of `top` stands in place of the one below."""
+    joined = dict(below)
+    for key, value in top.items():
+        both = isinstance(value, dict) and isinstance(joined.get(key), dict)
+        joined[key] = _over(value, joined[key]) if both else value
+    return joined
+
+
+def _absolute(project: Project, root: Path) -> Project:
+    """The project with every local path made absolute against `root`."""
 
     def resolve(uri: str) -> str:
         return uri if "://" in uri else str((root / uri).resolve())
@@ -288,6 +370,7 @@ def _absolute(project: Project) -> Project:
             ),
             "online": online,
             "soup": soup,
+            "rewards": tuple(r.model_copy(update={"encoder": resolve(r.encoder)}) for r in project.rewards),
             "evaluation": evaluation.model_copy(
                 update={
                     "prompts": resolve(evaluation.prompts),

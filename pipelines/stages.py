@@ -12,6 +12,7 @@ from typing import Any
 
 from alignment.contracts import DatasetSnapshot, EvalReport, FeatureCache, Recipe, TrainResult, canonical_json
 from alignment.coverage_contracts import CoverageReport
+from alignment.reward_contracts import RewardTrainResult
 from alignment.soup_contracts import SoupIngredient, SoupResult
 from pipelines.contracts import CandidateVersion, GateDecision, JobRequest, RawBatch, SourceShard, ValidationReport
 from pipelines.project import Project, load_project
@@ -68,7 +69,7 @@ def snapshot(path: str) -> Json:
     from pipelines.intake import snapshot as snapshots
 
     project, settings = read_project(path), load_settings()
-    reports = snapshots.accepted_reports(project, settings)
+    reports = snapshots.accepted_reports(project, settings, project.snapshot.sources)
     return _json(snapshots.build_snapshot(reports, project, settings))
 
 
@@ -93,6 +94,19 @@ def training_snapshot(path: str, snapshot: Json, recipe: int) -> Json:
     """
     del path, recipe
     return snapshot
+
+
+def plan_rewards(path: str) -> list[Json]:
+    """One `given` of a train_reward job per reward: its position, and the snapshot of its sources."""
+    from pipelines.intake import snapshot as snapshots
+
+    project, settings = read_project(path), load_settings()
+    plans = []
+    for index, reward in enumerate(project.rewards):
+        reports = snapshots.accepted_reports(project, settings, reward.sources)
+        data = snapshots.build_snapshot(reports, project, settings)
+        plans.append({"snapshot": _json(data), "reward": index})
+    return plans
 
 
 # --- work goes out --------------------------------------------------------------------------------------------------
@@ -149,8 +163,8 @@ def job_request(
     """The request of a job stage from its upstream value objects.
 
     encode: {snapshot, recipe}; train: {cache, recipe}, of which an online recipe reads no cache; soup: {trainings,
-    results}, two lists of one order; evaluate and coverage: {candidate}. `recipe` is the recipe's position in
-    the project file, 0 when left out.
+    results}, two lists of one order; train_reward: {snapshot, reward}; evaluate and coverage: {candidate}. `recipe` (0
+    when left out) and `reward` are positions in the project file.
     """
     from pipelines.dispatch import requests
 
@@ -161,6 +175,9 @@ def job_request(
     elif stage == "soup":
         parts = _ingredients(project, given["trainings"], given["results"])
         request = requests.soup_request(project, settings, parts)
+    elif stage == "train_reward":
+        data, reward = DatasetSnapshot.model_validate(given["snapshot"]), project.rewards[int(given["reward"])]
+        request = requests.reward_request(project, settings, data, reward)
     else:
         recipe: Recipe = project.recipes()[int(given.get("recipe", 0))]
         if stage == "train" and recipe.objective.online:
@@ -243,6 +260,19 @@ def register_soup(path: str, trainings: Sequence[Json], results: Sequence[Json],
             run_id=run_id,
         )
     return _json(candidate)
+
+
+def register_reward(path: str, plan: Json, result: Json, *, run_key: str) -> Json:
+    """A trained reward as a RegisteredJudge with its report, which MLflow shows too."""
+    from pipelines.release import reward_registration
+
+    project, settings = read_project(path), load_settings()
+    data = DatasetSnapshot.model_validate(plan["snapshot"])
+    trained = RewardTrainResult.model_validate(result)
+    section = project.rewards[int(plan["reward"])]
+    with _pipeline_run(project, settings, run_key, [data]) as run_id:
+        judge = reward_registration.register(trained, section, project, settings, snapshot=data, run_id=run_id)
+    return _json(judge)
 
 
 def pick_candidate(path: str, version: int | None = None) -> Json:

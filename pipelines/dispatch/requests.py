@@ -22,12 +22,14 @@ from alignment.contracts import (
 )
 from alignment.coverage_contracts import CoverageSpec
 from alignment.objectives.catalogue import check_captions
+from alignment.reward_contracts import RewardTrainSpec
 from alignment.soup_contracts import Greedy, SoupIngredient, SoupSpec, Uniform
+from pipelines import reward_registry
 from pipelines.contracts import CandidateVersion, JobInput, JobKind, JobRequest, SideOutput
 from pipelines.dispatch.fingerprints import file_fingerprint, folder_fingerprint
 from pipelines.dispatch.inputs import hash_cache_dir
 from pipelines.dispatch.model_folders import check_base_folder, check_scorer_folder, local_folder, local_path
-from pipelines.project import GreedySoupSection, JudgeSection, Project
+from pipelines.project import REWARD_SCHEME, GreedySoupSection, JudgeSection, Project, RewardSection
 from pipelines.prompts import check_not_heldout, heldout_prompts, prompt_column
 from pipelines.settings import Settings
 from pipelines.storage import open_store
@@ -36,12 +38,14 @@ FOLDERS: dict[JobKind, str] = {
     "encode": "features",
     "train": "models",
     "soup": "soups",
+    "train_reward": "rewards",
     "evaluate": "evaluations",
     "coverage": "evaluations",
 }
 """Folder of the store that holds the answers of each kind of job."""
 SAMPLES_FOLDER = "samples"
 WEIGHTS_FOLDER = "weights"
+JUDGE_FOLDER = "judge"
 
 
 def encode_request(project: Project, settings: Settings, snapshot: DatasetSnapshot, recipe: Recipe) -> JobRequest:
@@ -76,7 +80,7 @@ def online_train_request(project: Project, settings: Settings, recipe: Recipe) -
         encoding="utf-8", errors="replace"
     ) as lines:
         check_not_heldout(lines, heldout_prompts(project, settings), project.online.prompts)
-    ((reward, weights),) = _judge_inputs((section,), settings).items()
+    ((reward, weights),) = _judge_inputs(project, (section,), settings).items()
     base = base_input(project, settings)
     spec = TrainSpec(
         recipe=recipe,
@@ -106,6 +110,26 @@ def soup_request(project: Project, settings: Settings, ingredients: Sequence[Sou
     return _request(project, settings, spec, inputs=_distinct(inputs), placement=project.placement.soup)
 
 
+def reward_request(
+    project: Project, settings: Settings, snapshot: DatasetSnapshot, reward: RewardSection
+) -> JobRequest:
+    """Train a preference head on a snapshot's comparisons and on a frozen encoder."""
+    folder = local_folder(reward.encoder, settings)
+    check_scorer_folder(folder)
+    digest = folder_fingerprint(folder, hash_cache_dir(settings))
+    spec = RewardTrainSpec(
+        recipe=reward.recipe,
+        snapshot_digest=snapshot.content_digest,
+        embedder_digest=digest,
+        mixture=reward.mixture,
+    )
+    inputs = (
+        JobInput(content_digest=snapshot.content_digest, uri=snapshot.uri),
+        JobInput(content_digest=digest, uri=reward.encoder, manifest=False),
+    )
+    return _request(project, settings, spec, inputs=inputs, placement=project.placement.reward)
+
+
 def evaluate_request(
     project: Project,
     settings: Settings,
@@ -126,7 +150,8 @@ def evaluate_request(
         )
     base, versions = _base_and_versions(project, settings, candidate, champion)
     judges, guards = (
-        _judge_inputs(sections, settings) for sections in (project.evaluation.judges, project.evaluation.guards)
+        _judge_inputs(project, sections, settings)
+        for sections in (project.evaluation.judges, project.evaluation.guards)
     )
     prompts = _prompts_input(project.evaluation.prompts, f"{project.name}.tsv", settings)
     spec = EvalSpec(
@@ -168,7 +193,7 @@ def coverage_request(
             " the best of several images is worth."
         )
     base, versions = _base_and_versions(project, settings, candidate, champion)
-    ((judge, judge_folder),) = _judge_inputs((project.scorer(section.judge),), settings).items()
+    ((judge, judge_folder),) = _judge_inputs(project, (project.scorer(section.judge),), settings).items()
     prompts = _prompts_input(project.evaluation.prompts, f"{project.name}.tsv", settings)
     spec = CoverageSpec(
         candidate=_model_ref(candidate, base),
@@ -215,7 +240,7 @@ def _greedy(project: Project, settings: Settings, section: GreedySoupSection) ->
     prompts = _prompts_input(section.prompts, f"{project.name}-soup.tsv", settings)
     asked = prompt_column(_local_prompts(prompts, f"{project.name}-soup.tsv", settings).read_bytes(), section.prompts)
     check_not_heldout(asked, heldout_prompts(project, settings), section.prompts)
-    ((judge, weights),) = _judge_inputs((project.scorer(section.judge),), settings).items()
+    ((judge, weights),) = _judge_inputs(project, (project.scorer(section.judge),), settings).items()
     method = Greedy(
         judge=judge,
         prompts_digest=prompts.content_digest,
@@ -258,6 +283,7 @@ _KINDS: dict[type[ValueObject], JobKind] = {
     EncodeSpec: "encode",
     TrainSpec: "train",
     SoupSpec: "soup",
+    RewardTrainSpec: "train_reward",
     EvalSpec: "evaluate",
     CoverageSpec: "coverage",
 }
@@ -292,16 +318,26 @@ def _weights_input(version: CandidateVersion) -> JobInput:
     return JobInput(content_digest=version.weights_digest, uri=version.weights_uri, subfolder=WEIGHTS_FOLDER)
 
 
-def _judge_inputs(sections: tuple[JudgeSection, ...], settings: Settings) -> dict[Judge, JobInput]:
+def _judge_inputs(project: Project, sections: tuple[JudgeSection, ...], settings: Settings) -> dict[Judge, JobInput]:
     """Each judge as the spec names it, with the folder of its weights."""
-    judges = {}
-    for section in sections:
-        folder = local_folder(section.uri, settings)
-        check_scorer_folder(folder)
-        digest = folder_fingerprint(folder, hash_cache_dir(settings))
-        judge = Judge(name=section.name, scorer=section.scorer, weights_digest=digest, trained_on=section.trained_on)
-        judges[judge] = JobInput(content_digest=digest, uri=section.uri, manifest=False)
-    return judges
+    return dict(_judge_input(project, section, settings) for section in sections)
+
+
+def _judge_input(project: Project, section: JudgeSection, settings: Settings) -> tuple[Judge, JobInput]:
+    """A folder of the user's, or the newest judge that the project has trained under a name, fixed by its digest."""
+    if section.uri.startswith(REWARD_SCHEME):
+        found = reward_registry.find(section.uri, project.name, settings)
+        lessons = tuple(sorted({*section.trained_on, *found.trained_on}))
+        weights = JobInput(content_digest=found.judge_digest, uri=found.uri, subfolder=JUDGE_FOLDER)
+        return _judge(section, found.judge_digest, lessons), weights
+    folder = local_folder(section.uri, settings)
+    check_scorer_folder(folder)
+    digest = folder_fingerprint(folder, hash_cache_dir(settings))
+    return _judge(section, digest, section.trained_on), JobInput(content_digest=digest, uri=section.uri, manifest=False)
+
+
+def _judge(section: JudgeSection, digest: str, trained_on: tuple[str, ...]) -> Judge:
+    return Judge(name=section.name, scorer=section.scorer, weights_digest=digest, trained_on=trained_on)
 
 
 def _prompts_input(uri: str, name: str, settings: Settings) -> JobInput:

@@ -45,15 +45,15 @@ SNAPSHOT_SCHEMA = pa.schema(
 )
 
 
-def accepted_reports(project: Project, settings: Settings) -> list[ValidationReport]:
+def accepted_reports(project: Project, settings: Settings, only: Sequence[str] = ()) -> list[ValidationReport]:
     """The passed reports on the project's shards, the newest a shard, sorted by source and batch digest.
 
-    Sources that the project no longer names are left out.
+    Sources that the project no longer names are left out; with `only`, all but those named are.
     """
     store = open_store(settings.store_uri, settings)
     entries = store.list_uris(store.uri("raw/index", project.name))
     reports = [ValidationReport.model_validate_json(store.read_bytes(entry)) for entry in entries]
-    sources = {source.name for source in project.sources}
+    sources = {source.name for source in project.sources if source.name in only or not only}
     return sorted((r for r in reports if r.passed and r.source in sources), key=lambda r: (r.source, r.batch_digest))
 
 
@@ -71,7 +71,7 @@ def build_snapshot(reports: Sequence[ValidationReport], project: Project, settin
     inputs = {
         "version": SNAPSHOT_VERSION,
         "accepted": [[source, digest] for source, digest, _ in files],
-        "split": project.snapshot.model_dump(mode="json", exclude={"minimum_new_pairs"}),
+        "split": project.snapshot.model_dump(mode="json", exclude={"minimum_new_pairs", "sources"}),
         "heldout": heldout.digest,
     }
     uri = store.uri("snapshots", hashlib.sha256(canonical_json(inputs).encode()).hexdigest())

@@ -35,6 +35,11 @@ EDGES = {
         ("gate", "promote"),
     },
     "shapes.rollback": set(),
+    "shapes.reward": {
+        ("build_snapshots", "train_reward"),
+        ("build_snapshots", "register"),
+        ("train_reward", "register"),
+    },
 }
 
 
@@ -111,6 +116,24 @@ def test_a_project_whose_recipes_are_all_online_encodes_nothing(dags_with: Calla
     assert edges(beside) == EDGES["shapes.train"], "the other recipe still wants its features"
 
 
+def test_rewards_are_trained_on_new_pairs_or_by_their_own_schedule(
+    dags: dict[str, Any], dags_with: Callable[[str], dict[str, Any]]
+) -> None:
+    asked = dags["shapes.reward"].timetable.asset_condition.objects
+    assert [asset.name for asset in asked] == ["shapes.pairs"]
+    by_cron = dags_with(f'{TRAIN}[schedule]\nreward = "@weekly"\n')["shapes.reward"]
+    assert by_cron.schedule == "@weekly"
+    mapped = {task.task_id for task in by_cron.tasks if task.is_mapped}
+    assert mapped == {"train_reward", "register"}, "one of each per reward"
+
+
+def test_a_project_without_rewards_has_no_reward_dag(tmp_path: Path) -> None:
+    text = (ROOT / "projects" / "shapes.toml").read_text().replace('"../examples', f'"{ROOT}/examples')
+    start, end = text.index("[[rewards]]"), text.index("[evaluation]")
+    (tmp_path / "shapes.toml").write_text(text[:start] + text[end:])
+    assert set(read_dags(tmp_path, tmp_path / "airflow")) == set(EDGES) - {"shapes.reward"}
+
+
 def test_no_task_waits_for_one_that_may_be_skipped(dags: dict[str, Any]) -> None:
     """Only `enough_new_pairs` and `is_challenger` skip, and then all that follows: the usual rule fits everywhere."""
     assert {task.trigger_rule.value for dag in dags.values() for task in dag.tasks} == {"all_success"}
@@ -133,7 +156,8 @@ def test_owner_retries_and_one_run_at_a_time(dags: dict[str, Any]) -> None:
 
 def test_gpu_work_waits_in_the_gpu_pool(dags: dict[str, Any]) -> None:
     pools = {task.task_id: task.pool for dag in dags.values() for task in dag.tasks}
-    assert {name for name, pool in pools.items() if pool == "gpu"} == {"encode", "train", "evaluate", "coverage"}
+    on_gpu = {name for name, pool in pools.items() if pool == "gpu"}
+    assert on_gpu == {"encode", "train", "train_reward", "evaluate", "coverage"}
 
 
 def test_dag_files_are_wiring_only() -> None:

@@ -55,6 +55,38 @@ def test_unknown_project_field_suggests_the_nearest(capsys: pytest.CaptureFixtur
     assert "Did you mean 'gate.minimum_prompts'?" in refused(capsys, "ingest", str(project))
 
 
+def test_commands_without_their_section_say_what_to_add(capsys: pytest.CaptureFixture[str], project: Path) -> None:
+    assert "has no [soup]. Add one" in refused(capsys, "soup", str(project))
+    text = project.read_text()
+    project.write_text(text[: text.index("[[rewards]]")] + text[text.index("[evaluation]") :])
+    assert "has no [[rewards]]. Add one" in refused(capsys, "reward", str(project))
+
+
+@pytest.mark.parametrize("command", ["run", "demo"])
+def test_unknown_recipe_suggests_the_nearest_and_starts_nothing(
+    capsys: pytest.CaptureFixture[str], project: Path, tmp_path: Path, command: str
+) -> None:
+    line = refused(capsys, command, str(project), "--recipe", "mapo_shape")
+    assert "Unknown recipe 'mapo_shape'. Did you mean 'mapo_shapes'?" in line
+    assert not (tmp_path / "state").exists()
+
+
+def test_a_recipe_takes_the_overrides_with_it(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen = []
+    monkeypatch.setattr(cli.stages, "list_shards", lambda path: seen.append(path) or [])
+    monkeypatch.setattr(cli.stages, "snapshot", lambda _path: {"content_digest": "5" * 64})
+    assert cli.main(["encode", str(project), "seed=3", "--recipe", "prdp_shapes"]) == cli.DONE
+    assert capsys.readouterr().out.strip() == "[]", "an online recipe is not encoded for"
+    (recipe,) = cli.stages.read_project(seen[0]).recipes()
+    assert (recipe.name, recipe.seed) == ("prdp_shapes", 3)
+
+
+def test_a_demo_takes_overrides_only_with_a_recipe(capsys: pytest.CaptureFixture[str], project: Path) -> None:
+    assert "Give --recipe NAME" in refused(capsys, "demo", str(project), "seed=3")
+
+
 def test_broken_toml_names_the_line(capsys: pytest.CaptureFixture[str], project: Path) -> None:
     edit(project, 'name = "shapes"', "name = shapes")
     assert "is not valid TOML" in refused(capsys, "ingest", str(project))

@@ -5,13 +5,24 @@ from typing import Any
 
 import pytest
 
-from alignment.contracts import TrainResult, TrainSpec
+from alignment.contracts import DatasetSnapshot, TrainResult, TrainSpec
 from alignment.soup_contracts import SoupSpec, Uniform
 from pipelines import stages
 
 SHAPES = Path(__file__).parents[2] / "projects" / "shapes.toml"
 TRAIN = '[[train]]\nrecipe = "diffusion_dpo_shapes"\n'
 PRDP = '[[train]]\nrecipe = "prdp_shapes"\n'
+SNAPSHOT_JSON = DatasetSnapshot(
+    uri="file:///store/snapshots/5",
+    content_digest="5" * 64,
+    num_pairs={"train": 3, "calibration": 1, "test": 1},
+    num_ties=0,
+    num_prompts=5,
+    sources=("shapes_pairs",),
+    licences=("CC0-1.0",),
+    batch_digests=(),
+    heldout_prompts_digest="6" * 64,
+).model_dump_json()
 SNAPSHOT = {"content_digest": "5" * 64, "uri": "file:///store/snapshots/5"}
 
 
@@ -104,3 +115,19 @@ def test_a_soup_is_made_of_the_runs_each_with_its_own_recipe(shapes_with: Any) -
         ("d" * 64, "file:///store/models/d", "weights"),
     ]
     assert "/soups/" in request.output_uri
+
+
+def test_each_reward_learns_from_its_own_sources(shapes_with: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pipelines.intake import snapshot as snapshots
+
+    asked = []
+    answer = DatasetSnapshot.model_validate_json(SNAPSHOT_JSON)
+    monkeypatch.setattr(snapshots, "accepted_reports", lambda _project, _settings, only=(): asked.append(only) or [])
+    monkeypatch.setattr(snapshots, "build_snapshot", lambda _reports, _project, _settings: answer)
+    source = '[[sources]]\nname = "panel"\nkind = "pick_a_pic"\nuri = "panel"\nlicence = "CC0-1.0"\n'
+    path = shapes_with(f"{TRAIN}{source}")
+    text = Path(path).read_text().replace("test_share = 0.1", 'test_share = 0.1\nsources = ["shapes_pairs"]')
+    Path(path).write_text(text.replace('name = "people"', 'name = "people"\nsources = ["panel"]'))
+    assert [plan["reward"] for plan in stages.plan_rewards(path)] == [0]
+    assert stages.snapshot(path)["content_digest"] == answer.content_digest
+    assert asked == [("panel",), ("shapes_pairs",)]

@@ -6,13 +6,16 @@ import pytest
 from alignment.config import load_recipe
 from alignment.contracts import DatasetSnapshot, EncodeSpec, EvalSpec, FeatureCache, TrainResult, TrainSpec
 from alignment.coverage_contracts import CoverageSpec
+from alignment.reward_contracts import RewardTrainResult, RewardTrainSpec
 from alignment.soup_contracts import Greedy, SoupIngredient, SoupSpec
-from pipelines.contracts import CandidateVersion, JobRequest
+from pipelines import reward_registry
+from pipelines.contracts import CandidateVersion, JobRequest, RegisteredJudge, RewardReport
 from pipelines.dispatch.requests import (
     coverage_request,
     encode_request,
     evaluate_request,
     online_train_request,
+    reward_request,
     soup_request,
     train_request,
     with_generation,
@@ -365,6 +368,78 @@ def test_a_soup_that_cannot_be_is_refused_with_the_project(
     assert old in GREEDY
     with pytest.raises(ValueError, match=complaint):
         souping_project(project, GREEDY.replace(old, new))
+
+
+REWARD = """
+[[rewards]]
+name = "people"
+encoder = "guard"
+mixture = [0.25, 0.75]
+[rewards.recipe]
+head = { kind = "pal_b" }
+global_batch = 8
+steps = 2
+seed = 1
+"""
+
+
+def test_a_reward_is_trained_on_the_snapshot_and_a_frozen_encoder(project: Project, settings: Settings) -> None:
+    project.path.write_text(PROJECT + REWARD)
+    rewarding = load_project(project.path)
+    request = reward_request(rewarding, settings, make_snapshot(), rewarding.rewards[0])
+    spec = RewardTrainSpec.model_validate(request.spec)
+    encoder, _ = hash_folder(project.path.parent / "guard")
+    assert (spec.snapshot_digest, spec.embedder_digest, spec.mixture) == ("5" * 64, encoder, (0.25, 0.75))
+    assert spec.recipe == rewarding.rewards[0].recipe
+    assert names(request) == ["5" * 64, encoder]
+    assert (request.kind, request.output_uri) == ("train_reward", f"{settings.store_uri}/rewards/{spec.digest}")
+
+
+def register_judge(settings: Settings, folder: Path, letter: str) -> RegisteredJudge:
+    """Publish a finished reward training and its judge."""
+    store = open_store(settings.store_uri)
+    uri = store.uri("rewards", letter)
+    facts = {"spec_digest": "7" * 64, "judge_digest": letter * 64, "mixture": (1.0,), "accuracies": ()}
+    sizes = {"num_pairs": 3, "num_users": 2, "best_step": 1}
+    result = RewardTrainResult(uri=uri, head_digest="8" * 64, steps=2, final_metrics={}, **facts, **sizes)  # type: ignore[arg-type]
+    (folder / letter).mkdir()
+    (folder / letter / "head.json").write_text("{}")
+    store.publish_folder(folder / letter, uri, result.model_dump(mode="json"))
+    return reward_registry.publish(
+        RegisteredJudge(
+            project="words",
+            name="people",
+            uri=uri,
+            judge_digest=letter * 64,
+            spec_digest="7" * 64,
+            snapshot_digest="5" * 64,
+            trained_on=("pairs",),
+            report=RewardReport(head="pal_b", mixture=(1.0,), accuracies=(), **sizes),
+        ),
+        settings,
+    )
+
+
+def test_a_trained_judge_is_fixed_by_its_digest_with_all_it_learnt_from(
+    project: Project, settings: Settings, tmp_path: Path
+) -> None:
+    section = '[[evaluation.judges]]\nname = "folk"\nuri = "reward://people"\nscorer = { kind = "pal" }\n'
+    guards = "[[evaluation.guards]]"
+    assert guards in PROJECT
+    judged = PROJECT.replace(guards, f'{section}trained_on = ["clip_labels"]\n{guards}')
+    project.path.write_text(judged + REWARD)
+    rewarding = load_project(project.path)
+    with pytest.raises(ValueError, match=r"No judge 'people' is registered yet"):
+        evaluate(rewarding, settings)
+    first = register_judge(settings, tmp_path, "a")
+    request = evaluate(rewarding, settings)
+    folk = EvalSpec.model_validate(request.spec).judges[1]
+    assert (folk.name, folk.weights_digest, folk.trained_on) == ("folk", "a" * 64, ("clip_labels", "pairs"))
+    found = next(item for item in request.inputs if item.content_digest == "a" * 64)
+    assert (found.uri, found.subfolder, found.manifest) == (first.uri, "judge", True)
+    register_judge(settings, tmp_path, "e")
+    assert "reward://" not in request.model_dump_json(), "a spec names digests, never the newest of a name"
+    assert EvalSpec.model_validate(evaluate(rewarding, settings).spec).judges[1].weights_digest == "e" * 64
 
 
 def test_placement_is_no_part_of_the_identity(project: Project, settings: Settings) -> None:
