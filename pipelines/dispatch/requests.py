@@ -49,7 +49,10 @@ def encode_request(project: Project, settings: Settings, snapshot: DatasetSnapsh
     check_captions(recipe.objective, snapshot.num_captioned, f"snapshot {snapshot.uri}")
     base = base_input(project, settings)
     spec = EncodeSpec(
-        snapshot_digest=snapshot.content_digest, base_digest=base.content_digest, backbone=recipe.backbone
+        snapshot_digest=snapshot.content_digest,
+        base_digest=base.content_digest,
+        backbone=recipe.backbone,
+        images=recipe.images,
     )
     inputs = (base, JobInput(content_digest=snapshot.content_digest, uri=snapshot.uri))
     return _request(project, settings, spec, inputs=inputs, placement=project.placement.encode)

@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 
 from alignment.backbones.interface import Framing
-from alignment.data.pairs import TrainingPairs, framed, pixels
+from alignment.data.buckets import Bucket
+from alignment.data.pairs import TrainingPairs, framed, image_size, pixels
 from alignment.failures import JobStoppedError
 
 
@@ -106,8 +107,12 @@ def test_larger_images_are_scaled_and_other_modes_become_rgb() -> None:
 def test_the_framing_is_the_true_size_and_the_crop_of_the_scaled_image() -> None:
     """40 x 20 scaled to 32 x 16: 8 columns go on each side; 20 x 50 to 16 x 40: 12 rows."""
     wide, tall = np.zeros((20, 40, 3), dtype=np.uint8), np.zeros((50, 20, 3), dtype=np.uint8)
-    assert framed(png(wide), 16, "x").framing == Framing(20, 40, crop_top=0, crop_left=8, height=16, width=16)
-    assert framed(png(tall), 16, "x").framing == Framing(50, 20, crop_top=12, crop_left=0, height=16, width=16)
+    assert framed(png(wide), Bucket(16, 16), "x").framing == Framing(
+        20, 40, crop_top=0, crop_left=8, height=16, width=16
+    )
+    assert framed(png(tall), Bucket(16, 16), "x").framing == Framing(
+        50, 20, crop_top=12, crop_left=0, height=16, width=16
+    )
 
 
 def test_undecodable_bytes_are_bad_data() -> None:

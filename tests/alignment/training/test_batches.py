@@ -15,6 +15,10 @@ pytestmark = pytest.mark.timeout(300)
 SCHEDULE = NoiseSchedule(torch.linspace(0.99, 0.01, 1000), "epsilon")
 
 
+def one_bucket(pair: int) -> int:
+    return 0
+
+
 def test_steps_walk_through_epochs_without_gap() -> None:
     visits = [visit for step in range(5) for visit in step_visits(step, global_batch=8, num_pairs=10, seed=1)]
     assert len(visits) == 40
@@ -28,7 +32,7 @@ def test_steps_walk_through_epochs_without_gap() -> None:
 def test_processes_share_the_batch_exactly(num_processes: int, micro_batch: int) -> None:
     visits = [Visit(pair, 0) for pair in range(8)]
     shares = [
-        micro_batches(visits, rank=rank, num_processes=num_processes, micro_batch=micro_batch)
+        micro_batches(visits, one_bucket, rank=rank, num_processes=num_processes, micro_batch=micro_batch)
         for rank in range(num_processes)
     ]
     assert [visit for share in shares for batch in share for visit in batch] == visits
@@ -38,7 +42,7 @@ def test_processes_share_the_batch_exactly(num_processes: int, micro_batch: int)
 
 
 def test_a_process_without_a_share_gets_one_weightless_filler() -> None:
-    shares = [micro_batches([Visit(4, 2)], rank=rank, num_processes=3, micro_batch=2) for rank in range(3)]
+    shares = [micro_batches([Visit(4, 2)], one_bucket, rank=rank, num_processes=3, micro_batch=2) for rank in range(3)]
     weights = [[visit.weight for batch in share for visit in batch] for share in shares]
     assert sorted(weights) == [[0.0], [0.0], [1.0]]
 
