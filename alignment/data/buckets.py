@@ -71,7 +71,7 @@ def buckets_of(images: Square | AspectBuckets, resolution: int) -> tuple[Bucket,
 def bucket_sizes(resolution: int, *, step: int, max_aspect: float) -> tuple[Bucket, ...]:
     """Sizes in multiples of `step` that fill the square's area: neither side could grow by a step within it.
 
-    Of 1024, 64 and 2 these are the sizes that SDXL was trained on (Podell et al. 2023, appendix I), up to that aspect.
+    Of 1024, 64 and 2 each is among the sizes that SDXL was trained on (Podell et al. 2023, appendix I).
     """
     area = resolution * resolution
     sizes = []

@@ -21,7 +21,7 @@ SMALL = bucket_sizes(64, step=16, max_aspect=2.0)
 
 def test_sizes_of_a_small_square_by_hand() -> None:
     """Area 4096: 48 x 85 and 80 x 51 fit, cut to steps; 96 x 42 is 96 x 32, longer than 2 to 1."""
-    assert SMALL == (Bucket(48, 80), Bucket(64, 64), Bucket(80, 48))
+    assert (Bucket(48, 80), Bucket(64, 64), Bucket(80, 48)) == SMALL
 
 
 def test_sizes_of_sdxl() -> None:
