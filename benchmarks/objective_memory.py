@@ -6,7 +6,7 @@ a larger UNet, so that weights outweigh activations as they do in a real run. Pr
     held   tensors alive after the backward pass: weights, gradients, AdamW's moments, a reference copy if there is one
     peak   the process's peak resident memory less what it had before the base was loaded (libraries)
 
-`python benchmarks/objective_memory.py`; about two minutes on one core.
+`python benchmarks/objective_memory.py`; about two minutes on an idle core.
 """
 
 import gc
@@ -40,7 +40,6 @@ PAIRS = 4
 OBJECTIVES: dict[str, dict[str, Any]] = {
     "diffusion_dpo": {"name": "diffusion_dpo", "beta": 2000.0},
     "mapo": {"name": "mapo"},
-    "sft": {"name": "sft"},
 } | {
     f"prdp, {steps} steps": {
         "name": "prdp",
@@ -59,9 +58,11 @@ def main() -> None:
     """Measure every objective and print the ratios."""
     with tempfile.TemporaryDirectory() as scratch:
         make_base(Path(scratch) / "base")
-        measured = {name: measure(name, Path(scratch)) for name in OBJECTIVES}
-    for name, numbers in measured.items():
-        print(f"{name:18s} held {numbers['held_mib']:7.1f} MiB   peak {numbers['peak_mib']:7.1f} MiB")
+        measured = {}
+        for name in OBJECTIVES:
+            measured[name] = numbers = measure(name, Path(scratch))
+            line = f"{name:18s} held {numbers['held_mib']:7.1f} MiB   peak {numbers['peak_mib']:7.1f} MiB"
+            print(line, flush=True)
     compare("mapo / diffusion_dpo (to be below 1)", measured["mapo"], measured["diffusion_dpo"])
     compare("prdp, 50 steps / 10 steps (to be 1)", measured["prdp, 50 steps"], measured["prdp, 10 steps"])
 
@@ -88,7 +89,13 @@ def make_base(folder: Path) -> None:
 
 def measure(name: str, scratch: Path) -> dict[str, float]:
     """The numbers of one objective, from a process of its own."""
-    command = [sys.executable, __file__, name, str(scratch / "base"), str(scratch / name.replace(" ", "_"))]
+    command = [
+        sys.executable,
+        str(ROOT / "benchmarks" / "objective_memory.py"),
+        name,
+        str(scratch / "base"),
+        str(scratch / name.replace(" ", "_")),
+    ]
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
     numbers: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
