@@ -74,7 +74,7 @@ def compare(title: str, ours: dict[str, float], theirs: dict[str, float]) -> Non
 
 
 def make_base(folder: Path) -> None:
-    """The shapes base with a UNet of some 30 million random weights in place of its own."""
+    """The shapes base with a UNet of 43 million random weights in place of its own."""
     from diffusers import UNet2DConditionModel
 
     shutil.copytree(ROOT / "examples" / "shapes" / "base", folder)

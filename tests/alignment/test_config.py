@@ -8,7 +8,11 @@ from alignment.config import load_recipe
 @pytest.mark.parametrize(
     ("recipe", "overrides", "message"),
     [
-        ("prdp_shapes", ("images.flip=true",), "Objective 'prdp' draws its own images, squares; leave images out."),
+        (
+            "prdp_shapes",
+            ("images.kind=square", "images.flip=true"),
+            "Objective 'prdp' draws its own images, squares; leave images out.",
+        ),
         (
             "diffusion_dpo_shapes",
             ("images.kind=aspect_buckets", "images.step_pixels=128"),
