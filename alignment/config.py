@@ -105,6 +105,8 @@ def _field_problem(model: type[BaseModel], problem: Any) -> str:
     dotted = ".".join(location)
     if problem["type"] == "extra_forbidden":
         return unknown_name("field", dotted, [".".join([*location[:-1], name]) for name in _siblings(model, location)])
+    if not location:
+        return f"{problem['msg'].removeprefix('Value error, ')}."
     value = "" if problem["type"] == "missing" else f" (got {problem['input']!r})"
     return f"{dotted}: {problem['msg']}{value}."
 

@@ -204,7 +204,7 @@ def _fresh_snapshot(arguments: argparse.Namespace) -> Json:
 
 
 def _caches(arguments: argparse.Namespace, snapshot: Json) -> list[Json]:
-    """A FeatureCache for each distinct backbone and snapshot of the recipes that need one."""
+    """A FeatureCache for each distinct snapshot, backbone and cut of the recipes that need one."""
     encodings = stages.plan_encodings(arguments.project, snapshot, tuple(arguments.overrides))
     return [_job(arguments, "encode", given) for given in encodings]
 

@@ -5,14 +5,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-<<<<<<< HEAD
-from alignment.contracts import Placement, Sha256, Share, ValueObject
-from alignment.failures import FailureKind
-=======
 from alignment.contracts import Calibration, Placement, Sha256, Share, ValueObject
+from alignment.failures import FailureKind
 from alignment.reward_contracts import RewardAccuracy
 from alignment.rewards.catalogue import Pal, Reward
->>>>>>> wiring
 
 # --- store ----------------------------------------------------------------------------------------------------------
 

@@ -113,7 +113,7 @@ def plan_rewards(path: str) -> list[Json]:
 
 
 def plan_encodings(path: str, snapshot: Json, overrides: tuple[str, ...] = ()) -> list[Json]:
-    """What is to be encoded, as `given` of encode jobs: each distinct snapshot and backbone once.
+    """What is to be encoded, as `given` of encode jobs: each distinct snapshot, backbone and cut once.
 
     Empty when every recipe is online: those draw their own images.
     """
@@ -154,7 +154,8 @@ def _encodings(path: str, snapshot: Json, overrides: tuple[str, ...]) -> dict[st
 
 def _encoding_key(snapshot: Json, recipe: Recipe) -> str:
     """Recipes of one key share a cache."""
-    return canonical_json([snapshot["content_digest"], recipe.backbone.model_dump(mode="json")])
+    science = (part.model_dump(mode="json") for part in (recipe.backbone, recipe.images))
+    return canonical_json([snapshot["content_digest"], *science])
 
 
 def job_request(

@@ -53,7 +53,10 @@ def encode_request(project: Project, settings: Settings, snapshot: DatasetSnapsh
     check_captions(recipe.objective, snapshot.num_captioned, f"snapshot {snapshot.uri}")
     base = base_input(project, settings)
     spec = EncodeSpec(
-        snapshot_digest=snapshot.content_digest, base_digest=base.content_digest, backbone=recipe.backbone
+        snapshot_digest=snapshot.content_digest,
+        base_digest=base.content_digest,
+        backbone=recipe.backbone,
+        images=recipe.images,
     )
     inputs = (base, JobInput(content_digest=snapshot.content_digest, uri=snapshot.uri))
     return _request(project, settings, spec, inputs=inputs, placement=project.placement.encode)
@@ -251,9 +254,9 @@ def _greedy(project: Project, settings: Settings, section: GreedySoupSection) ->
     return method, [prompts, weights]
 
 
-def judge_of(section: JudgeSection, settings: Settings) -> Judge:
+def judge_of(project: Project, section: JudgeSection, settings: Settings) -> Judge:
     """A scorer of the project as specs name it, its weights hashed; ValueError when its folder is not whole."""
-    (judge,) = _judge_inputs((section,), settings)
+    (judge,) = _judge_inputs(project, (section,), settings)
     return judge
 
 

@@ -149,11 +149,6 @@ def _taught_by(result: TrainResult, snapshot: DatasetSnapshot) -> set[str]:
     return {*(result.trained_on or snapshot.sources), *result.selected_by}
 
 
-def _taught_by(result: TrainResult, snapshot: DatasetSnapshot) -> set[str]:
-    """Whatever decided what a run became: what it was trained on, and the judge that chose its recipe."""
-    return {*(result.trained_on or snapshot.sources), *result.selected_by}
-
-
 def _lessons(project: Project, settings: Settings, version: int | None) -> set[str]:
     """What a version says that it learnt from."""
     tags = registry.version_tags(settings, project.name, version) if version is not None else None

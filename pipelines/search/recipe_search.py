@@ -87,7 +87,7 @@ def search(
     path = out or winner.default_path(project)
     check(project, limits, path)
     space, section = space_of(project), validation_judge(project)
-    judge = requests.judge_of(section, settings)
+    judge = requests.judge_of(project, section, settings)
     _check_rewards(project, settings, space, judge)
     validated = for_validation(project, settings, snapshot, section)
     digest = study_digest(validated, settings, space, snapshot=snapshot, limits=limits, judge=judge)
@@ -184,7 +184,7 @@ def _check_rewards(project: Project, settings: Settings, space: Space, judge: Ju
         recipe = start.load()
         if not recipe.objective.online:
             continue
-        reward = requests.judge_of(project.reward(recipe), settings)
+        reward = requests.judge_of(project, project.reward(recipe), settings)
         if set(reward.lessons) & set(judge.lessons):
             raise ValueError(
                 f"Recipe {recipe.name!r} maximises {reward.name!r}, which cannot rank it as the search's judge as well."

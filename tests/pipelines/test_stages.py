@@ -79,6 +79,14 @@ def test_recipes_that_read_the_same_features_are_encoded_for_once(shapes_with: A
         stages.plan_trainings(path, SNAPSHOT, [])
 
 
+def test_recipes_that_cut_images_otherwise_get_caches_of_their_own(shapes_with: Any) -> None:
+    cut = 'overrides = ["images.kind=aspect_buckets", "images.step_pixels=16"]\n'
+    path = shapes_with(TRAIN + TRAIN + cut)
+    assert [given["recipe"] for given in stages.plan_encodings(path, SNAPSHOT)] == [0, 1]
+    trainings = stages.plan_trainings(path, SNAPSHOT, [{"uri": "squares"}, {"uri": "buckets"}])
+    assert [training["cache"]["uri"] for training in trainings] == ["squares", "buckets"]
+
+
 def test_the_recipe_that_needs_captions_asks_for_the_features(shapes_with: Any) -> None:
     path = shapes_with(TRAIN + '[[train]]\nrecipe = "dcpo_shapes"\n' + TRAIN)
     assert stages.plan_encodings(path, SNAPSHOT) == [{"snapshot": SNAPSHOT, "recipe": 1}]

@@ -151,6 +151,18 @@ def test_encode_states_snapshot_base_and_backbone(project: Project, settings: Se
     assert [item.manifest for item in request.inputs] == [False, True]
 
 
+def test_encode_cuts_images_as_the_recipe_says(project: Project, settings: Settings) -> None:
+    """The base, and with it the images of evaluation, stays what it is."""
+    overrides = ("images.kind=aspect_buckets", "images.step_pixels=16", "images.flip=true")
+    bucketed = load_project(project.path, overrides).recipes()[0]
+    square = project.recipes()[0]
+    cut, plain = (encode_request(project, settings, make_snapshot(), recipe) for recipe in (bucketed, square))
+    assert cut.spec["images"] == bucketed.images.model_dump()
+    assert cut.spec["images"]["kind"] == "aspect_buckets"
+    assert "images" not in plain.spec, "a cache of squares is found under the name it had"
+    assert cut.spec["backbone"] == plain.spec["backbone"]
+
+
 def test_the_same_inputs_give_the_same_job_wherever_the_project_lies(
     project: Project, settings: Settings, tmp_path: Path
 ) -> None:
