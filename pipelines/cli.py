@@ -78,7 +78,14 @@ def _add_platform_commands(commands: Any) -> None:
 # --- stages ---------------------------------------------------------------------------------------------------------
 
 
+def _draw(arguments: argparse.Namespace) -> int:
+    if not stages.drawn_sources(stages.read_project(arguments.project)):
+        raise ValueError(f'{arguments.project} has no source of kind "self_generated"; there is nothing to draw.')
+    return _print(stages.draw(arguments.project, run_key=_run_key(arguments.project)))
+
+
 def _ingest(arguments: argparse.Namespace) -> int:
+    stages.draw(arguments.project, run_key=_run_key(arguments.project))
     return _print({"batches": [stages.ingest(arguments.project, s) for s in stages.list_shards(arguments.project)]})
 
 
@@ -89,6 +96,16 @@ def _validate(arguments: argparse.Namespace) -> int:
 def _snapshot(arguments: argparse.Namespace) -> int:
     _reports(arguments.project)
     return _print(stages.snapshot(arguments.project))
+
+
+def _label(arguments: argparse.Namespace) -> int:
+    if stages.read_project(arguments.project).labelling is None:
+        raise ValueError(
+            f"{arguments.project} has no [labelling]. Add one, e.g. judges = [NAME] and"
+            ' method = {kind = "proxy_vote"}.'
+        )
+    labelled = _fresh_snapshot(arguments.project)
+    return _print({"snapshot": labelled, "report": stages.label_report(labelled)})
 
 
 def _encode(arguments: argparse.Namespace) -> int:
@@ -134,15 +151,21 @@ def _status(arguments: argparse.Namespace) -> int:
     return _print(status.status(stages.read_project(arguments.project), load_settings()))
 
 
+def _fresh_snapshot(path: str) -> Json:
+    """Everything accepted by now, with the labels that the project gives it."""
+    _reports(path)
+    return stages.labelled_snapshot(path, stages.snapshot(path), run_key=_run_key(path))
+
+
 def _reports(path: str) -> list[Json]:
+    stages.draw(path, run_key=_run_key(path))
     return [stages.validate(path, stages.ingest(path, shard)) for shard in stages.list_shards(path)]
 
 
 def _caches(arguments: argparse.Namespace) -> list[tuple[Json, Json]]:
     """(given, FeatureCache) per recipe."""
     count = len(stages.read_project(arguments.project, tuple(arguments.overrides)).train)
-    _reports(arguments.project)
-    snapshot = stages.snapshot(arguments.project)
+    snapshot = _fresh_snapshot(arguments.project)
     given = [{"snapshot": snapshot, "recipe": index} for index in range(count)]
     return [(one, _job(arguments, "encode", one)) for one in given]
 
@@ -233,9 +256,11 @@ def _print(value: Any) -> int:
 
 
 STAGES: dict[str, tuple[Callable[[argparse.Namespace], int], str]] = {
+    "draw": (_draw, "pairs of the self_generated sources, drawn by the base model"),
     "ingest": (_ingest, "fetch every shard of every source into an immutable batch"),
     "validate": (_validate, "judge every batch by the data rules; quarantine what breaks them"),
     "snapshot": (_snapshot, "everything accepted so far as a content-addressed data set"),
+    "label": (_label, "labels of the training pairs by judges instead of people; with a report"),
     "encode": (_encode, "VAE latents and text states of the snapshot"),
     "train": (_train, "train every recipe of the project"),
     "register": (_register, "trained weights as model versions, alias candidate"),

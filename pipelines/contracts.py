@@ -129,7 +129,7 @@ class JobRequest(ValueObject):
     """A spec with its placement: everything an engine needs to run one job."""
 
     project: str
-    kind: Literal["encode", "train", "evaluate"]
+    kind: Literal["draw_pairs", "label", "encode", "train", "evaluate"]
     spec: dict[str, Any]
     spec_digest: Sha256
     inputs: tuple[JobInput, ...]

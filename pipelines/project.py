@@ -1,16 +1,20 @@
 """projects/NAME.toml to Project: the one file a user writes, typed and validated. Torch-free and airflow-free."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from alignment.backbones.catalogue import Backbone
 from alignment.config import load_recipe, read_toml, validate
 from alignment.contracts import Placement, Recipe, Sampler, Share, check_sampler
+from alignment.labelling_contracts import PROMPT_FIELD, LabelMethod, LabelModel, check_labelers, check_templates
 from alignment.lookup import unknown_name
 from alignment.rewards.catalogue import Reward
 from pipelines.contracts import GatePolicy
+
+SELF_GENERATED = "self_generated"
+"""Kind of the sources that the base model draws itself."""
 
 
 class Section(BaseModel):
@@ -28,15 +32,41 @@ class BaseModelSection(Section):
     backbone: Backbone
 
 
+class DrawSection(Section):
+    """Pairs that the base model draws itself: the chosen image with words added, the rejected one without."""
+
+    prompts: str
+    """UTF-8 text, one prompt a line, none of them an evaluation prompt; local or s3://."""
+    chosen_template: str
+    """Prompt of the chosen image, e.g. `{prompt}, in pixel art style`."""
+    rejected_template: str = PROMPT_FIELD
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)]
+    sampler: Sampler
+
+    @model_validator(mode="after")
+    def _templates_fit(self) -> Self:
+        check_templates(self.chosen_template, self.rejected_template)
+        return self
+
+
 class SourceSection(Section):
     """Where preference pairs come from."""
 
     name: str
     kind: str
     """A name of pipelines/intake/sources/catalogue.py."""
-    uri: str
-    """Folder or prefix of shards, local or s3://."""
+    uri: str = ""
+    """Folder or prefix of shards, local or s3://; a self_generated source has none."""
     licence: str
+    draw: DrawSection | None = None
+    """What a self_generated source is drawn from."""
+
+    @model_validator(mode="after")
+    def _says_where_from(self) -> Self:
+        if (self.kind == SELF_GENERATED) != (self.draw is not None) or bool(self.uri) == (self.draw is not None):
+            needs = "[sources.draw] and no uri" if self.kind == SELF_GENERATED else "a uri and no [sources.draw]"
+            raise ValueError(f"source {self.name!r} of kind {self.kind!r} takes {needs}")
+        return self
 
 
 class ValidationSection(Section):
@@ -102,9 +132,30 @@ class OnlineSection(Section):
     """Scorers that only reward. A judge or guard may be named as well, and may then not judge what it trained."""
 
 
+class LabellingSection(Section):
+    """Who labels training pairs in the place of people. Calibration and test pairs keep people's labels."""
+
+    judges: tuple[str, ...] = ()
+    """Names of scorers of the project; what one of them labelled it may not judge."""
+    scorers: tuple[JudgeSection, ...] = ()
+    """Scorers that only label."""
+    sources: tuple[str, ...] = ()
+    """Sources whose pairs get new labels; empty: every source that is not drawn to order."""
+    human_sources: tuple[str, ...] = ()
+    """Of a label model: sources whose labels are human truth; empty: the same."""
+    method: LabelMethod
+
+    @model_validator(mode="after")
+    def _has_its_labelers(self) -> Self:
+        check_labelers(self.method, len(self.judges))
+        return self
+
+
 class PlacementSection(Section):
     """Placement of each kind of job."""
 
+    draw_pairs: Placement = Placement()
+    label: Placement = Placement()
     encode: Placement = Placement()
     train: Placement = Placement()
     evaluate: Placement = Placement()
@@ -129,6 +180,7 @@ class Project(Section):
     train: Annotated[tuple[RecipeSection, ...], Field(min_length=1)]
     evaluation: EvaluationSection
     online: OnlineSection | None = None
+    labelling: LabellingSection | None = None
     gate: GatePolicy = GatePolicy()
     placement: PlacementSection = PlacementSection()
     schedule: ScheduleSection = ScheduleSection()
@@ -163,6 +215,29 @@ class Project(Section):
             raise ValueError(f"{self.path}: {unknown_name('reward', name, scorers)}")
         return scorers[name]
 
+    def labellers(self) -> tuple[JudgeSection, ...]:
+        """The scorers that `labelling.judges` names, in order; ValueError for a name that nobody has."""
+        if self.labelling is None:
+            return ()
+        scorers = {s.name: s for s in (*self.evaluation.guards, *self.evaluation.judges, *self.labelling.scorers)}
+        unknown = [name for name in self.labelling.judges if name not in scorers]
+        if unknown:
+            raise ValueError(f"{self.path}: labelling.judges: {unknown_name('judge', unknown[0], scorers)}")
+        return tuple(scorers[name] for name in self.labelling.judges)
+
+    def labelled_sources(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Sources that get new labels, and sources whose labels are human truth; ValueError for a name nobody has."""
+        section = self.labelling
+        people = tuple(source.name for source in self.sources if source.draw is None)
+        if section is None:
+            return (), ()
+        for name in (*section.sources, *section.human_sources):
+            if name not in people:
+                raise ValueError(f"{self.path}: labelling: {unknown_name('source of labels', name, people)}")
+        relabelled = section.sources or people
+        human = section.human_sources or people
+        return relabelled, human if isinstance(section.method, LabelModel) else ()
+
 
 def load_project(path: Path, overrides: tuple[str, ...] = ()) -> Project:
     """Read and validate a project file.
@@ -179,6 +254,8 @@ def load_project(path: Path, overrides: tuple[str, ...] = ()) -> Project:
     sections = tuple(s.model_copy(update={"overrides": (*s.overrides, *overrides)}) for s in project.train)
     project = _absolute(project.model_copy(update={"train": sections}))
     project.recipes()
+    project.labellers()
+    project.labelled_sources()
     check_sampler(project.base.backbone, project.evaluation.sampler)
     return project
 
@@ -193,21 +270,30 @@ def _absolute(project: Project) -> Project:
     root = project.path.parent
 
     def resolve(uri: str) -> str:
-        return uri if "://" in uri else str((root / uri).resolve())
+        return uri if "://" in uri or not uri else str((root / uri).resolve())
+
+    def source_at(source: SourceSection) -> SourceSection:
+        draw = source.draw and source.draw.model_copy(update={"prompts": resolve(source.draw.prompts)})
+        return source.model_copy(update={"uri": resolve(source.uri), "draw": draw})
 
     evaluation, online = project.evaluation, project.online
     if online is not None:
         rewards = tuple(r.model_copy(update={"uri": resolve(r.uri)}) for r in online.rewards)
         online = online.model_copy(update={"prompts": resolve(online.prompts), "rewards": rewards})
+    labelling = project.labelling
+    if labelling is not None:
+        scorers = tuple(s.model_copy(update={"uri": resolve(s.uri)}) for s in labelling.scorers)
+        labelling = labelling.model_copy(update={"scorers": scorers})
     return project.model_copy(
         update={
             "base": project.base.model_copy(update={"uri": resolve(project.base.uri)}),
-            "sources": tuple(s.model_copy(update={"uri": resolve(s.uri)}) for s in project.sources),
+            "sources": tuple(map(source_at, project.sources)),
             "train": tuple(
                 s.model_copy(update={"recipe": resolve(s.recipe) if s.recipe.endswith(".toml") else s.recipe})
                 for s in project.train
             ),
             "online": online,
+            "labelling": labelling,
             "evaluation": evaluation.model_copy(
                 update={
                     "prompts": resolve(evaluation.prompts),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from alignment.contracts import DatasetSnapshot, EvalReport, FeatureCache, Recipe, TrainResult
+from alignment.job_files import LABEL_REPORT_FILE
 from pipelines.contracts import CandidateVersion, GateDecision, JobRequest, RawBatch, SourceShard, ValidationReport
 from pipelines.project import Project, load_project
 from pipelines.settings import Settings, load_settings
@@ -23,18 +24,33 @@ def read_project(path: str, overrides: tuple[str, ...] = ()) -> Project:
 # --- pairs come in --------------------------------------------------------------------------------------------------
 
 
+def draw(path: str, *, run_key: str) -> list[Json]:
+    """The pairs of every self_generated source, drawn here and now, as DrawnPairs; those drawn before are found."""
+    sources = drawn_sources(read_project(path))
+    return [run_job(path, "draw_pairs", {"source": source}, run_key=run_key) for source in sources]
+
+
+def drawn_sources(project: Project) -> list[str]:
+    """Names of the sources that the base model draws."""
+    return [source.name for source in project.sources if source.draw is not None]
+
+
 def list_shards(path: str) -> list[Json]:
     """Every shard of every source, as SourceShard."""
     from pipelines.intake import ingestion
 
-    return [_json(shard) for shard in ingestion.list_source_shards(read_project(path), load_settings())]
+    settings = load_settings()
+    project = _with_drawn_sources(read_project(path), settings)
+    return [_json(shard) for shard in ingestion.list_source_shards(project, settings)]
 
 
 def ingest(path: str, shard: Json) -> Json:
     """A shard as an immutable RawBatch."""
     from pipelines.intake import ingestion
 
-    return _json(ingestion.ingest(SourceShard.model_validate(shard), read_project(path), load_settings()))
+    settings = load_settings()
+    project = _with_drawn_sources(read_project(path), settings)
+    return _json(ingestion.ingest(SourceShard.model_validate(shard), project, settings))
 
 
 def validate(path: str, batch: Json) -> Json:
@@ -88,13 +104,20 @@ def job_request(
 ) -> JobRequest:
     """The request of a job stage from its upstream value objects.
 
-    encode: {snapshot, recipe}; train: {cache, recipe}, of which an online recipe reads no cache; evaluate: {candidate};
+    draw_pairs: {source}, its name; label: {snapshot}; encode: {snapshot, recipe}; train: {cache, recipe}, of which an
+    online recipe reads no cache; evaluate: {candidate};
     `recipe` is the recipe's position in the project file, 0 when left out.
     """
-    from pipelines.dispatch import requests
+    from pipelines.dispatch import label_requests, requests
 
     project, settings = read_project(path, overrides), load_settings()
-    if stage == "evaluate":
+    if stage == "draw_pairs":
+        source = next(source for source in project.sources if source.name == given["source"])
+        request = label_requests.draw_request(project, settings, source)
+    elif stage == "label":
+        data = DatasetSnapshot.model_validate(given["snapshot"])
+        request = label_requests.label_request(project, settings, data)
+    elif stage == "evaluate":
         request = _evaluate_request(project, settings, CandidateVersion.model_validate(given["candidate"]))
     else:
         recipe: Recipe = project.recipes()[int(given.get("recipe", 0))]
@@ -114,6 +137,26 @@ def run_job(path: str, stage: str, given: Json, *, run_key: str, overrides: tupl
 
     request = job_request(path, stage, given, overrides=overrides)
     return jobs.run_to_end(request, load_settings(), parent_key=run_key)
+
+
+def labelled_snapshot(path: str, snapshot: Json, *, run_key: str) -> Json:
+    """The snapshot with the labels that the project's [labelling] gives its training pairs; as it is without one."""
+    if read_project(path).labelling is None:
+        return snapshot
+    return run_job(path, "label", {"snapshot": snapshot}, run_key=run_key)
+
+
+def label_report(snapshot: Json) -> Json:
+    """The LabelReport of a labelled snapshot."""
+    import json
+
+    from pipelines.storage import open_store
+
+    settings = load_settings()
+    report: Json = json.loads(
+        open_store(snapshot["uri"], settings).read_bytes(f"{snapshot['uri']}/{LABEL_REPORT_FILE}")
+    )
+    return report
 
 
 # --- a model goes out, or does not ----------------------------------------------------------------------------------
@@ -176,6 +219,21 @@ def rollback(path: str, *, actor: str, reason: str) -> Json:
     from pipelines.release import promotion
 
     return _json(promotion.rollback(read_project(path), load_settings(), actor, reason))
+
+
+def _with_drawn_sources(project: Project, settings: Settings) -> Project:
+    """The project with the place of every self_generated source's pairs as its uri."""
+    if not drawn_sources(project):
+        return project
+    from pipelines.dispatch import label_requests
+
+    found = tuple(
+        source.model_copy(update={"uri": label_requests.draw_request(project, settings, source).output_uri})
+        if source.draw
+        else source
+        for source in project.sources
+    )
+    return project.model_copy(update={"sources": found})
 
 
 def _evaluate_request(project: Project, settings: Settings, candidate: CandidateVersion) -> JobRequest:

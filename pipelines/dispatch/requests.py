@@ -19,6 +19,7 @@ from alignment.contracts import (
     TrainSpec,
     ValueObject,
 )
+from alignment.labelling_contracts import DrawSpec, LabelSpec
 from alignment.objectives.catalogue import check_captions
 from pipelines.contracts import CandidateVersion, JobInput, JobRequest, SideOutput
 from pipelines.dispatch.fingerprints import file_fingerprint, folder_fingerprint
@@ -29,7 +30,13 @@ from pipelines.prompts import check_not_heldout, heldout_prompts
 from pipelines.settings import Settings
 from pipelines.storage import open_store
 
-FOLDERS = {"encode": "features", "train": "models", "evaluate": "evaluations"}
+FOLDERS = {
+    "draw_pairs": "drawn",
+    "label": "snapshots",
+    "encode": "features",
+    "train": "models",
+    "evaluate": "evaluations",
+}
 """Folder of the store that holds the answers of each kind of job."""
 SAMPLES_FOLDER = "samples"
 WEIGHTS_FOLDER = "weights"
@@ -43,7 +50,7 @@ def encode_request(project: Project, settings: Settings, snapshot: DatasetSnapsh
         snapshot_digest=snapshot.content_digest, base_digest=base.content_digest, backbone=recipe.backbone
     )
     inputs = (base, JobInput(content_digest=snapshot.content_digest, uri=snapshot.uri))
-    return _request(project, settings, spec, inputs=inputs, placement=project.placement.encode)
+    return make_request(project, settings, spec, inputs=inputs, placement=project.placement.encode)
 
 
 def train_request(project: Project, settings: Settings, cache: FeatureCache, recipe: Recipe) -> JobRequest:
@@ -52,7 +59,7 @@ def train_request(project: Project, settings: Settings, cache: FeatureCache, rec
     base = base_input(project, settings)
     spec = TrainSpec(recipe=recipe, base_digest=base.content_digest, cache_digest=cache.content_digest)
     inputs = (base, JobInput(content_digest=cache.content_digest, uri=cache.uri))
-    return _request(project, settings, spec, inputs=inputs, placement=project.placement.train)
+    return make_request(project, settings, spec, inputs=inputs, placement=project.placement.train)
 
 
 def online_train_request(project: Project, settings: Settings, recipe: Recipe) -> JobRequest:
@@ -62,19 +69,19 @@ def online_train_request(project: Project, settings: Settings, recipe: Recipe) -
     """
     section = project.reward(recipe)
     assert project.online is not None
-    prompts = _prompts_input(project.online.prompts, f"{project.name}-online.txt", settings)
-    with _local_prompts(prompts, f"{project.name}-online.txt", settings).open(
+    prompts = prompts_input(project.online.prompts, f"{project.name}-online.txt", settings)
+    with local_prompts(prompts, f"{project.name}-online.txt", settings).open(
         encoding="utf-8", errors="replace"
     ) as lines:
         check_not_heldout(lines, heldout_prompts(project, settings), project.online.prompts)
-    ((reward, weights),) = _judge_inputs((section,), settings).items()
+    ((reward, weights),) = judge_inputs((section,), settings).items()
     base = base_input(project, settings)
     spec = TrainSpec(
         recipe=recipe,
         base_digest=base.content_digest,
         online=OnlineData(prompts_digest=prompts.content_digest, reward=reward),
     )
-    return _request(project, settings, spec, inputs=(base, prompts, weights), placement=project.placement.train)
+    return make_request(project, settings, spec, inputs=(base, prompts, weights), placement=project.placement.train)
 
 
 def evaluate_request(
@@ -100,9 +107,9 @@ def evaluate_request(
     for version in versions:
         _check_base(version, base, project)
     judges, guards = (
-        _judge_inputs(sections, settings) for sections in (project.evaluation.judges, project.evaluation.guards)
+        judge_inputs(sections, settings) for sections in (project.evaluation.judges, project.evaluation.guards)
     )
-    prompts = _prompts_input(project.evaluation.prompts, f"{project.name}.tsv", settings)
+    prompts = prompts_input(project.evaluation.prompts, f"{project.name}.tsv", settings)
     base_ref = ModelRef(kind="base", weights_digest=base.content_digest)
     spec = EvalSpec(
         candidate=_model_ref(candidate),
@@ -119,7 +126,7 @@ def evaluate_request(
     inputs = [base, prompts, JobInput(content_digest=snapshot_digest, uri=snapshot_uri)]
     inputs += [_weights_input(version) for version in versions]
     inputs += [*judges.values(), *guards.values(), *found]
-    return _request(
+    return make_request(
         project,
         settings,
         spec,
@@ -144,15 +151,16 @@ def base_input(project: Project, settings: Settings) -> JobInput:
     return JobInput(content_digest=digest, uri=project.base.uri, manifest=False)
 
 
-def _request(
+def make_request(
     project: Project,
     settings: Settings,
-    spec: EncodeSpec | TrainSpec | EvalSpec,
+    spec: ValueObject,
     *,
     inputs: tuple[JobInput, ...],
     placement: Placement,
     side_outputs: tuple[SideOutput, ...] = (),
 ) -> JobRequest:
+    """A spec with what it takes to run it; its answer's place is named by its digest."""
     kind = _KINDS[type(spec)]
     return JobRequest(
         project=project.name,
@@ -166,7 +174,9 @@ def _request(
     )
 
 
-_KINDS: dict[type[ValueObject], Literal["encode", "train", "evaluate"]] = {
+_KINDS: dict[type[ValueObject], Literal["draw_pairs", "label", "encode", "train", "evaluate"]] = {
+    DrawSpec: "draw_pairs",
+    LabelSpec: "label",
     EncodeSpec: "encode",
     TrainSpec: "train",
     EvalSpec: "evaluate",
@@ -189,7 +199,7 @@ def _weights_input(version: CandidateVersion) -> JobInput:
     return JobInput(content_digest=version.weights_digest, uri=version.weights_uri, subfolder=WEIGHTS_FOLDER)
 
 
-def _judge_inputs(sections: tuple[JudgeSection, ...], settings: Settings) -> dict[Judge, JobInput]:
+def judge_inputs(sections: tuple[JudgeSection, ...], settings: Settings) -> dict[Judge, JobInput]:
     """Each judge as the spec names it, with the folder of its weights."""
     judges = {}
     for section in sections:
@@ -201,7 +211,7 @@ def _judge_inputs(sections: tuple[JudgeSection, ...], settings: Settings) -> dic
     return judges
 
 
-def _prompts_input(uri: str, name: str, settings: Settings) -> JobInput:
+def prompts_input(uri: str, name: str, settings: Settings) -> JobInput:
     """A prompts file; one of the store is fetched as `name`."""
     if uri.startswith("s3://"):
         digest = open_store(uri, settings).fetch_file(uri, settings.state_dir / "prompts" / name)
@@ -210,8 +220,8 @@ def _prompts_input(uri: str, name: str, settings: Settings) -> JobInput:
     return JobInput(content_digest=digest, uri=uri, kind="file")
 
 
-def _local_prompts(prompts: JobInput, name: str, settings: Settings) -> Path:
-    """Where `_prompts_input` found or left the file."""
+def local_prompts(prompts: JobInput, name: str, settings: Settings) -> Path:
+    """Where `prompts_input` found or left the file."""
     return settings.state_dir / "prompts" / name if prompts.uri.startswith("s3://") else local_path(prompts.uri)
 
 

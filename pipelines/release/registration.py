@@ -145,7 +145,7 @@ def _tags(
         "base.digest": result.base_digest,
         "snapshot.digest": snapshot.content_digest,
         "snapshot.uri": snapshot.uri,
-        "trained_on": json.dumps(sorted(result.trained_on or snapshot.sources)),
+        "trained_on": json.dumps(sorted(result.trained_on or snapshot.lessons)),
         "train.run_id": run_id,
         "train.steps": str(result.steps),
         "train.num_pairs": str(result.num_pairs),
