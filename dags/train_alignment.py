@@ -40,7 +40,12 @@ for project in projects():
             outlet_events[candidate_asset(stages.read_project(path))].extra = {"version": candidate["version"]}
             return candidate
 
-        snapshot = build_snapshot(location(project))
+        plain = build_snapshot(location(project))
+        job: dict[str, Any] = {"project_path": location(project), "pool": GPU_POOL, "retry_policy": retry_policy()}
+        snapshot: Any = plain
+        if project.labelling:
+            label = TrainJobOperator(task_id="label", stage="label", given={"snapshot": plain}, **job)
+            snapshot = label.output
         encode = TrainJobOperator(
             task_id="encode",
             project_path=location(project),
@@ -56,6 +61,6 @@ for project in projects():
                 {"cache": encode.output, "snapshot": snapshot, "recipe": index} for index in range(len(project.train))
             ]
         )
-        enough_new_pairs(location(project), snapshot) >> encode
+        enough_new_pairs(location(project), plain) >> (label if project.labelling else encode)
         register.partial(path=location(project), snapshot=snapshot, run_key=RUN_KEY).expand(result=train.output)
     globals()[dag.dag_id] = dag
