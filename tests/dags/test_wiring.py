@@ -31,11 +31,35 @@ EDGES = {
 }
 
 
+LABELLED = """
+[labelling]
+judges = ["taste_a"]
+method = { kind = "proxy_vote" }
+"""
+DRAWN = """
+[[sources]]
+name = "style"
+kind = "self_generated"
+licence = "CC0-1.0"
+[sources.draw]
+prompts = "few.txt"
+chosen_template = "{prompt}, bright"
+seeds = [0]
+sampler = { steps = 5 }
+
+[snapshot]"""
+
+
 @pytest.fixture(scope="module")
 def dags(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
-    patch = pytest.MonkeyPatch()
-    patch.setenv("AIRFLOW_HOME", str(tmp_path_factory.mktemp("airflow")))
-    patch.setenv("PLUMBLINE_PROJECTS_DIR", str(ROOT / "projects"))
+    with pytest.MonkeyPatch.context() as patch:
+        yield dags_of(ROOT / "projects", tmp_path_factory.mktemp("airflow"), patch)
+
+
+def dags_of(projects: Path, airflow_home: Path, patch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Every DAG of the shapes project in a folder of projects."""
+    patch.setenv("AIRFLOW_HOME", str(airflow_home))
+    patch.setenv("PLUMBLINE_PROJECTS_DIR", str(projects))
     found: dict[str, Any] = {}
     for path in sorted((ROOT / "dags").glob("*.py")):
         if path.name in ("__init__.py", "assets.py"):
@@ -46,8 +70,7 @@ def dags(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         found |= {name: value for name, value in vars(module).items() if name.startswith("shapes.")}
-    yield found
-    patch.undo()
+    return found
 
 
 def test_every_dag_is_there(dags: dict[str, Any]) -> None:
@@ -83,3 +106,17 @@ def test_gpu_work_waits_in_the_gpu_pool(dags: dict[str, Any]) -> None:
 def test_dag_files_are_wiring_only() -> None:
     for path in (ROOT / "dags").glob("*.py"):
         assert len(path.read_text().splitlines()) < 100, path
+
+
+def test_labels_come_before_features_and_drawing_before_the_shards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (ROOT / "projects" / "shapes.toml").read_text().replace("[snapshot]", DRAWN, 1)
+    (tmp_path / "shapes.toml").write_text(text + LABELLED)
+    dags = dags_of(tmp_path, tmp_path / "airflow", monkeypatch)
+    train, ingest = (dags[f"shapes.{name}"].task_dict for name in ("train", "ingest"))
+    assert train["enough_new_pairs"].downstream_task_ids == {"label"}
+    assert train["label"].downstream_task_ids == {"encode", "train", "register"}
+    assert "encode" not in train["build_snapshot"].downstream_task_ids
+    assert ingest["draw_style"].downstream_task_ids == {"list_shards"}
+    assert {train["label"].pool, ingest["draw_style"].pool} == {"gpu"}

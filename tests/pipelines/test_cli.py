@@ -85,6 +85,7 @@ def test_store_that_cannot_be_written(
 
 
 @pytest.mark.timeout(180)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what great_expectations imports
 def test_base_model_that_lacks_a_file(capsys: pytest.CaptureFixture[str], project: Path, tmp_path: Path) -> None:
     copy = tmp_path / "base"
     shutil.copytree(ROOT / "examples" / "shapes" / "base", copy)
@@ -100,3 +101,27 @@ def test_objective_that_needs_captions_on_pairs_without(capsys: pytest.CaptureFi
     line = refused(capsys, "encode", str(project))
     assert "Objective 'dcpo' trains each image under its own caption, but snapshot file://" in line
     assert "caption_0 and caption_1" in line
+
+
+def test_nothing_to_label_or_draw(capsys: pytest.CaptureFixture[str], project: Path) -> None:
+    assert "has no [labelling]" in refused(capsys, "label", str(project))
+    assert 'no source of kind "self_generated"' in refused(capsys, "draw", str(project))
+
+
+def test_unknown_labelling_judge_suggests_the_nearest(capsys: pytest.CaptureFixture[str], project: Path) -> None:
+    edit(project, "[gate]", '[labelling]\njudges = ["taste_c"]\nmethod = { kind = "proxy_vote" }\n\n[gate]')
+    assert "Unknown judge 'taste_c'. Did you mean 'taste_" in refused(capsys, "label", str(project))
+
+
+def test_a_drawing_of_held_out_prompts(capsys: pytest.CaptureFixture[str], project: Path) -> None:
+    prompts = (ROOT / "examples" / "shapes" / "prompts.tsv").read_text().splitlines()[1].partition("\t")[0]
+    (project.parent / "few.txt").write_text(f"a cat\n{prompts}\n")
+    draw = (
+        '[[sources]]\nname = "style"\nkind = "self_generated"\nlicence = "CC0-1.0"\n[sources.draw]\nprompts = "few.txt"'
+    )
+    edit(
+        project,
+        "[snapshot]",
+        f'{draw}\nchosen_template = "bright {{prompt}}"\nseeds = [0]\nsampler = {{ }}\n\n[snapshot]',
+    )
+    assert "few.txt holds 1 prompts of the evaluation (lines 2)" in refused(capsys, "draw", str(project))
