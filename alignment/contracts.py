@@ -271,6 +271,8 @@ class SampleSpec(ValueObject):
     backbone: Backbone
     prompts_digest: Sha256
     """sha256 of the prompts file (tab separated, header `prompt<TAB>category`)."""
+    num_prompts: PositiveInt | None = None
+    """Only this many of the prompts, taken evenly from the file; None for all."""
     seeds: Annotated[tuple[int, ...], Field(min_length=1)]
     sampler: Sampler
 

@@ -52,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
         stage.set_defaults(command=command)
         if name in RECIPE_STAGES:
             stage.add_argument("overrides", nargs="*", help="recipe overrides, e.g. objective.beta=2000")
-        if name in ("evaluate", "gate", "promote"):
+        if name in ("evaluate", "coverage", "gate", "promote"):
             stage.add_argument("--version", type=int, help="model version to judge; default: alias candidate")
         if name == "rollback":
             stage.add_argument("--reason", required=True, help="why; kept in the ledger")
@@ -104,16 +104,23 @@ def _label(arguments: argparse.Namespace) -> int:
             f"{arguments.project} has no [labelling]. Add one, e.g. judges = [NAME] and"
             ' method = {kind = "proxy_vote"}.'
         )
-    labelled = _fresh_snapshot(arguments.project)
+    labelled = _fresh_snapshot(arguments)
     return _print({"snapshot": labelled, "report": stages.label_report(labelled)})
 
 
 def _encode(arguments: argparse.Namespace) -> int:
-    return _print([cache for _, cache in _caches(arguments)])
+    return _print(_caches(arguments, _fresh_snapshot(arguments)))
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    return _print([result for _, result in _results(arguments)])
+    return _print(_results(arguments, _trainings(arguments)))
+
+
+def _soup(arguments: argparse.Namespace) -> int:
+    if stages.read_project(arguments.project, tuple(arguments.overrides)).soup is None:
+        raise ValueError(f'{arguments.project} has no [soup]. Add one, with method = "uniform" or "greedy".')
+    trainings = _trainings(arguments)
+    return _print(_job(arguments, "soup", {"trainings": trainings, "results": _results(arguments, trainings)}))
 
 
 def _register(arguments: argparse.Namespace) -> int:
@@ -123,6 +130,13 @@ def _register(arguments: argparse.Namespace) -> int:
 def _evaluate(arguments: argparse.Namespace) -> int:
     candidate = stages.pick_candidate(arguments.project, arguments.version)
     return _print(_evaluation(arguments.project, candidate))
+
+
+def _coverage(arguments: argparse.Namespace) -> int:
+    candidate = stages.pick_candidate(arguments.project, arguments.version)
+    return _print(
+        stages.run_job(arguments.project, "coverage", {"candidate": candidate}, run_key=_run_key(arguments.project))
+    )
 
 
 def _gate(arguments: argparse.Namespace) -> int:
@@ -151,36 +165,50 @@ def _status(arguments: argparse.Namespace) -> int:
     return _print(status.status(stages.read_project(arguments.project), load_settings()))
 
 
-def _fresh_snapshot(path: str) -> Json:
-    """Everything accepted by now, with the labels that the project gives it."""
-    _reports(path)
-    return stages.labelled_snapshot(path, stages.snapshot(path), run_key=_run_key(path))
-
-
 def _reports(path: str) -> list[Json]:
     stages.draw(path, run_key=_run_key(path))
     return [stages.validate(path, stages.ingest(path, shard)) for shard in stages.list_shards(path)]
 
 
-def _caches(arguments: argparse.Namespace) -> list[tuple[Json, Json]]:
-    """(given, FeatureCache) per recipe."""
-    count = len(stages.read_project(arguments.project, tuple(arguments.overrides)).train)
-    snapshot = _fresh_snapshot(arguments.project)
-    given = [{"snapshot": snapshot, "recipe": index} for index in range(count)]
-    return [(one, _job(arguments, "encode", one)) for one in given]
+def _fresh_snapshot(arguments: argparse.Namespace) -> Json:
+    """What is accepted by now, under the labels that the project wants.
+
+    The project is read first, so that a bad recipe fails before the work begins.
+    """
+    stages.read_project(arguments.project, tuple(getattr(arguments, "overrides", ())))
+    _reports(arguments.project)
+    plain = stages.snapshot(arguments.project)
+    return stages.labelled_snapshot(arguments.project, plain, run_key=_run_key(arguments.project))
 
 
-def _results(arguments: argparse.Namespace) -> list[tuple[Json, Json]]:
-    """(given, TrainResult) per recipe."""
-    given = [{**one, "cache": cache} for one, cache in _caches(arguments)]
-    return [(one, _job(arguments, "train", one)) for one in given]
+def _caches(arguments: argparse.Namespace, snapshot: Json) -> list[Json]:
+    """A FeatureCache for each distinct backbone and snapshot of the recipes that need one."""
+    encodings = stages.plan_encodings(arguments.project, snapshot, tuple(arguments.overrides))
+    return [_job(arguments, "encode", given) for given in encodings]
+
+
+def _trainings(arguments: argparse.Namespace) -> list[Json]:
+    """`given` of a train job per recipe."""
+    snapshot = _fresh_snapshot(arguments)
+    caches = _caches(arguments, snapshot)
+    return stages.plan_trainings(arguments.project, snapshot, caches, tuple(arguments.overrides))
+
+
+def _results(arguments: argparse.Namespace, trainings: list[Json]) -> list[Json]:
+    """TrainResult per recipe."""
+    return [_job(arguments, "train", given) for given in trainings]
 
 
 def _candidates(arguments: argparse.Namespace) -> list[Json]:
-    key = _run_key(arguments.project)
+    """Every run registered; of a project with a soup, that soup alone."""
+    key, trainings = _run_key(arguments.project), _trainings(arguments)
+    results = _results(arguments, trainings)
+    if stages.read_project(arguments.project).soup is not None:
+        soup = _job(arguments, "soup", {"trainings": trainings, "results": results})
+        return [stages.register_soup(arguments.project, trainings, results, soup, run_key=key)]
     return [
         stages.register(arguments.project, given["snapshot"], result, run_key=key)
-        for given, result in _results(arguments)
+        for given, result in zip(trainings, results, strict=True)
     ]
 
 
@@ -201,7 +229,10 @@ def _promote_candidates(path: str, candidates: list[Json]) -> int:
 
 
 def _decision(path: str, candidate: Json) -> Json:
-    return stages.gate(path, candidate, _evaluation(path, candidate), run_key=_run_key(path))
+    evaluation, key = _evaluation(path, candidate), _run_key(path)
+    wanted = stages.read_project(path).coverage is not None
+    coverage = stages.run_job(path, "coverage", {"candidate": candidate}, run_key=key) if wanted else None
+    return stages.gate(path, candidate, evaluation, run_key=key, coverage=coverage)
 
 
 def _evaluation(path: str, candidate: Json) -> Json:
@@ -263,15 +294,17 @@ STAGES: dict[str, tuple[Callable[[argparse.Namespace], int], str]] = {
     "label": (_label, "labels of the training pairs by judges instead of people; with a report"),
     "encode": (_encode, "VAE latents and text states of the snapshot"),
     "train": (_train, "train every recipe of the project"),
+    "soup": (_soup, "average the trained recipes, as the project's [soup] says"),
     "register": (_register, "trained weights as model versions, alias candidate"),
     "evaluate": (_evaluate, "candidate, champion and base on the held-out prompts"),
+    "coverage": (_coverage, "what the best of several images is worth, for candidate, champion and base"),
     "gate": (_gate, "decide on the candidate; exit code 3 when the answer is no"),
     "promote": (_promote, "decide, and move the champion alias if the gate says so"),
     "run": (_run, "the whole loop, without Airflow"),
     "rollback": (_rollback, "the previous champion back"),
     "status": (_status, "champion, candidate, last decision, ledger"),
 }
-RECIPE_STAGES = {"encode", "train", "register", "run"}
+RECIPE_STAGES = {"encode", "train", "soup", "register", "run"}
 
 
 if __name__ == "__main__":

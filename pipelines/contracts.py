@@ -125,11 +125,15 @@ class TrackingTarget(BaseModel):
     run_id: str
 
 
+JobKind = Literal["draw_pairs", "label", "encode", "train", "soup", "evaluate", "coverage"]
+"""A job of alignment/jobs, by the name of its file."""
+
+
 class JobRequest(ValueObject):
     """A spec with its placement: everything an engine needs to run one job."""
 
     project: str
-    kind: Literal["draw_pairs", "label", "encode", "train", "evaluate"]
+    kind: JobKind
     spec: dict[str, Any]
     spec_digest: Sha256
     inputs: tuple[JobInput, ...]

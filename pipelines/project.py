@@ -1,7 +1,8 @@
 """projects/NAME.toml to Project: the one file a user writes, typed and validated. Torch-free and airflow-free."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -11,6 +12,7 @@ from alignment.contracts import Placement, Recipe, Sampler, Share, check_sampler
 from alignment.labelling_contracts import PROMPT_FIELD, LabelMethod, LabelModel, check_labelers, check_templates
 from alignment.lookup import unknown_name
 from alignment.rewards.catalogue import Reward
+from alignment.soup_contracts import recipe_family
 from pipelines.contracts import GatePolicy
 
 SELF_GENERATED = "self_generated"
@@ -123,6 +125,19 @@ class EvaluationSection(Section):
     confidence: float = 0.95
 
 
+class CoverageSection(Section):
+    """Repeated sampling: what the best of several images is worth. Informs; it never votes."""
+
+    judge: str
+    """A judge or guard of the evaluation."""
+    num_prompts: Annotated[int, Field(gt=0)] = 50
+    """Taken evenly from the evaluation's prompts."""
+    num_samples: Annotated[int, Field(ge=2)] = 8
+    """Images of each prompt."""
+    bar: Annotated[float, Field(gt=0, lt=1)] = 0.75
+    """An image is good when it scores above this quantile of the base's images of the same prompt."""
+
+
 class OnlineSection(Section):
     """What online recipes train on; their rewards are scorers of the project, found by name."""
 
@@ -130,6 +145,29 @@ class OnlineSection(Section):
     """UTF-8 text, one prompt a line, none of them an evaluation prompt; local or s3://."""
     rewards: tuple[JudgeSection, ...] = ()
     """Scorers that only reward. A judge or guard may be named as well, and may then not judge what it trained."""
+
+
+class UniformSoupSection(Section):
+    """The runs of `[[train]]` become one candidate: the average of their weights."""
+
+    method: Literal["uniform"]
+
+
+class GreedySoupSection(Section):
+    """The runs of `[[train]]` become one candidate: the best of them, and each other that makes the average better."""
+
+    method: Literal["greedy"]
+    judge: str
+    """A scorer of the project, by name. It has then seen the candidate, and the gate does not let it vote."""
+    judges: tuple[JudgeSection, ...] = ()
+    """Scorers that only choose ingredients."""
+    prompts: str
+    """Tab separated file, header `prompt<TAB>category`, none of them an evaluation prompt; local or s3://."""
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
+    sampler: Sampler | None = None
+    """That of the evaluation unless given."""
+    minimum_gain: Annotated[float, Field(ge=0)]
+    """What an ingredient must add to the judge's mean, in the judge's units; set it above that mean's noise."""
 
 
 class LabellingSection(Section):
@@ -158,6 +196,7 @@ class PlacementSection(Section):
     label: Placement = Placement()
     encode: Placement = Placement()
     train: Placement = Placement()
+    soup: Placement = Placement()
     evaluate: Placement = Placement()
 
 
@@ -179,7 +218,9 @@ class Project(Section):
     snapshot: SnapshotSection = SnapshotSection()
     train: Annotated[tuple[RecipeSection, ...], Field(min_length=1)]
     evaluation: EvaluationSection
+    coverage: CoverageSection | None = None
     online: OnlineSection | None = None
+    soup: Annotated[UniformSoupSection | GreedySoupSection, Field(discriminator="method")] | None = None
     labelling: LabellingSection | None = None
     gate: GatePolicy = GatePolicy()
     placement: PlacementSection = PlacementSection()
@@ -200,7 +241,12 @@ class Project(Section):
             if recipe.objective.online:
                 self.reward(recipe)
             bound.append(recipe)
+        self._check_soup(bound)
         return bound
+
+    def encodes(self) -> bool:
+        """Whether any recipe trains on features; online recipes draw their own images."""
+        return any(not recipe.objective.online for recipe in self.recipes())
 
     def reward(self, recipe: Recipe) -> JudgeSection:
         """The scorer that an online recipe names; ValueError when there is none of that name, or nothing online."""
@@ -210,20 +256,21 @@ class Project(Section):
                 f"{self.path}: recipe {recipe.name!r} draws its own images, for which the project names no prompts."
                 ' Add [online] with prompts = "FILE", one prompt a line.'
             )
-        scorers = {s.name: s for s in (*self.evaluation.guards, *self.evaluation.judges, *self.online.rewards)}
+        return self.scorer(name, what="reward")
+
+    def scorer(self, name: str, what: str = "judge") -> JudgeSection:
+        """The judge, guard or reward of this name, wherever the project states it; ValueError when nowhere."""
+        online = self.online.rewards if self.online else ()
+        tasting = self.soup.judges if isinstance(self.soup, GreedySoupSection) else ()
+        own = self.labelling.scorers if self.labelling else ()
+        scorers = {s.name: s for s in (*self.evaluation.guards, *self.evaluation.judges, *online, *tasting, *own)}
         if name not in scorers:
-            raise ValueError(f"{self.path}: {unknown_name('reward', name, scorers)}")
+            raise ValueError(f"{self.path}: {unknown_name(what, name, scorers)}")
         return scorers[name]
 
     def labellers(self) -> tuple[JudgeSection, ...]:
         """The scorers that `labelling.judges` names, in order; ValueError for a name that nobody has."""
-        if self.labelling is None:
-            return ()
-        scorers = {s.name: s for s in (*self.evaluation.guards, *self.evaluation.judges, *self.labelling.scorers)}
-        unknown = [name for name in self.labelling.judges if name not in scorers]
-        if unknown:
-            raise ValueError(f"{self.path}: labelling.judges: {unknown_name('judge', unknown[0], scorers)}")
-        return tuple(scorers[name] for name in self.labelling.judges)
+        return tuple(self.scorer(name) for name in self.labelling.judges) if self.labelling else ()
 
     def labelled_sources(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Sources that get new labels, and sources whose labels are human truth; ValueError for a name nobody has."""
@@ -237,6 +284,22 @@ class Project(Section):
         relabelled = section.sources or people
         human = section.human_sources or people
         return relabelled, human if isinstance(section.method, LabelModel) else ()
+
+    def _check_soup(self, recipes: Sequence[Recipe]) -> None:
+        """ValueError when the recipes' weights could not be averaged, or nobody is there to choose them."""
+        if self.soup is None:
+            return
+        if len(recipes) < 2:
+            raise ValueError(f"{self.path}: [soup] averages two runs or more, but there is one [[train]]. Add another.")
+        families = {recipe_family(recipe): recipe.name for recipe in recipes}
+        if len(families) > 1:
+            raise ValueError(
+                f"{self.path}: [soup] averages runs of one recipe family, but {' and '.join(families.values())} differ"
+                " in objective, backbone or tuning (adapters also in seed). Give each family a project of its own."
+            )
+        if isinstance(self.soup, GreedySoupSection):
+            self.scorer(self.soup.judge)
+            check_sampler(self.base.backbone, self.soup.sampler or self.evaluation.sampler)
 
 
 def load_project(path: Path, overrides: tuple[str, ...] = ()) -> Project:
@@ -257,6 +320,8 @@ def load_project(path: Path, overrides: tuple[str, ...] = ()) -> Project:
     project.labellers()
     project.labelled_sources()
     check_sampler(project.base.backbone, project.evaluation.sampler)
+    if project.coverage is not None:
+        project.scorer(project.coverage.judge)
     return project
 
 
@@ -276,7 +341,10 @@ def _absolute(project: Project) -> Project:
         draw = source.draw and source.draw.model_copy(update={"prompts": resolve(source.draw.prompts)})
         return source.model_copy(update={"uri": resolve(source.uri), "draw": draw})
 
-    evaluation, online = project.evaluation, project.online
+    evaluation, online, soup = project.evaluation, project.online, project.soup
+    if isinstance(soup, GreedySoupSection):
+        tasting = tuple(j.model_copy(update={"uri": resolve(j.uri)}) for j in soup.judges)
+        soup = soup.model_copy(update={"prompts": resolve(soup.prompts), "judges": tasting})
     if online is not None:
         rewards = tuple(r.model_copy(update={"uri": resolve(r.uri)}) for r in online.rewards)
         online = online.model_copy(update={"prompts": resolve(online.prompts), "rewards": rewards})
@@ -293,6 +361,7 @@ def _absolute(project: Project) -> Project:
                 for s in project.train
             ),
             "online": online,
+            "soup": soup,
             "labelling": labelling,
             "evaluation": evaluation.model_copy(
                 update={

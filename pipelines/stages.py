@@ -4,16 +4,23 @@ Only this file knows which wing hands what to which. The wings are imported insi
 command line pays for what it uses.
 """
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from alignment.contracts import DatasetSnapshot, EvalReport, FeatureCache, Recipe, TrainResult
+from alignment.contracts import DatasetSnapshot, EvalReport, FeatureCache, Recipe, TrainResult, canonical_json
+from alignment.coverage_contracts import CoverageReport
 from alignment.job_files import LABEL_REPORT_FILE
+from alignment.soup_contracts import SoupIngredient, SoupResult
 from pipelines.contracts import CandidateVersion, GateDecision, JobRequest, RawBatch, SourceShard, ValidationReport
 from pipelines.project import Project, load_project
 from pipelines.settings import Settings, load_settings
 
 Json = dict[str, Any]
+
+PAIR_STAGES = ("draw_pairs", "label")
+"""Job stages that make or label pairs, whatever the recipe."""
 
 
 def read_project(path: str, overrides: tuple[str, ...] = ()) -> Project:
@@ -96,7 +103,62 @@ def enough_new_pairs(path: str, snapshot: Json) -> bool:
     return _num_pairs(snapshot) - int(tags.get("data.num_pairs", 0)) >= minimum
 
 
+def training_snapshot(path: str, snapshot: Json, recipe: int) -> Json:
+    """The snapshot that a recipe trains on: the accepted pairs as they are.
+
+    The place for what a recipe (by its position in the project file) wants done to its pairs first. It is asked more
+    than once for the same recipe, so an answer has to be found by digest.
+    """
+    del path, recipe
+    return snapshot
+
+
 # --- work goes out --------------------------------------------------------------------------------------------------
+
+
+def plan_encodings(path: str, snapshot: Json, overrides: tuple[str, ...] = ()) -> list[Json]:
+    """What is to be encoded, as `given` of encode jobs: each distinct snapshot and backbone once.
+
+    Empty when every recipe is online: those draw their own images.
+    """
+    return list(_encodings(path, snapshot, overrides).values())
+
+
+def plan_trainings(path: str, snapshot: Json, caches: Sequence[Json], overrides: tuple[str, ...] = ()) -> list[Json]:
+    """One `given` of a train job per recipe: its snapshot, its position and, unless it is online, its cache.
+
+    `caches` are the answers to `plan_encodings`, in its order.
+    """
+    encodings = _encodings(path, snapshot, overrides)
+    found = dict(zip(encodings, caches, strict=True))
+    trainings = []
+    for index, recipe in enumerate(read_project(path, overrides).recipes()):
+        given: Json = {"snapshot": training_snapshot(path, snapshot, index), "recipe": index}
+        if not recipe.objective.online:
+            given["cache"] = found[_encoding_key(given["snapshot"], recipe)]
+        trainings.append(given)
+    return trainings
+
+
+def _encodings(path: str, snapshot: Json, overrides: tuple[str, ...]) -> dict[str, Json]:
+    """`given` of each distinct encode job by what makes it distinct, in the order of the recipes.
+
+    Where several recipes share a job it is asked for by one that reads the images' own captions, so that their absence
+    is told before the work.
+    """
+    encodings: dict[str, Json] = {}
+    for index, recipe in enumerate(read_project(path, overrides).recipes()):
+        if not recipe.objective.online:
+            data = training_snapshot(path, snapshot, index)
+            key = _encoding_key(data, recipe)
+            if key not in encodings or recipe.objective.needs_captions:
+                encodings[key] = {"snapshot": data, "recipe": index}
+    return encodings
+
+
+def _encoding_key(snapshot: Json, recipe: Recipe) -> str:
+    """Recipes of one key share a cache."""
+    return canonical_json([snapshot["content_digest"], recipe.backbone.model_dump(mode="json")])
 
 
 def job_request(
@@ -105,20 +167,20 @@ def job_request(
     """The request of a job stage from its upstream value objects.
 
     draw_pairs: {source}, its name; label: {snapshot}; encode: {snapshot, recipe}; train: {cache, recipe}, of which an
-    online recipe reads no cache; evaluate: {candidate};
-    `recipe` is the recipe's position in the project file, 0 when left out.
+    online recipe reads no cache; soup: {trainings, results}, two lists of one order; evaluate and coverage:
+    {candidate}. `recipe` is the recipe's position in the project file, 0 when left out.
     """
-    from pipelines.dispatch import label_requests, requests
+    from pipelines.dispatch import requests
 
     project, settings = read_project(path, overrides), load_settings()
-    if stage == "draw_pairs":
-        source = next(source for source in project.sources if source.name == given["source"])
-        request = label_requests.draw_request(project, settings, source)
-    elif stage == "label":
-        data = DatasetSnapshot.model_validate(given["snapshot"])
-        request = label_requests.label_request(project, settings, data)
-    elif stage == "evaluate":
-        request = _evaluate_request(project, settings, CandidateVersion.model_validate(given["candidate"]))
+    if stage in PAIR_STAGES:
+        request = _pair_request(project, settings, stage, given)
+    elif stage in ("evaluate", "coverage"):
+        build = _evaluate_request if stage == "evaluate" else _coverage_request
+        request = build(project, settings, CandidateVersion.model_validate(given["candidate"]))
+    elif stage == "soup":
+        parts = _ingredients(project, given["trainings"], given["results"])
+        request = requests.soup_request(project, settings, parts)
     else:
         recipe: Recipe = project.recipes()[int(given.get("recipe", 0))]
         if stage == "train" and recipe.objective.online:
@@ -164,16 +226,30 @@ def label_report(snapshot: Json) -> Json:
 
 def register(path: str, snapshot: Json, result: Json, *, run_key: str) -> Json:
     """Trained weights as a CandidateVersion, alias `candidate`."""
-    from pipelines import tracking
     from pipelines.release import registration
 
     project, settings = read_project(path), load_settings()
     data, trained = DatasetSnapshot.model_validate(snapshot), TrainResult.model_validate(result)
-    tags = tracking.airflow_tags(settings, run_key)
-    run_id = tracking.parent_run(settings, project=project.name, key=run_key, tags=tags)
-    tracking.log_dataset(settings, run_id, data, context="training")
-    candidate = registration.register(trained, project, settings, snapshot=data, run_id=run_id)
-    tracking.finish_run(settings, run_id, "FINISHED")
+    with _pipeline_run(project, settings, run_key, [data]) as run_id:
+        candidate = registration.register(trained, project, settings, snapshot=data, run_id=run_id)
+    return _json(candidate)
+
+
+def register_soup(path: str, trainings: Sequence[Json], results: Sequence[Json], soup: Json, *, run_key: str) -> Json:
+    """An average of runs as a CandidateVersion, alias `candidate`; the runs themselves are not registered."""
+    from pipelines.release import registration
+
+    project, settings = read_project(path), load_settings()
+    snapshots = [DatasetSnapshot.model_validate(training["snapshot"]) for training in trainings]
+    runs = [TrainResult.model_validate(result) for result in results[:]]
+    with _pipeline_run(project, settings, run_key, snapshots) as run_id:
+        candidate = registration.register_soup(
+            SoupResult.model_validate(soup),
+            tuple(zip(runs, snapshots, strict=True)),
+            project,
+            settings,
+            run_id=run_id,
+        )
     return _json(candidate)
 
 
@@ -194,15 +270,21 @@ def is_challenger(path: str, candidate: Json) -> bool:
     return champion is None or champion.weights_digest != candidate["weights_digest"]
 
 
-def gate(path: str, candidate: Json, report: Json, *, run_key: str) -> Json:
-    """The GateDecision on an evaluation, its evidence kept in the store and shown in MLflow."""
+def gate(path: str, candidate: Json, report: Json, *, run_key: str, coverage: Json | None = None) -> Json:
+    """The GateDecision on an evaluation, its evidence kept in the store and shown in MLflow.
+
+    `coverage` is a CoverageReport for people to see; it does not vote.
+    """
     from pipelines import judgement
 
     project, settings = read_project(path), load_settings()
     judged = CandidateVersion.model_validate(candidate)
     measured = EvalReport.model_validate(report)
     champion = _champion(project, settings)
-    decision = judgement.judge(project, settings, candidate=judged, champion=champion, report=measured)
+    repeated = CoverageReport.model_validate(coverage) if coverage else None
+    decision = judgement.judge(
+        project, settings, candidate=judged, champion=champion, report=measured, coverage=repeated
+    )
     judgement.show_in_tracking(project, settings, decision, report=measured, run_key=run_key)
     return _json(decision)
 
@@ -221,6 +303,16 @@ def rollback(path: str, *, actor: str, reason: str) -> Json:
     return _json(promotion.rollback(read_project(path), load_settings(), actor, reason))
 
 
+def _pair_request(project: Project, settings: Settings, stage: str, given: Json) -> JobRequest:
+    from pipelines.dispatch import label_requests
+
+    if stage == "label":
+        data = DatasetSnapshot.model_validate(given["snapshot"])
+        return label_requests.label_request(project, settings, data)
+    source = next(source for source in project.sources if source.name == given["source"])
+    return label_requests.draw_request(project, settings, source)
+
+
 def _with_drawn_sources(project: Project, settings: Settings) -> Project:
     """The project with the place of every self_generated source's pairs as its uri."""
     if not drawn_sources(project):
@@ -236,6 +328,31 @@ def _with_drawn_sources(project: Project, settings: Settings) -> Project:
     return project.model_copy(update={"sources": found})
 
 
+@contextmanager
+def _pipeline_run(
+    project: Project, settings: Settings, run_key: str, snapshots: Sequence[DatasetSnapshot]
+) -> Iterator[str]:
+    """The MLflow run that ties a pipeline run together, with the data it trained on; finished when all went well."""
+    from pipelines import tracking
+
+    tags = tracking.airflow_tags(settings, run_key)
+    run_id = tracking.parent_run(settings, project=project.name, key=run_key, tags=tags)
+    for snapshot in {snapshot.content_digest: snapshot for snapshot in snapshots}.values():
+        tracking.log_dataset(settings, run_id, snapshot, context="training")
+    yield run_id
+    tracking.finish_run(settings, run_id, "FINISHED")
+
+
+def _ingredients(project: Project, trainings: Sequence[Json], results: Sequence[Json]) -> list[SoupIngredient]:
+    """Finished runs, each with the recipe it followed."""
+    recipes = project.recipes()
+    # Sliced, since the results of mapped tasks come one by one, and reading on to their end logs an error.
+    return [
+        SoupIngredient(recipe=recipes[int(training["recipe"])], result=TrainResult.model_validate(result))
+        for training, result in zip(trainings, results[:], strict=True)
+    ]
+
+
 def _evaluate_request(project: Project, settings: Settings, candidate: CandidateVersion) -> JobRequest:
     from pipelines.dispatch import requests
 
@@ -247,6 +364,13 @@ def _evaluate_request(project: Project, settings: Settings, candidate: Candidate
         snapshot_uri=candidate.snapshot_uri,
         snapshot_digest=candidate.snapshot_digest,
     )
+
+
+def _coverage_request(project: Project, settings: Settings, candidate: CandidateVersion) -> JobRequest:
+    from pipelines.dispatch import requests
+
+    champion = _champion(project, settings)
+    return requests.coverage_request(project, settings, candidate=candidate, champion=champion)
 
 
 def _champion(project: Project, settings: Settings) -> CandidateVersion | None:

@@ -3,8 +3,8 @@
 The answer's URI is named by the spec's digest, so the same science is never computed twice.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 from alignment.contracts import (
     DatasetSnapshot,
@@ -16,26 +16,31 @@ from alignment.contracts import (
     OnlineData,
     Placement,
     Recipe,
+    SampleSpec,
     TrainSpec,
     ValueObject,
 )
+from alignment.coverage_contracts import CoverageSpec
 from alignment.labelling_contracts import DrawSpec, LabelSpec
 from alignment.objectives.catalogue import check_captions
-from pipelines.contracts import CandidateVersion, JobInput, JobRequest, SideOutput
+from alignment.soup_contracts import Greedy, SoupIngredient, SoupSpec, Uniform
+from pipelines.contracts import CandidateVersion, JobInput, JobKind, JobRequest, SideOutput
 from pipelines.dispatch.fingerprints import file_fingerprint, folder_fingerprint
 from pipelines.dispatch.inputs import hash_cache_dir
 from pipelines.dispatch.model_folders import check_base_folder, check_scorer_folder, local_folder, local_path
-from pipelines.project import JudgeSection, Project
-from pipelines.prompts import check_not_heldout, heldout_prompts
+from pipelines.project import GreedySoupSection, JudgeSection, Project
+from pipelines.prompts import check_not_heldout, heldout_prompts, prompt_column
 from pipelines.settings import Settings
 from pipelines.storage import open_store
 
-FOLDERS = {
+FOLDERS: dict[JobKind, str] = {
     "draw_pairs": "drawn",
     "label": "snapshots",
     "encode": "features",
     "train": "models",
+    "soup": "soups",
     "evaluate": "evaluations",
+    "coverage": "evaluations",
 }
 """Folder of the store that holds the answers of each kind of job."""
 SAMPLES_FOLDER = "samples"
@@ -84,6 +89,26 @@ def online_train_request(project: Project, settings: Settings, recipe: Recipe) -
     return make_request(project, settings, spec, inputs=(base, prompts, weights), placement=project.placement.train)
 
 
+def soup_request(project: Project, settings: Settings, ingredients: Sequence[SoupIngredient]) -> JobRequest:
+    """Average finished runs as the project's `[soup]` says.
+
+    ValueError when the project has none, when there are fewer than two runs, or when the prompts of a greedy soup hold
+    some that the evaluation asks.
+    """
+    if project.soup is None:
+        raise ValueError(f'{project.path}: there is no [soup]. Add one, with method = "uniform" or "greedy".')
+    if len(ingredients) < 2:
+        raise ValueError(f"A soup needs two runs or more, got {len(ingredients)}. Name more recipes under [[train]].")
+    runs = [part.result for part in ingredients]
+    inputs = [JobInput(content_digest=r.weights_digest, uri=r.uri, subfolder=WEIGHTS_FOLDER) for r in runs]
+    method: Uniform | Greedy = Uniform()
+    if isinstance(project.soup, GreedySoupSection):
+        method, tasting = _greedy(project, settings, project.soup)
+        inputs += [base_input(project, settings), *tasting]
+    spec = SoupSpec(ingredients=tuple(ingredients), method=method)
+    return make_request(project, settings, spec, inputs=_distinct(inputs), placement=project.placement.soup)
+
+
 def evaluate_request(
     project: Project,
     settings: Settings,
@@ -102,18 +127,14 @@ def evaluate_request(
         raise ValueError(
             f"{candidate.model} version {candidate.version} does not say where its snapshot is. Train anew."
         )
-    base = base_input(project, settings)
-    versions = [version for version in (candidate, champion) if version is not None]
-    for version in versions:
-        _check_base(version, base, project)
+    base, versions = _base_and_versions(project, settings, candidate, champion)
     judges, guards = (
         judge_inputs(sections, settings) for sections in (project.evaluation.judges, project.evaluation.guards)
     )
     prompts = prompts_input(project.evaluation.prompts, f"{project.name}.tsv", settings)
-    base_ref = ModelRef(kind="base", weights_digest=base.content_digest)
     spec = EvalSpec(
-        candidate=_model_ref(candidate),
-        champion=_model_ref(champion) if champion else base_ref,
+        candidate=_model_ref(candidate, base),
+        champion=_model_ref(champion, base),
         base_digest=base.content_digest,
         backbone=project.base.backbone,
         prompts_digest=prompts.content_digest,
@@ -122,10 +143,51 @@ def evaluate_request(
         snapshot_digest=snapshot_digest,
         **project.evaluation.model_dump(include={"seeds", "sampler", "tie_thresholds", "confidence"}),
     )
-    found, missing = _samples(spec, settings)
+    found, missing = _samples([spec.sample_spec(model) for model in spec.models().values()], settings)
     inputs = [base, prompts, JobInput(content_digest=snapshot_digest, uri=snapshot_uri)]
     inputs += [_weights_input(version) for version in versions]
     inputs += [*judges.values(), *guards.values(), *found]
+    return make_request(
+        project,
+        settings,
+        spec,
+        inputs=_distinct(inputs),
+        placement=project.placement.evaluate,
+        side_outputs=tuple(missing),
+    )
+
+
+def coverage_request(
+    project: Project, settings: Settings, *, candidate: CandidateVersion, champion: CandidateVersion | None
+) -> JobRequest:
+    """Draw many images of few prompts from candidate, champion and base, as the project's [coverage] says.
+
+    ValueError when the project has no such section, or a version was made from another base.
+    """
+    section = project.coverage
+    if section is None:
+        raise ValueError(
+            f"{project.path}: no [coverage]. Add it with judge = NAME, a judge or guard of [evaluation], to see what"
+            " the best of several images is worth."
+        )
+    base, versions = _base_and_versions(project, settings, candidate, champion)
+    ((judge, judge_folder),) = judge_inputs((project.scorer(section.judge),), settings).items()
+    prompts = prompts_input(project.evaluation.prompts, f"{project.name}.tsv", settings)
+    spec = CoverageSpec(
+        candidate=_model_ref(candidate, base),
+        champion=_model_ref(champion, base),
+        base_digest=base.content_digest,
+        backbone=project.base.backbone,
+        prompts_digest=prompts.content_digest,
+        num_prompts=section.num_prompts,
+        seeds=tuple(range(section.num_samples)),
+        sampler=project.evaluation.sampler,
+        judge=judge,
+        bar=section.bar,
+        confidence=project.evaluation.confidence,
+    )
+    found, missing = _samples([spec.sample_spec(model) for model in spec.models().values()], settings)
+    inputs = [base, prompts, judge_folder, *(_weights_input(version) for version in versions), *found]
     return make_request(
         project,
         settings,
@@ -151,6 +213,22 @@ def base_input(project: Project, settings: Settings) -> JobInput:
     return JobInput(content_digest=digest, uri=project.base.uri, manifest=False)
 
 
+def _greedy(project: Project, settings: Settings, section: GreedySoupSection) -> tuple[Greedy, list[JobInput]]:
+    """A greedy soup's method, and what its judge needs."""
+    prompts = prompts_input(section.prompts, f"{project.name}-soup.tsv", settings)
+    asked = prompt_column(local_prompts(prompts, f"{project.name}-soup.tsv", settings).read_bytes(), section.prompts)
+    check_not_heldout(asked, heldout_prompts(project, settings), section.prompts)
+    ((judge, weights),) = judge_inputs((project.scorer(section.judge),), settings).items()
+    method = Greedy(
+        judge=judge,
+        prompts_digest=prompts.content_digest,
+        seeds=section.seeds,
+        sampler=section.sampler or project.evaluation.sampler,
+        minimum_gain=section.minimum_gain,
+    )
+    return method, [prompts, weights]
+
+
 def make_request(
     project: Project,
     settings: Settings,
@@ -174,12 +252,14 @@ def make_request(
     )
 
 
-_KINDS: dict[type[ValueObject], Literal["draw_pairs", "label", "encode", "train", "evaluate"]] = {
+_KINDS: dict[type[ValueObject], JobKind] = {
     DrawSpec: "draw_pairs",
     LabelSpec: "label",
     EncodeSpec: "encode",
     TrainSpec: "train",
+    SoupSpec: "soup",
     EvalSpec: "evaluate",
+    CoverageSpec: "coverage",
 }
 
 
@@ -191,7 +271,20 @@ def _check_base(version: CandidateVersion, base: JobInput, project: Project) -> 
         )
 
 
-def _model_ref(version: CandidateVersion) -> ModelRef:
+def _base_and_versions(
+    project: Project, settings: Settings, candidate: CandidateVersion, champion: CandidateVersion | None
+) -> tuple[JobInput, list[CandidateVersion]]:
+    """The base, and the versions that are compared; ValueError when one was made from another base."""
+    base = base_input(project, settings)
+    versions = [version for version in (candidate, champion) if version is not None]
+    for version in versions:
+        _check_base(version, base, project)
+    return base, versions
+
+
+def _model_ref(version: CandidateVersion | None, base: JobInput) -> ModelRef:
+    if version is None:
+        return ModelRef(kind="base", weights_digest=base.content_digest)
     return ModelRef(kind=version.kind, weights_digest=version.weights_digest)
 
 
@@ -231,11 +324,11 @@ def _existing(path: Path) -> Path:
     return path
 
 
-def _samples(spec: EvalSpec, settings: Settings) -> tuple[list[JobInput], list[SideOutput]]:
+def _samples(specs: list[SampleSpec], settings: Settings) -> tuple[list[JobInput], list[SideOutput]]:
     """Images of each distinct model: found in the store, or still to be drawn and published there."""
     store = open_store(settings.store_uri, settings)
     found, missing = [], []
-    for digest in sorted({spec.sample_spec(model).digest for model in spec.models().values()}):
+    for digest in sorted({spec.digest for spec in specs}):
         uri = store.uri(FOLDERS["evaluate"], SAMPLES_FOLDER, digest)
         manifest = store.read_manifest(uri)
         if manifest is not None:

@@ -4,12 +4,16 @@ from pathlib import Path
 import pytest
 
 from alignment.config import load_recipe
-from alignment.contracts import DatasetSnapshot, EncodeSpec, EvalSpec, FeatureCache, TrainSpec
+from alignment.contracts import DatasetSnapshot, EncodeSpec, EvalSpec, FeatureCache, TrainResult, TrainSpec
+from alignment.coverage_contracts import CoverageSpec
+from alignment.soup_contracts import Greedy, SoupIngredient, SoupSpec
 from pipelines.contracts import CandidateVersion, JobRequest
 from pipelines.dispatch.requests import (
+    coverage_request,
     encode_request,
     evaluate_request,
     online_train_request,
+    soup_request,
     train_request,
     with_generation,
 )
@@ -275,6 +279,94 @@ def test_captions_that_are_needed_and_missing_stop_the_request(project: Project,
     assert counted.job_id == encode_request(project, settings, make_snapshot(), dpo).job_id
 
 
+GREEDY = """
+[[train]]
+recipe = "diffusion_dpo_shapes"
+overrides = ["seed=8"]
+[soup]
+method = "greedy"
+judge = "nose"
+prompts = "taste.tsv"
+seeds = [3]
+minimum_gain = 0.1
+[[soup.judges]]
+name = "nose"
+uri = "guard"
+scorer = { kind = "clip_score" }
+trained_on = ["panel"]
+"""
+
+
+def souping_project(project: Project, section: str = GREEDY, prompts: str = "a hexagon\tany\n") -> Project:
+    project.path.write_text(PROJECT + section)
+    (project.path.parent / "taste.tsv").write_text(f"prompt\tcategory\n{prompts}")
+    return load_project(project.path)
+
+
+def run_of(project: Project, recipe: int, weights: str) -> SoupIngredient:
+    result = TrainResult(
+        uri=f"file:///store/models/{weights}",
+        spec_digest="7" * 64,
+        kind="full",
+        weights_digest=weights * 64,
+        base_digest="b" * 64,
+        steps=1,
+        num_pairs=1,
+        final_metrics={},
+    )
+    return SoupIngredient(recipe=project.recipes()[recipe], result=result)
+
+
+def test_a_greedy_soup_states_judge_prompts_and_gain(project: Project, settings: Settings) -> None:
+    souping = souping_project(project)
+    request = soup_request(souping, settings, [run_of(souping, 0, "c"), run_of(souping, 1, "d")])
+    spec = SoupSpec.model_validate(request.spec)
+    assert isinstance(spec.method, Greedy)
+    assert spec.method.judge.lessons[0] == "nose"
+    assert spec.method.judge.trained_on == ("panel",)
+    assert (spec.method.seeds, spec.method.minimum_gain) == ((3,), 0.1)
+    assert spec.method.sampler == souping.evaluation.sampler
+    base, guard = (hash_folder(project.path.parent / name)[0] for name in ("base", "guard"))
+    prompts = sha256_file(project.path.parent / "taste.tsv")
+    assert names(request) == ["c" * 64, "d" * 64, base, prompts, guard]
+    assert (request.kind, request.output_uri) == ("soup", f"{settings.store_uri}/soups/{spec.digest}")
+
+
+def test_a_greedy_soup_may_not_taste_the_prompts_of_the_gate(project: Project, settings: Settings) -> None:
+    souping = souping_project(project, prompts="a hexagon\tany\nA  Circle!\tany\n")
+    with pytest.raises(ValueError, match=r"taste.tsv holds 1 prompts of the evaluation"):
+        soup_request(souping, settings, [run_of(souping, 0, "c"), run_of(souping, 1, "d")])
+
+
+def test_a_soup_needs_a_section_and_two_runs(project: Project, settings: Settings) -> None:
+    souping = souping_project(project)
+    with pytest.raises(ValueError, match="needs two runs or more, got 1"):
+        soup_request(souping, settings, [run_of(souping, 0, "c")])
+    with pytest.raises(ValueError, match=r"there is no \[soup\]"):
+        soup_request(project, settings, [run_of(souping, 0, "c"), run_of(souping, 1, "d")])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "complaint"),
+    [
+        ('judge = "nose"', 'judge = "noze"', "Unknown judge 'noze'. Did you mean 'nose'"),
+        (
+            '"diffusion_dpo_shapes"\noverrides',
+            '"mapo_shapes"\noverrides',
+            "diffusion_dpo_shapes and mapo_shapes differ",
+        ),
+        ("minimum_gain = 0.1\n", "", "soup.greedy.minimum_gain: Field required"),
+        ('[[train]]\nrecipe = "diffusion_dpo_shapes"\noverrides = ["seed=8"]\n', "", "there is one .*Add another"),
+    ],
+)
+def test_a_soup_that_cannot_be_is_refused_with_the_project(
+    project: Project, old: str, new: str, complaint: str
+) -> None:
+    assert old in GREEDY
+    with pytest.raises(ValueError, match=complaint):
+        souping_project(project, GREEDY.replace(old, new))
+
+
 def test_placement_is_no_part_of_the_identity(project: Project, settings: Settings) -> None:
     first = encode_request(project, settings, make_snapshot(), project.recipes()[0])
     placed = project.placement.encode.model_copy(update={"num_processes": 8})
@@ -345,3 +437,28 @@ def test_a_base_or_judge_lacking_a_file_is_named(project: Project, settings: Set
     (tmp_path / "base" / "unet" / "config.json").unlink()
     with pytest.raises(ValueError, match=r"Base model .* lacks unet/config\.json"):
         encode_request(project, settings, make_snapshot(), project.recipes()[0])
+
+
+def with_coverage(project: Project, judge: str) -> Project:
+    section = f'[coverage]\njudge = "{judge}"\nnum_prompts = 2\nnum_samples = 3\n'
+    project.path.write_text(PROJECT + section)
+    return load_project(project.path)
+
+
+def test_coverage_asks_one_judge_about_many_images_of_few_prompts(project: Project, settings: Settings) -> None:
+    judged = with_coverage(project, project.evaluation.judges[0].name)
+    champion = make_version(project, "a", version=3)
+    request = coverage_request(judged, settings, candidate=make_version(project, "c"), champion=champion)
+    spec = CoverageSpec.model_validate(request.spec)
+    assert (spec.num_prompts, spec.seeds, spec.bar) == (2, (0, 1, 2), 0.75)
+    assert (spec.candidate.weights_digest, spec.champion.weights_digest) == ("c" * 64, "a" * 64)
+    assert {spec.base_digest, spec.prompts_digest, spec.judge.weights_digest} <= set(names(request))
+    assert len(request.side_outputs) == 3
+    assert request.output_uri == f"{settings.store_uri}/evaluations/{spec.digest}"
+
+
+def test_coverage_needs_its_section_and_a_judge_that_exists(project: Project, settings: Settings) -> None:
+    with pytest.raises(ValueError, match=r"no \[coverage\]\. Add it with judge = NAME"):
+        coverage_request(project, settings, candidate=make_version(project, "c"), champion=None)
+    with pytest.raises(ValueError, match=r"Unknown judge 'jugde'"):
+        with_coverage(project, "jugde")
