@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from alignment.backbones.catalogue import Backbone, SchedulerName
 from alignment.objectives.catalogue import Objective
@@ -185,6 +185,14 @@ class Recipe(ValueObject):
     flip_labels: bool = False
     """Trains towards the rejected image. Only to check that a gate holds what it should."""
     divergence: DivergenceGuard = DivergenceGuard()
+    selected_by: tuple[str, ...] = ()
+    """`lessons` of the judge that chose this recipe among others; it may not judge what the recipe trains."""
+
+    @model_serializer(mode="wrap")
+    def _without_empty_lineage(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A recipe that nobody chose has the digest that it had before the field was there."""
+        data: dict[str, Any] = serialise(self)
+        return data if self.selected_by else {k: v for k, v in data.items() if k != "selected_by"}
 
 
 class OnlineData(Record):
@@ -231,6 +239,8 @@ class TrainResult(ValueObject):
     """Pairs of the feature cache; of an online run, the prompts of its file."""
     trained_on: tuple[str, ...] = ()
     """What an online run learnt from, its reward first; empty when that is the snapshot's sources."""
+    selected_by: tuple[str, ...] = ()
+    """The recipe's: what chose it among others."""
     final_metrics: dict[str, float]
     """Means over the last tenth of the steps."""
 

@@ -54,6 +54,12 @@ def _parser() -> argparse.ArgumentParser:
             stage.add_argument("overrides", nargs="*", help="recipe overrides, e.g. objective.beta=2000")
         if name in ("evaluate", "coverage", "gate", "promote"):
             stage.add_argument("--version", type=int, help="model version to judge; default: alias candidate")
+        if name == "search":
+            stage.add_argument("--gpu-memory", type=float, required=True, help="GiB that one process may take")
+            stage.add_argument(
+                "--hours", type=float, required=True, help="for the search and the winner's run together"
+            )
+            stage.add_argument("--out", help="recipe file; default: recipes/NAME_search.toml beside the project")
         if name == "rollback":
             stage.add_argument("--reason", required=True, help="why; kept in the ledger")
     _add_platform_commands(commands)
@@ -121,6 +127,14 @@ def _soup(arguments: argparse.Namespace) -> int:
         raise ValueError(f'{arguments.project} has no [soup]. Add one, with method = "uniform" or "greedy".')
     trainings = _trainings(arguments)
     return _print(_job(arguments, "soup", {"trainings": trainings, "results": _results(arguments, trainings)}))
+
+
+def _search(arguments: argparse.Namespace) -> int:
+    limits = {"gpu_memory_gib": arguments.gpu_memory, "hours": arguments.hours}
+    stages.check_search(arguments.project, **limits, out=arguments.out)
+    _reports(arguments.project)
+    snapshot = stages.snapshot(arguments.project)
+    return _print(stages.search(arguments.project, snapshot, **limits, out=arguments.out))
 
 
 def _register(arguments: argparse.Namespace) -> int:
@@ -295,6 +309,7 @@ STAGES: dict[str, tuple[Callable[[argparse.Namespace], int], str]] = {
     "encode": (_encode, "VAE latents and text states of the snapshot"),
     "train": (_train, "train every recipe of the project"),
     "soup": (_soup, "average the trained recipes, as the project's [soup] says"),
+    "search": (_search, "try recipes within the limits and write the best as a recipe file"),
     "register": (_register, "trained weights as model versions, alias candidate"),
     "evaluate": (_evaluate, "candidate, champion and base on the held-out prompts"),
     "coverage": (_coverage, "what the best of several images is worth, for candidate, champion and base"),

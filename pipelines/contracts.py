@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from alignment.contracts import Placement, Sha256, Share, ValueObject
+from alignment.failures import FailureKind
 
 # --- store ----------------------------------------------------------------------------------------------------------
 
@@ -163,7 +164,7 @@ class JobStatus(ValueObject):
     state: Literal["unknown", "pending", "running", "succeeded", "failed", "preempted", "cancelled", "lost"]
     attempt: int = 0
     exit_code: int | None = None
-    failure_kind: Literal["", "bad_input", "bad_data", "diverged", "preempted", "storage_full", "crashed"] = ""
+    failure_kind: Literal["", FailureKind] = ""
     message: str = ""
     progress_done: int = 0
     progress_total: int = 0
@@ -195,7 +196,7 @@ class CandidateVersion(ValueObject):
     snapshot_uri: str = ""
     """Where the snapshot it was trained on lies; its calibration split checks the judges."""
     trained_on: tuple[str, ...]
-    """Names of the pair sources, and of the judges, whose verdicts the weights learnt from."""
+    """Names of the pair sources, and of the judges, whose verdicts the weights learnt from or were chosen by."""
     run_id: str
 
 

@@ -14,6 +14,7 @@ from alignment.lookup import unknown_name
 from alignment.rewards.catalogue import Reward
 from alignment.soup_contracts import recipe_family
 from pipelines.contracts import GatePolicy
+from pipelines.search.space import SearchSection
 
 SELF_GENERATED = "self_generated"
 """Kind of the sources that the base model draws itself."""
@@ -225,6 +226,7 @@ class Project(Section):
     gate: GatePolicy = GatePolicy()
     placement: PlacementSection = PlacementSection()
     schedule: ScheduleSection = ScheduleSection()
+    search: SearchSection = SearchSection()
     path: Path
     """The file this came from."""
 
@@ -352,8 +354,12 @@ def _absolute(project: Project) -> Project:
     if labelling is not None:
         scorers = tuple(s.model_copy(update={"uri": resolve(s.uri)}) for s in labelling.scorers)
         labelling = labelling.model_copy(update={"scorers": scorers})
+    search = project.search
+    recipes = tuple(resolve(recipe) if recipe.endswith(".toml") else recipe for recipe in search.recipes)
+    prompts = resolve(search.prompts) if search.prompts else ""
     return project.model_copy(
         update={
+            "search": search.model_copy(update={"recipes": recipes, "prompts": prompts}),
             "base": project.base.model_copy(update={"uri": resolve(project.base.uri)}),
             "sources": tuple(map(source_at, project.sources)),
             "train": tuple(

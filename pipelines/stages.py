@@ -6,6 +6,7 @@ command line pays for what it uses.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,19 +45,21 @@ def drawn_sources(project: Project) -> list[str]:
 
 def list_shards(path: str) -> list[Json]:
     """Every shard of every source, as SourceShard."""
+    from pipelines.dispatch import label_requests
     from pipelines.intake import ingestion
 
     settings = load_settings()
-    project = _with_drawn_sources(read_project(path), settings)
+    project = label_requests.with_drawn_sources(read_project(path), settings)
     return [_json(shard) for shard in ingestion.list_source_shards(project, settings)]
 
 
 def ingest(path: str, shard: Json) -> Json:
     """A shard as an immutable RawBatch."""
+    from pipelines.dispatch import label_requests
     from pipelines.intake import ingestion
 
     settings = load_settings()
-    project = _with_drawn_sources(read_project(path), settings)
+    project = label_requests.with_drawn_sources(read_project(path), settings)
     return _json(ingestion.ingest(SourceShard.model_validate(shard), project, settings))
 
 
@@ -174,7 +177,9 @@ def job_request(
 
     project, settings = read_project(path, overrides), load_settings()
     if stage in PAIR_STAGES:
-        request = _pair_request(project, settings, stage, given)
+        from pipelines.dispatch import label_requests
+
+        request = label_requests.pair_request(project, settings, stage, given)
     elif stage in ("evaluate", "coverage"):
         build = _evaluate_request if stage == "evaluate" else _coverage_request
         request = build(project, settings, CandidateVersion.model_validate(given["candidate"]))
@@ -219,6 +224,38 @@ def label_report(snapshot: Json) -> Json:
         open_store(snapshot["uri"], settings).read_bytes(f"{snapshot['uri']}/{LABEL_REPORT_FILE}")
     )
     return report
+
+
+def check_search(path: str, *, gpu_memory_gib: float, hours: float, out: str | None) -> None:
+    """ValueError for anything about a search that can be refused before its pairs are ingested."""
+    from pipelines.search import recipe_search
+    from pipelines.search.ranking import Limits
+
+    limits = Limits(memory_gib=gpu_memory_gib, hours=hours)
+    recipe_search.check(read_project(path), limits, Path(out) if out else None)
+
+
+def search(path: str, snapshot: Json, *, gpu_memory_gib: float, hours: float, out: str | None) -> Json:
+    """Recipes within the limits tried and ranked; the winner's recipe file, and the table of trials."""
+    from pipelines import tracking
+    from pipelines.dispatch import jobs
+    from pipelines.search import recipe_search
+    from pipelines.search.ranking import Limits
+
+    project, settings = read_project(path), load_settings()
+    run_key = f"{project.name}.search"
+    answer = recipe_search.search(
+        project,
+        settings,
+        snapshot=DatasetSnapshot.model_validate(snapshot),
+        limits=Limits(memory_gib=gpu_memory_gib, hours=hours),
+        out=Path(out) if out else None,
+        run_job=partial(jobs.run_to_end, settings=settings, parent_key=run_key),
+    )
+    tags = tracking.airflow_tags(settings, run_key)
+    run_id = tracking.parent_run(settings, project=project.name, key=run_key, tags=tags)
+    tracking.finish_run(settings, run_id, "FINISHED")
+    return answer
 
 
 # --- a model goes out, or does not ----------------------------------------------------------------------------------
@@ -301,31 +338,6 @@ def rollback(path: str, *, actor: str, reason: str) -> Json:
     from pipelines.release import promotion
 
     return _json(promotion.rollback(read_project(path), load_settings(), actor, reason))
-
-
-def _pair_request(project: Project, settings: Settings, stage: str, given: Json) -> JobRequest:
-    from pipelines.dispatch import label_requests
-
-    if stage == "label":
-        data = DatasetSnapshot.model_validate(given["snapshot"])
-        return label_requests.label_request(project, settings, data)
-    source = next(source for source in project.sources if source.name == given["source"])
-    return label_requests.draw_request(project, settings, source)
-
-
-def _with_drawn_sources(project: Project, settings: Settings) -> Project:
-    """The project with the place of every self_generated source's pairs as its uri."""
-    if not drawn_sources(project):
-        return project
-    from pipelines.dispatch import label_requests
-
-    found = tuple(
-        source.model_copy(update={"uri": label_requests.draw_request(project, settings, source).output_uri})
-        if source.draw
-        else source
-        for source in project.sources
-    )
-    return project.model_copy(update={"sources": found})
 
 
 @contextmanager

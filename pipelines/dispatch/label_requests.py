@@ -1,5 +1,7 @@
 """Requests of the jobs that make pairs without people: draw them to order, label a snapshot's."""
 
+from typing import Any
+
 from alignment.contracts import DatasetSnapshot
 from alignment.labelling_contracts import DrawSpec, LabelSpec, filled
 from pipelines.contracts import JobInput, JobRequest
@@ -7,6 +9,23 @@ from pipelines.dispatch.requests import base_input, judge_inputs, local_prompts,
 from pipelines.project import DrawSection, Project, SourceSection
 from pipelines.prompts import check_not_heldout, heldout_prompts
 from pipelines.settings import Settings
+
+
+def pair_request(project: Project, settings: Settings, stage: str, given: dict[str, Any]) -> JobRequest:
+    """The request of stage `label`, {snapshot}, or of `draw_pairs`, {source}."""
+    if stage == "label":
+        return label_request(project, settings, DatasetSnapshot.model_validate(given["snapshot"]))
+    source = next(source for source in project.sources if source.name == given["source"])
+    return draw_request(project, settings, source)
+
+
+def with_drawn_sources(project: Project, settings: Settings) -> Project:
+    """The project with the place of every self_generated source's pairs as its uri."""
+    sources = tuple(
+        source.model_copy(update={"uri": draw_request(project, settings, source).output_uri}) if source.draw else source
+        for source in project.sources
+    )
+    return project.model_copy(update={"sources": sources})
 
 
 def label_request(project: Project, settings: Settings, snapshot: DatasetSnapshot) -> JobRequest:

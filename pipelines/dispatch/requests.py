@@ -229,6 +229,12 @@ def _greedy(project: Project, settings: Settings, section: GreedySoupSection) ->
     return method, [prompts, weights]
 
 
+def judge_of(section: JudgeSection, settings: Settings) -> Judge:
+    """A scorer of the project as specs name it, its weights hashed; ValueError when its folder is not whole."""
+    (judge,) = judge_inputs((section,), settings)
+    return judge
+
+
 def make_request(
     project: Project,
     settings: Settings,

@@ -49,7 +49,7 @@ def register(
     """
     version = registry.find_version(settings, project.name, weights_digest=result.weights_digest)
     known = _lessons(project, settings, version)
-    lessons = known | set(result.trained_on or snapshot.lessons)
+    lessons = known | _taught_by(result, snapshot)
     if version is None or lessons != known:
         with tempfile.TemporaryDirectory(prefix="plumbline-register-") as scratch:
             weights_dir = fetch_weights(result.uri, result.weights_digest, settings, Path(scratch))
@@ -82,7 +82,7 @@ def register_soup(
     missing = [digest[:12] for digest in soup.ingredients if digest not in runs]
     if missing:
         raise ValueError(f"Soup {soup.uri} has ingredients of another run: {', '.join(missing)}. Make the soup anew.")
-    lessons = {lesson for result, snapshot in trained for lesson in result.trained_on or snapshot.lessons}
+    lessons = {lesson for result, snapshot in trained for lesson in _taught_by(result, snapshot)}
     kept = [runs[digest][0] for digest in soup.ingredients]
     whole = kept[0].model_copy(
         update={
@@ -142,6 +142,11 @@ def fetch_weights(uri: str, weights_digest: str, settings: Settings, local_dir: 
             " trained, or not the ones that were evaluated. Train again, or restore the folder."
         )
     return weights_dir
+
+
+def _taught_by(result: TrainResult, snapshot: DatasetSnapshot) -> set[str]:
+    """Whatever decided what a run became: what it was trained on, and the judge that chose its recipe."""
+    return {*(result.trained_on or snapshot.lessons), *result.selected_by}
 
 
 def _lessons(project: Project, settings: Settings, version: int | None) -> set[str]:

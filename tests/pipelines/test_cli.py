@@ -125,3 +125,25 @@ def test_a_drawing_of_held_out_prompts(capsys: pytest.CaptureFixture[str], proje
         f'{draw}\nchosen_template = "bright {{prompt}}"\nseeds = [0]\nsampler = {{ }}\n\n[snapshot]',
     )
     assert "few.txt holds 1 prompts of the evaluation (lines 2)" in refused(capsys, "draw", str(project))
+
+
+def search(capsys: pytest.CaptureFixture[str], project: Path, *argv: str) -> str:
+    return refused(capsys, "search", str(project), *argv)
+
+
+def test_search_limits_are_refused_before_anything_runs(capsys: pytest.CaptureFixture[str], project: Path) -> None:
+    line = search(capsys, project, "--gpu-memory", "0", "--hours", "-1")
+    assert "--gpu-memory is 0 and --hours is -1. Give a number above 0" in line
+    assert not (project.parents[1] / "state").exists()
+
+
+def test_search_does_not_overwrite_what_a_person_wrote(capsys: pytest.CaptureFixture[str], project: Path) -> None:
+    line = search(capsys, project, "--gpu-memory", "4", "--hours", "1", "--out", str(project))
+    assert "exists and is not the answer of a search" in line
+    assert not (project.parents[1] / "state").exists()
+
+
+def test_an_unknown_factor_of_a_search_suggests_the_nearest(capsys: pytest.CaptureFixture[str], project: Path) -> None:
+    edit(project, "[evaluation]", '[search]\nfactors = { "objective.betta" = [0.5, 2.0] }\n\n[evaluation]')
+    line = search(capsys, project, "--gpu-memory", "4", "--hours", "1")
+    assert "Unknown field of search.factors 'objective.betta'. Did you mean 'objective.beta'?" in line

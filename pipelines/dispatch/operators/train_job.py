@@ -36,7 +36,7 @@ def retry_policy() -> ExceptionRetryPolicy:
     return ExceptionRetryPolicy(
         rules=[
             RetryRule(
-                exception=named(jobs.ConfigError, jobs.DataError, jobs.Diverged, jobs.JobCancelled),
+                exception=named(jobs.ConfigError, jobs.DataError, jobs.Diverged, jobs.OutOfMemory, jobs.JobCancelled),
                 action=RetryAction.FAIL,
                 reason="Trying again would end the same way.",
             ),

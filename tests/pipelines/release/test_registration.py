@@ -56,6 +56,12 @@ def test_who_labelled_the_pairs_is_learnt_from_beside_the_sources(world: Any) ->
     assert candidate.trained_on == tuple(sorted(("shapes_pairs", *lessons)))
 
 
+def test_the_judge_that_chose_the_recipe_is_named_beside_the_sources(world: Any) -> None:
+    result = world.train("chosen").model_copy(update={"selected_by": ("taste", "scorer 12")})
+    candidate = register(result, world.project, world.settings, snapshot=world.snapshot, run_id=world.run_id)
+    assert candidate.trained_on == ("scorer 12", "shapes_pairs", "taste")
+
+
 def test_the_same_weights_are_registered_once_and_become_candidate_again(world: Any) -> None:
     first = world.register("a")
     second = world.register("b")
