@@ -75,6 +75,13 @@ class DatasetSnapshot(ValueObject):
     licences: tuple[str, ...]
     batch_digests: tuple[Sha256, ...]
     heldout_prompts_digest: Sha256
+    labelled_by: tuple[str, ...] = ()
+    """`Judge.lessons` of those whose verdicts stand in the place of people's in the training split."""
+
+    @property
+    def lessons(self) -> tuple[str, ...]:
+        """What a model learns from these pairs; no judge that shares one of them may judge it."""
+        return tuple(sorted({*self.sources, *self.labelled_by}))
 
 
 class EncodeSpec(ValueObject):

@@ -9,6 +9,7 @@ METRICS_FILE = "metrics.jsonl"
 SAMPLES_INDEX_FILE = "samples/index.jsonl"
 CHECKPOINTS_DIR = "checkpoints"
 PROGRESS_FILE = "progress.json"
+LABEL_REPORT_FILE = "label_report.json"
 
 
 class JobFailure(ValueObject):

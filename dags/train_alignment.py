@@ -69,8 +69,12 @@ for project in projects():
             outlet_events[candidate_asset(stages.read_project(path))].extra = {"version": candidate["version"]}
             return candidate
 
-        snapshot = build_snapshot(location(project))
+        snapshot: Any = build_snapshot(location(project))
         checked = enough_new_pairs(location(project), snapshot)
+        if project.labelling:
+            label = TrainJobOperator(task_id="label", stage="label", given={"snapshot": snapshot}, **job)
+            checked >> label
+            snapshot = label.output
         caches: Any = []
         if project.encodes():
             encodings = plan_encodings(location(project), snapshot)

@@ -102,7 +102,14 @@ def _add_platform_commands(commands: Any) -> None:
 # --- stages ---------------------------------------------------------------------------------------------------------
 
 
+def _draw(arguments: argparse.Namespace) -> int:
+    if not stages.drawn_sources(stages.read_project(arguments.project)):
+        raise ValueError(f'{arguments.project} has no source of kind "self_generated"; there is nothing to draw.')
+    return _print(stages.draw(arguments.project, run_key=_run_key(arguments.project)))
+
+
 def _ingest(arguments: argparse.Namespace) -> int:
+    stages.draw(arguments.project, run_key=_run_key(arguments.project))
     return _print({"batches": [stages.ingest(arguments.project, s) for s in stages.list_shards(arguments.project)]})
 
 
@@ -113,6 +120,16 @@ def _validate(arguments: argparse.Namespace) -> int:
 def _snapshot(arguments: argparse.Namespace) -> int:
     _reports(arguments.project)
     return _print(stages.snapshot(arguments.project))
+
+
+def _label(arguments: argparse.Namespace) -> int:
+    if stages.read_project(arguments.project).labelling is None:
+        raise ValueError(
+            f"{arguments.project} has no [labelling]. Add one, e.g. judges = [NAME] and"
+            ' method = {kind = "proxy_vote"}.'
+        )
+    labelled = _fresh_snapshot(arguments)
+    return _print({"snapshot": labelled, "report": stages.label_report(labelled)})
 
 
 def _encode(arguments: argparse.Namespace) -> int:
@@ -193,14 +210,19 @@ def _status(arguments: argparse.Namespace) -> int:
 
 
 def _reports(path: str) -> list[Json]:
+    stages.draw(path, run_key=_run_key(path))
     return [stages.validate(path, stages.ingest(path, shard)) for shard in stages.list_shards(path)]
 
 
 def _fresh_snapshot(arguments: argparse.Namespace) -> Json:
-    """What is accepted by now; the project is read first, so that a bad recipe fails before the work begins."""
-    stages.read_project(arguments.project, tuple(arguments.overrides))
+    """What is accepted by now, under the labels that the project wants.
+
+    The project is read first, so that a bad recipe fails before the work begins.
+    """
+    stages.read_project(arguments.project, tuple(getattr(arguments, "overrides", ())))
     _reports(arguments.project)
-    return stages.snapshot(arguments.project)
+    plain = stages.snapshot(arguments.project)
+    return stages.labelled_snapshot(arguments.project, plain, run_key=_run_key(arguments.project))
 
 
 def _caches(arguments: argparse.Namespace, snapshot: Json) -> list[Json]:
@@ -311,9 +333,11 @@ def _print(value: Any) -> int:
 
 
 STAGES: dict[str, tuple[Callable[[argparse.Namespace], int], str]] = {
+    "draw": (_draw, "pairs of the self_generated sources, drawn by the base model"),
     "ingest": (_ingest, "fetch every shard of every source into an immutable batch"),
     "validate": (_validate, "judge every batch by the data rules; quarantine what breaks them"),
     "snapshot": (_snapshot, "everything accepted so far as a content-addressed data set"),
+    "label": (_label, "labels of the training pairs by judges instead of people; with a report"),
     "encode": (_encode, "VAE latents and text states of the snapshot"),
     "train": (_train, "train every recipe of the project"),
     "soup": (_soup, "average the trained recipes, as the project's [soup] says"),

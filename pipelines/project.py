@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from alignment.backbones.catalogue import Backbone
 from alignment.config import load_recipe, read_toml, validate
 from alignment.contracts import Placement, Recipe, Sampler, Share, check_sampler
+from alignment.labelling_contracts import PROMPT_FIELD, LabelMethod, LabelModel, check_labelers, check_templates
 from alignment.lookup import unknown_name
 from alignment.reward_contracts import RewardRecipe
 from alignment.rewards.catalogue import Reward
@@ -18,6 +19,8 @@ from pipelines.search.space import SearchSection
 
 REWARD_SCHEME = "reward://"
 """Before the name of a reward model that the project trains itself."""
+SELF_GENERATED = "self_generated"
+"""Kind of the sources that the base model draws itself."""
 
 
 class Section(BaseModel):
@@ -35,15 +38,41 @@ class BaseModelSection(Section):
     backbone: Backbone
 
 
+class DrawSection(Section):
+    """Pairs that the base model draws itself: the chosen image with words added, the rejected one without."""
+
+    prompts: str
+    """UTF-8 text, one prompt a line, none of them an evaluation prompt; local or s3://."""
+    chosen_template: str
+    """Prompt of the chosen image, e.g. `{prompt}, in pixel art style`."""
+    rejected_template: str = PROMPT_FIELD
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)]
+    sampler: Sampler
+
+    @model_validator(mode="after")
+    def _templates_fit(self) -> Self:
+        check_templates(self.chosen_template, self.rejected_template)
+        return self
+
+
 class SourceSection(Section):
     """Where preference pairs come from."""
 
     name: str
     kind: str
     """A name of pipelines/intake/sources/catalogue.py."""
-    uri: str
-    """Folder or prefix of shards, local or s3://."""
+    uri: str = ""
+    """Folder or prefix of shards, local or s3://; a self_generated source has none."""
     licence: str
+    draw: DrawSection | None = None
+    """What a self_generated source is drawn from."""
+
+    @model_validator(mode="after")
+    def _says_where_from(self) -> Self:
+        if (self.kind == SELF_GENERATED) != (self.draw is not None) or bool(self.uri) == (self.draw is not None):
+            needs = "[sources.draw] and no uri" if self.kind == SELF_GENERATED else "a uri and no [sources.draw]"
+            raise ValueError(f"source {self.name!r} of kind {self.kind!r} takes {needs}")
+        return self
 
 
 class ValidationSection(Section):
@@ -170,9 +199,30 @@ class RewardSection(Section):
         return data
 
 
+class LabellingSection(Section):
+    """Who labels training pairs in the place of people. Calibration and test pairs keep people's labels."""
+
+    judges: tuple[str, ...] = ()
+    """Names of scorers of the project; what one of them labelled it may not judge."""
+    scorers: tuple[JudgeSection, ...] = ()
+    """Scorers that only label."""
+    sources: tuple[str, ...] = ()
+    """Sources whose pairs get new labels; empty: every source that is not drawn to order."""
+    human_sources: tuple[str, ...] = ()
+    """Of a label model: sources whose labels are human truth; empty: the same."""
+    method: LabelMethod
+
+    @model_validator(mode="after")
+    def _has_its_labelers(self) -> Self:
+        check_labelers(self.method, len(self.judges))
+        return self
+
+
 class PlacementSection(Section):
     """Placement of each kind of job."""
 
+    draw_pairs: Placement = Placement()
+    label: Placement = Placement()
     encode: Placement = Placement()
     train: Placement = Placement()
     soup: Placement = Placement()
@@ -204,6 +254,7 @@ class Project(Section):
     online: OnlineSection | None = None
     rewards: tuple[RewardSection, ...] = ()
     soup: Annotated[UniformSoupSection | GreedySoupSection, Field(discriminator="method")] | None = None
+    labelling: LabellingSection | None = None
     gate: GatePolicy = GatePolicy()
     placement: PlacementSection = PlacementSection()
     schedule: ScheduleSection = ScheduleSection()
@@ -270,7 +321,25 @@ class Project(Section):
         """Every scorer of the project."""
         online = self.online.rewards if self.online else ()
         tasting = self.soup.judges if isinstance(self.soup, GreedySoupSection) else ()
-        return (*self.evaluation.guards, *self.evaluation.judges, *online, *tasting)
+        labelling = self.labelling.scorers if self.labelling else ()
+        return (*self.evaluation.guards, *self.evaluation.judges, *online, *tasting, *labelling)
+
+    def labellers(self) -> tuple[JudgeSection, ...]:
+        """The scorers that `labelling.judges` names, in order; ValueError for a name that nobody has."""
+        return tuple(self.scorer(name) for name in self.labelling.judges) if self.labelling else ()
+
+    def labelled_sources(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Sources that get new labels, and sources whose labels are human truth; ValueError for a name nobody has."""
+        section = self.labelling
+        people = tuple(source.name for source in self.sources if source.draw is None)
+        if section is None:
+            return (), ()
+        for name in (*section.sources, *section.human_sources):
+            if name not in people:
+                raise ValueError(f"{self.path}: labelling: {unknown_name('source of labels', name, people)}")
+        relabelled = section.sources or people
+        human = section.human_sources or people
+        return relabelled, human if isinstance(section.method, LabelModel) else ()
 
     def _check_soup(self, recipes: Sequence[Recipe]) -> None:
         """ValueError when the recipes' weights could not be averaged, or nobody is there to choose them."""
@@ -305,6 +374,8 @@ def load_project(path: Path, overrides: tuple[str, ...] = ()) -> Project:
     project = _absolute(project.model_copy(update={"train": sections}), root)
     project.recipes()
     project.check_rewards()
+    project.labellers()
+    project.labelled_sources()
     check_sampler(project.base.backbone, project.evaluation.sampler)
     if project.coverage is not None:
         project.scorer(project.coverage.judge)
@@ -347,7 +418,11 @@ def _absolute(project: Project, root: Path) -> Project:
     """The project with every local path made absolute against `root`."""
 
     def resolve(uri: str) -> str:
-        return uri if "://" in uri else str((root / uri).resolve())
+        return uri if "://" in uri or not uri else str((root / uri).resolve())
+
+    def source_at(source: SourceSection) -> SourceSection:
+        draw = source.draw and source.draw.model_copy(update={"prompts": resolve(source.draw.prompts)})
+        return source.model_copy(update={"uri": resolve(source.uri), "draw": draw})
 
     evaluation, online, soup = project.evaluation, project.online, project.soup
     if isinstance(soup, GreedySoupSection):
@@ -356,6 +431,10 @@ def _absolute(project: Project, root: Path) -> Project:
     if online is not None:
         rewards = tuple(r.model_copy(update={"uri": resolve(r.uri)}) for r in online.rewards)
         online = online.model_copy(update={"prompts": resolve(online.prompts), "rewards": rewards})
+    labelling = project.labelling
+    if labelling is not None:
+        scorers = tuple(s.model_copy(update={"uri": resolve(s.uri)}) for s in labelling.scorers)
+        labelling = labelling.model_copy(update={"scorers": scorers})
     search = project.search
     recipes = tuple(resolve(recipe) if recipe.endswith(".toml") else recipe for recipe in search.recipes)
     prompts = resolve(search.prompts) if search.prompts else ""
@@ -363,7 +442,7 @@ def _absolute(project: Project, root: Path) -> Project:
         update={
             "search": search.model_copy(update={"recipes": recipes, "prompts": prompts}),
             "base": project.base.model_copy(update={"uri": resolve(project.base.uri)}),
-            "sources": tuple(s.model_copy(update={"uri": resolve(s.uri)}) for s in project.sources),
+            "sources": tuple(map(source_at, project.sources)),
             "train": tuple(
                 s.model_copy(update={"recipe": resolve(s.recipe) if s.recipe.endswith(".toml") else s.recipe})
                 for s in project.train
@@ -371,6 +450,7 @@ def _absolute(project: Project, root: Path) -> Project:
             "online": online,
             "soup": soup,
             "rewards": tuple(r.model_copy(update={"encoder": resolve(r.encoder)}) for r in project.rewards),
+            "labelling": labelling,
             "evaluation": evaluation.model_copy(
                 update={
                     "prompts": resolve(evaluation.prompts),

@@ -12,6 +12,7 @@ from typing import Any
 
 from alignment.contracts import DatasetSnapshot, EvalReport, FeatureCache, Recipe, TrainResult, canonical_json
 from alignment.coverage_contracts import CoverageReport
+from alignment.job_files import LABEL_REPORT_FILE
 from alignment.reward_contracts import RewardTrainResult
 from alignment.soup_contracts import SoupIngredient, SoupResult
 from pipelines.contracts import CandidateVersion, GateDecision, JobRequest, RawBatch, SourceShard, ValidationReport
@@ -19,6 +20,9 @@ from pipelines.project import Project, load_project
 from pipelines.settings import Settings, load_settings
 
 Json = dict[str, Any]
+
+PAIR_STAGES = ("draw_pairs", "label")
+"""Job stages that make or label pairs, whatever the recipe."""
 
 
 def read_project(path: str, overrides: tuple[str, ...] = ()) -> Project:
@@ -29,18 +33,35 @@ def read_project(path: str, overrides: tuple[str, ...] = ()) -> Project:
 # --- pairs come in --------------------------------------------------------------------------------------------------
 
 
+def draw(path: str, *, run_key: str) -> list[Json]:
+    """The pairs of every self_generated source, drawn here and now, as DrawnPairs; those drawn before are found."""
+    sources = drawn_sources(read_project(path))
+    return [run_job(path, "draw_pairs", {"source": source}, run_key=run_key) for source in sources]
+
+
+def drawn_sources(project: Project) -> list[str]:
+    """Names of the sources that the base model draws."""
+    return [source.name for source in project.sources if source.draw is not None]
+
+
 def list_shards(path: str) -> list[Json]:
     """Every shard of every source, as SourceShard."""
+    from pipelines.dispatch import label_requests
     from pipelines.intake import ingestion
 
-    return [_json(shard) for shard in ingestion.list_source_shards(read_project(path), load_settings())]
+    settings = load_settings()
+    project = label_requests.with_drawn_sources(read_project(path), settings)
+    return [_json(shard) for shard in ingestion.list_source_shards(project, settings)]
 
 
 def ingest(path: str, shard: Json) -> Json:
     """A shard as an immutable RawBatch."""
+    from pipelines.dispatch import label_requests
     from pipelines.intake import ingestion
 
-    return _json(ingestion.ingest(SourceShard.model_validate(shard), read_project(path), load_settings()))
+    settings = load_settings()
+    project = label_requests.with_drawn_sources(read_project(path), settings)
+    return _json(ingestion.ingest(SourceShard.model_validate(shard), project, settings))
 
 
 def validate(path: str, batch: Json) -> Json:
@@ -163,14 +184,18 @@ def job_request(
 ) -> JobRequest:
     """The request of a job stage from its upstream value objects.
 
-    encode: {snapshot, recipe}; train: {cache, recipe}, of which an online recipe reads no cache; soup: {trainings,
-    results}, two lists of one order; train_reward: {snapshot, reward}; evaluate and coverage: {candidate}. `recipe` (0
-    when left out) and `reward` are positions in the project file.
+    draw_pairs: {source}, its name; label: {snapshot}; encode: {snapshot, recipe}; train: {cache, recipe}, of which an
+    online recipe reads no cache; soup: {trainings, results}, two lists of one order; train_reward: {snapshot, reward};
+    evaluate and coverage: {candidate}. `recipe` (0 when left out) and `reward` are positions in the project file.
     """
     from pipelines.dispatch import requests
 
     project, settings = read_project(path, overrides), load_settings()
-    if stage in ("evaluate", "coverage"):
+    if stage in PAIR_STAGES:
+        from pipelines.dispatch import label_requests
+
+        request = label_requests.pair_request(project, settings, stage, given)
+    elif stage in ("evaluate", "coverage"):
         build = _evaluate_request if stage == "evaluate" else _coverage_request
         request = build(project, settings, CandidateVersion.model_validate(given["candidate"]))
     elif stage == "soup":
@@ -197,6 +222,26 @@ def run_job(path: str, stage: str, given: Json, *, run_key: str, overrides: tupl
 
     request = job_request(path, stage, given, overrides=overrides)
     return jobs.run_to_end(request, load_settings(), parent_key=run_key)
+
+
+def labelled_snapshot(path: str, snapshot: Json, *, run_key: str) -> Json:
+    """The snapshot with the labels that the project's [labelling] gives its training pairs; as it is without one."""
+    if read_project(path).labelling is None:
+        return snapshot
+    return run_job(path, "label", {"snapshot": snapshot}, run_key=run_key)
+
+
+def label_report(snapshot: Json) -> Json:
+    """The LabelReport of a labelled snapshot."""
+    import json
+
+    from pipelines.storage import open_store
+
+    settings = load_settings()
+    report: Json = json.loads(
+        open_store(snapshot["uri"], settings).read_bytes(f"{snapshot['uri']}/{LABEL_REPORT_FILE}")
+    )
+    return report
 
 
 def check_search(path: str, *, gpu_memory_gib: float, hours: float, out: str | None) -> None:

@@ -21,6 +21,7 @@ from alignment.contracts import (
     ValueObject,
 )
 from alignment.coverage_contracts import CoverageSpec
+from alignment.labelling_contracts import DrawSpec, LabelSpec
 from alignment.objectives.catalogue import check_captions
 from alignment.reward_contracts import RewardTrainSpec
 from alignment.soup_contracts import Greedy, SoupIngredient, SoupSpec, Uniform
@@ -35,6 +36,8 @@ from pipelines.settings import Settings
 from pipelines.storage import open_store
 
 FOLDERS: dict[JobKind, str] = {
+    "draw_pairs": "drawn",
+    "label": "snapshots",
     "encode": "features",
     "train": "models",
     "soup": "soups",
@@ -59,7 +62,7 @@ def encode_request(project: Project, settings: Settings, snapshot: DatasetSnapsh
         images=recipe.images,
     )
     inputs = (base, JobInput(content_digest=snapshot.content_digest, uri=snapshot.uri))
-    return _request(project, settings, spec, inputs=inputs, placement=project.placement.encode)
+    return make_request(project, settings, spec, inputs=inputs, placement=project.placement.encode)
 
 
 def train_request(project: Project, settings: Settings, cache: FeatureCache, recipe: Recipe) -> JobRequest:
@@ -68,7 +71,7 @@ def train_request(project: Project, settings: Settings, cache: FeatureCache, rec
     base = base_input(project, settings)
     spec = TrainSpec(recipe=recipe, base_digest=base.content_digest, cache_digest=cache.content_digest)
     inputs = (base, JobInput(content_digest=cache.content_digest, uri=cache.uri))
-    return _request(project, settings, spec, inputs=inputs, placement=project.placement.train)
+    return make_request(project, settings, spec, inputs=inputs, placement=project.placement.train)
 
 
 def online_train_request(project: Project, settings: Settings, recipe: Recipe) -> JobRequest:
@@ -78,19 +81,19 @@ def online_train_request(project: Project, settings: Settings, recipe: Recipe) -
     """
     section = project.reward(recipe)
     assert project.online is not None
-    prompts = _prompts_input(project.online.prompts, f"{project.name}-online.txt", settings)
-    with _local_prompts(prompts, f"{project.name}-online.txt", settings).open(
+    prompts = prompts_input(project.online.prompts, f"{project.name}-online.txt", settings)
+    with local_prompts(prompts, f"{project.name}-online.txt", settings).open(
         encoding="utf-8", errors="replace"
     ) as lines:
         check_not_heldout(lines, heldout_prompts(project, settings), project.online.prompts)
-    ((reward, weights),) = _judge_inputs(project, (section,), settings).items()
+    ((reward, weights),) = judge_inputs(project, (section,), settings).items()
     base = base_input(project, settings)
     spec = TrainSpec(
         recipe=recipe,
         base_digest=base.content_digest,
         online=OnlineData(prompts_digest=prompts.content_digest, reward=reward),
     )
-    return _request(project, settings, spec, inputs=(base, prompts, weights), placement=project.placement.train)
+    return make_request(project, settings, spec, inputs=(base, prompts, weights), placement=project.placement.train)
 
 
 def soup_request(project: Project, settings: Settings, ingredients: Sequence[SoupIngredient]) -> JobRequest:
@@ -110,7 +113,7 @@ def soup_request(project: Project, settings: Settings, ingredients: Sequence[Sou
         method, tasting = _greedy(project, settings, project.soup)
         inputs += [base_input(project, settings), *tasting]
     spec = SoupSpec(ingredients=tuple(ingredients), method=method)
-    return _request(project, settings, spec, inputs=_distinct(inputs), placement=project.placement.soup)
+    return make_request(project, settings, spec, inputs=_distinct(inputs), placement=project.placement.soup)
 
 
 def reward_request(
@@ -130,7 +133,7 @@ def reward_request(
         JobInput(content_digest=snapshot.content_digest, uri=snapshot.uri),
         JobInput(content_digest=digest, uri=reward.encoder, manifest=False),
     )
-    return _request(project, settings, spec, inputs=inputs, placement=project.placement.reward)
+    return make_request(project, settings, spec, inputs=inputs, placement=project.placement.reward)
 
 
 def evaluate_request(
@@ -153,10 +156,9 @@ def evaluate_request(
         )
     base, versions = _base_and_versions(project, settings, candidate, champion)
     judges, guards = (
-        _judge_inputs(project, sections, settings)
-        for sections in (project.evaluation.judges, project.evaluation.guards)
+        judge_inputs(project, sections, settings) for sections in (project.evaluation.judges, project.evaluation.guards)
     )
-    prompts = _prompts_input(project.evaluation.prompts, f"{project.name}.tsv", settings)
+    prompts = prompts_input(project.evaluation.prompts, f"{project.name}.tsv", settings)
     spec = EvalSpec(
         candidate=_model_ref(candidate, base),
         champion=_model_ref(champion, base),
@@ -172,7 +174,7 @@ def evaluate_request(
     inputs = [base, prompts, JobInput(content_digest=snapshot_digest, uri=snapshot_uri)]
     inputs += [_weights_input(version) for version in versions]
     inputs += [*judges.values(), *guards.values(), *found]
-    return _request(
+    return make_request(
         project,
         settings,
         spec,
@@ -196,8 +198,8 @@ def coverage_request(
             " the best of several images is worth."
         )
     base, versions = _base_and_versions(project, settings, candidate, champion)
-    ((judge, judge_folder),) = _judge_inputs(project, (project.scorer(section.judge),), settings).items()
-    prompts = _prompts_input(project.evaluation.prompts, f"{project.name}.tsv", settings)
+    ((judge, judge_folder),) = judge_inputs(project, (project.scorer(section.judge),), settings).items()
+    prompts = prompts_input(project.evaluation.prompts, f"{project.name}.tsv", settings)
     spec = CoverageSpec(
         candidate=_model_ref(candidate, base),
         champion=_model_ref(champion, base),
@@ -213,7 +215,7 @@ def coverage_request(
     )
     found, missing = _samples([spec.sample_spec(model) for model in spec.models().values()], settings)
     inputs = [base, prompts, judge_folder, *(_weights_input(version) for version in versions), *found]
-    return _request(
+    return make_request(
         project,
         settings,
         spec,
@@ -240,10 +242,10 @@ def base_input(project: Project, settings: Settings) -> JobInput:
 
 def _greedy(project: Project, settings: Settings, section: GreedySoupSection) -> tuple[Greedy, list[JobInput]]:
     """A greedy soup's method, and what its judge needs."""
-    prompts = _prompts_input(section.prompts, f"{project.name}-soup.tsv", settings)
-    asked = prompt_column(_local_prompts(prompts, f"{project.name}-soup.tsv", settings).read_bytes(), section.prompts)
+    prompts = prompts_input(section.prompts, f"{project.name}-soup.tsv", settings)
+    asked = prompt_column(local_prompts(prompts, f"{project.name}-soup.tsv", settings).read_bytes(), section.prompts)
     check_not_heldout(asked, heldout_prompts(project, settings), section.prompts)
-    ((judge, weights),) = _judge_inputs(project, (project.scorer(section.judge),), settings).items()
+    ((judge, weights),) = judge_inputs(project, (project.scorer(section.judge),), settings).items()
     method = Greedy(
         judge=judge,
         prompts_digest=prompts.content_digest,
@@ -256,11 +258,11 @@ def _greedy(project: Project, settings: Settings, section: GreedySoupSection) ->
 
 def judge_of(project: Project, section: JudgeSection, settings: Settings) -> Judge:
     """A scorer of the project as specs name it, its weights hashed; ValueError when its folder is not whole."""
-    (judge,) = _judge_inputs(project, (section,), settings)
+    (judge,) = judge_inputs(project, (section,), settings)
     return judge
 
 
-def _request(
+def make_request(
     project: Project,
     settings: Settings,
     spec: ValueObject,
@@ -269,6 +271,7 @@ def _request(
     placement: Placement,
     side_outputs: tuple[SideOutput, ...] = (),
 ) -> JobRequest:
+    """A spec with what it takes to run it; its answer's place is named by its digest."""
     kind = _KINDS[type(spec)]
     return JobRequest(
         project=project.name,
@@ -283,6 +286,8 @@ def _request(
 
 
 _KINDS: dict[type[ValueObject], JobKind] = {
+    DrawSpec: "draw_pairs",
+    LabelSpec: "label",
     EncodeSpec: "encode",
     TrainSpec: "train",
     SoupSpec: "soup",
@@ -321,7 +326,7 @@ def _weights_input(version: CandidateVersion) -> JobInput:
     return JobInput(content_digest=version.weights_digest, uri=version.weights_uri, subfolder=WEIGHTS_FOLDER)
 
 
-def _judge_inputs(project: Project, sections: tuple[JudgeSection, ...], settings: Settings) -> dict[Judge, JobInput]:
+def judge_inputs(project: Project, sections: tuple[JudgeSection, ...], settings: Settings) -> dict[Judge, JobInput]:
     """Each judge as the spec names it, with the folder of its weights."""
     return dict(_judge_input(project, section, settings) for section in sections)
 
@@ -343,7 +348,7 @@ def _judge(section: JudgeSection, digest: str, trained_on: tuple[str, ...]) -> J
     return Judge(name=section.name, scorer=section.scorer, weights_digest=digest, trained_on=trained_on)
 
 
-def _prompts_input(uri: str, name: str, settings: Settings) -> JobInput:
+def prompts_input(uri: str, name: str, settings: Settings) -> JobInput:
     """A prompts file; one of the store is fetched as `name`."""
     if uri.startswith("s3://"):
         digest = open_store(uri, settings).fetch_file(uri, settings.state_dir / "prompts" / name)
@@ -352,8 +357,8 @@ def _prompts_input(uri: str, name: str, settings: Settings) -> JobInput:
     return JobInput(content_digest=digest, uri=uri, kind="file")
 
 
-def _local_prompts(prompts: JobInput, name: str, settings: Settings) -> Path:
-    """Where `_prompts_input` found or left the file."""
+def local_prompts(prompts: JobInput, name: str, settings: Settings) -> Path:
+    """Where `prompts_input` found or left the file."""
     return settings.state_dir / "prompts" / name if prompts.uri.startswith("s3://") else local_path(prompts.uri)
 
 

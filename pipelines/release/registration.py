@@ -146,7 +146,7 @@ def fetch_weights(uri: str, weights_digest: str, settings: Settings, local_dir: 
 
 def _taught_by(result: TrainResult, snapshot: DatasetSnapshot) -> set[str]:
     """Whatever decided what a run became: what it was trained on, and the judge that chose its recipe."""
-    return {*(result.trained_on or snapshot.sources), *result.selected_by}
+    return {*(result.trained_on or snapshot.lessons), *result.selected_by}
 
 
 def _lessons(project: Project, settings: Settings, version: int | None) -> set[str]:

@@ -66,6 +66,24 @@ def edges(dag: Any) -> set[tuple[str, str]]:
     return {(task.task_id, child) for task in dag.tasks for child in task.downstream_task_ids}
 
 
+LABELLED = """
+[labelling]
+judges = ["taste_a"]
+method = { kind = "proxy_vote" }
+"""
+DRAWN = """
+[[sources]]
+name = "style"
+kind = "self_generated"
+licence = "CC0-1.0"
+[sources.draw]
+prompts = "few.txt"
+chosen_template = "{prompt}, bright"
+seeds = [0]
+sampler = { steps = 5 }
+"""
+
+
 @pytest.fixture(scope="module")
 def dags(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return read_dags(ROOT / "projects", tmp_path_factory.mktemp("airflow"))
@@ -163,3 +181,13 @@ def test_gpu_work_waits_in_the_gpu_pool(dags: dict[str, Any]) -> None:
 def test_dag_files_are_wiring_only() -> None:
     for path in (ROOT / "dags").glob("*.py"):
         assert len(path.read_text().splitlines()) < 100, path
+
+
+def test_labels_come_before_features_and_drawing_before_the_shards(dags_with: Callable[[str], dict[str, Any]]) -> None:
+    dags = dags_with(TRAIN + LABELLED + DRAWN)
+    train, ingest = edges(dags["shapes.train"]), edges(dags["shapes.ingest"])
+    assert {("enough_new_pairs", "label"), ("build_snapshot", "label"), ("label", "plan_encodings")} <= train
+    assert ("build_snapshot", "plan_encodings") not in train
+    assert ("draw_style", "list_shards") in ingest
+    pools = {task.task_id: task.pool for name in ("train", "ingest") for task in dags[f"shapes.{name}"].tasks}
+    assert pools["label"] == pools["draw_style"] == "gpu"

@@ -135,6 +135,30 @@ def test_objective_that_needs_captions_on_pairs_without(capsys: pytest.CaptureFi
     assert "caption_0 and caption_1" in line
 
 
+def test_nothing_to_label_or_draw(capsys: pytest.CaptureFixture[str], project: Path) -> None:
+    assert "has no [labelling]" in refused(capsys, "label", str(project))
+    assert 'no source of kind "self_generated"' in refused(capsys, "draw", str(project))
+
+
+def test_unknown_labelling_judge_suggests_the_nearest(capsys: pytest.CaptureFixture[str], project: Path) -> None:
+    edit(project, "[gate]", '[labelling]\njudges = ["taste_c"]\nmethod = { kind = "proxy_vote" }\n\n[gate]')
+    assert "Unknown judge 'taste_c'. Did you mean 'taste_" in refused(capsys, "label", str(project))
+
+
+def test_a_drawing_of_held_out_prompts(capsys: pytest.CaptureFixture[str], project: Path) -> None:
+    prompts = (ROOT / "examples" / "shapes" / "prompts.tsv").read_text().splitlines()[1].partition("\t")[0]
+    (project.parent / "few.txt").write_text(f"a cat\n{prompts}\n")
+    draw = (
+        '[[sources]]\nname = "style"\nkind = "self_generated"\nlicence = "CC0-1.0"\n[sources.draw]\nprompts = "few.txt"'
+    )
+    edit(
+        project,
+        "[snapshot]",
+        f'{draw}\nchosen_template = "bright {{prompt}}"\nseeds = [0]\nsampler = {{ }}\n\n[snapshot]',
+    )
+    assert "few.txt holds 1 prompts of the evaluation (lines 2)" in refused(capsys, "draw", str(project))
+
+
 def search(capsys: pytest.CaptureFixture[str], project: Path, *argv: str) -> str:
     return refused(capsys, "search", str(project), *argv)
 

@@ -8,6 +8,8 @@ import pytest
 from alignment.contracts import DatasetSnapshot, TrainResult, TrainSpec
 from alignment.soup_contracts import SoupSpec, Uniform
 from pipelines import stages
+from pipelines.settings import load_settings
+from pipelines.storage import open_store
 
 SHAPES = Path(__file__).parents[2] / "projects" / "shapes.toml"
 TRAIN = '[[train]]\nrecipe = "diffusion_dpo_shapes"\n'
@@ -139,3 +141,30 @@ def test_each_reward_learns_from_its_own_sources(shapes_with: Any, monkeypatch: 
     assert [plan["reward"] for plan in stages.plan_rewards(path)] == [0]
     assert stages.snapshot(path)["content_digest"] == answer.content_digest
     assert asked == [("panel",), ("shapes_pairs",)]
+
+
+def test_a_project_without_labelling_trains_on_the_pairs_as_people_labelled_them() -> None:
+    plain = {"uri": "file:///store/snapshots/s"}
+    assert stages.labelled_snapshot(str(SHAPES), plain, run_key="") is plain
+
+
+def test_the_place_of_drawn_pairs_is_that_of_their_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ingest finds what the drawing will publish, and says so while it is not there."""
+    draw = (
+        '[[sources]]\nname = "style"\nkind = "self_generated"\nlicence = "CC0-1.0"\n[sources.draw]\nprompts = "few.txt"'
+    )
+    draw += '\nchosen_template = "{prompt}, bright"\nseeds = [0]\nsampler = { steps = 5 }\n\n[snapshot]'
+    text = SHAPES.read_text().replace('"../examples', f'"{SHAPES.parents[1]}/examples')
+    (tmp_path / "shapes.toml").write_text(text.replace("[snapshot]", draw))
+    (tmp_path / "few.txt").write_text("a cat\n")
+    monkeypatch.setenv("PLUMBLINE_STATE_DIR", str(tmp_path / "state"))
+    monkeypatch.setenv("PLUMBLINE_STORE_URI", (tmp_path / "store").as_uri())
+    request = stages.job_request(str(tmp_path / "shapes.toml"), "draw_pairs", {"source": "style"})
+    with pytest.raises(ValueError, match="'style': its pairs are not drawn yet"):
+        stages.list_shards(str(tmp_path / "shapes.toml"))
+    store = tmp_path / "pairs"
+    store.mkdir()
+    (store / "pairs-00000.parquet").write_bytes(b"rows")
+    open_store(load_settings().store_uri, load_settings()).publish_folder(store, request.output_uri, {})
+    shards = stages.list_shards(str(tmp_path / "shapes.toml"))
+    assert shards[-1]["uri"] == f"{request.output_uri}/pairs-00000.parquet"
