@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipelines import stages
+from pipelines import gate_commands, stages
 
 Json = dict[str, Any]
 
@@ -30,6 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         logging.getLogger(noisy).setLevel(logging.WARNING)
     command: Callable[[argparse.Namespace], int] = arguments.command
     try:
+        if getattr(arguments, "recipe", None):
+            _take_variant(arguments)
         return command(arguments)
     except ValueError as error:
         print(f"plumbline: {error}", file=sys.stderr)
@@ -47,7 +49,7 @@ def _joined(words: list[str]) -> list[str]:
     """`gate simulate ...` as one command beside the stage `gate projects/NAME.toml`."""
     at = next((i for i, word in enumerate(words) if not word.startswith("-")), len(words))
     name = " ".join(words[at : at + 2])
-    return [*words[:at], name, *words[at + 2 :]] if name in GATE_TOOLS else words
+    return [*words[:at], name, *words[at + 2 :]] if name in gate_commands.GATE_TOOLS else words
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -59,34 +61,35 @@ def _parser() -> argparse.ArgumentParser:
         stage.add_argument("project", help="projects/NAME.toml")
         stage.set_defaults(command=command)
         if name in RECIPE_STAGES:
-            stage.add_argument("overrides", nargs="*", help="recipe overrides, e.g. objective.beta=2000")
-        if name in ("evaluate", "gate", "promote"):
+            _add_recipe_arguments(stage)
+        if name in ("evaluate", "coverage", "gate", "promote"):
             stage.add_argument("--version", type=int, help="model version to judge; default: alias candidate")
+        if name == "search":
+            stage.add_argument("--gpu-memory", type=float, required=True, help="GiB that one process may take")
+            stage.add_argument(
+                "--hours", type=float, required=True, help="for the search and the winner's run together"
+            )
+            stage.add_argument("--out", help="recipe file; default: recipes/NAME_search.toml beside the project")
         if name == "rollback":
             stage.add_argument("--reason", required=True, help="why; kept in the ledger")
-    _add_gate_tools(commands)
+    gate_commands.add_gate_tools(commands, command=_gate_tool)
     _add_platform_commands(commands)
     return parser
 
 
-def _add_gate_tools(commands: Any) -> None:
-    for name, (command, text) in GATE_TOOLS.items():
-        tool = commands.add_parser(name, help=text, description=text)
-        tool.add_argument("file", type=Path, help="projects/NAME.toml" + OTHER_FILES.get(name, ""))
-        tool.add_argument("--json", action="store_true", help="one JSON value instead of text")
-        tool.set_defaults(command=command)
-        if name == "gate simulate":
-            tool.add_argument("--prompts", type=int, help="default: the project's, else 1632")
-            tool.add_argument("--simulations", type=int, default=500, help="evaluations of each kind of candidate")
-            tool.add_argument("--seed", type=int, default=0)
-            tool.add_argument(
-                "--margin-spreads",
-                type=float,
-                default=0.15,
-                help="guards' margins in standard deviations of a difference",
-            )
-        if name == "gate aa":
-            tool.add_argument("--write", action="store_true", help="put the tie thresholds into the project file")
+def _add_recipe_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("overrides", nargs="*", help="recipe overrides, e.g. objective.beta=2000")
+    command.add_argument("--recipe", help="train this recipe instead of those of the project")
+
+
+def _take_variant(arguments: argparse.Namespace) -> None:
+    """From here on the project is the one with the given recipe, its overrides included."""
+    from pipelines.settings import load_settings
+    from pipelines.variants import write_variant
+
+    path = write_variant(Path(arguments.project), arguments.recipe, arguments.overrides, load_settings())
+    logging.info("%s with the recipe %s: %s", arguments.project, arguments.recipe, path)
+    arguments.project, arguments.overrides = str(path), []
 
 
 def _add_platform_commands(commands: Any) -> None:
@@ -101,13 +104,21 @@ def _add_platform_commands(commands: Any) -> None:
     down.set_defaults(command=_down)
     demo = commands.add_parser("demo", help="the whole loop once on the embedded platform, then stop it")
     demo.add_argument("project", help="projects/NAME.toml")
+    _add_recipe_arguments(demo)
     demo.set_defaults(command=_demo)
 
 
 # --- stages ---------------------------------------------------------------------------------------------------------
 
 
+def _draw(arguments: argparse.Namespace) -> int:
+    if not stages.drawn_sources(stages.read_project(arguments.project)):
+        raise ValueError(f'{arguments.project} has no source of kind "self_generated"; there is nothing to draw.')
+    return _print(stages.draw(arguments.project, run_key=_run_key(arguments.project)))
+
+
 def _ingest(arguments: argparse.Namespace) -> int:
+    stages.draw(arguments.project, run_key=_run_key(arguments.project))
     return _print({"batches": [stages.ingest(arguments.project, s) for s in stages.list_shards(arguments.project)]})
 
 
@@ -120,12 +131,49 @@ def _snapshot(arguments: argparse.Namespace) -> int:
     return _print(stages.snapshot(arguments.project))
 
 
+def _label(arguments: argparse.Namespace) -> int:
+    if stages.read_project(arguments.project).labelling is None:
+        raise ValueError(
+            f"{arguments.project} has no [labelling]. Add one, e.g. judges = [NAME] and"
+            ' method = {kind = "proxy_vote"}.'
+        )
+    labelled = _fresh_snapshot(arguments)
+    return _print({"snapshot": labelled, "report": stages.label_report(labelled)})
+
+
 def _encode(arguments: argparse.Namespace) -> int:
-    return _print([cache for _, cache in _caches(arguments)])
+    return _print(_caches(arguments, _fresh_snapshot(arguments)))
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    return _print([result for _, result in _results(arguments)])
+    return _print(_results(arguments, _trainings(arguments)))
+
+
+def _soup(arguments: argparse.Namespace) -> int:
+    if stages.read_project(arguments.project, tuple(arguments.overrides)).soup is None:
+        raise ValueError(f'{arguments.project} has no [soup]. Add one, with method = "uniform" or "greedy".')
+    trainings = _trainings(arguments)
+    return _print(_job(arguments, "soup", {"trainings": trainings, "results": _results(arguments, trainings)}))
+
+
+def _search(arguments: argparse.Namespace) -> int:
+    limits = {"gpu_memory_gib": arguments.gpu_memory, "hours": arguments.hours}
+    stages.check_search(arguments.project, **limits, out=arguments.out)
+    _reports(arguments.project)
+    snapshot = stages.snapshot(arguments.project)
+    return _print(stages.search(arguments.project, snapshot, **limits, out=arguments.out))
+
+
+def _reward(arguments: argparse.Namespace) -> int:
+    if not stages.read_project(arguments.project).rewards:
+        raise ValueError(f"{arguments.project} has no [[rewards]]. Add one: name, encoder, and a recipe with its head.")
+    _reports(arguments.project)
+    key = _run_key(arguments.project)
+    judges = []
+    for plan in stages.plan_rewards(arguments.project):
+        result = stages.run_job(arguments.project, "train_reward", plan, run_key=key)
+        judges.append(stages.register_reward(arguments.project, plan, result, run_key=key))
+    return _print(judges)
 
 
 def _register(arguments: argparse.Namespace) -> int:
@@ -137,6 +185,13 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     return _print(_evaluation(arguments.project, candidate))
 
 
+def _coverage(arguments: argparse.Namespace) -> int:
+    candidate = stages.pick_candidate(arguments.project, arguments.version)
+    return _print(
+        stages.run_job(arguments.project, "coverage", {"candidate": candidate}, run_key=_run_key(arguments.project))
+    )
+
+
 def _gate(arguments: argparse.Namespace) -> int:
     candidate = stages.pick_candidate(arguments.project, arguments.version)
     decision = _decision(arguments.project, candidate)
@@ -144,62 +199,11 @@ def _gate(arguments: argparse.Namespace) -> int:
     return DONE if decision["verdict"] == "promote" else GATE_SAID_NO
 
 
-def _simulate(arguments: argparse.Namespace) -> int:
-    from pipelines import gate_tools
-    from pipelines.release.simulation import curve_table
-    from pipelines.settings import load_settings
-
-    world = gate_tools.read_world(
-        arguments.file,
-        settings=load_settings(),
-        num_prompts=arguments.prompts,
-        margin_spreads=arguments.margin_spreads,
-    )
-    outcomes = gate_tools.simulate(
-        world,
-        simulations=arguments.simulations,
-        seed=arguments.seed,
-        after=lambda name: logging.info("simulated: %s", name),
-    )
+def _gate_tool(arguments: argparse.Namespace) -> int:
+    value, text = arguments.tool(arguments)
     if arguments.json:
-        return _print([outcome.model_dump(mode="json") for outcome in outcomes])
-    print(
-        f"{world.num_judges} judges (correlation {world.correlation:g}), {world.num_prompts} prompts in"
-        f" {len(world.slices)} slices, guards' margins {world.margin_spreads:g} standard deviations,"
-        f" {arguments.simulations} simulations each through the gate itself\n"
-    )
-    print(curve_table(outcomes))
-    return DONE
-
-
-def _explain(arguments: argparse.Namespace) -> int:
-    from pipelines import gate_tools
-    from pipelines.release.explain import explain
-    from pipelines.settings import load_settings
-
-    decision = gate_tools.find_decision(arguments.file, load_settings())
-    if arguments.json:
-        return _print({"verdict": decision.verdict, "sentences": explain(decision)})
-    print("\n".join(explain(decision)))
-    return DONE
-
-
-def _aa(arguments: argparse.Namespace) -> int:
-    from alignment.contracts import EvalReport
-    from pipelines import gate_tools
-    from pipelines.settings import load_settings
-
-    path = str(arguments.file)
-    report = EvalReport.model_validate(stages.aa(path, run_key=_run_key(path)))
-    noise = gate_tools.noise_of(report, load_settings())
-    line = gate_tools.tie_thresholds_toml(noise)
-    if arguments.write:
-        gate_tools.write_tie_thresholds(arguments.file, line)
-    if arguments.json:
-        return _print({"noise": [own.model_dump(mode="json") for own in noise], "written": arguments.write})
-    print("\n".join(gate_tools.noise_sentences(noise)))
-    print(f"written to {path}:" if arguments.write else "Under [evaluation]:")
-    print(line)
+        return _print(value)
+    print(text)
     return DONE
 
 
@@ -223,29 +227,49 @@ def _status(arguments: argparse.Namespace) -> int:
 
 
 def _reports(path: str) -> list[Json]:
+    stages.draw(path, run_key=_run_key(path))
     return [stages.validate(path, stages.ingest(path, shard)) for shard in stages.list_shards(path)]
 
 
-def _caches(arguments: argparse.Namespace) -> list[tuple[Json, Json]]:
-    """(given, FeatureCache) per recipe."""
-    count = len(stages.read_project(arguments.project, tuple(arguments.overrides)).train)
+def _fresh_snapshot(arguments: argparse.Namespace) -> Json:
+    """What is accepted by now, under the labels that the project wants.
+
+    The project is read first, so that a bad recipe fails before the work begins.
+    """
+    stages.read_project(arguments.project, tuple(getattr(arguments, "overrides", ())))
     _reports(arguments.project)
-    snapshot = stages.snapshot(arguments.project)
-    given = [{"snapshot": snapshot, "recipe": index} for index in range(count)]
-    return [(one, _job(arguments, "encode", one)) for one in given]
+    plain = stages.snapshot(arguments.project)
+    return stages.labelled_snapshot(arguments.project, plain, run_key=_run_key(arguments.project))
 
 
-def _results(arguments: argparse.Namespace) -> list[tuple[Json, Json]]:
-    """(given, TrainResult) per recipe."""
-    given = [{**one, "cache": cache} for one, cache in _caches(arguments)]
-    return [(one, _job(arguments, "train", one)) for one in given]
+def _caches(arguments: argparse.Namespace, snapshot: Json) -> list[Json]:
+    """A FeatureCache for each distinct snapshot, backbone and cut of the recipes that need one."""
+    encodings = stages.plan_encodings(arguments.project, snapshot, tuple(arguments.overrides))
+    return [_job(arguments, "encode", given) for given in encodings]
+
+
+def _trainings(arguments: argparse.Namespace) -> list[Json]:
+    """`given` of a train job per recipe."""
+    snapshot = _fresh_snapshot(arguments)
+    caches = _caches(arguments, snapshot)
+    return stages.plan_trainings(arguments.project, snapshot, caches, tuple(arguments.overrides))
+
+
+def _results(arguments: argparse.Namespace, trainings: list[Json]) -> list[Json]:
+    """TrainResult per recipe."""
+    return [_job(arguments, "train", given) for given in trainings]
 
 
 def _candidates(arguments: argparse.Namespace) -> list[Json]:
-    key = _run_key(arguments.project)
+    """Every run registered; of a project with a soup, that soup alone."""
+    key, trainings = _run_key(arguments.project), _trainings(arguments)
+    results = _results(arguments, trainings)
+    if stages.read_project(arguments.project).soup is not None:
+        soup = _job(arguments, "soup", {"trainings": trainings, "results": results})
+        return [stages.register_soup(arguments.project, trainings, results, soup, run_key=key)]
     return [
         stages.register(arguments.project, given["snapshot"], result, run_key=key)
-        for given, result in _results(arguments)
+        for given, result in zip(trainings, results, strict=True)
     ]
 
 
@@ -266,7 +290,10 @@ def _promote_candidates(path: str, candidates: list[Json]) -> int:
 
 
 def _decision(path: str, candidate: Json) -> Json:
-    return stages.gate(path, candidate, _evaluation(path, candidate), run_key=_run_key(path))
+    evaluation, key = _evaluation(path, candidate), _run_key(path)
+    wanted = stages.read_project(path).coverage is not None
+    coverage = stages.run_job(path, "coverage", {"candidate": candidate}, run_key=key) if wanted else None
+    return stages.gate(path, candidate, evaluation, run_key=key, coverage=coverage)
 
 
 def _evaluation(path: str, candidate: Json) -> Json:
@@ -312,6 +339,8 @@ def _down(_: argparse.Namespace) -> int:
 def _demo(arguments: argparse.Namespace) -> int:
     from pipelines.embedded import demo
 
+    if arguments.overrides:
+        raise ValueError("The DAGs read the project file. Give --recipe NAME with overrides, or write them there.")
     return demo.run(arguments.project)
 
 
@@ -321,29 +350,26 @@ def _print(value: Any) -> int:
 
 
 STAGES: dict[str, tuple[Callable[[argparse.Namespace], int], str]] = {
+    "draw": (_draw, "pairs of the self_generated sources, drawn by the base model"),
     "ingest": (_ingest, "fetch every shard of every source into an immutable batch"),
     "validate": (_validate, "judge every batch by the data rules; quarantine what breaks them"),
     "snapshot": (_snapshot, "everything accepted so far as a content-addressed data set"),
+    "label": (_label, "labels of the training pairs by judges instead of people; with a report"),
     "encode": (_encode, "VAE latents and text states of the snapshot"),
     "train": (_train, "train every recipe of the project"),
+    "soup": (_soup, "average the trained recipes, as the project's [soup] says"),
+    "search": (_search, "try recipes within the limits and write the best as a recipe file"),
+    "reward": (_reward, "train the project's reward models, report, and register them as judges"),
     "register": (_register, "trained weights as model versions, alias candidate"),
     "evaluate": (_evaluate, "candidate, champion and base on the held-out prompts"),
+    "coverage": (_coverage, "what the best of several images is worth, for candidate, champion and base"),
     "gate": (_gate, "decide on the candidate; exit code 3 when the answer is no"),
     "promote": (_promote, "decide, and move the champion alias if the gate says so"),
     "run": (_run, "the whole loop, without Airflow"),
     "rollback": (_rollback, "the previous champion back"),
     "status": (_status, "champion, candidate, last decision, ledger"),
 }
-GATE_TOOLS: dict[str, tuple[Callable[[argparse.Namespace], int], str]] = {
-    "gate simulate": (_simulate, "how often a policy would promote candidates whose truth is known"),
-    "gate explain": (_explain, "the last decision, or a decision's file, in sentences"),
-    "gate aa": (_aa, "the champion against itself on other seeds: the judges' noise and the tie thresholds"),
-}
-OTHER_FILES = {
-    "gate simulate": ", or a TOML file with the fields of [gate]",
-    "gate explain": ", or a decision's JSON file",
-}
-RECIPE_STAGES = {"encode", "train", "register", "run"}
+RECIPE_STAGES = {"encode", "train", "soup", "register", "run"}
 
 
 if __name__ == "__main__":

@@ -51,7 +51,8 @@ def _fault(evidence: Evidence, name: str, guard: Judge | None) -> str:
         return f"Guard {name} has no whole grid in the score table."
     shared = evidence.shared_lessons(guard)
     if shared:
-        return f"Guard {name} is not independent of the candidate, which learnt from {', '.join(shared)} too."
+        learnt = f"learnt from or was chosen by {', '.join(shared)} too"
+        return f"Guard {name} is not independent of the candidate, which {learnt}."
     return ""
 
 

@@ -64,7 +64,7 @@ def _refusal(judge: Judge, calibration: Calibration | None, evidence: Evidence) 
     policy = evidence.policy
     shared = evidence.shared_lessons(judge)
     if shared:
-        return f"is not independent of the candidate, which learnt from {', '.join(shared)} too"
+        return f"is not independent of the candidate, which learnt from or was chosen by {', '.join(shared)} too"
     if judge.name in evidence.barred:
         return evidence.barred[judge.name]
     if calibration is None:
