@@ -14,11 +14,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipelines import gate_commands, stages
+from pipelines import evidence_commands, gate_commands, stages
 
 Json = dict[str, Any]
 
 DONE, FAILED, BAD_INPUT, GATE_SAID_NO = 0, 1, 2, 3
+TWO_WORDS = {*gate_commands.GATE_TOOLS, evidence_commands.PROMPTS_IMPORT}
+"""Commands of two words, of which the first may be a stage as well."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -49,7 +51,7 @@ def _joined(words: list[str]) -> list[str]:
     """`gate simulate ...` as one command beside the stage `gate projects/NAME.toml`."""
     at = next((i for i, word in enumerate(words) if not word.startswith("-")), len(words))
     name = " ".join(words[at : at + 2])
-    return [*words[:at], name, *words[at + 2 :]] if name in gate_commands.GATE_TOOLS else words
+    return [*words[:at], name, *words[at + 2 :]] if name in TWO_WORDS else words
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -73,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
         if name == "rollback":
             stage.add_argument("--reason", required=True, help="why; kept in the ledger")
     gate_commands.add_gate_tools(commands, command=_gate_tool)
+    evidence_commands.add_evidence_commands(commands, command=_evidence)
     _add_platform_commands(commands)
     return parser
 
@@ -205,6 +208,12 @@ def _gate_tool(arguments: argparse.Namespace) -> int:
         return _print(value)
     print(text)
     return DONE
+
+
+def _evidence(arguments: argparse.Namespace) -> int:
+    value, code = arguments.tool(arguments)
+    _print(value)
+    return int(code)
 
 
 def _promote(arguments: argparse.Namespace) -> int:

@@ -9,7 +9,7 @@ from alignment.coverage_contracts import CoverageReport
 from pipelines import tracking
 from pipelines.contracts import CandidateVersion, GateDecision
 from pipelines.project import Project
-from pipelines.prompts import heldout_prompts
+from pipelines.prompts import evaluation_digest
 from pipelines.release import decisions, evidence, gate
 from pipelines.release import report as reports
 from pipelines.settings import Settings
@@ -45,7 +45,7 @@ def judge(
             champion_weights_digest=champion.weights_digest if champion else candidate.base_digest,
             scores=evidence.read_grids(columns),
             table_problems=problems,
-            prompts_digest=heldout_prompts(project, settings).digest,
+            prompts_digest=evaluation_digest(project, settings),
         )
         decision = decision.model_copy(update={"report_uri": report_uri(project, settings, decision)})
         html = reports.render_report(report, decision, folder, coverage=coverage)
