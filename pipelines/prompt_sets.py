@@ -54,8 +54,8 @@ def import_prompts(
     """Read a published list and write it as the evaluation's file.
 
     `category` names another column or field to slice by (PartiPrompts: `Challenge`). `per_category` keeps so many of
-    each, spread evenly over the list. White space within a prompt becomes one space, since a tab would end it. ValueError
-    for an unknown format, an entry without its fields, an empty list, or an `out` that holds something else.
+    each, spread evenly over the list. White space within a prompt becomes one space, since a tab would end it.
+    ValueError for an unknown format, an entry without its fields, an empty list, or an `out` that holds something else.
     """
     if form not in FORMATS:
         raise ValueError(unknown_name("prompt format", form, FORMATS))
@@ -71,7 +71,7 @@ def import_prompts(
     return PromptSet(
         uri=str(out),
         prompts_digest=hashlib.sha256(content).hexdigest(),
-        format=form,  # type: ignore[arg-type]  # checked above
+        format=form,
         source=str(source),
         source_digest=_digest(files),
         num_prompts=len(chosen),

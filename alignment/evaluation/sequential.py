@@ -17,8 +17,8 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 
 PRIOR_PICKS = 10.0
-"""Each parameter of the symmetric beta mixture. 10 puts most of it between 0.3 and 0.7, where models' win rates are: the
-sequence is then narrowest between some hundred and some thousand picks. It is valid with any value."""
+"""Each parameter of the symmetric beta mixture. 10 puts most of it between 0.3 and 0.7, where models' win rates are:
+the sequence is then narrowest between some hundred and some thousand picks. It is valid with any value."""
 HALVINGS = 50
 """Of the interval in which a bound is sought; enough for double precision."""
 

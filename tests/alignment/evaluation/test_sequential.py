@@ -78,5 +78,5 @@ def test_bad_input_is_refused() -> None:
     for picks in ([], [0, 2], [0.5]):
         with pytest.raises(ValueError, match="0 or 1"):
             confidence_sequence(picks, confidence=0.95)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="between 0.5 and 1"):
+    with pytest.raises(ValueError, match=r"between 0\.5 and 1"):
         confidence_sequence([1], confidence=95)
