@@ -40,7 +40,7 @@ def win_rate_power(rate: float, prompts: int, *, minimum: float, level: float, t
     true = rate * (1 - tie_share) + tie_share / 2
 
     def spread(p: float) -> float:
-        return float(max(0.0, p * (1 - p) - tie_share / 4)) ** 0.5
+        return math.sqrt(max(0.0, p * (1 - p) - tie_share / 4))
 
     if spread(true) == 0:
         return float(true > minimum)

@@ -14,9 +14,8 @@ from alignment.evaluation.ranking import pooled_outcomes
 
 def takes(case: Case) -> bool:
     """Scores by judge, each of a candidate and a baseline."""
-    return "scores" in case.params and all(
-        {"candidate", "baseline"} <= set(grids) for grids in case.params["scores"].values()
-    )
+    scores = case.params.get("scores")
+    return isinstance(scores, dict) and all({"candidate", "baseline"} <= set(grids) for grids in scores.values())
 
 
 def replay(case: Case) -> None:
