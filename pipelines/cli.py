@@ -179,6 +179,15 @@ def _reward(arguments: argparse.Namespace) -> int:
     return _print(judges)
 
 
+def _calibrate(arguments: argparse.Namespace) -> int:
+    _reports(arguments.project)
+    return _print(_calibrated(arguments.project))
+
+
+def _judges(arguments: argparse.Namespace) -> int:
+    return _print(stages.judges(arguments.project))
+
+
 def _register(arguments: argparse.Namespace) -> int:
     return _print(_candidates(arguments))
 
@@ -299,10 +308,18 @@ def _promote_candidates(path: str, candidates: list[Json]) -> int:
 
 
 def _decision(path: str, candidate: Json) -> Json:
+    if stages.read_project(path).gate.maximum_calibration_age_days:
+        _calibrated(path)
     evaluation, key = _evaluation(path, candidate), _run_key(path)
     wanted = stages.read_project(path).coverage is not None
     coverage = stages.run_job(path, "coverage", {"candidate": candidate}, run_key=key) if wanted else None
     return stages.gate(path, candidate, evaluation, run_key=key, coverage=coverage)
+
+
+def _calibrated(path: str) -> list[Json]:
+    """The judges' calibrations on everything accepted so far; found when nothing is new."""
+    report = stages.run_job(path, "calibrate", {"snapshot": stages.snapshot(path)}, run_key=_run_key(path))
+    return stages.record_calibration(path, report, run_key=_run_key(path))
 
 
 def _evaluation(path: str, candidate: Json) -> Json:
@@ -369,6 +386,8 @@ STAGES: dict[str, tuple[Callable[[argparse.Namespace], int], str]] = {
     "soup": (_soup, "average the trained recipes, as the project's [soup] says"),
     "search": (_search, "try recipes within the limits and write the best as a recipe file"),
     "reward": (_reward, "train the project's reward models, report, and register them as judges"),
+    "calibrate": (_calibrate, "the judges' agreement with held-out people, kept as records"),
+    "judges": (_judges, "which judges may vote, and why the others may not"),
     "register": (_register, "trained weights as model versions, alias candidate"),
     "evaluate": (_evaluate, "candidate, champion and base on the held-out prompts"),
     "coverage": (_coverage, "what the best of several images is worth, for candidate, champion and base"),

@@ -2,11 +2,12 @@
 
 import tempfile
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 from alignment.contracts import EvalReport
 from alignment.coverage_contracts import CoverageReport
-from pipelines import tracking
+from pipelines import calibrations, tracking
 from pipelines.contracts import CandidateVersion, GateDecision
 from pipelines.project import Project
 from pipelines.prompts import evaluation_digest
@@ -46,6 +47,9 @@ def judge(
             scores=evidence.read_grids(columns),
             table_problems=problems,
             prompts_digest=evaluation_digest(project, settings),
+            barred=calibrations.barred(
+                report.spec.judges, project.name, project.gate, settings=settings, now=datetime.now(UTC)
+            ),
         )
         decision = decision.model_copy(update={"report_uri": report_uri(project, settings, decision)})
         html = reports.render_report(report, decision, folder, coverage=coverage)

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from alignment.calibration_contracts import CalibrationReport
 from alignment.contracts import DatasetSnapshot, EvalReport, FeatureCache, Recipe, TrainResult, canonical_json
 from alignment.coverage_contracts import CoverageReport
 from alignment.job_files import LABEL_REPORT_FILE
@@ -186,7 +187,7 @@ def job_request(
 
     draw_pairs: {source}, its name; label: {snapshot}; encode: {snapshot, recipe}; train: {cache, recipe}, of which an
     online recipe reads no cache; soup: {trainings, results}, two lists of one order; train_reward: {snapshot, reward};
-    evaluate and coverage: {candidate}. `recipe` (0 when left out) and `reward` are positions in the project file.
+    evaluate and coverage: {candidate}; calibrate: {snapshot}. `recipe` (0 when left out) and `reward` are positions in the project file.
     """
     from pipelines.dispatch import requests
 
@@ -201,6 +202,8 @@ def job_request(
     elif stage == "soup":
         parts = _ingredients(project, given["trainings"], given["results"])
         request = requests.soup_request(project, settings, parts)
+    elif stage == "calibrate":
+        request = requests.calibrate_request(project, settings, DatasetSnapshot.model_validate(given["snapshot"]))
     elif stage == "train_reward":
         data, reward = DatasetSnapshot.model_validate(given["snapshot"]), project.rewards[int(given["reward"])]
         request = requests.reward_request(project, settings, data, reward)
@@ -319,6 +322,25 @@ def register_reward(path: str, plan: Json, result: Json, *, run_key: str) -> Jso
     with _pipeline_run(project, settings, run_key, [data]) as run_id:
         judge = reward_registration.register(trained, section, project, settings, snapshot=data, run_id=run_id)
     return _json(judge)
+
+
+def record_calibration(path: str, report: Json, *, run_key: str) -> list[Json]:
+    """A CalibrationReport kept as a record per judge, and shown in MLflow."""
+    from pipelines import calibrations, tracking
+
+    project, settings = read_project(path), load_settings()
+    measured = CalibrationReport.model_validate(report)
+    records = calibrations.record(measured, project.name, settings)
+    with _pipeline_run(project, settings, run_key, []) as run_id:
+        tracking.log_dict(settings, run_id, report, "calibration/report.json")
+    return [_json(record) for record in records]
+
+
+def judges(path: str) -> list[Json]:
+    """Which judges of the project may vote and why not, as JudgeStandings."""
+    from pipelines import judge_standing
+
+    return [_json(own) for own in judge_standing.standings(read_project(path), load_settings())]
 
 
 def pick_candidate(path: str, version: int | None = None) -> Json:
