@@ -91,6 +91,13 @@ def _snapshot(arguments: argparse.Namespace) -> int:
     return _print(stages.snapshot(arguments.project))
 
 
+def _caption(arguments: argparse.Namespace) -> int:
+    path = arguments.project
+    stages.read_project(path).caption_section()
+    _reports(path)
+    return _print(stages.run_job(path, "caption", {"snapshot": stages.snapshot(path)}, run_key=_run_key(path)))
+
+
 def _encode(arguments: argparse.Namespace) -> int:
     return _print(_caches(arguments, _fresh_snapshot(arguments)))
 
@@ -161,7 +168,10 @@ def _fresh_snapshot(arguments: argparse.Namespace) -> Json:
 
 def _caches(arguments: argparse.Namespace, snapshot: Json) -> list[Json]:
     """A FeatureCache for each distinct backbone and snapshot of the recipes that need one."""
-    encodings = stages.plan_encodings(arguments.project, snapshot, tuple(arguments.overrides))
+    overrides = tuple(arguments.overrides)
+    if stages.needs_captioned_snapshot(arguments.project, overrides):
+        _job(arguments, "caption", {"snapshot": snapshot})
+    encodings = stages.plan_encodings(arguments.project, snapshot, overrides)
     return [_job(arguments, "encode", given) for given in encodings]
 
 
@@ -268,6 +278,7 @@ STAGES: dict[str, tuple[Callable[[argparse.Namespace], int], str]] = {
     "ingest": (_ingest, "fetch every shard of every source into an immutable batch"),
     "validate": (_validate, "judge every batch by the data rules; quarantine what breaks them"),
     "snapshot": (_snapshot, "everything accepted so far as a content-addressed data set"),
+    "caption": (_caption, "texts of their own for the snapshot's images, as [captions] says"),
     "encode": (_encode, "VAE latents and text states of the snapshot"),
     "train": (_train, "train every recipe of the project"),
     "soup": (_soup, "average the trained recipes, as the project's [soup] says"),

@@ -125,7 +125,7 @@ class TrackingTarget(BaseModel):
     run_id: str
 
 
-JobKind = Literal["encode", "train", "soup", "evaluate", "coverage"]
+JobKind = Literal["caption", "encode", "train", "soup", "evaluate", "coverage"]
 """A job of alignment/jobs, by the name of its file."""
 
 

@@ -152,9 +152,11 @@ def _evaluation(project: Project) -> str:
     paths = [evaluation.prompts, *(judge.uri for judge in (*evaluation.judges, *evaluation.guards))]
     if project.online is not None:
         paths += [project.online.prompts, *(reward.uri for reward in project.online.rewards)]
+    if project.captions is not None and project.captions.captioner is not None:
+        paths.append(project.captions.captioner)
     missing = [path for path in paths if "://" not in path and not Path(path).exists()]
     if missing:
-        raise ValueError(f"Prompts, judges or rewards are missing: {', '.join(missing)}.")
+        raise ValueError(f"Prompts, scorers or the captioner are missing: {', '.join(missing)}.")
     return f"prompts, {len(evaluation.judges)} judges and {len(evaluation.guards)} guards are there"
 
 

@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from alignment.backbones.catalogue import Backbone
+from alignment.caption_contracts import Level, Variant
 from alignment.config import load_recipe, read_toml, validate
 from alignment.contracts import Placement, Recipe, Sampler, Share, check_sampler
 from alignment.lookup import unknown_name
@@ -140,9 +141,39 @@ class GreedySoupSection(Section):
     """What an ingredient must add to the judge's mean, in the judge's units; set it above that mean's noise."""
 
 
+class CaptionsSection(Section):
+    """Texts of their own for the images of a pair, for recipes that train each image under its own (DCPO)."""
+
+    variant: Variant
+    """dcpo_c: captions of both images; dcpo_p: the prompt, and the prompt perturbed for the rejected image; dcpo_h:
+    captions, and the rejected image's perturbed."""
+    captioner: str | None = None
+    """Image-to-text model of transformers' BLIP class: local folder, s3://... or hub://owner/name@sha. dcpo_p has
+    none."""
+    level: Level | None = None
+    """How far a text is perturbed: weak, medium or strong. dcpo_c has none."""
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """Of the perturbation; captions have no randomness."""
+    prefix: str = ""
+    num_beams: Annotated[int, Field(gt=0)] = 1
+    max_new_tokens: Annotated[int, Field(gt=0)] = 30
+
+    @model_validator(mode="after")
+    def _states_what_its_variant_takes(self) -> Self:
+        problems = []
+        if (self.captioner is None) != (self.variant == "dcpo_p"):
+            problems.append("takes no captioner" if self.captioner else 'takes captioner = "FOLDER"')
+        if (self.level is None) != (self.variant == "dcpo_c"):
+            problems.append("takes no level" if self.level else 'takes level = "weak", "medium" or "strong"')
+        if problems:
+            raise ValueError(f"variant {self.variant!r} {' and '.join(problems)}")
+        return self
+
+
 class PlacementSection(Section):
     """Placement of each kind of job."""
 
+    caption: Placement = Placement()
     encode: Placement = Placement()
     train: Placement = Placement()
     soup: Placement = Placement()
@@ -170,6 +201,7 @@ class Project(Section):
     coverage: CoverageSection | None = None
     online: OnlineSection | None = None
     soup: Annotated[UniformSoupSection | GreedySoupSection, Field(discriminator="method")] | None = None
+    captions: CaptionsSection | None = None
     gate: GatePolicy = GatePolicy()
     placement: PlacementSection = PlacementSection()
     schedule: ScheduleSection = ScheduleSection()
@@ -195,6 +227,23 @@ class Project(Section):
     def encodes(self) -> bool:
         """Whether any recipe trains on features; online recipes draw their own images."""
         return any(not recipe.objective.online for recipe in self.recipes())
+
+    def caption_section(self) -> CaptionsSection:
+        """[captions]; ValueError when the project has none."""
+        if self.captions is None:
+            raise ValueError(
+                f'{self.path} has no [captions]. Add it with variant = "dcpo_c", "dcpo_p" or "dcpo_h", and the'
+                " captioner and level that the variant takes; see docs/objectives.md."
+            )
+        return self.captions
+
+    def captions_wanted(self) -> bool:
+        """Whether any recipe trains on the snapshot that [captions] makes."""
+        return any(self.trains_on_captions(recipe) for recipe in self.recipes())
+
+    def trains_on_captions(self, recipe: Recipe) -> bool:
+        """Whether a recipe takes the snapshot that [captions] makes: they are made, and its objective wants them."""
+        return self.captions is not None and recipe.objective.needs_captions
 
     def reward(self, recipe: Recipe) -> JudgeSection:
         """The scorer that an online recipe names; ValueError when there is none of that name, or nothing online."""
@@ -265,10 +314,13 @@ def _absolute(project: Project) -> Project:
     def resolve(uri: str) -> str:
         return uri if "://" in uri else str((root / uri).resolve())
 
-    evaluation, online, soup = project.evaluation, project.online, project.soup
+    evaluation, online = project.evaluation, project.online
+    soup, captions = project.soup, project.captions
     if isinstance(soup, GreedySoupSection):
         tasting = tuple(j.model_copy(update={"uri": resolve(j.uri)}) for j in soup.judges)
         soup = soup.model_copy(update={"prompts": resolve(soup.prompts), "judges": tasting})
+    if captions is not None and captions.captioner is not None:
+        captions = captions.model_copy(update={"captioner": resolve(captions.captioner)})
     if online is not None:
         rewards = tuple(r.model_copy(update={"uri": resolve(r.uri)}) for r in online.rewards)
         online = online.model_copy(update={"prompts": resolve(online.prompts), "rewards": rewards})
@@ -282,6 +334,7 @@ def _absolute(project: Project) -> Project:
             ),
             "online": online,
             "soup": soup,
+            "captions": captions,
             "evaluation": evaluation.model_copy(
                 update={
                     "prompts": resolve(evaluation.prompts),

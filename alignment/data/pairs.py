@@ -31,8 +31,8 @@ class Pair:
 class TrainingPairs:
     """The pairs of a snapshot's train.parquet that are not ties, in file order.
 
-    Prompts and captions are held; images are read a row group at a time. Raises ValueError when the file or a column is
-    missing or nothing but ties is there, JobStoppedError (bad_data) when it cannot be read.
+    Ids, prompts and captions are held; images are read a row group at a time. Raises ValueError when the file or a
+    column is missing or nothing but ties is there, JobStoppedError (bad_data) when it cannot be read.
     """
 
     def __init__(self, snapshot_dir: Path) -> None:
@@ -43,6 +43,7 @@ class TrainingPairs:
         if len(kept) == 0:
             raise ValueError(f"{self.path} holds no pair with a preference; there is nothing to train on.")
         light = light.take(pa.array(kept))
+        self.pair_ids: list[str] = light["pair_id"].to_pylist()
         self.prompts: list[str] = light["prompt"].to_pylist()
         self.captions: list[tuple[str, str]] = list(
             zip(light["caption_chosen"].to_pylist(), light["caption_rejected"].to_pylist(), strict=True)
@@ -93,6 +94,15 @@ def open_split(path: Path, columns: Sequence[str]) -> pq.ParquetFile:
     return file
 
 
+def decoded(encoded: bytes, origin: str) -> Image.Image:
+    """An RGB image; JobStoppedError (bad_data) that names `origin` when the bytes are none."""
+    try:
+        with Image.open(io.BytesIO(encoded)) as opened:
+            return opened.convert("RGB")
+    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
+        raise JobStoppedError("bad_data", f"{origin} cannot be decoded: {error}") from error
+
+
 @dataclass(frozen=True)
 class FramedImage:
     """A training image, and how it was cut from its original."""
@@ -107,12 +117,7 @@ def framed(encoded: bytes, resolution: int, origin: str) -> FramedImage:
     Sizes round as torchvision's Resize and CenterCrop do, so that features match published recipes. `origin` names the
     image in the JobStoppedError (bad_data) that an undecodable one raises.
     """
-    try:
-        with Image.open(io.BytesIO(encoded)) as opened:
-            image = opened.convert("RGB")
-    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
-        raise JobStoppedError("bad_data", f"{origin} cannot be decoded: {error}") from error
-    square, framing = _square(image, resolution)
+    square, framing = _square(decoded(encoded, origin), resolution)
     pixels_HWC = torch.from_numpy(np.asarray(square, dtype=np.float32) / 255.0)
     return FramedImage(pixels_HWC.permute(2, 0, 1) * 2 - 1, framing)
 
