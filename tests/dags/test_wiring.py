@@ -139,3 +139,12 @@ def test_gpu_work_waits_in_the_gpu_pool(dags: dict[str, Any]) -> None:
 def test_dag_files_are_wiring_only() -> None:
     for path in (ROOT / "dags").glob("*.py"):
         assert len(path.read_text().splitlines()) < 100, path
+
+
+def test_captions_come_before_encoding_where_a_recipe_wants_them(dags_with: Callable[[str], dict[str, Any]]) -> None:
+    train = dags_with(f'{TRAIN}[[train]]\nrecipe = "dcpo_shapes"\n')["shapes.train"]
+    usual = EDGES["shapes.train"]
+    between = {("build_snapshot", "caption"), ("enough_new_pairs", "caption"), ("caption", "plan_encodings")}
+    assert edges(train) == usual | between
+    caption = train.get_task("caption")
+    assert (caption.pool, caption.retries, caption.generation) == ("gpu", 2, 0)
