@@ -67,9 +67,12 @@ class _Counts:
 
 
 def _plan(num_words: int, shares: TouchedShares) -> _Counts:
-    """How many words suffer what. Moving takes two words, so where one is due it is replaced."""
+    """How many words suffer what. Moving takes two words, so where one is due it is replaced.
+
+    A drop share below one half leaves a word of any text.
+    """
     touched = max(1, round(num_words * (shares.drop + shares.replace + shares.shuffle)))
-    drop = min(round(num_words * shares.drop), num_words - 1)
+    drop = round(num_words * shares.drop)
     replace = min(round(num_words * shares.replace), touched - drop)
     shuffle = touched - drop - replace
     return _Counts(drop, replace, shuffle) if shuffle > 1 else _Counts(drop, replace + shuffle, 0)
