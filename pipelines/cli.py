@@ -132,6 +132,13 @@ def _label(arguments: argparse.Namespace) -> int:
     return _print({"snapshot": labelled, "report": stages.label_report(labelled)})
 
 
+def _caption(arguments: argparse.Namespace) -> int:
+    path = arguments.project
+    stages.read_project(path).caption_section()
+    snapshot = _fresh_snapshot(arguments)
+    return _print(stages.run_job(path, "caption", {"snapshot": snapshot}, run_key=_run_key(path)))
+
+
 def _encode(arguments: argparse.Namespace) -> int:
     return _print(_caches(arguments, _fresh_snapshot(arguments)))
 
@@ -227,7 +234,10 @@ def _fresh_snapshot(arguments: argparse.Namespace) -> Json:
 
 def _caches(arguments: argparse.Namespace, snapshot: Json) -> list[Json]:
     """A FeatureCache for each distinct snapshot, backbone and cut of the recipes that need one."""
-    encodings = stages.plan_encodings(arguments.project, snapshot, tuple(arguments.overrides))
+    overrides = tuple(arguments.overrides)
+    if stages.needs_captioned_snapshot(arguments.project, overrides):
+        _job(arguments, "caption", {"snapshot": snapshot})
+    encodings = stages.plan_encodings(arguments.project, snapshot, overrides)
     return [_job(arguments, "encode", given) for given in encodings]
 
 
@@ -338,6 +348,7 @@ STAGES: dict[str, tuple[Callable[[argparse.Namespace], int], str]] = {
     "validate": (_validate, "judge every batch by the data rules; quarantine what breaks them"),
     "snapshot": (_snapshot, "everything accepted so far as a content-addressed data set"),
     "label": (_label, "labels of the training pairs by judges instead of people; with a report"),
+    "caption": (_caption, "texts of their own for the snapshot's images, as [captions] says"),
     "encode": (_encode, "VAE latents and text states of the snapshot"),
     "train": (_train, "train every recipe of the project"),
     "soup": (_soup, "average the trained recipes, as the project's [soup] says"),

@@ -6,6 +6,15 @@ The answer's URI is named by the spec's digest, so the same science is never com
 from collections.abc import Sequence
 from pathlib import Path
 
+from alignment.caption_contracts import (
+    Captioner,
+    CaptionMethod,
+    CaptionSpec,
+    GeneratedCaptions,
+    HybridCaptions,
+    Perturbation,
+    PerturbedPrompts,
+)
 from alignment.contracts import (
     DatasetSnapshot,
     EncodeSpec,
@@ -21,6 +30,7 @@ from alignment.contracts import (
     ValueObject,
 )
 from alignment.coverage_contracts import CoverageSpec
+from alignment.labelling.captioner_files import check_captioner_files
 from alignment.labelling_contracts import DrawSpec, LabelSpec
 from alignment.objectives.catalogue import check_captions
 from alignment.reward_contracts import RewardTrainSpec
@@ -30,7 +40,14 @@ from pipelines.contracts import CandidateVersion, JobInput, JobKind, JobRequest,
 from pipelines.dispatch.fingerprints import file_fingerprint, folder_fingerprint
 from pipelines.dispatch.inputs import hash_cache_dir
 from pipelines.dispatch.model_folders import check_base_folder, check_scorer_folder, local_folder, local_path
-from pipelines.project import REWARD_SCHEME, GreedySoupSection, JudgeSection, Project, RewardSection
+from pipelines.project import (
+    REWARD_SCHEME,
+    CaptionsSection,
+    GreedySoupSection,
+    JudgeSection,
+    Project,
+    RewardSection,
+)
 from pipelines.prompts import check_not_heldout, heldout_prompts, prompt_column
 from pipelines.settings import Settings
 from pipelines.storage import open_store
@@ -38,6 +55,7 @@ from pipelines.storage import open_store
 FOLDERS: dict[JobKind, str] = {
     "draw_pairs": "drawn",
     "label": "snapshots",
+    "caption": "snapshots",
     "encode": "features",
     "train": "models",
     "soup": "soups",
@@ -49,6 +67,22 @@ FOLDERS: dict[JobKind, str] = {
 SAMPLES_FOLDER = "samples"
 WEIGHTS_FOLDER = "weights"
 JUDGE_FOLDER = "judge"
+
+
+def caption_request(project: Project, settings: Settings, snapshot: DatasetSnapshot) -> JobRequest:
+    """Give a snapshot's images texts of their own as [captions] says; the answer is a DatasetSnapshot again.
+
+    ValueError when the project has no [captions], or its captioner is not there or not whole.
+    """
+    section = project.caption_section()
+    inputs = [JobInput(content_digest=snapshot.content_digest, uri=snapshot.uri)]
+    captioner = None
+    if section.captioner is not None:
+        inputs.append(_captioner_input(section.captioner, settings))
+        drawing = section.model_dump(include={"prefix", "num_beams", "max_new_tokens"})
+        captioner = Captioner(weights_digest=inputs[-1].content_digest, **drawing)
+    spec = CaptionSpec(snapshot=snapshot.model_copy(update={"uri": ""}), method=_caption_method(section, captioner))
+    return make_request(project, settings, spec, inputs=tuple(inputs), placement=project.placement.caption)
 
 
 def encode_request(project: Project, settings: Settings, snapshot: DatasetSnapshot, recipe: Recipe) -> JobRequest:
@@ -288,6 +322,7 @@ def make_request(
 _KINDS: dict[type[ValueObject], JobKind] = {
     DrawSpec: "draw_pairs",
     LabelSpec: "label",
+    CaptionSpec: "caption",
     EncodeSpec: "encode",
     TrainSpec: "train",
     SoupSpec: "soup",
@@ -295,6 +330,23 @@ _KINDS: dict[type[ValueObject], JobKind] = {
     EvalSpec: "evaluate",
     CoverageSpec: "coverage",
 }
+
+
+def _caption_method(section: CaptionsSection, captioner: Captioner | None) -> CaptionMethod:
+    perturbation = Perturbation(level=section.level, seed=section.seed) if section.level is not None else None
+    if captioner is None:
+        assert perturbation is not None, "the section says so"
+        return PerturbedPrompts(perturbation=perturbation)
+    if perturbation is None:
+        return GeneratedCaptions(captioner=captioner)
+    return HybridCaptions(captioner=captioner, perturbation=perturbation)
+
+
+def _captioner_input(uri: str, settings: Settings) -> JobInput:
+    folder = local_folder(uri, settings)
+    check_captioner_files(folder)
+    digest = folder_fingerprint(folder, hash_cache_dir(settings))
+    return JobInput(content_digest=digest, uri=uri, manifest=False)
 
 
 def _check_base(version: CandidateVersion, base: JobInput, project: Project) -> None:

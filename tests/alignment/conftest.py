@@ -216,6 +216,36 @@ def tiny_clip_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def tiny_captioner_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A BLIP of a few thousand weights that has learnt to say "a COLOUR picture" of plain pictures; 32 px, 8 tokens."""
+    from transformers import BertTokenizer, BlipForConditionalGeneration, BlipImageProcessorPil, BlipProcessor
+    from transformers.models.blip import BlipConfig
+
+    pieces = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS)
+    tokenizer = BertTokenizer(vocab={piece: index for index, piece in enumerate(pieces)}, model_max_length=8)
+    tower = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = {"vocab_size": len(pieces), "max_position_embeddings": 8, "encoder_hidden_size": 16, "pad_token_id": 0}
+    ends = {"bos_token_id": 2, "eos_token_id": 3, "sep_token_id": 3, "initializer_range": 0.3}
+    vision = {"image_size": 32, "patch_size": 16, "initializer_range": 0.3}
+    processor = BlipProcessor(BlipImageProcessorPil(size={"height": 32, "width": 32}), tokenizer)
+    images = [Image.open(io.BytesIO(picture(colour, dot=dot))) for dot in (0, 3, 8) for colour in COLOURS.values()]
+    words = processor(images=images, text=[f"a {name} picture" for name in COLOURS] * 3, return_tensors="pt")
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        config = BlipConfig(text_config={**tower, **text, **ends}, vision_config={**tower, **vision})
+        model = BlipForConditionalGeneration(config).train()
+        adam = torch.optim.Adam(model.parameters(), lr=1e-2)
+        for _ in range(40):
+            adam.zero_grad()
+            model(**words, labels=words["input_ids"]).loss.backward()
+            adam.step()
+    folder = tmp_path_factory.mktemp("tiny_captioner") / "captioner"
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
 # --- jobs, run in this process ----------------------------------------------------------------------------------------
 
 
