@@ -11,6 +11,12 @@ class RewardParams(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     implementation: ClassVar[str]
+    trained_on: ClassVar[tuple[str, ...]] = ()
+    """Data sets whose labels the published weights learnt from, under the names that a project's sources may bear."""
+    components: ClassVar[tuple[str, ...]] = ("",)
+    """Sub-folders of the judge's folder that hold config.json and safetensors; "" is the folder itself."""
+    files: ClassVar[tuple[str, ...]] = ()
+    """Further files of the judge's folder."""
 
 
 class ClipPreference(RewardParams):
@@ -19,6 +25,18 @@ class ClipPreference(RewardParams):
     implementation: ClassVar[str] = "alignment.rewards.clip_preference:ClipPreferenceScorer"
 
     kind: Literal["clip_preference"] = "clip_preference"
+
+
+class PickScore(RewardParams):
+    """PickScore v1: a CLIP ViT-H/14 tuned on Pick-a-Pic v1, as logits: exp(logit_scale) * cos(text, image), about 20.
+
+    Pick-a-Pic v2 holds v1, so a model trained on either is no stranger to this judge.
+    """
+
+    implementation: ClassVar[str] = "alignment.rewards.pickscore:PickScoreScorer"
+    trained_on: ClassVar[tuple[str, ...]] = ("pick_a_pic", "pick_a_pic_v1", "pick_a_pic_v2")
+
+    kind: Literal["pickscore"] = "pickscore"
 
 
 class ClipScore(RewardParams):
@@ -40,5 +58,5 @@ class Pal(RewardParams):
     kind: Literal["pal"] = "pal"
 
 
-REWARDS: tuple[type[RewardParams], ...] = (ClipPreference, ClipScore, Pal)
-Reward = Annotated[ClipPreference | ClipScore | Pal, Field(discriminator="kind")]
+REWARDS: tuple[type[RewardParams], ...] = (ClipPreference, PickScore, ClipScore, Pal)
+Reward = Annotated[ClipPreference | PickScore | ClipScore | Pal, Field(discriminator="kind")]
