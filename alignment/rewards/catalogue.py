@@ -39,6 +39,19 @@ class PickScore(RewardParams):
     kind: Literal["pickscore"] = "pickscore"
 
 
+class HpsV2(RewardParams):
+    """HPSv2 or 2.1: cos(text, image) of a CLIP ViT-H/14 tuned on HPD v2, about 0.27; the leaderboard times 100."""
+
+    implementation: ClassVar[str] = "alignment.rewards.hpsv2:HpsV2Scorer"
+    trained_on: ClassVar[tuple[str, ...]] = ("hpd_v2", "hpdv2")
+
+    kind: Literal["hpsv2"] = "hpsv2"
+    version: Literal["2.0", "2.1"]
+    """Which published weights the folder holds. Their scales differ widely, so the version is part of the digest."""
+    antialias: bool = True
+    """Smooth while shrinking, as torchvision does from 0.17 on; false gives the scores of older ones."""
+
+
 class ClipScore(RewardParams):
     """Caption match by a contrastive CLIP: 100 * cos(text, image), not clamped, so that differences stay linear."""
 
@@ -58,5 +71,5 @@ class Pal(RewardParams):
     kind: Literal["pal"] = "pal"
 
 
-REWARDS: tuple[type[RewardParams], ...] = (ClipPreference, PickScore, ClipScore, Pal)
-Reward = Annotated[ClipPreference | PickScore | ClipScore | Pal, Field(discriminator="kind")]
+REWARDS: tuple[type[RewardParams], ...] = (ClipPreference, PickScore, HpsV2, ClipScore, Pal)
+Reward = Annotated[ClipPreference | PickScore | HpsV2 | ClipScore | Pal, Field(discriminator="kind")]
