@@ -52,12 +52,70 @@ class HpsV2(RewardParams):
     """Smooth while shrinking, as torchvision does from 0.17 on; false gives the scores of older ones."""
 
 
+class HpsV3(RewardParams):
+    """HPSv3: the first of two numbers that Qwen2-VL-7B gives after a rubric; differences are log-odds.
+
+    Its training set HPD v3 holds pairs of earlier data sets, so those count as learnt from as well.
+    """
+
+    implementation: ClassVar[str] = "alignment.rewards.hpsv3:HpsV3Scorer"
+    trained_on: ClassVar[tuple[str, ...]] = (
+        *("hpd_v3", "hpdv3", "hpd_v2", "hpdv2"),
+        *("pick_a_pic", "pick_a_pic_v1", "pick_a_pic_v2", "image_reward_db"),
+    )
+    files: ClassVar[tuple[str, ...]] = ("tokenizer.json", "head.safetensors", "instruction.txt")
+
+    kind: Literal["hpsv3"] = "hpsv3"
+
+
+class ImageReward(RewardParams):
+    """ImageReward: BLIP with cross-attention and a small network, trained on ImageRewardDB; about standard normal."""
+
+    implementation: ClassVar[str] = "alignment.rewards.imagereward:ImageRewardScorer"
+    trained_on: ClassVar[tuple[str, ...]] = ("image_reward_db",)
+    files: ClassVar[tuple[str, ...]] = ("tokenizer.json",)
+
+    kind: Literal["imagereward"] = "imagereward"
+
+
 class ClipScore(RewardParams):
     """Caption match by a contrastive CLIP: 100 * cos(text, image), not clamped, so that differences stay linear."""
 
     implementation: ClassVar[str] = "alignment.rewards.clip_score:ClipScoreScorer"
 
     kind: Literal["clip_score"] = "clip_score"
+
+
+class AestheticV1(RewardParams):
+    """LAION's first aesthetic predictor: a linear layer on an OpenAI CLIP's image embedding, about 1 to 10."""
+
+    implementation: ClassVar[str] = "alignment.rewards.aesthetic:AestheticV1Scorer"
+    trained_on: ClassVar[tuple[str, ...]] = ("simulacra_aesthetic_captions",)
+    components: ClassVar[tuple[str, ...]] = ("embedder",)
+    files: ClassVar[tuple[str, ...]] = ("head.json", "head.safetensors")
+
+    kind: Literal["aesthetic_v1"] = "aesthetic_v1"
+
+
+class AestheticV2(RewardParams):
+    """LAION's improved aesthetic predictor: five linear layers on CLIP ViT-L/14's image embedding, about 1 to 10."""
+
+    implementation: ClassVar[str] = "alignment.rewards.aesthetic:AestheticV2Scorer"
+    trained_on: ClassVar[tuple[str, ...]] = ("simulacra_aesthetic_captions", "logos", "ava")
+    components: ClassVar[tuple[str, ...]] = ("embedder",)
+    files: ClassVar[tuple[str, ...]] = ("head.json", "head.safetensors")
+
+    kind: Literal["aesthetic_v2"] = "aesthetic_v2"
+
+
+class ClipHead(RewardParams):
+    """A local reward model: linear layers on a CLIP's embedding of the image, or of image and prompt."""
+
+    implementation: ClassVar[str] = "alignment.rewards.clip_head:ClipHeadScorer"
+    components: ClassVar[tuple[str, ...]] = ("embedder",)
+    files: ClassVar[tuple[str, ...]] = ("head.json", "head.safetensors")
+
+    kind: Literal["clip_head"] = "clip_head"
 
 
 class Pal(RewardParams):
@@ -67,9 +125,25 @@ class Pal(RewardParams):
     """
 
     implementation: ClassVar[str] = "alignment.rewards.pal:PalScorer"
+    components: ClassVar[tuple[str, ...]] = ("embedder",)
+    files: ClassVar[tuple[str, ...]] = ("head.json", "head.safetensors")
 
     kind: Literal["pal"] = "pal"
 
 
-REWARDS: tuple[type[RewardParams], ...] = (ClipPreference, PickScore, HpsV2, ClipScore, Pal)
-Reward = Annotated[ClipPreference | PickScore | HpsV2 | ClipScore | Pal, Field(discriminator="kind")]
+REWARDS: tuple[type[RewardParams], ...] = (
+    ClipPreference,
+    PickScore,
+    HpsV2,
+    HpsV3,
+    ImageReward,
+    ClipScore,
+    AestheticV1,
+    AestheticV2,
+    ClipHead,
+    Pal,
+)
+Reward = Annotated[
+    ClipPreference | PickScore | HpsV2 | HpsV3 | ImageReward | ClipScore | AestheticV1 | AestheticV2 | ClipHead | Pal,
+    Field(discriminator="kind"),
+]

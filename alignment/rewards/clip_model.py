@@ -45,6 +45,11 @@ class ClipModel:
         """exp of the learnt parameter: about 100 in published models."""
         return float(self._model.logit_scale.exp())
 
+    @property
+    def width(self) -> int:
+        """D of the shared embedding."""
+        return int(self._model.config.projection_dim)
+
     def pixels(self, images_B: Sequence[Image.Image]) -> Tensor:
         """What the vision tower reads, BCHW: 8-bit images resized and cropped as the folder's processor says."""
         prepared: Tensor = self._processor(images=[image.convert("RGB") for image in images_B], return_tensors="pt")[
@@ -88,9 +93,9 @@ class ClipModel:
 
 
 def unit(embeddings_BD: Tensor) -> Tensor:
-    """Embeddings divided by their length."""
+    """Embeddings divided by their length; one of zeros stays as it is."""
     norm_B1: Tensor = torch.linalg.vector_norm(embeddings_BD, dim=1, keepdim=True)
-    return embeddings_BD / norm_B1
+    return embeddings_BD / norm_B1.where(norm_B1 > 0, 1.0)
 
 
 def _require_files(folder: Path) -> None:
