@@ -35,14 +35,14 @@ def write_imagereward(
 ) -> None:
     """The judge's folder. Sizes follow from the weights; heads are 64 wide unless their number is given."""
     require(weights, NEEDED, "ImageReward.pt")
-    folder.mkdir(parents=True, exist_ok=True)
-    write_tensors(folder / "model.safetensors", float32(to_transformers(weights)))
     config = {
         "vision": vision_config(weights, vision_heads),
         "text": text_config(weights, text_heads),
         "mean": MEAN,
         "deviation": DEVIATION,
     }
+    folder.mkdir(parents=True, exist_ok=True)
+    write_tensors(folder / "model.safetensors", float32(to_transformers(weights)))
     write_json(folder / "config.json", config)
     tokenizer.save_pretrained(folder)
 
@@ -92,7 +92,7 @@ def vision_config(weights: Weights, heads: int | None) -> dict[str, object]:
         "hidden_size": width,
         "intermediate_size": weights[f"{prefix}blocks.0.mlp.fc1.weight"].shape[0],
         "num_hidden_layers": _num_layers(weights, f"{prefix}blocks."),
-        "num_attention_heads": heads or width // HEAD_WIDTH,
+        "num_attention_heads": heads or _num_heads(width),
         "image_size": int(positions**0.5) * patch,
         "patch_size": patch,
         "hidden_act": "gelu",
@@ -112,7 +112,7 @@ def text_config(weights: Weights, heads: int | None) -> dict[str, object]:
         "encoder_hidden_size": cross.shape[1],
         "intermediate_size": weights[f"{prefix}encoder.layer.0.intermediate.dense.weight"].shape[0],
         "num_hidden_layers": _num_layers(weights, f"{prefix}encoder.layer."),
-        "num_attention_heads": heads or width // HEAD_WIDTH,
+        "num_attention_heads": heads or _num_heads(width),
         "max_position_embeddings": weights[f"{prefix}embeddings.position_embeddings.weight"].shape[0],
         "hidden_act": "gelu",
         "layer_norm_eps": TEXT_EPSILON,
@@ -125,6 +125,14 @@ def text_config(weights: Weights, heads: int | None) -> dict[str, object]:
         "is_decoder": True,
         "use_cache": False,
     }
+
+
+def _num_heads(width: int) -> int:
+    if width % HEAD_WIDTH:
+        raise ValueError(
+            f"A width of {width} has no attention heads of {HEAD_WIDTH}. Give the published ImageReward.pt."
+        )
+    return width // HEAD_WIDTH
 
 
 def _num_layers(weights: Weights, prefix: str) -> int:

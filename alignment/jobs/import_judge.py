@@ -49,9 +49,7 @@ def import_judge(request: ImportRequest, out: Path) -> ImportRecord:
     is_published = check_source(entry, request, digests[files[0].name])
     paths = {"source": request.source, "base": request.base, "template": request.template}
     names = {field: Path(path).name if path else None for field, path in paths.items()}
-    record = ImportRecord(
-        request=request.model_copy(update=names), source_sha256=digests, is_published=is_published
-    )
+    record = ImportRecord(request=request.model_copy(update=names), source_sha256=digests, is_published=is_published)
     out.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:

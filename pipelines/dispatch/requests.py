@@ -121,7 +121,7 @@ def reward_request(
 ) -> JobRequest:
     """Train a preference head on a snapshot's comparisons and on a frozen encoder."""
     folder = local_folder(reward.encoder, settings)
-    check_scorer_folder(folder)
+    check_scorer_folder(folder, section.scorer)
     digest = folder_fingerprint(folder, hash_cache_dir(settings))
     spec = RewardTrainSpec(
         recipe=reward.recipe,
@@ -339,7 +339,7 @@ def _judge_input(project: Project, section: JudgeSection, settings: Settings) ->
         weights = JobInput(content_digest=found.judge_digest, uri=found.uri, subfolder=JUDGE_FOLDER)
         return _judge(section, found.judge_digest, lessons), weights
     folder = local_folder(section.uri, settings)
-    check_scorer_folder(folder)
+    check_scorer_folder(folder, section.scorer)
     digest = folder_fingerprint(folder, hash_cache_dir(settings))
     return _judge(section, digest, section.trained_on), JobInput(content_digest=digest, uri=section.uri, manifest=False)
 
