@@ -17,6 +17,10 @@ class RewardParams(BaseModel):
     """Sub-folders of the judge's folder that hold config.json and safetensors; "" is the folder itself."""
     files: ClassVar[tuple[str, ...]] = ()
     """Further files of the judge's folder."""
+    has_weights: ClassVar[bool] = True
+    """False: there is no folder, and the weights digest is that of an empty one."""
+    per_prompt: ClassVar[bool] = False
+    """True: scores a prompt's images of one model together, so it needs two seeds and can only guard."""
 
 
 class ClipPreference(RewardParams):
@@ -131,6 +135,42 @@ class Pal(RewardParams):
     kind: Literal["pal"] = "pal"
 
 
+class Safety(RewardParams):
+    """An image classifier in transformers' layout as a guard: 1 - p(unsafe)."""
+
+    implementation: ClassVar[str] = "alignment.rewards.safety:SafetyScorer"
+    files: ClassVar[tuple[str, ...]] = ("preprocessor_config.json",)
+
+    kind: Literal["safety"] = "safety"
+    unsafe_labels: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Labels of the classifier that count as unsafe; their probabilities are added."""
+    threshold: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """From this probability on an image counts as unsafe: scores are 1 or 0. Without it, 1 - p(unsafe)."""
+
+
+class Diversity(RewardParams):
+    """Mean distance, 1 - cosine, of an image to the other seeds of its prompt, by a CLIP or a DINO-like model."""
+
+    implementation: ClassVar[str] = "alignment.rewards.diversity:DiversityScorer"
+    files: ClassVar[tuple[str, ...]] = ("preprocessor_config.json",)
+    per_prompt: ClassVar[bool] = True
+
+    kind: Literal["diversity"] = "diversity"
+
+
+class ImageStatistic(RewardParams):
+    """A number of the pixels alone, without weights."""
+
+    implementation: ClassVar[str] = "alignment.rewards.image_statistics:ImageStatisticScorer"
+    components: ClassVar[tuple[str, ...]] = ()
+    has_weights: ClassVar[bool] = False
+
+    kind: Literal["image_statistic"] = "image_statistic"
+    statistic: Literal["saturation", "contrast", "high_frequency"]
+    better: Literal["less", "more"] = "less"
+    """Which way the guard looks: less guards against excess, more against washed-out or blurred pictures."""
+
+
 REWARDS: tuple[type[RewardParams], ...] = (
     ClipPreference,
     PickScore,
@@ -142,8 +182,23 @@ REWARDS: tuple[type[RewardParams], ...] = (
     AestheticV2,
     ClipHead,
     Pal,
+    Safety,
+    Diversity,
+    ImageStatistic,
 )
 Reward = Annotated[
-    ClipPreference | PickScore | HpsV2 | HpsV3 | ImageReward | ClipScore | AestheticV1 | AestheticV2 | ClipHead | Pal,
+    ClipPreference
+    | PickScore
+    | HpsV2
+    | HpsV3
+    | ImageReward
+    | ClipScore
+    | AestheticV1
+    | AestheticV2
+    | ClipHead
+    | Pal
+    | Safety
+    | Diversity
+    | ImageStatistic,
     Field(discriminator="kind"),
 ]
