@@ -20,7 +20,6 @@ from pipelines.storage import open_store
 log = logging.getLogger(__name__)
 
 MODEL_INDEX = "model_index.json"
-"""A trained preference head as alignment/rewards/pal.py writes it."""
 HUB_URI = re.compile(r"^hub://(?P<repo>[\w.-]+/[\w.-]+)@(?P<revision>[0-9a-f]{40})$")
 HUB_FILES = ("*.safetensors", "*.json", "*.txt", "*.model")
 HUB_LEFT_OUT = (
