@@ -198,8 +198,8 @@ def test_a_head_on_an_encoder_is_a_judge_too(tmp_path: Path) -> None:
     for name in ("head.json", "head.safetensors", "embedder/config.json", "embedder/model.safetensors"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(name)
-    check_scorer_folder(tmp_path)
+    check_scorer_folder(tmp_path, Pal())
     (tmp_path / "head.safetensors").unlink()
     (tmp_path / "embedder" / "config.json").unlink()
-    with pytest.raises(ValueError, match=r"it lacks head\.safetensors, embedder/config\.json"):
-        check_scorer_folder(tmp_path)
+    with pytest.raises(ValueError, match=r"it lacks embedder/config\.json, head\.safetensors"):
+        check_scorer_folder(tmp_path, Pal())

@@ -1,3 +1,4 @@
+import hashlib
 import json
 from pathlib import Path
 
@@ -549,3 +550,13 @@ def test_coverage_needs_its_section_and_a_judge_that_exists(project: Project, se
         coverage_request(project, settings, candidate=make_version(project, "c"), champion=None)
     with pytest.raises(ValueError, match=r"Unknown judge 'jugde'"):
         with_coverage(project, "jugde")
+
+
+def test_a_guard_without_weights_brings_no_input(project: Project, settings: Settings) -> None:
+    before = evaluate(project, settings)
+    guard = '[[evaluation.guards]]\nname = "colour"\nscorer = { kind = "image_statistic", statistic = "saturation" }\n'
+    project.path.write_text(project.path.read_text() + guard)
+    request = evaluate(load_project(project.path), settings)
+    assert names(request) == names(before)
+    last = request.spec["guards"][-1]
+    assert last["weights_digest"] == hashlib.sha256(b"").hexdigest()
