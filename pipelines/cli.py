@@ -65,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
         if name == "rollback":
             stage.add_argument("--reason", required=True, help="why; kept in the ledger")
     _add_platform_commands(commands)
+    _add_judge_commands(commands)
     return parser
 
 
@@ -97,6 +98,22 @@ def _add_platform_commands(commands: Any) -> None:
     demo.add_argument("project", help="projects/NAME.toml")
     _add_recipe_arguments(demo)
     demo.set_defaults(command=_demo)
+
+
+def _add_judge_commands(commands: Any) -> None:
+    judges = commands.add_parser("judges", help="judges: import published weights")
+    bring = judges.add_subparsers(required=True, metavar="ACTION").add_parser(
+        "import", help="convert published weights once to the folder that a judge loads; docs/judges.md lists the kinds"
+    )
+    bring.add_argument("kind", help="e.g. pickscore, hpsv2, imagereward, aesthetic_v2, hpsv3, clip_head")
+    bring.add_argument("source", help="the published file, or the folder of a CLIP")
+    bring.add_argument("--out", required=True, help="the judge's folder, not there yet")
+    bring.add_argument("--base", help="folder of the model that the weights build on: CLIP, BERT's or Qwen2-VL's")
+    bring.add_argument("--template", help="rubric of hpsv3: a text, or the authors' data_collator_qwen.py")
+    bring.add_argument("--sha256", help="what the source file must have")
+    bring.add_argument("--activation", help="between the layers of a clip_head: none, relu or gelu")
+    bring.add_argument("--reads", help="what a clip_head reads: image, or image_text")
+    bring.set_defaults(command=_import_judge)
 
 
 # --- stages ---------------------------------------------------------------------------------------------------------
@@ -314,6 +331,14 @@ def _doctor(arguments: argparse.Namespace) -> int:
     checks = [check.model_dump(mode="json") for check in doctor.diagnose(project, load_settings())]
     _print({"checks": checks})
     return DONE if all(check["ok"] for check in checks) else FAILED
+
+
+def _import_judge(arguments: argparse.Namespace) -> int:
+    from pipelines.judge_import import import_judge
+
+    names = ("kind", "source", "base", "template", "sha256", "activation", "reads")
+    fields = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
+    return _print(import_judge(fields, arguments.out))
 
 
 def _up(arguments: argparse.Namespace) -> int:

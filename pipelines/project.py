@@ -114,9 +114,18 @@ class JudgeSection(Section):
     """A judge or a guard."""
 
     name: str
-    uri: str
+    uri: str = ""
+    """Folder of its weights; none for a scorer that has no weights."""
     scorer: Reward
     trained_on: tuple[str, ...] = ()
+    """Sources of its labels, besides those of published weights, which its kind knows."""
+
+    @model_validator(mode="after")
+    def _has_its_weights(self) -> Self:
+        if bool(self.uri) != self.scorer.has_weights:
+            needed = "a uri, the folder of its weights" if self.scorer.has_weights else "no uri: it has no weights"
+            raise ValueError(f"scorer {self.name!r} of this kind takes {needed}")
+        return self
 
 
 class EvaluationSection(Section):
@@ -130,6 +139,15 @@ class EvaluationSection(Section):
     guards: tuple[JudgeSection, ...] = ()
     tie_thresholds: dict[str, float] = {}
     confidence: float = 0.95
+
+    @model_validator(mode="after")
+    def _prompts_have_the_seeds_their_scorers_need(self) -> Self:
+        voting = [judge.name for judge in self.judges if judge.scorer.per_prompt]
+        if voting:
+            raise ValueError(f"{', '.join(voting)} scores the seeds of a prompt together; it can guard but not judge")
+        if len(self.seeds) < 2 and any(guard.scorer.per_prompt for guard in self.guards):
+            raise ValueError("a diversity guard compares the seeds of a prompt; give two seeds or more")
+        return self
 
 
 class CoverageSection(Section):

@@ -28,12 +28,14 @@ from alignment.contracts import (
     SampleSpec,
     TrainSpec,
     ValueObject,
+    folder_digest,
 )
 from alignment.coverage_contracts import CoverageSpec
 from alignment.labelling.captioner_files import check_captioner_files
 from alignment.labelling_contracts import DrawSpec, LabelSpec
 from alignment.objectives.catalogue import check_captions
 from alignment.reward_contracts import RewardTrainSpec
+from alignment.rewards.catalogue import ClipScore
 from alignment.soup_contracts import Greedy, SoupIngredient, SoupSpec, Uniform
 from pipelines import reward_registry
 from pipelines.contracts import CandidateVersion, JobInput, JobKind, JobRequest, SideOutput
@@ -127,7 +129,7 @@ def online_train_request(project: Project, settings: Settings, recipe: Recipe) -
         base_digest=base.content_digest,
         online=OnlineData(prompts_digest=prompts.content_digest, reward=reward),
     )
-    return make_request(project, settings, spec, inputs=(base, prompts, weights), placement=project.placement.train)
+    return make_request(project, settings, spec, inputs=(base, prompts, *weights), placement=project.placement.train)
 
 
 def soup_request(project: Project, settings: Settings, ingredients: Sequence[SoupIngredient]) -> JobRequest:
@@ -155,7 +157,7 @@ def reward_request(
 ) -> JobRequest:
     """Train a preference head on a snapshot's comparisons and on a frozen encoder."""
     folder = local_folder(reward.encoder, settings)
-    check_scorer_folder(folder)
+    check_scorer_folder(folder, ClipScore())
     digest = folder_fingerprint(folder, hash_cache_dir(settings))
     spec = RewardTrainSpec(
         recipe=reward.recipe,
@@ -207,7 +209,7 @@ def evaluate_request(
     found, missing = _samples([spec.sample_spec(model) for model in spec.models().values()], settings)
     inputs = [base, prompts, JobInput(content_digest=snapshot_digest, uri=snapshot_uri)]
     inputs += [_weights_input(version) for version in versions]
-    inputs += [*judges.values(), *guards.values(), *found]
+    inputs += [weights for folders in (judges, guards) for own in folders.values() for weights in own] + found
     return make_request(
         project,
         settings,
@@ -248,7 +250,7 @@ def coverage_request(
         confidence=project.evaluation.confidence,
     )
     found, missing = _samples([spec.sample_spec(model) for model in spec.models().values()], settings)
-    inputs = [base, prompts, judge_folder, *(_weights_input(version) for version in versions), *found]
+    inputs = [base, prompts, *judge_folder, *(_weights_input(version) for version in versions), *found]
     return make_request(
         project,
         settings,
@@ -287,7 +289,7 @@ def _greedy(project: Project, settings: Settings, section: GreedySoupSection) ->
         sampler=section.sampler or project.evaluation.sampler,
         minimum_gain=section.minimum_gain,
     )
-    return method, [prompts, weights]
+    return method, [prompts, *weights]
 
 
 def judge_of(project: Project, section: JudgeSection, settings: Settings) -> Judge:
@@ -378,22 +380,27 @@ def _weights_input(version: CandidateVersion) -> JobInput:
     return JobInput(content_digest=version.weights_digest, uri=version.weights_uri, subfolder=WEIGHTS_FOLDER)
 
 
-def judge_inputs(project: Project, sections: tuple[JudgeSection, ...], settings: Settings) -> dict[Judge, JobInput]:
-    """Each judge as the spec names it, with the folder of its weights."""
+def judge_inputs(
+    project: Project, sections: tuple[JudgeSection, ...], settings: Settings
+) -> dict[Judge, tuple[JobInput, ...]]:
+    """Each judge as the spec names it, with the folder of its weights; none where the scorer has no weights."""
     return dict(_judge_input(project, section, settings) for section in sections)
 
 
-def _judge_input(project: Project, section: JudgeSection, settings: Settings) -> tuple[Judge, JobInput]:
+def _judge_input(project: Project, section: JudgeSection, settings: Settings) -> tuple[Judge, tuple[JobInput, ...]]:
     """A folder of the user's, or the newest judge that the project has trained under a name, fixed by its digest."""
+    if not section.scorer.has_weights:
+        return _judge(section, folder_digest({}), section.trained_on), ()
     if section.uri.startswith(REWARD_SCHEME):
         found = reward_registry.find(section.uri, project.name, settings)
         lessons = tuple(sorted({*section.trained_on, *found.trained_on}))
         weights = JobInput(content_digest=found.judge_digest, uri=found.uri, subfolder=JUDGE_FOLDER)
-        return _judge(section, found.judge_digest, lessons), weights
+        return _judge(section, found.judge_digest, lessons), (weights,)
     folder = local_folder(section.uri, settings)
-    check_scorer_folder(folder)
+    check_scorer_folder(folder, section.scorer)
     digest = folder_fingerprint(folder, hash_cache_dir(settings))
-    return _judge(section, digest, section.trained_on), JobInput(content_digest=digest, uri=section.uri, manifest=False)
+    weights = JobInput(content_digest=digest, uri=section.uri, manifest=False)
+    return _judge(section, digest, section.trained_on), (weights,)
 
 
 def _judge(section: JudgeSection, digest: str, trained_on: tuple[str, ...]) -> Judge:

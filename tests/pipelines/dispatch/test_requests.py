@@ -1,3 +1,4 @@
+import hashlib
 import json
 from pathlib import Path
 
@@ -603,3 +604,13 @@ def test_the_same_snapshot_elsewhere_is_captioned_once(project: Project, setting
     moved = make_snapshot().model_copy(update={"uri": "file:///elsewhere"})
     one, two = (caption_request(project, settings, snapshot) for snapshot in (make_snapshot(), moved))
     assert one.job_id == two.job_id
+
+
+def test_a_guard_without_weights_brings_no_input(project: Project, settings: Settings) -> None:
+    before = evaluate(project, settings)
+    guard = '[[evaluation.guards]]\nname = "colour"\nscorer = { kind = "image_statistic", statistic = "saturation" }\n'
+    project.path.write_text(project.path.read_text() + guard)
+    request = evaluate(load_project(project.path), settings)
+    assert names(request) == names(before)
+    last = request.spec["guards"][-1]
+    assert last["weights_digest"] == hashlib.sha256(b"").hexdigest()
