@@ -298,6 +298,7 @@ class SampleSpec(ValueObject):
 class EvalSpec(ValueObject):
     """Candidate, champion and base on the same prompts and seeds, scored by the same judges."""
 
+    schema_version: int = 2
     candidate: ModelRef
     champion: ModelRef
     base_digest: Sha256
@@ -368,7 +369,8 @@ class EvalReport(ValueObject):
     """What an evaluation measured. The folder holds scores.parquet, contact_sheet.png and the spec.
 
     scores.parquet has one row per (role, scorer, prompt, seed): role, scorer, scorer_digest, prompt_index, prompt,
-    category, seed, score. Every number here can be recomputed from it.
+    category, seed, score. Roles candidate_shuffled and champion_shuffled hold the first seed's images scored by the
+    judges against other prompts. Every number here can be recomputed from it.
     """
 
     uri: str

@@ -1,7 +1,8 @@
 """Every stage as a subcommand. One JSON value on stdout, progress and logs on stderr.
 
 Exit codes: 0 done, 1 failed, 2 bad input, 3 the gate said no. A stage needs only the project: what it builds on is
-made first, or found by digest when it was made before.
+made first, or found by digest when it was made before. `gate simulate`, `gate explain` and `gate aa` answer people in
+text, and with --json as a value.
 """
 
 import argparse
@@ -13,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipelines import stages
+from pipelines import gate_commands, stages
 
 Json = dict[str, Any]
 
@@ -22,7 +23,7 @@ DONE, FAILED, BAD_INPUT, GATE_SAID_NO = 0, 1, 2, 3
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand and return its exit code."""
-    arguments = _parser().parse_args(argv)
+    arguments = _parser().parse_args(_joined(list(sys.argv[1:] if argv is None else argv)))
     level = logging.DEBUG if arguments.verbose else logging.INFO
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     for noisy in ("alembic", "httpx", "great_expectations", "urllib3", "botocore", "mlflow"):
@@ -42,6 +43,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         logging.debug("failed", exc_info=True)
         print(f"plumbline: {error}", file=sys.stderr)
         return FAILED
+
+
+def _joined(words: list[str]) -> list[str]:
+    """`gate simulate ...` as one command beside the stage `gate projects/NAME.toml`."""
+    at = next((i for i, word in enumerate(words) if not word.startswith("-")), len(words))
+    name = " ".join(words[at : at + 2])
+    return [*words[:at], name, *words[at + 2 :]] if name in gate_commands.GATE_TOOLS else words
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -64,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
             stage.add_argument("--out", help="recipe file; default: recipes/NAME_search.toml beside the project")
         if name == "rollback":
             stage.add_argument("--reason", required=True, help="why; kept in the ledger")
+    gate_commands.add_gate_tools(commands, command=_gate_tool)
     _add_platform_commands(commands)
     _add_judge_commands(commands)
     return parser
@@ -212,6 +221,14 @@ def _gate(arguments: argparse.Namespace) -> int:
     decision = _decision(arguments.project, candidate)
     _print(decision)
     return DONE if decision["verdict"] == "promote" else GATE_SAID_NO
+
+
+def _gate_tool(arguments: argparse.Namespace) -> int:
+    value, text = arguments.tool(arguments)
+    if arguments.json:
+        return _print(value)
+    print(text)
+    return DONE
 
 
 def _promote(arguments: argparse.Namespace) -> int:

@@ -15,7 +15,7 @@ from alignment.lookup import unknown_name
 from alignment.reward_contracts import RewardRecipe
 from alignment.rewards.catalogue import Reward
 from alignment.soup_contracts import recipe_family
-from pipelines.contracts import GatePolicy
+from pipelines.policy import GatePolicy
 from pipelines.search.space import SearchSection
 
 REWARD_SCHEME = "reward://"

@@ -375,6 +375,23 @@ def gate(path: str, candidate: Json, report: Json, *, run_key: str, coverage: Js
     return _json(decision)
 
 
+def aa(path: str, *, run_key: str) -> Json:
+    """The EvalReport of the champion (or base) against itself on other seeds; found if it exists."""
+    from pipelines.dispatch import jobs, requests
+    from pipelines.release import registration
+
+    project, settings = read_project(path), load_settings()
+    champion = _champion(project, settings)
+    known = champion or registration.read_version(project, settings, "candidate")
+    if known is not None and known.snapshot_uri:
+        uri, digest = known.snapshot_uri, known.snapshot_digest
+    else:
+        data = DatasetSnapshot.model_validate(snapshot(path))
+        uri, digest = data.uri, data.content_digest
+    request = requests.aa_request(project, settings, champion=champion, snapshot_uri=uri, snapshot_digest=digest)
+    return jobs.run_to_end(request, settings, parent_key=run_key)
+
+
 def promote(path: str, decision: Json, *, actor: str) -> Json:
     """Move the alias if the decision says so; the Promotion tells what happened."""
     from pipelines.release import promotion

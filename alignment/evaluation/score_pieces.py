@@ -28,13 +28,16 @@ class ScorePieces:
         self._suffix = f"{rank}of{ranks}"
 
     def read(self, scorer_digest: str, samples: Sequence[str], num_rows: int) -> list[ScoreRow] | None:
-        """The rows, or None where there are none or they are of other samples."""
+        """The rows, or None where there are none or they are of other samples.
+
+        `num_rows` counts images against their own prompts; what was scored against another prompt comes along.
+        """
         path = self._path(scorer_digest)
         if not path.is_file():
             return None
         columns = pq.read_table(path).to_pydict()
         rows = [ScoreRow(*values) for values in zip(*(columns[name] for name in ScoreRow._fields), strict=True)]
-        if len(rows) != num_rows or {row.sample_digest for row in rows} - set(samples):
+        if sum(not row.shuffled for row in rows) != num_rows or {row.sample_digest for row in rows} - set(samples):
             logger.warning("%s is of other images; scored again", path)
             return None
         return rows

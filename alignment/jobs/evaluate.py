@@ -25,6 +25,7 @@ from alignment.evaluation.record import (
     SPEC_FILE,
     Record,
     make_report,
+    shuffle_of,
     write_calibration_scores,
     write_contact_sheet,
     write_extremes,
@@ -35,6 +36,7 @@ from alignment.evaluation.score_pieces import ScorePieces
 from alignment.evaluation.scoring import (
     CalibrationRow,
     ScoreRow,
+    Shuffle,
     calibration_pairs,
     num_calibration_pairs,
     score_calibration,
@@ -225,6 +227,7 @@ def score_all(
     share = len(work.grid) * len(folders) / max(1, len(mine) * len(scorers))
     _, blank = score_samples({}, folders, mine, micro_batch=work.placement.micro_batch)
     together = {s.name for s in (*work.spec.judges, *work.spec.guards) if s.scorer.per_prompt}
+    shuffle = shuffle_of(Record(work.paths.out, work.spec, work.prompts, folders))
     rows: list[ScoreRow] = []
     for index, (name, scorer) in enumerate(scorers.items()):
 
@@ -233,9 +236,12 @@ def score_all(
 
         own = pieces.read(scorer.digest, list(folders), len(mine) * len(folders))
         if own is None:
-            own = score_by(name, scorer, folders, mine, work=work, together=name in together, tell=tell)
+            own = score_by(
+                name, scorer, folders, mine, work=work, together=name in together, shuffle=shuffle, tell=tell
+            )
             pieces.write(scorer.digest, own)
-        rows += [row._replace(scorer=name) for row in own]
+        # A guard may share a judge's weights, and so its piece; it is asked about no other prompts.
+        rows += [row._replace(scorer=name) for row in own if name in shuffle.scorers or not row.shuffled]
     return [ScoreRow(*row) for row in gather_object(rows)], sorted(gather_object(blank))
 
 
@@ -247,13 +253,14 @@ def score_by(
     *,
     work: Workplace,
     together: bool,
+    shuffle: Shuffle,
     tell: Callable[[int], None],
 ) -> list[ScoreRow]:
-    """This rank's images under one scorer, image by image or prompt by prompt."""
+    """This rank's images under one scorer, image by image (some against other prompts too) or prompt by prompt."""
     if together:
         return score_prompts({name: scorer}, folders, keys, after_prompt=tell)
     batch = work.placement.micro_batch
-    rows, _ = score_samples({name: scorer}, folders, keys, micro_batch=batch, after_batch=tell)
+    rows, _ = score_samples({name: scorer}, folders, keys, micro_batch=batch, shuffle=shuffle, after_batch=tell)
     return rows
 
 

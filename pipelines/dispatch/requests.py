@@ -186,10 +186,58 @@ def evaluate_request(
     Images that an earlier evaluation published are inputs, the others become side outputs. ValueError when a version
     was made from another base, or no snapshot is named.
     """
+    return _evaluation(
+        project,
+        settings,
+        candidate=candidate,
+        champion=champion,
+        seeds=project.evaluation.seeds,
+        snapshot=JobInput(content_digest=snapshot_digest, uri=_named(snapshot_uri, candidate)),
+    )
+
+
+def aa_request(
+    project: Project,
+    settings: Settings,
+    *,
+    champion: CandidateVersion | None,
+    snapshot_uri: str,
+    snapshot_digest: str,
+) -> JobRequest:
+    """The champion, or the base, in both roles on twice the seeds: the second half are seeds that no evaluation draws.
+
+    What separates the halves is noise (see `alignment.evaluation.noise`).
+    """
+    seeds = project.evaluation.seeds
+    others = tuple(range(max(seeds) + 1, max(seeds) + 1 + len(seeds)))
+    return _evaluation(
+        project,
+        settings,
+        candidate=champion,
+        champion=champion,
+        seeds=(*seeds, *others),
+        snapshot=JobInput(content_digest=snapshot_digest, uri=snapshot_uri),
+    )
+
+
+def _named(snapshot_uri: str, candidate: CandidateVersion) -> str:
     if not snapshot_uri:
         raise ValueError(
             f"{candidate.model} version {candidate.version} does not say where its snapshot is. Train anew."
         )
+    return snapshot_uri
+
+
+def _evaluation(
+    project: Project,
+    settings: Settings,
+    *,
+    candidate: CandidateVersion | None,
+    champion: CandidateVersion | None,
+    seeds: tuple[int, ...],
+    snapshot: JobInput,
+) -> JobRequest:
+    """The request of an evaluation; a role without a version is played by the base."""
     base, versions = _base_and_versions(project, settings, candidate, champion)
     judges, guards = (
         judge_inputs(project, sections, settings) for sections in (project.evaluation.judges, project.evaluation.guards)
@@ -201,14 +249,14 @@ def evaluate_request(
         base_digest=base.content_digest,
         backbone=project.base.backbone,
         prompts_digest=prompts.content_digest,
+        seeds=seeds,
         judges=tuple(judges),
         guards=tuple(guards),
-        snapshot_digest=snapshot_digest,
-        **project.evaluation.model_dump(include={"seeds", "sampler", "tie_thresholds", "confidence"}),
+        snapshot_digest=snapshot.content_digest,
+        **project.evaluation.model_dump(include={"sampler", "tie_thresholds", "confidence"}),
     )
     found, missing = _samples([spec.sample_spec(model) for model in spec.models().values()], settings)
-    inputs = [base, prompts, JobInput(content_digest=snapshot_digest, uri=snapshot_uri)]
-    inputs += [_weights_input(version) for version in versions]
+    inputs = [base, prompts, snapshot, *(_weights_input(version) for version in versions)]
     inputs += [weights for folders in (judges, guards) for own in folders.values() for weights in own] + found
     return make_request(
         project,
@@ -360,7 +408,7 @@ def _check_base(version: CandidateVersion, base: JobInput, project: Project) -> 
 
 
 def _base_and_versions(
-    project: Project, settings: Settings, candidate: CandidateVersion, champion: CandidateVersion | None
+    project: Project, settings: Settings, candidate: CandidateVersion | None, champion: CandidateVersion | None
 ) -> tuple[JobInput, list[CandidateVersion]]:
     """The base, and the versions that are compared; ValueError when one was made from another base."""
     base = base_input(project, settings)

@@ -1,5 +1,6 @@
 """Bad input ends in one clear line on stderr and exit code 2, through the command a person types."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -135,6 +136,22 @@ def test_objective_that_needs_captions_on_pairs_without(capsys: pytest.CaptureFi
     assert "Objective 'dcpo' trains each image under its own caption, but snapshot file://" in line
     assert "Add [captions] to the project file" in line
     assert "caption_0 and caption_1" in line
+
+
+def test_gate_simulate_is_a_command_beside_the_stage(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "policy.toml").write_text("[gate]\nrequired_judges = 2\n")
+    argv = ["gate", "simulate", str(tmp_path / "policy.toml"), "--simulations", "1", "--prompts", "1000"]
+    assert cli.main(argv) == 0
+    out = capsys.readouterr().out
+    assert "| 60 % true win rate | 100.0 %" in out
+    assert "3 judges" in out
+    assert cli.main([*argv, "--json"]) == 0
+    assert {o["simulations"] for o in json.loads(capsys.readouterr().out)} == {1}
+
+
+def test_gate_explain_reads_a_decision(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "decision.json").write_text("{}")
+    assert "holds no gate decision" in refused(capsys, "gate", "explain", str(tmp_path / "decision.json"))
 
 
 def test_nothing_to_label_or_draw(capsys: pytest.CaptureFixture[str], project: Path) -> None:

@@ -14,6 +14,8 @@ from PIL import Image
 from alignment.evaluation.prompts import EvalPrompt
 from alignment.evaluation.sampling import image_grid
 from alignment.evaluation.scoring import (
+    ScoreRow,
+    Shuffle,
     calibration_pairs,
     num_calibration_pairs,
     read_image,
@@ -138,3 +140,28 @@ def test_a_broken_snapshot_is_explained(snapshot_dir: Path, tmp_path: Path) -> N
         num_calibration_pairs(snapshot_dir)
     with pytest.raises(ValueError, match="cannot be read"):
         num_calibration_pairs(tmp_path / "nowhere")
+
+
+class _PromptLength:
+    """Scores by the prompt alone."""
+
+    def score(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> torch.Tensor:
+        return torch.tensor([float(len(prompt)) for prompt in prompts])
+
+
+def test_only_the_shuffled_models_and_seed_meet_other_prompts(tmp_path: Path) -> None:
+    prompts = [EvalPrompt(0, "aa", ""), EvalPrompt(1, "bbbb", "")]
+    grid = image_grid(prompts, (0, 1))
+    folders = {"m": tmp_path / "m", "n": tmp_path / "n"}
+    for folder in folders.values():
+        folder.mkdir()
+        for key in grid:
+            Image.new("RGB", (8, 8), "red").save(folder / key.file_name)
+    shuffle = Shuffle(prompts={0: "bbbb", 1: "aa"}, seed=1, folders=frozenset({"m"}), scorers=frozenset({"j"}))
+    scorers = {"j": _PromptLength(), "guard": _PromptLength()}
+    rows, _ = score_samples(scorers, folders, grid, micro_batch=4, shuffle=shuffle)  # type: ignore[arg-type]
+    assert len(rows) == 2 * 2 * 4 + 2
+    assert [row for row in rows if row.shuffled] == [
+        ScoreRow("m", "j", 0, 1, 4.0, shuffled=True),
+        ScoreRow("m", "j", 1, 1, 2.0, shuffled=True),
+    ]

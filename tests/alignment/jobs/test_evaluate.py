@@ -158,11 +158,13 @@ def sample_dir(bench: Bench, out: str, role: str) -> Path:
 def test_the_table_has_every_role_scorer_prompt_and_seed(bench: Bench, finished: Path) -> None:
     table = pq.read_table(finished / "scores.parquet").to_pydict()
     cells = set(zip(*(table[name] for name in ("role", "scorer", "prompt_index", "seed")), strict=True))
-    assert len(cells) == len(table["score"]) == 3 * 3 * 4 * 2
+    shuffled = 2 * 2 * 4
+    assert len(cells) == len(table["score"]) == 3 * 3 * 4 * 2 + shuffled
+    assert sum(role.endswith("_shuffled") for role in table["role"]) == shuffled
     assert list(table) == ["role", "scorer", "scorer_digest", "prompt_index", "prompt", "category", "seed", "score"]
-    assert set(zip(table["prompt_index"], table["prompt"], table["category"], strict=True)) == {
-        (i, f"a plain {c} picture", c) for i, c in enumerate(("red", "green", "blue", "white"))
-    }
+    rows = zip(table["role"], table["prompt_index"], table["prompt"], table["category"], strict=True)
+    own = {(i, f"a plain {c} picture", c) for i, c in enumerate(("red", "green", "blue", "white"))}
+    assert {row[1:] for row in rows if not row[0].endswith("_shuffled")} == own
     assert len(set(zip(table["scorer"], table["scorer_digest"], strict=True))) == 3
 
 

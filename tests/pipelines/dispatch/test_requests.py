@@ -13,6 +13,7 @@ from alignment.soup_contracts import Greedy, SoupIngredient, SoupSpec
 from pipelines import reward_registry
 from pipelines.contracts import CandidateVersion, JobRequest, RegisteredJudge, RewardReport
 from pipelines.dispatch.requests import (
+    aa_request,
     caption_request,
     coverage_request,
     encode_request,
@@ -527,6 +528,19 @@ def test_a_base_or_judge_lacking_a_file_is_named(project: Project, settings: Set
     (tmp_path / "base" / "unet" / "config.json").unlink()
     with pytest.raises(ValueError, match=r"Base model .* lacks unet/config\.json"):
         encode_request(project, settings, make_snapshot(), project.recipes()[0])
+
+
+def test_aa_puts_the_champion_in_both_roles_on_twice_the_seeds(project: Project, settings: Settings) -> None:
+    snapshot, champion = make_snapshot(), make_version(project, "d")
+    given = {"snapshot_uri": snapshot.uri, "snapshot_digest": snapshot.content_digest}
+    spec = EvalSpec.model_validate(aa_request(project, settings, champion=champion, **given).spec)
+    own = project.evaluation.seeds
+    assert spec.candidate == spec.champion
+    assert spec.champion.weights_digest == "d" * 64
+    assert spec.seeds[: len(own)] == own
+    assert len(set(spec.seeds)) == 2 * len(own)
+    spec = EvalSpec.model_validate(aa_request(project, settings, champion=None, **given).spec)
+    assert (spec.candidate.kind, spec.champion.kind) == ("base", "base")
 
 
 def with_coverage(project: Project, judge: str) -> Project:
