@@ -122,12 +122,13 @@ class Judge(Record):
     scorer: Reward
     weights_digest: Sha256
     trained_on: tuple[str, ...] = ()
-    """Names of the pair sources whose labels it learnt from; it may not judge a model trained on one of them."""
+    """Names of the pair sources whose labels it learnt from, besides those that published weights of its kind did; it
+    may not judge a model trained on one of them."""
 
     @property
     def lessons(self) -> tuple[str, ...]:
         """What one learns by maximising its score: itself, under whatever name, and the sources of its labels."""
-        return (self.name, f"scorer {self.weights_digest}", *self.trained_on)
+        return (self.name, f"scorer {self.weights_digest}", *self.scorer.trained_on, *self.trained_on)
 
 
 # --- training -------------------------------------------------------------------------------------------------------

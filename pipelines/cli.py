@@ -19,7 +19,8 @@ from pipelines import evidence_commands, gate_commands, stages
 Json = dict[str, Any]
 
 DONE, FAILED, BAD_INPUT, GATE_SAID_NO = 0, 1, 2, 3
-TWO_WORDS = {*gate_commands.GATE_TOOLS, evidence_commands.PROMPTS_IMPORT}
+JUDGES_IMPORT = "judges import"
+TWO_WORDS = {*gate_commands.GATE_TOOLS, evidence_commands.PROMPTS_IMPORT, JUDGES_IMPORT}
 """Commands of two words, of which the first may be a stage as well."""
 
 
@@ -77,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     gate_commands.add_gate_tools(commands, command=_gate_tool)
     evidence_commands.add_evidence_commands(commands, command=_evidence)
     _add_platform_commands(commands)
+    _add_judge_commands(commands)
     return parser
 
 
@@ -111,6 +113,21 @@ def _add_platform_commands(commands: Any) -> None:
     demo.set_defaults(command=_demo)
 
 
+def _add_judge_commands(commands: Any) -> None:
+    bring = commands.add_parser(
+        JUDGES_IMPORT, help="convert published weights once to the folder that a judge loads; docs/judges.md lists kinds"
+    )
+    bring.add_argument("kind", help="e.g. pickscore, hpsv2, imagereward, aesthetic_v2, hpsv3, clip_head")
+    bring.add_argument("source", help="the published file, or the folder of a CLIP")
+    bring.add_argument("--out", required=True, help="the judge's folder, not there yet")
+    bring.add_argument("--base", help="folder of the model that the weights build on: CLIP, BERT's or Qwen2-VL's")
+    bring.add_argument("--template", help="rubric of hpsv3: a text, or the authors' data_collator_qwen.py")
+    bring.add_argument("--sha256", help="what the source file must have")
+    bring.add_argument("--activation", help="between the layers of a clip_head: none, relu or gelu")
+    bring.add_argument("--reads", help="what a clip_head reads: image, or image_text")
+    bring.set_defaults(command=_import_judge)
+
+
 # --- stages ---------------------------------------------------------------------------------------------------------
 
 
@@ -142,6 +159,13 @@ def _label(arguments: argparse.Namespace) -> int:
         )
     labelled = _fresh_snapshot(arguments)
     return _print({"snapshot": labelled, "report": stages.label_report(labelled)})
+
+
+def _caption(arguments: argparse.Namespace) -> int:
+    path = arguments.project
+    stages.read_project(path).caption_section()
+    snapshot = _fresh_snapshot(arguments)
+    return _print(stages.run_job(path, "caption", {"snapshot": snapshot}, run_key=_run_key(path)))
 
 
 def _encode(arguments: argparse.Namespace) -> int:
@@ -262,7 +286,10 @@ def _fresh_snapshot(arguments: argparse.Namespace) -> Json:
 
 def _caches(arguments: argparse.Namespace, snapshot: Json) -> list[Json]:
     """A FeatureCache for each distinct snapshot, backbone and cut of the recipes that need one."""
-    encodings = stages.plan_encodings(arguments.project, snapshot, tuple(arguments.overrides))
+    overrides = tuple(arguments.overrides)
+    if stages.needs_captioned_snapshot(arguments.project, overrides):
+        _job(arguments, "caption", {"snapshot": snapshot})
+    encodings = stages.plan_encodings(arguments.project, snapshot, overrides)
     return [_job(arguments, "encode", given) for given in encodings]
 
 
@@ -349,6 +376,14 @@ def _doctor(arguments: argparse.Namespace) -> int:
     return DONE if all(check["ok"] for check in checks) else FAILED
 
 
+def _import_judge(arguments: argparse.Namespace) -> int:
+    from pipelines.judge_import import import_judge
+
+    names = ("kind", "source", "base", "template", "sha256", "activation", "reads")
+    fields = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
+    return _print(import_judge(fields, arguments.out))
+
+
 def _up(arguments: argparse.Namespace) -> int:
     from pipelines.embedded import foreground
 
@@ -381,6 +416,7 @@ STAGES: dict[str, tuple[Callable[[argparse.Namespace], int], str]] = {
     "validate": (_validate, "judge every batch by the data rules; quarantine what breaks them"),
     "snapshot": (_snapshot, "everything accepted so far as a content-addressed data set"),
     "label": (_label, "labels of the training pairs by judges instead of people; with a report"),
+    "caption": (_caption, "texts of their own for the snapshot's images, as [captions] says"),
     "encode": (_encode, "VAE latents and text states of the snapshot"),
     "train": (_train, "train every recipe of the project"),
     "soup": (_soup, "average the trained recipes, as the project's [soup] says"),

@@ -6,6 +6,7 @@ Work is shared out over ranks; each function here does one rank's part and gives
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
@@ -96,6 +97,35 @@ def score_samples(
             rows += _score_shuffled(scorers, cells, images, shuffle)
         after_batch(start + len(keys[start : start + batch]))
     return rows, blank
+
+
+def score_prompts(
+    scorers: Mapping[str, Scorer],
+    folders: Mapping[str, Path],
+    keys: Sequence[ImageKey],
+    *,
+    after_prompt: Callable[[int], None] = lambda done: None,
+) -> list[ScoreRow]:
+    """Scorers that compare the images of a prompt: all given seeds of one prompt and one model at a time.
+
+    `keys` must hold every seed of each of its prompts, one prompt after the other. `after_prompt` hears how many keys
+    are done.
+    """
+    rows: list[ScoreRow] = []
+    done = 0
+    for prompt, group in groupby(keys, key=lambda key: key.prompt):
+        own = list(group)
+        for digest, folder in folders.items():
+            images = [read_image(folder / key.file_name) for key in own]
+            for name, scorer in scorers.items():
+                scores = scorer.score(images, [prompt.text] * len(own)).tolist()
+                rows += [
+                    ScoreRow(digest, name, prompt.index, key.seed, score)
+                    for key, score in zip(own, scores, strict=True)
+                ]
+        done += len(own)
+        after_prompt(done)
+    return rows
 
 
 def _score_shuffled(

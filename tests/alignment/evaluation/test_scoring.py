@@ -20,6 +20,7 @@ from alignment.evaluation.scoring import (
     num_calibration_pairs,
     read_image,
     score_calibration,
+    score_prompts,
     score_samples,
 )
 
@@ -64,6 +65,21 @@ def test_every_image_meets_its_own_prompt_and_every_scorer(tmp_path: Path) -> No
     assert found["m1", "first", 0, 5] == 10 + 1
     assert found["m1", "second", 1, 6] == 13 + 3
     assert found["m2", "first", 1, 5] == 102 + 3
+
+
+def test_seeds_of_a_prompt_are_scored_together_model_by_model(tmp_path: Path) -> None:
+    grid = image_grid([EvalPrompt(0, "a", ""), EvalPrompt(1, "abc", "")], (5, 6, 7))
+    for name in ("m1", "m2"):
+        (tmp_path / name).mkdir()
+        for key in grid:
+            (tmp_path / name / key.file_name).write_bytes(png(10 + key.seed))
+    scorer, done = Brightness(), []  # type: tuple[Brightness, list[int]]
+    folders = {name: tmp_path / name for name in ("m1", "m2")}
+    rows = score_prompts({"d": scorer}, folders, grid, after_prompt=done.append)
+    assert scorer.batches == [3, 3, 3, 3]
+    assert done == [3, 6]
+    assert {(r.sample_digest, r.prompt_index, r.seed): r.score for r in rows}["m2", 1, 7] == 17 + 3
+    assert len(rows) == 12
 
 
 def test_blank_and_unreadable_images_are_named(tmp_path: Path) -> None:
