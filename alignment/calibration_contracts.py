@@ -39,7 +39,8 @@ class RaterReliability(Record):
     num_labels: int
     """Their labels of those."""
     alpha: float | None
-    """Krippendorff's alpha of nominal labels, ties being a label: 1 is perfect, 0 is chance. None without shared pairs."""
+    """Krippendorff's alpha of nominal labels, ties being a label: 1 is perfect, 0 is chance. None without
+    shared pairs."""
 
 
 class JudgeCalibration(ValueObject):

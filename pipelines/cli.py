@@ -115,7 +115,7 @@ def _add_platform_commands(commands: Any) -> None:
 
 def _add_judge_commands(commands: Any) -> None:
     bring = commands.add_parser(
-        JUDGES_IMPORT, help="convert published weights once to the folder that a judge loads; docs/judges.md lists kinds"
+        JUDGES_IMPORT, help="convert published weights once to the folder that a judge loads; docs/judges.md"
     )
     bring.add_argument("kind", help="e.g. pickscore, hpsv2, imagereward, aesthetic_v2, hpsv3, clip_head")
     bring.add_argument("source", help="the published file, or the folder of a CLIP")

@@ -1,6 +1,7 @@
 """A judge's agreement with people by source and by generators, and people's agreement with each other. Torch-free."""
 
 import logging
+import warnings
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +20,7 @@ logger = logging.getLogger(__name__)
 
 FACTS = ("source", "generator_chosen", "generator_rejected", "created_at")
 UNKNOWN = "unknown"
+MINIMUM_SLOPE_PAIRS = 30
 TIE = 2
 """Label of a tie in the raters' table, where 1 and 0 are the first and the second image."""
 
@@ -102,12 +104,16 @@ def _slope(pairs: Sequence[ScoredPair]) -> float | None:
     """Sides are turned for every other pair, since a fit needs both labels; a perfect judge has no finite slope."""
     margins = np.array([pair.score_chosen - pair.score_rejected for pair in pairs if not pair.is_tie])
     spread = float(margins.std()) if margins.size else 0.0
-    if margins.size < 2 or not spread or not ((margins > 0).any() and (margins < 0).any()):
+    if margins.size < MINIMUM_SLOPE_PAIRS or not spread:
         return None
+    from statsmodels.tools.sm_exceptions import ModelWarning, PerfectSeparationError
+
     signs = np.where(np.arange(margins.size) % 2, -1.0, 1.0)
     try:
-        _, slope = margin_slope([int(sign > 0) for sign in signs], (margins * signs / spread).tolist())
-    except (ValueError, np.linalg.LinAlgError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", ModelWarning)
+            _, slope = margin_slope([int(sign > 0) for sign in signs], (margins * signs / spread).tolist())
+    except (ModelWarning, PerfectSeparationError, np.linalg.LinAlgError) as error:
         logger.warning("no slope of the judge's margin: %s", error)
         return None
     return slope

@@ -278,7 +278,8 @@ def calibrate_request(project: Project, settings: Settings, snapshot: DatasetSna
     """
     if not snapshot.num_pairs["calibration"]:
         raise ValueError(
-            f"Snapshot {snapshot.uri} has no calibration pairs. Raise [snapshot] calibration_share, or bring more pairs."
+            f"Snapshot {snapshot.uri} has no calibration pairs. Raise [snapshot] calibration_share, or bring more"
+            " pairs."
         )
     sections = tuple(
         own
