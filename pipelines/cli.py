@@ -208,6 +208,16 @@ def _calibrate(arguments: argparse.Namespace) -> int:
     return _print(_calibrated(arguments.project))
 
 
+def _monitor(arguments: argparse.Namespace) -> int:
+    _reports(arguments.project)
+    key, snapshot = _run_key(arguments.project), stages.snapshot(arguments.project)
+    calibration = stages.run_job(arguments.project, "calibrate", {"snapshot": snapshot}, run_key=key)
+    stages.record_calibration(arguments.project, calibration, run_key=key)
+    report = stages.monitor(arguments.project, calibration, run_key=key)
+    _print(report)
+    return DONE if report["outcome"] == "ok" else GATE_SAID_NO
+
+
 def _judges(arguments: argparse.Namespace) -> int:
     return _print(stages.judges(arguments.project))
 
@@ -430,6 +440,7 @@ STAGES: dict[str, tuple[Callable[[argparse.Namespace], int], str]] = {
     "gate": (_gate, "decide on the candidate; exit code 3 when the answer is no"),
     "promote": (_promote, "decide, and move the champion alias if the gate says so"),
     "run": (_run, "the whole loop, without Airflow"),
+    "monitor": (_monitor, "the champion against what came in since; exit code 3 when it asks for something"),
     "rollback": (_rollback, "the previous champion back"),
     "status": (_status, "champion, candidate, last decision, ledger"),
 }

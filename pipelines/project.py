@@ -15,6 +15,7 @@ from alignment.lookup import unknown_name
 from alignment.reward_contracts import RewardRecipe
 from alignment.rewards.catalogue import Reward
 from alignment.soup_contracts import recipe_family
+from pipelines.monitor_policy import MonitorSection
 from pipelines.policy import GatePolicy
 from pipelines.search.space import SearchSection
 
@@ -316,6 +317,7 @@ class Project(Section):
     labelling: LabellingSection | None = None
     captions: CaptionsSection | None = None
     gate: GatePolicy = GatePolicy()
+    monitor: MonitorSection = MonitorSection()
     placement: PlacementSection = PlacementSection()
     schedule: ScheduleSection = ScheduleSection()
     search: SearchSection = SearchSection()

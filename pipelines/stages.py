@@ -414,6 +414,42 @@ def aa(path: str, *, run_key: str) -> Json:
     return jobs.run_to_end(request, settings, parent_key=run_key)
 
 
+def monitor(path: str, calibration: Json | None, *, run_key: str, announce: bool = False) -> Json:
+    """The MonitorReport on the champion, kept in the store and shown in MLflow; `calibration` as in `gate`'s judges.
+
+    With `announce` a wanted retraining is claimed for this run, within the project's rate.
+    """
+    from pipelines import monitoring, tracking
+
+    project, settings = read_project(path), load_settings()
+    try:
+        champion = _champion(project, settings)
+    except ValueError:
+        # The alias contradicts the ledger: one of the findings says so, and the champion is nobody's.
+        champion = None
+    report = monitoring.monitor(
+        project,
+        settings,
+        champion=champion,
+        calibration=CalibrationReport.model_validate(calibration) if calibration else None,
+        announce_key=run_key if announce else "",
+    )
+    with _pipeline_run(project, settings, run_key, []) as run_id:
+        tracking.log_dict(settings, run_id, _json(report), "monitor/report.json")
+        tracking.log_text(settings, run_id, monitoring.markdown(report), "monitor/report.md")
+        tracking.set_run_tags(settings, run_id, {"monitor.outcome": report.outcome, "monitor.report_uri": report.uri})
+    return _json(report)
+
+
+def raise_alarms(report: Json) -> None:
+    """RuntimeError with everything of a MonitorReport that a person has to look at; nothing when there is nothing."""
+    from pipelines.watch_contracts import MonitorReport
+
+    alarms = MonitorReport.model_validate(report).alarms
+    if alarms:
+        raise RuntimeError(" ".join(alarms))
+
+
 def promote(path: str, decision: Json, *, actor: str) -> Json:
     """Move the alias if the decision says so; the Promotion tells what happened."""
     from pipelines.release import promotion

@@ -79,8 +79,8 @@ class MonitorReport(ValueObject):
     findings: tuple[MonitorFinding, ...]
     outcome: Literal["ok", "retrain", "alarm"]
     """The gravest of the findings."""
-    retrain: Literal["not_needed", "announced", "held_back"]
-    """held_back: wanted, but the last one is too recent."""
+    retrain: Literal["not_needed", "advised", "announced", "held_back"]
+    """advised: wanted, but the monitor was only asked to look; held_back: wanted, but the last one is too recent."""
     uri: str = ""
     """Where this report is kept."""
 
@@ -88,3 +88,12 @@ class MonitorReport(ValueObject):
     def alarms(self) -> tuple[str, ...]:
         """What a person has to look at."""
         return tuple(finding.explanation for finding in self.findings if finding.status == "alarm")
+
+
+class RetrainEntry(ValueObject):
+    """A retraining that the monitor announced; the newest one limits the rate."""
+
+    at: AwareDatetime
+    key: str
+    """The run that announced it, so that its retry is no second one."""
+    reasons: tuple[str, ...]
