@@ -16,6 +16,8 @@ NUMBERS = ("num_bytes", "sharpness", "mean_luminance", "width", "height")
 CATEGORIES = ("format",)
 WORDS_KEPT = 50
 """Most frequent words of both sides; the others are one category."""
+MINIMUM_VALUES = 8
+"""A number with fewer values on either side is not compared."""
 RARE = 5.0
 """Categories expected fewer times than this on either side are joined, as the chi-squared test needs."""
 
@@ -86,7 +88,7 @@ def _prompts(table: pa.Table) -> list[str]:
 def _numeric(
     name: str, reference: "np.typing.NDArray[np.float64]", fresh: "np.typing.NDArray[np.float64]"
 ) -> Drift | None:
-    if not reference.size or not fresh.size:
+    if min(reference.size, fresh.size) < MINIMUM_VALUES:
         return None
     from scipy.stats import ks_2samp
 
