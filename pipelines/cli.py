@@ -20,7 +20,7 @@ Json = dict[str, Any]
 
 DONE, FAILED, BAD_INPUT, GATE_SAID_NO = 0, 1, 2, 3
 JUDGES_IMPORT = "judges import"
-TWO_WORDS = {*gate_commands.GATE_TOOLS, evidence_commands.PROMPTS_IMPORT, JUDGES_IMPORT}
+TWO_WORDS = {*gate_commands.GATE_TOOLS, evidence_commands.PROMPTS_IMPORT, evidence_commands.GATE_PEOPLE, JUDGES_IMPORT}
 """Commands of two words, of which the first may be a stage as well."""
 
 

@@ -1,4 +1,4 @@
-"""`plumbline canary` and `plumbline prompts import`: commands on files of people's, not of a project.
+"""`plumbline canary`, `plumbline prompts import` and `plumbline gate people`: commands on files that people bring.
 
 Imported by the command line at every start, so what they need is imported where it is used.
 """
@@ -10,6 +10,7 @@ from typing import Any
 
 DONE, NOT_SHOWN = 0, 3
 PROMPTS_IMPORT = "prompts import"
+GATE_PEOPLE = "gate people"
 
 Answer = tuple[Any, int]
 """JSON value, and exit code."""
@@ -24,6 +25,11 @@ def add_evidence_commands(commands: Any, *, command: Callable[[argparse.Namespac
     canary.add_argument("--required", type=float, default=0.5, help="win rate that the challenger must exceed")
     canary.add_argument("--picks-per-user", type=int, default=1, help="how many of a user's picks count")
     canary.set_defaults(command=command, tool=_canary)
+    text = "people's votes on some prompts and the judges' on all: people's win rate, with an interval"
+    people = commands.add_parser(GATE_PEOPLE, help=text, description=text)
+    people.add_argument("file", type=Path, help="projects/NAME.toml, for its last decision, or a decision's JSON file")
+    people.add_argument("votes", type=Path, help="CSV with the columns prompt and pick (candidate, champion, tie)")
+    people.set_defaults(command=command, tool=_people)
     text = "a published prompt list to the file that evaluations read"
     bring = commands.add_parser(PROMPTS_IMPORT, help=text, description=text)
     bring.add_argument("source", type=Path, help="the list as it was published; for hps a folder")
@@ -58,3 +64,11 @@ def _import_prompts(arguments: argparse.Namespace) -> Answer:
         per_category=arguments.per_category,
     )
     return found.model_dump(mode="json"), DONE
+
+
+def _people(arguments: argparse.Namespace) -> Answer:
+    from pipelines import gate_tools
+    from pipelines.settings import load_settings
+
+    found = gate_tools.peoples_win_rates(arguments.file, arguments.votes, load_settings())
+    return [own.model_dump(mode="json") for own in found], DONE
