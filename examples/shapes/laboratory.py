@@ -3,6 +3,7 @@
 Everything lies below one folder and is found by digest, so an experiment that was stopped goes on where it was.
 """
 
+import hashlib
 import json
 import shutil
 import time
@@ -94,15 +95,27 @@ class Laboratory:
 
     # --- jobs ---
 
-    def run(self, main: JobMain, spec: BaseModel, answer: type[Answer], placement: Placement = PLACEMENT) -> Answer:
-        """A job's result, from an earlier run if there is one. ValueError says what the job says when it fails."""
+    def run(
+        self,
+        main: JobMain,
+        spec: BaseModel,
+        answer: type[Answer],
+        placement: Placement = PLACEMENT,
+        *,
+        fresh: bool = True,
+    ) -> Answer:
+        """A job's result, from an earlier run if there is one. ValueError says what the job says when it fails.
+
+        `fresh` starts an unfinished job over, so that its CPU time is that of the whole.
+        """
         out = self.out_of(main, spec)
         out.mkdir(parents=True, exist_ok=True)
         paths = JobPaths(out / "job_spec.json", out / "placement.json", self.inputs, out / "job")
         paths.spec.write_text(spec.model_dump_json(), encoding="utf-8")
         paths.placement.write_text(placement.model_dump_json(), encoding="utf-8")
         if not (paths.out / "result.json").is_file():
-            shutil.rmtree(paths.out, ignore_errors=True)
+            if fresh:
+                shutil.rmtree(paths.out, ignore_errors=True)
             started = time.process_time()
             if exit_code(main, paths):
                 raise ValueError(f"{paths.out}: {(paths.out / 'failure.json').read_text(encoding='utf-8')}")
@@ -199,6 +212,4 @@ def project_snapshot(root: Path) -> Path:
 
 
 def _short(text: str) -> str:
-    import hashlib
-
     return hashlib.sha256(text.encode()).hexdigest()[:16]
