@@ -24,8 +24,9 @@ lock:
 	  | sed 's/^torch==\([0-9.]*\)+cpu$$/torch==\1/' | grep -vE '^(cuda-|nvidia-|triton)' > requirements.lock.tmp
 	mv requirements.lock.tmp requirements.lock
 
+# RECIPE is any recipe of the shapes world, e.g. mapo_shapes; without it, that of projects/shapes.toml.
 demo: setup
-	@plumbline demo projects/shapes.toml
+	@plumbline demo projects/shapes.toml $(if $(RECIPE),--recipe $(RECIPE))
 	@python examples/shapes/ask_oracle.py
 
 up: setup

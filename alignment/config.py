@@ -1,5 +1,6 @@
 """Recipe file plus dotted overrides to a Recipe. Torch-free: a bad recipe fails on the scheduler."""
 
+import json
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -49,6 +50,21 @@ def parse_recipe(data: dict[str, Any], overrides: Sequence[str] = ()) -> Recipe:
     return recipe
 
 
+def recipe_toml(recipe: Recipe, header: str) -> str:
+    """A recipe file's text: the header (comment lines), then every field. `load_recipe` reads it back to the same."""
+    data = recipe.model_dump(mode="json", exclude={"schema_version", "name"})
+    blocks = [header, _toml_values(data)]
+    tables = [(name, value) for name, value in data.items() if isinstance(value, dict)]
+    blocks += [f"[{name}]\n{_toml_values(value)}" for name, value in tables]
+    return "\n\n".join(blocks) + "\n"
+
+
+def _toml_values(table: dict[str, Any]) -> str:
+    """KEY = VALUE lines of what is no table. JSON writes strings, numbers, booleans and lists as TOML does."""
+    plain = {name: value for name, value in table.items() if not isinstance(value, dict)}
+    return "\n".join(f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in plain.items())
+
+
 def read_toml(path: Path) -> dict[str, Any]:
     """Parse a TOML file; ValueError names the file and the line when it is not TOML."""
     try:
@@ -89,6 +105,8 @@ def _field_problem(model: type[BaseModel], problem: Any) -> str:
     dotted = ".".join(location)
     if problem["type"] == "extra_forbidden":
         return unknown_name("field", dotted, [".".join([*location[:-1], name]) for name in _siblings(model, location)])
+    if not location:
+        return f"{problem['msg'].removeprefix('Value error, ')}."
     value = "" if problem["type"] == "missing" else f" (got {problem['input']!r})"
     return f"{dotted}: {problem['msg']}{value}."
 

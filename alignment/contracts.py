@@ -9,14 +9,18 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from alignment.backbones.catalogue import Backbone, SchedulerName
+from alignment.data.buckets import Images, Square, buckets_of
 from alignment.objectives.catalogue import Objective
+from alignment.optimisers import Optimiser
 from alignment.rewards.catalogue import Reward
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 PositiveInt = Annotated[int, Field(gt=0)]
+SQUARE = Square()
+"""The default is not written, so that a digest says nothing about what nobody asked for."""
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -71,6 +75,13 @@ class DatasetSnapshot(ValueObject):
     licences: tuple[str, ...]
     batch_digests: tuple[Sha256, ...]
     heldout_prompts_digest: Sha256
+    labelled_by: tuple[str, ...] = ()
+    """`Judge.lessons` of those whose verdicts stand in the place of people's in the training split."""
+
+    @property
+    def lessons(self) -> tuple[str, ...]:
+        """What a model learns from these pairs; no judge that shares one of them may judge it."""
+        return tuple(sorted({*self.sources, *self.labelled_by}))
 
 
 class EncodeSpec(ValueObject):
@@ -81,6 +92,7 @@ class EncodeSpec(ValueObject):
     base_digest: Sha256
     """content_digest of the base model's folder."""
     backbone: Backbone
+    images: Images = Field(default=SQUARE, exclude_if=SQUARE.__eq__)
     shard_pairs: PositiveInt = 64
     """Pairs in one shard; a rank encodes whole shards, so the numbers do not depend on the number of ranks."""
 
@@ -135,18 +147,6 @@ class FullFineTune(Record):
     kind: Literal["full"] = "full"
 
 
-class AdamW(Record):
-    """AdamW with linear warm-up."""
-
-    learning_rate: Annotated[float, Field(gt=0)]
-    betas: tuple[float, float] = (0.9, 0.999)
-    epsilon: Annotated[float, Field(gt=0)] = 1e-8
-    weight_decay: Annotated[float, Field(ge=0)] = 1e-2
-    warmup_steps: Annotated[int, Field(ge=0)] = 0
-    schedule: Literal["constant", "cosine"] = "constant"
-    """After the warm-up: constant, or a half cosine down to zero at the last step."""
-
-
 class DivergenceGuard(Record):
     """Stops a run whose loss is not finite, or stays above a multiple of its own running median."""
 
@@ -162,9 +162,11 @@ class Recipe(ValueObject):
 
     name: str
     backbone: Backbone
+    images: Images = Field(default=SQUARE, exclude_if=SQUARE.__eq__)
+    """How the images of the feature cache are cut."""
     objective: Objective
     tuning: Annotated[Lora | FullFineTune, Field(discriminator="kind")]
-    optimiser: AdamW
+    optimiser: Optimiser
     global_batch: PositiveInt
     """Pairs (of an online objective: prompts) per optimiser step over all processes and accumulation steps."""
     steps: PositiveInt
@@ -178,6 +180,21 @@ class Recipe(ValueObject):
     flip_labels: bool = False
     """Trains towards the rejected image. Only to check that a gate holds what it should."""
     divergence: DivergenceGuard = DivergenceGuard()
+    selected_by: tuple[str, ...] = ()
+    """`lessons` of the judge that chose this recipe among others; it may not judge what the recipe trains."""
+
+    @model_serializer(mode="wrap")
+    def _without_empty_lineage(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A recipe that nobody chose has the digest that it had before the field was there."""
+        data: dict[str, Any] = serialise(self)
+        return data if self.selected_by else {k: v for k, v in data.items() if k != "selected_by"}
+
+    @model_validator(mode="after")
+    def _images_can_be_cut(self) -> Self:
+        buckets_of(self.images, self.backbone.resolution)
+        if self.objective.online and self.images != SQUARE:
+            raise ValueError(f"Objective {self.objective.name!r} draws its own images, squares; leave images out")
+        return self
 
 
 class OnlineData(Record):
@@ -224,6 +241,8 @@ class TrainResult(ValueObject):
     """Pairs of the feature cache; of an online run, the prompts of its file."""
     trained_on: tuple[str, ...] = ()
     """What an online run learnt from, its reward first; empty when that is the snapshot's sources."""
+    selected_by: tuple[str, ...] = ()
+    """The recipe's: what chose it among others."""
     final_metrics: dict[str, float]
     """Means over the last tenth of the steps."""
 
@@ -264,6 +283,8 @@ class SampleSpec(ValueObject):
     backbone: Backbone
     prompts_digest: Sha256
     """sha256 of the prompts file (tab separated, header `prompt<TAB>category`)."""
+    num_prompts: PositiveInt | None = None
+    """Only this many of the prompts, taken evenly from the file; None for all."""
     seeds: Annotated[tuple[int, ...], Field(min_length=1)]
     sampler: Sampler
 

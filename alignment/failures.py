@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-FailureKind = Literal["bad_input", "bad_data", "diverged", "preempted", "storage_full", "crashed"]
+FailureKind = Literal["bad_input", "bad_data", "diverged", "preempted", "storage_full", "out_of_memory", "crashed"]
 
 
 class JobStoppedError(Exception):

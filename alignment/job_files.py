@@ -1,8 +1,7 @@
 """The files a job keeps beside its output, their names and what stands in them. Torch-free."""
 
-from typing import Literal
-
 from alignment.contracts import Record, ValueObject
+from alignment.failures import FailureKind
 
 RESULT_FILE = "result.json"
 FAILURE_FILE = "failure.json"
@@ -10,12 +9,13 @@ METRICS_FILE = "metrics.jsonl"
 SAMPLES_INDEX_FILE = "samples/index.jsonl"
 CHECKPOINTS_DIR = "checkpoints"
 PROGRESS_FILE = "progress.json"
+LABEL_REPORT_FILE = "label_report.json"
 
 
 class JobFailure(ValueObject):
     """Why a job stopped: written as failure.json beside its output by the job itself."""
 
-    kind: Literal["bad_input", "bad_data", "diverged", "preempted", "storage_full", "crashed"]
+    kind: FailureKind
     message: str
     step: int | None = None
 

@@ -4,7 +4,18 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from alignment.contracts import Judge, Recipe, Record, Sampler, Sha256, TrainResult, ValueObject, check_sampler
+from alignment.contracts import (
+    FullFineTune,
+    Judge,
+    Recipe,
+    Record,
+    Sampler,
+    Sha256,
+    TrainResult,
+    ValueObject,
+    canonical_json,
+    check_sampler,
+)
 
 
 class SoupIngredient(Record):
@@ -35,6 +46,22 @@ class Greedy(Record):
     sampler: Sampler
     minimum_gain: Annotated[float, Field(ge=0)]
     """In the judge's units; set it above the noise of the mean over these prompts and seeds."""
+
+
+def recipe_family(recipe: Recipe) -> str:
+    """What recipes must share for their weights to lie in one valley: backbone, objective, what is trained.
+
+    For adapters also the seed: they are drawn from it, and factors of unrelated draws do not average (the mean of
+    products is not the product of means). Steps, rates and strengths may differ.
+    """
+    shared: dict[str, object] = {
+        "backbone": recipe.backbone.model_dump(mode="json"),
+        "objective": recipe.objective.name,
+        "tuning": recipe.tuning.model_dump(mode="json"),
+    }
+    if not isinstance(recipe.tuning, FullFineTune):
+        shared["seed"] = recipe.seed
+    return canonical_json(shared)
 
 
 class SoupSpec(ValueObject):
@@ -73,3 +100,5 @@ class SoupResult(ValueObject):
     own_scores: tuple[float, ...] = ()
     """Of each ingredient of the spec alone; empty for a uniform soup, which asks no judge."""
     attempts: tuple[SoupAttempt, ...] = ()
+    chosen_by: tuple[str, ...] = ()
+    """`lessons` of the judge that chose the ingredients: it has seen the soup. Empty for a uniform soup."""

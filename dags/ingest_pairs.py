@@ -4,7 +4,9 @@ from typing import Any
 
 from airflow.sdk import DAG, task
 
-from dags.assets import default_args, location, pairs_asset, projects
+from dags.assets import GPU_POOL, default_args, location, pairs_asset, projects
+from pipelines.dispatch.operators.train_job import TrainJobOperator, retry_policy
+from pipelines.stages import drawn_sources
 
 for project in projects():
     with DAG(
@@ -40,6 +42,16 @@ for project in projects():
             return counts
 
         shards = list_shards(location(project))
+        for source in drawn_sources(project):
+            draw = TrainJobOperator(
+                task_id=f"draw_{source}",
+                project_path=location(project),
+                stage="draw_pairs",
+                given={"source": source},
+                pool=GPU_POOL,
+                retry_policy=retry_policy(),
+            )
+            draw >> shards
         reports = ingest_shard.partial(path=location(project)).expand(shard=shards)
         announce_pairs(location(project), reports)
     globals()[dag.dag_id] = dag

@@ -34,10 +34,16 @@ for project in projects():
             return stages.is_challenger(path, candidate)
 
         @task
-        def gate(path: str, candidate: dict[str, Any], report: dict[str, Any], run_key: str) -> dict[str, Any]:
+        def gate(
+            path: str,
+            candidate: dict[str, Any],
+            report: dict[str, Any],
+            run_key: str,
+            coverage: dict[str, Any] | None = None,
+        ) -> dict[str, Any]:
             from pipelines import stages
 
-            return stages.gate(path, candidate, report, run_key=run_key)
+            return stages.gate(path, candidate, report, run_key=run_key, coverage=coverage)
 
         @task
         def promote(path: str, decision: dict[str, Any]) -> dict[str, Any]:
@@ -54,6 +60,18 @@ for project in projects():
             pool=GPU_POOL,
             retry_policy=retry_policy(),
         )
+        coverage = None
+        if project.coverage is not None:
+            coverage = TrainJobOperator(
+                task_id="coverage",
+                project_path=location(project),
+                stage="coverage",
+                given={"candidate": candidate},
+                pool=GPU_POOL,
+                retry_policy=retry_policy(),
+            )
+            evaluate >> coverage
         is_challenger(location(project), candidate) >> evaluate
-        promote(location(project), gate(location(project), candidate, evaluate.output, RUN_KEY))
+        repeated = coverage.output if coverage else None
+        promote(location(project), gate(location(project), candidate, evaluate.output, RUN_KEY, repeated))
     globals()[dag.dag_id] = dag

@@ -1,4 +1,9 @@
-"""NAME.train: snapshot, features, one training job per recipe, a registered candidate each; asset `candidate`."""
+"""NAME.train: snapshot, features, one training job per recipe, a registered candidate each or their soup; `candidate`.
+
+The project says at parse time whether anything is encoded and whether there is a soup, so no task is there to be
+skipped. A recipe that fails holds the registration of the others back until it is mended or taken out; their weights
+are then found by digest.
+"""
 
 from typing import Any
 
@@ -17,6 +22,7 @@ for project in projects():
         params={"generation": Param(0, type="integer", minimum=0, description="Raise to run the same specs again.")},
         doc_md=__doc__,
     ) as dag:
+        job: dict[str, Any] = {"project_path": location(project), "pool": GPU_POOL, "retry_policy": retry_policy()}
 
         @task
         def build_snapshot(path: str) -> dict[str, Any]:
@@ -30,32 +36,57 @@ for project in projects():
 
             return stages.enough_new_pairs(path, snapshot)
 
+        @task
+        def plan_encodings(path: str, snapshot: dict[str, Any]) -> list[dict[str, Any]]:
+            from pipelines import stages
+
+            return stages.plan_encodings(path, snapshot)
+
+        @task
+        def plan_trainings(path: str, snapshot: dict[str, Any], caches: list[dict[str, Any]]) -> list[dict[str, Any]]:
+            from pipelines import stages
+
+            return stages.plan_trainings(path, snapshot, caches[:])
+
         @task(outlets=[candidate_asset(project)])
         def register(
-            path: str, snapshot: dict[str, Any], result: dict[str, Any], run_key: str, *, outlet_events: Any = None
+            path: str, trained: tuple[dict[str, Any], dict[str, Any]], run_key: str, *, outlet_events: Any = None
         ) -> dict[str, Any]:
             from pipelines import stages
 
-            candidate = stages.register(path, snapshot, result, run_key=run_key)
+            training, result = trained
+            candidate = stages.register(path, training["snapshot"], result, run_key=run_key)
             outlet_events[candidate_asset(stages.read_project(path))].extra = {"version": candidate["version"]}
             return candidate
 
-        snapshot = build_snapshot(location(project))
-        encode = TrainJobOperator(
-            task_id="encode",
-            project_path=location(project),
-            stage="encode",
-            given={"snapshot": snapshot},
-            pool=GPU_POOL,
-            retry_policy=retry_policy(),
-        )
-        train = TrainJobOperator.partial(
-            task_id="train", project_path=location(project), stage="train", pool=GPU_POOL, retry_policy=retry_policy()
-        ).expand(
-            given=[
-                {"cache": encode.output, "snapshot": snapshot, "recipe": index} for index in range(len(project.train))
-            ]
-        )
-        enough_new_pairs(location(project), snapshot) >> encode
-        register.partial(path=location(project), snapshot=snapshot, run_key=RUN_KEY).expand(result=train.output)
+        @task(task_id="register", outlets=[candidate_asset(project)])
+        def register_soup(
+            path: str, parts: dict[str, Any], soup: dict[str, Any], run_key: str, *, outlet_events: Any = None
+        ) -> dict[str, Any]:
+            from pipelines import stages
+
+            candidate = stages.register_soup(path, **parts, soup=soup, run_key=run_key)
+            outlet_events[candidate_asset(stages.read_project(path))].extra = {"version": candidate["version"]}
+            return candidate
+
+        snapshot: Any = build_snapshot(location(project))
+        checked = enough_new_pairs(location(project), snapshot)
+        if project.labelling:
+            label = TrainJobOperator(task_id="label", stage="label", given={"snapshot": snapshot}, **job)
+            checked >> label
+            snapshot = label.output
+        caches: Any = []
+        if project.encodes():
+            encodings = plan_encodings(location(project), snapshot)
+            checked >> encodings
+            caches = TrainJobOperator.partial(task_id="encode", stage="encode", **job).expand(given=encodings).output
+        trainings = plan_trainings(location(project), snapshot, caches)
+        checked >> trainings
+        train = TrainJobOperator.partial(task_id="train", stage="train", **job).expand(given=trainings)
+        if project.soup:
+            parts = {"trainings": trainings, "results": train.output}
+            soup = TrainJobOperator(task_id="soup", stage="soup", given=parts, **job)
+            register_soup(location(project), parts, soup.output, RUN_KEY)
+        else:
+            register.partial(path=location(project), run_key=RUN_KEY).expand(trained=trainings.zip(train.output))
     globals()[dag.dag_id] = dag

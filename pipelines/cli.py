@@ -29,6 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         logging.getLogger(noisy).setLevel(logging.WARNING)
     command: Callable[[argparse.Namespace], int] = arguments.command
     try:
+        if getattr(arguments, "recipe", None):
+            _take_variant(arguments)
         return command(arguments)
     except ValueError as error:
         print(f"plumbline: {error}", file=sys.stderr)
@@ -51,13 +53,34 @@ def _parser() -> argparse.ArgumentParser:
         stage.add_argument("project", help="projects/NAME.toml")
         stage.set_defaults(command=command)
         if name in RECIPE_STAGES:
-            stage.add_argument("overrides", nargs="*", help="recipe overrides, e.g. objective.beta=2000")
-        if name in ("evaluate", "gate", "promote"):
+            _add_recipe_arguments(stage)
+        if name in ("evaluate", "coverage", "gate", "promote"):
             stage.add_argument("--version", type=int, help="model version to judge; default: alias candidate")
+        if name == "search":
+            stage.add_argument("--gpu-memory", type=float, required=True, help="GiB that one process may take")
+            stage.add_argument(
+                "--hours", type=float, required=True, help="for the search and the winner's run together"
+            )
+            stage.add_argument("--out", help="recipe file; default: recipes/NAME_search.toml beside the project")
         if name == "rollback":
             stage.add_argument("--reason", required=True, help="why; kept in the ledger")
     _add_platform_commands(commands)
     return parser
+
+
+def _add_recipe_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("overrides", nargs="*", help="recipe overrides, e.g. objective.beta=2000")
+    command.add_argument("--recipe", help="train this recipe instead of those of the project")
+
+
+def _take_variant(arguments: argparse.Namespace) -> None:
+    """From here on the project is the one with the given recipe, its overrides included."""
+    from pipelines.settings import load_settings
+    from pipelines.variants import write_variant
+
+    path = write_variant(Path(arguments.project), arguments.recipe, arguments.overrides, load_settings())
+    logging.info("%s with the recipe %s: %s", arguments.project, arguments.recipe, path)
+    arguments.project, arguments.overrides = str(path), []
 
 
 def _add_platform_commands(commands: Any) -> None:
@@ -72,13 +95,21 @@ def _add_platform_commands(commands: Any) -> None:
     down.set_defaults(command=_down)
     demo = commands.add_parser("demo", help="the whole loop once on the embedded platform, then stop it")
     demo.add_argument("project", help="projects/NAME.toml")
+    _add_recipe_arguments(demo)
     demo.set_defaults(command=_demo)
 
 
 # --- stages ---------------------------------------------------------------------------------------------------------
 
 
+def _draw(arguments: argparse.Namespace) -> int:
+    if not stages.drawn_sources(stages.read_project(arguments.project)):
+        raise ValueError(f'{arguments.project} has no source of kind "self_generated"; there is nothing to draw.')
+    return _print(stages.draw(arguments.project, run_key=_run_key(arguments.project)))
+
+
 def _ingest(arguments: argparse.Namespace) -> int:
+    stages.draw(arguments.project, run_key=_run_key(arguments.project))
     return _print({"batches": [stages.ingest(arguments.project, s) for s in stages.list_shards(arguments.project)]})
 
 
@@ -91,12 +122,49 @@ def _snapshot(arguments: argparse.Namespace) -> int:
     return _print(stages.snapshot(arguments.project))
 
 
+def _label(arguments: argparse.Namespace) -> int:
+    if stages.read_project(arguments.project).labelling is None:
+        raise ValueError(
+            f"{arguments.project} has no [labelling]. Add one, e.g. judges = [NAME] and"
+            ' method = {kind = "proxy_vote"}.'
+        )
+    labelled = _fresh_snapshot(arguments)
+    return _print({"snapshot": labelled, "report": stages.label_report(labelled)})
+
+
 def _encode(arguments: argparse.Namespace) -> int:
-    return _print([cache for _, cache in _caches(arguments)])
+    return _print(_caches(arguments, _fresh_snapshot(arguments)))
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    return _print([result for _, result in _results(arguments)])
+    return _print(_results(arguments, _trainings(arguments)))
+
+
+def _soup(arguments: argparse.Namespace) -> int:
+    if stages.read_project(arguments.project, tuple(arguments.overrides)).soup is None:
+        raise ValueError(f'{arguments.project} has no [soup]. Add one, with method = "uniform" or "greedy".')
+    trainings = _trainings(arguments)
+    return _print(_job(arguments, "soup", {"trainings": trainings, "results": _results(arguments, trainings)}))
+
+
+def _search(arguments: argparse.Namespace) -> int:
+    limits = {"gpu_memory_gib": arguments.gpu_memory, "hours": arguments.hours}
+    stages.check_search(arguments.project, **limits, out=arguments.out)
+    _reports(arguments.project)
+    snapshot = stages.snapshot(arguments.project)
+    return _print(stages.search(arguments.project, snapshot, **limits, out=arguments.out))
+
+
+def _reward(arguments: argparse.Namespace) -> int:
+    if not stages.read_project(arguments.project).rewards:
+        raise ValueError(f"{arguments.project} has no [[rewards]]. Add one: name, encoder, and a recipe with its head.")
+    _reports(arguments.project)
+    key = _run_key(arguments.project)
+    judges = []
+    for plan in stages.plan_rewards(arguments.project):
+        result = stages.run_job(arguments.project, "train_reward", plan, run_key=key)
+        judges.append(stages.register_reward(arguments.project, plan, result, run_key=key))
+    return _print(judges)
 
 
 def _register(arguments: argparse.Namespace) -> int:
@@ -106,6 +174,13 @@ def _register(arguments: argparse.Namespace) -> int:
 def _evaluate(arguments: argparse.Namespace) -> int:
     candidate = stages.pick_candidate(arguments.project, arguments.version)
     return _print(_evaluation(arguments.project, candidate))
+
+
+def _coverage(arguments: argparse.Namespace) -> int:
+    candidate = stages.pick_candidate(arguments.project, arguments.version)
+    return _print(
+        stages.run_job(arguments.project, "coverage", {"candidate": candidate}, run_key=_run_key(arguments.project))
+    )
 
 
 def _gate(arguments: argparse.Namespace) -> int:
@@ -135,29 +210,49 @@ def _status(arguments: argparse.Namespace) -> int:
 
 
 def _reports(path: str) -> list[Json]:
+    stages.draw(path, run_key=_run_key(path))
     return [stages.validate(path, stages.ingest(path, shard)) for shard in stages.list_shards(path)]
 
 
-def _caches(arguments: argparse.Namespace) -> list[tuple[Json, Json]]:
-    """(given, FeatureCache) per recipe."""
-    count = len(stages.read_project(arguments.project, tuple(arguments.overrides)).train)
+def _fresh_snapshot(arguments: argparse.Namespace) -> Json:
+    """What is accepted by now, under the labels that the project wants.
+
+    The project is read first, so that a bad recipe fails before the work begins.
+    """
+    stages.read_project(arguments.project, tuple(getattr(arguments, "overrides", ())))
     _reports(arguments.project)
-    snapshot = stages.snapshot(arguments.project)
-    given = [{"snapshot": snapshot, "recipe": index} for index in range(count)]
-    return [(one, _job(arguments, "encode", one)) for one in given]
+    plain = stages.snapshot(arguments.project)
+    return stages.labelled_snapshot(arguments.project, plain, run_key=_run_key(arguments.project))
 
 
-def _results(arguments: argparse.Namespace) -> list[tuple[Json, Json]]:
-    """(given, TrainResult) per recipe."""
-    given = [{**one, "cache": cache} for one, cache in _caches(arguments)]
-    return [(one, _job(arguments, "train", one)) for one in given]
+def _caches(arguments: argparse.Namespace, snapshot: Json) -> list[Json]:
+    """A FeatureCache for each distinct snapshot, backbone and cut of the recipes that need one."""
+    encodings = stages.plan_encodings(arguments.project, snapshot, tuple(arguments.overrides))
+    return [_job(arguments, "encode", given) for given in encodings]
+
+
+def _trainings(arguments: argparse.Namespace) -> list[Json]:
+    """`given` of a train job per recipe."""
+    snapshot = _fresh_snapshot(arguments)
+    caches = _caches(arguments, snapshot)
+    return stages.plan_trainings(arguments.project, snapshot, caches, tuple(arguments.overrides))
+
+
+def _results(arguments: argparse.Namespace, trainings: list[Json]) -> list[Json]:
+    """TrainResult per recipe."""
+    return [_job(arguments, "train", given) for given in trainings]
 
 
 def _candidates(arguments: argparse.Namespace) -> list[Json]:
-    key = _run_key(arguments.project)
+    """Every run registered; of a project with a soup, that soup alone."""
+    key, trainings = _run_key(arguments.project), _trainings(arguments)
+    results = _results(arguments, trainings)
+    if stages.read_project(arguments.project).soup is not None:
+        soup = _job(arguments, "soup", {"trainings": trainings, "results": results})
+        return [stages.register_soup(arguments.project, trainings, results, soup, run_key=key)]
     return [
         stages.register(arguments.project, given["snapshot"], result, run_key=key)
-        for given, result in _results(arguments)
+        for given, result in zip(trainings, results, strict=True)
     ]
 
 
@@ -178,7 +273,10 @@ def _promote_candidates(path: str, candidates: list[Json]) -> int:
 
 
 def _decision(path: str, candidate: Json) -> Json:
-    return stages.gate(path, candidate, _evaluation(path, candidate), run_key=_run_key(path))
+    evaluation, key = _evaluation(path, candidate), _run_key(path)
+    wanted = stages.read_project(path).coverage is not None
+    coverage = stages.run_job(path, "coverage", {"candidate": candidate}, run_key=key) if wanted else None
+    return stages.gate(path, candidate, evaluation, run_key=key, coverage=coverage)
 
 
 def _evaluation(path: str, candidate: Json) -> Json:
@@ -224,6 +322,8 @@ def _down(_: argparse.Namespace) -> int:
 def _demo(arguments: argparse.Namespace) -> int:
     from pipelines.embedded import demo
 
+    if arguments.overrides:
+        raise ValueError("The DAGs read the project file. Give --recipe NAME with overrides, or write them there.")
     return demo.run(arguments.project)
 
 
@@ -233,20 +333,26 @@ def _print(value: Any) -> int:
 
 
 STAGES: dict[str, tuple[Callable[[argparse.Namespace], int], str]] = {
+    "draw": (_draw, "pairs of the self_generated sources, drawn by the base model"),
     "ingest": (_ingest, "fetch every shard of every source into an immutable batch"),
     "validate": (_validate, "judge every batch by the data rules; quarantine what breaks them"),
     "snapshot": (_snapshot, "everything accepted so far as a content-addressed data set"),
+    "label": (_label, "labels of the training pairs by judges instead of people; with a report"),
     "encode": (_encode, "VAE latents and text states of the snapshot"),
     "train": (_train, "train every recipe of the project"),
+    "soup": (_soup, "average the trained recipes, as the project's [soup] says"),
+    "search": (_search, "try recipes within the limits and write the best as a recipe file"),
+    "reward": (_reward, "train the project's reward models, report, and register them as judges"),
     "register": (_register, "trained weights as model versions, alias candidate"),
     "evaluate": (_evaluate, "candidate, champion and base on the held-out prompts"),
+    "coverage": (_coverage, "what the best of several images is worth, for candidate, champion and base"),
     "gate": (_gate, "decide on the candidate; exit code 3 when the answer is no"),
     "promote": (_promote, "decide, and move the champion alias if the gate says so"),
     "run": (_run, "the whole loop, without Airflow"),
     "rollback": (_rollback, "the previous champion back"),
     "status": (_status, "champion, candidate, last decision, ledger"),
 }
-RECIPE_STAGES = {"encode", "train", "register", "run"}
+RECIPE_STAGES = {"encode", "train", "soup", "register", "run"}
 
 
 if __name__ == "__main__":

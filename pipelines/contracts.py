@@ -5,7 +5,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from alignment.contracts import Placement, Sha256, Share, ValueObject
+from alignment.contracts import Calibration, Placement, Sha256, Share, ValueObject
+from alignment.failures import FailureKind
+from alignment.reward_contracts import RewardAccuracy
+from alignment.rewards.catalogue import Pal, Reward
 
 # --- store ----------------------------------------------------------------------------------------------------------
 
@@ -125,11 +128,15 @@ class TrackingTarget(BaseModel):
     run_id: str
 
 
+JobKind = Literal["draw_pairs", "label", "encode", "train", "soup", "train_reward", "evaluate", "coverage"]
+"""A job of alignment/jobs, by the name of its file."""
+
+
 class JobRequest(ValueObject):
     """A spec with its placement: everything an engine needs to run one job."""
 
     project: str
-    kind: Literal["encode", "train", "evaluate"]
+    kind: JobKind
     spec: dict[str, Any]
     spec_digest: Sha256
     inputs: tuple[JobInput, ...]
@@ -159,7 +166,7 @@ class JobStatus(ValueObject):
     state: Literal["unknown", "pending", "running", "succeeded", "failed", "preempted", "cancelled", "lost"]
     attempt: int = 0
     exit_code: int | None = None
-    failure_kind: Literal["", "bad_input", "bad_data", "diverged", "preempted", "storage_full", "crashed"] = ""
+    failure_kind: Literal["", FailureKind] = ""
     message: str = ""
     progress_done: int = 0
     progress_total: int = 0
@@ -171,6 +178,42 @@ class LogChunk(ValueObject):
 
     lines: tuple[str, ...]
     cursor: int
+
+
+# --- judges of our own ----------------------------------------------------------------------------------------------
+
+
+class RewardReport(ValueObject):
+    """What training a reward model measured on held-out comparisons, beside a single taste for everybody."""
+
+    head: Literal["pal_a", "pal_b", "bradley_terry"]
+    num_pairs: int
+    num_users: int
+    best_step: int
+    mixture: tuple[float, ...]
+    """Prototype weights that the judge scores with."""
+    accuracies: tuple[RewardAccuracy, ...]
+    """Seen users, then unseen users by number of labels; `baseline_accuracy` is that of the single taste."""
+
+
+class RegisteredJudge(ValueObject):
+    """A reward model that this project has trained, to be named as `reward://NAME`."""
+
+    project: str
+    name: str
+    number: Annotated[int, Field(ge=0)] = 0
+    """Counts the judges of one name; the newest is meant by the name. 0 before it is published."""
+    uri: str
+    """The RewardTrainResult's folder in the store; the scorer is its judge/."""
+    judge_digest: Sha256
+    spec_digest: Sha256
+    snapshot_digest: Sha256
+    scorer: Reward = Pal()
+    trained_on: tuple[str, ...]
+    """Names of the pair sources whose labels it learnt from: it may not judge what learnt from one of them."""
+    report: RewardReport
+    calibration: Calibration | None = None
+    """Agreement with held-out people, where it was measured before registration; the gate measures its own."""
 
 
 # --- release --------------------------------------------------------------------------------------------------------
@@ -191,7 +234,7 @@ class CandidateVersion(ValueObject):
     snapshot_uri: str = ""
     """Where the snapshot it was trained on lies; its calibration split checks the judges."""
     trained_on: tuple[str, ...]
-    """Names of the pair sources, and of the judges, whose verdicts the weights learnt from."""
+    """Names of the pair sources, and of the judges, whose verdicts the weights learnt from or were chosen by."""
     run_id: str
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from pipelines import tracking
-from pipelines.project import Project
+from pipelines.project import GreedySoupSection, Project
 from pipelines.release.standing import read_standing
 from pipelines.settings import Settings
 from pipelines.storage import open_store
@@ -152,6 +152,9 @@ def _evaluation(project: Project) -> str:
     paths = [evaluation.prompts, *(judge.uri for judge in (*evaluation.judges, *evaluation.guards))]
     if project.online is not None:
         paths += [project.online.prompts, *(reward.uri for reward in project.online.rewards)]
+    paths += [reward.encoder for reward in project.rewards]
+    if isinstance(project.soup, GreedySoupSection):
+        paths += [project.soup.prompts, *(judge.uri for judge in project.soup.judges)]
     missing = [path for path in paths if "://" not in path and not Path(path).exists()]
     if missing:
         raise ValueError(f"Prompts, judges or rewards are missing: {', '.join(missing)}.")

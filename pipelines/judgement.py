@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 from alignment.contracts import EvalReport
+from alignment.coverage_contracts import CoverageReport
 from pipelines import tracking
 from pipelines.contracts import CandidateVersion, GateDecision
 from pipelines.project import Project
@@ -21,8 +22,11 @@ def judge(
     candidate: CandidateVersion,
     champion: CandidateVersion | None,
     report: EvalReport,
+    coverage: CoverageReport | None = None,
 ) -> GateDecision:
     """Decide from the score table itself, write the HTML report beside the evaluation, keep the decision.
+
+    `coverage` is shown in the report and has no say.
 
     Raises ValueError when the evaluation's folder is not in the store.
     """
@@ -42,7 +46,7 @@ def judge(
             table_problems=problems,
         )
         decision = decision.model_copy(update={"report_uri": report_uri(project, settings, decision)})
-        html = reports.render_report(report, decision, folder)
+        html = reports.render_report(report, decision, folder, coverage=coverage)
         store.write_bytes(decision.report_uri, html.encode())
     decisions.save_decision(decision, project, settings)
     return decision

@@ -1,16 +1,26 @@
 """projects/NAME.toml to Project: the one file a user writes, typed and validated. Torch-free and airflow-free."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from alignment.backbones.catalogue import Backbone
 from alignment.config import load_recipe, read_toml, validate
 from alignment.contracts import Placement, Recipe, Sampler, Share, check_sampler
+from alignment.labelling_contracts import PROMPT_FIELD, LabelMethod, LabelModel, check_labelers, check_templates
 from alignment.lookup import unknown_name
+from alignment.reward_contracts import RewardRecipe
 from alignment.rewards.catalogue import Reward
+from alignment.soup_contracts import recipe_family
 from pipelines.contracts import GatePolicy
+from pipelines.search.space import SearchSection
+
+REWARD_SCHEME = "reward://"
+"""Before the name of a reward model that the project trains itself."""
+SELF_GENERATED = "self_generated"
+"""Kind of the sources that the base model draws itself."""
 
 
 class Section(BaseModel):
@@ -28,15 +38,41 @@ class BaseModelSection(Section):
     backbone: Backbone
 
 
+class DrawSection(Section):
+    """Pairs that the base model draws itself: the chosen image with words added, the rejected one without."""
+
+    prompts: str
+    """UTF-8 text, one prompt a line, none of them an evaluation prompt; local or s3://."""
+    chosen_template: str
+    """Prompt of the chosen image, e.g. `{prompt}, in pixel art style`."""
+    rejected_template: str = PROMPT_FIELD
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)]
+    sampler: Sampler
+
+    @model_validator(mode="after")
+    def _templates_fit(self) -> Self:
+        check_templates(self.chosen_template, self.rejected_template)
+        return self
+
+
 class SourceSection(Section):
     """Where preference pairs come from."""
 
     name: str
     kind: str
     """A name of pipelines/intake/sources/catalogue.py."""
-    uri: str
-    """Folder or prefix of shards, local or s3://."""
+    uri: str = ""
+    """Folder or prefix of shards, local or s3://; a self_generated source has none."""
     licence: str
+    draw: DrawSection | None = None
+    """What a self_generated source is drawn from."""
+
+    @model_validator(mode="after")
+    def _says_where_from(self) -> Self:
+        if (self.kind == SELF_GENERATED) != (self.draw is not None) or bool(self.uri) == (self.draw is not None):
+            needs = "[sources.draw] and no uri" if self.kind == SELF_GENERATED else "a uri and no [sources.draw]"
+            raise ValueError(f"source {self.name!r} of kind {self.kind!r} takes {needs}")
+        return self
 
 
 class ValidationSection(Section):
@@ -62,6 +98,8 @@ class SnapshotSection(Section):
     seed: int = 0
     minimum_new_pairs: Annotated[int, Field(ge=0)] = 0
     """Training waits until this many pairs are new since the last candidate."""
+    sources: tuple[str, ...] = ()
+    """Sources whose pairs train the model; empty: all. Those left out may train an independent judge."""
 
 
 class RecipeSection(Section):
@@ -93,6 +131,19 @@ class EvaluationSection(Section):
     confidence: float = 0.95
 
 
+class CoverageSection(Section):
+    """Repeated sampling: what the best of several images is worth. Informs; it never votes."""
+
+    judge: str
+    """A judge or guard of the evaluation."""
+    num_prompts: Annotated[int, Field(gt=0)] = 50
+    """Taken evenly from the evaluation's prompts."""
+    num_samples: Annotated[int, Field(ge=2)] = 8
+    """Images of each prompt."""
+    bar: Annotated[float, Field(gt=0, lt=1)] = 0.75
+    """An image is good when it scores above this quantile of the base's images of the same prompt."""
+
+
 class OnlineSection(Section):
     """What online recipes train on; their rewards are scorers of the project, found by name."""
 
@@ -102,11 +153,80 @@ class OnlineSection(Section):
     """Scorers that only reward. A judge or guard may be named as well, and may then not judge what it trained."""
 
 
+class UniformSoupSection(Section):
+    """The runs of `[[train]]` become one candidate: the average of their weights."""
+
+    method: Literal["uniform"]
+
+
+class GreedySoupSection(Section):
+    """The runs of `[[train]]` become one candidate: the best of them, and each other that makes the average better."""
+
+    method: Literal["greedy"]
+    judge: str
+    """A scorer of the project, by name. It has then seen the candidate, and the gate does not let it vote."""
+    judges: tuple[JudgeSection, ...] = ()
+    """Scorers that only choose ingredients."""
+    prompts: str
+    """Tab separated file, header `prompt<TAB>category`, none of them an evaluation prompt; local or s3://."""
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
+    sampler: Sampler | None = None
+    """That of the evaluation unless given."""
+    minimum_gain: Annotated[float, Field(ge=0)]
+    """What an ingredient must add to the judge's mean, in the judge's units; set it above that mean's noise."""
+
+
+class RewardSection(Section):
+    """A reward model trained on the project's own pairs, and then a judge or a reward under `reward://NAME`."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,40}$")]
+    encoder: str
+    """Folder of a CLIP that embeds images and prompts; it stays frozen and becomes a part of the judge."""
+    recipe: RewardRecipe
+    """Head, optimiser, batch, steps and seed; it is called as the reward is."""
+    mixture: tuple[float, ...] = ()
+    """Prototype weights of the judge; empty takes the mean over the users that were trained on."""
+    sources: tuple[str, ...] = ()
+    """Sources whose pairs it learns from; empty: all. It may not judge a model that learnt from one of them."""
+    trained_on: tuple[str, ...] = ()
+    """What the encoder learnt people's verdicts from; empty for one that only matches captions."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_the_recipe(cls, data: Any) -> Any:
+        if isinstance(data, dict) and isinstance(data.get("recipe"), dict):
+            return {**data, "recipe": {"name": data.get("name", ""), **data["recipe"]}}
+        return data
+
+
+class LabellingSection(Section):
+    """Who labels training pairs in the place of people. Calibration and test pairs keep people's labels."""
+
+    judges: tuple[str, ...] = ()
+    """Names of scorers of the project; what one of them labelled it may not judge."""
+    scorers: tuple[JudgeSection, ...] = ()
+    """Scorers that only label."""
+    sources: tuple[str, ...] = ()
+    """Sources whose pairs get new labels; empty: every source that is not drawn to order."""
+    human_sources: tuple[str, ...] = ()
+    """Of a label model: sources whose labels are human truth; empty: the same."""
+    method: LabelMethod
+
+    @model_validator(mode="after")
+    def _has_its_labelers(self) -> Self:
+        check_labelers(self.method, len(self.judges))
+        return self
+
+
 class PlacementSection(Section):
     """Placement of each kind of job."""
 
+    draw_pairs: Placement = Placement()
+    label: Placement = Placement()
     encode: Placement = Placement()
     train: Placement = Placement()
+    soup: Placement = Placement()
+    reward: Placement = Placement()
     evaluate: Placement = Placement()
 
 
@@ -115,6 +235,8 @@ class ScheduleSection(Section):
 
     ingest: str | None = None
     """Cron expression or preset of the ingest DAG; none: by hand."""
+    reward: str | None = None
+    """Cron expression or preset of the reward DAG; none: whenever there are new pairs."""
     owner: str = "plumbline"
 
 
@@ -128,10 +250,15 @@ class Project(Section):
     snapshot: SnapshotSection = SnapshotSection()
     train: Annotated[tuple[RecipeSection, ...], Field(min_length=1)]
     evaluation: EvaluationSection
+    coverage: CoverageSection | None = None
     online: OnlineSection | None = None
+    rewards: tuple[RewardSection, ...] = ()
+    soup: Annotated[UniformSoupSection | GreedySoupSection, Field(discriminator="method")] | None = None
+    labelling: LabellingSection | None = None
     gate: GatePolicy = GatePolicy()
     placement: PlacementSection = PlacementSection()
     schedule: ScheduleSection = ScheduleSection()
+    search: SearchSection = SearchSection()
     path: Path
     """The file this came from."""
 
@@ -148,7 +275,12 @@ class Project(Section):
             if recipe.objective.online:
                 self.reward(recipe)
             bound.append(recipe)
+        self._check_soup(bound)
         return bound
+
+    def encodes(self) -> bool:
+        """Whether any recipe trains on features; online recipes draw their own images."""
+        return any(not recipe.objective.online for recipe in self.recipes())
 
     def reward(self, recipe: Recipe) -> JudgeSection:
         """The scorer that an online recipe names; ValueError when there is none of that name, or nothing online."""
@@ -158,28 +290,95 @@ class Project(Section):
                 f"{self.path}: recipe {recipe.name!r} draws its own images, for which the project names no prompts."
                 ' Add [online] with prompts = "FILE", one prompt a line.'
             )
-        scorers = {s.name: s for s in (*self.evaluation.guards, *self.evaluation.judges, *self.online.rewards)}
+        return self.scorer(name, what="reward")
+
+    def scorer(self, name: str, what: str = "judge") -> JudgeSection:
+        """The judge, guard or reward of this name, wherever the project states it; ValueError when nowhere."""
+        scorers = {scorer.name: scorer for scorer in self._scorers()}
         if name not in scorers:
-            raise ValueError(f"{self.path}: {unknown_name('reward', name, scorers)}")
+            raise ValueError(f"{self.path}: {unknown_name(what, name, scorers)}")
         return scorers[name]
+
+    def check_rewards(self) -> None:
+        """ValueError for a source or a reward that is named and does not exist, or a scorer of another kind."""
+        sources = {source.name for source in self.sources}
+        for name in (*self.snapshot.sources, *(name for reward in self.rewards for name in reward.sources)):
+            if name not in sources:
+                raise ValueError(f"{self.path}: {unknown_name('source', name, sources)}")
+        rewards = {reward.name for reward in self.rewards}
+        for section in self._scorers():
+            if section.uri.startswith(REWARD_SCHEME):
+                name = section.uri.removeprefix(REWARD_SCHEME)
+                if name not in rewards:
+                    raise ValueError(f"{self.path}: {unknown_name('reward', name, rewards)}")
+                if section.scorer.kind != "pal":
+                    raise ValueError(
+                        f"{self.path}: {section.name!r} names {section.uri}, whose scorer is of kind 'pal', but says"
+                        f' {section.scorer.kind!r}. Write scorer = {{ kind = "pal" }}.'
+                    )
+
+    def _scorers(self) -> tuple[JudgeSection, ...]:
+        """Every scorer of the project."""
+        online = self.online.rewards if self.online else ()
+        tasting = self.soup.judges if isinstance(self.soup, GreedySoupSection) else ()
+        labelling = self.labelling.scorers if self.labelling else ()
+        return (*self.evaluation.guards, *self.evaluation.judges, *online, *tasting, *labelling)
+
+    def labellers(self) -> tuple[JudgeSection, ...]:
+        """The scorers that `labelling.judges` names, in order; ValueError for a name that nobody has."""
+        return tuple(self.scorer(name) for name in self.labelling.judges) if self.labelling else ()
+
+    def labelled_sources(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Sources that get new labels, and sources whose labels are human truth; ValueError for a name nobody has."""
+        section = self.labelling
+        people = tuple(source.name for source in self.sources if source.draw is None)
+        if section is None:
+            return (), ()
+        for name in (*section.sources, *section.human_sources):
+            if name not in people:
+                raise ValueError(f"{self.path}: labelling: {unknown_name('source of labels', name, people)}")
+        relabelled = section.sources or people
+        human = section.human_sources or people
+        return relabelled, human if isinstance(section.method, LabelModel) else ()
+
+    def _check_soup(self, recipes: Sequence[Recipe]) -> None:
+        """ValueError when the recipes' weights could not be averaged, or nobody is there to choose them."""
+        if self.soup is None:
+            return
+        if len(recipes) < 2:
+            raise ValueError(f"{self.path}: [soup] averages two runs or more, but there is one [[train]]. Add another.")
+        families = {recipe_family(recipe): recipe.name for recipe in recipes}
+        if len(families) > 1:
+            raise ValueError(
+                f"{self.path}: [soup] averages runs of one recipe family, but {' and '.join(families.values())} differ"
+                " in objective, backbone or tuning (adapters also in seed). Give each family a project of its own."
+            )
+        if isinstance(self.soup, GreedySoupSection):
+            self.scorer(self.soup.judge)
+            check_sampler(self.base.backbone, self.soup.sampler or self.evaluation.sampler)
 
 
 def load_project(path: Path, overrides: tuple[str, ...] = ()) -> Project:
     """Read and validate a project file.
 
     Relative paths in it are taken from the file's folder. `overrides` are appended to the overrides of every recipe.
+    A file may open with `extends = ["FILE", ...]`: those are read first, each over the one before, then the file itself
+    over them. Tables are joined, anything else is replaced, lists too; relative paths are those of the first file.
     Raises ValueError naming the file and every bad field.
     """
-    if not path.is_file():
-        raise ValueError(f"Project file {path} does not exist. Give the path of a projects/NAME.toml.")
-    data: dict[str, Any] = {"path": path.absolute(), **read_toml(path)}
-    project = validate(Project, data, what=str(path))
+    data, root = _read_layers(path)
+    project = validate(Project, {"path": path.absolute(), **data}, what=str(path))
     if project.name != path.stem:
         raise ValueError(f"{path}: name is {project.name!r} but the file is {path.stem!r}. Make them equal.")
     sections = tuple(s.model_copy(update={"overrides": (*s.overrides, *overrides)}) for s in project.train)
-    project = _absolute(project.model_copy(update={"train": sections}))
+    project = _absolute(project.model_copy(update={"train": sections}), root)
     project.recipes()
+    project.check_rewards()
+    project.labellers()
+    project.labelled_sources()
     check_sampler(project.base.backbone, project.evaluation.sampler)
+    if project.coverage is not None:
+        project.scorer(project.coverage.judge)
     return project
 
 
@@ -188,26 +387,70 @@ def list_projects(projects_dir: Path) -> list[Path]:
     return sorted(projects_dir.glob("*.toml"))
 
 
-def _absolute(project: Project) -> Project:
-    """The project with every local path made absolute against its file's folder."""
-    root = project.path.parent
+def _read_layers(path: Path) -> tuple[dict[str, Any], Path]:
+    """A file over the files that it extends, and the folder that relative paths are taken from."""
+    if not path.is_file():
+        raise ValueError(f"Project file {path} does not exist. Give the path of a projects/NAME.toml.")
+    own = read_toml(path)
+    extended = own.pop("extends", [])
+    if not isinstance(extended, list) or not all(isinstance(name, str) for name in extended):
+        raise ValueError(f'{path}: extends is {extended!r}. Give a list of files, e.g. ["shapes.toml"].')
+    data, root = dict[str, Any](), path.absolute().parent
+    for index, name in enumerate(extended):
+        below = path.absolute().parent / name
+        if below == path.absolute():
+            raise ValueError(f"{path} extends itself. Name another file.")
+        layer, folder = _read_layers(below)
+        data, root = _over(layer, data), root if index else folder
+    return _over(own, data), root
+
+
+def _over(top: dict[str, Any], below: dict[str, Any]) -> dict[str, Any]:
+    """Tables are joined field by field; any other value of `top` stands in place of the one below."""
+    joined = dict(below)
+    for key, value in top.items():
+        both = isinstance(value, dict) and isinstance(joined.get(key), dict)
+        joined[key] = _over(value, joined[key]) if both else value
+    return joined
+
+
+def _absolute(project: Project, root: Path) -> Project:
+    """The project with every local path made absolute against `root`."""
 
     def resolve(uri: str) -> str:
-        return uri if "://" in uri else str((root / uri).resolve())
+        return uri if "://" in uri or not uri else str((root / uri).resolve())
 
-    evaluation, online = project.evaluation, project.online
+    def source_at(source: SourceSection) -> SourceSection:
+        draw = source.draw and source.draw.model_copy(update={"prompts": resolve(source.draw.prompts)})
+        return source.model_copy(update={"uri": resolve(source.uri), "draw": draw})
+
+    evaluation, online, soup = project.evaluation, project.online, project.soup
+    if isinstance(soup, GreedySoupSection):
+        tasting = tuple(j.model_copy(update={"uri": resolve(j.uri)}) for j in soup.judges)
+        soup = soup.model_copy(update={"prompts": resolve(soup.prompts), "judges": tasting})
     if online is not None:
         rewards = tuple(r.model_copy(update={"uri": resolve(r.uri)}) for r in online.rewards)
         online = online.model_copy(update={"prompts": resolve(online.prompts), "rewards": rewards})
+    labelling = project.labelling
+    if labelling is not None:
+        scorers = tuple(s.model_copy(update={"uri": resolve(s.uri)}) for s in labelling.scorers)
+        labelling = labelling.model_copy(update={"scorers": scorers})
+    search = project.search
+    recipes = tuple(resolve(recipe) if recipe.endswith(".toml") else recipe for recipe in search.recipes)
+    prompts = resolve(search.prompts) if search.prompts else ""
     return project.model_copy(
         update={
+            "search": search.model_copy(update={"recipes": recipes, "prompts": prompts}),
             "base": project.base.model_copy(update={"uri": resolve(project.base.uri)}),
-            "sources": tuple(s.model_copy(update={"uri": resolve(s.uri)}) for s in project.sources),
+            "sources": tuple(map(source_at, project.sources)),
             "train": tuple(
                 s.model_copy(update={"recipe": resolve(s.recipe) if s.recipe.endswith(".toml") else s.recipe})
                 for s in project.train
             ),
             "online": online,
+            "soup": soup,
+            "rewards": tuple(r.model_copy(update={"encoder": resolve(r.encoder)}) for r in project.rewards),
+            "labelling": labelling,
             "evaluation": evaluation.model_copy(
                 update={
                     "prompts": resolve(evaluation.prompts),

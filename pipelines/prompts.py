@@ -35,11 +35,16 @@ def heldout_prompts(project: Project, settings: Settings) -> HeldoutPrompts:
     """The evaluation's prompts; ValueError when the file is missing or has no `prompt` column."""
     uri = project.evaluation.prompts
     data = open_store(settings.store_uri, settings).read_bytes(uri)
+    prompts = frozenset(normal_prompt(prompt) for prompt in prompt_column(data, uri) if prompt)
+    return HeldoutPrompts(digest=hashlib.sha256(data).hexdigest(), normal=prompts)
+
+
+def prompt_column(data: bytes, origin: str) -> list[str]:
+    """The prompts of a tab separated file, in order; ValueError when the first line has no `prompt`."""
     rows = csv.DictReader(io.StringIO(data.decode("utf-8-sig")), delimiter="\t", quoting=csv.QUOTE_NONE)
     if "prompt" not in (rows.fieldnames or []):
-        raise ValueError(f"{uri}: the first line has no `prompt`. Expected the header `prompt<TAB>category`.")
-    prompts = frozenset(normal_prompt(row["prompt"]) for row in rows if row["prompt"])
-    return HeldoutPrompts(digest=hashlib.sha256(data).hexdigest(), normal=prompts)
+        raise ValueError(f"{origin}: the first line has no `prompt`. Expected the header `prompt<TAB>category`.")
+    return [row["prompt"] or "" for row in rows]
 
 
 def check_not_heldout(lines: Iterable[str], heldout: HeldoutPrompts, origin: str) -> None:

@@ -9,6 +9,7 @@ from pipelines.settings import Settings
 from pipelines.tracking import connect
 
 WEIGHTS_TAG = "weights.digest"
+LOGGED_MODEL = "models:/m-"
 
 
 class _ServedFlavor:
@@ -162,8 +163,12 @@ def delete_alias(settings: Settings, model: str, alias: str) -> None:
 
 def fetch_version_weights(settings: Settings, model: str, version: int, local_dir: Path) -> Path:
     """Download what a version serves, as registered; returns the folder of its weights."""
-    with connect(settings.tracking_uri):
+    with connect(settings.tracking_uri) as client:
         from mlflow.artifacts import download_artifacts
 
-        uri = f"models:/{model}/{version}/artifacts/weights"
+        # A models:/ address is resolved at the process's own tracking server, whatever the client's is.
+        source = client.get_model_version_download_uri(model, str(version))
+        if source.startswith(LOGGED_MODEL):
+            source = client.get_logged_model(source.removeprefix("models:/")).artifact_location
+        uri = f"{source}/artifacts/weights"
         return Path(download_artifacts(uri, dst_path=str(local_dir), tracking_uri=settings.tracking_uri))

@@ -4,15 +4,25 @@ Only this file knows which wing hands what to which. The wings are imported insi
 command line pays for what it uses.
 """
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from alignment.contracts import DatasetSnapshot, EvalReport, FeatureCache, Recipe, TrainResult
+from alignment.contracts import DatasetSnapshot, EvalReport, FeatureCache, Recipe, TrainResult, canonical_json
+from alignment.coverage_contracts import CoverageReport
+from alignment.job_files import LABEL_REPORT_FILE
+from alignment.reward_contracts import RewardTrainResult
+from alignment.soup_contracts import SoupIngredient, SoupResult
 from pipelines.contracts import CandidateVersion, GateDecision, JobRequest, RawBatch, SourceShard, ValidationReport
 from pipelines.project import Project, load_project
 from pipelines.settings import Settings, load_settings
 
 Json = dict[str, Any]
+
+PAIR_STAGES = ("draw_pairs", "label")
+"""Job stages that make or label pairs, whatever the recipe."""
 
 
 def read_project(path: str, overrides: tuple[str, ...] = ()) -> Project:
@@ -23,18 +33,35 @@ def read_project(path: str, overrides: tuple[str, ...] = ()) -> Project:
 # --- pairs come in --------------------------------------------------------------------------------------------------
 
 
+def draw(path: str, *, run_key: str) -> list[Json]:
+    """The pairs of every self_generated source, drawn here and now, as DrawnPairs; those drawn before are found."""
+    sources = drawn_sources(read_project(path))
+    return [run_job(path, "draw_pairs", {"source": source}, run_key=run_key) for source in sources]
+
+
+def drawn_sources(project: Project) -> list[str]:
+    """Names of the sources that the base model draws."""
+    return [source.name for source in project.sources if source.draw is not None]
+
+
 def list_shards(path: str) -> list[Json]:
     """Every shard of every source, as SourceShard."""
+    from pipelines.dispatch import label_requests
     from pipelines.intake import ingestion
 
-    return [_json(shard) for shard in ingestion.list_source_shards(read_project(path), load_settings())]
+    settings = load_settings()
+    project = label_requests.with_drawn_sources(read_project(path), settings)
+    return [_json(shard) for shard in ingestion.list_source_shards(project, settings)]
 
 
 def ingest(path: str, shard: Json) -> Json:
     """A shard as an immutable RawBatch."""
+    from pipelines.dispatch import label_requests
     from pipelines.intake import ingestion
 
-    return _json(ingestion.ingest(SourceShard.model_validate(shard), read_project(path), load_settings()))
+    settings = load_settings()
+    project = label_requests.with_drawn_sources(read_project(path), settings)
+    return _json(ingestion.ingest(SourceShard.model_validate(shard), project, settings))
 
 
 def validate(path: str, batch: Json) -> Json:
@@ -63,7 +90,7 @@ def snapshot(path: str) -> Json:
     from pipelines.intake import snapshot as snapshots
 
     project, settings = read_project(path), load_settings()
-    reports = snapshots.accepted_reports(project, settings)
+    reports = snapshots.accepted_reports(project, settings, project.snapshot.sources)
     return _json(snapshots.build_snapshot(reports, project, settings))
 
 
@@ -80,7 +107,76 @@ def enough_new_pairs(path: str, snapshot: Json) -> bool:
     return _num_pairs(snapshot) - int(tags.get("data.num_pairs", 0)) >= minimum
 
 
+def training_snapshot(path: str, snapshot: Json, recipe: int) -> Json:
+    """The snapshot that a recipe trains on: the accepted pairs as they are.
+
+    The place for what a recipe (by its position in the project file) wants done to its pairs first. It is asked more
+    than once for the same recipe, so an answer has to be found by digest.
+    """
+    del path, recipe
+    return snapshot
+
+
+def plan_rewards(path: str) -> list[Json]:
+    """One `given` of a train_reward job per reward: its position, and the snapshot of its sources."""
+    from pipelines.intake import snapshot as snapshots
+
+    project, settings = read_project(path), load_settings()
+    plans = []
+    for index, reward in enumerate(project.rewards):
+        reports = snapshots.accepted_reports(project, settings, reward.sources)
+        data = snapshots.build_snapshot(reports, project, settings)
+        plans.append({"snapshot": _json(data), "reward": index})
+    return plans
+
+
 # --- work goes out --------------------------------------------------------------------------------------------------
+
+
+def plan_encodings(path: str, snapshot: Json, overrides: tuple[str, ...] = ()) -> list[Json]:
+    """What is to be encoded, as `given` of encode jobs: each distinct snapshot, backbone and cut once.
+
+    Empty when every recipe is online: those draw their own images.
+    """
+    return list(_encodings(path, snapshot, overrides).values())
+
+
+def plan_trainings(path: str, snapshot: Json, caches: Sequence[Json], overrides: tuple[str, ...] = ()) -> list[Json]:
+    """One `given` of a train job per recipe: its snapshot, its position and, unless it is online, its cache.
+
+    `caches` are the answers to `plan_encodings`, in its order.
+    """
+    encodings = _encodings(path, snapshot, overrides)
+    found = dict(zip(encodings, caches, strict=True))
+    trainings = []
+    for index, recipe in enumerate(read_project(path, overrides).recipes()):
+        given: Json = {"snapshot": training_snapshot(path, snapshot, index), "recipe": index}
+        if not recipe.objective.online:
+            given["cache"] = found[_encoding_key(given["snapshot"], recipe)]
+        trainings.append(given)
+    return trainings
+
+
+def _encodings(path: str, snapshot: Json, overrides: tuple[str, ...]) -> dict[str, Json]:
+    """`given` of each distinct encode job by what makes it distinct, in the order of the recipes.
+
+    Where several recipes share a job it is asked for by one that reads the images' own captions, so that their absence
+    is told before the work.
+    """
+    encodings: dict[str, Json] = {}
+    for index, recipe in enumerate(read_project(path, overrides).recipes()):
+        if not recipe.objective.online:
+            data = training_snapshot(path, snapshot, index)
+            key = _encoding_key(data, recipe)
+            if key not in encodings or recipe.objective.needs_captions:
+                encodings[key] = {"snapshot": data, "recipe": index}
+    return encodings
+
+
+def _encoding_key(snapshot: Json, recipe: Recipe) -> str:
+    """Recipes of one key share a cache."""
+    science = (part.model_dump(mode="json") for part in (recipe.backbone, recipe.images))
+    return canonical_json([snapshot["content_digest"], *science])
 
 
 def job_request(
@@ -88,14 +184,26 @@ def job_request(
 ) -> JobRequest:
     """The request of a job stage from its upstream value objects.
 
-    encode: {snapshot, recipe}; train: {cache, recipe}, of which an online recipe reads no cache; evaluate: {candidate};
-    `recipe` is the recipe's position in the project file, 0 when left out.
+    draw_pairs: {source}, its name; label: {snapshot}; encode: {snapshot, recipe}; train: {cache, recipe}, of which an
+    online recipe reads no cache; soup: {trainings, results}, two lists of one order; train_reward: {snapshot, reward};
+    evaluate and coverage: {candidate}. `recipe` (0 when left out) and `reward` are positions in the project file.
     """
     from pipelines.dispatch import requests
 
     project, settings = read_project(path, overrides), load_settings()
-    if stage == "evaluate":
-        request = _evaluate_request(project, settings, CandidateVersion.model_validate(given["candidate"]))
+    if stage in PAIR_STAGES:
+        from pipelines.dispatch import label_requests
+
+        request = label_requests.pair_request(project, settings, stage, given)
+    elif stage in ("evaluate", "coverage"):
+        build = _evaluate_request if stage == "evaluate" else _coverage_request
+        request = build(project, settings, CandidateVersion.model_validate(given["candidate"]))
+    elif stage == "soup":
+        parts = _ingredients(project, given["trainings"], given["results"])
+        request = requests.soup_request(project, settings, parts)
+    elif stage == "train_reward":
+        data, reward = DatasetSnapshot.model_validate(given["snapshot"]), project.rewards[int(given["reward"])]
+        request = requests.reward_request(project, settings, data, reward)
     else:
         recipe: Recipe = project.recipes()[int(given.get("recipe", 0))]
         if stage == "train" and recipe.objective.online:
@@ -116,22 +224,101 @@ def run_job(path: str, stage: str, given: Json, *, run_key: str, overrides: tupl
     return jobs.run_to_end(request, load_settings(), parent_key=run_key)
 
 
+def labelled_snapshot(path: str, snapshot: Json, *, run_key: str) -> Json:
+    """The snapshot with the labels that the project's [labelling] gives its training pairs; as it is without one."""
+    if read_project(path).labelling is None:
+        return snapshot
+    return run_job(path, "label", {"snapshot": snapshot}, run_key=run_key)
+
+
+def label_report(snapshot: Json) -> Json:
+    """The LabelReport of a labelled snapshot."""
+    import json
+
+    from pipelines.storage import open_store
+
+    settings = load_settings()
+    report: Json = json.loads(
+        open_store(snapshot["uri"], settings).read_bytes(f"{snapshot['uri']}/{LABEL_REPORT_FILE}")
+    )
+    return report
+
+
+def check_search(path: str, *, gpu_memory_gib: float, hours: float, out: str | None) -> None:
+    """ValueError for anything about a search that can be refused before its pairs are ingested."""
+    from pipelines.search import recipe_search
+    from pipelines.search.ranking import Limits
+
+    limits = Limits(memory_gib=gpu_memory_gib, hours=hours)
+    recipe_search.check(read_project(path), limits, Path(out) if out else None)
+
+
+def search(path: str, snapshot: Json, *, gpu_memory_gib: float, hours: float, out: str | None) -> Json:
+    """Recipes within the limits tried and ranked; the winner's recipe file, and the table of trials."""
+    from pipelines import tracking
+    from pipelines.dispatch import jobs
+    from pipelines.search import recipe_search
+    from pipelines.search.ranking import Limits
+
+    project, settings = read_project(path), load_settings()
+    run_key = f"{project.name}.search"
+    answer = recipe_search.search(
+        project,
+        settings,
+        snapshot=DatasetSnapshot.model_validate(snapshot),
+        limits=Limits(memory_gib=gpu_memory_gib, hours=hours),
+        out=Path(out) if out else None,
+        run_job=partial(jobs.run_to_end, settings=settings, parent_key=run_key),
+    )
+    tags = tracking.airflow_tags(settings, run_key)
+    run_id = tracking.parent_run(settings, project=project.name, key=run_key, tags=tags)
+    tracking.finish_run(settings, run_id, "FINISHED")
+    return answer
+
+
 # --- a model goes out, or does not ----------------------------------------------------------------------------------
 
 
 def register(path: str, snapshot: Json, result: Json, *, run_key: str) -> Json:
     """Trained weights as a CandidateVersion, alias `candidate`."""
-    from pipelines import tracking
     from pipelines.release import registration
 
     project, settings = read_project(path), load_settings()
     data, trained = DatasetSnapshot.model_validate(snapshot), TrainResult.model_validate(result)
-    tags = tracking.airflow_tags(settings, run_key)
-    run_id = tracking.parent_run(settings, project=project.name, key=run_key, tags=tags)
-    tracking.log_dataset(settings, run_id, data, context="training")
-    candidate = registration.register(trained, project, settings, snapshot=data, run_id=run_id)
-    tracking.finish_run(settings, run_id, "FINISHED")
+    with _pipeline_run(project, settings, run_key, [data]) as run_id:
+        candidate = registration.register(trained, project, settings, snapshot=data, run_id=run_id)
     return _json(candidate)
+
+
+def register_soup(path: str, trainings: Sequence[Json], results: Sequence[Json], soup: Json, *, run_key: str) -> Json:
+    """An average of runs as a CandidateVersion, alias `candidate`; the runs themselves are not registered."""
+    from pipelines.release import registration
+
+    project, settings = read_project(path), load_settings()
+    snapshots = [DatasetSnapshot.model_validate(training["snapshot"]) for training in trainings]
+    runs = [TrainResult.model_validate(result) for result in results[:]]
+    with _pipeline_run(project, settings, run_key, snapshots) as run_id:
+        candidate = registration.register_soup(
+            SoupResult.model_validate(soup),
+            tuple(zip(runs, snapshots, strict=True)),
+            project,
+            settings,
+            run_id=run_id,
+        )
+    return _json(candidate)
+
+
+def register_reward(path: str, plan: Json, result: Json, *, run_key: str) -> Json:
+    """A trained reward as a RegisteredJudge with its report, which MLflow shows too."""
+    from pipelines.release import reward_registration
+
+    project, settings = read_project(path), load_settings()
+    data = DatasetSnapshot.model_validate(plan["snapshot"])
+    trained = RewardTrainResult.model_validate(result)
+    section = project.rewards[int(plan["reward"])]
+    with _pipeline_run(project, settings, run_key, [data]) as run_id:
+        judge = reward_registration.register(trained, section, project, settings, snapshot=data, run_id=run_id)
+    return _json(judge)
 
 
 def pick_candidate(path: str, version: int | None = None) -> Json:
@@ -151,15 +338,21 @@ def is_challenger(path: str, candidate: Json) -> bool:
     return champion is None or champion.weights_digest != candidate["weights_digest"]
 
 
-def gate(path: str, candidate: Json, report: Json, *, run_key: str) -> Json:
-    """The GateDecision on an evaluation, its evidence kept in the store and shown in MLflow."""
+def gate(path: str, candidate: Json, report: Json, *, run_key: str, coverage: Json | None = None) -> Json:
+    """The GateDecision on an evaluation, its evidence kept in the store and shown in MLflow.
+
+    `coverage` is a CoverageReport for people to see; it does not vote.
+    """
     from pipelines import judgement
 
     project, settings = read_project(path), load_settings()
     judged = CandidateVersion.model_validate(candidate)
     measured = EvalReport.model_validate(report)
     champion = _champion(project, settings)
-    decision = judgement.judge(project, settings, candidate=judged, champion=champion, report=measured)
+    repeated = CoverageReport.model_validate(coverage) if coverage else None
+    decision = judgement.judge(
+        project, settings, candidate=judged, champion=champion, report=measured, coverage=repeated
+    )
     judgement.show_in_tracking(project, settings, decision, report=measured, run_key=run_key)
     return _json(decision)
 
@@ -178,6 +371,31 @@ def rollback(path: str, *, actor: str, reason: str) -> Json:
     return _json(promotion.rollback(read_project(path), load_settings(), actor, reason))
 
 
+@contextmanager
+def _pipeline_run(
+    project: Project, settings: Settings, run_key: str, snapshots: Sequence[DatasetSnapshot]
+) -> Iterator[str]:
+    """The MLflow run that ties a pipeline run together, with the data it trained on; finished when all went well."""
+    from pipelines import tracking
+
+    tags = tracking.airflow_tags(settings, run_key)
+    run_id = tracking.parent_run(settings, project=project.name, key=run_key, tags=tags)
+    for snapshot in {snapshot.content_digest: snapshot for snapshot in snapshots}.values():
+        tracking.log_dataset(settings, run_id, snapshot, context="training")
+    yield run_id
+    tracking.finish_run(settings, run_id, "FINISHED")
+
+
+def _ingredients(project: Project, trainings: Sequence[Json], results: Sequence[Json]) -> list[SoupIngredient]:
+    """Finished runs, each with the recipe it followed."""
+    recipes = project.recipes()
+    # Sliced, since the results of mapped tasks come one by one, and reading on to their end logs an error.
+    return [
+        SoupIngredient(recipe=recipes[int(training["recipe"])], result=TrainResult.model_validate(result))
+        for training, result in zip(trainings, results[:], strict=True)
+    ]
+
+
 def _evaluate_request(project: Project, settings: Settings, candidate: CandidateVersion) -> JobRequest:
     from pipelines.dispatch import requests
 
@@ -189,6 +407,13 @@ def _evaluate_request(project: Project, settings: Settings, candidate: Candidate
         snapshot_uri=candidate.snapshot_uri,
         snapshot_digest=candidate.snapshot_digest,
     )
+
+
+def _coverage_request(project: Project, settings: Settings, candidate: CandidateVersion) -> JobRequest:
+    from pipelines.dispatch import requests
+
+    champion = _champion(project, settings)
+    return requests.coverage_request(project, settings, candidate=candidate, champion=champion)
 
 
 def _champion(project: Project, settings: Settings) -> CandidateVersion | None:

@@ -3,12 +3,15 @@
 B counts images, C H W are a latent's channels, height and width.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 TIMESTEPS_PER_UNIT = 1000.0
+LATENT_PIXELS_PER_TOKEN = 4
+"""SD3 and FLUX cut a latent into patches of 2 x 2."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,8 @@ class FlowMatchingSchedule:
     """Of the normal whose logistic function is s."""
     shift: float = 1.0
     """Moves s towards noise, s -> shift s / (1 + (shift - 1) s); the `shift` of the scheduler's configuration."""
+    shift_of_tokens: Callable[[int], float] | None = None
+    """The shift by the image's length in tokens, where it depends on that."""
 
     def __post_init__(self) -> None:
         if self.density_std <= 0 or self.shift <= 0:
@@ -32,6 +37,12 @@ class FlowMatchingSchedule:
                 f"Flow matching with density_std {self.density_std} and shift {self.shift}: both must be above 0."
                 " Mend the scheduler's configuration."
             )
+
+    def for_latent(self, height: int, width: int) -> "FlowMatchingSchedule":
+        """The process with the shift of an image of that size."""
+        if self.shift_of_tokens is None:
+            return self
+        return replace(self, shift=self.shift_of_tokens(height * width // LATENT_PIXELS_PER_TOKEN))
 
     def draw_timestep(self, generator: torch.Generator) -> float:
         """Logit-normal, shifted, times 1000; one number of the generator a draw."""

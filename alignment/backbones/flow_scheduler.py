@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ FLOW_SCHEDULER = "FlowMatchEulerDiscreteScheduler"
 def load_flow_schedule(base_dir: Path, num_image_tokens: int) -> FlowMatchingSchedule:
     """Logit-normal timesteps, moved towards noise as far as the base's scheduler moves them when it samples.
 
-    `num_image_tokens` is the length of the image's part of the denoiser's sequence; dynamic shifts depend on it.
+    `num_image_tokens` is the length of the image's part of the denoiser's sequence; dynamic shifts depend on it, and
+    `FlowMatchingSchedule.for_latent` gives those of other lengths.
     Raises ValueError for another kind of scheduler, or another number of timesteps than 1000.
     """
     path = base_dir / "scheduler" / "scheduler_config.json"
@@ -25,7 +27,11 @@ def load_flow_schedule(base_dir: Path, num_image_tokens: int) -> FlowMatchingSch
             f"{path} states {name} with {steps} timesteps; this family trains with {FLOW_SCHEDULER} and"
             f" {TIMESTEPS_PER_UNIT:.0f}. Use a base model whose scheduler is that one."
         )
-    return FlowMatchingSchedule(shift=scheduler_shift(config, num_image_tokens))
+    dynamic = bool(config.get("use_dynamic_shifting", False))
+    return FlowMatchingSchedule(
+        shift=scheduler_shift(config, num_image_tokens),
+        shift_of_tokens=partial(scheduler_shift, config) if dynamic else None,
+    )
 
 
 def scheduler_shift(config: Mapping[str, Any], num_image_tokens: int) -> float:

@@ -16,6 +16,9 @@ PREDICTION_TYPES = ("epsilon", "v_prediction")
 class ForwardProcess(Protocol):
     """How an image is noised in training, and what the denoiser should answer: all that the offline step knows."""
 
+    def for_latent(self, height: int, width: int) -> "ForwardProcess":
+        """The process for latents of that size: of some families the density of timesteps depends on it."""
+
     def draw_timestep(self, generator: torch.Generator) -> float:
         """A timestep from the training density, in the denoiser's own unit."""
 
@@ -37,6 +40,11 @@ class NoiseSchedule:
     def num_timesteps(self) -> int:
         """Timesteps are 0 .. num_timesteps - 1."""
         return len(self.alphas_cumprod_T)
+
+    def for_latent(self, height: int, width: int) -> "NoiseSchedule":
+        """The same at every size."""
+        del height, width
+        return self
 
     def draw_timestep(self, generator: torch.Generator) -> int:
         """Uniform over 0 .. num_timesteps - 1."""

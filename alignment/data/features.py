@@ -3,29 +3,34 @@
     index.json                 what is there (`CacheIndex`)
     pairs/00000.safetensors    {chosen,rejected}_{mean,std}_BCHW, caption_{chosen,rejected}_B of `shard_pairs` pairs,
                                prompt_B where images of the snapshot have captions that are not just the prompt, and
-                               {chosen,rejected}_image_NAME where the backbone's denoiser is told of each image
+                               {chosen,rejected}_image_NAME where the backbone's denoiser is told of each image.
+                               Of aspect buckets, moments and image_NAME are kept by bucket, as WxH/NAME, with
+                               bucket_B and place_B: a pair's bucket, and its row among the shard's pairs of that bucket
+    buckets.safetensors        bucket_N of all pairs; only where there are aspect buckets
     text/00000.safetensors     text states of `captions_per_shard` captions; caption 0 is the empty one
 
 A shard is encoded whole by one process, in pieces of fixed size, and published in one step: the bytes do not depend on
 the number of processes, and a run that was cut short goes on with the shards that are missing.
-B counts pairs or captions, C H W a latent.
+B counts pairs or captions of a shard, N pairs of the cache, C H W a latent.
 """
 
 import functools
 import json
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from alignment.backbones.interface import Backbone, Conditioning
 from alignment.contracts import EncodeSpec
-from alignment.data.pairs import Pair, TrainingPairs, framed
+from alignment.data.buckets import Bucket, Square, bucket_of_pair, buckets_of, is_mirrored
+from alignment.data.pairs import FramedImage, Pair, TrainingPairs, framed, image_size
 from alignment.durable import write_json
 from alignment.failures import JobStoppedError
 from alignment.tensor_files import write_tensors
@@ -33,6 +38,7 @@ from alignment.tensor_files import write_tensors
 Item = TypeVar("Item")
 
 INDEX_FILE = "index.json"
+BUCKETS_FILE = "buckets.safetensors"
 CAPTIONS_PER_SHARD = 256
 PAIRS_AT_ONCE = 8
 """Pairs in one pass of the VAE. Part of the numbers' definition (kernels choose their order of summation by the size of
@@ -42,6 +48,16 @@ OPEN_SHARDS = 256
 SIDES = ("chosen", "rejected")
 MOMENTS = tuple(f"{side}_{moment}_BCHW" for side in SIDES for moment in ("mean", "std"))
 IMAGE = "image_"
+
+
+class BucketCount(BaseModel):
+    """A bucket of the cache, and how many pairs are in it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    width: int
+    height: int
+    num_pairs: int
 
 
 class CacheIndex(BaseModel):
@@ -54,6 +70,9 @@ class CacheIndex(BaseModel):
     num_captions: int
     captions_per_shard: int = CAPTIONS_PER_SHARD
     latent_shape: tuple[int, int, int]
+    """C, H, W of a latent; of aspect buckets, that of the square whose area they fill."""
+    buckets: tuple[BucketCount, ...] = Field(default=(), exclude_if=operator.not_)
+    """Every aspect bucket, also empty ones; none where all images are squares."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +102,8 @@ class FeatureWriter:
         self.spec = spec
         self.out = out
         self.num_captioned = pairs.num_captioned
+        self.buckets = buckets_of(spec.images, spec.backbone.resolution)
+        self.bucketed = not isinstance(spec.images, Square)
         distinct = dict.fromkeys(caption for both in pairs.captions for caption in both)
         distinct |= dict.fromkeys(pairs.prompts)
         self.captions = ["", *(caption for caption in distinct if caption)]
@@ -110,21 +131,31 @@ class FeatureWriter:
         return sum((self.out / shard.name).is_file() for shard in self.shards)
 
     def finish(self) -> CacheIndex:
-        """Write index.json once every shard is there."""
-        first = _tensors(self.out / "pairs" / "00000.safetensors")["chosen_mean_BCHW"]
-        _, channels, height, width = first.shape
+        """Write index.json, and what goes with buckets, once every shard is there."""
         index = CacheIndex(
             spec=self.spec,
             num_pairs=len(self.pairs),
             num_captions=len(self.captions),
-            latent_shape=(channels, height, width),
+            latent_shape=self.backbone.latent_shape,
+            buckets=self._count_buckets() if self.bucketed else (),
         )
         write_json(self.out / INDEX_FILE, index.model_dump(mode="json"))
         return index
 
+    def _count_buckets(self) -> tuple[BucketCount, ...]:
+        shards = [_tensors(self.out / shard.name) for shard in self.shards if shard.kind == "pairs"]
+        bucket_N = torch.cat([tensors["bucket_B"] for tensors in shards])
+        write_tensors(self.out / BUCKETS_FILE, {"bucket_N": bucket_N.to(torch.uint8)})
+        counts = torch.bincount(bucket_N, minlength=len(self.buckets)).tolist()
+        return tuple(
+            BucketCount(width=bucket.width, height=bucket.height, num_pairs=count)
+            for bucket, count in zip(self.buckets, counts, strict=True)
+        )
+
     def files(self) -> list[Path]:
         """Every file of the finished cache."""
-        return [self.out / INDEX_FILE, *(self.out / shard.name for shard in self.shards)]
+        names = [INDEX_FILE, *([BUCKETS_FILE] if self.bucketed else []), *(shard.name for shard in self.shards)]
+        return [self.out / name for name in names]
 
     def _text(self, shard: Shard) -> dict[str, Tensor]:
         captions = self.captions[shard.first : shard.last]
@@ -133,18 +164,35 @@ class FeatureWriter:
 
     def _pairs(self, shard: Shard) -> dict[str, Tensor]:
         indices = range(shard.first, shard.last)
-        parts = [self._moments([self.pairs.pair(i) for i in piece]) for piece in _pieces(indices, PAIRS_AT_ONCE)]
-        tensors = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        tensors = self._latents([self.pairs.pair(index) for index in indices])
         captions = torch.tensor([[self._caption_index[text] for text in self.pairs.captions[i]] for i in indices])
         tensors["caption_chosen_B"], tensors["caption_rejected_B"] = captions[:, 0], captions[:, 1]
         if self.num_captioned:
             tensors["prompt_B"] = torch.tensor([self._caption_index[self.pairs.prompts[i]] for i in indices])
         return tensors
 
-    def _moments(self, pairs: list[Pair]) -> dict[str, Tensor]:
-        side = self.spec.backbone.resolution
-        chosen = [framed(pair.image_chosen, side, f"image_chosen of pair {pair.pair_id}") for pair in pairs]
-        rejected = [framed(pair.image_rejected, side, f"image_rejected of pair {pair.pair_id}") for pair in pairs]
+    def _latents(self, pairs: list[Pair]) -> dict[str, Tensor]:
+        """Moments and what is told of images; one pass of the VAE never mixes buckets."""
+        numbers = [self._bucket_of(pair) for pair in pairs]
+        tensors: dict[str, Tensor] = {}
+        for number in sorted(set(numbers)):
+            members = [pair for pair, own in zip(pairs, numbers, strict=True) if own == number]
+            parts = [self._moments(piece, self.buckets[number]) for piece in _pieces(members, PAIRS_AT_ONCE)]
+            prefix = _prefix(self.buckets[number]) if self.bucketed else ""
+            tensors |= {f"{prefix}{name}": torch.cat([part[name] for part in parts]) for name in parts[0]}
+        if self.bucketed:
+            tensors["bucket_B"] = torch.tensor(numbers)
+            tensors["place_B"] = torch.tensor([numbers[:row].count(number) for row, number in enumerate(numbers)])
+        return tensors
+
+    def _bucket_of(self, pair: Pair) -> int:
+        if not self.bucketed:
+            return 0
+        sizes = (image_size(encoded, _origin(pair, side)) for side, encoded in _sides(pair))
+        return bucket_of_pair(self.buckets, *sizes)
+
+    def _moments(self, pairs: Sequence[Pair], bucket: Bucket) -> dict[str, Tensor]:
+        chosen, rejected = zip(*(self._framed(pair, bucket) for pair in pairs), strict=True)
         moments = self.backbone.encode_images(torch.stack([image.pixels_CHW for image in chosen + rejected]))
         told = self.backbone.image_conditioning([image.framing for image in chosen + rejected])
         both = {"mean_BCHW": moments.mean_BCHW, "std_BCHW": moments.std_BCHW}
@@ -154,6 +202,24 @@ class FeatureWriter:
             for name, rows in both.items()
             for which, half in zip(SIDES, rows.chunk(2), strict=True)
         }
+
+    def _framed(self, pair: Pair, bucket: Bucket) -> list[FramedImage]:
+        """Chosen and rejected, cut to the same bucket and mirrored alike."""
+        mirrored = is_mirrored(self.spec.images, pair.pair_id)
+        return [framed(encoded, bucket, _origin(pair, side), mirrored=mirrored) for side, encoded in _sides(pair)]
+
+
+def _sides(pair: Pair) -> list[tuple[str, bytes]]:
+    return list(zip(SIDES, (pair.image_chosen, pair.image_rejected), strict=True))
+
+
+def _origin(pair: Pair, side: str) -> str:
+    return f"image_{side} of pair {pair.pair_id}"
+
+
+def _prefix(bucket: Bucket | BucketCount) -> str:
+    """Of the names of a bucket's tensors in a shard."""
+    return f"{bucket.width}x{bucket.height}/"
 
 
 def _shards(kind: str, count: int, size: int) -> Iterator[Shard]:
@@ -213,10 +279,13 @@ class CachedFeatures:
         """The pair at a global index."""
         number, offset = divmod(index, self.index.spec.shard_pairs)
         shard = _tensors(self.folder / "pairs" / f"{number:05d}.safetensors")
-        latents = {name: shard[name][offset] for name in MOMENTS}
-        _require_finite(latents, f"pair {index} of the feature cache {self.folder}")
         captions = (int(shard["caption_chosen_B"][offset]), int(shard["caption_rejected_B"][offset]))
         prompt = int(shard["prompt_B"][offset]) if "prompt_B" in shard else None
+        prefix, row = "", offset
+        if self.index.buckets:
+            prefix, row = _prefix(self.index.buckets[int(shard["bucket_B"][offset])]), int(shard["place_B"][offset])
+        latents = {name: shard[f"{prefix}{name}"][row] for name in MOMENTS}
+        _require_finite(latents, f"pair {index} of the feature cache {self.folder}")
         return CachedPair(
             chosen_mean_CHW=latents["chosen_mean_BCHW"],
             chosen_std_CHW=latents["chosen_std_BCHW"],
@@ -225,9 +294,17 @@ class CachedFeatures:
             caption_chosen=captions[0],
             caption_rejected=captions[1],
             prompts=captions if prompt is None else (prompt, prompt),
-            chosen_image=_told(shard, "chosen", offset),
-            rejected_image=_told(shard, "rejected", offset),
+            chosen_image=_told(shard, f"{prefix}chosen", row),
+            rejected_image=_told(shard, f"{prefix}rejected", row),
         )
+
+    def bucket(self, index: int) -> int:
+        """Which bucket the pair at a global index is in; pairs of one bucket have latents of one shape."""
+        return int(self._buckets[index]) if self.index.buckets else 0
+
+    @functools.cached_property
+    def _buckets(self) -> Tensor:
+        return _tensors(self.folder / BUCKETS_FILE)["bucket_N"]
 
     def has_captions(self) -> bool:
         """Whether any image has a caption that is not just its pair's prompt; looks until it finds one."""

@@ -9,10 +9,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from alignment.backbones.interface import Framing
+from alignment.data.buckets import Bucket, ImageSize
 from alignment.failures import JobStoppedError
 
 COLUMNS = ("pair_id", "prompt", "caption_chosen", "caption_rejected", "image_chosen", "image_rejected", "is_tie")
@@ -101,33 +102,52 @@ class FramedImage:
     framing: Framing
 
 
-def framed(encoded: bytes, resolution: int, origin: str) -> FramedImage:
-    """Decode, scale the shorter side to `resolution` (bilinear), crop the centre square; CHW in [-1, 1], float32.
+def image_size(encoded: bytes, origin: str) -> ImageSize:
+    """Width and height, from the header alone; JobStoppedError (bad_data) as `framed`."""
+    with _opened(encoded, origin) as image:
+        return image.size
 
-    Sizes round as torchvision's Resize and CenterCrop do, so that features match published recipes. `origin` names the
-    image in the JobStoppedError (bad_data) that an undecodable one raises.
+
+def framed(encoded: bytes, bucket: Bucket, origin: str, *, mirrored: bool = False) -> FramedImage:
+    """Decode, scale until the bucket is covered (bilinear), crop its centre; CHW in [-1, 1], float32.
+
+    Sizes round as torchvision's Resize and CenterCrop do, so that features match published recipes. A mirrored image is
+    mirrored first: its crop is that of the image one sees. `origin` names the image in the JobStoppedError (bad_data)
+    that an undecodable one raises.
     """
-    try:
-        with Image.open(io.BytesIO(encoded)) as opened:
+    with _opened(encoded, origin) as opened:
+        try:
             image = opened.convert("RGB")
-    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
-        raise JobStoppedError("bad_data", f"{origin} cannot be decoded: {error}") from error
-    square, framing = _square(image, resolution)
-    pixels_HWC = torch.from_numpy(np.asarray(square, dtype=np.float32) / 255.0)
+        except (OSError, ValueError, Image.DecompressionBombError) as error:
+            raise JobStoppedError("bad_data", f"{origin} cannot be decoded: {error}") from error
+    if mirrored:
+        image = ImageOps.mirror(image)
+    cut, framing = _cut(image, bucket)
+    pixels_HWC = torch.from_numpy(np.asarray(cut, dtype=np.float32) / 255.0)
     return FramedImage(pixels_HWC.permute(2, 0, 1) * 2 - 1, framing)
 
 
 def pixels(encoded: bytes, resolution: int, origin: str) -> Tensor:
-    """The pixels of `framed` alone, CHW."""
-    return framed(encoded, resolution, origin).pixels_CHW
+    """The pixels of `framed` alone, CHW, of a square."""
+    return framed(encoded, Bucket(resolution, resolution), origin).pixels_CHW
 
 
-def _square(image: Image.Image, side: int) -> tuple[Image.Image, Framing]:
+def _opened(encoded: bytes, origin: str) -> Image.Image:
+    try:
+        return Image.open(io.BytesIO(encoded))
+    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
+        raise JobStoppedError("bad_data", f"{origin} cannot be decoded: {error}") from error
+
+
+def _cut(image: Image.Image, bucket: Bucket) -> tuple[Image.Image, Framing]:
     width, height = image.size
-    shorter = min(width, height)
-    scaled = (int(side * width / shorter), int(side * height / shorter))
+    if bucket.width * height >= bucket.height * width:
+        scaled = (bucket.width, int(bucket.width * height / width))
+    else:
+        scaled = (int(bucket.height * width / height), bucket.height)
     if image.size != scaled:
         image = image.resize(scaled, Image.Resampling.BILINEAR)
-    left, top = round((scaled[0] - side) / 2), round((scaled[1] - side) / 2)
-    cut = image.crop((left, top, left + side, top + side))
-    return cut, Framing(height, width, crop_top=top, crop_left=left, height=side, width=side)
+    left, top = round((scaled[0] - bucket.width) / 2), round((scaled[1] - bucket.height) / 2)
+    cut = image.crop((left, top, left + bucket.width, top + bucket.height))
+    framing = Framing(height, width, crop_top=top, crop_left=left, height=bucket.height, width=bucket.width)
+    return cut, framing

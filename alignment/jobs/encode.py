@@ -69,6 +69,8 @@ def _finish(paths: JobPaths, spec: EncodeSpec, writer: FeatureWriter) -> None:
     )
     write_result(paths.out, result)
     logger.info("encoded %d pairs and %d captions", index.num_pairs, index.num_captions)
+    for bucket in index.buckets:
+        logger.info("bucket %d x %d: %d pairs", bucket.width, bucket.height, bucket.num_pairs)
 
 
 if __name__ == "__main__":

@@ -13,13 +13,13 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
-from alignment.contracts import EvalSpec, Judge, ModelRef, Placement, SampleSpec
+from alignment.contracts import EvalSpec, Judge, Placement, SampleSpec
 from alignment.durable import write_json
+from alignment.evaluation.models import load_model
 from alignment.evaluation.prompts import EvalPrompt, read_prompts
 from alignment.evaluation.record import (
     SPEC_FILE,
@@ -41,7 +41,6 @@ from alignment.evaluation.scoring import (
 )
 from alignment.jobs.outcome import JobPaths, read_object, run_job, write_result
 from alignment.jobs.processes import start_processes
-from alignment.lookup import resolve
 from alignment.progress import JobProgress
 from alignment.rewards.interface import Scorer, load_scorer
 
@@ -176,8 +175,16 @@ def sample_model(
     work: Workplace, spec: SampleSpec, keys: list[ImageKey], folder: Path, *, after_batch: Callable[[int], None]
 ) -> None:
     """This rank's images of one model; the model is let go afterwards."""
+    weights = None if spec.model.kind == "base" else spec.model.weights_digest
+    pipeline = load_model(
+        spec.backbone,
+        work.paths.input(spec.base_digest, "base model"),
+        spec.model,
+        work.paths.input(weights, f"{spec.model.kind} weights") if weights else None,
+        device=work.state.device,
+    )
     sample_images(
-        load_model(work, spec.model),
+        pipeline,
         keys,
         folder,
         sampler=spec.sampler,
@@ -185,18 +192,6 @@ def sample_model(
         micro_batch=work.placement.micro_batch,
         after_batch=after_batch,
     )
-
-
-def load_model(work: Workplace, model: ModelRef) -> Any:
-    """A pipeline on this rank's device, with adapters merged into the weights: the same model, fewer operations."""
-    base_dir = work.paths.input(work.spec.base_digest, "base model")
-    weights_dir = None if model.kind == "base" else work.paths.input(model.weights_digest, f"{model.kind} weights")
-    backbone_module = work.spec.backbone.implementation.partition(":")[0]
-    pipeline = resolve(f"{backbone_module}:load_pipeline")(base_dir, model, weights_dir)
-    if model.kind == "lora":
-        pipeline.fuse_lora()
-        pipeline.unload_lora_weights()
-    return pipeline.to(work.state.device)
 
 
 # --- scoring ------------------------------------------------------------------------------------------------------

@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 Model = TypeVar("Model", bound=BaseModel)
 
 EXIT_CODES = {"bad_input": 2, "preempted": 143}
+OUT_OF_MEMORY = "OutOfMemoryError"
+"""Class of torch's error, named because this file does not import torch."""
 STORAGE_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -108,6 +110,9 @@ def describe(error: Exception, out: Path) -> JobFailure:
             kind="storage_full",
             message=f"No space left for {folder}: {error.strerror}. What was finished is intact; free space and rerun.",
         )
+    if isinstance(error, MemoryError) or type(error).__name__ == OUT_OF_MEMORY:
+        advice = "Lower placement.train.micro_batch, or take LoRA or an objective without a reference."
+        return JobFailure(kind="out_of_memory", message=f"{error} {advice}".lstrip())
     if isinstance(error, ValueError):
         return JobFailure(kind="bad_input", message=str(error))
     return JobFailure(kind="crashed", message=f"{type(error).__name__}: {error}")

@@ -18,22 +18,21 @@ from accelerate.utils import gather_object
 
 from alignment.contracts import ModelRef, Placement
 from alignment.durable import content_digest
+from alignment.evaluation.models import load_model
 from alignment.evaluation.prompts import read_prompts
 from alignment.evaluation.sampling import ImageKey, image_grid, missing_images, sample_images, share_of_rank
 from alignment.evaluation.scoring import score_samples
 from alignment.jobs.outcome import JobPaths, read_object, run_job, write_result
 from alignment.jobs.processes import start_processes
-from alignment.lookup import resolve
 from alignment.progress import JobProgress
 from alignment.rewards.interface import Scorer, load_scorer
-from alignment.soup_contracts import Greedy, SoupAttempt, SoupResult, SoupSpec
+from alignment.soup_contracts import Greedy, SoupAttempt, SoupResult, SoupSpec, recipe_family
 from alignment.training.soup import (
     GreedySoup,
     Ingredient,
     Weights,
     check_ingredients,
     greedy_soup,
-    recipe_family,
     uniform_soup,
     write_soup,
 )
@@ -58,7 +57,7 @@ def main(paths: JobPaths) -> None:
             own_scores = [tasting.score_folder(ingredient.weights_dir) for ingredient in ingredients]
             soup = greedy_soup(readers, own_scores, tasting.score, minimum_gain=spec.method.minimum_gain)
         result = _finish(paths, spec, ingredients, soup.weights, is_main=state.is_main_process)
-        result = result.model_copy(update=_history(spec, soup, own_scores))
+        result = result.model_copy(update=_history(spec, spec.method, soup, own_scores))
     else:
         weights = uniform_soup(readers)
         result = _finish(paths, spec, ingredients, weights, is_main=state.is_main_process)
@@ -102,11 +101,12 @@ def _finish(
     )
 
 
-def _history(spec: SoupSpec, soup: GreedySoup, own_scores: Sequence[float]) -> dict[str, Any]:
+def _history(spec: SoupSpec, method: Greedy, soup: GreedySoup, own_scores: Sequence[float]) -> dict[str, Any]:
     digests = [part.result.weights_digest for part in spec.ingredients]
     return {
         "ingredients": tuple(digests[index] for index in soup.ingredients),
         "own_scores": tuple(own_scores),
+        "chosen_by": method.judge.lessons,
         "attempts": tuple(
             SoupAttempt(weights_digest=digests[attempt.ingredient], score=attempt.score, kept=attempt.kept)
             for attempt in soup.attempts
@@ -156,13 +156,10 @@ class Tasting:
     def _sample(self, weights_dir: Path, keys: list[ImageKey], folder: Path) -> None:
         recipe, result = self.spec.ingredients[0].recipe, self.spec.ingredients[0].result
         model = ModelRef(kind=result.kind, weights_digest=content_digest(weights_dir))
-        load = resolve(f"{recipe.backbone.implementation.partition(':')[0]}:load_pipeline")
-        pipeline = load(self.paths.input(result.base_digest, "base model"), model, weights_dir)
-        if result.kind == "lora":
-            pipeline.fuse_lora()
-            pipeline.unload_lora_weights()
+        base_dir = self.paths.input(result.base_digest, "base model")
+        pipeline = load_model(recipe.backbone, base_dir, model, weights_dir, device=self.state.device)
         sample_images(
-            pipeline.to(self.state.device),
+            pipeline,
             keys,
             folder,
             sampler=self.method.sampler,

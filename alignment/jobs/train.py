@@ -88,6 +88,11 @@ def check_match(spec: TrainSpec, features: CachedFeatures) -> None:
             f"The feature cache was encoded for {encoded.backbone!r}, the recipe asks for {spec.recipe.backbone!r}. "
             "Encode the snapshot again, or change the recipe's backbone."
         )
+    if encoded.images != spec.recipe.images:
+        raise ValueError(
+            f"The feature cache was cut as {encoded.images!r}, the recipe asks for {spec.recipe.images!r}. Encode the"
+            " snapshot again, or change the recipe's images."
+        )
     if spec.recipe.objective.needs_captions and not features.has_captions():
         check_captions(spec.recipe.objective, 0, "the feature cache")
 
@@ -103,6 +108,7 @@ def result_of(spec: TrainSpec, out: Path, *, num_pairs: int) -> TrainResult:
         steps=spec.recipe.steps,
         num_pairs=num_pairs,
         trained_on=spec.online.reward.lessons if spec.online else (),
+        selected_by=spec.recipe.selected_by,
         final_metrics=final_means(out, spec.recipe.steps),
     )
 

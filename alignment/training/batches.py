@@ -3,8 +3,9 @@
 B counts pairs, C H W a latent. An optimiser step is numbered from 0 here.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -65,19 +66,29 @@ def step_visits(step: int, *, global_batch: int, num_pairs: int, seed: int) -> l
     return visits
 
 
-def micro_batches(visits: Sequence[Visit], *, rank: int, num_processes: int, micro_batch: int) -> list[Sequence[Visit]]:
-    """This process's contiguous share in pieces of at most `micro_batch`; shares differ by one pair at most.
+def micro_batches(
+    visits: Sequence[Visit], bucket: Callable[[int], int], *, rank: int, num_processes: int, micro_batch: int
+) -> list[Sequence[Visit]]:
+    """This process's share of a global batch in pieces of at most `micro_batch` pairs of one bucket.
 
+    `bucket` tells the bucket of a pair. The batch is ordered by bucket (within one, as it came) and cut into contiguous
+    shares that differ by one pair at most; what a bucket leaves over in a share is a smaller piece. Each pair of the
+    batch is in one piece of one process, and weighs as every other, since losses are divided by the global batch.
     A process without a share gets one filler of weight 0, because every process must take part in the synchronisation.
     """
-    first = rank * len(visits) // num_processes
-    last = (rank + 1) * len(visits) // num_processes
-    share = visits[first:last] or [Visit(visits[0].pair, visits[0].epoch, weight=0.0)]
-    return [share[start : start + micro_batch] for start in range(0, len(share), micro_batch)]
+    ordered = sorted(visits, key=lambda visit: bucket(visit.pair))
+    first = rank * len(ordered) // num_processes
+    last = (rank + 1) * len(ordered) // num_processes
+    share = ordered[first:last] or [Visit(visits[0].pair, visits[0].epoch, weight=0.0)]
+    pieces: list[Sequence[Visit]] = []
+    for _, group in groupby(share, key=lambda visit: bucket(visit.pair)):
+        together = list(group)
+        pieces += [together[start : start + micro_batch] for start in range(0, len(together), micro_batch)]
+    return pieces
 
 
 def assemble(visits: Sequence[Visit], features: CachedFeatures, recipe: Recipe, schedule: ForwardProcess) -> PairBatch:
-    """Read the visited pairs from the cache and draw what chance decides; `flip_labels` swaps the two sides."""
+    """Read the visited pairs, all of one bucket, and draw what chance decides; `flip_labels` swaps the two sides."""
     rows = [_Row.draw(visit, features, recipe, schedule) for visit in visits]
     return PairBatch(
         chosen_BCHW=torch.stack([row.chosen_CHW for row in rows]),
@@ -110,12 +121,13 @@ class _Row:
     @classmethod
     def draw(cls, visit: Visit, features: CachedFeatures, recipe: Recipe, schedule: ForwardProcess) -> "_Row":
         pair = features.pair(visit.pair)
+        channels, height, width = pair.chosen_mean_CHW.shape
         chance = pair_randomness(
             recipe.seed,
             visit.epoch,
             visit.pair,
-            latent_shape=features.index.latent_shape,
-            draw_timestep=schedule.draw_timestep,
+            latent_shape=(channels, height, width),
+            draw_timestep=schedule.for_latent(height, width).draw_timestep,
             caption_dropout=recipe.caption_dropout,
         )
         chosen_CHW = pair.chosen_mean_CHW + pair.chosen_std_CHW * chance.latent_noise_CHW

@@ -2,7 +2,7 @@
 
     checkpoints/step_000050/
         weights.safetensors      every trainable weight, by name
-        optimiser.safetensors    AdamW's moments and step counts, by weight name
+        optimiser.safetensors    the optimiser's moments and step counts, by weight name
         state.json               `TrainingState`
         manifest.json            sha256 of the other files, written last
 
@@ -116,14 +116,12 @@ def read_state(path: Path) -> TrainingState:
 def restore(path: Path, model: nn.Module, optimiser: torch.optim.Optimizer) -> None:
     """Put a checkpoint's weights and moments in place."""
     weights = load_file(path / WEIGHTS_FILE)
-    moments = load_file(path / OPTIMISER_FILE)
+    moments = _by_weight(load_file(path / OPTIMISER_FILE))
     with torch.no_grad():
         for name, weight in trainable(model):
             weight.copy_(weights[name])
             optimiser.state[weight] = {
-                # AdamW keeps its step count on the CPU, its moments beside the weight.
-                key: tensor.clone() if key == "step" else tensor.to(weight.device, copy=True)
-                for key, tensor in _of(name, moments).items()
+                key: _in_place(key, tensor, weight.device) for key, tensor in moments.get(name, {}).items()
             }
 
 
@@ -134,13 +132,26 @@ def trainable(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
 
 def _moments(model: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
     return {
-        f"{key}:{name}": tensor for name, weight in trainable(model) for key, tensor in optimiser.state[weight].items()
+        f"{key}:{name}": torch.as_tensor(value)
+        for name, weight in trainable(model)
+        for key, value in optimiser.state[weight].items()
     }
 
 
-def _of(name: str, moments: dict[str, Tensor]) -> dict[str, Tensor]:
-    keys = ("step", "exp_avg", "exp_avg_sq")
-    return {key: moments[f"{key}:{name}"] for key in keys if f"{key}:{name}" in moments}
+def _by_weight(moments: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """From `_moments`' names to weight, then key."""
+    grouped: dict[str, dict[str, Tensor]] = {}
+    for full_name, tensor in moments.items():
+        key, _, name = full_name.partition(":")
+        grouped.setdefault(name, {})[key] = tensor
+    return grouped
+
+
+def _in_place(key: str, tensor: Tensor, device: torch.device) -> Tensor | int:
+    """Adafactor counts steps in a plain integer, AdamW in a tensor on the CPU; moments lie beside the weight."""
+    if tensor.dtype == torch.int64:
+        return int(tensor)
+    return tensor.clone() if key == "step" else tensor.to(device, copy=True)
 
 
 def _step_of(path: Path) -> int:

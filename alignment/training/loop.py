@@ -25,6 +25,7 @@ from alignment.training.checkpoint import CheckpointFolder, TrainingState, read_
 from alignment.training.divergence import DivergenceWatch
 from alignment.training.metrics import append_metrics, cut_back
 from alignment.training.optimisation import build_optimiser, learning_rate, set_learning_rate
+from alignment.training.peak_memory import peak_memory
 from alignment.training.samples import SampleGrid
 from alignment.training.seeding import stream_seed
 from alignment.training.stopping import StopSignal
@@ -159,8 +160,7 @@ class TrainingRun:
         self.done += 1
         metrics |= {"gradient_norm": norm, "learning_rate": rate}
         metrics[f"{self.update.unit}_per_second"] = self.recipe.global_batch / (time.perf_counter() - started)
-        if self.device.type == "cuda":
-            metrics["gpu_memory_gib"] = torch.cuda.max_memory_allocated(self.device) / 2**30
+        metrics |= peak_memory(self.device)
         return metrics, asked
 
     def _reduce(self, sums: dict[str, Tensor], stop: StopSignal) -> tuple[dict[str, float], bool]:

@@ -55,6 +55,7 @@ class OfflineUpdate:
         )
         return micro_batches(
             visits,
+            self.features.bucket,
             rank=self._bench.accelerator.process_index,
             num_processes=self._bench.accelerator.num_processes,
             micro_batch=self._bench.placement.micro_batch,

@@ -5,11 +5,12 @@ from collections.abc import Iterable
 
 import torch
 from torch import nn
+from transformers.optimization import Adafactor as TransformersAdafactor
 
-from alignment.contracts import AdamW
+from alignment.optimisers import Adafactor, AdamW, OptimiserParams
 
 
-def learning_rate(step: int, params: AdamW, total_steps: int) -> float:
+def learning_rate(step: int, params: OptimiserParams, total_steps: int) -> float:
     """Linear warm-up that already moves at step 0, then constant, or a half cosine that would reach 0 after the end."""
     if step < params.warmup_steps:
         return params.learning_rate * (step + 1) / params.warmup_steps
@@ -19,8 +20,25 @@ def learning_rate(step: int, params: AdamW, total_steps: int) -> float:
     return params.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def build_optimiser(weights: Iterable[nn.Parameter], params: AdamW) -> torch.optim.AdamW:
-    """Decoupled weight decay on every trained weight."""
+def build_optimiser(weights: Iterable[nn.Parameter], params: AdamW | Adafactor) -> torch.optim.Optimizer:
+    """The optimiser that a recipe names; weight decay is decoupled and on every trained weight.
+
+    Adafactor is transformers': torch's own scales every step by the size of the weights and cannot be told not to.
+    """
+    if isinstance(params, Adafactor):
+        unused_epsilon = 1e-3  # of scale_parameter
+        adafactor: torch.optim.Optimizer = TransformersAdafactor(
+            weights,
+            lr=params.learning_rate,
+            eps=(params.epsilon, unused_epsilon),
+            clip_threshold=params.clip_threshold,
+            decay_rate=params.decay_rate,
+            weight_decay=params.weight_decay,
+            scale_parameter=False,
+            relative_step=False,
+            warmup_init=False,
+        )
+        return adafactor
     return torch.optim.AdamW(
         weights,
         lr=params.learning_rate,

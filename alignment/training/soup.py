@@ -16,7 +16,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from alignment.contracts import FullFineTune, Recipe, canonical_json
+from alignment.contracts import canonical_json
 from alignment.durable import files_below
 from alignment.tensor_files import write_tensors
 
@@ -137,7 +137,7 @@ class Ingredient:
     weights_dir: Path
     base_digest: str
     family: str
-    """`recipe_family` of its recipe."""
+    """`recipe_family` of its recipe, see alignment/soup_contracts.py."""
 
     def read(self) -> dict[str, Tensor]:
         """Every tensor of every safetensors file, by "file:name"."""
@@ -157,22 +157,6 @@ class Ingredient:
         beside = {path: path.read_text(encoding="utf-8") for path in files if path.suffix != SUFFIX}
         metadata = {path: canonical_json(_metadata(path)) for path in self.tensor_files()}
         return {path.relative_to(self.weights_dir).as_posix(): text for path, text in (beside | metadata).items()}
-
-
-def recipe_family(recipe: Recipe) -> str:
-    """What recipes must share for their weights to lie in one valley: backbone, objective, what is trained.
-
-    For adapters also the seed: they are drawn from it, and factors of unrelated draws do not average (the mean of
-    products is not the product of means). Steps, rates and strengths may differ.
-    """
-    shared: dict[str, object] = {
-        "backbone": recipe.backbone.model_dump(mode="json"),
-        "objective": recipe.objective.name,
-        "tuning": recipe.tuning.model_dump(mode="json"),
-    }
-    if not isinstance(recipe.tuning, FullFineTune):
-        shared["seed"] = recipe.seed
-    return canonical_json(shared)
 
 
 def check_ingredients(ingredients: Sequence[Ingredient]) -> None:

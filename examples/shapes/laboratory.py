@@ -138,7 +138,10 @@ class Laboratory:
             online = OnlineData(prompts_digest=self.bring(training_prompts), reward=reward)
             return TrainSpec(recipe=recipe, base_digest=self.base_digest, online=online)
         spec = EncodeSpec(
-            snapshot_digest=self.bring(snapshot_dir), base_digest=self.base_digest, backbone=recipe.backbone
+            snapshot_digest=self.bring(snapshot_dir),
+            base_digest=self.base_digest,
+            backbone=recipe.backbone,
+            images=recipe.images,
         )
         cache = self.run(encode.main, spec, FeatureCache)
         link = self.inputs / cache.content_digest

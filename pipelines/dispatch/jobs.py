@@ -39,6 +39,10 @@ class StorageFull(JobError):  # noqa: N818
     """No space for a checkpoint or an output; what was finished is intact."""
 
 
+class OutOfMemory(JobError):  # noqa: N818
+    """The device has not the memory that the job needs; a smaller micro-batch may fit."""
+
+
 class Preempted(JobError):  # noqa: N818
     """The job was asked to stop and resumes from its checkpoint."""
 
@@ -67,6 +71,7 @@ _BY_FAILURE: Mapping[str, type[JobError]] = {
     "diverged": Diverged,
     "preempted": Preempted,
     "storage_full": StorageFull,
+    "out_of_memory": OutOfMemory,
 }
 
 

@@ -19,6 +19,8 @@ from pipelines.storage import open_store
 log = logging.getLogger(__name__)
 
 MODEL_INDEX = "model_index.json"
+HEAD_FILE, HEAD_WEIGHTS, HEAD_ENCODER = "head.json", "head.safetensors", "embedder"
+"""A trained preference head as alignment/rewards/pal.py writes it."""
 HUB_URI = re.compile(r"^hub://(?P<repo>[\w.-]+/[\w.-]+)@(?P<revision>[0-9a-f]{40})$")
 HUB_FILES = ("*.safetensors", "*.json", "*.txt", "*.model")
 HUB_LEFT_OUT = (
@@ -74,8 +76,12 @@ def check_base_folder(path: Path) -> None:
 
 
 def check_scorer_folder(path: Path) -> None:
-    """ValueError that names what is missing from a judge's folder."""
-    missing = _missing_files(path, "")
+    """ValueError that names what a judge's folder lacks: a model's, or a head's with the encoder it sits on."""
+    if (path / HEAD_FILE).is_file():
+        missing = [] if (path / HEAD_WEIGHTS).is_file() else [HEAD_WEIGHTS]
+        missing += _missing_files(path / HEAD_ENCODER, HEAD_ENCODER)
+    else:
+        missing = _missing_files(path, "")
     if missing:
         raise ValueError(f"Judge {path} is not complete, it lacks {', '.join(missing)}. Copy it again.")
 

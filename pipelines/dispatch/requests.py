@@ -3,8 +3,8 @@
 The answer's URI is named by the spec's digest, so the same science is never computed twice.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 from alignment.contracts import (
     DatasetSnapshot,
@@ -16,23 +16,39 @@ from alignment.contracts import (
     OnlineData,
     Placement,
     Recipe,
+    SampleSpec,
     TrainSpec,
     ValueObject,
 )
+from alignment.coverage_contracts import CoverageSpec
+from alignment.labelling_contracts import DrawSpec, LabelSpec
 from alignment.objectives.catalogue import check_captions
-from pipelines.contracts import CandidateVersion, JobInput, JobRequest, SideOutput
+from alignment.reward_contracts import RewardTrainSpec
+from alignment.soup_contracts import Greedy, SoupIngredient, SoupSpec, Uniform
+from pipelines import reward_registry
+from pipelines.contracts import CandidateVersion, JobInput, JobKind, JobRequest, SideOutput
 from pipelines.dispatch.fingerprints import file_fingerprint, folder_fingerprint
 from pipelines.dispatch.inputs import hash_cache_dir
 from pipelines.dispatch.model_folders import check_base_folder, check_scorer_folder, local_folder, local_path
-from pipelines.project import JudgeSection, Project
-from pipelines.prompts import check_not_heldout, heldout_prompts
+from pipelines.project import REWARD_SCHEME, GreedySoupSection, JudgeSection, Project, RewardSection
+from pipelines.prompts import check_not_heldout, heldout_prompts, prompt_column
 from pipelines.settings import Settings
 from pipelines.storage import open_store
 
-FOLDERS = {"encode": "features", "train": "models", "evaluate": "evaluations"}
+FOLDERS: dict[JobKind, str] = {
+    "draw_pairs": "drawn",
+    "label": "snapshots",
+    "encode": "features",
+    "train": "models",
+    "soup": "soups",
+    "train_reward": "rewards",
+    "evaluate": "evaluations",
+    "coverage": "evaluations",
+}
 """Folder of the store that holds the answers of each kind of job."""
 SAMPLES_FOLDER = "samples"
 WEIGHTS_FOLDER = "weights"
+JUDGE_FOLDER = "judge"
 
 
 def encode_request(project: Project, settings: Settings, snapshot: DatasetSnapshot, recipe: Recipe) -> JobRequest:
@@ -40,10 +56,13 @@ def encode_request(project: Project, settings: Settings, snapshot: DatasetSnapsh
     check_captions(recipe.objective, snapshot.num_captioned, f"snapshot {snapshot.uri}")
     base = base_input(project, settings)
     spec = EncodeSpec(
-        snapshot_digest=snapshot.content_digest, base_digest=base.content_digest, backbone=recipe.backbone
+        snapshot_digest=snapshot.content_digest,
+        base_digest=base.content_digest,
+        backbone=recipe.backbone,
+        images=recipe.images,
     )
     inputs = (base, JobInput(content_digest=snapshot.content_digest, uri=snapshot.uri))
-    return _request(project, settings, spec, inputs=inputs, placement=project.placement.encode)
+    return make_request(project, settings, spec, inputs=inputs, placement=project.placement.encode)
 
 
 def train_request(project: Project, settings: Settings, cache: FeatureCache, recipe: Recipe) -> JobRequest:
@@ -52,7 +71,7 @@ def train_request(project: Project, settings: Settings, cache: FeatureCache, rec
     base = base_input(project, settings)
     spec = TrainSpec(recipe=recipe, base_digest=base.content_digest, cache_digest=cache.content_digest)
     inputs = (base, JobInput(content_digest=cache.content_digest, uri=cache.uri))
-    return _request(project, settings, spec, inputs=inputs, placement=project.placement.train)
+    return make_request(project, settings, spec, inputs=inputs, placement=project.placement.train)
 
 
 def online_train_request(project: Project, settings: Settings, recipe: Recipe) -> JobRequest:
@@ -62,19 +81,59 @@ def online_train_request(project: Project, settings: Settings, recipe: Recipe) -
     """
     section = project.reward(recipe)
     assert project.online is not None
-    prompts = _prompts_input(project.online.prompts, f"{project.name}-online.txt", settings)
-    with _local_prompts(prompts, f"{project.name}-online.txt", settings).open(
+    prompts = prompts_input(project.online.prompts, f"{project.name}-online.txt", settings)
+    with local_prompts(prompts, f"{project.name}-online.txt", settings).open(
         encoding="utf-8", errors="replace"
     ) as lines:
         check_not_heldout(lines, heldout_prompts(project, settings), project.online.prompts)
-    ((reward, weights),) = _judge_inputs((section,), settings).items()
+    ((reward, weights),) = judge_inputs(project, (section,), settings).items()
     base = base_input(project, settings)
     spec = TrainSpec(
         recipe=recipe,
         base_digest=base.content_digest,
         online=OnlineData(prompts_digest=prompts.content_digest, reward=reward),
     )
-    return _request(project, settings, spec, inputs=(base, prompts, weights), placement=project.placement.train)
+    return make_request(project, settings, spec, inputs=(base, prompts, weights), placement=project.placement.train)
+
+
+def soup_request(project: Project, settings: Settings, ingredients: Sequence[SoupIngredient]) -> JobRequest:
+    """Average finished runs as the project's `[soup]` says.
+
+    ValueError when the project has none, when there are fewer than two runs, or when the prompts of a greedy soup hold
+    some that the evaluation asks.
+    """
+    if project.soup is None:
+        raise ValueError(f'{project.path}: there is no [soup]. Add one, with method = "uniform" or "greedy".')
+    if len(ingredients) < 2:
+        raise ValueError(f"A soup needs two runs or more, got {len(ingredients)}. Name more recipes under [[train]].")
+    runs = [part.result for part in ingredients]
+    inputs = [JobInput(content_digest=r.weights_digest, uri=r.uri, subfolder=WEIGHTS_FOLDER) for r in runs]
+    method: Uniform | Greedy = Uniform()
+    if isinstance(project.soup, GreedySoupSection):
+        method, tasting = _greedy(project, settings, project.soup)
+        inputs += [base_input(project, settings), *tasting]
+    spec = SoupSpec(ingredients=tuple(ingredients), method=method)
+    return make_request(project, settings, spec, inputs=_distinct(inputs), placement=project.placement.soup)
+
+
+def reward_request(
+    project: Project, settings: Settings, snapshot: DatasetSnapshot, reward: RewardSection
+) -> JobRequest:
+    """Train a preference head on a snapshot's comparisons and on a frozen encoder."""
+    folder = local_folder(reward.encoder, settings)
+    check_scorer_folder(folder)
+    digest = folder_fingerprint(folder, hash_cache_dir(settings))
+    spec = RewardTrainSpec(
+        recipe=reward.recipe,
+        snapshot_digest=snapshot.content_digest,
+        embedder_digest=digest,
+        mixture=reward.mixture,
+    )
+    inputs = (
+        JobInput(content_digest=snapshot.content_digest, uri=snapshot.uri),
+        JobInput(content_digest=digest, uri=reward.encoder, manifest=False),
+    )
+    return make_request(project, settings, spec, inputs=inputs, placement=project.placement.reward)
 
 
 def evaluate_request(
@@ -95,18 +154,14 @@ def evaluate_request(
         raise ValueError(
             f"{candidate.model} version {candidate.version} does not say where its snapshot is. Train anew."
         )
-    base = base_input(project, settings)
-    versions = [version for version in (candidate, champion) if version is not None]
-    for version in versions:
-        _check_base(version, base, project)
+    base, versions = _base_and_versions(project, settings, candidate, champion)
     judges, guards = (
-        _judge_inputs(sections, settings) for sections in (project.evaluation.judges, project.evaluation.guards)
+        judge_inputs(project, sections, settings) for sections in (project.evaluation.judges, project.evaluation.guards)
     )
-    prompts = _prompts_input(project.evaluation.prompts, f"{project.name}.tsv", settings)
-    base_ref = ModelRef(kind="base", weights_digest=base.content_digest)
+    prompts = prompts_input(project.evaluation.prompts, f"{project.name}.tsv", settings)
     spec = EvalSpec(
-        candidate=_model_ref(candidate),
-        champion=_model_ref(champion) if champion else base_ref,
+        candidate=_model_ref(candidate, base),
+        champion=_model_ref(champion, base),
         base_digest=base.content_digest,
         backbone=project.base.backbone,
         prompts_digest=prompts.content_digest,
@@ -115,11 +170,52 @@ def evaluate_request(
         snapshot_digest=snapshot_digest,
         **project.evaluation.model_dump(include={"seeds", "sampler", "tie_thresholds", "confidence"}),
     )
-    found, missing = _samples(spec, settings)
+    found, missing = _samples([spec.sample_spec(model) for model in spec.models().values()], settings)
     inputs = [base, prompts, JobInput(content_digest=snapshot_digest, uri=snapshot_uri)]
     inputs += [_weights_input(version) for version in versions]
     inputs += [*judges.values(), *guards.values(), *found]
-    return _request(
+    return make_request(
+        project,
+        settings,
+        spec,
+        inputs=_distinct(inputs),
+        placement=project.placement.evaluate,
+        side_outputs=tuple(missing),
+    )
+
+
+def coverage_request(
+    project: Project, settings: Settings, *, candidate: CandidateVersion, champion: CandidateVersion | None
+) -> JobRequest:
+    """Draw many images of few prompts from candidate, champion and base, as the project's [coverage] says.
+
+    ValueError when the project has no such section, or a version was made from another base.
+    """
+    section = project.coverage
+    if section is None:
+        raise ValueError(
+            f"{project.path}: no [coverage]. Add it with judge = NAME, a judge or guard of [evaluation], to see what"
+            " the best of several images is worth."
+        )
+    base, versions = _base_and_versions(project, settings, candidate, champion)
+    ((judge, judge_folder),) = judge_inputs(project, (project.scorer(section.judge),), settings).items()
+    prompts = prompts_input(project.evaluation.prompts, f"{project.name}.tsv", settings)
+    spec = CoverageSpec(
+        candidate=_model_ref(candidate, base),
+        champion=_model_ref(champion, base),
+        base_digest=base.content_digest,
+        backbone=project.base.backbone,
+        prompts_digest=prompts.content_digest,
+        num_prompts=section.num_prompts,
+        seeds=tuple(range(section.num_samples)),
+        sampler=project.evaluation.sampler,
+        judge=judge,
+        bar=section.bar,
+        confidence=project.evaluation.confidence,
+    )
+    found, missing = _samples([spec.sample_spec(model) for model in spec.models().values()], settings)
+    inputs = [base, prompts, judge_folder, *(_weights_input(version) for version in versions), *found]
+    return make_request(
         project,
         settings,
         spec,
@@ -144,15 +240,38 @@ def base_input(project: Project, settings: Settings) -> JobInput:
     return JobInput(content_digest=digest, uri=project.base.uri, manifest=False)
 
 
-def _request(
+def _greedy(project: Project, settings: Settings, section: GreedySoupSection) -> tuple[Greedy, list[JobInput]]:
+    """A greedy soup's method, and what its judge needs."""
+    prompts = prompts_input(section.prompts, f"{project.name}-soup.tsv", settings)
+    asked = prompt_column(local_prompts(prompts, f"{project.name}-soup.tsv", settings).read_bytes(), section.prompts)
+    check_not_heldout(asked, heldout_prompts(project, settings), section.prompts)
+    ((judge, weights),) = judge_inputs(project, (project.scorer(section.judge),), settings).items()
+    method = Greedy(
+        judge=judge,
+        prompts_digest=prompts.content_digest,
+        seeds=section.seeds,
+        sampler=section.sampler or project.evaluation.sampler,
+        minimum_gain=section.minimum_gain,
+    )
+    return method, [prompts, weights]
+
+
+def judge_of(project: Project, section: JudgeSection, settings: Settings) -> Judge:
+    """A scorer of the project as specs name it, its weights hashed; ValueError when its folder is not whole."""
+    (judge,) = judge_inputs(project, (section,), settings)
+    return judge
+
+
+def make_request(
     project: Project,
     settings: Settings,
-    spec: EncodeSpec | TrainSpec | EvalSpec,
+    spec: ValueObject,
     *,
     inputs: tuple[JobInput, ...],
     placement: Placement,
     side_outputs: tuple[SideOutput, ...] = (),
 ) -> JobRequest:
+    """A spec with what it takes to run it; its answer's place is named by its digest."""
     kind = _KINDS[type(spec)]
     return JobRequest(
         project=project.name,
@@ -166,10 +285,15 @@ def _request(
     )
 
 
-_KINDS: dict[type[ValueObject], Literal["encode", "train", "evaluate"]] = {
+_KINDS: dict[type[ValueObject], JobKind] = {
+    DrawSpec: "draw_pairs",
+    LabelSpec: "label",
     EncodeSpec: "encode",
     TrainSpec: "train",
+    SoupSpec: "soup",
+    RewardTrainSpec: "train_reward",
     EvalSpec: "evaluate",
+    CoverageSpec: "coverage",
 }
 
 
@@ -181,7 +305,20 @@ def _check_base(version: CandidateVersion, base: JobInput, project: Project) -> 
         )
 
 
-def _model_ref(version: CandidateVersion) -> ModelRef:
+def _base_and_versions(
+    project: Project, settings: Settings, candidate: CandidateVersion, champion: CandidateVersion | None
+) -> tuple[JobInput, list[CandidateVersion]]:
+    """The base, and the versions that are compared; ValueError when one was made from another base."""
+    base = base_input(project, settings)
+    versions = [version for version in (candidate, champion) if version is not None]
+    for version in versions:
+        _check_base(version, base, project)
+    return base, versions
+
+
+def _model_ref(version: CandidateVersion | None, base: JobInput) -> ModelRef:
+    if version is None:
+        return ModelRef(kind="base", weights_digest=base.content_digest)
     return ModelRef(kind=version.kind, weights_digest=version.weights_digest)
 
 
@@ -189,19 +326,29 @@ def _weights_input(version: CandidateVersion) -> JobInput:
     return JobInput(content_digest=version.weights_digest, uri=version.weights_uri, subfolder=WEIGHTS_FOLDER)
 
 
-def _judge_inputs(sections: tuple[JudgeSection, ...], settings: Settings) -> dict[Judge, JobInput]:
+def judge_inputs(project: Project, sections: tuple[JudgeSection, ...], settings: Settings) -> dict[Judge, JobInput]:
     """Each judge as the spec names it, with the folder of its weights."""
-    judges = {}
-    for section in sections:
-        folder = local_folder(section.uri, settings)
-        check_scorer_folder(folder)
-        digest = folder_fingerprint(folder, hash_cache_dir(settings))
-        judge = Judge(name=section.name, scorer=section.scorer, weights_digest=digest, trained_on=section.trained_on)
-        judges[judge] = JobInput(content_digest=digest, uri=section.uri, manifest=False)
-    return judges
+    return dict(_judge_input(project, section, settings) for section in sections)
 
 
-def _prompts_input(uri: str, name: str, settings: Settings) -> JobInput:
+def _judge_input(project: Project, section: JudgeSection, settings: Settings) -> tuple[Judge, JobInput]:
+    """A folder of the user's, or the newest judge that the project has trained under a name, fixed by its digest."""
+    if section.uri.startswith(REWARD_SCHEME):
+        found = reward_registry.find(section.uri, project.name, settings)
+        lessons = tuple(sorted({*section.trained_on, *found.trained_on}))
+        weights = JobInput(content_digest=found.judge_digest, uri=found.uri, subfolder=JUDGE_FOLDER)
+        return _judge(section, found.judge_digest, lessons), weights
+    folder = local_folder(section.uri, settings)
+    check_scorer_folder(folder)
+    digest = folder_fingerprint(folder, hash_cache_dir(settings))
+    return _judge(section, digest, section.trained_on), JobInput(content_digest=digest, uri=section.uri, manifest=False)
+
+
+def _judge(section: JudgeSection, digest: str, trained_on: tuple[str, ...]) -> Judge:
+    return Judge(name=section.name, scorer=section.scorer, weights_digest=digest, trained_on=trained_on)
+
+
+def prompts_input(uri: str, name: str, settings: Settings) -> JobInput:
     """A prompts file; one of the store is fetched as `name`."""
     if uri.startswith("s3://"):
         digest = open_store(uri, settings).fetch_file(uri, settings.state_dir / "prompts" / name)
@@ -210,8 +357,8 @@ def _prompts_input(uri: str, name: str, settings: Settings) -> JobInput:
     return JobInput(content_digest=digest, uri=uri, kind="file")
 
 
-def _local_prompts(prompts: JobInput, name: str, settings: Settings) -> Path:
-    """Where `_prompts_input` found or left the file."""
+def local_prompts(prompts: JobInput, name: str, settings: Settings) -> Path:
+    """Where `prompts_input` found or left the file."""
     return settings.state_dir / "prompts" / name if prompts.uri.startswith("s3://") else local_path(prompts.uri)
 
 
@@ -221,11 +368,11 @@ def _existing(path: Path) -> Path:
     return path
 
 
-def _samples(spec: EvalSpec, settings: Settings) -> tuple[list[JobInput], list[SideOutput]]:
+def _samples(specs: list[SampleSpec], settings: Settings) -> tuple[list[JobInput], list[SideOutput]]:
     """Images of each distinct model: found in the store, or still to be drawn and published there."""
     store = open_store(settings.store_uri, settings)
     found, missing = [], []
-    for digest in sorted({spec.sample_spec(model).digest for model in spec.models().values()}):
+    for digest in sorted({spec.digest for spec in specs}):
         uri = store.uri(FOLDERS["evaluate"], SAMPLES_FOLDER, digest)
         manifest = store.read_manifest(uri)
         if manifest is not None:

@@ -165,7 +165,7 @@ def _publish(folder: JobFolder, request: JobRequest, settings: Settings) -> None
     for side in request.side_outputs:
         store.publish_folder(folder.out_dir / side.path, side.uri, {"job_id": request.job_id})
     left_out = [CHECKPOINTS_DIR, PROGRESS_FILE, RESULT_FILE, FAILURE_FILE, *(s.path for s in request.side_outputs)]
-    if request.kind == "evaluate":
+    if request.kind in ("evaluate", "coverage"):
         # An attempt may find in the store what an earlier one had begun to draw itself.
         left_out.append(SAMPLES_DIR)
     if "content_digest" in result:

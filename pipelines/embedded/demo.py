@@ -21,9 +21,11 @@ DONE, FAILED, GATE_SAID_NO, INTERRUPTED = 0, 1, 3, 130
 def run(project_path: str) -> int:
     """Run the loop; 0 when the candidate is (or already was) the champion, 3 when the gate said no, 1 on failure.
 
+    Airflow makes the DAGs of the projects in this one's folder.
     Ctrl-C and SIGTERM stop the servers and the jobs; what is finished stays and the next run goes on from there.
     """
-    project, settings = stages.read_project(project_path), load_settings()
+    project = stages.read_project(project_path)
+    settings = load_settings().model_copy(update={"projects_dir": project.path.parent})
     signal.signal(signal.SIGTERM, _interrupt)
     began = time.monotonic()
     try:

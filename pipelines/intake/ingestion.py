@@ -147,7 +147,10 @@ def _in_our_columns(
     """Rows of SOURCE_SCHEMA with provenance, and hashes in the place of people."""
     rows = batch.num_rows
     columns = {field: batch.column(field) for field in batch.schema.names if field != "user_id"}
-    columns["annotator_id"] = pa.array([_annotator_id(user, settings) for user in batch.column("user_id").to_pylist()])
+    users = batch.column("user_id").to_pylist()
+    if find_source(source.kind).labelled_by_people:
+        users = [_annotator_id(user, settings) for user in users]
+    columns["annotator_id"] = pa.array([user or "" for user in users], pa.string())
     columns["source"] = pa.repeat(source.name, rows)
     columns["licence"] = pa.repeat(source.licence, rows)
     columns["source_file"] = pa.repeat(name, rows)

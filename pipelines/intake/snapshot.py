@@ -15,6 +15,7 @@ from alignment.contracts import DatasetSnapshot, canonical_json
 from pipelines.contracts import Manifest, ValidationReport
 from pipelines.intake.ingestion import scratch_dir
 from pipelines.intake.pairs import ACCEPTED_FILE, ROWS_AT_ONCE, PairWriter, read_batches
+from pipelines.intake.sources.catalogue import find_source
 from pipelines.intake.validation import fetch_checked
 from pipelines.project import Project, SnapshotSection
 from pipelines.prompts import HeldoutPrompts, heldout_prompts, normal_prompt
@@ -45,15 +46,15 @@ SNAPSHOT_SCHEMA = pa.schema(
 )
 
 
-def accepted_reports(project: Project, settings: Settings) -> list[ValidationReport]:
+def accepted_reports(project: Project, settings: Settings, only: Sequence[str] = ()) -> list[ValidationReport]:
     """The passed reports on the project's shards, the newest a shard, sorted by source and batch digest.
 
-    Sources that the project no longer names are left out.
+    Sources that the project no longer names are left out; with `only`, all but those named are.
     """
     store = open_store(settings.store_uri, settings)
     entries = store.list_uris(store.uri("raw/index", project.name))
     reports = [ValidationReport.model_validate_json(store.read_bytes(entry)) for entry in entries]
-    sources = {source.name for source in project.sources}
+    sources = {source.name for source in project.sources if source.name in only or not only}
     return sorted((r for r in reports if r.passed and r.source in sources), key=lambda r: (r.source, r.batch_digest))
 
 
@@ -62,24 +63,27 @@ def build_snapshot(reports: Sequence[ValidationReport], project: Project, settin
 
     A pair that came in several batches is taken once, and not at all where its annotator contradicts themselves across
     batches. A prompt's split depends on its normal form and the seed alone, so new data never moves an old prompt.
+    Pairs that no person labelled are in train only; those of a prompt that is held out of it are left out.
     The same rows give the same bytes, in whatever order the reports come. ValueError when there is nothing to train on.
     """
     store = open_store(settings.store_uri, settings)
     heldout = heldout_prompts(project, settings)
     passed = [report for report in reports if report.passed]
+    unjudged = _sources_without_people(project)
     files = sorted({(report.source, _accepted_digest(store, report), report.uri) for report in passed})
     inputs = {
         "version": SNAPSHOT_VERSION,
         "accepted": [[source, digest] for source, digest, _ in files],
-        "split": project.snapshot.model_dump(mode="json", exclude={"minimum_new_pairs"}),
+        "split": project.snapshot.model_dump(mode="json", exclude={"minimum_new_pairs", "sources"}),
         "heldout": heldout.digest,
+        **({"without_people": sorted(unjudged)} if unjudged else {}),
     }
     uri = store.uri("snapshots", hashlib.sha256(canonical_json(inputs).encode()).hexdigest())
     manifest = store.read_manifest(uri)
     if manifest is None:
         batches = tuple(sorted({report.batch_digest for report in passed}))
         folders = [folder for _, _, folder in files]
-        manifest = _build(folders, project.snapshot, settings, uri=uri, batches=batches, heldout=heldout)
+        manifest = _build(folders, project, settings, uri=uri, batches=batches, heldout=heldout)
     return DatasetSnapshot.model_validate(manifest.value)
 
 
@@ -111,7 +115,7 @@ def _accepted_digest(store: Store, report: ValidationReport) -> str:
 
 def _build(
     folders: Sequence[str],
-    section: SnapshotSection,
+    project: Project,
     settings: Settings,
     *,
     uri: str,
@@ -125,7 +129,8 @@ def _build(
         ]
         out = scratch / "out"
         out.mkdir()
-        counts = _write_splits(_kept_rows(paths, heldout), out, section)
+        rows = _kept_rows(paths, heldout)
+        counts = _write_splits(rows, out, project.snapshot, without_people=_sources_without_people(project))
         if not counts.num_pairs["train"]:
             raise ValueError(
                 f"No pair is left to train on: {len(folders)} accepted batches, {sum(counts.num_pairs.values())} pairs"
@@ -175,7 +180,14 @@ def _contradicted_pairs(paths: Sequence[Path]) -> set[str]:
     return contradicted
 
 
-def _write_splits(rows: Iterator[dict[str, Any]], out: Path, section: SnapshotSection) -> _Counts:
+def _sources_without_people(project: Project) -> frozenset[str]:
+    """Sources whose labels are no person's: they train, but say nothing about a judge's agreement with people."""
+    return frozenset(s.name for s in project.sources if not find_source(s.kind).labelled_by_people)
+
+
+def _write_splits(
+    rows: Iterator[dict[str, Any]], out: Path, section: SnapshotSection, *, without_people: frozenset[str]
+) -> _Counts:
     counts = _Counts()
     waiting: dict[Split, list[dict[str, Any]]] = {split: [] for split in SPLITS}
     with ExitStack() as stack:
@@ -183,6 +195,8 @@ def _write_splits(rows: Iterator[dict[str, Any]], out: Path, section: SnapshotSe
         for row in rows:
             group = normal_prompt(row["prompt"])
             split = split_of(group, section)
+            if split != "train" and row["source"] in without_people:
+                continue
             pair = resolved_pair(row)
             waiting[split].append(pair)
             _count(counts, pair, group=group, split=split)

@@ -249,7 +249,7 @@ def _refusal(judge: Judge, calibration: Calibration | None, policy: GatePolicy, 
     """Why a judge may not vote, as the end of a sentence; empty when it may."""
     shared = _shared_lessons(judge, candidate)
     if shared:
-        return f"is not independent of the candidate, which learnt from {', '.join(shared)} too"
+        return f"is not independent of the candidate, which learnt from or was chosen by {', '.join(shared)} too"
     if calibration is None:
         return "was not checked against human pairs"
     if calibration.num_pairs < policy.minimum_calibration_pairs:
@@ -377,7 +377,8 @@ def _guard_fault(
         return f"Guard {name} has a bound that is not finite."
     shared = _shared_lessons(guard, candidate)
     if shared:
-        return f"Guard {name} is not independent of the candidate, which learnt from {', '.join(shared)} too."
+        learnt = f"learnt from or was chosen by {', '.join(shared)} too"
+        return f"Guard {name} is not independent of the candidate, which {learnt}."
     return ""
 
 

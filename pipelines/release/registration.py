@@ -3,9 +3,11 @@
 import json
 import logging
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from alignment.contracts import DatasetSnapshot, TrainResult
+from alignment.soup_contracts import SoupResult
 from pipelines import registry, tracking
 from pipelines.contracts import CandidateVersion
 from pipelines.folders import hash_folder
@@ -31,19 +33,29 @@ SERVING_REQUIREMENTS = (
 
 
 def register(
-    result: TrainResult, project: Project, settings: Settings, *, snapshot: DatasetSnapshot, run_id: str
+    result: TrainResult,
+    project: Project,
+    settings: Settings,
+    *,
+    snapshot: DatasetSnapshot,
+    run_id: str,
+    more_tags: Mapping[str, str] = {},
 ) -> CandidateVersion:
     """Make the weights a version, or find the version that holds them already, and point alias `candidate` at it.
 
-    `run_id` is the MLflow run that trained them. ValueError when the weights in the store are not those of the result.
+    A version that does not own up to all that these weights learnt from is not enough: the same weights may come out of
+    a soup whose judge has seen them. `run_id` is the MLflow run that trained them. ValueError when the weights in the
+    store are not those of the result.
     """
     version = registry.find_version(settings, project.name, weights_digest=result.weights_digest)
-    if version is None:
+    known = _lessons(project, settings, version)
+    lessons = known | _taught_by(result, snapshot)
+    if version is None or lessons != known:
         with tempfile.TemporaryDirectory(prefix="plumbline-register-") as scratch:
             weights_dir = fetch_weights(result.uri, result.weights_digest, settings, Path(scratch))
-            version = _register_new(
-                result, project, settings, snapshot=snapshot, run_id=run_id, weights_dir=weights_dir
-            )
+            tags = _tags(result, project, settings, snapshot=snapshot, run_id=run_id)
+            tags |= {"trained_on": json.dumps(sorted(lessons)), **more_tags}
+            version = _register_new(result, project, settings, run_id=run_id, weights_dir=weights_dir, tags=tags)
         log.info("Registered version %d of %s", version, project.name)
     else:
         log.info("Version %d of %s holds these weights already", version, project.name)
@@ -51,6 +63,38 @@ def register(
     candidate = read_version(project, settings, version)
     assert candidate is not None
     return candidate
+
+
+def register_soup(
+    soup: SoupResult,
+    trained: Sequence[tuple[TrainResult, DatasetSnapshot]],
+    project: Project,
+    settings: Settings,
+    *,
+    run_id: str,
+) -> CandidateVersion:
+    """Make an average of runs a version, as `register` does for one run.
+
+    It learnt from whatever its ingredients learnt from, and from the judge that chose them. ValueError when an
+    ingredient is none of the runs of `trained`.
+    """
+    runs = {result.weights_digest: (result, snapshot) for result, snapshot in trained}
+    missing = [digest[:12] for digest in soup.ingredients if digest not in runs]
+    if missing:
+        raise ValueError(f"Soup {soup.uri} has ingredients of another run: {', '.join(missing)}. Make the soup anew.")
+    lessons = {lesson for result, snapshot in trained for lesson in _taught_by(result, snapshot)}
+    kept = [runs[digest][0] for digest in soup.ingredients]
+    whole = kept[0].model_copy(
+        update={
+            "uri": soup.uri,
+            "spec_digest": soup.spec_digest,
+            "weights_digest": soup.weights_digest,
+            "trained_on": tuple(sorted({*lessons, *soup.chosen_by})),
+        }
+    )
+    more = {"soup.ingredients": json.dumps(soup.ingredients), "soup.specs": json.dumps([r.spec_digest for r in kept])}
+    snapshot = runs[soup.ingredients[0]][1]
+    return register(whole, project, settings, snapshot=snapshot, run_id=run_id, more_tags=more)
 
 
 def read_version(project: Project, settings: Settings, version: int | str) -> CandidateVersion | None:
@@ -100,14 +144,25 @@ def fetch_weights(uri: str, weights_digest: str, settings: Settings, local_dir: 
     return weights_dir
 
 
+def _taught_by(result: TrainResult, snapshot: DatasetSnapshot) -> set[str]:
+    """Whatever decided what a run became: what it was trained on, and the judge that chose its recipe."""
+    return {*(result.trained_on or snapshot.lessons), *result.selected_by}
+
+
+def _lessons(project: Project, settings: Settings, version: int | None) -> set[str]:
+    """What a version says that it learnt from."""
+    tags = registry.version_tags(settings, project.name, version) if version is not None else None
+    return set(json.loads((tags or {}).get("trained_on", "[]")))
+
+
 def _register_new(
     result: TrainResult,
     project: Project,
     settings: Settings,
     *,
-    snapshot: DatasetSnapshot,
     run_id: str,
     weights_dir: Path,
+    tags: dict[str, str],
 ) -> int:
     sampler = project.evaluation.sampler
     return registry.register_weights(
@@ -128,7 +183,7 @@ def _register_new(
         },
         pip_requirements=SERVING_REQUIREMENTS,
         run_id=run_id,
-        tags=_tags(result, project, settings, snapshot=snapshot, run_id=run_id),
+        tags=tags,
     )
 
 
@@ -145,7 +200,6 @@ def _tags(
         "base.digest": result.base_digest,
         "snapshot.digest": snapshot.content_digest,
         "snapshot.uri": snapshot.uri,
-        "trained_on": json.dumps(sorted(result.trained_on or snapshot.sources)),
         "train.run_id": run_id,
         "train.steps": str(result.steps),
         "train.num_pairs": str(result.num_pairs),

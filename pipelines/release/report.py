@@ -14,8 +14,10 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from alignment.contracts import Calibration, Comparison, EvalReport
+from alignment.coverage_contracts import CoverageReport
 from alignment.evaluation.extremes import Extreme
 from pipelines.contracts import GateCheck, GateDecision
+from pipelines.release.coverage_plot import labelled_curves, plot_coverage
 
 TEMPLATE = "report.html.j2"
 CONTACT_SHEET_FILE = "contact_sheet.png"
@@ -36,12 +38,18 @@ HEADLINES = {
 
 
 def render_report(
-    report: EvalReport, decision: GateDecision, folder: Path, *, curves: Mapping[str, Points] | None = None
+    report: EvalReport,
+    decision: GateDecision,
+    folder: Path,
+    *,
+    curves: Mapping[str, Points] | None = None,
+    coverage: CoverageReport | None = None,
 ) -> str:
     """The HTML page of a decision.
 
     `folder` is the evaluation's folder; its contact_sheet.png, extremes.json and the images that it names are shown
-    where they are there. `curves` maps a metric of the training run to its (step, value) points.
+    where they are there. `curves` maps a metric of the training run to its (step, value) points; `coverage` is what
+    repeated sampling measured.
     """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
@@ -57,6 +65,9 @@ def render_report(
         contact_sheet=data_uri(folder / CONTACT_SHEET_FILE),
         extremes=extremes_by_end(folder),
         curves=[curve_plot(name, points) for name, points in (curves or {}).items()],
+        coverage=coverage,
+        coverage_curves=labelled_curves(coverage) if coverage else [],
+        coverage_plot=data_uri_of(plot_coverage(coverage), "image/svg+xml") if coverage else "",
         lineage=lineage(report, decision),
         commands=commands(decision),
     )
@@ -265,7 +276,12 @@ def data_uri(path: Path) -> str:
     """A PNG as text; empty when there is none."""
     if not path.is_file():
         return ""
-    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+    return data_uri_of(path.read_bytes(), "image/png")
+
+
+def data_uri_of(content: bytes, kind: str) -> str:
+    """A picture as text."""
+    return f"data:{kind};base64," + base64.b64encode(content).decode()
 
 
 @dataclass(frozen=True)

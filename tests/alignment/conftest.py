@@ -16,7 +16,8 @@ from PIL import Image
 from pydantic import BaseModel
 
 from alignment.backbones.catalogue import BackboneParams, StableDiffusion
-from alignment.contracts import EncodeSpec, FeatureCache, Judge, OnlineData, Placement, Recipe, TrainSpec
+from alignment.contracts import SQUARE, EncodeSpec, FeatureCache, Judge, OnlineData, Placement, Recipe, TrainSpec
+from alignment.data.buckets import AspectBuckets, Square
 from alignment.durable import content_digest, file_sha256
 from alignment.jobs.outcome import JobPaths, exit_code, parse_paths
 from alignment.rewards.catalogue import ClipPreference
@@ -172,6 +173,23 @@ def tiny_captioned_snapshot_dir(tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 @pytest.fixture(scope="session")
+def tiny_mixed_snapshot_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same pairs in wide, tall and square, in turn; now and then the rejected image has a shape of its own."""
+    folder = tmp_path_factory.mktemp("mixed_snapshot")
+    shapes = [(96, 60), (60, 96), (64, 64), (100, 64), (48, 84)]
+    rows = snapshot_rows(30)
+    names = list(COLOURS)
+    for index in range(30):
+        size = shapes[(index * 3 + index // 5) % 5]
+        other = shapes[(index + 1) % 5] if index % 7 == 3 else size
+        rows["image_chosen"][index] = picture(COLOURS[names[index % 4]], size=size, dot=index)
+        rows["image_rejected"][index] = picture(COLOURS[names[(index + 1) % 4]], size=other, dot=index + 3)
+    for name in ("train", "calibration", "test"):
+        pq.write_table(pa.table(rows), folder / f"{name}.parquet")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def tiny_clip_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A CLIP of a few thousand random weights, in transformers' layout: letters only, 16 tokens, images of 32 px."""
     from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
@@ -227,6 +245,7 @@ class Bench:
         fields: dict[str, Any] = {
             "name": "tiny",
             "backbone": self.encode_spec.backbone,
+            "images": self.encode_spec.images,
             "objective": {"name": "diffusion_dpo", "beta": 500.0},
             "tuning": {"kind": "lora", "rank": 4, "alpha": 4},
             "optimiser": {"learning_rate": 1e-3, "warmup_steps": 2},
@@ -274,12 +293,26 @@ def captioned_bench(
     return bench_of(tiny_sd_dir, tiny_captioned_snapshot_dir, tmp_path_factory.mktemp("captioned_bench"))
 
 
+BUCKETS = AspectBuckets(step_pixels=16, flip=True)
+
+
+@pytest.fixture(scope="session")
+def bucketed_bench(tiny_sd_dir: Path, tiny_mixed_snapshot_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    """24 pairs of three shapes in aspect buckets, half of them mirrored."""
+    return bench_of(tiny_sd_dir, tiny_mixed_snapshot_dir, tmp_path_factory.mktemp("bucketed_bench"), images=BUCKETS)
+
+
 @pytest.fixture(scope="session")
 def make_bench(tiny_snapshot_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Bench]:
     """Benches of other families: called with a base's folder and backbone, and a snapshot where not the usual one."""
 
-    def make(base_dir: Path, backbone: BackboneParams, snapshot_dir: Path = tiny_snapshot_dir) -> Bench:
-        return bench_of(base_dir, snapshot_dir, tmp_path_factory.mktemp("other_bench"), backbone)
+    def make(
+        base_dir: Path,
+        backbone: BackboneParams,
+        snapshot_dir: Path = tiny_snapshot_dir,
+        images: Square | AspectBuckets = SQUARE,
+    ) -> Bench:
+        return bench_of(base_dir, snapshot_dir, tmp_path_factory.mktemp("other_bench"), backbone, images=images)
 
     return make
 
@@ -287,7 +320,14 @@ def make_bench(tiny_snapshot_dir: Path, tmp_path_factory: pytest.TempPathFactory
 TINY = StableDiffusion(resolution=64)
 
 
-def bench_of(base_dir: Path, snapshot_dir: Path, root: Path, backbone: BackboneParams = TINY) -> Bench:
+def bench_of(
+    base_dir: Path,
+    snapshot_dir: Path,
+    root: Path,
+    backbone: BackboneParams = TINY,
+    *,
+    images: Square | AspectBuckets = SQUARE,
+) -> Bench:
     """A bench below `root`, its cache encoded."""
     base_digest, snapshot_digest = content_digest(base_dir), content_digest(snapshot_dir)
     inputs = root / "inputs"
@@ -297,6 +337,7 @@ def bench_of(base_dir: Path, snapshot_dir: Path, root: Path, backbone: BackboneP
         snapshot_digest=snapshot_digest,
         base_digest=base_digest,
         backbone=backbone,
+        images=images,
         shard_pairs=7,
     )
     placeholder = FeatureCache(

@@ -1,22 +1,26 @@
 """Every DAG parses, has owner and retries, the edges we expect, and GPU tasks in the GPU pool."""
 
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
+TRAIN = '[[train]]\nrecipe = "diffusion_dpo_shapes"\n'
 EDGES = {
     "shapes.ingest": {("list_shards", "ingest_shard"), ("ingest_shard", "announce_pairs")},
     "shapes.train": {
         ("build_snapshot", "enough_new_pairs"),
-        ("build_snapshot", "encode"),
-        ("build_snapshot", "train"),
-        ("build_snapshot", "register"),
-        ("enough_new_pairs", "encode"),
-        ("encode", "train"),
+        ("build_snapshot", "plan_encodings"),
+        ("build_snapshot", "plan_trainings"),
+        ("enough_new_pairs", "plan_encodings"),
+        ("enough_new_pairs", "plan_trainings"),
+        ("plan_encodings", "encode"),
+        ("encode", "plan_trainings"),
+        ("plan_trainings", "train"),
+        ("plan_trainings", "register"),
         ("train", "register"),
     },
     "shapes.promote": {
@@ -24,30 +28,78 @@ EDGES = {
         ("pick_candidate", "evaluate"),
         ("pick_candidate", "gate"),
         ("is_challenger", "evaluate"),
+        ("pick_candidate", "coverage"),
+        ("evaluate", "coverage"),
         ("evaluate", "gate"),
+        ("coverage", "gate"),
         ("gate", "promote"),
     },
     "shapes.rollback": set(),
+    "shapes.reward": {
+        ("build_snapshots", "train_reward"),
+        ("build_snapshots", "register"),
+        ("train_reward", "register"),
+    },
 }
 
 
-@pytest.fixture(scope="module")
-def dags(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
-    patch = pytest.MonkeyPatch()
-    patch.setenv("AIRFLOW_HOME", str(tmp_path_factory.mktemp("airflow")))
-    patch.setenv("PLUMBLINE_PROJECTS_DIR", str(ROOT / "projects"))
+def read_dags(projects_dir: Path, airflow_home: Path) -> dict[str, Any]:
+    """The DAGs that Airflow would make of a folder of projects."""
     found: dict[str, Any] = {}
-    for path in sorted((ROOT / "dags").glob("*.py")):
-        if path.name in ("__init__.py", "assets.py"):
-            continue
-        spec = importlib.util.spec_from_file_location(f"wiring_{path.stem}", path)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        found |= {name: value for name, value in vars(module).items() if name.startswith("shapes.")}
-    yield found
-    patch.undo()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AIRFLOW_HOME", str(airflow_home))
+        patch.setenv("PLUMBLINE_PROJECTS_DIR", str(projects_dir))
+        for path in sorted((ROOT / "dags").glob("*.py")):
+            if path.name in ("__init__.py", "assets.py"):
+                continue
+            spec = importlib.util.spec_from_file_location(f"wiring_{path.stem}", path)
+            assert spec is not None
+            assert spec.loader is not None
+            module = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
+            found |= {name: value for name, value in vars(module).items() if name.startswith("shapes.")}
+    return found
+
+
+def edges(dag: Any) -> set[tuple[str, str]]:
+    """Which task comes right after which."""
+    return {(task.task_id, child) for task in dag.tasks for child in task.downstream_task_ids}
+
+
+LABELLED = """
+[labelling]
+judges = ["taste_a"]
+method = { kind = "proxy_vote" }
+"""
+DRAWN = """
+[[sources]]
+name = "style"
+kind = "self_generated"
+licence = "CC0-1.0"
+[sources.draw]
+prompts = "few.txt"
+chosen_template = "{prompt}, bright"
+seeds = [0]
+sampler = { steps = 5 }
+"""
+
+
+@pytest.fixture(scope="module")
+def dags(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return read_dags(ROOT / "projects", tmp_path_factory.mktemp("airflow"))
+
+
+@pytest.fixture
+def dags_with(tmp_path: Path) -> Callable[[str], dict[str, Any]]:
+    """The DAGs of the shapes project with other sections in place of its `[[train]]`."""
+
+    def make(sections: str) -> dict[str, Any]:
+        text = (ROOT / "projects" / "shapes.toml").read_text().replace('"../examples', f'"{ROOT}/examples')
+        assert TRAIN in text
+        (tmp_path / "shapes.toml").write_text(text.replace(TRAIN, sections))
+        return read_dags(tmp_path, tmp_path / "airflow")
+
+    return make
 
 
 def test_every_dag_is_there(dags: dict[str, Any]) -> None:
@@ -56,8 +108,53 @@ def test_every_dag_is_there(dags: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("dag_id", EDGES)
 def test_edges(dags: dict[str, Any], dag_id: str) -> None:
-    edges = {(task.task_id, child) for task in dags[dag_id].tasks for child in task.downstream_task_ids}
-    assert edges == EDGES[dag_id]
+    assert edges(dags[dag_id]) == EDGES[dag_id]
+
+
+def test_a_soup_stands_between_training_and_the_one_registration(dags_with: Callable[[str], dict[str, Any]]) -> None:
+    train = dags_with(f'{TRAIN}{TRAIN}overrides = ["seed=8"]\n[soup]\nmethod = "uniform"\n')["shapes.train"]
+    usual = EDGES["shapes.train"]
+    assert edges(train) == usual | {("plan_trainings", "soup"), ("train", "soup"), ("soup", "register")}
+    mapped = {task.task_id for task in train.tasks if task.is_mapped}
+    assert mapped == {"encode", "train"}, "one soup is registered once"
+    soup, register = train.get_task("soup"), train.get_task("register")
+    assert (soup.pool, soup.retries, [a.name for a in register.outlets]) == ("gpu", 2, ["shapes.candidate"])
+
+
+def test_without_a_soup_every_run_is_registered(dags: dict[str, Any]) -> None:
+    mapped = {task.task_id for task in dags["shapes.train"].tasks if task.is_mapped}
+    assert mapped == {"encode", "train", "register"}
+
+
+def test_a_project_whose_recipes_are_all_online_encodes_nothing(dags_with: Callable[[str], dict[str, Any]]) -> None:
+    train = dags_with('[[train]]\nrecipe = "prdp_shapes"\n')["shapes.train"]
+    encoding = {"plan_encodings", "encode"}
+    assert edges(train) == {edge for edge in EDGES["shapes.train"] if not encoding & set(edge)}
+    beside = dags_with(f'{TRAIN}[[train]]\nrecipe = "prdp_shapes"\n')["shapes.train"]
+    assert edges(beside) == EDGES["shapes.train"], "the other recipe still wants its features"
+
+
+def test_rewards_are_trained_on_new_pairs_or_by_their_own_schedule(
+    dags: dict[str, Any], dags_with: Callable[[str], dict[str, Any]]
+) -> None:
+    asked = dags["shapes.reward"].timetable.asset_condition.objects
+    assert [asset.name for asset in asked] == ["shapes.pairs"]
+    by_cron = dags_with(f'{TRAIN}[schedule]\nreward = "@weekly"\n')["shapes.reward"]
+    assert by_cron.schedule == "@weekly"
+    mapped = {task.task_id for task in by_cron.tasks if task.is_mapped}
+    assert mapped == {"train_reward", "register"}, "one of each per reward"
+
+
+def test_a_project_without_rewards_has_no_reward_dag(tmp_path: Path) -> None:
+    text = (ROOT / "projects" / "shapes.toml").read_text().replace('"../examples', f'"{ROOT}/examples')
+    start, end = text.index("[[rewards]]"), text.index("[evaluation]")
+    (tmp_path / "shapes.toml").write_text(text[:start] + text[end:])
+    assert set(read_dags(tmp_path, tmp_path / "airflow")) == set(EDGES) - {"shapes.reward"}
+
+
+def test_no_task_waits_for_one_that_may_be_skipped(dags: dict[str, Any]) -> None:
+    """Only `enough_new_pairs` and `is_challenger` skip, and then all that follows: the usual rule fits everywhere."""
+    assert {task.trigger_rule.value for dag in dags.values() for task in dag.tasks} == {"all_success"}
 
 
 def test_assets_link_the_dags(dags: dict[str, Any]) -> None:
@@ -77,9 +174,20 @@ def test_owner_retries_and_one_run_at_a_time(dags: dict[str, Any]) -> None:
 
 def test_gpu_work_waits_in_the_gpu_pool(dags: dict[str, Any]) -> None:
     pools = {task.task_id: task.pool for dag in dags.values() for task in dag.tasks}
-    assert {name for name, pool in pools.items() if pool == "gpu"} == {"encode", "train", "evaluate"}
+    on_gpu = {name for name, pool in pools.items() if pool == "gpu"}
+    assert on_gpu == {"encode", "train", "train_reward", "evaluate", "coverage"}
 
 
 def test_dag_files_are_wiring_only() -> None:
     for path in (ROOT / "dags").glob("*.py"):
         assert len(path.read_text().splitlines()) < 100, path
+
+
+def test_labels_come_before_features_and_drawing_before_the_shards(dags_with: Callable[[str], dict[str, Any]]) -> None:
+    dags = dags_with(TRAIN + LABELLED + DRAWN)
+    train, ingest = edges(dags["shapes.train"]), edges(dags["shapes.ingest"])
+    assert {("enough_new_pairs", "label"), ("build_snapshot", "label"), ("label", "plan_encodings")} <= train
+    assert ("build_snapshot", "plan_encodings") not in train
+    assert ("draw_style", "list_shards") in ingest
+    pools = {task.task_id: task.pool for name in ("train", "ingest") for task in dags[f"shapes.{name}"].tasks}
+    assert pools["label"] == pools["draw_style"] == "gpu"

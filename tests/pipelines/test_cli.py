@@ -55,6 +55,38 @@ def test_unknown_project_field_suggests_the_nearest(capsys: pytest.CaptureFixtur
     assert "Did you mean 'gate.minimum_prompts'?" in refused(capsys, "ingest", str(project))
 
 
+def test_commands_without_their_section_say_what_to_add(capsys: pytest.CaptureFixture[str], project: Path) -> None:
+    assert "has no [soup]. Add one" in refused(capsys, "soup", str(project))
+    text = project.read_text()
+    project.write_text(text[: text.index("[[rewards]]")] + text[text.index("[evaluation]") :])
+    assert "has no [[rewards]]. Add one" in refused(capsys, "reward", str(project))
+
+
+@pytest.mark.parametrize("command", ["run", "demo"])
+def test_unknown_recipe_suggests_the_nearest_and_starts_nothing(
+    capsys: pytest.CaptureFixture[str], project: Path, tmp_path: Path, command: str
+) -> None:
+    line = refused(capsys, command, str(project), "--recipe", "mapo_shape")
+    assert "Unknown recipe 'mapo_shape'. Did you mean 'mapo_shapes'?" in line
+    assert not (tmp_path / "state").exists()
+
+
+def test_a_recipe_takes_the_overrides_with_it(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen = []
+    monkeypatch.setattr(cli.stages, "list_shards", lambda path: seen.append(path) or [])
+    monkeypatch.setattr(cli.stages, "snapshot", lambda _path: {"content_digest": "5" * 64})
+    assert cli.main(["encode", str(project), "seed=3", "--recipe", "prdp_shapes"]) == cli.DONE
+    assert capsys.readouterr().out.strip() == "[]", "an online recipe is not encoded for"
+    (recipe,) = cli.stages.read_project(seen[0]).recipes()
+    assert (recipe.name, recipe.seed) == ("prdp_shapes", 3)
+
+
+def test_a_demo_takes_overrides_only_with_a_recipe(capsys: pytest.CaptureFixture[str], project: Path) -> None:
+    assert "Give --recipe NAME" in refused(capsys, "demo", str(project), "seed=3")
+
+
 def test_broken_toml_names_the_line(capsys: pytest.CaptureFixture[str], project: Path) -> None:
     edit(project, 'name = "shapes"', "name = shapes")
     assert "is not valid TOML" in refused(capsys, "ingest", str(project))
@@ -85,6 +117,7 @@ def test_store_that_cannot_be_written(
 
 
 @pytest.mark.timeout(180)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what great_expectations imports
 def test_base_model_that_lacks_a_file(capsys: pytest.CaptureFixture[str], project: Path, tmp_path: Path) -> None:
     copy = tmp_path / "base"
     shutil.copytree(ROOT / "examples" / "shapes" / "base", copy)
@@ -100,3 +133,49 @@ def test_objective_that_needs_captions_on_pairs_without(capsys: pytest.CaptureFi
     line = refused(capsys, "encode", str(project))
     assert "Objective 'dcpo' trains each image under its own caption, but snapshot file://" in line
     assert "caption_0 and caption_1" in line
+
+
+def test_nothing_to_label_or_draw(capsys: pytest.CaptureFixture[str], project: Path) -> None:
+    assert "has no [labelling]" in refused(capsys, "label", str(project))
+    assert 'no source of kind "self_generated"' in refused(capsys, "draw", str(project))
+
+
+def test_unknown_labelling_judge_suggests_the_nearest(capsys: pytest.CaptureFixture[str], project: Path) -> None:
+    edit(project, "[gate]", '[labelling]\njudges = ["taste_c"]\nmethod = { kind = "proxy_vote" }\n\n[gate]')
+    assert "Unknown judge 'taste_c'. Did you mean 'taste_" in refused(capsys, "label", str(project))
+
+
+def test_a_drawing_of_held_out_prompts(capsys: pytest.CaptureFixture[str], project: Path) -> None:
+    prompts = (ROOT / "examples" / "shapes" / "prompts.tsv").read_text().splitlines()[1].partition("\t")[0]
+    (project.parent / "few.txt").write_text(f"a cat\n{prompts}\n")
+    draw = (
+        '[[sources]]\nname = "style"\nkind = "self_generated"\nlicence = "CC0-1.0"\n[sources.draw]\nprompts = "few.txt"'
+    )
+    edit(
+        project,
+        "[snapshot]",
+        f'{draw}\nchosen_template = "bright {{prompt}}"\nseeds = [0]\nsampler = {{ }}\n\n[snapshot]',
+    )
+    assert "few.txt holds 1 prompts of the evaluation (lines 2)" in refused(capsys, "draw", str(project))
+
+
+def search(capsys: pytest.CaptureFixture[str], project: Path, *argv: str) -> str:
+    return refused(capsys, "search", str(project), *argv)
+
+
+def test_search_limits_are_refused_before_anything_runs(capsys: pytest.CaptureFixture[str], project: Path) -> None:
+    line = search(capsys, project, "--gpu-memory", "0", "--hours", "-1")
+    assert "--gpu-memory is 0 and --hours is -1. Give a number above 0" in line
+    assert not (project.parents[1] / "state").exists()
+
+
+def test_search_does_not_overwrite_what_a_person_wrote(capsys: pytest.CaptureFixture[str], project: Path) -> None:
+    line = search(capsys, project, "--gpu-memory", "4", "--hours", "1", "--out", str(project))
+    assert "exists and is not the answer of a search" in line
+    assert not (project.parents[1] / "state").exists()
+
+
+def test_an_unknown_factor_of_a_search_suggests_the_nearest(capsys: pytest.CaptureFixture[str], project: Path) -> None:
+    edit(project, "[evaluation]", '[search]\nfactors = { "objective.betta" = [0.5, 2.0] }\n\n[evaluation]')
+    line = search(capsys, project, "--gpu-memory", "4", "--hours", "1")
+    assert "Unknown field of search.factors 'objective.betta'. Did you mean 'objective.beta'?" in line

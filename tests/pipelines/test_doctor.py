@@ -10,7 +10,7 @@ import pytest
 
 from pipelines import doctor
 from pipelines.doctor import Check, diagnose, missing_files
-from pipelines.project import Project, load_project
+from pipelines.project import GreedySoupSection, Project, load_project
 from pipelines.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -153,3 +153,12 @@ def test_the_control_plane_side_loads_no_torch() -> None:
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_an_encoder_or_a_soups_prompts_that_are_missing_are_named(project: Project) -> None:
+    (reward,) = project.rewards
+    soup = GreedySoupSection(method="greedy", judge="taste_a", prompts="/nowhere/soup.tsv", minimum_gain=0.1)
+    wrong = {"rewards": (reward.model_copy(update={"encoder": "/nowhere/clip"}),), "soup": soup}
+    check = doctor._check("evaluation", lambda: doctor._evaluation(project.model_copy(update=wrong)), "mend")
+    assert not check.ok
+    assert "/nowhere/clip, /nowhere/soup.tsv" in check.found

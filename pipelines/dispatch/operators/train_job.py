@@ -8,14 +8,14 @@ the triggerer does not.
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Any
 
 from airflow.sdk import BaseOperator, Context, ExceptionRetryPolicy, RetryAction, RetryRule
 from airflow.sdk.execution_time.context import NEVER_EXPIRE
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from alignment.lookup import resolve
-from pipelines.contracts import JobHandle, JobRequest
+from pipelines.contracts import JobHandle, JobKind, JobRequest
 from pipelines.dispatch import jobs
 from pipelines.dispatch.engines.catalogue import open_engine
 from pipelines.dispatch.engines.interface import TERMINAL_STATES, Engine
@@ -36,7 +36,7 @@ def retry_policy() -> ExceptionRetryPolicy:
     return ExceptionRetryPolicy(
         rules=[
             RetryRule(
-                exception=named(jobs.ConfigError, jobs.DataError, jobs.Diverged, jobs.JobCancelled),
+                exception=named(jobs.ConfigError, jobs.DataError, jobs.Diverged, jobs.OutOfMemory, jobs.JobCancelled),
                 action=RetryAction.FAIL,
                 reason="Trying again would end the same way.",
             ),
@@ -113,7 +113,7 @@ class TrainJobOperator(BaseOperator):
         self,
         *,
         project_path: str,
-        stage: Literal["encode", "train", "evaluate"],
+        stage: JobKind,
         given: Mapping[str, Any],
         overrides: Sequence[str] = (),
         generation: int | str | None = None,

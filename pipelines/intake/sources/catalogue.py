@@ -13,6 +13,8 @@ class SourceParams(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     implementation: ClassVar[str]
+    labelled_by_people: ClassVar[bool] = True
+    """Only such pairs are held out to check judges on, and only their annotators are hashed."""
 
 
 class PickAPic(SourceParams):
@@ -23,7 +25,16 @@ class PickAPic(SourceParams):
     kind: Literal["pick_a_pic"] = "pick_a_pic"
 
 
-SOURCES: tuple[type[SourceParams], ...] = (PickAPic,)
+class SelfGenerated(SourceParams):
+    """Pairs that the base draws itself, the chosen image with words of style or safety added, as MaPO's authors do."""
+
+    implementation: ClassVar[str] = "pipelines.intake.sources.self_generated:SelfGeneratedSource"
+    labelled_by_people: ClassVar[bool] = False
+
+    kind: Literal["self_generated"] = "self_generated"
+
+
+SOURCES: tuple[type[SourceParams], ...] = (PickAPic, SelfGenerated)
 
 
 def find_source(kind: str) -> type[SourceParams]:

@@ -12,11 +12,12 @@ import torch
 from accelerate import Accelerator
 
 from alignment.backbones.catalogue import SDXL, BackboneParams, Flux, StableDiffusion3
-from alignment.contracts import AdamW, FullFineTune, Lora, ModelRef, Placement, Recipe
+from alignment.contracts import FullFineTune, Lora, ModelRef, Placement, Recipe
 from alignment.data.features import CachedFeatures
 from alignment.durable import content_digest
 from alignment.lookup import resolve
 from alignment.objectives.catalogue import PRDP
+from alignment.optimisers import AdamW
 from alignment.training.batches import Visit, assemble
 from alignment.training.offline import noise_pairs
 from alignment.training.online import OnlineUpdate

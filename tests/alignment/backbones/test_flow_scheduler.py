@@ -49,6 +49,18 @@ def test_the_dynamic_shift_by_hand() -> None:
     assert scheduler_shift({"shift": 3.0}, 4096) == 3.0
 
 
+@pytest.mark.parametrize("config", [{"shift": 3.0}, {"shift": 3.0, "use_dynamic_shifting": True}])
+@pytest.mark.parametrize(("height", "width"), [(128, 128), (96, 168), (168, 96)])
+def test_a_latents_own_shift_is_that_of_sampling_at_its_size(
+    tmp_path: Path, config: dict[str, Any], height: int, width: int
+) -> None:
+    folder = saved(tmp_path, **config)
+    shift = load_flow_schedule(folder, 4096).for_latent(height, width).shift
+    shares = torch.tensor([0.9, 0.5, 0.1])
+    tokens = height * width // 4
+    torch.testing.assert_close(shift * shares / (1 + (shift - 1) * shares), sampled_sigmas(folder, tokens))
+
+
 def test_drawn_timesteps_have_the_shifted_median(tmp_path: Path) -> None:
     schedule = load_flow_schedule(saved(tmp_path, shift=3.0), 16)
     generator = torch.Generator().manual_seed(0)

@@ -10,8 +10,9 @@ from safetensors import safe_open
 
 from alignment.backbones.catalogue import StableDiffusion
 from alignment.backbones.stable_diffusion import StableDiffusionBackbone
+from alignment.data.buckets import Bucket, is_mirrored
 from alignment.data.features import CachedFeatures, FeatureWriter
-from alignment.data.pairs import TrainingPairs, pixels
+from alignment.data.pairs import TrainingPairs, framed, pixels
 from alignment.failures import JobStoppedError
 
 # The first test of a session pays for importing the model libraries and for encoding the cache.
@@ -84,6 +85,57 @@ def test_writing_again_changes_no_byte_and_other_ranks_write_other_shards(
     for path in writer.files():
         name = path.relative_to(tmp_path)
         assert path.read_bytes() == (bench.root / "cache" / name).read_bytes(), name
+
+
+def test_squares_keep_the_layout_they_had(bench: Any, features: CachedFeatures) -> None:
+    """No name and no field of buckets: caches that were encoded before there were any go on being found."""
+    assert "buckets" not in (features.folder / "index.json").read_text()
+    assert "images" not in (features.folder / "spec.json").read_text()
+    with safe_open(features.folder / "pairs" / "00000.safetensors", framework="pt") as shard:
+        assert not [name for name in shard.keys() if "bucket" in name or "/" in name]  # noqa: SIM118
+    assert {features.bucket(index) for index in range(24)} == {0}
+
+
+def test_both_images_of_a_pair_are_encoded_in_their_bucket(
+    bucketed_bench: Any, tiny_sd_dir: Path, tiny_mixed_snapshot_dir: Path
+) -> None:
+    backbone = StableDiffusionBackbone(tiny_sd_dir, StableDiffusion(resolution=64))
+    pairs = TrainingPairs(tiny_mixed_snapshot_dir)
+    features = CachedFeatures(bucketed_bench.inputs / bucketed_bench.cache.content_digest)
+    sizes = [Bucket(48, 80), Bucket(64, 64), Bucket(80, 48)]
+    assert [(bucket.width, bucket.height) for bucket in features.index.buckets] == [(b.width, b.height) for b in sizes]
+    of_pair = [features.bucket(index) for index in range(24)]
+    assert [bucket.num_pairs for bucket in features.index.buckets] == [of_pair.count(number) for number in range(3)]
+    assert all(of_pair.count(number) > 1 for number in range(3))
+    flips = [is_mirrored(bucketed_bench.encode_spec.images, pairs.pair(index).pair_id) for index in range(24)]
+    assert 0 < sum(flips) < 24
+    for index in (0, 1, 2, 6, 7, 23):
+        pair, cached, bucket = pairs.pair(index), features.pair(index), sizes[of_pair[index]]
+        cut = [
+            framed(encoded, bucket, "x", mirrored=flips[index]).pixels_CHW
+            for encoded in (pair.image_chosen, pair.image_rejected)
+        ]
+        moments = backbone.encode_images(torch.stack(cut))
+        assert cached.chosen_mean_CHW.shape == (4, bucket.height // 8, bucket.width // 8)
+        torch.testing.assert_close(cached.chosen_mean_CHW, moments.mean_BCHW[0])
+        torch.testing.assert_close(cached.rejected_mean_CHW, moments.mean_BCHW[1])
+        torch.testing.assert_close(cached.rejected_std_CHW, moments.std_BCHW[1])
+        states = features.conditioning([cached.caption_chosen])["states_LD"]
+        torch.testing.assert_close(states, backbone.encode_captions([pairs.captions[index][0]])["states_LD"])
+
+
+def test_a_cache_of_buckets_is_the_same_bytes_whoever_writes_it(
+    bucketed_bench: Any, tiny_sd_dir: Path, tiny_mixed_snapshot_dir: Path, tmp_path: Path
+) -> None:
+    backbone = StableDiffusionBackbone(tiny_sd_dir, StableDiffusion(resolution=64))
+    for rank in (1, 0):
+        writer = FeatureWriter(TrainingPairs(tiny_mixed_snapshot_dir), backbone, bucketed_bench.encode_spec, tmp_path)
+        writer.write(rank, 2, lambda: None)
+    writer.finish()
+    names = [path.relative_to(tmp_path).as_posix() for path in writer.files()]
+    assert "buckets.safetensors" in names
+    for name in names:
+        assert (tmp_path / name).read_bytes() == (bucketed_bench.root / "cache" / name).read_bytes(), name
 
 
 def test_missing_and_damaged_files_are_bad_data(bench: Any, tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 
 from alignment.backbones.interface import Framing
-from alignment.data.pairs import TrainingPairs, framed, pixels
+from alignment.data.buckets import Bucket
+from alignment.data.pairs import TrainingPairs, framed, image_size, pixels
 from alignment.failures import JobStoppedError
 
 
@@ -106,8 +107,39 @@ def test_larger_images_are_scaled_and_other_modes_become_rgb() -> None:
 def test_the_framing_is_the_true_size_and_the_crop_of_the_scaled_image() -> None:
     """40 x 20 scaled to 32 x 16: 8 columns go on each side; 20 x 50 to 16 x 40: 12 rows."""
     wide, tall = np.zeros((20, 40, 3), dtype=np.uint8), np.zeros((50, 20, 3), dtype=np.uint8)
-    assert framed(png(wide), 16, "x").framing == Framing(20, 40, crop_top=0, crop_left=8, height=16, width=16)
-    assert framed(png(tall), 16, "x").framing == Framing(50, 20, crop_top=12, crop_left=0, height=16, width=16)
+    square = Bucket(16, 16)
+    assert framed(png(wide), square, "x").framing == Framing(20, 40, crop_top=0, crop_left=8, height=16, width=16)
+    assert framed(png(tall), square, "x").framing == Framing(50, 20, crop_top=12, crop_left=0, height=16, width=16)
+
+
+def test_a_bucket_is_covered_and_its_centre_cut() -> None:
+    """A 20 x 30 image in a bucket of 24 x 16 pixels: 24 x 36, of which 10 rows go on each side; 60 x 20: 48 x 16."""
+    tall, wide = np.zeros((30, 20, 3), dtype=np.uint8), np.zeros((16, 48, 3), dtype=np.uint8)
+    wide[:, 12:36] = 255
+    bucket = Bucket(width=24, height=16)
+    cut = framed(png(tall), bucket, "x")
+    assert cut.pixels_CHW.shape == (3, 16, 24)
+    assert cut.framing == Framing(30, 20, crop_top=10, crop_left=0, height=16, width=24)
+    cut = framed(png(wide), bucket, "x")
+    assert cut.framing == Framing(16, 48, crop_top=0, crop_left=12, height=16, width=24)
+    assert torch.equal(cut.pixels_CHW, torch.ones(3, 16, 24)), "nothing but the white middle"
+
+
+def test_a_mirrored_image_is_mirrored_before_it_is_cut() -> None:
+    """17 x 8 to 8 x 8: the odd column that is left over is on the same side of what one sees."""
+    array = np.random.default_rng(0).integers(0, 255, (8, 17, 3), dtype=np.uint8)
+    mirrored = framed(png(array), Bucket(8, 8), "x", mirrored=True)
+    theirs = framed(png(array[:, ::-1]), Bucket(8, 8), "x")
+    assert torch.equal(mirrored.pixels_CHW, theirs.pixels_CHW)
+    assert mirrored.framing == theirs.framing
+    assert not torch.equal(mirrored.pixels_CHW, framed(png(array), Bucket(8, 8), "x").pixels_CHW)
+
+
+def test_the_size_is_read_from_the_header_alone() -> None:
+    encoded = png(np.random.default_rng(0).integers(0, 255, (20, 60, 3), dtype=np.uint8))
+    assert image_size(encoded[:200], "x") == (60, 20)
+    with pytest.raises(JobStoppedError, match="x cannot be decoded"):
+        image_size(b"no image", "x")
 
 
 def test_undecodable_bytes_are_bad_data() -> None:

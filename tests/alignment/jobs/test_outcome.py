@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from alignment.contracts import Placement
 from alignment.failures import JobStoppedError
@@ -34,6 +35,8 @@ def failure(paths: JobPaths) -> JobFailure:
         (OSError(errno.ENOSPC, "No space left", "/data/x/file"), "storage_full", 1, "/data/x"),
         (OSError(errno.EDQUOT, "Quota exceeded"), "storage_full", 1, "Quota exceeded"),
         (OSError(errno.EACCES, "Permission denied", "/data"), "crashed", 1, "PermissionError"),
+        (torch.OutOfMemoryError("CUDA out of memory."), "out_of_memory", 1, "Lower placement.train.micro_batch"),
+        (MemoryError(), "out_of_memory", 1, "Lower placement.train.micro_batch"),
         (RuntimeError("boom"), "crashed", 1, "RuntimeError: boom"),
     ],
 )

@@ -126,6 +126,7 @@ def test_uniform_soup_is_the_mean_and_asks_nobody(kitchen: Kitchen, tmp_path: Pa
     result = result_of(tmp_path / "out")
     assert result.weights_digest == content_digest(tmp_path / "out" / "weights")
     assert result.ingredients == kitchen.digests
+    assert result.chosen_by == ()
     assert not (tmp_path / "out" / "samples").exists()
     name = "conv_in.weight"
     mean = torch.stack([kitchen.weights(index)[name] for index in range(3)]).mean(dim=0)
@@ -137,6 +138,7 @@ def test_greedy_soup_keeps_what_the_judge_likes_better(kitchen: Kitchen, greedy_
     best = result.own_scores.index(max(result.own_scores))
     assert result.ingredients[0] == kitchen.digests[best]
     assert len(set(result.own_scores)) == 3
+    assert result.chosen_by == kitchen.greedy(0.0).judge.lessons
     assert len(result.attempts) == 2
     reached = max(result.own_scores)
     for attempt in result.attempts:

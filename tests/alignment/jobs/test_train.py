@@ -27,7 +27,7 @@ from alignment.training.checkpoint import damage
 pytestmark = pytest.mark.timeout(300)
 
 QUIET = Placement(micro_batch=4, checkpoint_every_steps=3)
-NOT_REPRODUCED = {"pairs_per_second", "gpu_memory_gib"}
+NOT_REPRODUCED = {"pairs_per_second", "gpu_memory_gib", "resident_memory_gib"}
 TUNINGS = [{"kind": "full"}, {"kind": "lora", "rank": 4, "alpha": 4}]
 OFFLINE = [
     {"name": "sft"},
@@ -337,6 +337,47 @@ def test_a_cache_without_pairs_or_with_nan_is_bad_input(
     assert not (tmp_path / "out" / "result.json").exists()
 
 
+def test_a_run_on_buckets_is_one_curve_whatever_the_micro_batch_and_wherever_it_stops(
+    bucketed_bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = bucketed_bench.train_spec()
+    assert spec.recipe.images.kind == "aspect_buckets"
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert bucketed_bench.train(whole, spec, QUIET) == 0
+    with stop_after(monkeypatch, 5, RuntimeError):
+        assert bucketed_bench.train(broken, spec, QUIET) == 1
+    assert bucketed_bench.train(broken, spec, QUIET) == 0
+    assert curve_of(broken) == curve_of(whole)
+    assert result_of(broken).weights_digest == result_of(whole).weights_digest
+    for micro_batch in (1, 8):
+        out = tmp_path / f"micro_{micro_batch}"
+        assert bucketed_bench.train(out, spec, Placement(micro_batch=micro_batch)) == 0
+        pairs = zip(curve_of(out), curve_of(whole), strict=True)
+        assert max(abs(ours["loss"] - theirs["loss"]) for (_, ours), (_, theirs) in pairs) < 1e-5
+
+
+def test_adafactor_goes_on_exactly(bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    adafactor = {"kind": "adafactor", "learning_rate": 1e-3, "warmup_steps": 2}
+    spec = bench.train_spec(tuning={"kind": "full"}, optimiser=adafactor)
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert bench.train(whole, spec, QUIET) == 0
+    with stop_after(monkeypatch, 5, RuntimeError):
+        assert bench.train(broken, spec, QUIET) == 1
+    assert bench.train(broken, spec, QUIET) == 0
+    assert curve_of(broken) == curve_of(whole)
+    assert result_of(broken).weights_digest == result_of(whole).weights_digest
+    assert bench.train(tmp_path / "adamw", bench.train_spec(tuning={"kind": "full"}), QUIET) == 0
+    assert result_of(tmp_path / "adamw").weights_digest != result_of(whole).weights_digest
+
+
+def test_a_cache_that_was_cut_otherwise_is_refused(bench: Any, bucketed_bench: Any, tmp_path: Path) -> None:
+    spec = bucketed_bench.train_spec(images={"kind": "square"})
+    assert bucketed_bench.train(tmp_path / "out", spec, QUIET) == 2
+    message = failure_of(tmp_path / "out").message
+    assert "cut as AspectBuckets" in message
+    assert "asks for Square" in message
+
+
 def test_mismatched_inputs_are_refused(bench: Any, tmp_path: Path) -> None:
     spec = bench.train_spec()
     assert bench.train(tmp_path / "a", spec.model_copy(update={"base_digest": "3" * 64}), QUIET) == 2
@@ -404,6 +445,22 @@ def test_killed_then_terminated_then_finished_is_undisturbed(bench: Any, tmp_pat
     assert "resumed from" in (tmp_path / "log").read_text()
     assert curve_of(out) == curve_of(whole)
     assert result_of(out).weights_digest == result_of(whole).weights_digest
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_two_processes_give_one_curve_on_buckets(bucketed_bench: Any, tmp_path: Path) -> None:
+    """The pieces of a share end elsewhere than one process's, so sums round otherwise; the curve is one."""
+    spec, out = bucketed_bench.train_spec(), tmp_path / "out"
+    assert bucketed_bench.train(tmp_path / "one", spec, QUIET) == 0
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    placement = QUIET.model_copy(update={"num_processes": 2})
+    arguments = bucketed_bench.write_job(tmp_path / "job", spec, placement, out)
+    process = start([*launch, "-m", "alignment.jobs.train", *arguments], tmp_path / "log")
+    assert process.wait(timeout=200) == 0, (tmp_path / "log").read_text()[-2000:]
+    for (_, ours), (_, theirs) in zip(curve_of(out), curve_of(tmp_path / "one"), strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-4)
 
 
 @pytest.mark.slow

@@ -15,6 +15,10 @@ pytestmark = pytest.mark.timeout(300)
 SCHEDULE = NoiseSchedule(torch.linspace(0.99, 0.01, 1000), "epsilon")
 
 
+def one_bucket(pair: int) -> int:
+    return 0
+
+
 def test_steps_walk_through_epochs_without_gap() -> None:
     visits = [visit for step in range(5) for visit in step_visits(step, global_batch=8, num_pairs=10, seed=1)]
     assert len(visits) == 40
@@ -28,7 +32,7 @@ def test_steps_walk_through_epochs_without_gap() -> None:
 def test_processes_share_the_batch_exactly(num_processes: int, micro_batch: int) -> None:
     visits = [Visit(pair, 0) for pair in range(8)]
     shares = [
-        micro_batches(visits, rank=rank, num_processes=num_processes, micro_batch=micro_batch)
+        micro_batches(visits, one_bucket, rank=rank, num_processes=num_processes, micro_batch=micro_batch)
         for rank in range(num_processes)
     ]
     assert [visit for share in shares for batch in share for visit in batch] == visits
@@ -38,9 +42,32 @@ def test_processes_share_the_batch_exactly(num_processes: int, micro_batch: int)
 
 
 def test_a_process_without_a_share_gets_one_weightless_filler() -> None:
-    shares = [micro_batches([Visit(4, 2)], rank=rank, num_processes=3, micro_batch=2) for rank in range(3)]
+    shares = [micro_batches([Visit(4, 2)], one_bucket, rank=rank, num_processes=3, micro_batch=2) for rank in range(3)]
     weights = [[visit.weight for batch in share for visit in batch] for share in shares]
     assert sorted(weights) == [[0.0], [0.0], [1.0]]
+
+
+@pytest.mark.parametrize("num_processes", [1, 2, 3, 5])
+@pytest.mark.parametrize("micro_batch", [1, 3, 8])
+def test_no_piece_mixes_buckets_and_no_pair_is_dropped_or_repeated(num_processes: int, micro_batch: int) -> None:
+    visits = [Visit(pair, pair % 2) for pair in (7, 0, 3, 12, 5, 9, 1, 4, 8, 2, 6)]
+
+    def bucket(pair: int) -> int:
+        return {0: 2, 3: 2, 9: 2, 12: 0}.get(pair, 1)
+
+    shares = [
+        micro_batches(visits, bucket, rank=rank, num_processes=num_processes, micro_batch=micro_batch)
+        for rank in range(num_processes)
+    ]
+    pieces = [piece for share in shares for piece in share]
+    assert all(len({bucket(visit.pair) for visit in piece}) == 1 and len(piece) <= micro_batch for piece in pieces)
+    ordered = [visit for piece in pieces for visit in piece]
+    assert [visit.pair for visit in ordered] == [12, 7, 5, 1, 4, 8, 2, 6, 0, 3, 9], "by bucket, else as they came"
+    assert sorted(map(repr, ordered)) == sorted(map(repr, visits))
+    sizes = [sum(len(piece) for piece in share) for share in shares]
+    assert max(sizes) - min(sizes) <= 1
+    if (num_processes, micro_batch) == (1, 3):
+        assert [len(piece) for piece in pieces] == [1, 3, 3, 1, 3], "what a bucket leaves over is a smaller piece"
 
 
 @pytest.fixture

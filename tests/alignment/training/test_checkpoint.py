@@ -8,8 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from alignment.optimisers import Adafactor
 from alignment.training import checkpoint
 from alignment.training.checkpoint import CheckpointFolder, TrainingState, damage, read_state, restore
+from alignment.training.optimisation import build_optimiser
 
 
 def state(step: int) -> TrainingState:
@@ -33,7 +35,7 @@ def trained(steps: int) -> tuple[nn.Module, torch.optim.AdamW]:
     return model, optimiser
 
 
-def continue_training(model: nn.Module, optimiser: torch.optim.AdamW, steps: int) -> None:
+def continue_training(model: nn.Module, optimiser: torch.optim.Optimizer, steps: int) -> None:
     for _ in range(steps):
         model(torch.ones(2, 3)).square().sum().backward()
         optimiser.step()
@@ -50,6 +52,32 @@ def test_restored_training_goes_on_bit_for_bit(tmp_path: Path) -> None:
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), fresh.parameters(), strict=True))
     assert read_state(path) == state(3)
     assert {file.suffix for file in path.iterdir()} == {".safetensors", ".json"}
+
+
+def test_adafactor_goes_on_bit_for_bit(tmp_path: Path) -> None:
+    """Its state is factors of a matrix, whole moments of a vector, and a step count that is a plain integer."""
+
+    def trained_by_adafactor(steps: int) -> tuple[nn.Module, torch.optim.Optimizer]:
+        model, _ = trained(0)
+        weights = [weight for weight in model.parameters() if weight.requires_grad]
+        optimiser = build_optimiser(weights, Adafactor(learning_rate=0.1))
+        continue_training(model, optimiser, steps)
+        return model, optimiser
+
+    model, optimiser = trained_by_adafactor(3)
+    path = CheckpointFolder(tmp_path / "c", keep=2).save(state(3), model, optimiser)
+    fresh, fresh_optimiser = trained_by_adafactor(0)
+    restore(path, fresh, fresh_optimiser)
+    for ours, theirs in zip(fresh_optimiser.state.values(), optimiser.state.values(), strict=True):
+        assert {key: type(value) for key, value in ours.items()} == {k: type(v) for k, v in theirs.items()}
+        assert ours["step"] == 3
+    continue_training(model, optimiser, 2)
+    continue_training(fresh, fresh_optimiser, 2)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), fresh.parameters(), strict=True))
+    unrestored, new_optimiser = trained_by_adafactor(3)
+    new_optimiser.state.clear()
+    continue_training(unrestored, new_optimiser, 2)
+    assert not all(torch.equal(a, b) for a, b in zip(model.parameters(), unrestored.parameters(), strict=True))
 
 
 def test_only_the_newest_are_kept(tmp_path: Path) -> None:

@@ -12,13 +12,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from alignment.contracts import FullFineTune, Lora, Recipe
+from alignment.soup_contracts import recipe_family
 from alignment.tensor_files import write_tensors
 from alignment.training.soup import (
     Ingredient,
     by_score,
     check_ingredients,
     greedy_soup,
-    recipe_family,
     uniform_soup,
     write_soup,
 )

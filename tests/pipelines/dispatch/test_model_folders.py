@@ -180,3 +180,14 @@ def test_what_was_fetched_whole_is_not_fetched_again(settings: Settings, monkeyp
     assert local_folder("s3://bucket/model", settings) == first
     assert len(calls) == 2
     assert [path.name for path in first.iterdir()] == ["config.json"]
+
+
+def test_a_head_on_an_encoder_is_a_judge_too(tmp_path: Path) -> None:
+    for name in ("head.json", "head.safetensors", "embedder/config.json", "embedder/model.safetensors"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    check_scorer_folder(tmp_path)
+    (tmp_path / "head.safetensors").unlink()
+    (tmp_path / "embedder" / "config.json").unlink()
+    with pytest.raises(ValueError, match=r"it lacks head\.safetensors, embedder/config\.json"):
+        check_scorer_folder(tmp_path)

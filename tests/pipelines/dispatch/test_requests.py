@@ -4,12 +4,19 @@ from pathlib import Path
 import pytest
 
 from alignment.config import load_recipe
-from alignment.contracts import DatasetSnapshot, EncodeSpec, EvalSpec, FeatureCache, TrainSpec
-from pipelines.contracts import CandidateVersion, JobRequest
+from alignment.contracts import DatasetSnapshot, EncodeSpec, EvalSpec, FeatureCache, TrainResult, TrainSpec
+from alignment.coverage_contracts import CoverageSpec
+from alignment.reward_contracts import RewardTrainResult, RewardTrainSpec
+from alignment.soup_contracts import Greedy, SoupIngredient, SoupSpec
+from pipelines import reward_registry
+from pipelines.contracts import CandidateVersion, JobRequest, RegisteredJudge, RewardReport
 from pipelines.dispatch.requests import (
+    coverage_request,
     encode_request,
     evaluate_request,
     online_train_request,
+    reward_request,
+    soup_request,
     train_request,
     with_generation,
 )
@@ -144,6 +151,18 @@ def test_encode_states_snapshot_base_and_backbone(project: Project, settings: Se
     assert [item.manifest for item in request.inputs] == [False, True]
 
 
+def test_encode_cuts_images_as_the_recipe_says(project: Project, settings: Settings) -> None:
+    """The base, and with it the images of evaluation, stays what it is."""
+    overrides = ("images.kind=aspect_buckets", "images.step_pixels=16", "images.flip=true")
+    bucketed = load_project(project.path, overrides).recipes()[0]
+    square = project.recipes()[0]
+    cut, plain = (encode_request(project, settings, make_snapshot(), recipe) for recipe in (bucketed, square))
+    assert cut.spec["images"] == bucketed.images.model_dump()
+    assert cut.spec["images"]["kind"] == "aspect_buckets"
+    assert "images" not in plain.spec, "a cache of squares is found under the name it had"
+    assert cut.spec["backbone"] == plain.spec["backbone"]
+
+
 def test_the_same_inputs_give_the_same_job_wherever_the_project_lies(
     project: Project, settings: Settings, tmp_path: Path
 ) -> None:
@@ -275,6 +294,166 @@ def test_captions_that_are_needed_and_missing_stop_the_request(project: Project,
     assert counted.job_id == encode_request(project, settings, make_snapshot(), dpo).job_id
 
 
+GREEDY = """
+[[train]]
+recipe = "diffusion_dpo_shapes"
+overrides = ["seed=8"]
+[soup]
+method = "greedy"
+judge = "nose"
+prompts = "taste.tsv"
+seeds = [3]
+minimum_gain = 0.1
+[[soup.judges]]
+name = "nose"
+uri = "guard"
+scorer = { kind = "clip_score" }
+trained_on = ["panel"]
+"""
+
+
+def souping_project(project: Project, section: str = GREEDY, prompts: str = "a hexagon\tany\n") -> Project:
+    project.path.write_text(PROJECT + section)
+    (project.path.parent / "taste.tsv").write_text(f"prompt\tcategory\n{prompts}")
+    return load_project(project.path)
+
+
+def run_of(project: Project, recipe: int, weights: str) -> SoupIngredient:
+    result = TrainResult(
+        uri=f"file:///store/models/{weights}",
+        spec_digest="7" * 64,
+        kind="full",
+        weights_digest=weights * 64,
+        base_digest="b" * 64,
+        steps=1,
+        num_pairs=1,
+        final_metrics={},
+    )
+    return SoupIngredient(recipe=project.recipes()[recipe], result=result)
+
+
+def test_a_greedy_soup_states_judge_prompts_and_gain(project: Project, settings: Settings) -> None:
+    souping = souping_project(project)
+    request = soup_request(souping, settings, [run_of(souping, 0, "c"), run_of(souping, 1, "d")])
+    spec = SoupSpec.model_validate(request.spec)
+    assert isinstance(spec.method, Greedy)
+    assert spec.method.judge.lessons[0] == "nose"
+    assert spec.method.judge.trained_on == ("panel",)
+    assert (spec.method.seeds, spec.method.minimum_gain) == ((3,), 0.1)
+    assert spec.method.sampler == souping.evaluation.sampler
+    base, guard = (hash_folder(project.path.parent / name)[0] for name in ("base", "guard"))
+    prompts = sha256_file(project.path.parent / "taste.tsv")
+    assert names(request) == ["c" * 64, "d" * 64, base, prompts, guard]
+    assert (request.kind, request.output_uri) == ("soup", f"{settings.store_uri}/soups/{spec.digest}")
+
+
+def test_a_greedy_soup_may_not_taste_the_prompts_of_the_gate(project: Project, settings: Settings) -> None:
+    souping = souping_project(project, prompts="a hexagon\tany\nA  Circle!\tany\n")
+    with pytest.raises(ValueError, match=r"taste.tsv holds 1 prompts of the evaluation"):
+        soup_request(souping, settings, [run_of(souping, 0, "c"), run_of(souping, 1, "d")])
+
+
+def test_a_soup_needs_a_section_and_two_runs(project: Project, settings: Settings) -> None:
+    souping = souping_project(project)
+    with pytest.raises(ValueError, match="needs two runs or more, got 1"):
+        soup_request(souping, settings, [run_of(souping, 0, "c")])
+    with pytest.raises(ValueError, match=r"there is no \[soup\]"):
+        soup_request(project, settings, [run_of(souping, 0, "c"), run_of(souping, 1, "d")])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "complaint"),
+    [
+        ('judge = "nose"', 'judge = "noze"', "Unknown judge 'noze'. Did you mean 'nose'"),
+        (
+            '"diffusion_dpo_shapes"\noverrides',
+            '"mapo_shapes"\noverrides',
+            "diffusion_dpo_shapes and mapo_shapes differ",
+        ),
+        ("minimum_gain = 0.1\n", "", "soup.greedy.minimum_gain: Field required"),
+        ('[[train]]\nrecipe = "diffusion_dpo_shapes"\noverrides = ["seed=8"]\n', "", "there is one .*Add another"),
+    ],
+)
+def test_a_soup_that_cannot_be_is_refused_with_the_project(
+    project: Project, old: str, new: str, complaint: str
+) -> None:
+    assert old in GREEDY
+    with pytest.raises(ValueError, match=complaint):
+        souping_project(project, GREEDY.replace(old, new))
+
+
+REWARD = """
+[[rewards]]
+name = "people"
+encoder = "guard"
+mixture = [0.25, 0.75]
+[rewards.recipe]
+head = { kind = "pal_b" }
+global_batch = 8
+steps = 2
+seed = 1
+"""
+
+
+def test_a_reward_is_trained_on_the_snapshot_and_a_frozen_encoder(project: Project, settings: Settings) -> None:
+    project.path.write_text(PROJECT + REWARD)
+    rewarding = load_project(project.path)
+    request = reward_request(rewarding, settings, make_snapshot(), rewarding.rewards[0])
+    spec = RewardTrainSpec.model_validate(request.spec)
+    encoder, _ = hash_folder(project.path.parent / "guard")
+    assert (spec.snapshot_digest, spec.embedder_digest, spec.mixture) == ("5" * 64, encoder, (0.25, 0.75))
+    assert spec.recipe == rewarding.rewards[0].recipe
+    assert names(request) == ["5" * 64, encoder]
+    assert (request.kind, request.output_uri) == ("train_reward", f"{settings.store_uri}/rewards/{spec.digest}")
+
+
+def register_judge(settings: Settings, folder: Path, letter: str) -> RegisteredJudge:
+    """Publish a finished reward training and its judge."""
+    store = open_store(settings.store_uri)
+    uri = store.uri("rewards", letter)
+    facts = {"spec_digest": "7" * 64, "judge_digest": letter * 64, "mixture": (1.0,), "accuracies": ()}
+    sizes = {"num_pairs": 3, "num_users": 2, "best_step": 1}
+    result = RewardTrainResult(uri=uri, head_digest="8" * 64, steps=2, final_metrics={}, **facts, **sizes)  # type: ignore[arg-type]
+    (folder / letter).mkdir()
+    (folder / letter / "head.json").write_text("{}")
+    store.publish_folder(folder / letter, uri, result.model_dump(mode="json"))
+    return reward_registry.publish(
+        RegisteredJudge(
+            project="words",
+            name="people",
+            uri=uri,
+            judge_digest=letter * 64,
+            spec_digest="7" * 64,
+            snapshot_digest="5" * 64,
+            trained_on=("pairs",),
+            report=RewardReport(head="pal_b", mixture=(1.0,), accuracies=(), **sizes),
+        ),
+        settings,
+    )
+
+
+def test_a_trained_judge_is_fixed_by_its_digest_with_all_it_learnt_from(
+    project: Project, settings: Settings, tmp_path: Path
+) -> None:
+    section = '[[evaluation.judges]]\nname = "folk"\nuri = "reward://people"\nscorer = { kind = "pal" }\n'
+    guards = "[[evaluation.guards]]"
+    assert guards in PROJECT
+    judged = PROJECT.replace(guards, f'{section}trained_on = ["clip_labels"]\n{guards}')
+    project.path.write_text(judged + REWARD)
+    rewarding = load_project(project.path)
+    with pytest.raises(ValueError, match=r"No judge 'people' is registered yet"):
+        evaluate(rewarding, settings)
+    first = register_judge(settings, tmp_path, "a")
+    request = evaluate(rewarding, settings)
+    folk = EvalSpec.model_validate(request.spec).judges[1]
+    assert (folk.name, folk.weights_digest, folk.trained_on) == ("folk", "a" * 64, ("clip_labels", "pairs"))
+    found = next(item for item in request.inputs if item.content_digest == "a" * 64)
+    assert (found.uri, found.subfolder, found.manifest) == (first.uri, "judge", True)
+    register_judge(settings, tmp_path, "e")
+    assert "reward://" not in request.model_dump_json(), "a spec names digests, never the newest of a name"
+    assert EvalSpec.model_validate(evaluate(rewarding, settings).spec).judges[1].weights_digest == "e" * 64
+
+
 def test_placement_is_no_part_of_the_identity(project: Project, settings: Settings) -> None:
     first = encode_request(project, settings, make_snapshot(), project.recipes()[0])
     placed = project.placement.encode.model_copy(update={"num_processes": 8})
@@ -345,3 +524,28 @@ def test_a_base_or_judge_lacking_a_file_is_named(project: Project, settings: Set
     (tmp_path / "base" / "unet" / "config.json").unlink()
     with pytest.raises(ValueError, match=r"Base model .* lacks unet/config\.json"):
         encode_request(project, settings, make_snapshot(), project.recipes()[0])
+
+
+def with_coverage(project: Project, judge: str) -> Project:
+    section = f'[coverage]\njudge = "{judge}"\nnum_prompts = 2\nnum_samples = 3\n'
+    project.path.write_text(PROJECT + section)
+    return load_project(project.path)
+
+
+def test_coverage_asks_one_judge_about_many_images_of_few_prompts(project: Project, settings: Settings) -> None:
+    judged = with_coverage(project, project.evaluation.judges[0].name)
+    champion = make_version(project, "a", version=3)
+    request = coverage_request(judged, settings, candidate=make_version(project, "c"), champion=champion)
+    spec = CoverageSpec.model_validate(request.spec)
+    assert (spec.num_prompts, spec.seeds, spec.bar) == (2, (0, 1, 2), 0.75)
+    assert (spec.candidate.weights_digest, spec.champion.weights_digest) == ("c" * 64, "a" * 64)
+    assert {spec.base_digest, spec.prompts_digest, spec.judge.weights_digest} <= set(names(request))
+    assert len(request.side_outputs) == 3
+    assert request.output_uri == f"{settings.store_uri}/evaluations/{spec.digest}"
+
+
+def test_coverage_needs_its_section_and_a_judge_that_exists(project: Project, settings: Settings) -> None:
+    with pytest.raises(ValueError, match=r"no \[coverage\]\. Add it with judge = NAME"):
+        coverage_request(project, settings, candidate=make_version(project, "c"), champion=None)
+    with pytest.raises(ValueError, match=r"Unknown judge 'jugde'"):
+        with_coverage(project, "jugde")

@@ -10,6 +10,7 @@ import pytest
 
 from alignment.backbones.catalogue import StableDiffusion
 from alignment.contracts import EvalReport, EvalSpec, Judge, ModelRef, Sampler
+from alignment.coverage_contracts import CoverageCurve, CoveragePoint, CoverageReport, CoverageSpec
 from alignment.evaluation.calibration import calibrate
 from alignment.evaluation.comparison import SCORE_COLUMNS, ScoreTable, compare_all
 from alignment.rewards.catalogue import ClipPreference, ClipScore
@@ -120,3 +121,27 @@ def evaluation_of() -> Callable[..., Evaluation]:
 def good_evaluation() -> Evaluation:
     """Two judges clearly prefer the candidate, the guard does not move: the gate promotes."""
     return make_evaluation({"taste_a": 0.6, "taste_b": 0.5}, {"caption_match": 0.0})
+
+
+@pytest.fixture
+def coverage_report() -> CoverageReport:
+    """Repeated sampling of three models, each curve the same."""
+    base = ModelRef(kind="base", weights_digest="b" * 64)
+    spec = CoverageSpec(
+        candidate=ModelRef(kind="full", weights_digest="c" * 64),
+        champion=base,
+        base_digest="b" * 64,
+        backbone=StableDiffusion(resolution=64),
+        prompts_digest="d" * 64,
+        num_prompts=10,
+        seeds=(0, 1, 2, 3),
+        sampler=Sampler(),
+        judge=Judge(name="taste", scorer=ClipPreference(), weights_digest="e" * 64),
+        bar=0.9,
+    )
+    points = tuple(
+        CoveragePoint(num_samples=k, coverage=0.2 * k, coverage_low=0.1 * k, coverage_high=0.24 * k, best_score=k)
+        for k in range(1, 5)
+    )
+    curves = [CoverageCurve(role=role, points=points, power_law=None) for role in ("candidate", "champion", "base")]
+    return CoverageReport(uri="", spec=spec, scores_digest="f" * 64, num_prompts=10, curves=tuple(curves))

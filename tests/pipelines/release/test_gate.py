@@ -231,7 +231,7 @@ def test_a_refused_judge_is_named_with_the_reason(good_evaluation: Any) -> None:
     decision = gate(good_evaluation, **ATTACKS["judge trained on the same source"](good_evaluation))
     refused = check(decision, "may_vote:taste_b")
     assert not refused.passed
-    assert "learnt from shapes_pairs too" in refused.explanation
+    assert "learnt from or was chosen by shapes_pairs too" in refused.explanation
     assert not any(c.name == "win_rate:taste_b" for c in decision.checks)
 
 

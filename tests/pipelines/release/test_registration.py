@@ -1,6 +1,7 @@
 """Trained weights become a version once, with all an auditor asks for, and can be loaded back."""
 
 import hashlib
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,13 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from alignment.contracts import TrainResult
+from alignment.soup_contracts import SoupResult
 from pipelines import registry, tracking
+from pipelines.folders import hash_folder
+from pipelines.registry import fetch_version_weights
 from pipelines.release import registration
-from pipelines.release.registration import read_version, register
+from pipelines.release.registration import read_version, register, register_soup
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -44,6 +49,19 @@ def test_what_an_online_run_learnt_from_stands_for_the_sources(world: Any) -> No
     assert candidate.trained_on == ("panel", "scorer 12", "taste")
 
 
+def test_who_labelled_the_pairs_is_learnt_from_beside_the_sources(world: Any) -> None:
+    lessons = ("taste_a", f"scorer {'a' * 64}", "shapes_panel_a")
+    labelled = world.snapshot.model_copy(update={"labelled_by": lessons})
+    candidate = register(world.train("labelled"), world.project, world.settings, snapshot=labelled, run_id=world.run_id)
+    assert candidate.trained_on == tuple(sorted(("shapes_pairs", *lessons)))
+
+
+def test_the_judge_that_chose_the_recipe_is_named_beside_the_sources(world: Any) -> None:
+    result = world.train("chosen").model_copy(update={"selected_by": ("taste", "scorer 12")})
+    candidate = register(result, world.project, world.settings, snapshot=world.snapshot, run_id=world.run_id)
+    assert candidate.trained_on == ("scorer 12", "shapes_pairs", "taste")
+
+
 def test_the_same_weights_are_registered_once_and_become_candidate_again(world: Any) -> None:
     first = world.register("a")
     second = world.register("b")
@@ -52,6 +70,54 @@ def test_the_same_weights_are_registered_once_and_become_candidate_again(world: 
     again = register(result, world.project, world.settings, snapshot=world.snapshot, run_id=world.run_id)
     assert again == first
     assert registry.get_alias(world.settings, world.project.name, "candidate") == 1
+
+
+def soup_of(world: Any, name: str, *ingredients: TrainResult, **changes: Any) -> SoupResult:
+    """A finished soup of these runs; its weights depend on the name only."""
+    made = world.train(name)
+    return SoupResult(
+        uri=made.uri,
+        spec_digest="50fa" * 16,
+        kind=made.kind,
+        weights_digest=made.weights_digest,
+        base_digest=made.base_digest,
+        ingredients=tuple(result.weights_digest for result in ingredients),
+    ).model_copy(update=changes)
+
+
+def test_a_soup_answers_for_its_ingredients_and_for_the_judge_that_chose_them(world: Any) -> None:
+    runs = [world.train(name) for name in ("a", "b", "c")]
+    runs[1] = runs[1].model_copy(update={"trained_on": ("taste", "panel")})
+    soup = soup_of(world, "soup", runs[2], runs[0], chosen_by=("nose", "scorer 12"))
+    trained = [(run, world.snapshot) for run in runs]
+    candidate = register_soup(soup, trained, world.project, world.settings, run_id=world.run_id)
+    assert (candidate.version, candidate.weights_digest, candidate.weights_uri) == (1, soup.weights_digest, soup.uri)
+    assert candidate.trained_on == ("nose", "panel", "scorer 12", "shapes_pairs", "taste")
+    tags = registry.version_tags(world.settings, world.project.name, 1)
+    assert tags is not None
+    assert json.loads(tags["soup.ingredients"]) == [runs[2].weights_digest, runs[0].weights_digest]
+    assert tags["spec.digest"] == soup.spec_digest
+    with pytest.raises(ValueError, match="has ingredients of another run"):
+        register_soup(soup, trained[:2], world.project, world.settings, run_id=world.run_id)
+
+
+def test_a_soup_of_one_does_not_hide_behind_the_version_of_its_ingredient(world: Any) -> None:
+    """The same weights, but a judge has seen them since: it must not vote on them any more."""
+    first = world.register("a")
+    run = world.train("again").model_copy(update={"weights_digest": first.weights_digest, "uri": first.weights_uri})
+    soup = SoupResult(
+        uri=first.weights_uri,
+        spec_digest="50fa" * 16,
+        kind="lora",
+        weights_digest=first.weights_digest,
+        base_digest=first.base_digest,
+        ingredients=(first.weights_digest,),
+        chosen_by=("nose",),
+    )
+    candidate = register_soup(soup, [(run, world.snapshot)], world.project, world.settings, run_id=world.run_id)
+    assert (candidate.version, candidate.trained_on) == (2, ("nose", "shapes_pairs"))
+    later = register(run, world.project, world.settings, snapshot=world.snapshot, run_id=world.run_id)
+    assert later == candidate, "what was seen once stays seen"
 
 
 def test_weights_that_are_not_those_of_the_result_are_refused(world: Any) -> None:
@@ -104,6 +170,19 @@ def test_lora_weights_load_through_mlflow_diffusers_and_nothing_is_pickled(world
     weights = next(served.glob("artifacts/weights/*"))
     line = f"{weights.name} {hashlib.sha256(weights.read_bytes()).hexdigest()}\n"
     assert hashlib.sha256(line.encode()).hexdigest() == candidate.weights_digest
+
+
+def test_weights_are_fetched_from_the_settings_server_whatever_the_process_has_set(world: Any, tmp_path: Path) -> None:
+    import mlflow
+
+    candidate = world.register("a")
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/elsewhere.db")
+    try:
+        served = fetch_version_weights(world.settings, world.project.name, candidate.version, tmp_path / "served")
+    finally:
+        mlflow.set_tracking_uri(before)
+    assert hash_folder(served)[0] == candidate.weights_digest
 
 
 def test_full_weights_are_registered_without_the_diffusers_flavor(world: Any) -> None:

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from alignment.contracts import ModelRef
+from alignment.coverage_contracts import CoverageReport
 from pipelines.contracts import GateDecision
 from pipelines.release.gate import decide
 from pipelines.release.report import curve_plot, decision_json, render_report
@@ -221,6 +222,18 @@ def test_curves_are_scaled_into_the_plot() -> None:
     assert (plot.first, plot.last, plot.steps) == ("3", "2", "steps 10 to 40")
     assert curve_plot("flat", [(0, 5.0), (1, 5.0)]).points == "6.0,55.0 294.0,55.0"
     assert curve_plot("none", [(0, math.nan)]).steps == "no values"
+
+
+def test_repeated_sampling_is_shown_and_has_no_say(
+    good_evaluation: Any, folder: Path, coverage_report: CoverageReport
+) -> None:
+    decision = decision_of(good_evaluation)
+    without = Page(render_report(good_evaluation.report, decision, folder))
+    page = Page(render_report(good_evaluation.report, decision, folder, coverage=coverage_report))
+    assert "The best of several images" not in without.text
+    assert "80.0 % (40.0 to 96.0)" in page.text
+    assert "too few points" in page.text
+    assert any(value and value.startswith("data:image/svg+xml;base64,") for _, value in page.attributes)
 
 
 def test_decision_json_reads_back(good_evaluation: Any) -> None:

@@ -205,6 +205,7 @@ def test_execute_complete_gives_the_value_object(engine: FakeEngine, runs: FakeT
         ("failed", "bad_data", jobs.DataError, RetryAction.FAIL, "FAILED"),
         ("failed", "diverged", jobs.Diverged, RetryAction.FAIL, "FAILED"),
         ("failed", "storage_full", jobs.StorageFull, RetryAction.RETRY, "FAILED"),
+        ("failed", "out_of_memory", jobs.OutOfMemory, RetryAction.FAIL, "FAILED"),
         ("failed", "crashed", jobs.JobCrashed, RetryAction.RETRY, "FAILED"),
         ("preempted", "preempted", jobs.Preempted, RetryAction.RETRY, "KILLED"),
         ("cancelled", "", jobs.JobCancelled, RetryAction.FAIL, "KILLED"),

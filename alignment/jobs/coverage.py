@@ -1,0 +1,140 @@
+"""Draw many images of few prompts and see what the best of N is worth, for candidate, champion and base.
+
+python -m alignment.jobs.coverage --spec CoverageSpec.json --placement P.json --inputs DIR --out DIR
+
+DIR holds, by digest: the base's folder, the weights folders, the judge's folder, the prompts file, and DIR/<SampleSpec
+digest>/ of a model that was sampled for this before. OUT gets samples/<SampleSpec digest>/ for the others,
+coverage_scores.parquet, spec.json and, last, result.json. All processes share out the images; a stopped run keeps its
+images.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from accelerate import PartialState
+from accelerate.utils import gather_object
+
+from alignment.contracts import ModelRef, Placement
+from alignment.coverage_contracts import CoverageReport, CoverageSpec, Role
+from alignment.durable import file_sha256, write_json
+from alignment.evaluation.contact_sheet import spread
+from alignment.evaluation.coverage import Floats, coverage_curves
+from alignment.evaluation.models import load_model
+from alignment.evaluation.prompts import read_prompts
+from alignment.evaluation.record import SPEC_FILE, write_table
+from alignment.evaluation.sampling import ImageKey, image_grid, missing_images, sample_images, share_of_rank
+from alignment.evaluation.scoring import ScoreRow, score_samples
+from alignment.jobs.outcome import JobPaths, read_object, run_job, write_result
+from alignment.jobs.processes import start_processes
+from alignment.progress import JobProgress
+from alignment.rewards.interface import load_scorer
+
+SAMPLES_DIR = "samples"
+SCORES_FILE = "coverage_scores.parquet"
+
+
+@dataclass(frozen=True)
+class Work:
+    """What every step of the job needs."""
+
+    paths: JobPaths
+    spec: CoverageSpec
+    placement: Placement
+    state: PartialState
+    grid: list[ImageKey]
+    """Every image of one model, prompt by prompt."""
+
+    def mine(self, keys: Sequence[ImageKey]) -> list[ImageKey]:
+        """This rank's part of the work."""
+        return share_of_rank(keys, self.state.process_index, self.state.num_processes)
+
+    def distinct_models(self) -> dict[str, ModelRef]:
+        """Models by the digest of their sample spec."""
+        return {self.spec.sample_spec(model).digest: model for model in self.spec.models().values()}
+
+    def folder(self, digest: str) -> Path:
+        """Where a model's images are or will be."""
+        before = self.paths.inputs / digest
+        whole = before.is_dir() and not missing_images(before, self.grid)
+        return before if whole else self.paths.out / SAMPLES_DIR / digest
+
+
+def main(paths: JobPaths) -> None:
+    """One rank of the job."""
+    spec = read_object(paths.spec, CoverageSpec, what="coverage spec")
+    placement = read_object(paths.placement, Placement, what="placement")
+    prompts = spread(read_prompts(paths.input(spec.prompts_digest, "prompts file")), spec.num_prompts)
+    work = Work(paths, spec, placement, start_processes(placement), image_grid(prompts, spec.seeds))
+    models = work.distinct_models()
+    folders = {digest: work.folder(digest) for digest in models}
+    total = 2 * len(models) * len(work.grid)
+    with JobProgress(paths.out, total=total, unit="images", enabled=work.state.is_main_process) as progress:
+        for number, (digest, model) in enumerate(models.items(), start=1):
+            draw(work, model, folders[digest])
+            progress.update(number * len(work.grid), f"{model.kind} drawn")
+        work.state.wait_for_everyone()
+        rows = score(work, folders)
+        progress.update(total, "scored")
+    if work.state.is_main_process:
+        leave(work, rows)
+    work.state.wait_for_everyone()
+
+
+def draw(work: Work, model: ModelRef, folder: Path) -> None:
+    """This rank's missing images of one model."""
+    missing = missing_images(folder, work.mine(work.grid))
+    if not missing:
+        return
+    weights_dir = None if model.kind == "base" else work.paths.input(model.weights_digest, f"{model.kind} weights")
+    base_dir = work.paths.input(work.spec.base_digest, "base model")
+    sample_images(
+        load_model(work.spec.backbone, base_dir, model, weights_dir, device=work.state.device),
+        missing,
+        folder,
+        sampler=work.spec.sampler,
+        resolution=work.spec.backbone.resolution,
+        micro_batch=work.placement.micro_batch,
+    )
+
+
+def score(work: Work, folders: dict[str, Path]) -> list[ScoreRow]:
+    """Every image of every model under the judge, gathered from all ranks."""
+    judge = work.spec.judge
+    scorer = load_scorer(judge, work.paths.input(judge.weights_digest, f"judge {judge.name}"), work.state.device)
+    rows, _ = score_samples({judge.name: scorer}, folders, work.mine(work.grid), micro_batch=work.placement.micro_batch)
+    return sorted(ScoreRow(*row) for row in gather_object(rows))
+
+
+def leave(work: Work, rows: Sequence[ScoreRow]) -> None:
+    """Write the score table, the spec and, last, the report."""
+    spec, out = work.spec, work.paths.out
+    roles = {role: spec.sample_spec(model).digest for role, model in spec.models().items()}
+    cells = [(role, row) for role, digest in roles.items() for row in rows if row.sample_digest == digest]
+    columns = {
+        "role": pa.array([role for role, _ in cells]),
+        "prompt_index": pa.array([row.prompt_index for _, row in cells], pa.int32()),
+        "seed": pa.array([row.seed for _, row in cells], pa.int64()),
+        "score": pa.array([row.score for _, row in cells], pa.float64()),
+    }
+    write_table(out / SCORES_FILE, pa.table(columns))
+    scores_PN: dict[Role, Floats] = {
+        role: np.asarray([row.score for name, row in cells if name == role]).reshape(-1, len(spec.seeds))
+        for role in spec.models()
+    }
+    curves = coverage_curves(scores_PN, bar=spec.bar, confidence=spec.confidence)
+    write_json(out / SPEC_FILE, spec.model_dump(mode="json"))
+    report = CoverageReport(
+        uri="",
+        spec=spec,
+        scores_digest=file_sha256(out / SCORES_FILE),
+        num_prompts=len(work.grid) // len(spec.seeds),
+        curves=curves,
+    )
+    write_result(out, report)
+
+
+if __name__ == "__main__":
+    run_job(main)

@@ -1,0 +1,29 @@
+"""The most memory that this process has held so far: the GPU's where it trains on one, else the resident memory."""
+
+import re
+from pathlib import Path
+
+import torch
+
+PROCESS_STATUS = Path("/proc/self/status")
+
+
+def peak_memory(device: torch.device) -> dict[str, float]:
+    """The figure under its metric's name, GiB; none on a host that does not tell.
+
+    gpu_memory_gib is what torch has allocated at most; the driver's context and the allocator's reserve come on top of
+    it. resident_memory_gib is the kernel's high-water mark of this program, shared libraries and mapped files included
+    (getrusage would carry over the mark of the parent that started it).
+    """
+    if device.type == "cuda":
+        return {"gpu_memory_gib": torch.cuda.max_memory_allocated(device) / 2**30}
+    resident = resident_peak_gib()
+    return {} if resident is None else {"resident_memory_gib": resident}
+
+
+def resident_peak_gib(status: Path = PROCESS_STATUS) -> float | None:
+    """VmHWM of the process in GiB; None where there is no such file or line."""
+    if not status.is_file():
+        return None
+    line = re.search(r"^VmHWM:\s*(\d+) kB$", status.read_text(), flags=re.MULTILINE)
+    return int(line[1]) / 2**20 if line else None

@@ -1,0 +1,45 @@
+"""NAME.reward: the pairs of each reward's sources, a preference head trained on them, its report, a registered judge.
+
+Only projects with `[[rewards]]` have it. It runs on new pairs, or by `schedule.reward` where the project gives one.
+"""
+
+from typing import Any
+
+from airflow.sdk import DAG, Param, task
+
+from dags.assets import GPU_POOL, RUN_KEY, default_args, location, pairs_asset, projects
+from pipelines.dispatch.operators.train_job import TrainJobOperator, retry_policy
+
+for project in (project for project in projects() if project.rewards):
+    with DAG(
+        dag_id=f"{project.name}.reward",
+        schedule=project.schedule.reward or [pairs_asset(project)],
+        default_args=default_args(project),
+        max_active_runs=1,
+        tags=["plumbline", project.name],
+        params={"generation": Param(0, type="integer", minimum=0, description="Raise to run the same specs again.")},
+        doc_md=__doc__,
+    ) as dag:
+
+        @task
+        def build_snapshots(path: str) -> list[dict[str, Any]]:
+            from pipelines import stages
+
+            return stages.plan_rewards(path)
+
+        @task
+        def register(path: str, trained: tuple[dict[str, Any], dict[str, Any]], run_key: str) -> dict[str, Any]:
+            from pipelines import stages
+
+            return stages.register_reward(path, *trained, run_key=run_key)
+
+        plans = build_snapshots(location(project))
+        train = TrainJobOperator.partial(
+            task_id="train_reward",
+            project_path=location(project),
+            stage="train_reward",
+            pool=GPU_POOL,
+            retry_policy=retry_policy(),
+        ).expand(given=plans)
+        register.partial(path=location(project), run_key=RUN_KEY).expand(trained=plans.zip(train.output))
+    globals()[dag.dag_id] = dag

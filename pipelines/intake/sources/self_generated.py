@@ -1,0 +1,21 @@
+"""Pairs that the base model drew to order (job draw_pairs): shards of the store, in the columns of Pick-a-Pic v2.
+
+The label is the template's: nobody compared the images. So they train, and never calibrate a judge.
+"""
+
+from pipelines.contracts import SourceShard
+from pipelines.intake.sources.pick_a_pic import PickAPicSource
+from pipelines.project import SourceSection
+from pipelines.storage import Store
+
+
+class SelfGeneratedSource(PickAPicSource):
+    """Reads what the job published, like any other shard."""
+
+    def list_shards(self, source: SourceSection, store: Store) -> tuple[SourceShard, ...]:
+        """Every file of the finished drawing; ValueError when it is not finished."""
+        if not source.uri or store.read_manifest(source.uri) is None:
+            raise ValueError(
+                f"Source {source.name!r}: its pairs are not drawn yet. Run `plumbline draw` on the project first."
+            )
+        return super().list_shards(source, store)

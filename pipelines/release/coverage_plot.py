@@ -1,0 +1,58 @@
+"""The coverage curves of repeated sampling as a picture."""
+
+import io
+from typing import TYPE_CHECKING
+
+from alignment.coverage_contracts import CoverageCurve, CoverageReport
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+COLOURS = {"candidate": "#2557a7", "champion": "#96690a", "base": "#8a94a0"}
+
+
+def labelled_curves(report: CoverageReport) -> list[tuple[str, CoverageCurve]]:
+    """Each distinct model's curve, under the names of the roles that it plays."""
+    roles: dict[str, list[CoverageCurve]] = {}
+    for curve in report.curves:
+        roles.setdefault(report.spec.models()[curve.role].weights_digest, []).append(curve)
+    return [(" = ".join(curve.role for curve in curves), curves[0]) for curves in roles.values()]
+
+
+def plot_coverage(report: CoverageReport) -> bytes:
+    """SVG: coverage against the number of images, a band for each model."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    # A fixed salt and no date: the same report gives the same bytes.
+    with rc_context({"svg.hashsalt": "coverage", "font.size": 10}):
+        figure = Figure(figsize=(7.2, 3.4), layout="constrained")
+        axes = figure.subplots()
+        for label, curve in labelled_curves(report):
+            _draw(axes, label, curve)
+        most = len(report.spec.seeds)
+        axes.set_xscale("log", base=2)
+        ticks = [k for k in (1, 2, 4, 8, 16, 32, 64, 128) if k <= 2 * most]
+        axes.set_xticks(ticks, [str(k) for k in ticks])
+        axes.set(xlabel="images of a prompt (N)", ylabel="at least one is good", ylim=(0, 1.02))
+        axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:.0f} %")
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False, loc="lower right")
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return buffer.getvalue()
+
+
+def _draw(axes: "Axes", label: str, curve: CoverageCurve) -> None:
+    colour, samples = COLOURS[curve.role], [point.num_samples for point in curve.points]
+    axes.fill_between(
+        samples,
+        [point.coverage_low for point in curve.points],
+        [point.coverage_high for point in curve.points],
+        color=colour,
+        alpha=0.13,
+        linewidth=0,
+    )
+    shown = [point.coverage for point in curve.points]
+    axes.plot(samples, shown, color=colour, label=label, marker="o", markersize=3)

@@ -1,0 +1,202 @@
+"""`plumbline search`: recipes within the user's limits, tried on the engine, ranked, the winner written as a file."""
+
+import fcntl
+import hashlib
+import logging
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from alignment.contracts import DatasetSnapshot, Judge, Recipe, canonical_json
+from alignment.training_memory import denoiser_shapes
+from pipelines.dispatch import requests
+from pipelines.dispatch.model_folders import local_folder
+from pipelines.project import Project
+from pipelines.search import winner
+from pipelines.search.ranking import Limits, Placing, TrialReport, rank, what_bound
+from pipelines.search.space import Space, Start
+from pipelines.search.study import open_study, run_study, spent_seconds
+from pipelines.search.trials import RunJob, TrialBench
+from pipelines.search.validation import for_validation, validation_judge, vote_note
+from pipelines.settings import Settings
+
+log = logging.getLogger(__name__)
+
+SEARCH_VERSION = 1
+"""Raised when the same inputs would now lead to other trials or other figures."""
+FOLDER = "searches"
+
+
+class NothingFitsError(RuntimeError):
+    """No trial lies within the limits; the message says which limit turned how many away."""
+
+
+def check_limits(limits: Limits) -> None:
+    """ValueError naming every limit that is not a number above 0."""
+    named = {"--gpu-memory": limits.memory_gib, "--hours": limits.hours}
+    bad = [f"{name} is {value:g}" for name, value in named.items() if not (math.isfinite(value) and value > 0)]
+    if bad:
+        raise ValueError(f"{' and '.join(bad)}. Give a number above 0: GiB of one GPU, and hours of wall clock.")
+
+
+def check(project: Project, limits: Limits, out: Path | None) -> None:
+    """ValueError for limits, recipes, factors, judge or `out` that are no good; reads the project alone."""
+    check_limits(limits)
+    winner.check_path(out or winner.default_path(project))
+    space_of(project)
+    validation_judge(project)
+
+
+def space_of(project: Project) -> Space:
+    """What the project's search may try; ValueError when a recipe or a factor is none of it."""
+    section = project.search
+    named = [Start(recipe=recipe) for recipe in section.recipes]
+    starts = named or [Start(recipe=one.recipe, overrides=one.overrides) for one in project.train]
+    space = Space(
+        section=section,
+        starts=dict(zip(_labels(starts), starts, strict=True)),
+        placement=project.placement.train,
+    )
+    for start in starts:
+        recipe = start.load()
+        if recipe.backbone != project.base.backbone:
+            raise ValueError(
+                f"{project.path}: search recipe {recipe.name!r} is for {recipe.backbone!r}, but the base is"
+                f" {project.base.backbone!r}. Name a recipe of this backbone and resolution."
+            )
+    space.check()
+    return space
+
+
+def search(
+    project: Project,
+    settings: Settings,
+    *,
+    snapshot: DatasetSnapshot,
+    limits: Limits,
+    out: Path | None,
+    run_job: RunJob,
+) -> dict[str, Any]:
+    """Try, rank, write. The answer is a table of the trials and the winner's file.
+
+    ValueError for limits, recipes, judge, prompts or `out` that are no good, before anything runs; NothingFitsError
+    when no trial lies within the limits.
+    """
+    path = out or winner.default_path(project)
+    check(project, limits, path)
+    space, section = space_of(project), validation_judge(project)
+    judge = requests.judge_of(project, section, settings)
+    _check_rewards(project, settings, space, judge)
+    validated = for_validation(project, settings, snapshot, section)
+    digest = study_digest(validated, settings, space, snapshot=snapshot, limits=limits, judge=judge)
+    bench = TrialBench(
+        project=validated,
+        settings=settings,
+        snapshot=snapshot,
+        limits=limits,
+        shapes=denoiser_shapes(local_folder(project.base.uri, settings)),
+        run_job=run_job,
+    )
+    with only_one(settings.state_dir / FOLDER / digest) as folder:
+        study = open_study(folder, digest)
+        trials = run_study(study, space, bench.measure, limits=limits)
+    placings = place(bench, trials, limits)
+    best = placings[0].trial
+    recipe = winner.chosen(proposed(space, trials[best]), judge)
+    header = winner.header(project, recipe, trials[best], number=best, trials=len(trials), judge=judge.name)
+    winner.write_winner(path, recipe, header)
+    return {
+        "project": project.name,
+        "study": digest,
+        "limits": limits.model_dump(mode="json"),
+        "judge": judge.name,
+        "prompts": validated.evaluation.prompts,
+        "seconds": round(spent_seconds(trials), 1),
+        "winner": {"trial": best, "recipe": str(path), "micro_batch": trials[best].micro_batch},
+        "ranking": [placing.model_dump(mode="json") for placing in placings],
+        "trials": [{"trial": number, **report.model_dump(mode="json")} for number, report in trials.items()],
+        "notes": [note for note in (vote_note(project, section), _noise_note(trials[best])) if note],
+    }
+
+
+def place(bench: TrialBench, trials: Mapping[int, TrialReport], limits: Limits) -> list[Placing]:
+    """The trials within the limits, best first; NothingFitsError without one.
+
+    A whole run that fitted when its trial ended may no longer, since later trials took time as well.
+    """
+    left = limits.hours - spent_seconds(trials) / 3600
+    fitting = {n: t for n, t in trials.items() if t.outcome == "measured" and (t.final_run_hours or 0.0) <= left}
+    if not fitting:
+        late = {"outcome": "over_time"}
+        shown = [t.model_copy(update=late) if t.outcome == "measured" else t for t in trials.values()]
+        raise NothingFitsError(what_bound(shown, limits))
+    scores = {number: bench.prompt_scores(trial) for number, trial in fitting.items()}
+    return rank(fitting, scores, confidence=bench.project.evaluation.confidence)
+
+
+def proposed(space: Space, report: TrialReport) -> Recipe:
+    """The whole recipe of a trial."""
+    return space.starts[report.recipe].load(report.changes)
+
+
+def study_digest(
+    project: Project, settings: Settings, space: Space, *, snapshot: DatasetSnapshot, limits: Limits, judge: Judge
+) -> str:
+    """Identity of a search: all that its trials and their figures depend on, but for how many are made."""
+    identity = {
+        "version": SEARCH_VERSION,
+        "section": space.section.model_dump(mode="json", exclude={"trials"}),
+        "recipes": {label: start.load().digest for label, start in space.starts.items()},
+        "base": requests.base_input(project, settings).content_digest,
+        "snapshot": snapshot.content_digest,
+        "judge": judge.model_dump(mode="json"),
+        "prompts": project.evaluation.prompts,
+        "sampler": project.evaluation.sampler.model_dump(mode="json"),
+        "placement": project.placement.model_dump(mode="json"),
+        "limits": limits.model_dump(mode="json"),
+    }
+    return hashlib.sha256(canonical_json(identity).encode()).hexdigest()
+
+
+@contextmanager
+def only_one(folder: Path) -> Iterator[Path]:
+    """The folder of a search, held; RuntimeError when another process on this host has it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RuntimeError(f"The same search is running already, see {folder}. Wait for it, or stop it.") from error
+        yield folder
+
+
+def _labels(starts: list[Start]) -> list[str]:
+    """A name for each starting recipe: its own, numbered where two share it."""
+    names = [Path(start.recipe).stem for start in starts]
+    return [name if names.count(name) == 1 else f"{name}_{place}" for place, name in enumerate(names, start=1)]
+
+
+def _check_rewards(project: Project, settings: Settings, space: Space, judge: Judge) -> None:
+    """ValueError when a recipe maximises the very judge that would rank it."""
+    for start in space.starts.values():
+        recipe = start.load()
+        if not recipe.objective.online:
+            continue
+        reward = requests.judge_of(project, project.reward(recipe), settings)
+        if set(reward.lessons) & set(judge.lessons):
+            raise ValueError(
+                f"Recipe {recipe.name!r} maximises {reward.name!r}, which cannot rank it as the search's judge as well."
+                " Name another scorer as search.judge."
+            )
+
+
+def _noise_note(report: TrialReport) -> str:
+    c = report.against_base
+    if c is None or c.mean_difference_low > 0:
+        return ""
+    return (
+        f"The winner's gain over the base is within the noise ({c.mean_difference_low:+.4f} to"
+        f" {c.mean_difference_high:+.4f}): more trial_steps, prompts or seeds would tell."
+    )

@@ -1,0 +1,211 @@
+"""What a recipe search may try: the `[search]` table, and one proposal from it. Pure; knows no optimiser and no job.
+
+Everything is said relative to the recipes that the search starts from, so that one range serves several objectives,
+whose beta has other units each.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Protocol, Self
+
+from pydantic import Field, model_validator
+
+from alignment.config import load_recipe
+from alignment.contracts import FullFineTune, Placement, PositiveInt, Recipe, Record
+from alignment.lookup import unknown_name
+
+AS_IT_IS = "as it is"
+"""The choice that leaves a recipe's own value, or the project's placement, alone."""
+
+Range = tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
+
+DEFAULT_FACTORS: Mapping[str, Range] = {"optimiser.learning_rate": (0.2, 5.0), "objective.beta": (0.25, 4.0)}
+
+
+class SearchSection(Record):
+    """Where a recipe search starts, what it may change, and how it measures."""
+
+    recipes: tuple[str, ...] = ()
+    """Recipes to start from, by name or path; none: those of `train`, with their overrides."""
+    factors: dict[str, Range] = Field(default_factory=lambda: dict(DEFAULT_FACTORS))
+    """Field of a recipe to the least and the greatest factor on its value, drawn on a log scale. A recipe without the
+    field is left alone."""
+    lora_ranks: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    """Other tunings to try: adapters of these ranks (alpha equal to the rank), 0 for a full fine-tune."""
+    global_batches: tuple[PositiveInt, ...] = ()
+    """Other global batches to try; steps follow, so that the number of pairs stays."""
+    micro_batches: tuple[PositiveInt, ...] = ()
+    """Other micro-batches to try: placement, which decides memory and pace alone."""
+    trials: PositiveInt = 12
+    trial_steps: PositiveInt = 20
+    """Steps of a trial at the starting recipe's own global batch."""
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """Decides the proposals; the recipes keep their own seeds."""
+    judge: str = ""
+    """Scorer of the project that ranks the trials and may not vote on the winner; none: the first of online.rewards,
+    else the first judge."""
+    prompts: str = ""
+    """Validation prompts, tab separated with the header `prompt<TAB>category`; none: prompts of the snapshot's test
+    split, which are not trained on."""
+    num_prompts: Annotated[int, Field(ge=2)] = 100
+    """Most prompts taken from the test split."""
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0, 1)
+    """Images of each prompt."""
+
+    @model_validator(mode="after")
+    def _ranges_hold_the_start(self) -> Self:
+        for field, (low, high) in self.factors.items():
+            if not low <= 1 <= high:
+                raise ValueError(f"search.factors.{field} is [{low:g}, {high:g}]; it must hold 1, the recipe as it is")
+        return self
+
+
+class Suggest(Protocol):
+    """Who chooses: a trial of the optimiser, or a test."""
+
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool) -> float:
+        """A value of the range."""
+        ...
+
+    def suggest_categorical(self, name: str, choices: Sequence[str]) -> Any:
+        """One of the choices."""
+        ...
+
+
+class Start(Record):
+    """A recipe to start from, as a person names it."""
+
+    recipe: str
+    overrides: tuple[str, ...] = ()
+
+    def load(self, overrides: Sequence[str] = ()) -> Recipe:
+        """The recipe, with more overrides; ValueError when they do not fit it."""
+        return load_recipe(self.recipe, (*self.overrides, *overrides))
+
+
+class Proposal(Record):
+    """A recipe to try, and the short run that measures it."""
+
+    start: str
+    """Label of the starting recipe."""
+    recipe: Recipe
+    """The whole run, should it win."""
+    trial: Recipe
+    """The same science over few steps, its warm-up shortened to a quarter of them. Its name carries the placement: a
+    job's answer is found by its science alone, while a trial measures the placement too."""
+    placement: Placement
+    changes: tuple[str, ...]
+    """What differs from the starting recipe, as overrides."""
+
+
+class Space(Record):
+    """Everything that may be tried."""
+
+    section: SearchSection
+    starts: dict[str, Start]
+    placement: Placement
+
+    def check(self) -> None:
+        """ValueError when a factor's field is in none of the recipes, or is no number above 0 in one."""
+        recipes = [start.load() for start in self.starts.values()]
+        for field in self.section.factors:
+            values = [value for recipe in recipes if (value := field_value(recipe, field)) is not None]
+            if field in DEFAULT_FACTORS and not values:
+                continue
+            if not values:
+                known = {name for recipe in recipes for name in number_fields(recipe)}
+                raise ValueError(unknown_name("field of search.factors", field, known))
+            if not all(value > 0 for value in values):
+                raise ValueError(f"search.factors.{field}: a recipe has {min(values):g}; only values above 0 scale.")
+
+    def as_they_are(self) -> list[dict[str, Any]]:
+        """The choices that lead to each starting recipe unchanged."""
+        section = self.section
+        fixed = {f"factor of {field}": 1.0 for field in section.factors}
+        lists = {"tuning": section.lora_ranks, "global_batch": section.global_batches}
+        lists["micro_batch"] = section.micro_batches
+        fixed_lists = {name: AS_IT_IS for name, values in lists.items() if values}
+        return [{"recipe": name, **fixed, **fixed_lists} for name in self.starts]
+
+    def propose(self, suggest: Suggest) -> Proposal:
+        """Ask for every choice and make the recipe; ValueError when the choices do not make a valid one."""
+        label = str(suggest.suggest_categorical("recipe", tuple(self.starts)))
+        start = self.starts[label]
+        own = start.load()
+        changes = [*self._tuning(suggest, own), *self._factors(suggest, own)]
+        batch = self._choice(suggest, "global_batch", self.section.global_batches)
+        micro = self._choice(suggest, "micro_batch", self.section.micro_batches)
+        if batch is not None and batch != own.global_batch:
+            changes += [f"global_batch={batch}", f"steps={_same_pairs(own.steps, own, batch)}"]
+        placement = self.placement.model_copy(
+            update={"sample_prompts": (), "micro_batch": micro or self.placement.micro_batch}
+        )
+        recipe = start.load(changes)
+        trial = shortened(recipe, _same_pairs(self.section.trial_steps, own, recipe.global_batch), placement)
+        return Proposal(start=label, recipe=recipe, trial=trial, placement=placement, changes=tuple(changes))
+
+    def _factors(self, suggest: Suggest, own: Recipe) -> list[str]:
+        changes = []
+        for field, (low, high) in self.section.factors.items():
+            value = field_value(own, field)
+            if value is None:
+                continue
+            factor = suggest.suggest_float(f"factor of {field}", low, high, log=True)
+            if factor != 1:
+                changes.append(f"{field}={float(f'{value * factor:.3g}')!r}")
+        return changes
+
+    def _tuning(self, suggest: Suggest, own: Recipe) -> list[str]:
+        rank = self._choice(suggest, "tuning", self.section.lora_ranks)
+        if rank is None:
+            return []
+        if rank == 0:
+            return [] if isinstance(own.tuning, FullFineTune) else ["tuning={kind='full'}"]
+        if isinstance(own.tuning, FullFineTune):
+            return [f"tuning={{kind='lora', rank={rank}, alpha={rank}}}"]
+        return [f"tuning.rank={rank}", f"tuning.alpha={rank}"]
+
+    def _choice(self, suggest: Suggest, name: str, values: Sequence[int]) -> int | None:
+        """One of the values, None for leaving it as it is; nothing is asked when there are none."""
+        if not values:
+            return None
+        choice = str(suggest.suggest_categorical(name, (AS_IT_IS, *map(str, values))))
+        return None if choice == AS_IT_IS else int(choice)
+
+
+def shortened(recipe: Recipe, steps: int, placement: Placement) -> Recipe:
+    """A recipe over `steps` steps, at most its own."""
+    steps = min(steps, recipe.steps)
+    optimiser = recipe.optimiser.model_copy(update={"warmup_steps": min(recipe.optimiser.warmup_steps, steps // 4)})
+    name = f"{recipe.name}.trial_{_placement_digest(placement)[:8]}"
+    return recipe.model_copy(update={"name": name, "steps": steps, "optimiser": optimiser})
+
+
+def field_value(recipe: Recipe, field: str) -> float | None:
+    """The number at a dotted field of a recipe; None where it has none."""
+    return number_fields(recipe).get(field)
+
+
+def number_fields(recipe: Recipe) -> dict[str, float]:
+    """Every number of a recipe that is no count, by its dotted name."""
+    found: dict[str, float] = {}
+
+    def walk(table: Mapping[str, Any], prefix: str) -> None:
+        for name, value in table.items():
+            if isinstance(value, Mapping):
+                walk(value, f"{prefix}{name}.")
+            elif isinstance(value, float):
+                found[f"{prefix}{name}"] = value
+
+    walk(recipe.model_dump(), "")
+    return found
+
+
+def _same_pairs(steps: int, own: Recipe, global_batch: int) -> int:
+    """Steps of another global batch that see as many pairs."""
+    return max(1, round(steps * own.global_batch / global_batch))
+
+
+def _placement_digest(placement: Placement) -> str:
+    """Identity of what a trial's figures depend on beside the science."""
+    return hashlib.sha256(placement.model_dump_json().encode()).hexdigest()

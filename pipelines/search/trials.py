@@ -1,0 +1,202 @@
+"""One trial: a short training job and the validation judge's look at its weights, both ordinary jobs on the engine."""
+
+import json
+import logging
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from alignment.contracts import (
+    Comparison,
+    DatasetSnapshot,
+    EvalReport,
+    FeatureCache,
+    Recipe,
+    TrainResult,
+)
+from alignment.evaluation.comparison import Floats, ScoreTable, seed_grid
+from alignment.job_files import METRICS_FILE, MetricsLine
+from alignment.training_memory import Shapes, memory_floor
+from pipelines.contracts import CandidateVersion, JobRequest
+from pipelines.dispatch import jobs, requests
+from pipelines.project import Project
+from pipelines.search.ranking import Limits, Outcome, TrialReport
+from pipelines.search.space import Proposal
+from pipelines.settings import Settings
+from pipelines.storage import open_store
+
+log = logging.getLogger(__name__)
+
+MEMORY_METRICS = ("gpu_memory_gib", "resident_memory_gib")
+PACE_METRICS = ("pairs_per_second", "prompts_per_second")
+SCORES_FILE = "scores.parquet"
+
+RunJob = Callable[[JobRequest], dict[str, Any]]
+"""Run a job to its end, or find its answer; a JobError when there is none."""
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What metrics.jsonl of a trial says."""
+
+    items_per_second: float
+    peak_memory_gib: float
+
+
+@dataclass(frozen=True)
+class TrialBench:
+    """Where proposals are measured."""
+
+    project: Project
+    """With the validation's prompts, seeds and judge in the place of the evaluation's."""
+    settings: Settings
+    snapshot: DatasetSnapshot
+    limits: Limits
+    shapes: Shapes
+    """Of the base's denoiser."""
+    run_job: RunJob
+
+    @property
+    def judge(self) -> str:
+        """Name of the validation judge."""
+        return self.project.evaluation.judges[0].name
+
+    def measure(self, proposal: Proposal, seconds_left: float) -> TrialReport:
+        """Train for a few steps, judge if the limits hold. `seconds_left` is for this trial and the whole run.
+
+        What does not fit, diverges or runs out of memory is an answer; any other JobError is raised.
+        """
+        started = time.monotonic()
+        floor = memory_floor(proposal.recipe, self.shapes).gib
+        report = TrialReport(
+            outcome="measured",
+            recipe=proposal.start,
+            changes=proposal.changes,
+            micro_batch=proposal.placement.micro_batch,
+            memory_floor_gib=floor,
+        )
+        if floor > self.limits.memory_gib:
+            return refused(report, "over_memory", f"Weights and optimiser alone need {floor:.2f} GiB.", started)
+        try:
+            request = self.train_request(proposal)
+            result = TrainResult.model_validate(self.run_job(request))
+        except jobs.Diverged as error:
+            return refused(report, "diverged", str(error), started)
+        except jobs.OutOfMemory as error:
+            return refused(report, "out_of_memory", str(error), started)
+        report = with_figures(report, self.figures(result), proposal.recipe)
+        report = report.model_copy(update={"spec_digest": result.spec_digest})
+        return self._judged(report, result, seconds_left, started)
+
+    def _judged(self, report: TrialReport, result: TrainResult, seconds_left: float, started: float) -> TrialReport:
+        """The report with the judge's comparison, or with the limit that the trial breaks."""
+        assert report.peak_memory_gib is not None
+        assert report.final_run_hours is not None
+        if report.peak_memory_gib > self.limits.memory_gib:
+            reason = f"Measured {report.peak_memory_gib:.2f} GiB at the peak, {self.limits.memory_gib:g} are allowed."
+            return refused(report, "over_memory", reason, started)
+        left = (seconds_left - (time.monotonic() - started)) / 3600
+        if report.final_run_hours > left:
+            reason = f"The whole run would take {report.final_run_hours:.2f} h, {max(0.0, left):.2f} are left."
+            return refused(report, "over_time", reason, started)
+        evaluation = EvalReport.model_validate(self.run_job(self.validation_request(result)))
+        return report.model_copy(
+            update={
+                "against_base": self._against_base(evaluation),
+                "judge_accuracy": next((c.accuracy for c in evaluation.calibrations if c.judge == self.judge), None),
+                "evaluation_uri": evaluation.uri,
+                "seconds": time.monotonic() - started,
+            }
+        )
+
+    # --- jobs ---
+
+    def train_request(self, proposal: Proposal) -> JobRequest:
+        """The trial's training job; its features are encoded first where that was not done before."""
+        placement = self.project.placement.model_copy(update={"train": proposal.placement})
+        project = self.project.model_copy(update={"placement": placement})
+        if proposal.trial.objective.online:
+            return requests.online_train_request(project, self.settings, proposal.trial)
+        encode = requests.encode_request(project, self.settings, self.snapshot, proposal.trial)
+        cache = FeatureCache.model_validate(self.run_job(encode))
+        return requests.train_request(project, self.settings, cache, proposal.trial)
+
+    def validation_request(self, result: TrainResult) -> JobRequest:
+        """A trial's weights against the base, as the evaluation of a candidate that will not be registered."""
+        return requests.evaluate_request(
+            self.project,
+            self.settings,
+            candidate=CandidateVersion(
+                model=self.project.name,
+                version=0,
+                kind=result.kind,
+                weights_digest=result.weights_digest,
+                weights_uri=result.uri,
+                spec_digest=result.spec_digest,
+                base_digest=result.base_digest,
+                snapshot_digest=self.snapshot.content_digest,
+                trained_on=result.trained_on or self.snapshot.sources,
+                run_id="",
+            ),
+            champion=None,
+            snapshot_uri=self.snapshot.uri,
+            snapshot_digest=self.snapshot.content_digest,
+        )
+
+    # --- what they left ---
+
+    def figures(self, result: TrainResult) -> Figures:
+        """Pace and peak of a finished trial, from its metrics.jsonl in the store."""
+        data = open_store(self.settings.store_uri, self.settings).read_bytes(f"{result.uri}/{METRICS_FILE}")
+        return read_figures([MetricsLine.model_validate(json.loads(line)).metrics for line in data.splitlines()])
+
+    def prompt_scores(self, report: TrialReport) -> Floats:
+        """The validation judge's mean over seeds for each prompt, for a trial's weights."""
+        import io
+
+        import pyarrow.parquet as pq
+
+        data = open_store(self.settings.store_uri, self.settings).read_bytes(f"{report.evaluation_uri}/{SCORES_FILE}")
+        table = ScoreTable.from_columns(pq.read_table(io.BytesIO(data)).to_pydict())
+        return seed_grid(table, self.judge, "candidate").prompt_means()
+
+    def _against_base(self, evaluation: EvalReport) -> Comparison:
+        found = [c for c in evaluation.comparisons if (c.scorer, c.against) == (self.judge, "base")]
+        if evaluation.problems or not found:
+            problems = " ".join(evaluation.problems) or "There is no comparison with the base."
+            raise RuntimeError(f"The validation of a trial went wrong, see {evaluation.uri}: {problems}")
+        return found[0]
+
+
+def read_figures(lines: Sequence[dict[str, float]]) -> Figures:
+    """Median pace over the steps after the first, which warms up, and the greatest peak.
+
+    ValueError when the trial left no figures, as one trained by an earlier version does.
+    """
+    paces = [line[name] for line in lines for name in PACE_METRICS if name in line]
+    peaks = [line[name] for line in lines for name in MEMORY_METRICS if name in line]
+    if not paces or not peaks:
+        raise ValueError("A trial's metrics hold no pace or no memory. Search on a host that tells both (Linux).")
+    return Figures(items_per_second=statistics.median(paces[1:] or paces), peak_memory_gib=max(peaks))
+
+
+def with_figures(report: TrialReport, figures: Figures, recipe: Recipe) -> TrialReport:
+    """The report with what was measured, and the hours that the whole run will take at that pace."""
+    seconds = recipe.steps * recipe.global_batch / figures.items_per_second
+    return report.model_copy(
+        update={
+            "items_per_second": figures.items_per_second,
+            "peak_memory_gib": figures.peak_memory_gib,
+            "memory_beyond_floor_gib": figures.peak_memory_gib - (report.memory_floor_gib or 0.0),
+            "final_run_hours": seconds / 3600,
+        }
+    )
+
+
+def refused(report: TrialReport, outcome: Outcome, reason: str, started: float) -> TrialReport:
+    """A trial that is not ranked."""
+    return report.model_copy(
+        update={"outcome": outcome, "reason": reason, "seconds": time.monotonic() - started},
+    )

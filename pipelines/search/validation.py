@@ -1,0 +1,106 @@
+"""What ranks the trials: prompts that are neither trained on nor held out, and a judge that gives up its vote."""
+
+import hashlib
+import logging
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+from alignment.contracts import DatasetSnapshot
+from alignment.evaluation.prompts import HEADER, read_prompts
+from alignment.lookup import unknown_name
+from pipelines.project import JudgeSection, Project
+from pipelines.prompts import check_not_heldout, heldout_prompts
+from pipelines.settings import Settings
+from pipelines.storage import open_store
+
+log = logging.getLogger(__name__)
+
+TEST_FILE = "test.parquet"
+FEWEST_PROMPTS = 2
+STORE_FOLDER = "searches"
+
+
+def validation_judge(project: Project) -> JudgeSection:
+    """The scorer that `search.judge` names; ValueError when there is none of that name.
+
+    Without a name: the first scorer of [online] that is no judge or guard of the gate, else the first judge.
+    """
+    online = project.online.rewards if project.online else ()
+    evaluation = project.evaluation
+    if not project.search.judge:
+        return (*online, *evaluation.judges)[0]
+    scorers = {s.name: s for s in (*evaluation.guards, *evaluation.judges, *online)}
+    if project.search.judge not in scorers:
+        raise ValueError(f"{project.path}: {unknown_name('search.judge', project.search.judge, scorers)}")
+    return scorers[project.search.judge]
+
+
+def vote_note(project: Project, judge: JudgeSection) -> str:
+    """What the gate will say about the judge that chose; empty when it has no vote to lose.
+
+    A guard that chose may not guard either, and then the gate refuses the candidate.
+    """
+    names = [section.name for section in project.evaluation.judges]
+    if judge.name in {guard.name for guard in project.evaluation.guards}:
+        return (
+            f"{judge.name} is a guard and chose this recipe, so it may not guard what the recipe trains and the gate"
+            " will refuse it. Name another scorer as search.judge."
+        )
+    if judge.name not in names:
+        return ""
+    left, required = len(names) - 1, project.gate.required_judges
+    too_few = f" gate.required_judges is {required}: name more judges, or lower it." if left < required else ""
+    return f"{judge.name} chose this recipe and may not vote on what it trains; {left} other judges are left.{too_few}"
+
+
+def for_validation(project: Project, settings: Settings, snapshot: DatasetSnapshot, judge: JudgeSection) -> Project:
+    """The project as a trial is evaluated: validation prompts, seeds and judge, no guards."""
+    prompts = (
+        _named_prompts(project, settings) if project.search.prompts else _test_prompts(project, settings, snapshot)
+    )
+    evaluation = project.evaluation.model_copy(
+        update={"prompts": prompts, "seeds": project.search.seeds, "judges": (judge,), "guards": ()}
+    )
+    return project.model_copy(update={"evaluation": evaluation})
+
+
+def _named_prompts(project: Project, settings: Settings) -> str:
+    """URI of the prompts file that the project names; ValueError when it holds prompts of the evaluation."""
+    uri = project.search.prompts
+    with tempfile.TemporaryDirectory() as scratch:
+        prompts = read_prompts(open_store(settings.store_uri, settings).local_path(uri, Path(scratch)))
+    check_not_heldout([prompt.text for prompt in prompts], heldout_prompts(project, settings), uri)
+    _check_enough(len(prompts), uri)
+    return uri
+
+
+def _test_prompts(project: Project, settings: Settings, snapshot: DatasetSnapshot) -> str:
+    """URI of a prompts file with prompts of the snapshot's test split, chosen by their hash."""
+    import pyarrow.parquet as pq
+
+    store = open_store(settings.store_uri, settings)
+    with tempfile.TemporaryDirectory() as scratch:
+        store.fetch_folder(snapshot.uri, Path(scratch) / "snapshot", only=(TEST_FILE,))
+        column = pq.read_table(Path(scratch) / "snapshot" / TEST_FILE, columns=["prompt"]).column("prompt")
+        chosen = choose(column.to_pylist(), project.search.num_prompts)
+    _check_enough(len(chosen), f"the test split of snapshot {snapshot.uri}")
+    text = "".join(f"{left}\t{right}\n" for left, right in [HEADER, *((prompt, "test_split") for prompt in chosen)])
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    uri = store.uri(STORE_FOLDER, project.name, f"prompts_{digest[:16]}.tsv")
+    store.write_bytes(uri, text.encode())
+    return uri
+
+
+def choose(prompts: Iterable[str], most: int) -> list[str]:
+    """Distinct prompts that fit on a line, in the order of their sha256: a sample that more prompts hardly change."""
+    whole = {prompt for prompt in prompts if prompt.strip() and not set("\t\r\n") & set(prompt)}
+    return sorted(whole, key=lambda prompt: hashlib.sha256(prompt.encode()).hexdigest())[:most]
+
+
+def _check_enough(number: int, origin: str) -> None:
+    if number < FEWEST_PROMPTS:
+        raise ValueError(
+            f"{origin} gives {number} validation prompts, at least {FEWEST_PROMPTS} are needed and 50 make sense."
+            " Name a file as search.prompts, or raise snapshot.test_share."
+        )

@@ -1,0 +1,53 @@
+"""Ballots made to order."""
+
+import hashlib
+from collections.abc import Callable
+
+import pytest
+
+from alignment.contracts import DatasetSnapshot, Judge
+from alignment.labelling.ballots import Ballot
+from alignment.rewards.catalogue import ClipPreference
+
+
+@pytest.fixture
+def make_ballot() -> Callable[..., Ballot]:
+    """A row on item number `item`; `preference` 1 for its first side, -1 for its second, 0 for a tie."""
+
+    def make(item: int, preference: float = 1.0, *, who: str = "ann", source: str = "people") -> Ballot:
+        return Ballot(
+            pair_id=hashlib.sha256(f"{item} {who}".encode()).hexdigest(),
+            item=f"item-{item}",
+            chosen_is_first=preference > 0,
+            is_tie=preference == 0,
+            annotator_id=who,
+            source=source,
+        )
+
+    return make
+
+
+@pytest.fixture
+def plain_snapshot() -> DatasetSnapshot:
+    """A DatasetSnapshot that lies nowhere."""
+    return DatasetSnapshot(
+        uri="",
+        content_digest="5" * 64,
+        num_pairs={"train": 30, "calibration": 10, "test": 5},
+        num_ties=9,
+        num_prompts=4,
+        sources=("people",),
+        licences=("CC0-1.0",),
+        batch_digests=(),
+        heldout_prompts_digest="6" * 64,
+    )
+
+
+@pytest.fixture
+def make_judge() -> Callable[..., Judge]:
+    """A judge with lessons of its own."""
+
+    def make(name: str, digest: str = "a", *trained_on: str) -> Judge:
+        return Judge(name=name, scorer=ClipPreference(), weights_digest=digest * 64, trained_on=trained_on)
+
+    return make
