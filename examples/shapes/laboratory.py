@@ -36,6 +36,7 @@ from alignment.evaluation.sampling import ImageKey, image_grid, missing_images, 
 from alignment.evaluation.scoring import read_image, score_samples
 from alignment.jobs import encode, train
 from alignment.jobs.outcome import JobPaths, exit_code
+from alignment.objectives.catalogue import PRDP
 from alignment.rewards.catalogue import ClipPreference, ClipScore
 from alignment.rewards.interface import Scorer, load_scorer
 from pipelines.intake import ingestion, snapshot, validation
@@ -133,8 +134,8 @@ class Laboratory:
 
     def train_spec(self, recipe: Recipe, snapshot_dir: Path, training_prompts: Path) -> TrainSpec:
         """The recipe bound to the snapshot's features, encoded if need be; to prompts and a reward if it is online."""
-        if recipe.objective.online:
-            reward = self.judge(recipe.objective.reward)  # type: ignore[union-attr]
+        if isinstance(recipe.objective, PRDP):
+            reward = self.judge(recipe.objective.reward)
             online = OnlineData(prompts_digest=self.bring(training_prompts), reward=reward)
             return TrainSpec(recipe=recipe, base_digest=self.base_digest, online=online)
         spec = EncodeSpec(
