@@ -63,6 +63,8 @@ EXPERIMENTS: dict[str, Experiment] = {
     "ipo": Experiment("ipo_shapes"),
     "mapo-paper": Experiment("mapo_paper_shapes"),
     "dpo-twice-as-long": Experiment("diffusion_dpo_shapes", overrides=()),
+    "mapo-twice-as-long": Experiment("mapo_shapes", overrides=()),
+    "sft-twice-as-long": Experiment("sft_shapes", overrides=()),
 }
 SOUPS = ("soup-uniform", "soup-greedy")
 BASE = "base"
