@@ -6,12 +6,11 @@ from pathlib import Path
 
 from alignment.contracts import EvalReport
 from alignment.coverage_contracts import CoverageReport
-from pipelines import tracking
+from pipelines import review, tracking
 from pipelines.contracts import CandidateVersion, GateDecision
 from pipelines.project import Project
 from pipelines.prompts import heldout_prompts
 from pipelines.release import decisions, evidence, gate
-from pipelines.release import report as reports
 from pipelines.settings import Settings
 from pipelines.storage import open_store, sha256_file
 
@@ -36,6 +35,7 @@ def judge(
         folder = Path(scratch) / "evaluation"
         store.fetch_folder(report.uri, folder)
         columns = read_columns(folder / "scores.parquet")
+        scores = evidence.read_grids(columns)
         problems = evidence.recompute(report, columns, scores_sha256=sha256_file(folder / "scores.parquet"))
         decision = gate.decide(
             report,
@@ -43,13 +43,14 @@ def judge(
             candidate,
             champion_version=champion.version if champion else None,
             champion_weights_digest=champion.weights_digest if champion else candidate.base_digest,
-            scores=evidence.read_grids(columns),
+            scores=scores,
             table_problems=problems,
             prompts_digest=heldout_prompts(project, settings).digest,
         )
         decision = decision.model_copy(update={"report_uri": report_uri(project, settings, decision)})
-        html = reports.render_report(report, decision, folder, coverage=coverage)
-        store.write_bytes(decision.report_uri, html.encode())
+        review.write_pages(
+            project, settings, decision, report=report, folder=folder, scores=scores, coverage=coverage
+        )
     decisions.save_decision(decision, project, settings)
     return decision
 
