@@ -154,7 +154,7 @@ class JobRequest(ValueObject):
 
 
 class JobRecord(ValueObject):
-    """What a finished job was asked, and what it took; in the store, so that it outlives the host and the MLflow run."""
+    """What a finished job was asked, and what it took; in the store, so that it outlives host and MLflow run."""
 
     request: JobRequest
     """Without the MLflow run, whose address may hold a password."""

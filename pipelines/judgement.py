@@ -48,9 +48,7 @@ def judge(
             prompts_digest=heldout_prompts(project, settings).digest,
         )
         decision = decision.model_copy(update={"report_uri": report_uri(project, settings, decision)})
-        review.write_pages(
-            project, settings, decision, report=report, folder=folder, scores=scores, coverage=coverage
-        )
+        review.write_pages(project, settings, decision, report=report, folder=folder, scores=scores, coverage=coverage)
     decisions.save_decision(decision, project, settings)
     return decision
 

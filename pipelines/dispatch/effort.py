@@ -1,4 +1,4 @@
-"""What a job takes: the wall time of its processes, added up over attempts in its folder, kept in the store at the end."""
+"""What a job takes: wall time of its processes, added up over attempts in its folder, in the store at the end."""
 
 import time
 from collections.abc import Iterator

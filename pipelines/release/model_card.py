@@ -1,4 +1,4 @@
-"""A version's model card in the hub's format: YAML front matter, then Markdown. Licences of data and base are carried over.
+"""A version's model card in the hub's format: YAML front matter, then Markdown; licences of data and base carried over.
 
 The front matter is written as JSON values, which YAML reads, so nothing beyond the standard library is needed. Names
 that come from outside cannot end a table cell or a line, nor become a tag.
@@ -94,7 +94,12 @@ def front_matter(decision: GateDecision, project: Project, known: Provenance, *,
         **licences.hub(),
         "library_name": "diffusers",
         "pipeline_tag": "text-to-image",
-        "tags": ["text-to-image", "preference-alignment", *_method_tags(known), *(["lora"] * (candidate.kind == "lora"))],
+        "tags": [
+            "text-to-image",
+            "preference-alignment",
+            *_method_tags(known),
+            *(["lora"] * (candidate.kind == "lora")),
+        ],
         "datasets": [source.name for source in known.sources] or list(candidate.trained_on),
     }
     if base:

@@ -46,22 +46,26 @@ def render_report(
     where they are there. `scores` is its score table, which the slices are counted from; `provenance` what the store
     knows of the version's making; `coverage` what repeated sampling measured.
     """
-    return page_environment().get_template(TEMPLATE).render(
-        decision=decision,
-        report=report,
-        headline=headline(decision),
-        summary=summary(report, decision),
-        groups=check_groups(decision),
-        scorers=[scorer_panel(report, decision, s.name, kind=k) for k, s in scorers(report)],
-        contact_sheet=data_uri(folder / CONTACT_SHEET_FILE),
-        extremes=extremes_by_end(folder),
-        short=SHORT,
-        lineage=lineage(report, decision, provenance),
-        commands=commands(decision),
-        **_slices(report, decision, scores),
-        **_calibrations(report, decision),
-        **_coverage(coverage),
-        **_training(provenance),
+    return (
+        page_environment()
+        .get_template(TEMPLATE)
+        .render(
+            decision=decision,
+            report=report,
+            headline=headline(decision),
+            summary=summary(report, decision),
+            groups=check_groups(decision),
+            scorers=[scorer_panel(report, decision, s.name, kind=k) for k, s in scorers(report)],
+            contact_sheet=data_uri(folder / CONTACT_SHEET_FILE),
+            extremes=extremes_by_end(folder),
+            short=SHORT,
+            lineage=lineage(report, decision, provenance),
+            commands=commands(decision),
+            **_slices(report, decision, scores),
+            **_calibrations(report, decision),
+            **_coverage(coverage),
+            **_training(provenance),
+        )
     )
 
 

@@ -8,7 +8,7 @@ from pipelines.release.pages.judges import Attenuation
 
 
 def plot_attenuation(lines: Sequence[Attenuation]) -> bytes:
-    """SVG: people's win rate across, the judge's up. A dot above its line's right end is more than people can explain."""
+    """SVG: people's win rate across, the judge's up. A dot above the end of its line is more than people explain."""
     with drawn("attenuation", 3.6) as (figure, buffer):
         axes = figure.subplots()
         axes.axhline(0.5, color=FAINT, linewidth=0.8)

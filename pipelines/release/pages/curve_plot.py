@@ -21,7 +21,9 @@ def plot_curves(curves: Mapping[str, Points]) -> bytes:
         for axes, (name, points) in zip(grid, curves.items(), strict=False):
             fine, coarse = thinned(points, MOST_POINTS), thinned(points, SMOOTH_POINTS)
             axes.plot(*zip(*fine, strict=True), color=SERIES[0], alpha=0.3, linewidth=0.8)
-            axes.plot(*zip(*coarse, strict=True), color=SERIES[0], linewidth=1.6, marker="." if len(coarse) == 1 else "")
+            axes.plot(
+                *zip(*coarse, strict=True), color=SERIES[0], linewidth=1.6, marker="." if len(coarse) == 1 else ""
+            )
             axes.set_title(name.replace("_", " "), fontsize=9, color=INK, loc="left")
             axes.tick_params(labelsize=8)
             plain(axes)

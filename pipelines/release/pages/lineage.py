@@ -98,8 +98,8 @@ def _weights(decision: GateDecision, known: Provenance) -> Step:
 def _candidate(decision: GateDecision) -> Step:
     candidate = decision.candidate
     learnt = ", ".join(candidate.trained_on) or "nothing that is named"
-    says = f"{candidate.model}, version {candidate.version}; learnt from or was chosen by {learnt}. Run {candidate.run_id}."
-    return Step("candidate", says)
+    says = f"{candidate.model}, version {candidate.version}; learnt from or was chosen by {learnt}."
+    return Step("candidate", f"{says} Run {candidate.run_id}.")
 
 
 def _evaluation(report: EvalReport, decision: GateDecision) -> Step:
