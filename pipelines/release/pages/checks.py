@@ -58,7 +58,7 @@ def _group(name: str, checks: list[GateCheck]) -> CheckGroup:
 
 
 def _outcome(checks: list[GateCheck]) -> tuple[str, str]:
-    """The worst that a family says, counted over the checks that decide, where there are any, else over what is watched."""
+    """The worst that a family says, counted over the checks that decide, else over those that are watched."""
     deciding = [check for check in checks if check.decisive and check.note != "unmeasured"]
     undecided = sum(check.note == "undecided" for check in deciding)
     failed = sum(not check.passed for check in deciding) - undecided

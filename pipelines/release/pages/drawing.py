@@ -24,8 +24,17 @@ def drawn(name: str, height_inches: float, width_inches: float = WIDTH_INCHES) -
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    style = {"svg.hashsalt": name, "font.size": 10, "axes.edgecolor": FAINT, "text.color": INK, "axes.labelcolor": SOFT}
-    with rc_context({**style, "xtick.color": SOFT, "ytick.color": SOFT}):
+    with rc_context(
+        {
+            "svg.hashsalt": name,
+            "font.size": 10,
+            "axes.edgecolor": FAINT,
+            "axes.labelcolor": SOFT,
+            "text.color": INK,
+            "xtick.color": SOFT,
+            "ytick.color": SOFT,
+        }
+    ):
         figure, buffer = Figure(figsize=(width_inches, height_inches), layout="constrained"), io.BytesIO()
         yield figure, buffer
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
@@ -37,6 +46,6 @@ def plain(axes: "Axes") -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def as_percent(share: float, _position: int | None = None) -> str:
+def as_percent(share: float, _position: float) -> str:
     """Tick label."""
     return f"{100 * share:.0f} %"
