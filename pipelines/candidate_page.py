@@ -82,21 +82,24 @@ def page_note(report: EvalReport, decision: GateDecision, address: str, *, pictu
     """Markdown on top of the page. `address` is the run's within MLflow's pages; pictures are artifacts under gate/."""
     run_id = address.rpartition("/")[2]
     shown = [f"![{name}](get-artifact?path=gate%2F{name}&run_uuid={run_id})" for name in pictures]
-    return "\n\n".join([_verdict(report, decision), _links(decision, address), *shown])
+    return "\n\n".join([_sentence(report, decision), *shown, _families(decision), _links(decision, address)])
 
 
 def version_note(report: EvalReport, decision: GateDecision, address: str) -> str:
     """Markdown of the registered version."""
     page = f"[Curves, images and contact sheet]({address})"
-    return "\n\n".join([_verdict(report, decision), f"{page}. {_links(decision, address)}"])
+    parts = [_sentence(report, decision), _families(decision), f"{page}. {_links(decision, address)}"]
+    return "\n\n".join(parts)
 
 
-def _verdict(report: EvalReport, decision: GateDecision) -> str:
-    lines = [f"**{decision.verdict}**: {told(headline(decision))} {told(summary(report, decision))}", ""]
-    lines += [f"- {told(reason)}" for reason in decision.reasons]
-    lines += ["", "| asked | came out |", "|---|---|"]
-    lines += [f"| {group.title} | {group.says} |" for group in check_groups(decision)]
-    return "\n".join(lines)
+def _sentence(report: EvalReport, decision: GateDecision) -> str:
+    first = f"**{decision.verdict}**: {told(headline(decision))} {told(summary(report, decision))}"
+    return "\n".join([first, *(f"- {told(reason)}" for reason in decision.reasons)])
+
+
+def _families(decision: GateDecision) -> str:
+    rows = [f"| {group.title} | {group.says} |" for group in check_groups(decision)]
+    return "\n".join(["| asked | came out |", "|---|---|", *rows])
 
 
 def _links(decision: GateDecision, address: str) -> str:

@@ -165,4 +165,6 @@ def _implied(line: Attenuation) -> tuple[str, str]:
     if line.accuracy <= 0.5:
         return "cannot be said", ""
     low, rate, high = (disattenuated_win_rate(value, line.accuracy) for value in (line.low, line.rate, line.high))
-    return ("more than all" if line.rate > line.accuracy else percent(rate)), bounds(low, high)
+    if line.rate > line.accuracy:
+        return "above the line", ""
+    return percent(rate), bounds(low, high)

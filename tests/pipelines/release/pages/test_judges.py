@@ -33,7 +33,7 @@ def test_a_judge_of_three_in_four_shows_sixty_as_fifty_five(good_evaluation: Any
 
 def test_more_than_all_people_could_give_is_said(good_evaluation: Any, good_decision: Any) -> None:
     report = with_win_rate(good_evaluation.report, 0.76)
-    assert calibration_row(calibration("taste_a", 0.75), report, good_decision).implies == "more than all"
+    assert calibration_row(calibration("taste_a", 0.75), report, good_decision).implies == "above the line"
 
 
 def test_a_judge_no_better_than_chance_says_nothing_of_people(good_evaluation: Any, good_decision: Any) -> None:
