@@ -4,7 +4,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from airflow.sdk import Asset
+from airflow.sdk import Asset, AssetAny
 
 from pipelines.project import Project, list_projects, load_project
 from pipelines.settings import load_settings
@@ -27,6 +27,21 @@ def pairs_asset(project: Project) -> Asset:
 def candidate_asset(project: Project) -> Asset:
     """A newly registered candidate version."""
     return Asset(name=f"{project.name}.candidate", uri=f"plumbline://{project.name}/candidate", group="plumbline")
+
+
+def judges_asset(project: Project) -> Asset:
+    """A newly trained judge."""
+    return Asset(name=f"{project.name}.judges", uri=f"plumbline://{project.name}/judges", group="plumbline")
+
+
+def retrain_asset(project: Project) -> Asset:
+    """The monitor wants a new candidate."""
+    return Asset(name=f"{project.name}.retrain", uri=f"plumbline://{project.name}/retrain", group="plumbline")
+
+
+def train_starts(project: Project) -> AssetAny:
+    """What training waits for: new pairs, or the monitor's wish."""
+    return AssetAny(pairs_asset(project), retrain_asset(project))
 
 
 def default_args(project: Project) -> dict[str, Any]:

@@ -9,13 +9,13 @@ from typing import Any
 
 from airflow.sdk import DAG, Param, task
 
-from dags.assets import GPU_POOL, RUN_KEY, candidate_asset, default_args, location, pairs_asset, projects
+from dags.assets import GPU_POOL, RUN_KEY, candidate_asset, default_args, location, projects, train_starts
 from pipelines.dispatch.operators.train_job import TrainJobOperator, retry_policy
 
 for project in projects():
     with DAG(
         dag_id=f"{project.name}.train",
-        schedule=[pairs_asset(project)],
+        schedule=train_starts(project),
         default_args=default_args(project),
         max_active_runs=1,
         tags=["plumbline", project.name],
@@ -31,10 +31,11 @@ for project in projects():
             return stages.snapshot(path)
 
         @task.short_circuit
-        def enough_new_pairs(path: str, snapshot: dict[str, Any]) -> bool:
+        def enough_new_pairs(path: str, snapshot: dict[str, Any], triggering_asset_events: Any = None) -> bool:
             from pipelines import stages
 
-            return stages.enough_new_pairs(path, snapshot)
+            wanted = any(asset.name.endswith(".retrain") for asset in triggering_asset_events or ())
+            return wanted or stages.enough_new_pairs(path, snapshot)
 
         @task
         def plan_encodings(path: str, snapshot: dict[str, Any]) -> list[dict[str, Any]]:

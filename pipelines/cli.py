@@ -14,11 +14,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipelines import gate_commands, stages
+from pipelines import evidence_commands, gate_commands, stages
 
 Json = dict[str, Any]
 
 DONE, FAILED, BAD_INPUT, GATE_SAID_NO = 0, 1, 2, 3
+JUDGES_IMPORT = "judges import"
+TWO_WORDS = {*gate_commands.GATE_TOOLS, evidence_commands.PROMPTS_IMPORT, JUDGES_IMPORT}
+"""Commands of two words, of which the first may be a stage as well."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -49,7 +52,7 @@ def _joined(words: list[str]) -> list[str]:
     """`gate simulate ...` as one command beside the stage `gate projects/NAME.toml`."""
     at = next((i for i, word in enumerate(words) if not word.startswith("-")), len(words))
     name = " ".join(words[at : at + 2])
-    return [*words[:at], name, *words[at + 2 :]] if name in gate_commands.GATE_TOOLS else words
+    return [*words[:at], name, *words[at + 2 :]] if name in TWO_WORDS else words
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -73,6 +76,7 @@ def _parser() -> argparse.ArgumentParser:
         if name == "rollback":
             stage.add_argument("--reason", required=True, help="why; kept in the ledger")
     gate_commands.add_gate_tools(commands, command=_gate_tool)
+    evidence_commands.add_evidence_commands(commands, command=_evidence)
     _add_platform_commands(commands)
     _add_judge_commands(commands)
     return parser
@@ -110,9 +114,8 @@ def _add_platform_commands(commands: Any) -> None:
 
 
 def _add_judge_commands(commands: Any) -> None:
-    judges = commands.add_parser("judges", help="judges: import published weights")
-    bring = judges.add_subparsers(required=True, metavar="ACTION").add_parser(
-        "import", help="convert published weights once to the folder that a judge loads; docs/judges.md lists the kinds"
+    bring = commands.add_parser(
+        JUDGES_IMPORT, help="convert published weights once to the folder that a judge loads; docs/judges.md"
     )
     bring.add_argument("kind", help="e.g. pickscore, hpsv2, imagereward, aesthetic_v2, hpsv3, clip_head")
     bring.add_argument("source", help="the published file, or the folder of a CLIP")
@@ -200,6 +203,25 @@ def _reward(arguments: argparse.Namespace) -> int:
     return _print(judges)
 
 
+def _calibrate(arguments: argparse.Namespace) -> int:
+    _reports(arguments.project)
+    return _print(_calibrated(arguments.project))
+
+
+def _monitor(arguments: argparse.Namespace) -> int:
+    _reports(arguments.project)
+    key, snapshot = _run_key(arguments.project), stages.snapshot(arguments.project)
+    calibration = stages.run_job(arguments.project, "calibrate", {"snapshot": snapshot}, run_key=key)
+    stages.record_calibration(arguments.project, calibration, run_key=key)
+    report = stages.monitor(arguments.project, calibration, run_key=key)
+    _print(report)
+    return DONE if report["outcome"] == "ok" else GATE_SAID_NO
+
+
+def _judges(arguments: argparse.Namespace) -> int:
+    return _print(stages.judges(arguments.project))
+
+
 def _register(arguments: argparse.Namespace) -> int:
     return _print(_candidates(arguments))
 
@@ -229,6 +251,12 @@ def _gate_tool(arguments: argparse.Namespace) -> int:
         return _print(value)
     print(text)
     return DONE
+
+
+def _evidence(arguments: argparse.Namespace) -> int:
+    value, code = arguments.tool(arguments)
+    _print(value)
+    return int(code)
 
 
 def _promote(arguments: argparse.Namespace) -> int:
@@ -317,10 +345,18 @@ def _promote_candidates(path: str, candidates: list[Json]) -> int:
 
 
 def _decision(path: str, candidate: Json) -> Json:
+    if stages.read_project(path).gate.maximum_calibration_age_days:
+        _calibrated(path)
     evaluation, key = _evaluation(path, candidate), _run_key(path)
     wanted = stages.read_project(path).coverage is not None
     coverage = stages.run_job(path, "coverage", {"candidate": candidate}, run_key=key) if wanted else None
     return stages.gate(path, candidate, evaluation, run_key=key, coverage=coverage)
+
+
+def _calibrated(path: str) -> list[Json]:
+    """The judges' calibrations on everything accepted so far; found when nothing is new."""
+    report = stages.run_job(path, "calibrate", {"snapshot": stages.snapshot(path)}, run_key=_run_key(path))
+    return stages.record_calibration(path, report, run_key=_run_key(path))
 
 
 def _evaluation(path: str, candidate: Json) -> Json:
@@ -396,12 +432,15 @@ STAGES: dict[str, tuple[Callable[[argparse.Namespace], int], str]] = {
     "soup": (_soup, "average the trained recipes, as the project's [soup] says"),
     "search": (_search, "try recipes within the limits and write the best as a recipe file"),
     "reward": (_reward, "train the project's reward models, report, and register them as judges"),
+    "calibrate": (_calibrate, "the judges' agreement with held-out people, kept as records"),
+    "judges": (_judges, "which judges may vote, and why the others may not"),
     "register": (_register, "trained weights as model versions, alias candidate"),
     "evaluate": (_evaluate, "candidate, champion and base on the held-out prompts"),
     "coverage": (_coverage, "what the best of several images is worth, for candidate, champion and base"),
     "gate": (_gate, "decide on the candidate; exit code 3 when the answer is no"),
     "promote": (_promote, "decide, and move the champion alias if the gate says so"),
     "run": (_run, "the whole loop, without Airflow"),
+    "monitor": (_monitor, "the champion against what came in since; exit code 3 when it asks for something"),
     "rollback": (_rollback, "the previous champion back"),
     "status": (_status, "champion, candidate, last decision, ledger"),
 }

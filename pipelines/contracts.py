@@ -128,7 +128,9 @@ class TrackingTarget(BaseModel):
     run_id: str
 
 
-JobKind = Literal["draw_pairs", "label", "caption", "encode", "train", "soup", "train_reward", "evaluate", "coverage"]
+JobKind = Literal[
+    "draw_pairs", "label", "caption", "encode", "train", "soup", "train_reward", "evaluate", "coverage", "calibrate"
+]
 """A job of alignment/jobs, by the name of its file."""
 
 

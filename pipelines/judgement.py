@@ -2,14 +2,15 @@
 
 import tempfile
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 from alignment.contracts import EvalReport
 from alignment.coverage_contracts import CoverageReport
-from pipelines import candidate_page, review, tracking
+from pipelines import calibrations, candidate_page, review, tracking
 from pipelines.contracts import CandidateVersion, GateDecision
 from pipelines.project import Project
-from pipelines.prompts import heldout_prompts
+from pipelines.prompts import evaluation_digest
 from pipelines.release import decisions, evidence, gate
 from pipelines.settings import Settings
 from pipelines.storage import open_store, sha256_file
@@ -45,7 +46,10 @@ def judge(
             champion_weights_digest=champion.weights_digest if champion else candidate.base_digest,
             scores=scores,
             table_problems=problems,
-            prompts_digest=heldout_prompts(project, settings).digest,
+            prompts_digest=evaluation_digest(project, settings),
+            barred=calibrations.barred(
+                report.spec.judges, project.name, project.gate, settings=settings, now=datetime.now(UTC)
+            ),
         )
         decision = decision.model_copy(update={"report_uri": report_uri(project, settings, decision)})
         review.write_pages(project, settings, decision, report=report, folder=folder, scores=scores, coverage=coverage)

@@ -15,6 +15,7 @@ from alignment.lookup import unknown_name
 from alignment.reward_contracts import RewardRecipe
 from alignment.rewards.catalogue import Reward
 from alignment.soup_contracts import recipe_family
+from pipelines.monitor_policy import MonitorSection
 from pipelines.policy import GatePolicy
 from pipelines.search.space import SearchSection
 
@@ -128,11 +129,20 @@ class JudgeSection(Section):
         return self
 
 
+class PromptSetSection(Section):
+    """Prompts under a name, held out of training whether or not the evaluation asks them at present."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,40}$")]
+    prompts: str
+    """Tab separated file, header `prompt<TAB>category`, as `plumbline prompts import` writes it; local or s3://."""
+
+
 class EvaluationSection(Section):
     """Prompts, seeds, sampler and judges of the gate."""
 
     prompts: str
-    """Tab separated file, header `prompt<TAB>category`; held out of training by the snapshot stage."""
+    """Name of a prompt set, or a tab separated file, header `prompt<TAB>category`; held out of training by the snapshot
+    stage."""
     seeds: tuple[int, ...]
     sampler: Sampler
     judges: Annotated[tuple[JudgeSection, ...], Field(min_length=1)]
@@ -299,6 +309,7 @@ class Project(Section):
     snapshot: SnapshotSection = SnapshotSection()
     train: Annotated[tuple[RecipeSection, ...], Field(min_length=1)]
     evaluation: EvaluationSection
+    prompt_sets: tuple[PromptSetSection, ...] = ()
     coverage: CoverageSection | None = None
     online: OnlineSection | None = None
     rewards: tuple[RewardSection, ...] = ()
@@ -306,6 +317,7 @@ class Project(Section):
     labelling: LabellingSection | None = None
     captions: CaptionsSection | None = None
     gate: GatePolicy = GatePolicy()
+    monitor: MonitorSection = MonitorSection()
     placement: PlacementSection = PlacementSection()
     schedule: ScheduleSection = ScheduleSection()
     search: SearchSection = SearchSection()
@@ -384,6 +396,13 @@ class Project(Section):
                         f' {section.scorer.kind!r}. Write scorer = {{ kind = "pal" }}.'
                     )
 
+    def check_prompt_sets(self) -> None:
+        """ValueError for two prompt sets of one name."""
+        names = [own.name for own in self.prompt_sets]
+        doubled = sorted({name for name in names if names.count(name) > 1})
+        if doubled:
+            raise ValueError(f"{self.path}: two [[prompt_sets]] are called {', '.join(doubled)}. Rename one.")
+
     def _scorers(self) -> tuple[JudgeSection, ...]:
         """Every scorer of the project."""
         online = self.online.rewards if self.online else ()
@@ -441,6 +460,7 @@ def load_project(path: Path, overrides: tuple[str, ...] = ()) -> Project:
     project = _absolute(project.model_copy(update={"train": sections}), root)
     project.recipes()
     project.check_rewards()
+    project.check_prompt_sets()
     project.labellers()
     project.labelled_sources()
     check_sampler(project.base.backbone, project.evaluation.sampler)
@@ -493,6 +513,8 @@ def _absolute(project: Project, root: Path) -> Project:
 
     evaluation, online = project.evaluation, project.online
     soup, captions = project.soup, project.captions
+    sets = tuple(own.model_copy(update={"prompts": resolve(own.prompts)}) for own in project.prompt_sets)
+    asked = next((own.prompts for own in sets if own.name == evaluation.prompts), resolve(evaluation.prompts))
     if isinstance(soup, GreedySoupSection):
         tasting = tuple(j.model_copy(update={"uri": resolve(j.uri)}) for j in soup.judges)
         soup = soup.model_copy(update={"prompts": resolve(soup.prompts), "judges": tasting})
@@ -517,6 +539,7 @@ def _absolute(project: Project, root: Path) -> Project:
                 s.model_copy(update={"recipe": resolve(s.recipe) if s.recipe.endswith(".toml") else s.recipe})
                 for s in project.train
             ),
+            "prompt_sets": sets,
             "online": online,
             "soup": soup,
             "rewards": tuple(r.model_copy(update={"encoder": resolve(r.encoder)}) for r in project.rewards),
@@ -524,7 +547,7 @@ def _absolute(project: Project, root: Path) -> Project:
             "captions": captions,
             "evaluation": evaluation.model_copy(
                 update={
-                    "prompts": resolve(evaluation.prompts),
+                    "prompts": asked,
                     "judges": tuple(j.model_copy(update={"uri": resolve(j.uri)}) for j in evaluation.judges),
                     "guards": tuple(g.model_copy(update={"uri": resolve(g.uri)}) for g in evaluation.guards),
                 }

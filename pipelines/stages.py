@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from alignment.calibration_contracts import CalibrationReport
 from alignment.contracts import DatasetSnapshot, EvalReport, FeatureCache, Recipe, TrainResult, canonical_json
 from alignment.coverage_contracts import CoverageReport
 from alignment.job_files import LABEL_REPORT_FILE
@@ -201,8 +202,8 @@ def job_request(
 
     draw_pairs: {source}, its name; label and caption: {snapshot}; encode: {snapshot, recipe}; train: {cache, recipe},
     of which an online recipe reads no cache; soup: {trainings, results}, two lists of one order; train_reward:
-    {snapshot, reward}; evaluate and coverage: {candidate}. `recipe` (0 when left out) and `reward` are positions in the
-    project file.
+    {snapshot, reward}; evaluate and coverage: {candidate}; calibrate: {snapshot}. `recipe` (0 when left out) and
+    `reward` are positions in the project file.
     """
     from pipelines.dispatch import requests
 
@@ -217,6 +218,8 @@ def job_request(
     elif stage == "soup":
         parts = _ingredients(project, given["trainings"], given["results"])
         request = requests.soup_request(project, settings, parts)
+    elif stage == "calibrate":
+        request = requests.calibrate_request(project, settings, DatasetSnapshot.model_validate(given["snapshot"]))
     elif stage == "train_reward":
         data, reward = DatasetSnapshot.model_validate(given["snapshot"]), project.rewards[int(given["reward"])]
         request = requests.reward_request(project, settings, data, reward)
@@ -339,6 +342,25 @@ def register_reward(path: str, plan: Json, result: Json, *, run_key: str) -> Jso
     return _json(judge)
 
 
+def record_calibration(path: str, report: Json, *, run_key: str) -> list[Json]:
+    """A CalibrationReport kept as a record per judge, and shown in MLflow."""
+    from pipelines import calibrations, tracking
+
+    project, settings = read_project(path), load_settings()
+    measured = CalibrationReport.model_validate(report)
+    records = calibrations.record(measured, project.name, settings)
+    with _pipeline_run(project, settings, run_key, []) as run_id:
+        tracking.log_dict(settings, run_id, report, "calibration/report.json")
+    return [_json(record) for record in records]
+
+
+def judges(path: str) -> list[Json]:
+    """Which judges of the project may vote and why not, as JudgeStandings."""
+    from pipelines import judge_standing
+
+    return [_json(own) for own in judge_standing.standings(read_project(path), load_settings())]
+
+
 def pick_candidate(path: str, version: int | None = None) -> Json:
     """The CandidateVersion to judge: a given version, or where alias `candidate` points."""
     from pipelines.release import registration
@@ -390,6 +412,42 @@ def aa(path: str, *, run_key: str) -> Json:
         uri, digest = data.uri, data.content_digest
     request = requests.aa_request(project, settings, champion=champion, snapshot_uri=uri, snapshot_digest=digest)
     return jobs.run_to_end(request, settings, parent_key=run_key)
+
+
+def monitor(path: str, calibration: Json | None, *, run_key: str, announce: bool = False) -> Json:
+    """The MonitorReport on the champion, kept in the store and shown in MLflow; `calibration` as in `gate`'s judges.
+
+    With `announce` a wanted retraining is claimed for this run, within the project's rate.
+    """
+    from pipelines import monitoring, tracking
+
+    project, settings = read_project(path), load_settings()
+    try:
+        champion = _champion(project, settings)
+    except ValueError:
+        # The alias contradicts the ledger: one of the findings says so, and the champion is nobody's.
+        champion = None
+    report = monitoring.monitor(
+        project,
+        settings,
+        champion=champion,
+        calibration=CalibrationReport.model_validate(calibration) if calibration else None,
+        announce_key=run_key if announce else "",
+    )
+    with _pipeline_run(project, settings, run_key, []) as run_id:
+        tracking.log_dict(settings, run_id, _json(report), "monitor/report.json")
+        tracking.log_text(settings, run_id, monitoring.markdown(report), "monitor/report.md")
+        tracking.set_run_tags(settings, run_id, {"monitor.outcome": report.outcome, "monitor.report_uri": report.uri})
+    return _json(report)
+
+
+def raise_alarms(report: Json) -> None:
+    """RuntimeError with everything of a MonitorReport that a person has to look at; nothing when there is nothing."""
+    from pipelines.watch_contracts import MonitorReport
+
+    alarms = MonitorReport.model_validate(report).alarms
+    if alarms:
+        raise RuntimeError(" ".join(alarms))
 
 
 def promote(path: str, decision: Json, *, actor: str) -> Json:

@@ -6,6 +6,7 @@ The answer's URI is named by the spec's digest, so the same science is never com
 from collections.abc import Sequence
 from pathlib import Path
 
+from alignment.calibration_contracts import CalibrationSpec
 from alignment.caption_contracts import (
     Captioner,
     CaptionMethod,
@@ -64,6 +65,7 @@ FOLDERS: dict[JobKind, str] = {
     "train_reward": "rewards",
     "evaluate": "evaluations",
     "coverage": "evaluations",
+    "calibrate": "calibrations/reports",
 }
 """Folder of the store that holds the answers of each kind of job."""
 SAMPLES_FOLDER = "samples"
@@ -268,6 +270,34 @@ def _evaluation(
     )
 
 
+def calibrate_request(project: Project, settings: Settings, snapshot: DatasetSnapshot) -> JobRequest:
+    """Check the project's judges against the calibration split of a snapshot.
+
+    A judge `reward://NAME` that nobody has trained yet is left out. ValueError when then none is left, or the snapshot
+    holds no pair to check on.
+    """
+    if not snapshot.num_pairs["calibration"]:
+        raise ValueError(
+            f"Snapshot {snapshot.uri} has no calibration pairs. Raise [snapshot] calibration_share, or bring more"
+            " pairs."
+        )
+    sections = tuple(
+        own
+        for own in project.evaluation.judges
+        if not own.uri.startswith(REWARD_SCHEME)
+        or reward_registry.newest(project.name, own.uri.removeprefix(REWARD_SCHEME), settings)
+    )
+    if not sections:
+        raise ValueError(f"No judge of {project.path} is trained yet. Run `plumbline reward {project.path}`.")
+    judges = judge_inputs(project, sections, settings)
+    spec = CalibrationSpec(
+        judges=tuple(judges), snapshot_digest=snapshot.content_digest, confidence=project.evaluation.confidence
+    )
+    inputs = [JobInput(content_digest=snapshot.content_digest, uri=snapshot.uri)]
+    inputs += [weights for own in judges.values() for weights in own]
+    return make_request(project, settings, spec, inputs=_distinct(inputs), placement=project.placement.evaluate)
+
+
 def coverage_request(
     project: Project, settings: Settings, *, candidate: CandidateVersion, champion: CandidateVersion | None
 ) -> JobRequest:
@@ -379,6 +409,7 @@ _KINDS: dict[type[ValueObject], JobKind] = {
     RewardTrainSpec: "train_reward",
     EvalSpec: "evaluate",
     CoverageSpec: "coverage",
+    CalibrationSpec: "calibrate",
 }
 
 
