@@ -155,6 +155,22 @@ class JobRequest(ValueObject):
         return f"{self.project}-{self.kind}-{self.spec_digest[:12]}-g{self.generation}"
 
 
+class JobRecord(ValueObject):
+    """What a finished job was asked, and what it took; in the store, so that it outlives host and MLflow run."""
+
+    request: JobRequest
+    """Without the MLflow run, whose address may hold a password."""
+    device: Literal["cpu", "gpu"]
+    attempts: Annotated[int, Field(ge=0)]
+    seconds: Annotated[float, Field(ge=0)]
+    """Wall time of the job's processes over its attempts; that of an attempt killed with its host is lost."""
+
+    @property
+    def device_hours(self) -> float:
+        """Wall time times processes: a process has one GPU, or on a CPU its threads."""
+        return self.seconds * self.request.placement.num_processes / 3600
+
+
 class JobHandle(ValueObject):
     """A submitted job: enough to find it again from another process."""
 

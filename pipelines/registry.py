@@ -130,6 +130,12 @@ def set_version_tags(settings: Settings, model: str, version: int, tags: Mapping
             client.set_model_version_tag(model, str(version), name, value)
 
 
+def describe_version(settings: Settings, model: str, version: int, text: str) -> None:
+    """Set a version's description, Markdown."""
+    with connect(settings.tracking_uri) as client:
+        client.update_model_version(model, str(version), description=text)
+
+
 def get_alias(settings: Settings, model: str, alias: str) -> int | None:
     """Version that an alias names, None when nobody has set it; ValueError when that version was deleted."""
     from mlflow.exceptions import MlflowException

@@ -28,6 +28,10 @@ RUN_KEY_TAG = "plumbline.run_key"
 JOB_ID_TAG = "plumbline.job_id"
 CONFIG_TAG = "plumbline.config_logged"
 PARENT_TAG = "mlflow.parentRunId"
+EXPERIMENT_KIND = {"mlflow.experimentKind": "custom_model_development"}
+"""Makes MLflow open an experiment as training runs with curves and images, not as a GenAI project with traces."""
+NOTE_TAG = "mlflow.note.content"
+"""Markdown that MLflow shows as a run's description."""
 MAX_PARAM_CHARS = 500
 MAX_PARAMS_PER_REQUEST = 100
 MAX_METRICS_PER_REQUEST = 1000
@@ -175,7 +179,7 @@ def _experiment(client: Any, settings: Settings, name: str) -> str:
         # Without a server MLflow would put artifacts into the working directory.
         location = None if served else (settings.mlflow_dir / "artifacts").as_uri()
         try:
-            return str(client.create_experiment(name, artifact_location=location))
+            return str(client.create_experiment(name, artifact_location=location, tags=EXPERIMENT_KIND))
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
@@ -260,6 +264,12 @@ def run_tags(settings: Settings, run_id: str) -> dict[str, str]:
         own = client.get_run(run_id).data.tags
         parent = client.get_run(own[PARENT_TAG]).data.tags if PARENT_TAG in own else {}
     return {name: value for name, value in {**parent, **own}.items() if not name.startswith("mlflow.")}
+
+
+def run_address(settings: Settings, run_id: str) -> str:
+    """A run within MLflow's pages, as a link from another of its pages."""
+    with connect(settings.tracking_uri) as client:
+        return f"#/experiments/{client.get_run(run_id).info.experiment_id}/runs/{run_id}"
 
 
 def set_run_tags(settings: Settings, run_id: str, tags: Mapping[str, str]) -> None:
