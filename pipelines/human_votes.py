@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from alignment.contracts import EvalReport, Record
-from alignment.evaluation.agreement import prediction_powered_win_rate
+from alignment.evaluation.agreement import PredictionPowered, prediction_powered_win_rate
 from alignment.evaluation.comparison import Floats, win_rate_interval
 from alignment.evaluation.score_grids import ScoreGrids
 from pipelines.contracts import GateDecision
@@ -76,12 +76,11 @@ def win_rates(
     labels = {asked[prompt]: int(share > 0.5) for prompt, share in votes.items() if share != 0.5}
     if len(labels) < MINIMUM_PROMPTS or len(prompts) - len(labels) < 2:
         raise ValueError(
-            f"People decided {len(labels)} of {len(prompts)} prompts. Give votes on {MINIMUM_PROMPTS} and more, and leave"
-            " two or more to the judges."
+            f"People decided {len(labels)} of {len(prompts)} prompts. Give votes on {MINIMUM_PROMPTS} and more, and"
+            " leave two or more to the judges."
         )
-    may_vote = {
-        c.name.removeprefix("may_vote:") for c in decision.checks if c.name.startswith("may_vote:") and c.passed
-    }
+    lines = {check.name: check.passed for check in decision.checks}
+    may_vote = {judge.name for judge in report.spec.judges if lines.get(f"may_vote:{judge.name}")}
     if not may_vote:
         raise ValueError("No judge may vote in this decision, so there is nothing to add to people's votes.")
     order = sorted(prompts)
@@ -95,13 +94,19 @@ def win_rates(
 def _win_rate(
     judge: str, differences_P: Floats, labels: Mapping[int, int], *, order: Sequence[int], confidence: float
 ) -> PeoplesWinRate:
-    """A judge's equal scores count against the candidate: the interval is valid whatever the judge says."""
+    """A judge's equal scores count against the candidate: the interval is valid whatever the judge says.
+
+    A judge that says one thing of every prompt adds nothing, and people who do leave no spread to estimate by: then the
+    votes alone speak.
+    """
     says = {index: int(difference > 0) for index, difference in zip(order, differences_P.tolist(), strict=True)}
     labelled = sorted(labels)
     human, judged = [labels[index] for index in labelled], [says[index] for index in labelled]
     others = [says[index] for index in order if index not in labels]
-    found = prediction_powered_win_rate(human, judged, others, confidence=confidence)
     low, high = win_rate_interval(sum(human), 0, len(human) - sum(human), confidence=confidence)
+    found = PredictionPowered(sum(human) / len(human), low, high)
+    if len({*judged, *others}) > 1 and len(set(human)) > 1:
+        found = prediction_powered_win_rate(human, judged, others, confidence=confidence)
     return PeoplesWinRate(
         judge=judge,
         num_labelled=len(human),

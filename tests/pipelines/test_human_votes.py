@@ -1,8 +1,11 @@
 """People's votes beside a judge whose word on every prompt is known."""
 
+import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from alignment.backbones.catalogue import StableDiffusion
@@ -10,8 +13,11 @@ from alignment.contracts import EvalReport, EvalSpec, Judge, ModelRef, Sampler
 from alignment.evaluation.comparison import ScoreTable, win_rate_interval
 from alignment.evaluation.score_grids import ScoreGrids
 from alignment.rewards.catalogue import ClipPreference
+from pipelines import cli
 from pipelines.contracts import CandidateVersion, GateCheck, GateDecision
 from pipelines.human_votes import read_votes, win_rates
+from pipelines.settings import Settings
+from pipelines.storage import open_store
 
 NUM_PROMPTS = 400
 PROMPTS = {index: f"Prompt, number {index}!" for index in range(NUM_PROMPTS)}
@@ -79,7 +85,8 @@ def grids(prefers: list[bool]) -> ScoreGrids:
         for index in range(NUM_PROMPTS)
     ]
     names = ("role", "scorer", "prompt_index", "seed", "score")
-    return ScoreGrids.from_table(ScoreTable.from_columns(dict(zip(names, map(list, zip(*rows)), strict=True))))[0]
+    columns = dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))
+    return ScoreGrids.from_table(ScoreTable.from_columns(columns))[0]
 
 
 def votes_of(path: Path, people: list[bool], num: int) -> dict[str, float]:
@@ -89,7 +96,7 @@ def votes_of(path: Path, people: list[bool], num: int) -> dict[str, float]:
 
 
 def test_a_biased_judge_helps_without_misleading(tmp_path: Path) -> None:
-    """People prefer the candidate on half of the prompts; the judge says so as well, and on a fifth of the others too."""
+    """People prefer the candidate on half of the prompts; the judge does too, and on a fifth of the others."""
     generator = np.random.default_rng(5)
     people = (np.arange(NUM_PROMPTS) % 2 == 0).tolist()
     judged = [own or bool(generator.random() < 0.2) for own in people]
@@ -110,6 +117,37 @@ def test_votes_on_one_prompt_are_a_majority_and_an_even_one_is_left_out(tmp_path
     votes = votes_of(tmp_path / "v.csv", [True] * 40, 40) | {"prompt number 50": 0.5}
     (found,) = win_rates(decision("able"), report(), grids([True] * 400), prompts=PROMPTS, votes=votes)
     assert (found.num_labelled, found.num_unlabelled) == (40, 360)
+    assert (found.win_rate, found.low) == (1.0, found.people_alone_low), "neither has any spread: the votes alone"
+
+
+def test_the_command_reads_decision_evaluation_and_votes(
+    tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, folder = open_store(settings.store_uri, settings), tmp_path / "evaluation"
+    uri = store.uri("evaluations", "1")
+    rows = [
+        (role, judge.name, i, PROMPTS[i], 0, float(i % 3) if role == "candidate" else 0.5)
+        for role in ("candidate", "champion")
+        for judge in JUDGES
+        for i in range(NUM_PROMPTS)
+    ]
+    names = ("role", "scorer", "prompt_index", "prompt", "seed", "score")
+    folder.mkdir()
+    pq.write_table(pa.table(dict(zip(names, zip(*rows, strict=True), strict=True))), folder / "scores.parquet")
+    store.publish_folder(folder, uri, report().model_copy(update={"uri": uri}).model_dump(mode="json"))
+    decided = decision("able").model_copy(update={"evaluation_uri": uri})
+    (tmp_path / "decision.json").write_text(decided.model_dump_json())
+    votes_of(tmp_path / "v.csv", [i % 2 == 0 for i in range(NUM_PROMPTS)], 60)
+    monkeypatch.setenv("PLUMBLINE_STORE_URI", settings.store_uri)
+    monkeypatch.setenv("PLUMBLINE_STATE_DIR", str(settings.state_dir))
+    command = ["gate", "people", str(tmp_path / "decision.json"), str(tmp_path / "v.csv")]
+    assert cli.main(command) == cli.DONE
+    (found,) = json.loads(capsys.readouterr().out)
+    assert (found["judge"], found["num_labelled"], found["people_alone"]) == ("able", 60, 0.5)
+    gone = decided.model_copy(update={"evaluation_uri": f"{uri}0"})
+    (tmp_path / "decision.json").write_text(gone.model_dump_json())
+    assert cli.main(command) == cli.BAD_INPUT
+    assert "no longer in the store" in capsys.readouterr().err
 
 
 def test_what_cannot_be_estimated_is_refused(tmp_path: Path) -> None:
