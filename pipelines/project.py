@@ -15,6 +15,7 @@ from alignment.reward_contracts import RewardRecipe
 from alignment.rewards.catalogue import Reward
 from alignment.soup_contracts import recipe_family
 from pipelines.contracts import GatePolicy
+from pipelines.release_policy import ApprovalSection, NotifySection, ReconcileSection
 from pipelines.search.space import SearchSection
 
 REWARD_SCHEME = "reward://"
@@ -237,6 +238,8 @@ class ScheduleSection(Section):
     """Cron expression or preset of the ingest DAG; none: by hand."""
     reward: str | None = None
     """Cron expression or preset of the reward DAG; none: whenever there are new pairs."""
+    reconcile: str | None = "@hourly"
+    """Cron expression or preset of the reconcile DAG; none: by hand."""
     owner: str = "plumbline"
 
 
@@ -256,6 +259,9 @@ class Project(Section):
     soup: Annotated[UniformSoupSection | GreedySoupSection, Field(discriminator="method")] | None = None
     labelling: LabellingSection | None = None
     gate: GatePolicy = GatePolicy()
+    approval: ApprovalSection = ApprovalSection()
+    reconcile: ReconcileSection = ReconcileSection()
+    notify: NotifySection = NotifySection()
     placement: PlacementSection = PlacementSection()
     schedule: ScheduleSection = ScheduleSection()
     search: SearchSection = SearchSection()
