@@ -7,6 +7,7 @@ private key is needed where weights are registered, the public one where the cha
 
 import hashlib
 import logging
+import stat
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -95,27 +96,43 @@ def _problem_with(signature: bytes, weights_dir: Path, key: Path) -> str:
 
 
 def check_keys(settings: Settings) -> str:
-    """What is signed and verified here, in words; ValueError when a key cannot be used, or others may read it."""
-    import stat
+    """What is signed and verified here, in words.
 
-    from cryptography.hazmat.primitives.asymmetric import ec
-    from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
-
-    said = []
+    ValueError when a key cannot be used, others may read the private one, or the two do not belong together.
+    """
+    said, ours = [], None
     if settings.signing_key is not None:
         _check_readable(settings.signing_key, "PLUMBLINE_SIGNING_KEY")
-        password = settings.signing_key_password.get_secret_value().encode() or None
-        key = load_pem_private_key(settings.signing_key.read_bytes(), password)
-        if not isinstance(key, ec.EllipticCurvePrivateKey):
-            raise ValueError(f"PLUMBLINE_SIGNING_KEY {settings.signing_key} is no elliptic-curve key.")
+        ours = _public_half(settings)
         if settings.signing_key.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
             raise ValueError(f"Others may read the private key {settings.signing_key}. Run `chmod 600` on it.")
         said.append("new versions are signed")
     if settings.verify_key is not None:
+        from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
         _check_readable(settings.verify_key, "PLUMBLINE_VERIFY_KEY")
-        load_pem_public_key(settings.verify_key.read_bytes())
+        if ours is not None and load_pem_public_key(settings.verify_key.read_bytes()) != ours:
+            raise ValueError(
+                f"PLUMBLINE_VERIFY_KEY {settings.verify_key} is not the public half of PLUMBLINE_SIGNING_KEY"
+                f" {settings.signing_key}: what is signed here would never become champion."
+            )
         said.append("a champion needs a signature")
     return "; ".join(said) or "no key is set: digests are verified, signatures are not made"
+
+
+def _public_half(settings: Settings) -> object:
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    assert settings.signing_key is not None
+    password = settings.signing_key_password.get_secret_value().encode() or None
+    try:
+        key = load_pem_private_key(settings.signing_key.read_bytes(), password)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"PLUMBLINE_SIGNING_KEY {settings.signing_key} cannot be opened: {error}") from error
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise ValueError(f"PLUMBLINE_SIGNING_KEY {settings.signing_key} is no elliptic-curve key.")
+    return key.public_key()
 
 
 def _check_readable(path: Path, name: str) -> None:

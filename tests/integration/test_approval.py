@@ -33,6 +33,8 @@ pytestmark = [
     pytest.mark.loop,
     pytest.mark.slow,
     pytest.mark.timeout(1800),
+    # MLflow's own database layer, which is used here without its server.
+    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy"),
     # A service outlives the object that started it, on purpose.
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),

@@ -7,6 +7,7 @@ nothing else.
 
 import html
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +44,10 @@ class TellPeople(BaseNotifier):
             return
         message = compose(project, event, answer, context)
         for notifier in notifiers(project.notify):
-            # A fresh mapping: a notifier merges its own fields into what it is given.
-            notifier({**context, MESSAGE: message})
+            # Whatever goes wrong has been logged, and may keep neither the other from being sent nor the task.
+            with suppress(Exception):
+                # A fresh mapping: a notifier merges its own fields into what it is given.
+                notifier({**context, MESSAGE: message})
 
 
 def callbacks(project: Project, project_path: str) -> dict[str, list[BaseNotifier]]:

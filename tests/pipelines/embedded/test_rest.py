@@ -76,3 +76,10 @@ def test_nothing_is_triggered_twice(api: AirflowApi) -> None:
     with pytest.raises(RuntimeError, match="gave 500"):
         api.trigger("shapes.ingest")
     assert Busy.asked == ["POST"]
+
+
+def test_a_question_is_answered_once(api: AirflowApi) -> None:
+    Busy.statuses = [500]
+    with pytest.raises(RuntimeError, match=r"PATCH .*/taskInstances/approve/-1/hitlDetails gave 500"):
+        api.respond("shapes.promote", "run", "approve", "Approve")
+    assert Busy.asked == ["PATCH"]

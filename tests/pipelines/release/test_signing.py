@@ -123,3 +123,12 @@ def test_the_doctor_hears_what_the_keys_do_and_who_else_could_read_them(keyed: S
     keyed.signing_key.chmod(0o644)
     with pytest.raises(ValueError, match="chmod 600"):
         signing.check_keys(keyed)
+
+
+def test_keys_that_do_not_belong_together_and_a_locked_one_are_told(keyed: Settings, tmp_path: Path) -> None:
+    _, foreign = write_keys(tmp_path, "foreign")
+    with pytest.raises(ValueError, match="is not the public half"):
+        signing.check_keys(keyed.model_copy(update={"verify_key": foreign}))
+    locked, _ = write_keys(tmp_path, "locked", password="open sesame")
+    with pytest.raises(ValueError, match=r"locked\.pem cannot be opened"):
+        signing.check_keys(keyed.model_copy(update={"signing_key": locked}))
