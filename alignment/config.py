@@ -102,26 +102,33 @@ def validate(model: type[Model], data: dict[str, Any], what: str) -> Model:
 def _field_problem(model: type[BaseModel], problem: Any) -> str:
     """One sentence for one of pydantic's errors: dotted field, what is wrong, the nearest known name."""
     location = [str(part) for part in problem["loc"]]
-    dotted = ".".join(location)
+    path, siblings = _walk(model, location)
+    dotted = ".".join(path)
     if problem["type"] == "extra_forbidden":
-        return unknown_name("field", dotted, [".".join([*location[:-1], name]) for name in _siblings(model, location)])
+        return unknown_name("field", dotted, [".".join([*path[:-1], name]) for name in siblings])
     if not location:
         return f"{problem['msg'].removeprefix('Value error, ')}."
     value = "" if problem["type"] == "missing" else f" (got {problem['input']!r})"
     return f"{dotted}: {problem['msg']}{value}."
 
 
-def _siblings(model: type[BaseModel], location: list[str]) -> list[str]:
-    """Field names of the table that holds the field at `location`; tags of unions are steps of the path too."""
+def _walk(model: type[BaseModel], location: list[str]) -> tuple[list[str], list[str]]:
+    """The location as a person writes it, and the field names of the table that holds it.
+
+    Tags of unions are steps of pydantic's path; nobody types them.
+    """
     classes: list[type[BaseModel]] = [model]
+    written = []
     for part in location[:-1]:
         fields = [cls.model_fields[part].annotation for cls in classes if part in cls.model_fields]
+        tagged = [c for c in classes if any(field.default == part for field in c.model_fields.values())]
+        if fields or not tagged:
+            written.append(part)
         if fields:
             classes = [found for annotation in fields for found in _model_classes(annotation)]
         else:
-            tagged = [c for c in classes if part in {getattr(f, "default", None) for f in c.model_fields.values()}]
             classes = tagged or classes
-    return sorted({name for cls in classes for name in cls.model_fields})
+    return [*written, location[-1]], sorted({name for cls in classes for name in cls.model_fields})
 
 
 def _model_classes(annotation: Any) -> list[type[BaseModel]]:

@@ -121,12 +121,13 @@ class Judge(Record):
     scorer: Reward
     weights_digest: Sha256
     trained_on: tuple[str, ...] = ()
-    """Names of the pair sources whose labels it learnt from; it may not judge a model trained on one of them."""
+    """Names of the pair sources whose labels it learnt from, besides those that published weights of its kind did; it
+    may not judge a model trained on one of them."""
 
     @property
     def lessons(self) -> tuple[str, ...]:
         """What one learns by maximising its score: itself, under whatever name, and the sources of its labels."""
-        return (self.name, f"scorer {self.weights_digest}", *self.trained_on)
+        return (self.name, f"scorer {self.weights_digest}", *self.scorer.trained_on, *self.trained_on)
 
 
 # --- training -------------------------------------------------------------------------------------------------------
@@ -297,6 +298,7 @@ class SampleSpec(ValueObject):
 class EvalSpec(ValueObject):
     """Candidate, champion and base on the same prompts and seeds, scored by the same judges."""
 
+    schema_version: int = 2
     candidate: ModelRef
     champion: ModelRef
     base_digest: Sha256
@@ -367,7 +369,8 @@ class EvalReport(ValueObject):
     """What an evaluation measured. The folder holds scores.parquet, contact_sheet.png and the spec.
 
     scores.parquet has one row per (role, scorer, prompt, seed): role, scorer, scorer_digest, prompt_index, prompt,
-    category, seed, score. Every number here can be recomputed from it.
+    category, seed, score. Roles candidate_shuffled and champion_shuffled hold the first seed's images scored by the
+    judges against other prompts. Every number here can be recomputed from it.
     """
 
     uri: str

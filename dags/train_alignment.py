@@ -79,6 +79,11 @@ for project in projects():
         if project.encodes():
             encodings = plan_encodings(location(project), snapshot)
             checked >> encodings
+            if project.captions_wanted():
+                caption = TrainJobOperator(
+                    task_id="caption", stage="caption", given={"snapshot": snapshot}, generation=0, **job
+                )
+                checked >> caption >> encodings
             caches = TrainJobOperator.partial(task_id="encode", stage="encode", **job).expand(given=encodings).output
         trainings = plan_trainings(location(project), snapshot, caches)
         checked >> trainings

@@ -1,7 +1,8 @@
 """Every stage as a subcommand. One JSON value on stdout, progress and logs on stderr.
 
 Exit codes: 0 done, 1 failed, 2 bad input, 3 the gate said no. A stage needs only the project: what it builds on is
-made first, or found by digest when it was made before.
+made first, or found by digest when it was made before. `gate simulate`, `gate explain` and `gate aa` answer people in
+text, and with --json as a value.
 """
 
 import argparse
@@ -13,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipelines import champion_stages, stages
+from pipelines import champion_stages, gate_commands, stages
 
 Json = dict[str, Any]
 
@@ -22,7 +23,7 @@ DONE, FAILED, BAD_INPUT, GATE_SAID_NO = 0, 1, 2, 3
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand and return its exit code."""
-    arguments = _parser().parse_args(argv)
+    arguments = _parser().parse_args(_joined(list(sys.argv[1:] if argv is None else argv)))
     level = logging.DEBUG if arguments.verbose else logging.INFO
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     for noisy in ("alembic", "httpx", "great_expectations", "urllib3", "botocore", "mlflow"):
@@ -42,6 +43,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         logging.debug("failed", exc_info=True)
         print(f"plumbline: {error}", file=sys.stderr)
         return FAILED
+
+
+def _joined(words: list[str]) -> list[str]:
+    """`gate simulate ...` as one command beside the stage `gate projects/NAME.toml`."""
+    at = next((i for i, word in enumerate(words) if not word.startswith("-")), len(words))
+    name = " ".join(words[at : at + 2])
+    return [*words[:at], name, *words[at + 2 :]] if name in gate_commands.GATE_TOOLS else words
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -64,7 +72,9 @@ def _parser() -> argparse.ArgumentParser:
             stage.add_argument("--out", help="recipe file; default: recipes/NAME_search.toml beside the project")
         if name in CHAMPION_ARGUMENTS:
             CHAMPION_ARGUMENTS[name](stage)
+    gate_commands.add_gate_tools(commands, command=_gate_tool)
     _add_platform_commands(commands)
+    _add_judge_commands(commands)
     return parser
 
 
@@ -120,6 +130,22 @@ def _add_platform_commands(commands: Any) -> None:
     demo.set_defaults(command=_demo)
 
 
+def _add_judge_commands(commands: Any) -> None:
+    judges = commands.add_parser("judges", help="judges: import published weights")
+    bring = judges.add_subparsers(required=True, metavar="ACTION").add_parser(
+        "import", help="convert published weights once to the folder that a judge loads; docs/judges.md lists the kinds"
+    )
+    bring.add_argument("kind", help="e.g. pickscore, hpsv2, imagereward, aesthetic_v2, hpsv3, clip_head")
+    bring.add_argument("source", help="the published file, or the folder of a CLIP")
+    bring.add_argument("--out", required=True, help="the judge's folder, not there yet")
+    bring.add_argument("--base", help="folder of the model that the weights build on: CLIP, BERT's or Qwen2-VL's")
+    bring.add_argument("--template", help="rubric of hpsv3: a text, or the authors' data_collator_qwen.py")
+    bring.add_argument("--sha256", help="what the source file must have")
+    bring.add_argument("--activation", help="between the layers of a clip_head: none, relu or gelu")
+    bring.add_argument("--reads", help="what a clip_head reads: image, or image_text")
+    bring.set_defaults(command=_import_judge)
+
+
 # --- stages ---------------------------------------------------------------------------------------------------------
 
 
@@ -151,6 +177,13 @@ def _label(arguments: argparse.Namespace) -> int:
         )
     labelled = _fresh_snapshot(arguments)
     return _print({"snapshot": labelled, "report": stages.label_report(labelled)})
+
+
+def _caption(arguments: argparse.Namespace) -> int:
+    path = arguments.project
+    stages.read_project(path).caption_section()
+    snapshot = _fresh_snapshot(arguments)
+    return _print(stages.run_job(path, "caption", {"snapshot": snapshot}, run_key=_run_key(path)))
 
 
 def _encode(arguments: argparse.Namespace) -> int:
@@ -211,6 +244,14 @@ def _gate(arguments: argparse.Namespace) -> int:
     return DONE if decision["verdict"] == "promote" else GATE_SAID_NO
 
 
+def _gate_tool(arguments: argparse.Namespace) -> int:
+    value, text = arguments.tool(arguments)
+    if arguments.json:
+        return _print(value)
+    print(text)
+    return DONE
+
+
 def _promote(arguments: argparse.Namespace) -> int:
     candidate = stages.pick_candidate(arguments.project, arguments.version)
     return _promote_candidates(arguments.project, [candidate], approve=arguments.approve)
@@ -268,7 +309,10 @@ def _fresh_snapshot(arguments: argparse.Namespace) -> Json:
 
 def _caches(arguments: argparse.Namespace, snapshot: Json) -> list[Json]:
     """A FeatureCache for each distinct snapshot, backbone and cut of the recipes that need one."""
-    encodings = stages.plan_encodings(arguments.project, snapshot, tuple(arguments.overrides))
+    overrides = tuple(arguments.overrides)
+    if stages.needs_captioned_snapshot(arguments.project, overrides):
+        _job(arguments, "caption", {"snapshot": snapshot})
+    encodings = stages.plan_encodings(arguments.project, snapshot, overrides)
     return [_job(arguments, "encode", given) for given in encodings]
 
 
@@ -350,6 +394,14 @@ def _doctor(arguments: argparse.Namespace) -> int:
     return DONE if all(check["ok"] for check in checks) else FAILED
 
 
+def _import_judge(arguments: argparse.Namespace) -> int:
+    from pipelines.judge_import import import_judge
+
+    names = ("kind", "source", "base", "template", "sha256", "activation", "reads")
+    fields = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
+    return _print(import_judge(fields, arguments.out))
+
+
 def _up(arguments: argparse.Namespace) -> int:
     from pipelines.embedded import foreground
 
@@ -382,6 +434,7 @@ STAGES: dict[str, tuple[Callable[[argparse.Namespace], int], str]] = {
     "validate": (_validate, "judge every batch by the data rules; quarantine what breaks them"),
     "snapshot": (_snapshot, "everything accepted so far as a content-addressed data set"),
     "label": (_label, "labels of the training pairs by judges instead of people; with a report"),
+    "caption": (_caption, "texts of their own for the snapshot's images, as [captions] says"),
     "encode": (_encode, "VAE latents and text states of the snapshot"),
     "train": (_train, "train every recipe of the project"),
     "soup": (_soup, "average the trained recipes, as the project's [soup] says"),

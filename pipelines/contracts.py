@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
-from alignment.contracts import Calibration, Placement, Sha256, Share, ValueObject
+from alignment.contracts import Calibration, Placement, Sha256, ValueObject
 from alignment.failures import FailureKind
 from alignment.reward_contracts import RewardAccuracy
 from alignment.rewards.catalogue import Pal, Reward
@@ -128,7 +128,7 @@ class TrackingTarget(BaseModel):
     run_id: str
 
 
-JobKind = Literal["draw_pairs", "label", "encode", "train", "soup", "train_reward", "evaluate", "coverage"]
+JobKind = Literal["draw_pairs", "label", "caption", "encode", "train", "soup", "train_reward", "evaluate", "coverage"]
 """A job of alignment/jobs, by the name of its file."""
 
 
@@ -238,22 +238,6 @@ class CandidateVersion(ValueObject):
     run_id: str
 
 
-class GatePolicy(ValueObject):
-    """What a candidate must show. All bounds are at the evaluation's confidence."""
-
-    mode: Literal["off", "dry_run", "enforce"] = "enforce"
-    minimum_prompts: Annotated[int, Field(gt=0)] = 100
-    required_judges: Annotated[int, Field(gt=0)] = 2
-    """Judges that must prefer the candidate to the champion."""
-    minimum_win_rate: Share = 0.5
-    """The lower bound of each of those judges' win rate must exceed this."""
-    calibration_floor: Share = 0.6
-    """The lower bound of a judge's agreement with held-out human pairs must exceed this, or it may not vote."""
-    minimum_calibration_pairs: Annotated[int, Field(gt=0)] = 50
-    guard_margins: dict[str, float] = Field(default_factory=dict)
-    """Guard name to the largest tolerated drop against the champion, in the guard's units."""
-
-
 class GateCheck(BaseModel):
     """One line of a decision: what was measured, what was required."""
 
@@ -266,12 +250,18 @@ class GateCheck(BaseModel):
     passed: bool
     decisive: bool = True
     """False for a line that informs but does not vote."""
+    family: Literal["", "evidence", "votes", "guards", "slices", "detectors", "power"] = ""
+    """What kind of question it answers; checks of one family stand together."""
+    note: Literal["", "undecided", "unmeasured", "warning"] = ""
+    """What passed or failed does not say: undecided asks for more prompts, unmeasured had nothing to go by, a warning
+    failed without consequence."""
     explanation: str
 
 
 class GateDecision(ValueObject):
     """The verdict on a candidate, with every check that led to it."""
 
+    schema_version: int = 2
     verdict: Literal["promote", "hold", "inconclusive", "invalid"]
     mode: Literal["off", "dry_run", "enforce"]
     checks: tuple[GateCheck, ...]

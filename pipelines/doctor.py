@@ -157,9 +157,11 @@ def _evaluation(project: Project) -> str:
     paths += [reward.encoder for reward in project.rewards]
     if isinstance(project.soup, GreedySoupSection):
         paths += [project.soup.prompts, *(judge.uri for judge in project.soup.judges)]
+    if project.captions is not None and project.captions.captioner is not None:
+        paths.append(project.captions.captioner)
     missing = [path for path in paths if "://" not in path and not Path(path).exists()]
     if missing:
-        raise ValueError(f"Prompts, judges or rewards are missing: {', '.join(missing)}.")
+        raise ValueError(f"Prompts, scorers or the captioner are missing: {', '.join(missing)}.")
     return f"prompts, {len(evaluation.judges)} judges and {len(evaluation.guards)} guards are there"
 
 

@@ -9,6 +9,7 @@ from alignment.coverage_contracts import CoverageReport
 from pipelines import tracking
 from pipelines.contracts import CandidateVersion, GateDecision
 from pipelines.project import Project
+from pipelines.prompts import heldout_prompts
 from pipelines.release import decisions, evidence, gate
 from pipelines.release import report as reports
 from pipelines.settings import Settings
@@ -34,16 +35,17 @@ def judge(
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "evaluation"
         store.fetch_folder(report.uri, folder)
-        problems = evidence.recompute(
-            report, read_columns(folder / "scores.parquet"), scores_sha256=sha256_file(folder / "scores.parquet")
-        )
+        columns = read_columns(folder / "scores.parquet")
+        problems = evidence.recompute(report, columns, scores_sha256=sha256_file(folder / "scores.parquet"))
         decision = gate.decide(
             report,
             project.gate,
             candidate,
             champion_version=champion.version if champion else None,
             champion_weights_digest=champion.weights_digest if champion else candidate.base_digest,
+            scores=evidence.read_grids(columns),
             table_problems=problems,
+            prompts_digest=heldout_prompts(project, settings).digest,
         )
         decision = decision.model_copy(update={"report_uri": report_uri(project, settings, decision)})
         html = reports.render_report(report, decision, folder, coverage=coverage)

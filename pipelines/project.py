@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from alignment.backbones.catalogue import Backbone
+from alignment.caption_contracts import Level, Variant
 from alignment.config import load_recipe, read_toml, validate
 from alignment.contracts import Placement, Recipe, Sampler, Share, check_sampler
 from alignment.labelling_contracts import PROMPT_FIELD, LabelMethod, LabelModel, check_labelers, check_templates
@@ -14,7 +15,7 @@ from alignment.lookup import unknown_name
 from alignment.reward_contracts import RewardRecipe
 from alignment.rewards.catalogue import Reward
 from alignment.soup_contracts import recipe_family
-from pipelines.contracts import GatePolicy
+from pipelines.policy import GatePolicy
 from pipelines.release_policy import ApprovalSection, NotifySection, ReconcileSection
 from pipelines.search.space import SearchSection
 
@@ -114,9 +115,18 @@ class JudgeSection(Section):
     """A judge or a guard."""
 
     name: str
-    uri: str
+    uri: str = ""
+    """Folder of its weights; none for a scorer that has no weights."""
     scorer: Reward
     trained_on: tuple[str, ...] = ()
+    """Sources of its labels, besides those of published weights, which its kind knows."""
+
+    @model_validator(mode="after")
+    def _has_its_weights(self) -> Self:
+        if bool(self.uri) != self.scorer.has_weights:
+            needed = "a uri, the folder of its weights" if self.scorer.has_weights else "no uri: it has no weights"
+            raise ValueError(f"scorer {self.name!r} of this kind takes {needed}")
+        return self
 
 
 class EvaluationSection(Section):
@@ -130,6 +140,15 @@ class EvaluationSection(Section):
     guards: tuple[JudgeSection, ...] = ()
     tie_thresholds: dict[str, float] = {}
     confidence: float = 0.95
+
+    @model_validator(mode="after")
+    def _prompts_have_the_seeds_their_scorers_need(self) -> Self:
+        voting = [judge.name for judge in self.judges if judge.scorer.per_prompt]
+        if voting:
+            raise ValueError(f"{', '.join(voting)} scores the seeds of a prompt together; it can guard but not judge")
+        if len(self.seeds) < 2 and any(guard.scorer.per_prompt for guard in self.guards):
+            raise ValueError("a diversity guard compares the seeds of a prompt; give two seeds or more")
+        return self
 
 
 class CoverageSection(Section):
@@ -219,11 +238,41 @@ class LabellingSection(Section):
         return self
 
 
+class CaptionsSection(Section):
+    """Texts of their own for the images of a pair, for recipes that train each image under its own (DCPO)."""
+
+    variant: Variant
+    """dcpo_c: captions of both images; dcpo_p: the prompt, and the prompt perturbed for the rejected image; dcpo_h:
+    captions, and the rejected image's perturbed."""
+    captioner: str | None = None
+    """Image-to-text model of transformers' BLIP class: local folder, s3://... or hub://owner/name@sha. dcpo_p has
+    none."""
+    level: Level | None = None
+    """How far a text is perturbed: weak, medium or strong. dcpo_c has none."""
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """Of the perturbation; captions have no randomness."""
+    prefix: str = ""
+    num_beams: Annotated[int, Field(gt=0)] = 1
+    max_new_tokens: Annotated[int, Field(gt=0)] = 30
+
+    @model_validator(mode="after")
+    def _states_what_its_variant_takes(self) -> Self:
+        problems = []
+        if (self.captioner is None) != (self.variant == "dcpo_p"):
+            problems.append("takes no captioner" if self.captioner else 'takes captioner = "FOLDER"')
+        if (self.level is None) != (self.variant == "dcpo_c"):
+            problems.append("takes no level" if self.level else 'takes level = "weak", "medium" or "strong"')
+        if problems:
+            raise ValueError(f"variant {self.variant!r} {' and '.join(problems)}")
+        return self
+
+
 class PlacementSection(Section):
     """Placement of each kind of job."""
 
     draw_pairs: Placement = Placement()
     label: Placement = Placement()
+    caption: Placement = Placement()
     encode: Placement = Placement()
     train: Placement = Placement()
     soup: Placement = Placement()
@@ -258,6 +307,7 @@ class Project(Section):
     rewards: tuple[RewardSection, ...] = ()
     soup: Annotated[UniformSoupSection | GreedySoupSection, Field(discriminator="method")] | None = None
     labelling: LabellingSection | None = None
+    captions: CaptionsSection | None = None
     gate: GatePolicy = GatePolicy()
     approval: ApprovalSection = ApprovalSection()
     reconcile: ReconcileSection = ReconcileSection()
@@ -287,6 +337,23 @@ class Project(Section):
     def encodes(self) -> bool:
         """Whether any recipe trains on features; online recipes draw their own images."""
         return any(not recipe.objective.online for recipe in self.recipes())
+
+    def caption_section(self) -> CaptionsSection:
+        """[captions]; ValueError when the project has none."""
+        if self.captions is None:
+            raise ValueError(
+                f'{self.path} has no [captions]. Add it with variant = "dcpo_c", "dcpo_p" or "dcpo_h", and the'
+                " captioner and level that the variant takes; see docs/objectives.md."
+            )
+        return self.captions
+
+    def captions_wanted(self) -> bool:
+        """Whether any recipe trains on the snapshot that [captions] makes."""
+        return any(self.trains_on_captions(recipe) for recipe in self.recipes())
+
+    def trains_on_captions(self, recipe: Recipe) -> bool:
+        """Whether a recipe takes the snapshot that [captions] makes: they are made, and its objective wants them."""
+        return self.captions is not None and recipe.objective.needs_captions
 
     def reward(self, recipe: Recipe) -> JudgeSection:
         """The scorer that an online recipe names; ValueError when there is none of that name, or nothing online."""
@@ -430,10 +497,13 @@ def _absolute(project: Project, root: Path) -> Project:
         draw = source.draw and source.draw.model_copy(update={"prompts": resolve(source.draw.prompts)})
         return source.model_copy(update={"uri": resolve(source.uri), "draw": draw})
 
-    evaluation, online, soup = project.evaluation, project.online, project.soup
+    evaluation, online = project.evaluation, project.online
+    soup, captions = project.soup, project.captions
     if isinstance(soup, GreedySoupSection):
         tasting = tuple(j.model_copy(update={"uri": resolve(j.uri)}) for j in soup.judges)
         soup = soup.model_copy(update={"prompts": resolve(soup.prompts), "judges": tasting})
+    if captions is not None and captions.captioner is not None:
+        captions = captions.model_copy(update={"captioner": resolve(captions.captioner)})
     if online is not None:
         rewards = tuple(r.model_copy(update={"uri": resolve(r.uri)}) for r in online.rewards)
         online = online.model_copy(update={"prompts": resolve(online.prompts), "rewards": rewards})
@@ -457,6 +527,7 @@ def _absolute(project: Project, root: Path) -> Project:
             "soup": soup,
             "rewards": tuple(r.model_copy(update={"encoder": resolve(r.encoder)}) for r in project.rewards),
             "labelling": labelling,
+            "captions": captions,
             "evaluation": evaluation.model_copy(
                 update={
                     "prompts": resolve(evaluation.prompts),

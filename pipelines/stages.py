@@ -107,14 +107,29 @@ def enough_new_pairs(path: str, snapshot: Json) -> bool:
     return _num_pairs(snapshot) - int(tags.get("data.num_pairs", 0)) >= minimum
 
 
-def training_snapshot(path: str, snapshot: Json, recipe: int) -> Json:
-    """The snapshot that a recipe trains on: the accepted pairs as they are.
+def needs_captioned_snapshot(path: str, overrides: tuple[str, ...] = ()) -> bool:
+    """Whether a recipe trains on captions that the project's [captions] makes."""
+    return read_project(path, overrides).captions_wanted()
 
-    The place for what a recipe (by its position in the project file) wants done to its pairs first. It is asked more
-    than once for the same recipe, so an answer has to be found by digest.
+
+def training_snapshot(path: str, snapshot: Json, recipe: int, overrides: tuple[str, ...] = ()) -> Json:
+    """The snapshot that a recipe (by its position in the project file) trains on.
+
+    The accepted pairs as they are or, where the recipe trains on captions and the project makes them, the answer of the
+    caption stage, which has to be there.
     """
-    del path, recipe
-    return snapshot
+    from pipelines.dispatch import jobs, requests
+
+    project, settings = read_project(path, overrides), load_settings()
+    if not project.trains_on_captions(project.recipes()[recipe]):
+        return snapshot
+    request = requests.caption_request(project, settings, DatasetSnapshot.model_validate(snapshot))
+    captioned = jobs.fetch_answer(request, settings)
+    if captioned is None:
+        raise ValueError(
+            f"Snapshot {snapshot['uri']} has no captions by [captions] of {path} yet. Run plumbline caption {path}."
+        )
+    return captioned
 
 
 def plan_rewards(path: str) -> list[Json]:
@@ -150,7 +165,7 @@ def plan_trainings(path: str, snapshot: Json, caches: Sequence[Json], overrides:
     found = dict(zip(encodings, caches, strict=True))
     trainings = []
     for index, recipe in enumerate(read_project(path, overrides).recipes()):
-        given: Json = {"snapshot": training_snapshot(path, snapshot, index), "recipe": index}
+        given: Json = {"snapshot": training_snapshot(path, snapshot, index, overrides), "recipe": index}
         if not recipe.objective.online:
             given["cache"] = found[_encoding_key(given["snapshot"], recipe)]
         trainings.append(given)
@@ -166,7 +181,7 @@ def _encodings(path: str, snapshot: Json, overrides: tuple[str, ...]) -> dict[st
     encodings: dict[str, Json] = {}
     for index, recipe in enumerate(read_project(path, overrides).recipes()):
         if not recipe.objective.online:
-            data = training_snapshot(path, snapshot, index)
+            data = training_snapshot(path, snapshot, index, overrides)
             key = _encoding_key(data, recipe)
             if key not in encodings or recipe.objective.needs_captions:
                 encodings[key] = {"snapshot": data, "recipe": index}
@@ -184,9 +199,10 @@ def job_request(
 ) -> JobRequest:
     """The request of a job stage from its upstream value objects.
 
-    draw_pairs: {source}, its name; label: {snapshot}; encode: {snapshot, recipe}; train: {cache, recipe}, of which an
-    online recipe reads no cache; soup: {trainings, results}, two lists of one order; train_reward: {snapshot, reward};
-    evaluate and coverage: {candidate}. `recipe` (0 when left out) and `reward` are positions in the project file.
+    draw_pairs: {source}, its name; label and caption: {snapshot}; encode: {snapshot, recipe}; train: {cache, recipe},
+    of which an online recipe reads no cache; soup: {trainings, results}, two lists of one order; train_reward:
+    {snapshot, reward}; evaluate and coverage: {candidate}. `recipe` (0 when left out) and `reward` are positions in the
+    project file.
     """
     from pipelines.dispatch import requests
 
@@ -204,6 +220,8 @@ def job_request(
     elif stage == "train_reward":
         data, reward = DatasetSnapshot.model_validate(given["snapshot"]), project.rewards[int(given["reward"])]
         request = requests.reward_request(project, settings, data, reward)
+    elif stage == "caption":
+        request = requests.caption_request(project, settings, DatasetSnapshot.model_validate(given["snapshot"]))
     else:
         recipe: Recipe = project.recipes()[int(given.get("recipe", 0))]
         if stage == "train" and recipe.objective.online:
@@ -363,6 +381,23 @@ def gate(path: str, candidate: Json, report: Json, *, run_key: str, coverage: Js
     )
     judgement.show_in_tracking(project, settings, decision, report=measured, run_key=run_key)
     return _json(decision)
+
+
+def aa(path: str, *, run_key: str) -> Json:
+    """The EvalReport of the champion (or base) against itself on other seeds; found if it exists."""
+    from pipelines.dispatch import jobs, requests
+    from pipelines.release import registration
+
+    project, settings = read_project(path), load_settings()
+    champion = _champion(project, settings)
+    known = champion or registration.read_version(project, settings, "candidate")
+    if known is not None and known.snapshot_uri:
+        uri, digest = known.snapshot_uri, known.snapshot_digest
+    else:
+        data = DatasetSnapshot.model_validate(snapshot(path))
+        uri, digest = data.uri, data.content_digest
+    request = requests.aa_request(project, settings, champion=champion, snapshot_uri=uri, snapshot_digest=digest)
+    return jobs.run_to_end(request, settings, parent_key=run_key)
 
 
 @contextmanager

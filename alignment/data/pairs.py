@@ -32,8 +32,8 @@ class Pair:
 class TrainingPairs:
     """The pairs of a snapshot's train.parquet that are not ties, in file order.
 
-    Prompts and captions are held; images are read a row group at a time. Raises ValueError when the file or a column is
-    missing or nothing but ties is there, JobStoppedError (bad_data) when it cannot be read.
+    Ids, prompts and captions are held; images are read a row group at a time. Raises ValueError when the file or a
+    column is missing or nothing but ties is there, JobStoppedError (bad_data) when it cannot be read.
     """
 
     def __init__(self, snapshot_dir: Path) -> None:
@@ -44,6 +44,7 @@ class TrainingPairs:
         if len(kept) == 0:
             raise ValueError(f"{self.path} holds no pair with a preference; there is nothing to train on.")
         light = light.take(pa.array(kept))
+        self.pair_ids: list[str] = light["pair_id"].to_pylist()
         self.prompts: list[str] = light["prompt"].to_pylist()
         self.captions: list[tuple[str, str]] = list(
             zip(light["caption_chosen"].to_pylist(), light["caption_rejected"].to_pylist(), strict=True)
@@ -94,6 +95,15 @@ def open_split(path: Path, columns: Sequence[str]) -> pq.ParquetFile:
     return file
 
 
+def decoded(encoded: bytes, origin: str) -> Image.Image:
+    """An RGB image; JobStoppedError (bad_data) that names `origin` when the bytes are none."""
+    try:
+        with Image.open(io.BytesIO(encoded)) as opened:
+            return opened.convert("RGB")
+    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
+        raise JobStoppedError("bad_data", f"{origin} cannot be decoded: {error}") from error
+
+
 @dataclass(frozen=True)
 class FramedImage:
     """A training image, and how it was cut from its original."""
@@ -115,11 +125,7 @@ def framed(encoded: bytes, bucket: Bucket, origin: str, *, mirrored: bool = Fals
     mirrored first: its crop is that of the image one sees. `origin` names the image in the JobStoppedError (bad_data)
     that an undecodable one raises.
     """
-    with _opened(encoded, origin) as opened:
-        try:
-            image = opened.convert("RGB")
-        except (OSError, ValueError, Image.DecompressionBombError) as error:
-            raise JobStoppedError("bad_data", f"{origin} cannot be decoded: {error}") from error
+    image = decoded(encoded, origin)
     if mirrored:
         image = ImageOps.mirror(image)
     cut, framing = _cut(image, bucket)

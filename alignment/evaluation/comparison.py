@@ -8,7 +8,7 @@ t quantile; scipy is imported where those are computed, because it costs a secon
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import NormalDist
 from typing import Any, Literal
 
@@ -19,6 +19,7 @@ from alignment.contracts import Comparison
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
+Strings = npt.NDArray[np.str_]
 
 OPPONENTS: tuple[Literal["champion"], Literal["base"]] = ("champion", "base")
 SCORE_COLUMNS = ("role", "scorer", "prompt_index", "seed", "score")
@@ -31,11 +32,13 @@ DIFFERENCE_DECIMALS = 9
 class ScoreTable:
     """The columns of scores.parquet that the arithmetic needs: one row per (role, scorer, prompt, seed)."""
 
-    role: npt.NDArray[np.str_]
-    scorer: npt.NDArray[np.str_]
+    role: Strings
+    scorer: Strings
     prompt_index: Integers
     seed: Integers
     score: Floats
+    category: Strings = field(default_factory=lambda: np.empty(0, dtype=np.str_))
+    """The prompt's slice; empty where the columns had none."""
 
     @classmethod
     def from_columns(cls, columns: Mapping[str, Sequence[Any]]) -> "ScoreTable":
@@ -55,6 +58,7 @@ class ScoreTable:
             prompt_index=np.asarray(columns["prompt_index"], dtype=np.int64),
             seed=np.asarray(columns["seed"], dtype=np.int64),
             score=np.asarray(columns["score"], dtype=np.float64),
+            category=np.asarray(columns.get("category", ()), dtype=np.str_),
         )
 
     def scorers(self) -> list[str]:
@@ -175,23 +179,32 @@ def compare(
     if not (math.isfinite(tie_threshold) and tie_threshold >= 0):
         raise ValueError(f"Tie threshold of {scorer!r} is {tie_threshold}. Give a number of at least 0.")
     _, differences = paired_differences(table, scorer, against)
-    wins, ties, losses = outcome_counts(differences, tie_threshold)
+    return compare_differences(
+        differences, scorer=scorer, against=against, tie_threshold=tie_threshold, confidence=confidence
+    )
+
+
+def compare_differences(
+    differences_P: Floats, *, scorer: str, against: Literal["champion", "base"], tie_threshold: float, confidence: float
+) -> Comparison:
+    """The comparison that follows from one difference a prompt (candidate minus other, seeds averaged)."""
+    wins, ties, losses = outcome_counts(differences_P, tie_threshold)
     rate_low, rate_high = win_rate_interval(wins, ties, losses, confidence=confidence)
-    mean_low, mean_high = mean_interval(differences, confidence=confidence)
+    mean_low, mean_high = mean_interval(differences_P, confidence=confidence)
     return Comparison(
         scorer=scorer,
         against=against,
-        num_prompts=len(differences),
+        num_prompts=len(differences_P),
         wins=wins,
         ties=ties,
         losses=losses,
-        win_rate=(wins + ties / 2) / len(differences),
+        win_rate=(wins + ties / 2) / len(differences_P),
         win_rate_low=rate_low,
         win_rate_high=rate_high,
-        mean_difference=float(differences.mean()),
+        mean_difference=float(differences_P.mean()),
         mean_difference_low=mean_low,
         mean_difference_high=mean_high,
-        p_value=superiority_p_value(differences),
+        p_value=superiority_p_value(differences_P),
     )
 
 

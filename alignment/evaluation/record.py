@@ -18,7 +18,9 @@ from alignment.evaluation.contact_sheet import SheetRow, contact_sheet, spread
 from alignment.evaluation.extremes import Extreme, extreme_prompts
 from alignment.evaluation.prompts import EvalPrompt
 from alignment.evaluation.sampling import ImageKey, png_bytes
-from alignment.evaluation.scoring import CalibrationRow, ScoreRow, read_image
+from alignment.evaluation.score_grids import SHUFFLED
+from alignment.evaluation.scoring import CalibrationRow, ScoreRow, Shuffle, read_image
+from alignment.evaluation.shuffled import shuffled_prompts
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +34,7 @@ CONTACT_SHEET_PROMPTS = 8
 EXTREME_PROMPTS = 4
 EXTREME_SIDE = 384
 NAMED_PROBLEMS = 5
+SHUFFLED_ROLES = ("candidate", "champion")
 
 
 @dataclass(frozen=True)
@@ -50,25 +53,47 @@ class Record:
 
 
 def write_scores(record: Record, rows: Iterable[ScoreRow], scorer_digests: Mapping[str, str]) -> None:
-    """scores.parquet: a model with two roles has its rows twice, so that each role's grid is whole."""
+    """scores.parquet: a model with two roles has its rows twice, so that each role's grid is whole.
+
+    Scores against other prompts stand under the role's name with `_shuffled`, beside the prompt they were scored with.
+    """
     by_digest: dict[str, list[ScoreRow]] = {}
     for row in sorted(rows):
         by_digest.setdefault(row.sample_digest, []).append(row)
-    cells = [(role, row) for role, digest in record.roles().items() for row in by_digest[digest]]
+    cells = [
+        (f"{role}{SHUFFLED}" if row.shuffled else role, row)
+        for role, digest in record.roles().items()
+        for row in by_digest[digest]
+        if role in SHUFFLED_ROLES or not row.shuffled
+    ]
     prompts = {prompt.index: prompt for prompt in record.prompts}
+    others = shuffled_prompts(record.prompts, record.spec.prompts_digest)
     table = pa.table(
         {
             "role": [role for role, _ in cells],
             "scorer": [row.scorer for _, row in cells],
             "scorer_digest": [scorer_digests[row.scorer] for _, row in cells],
             "prompt_index": pa.array([row.prompt_index for _, row in cells], pa.int32()),
-            "prompt": [prompts[row.prompt_index].text for _, row in cells],
+            "prompt": [
+                (others[row.prompt_index] if row.shuffled else prompts[row.prompt_index].text) for _, row in cells
+            ],
             "category": [prompts[row.prompt_index].category for _, row in cells],
             "seed": pa.array([row.seed for _, row in cells], pa.int64()),
             "score": pa.array([row.score for _, row in cells], pa.float64()),
         }
     )
     write_table(record.out / SCORES_FILE, table)
+
+
+def shuffle_of(record: Record) -> Shuffle:
+    """Candidate and champion, first seed, every judge, against other prompts of the list."""
+    roles = record.roles()
+    return Shuffle(
+        prompts=shuffled_prompts(record.prompts, record.spec.prompts_digest),
+        seed=record.spec.seeds[0],
+        folders=frozenset(roles[role] for role in SHUFFLED_ROLES),
+        scorers=frozenset(judge.name for judge in record.spec.judges),
+    )
 
 
 def write_calibration_scores(record: Record, rows: Sequence[CalibrationRow]) -> None:

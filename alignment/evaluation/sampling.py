@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from alignment.evaluation.prompts import EvalPrompt
 
 logger = logging.getLogger(__name__)
 
+Work = TypeVar("Work")
 BLACK_LEVEL = 3
 """Largest 8-bit value of an image that counts as black."""
 
@@ -53,7 +54,7 @@ def missing_images(folder: Path, grid: Iterable[ImageKey]) -> list[ImageKey]:
     return [key for key in grid if not (folder / key.file_name).is_file()]
 
 
-def share_of_rank(keys: Sequence[ImageKey], rank: int, world_size: int) -> list[ImageKey]:
+def share_of_rank(keys: Sequence[Work], rank: int, world_size: int) -> list[Work]:
     """A contiguous part of the work, sizes differing by at most one; the parts of all ranks are the whole."""
     start, end = (len(keys) * position // world_size for position in (rank, rank + 1))
     return list(keys[start:end])

@@ -5,6 +5,8 @@ Work is shared out over ranks; each function here does one rank's part and gives
 
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,6 +29,20 @@ class ScoreRow(NamedTuple):
     prompt_index: int
     seed: int
     score: float
+    shuffled: bool = False
+    """Whether the image was scored against another prompt of the list."""
+
+
+@dataclass(frozen=True)
+class Shuffle:
+    """Which images are scored against wrong prompts as well: one seed, some models, some scorers, to keep it cheap."""
+
+    prompts: Mapping[int, str]
+    """Prompt index to the other prompt."""
+    seed: int
+    folders: frozenset[str]
+    """Digests of sample folders."""
+    scorers: frozenset[str]
 
 
 class CalibrationRow(NamedTuple):
@@ -55,6 +71,7 @@ def score_samples(
     keys: Sequence[ImageKey],
     *,
     micro_batch: int,
+    shuffle: Shuffle | None = None,
     after_batch: Callable[[int], None] = lambda done: None,
 ) -> tuple[list[ScoreRow], list[str]]:
     """Every given image of every model under every scorer, and the file names of blank images.
@@ -76,8 +93,64 @@ def score_samples(
                 ScoreRow(digest, name, key.prompt.index, key.seed, score)
                 for (digest, key), score in zip(cells, scores, strict=True)
             ]
+        if shuffle is not None:
+            rows += _score_shuffled(scorers, cells, images, shuffle)
         after_batch(start + len(keys[start : start + batch]))
     return rows, blank
+
+
+def score_prompts(
+    scorers: Mapping[str, Scorer],
+    folders: Mapping[str, Path],
+    keys: Sequence[ImageKey],
+    *,
+    after_prompt: Callable[[int], None] = lambda done: None,
+) -> list[ScoreRow]:
+    """Scorers that compare the images of a prompt: all given seeds of one prompt and one model at a time.
+
+    `keys` must hold every seed of each of its prompts, one prompt after the other. `after_prompt` hears how many keys
+    are done.
+    """
+    rows: list[ScoreRow] = []
+    done = 0
+    for prompt, group in groupby(keys, key=lambda key: key.prompt):
+        own = list(group)
+        for digest, folder in folders.items():
+            images = [read_image(folder / key.file_name) for key in own]
+            for name, scorer in scorers.items():
+                scores = scorer.score(images, [prompt.text] * len(own)).tolist()
+                rows += [
+                    ScoreRow(digest, name, prompt.index, key.seed, score)
+                    for key, score in zip(own, scores, strict=True)
+                ]
+        done += len(own)
+        after_prompt(done)
+    return rows
+
+
+def _score_shuffled(
+    scorers: Mapping[str, Scorer],
+    cells: Sequence[tuple[str, ImageKey]],
+    images: Sequence[Image.Image],
+    shuffle: Shuffle,
+) -> list[ScoreRow]:
+    """The images of the shuffled models and seed against the other prompts."""
+    chosen = [
+        (digest, key, image)
+        for (digest, key), image in zip(cells, images, strict=True)
+        if digest in shuffle.folders and key.seed == shuffle.seed and key.prompt.index in shuffle.prompts
+    ]
+    if not chosen:
+        return []
+    prompts = [shuffle.prompts[key.prompt.index] for _, key, _ in chosen]
+    rows = []
+    for name in sorted(shuffle.scorers & set(scorers)):
+        scores = scorers[name].score([image for _, _, image in chosen], prompts).tolist()
+        rows += [
+            ScoreRow(digest, name, key.prompt.index, key.seed, score, shuffled=True)
+            for (digest, key, _), score in zip(chosen, scores, strict=True)
+        ]
+    return rows
 
 
 def score_calibration(

@@ -25,18 +25,22 @@ from alignment.evaluation.record import (
     SPEC_FILE,
     Record,
     make_report,
+    shuffle_of,
     write_calibration_scores,
     write_contact_sheet,
     write_extremes,
     write_scores,
 )
 from alignment.evaluation.sampling import ImageKey, image_grid, missing_images, sample_images, share_of_rank
+from alignment.evaluation.score_pieces import ScorePieces
 from alignment.evaluation.scoring import (
     CalibrationRow,
     ScoreRow,
+    Shuffle,
     calibration_pairs,
     num_calibration_pairs,
     score_calibration,
+    score_prompts,
     score_samples,
 )
 from alignment.jobs.outcome import JobPaths, read_object, run_job, write_result
@@ -200,28 +204,64 @@ def sample_model(
 def load_scorers(work: Workplace) -> dict[str, Scorer]:
     """Judges and guards by name."""
     scorers: tuple[Judge, ...] = (*work.spec.judges, *work.spec.guards)
-    return {
-        scorer.name: load_scorer(
-            scorer, work.paths.input(scorer.weights_digest, f"scorer {scorer.name}"), work.state.device
-        )
-        for scorer in scorers
-    }
+    return {scorer.name: load_scorer(scorer, weights_dir(work, scorer), work.state.device) for scorer in scorers}
+
+
+def weights_dir(work: Workplace, scorer: Judge) -> Path:
+    """The folder of a scorer's weights; one without weights looks into none."""
+    if not scorer.scorer.has_weights:
+        return work.paths.inputs
+    return work.paths.input(scorer.weights_digest, f"scorer {scorer.name}")
 
 
 def score_all(
     work: Workplace, scorers: dict[str, Scorer], folders: dict[str, Path], progress: JobProgress, *, done: int
 ) -> tuple[list[ScoreRow], list[str]]:
-    """Every image of every model, gathered from all ranks, and the blank ones."""
-    mine = work.mine(work.grid)
-    share = len(work.grid) * len(folders) / max(1, len(mine))
-    rows, blank = score_samples(
-        scorers,
-        folders,
-        mine,
-        micro_batch=work.placement.micro_batch,
-        after_batch=lambda n: progress.update(done + round(n * share), "scoring"),
-    )
+    """Every image of every model, gathered from all ranks, and the blank ones.
+
+    Ranks share out prompts, not images, because some scorers compare a prompt's seeds. What a scorer finished is kept.
+    """
+    rank, ranks = work.state.process_index, work.state.num_processes
+    mine = image_grid(share_of_rank(work.prompts, rank, ranks), work.spec.seeds)
+    pieces = ScorePieces(work.paths.out, rank, ranks)
+    share = len(work.grid) * len(folders) / max(1, len(mine) * len(scorers))
+    _, blank = score_samples({}, folders, mine, micro_batch=work.placement.micro_batch)
+    together = {s.name for s in (*work.spec.judges, *work.spec.guards) if s.scorer.per_prompt}
+    shuffle = shuffle_of(Record(work.paths.out, work.spec, work.prompts, folders))
+    rows: list[ScoreRow] = []
+    for index, (name, scorer) in enumerate(scorers.items()):
+
+        def tell(count: int, before: int = index * len(mine), name: str = name) -> None:
+            progress.update(done + round((before + count) * share), f"scoring by {name}")
+
+        own = pieces.read(scorer.digest, list(folders), len(mine) * len(folders))
+        if own is None:
+            own = score_by(
+                name, scorer, folders, mine, work=work, together=name in together, shuffle=shuffle, tell=tell
+            )
+            pieces.write(scorer.digest, own)
+        # A guard may share a judge's weights, and so its piece; it is asked about no other prompts.
+        rows += [row._replace(scorer=name) for row in own if name in shuffle.scorers or not row.shuffled]
     return [ScoreRow(*row) for row in gather_object(rows)], sorted(gather_object(blank))
+
+
+def score_by(
+    name: str,
+    scorer: Scorer,
+    folders: dict[str, Path],
+    keys: list[ImageKey],
+    *,
+    work: Workplace,
+    together: bool,
+    shuffle: Shuffle,
+    tell: Callable[[int], None],
+) -> list[ScoreRow]:
+    """This rank's images under one scorer, image by image (some against other prompts too) or prompt by prompt."""
+    if together:
+        return score_prompts({name: scorer}, folders, keys, after_prompt=tell)
+    batch = work.placement.micro_batch
+    rows, _ = score_samples({name: scorer}, folders, keys, micro_batch=batch, shuffle=shuffle, after_batch=tell)
+    return rows
 
 
 def calibrate_all(

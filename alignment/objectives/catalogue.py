@@ -126,6 +126,7 @@ def check_captions(params: ObjectiveParams, num_captioned: int | None, origin: s
         name = type(params).model_fields["name"].default
         raise ValueError(
             f"Objective {name!r} trains each image under its own caption, but {origin} has no such captions: every"
-            " image carries its pair's prompt. Give the source columns caption_0 and caption_1 and ingest it again, or"
-            " take an objective that trains on prompts, e.g. 'diffusion_dpo'."
+            " image carries its pair's prompt. Add [captions] to the project file (variant, and the captioner and level"
+            " that it takes), give the source columns caption_0 and caption_1 and ingest it again, or take an objective"
+            " that trains on prompts, e.g. 'diffusion_dpo'."
         )

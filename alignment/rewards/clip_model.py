@@ -45,24 +45,39 @@ class ClipModel:
         """exp of the learnt parameter: about 100 in published models."""
         return float(self._model.logit_scale.exp())
 
-    @torch.no_grad()
-    def embed_images(self, images_B: Sequence[Image.Image]) -> Tensor:
-        """Unit embeddings BD of 8-bit images, resized and cropped as the folder's processor says."""
-        pixels_BCHW = self._processor(images=[image.convert("RGB") for image in images_B], return_tensors="pt")
-        features = self._model.get_image_features(pixel_values=pixels_BCHW["pixel_values"].to(self.device))
-        return _unit(features.pooler_output)
+    @property
+    def width(self) -> int:
+        """D of the shared embedding."""
+        return int(self._model.config.projection_dim)
 
-    @torch.no_grad()
-    def embed_texts(self, texts: Sequence[str]) -> Tensor:
-        """Unit embeddings BD. Long texts are cut by the tokenizer, which keeps the end token that pooling needs.
+    def pixels(self, images_B: Sequence[Image.Image]) -> Tensor:
+        """What the vision tower reads, BCHW: 8-bit images resized and cropped as the folder's processor says."""
+        prepared: Tensor = self._processor(images=[image.convert("RGB") for image in images_B], return_tensors="pt")[
+            "pixel_values"
+        ]
+        return prepared
+
+    def tokens(self, texts: Sequence[str]) -> Any:
+        """input_ids and attention_mask BL. Long texts are cut by the tokenizer, which keeps the end token.
 
         Every text is padded to the full length, so that its embedding does not depend on its neighbours.
         """
-        tokens = self._tokenizer(
+        return self._tokenizer(
             list(texts), padding="max_length", truncation=True, max_length=self._num_tokens, return_tensors="pt"
-        ).to(self.device)
+        )
+
+    @torch.no_grad()
+    def embed_images(self, images_B: Sequence[Image.Image]) -> Tensor:
+        """Unit embeddings BD of `pixels`."""
+        features = self._model.get_image_features(pixel_values=self.pixels(images_B).to(self.device))
+        return unit(features.pooler_output)
+
+    @torch.no_grad()
+    def embed_texts(self, texts: Sequence[str]) -> Tensor:
+        """Unit embeddings BD of `tokens`."""
+        tokens = self.tokens(texts).to(self.device)
         features = self._model.get_text_features(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask)
-        return _unit(features.pooler_output)
+        return unit(features.pooler_output)
 
     def cosines(self, images_B: Sequence[Image.Image], prompts: Sequence[str]) -> Tensor:
         """cos(image b, prompt b), float32 on the CPU; a prompt that occurs several times is embedded once."""
@@ -77,9 +92,10 @@ class ClipModel:
         return cosines_B.float().cpu()
 
 
-def _unit(embeddings_BD: Tensor) -> Tensor:
+def unit(embeddings_BD: Tensor) -> Tensor:
+    """Embeddings divided by their length; one of zeros stays as it is."""
     norm_B1: Tensor = torch.linalg.vector_norm(embeddings_BD, dim=1, keepdim=True)
-    return embeddings_BD / norm_B1
+    return embeddings_BD / norm_B1.where(norm_B1 > 0, 1.0)
 
 
 def _require_files(folder: Path) -> None:

@@ -46,7 +46,8 @@ def label_request(project: Project, settings: Settings, snapshot: DatasetSnapsho
         human_sources=human,
         confidence=project.evaluation.confidence,
     )
-    inputs = (JobInput(content_digest=snapshot.content_digest, uri=snapshot.uri), *judges.values())
+    weights = [folder for folders in judges.values() for folder in folders]
+    inputs = (JobInput(content_digest=snapshot.content_digest, uri=snapshot.uri), *weights)
     return make_request(project, settings, spec, inputs=inputs, placement=project.placement.label)
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from alignment.rewards.catalogue import RewardParams
 from pipelines.folders import partial_path, swap_in
 from pipelines.settings import Settings
 from pipelines.storage import open_store
@@ -19,8 +20,6 @@ from pipelines.storage import open_store
 log = logging.getLogger(__name__)
 
 MODEL_INDEX = "model_index.json"
-HEAD_FILE, HEAD_WEIGHTS, HEAD_ENCODER = "head.json", "head.safetensors", "embedder"
-"""A trained preference head as alignment/rewards/pal.py writes it."""
 HUB_URI = re.compile(r"^hub://(?P<repo>[\w.-]+/[\w.-]+)@(?P<revision>[0-9a-f]{40})$")
 HUB_FILES = ("*.safetensors", "*.json", "*.txt", "*.model")
 HUB_LEFT_OUT = (
@@ -75,15 +74,15 @@ def check_base_folder(path: Path) -> None:
         raise ValueError(f"Base model {path} is not complete, it lacks {', '.join(missing)}. Copy it again.")
 
 
-def check_scorer_folder(path: Path) -> None:
-    """ValueError that names what a judge's folder lacks: a model's, or a head's with the encoder it sits on."""
-    if (path / HEAD_FILE).is_file():
-        missing = [] if (path / HEAD_WEIGHTS).is_file() else [HEAD_WEIGHTS]
-        missing += _missing_files(path / HEAD_ENCODER, HEAD_ENCODER)
-    else:
-        missing = _missing_files(path, "")
+def check_scorer_folder(path: Path, scorer: RewardParams) -> None:
+    """ValueError that names what is missing from the folder of a judge of this kind."""
+    missing = [name for component in scorer.components for name in _missing_files(path / component, component)]
+    missing += [name for name in scorer.files if not (path / name).is_file()]
     if missing:
-        raise ValueError(f"Judge {path} is not complete, it lacks {', '.join(missing)}. Copy it again.")
+        raise ValueError(
+            f"Judge {path} is not complete, it lacks {', '.join(missing)}. Copy it again, or make it with `plumbline"
+            " judges import`."
+        )
 
 
 def _missing_files(folder: Path, component: str) -> list[str]:

@@ -6,6 +6,15 @@ The answer's URI is named by the spec's digest, so the same science is never com
 from collections.abc import Sequence
 from pathlib import Path
 
+from alignment.caption_contracts import (
+    Captioner,
+    CaptionMethod,
+    CaptionSpec,
+    GeneratedCaptions,
+    HybridCaptions,
+    Perturbation,
+    PerturbedPrompts,
+)
 from alignment.contracts import (
     DatasetSnapshot,
     EncodeSpec,
@@ -19,18 +28,28 @@ from alignment.contracts import (
     SampleSpec,
     TrainSpec,
     ValueObject,
+    folder_digest,
 )
 from alignment.coverage_contracts import CoverageSpec
+from alignment.labelling.captioner_files import check_captioner_files
 from alignment.labelling_contracts import DrawSpec, LabelSpec
 from alignment.objectives.catalogue import check_captions
 from alignment.reward_contracts import RewardTrainSpec
+from alignment.rewards.catalogue import ClipScore
 from alignment.soup_contracts import Greedy, SoupIngredient, SoupSpec, Uniform
 from pipelines import reward_registry
 from pipelines.contracts import CandidateVersion, JobInput, JobKind, JobRequest, SideOutput
 from pipelines.dispatch.fingerprints import file_fingerprint, folder_fingerprint
 from pipelines.dispatch.inputs import hash_cache_dir
 from pipelines.dispatch.model_folders import check_base_folder, check_scorer_folder, local_folder, local_path
-from pipelines.project import REWARD_SCHEME, GreedySoupSection, JudgeSection, Project, RewardSection
+from pipelines.project import (
+    REWARD_SCHEME,
+    CaptionsSection,
+    GreedySoupSection,
+    JudgeSection,
+    Project,
+    RewardSection,
+)
 from pipelines.prompts import check_not_heldout, heldout_prompts, prompt_column
 from pipelines.settings import Settings
 from pipelines.storage import open_store
@@ -38,6 +57,7 @@ from pipelines.storage import open_store
 FOLDERS: dict[JobKind, str] = {
     "draw_pairs": "drawn",
     "label": "snapshots",
+    "caption": "snapshots",
     "encode": "features",
     "train": "models",
     "soup": "soups",
@@ -49,6 +69,22 @@ FOLDERS: dict[JobKind, str] = {
 SAMPLES_FOLDER = "samples"
 WEIGHTS_FOLDER = "weights"
 JUDGE_FOLDER = "judge"
+
+
+def caption_request(project: Project, settings: Settings, snapshot: DatasetSnapshot) -> JobRequest:
+    """Give a snapshot's images texts of their own as [captions] says; the answer is a DatasetSnapshot again.
+
+    ValueError when the project has no [captions], or its captioner is not there or not whole.
+    """
+    section = project.caption_section()
+    inputs = [JobInput(content_digest=snapshot.content_digest, uri=snapshot.uri)]
+    captioner = None
+    if section.captioner is not None:
+        inputs.append(_captioner_input(section.captioner, settings))
+        drawing = section.model_dump(include={"prefix", "num_beams", "max_new_tokens"})
+        captioner = Captioner(weights_digest=inputs[-1].content_digest, **drawing)
+    spec = CaptionSpec(snapshot=snapshot.model_copy(update={"uri": ""}), method=_caption_method(section, captioner))
+    return make_request(project, settings, spec, inputs=tuple(inputs), placement=project.placement.caption)
 
 
 def encode_request(project: Project, settings: Settings, snapshot: DatasetSnapshot, recipe: Recipe) -> JobRequest:
@@ -93,7 +129,7 @@ def online_train_request(project: Project, settings: Settings, recipe: Recipe) -
         base_digest=base.content_digest,
         online=OnlineData(prompts_digest=prompts.content_digest, reward=reward),
     )
-    return make_request(project, settings, spec, inputs=(base, prompts, weights), placement=project.placement.train)
+    return make_request(project, settings, spec, inputs=(base, prompts, *weights), placement=project.placement.train)
 
 
 def soup_request(project: Project, settings: Settings, ingredients: Sequence[SoupIngredient]) -> JobRequest:
@@ -121,7 +157,7 @@ def reward_request(
 ) -> JobRequest:
     """Train a preference head on a snapshot's comparisons and on a frozen encoder."""
     folder = local_folder(reward.encoder, settings)
-    check_scorer_folder(folder)
+    check_scorer_folder(folder, ClipScore())
     digest = folder_fingerprint(folder, hash_cache_dir(settings))
     spec = RewardTrainSpec(
         recipe=reward.recipe,
@@ -150,10 +186,58 @@ def evaluate_request(
     Images that an earlier evaluation published are inputs, the others become side outputs. ValueError when a version
     was made from another base, or no snapshot is named.
     """
+    return _evaluation(
+        project,
+        settings,
+        candidate=candidate,
+        champion=champion,
+        seeds=project.evaluation.seeds,
+        snapshot=JobInput(content_digest=snapshot_digest, uri=_named(snapshot_uri, candidate)),
+    )
+
+
+def aa_request(
+    project: Project,
+    settings: Settings,
+    *,
+    champion: CandidateVersion | None,
+    snapshot_uri: str,
+    snapshot_digest: str,
+) -> JobRequest:
+    """The champion, or the base, in both roles on twice the seeds: the second half are seeds that no evaluation draws.
+
+    What separates the halves is noise (see `alignment.evaluation.noise`).
+    """
+    seeds = project.evaluation.seeds
+    others = tuple(range(max(seeds) + 1, max(seeds) + 1 + len(seeds)))
+    return _evaluation(
+        project,
+        settings,
+        candidate=champion,
+        champion=champion,
+        seeds=(*seeds, *others),
+        snapshot=JobInput(content_digest=snapshot_digest, uri=snapshot_uri),
+    )
+
+
+def _named(snapshot_uri: str, candidate: CandidateVersion) -> str:
     if not snapshot_uri:
         raise ValueError(
             f"{candidate.model} version {candidate.version} does not say where its snapshot is. Train anew."
         )
+    return snapshot_uri
+
+
+def _evaluation(
+    project: Project,
+    settings: Settings,
+    *,
+    candidate: CandidateVersion | None,
+    champion: CandidateVersion | None,
+    seeds: tuple[int, ...],
+    snapshot: JobInput,
+) -> JobRequest:
+    """The request of an evaluation; a role without a version is played by the base."""
     base, versions = _base_and_versions(project, settings, candidate, champion)
     judges, guards = (
         judge_inputs(project, sections, settings) for sections in (project.evaluation.judges, project.evaluation.guards)
@@ -165,15 +249,15 @@ def evaluate_request(
         base_digest=base.content_digest,
         backbone=project.base.backbone,
         prompts_digest=prompts.content_digest,
+        seeds=seeds,
         judges=tuple(judges),
         guards=tuple(guards),
-        snapshot_digest=snapshot_digest,
-        **project.evaluation.model_dump(include={"seeds", "sampler", "tie_thresholds", "confidence"}),
+        snapshot_digest=snapshot.content_digest,
+        **project.evaluation.model_dump(include={"sampler", "tie_thresholds", "confidence"}),
     )
     found, missing = _samples([spec.sample_spec(model) for model in spec.models().values()], settings)
-    inputs = [base, prompts, JobInput(content_digest=snapshot_digest, uri=snapshot_uri)]
-    inputs += [_weights_input(version) for version in versions]
-    inputs += [*judges.values(), *guards.values(), *found]
+    inputs = [base, prompts, snapshot, *(_weights_input(version) for version in versions)]
+    inputs += [weights for folders in (judges, guards) for own in folders.values() for weights in own] + found
     return make_request(
         project,
         settings,
@@ -214,7 +298,7 @@ def coverage_request(
         confidence=project.evaluation.confidence,
     )
     found, missing = _samples([spec.sample_spec(model) for model in spec.models().values()], settings)
-    inputs = [base, prompts, judge_folder, *(_weights_input(version) for version in versions), *found]
+    inputs = [base, prompts, *judge_folder, *(_weights_input(version) for version in versions), *found]
     return make_request(
         project,
         settings,
@@ -253,7 +337,7 @@ def _greedy(project: Project, settings: Settings, section: GreedySoupSection) ->
         sampler=section.sampler or project.evaluation.sampler,
         minimum_gain=section.minimum_gain,
     )
-    return method, [prompts, weights]
+    return method, [prompts, *weights]
 
 
 def judge_of(project: Project, section: JudgeSection, settings: Settings) -> Judge:
@@ -288,6 +372,7 @@ def make_request(
 _KINDS: dict[type[ValueObject], JobKind] = {
     DrawSpec: "draw_pairs",
     LabelSpec: "label",
+    CaptionSpec: "caption",
     EncodeSpec: "encode",
     TrainSpec: "train",
     SoupSpec: "soup",
@@ -295,6 +380,23 @@ _KINDS: dict[type[ValueObject], JobKind] = {
     EvalSpec: "evaluate",
     CoverageSpec: "coverage",
 }
+
+
+def _caption_method(section: CaptionsSection, captioner: Captioner | None) -> CaptionMethod:
+    perturbation = Perturbation(level=section.level, seed=section.seed) if section.level is not None else None
+    if captioner is None:
+        assert perturbation is not None, "the section says so"
+        return PerturbedPrompts(perturbation=perturbation)
+    if perturbation is None:
+        return GeneratedCaptions(captioner=captioner)
+    return HybridCaptions(captioner=captioner, perturbation=perturbation)
+
+
+def _captioner_input(uri: str, settings: Settings) -> JobInput:
+    folder = local_folder(uri, settings)
+    check_captioner_files(folder)
+    digest = folder_fingerprint(folder, hash_cache_dir(settings))
+    return JobInput(content_digest=digest, uri=uri, manifest=False)
 
 
 def _check_base(version: CandidateVersion, base: JobInput, project: Project) -> None:
@@ -306,7 +408,7 @@ def _check_base(version: CandidateVersion, base: JobInput, project: Project) -> 
 
 
 def _base_and_versions(
-    project: Project, settings: Settings, candidate: CandidateVersion, champion: CandidateVersion | None
+    project: Project, settings: Settings, candidate: CandidateVersion | None, champion: CandidateVersion | None
 ) -> tuple[JobInput, list[CandidateVersion]]:
     """The base, and the versions that are compared; ValueError when one was made from another base."""
     base = base_input(project, settings)
@@ -326,22 +428,27 @@ def _weights_input(version: CandidateVersion) -> JobInput:
     return JobInput(content_digest=version.weights_digest, uri=version.weights_uri, subfolder=WEIGHTS_FOLDER)
 
 
-def judge_inputs(project: Project, sections: tuple[JudgeSection, ...], settings: Settings) -> dict[Judge, JobInput]:
-    """Each judge as the spec names it, with the folder of its weights."""
+def judge_inputs(
+    project: Project, sections: tuple[JudgeSection, ...], settings: Settings
+) -> dict[Judge, tuple[JobInput, ...]]:
+    """Each judge as the spec names it, with the folder of its weights; none where the scorer has no weights."""
     return dict(_judge_input(project, section, settings) for section in sections)
 
 
-def _judge_input(project: Project, section: JudgeSection, settings: Settings) -> tuple[Judge, JobInput]:
+def _judge_input(project: Project, section: JudgeSection, settings: Settings) -> tuple[Judge, tuple[JobInput, ...]]:
     """A folder of the user's, or the newest judge that the project has trained under a name, fixed by its digest."""
+    if not section.scorer.has_weights:
+        return _judge(section, folder_digest({}), section.trained_on), ()
     if section.uri.startswith(REWARD_SCHEME):
         found = reward_registry.find(section.uri, project.name, settings)
         lessons = tuple(sorted({*section.trained_on, *found.trained_on}))
         weights = JobInput(content_digest=found.judge_digest, uri=found.uri, subfolder=JUDGE_FOLDER)
-        return _judge(section, found.judge_digest, lessons), weights
+        return _judge(section, found.judge_digest, lessons), (weights,)
     folder = local_folder(section.uri, settings)
-    check_scorer_folder(folder)
+    check_scorer_folder(folder, section.scorer)
     digest = folder_fingerprint(folder, hash_cache_dir(settings))
-    return _judge(section, digest, section.trained_on), JobInput(content_digest=digest, uri=section.uri, manifest=False)
+    weights = JobInput(content_digest=digest, uri=section.uri, manifest=False)
+    return _judge(section, digest, section.trained_on), (weights,)
 
 
 def _judge(section: JudgeSection, digest: str, trained_on: tuple[str, ...]) -> Judge:

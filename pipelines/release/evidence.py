@@ -6,9 +6,13 @@ from typing import Any
 
 from alignment.contracts import Comparison, EvalReport
 from alignment.evaluation.comparison import OPPONENTS, ScoreTable, compare_all
+from alignment.evaluation.score_grids import SHUFFLED, ScoreGrids
 
 RECOMPUTE_TOLERANCE = 1e-6
 """Largest difference, relative above 1, between a reported number and the same number from the score table."""
+
+
+ROLES = ("candidate", "champion", "base", f"candidate{SHUFFLED}", f"champion{SHUFFLED}")
 
 
 def measurement_problems(report: EvalReport) -> list[str]:
@@ -53,8 +57,33 @@ def recompute(report: EvalReport, score_columns: Mapping[str, Sequence[Any]], *,
     scorers = [scorer.name for scorer in (*report.spec.judges, *report.spec.guards)]
     spec = report.spec
     again, faults = compare_all(table, scorers, tie_thresholds=spec.tie_thresholds, confidence=spec.confidence)
-    problems += [*faults, *_foreign_rows(report, table, scorers)]
+    _, broken = ScoreGrids.from_table(table)
+    problems += [*faults, *(b for b in broken if not any(b in fault for fault in faults))]
+    problems += [*_foreign_rows(report, table, scorers), *_changing_columns(score_columns)]
     return [*problems, *_disagreements(report.comparisons, again)]
+
+
+def read_grids(score_columns: Mapping[str, Sequence[Any]]) -> ScoreGrids:
+    """The whole grids of a score table; none when it cannot be read, which `recompute` says."""
+    try:
+        return ScoreGrids.from_table(ScoreTable.from_columns(score_columns))[0]
+    except (ValueError, TypeError):
+        return ScoreGrids({})
+
+
+def _changing_columns(columns: Mapping[str, Sequence[Any]]) -> list[str]:
+    """Models are compared on one text a prompt and under one build of a scorer; the shuffled rows have other texts."""
+    problems = []
+    for key, value, what in (("prompt_index", "prompt", "text"), ("scorer", "scorer_digest", "digest")):
+        if value not in columns:
+            continue
+        rows = zip(columns["role"], columns[key], columns[value], strict=False)
+        seen = {(name, own) for role, name, own in rows if value != "prompt" or not str(role).endswith(SHUFFLED)}
+        names = [name for name, _ in seen]
+        changing = sorted({str(name) for name in names if names.count(name) > 1}) if len(seen) > len(set(names)) else []
+        if changing:
+            problems.append(f"{key} {', '.join(changing[:3])} has more than one {what} in the table")
+    return problems
 
 
 def _foreign_rows(report: EvalReport, table: ScoreTable, scorers: Iterable[str]) -> list[str]:
@@ -63,6 +92,9 @@ def _foreign_rows(report: EvalReport, table: ScoreTable, scorers: Iterable[str])
     extra = sorted(set(table.scorers()) - set(scorers))
     if extra:
         problems.append(f"the table has scorers that the spec does not name: {', '.join(extra)}")
+    strangers = sorted({str(role) for role in table.role} - set(ROLES))
+    if strangers:
+        problems.append(f"the table has roles that nobody knows: {', '.join(strangers)}")
     seeds = {int(seed) for seed in table.seed}
     if seeds != set(report.spec.seeds):
         problems.append(f"the table has seeds {sorted(seeds)}, the spec {sorted(report.spec.seeds)}")

@@ -27,7 +27,16 @@ Points = Sequence[tuple[float, float]]
 
 PLOT_WIDTH, PLOT_HEIGHT, PLOT_MARGIN = 300.0, 110.0, 6.0
 
-OUTCOME_CHECKS = ("preferred_by_judges", "guard", "differs_from_champion")
+FAMILIES = {
+    "votes": "Do independent judges prefer it?",
+    "guards": "Is it no worse where it counts?",
+    "slices": "Did any kind of prompt get worse?",
+    "detectors": "Was a judge hacked?",
+    "power": "Were there prompts enough?",
+    "evidence": "Is the evidence sound?",
+    "": "Other",
+}
+"""Families of checks in the order in which a person asks them."""
 
 HEADLINES = {
     "promote": "is better than",
@@ -118,15 +127,14 @@ class CheckRow:
     measured: str
     required: str
     passed: bool
+    mark: str
+    """One word: passed, failed, undecided, unmeasured or warning."""
     explanation: str
 
 
 def check_groups(decision: GateDecision) -> list[tuple[str, list[CheckRow]]]:
-    """Titled checks: what the models showed, how each judge voted, whether the evidence is sound."""
-    outcome = [c for c in decision.checks if c.decisive and c.name.partition(":")[0] in OUTCOME_CHECKS]
-    votes = [c for c in decision.checks if not c.decisive]
-    evidence = [c for c in decision.checks if c.decisive and c not in outcome]
-    titled = (("Is it better, and no worse where it counts?", outcome), ("Votes", votes), ("Is this sound?", evidence))
+    """Titled checks, family by family."""
+    titled = [(title, [c for c in decision.checks if c.family == family]) for family, title in FAMILIES.items()]
     return [(title, [check_row(check) for check in checks]) for title, checks in titled if checks]
 
 
@@ -134,7 +142,8 @@ def check_row(check: GateCheck) -> CheckRow:
     """A check with readable name and number."""
     kind, _, subject = check.name.partition(":")
     name = kind.replace("_", " ") + (f": {subject}" if subject else "")
-    return CheckRow(name, number(check.measured), check.required, check.passed, check.explanation)
+    mark = check.note or ("passed" if check.passed else "failed")
+    return CheckRow(name, number(check.measured), check.required, check.passed, mark, check.explanation)
 
 
 def number(value: float | None) -> str:

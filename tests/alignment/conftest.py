@@ -216,6 +216,36 @@ def tiny_clip_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def tiny_captioner_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A BLIP of a few thousand weights that has learnt to say "a COLOUR picture" of plain pictures; 32 px, 8 tokens."""
+    from transformers import BertTokenizer, BlipForConditionalGeneration, BlipImageProcessorPil, BlipProcessor
+    from transformers.models.blip import BlipConfig
+
+    pieces = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS)
+    tokenizer = BertTokenizer(vocab={piece: index for index, piece in enumerate(pieces)}, model_max_length=8)
+    tower = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = {"vocab_size": len(pieces), "max_position_embeddings": 8, "encoder_hidden_size": 16, "pad_token_id": 0}
+    ends = {"bos_token_id": 2, "eos_token_id": 3, "sep_token_id": 3, "initializer_range": 0.3}
+    vision = {"image_size": 32, "patch_size": 16, "initializer_range": 0.3}
+    processor = BlipProcessor(BlipImageProcessorPil(size={"height": 32, "width": 32}), tokenizer)
+    images = [Image.open(io.BytesIO(picture(colour, dot=dot))) for dot in (0, 3, 8) for colour in COLOURS.values()]
+    words = processor(images=images, text=[f"a {name} picture" for name in COLOURS] * 3, return_tensors="pt")
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        config = BlipConfig(text_config={**tower, **text, **ends}, vision_config={**tower, **vision})
+        model = BlipForConditionalGeneration(config).train()
+        adam = torch.optim.Adam(model.parameters(), lr=1e-2)
+        for _ in range(40):
+            adam.zero_grad()
+            model(**words, labels=words["input_ids"]).loss.backward()
+            adam.step()
+    folder = tmp_path_factory.mktemp("tiny_captioner") / "captioner"
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
 # --- jobs, run in this process ----------------------------------------------------------------------------------------
 
 
@@ -397,3 +427,98 @@ def online_bench(bench: Bench, tiny_clip_dir: Path) -> OnlineBench:
     shutil.copytree(tiny_clip_dir, bench.inputs / weights_digest)
     judge = Judge(name="taste", scorer=ClipPreference(), weights_digest=weights_digest, trained_on=("panel",))
     return OnlineBench(bench, OnlineData(prompts_digest=digest, reward=judge))
+
+
+@pytest.fixture(scope="session")
+def tiny_blip() -> dict[str, torch.Tensor]:
+    """ImageReward.pt in small: 32 x 32 pixels in patches of 16, widths 16 and 12, two text layers, half precision."""
+    generator = torch.Generator().manual_seed(7)
+    tensors: dict[str, torch.Tensor] = {}
+
+    def add(name: str, *shape: int) -> None:
+        tensors[name] = (torch.randn(*shape, generator=generator) * 0.3).half()
+
+    def linear(name: str, width_in: int, width_out: int) -> None:
+        add(f"{name}.weight", width_out, width_in)
+        add(f"{name}.bias", width_out)
+
+    def norm(name: str, width: int) -> None:
+        tensors[f"{name}.weight"], tensors[f"{name}.bias"] = torch.ones(width).half(), torch.zeros(width).half()
+
+    vision, text = "blip.visual_encoder", "blip.text_encoder"
+    add(f"{vision}.cls_token", 1, 1, 16)
+    add(f"{vision}.pos_embed", 1, 5, 16)
+    add(f"{vision}.patch_embed.proj.weight", 16, 3, 16, 16)
+    add(f"{vision}.patch_embed.proj.bias", 16)
+    norm(f"{vision}.norm", 16)
+    for part, sizes in {"attn.qkv": (16, 48), "attn.proj": (16, 16), "mlp.fc1": (16, 24), "mlp.fc2": (24, 16)}.items():
+        linear(f"{vision}.blocks.0.{part}", *sizes)
+    for part in ("norm1", "norm2"):
+        norm(f"{vision}.blocks.0.{part}", 16)
+    add(f"{text}.embeddings.word_embeddings.weight", 12, 12)
+    add(f"{text}.embeddings.position_embeddings.weight", 40, 12)
+    tensors[f"{text}.embeddings.position_ids"] = torch.arange(40)[None]
+    norm(f"{text}.embeddings.LayerNorm", 12)
+    for layer in (f"{text}.encoder.layer.{index}" for index in range(2)):
+        for attention, width in (("attention", 12), ("crossattention", 16)):
+            linear(f"{layer}.{attention}.self.query", 12, 12)
+            linear(f"{layer}.{attention}.self.key", width, 12)
+            linear(f"{layer}.{attention}.self.value", width, 12)
+            linear(f"{layer}.{attention}.output.dense", 12, 12)
+            norm(f"{layer}.{attention}.output.LayerNorm", 12)
+        linear(f"{layer}.intermediate.dense", 12, 20)
+        linear(f"{layer}.output.dense", 20, 12)
+        norm(f"{layer}.output.LayerNorm", 12)
+    linear("mlp.layers.0", 12, 6)
+    linear("mlp.layers.7", 6, 1)
+    linear("blip.vision_proj", 16, 4)
+    return tensors
+
+
+@pytest.fixture(scope="session")
+def tiny_qwen() -> tuple[dict[str, object], dict[str, torch.Tensor]]:
+    """A Qwen2-VL config and HPSv3's weights in the published names, in small: 14 words, patches of 4, width 16."""
+    generator = torch.Generator().manual_seed(11)
+    tensors: dict[str, torch.Tensor] = {}
+
+    def linear(name: str, width_in: int, width_out: int, *, bias: bool = True) -> None:
+        tensors[f"{name}.weight"] = torch.randn(width_out, width_in, generator=generator) * 0.4
+        if bias:
+            tensors[f"{name}.bias"] = torch.randn(width_out, generator=generator) * 0.4
+
+    tensors["model.embed_tokens.weight"] = torch.randn(14, 16, generator=generator)
+    layer = "model.layers.0"
+    for part, (width_in, width_out) in {"q": (16, 16), "k": (16, 8), "v": (16, 8)}.items():
+        linear(f"{layer}.self_attn.{part}_proj", width_in, width_out)
+    linear(f"{layer}.self_attn.o_proj", 16, 16, bias=False)
+    for part, (width_in, width_out) in {"gate": (16, 24), "up": (16, 24), "down": (24, 16)}.items():
+        linear(f"{layer}.mlp.{part}_proj", width_in, width_out, bias=False)
+    norms = (f"{layer}.input_layernorm", f"{layer}.post_attention_layernorm", "model.norm")
+    tensors |= {f"{part}.weight": torch.ones(16) for part in norms}
+    tensors["visual.patch_embed.proj.weight"] = torch.randn(8, 3, 2, 4, 4, generator=generator) * 0.3
+    for part, sizes in {"attn.qkv": (8, 24), "attn.proj": (8, 8), "mlp.fc1": (8, 32), "mlp.fc2": (32, 8)}.items():
+        linear(f"visual.blocks.0.{part}", *sizes)
+    norms = ("visual.blocks.0.norm1", "visual.blocks.0.norm2", "visual.merger.ln_q")
+    tensors |= {f"{part}.weight": torch.ones(8) for part in norms} | {f"{part}.bias": torch.zeros(8) for part in norms}
+    linear("visual.merger.mlp.0", 32, 32)
+    linear("visual.merger.mlp.2", 32, 16)
+    for part, sizes in {"0": (16, 12), "3": (12, 8), "5": (8, 2)}.items():
+        linear(f"rm_head.{part}", *sizes)
+    linear("lm_head", 16, 14, bias=False)
+    config: dict[str, object] = {
+        "model_type": "qwen2_vl",
+        "hidden_size": 16,
+        "intermediate_size": 24,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "vocab_size": 13,
+        "rope_scaling": {"mrope_section": [1, 1, 2], "rope_type": "default", "type": "default"},
+        "bos_token_id": None,
+        "eos_token_id": None,
+        "vision_config": {
+            **{"depth": 1, "embed_dim": 8, "hidden_size": 16, "num_heads": 2, "mlp_ratio": 4},
+            **{"in_channels": 3, "patch_size": 4, "spatial_merge_size": 2, "temporal_patch_size": 2},
+        },
+    }
+    return config, tensors

@@ -23,7 +23,7 @@ def test_every_objective_has_a_row_that_points_at_its_file_and_recipe() -> None:
 def test_readme_names_every_command_and_no_other() -> None:
     text = (ROOT / "README.md").read_text()
     named = set(re.findall(r"^\| `plumbline (\w+)", text, flags=re.MULTILINE))
-    assert named == {*cli.STAGES, "doctor", "up", "down", "demo"}
+    assert named == {*cli.STAGES, "doctor", "judges", "up", "down", "demo"}
 
 
 def test_readme_make_targets_exist() -> None:
@@ -31,6 +31,9 @@ def test_readme_make_targets_exist() -> None:
     assert set(re.findall(r"`make ([a-z-]+)", (ROOT / "README.md").read_text())) <= targets
 
 
-def test_decision_records_are_numbered_in_turn() -> None:
+def test_decision_records_have_a_number_each() -> None:
+    """Numbers are handed out before a record is written, so one may be missing for a while; none is used twice."""
     names = sorted(path.name for path in (ROOT / "docs" / "decisions").glob("*.md"))
-    assert [name[:4] for name in names] == [f"{number:04d}" for number in range(1, len(names) + 1)]
+    numbers = [name[:4] for name in names if re.match(r"\d{4}-", name)]
+    assert len(numbers) == len(names)
+    assert len(set(numbers)) == len(numbers)

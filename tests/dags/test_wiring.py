@@ -230,3 +230,12 @@ def test_labels_come_before_features_and_drawing_before_the_shards(dags_with: Ca
     assert ("draw_style", "list_shards") in ingest
     pools = {task.task_id: task.pool for name in ("train", "ingest") for task in dags[f"shapes.{name}"].tasks}
     assert pools["label"] == pools["draw_style"] == "gpu"
+
+
+def test_captions_come_before_encoding_where_a_recipe_wants_them(dags_with: Callable[[str], dict[str, Any]]) -> None:
+    train = dags_with(f'{TRAIN}[[train]]\nrecipe = "dcpo_shapes"\n')["shapes.train"]
+    usual = EDGES["shapes.train"]
+    between = {("build_snapshot", "caption"), ("enough_new_pairs", "caption"), ("caption", "plan_encodings")}
+    assert edges(train) == usual | between
+    caption = train.get_task("caption")
+    assert (caption.pool, caption.retries, caption.generation) == ("gpu", 2, 0)

@@ -17,6 +17,10 @@ class NotBuiltError(Exception):
     """The case needs a part that does not exist yet."""
 
 
+class UnsupportedError(Exception):
+    """The case is of a method that we do not offer, for the reason given."""
+
+
 @dataclass
 class Case:
     """One recorded case and what replaying it found."""

@@ -17,7 +17,8 @@ VECTORS = HERE / "vectors"
 LISTED = [
     (index.parent.name, case)
     for index in sorted(VECTORS.glob("*/index.json"))
-    for case in json.loads(index.read_text(encoding="utf-8"))["cases"]
+    for entry in json.loads(index.read_text(encoding="utf-8"))["cases"]
+    for case in [entry if isinstance(entry, str) else entry["case"]]
 ]
 
 
@@ -195,6 +196,30 @@ def test_a_case_in_a_folder_of_its_own_is_read(replay: ModuleType, tmp_path: Pat
     assert case.params["settings"]["depth"] == 3
     assert case["inputs.image"].tolist() == [1.0, 1.0]
     assert replay.replay_case(folder, "deep") == (False, "NOT BUILT dream/deep (nothing of ours takes inputs.image)")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"csv_rows": [], "items": []},
+        {"scores": [[0.5]], "skills": [["count"]], "atom_count": [1]},
+        {"classes": [], "colours": [], "relations": [], "iou": [], "summary": {}},
+    ],
+)
+def test_what_we_do_not_offer_is_told_apart_from_failures(
+    replay: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str], content: dict[str, object]
+) -> None:
+    shutil.copytree(VECTORS / "diffusion_dpo", tmp_path / "diffusion_dpo")
+    other = tmp_path / "rewards" / "one_more"
+    other.mkdir(parents=True)
+    (other / "case.json").write_text(json.dumps(content))
+    (tmp_path / "rewards" / "index.json").write_text(json.dumps({"cases": [{"case": "one_more"}]}))
+    passed, line = replay.replay_case(tmp_path / "rewards", "one_more")
+    assert passed is None
+    assert line.startswith("UNSUPPORTED rewards/one_more (")
+    assert replay.main([str(tmp_path)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].endswith(" passed, 0 failed, 1 not supported")
+    assert replay.main([str(tmp_path / "rewards")]) == 1
 
 
 def test_a_case_that_two_files_take_fails(replay: ModuleType, tmp_path: Path) -> None:

@@ -56,6 +56,41 @@ def test_a_wrong_number_fails(replay: ModuleType, tmp_path: Path, method: str, c
     assert field in line
 
 
+@pytest.mark.parametrize(
+    ("case", "file", "field"),
+    [
+        ("aesthetic_laion_v1", "outputs", "vit_l_14_rating_anchor_y"),
+        ("aesthetic_laion_v1", "weights", "vit_b_32.weight"),
+        ("hpsv3", "outputs", "vision"),
+        ("hpsv3", "outputs", "reward_single"),
+        ("hpsv3", "weights", "rm_head.5.bias"),
+        ("hpsv3", "inputs", "pixel_values"),
+    ],
+)
+def test_a_wrong_number_of_a_judge_fails(replay: ModuleType, tmp_path: Path, case: str, file: str, field: str) -> None:
+    folder = tmp_path / "rewards"
+    shutil.copytree(VECTORS / "rewards", folder)
+    path = folder / case / f"{file}.safetensors"
+    tensors = {name: tensor.clone() for name, tensor in load_file(path).items()}
+    tensors[field].view(-1)[0] += 0.05
+    save_file(tensors, path)
+    passed, line = replay.replay_case(folder, case)
+    assert passed is False, line
+
+
+def test_a_wrong_agreement_fails(replay: ModuleType, tmp_path: Path) -> None:
+    folder = tmp_path / "rewards"
+    shutil.copytree(VECTORS / "rewards", folder)
+    path = folder / "ranking_agreement" / "case.json"
+    for field in ("imagereward_acc", "mps_inversion_mean"):
+        content = json.loads((VECTORS / "rewards" / "ranking_agreement" / "case.json").read_text())
+        content["results"][field] += 1e-9
+        path.write_text(json.dumps(content))
+        passed, line = replay.replay_case(folder, "ranking_agreement")
+        assert passed is False
+        assert field in line
+
+
 def test_a_wrong_order_or_choice_fails(replay: ModuleType, tmp_path: Path) -> None:
     for field in ("sorted_order", "ingredients_exact_comparison", "ingredients"):
         folder = tmp_path / field / "model_soups"

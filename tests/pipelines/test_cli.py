@@ -1,5 +1,6 @@
 """Bad input ends in one clear line on stderr and exit code 2, through the command a person types."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -130,9 +131,27 @@ def test_base_model_that_lacks_a_file(capsys: pytest.CaptureFixture[str], projec
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what great_expectations imports
 def test_objective_that_needs_captions_on_pairs_without(capsys: pytest.CaptureFixture[str], project: Path) -> None:
     edit(project, "diffusion_dpo_shapes", "dcpo_shapes")
+    edit(project, f"[captions]\n{SHIPPED}\n", "")
     line = refused(capsys, "encode", str(project))
     assert "Objective 'dcpo' trains each image under its own caption, but snapshot file://" in line
+    assert "Add [captions] to the project file" in line
     assert "caption_0 and caption_1" in line
+
+
+def test_gate_simulate_is_a_command_beside_the_stage(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "policy.toml").write_text("[gate]\nrequired_judges = 2\n")
+    argv = ["gate", "simulate", str(tmp_path / "policy.toml"), "--simulations", "1", "--prompts", "1000"]
+    assert cli.main(argv) == 0
+    out = capsys.readouterr().out
+    assert "| 60 % true win rate | 100.0 %" in out
+    assert "3 judges" in out
+    assert cli.main([*argv, "--json"]) == 0
+    assert {o["simulations"] for o in json.loads(capsys.readouterr().out)} == {1}
+
+
+def test_gate_explain_reads_a_decision(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "decision.json").write_text("{}")
+    assert "holds no gate decision" in refused(capsys, "gate", "explain", str(tmp_path / "decision.json"))
 
 
 def test_nothing_to_label_or_draw(capsys: pytest.CaptureFixture[str], project: Path) -> None:
@@ -179,3 +198,45 @@ def test_an_unknown_factor_of_a_search_suggests_the_nearest(capsys: pytest.Captu
     edit(project, "[evaluation]", '[search]\nfactors = { "objective.betta" = [0.5, 2.0] }\n\n[evaluation]')
     line = search(capsys, project, "--gpu-memory", "4", "--hours", "1")
     assert "Unknown field of search.factors 'objective.betta'. Did you mean 'objective.beta'?" in line
+
+
+SHIPPED = 'variant = "dcpo_c"\ncaptioner = "../examples/shapes/captioner"'
+CAPTIONS = 'variant = "dcpo_h"\ncaptioner = "../captioner"\nlevel = "medium"'
+
+
+def test_captions_that_no_project_asks_for(capsys: pytest.CaptureFixture[str], project: Path) -> None:
+    """Checked before a pair is read, so it costs nothing."""
+    edit(project, f"[captions]\n{SHIPPED}\n", "")
+    line = refused(capsys, "caption", str(project))
+    assert f"{project} has no [captions]" in line
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ('"dcpo_h"', '"dcpo_x"', "captions.variant: Input should be 'dcpo_c', 'dcpo_p' or 'dcpo_h' (got 'dcpo_x')"),
+        ('"medium"', '"mild"', "captions.level: Input should be 'weak', 'medium' or 'strong' (got 'mild')"),
+        ('captioner = "../captioner"\n', "", "variant 'dcpo_h' takes captioner"),
+        ('"dcpo_h"', '"dcpo_p"', "variant 'dcpo_p' takes no captioner"),
+        ('"dcpo_h"', '"dcpo_c"', "variant 'dcpo_c' takes no level"),
+        ("level =", "lvel =", "Did you mean 'captions.level'?"),
+    ],
+)
+def test_captions_that_do_not_fit_together(
+    capsys: pytest.CaptureFixture[str], project: Path, old: str, new: str, told: str
+) -> None:
+    edit(project, SHIPPED, CAPTIONS)
+    edit(project, old, new)
+    assert told in refused(capsys, "caption", str(project))
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what great_expectations imports
+def test_a_captioner_of_another_class(capsys: pytest.CaptureFixture[str], project: Path, tmp_path: Path) -> None:
+    """Here a judge: it has every file that a captioner has."""
+    edit(project, SHIPPED, CAPTIONS)
+    shutil.copytree(ROOT / "examples" / "shapes" / "judges" / "taste_a", tmp_path / "captioner")
+    line = refused(capsys, "caption", str(project))
+    assert f"captioner {tmp_path / 'captioner'} is of CLIPModel, but captions come from BlipForConditional" in line
+    (tmp_path / "captioner" / "model.safetensors").unlink()
+    assert "lacks model.safetensors" in refused(capsys, "caption", str(project))

@@ -84,3 +84,30 @@ def test_a_reward_that_cannot_be_is_refused(tiny_project: Project, old: str, new
     tiny_project.path.write_text(text.replace(old, new))
     with pytest.raises(ValueError, match=complaint):
         load_project(tiny_project.path)
+
+
+GUARD = '[[evaluation.guards]]\nname = "g"\n'
+
+
+@pytest.mark.parametrize(
+    ("more", "complaint"),
+    [
+        (GUARD + 'scorer = { kind = "diversity" }\nuri = "clip"\n', "give two seeds or more"),
+        (GUARD + 'scorer = { kind = "clip_score" }\n', "takes a uri, the folder of its weights"),
+        (GUARD + 'uri = "x"\nscorer = { kind = "image_statistic", statistic = "contrast" }\n', "takes no uri"),
+        (
+            '[[evaluation.judges]]\nname = "d"\nuri = "clip"\nscorer = { kind = "diversity" }\n',
+            "it can guard but not judge",
+        ),
+    ],
+)
+def test_a_scorer_that_cannot_score_here_is_refused(tiny_project: Project, more: str, complaint: str) -> None:
+    tiny_project.path.write_text(tiny_project.path.read_text() + more)
+    with pytest.raises(ValueError, match=complaint):
+        load_project(tiny_project.path)
+
+
+def test_a_guard_without_weights_has_no_folder(tiny_project: Project) -> None:
+    guard = GUARD + 'scorer = { kind = "image_statistic", statistic = "contrast" }\n'
+    tiny_project.path.write_text(tiny_project.path.read_text() + guard)
+    assert load_project(tiny_project.path).evaluation.guards[0].uri == ""

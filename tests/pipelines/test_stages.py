@@ -1,5 +1,6 @@
 """The joined stages: which request a stage makes of what it is given."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,13 @@ SNAPSHOT_JSON = DatasetSnapshot(
 SNAPSHOT = {"content_digest": "5" * 64, "uri": "file:///store/snapshots/5"}
 
 
+def without_captions(text: str) -> str:
+    """A project file less its [captions]."""
+    left, found = re.subn(r"\[captions\]\n(.+\n)+", "", text)
+    assert found == 1
+    return left
+
+
 @pytest.fixture
 def shapes_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The path of a shapes project with other sections in place of its `[[train]]`."""
@@ -37,7 +45,7 @@ def shapes_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     def make(sections: str) -> str:
         text = SHAPES.read_text().replace('"../examples', f'"{SHAPES.parents[1]}/examples')
         assert TRAIN in text
-        (tmp_path / "shapes.toml").write_text(text.replace(TRAIN, sections))
+        (tmp_path / "shapes.toml").write_text(without_captions(text).replace(TRAIN, sections))
         return str(tmp_path / "shapes.toml")
 
     return make
@@ -99,7 +107,9 @@ def test_a_recipe_with_a_snapshot_of_its_own_gets_a_cache_of_its_own(
 ) -> None:
     path = shapes_with(TRAIN + TRAIN)
     other = {**SNAPSHOT, "content_digest": "6" * 64}
-    monkeypatch.setattr(stages, "training_snapshot", lambda _path, snapshot, recipe: [snapshot, other][recipe])
+    monkeypatch.setattr(
+        stages, "training_snapshot", lambda _path, snapshot, recipe, _overrides: [snapshot, other][recipe]
+    )
     assert [given["snapshot"] for given in stages.plan_encodings(path, SNAPSHOT)] == [SNAPSHOT, other]
     trainings = stages.plan_trainings(path, SNAPSHOT, [{"uri": "first"}, {"uri": "second"}])
     assert [(t["snapshot"], t["cache"]["uri"]) for t in trainings] == [(SNAPSHOT, "first"), (other, "second")]
@@ -168,3 +178,56 @@ def test_the_place_of_drawn_pairs_is_that_of_their_request(tmp_path: Path, monke
     open_store(load_settings().store_uri, load_settings()).publish_folder(store, request.output_uri, {})
     shards = stages.list_shards(str(tmp_path / "shapes.toml"))
     assert shards[-1]["uri"] == f"{request.output_uri}/pairs-00000.parquet"
+
+
+CAPTIONS = '[captions]\nvariant = "dcpo_p"\nlevel = "weak"\n'
+PLAIN = DatasetSnapshot(
+    uri="file:///store/snapshots/s",
+    content_digest="5" * 64,
+    num_pairs={"train": 3, "calibration": 1, "test": 1},
+    num_ties=0,
+    num_captioned=0,
+    num_prompts=5,
+    sources=("pairs",),
+    licences=("CC0-1.0",),
+    batch_digests=(),
+    heldout_prompts_digest="6" * 64,
+)
+
+
+@pytest.fixture
+def shapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The shapes project with two recipes, the second of which trains on captions."""
+    text = SHAPES.read_text().replace('"../examples', f'"{SHAPES.parents[1]}/examples')
+    text = text.replace("[online]", '[[train]]\nrecipe = "dcpo_shapes"\n\n[online]')
+    (tmp_path / "shapes.toml").write_text(without_captions(text) + CAPTIONS)
+    monkeypatch.setenv("PLUMBLINE_STATE_DIR", str(tmp_path / "state"))
+    monkeypatch.setenv("PLUMBLINE_STORE_URI", (tmp_path / "store").as_uri())
+    return tmp_path / "shapes.toml"
+
+
+def test_a_recipe_that_wants_captions_takes_the_captioned_snapshot_and_the_others_the_plain_one(
+    shapes: Path, tmp_path: Path
+) -> None:
+    path, plain = str(shapes), PLAIN.model_dump(mode="json")
+    assert stages.needs_captioned_snapshot(path)
+    assert stages.training_snapshot(path, plain, 0) == plain
+    with pytest.raises(ValueError, match=rf"has no captions by \[captions\].*Run plumbline caption {path}"):
+        stages.training_snapshot(path, plain, 1)
+    request = stages.job_request(path, "caption", {"snapshot": plain})
+    captioned = plain | {"uri": request.output_uri, "content_digest": "7" * 64, "num_captioned": 3}
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "train.parquet").write_text("pairs")
+    open_store(request.output_uri, load_settings()).publish_folder(tmp_path / "out", request.output_uri, captioned)
+    assert stages.training_snapshot(path, plain, 1) == captioned
+    encode = stages.job_request(path, "encode", {"snapshot": stages.training_snapshot(path, plain, 1), "recipe": 1})
+    assert encode.spec["snapshot_digest"] == "7" * 64
+
+
+def test_without_captions_in_the_project_every_recipe_keeps_the_plain_snapshot(shapes: Path) -> None:
+    shapes.write_text(shapes.read_text().replace(CAPTIONS, ""))
+    plain = PLAIN.model_dump(mode="json")
+    assert not stages.needs_captioned_snapshot(str(shapes))
+    assert stages.training_snapshot(str(shapes), plain, 1) == plain
+    with pytest.raises(ValueError, match=r"shapes.toml has no \[captions\]\. Add it with variant"):
+        stages.job_request(str(shapes), "caption", {"snapshot": plain})

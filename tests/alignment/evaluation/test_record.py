@@ -15,6 +15,7 @@ from alignment.evaluation.record import (
     Record,
     blank_problems,
     make_report,
+    shuffle_of,
     write_calibration_scores,
     write_contact_sheet,
     write_extremes,
@@ -142,3 +143,22 @@ def test_blank_images_are_told_by_role(record: Record) -> None:
     assert len(problems) == 1
     assert problems[0].startswith("champion = base: 6 images")
     assert problems[0].endswith("00004_0.png, ...")
+
+
+def test_scores_against_other_prompts_stand_under_their_own_roles(record: Record) -> None:
+    shuffle = shuffle_of(record)
+    assert (shuffle.seed, shuffle.scorers) == (0, frozenset({"j"}))
+    assert shuffle.folders == {record.roles()["candidate"], record.roles()["champion"]}
+    wrong = [
+        ScoreRow(digest, "j", prompt.index, 0, -7.0, shuffled=True) for digest in shuffle.folders for prompt in PROMPTS
+    ]
+    write_scores(record, [*score_rows(record), *wrong], {"j": "digest of j"})
+    table = pq.read_table(record.out / "scores.parquet").to_pydict()
+    roles = {role: table["role"].count(role) for role in set(table["role"])}
+    assert roles == {"candidate": 12, "champion": 12, "base": 12, "candidate_shuffled": 6, "champion_shuffled": 6}
+    for role, index, prompt, score in zip(
+        table["role"], table["prompt_index"], table["prompt"], table["score"], strict=True
+    ):
+        assert (prompt == f"prompt {index}") == (not role.endswith("_shuffled"))
+        assert (score == -7.0) == role.endswith("_shuffled")
+    assert make_report(record, CALIBRATION, []).problems == ()

@@ -14,10 +14,13 @@ from PIL import Image
 from alignment.evaluation.prompts import EvalPrompt
 from alignment.evaluation.sampling import image_grid
 from alignment.evaluation.scoring import (
+    ScoreRow,
+    Shuffle,
     calibration_pairs,
     num_calibration_pairs,
     read_image,
     score_calibration,
+    score_prompts,
     score_samples,
 )
 
@@ -62,6 +65,21 @@ def test_every_image_meets_its_own_prompt_and_every_scorer(tmp_path: Path) -> No
     assert found["m1", "first", 0, 5] == 10 + 1
     assert found["m1", "second", 1, 6] == 13 + 3
     assert found["m2", "first", 1, 5] == 102 + 3
+
+
+def test_seeds_of_a_prompt_are_scored_together_model_by_model(tmp_path: Path) -> None:
+    grid = image_grid([EvalPrompt(0, "a", ""), EvalPrompt(1, "abc", "")], (5, 6, 7))
+    for name in ("m1", "m2"):
+        (tmp_path / name).mkdir()
+        for key in grid:
+            (tmp_path / name / key.file_name).write_bytes(png(10 + key.seed))
+    scorer, done = Brightness(), []  # type: tuple[Brightness, list[int]]
+    folders = {name: tmp_path / name for name in ("m1", "m2")}
+    rows = score_prompts({"d": scorer}, folders, grid, after_prompt=done.append)
+    assert scorer.batches == [3, 3, 3, 3]
+    assert done == [3, 6]
+    assert {(r.sample_digest, r.prompt_index, r.seed): r.score for r in rows}["m2", 1, 7] == 17 + 3
+    assert len(rows) == 12
 
 
 def test_blank_and_unreadable_images_are_named(tmp_path: Path) -> None:
@@ -122,3 +140,28 @@ def test_a_broken_snapshot_is_explained(snapshot_dir: Path, tmp_path: Path) -> N
         num_calibration_pairs(snapshot_dir)
     with pytest.raises(ValueError, match="cannot be read"):
         num_calibration_pairs(tmp_path / "nowhere")
+
+
+class _PromptLength:
+    """Scores by the prompt alone."""
+
+    def score(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> torch.Tensor:
+        return torch.tensor([float(len(prompt)) for prompt in prompts])
+
+
+def test_only_the_shuffled_models_and_seed_meet_other_prompts(tmp_path: Path) -> None:
+    prompts = [EvalPrompt(0, "aa", ""), EvalPrompt(1, "bbbb", "")]
+    grid = image_grid(prompts, (0, 1))
+    folders = {"m": tmp_path / "m", "n": tmp_path / "n"}
+    for folder in folders.values():
+        folder.mkdir()
+        for key in grid:
+            Image.new("RGB", (8, 8), "red").save(folder / key.file_name)
+    shuffle = Shuffle(prompts={0: "bbbb", 1: "aa"}, seed=1, folders=frozenset({"m"}), scorers=frozenset({"j"}))
+    scorers = {"j": _PromptLength(), "guard": _PromptLength()}
+    rows, _ = score_samples(scorers, folders, grid, micro_batch=4, shuffle=shuffle)  # type: ignore[arg-type]
+    assert len(rows) == 2 * 2 * 4 + 2
+    assert [row for row in rows if row.shuffled] == [
+        ScoreRow("m", "j", 0, 1, 4.0, shuffled=True),
+        ScoreRow("m", "j", 1, 1, 2.0, shuffled=True),
+    ]

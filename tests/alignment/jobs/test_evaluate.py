@@ -12,18 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
 
 from alignment.backbones.catalogue import StableDiffusion
-from alignment.contracts import EvalReport, EvalSpec, Judge, Lora, ModelRef, Placement, Sampler
+from alignment.contracts import EvalReport, EvalSpec, Judge, Lora, ModelRef, Placement, Sampler, folder_digest
 from alignment.durable import file_sha256
 from alignment.job_files import JobFailure, Progress
 from alignment.jobs.evaluate import main
 from alignment.jobs.outcome import JobPaths, exit_code
-from alignment.rewards.catalogue import ClipPreference, ClipScore, Reward
+from alignment.rewards.catalogue import ClipPreference, ClipScore, Diversity, ImageStatistic, Reward
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -157,11 +158,13 @@ def sample_dir(bench: Bench, out: str, role: str) -> Path:
 def test_the_table_has_every_role_scorer_prompt_and_seed(bench: Bench, finished: Path) -> None:
     table = pq.read_table(finished / "scores.parquet").to_pydict()
     cells = set(zip(*(table[name] for name in ("role", "scorer", "prompt_index", "seed")), strict=True))
-    assert len(cells) == len(table["score"]) == 3 * 3 * 4 * 2
+    shuffled = 2 * 2 * 4
+    assert len(cells) == len(table["score"]) == 3 * 3 * 4 * 2 + shuffled
+    assert sum(role.endswith("_shuffled") for role in table["role"]) == shuffled
     assert list(table) == ["role", "scorer", "scorer_digest", "prompt_index", "prompt", "category", "seed", "score"]
-    assert set(zip(table["prompt_index"], table["prompt"], table["category"], strict=True)) == {
-        (i, f"a plain {c} picture", c) for i, c in enumerate(("red", "green", "blue", "white"))
-    }
+    rows = zip(table["role"], table["prompt_index"], table["prompt"], table["category"], strict=True)
+    own = {(i, f"a plain {c} picture", c) for i, c in enumerate(("red", "green", "blue", "white"))}
+    assert {row[1:] for row in rows if not row[0].endswith("_shuffled")} == own
     assert len(set(zip(table["scorer"], table["scorer_digest"], strict=True))) == 3
 
 
@@ -249,6 +252,46 @@ def test_a_killed_run_goes_on_and_gives_the_same_answer(bench: Bench, finished: 
         pq.read_table(bench.root / out / "scores.parquet").column("score").to_numpy() for out in ("resumed", "first")
     )
     np.testing.assert_allclose(again, once, atol=0.05)
+
+
+def test_guards_of_a_prompt_and_of_pixels_alone_fill_the_table_too(bench: Bench, finished: Path) -> None:
+    """Diversity among two seeds is one number for both; a scorer without weights needs no folder."""
+    statistic = ImageStatistic(statistic="contrast", better="more")
+    guards = (
+        Judge(name="variety", scorer=Diversity(), weights_digest=digest_of("match")),
+        Judge(name="contrast", scorer=statistic, weights_digest=folder_digest({})),
+    )
+    report = bench.run("guarded", bench.spec.model_copy(update={"guards": guards}))
+    assert not report.problems
+    rows = pq.read_table(bench.root / "guarded" / "scores.parquet").to_pylist()
+    variety: dict[tuple[str, int], set[float]] = {}
+    for row in (row for row in rows if row["scorer"] == "variety"):
+        variety.setdefault((row["role"], row["prompt_index"]), set()).add(round(row["score"], 6))
+    assert len(SEEDS) == 2
+    assert all(len(scores) == 1 for scores in variety.values())
+    assert max(max(scores) for scores in variety.values()) > 1e-4
+    assert {row["score"] >= 0 for row in rows if row["scorer"] == "contrast"} == {True}
+
+
+def test_scorers_that_finished_do_not_score_again(bench: Bench, finished: Path) -> None:
+    """The piece of one scorer is changed by hand: a run that goes on takes it as it is, the others score anew."""
+    shutil.copytree(finished, bench.root / "again")
+    out = bench.root / "again"
+    before = {row["scorer"]: row for row in pq.read_table(out / "scores.parquet").to_pylist()}
+    for name in ("result.json", "scores.parquet"):
+        (out / name).unlink()
+    kept = out / "score_pieces" / f"{before['taste_a']['scorer_digest']}_0of1.parquet"
+    table = pq.read_table(kept)
+    for piece in (out / "score_pieces").iterdir():
+        piece.unlink()
+    marked = table.set_column(table.schema.get_field_index("score"), "score", pa.array([0.125] * table.num_rows))
+    pq.write_table(marked, kept)
+    bench.run("again")
+    after = pq.read_table(out / "scores.parquet").to_pylist()
+    assert {row["score"] for row in after if row["scorer"] == "taste_a"} == {0.125}
+    first = pq.read_table(finished / "scores.parquet").to_pylist()
+    others = [[row for row in rows if row["scorer"] != "taste_a"] for rows in (first, after)]
+    assert others[0] == others[1]
 
 
 def test_a_model_sampled_before_is_not_sampled_again(bench: Bench, finished: Path) -> None:

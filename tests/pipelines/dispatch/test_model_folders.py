@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from alignment.rewards.catalogue import ClipHead, ClipPreference, Pal
 from pipelines.dispatch import model_folders
 from pipelines.dispatch.model_folders import (
     HUB_FILES,
@@ -106,9 +107,20 @@ def test_a_folder_without_an_index_or_with_a_broken_one_is_refused(base: Path) -
 
 
 def test_a_judge_needs_its_config_and_safetensors(base: Path) -> None:
-    check_scorer_folder(base / "unet")
+    check_scorer_folder(base / "unet", ClipPreference())
     with pytest.raises(ValueError, match=r"lacks config\.json, \*\.safetensors"):
-        check_scorer_folder(base / "scheduler")
+        check_scorer_folder(base / "scheduler", ClipPreference())
+
+
+def test_a_judge_of_parts_needs_each_of_them(base: Path) -> None:
+    (base / "unet").rename(base / "embedder")
+    with pytest.raises(ValueError, match=r"lacks head\.json, head\.safetensors\."):
+        check_scorer_folder(base, ClipHead())
+    for name in ("head.json", "head.safetensors"):
+        (base / name).touch()
+    check_scorer_folder(base, Pal())
+    with pytest.raises(ValueError, match=r"lacks embedder/config\.json"):
+        check_scorer_folder(base / "embedder", ClipHead())
 
 
 def test_a_local_folder_is_used_in_place(base: Path, settings: Settings) -> None:
@@ -186,8 +198,8 @@ def test_a_head_on_an_encoder_is_a_judge_too(tmp_path: Path) -> None:
     for name in ("head.json", "head.safetensors", "embedder/config.json", "embedder/model.safetensors"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(name)
-    check_scorer_folder(tmp_path)
+    check_scorer_folder(tmp_path, Pal())
     (tmp_path / "head.safetensors").unlink()
     (tmp_path / "embedder" / "config.json").unlink()
-    with pytest.raises(ValueError, match=r"it lacks head\.safetensors, embedder/config\.json"):
-        check_scorer_folder(tmp_path)
+    with pytest.raises(ValueError, match=r"it lacks embedder/config\.json, head\.safetensors"):
+        check_scorer_folder(tmp_path, Pal())

@@ -1,8 +1,10 @@
+import hashlib
 import json
 from pathlib import Path
 
 import pytest
 
+from alignment.caption_contracts import Captioner, CaptionSpec, HybridCaptions, Perturbation
 from alignment.config import load_recipe
 from alignment.contracts import DatasetSnapshot, EncodeSpec, EvalSpec, FeatureCache, TrainResult, TrainSpec
 from alignment.coverage_contracts import CoverageSpec
@@ -11,6 +13,8 @@ from alignment.soup_contracts import Greedy, SoupIngredient, SoupSpec
 from pipelines import reward_registry
 from pipelines.contracts import CandidateVersion, JobRequest, RegisteredJudge, RewardReport
 from pipelines.dispatch.requests import (
+    aa_request,
+    caption_request,
     coverage_request,
     encode_request,
     evaluate_request,
@@ -526,6 +530,19 @@ def test_a_base_or_judge_lacking_a_file_is_named(project: Project, settings: Set
         encode_request(project, settings, make_snapshot(), project.recipes()[0])
 
 
+def test_aa_puts_the_champion_in_both_roles_on_twice_the_seeds(project: Project, settings: Settings) -> None:
+    snapshot, champion = make_snapshot(), make_version(project, "d")
+    given = {"snapshot_uri": snapshot.uri, "snapshot_digest": snapshot.content_digest}
+    spec = EvalSpec.model_validate(aa_request(project, settings, champion=champion, **given).spec)
+    own = project.evaluation.seeds
+    assert spec.candidate == spec.champion
+    assert spec.champion.weights_digest == "d" * 64
+    assert spec.seeds[: len(own)] == own
+    assert len(set(spec.seeds)) == 2 * len(own)
+    spec = EvalSpec.model_validate(aa_request(project, settings, champion=None, **given).spec)
+    assert (spec.candidate.kind, spec.champion.kind) == ("base", "base")
+
+
 def with_coverage(project: Project, judge: str) -> Project:
     section = f'[coverage]\njudge = "{judge}"\nnum_prompts = 2\nnum_samples = 3\n'
     project.path.write_text(PROJECT + section)
@@ -549,3 +566,65 @@ def test_coverage_needs_its_section_and_a_judge_that_exists(project: Project, se
         coverage_request(project, settings, candidate=make_version(project, "c"), champion=None)
     with pytest.raises(ValueError, match=r"Unknown judge 'jugde'"):
         with_coverage(project, "jugde")
+
+
+def with_captions(project: Project, section: str) -> Project:
+    """The project with a [captions] section, and a captioner's folder beside it."""
+    folder = project.path.parent / "captioner"
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(json.dumps({"architectures": ["BlipForConditionalGeneration"]}))
+    for name in ("model.safetensors", "preprocessor_config.json", "vocab.txt"):
+        (folder / name).write_text(name)
+    project.path.write_text(f"{PROJECT}[captions]\n{section}\n[placement.caption]\nnum_processes = 3\n")
+    return load_project(project.path)
+
+
+def test_a_caption_job_takes_snapshot_and_captioner_and_answers_among_the_snapshots(
+    project: Project, settings: Settings
+) -> None:
+    section = 'variant = "dcpo_h"\ncaptioner = "captioner"\nlevel = "strong"\nseed = 4\nprefix = "a"\nnum_beams = 2'
+    project = with_captions(project, section)
+    digest, _ = hash_folder(project.path.parent / "captioner")
+    request = caption_request(project, settings, make_snapshot())
+    spec = CaptionSpec.model_validate(request.spec)
+    assert spec.method == HybridCaptions(
+        captioner=Captioner(weights_digest=digest, prefix="a", num_beams=2),
+        perturbation=Perturbation(level="strong", seed=4),
+    )
+    assert spec.snapshot == make_snapshot().model_copy(update={"uri": ""})
+    assert request.output_uri == f"{settings.store_uri}/snapshots/{spec.digest}"
+    assert (request.kind, request.placement.num_processes) == ("caption", 3)
+    assert [(i.content_digest, i.manifest) for i in request.inputs] == [("5" * 64, True), (digest, False)]
+    assert request.inputs[1].uri == str(project.path.parent / "captioner")
+
+
+@pytest.mark.parametrize(
+    ("section", "kind", "num_inputs"),
+    [
+        ('variant = "dcpo_c"\ncaptioner = "captioner"', "dcpo_c", 2),
+        ('variant = "dcpo_p"\nlevel = "weak"', "dcpo_p", 1),
+    ],
+)
+def test_each_variant_takes_what_it_needs(
+    project: Project, settings: Settings, section: str, kind: str, num_inputs: int
+) -> None:
+    request = caption_request(with_captions(project, section), settings, make_snapshot())
+    assert request.spec["method"]["kind"] == kind
+    assert len(request.inputs) == num_inputs
+
+
+def test_the_same_snapshot_elsewhere_is_captioned_once(project: Project, settings: Settings) -> None:
+    project = with_captions(project, 'variant = "dcpo_p"\nlevel = "weak"')
+    moved = make_snapshot().model_copy(update={"uri": "file:///elsewhere"})
+    one, two = (caption_request(project, settings, snapshot) for snapshot in (make_snapshot(), moved))
+    assert one.job_id == two.job_id
+
+
+def test_a_guard_without_weights_brings_no_input(project: Project, settings: Settings) -> None:
+    before = evaluate(project, settings)
+    guard = '[[evaluation.guards]]\nname = "colour"\nscorer = { kind = "image_statistic", statistic = "saturation" }\n'
+    project.path.write_text(project.path.read_text() + guard)
+    request = evaluate(load_project(project.path), settings)
+    assert names(request) == names(before)
+    last = request.spec["guards"][-1]
+    assert last["weights_digest"] == hashlib.sha256(b"").hexdigest()

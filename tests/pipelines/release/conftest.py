@@ -13,8 +13,11 @@ from alignment.contracts import EvalReport, EvalSpec, Judge, ModelRef, Sampler
 from alignment.coverage_contracts import CoverageCurve, CoveragePoint, CoverageReport, CoverageSpec
 from alignment.evaluation.calibration import calibrate
 from alignment.evaluation.comparison import SCORE_COLUMNS, ScoreTable, compare_all
+from alignment.evaluation.score_grids import ScoreGrids
 from alignment.rewards.catalogue import ClipPreference, ClipScore
-from pipelines.contracts import CandidateVersion, GatePolicy
+from pipelines.contracts import CandidateVersion
+from pipelines.policy import GatePolicy, GuardRule, PowerRule
+from pipelines.release.evidence import read_grids
 
 
 def digest_of(name: str) -> str:
@@ -31,6 +34,11 @@ class Evaluation:
     policy: GatePolicy
     candidate: CandidateVersion
     champion_weights_digest: str
+
+    @property
+    def scores(self) -> ScoreGrids:
+        """The columns as grids."""
+        return read_grids(self.columns)
 
 
 def score_columns(gains: dict[str, float], *, num_prompts: int, seed: int) -> dict[str, list[Any]]:
@@ -107,7 +115,13 @@ def make_evaluation(
         trained_on=("shapes_pairs",),
         run_id="run",
     )
-    policy = GatePolicy(required_judges=required_judges, guard_margins=dict.fromkeys(guard_gains, 0.5))
+    policy = GatePolicy(
+        minimum_prompts=100,
+        required_judges=required_judges,
+        minimum_calibration_pairs=100,
+        guards={name: GuardRule(margin=0.5) for name in guard_gains},
+        power=PowerRule(effect=0.4),
+    )
     return Evaluation(report, columns, policy, candidate, spec.champion.weights_digest)
 
 

@@ -25,6 +25,7 @@ def decide(evaluation: Any) -> Any:
         evaluation.candidate,
         champion_version=None,
         champion_weights_digest=evaluation.champion_weights_digest,
+        scores=evaluation.scores,
         table_problems=(),
     )
 

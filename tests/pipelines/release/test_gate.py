@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from alignment.contracts import EvalReport, ModelRef
-from pipelines.contracts import GateCheck, GateDecision, GatePolicy
+from pipelines.contracts import GateCheck, GateDecision
+from pipelines.policy import GatePolicy, GuardRule, PowerRule
 from pipelines.release.gate import decide
 
 OTHER = "0" * 64
@@ -18,8 +20,11 @@ def gate(evaluation: Any, **changes: Any) -> GateDecision:
     inputs: dict[str, Any] = {
         "champion_version": None,
         "champion_weights_digest": evaluation.champion_weights_digest,
+        "scores": evaluation.scores,
         "table_problems": (),
-        **{key: changes.pop(key) for key in list(changes) if key.startswith(("champion", "table"))},
+        **{
+            key: changes.pop(key) for key in list(changes) if key.startswith(("champion", "table", "prompts", "barred"))
+        },
     }
     report = changes.pop("report", evaluation.report)
     policy = changes.pop("policy", evaluation.policy)
@@ -120,22 +125,56 @@ def test_the_mode_is_carried_and_changes_nothing(good_evaluation: Any, mode: str
     assert (decision.mode, decision.verdict) == (mode, "promote")
 
 
-def test_the_minimum_effect_is_compared_with_the_lower_bound(good_evaluation: Any) -> None:
-    low = min(check(gate(good_evaluation), f"win_rate:{j}").measured or 0 for j in ("taste_a", "taste_b"))
-    just_below = good_evaluation.policy.model_copy(update={"minimum_win_rate": low - 1e-6})
-    exactly = good_evaluation.policy.model_copy(update={"minimum_win_rate": low})
+def test_the_strict_vote_compares_the_minimum_with_the_lower_bound(good_evaluation: Any) -> None:
+    strict = good_evaluation.policy.model_copy(update={"superiority": "win_rate"})
+    powerless = PowerRule(required=0.0)
+    decision = gate(good_evaluation, policy=strict)
+    low = min(check(decision, f"win_rate:{j}").measured or 0 for j in ("taste_a", "taste_b"))
+    just_below = strict.model_copy(update={"minimum_win_rate": low - 1e-6, "power": powerless})
+    exactly = strict.model_copy(update={"minimum_win_rate": low, "power": powerless})
     assert gate(good_evaluation, policy=just_below).verdict == "promote"
     assert gate(good_evaluation, policy=exactly).verdict == "inconclusive"
 
 
 def test_choosing_k_of_n_costs_confidence(evaluation_of: Callable[..., Any]) -> None:
     """The same judge's bound is lower where more judges give more chances; with k = n it is the report's own."""
-    all_of_them = gate(evaluation_of({"a": 0.4, "b": 0.4, "c": 0.4}, {}, required_judges=3))
-    any_of_them = gate(evaluation_of({"a": 0.4, "b": 0.4, "c": 0.4}, {}, required_judges=1))
-    strict, loose = (check(d, "win_rate:a").measured or 0 for d in (any_of_them, all_of_them))
-    assert strict < loose
-    reported = evaluation_of({"a": 0.4, "b": 0.4, "c": 0.4}, {}).report.comparisons[0].win_rate_low
-    assert loose == pytest.approx(reported)
+    strict = {"superiority": "win_rate"}
+    evaluation = evaluation_of({"a": 0.4, "b": 0.4, "c": 0.4}, {})
+    bounds = [
+        check(
+            gate(evaluation, policy=evaluation.policy.model_copy(update={**strict, "required_judges": k})), "win_rate:a"
+        )
+        for k in (1, 3)
+    ]
+    assert (bounds[0].measured or 0) < (bounds[1].measured or 0)
+    assert bounds[1].measured == pytest.approx(evaluation.report.comparisons[0].win_rate_low)
+
+
+def test_two_of_three_is_the_partial_conjunction_of_reference(evaluation_of: Callable[..., Any]) -> None:
+    """2 of 3 passes exactly when twice the second smallest p is at most the level."""
+    for seed in range(40):
+        evaluation = evaluation_of({"a": 0.12, "b": 0.12, "c": 0.12}, {}, seed=seed)
+        evaluation = replace(evaluation, policy=evaluation.policy.model_copy(update={"minimum_win_rate": 0.0}))
+        p_values = sorted(c.p_value for c in evaluation.report.comparisons if c.against == "champion")
+        assert check(gate(evaluation), "preferred_by_judges").passed == (2 * p_values[1] <= 0.025)
+
+
+def test_a_significant_but_tiny_gain_is_not_worth_having(good_evaluation: Any) -> None:
+    rate = max(c.win_rate for c in good_evaluation.report.comparisons if c.scorer == "taste_b")
+    picky = good_evaluation.policy.model_copy(update={"minimum_win_rate": rate + 0.001})
+    decision = gate(good_evaluation, policy=picky)
+    assert decision.verdict == "inconclusive"
+    assert check(decision, "superiority:taste_b").passed
+    assert not check(decision, "win_rate:taste_b").passed
+
+
+def test_a_minimum_standardised_effect_is_asked_of_each_vote(good_evaluation: Any) -> None:
+    effects = [c.mean_difference for c in good_evaluation.report.comparisons if c.against == "champion"]
+    assert min(effects[:2]) == pytest.approx(0.5, abs=0.15)
+    asks_more = good_evaluation.policy.model_copy(update={"minimum_effect": 0.9})
+    assert gate(good_evaluation, policy=asks_more).verdict == "inconclusive"
+    asks_less = good_evaluation.policy.model_copy(update={"minimum_effect": 0.3})
+    assert gate(good_evaluation, policy=asks_less).verdict == "promote"
 
 
 @pytest.mark.parametrize("required", [1, 2])
@@ -208,12 +247,15 @@ ATTACKS: dict[str, Callable[[Any], dict[str, Any]]] = {
     "too few prompts": lambda e: {"policy": e.policy.model_copy(update={"minimum_prompts": 201})},
     "scoring problems": lambda e: {"report": e.report.model_copy(update={"problems": ("black image",)})},
     "table edited": lambda e: {"table_problems": ("win_rate: reported 0.9, recomputed 0.4",)},
-    "guard without a margin": lambda e: {"policy": e.policy.model_copy(update={"guard_margins": {}})},
+    "guard without a rule": lambda e: {"policy": e.policy.model_copy(update={"guards": {}})},
     "guard not measured": lambda e: {
-        "policy": e.policy.model_copy(update={"guard_margins": {"caption_match": 0.5, "diversity": 0.1}})
+        "policy": e.policy.model_copy(update={"guards": {**e.policy.guards, "diversity": GuardRule(margin=0.1)}})
     },
-    "margin is NaN": lambda e: {"policy": e.policy.model_copy(update={"guard_margins": {"caption_match": math.nan}})},
-    "margin is negative": lambda e: {"policy": e.policy.model_copy(update={"guard_margins": {"caption_match": -1.0}})},
+    "other prompts than the project's": lambda e: {"prompts_digest": OTHER},
+    "judge barred from outside": lambda e: {"barred": {"taste_a": "was last checked 120 days ago, more than 90"}},
+    "fewer judges than the policy wants on the panel": lambda e: {
+        "policy": e.policy.model_copy(update={"minimum_voting_judges": 3})
+    },
     "more judges required than exist": lambda e: {"policy": e.policy.model_copy(update={"required_judges": 3})},
 }
 
@@ -242,12 +284,12 @@ def test_a_refused_judge_does_not_stop_enough_others(evaluation_of: Callable[...
 
 
 def test_which_guard_lacks_what_is_said(good_evaluation: Any) -> None:
-    without = gate(good_evaluation, **ATTACKS["guard without a margin"](good_evaluation))
-    assert "gate.guard_margins.caption_match" in without.reasons[0]
+    without = gate(good_evaluation, **ATTACKS["guard without a rule"](good_evaluation))
+    assert "gate.guards.caption_match" in without.reasons[0]
     unmeasured = gate(good_evaluation, **ATTACKS["guard not measured"](good_evaluation))
     assert "diversity is in the policy but was not measured" in unmeasured.reasons[0]
 
 
 def test_the_policy_alone_changes_its_digest(good_evaluation: Any) -> None:
-    stricter = GatePolicy(**{**good_evaluation.policy.model_dump(), "minimum_win_rate": 0.52})
+    stricter = GatePolicy(**{**good_evaluation.policy.model_dump(), "minimum_win_rate": 0.55})
     assert gate(good_evaluation, policy=stricter).policy_digest != gate(good_evaluation).policy_digest

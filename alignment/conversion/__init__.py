@@ -1,0 +1,1 @@
+"""Published weights of judges, converted once to the folders that their scorers load."""

@@ -1,0 +1,132 @@
+"""What `plumbline judges import` can bring in: one entry a kind of judge. Torch-free."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from alignment.lookup import unknown_name
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class JudgeImport(BaseModel):
+    """Published weights of one kind."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: str
+    """Of the rewards catalogue."""
+    implementation: str
+    """Function (ImportRequest, draft folder) -> None."""
+    source: str
+    """What --source names, and where it is published."""
+    base: str = ""
+    """What --base names; empty where none is needed."""
+    needs_template: bool = False
+    published: dict[str, Sha256] = {}
+    """File name to the sha256 of what was published. Where any is stated, a file must have one of them, or the user
+    says by --sha256 that another is meant."""
+
+
+class ImportRequest(BaseModel):
+    """One import, as the command line states it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: str
+    source: str
+    base: str | None = None
+    template: str | None = None
+    sha256: Sha256 | None = None
+    """The source file must have it."""
+    activation: Literal["none", "relu", "gelu"] = "none"
+    """Of a local head."""
+    reads: Literal["image", "image_text"] = "image"
+    """What a local head reads."""
+
+
+class ImportRecord(BaseModel):
+    """import.json in the judge's folder: where its weights came from."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    request: ImportRequest
+    """With the names of files instead of their paths."""
+    source_sha256: dict[str, Sha256]
+    """Every weights file that was read, by name."""
+    is_published: bool
+    """Whether the sha256 is that of the published file; false also where none is known."""
+
+
+IMPORTS: tuple[JudgeImport, ...] = (
+    JudgeImport(
+        kind="pickscore",
+        implementation="alignment.conversion.folders:import_clip",
+        source="folder of yuvalkirstain/PickScore_v1",
+        base="folder of laion/CLIP-ViT-H-14-laion2B-s32B-b79K (tokenizer and processor), if the source lacks them",
+    ),
+    JudgeImport(
+        kind="clip_score",
+        implementation="alignment.conversion.folders:import_clip",
+        source="folder of a CLIP, e.g. openai/clip-vit-large-patch14",
+        base="folder with tokenizer and processor, if the source lacks them",
+    ),
+    JudgeImport(
+        kind="clip_preference",
+        implementation="alignment.conversion.folders:import_clip",
+        source="folder of a CLIP tuned on preferences",
+        base="folder with tokenizer and processor, if the source lacks them",
+    ),
+    JudgeImport(
+        kind="hpsv2",
+        implementation="alignment.conversion.folders:import_hpsv2",
+        source="HPS_v2_compressed.pt or HPS_v2.1_compressed.pt of xswu/HPSv2",
+    ),
+    JudgeImport(
+        kind="imagereward",
+        implementation="alignment.conversion.folders:import_imagereward",
+        source="ImageReward.pt of THUDM/ImageReward",
+        base="folder of google-bert/bert-base-uncased (vocab.txt)",
+    ),
+    JudgeImport(
+        kind="aesthetic_v1",
+        implementation="alignment.conversion.folders:import_head",
+        source="sa_0_4_vit_{l_14,b_32,b_16}_linear.pth of LAION-AI/aesthetic-predictor",
+        base="folder of the OpenAI CLIP that the file's name says",
+        published={
+            "sa_0_4_vit_l_14_linear.pth": "2cd4e60f4f24ae3bcd57b847b13c1f3ba27edc28cc1a7f9ce74ee9f421243cba",
+            "sa_0_4_vit_b_32_linear.pth": "c7b14cead230694acc7b9447974d3cad78003c72da032e402a303b6c2429e85f",
+            "sa_0_4_vit_b_16_linear.pth": "8ad3923d7ecf019df20ecd2ab5542a3075fbba0278d239c0371345f3d7fcbde0",
+        },
+    ),
+    JudgeImport(
+        kind="aesthetic_v2",
+        implementation="alignment.conversion.folders:import_head",
+        source="sac+logos+ava1-l14-linearMSE.pth of christophschuhmann/improved-aesthetic-predictor",
+        base="folder of openai/clip-vit-large-patch14",
+        published={
+            "sac+logos+ava1-l14-linearMSE.pth": "21dd590f3ccdc646f0d53120778b296013b096a035a2718c9cb0d511bff0f1e0"
+        },
+    ),
+    JudgeImport(
+        kind="clip_head",
+        implementation="alignment.conversion.folders:import_head",
+        source="linear layers of your own: .safetensors, .pt or .pth",
+        base="folder of the CLIP that the head was trained on",
+    ),
+    JudgeImport(
+        kind="hpsv3",
+        implementation="alignment.conversion.folders:import_hpsv3",
+        source="HPSv3.safetensors of MizzenAI/HPSv3",
+        base="folder of Qwen/Qwen2-VL-7B-Instruct (config.json, tokenizer)",
+        needs_template=True,
+    ),
+)
+
+
+def find_import(kind: str) -> JudgeImport:
+    """The entry of a kind; ValueError with the nearest known name when there is none."""
+    known = {entry.kind: entry for entry in IMPORTS}
+    if kind not in known:
+        raise ValueError(unknown_name("judge to import", kind, known))
+    return known[kind]

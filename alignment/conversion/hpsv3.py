@@ -1,0 +1,78 @@
+"""HPSv3.safetensors, in the names of transformers 4.45, as a folder that `HpsV3Scorer` loads."""
+
+import ast
+from pathlib import Path
+from typing import Any
+
+from alignment.conversion.checkpoints import Weights, require
+from alignment.durable import write_bytes, write_json
+from alignment.rewards.hpsv3 import HEAD_FILE, INSTRUCTION_FILE, PROMPT, REWARD_TOKEN
+from alignment.tensor_files import write_tensors
+
+NEEDED = ("model.embed_tokens.weight", "visual.patch_embed.proj.weight", "rm_head.0.weight")
+CONSTANTS = ("INSTRUCTION", "prompt_with_special_token")
+"""Of the authors' module: the rubric, and the sentence that holds the rating's token."""
+
+
+def write_hpsv3(weights: Weights, folder: Path, *, config: dict[str, Any], instruction: str) -> None:
+    """Weights, head, config and rubric; the tokenizer is copied beside them. The dtype stays that of the file."""
+    require(weights, NEEDED, "HPSv3.safetensors")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_tensors(folder / "model.safetensors", to_transformers(weights))
+    head = {name.removeprefix("rm_head."): tensor for name, tensor in weights.items() if name.startswith("rm_head.")}
+    write_tensors(folder / HEAD_FILE, head)
+    write_json(folder / "config.json", fitted_config(config, len(weights["model.embed_tokens.weight"])))
+    write_bytes(folder / INSTRUCTION_FILE, checked_instruction(instruction).encode())
+
+
+def to_transformers(weights: Weights) -> Weights:
+    """Under today's names. The language head takes no part in the score and is left."""
+    renamed: Weights = {}
+    for name, tensor in weights.items():
+        if name.startswith("model."):
+            renamed[f"language_model.{name.removeprefix('model.')}"] = tensor
+        elif name.startswith("visual."):
+            renamed[name] = tensor
+    return renamed
+
+
+def fitted_config(config: dict[str, Any], vocabulary: int) -> dict[str, Any]:
+    """Qwen2-VL's config with as many words as the weights have: one was added for the rating."""
+    fitted = config | {"vocab_size": vocabulary, "architectures": ["Qwen2VLModel"], "tie_word_embeddings": False}
+    if isinstance(config.get("text_config"), dict):
+        fitted["text_config"] = config["text_config"] | {"vocab_size": vocabulary}
+    return fitted
+
+
+def read_instruction(path: Path) -> str:
+    """The rubric from a text file, or from the authors' module (data_collator_qwen.py), which is read and never run.
+
+    The weights were trained on its very wording and white space, so it is taken from where it was published.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        return _constants(text) if path.suffix == ".py" else checked_instruction(text)
+    except (OSError, UnicodeDecodeError, SyntaxError) as error:
+        raise ValueError(f"The rubric {path} cannot be read: {error}.") from error
+
+
+def _constants(source: str) -> str:
+    """The two string constants of a Python module, one after the other."""
+    found: dict[str, str] = {}
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            name = node.targets[0].id
+            if name in CONSTANTS and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+                found[name] = node.value.value
+    missing = [name for name in CONSTANTS if name not in found]
+    if missing:
+        raise ValueError(f"The module has no text {', '.join(missing)}. Give HPSv3's data_collator_qwen.py.")
+    return checked_instruction("".join(found[name] for name in CONSTANTS))
+
+
+def checked_instruction(text: str) -> str:
+    """The rubric itself; ValueError unless prompt and rating have one place each."""
+    for mark in (PROMPT, REWARD_TOKEN):
+        if text.count(mark) != 1:
+            raise ValueError(f"The rubric must hold {mark} once, it holds it {text.count(mark)} times.")
+    return text

@@ -1,0 +1,77 @@
+"""How many prompts a verdict needs. Torch-free; scipy is imported where it is used.
+
+`effect` is the standardised effect: the mean over prompts of the paired difference, in units of its standard deviation.
+`level` is one-sided.
+"""
+
+import math
+from collections.abc import Callable
+from statistics import NormalDist
+
+_NORMAL = NormalDist()
+
+WILCOXON_EFFICIENCY = 3 / 3.141592653589793
+"""Prompts of a t test that one of the Wilcoxon test is worth with normal differences; heavier tails favour it."""
+
+MOST_PROMPTS = 10_000_000
+
+
+def win_rate_of_effect(effect: float) -> float:
+    """How often normal differences with this standardised effect win."""
+    return _NORMAL.cdf(effect)
+
+
+def shift_power(effect: float, prompts: float, *, level: float, efficiency: float = 1.0) -> float:
+    """Chance that a one-sided t test finds the effect; `efficiency` turns prompts into those of another test."""
+    effective = prompts * efficiency
+    if effective <= 2:
+        return 0.0
+    freedom = effective - 1
+    if freedom > 1000:
+        # Here the noncentral t is normal to three places, and much quicker to have.
+        return _NORMAL.cdf(effect * math.sqrt(effective) + _NORMAL.inv_cdf(level))
+    from scipy import stats
+
+    return float(stats.nct.sf(stats.t.isf(level, freedom), freedom, effect * effective**0.5))
+
+
+def win_rate_power(rate: float, prompts: int, *, minimum: float, level: float, tie_share: float = 0.0) -> float:
+    """Chance that the lower bound of the win rate exceeds `minimum` when decided prompts are won at `rate`."""
+    true = rate * (1 - tie_share) + tie_share / 2
+
+    def spread(p: float) -> float:
+        return math.sqrt(max(0.0, p * (1 - p) - tie_share / 4))
+
+    if spread(true) == 0:
+        return float(true > minimum)
+    reach = (true - minimum) * prompts**0.5 - (-_NORMAL.inv_cdf(level)) * spread(minimum)
+    return float(_NORMAL.cdf(reach / spread(true)))
+
+
+def k_of_n_power(single: float, required: int, judges: int) -> float:
+    """Least chance that at least `required` of `judges` judges find what each finds with chance `single`.
+
+    The lesser of independent and of identical judges; what lies between them is as a rule between.
+    """
+    from scipy import stats
+
+    return min(single, float(stats.binom.sf(required - 1, judges, single)))
+
+
+def noninferiority_power(margin: float, spread: float, prompts: int, *, level: float) -> float:
+    """Chance that a guard holds when nothing changed; `spread` is the standard deviation of the paired difference."""
+    return 1.0 if spread == 0 else shift_power(margin / spread, prompts, level=level)
+
+
+def prompts_needed(power_at: Callable[[int], float], power: float) -> int | None:
+    """Fewest prompts from which `power_at`, which grows with them, reaches `power`; None when ten million do not."""
+    high = 4
+    while power_at(high) < power:
+        high *= 2
+        if high > MOST_PROMPTS:
+            return None
+    low = high // 2
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if power_at(middle) >= power else (middle, high)
+    return high

@@ -1,0 +1,89 @@
+"""Give a snapshot's images texts of their own: `python -m alignment.jobs.caption --spec ... --out ...`.
+
+The inputs folder holds, by digest, the snapshot and, unless prompts alone are perturbed, the captioner. OUT becomes a
+snapshot, see `alignment.labelling.captioned_pairs`, and gets result.json last.
+"""
+
+import logging
+from pathlib import Path
+
+from accelerate import PartialState
+
+from alignment.caption_contracts import CaptionSpec, PerturbedPrompts
+from alignment.contracts import DatasetSnapshot, Placement
+from alignment.data.pairs import TrainingPairs
+from alignment.durable import content_digest, write_json
+from alignment.jobs.outcome import JobPaths, read_object, run_job, write_result
+from alignment.jobs.processes import start_processes
+from alignment.labelling.captioned_pairs import ImageCaptions, Texts, pair_texts, snapshot_files, write_captioned
+from alignment.labelling.captions import BlipCaptioner
+from alignment.progress import JobProgress
+
+logger = logging.getLogger(__name__)
+
+SPEC_FILE = "spec.json"
+
+
+def main(paths: JobPaths) -> None:
+    """Read the spec, caption this rank's shards, and on rank 0 write the new snapshot and the result."""
+    spec = read_object(paths.spec, CaptionSpec, what="caption spec")
+    placement = read_object(paths.placement, Placement, what="placement")
+    snapshot_dir = paths.input(spec.snapshot.content_digest, "snapshot")
+    pairs = TrainingPairs(snapshot_dir)
+    state = start_processes(placement)
+    claim_output(paths, spec, state)
+    generated = [] if isinstance(spec.method, PerturbedPrompts) else _generate(paths, spec, pairs, state)
+    if state.is_main_process:
+        texts = pair_texts(spec.method, pairs, generated)
+        write_captioned(snapshot_dir, paths.out, texts)
+        write_result(paths.out, _result(spec, paths.out))
+    state.wait_for_everyone()
+
+
+def claim_output(paths: JobPaths, spec: CaptionSpec, state: PartialState) -> None:
+    """Note whose captions OUT holds; ValueError when they are another spec's."""
+    note = paths.out / SPEC_FILE
+    if note.is_file():
+        earlier = read_object(note, CaptionSpec, what="spec of the earlier run")
+        if earlier.digest != spec.digest:
+            raise ValueError(f"{paths.out} holds captions of another caption spec; give an empty folder.")
+    state.wait_for_everyone()
+    if state.is_main_process and not note.is_file():
+        write_json(note, spec.model_dump(mode="json"))
+
+
+def _generate(paths: JobPaths, spec: CaptionSpec, pairs: TrainingPairs, state: PartialState) -> Texts:
+    """What the captioner says of both images of each pair; every process takes shards and waits for the others."""
+    assert not isinstance(spec.method, PerturbedPrompts)
+    settings = spec.method.captioner
+    captioner = BlipCaptioner(paths.input(settings.weights_digest, "captioner"), settings, state.device)
+    images = ImageCaptions(pairs, paths.out, shard_images=spec.shard_images)
+    with JobProgress(
+        paths.out,
+        total=len(images.shards),
+        unit="shards",
+        done=images.num_finished(),
+        enabled=state.is_main_process,
+    ) as progress:
+        images.write(
+            captioner.captions,
+            state.process_index,
+            state.num_processes,
+            on_shard=lambda: progress.update(images.num_finished()),
+        )
+        state.wait_for_everyone()
+        progress.update(images.num_finished())
+    logger.info("captioned %d distinct images of %d pairs", images.num_images, len(pairs))
+    return images.texts()
+
+
+def _result(spec: CaptionSpec, out: Path) -> DatasetSnapshot:
+    """The snapshot as it was, but for where it lies, what its files hold and how many pairs have captions now."""
+    files = [out / SPEC_FILE, *snapshot_files(out)]
+    return spec.snapshot.model_copy(
+        update={"content_digest": content_digest(out, files), "num_captioned": TrainingPairs(out).num_captioned}
+    )
+
+
+if __name__ == "__main__":
+    run_job(main)

@@ -1,0 +1,184 @@
+"""A snapshot whose images carry texts of their own: captions made shard by shard, then train.parquet written anew.
+
+    captions/00000.json    sha256 of an image's bytes -> what the captioner said, `shard_images` of them
+    train.parquet          the snapshot's rows in order, caption_chosen and caption_rejected filled; ties as they were
+    calibration.parquet, test.parquet    byte for byte the snapshot's
+
+A shard is captioned whole by one process, in pieces of fixed size, and published in one step: captions do not depend
+on the number of processes, and a run that was cut short goes on with the shards that are missing.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from alignment.caption_contracts import GeneratedCaptions, HybridCaptions, PerturbedPrompts
+from alignment.data.pairs import TrainingPairs, decoded
+from alignment.durable import write_json
+from alignment.labelling.perturbation import perturbed, vocabulary
+
+IMAGES_AT_ONCE = 8
+"""Images in one pass of the captioner. Part of the captions' definition, hence no setting of the placement."""
+TRAIN_FILE = "train.parquet"
+CARRIED_OVER = ("calibration.parquet", "test.parquet")
+CAPTIONS_DIR = "captions"
+SIDES = ("chosen", "rejected")
+_IMAGE_COLUMNS = ("image_chosen", "image_rejected")
+
+Caption = Callable[[list[Image.Image]], list[str]]
+Texts = list[tuple[str, str]]
+"""What the chosen and the rejected image of each pair are trained under."""
+
+
+@dataclass(frozen=True)
+class Sighting:
+    """Where a distinct image is first seen: a pair's global index, and the side."""
+
+    digest: str
+    pair: int
+    side: int
+
+
+class ImageCaptions:
+    """Captions of a snapshot's distinct images; any number of processes may share the work."""
+
+    def __init__(self, pairs: TrainingPairs, out: Path, *, shard_images: int) -> None:
+        self.pairs = pairs
+        self.digests: list[tuple[str, str]] = []
+        """sha256 of both images of each pair."""
+        self._folder = out / CAPTIONS_DIR
+        first: dict[str, Sighting] = {}
+        for index in range(len(pairs)):
+            pair = pairs.pair(index)
+            both = (_sha256(pair.image_chosen), _sha256(pair.image_rejected))
+            self.digests.append(both)
+            for side, digest in enumerate(both):
+                first.setdefault(digest, Sighting(digest, index, side))
+        seen = list(first.values())
+        self.shards = [seen[start : start + shard_images] for start in range(0, len(seen), shard_images)]
+
+    @property
+    def num_images(self) -> int:
+        """Distinct images."""
+        return sum(map(len, self.shards))
+
+    def write(self, caption: Caption, rank: int, num_processes: int, on_shard: Callable[[], None]) -> None:
+        """Caption this process's shards, skipping finished ones; `on_shard` is called after each.
+
+        ValueError when an image gets an empty caption.
+        """
+        self._folder.mkdir(parents=True, exist_ok=True)
+        for number in range(rank, len(self.shards), num_processes):
+            if not self._path(number).is_file():
+                write_json(self._path(number), self._captions(self.shards[number], caption))
+            on_shard()
+
+    def num_finished(self) -> int:
+        """Shards already on disk, whoever wrote them."""
+        return sum(self._path(number).is_file() for number in range(len(self.shards)))
+
+    def texts(self) -> Texts:
+        """The captions of both images of each pair, once every shard is there."""
+        said: dict[str, str] = {}
+        for number in range(len(self.shards)):
+            said |= json.loads(self._path(number).read_text(encoding="utf-8"))
+        return [(said[chosen], said[rejected]) for chosen, rejected in self.digests]
+
+    def _path(self, number: int) -> Path:
+        return self._folder / f"{number:05d}.json"
+
+    def _captions(self, shard: list[Sighting], caption: Caption) -> dict[str, str]:
+        said: dict[str, str] = {}
+        for start in range(0, len(shard), IMAGES_AT_ONCE):
+            piece = shard[start : start + IMAGES_AT_ONCE]
+            captions = caption([self._image(seen) for seen in piece])
+            said |= {seen.digest: text for seen, text in zip(piece, captions, strict=True)}
+        empty = [seen for seen in shard if not said[seen.digest].strip()]
+        if empty:
+            raise ValueError(
+                f"The captioner had nothing to say of {len(empty)} of {len(shard)} images, first"
+                f" {self._name(empty[0])}. Check that its tokenizer and weights belong together, or take another."
+            )
+        return said
+
+    def _image(self, seen: Sighting) -> Image.Image:
+        pair = self.pairs.pair(seen.pair)
+        return decoded((pair.image_chosen, pair.image_rejected)[seen.side], self._name(seen))
+
+    def _name(self, seen: Sighting) -> str:
+        return f"image_{SIDES[seen.side]} of pair {self.pairs.pair(seen.pair).pair_id}"
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+# --- the three ways to two texts --------------------------------------------------------------------------------------
+
+
+def pair_texts(
+    method: GeneratedCaptions | PerturbedPrompts | HybridCaptions, pairs: TrainingPairs, generated: Texts
+) -> Texts:
+    """Both texts of each pair by the method; `generated` are the captioner's, of which DCPO-p takes none.
+
+    Words that replace others come from the texts that are perturbed and their like: the snapshot's prompts, or the
+    captions of all its images.
+    """
+    if isinstance(method, GeneratedCaptions):
+        return generated
+    if isinstance(method, PerturbedPrompts):
+        generated = [(prompt, prompt) for prompt in pairs.prompts]
+    words = vocabulary(text for both in generated for text in both)
+    return [
+        (chosen, perturbed(rejected, words, perturbation=method.perturbation, pair_id=pair_id))
+        for (chosen, rejected), pair_id in zip(generated, pairs.pair_ids, strict=True)
+    ]
+
+
+# --- the new snapshot -------------------------------------------------------------------------------------------------
+
+
+def write_captioned(snapshot_dir: Path, out: Path, texts: Texts) -> None:
+    """The snapshot's splits under `out`, `texts` filled in for the training pairs that are not ties, in their order.
+
+    The same texts give the same bytes. Each file gets its name when it is whole.
+    """
+    for name in CARRIED_OVER:
+        draft = out / f".{name}.part"
+        shutil.copyfile(snapshot_dir / name, draft)
+        draft.replace(out / name)
+    draft = out / f".{TRAIN_FILE}.part"
+    with pq.ParquetFile(snapshot_dir / TRAIN_FILE) as source:
+        schema = source.schema_arrow
+        plain = [name for name in schema.names if name not in _IMAGE_COLUMNS]
+        compression = {name: "zstd" if name in plain else "none" for name in schema.names}
+        with pq.ParquetWriter(
+            draft, schema, compression=compression, use_dictionary=plain, write_statistics=plain
+        ) as writer:
+            left = iter(texts)
+            for group in range(source.num_row_groups):
+                writer.write_table(_captioned(source.read_row_group(group), left))
+    assert next(left, None) is None, "one text for each pair that is not a tie"
+    draft.replace(out / TRAIN_FILE)
+
+
+def snapshot_files(out: Path) -> list[Path]:
+    """Every file of a finished captioned snapshot."""
+    return [out / TRAIN_FILE, *(out / name for name in CARRIED_OVER), *sorted((out / CAPTIONS_DIR).glob("*.json"))]
+
+
+def _captioned(table: pa.Table, texts: Iterator[tuple[str, str]]) -> pa.Table:
+    """A row group with the next texts in the rows that are not ties."""
+    before = zip(table["caption_chosen"].to_pylist(), table["caption_rejected"].to_pylist(), strict=True)
+    rows = [old if tie else next(texts) for tie, old in zip(table["is_tie"].to_pylist(), before, strict=True)]
+    for side, name in enumerate(("caption_chosen", "caption_rejected")):
+        place = table.schema.get_field_index(name)
+        table = table.set_column(place, table.schema.field(place), pa.array([row[side] for row in rows], pa.string()))
+    return table

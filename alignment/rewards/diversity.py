@@ -1,0 +1,65 @@
+"""How much the seeds of a prompt differ. B counts images, S the seeds of a prompt, D the width of an embedding."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers import AutoImageProcessor, AutoModel
+
+from alignment.rewards.catalogue import Diversity
+from alignment.rewards.clip_model import DTYPE, PROCESSOR_BACKEND, unit
+from alignment.rewards.interface import scorer_digest
+from alignment.rewards.judge_files import read_json, require_files
+
+
+class DiversityScorer:
+    """For each image the mean of 1 - cosine to the prompt's other images, so their mean is the mean over all pairs.
+
+    The embedding is a CLIP's of images, or the [CLS] state of any other vision model (DINOv2 and its like).
+    """
+
+    def __init__(self, weights_dir: Path, params: Diversity, *, weights_digest: str, device: torch.device) -> None:
+        self.digest = scorer_digest(
+            params, weights_digest=weights_digest, processor_backend=PROCESSOR_BACKEND, dtype=DTYPE
+        )
+        require_files(weights_dir, "embedder", ("config.json", "preprocessor_config.json"))
+        self.device = device
+        self._is_clip = read_json(weights_dir / "config.json").get("model_type") == "clip"
+        self._processor = AutoImageProcessor.from_pretrained(weights_dir, backend="pil", local_files_only=True)
+        model = AutoModel.from_pretrained(weights_dir, use_safetensors=True, local_files_only=True, dtype=torch.float32)
+        self._model = model.to(device).eval().requires_grad_(False)
+
+    def score(self, images_B: Sequence[Image.Image], prompts: Sequence[str]) -> Tensor:
+        """scores_B of one model's images; those of a prompt must come together, two at least. ValueError otherwise."""
+        if len(images_B) != len(prompts):
+            raise ValueError(f"{len(images_B)} images for {len(prompts)} prompts. Give one prompt per image.")
+        scores_B = torch.empty(len(prompts))
+        for prompt in dict.fromkeys(prompts):
+            rows = [row for row, other in enumerate(prompts) if other == prompt]
+            scores_B[rows] = mean_distances(self.embed([images_B[row] for row in rows]))
+        return scores_B
+
+    @torch.no_grad()
+    def embed(self, images_S: Sequence[Image.Image]) -> Tensor:
+        """Unit embeddings SD, float32 on the CPU."""
+        prepared = self._processor(images=[image.convert("RGB") for image in images_S], return_tensors="pt")
+        pixels = prepared["pixel_values"].to(self.device)
+        if self._is_clip:
+            features: Tensor = self._model.get_image_features(pixel_values=pixels).pooler_output
+        else:
+            features = self._model(pixel_values=pixels).last_hidden_state[:, 0]
+        return unit(features.float().cpu())
+
+
+def mean_distances(embeddings_SD: Tensor) -> Tensor:
+    """Mean of 1 - cosine from each to the others, S numbers between 0 and 2."""
+    seeds = len(embeddings_SD)
+    if seeds < 2:
+        raise ValueError(
+            "Diversity compares the seeds of a prompt and needs two of them. Add a seed to the evaluation."
+        )
+    distances_SS = 1 - embeddings_SD @ embeddings_SD.T
+    distances_SS.fill_diagonal_(0)
+    return distances_SS.sum(dim=1) / (seeds - 1)

@@ -1,0 +1,69 @@
+"""The default policy's operating curve, measured through the real gate code, against its bars.
+
+Three judges (correlation 0.5), four guards with margins of 0.15 standard deviations, 1632 prompts in 12 slices, two
+seeds. Prints a table and exits 1 when a bar is missed. `python benchmarks/gate_operating_curve.py [SIMULATIONS]`: so
+many of each kind of candidate that has a bar, default 2000, and a fifth of it of the others; minutes on one core.
+"""
+
+import sys
+import time
+
+from pipelines.gate_tools import DEFAULT_JUDGES, DEFAULT_PROMPTS, DEFAULT_SLICES
+from pipelines.policy import GatePolicy, GuardRule
+from pipelines.release.simulation import Outcome, Truth, World, curve_table, operating_curve
+
+GUARDS = ("prompt_match", "diversity", "safety", "artefacts")
+
+BARS: tuple[tuple[Truth, str, float], ...] = (
+    (Truth("no effect", good=False), "<=", 0.025),
+    (Truth("one judge hacked by 0.5 sd", (0.5, 0.0), good=False), "<=", 0.05),
+    (Truth("one hacked, others lose 0.05 sd", (0.5, -0.05), good=False), "<=", 0.05),
+    (Truth("gain of 0.15 sd", (0.15,), good=True), ">=", 0.90),
+    (Truth("60 % true win rate", (0.2533,), good=True), ">=", 0.95),
+)
+OTHERS = (
+    Truth("gain of 0.05 sd", (0.05,), good=True),
+    Truth("gain of 0.1 sd", (0.1,), good=True),
+    Truth("trained-on judge by 1 sd, others 0.1", (0.1,), lesson_gain=1.0, good=False),
+    Truth("gain of 0.2 sd, a guard loses twice its margin", (0.2,), guard_loss=2.0, good=False),
+    Truth("gain of 0.2 sd, one slice loses 0.8", (0.2,), slice_gain=-0.8, good=False),
+)
+
+
+def default_world(num_prompts: int = DEFAULT_PROMPTS) -> World:
+    """The default policy with four guards, whose names and units are the user's to choose."""
+    return World(
+        policy=GatePolicy(guards={name: GuardRule(margin=1.0) for name in GUARDS}),
+        num_prompts=num_prompts,
+        num_judges=DEFAULT_JUDGES,
+        slices={f"slice_{index + 1}": 1.0 for index in range(DEFAULT_SLICES)},
+    )
+
+
+def met(outcome: Outcome, sign: str, bar: float) -> bool:
+    """Whether the share promoted is on the right side of the bar."""
+    return outcome.promoted <= bar if sign == "<=" else outcome.promoted >= bar
+
+
+def main(simulations: int) -> int:
+    """Measure and print; 1 when a bar is missed."""
+    started = time.process_time()
+    outcomes = []
+    for truths, number in (([truth for truth, _, _ in BARS], simulations), (OTHERS, max(1, simulations // 5))):
+        for truth in truths:
+            outcomes += operating_curve(default_world(), [truth], simulations=number, seed=len(outcomes))
+            print(f"{truth.name}: {outcomes[-1].verdicts}", file=sys.stderr, flush=True)
+    print(f"default policy, {DEFAULT_PROMPTS} prompts, {simulations} simulations of each kind with a bar\n")
+    print(curve_table(outcomes))
+    total = sum(outcome.simulations for outcome in outcomes)
+    print(f"\n{(time.process_time() - started) / total * 1000:.0f} ms of CPU a decision\n")
+    missed = 0
+    for outcome, (truth, sign, bar) in zip(outcomes, BARS, strict=False):
+        good = met(outcome, sign, bar)
+        missed += not good
+        print(f"{'met   ' if good else 'MISSED'} {truth.name}: {100 * outcome.promoted:.2f} % {sign} {100 * bar:g} %")
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1]) if len(sys.argv) > 1 else 2000))

@@ -1,0 +1,102 @@
+"""`plumbline gate simulate`, `gate explain` and `gate aa`: arguments, and the answer as a value and as text.
+
+Imported by the command line at every start, so what they need is imported where it is used.
+"""
+
+import argparse
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+Answer = tuple[Any, str]
+"""JSON value, and the same for people."""
+
+logger = logging.getLogger(__name__)
+
+
+def add_gate_tools(commands: Any, *, command: Callable[[argparse.Namespace], int]) -> None:
+    """A sub-command for each tool; `command` runs `arguments.tool`."""
+    for name, (tool, text) in GATE_TOOLS.items():
+        parser = commands.add_parser(name, help=text, description=text)
+        parser.add_argument("file", type=Path, help="projects/NAME.toml" + OTHER_FILES.get(name, ""))
+        parser.add_argument("--json", action="store_true", help="one JSON value instead of text")
+        parser.set_defaults(command=command, tool=tool)
+        if name == "gate simulate":
+            _add_simulation(parser)
+        if name == "gate aa":
+            parser.add_argument("--write", action="store_true", help="put the tie thresholds into the project file")
+
+
+def _add_simulation(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--prompts", type=int, help="default: the project's, else 1632")
+    parser.add_argument("--simulations", type=int, default=500, help="evaluations of each kind of candidate")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--margin-spreads", type=float, default=0.15, help="guards' margins in standard deviations of a difference"
+    )
+
+
+def simulate(arguments: argparse.Namespace) -> Answer:
+    """The operating curve of a policy."""
+    from pipelines import gate_tools
+    from pipelines.release.simulation import curve_table
+    from pipelines.settings import load_settings
+
+    world = gate_tools.read_world(
+        arguments.file,
+        settings=load_settings(),
+        num_prompts=arguments.prompts,
+        margin_spreads=arguments.margin_spreads,
+    )
+    outcomes = gate_tools.simulate(
+        world,
+        simulations=arguments.simulations,
+        seed=arguments.seed,
+        after=lambda name: logger.info("simulated: %s", name),
+    )
+    head = (
+        f"{world.num_judges} judges (correlation {world.correlation:g}), {world.num_prompts} prompts in"
+        f" {len(world.slices)} slices, guards' margins {world.margin_spreads:g} standard deviations,"
+        f" {arguments.simulations} simulations each through the gate itself"
+    )
+    return [outcome.model_dump(mode="json") for outcome in outcomes], f"{head}\n\n{curve_table(outcomes)}"
+
+
+def explain(arguments: argparse.Namespace) -> Answer:
+    """A decision in sentences."""
+    from pipelines import gate_tools
+    from pipelines.release import explain as sentences_of
+    from pipelines.settings import load_settings
+
+    decision = gate_tools.find_decision(arguments.file, load_settings())
+    sentences = sentences_of.explain(decision)
+    return {"verdict": decision.verdict, "sentences": sentences}, "\n".join(sentences)
+
+
+def aa(arguments: argparse.Namespace) -> Answer:
+    """The judges' noise, and the tie thresholds that follow from it."""
+    from alignment.contracts import EvalReport
+    from pipelines import gate_tools, stages
+    from pipelines.settings import load_settings
+
+    path = str(arguments.file)
+    report = EvalReport.model_validate(stages.aa(path, run_key=f"{arguments.file.stem}.by_hand"))
+    noise = gate_tools.noise_of(report, load_settings())
+    line = gate_tools.tie_thresholds_toml(noise)
+    if arguments.write:
+        gate_tools.write_tie_thresholds(arguments.file, line)
+    where = f"Written to {path}:" if arguments.write else "Under [evaluation]:"
+    value = {"noise": [own.model_dump(mode="json") for own in noise], "written": arguments.write}
+    return value, "\n".join([*gate_tools.noise_sentences(noise), where, line])
+
+
+GATE_TOOLS: dict[str, tuple[Callable[[argparse.Namespace], Answer], str]] = {
+    "gate simulate": (simulate, "how often a policy would promote candidates whose truth is known"),
+    "gate explain": (explain, "the last decision, or a decision's file, in sentences"),
+    "gate aa": (aa, "the champion against itself on other seeds: the judges' noise and the tie thresholds"),
+}
+OTHER_FILES = {
+    "gate simulate": ", or a TOML file with the fields of [gate]",
+    "gate explain": ", or a decision's JSON file",
+}

@@ -1,0 +1,118 @@
+"""Slices: did any category of prompts get worse? Tests of harm beyond a margin, corrected together by Holm.
+
+A slice fails only on evidence of harm. That nothing was found in a slice of thirty prompts says little, so slices
+below the policy's number of prompts are reported as unmeasured rather than as passed.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from alignment.contracts import Comparison
+from alignment.evaluation.comparison import Floats, outcome_counts
+from alignment.evaluation.noninferiority import holm, mean_below_p_value, win_rate_below_p_value
+from pipelines.contracts import GateCheck
+from pipelines.release.checks.interface import Evidence, Finding, watch
+
+
+@dataclass(frozen=True)
+class _Test:
+    """One scorer in one slice."""
+
+    slice_name: str
+    scorer: str
+    measured: float
+    limit: float
+    p_value: float
+    says: str
+
+
+def slice_checks(evidence: Evidence, voting: Sequence[Comparison]) -> list[Finding]:
+    """A line per slice; nothing where the policy looks at none or no prompt names a category."""
+    rule = evidence.policy.slices
+    slices = evidence.scores.slices()
+    if rule.action == "off" or not slices:
+        return []
+    scorers = _scorers(evidence, voting)
+    large = {name: mask for name, mask in slices.items() if mask.sum() >= rule.minimum_prompts}
+    tests = [test for name, mask in large.items() for test in _tests(evidence, scorers, name, mask)]
+    adjusted, rejected = holm([test.p_value for test in tests], level=evidence.level)
+    findings = []
+    for name, mask in slices.items():
+        own = [(t, p, r) for t, p, r in zip(tests, adjusted, rejected, strict=True) if t.slice_name == name]
+        findings.append(_slice(evidence, name, int(mask.sum()), own) if own else _unmeasured(name, int(mask.sum())))
+    return findings
+
+
+def _scorers(evidence: Evidence, voting: Sequence[Comparison]) -> dict[str, Floats]:
+    """Differences of each voting judge and of each guard that has a margin for slices, good upwards."""
+    found = {}
+    for judge in (comparison.scorer for comparison in voting):
+        found[judge] = evidence.differences(judge)
+    for guard, rule in sorted(evidence.policy.guards.items()):
+        differences_P = evidence.differences(guard)
+        if rule.slice_margin is not None and differences_P is not None:
+            found[guard] = differences_P if rule.better == "higher" else -differences_P
+    prompts = len(evidence.scores.categories)
+    return {name: own for name, own in found.items() if own is not None and len(own) == prompts}
+
+
+def _tests(evidence: Evidence, scorers: Mapping[str, Floats], name: str, mask: npt.NDArray[np.bool_]) -> list[_Test]:
+    """A judge is asked for its win rate in the slice, a guard for its mean change."""
+    tests = []
+    for scorer, differences_P in scorers.items():
+        rule = evidence.policy.guards.get(scorer)
+        if rule is not None and rule.slice_margin is not None:
+            tests.append(_mean(name, scorer, differences_P[mask], limit=-rule.slice_margin))
+        else:
+            threshold = evidence.report.spec.tie_thresholds.get(scorer, 0.0)
+            limit = 0.5 - evidence.policy.slices.margin
+            tests.append(_win_rate(name, scorer, differences_P[mask], threshold=threshold, limit=limit))
+    return tests
+
+
+def _win_rate(name: str, judge: str, own_P: Floats, *, threshold: float, limit: float) -> _Test:
+    wins, ties, losses = outcome_counts(own_P, threshold)
+    rate = (wins + ties / 2) / len(own_P)
+    p_value = win_rate_below_p_value(wins, ties, losses, rate=limit)
+    says = f"{judge} win rate {rate:.3f} ({wins} wins, {ties} ties, {losses} losses)"
+    return _Test(name, judge, rate, limit, p_value, says)
+
+
+def _mean(name: str, guard: str, own_P: Floats, *, limit: float) -> _Test:
+    mean = float(own_P.mean())
+    return _Test(name, guard, mean, limit, mean_below_p_value(own_P, limit), f"{guard} mean change {mean:.3g}")
+
+
+def _slice(evidence: Evidence, name: str, prompts: int, tests: Sequence[tuple[_Test, float, bool]]) -> Finding:
+    """One line: the test with the smallest adjusted p speaks for the slice."""
+    worst, p_value, _ = min(tests, key=lambda entry: entry[1])
+    broken = [test for test, _, rejected in tests if rejected]
+    says = "got worse" if broken else "shows no harm"
+    check = GateCheck(
+        name=f"slice:{name}",
+        measured=worst.measured,
+        required=f"not below {worst.limit:g}",
+        passed=True,
+        family="slices",
+        explanation=f"Slice {name} {says} on {prompts} prompts: {'; '.join(t.says for t in broken) or worst.says},"
+        f" evidence of harm p = {p_value:.3g} after Holm, level {evidence.level:g}.",
+    )
+    return watch(check, evidence.policy.slices.action, breached=bool(broken))
+
+
+def _unmeasured(name: str, prompts: int) -> Finding:
+    """A slice too small to speak of: said, and without consequence."""
+    check = GateCheck(
+        name=f"slice:{name}",
+        measured=None,
+        required="enough prompts",
+        passed=True,
+        decisive=False,
+        family="slices",
+        note="unmeasured",
+        explanation=f"Slice {name} is unmeasured: {prompts} prompts are too few to tell harm from chance.",
+    )
+    return Finding(check)

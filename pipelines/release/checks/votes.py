@@ -1,0 +1,210 @@
+"""Who may vote, and how they vote.
+
+Votes are a partial conjunction: with n voting judges of which k must agree there are n - k + 1 chances too many, so
+each vote's error is divided by that number (nothing changes when k = n). For 2 of 3 that is p = 2 p(2).
+"""
+
+from collections.abc import Sequence
+
+from alignment.contracts import Calibration, Comparison, Judge
+from alignment.evaluation.comparison import win_rate_interval
+from alignment.evaluation.hacking import standardised
+from pipelines.contracts import GateCheck
+from pipelines.policy import GatePolicy
+from pipelines.release.checks.identity import fact
+from pipelines.release.checks.interface import Evidence, Finding, Verdict, finite
+
+
+def ballots(evidence: Evidence) -> tuple[list[Finding], list[Comparison]]:
+    """A line per judge on whether it may vote and why not, and the comparisons of those that may."""
+    findings: list[Finding] = []
+    voting: list[Comparison] = []
+    seen: set[tuple[str, str]] = set()
+    calibrations = {calibration.judge: calibration for calibration in evidence.report.calibrations}
+    for judge in evidence.report.spec.judges:
+        calibration, comparison = calibrations.get(judge.name), evidence.against_champion(judge.name)
+        refusal = _refusal(judge, calibration, evidence)
+        identity = (judge.weights_digest, judge.scorer.model_dump_json())
+        if not refusal and identity in seen:
+            refusal = "has the same weights as another judge, which votes already"
+        seen.add(identity)
+        if not refusal and comparison is not None:
+            voting.append(comparison)
+        findings.append(_ballot(judge, calibration, evidence.policy, refusal))
+    judges, needed = len(evidence.report.spec.judges), evidence.policy.voting_judges
+    enough = fact(
+        "voting_judges",
+        f">= {needed}",
+        measured=float(len(voting)),
+        passed=len(voting) >= needed,
+        good=f"{len(voting)} of {judges} judges may vote.",
+        bad=f"Only {len(voting)} of {judges} judges may vote; {needed} are required.",
+    )
+    return [*findings, enough], voting
+
+
+def _ballot(judge: Judge, calibration: Calibration | None, policy: GatePolicy, refusal: str) -> Finding:
+    low = calibration.accuracy_low if calibration else None
+    pairs = calibration.num_pairs if calibration else 0
+    says = f"{judge.name} may vote: on {pairs} held-out pairs its agreement with people is at least {low or 0:.3f}."
+    check = GateCheck(
+        name=f"may_vote:{judge.name}",
+        measured=finite(low),
+        required=f"> {policy.calibration_floor:g} on >= {policy.minimum_calibration_pairs} pairs, independent",
+        passed=not refusal,
+        decisive=False,
+        family="votes",
+        explanation=f"{judge.name} may not vote: it {refusal}." if refusal else says,
+    )
+    return Finding(check)
+
+
+def _refusal(judge: Judge, calibration: Calibration | None, evidence: Evidence) -> str:
+    """Why a judge may not vote, as the end of a sentence; empty when it may."""
+    policy = evidence.policy
+    shared = evidence.shared_lessons(judge)
+    if shared:
+        return f"is not independent of the candidate, which learnt from or was chosen by {', '.join(shared)} too"
+    if judge.name in evidence.barred:
+        return evidence.barred[judge.name]
+    if calibration is None:
+        return "was not checked against human pairs"
+    if calibration.num_pairs < policy.minimum_calibration_pairs:
+        return f"was checked on {calibration.num_pairs} human pairs, fewer than {policy.minimum_calibration_pairs}"
+    if not calibration.accuracy_low > policy.calibration_floor:
+        return (
+            f"agrees with people too little: the lower bound {calibration.accuracy_low:.3f} does not exceed"
+            f" {policy.calibration_floor:g}"
+        )
+    return ""
+
+
+def superiority_checks(evidence: Evidence, voting: Sequence[Comparison]) -> list[Finding]:
+    """The lines of each vote, and the line that counts them."""
+    required = evidence.policy.required_judges
+    chances = max(1, len(voting) - required + 1)
+    lines: list[Finding] = []
+    in_favour, against = 0, 0
+    for comparison in voting:
+        findings, speaks_against = _vote(evidence, comparison, chances)
+        lines += findings
+        in_favour += all(finding.check.passed for finding in findings)
+        against += speaks_against
+    passed = in_favour >= required
+    out_of_reach = len(voting) - against < required
+    explanation = f"{in_favour} of {len(voting)} voting judges prefer the candidate; {required} are required."
+    if not passed:
+        explanation += (
+            f" {against} speak against it." if out_of_reach else " The others are undecided: ask more prompts."
+        )
+    check = GateCheck(
+        name="preferred_by_judges",
+        measured=float(in_favour),
+        required=f">= {required}",
+        passed=passed,
+        family="votes",
+        note="" if passed or out_of_reach else "undecided",
+        explanation=explanation,
+    )
+    allows: Verdict = "promote" if passed else "hold" if out_of_reach else "inconclusive"
+    return [*lines, Finding(check, allows)]
+
+
+def _vote(evidence: Evidence, comparison: Comparison, chances: int) -> tuple[list[Finding], bool]:
+    """One judge's lines, all of which must pass for its vote, and whether it speaks against the candidate."""
+    policy = evidence.policy
+    low, high = _bounds(comparison, 1 - (1 - evidence.report.spec.confidence) / chances)
+    against = high <= policy.minimum_win_rate
+    if policy.superiority == "win_rate":
+        lines = [_certified_win_rate(comparison, low, high=high, policy=policy)]
+    else:
+        lines = [
+            _shift(comparison, evidence.level, chances),
+            _measured_win_rate(comparison, low, high=high, policy=policy),
+        ]
+    if policy.minimum_effect:
+        lines.append(_effect(evidence, comparison))
+    return lines, against
+
+
+def _bounds(comparison: Comparison, confidence: float) -> tuple[float, float]:
+    """Bounds of the win rate at the confidence of a vote; counts that make no sense are an invalid report anyway."""
+    counts = (comparison.wins, comparison.ties, comparison.losses)
+    if min(counts) < 0 or sum(counts) == 0:
+        return 0.0, 1.0
+    return win_rate_interval(*counts, confidence=confidence)
+
+
+def _line(name: str, measured: float, required: str, *, passed: bool, explanation: str) -> Finding:
+    """A line of one vote: it informs, the count decides."""
+    check = GateCheck(
+        name=name,
+        measured=finite(measured),
+        required=required,
+        passed=passed,
+        decisive=False,
+        family="votes",
+        explanation=explanation,
+    )
+    return Finding(check)
+
+
+def _shift(comparison: Comparison, level: float, chances: int) -> Finding:
+    limit = level / chances
+    passed = comparison.p_value <= limit
+    often = f" ({level:g} shared by {chances} chances)" if chances > 1 else ""
+    return _line(
+        f"superiority:{comparison.scorer}",
+        comparison.p_value,
+        f"p <= {limit:.3g}",
+        passed=passed,
+        explanation=f"{comparison.scorer}: the candidate {'scores' if passed else 'does not clearly score'} higher"
+        f" on the same prompts, one-sided signed-rank p = {comparison.p_value:.3g}; needed is {limit:.3g}{often}.",
+    )
+
+
+def _measured_win_rate(comparison: Comparison, low: float, *, high: float, policy: GatePolicy) -> Finding:
+    minimum = policy.minimum_win_rate
+    passed = comparison.win_rate >= minimum
+    return _line(
+        f"win_rate:{comparison.scorer}",
+        comparison.win_rate,
+        f">= {minimum:g}",
+        passed=passed,
+        explanation=f"{_says(comparison, low, high=high, minimum=minimum, passed=passed)}; measured is"
+        f" {comparison.win_rate:.3f}, worth having is {minimum:g} and more.",
+    )
+
+
+def _certified_win_rate(comparison: Comparison, low: float, *, high: float, policy: GatePolicy) -> Finding:
+    minimum = policy.minimum_win_rate
+    passed = low > minimum
+    return _line(
+        f"win_rate:{comparison.scorer}",
+        low,
+        f"> {minimum:g}",
+        passed=passed,
+        explanation=f"{_says(comparison, low, high=high, minimum=minimum, passed=passed)}.",
+    )
+
+
+def _says(comparison: Comparison, low: float, *, high: float, minimum: float, passed: bool) -> str:
+    says = "prefers" if passed else "speaks against" if high <= minimum else "is undecided about"
+    return (
+        f"{comparison.scorer} {says} the candidate: {comparison.wins} wins, {comparison.ties} ties,"
+        f" {comparison.losses} losses; win rate between {low:.3f} and {high:.3f}"
+    )
+
+
+def _effect(evidence: Evidence, comparison: Comparison) -> Finding:
+    minimum = evidence.policy.minimum_effect
+    differences_P = evidence.differences(comparison.scorer)
+    effect = float("nan") if differences_P is None else float(standardised(differences_P).mean())
+    return _line(
+        f"effect:{comparison.scorer}",
+        effect,
+        f">= {minimum:g}",
+        passed=effect >= minimum,
+        explanation=f"{comparison.scorer}: the mean gain is {effect:.3f} standard deviations of the differences;"
+        f" {minimum:g} is required.",
+    )

@@ -1,0 +1,56 @@
+"""Statistics of pictures whose answers are known."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageFilter
+
+from alignment.contracts import Judge, folder_digest
+from alignment.rewards.catalogue import ImageStatistic
+from alignment.rewards.image_statistics import contrast, high_frequency, saturation
+from alignment.rewards.interface import load_scorer
+
+
+def plain(*colour: float) -> np.ndarray:
+    return np.full((8, 8, 3), colour, dtype=np.float64)
+
+
+def test_saturation_is_hsvs() -> None:
+    assert saturation(plain(1, 0, 0)) == 1
+    assert saturation(plain(0.5, 0.5, 0.5)) == saturation(plain(0, 0, 0)) == 0
+    assert saturation(plain(0.8, 0.6, 0.4)) == pytest.approx(0.5)
+
+
+def test_contrast_is_the_deviation_of_luma() -> None:
+    halves = np.concatenate([plain(0, 0, 0), plain(1, 1, 1)])
+    assert contrast(halves) == pytest.approx(0.5)
+    assert contrast(plain(0.3, 0.9, 0.1)) == pytest.approx(0)
+
+
+def test_high_frequency_tells_stripes_apart() -> None:
+    columns = np.arange(16)
+
+    def waves(period: int) -> np.ndarray:
+        return np.repeat(np.tile(0.5 + 0.4 * np.cos(2 * np.pi * columns / period), (16, 1))[..., None], 3, axis=2)
+
+    assert high_frequency(waves(2)) == pytest.approx(1)
+    assert high_frequency(waves(8)) == pytest.approx(0, abs=1e-9)
+    assert high_frequency(plain(0.2, 0.2, 0.2)) == 0
+
+
+def test_less_is_better_unless_more_is_said_and_sharpening_is_seen() -> None:
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (32, 32, 3), dtype=np.uint8))
+    image = image.filter(ImageFilter.GaussianBlur(1))
+    harsh = image.filter(ImageFilter.UnsharpMask(radius=2, percent=300))
+
+    def scores(better: str) -> list[float]:
+        params = ImageStatistic.model_validate({"statistic": "high_frequency", "better": better})
+        judge = Judge(name="sharp", scorer=params, weights_digest=folder_digest({}))
+        scorer = load_scorer(judge, Path("nowhere"), torch.device("cpu"))
+        return scorer.score([image, harsh], ["", ""]).tolist()
+
+    less, more = scores("less"), scores("more")
+    assert more[0] < more[1]
+    assert less == [-value for value in more]

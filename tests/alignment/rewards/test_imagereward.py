@@ -1,0 +1,72 @@
+"""ImageReward through a tiny BLIP of the published layout."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from alignment.conversion.imagereward import DEVIATION, MEAN, tokenizer_of, write_imagereward
+from alignment.rewards.catalogue import ImageReward
+from alignment.rewards.imagereward import Blip, ImageRewardScorer, centre_square
+
+pytestmark = pytest.mark.timeout(180)
+
+CPU = torch.device("cpu")
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "red", "circle", "blue", "square"]
+
+
+@pytest.fixture(scope="module")
+def judge_dir(tiny_blip: dict[str, torch.Tensor], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("imagereward")
+    write_imagereward(tiny_blip, folder, tokenizer=tokenizer_of(WORDS), vision_heads=2, text_heads=2)
+    return folder
+
+
+def test_reward_is_the_head_on_cls_normalised(judge_dir: Path, pictures: list[Image.Image]) -> None:
+    prompts = ["a red circle", "a blue square", "a RED circle"]
+    scorer = ImageRewardScorer(judge_dir, ImageReward(), weights_digest="0" * 64, device=CPU)
+    scores, blip = scorer.score(pictures, prompts), Blip(judge_dir, CPU)
+    weights = load_file(judge_dir / "model.safetensors")
+    hidden = blip.features(pictures, prompts) @ weights["head.layers.0.weight"].T + weights["head.layers.0.bias"]
+    raw = (hidden @ weights["head.layers.7.weight"].T + weights["head.layers.7.bias"])[:, 0]
+    torch.testing.assert_close(scores, (raw - MEAN) / DEVIATION)
+    assert scores.shape == (3,)
+    assert scorer.score([], []).shape == (0,)
+
+
+def test_the_image_decides_and_so_does_the_prompt(judge_dir: Path, pictures: list[Image.Image]) -> None:
+    scorer = ImageRewardScorer(judge_dir, ImageReward(), weights_digest="0" * 64, device=CPU)
+    one, other = pictures[:2]
+    scores = scorer.score([one, other, one], ["a red circle", "a red circle", "a blue square"])
+    assert len({round(value, 5) for value in scores.tolist()}) == 3
+    torch.testing.assert_close(scorer.score([one], ["a red circle"]), scores[:1])
+
+
+def test_the_35th_token_is_the_last(judge_dir: Path) -> None:
+    tokens = Blip(judge_dir, CPU).tokens(["red " * 50, "a red circle"])
+    assert tokens.input_ids.shape == (2, 35)
+    assert tokens.input_ids[0, -1] == WORDS.index("[SEP]")
+    assert tokens.input_ids[1, :6].tolist() == [2, 5, 6, 7, 3, 0]
+
+
+def test_an_odd_margin_is_rounded_to_even() -> None:
+    # 5 wide, 8 high, side 5: 3 rows too many, 1.5 above rounds to 2.
+    image = Image.new("L", (5, 8))
+    for row in range(8):
+        image.paste(row, (0, row, 5, row + 1))
+    assert np.asarray(centre_square(image, 5))[:, 0].tolist() == [2, 3, 4, 5, 6]
+    # 9 high: 4 too many, 2 above.
+    assert centre_square(Image.new("L", (5, 9)), 5).size == (5, 5)
+
+
+def test_weights_that_do_not_fit_are_told(judge_dir: Path, tmp_path: Path) -> None:
+    for path in judge_dir.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    weights = load_file(judge_dir / "model.safetensors")
+    del weights["vision.post_layernorm.weight"]
+    save_file(weights, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=r"do not fit config\.json"):
+        Blip(tmp_path, CPU)

@@ -1,0 +1,29 @@
+"""PickScore's convention and what its weights learnt from."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from alignment.contracts import Judge
+from alignment.rewards.catalogue import PickScore
+from alignment.rewards.clip_model import ClipModel
+from alignment.rewards.interface import load_scorer
+
+pytestmark = pytest.mark.timeout(180)
+
+
+def test_scores_are_logits_of_being_picked(
+    tiny_clip_dir: Path, pictures: list[Image.Image], captions: list[str]
+) -> None:
+    device = torch.device("cpu")
+    judge = Judge(name="pickscore", scorer=PickScore(), weights_digest="0" * 64)
+    scores = load_scorer(judge, tiny_clip_dir, device).score(pictures, captions)
+    cosines = ClipModel(tiny_clip_dir, device).cosines(pictures, captions)
+    torch.testing.assert_close(scores, cosines * torch.tensor(3.0).exp())
+
+
+def test_a_model_trained_on_pick_a_pic_meets_no_stranger() -> None:
+    judge = Judge(name="pickscore", scorer=PickScore(), weights_digest="0" * 64, trained_on=("our_own_labels",))
+    assert {"pick_a_pic", "pick_a_pic_v2", "our_own_labels"} <= set(judge.lessons)

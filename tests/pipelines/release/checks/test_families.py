@@ -1,0 +1,141 @@
+"""Slices, detectors and power on evidence made to breach each of them."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from alignment.evaluation.comparison import SeedGrid
+from alignment.evaluation.score_grids import ScoreGrids
+from pipelines.contracts import GateCheck, GateDecision
+from pipelines.policy import Detector, DetectorRules, GatePolicy, GuardRule, PowerRule, SliceRule
+from pipelines.release import simulation
+from pipelines.release.simulation import LESSON, Truth, World, simulate
+
+RULES = {"sharp": Detector(action="block", margin=1.0)}
+
+
+def judged(truth: Truth, *, prompts: int = 1000, seeds: tuple[int, ...] = (0, 1), **policy: Any) -> GateDecision:
+    world = World(
+        policy=GatePolicy(minimum_prompts=100, guards={"g": GuardRule(margin=1.0)}, **policy),
+        num_prompts=prompts,
+        slices={"people": 0.1, "animals": 0.3, "rare": 0.02, "things": 0.58},
+        seeds=seeds,
+    )
+    return simulate(world, truth, np.random.default_rng(1))
+
+
+def check(decision: GateDecision, name: str) -> GateCheck:
+    return next(c for c in decision.checks if c.name == name)
+
+
+# --- slices ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_slice_that_got_worse_holds_the_candidate_and_is_named() -> None:
+    decision = judged(Truth("t", (0.3,), slice_gain=-0.6))
+    assert decision.verdict == "hold"
+    assert not check(decision, "slice:people").passed
+    assert check(decision, "slice:animals").passed
+    assert any("Slice people got worse on 100 prompts" in reason for reason in decision.reasons)
+
+
+def test_a_small_slice_is_unmeasured_and_stops_nothing() -> None:
+    decision = judged(Truth("t", (0.3,)))
+    rare = check(decision, "slice:rare")
+    assert (rare.note, rare.decisive, rare.measured) == ("unmeasured", False, None)
+    assert decision.verdict == "promote"
+
+
+def test_slices_can_warn_or_be_off() -> None:
+    bad = Truth("t", (0.3,), slice_gain=-0.6)
+    warned = judged(bad, slices=SliceRule(action="warn"))
+    assert (warned.verdict, check(warned, "slice:people").note) == ("promote", "warning")
+    assert not [c for c in judged(bad, slices=SliceRule(action="off")).checks if c.family == "slices"]
+
+
+# --- detectors ------------------------------------------------------------------------------------------------------
+
+
+def test_a_trained_on_judge_that_gains_alone_blocks_and_one_that_gains_with_the_others_does_not() -> None:
+    hacked = judged(Truth("t", (0.3,), lesson_gain=1.2))
+    assert hacked.verdict == "hold"
+    assert check(hacked, f"trained_on_gap:{LESSON}").measured == pytest.approx(0.9, abs=0.15)
+    honest = judged(Truth("t", (0.3,), lesson_gain=0.45))
+    assert honest.verdict == "promote"
+    assert check(honest, f"trained_on_gap:{LESSON}").passed
+
+
+def test_a_lone_voting_judge_warns_and_blocks_where_asked() -> None:
+    alone = Truth("t", (1.3, 0.3, 0.3))
+    warned = judged(alone)
+    assert (warned.verdict, check(warned, "lone_judge:judge_1").note) == ("promote", "warning")
+    assert check(warned, "lone_judge:judge_2").passed
+    rules = DetectorRules(lone_judge=Detector(action="block", margin=0.5))
+    assert judged(alone, detectors=rules).verdict == "hold"
+
+
+def test_one_seed_leaves_the_rank_correlation_unmeasured_which_matters_only_where_it_blocks() -> None:
+    good = Truth("t", (0.3,))
+    line = check(judged(good, seeds=(0,)), "rank_correlation:judge_1:judge_2")
+    assert (line.note, line.passed) == ("unmeasured", True)
+    rules = DetectorRules(rank_correlation=Detector(action="block", margin=0.2))
+    decision = judged(good, seeds=(0,), detectors=rules)
+    assert decision.verdict == "invalid"
+    assert "two seeds" in decision.reasons[0]
+    assert judged(good, detectors=rules).verdict == "promote"
+
+
+def test_a_statistic_that_drifts_either_way_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    draw = simulation.draw_differences
+
+    def drifted(by: float) -> Any:
+        return lambda *a: {**draw(*a), "sharp": draw(*a)["sharp"] + by}
+
+    rules = DetectorRules(drift=RULES)
+    for by, verdict in ((0.0, "promote"), (3.0, "hold"), (-3.0, "hold")):
+        monkeypatch.setattr(simulation, "draw_differences", drifted(by))
+        decision = judged(Truth("t", (0.3,)), detectors=rules)
+        assert decision.verdict == verdict
+        assert not [c for c in decision.checks if c.name == "guard:sharp"]
+
+
+def test_a_gain_that_persists_under_other_prompts_is_style(monkeypatch: pytest.MonkeyPatch) -> None:
+    grids = simulation._grids
+
+    def style(*arguments: Any) -> ScoreGrids:
+        scores = grids(*arguments)
+        changed = dict(scores.grids)
+        for judge in ("judge_1", "judge_2", "judge_3"):
+            for role in ("candidate", "champion"):
+                right = changed[judge, role]
+                own = SeedGrid(right.prompts_P, right.seeds_S[:1], right.scores_PS[:, :1] - 5)
+                changed[judge, f"{role}_shuffled"] = own
+        return ScoreGrids(changed, scores.categories)
+
+    assert check(judged(Truth("t", (0.3,))), "persisting_gain:judge_1").passed
+    monkeypatch.setattr(simulation, "_grids", style)
+    line = check(judged(Truth("t", (0.3,))), "persisting_gain:judge_1")
+    assert (line.note, line.measured) == ("warning", pytest.approx(1.0))
+    rules = DetectorRules(persisting_gain=Detector(action="block", margin=0.8))
+    assert judged(Truth("t", (0.3,)), detectors=rules).verdict == "hold"
+
+
+# --- power ----------------------------------------------------------------------------------------------------------
+
+
+def test_power_is_asked_of_the_votes_and_told_of_the_guards() -> None:
+    few = judged(Truth("t", (0.6,)), prompts=400)
+    assert few.verdict == "inconclusive"
+    assert (check(few, "power").note, check(few, "power").decisive) == ("undecided", True)
+    assert not check(few, "power:g").decisive
+    assert judged(Truth("t", (0.6,)), prompts=400, power=PowerRule(effect=0.25)).verdict == "promote"
+    assert not [c for c in judged(Truth("t", (0.6,)), power=PowerRule(required=0.0)).checks if c.family == "power"]
+
+
+def test_the_strict_vote_needs_more_prompts() -> None:
+    easy, strict = (
+        check(judged(Truth("t", (0.6,)), prompts=700, superiority=kind), "power").measured or 0
+        for kind in ("wilcoxon", "win_rate")
+    )
+    assert strict < 0.6 < 0.9 < easy

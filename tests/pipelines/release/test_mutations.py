@@ -1,0 +1,212 @@
+"""Evidence that was damaged, swapped or overtaken, through the stage that judges and the code that moves the alias.
+
+A good candidate is promoted; each mutation of the same evidence is invalid or refused, and says why.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from alignment.contracts import EvalReport, ModelRef
+from pipelines import judgement
+from pipelines.contracts import CandidateVersion, GateDecision
+from pipelines.project import Project, load_project
+from pipelines.prompts import heldout_prompts
+from pipelines.release.promotion import promote
+from pipelines.settings import Settings
+from pipelines.storage import open_store, sha256_file
+
+SHAPES = Path(__file__).parents[3] / "projects/shapes.toml"
+Columns = dict[str, list[Any]]
+
+
+@dataclass(frozen=True)
+class Docket:
+    """All that the stage is given, before it is published."""
+
+    project: Project
+    settings: Settings
+    report: EvalReport
+    columns: Columns
+    candidate: CandidateVersion
+    champion: CandidateVersion | None = None
+
+    def judged(self, tmp_path: Path) -> GateDecision:
+        """Publish the evaluation and judge it."""
+        folder = tmp_path / "evaluation"
+        folder.mkdir()
+        pq.write_table(pa.table(self.columns), folder / "scores.parquet")
+        store = open_store(self.settings.store_uri, self.settings)
+        uri = store.uri("evaluations", "1")
+        report = self.report.model_copy(update={"uri": uri, "scores_digest": sha256_file(folder / "scores.parquet")})
+        store.publish_folder(folder, uri, report.model_dump(mode="json"))
+        return judgement.judge(
+            self.project, self.settings, candidate=self.candidate, champion=self.champion, report=report
+        )
+
+
+def docket_of(project: Project, settings: Settings, evaluation: Any, candidate: CandidateVersion) -> Docket:
+    """A good evaluation of a version against the base, on the project's own prompts and with all columns."""
+    columns = {name: list(values) for name, values in evaluation.columns.items()}
+    columns["prompt"] = [f"prompt {index}" for index in columns["prompt_index"]]
+    columns["category"] = ["even" if index % 2 == 0 else "odd" for index in columns["prompt_index"]]
+    columns["scorer_digest"] = [f"digest of {scorer}" for scorer in columns["scorer"]]
+    spec = evaluation.report.spec.model_copy(
+        update={
+            "prompts_digest": heldout_prompts(project, settings).digest,
+            "candidate": ModelRef(kind=candidate.kind, weights_digest=candidate.weights_digest),
+            "champion": ModelRef(kind="base", weights_digest=candidate.base_digest),
+            "base_digest": candidate.base_digest,
+        }
+    )
+    return Docket(project, settings, evaluation.report.model_copy(update={"spec": spec}), columns, candidate)
+
+
+@pytest.fixture
+def docket(settings: Settings, good_evaluation: Any) -> Docket:
+    return docket_of(load_project(SHAPES), settings, good_evaluation, good_evaluation.candidate)
+
+
+def test_the_untouched_evidence_promotes(docket: Docket, tmp_path: Path) -> None:
+    decision = docket.judged(tmp_path)
+    assert (decision.verdict, decision.reasons) == ("promote", ())
+    assert {check.family for check in decision.checks} == {
+        "evidence", "votes", "guards", "slices", "detectors", "power",
+    }  # fmt: skip
+
+
+def rows_where(columns: Columns, keep: Callable[[dict[str, Any]], bool]) -> Columns:
+    rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    kept = [row for row in rows if keep(row)]
+    return {name: [row[name] for row in kept] for name in columns}
+
+
+def changed(columns: Columns, name: str, row: int, value: Any) -> Columns:
+    values = list(columns[name])
+    values[row] = value
+    return {**columns, name: values}
+
+
+def with_spec(docket: Docket, **changes: Any) -> Docket:
+    report = docket.report.model_copy(update={"spec": docket.report.spec.model_copy(update=changes)})
+    return replace(docket, report=report)
+
+
+def same_labels(docket: Docket) -> Docket:
+    first, second = docket.report.spec.judges
+    return with_spec(docket, judges=(first, second.model_copy(update={"trained_on": docket.candidate.trained_on})))
+
+
+def new_champion(docket: Docket) -> Docket:
+    other = docket.candidate.model_copy(update={"version": 9, "weights_digest": "9" * 64})
+    return replace(docket, champion=other)
+
+
+def few_pairs(docket: Docket) -> Docket:
+    calibrations = tuple(c.model_copy(update={"num_pairs": 60}) for c in docket.report.calibrations)
+    return replace(docket, report=docket.report.model_copy(update={"calibrations": calibrations}))
+
+
+MUTATIONS: dict[str, tuple[Callable[[Docket], Docket], str]] = {
+    "a judge's rows dropped": (
+        lambda d: replace(d, columns=rows_where(d.columns, lambda row: row["scorer"] != "taste_b")),
+        "no scores",
+    ),
+    "the score column dropped": (
+        lambda d: replace(d, columns={k: v for k, v in d.columns.items() if k != "score"}),
+        "lacks score",
+    ),
+    "a NaN score": (lambda d: replace(d, columns=changed(d.columns, "score", 5, math.nan)), "not finite"),
+    "a missing score": (lambda d: replace(d, columns=changed(d.columns, "score", 5, None)), "not finite"),
+    "a score raised": (lambda d: replace(d, columns=changed(d.columns, "score", 5, 99.0)), "recomputed"),
+    "other prompts in the report": (lambda d: with_spec(d, prompts_digest="7" * 64), "the project now names"),
+    "candidate scored on another text": (
+        lambda d: replace(d, columns=changed(d.columns, "prompt", 5, "an easier prompt")),
+        "more than one text",
+    ),
+    "one row by another build of a judge": (
+        lambda d: replace(d, columns=changed(d.columns, "scorer_digest", 5, "another build")),
+        "more than one digest",
+    ),
+    "a prompt moved to another slice": (
+        lambda d: replace(d, columns=changed(d.columns, "category", 5, "kind")),
+        "change their category",
+    ),
+    "a judge trained on the same labels": (same_labels, "Only 1 of 2 judges may vote"),
+    "champion changed during the evaluation": (new_champion, "the champion is version 9"),
+    "too few human pairs": (few_pairs, "Only 0 of 2 judges may vote"),
+}
+
+
+@pytest.mark.parametrize("mutation", sorted(MUTATIONS))
+def test_mutated_evidence_is_invalid_with_the_reason(docket: Docket, tmp_path: Path, mutation: str) -> None:
+    mutate, reason = MUTATIONS[mutation]
+    decision = mutate(docket).judged(tmp_path)
+    assert decision.verdict == "invalid"
+    assert any(reason in line for line in decision.reasons), decision.reasons
+
+
+def test_an_expired_calibration_keeps_a_judge_from_voting(
+    docket: Docket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The seam that whoever knows the age of a calibration passes it through."""
+    decide = judgement.gate.decide
+    expired = {"taste_a": "was last checked against people 120 days ago, and 90 is the most"}
+    monkeypatch.setattr(judgement.gate, "decide", lambda *a, **k: decide(*a, **k, barred=expired))
+    decision = docket.judged(tmp_path)
+    assert decision.verdict == "invalid"
+    line = next(check for check in decision.checks if check.name == "may_vote:taste_a")
+    assert (
+        line.explanation == "taste_a may not vote: it was last checked against people 120 days ago, and 90 is the most."
+    )
+
+
+# --- after the decision: refused by the code that moves the alias -------------------------------------------------
+
+
+def overwrite(uri: str, name: str) -> None:
+    (path,) = Path(urlsplit(uri).path).rglob(name)
+    path.chmod(0o644)
+    path.write_bytes(path.read_bytes()[:-1] + b"!")
+
+
+def tamper_weights(world: Any, decision: GateDecision) -> GateDecision:
+    overwrite(decision.candidate.weights_uri, "*.safetensors")
+    return decision
+
+
+def edit_scores(world: Any, decision: GateDecision) -> GateDecision:
+    overwrite(decision.evaluation_uri, "scores.parquet")
+    return decision
+
+
+def loosen_policy(world: Any, decision: GateDecision) -> GateDecision:
+    return decision.model_copy(update={"policy_digest": "a" * 64})
+
+
+AFTERWARDS = {
+    "weights tampered with": (tamper_weights, "changed or damaged"),
+    "score table edited": (edit_scores, "are not those of the decision"),
+    "policy changed": (loosen_policy, "policy was changed after the decision"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("mutation", sorted(AFTERWARDS))
+def test_what_changes_after_the_decision_stops_the_move(
+    world: Any, good_evaluation: Any, tmp_path: Path, mutation: str
+) -> None:
+    mutate, reason = AFTERWARDS[mutation]
+    candidate = world.register("a")
+    decision = docket_of(world.project, world.settings, good_evaluation, candidate).judged(tmp_path)
+    assert decision.verdict == "promote"
+    with pytest.raises(ValueError, match=reason):
+        promote(mutate(world, decision), world.project, world.settings, "tester")

@@ -1,0 +1,96 @@
+"""Simulated evaluations have the truth that they are said to have, and the real gate judges them by it."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipelines.policy import GatePolicy, GuardRule
+from pipelines.release.simulation import (
+    LESSON,
+    Truth,
+    World,
+    curve_table,
+    draw_differences,
+    operating_curve,
+    simulate,
+    standard_truths,
+)
+
+
+def world_of(num_prompts: int = 1000, **policy: Any) -> World:
+    rules = {"match": GuardRule(margin=2.0), "unsafe": GuardRule(margin=0.1, better="lower")}
+    return World(
+        policy=GatePolicy(minimum_prompts=100, guards=rules, **policy),
+        num_prompts=num_prompts,
+        slices={"people": 0.2, "things": 0.8},
+    )
+
+
+def test_drawn_differences_have_the_stated_gains_spread_and_correlation() -> None:
+    truth = Truth("t", (0.5, 0.1), lesson_gain=1.0, guard_loss=2.0, slice_gain=-0.8)
+    drawn = draw_differences(world_of(20_000), truth, np.random.default_rng(0))
+    things = slice(4_000, None)
+    means = {name: float(values[things].mean()) for name, values in drawn.items()}
+    assert means == pytest.approx(
+        {"judge_1": 0.5, "judge_2": 0.1, "judge_3": 0.1, LESSON: 1.0, "match": -4.0, "unsafe": 0.0}, abs=0.3
+    )
+    assert [drawn[f"judge_{i}"][:4_000].mean() for i in (1, 2, 3)] == pytest.approx([-0.8] * 3, abs=0.06)
+    assert drawn["judge_2"][things].std() == pytest.approx(1.0, abs=0.03)
+    assert drawn["match"].std() == pytest.approx(2.0 / 0.15, rel=0.03)
+    correlation = np.corrcoef(drawn["judge_2"][things], drawn["judge_3"][things])[0, 1]
+    assert correlation == pytest.approx(0.5, abs=0.03)
+
+
+@pytest.mark.parametrize(
+    ("truth", "verdict"),
+    [
+        (Truth("clear gain", (0.4,)), "promote"),
+        (Truth("clear loss", (-0.4,)), "hold"),
+        (Truth("no effect", (0.0,)), "inconclusive"),
+        (Truth("broken guard", (0.4,), guard_loss=3.0), "hold"),
+        (Truth("bad slice", (0.4,), slice_gain=-1.0), "hold"),
+        (Truth("trained-on judge alone", (0.1,), lesson_gain=1.5), "hold"),
+    ],
+)
+def test_the_gate_judges_simulated_candidates_by_their_truth(truth: Truth, verdict: str) -> None:
+    found = simulate(world_of(), truth, np.random.default_rng(3)).verdict
+    assert found == verdict or (truth.name == "no effect" and found == "hold")
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        GuardRule(relative_margin=0.05),
+        GuardRule(threshold=0.5, margin=0.01, floor=0.99),
+        GuardRule(threshold=0.2, better="lower"),
+        GuardRule(ceiling=3.0),
+        GuardRule(floor=1.0, margin=0.1),
+    ],
+)
+def test_a_champion_within_every_kind_of_limit_does_not_stop_a_good_candidate(rule: GuardRule) -> None:
+    world = World(policy=GatePolicy(guards={"g": rule}), num_prompts=1632)
+    assert simulate(world, Truth("good", (0.4,)), np.random.default_rng(0)).verdict == "promote"
+
+
+def test_too_few_prompts_for_the_stated_power_are_inconclusive() -> None:
+    decision = simulate(world_of(300), Truth("clear gain", (0.6,)), np.random.default_rng(0))
+    assert decision.verdict == "inconclusive"
+    (power,) = [check for check in decision.checks if check.name == "power"]
+    assert not power.passed
+    assert "Ask 581 prompts." in power.explanation
+
+
+def test_the_curve_is_reproducible_and_its_table_shows_it() -> None:
+    world = world_of(700)
+    outcomes = operating_curve(world, [Truth("gain", (0.3,)), Truth("loss", (-0.3,))], simulations=4)
+    assert outcomes == operating_curve(world, [Truth("gain", (0.3,)), Truth("loss", (-0.3,))], simulations=4)
+    assert [outcome.promoted for outcome in outcomes] == [1.0, 0.0]
+    assert outcomes[0].promoted_low == pytest.approx(0.510, abs=0.001)
+    assert "| loss | 0.0 % | 0.0 to 49.0 | hold 4 |" in curve_table(outcomes)
+
+
+def test_standard_candidates_ask_about_guards_and_slices_only_where_there_are_any() -> None:
+    bare = World(policy=GatePolicy(), num_prompts=1000)
+    extra = {truth.name for truth in standard_truths(world_of())} - {truth.name for truth in standard_truths(bare)}
+    assert len(extra) == 2
