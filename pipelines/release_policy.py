@@ -38,7 +38,8 @@ class ApprovalSection(Record):
     """Whether a person has to agree before the champion moves. Whoever trained or asked may not be that person."""
 
     mode: Literal["none", "required", "borderline"] = "none"
-    """none: the gate alone decides; required: a person is always asked; borderline: only when it was close."""
+    """none: the gate alone decides; required: a person is always asked; borderline: only when it was close, or the gate
+    warned."""
     approvers: tuple[Approver, ...] = ()
     """Who may answer, as user names or { id, name }."""
     timeout_hours: Annotated[FiniteFloat, Field(gt=0)] = 72.0

@@ -20,6 +20,10 @@ class AirflowApi:
         self._credentials = {"username": user, "password": password}
         self._login()
 
+    def close(self) -> None:
+        """Give the connection back."""
+        self._http.close()
+
     def ensure_pool(self, name: str, slots: int) -> None:
         """Create or resize a pool in which a deferred task keeps its slots."""
         body = {"name": name, "slots": slots, "description": "Training hosts", "include_deferred": True}

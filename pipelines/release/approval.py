@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pipelines.contracts import Approval, GateCheck, GateDecision
 from pipelines.release_policy import ApprovalSection, Approver
 
-_BOUND = re.compile(r"(?:p )?[<>]=? (-?\d+(?:\.\d+)?(?:e-?\d+)?)")
+_BOUND = re.compile(r"[a-z ]*[<>]=? (-?\d+(?:\.\d+)?(?:e-?\d+)?)")
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+\-.!|~>])")
 
 
@@ -22,6 +22,7 @@ def needed(policy: ApprovalSection, decision: GateDecision) -> str:
     if policy.mode == "required":
         return "The project asks a person before every promotion."
     close = [reason for name, margin in sorted(policy.borderline.items()) for reason in _close(decision, name, margin)]
+    close += [f"{check.name} is a warning" for check in decision.checks if check.note == "warning"]
     return f"It was close: {'; '.join(close)}." if close else ""
 
 

@@ -7,6 +7,7 @@ told as one story since every run costs minutes. Ada trains and triggers, Bob ma
 import json
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,13 +55,16 @@ class World:
 
     path: str
     settings: Settings
+    connections: ExitStack
 
     def login(self, user: str) -> AirflowApi:
-        """Airflow as that user."""
+        """Airflow as that user, until the world ends."""
         platform = services.read_platform(self.settings)
         assert platform is not None
         passwords = json.loads((self.settings.state_dir / "airflow" / "passwords.json").read_text())
-        return AirflowApi(platform.airflow.url, user=user, password=passwords[user])
+        api = AirflowApi(platform.airflow.url, user=user, password=passwords[user])
+        self.connections.callback(api.close)
+        return api
 
 
 @pytest.fixture(scope="module")
@@ -81,9 +85,12 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         leave_an_evaluated_candidate(str(path), settings, folder)
         platform = services.start(settings)
         try:
-            prepare_airflow(settings, platform).unpause(DAG_ID)
-            patch.setenv("MLFLOW_TRACKING_URI", platform.mlflow.url)
-            yield World(str(path), settings)
+            with ExitStack() as connections:
+                admin = prepare_airflow(settings, platform)
+                connections.callback(admin.close)
+                admin.unpause(DAG_ID)
+                patch.setenv("MLFLOW_TRACKING_URI", platform.mlflow.url)
+                yield World(str(path), settings, connections)
         finally:
             services.stop(settings)
 

@@ -44,7 +44,9 @@ def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[AirflowApi]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Busy)
     thread = Thread(target=server.serve_forever)
     thread.start()
-    yield AirflowApi(f"http://127.0.0.1:{server.server_port}", user="admin", password="x")
+    client = AirflowApi(f"http://127.0.0.1:{server.server_port}", user="admin", password="x")
+    yield client
+    client.close()
     server.shutdown()
     thread.join()
     server.server_close()

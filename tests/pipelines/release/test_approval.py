@@ -85,6 +85,8 @@ def test_close_is_measured_from_the_bound_and_doubt_counts_as_close(margins: dic
         (0.61, "> 0.6 on >= 50 pairs, independent", True),
         (0.7, "> 0.6 on >= 50 pairs, independent", False),
         (0.012, "p <= 0.0125", True),
+        (0.49, "lower bound <= 0.5", True),
+        (0.4, "lower bound <= 0.5", False),
         (None, "> 0.5", True),
         (0.9, "other weights than the champion", True),
     ],
@@ -93,6 +95,21 @@ def test_the_bound_is_the_first_number_of_what_is_required(measured: float | Non
     check = WIN_RATE.model_copy(update={"measured": measured, "required": required})
     said = approval.needed(policy("borderline", borderline={"win_rate": 0.02}), decision(check))
     assert bool(said) is close
+
+
+def test_a_warning_of_the_gate_is_a_borderline_case() -> None:
+    warning = GateCheck(
+        name="lone_judge:taste",
+        measured=0.9,
+        required="lower bound <= 0.5",
+        passed=False,
+        decisive=False,
+        note="warning",
+        explanation="gains alone",
+    )
+    asking = policy("borderline", borderline={"win_rate": 0.001})
+    assert approval.needed(asking, decision()) == ""
+    assert approval.needed(asking, decision(WIN_RATE, warning)) == "It was close: lone_judge:taste is a warning."
 
 
 # --- does the answer count? -----------------------------------------------------------------------------------------
