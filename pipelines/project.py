@@ -17,6 +17,7 @@ from alignment.rewards.catalogue import Reward
 from alignment.soup_contracts import recipe_family
 from pipelines.monitor_policy import MonitorSection
 from pipelines.policy import GatePolicy
+from pipelines.release_policy import ApprovalSection, NotifySection, ReconcileSection
 from pipelines.search.space import SearchSection
 
 REWARD_SCHEME = "reward://"
@@ -296,6 +297,8 @@ class ScheduleSection(Section):
     """Cron expression or preset of the ingest DAG; none: by hand."""
     reward: str | None = None
     """Cron expression or preset of the reward DAG; none: whenever there are new pairs."""
+    reconcile: str | None = "@hourly"
+    """Cron expression or preset of the reconcile DAG; none: by hand."""
     owner: str = "plumbline"
 
 
@@ -318,6 +321,9 @@ class Project(Section):
     captions: CaptionsSection | None = None
     gate: GatePolicy = GatePolicy()
     monitor: MonitorSection = MonitorSection()
+    approval: ApprovalSection = ApprovalSection()
+    reconcile: ReconcileSection = ReconcileSection()
+    notify: NotifySection = NotifySection()
     placement: PlacementSection = PlacementSection()
     schedule: ScheduleSection = ScheduleSection()
     search: SearchSection = SearchSection()

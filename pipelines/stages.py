@@ -16,7 +16,7 @@ from alignment.coverage_contracts import CoverageReport
 from alignment.job_files import LABEL_REPORT_FILE
 from alignment.reward_contracts import RewardTrainResult
 from alignment.soup_contracts import SoupIngredient, SoupResult
-from pipelines.contracts import CandidateVersion, GateDecision, JobRequest, RawBatch, SourceShard, ValidationReport
+from pipelines.contracts import CandidateVersion, JobRequest, RawBatch, SourceShard, ValidationReport
 from pipelines.project import Project, load_project
 from pipelines.settings import Settings, load_settings
 
@@ -300,18 +300,25 @@ def search(path: str, snapshot: Json, *, gpu_memory_gib: float, hours: float, ou
 # --- a model goes out, or does not ----------------------------------------------------------------------------------
 
 
-def register(path: str, snapshot: Json, result: Json, *, run_key: str) -> Json:
-    """Trained weights as a CandidateVersion, alias `candidate`."""
+def register(path: str, snapshot: Json, result: Json, *, run_key: str, trained_by: str = "") -> Json:
+    """Trained weights as a CandidateVersion, alias `candidate`.
+
+    `trained_by` is the person who started the training, where one did: they may not approve what came of it.
+    """
     from pipelines.release import registration
 
     project, settings = read_project(path), load_settings()
     data, trained = DatasetSnapshot.model_validate(snapshot), TrainResult.model_validate(result)
     with _pipeline_run(project, settings, run_key, [data]) as run_id:
-        candidate = registration.register(trained, project, settings, snapshot=data, run_id=run_id)
+        candidate = registration.register(
+            trained, project, settings, snapshot=data, run_id=run_id, more_tags=registration.trainer_tags(trained_by)
+        )
     return _json(candidate)
 
 
-def register_soup(path: str, trainings: Sequence[Json], results: Sequence[Json], soup: Json, *, run_key: str) -> Json:
+def register_soup(
+    path: str, trainings: Sequence[Json], results: Sequence[Json], *, soup: Json, run_key: str, trained_by: str = ""
+) -> Json:
     """An average of runs as a CandidateVersion, alias `candidate`; the runs themselves are not registered."""
     from pipelines.release import registration
 
@@ -325,6 +332,7 @@ def register_soup(path: str, trainings: Sequence[Json], results: Sequence[Json],
             project,
             settings,
             run_id=run_id,
+            more_tags=registration.trainer_tags(trained_by),
         )
     return _json(candidate)
 
@@ -448,20 +456,6 @@ def raise_alarms(report: Json) -> None:
     alarms = MonitorReport.model_validate(report).alarms
     if alarms:
         raise RuntimeError(" ".join(alarms))
-
-
-def promote(path: str, decision: Json, *, actor: str) -> Json:
-    """Move the alias if the decision says so; the Promotion tells what happened."""
-    from pipelines.release import promotion
-
-    return _json(promotion.promote(GateDecision.model_validate(decision), read_project(path), load_settings(), actor))
-
-
-def rollback(path: str, *, actor: str, reason: str) -> Json:
-    """Restore the previous champion."""
-    from pipelines.release import promotion
-
-    return _json(promotion.rollback(read_project(path), load_settings(), actor, reason))
 
 
 @contextmanager

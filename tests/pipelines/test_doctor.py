@@ -46,6 +46,7 @@ def test_a_sound_installation_passes_every_check_about_itself(world: Any) -> Non
         "disk",
         "tracking",
         "engine",
+        "signing",
         "gpu",
         "base_model",
         "evaluation",
