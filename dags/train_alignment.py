@@ -9,16 +9,7 @@ from typing import Any
 
 from airflow.sdk import DAG, Param, task
 
-from dags.assets import (
-    GPU_POOL,
-    RUN_KEY,
-    TRIGGERED_BY,
-    candidate_asset,
-    default_args,
-    location,
-    projects,
-    train_starts,
-)
+from dags.assets import GPU_POOL, RUN_KEY, TRIGGERED_BY, candidate_asset, default_args, location, projects, train_starts
 from pipelines.dispatch.operators.train_job import TrainJobOperator, retry_policy
 
 for project in projects():

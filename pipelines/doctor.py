@@ -11,7 +11,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from pipelines import tracking
-from pipelines.project import GreedySoupSection, Project
+from pipelines.project import Project
+from pipelines.project_sections import GreedySoupSection
 from pipelines.release import signing
 from pipelines.release.standing import read_standing
 from pipelines.settings import Settings

@@ -205,7 +205,7 @@ def job_request(
     {snapshot, reward}; evaluate and coverage: {candidate}; calibrate: {snapshot}. `recipe` (0 when left out) and
     `reward` are positions in the project file.
     """
-    from pipelines.dispatch import requests
+    from pipelines.dispatch import evaluation_requests, requests
 
     project, settings = read_project(path, overrides), load_settings()
     if stage in PAIR_STAGES:
@@ -219,7 +219,8 @@ def job_request(
         parts = _ingredients(project, given["trainings"], given["results"])
         request = requests.soup_request(project, settings, parts)
     elif stage == "calibrate":
-        request = requests.calibrate_request(project, settings, DatasetSnapshot.model_validate(given["snapshot"]))
+        data = DatasetSnapshot.model_validate(given["snapshot"])
+        request = evaluation_requests.calibrate_request(project, settings, data)
     elif stage == "train_reward":
         data, reward = DatasetSnapshot.model_validate(given["snapshot"]), project.rewards[int(given["reward"])]
         request = requests.reward_request(project, settings, data, reward)
@@ -407,7 +408,7 @@ def gate(path: str, candidate: Json, report: Json, *, run_key: str, coverage: Js
 
 def aa(path: str, *, run_key: str) -> Json:
     """The EvalReport of the champion (or base) against itself on other seeds; found if it exists."""
-    from pipelines.dispatch import jobs, requests
+    from pipelines.dispatch import evaluation_requests, jobs
     from pipelines.release import registration
 
     project, settings = read_project(path), load_settings()
@@ -418,7 +419,9 @@ def aa(path: str, *, run_key: str) -> Json:
     else:
         data = DatasetSnapshot.model_validate(snapshot(path))
         uri, digest = data.uri, data.content_digest
-    request = requests.aa_request(project, settings, champion=champion, snapshot_uri=uri, snapshot_digest=digest)
+    request = evaluation_requests.aa_request(
+        project, settings, champion=champion, snapshot_uri=uri, snapshot_digest=digest
+    )
     return jobs.run_to_end(request, settings, parent_key=run_key)
 
 
@@ -484,9 +487,9 @@ def _ingredients(project: Project, trainings: Sequence[Json], results: Sequence[
 
 
 def _evaluate_request(project: Project, settings: Settings, candidate: CandidateVersion) -> JobRequest:
-    from pipelines.dispatch import requests
+    from pipelines.dispatch import evaluation_requests
 
-    return requests.evaluate_request(
+    return evaluation_requests.evaluate_request(
         project,
         settings,
         candidate=candidate,
@@ -497,10 +500,10 @@ def _evaluate_request(project: Project, settings: Settings, candidate: Candidate
 
 
 def _coverage_request(project: Project, settings: Settings, candidate: CandidateVersion) -> JobRequest:
-    from pipelines.dispatch import requests
+    from pipelines.dispatch import evaluation_requests
 
     champion = _champion(project, settings)
-    return requests.coverage_request(project, settings, candidate=candidate, champion=champion)
+    return evaluation_requests.coverage_request(project, settings, candidate=candidate, champion=champion)
 
 
 def _champion(project: Project, settings: Settings) -> CandidateVersion | None:
