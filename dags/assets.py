@@ -6,12 +6,17 @@ from typing import Any
 
 from airflow.sdk import Asset, AssetAny
 
+from pipelines.dispatch.operators.notifications import failure_callbacks
 from pipelines.project import Project, list_projects, load_project
 from pipelines.settings import load_settings
 
 GPU_POOL = "gpu"
 RUN_KEY = "{{ dag_run.dag_id }}/{{ run_id }}"
 """What ties the MLflow runs of one DAG run together."""
+TRIGGERED_BY = "{{ dag_run.triggering_user_name or '' }}"
+"""The person who started a DAG run; empty for a schedule or an asset."""
+ACTOR = "{{ dag_run.triggering_user_name or 'airflow' }}"
+"""Who moves the champion, for the ledger."""
 
 
 def projects() -> list[Project]:
@@ -45,8 +50,9 @@ def train_starts(project: Project) -> AssetAny:
 
 
 def default_args(project: Project) -> dict[str, Any]:
-    """Owner and retries of every task."""
-    return {"owner": project.schedule.owner, "retries": 2, "retry_delay": timedelta(seconds=15)}
+    """Owner and retries of every task, and who is told when it gives up."""
+    told = failure_callbacks(project, location(project))
+    return {"owner": project.schedule.owner, "retries": 2, "retry_delay": timedelta(seconds=15), **told}
 
 
 def location(project: Project) -> str:

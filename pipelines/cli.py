@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipelines import evidence_commands, gate_commands, stages
+from pipelines import champion_stages, evidence_commands, gate_commands, stages
 
 Json = dict[str, Any]
 
@@ -73,13 +73,34 @@ def _parser() -> argparse.ArgumentParser:
                 "--hours", type=float, required=True, help="for the search and the winner's run together"
             )
             stage.add_argument("--out", help="recipe file; default: recipes/NAME_search.toml beside the project")
-        if name == "rollback":
-            stage.add_argument("--reason", required=True, help="why; kept in the ledger")
+        if name in CHAMPION_ARGUMENTS:
+            CHAMPION_ARGUMENTS[name](stage)
     gate_commands.add_gate_tools(commands, command=_gate_tool)
     evidence_commands.add_evidence_commands(commands, command=_evidence)
     _add_platform_commands(commands)
     _add_judge_commands(commands)
     return parser
+
+
+def _promote_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--approve", action="store_true", help="agree to it as the user of this shell, where asked")
+
+
+def _rollback_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--reason", required=True, help="why; kept in the ledger")
+    command.add_argument("--to-base", action="store_true", help="to the base model, not to the version before")
+
+
+def _reconcile_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--restore", action="store_true", help="put back what was moved by hand, whatever the policy")
+
+
+def _ledger_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--table", action="store_true", help="a table for people instead of JSON")
+
+
+def _prune_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--keep", type=int, required=True, help="newest versions to keep in any case")
 
 
 def _add_recipe_arguments(command: argparse.ArgumentParser) -> None:
@@ -260,7 +281,8 @@ def _evidence(arguments: argparse.Namespace) -> int:
 
 
 def _promote(arguments: argparse.Namespace) -> int:
-    return _promote_candidates(arguments.project, [stages.pick_candidate(arguments.project, arguments.version)])
+    candidate = stages.pick_candidate(arguments.project, arguments.version)
+    return _promote_candidates(arguments.project, [candidate], approve=arguments.approve)
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -268,7 +290,26 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _rollback(arguments: argparse.Namespace) -> int:
-    return _print(stages.rollback(arguments.project, actor=getpass.getuser(), reason=arguments.reason))
+    user, reason = getpass.getuser(), arguments.reason
+    return _print(champion_stages.rollback(arguments.project, actor=user, reason=reason, to_base=arguments.to_base))
+
+
+def _reconcile(arguments: argparse.Namespace) -> int:
+    restore = True if arguments.restore else None
+    found = champion_stages.reconcile(arguments.project, actor=getpass.getuser(), restore=restore)
+    _print(found)
+    return FAILED if found["state"] == "alarm" else DONE
+
+
+def _ledger(arguments: argparse.Namespace) -> int:
+    if not arguments.table:
+        return _print(champion_stages.history(arguments.project))
+    print(champion_stages.history_table(arguments.project))
+    return DONE
+
+
+def _prune(arguments: argparse.Namespace) -> int:
+    return _print(champion_stages.prune(arguments.project, keep=arguments.keep))
 
 
 def _status(arguments: argparse.Namespace) -> int:
@@ -318,22 +359,25 @@ def _results(arguments: argparse.Namespace, trainings: list[Json]) -> list[Json]
 def _candidates(arguments: argparse.Namespace) -> list[Json]:
     """Every run registered; of a project with a soup, that soup alone."""
     key, trainings = _run_key(arguments.project), _trainings(arguments)
-    results = _results(arguments, trainings)
+    results, user = _results(arguments, trainings), getpass.getuser()
     if stages.read_project(arguments.project).soup is not None:
         soup = _job(arguments, "soup", {"trainings": trainings, "results": results})
-        return [stages.register_soup(arguments.project, trainings, results, soup, run_key=key)]
+        return [stages.register_soup(arguments.project, trainings, results, soup=soup, run_key=key, trained_by=user)]
     return [
-        stages.register(arguments.project, given["snapshot"], result, run_key=key)
+        stages.register(arguments.project, given["snapshot"], result, run_key=key, trained_by=user)
         for given, result in zip(trainings, results, strict=True)
     ]
 
 
-def _promote_candidates(path: str, candidates: list[Json]) -> int:
+def _promote_candidates(path: str, candidates: list[Json], *, approve: bool = False) -> int:
     """Gate and promote one candidate after another; 3 when none of them became or was the champion."""
+    user = getpass.getuser()
     promotions, champions = [], 0
     for candidate in candidates:
         if stages.is_challenger(path, candidate):
-            promotion = stages.promote(path, _decision(path, candidate), actor=getpass.getuser())
+            decision = _decision(path, candidate)
+            approval = champion_stages.approval_by_hand(decision, user=user) if approve else None
+            promotion = champion_stages.promote(path, decision, actor=user, approval=approval)
             champions += promotion["moved"]
         else:
             message = f"Version {candidate['version']} holds the champion's weights already."
@@ -441,8 +485,18 @@ STAGES: dict[str, tuple[Callable[[argparse.Namespace], int], str]] = {
     "promote": (_promote, "decide, and move the champion alias if the gate says so"),
     "run": (_run, "the whole loop, without Airflow"),
     "monitor": (_monitor, "the champion against what came in since; exit code 3 when it asks for something"),
-    "rollback": (_rollback, "the previous champion back"),
+    "rollback": (_rollback, "the previous champion, or the base model, back"),
+    "reconcile": (_reconcile, "do alias, ledger and tags agree; exit code 1 when they do not"),
+    "ledger": (_ledger, "every move of the champion, oldest first"),
+    "prune": (_prune, "delete old model versions that no alias and no way back needs"),
     "status": (_status, "champion, candidate, last decision, ledger"),
+}
+CHAMPION_ARGUMENTS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
+    "promote": _promote_arguments,
+    "rollback": _rollback_arguments,
+    "reconcile": _reconcile_arguments,
+    "ledger": _ledger_arguments,
+    "prune": _prune_arguments,
 }
 RECIPE_STAGES = {"encode", "train", "soup", "register", "run"}
 

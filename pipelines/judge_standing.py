@@ -6,7 +6,8 @@ from alignment.contracts import Judge
 from pipelines import calibrations
 from pipelines.dispatch.requests import judge_of
 from pipelines.policy import GatePolicy
-from pipelines.project import JudgeSection, Project
+from pipelines.project import Project
+from pipelines.project_sections import JudgeSection
 from pipelines.settings import Settings
 from pipelines.watch_contracts import CalibrationRecord, JudgeStanding
 

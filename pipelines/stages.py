@@ -16,7 +16,7 @@ from alignment.coverage_contracts import CoverageReport
 from alignment.job_files import LABEL_REPORT_FILE
 from alignment.reward_contracts import RewardTrainResult
 from alignment.soup_contracts import SoupIngredient, SoupResult
-from pipelines.contracts import CandidateVersion, GateDecision, JobRequest, RawBatch, SourceShard, ValidationReport
+from pipelines.contracts import CandidateVersion, JobRequest, RawBatch, SourceShard, ValidationReport
 from pipelines.project import Project, load_project
 from pipelines.settings import Settings, load_settings
 
@@ -205,7 +205,7 @@ def job_request(
     {snapshot, reward}; evaluate and coverage: {candidate}; calibrate: {snapshot}. `recipe` (0 when left out) and
     `reward` are positions in the project file.
     """
-    from pipelines.dispatch import requests
+    from pipelines.dispatch import evaluation_requests, requests
 
     project, settings = read_project(path, overrides), load_settings()
     if stage in PAIR_STAGES:
@@ -219,7 +219,8 @@ def job_request(
         parts = _ingredients(project, given["trainings"], given["results"])
         request = requests.soup_request(project, settings, parts)
     elif stage == "calibrate":
-        request = requests.calibrate_request(project, settings, DatasetSnapshot.model_validate(given["snapshot"]))
+        data = DatasetSnapshot.model_validate(given["snapshot"])
+        request = evaluation_requests.calibrate_request(project, settings, data)
     elif stage == "train_reward":
         data, reward = DatasetSnapshot.model_validate(given["snapshot"]), project.rewards[int(given["reward"])]
         request = requests.reward_request(project, settings, data, reward)
@@ -300,18 +301,25 @@ def search(path: str, snapshot: Json, *, gpu_memory_gib: float, hours: float, ou
 # --- a model goes out, or does not ----------------------------------------------------------------------------------
 
 
-def register(path: str, snapshot: Json, result: Json, *, run_key: str) -> Json:
-    """Trained weights as a CandidateVersion, alias `candidate`."""
+def register(path: str, snapshot: Json, result: Json, *, run_key: str, trained_by: str = "") -> Json:
+    """Trained weights as a CandidateVersion, alias `candidate`.
+
+    `trained_by` is the person who started the training, where one did: they may not approve what came of it.
+    """
     from pipelines.release import registration
 
     project, settings = read_project(path), load_settings()
     data, trained = DatasetSnapshot.model_validate(snapshot), TrainResult.model_validate(result)
     with _pipeline_run(project, settings, run_key, [data]) as run_id:
-        candidate = registration.register(trained, project, settings, snapshot=data, run_id=run_id)
+        candidate = registration.register(
+            trained, project, settings, snapshot=data, run_id=run_id, more_tags=registration.trainer_tags(trained_by)
+        )
     return _json(candidate)
 
 
-def register_soup(path: str, trainings: Sequence[Json], results: Sequence[Json], soup: Json, *, run_key: str) -> Json:
+def register_soup(
+    path: str, trainings: Sequence[Json], results: Sequence[Json], *, soup: Json, run_key: str, trained_by: str = ""
+) -> Json:
     """An average of runs as a CandidateVersion, alias `candidate`; the runs themselves are not registered."""
     from pipelines.release import registration
 
@@ -325,6 +333,7 @@ def register_soup(path: str, trainings: Sequence[Json], results: Sequence[Json],
             project,
             settings,
             run_id=run_id,
+            more_tags=registration.trainer_tags(trained_by),
         )
     return _json(candidate)
 
@@ -399,7 +408,7 @@ def gate(path: str, candidate: Json, report: Json, *, run_key: str, coverage: Js
 
 def aa(path: str, *, run_key: str) -> Json:
     """The EvalReport of the champion (or base) against itself on other seeds; found if it exists."""
-    from pipelines.dispatch import jobs, requests
+    from pipelines.dispatch import evaluation_requests, jobs
     from pipelines.release import registration
 
     project, settings = read_project(path), load_settings()
@@ -410,7 +419,9 @@ def aa(path: str, *, run_key: str) -> Json:
     else:
         data = DatasetSnapshot.model_validate(snapshot(path))
         uri, digest = data.uri, data.content_digest
-    request = requests.aa_request(project, settings, champion=champion, snapshot_uri=uri, snapshot_digest=digest)
+    request = evaluation_requests.aa_request(
+        project, settings, champion=champion, snapshot_uri=uri, snapshot_digest=digest
+    )
     return jobs.run_to_end(request, settings, parent_key=run_key)
 
 
@@ -450,20 +461,6 @@ def raise_alarms(report: Json) -> None:
         raise RuntimeError(" ".join(alarms))
 
 
-def promote(path: str, decision: Json, *, actor: str) -> Json:
-    """Move the alias if the decision says so; the Promotion tells what happened."""
-    from pipelines.release import promotion
-
-    return _json(promotion.promote(GateDecision.model_validate(decision), read_project(path), load_settings(), actor))
-
-
-def rollback(path: str, *, actor: str, reason: str) -> Json:
-    """Restore the previous champion."""
-    from pipelines.release import promotion
-
-    return _json(promotion.rollback(read_project(path), load_settings(), actor, reason))
-
-
 @contextmanager
 def _pipeline_run(
     project: Project, settings: Settings, run_key: str, snapshots: Sequence[DatasetSnapshot]
@@ -490,9 +487,9 @@ def _ingredients(project: Project, trainings: Sequence[Json], results: Sequence[
 
 
 def _evaluate_request(project: Project, settings: Settings, candidate: CandidateVersion) -> JobRequest:
-    from pipelines.dispatch import requests
+    from pipelines.dispatch import evaluation_requests
 
-    return requests.evaluate_request(
+    return evaluation_requests.evaluate_request(
         project,
         settings,
         candidate=candidate,
@@ -503,10 +500,10 @@ def _evaluate_request(project: Project, settings: Settings, candidate: Candidate
 
 
 def _coverage_request(project: Project, settings: Settings, candidate: CandidateVersion) -> JobRequest:
-    from pipelines.dispatch import requests
+    from pipelines.dispatch import evaluation_requests
 
     champion = _champion(project, settings)
-    return requests.coverage_request(project, settings, candidate=candidate, champion=champion)
+    return evaluation_requests.coverage_request(project, settings, candidate=candidate, champion=champion)
 
 
 def _champion(project: Project, settings: Settings) -> CandidateVersion | None:

@@ -17,7 +17,8 @@ from pipelines.intake.ingestion import scratch_dir
 from pipelines.intake.pairs import ACCEPTED_FILE, ROWS_AT_ONCE, PairWriter, read_batches
 from pipelines.intake.sources.catalogue import find_source
 from pipelines.intake.validation import fetch_checked
-from pipelines.project import Project, SnapshotSection
+from pipelines.project import Project
+from pipelines.project_sections import SnapshotSection
 from pipelines.prompts import HeldoutPrompts, heldout_prompts, normal_prompt
 from pipelines.settings import Settings
 from pipelines.storage import Store, hash_folder, open_store

@@ -15,7 +15,8 @@ from alignment.job_files import METRICS_FILE, MetricsLine
 from alignment.soup_contracts import SoupResult, SoupSpec
 from pipelines.contracts import CandidateVersion, JobKind, JobRecord
 from pipelines.job_records import find_record
-from pipelines.project import Project, SourceSection
+from pipelines.project import Project
+from pipelines.project_sections import SourceSection
 from pipelines.settings import Settings
 from pipelines.storage import Store, open_store
 

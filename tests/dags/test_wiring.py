@@ -45,6 +45,7 @@ EDGES = {
         ("monitor", "alarm"),
         ("is_retraining_announced", "announce_retraining"),
     },
+    "shapes.reconcile": {("reconcile", "sound_the_alarm")},
     "shapes.reward": {
         ("build_snapshots", "train_reward"),
         ("build_snapshots", "register"),
@@ -172,6 +173,44 @@ def test_no_task_waits_for_one_that_may_be_skipped(dags: dict[str, Any]) -> None
     assert set(rules.values()) == {"all_success"}
 
 
+APPROVAL = '[approval]\nmode = "required"\napprovers = ["ada"]\ntimeout_hours = 2\n'
+
+
+def test_a_person_stands_between_gate_and_promotion_where_the_project_asks_one(
+    dags_with: Callable[[str], dict[str, Any]],
+) -> None:
+    promote = dags_with(f"{TRAIN}{APPROVAL}")["shapes.promote"]
+    assert edges(promote) == EDGES["shapes.promote"] | {("gate", "approve"), ("approve", "promote")}
+    approve = promote.get_task("approve")
+    assert approve.response_timeout.total_seconds() == 7200
+    assert approve.defaults == ["Reject"], "no answer is no"
+    assert approve.execution_timeout is None
+
+
+def test_reconcile_runs_by_its_schedule(dags: dict[str, Any], dags_with: Callable[[str], dict[str, Any]]) -> None:
+    assert dags["shapes.reconcile"].schedule == "@hourly"
+    assert dags_with(f'{TRAIN}[schedule]\nreconcile = "@daily"\n')["shapes.reconcile"].schedule == "@daily"
+
+
+def test_people_are_told_only_where_the_project_says_so(
+    dags: dict[str, Any], dags_with: Callable[[str], dict[str, Any]]
+) -> None:
+    def told(found: dict[str, Any], kind: str) -> set[str]:
+        return {f"{dag.dag_id} {task.task_id}" for dag in found.values() for task in dag.tasks if getattr(task, kind)}
+
+    assert told(dags, "on_success_callback") == told(dags, "on_failure_callback") == set()
+    telling = dags_with(f'{TRAIN}[notify.webhook]\nconnection = "chat"\n')
+    assert told(telling, "on_success_callback") == {
+        "shapes.promote promote",
+        "shapes.rollback rollback",
+        "shapes.reconcile reconcile",
+    }
+    everything = {f"{dag.dag_id} {task.task_id}" for dag in telling.values() for task in dag.tasks}
+    assert told(telling, "on_failure_callback") == everything - {"shapes.reconcile sound_the_alarm"}
+    quiet = dags_with(f'{TRAIN}[notify]\non = ["alarm"]\nwebhook = {{ connection = "chat" }}\n')
+    assert told(quiet, "on_failure_callback") == set()
+
+
 def test_assets_link_the_dags(dags: dict[str, Any]) -> None:
     produced = {a.name for d in dags.values() for t in d.tasks for a in t.outlets}
     conditions = [getattr(dag.timetable, "asset_condition", None) for dag in dags.values()]
@@ -213,7 +252,7 @@ def test_owner_retries_and_one_run_at_a_time(dags: dict[str, Any]) -> None:
         assert dag.max_active_runs == 1
         for task in dag.tasks:
             assert task.owner == "plumbline"
-            assert task.retries == (0 if task.task_id in ("rollback", "alarm") else 2)
+            assert task.retries == (0 if task.task_id in ("rollback", "alarm", "sound_the_alarm") else 2)
 
 
 def test_gpu_work_waits_in_the_gpu_pool(dags: dict[str, Any]) -> None:

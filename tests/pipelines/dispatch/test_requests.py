@@ -13,13 +13,10 @@ from alignment.reward_contracts import RewardTrainResult, RewardTrainSpec
 from alignment.soup_contracts import Greedy, SoupIngredient, SoupSpec
 from pipelines import reward_registry
 from pipelines.contracts import CandidateVersion, JobRequest, RegisteredJudge, RewardReport
+from pipelines.dispatch.evaluation_requests import aa_request, calibrate_request, coverage_request, evaluate_request
 from pipelines.dispatch.requests import (
-    aa_request,
-    calibrate_request,
     caption_request,
-    coverage_request,
     encode_request,
-    evaluate_request,
     online_train_request,
     reward_request,
     soup_request,

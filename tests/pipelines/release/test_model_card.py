@@ -8,7 +8,8 @@ from huggingface_hub import ModelCard
 
 from alignment.config import load_recipe
 from alignment.contracts import DatasetSnapshot
-from pipelines.project import Project, SourceSection, load_project
+from pipelines.project import Project, load_project
+from pipelines.project_sections import SourceSection
 from pipelines.release.model_card import Licences, hub_repository, render_card, told
 from pipelines.release.provenance import Provenance
 

@@ -17,7 +17,7 @@ from alignment.contracts import DatasetSnapshot, ModelRef
 from alignment.coverage_contracts import CoverageReport
 from alignment.evaluation.score_grids import ScoreGrids
 from pipelines.contracts import GateDecision
-from pipelines.project import SourceSection
+from pipelines.project_sections import SourceSection
 from pipelines.release.evidence import read_grids
 from pipelines.release.gate import decide
 from pipelines.release.provenance import Provenance
