@@ -45,6 +45,8 @@ USERS = {"admin": "admin", "ada": "op", "bob": "user", "eve": "op"}
 APPROVAL_TIMEOUT_SECONDS = 90
 STEP_TIMEOUT_SECONDS = 420
 POLL_SECONDS = 1.0
+SETTLE_SECONDS = 5.0
+"""An answer in the very second in which the task parks was once lost: Airflow retried the task, which asked anew."""
 DAG_ID = "shapes.promote"
 NUM_PROMPTS = 200
 
@@ -207,6 +209,7 @@ def wait_until_asked(api: AirflowApi, run_id: str) -> dict[str, Any]:
     deadline = time.monotonic() + STEP_TIMEOUT_SECONDS
     while time.monotonic() < deadline:
         if state_of(api, run_id, "approve") == "awaiting_input":
+            time.sleep(SETTLE_SECONDS)
             return api.question(DAG_ID, run_id, "approve")
         assert api.run(DAG_ID, run_id)["state"] in ("queued", "running"), failures(api, run_id)
         time.sleep(POLL_SECONDS)
