@@ -64,9 +64,10 @@ def verdict_tags(decision: GateDecision) -> dict[str, str]:
 
 
 def bounds(report: EvalReport) -> dict[str, float]:
-    """The figures of every comparison, as metric names that sort together."""
+    """The figures of every comparison, as metric names that sort together; a base that is the champion counts once."""
     figures: dict[str, float] = {}
-    for comparison in report.comparisons:
+    once = [c for c in report.comparisons if c.against == "champion" or report.spec.champion.kind != "base"]
+    for comparison in once:
         prefix = f"gate/{comparison.scorer}/vs_{comparison.against}"
         figures[f"{prefix}/win_rate"] = comparison.win_rate
         figures[f"{prefix}/win_rate_low"] = comparison.win_rate_low
@@ -87,7 +88,7 @@ def page_note(report: EvalReport, decision: GateDecision, address: str, *, pictu
 
 def version_note(report: EvalReport, decision: GateDecision, address: str) -> str:
     """Markdown of the registered version."""
-    page = f"[Curves, images and contact sheet]({address})"
+    page = f"[Curves, images and contact sheet]({address}{tracking.TRAINING_VIEW})"
     parts = [_sentence(report, decision), _families(decision), f"{page}. {_links(decision, address)}"]
     return "\n\n".join(parts)
 
@@ -104,7 +105,9 @@ def _families(decision: GateDecision) -> str:
 
 def _links(decision: GateDecision, address: str) -> str:
     """Into this MLflow, where a browser can follow, and the place in the store, which outlives the run."""
-    report, card = f"{address}/artifacts/gate/report.html", f"{address}/artifacts/gate/model_card.md"
+    report, card = (
+        f"{address}/artifacts/gate/{file}{tracking.TRAINING_VIEW}" for file in ("report.html", "model_card.md")
+    )
     kept = f"Kept in the store: `{decision.report_uri}`, evidence in `{decision.evaluation_uri}`."
     return f"[Report]({report}), [model card]({card}). {kept}"
 

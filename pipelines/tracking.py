@@ -28,8 +28,8 @@ RUN_KEY_TAG = "plumbline.run_key"
 JOB_ID_TAG = "plumbline.job_id"
 CONFIG_TAG = "plumbline.config_logged"
 PARENT_TAG = "mlflow.parentRunId"
-EXPERIMENT_KIND = {"mlflow.experimentKind": "custom_model_development"}
-"""Makes MLflow open an experiment as training runs with curves and images, not as a GenAI project with traces."""
+TRAINING_VIEW = "?workflowType=machine_learning"
+"""Makes MLflow open a page among training runs; left to itself it opens its GenAI view."""
 NOTE_TAG = "mlflow.note.content"
 """Markdown that MLflow shows as a run's description."""
 MAX_PARAM_CHARS = 500
@@ -179,7 +179,7 @@ def _experiment(client: Any, settings: Settings, name: str) -> str:
         # Without a server MLflow would put artifacts into the working directory.
         location = None if served else (settings.mlflow_dir / "artifacts").as_uri()
         try:
-            return str(client.create_experiment(name, artifact_location=location, tags=EXPERIMENT_KIND))
+            return str(client.create_experiment(name, artifact_location=location))
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
