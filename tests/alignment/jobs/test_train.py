@@ -460,6 +460,9 @@ def test_two_processes_give_one_curve_on_buckets(bucketed_bench: Any, tmp_path: 
     process = start([*launch, "-m", "alignment.jobs.train", *arguments], tmp_path / "log")
     assert process.wait(timeout=200) == 0, (tmp_path / "log").read_text()[-2000:]
     for (_, ours), (_, theirs) in zip(curve_of(out), curve_of(tmp_path / "one"), strict=True):
+        # A count of signs: a margin of a millionth may fall on either side.
+        ours.pop("implicit_accuracy")
+        theirs.pop("implicit_accuracy")
         assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-4)
 
 
