@@ -60,7 +60,8 @@ class DatasetSnapshot(ValueObject):
     """Accepted pairs, split by prompt group. The folder holds train.parquet, calibration.parquet and test.parquet.
 
     Columns: pair_id, prompt, caption_chosen, caption_rejected (both equal the prompt unless the source says more),
-    image_chosen, image_rejected (encoded bytes), is_tie, annotator_id, source, licence.
+    image_chosen, image_rejected (encoded bytes), is_tie, annotator_id, source, licence, generator_chosen,
+    generator_rejected (the models that drew them) and created_at, where the source says so.
     In a tie the order of the two images is the source's and means nothing; training skips ties, calibration keeps them.
     """
 

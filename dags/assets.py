@@ -4,14 +4,19 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from airflow.sdk import Asset
+from airflow.sdk import Asset, AssetAny
 
+from pipelines.dispatch.operators.notifications import failure_callbacks
 from pipelines.project import Project, list_projects, load_project
 from pipelines.settings import load_settings
 
 GPU_POOL = "gpu"
 RUN_KEY = "{{ dag_run.dag_id }}/{{ run_id }}"
 """What ties the MLflow runs of one DAG run together."""
+TRIGGERED_BY = "{{ dag_run.triggering_user_name or '' }}"
+"""The person who started a DAG run; empty for a schedule or an asset."""
+ACTOR = "{{ dag_run.triggering_user_name or 'airflow' }}"
+"""Who moves the champion, for the ledger."""
 
 
 def projects() -> list[Project]:
@@ -29,9 +34,25 @@ def candidate_asset(project: Project) -> Asset:
     return Asset(name=f"{project.name}.candidate", uri=f"plumbline://{project.name}/candidate", group="plumbline")
 
 
+def judges_asset(project: Project) -> Asset:
+    """A newly trained judge."""
+    return Asset(name=f"{project.name}.judges", uri=f"plumbline://{project.name}/judges", group="plumbline")
+
+
+def retrain_asset(project: Project) -> Asset:
+    """The monitor wants a new candidate."""
+    return Asset(name=f"{project.name}.retrain", uri=f"plumbline://{project.name}/retrain", group="plumbline")
+
+
+def train_starts(project: Project) -> AssetAny:
+    """What training waits for: new pairs, or the monitor's wish."""
+    return AssetAny(pairs_asset(project), retrain_asset(project))
+
+
 def default_args(project: Project) -> dict[str, Any]:
-    """Owner and retries of every task."""
-    return {"owner": project.schedule.owner, "retries": 2, "retry_delay": timedelta(seconds=15)}
+    """Owner and retries of every task, and who is told when it gives up."""
+    told = failure_callbacks(project, location(project))
+    return {"owner": project.schedule.owner, "retries": 2, "retry_delay": timedelta(seconds=15), **told}
 
 
 def location(project: Project) -> str:

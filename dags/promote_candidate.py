@@ -1,10 +1,14 @@
-"""NAME.promote: the candidate against champion and base on held-out prompts, the gate, and the alias if it says so."""
+"""NAME.promote: the candidate against champion and base on held-out prompts, the gate, a person where the project asks
+one, and the alias if all say so.
+"""
 
 from typing import Any
 
 from airflow.sdk import DAG, Param, task
 
-from dags.assets import GPU_POOL, RUN_KEY, candidate_asset, default_args, location, projects
+from dags.assets import ACTOR, GPU_POOL, RUN_KEY, candidate_asset, default_args, location, projects
+from pipelines.dispatch.operators.approval import PromotionApproval
+from pipelines.dispatch.operators.notifications import TellPeople, callbacks
 from pipelines.dispatch.operators.train_job import TrainJobOperator, retry_policy
 
 for project in projects():
@@ -45,11 +49,11 @@ for project in projects():
 
             return stages.gate(path, candidate, report, run_key=run_key, coverage=coverage)
 
-        @task
-        def promote(path: str, decision: dict[str, Any]) -> dict[str, Any]:
-            from pipelines import stages
+        @task(**callbacks(project, location(project)))
+        def promote(path: str, decision: dict[str, Any], actor: str, approval: Any = None) -> dict[str, Any]:
+            from pipelines import champion_stages
 
-            return stages.promote(path, decision, actor="airflow")
+            return champion_stages.promote(path, decision, actor=actor, approval=approval)
 
         candidate = pick_candidate(location(project))
         evaluate = TrainJobOperator(
@@ -73,5 +77,15 @@ for project in projects():
             evaluate >> coverage
         is_challenger(location(project), candidate) >> evaluate
         repeated = coverage.output if coverage else None
-        promote(location(project), gate(location(project), candidate, evaluate.output, RUN_KEY, repeated))
+        decision = gate(location(project), candidate, evaluate.output, RUN_KEY, repeated)
+        approval = None
+        if project.approval.mode != "none":
+            approval = PromotionApproval(
+                task_id="approve",
+                project_path=location(project),
+                decision=decision,
+                timeout_hours=project.approval.timeout_hours,
+                notifiers=[TellPeople(location(project), "asked")],
+            )
+        promote(location(project), decision, ACTOR, approval.output if approval else None)
     globals()[dag.dag_id] = dag

@@ -1,10 +1,11 @@
-"""NAME.rollback: by hand; the previous champion back, through the same code and ledger as a promotion."""
+"""NAME.rollback: by hand; the previous champion, or the base model, back, through the code and ledger of promotions."""
 
 from typing import Any
 
 from airflow.sdk import DAG, Param, task
 
-from dags.assets import default_args, location, projects
+from dags.assets import ACTOR, default_args, location, projects
+from pipelines.dispatch.operators.notifications import callbacks
 
 for project in projects():
     with DAG(
@@ -13,15 +14,19 @@ for project in projects():
         default_args=default_args(project),
         max_active_runs=1,
         tags=["plumbline", project.name],
-        params={"reason": Param("", type="string", minLength=3, description="Why; kept in the ledger.")},
+        params={
+            "reason": Param("", type="string", minLength=3, description="Why; kept in the ledger."),
+            "to_base": Param(False, type="boolean", description="Back to the base model, not to the version before."),
+        },
         doc_md=__doc__,
     ) as dag:
 
-        @task(retries=0)
-        def rollback(path: str, params: dict[str, Any] | None = None) -> dict[str, Any]:
-            from pipelines import stages
+        @task(retries=0, **callbacks(project, location(project)))
+        def rollback(path: str, actor: str, params: dict[str, Any] | None = None) -> dict[str, Any]:
+            from pipelines import champion_stages
 
-            return stages.rollback(path, actor="airflow", reason=(params or {})["reason"])
+            given = params or {}
+            return champion_stages.rollback(path, actor=actor, reason=given["reason"], to_base=given["to_base"])
 
-        rollback(location(project))
+        rollback(location(project), ACTOR)
     globals()[dag.dag_id] = dag

@@ -9,13 +9,13 @@ from typing import Any
 
 from airflow.sdk import DAG, Param, task
 
-from dags.assets import GPU_POOL, RUN_KEY, candidate_asset, default_args, location, pairs_asset, projects
+from dags.assets import GPU_POOL, RUN_KEY, TRIGGERED_BY, candidate_asset, default_args, location, projects, train_starts
 from pipelines.dispatch.operators.train_job import TrainJobOperator, retry_policy
 
 for project in projects():
     with DAG(
         dag_id=f"{project.name}.train",
-        schedule=[pairs_asset(project)],
+        schedule=train_starts(project),
         default_args=default_args(project),
         max_active_runs=1,
         tags=["plumbline", project.name],
@@ -31,10 +31,11 @@ for project in projects():
             return stages.snapshot(path)
 
         @task.short_circuit
-        def enough_new_pairs(path: str, snapshot: dict[str, Any]) -> bool:
+        def enough_new_pairs(path: str, snapshot: dict[str, Any], triggering_asset_events: Any = None) -> bool:
             from pipelines import stages
 
-            return stages.enough_new_pairs(path, snapshot)
+            wanted = any(asset.name.endswith(".retrain") for asset in triggering_asset_events or ())
+            return wanted or stages.enough_new_pairs(path, snapshot)
 
         @task
         def plan_encodings(path: str, snapshot: dict[str, Any]) -> list[dict[str, Any]]:
@@ -50,22 +51,22 @@ for project in projects():
 
         @task(outlets=[candidate_asset(project)])
         def register(
-            path: str, trained: tuple[dict[str, Any], dict[str, Any]], run_key: str, *, outlet_events: Any = None
+            path: str, trained: tuple[dict[str, Any], dict[str, Any]], run: dict[str, str], *, outlet_events: Any = None
         ) -> dict[str, Any]:
             from pipelines import stages
 
             training, result = trained
-            candidate = stages.register(path, training["snapshot"], result, run_key=run_key)
+            candidate = stages.register(path, training["snapshot"], result, **run)
             outlet_events[candidate_asset(stages.read_project(path))].extra = {"version": candidate["version"]}
             return candidate
 
         @task(task_id="register", outlets=[candidate_asset(project)])
         def register_soup(
-            path: str, parts: dict[str, Any], soup: dict[str, Any], run_key: str, *, outlet_events: Any = None
+            path: str, parts: dict[str, Any], soup: dict[str, Any], run: dict[str, str], *, outlet_events: Any = None
         ) -> dict[str, Any]:
             from pipelines import stages
 
-            candidate = stages.register_soup(path, **parts, soup=soup, run_key=run_key)
+            candidate = stages.register_soup(path, **parts, soup=soup, **run)
             outlet_events[candidate_asset(stages.read_project(path))].extra = {"version": candidate["version"]}
             return candidate
 
@@ -87,11 +88,12 @@ for project in projects():
             caches = TrainJobOperator.partial(task_id="encode", stage="encode", **job).expand(given=encodings).output
         trainings = plan_trainings(location(project), snapshot, caches)
         checked >> trainings
+        run = {"run_key": RUN_KEY, "trained_by": TRIGGERED_BY}
         train = TrainJobOperator.partial(task_id="train", stage="train", **job).expand(given=trainings)
         if project.soup:
             parts = {"trainings": trainings, "results": train.output}
             soup = TrainJobOperator(task_id="soup", stage="soup", given=parts, **job)
-            register_soup(location(project), parts, soup.output, RUN_KEY)
+            register_soup(location(project), parts, soup.output, run)
         else:
-            register.partial(path=location(project), run_key=RUN_KEY).expand(trained=trainings.zip(train.output))
+            register.partial(path=location(project), run=run).expand(trained=trainings.zip(train.output))
     globals()[dag.dag_id] = dag

@@ -1,4 +1,5 @@
-"""NAME.reward: the pairs of each reward's sources, a preference head trained on them, its report, a registered judge.
+"""NAME.reward: the pairs of each reward's sources, a preference head trained on them, its report, a judge; asset
+`judges`.
 
 Only projects with `[[rewards]]` have it. It runs on new pairs, or by `schedule.reward` where the project gives one.
 """
@@ -7,7 +8,7 @@ from typing import Any
 
 from airflow.sdk import DAG, Param, task
 
-from dags.assets import GPU_POOL, RUN_KEY, default_args, location, pairs_asset, projects
+from dags.assets import GPU_POOL, RUN_KEY, default_args, judges_asset, location, pairs_asset, projects
 from pipelines.dispatch.operators.train_job import TrainJobOperator, retry_policy
 
 for project in (project for project in projects() if project.rewards):
@@ -27,7 +28,7 @@ for project in (project for project in projects() if project.rewards):
 
             return stages.plan_rewards(path)
 
-        @task
+        @task(outlets=[judges_asset(project)])
         def register(path: str, trained: tuple[dict[str, Any], dict[str, Any]], run_key: str) -> dict[str, Any]:
             from pipelines import stages
 

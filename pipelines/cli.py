@@ -14,11 +14,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipelines import gate_commands, stages
+from pipelines import champion_stages, evidence_commands, gate_commands, stages
 
 Json = dict[str, Any]
 
 DONE, FAILED, BAD_INPUT, GATE_SAID_NO = 0, 1, 2, 3
+JUDGES_IMPORT = "judges import"
+TWO_WORDS = {*gate_commands.GATE_TOOLS, evidence_commands.PROMPTS_IMPORT, evidence_commands.GATE_PEOPLE, JUDGES_IMPORT}
+"""Commands of two words, of which the first may be a stage as well."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -49,7 +52,7 @@ def _joined(words: list[str]) -> list[str]:
     """`gate simulate ...` as one command beside the stage `gate projects/NAME.toml`."""
     at = next((i for i, word in enumerate(words) if not word.startswith("-")), len(words))
     name = " ".join(words[at : at + 2])
-    return [*words[:at], name, *words[at + 2 :]] if name in gate_commands.GATE_TOOLS else words
+    return [*words[:at], name, *words[at + 2 :]] if name in TWO_WORDS else words
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -70,12 +73,34 @@ def _parser() -> argparse.ArgumentParser:
                 "--hours", type=float, required=True, help="for the search and the winner's run together"
             )
             stage.add_argument("--out", help="recipe file; default: recipes/NAME_search.toml beside the project")
-        if name == "rollback":
-            stage.add_argument("--reason", required=True, help="why; kept in the ledger")
+        if name in CHAMPION_ARGUMENTS:
+            CHAMPION_ARGUMENTS[name](stage)
     gate_commands.add_gate_tools(commands, command=_gate_tool)
+    evidence_commands.add_evidence_commands(commands, command=_evidence)
     _add_platform_commands(commands)
     _add_judge_commands(commands)
     return parser
+
+
+def _promote_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--approve", action="store_true", help="agree to it as the user of this shell, where asked")
+
+
+def _rollback_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--reason", required=True, help="why; kept in the ledger")
+    command.add_argument("--to-base", action="store_true", help="to the base model, not to the version before")
+
+
+def _reconcile_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--restore", action="store_true", help="put back what was moved by hand, whatever the policy")
+
+
+def _ledger_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--table", action="store_true", help="a table for people instead of JSON")
+
+
+def _prune_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--keep", type=int, required=True, help="newest versions to keep in any case")
 
 
 def _add_recipe_arguments(command: argparse.ArgumentParser) -> None:
@@ -110,9 +135,8 @@ def _add_platform_commands(commands: Any) -> None:
 
 
 def _add_judge_commands(commands: Any) -> None:
-    judges = commands.add_parser("judges", help="judges: import published weights")
-    bring = judges.add_subparsers(required=True, metavar="ACTION").add_parser(
-        "import", help="convert published weights once to the folder that a judge loads; docs/judges.md lists the kinds"
+    bring = commands.add_parser(
+        JUDGES_IMPORT, help="convert published weights once to the folder that a judge loads; docs/judges.md"
     )
     bring.add_argument("kind", help="e.g. pickscore, hpsv2, imagereward, aesthetic_v2, hpsv3, clip_head")
     bring.add_argument("source", help="the published file, or the folder of a CLIP")
@@ -200,6 +224,25 @@ def _reward(arguments: argparse.Namespace) -> int:
     return _print(judges)
 
 
+def _calibrate(arguments: argparse.Namespace) -> int:
+    _reports(arguments.project)
+    return _print(_calibrated(arguments.project))
+
+
+def _monitor(arguments: argparse.Namespace) -> int:
+    _reports(arguments.project)
+    key, snapshot = _run_key(arguments.project), stages.snapshot(arguments.project)
+    calibration = stages.run_job(arguments.project, "calibrate", {"snapshot": snapshot}, run_key=key)
+    stages.record_calibration(arguments.project, calibration, run_key=key)
+    report = stages.monitor(arguments.project, calibration, run_key=key)
+    _print(report)
+    return DONE if report["outcome"] == "ok" else GATE_SAID_NO
+
+
+def _judges(arguments: argparse.Namespace) -> int:
+    return _print(stages.judges(arguments.project))
+
+
 def _register(arguments: argparse.Namespace) -> int:
     return _print(_candidates(arguments))
 
@@ -231,8 +274,15 @@ def _gate_tool(arguments: argparse.Namespace) -> int:
     return DONE
 
 
+def _evidence(arguments: argparse.Namespace) -> int:
+    value, code = arguments.tool(arguments)
+    _print(value)
+    return int(code)
+
+
 def _promote(arguments: argparse.Namespace) -> int:
-    return _promote_candidates(arguments.project, [stages.pick_candidate(arguments.project, arguments.version)])
+    candidate = stages.pick_candidate(arguments.project, arguments.version)
+    return _promote_candidates(arguments.project, [candidate], approve=arguments.approve)
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -240,7 +290,26 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _rollback(arguments: argparse.Namespace) -> int:
-    return _print(stages.rollback(arguments.project, actor=getpass.getuser(), reason=arguments.reason))
+    user, reason = getpass.getuser(), arguments.reason
+    return _print(champion_stages.rollback(arguments.project, actor=user, reason=reason, to_base=arguments.to_base))
+
+
+def _reconcile(arguments: argparse.Namespace) -> int:
+    restore = True if arguments.restore else None
+    found = champion_stages.reconcile(arguments.project, actor=getpass.getuser(), restore=restore)
+    _print(found)
+    return FAILED if found["state"] == "alarm" else DONE
+
+
+def _ledger(arguments: argparse.Namespace) -> int:
+    if not arguments.table:
+        return _print(champion_stages.history(arguments.project))
+    print(champion_stages.history_table(arguments.project))
+    return DONE
+
+
+def _prune(arguments: argparse.Namespace) -> int:
+    return _print(champion_stages.prune(arguments.project, keep=arguments.keep))
 
 
 def _status(arguments: argparse.Namespace) -> int:
@@ -290,22 +359,25 @@ def _results(arguments: argparse.Namespace, trainings: list[Json]) -> list[Json]
 def _candidates(arguments: argparse.Namespace) -> list[Json]:
     """Every run registered; of a project with a soup, that soup alone."""
     key, trainings = _run_key(arguments.project), _trainings(arguments)
-    results = _results(arguments, trainings)
+    results, user = _results(arguments, trainings), getpass.getuser()
     if stages.read_project(arguments.project).soup is not None:
         soup = _job(arguments, "soup", {"trainings": trainings, "results": results})
-        return [stages.register_soup(arguments.project, trainings, results, soup, run_key=key)]
+        return [stages.register_soup(arguments.project, trainings, results, soup=soup, run_key=key, trained_by=user)]
     return [
-        stages.register(arguments.project, given["snapshot"], result, run_key=key)
+        stages.register(arguments.project, given["snapshot"], result, run_key=key, trained_by=user)
         for given, result in zip(trainings, results, strict=True)
     ]
 
 
-def _promote_candidates(path: str, candidates: list[Json]) -> int:
+def _promote_candidates(path: str, candidates: list[Json], *, approve: bool = False) -> int:
     """Gate and promote one candidate after another; 3 when none of them became or was the champion."""
+    user = getpass.getuser()
     promotions, champions = [], 0
     for candidate in candidates:
         if stages.is_challenger(path, candidate):
-            promotion = stages.promote(path, _decision(path, candidate), actor=getpass.getuser())
+            decision = _decision(path, candidate)
+            approval = champion_stages.approval_by_hand(decision, user=user) if approve else None
+            promotion = champion_stages.promote(path, decision, actor=user, approval=approval)
             champions += promotion["moved"]
         else:
             message = f"Version {candidate['version']} holds the champion's weights already."
@@ -317,10 +389,18 @@ def _promote_candidates(path: str, candidates: list[Json]) -> int:
 
 
 def _decision(path: str, candidate: Json) -> Json:
+    if stages.read_project(path).gate.maximum_calibration_age_days:
+        _calibrated(path)
     evaluation, key = _evaluation(path, candidate), _run_key(path)
     wanted = stages.read_project(path).coverage is not None
     coverage = stages.run_job(path, "coverage", {"candidate": candidate}, run_key=key) if wanted else None
     return stages.gate(path, candidate, evaluation, run_key=key, coverage=coverage)
+
+
+def _calibrated(path: str) -> list[Json]:
+    """The judges' calibrations on everything accepted so far; found when nothing is new."""
+    report = stages.run_job(path, "calibrate", {"snapshot": stages.snapshot(path)}, run_key=_run_key(path))
+    return stages.record_calibration(path, report, run_key=_run_key(path))
 
 
 def _evaluation(path: str, candidate: Json) -> Json:
@@ -396,14 +476,27 @@ STAGES: dict[str, tuple[Callable[[argparse.Namespace], int], str]] = {
     "soup": (_soup, "average the trained recipes, as the project's [soup] says"),
     "search": (_search, "try recipes within the limits and write the best as a recipe file"),
     "reward": (_reward, "train the project's reward models, report, and register them as judges"),
+    "calibrate": (_calibrate, "the judges' agreement with held-out people, kept as records"),
+    "judges": (_judges, "which judges may vote, and why the others may not"),
     "register": (_register, "trained weights as model versions, alias candidate"),
     "evaluate": (_evaluate, "candidate, champion and base on the held-out prompts"),
     "coverage": (_coverage, "what the best of several images is worth, for candidate, champion and base"),
     "gate": (_gate, "decide on the candidate; exit code 3 when the answer is no"),
     "promote": (_promote, "decide, and move the champion alias if the gate says so"),
     "run": (_run, "the whole loop, without Airflow"),
-    "rollback": (_rollback, "the previous champion back"),
+    "monitor": (_monitor, "the champion against what came in since; exit code 3 when it asks for something"),
+    "rollback": (_rollback, "the previous champion, or the base model, back"),
+    "reconcile": (_reconcile, "do alias, ledger and tags agree; exit code 1 when they do not"),
+    "ledger": (_ledger, "every move of the champion, oldest first"),
+    "prune": (_prune, "delete old model versions that no alias and no way back needs"),
     "status": (_status, "champion, candidate, last decision, ledger"),
+}
+CHAMPION_ARGUMENTS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
+    "promote": _promote_arguments,
+    "rollback": _rollback_arguments,
+    "reconcile": _reconcile_arguments,
+    "ledger": _ledger_arguments,
+    "prune": _prune_arguments,
 }
 RECIPE_STAGES = {"encode", "train", "soup", "register", "run"}
 

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 from alignment.contracts import Calibration, Placement, Sha256, ValueObject
 from alignment.failures import FailureKind
@@ -128,7 +128,9 @@ class TrackingTarget(BaseModel):
     run_id: str
 
 
-JobKind = Literal["draw_pairs", "label", "caption", "encode", "train", "soup", "train_reward", "evaluate", "coverage"]
+JobKind = Literal[
+    "draw_pairs", "label", "caption", "encode", "train", "soup", "train_reward", "evaluate", "coverage", "calibrate"
+]
 """A job of alignment/jobs, by the name of its file."""
 
 
@@ -151,6 +153,22 @@ class JobRequest(ValueObject):
     def job_id(self) -> str:
         """Deterministic, so that an engine can refuse or reattach a duplicate."""
         return f"{self.project}-{self.kind}-{self.spec_digest[:12]}-g{self.generation}"
+
+
+class JobRecord(ValueObject):
+    """What a finished job was asked, and what it took; in the store, so that it outlives host and MLflow run."""
+
+    request: JobRequest
+    """Without the MLflow run, whose address may hold a password."""
+    device: Literal["cpu", "gpu"]
+    attempts: Annotated[int, Field(ge=0)]
+    seconds: Annotated[float, Field(ge=0)]
+    """Wall time of the job's processes over its attempts; that of an attempt killed with its host is lost."""
+
+    @property
+    def device_hours(self) -> float:
+        """Wall time times processes: a process has one GPU, or on a CPU its threads."""
+        return self.seconds * self.request.placement.num_processes / 3600
 
 
 class JobHandle(ValueObject):
@@ -280,32 +298,84 @@ class GateDecision(ValueObject):
     policy_digest: Sha256
 
 
+class Approval(ValueObject):
+    """What a person answered when asked whether a candidate may become champion."""
+
+    decision_digest: Sha256
+    answer: Literal["approve", "reject", "timeout"]
+    """timeout: nobody answered in time."""
+    by: str = ""
+    """User name; empty for a timeout."""
+    by_id: str = ""
+    """What Airflow's auth manager calls the user; the same as `by` where names are ids."""
+    at: datetime
+    asked_by: tuple[str, ...] = ()
+    """Who triggered the run or trained the candidate, where known: they may not approve."""
+
+
 class Promotion(ValueObject):
     """A move of the champion alias, or the reason why none was made."""
 
     model: str
     moved: bool
+    outcome: Literal["promoted", "held", "rejected", "unchanged", "rolled_back", "restored"]
+    """held: by the gate or its policy; rejected: by a person, or for want of one; unchanged: it was done already."""
     from_version: int | None
     to_version: int | None
     decision_digest: Sha256 | None
     """None for a rollback, which a person orders."""
+    report_uri: str | None = None
+    """What a person reads about the decision."""
     ledger_entry: int | None
     message: str
 
 
+class Reconciliation(ValueObject):
+    """What a comparison of alias, ledger and tags found, and did."""
+
+    model: str
+    state: Literal["agrees", "finished", "restored", "alarm"]
+    """finished: a move that was cut short was carried out; restored: the alias was put back; alarm: see problems."""
+    champion: int | None
+    """What the alias names now; None for the base model, or a deleted version."""
+    expected: int | None
+    """What the ledger names; None for the base model."""
+    ledger_entries: int
+    problems: tuple[str, ...] = ()
+    """What did not fit, before anything was put right."""
+    message: str
+
+
 class LedgerEntry(ValueObject):
-    """One move of an alias. Entries are numbered from 1, each naming the digest of the one before."""
+    """One move of an alias. Entries are numbered from 1, each naming the digest of the one before.
+
+    Fields that are not set are left out of the JSON, so that entries written before they existed keep their digest.
+    """
 
     sequence: Annotated[int, Field(gt=0)]
     previous_digest: Sha256 | None
     at: datetime
     actor: str
-    action: Literal["promote", "rollback"]
+    action: Literal["promote", "rollback", "restore"]
+    """restore: the alias had been moved by hand and was put back; from and to are the same."""
     model: str
     alias: Literal["champion"] = "champion"
     from_version: int | None
-    to_version: int
-    weights_digest: Sha256
+    to_version: int | None
+    """None: the base model itself; the alias is then not set."""
+    weights_digest: Sha256 | None
+    """Of the weights moved to; None for a base model whose digest nothing in the registry tells any more."""
     decision_digest: Sha256 | None
     report_uri: str | None
     reason: str = ""
+    approver: str = ""
+    """Who agreed, where the project asks a person."""
+    approved_at: datetime | None = None
+
+    @model_serializer(mode="wrap")
+    def _leave_out_what_is_not_set(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        written: dict[str, Any] = handler(self)
+        return {name: value for name, value in written.items() if name not in _LATER_FIELDS or value not in ("", None)}
+
+
+_LATER_FIELDS = ("approver", "approved_at")

@@ -11,7 +11,9 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from pipelines import tracking
-from pipelines.project import GreedySoupSection, Project
+from pipelines.project import Project
+from pipelines.project_sections import GreedySoupSection
+from pipelines.release import signing
 from pipelines.release.standing import read_standing
 from pipelines.settings import Settings
 from pipelines.storage import open_store
@@ -41,6 +43,7 @@ def diagnose(project: Project | None, settings: Settings) -> list[Check]:
         _check("disk", lambda: _disk(settings), "Free some space, or point PLUMBLINE_STATE_DIR at a larger disk."),
         _check("tracking", lambda: _tracking(settings), "Start MLflow (`make up`) or correct MLFLOW_TRACKING_URI."),
         _check("engine", _engine, "Install the training host's part here (`pip install 'plumbline[gpu]'`)."),
+        _check("signing", lambda: signing.check_keys(settings), "Correct the keys, docs/operations.md says how."),
         _check("gpu", _gpu, "Mend the driver until `nvidia-smi` answers, or hide it from PATH to use the CPU."),
     ]
     if project is None:

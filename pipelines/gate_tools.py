@@ -16,6 +16,7 @@ from alignment.config import read_toml, validate
 from alignment.contracts import EvalReport
 from alignment.evaluation.noise import SeedNoise, seed_noise
 from pipelines.contracts import GateDecision
+from pipelines.human_votes import PeoplesWinRate, read_votes, win_rates
 from pipelines.judgement import read_columns
 from pipelines.policy import GatePolicy
 from pipelines.project import load_project
@@ -103,6 +104,31 @@ def find_decision(path: Path, settings: Settings) -> GateDecision:
         ) from error
     except ValidationError as error:
         raise ValueError(f"{path} holds no gate decision: {error.error_count()} fields do not fit.") from error
+
+
+# --- people ---------------------------------------------------------------------------------------------------------
+
+
+def peoples_win_rates(path: Path, votes: Path, settings: Settings) -> list[PeoplesWinRate]:
+    """A decision's judges beside people's votes on some of its prompts; ValueError when its evaluation is gone."""
+    decision = find_decision(path, settings)
+    store = open_store(settings.store_uri, settings)
+    manifest = store.read_manifest(decision.evaluation_uri)
+    if manifest is None:
+        raise ValueError(f"The evaluation {decision.evaluation_uri} is no longer in the store. Evaluate again.")
+    with tempfile.TemporaryDirectory() as scratch:
+        file = Path(scratch) / "scores.parquet"
+        file.write_bytes(store.read_bytes(f"{decision.evaluation_uri}/scores.parquet"))
+        columns = read_columns(file)
+    own = (columns[name] for name in ("role", "prompt_index", "prompt"))
+    prompts = {int(str(i)): str(text) for role, i, text in zip(*own, strict=True) if role == "candidate"}
+    return win_rates(
+        decision,
+        EvalReport.model_validate(manifest.value),
+        evidence.read_grids(columns),
+        prompts=prompts,
+        votes=read_votes(votes),
+    )
 
 
 # --- A/A ------------------------------------------------------------------------------------------------------------

@@ -2,16 +2,16 @@
 
 import tempfile
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 from alignment.contracts import EvalReport
 from alignment.coverage_contracts import CoverageReport
-from pipelines import tracking
+from pipelines import calibrations, candidate_page, review, tracking
 from pipelines.contracts import CandidateVersion, GateDecision
 from pipelines.project import Project
-from pipelines.prompts import heldout_prompts
+from pipelines.prompts import evaluation_digest
 from pipelines.release import decisions, evidence, gate
-from pipelines.release import report as reports
 from pipelines.settings import Settings
 from pipelines.storage import open_store, sha256_file
 
@@ -36,6 +36,7 @@ def judge(
         folder = Path(scratch) / "evaluation"
         store.fetch_folder(report.uri, folder)
         columns = read_columns(folder / "scores.parquet")
+        scores = evidence.read_grids(columns)
         problems = evidence.recompute(report, columns, scores_sha256=sha256_file(folder / "scores.parquet"))
         decision = gate.decide(
             report,
@@ -43,13 +44,15 @@ def judge(
             candidate,
             champion_version=champion.version if champion else None,
             champion_weights_digest=champion.weights_digest if champion else candidate.base_digest,
-            scores=evidence.read_grids(columns),
+            scores=scores,
             table_problems=problems,
-            prompts_digest=heldout_prompts(project, settings).digest,
+            prompts_digest=evaluation_digest(project, settings),
+            barred=calibrations.barred(
+                report.spec.judges, project.name, project.gate, settings=settings, now=datetime.now(UTC)
+            ),
         )
         decision = decision.model_copy(update={"report_uri": report_uri(project, settings, decision)})
-        html = reports.render_report(report, decision, folder, coverage=coverage)
-        store.write_bytes(decision.report_uri, html.encode())
+        review.write_pages(project, settings, decision, report=report, folder=folder, scores=scores, coverage=coverage)
     decisions.save_decision(decision, project, settings)
     return decision
 
@@ -72,10 +75,10 @@ def report_uri(project: Project, settings: Settings, decision: GateDecision) -> 
 def show_in_tracking(
     project: Project, settings: Settings, decision: GateDecision, *, report: EvalReport, run_key: str
 ) -> None:
-    """Verdict, bounds, report and contact sheet on the pipeline run's page and on the version's tags."""
+    """Verdict, bounds, report and contact sheet on the pipeline run's page and on the candidate's own."""
     tags = tracking.airflow_tags(settings, run_key)
     run_id = tracking.parent_run(settings, project=project.name, key=run_key, tags=tags)
-    tracking.set_run_tags(settings, run_id, verdict_tags(decision))
+    tracking.set_run_tags(settings, run_id, candidate_page.verdict_tags(decision))
     stream = tracking.RunStream(settings.tracking_uri, run_id)
     store = open_store(settings.store_uri, settings)
     tracking.log_text(settings, run_id, store.read_bytes(decision.report_uri).decode(), "gate/report.html")
@@ -84,26 +87,7 @@ def show_in_tracking(
         sheet = Path(scratch) / "contact_sheet.png"
         sheet.write_bytes(store.read_bytes(f"{report.uri}/contact_sheet.png"))
         tracking.log_artifacts(settings, run_id, sheet, "gate")
-    stream.log_metrics(0, time.time(), bounds(report))
+    stream.log_metrics(0, time.time(), candidate_page.bounds(report))
     stream.flush()
     tracking.finish_run(settings, run_id, "FINISHED")
-
-
-def verdict_tags(decision: GateDecision) -> dict[str, str]:
-    """Tags that let a verdict be found in MLflow's run table."""
-    return {
-        "gate.verdict": decision.verdict,
-        "gate.report_uri": decision.report_uri,
-        "gate.candidate_version": str(decision.candidate.version),
-    }
-
-
-def bounds(report: EvalReport) -> dict[str, float]:
-    """The figures of every comparison, as metric names that sort together."""
-    figures: dict[str, float] = {}
-    for comparison in report.comparisons:
-        prefix = f"gate/{comparison.scorer}/vs_{comparison.against}"
-        figures[f"{prefix}/win_rate"] = comparison.win_rate
-        figures[f"{prefix}/win_rate_low"] = comparison.win_rate_low
-        figures[f"{prefix}/mean_difference_low"] = comparison.mean_difference_low
-    return figures
+    candidate_page.show_candidate(settings, decision, report=report)

@@ -107,6 +107,9 @@ class GatePolicy(ValueObject):
     calibration_floor: Share = 0.6
     """The lower bound of a judge's agreement with held-out human pairs must exceed this, or it may not vote."""
     minimum_calibration_pairs: PositiveInt = 250
+    maximum_calibration_age_days: NotNegative = 90
+    """A judge whose newest human pairs are older than this, or which was never calibrated, may not vote; 0 asks
+    nothing."""
     guards: dict[str, GuardRule] = Field(default_factory=dict)
     """By the name of a guard of the evaluation; every measured guard needs a rule here or in detectors.drift."""
     slices: SliceRule = SliceRule()

@@ -27,16 +27,28 @@ class HeldoutPrompts:
     """Prompts that may not enter training."""
 
     digest: str
-    """sha256 of the prompts file."""
+    """sha256 of the evaluation's prompts file; with prompt sets beside it, one over all their files."""
     normal: frozenset[str]
 
 
 def heldout_prompts(project: Project, settings: Settings) -> HeldoutPrompts:
-    """The evaluation's prompts; ValueError when the file is missing or has no `prompt` column."""
-    uri = project.evaluation.prompts
-    data = open_store(settings.store_uri, settings).read_bytes(uri)
-    prompts = frozenset(normal_prompt(prompt) for prompt in prompt_column(data, uri) if prompt)
-    return HeldoutPrompts(digest=hashlib.sha256(data).hexdigest(), normal=prompts)
+    """The prompts of the evaluation and of every prompt set; ValueError when a file is missing or has no `prompt`."""
+    store = open_store(settings.store_uri, settings)
+    uris = dict.fromkeys([project.evaluation.prompts, *(own.prompts for own in project.prompt_sets)])
+    files = {uri: store.read_bytes(uri) for uri in uris}
+    digests = [hashlib.sha256(data).hexdigest() for data in files.values()]
+    return HeldoutPrompts(
+        # Sorted, so that it does not matter which of the sets is the evaluation's.
+        digest=digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(sorted(digests)).encode()).hexdigest(),
+        normal=frozenset(
+            normal_prompt(prompt) for uri, data in files.items() for prompt in prompt_column(data, uri) if prompt
+        ),
+    )
+
+
+def evaluation_digest(project: Project, settings: Settings) -> str:
+    """sha256 of the prompts file that the evaluation asks."""
+    return hashlib.sha256(open_store(settings.store_uri, settings).read_bytes(project.evaluation.prompts)).hexdigest()
 
 
 def prompt_column(data: bytes, origin: str) -> list[str]:

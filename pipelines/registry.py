@@ -123,11 +123,49 @@ def version_tags(settings: Settings, model: str, version: int) -> dict[str, str]
             raise
 
 
+def list_versions(settings: Settings, model: str) -> list[int]:
+    """Every version of a model that is not deleted, oldest first; empty when there is no such model."""
+    with connect(settings.tracking_uri) as client:
+        pages: list[int] = []
+        token = None
+        while True:
+            page = client.search_model_versions(f"name = '{model}'", page_token=token)
+            pages += [int(found.version) for found in page]
+            token = page.token
+            if not token:
+                return sorted(pages)
+
+
+def aliases(settings: Settings, model: str) -> dict[str, int]:
+    """Every alias of a model with the version that it names; empty when there is no such model."""
+    from mlflow.exceptions import MlflowException
+
+    with connect(settings.tracking_uri) as client:
+        try:
+            return {alias: int(version) for alias, version in client.get_registered_model(model).aliases.items()}
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return {}
+            raise
+
+
+def delete_version(settings: Settings, model: str, version: int) -> None:
+    """Delete a version with its aliases, as MLflow does. Only release/pruning.py calls this: it asks first."""
+    with connect(settings.tracking_uri) as client:
+        client.delete_model_version(model, str(version))
+
+
 def set_version_tags(settings: Settings, model: str, version: int, tags: Mapping[str, str]) -> None:
     """Set or replace tags of a version."""
     with connect(settings.tracking_uri) as client:
         for name, value in tags.items():
             client.set_model_version_tag(model, str(version), name, value)
+
+
+def describe_version(settings: Settings, model: str, version: int, text: str) -> None:
+    """Set a version's description, Markdown."""
+    with connect(settings.tracking_uri) as client:
+        client.update_model_version(model, str(version), description=text)
 
 
 def get_alias(settings: Settings, model: str, alias: str) -> int | None:

@@ -6,7 +6,7 @@ judge that is trained anew changes no work that has begun.
 
 from alignment.reward_contracts import RewardTrainResult
 from pipelines.contracts import RegisteredJudge
-from pipelines.project import REWARD_SCHEME
+from pipelines.project_sections import REWARD_SCHEME
 from pipelines.settings import Settings
 from pipelines.storage import open_store
 

@@ -7,6 +7,10 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, SecretStr
 
 ANNOTATOR_SALT = "PLUMBLINE_ANNOTATOR_SALT"
+SIGNING_KEY = "PLUMBLINE_SIGNING_KEY"
+SIGNING_KEY_PASSWORD = "PLUMBLINE_SIGNING_KEY_PASSWORD"
+CONTROL_PLANE_ONLY = (ANNOTATOR_SALT, SIGNING_KEY, SIGNING_KEY_PASSWORD)
+"""What a job on a training host never gets to see."""
 
 
 class Settings(BaseModel):
@@ -30,6 +34,12 @@ class Settings(BaseModel):
     """Linked from MLflow runs (PLUMBLINE_AIRFLOW_UI_URL)."""
     git_sha: str = ""
     """Revision of the deployed code (PLUMBLINE_GIT_SHA)."""
+    signing_key: Path | None = None
+    """Private elliptic-curve key, PEM, that signs registered weights (PLUMBLINE_SIGNING_KEY)."""
+    signing_key_password: SecretStr = SecretStr("")
+    """Of an encrypted signing key (PLUMBLINE_SIGNING_KEY_PASSWORD)."""
+    verify_key: Path | None = None
+    """Public key, PEM, without whose signature nothing becomes champion (PLUMBLINE_VERIFY_KEY)."""
 
     @property
     def mlflow_dir(self) -> Path:
@@ -50,4 +60,11 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
         annotator_salt=SecretStr(env.get(ANNOTATOR_SALT, "")),
         airflow_ui_url=env.get("PLUMBLINE_AIRFLOW_UI_URL", ""),
         git_sha=env.get("PLUMBLINE_GIT_SHA", ""),
+        signing_key=_path(env.get(SIGNING_KEY)),
+        signing_key_password=SecretStr(env.get(SIGNING_KEY_PASSWORD, "")),
+        verify_key=_path(env.get("PLUMBLINE_VERIFY_KEY")),
     )
+
+
+def _path(text: str | None) -> Path | None:
+    return Path(text).absolute() if text else None

@@ -10,12 +10,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from alignment.calibration_contracts import CalibrationReport
 from alignment.contracts import DatasetSnapshot, EvalReport, FeatureCache, Recipe, TrainResult, canonical_json
 from alignment.coverage_contracts import CoverageReport
 from alignment.job_files import LABEL_REPORT_FILE
 from alignment.reward_contracts import RewardTrainResult
 from alignment.soup_contracts import SoupIngredient, SoupResult
-from pipelines.contracts import CandidateVersion, GateDecision, JobRequest, RawBatch, SourceShard, ValidationReport
+from pipelines.contracts import CandidateVersion, JobRequest, RawBatch, SourceShard, ValidationReport
 from pipelines.project import Project, load_project
 from pipelines.settings import Settings, load_settings
 
@@ -201,10 +202,10 @@ def job_request(
 
     draw_pairs: {source}, its name; label and caption: {snapshot}; encode: {snapshot, recipe}; train: {cache, recipe},
     of which an online recipe reads no cache; soup: {trainings, results}, two lists of one order; train_reward:
-    {snapshot, reward}; evaluate and coverage: {candidate}. `recipe` (0 when left out) and `reward` are positions in the
-    project file.
+    {snapshot, reward}; evaluate and coverage: {candidate}; calibrate: {snapshot}. `recipe` (0 when left out) and
+    `reward` are positions in the project file.
     """
-    from pipelines.dispatch import requests
+    from pipelines.dispatch import evaluation_requests, requests
 
     project, settings = read_project(path, overrides), load_settings()
     if stage in PAIR_STAGES:
@@ -217,6 +218,9 @@ def job_request(
     elif stage == "soup":
         parts = _ingredients(project, given["trainings"], given["results"])
         request = requests.soup_request(project, settings, parts)
+    elif stage == "calibrate":
+        data = DatasetSnapshot.model_validate(given["snapshot"])
+        request = evaluation_requests.calibrate_request(project, settings, data)
     elif stage == "train_reward":
         data, reward = DatasetSnapshot.model_validate(given["snapshot"]), project.rewards[int(given["reward"])]
         request = requests.reward_request(project, settings, data, reward)
@@ -297,18 +301,25 @@ def search(path: str, snapshot: Json, *, gpu_memory_gib: float, hours: float, ou
 # --- a model goes out, or does not ----------------------------------------------------------------------------------
 
 
-def register(path: str, snapshot: Json, result: Json, *, run_key: str) -> Json:
-    """Trained weights as a CandidateVersion, alias `candidate`."""
+def register(path: str, snapshot: Json, result: Json, *, run_key: str, trained_by: str = "") -> Json:
+    """Trained weights as a CandidateVersion, alias `candidate`.
+
+    `trained_by` is the person who started the training, where one did: they may not approve what came of it.
+    """
     from pipelines.release import registration
 
     project, settings = read_project(path), load_settings()
     data, trained = DatasetSnapshot.model_validate(snapshot), TrainResult.model_validate(result)
     with _pipeline_run(project, settings, run_key, [data]) as run_id:
-        candidate = registration.register(trained, project, settings, snapshot=data, run_id=run_id)
+        candidate = registration.register(
+            trained, project, settings, snapshot=data, run_id=run_id, more_tags=registration.trainer_tags(trained_by)
+        )
     return _json(candidate)
 
 
-def register_soup(path: str, trainings: Sequence[Json], results: Sequence[Json], soup: Json, *, run_key: str) -> Json:
+def register_soup(
+    path: str, trainings: Sequence[Json], results: Sequence[Json], *, soup: Json, run_key: str, trained_by: str = ""
+) -> Json:
     """An average of runs as a CandidateVersion, alias `candidate`; the runs themselves are not registered."""
     from pipelines.release import registration
 
@@ -322,6 +333,7 @@ def register_soup(path: str, trainings: Sequence[Json], results: Sequence[Json],
             project,
             settings,
             run_id=run_id,
+            more_tags=registration.trainer_tags(trained_by),
         )
     return _json(candidate)
 
@@ -337,6 +349,25 @@ def register_reward(path: str, plan: Json, result: Json, *, run_key: str) -> Jso
     with _pipeline_run(project, settings, run_key, [data]) as run_id:
         judge = reward_registration.register(trained, section, project, settings, snapshot=data, run_id=run_id)
     return _json(judge)
+
+
+def record_calibration(path: str, report: Json, *, run_key: str) -> list[Json]:
+    """A CalibrationReport kept as a record per judge, and shown in MLflow."""
+    from pipelines import calibrations, tracking
+
+    project, settings = read_project(path), load_settings()
+    measured = CalibrationReport.model_validate(report)
+    records = calibrations.record(measured, project.name, settings)
+    with _pipeline_run(project, settings, run_key, []) as run_id:
+        tracking.log_dict(settings, run_id, report, "calibration/report.json")
+    return [_json(record) for record in records]
+
+
+def judges(path: str) -> list[Json]:
+    """Which judges of the project may vote and why not, as JudgeStandings."""
+    from pipelines import judge_standing
+
+    return [_json(own) for own in judge_standing.standings(read_project(path), load_settings())]
 
 
 def pick_candidate(path: str, version: int | None = None) -> Json:
@@ -377,7 +408,7 @@ def gate(path: str, candidate: Json, report: Json, *, run_key: str, coverage: Js
 
 def aa(path: str, *, run_key: str) -> Json:
     """The EvalReport of the champion (or base) against itself on other seeds; found if it exists."""
-    from pipelines.dispatch import jobs, requests
+    from pipelines.dispatch import evaluation_requests, jobs
     from pipelines.release import registration
 
     project, settings = read_project(path), load_settings()
@@ -388,22 +419,46 @@ def aa(path: str, *, run_key: str) -> Json:
     else:
         data = DatasetSnapshot.model_validate(snapshot(path))
         uri, digest = data.uri, data.content_digest
-    request = requests.aa_request(project, settings, champion=champion, snapshot_uri=uri, snapshot_digest=digest)
+    request = evaluation_requests.aa_request(
+        project, settings, champion=champion, snapshot_uri=uri, snapshot_digest=digest
+    )
     return jobs.run_to_end(request, settings, parent_key=run_key)
 
 
-def promote(path: str, decision: Json, *, actor: str) -> Json:
-    """Move the alias if the decision says so; the Promotion tells what happened."""
-    from pipelines.release import promotion
+def monitor(path: str, calibration: Json | None, *, run_key: str, announce: bool = False) -> Json:
+    """The MonitorReport on the champion, kept in the store and shown in MLflow; `calibration` as in `gate`'s judges.
 
-    return _json(promotion.promote(GateDecision.model_validate(decision), read_project(path), load_settings(), actor))
+    With `announce` a wanted retraining is claimed for this run, within the project's rate.
+    """
+    from pipelines import monitoring, tracking
+
+    project, settings = read_project(path), load_settings()
+    try:
+        champion = _champion(project, settings)
+    except ValueError:
+        # The alias contradicts the ledger: one of the findings says so, and the champion is nobody's.
+        champion = None
+    report = monitoring.monitor(
+        project,
+        settings,
+        champion=champion,
+        calibration=CalibrationReport.model_validate(calibration) if calibration else None,
+        announce_key=run_key if announce else "",
+    )
+    with _pipeline_run(project, settings, run_key, []) as run_id:
+        tracking.log_dict(settings, run_id, _json(report), "monitor/report.json")
+        tracking.log_text(settings, run_id, monitoring.markdown(report), "monitor/report.md")
+        tracking.set_run_tags(settings, run_id, {"monitor.outcome": report.outcome, "monitor.report_uri": report.uri})
+    return _json(report)
 
 
-def rollback(path: str, *, actor: str, reason: str) -> Json:
-    """Restore the previous champion."""
-    from pipelines.release import promotion
+def raise_alarms(report: Json) -> None:
+    """RuntimeError with everything of a MonitorReport that a person has to look at; nothing when there is nothing."""
+    from pipelines.watch_contracts import MonitorReport
 
-    return _json(promotion.rollback(read_project(path), load_settings(), actor, reason))
+    alarms = MonitorReport.model_validate(report).alarms
+    if alarms:
+        raise RuntimeError(" ".join(alarms))
 
 
 @contextmanager
@@ -432,9 +487,9 @@ def _ingredients(project: Project, trainings: Sequence[Json], results: Sequence[
 
 
 def _evaluate_request(project: Project, settings: Settings, candidate: CandidateVersion) -> JobRequest:
-    from pipelines.dispatch import requests
+    from pipelines.dispatch import evaluation_requests
 
-    return requests.evaluate_request(
+    return evaluation_requests.evaluate_request(
         project,
         settings,
         candidate=candidate,
@@ -445,10 +500,10 @@ def _evaluate_request(project: Project, settings: Settings, candidate: Candidate
 
 
 def _coverage_request(project: Project, settings: Settings, candidate: CandidateVersion) -> JobRequest:
-    from pipelines.dispatch import requests
+    from pipelines.dispatch import evaluation_requests
 
     champion = _champion(project, settings)
-    return requests.coverage_request(project, settings, candidate=candidate, champion=champion)
+    return evaluation_requests.coverage_request(project, settings, candidate=candidate, champion=champion)
 
 
 def _champion(project: Project, settings: Settings) -> CandidateVersion | None:

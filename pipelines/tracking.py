@@ -28,6 +28,10 @@ RUN_KEY_TAG = "plumbline.run_key"
 JOB_ID_TAG = "plumbline.job_id"
 CONFIG_TAG = "plumbline.config_logged"
 PARENT_TAG = "mlflow.parentRunId"
+TRAINING_VIEW = "?workflowType=machine_learning"
+"""Makes MLflow open a page among training runs; left to itself it opens its GenAI view."""
+NOTE_TAG = "mlflow.note.content"
+"""Markdown that MLflow shows as a run's description."""
 MAX_PARAM_CHARS = 500
 MAX_PARAMS_PER_REQUEST = 100
 MAX_METRICS_PER_REQUEST = 1000
@@ -260,6 +264,12 @@ def run_tags(settings: Settings, run_id: str) -> dict[str, str]:
         own = client.get_run(run_id).data.tags
         parent = client.get_run(own[PARENT_TAG]).data.tags if PARENT_TAG in own else {}
     return {name: value for name, value in {**parent, **own}.items() if not name.startswith("mlflow.")}
+
+
+def run_address(settings: Settings, run_id: str) -> str:
+    """A run within MLflow's pages, as a link from another of its pages."""
+    with connect(settings.tracking_uri) as client:
+        return f"#/experiments/{client.get_run(run_id).info.experiment_id}/runs/{run_id}"
 
 
 def set_run_tags(settings: Settings, run_id: str, tags: Mapping[str, str]) -> None:

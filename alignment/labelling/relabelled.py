@@ -63,7 +63,8 @@ def relabelled_row(row: dict[str, Any], ballot: Ballot, decision: Decision | Non
     turned = decision.preference != 0 and (decision.preference > 0) != ballot.chosen_is_first
     sides = {
         f"{what}_{side}": row[f"{what}_{other if turned else side}"]
-        for what in ("image", "caption")
+        for what in ("image", "caption", "generator")
+        if f"{what}_chosen" in row
         for side, other in (("chosen", "rejected"), ("rejected", "chosen"))
     }
     return {**row, **sides, "is_tie": decision.preference == 0, "annotator_id": decision.labeler}

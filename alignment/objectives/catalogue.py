@@ -16,6 +16,10 @@ class ObjectiveParams(BaseModel):
     """Each image is trained under its own caption; without it both are trained under the pair's prompt."""
     online: ClassVar[bool] = False
     """Trains on images that the policy draws itself and a reward scores, instead of on a feature cache."""
+    title: ClassVar[str]
+    """The method's name, for people."""
+    paper: ClassVar[str] = ""
+    """Authors, year and number, e.g. `Wallace et al. 2023, arXiv:2311.12908`."""
 
 
 class DiffusionDPO(ObjectiveParams):
@@ -27,6 +31,8 @@ class DiffusionDPO(ObjectiveParams):
 
     implementation: ClassVar[str] = "alignment.objectives.diffusion_dpo:diffusion_dpo_loss"
     needs_reference: ClassVar[bool] = True
+    title: ClassVar[str] = "Diffusion-DPO"
+    paper: ClassVar[str] = "Wallace et al. 2023, arXiv:2311.12908"
 
     name: Literal["diffusion_dpo"] = "diffusion_dpo"
     beta: Annotated[float, Field(gt=0)] = 5000.0
@@ -45,6 +51,8 @@ class DCPO(ObjectiveParams):
     implementation: ClassVar[str] = "alignment.objectives.dcpo:dcpo_loss"
     needs_reference: ClassVar[bool] = True
     needs_captions: ClassVar[bool] = True
+    title: ClassVar[str] = "DCPO"
+    paper: ClassVar[str] = "Saeedi et al. 2025, Dual Caption Preference Optimization"
 
     name: Literal["dcpo"] = "dcpo"
     beta: Annotated[float, Field(gt=0)] = 500.0
@@ -56,6 +64,8 @@ class MaPO(ObjectiveParams):
 
     implementation: ClassVar[str] = "alignment.objectives.mapo:mapo_loss"
     needs_reference: ClassVar[bool] = False
+    title: ClassVar[str] = "MaPO"
+    paper: ClassVar[str] = "Hong et al. 2024, arXiv:2406.06424"
 
     name: Literal["mapo"] = "mapo"
     beta: Annotated[float, Field(gt=0)] = 0.1
@@ -71,6 +81,8 @@ class MaPOPaper(ObjectiveParams):
 
     implementation: ClassVar[str] = "alignment.objectives.mapo:mapo_paper_loss"
     needs_reference: ClassVar[bool] = False
+    title: ClassVar[str] = "MaPO, as the paper states it"
+    paper: ClassVar[str] = "Hong et al. 2024, arXiv:2406.06424"
 
     name: Literal["mapo_paper"] = "mapo_paper"
     beta: Annotated[float, Field(ge=1)] = 8.0
@@ -87,6 +99,8 @@ class PRDP(ObjectiveParams):
     implementation: ClassVar[str] = "alignment.objectives.prdp:prdp_loss"
     needs_reference: ClassVar[bool] = True
     online: ClassVar[bool] = True
+    title: ClassVar[str] = "PRDP"
+    paper: ClassVar[str] = "Deng et al. 2024, arXiv:2402.08714"
 
     name: Literal["prdp"] = "prdp"
     reward: Annotated[str, Field(min_length=1)]
@@ -112,6 +126,7 @@ class SFT(ObjectiveParams):
 
     implementation: ClassVar[str] = "alignment.objectives.sft:sft_loss"
     needs_reference: ClassVar[bool] = False
+    title: ClassVar[str] = "supervised fine-tuning on the chosen images"
 
     name: Literal["sft"] = "sft"
 

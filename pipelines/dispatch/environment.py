@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pipelines
 from pipelines.processes import JOB_MARK
-from pipelines.settings import ANNOTATOR_SALT, Settings
+from pipelines.settings import CONTROL_PLANE_ONLY, Settings
 
 _SYSTEM = (
     *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LC_", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "VIRTUAL_ENV"),
@@ -21,10 +21,11 @@ _NETWORK = (
 def worker_environment(settings: Settings, job_dir: Path, environ: Mapping[str, str] | None = None) -> dict[str, str]:
     """For the supervisor and the worker: system, store and tracking access, our settings, and the job's mark.
 
-    The annotators' salt, Airflow's own secrets and everything else unnamed stay behind.
+    The annotators' salt, the signing key, Airflow's own secrets and everything else unnamed stay behind.
     """
     env = _pick(os.environ if environ is None else environ, _SYSTEM + _NETWORK)
-    env.pop(ANNOTATOR_SALT, None)
+    for name in CONTROL_PLANE_ONLY:
+        env.pop(name, None)
     env |= {
         "PLUMBLINE_STATE_DIR": str(settings.state_dir),
         "PLUMBLINE_STORE_URI": settings.store_uri,

@@ -6,7 +6,8 @@ from alignment.contracts import DatasetSnapshot
 from alignment.labelling_contracts import DrawSpec, LabelSpec, filled
 from pipelines.contracts import JobInput, JobRequest
 from pipelines.dispatch.requests import base_input, judge_inputs, local_prompts, make_request, prompts_input
-from pipelines.project import DrawSection, Project, SourceSection
+from pipelines.project import Project
+from pipelines.project_sections import DrawSection, SourceSection
 from pipelines.prompts import check_not_heldout, heldout_prompts
 from pipelines.settings import Settings
 

@@ -6,6 +6,7 @@ The answer's URI is named by the spec's digest, so the same science is never com
 from collections.abc import Sequence
 from pathlib import Path
 
+from alignment.calibration_contracts import CalibrationSpec
 from alignment.caption_contracts import (
     Captioner,
     CaptionMethod,
@@ -21,11 +22,9 @@ from alignment.contracts import (
     EvalSpec,
     FeatureCache,
     Judge,
-    ModelRef,
     OnlineData,
     Placement,
     Recipe,
-    SampleSpec,
     TrainSpec,
     ValueObject,
     folder_digest,
@@ -38,18 +37,12 @@ from alignment.reward_contracts import RewardTrainSpec
 from alignment.rewards.catalogue import ClipScore
 from alignment.soup_contracts import Greedy, SoupIngredient, SoupSpec, Uniform
 from pipelines import reward_registry
-from pipelines.contracts import CandidateVersion, JobInput, JobKind, JobRequest, SideOutput
+from pipelines.contracts import JobInput, JobKind, JobRequest, SideOutput
 from pipelines.dispatch.fingerprints import file_fingerprint, folder_fingerprint
 from pipelines.dispatch.inputs import hash_cache_dir
 from pipelines.dispatch.model_folders import check_base_folder, check_scorer_folder, local_folder, local_path
-from pipelines.project import (
-    REWARD_SCHEME,
-    CaptionsSection,
-    GreedySoupSection,
-    JudgeSection,
-    Project,
-    RewardSection,
-)
+from pipelines.project import Project
+from pipelines.project_sections import REWARD_SCHEME, CaptionsSection, GreedySoupSection, JudgeSection, RewardSection
 from pipelines.prompts import check_not_heldout, heldout_prompts, prompt_column
 from pipelines.settings import Settings
 from pipelines.storage import open_store
@@ -64,6 +57,7 @@ FOLDERS: dict[JobKind, str] = {
     "train_reward": "rewards",
     "evaluate": "evaluations",
     "coverage": "evaluations",
+    "calibrate": "calibrations/reports",
 }
 """Folder of the store that holds the answers of each kind of job."""
 SAMPLES_FOLDER = "samples"
@@ -149,7 +143,7 @@ def soup_request(project: Project, settings: Settings, ingredients: Sequence[Sou
         method, tasting = _greedy(project, settings, project.soup)
         inputs += [base_input(project, settings), *tasting]
     spec = SoupSpec(ingredients=tuple(ingredients), method=method)
-    return make_request(project, settings, spec, inputs=_distinct(inputs), placement=project.placement.soup)
+    return make_request(project, settings, spec, inputs=distinct(inputs), placement=project.placement.soup)
 
 
 def reward_request(
@@ -170,143 +164,6 @@ def reward_request(
         JobInput(content_digest=digest, uri=reward.encoder, manifest=False),
     )
     return make_request(project, settings, spec, inputs=inputs, placement=project.placement.reward)
-
-
-def evaluate_request(
-    project: Project,
-    settings: Settings,
-    *,
-    candidate: CandidateVersion,
-    champion: CandidateVersion | None,
-    snapshot_uri: str,
-    snapshot_digest: str,
-) -> JobRequest:
-    """Sample and judge a candidate against the champion and the base; without a champion the base is the incumbent.
-
-    Images that an earlier evaluation published are inputs, the others become side outputs. ValueError when a version
-    was made from another base, or no snapshot is named.
-    """
-    return _evaluation(
-        project,
-        settings,
-        candidate=candidate,
-        champion=champion,
-        seeds=project.evaluation.seeds,
-        snapshot=JobInput(content_digest=snapshot_digest, uri=_named(snapshot_uri, candidate)),
-    )
-
-
-def aa_request(
-    project: Project,
-    settings: Settings,
-    *,
-    champion: CandidateVersion | None,
-    snapshot_uri: str,
-    snapshot_digest: str,
-) -> JobRequest:
-    """The champion, or the base, in both roles on twice the seeds: the second half are seeds that no evaluation draws.
-
-    What separates the halves is noise (see `alignment.evaluation.noise`).
-    """
-    seeds = project.evaluation.seeds
-    others = tuple(range(max(seeds) + 1, max(seeds) + 1 + len(seeds)))
-    return _evaluation(
-        project,
-        settings,
-        candidate=champion,
-        champion=champion,
-        seeds=(*seeds, *others),
-        snapshot=JobInput(content_digest=snapshot_digest, uri=snapshot_uri),
-    )
-
-
-def _named(snapshot_uri: str, candidate: CandidateVersion) -> str:
-    if not snapshot_uri:
-        raise ValueError(
-            f"{candidate.model} version {candidate.version} does not say where its snapshot is. Train anew."
-        )
-    return snapshot_uri
-
-
-def _evaluation(
-    project: Project,
-    settings: Settings,
-    *,
-    candidate: CandidateVersion | None,
-    champion: CandidateVersion | None,
-    seeds: tuple[int, ...],
-    snapshot: JobInput,
-) -> JobRequest:
-    """The request of an evaluation; a role without a version is played by the base."""
-    base, versions = _base_and_versions(project, settings, candidate, champion)
-    judges, guards = (
-        judge_inputs(project, sections, settings) for sections in (project.evaluation.judges, project.evaluation.guards)
-    )
-    prompts = prompts_input(project.evaluation.prompts, f"{project.name}.tsv", settings)
-    spec = EvalSpec(
-        candidate=_model_ref(candidate, base),
-        champion=_model_ref(champion, base),
-        base_digest=base.content_digest,
-        backbone=project.base.backbone,
-        prompts_digest=prompts.content_digest,
-        seeds=seeds,
-        judges=tuple(judges),
-        guards=tuple(guards),
-        snapshot_digest=snapshot.content_digest,
-        **project.evaluation.model_dump(include={"sampler", "tie_thresholds", "confidence"}),
-    )
-    found, missing = _samples([spec.sample_spec(model) for model in spec.models().values()], settings)
-    inputs = [base, prompts, snapshot, *(_weights_input(version) for version in versions)]
-    inputs += [weights for folders in (judges, guards) for own in folders.values() for weights in own] + found
-    return make_request(
-        project,
-        settings,
-        spec,
-        inputs=_distinct(inputs),
-        placement=project.placement.evaluate,
-        side_outputs=tuple(missing),
-    )
-
-
-def coverage_request(
-    project: Project, settings: Settings, *, candidate: CandidateVersion, champion: CandidateVersion | None
-) -> JobRequest:
-    """Draw many images of few prompts from candidate, champion and base, as the project's [coverage] says.
-
-    ValueError when the project has no such section, or a version was made from another base.
-    """
-    section = project.coverage
-    if section is None:
-        raise ValueError(
-            f"{project.path}: no [coverage]. Add it with judge = NAME, a judge or guard of [evaluation], to see what"
-            " the best of several images is worth."
-        )
-    base, versions = _base_and_versions(project, settings, candidate, champion)
-    ((judge, judge_folder),) = judge_inputs(project, (project.scorer(section.judge),), settings).items()
-    prompts = prompts_input(project.evaluation.prompts, f"{project.name}.tsv", settings)
-    spec = CoverageSpec(
-        candidate=_model_ref(candidate, base),
-        champion=_model_ref(champion, base),
-        base_digest=base.content_digest,
-        backbone=project.base.backbone,
-        prompts_digest=prompts.content_digest,
-        num_prompts=section.num_prompts,
-        seeds=tuple(range(section.num_samples)),
-        sampler=project.evaluation.sampler,
-        judge=judge,
-        bar=section.bar,
-        confidence=project.evaluation.confidence,
-    )
-    found, missing = _samples([spec.sample_spec(model) for model in spec.models().values()], settings)
-    inputs = [base, prompts, *judge_folder, *(_weights_input(version) for version in versions), *found]
-    return make_request(
-        project,
-        settings,
-        spec,
-        inputs=_distinct(inputs),
-        placement=project.placement.evaluate,
-        side_outputs=tuple(missing),
-    )
 
 
 def with_generation(request: JobRequest, generation: int) -> JobRequest:
@@ -379,6 +236,7 @@ _KINDS: dict[type[ValueObject], JobKind] = {
     RewardTrainSpec: "train_reward",
     EvalSpec: "evaluate",
     CoverageSpec: "coverage",
+    CalibrationSpec: "calibrate",
 }
 
 
@@ -397,35 +255,6 @@ def _captioner_input(uri: str, settings: Settings) -> JobInput:
     check_captioner_files(folder)
     digest = folder_fingerprint(folder, hash_cache_dir(settings))
     return JobInput(content_digest=digest, uri=uri, manifest=False)
-
-
-def _check_base(version: CandidateVersion, base: JobInput, project: Project) -> None:
-    if version.base_digest != base.content_digest:
-        raise ValueError(
-            f"{version.model} version {version.version} was trained on base {version.base_digest}, but"
-            f" {project.base.uri} is {base.content_digest}. Restore that base, or train a candidate on the new one."
-        )
-
-
-def _base_and_versions(
-    project: Project, settings: Settings, candidate: CandidateVersion | None, champion: CandidateVersion | None
-) -> tuple[JobInput, list[CandidateVersion]]:
-    """The base, and the versions that are compared; ValueError when one was made from another base."""
-    base = base_input(project, settings)
-    versions = [version for version in (candidate, champion) if version is not None]
-    for version in versions:
-        _check_base(version, base, project)
-    return base, versions
-
-
-def _model_ref(version: CandidateVersion | None, base: JobInput) -> ModelRef:
-    if version is None:
-        return ModelRef(kind="base", weights_digest=base.content_digest)
-    return ModelRef(kind=version.kind, weights_digest=version.weights_digest)
-
-
-def _weights_input(version: CandidateVersion) -> JobInput:
-    return JobInput(content_digest=version.weights_digest, uri=version.weights_uri, subfolder=WEIGHTS_FOLDER)
 
 
 def judge_inputs(
@@ -475,20 +304,6 @@ def _existing(path: Path) -> Path:
     return path
 
 
-def _samples(specs: list[SampleSpec], settings: Settings) -> tuple[list[JobInput], list[SideOutput]]:
-    """Images of each distinct model: found in the store, or still to be drawn and published there."""
-    store = open_store(settings.store_uri, settings)
-    found, missing = [], []
-    for digest in sorted({spec.digest for spec in specs}):
-        uri = store.uri(FOLDERS["evaluate"], SAMPLES_FOLDER, digest)
-        manifest = store.read_manifest(uri)
-        if manifest is not None:
-            found.append(JobInput(content_digest=manifest.content_digest, uri=uri, alias=digest))
-        else:
-            missing.append(SideOutput(path=f"{SAMPLES_FOLDER}/{digest}", uri=uri))
-    return found, missing
-
-
-def _distinct(inputs: list[JobInput]) -> tuple[JobInput, ...]:
+def distinct(inputs: list[JobInput]) -> tuple[JobInput, ...]:
     """One input per name under the inputs dir: two roles may be played by the same weights."""
     return tuple({item.alias or item.content_digest: item for item in inputs}.values())

@@ -23,6 +23,7 @@ from alignment.contracts import Placement
 from alignment.job_files import CHECKPOINTS_DIR, FAILURE_FILE, PROGRESS_FILE, RESULT_FILE, JobFailure
 from pipelines import tracking
 from pipelines.contracts import JobRequest
+from pipelines.dispatch.effort import keep_record, measured
 from pipelines.dispatch.environment import alignment_environment
 from pipelines.dispatch.inputs import link_inputs
 from pipelines.dispatch.job_folder import JobFolder, read_model
@@ -141,14 +142,16 @@ def _run_alignment(folder: JobFolder, request: JobRequest, termination: _Termina
     """Run the alignment job to its end; raises what it says went wrong."""
     (folder.out_dir / FAILURE_FILE).unlink(missing_ok=True)
     placement = request.placement
-    training = subprocess.Popen(
-        command(folder, request.kind, placement),
-        stdin=subprocess.DEVNULL,
-        env=alignment_environment(placement.threads_per_process, cpu=must_use_cpu()),
-        cwd=folder.work_dir,
-        start_new_session=True,
-    )
-    code = termination.wait_for(training)
+    cpu = must_use_cpu()
+    with measured(folder, cpu=cpu):
+        training = subprocess.Popen(
+            command(folder, request.kind, placement),
+            stdin=subprocess.DEVNULL,
+            env=alignment_environment(placement.threads_per_process, cpu=cpu),
+            cwd=folder.work_dir,
+            start_new_session=True,
+        )
+        code = termination.wait_for(training)
     if code == 0 and (folder.out_dir / RESULT_FILE).is_file():
         return
     failure = read_model(folder.out_dir / FAILURE_FILE, JobFailure)
@@ -171,6 +174,8 @@ def _publish(folder: JobFolder, request: JobRequest, settings: Settings) -> None
     if "content_digest" in result:
         # A job knows the files it wrote; the folder that is published may hold a note or two more.
         result["content_digest"], _files = hash_folder(folder.out_dir, left_out)
+    # Before the manifest: once that is there, no later attempt comes to keep the record.
+    keep_record(folder, request, store)
     store.publish_folder(folder.out_dir, request.output_uri, result, exclude=left_out)
     log.info("Published %s", request.output_uri)
     shutil.rmtree(folder.out_dir / CHECKPOINTS_DIR, ignore_errors=True)

@@ -20,7 +20,7 @@ def prepare_airflow(settings: Settings, platform: Platform) -> AirflowApi:
     api = AirflowApi(platform.airflow.url, user="admin", password=services.admin_password(settings))
     api.ensure_pool(GPU_POOL, slots=1)
     names = [path.stem for path in list_projects(settings.projects_dir)]
-    wanted = {f"{name}.{dag}" for name in names for dag in ("ingest", "train", "promote", "rollback")}
+    wanted = {f"{name}.{dag}" for name in names for dag in ("ingest", "train", "promote", "reconcile", "rollback")}
     deadline = time.monotonic() + PARSE_TIMEOUT_SECONDS
     while not wanted <= set(api.dag_ids()):
         errors = api.import_errors()

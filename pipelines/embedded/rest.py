@@ -12,13 +12,17 @@ PAUSE_SECONDS = 2.0
 class AirflowApi:
     """Logs in once; every call raises RuntimeError with the server's own words when it is refused.
 
-    A server that is too busy to answer is asked again, but never twice to trigger.
+    A server that is too busy to answer is asked again, but never twice to trigger or to answer a question.
     """
 
     def __init__(self, url: str, *, user: str, password: str) -> None:
         self._http = httpx.Client(base_url=url, timeout=30, trust_env=False)
         self._credentials = {"username": user, "password": password}
         self._login()
+
+    def close(self) -> None:
+        """Give the connection back."""
+        self._http.close()
 
     def ensure_pool(self, name: str, slots: int) -> None:
         """Create or resize a pool in which a deferred task keeps its slots."""
@@ -71,6 +75,16 @@ class AirflowApi:
         path = f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/xcomEntries/return_value"
         return self._call("GET", path, params={"deserialize": False, "stringify": False})["value"]
 
+    def question(self, dag_id: str, run_id: str, task_id: str) -> dict[str, Any]:
+        """What a task asks people."""
+        return self._call("GET", _question_path(dag_id, run_id, task_id))
+
+    def respond(self, dag_id: str, run_id: str, task_id: str, option: str) -> None:
+        """Answer a task that asks people, as the user who is logged in; never twice."""
+        self._call(
+            "PATCH", _question_path(dag_id, run_id, task_id), json={"chosen_options": [option], "params_input": {}}
+        )
+
     def _login(self) -> None:
         response = self._http.post("/auth/token", json=self._credentials)
         if response.status_code not in (200, 201):
@@ -78,7 +92,7 @@ class AirflowApi:
         self._http.headers["Authorization"] = f"Bearer {response.json()['access_token']}"
 
     def _call(self, method: str, path: str, **arguments: Any) -> dict[str, Any]:
-        attempts = 1 if method == "POST" else ATTEMPTS
+        attempts = 1 if method == "POST" or path.endswith("/hitlDetails") else ATTEMPTS
         for attempt in range(attempts):
             if attempt:
                 time.sleep(PAUSE_SECONDS)
@@ -101,6 +115,10 @@ class AirflowApi:
         except httpx.TransportError as error:
             return error
         return response
+
+
+def _question_path(dag_id: str, run_id: str, task_id: str) -> str:
+    return f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/-1/hitlDetails"
 
 
 def _log_line(entry: Any) -> str:

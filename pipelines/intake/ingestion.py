@@ -21,7 +21,8 @@ from pipelines.intake.image_facts import ImageFacts, image_facts, strict_decodin
 from pipelines.intake.pairs import FACT_FIELDS, PAIRS_FILE, PAIRS_SCHEMA, ROWS_AT_ONCE, PairWriter, pair_id
 from pipelines.intake.sources.catalogue import find_source
 from pipelines.intake.sources.interface import PairSource
-from pipelines.project import Project, SourceSection, ValidationSection
+from pipelines.project import Project
+from pipelines.project_sections import SourceSection, ValidationSection
 from pipelines.settings import ANNOTATOR_SALT, Settings
 from pipelines.storage import hash_folder, open_store
 

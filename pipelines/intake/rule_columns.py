@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from pipelines.project import ValidationSection
+from pipelines.project_sections import ValidationSection
 from pipelines.prompts import HeldoutPrompts, normal_prompt
 
 if TYPE_CHECKING:

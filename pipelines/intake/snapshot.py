@@ -17,14 +17,15 @@ from pipelines.intake.ingestion import scratch_dir
 from pipelines.intake.pairs import ACCEPTED_FILE, ROWS_AT_ONCE, PairWriter, read_batches
 from pipelines.intake.sources.catalogue import find_source
 from pipelines.intake.validation import fetch_checked
-from pipelines.project import Project, SnapshotSection
+from pipelines.project import Project
+from pipelines.project_sections import SnapshotSection
 from pipelines.prompts import HeldoutPrompts, heldout_prompts, normal_prompt
 from pipelines.settings import Settings
 from pipelines.storage import Store, hash_folder, open_store
 
 log = logging.getLogger(__name__)
 
-SNAPSHOT_VERSION = 1
+SNAPSHOT_VERSION = 2
 """Raised when the same accepted rows would now give another snapshot."""
 
 Split = Literal["train", "calibration", "test"]
@@ -42,6 +43,9 @@ SNAPSHOT_SCHEMA = pa.schema(
         pa.field("annotator_id", pa.string()),
         pa.field("source", pa.string()),
         pa.field("licence", pa.string()),
+        pa.field("generator_chosen", pa.string()),
+        pa.field("generator_rejected", pa.string()),
+        pa.field("created_at", pa.timestamp("us", tz="UTC")),
     ]
 )
 
@@ -236,4 +240,7 @@ def resolved_pair(row: dict[str, Any]) -> dict[str, Any]:
         "annotator_id": row["annotator_id"],
         "source": row["source"],
         "licence": row["licence"],
+        "generator_chosen": row[f"generator_{chosen}"],
+        "generator_rejected": row[f"generator_{rejected}"],
+        "created_at": row["created_at"],
     }

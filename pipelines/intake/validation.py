@@ -32,7 +32,8 @@ from pipelines.intake.pairs import (
 )
 from pipelines.intake.rule_columns import rule_columns
 from pipelines.intake.rules import RULES_VERSION, columns_present, labelled, pair_rules
-from pipelines.project import Project, ValidationSection
+from pipelines.project import Project
+from pipelines.project_sections import ValidationSection
 from pipelines.prompts import HeldoutPrompts, heldout_prompts
 from pipelines.settings import Settings
 from pipelines.storage import Store, hash_folder, open_store, sha256_file

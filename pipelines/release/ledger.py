@@ -35,13 +35,15 @@ def append(
     settings: Settings,
     *,
     actor: str,
-    action: Literal["promote", "rollback"],
+    action: Literal["promote", "rollback", "restore"],
     from_version: int | None,
-    to_version: int,
-    weights_digest: str,
+    to_version: int | None,
+    weights_digest: str | None,
     decision_digest: str | None,
     report_uri: str | None,
     reason: str = "",
+    approver: str = "",
+    approved_at: datetime | None = None,
 ) -> LedgerEntry:
     """Record a move from the champion that the ledger names now; ValueError when it names another one.
 
@@ -70,6 +72,8 @@ def append(
             decision_digest=decision_digest,
             report_uri=report_uri,
             reason=reason,
+            approver=approver,
+            approved_at=approved_at,
         )
         uri = _uri(store, model, entry.sequence)
         # A put whose answer was lost is refused when it is sent again, though the object there is ours.
@@ -82,6 +86,32 @@ def append(
 def agrees_with_aliases(known: Sequence[LedgerEntry], champion_version: int | None) -> bool:
     """Whether the alias `champion` is where the last entry put it."""
     return (known[-1].to_version if known else None) == champion_version
+
+
+def table(known: Sequence[LedgerEntry]) -> str:
+    """The ledger as text that people read, a line per move, oldest first."""
+    head = ("#", "when (UTC)", "move", "by", "approved by", "from", "to", "why")
+    rows = [
+        (
+            str(entry.sequence),
+            entry.at.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S"),
+            entry.action,
+            entry.actor,
+            entry.approver or "-",
+            _short(entry.from_version),
+            _short(entry.to_version),
+            entry.reason or (f"decision {entry.decision_digest[:12]}" if entry.decision_digest else ""),
+        )
+        for entry in known
+    ]
+    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
+    return "\n".join(
+        "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in (head, *rows)
+    )
+
+
+def _short(version: int | None) -> str:
+    return "base" if version is None else f"v{version}"
 
 
 def describe(version: int | None) -> str:

@@ -6,31 +6,37 @@ would leave a champion that no record explains. All that follows the entry is ma
 twice.
 """
 
-import hashlib
 import logging
-import tempfile
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from typing import Literal
 
 from pipelines import registry
-from pipelines.contracts import CandidateVersion, GateDecision, LedgerEntry, Promotion
-from pipelines.folders import hash_folder
+from pipelines.contracts import Approval, CandidateVersion, GateDecision, LedgerEntry, Promotion
 from pipelines.project import Project
-from pipelines.release import ledger
-from pipelines.release.registration import fetch_weights, read_version
-from pipelines.release.standing import LEDGER_TAG, Standing, entry_tag, read_standing
+from pipelines.release import approval as approvals
+from pipelines.release import ledger, verification
+from pipelines.release.registration import TRAINED_BY_TAG, read_version
+from pipelines.release.standing import LEDGER_TAG, Standing, entry_tag, read_standing, witness
 from pipelines.settings import Settings
-from pipelines.storage import open_store
 
 log = logging.getLogger(__name__)
 
+Outcome = Literal["promoted", "held", "rejected", "unchanged", "rolled_back", "restored"]
 
-def promote(decision: GateDecision, project: Project, settings: Settings, actor: str) -> Promotion:
-    """Make the candidate champion if the decision says so, its evidence is still what was judged, and nobody moved the
-    champion meanwhile.
+OUTCOMES: Mapping[str, Outcome] = {"promote": "promoted", "rollback": "rolled_back", "restore": "restored"}
+"""What became of a ledger entry, by its action."""
 
-    Nothing moves, and the message says why, when the verdict is another, the policy is `off` or `dry_run`, the
-    candidate is champion already, or this decision was carried out before. ValueError when decision, version, weights,
-    scores, policy or champion do not fit together, or alias and ledger disagree.
+
+def promote(
+    decision: GateDecision, project: Project, settings: Settings, actor: str, *, approval: Approval | None = None
+) -> Promotion:
+    """Make the candidate champion if the decision says so, a person agrees where the project asks one, the evidence is
+    still what was judged, and nobody moved the champion meanwhile.
+
+    Nothing moves, and the message says why, when the verdict is another, the policy is `off` or `dry_run`, a wanted
+    approval is missing, negative or given by somebody who may not, the candidate is champion already, or this decision
+    was carried out before. ValueError when decision, version, weights, scores, policy or champion do not fit together,
+    or alias and ledger disagree.
     """
     _check_actor(actor)
     standing = read_standing(project.name, settings)
@@ -41,11 +47,16 @@ def promote(decision: GateDecision, project: Project, settings: Settings, actor:
         if entry.decision_digest == decision.digest:
             return _moved(entry, "finished a move that was cut short")
         standing = read_standing(project.name, settings)
-    answer = _answered_before(decision, project, standing) or _not_allowed(decision, project, settings, standing)
+    answer = (
+        _answered_before(decision, project, standing)
+        or _not_allowed(decision, project, settings, standing)
+        or _not_approved(decision, project, settings, standing=standing, approval=approval)
+    )
     if answer is not None:
         return answer
-    _verify(decision, project, settings)
-    _check_champion(decision, project, settings)
+    agreed = approval if approvals.needed(project.approval, decision) else None
+    verification.check_evidence(decision, project, settings)
+    verification.check_champion(decision, project, settings)
     entry = ledger.append(
         project.name,
         settings,
@@ -56,19 +67,28 @@ def promote(decision: GateDecision, project: Project, settings: Settings, actor:
         weights_digest=decision.candidate.weights_digest,
         decision_digest=decision.digest,
         report_uri=decision.report_uri,
+        approver=agreed.by if agreed else "",
+        approved_at=agreed.at if agreed else None,
     )
     _settle(project, settings)
     return _moved(entry, "promoted")
 
 
 def rollback(
-    project: Project, settings: Settings, actor: str, reason: str, *, from_version: int | None = None
+    project: Project,
+    settings: Settings,
+    actor: str,
+    reason: str,
+    *,
+    from_version: int | None = None,
+    to_base: bool = False,
 ) -> Promotion:
-    """Put `previous_champion` back. It then names the version rolled back from, so that a second call rolls forward.
+    """Put `previous_champion` back, or the base model where the champion was the first, or `to_base` asks for it.
 
-    A caller that may be retried names the champion it means to leave in `from_version`: when that was rolled back from
-    already, nothing moves. Works even when the champion's version was deleted. ValueError without a reason or a
-    previous champion, when the champion is another than `from_version`, or the weights to go back to have changed.
+    `previous_champion` then names the version rolled back from, so that a second call rolls forward. A caller that may
+    be retried names the champion it means to leave in `from_version`: when that was rolled back from already, nothing
+    moves. Works even when the champion's version was deleted. ValueError without a reason or anything to go back to,
+    when the champion is another than `from_version`, or the weights to go back to have changed.
     """
     _check_actor(actor)
     if not reason.strip():
@@ -84,21 +104,69 @@ def rollback(
     repeated = _rolled_back_before(standing, from_version)
     if repeated is not None:
         return repeated
-    target = _rollback_target(project, settings, standing)
+    target = _rollback_target(project, settings, standing, to_base=to_base)
+    leaving = standing.entries[-1].to_version
     entry = ledger.append(
         project.name,
         settings,
         actor=actor,
         action="rollback",
-        from_version=standing.entries[-1].to_version,
-        to_version=target.version,
-        weights_digest=target.weights_digest,
+        from_version=leaving,
+        to_version=target.version if target else None,
+        weights_digest=target.weights_digest if target else _base_digest(project, settings, leaving),
         decision_digest=None,
         report_uri=None,
         reason=reason,
     )
     _settle(project, settings)
     return _moved(entry, "rolled back")
+
+
+def restore(project: Project, settings: Settings, actor: str, reason: str) -> LedgerEntry:
+    """Put an alias that was moved by hand, and the tags of the champion, back to what the ledger says; note it there.
+
+    ValueError when the ledger itself, or the champion's weights, are not sound.
+    """
+    _check_actor(actor)
+    standing = read_standing(project.name, settings)
+    if standing.problem and not standing.by_hand:
+        raise ValueError(standing.problem)
+    head = standing.entries[-1] if standing.entries else None
+    version = head.to_version if head else None
+    if version is not None:
+        champion = read_version(project, settings, version)
+        assert champion is not None, "its tags were read a moment ago"
+        verification.check_weights(champion, project, settings)
+    entry = ledger.append(
+        project.name,
+        settings,
+        actor=actor,
+        action="restore",
+        from_version=version,
+        to_version=version,
+        weights_digest=head.weights_digest if head else None,
+        decision_digest=None,
+        report_uri=None,
+        reason=reason,
+    )
+    _settle(project, settings)
+    return entry
+
+
+def finish(project: Project, settings: Settings) -> LedgerEntry:
+    """Carry out what the ledger's last entry promises, when the move was cut short."""
+    return _settle(project, settings)
+
+
+def champion_tags(known: Sequence[LedgerEntry]) -> dict[str, str]:
+    """What the tags of the champion must say by a ledger whose last entry put it there; of the version that was left,
+    where the base model took its place."""
+    head = known[-1]
+    tags: dict[str, str] = {}
+    if head.to_version is not None:
+        promoted = [e for e in known if e.action == "promote" and e.to_version == head.to_version]
+        tags = {**(_entry_tags(promoted[-1]) if promoted else {}), **_entry_tags(head)}
+    return {**tags, LEDGER_TAG: entry_tag(head)}
 
 
 # --- may it move? ---------------------------------------------------------------------------------------------------
@@ -143,7 +211,28 @@ def _not_allowed(decision: GateDecision, project: Project, settings: Settings, s
     else:
         mode = "off" if "off" in modes else "dry_run"
         message = f"the gate said promote, but its policy is `{mode}`: nothing was moved"
-    return _unmoved(decision, standing, message, entry=None)
+    return _unmoved(decision, standing, message, entry=None, outcome="held")
+
+
+def _not_approved(
+    decision: GateDecision, project: Project, settings: Settings, *, standing: Standing, approval: Approval | None
+) -> Promotion | None:
+    """Why the answer of a person, or the want of one, forbids a move. An answer is noted on the version."""
+    if not approvals.needed(project.approval, decision):
+        return None
+    model, version = project.name, decision.candidate.version
+    tags = registry.version_tags(settings, model, version) or {}
+    trainer = tags.get(TRAINED_BY_TAG)
+    if approval is not None and trainer:
+        approval = approval.model_copy(update={"asked_by": (*approval.asked_by, trainer)})
+    reason = approvals.refusal(project.approval, decision, approval)
+    if not reason:
+        return None
+    if approval is not None and tags:
+        noted = {"approval.answer": approval.answer, "approval.by": approval.by, "approval.at": approval.at.isoformat()}
+        registry.set_version_tags(settings, model, version, {**_gate_tags(decision), **noted})
+    message = f"version {version} was not promoted: {reason}; nothing was moved"
+    return _unmoved(decision, standing, message, entry=None, outcome="rejected")
 
 
 def _gate_tags(decision: GateDecision) -> dict[str, str]:
@@ -155,66 +244,7 @@ def _gate_tags(decision: GateDecision) -> dict[str, str]:
     }
 
 
-# --- is everything still what was judged? ---------------------------------------------------------------------------
-
-
-def _verify(decision: GateDecision, project: Project, settings: Settings) -> None:
-    """Compare the decision with policy, version, weights and scores; ValueError names all that differs."""
-    problems = []
-    if decision.policy_digest != project.gate.digest:
-        problems.append("the gate's policy was changed after the decision")
-    problems += _version_problems(decision.candidate, project, settings)
-    problems += _scores_problems(decision, settings)
-    if problems:
-        raise ValueError(
-            f"Version {decision.candidate.version} of {project.name!r} was not promoted: {'; '.join(problems)}. Nothing"
-            " was moved. Run the gate again, on a new evaluation where weights or scores differ."
-        )
-    _verify_weights(decision.candidate, project, settings)
-
-
-def _version_problems(candidate: CandidateVersion, project: Project, settings: Settings) -> list[str]:
-    registered = read_version(project, settings, candidate.version)
-    if registered is None:
-        return ["the version is not in the registry"]
-    judged, now = candidate.model_dump(), registered.model_dump()
-    return [f"its {name} is {now[name]!r}, judged was {judged[name]!r}" for name in now if now[name] != judged[name]]
-
-
-def _scores_problems(decision: GateDecision, settings: Settings) -> list[str]:
-    """The score table must be the one that was judged, since the decision is recomputed from it."""
-    store = open_store(settings.store_uri, settings)
-    scores_uri = f"{decision.evaluation_uri}/scores.parquet"
-    if not store.exists(scores_uri):
-        return [f"the evaluation in {decision.evaluation_uri} is gone"]
-    if hashlib.sha256(store.read_bytes(scores_uri)).hexdigest() != decision.scores_digest:
-        return [f"the scores in {decision.evaluation_uri} are not those of the decision"]
-    return []
-
-
-def _verify_weights(version: CandidateVersion, project: Project, settings: Settings) -> None:
-    """Hash every byte of the weights, in the store and as MLflow would serve them."""
-    with tempfile.TemporaryDirectory(prefix="plumbline-promote-") as scratch:
-        fetch_weights(version.weights_uri, version.weights_digest, settings, Path(scratch))
-        served = registry.fetch_version_weights(settings, project.name, version.version, Path(scratch) / "served")
-        found = hash_folder(served)[0]
-    if found != version.weights_digest:
-        raise ValueError(
-            f"MLflow serves weights with digest {found} for version {version.version} of {project.name!r}, registered"
-            f" were {version.weights_digest}: they were changed. Nothing was moved. Delete it and register again."
-        )
-
-
-def _check_champion(decision: GateDecision, project: Project, settings: Settings) -> None:
-    """The champion, read once more just before the switch, must be the one that was evaluated against."""
-    champion = read_version(project, settings, "champion")
-    found = (champion.version, champion.weights_digest) if champion else (None, decision.candidate.base_digest)
-    if found != (decision.champion_version, decision.champion_weights_digest):
-        raise ValueError(
-            f"The champion of {project.name!r} is {ledger.describe(found[0])} with weights {found[1][:12]}, the"
-            f" candidate was evaluated against {ledger.describe(decision.champion_version)} with weights"
-            f" {decision.champion_weights_digest[:12]}. Nothing was moved. Evaluate against the present champion."
-        )
+# --- where to go back to ---------------------------------------------------------------------------------------------
 
 
 def _rolled_back_before(standing: Standing, from_version: int | None) -> Promotion | None:
@@ -223,25 +253,42 @@ def _rolled_back_before(standing: Standing, from_version: int | None) -> Promoti
     if head is None or from_version is None or head.to_version == from_version:
         return None
     if head.action == "rollback" and head.from_version == from_version:
-        return _moved(head, "had been rolled back already; nothing was moved").model_copy(update={"moved": False})
+        return _moved(head, "had been rolled back already; nothing was moved").model_copy(
+            update={"moved": False, "outcome": "unchanged"}
+        )
     raise ValueError(
         f"The champion of {head.model!r} is version {head.to_version}, not {from_version}. Nothing was moved. Name the"
         " champion that you want to leave."
     )
 
 
-def _rollback_target(project: Project, settings: Settings, standing: Standing) -> CandidateVersion:
-    if not standing.entries:
-        raise ValueError(f"Model {project.name!r} has no champion yet: the base model is in place. Nothing was moved.")
-    current = standing.entries[-1].to_version
+def _rollback_target(
+    project: Project, settings: Settings, standing: Standing, *, to_base: bool
+) -> CandidateVersion | None:
+    """The version to go back to; None for the base model."""
+    moves = [entry for entry in standing.entries if entry.action != "restore"]
+    if not moves or (to_base and moves[-1].to_version is None):
+        raise ValueError(f"Model {project.name!r} has no champion: the base model is in place. Nothing was moved.")
+    current = moves[-1].to_version
+    if to_base:
+        return None
     target = read_version(project, settings, "previous_champion")
-    if target is None or target.version == current:
-        raise ValueError(
-            f"Model {project.name!r} has no previous champion to go back to from version {current}. Nothing was moved."
-            " Point alias `previous_champion` at a version in MLflow to choose one."
-        )
-    _verify_weights(target, project, settings)
-    return target
+    if target is not None and target.version != current:
+        verification.check_weights(target, project, settings)
+        return target
+    if moves[-1].from_version is None and current is not None:
+        return None
+    raise ValueError(
+        f"Model {project.name!r} has no previous champion to go back to from {ledger.describe(current)}. Nothing was"
+        " moved. Point alias `previous_champion` at a version in MLflow to choose one, or go back to the base model"
+        " (--to-base)."
+    )
+
+
+def _base_digest(project: Project, settings: Settings, leaving: int | None) -> str | None:
+    """Digest of the base model that the champion was trained from, None when its version is gone."""
+    tags = registry.version_tags(settings, project.name, leaving) if leaving is not None else None
+    return (tags or {}).get("base.digest")
 
 
 # --- the move -------------------------------------------------------------------------------------------------------
@@ -250,47 +297,79 @@ def _rollback_target(project: Project, settings: Settings, standing: Standing) -
 def _settle(project: Project, settings: Settings) -> LedgerEntry:
     """Bring aliases and tags to where the ledger's last entry puts them, and look whether it still is the last."""
     while True:
-        head = ledger.entries(project.name, settings)[-1]
-        _apply(head, settings)
-        if ledger.entries(project.name, settings)[-1].sequence == head.sequence:
-            return head
+        known = ledger.entries(project.name, settings)
+        _apply(known, settings)
+        if len(ledger.entries(project.name, settings)) == len(known):
+            return known[-1]
 
 
-def _apply(entry: LedgerEntry, settings: Settings) -> None:
-    model, leaving = entry.model, entry.from_version
-    if leaving is not None and registry.version_tags(settings, model, leaving) is not None:
-        registry.set_alias(settings, model, "previous_champion", leaving)
+def _apply(known: Sequence[LedgerEntry], settings: Settings) -> None:
+    entry = known[-1]
+    model = entry.model
+    if entry.action != "restore":
+        _point_back(entry, settings)
+    if entry.to_version is None:
+        registry.delete_alias(settings, model, "champion")
     else:
-        registry.delete_alias(settings, model, "previous_champion")
-    registry.set_alias(settings, model, "champion", entry.to_version)
+        registry.set_alias(settings, model, "champion", entry.to_version)
+    bearer = witness(entry)
+    if bearer is not None and registry.version_tags(settings, model, bearer) is not None:
+        # Last, and the ledger's own last of all: it says that all the rest is done.
+        registry.set_version_tags(settings, model, bearer, champion_tags(known))
+    log.info("Champion of %s: %s -> %s", model, ledger.describe(entry.from_version), ledger.describe(entry.to_version))
+
+
+def _point_back(entry: LedgerEntry, settings: Settings) -> None:
+    """`previous_champion` names the version that was left, where there is one still."""
+    leaving = entry.from_version
+    if leaving is not None and registry.version_tags(settings, entry.model, leaving) is not None:
+        registry.set_alias(settings, entry.model, "previous_champion", leaving)
+    else:
+        registry.delete_alias(settings, entry.model, "previous_champion")
+
+
+def _entry_tags(entry: LedgerEntry) -> dict[str, str]:
+    """What an entry says about the version it moved to."""
     tags = {"champion.by": entry.actor, "champion.since": entry.at.isoformat()}
     if entry.action == "promote":
         tags |= {"gate.verdict": "promote", "gate.mode": "enforce"}
         tags |= {"gate.report_uri": entry.report_uri or "", "gate.decision_digest": entry.decision_digest or ""}
-    # Last: this tag says that all the rest is done.
-    registry.set_version_tags(settings, model, entry.to_version, tags | {LEDGER_TAG: entry_tag(entry)})
-    log.info("Champion of %s: %s -> version %d", model, ledger.describe(leaving), entry.to_version)
+    if entry.approver and entry.approved_at:
+        tags |= {"approval.answer": "approve", "approval.by": entry.approver}
+        tags |= {"approval.at": entry.approved_at.isoformat()}
+    return tags
 
 
 def _moved(entry: LedgerEntry, message: str) -> Promotion:
     return Promotion(
         model=entry.model,
         moved=True,
+        outcome=OUTCOMES[entry.action],
         from_version=entry.from_version,
         to_version=entry.to_version,
         decision_digest=entry.decision_digest,
+        report_uri=entry.report_uri,
         ledger_entry=entry.sequence,
         message=f"{message}: {ledger.describe(entry.from_version)} -> {ledger.describe(entry.to_version)}",
     )
 
 
-def _unmoved(decision: GateDecision, standing: Standing, message: str, entry: LedgerEntry | None) -> Promotion:
+def _unmoved(
+    decision: GateDecision,
+    standing: Standing,
+    message: str,
+    *,
+    entry: LedgerEntry | None,
+    outcome: Outcome = "unchanged",
+) -> Promotion:
     return Promotion(
         model=decision.candidate.model,
         moved=False,
+        outcome=outcome,
         from_version=standing.champion,
         to_version=standing.champion,
         decision_digest=decision.digest,
+        report_uri=decision.report_uri,
         ledger_entry=entry.sequence if entry else None,
         message=message,
     )

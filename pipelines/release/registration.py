@@ -12,12 +12,15 @@ from pipelines import registry, tracking
 from pipelines.contracts import CandidateVersion
 from pipelines.folders import hash_folder
 from pipelines.project import Project
+from pipelines.release import signing
 from pipelines.release.standing import sound_champion
 from pipelines.settings import Settings
 from pipelines.storage import open_store
 
 log = logging.getLogger(__name__)
 
+TRAINED_BY_TAG = "trained.by"
+"""Who started the training, where a person did: they may not approve what came of it."""
 SERVED_CODE = Path(__file__).parent / "served" / "pyfunc_model.py"
 SERVING_REQUIREMENTS = (
     "mlflow==3.17.2",
@@ -44,8 +47,9 @@ def register(
     """Make the weights a version, or find the version that holds them already, and point alias `candidate` at it.
 
     A version that does not own up to all that these weights learnt from is not enough: the same weights may come out of
-    a soup whose judge has seen them. `run_id` is the MLflow run that trained them. ValueError when the weights in the
-    store are not those of the result.
+    a soup whose judge has seen them. `run_id` is the MLflow run that trained them. With a signing key the weights are
+    signed, those of a version that is found without a signature too. ValueError when the weights in the store are not
+    those of the result.
     """
     version = registry.find_version(settings, project.name, weights_digest=result.weights_digest)
     known = _lessons(project, settings, version)
@@ -55,10 +59,12 @@ def register(
             weights_dir = fetch_weights(result.uri, result.weights_digest, settings, Path(scratch))
             tags = _tags(result, project, settings, snapshot=snapshot, run_id=run_id)
             tags |= {"trained_on": json.dumps(sorted(lessons)), **more_tags}
+            tags |= signing.sign(weights_dir, project.name, settings)
             version = _register_new(result, project, settings, run_id=run_id, weights_dir=weights_dir, tags=tags)
         log.info("Registered version %d of %s", version, project.name)
     else:
         log.info("Version %d of %s holds these weights already", version, project.name)
+        _sign_if_unsigned(version, result, project, settings)
     registry.set_alias(settings, project.name, "candidate", version)
     candidate = read_version(project, settings, version)
     assert candidate is not None
@@ -72,6 +78,7 @@ def register_soup(
     settings: Settings,
     *,
     run_id: str,
+    more_tags: Mapping[str, str] = {},
 ) -> CandidateVersion:
     """Make an average of runs a version, as `register` does for one run.
 
@@ -93,8 +100,14 @@ def register_soup(
         }
     )
     more = {"soup.ingredients": json.dumps(soup.ingredients), "soup.specs": json.dumps([r.spec_digest for r in kept])}
+    more |= more_tags
     snapshot = runs[soup.ingredients[0]][1]
     return register(whole, project, settings, snapshot=snapshot, run_id=run_id, more_tags=more)
+
+
+def trainer_tags(trained_by: str) -> dict[str, str]:
+    """The tag of who started a training; none for a training that a schedule or an asset started."""
+    return {TRAINED_BY_TAG: trained_by} if trained_by else {}
 
 
 def read_version(project: Project, settings: Settings, version: int | str) -> CandidateVersion | None:
@@ -142,6 +155,17 @@ def fetch_weights(uri: str, weights_digest: str, settings: Settings, local_dir: 
             " trained, or not the ones that were evaluated. Train again, or restore the folder."
         )
     return weights_dir
+
+
+def _sign_if_unsigned(version: int, result: TrainResult, project: Project, settings: Settings) -> None:
+    """A version that was registered before there was a key gets its signature."""
+    tags = registry.version_tags(settings, project.name, version) or {}
+    if settings.signing_key is None or tags.get(signing.URI_TAG):
+        return
+    with tempfile.TemporaryDirectory(prefix="plumbline-sign-") as scratch:
+        weights_dir = fetch_weights(result.uri, result.weights_digest, settings, Path(scratch))
+        signature = signing.sign(weights_dir, project.name, settings)
+    registry.set_version_tags(settings, project.name, version, signature)
 
 
 def _taught_by(result: TrainResult, snapshot: DatasetSnapshot) -> set[str]:

@@ -4,7 +4,8 @@ from alignment.contracts import DatasetSnapshot
 from alignment.reward_contracts import RewardAccuracy, RewardTrainResult
 from pipelines import reward_registry, tracking
 from pipelines.contracts import RegisteredJudge, RewardReport
-from pipelines.project import Project, RewardSection
+from pipelines.project import Project
+from pipelines.project_sections import RewardSection
 from pipelines.settings import Settings
 
 

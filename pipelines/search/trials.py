@@ -20,7 +20,7 @@ from alignment.evaluation.comparison import Floats, ScoreTable, seed_grid
 from alignment.job_files import METRICS_FILE, MetricsLine
 from alignment.training_memory import Shapes, memory_floor
 from pipelines.contracts import CandidateVersion, JobRequest
-from pipelines.dispatch import jobs, requests
+from pipelines.dispatch import evaluation_requests, jobs, requests
 from pipelines.project import Project
 from pipelines.search.ranking import Limits, Outcome, TrialReport
 from pipelines.search.space import Proposal
@@ -125,7 +125,7 @@ class TrialBench:
 
     def validation_request(self, result: TrainResult) -> JobRequest:
         """A trial's weights against the base, as the evaluation of a candidate that will not be registered."""
-        return requests.evaluate_request(
+        return evaluation_requests.evaluate_request(
             self.project,
             self.settings,
             candidate=CandidateVersion(

@@ -9,7 +9,8 @@ from pathlib import Path
 from alignment.contracts import DatasetSnapshot
 from alignment.evaluation.prompts import HEADER, read_prompts
 from alignment.lookup import unknown_name
-from pipelines.project import JudgeSection, Project
+from pipelines.project import Project
+from pipelines.project_sections import JudgeSection
 from pipelines.prompts import check_not_heldout, heldout_prompts
 from pipelines.settings import Settings
 from pipelines.storage import open_store

@@ -23,7 +23,7 @@ def test_every_objective_has_a_row_that_points_at_its_file_and_recipe() -> None:
 def test_readme_names_every_command_and_no_other() -> None:
     text = (ROOT / "README.md").read_text()
     named = set(re.findall(r"^\| `plumbline (\w+)", text, flags=re.MULTILINE))
-    assert named == {*cli.STAGES, "doctor", "judges", "up", "down", "demo"}
+    assert named == {*cli.STAGES, "doctor", "judges", "prompts", "canary", "up", "down", "demo"}
 
 
 def test_readme_make_targets_exist() -> None:

@@ -6,7 +6,8 @@ import pytest
 
 from alignment.config import RECIPES_DIR, known_recipes, load_recipe
 from alignment.objectives.catalogue import OBJECTIVES
-from pipelines.project import JudgeSection, Project, list_projects, load_project
+from pipelines.project import Project, list_projects, load_project
+from pipelines.project_sections import JudgeSection
 from pipelines.settings import load_settings
 from pipelines.variants import policy_changes, write_variant
 

@@ -3,6 +3,7 @@
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -35,6 +36,16 @@ EDGES = {
         ("gate", "promote"),
     },
     "shapes.rollback": set(),
+    "shapes.calibrate": {("build_snapshot", "calibrate"), ("calibrate", "record")},
+    "shapes.monitor": {
+        ("build_snapshot", "calibrate"),
+        ("calibrate", "monitor"),
+        ("monitor", "is_retraining_announced"),
+        ("monitor", "announce_retraining"),
+        ("monitor", "alarm"),
+        ("is_retraining_announced", "announce_retraining"),
+    },
+    "shapes.reconcile": {("reconcile", "sound_the_alarm")},
     "shapes.reward": {
         ("build_snapshots", "train_reward"),
         ("build_snapshots", "register"),
@@ -153,15 +164,87 @@ def test_a_project_without_rewards_has_no_reward_dag(tmp_path: Path) -> None:
 
 
 def test_no_task_waits_for_one_that_may_be_skipped(dags: dict[str, Any]) -> None:
-    """Only `enough_new_pairs` and `is_challenger` skip, and then all that follows: the usual rule fits everywhere."""
-    assert {task.trigger_rule.value for dag in dags.values() for task in dag.tasks} == {"all_success"}
+    """The tasks that skip do so with all that follows: the usual rule fits everywhere.
+
+    The monitor alone asks its questions also when the judges could not be scored.
+    """
+    rules = {(dag_id, task.task_id): task.trigger_rule.value for dag_id, dag in dags.items() for task in dag.tasks}
+    assert rules.pop(("shapes.monitor", "monitor")) == "all_done"
+    assert set(rules.values()) == {"all_success"}
+
+
+APPROVAL = '[approval]\nmode = "required"\napprovers = ["ada"]\ntimeout_hours = 2\n'
+
+
+def test_a_person_stands_between_gate_and_promotion_where_the_project_asks_one(
+    dags_with: Callable[[str], dict[str, Any]],
+) -> None:
+    promote = dags_with(f"{TRAIN}{APPROVAL}")["shapes.promote"]
+    assert edges(promote) == EDGES["shapes.promote"] | {("gate", "approve"), ("approve", "promote")}
+    approve = promote.get_task("approve")
+    assert approve.response_timeout.total_seconds() == 7200
+    assert approve.defaults == ["Reject"], "no answer is no"
+    assert approve.execution_timeout is None
+
+
+def test_reconcile_runs_by_its_schedule(dags: dict[str, Any], dags_with: Callable[[str], dict[str, Any]]) -> None:
+    assert dags["shapes.reconcile"].schedule == "@hourly"
+    assert dags_with(f'{TRAIN}[schedule]\nreconcile = "@daily"\n')["shapes.reconcile"].schedule == "@daily"
+
+
+def test_people_are_told_only_where_the_project_says_so(
+    dags: dict[str, Any], dags_with: Callable[[str], dict[str, Any]]
+) -> None:
+    def told(found: dict[str, Any], kind: str) -> set[str]:
+        return {f"{dag.dag_id} {task.task_id}" for dag in found.values() for task in dag.tasks if getattr(task, kind)}
+
+    assert told(dags, "on_success_callback") == told(dags, "on_failure_callback") == set()
+    telling = dags_with(f'{TRAIN}[notify.webhook]\nconnection = "chat"\n')
+    assert told(telling, "on_success_callback") == {
+        "shapes.promote promote",
+        "shapes.rollback rollback",
+        "shapes.reconcile reconcile",
+    }
+    everything = {f"{dag.dag_id} {task.task_id}" for dag in telling.values() for task in dag.tasks}
+    assert told(telling, "on_failure_callback") == everything - {"shapes.reconcile sound_the_alarm"}
+    quiet = dags_with(f'{TRAIN}[notify]\non = ["alarm"]\nwebhook = {{ connection = "chat" }}\n')
+    assert told(quiet, "on_failure_callback") == set()
 
 
 def test_assets_link_the_dags(dags: dict[str, Any]) -> None:
     produced = {a.name for d in dags.values() for t in d.tasks for a in t.outlets}
     conditions = [getattr(dag.timetable, "asset_condition", None) for dag in dags.values()]
     wanted = {asset.name for condition in conditions if condition for asset in condition.objects}
-    assert produced == wanted == {"shapes.pairs", "shapes.candidate"}
+    assert produced == wanted == {f"shapes.{name}" for name in ("pairs", "candidate", "judges", "retrain")}
+
+
+def names_any(dag: Any) -> set[str]:
+    """The assets of which one is enough."""
+    condition = dag.timetable.asset_condition
+    assert type(condition).__name__ == "AssetAny"
+    return {asset.name for asset in condition.objects}
+
+
+def test_training_starts_on_new_pairs_or_when_the_monitor_asks(dags: dict[str, Any]) -> None:
+    assert names_any(dags["shapes.train"]) == {"shapes.pairs", "shapes.retrain"}
+    check = dags["shapes.train"].get_task("enough_new_pairs").python_callable
+    asked = [SimpleNamespace(name="shapes.retrain")]
+    assert check("nowhere.toml", {}, triggering_asset_events=asked), "no minimum of new pairs stands in its way"
+
+
+def test_judges_are_calibrated_on_new_pairs_and_after_a_reward_training(
+    dags: dict[str, Any], dags_with: Callable[[str], dict[str, Any]]
+) -> None:
+    assert names_any(dags["shapes.calibrate"]) == {"shapes.pairs", "shapes.judges"}
+    assert dags["shapes.monitor"].schedule == "@daily"
+    hourly = dags_with(f'{TRAIN}[monitor]\nschedule = "@hourly"\n')["shapes.monitor"]
+    assert hourly.schedule == "@hourly"
+
+
+def test_retraining_is_announced_only_when_the_report_says_so(dags: dict[str, Any]) -> None:
+    check = dags["shapes.monitor"].get_task("is_retraining_announced").python_callable
+    assert check({"retrain": "announced"})
+    assert not any(check({"retrain": other}) for other in ("not_needed", "held_back", "advised"))
 
 
 def test_owner_retries_and_one_run_at_a_time(dags: dict[str, Any]) -> None:
@@ -169,13 +252,13 @@ def test_owner_retries_and_one_run_at_a_time(dags: dict[str, Any]) -> None:
         assert dag.max_active_runs == 1
         for task in dag.tasks:
             assert task.owner == "plumbline"
-            assert task.retries == (0 if task.task_id == "rollback" else 2)
+            assert task.retries == (0 if task.task_id in ("rollback", "alarm", "sound_the_alarm") else 2)
 
 
 def test_gpu_work_waits_in_the_gpu_pool(dags: dict[str, Any]) -> None:
     pools = {task.task_id: task.pool for dag in dags.values() for task in dag.tasks}
     on_gpu = {name for name, pool in pools.items() if pool == "gpu"}
-    assert on_gpu == {"encode", "train", "train_reward", "evaluate", "coverage"}
+    assert on_gpu == {"encode", "train", "train_reward", "evaluate", "coverage", "calibrate"}
 
 
 def test_dag_files_are_wiring_only() -> None:

@@ -10,7 +10,8 @@ import pytest
 
 from pipelines import doctor
 from pipelines.doctor import Check, diagnose, missing_files
-from pipelines.project import GreedySoupSection, Project, load_project
+from pipelines.project import Project, load_project
+from pipelines.project_sections import GreedySoupSection
 from pipelines.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -46,6 +47,7 @@ def test_a_sound_installation_passes_every_check_about_itself(world: Any) -> Non
         "disk",
         "tracking",
         "engine",
+        "signing",
         "gpu",
         "base_model",
         "evaluation",

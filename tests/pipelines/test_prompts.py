@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.project import Project
-from pipelines.prompts import HeldoutPrompts, check_not_heldout, heldout_prompts, normal_prompt
+from pipelines.project import Project, load_project
+from pipelines.prompts import HeldoutPrompts, check_not_heldout, evaluation_digest, heldout_prompts, normal_prompt
 from pipelines.settings import Settings
 from pipelines.storage import sha256_file
 
@@ -46,3 +46,20 @@ def test_lines_that_are_held_out_are_counted_and_named() -> None:
         ValueError, match=r"train.txt holds 7 prompts of the evaluation \(lines 1, 12, 13, 14, 15, ...\)"
     ):
         check_not_heldout(iter(lines), heldout, "train.txt")
+
+
+def test_prompt_sets_are_held_out_as_well(tiny_project: Project, settings: Settings) -> None:
+    path = tiny_project.path
+    (path.parent / "more.tsv").write_text("prompt\tcategory\nA second one\tany\n")
+    own = '[[prompt_sets]]\nname = "more"\nprompts = "more.tsv"\n'
+    path.write_text(path.read_text() + own)
+    project = load_project(path)
+    heldout = heldout_prompts(project, settings)
+    assert heldout.normal == {"a held out prompt please", "a second one"}
+    assert heldout.digest not in (heldout_prompts(tiny_project, settings).digest, evaluation_digest(project, settings))
+    named = project.path.read_text().replace('prompts = "prompts.tsv"', 'prompts = "more"')
+    path.write_text(named)
+    assert load_project(path).evaluation.prompts == str(path.parent / "more.tsv"), "a set may be called by its name"
+    path.write_text(named + own)
+    with pytest.raises(ValueError, match="are called more"):
+        load_project(path)

@@ -7,7 +7,7 @@ from typing import Protocol
 import pyarrow as pa
 
 from pipelines.contracts import SourceShard
-from pipelines.project import SourceSection
+from pipelines.project_sections import SourceSection
 from pipelines.storage import Store
 
 SOURCE_SCHEMA = pa.schema(

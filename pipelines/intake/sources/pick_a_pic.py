@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from alignment.lookup import unknown_name
 from pipelines.contracts import SourceShard
 from pipelines.intake.sources.interface import SOURCE_SCHEMA
-from pipelines.project import SourceSection
+from pipelines.project_sections import SourceSection
 from pipelines.storage import Store
 
 _LABELS = {(1.0, 0.0): 1.0, (0.0, 1.0): 0.0, (0.5, 0.5): 0.5}

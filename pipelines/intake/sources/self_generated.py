@@ -5,7 +5,7 @@ The label is the template's: nobody compared the images. So they train, and neve
 
 from pipelines.contracts import SourceShard
 from pipelines.intake.sources.pick_a_pic import PickAPicSource
-from pipelines.project import SourceSection
+from pipelines.project_sections import SourceSection
 from pipelines.storage import Store
 
 

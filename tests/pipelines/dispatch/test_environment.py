@@ -28,6 +28,12 @@ def test_the_worker_gets_store_and_tracking_but_no_other_secret(tmp_path: Path) 
     assert env["PYTHONPATH"].split(":") == [str(Path(__file__).parents[3]), "/elsewhere"]
 
 
+def test_a_training_host_cannot_sign(tmp_path: Path) -> None:
+    keys = {"PLUMBLINE_SIGNING_KEY": "/keys/ours.pem", "PLUMBLINE_SIGNING_KEY_PASSWORD": "open sesame"}
+    env = worker_environment(load_settings({"PLUMBLINE_STATE_DIR": str(tmp_path)}), tmp_path / "job", keys)
+    assert not set(keys) & set(env)
+
+
 def test_the_worker_reads_back_the_same_settings(tmp_path: Path) -> None:
     environ = {
         "PLUMBLINE_STATE_DIR": str(tmp_path),

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from alignment.calibration_contracts import CalibrationSpec
 from alignment.caption_contracts import Captioner, CaptionSpec, HybridCaptions, Perturbation
 from alignment.config import load_recipe
 from alignment.contracts import DatasetSnapshot, EncodeSpec, EvalSpec, FeatureCache, TrainResult, TrainSpec
@@ -12,12 +13,10 @@ from alignment.reward_contracts import RewardTrainResult, RewardTrainSpec
 from alignment.soup_contracts import Greedy, SoupIngredient, SoupSpec
 from pipelines import reward_registry
 from pipelines.contracts import CandidateVersion, JobRequest, RegisteredJudge, RewardReport
+from pipelines.dispatch.evaluation_requests import aa_request, calibrate_request, coverage_request, evaluate_request
 from pipelines.dispatch.requests import (
-    aa_request,
     caption_request,
-    coverage_request,
     encode_request,
-    evaluate_request,
     online_train_request,
     reward_request,
     soup_request,
@@ -628,3 +627,21 @@ def test_a_guard_without_weights_brings_no_input(project: Project, settings: Set
     assert names(request) == names(before)
     last = request.spec["guards"][-1]
     assert last["weights_digest"] == hashlib.sha256(b"").hexdigest()
+
+
+def test_calibration_asks_every_judge_that_has_weights(project: Project, settings: Settings, tmp_path: Path) -> None:
+    judge = '[[evaluation.judges]]\nname = "people"\nuri = "reward://people"\nscorer = { kind = "pal" }\n'
+    project.path.write_text(PROJECT + REWARD + judge)
+    both, snapshot = load_project(project.path), make_snapshot()
+    before = calibrate_request(both, settings, snapshot)
+    spec = CalibrationSpec.model_validate(before.spec)
+    assert [own.name for own in spec.judges] == ["taste"], "nobody has trained the other yet"
+    assert names(before) == [snapshot.content_digest, spec.judges[0].weights_digest]
+    assert before.output_uri == f"{settings.store_uri}/calibrations/reports/{spec.digest}"
+    register_judge(settings, tmp_path, "a")
+    after = calibrate_request(both, settings, snapshot)
+    assert [own["name"] for own in after.spec["judges"]] == ["taste", "people"]
+    assert after.job_id != before.job_id
+    empty = snapshot.model_copy(update={"num_pairs": {"train": 3, "calibration": 0, "test": 1}})
+    with pytest.raises(ValueError, match=r"Raise \[snapshot\] calibration_share"):
+        calibrate_request(both, settings, empty)

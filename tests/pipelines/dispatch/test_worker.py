@@ -15,6 +15,7 @@ from alignment.contracts import Placement
 from pipelines.contracts import JobInput, JobRequest, SideOutput
 from pipelines.dispatch.job_folder import JobFolder
 from pipelines.folders import hash_folder, sha256_file
+from pipelines.job_records import find_record
 from pipelines.settings import Settings, load_settings
 from pipelines.storage import open_store
 
@@ -91,6 +92,10 @@ def test_the_output_is_published_with_its_uri_and_without_checkpoints(settings: 
     assert set(samples.files) == {"00000_0.png"}
     assert not (folder.out_dir / "checkpoints").exists()
     assert (folder.out_dir / "result.json").exists()
+    record = find_record(store, request.project, "train", request.spec_digest)
+    assert record is not None
+    assert (record.request, record.attempts) == (request, 1)
+    assert record.seconds > 0
 
 
 def test_every_kind_of_input_is_found_under_its_name(settings: Settings, tmp_path: Path) -> None:

@@ -44,7 +44,9 @@ def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[AirflowApi]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Busy)
     thread = Thread(target=server.serve_forever)
     thread.start()
-    yield AirflowApi(f"http://127.0.0.1:{server.server_port}", user="admin", password="x")
+    client = AirflowApi(f"http://127.0.0.1:{server.server_port}", user="admin", password="x")
+    yield client
+    client.close()
     server.shutdown()
     thread.join()
     server.server_close()
@@ -76,3 +78,10 @@ def test_nothing_is_triggered_twice(api: AirflowApi) -> None:
     with pytest.raises(RuntimeError, match="gave 500"):
         api.trigger("shapes.ingest")
     assert Busy.asked == ["POST"]
+
+
+def test_a_question_is_answered_once(api: AirflowApi) -> None:
+    Busy.statuses = [500]
+    with pytest.raises(RuntimeError, match=r"PATCH .*/taskInstances/approve/-1/hitlDetails gave 500"):
+        api.respond("shapes.promote", "run", "approve", "Approve")
+    assert Busy.asked == ["PATCH"]

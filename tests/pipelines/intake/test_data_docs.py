@@ -6,7 +6,7 @@ import pytest
 from pipelines.intake.data_docs import data_docs_page
 from pipelines.intake.judging import judge
 from pipelines.intake.rules import image_format, prompt_length
-from pipelines.project import ValidationSection
+from pipelines.project_sections import ValidationSection
 
 pytestmark = pytest.mark.timeout(180)
 

@@ -6,7 +6,7 @@ import pytest
 
 from pipelines.intake.judging import judge
 from pipelines.intake.rules import Rule, image_shortest_side, licence_present, rows_present
-from pipelines.project import ValidationSection
+from pipelines.project_sections import ValidationSection
 
 LIMITS = ValidationSection()
 

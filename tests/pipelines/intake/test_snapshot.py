@@ -12,7 +12,8 @@ from pipelines.intake import snapshot as snapshot_module
 from pipelines.intake.ingestion import ingest, list_source_shards
 from pipelines.intake.snapshot import SNAPSHOT_SCHEMA, SPLITS, accepted_reports, build_snapshot, split_of
 from pipelines.intake.validation import validate
-from pipelines.project import Project, SnapshotSection
+from pipelines.project import Project
+from pipelines.project_sections import SnapshotSection
 from pipelines.prompts import normal_prompt
 from pipelines.settings import Settings
 from pipelines.storage import hash_folder, sha256_file

@@ -14,7 +14,8 @@ from pipelines.intake.ingestion import ingest, list_source_shards
 from pipelines.intake.pairs import PAIRS_SCHEMA, QUARANTINE_SCHEMA
 from pipelines.intake.rules import columns_present, pair_rules
 from pipelines.intake.validation import validate
-from pipelines.project import Project, ValidationSection
+from pipelines.project import Project
+from pipelines.project_sections import ValidationSection
 from pipelines.settings import Settings
 from pipelines.storage import hash_folder, open_store
 

@@ -15,9 +15,10 @@ from alignment.evaluation.calibration import calibrate
 from alignment.evaluation.comparison import SCORE_COLUMNS, ScoreTable, compare_all
 from alignment.evaluation.score_grids import ScoreGrids
 from alignment.rewards.catalogue import ClipPreference, ClipScore
-from pipelines.contracts import CandidateVersion
+from pipelines.contracts import CandidateVersion, GateDecision
 from pipelines.policy import GatePolicy, GuardRule, PowerRule
 from pipelines.release.evidence import read_grids
+from pipelines.release.gate import decide
 
 
 def digest_of(name: str) -> str:
@@ -159,3 +160,17 @@ def coverage_report() -> CoverageReport:
     )
     curves = [CoverageCurve(role=role, points=points, power_law=None) for role in ("candidate", "champion", "base")]
     return CoverageReport(uri="", spec=spec, scores_digest="f" * 64, num_prompts=10, curves=tuple(curves))
+
+
+@pytest.fixture
+def good_decision(good_evaluation: Evaluation) -> GateDecision:
+    """The gate's word on it."""
+    return decide(
+        good_evaluation.report,
+        good_evaluation.policy,
+        good_evaluation.candidate,
+        champion_version=None,
+        champion_weights_digest=good_evaluation.champion_weights_digest,
+        scores=good_evaluation.scores,
+        table_problems=(),
+    )

@@ -1,12 +1,15 @@
 """Every move in order, nothing changed, nothing lost, and only one of two promoters gets through."""
 
+import hashlib
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 
+from alignment.contracts import canonical_json
 from pipelines.contracts import LedgerEntry
 from pipelines.release import ledger
 from pipelines.settings import Settings
@@ -130,6 +133,50 @@ def test_agreement_is_with_the_last_entry(settings: Settings) -> None:
     assert ledger.agrees_with_aliases(written, 1)
     assert not ledger.agrees_with_aliases(written, 2)
     assert not ledger.agrees_with_aliases(written, None)
+
+
+def test_an_entry_written_before_there_were_approvers_keeps_its_digest() -> None:
+    """The chain of an older ledger holds: fields that are not set are not part of it."""
+    old = {
+        "schema_version": 1,
+        "sequence": 1,
+        "previous_digest": None,
+        "at": "2026-11-24T09:00:00Z",
+        "actor": "tester",
+        "action": "promote",
+        "model": "shapes",
+        "alias": "champion",
+        "from_version": None,
+        "to_version": 1,
+        "weights_digest": "1" * 64,
+        "decision_digest": "d" * 64,
+        "report_uri": "file:///report",
+        "reason": "",
+    }
+    entry = LedgerEntry.model_validate(old)
+    assert entry.digest == hashlib.sha256(canonical_json(old).encode()).hexdigest()
+    agreed = entry.model_copy(update={"approver": "bob"})
+    assert agreed.digest != entry.digest
+    assert LedgerEntry.model_validate_json(agreed.model_dump_json()) == agreed
+
+
+def test_moves_to_the_base_and_approvals_are_kept_and_read_as_history(settings: Settings) -> None:
+    at = datetime(2026, 11, 24, 9, 0, tzinfo=UTC)
+    move(settings, None, 1, approver="bob", approved_at=at)
+    move(settings, 1, None, action="rollback", decision_digest=None, weights_digest=None, reason="too dark")
+    move(settings, None, 1, action="rollback", decision_digest=None, reason="was not")
+    known = ledger.entries("shapes", settings)
+    assert (known[0].approver, known[0].approved_at) == ("bob", at)
+    lines = [line.split() for line in ledger.table(known).splitlines()]
+    assert lines[0][:2] == ["#", "when"]
+    moves = [[line[0], *line[3:]] for line in lines[1:]]
+    assert moves == [
+        ["1", "promote", "tester", "bob", "base", "v1", "decision", "d" * 12],
+        ["2", "rollback", "tester", "-", "v1", "base", "too", "dark"],
+        ["3", "rollback", "tester", "-", "base", "v1", "was", "not"],
+    ]
+    with pytest.raises(ValueError, match="champion is version 1, not the base model"):
+        move(settings, None, 2)
 
 
 def test_times_are_utc_and_survive_the_file(settings: Settings) -> None:

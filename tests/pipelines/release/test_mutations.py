@@ -6,6 +6,7 @@ A good candidate is promoted; each mutation of the same evidence is invalid or r
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -14,8 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from alignment.calibration_contracts import CalibrationReport, CalibrationSpec, JudgeCalibration, RaterReliability
 from alignment.contracts import EvalReport, ModelRef
-from pipelines import judgement
+from pipelines import calibrations, judgement
 from pipelines.contracts import CandidateVersion, GateDecision
 from pipelines.project import Project, load_project
 from pipelines.prompts import heldout_prompts
@@ -153,19 +155,36 @@ def test_mutated_evidence_is_invalid_with_the_reason(docket: Docket, tmp_path: P
     assert any(reason in line for line in decision.reasons), decision.reasons
 
 
-def test_an_expired_calibration_keeps_a_judge_from_voting(
-    docket: Docket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The seam that whoever knows the age of a calibration passes it through."""
-    decide = judgement.gate.decide
-    expired = {"taste_a": "was last checked against people 120 days ago, and 90 is the most"}
-    monkeypatch.setattr(judgement.gate, "decide", lambda *a, **k: decide(*a, **k, barred=expired))
+def test_an_expired_calibration_keeps_a_judge_from_voting(docket: Docket, tmp_path: Path) -> None:
+    """The record of its weights speaks of pairs 120 days old; nothing at all is known of the other judge."""
+    policy = docket.project.gate.model_copy(update={"maximum_calibration_age_days": 90})
+    docket = replace(docket, project=docket.project.model_copy(update={"gate": policy}))
+    judge = docket.report.spec.judges[0]
+    agreement = docket.report.calibrations[0]
+    calibration = JudgeCalibration(
+        judge=judge,
+        snapshot_digest="5" * 64,
+        confidence=0.95,
+        tie_rule="human_ties_left_out_judge_ties_half",
+        overall=agreement,
+        slices=(),
+        margin_slope=None,
+        newest_pair_at=datetime.now(UTC) - timedelta(days=120),
+    )
+    report = CalibrationReport(
+        uri="",
+        spec=CalibrationSpec(judges=(judge,), snapshot_digest="5" * 64),
+        scores_digest="6" * 64,
+        reliability=RaterReliability(num_shared_pairs=0, num_labels=0, alpha=None),
+        judges=(calibration,),
+    )
+    calibrations.record(report, docket.project.name, docket.settings)
     decision = docket.judged(tmp_path)
     assert decision.verdict == "invalid"
-    line = next(check for check in decision.checks if check.name == "may_vote:taste_a")
-    assert (
-        line.explanation == "taste_a may not vote: it was last checked against people 120 days ago, and 90 is the most."
-    )
+    said = {check.name: check.explanation for check in decision.checks if check.family == "votes"}
+    assert "its newest human pairs are 120 days old, more than 90" in said[f"may_vote:{judge.name}"]
+    other = docket.report.spec.judges[1].name
+    assert "was never calibrated with these weights" in said[f"may_vote:{other}"]
 
 
 # --- after the decision: refused by the code that moves the alias -------------------------------------------------

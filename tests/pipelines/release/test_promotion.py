@@ -10,7 +10,7 @@ import pytest
 
 from pipelines import registry, tracking
 from pipelines.contracts import LedgerEntry, Promotion
-from pipelines.release import ledger, promotion
+from pipelines.release import ledger, verification
 from pipelines.release.promotion import promote, rollback
 from pipelines.release.registration import read_version
 from pipelines.release.standing import read_standing
@@ -202,7 +202,7 @@ def test_a_champion_that_changes_while_weights_are_hashed_stops_the_move(
         monkeypatch.undo()
         promote(world.decide(fast, None), world.project, world.settings, "faster")
 
-    monkeypatch.setattr(promotion, "_verify_weights", overtaken)
+    monkeypatch.setattr(verification, "check_weights", overtaken)
     with pytest.raises(ValueError, match="evaluated against the base model"):
         promote(decision, world.project, world.settings, "slower")
     assert [entry.actor for entry in entries(world)] == ["faster"]
@@ -276,9 +276,10 @@ def test_an_alias_that_names_a_deleted_version_is_explained(world: Any, mlflow_s
     second = world.register("b")
     with pytest.raises(ValueError, match=r"Alias 'champion' .* names version 1, which was deleted. Nothing was moved"):
         promote(world.decide(second, first), world.project, world.settings, "tester")
-    with pytest.raises(ValueError, match="no previous champion"):
-        rollback(world.project, world.settings, "tester", "reason")
-    assert len(entries(world)) == 1
+    moved = rollback(world.project, world.settings, "tester", "version 1 was deleted")
+    assert (moved.from_version, moved.to_version) == (1, None)
+    assert aliases(world) == {}
+    assert promote(world.decide(second, None), world.project, world.settings, "tester").moved
 
 
 # --- rollback -------------------------------------------------------------------------------------------------------
@@ -307,16 +308,71 @@ def test_a_rollback_asked_for_again_moves_nothing(world: Any) -> None:
 
 
 def test_a_rollback_needs_a_reason_an_actor_and_somewhere_to_go(world: Any) -> None:
-    with pytest.raises(ValueError, match="has no champion yet"):
-        rollback(world.project, world.settings, "tester", "reason")
-    champion(world, "a")
-    with pytest.raises(ValueError, match="no previous champion to go back to from version 1"):
+    for to_base in (False, True):
+        with pytest.raises(ValueError, match="has no champion: the base model is in place"):
+            rollback(world.project, world.settings, "tester", "reason", to_base=to_base)
+    first = champion(world, "a")
+    champion(world, "b", first)
+    registry.delete_alias(world.settings, world.project.name, "previous_champion")
+    with pytest.raises(ValueError, match=r"no previous champion to go back to from version 2.*--to-base"):
         rollback(world.project, world.settings, "tester", "reason")
     with pytest.raises(ValueError, match="needs a reason"):
         rollback(world.project, world.settings, "tester", " ")
     with pytest.raises(ValueError, match="Give an actor"):
         rollback(world.project, world.settings, "", "reason")
-    assert len(entries(world)) == 1
+    assert len(entries(world)) == 2
+
+
+def test_the_first_promotion_is_rolled_back_to_the_base_and_forward_again(world: Any) -> None:
+    first = champion(world, "a")
+    back = rollback(world.project, world.settings, "tester", "worse than the base")
+    assert (back.moved, back.outcome, back.from_version, back.to_version) == (True, "rolled_back", 1, None)
+    assert aliases(world) == {"previous_champion": 1}
+    assert entries(world)[-1].weights_digest == first.base_digest
+    assert read_version(world.project, world.settings, "champion") is None
+    again = rollback(world.project, world.settings, "tester", "worse than the base", from_version=1)
+    assert (again.moved, again.ledger_entry) == (False, 2)
+    with pytest.raises(ValueError, match="the base model is in place"):
+        rollback(world.project, world.settings, "tester", "reason", to_base=True)
+    forward = rollback(world.project, world.settings, "tester", "was not")
+    assert (forward.from_version, forward.to_version) == (None, 1)
+    assert aliases(world) == {"champion": 1}
+    assert [(e.action, e.from_version, e.to_version) for e in entries(world)] == [
+        ("promote", None, 1),
+        ("rollback", 1, None),
+        ("rollback", None, 1),
+    ]
+    back = rollback(world.project, world.settings, "tester", "after all")
+    assert back.to_version is None, "the champion before it is the base again"
+    second = world.register("b")
+    assert promote(world.decide(second, None), world.project, world.settings, "tester").moved
+
+
+def test_a_rollback_to_the_base_skips_the_champions_between(world: Any) -> None:
+    champion(world, "b", champion(world, "a"))
+    moved = rollback(world.project, world.settings, "tester", "all are bad", to_base=True)
+    assert (moved.from_version, moved.to_version) == (2, None)
+    assert aliases(world) == {"previous_champion": 2}
+    assert rollback(world.project, world.settings, "tester", "not all").to_version == 2
+
+
+def test_a_ledger_that_lost_its_rollback_to_the_base_stops_every_move(world: Any) -> None:
+    champion(world, "a")
+    rollback(world.project, world.settings, "tester", "too dark")
+    (Path(urlsplit(world.store.uri("ledger", world.project.name)).path) / "000002.json").unlink()
+    with pytest.raises(ValueError, match="entries were changed or removed"):
+        promote(world.decide(world.register("b"), None), world.project, world.settings, "tester")
+
+
+def test_tags_of_a_champion_that_is_rolled_forward_to_are_those_of_its_promotion(world: Any) -> None:
+    first = champion(world, "a")
+    second = champion(world, "b", first)
+    rollback(world.project, world.settings, "tester", "too dark")
+    promote(world.decide(second, first, verdict="hold"), world.project, world.settings, "tester")
+    rollback(world.project, world.settings, "tester", "was not")
+    tags = registry.version_tags(world.settings, world.project.name, 2)
+    assert tags is not None
+    assert (tags["gate.verdict"], tags["gate.decision_digest"]) == ("promote", entries(world)[1].decision_digest)
 
 
 def test_a_rollback_to_changed_weights_is_refused(world: Any) -> None:
@@ -381,6 +437,22 @@ def test_a_rollback_killed_half_way_is_finished_and_not_turned_round(
     assert (moved.moved, moved.from_version, moved.to_version, moved.ledger_entry) == (True, 2, 1, 3)
     assert aliases(world) == {"champion": 1, "previous_champion": 2}
     assert len(entries(world)) == 3
+
+
+@pytest.mark.parametrize(("function", "alias"), [("delete_alias", "champion"), ("set_version_tags", "")])
+def test_a_rollback_to_the_base_killed_half_way_is_finished(
+    world: Any, monkeypatch: pytest.MonkeyPatch, function: str, alias: str
+) -> None:
+    champion(world, "a")
+    with monkeypatch.context() as patch:
+        crash_at(patch, function, alias)
+        with pytest.raises(Killed):
+            rollback(world.project, world.settings, "tester", "too dark")
+    assert read_standing(world.project.name, world.settings).unfinished
+    moved = rollback(world.project, world.settings, "tester", "too dark")
+    assert (moved.from_version, moved.to_version, moved.ledger_entry) == (1, None, 2)
+    assert aliases(world) == {"previous_champion": 1}
+    assert not read_standing(world.project.name, world.settings).unfinished
 
 
 def test_another_decision_finds_the_unfinished_move_finished_first(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:

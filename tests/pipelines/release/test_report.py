@@ -1,5 +1,6 @@
 """The HTML report: whole, self-contained, escaped, and true to the decision."""
 
+import base64
 import io
 import json
 import math
@@ -12,14 +13,18 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from alignment.contracts import ModelRef
+from alignment.contracts import DatasetSnapshot, ModelRef
 from alignment.coverage_contracts import CoverageReport
+from alignment.evaluation.score_grids import ScoreGrids
 from pipelines.contracts import GateDecision
+from pipelines.project_sections import SourceSection
+from pipelines.release.evidence import read_grids
 from pipelines.release.gate import decide
-from pipelines.release.report import curve_plot, decision_json, render_report
+from pipelines.release.provenance import Provenance
+from pipelines.release.report import decision_json, render_report
 
 NASTY = "<script>alert('x')</script> & \"quotes\""
-VOID = {"meta", "img", "line", "polyline", "br"}
+VOID = {"meta", "img", "line", "polyline", "br", "col"}
 
 
 class Page(HTMLParser):
@@ -58,6 +63,30 @@ def decision_of(evaluation: Any, **changes: Any) -> GateDecision:
     given = {"champion_version": None, "champion_weights_digest": evaluation.champion_weights_digest, **changes}
     given = {"scores": evaluation.scores, "table_problems": (), **given}
     return decide(evaluation.report, evaluation.policy, evaluation.candidate, **given)
+
+
+def with_slices(evaluation: Any) -> ScoreGrids:
+    """The evaluation's scores, every second prompt an animal, the others people."""
+    kinds = [("people", "animals")[index % 2] for index in evaluation.columns["prompt_index"]]
+    return read_grids({**evaluation.columns, "category": kinds})
+
+
+def nasty_source() -> SourceSection:
+    return SourceSection(name=NASTY, kind=NASTY, uri=NASTY, licence=NASTY)
+
+
+def nasty_snapshot() -> DatasetSnapshot:
+    return DatasetSnapshot(
+        uri=NASTY,
+        content_digest="a" * 64,
+        num_pairs={"train": 3, "calibration": 2, "test": 1},
+        num_ties=0,
+        num_prompts=6,
+        sources=(NASTY,),
+        licences=(NASTY,),
+        batch_digests=("b" * 64,),
+        heldout_prompts_digest="c" * 64,
+    )
 
 
 def png(colour: str) -> bytes:
@@ -170,26 +199,58 @@ def test_what_comes_from_outside_is_escaped(good_evaluation: Any, folder: Path) 
         scores=good_evaluation.scores,
         table_problems=(NASTY,),
     )
-    html = render_report(report, decision, folder, curves={NASTY: [(0, 1), (1, 2)]})
+    snapshot = nasty_snapshot()
+    known = Provenance(sources=(nasty_source(),), snapshot=snapshot)
+    columns = {**good_evaluation.columns, "category": [NASTY] * len(good_evaluation.columns["role"])}
+    html = render_report(report, decision, folder, scores=read_grids(columns), provenance=known)
     page = Page(html)
     assert "<script" not in html
     assert "script" not in page.tags
-    assert page.text.count("alert('x')") >= 6
+    assert page.text.count("alert('x')") >= 9
 
 
 def test_the_page_needs_nothing_from_outside(good_evaluation: Any, folder: Path) -> None:
     html = render_report(good_evaluation.report, decision_of(good_evaluation), folder)
     page = Page(html)
-    sources = [value or "" for name, value in page.attributes if name in ("src", "href", "srcset", "xlink:href")]
-    assert len(sources) == 5
-    assert all(source.startswith("data:image/png;base64,iVBOR") for source in sources)
+    sources = [value or "" for name, value in page.attributes if name in ("src", "srcset", "xlink:href")]
+    assert sorted({source[:24] for source in sources}) == ["data:image/png;base64,iV", "data:image/svg+xml;base6"]
+    assert sum(source.startswith("data:image/png") for source in sources) == 5
+    places = {value for name, value in page.attributes if name == "id"}
+    links = {value for name, value in page.attributes if name == "href"}
+    assert links
+    assert links <= {f"#{place}" for place in places}
     assert not {"link", "script", "iframe", "object"} & set(page.tags)
     assert not re.search(r"@import|url\(|https?://", html)
 
 
+def test_drawings_reach_outside_for_nothing(good_evaluation: Any, folder: Path) -> None:
+    page = Page(render_report(good_evaluation.report, decision_of(good_evaluation), folder))
+    head = "data:image/svg+xml;base64,"
+    drawings = [base64.b64decode(v[len(head) :]).decode() for _, v in page.attributes if v and v.startswith(head)]
+    assert drawings
+    for svg in drawings:
+        assert "<script" not in svg
+        assert not re.findall(r"(?:href|src)=\"(?!#)[^\"]*\"", svg)
+
+
+def test_the_same_evidence_gives_the_same_bytes(good_evaluation: Any, folder: Path) -> None:
+    decision, scores = decision_of(good_evaluation), with_slices(good_evaluation)
+    first = render_report(good_evaluation.report, decision, folder, scores=scores)
+    assert render_report(good_evaluation.report, decision, folder, scores=scores) == first
+
+
+def test_slices_are_shown_where_prompts_name_them(good_evaluation: Any, folder: Path) -> None:
+    decision = decision_of(good_evaluation)
+    page = Page(render_report(good_evaluation.report, decision, folder, scores=with_slices(good_evaluation)))
+    assert ("id", "slices") in page.attributes
+    assert "animals 100" in page.text
+    without = Page(render_report(good_evaluation.report, decision, folder, scores=good_evaluation.scores))
+    assert ("id", "slices") not in without.attributes
+
+
 def test_pictures_that_are_not_there_leave_no_gap(good_evaluation: Any, tmp_path: Path) -> None:
     page = Page(render_report(good_evaluation.report, decision_of(good_evaluation), tmp_path))
-    assert "img" not in page.tags
+    assert not [value for _, value in page.attributes if value and value.startswith("data:image/png")]
     assert "Contact sheet" not in page.text
     assert "gained and lost" not in page.text
     assert "Training" not in page.text
@@ -216,14 +277,6 @@ def test_an_invalid_report_can_still_be_read(good_evaluation: Any, folder: Path)
     Page(html)
     empty = report.model_copy(update={"comparisons": ()})
     assert "Not measured." in render_report(empty, decision, folder)
-
-
-def test_curves_are_scaled_into_the_plot() -> None:
-    plot = curve_plot("loss", [(10, 3.0), (20, 1.0), (30, math.nan), (40, 2.0)])
-    assert plot.points == "6.0,6.0 102.0,104.0 294.0,55.0"
-    assert (plot.first, plot.last, plot.steps) == ("3", "2", "steps 10 to 40")
-    assert curve_plot("flat", [(0, 5.0), (1, 5.0)]).points == "6.0,55.0 294.0,55.0"
-    assert curve_plot("none", [(0, math.nan)]).steps == "no values"
 
 
 def test_repeated_sampling_is_shown_and_has_no_say(

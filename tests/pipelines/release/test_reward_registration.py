@@ -7,7 +7,7 @@ import pytest
 
 from alignment.reward_contracts import RewardAccuracy, RewardRecipe, RewardTrainResult
 from pipelines import registry, reward_registry
-from pipelines.project import RewardSection
+from pipelines.project_sections import RewardSection
 from pipelines.release.reward_registration import register, report_on, table
 
 SECTION = RewardSection.model_validate(

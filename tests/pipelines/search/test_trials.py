@@ -8,7 +8,7 @@ from alignment.config import load_recipe
 from alignment.contracts import EvalSpec
 from alignment.training_memory import denoiser_shapes
 from pipelines.dispatch import jobs
-from pipelines.project import JudgeSection
+from pipelines.project_sections import JudgeSection
 from pipelines.search.ranking import Limits, TrialReport
 from pipelines.search.recipe_search import space_of
 from pipelines.search.space import Proposal

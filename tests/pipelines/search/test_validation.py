@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from alignment.evaluation.prompts import read_prompts
-from pipelines.project import OnlineSection
+from pipelines.project_sections import OnlineSection
 from pipelines.search.validation import choose, for_validation, validation_judge, vote_note
 from pipelines.storage import open_store
 

@@ -12,7 +12,8 @@ from pipelines.contracts import ValidationReport
 from pipelines.intake.ingestion import ingest, list_source_shards
 from pipelines.intake.snapshot import build_snapshot
 from pipelines.intake.validation import validate
-from pipelines.project import Project, SourceSection, load_project
+from pipelines.project import Project, load_project
+from pipelines.project_sections import SourceSection
 from pipelines.settings import Settings
 from pipelines.storage import open_store
 

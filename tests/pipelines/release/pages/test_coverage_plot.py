@@ -3,7 +3,7 @@
 import re
 
 from alignment.coverage_contracts import CoverageReport
-from pipelines.release.coverage_plot import plot_coverage
+from pipelines.release.pages.coverage_plot import plot_coverage
 
 
 def test_the_same_report_gives_the_same_bytes(coverage_report: CoverageReport) -> None:

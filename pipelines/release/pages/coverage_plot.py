@@ -1,9 +1,9 @@
 """The coverage curves of repeated sampling as a picture."""
 
-import io
 from typing import TYPE_CHECKING
 
 from alignment.coverage_contracts import CoverageCurve, CoverageReport
+from pipelines.release.pages.drawing import as_percent, drawn, plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,12 +21,7 @@ def labelled_curves(report: CoverageReport) -> list[tuple[str, CoverageCurve]]:
 
 def plot_coverage(report: CoverageReport) -> bytes:
     """SVG: coverage against the number of images, a band for each model."""
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
-
-    # A fixed salt and no date: the same report gives the same bytes.
-    with rc_context({"svg.hashsalt": "coverage", "font.size": 10}):
-        figure = Figure(figsize=(7.2, 3.4), layout="constrained")
+    with drawn("coverage", 3.4) as (figure, buffer):
         axes = figure.subplots()
         for label, curve in labelled_curves(report):
             _draw(axes, label, curve)
@@ -35,12 +30,9 @@ def plot_coverage(report: CoverageReport) -> bytes:
         ticks = [k for k in (1, 2, 4, 8, 16, 32, 64, 128) if k <= 2 * most]
         axes.set_xticks(ticks, [str(k) for k in ticks])
         axes.set(xlabel="images of a prompt (N)", ylabel="at least one is good", ylim=(0, 1.02))
-        axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:.0f} %")
-        axes.grid(alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False, loc="lower right")
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
+        axes.yaxis.set_major_formatter(as_percent)
+        plain(axes)
+        axes.legend(frameon=False, loc="upper left")
     return buffer.getvalue()
 
 

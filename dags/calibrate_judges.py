@@ -1,0 +1,44 @@
+"""NAME.calibrate: after new pairs and after each reward training, every judge against held-out people, kept as records.
+
+The records are what a judge's vote expires by, and what `plumbline judges` lists.
+"""
+
+from typing import Any
+
+from airflow.sdk import DAG, task
+
+from dags.assets import GPU_POOL, RUN_KEY, default_args, judges_asset, location, pairs_asset, projects
+from pipelines.dispatch.operators.train_job import TrainJobOperator, retry_policy
+
+for project in projects():
+    with DAG(
+        dag_id=f"{project.name}.calibrate",
+        schedule=(pairs_asset(project) | judges_asset(project)) if project.rewards else [pairs_asset(project)],
+        default_args=default_args(project),
+        max_active_runs=1,
+        tags=["plumbline", project.name],
+        doc_md=__doc__,
+    ) as dag:
+
+        @task
+        def build_snapshot(path: str) -> dict[str, Any]:
+            from pipelines import stages
+
+            return stages.snapshot(path)
+
+        @task
+        def record(path: str, report: dict[str, Any], run_key: str) -> list[dict[str, Any]]:
+            from pipelines import stages
+
+            return stages.record_calibration(path, report, run_key=run_key)
+
+        calibrate = TrainJobOperator(
+            task_id="calibrate",
+            project_path=location(project),
+            stage="calibrate",
+            given={"snapshot": build_snapshot(location(project))},
+            pool=GPU_POOL,
+            retry_policy=retry_policy(),
+        )
+        record(location(project), calibrate.output, RUN_KEY)
+    globals()[dag.dag_id] = dag

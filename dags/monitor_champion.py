@@ -1,0 +1,66 @@
+"""NAME.monitor: the champion against what came in since; all is well, or the asset `retrain`, or a failed task.
+
+`alarm` fails when a person has to look: its log says at what. The question whether alias and ledger agree is asked even
+when the judges could not be scored.
+"""
+
+from typing import Any
+
+from airflow.sdk import DAG, task
+
+from dags.assets import GPU_POOL, RUN_KEY, default_args, location, projects, retrain_asset
+from pipelines.dispatch.operators.train_job import TrainJobOperator, retry_policy
+
+for project in projects():
+    with DAG(
+        dag_id=f"{project.name}.monitor",
+        schedule=project.monitor.schedule,
+        default_args=default_args(project),
+        max_active_runs=1,
+        tags=["plumbline", project.name],
+        doc_md=__doc__,
+    ) as dag:
+
+        @task
+        def build_snapshot(path: str) -> dict[str, Any]:
+            from pipelines import stages
+
+            return stages.snapshot(path)
+
+        @task(trigger_rule="all_done")
+        def monitor(path: str, calibration: dict[str, Any] | None, run_key: str) -> dict[str, Any]:
+            from pipelines import stages
+
+            if calibration:
+                stages.record_calibration(path, calibration, run_key=run_key)
+            return stages.monitor(path, calibration, run_key=run_key, announce=True)
+
+        @task.short_circuit
+        def is_retraining_announced(report: dict[str, Any]) -> bool:
+            return bool(report["retrain"] == "announced")
+
+        @task(outlets=[retrain_asset(project)])
+        def announce_retraining(path: str, report: dict[str, Any], *, outlet_events: Any = None) -> str:
+            from pipelines import stages
+
+            outlet_events[retrain_asset(stages.read_project(path))].extra = {"report_uri": report["uri"]}
+            return str(report["uri"])
+
+        @task(retries=0)
+        def alarm(report: dict[str, Any]) -> None:
+            from pipelines import stages
+
+            stages.raise_alarms(report)
+
+        calibrate = TrainJobOperator(
+            task_id="calibrate",
+            project_path=location(project),
+            stage="calibrate",
+            given={"snapshot": build_snapshot(location(project))},
+            pool=GPU_POOL,
+            retry_policy=retry_policy(),
+        )
+        report = monitor(location(project), calibrate.output, RUN_KEY)
+        is_retraining_announced(report) >> announce_retraining(location(project), report)
+        alarm(report)
+    globals()[dag.dag_id] = dag

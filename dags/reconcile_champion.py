@@ -1,0 +1,35 @@
+"""NAME.reconcile: do alias, ledger and tags agree? Finishes what was cut short, restores if the project says so, else
+fails, so that somebody looks.
+"""
+
+from typing import Any
+
+from airflow.sdk import DAG, task
+
+from dags.assets import ACTOR, default_args, location, projects
+from pipelines.dispatch.operators.notifications import callbacks
+
+for project in projects():
+    with DAG(
+        dag_id=f"{project.name}.reconcile",
+        schedule=project.schedule.reconcile,
+        default_args=default_args(project),
+        max_active_runs=1,
+        tags=["plumbline", project.name],
+        doc_md=__doc__,
+    ) as dag:
+
+        @task(**callbacks(project, location(project)))
+        def reconcile(path: str, actor: str) -> dict[str, Any]:
+            from pipelines import champion_stages
+
+            return champion_stages.reconcile(path, actor=actor)
+
+        # People have been told by the task before; this one shows it in Airflow.
+        @task(retries=0, on_failure_callback=None)
+        def sound_the_alarm(found: dict[str, Any]) -> None:
+            if found["state"] == "alarm":
+                raise RuntimeError(found["message"])
+
+        sound_the_alarm(reconcile(location(project), ACTOR))
+    globals()[dag.dag_id] = dag

@@ -1,0 +1,93 @@
+"""Calibrations as the project keeps them: numbered records in the store, one series a judge's name.
+
+The gate measures agreement anew in every evaluation; the record adds what one evaluation cannot know: how old people's
+word is. A judge loses its vote when its record has expired, or when there is none for its weights.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+
+from alignment.calibration_contracts import CalibrationReport
+from alignment.contracts import Judge
+from pipelines.policy import GatePolicy
+from pipelines.settings import Settings
+from pipelines.storage import open_store
+from pipelines.watch_contracts import CalibrationRecord
+
+SECONDS_A_DAY = 86_400
+
+
+def record(report: CalibrationReport, project: str, settings: Settings) -> list[CalibrationRecord]:
+    """Keep each judge's calibration as the newest of its name, unless it is that already.
+
+    The same pairs say the same thing again: a repeated calibration keeps its first date.
+    """
+    kept = []
+    for calibration in report.judges:
+        fresh = CalibrationRecord(
+            project=project,
+            calibration=calibration,
+            alpha=report.reliability.alpha,
+            report_uri=report.uri,
+            scores_digest=report.scores_digest,
+            recorded_at=datetime.now(UTC),
+        )
+        kept.append(_keep(fresh, settings))
+    return kept
+
+
+def _keep(fresh: CalibrationRecord, settings: Settings) -> CalibrationRecord:
+    store, name = open_store(settings.store_uri, settings), fresh.calibration.judge.name
+    while True:
+        known = history(fresh.project, name, settings)
+        if known and known[-1].calibration == fresh.calibration:
+            return known[-1]
+        numbered = fresh.model_copy(update={"number": known[-1].number + 1 if known else 1})
+        uri = store.uri("calibrations", fresh.project, name, f"{numbered.number:06d}.json")
+        if store.create_bytes(uri, numbered.model_dump_json(indent=1).encode()):
+            return numbered
+
+
+def history(project: str, judge: str, settings: Settings) -> list[CalibrationRecord]:
+    """Every calibration of a judge's name, oldest first."""
+    store = open_store(settings.store_uri, settings)
+    uris = sorted(uri for uri in store.list_uris(store.uri("calibrations", project, judge)) if uri.endswith(".json"))
+    return [CalibrationRecord.model_validate_json(store.read_bytes(uri)) for uri in uris]
+
+
+def newest(project: str, judge: Judge, settings: Settings) -> CalibrationRecord | None:
+    """The last calibration of exactly this scorer with these weights; None while there is none."""
+    for known in reversed(history(project, judge.name, settings)):
+        own = known.calibration.judge
+        if (own.weights_digest, own.scorer) == (judge.weights_digest, judge.scorer):
+            return known
+    return None
+
+
+def age_days(known: CalibrationRecord, now: datetime) -> float:
+    """Days since the newest human pair; where pairs have no dates, since the calibration."""
+    return max(0.0, (now - known.speaks_of).total_seconds() / SECONDS_A_DAY)
+
+
+def refusal(known: CalibrationRecord | None, policy: GatePolicy, now: datetime) -> str:
+    """Why a judge may not vote, as the end of a sentence that begins with the judge; empty when it may."""
+    limit = policy.maximum_calibration_age_days
+    if not limit:
+        return ""
+    if known is None:
+        return "was never calibrated with these weights: run `plumbline calibrate`"
+    age = age_days(known, now)
+    if age <= limit:
+        return ""
+    since = "newest human pairs are" if known.calibration.newest_pair_at else "calibration is"
+    return f"has a calibration that expired: its {since} {age:.0f} days old, more than {limit:g}"
+
+
+def barred(
+    judges: Sequence[Judge], project: str, policy: GatePolicy, *, settings: Settings, now: datetime
+) -> Mapping[str, str]:
+    """Judges without a calibration that still counts, and why: what the gate is told beside its evidence."""
+    if not policy.maximum_calibration_age_days:
+        return {}
+    refusals = {judge.name: refusal(newest(project, judge, settings), policy, now) for judge in judges}
+    return {name: reason for name, reason in refusals.items() if reason}

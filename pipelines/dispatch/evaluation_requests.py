@@ -1,0 +1,234 @@
+"""Requests of the jobs that measure: evaluation, A/A, best of N, and judges against people."""
+
+from alignment.calibration_contracts import CalibrationSpec
+from alignment.contracts import (
+    DatasetSnapshot,
+    EvalSpec,
+    ModelRef,
+    SampleSpec,
+)
+from alignment.coverage_contracts import CoverageSpec
+from pipelines import reward_registry
+from pipelines.contracts import CandidateVersion, JobInput, JobRequest, SideOutput
+from pipelines.dispatch.requests import (
+    FOLDERS,
+    SAMPLES_FOLDER,
+    WEIGHTS_FOLDER,
+    base_input,
+    distinct,
+    judge_inputs,
+    make_request,
+    prompts_input,
+)
+from pipelines.project import Project
+from pipelines.project_sections import REWARD_SCHEME
+from pipelines.settings import Settings
+from pipelines.storage import open_store
+
+
+def evaluate_request(
+    project: Project,
+    settings: Settings,
+    *,
+    candidate: CandidateVersion,
+    champion: CandidateVersion | None,
+    snapshot_uri: str,
+    snapshot_digest: str,
+) -> JobRequest:
+    """Sample and judge a candidate against the champion and the base; without a champion the base is the incumbent.
+
+    Images that an earlier evaluation published are inputs, the others become side outputs. ValueError when a version
+    was made from another base, or no snapshot is named.
+    """
+    return _evaluation(
+        project,
+        settings,
+        candidate=candidate,
+        champion=champion,
+        seeds=project.evaluation.seeds,
+        snapshot=JobInput(content_digest=snapshot_digest, uri=_named(snapshot_uri, candidate)),
+    )
+
+
+def aa_request(
+    project: Project,
+    settings: Settings,
+    *,
+    champion: CandidateVersion | None,
+    snapshot_uri: str,
+    snapshot_digest: str,
+) -> JobRequest:
+    """The champion, or the base, in both roles on twice the seeds: the second half are seeds that no evaluation draws.
+
+    What separates the halves is noise (see `alignment.evaluation.noise`).
+    """
+    seeds = project.evaluation.seeds
+    others = tuple(range(max(seeds) + 1, max(seeds) + 1 + len(seeds)))
+    return _evaluation(
+        project,
+        settings,
+        candidate=champion,
+        champion=champion,
+        seeds=(*seeds, *others),
+        snapshot=JobInput(content_digest=snapshot_digest, uri=snapshot_uri),
+    )
+
+
+def coverage_request(
+    project: Project, settings: Settings, *, candidate: CandidateVersion, champion: CandidateVersion | None
+) -> JobRequest:
+    """Draw many images of few prompts from candidate, champion and base, as the project's [coverage] says.
+
+    ValueError when the project has no such section, or a version was made from another base.
+    """
+    section = project.coverage
+    if section is None:
+        raise ValueError(
+            f"{project.path}: no [coverage]. Add it with judge = NAME, a judge or guard of [evaluation], to see what"
+            " the best of several images is worth."
+        )
+    base, versions = _base_and_versions(project, settings, candidate, champion)
+    ((judge, judge_folder),) = judge_inputs(project, (project.scorer(section.judge),), settings).items()
+    prompts = prompts_input(project.evaluation.prompts, f"{project.name}.tsv", settings)
+    spec = CoverageSpec(
+        candidate=_model_ref(candidate, base),
+        champion=_model_ref(champion, base),
+        base_digest=base.content_digest,
+        backbone=project.base.backbone,
+        prompts_digest=prompts.content_digest,
+        num_prompts=section.num_prompts,
+        seeds=tuple(range(section.num_samples)),
+        sampler=project.evaluation.sampler,
+        judge=judge,
+        bar=section.bar,
+        confidence=project.evaluation.confidence,
+    )
+    found, missing = _samples([spec.sample_spec(model) for model in spec.models().values()], settings)
+    inputs = [base, prompts, *judge_folder, *(_weights_input(version) for version in versions), *found]
+    return make_request(
+        project,
+        settings,
+        spec,
+        inputs=distinct(inputs),
+        placement=project.placement.evaluate,
+        side_outputs=tuple(missing),
+    )
+
+
+def calibrate_request(project: Project, settings: Settings, snapshot: DatasetSnapshot) -> JobRequest:
+    """Check the project's judges against the calibration split of a snapshot.
+
+    A judge `reward://NAME` that nobody has trained yet is left out. ValueError when then none is left, or the snapshot
+    holds no pair to check on.
+    """
+    if not snapshot.num_pairs["calibration"]:
+        raise ValueError(
+            f"Snapshot {snapshot.uri} has no calibration pairs. Raise [snapshot] calibration_share, or bring more"
+            " pairs."
+        )
+    sections = tuple(
+        own
+        for own in project.evaluation.judges
+        if not own.uri.startswith(REWARD_SCHEME)
+        or reward_registry.newest(project.name, own.uri.removeprefix(REWARD_SCHEME), settings)
+    )
+    if not sections:
+        raise ValueError(f"No judge of {project.path} is trained yet. Run `plumbline reward {project.path}`.")
+    judges = judge_inputs(project, sections, settings)
+    spec = CalibrationSpec(
+        judges=tuple(judges), snapshot_digest=snapshot.content_digest, confidence=project.evaluation.confidence
+    )
+    inputs = [JobInput(content_digest=snapshot.content_digest, uri=snapshot.uri)]
+    inputs += [weights for own in judges.values() for weights in own]
+    return make_request(project, settings, spec, inputs=distinct(inputs), placement=project.placement.evaluate)
+
+
+def _evaluation(
+    project: Project,
+    settings: Settings,
+    *,
+    candidate: CandidateVersion | None,
+    champion: CandidateVersion | None,
+    seeds: tuple[int, ...],
+    snapshot: JobInput,
+) -> JobRequest:
+    """The request of an evaluation; a role without a version is played by the base."""
+    base, versions = _base_and_versions(project, settings, candidate, champion)
+    judges, guards = (
+        judge_inputs(project, sections, settings) for sections in (project.evaluation.judges, project.evaluation.guards)
+    )
+    prompts = prompts_input(project.evaluation.prompts, f"{project.name}.tsv", settings)
+    spec = EvalSpec(
+        candidate=_model_ref(candidate, base),
+        champion=_model_ref(champion, base),
+        base_digest=base.content_digest,
+        backbone=project.base.backbone,
+        prompts_digest=prompts.content_digest,
+        seeds=seeds,
+        judges=tuple(judges),
+        guards=tuple(guards),
+        snapshot_digest=snapshot.content_digest,
+        **project.evaluation.model_dump(include={"sampler", "tie_thresholds", "confidence"}),
+    )
+    found, missing = _samples([spec.sample_spec(model) for model in spec.models().values()], settings)
+    inputs = [base, prompts, snapshot, *(_weights_input(version) for version in versions)]
+    inputs += [weights for folders in (judges, guards) for own in folders.values() for weights in own] + found
+    return make_request(
+        project,
+        settings,
+        spec,
+        inputs=distinct(inputs),
+        placement=project.placement.evaluate,
+        side_outputs=tuple(missing),
+    )
+
+
+def _named(snapshot_uri: str, candidate: CandidateVersion) -> str:
+    if not snapshot_uri:
+        raise ValueError(
+            f"{candidate.model} version {candidate.version} does not say where its snapshot is. Train anew."
+        )
+    return snapshot_uri
+
+
+def _check_base(version: CandidateVersion, base: JobInput, project: Project) -> None:
+    if version.base_digest != base.content_digest:
+        raise ValueError(
+            f"{version.model} version {version.version} was trained on base {version.base_digest}, but"
+            f" {project.base.uri} is {base.content_digest}. Restore that base, or train a candidate on the new one."
+        )
+
+
+def _base_and_versions(
+    project: Project, settings: Settings, candidate: CandidateVersion | None, champion: CandidateVersion | None
+) -> tuple[JobInput, list[CandidateVersion]]:
+    """The base, and the versions that are compared; ValueError when one was made from another base."""
+    base = base_input(project, settings)
+    versions = [version for version in (candidate, champion) if version is not None]
+    for version in versions:
+        _check_base(version, base, project)
+    return base, versions
+
+
+def _model_ref(version: CandidateVersion | None, base: JobInput) -> ModelRef:
+    if version is None:
+        return ModelRef(kind="base", weights_digest=base.content_digest)
+    return ModelRef(kind=version.kind, weights_digest=version.weights_digest)
+
+
+def _weights_input(version: CandidateVersion) -> JobInput:
+    return JobInput(content_digest=version.weights_digest, uri=version.weights_uri, subfolder=WEIGHTS_FOLDER)
+
+
+def _samples(specs: list[SampleSpec], settings: Settings) -> tuple[list[JobInput], list[SideOutput]]:
+    """Images of each distinct model: found in the store, or still to be drawn and published there."""
+    store = open_store(settings.store_uri, settings)
+    found, missing = [], []
+    for digest in sorted({spec.digest for spec in specs}):
+        uri = store.uri(FOLDERS["evaluate"], SAMPLES_FOLDER, digest)
+        manifest = store.read_manifest(uri)
+        if manifest is not None:
+            found.append(JobInput(content_digest=manifest.content_digest, uri=uri, alias=digest))
+        else:
+            missing.append(SideOutput(path=f"{SAMPLES_FOLDER}/{digest}", uri=uri))
+    return found, missing

@@ -1,0 +1,109 @@
+"""`plumbline judges`: who may vote and why not, before any candidate is evaluated. Reads records only."""
+
+from datetime import UTC, datetime
+
+from alignment.contracts import Judge
+from pipelines import calibrations
+from pipelines.dispatch.requests import judge_of
+from pipelines.policy import GatePolicy
+from pipelines.project import Project
+from pipelines.project_sections import JudgeSection
+from pipelines.settings import Settings
+from pipelines.watch_contracts import CalibrationRecord, JudgeStanding
+
+
+def standings(project: Project, settings: Settings) -> list[JudgeStanding]:
+    """Each judge of the evaluation by the rules of the gate, as far as they can be known without a candidate.
+
+    Independence is asked against the sources that train the project's recipes, and what labels them; a recipe's own
+    reward, and a judge that chose among candidates, are known only at the gate. Two judges of one set of weights are
+    one vote, the first's.
+    """
+    now, seen = datetime.now(UTC), set[tuple[str, str]]()
+    found = []
+    for section in project.evaluation.judges:
+        try:
+            judge = judge_of(project, section, settings)
+        except ValueError as error:
+            found.append(_without_weights(section, str(error)))
+            continue
+        identity = (judge.weights_digest, judge.scorer.model_dump_json())
+        known = calibrations.newest(project.name, judge, settings)
+        reasons = refusals(judge, known, project, now=now)
+        if identity in seen:
+            reasons.append("has the same weights as another judge, which votes already")
+        seen.add(identity)
+        found.append(_standing(judge, known, project.gate, reasons=reasons, now=now))
+    return found
+
+
+def refusals(judge: Judge, known: CalibrationRecord | None, project: Project, *, now: datetime) -> list[str]:
+    """Every reason against a judge, each as the end of a sentence."""
+    policy, reasons = project.gate, []
+    shared = sorted(lessons(project) & set(judge.lessons))
+    if shared:
+        reasons.append(f"is not independent of what the project trains: {', '.join(shared)}")
+    expired = calibrations.refusal(known, policy, now)
+    if known is None:
+        reasons.append(expired or "was never calibrated with these weights; the next evaluation will check it")
+        return reasons
+    if expired:
+        reasons.append(expired)
+    overall = known.calibration.overall
+    if overall.num_pairs < policy.minimum_calibration_pairs:
+        reasons.append(f"was checked on {overall.num_pairs} human pairs, fewer than {policy.minimum_calibration_pairs}")
+    if not overall.accuracy_low > policy.calibration_floor:
+        reasons.append(
+            f"agrees with people too little: the lower bound {overall.accuracy_low:.3f} does not exceed"
+            f" {policy.calibration_floor:g}"
+        )
+    return reasons
+
+
+def lessons(project: Project) -> set[str]:
+    """What the project's offline recipes learn from: their pairs' sources, and the judges that label them."""
+    sources = set(project.snapshot.sources or (source.name for source in project.sources))
+    return sources | {name for section in project.labellers() for name in (section.name, *section.trained_on)}
+
+
+def _without_weights(section: JudgeSection, why: str) -> JudgeStanding:
+    return JudgeStanding(
+        judge=section.name,
+        kind=section.scorer.kind,
+        weights_digest=None,
+        may_vote=False,
+        reasons=(f"cannot be loaded: {why}",),
+    )
+
+
+def _standing(
+    judge: Judge, known: CalibrationRecord | None, policy: GatePolicy, *, reasons: list[str], now: datetime
+) -> JudgeStanding:
+    plain = JudgeStanding(
+        judge=judge.name,
+        kind=judge.scorer.kind,
+        weights_digest=judge.weights_digest,
+        may_vote=not reasons,
+        reasons=tuple(reasons),
+    )
+    if known is None:
+        return plain
+    own = known.calibration
+    weak = [
+        f"{part.by} {part.name}: {part.agreement.accuracy_low:.3f} on {part.agreement.num_pairs}"
+        for part in own.slices
+        if part.agreement.num_pairs >= policy.minimum_calibration_pairs
+        and not part.agreement.accuracy_low > policy.calibration_floor
+    ]
+    return plain.model_copy(
+        update={
+            "accuracy": own.overall.accuracy,
+            "accuracy_low": own.overall.accuracy_low,
+            "num_pairs": own.overall.num_pairs,
+            "age_days": calibrations.age_days(known, now),
+            "alpha": known.alpha,
+            "shows_60_as": own.shows(0.6),
+            "weak_slices": tuple(weak),
+            "report_uri": known.report_uri,
+        }
+    )

@@ -1,0 +1,206 @@
+"""Published and own prompt lists to the one file that an evaluation reads: tab separated, `prompt<TAB>category`.
+
+A list is normalised once, by `plumbline prompts import`, and its file is what has the digest from then on. The category
+makes the slices of the gate.
+"""
+
+import csv
+import hashlib
+import io
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args
+
+from alignment.contracts import Sha256, ValueObject
+from alignment.durable import write_bytes
+from alignment.lookup import unknown_name
+from pipelines.prompts import normal_prompt
+
+Format = Literal["parti", "geneval", "hps", "tsv", "jsonl"]
+FORMATS: tuple[Format, ...] = get_args(Format)
+
+
+class Entry(NamedTuple):
+    """A prompt as its list has it."""
+
+    prompt: str
+    category: str
+    where: str
+    """Line or position, for messages."""
+
+
+class PromptSet(ValueObject):
+    """What an import wrote."""
+
+    uri: str
+    prompts_digest: Sha256
+    """sha256 of the written file: the evaluation's prompts_digest."""
+    format: Format
+    source: str
+    source_digest: Sha256
+    num_prompts: int
+    num_duplicates: int
+    """Left out: prompts whose normal form stood further up."""
+    num_left_out: int
+    """Left out: more than the asked number of a category."""
+    categories: dict[str, int]
+
+
+def import_prompts(
+    source: Path, form: str, out: Path, *, category: str = "", per_category: int | None = None
+) -> PromptSet:
+    """Read a published list and write it as the evaluation's file.
+
+    `category` names another column or field to slice by (PartiPrompts: `Challenge`). `per_category` keeps so many of
+    each, spread evenly over the list. White space within a prompt becomes one space, since a tab would end it.
+    ValueError for an unknown format, an entry without its fields, an empty list, or an `out` that holds something else.
+    """
+    if form not in FORMATS:
+        raise ValueError(unknown_name("prompt format", form, FORMATS))
+    files = _files(source)
+    entries = [entry for path in files for entry in _READERS[form](path, category)]
+    kept, duplicates = _distinct(entries, source)
+    chosen = _spread(kept, per_category)
+    content = "".join(f"{e.prompt}\t{e.category}\n" for e in [Entry("prompt", "category", ""), *chosen]).encode()
+    if out.exists() and out.read_bytes() != content:
+        raise ValueError(f"{out} holds other prompts already. Give another --out, or delete it.")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(out, content)
+    return PromptSet(
+        uri=str(out),
+        prompts_digest=hashlib.sha256(content).hexdigest(),
+        format=form,
+        source=str(source),
+        source_digest=_digest(files),
+        num_prompts=len(chosen),
+        num_duplicates=duplicates,
+        num_left_out=len(kept) - len(chosen),
+        categories=dict(sorted(Counter(entry.category for entry in chosen).items())),
+    )
+
+
+def _files(source: Path) -> list[Path]:
+    """The file, or the JSON files of a folder, sorted."""
+    found = sorted(source.glob("*.json")) if source.is_dir() else [source]
+    if not found or not all(path.is_file() for path in found):
+        raise ValueError(f"{source} is no file, and no folder of JSON files. Give the list as it was published.")
+    return found
+
+
+def _digest(files: list[Path]) -> str:
+    """Of one file its sha256; of several that over their names and contents."""
+    digests = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    if len(files) == 1:
+        return digests[files[0].name]
+    return hashlib.sha256("".join(f"{name} {digests[name]}\n" for name in sorted(digests)).encode()).hexdigest()
+
+
+def _distinct(entries: list[Entry], source: Path) -> tuple[list[Entry], int]:
+    """Each prompt once, by its normal form; ValueError when one is empty or there are none."""
+    empty = [entry.where for entry in entries if not entry.prompt]
+    if empty or not entries:
+        where = f"empty prompts at {', '.join(empty[:5])}" if empty else "no prompts"
+        raise ValueError(f"{source} holds {where}.")
+    first: dict[str, Entry] = {}
+    for entry in entries:
+        first.setdefault(normal_prompt(entry.prompt), entry)
+    return list(first.values()), len(entries) - len(first)
+
+
+def _spread(entries: list[Entry], most: int | None) -> list[Entry]:
+    """At most so many of each category, evenly from its list, in the list's order."""
+    if most is None:
+        return entries
+    if most < 1:
+        raise ValueError(f"--per-category is {most}. Give 1 or more.")
+    by_category: dict[str, list[int]] = {}
+    for index, entry in enumerate(entries):
+        by_category.setdefault(entry.category, []).append(index)
+    kept = {
+        own[position * len(own) // min(most, len(own))]
+        for own in by_category.values()
+        for position in range(min(most, len(own)))
+    }
+    return [entry for index, entry in enumerate(entries) if index in kept]
+
+
+# --- published layouts ----------------------------------------------------------------------------------------------
+
+
+def _parti(path: Path, category: str) -> Iterator[Entry]:
+    """PartiPrompts: tab separated, header Prompt, Category, Challenge, Note."""
+    yield from _table(path, prompt="Prompt", category=category or "Category")
+
+
+def _tsv(path: Path, category: str) -> Iterator[Entry]:
+    yield from _table(path, prompt="prompt", category=category or "category")
+
+
+def _geneval(path: Path, category: str) -> Iterator[Entry]:
+    """GenEval's metadata: one JSON object a line, with tag and prompt."""
+    yield from _lines(path, category=category or "tag")
+
+
+def _jsonl(path: Path, category: str) -> Iterator[Entry]:
+    yield from _lines(path, category=category or "category")
+
+
+def _hps(path: Path, category: str) -> Iterator[Entry]:
+    """HPSv2: a folder with a JSON list of prompts for each style, which the file's name is."""
+    if category:
+        raise ValueError("Lists of the format hps have one category each, their file's name. Leave --category out.")
+    try:
+        prompts = json.loads(_text(path))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not JSON: {error}.") from error
+    if not isinstance(prompts, list) or not all(isinstance(prompt, str) for prompt in prompts):
+        raise ValueError(f"{path} is not a JSON list of prompts.")
+    for number, prompt in enumerate(prompts, 1):
+        yield Entry(_one_line(prompt), path.stem, f"{path.name} entry {number}")
+
+
+def _table(path: Path, *, prompt: str, category: str) -> Iterator[Entry]:
+    # Published lists quote nothing: a quotation mark belongs to its prompt.
+    rows = csv.DictReader(io.StringIO(_text(path)), delimiter="\t", quoting=csv.QUOTE_NONE)
+    missing = [name for name in (prompt, category) if name not in (rows.fieldnames or [])]
+    if missing:
+        raise ValueError(
+            f"{path}: the first line has no {' and no '.join(missing)}; it has {', '.join(rows.fieldnames or [])}."
+        )
+    for number, row in enumerate(rows, 2):
+        yield Entry(_one_line(row[prompt] or ""), _one_line(row[category] or ""), f"{path.name} line {number}")
+
+
+def _lines(path: Path, *, category: str) -> Iterator[Entry]:
+    for number, line in enumerate(_text(path).splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            fields: Any = json.loads(line)
+            yield Entry(_one_line(fields["prompt"]), _one_line(str(fields[category])), f"{path.name} line {number}")
+        except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"{path} line {number} is no JSON object with the texts `prompt` and `{category}`: {error!r}."
+            ) from error
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} cannot be read as UTF-8 text: {error}.") from error
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+_READERS: dict[str, Callable[[Path, str], Iterator[Entry]]] = {
+    "parti": _parti,
+    "geneval": _geneval,
+    "hps": _hps,
+    "tsv": _tsv,
+    "jsonl": _jsonl,
+}

@@ -1,0 +1,29 @@
+"""The attenuation line of each judge as a picture, its measured win rate upon it."""
+
+from collections.abc import Sequence
+
+from alignment.evaluation.agreement import attenuated_win_rate, disattenuated_win_rate
+from pipelines.release.pages.drawing import FAINT, SERIES, as_percent, drawn, plain
+from pipelines.release.pages.judges import Attenuation
+
+
+def plot_attenuation(lines: Sequence[Attenuation]) -> bytes:
+    """SVG: people's win rate across, the judge's up. A dot above the end of its line is more than people explain."""
+    with drawn("attenuation", 3.6) as (figure, buffer):
+        axes = figure.subplots()
+        axes.axhline(0.5, color=FAINT, linewidth=0.8)
+        axes.axvline(0.5, color=FAINT, linewidth=0.8)
+        for number, line in enumerate(lines):
+            colour = SERIES[number % len(SERIES)]
+            ends = [attenuated_win_rate(human, line.accuracy) for human in (0.0, 1.0)]
+            axes.plot([0, 1], ends, color=colour, linewidth=1.2, label=f"{line.judge}, {line.accuracy:.0%} agreement")
+            if line.accuracy > 0.5:
+                fits = disattenuated_win_rate(line.rate, line.accuracy)
+                axes.vlines(fits, line.low, line.high, color=colour, linewidth=1.6)
+                axes.plot([fits], [line.rate], "o", color=colour, markersize=6)
+        axes.set(xlim=(-0.02, 1.02), ylim=(0, 1), xlabel="people prefer the candidate", ylabel="the judge prefers it")
+        axes.xaxis.set_major_formatter(as_percent)
+        axes.yaxis.set_major_formatter(as_percent)
+        plain(axes)
+        axes.legend(frameon=False, loc="upper left")
+    return buffer.getvalue()

@@ -1,0 +1,170 @@
+"""What each judge and guard measured, and how far each judge agrees with people."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from alignment.contracts import Calibration, Comparison, EvalReport, Judge
+from alignment.evaluation.agreement import attenuated_win_rate, disattenuated_win_rate
+from pipelines.contracts import GateCheck, GateDecision
+from pipelines.release.pages.words import bounds, number, percent
+
+HUMAN_EXAMPLE = 0.6
+"""The human win rate that the table translates into each judge's."""
+
+Kind = Literal["judge", "guard"]
+
+
+@dataclass(frozen=True)
+class Bar:
+    """Candidate against one other model under one scorer."""
+
+    against: str
+    counts: tuple[tuple[str, int, float], ...]
+    """(outcome, prompts, share in percent) of wins, ties and losses."""
+    win_rate: str
+    interval: str
+    low: float
+    rate: float
+    high: float
+    """Percent, within 0 and 100, for drawing."""
+    change: str
+
+
+@dataclass(frozen=True)
+class ScorerPanel:
+    """All that one judge or guard measured."""
+
+    name: str
+    kind: Kind
+    status: str
+    bars: tuple[Bar, ...]
+
+
+def scorers(report: EvalReport) -> list[tuple[Kind, Judge]]:
+    """Judges, then guards."""
+    judges: list[tuple[Kind, Judge]] = [("judge", judge) for judge in report.spec.judges]
+    return [*judges, *(("guard", guard) for guard in report.spec.guards)]
+
+
+def scorer_panel(report: EvalReport, decision: GateDecision, name: str, *, kind: Kind) -> ScorerPanel:
+    """The bars of one scorer, and whether it had a say."""
+    measured = [comparison for comparison in report.comparisons if comparison.scorer == name]
+    if report.spec.champion.kind == "base":
+        bars = tuple(bar(c, "base, the champion") for c in measured if c.against == "champion")
+    else:
+        bars = tuple(bar(comparison, comparison.against) for comparison in measured)
+    return ScorerPanel(name, kind, _status(decision, name, kind), bars)
+
+
+def _status(decision: GateDecision, name: str, kind: Kind) -> str:
+    if kind == "judge":
+        ballot = find_check(decision, f"may_vote:{name}")
+        return "was not asked" if ballot is None else "votes" if ballot.passed else "may not vote"
+    own = [c for c in decision.checks if c.name == f"guard:{name}" or c.name.startswith(f"guard:{name}:")]
+    if not own:
+        drift = find_check(decision, f"drift:{name}")
+        return "watched for drift" if drift else "was not asked"
+    if all(check.passed for check in own):
+        return "holds"
+    return "undecided" if all(check.passed or check.note == "undecided" for check in own) else "does not hold"
+
+
+def find_check(decision: GateDecision, name: str) -> GateCheck | None:
+    """The check of this name, None when the gate never came to it."""
+    return next((check for check in decision.checks if check.name == name), None)
+
+
+def bar(comparison: Comparison, against: str) -> Bar:
+    """Counts as shares, rates as percent; figures that are not finite are shown as a dash and drawn at the middle."""
+    total = max(1, comparison.num_prompts)
+    outcomes = (("wins", comparison.wins), ("ties", comparison.ties), ("losses", comparison.losses))
+    rates = (comparison.win_rate_low, comparison.win_rate, comparison.win_rate_high)
+    low, rate, high = (100 * min(1.0, max(0.0, r)) if math.isfinite(r) else 50.0 for r in rates)
+    change = f"{number(comparison.mean_difference_low)} to {number(comparison.mean_difference_high)}"
+    return Bar(
+        against=against,
+        counts=tuple((name, count, 100 * count / total) for name, count in outcomes),
+        win_rate=percent(comparison.win_rate),
+        interval=bounds(comparison.win_rate_low, comparison.win_rate_high),
+        low=low,
+        rate=rate,
+        high=high,
+        change=f"{number(comparison.mean_difference)} ({change})",
+    )
+
+
+# --- agreement with people ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class CalibrationRow:
+    """One judge's agreement with people, and what its win rate then says of people's."""
+
+    judge: str
+    pairs: str
+    ties: str
+    accuracy: str
+    interval: str
+    shows: str
+    """Win rate that the judge would show if people preferred the candidate on HUMAN_EXAMPLE of the prompts."""
+    measured: str
+    implies: str
+    """Human win rate that fits the measured one."""
+    implies_interval: str
+    """Those that fit its bounds."""
+    verdict: str
+    votes: bool
+
+
+@dataclass(frozen=True)
+class Attenuation:
+    """A judge's measured win rate against the champion, beside the accuracy that weakens it; for drawing."""
+
+    judge: str
+    accuracy: float
+    low: float
+    rate: float
+    high: float
+
+
+def calibration_row(calibration: Calibration, report: EvalReport, decision: GateDecision) -> CalibrationRow:
+    """Figures of one judge with what the gate made of them."""
+    check = find_check(decision, f"may_vote:{calibration.judge}")
+    line = attenuation(calibration, report)
+    accuracy = calibration.accuracy
+    implied = _implied(line) if line else ("-", "")
+    return CalibrationRow(
+        judge=calibration.judge,
+        pairs=str(calibration.num_pairs),
+        ties=f"{calibration.num_human_ties} ties left out",
+        accuracy=percent(accuracy),
+        interval=bounds(calibration.accuracy_low, calibration.accuracy_high),
+        shows=percent(attenuated_win_rate(HUMAN_EXAMPLE, accuracy)),
+        measured=percent(line.rate) if line else "-",
+        implies=implied[0],
+        implies_interval=implied[1],
+        verdict=check.explanation if check else "The gate did not ask it.",
+        votes=bool(check and check.passed),
+    )
+
+
+def attenuation(calibration: Calibration, report: EvalReport) -> Attenuation | None:
+    """What to draw of one judge; None where a figure is missing or not finite."""
+    found = [c for c in report.comparisons if (c.scorer, c.against) == (calibration.judge, "champion")]
+    if not found:
+        return None
+    rates = (found[0].win_rate_low, found[0].win_rate, found[0].win_rate_high)
+    if not all(math.isfinite(value) for value in (calibration.accuracy, *rates)):
+        return None
+    return Attenuation(calibration.judge, calibration.accuracy, *rates)
+
+
+def _implied(line: Attenuation) -> tuple[str, str]:
+    """Human win rate and its bounds at the measured accuracy, which is itself uncertain."""
+    if line.accuracy <= 0.5:
+        return "cannot be said", ""
+    low, rate, high = (disattenuated_win_rate(value, line.accuracy) for value in (line.low, line.rate, line.high))
+    if line.rate > line.accuracy:
+        return "above the line", ""
+    return percent(rate), bounds(low, high)

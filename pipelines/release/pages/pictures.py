@@ -1,0 +1,58 @@
+"""Images of an evaluation's folder as text, so that the page holds them itself."""
+
+import base64
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from alignment.evaluation.extremes import Extreme
+
+CONTACT_SHEET_FILE = "contact_sheet.png"
+EXTREMES_FILE = "extremes.json"
+
+
+@dataclass(frozen=True)
+class Example:
+    """One prompt with both images."""
+
+    prompt: str
+    differences: tuple[tuple[str, str], ...]
+    champion: str
+    candidate: str
+
+
+def extremes_by_end(folder: Path) -> list[tuple[str, list[Example]]]:
+    """Titled groups of prompts; empty when the evaluation wrote none."""
+    path = folder / EXTREMES_FILE
+    if not path.is_file():
+        return []
+    found = [Extreme.model_validate(line) for line in json.loads(path.read_text(encoding="utf-8"))]
+    groups = [
+        (title, [_example(e, folder) for e in found if e.end == end])
+        for end, title in (("gain", "Largest gains"), ("loss", "Largest losses"))
+    ]
+    return [(title, examples) for title, examples in groups if examples]
+
+
+def _example(extreme: Extreme, folder: Path) -> Example:
+    return Example(
+        prompt=extreme.prompt,
+        differences=tuple((judge, f"{value:+.3g}") for judge, value in extreme.differences.items()),
+        champion=data_uri(folder / extreme.champion_image),
+        candidate=data_uri(folder / extreme.candidate_image),
+    )
+
+
+def data_uri(path: Path) -> str:
+    """A PNG as text; empty when there is none."""
+    return data_uri_of(path.read_bytes(), "image/png") if path.is_file() else ""
+
+
+def svg_uri(content: bytes) -> str:
+    """A drawing as text."""
+    return data_uri_of(content, "image/svg+xml")
+
+
+def data_uri_of(content: bytes, kind: str) -> str:
+    """A picture as text."""
+    return f"data:{kind};base64," + base64.b64encode(content).decode()

@@ -1,0 +1,31 @@
+"""Win rates by slice as a picture: a dot and its interval for each judge, the line of no difference between."""
+
+from collections.abc import Sequence
+
+from pipelines.release.pages.drawing import FAINT, SERIES, as_percent, drawn, plain
+from pipelines.release.pages.slices import SliceRow
+
+SPREAD = 0.5
+"""Share of a row that its judges take."""
+
+
+def plot_slices(rows: Sequence[SliceRow], judges: Sequence[str]) -> bytes:
+    """SVG: slices down, win rate against the champion across. `judges` are the first columns of the rows."""
+    inches = 1.0 + len(rows) * max(0.34, 0.17 * len(judges))
+    with drawn("slices", inches) as (figure, buffer):
+        axes = figure.subplots()
+        axes.axvline(0.5, color=FAINT, linewidth=1)
+        for number, judge in enumerate(judges):
+            colour = SERIES[number % len(SERIES)]
+            offset = 0.0 if len(judges) == 1 else SPREAD * (number / (len(judges) - 1) - 0.5)
+            heights = [index + offset for index in range(len(rows))]
+            cells = [row.cells[number] for row in rows]
+            axes.hlines(heights, [c.low for c in cells], [c.high for c in cells], color=colour, linewidth=1.6)
+            axes.plot([c.rate for c in cells], heights, "o", color=colour, markersize=5, label=judge)
+        axes.set_yticks(range(len(rows)), [f"{row.name}  ({row.prompts})" for row in rows])
+        axes.set(xlim=(0, 1), ylim=(len(rows) - 0.4, -0.6), xlabel="win rate against the champion")
+        axes.xaxis.set_major_formatter(as_percent)
+        plain(axes)
+        axes.grid(visible=False, axis="y")
+        figure.legend(frameon=False, loc="outside upper right", ncols=4)
+    return buffer.getvalue()

@@ -1,0 +1,107 @@
+"""What the training run did: its recipe in words, its curves, and the device-hours of every job behind the verdict."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from alignment.contracts import FullFineTune, Recipe
+from alignment.job_files import MetricsLine
+from pipelines.contracts import JobRecord
+from pipelines.release.pages.words import duration
+
+Points = Sequence[tuple[float, float]]
+
+FIRST_METRICS = (
+    "loss",
+    "implicit_accuracy",
+    "margin",
+    "chosen_error_minus_reference",
+    "rejected_error_minus_reference",
+    "gradient_norm",
+    "learning_rate",
+    "pairs_per_second",
+)
+"""Shown in this order; whatever else a run logs follows by name."""
+MOST_METRICS = 12
+JOBS = {
+    "label": "labels",
+    "draw_pairs": "drawing pairs",
+    "encode": "features",
+    "train": "training",
+    "soup": "averaging",
+    "train_reward": "reward model",
+    "evaluate": "evaluation",
+    "coverage": "best of several",
+}
+
+
+def curves(lines: Sequence[MetricsLine]) -> dict[str, list[tuple[float, float]]]:
+    """Metric name to its finite (step, value) points; at most twelve metrics, those that say most first."""
+    names = {name for line in lines for name in line.metrics}
+    ordered = [name for name in FIRST_METRICS if name in names] + sorted(names - set(FIRST_METRICS))
+    found = {
+        name: [
+            (float(line.step), line.metrics[name])
+            for line in lines
+            if name in line.metrics and math.isfinite(line.metrics[name])
+        ]
+        for name in ordered
+    }
+    return {name: points for name, points in list(found.items())[:MOST_METRICS] if points}
+
+
+def thinned(points: Points, most: int) -> list[tuple[float, float]]:
+    """At most `most` points: means of equal runs of neighbours, each at the mean of its steps."""
+    size = max(1, math.ceil(len(points) / most))
+    runs = [points[start : start + size] for start in range(0, len(points), size)]
+    return [(sum(x for x, _ in run) / len(run), sum(y for _, y in run) / len(run)) for run in runs]
+
+
+def recipe_facts(recipe: Recipe) -> list[tuple[str, str]]:
+    """What was trained and how, in the recipe's own terms."""
+    objective = recipe.objective
+    settings = objective.model_dump(mode="json", exclude={"name"})
+    method = objective.title + (f" ({objective.paper})" if objective.paper else "")
+    tuning = recipe.tuning
+    tuned = "every weight of the denoiser" if isinstance(tuning, FullFineTune) else f"LoRA, rank {tuning.rank}"
+    optimiser = recipe.optimiser
+    facts = [
+        ("recipe", recipe.name),
+        ("method", method),
+        ("settings", ", ".join(f"{name} {value}" for name, value in settings.items()) or "none"),
+        ("tuned", tuned),
+        ("optimiser", f"{optimiser.kind}, learning rate {optimiser.learning_rate:g}"),
+        ("length", f"{recipe.steps} steps of {recipe.global_batch}, seed {recipe.seed}, {recipe.precision}"),
+    ]
+    return [*facts, ("labels", "flipped, to test the gate")] if recipe.flip_labels else facts
+
+
+@dataclass(frozen=True)
+class EffortRow:
+    """One job's time."""
+
+    job: str
+    device: str
+    processes: str
+    wall: str
+    hours: str
+
+
+def effort_rows(records: Sequence[JobRecord]) -> list[EffortRow]:
+    """Finished jobs, then a sum for each kind of device."""
+    rows = [
+        EffortRow(
+            job=JOBS[record.request.kind],
+            device="GPU" if record.device == "gpu" else "CPU",
+            processes=str(record.request.placement.num_processes),
+            wall=duration(record.seconds) + (f" in {record.attempts} attempts" if record.attempts > 1 else ""),
+            hours=f"{record.device_hours:.2f}",
+        )
+        for record in records
+    ]
+    for device, unit in (("gpu", "GPU-hours"), ("cpu", "process-hours on a CPU, none on a GPU")):
+        own = [record.device_hours for record in records if record.device == device]
+        if own:
+            unit = unit if len(own) == len(records) else unit.partition(",")[0]
+            rows.append(EffortRow(f"together, {unit}", "", "", "", f"{sum(own):.2f}"))
+    return rows

@@ -1,0 +1,79 @@
+"""Before an alias moves: are policy, version, scores, weights, signature and champion still what was judged?"""
+
+import hashlib
+import tempfile
+from pathlib import Path
+
+from pipelines import registry
+from pipelines.contracts import CandidateVersion, GateDecision
+from pipelines.folders import hash_folder
+from pipelines.project import Project
+from pipelines.release import ledger, signing
+from pipelines.release.registration import fetch_weights, read_version
+from pipelines.settings import Settings
+from pipelines.storage import open_store
+
+
+def check_evidence(decision: GateDecision, project: Project, settings: Settings) -> None:
+    """Compare the decision with policy, version, weights and scores; ValueError names all that differs."""
+    problems = []
+    if decision.policy_digest != project.gate.digest:
+        problems.append("the gate's policy was changed after the decision")
+    problems += _version_problems(decision.candidate, project, settings)
+    problems += _scores_problems(decision, settings)
+    if problems:
+        raise ValueError(
+            f"Version {decision.candidate.version} of {project.name!r} was not promoted: {'; '.join(problems)}. Nothing"
+            " was moved. Run the gate again, on a new evaluation where weights or scores differ."
+        )
+    check_weights(decision.candidate, project, settings)
+
+
+def _version_problems(candidate: CandidateVersion, project: Project, settings: Settings) -> list[str]:
+    registered = read_version(project, settings, candidate.version)
+    if registered is None:
+        return ["the version is not in the registry"]
+    judged, now = candidate.model_dump(), registered.model_dump()
+    return [f"its {name} is {now[name]!r}, judged was {judged[name]!r}" for name in now if now[name] != judged[name]]
+
+
+def _scores_problems(decision: GateDecision, settings: Settings) -> list[str]:
+    """The score table must be the one that was judged, since the decision is recomputed from it."""
+    store = open_store(settings.store_uri, settings)
+    scores_uri = f"{decision.evaluation_uri}/scores.parquet"
+    if not store.exists(scores_uri):
+        return [f"the evaluation in {decision.evaluation_uri} is gone"]
+    if hashlib.sha256(store.read_bytes(scores_uri)).hexdigest() != decision.scores_digest:
+        return [f"the scores in {decision.evaluation_uri} are not those of the decision"]
+    return []
+
+
+def check_weights(version: CandidateVersion, project: Project, settings: Settings) -> None:
+    """Hash every byte of the weights, in the store and as MLflow would serve them; with a key, verify the signature."""
+    with tempfile.TemporaryDirectory(prefix="plumbline-promote-") as scratch:
+        fetch_weights(version.weights_uri, version.weights_digest, settings, Path(scratch))
+        served = registry.fetch_version_weights(settings, project.name, version.version, Path(scratch) / "served")
+        found = hash_folder(served)[0]
+        tags = registry.version_tags(settings, project.name, version.version) or {}
+        unsigned = signing.verify(served, tags, settings) if found == version.weights_digest else ""
+    if unsigned:
+        raise ValueError(
+            f"Version {version.version} of {project.name!r} may not be champion: {unsigned}. Nothing was moved."
+        )
+    if found != version.weights_digest:
+        raise ValueError(
+            f"MLflow serves weights with digest {found} for version {version.version} of {project.name!r}, registered"
+            f" were {version.weights_digest}: they were changed. Nothing was moved. Delete it and register again."
+        )
+
+
+def check_champion(decision: GateDecision, project: Project, settings: Settings) -> None:
+    """The champion, read once more just before the switch, must be the one that was evaluated against."""
+    champion = read_version(project, settings, "champion")
+    found = (champion.version, champion.weights_digest) if champion else (None, decision.candidate.base_digest)
+    if found != (decision.champion_version, decision.champion_weights_digest):
+        raise ValueError(
+            f"The champion of {project.name!r} is {ledger.describe(found[0])} with weights {found[1][:12]}, the"
+            f" candidate was evaluated against {ledger.describe(decision.champion_version)} with weights"
+            f" {decision.champion_weights_digest[:12]}. Nothing was moved. Evaluate against the present champion."
+        )

@@ -1,0 +1,133 @@
+"""The approval task asks whom it may, only when it has to, and lets every answer go on with who gave it."""
+
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from airflow.providers.standard.operators import hitl
+from airflow.sdk.exceptions import TaskAwaitingInput
+
+from pipelines.contracts import Approval, CandidateVersion, GateDecision
+from pipelines.dispatch.operators.approval import PromotionApproval
+
+DECISION = GateDecision(
+    verdict="promote",
+    mode="enforce",
+    checks=(),
+    reasons=(),
+    candidate=CandidateVersion(
+        model="shapes",
+        version=4,
+        kind="lora",
+        weights_digest="a" * 64,
+        weights_uri="file:///store/jobs/1",
+        spec_digest="5" * 64,
+        base_digest="b" * 64,
+        snapshot_digest="c" * 64,
+        trained_on=(),
+        run_id="run",
+    ),
+    champion_version=None,
+    champion_weights_digest="b" * 64,
+    report_digest="e" * 64,
+    evaluation_uri="file:///store/evaluations/1",
+    report_uri="file:///store/reports/1.html",
+    scores_digest="f" * 64,
+    policy_digest="0" * 64,
+)
+AT = datetime(2026, 11, 24, 9, 0, tzinfo=UTC)
+
+
+def question(path: str, decision: dict[str, Any], *, asked_by: list[str]) -> dict[str, Any] | None:
+    """Stands for champion_stages.approval_question."""
+    if path == "nobody is asked":
+        return None
+    assert decision["verdict"] == "promote"
+    return {
+        "subject": "Sure?",
+        "body": "{{ 7 * 6 }} **bold**",
+        "approvers": [{"id": "7", "name": "bob"}],
+        "asked_by": asked_by,
+        "decision_digest": DECISION.digest,
+    }
+
+
+def operator(path: str = "projects/shapes.toml", **changes: Any) -> PromotionApproval:
+    return PromotionApproval(
+        task_id="approve",
+        project_path=path,
+        decision=DECISION.model_dump(mode="json"),
+        timeout_hours=2,
+        question_builder=f"{__name__}:question",
+        **changes,
+    )
+
+
+def context(user: str | None = "ada") -> Any:
+    return {"task_instance": SimpleNamespace(id="ti-1"), "dag_run": SimpleNamespace(triggering_user_name=user)}
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What reaches Airflow's own table of questions."""
+    found: list[dict[str, Any]] = []
+    monkeypatch.setattr(hitl, "upsert_hitl_detail", lambda **given: found.append(given))
+    return found
+
+
+@pytest.fixture(autouse=True)
+def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The question builder is named by its module, which pytest does not put on the path."""
+    import sys
+
+    monkeypatch.setitem(sys.modules, __name__, SimpleNamespace(question=question))  # type: ignore[arg-type]
+
+
+def event(option: str, user: dict[str, str] | None, **changes: Any) -> dict[str, Any]:
+    facts = {"chosen_options": [option], "params_input": {}, "responded_at": AT, "responded_by_user": user}
+    return {**facts, "timedout": False, **changes}
+
+
+def test_the_question_goes_to_the_approvers_and_silence_is_no(asked: list[dict[str, Any]]) -> None:
+    with pytest.raises(TaskAwaitingInput) as parked:
+        operator().execute(context())
+    assert parked.value.timeout == timedelta(hours=2)
+    assert parked.value.method_name == "execute_complete"
+    [given] = asked
+    assert given["assigned_users"] == [{"id": "7", "name": "bob"}]
+    assert given["defaults"] == ["Reject"]
+    assert given["options"] == ["Approve", "Reject"]
+    assert (given["subject"], given["body"]) == ("Sure?", "{{ 7 * 6 }} **bold**"), "never read as a template"
+
+
+def test_nobody_is_asked_when_nobody_has_to(asked: list[dict[str, Any]]) -> None:
+    assert operator("nobody is asked").execute(context()) is None
+    assert asked == []
+
+
+@pytest.mark.parametrize(
+    ("given", "answer", "by"),
+    [
+        (event("Approve", {"id": "7", "name": "bob"}), "approve", ("7", "bob")),
+        (event("Reject", {"id": "7", "name": "bob"}), "reject", ("7", "bob")),
+        (event("Reject", None, timedout=True), "timeout", ("", "")),
+    ],
+)
+def test_every_answer_goes_on_with_who_gave_it(given: dict[str, Any], answer: str, by: tuple[str, str]) -> None:
+    approval = Approval.model_validate(operator().execute_complete(context(), given))
+    assert (approval.answer, (approval.by_id, approval.by), approval.at) == (answer, by, AT)
+    assert (approval.decision_digest, approval.asked_by) == (DECISION.digest, ("ada",))
+
+
+def test_a_run_that_nobody_triggered_was_asked_for_by_nobody() -> None:
+    given = event("Approve", {"id": "7", "name": "bob"})
+    assert operator().execute_complete(context(None), given)["asked_by"] == []
+
+
+def test_people_are_told_what_they_are_asked(asked: list[dict[str, Any]]) -> None:
+    told: list[dict[str, str]] = []
+    asking = operator(notifiers=[lambda _: told.append(asking.announcement)])
+    with pytest.raises(TaskAwaitingInput):
+        asking.execute(context())
+    assert told == [{"message": "Sure?", "report_uri": "file:///store/reports/1.html"}]

@@ -1,0 +1,148 @@
+"""Messages leave through Airflow's own notifiers to a real web server and a real mail server, and say what happened."""
+
+import json
+import socketserver
+import threading
+from collections.abc import Iterator
+from email import message_from_string, policy
+from email.message import EmailMessage
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pipelines.dispatch.operators.notifications import TellPeople, callbacks, failure_callbacks
+from pipelines.project import load_project
+
+SHAPES = Path(__file__).parents[4] / "projects" / "shapes.toml"
+PROMOTED = {"outcome": "promoted", "message": "version 1 -> version 2", "report_uri": "s3://bucket/report.html"}
+
+
+class Hook(BaseHTTPRequestHandler):
+    """Keeps what is posted."""
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.got.append((self.path, json.loads(body)))  # type: ignore[attr-defined]
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Stay silent."""
+
+
+class Mailbox(socketserver.StreamRequestHandler):
+    """As much of SMTP as a client without encryption speaks."""
+
+    def handle(self) -> None:
+        self.wfile.write(b"220 here\r\n")
+        while command := self.rfile.readline().strip().upper():
+            if command == b"DATA":
+                self.wfile.write(b"354 go on\r\n")
+                lines = list(iter(self.rfile.readline, b".\r\n"))
+                self.server.got.append(b"".join(lines).decode())  # type: ignore[attr-defined]
+            self.wfile.write(b"250 ok\r\n")
+            if command == b"QUIT":
+                return
+
+
+@pytest.fixture
+def hook(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    yield from serve(ThreadingHTTPServer(("127.0.0.1", 0), Hook), "CHAT", "http://127.0.0.1:{port}", monkeypatch)
+
+
+@pytest.fixture
+def mailbox(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    address = "smtp://127.0.0.1:{port}?disable_ssl=true&disable_tls=true&from_email=plumbline%40example.org"
+    yield from serve(socketserver.ThreadingTCPServer(("127.0.0.1", 0), Mailbox), "MAIL", address, monkeypatch)
+
+
+def serve(server: Any, name: str, address: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A server in a thread, and an Airflow connection that leads to it."""
+    server.got = []
+    monkeypatch.setenv(f"AIRFLOW_CONN_{name}", address.format(port=server.server_address[1]))
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("PLUMBLINE_AIRFLOW_UI_URL", "http://airflow")
+    text = SHAPES.read_text().replace('"../examples', f'"{SHAPES.parents[1]}/examples')
+    text += '[notify.mail]\nconnection = "mail"\nto = ["people@example.org"]\n'
+    text += '[notify.webhook]\nconnection = "chat"\nendpoint = "room"\n'
+    (tmp_path / "shapes.toml").write_text(text)
+    return str(tmp_path / "shapes.toml")
+
+
+def context(answer: Any = None, **more: Any) -> Any:
+    """What Airflow hands to a callback of a task that returned `answer`."""
+    task_instance = SimpleNamespace(task_id="promote", xcom_pull=lambda task_ids: answer)
+    return {"ti": task_instance, "dag_run": SimpleNamespace(dag_id="shapes.promote", run_id="manual__1"), **more}
+
+
+def parsed(text: str) -> EmailMessage:
+    return message_from_string(text, _class=EmailMessage, policy=policy.default)  # type: ignore[return-value,arg-type]
+
+
+def test_a_promotion_is_told_by_mail_and_webhook_with_the_report(project: str, hook: Any, mailbox: Any) -> None:
+    TellPeople(project)(context(PROMOTED))
+    [(path, said)] = hook.got
+    assert path == "/room"
+    assert said["event"] == "promoted"
+    assert said["report_uri"] == "s3://bucket/report.html"
+    assert said["text"].splitlines() == [
+        "Plumbline shapes: promoted",
+        "version 1 -> version 2",
+        "Report: s3://bucket/report.html",
+        "Run: http://airflow/dags/shapes.promote/runs/manual__1",
+    ]
+    mail = parsed(mailbox.got[0])
+    assert (mail["Subject"], mail["To"]) == ("Plumbline shapes: promoted", "people@example.org")
+    body = mail.get_body()
+    assert body is not None
+    assert "<p>version 1 -&gt; version 2</p>" in body.get_content()
+
+
+def test_what_is_said_is_never_read_as_a_template_or_as_html(project: str, hook: Any, mailbox: Any) -> None:
+    nasty = "{{ 7 * 6 }} {% raw %} <img src=x>"
+    TellPeople(project)(context({"outcome": "rolled_back", "message": nasty}))
+    assert nasty in hook.got[0][1]["text"]
+    body = parsed(mailbox.got[0]).get_body()
+    assert body is not None
+    assert "{{ 7 * 6 }} {% raw %} &lt;img src=x&gt;" in body.get_content()
+
+
+@pytest.mark.parametrize("answer", [{"outcome": "held", "message": "no"}, {"state": "agrees", "message": "fine"}, None])
+def test_what_nobody_asked_for_is_not_told(project: str, hook: Any, mailbox: Any, answer: Any) -> None:
+    TellPeople(project)(context(answer))
+    assert (hook.got, mailbox.got) == ([], [])
+
+
+def test_an_alarm_a_failure_and_a_question_say_what_they_are_about(project: str, hook: Any, mailbox: Any) -> None:
+    TellPeople(project)(context({"state": "alarm", "message": "moved by hand"}))
+    TellPeople(project, "failed")(context(exception=ValueError("no GPU")))
+    asking = SimpleNamespace(announcement={"message": "Sure?", "report_uri": "s3://r"})
+    TellPeople(project, "asked")(context(task=asking))
+    said = [(body["event"], body["text"].splitlines()[1], body["report_uri"]) for _, body in hook.got]
+    assert said == [("alarm", "moved by hand", ""), ("failed", "no GPU", ""), ("asked", "Sure?", "s3://r")]
+
+
+def test_a_server_that_is_down_keeps_nobody_else_from_being_told(
+    project: str, hook: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_MAIL", "smtp://127.0.0.1:9?disable_ssl=true&disable_tls=true&retry_limit=1")
+    TellPeople(project)(context(PROMOTED))
+    assert len(hook.got) == 1
+    assert "Failed to send notification" in capsys.readouterr().out
+
+
+def test_without_a_way_to_tell_nothing_is_attached() -> None:
+    assert callbacks(load_project(SHAPES), str(SHAPES)) == {}
+    assert failure_callbacks(load_project(SHAPES), str(SHAPES)) == {}

@@ -1,0 +1,46 @@
+"""Checks in families, and what each family says in a word."""
+
+from typing import Any
+
+import pytest
+
+from pipelines.contracts import GateCheck
+from pipelines.release.pages.checks import check_groups, check_row
+
+
+def check(name: str, **fields: Any) -> GateCheck:
+    given = {"measured": 0.5, "required": "> 0", "passed": True, "family": "guards", "explanation": "so", **fields}
+    return GateCheck(name=name, **given)
+
+
+def only_group(decision: Any, *checks: GateCheck) -> tuple[str, str]:
+    (group,) = check_groups(decision.model_copy(update={"checks": checks}))
+    return group.says, group.colour
+
+
+def test_families_come_in_the_order_of_questions_and_hold_every_check(good_decision: Any) -> None:
+    groups = check_groups(good_decision)
+    assert [group.name for group in groups] == ["votes", "guards", "detectors", "power", "evidence"]
+    assert sum(len(group.rows) for group in groups) == len(good_decision.checks)
+
+
+def test_a_name_is_for_people() -> None:
+    row = check_row(check("rank_correlation:a:b", measured=0.123456, note="warning", passed=False))
+    assert (row.name, row.measured, row.mark, row.colour) == ("rank correlation: a, b", "0.1235", "warning", "plain")
+    assert (check_row(check("x", passed=False)).mark, check_row(check("x", passed=False)).colour) == ("failed", "no")
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ([{}, {}], ("2 of 2 hold", "yes")),
+        ([{}, {"passed": False}, {"passed": False, "note": "undecided"}], ("1 of 3 failed", "no")),
+        ([{}, {"passed": False, "note": "undecided"}], ("1 of 2 undecided", "plain")),
+        ([{}, {"passed": False, "note": "warning", "decisive": False}], ("1 warning", "plain")),
+        ([{"decisive": False}, {"decisive": False, "measured": None}], ("1 watched, no sign", "yes")),
+        ([{"decisive": False, "note": "unmeasured"}], ("nothing measured", "plain")),
+    ],
+)
+def test_a_family_says_its_worst(good_decision: Any, fields: list[dict[str, Any]], says: tuple[str, str]) -> None:
+    checks = [check(f"guard:{number}", **own) for number, own in enumerate(fields)]
+    assert only_group(good_decision, *checks) == says

@@ -1,0 +1,61 @@
+"""From pairs to verdict: every stage there, every digest told, gaps said."""
+
+from typing import Any
+
+from alignment.contracts import DatasetSnapshot, FeatureCache
+from pipelines.project_sections import SourceSection
+from pipelines.release.pages.lineage import commands, lineage
+from pipelines.release.provenance import Provenance
+
+STAGES = ["sources", "batches", "snapshot", "features", "training", "weights", "candidate", "evaluation", "decision"]
+
+
+def known() -> Provenance:
+    snapshot = DatasetSnapshot(
+        uri="file:///store/snapshots/1",
+        content_digest="a" * 64,
+        num_pairs={"train": 30, "calibration": 20, "test": 10},
+        num_ties=4,
+        num_prompts=55,
+        sources=("shapes_pairs",),
+        licences=("CC0-1.0",),
+        batch_digests=("1" * 64, "2" * 64),
+        heldout_prompts_digest="3" * 64,
+    )
+    cache = FeatureCache(
+        uri="file:///store/features/1",
+        content_digest="4" * 64,
+        spec_digest="5" * 64,
+        num_pairs=28,
+        num_captions=25,
+        latent_shape=(4, 8, 8),
+    )
+    source = SourceSection(name="shapes_pairs", kind="pick_a_pic", uri="/data/pairs", licence="CC0-1.0")
+    return Provenance(sources=(source,), snapshot=snapshot, cache=cache)
+
+
+def test_every_stage_is_told_in_the_order_of_the_data(good_evaluation: Any, good_decision: Any) -> None:
+    steps = lineage(good_evaluation.report, good_decision, known())
+    assert [step.title for step in steps] == STAGES
+    told = {step.title: step for step in steps}
+    assert told["sources"].says == "shapes_pairs (pick_a_pic, licence CC0-1.0)."
+    assert told["batches"].says == "2 immutable batches, validated row by row."
+    assert told["snapshot"].says.startswith("Pairs: 30 train, 20 calibration, 10 test; 55 prompts, 4 ties.")
+    assert told["features"].says == "28 pairs as latents of 4 x 8 x 8."
+    digests = {digest for step in steps for _, digest in step.digests}
+    spec, candidate = good_evaluation.report.spec, good_decision.candidate
+    assert digests >= {"1" * 64, "4" * 64, candidate.weights_digest, candidate.spec_digest, candidate.base_digest}
+    assert digests >= {spec.digest, good_decision.digest, good_decision.scores_digest, good_decision.policy_digest}
+    assert digests >= {scorer.weights_digest for scorer in (*spec.judges, *spec.guards)}
+
+
+def test_what_the_store_lost_is_said(good_evaluation: Any, good_decision: Any) -> None:
+    told = {step.title: step.says for step in lineage(good_evaluation.report, good_decision, Provenance())}
+    assert told["batches"] == told["features"] == "No trace in the store."
+    assert told["snapshot"] == "No trace in the store but its digest."
+    assert told["sources"] == "shapes_pairs."
+
+
+def test_commands_name_project_and_version(good_decision: Any) -> None:
+    typed = [command for _, command in commands(good_decision)]
+    assert "plumbline gate projects/shapes.toml --version 4" in typed

@@ -1,0 +1,102 @@
+"""Records are kept once, found by weights, and expire."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from alignment.calibration_contracts import CalibrationReport, CalibrationSpec, JudgeCalibration, RaterReliability
+from alignment.contracts import Calibration, Judge
+from alignment.rewards.catalogue import ClipPreference
+from pipelines import calibrations
+from pipelines.policy import GatePolicy
+from pipelines.settings import Settings
+from pipelines.watch_contracts import CalibrationRecord
+
+NOW = datetime(2026, 6, 1, tzinfo=UTC)
+JUDGE = Judge(name="judge", scorer=ClipPreference(), weights_digest="1" * 64)
+
+
+@pytest.fixture
+def report() -> Callable[..., CalibrationReport]:
+    """A calibration of one judge; `changes` go to it."""
+
+    def make(judge: Judge = JUDGE, **changes: Any) -> CalibrationReport:
+        overall = Calibration(
+            judge=judge.name, num_pairs=400, num_human_ties=10, accuracy=0.7, accuracy_low=0.65, accuracy_high=0.74
+        )
+        fields: dict[str, Any] = {
+            "judge": judge,
+            "snapshot_digest": "2" * 64,
+            "confidence": 0.95,
+            "tie_rule": "human_ties_left_out_judge_ties_half",
+            "overall": overall,
+            "slices": (),
+            "margin_slope": None,
+            "newest_pair_at": NOW - timedelta(days=10),
+        }
+        return CalibrationReport(
+            uri="file:///store/calibrations/reports/3",
+            spec=CalibrationSpec(judges=(judge,), snapshot_digest="2" * 64),
+            scores_digest="4" * 64,
+            reliability=RaterReliability(num_shared_pairs=0, num_labels=0, alpha=None),
+            judges=(JudgeCalibration(**{**fields, **changes}),),
+        )
+
+    return make
+
+
+def test_the_same_calibration_is_kept_once_and_keeps_its_date(
+    report: Callable[..., CalibrationReport], settings: Settings
+) -> None:
+    (first,) = calibrations.record(report(), "tiny", settings)
+    assert first.number == 1
+    assert calibrations.record(report(), "tiny", settings) == [first]
+    (second,) = calibrations.record(report(newest_pair_at=NOW), "tiny", settings)
+    assert second.number == 2
+    assert calibrations.newest("tiny", JUDGE, settings) == second
+    assert calibrations.history("other", "judge", settings) == []
+
+
+def test_a_record_speaks_for_its_own_weights_only(report: Callable[..., CalibrationReport], settings: Settings) -> None:
+    retrained = JUDGE.model_copy(update={"weights_digest": "5" * 64})
+    (old,) = calibrations.record(report(), "tiny", settings)
+    assert calibrations.newest("tiny", retrained, settings) is None
+    calibrations.record(report(retrained), "tiny", settings)
+    assert calibrations.newest("tiny", JUDGE, settings) == old, "the later one is of other weights"
+
+
+def known(report: CalibrationReport) -> CalibrationRecord:
+    return CalibrationRecord(
+        project="tiny",
+        calibration=report.judges[0],
+        alpha=None,
+        report_uri="",
+        scores_digest="4" * 64,
+        recorded_at=NOW - timedelta(days=2),
+    )
+
+
+def test_age_counts_from_the_newest_pair_else_from_the_calibration(report: Callable[..., CalibrationReport]) -> None:
+    assert calibrations.age_days(known(report()), NOW) == 10
+    assert calibrations.age_days(known(report(newest_pair_at=None)), NOW) == 2
+
+
+def test_an_expired_or_missing_calibration_takes_the_vote(report: Callable[..., CalibrationReport]) -> None:
+    policy = GatePolicy(maximum_calibration_age_days=10)
+    assert calibrations.refusal(known(report()), policy, NOW) == ""
+    later = NOW + timedelta(days=1)
+    assert "newest human pairs are 11 days old, more than 10" in calibrations.refusal(known(report()), policy, later)
+    assert "never calibrated" in calibrations.refusal(None, policy, NOW)
+    assert calibrations.refusal(None, GatePolicy(maximum_calibration_age_days=0), NOW) == ""
+
+
+def test_the_gate_is_told_who_is_barred(report: Callable[..., CalibrationReport], settings: Settings) -> None:
+    other = JUDGE.model_copy(update={"name": "other"})
+    calibrations.record(report(), "tiny", settings)
+    ask = {"settings": settings, "now": NOW}
+    barred = calibrations.barred([JUDGE, other], "tiny", GatePolicy(), **ask)  # type: ignore[arg-type]
+    assert set(barred) == {"other"}
+    late = {"settings": settings, "now": NOW + timedelta(days=81)}
+    assert set(calibrations.barred([JUDGE], "tiny", GatePolicy(), **late)) == {"judge"}  # type: ignore[arg-type]
