@@ -102,12 +102,12 @@ def validate(model: type[Model], data: dict[str, Any], what: str) -> Model:
 def _field_problem(model: type[BaseModel], problem: Any) -> str:
     """One sentence for one of pydantic's errors: dotted field, what is wrong, the nearest known name."""
     location = [str(part) for part in problem["loc"]]
+    if not location:
+        return f"{problem['msg'].removeprefix('Value error, ')}."
     path, siblings = _walk(model, location)
     dotted = ".".join(path)
     if problem["type"] == "extra_forbidden":
         return unknown_name("field", dotted, [".".join([*path[:-1], name]) for name in siblings])
-    if not location:
-        return f"{problem['msg'].removeprefix('Value error, ')}."
     value = "" if problem["type"] == "missing" else f" (got {problem['input']!r})"
     return f"{dotted}: {problem['msg']}{value}."
 

@@ -62,9 +62,9 @@ EXPERIMENTS: dict[str, Experiment] = {
     "prdp": Experiment("prdp_shapes", overrides=()),
     "ipo": Experiment("ipo_shapes"),
     "mapo-paper": Experiment("mapo_paper_shapes"),
-    "dpo-twice-as-long": Experiment("diffusion_dpo_shapes", overrides=()),
-    "mapo-twice-as-long": Experiment("mapo_shapes", overrides=()),
-    "sft-twice-as-long": Experiment("sft_shapes", overrides=()),
+    "dpo-twice-as-long": Experiment("diffusion_dpo_shapes", overrides=("steps=200",)),
+    "mapo-twice-as-long": Experiment("mapo_shapes", overrides=("steps=200",)),
+    "sft-twice-as-long": Experiment("sft_shapes", overrides=("steps=200",)),
 }
 SOUPS = ("soup-uniform", "soup-greedy")
 BASE = "base"
