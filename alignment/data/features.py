@@ -46,6 +46,7 @@ the batch), hence no setting of the placement."""
 CAPTIONS_AT_ONCE = 32
 OPEN_SHARDS = 256
 SIDES = ("chosen", "rejected")
+MOMENTS = tuple(f"{side}_{moment}_BCHW" for side in SIDES for moment in ("mean", "std"))
 IMAGE = "image_"
 
 
@@ -119,6 +120,7 @@ class FeatureWriter:
             if not path.is_file():
                 path.parent.mkdir(parents=True, exist_ok=True)
                 tensors = self._text(shard) if shard.kind == "text" else self._pairs(shard)
+                _require_finite(tensors, f"{shard.kind} {shard.first} to {shard.last - 1}")
                 draft = path.with_name(f".{path.name}.part")
                 write_tensors(draft, tensors)
                 draft.replace(path)
@@ -257,7 +259,11 @@ class CachedPair:
 
 
 class CachedFeatures:
-    """A finished cache folder, memory-mapped. Raises JobStoppedError (bad_data) when a file is missing or damaged."""
+    """A finished cache folder, memory-mapped.
+
+    Raises JobStoppedError (bad_data) when a file is missing or damaged, ValueError when the cache is empty or a number
+    that is read is not finite.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -266,6 +272,8 @@ class CachedFeatures:
             self.index = CacheIndex.model_validate(json.loads(text))
         except (OSError, json.JSONDecodeError, ValidationError) as error:
             raise JobStoppedError("bad_data", f"{folder} is not a feature cache: {error}") from error
+        if self.index.num_pairs < 1:
+            raise ValueError(f"The feature cache {folder} holds no pairs. Encode a snapshot that has some.")
 
     def pair(self, index: int) -> CachedPair:
         """The pair at a global index."""
@@ -276,11 +284,13 @@ class CachedFeatures:
         prefix, row = "", offset
         if self.index.buckets:
             prefix, row = _prefix(self.index.buckets[int(shard["bucket_B"][offset])]), int(shard["place_B"][offset])
+        latents = {name: shard[f"{prefix}{name}"][row] for name in MOMENTS}
+        _require_finite(latents, f"pair {index} of the feature cache {self.folder}")
         return CachedPair(
-            chosen_mean_CHW=shard[f"{prefix}chosen_mean_BCHW"][row],
-            chosen_std_CHW=shard[f"{prefix}chosen_std_BCHW"][row],
-            rejected_mean_CHW=shard[f"{prefix}rejected_mean_BCHW"][row],
-            rejected_std_CHW=shard[f"{prefix}rejected_std_BCHW"][row],
+            chosen_mean_CHW=latents["chosen_mean_BCHW"],
+            chosen_std_CHW=latents["chosen_std_BCHW"],
+            rejected_mean_CHW=latents["rejected_mean_BCHW"],
+            rejected_std_CHW=latents["rejected_std_BCHW"],
             caption_chosen=captions[0],
             caption_rejected=captions[1],
             prompts=captions if prompt is None else (prompt, prompt),
@@ -308,12 +318,24 @@ class CachedFeatures:
     def _caption(self, caption: int) -> Conditioning:
         number, offset = divmod(caption, self.index.captions_per_shard)
         shard = _tensors(self.folder / "text" / f"{number:05d}.safetensors")
-        return {name: tensor[offset] for name, tensor in shard.items()}
+        states = {name: tensor[offset] for name, tensor in shard.items()}
+        _require_finite(states, f"caption {caption} of the feature cache {self.folder}")
+        return states
 
 
 def _told(shard: dict[str, Tensor], side: str, offset: int) -> Conditioning:
     prefix = f"{side}_{IMAGE}"
     return {name.removeprefix(prefix): rows[offset] for name, rows in shard.items() if name.startswith(prefix)}
+
+
+def _require_finite(tensors: dict[str, Tensor], origin: str) -> None:
+    """ValueError naming what is not finite: no learning rate can answer for a feature that is no number."""
+    bad = sorted(name for name, tensor in tensors.items() if not bool(tensor.isfinite().all()))
+    if bad:
+        raise ValueError(
+            f"{', '.join(bad)} of {origin} holds values that are not finite. An encoder overflowed or its weights are"
+            " broken: check the base model, and encode the snapshot again."
+        )
 
 
 @functools.lru_cache(maxsize=OPEN_SHARDS)

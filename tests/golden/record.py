@@ -26,7 +26,7 @@ from alignment.training.offline import OfflineStep
 from alignment.training.online import Piece, backward_piece, monitors
 from alignment.training.optimisation import build_optimiser, learning_rate, set_learning_rate
 from alignment.training.seeding import pair_randomness, stream
-from alignment.training.trajectories import AncestralSampler, trajectory_noise
+from alignment.training.trajectories import AncestralSampler, Trajectories, trajectory_noise
 
 CURVES_DIR = Path(__file__).parent / "curves"
 STEPS = 20
@@ -136,19 +136,41 @@ def offline_gradient(params: ObjectiveParams, schedule: ForwardProcess, policy: 
     return gradient
 
 
-def online_gradient(params: PRDP, schedule: ForwardProcess, policy: nn.Module, reference: nn.Module) -> Any:
-    """A step on images of one prompt, two a drawing; the reward likes smooth latents."""
-    empty, prompt = {"caption": torch.zeros(1, 4)}, {"caption": torch.ones(1, 4)}
+def smooth(latents_BCHW: Tensor) -> Tensor:
+    """rewards_B: a liking for latents whose neighbours are alike."""
+    return -latents_BCHW.diff(dim=3).square().flatten(1).mean(dim=1).log()
+
+
+def sampler_of(params: PRDP, schedule: ForwardProcess) -> AncestralSampler:
+    """All images of the one prompt at once."""
+    empty = {"caption": torch.zeros(1, 4)}
+    most = params.images_per_prompt
+    return AncestralSampler(schedule, params, empty=empty, most_images=most, device=torch.device("cpu"))
+
+
+def draw(
+    params: PRDP, schedule: ForwardProcess, policy: nn.Module, reference: nn.Module, *, epoch: int
+) -> tuple[Trajectories, Tensor]:
+    """The images of an epoch's one prompt."""
+    noise = trajectory_noise(
+        7, epoch, 0, num_images=params.images_per_prompt, num_steps=params.sampler_steps, shape=SHAPE
+    )
+    return sampler_of(params, schedule).draw(policy, reference, noise, {"caption": torch.ones(1, 4)})
+
+
+def online_gradient(
+    params: PRDP, schedule: ForwardProcess, policy: nn.Module, reference: nn.Module, *, reward: Any = smooth
+) -> Any:
+    """A step on images of one prompt, some a drawing."""
     count = params.images_per_prompt
-    sampler = AncestralSampler(schedule, params, empty=empty, most_images=count, device=torch.device("cpu"))
+    sampler = sampler_of(params, schedule)
     drawn: dict[str, Any] = {}
 
     def gradient(number: int) -> dict[str, float]:
         epoch, update = divmod(number, params.updates_per_epoch)
         if update == 0:
-            noise = trajectory_noise(7, epoch, 0, num_images=count, num_steps=params.sampler_steps, shape=SHAPE)
-            drawn["trajectories"], latents_BCHW = sampler.draw(policy, reference, noise, prompt)
-            drawn["rewards"] = -latents_BCHW.diff(dim=3).square().flatten(1).mean(dim=1).log()
+            drawn["trajectories"], latents_BCHW = draw(params, schedule, policy, reference, epoch=epoch)
+            drawn["rewards"] = reward(latents_BCHW)
         trajectories, rewards_B = drawn["trajectories"], drawn["rewards"]
         judged = ScoredTrajectories(sampler.log_probs(policy, trajectories), trajectories.old_log_probs_BT, rewards_B)
         output = prdp_loss(judged, trajectories.reference_log_probs_BT, params)

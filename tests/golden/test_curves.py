@@ -7,6 +7,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 
 from alignment.objectives.catalogue import OBJECTIVES
 
@@ -60,3 +61,25 @@ def test_objectives_move_their_errors_the_right_way() -> None:
     assert all(after < before for before, after in zip(losses[::2], losses[1::2], strict=True)), "on the same images"
     assert curves["prdp"]["margin"][0] == 0.0
     assert sum(curves["sft"]["chosen_error"][-5:]) < sum(curves["sft"]["chosen_error"][:5])
+
+
+def test_prdp_raises_an_easy_reward_on_noise_that_no_update_has_seen(recorder: ModuleType) -> None:
+    """What single steps cannot show: the sign and the credit of each step are right over many epochs of two updates."""
+    params, prediction_type = recorder.CASES["prdp"]
+    params = params.model_copy(update={"images_per_prompt": 16})
+    schedule = recorder.schedule_named(prediction_type)
+    policy, reference = recorder.TinyDenoiser(), recorder.TinyDenoiser().requires_grad_(False)
+    optimiser = torch.optim.AdamW(policy.parameters(), lr=1e-3, weight_decay=0)
+
+    def first_channel(latents_BCHW: torch.Tensor) -> torch.Tensor:
+        return latents_BCHW[:, 0].flatten(1).mean(dim=1)
+
+    gradient = recorder.online_gradient(params, schedule, policy, reference, reward=first_channel)
+    unseen = first_channel(recorder.draw(params, schedule, policy, reference, epoch=1000)[1])
+    for number in range(20):
+        gradient(number)
+        optimiser.step()
+        optimiser.zero_grad()
+    gains = first_channel(recorder.draw(params, schedule, policy, reference, epoch=1000)[1]) - unseen
+    assert bool((gains > 0).all()), "from the same noise every image has more of the reward"
+    assert gains.mean() > unseen.std() / 3

@@ -1,5 +1,6 @@
 """The encode job: whole, resumed, shared among processes, and given bad input."""
 
+import dataclasses
 import io
 import json
 import os
@@ -12,8 +13,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
 
+from alignment.backbones.stable_diffusion import StableDiffusionBackbone
 from alignment.contracts import FeatureCache, Placement
 from alignment.durable import content_digest
 from alignment.job_files import JobFailure, Progress
@@ -99,6 +102,30 @@ def test_unreadable_image_is_bad_data_and_names_the_pair(bench: Any, tmp_path: P
     failure = failure_of(out)
     assert failure.kind == "bad_data"
     assert f"image_rejected of pair {'f' * 64}" in failure.message
+
+
+def test_a_snapshot_of_ties_alone_is_bad_input(bench: Any, tmp_path: Path) -> None:
+    table = pq.read_table(bench.inputs / bench.encode_spec.snapshot_digest / "train.parquet")
+    snapshot = bench.inputs / ("8" * 64)
+    snapshot.mkdir()
+    ties = table.set_column(table.schema.get_field_index("is_tie"), "is_tie", pa.array([True] * len(table)))
+    pq.write_table(ties, snapshot / "train.parquet")
+    spec = bench.encode_spec.model_copy(update={"snapshot_digest": "8" * 64})
+    assert bench.encode(tmp_path / "out", spec=spec) == 2
+    assert "nothing to train on" in failure_of(tmp_path / "out").message
+
+
+def test_an_encoder_that_overflows_is_bad_input(bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = StableDiffusionBackbone.encode_images
+
+    def overflow(self: StableDiffusionBackbone, pixels_BCHW: torch.Tensor) -> Any:
+        moments = honest(self, pixels_BCHW)
+        return dataclasses.replace(moments, mean_BCHW=moments.mean_BCHW / 0)
+
+    monkeypatch.setattr(StableDiffusionBackbone, "encode_images", overflow)
+    assert bench.encode(tmp_path / "out") == 2
+    assert "chosen_mean_BCHW, rejected_mean_BCHW of pairs 0 to 6" in failure_of(tmp_path / "out").message
+    assert not list((tmp_path / "out").glob("pairs/*.safetensors"))
 
 
 @pytest.mark.slow

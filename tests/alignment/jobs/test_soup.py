@@ -48,6 +48,10 @@ class Kitchen:
         }
         return SoupIngredient(recipe=self.recipe, result=TrainResult.model_validate(result | changes))
 
+    def of_another_family(self, index: int) -> SoupIngredient:
+        other = Recipe.model_validate(self.recipe.model_dump(mode="json") | {"objective": {"name": "sft"}})
+        return self.ingredient(index).model_copy(update={"recipe": other})
+
     def greedy(self, minimum_gain: float) -> Greedy:
         return Greedy(
             judge=Judge(name="taste", scorer=ClipPreference(), weights_digest=self.judge_digest),
@@ -163,6 +167,7 @@ def test_an_unreachable_gain_leaves_the_best_alone(kitchen: Kitchen, greedy_out:
     [
         (lambda k: (k.ingredient(0), k.ingredient(1, base_digest="b" * 64)), "base bbbbbbbbbbbb, not"),
         (lambda k: (k.ingredient(0),), "two ingredients or more, got 1"),
+        (lambda k: (k.ingredient(0), k.of_another_family(1)), "recipe family"),
         (lambda k: (k.ingredient(0), k.ingredient(1, weights_digest="c" * 64)), "is not in"),
     ],
 )
@@ -172,3 +177,4 @@ def test_what_does_not_mix_is_one_error_and_exit_code_2(
     spec = SoupSpec(ingredients=change(kitchen), method=Uniform())
     assert kitchen.cook(tmp_path / "out", spec) == 2
     assert complaint in failure_of(tmp_path / "out").message
+    assert not (tmp_path / "out" / "weights").exists()

@@ -1,19 +1,22 @@
 """The train job: undisturbed, interrupted in every way, split over processes, and given bad input."""
 
+import dataclasses
 import json
 import math
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from alignment.contracts import Placement, TrainResult
 from alignment.job_files import JobFailure, Progress
@@ -25,6 +28,21 @@ pytestmark = pytest.mark.timeout(300)
 
 QUIET = Placement(micro_batch=4, checkpoint_every_steps=3)
 NOT_REPRODUCED = {"pairs_per_second", "gpu_memory_gib", "resident_memory_gib"}
+TUNINGS = [{"kind": "full"}, {"kind": "lora", "rank": 4, "alpha": 4}]
+OFFLINE = [
+    {"name": "sft"},
+    {"name": "diffusion_dpo", "link": "sigmoid"},
+    {"name": "diffusion_dpo", "link": "hinge"},
+    {"name": "diffusion_dpo", "link": "ipo"},
+    {"name": "dcpo"},
+    {"name": "mapo"},
+    {"name": "mapo_paper"},
+]
+TRAIN_EACH = Path(__file__).with_name("train_each.py")
+
+
+def name_of(objective: dict[str, str]) -> str:
+    return "_".join(objective.values())
 
 
 def result_of(out: Path) -> TrainResult:
@@ -236,18 +254,22 @@ def test_samples_do_not_disturb_training_and_are_drawn_once(
     assert (whole / "samples/step_000000/00.png").read_bytes() != (whole / "samples/step_000010/00.png").read_bytes()
 
 
-@pytest.mark.parametrize("tuning", [{"kind": "full"}, {"kind": "lora", "rank": 4, "alpha": 4}], ids=["full", "lora"])
+@pytest.mark.parametrize("tuning", TUNINGS, ids=["full", "lora"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("objective", ["dcpo", "mapo", "mapo_paper"])
+@pytest.mark.parametrize("objective", OFFLINE, ids=name_of)
 def test_every_objective_trains_in_every_tuning_and_precision(
-    captioned_bench: Any, tmp_path: Path, objective: str, precision: str, tuning: dict[str, Any]
+    captioned_bench: Any, tmp_path: Path, objective: dict[str, str], precision: str, tuning: dict[str, Any]
 ) -> None:
-    spec = captioned_bench.train_spec(objective={"name": objective}, precision=precision, tuning=tuning, steps=3)
+    spec = captioned_bench.train_spec(objective=objective, precision=precision, tuning=tuning, steps=3)
     assert captioned_bench.train(tmp_path / "out", spec, QUIET) == 0
     curve = curve_of(tmp_path / "out")
     assert all(math.isfinite(value) for _, metrics in curve for value in metrics.values())
     assert all(metrics["gradient_norm"] > 0 for _, metrics in curve)
-    assert ("chosen_error_minus_reference" in curve[0][1]) == (objective == "dcpo")
+    referenced = objective["name"] in {"dcpo", "diffusion_dpo"}
+    assert ("chosen_error_minus_reference" in curve[0][1]) == referenced
+    if referenced:
+        assert curve[0][1]["margin"] == pytest.approx(0, abs=1e-6), "policy and reference begin as one"
+        assert curve[2][1]["margin"] != 0
 
 
 def test_an_objective_that_needs_captions_is_refused_on_prompts_alone(bench: Any, tmp_path: Path) -> None:
@@ -255,6 +277,64 @@ def test_an_objective_that_needs_captions_is_refused_on_prompts_alone(bench: Any
     failure = failure_of(tmp_path / "out")
     assert failure.kind == "bad_input"
     assert "Objective 'dcpo' trains each image under its own caption" in failure.message
+
+
+def test_adapters_that_match_no_module_are_bad_input(bench: Any, tmp_path: Path) -> None:
+    nowhere = {"kind": "lora", "rank": 4, "alpha": 4, "target_modules": ("to_nowhere",)}
+    assert bench.train(tmp_path / "out", bench.train_spec(tuning=nowhere), QUIET) == 2
+    failure = failure_of(tmp_path / "out")
+    assert failure.kind == "bad_input"
+    assert "to_nowhere" in failure.message
+    assert not (tmp_path / "out" / "result.json").exists()
+    assert not (tmp_path / "out" / "metrics.jsonl").exists()
+
+
+def altered_cache(bench: Any, tmp_path: Path, alter: Callable[[Path], None]) -> Any:
+    """A bench whose cache was changed after it was encoded, and a spec that names it."""
+    inputs, digest = tmp_path / "inputs", "7" * 64
+    inputs.mkdir()
+    for path in bench.inputs.iterdir():
+        if path.name != bench.cache.content_digest:
+            (inputs / path.name).symlink_to(path)
+    shutil.copytree(bench.inputs / bench.cache.content_digest, inputs / digest)
+    alter(inputs / digest)
+    cache = bench.cache.model_copy(update={"content_digest": digest})
+    return dataclasses.replace(bench, inputs=inputs, cache=cache)
+
+
+def without_pairs(cache: Path) -> None:
+    index = json.loads((cache / "index.json").read_text())
+    (cache / "index.json").write_text(json.dumps(index | {"num_pairs": 0}))
+
+
+def with_nan(kind: str, name: str) -> Callable[[Path], None]:
+    def alter(cache: Path) -> None:
+        path = cache / kind / "00000.safetensors"
+        tensors = load_file(path)
+        tensors[name][2].flatten()[0] = float("nan")
+        save_file(tensors, path)
+
+    return alter
+
+
+@pytest.mark.parametrize(
+    ("alter", "complaint"),
+    [
+        (without_pairs, "holds no pairs"),
+        (with_nan("pairs", "rejected_mean_BCHW"), "rejected_mean_BCHW of pair 2 of the feature cache"),
+        (with_nan("text", "states_LD"), "states_LD of caption 2 of the feature cache"),
+    ],
+    ids=["empty", "latents", "captions"],
+)
+def test_a_cache_without_pairs_or_with_nan_is_bad_input(
+    bench: Any, tmp_path: Path, alter: Callable[[Path], None], complaint: str
+) -> None:
+    altered = altered_cache(bench, tmp_path, alter)
+    assert altered.train(tmp_path / "out", altered.train_spec(steps=4), QUIET) == 2
+    failure = failure_of(tmp_path / "out")
+    assert failure.kind == "bad_input"
+    assert complaint in failure.message
+    assert not (tmp_path / "out" / "result.json").exists()
 
 
 def test_a_run_on_buckets_is_one_curve_whatever_the_micro_batch_and_wherever_it_stops(
@@ -401,3 +481,41 @@ def test_two_processes_give_one_curve_and_survive_sigterm(bench: Any, undisturbe
     assert "process 1 of 2" in (tmp_path / "log").read_text()
     assert curve_of(out) == curve_of(undisturbed), "the same micro-batches in the same order add up to the same bits"
     assert result_of(out).weights_digest == result_of(undisturbed).weights_digest
+
+
+@pytest.fixture(scope="module")
+def on_two_processes(captioned_bench: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Four steps of every offline objective on two processes, all of them in one launch: the output folders."""
+    root = tmp_path_factory.mktemp("two")
+    outs = {name_of(objective): root / name_of(objective) for objective in OFFLINE}
+    placement = QUIET.model_copy(update={"num_processes": 2})
+    jobs = [
+        captioned_bench.write_job(root / f"{out.name}_job", spec_of(captioned_bench, objective), placement, out)
+        for objective, out in zip(OFFLINE, outs.values(), strict=True)
+    ]
+    (root / "jobs.json").write_text(json.dumps(jobs))
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    process = start([*launch, str(TRAIN_EACH), str(root / "jobs.json")], root / "log")
+    assert process.wait(timeout=500) == 0, (root / "log").read_text()[-2000:]
+    assert "process 1 of 2" in (root / "log").read_text()
+    return outs
+
+
+def spec_of(bench: Any, objective: dict[str, str]) -> Any:
+    """Every weight for half of the objectives, adapters for the others: both ways of having a reference are tried."""
+    return bench.train_spec(objective=objective, tuning=TUNINGS[OFFLINE.index(objective) % 2], steps=4)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("objective", OFFLINE, ids=name_of)
+def test_every_objective_has_one_curve_on_one_and_on_two_processes(
+    captioned_bench: Any, on_two_processes: dict[str, Path], tmp_path: Path, objective: dict[str, str]
+) -> None:
+    assert captioned_bench.train(tmp_path / "out", spec_of(captioned_bench, objective), QUIET) == 0
+    alone, shared = curve_of(tmp_path / "out"), curve_of(on_two_processes[name_of(objective)])
+    assert [step for step, _ in shared] == [1, 2, 3, 4]
+    for (step, ours), (_, theirs) in zip(shared, alone, strict=True):
+        for name, value in ours.items():
+            assert value == pytest.approx(theirs[name], rel=1e-4, abs=1e-6), (step, name)

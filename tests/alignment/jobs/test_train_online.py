@@ -120,11 +120,16 @@ def test_full_fine_tune_has_a_frozen_reference(online_bench: Any, tmp_path: Path
     assert metrics[3]["margin"] != 0, "drawn by the moved weights, judged by the base"
 
 
-def test_bf16_trains(online_bench: Any, undisturbed: Path, tmp_path: Path) -> None:
-    assert online_bench.bench.train(tmp_path / "out", online_bench.train_spec(precision="bf16", steps=2), QUIET) == 0
-    first, exact = curve_of(tmp_path / "out")[0][1], curve_of(undisturbed)[0][1]
+@pytest.mark.parametrize("tuning", [{"kind": "full"}, {"kind": "lora", "rank": 4, "alpha": 4}], ids=["full", "lora"])
+def test_bf16_trains(online_bench: Any, undisturbed: Path, tmp_path: Path, tuning: dict[str, Any]) -> None:
+    spec = online_bench.train_spec(precision="bf16", tuning=tuning, steps=2)
+    assert online_bench.bench.train(tmp_path / "out", spec, QUIET) == 0
+    (_, first), (_, second) = curve_of(tmp_path / "out")
+    exact = curve_of(undisturbed)[0][1]
     assert first["loss"] == pytest.approx(exact["loss"], rel=0.2)
     assert first["loss"] != exact["loss"]
+    assert first["margin"] == 0, "drawn and judged in one precision"
+    assert second["gradient_norm"] > 0
 
 
 def test_a_reward_of_nan_is_bad_input(online_bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

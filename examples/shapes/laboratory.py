@@ -1,0 +1,218 @@
+"""Runs the jobs of `alignment` in this process and asks the oracle and the judges what came of them.
+
+Everything lies below one folder and is found by digest, so an experiment that was stopped goes on where it was.
+"""
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from pydantic import BaseModel
+from world import oracle_score, qualities
+
+from alignment.backbones.stable_diffusion import load_pipeline
+from alignment.contracts import (
+    EncodeSpec,
+    FeatureCache,
+    Judge,
+    ModelRef,
+    OnlineData,
+    Placement,
+    Recipe,
+    Sampler,
+    TrainResult,
+    TrainSpec,
+)
+from alignment.durable import content_digest, file_sha256
+from alignment.evaluation.prompts import EvalPrompt
+from alignment.evaluation.sampling import ImageKey, image_grid, missing_images, sample_images
+from alignment.evaluation.scoring import read_image, score_samples
+from alignment.jobs import encode, train
+from alignment.jobs.outcome import JobPaths, exit_code
+from alignment.rewards.catalogue import ClipPreference, ClipScore
+from alignment.rewards.interface import Scorer, load_scorer
+from pipelines.intake import ingestion, snapshot, validation
+from pipelines.project import load_project
+from pipelines.settings import load_settings
+
+SHAPES_DIR = Path(__file__).parent
+PROJECT = SHAPES_DIR.parents[1] / "projects" / "shapes.toml"
+SCORERS = {"taste_a": ClipPreference(), "taste_b": ClipPreference(), "caption_match": ClipScore()}
+PLACEMENT = Placement(micro_batch=32, checkpoint_every_steps=10_000)
+STYLE = ("vivid", "centred", "crisp")
+"""The qualities of an image that the mismatched pairs' style is made of, each 1 where it is fully there."""
+
+Answer = TypeVar("Answer", bound=BaseModel)
+JobMain = Callable[[JobPaths], None]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One number for each (prompt, evaluation seed), prompt by prompt, under every scorer."""
+
+    oracle: list[float]
+    judges: dict[str, list[float]]
+    style_distance: list[float]
+    """Root mean square of what vivid, centred and crisp lack to 1."""
+
+
+@dataclass
+class Laboratory:
+    """Inputs by digest, finished jobs by digest, images by digest."""
+
+    root: Path
+    sampler: Sampler = field(default_factory=lambda: load_project(PROJECT).evaluation.sampler)
+    _judges: dict[str, Scorer] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.inputs.mkdir(parents=True, exist_ok=True)
+        self.base_digest = self.bring(SHAPES_DIR / "base")
+
+    @property
+    def inputs(self) -> Path:
+        """What jobs read, by content digest."""
+        return self.root / "inputs"
+
+    def bring(self, path: Path) -> str:
+        """Make a folder or file an input; its digest."""
+        digest = content_digest(path) if path.is_dir() else file_sha256(path)
+        link = self.inputs / digest
+        if not link.exists():
+            link.symlink_to(path.resolve())
+        return digest
+
+    def judge(self, name: str) -> Judge:
+        """One of the world's three scorers, its weights among the inputs."""
+        digest = self.bring(SHAPES_DIR / "judges" / name)
+        return Judge(name=name, scorer=SCORERS[name], weights_digest=digest, trained_on=(f"panel of {name}",))
+
+    # --- jobs ---
+
+    def run(
+        self,
+        main: JobMain,
+        spec: BaseModel,
+        answer: type[Answer],
+        placement: Placement = PLACEMENT,
+        *,
+        fresh: bool = True,
+    ) -> Answer:
+        """A job's result, from an earlier run if there is one. ValueError says what the job says when it fails.
+
+        `fresh` starts an unfinished job over, so that its CPU time is that of the whole.
+        """
+        out = self.out_of(main, spec)
+        out.mkdir(parents=True, exist_ok=True)
+        paths = JobPaths(out / "job_spec.json", out / "placement.json", self.inputs, out / "job")
+        paths.spec.write_text(spec.model_dump_json(), encoding="utf-8")
+        paths.placement.write_text(placement.model_dump_json(), encoding="utf-8")
+        if not (paths.out / "result.json").is_file():
+            if fresh:
+                shutil.rmtree(paths.out, ignore_errors=True)
+            started = time.process_time()
+            if exit_code(main, paths):
+                raise ValueError(f"{paths.out}: {(paths.out / 'failure.json').read_text(encoding='utf-8')}")
+            (out / "cpu_seconds").write_text(f"{time.process_time() - started:.1f}\n", encoding="utf-8")
+        return answer.model_validate_json((paths.out / "result.json").read_text(encoding="utf-8"))
+
+    def out_of(self, main: JobMain, spec: BaseModel) -> Path:
+        """Where a job's files are; its own output is below, in `job`."""
+        digest = getattr(spec, "digest")  # noqa: B009 - every spec is a ValueObject
+        return self.root / "jobs" / f"{main.__module__.rpartition('.')[2]}_{digest[:16]}"
+
+    def cpu_seconds(self, main: JobMain, spec: BaseModel) -> float:
+        """CPU time of a finished job."""
+        return float((self.out_of(main, spec) / "cpu_seconds").read_text(encoding="utf-8"))
+
+    def train_spec(self, recipe: Recipe, snapshot_dir: Path, training_prompts: Path) -> TrainSpec:
+        """The recipe bound to the snapshot's features, encoded if need be; to prompts and a reward if it is online."""
+        if recipe.objective.online:
+            reward = self.judge(recipe.objective.reward)  # type: ignore[union-attr]
+            online = OnlineData(prompts_digest=self.bring(training_prompts), reward=reward)
+            return TrainSpec(recipe=recipe, base_digest=self.base_digest, online=online)
+        spec = EncodeSpec(
+            snapshot_digest=self.bring(snapshot_dir),
+            base_digest=self.base_digest,
+            backbone=recipe.backbone,
+            images=recipe.images,
+        )
+        cache = self.run(encode.main, spec, FeatureCache)
+        link = self.inputs / cache.content_digest
+        if not link.exists():
+            link.symlink_to((self.out_of(encode.main, spec) / "job").resolve())
+        return TrainSpec(recipe=recipe, base_digest=self.base_digest, cache_digest=cache.content_digest)
+
+    def train(self, spec: TrainSpec) -> tuple[TrainResult, Path]:
+        """The result and its weights folder, which becomes an input."""
+        result = self.run(train.main, spec, TrainResult)
+        weights = self.out_of(train.main, spec) / "job" / "weights"
+        self.bring(weights)
+        return result, weights
+
+    # --- what the world thinks of some weights ---
+
+    def draw(self, model: ModelRef, weights: Path | None, keys: Sequence[ImageKey]) -> Path:
+        """The folder that holds the model's images."""
+        settings = json.dumps([self.sampler.model_dump(mode="json"), sorted({key.prompt.text for key in keys})])
+        name = f"{model.weights_digest[:16]}_{_short(settings)}"
+        folder = self.root / "samples" / name
+        missing = missing_images(folder, keys)
+        if missing:
+            pipeline = load_pipeline(SHAPES_DIR / "base", model, weights)
+            sample_images(pipeline, missing, folder, sampler=self.sampler, resolution=64, micro_batch=64)
+        return folder
+
+    def scores(self, model: ModelRef, weights: Path | None, prompts: Sequence[str], seeds: Sequence[int]) -> Scores:
+        """Every scorer on prompts x seeds."""
+        keys = image_grid([EvalPrompt(i, text, "") for i, text in enumerate(prompts)], seeds)
+        folder = self.draw(model, weights, keys)
+        scorers = {name: self._scorer(name) for name in SCORERS}
+        rows, _ = score_samples(scorers, {"model": folder}, keys, micro_batch=64)
+        judged: dict[str, list[float]] = {name: [] for name in SCORERS}
+        for row in sorted(rows, key=lambda row: (row.prompt_index, row.seed)):
+            judged[row.scorer].append(round(row.score, 5))
+        images = [np.asarray(read_image(folder / key.file_name)) for key in keys]
+        asked = [key.prompt.text for key in keys]
+        return Scores(
+            oracle=[round(oracle_score(image, prompt), 9) for image, prompt in zip(images, asked, strict=True)],
+            judges=judged,
+            style_distance=[round(style_distance(i, p), 5) for i, p in zip(images, asked, strict=True)],
+        )
+
+    def _scorer(self, name: str) -> Scorer:
+        if name not in self._judges:
+            judge = self.judge(name)
+            self._judges[name] = load_scorer(judge, self.inputs / judge.weights_digest, torch.device("cpu"))
+        return self._judges[name]
+
+
+def style_distance(image: np.ndarray, prompt: str) -> float:
+    """How far an image [H, W, 3] is from vivid, centred and crisp: 0 is all of it, 1 nothing."""
+    parts = qualities(image, prompt)
+    return float(np.sqrt(np.mean([(1.0 - parts[name]) ** 2 for name in STYLE])))
+
+
+def project_snapshot(root: Path) -> Path:
+    """The snapshot of projects/shapes.toml, made by its own stages in a store below `root`."""
+    out = root / "snapshots" / "world"
+    if not (out / "train.parquet").is_file():
+        environment = {"PLUMBLINE_STORE_URI": (root / "store").resolve().as_uri(), "PLUMBLINE_STATE_DIR": str(root)}
+        project, settings = load_project(PROJECT), load_settings(environment)
+        batches = [ingestion.ingest(s, project, settings) for s in ingestion.list_source_shards(project, settings)]
+        reports = [validation.validate(batch, project, settings) for batch in batches]
+        made = snapshot.build_snapshot(reports, project, settings)
+        out.mkdir(parents=True, exist_ok=True)
+        for path in Path(made.uri.removeprefix("file://")).glob("*.parquet"):
+            shutil.copy(path, out / path.name)
+    return out
+
+
+def _short(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,78 @@
+"""Variants of the snapshot: the house style, captions from pixels, perturbed captions, and what is written."""
+
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+PROMPT = "a large blue square on a white background"
+
+
+@pytest.fixture(scope="module")
+def variants(shapes_module: Callable[[str], ModuleType]) -> ModuleType:
+    return shapes_module("variants")
+
+
+@pytest.fixture(scope="module")
+def world(shapes_module: Callable[[str], ModuleType]) -> ModuleType:
+    return shapes_module("world")
+
+
+def test_the_house_style_is_vivid_centred_and_crisp(variants: ModuleType, world: ModuleType) -> None:
+    prompts = world.training_prompts()[::40]
+    parts = [world.qualities(image, prompt) for image, prompt in zip(variants.styled(prompts), prompts, strict=True)]
+    for name in ("vivid", "centred", "crisp"):
+        assert min(part[name] for part in parts) > 0.85, name
+    assert np.mean([part["match"] for part in parts]) > 0.95
+
+
+def test_a_rendered_scene_is_described_by_its_own_caption(variants: ModuleType, world: ModuleType) -> None:
+    prompts = world.training_prompts()[::13]
+    images = [world.encode_png(image) for image in variants.styled(prompts)]
+    found = [variants.describe(image, "something else") for image in images]
+    assert np.mean([ours == theirs for ours, theirs in zip(found, prompts, strict=True)]) > 0.95
+
+
+def test_a_picture_of_nothing_keeps_its_prompt(variants: ModuleType, world: ModuleType) -> None:
+    blank = world.encode_png(np.full((64, 64, 3), 200, dtype=np.uint8))
+    assert variants.describe(blank, PROMPT) == PROMPT
+
+
+def test_a_perturbed_caption_differs_in_one_word(variants: ModuleType, world: ModuleType) -> None:
+    rng = np.random.default_rng(0)
+    found = {variants.perturbed(PROMPT, rng) for _ in range(100)}
+    assert len(found) > 10
+    for caption in found:
+        world.parse_caption(caption)
+        assert sum(a != b for a, b in zip(caption.split(), PROMPT.split(), strict=True)) == 1
+
+
+def test_each_way_of_captioning_says_what_it_should(variants: ModuleType, world: ModuleType) -> None:
+    chosen, rejected = (world.encode_png(image) for image in variants.styled([PROMPT, PROMPT.replace("blue", "red")]))
+    other = PROMPT.replace("blue", "red")
+    rng = np.random.default_rng(1)
+    assert variants.captioning(PROMPT, chosen, rejected, rng) == (PROMPT, other)
+    own, perturbed = variants.perturbation(PROMPT, chosen, rejected, rng)
+    assert own == PROMPT != perturbed
+    own, perturbed = variants.hybrid(PROMPT, chosen, rejected, rng)
+    assert own == PROMPT
+    assert perturbed != other
+
+
+def test_captions_are_filled_in_and_nothing_else_changes(
+    variants: ModuleType, world: ModuleType, tmp_path: Path
+) -> None:
+    image = world.encode_png(variants.styled([PROMPT])[0])
+    row = dict.fromkeys(variants.SNAPSHOT_SCHEMA.names, "x") | {"prompt": PROMPT, "is_tie": False}
+    row |= {"image_chosen": image, "image_rejected": image}
+    source = tmp_path / "source"
+    source.mkdir()
+    for split in ("train", "calibration", "test"):
+        pq.write_table(pa.Table.from_pylist([row], variants.SNAPSHOT_SCHEMA), source / f"{split}.parquet")
+    out = variants.captioned_snapshot(source, tmp_path / "out", variants.captioning)
+    (found,) = pq.read_table(out / "train.parquet").to_pylist()
+    assert found == row | {"caption_chosen": PROMPT, "caption_rejected": PROMPT}
