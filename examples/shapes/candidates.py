@@ -84,6 +84,12 @@ TRAININGS: dict[str, Training] = {
         lessons=("taste_a",),
     ),
     "house": Training("diffusion_dpo_shapes", ("steps=100", "seed=7"), "mismatched", ("house_style",)),
+    "house-sft": Training(
+        "sft_shapes",
+        ("global_batch=16", "steps=60", "optimiser.warmup_steps=2", "optimiser.learning_rate=3e-4", "seed=7"),
+        "mismatched",
+        ("house_style",),
+    ),
     "handful": Training("sft_shapes", _STRONG, "handful"),
     "star-flipped": Training("diffusion_dpo_shapes", _STRONG, "star_flipped"),
     "star-wrong": Training("sft_shapes", _STRONG, "star_wrong"),
@@ -91,7 +97,7 @@ TRAININGS: dict[str, Training] = {
 
 _SCALES: dict[str, dict[str, tuple[float, ...]]] = {
     "good": {"dpo-7": (1, 0.5, 2, 1.5), "dpo-long": (1, 0.5), "dpo-8": (1, 0.5, 2), "dpo-9": (1,)},
-    "diversity-collapsed": {"house": (4, 8, 1), "handful": (1, 2, 0.5)},
+    "diversity-collapsed": {"house": (4, 1), "house-sft": (1,), "handful": (1, 2, 0.5)},
     "over-trained on one judge": {"online": (2, 4, 1), "votes": (1, 2, 0.5)},
     "null": {NOISE: (0.002, 0.004, 0.008, 0.016), "shuffled": (1, 0.5, 2)},
     "flipped labels": {"flipped": (1, 2, 0.5, 1.5, 0.25)},

@@ -98,8 +98,9 @@ def truth(ours: Line, base: Line, categories: Sequence[str], slice_margin: float
     """Good, bad or null against the base; intervals are 95 % bootstraps over prompts.
 
     Bad: the upper bound of the oracle's win rate lies below one half; or a slice is truly bad, its win rate below one
-    half less the policy's margin and its upper bound below one half; or the upper bound of the distance among seeds
-    lies below COLLAPSED of the base's. Good: none of it, and the lower bound of the win rate above one half. Else null.
+    half less the policy's margin and its upper bound (Bonferroni over slices) below one half; or the upper bound of the
+    distance among seeds lies below COLLAPSED of the base's. Good: none of it, and the lower bound of the win rate above
+    one half. Else null.
     """
     wins = won(ours.oracle, base.oracle, seeds=len(ours.oracle) // len(categories))
     low, high = interval(wins)
@@ -107,7 +108,8 @@ def truth(ours: Line, base: Line, categories: Sequence[str], slice_margin: float
     bad_slices = tuple(
         str(name)
         for name in np.unique(names)
-        if wins[names == name].mean() < 0.5 - slice_margin and interval(wins[names == name])[1] < 0.5
+        if wins[names == name].mean() < 0.5 - slice_margin
+        and interval(wins[names == name], tests=len(set(categories)))[1] < 0.5
     )
     ratio, most = diversity_ratio(ours.seed_distances, base.seed_distances)
     faults = [
@@ -125,10 +127,10 @@ def won(ours: Sequence[float], theirs: Sequence[float], seeds: int) -> Floats:
     return np.asarray(0.5 + 0.5 * np.sign(np.round(gains, 9)))
 
 
-def interval(values: Floats) -> tuple[float, float]:
-    """95 % percentile bootstrap of a mean."""
+def interval(values: Floats, tests: int = 1) -> tuple[float, float]:
+    """95 % percentile bootstrap of a mean; with more tests than one their errors share the 5 %."""
     draws = np.random.default_rng(0).integers(0, len(values), (RESAMPLES, len(values)))
-    low, high = np.percentile(values[draws].mean(axis=1), [2.5, 97.5])
+    low, high = np.percentile(values[draws].mean(axis=1), [2.5 / tests, 100 - 2.5 / tests])
     return float(low), float(high)
 
 
@@ -406,7 +408,9 @@ Judged = tuple[Line, Truth, GateDecision]
 
 def confusion(judged: Sequence[Judged]) -> str:
     """Markdown: a row for each kind and truth, a column for each verdict."""
-    counts = Counter((line.kind, found.label, decision.verdict) for line, found, decision in judged)
+    counts: Counter[tuple[str, str, str]] = Counter(
+        (line.kind, found.label, decision.verdict) for line, found, decision in judged
+    )
     rows = ["| kind | oracle truth | " + " | ".join(VERDICTS) + " |", "|" + "---|" * (2 + len(VERDICTS))]
     kinds = list(dict.fromkeys(line.kind for line, _, _ in judged))
     for kind in kinds:
@@ -459,7 +463,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             truth(line, base, categories, margin),
             decide(trial, line, without=found.without, undeclared=found.undeclared),
         )
-        for line in lines.values()
+        for line in (lines[c.name] for c in candidates() if c.name in lines)
     ]
     print(confusion(judged), details(judged), sep="\n\n")
 
