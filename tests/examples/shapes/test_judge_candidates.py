@@ -45,7 +45,7 @@ def test_better_worse_and_neither(trial: ModuleType) -> None:
 
 
 def test_a_lost_slice_is_bad_however_good_the_rest(trial: ModuleType) -> None:
-    found = judged(trial, [1.0] * 30 + [1.0] * 6 + [-1.0] * 24)
+    found = judged(trial, [1.0] * 30 + [1.0] * 8 + [-1.0] * 22)
     assert (found.label, found.bad_slices) == ("bad", ("star",))
     assert found.low > 0.5
     within = judged(trial, [1.0] * 30 + [1.0] * 12 + [-1.0] * 18)
