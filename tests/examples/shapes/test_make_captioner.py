@@ -87,6 +87,11 @@ def test_a_miniature_made_twice_has_the_same_bytes(shapes_module: Load, tmp_path
     assert not [path for path in tmp_path.rglob("*") if path.suffix in (".bin", ".pt", ".pkl")]
 
 
+def is_truncated(content: bytes) -> bool:
+    """The shards hold a few spoiled images on purpose."""
+    return not content.rstrip().endswith((b"IEND\xaeB`\x82", b"\xff\xd9"))
+
+
 @pytest.mark.timeout(240)
 def test_the_committed_captioner_says_what_the_pairs_images_show(shapes_module: Load, shapes_dir: Path) -> None:
     """On samples of the base that it was not trained on, through the class that the caption job uses."""
@@ -96,7 +101,7 @@ def test_the_committed_captioner_says_what_the_pairs_images_show(shapes_module: 
     captioner = BlipCaptioner(folder, Captioner(weights_digest="0" * 64), torch.device("cpu"))
     shard = sorted((shapes_dir / "pairs").glob("*.parquet"))[0]
     encoded = pq.read_table(shard, columns=["jpg_0"])["jpg_0"].to_pylist()
-    images = [decoded(content, "image") for content in encoded[:NUM_IMAGES]]
+    images = [decoded(content, "image") for content in encoded[:NUM_IMAGES] if not is_truncated(content)]
     seen = [maker.seen_subject(np.asarray(image)) for image in images]
     texts = captioner.captions(images)
     shown = [(text, subject) for text, subject in zip(texts, seen, strict=True) if subject is not None]

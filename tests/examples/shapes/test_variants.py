@@ -67,7 +67,7 @@ def test_captions_are_filled_in_and_nothing_else_changes(
     variants: ModuleType, world: ModuleType, tmp_path: Path
 ) -> None:
     image = world.encode_png(variants.styled([PROMPT])[0])
-    row = dict.fromkeys(variants.SNAPSHOT_SCHEMA.names, "x") | {"prompt": PROMPT, "is_tie": False}
+    row = dict.fromkeys(variants.SNAPSHOT_SCHEMA.names, "x") | {"prompt": PROMPT, "is_tie": False, "created_at": None}
     row |= {"image_chosen": image, "image_rejected": image}
     source = tmp_path / "source"
     source.mkdir()

@@ -69,7 +69,7 @@ def _expect_row(case: Case, row: int, preference: float) -> None:
 def _resolved(case: Case, row: int, preference: float) -> dict[str, str]:
     """Our resolution of a row whose images and captions are stood for by the names of their fields."""
     names = {"image_0": "jpg_0_uint8", "image_1": "jpg_1_uint8", "caption_0": "tokens_0", "caption_1": "tokens_1"}
-    nothing = dict.fromkeys(("annotator_id", "source", "licence"), "")
+    nothing = dict.fromkeys(("annotator_id", "source", "licence", "generator_0", "generator_1", "created_at"), "")
     return resolved_pair({"pair_id": f"{case.name}/{row}", "prompt": "", "preference": preference, **names, **nothing})
 
 

@@ -1,0 +1,472 @@
+"""Forty candidates of known kinds before the gate of projects/shapes.toml, and the oracle's word on each.
+
+    OMP_NUM_THREADS=1 python examples/shapes/judge_candidates.py WORK                  # everything; an hour on one core
+    python examples/shapes/judge_candidates.py WORK --report                           # the tables of what is finished
+    python examples/shapes/judge_candidates.py WORK --report --without diversity       # decided without that guard
+    python examples/shapes/judge_candidates.py WORK --report --undeclared              # lineage kept from the gate
+
+Each finished candidate is one JSON line of WORK/candidates.jsonl, its score table and report lie beside; a run that was
+stopped goes on when it is asked for again. Decisions are made from the score tables whenever a report is printed, so a
+changed policy costs nothing. The base is the champion. The gate never sees what the oracle says.
+"""
+
+import argparse
+import json
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+from candidates import CHANGES, TRAININGS, Candidate, Training, candidates, changed_snapshot, voted, write_weights
+from laboratory import PROJECT, SHAPES_DIR, Laboratory, project_snapshot
+from variants import mismatched_snapshot
+from world import oracle_score
+
+from alignment.backbones.stable_diffusion import load_pipeline
+from alignment.config import load_recipe
+from alignment.contracts import EvalReport, EvalSpec, Judge, ModelRef, SampleSpec, folder_digest
+from alignment.durable import file_sha256
+from alignment.evaluation.prompts import read_prompts
+from alignment.evaluation.record import Record, make_report, shuffle_of, write_scores
+from alignment.evaluation.sampling import image_grid, missing_images, sample_images
+from alignment.evaluation.scoring import (
+    ScoreRow,
+    calibration_pairs,
+    decode_image,
+    read_image,
+    score_calibration,
+    score_prompts,
+    score_samples,
+)
+from alignment.rewards.interface import Scorer, load_scorer
+from pipelines.contracts import CandidateVersion, GateDecision
+from pipelines.policy import GatePolicy
+from pipelines.project import JudgeSection, load_project
+from pipelines.release import evidence, gate
+
+logger = logging.getLogger(__name__)
+
+RESAMPLES = 4000
+COLLAPSED = 0.5
+"""A model whose seeds of a prompt differ by less than this share of what the base's do has collapsed."""
+MICRO_BATCH = 64
+VERDICTS = ("promote", "hold", "inconclusive", "invalid")
+TRUTHS = ("good", "null", "bad")
+
+Floats = np.ndarray
+
+
+@dataclass(frozen=True)
+class Line:
+    """What was measured of one candidate, or of the base. Lists run over prompts, and within a prompt over seeds."""
+
+    name: str
+    kind: str
+    training: str
+    scale: float
+    weights_digest: str
+    sampler_steps: int
+    oracle: list[float]
+    seed_distances: list[float]
+    """Of each prompt, root mean square pixel difference between its seeds' images, 0 to 255."""
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What the oracle and the pixels say. `why` is empty unless it is bad."""
+
+    label: str
+    win_rate: float
+    low: float
+    high: float
+    diversity: float
+    """Distance among seeds as a share of the base's."""
+    bad_slices: tuple[str, ...]
+    why: str
+
+
+# --- the truth --------------------------------------------------------------------------------------------------------
+
+
+def truth(ours: Line, base: Line, categories: Sequence[str], slice_margin: float) -> Truth:
+    """Good, bad or null against the base; intervals are 95 % bootstraps over prompts.
+
+    Bad: the upper bound of the oracle's win rate lies below one half; or a slice is truly bad, its win rate below one
+    half less the policy's margin and its upper bound (Bonferroni over slices) below one half; or the upper bound of the
+    distance among seeds lies below COLLAPSED of the base's. Good: none of it, and the lower bound of the win rate above
+    one half. Else null.
+    """
+    wins = won(ours.oracle, base.oracle, seeds=len(ours.oracle) // len(categories))
+    low, high = interval(wins)
+    names = np.asarray(categories)
+    bad_slices = tuple(
+        str(name)
+        for name in np.unique(names)
+        if wins[names == name].mean() < 0.5 - slice_margin
+        and interval(wins[names == name], tests=len(set(categories)))[1] < 0.5
+    )
+    ratio, most = diversity_ratio(ours.seed_distances, base.seed_distances)
+    faults = [
+        *(["the oracle prefers the base"] if high < 0.5 else []),
+        *(["its seeds are alike"] if most < COLLAPSED else []),
+        *(f"slice {name} got worse" for name in bad_slices),
+    ]
+    label = "bad" if faults else "good" if low > 0.5 else "null"
+    return Truth(label, float(wins.mean()), low, high, ratio, bad_slices, ", ".join(faults))
+
+
+def won(ours: Sequence[float], theirs: Sequence[float], seeds: int) -> Floats:
+    """1, 1/2 or 0 for each prompt, its seeds averaged first."""
+    gains = np.subtract(ours, theirs).reshape(-1, seeds).mean(axis=1)
+    return np.asarray(0.5 + 0.5 * np.sign(np.round(gains, 9)))
+
+
+def interval(values: Floats, tests: int = 1) -> tuple[float, float]:
+    """95 % percentile bootstrap of a mean; with more tests than one their errors share the 5 %."""
+    draws = np.random.default_rng(0).integers(0, len(values), (RESAMPLES, len(values)))
+    low, high = np.percentile(values[draws].mean(axis=1), [2.5 / tests, 100 - 2.5 / tests])
+    return float(low), float(high)
+
+
+def diversity_ratio(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float]:
+    """Mean of ours over mean of theirs, and its upper 97.5 % bootstrap bound over prompts."""
+    pair = np.asarray([ours, theirs])
+    draws = np.random.default_rng(0).integers(0, pair.shape[1], (RESAMPLES, pair.shape[1]))
+    sums = pair[:, draws].sum(axis=2)
+    return float(pair[0].sum() / pair[1].sum()), float(np.percentile(sums[0] / sums[1], 97.5))
+
+
+def seed_distance(images: Sequence[Floats]) -> float:
+    """Root mean square pixel difference, the mean over pairs of a prompt's images."""
+    pixels = np.asarray(images, dtype=float)
+    pairs = [(i, j) for i in range(len(pixels)) for j in range(i)]
+    return float(np.mean([np.sqrt(np.mean((pixels[i] - pixels[j]) ** 2)) for i, j in pairs]))
+
+
+# --- the measuring ----------------------------------------------------------------------------------------------------
+
+
+class Trial:
+    """Trains, samples and scores what is not in WORK/candidates.jsonl yet."""
+
+    def __init__(self, root: Path, sampler_steps: int | None = None) -> None:
+        self.root = root
+        self.lab = Laboratory(root)
+        self.project = load_project(PROJECT)
+        section = self.project.evaluation
+        self.sampler = section.sampler.model_copy(update={"steps": sampler_steps} if sampler_steps else {})
+        self.seeds = section.seeds
+        self.prompts_path = SHAPES_DIR / "prompts.tsv"
+        self.prompts = read_prompts(self.prompts_path)
+        self.judges = [self._scorer_spec(judge) for judge in section.judges]
+        self.guards = [self._scorer_spec(guard) for guard in section.guards]
+        self._scorers: dict[str, Scorer] = {}
+        self._base_rows: tuple[list[ScoreRow], list[str]] | None = None
+        self._calibration: list[Any] | None = None
+
+    @property
+    def results(self) -> Path:
+        """One JSON line a finished candidate, the base's among them."""
+        return self.root / "candidates.jsonl"
+
+    def run(self, chosen: Sequence[Candidate]) -> None:
+        """The base, then every candidate that is not finished."""
+        done = {line.name for line in self.lines()}
+        base = ModelRef(kind="base", weights_digest=self.lab.base_digest)
+        if "base" not in done:
+            self._note(Candidate("base", "base", 0.0), base, self.draw(base, None), "base")
+        for candidate in chosen:
+            if candidate.name not in done:
+                self.measure(candidate)
+
+    def measure(self, candidate: Candidate) -> None:
+        """Weights, images, scores, report; the JSON line last."""
+        training = TRAININGS.get(candidate.training)
+        trained = self.train(training) if training else None
+        folder = self.root / "weights" / candidate.name.replace(" ", "_")
+        weights = write_weights(candidate, SHAPES_DIR / "base", trained, folder)
+        model = ModelRef(kind="full", weights_digest=self.lab.bring(weights))
+        images = self.draw(model, weights)
+        self.evaluate(candidate, model)
+        self._note(candidate, model, images, candidate.name)
+
+    def train(self, training: Training) -> Path:
+        """The weights of a training, from an earlier run if there is one."""
+        recipe = load_recipe(training.recipe, training.overrides)
+        spec = self.lab.train_spec(recipe, self.pairs(training.pairs), SHAPES_DIR / "training_prompts.txt")
+        return self.lab.train(spec)[1]
+
+    def pairs(self, name: str) -> Path:
+        """The snapshot of that name, made if need be."""
+        world = project_snapshot(self.root)
+        out = self.root / "snapshots" / name
+        if name == "world":
+            return world
+        if name == "mismatched":
+            return mismatched_snapshot(out, SHAPES_DIR / "base")
+        if name == "votes":
+            return changed_snapshot(world, out, self._vote)
+        return changed_snapshot(world, out, partial(CHANGES[name], rng=np.random.default_rng(23)))
+
+    def _vote(self, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Labels by taste_a alone."""
+        prompts = [row["prompt"] for row in rows]
+        scores = [
+            self.scorer("taste_a").score([decode_image(row[f"image_{side}"], side) for row in rows], prompts)
+            for side in ("chosen", "rejected")
+        ]
+        return voted(rows, (scores[0] - scores[1]).tolist())
+
+    # --- images ---
+
+    def sample_spec(self, model: ModelRef) -> SampleSpec:
+        """As the evaluation names it."""
+        return self.spec(model).sample_spec(model)
+
+    def spec(self, model: ModelRef) -> EvalSpec:
+        """What the project would ask of this candidate, the base being the incumbent."""
+        section = self.project.evaluation
+        return EvalSpec(
+            candidate=model,
+            champion=ModelRef(kind="base", weights_digest=self.lab.base_digest),
+            base_digest=self.lab.base_digest,
+            backbone=self.project.base.backbone,
+            prompts_digest=self.lab.bring(self.prompts_path),
+            seeds=self.seeds,
+            sampler=self.sampler,
+            judges=tuple(self.judges),
+            guards=tuple(self.guards),
+            snapshot_digest=self.lab.bring(project_snapshot(self.root)),
+            tie_thresholds=section.tie_thresholds,
+            confidence=section.confidence,
+        )
+
+    def draw(self, model: ModelRef, weights: Path | None) -> Path:
+        """The folder of the model's images."""
+        folder = self.root / "samples" / self.sample_spec(model).digest
+        missing = missing_images(folder, image_grid(self.prompts, self.seeds))
+        if missing:
+            pipeline = load_pipeline(SHAPES_DIR / "base", model, weights)
+            sample_images(pipeline, missing, folder, sampler=self.sampler, resolution=64, micro_batch=MICRO_BATCH)
+        return folder
+
+    # --- scores ---
+
+    def scorer(self, name: str) -> Scorer:
+        """A judge or guard, loaded once."""
+        if name not in self._scorers:
+            spec = next(scorer for scorer in (*self.judges, *self.guards) if scorer.name == name)
+            where = self.lab.inputs / spec.weights_digest if spec.scorer.has_weights else self.lab.inputs
+            self._scorers[name] = load_scorer(spec, where, torch.device("cpu"))
+        return self._scorers[name]
+
+    def _scorer_spec(self, section: JudgeSection) -> Judge:
+        digest = folder_digest({})
+        if section.scorer.has_weights:
+            digest = self.lab.bring(SHAPES_DIR / "judges" / Path(section.uri).name)
+        return Judge(
+            name=section.name, scorer=section.scorer, weights_digest=digest, trained_on=tuple(section.trained_on)
+        )
+
+    def evaluate(self, candidate: Candidate, model: ModelRef) -> None:
+        """The score table and the report, by the evaluation's own functions; the base is scored once for all."""
+        out = self.evaluation(candidate.name)
+        out.mkdir(parents=True, exist_ok=True)
+        spec = self.spec(model)
+        folders = {spec.sample_spec(m).digest: self.draw(m, None) for m in (spec.champion,)}
+        folders[spec.sample_spec(model).digest] = self.root / "samples" / spec.sample_spec(model).digest
+        record = Record(out, spec, self.prompts, folders)
+        base_digest, own_digest = folders
+        if self._base_rows is None:
+            self._base_rows = self._scores(record, base_digest)
+        found = self._scores(record, own_digest)
+        rows, blank = ([*a, *b] for a, b in zip(self._base_rows, found, strict=True))
+        digests = {s.name: self.scorer(s.name).digest for s in (*self.judges, *self.guards)}
+        write_scores(record, rows, digests)
+        (out / "report.json").write_text(
+            make_report(record, self._calibrated(), blank).model_dump_json(), encoding="utf-8"
+        )
+
+    def _scores(self, record: Record, digest: str) -> tuple[list[ScoreRow], list[str]]:
+        """One model's images under every scorer."""
+        folders = {digest: record.folders[digest]}
+        keys = image_grid(self.prompts, self.seeds)
+        scorers = (*self.judges, *self.guards)
+        single = {s.name: self.scorer(s.name) for s in scorers if not s.scorer.per_prompt}
+        together = {s.name: self.scorer(s.name) for s in scorers if s.scorer.per_prompt}
+        rows, blank = score_samples(single, folders, keys, micro_batch=MICRO_BATCH, shuffle=shuffle_of(record))
+        return [*rows, *(score_prompts(together, folders, keys) if together else [])], blank
+
+    def _calibrated(self) -> list[Any]:
+        if self._calibration is None:
+            judges = {judge.name: self.scorer(judge.name) for judge in self.judges}
+            pairs = calibration_pairs(project_snapshot(self.root), rank=0, world_size=1)
+            self._calibration = score_calibration(judges, pairs, micro_batch=MICRO_BATCH)
+        return self._calibration
+
+    # --- what is on disk ---
+
+    def evaluation(self, name: str) -> Path:
+        """Where a candidate's score table and report are."""
+        return self.root / "evaluations" / f"{name.replace(' ', '_')}_{self.sampler.steps}"
+
+    def lines(self) -> list[Line]:
+        """Everything finished with this sampler, the base among it."""
+        rows = [json.loads(text) for text in self.results.read_text("utf-8").splitlines()] if self._any() else []
+        return [line for line in (Line(**row) for row in rows) if line.sampler_steps == self.sampler.steps]
+
+    def _any(self) -> bool:
+        return self.results.is_file()
+
+    def _note(self, candidate: Candidate, model: ModelRef, folder: Path, name: str) -> None:
+        keys = image_grid(self.prompts, self.seeds)
+        images = [np.asarray(read_image(folder / key.file_name)) for key in keys]
+        count = len(self.seeds)
+        line = Line(
+            name=name,
+            kind=candidate.kind,
+            training=candidate.training,
+            scale=candidate.scale,
+            weights_digest=model.weights_digest,
+            sampler_steps=self.sampler.steps,
+            oracle=[round(oracle_score(i, k.prompt.text), 9) for i, k in zip(images, keys, strict=True)],
+            seed_distances=[round(seed_distance(images[s : s + count]), 4) for s in range(0, len(images), count)],
+        )
+        with self.results.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(asdict(line), sort_keys=True) + "\n")
+        logger.info("%s: finished", name)
+
+
+# --- the gate ---------------------------------------------------------------------------------------------------------
+
+
+def decide(trial: Trial, line: Line, *, without: Sequence[str] = (), undeclared: bool = False) -> GateDecision:
+    """The project's policy on a finished candidate, as the gate stage would have it."""
+    folder = trial.evaluation(line.name)
+    report = EvalReport.model_validate_json((folder / "report.json").read_text(encoding="utf-8"))
+    columns = pq.read_table(folder / "scores.parquet").to_pydict()
+    digest = file_sha256(folder / "scores.parquet")
+    report, columns = left_out(report, columns, without)
+    lessons = ("shapes_pairs",) if undeclared or line.training not in TRAININGS else TRAININGS[line.training].lessons
+    return gate.decide(
+        report,
+        policy_without(trial.project.gate, without),
+        version(line, report, lessons),
+        champion_version=None,
+        champion_weights_digest=report.spec.base_digest,
+        scores=evidence.read_grids(columns),
+        table_problems=evidence.recompute(report, columns, scores_sha256=digest),
+        prompts_digest=report.spec.prompts_digest,
+    )
+
+
+def version(line: Line, report: EvalReport, lessons: tuple[str, ...]) -> CandidateVersion:
+    """The candidate as the registry would hold it."""
+    return CandidateVersion(
+        model="shapes",
+        version=1,
+        kind="full",
+        weights_digest=line.weights_digest,
+        weights_uri="",
+        spec_digest=line.weights_digest,
+        base_digest=report.spec.base_digest,
+        snapshot_digest=report.spec.snapshot_digest,
+        trained_on=lessons,
+        run_id="",
+    )
+
+
+def policy_without(policy: GatePolicy, names: Sequence[str]) -> GatePolicy:
+    """The policy less some guards."""
+    kept = {name: rule for name, rule in policy.guards.items() if name not in names}
+    return policy.model_copy(update={"guards": kept})
+
+
+def left_out(
+    report: EvalReport, columns: dict[str, list[Any]], names: Sequence[str]
+) -> tuple[EvalReport, dict[str, list[Any]]]:
+    """Report and score table as if some guards had not been measured."""
+    if not names:
+        return report, columns
+    keep = [scorer not in names for scorer in columns["scorer"]]
+    rest = {key: [v for v, kept in zip(values, keep, strict=True) if kept] for key, values in columns.items()}
+    spec = report.spec.model_copy(update={"guards": tuple(g for g in report.spec.guards if g.name not in names)})
+    comparisons = tuple(c for c in report.comparisons if c.scorer not in names)
+    return report.model_copy(update={"spec": spec, "comparisons": comparisons}), rest
+
+
+# --- the tables -------------------------------------------------------------------------------------------------------
+
+Judged = tuple[Line, Truth, GateDecision]
+
+
+def confusion(judged: Sequence[Judged]) -> str:
+    """Markdown: a row for each kind and truth, a column for each verdict."""
+    counts: Counter[tuple[str, str, str]] = Counter(
+        (line.kind, found.label, decision.verdict) for line, found, decision in judged
+    )
+    rows = ["| kind | oracle truth | " + " | ".join(VERDICTS) + " |", "|" + "---|" * (2 + len(VERDICTS))]
+    kinds = list(dict.fromkeys(line.kind for line, _, _ in judged))
+    for kind in kinds:
+        for label in TRUTHS:
+            own = [counts[kind, label, verdict] for verdict in VERDICTS]
+            if any(own):
+                rows.append(f"| {kind} | {label} | " + " | ".join(str(count) for count in own) + " |")
+    for label in TRUTHS:
+        own = [sum(counts[kind, label, verdict] for kind in kinds) for verdict in VERDICTS]
+        rows.append(f"| all | {label} | " + " | ".join(str(count) for count in own) + " |")
+    return "\n".join(rows)
+
+
+def details(judged: Sequence[Judged]) -> str:
+    """Markdown: a row a candidate, with the checks that kept it."""
+    rows = ["| candidate | truth | oracle win rate | diversity | verdict | because of |", "|" + "---|" * 6]
+    for line, found, decision in judged:
+        kept = ", ".join(check.name for check in decision.checks if check.decisive and not check.passed)
+        why = f" ({found.why})" if found.why else ""
+        rate = f"{found.win_rate:.3f} ({found.low:.3f} to {found.high:.3f})"
+        rows.append(
+            f"| {line.name} | {found.label}{why} | {rate} | {found.diversity:.2f} | {decision.verdict} | {kept} |"
+        )
+    return "\n".join(rows)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, or report."""
+    parser = argparse.ArgumentParser(description="Forty candidates of known kinds before the gate.")
+    parser.add_argument("work", type=Path, help="folder for everything that is made")
+    parser.add_argument("--sampler-steps", type=int, help="fewer than the project's, to save time; for base and all")
+    parser.add_argument("--first", type=int, help="only so many, of every kind in turn")
+    parser.add_argument("--report", action="store_true", help="print the tables of what is finished")
+    parser.add_argument("--without", nargs="+", default=[], metavar="GUARD", help="decide as if it were not there")
+    parser.add_argument("--undeclared", action="store_true", help="decide as if lineage named people's pairs alone")
+    found = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
+    trial = Trial(found.work.resolve(), found.sampler_steps)
+    if not found.report:
+        trial.run(candidates()[: found.first])
+    lines = {line.name: line for line in trial.lines()}
+    base = lines.pop("base", None)
+    if base is None:
+        parser.error("nothing is finished yet")
+    categories = [prompt.category for prompt in trial.prompts]
+    margin = trial.project.gate.slices.margin
+    judged = [
+        (
+            line,
+            truth(line, base, categories, margin),
+            decide(trial, line, without=found.without, undeclared=found.undeclared),
+        )
+        for line in (lines[c.name] for c in candidates() if c.name in lines)
+    ]
+    print(confusion(judged), details(judged), sep="\n\n")
+
+
+if __name__ == "__main__":
+    main()
