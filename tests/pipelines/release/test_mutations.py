@@ -72,8 +72,9 @@ def docket_of(project: Project, settings: Settings, evaluation: Any, candidate: 
 
 
 @pytest.fixture
-def docket(settings: Settings, good_evaluation: Any) -> Docket:
-    return docket_of(load_project(SHAPES), settings, good_evaluation, good_evaluation.candidate)
+def docket(settings: Settings, evaluation_of: Any) -> Docket:
+    good = evaluation_of({"taste_a": 0.6, "taste_b": 0.5}, {"caption_match": 0.0, "diversity": 0.0})
+    return docket_of(load_project(SHAPES), settings, good, good.candidate)
 
 
 def test_the_untouched_evidence_promotes(docket: Docket, tmp_path: Path) -> None:
