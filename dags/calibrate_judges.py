@@ -28,9 +28,9 @@ for project in projects():
 
         @task
         def record(path: str, report: dict[str, Any], run_key: str) -> list[dict[str, Any]]:
-            from pipelines import stages
+            from pipelines import release_stages
 
-            return stages.record_calibration(path, report, run_key=run_key)
+            return release_stages.record_calibration(path, report, run_key=run_key)
 
         calibrate = TrainJobOperator(
             task_id="calibrate",

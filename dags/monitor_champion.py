@@ -29,11 +29,11 @@ for project in projects():
 
         @task(trigger_rule="all_done")
         def monitor(path: str, calibration: dict[str, Any] | None, run_key: str) -> dict[str, Any]:
-            from pipelines import stages
+            from pipelines import release_stages
 
             if calibration:
-                stages.record_calibration(path, calibration, run_key=run_key)
-            return stages.monitor(path, calibration, run_key=run_key, announce=True)
+                release_stages.record_calibration(path, calibration, run_key=run_key)
+            return release_stages.monitor(path, calibration, run_key=run_key, announce=True)
 
         @task.short_circuit
         def is_retraining_announced(report: dict[str, Any]) -> bool:
@@ -48,9 +48,9 @@ for project in projects():
 
         @task(retries=0)
         def alarm(report: dict[str, Any]) -> None:
-            from pipelines import stages
+            from pipelines import release_stages
 
-            stages.raise_alarms(report)
+            release_stages.raise_alarms(report)
 
         calibrate = TrainJobOperator(
             task_id="calibrate",

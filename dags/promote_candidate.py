@@ -27,15 +27,15 @@ for project in projects():
 
         @task
         def pick_candidate(path: str, params: dict[str, Any] | None = None) -> dict[str, Any]:
-            from pipelines import stages
+            from pipelines import release_stages
 
-            return stages.pick_candidate(path, version=(params or {}).get("version") or None)
+            return release_stages.pick_candidate(path, version=(params or {}).get("version") or None)
 
         @task.short_circuit
         def is_challenger(path: str, candidate: dict[str, Any]) -> bool:
-            from pipelines import stages
+            from pipelines import release_stages
 
-            return stages.is_challenger(path, candidate)
+            return release_stages.is_challenger(path, candidate)
 
         @task
         def gate(
@@ -45,9 +45,9 @@ for project in projects():
             run_key: str,
             coverage: dict[str, Any] | None = None,
         ) -> dict[str, Any]:
-            from pipelines import stages
+            from pipelines import release_stages
 
-            return stages.gate(path, candidate, report, run_key=run_key, coverage=coverage)
+            return release_stages.gate(path, candidate, report, run_key=run_key, coverage=coverage)
 
         @task(**callbacks(project, location(project)))
         def promote(path: str, decision: dict[str, Any], actor: str, approval: Any = None) -> dict[str, Any]:

@@ -53,10 +53,10 @@ for project in projects():
         def register(
             path: str, trained: tuple[dict[str, Any], dict[str, Any]], run: dict[str, str], *, outlet_events: Any = None
         ) -> dict[str, Any]:
-            from pipelines import stages
+            from pipelines import release_stages, stages
 
             training, result = trained
-            candidate = stages.register(path, training["snapshot"], result, **run)
+            candidate = release_stages.register(path, training["snapshot"], result, **run)
             outlet_events[candidate_asset(stages.read_project(path))].extra = {"version": candidate["version"]}
             return candidate
 
@@ -64,9 +64,9 @@ for project in projects():
         def register_soup(
             path: str, parts: dict[str, Any], soup: dict[str, Any], run: dict[str, str], *, outlet_events: Any = None
         ) -> dict[str, Any]:
-            from pipelines import stages
+            from pipelines import release_stages, stages
 
-            candidate = stages.register_soup(path, **parts, soup=soup, **run)
+            candidate = release_stages.register_soup(path, **parts, soup=soup, **run)
             outlet_events[candidate_asset(stages.read_project(path))].extra = {"version": candidate["version"]}
             return candidate
 

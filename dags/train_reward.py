@@ -30,9 +30,9 @@ for project in (project for project in projects() if project.rewards):
 
         @task(outlets=[judges_asset(project)])
         def register(path: str, trained: tuple[dict[str, Any], dict[str, Any]], run_key: str) -> dict[str, Any]:
-            from pipelines import stages
+            from pipelines import release_stages
 
-            return stages.register_reward(path, *trained, run_key=run_key)
+            return release_stages.register_reward(path, *trained, run_key=run_key)
 
         plans = build_snapshots(location(project))
         train = TrainJobOperator.partial(

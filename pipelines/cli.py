@@ -14,13 +14,25 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipelines import champion_stages, evidence_commands, gate_commands, stages
+from pipelines import (
+    champion_commands,
+    champion_stages,
+    evidence_commands,
+    gate_commands,
+    platform_commands,
+    release_stages,
+    stages,
+)
 
 Json = dict[str, Any]
 
 DONE, FAILED, BAD_INPUT, GATE_SAID_NO = 0, 1, 2, 3
-JUDGES_IMPORT = "judges import"
-TWO_WORDS = {*gate_commands.GATE_TOOLS, evidence_commands.PROMPTS_IMPORT, evidence_commands.GATE_PEOPLE, JUDGES_IMPORT}
+TWO_WORDS = {
+    *gate_commands.GATE_TOOLS,
+    evidence_commands.PROMPTS_IMPORT,
+    evidence_commands.GATE_PEOPLE,
+    platform_commands.JUDGES_IMPORT,
+}
 """Commands of two words, of which the first may be a stage as well."""
 
 
@@ -34,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     command: Callable[[argparse.Namespace], int] = arguments.command
     try:
         if getattr(arguments, "recipe", None):
-            _take_variant(arguments)
+            platform_commands.take_variant(arguments)
         return command(arguments)
     except ValueError as error:
         print(f"plumbline: {error}", file=sys.stderr)
@@ -62,9 +74,9 @@ def _parser() -> argparse.ArgumentParser:
     for name, (command, text) in STAGES.items():
         stage = commands.add_parser(name, help=text, description=text)
         stage.add_argument("project", help="projects/NAME.toml")
-        stage.set_defaults(command=command)
+        stage.set_defaults(command=command, stage=name)
         if name in RECIPE_STAGES:
-            _add_recipe_arguments(stage)
+            platform_commands.add_recipe_arguments(stage)
         if name in ("evaluate", "coverage", "gate", "promote"):
             stage.add_argument("--version", type=int, help="model version to judge; default: alias candidate")
         if name == "search":
@@ -73,80 +85,11 @@ def _parser() -> argparse.ArgumentParser:
                 "--hours", type=float, required=True, help="for the search and the winner's run together"
             )
             stage.add_argument("--out", help="recipe file; default: recipes/NAME_search.toml beside the project")
-        if name in CHAMPION_ARGUMENTS:
-            CHAMPION_ARGUMENTS[name](stage)
+        champion_commands.add_arguments(name, stage)
     gate_commands.add_gate_tools(commands, command=_gate_tool)
-    evidence_commands.add_evidence_commands(commands, command=_evidence)
-    _add_platform_commands(commands)
-    _add_judge_commands(commands)
+    evidence_commands.add_evidence_commands(commands, command=_tool)
+    platform_commands.add_platform_commands(commands, command=_tool)
     return parser
-
-
-def _promote_arguments(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--approve", action="store_true", help="agree to it as the user of this shell, where asked")
-
-
-def _rollback_arguments(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--reason", required=True, help="why; kept in the ledger")
-    command.add_argument("--to-base", action="store_true", help="to the base model, not to the version before")
-
-
-def _reconcile_arguments(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--restore", action="store_true", help="put back what was moved by hand, whatever the policy")
-
-
-def _ledger_arguments(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--table", action="store_true", help="a table for people instead of JSON")
-
-
-def _prune_arguments(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--keep", type=int, required=True, help="newest versions to keep in any case")
-
-
-def _add_recipe_arguments(command: argparse.ArgumentParser) -> None:
-    command.add_argument("overrides", nargs="*", help="recipe overrides, e.g. objective.beta=2000")
-    command.add_argument("--recipe", help="train this recipe instead of those of the project")
-
-
-def _take_variant(arguments: argparse.Namespace) -> None:
-    """From here on the project is the one with the given recipe, its overrides included."""
-    from pipelines.settings import load_settings
-    from pipelines.variants import write_variant
-
-    path = write_variant(Path(arguments.project), arguments.recipe, arguments.overrides, load_settings())
-    logging.info("%s with the recipe %s: %s", arguments.project, arguments.recipe, path)
-    arguments.project, arguments.overrides = str(path), []
-
-
-def _add_platform_commands(commands: Any) -> None:
-    doctor = commands.add_parser("doctor", help="check store, tracking, engine, model; say how to mend each")
-    doctor.add_argument("project", nargs="?", help="projects/NAME.toml")
-    doctor.set_defaults(command=_doctor)
-    up = commands.add_parser("up", help="start the embedded platform and stay in the foreground")
-    up.add_argument("--airflow-port", type=int, default=0, help="0: any free port")
-    up.add_argument("--mlflow-port", type=int, default=0, help="0: any free port")
-    up.set_defaults(command=_up)
-    down = commands.add_parser("down", help="stop the embedded platform")
-    down.set_defaults(command=_down)
-    demo = commands.add_parser("demo", help="the whole loop once on the embedded platform, then stop it")
-    demo.add_argument("project", help="projects/NAME.toml")
-    _add_recipe_arguments(demo)
-    demo.set_defaults(command=_demo)
-
-
-def _add_judge_commands(commands: Any) -> None:
-    bring = commands.add_parser(
-        JUDGES_IMPORT, help="convert published weights once to the folder that a judge loads; docs/judges.md"
-    )
-    bring.add_argument("kind", help="e.g. pickscore, hpsv2, imagereward, aesthetic_v2, hpsv3, clip_head")
-    bring.add_argument("source", help="the published file, or the folder of a CLIP")
-    bring.add_argument("--out", required=True, help="the judge's folder, not there yet")
-    bring.add_argument("--base", help="folder of the model that the weights build on: CLIP, BERT's or Qwen2-VL's")
-    bring.add_argument("--template", help="rubric of hpsv3: a text, or the authors' data_collator_qwen.py")
-    bring.add_argument("--sha256", help="what the source file must have")
-    bring.add_argument("--activation", help="between the layers of a clip_head: none, relu or gelu")
-    bring.add_argument("--reads", help="what a clip_head reads: image, or image_text")
-    bring.set_defaults(command=_import_judge)
 
 
 # --- stages ---------------------------------------------------------------------------------------------------------
@@ -220,7 +163,7 @@ def _reward(arguments: argparse.Namespace) -> int:
     judges = []
     for plan in stages.plan_rewards(arguments.project):
         result = stages.run_job(arguments.project, "train_reward", plan, run_key=key)
-        judges.append(stages.register_reward(arguments.project, plan, result, run_key=key))
+        judges.append(release_stages.register_reward(arguments.project, plan, result, run_key=key))
     return _print(judges)
 
 
@@ -233,14 +176,14 @@ def _monitor(arguments: argparse.Namespace) -> int:
     _reports(arguments.project)
     key, snapshot = _run_key(arguments.project), stages.snapshot(arguments.project)
     calibration = stages.run_job(arguments.project, "calibrate", {"snapshot": snapshot}, run_key=key)
-    stages.record_calibration(arguments.project, calibration, run_key=key)
-    report = stages.monitor(arguments.project, calibration, run_key=key)
+    release_stages.record_calibration(arguments.project, calibration, run_key=key)
+    report = release_stages.monitor(arguments.project, calibration, run_key=key)
     _print(report)
     return DONE if report["outcome"] == "ok" else GATE_SAID_NO
 
 
 def _judges(arguments: argparse.Namespace) -> int:
-    return _print(stages.judges(arguments.project))
+    return _print(release_stages.judges(arguments.project))
 
 
 def _register(arguments: argparse.Namespace) -> int:
@@ -248,19 +191,19 @@ def _register(arguments: argparse.Namespace) -> int:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
-    candidate = stages.pick_candidate(arguments.project, arguments.version)
+    candidate = release_stages.pick_candidate(arguments.project, arguments.version)
     return _print(_evaluation(arguments.project, candidate))
 
 
 def _coverage(arguments: argparse.Namespace) -> int:
-    candidate = stages.pick_candidate(arguments.project, arguments.version)
+    candidate = release_stages.pick_candidate(arguments.project, arguments.version)
     return _print(
         stages.run_job(arguments.project, "coverage", {"candidate": candidate}, run_key=_run_key(arguments.project))
     )
 
 
 def _gate(arguments: argparse.Namespace) -> int:
-    candidate = stages.pick_candidate(arguments.project, arguments.version)
+    candidate = release_stages.pick_candidate(arguments.project, arguments.version)
     decision = _decision(arguments.project, candidate)
     _print(decision)
     return DONE if decision["verdict"] == "promote" else GATE_SAID_NO
@@ -274,42 +217,18 @@ def _gate_tool(arguments: argparse.Namespace) -> int:
     return DONE
 
 
-def _evidence(arguments: argparse.Namespace) -> int:
-    value, code = arguments.tool(arguments)
-    _print(value)
-    return int(code)
+def _tool(arguments: argparse.Namespace) -> int:
+    """Commands of other files: a value or a text to print, or neither, and an exit code."""
+    return _answer(arguments.tool(arguments))
 
 
 def _promote(arguments: argparse.Namespace) -> int:
-    candidate = stages.pick_candidate(arguments.project, arguments.version)
+    candidate = release_stages.pick_candidate(arguments.project, arguments.version)
     return _promote_candidates(arguments.project, [candidate], approve=arguments.approve)
 
 
 def _run(arguments: argparse.Namespace) -> int:
     return _promote_candidates(arguments.project, _candidates(arguments))
-
-
-def _rollback(arguments: argparse.Namespace) -> int:
-    user, reason = getpass.getuser(), arguments.reason
-    return _print(champion_stages.rollback(arguments.project, actor=user, reason=reason, to_base=arguments.to_base))
-
-
-def _reconcile(arguments: argparse.Namespace) -> int:
-    restore = True if arguments.restore else None
-    found = champion_stages.reconcile(arguments.project, actor=getpass.getuser(), restore=restore)
-    _print(found)
-    return FAILED if found["state"] == "alarm" else DONE
-
-
-def _ledger(arguments: argparse.Namespace) -> int:
-    if not arguments.table:
-        return _print(champion_stages.history(arguments.project))
-    print(champion_stages.history_table(arguments.project))
-    return DONE
-
-
-def _prune(arguments: argparse.Namespace) -> int:
-    return _print(champion_stages.prune(arguments.project, keep=arguments.keep))
 
 
 def _status(arguments: argparse.Namespace) -> int:
@@ -362,9 +281,11 @@ def _candidates(arguments: argparse.Namespace) -> list[Json]:
     results, user = _results(arguments, trainings), getpass.getuser()
     if stages.read_project(arguments.project).soup is not None:
         soup = _job(arguments, "soup", {"trainings": trainings, "results": results})
-        return [stages.register_soup(arguments.project, trainings, results, soup=soup, run_key=key, trained_by=user)]
+        return [
+            release_stages.register_soup(arguments.project, trainings, results, soup=soup, run_key=key, trained_by=user)
+        ]
     return [
-        stages.register(arguments.project, given["snapshot"], result, run_key=key, trained_by=user)
+        release_stages.register(arguments.project, given["snapshot"], result, run_key=key, trained_by=user)
         for given, result in zip(trainings, results, strict=True)
     ]
 
@@ -374,7 +295,7 @@ def _promote_candidates(path: str, candidates: list[Json], *, approve: bool = Fa
     user = getpass.getuser()
     promotions, champions = [], 0
     for candidate in candidates:
-        if stages.is_challenger(path, candidate):
+        if release_stages.is_challenger(path, candidate):
             decision = _decision(path, candidate)
             approval = champion_stages.approval_by_hand(decision, user=user) if approve else None
             promotion = champion_stages.promote(path, decision, actor=user, approval=approval)
@@ -394,13 +315,13 @@ def _decision(path: str, candidate: Json) -> Json:
     evaluation, key = _evaluation(path, candidate), _run_key(path)
     wanted = stages.read_project(path).coverage is not None
     coverage = stages.run_job(path, "coverage", {"candidate": candidate}, run_key=key) if wanted else None
-    return stages.gate(path, candidate, evaluation, run_key=key, coverage=coverage)
+    return release_stages.gate(path, candidate, evaluation, run_key=key, coverage=coverage)
 
 
 def _calibrated(path: str) -> list[Json]:
     """The judges' calibrations on everything accepted so far; found when nothing is new."""
     report = stages.run_job(path, "calibrate", {"snapshot": stages.snapshot(path)}, run_key=_run_key(path))
-    return stages.record_calibration(path, report, run_key=_run_key(path))
+    return release_stages.record_calibration(path, report, run_key=_run_key(path))
 
 
 def _evaluation(path: str, candidate: Json) -> Json:
@@ -417,46 +338,17 @@ def _run_key(path: str) -> str:
     return f"{Path(path).stem}.by_hand"
 
 
-# --- platform -------------------------------------------------------------------------------------------------------
+def _champion(arguments: argparse.Namespace) -> int:
+    return _answer(champion_commands.COMMANDS[arguments.stage](arguments))
 
 
-def _doctor(arguments: argparse.Namespace) -> int:
-    from pipelines import doctor
-    from pipelines.settings import load_settings
-
-    project = stages.read_project(arguments.project) if arguments.project else None
-    checks = [check.model_dump(mode="json") for check in doctor.diagnose(project, load_settings())]
-    _print({"checks": checks})
-    return DONE if all(check["ok"] for check in checks) else FAILED
-
-
-def _import_judge(arguments: argparse.Namespace) -> int:
-    from pipelines.judge_import import import_judge
-
-    names = ("kind", "source", "base", "template", "sha256", "activation", "reads")
-    fields = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
-    return _print(import_judge(fields, arguments.out))
-
-
-def _up(arguments: argparse.Namespace) -> int:
-    from pipelines.embedded import foreground
-
-    return foreground.stay_up(mlflow_port=arguments.mlflow_port, airflow_port=arguments.airflow_port)
-
-
-def _down(_: argparse.Namespace) -> int:
-    from pipelines.embedded import services
-    from pipelines.settings import load_settings
-
-    return _print({"stopped": services.stop(load_settings())})
-
-
-def _demo(arguments: argparse.Namespace) -> int:
-    from pipelines.embedded import demo
-
-    if arguments.overrides:
-        raise ValueError("The DAGs read the project file. Give --recipe NAME with overrides, or write them there.")
-    return demo.run(arguments.project)
+def _answer(answer: tuple[Any, int]) -> int:
+    value, code = answer
+    if isinstance(value, str):
+        print(value)
+    elif value is not None:
+        _print(value)
+    return code
 
 
 def _print(value: Any) -> int:
@@ -485,18 +377,11 @@ STAGES: dict[str, tuple[Callable[[argparse.Namespace], int], str]] = {
     "promote": (_promote, "decide, and move the champion alias if the gate says so"),
     "run": (_run, "the whole loop, without Airflow"),
     "monitor": (_monitor, "the champion against what came in since; exit code 3 when it asks for something"),
-    "rollback": (_rollback, "the previous champion, or the base model, back"),
-    "reconcile": (_reconcile, "do alias, ledger and tags agree; exit code 1 when they do not"),
-    "ledger": (_ledger, "every move of the champion, oldest first"),
-    "prune": (_prune, "delete old model versions that no alias and no way back needs"),
+    "rollback": (_champion, "the previous champion, or the base model, back"),
+    "reconcile": (_champion, "do alias, ledger and tags agree; exit code 1 when they do not"),
+    "ledger": (_champion, "every move of the champion, oldest first"),
+    "prune": (_champion, "delete old model versions that no alias and no way back needs"),
     "status": (_status, "champion, candidate, last decision, ledger"),
-}
-CHAMPION_ARGUMENTS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
-    "promote": _promote_arguments,
-    "rollback": _rollback_arguments,
-    "reconcile": _reconcile_arguments,
-    "ledger": _ledger_arguments,
-    "prune": _prune_arguments,
 }
 RECIPE_STAGES = {"encode", "train", "soup", "register", "run"}
 

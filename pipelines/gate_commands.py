@@ -77,11 +77,11 @@ def explain(arguments: argparse.Namespace) -> Answer:
 def aa(arguments: argparse.Namespace) -> Answer:
     """The judges' noise, and the tie thresholds that follow from it."""
     from alignment.contracts import EvalReport
-    from pipelines import gate_tools, stages
+    from pipelines import gate_tools, release_stages
     from pipelines.settings import load_settings
 
     path = str(arguments.file)
-    report = EvalReport.model_validate(stages.aa(path, run_key=f"{arguments.file.stem}.by_hand"))
+    report = EvalReport.model_validate(release_stages.aa(path, run_key=f"{arguments.file.stem}.by_hand"))
     noise = gate_tools.noise_of(report, load_settings())
     line = gate_tools.tie_thresholds_toml(noise)
     if arguments.write:

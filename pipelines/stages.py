@@ -4,18 +4,14 @@ Only this file knows which wing hands what to which. The wings are imported insi
 command line pays for what it uses.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from alignment.calibration_contracts import CalibrationReport
-from alignment.contracts import DatasetSnapshot, EvalReport, FeatureCache, Recipe, TrainResult, canonical_json
-from alignment.coverage_contracts import CoverageReport
+from alignment.contracts import DatasetSnapshot, FeatureCache, Recipe, TrainResult, canonical_json
 from alignment.job_files import LABEL_REPORT_FILE
-from alignment.reward_contracts import RewardTrainResult
-from alignment.soup_contracts import SoupIngredient, SoupResult
+from alignment.soup_contracts import SoupIngredient
 from pipelines.contracts import CandidateVersion, JobRequest, RawBatch, SourceShard, ValidationReport
 from pipelines.project import Project, load_project
 from pipelines.settings import Settings, load_settings
@@ -52,7 +48,7 @@ def list_shards(path: str) -> list[Json]:
 
     settings = load_settings()
     project = label_requests.with_drawn_sources(read_project(path), settings)
-    return [_json(shard) for shard in ingestion.list_source_shards(project, settings)]
+    return [to_json(shard) for shard in ingestion.list_source_shards(project, settings)]
 
 
 def ingest(path: str, shard: Json) -> Json:
@@ -62,7 +58,7 @@ def ingest(path: str, shard: Json) -> Json:
 
     settings = load_settings()
     project = label_requests.with_drawn_sources(read_project(path), settings)
-    return _json(ingestion.ingest(SourceShard.model_validate(shard), project, settings))
+    return to_json(ingestion.ingest(SourceShard.model_validate(shard), project, settings))
 
 
 def validate(path: str, batch: Json) -> Json:
@@ -72,7 +68,7 @@ def validate(path: str, batch: Json) -> Json:
     report = validation.validate(RawBatch.model_validate(batch), read_project(path), load_settings())
     if not report.passed:
         raise ValueError(f"{batch['source_file']}: {report.failure} The report is at {report.uri}.")
-    return _json(report)
+    return to_json(report)
 
 
 def count_pairs(reports: list[Json]) -> dict[str, int]:
@@ -92,7 +88,7 @@ def snapshot(path: str) -> Json:
 
     project, settings = read_project(path), load_settings()
     reports = snapshots.accepted_reports(project, settings, project.snapshot.sources)
-    return _json(snapshots.build_snapshot(reports, project, settings))
+    return to_json(snapshots.build_snapshot(reports, project, settings))
 
 
 def enough_new_pairs(path: str, snapshot: Json) -> bool:
@@ -142,7 +138,7 @@ def plan_rewards(path: str) -> list[Json]:
     for index, reward in enumerate(project.rewards):
         reports = snapshots.accepted_reports(project, settings, reward.sources)
         data = snapshots.build_snapshot(reports, project, settings)
-        plans.append({"snapshot": _json(data), "reward": index})
+        plans.append({"snapshot": to_json(data), "reward": index})
     return plans
 
 
@@ -298,184 +294,6 @@ def search(path: str, snapshot: Json, *, gpu_memory_gib: float, hours: float, ou
     return answer
 
 
-# --- a model goes out, or does not ----------------------------------------------------------------------------------
-
-
-def register(path: str, snapshot: Json, result: Json, *, run_key: str, trained_by: str = "") -> Json:
-    """Trained weights as a CandidateVersion, alias `candidate`.
-
-    `trained_by` is the person who started the training, where one did: they may not approve what came of it.
-    """
-    from pipelines.release import registration
-
-    project, settings = read_project(path), load_settings()
-    data, trained = DatasetSnapshot.model_validate(snapshot), TrainResult.model_validate(result)
-    with _pipeline_run(project, settings, run_key, [data]) as run_id:
-        candidate = registration.register(
-            trained, project, settings, snapshot=data, run_id=run_id, more_tags=registration.trainer_tags(trained_by)
-        )
-    return _json(candidate)
-
-
-def register_soup(
-    path: str, trainings: Sequence[Json], results: Sequence[Json], *, soup: Json, run_key: str, trained_by: str = ""
-) -> Json:
-    """An average of runs as a CandidateVersion, alias `candidate`; the runs themselves are not registered."""
-    from pipelines.release import registration
-
-    project, settings = read_project(path), load_settings()
-    snapshots = [DatasetSnapshot.model_validate(training["snapshot"]) for training in trainings]
-    runs = [TrainResult.model_validate(result) for result in results[:]]
-    with _pipeline_run(project, settings, run_key, snapshots) as run_id:
-        candidate = registration.register_soup(
-            SoupResult.model_validate(soup),
-            tuple(zip(runs, snapshots, strict=True)),
-            project,
-            settings,
-            run_id=run_id,
-            more_tags=registration.trainer_tags(trained_by),
-        )
-    return _json(candidate)
-
-
-def register_reward(path: str, plan: Json, result: Json, *, run_key: str) -> Json:
-    """A trained reward as a RegisteredJudge with its report, which MLflow shows too."""
-    from pipelines.release import reward_registration
-
-    project, settings = read_project(path), load_settings()
-    data = DatasetSnapshot.model_validate(plan["snapshot"])
-    trained = RewardTrainResult.model_validate(result)
-    section = project.rewards[int(plan["reward"])]
-    with _pipeline_run(project, settings, run_key, [data]) as run_id:
-        judge = reward_registration.register(trained, section, project, settings, snapshot=data, run_id=run_id)
-    return _json(judge)
-
-
-def record_calibration(path: str, report: Json, *, run_key: str) -> list[Json]:
-    """A CalibrationReport kept as a record per judge, and shown in MLflow."""
-    from pipelines import calibrations, tracking
-
-    project, settings = read_project(path), load_settings()
-    measured = CalibrationReport.model_validate(report)
-    records = calibrations.record(measured, project.name, settings)
-    with _pipeline_run(project, settings, run_key, []) as run_id:
-        tracking.log_dict(settings, run_id, report, "calibration/report.json")
-    return [_json(record) for record in records]
-
-
-def judges(path: str) -> list[Json]:
-    """Which judges of the project may vote and why not, as JudgeStandings."""
-    from pipelines import judge_standing
-
-    return [_json(own) for own in judge_standing.standings(read_project(path), load_settings())]
-
-
-def pick_candidate(path: str, version: int | None = None) -> Json:
-    """The CandidateVersion to judge: a given version, or where alias `candidate` points."""
-    from pipelines.release import registration
-
-    project, settings = read_project(path), load_settings()
-    found = registration.read_version(project, settings, version or "candidate")
-    if found is None:
-        raise ValueError(f"Model {project.name!r} has no {version or 'candidate'!r} version. Train one first.")
-    return _json(found)
-
-
-def is_challenger(path: str, candidate: Json) -> bool:
-    """Whether the candidate's weights are not the champion's already; if they are, there is nothing to judge."""
-    champion = _champion(read_project(path), load_settings())
-    return champion is None or champion.weights_digest != candidate["weights_digest"]
-
-
-def gate(path: str, candidate: Json, report: Json, *, run_key: str, coverage: Json | None = None) -> Json:
-    """The GateDecision on an evaluation, its evidence kept in the store and shown in MLflow.
-
-    `coverage` is a CoverageReport for people to see; it does not vote.
-    """
-    from pipelines import judgement
-
-    project, settings = read_project(path), load_settings()
-    judged = CandidateVersion.model_validate(candidate)
-    measured = EvalReport.model_validate(report)
-    champion = _champion(project, settings)
-    repeated = CoverageReport.model_validate(coverage) if coverage else None
-    decision = judgement.judge(
-        project, settings, candidate=judged, champion=champion, report=measured, coverage=repeated
-    )
-    judgement.show_in_tracking(project, settings, decision, report=measured, run_key=run_key)
-    return _json(decision)
-
-
-def aa(path: str, *, run_key: str) -> Json:
-    """The EvalReport of the champion (or base) against itself on other seeds; found if it exists."""
-    from pipelines.dispatch import evaluation_requests, jobs
-    from pipelines.release import registration
-
-    project, settings = read_project(path), load_settings()
-    champion = _champion(project, settings)
-    known = champion or registration.read_version(project, settings, "candidate")
-    if known is not None and known.snapshot_uri:
-        uri, digest = known.snapshot_uri, known.snapshot_digest
-    else:
-        data = DatasetSnapshot.model_validate(snapshot(path))
-        uri, digest = data.uri, data.content_digest
-    request = evaluation_requests.aa_request(
-        project, settings, champion=champion, snapshot_uri=uri, snapshot_digest=digest
-    )
-    return jobs.run_to_end(request, settings, parent_key=run_key)
-
-
-def monitor(path: str, calibration: Json | None, *, run_key: str, announce: bool = False) -> Json:
-    """The MonitorReport on the champion, kept in the store and shown in MLflow; `calibration` as in `gate`'s judges.
-
-    With `announce` a wanted retraining is claimed for this run, within the project's rate.
-    """
-    from pipelines import monitoring, tracking
-
-    project, settings = read_project(path), load_settings()
-    try:
-        champion = _champion(project, settings)
-    except ValueError:
-        # The alias contradicts the ledger: one of the findings says so, and the champion is nobody's.
-        champion = None
-    report = monitoring.monitor(
-        project,
-        settings,
-        champion=champion,
-        calibration=CalibrationReport.model_validate(calibration) if calibration else None,
-        announce_key=run_key if announce else "",
-    )
-    with _pipeline_run(project, settings, run_key, []) as run_id:
-        tracking.log_dict(settings, run_id, _json(report), "monitor/report.json")
-        tracking.log_text(settings, run_id, monitoring.markdown(report), "monitor/report.md")
-        tracking.set_run_tags(settings, run_id, {"monitor.outcome": report.outcome, "monitor.report_uri": report.uri})
-    return _json(report)
-
-
-def raise_alarms(report: Json) -> None:
-    """RuntimeError with everything of a MonitorReport that a person has to look at; nothing when there is nothing."""
-    from pipelines.watch_contracts import MonitorReport
-
-    alarms = MonitorReport.model_validate(report).alarms
-    if alarms:
-        raise RuntimeError(" ".join(alarms))
-
-
-@contextmanager
-def _pipeline_run(
-    project: Project, settings: Settings, run_key: str, snapshots: Sequence[DatasetSnapshot]
-) -> Iterator[str]:
-    """The MLflow run that ties a pipeline run together, with the data it trained on; finished when all went well."""
-    from pipelines import tracking
-
-    tags = tracking.airflow_tags(settings, run_key)
-    run_id = tracking.parent_run(settings, project=project.name, key=run_key, tags=tags)
-    for snapshot in {snapshot.content_digest: snapshot for snapshot in snapshots}.values():
-        tracking.log_dataset(settings, run_id, snapshot, context="training")
-    yield run_id
-    tracking.finish_run(settings, run_id, "FINISHED")
-
-
 def _ingredients(project: Project, trainings: Sequence[Json], results: Sequence[Json]) -> list[SoupIngredient]:
     """Finished runs, each with the recipe it followed."""
     recipes = project.recipes()
@@ -493,7 +311,7 @@ def _evaluate_request(project: Project, settings: Settings, candidate: Candidate
         project,
         settings,
         candidate=candidate,
-        champion=_champion(project, settings),
+        champion=champion_of(project, settings),
         snapshot_uri=candidate.snapshot_uri,
         snapshot_digest=candidate.snapshot_digest,
     )
@@ -502,11 +320,12 @@ def _evaluate_request(project: Project, settings: Settings, candidate: Candidate
 def _coverage_request(project: Project, settings: Settings, candidate: CandidateVersion) -> JobRequest:
     from pipelines.dispatch import evaluation_requests
 
-    champion = _champion(project, settings)
+    champion = champion_of(project, settings)
     return evaluation_requests.coverage_request(project, settings, candidate=candidate, champion=champion)
 
 
-def _champion(project: Project, settings: Settings) -> CandidateVersion | None:
+def champion_of(project: Project, settings: Settings) -> CandidateVersion | None:
+    """The champion, None while the base is in place."""
     from pipelines.release import registration
 
     return registration.read_version(project, settings, "champion")
@@ -516,6 +335,7 @@ def _num_pairs(snapshot: Json) -> int:
     return sum(DatasetSnapshot.model_validate(snapshot).num_pairs.values())
 
 
-def _json(value: Any) -> Json:
+def to_json(value: Any) -> Json:
+    """A value object as plain data."""
     answer: Json = value.model_dump(mode="json")
     return answer

@@ -21,7 +21,7 @@ from safetensors.numpy import save_file
 from alignment.contracts import DatasetSnapshot, EvalReport, EvalSpec, TrainResult
 from alignment.evaluation.calibration import calibrate
 from alignment.evaluation.comparison import SCORE_COLUMNS, ScoreTable, compare_all
-from pipelines import champion_stages, registry, stages
+from pipelines import champion_stages, registry, release_stages, stages
 from pipelines.embedded import services
 from pipelines.embedded.preparation import prepare_airflow
 from pipelines.embedded.rest import AirflowApi
@@ -124,7 +124,7 @@ def leave_an_evaluated_candidate(path: str, settings: Settings, folder: Path) ->
         final_metrics={},
     )
     store.publish_folder(weights.parent, trained.uri, trained.model_dump(mode="json"))
-    candidate = stages.register(
+    candidate = release_stages.register(
         path, snapshot.model_dump(mode="json"), trained.model_dump(mode="json"), run_key="by hand", trained_by="ada"
     )
     request = stages.job_request(path, "evaluate", {"candidate": candidate})

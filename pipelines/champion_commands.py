@@ -1,0 +1,62 @@
+"""`plumbline rollback`, `reconcile`, `ledger` and `prune`: what is done with champions after the verdict."""
+
+import argparse
+import getpass
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from pipelines import champion_stages
+
+DONE, FAILED = 0, 1
+
+Answer = tuple[Any, int]
+"""JSON value or text, and exit code."""
+
+
+def add_arguments(name: str, command: argparse.ArgumentParser) -> None:
+    """The options of one of these commands, or of `promote`; none for any other."""
+    if name == "promote":
+        help_text = "agree to it as the user of this shell, where asked"
+        command.add_argument("--approve", action="store_true", help=help_text)
+    elif name == "rollback":
+        command.add_argument("--reason", required=True, help="why; kept in the ledger")
+        command.add_argument("--to-base", action="store_true", help="to the base model, not to the version before")
+    elif name == "reconcile":
+        help_text = "put back what was moved by hand, whatever the policy"
+        command.add_argument("--restore", action="store_true", help=help_text)
+    elif name == "ledger":
+        command.add_argument("--table", action="store_true", help="a table for people instead of JSON")
+    elif name == "prune":
+        command.add_argument("--keep", type=int, required=True, help="newest versions to keep in any case")
+
+
+def rollback(arguments: argparse.Namespace) -> Answer:
+    """The previous champion, or the base model, back."""
+    user, reason = getpass.getuser(), arguments.reason
+    return champion_stages.rollback(arguments.project, actor=user, reason=reason, to_base=arguments.to_base), DONE
+
+
+def reconcile(arguments: argparse.Namespace) -> Answer:
+    """Whether alias, ledger and tags agree; exit code 1 when they do not."""
+    restore = True if arguments.restore else None
+    found = champion_stages.reconcile(arguments.project, actor=getpass.getuser(), restore=restore)
+    return found, FAILED if found["state"] == "alarm" else DONE
+
+
+def ledger(arguments: argparse.Namespace) -> Answer:
+    """Every move of the champion, oldest first."""
+    show = champion_stages.history_table if arguments.table else champion_stages.history
+    return show(arguments.project), DONE
+
+
+def prune(arguments: argparse.Namespace) -> Answer:
+    """Old versions that no alias and no way back needs, deleted."""
+    return champion_stages.prune(arguments.project, keep=arguments.keep), DONE
+
+
+COMMANDS: Mapping[str, Callable[[argparse.Namespace], Answer]] = {
+    "rollback": rollback,
+    "reconcile": reconcile,
+    "ledger": ledger,
+    "prune": prune,
+}

@@ -1,0 +1,193 @@
+"""The stages of the release: registered, calibrated, judged, watched. Plain JSON in, plain JSON out.
+
+What a subcommand and a DAG task both call, as in stages.py; champion_stages.py has what follows a verdict.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from alignment.calibration_contracts import CalibrationReport
+from alignment.contracts import DatasetSnapshot, EvalReport, TrainResult
+from alignment.coverage_contracts import CoverageReport
+from alignment.reward_contracts import RewardTrainResult
+from alignment.soup_contracts import SoupResult
+from pipelines.contracts import CandidateVersion
+from pipelines.project import Project
+from pipelines.settings import Settings, load_settings
+from pipelines.stages import Json, champion_of, read_project, to_json
+
+
+def register(path: str, snapshot: Json, result: Json, *, run_key: str, trained_by: str = "") -> Json:
+    """Trained weights as a CandidateVersion, alias `candidate`.
+
+    `trained_by` is the person who started the training, where one did: they may not approve what came of it.
+    """
+    from pipelines.release import registration
+
+    project, settings = read_project(path), load_settings()
+    data, trained = DatasetSnapshot.model_validate(snapshot), TrainResult.model_validate(result)
+    with _pipeline_run(project, settings, run_key, [data]) as run_id:
+        candidate = registration.register(
+            trained, project, settings, snapshot=data, run_id=run_id, more_tags=registration.trainer_tags(trained_by)
+        )
+    return to_json(candidate)
+
+
+def register_soup(
+    path: str, trainings: Sequence[Json], results: Sequence[Json], *, soup: Json, run_key: str, trained_by: str = ""
+) -> Json:
+    """An average of runs as a CandidateVersion, alias `candidate`; the runs themselves are not registered."""
+    from pipelines.release import registration
+
+    project, settings = read_project(path), load_settings()
+    snapshots = [DatasetSnapshot.model_validate(training["snapshot"]) for training in trainings]
+    runs = [TrainResult.model_validate(result) for result in results[:]]
+    with _pipeline_run(project, settings, run_key, snapshots) as run_id:
+        candidate = registration.register_soup(
+            SoupResult.model_validate(soup),
+            tuple(zip(runs, snapshots, strict=True)),
+            project,
+            settings,
+            run_id=run_id,
+            more_tags=registration.trainer_tags(trained_by),
+        )
+    return to_json(candidate)
+
+
+def register_reward(path: str, plan: Json, result: Json, *, run_key: str) -> Json:
+    """A trained reward as a RegisteredJudge with its report, which MLflow shows too."""
+    from pipelines.release import reward_registration
+
+    project, settings = read_project(path), load_settings()
+    data = DatasetSnapshot.model_validate(plan["snapshot"])
+    trained = RewardTrainResult.model_validate(result)
+    section = project.rewards[int(plan["reward"])]
+    with _pipeline_run(project, settings, run_key, [data]) as run_id:
+        judge = reward_registration.register(trained, section, project, settings, snapshot=data, run_id=run_id)
+    return to_json(judge)
+
+
+def record_calibration(path: str, report: Json, *, run_key: str) -> list[Json]:
+    """A CalibrationReport kept as a record per judge, and shown in MLflow."""
+    from pipelines import calibrations, tracking
+
+    project, settings = read_project(path), load_settings()
+    measured = CalibrationReport.model_validate(report)
+    records = calibrations.record(measured, project.name, settings)
+    with _pipeline_run(project, settings, run_key, []) as run_id:
+        tracking.log_dict(settings, run_id, report, "calibration/report.json")
+    return [to_json(record) for record in records]
+
+
+def judges(path: str) -> list[Json]:
+    """Which judges of the project may vote and why not, as JudgeStandings."""
+    from pipelines import judge_standing
+
+    return [to_json(own) for own in judge_standing.standings(read_project(path), load_settings())]
+
+
+def pick_candidate(path: str, version: int | None = None) -> Json:
+    """The CandidateVersion to judge: a given version, or where alias `candidate` points."""
+    from pipelines.release import registration
+
+    project, settings = read_project(path), load_settings()
+    found = registration.read_version(project, settings, version or "candidate")
+    if found is None:
+        raise ValueError(f"Model {project.name!r} has no {version or 'candidate'!r} version. Train one first.")
+    return to_json(found)
+
+
+def is_challenger(path: str, candidate: Json) -> bool:
+    """Whether the candidate's weights are not the champion's already; if they are, there is nothing to judge."""
+    champion = champion_of(read_project(path), load_settings())
+    return champion is None or champion.weights_digest != candidate["weights_digest"]
+
+
+def gate(path: str, candidate: Json, report: Json, *, run_key: str, coverage: Json | None = None) -> Json:
+    """The GateDecision on an evaluation, its evidence kept in the store and shown in MLflow.
+
+    `coverage` is a CoverageReport for people to see; it does not vote.
+    """
+    from pipelines import judgement
+
+    project, settings = read_project(path), load_settings()
+    judged = CandidateVersion.model_validate(candidate)
+    measured = EvalReport.model_validate(report)
+    champion = champion_of(project, settings)
+    repeated = CoverageReport.model_validate(coverage) if coverage else None
+    decision = judgement.judge(
+        project, settings, candidate=judged, champion=champion, report=measured, coverage=repeated
+    )
+    judgement.show_in_tracking(project, settings, decision, report=measured, run_key=run_key)
+    return to_json(decision)
+
+
+def aa(path: str, *, run_key: str) -> Json:
+    """The EvalReport of the champion (or base) against itself on other seeds; found if it exists."""
+    from pipelines import stages
+    from pipelines.dispatch import evaluation_requests, jobs
+    from pipelines.release import registration
+
+    project, settings = read_project(path), load_settings()
+    champion = champion_of(project, settings)
+    known = champion or registration.read_version(project, settings, "candidate")
+    if known is not None and known.snapshot_uri:
+        uri, digest = known.snapshot_uri, known.snapshot_digest
+    else:
+        data = DatasetSnapshot.model_validate(stages.snapshot(path))
+        uri, digest = data.uri, data.content_digest
+    request = evaluation_requests.aa_request(
+        project, settings, champion=champion, snapshot_uri=uri, snapshot_digest=digest
+    )
+    return jobs.run_to_end(request, settings, parent_key=run_key)
+
+
+def monitor(path: str, calibration: Json | None, *, run_key: str, announce: bool = False) -> Json:
+    """The MonitorReport on the champion, kept in the store and shown in MLflow; `calibration` as in `gate`'s judges.
+
+    With `announce` a wanted retraining is claimed for this run, within the project's rate.
+    """
+    from pipelines import monitoring, tracking
+
+    project, settings = read_project(path), load_settings()
+    try:
+        champion = champion_of(project, settings)
+    except ValueError:
+        # The alias contradicts the ledger: one of the findings says so, and the champion is nobody's.
+        champion = None
+    report = monitoring.monitor(
+        project,
+        settings,
+        champion=champion,
+        calibration=CalibrationReport.model_validate(calibration) if calibration else None,
+        announce_key=run_key if announce else "",
+    )
+    with _pipeline_run(project, settings, run_key, []) as run_id:
+        tracking.log_dict(settings, run_id, to_json(report), "monitor/report.json")
+        tracking.log_text(settings, run_id, monitoring.markdown(report), "monitor/report.md")
+        tracking.set_run_tags(settings, run_id, {"monitor.outcome": report.outcome, "monitor.report_uri": report.uri})
+    return to_json(report)
+
+
+def raise_alarms(report: Json) -> None:
+    """RuntimeError with everything of a MonitorReport that a person has to look at; nothing when there is nothing."""
+    from pipelines.watch_contracts import MonitorReport
+
+    alarms = MonitorReport.model_validate(report).alarms
+    if alarms:
+        raise RuntimeError(" ".join(alarms))
+
+
+@contextmanager
+def _pipeline_run(
+    project: Project, settings: Settings, run_key: str, snapshots: Sequence[DatasetSnapshot]
+) -> Iterator[str]:
+    """The MLflow run that ties a pipeline run together, with the data it trained on; finished when all went well."""
+    from pipelines import tracking
+
+    tags = tracking.airflow_tags(settings, run_key)
+    run_id = tracking.parent_run(settings, project=project.name, key=run_key, tags=tags)
+    for snapshot in {snapshot.content_digest: snapshot for snapshot in snapshots}.values():
+        tracking.log_dataset(settings, run_id, snapshot, context="training")
+    yield run_id
+    tracking.finish_run(settings, run_id, "FINISHED")
