@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from alignment.backbones.catalogue import Backbone, SchedulerName
 from alignment.data.buckets import Images, Square, buckets_of
@@ -182,14 +182,8 @@ class Recipe(ValueObject):
     flip_labels: bool = False
     """Trains towards the rejected image. Only to check that a gate holds what it should."""
     divergence: DivergenceGuard = DivergenceGuard()
-    selected_by: tuple[str, ...] = ()
+    selected_by: tuple[str, ...] = Field(default=(), exclude_if=().__eq__)
     """`lessons` of the judge that chose this recipe among others; it may not judge what the recipe trains."""
-
-    @model_serializer(mode="wrap")
-    def _without_empty_lineage(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """A recipe that nobody chose has the digest that it had before the field was there."""
-        data: dict[str, Any] = serialise(self)
-        return data if self.selected_by else {k: v for k, v in data.items() if k != "selected_by"}
 
     @model_validator(mode="after")
     def _images_can_be_cut(self) -> Self:

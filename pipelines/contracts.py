@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import BaseModel, ConfigDict, Field
 
 from alignment.contracts import Calibration, Placement, Sha256, ValueObject
 from alignment.failures import FailureKind
@@ -349,7 +349,7 @@ class Reconciliation(ValueObject):
 class LedgerEntry(ValueObject):
     """One move of an alias. Entries are numbered from 1, each naming the digest of the one before.
 
-    Fields that are not set are left out of the JSON, so that entries written before they existed keep their digest.
+    The approval is left out of the JSON where nobody was asked: earlier entries keep their digest.
     """
 
     sequence: Annotated[int, Field(gt=0)]
@@ -368,14 +368,6 @@ class LedgerEntry(ValueObject):
     decision_digest: Sha256 | None
     report_uri: str | None
     reason: str = ""
-    approver: str = ""
+    approver: str = Field(default="", exclude_if="".__eq__)
     """Who agreed, where the project asks a person."""
-    approved_at: datetime | None = None
-
-    @model_serializer(mode="wrap")
-    def _leave_out_what_is_not_set(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        written: dict[str, Any] = handler(self)
-        return {name: value for name, value in written.items() if name not in _LATER_FIELDS or value not in ("", None)}
-
-
-_LATER_FIELDS = ("approver", "approved_at")
+    approved_at: datetime | None = Field(default=None, exclude_if=lambda moment: moment is None)

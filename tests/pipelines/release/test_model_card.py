@@ -45,7 +45,12 @@ def card_of(evaluation: Any, decision: Any, project: Project, provenance: Proven
 
 def test_the_hub_reads_the_front_matter(good_evaluation: Any, good_decision: Any, project: Project) -> None:
     data = card_of(good_evaluation, good_decision, project, known()).data
-    assert (data.license, data.library_name, data.pipeline_tag) == ("apache-2.0", "diffusers", "text-to-image")
+    shown = data.to_dict()
+    assert [shown[key] for key in ("license", "library_name", "pipeline_tag")] == [
+        "apache-2.0",
+        "diffusers",
+        "text-to-image",
+    ]
     assert data.tags == ["text-to-image", "preference-alignment", "diffusion-dpo", "lora"]
     assert data.datasets == ["shapes_pairs"]
     assert data.base_model is None
