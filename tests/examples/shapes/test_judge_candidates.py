@@ -33,7 +33,8 @@ def test_a_guard_that_is_left_out_is_gone_from_policy_and_table(trial: ModuleTyp
 
 
 def test_the_tables_count_verdicts_and_name_what_kept_a_candidate(trial: ModuleType) -> None:
-    good, bad = judged(trial, [1.0] * 60), judged(trial, [-1.0] * 60)
+    good = trial.Truth("good", 0.9, 0.8, 0.95, 1.0, (), "")
+    bad = trial.Truth("bad", 0.1, 0.05, 0.2, 1.0, (), "the oracle prefers the base")
     broken = SimpleNamespace(name="guard:diversity", decisive=True, passed=False)
     fine = SimpleNamespace(name="prompts", decisive=True, passed=True)
     promote = SimpleNamespace(verdict="promote", checks=(fine,))
