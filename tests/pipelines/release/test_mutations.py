@@ -72,9 +72,14 @@ def docket_of(project: Project, settings: Settings, evaluation: Any, candidate: 
 
 
 @pytest.fixture
-def docket(settings: Settings, evaluation_of: Any) -> Docket:
-    good = evaluation_of({"taste_a": 0.6, "taste_b": 0.5}, {"caption_match": 0.0, "diversity": 0.0})
-    return docket_of(load_project(SHAPES), settings, good, good.candidate)
+def whole_evaluation(evaluation_of: Any) -> Any:
+    """A good evaluation with every scorer that the shapes project names."""
+    return evaluation_of({"taste_a": 0.6, "taste_b": 0.5}, {"caption_match": 0.0, "diversity": 0.0})
+
+
+@pytest.fixture
+def docket(settings: Settings, whole_evaluation: Any) -> Docket:
+    return docket_of(load_project(SHAPES), settings, whole_evaluation, whole_evaluation.candidate)
 
 
 def test_the_untouched_evidence_promotes(docket: Docket, tmp_path: Path) -> None:
@@ -222,11 +227,11 @@ AFTERWARDS = {
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("mutation", sorted(AFTERWARDS))
 def test_what_changes_after_the_decision_stops_the_move(
-    world: Any, good_evaluation: Any, tmp_path: Path, mutation: str
+    world: Any, whole_evaluation: Any, tmp_path: Path, mutation: str
 ) -> None:
     mutate, reason = AFTERWARDS[mutation]
     candidate = world.register("a")
-    decision = docket_of(world.project, world.settings, good_evaluation, candidate).judged(tmp_path)
+    decision = docket_of(world.project, world.settings, whole_evaluation, candidate).judged(tmp_path)
     assert decision.verdict == "promote"
     with pytest.raises(ValueError, match=reason):
         promote(mutate(world, decision), world.project, world.settings, "tester")
