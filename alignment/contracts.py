@@ -19,6 +19,7 @@ from alignment.rewards.catalogue import Reward
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 PositiveInt = Annotated[int, Field(gt=0)]
+Role = Literal["candidate", "champion", "base"]
 SQUARE = Square()
 """The default is not written, so that a digest says nothing about what nobody asked for."""
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -271,16 +272,13 @@ def check_sampler(backbone: Backbone, sampler: Sampler) -> None:
         )
 
 
-class SampleSpec(ValueObject):
-    """One model's images on prompts x seeds. Its digest names the cached folder `{prompt_index:05d}_{seed}.png`."""
+class DrawingSpec(ValueObject):
+    """How images are drawn for prompts x seeds."""
 
-    model: ModelRef
     base_digest: Sha256
     backbone: Backbone
     prompts_digest: Sha256
     """sha256 of the prompts file (tab separated, header `prompt<TAB>category`)."""
-    num_prompts: PositiveInt | None = None
-    """Only this many of the prompts, taken evenly from the file; None for all."""
     seeds: Annotated[tuple[int, ...], Field(min_length=1)]
     sampler: Sampler
 
@@ -290,41 +288,43 @@ class SampleSpec(ValueObject):
         return self
 
 
-class EvalSpec(ValueObject):
-    """Candidate, champion and base on the same prompts and seeds, scored by the same judges."""
+class SampleSpec(DrawingSpec):
+    """One model's images. Its digest names the cached folder `{prompt_index:05d}_{seed}.png`."""
 
-    schema_version: int = 2
+    model: ModelRef
+    num_prompts: PositiveInt | None = None
+    """Only this many of the prompts, taken evenly from the file; None for all."""
+
+
+class ModelsSpec(DrawingSpec):
+    """Candidate, champion and base on the same prompts and seeds."""
+
     candidate: ModelRef
     champion: ModelRef
-    base_digest: Sha256
-    backbone: Backbone
-    prompts_digest: Sha256
-    seeds: Annotated[tuple[int, ...], Field(min_length=1)]
-    sampler: Sampler
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    """Two-sided confidence of every interval."""
+
+    def sample_spec(self, model: ModelRef) -> SampleSpec:
+        """The images that this needs of one model."""
+        drawing = {name: getattr(self, name) for name in DrawingSpec.model_fields if name != "schema_version"}
+        return SampleSpec(model=model, **drawing)
+
+    def models(self) -> dict[Role, ModelRef]:
+        """The three roles; two may name the same weights, which are then sampled once."""
+        base = ModelRef(kind="base", weights_digest=self.base_digest)
+        return {"candidate": self.candidate, "champion": self.champion, "base": base}
+
+
+class EvalSpec(ModelsSpec):
+    """The three scored by the same judges."""
+
+    schema_version: int = 2
     judges: Annotated[tuple[Judge, ...], Field(min_length=1)]
     guards: tuple[Judge, ...]
     snapshot_digest: Sha256
     """content_digest of the snapshot whose calibration split the judges are checked on."""
     tie_thresholds: dict[str, float] = {}
     """Judge name to the largest per-prompt difference that counts as a tie; 0 where not named."""
-    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
-    """Two-sided confidence of every interval."""
-
-    def sample_spec(self, model: ModelRef) -> SampleSpec:
-        """The images this evaluation needs of one model."""
-        return SampleSpec(
-            model=model,
-            base_digest=self.base_digest,
-            backbone=self.backbone,
-            prompts_digest=self.prompts_digest,
-            seeds=self.seeds,
-            sampler=self.sampler,
-        )
-
-    def models(self) -> dict[Literal["candidate", "champion", "base"], ModelRef]:
-        """The three roles; two may name the same weights, which are then sampled once."""
-        base = ModelRef(kind="base", weights_digest=self.base_digest)
-        return {"candidate": self.candidate, "champion": self.champion, "base": base}
 
 
 class Comparison(Record):

@@ -1,33 +1,33 @@
 """Value objects of repeated sampling: how much the best of N images gains, model by model. Torch-free."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from alignment.backbones.catalogue import Backbone
-from alignment.contracts import Judge, ModelRef, PositiveInt, Record, Sampler, SampleSpec, Sha256, Share, ValueObject
+from alignment.contracts import (
+    Judge,
+    ModelRef,
+    ModelsSpec,
+    PositiveInt,
+    Record,
+    Role,
+    SampleSpec,
+    Sha256,
+    Share,
+    ValueObject,
+)
 
-Role = Literal["candidate", "champion", "base"]
 
-
-class CoverageSpec(ValueObject):
+class CoverageSpec(ModelsSpec):
     """Few prompts x many seeds of candidate, champion and base under one judge."""
 
-    candidate: ModelRef
-    champion: ModelRef
-    base_digest: Sha256
-    backbone: Backbone
-    prompts_digest: Sha256
     num_prompts: PositiveInt
     """Prompts taken evenly from the evaluation's file; all of them when it has fewer."""
     seeds: Annotated[tuple[int, ...], Field(min_length=2)]
     """Images of a prompt; the curve ends at their number."""
-    sampler: Sampler
     judge: Judge
     bar: Annotated[float, Field(gt=0, lt=1)]
     """Quantile of the base's own images of the prompt that an image must exceed to count as good."""
-    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
-    """Two-sided confidence of every interval."""
 
     @model_validator(mode="after")
     def _no_seed_twice(self) -> Self:
@@ -37,20 +37,7 @@ class CoverageSpec(ValueObject):
 
     def sample_spec(self, model: ModelRef) -> SampleSpec:
         """The images that this needs of one model."""
-        return SampleSpec(
-            model=model,
-            base_digest=self.base_digest,
-            backbone=self.backbone,
-            prompts_digest=self.prompts_digest,
-            num_prompts=self.num_prompts,
-            seeds=self.seeds,
-            sampler=self.sampler,
-        )
-
-    def models(self) -> dict[Role, ModelRef]:
-        """The three roles; two may name the same weights, which are then sampled once."""
-        base = ModelRef(kind="base", weights_digest=self.base_digest)
-        return {"candidate": self.candidate, "champion": self.champion, "base": base}
+        return super().sample_spec(model).model_copy(update={"num_prompts": self.num_prompts})
 
 
 class CoveragePoint(Record):

@@ -3,6 +3,8 @@
 from alignment.contracts import Record, ValueObject
 from alignment.failures import FailureKind
 
+SPEC_FILE = "spec.json"
+"""What a job was asked, beside what it answers."""
 RESULT_FILE = "result.json"
 FAILURE_FILE = "failure.json"
 METRICS_FILE = "metrics.jsonl"

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
-from alignment.coverage_contracts import CoverageCurve, CoveragePoint, PowerLaw, Role
+from alignment.contracts import Role
+from alignment.coverage_contracts import CoverageCurve, CoveragePoint, PowerLaw
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]

@@ -27,7 +27,6 @@ logger = logging.getLogger(__name__)
 SCORES_FILE = "scores.parquet"
 CALIBRATION_SCORES_FILE = "calibration_scores.parquet"
 CONTACT_SHEET_FILE = "contact_sheet.png"
-SPEC_FILE = "spec.json"
 EXTREMES_FILE = "extremes.json"
 EXTREMES_DIR = "extremes"
 CONTACT_SHEET_PROMPTS = 8

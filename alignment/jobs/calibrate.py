@@ -22,7 +22,7 @@ from alignment.evaluation.judge_calibration import (
     rater_reliability,
     read_facts,
 )
-from alignment.evaluation.record import CALIBRATION_SCORES_FILE, SPEC_FILE, write_table
+from alignment.evaluation.record import CALIBRATION_SCORES_FILE, write_table
 from alignment.evaluation.scoring import (
     CALIBRATION_FILE,
     CalibrationRow,
@@ -30,6 +30,7 @@ from alignment.evaluation.scoring import (
     num_calibration_pairs,
     score_calibration,
 )
+from alignment.job_files import SPEC_FILE
 from alignment.jobs.outcome import JobPaths, read_object, run_job, write_result
 from alignment.jobs.processes import start_processes
 from alignment.labelling.ballots import read_ballots

@@ -12,16 +12,15 @@ from accelerate import PartialState
 from alignment.caption_contracts import CaptionSpec, PerturbedPrompts
 from alignment.contracts import DatasetSnapshot, Placement
 from alignment.data.pairs import TrainingPairs
-from alignment.durable import content_digest, write_json
-from alignment.jobs.outcome import JobPaths, read_object, run_job, write_result
+from alignment.durable import content_digest
+from alignment.job_files import SPEC_FILE
+from alignment.jobs.outcome import JobPaths, claim_output, read_object, run_job, write_result
 from alignment.jobs.processes import start_processes
 from alignment.labelling.captioned_pairs import ImageCaptions, Texts, pair_texts, snapshot_files, write_captioned
 from alignment.labelling.captions import BlipCaptioner
 from alignment.progress import JobProgress
 
 logger = logging.getLogger(__name__)
-
-SPEC_FILE = "spec.json"
 
 
 def main(paths: JobPaths) -> None:
@@ -31,25 +30,13 @@ def main(paths: JobPaths) -> None:
     snapshot_dir = paths.input(spec.snapshot.content_digest, "snapshot")
     pairs = TrainingPairs(snapshot_dir)
     state = start_processes(placement)
-    claim_output(paths, spec, state)
+    claim_output(paths, spec, "caption spec", wait=state.wait_for_everyone, writes=state.is_main_process)
     generated = [] if isinstance(spec.method, PerturbedPrompts) else _generate(paths, spec, pairs, state)
     if state.is_main_process:
         texts = pair_texts(spec.method, pairs, generated)
         write_captioned(snapshot_dir, paths.out, texts)
         write_result(paths.out, _result(spec, paths.out))
     state.wait_for_everyone()
-
-
-def claim_output(paths: JobPaths, spec: CaptionSpec, state: PartialState) -> None:
-    """Note whose captions OUT holds; ValueError when they are another spec's."""
-    note = paths.out / SPEC_FILE
-    if note.is_file():
-        earlier = read_object(note, CaptionSpec, what="spec of the earlier run")
-        if earlier.digest != spec.digest:
-            raise ValueError(f"{paths.out} holds captions of another caption spec; give an empty folder.")
-    state.wait_for_everyone()
-    if state.is_main_process and not note.is_file():
-        write_json(note, spec.model_dump(mode="json"))
 
 
 def _generate(paths: JobPaths, spec: CaptionSpec, pairs: TrainingPairs, state: PartialState) -> Texts:

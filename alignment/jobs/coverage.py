@@ -17,16 +17,17 @@ import pyarrow as pa
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
-from alignment.contracts import ModelRef, Placement
-from alignment.coverage_contracts import CoverageReport, CoverageSpec, Role
+from alignment.contracts import ModelRef, Placement, Role
+from alignment.coverage_contracts import CoverageReport, CoverageSpec
 from alignment.durable import file_sha256, write_json
 from alignment.evaluation.contact_sheet import spread
 from alignment.evaluation.coverage import Floats, coverage_curves
 from alignment.evaluation.models import load_model
 from alignment.evaluation.prompts import read_prompts
-from alignment.evaluation.record import SPEC_FILE, write_table
+from alignment.evaluation.record import write_table
 from alignment.evaluation.sampling import ImageKey, image_grid, missing_images, sample_images, share_of_rank
 from alignment.evaluation.scoring import ScoreRow, score_samples
+from alignment.job_files import SPEC_FILE
 from alignment.jobs.outcome import JobPaths, read_object, run_job, write_result
 from alignment.jobs.processes import start_processes
 from alignment.progress import JobProgress

@@ -21,13 +21,12 @@ from alignment.data.prompt_lines import PromptLines
 from alignment.durable import content_digest, write_json
 from alignment.evaluation.prompts import EvalPrompt
 from alignment.evaluation.sampling import ImageKey, TextStates, draw_batch, is_blank, png_bytes, to_images
+from alignment.job_files import SPEC_FILE
 from alignment.jobs.outcome import JobPaths, read_object, run_job, write_result
 from alignment.jobs.processes import start_processes
 from alignment.labelling_contracts import DrawnPairs, DrawSpec, filled
 from alignment.lookup import resolve
 from alignment.progress import JobProgress
-
-SPEC_FILE = "spec.json"
 
 logger = logging.getLogger(__name__)
 

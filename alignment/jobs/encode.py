@@ -2,21 +2,18 @@
 
 import logging
 
-from accelerate import PartialState
-
 from alignment.backbones.interface import Backbone
 from alignment.contracts import EncodeSpec, FeatureCache, Placement
 from alignment.data.features import FeatureWriter
 from alignment.data.pairs import TrainingPairs
-from alignment.durable import content_digest, write_json
-from alignment.jobs.outcome import JobPaths, read_object, run_job, write_result
+from alignment.durable import content_digest
+from alignment.job_files import SPEC_FILE
+from alignment.jobs.outcome import JobPaths, claim_output, read_object, run_job, write_result
 from alignment.jobs.processes import start_processes
 from alignment.lookup import resolve
 from alignment.progress import JobProgress
 
 logger = logging.getLogger(__name__)
-
-SPEC_FILE = "spec.json"
 
 
 def main(paths: JobPaths) -> None:
@@ -27,7 +24,7 @@ def main(paths: JobPaths) -> None:
     base_dir = paths.input(spec.base_digest, "base model")
     state = start_processes(placement)
     backbone: Backbone = resolve(spec.backbone.implementation)(base_dir, spec.backbone, state.device)
-    claim_output(paths, spec, state)
+    claim_output(paths, spec, "encode spec", wait=state.wait_for_everyone, writes=state.is_main_process)
     writer = FeatureWriter(pairs, backbone, spec, paths.out)
     with JobProgress(
         paths.out,
@@ -42,18 +39,6 @@ def main(paths: JobPaths) -> None:
     if state.is_main_process:
         _finish(paths, spec, writer)
     state.wait_for_everyone()
-
-
-def claim_output(paths: JobPaths, spec: EncodeSpec, state: PartialState) -> None:
-    """Note whose shards OUT holds; ValueError when they are another spec's."""
-    note = paths.out / SPEC_FILE
-    if note.is_file():
-        earlier = read_object(note, EncodeSpec, what="spec of the earlier run")
-        if earlier.digest != spec.digest:
-            raise ValueError(f"{paths.out} holds shards of another encode spec; give an empty folder.")
-    state.wait_for_everyone()
-    if state.is_main_process and not note.is_file():
-        write_json(note, spec.model_dump(mode="json"))
 
 
 def _finish(paths: JobPaths, spec: EncodeSpec, writer: FeatureWriter) -> None:

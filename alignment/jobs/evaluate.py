@@ -22,7 +22,6 @@ from alignment.durable import write_json
 from alignment.evaluation.models import load_model
 from alignment.evaluation.prompts import EvalPrompt, read_prompts
 from alignment.evaluation.record import (
-    SPEC_FILE,
     Record,
     make_report,
     shuffle_of,
@@ -43,6 +42,7 @@ from alignment.evaluation.scoring import (
     score_prompts,
     score_samples,
 )
+from alignment.job_files import SPEC_FILE
 from alignment.jobs.outcome import JobPaths, read_object, run_job, write_result
 from alignment.jobs.processes import start_processes
 from alignment.progress import JobProgress

@@ -18,7 +18,7 @@ from accelerate import PartialState
 from alignment.contracts import DatasetSnapshot, Placement
 from alignment.durable import content_digest, write_json
 from alignment.evaluation.scoring import decode_image
-from alignment.job_files import LABEL_REPORT_FILE
+from alignment.job_files import LABEL_REPORT_FILE, SPEC_FILE
 from alignment.jobs.outcome import JobPaths, read_object, run_job, write_result
 from alignment.jobs.processes import start_processes
 from alignment.labelling.ballots import HELDOUT_SPLITS, SPLITS, Ballot, ItemImages, read_ballots, read_items
@@ -29,7 +29,6 @@ from alignment.labelling_contracts import HeuristicName, LabelModel, LabelSpec
 from alignment.progress import JobProgress
 from alignment.rewards.interface import Scorer, load_scorer
 
-SPEC_FILE = "spec.json"
 SCORES_DIR = "scores"
 SHARD_ITEMS = 256
 

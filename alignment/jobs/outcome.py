@@ -20,9 +20,10 @@ from typing import TypeVar
 from pydantic import BaseModel
 
 from alignment.config import validate
+from alignment.contracts import ValueObject
 from alignment.durable import write_json
 from alignment.failures import JobStoppedError
-from alignment.job_files import FAILURE_FILE, RESULT_FILE, JobFailure
+from alignment.job_files import FAILURE_FILE, RESULT_FILE, SPEC_FILE, JobFailure
 
 logger = logging.getLogger(__name__)
 
@@ -139,6 +140,26 @@ def read_object(path: Path, model: type[Model], what: str) -> Model:
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ValueError(f"{what} {path} cannot be read as JSON: {error}.") from error
     return validate(model, data, what=f"{what} {path}")
+
+
+def claim_output(
+    paths: JobPaths,
+    spec: ValueObject,
+    what: str,
+    *,
+    wait: Callable[[], None] = lambda: None,
+    writes: bool = True,
+) -> None:
+    """Note whose output OUT holds; ValueError when an earlier run left the beginnings of another spec's.
+
+    Of several processes all look before one writes: `wait` holds each until the others have come there.
+    """
+    note = paths.out / SPEC_FILE
+    if note.is_file() and read_object(note, type(spec), f"{what} of the earlier run").digest != spec.digest:
+        raise ValueError(f"{paths.out} holds the output of another {what}; give an empty folder.")
+    wait()
+    if writes and not note.is_file():
+        write_json(note, spec.model_dump(mode="json"))
 
 
 def write_result(out: Path, result: BaseModel) -> None:

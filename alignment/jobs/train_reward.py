@@ -24,10 +24,10 @@ from alignment.data.embeddings import (
     read_embeddings,
     write_embeddings,
 )
-from alignment.durable import content_digest, write_json
+from alignment.durable import content_digest
 from alignment.evaluation.reward_accuracy import Contestants, seen_users, unseen_users
 from alignment.job_files import METRICS_FILE
-from alignment.jobs.outcome import JobPaths, read_object, run_job, write_result
+from alignment.jobs.outcome import JobPaths, claim_output, read_object, run_job, write_result
 from alignment.jobs.processes import start_processes
 from alignment.progress import JobProgress
 from alignment.reward_contracts import BradleyTerry, Head, RewardAccuracy, RewardTrainResult, RewardTrainSpec
@@ -40,7 +40,6 @@ from alignment.training.seeding import stream_seed
 
 logger = logging.getLogger(__name__)
 
-SPEC_FILE = "spec.json"
 EMBEDDINGS_DIR = "embeddings"
 HEAD_DIR = "head"
 JUDGE_DIR = "judge"
@@ -71,7 +70,7 @@ def main(paths: JobPaths) -> None:
 
 
 def _run(paths: JobPaths, spec: RewardTrainSpec, placement: Placement, state: PartialState) -> None:
-    claim_output(paths, spec)
+    claim_output(paths, spec, "reward spec")
     snapshot_dir = paths.input(spec.snapshot_digest, "snapshot")
     images = sum(num_comparisons(snapshot_dir, split) for split in SPLITS)
     steps = spec.recipe.steps
@@ -92,14 +91,6 @@ def _run(paths: JobPaths, spec: RewardTrainSpec, placement: Placement, state: Pa
     write_head(trained.head, parts.users, paths.out / HEAD_DIR)
     write_judge(trained.head, mixture, paths.input(spec.embedder_digest, "embedder"), paths.out / JUDGE_DIR)
     write_result(paths.out, result_of(paths, spec, parts, trained, mixture=mixture, accuracies=accuracies))
-
-
-def claim_output(paths: JobPaths, spec: RewardTrainSpec) -> None:
-    """Note whose output OUT holds; ValueError when it is another spec's."""
-    note = paths.out / SPEC_FILE
-    if note.is_file() and read_object(note, RewardTrainSpec, what="spec of the earlier run").digest != spec.digest:
-        raise ValueError(f"{paths.out} holds the output of another reward spec; give an empty folder.")
-    write_json(note, spec.model_dump(mode="json"))
 
 
 def embed_all(

@@ -5,6 +5,7 @@ from alignment.contracts import (
     DatasetSnapshot,
     EvalSpec,
     ModelRef,
+    ModelsSpec,
     SampleSpec,
 )
 from alignment.coverage_contracts import CoverageSpec
@@ -103,16 +104,7 @@ def coverage_request(
         bar=section.bar,
         confidence=project.evaluation.confidence,
     )
-    found, missing = _samples([spec.sample_spec(model) for model in spec.models().values()], settings)
-    inputs = [base, prompts, *judge_folder, *(_weights_input(version) for version in versions), *found]
-    return make_request(
-        project,
-        settings,
-        spec,
-        inputs=distinct(inputs),
-        placement=project.placement.evaluate,
-        side_outputs=tuple(missing),
-    )
+    return _compared(project, settings, spec, [base, prompts, *judge_folder], versions)
 
 
 def calibrate_request(project: Project, settings: Settings, snapshot: DatasetSnapshot) -> JobRequest:
@@ -170,14 +162,25 @@ def _evaluation(
         snapshot_digest=snapshot.content_digest,
         **project.evaluation.model_dump(include={"sampler", "tie_thresholds", "confidence"}),
     )
+    inputs = [base, prompts, snapshot]
+    inputs += [weights for folders in (judges, guards) for own in folders.values() for weights in own]
+    return _compared(project, settings, spec, inputs, versions)
+
+
+def _compared(
+    project: Project,
+    settings: Settings,
+    spec: ModelsSpec,
+    inputs: list[JobInput],
+    versions: list[CandidateVersion],
+) -> JobRequest:
+    """The request of a job about three models; images that are in the store are inputs, the others side outputs."""
     found, missing = _samples([spec.sample_spec(model) for model in spec.models().values()], settings)
-    inputs = [base, prompts, snapshot, *(_weights_input(version) for version in versions)]
-    inputs += [weights for folders in (judges, guards) for own in folders.values() for weights in own] + found
     return make_request(
         project,
         settings,
         spec,
-        inputs=distinct(inputs),
+        inputs=distinct([*inputs, *(_weights_input(version) for version in versions), *found]),
         placement=project.placement.evaluate,
         side_outputs=tuple(missing),
     )

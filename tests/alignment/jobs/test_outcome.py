@@ -10,10 +10,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from alignment.contracts import Placement
+from alignment.contracts import Placement, ValueObject
 from alignment.failures import JobStoppedError
-from alignment.job_files import JobFailure
-from alignment.jobs.outcome import JobPaths, describe, exit_code, parse_paths, read_object, write_result
+from alignment.job_files import SPEC_FILE, JobFailure
+from alignment.jobs.outcome import JobPaths, claim_output, describe, exit_code, parse_paths, read_object, write_result
+
+
+class ToySpec(ValueObject):
+    """A spec of nothing but a seed."""
+
+    seed: int
 
 
 @pytest.fixture
@@ -134,3 +140,21 @@ def test_sigterm_in_a_job_without_its_own_answer_is_preemption(tmp_path: Path) -
         process.kill()
         process.communicate()
     assert JobFailure.model_validate_json((tmp_path / "failure.json").read_text()).kind == "preempted"
+
+
+def test_output_belongs_to_the_spec_that_began_it(tmp_path: Path) -> None:
+    paths = JobPaths(tmp_path, tmp_path, tmp_path, tmp_path)
+    ours, theirs = (ToySpec(seed=seed) for seed in (1, 2))
+    order: list[str] = []
+    claim_output(paths, ours, "toy spec", wait=lambda: order.append(str((tmp_path / SPEC_FILE).exists())), writes=True)
+    assert order == ["False"], "nobody writes before all have looked"
+    claim_output(paths, ours, "toy spec")
+    noted = (tmp_path / SPEC_FILE).read_text()
+    with pytest.raises(ValueError, match="holds the output of another toy spec; give an empty folder"):
+        claim_output(paths, theirs, "toy spec")
+    assert (tmp_path / SPEC_FILE).read_text() == noted
+
+
+def test_only_the_writing_process_notes_the_spec(tmp_path: Path) -> None:
+    claim_output(JobPaths(tmp_path, tmp_path, tmp_path, tmp_path), ToySpec(seed=1), "toy spec", writes=False)
+    assert not (tmp_path / SPEC_FILE).exists()
