@@ -12,6 +12,8 @@ SAMPLES_INDEX_FILE = "samples/index.jsonl"
 CHECKPOINTS_DIR = "checkpoints"
 PROGRESS_FILE = "progress.json"
 LABEL_REPORT_FILE = "label_report.json"
+SCORE_PIECES_DIR = "score_pieces"
+"""Scores that an evaluation keeps until it is whole; not published."""
 
 
 class JobFailure(ValueObject):

@@ -1,54 +1,65 @@
-"""Finished scores of one scorer and one rank, kept so that a killed evaluation does not score again."""
+"""Finished scores of a run of prompts, kept so that a killed evaluation does not score again."""
 
+import hashlib
 import io
+import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from alignment.contracts import canonical_json
 from alignment.durable import write_bytes
 from alignment.evaluation.scoring import ScoreRow
+from alignment.job_files import SCORE_PIECES_DIR
 
 logger = logging.getLogger(__name__)
 
-PIECES_DIR = "score_pieces"
+PIECE_PROMPTS = 64
+"""Prompts in one piece: what a killed evaluation scores again at the most, on each process."""
+BLANK = b"blank"
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Every model's images of some prompts under every scorer, and the blank ones among them."""
+
+    rows: list[ScoreRow]
+    blank: list[str]
 
 
 class ScorePieces:
-    """OUT/score_pieces/{scorer digest}_{rank}of{ranks}.parquet: every model's images of this rank under one scorer.
+    """OUT/score_pieces/{identity}.parquet, whole or absent.
 
-    A piece is whole or absent. The scorer's digest is in its name and each row says which samples it scored, so that
-    another version of a library, or another number of processes, scores anew.
+    The identity is a digest of the scorers (name and digest of each), the samples and the prompts, so that another
+    version of a library, another judge or another number of processes scores anew.
     """
 
-    def __init__(self, out: Path, rank: int, ranks: int) -> None:
-        self._folder = out / PIECES_DIR
-        self._suffix = f"{rank}of{ranks}"
+    def __init__(self, out: Path, scorer_digests: Mapping[str, str], samples: Sequence[str]) -> None:
+        self._folder = out / SCORE_PIECES_DIR
+        self._about = [sorted(scorer_digests.items()), sorted(samples)]
 
-    def read(self, scorer_digest: str, samples: Sequence[str], num_rows: int) -> list[ScoreRow] | None:
-        """The rows, or None where there are none or they are of other samples.
-
-        `num_rows` counts images against their own prompts; what was scored against another prompt comes along.
-        """
-        path = self._path(scorer_digest)
+    def read(self, prompts: Sequence[int]) -> Piece | None:
+        """The piece of these prompts, by index; None where there is none."""
+        path = self._path(prompts)
         if not path.is_file():
             return None
-        columns = pq.read_table(path).to_pydict()
+        table = pq.read_table(path)
+        columns = table.to_pydict()
         rows = [ScoreRow(*values) for values in zip(*(columns[name] for name in ScoreRow._fields), strict=True)]
-        if sum(not row.shuffled for row in rows) != num_rows or {row.sample_digest for row in rows} - set(samples):
-            logger.warning("%s is of other images; scored again", path)
-            return None
-        return rows
+        return Piece(rows, json.loads(table.schema.metadata[BLANK]))
 
-    def write(self, scorer_digest: str, rows: Sequence[ScoreRow]) -> None:
-        """Keep the rows."""
+    def write(self, prompts: Sequence[int], piece: Piece) -> None:
+        """Keep a piece."""
         self._folder.mkdir(exist_ok=True)
-        table = pa.table({name: [getattr(row, name) for row in rows] for name in ScoreRow._fields})
+        table = pa.table({name: [getattr(row, name) for row in piece.rows] for name in ScoreRow._fields})
         buffer = io.BytesIO()
-        pq.write_table(table, buffer)
-        write_bytes(self._path(scorer_digest), buffer.getvalue())
+        pq.write_table(table.replace_schema_metadata({BLANK: json.dumps(piece.blank)}), buffer)
+        write_bytes(self._path(prompts), buffer.getvalue())
 
-    def _path(self, scorer_digest: str) -> Path:
-        return self._folder / f"{scorer_digest}_{self._suffix}.parquet"
+    def _path(self, prompts: Sequence[int]) -> Path:
+        identity = hashlib.sha256(canonical_json([*self._about, list(prompts)]).encode()).hexdigest()
+        return self._folder / f"{identity}.parquet"

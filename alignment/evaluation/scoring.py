@@ -103,16 +103,12 @@ def score_prompts(
     scorers: Mapping[str, Scorer],
     folders: Mapping[str, Path],
     keys: Sequence[ImageKey],
-    *,
-    after_prompt: Callable[[int], None] = lambda done: None,
 ) -> list[ScoreRow]:
     """Scorers that compare the images of a prompt: all given seeds of one prompt and one model at a time.
 
-    `keys` must hold every seed of each of its prompts, one prompt after the other. `after_prompt` hears how many keys
-    are done.
+    `keys` must hold every seed of each of its prompts, one prompt after the other.
     """
     rows: list[ScoreRow] = []
-    done = 0
     for prompt, group in groupby(keys, key=lambda key: key.prompt):
         own = list(group)
         for digest, folder in folders.items():
@@ -123,8 +119,6 @@ def score_prompts(
                     ScoreRow(digest, name, prompt.index, key.seed, score)
                     for key, score in zip(own, scores, strict=True)
                 ]
-        done += len(own)
-        after_prompt(done)
     return rows
 
 

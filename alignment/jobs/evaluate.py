@@ -31,11 +31,10 @@ from alignment.evaluation.record import (
     write_scores,
 )
 from alignment.evaluation.sampling import ImageKey, image_grid, missing_images, sample_images, share_of_rank
-from alignment.evaluation.score_pieces import ScorePieces
+from alignment.evaluation.score_pieces import PIECE_PROMPTS, Piece, ScorePieces
 from alignment.evaluation.scoring import (
     CalibrationRow,
     ScoreRow,
-    Shuffle,
     calibration_pairs,
     num_calibration_pairs,
     score_calibration,
@@ -219,49 +218,39 @@ def score_all(
 ) -> tuple[list[ScoreRow], list[str]]:
     """Every image of every model, gathered from all ranks, and the blank ones.
 
-    Ranks share out prompts, not images, because some scorers compare a prompt's seeds. What a scorer finished is kept.
+    Ranks share out prompts, not images, because some scorers compare a prompt's seeds. Finished pieces are kept.
     """
-    rank, ranks = work.state.process_index, work.state.num_processes
-    mine = image_grid(share_of_rank(work.prompts, rank, ranks), work.spec.seeds)
-    pieces = ScorePieces(work.paths.out, rank, ranks)
-    share = len(work.grid) * len(folders) / max(1, len(mine) * len(scorers))
-    _, blank = score_samples({}, folders, mine, micro_batch=work.placement.micro_batch)
-    together = {s.name for s in (*work.spec.judges, *work.spec.guards) if s.scorer.per_prompt}
-    shuffle = shuffle_of(Record(work.paths.out, work.spec, work.prompts, folders))
-    rows: list[ScoreRow] = []
-    for index, (name, scorer) in enumerate(scorers.items()):
-
-        def tell(count: int, before: int = index * len(mine), name: str = name) -> None:
-            progress.update(done + round((before + count) * share), f"scoring by {name}")
-
-        own = pieces.read(scorer.digest, list(folders), len(mine) * len(folders))
-        if own is None:
-            own = score_by(
-                name, scorer, folders, mine, work=work, together=name in together, shuffle=shuffle, tell=tell
-            )
-            pieces.write(scorer.digest, own)
-        # A guard may share a judge's weights, and so its piece; it is asked about no other prompts.
-        rows += [row._replace(scorer=name) for row in own if name in shuffle.scorers or not row.shuffled]
+    mine = share_of_rank(work.prompts, work.state.process_index, work.state.num_processes)
+    kept = ScorePieces(work.paths.out, {name: scorer.digest for name, scorer in scorers.items()}, list(folders))
+    share = len(work.grid) * len(folders) / max(1, len(mine))
+    pieces: list[Piece] = []
+    for start in range(0, len(mine), PIECE_PROMPTS):
+        prompts = mine[start : start + PIECE_PROMPTS]
+        indices = [prompt.index for prompt in prompts]
+        piece = kept.read(indices)
+        if piece is None:
+            piece = score_piece(work, scorers, folders, image_grid(prompts, work.spec.seeds))
+            kept.write(indices, piece)
+        pieces.append(piece)
+        progress.update(done + round((start + len(prompts)) * share), "scoring")
+    rows = [row for piece in pieces for row in piece.rows]
+    blank = [name for piece in pieces for name in piece.blank]
     return [ScoreRow(*row) for row in gather_object(rows)], sorted(gather_object(blank))
 
 
-def score_by(
-    name: str,
-    scorer: Scorer,
-    folders: dict[str, Path],
-    keys: list[ImageKey],
-    *,
-    work: Workplace,
-    together: bool,
-    shuffle: Shuffle,
-    tell: Callable[[int], None],
-) -> list[ScoreRow]:
-    """This rank's images under one scorer, image by image (some against other prompts too) or prompt by prompt."""
+def score_piece(work: Workplace, scorers: dict[str, Scorer], folders: dict[str, Path], keys: list[ImageKey]) -> Piece:
+    """These images under every scorer: each by itself (judges also against other prompts), or a prompt's together."""
+    together = {s.name for s in (*work.spec.judges, *work.spec.guards) if s.scorer.per_prompt}
+    rows, blank = score_samples(
+        {name: scorer for name, scorer in scorers.items() if name not in together},
+        folders,
+        keys,
+        micro_batch=work.placement.micro_batch,
+        shuffle=shuffle_of(Record(work.paths.out, work.spec, work.prompts, folders)),
+    )
     if together:
-        return score_prompts({name: scorer}, folders, keys, after_prompt=tell)
-    batch = work.placement.micro_batch
-    rows, _ = score_samples({name: scorer}, folders, keys, micro_batch=batch, shuffle=shuffle, after_batch=tell)
-    return rows
+        rows += score_prompts({name: scorers[name] for name in sorted(together)}, folders, keys)
+    return Piece(rows, blank)
 
 
 def calibrate_all(

@@ -20,7 +20,7 @@ from types import FrameType
 from typing import Any, Literal
 
 from alignment.contracts import Placement
-from alignment.job_files import CHECKPOINTS_DIR, FAILURE_FILE, PROGRESS_FILE, RESULT_FILE, JobFailure
+from alignment.job_files import CHECKPOINTS_DIR, FAILURE_FILE, PROGRESS_FILE, RESULT_FILE, SCORE_PIECES_DIR, JobFailure
 from pipelines import tracking
 from pipelines.contracts import JobRequest
 from pipelines.dispatch.effort import keep_record, measured
@@ -170,7 +170,7 @@ def _publish(folder: JobFolder, request: JobRequest, settings: Settings) -> None
     left_out = [CHECKPOINTS_DIR, PROGRESS_FILE, RESULT_FILE, FAILURE_FILE, *(s.path for s in request.side_outputs)]
     if request.kind in ("evaluate", "coverage"):
         # An attempt may find in the store what an earlier one had begun to draw itself.
-        left_out.append(SAMPLES_DIR)
+        left_out += [SAMPLES_DIR, SCORE_PIECES_DIR]
     if "content_digest" in result:
         # A job knows the files it wrote; the folder that is published may hold a note or two more.
         result["content_digest"], _files = hash_folder(folder.out_dir, left_out)

@@ -2,28 +2,28 @@
 
 from pathlib import Path
 
-from alignment.evaluation.score_pieces import ScorePieces
+from alignment.evaluation.score_pieces import Piece, ScorePieces
 from alignment.evaluation.scoring import ScoreRow
 
-ROWS = [ScoreRow("m1", "j", 0, 7, 0.5), ScoreRow("m2", "j", 0, 7, float("nan"))]
+ROWS = [ScoreRow("m1", "j", 0, 7, 0.5), ScoreRow("m2", "j", 0, 7, float("nan"), shuffled=True)]
+SCORERS = {"j": "a" * 64}
 
 
-def test_what_was_written_is_read_by_the_same_rank_and_scorer(tmp_path: Path) -> None:
-    pieces = ScorePieces(tmp_path, 0, 2)
-    assert pieces.read("a" * 64, ["m1", "m2"], 2) is None
-    pieces.write("a" * 64, ROWS)
-    found = ScorePieces(tmp_path, 0, 2).read("a" * 64, ["m1", "m2"], 2)
+def test_what_was_written_is_read_back_with_its_blank_images(tmp_path: Path) -> None:
+    pieces = ScorePieces(tmp_path, SCORERS, ["m1", "m2"])
+    assert pieces.read([0, 1]) is None
+    pieces.write([0, 1], Piece(ROWS, ["m2/00000_7.png"]))
+    found = ScorePieces(tmp_path, SCORERS, ["m2", "m1"]).read([0, 1])
     assert found is not None
-    assert found[0] == ROWS[0]
-    assert found[1].score != found[1].score
-    assert pieces.read("b" * 64, ["m1", "m2"], 2) is None
-    assert ScorePieces(tmp_path, 1, 2).read("a" * 64, ["m1", "m2"], 2) is None
+    assert found.rows[0] == ROWS[0]
+    assert found.rows[1].shuffled
+    assert found.rows[1].score != found.rows[1].score
+    assert found.blank == ["m2/00000_7.png"]
 
 
-def test_other_images_are_scored_again(tmp_path: Path) -> None:
-    pieces = ScorePieces(tmp_path, 0, 1)
-    pieces.write("a" * 64, ROWS)
-    assert pieces.read("a" * 64, ["m1", "m3"], 2) is None
-    assert pieces.read("a" * 64, ["m1", "m2"], 3) is None
-    pieces.write("c" * 64, [])
-    assert pieces.read("c" * 64, ["m1"], 0) == []
+def test_other_scorers_images_or_prompts_are_scored_anew(tmp_path: Path) -> None:
+    ScorePieces(tmp_path, SCORERS, ["m1", "m2"]).write([0, 1], Piece(ROWS, []))
+    assert ScorePieces(tmp_path, {"j": "b" * 64}, ["m1", "m2"]).read([0, 1]) is None
+    assert ScorePieces(tmp_path, {"k": "a" * 64}, ["m1", "m2"]).read([0, 1]) is None
+    assert ScorePieces(tmp_path, SCORERS, ["m1", "m3"]).read([0, 1]) is None
+    assert ScorePieces(tmp_path, SCORERS, ["m1", "m2"]).read([0, 2]) is None

@@ -73,11 +73,10 @@ def test_seeds_of_a_prompt_are_scored_together_model_by_model(tmp_path: Path) ->
         (tmp_path / name).mkdir()
         for key in grid:
             (tmp_path / name / key.file_name).write_bytes(png(10 + key.seed))
-    scorer, done = Brightness(), []  # type: tuple[Brightness, list[int]]
+    scorer = Brightness()
     folders = {name: tmp_path / name for name in ("m1", "m2")}
-    rows = score_prompts({"d": scorer}, folders, grid, after_prompt=done.append)
+    rows = score_prompts({"d": scorer}, folders, grid)
     assert scorer.batches == [3, 3, 3, 3]
-    assert done == [3, 6]
     assert {(r.sample_digest, r.prompt_index, r.seed): r.score for r in rows}["m2", 1, 7] == 17 + 3
     assert len(rows) == 12
 

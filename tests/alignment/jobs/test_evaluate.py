@@ -21,7 +21,10 @@ from PIL import Image
 from alignment.backbones.catalogue import StableDiffusion
 from alignment.contracts import EvalReport, EvalSpec, Judge, Lora, ModelRef, Placement, Sampler, folder_digest
 from alignment.durable import file_sha256
+from alignment.evaluation import scoring
+from alignment.evaluation.scoring import read_image
 from alignment.job_files import JobFailure, Progress
+from alignment.jobs import evaluate
 from alignment.jobs.evaluate import main
 from alignment.jobs.outcome import JobPaths, exit_code
 from alignment.rewards.catalogue import ClipPreference, ClipScore, Diversity, ImageStatistic, Reward
@@ -273,25 +276,33 @@ def test_guards_of_a_prompt_and_of_pixels_alone_fill_the_table_too(bench: Bench,
     assert {row["score"] >= 0 for row in rows if row["scorer"] == "contrast"} == {True}
 
 
-def test_scorers_that_finished_do_not_score_again(bench: Bench, finished: Path) -> None:
-    """The piece of one scorer is changed by hand: a run that goes on takes it as it is, the others score anew."""
-    shutil.copytree(finished, bench.root / "again")
-    out = bench.root / "again"
-    before = {row["scorer"]: row for row in pq.read_table(out / "scores.parquet").to_pylist()}
+def test_finished_pieces_are_not_scored_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two pieces one is changed by hand and one lost: a run that goes on takes the first as it is."""
+    monkeypatch.setattr(evaluate, "PIECE_PROMPTS", 2)
+    bench.run("pieces")
+    out = bench.root / "pieces"
+    first = pq.read_table(out / "scores.parquet").to_pylist()
     for name in ("result.json", "scores.parquet"):
         (out / name).unlink()
-    kept = out / "score_pieces" / f"{before['taste_a']['scorer_digest']}_0of1.parquet"
+    kept, lost = sorted((out / "score_pieces").iterdir())
     table = pq.read_table(kept)
-    for piece in (out / "score_pieces").iterdir():
-        piece.unlink()
     marked = table.set_column(table.schema.get_field_index("score"), "score", pa.array([0.125] * table.num_rows))
     pq.write_table(marked, kept)
-    bench.run("again")
+    lost.unlink()
+    bench.run("pieces")
     after = pq.read_table(out / "scores.parquet").to_pylist()
-    assert {row["score"] for row in after if row["scorer"] == "taste_a"} == {0.125}
-    first = pq.read_table(finished / "scores.parquet").to_pylist()
-    others = [[row for row in rows if row["scorer"] != "taste_a"] for rows in (first, after)]
+    prompts = set(table.column("prompt_index").to_pylist())
+    assert len(prompts) == 2
+    assert {row["score"] for row in after if row["prompt_index"] in prompts} == {0.125}
+    others = [[row for row in rows if row["prompt_index"] not in prompts] for rows in (first, after)]
     assert others[0] == others[1]
+
+
+def test_an_image_is_read_once_however_many_scorers_there_are(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[Path] = []
+    monkeypatch.setattr(scoring, "read_image", lambda path: read.append(path) or read_image(path))
+    bench.run("counted")
+    assert len(read) == len(set(read)) == 2 * 4 * len(SEEDS), "the champion is the base here"
 
 
 def test_a_model_sampled_before_is_not_sampled_again(bench: Bench, finished: Path) -> None:
