@@ -114,10 +114,17 @@ class Project(Section):
         return self.scorer(name, what="reward")
 
     def scorer(self, name: str, what: str = "judge") -> JudgeSection:
-        """The judge, guard or reward of this name, wherever the project states it; ValueError when nowhere."""
+        """The judge, guard or reward of this name, wherever the project states it, to be asked about single images.
+
+        ValueError when there is none of that name, or it scores the images of a prompt together.
+        """
         scorers = {scorer.name: scorer for scorer in self._scorers()}
         if name not in scorers:
             raise ValueError(f"{self.path}: {unknown_name(what, name, scorers)}")
+        if scorers[name].scorer.per_prompt:
+            raise ValueError(
+                f"{self.path}: {name!r} scores the images of a prompt together and can only guard. Name another {what}."
+            )
         return scorers[name]
 
     def check_rewards(self) -> None:

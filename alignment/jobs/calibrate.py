@@ -13,7 +13,7 @@ import pyarrow as pa
 from accelerate.utils import gather_object
 
 from alignment.calibration_contracts import CalibrationReport, CalibrationSpec
-from alignment.contracts import Judge, Placement
+from alignment.contracts import Placement
 from alignment.durable import file_sha256, write_json
 from alignment.evaluation.judge_calibration import (
     PairFacts,
@@ -46,7 +46,7 @@ def main(paths: JobPaths) -> None:
     pairs = num_calibration_pairs(snapshot_dir)
     state = start_processes(placement)
     rank, ranks = state.process_index, state.num_processes
-    scorers = {judge.name: load_scorer(judge, weights_dir(paths, judge), state.device) for judge in spec.judges}
+    scorers = {judge.name: load_scorer(judge, paths.scorer(judge, "judge"), state.device) for judge in spec.judges}
     with JobProgress(paths.out, total=2 * pairs, unit="images", enabled=state.is_main_process) as progress:
         mine = score_calibration(
             scorers,
@@ -59,11 +59,6 @@ def main(paths: JobPaths) -> None:
         leave(paths.out, spec, rows, snapshot_dir=snapshot_dir)
     state.wait_for_everyone()
     state.destroy_process_group()
-
-
-def weights_dir(paths: JobPaths, judge: Judge) -> Path:
-    """The folder of a judge's weights; one without weights looks into none."""
-    return paths.input(judge.weights_digest, f"judge {judge.name}") if judge.scorer.has_weights else paths.inputs
 
 
 def leave(out: Path, spec: CalibrationSpec, rows: Sequence[CalibrationRow], *, snapshot_dir: Path) -> None:

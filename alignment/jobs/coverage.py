@@ -104,7 +104,7 @@ def draw(work: Work, model: ModelRef, folder: Path) -> None:
 def score(work: Work, folders: dict[str, Path]) -> list[ScoreRow]:
     """Every image of every model under the judge, gathered from all ranks."""
     judge = work.spec.judge
-    scorer = load_scorer(judge, work.paths.input(judge.weights_digest, f"judge {judge.name}"), work.state.device)
+    scorer = load_scorer(judge, work.paths.scorer(judge, "judge"), work.state.device)
     rows, _ = score_samples({judge.name: scorer}, folders, work.mine(work.grid), micro_batch=work.placement.micro_batch)
     return sorted(ScoreRow(*row) for row in gather_object(rows))
 

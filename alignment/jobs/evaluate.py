@@ -203,14 +203,7 @@ def sample_model(
 def load_scorers(work: Workplace) -> dict[str, Scorer]:
     """Judges and guards by name."""
     scorers: tuple[Judge, ...] = (*work.spec.judges, *work.spec.guards)
-    return {scorer.name: load_scorer(scorer, weights_dir(work, scorer), work.state.device) for scorer in scorers}
-
-
-def weights_dir(work: Workplace, scorer: Judge) -> Path:
-    """The folder of a scorer's weights; one without weights looks into none."""
-    if not scorer.scorer.has_weights:
-        return work.paths.inputs
-    return work.paths.input(scorer.weights_digest, f"scorer {scorer.name}")
+    return {scorer.name: load_scorer(scorer, work.paths.scorer(scorer), work.state.device) for scorer in scorers}
 
 
 def score_all(

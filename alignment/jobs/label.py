@@ -107,7 +107,7 @@ def score_shards(work: Work, items: Sequence[str], todo: Sequence[int]) -> Itera
     if not todo:
         return
     scorers = {
-        judge.name: load_scorer(judge, work.paths.input(judge.weights_digest, f"judge {judge.name}"), work.state.device)
+        judge.name: load_scorer(judge, work.paths.scorer(judge, "judge"), work.state.device)
         for judge in work.spec.judges
     }
     wanted = [items[s * SHARD_ITEMS : (s + 1) * SHARD_ITEMS] for s in todo]

@@ -20,7 +20,7 @@ from typing import TypeVar
 from pydantic import BaseModel
 
 from alignment.config import validate
-from alignment.contracts import ValueObject
+from alignment.contracts import Judge, ValueObject
 from alignment.durable import write_json
 from alignment.failures import JobStoppedError
 from alignment.job_files import FAILURE_FILE, RESULT_FILE, SPEC_FILE, JobFailure
@@ -50,6 +50,10 @@ class JobPaths:
         if not path.exists():
             raise ValueError(f"The {what} with digest {digest} is not in {self.inputs}. Download it there first.")
         return path
+
+    def scorer(self, judge: Judge, what: str = "scorer") -> Path:
+        """The folder of a scorer's weights; one without weights looks into none. ValueError as `input`."""
+        return self.input(judge.weights_digest, f"{what} {judge.name}") if judge.scorer.has_weights else self.inputs
 
 
 def run_job(main: Callable[[JobPaths], None]) -> None:

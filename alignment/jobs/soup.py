@@ -179,7 +179,7 @@ def open_tasting(
 ) -> Tasting:
     """The judge, the prompts and the count of images that a greedy soup will look at."""
     grid = image_grid(read_prompts(paths.input(method.prompts_digest, "prompts file")), method.seeds)
-    judge_dir = paths.input(method.judge.weights_digest, f"judge {method.judge.name}")
+    judge_dir = paths.scorer(method.judge, "judge")
     return Tasting(
         paths=paths,
         spec=spec,

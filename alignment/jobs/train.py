@@ -67,7 +67,7 @@ def open_prompts(spec: TrainSpec, paths: JobPaths) -> Material:
     assert spec.online is not None
     reward = spec.online.reward
     prompts = PromptLines(paths.input(spec.online.prompts_digest, "prompts file"))
-    weights_dir = paths.input(reward.weights_digest, f"reward {reward.name}")
+    weights_dir = paths.scorer(reward, "reward")
 
     def make_update(device: torch.device) -> MakeUpdate:
         return partial(OnlineUpdate, prompts, load_scorer(reward, weights_dir, device), reward.name)

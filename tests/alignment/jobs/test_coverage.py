@@ -12,13 +12,13 @@ import pytest
 import torch
 
 from alignment.backbones.catalogue import StableDiffusion
-from alignment.contracts import Judge, ModelRef, Placement, Sampler
+from alignment.contracts import Judge, ModelRef, Placement, Sampler, folder_digest
 from alignment.coverage_contracts import CoverageReport, CoverageSpec
 from alignment.durable import content_digest, file_sha256
 from alignment.job_files import JobFailure
 from alignment.jobs import coverage
 from alignment.jobs.outcome import JobPaths, exit_code
-from alignment.rewards.catalogue import ClipPreference
+from alignment.rewards.catalogue import ClipPreference, ImageStatistic
 
 pytestmark = pytest.mark.timeout(300)
 PROMPTS = "prompt\tcategory\n" + "".join(f"a plain {c} picture\t{c}\n" for c in ("red", "green", "blue", "white"))
@@ -123,6 +123,13 @@ def test_a_judge_that_was_not_brought_is_named(inputs: Path, spec: CoverageSpec,
     failure = JobFailure.model_validate_json((out / "failure.json").read_text())
     assert "judge taste with digest dddd" in failure.message
     assert not (out / "result.json").exists()
+
+
+def test_a_judge_without_weights_needs_no_folder(inputs: Path, spec: CoverageSpec, tmp_path: Path) -> None:
+    statistic = ImageStatistic(statistic="contrast", better="more")
+    judge = Judge(name="contrast", scorer=statistic, weights_digest=folder_digest({}))
+    assert run(inputs, tmp_path / "out", spec.model_copy(update={"judge": judge})) == 0
+    assert report_of(tmp_path / "out").curves[0].points[-1].best_score > 0
 
 
 def test_a_seed_named_twice_is_refused(spec: CoverageSpec) -> None:

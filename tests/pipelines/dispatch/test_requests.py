@@ -567,6 +567,13 @@ def test_coverage_needs_its_section_and_a_judge_that_exists(project: Project, se
         with_coverage(project, "jugde")
 
 
+def test_coverage_is_not_asked_of_a_scorer_of_whole_prompts(project: Project) -> None:
+    guard = '[[evaluation.guards]]\nname = "variety"\nuri = "guard"\nscorer = { kind = "diversity" }\n'
+    project.path.write_text(PROJECT.replace("[placement", f"{guard}[placement") + '[coverage]\njudge = "variety"\n')
+    with pytest.raises(ValueError, match="'variety' scores the images of a prompt together and can only guard"):
+        load_project(project.path)
+
+
 def with_captions(project: Project, section: str) -> Project:
     """The project with a [captions] section, and a captioner's folder beside it."""
     folder = project.path.parent / "captioner"
