@@ -104,11 +104,11 @@ def _families(decision: GateDecision) -> str:
 
 
 def _links(decision: GateDecision, address: str) -> str:
-    """Into this MLflow, where a browser can follow, and the place in the store, which outlives the run."""
+    """Into this MLflow, where a browser can follow; the tag names the place in the store, which outlives the run."""
     report, card = (
         f"{address}/artifacts/gate/{file}{tracking.TRAINING_VIEW}" for file in ("report.html", "model_card.md")
     )
-    kept = f"Kept in the store: `{decision.report_uri}`, evidence in `{decision.evaluation_uri}`."
+    kept = "Both are kept in the store with their evidence, whatever becomes of this page: tag `gate.report_uri`."
     return f"[Report]({report}), [model card]({card}). {kept}"
 
 

@@ -96,7 +96,7 @@ def test_a_candidate_has_one_page_with_everything_on_it(world: Any) -> None:
     note = run.data.tags["mlflow.note.content"]
     assert f"get-artifact?path=gate%2Fcontact_sheet.png&run_uuid={run_id}" in note
     assert "Too &lt;few&gt; prompts." in note
-    assert decision.report_uri in version.description
+    assert "tag `gate.report_uri`" in version.description
     assert f"runs/{run_id}/artifacts/gate/report.html?workflowType=machine_learning" in version.description
 
 

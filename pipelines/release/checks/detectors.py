@@ -65,8 +65,9 @@ def _is_lesson(evidence: Evidence, judge: Judge) -> bool:
 
 
 def _nothing_trained_on() -> Finding:
-    check = _check("trained_on_gap", None, "-", "No judge of the evaluation shares its lessons with the candidate.")
-    return Finding(check.model_copy(update={"decisive": False}))
+    says = "No judge of the evaluation shares its lessons with the candidate."
+    check = _check("trained_on_gap", None, "a judge that it learnt from", says)
+    return Finding(check.model_copy(update={"decisive": False, "note": "unmeasured"}))
 
 
 def _lone(evidence: Evidence, voting: Sequence[str], rule: Detector) -> list[Finding]:
@@ -102,7 +103,7 @@ def _gap(evidence: Evidence, check_name: str, judge: str, others: Sequence[str],
 
 
 def _persisting(evidence: Evidence, judge: str, rule: Detector) -> Finding:
-    name, required = f"persisting_gain:{judge}", f"share <= {rule.margin:g}"
+    name, required = f"persisting_gain:{judge}", f"share not clearly > {rule.margin:g}"
     shuffled_P, true_P = _shuffled(evidence, judge)
     if shuffled_P is None or true_P is None:
         return _unmeasured(name, required, f"{judge} was not asked about images under other prompts", rule)
@@ -144,7 +145,7 @@ def _correlation(evidence: Evidence, first: str, second: str, *, rule: Detector)
 
     The champion's seeds in two halves are an A/A run: what the judges agree on there is how they usually agree.
     """
-    name, required = f"rank_correlation:{first}:{second}", f"fall <= {rule.margin:g}"
+    name, required = f"rank_correlation:{first}:{second}", f"fall not clearly > {rule.margin:g}"
     gains = [evidence.differences(judge) for judge in (first, second)]
     usual = [
         seed_differences(evidence.scores.grid(judge, "champion")) if evidence.scores.has(judge, "champion") else None

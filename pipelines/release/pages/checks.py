@@ -58,7 +58,13 @@ def _group(name: str, checks: list[GateCheck]) -> CheckGroup:
 
 
 def _outcome(checks: list[GateCheck]) -> tuple[str, str]:
-    """The worst that a family says, counted over the checks that decide, else over those that are watched."""
+    """The worst that a family says, counted over the checks that decide, else over those that are watched; of votes, how
+    many judges gave theirs."""
+    votes = next((check for check in checks if check.name == "preferred_by_judges"), None)
+    if votes is not None:
+        judges = sum(check.name.startswith("win_rate:") for check in checks)
+        colour = "yes" if votes.passed else "plain" if votes.note == "undecided" else "no"
+        return f"{number(votes.measured)} of {judges} judges prefer it", colour
     deciding = [check for check in checks if check.decisive and check.note != "unmeasured"]
     undecided = sum(check.note == "undecided" for check in deciding)
     failed = sum(not check.passed for check in deciding) - undecided

@@ -27,7 +27,7 @@ def plot_coverage(report: CoverageReport) -> bytes:
             _draw(axes, label, curve)
         most = len(report.spec.seeds)
         axes.set_xscale("log", base=2)
-        ticks = [k for k in (1, 2, 4, 8, 16, 32, 64, 128) if k <= 2 * most]
+        ticks = [k for k in (1, 2, 4, 8, 16, 32, 64, 128) if k <= most]
         axes.set_xticks(ticks, [str(k) for k in ticks])
         axes.set(xlabel="images of a prompt (N)", ylabel="at least one is good", ylim=(0, 1.02))
         axes.yaxis.set_major_formatter(as_percent)

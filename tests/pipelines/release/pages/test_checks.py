@@ -44,3 +44,19 @@ def test_a_name_is_for_people() -> None:
 def test_a_family_says_its_worst(good_decision: Any, fields: list[dict[str, Any]], says: tuple[str, str]) -> None:
     checks = [check(f"guard:{number}", **own) for number, own in enumerate(fields)]
     assert only_group(good_decision, *checks) == says
+
+
+@pytest.mark.parametrize(
+    ("in_favour", "fields", "says"),
+    [
+        (2.0, {"passed": True}, ("2 of 2 judges prefer it", "yes")),
+        (1.0, {"passed": False, "note": "undecided"}, ("1 of 2 judges prefer it", "plain")),
+        (0.0, {"passed": False}, ("0 of 2 judges prefer it", "no")),
+    ],
+)
+def test_votes_say_how_many_judges_prefer_it(
+    good_decision: Any, in_favour: float, fields: dict[str, Any], says: tuple[str, str]
+) -> None:
+    judges = [check(f"win_rate:{name}", family="votes", decisive=False) for name in "ab"]
+    votes = check("preferred_by_judges", measured=in_favour, family="votes", **fields)
+    assert only_group(good_decision, *judges, votes) == says
