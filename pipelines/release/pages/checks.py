@@ -58,8 +58,10 @@ def _group(name: str, checks: list[GateCheck]) -> CheckGroup:
 
 
 def _outcome(checks: list[GateCheck]) -> tuple[str, str]:
-    """The worst that a family says, counted over the checks that decide, else over those that are watched; of votes, how
-    many judges gave theirs."""
+    """The worst that a family says, counted over the checks that decide, else over those that are watched.
+
+    Of votes, how many judges gave theirs.
+    """
     votes = next((check for check in checks if check.name == "preferred_by_judges"), None)
     if votes is not None:
         judges = sum(check.name.startswith("win_rate:") for check in checks)
