@@ -9,6 +9,7 @@ from typing import Any
 from airflow.sdk import DAG, task
 
 from dags.assets import GPU_POOL, RUN_KEY, default_args, location, projects, retrain_asset
+from pipelines.dispatch.operators.notifications import alarm_callbacks
 from pipelines.dispatch.operators.train_job import TrainJobOperator, retry_policy
 
 for project in projects():
@@ -46,7 +47,7 @@ for project in projects():
             outlet_events[retrain_asset(stages.read_project(path))].extra = {"report_uri": report["uri"]}
             return str(report["uri"])
 
-        @task(retries=0)
+        @task(retries=0, **alarm_callbacks(project, location(project), report_of="monitor"))
         def alarm(report: dict[str, Any]) -> None:
             from pipelines import release_stages
 

@@ -208,7 +208,10 @@ def test_people_are_told_only_where_the_project_says_so(
     everything = {f"{dag.dag_id} {task.task_id}" for dag in telling.values() for task in dag.tasks}
     assert told(telling, "on_failure_callback") == everything - {"shapes.reconcile sound_the_alarm"}
     quiet = dags_with(f'{TRAIN}[notify]\non = ["alarm"]\nwebhook = {{ connection = "chat" }}\n')
-    assert told(quiet, "on_failure_callback") == set()
+    assert told(quiet, "on_failure_callback") == {"shapes.monitor alarm"}
+    for found in (telling, quiet):
+        [tell] = found["shapes.monitor"].get_task("alarm").on_failure_callback
+        assert (tell.event, tell.report_of) == ("alarm", "monitor"), "an alarm is told as one, with its report"
 
 
 def test_assets_link_the_dags(dags: dict[str, Any]) -> None:
