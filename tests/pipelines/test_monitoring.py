@@ -122,15 +122,40 @@ def test_judges_are_held_to_their_floor_on_fresh_pairs(tiny_project: Project) ->
 
 
 def test_retraining_is_claimed_once_within_the_rate(tiny_project: Project, settings: Settings) -> None:
-    def claim(key: str, days: float) -> str:
+    def turn(key: str, days: float) -> str:
+        last = monitoring.last_announced(tiny_project, settings)[1]
+        return monitoring.turn(tiny_project, last, key=key, now=NOW + timedelta(days=days))
+
+    def claim(key: str, days: float) -> bool:
         return monitoring.claim(tiny_project, settings, ["drift"], key=key, now=NOW + timedelta(days=days))
 
-    assert claim("", 0) == "advised", "only looking claims nothing"
-    assert claim("run-1", 0) == "announced"
-    assert claim("run-1", 0.1) == "announced", "the retry of a run is no second retraining"
-    assert claim("run-2", 6.9) == "held_back"
-    assert claim("run-2", 7) == "announced"
-    assert claim("", 8) == "held_back"
+    assert turn("", 0) == "advised", "only looking claims nothing"
+    assert turn("run-1", 0) == "due"
+    assert claim("run-1", 0)
+    assert (turn("run-1", 0.1), claim("run-1", 0.1)) == ("due", True), "the retry of a run is no second retraining"
+    assert (turn("run-2", 6.9), claim("run-2", 6.9)) == ("held_back", False)
+    assert (turn("run-2", 7), claim("run-2", 7)) == ("due", True)
+    assert turn("", 8) == "held_back"
+    number, last = monitoring.last_announced(tiny_project, settings)
+    assert last is not None
+    assert (number, last.key, last.reasons) == (2, "run-2", ("drift",))
+
+
+def test_a_report_that_was_never_announced_uses_up_nothing(
+    later: tuple[Project, CandidateVersion], tracked: Settings
+) -> None:
+    """MLflow may be gone once the report is written, in every try of a run: the next run announces."""
+    project, champion = later
+
+    def ask(key: str) -> MonitorReport:
+        return monitoring.monitor(project, tracked, champion=champion, calibration=None, announce_key=key)
+
+    assert ask("run-1").retrain == "due"
+    report = ask("run-2")
+    assert report.retrain == "due"
+    assert "5 wins, 0 ties, 15 losses" in report.reasons_to_retrain[0]
+    assert monitoring.claim(project, tracked, report.reasons_to_retrain, key="run-2", now=report.at)
+    assert (ask("run-3").retrain, ask("").retrain) == ("held_back", "held_back")
 
 
 def test_the_gravest_finding_is_the_outcome() -> None:

@@ -66,7 +66,7 @@ def failure_callbacks(project: Project, project_path: str) -> dict[str, list[Bas
 
 
 def alarm_callbacks(project: Project, project_path: str, *, report_of: str) -> dict[str, list[BaseNotifier]]:
-    """Arguments of a task that fails so that somebody looks: told once, as an alarm where the project asks for those."""
+    """Arguments of a task that fails so that somebody looks: told once, as an alarm where those are asked for."""
     event = next((event for event in ("alarm", "failed") if project.notify.wants(event)), "")
     return {"on_failure_callback": [TellPeople(project_path, event, report_of=report_of)] if event else []}
 
