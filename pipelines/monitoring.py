@@ -240,25 +240,33 @@ def champion_outcomes(pairs: pa.Table, names: frozenset[str]) -> list[float]:
 
 def drift_findings(project: Project, incoming: Incoming) -> list[MonitorFinding]:
     """Each column of facts against the pairs that the champion was trained on."""
-    least, limit, level = (
-        project.monitor.minimum_fresh_pairs,
-        project.monitor.maximum_drift,
-        project.monitor.drift_level,
-    )
+    least, limit = project.monitor.minimum_fresh_pairs, project.monitor.maximum_drift
     if incoming.reference is None or incoming.fresh is None or incoming.fresh.num_rows < least:
         what = "None of the champion's pairs is at hand" if incoming.reference is None else "Too few fresh pairs"
         says = f"{what}; drift is asked of {least} fresh pairs and more."
         return [_finding("drift", None, f"< {limit:g}", status="unmeasured", says=says)]
-    findings = []
-    for moved in drift.compare(incoming.reference, incoming.fresh):
-        drifted = moved.effect >= limit and moved.p_value <= level
-        says = (
-            f"{moved.column} {'moved' if drifted else 'stays'}: {moved.test.replace('_', '-')} effect"
-            f" {moved.effect:.3f}, p = {moved.p_value:.2g} ({moved.num_reference} values then, {moved.num_fresh} now)."
-        )
-        status: FindingStatus = "retrain" if drifted else "ok"
-        findings.append(_finding(f"drift:{moved.column}", moved.effect, f"< {limit:g}", status=status, says=says))
-    return findings
+    return [_drift(project, moved) for moved in drift.compare(incoming.reference, incoming.fresh)]
+
+
+def _drift(project: Project, moved: drift.Drift) -> MonitorFinding:
+    """Retrain when a column moved, unless it only says where the pairs come from.
+
+    People judge the champion's own images, as they should, and these were in no pair that it was trained on: asking
+    for a retraining over that would ask for one after every promotion, for ever.
+    """
+    drifted = moved.effect >= project.monitor.maximum_drift and moved.p_value <= project.monitor.drift_level
+    asks = moved.column not in drift.PROVENANCE
+    says = (
+        f"{moved.column} {'moved' if drifted else 'stays'}: {moved.test.replace('_', '-')} effect"
+        f" {moved.effect:.3f}, p = {moved.p_value:.2g} ({moved.num_reference} values then, {moved.num_fresh} now)."
+    )
+    return _finding(
+        f"drift:{moved.column}",
+        moved.effect,
+        f"< {project.monitor.maximum_drift:g}" if asks else "for information",
+        status="retrain" if drifted and asks else "ok",
+        says=says,
+    )
 
 
 def _finding(name: str, measured: float | None, limit: str, *, status: FindingStatus, says: str) -> MonitorFinding:
