@@ -153,7 +153,7 @@ def _is_time(text: str) -> bool:
 
 
 def _verdict(sequence: ConfidenceSequence, required: float) -> tuple[Verdict, int | None]:
-    """The verdict that was reached first, and after how many picks; it stands unless the picks contradict each other."""
+    """The verdict and after how many picks it was reached; it stands unless the picks contradict each other."""
     if sequence.first_contradiction() is not None:
         return "drift", None
     above, below = sequence.first_above(required), sequence.first_below(required)

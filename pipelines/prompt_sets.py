@@ -176,9 +176,8 @@ def _table(path: Path, *, prompt: str, category: str) -> Iterator[Entry]:
     rows = csv.DictReader(io.StringIO(_text(path)), delimiter="\t", quoting=csv.QUOTE_NONE)
     missing = [name for name in (prompt, category) if name not in (rows.fieldnames or [])]
     if missing:
-        raise ValueError(
-            f"{path}: the first line has no {' and no '.join(missing)}; it has {', '.join(rows.fieldnames or ['nothing'])}."
-        )
+        has = ", ".join(rows.fieldnames or ["nothing"])
+        raise ValueError(f"{path}: the first line has no {' and no '.join(missing)}; it has {has}.")
     for number, row in enumerate(rows, 2):
         if None in row:
             raise ValueError(f"{path} line {number} has more columns than the first line. Put no tab into a prompt.")

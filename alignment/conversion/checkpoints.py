@@ -1,6 +1,5 @@
 """Checkpoint files to named tensors, without running anything that a file may hold."""
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
