@@ -57,8 +57,8 @@ def monitor(
 ) -> MonitorReport:
     """Ask every question, keep the report, and with an `announce_key` claim the retraining that it asks for.
 
-    `calibration` is of the judges on everything accepted so far; without one their agreement is unmeasured. The claim
-    is in the store: of two monitors one gets it, and a retry with the same key gets it again.
+    `calibration` is of the judges on everything accepted so far; None where it failed, which is an alarm. The claim is
+    in the store: of two monitors one gets it, and a retry with the same key gets it again.
     """
     now = datetime.now(UTC)
     incoming = read_incoming(project, settings, champion)
@@ -152,14 +152,15 @@ def judges_finding(project: Project, settings: Settings) -> MonitorFinding:
 def agreement_findings(
     project: Project, settings: Settings, report: CalibrationReport | None, *, fresh: frozenset[str]
 ) -> list[MonitorFinding]:
-    """Each judge against the fresh human pairs of the calibration split: alarm when it is shown to be below the floor.
+    """Each judge against the fresh human pairs of the calibration split.
 
-    The split has only a part of the fresh pairs; the others are trained on.
+    Alarm when it is shown to be below the floor, or when there is no report to show it. The split has only a part of
+    the fresh pairs; the others are trained on.
     """
     if report is None:
-        return [
-            _finding("agreement", None, "", status="unmeasured", says="The judges were not scored on the fresh pairs.")
-        ]
+        # A watch that cannot look must not report that all is well: the DAG run would be a success without it.
+        says = "The judges could not be scored on the fresh pairs: the calibration failed, its log says why."
+        return [_finding("agreement", None, "", status="alarm", says=says)]
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / SCORES_FILE
         path.write_bytes(open_store(settings.store_uri, settings).read_bytes(f"{report.uri}/{SCORES_FILE}"))
