@@ -83,7 +83,7 @@ def page_note(report: EvalReport, decision: GateDecision, address: str, *, pictu
     """Markdown on top of the page. `address` is the run's within MLflow's pages; pictures are artifacts under gate/."""
     run_id = address.rpartition("/")[2]
     shown = [f"![{name}](get-artifact?path=gate%2F{name}&run_uuid={run_id})" for name in pictures]
-    return "\n\n".join([_sentence(report, decision), *shown, _families(decision), _links(decision, address)])
+    return "\n\n".join([_sentence(report, decision), _families(decision), *shown, _links(decision, address)])
 
 
 def version_note(report: EvalReport, decision: GateDecision, address: str) -> str:

@@ -57,7 +57,7 @@ def monitor(
 ) -> MonitorReport:
     """Ask every question and keep the report; with an `announce_key` it says whether a retraining may be announced.
 
-    `calibration` is of the judges on everything accepted so far; without one their agreement is unmeasured. Nothing is
+    `calibration` is of the judges on everything accepted so far; None where it failed, which is an alarm. Nothing is
     claimed here: what fails between the report and the announcement must not use up the rate.
     """
     now = datetime.now(UTC)
@@ -153,14 +153,15 @@ def judges_finding(project: Project, settings: Settings) -> MonitorFinding:
 def agreement_findings(
     project: Project, settings: Settings, report: CalibrationReport | None, *, fresh: frozenset[str]
 ) -> list[MonitorFinding]:
-    """Each judge against the fresh human pairs of the calibration split: alarm when it is shown to be below the floor.
+    """Each judge against the fresh human pairs of the calibration split.
 
-    The split has only a part of the fresh pairs; the others are trained on.
+    Alarm when it is shown to be below the floor, or when there is no report to show it. The split has only a part of
+    the fresh pairs; the others are trained on.
     """
     if report is None:
-        return [
-            _finding("agreement", None, "", status="unmeasured", says="The judges were not scored on the fresh pairs.")
-        ]
+        # A watch that cannot look must not report that all is well: the DAG run would be a success without it.
+        says = "The judges could not be scored on the fresh pairs: the calibration failed, its log says why."
+        return [_finding("agreement", None, "", status="alarm", says=says)]
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / SCORES_FILE
         path.write_bytes(open_store(settings.store_uri, settings).read_bytes(f"{report.uri}/{SCORES_FILE}"))

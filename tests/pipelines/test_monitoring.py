@@ -154,6 +154,14 @@ def test_judges_are_held_to_their_floor_on_fresh_pairs(tiny_project: Project) ->
     assert ask(project, "judge", rows(20, 20), 0.95).status == "unmeasured"
 
 
+def test_a_calibration_that_failed_is_an_alarm(tiny_project: Project, settings: Settings) -> None:
+    """Airflow calls the run a success when only a task in its middle failed."""
+    [finding] = monitoring.agreement_findings(tiny_project, settings, None, fresh=frozenset({"pair"}))
+    assert (finding.name, finding.measured, finding.status) == ("agreement", None, "alarm")
+    assert "the calibration failed" in finding.explanation
+    assert monitoring.gravest([finding]) == "alarm"
+
+
 def test_retraining_is_claimed_once_within_the_rate(tiny_project: Project, settings: Settings) -> None:
     def turn(key: str, days: float) -> str:
         last = monitoring.last_announced(tiny_project, settings)[1]
