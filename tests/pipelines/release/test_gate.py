@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from alignment.contracts import EvalReport, ModelRef
+from alignment.evaluation.skewness import skewed_mean_interval
 from pipelines.contracts import GateCheck, GateDecision
 from pipelines.policy import GatePolicy, GuardRule, PowerRule
 from pipelines.release.gate import decide
@@ -151,11 +152,16 @@ def test_choosing_k_of_n_costs_confidence(evaluation_of: Callable[..., Any]) -> 
 
 
 def test_two_of_three_is_the_partial_conjunction_of_reference(evaluation_of: Callable[..., Any]) -> None:
-    """2 of 3 passes exactly when twice the second smallest p is at most the level."""
+    """2 of 3 passes exactly when twice the second smallest p is at most the level; a vote's p is the larger of the
+    signed-rank test's and the mean's, told by whether its bound lies above 0."""
     for seed in range(40):
         evaluation = evaluation_of({"a": 0.12, "b": 0.12, "c": 0.12}, {}, seed=seed)
         evaluation = replace(evaluation, policy=evaluation.policy.model_copy(update={"minimum_win_rate": 0.0}))
-        p_values = sorted(c.p_value for c in evaluation.report.comparisons if c.against == "champion")
+        bounds = [skewed_mean_interval(evaluation.scores.differences(j, "champion"), confidence=0.975) for j in "abc"]
+        p_values = sorted(
+            max(comparison.p_value, float(low <= 0))
+            for comparison, (low, _) in zip(evaluation.report.comparisons[::2], bounds, strict=True)
+        )
         assert check(gate(evaluation), "preferred_by_judges").passed == (2 * p_values[1] <= 0.025)
 
 
