@@ -10,10 +10,11 @@ import pytest
 from alignment.contracts import EvalReport, ModelRef
 from alignment.evaluation.skewness import skewed_mean_interval
 from pipelines.contracts import GateCheck, GateDecision
-from pipelines.policy import GatePolicy, GuardRule, PowerRule
+from pipelines.policy import Detector, DetectorRules, GatePolicy, GuardRule, PowerRule
 from pipelines.release.gate import decide
 
 OTHER = "0" * 64
+WARNS = Detector(action="warn", margin=0.3)
 
 
 def gate(evaluation: Any, **changes: Any) -> GateDecision:
@@ -253,6 +254,9 @@ ATTACKS: dict[str, Callable[[Any], dict[str, Any]]] = {
     "too few prompts": lambda e: {"policy": e.policy.model_copy(update={"minimum_prompts": 201})},
     "scoring problems": lambda e: {"report": e.report.model_copy(update={"problems": ("black image",)})},
     "table edited": lambda e: {"table_problems": ("win_rate: reported 0.9, recomputed 0.4",)},
+    "rewarded by a scorer that nobody measured": lambda e: {
+        "candidate": e.candidate.model_copy(update={"trained_on": ("hidden", f"scorer {OTHER}")})
+    },
     "guard without a rule": lambda e: {"policy": e.policy.model_copy(update={"guards": {}})},
     "guard not measured": lambda e: {
         "policy": e.policy.model_copy(update={"guards": {**e.policy.guards, "diversity": GuardRule(margin=0.1)}})
@@ -294,6 +298,24 @@ def test_which_guard_lacks_what_is_said(good_evaluation: Any) -> None:
     assert "gate.guards.caption_match" in without.reasons[0]
     unmeasured = gate(good_evaluation, **ATTACKS["guard not measured"](good_evaluation))
     assert "diversity is in the policy but was not measured" in unmeasured.reasons[0]
+
+
+def test_an_optimised_scorer_has_to_be_measured_where_its_detector_blocks(evaluation_of: Callable[..., Any]) -> None:
+    """A judge of its name with other weights is not it. Where the detector only warns, the decision says that nobody looked."""
+    evaluation = evaluation_of({"a": 0.6, "b": 0.6, "reward": 0.6}, {})
+    reward = next(judge for judge in evaluation.report.spec.judges if judge.name == "reward")
+    taught = evaluation.candidate.model_copy(update={"trained_on": reward.lessons})
+    measured = gate(evaluation, candidate=taught)
+    assert (measured.verdict, check(measured, "trained_on_gap:reward").passed) == ("promote", True)
+    report = with_judge(evaluation.report, "reward", weights_digest=OTHER)
+    blind = gate(evaluation, candidate=taught, report=report)
+    assert blind.verdict == "invalid"
+    assert any("Add it to evaluation.judges" in reason for reason in blind.reasons)
+    line = check(blind, f"trained_on_gap:{reward.weights_digest[:12]}")
+    assert (line.note, line.passed, line.measured) == ("unmeasured", False, None)
+    warns = evaluation.policy.model_copy(update={"detectors": DetectorRules(trained_on_gap=WARNS)})
+    heard = check(gate(evaluation, candidate=taught, report=report, policy=warns), line.name)
+    assert (heard.note, heard.passed, heard.decisive) == ("unmeasured", True, False)
 
 
 def test_the_policy_alone_changes_its_digest(good_evaluation: Any) -> None:
