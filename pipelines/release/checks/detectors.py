@@ -74,8 +74,8 @@ def _unseen(evidence: Evidence) -> list[str]:
 def _unseen_scorer(lesson: str, rule: Detector) -> Finding:
     digest = lesson.removeprefix(SCORER)
     why = (
-        f"The candidate was rewarded, labelled or chosen by a scorer with weights {digest[:12]}, which is no judge of the"
-        " evaluation, so nobody sees whether it was hacked. Add it to evaluation.judges, where it has no vote"
+        f"The candidate was rewarded, labelled or chosen by a scorer with weights {digest[:12]}, which is no judge of"
+        " the evaluation, so nobody sees whether it was hacked. Add it to evaluation.judges, where it has no vote"
     )
     return _unmeasured(f"trained_on_gap:{digest[:12]}", f"lower bound <= {rule.margin:g}", why, rule)
 

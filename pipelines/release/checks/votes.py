@@ -18,22 +18,20 @@ from alignment.evaluation.skewness import skewed_mean_interval
 from pipelines.contracts import GateCheck
 from pipelines.policy import GatePolicy
 from pipelines.release.checks.identity import fact
-from pipelines.release.checks.interface import Evidence, Finding, Verdict, finite
+from pipelines.release.checks.interface import Evidence, Finding, Verdict, finite, twin_of, weights_of
 
 
 def ballots(evidence: Evidence) -> tuple[list[Finding], list[Comparison]]:
     """A line per judge on whether it may vote and why not, and the comparisons of those that may."""
     findings: list[Finding] = []
     voting: list[Comparison] = []
-    seen: set[tuple[str, str]] = set()
+    seen: dict[str, str] = {}
     calibrations = {calibration.judge: calibration for calibration in evidence.report.calibrations}
     for judge in evidence.report.spec.judges:
         calibration, comparison = calibrations.get(judge.name), evidence.against_champion(judge.name)
         refusal = _refusal(judge, calibration, evidence)
-        identity = (judge.weights_digest, judge.scorer.model_dump_json())
-        if not refusal and identity in seen:
-            refusal = "has the same weights as another judge, which votes already"
-        seen.add(identity)
+        refusal = refusal or seen.get(weights_of(judge), "")
+        seen.setdefault(weights_of(judge), twin_of(judge.name, votes=not refusal))
         if not refusal and comparison is not None:
             voting.append(comparison)
         findings.append(_ballot(judge, calibration, evidence.policy, refusal))

@@ -9,6 +9,7 @@ import pytest
 
 from alignment.contracts import EvalReport, ModelRef
 from alignment.evaluation.skewness import skewed_mean_interval
+from alignment.rewards.catalogue import ClipScore
 from pipelines.contracts import GateCheck, GateDecision
 from pipelines.policy import Detector, DetectorRules, GatePolicy, GuardRule, PowerRule
 from pipelines.release.gate import decide
@@ -243,6 +244,24 @@ ATTACKS: dict[str, Callable[[Any], dict[str, Any]]] = {
     "one judge under two names": lambda e: {
         "report": with_judge(e.report, "taste_b", weights_digest=e.report.spec.judges[0].weights_digest)
     },
+    "one judge under two settings": lambda e: {
+        "report": with_judge(
+            e.report, "taste_b", weights_digest=e.report.spec.judges[0].weights_digest, scorer=ClipScore()
+        )
+    },
+    "one judge in two folders": lambda e: {
+        "report": with_judge(with_judge(e.report, "taste_a", identity=OTHER), "taste_b", identity=OTHER)
+    },
+    "model rewarded by the judge from another folder": lambda e: {
+        "report": with_judge(e.report, "taste_a", identity=OTHER),
+        "candidate": e.candidate.model_copy(update={"trained_on": ("reward", f"scorer {OTHER}")}),
+    },
+    "model rewarded by the judge before weights had an identity": lambda e: {
+        "report": with_judge(e.report, "taste_a", identity=OTHER),
+        "candidate": e.candidate.model_copy(
+            update={"trained_on": ("reward", f"scorer {e.report.spec.judges[0].weights_digest}")}
+        ),
+    },
     "other candidate": lambda e: {"report": with_spec(e.report, candidate=ModelRef(kind="lora", weights_digest=OTHER))},
     "other base": lambda e: {"candidate": e.candidate.model_copy(update={"base_digest": OTHER})},
     "candidate as another kind": lambda e: {"candidate": e.candidate.model_copy(update={"kind": "full"})},
@@ -287,6 +306,23 @@ def test_a_refused_judge_is_named_with_the_reason(good_evaluation: Any) -> None:
     assert not any(c.name == "win_rate:taste_b" for c in decision.checks)
 
 
+def test_weights_that_may_not_vote_may_not_do_so_under_another_name(evaluation_of: Callable[..., Any]) -> None:
+    evaluation = evaluation_of({"a": 0.6, "b": 0.6, "c": 0.6}, {})
+    report = with_judge(evaluation.report, "a", identity=OTHER, trained_on=("shapes_pairs",))
+    decision = gate(evaluation, report=with_judge(report, "c", identity=OTHER))
+    assert "has the same weights as a, which may not vote" in check(decision, "may_vote:c").explanation
+    assert decision.verdict == "invalid"
+    twins = with_judge(with_judge(evaluation.report, "a", identity=OTHER), "c", identity=OTHER)
+    voted = check(gate(evaluation, report=twins), "may_vote:c")
+    assert "has the same weights as a, which votes already" in voted.explanation
+
+
+def test_older_reports_without_an_identity_read_and_digest_as_before(good_evaluation: Any) -> None:
+    told = good_evaluation.report.model_dump(mode="json")
+    assert "identity" not in told["spec"]["judges"][0]
+    assert EvalReport.model_validate(told).digest == good_evaluation.report.digest
+
+
 def test_a_refused_judge_does_not_stop_enough_others(evaluation_of: Callable[..., Any]) -> None:
     evaluation = evaluation_of({"a": 0.6, "b": 0.6, "c": -1.0}, {})
     report = with_judge(evaluation.report, "c", trained_on=("shapes_pairs",))
@@ -301,7 +337,7 @@ def test_which_guard_lacks_what_is_said(good_evaluation: Any) -> None:
 
 
 def test_an_optimised_scorer_has_to_be_measured_where_its_detector_blocks(evaluation_of: Callable[..., Any]) -> None:
-    """A judge of its name with other weights is not it. Where the detector only warns, the decision says that nobody looked."""
+    """A judge of its name with other weights is not it. Where the detector only warns, the decision says so."""
     evaluation = evaluation_of({"a": 0.6, "b": 0.6, "reward": 0.6}, {})
     reward = next(judge for judge in evaluation.report.spec.judges if judge.name == "reward")
     taught = evaluation.candidate.model_copy(update={"trained_on": reward.lessons})
