@@ -21,11 +21,29 @@ DUST = 10.0**-DIFFERENCE_DECIMALS
 
 
 def guard_checks(evidence: Evidence) -> list[Finding]:
-    """One decisive line per limit of each guard of the policy or of the report; statistics that are only watched for
-    drift are not guards."""
+    """One decisive line per limit of each guard of the policy or of the report, or one that says that there is none;
+    statistics that are only watched for drift are not guards."""
     measured = {guard.name: guard for guard in evidence.report.spec.guards}
     names = sorted({*measured, *evidence.policy.guards} - set(evidence.policy.detectors.drift))
+    if not names:
+        return [_unguarded()]
     return [finding for name in names for finding in _guard(evidence, name, measured.get(name))]
+
+
+def _unguarded() -> Finding:
+    """Judges alone can be pleased at the cost of everything that they do not see."""
+    check = GateCheck(
+        name="guards",
+        measured=0.0,
+        required=">= 1",
+        passed=False,
+        decisive=False,
+        family="guards",
+        note="warning",
+        explanation="No guard is asked for: nobody looked whether prompt fidelity, diversity or safety got worse. Add"
+        " evaluation.guards and their rules in gate.guards.",
+    )
+    return Finding(check)
 
 
 def _guard(evidence: Evidence, name: str, guard: Judge | None) -> list[Finding]:

@@ -48,6 +48,14 @@ def evaluation(evaluation_of: Callable[..., Any]) -> Any:
     return evaluation_of({"a": 0.6, "b": 0.6}, {"g": 0.0})
 
 
+def test_that_no_guard_is_asked_for_is_a_warning(evaluation_of: Callable[..., Any]) -> None:
+    bare = evaluation_of({"a": 0.6, "b": 0.6}, {})
+    none = replace(evidence_of(bare, GuardRule(margin=1.0)), policy=bare.policy)
+    (finding,) = guard_checks(none)
+    assert (finding.check.name, finding.check.note, finding.check.passed) == ("guards", "warning", False)
+    assert (finding.check.decisive, finding.allows) == (False, "promote")
+
+
 @pytest.mark.parametrize(("margin", "allows"), [(0.5, "promote"), (0.05, "inconclusive")])
 def test_a_margin_is_compared_with_the_bound(evaluation: Any, margin: float, allows: str) -> None:
     assert verdicts(evidence_of(evaluation, GuardRule(margin=margin))) == {"guard:g": allows}
