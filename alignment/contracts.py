@@ -20,8 +20,7 @@ from alignment.rewards.catalogue import Reward
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 PositiveInt = Annotated[int, Field(gt=0)]
 Role = Literal["candidate", "champion", "base"]
-SQUARE = Square()
-"""The default is not written, so that a digest says nothing about what nobody asked for."""
+SQUARE = Square()  # a default that is not written: a digest says nothing about what nobody asked for
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -122,14 +121,16 @@ class Judge(Record):
     name: str
     scorer: Reward
     weights_digest: Sha256
+    """content_digest of its folder."""
+    identity: Sha256 | None = Field(default=None, exclude_if=lambda digest: digest is None)
+    """sha256 over its weights files alone, whatever lies beside them; older specs have none, the folder's stands in."""
     trained_on: tuple[str, ...] = ()
-    """Names of the pair sources whose labels it learnt from, besides those that published weights of its kind did; it
-    may not judge a model trained on one of them."""
+    """Sources of the labels it learnt from, besides its kind's own; it may not judge a model trained on one of them."""
 
     @property
     def lessons(self) -> tuple[str, ...]:
         """What one learns by maximising its score: itself, under whatever name, and the sources of its labels."""
-        return (self.name, f"scorer {self.weights_digest}", *self.scorer.trained_on, *self.trained_on)
+        return (self.name, f"scorer {self.identity or self.weights_digest}", *self.scorer.trained_on, *self.trained_on)
 
 
 # --- training -------------------------------------------------------------------------------------------------------
@@ -173,7 +174,6 @@ class Recipe(ValueObject):
     global_batch: PositiveInt
     """Pairs (of an online objective: prompts) per optimiser step over all processes and accumulation steps."""
     steps: PositiveInt
-    """Optimiser steps."""
     seed: Annotated[int, Field(ge=0, lt=2**31)]
     precision: Literal["fp32", "bf16"] = "fp32"
     """Autocast dtype of the denoiser's forward pass; errors are squared in float32 either way."""

@@ -10,7 +10,17 @@ import time
 
 from pipelines.gate_tools import DEFAULT_JUDGES, DEFAULT_PROMPTS, DEFAULT_SLICES
 from pipelines.policy import GatePolicy, GuardRule
-from pipelines.release.simulation import Outcome, Truth, World, curve_table, operating_curve
+from pipelines.release.simulation import (
+    RARE_LOSSES,
+    SLICE_LOSSES,
+    Outcome,
+    Truth,
+    World,
+    curve_table,
+    operating_curve,
+    rare_losses,
+    slice_loss,
+)
 
 GUARDS = ("prompt_match", "diversity", "safety", "artefacts")
 
@@ -26,7 +36,8 @@ OTHERS = (
     Truth("gain of 0.1 sd", (0.1,), good=True),
     Truth("trained-on judge by 1 sd, others 0.1", (0.1,), lesson_gain=1.0, good=False),
     Truth("gain of 0.2 sd, a guard loses twice its margin", (0.2,), guard_loss=2.0, good=False),
-    Truth("gain of 0.2 sd, one slice loses 0.8", (0.2,), slice_gain=-0.8, good=False),
+    *(rare_losses(*found) for found in RARE_LOSSES),
+    *(slice_loss(loss) for loss in SLICE_LOSSES),
 )
 
 

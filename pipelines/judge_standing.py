@@ -8,6 +8,7 @@ from pipelines.dispatch.requests import judge_of
 from pipelines.policy import GatePolicy
 from pipelines.project import Project
 from pipelines.project_sections import JudgeSection
+from pipelines.release.checks.interface import twin_of, weights_of
 from pipelines.settings import Settings
 from pipelines.watch_contracts import CalibrationRecord, JudgeStanding
 
@@ -16,10 +17,10 @@ def standings(project: Project, settings: Settings) -> list[JudgeStanding]:
     """Each judge of the evaluation by the rules of the gate, as far as they can be known without a candidate.
 
     Independence is asked against the sources that train the project's recipes, and what labels them; a recipe's own
-    reward, and a judge that chose among candidates, are known only at the gate. Two judges of one set of weights are
-    one vote, the first's.
+    reward, and a judge that chose among candidates, are known only at the gate. Two judges of one set of weights,
+    however they are set up, are one vote, the first's.
     """
-    now, seen = datetime.now(UTC), set[tuple[str, str]]()
+    now, seen = datetime.now(UTC), dict[str, str]()
     found = []
     for section in project.evaluation.judges:
         try:
@@ -27,12 +28,10 @@ def standings(project: Project, settings: Settings) -> list[JudgeStanding]:
         except ValueError as error:
             found.append(_without_weights(section, str(error)))
             continue
-        identity = (judge.weights_digest, judge.scorer.model_dump_json())
         known = calibrations.newest(project.name, judge, settings)
         reasons = refusals(judge, known, project, now=now)
-        if identity in seen:
-            reasons.append("has the same weights as another judge, which votes already")
-        seen.add(identity)
+        reasons += [seen[weights_of(judge)]] if weights_of(judge) in seen else []
+        seen.setdefault(weights_of(judge), twin_of(judge.name, votes=not reasons))
         found.append(_standing(judge, known, project.gate, reasons=reasons, now=now))
     return found
 

@@ -42,6 +42,11 @@ class GuardRule(Record):
             raise ValueError("a guard needs a margin, relative_margin, threshold, floor or ceiling")
         if self.threshold is not None and self.relative_margin is not None:
             raise ValueError("a guard with a threshold takes a margin in shares of prompts, no relative_margin")
+        if self.threshold is not None and self.margin == 0:
+            raise ValueError(
+                "a guard with a threshold and margin 0 can never hold: a share of prompts is not known to the last one."
+                " Give a margin such as 0.005, or leave it out for the test of a significant worsening"
+            )
         return self
 
 

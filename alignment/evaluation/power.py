@@ -48,6 +48,29 @@ def win_rate_power(rate: float, prompts: int, *, minimum: float, level: float, t
     return float(_NORMAL.cdf(reach / spread(true)))
 
 
+def win_rate_found(prompts: int, *, limit: float, level: float, power: float, tie_share: float = 0.0) -> float | None:
+    """Highest win rate that a test of harm below `limit` finds with chance `power`; None when it finds none.
+
+    The test is `noninferiority.win_rate_below_p_value`; `level` is what Holm leaves for the first of the tests.
+    """
+
+    def spread(rate: float) -> float:
+        return math.sqrt(max(0.0, rate * (1 - rate) - tie_share / 4))
+
+    threshold = _NORMAL.inv_cdf(1 - level) * spread(limit)
+
+    def finds(rate: float) -> bool:
+        return (limit - rate) * math.sqrt(prompts) - threshold >= _NORMAL.inv_cdf(power) * spread(rate)
+
+    found, missed = 0.0, limit
+    if not finds(found):
+        return None
+    while missed - found > 1e-6:
+        middle = (found + missed) / 2
+        found, missed = (middle, missed) if finds(middle) else (found, middle)
+    return found
+
+
 def k_of_n_power(single: float, required: int, judges: int) -> float:
     """Least chance that at least `required` of `judges` judges find what each finds with chance `single`.
 

@@ -4,21 +4,40 @@ A base model is gigabytes; every request and every job wants its digest.
 """
 
 import hashlib
+import json
+from collections.abc import Mapping
 from pathlib import Path
 
-from alignment.contracts import canonical_json
+from alignment.contracts import canonical_json, folder_digest
 from pipelines.dispatch.job_folder import write_atomically
 from pipelines.folders import hash_folder, sha256_file
+
+WEIGHTS_SUFFIX = ".safetensors"
 
 
 def folder_fingerprint(path: Path, cache_dir: Path) -> str:
     """content_digest of a folder, see `folders.hash_folder`; ValueError when it is missing or empty."""
-    remembered = cache_dir / f"{_listing_key(path, sorted(path.rglob('*')))}.sha256"
+    return folder_digest(file_fingerprints(path, cache_dir))
+
+
+def file_fingerprints(path: Path, cache_dir: Path) -> dict[str, str]:
+    """sha256 of each file that counts in a folder's content_digest, by relative path; ValueError as there."""
+    remembered = cache_dir / f"{_listing_key(path, sorted(path.rglob('*')))}.json"
     if remembered.is_file():
-        return remembered.read_text().strip()
-    digest, _files = hash_folder(path)
-    write_atomically(remembered, digest)
-    return digest
+        kept: dict[str, str] = json.loads(remembered.read_text())
+        return kept
+    files = {name: entry.sha256 for name, entry in hash_folder(path)[1].items()}
+    write_atomically(remembered, canonical_json(files))
+    return files
+
+
+def weights_identity(sha256_by_path: Mapping[str, str]) -> str | None:
+    """sha256 over the hashes of a folder's weights files, sorted: neither their names nor other files change it.
+
+    None without such a file.
+    """
+    weights = sorted(digest for path, digest in sha256_by_path.items() if path.endswith(WEIGHTS_SUFFIX))
+    return hashlib.sha256("\n".join(weights).encode()).hexdigest() if weights else None
 
 
 def file_fingerprint(path: Path, cache_dir: Path) -> str:

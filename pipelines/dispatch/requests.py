@@ -3,6 +3,7 @@
 The answer's URI is named by the spec's digest, so the same science is never computed twice.
 """
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from alignment.contracts import (
     Recipe,
     TrainSpec,
     ValueObject,
+    canonical_json,
     folder_digest,
 )
 from alignment.coverage_contracts import CoverageSpec
@@ -38,7 +40,12 @@ from alignment.rewards.catalogue import ClipScore
 from alignment.soup_contracts import Greedy, SoupIngredient, SoupSpec, Uniform
 from pipelines import reward_registry
 from pipelines.contracts import JobInput, JobKind, JobRequest, SideOutput
-from pipelines.dispatch.fingerprints import file_fingerprint, folder_fingerprint
+from pipelines.dispatch.fingerprints import (
+    file_fingerprint,
+    file_fingerprints,
+    folder_fingerprint,
+    weights_identity,
+)
 from pipelines.dispatch.inputs import hash_cache_dir
 from pipelines.dispatch.model_folders import check_base_folder, check_scorer_folder, local_folder, local_path
 from pipelines.project import Project
@@ -265,23 +272,38 @@ def judge_inputs(
 
 
 def _judge_input(project: Project, section: JudgeSection, settings: Settings) -> tuple[Judge, tuple[JobInput, ...]]:
-    """A folder of the user's, or the newest judge that the project has trained under a name, fixed by its digest."""
+    """A folder of the user's, or the newest judge that the project has trained under a name, fixed by its digest.
+
+    Its identity is that of its weights; a scorer without weights is what its settings say.
+    """
     if not section.scorer.has_weights:
-        return _judge(section, folder_digest({}), section.trained_on), ()
+        settings_sha256 = hashlib.sha256(canonical_json(section.scorer.model_dump(mode="json")).encode()).hexdigest()
+        return _judge(section, folder_digest({}), settings_sha256, trained_on=section.trained_on), ()
     if section.uri.startswith(REWARD_SCHEME):
         found = reward_registry.find(section.uri, project.name, settings)
         lessons = tuple(sorted({*section.trained_on, *found.trained_on}))
         weights = JobInput(content_digest=found.judge_digest, uri=found.uri, subfolder=JUDGE_FOLDER)
-        return _judge(section, found.judge_digest, lessons), (weights,)
+        identity = _stored_identity(found.uri, settings)
+        return _judge(section, found.judge_digest, identity, trained_on=lessons), (weights,)
     folder = local_folder(section.uri, settings)
     check_scorer_folder(folder, section.scorer)
-    digest = folder_fingerprint(folder, hash_cache_dir(settings))
-    weights = JobInput(content_digest=digest, uri=section.uri, manifest=False)
-    return _judge(section, digest, section.trained_on), (weights,)
+    files = file_fingerprints(folder, hash_cache_dir(settings))
+    weights = JobInput(content_digest=folder_digest(files), uri=section.uri, manifest=False)
+    return _judge(section, weights.content_digest, weights_identity(files), trained_on=section.trained_on), (weights,)
 
 
-def _judge(section: JudgeSection, digest: str, trained_on: tuple[str, ...]) -> Judge:
-    return Judge(name=section.name, scorer=section.scorer, weights_digest=digest, trained_on=trained_on)
+def _stored_identity(uri: str, settings: Settings) -> str | None:
+    """Of the judge in a reward's published folder; its manifest has the hashes."""
+    manifest = open_store(uri, settings).read_manifest(uri)
+    files = manifest.files if manifest else {}
+    inside = f"{JUDGE_FOLDER}/"
+    return weights_identity({path: entry.sha256 for path, entry in files.items() if path.startswith(inside)})
+
+
+def _judge(section: JudgeSection, digest: str, identity: str | None, *, trained_on: tuple[str, ...]) -> Judge:
+    return Judge(
+        name=section.name, scorer=section.scorer, weights_digest=digest, identity=identity, trained_on=trained_on
+    )
 
 
 def prompts_input(uri: str, name: str, settings: Settings) -> JobInput:

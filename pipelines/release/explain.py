@@ -8,6 +8,8 @@ OPENINGS = {
     "inconclusive": "may be better than {champion} or not: the evidence is sound but does not settle it.",
     "invalid": "could not be judged against {champion}: the evidence cannot be used.",
 }
+GAPS = {"guards": "it asks for no guard", "slices": "no slice could be measured"}
+"""Warnings that a promotion must not be read without, by the name of the check."""
 NEXT_STEPS = {
     "promote": "",
     "hold": "Train a better candidate; more prompts will not help.",
@@ -26,7 +28,11 @@ def explain(decision: GateDecision) -> list[str]:
     version, model = decision.candidate.version, decision.candidate.model
     incumbent = decision.champion_version
     champion = "the base model" if incumbent is None else f"the champion, version {incumbent}"
-    sentences = [f"Version {version} of {model} {OPENINGS[decision.verdict].format(champion=champion)}"]
+    opening = OPENINGS[decision.verdict].format(champion=champion)
+    gaps = [GAPS[c.name] for c in decision.checks if c.name in GAPS and c.note == "warning"]
+    if decision.verdict == "promote" and gaps:
+        opening = f"{opening.removesuffix('.')}, but {' and '.join(gaps)}."
+    sentences = [f"Version {version} of {model} {opening}"]
     sentences += decision.reasons
     sentences += _told(
         decision, [c for c in decision.checks if c.family == "votes" and c.explanation not in decision.reasons]

@@ -28,6 +28,12 @@ SEED_SPREAD = 0.5
 LEVEL = 20.0
 """Mean score of a champion under scorers without absolute limits."""
 
+RARE_LOSSES = ((0.05, 6.0, 0.25), (0.03, 10.0, 0.2), (0.05, 10.0, 0.25))
+"""Share of prompts that lose, by how much, and the gain of the others: means of -0.06, -0.11 and -0.26."""
+
+SLICE_LOSSES = (0.3, 0.4, 0.5, 0.6, 0.8)
+"""Losses within one slice, in standard deviations: what the number of prompts in a slice lets the gate see."""
+
 LESSON = "trained_on"
 """Name of the simulated judge that the candidate learnt from."""
 
@@ -67,6 +73,10 @@ class Truth:
     """Loss under the first guard, in multiples of its margin."""
     slice_gain: float | None = None
     """Mean difference under every judge within the first slice, instead of `gains`."""
+    rare_share: float = 0.0
+    """Share of the prompts, others in every evaluation, that the candidate fails under every judge."""
+    rare_gain: float = 0.0
+    """Mean difference on those, instead of `gains`."""
     good: bool | None = None
     """Whether it deserves promotion; None where one may argue."""
 
@@ -99,12 +109,24 @@ def standard_truths(world: World) -> list[Truth]:
         Truth("one hacked, others lose 0.05", (0.5, -0.05), good=False),
         Truth("trained-on judge hacked by 1 sd", (0.0,), lesson_gain=1.0, good=False),
         Truth("trained-on judge by 1 sd, others 0.1", (0.1,), lesson_gain=1.0, good=False),
+        *(rare_losses(*found) for found in RARE_LOSSES),
     ]
     if world.policy.guards:
         truths.append(Truth("gain of 0.2 sd, a guard loses twice its margin", (0.2,), guard_loss=2.0, good=False))
     if world.slices:
-        truths.append(Truth("gain of 0.2 sd, one slice loses 0.8", (0.2,), slice_gain=-0.8, good=False))
+        truths += [slice_loss(loss) for loss in SLICE_LOSSES]
     return truths
+
+
+def rare_losses(share: float, loss: float, gain: float) -> Truth:
+    """A candidate that most prompts prefer and that is worse on average."""
+    name = f"{share:.0%} of prompts lose {loss:g} sd, others gain {gain:g}"
+    return Truth(name, (gain,), rare_share=share, rare_gain=-loss, good=False)
+
+
+def slice_loss(loss: float) -> Truth:
+    """A good candidate but for one slice."""
+    return Truth(f"gain of 0.2 sd, one slice loses {loss:g}", (0.2,), slice_gain=-loss, good=False)
 
 
 def operating_curve(
@@ -172,6 +194,10 @@ def draw_differences(world: World, truth: Truth, rng: np.random.Generator) -> di
         if truth.slice_gain is not None and world.slices:
             first = _slice_of_prompts(world) == 0
             drawn[judge][first] += truth.slice_gain - truth.gain(index)
+    if truth.rare_share:
+        failed_P = rng.random(prompts) < truth.rare_share
+        for index, judge in enumerate(world.judges):
+            drawn[judge][failed_P] += truth.rare_gain - truth.gain(index)
     if truth.lesson_gain is not None:
         drawn[LESSON] = truth.lesson_gain + common * shared_P + own * rng.standard_normal(prompts)
     for index, (name, rule) in enumerate(sorted(world.policy.guards.items())):

@@ -1,8 +1,10 @@
 """Who may vote, before any candidate: the shipped project with records made for the test."""
 
+import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -14,6 +16,7 @@ from alignment.calibration_contracts import (
     RaterReliability,
 )
 from alignment.contracts import Calibration, Judge
+from alignment.rewards.catalogue import ClipScore
 from pipelines import calibrations
 from pipelines.dispatch.requests import judge_of
 from pipelines.judge_standing import standings
@@ -96,7 +99,23 @@ def test_a_judge_of_the_same_labels_or_the_same_weights_is_told(project: Project
     found = {standing.judge: standing.reasons for standing in standings(changed, settings)}
     assert found["taste_a"] == ("is not independent of what the project trains: shapes_pairs",)
     assert found["taste_b"] == ()
-    assert found["twin"] == ("has the same weights as another judge, which votes already",)
+    assert found["twin"] == ("has the same weights as taste_a, which may not vote",)
+
+
+def test_one_model_in_two_folders_and_under_two_settings_is_one_vote(
+    project: Project, settings: Settings, tmp_path: Path
+) -> None:
+    first, second = project.evaluation.judges
+    shutil.copytree(urlsplit(first.uri).path, tmp_path / "copy")
+    (tmp_path / "copy" / "README.md").write_text("A copy.")
+    copy = first.model_copy(update={"name": "copy", "uri": str(tmp_path / "copy"), "scorer": ClipScore()})
+    evaluation = project.evaluation.model_copy(update={"judges": (first, second, copy)})
+    changed = project.model_copy(update={"evaluation": evaluation})
+    for judge in judges(changed, settings).values():
+        remember(changed, settings, judge)
+    found = {standing.judge: standing.reasons for standing in standings(changed, settings)}
+    assert (found["taste_a"], found["taste_b"]) == ((), ())
+    assert found["copy"] == ("has the same weights as taste_a, which votes already",)
 
 
 def test_slices_that_are_not_shown_to_exceed_the_floor_are_listed(project: Project, settings: Settings) -> None:

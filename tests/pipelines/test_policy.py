@@ -20,6 +20,7 @@ DOCS = (Path(__file__).parents[2] / "docs" / "gate.md").read_text()
         {"guards": {"g": {"margin": float("nan")}}},
         {"guards": {"g": {"margin": float("inf")}}},
         {"guards": {"g": {"threshold": 0.5, "relative_margin": 0.1}}},
+        {"guards": {"g": {"threshold": 0.5, "margin": 0.0}}},
         {"guards": {"g": {"margin": 1.0}}, "detectors": {"drift": {"g": {"margin": 1.0}}}},
         {"detectors": {"lone_judge": {"action": "shout", "margin": 1.0}}},
         {"required_judges": 0},

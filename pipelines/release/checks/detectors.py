@@ -3,13 +3,16 @@
 from collections.abc import Sequence
 from itertools import combinations
 
-from alignment.contracts import Comparison, Judge
+from alignment.contracts import Comparison
 from alignment.evaluation.comparison import Floats, mean_interval
 from alignment.evaluation.hacking import gain_gap, persisting_gain, rank_correlation, seed_differences
 from alignment.evaluation.score_grids import SHUFFLED
 from pipelines.contracts import GateCheck
 from pipelines.policy import Detector
 from pipelines.release.checks.interface import Evidence, Finding, finite, watch
+
+SCORER = "scorer "
+"""How `Judge.lessons` names a scorer by its weights."""
 
 
 def detector_checks(evidence: Evidence, voting: Sequence[Comparison]) -> list[Finding]:
@@ -52,16 +55,29 @@ def _unmeasured(name: str, required: str, why: str, rule: Detector) -> Finding:
 def _trained_on(evidence: Evidence, voting: Sequence[str], rule: Detector) -> list[Finding]:
     """Each judge that the candidate learnt from, against the mean of those that may vote.
 
-    Without such a judge there is nothing to look at, which is no fault of the evidence.
+    A scorer that taught, labelled or chose the candidate and is no judge of the evaluation leaves its gain unmeasured.
+    A candidate that learnt from people alone has no such scorer: then there is nothing to look at, which is no fault of
+    the evidence.
     """
-    trained = [judge.name for judge in evidence.report.spec.judges if _is_lesson(evidence, judge)]
-    if not trained:
-        return [_nothing_trained_on()]
-    return [_gap(evidence, f"trained_on_gap:{name}", name, voting, rule=rule) for name in trained]
+    trained = [judge.name for judge in evidence.report.spec.judges if evidence.shared_lessons(judge)]
+    findings = [_gap(evidence, f"trained_on_gap:{name}", name, voting, rule=rule) for name in trained]
+    findings += [_unseen_scorer(lesson, rule) for lesson in _unseen(evidence)]
+    return findings or [_nothing_trained_on()]
 
 
-def _is_lesson(evidence: Evidence, judge: Judge) -> bool:
-    return bool(evidence.shared_lessons(judge))
+def _unseen(evidence: Evidence) -> list[str]:
+    """Scorers among the candidate's lessons that no judge of the evaluation is."""
+    borne = {lesson for judge in evidence.report.spec.judges for lesson in evidence.shared_lessons(judge)}
+    return [lesson for lesson in evidence.candidate.trained_on if lesson.startswith(SCORER) and lesson not in borne]
+
+
+def _unseen_scorer(lesson: str, rule: Detector) -> Finding:
+    digest = lesson.removeprefix(SCORER)
+    why = (
+        f"The candidate was rewarded, labelled or chosen by a scorer with weights {digest[:12]}, which is no judge of"
+        " the evaluation, so nobody sees whether it was hacked. Add it to evaluation.judges, where it has no vote"
+    )
+    return _unmeasured(f"trained_on_gap:{digest[:12]}", f"lower bound <= {rule.margin:g}", why, rule)
 
 
 def _nothing_trained_on() -> Finding:

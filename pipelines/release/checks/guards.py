@@ -10,19 +10,40 @@ from typing import Literal
 import numpy as np
 
 from alignment.contracts import Judge
-from alignment.evaluation.comparison import Floats, mean_interval
+from alignment.evaluation.comparison import DIFFERENCE_DECIMALS, Floats, mean_interval
 from alignment.evaluation.noninferiority import mcnemar_p_value, paired_share_interval, share_interval
 from pipelines.contracts import GateCheck
 from pipelines.policy import GuardRule
 from pipelines.release.checks.interface import Evidence, Finding, Verdict, finite
 
+DUST = 10.0**-DIFFERENCE_DECIMALS
+"""What two bounds may differ by and be the same number."""
+
 
 def guard_checks(evidence: Evidence) -> list[Finding]:
-    """One decisive line per limit of each guard of the policy or of the report; statistics that are only watched for
-    drift are not guards."""
+    """One decisive line per limit of each guard of the policy or of the report, or one that says that there is none;
+    statistics that are only watched for drift are not guards."""
     measured = {guard.name: guard for guard in evidence.report.spec.guards}
     names = sorted({*measured, *evidence.policy.guards} - set(evidence.policy.detectors.drift))
+    if not names:
+        return [_unguarded()]
     return [finding for name in names for finding in _guard(evidence, name, measured.get(name))]
+
+
+def _unguarded() -> Finding:
+    """Judges alone can be pleased at the cost of everything that they do not see."""
+    check = GateCheck(
+        name="guards",
+        measured=0.0,
+        required=">= 1",
+        passed=False,
+        decisive=False,
+        family="guards",
+        note="warning",
+        explanation="No guard is asked for: nobody looked whether prompt fidelity, diversity or safety got worse. Add"
+        " evaluation.guards and their rules in gate.guards.",
+    )
+    return Finding(check)
 
 
 def _guard(evidence: Evidence, name: str, guard: Judge | None) -> list[Finding]:
@@ -68,18 +89,24 @@ class _Limit:
     says: str
     """What the quantity is, with its interval: "the change against the champion is between ... and ..."."""
     tolerated: str
+    touching: bool = True
+    """Whether a quantity without uncertainty that is the limit itself is within it: no change at all, where no loss is
+    tolerated."""
 
     def finding(self) -> Finding:
         """Passed when the whole interval is on the right side, broken when all of it is on the wrong one."""
+        at_limit = self.touching and all(
+            math.isclose(bound, self.limit, rel_tol=DUST, abs_tol=DUST) for bound in (self.low, self.high)
+        )
         if self.side == "above":
-            passed, broken, measured, sign = self.low > self.limit, self.high <= self.limit, self.low, ">"
+            passed, broken, measured, sign = self.low > self.limit or at_limit, self.high <= self.limit, self.low, ">"
         else:
-            passed, broken, measured, sign = self.high < self.limit, self.low >= self.limit, self.high, "<"
+            passed, broken, measured, sign = self.high < self.limit or at_limit, self.low >= self.limit, self.high, "<"
         says = "holds" if passed else "is broken" if broken else "is undecided: ask more prompts"
         check = GateCheck(
             name=f"guard:{self.name}",
             measured=finite(measured),
-            required=f"{sign} {self.limit:g}",
+            required=f"{sign}{'=' * at_limit} {self.limit:g}",
             passed=passed,
             family="guards",
             note="" if passed or broken else "undecided",
@@ -114,7 +141,7 @@ def _change(name: str, low: float, *, high: float, margin: float, rule: GuardRul
             name, low, high, limit=margin, side="below", says=says, tolerated=f"a rise of {margin:g} is tolerated"
         )
     return _Limit(
-        name, low, high, limit=-margin, side="above", says=says, tolerated=f"a drop of {margin:g} is tolerated"
+        name, low, high, limit=0.0 - margin, side="above", says=says, tolerated=f"a drop of {margin:g} is tolerated"
     )
 
 
@@ -125,7 +152,7 @@ def _relative(name: str, candidate_P: Floats, champion_P: Floats, *, rule: Guard
     """
     margin = rule.relative_margin or 0.0
     mean = float(champion_P.mean())
-    allowed = -margin if rule.better == "higher" else margin
+    allowed = 0.0 - margin if rule.better == "higher" else margin
     low, high = mean_interval(candidate_P - (1 + allowed) * champion_P, confidence=confidence)
     low, high = (low / mean + allowed, high / mean + allowed) if mean > 0 else (-math.inf, math.inf)
     return _Limit(
@@ -205,4 +232,5 @@ def _mcnemar(name: str, worsened: int, improved: int, *, level: float, says: str
         side="above",
         says=f"{says}, exact McNemar p = {p_value:.3g}",
         tolerated=f"p at or below {level:g} shows harm",
+        touching=False,
     )

@@ -50,8 +50,11 @@ class Evidence:
             return None
 
     def shared_lessons(self, judge: Judge) -> list[str]:
-        """What scorer and candidate both learnt from; the scorer itself counts as such, under whatever name."""
-        return sorted(set(self.candidate.trained_on) & set(judge.lessons))
+        """What scorer and candidate both learnt from; the scorer itself counts as such, under whatever name.
+
+        Versions registered before scorers had an identity recorded the digest of its folder.
+        """
+        return sorted(set(self.candidate.trained_on) & {*judge.lessons, f"scorer {judge.weights_digest}"})
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,17 @@ class Finding:
 
     check: GateCheck
     allows: Verdict = "promote"
+
+
+def weights_of(judge: Judge) -> str:
+    """The same for two scorers that share their weights, however they are set up and whatever lies beside them."""
+    return judge.identity or judge.weights_digest
+
+
+def twin_of(judge: str, *, votes: bool) -> str:
+    """Why a second judge of one set of weights may not vote, as the end of a sentence: what keeps the first from voting
+    keeps every judge with its weights from it."""
+    return f"has the same weights as {judge}, which {'votes already' if votes else 'may not vote'}"
 
 
 def finite(value: float | None) -> float | None:

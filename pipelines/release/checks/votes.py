@@ -1,33 +1,37 @@
 """Who may vote, and how they vote.
 
+A vote asks three things of the paired differences over prompts: that most of them are gains (a signed-rank test, or the
+lower bound of the win rate), that the win rate is worth having, and that the gains outweigh the losses (the lower bound
+of the mean). The first two count prompts and do not see how large a loss is.
+
 Votes are a partial conjunction: with n voting judges of which k must agree there are n - k + 1 chances too many, so
 each vote's error is divided by that number (nothing changes when k = n). For 2 of 3 that is p = 2 p(2).
 """
 
+import math
 from collections.abc import Sequence
 
 from alignment.contracts import Calibration, Comparison, Judge
 from alignment.evaluation.comparison import win_rate_interval
 from alignment.evaluation.hacking import standardised
+from alignment.evaluation.skewness import skewed_mean_interval
 from pipelines.contracts import GateCheck
 from pipelines.policy import GatePolicy
 from pipelines.release.checks.identity import fact
-from pipelines.release.checks.interface import Evidence, Finding, Verdict, finite
+from pipelines.release.checks.interface import Evidence, Finding, Verdict, finite, twin_of, weights_of
 
 
 def ballots(evidence: Evidence) -> tuple[list[Finding], list[Comparison]]:
     """A line per judge on whether it may vote and why not, and the comparisons of those that may."""
     findings: list[Finding] = []
     voting: list[Comparison] = []
-    seen: set[tuple[str, str]] = set()
+    seen: dict[str, str] = {}
     calibrations = {calibration.judge: calibration for calibration in evidence.report.calibrations}
     for judge in evidence.report.spec.judges:
         calibration, comparison = calibrations.get(judge.name), evidence.against_champion(judge.name)
         refusal = _refusal(judge, calibration, evidence)
-        identity = (judge.weights_digest, judge.scorer.model_dump_json())
-        if not refusal and identity in seen:
-            refusal = "has the same weights as another judge, which votes already"
-        seen.add(identity)
+        refusal = refusal or seen.get(weights_of(judge), "")
+        seen.setdefault(weights_of(judge), twin_of(judge.name, votes=not refusal))
         if not refusal and comparison is not None:
             voting.append(comparison)
         findings.append(_ballot(judge, calibration, evidence.policy, refusal))
@@ -112,9 +116,9 @@ def superiority_checks(evidence: Evidence, voting: Sequence[Comparison]) -> list
 
 def _vote(evidence: Evidence, comparison: Comparison, chances: int) -> tuple[list[Finding], bool]:
     """One judge's lines, all of which must pass for its vote, and whether it speaks against the candidate."""
-    policy = evidence.policy
-    low, high = _bounds(comparison, 1 - (1 - evidence.report.spec.confidence) / chances)
-    against = high <= policy.minimum_win_rate
+    policy, confidence = evidence.policy, 1 - (1 - evidence.report.spec.confidence) / chances
+    low, high = _bounds(comparison, confidence)
+    mean_low, mean_high = _mean_bounds(evidence, comparison, confidence)
     if policy.superiority == "win_rate":
         lines = [_certified_win_rate(comparison, low, high=high, policy=policy)]
     else:
@@ -122,9 +126,10 @@ def _vote(evidence: Evidence, comparison: Comparison, chances: int) -> tuple[lis
             _shift(comparison, evidence.level, chances),
             _measured_win_rate(comparison, low, high=high, policy=policy),
         ]
+    lines.append(_mean_gain(comparison, mean_low, high=mean_high))
     if policy.minimum_effect:
         lines.append(_effect(evidence, comparison))
-    return lines, against
+    return lines, high <= policy.minimum_win_rate or mean_high < 0
 
 
 def _bounds(comparison: Comparison, confidence: float) -> tuple[float, float]:
@@ -133,6 +138,14 @@ def _bounds(comparison: Comparison, confidence: float) -> tuple[float, float]:
     if min(counts) < 0 or sum(counts) == 0:
         return 0.0, 1.0
     return win_rate_interval(*counts, confidence=confidence)
+
+
+def _mean_bounds(evidence: Evidence, comparison: Comparison, confidence: float) -> tuple[float, float]:
+    """Bounds of the mean gain; without a whole grid, which makes the evidence invalid, nothing is known."""
+    differences_P = evidence.differences(comparison.scorer)
+    if differences_P is None or len(differences_P) < 2:
+        return -math.inf, math.inf
+    return skewed_mean_interval(differences_P, confidence=confidence)
 
 
 def _line(name: str, measured: float, required: str, *, passed: bool, explanation: str) -> Finding:
@@ -193,6 +206,21 @@ def _says(comparison: Comparison, low: float, *, high: float, minimum: float, pa
     return (
         f"{comparison.scorer} {says} the candidate: {comparison.wins} wins, {comparison.ties} ties,"
         f" {comparison.losses} losses; win rate between {low:.3f} and {high:.3f}"
+    )
+
+
+def _mean_gain(comparison: Comparison, low: float, *, high: float) -> Finding:
+    """More wins than losses are no gain where the losses are larger."""
+    passed = low > 0
+    outweighed = not passed and comparison.wins > comparison.losses
+    why = "; it wins more often than it loses, but losses may be larger than wins" if outweighed else ""
+    return _line(
+        f"mean_gain:{comparison.scorer}",
+        low,
+        "> 0",
+        passed=passed,
+        explanation=f"{comparison.scorer}: the mean gain is between {low:.3g} and {high:.3g} (corrected for skewness),"
+        f" above 0 is required{why}.",
     )
 
 

@@ -1,10 +1,11 @@
+import hashlib
 import os
 from pathlib import Path
 
 import pytest
 
 from pipelines.dispatch import fingerprints
-from pipelines.dispatch.fingerprints import file_fingerprint, folder_fingerprint
+from pipelines.dispatch.fingerprints import file_fingerprint, file_fingerprints, folder_fingerprint, weights_identity
 from pipelines.folders import hash_folder, sha256_file
 
 
@@ -49,6 +50,24 @@ def test_a_copy_elsewhere_has_the_same_digest(folder: Path, tmp_path: Path) -> N
     shutil.copytree(folder, tmp_path / "copy")
     cache = tmp_path / "cache"
     assert folder_fingerprint(tmp_path / "copy", cache) == folder_fingerprint(folder, cache)
+
+
+def test_weights_have_an_identity_whatever_lies_beside_them_and_however_they_are_called(
+    folder: Path, tmp_path: Path
+) -> None:
+    def identity() -> str | None:
+        return weights_identity(file_fingerprints(folder, tmp_path / "cache"))
+
+    weights = hashlib.sha256(b"weights").hexdigest()
+    found = identity()
+    assert found == hashlib.sha256(weights.encode()).hexdigest()
+    (folder / "README.md").write_text("A copy.")
+    (folder / "unet" / "w.safetensors").rename(folder / "unet" / "renamed.safetensors")
+    assert identity() == found
+    (folder / "second.safetensors").write_text("more")
+    both = sorted([weights, hashlib.sha256(b"more").hexdigest()])
+    assert identity() == hashlib.sha256("\n".join(both).encode()).hexdigest()
+    assert weights_identity({"head.json": "a" * 64}) is None
 
 
 def test_a_file_has_the_sha256_of_its_bytes(folder: Path, tmp_path: Path) -> None:

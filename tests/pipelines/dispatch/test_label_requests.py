@@ -120,7 +120,7 @@ def test_a_proxy_vote_uses_no_human_labels(write_project: Callable[..., Project]
     )
     spec = LabelSpec.model_validate(label_request(project, settings, snapshot_at("x")).spec)
     assert spec.human_sources == ()
-    assert spec.lessons == ("panel", f"scorer {spec.judges[0].weights_digest}", "taste")
+    assert spec.lessons == ("panel", f"scorer {spec.judges[0].identity}", "taste")
 
 
 def test_without_a_section_nothing_is_labelled(write_project: Callable[..., Project], settings: Settings) -> None:

@@ -1,5 +1,6 @@
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from pipelines.dispatch.evaluation_requests import aa_request, calibrate_request
 from pipelines.dispatch.requests import (
     caption_request,
     encode_request,
+    judge_of,
     online_train_request,
     reward_request,
     soup_request,
@@ -25,6 +27,7 @@ from pipelines.dispatch.requests import (
 )
 from pipelines.folders import hash_folder, sha256_file
 from pipelines.project import Project, load_project
+from pipelines.project_sections import JudgeSection
 from pipelines.settings import Settings, load_settings
 from pipelines.storage import open_store
 
@@ -417,7 +420,7 @@ def register_judge(settings: Settings, folder: Path, letter: str) -> RegisteredJ
     facts = {"spec_digest": "7" * 64, "judge_digest": letter * 64, "mixture": (1.0,), "accuracies": ()}
     sizes = {"num_pairs": 3, "num_users": 2, "best_step": 1}
     result = RewardTrainResult(uri=uri, head_digest="8" * 64, steps=2, final_metrics={}, **facts, **sizes)  # type: ignore[arg-type]
-    (folder / letter).mkdir()
+    (folder / letter).mkdir(exist_ok=True)
     (folder / letter / "head.json").write_text("{}")
     store.publish_folder(folder / letter, uri, result.model_dump(mode="json"))
     return reward_registry.publish(
@@ -455,6 +458,45 @@ def test_a_trained_judge_is_fixed_by_its_digest_with_all_it_learnt_from(
     register_judge(settings, tmp_path, "e")
     assert "reward://" not in request.model_dump_json(), "a spec names digests, never the newest of a name"
     assert EvalSpec.model_validate(evaluate(rewarding, settings).spec).judges[1].weights_digest == "e" * 64
+
+
+def test_a_judge_is_known_by_its_weights_wherever_they_lie(
+    project: Project, settings: Settings, tmp_path: Path
+) -> None:
+    section = project.evaluation.judges[0]
+    shutil.copytree(tmp_path / "judge", tmp_path / "copy")
+    (tmp_path / "copy" / "README.md").write_text("A copy.")
+    judge, copy = (
+        judge_of(project, section.model_copy(update={"name": name, "uri": str(tmp_path / name)}), settings)
+        for name in ("judge", "copy")
+    )
+    other = judge_of(project, section.model_copy(update={"uri": str(tmp_path / "guard")}), settings)
+    assert judge.weights_digest != copy.weights_digest
+    assert judge.identity == copy.identity != other.identity
+    assert f"scorer {judge.identity}" in copy.lessons
+
+
+def test_scorers_without_weights_are_known_by_their_settings(project: Project, settings: Settings) -> None:
+    sections = [
+        JudgeSection.model_validate({"name": "s", "scorer": {"kind": "image_statistic", "statistic": statistic}})
+        for statistic in ("contrast", "saturation")
+    ]
+    first, second = (judge_of(project, section, settings) for section in sections)
+    assert first.weights_digest == second.weights_digest
+    assert first.identity is not None
+    assert first.identity != second.identity
+
+
+def test_a_trained_judge_is_known_by_the_weights_in_its_manifest(
+    project: Project, settings: Settings, tmp_path: Path
+) -> None:
+    section = JudgeSection.model_validate({"name": "s", "uri": "reward://people", "scorer": {"kind": "pal"}})
+    (tmp_path / "a" / "judge").mkdir(parents=True)
+    (tmp_path / "a" / "judge" / "head.safetensors").write_text("head")
+    (tmp_path / "a" / "other.safetensors").write_text("no part of the judge")
+    register_judge(settings, tmp_path, "a")
+    head = hashlib.sha256(b"head").hexdigest()
+    assert judge_of(project, section, settings).identity == hashlib.sha256(head.encode()).hexdigest()
 
 
 def test_placement_is_no_part_of_the_identity(project: Project, settings: Settings) -> None:

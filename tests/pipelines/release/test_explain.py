@@ -1,9 +1,11 @@
 """A decision in sentences."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from pipelines.contracts import GateDecision
+from pipelines.policy import SliceRule
 from pipelines.release.explain import explain
 from pipelines.release.gate import decide
 
@@ -21,10 +23,24 @@ def decision_of(evaluation: Any, **changes: Any) -> GateDecision:
 
 def test_a_promotion_is_told_with_its_votes_and_what_holds(good_evaluation: Any) -> None:
     sentences = explain(decision_of(good_evaluation))
-    assert sentences[0] == "Version 4 of shapes may become the champion: everything that the policy asks for holds."
+    assert sentences[0] == (
+        "Version 4 of shapes may become the champion: everything that the policy asks for holds, but no slice could be"
+        " measured."
+    )
     assert any("taste_a prefers the candidate" in sentence for sentence in sentences)
     assert "Guards that hold: caption_match." in sentences
     assert len(sentences) == len(set(sentences))
+
+
+def test_a_promotion_without_guards_or_slices_does_not_sound_complete(evaluation_of: Callable[..., Any]) -> None:
+    evaluation = evaluation_of({"a": 0.6, "b": 0.6}, {})
+    sentences = explain(decision_of(evaluation))
+    assert sentences[0].endswith("holds, but it asks for no guard and no slice could be measured.")
+    assert any(s.startswith("Warning: No guard is asked for") for s in sentences)
+    assert any(s.startswith("Warning: No prompt names a category") for s in sentences)
+    unsliced = evaluation.policy.model_copy(update={"slices": SliceRule(action="off")})
+    first = explain(decision_of(replace(evaluation, policy=unsliced)))[0]
+    assert first.endswith("holds, but it asks for no guard.")
 
 
 def test_a_refusal_begins_with_its_reasons_and_ends_with_what_to_do(evaluation_of: Callable[..., Any]) -> None:

@@ -8,11 +8,14 @@ from typing import Any
 import pytest
 
 from alignment.contracts import EvalReport, ModelRef
+from alignment.evaluation.skewness import skewed_mean_interval
+from alignment.rewards.catalogue import ClipScore
 from pipelines.contracts import GateCheck, GateDecision
-from pipelines.policy import GatePolicy, GuardRule, PowerRule
+from pipelines.policy import Detector, DetectorRules, GatePolicy, GuardRule, PowerRule
 from pipelines.release.gate import decide
 
 OTHER = "0" * 64
+WARNS = Detector(action="warn", margin=0.3)
 
 
 def gate(evaluation: Any, **changes: Any) -> GateDecision:
@@ -66,7 +69,7 @@ def test_a_better_candidate_is_promoted(good_evaluation: Any) -> None:
     decision = gate(good_evaluation)
     assert decision.verdict == "promote"
     assert decision.reasons == ()
-    assert all(c.passed for c in decision.checks)
+    assert [c.name for c in decision.checks if not c.passed] == ["slices"], "the prompts name no category"
     assert check(decision, "preferred_by_judges").measured == 2
     assert decision.report_digest == good_evaluation.report.digest
     assert decision.policy_digest == good_evaluation.policy.digest
@@ -151,11 +154,16 @@ def test_choosing_k_of_n_costs_confidence(evaluation_of: Callable[..., Any]) -> 
 
 
 def test_two_of_three_is_the_partial_conjunction_of_reference(evaluation_of: Callable[..., Any]) -> None:
-    """2 of 3 passes exactly when twice the second smallest p is at most the level."""
+    """2 of 3 passes exactly when twice the second smallest p is at most the level; a vote's p is the larger of the
+    signed-rank test's and the mean's, told by whether its bound lies above 0."""
     for seed in range(40):
         evaluation = evaluation_of({"a": 0.12, "b": 0.12, "c": 0.12}, {}, seed=seed)
         evaluation = replace(evaluation, policy=evaluation.policy.model_copy(update={"minimum_win_rate": 0.0}))
-        p_values = sorted(c.p_value for c in evaluation.report.comparisons if c.against == "champion")
+        bounds = [skewed_mean_interval(evaluation.scores.differences(j, "champion"), confidence=0.975) for j in "abc"]
+        p_values = sorted(
+            max(comparison.p_value, float(low <= 0))
+            for comparison, (low, _) in zip(evaluation.report.comparisons[::2], bounds, strict=True)
+        )
         assert check(gate(evaluation), "preferred_by_judges").passed == (2 * p_values[1] <= 0.025)
 
 
@@ -236,6 +244,24 @@ ATTACKS: dict[str, Callable[[Any], dict[str, Any]]] = {
     "one judge under two names": lambda e: {
         "report": with_judge(e.report, "taste_b", weights_digest=e.report.spec.judges[0].weights_digest)
     },
+    "one judge under two settings": lambda e: {
+        "report": with_judge(
+            e.report, "taste_b", weights_digest=e.report.spec.judges[0].weights_digest, scorer=ClipScore()
+        )
+    },
+    "one judge in two folders": lambda e: {
+        "report": with_judge(with_judge(e.report, "taste_a", identity=OTHER), "taste_b", identity=OTHER)
+    },
+    "model rewarded by the judge from another folder": lambda e: {
+        "report": with_judge(e.report, "taste_a", identity=OTHER),
+        "candidate": e.candidate.model_copy(update={"trained_on": ("reward", f"scorer {OTHER}")}),
+    },
+    "model rewarded by the judge before weights had an identity": lambda e: {
+        "report": with_judge(e.report, "taste_a", identity=OTHER),
+        "candidate": e.candidate.model_copy(
+            update={"trained_on": ("reward", f"scorer {e.report.spec.judges[0].weights_digest}")}
+        ),
+    },
     "other candidate": lambda e: {"report": with_spec(e.report, candidate=ModelRef(kind="lora", weights_digest=OTHER))},
     "other base": lambda e: {"candidate": e.candidate.model_copy(update={"base_digest": OTHER})},
     "candidate as another kind": lambda e: {"candidate": e.candidate.model_copy(update={"kind": "full"})},
@@ -247,6 +273,9 @@ ATTACKS: dict[str, Callable[[Any], dict[str, Any]]] = {
     "too few prompts": lambda e: {"policy": e.policy.model_copy(update={"minimum_prompts": 201})},
     "scoring problems": lambda e: {"report": e.report.model_copy(update={"problems": ("black image",)})},
     "table edited": lambda e: {"table_problems": ("win_rate: reported 0.9, recomputed 0.4",)},
+    "rewarded by a scorer that nobody measured": lambda e: {
+        "candidate": e.candidate.model_copy(update={"trained_on": ("hidden", f"scorer {OTHER}")})
+    },
     "guard without a rule": lambda e: {"policy": e.policy.model_copy(update={"guards": {}})},
     "guard not measured": lambda e: {
         "policy": e.policy.model_copy(update={"guards": {**e.policy.guards, "diversity": GuardRule(margin=0.1)}})
@@ -277,6 +306,23 @@ def test_a_refused_judge_is_named_with_the_reason(good_evaluation: Any) -> None:
     assert not any(c.name == "win_rate:taste_b" for c in decision.checks)
 
 
+def test_weights_that_may_not_vote_may_not_do_so_under_another_name(evaluation_of: Callable[..., Any]) -> None:
+    evaluation = evaluation_of({"a": 0.6, "b": 0.6, "c": 0.6}, {})
+    report = with_judge(evaluation.report, "a", identity=OTHER, trained_on=("shapes_pairs",))
+    decision = gate(evaluation, report=with_judge(report, "c", identity=OTHER))
+    assert "has the same weights as a, which may not vote" in check(decision, "may_vote:c").explanation
+    assert decision.verdict == "invalid"
+    twins = with_judge(with_judge(evaluation.report, "a", identity=OTHER), "c", identity=OTHER)
+    voted = check(gate(evaluation, report=twins), "may_vote:c")
+    assert "has the same weights as a, which votes already" in voted.explanation
+
+
+def test_older_reports_without_an_identity_read_and_digest_as_before(good_evaluation: Any) -> None:
+    told = good_evaluation.report.model_dump(mode="json")
+    assert "identity" not in told["spec"]["judges"][0]
+    assert EvalReport.model_validate(told).digest == good_evaluation.report.digest
+
+
 def test_a_refused_judge_does_not_stop_enough_others(evaluation_of: Callable[..., Any]) -> None:
     evaluation = evaluation_of({"a": 0.6, "b": 0.6, "c": -1.0}, {})
     report = with_judge(evaluation.report, "c", trained_on=("shapes_pairs",))
@@ -288,6 +334,24 @@ def test_which_guard_lacks_what_is_said(good_evaluation: Any) -> None:
     assert "gate.guards.caption_match" in without.reasons[0]
     unmeasured = gate(good_evaluation, **ATTACKS["guard not measured"](good_evaluation))
     assert "diversity is in the policy but was not measured" in unmeasured.reasons[0]
+
+
+def test_an_optimised_scorer_has_to_be_measured_where_its_detector_blocks(evaluation_of: Callable[..., Any]) -> None:
+    """A judge of its name with other weights is not it. Where the detector only warns, the decision says so."""
+    evaluation = evaluation_of({"a": 0.6, "b": 0.6, "reward": 0.6}, {})
+    reward = next(judge for judge in evaluation.report.spec.judges if judge.name == "reward")
+    taught = evaluation.candidate.model_copy(update={"trained_on": reward.lessons})
+    measured = gate(evaluation, candidate=taught)
+    assert (measured.verdict, check(measured, "trained_on_gap:reward").passed) == ("promote", True)
+    report = with_judge(evaluation.report, "reward", weights_digest=OTHER)
+    blind = gate(evaluation, candidate=taught, report=report)
+    assert blind.verdict == "invalid"
+    assert any("Add it to evaluation.judges" in reason for reason in blind.reasons)
+    line = check(blind, f"trained_on_gap:{reward.weights_digest[:12]}")
+    assert (line.note, line.passed, line.measured) == ("unmeasured", False, None)
+    warns = evaluation.policy.model_copy(update={"detectors": DetectorRules(trained_on_gap=WARNS)})
+    heard = check(gate(evaluation, candidate=taught, report=report, policy=warns), line.name)
+    assert (heard.note, heard.passed, heard.decisive) == ("unmeasured", True, False)
 
 
 def test_the_policy_alone_changes_its_digest(good_evaluation: Any) -> None:

@@ -8,11 +8,13 @@ import pytest
 from pipelines.policy import GatePolicy, GuardRule
 from pipelines.release.simulation import (
     LESSON,
+    SLICE_LOSSES,
     Truth,
     World,
     curve_table,
     draw_differences,
     operating_curve,
+    rare_losses,
     simulate,
     standard_truths,
 )
@@ -40,6 +42,14 @@ def test_drawn_differences_have_the_stated_gains_spread_and_correlation() -> Non
     assert drawn["match"].std() == pytest.approx(2.0 / 0.15, rel=0.03)
     correlation = np.corrcoef(drawn["judge_2"][things], drawn["judge_3"][things])[0, 1]
     assert correlation == pytest.approx(0.5, abs=0.03)
+
+
+def test_rare_losses_fall_on_the_same_prompts_under_every_judge_and_make_the_mean_a_loss() -> None:
+    drawn = draw_differences(world_of(20_000), rare_losses(0.05, 10.0, 0.25), np.random.default_rng(0))
+    failed = drawn["judge_1"] < -5
+    assert failed.mean() == pytest.approx(0.05, abs=0.005)
+    assert [drawn[f"judge_{i}"][failed].mean() for i in (1, 2, 3)] == pytest.approx([-10.0] * 3, abs=0.2)
+    assert [drawn[f"judge_{i}"].mean() for i in (1, 2, 3)] == pytest.approx([-0.2625] * 3, abs=0.05)
 
 
 @pytest.mark.parametrize(
@@ -93,4 +103,6 @@ def test_the_curve_is_reproducible_and_its_table_shows_it() -> None:
 def test_standard_candidates_ask_about_guards_and_slices_only_where_there_are_any() -> None:
     bare = World(policy=GatePolicy(), num_prompts=1000)
     extra = {truth.name for truth in standard_truths(world_of())} - {truth.name for truth in standard_truths(bare)}
-    assert len(extra) == 2
+    assert len(extra) == 1 + len(SLICE_LOSSES)
+    rare = [truth for truth in standard_truths(bare) if truth.rare_share]
+    assert all(t.rare_share * t.rare_gain + (1 - t.rare_share) * t.gain(0) < -0.05 for t in rare)

@@ -1,11 +1,13 @@
 """Slices, detectors and power on evidence made to breach each of them."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from alignment.evaluation.comparison import SeedGrid
+from alignment.evaluation.power import win_rate_found
 from alignment.evaluation.score_grids import ScoreGrids
 from pipelines.contracts import GateCheck, GateDecision
 from pipelines.policy import Detector, DetectorRules, GatePolicy, GuardRule, PowerRule, SliceRule
@@ -29,6 +31,10 @@ def check(decision: GateDecision, name: str) -> GateCheck:
     return next(c for c in decision.checks if c.name == name)
 
 
+def said(decision: GateDecision, name: str) -> str:
+    return check(decision, name).explanation
+
+
 # --- slices ---------------------------------------------------------------------------------------------------------
 
 
@@ -45,6 +51,33 @@ def test_a_small_slice_is_unmeasured_and_stops_nothing() -> None:
     rare = check(decision, "slice:rare")
     assert (rare.note, rare.decisive, rare.measured) == ("unmeasured", False, None)
     assert decision.verdict == "promote"
+
+
+def test_how_many_slices_were_measured_and_how_bad_each_would_have_been_found_is_always_said() -> None:
+    decision = judged(Truth("t", (0.3,)))
+    line = check(decision, "slices")
+    assert (line.measured, line.passed, line.decisive, line.note) == (3, True, False, "")
+    assert line.explanation == "3 of 4 slices were measured, 980 of 1000 prompts."
+    level = 0.025 / (3 * 3)
+    for name, prompts in (("people", 100), ("things", 580)):
+        rate = win_rate_found(prompts, limit=0.45, level=level, power=0.9)
+        assert f"one judge alone finds a win rate of {rate:.2f} or less in 90% of cases" in said(
+            decision, f"slice:{name}"
+        )
+
+
+@pytest.mark.parametrize(
+    ("slices", "says"),
+    [({}, "No prompt names a category"), ({f"s{i}": 1.0 for i in range(25)}, "none has prompts enough")],
+)
+def test_that_no_slice_was_measured_is_a_warning(slices: dict[str, float], says: str) -> None:
+    world = World(policy=GatePolicy(minimum_prompts=100), num_prompts=1000, slices=slices)
+    decision = simulate(world, Truth("t", (0.3,)), np.random.default_rng(1))
+    line = check(decision, "slices")
+    assert (decision.verdict, line.measured, line.note, line.passed) == ("promote", 0, "warning", False)
+    assert says in line.explanation
+    off = replace(world, policy=GatePolicy(minimum_prompts=100, slices=SliceRule(action="off")))
+    assert not [c for c in simulate(off, Truth("t"), np.random.default_rng(1)).checks if c.name == "slices"]
 
 
 def test_slices_can_warn_or_be_off() -> None:

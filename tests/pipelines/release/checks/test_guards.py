@@ -6,14 +6,15 @@ from typing import Any
 
 import pytest
 
+from alignment.evaluation.comparison import ScoreTable, compare
 from pipelines.policy import GuardRule
-from pipelines.release.checks.guards import guard_checks
+from pipelines.release.checks.guards import _mcnemar, guard_checks
 from pipelines.release.checks.interface import Evidence
 
 
 def evidence_of(evaluation: Any, rule: GuardRule, scores: list[float] | None = None) -> Evidence:
     """Evidence with one rule for guard g; `scores` replaces the candidate's by prompt, the champion's becoming 1."""
-    columns = evaluation.columns
+    columns, report = evaluation.columns, evaluation.report
     if scores is not None:
         values = list(columns["score"])
         for row, (role, scorer, prompt) in enumerate(
@@ -22,8 +23,13 @@ def evidence_of(evaluation: Any, rule: GuardRule, scores: list[float] | None = N
             if scorer == "g":
                 values[row] = scores[prompt] if role == "candidate" else 1.0
         evaluation = replace(evaluation, columns={**columns, "score": values})
+        again = compare(
+            ScoreTable.from_columns(evaluation.columns), "g", "champion", tie_threshold=0.0, confidence=0.95
+        )
+        others = [c for c in report.comparisons if (c.scorer, c.against) != ("g", "champion")]
+        report = report.model_copy(update={"comparisons": (*others, again)})
     return Evidence(
-        report=evaluation.report,
+        report=report,
         scores=evaluation.scores,
         policy=evaluation.policy.model_copy(update={"guards": {"g": rule}}),
         candidate=evaluation.candidate,
@@ -40,6 +46,14 @@ def verdicts(evidence: Evidence) -> dict[str, str]:
 def evaluation(evaluation_of: Callable[..., Any]) -> Any:
     """The guard's mean change is about 0, its interval about 0.14 either way, its level about 20."""
     return evaluation_of({"a": 0.6, "b": 0.6}, {"g": 0.0})
+
+
+def test_that_no_guard_is_asked_for_is_a_warning(evaluation_of: Callable[..., Any]) -> None:
+    bare = evaluation_of({"a": 0.6, "b": 0.6}, {})
+    none = replace(evidence_of(bare, GuardRule(margin=1.0)), policy=bare.policy)
+    (finding,) = guard_checks(none)
+    assert (finding.check.name, finding.check.note, finding.check.passed) == ("guards", "warning", False)
+    assert (finding.check.decisive, finding.allows) == (False, "promote")
 
 
 @pytest.mark.parametrize(("margin", "allows"), [(0.5, "promote"), (0.05, "inconclusive")])
@@ -59,6 +73,26 @@ def test_a_relative_margin_is_a_share_of_the_champions_mean(evaluation_of: Calla
         (finding,) = guard_checks(evidence_of(loses_one_of_twenty, GuardRule(relative_margin=share)))
         assert finding.allows == allows
     assert finding.check.measured == pytest.approx(-0.057, abs=0.01)
+
+
+@pytest.mark.parametrize("better", ["higher", "lower"])
+def test_no_change_at_all_holds_where_no_loss_is_tolerated(evaluation: Any, better: Any) -> None:
+    same, least = [1.0] * 200, [1.0] * 199
+    for rule in (GuardRule(margin=0.0, better=better), GuardRule(relative_margin=0.0, better=better)):
+        (finding,) = guard_checks(evidence_of(evaluation, rule, same))
+        assert (finding.allows, finding.check.passed, finding.check.measured) == ("promote", True, 0.0)
+        assert finding.check.required in (">= 0", "<= 0")
+        for last, allows in ((2.0, "inconclusive"), (0.0, "inconclusive")):
+            assert set(verdicts(evidence_of(evaluation, rule, [*least, last])).values()) == {allows}
+    worse = [0.9 if better == "higher" else 1.1] * 200
+    assert verdicts(evidence_of(evaluation, GuardRule(margin=0.1, better=better), worse)) == {"guard:g": "promote"}
+    assert verdicts(evidence_of(evaluation, GuardRule(margin=0.05, better=better), worse)) == {"guard:g": "hold"}
+
+
+def test_a_mean_that_is_its_floor_without_doubt_holds_and_a_p_that_is_its_level_does_not(evaluation: Any) -> None:
+    assert verdicts(evidence_of(evaluation, GuardRule(floor=1.0), [1.0] * 200)) == {"guard:g:floor": "promote"}
+    assert _mcnemar("g", 10, 0, level=2**-10, says="").finding().allows == "hold"
+    assert _mcnemar("g", 9, 0, level=2**-10, says="").finding().allows == "promote"
 
 
 def test_floor_and_ceiling_are_about_the_candidate_alone(evaluation: Any) -> None:
