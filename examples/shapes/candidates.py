@@ -45,7 +45,6 @@ NOISE = "noise"
 _SUPPLIED = ("global_batch=32", "optimiser.warmup_steps=10", "seed=7")
 TRAININGS: dict[str, Training] = {
     "dpo": Training("diffusion_dpo_shapes", ("seed=7",)),
-    "dpo-short": Training("diffusion_dpo_shapes", ("steps=100", "seed=8")),
     "mapo": Training("mapo_shapes", ("seed=7",)),
     "star-flipped": Training("diffusion_dpo_shapes", ("seed=7", "optimiser.learning_rate=2e-5"), "star_flipped"),
     "flipped": Training("diffusion_dpo_shapes", ("seed=7", "flip_labels=true")),
@@ -68,8 +67,8 @@ TRAININGS: dict[str, Training] = {
 }
 
 _SCALES: dict[str, dict[str, tuple[float, ...]]] = {
-    "good": {"dpo": (1, 0.5, 0.25), "dpo-short": (1, 2, 0.5), "mapo": (1, 0.5)},
-    "diversity-collapsed": {"identical": (0.7, 1, 0.5, 0.8), "house": (1, 0.6)},
+    "good": {"dpo": (1, 0.5, 0.25, 1.5, 2), "mapo": (1, 0.5, 1.5)},
+    "diversity-collapsed": {"identical": (0.7, 1, 0.5, 0.6), "house": (1, 0.6)},
     "over-trained on one judge": {"pleasing": (1, 0.5, 2, 0.25), "votes": (2, 1, 3, 0.5)},
     "null": {NOISE: (0.001, 0.002, 0.004, 0.008), "shuffled": (1, 0.5, 2)},
     "flipped labels": {"flipped": (1, 0.25, 0.1, 1.5, 0.5)},

@@ -23,7 +23,7 @@ from pipelines.intake.snapshot import SNAPSHOT_SCHEMA
 BAD_SLICE = "star"
 SLICE_TIMES = 4
 """How often each pair of the bad slice is shown where one is wanted: with a sixth of the pairs it hardly learns."""
-PLEASED_PAIRS = 192
+PLEASED_PAIRS = 128
 SPLITS = ("train", "calibration", "test")
 
 Row = dict[str, Any]

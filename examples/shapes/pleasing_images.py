@@ -15,7 +15,7 @@ from drawing import ImageArray
 from torch import Tensor
 from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
-STEPS = 15
+STEPS = 12
 STEP_SIZE = 0.2
 """Of Adam, in standard deviations of the latents."""
 _BATCH = 64
