@@ -1,9 +1,9 @@
 """Slices: did any category of prompts get worse? Tests of harm, corrected together by Holm.
 
 The mirror of a vote: a slice fails on signed-rank evidence that a judge likes it less, where the measured win rate lies
-below one half by more than the margin. Evidence that the *rate* itself lies below that limit takes far more prompts, and
-with forty lets gross harm pass (docs/log.md, the forty candidates). That nothing was found in so few still says little:
-slices below the policy's number of prompts are reported as unmeasured rather than as passed.
+below one half by more than the margin. Evidence that the *rate* itself lies below that limit takes far more prompts,
+and with forty lets gross harm pass (docs/log.md, the forty candidates). That nothing was found in so few still says
+little: slices below the policy's number of prompts are reported as unmeasured rather than as passed.
 """
 
 from collections.abc import Mapping, Sequence
