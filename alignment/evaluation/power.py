@@ -63,7 +63,8 @@ def win_rate_found(prompts: int, *, limit: float, level: float, power: float, ti
         return seen + measured - 1
 
     found, missed = tie_share / 2, limit
-    if tie_share >= 1 or found >= limit or chance(found) < power:
+    # The least p that the signed-rank test can give is that of every prompt lost.
+    if tie_share >= 1 or 0.5**prompts > level or found >= limit or chance(found) < power:
         return None
     while missed - found > 1e-4:
         middle = (found + missed) / 2
