@@ -43,6 +43,8 @@ REFUSED_HOST = "Invalid Host header"
 _FIXED_ENVIRONMENT = {
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    # Standard output is for a command's one JSON value; MLflow would print addresses of runs there.
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_UV_AUTO_DETECT": "false",
 }
 _DEFAULT_ENVIRONMENT = {
