@@ -1,8 +1,8 @@
 """Every stage as a subcommand. One JSON value on stdout, progress and logs on stderr.
 
-Exit codes: 0 done, 1 failed, 2 bad input, 3 the gate said no or a person has to agree. A stage needs only the project: what it builds on is
-made first, or found by digest when it was made before. `gate simulate`, `gate explain` and `gate aa` answer people in
-text, and with --json as a value.
+Exit codes: 0 done, 1 failed, 2 bad input, 3 the gate said no or a person has to agree. A stage needs only the project:
+what it builds on is made first, or found by digest when it was made before. `gate simulate`, `gate explain` and `gate
+aa` answer people in text, and with --json as a value.
 """
 
 import argparse
