@@ -6,7 +6,7 @@ from typing import Any
 
 from airflow.sdk import DAG, Param, task
 
-from dags.assets import ACTOR, GPU_POOL, RUN_KEY, candidate_asset, default_args, location, projects
+from dags.assets import ACTOR, GPU_POOL, RUN_KEY, TRIGGERED_BY, candidate_asset, default_args, location, projects
 from pipelines.dispatch.operators.approval import PromotionApproval
 from pipelines.dispatch.operators.notifications import TellPeople, callbacks
 from pipelines.dispatch.operators.train_job import TrainJobOperator, retry_policy
@@ -44,10 +44,11 @@ for project in projects():
             report: dict[str, Any],
             run_key: str,
             coverage: dict[str, Any] | None = None,
+            asked_by: str = "",
         ) -> dict[str, Any]:
             from pipelines import release_stages
 
-            return release_stages.gate(path, candidate, report, run_key=run_key, coverage=coverage)
+            return release_stages.gate(path, candidate, report, run_key=run_key, coverage=coverage, asked_by=asked_by)
 
         @task(**callbacks(project, location(project)))
         def promote(path: str, decision: dict[str, Any], actor: str, approval: Any = None) -> dict[str, Any]:
@@ -77,7 +78,7 @@ for project in projects():
             evaluate >> coverage
         is_challenger(location(project), candidate) >> evaluate
         repeated = coverage.output if coverage else None
-        decision = gate(location(project), candidate, evaluate.output, RUN_KEY, repeated)
+        decision = gate(location(project), candidate, evaluate.output, RUN_KEY, repeated, TRIGGERED_BY)
         approval = None
         if project.approval.mode != "none":
             approval = PromotionApproval(

@@ -48,6 +48,9 @@ def promote(
         if entry.decision_digest == decision.digest:
             return _moved(entry, "finished a move that was cut short")
         standing = read_standing(project.name, settings)
+    if approval is not None:
+        # Four eyes: whoever moves the alias is not the one who agrees to it, whatever the caller knows of who asked.
+        approval = approval.model_copy(update={"asked_by": (*approval.asked_by, actor)})
     answer = (
         _answered_before(decision, standing)
         or _not_allowed(decision, project, settings, standing)

@@ -12,7 +12,7 @@ from pipelines import registry, tracking
 from pipelines.contracts import CandidateVersion
 from pipelines.folders import hash_folder
 from pipelines.project import Project
-from pipelines.release import signing
+from pipelines.release import seals, signing
 from pipelines.release.standing import sound_champion
 from pipelines.settings import Settings
 from pipelines.storage import open_store
@@ -47,24 +47,27 @@ def register(
     """Make the weights a version, or find the version that holds them already, and point alias `candidate` at it.
 
     A version that does not own up to all that these weights learnt from is not enough: the same weights may come out of
-    a soup whose judge has seen them. `run_id` is the MLflow run that trained them. With a signing key the weights are
-    signed, those of a version that is found without a signature too. ValueError when the weights in the store are not
-    those of the result.
+    a soup whose judge has seen them. Nor is one whose files MLflow has lost, or will lose at the next `mlflow gc`: the
+    store still has the weights, so they are logged again. `run_id` is the MLflow run that trained them. With a signing
+    key all that is served is signed, that of a version that is found without a signature too. ValueError when the
+    weights in the store are not those of the result.
     """
     version = registry.find_version(settings, project.name, weights_digest=result.weights_digest)
     known = _lessons(project, settings, version)
     lessons = known | _taught_by(result, snapshot)
-    if version is None or lessons != known:
+    lost = registry.missing_files(settings, project.name, version, soon=True) if version is not None else ""
+    if lost:
+        log.warning("%s They are logged again, as a new version.", lost)
+    if version is None or lessons != known or lost:
         with tempfile.TemporaryDirectory(prefix="plumbline-register-") as scratch:
             weights_dir = fetch_weights(result.uri, result.weights_digest, settings, Path(scratch))
             tags = _tags(result, project, settings, snapshot=snapshot, run_id=run_id)
             tags |= {"trained_on": json.dumps(sorted(lessons)), **more_tags}
-            tags |= signing.sign(weights_dir, project.name, settings)
             version = _register_new(result, project, settings, run_id=run_id, weights_dir=weights_dir, tags=tags)
         log.info("Registered version %d of %s", version, project.name)
     else:
         log.info("Version %d of %s holds these weights already", version, project.name)
-        _sign_if_unsigned(version, result, project, settings)
+        _sign_if_unsigned(version, result.weights_digest, project, settings)
     registry.set_alias(settings, project.name, "candidate", version)
     candidate = read_version(project, settings, version)
     assert candidate is not None
@@ -157,14 +160,22 @@ def fetch_weights(uri: str, weights_digest: str, settings: Settings, local_dir: 
     return weights_dir
 
 
-def _sign_if_unsigned(version: int, result: TrainResult, project: Project, settings: Settings) -> None:
-    """A version that was registered before there was a key gets its signature."""
+def _sign_if_unsigned(version: int, weights_digest: str, project: Project, settings: Settings) -> None:
+    """A version that was registered before there was a key gets its signature, if it still is what was registered."""
     tags = registry.version_tags(settings, project.name, version) or {}
     if settings.signing_key is None or tags.get(signing.URI_TAG):
         return
     with tempfile.TemporaryDirectory(prefix="plumbline-sign-") as scratch:
-        weights_dir = fetch_weights(result.uri, result.weights_digest, settings, Path(scratch))
-        signature = signing.sign(weights_dir, project.name, settings)
+        served = registry.fetch_served(settings, project.name, version, Path(scratch))
+        weights_dir = served / registry.SERVED_WEIGHTS
+        changed = seals.broken(served, project.name, weights_digest, settings)
+        if changed or hash_folder(weights_dir)[0] != weights_digest:
+            raise ValueError(
+                f"Version {version} of {project.name!r} is not signed: {changed or 'its weights'} differ from what was"
+                " registered. Delete the version and register the weights again."
+            )
+        sealed = seals.is_sealed(project.name, weights_digest, settings)
+        signature = signing.sign(served if sealed else weights_dir, project.name, settings)
     registry.set_version_tags(settings, project.name, version, signature)
 
 
@@ -208,6 +219,10 @@ def _register_new(
         pip_requirements=SERVING_REQUIREMENTS,
         run_id=run_id,
         tags=tags,
+        seal=lambda served: {
+            **seals.seal(served, project.name, result.weights_digest, settings),
+            **signing.sign(served, project.name, settings),
+        },
     )
 
 

@@ -190,6 +190,8 @@ def test_a_person_stands_between_gate_and_promotion_where_the_project_asks_one(
     assert approve.response_timeout.total_seconds() == 7200
     assert approve.defaults == ["Reject"], "no answer is no"
     assert approve.execution_timeout is None
+    asked_by = promote.get_task("gate").op_args[-1]
+    assert "triggering_user_name" in asked_by, "who had it decided may not approve it at a shell either"
 
 
 def test_reconcile_runs_by_its_schedule(dags: dict[str, Any], dags_with: Callable[[str], dict[str, Any]]) -> None:
