@@ -44,10 +44,10 @@ def approval_question(path: str, decision: Json, *, asked_by: Sequence[str] = ()
 def _involved(project: Project, settings: Settings, decision: GateDecision, asked_by: Sequence[str]) -> tuple[str, ...]:
     """Who had the decision made or trained the candidate, where known."""
     from pipelines import registry
-    from pipelines.release.registration import TRAINED_BY_TAG
+    from pipelines.release.registration import trainers_of
 
     tags = registry.version_tags(settings, project.name, decision.candidate.version) or {}
-    return tuple(dict.fromkeys(name for name in (*asked_by, tags.get(TRAINED_BY_TAG, "")) if name))
+    return tuple(dict.fromkeys(name for name in (*asked_by, *trainers_of(tags)) if name))
 
 
 def asks_somebody(path: str) -> bool:

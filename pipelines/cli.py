@@ -331,8 +331,8 @@ def _evaluation(path: str, candidate: Json) -> Json:
 
 
 def _job(arguments: argparse.Namespace, stage: str, given: Json) -> Json:
-    key = _run_key(arguments.project)
-    return stages.run_job(arguments.project, stage, given, run_key=key, overrides=tuple(arguments.overrides))
+    key, overrides = _run_key(arguments.project), tuple(arguments.overrides)
+    return stages.run_job(arguments.project, stage, given, run_key=key, overrides=overrides, started_by=shell_user())
 
 
 def _run_key(path: str) -> str:

@@ -125,6 +125,16 @@ def test_the_question_leaves_out_who_trained_and_who_triggered(staged: Staged) -
     assert champion_stages.approval_question(str(staged.path), decision) is None
 
 
+def test_each_of_several_trainers_may_not_approve(staged: Staged) -> None:
+    staged.ask("ada", "bob", "eve")
+    decision = staged.world.decide(staged.candidate("a", "ada, bob"), None)
+    promotion = staged.promote(decision, answer(decision, asked_by=()))
+    assert "bob triggered this run or trained the candidate" in promotion["message"]
+    question = champion_stages.approval_question(str(staged.path), decision.model_dump(mode="json"))
+    assert question is not None
+    assert [person["id"] for person in question["approvers"]] == ["eve"]
+
+
 def test_who_moves_the_alias_is_not_who_agrees(staged: Staged) -> None:
     staged.ask("bob")
     decision = staged.world.decide(staged.candidate("a", ""), None)

@@ -9,10 +9,12 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from alignment.contracts import TrainResult
+from alignment.contracts import Placement, TrainResult
 from alignment.soup_contracts import SoupResult
 from pipelines import registry, tracking
+from pipelines.contracts import JobRequest
 from pipelines.folders import hash_folder
+from pipelines.job_records import note_starter
 from pipelines.registry import fetch_served
 from pipelines.release import registration
 from pipelines.release.registration import read_version, register, register_soup
@@ -144,6 +146,47 @@ def test_a_deleted_version_can_be_registered_again(world: Any) -> None:
     result = world.train("again").model_copy(update={"weights_digest": first.weights_digest, "uri": first.weights_uri})
     again = register(result, world.project, world.settings, snapshot=world.snapshot, run_id=world.run_id)
     assert again.version == 2
+
+
+def started(world: Any, spec_digest: str, kind: Any, *people: str) -> None:
+    """These people had a job of that spec run."""
+    request = JobRequest(
+        project=world.project.name,
+        kind=kind,
+        spec={},
+        spec_digest=spec_digest,
+        inputs=(),
+        output_uri="file:///out",
+        placement=Placement(),
+    )
+    for person in people:
+        note_starter(world.store, request, person)
+
+
+def trained_by(world: Any, version: int) -> list[str]:
+    return registration.trainers_of(registry.version_tags(world.settings, world.project.name, version) or {})
+
+
+def test_who_had_the_training_run_is_named_though_a_schedule_registers_it(world: Any) -> None:
+    result = world.train("a")
+    started(world, result.spec_digest, "train", "ada")
+    place = {"snapshot": world.snapshot, "run_id": world.run_id}
+    first = register(result, world.project, world.settings, **place)
+    assert trained_by(world, first.version) == ["ada"]
+    again = register(result, world.project, world.settings, more_tags=registration.trainer_tags("bob"), **place)
+    assert again == first
+    assert trained_by(world, first.version) == ["ada", "bob"]
+    register(result, world.project, world.settings, **place)
+    assert trained_by(world, first.version) == ["ada", "bob"], "nobody is forgotten"
+
+
+def test_a_soup_names_who_trained_its_ingredients_and_who_stirred_it(world: Any) -> None:
+    run = world.train("a").model_copy(update={"spec_digest": "1" * 64})
+    soup = soup_of(world, "soup", run)
+    started(world, run.spec_digest, "train", "ada")
+    started(world, soup.spec_digest, "soup", "bob")
+    candidate = register_soup(soup, [(run, world.snapshot)], world.project, world.settings, run_id=world.run_id)
+    assert trained_by(world, candidate.version) == ["ada", "bob"]
 
 
 def delete_logged_model(world: Any, version: int) -> str:
