@@ -1,0 +1,40 @@
+"""Which versions a run judges and sets off, told by events such as the tasks `register` raise."""
+
+from types import SimpleNamespace
+from typing import Any
+
+from pipelines.dispatch.operators.candidates import runs_for_others, version_to_judge
+
+RUN = "asset_triggered__2026-06-01T00:00:00+00:00"
+
+
+def events(*extras: dict[str, Any]) -> dict[str, list[Any]]:
+    """What Airflow hands to a run that these events set off."""
+    return {"shapes.candidate": [SimpleNamespace(extra=extra) for extra in extras]}
+
+
+def test_the_newest_is_judged_and_each_other_gets_a_run() -> None:
+    told = events({"version": 4}, {"version": 6}, {"version": 5}, {"version": 4})
+    assert version_to_judge({"version": 0}, told) == 6
+    assert runs_for_others({"version": 0}, told, RUN) == [
+        {"conf": {"version": 5}, "trigger_run_id": f"version_5__{RUN}"},
+        {"conf": {"version": 4}, "trigger_run_id": f"version_4__{RUN}"},
+    ]
+
+
+def test_one_candidate_sets_off_nothing() -> None:
+    assert version_to_judge({"version": 0}, events({"version": 4})) == 4
+    assert runs_for_others({"version": 0}, events({"version": 4}), RUN) == []
+
+
+def test_a_run_by_hand_judges_what_it_was_given_or_the_alias() -> None:
+    assert version_to_judge({"version": 3}, {}) == 3
+    assert runs_for_others({"version": 3}, {}, "manual__1") == []
+    assert version_to_judge({"version": 0}, {}) is None
+    assert version_to_judge(None, None) is None
+
+
+def test_an_event_that_names_no_version_leaves_it_to_the_alias() -> None:
+    assert version_to_judge({"version": 0}, events({})) is None
+    assert runs_for_others({"version": 0}, events({}), RUN) == []
+    assert version_to_judge({"version": 0}, events({}, {"version": 2})) == 2
