@@ -1,16 +1,29 @@
 """Which versions a run judges and sets off, told by events such as the tasks `register` raise."""
 
-from types import SimpleNamespace
+from datetime import UTC, datetime
 from typing import Any
+
+from airflow.sdk.execution_time.comms import AssetEventDagRunReferenceResult
+from airflow.sdk.execution_time.context import TriggeringAssetEventsAccessor
 
 from pipelines.dispatch.operators.candidates import runs_for_others, version_to_judge
 
 RUN = "asset_triggered__2026-06-01T00:00:00+00:00"
 
 
-def events(*extras: dict[str, Any]) -> dict[str, list[Any]]:
+def events(*extras: dict[str, Any]) -> TriggeringAssetEventsAccessor:
     """What Airflow hands to a run that these events set off."""
-    return {"shapes.candidate": [SimpleNamespace(extra=extra) for extra in extras]}
+    asset = {"name": "shapes.candidate", "uri": "plumbline://shapes/candidate", "extra": {}}
+    source = {
+        "source_dag_id": "shapes.train",
+        "source_task_id": "register",
+        "source_run_id": "r",
+        "source_map_index": 0,
+    }
+    common = {"asset": asset, "source_aliases": [], "timestamp": datetime(2026, 6, 1, tzinfo=UTC), **source}
+    return TriggeringAssetEventsAccessor.build(
+        AssetEventDagRunReferenceResult.model_validate({**common, "extra": extra}) for extra in extras
+    )
 
 
 def test_the_newest_is_judged_and_each_other_gets_a_run() -> None:
