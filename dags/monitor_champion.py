@@ -7,8 +7,10 @@ when the judges could not be scored.
 from typing import Any
 
 from airflow.sdk import DAG, task
+from airflow.sdk.exceptions import AirflowSkipException
 
 from dags.assets import GPU_POOL, RUN_KEY, default_args, location, projects, retrain_asset
+from pipelines.dispatch.operators.notifications import alarm_callbacks
 from pipelines.dispatch.operators.train_job import TrainJobOperator, retry_policy
 
 for project in projects():
@@ -37,16 +39,18 @@ for project in projects():
 
         @task.short_circuit
         def is_retraining_announced(report: dict[str, Any]) -> bool:
-            return bool(report["retrain"] == "announced")
+            return bool(report["retrain"] == "due")
 
         @task(outlets=[retrain_asset(project)])
-        def announce_retraining(path: str, report: dict[str, Any], *, outlet_events: Any = None) -> str:
-            from pipelines import stages
+        def announce_retraining(path: str, report: dict[str, Any], run_key: str, *, outlet_events: Any = None) -> str:
+            from pipelines import release_stages, stages
 
+            if not release_stages.claim_retraining(path, report, run_key=run_key):
+                raise AirflowSkipException("Another run announced a retraining in the meantime.")
             outlet_events[retrain_asset(stages.read_project(path))].extra = {"report_uri": report["uri"]}
             return str(report["uri"])
 
-        @task(retries=0)
+        @task(retries=0, **alarm_callbacks(project, location(project), report_of="monitor"))
         def alarm(report: dict[str, Any]) -> None:
             from pipelines import release_stages
 
@@ -61,6 +65,6 @@ for project in projects():
             retry_policy=retry_policy(),
         )
         report = monitor(location(project), calibrate.output, RUN_KEY)
-        is_retraining_announced(report) >> announce_retraining(location(project), report)
+        is_retraining_announced(report) >> announce_retraining(location(project), report, RUN_KEY)
         alarm(report)
     globals()[dag.dag_id] = dag

@@ -13,19 +13,22 @@ from pathlib import Path
 from typing import Literal
 
 from alignment.contracts import ValueObject
-from alignment.evaluation.sequential import confidence_sequence
+from alignment.evaluation.sequential import ConfidenceSequence, confidence_sequence
 
 log = logging.getLogger(__name__)
 
 WORDS = ("challenger", "champion", "tie")
 NAMED_LINES = 5
+Verdict = Literal["challenger", "champion", "insufficient", "undecided", "drift"]
 
 
 class CanaryVerdict(ValueObject):
     """What users' picks show by now, valid at every look."""
 
-    verdict: Literal["challenger", "champion", "undecided"]
-    """Whose win rate is shown to exceed what is required; undecided asks for more picks."""
+    verdict: Verdict
+    """challenger: its win rate is shown to exceed what is required; champion: shown to lie below one half;
+    insufficient: below what is required, which was more than one half; undecided asks for more picks; drift: the picks
+    contradict each other, so there is none."""
     win_rate: float
     """Share of the counted picks that went to the challenger."""
     win_rate_low: float
@@ -43,8 +46,6 @@ class CanaryVerdict(ValueObject):
     num_counted: int
     num_users: int | None
     """None where the table names no users."""
-    drift: bool = False
-    """No single win rate explains all picks: something changed on the way, and the verdict is of no use."""
     explanation: str
 
 
@@ -77,13 +78,7 @@ def judge_picks(
         log.warning("%s names no users: several picks of one person count as if they were of several people", path)
     wins = [int(pick.winner == "challenger") for pick in counted]
     sequence = confidence_sequence(wins, confidence=confidence)
-    above, below = sequence.first_above(required), sequence.first_below(required)
-    # When picks contradict each other both may have happened; what was shown first is what one would have acted on.
-    first = min((after for after in (above, below) if after is not None), default=None)
-    verdict: Literal["challenger", "champion", "undecided"] = (
-        "undecided" if first is None else "challenger" if first == above else "champion"
-    )
-    drift = sequence.first_contradiction() is not None
+    verdict, first = _verdict(sequence, required)
     low, high = float(sequence.low_N[-1]), float(sequence.high_N[-1])
     return CanaryVerdict(
         verdict=verdict,
@@ -98,8 +93,7 @@ def judge_picks(
         num_over_limit=len(decided) - len(counted),
         num_counted=len(wins),
         num_users=len({pick.user for pick in rows}) if has_users else None,
-        drift=drift,
-        explanation=_sentence(verdict, low, high, required=required, num=len(wins), drift=drift),
+        explanation=_sentence(verdict, low, high, required=required, num=len(wins), ties=len(rows) - len(decided)),
     )
 
 
@@ -158,15 +152,29 @@ def _is_time(text: str) -> bool:
         return False
 
 
-def _sentence(verdict: str, low: float, high: float, *, required: float, num: int, drift: bool) -> str:
-    if drift:
-        return (
-            f"No single win rate explains these {num} picks: people, prompts or models changed on the way. Find out"
-            " what did, and start a new table."
-        )
+def _verdict(sequence: ConfidenceSequence, required: float) -> tuple[Verdict, int | None]:
+    """The verdict and after how many picks it was reached; it stands unless the picks contradict each other."""
+    if sequence.first_contradiction() is not None:
+        return "drift", None
+    above, below = sequence.first_above(required), sequence.first_below(required)
+    if above is not None:
+        return "challenger", above
+    if below is None:
+        return "undecided", None
+    worse = sequence.first_below(min(required, 0.5))
+    return ("insufficient", below) if worse is None else ("champion", worse)
+
+
+def _sentence(verdict: Verdict, low: float, high: float, *, required: float, num: int, ties: int) -> str:
     says = {
         "challenger": f"People prefer the challenger in more than {required:g} of cases.",
-        "champion": f"People prefer the challenger in fewer than {required:g} of cases: end the canary.",
+        "champion": "People prefer the champion: end the canary.",
+        "insufficient": f"People prefer the challenger in fewer than the required {required:g} of cases.",
         "undecided": f"Not settled against {required:g}: let it run on.",
+        "drift": "No single win rate explains these picks: people, prompts or models changed on the way. Find out what"
+        " did, and start a new table.",
     }[verdict]
-    return f"{says} After {num} counted picks its win rate is between {low:.3f} and {high:.3f}."
+    found = f"After {num} counted picks its win rate is between {low:.3f} and {high:.3f}"
+    if verdict == "drift":
+        found = f"{num} picks were counted"
+    return f"{says} {found}; {ties} ties are left out." if ties else f"{says} {found}."

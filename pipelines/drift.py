@@ -14,6 +14,8 @@ import pyarrow as pa
 
 NUMBERS = ("num_bytes", "sharpness", "mean_luminance", "width", "height")
 CATEGORIES = ("format",)
+PROVENANCE = frozenset({"generator", "source"})
+"""Columns that say where pairs come from: whoever collects them decides that, and every promotion changes it."""
 WORDS_KEPT = 50
 """Most frequent words of both sides; the others are one category."""
 MINIMUM_VALUES = 8

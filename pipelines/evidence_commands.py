@@ -49,7 +49,7 @@ def _canary(arguments: argparse.Namespace) -> Answer:
         required=arguments.required,
         picks_per_user=arguments.picks_per_user,
     )
-    won = verdict.verdict == "challenger" and not verdict.drift
+    won = verdict.verdict == "challenger"
     return verdict.model_dump(mode="json"), DONE if won else NOT_SHOWN
 
 

@@ -3,7 +3,6 @@
 import csv
 import io
 import re
-import tempfile
 import tomllib
 from collections import Counter
 from collections.abc import Callable
@@ -17,11 +16,11 @@ from alignment.contracts import EvalReport
 from alignment.evaluation.noise import SeedNoise, seed_noise
 from pipelines.contracts import GateDecision
 from pipelines.human_votes import PeoplesWinRate, read_votes, win_rates
-from pipelines.judgement import read_columns
 from pipelines.policy import GatePolicy
 from pipelines.project import load_project
 from pipelines.release import decisions, evidence
 from pipelines.release.simulation import Outcome, World, operating_curve, standard_truths
+from pipelines.release.verdict import SCORES_FILE, read_columns
 from pipelines.settings import Settings
 from pipelines.storage import open_store
 
@@ -116,10 +115,7 @@ def peoples_win_rates(path: Path, votes: Path, settings: Settings) -> list[Peopl
     manifest = store.read_manifest(decision.evaluation_uri)
     if manifest is None:
         raise ValueError(f"The evaluation {decision.evaluation_uri} is no longer in the store. Evaluate again.")
-    with tempfile.TemporaryDirectory() as scratch:
-        file = Path(scratch) / "scores.parquet"
-        file.write_bytes(store.read_bytes(f"{decision.evaluation_uri}/scores.parquet"))
-        columns = read_columns(file)
+    columns = read_columns(store.read_bytes(f"{decision.evaluation_uri}/{SCORES_FILE}"))
     own = (columns[name] for name in ("role", "prompt_index", "prompt"))
     prompts = {int(str(i)): str(text) for role, i, text in zip(*own, strict=True) if role == "candidate"}
     return win_rates(
@@ -137,10 +133,7 @@ def peoples_win_rates(path: Path, votes: Path, settings: Settings) -> list[Peopl
 def noise_of(report: EvalReport, settings: Settings) -> list[SeedNoise]:
     """Each scorer's noise in an A/A evaluation: the champion's first half of seeds against its second half."""
     store = open_store(settings.store_uri, settings)
-    with tempfile.TemporaryDirectory() as scratch:
-        file = Path(scratch) / "scores.parquet"
-        file.write_bytes(store.read_bytes(f"{report.uri}/scores.parquet"))
-        grids = evidence.read_grids(read_columns(file))
+    grids = evidence.read_grids(read_columns(store.read_bytes(f"{report.uri}/{SCORES_FILE}")))
     spec, half = report.spec, len(report.spec.seeds) // 2
     return [
         seed_noise(

@@ -2,18 +2,16 @@
 
 import tempfile
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 
 from alignment.contracts import EvalReport
 from alignment.coverage_contracts import CoverageReport
-from pipelines import calibrations, candidate_page, review, tracking
+from pipelines import candidate_page, review, tracking
 from pipelines.contracts import CandidateVersion, GateDecision
 from pipelines.project import Project
-from pipelines.prompts import evaluation_digest
-from pipelines.release import decisions, evidence, gate
+from pipelines.release import decisions, verdict
 from pipelines.settings import Settings
-from pipelines.storage import open_store, sha256_file
+from pipelines.storage import open_store
 
 
 def judge(
@@ -35,34 +33,22 @@ def judge(
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "evaluation"
         store.fetch_folder(report.uri, folder)
-        columns = read_columns(folder / "scores.parquet")
-        scores = evidence.read_grids(columns)
-        problems = evidence.recompute(report, columns, scores_sha256=sha256_file(folder / "scores.parquet"))
-        decision = gate.decide(
+        table = verdict.read_scores((folder / verdict.SCORES_FILE).read_bytes())
+        decision = verdict.decide(
             report,
-            project.gate,
+            table,
             candidate,
             champion_version=champion.version if champion else None,
             champion_weights_digest=champion.weights_digest if champion else candidate.base_digest,
-            scores=scores,
-            table_problems=problems,
-            prompts_digest=evaluation_digest(project, settings),
-            barred=calibrations.barred(
-                report.spec.judges, project.name, project.gate, settings=settings, now=datetime.now(UTC)
-            ),
+            project=project,
+            settings=settings,
         )
         decision = decision.model_copy(update={"report_uri": report_uri(project, settings, decision)})
-        review.write_pages(project, settings, decision, report=report, folder=folder, scores=scores, coverage=coverage)
+        review.write_pages(
+            project, settings, decision, report=report, folder=folder, scores=table.scores, coverage=coverage
+        )
     decisions.save_decision(decision, project, settings)
     return decision
-
-
-def read_columns(path: Path) -> dict[str, list[object]]:
-    """A score table as plain columns."""
-    import pyarrow.parquet as pq
-
-    columns: dict[str, list[object]] = pq.read_table(path).to_pydict()
-    return columns
 
 
 def report_uri(project: Project, settings: Settings, decision: GateDecision) -> str:

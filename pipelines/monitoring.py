@@ -55,10 +55,10 @@ def monitor(
     calibration: CalibrationReport | None,
     announce_key: str = "",
 ) -> MonitorReport:
-    """Ask every question, keep the report, and with an `announce_key` claim the retraining that it asks for.
+    """Ask every question and keep the report; with an `announce_key` it says whether a retraining may be announced.
 
-    `calibration` is of the judges on everything accepted so far; without one their agreement is unmeasured. The claim
-    is in the store: of two monitors one gets it, and a retry with the same key gets it again.
+    `calibration` is of the judges on everything accepted so far; None where it failed, which is an alarm. Nothing is
+    claimed here: what fails between the report and the announcement must not use up the rate.
     """
     now = datetime.now(UTC)
     incoming = read_incoming(project, settings, champion)
@@ -69,7 +69,8 @@ def monitor(
         preference_finding(project, champion, incoming.fresh),
         *drift_findings(project, incoming),
     ]
-    wanted = [finding.explanation for finding in findings if finding.status == "retrain"]
+    wanted = any(finding.status == "retrain" for finding in findings)
+    last = last_announced(project, settings)[1]
     report = MonitorReport(
         project=project.name,
         at=now,
@@ -78,7 +79,7 @@ def monitor(
         num_fresh_pairs=len(incoming.fresh_ids),
         findings=tuple(findings),
         outcome=gravest(findings),
-        retrain=claim(project, settings, wanted, key=announce_key, now=now) if wanted else "not_needed",
+        retrain=turn(project, last, key=announce_key, now=now) if wanted else "not_needed",
     )
     store = open_store(settings.store_uri, settings)
     uri = store.uri("monitor", project.name, f"{now:%Y%m%dT%H%M%SZ}-{report.digest[:DIGEST_DIGITS]}.json")
@@ -152,14 +153,15 @@ def judges_finding(project: Project, settings: Settings) -> MonitorFinding:
 def agreement_findings(
     project: Project, settings: Settings, report: CalibrationReport | None, *, fresh: frozenset[str]
 ) -> list[MonitorFinding]:
-    """Each judge against the fresh human pairs of the calibration split: alarm when it is shown to be below the floor.
+    """Each judge against the fresh human pairs of the calibration split.
 
-    The split has only a part of the fresh pairs; the others are trained on.
+    Alarm when it is shown to be below the floor, or when there is no report to show it. The split has only a part of
+    the fresh pairs; the others are trained on.
     """
     if report is None:
-        return [
-            _finding("agreement", None, "", status="unmeasured", says="The judges were not scored on the fresh pairs.")
-        ]
+        # A watch that cannot look must not report that all is well: the DAG run would be a success without it.
+        says = "The judges could not be scored on the fresh pairs: the calibration failed, its log says why."
+        return [_finding("agreement", None, "", status="alarm", says=says)]
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / SCORES_FILE
         path.write_bytes(open_store(settings.store_uri, settings).read_bytes(f"{report.uri}/{SCORES_FILE}"))
@@ -239,25 +241,33 @@ def champion_outcomes(pairs: pa.Table, names: frozenset[str]) -> list[float]:
 
 def drift_findings(project: Project, incoming: Incoming) -> list[MonitorFinding]:
     """Each column of facts against the pairs that the champion was trained on."""
-    least, limit, level = (
-        project.monitor.minimum_fresh_pairs,
-        project.monitor.maximum_drift,
-        project.monitor.drift_level,
-    )
+    least, limit = project.monitor.minimum_fresh_pairs, project.monitor.maximum_drift
     if incoming.reference is None or incoming.fresh is None or incoming.fresh.num_rows < least:
         what = "None of the champion's pairs is at hand" if incoming.reference is None else "Too few fresh pairs"
         says = f"{what}; drift is asked of {least} fresh pairs and more."
         return [_finding("drift", None, f"< {limit:g}", status="unmeasured", says=says)]
-    findings = []
-    for moved in drift.compare(incoming.reference, incoming.fresh):
-        drifted = moved.effect >= limit and moved.p_value <= level
-        says = (
-            f"{moved.column} {'moved' if drifted else 'stays'}: {moved.test.replace('_', '-')} effect"
-            f" {moved.effect:.3f}, p = {moved.p_value:.2g} ({moved.num_reference} values then, {moved.num_fresh} now)."
-        )
-        status: FindingStatus = "retrain" if drifted else "ok"
-        findings.append(_finding(f"drift:{moved.column}", moved.effect, f"< {limit:g}", status=status, says=says))
-    return findings
+    return [_drift(project, moved) for moved in drift.compare(incoming.reference, incoming.fresh)]
+
+
+def _drift(project: Project, moved: drift.Drift) -> MonitorFinding:
+    """Retrain when a column moved, unless it only says where the pairs come from.
+
+    People judge the champion's own images, as they should, and these were in no pair that it was trained on: asking
+    for a retraining over that would ask for one after every promotion, for ever.
+    """
+    drifted = moved.effect >= project.monitor.maximum_drift and moved.p_value <= project.monitor.drift_level
+    asks = moved.column not in drift.PROVENANCE
+    says = (
+        f"{moved.column} {'moved' if drifted else 'stays'}: {moved.test.replace('_', '-')} effect"
+        f" {moved.effect:.3f}, p = {moved.p_value:.2g} ({moved.num_reference} values then, {moved.num_fresh} now)."
+    )
+    return _finding(
+        f"drift:{moved.column}",
+        moved.effect,
+        f"< {project.monitor.maximum_drift:g}" if asks else "for information",
+        status="retrain" if drifted and asks else "ok",
+        says=says,
+    )
 
 
 def _finding(name: str, measured: float | None, limit: str, *, status: FindingStatus, says: str) -> MonitorFinding:
@@ -267,22 +277,38 @@ def _finding(name: str, measured: float | None, limit: str, *, status: FindingSt
 # --- retraining -----------------------------------------------------------------------------------------------------
 
 
-def claim(
-    project: Project, settings: Settings, reasons: Sequence[str], *, key: str, now: datetime
-) -> Literal["advised", "announced", "held_back"]:
-    """Claim the next retraining, unless the last is too recent; without a key it is only advised."""
-    store = open_store(settings.store_uri, settings)
-    uris = sorted(store.list_uris(store.uri("monitor", project.name, "retrains")))
-    last = RetrainEntry.model_validate_json(store.read_bytes(uris[-1])) if uris else None
+def turn(
+    project: Project, last: RetrainEntry | None, *, key: str, now: datetime
+) -> Literal["advised", "due", "held_back"]:
+    """Whether the run of that key may announce a retraining after the `last` one; without a key it is only advised."""
     if last is not None and key and last.key == key:
-        return "announced"
+        return "due"
     if last is not None and now - last.at < timedelta(days=project.monitor.retrain_every_days):
         return "held_back"
-    if not key:
-        return "advised"
+    return "due" if key else "advised"
+
+
+def claim(project: Project, settings: Settings, reasons: Sequence[str], *, key: str, now: datetime) -> bool:
+    """Take the turn, in the very act of announcing; False when another run took it in the meantime.
+
+    The claim is in the store: of two runs one gets it, and a retry with the same key gets it again.
+    """
+    number, last = last_announced(project, settings)
+    if turn(project, last, key=key, now=now) != "due":
+        return False
+    if last is not None and last.key == key:
+        return True
+    store = open_store(settings.store_uri, settings)
+    uri = store.uri("monitor", project.name, "retrains", f"{number + 1:06d}.json")
     entry = RetrainEntry(at=now, key=key, reasons=tuple(reasons))
-    uri = store.uri("monitor", project.name, "retrains", f"{len(uris) + 1:06d}.json")
-    return "announced" if store.create_bytes(uri, entry.model_dump_json(indent=1).encode()) else "held_back"
+    return store.create_bytes(uri, entry.model_dump_json(indent=1).encode())
+
+
+def last_announced(project: Project, settings: Settings) -> tuple[int, RetrainEntry | None]:
+    """How many retrainings were announced, and the newest of them."""
+    store = open_store(settings.store_uri, settings)
+    uris = sorted(store.list_uris(store.uri("monitor", project.name, "retrains")))
+    return len(uris), RetrainEntry.model_validate_json(store.read_bytes(uris[-1])) if uris else None
 
 
 # --- for people -----------------------------------------------------------------------------------------------------

@@ -64,10 +64,7 @@ def import_prompts(
     kept, duplicates = _distinct(entries, source)
     chosen = _spread(kept, per_category)
     content = "".join(f"{e.prompt}\t{e.category}\n" for e in [Entry("prompt", "category", ""), *chosen]).encode()
-    if out.exists() and out.read_bytes() != content:
-        raise ValueError(f"{out} holds other prompts already. Give another --out, or delete it.")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(out, content)
+    _write(out, content)
     return PromptSet(
         uri=str(out),
         prompts_digest=hashlib.sha256(content).hexdigest(),
@@ -79,6 +76,19 @@ def import_prompts(
         num_left_out=len(kept) - len(chosen),
         categories=dict(sorted(Counter(entry.category for entry in chosen).items())),
     )
+
+
+def _write(out: Path, content: bytes) -> None:
+    """A file that is there already stays, and must be the same."""
+    if out.is_dir():
+        raise ValueError(f"--out {out} is a folder. Give a file, e.g. {out / 'prompts.tsv'}.")
+    try:
+        if out.exists() and out.read_bytes() != content:
+            raise ValueError(f"{out} holds other prompts already. Give another --out, or delete it.")
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(out, content)
+    except OSError as error:
+        raise ValueError(f"--out {out} cannot be written: {error.strerror}. Give another place.") from error
 
 
 def _files(source: Path) -> list[Path]:
@@ -166,24 +176,27 @@ def _table(path: Path, *, prompt: str, category: str) -> Iterator[Entry]:
     rows = csv.DictReader(io.StringIO(_text(path)), delimiter="\t", quoting=csv.QUOTE_NONE)
     missing = [name for name in (prompt, category) if name not in (rows.fieldnames or [])]
     if missing:
-        raise ValueError(
-            f"{path}: the first line has no {' and no '.join(missing)}; it has {', '.join(rows.fieldnames or [])}."
-        )
+        has = ", ".join(rows.fieldnames or ["nothing"])
+        raise ValueError(f"{path}: the first line has no {' and no '.join(missing)}; it has {has}.")
     for number, row in enumerate(rows, 2):
+        if None in row:
+            raise ValueError(f"{path} line {number} has more columns than the first line. Put no tab into a prompt.")
         yield Entry(_one_line(row[prompt] or ""), _one_line(row[category] or ""), f"{path.name} line {number}")
 
 
 def _lines(path: Path, *, category: str) -> Iterator[Entry]:
-    for number, line in enumerate(_text(path).splitlines(), 1):
+    for number, line in enumerate(_text(path).split("\n"), 1):  # a prompt may hold U+2028, which splitlines cuts at
         if not line.strip():
             continue
         try:
             fields: Any = json.loads(line)
-            yield Entry(_one_line(fields["prompt"]), _one_line(str(fields[category])), f"{path.name} line {number}")
-        except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(
-                f"{path} line {number} is no JSON object with the texts `prompt` and `{category}`: {error!r}."
-            ) from error
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path} line {number} is not JSON: {error}.") from error
+        found = [fields.get(name) if isinstance(fields, dict) else None for name in ("prompt", category)]
+        if not all(isinstance(value, str) for value in found):
+            raise ValueError(f"{path} line {number} is no JSON object with the texts `prompt` and `{category}`.")
+        prompt, own = (_one_line(str(value)) for value in found)
+        yield Entry(prompt, own, f"{path.name} line {number}")
 
 
 def _text(path: Path) -> str:

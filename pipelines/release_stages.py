@@ -5,6 +5,7 @@ What a subcommand and a DAG task both call, as in stages.py; champion_stages.py 
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 
 from alignment.calibration_contracts import CalibrationReport
 from alignment.contracts import DatasetSnapshot, EvalReport, TrainResult
@@ -145,7 +146,7 @@ def aa(path: str, *, run_key: str) -> Json:
 def monitor(path: str, calibration: Json | None, *, run_key: str, announce: bool = False) -> Json:
     """The MonitorReport on the champion, kept in the store and shown in MLflow; `calibration` as in `gate`'s judges.
 
-    With `announce` a wanted retraining is claimed for this run, within the project's rate.
+    With `announce` a wanted retraining is due, within the project's rate, and this run is to announce it.
     """
     from pipelines import monitoring, tracking
 
@@ -167,6 +168,15 @@ def monitor(path: str, calibration: Json | None, *, run_key: str, announce: bool
         tracking.log_text(settings, run_id, monitoring.markdown(report), "monitor/report.md")
         tracking.set_run_tags(settings, run_id, {"monitor.outcome": report.outcome, "monitor.report_uri": report.uri})
     return to_json(report)
+
+
+def claim_retraining(path: str, report: Json, *, run_key: str) -> bool:
+    """Claim the retraining that a MonitorReport asks for, just before it is announced; False: somebody else did."""
+    from pipelines import monitoring
+    from pipelines.watch_contracts import MonitorReport
+
+    reasons = MonitorReport.model_validate(report).reasons_to_retrain
+    return monitoring.claim(read_project(path), load_settings(), reasons, key=run_key, now=datetime.now(UTC))
 
 
 def raise_alarms(report: Json) -> None:

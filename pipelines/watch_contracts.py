@@ -79,15 +79,24 @@ class MonitorReport(ValueObject):
     findings: tuple[MonitorFinding, ...]
     outcome: Literal["ok", "retrain", "alarm"]
     """The gravest of the findings."""
-    retrain: Literal["not_needed", "advised", "announced", "held_back"]
-    """advised: wanted, but the monitor was only asked to look; held_back: wanted, but the last one is too recent."""
+    retrain: Literal["not_needed", "advised", "due", "held_back"]
+    """advised: wanted, but the monitor was only asked to look; due: its run announces it next; held_back: wanted, but
+    the last one is too recent."""
     uri: str = ""
     """Where this report is kept."""
 
     @property
     def alarms(self) -> tuple[str, ...]:
         """What a person has to look at."""
-        return tuple(finding.explanation for finding in self.findings if finding.status == "alarm")
+        return self._explanations("alarm")
+
+    @property
+    def reasons_to_retrain(self) -> tuple[str, ...]:
+        """What a new candidate is wanted for."""
+        return self._explanations("retrain")
+
+    def _explanations(self, status: FindingStatus) -> tuple[str, ...]:
+        return tuple(finding.explanation for finding in self.findings if finding.status == status)
 
 
 class RetrainEntry(ValueObject):

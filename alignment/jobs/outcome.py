@@ -32,6 +32,9 @@ Model = TypeVar("Model", bound=BaseModel)
 EXIT_CODES = {"bad_input": 2, "preempted": 143}
 OUT_OF_MEMORY = "OutOfMemoryError"
 """Class of torch's error, named because this file does not import torch."""
+UNREADABLE = ("SafetensorError", "Error while deserializing")
+"""Class, and beginning of what it says, of an error about weights that cannot be read. When they cannot be written it
+is of the same class."""
 STORAGE_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -89,7 +92,7 @@ def exit_code(main: Callable[[JobPaths], None], paths: JobPaths) -> int:
             "%s: %s",
             failure.kind,
             failure.message,
-            exc_info=failure.kind == "crashed",
+            exc_info=failure.kind == "crashed" or _is_unreadable(error),
         )
         leave_failure(paths.out, failure)
         return EXIT_CODES.get(failure.kind, 1)
@@ -118,9 +121,17 @@ def describe(error: Exception, out: Path) -> JobFailure:
     if isinstance(error, MemoryError) or type(error).__name__ == OUT_OF_MEMORY:
         advice = "Lower placement.train.micro_batch, or take LoRA or an objective without a reference."
         return JobFailure(kind="out_of_memory", message=f"{error} {advice}".lstrip())
+    if _is_unreadable(error):
+        advice = "A weights file is damaged or incomplete; the log shows which was read. Fetch it again."
+        return JobFailure(kind="bad_data", message=f"{error}. {advice}")
     if isinstance(error, ValueError):
         return JobFailure(kind="bad_input", message=str(error))
     return JobFailure(kind="crashed", message=f"{type(error).__name__}: {error}")
+
+
+def _is_unreadable(error: Exception) -> bool:
+    name, beginning = UNREADABLE
+    return type(error).__name__ == name and str(error).startswith(beginning)
 
 
 def leave_failure(out: Path, failure: JobFailure) -> None:

@@ -36,8 +36,14 @@ class AffineHead(nn.Module):
         return embeddings_BD
 
     @classmethod
-    def from_weights(cls, weights: Mapping[str, Tensor], folder: Path, activation: Activation = "none") -> "AffineHead":
-        """From `layers.N.weight` and `.bias`, or `N.weight`, or one `weight` and `bias`. ValueError for other names."""
+    def from_weights(
+        cls, weights: Mapping[str, Tensor], folder: Path, activation: Activation = "none", *, biased: bool = False
+    ) -> "AffineHead":
+        """From `layers.N.weight` and `.bias`, or `N.weight`, or one `weight` and `bias`.
+
+        `biased` says that every layer of this kind of head has a bias. ValueError for other names, for a bias that is
+        missing then, and for a tensor that no layer reads: the head has lost a part.
+        """
         numbers = sorted(_layer_numbers(weights), key=lambda prefix: [int(n) for n in prefix.split(".") if n.isdigit()])
         layers = []
         for prefix in numbers:
@@ -50,6 +56,11 @@ class AffineHead(nn.Module):
             raise ValueError(
                 f"The head in {folder} is no chain of linear layers: {', '.join(sorted(weights)) or 'it is empty'}."
             )
+        read = {f"{prefix}{part}" for prefix in numbers for part in ("weight", "bias")}
+        wrong = [f"lacks {name}" for name in sorted(read - set(weights)) if biased]
+        wrong += [f"holds {name}, which no layer reads" for name in sorted(set(weights) - read)]
+        if wrong:
+            raise ValueError(f"The head in {folder} {' and '.join(wrong)}. Import the judge again.")
         return cls(layers, activation).eval().requires_grad_(False)
 
 

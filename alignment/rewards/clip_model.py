@@ -13,6 +13,8 @@ from PIL import Image
 from torch import Tensor
 from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
+from alignment.rewards.whole_weights import load_whole
+
 # Without torchvision AutoImageProcessor would give the same class, with it another one whose pixels differ by a grey
 # level here and there. Naming the class makes the scores independent of what is installed.
 PROCESSOR_BACKEND = "pil"
@@ -28,9 +30,7 @@ class ClipModel:
 
     def __init__(self, weights_dir: Path, device: torch.device) -> None:
         _require_files(weights_dir)
-        model: Any = CLIPModel.from_pretrained(
-            weights_dir, use_safetensors=True, local_files_only=True, dtype=torch.float32
-        )
+        model = load_whole(CLIPModel, weights_dir, what="CLIP folder")
         self.device = device
         # Copied, because the weights of a mapped file begin at any byte and CPU kernels round by where memory begins:
         # without it two processes may score an image 1e-7 apart.

@@ -12,6 +12,12 @@ from alignment.rewards.catalogue import Diversity
 from alignment.rewards.clip_model import DTYPE, PROCESSOR_BACKEND, unit
 from alignment.rewards.interface import scorer_digest
 from alignment.rewards.judge_files import read_json, require_files
+from alignment.rewards.whole_weights import load_whole
+
+UNREAD = ("pooler", "mask_token")
+"""What the [CLS] state of a whole image does not depend on."""
+HEADS = ("classifier", "visual_projection")
+"""What a published vision model may bring along on top."""
 
 
 class DiversityScorer:
@@ -28,7 +34,9 @@ class DiversityScorer:
         self.device = device
         self._is_clip = read_json(weights_dir / "config.json").get("model_type") == "clip"
         self._processor = AutoImageProcessor.from_pretrained(weights_dir, backend="pil", local_files_only=True)
-        model = AutoModel.from_pretrained(weights_dir, use_safetensors=True, local_files_only=True, dtype=torch.float32)
+        unread = () if self._is_clip else UNREAD
+        heads = () if self._is_clip else HEADS
+        model = load_whole(AutoModel, weights_dir, what="embedder", may_lack=unread, may_hold=(*unread, *heads))
         self._model = model.to(device).eval().requires_grad_(False)
 
     def score(self, images_B: Sequence[Image.Image], prompts: Sequence[str]) -> Tensor:

@@ -26,6 +26,7 @@ from alignment.rewards.catalogue import HpsV3
 from alignment.rewards.clip_model import DTYPE, PROCESSOR_BACKEND
 from alignment.rewards.interface import scorer_digest
 from alignment.rewards.judge_files import require_files
+from alignment.rewards.whole_weights import load_whole
 
 REWARD_TOKEN = "<|Reward|>"
 PROMPT = "{text_prompt}"
@@ -84,16 +85,9 @@ class RewardModel:
     def __init__(self, folder: Path, reward_token_id: int, device: torch.device) -> None:
         self.device = device
         self._reward_token_id = reward_token_id
-        model, info = Qwen2VLModel.from_pretrained(
-            folder, use_safetensors=True, local_files_only=True, dtype=torch.float32, output_loading_info=True
-        )
-        wrong = sorted([*info["missing_keys"], *info["unexpected_keys"], *map(str, info["mismatched_keys"])])
-        if wrong:
-            raise ValueError(
-                f"The weights in {folder} do not fit config.json: {', '.join(wrong[:3])}. Import it again."
-            )
+        model = load_whole(Qwen2VLModel, folder, what="HPSv3 folder")
         self._model: Any = model.to(device).eval().requires_grad_(False)
-        self._head = AffineHead.from_weights(load_file(folder / HEAD_FILE), folder, "relu").to(device)
+        self._head = AffineHead.from_weights(load_file(folder / HEAD_FILE), folder, "relu", biased=True).to(device)
         vision = self._model.config.vision_config
         self._factor = vision.patch_size * vision.spatial_merge_size
         self._merged = vision.spatial_merge_size**2

@@ -59,10 +59,11 @@ class Blip:
         self.device = device
         self.mean, self.deviation = float(config["mean"]), float(config["deviation"])
         weights = load_file(folder / "model.safetensors")
+        _require_known(weights, folder)
         self._vision = _tower(BlipVisionModel(BlipVisionConfig(**config["vision"])), weights, "vision.", device)
         text = BlipTextModel(BlipTextConfig(**config["text"]), add_pooling_layer=False)
         self._text = _tower(text, weights, "text.", device)
-        self._head = AffineHead.from_weights(part(weights, "head."), folder).to(device)
+        self._head = AffineHead.from_weights(part(weights, "head."), folder, biased=True).to(device)
         self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         self._side = int(config["vision"]["image_size"])
 
@@ -124,6 +125,15 @@ def centre_square(image: Image.Image, side: int) -> Image.Image:
 def part(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """The tensors under a prefix, which is taken off."""
     return {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
+
+
+def _require_known(weights: dict[str, Tensor], folder: Path) -> None:
+    strange = sorted(name for name in weights if name.split(".")[0] not in ("vision", "text", "head"))
+    if strange:
+        raise ValueError(
+            f"The ImageReward folder {folder} holds {len(strange)} weights that nothing would read ("
+            f"{', '.join(strange[:3])}). Import the judge again."
+        )
 
 
 def _tower(model: nn.Module, weights: dict[str, Tensor], prefix: str, device: torch.device) -> nn.Module:

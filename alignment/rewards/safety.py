@@ -12,6 +12,7 @@ from alignment.rewards.catalogue import Safety
 from alignment.rewards.clip_model import DTYPE, PROCESSOR_BACKEND
 from alignment.rewards.interface import scorer_digest
 from alignment.rewards.judge_files import require_files
+from alignment.rewards.whole_weights import load_whole
 
 
 class SafetyScorer:
@@ -25,9 +26,7 @@ class SafetyScorer:
         self.device = device
         self._threshold = params.threshold
         self._processor = AutoImageProcessor.from_pretrained(weights_dir, backend="pil", local_files_only=True)
-        model = AutoModelForImageClassification.from_pretrained(
-            weights_dir, use_safetensors=True, local_files_only=True, dtype=torch.float32
-        )
+        model = load_whole(AutoModelForImageClassification, weights_dir, what="classifier", may_hold=("pooler",))
         self._model = model.to(device).eval().requires_grad_(False)
         known = {str(name): int(number) for number, name in model.config.id2label.items()}
         missing = [label for label in params.unsafe_labels if label not in known]

@@ -38,6 +38,14 @@ def read_decision(digest: str, project: Project, settings: Settings) -> GateDeci
     return decision
 
 
+def find_decision(digest: str, project: Project, settings: Settings) -> GateDecision | None:
+    """A decision by its digest, None when the gate made none such; ValueError when it was changed."""
+    store = open_store(settings.store_uri, settings)
+    if not store.exists(store.uri(*_folder(project), f"{digest}.json")):
+        return None
+    return read_decision(digest, project, settings)
+
+
 def last_decision(project: Project, settings: Settings) -> GateDecision | None:
     """The newest decision of a project."""
     store = open_store(settings.store_uri, settings)

@@ -35,10 +35,11 @@ def promote(
 
     Nothing moves, and the message says why, when the verdict is another, the policy is `off` or `dry_run`, a wanted
     approval is missing, negative or given by somebody who may not, the candidate is champion already, or this decision
-    was carried out before. ValueError when decision, version, weights, scores, policy or champion do not fit together,
-    or alias and ledger disagree.
+    was carried out before. ValueError when the gate made no such decision, when decision, version, weights, scores,
+    policy or champion do not fit together, the scores lead to another verdict, or alias and ledger disagree.
     """
     _check_actor(actor)
+    verification.check_decision(decision, project, settings)
     standing = read_standing(project.name, settings)
     if standing.problem:
         raise ValueError(standing.problem)
@@ -48,7 +49,7 @@ def promote(
             return _moved(entry, "finished a move that was cut short")
         standing = read_standing(project.name, settings)
     answer = (
-        _answered_before(decision, project, standing)
+        _answered_before(decision, standing)
         or _not_allowed(decision, project, settings, standing)
         or _not_approved(decision, project, settings, standing=standing, approval=approval)
     )
@@ -177,14 +178,9 @@ def _check_actor(actor: str) -> None:
         raise ValueError("The ledger records who moves the champion. Give an actor, e.g. a user name or 'airflow'.")
 
 
-def _answered_before(decision: GateDecision, project: Project, standing: Standing) -> Promotion | None:
+def _answered_before(decision: GateDecision, standing: Standing) -> Promotion | None:
     """The first answer, when there is nothing left to do for this decision."""
     candidate = decision.candidate
-    if candidate.model != project.name:
-        raise ValueError(
-            f"The decision is about a version of {candidate.model!r}, the project is {project.name!r}. Name the project"
-            " that the candidate was trained for."
-        )
     if standing.champion == candidate.version:
         message = f"version {candidate.version} is champion already; nothing was moved"
         return _unmoved(decision, standing, message, entry=standing.entries[-1])

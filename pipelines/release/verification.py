@@ -1,17 +1,37 @@
-"""Before an alias moves: are policy, version, scores, weights, signature and champion still what was judged?"""
+"""Before an alias moves: did the gate decide this, and are policy, version, scores, verdict, weights, signature and
+champion still what was judged?
+"""
 
 import hashlib
 import tempfile
 from pathlib import Path
+from typing import Any
 
+from alignment.contracts import EvalReport
 from pipelines import registry
 from pipelines.contracts import CandidateVersion, GateDecision
 from pipelines.folders import hash_folder
 from pipelines.project import Project
-from pipelines.release import ledger, signing
+from pipelines.release import decisions, ledger, signing, verdict
 from pipelines.release.registration import fetch_weights, read_version
 from pipelines.settings import Settings
 from pipelines.storage import open_store
+
+
+def check_decision(decision: GateDecision, project: Project, settings: Settings) -> None:
+    """ValueError unless the gate made exactly this decision, about a version of this project, and kept it."""
+    candidate = decision.candidate
+    if candidate.model != project.name:
+        raise ValueError(
+            f"The decision is about a version of {candidate.model!r}, the project is {project.name!r}. Name the project"
+            " that the candidate was trained for."
+        )
+    if decisions.find_decision(decision.digest, project, settings) != decision:
+        raise ValueError(
+            f"The gate made no decision {decision.digest[:12]} about version {candidate.version} of {project.name!r}:"
+            " it is not in the store, so it was changed on its way, or made elsewhere. Nothing was moved. Run the gate"
+            " again, or correct PLUMBLINE_STORE_URI."
+        )
 
 
 def check_evidence(decision: GateDecision, project: Project, settings: Settings) -> None:
@@ -20,7 +40,7 @@ def check_evidence(decision: GateDecision, project: Project, settings: Settings)
     if decision.policy_digest != project.gate.digest:
         problems.append("the gate's policy was changed after the decision")
     problems += _version_problems(decision.candidate, project, settings)
-    problems += _scores_problems(decision, settings)
+    problems += _scores_problems(decision, project, settings)
     if problems:
         raise ValueError(
             f"Version {decision.candidate.version} of {project.name!r} was not promoted: {'; '.join(problems)}. Nothing"
@@ -37,15 +57,47 @@ def _version_problems(candidate: CandidateVersion, project: Project, settings: S
     return [f"its {name} is {now[name]!r}, judged was {judged[name]!r}" for name in now if now[name] != judged[name]]
 
 
-def _scores_problems(decision: GateDecision, settings: Settings) -> list[str]:
-    """The score table must be the one that was judged, since the decision is recomputed from it."""
+def _scores_problems(decision: GateDecision, project: Project, settings: Settings) -> list[str]:
+    """The score table must be the one that was judged, and must lead to the same verdict now."""
     store = open_store(settings.store_uri, settings)
-    scores_uri = f"{decision.evaluation_uri}/scores.parquet"
-    if not store.exists(scores_uri):
+    scores_uri = f"{decision.evaluation_uri}/{verdict.SCORES_FILE}"
+    manifest = store.read_manifest(decision.evaluation_uri)
+    if manifest is None or not store.exists(scores_uri):
         return [f"the evaluation in {decision.evaluation_uri} is gone"]
-    if hashlib.sha256(store.read_bytes(scores_uri)).hexdigest() != decision.scores_digest:
+    data = store.read_bytes(scores_uri)
+    if hashlib.sha256(data).hexdigest() != decision.scores_digest:
         return [f"the scores in {decision.evaluation_uri} are not those of the decision"]
-    return []
+    report = _report(manifest.value)
+    if report is None or report.digest != decision.report_digest:
+        return [f"the report in {decision.evaluation_uri} is not that of the decision"]
+    return _verdict_problems(decision, report, data, project=project, settings=settings)
+
+
+def _report(value: dict[str, Any]) -> EvalReport | None:
+    """None where it is no report any more."""
+    try:
+        return EvalReport.model_validate(value)
+    except ValueError:
+        return None
+
+
+def _verdict_problems(
+    decision: GateDecision, report: EvalReport, scores: bytes, *, project: Project, settings: Settings
+) -> list[str]:
+    """What the stored verdict says must follow from the table by the policy, prompts and calibrations of now."""
+    again = verdict.decide(
+        report,
+        verdict.read_scores(scores),
+        decision.candidate,
+        champion_version=decision.champion_version,
+        champion_weights_digest=decision.champion_weights_digest,
+        project=project,
+        settings=settings,
+    )
+    if again.verdict == decision.verdict:
+        return []
+    why = " ".join(again.reasons).rstrip(".")
+    return [f"the decision says {decision.verdict}, its scores now lead to {again.verdict} ({why})"]
 
 
 def check_weights(version: CandidateVersion, project: Project, settings: Settings) -> None:

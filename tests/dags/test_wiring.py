@@ -1,12 +1,17 @@
 """Every DAG parses, has owner and retries, the edges we expect, and GPU tasks in the GPU pool."""
 
 import importlib.util
+from collections import defaultdict
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from airflow.sdk.exceptions import AirflowSkipException
+
+from pipelines.watch_contracts import MonitorFinding, MonitorReport, RetrainEntry
 
 ROOT = Path(__file__).parents[2]
 TRAIN = '[[train]]\nrecipe = "diffusion_dpo_shapes"\n'
@@ -208,7 +213,10 @@ def test_people_are_told_only_where_the_project_says_so(
     everything = {f"{dag.dag_id} {task.task_id}" for dag in telling.values() for task in dag.tasks}
     assert told(telling, "on_failure_callback") == everything - {"shapes.reconcile sound_the_alarm"}
     quiet = dags_with(f'{TRAIN}[notify]\non = ["alarm"]\nwebhook = {{ connection = "chat" }}\n')
-    assert told(quiet, "on_failure_callback") == set()
+    assert told(quiet, "on_failure_callback") == {"shapes.monitor alarm"}
+    for found in (telling, quiet):
+        [tell] = found["shapes.monitor"].get_task("alarm").on_failure_callback
+        assert (tell.event, tell.report_of) == ("alarm", "monitor"), "an alarm is told as one, with its report"
 
 
 def test_assets_link_the_dags(dags: dict[str, Any]) -> None:
@@ -243,8 +251,40 @@ def test_judges_are_calibrated_on_new_pairs_and_after_a_reward_training(
 
 def test_retraining_is_announced_only_when_the_report_says_so(dags: dict[str, Any]) -> None:
     check = dags["shapes.monitor"].get_task("is_retraining_announced").python_callable
-    assert check({"retrain": "announced"})
+    assert check({"retrain": "due"})
     assert not any(check({"retrain": other}) for other in ("not_needed", "held_back", "advised"))
+
+
+def test_a_retraining_is_claimed_as_it_is_announced_and_once(
+    dags: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PLUMBLINE_STORE_URI", tmp_path.as_uri())
+    report = MonitorReport(
+        project="shapes",
+        at=datetime(2026, 6, 1, tzinfo=UTC),
+        champion_version=1,
+        snapshot_digest=None,
+        num_fresh_pairs=0,
+        findings=(MonitorFinding(name="drift:width", measured=1, limit="", status="retrain", explanation="wider"),),
+        outcome="retrain",
+        retrain="due",
+        uri="s3://report",
+    ).model_dump(mode="json")
+
+    def announce(run_key: str) -> dict[str, Any]:
+        """Extra of the event that the task raises."""
+        events: Any = defaultdict(SimpleNamespace)
+        task = dags["shapes.monitor"].get_task("announce_retraining")
+        task.python_callable(str(ROOT / "projects" / "shapes.toml"), report, run_key, outlet_events=events)
+        return {asset.name: event.extra for asset, event in events.items()}
+
+    raised = {"shapes.retrain": {"report_uri": "s3://report"}}
+    assert announce("run-1") == raised
+    assert announce("run-1") == raised, "a retry"
+    with pytest.raises(AirflowSkipException):
+        announce("run-2")
+    [kept] = (tmp_path / "monitor" / "shapes" / "retrains").iterdir()
+    assert RetrainEntry.model_validate_json(kept.read_bytes()).reasons == ("wider",)
 
 
 def test_owner_retries_and_one_run_at_a_time(dags: dict[str, Any]) -> None:

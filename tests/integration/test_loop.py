@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from embedded_world import MARKS, processes_of
 from PIL import Image
 
 from pipelines.dispatch.job_folder import JobFolder
@@ -26,14 +27,7 @@ from pipelines.settings import load_settings
 
 ROOT = Path(__file__).parents[2]
 PLUMBLINE = Path(sys.executable).parent / "plumbline"
-pytestmark = [
-    pytest.mark.loop,
-    pytest.mark.slow,
-    pytest.mark.timeout(1500),
-    # A service outlives the object that started it, on purpose.
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+pytestmark = [*MARKS, pytest.mark.timeout(1500)]
 
 STEP_TIMEOUT_SECONDS = 420
 DEMO_TIMEOUT_SECONDS = 600
@@ -68,20 +62,6 @@ def plumbline(*argv: str, env: dict[str, str], timeout: float, expect: int = 0) 
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=timeout, check=False)
     assert done.returncode == expect, f"exit {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-6000:]}"
     return json.loads(done.stdout)
-
-
-def processes_of(state_dir: Path) -> dict[int, str]:
-    """Command lines of the live processes whose environment names this state folder, a job's ranks too."""
-    mark = str(state_dir).encode()
-    found = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and int(entry.name) != os.getpid():
-            try:
-                if mark in (entry / "environ").read_bytes():
-                    found[int(entry.name)] = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-            except OSError:
-                continue
-    return found
 
 
 def wait_for(what: str, condition: Callable[[], Any], seconds: float, demo: "subprocess.Popen[str]") -> Any:

@@ -4,6 +4,8 @@ Further a real MLflow server that the whole session shares, and a model on its w
 """
 
 import datetime
+import functools
+import hashlib
 import os
 import signal
 import socket
@@ -26,18 +28,26 @@ from PIL import Image
 from pydantic import SecretStr
 from safetensors.numpy import save_file
 
-from alignment.contracts import DatasetSnapshot, TrainResult
+from alignment.backbones.catalogue import StableDiffusion
+from alignment.contracts import DatasetSnapshot, EvalReport, EvalSpec, Judge, ModelRef, Sampler, TrainResult
+from alignment.evaluation.calibration import calibrate
+from alignment.evaluation.comparison import SCORE_COLUMNS, ScoreTable, compare_all
+from alignment.rewards.catalogue import ClipPreference, ClipScore
 from pipelines import tracking
 from pipelines.contracts import CandidateVersion, GateDecision
 from pipelines.folders import hash_folder
 from pipelines.project import Project, load_project
+from pipelines.prompts import evaluation_digest
+from pipelines.release import decisions, verdict
 from pipelines.release.registration import register
 from pipelines.settings import Settings
-from pipelines.storage import Store, open_store
+from pipelines.storage import Store, open_store, sha256_file
 
 ROOT = Path(__file__).parents[2]
 START_SECONDS = 150
 SESSION_SECONDS = 1800
+NUM_PROMPTS = 200
+JUDGES, GUARDS = ("taste_a", "taste_b"), ("caption_match", "diversity")
 
 Row = dict[str, Any]
 
@@ -273,28 +283,95 @@ class ReleaseWorld:
         """Train and register."""
         return register(self.train(name), self.project, self.settings, snapshot=self.snapshot, run_id=self.run_id)
 
+    def evaluate(self, candidate: CandidateVersion, champion: CandidateVersion | None) -> EvalReport:
+        """An evaluation in the store whose judges clearly prefer the candidate, and whose guards do not move."""
+        prompts = evaluation_digest(self.project, self.settings)
+        folder = self.folder / f"scores-{uuid.uuid4().hex[:8]}"
+        folder.mkdir()
+        columns = better_scores()
+        pq.write_table(pa.table(columns), folder / "scores.parquet")
+        spec = eval_spec(candidate, champion, prompts)
+        scorers = [scorer.name for scorer in (*spec.judges, *spec.guards)]
+        table = ScoreTable.from_columns(columns)
+        comparisons, problems = compare_all(table, scorers, tie_thresholds={}, confidence=spec.confidence)
+        right = [1.0] * 96 + [-1.0] * 24
+        report = EvalReport(
+            uri=self.store.uri("evaluations", folder.name),
+            spec=spec,
+            scores_digest=sha256_file(folder / "scores.parquet"),
+            num_prompts=NUM_PROMPTS,
+            comparisons=tuple(comparisons),
+            calibrations=tuple(
+                calibrate(
+                    name, score_chosen=right, score_rejected=[0.0] * 120, is_human_tie=[False] * 120, confidence=0.95
+                )
+                for name in JUDGES
+            ),
+            problems=tuple(problems),
+        )
+        self.store.publish_folder(folder, report.uri, report.model_dump(mode="json"))
+        return report
+
     def decide(self, candidate: CandidateVersion, champion: CandidateVersion | None, **changes: Any) -> GateDecision:
-        """The gate says promote, on scores that are in the store; `changes` make it say something else."""
-        scores_dir = self.folder / f"scores-{uuid.uuid4().hex[:8]}"
-        scores_dir.mkdir()
-        (scores_dir / "scores.parquet").write_bytes(scores_dir.name.encode())
-        uri = self.store.uri("evaluations", scores_dir.name)
-        manifest = self.store.publish_folder(scores_dir, uri, {})
-        facts: dict[str, Any] = {
-            "verdict": "promote",
-            "mode": "enforce",
-            "checks": (),
-            "reasons": (),
-            "candidate": candidate,
-            "champion_version": champion.version if champion else None,
-            "champion_weights_digest": champion.weights_digest if champion else self.base_digest,
-            "report_digest": "e" * 64,
-            "evaluation_uri": uri,
-            "report_uri": self.store.uri("evaluations", "reports", f"{scores_dir.name}.html"),
-            "scores_digest": manifest.files["scores.parquet"].sha256,
-            "policy_digest": self.project.gate.digest,
-        }
-        return GateDecision(**{**facts, **changes})
+        """The gate's decision on such an evaluation, kept in the store; `changes` make it say something else."""
+        report = self.evaluate(candidate, champion)
+        decision = verdict.decide(
+            report,
+            verdict.read_scores(self.store.read_bytes(f"{report.uri}/scores.parquet")),
+            candidate,
+            champion_version=champion.version if champion else None,
+            champion_weights_digest=champion.weights_digest if champion else self.base_digest,
+            project=self.project,
+            settings=self.settings,
+        )
+        page = {"report_uri": f"{report.uri.replace('/scores-', '/reports/scores-')}.html"}
+        return self.kept(decision.model_copy(update={**page, **changes}))
+
+    def kept(self, decision: GateDecision) -> GateDecision:
+        """The decision, in the store as the gate leaves it there."""
+        decisions.save_decision(decision, self.project, self.settings)
+        return decision
+
+
+@functools.cache
+def better_scores() -> dict[str, list[Any]]:
+    """Two judges by which the candidate gains 0.6 standard deviations, two guards by which nobody does."""
+    rng = np.random.default_rng(0)
+    rows: list[tuple[Any, ...]] = []
+    for scorer, gain in {**dict.fromkeys(JUDGES, 0.6), **dict.fromkeys(GUARDS, 0.0)}.items():
+        level, change = rng.normal(20, 3, NUM_PROMPTS), rng.normal(gain, 1, NUM_PROMPTS)
+        for role in ("candidate", "champion", "base"):
+            lift = change if role == "candidate" else 0 * level
+            rows += [
+                (role, scorer, p, s, level[p] + lift[p] + 0.01 * s, f"prompt {p}", "even" if p % 2 == 0 else "odd")
+                for p in range(NUM_PROMPTS)
+                for s in (0, 1)
+            ]
+    names = (*SCORE_COLUMNS, "prompt", "category")
+    return {name: [row[i] for row in rows] for i, name in enumerate(names)}
+
+
+def eval_spec(candidate: CandidateVersion, champion: CandidateVersion | None, prompts_digest: str) -> EvalSpec:
+    """Candidate, champion and base by the scorers of the shapes project."""
+
+    def judge(name: str, scorer: Any, *trained_on: str) -> Judge:
+        return Judge(
+            name=name, scorer=scorer, weights_digest=hashlib.sha256(name.encode()).hexdigest(), trained_on=trained_on
+        )
+
+    incumbent = champion.weights_digest if champion else candidate.base_digest
+    return EvalSpec(
+        candidate=ModelRef(kind=candidate.kind, weights_digest=candidate.weights_digest),
+        champion=ModelRef(kind=champion.kind if champion else "base", weights_digest=incumbent),
+        base_digest=candidate.base_digest,
+        backbone=StableDiffusion(resolution=64),
+        prompts_digest=prompts_digest,
+        seeds=(0, 1),
+        sampler=Sampler(steps=20, guidance_scale=3.0),
+        judges=tuple(judge(name, ClipPreference(), f"panel_{name}") for name in JUDGES),
+        guards=tuple(judge(name, ClipScore()) for name in GUARDS),
+        snapshot_digest=candidate.snapshot_digest,
+    )
 
 
 @pytest.fixture

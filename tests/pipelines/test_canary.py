@@ -28,6 +28,7 @@ def test_a_clear_preference_is_decided_and_stays_decided(tmp_path: Path) -> None
 def test_ties_are_left_out_and_told(tmp_path: Path) -> None:
     verdict = judge_picks(table(tmp_path / "a.csv", ["challenger", "tie", "champion", "tie"]))
     assert (verdict.verdict, verdict.num_ties, verdict.num_counted, verdict.win_rate) == ("undecided", 2, 2, 0.5)
+    assert "2 ties are left out" in verdict.explanation
 
 
 def test_one_person_cannot_decide_alone(tmp_path: Path) -> None:
@@ -52,8 +53,16 @@ def test_rows_are_taken_by_their_time(tmp_path: Path) -> None:
 
 def test_a_change_on_the_way_is_no_verdict_to_act_on(tmp_path: Path) -> None:
     verdict = judge_picks(table(tmp_path / "a.csv", ["challenger"] * 200 + ["champion"] * 400))
-    assert verdict.drift
+    assert (verdict.verdict, verdict.decided_after) == ("drift", None)
     assert "start a new table" in verdict.explanation
+
+
+def test_a_challenger_that_people_prefer_too_little_is_not_called_the_champions_loss(tmp_path: Path) -> None:
+    picks = ["challenger"] * 3 + ["champion"] * 2
+    verdict = judge_picks(table(tmp_path / "a.csv", picks * 400), required=0.7)
+    assert verdict.win_rate_low > 0.5
+    assert verdict.verdict == "insufficient"
+    assert "fewer than the required 0.7" in verdict.explanation
 
 
 @pytest.mark.parametrize(

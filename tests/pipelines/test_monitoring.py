@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from pipelines import monitoring
+from pipelines import drift, monitoring
 from pipelines.contracts import CandidateVersion
 from pipelines.intake.ingestion import ingest, list_source_shards
 from pipelines.intake.snapshot import accepted_reports, build_snapshot
@@ -77,7 +77,7 @@ def test_fresh_pairs_are_those_of_other_batches_less_known_ones(
     assert (base.reference, len(base.fresh_ids)) == (None, 40)
 
 
-def test_people_who_prefer_others_and_a_new_generator_ask_for_retraining(
+def test_people_who_prefer_others_ask_for_retraining(
     later: tuple[Project, CandidateVersion], settings: Settings
 ) -> None:
     """The champion's images won 5 of 20: the upper bound is 0.47."""
@@ -86,12 +86,45 @@ def test_people_who_prefer_others_and_a_new_generator_ask_for_retraining(
     preference = monitoring.preference_finding(project, champion, incoming.fresh)
     assert (preference.measured, preference.status) == (0.25, "retrain")
     assert "5 wins, 0 ties, 15 losses" in preference.explanation
-    drifts = {finding.name: finding for finding in monitoring.drift_findings(project, incoming)}
-    assert drifts["drift:generator"].status == "retrain"
-    assert drifts["drift:width"].status == "ok"
     patient = with_monitor(project, minimum_fresh_pairs=21)
     assert monitoring.preference_finding(patient, champion, incoming.fresh).status == "unmeasured"
     assert [f.status for f in monitoring.drift_findings(patient, incoming)] == ["unmeasured"]
+
+
+def facts(num_pairs: int, *, generators: tuple[str, str], source: str = "archive", words: int = 3) -> pa.Table:
+    """Pairs whose images, prompts and verdicts are alike, but for what is given."""
+    columns: dict[str, object] = {
+        "prompt": [" ".join(["fox"] * words)] * num_pairs,
+        "source": [source] * num_pairs,
+        "preference": [1.0] * num_pairs,
+    }
+    for side in (0, 1):
+        columns |= {f"{name}_{side}": [64.0] * num_pairs for name in drift.NUMBERS}
+        columns |= {f"format_{side}": ["PNG"] * num_pairs, f"generator_{side}": [generators[side]] * num_pairs}
+    return pa.table(columns)
+
+
+def test_people_who_judge_the_champions_own_images_ask_for_nothing(tiny_project: Project) -> None:
+    """What happens after every promotion: trained on the base's images, judged on the champion's."""
+    archive = facts(300, generators=("base", "tiny/2"))
+    for now in (("tiny/3", "base"), ("tiny/3", "tiny/3")):
+        fresh = facts(300, generators=now, source="feedback")
+        found = monitoring.drift_findings(tiny_project, monitoring.Incoming(archive, fresh))
+        assert {finding.status for finding in found} == {"ok"}
+        moved = {finding.name: finding for finding in found}
+        generator, source = moved["drift:generator"], moved["drift:source"]
+        assert (generator.limit, source.limit) == ("for information", "for information")
+        assert generator.explanation.startswith("generator moved: chi-squared effect"), "it is told all the same"
+        assert moved["drift:width"].limit == "< 0.2"
+
+
+def test_other_prompts_ask_for_retraining(tiny_project: Project) -> None:
+    archive = pa.concat_tables([facts(20, generators=("a", "b"), words=words) for words in range(1, 11)])
+    fresh = pa.concat_tables([facts(20, generators=("a", "b"), words=words) for words in range(11, 21)])
+    found = monitoring.drift_findings(tiny_project, monitoring.Incoming(archive, fresh))
+    statuses = {finding.name: finding.status for finding in found}
+    assert statuses.pop("drift:prompt_words") == "retrain"
+    assert set(statuses.values()) == {"ok"}
 
 
 def test_the_champion_is_known_by_its_names_on_one_side_only(tiny_project: Project) -> None:
@@ -121,16 +154,49 @@ def test_judges_are_held_to_their_floor_on_fresh_pairs(tiny_project: Project) ->
     assert ask(project, "judge", rows(20, 20), 0.95).status == "unmeasured"
 
 
+def test_a_calibration_that_failed_is_an_alarm(tiny_project: Project, settings: Settings) -> None:
+    """Airflow calls the run a success when only a task in its middle failed."""
+    [finding] = monitoring.agreement_findings(tiny_project, settings, None, fresh=frozenset({"pair"}))
+    assert (finding.name, finding.measured, finding.status) == ("agreement", None, "alarm")
+    assert "the calibration failed" in finding.explanation
+    assert monitoring.gravest([finding]) == "alarm"
+
+
 def test_retraining_is_claimed_once_within_the_rate(tiny_project: Project, settings: Settings) -> None:
-    def claim(key: str, days: float) -> str:
+    def turn(key: str, days: float) -> str:
+        last = monitoring.last_announced(tiny_project, settings)[1]
+        return monitoring.turn(tiny_project, last, key=key, now=NOW + timedelta(days=days))
+
+    def claim(key: str, days: float) -> bool:
         return monitoring.claim(tiny_project, settings, ["drift"], key=key, now=NOW + timedelta(days=days))
 
-    assert claim("", 0) == "advised", "only looking claims nothing"
-    assert claim("run-1", 0) == "announced"
-    assert claim("run-1", 0.1) == "announced", "the retry of a run is no second retraining"
-    assert claim("run-2", 6.9) == "held_back"
-    assert claim("run-2", 7) == "announced"
-    assert claim("", 8) == "held_back"
+    assert turn("", 0) == "advised", "only looking claims nothing"
+    assert turn("run-1", 0) == "due"
+    assert claim("run-1", 0)
+    assert (turn("run-1", 0.1), claim("run-1", 0.1)) == ("due", True), "the retry of a run is no second retraining"
+    assert (turn("run-2", 6.9), claim("run-2", 6.9)) == ("held_back", False)
+    assert (turn("run-2", 7), claim("run-2", 7)) == ("due", True)
+    assert turn("", 8) == "held_back"
+    number, last = monitoring.last_announced(tiny_project, settings)
+    assert last is not None
+    assert (number, last.key, last.reasons) == (2, "run-2", ("drift",))
+
+
+def test_a_report_that_was_never_announced_uses_up_nothing(
+    later: tuple[Project, CandidateVersion], tracked: Settings
+) -> None:
+    """MLflow may be gone once the report is written, in every try of a run: the next run announces."""
+    project, champion = later
+
+    def ask(key: str) -> MonitorReport:
+        return monitoring.monitor(project, tracked, champion=champion, calibration=None, announce_key=key)
+
+    assert ask("run-1").retrain == "due"
+    report = ask("run-2")
+    assert report.retrain == "due"
+    assert "5 wins, 0 ties, 15 losses" in report.reasons_to_retrain[0]
+    assert monitoring.claim(project, tracked, report.reasons_to_retrain, key="run-2", now=report.at)
+    assert (ask("run-3").retrain, ask("").retrain) == ("held_back", "held_back")
 
 
 def test_the_gravest_finding_is_the_outcome() -> None:

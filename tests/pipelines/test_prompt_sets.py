@@ -85,7 +85,11 @@ def test_a_written_set_imports_to_itself(parti: Path, tmp_path: Path) -> None:
     [
         ("part", "", "Did you mean 'parti'?"),
         ("jsonl", '{"prompt": "a"}\n', "line 1 is no JSON object with the texts `prompt` and `category`"),
-        ("jsonl", "a kite\n", "line 1 is no JSON object"),
+        ("jsonl", "a kite\n", "line 1 is not JSON"),
+        ("jsonl", '{"prompt": "a", "category": null}\n', "line 1 is no JSON object"),
+        ("jsonl", "[]\n", "line 1 is no JSON object"),
+        ("tsv", "prompt\tcategory\na\tb\tx\n", "line 2 has more columns"),
+        ("parti", "", "it has nothing"),
         ("jsonl", '{"prompt": 3, "category": "x"}\n', "line 1 is no JSON object"),
         ("tsv", "prompt\tcategory\n \tx\n", "empty prompts at list line 2"),
         ("tsv", "prompt\tcategory\n", "holds no prompts"),
@@ -97,6 +101,19 @@ def test_faults_are_named_and_nothing_is_written(tmp_path: Path, form: str, cont
     with pytest.raises(ValueError, match=told):
         import_prompts(tmp_path / "list", form, tmp_path / "x.tsv")
     assert not (tmp_path / "x.tsv").exists()
+
+
+def test_a_prompt_may_hold_a_line_separator(tmp_path: Path) -> None:
+    (tmp_path / "list").write_text('{"prompt": "a\u2028kite", "category": "x"}\n', encoding="utf-8")
+    assert import_prompts(tmp_path / "list", "jsonl", tmp_path / "x.tsv").num_prompts == 1
+    assert (tmp_path / "x.tsv").read_text() == "prompt\tcategory\na kite\tx\n"
+
+
+def test_a_place_that_cannot_be_written_is_told(tmp_path: Path, parti: Path) -> None:
+    with pytest.raises(ValueError, match=r"is a folder. Give a file"):
+        import_prompts(parti, "parti", tmp_path)
+    with pytest.raises(ValueError, match="cannot be written: File exists"):
+        import_prompts(parti, "parti", parti / "x.tsv")
 
 
 def test_every_format_has_its_reader(tmp_path: Path) -> None:

@@ -21,4 +21,5 @@ def test_alarms_are_the_findings_that_a_person_has_to_look_at() -> None:
         retrain="held_back",
     )
     assert report.alarms == ("b alarm", "d alarm")
+    assert report.reasons_to_retrain == ("c retrain",)
     assert MonitorReport.model_validate_json(report.model_dump_json()) == report

@@ -2,6 +2,10 @@
 
 Both answers, and none in time, let the run go on: the promote task says what followed and leaves it on record. The
 answer counts only after that task has looked at who gave it. Airflow's `dag.test()` never returns on such a task.
+
+An answer speaks of the decision that was on the screen. Airflow 3.3 never changes a question that a task once put, so a
+task that was cleared because its decision changed would show the old one; the task remembers what it asked about, and
+fails when that is not what it is about to ask or to answer.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,12 +14,21 @@ from typing import Any
 
 from airflow.providers.standard.operators.hitl import ApprovalOperator, HITLOperator
 from airflow.sdk import Context
+from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk.execution_time.context import NEVER_EXPIRE
 
 from alignment.lookup import resolve
 from pipelines.contracts import Approval, GateDecision
 
 QUESTION_BUILDER = "pipelines.champion_stages:approval_question"
 """(project path, decision, asked_by=) -> question or None. Named, not imported: it belongs to another wing."""
+ASKED_KEY = "asked_about"
+"""Digest of the decision that the task put to people, in its state store: that outlives retries and clears."""
+
+_OTHER_DECISION = (
+    "People were asked about another decision: the gate decided anew after the question was put, and Airflow goes on"
+    " showing the first one. Nothing was moved. Trigger the DAG again; a new run asks a new question."
+)
 
 
 class PromotionApproval(ApprovalOperator):
@@ -44,6 +57,7 @@ class PromotionApproval(ApprovalOperator):
         self.project_path = project_path
         self.decision = decision
         self.question_builder = question_builder
+        self.asked_before = False
 
     def execute(self, context: Context) -> None:
         """Park the task until somebody answers, unless nobody has to."""
@@ -51,19 +65,23 @@ class PromotionApproval(ApprovalOperator):
         if question is None:
             self.log.info("Nobody has to be asked.")
             return
+        self._ask_about(context, question["decision_digest"])
         self.subject, self.body = question["subject"], question["body"]
         self.assigned_users = question["approvers"]
         self.log.info("Asked are: %s", ", ".join(user["name"] for user in question["approvers"]))
         super().execute(context)
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
-        """The answer as an Approval."""
+        """The answer as an Approval of what was asked."""
+        digest = GateDecision.model_validate(self.decision).digest
+        if _asked_about(context) != digest:
+            raise AirflowFailException(_OTHER_DECISION)
         # Not ApprovalOperator's own: that one skips the task which says what followed.
         answer = HITLOperator.execute_complete(self, context, event)
         user = answer["responded_by_user"] or {"id": "", "name": ""}
         approved = answer["chosen_options"] == [self.APPROVE]
         approval = Approval(
-            decision_digest=GateDecision.model_validate(self.decision).digest,
+            decision_digest=digest,
             answer="timeout" if event.get("timedout") else "approve" if approved else "reject",
             by=user["name"],
             by_id=user["id"],
@@ -77,7 +95,8 @@ class PromotionApproval(ApprovalOperator):
     @property
     def announcement(self) -> dict[str, str]:
         """What people are told when they are asked."""
-        return {"message": self.subject, "report_uri": str(self.decision.get("report_uri", ""))}
+        again = " It was asked before; an answer given then did not arrive." if self.asked_before else ""
+        return {"message": self.subject + again, "report_uri": str(self.decision.get("report_uri", ""))}
 
     def _question(self, context: Context) -> dict[str, Any] | None:
         builder = resolve(self.question_builder)
@@ -86,6 +105,20 @@ class PromotionApproval(ApprovalOperator):
         )
         return question
 
+    def _ask_about(self, context: Context, digest: str) -> None:
+        """Remember what people are asked about; AirflowFailException when they were asked about something else."""
+        asked = _asked_about(context)
+        if asked not in (None, digest):
+            raise AirflowFailException(_OTHER_DECISION)
+        self.asked_before = asked is not None
+        if self.asked_before:
+            self.log.warning("Asking again: an answer given before did not reach this task, or it was cleared.")
+        context["task_state_store"].set(ASKED_KEY, digest, retention=NEVER_EXPIRE)
+
     def _asked_by(self, context: Context) -> list[str]:
         name = context["dag_run"].triggering_user_name
         return [name] if name else []
+
+
+def _asked_about(context: Context) -> Any:
+    return context["task_state_store"].get(ASKED_KEY)

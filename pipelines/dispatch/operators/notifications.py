@@ -25,20 +25,24 @@ class TellPeople(BaseNotifier):
     """Tells of an event of a project, if its `[notify]` wants that.
 
     As a success callback without `event` it reads the task's answer: a Promotion, by its `outcome`, or a
-    Reconciliation, by its `state`.
+    Reconciliation, by its `state`. With `report_of`, the id of a task that answered with a report's `uri`, the message
+    links to that.
     """
 
     template_fields = ()
 
-    def __init__(self, project_path: str, event: str = "") -> None:
+    def __init__(self, project_path: str, event: str = "", *, report_of: str = "") -> None:
         super().__init__()
         self.project_path = project_path
         self.event = event
+        self.report_of = report_of
 
     def notify(self, context: Context) -> None:
         """Send what there is to say; see BaseNotifier."""
         project = load_project(Path(self.project_path))
         answer = _announcement(context) if self.event else _answer(context)
+        if self.report_of:
+            answer["report_uri"] = _answer(context, self.report_of).get("uri", "")
         event = self.event or str(answer.get("outcome") or answer.get("state") or "")
         if not project.notify.wants(event):
             return
@@ -59,6 +63,12 @@ def callbacks(project: Project, project_path: str) -> dict[str, list[BaseNotifie
 def failure_callbacks(project: Project, project_path: str) -> dict[str, list[BaseNotifier]]:
     """Arguments of a task whose failure is worth telling."""
     return {"on_failure_callback": [TellPeople(project_path, "failed")]} if project.notify.wants("failed") else {}
+
+
+def alarm_callbacks(project: Project, project_path: str, *, report_of: str) -> dict[str, list[BaseNotifier]]:
+    """Arguments of a task that fails so that somebody looks: told once, as an alarm where those are asked for."""
+    event = next((event for event in ("alarm", "failed") if project.notify.wants(event)), "")
+    return {"on_failure_callback": [TellPeople(project_path, event, report_of=report_of)] if event else []}
 
 
 def compose(project: Project, event: str, answer: Mapping[str, Any], context: Mapping[str, Any]) -> dict[str, str]:
@@ -119,8 +129,8 @@ def _announcement(context: Context) -> dict[str, Any]:
     return dict(getattr(context.get("task"), "announcement", {}))
 
 
-def _answer(context: Context) -> dict[str, Any]:
-    """What the task returned."""
+def _answer(context: Context, task_id: str = "") -> dict[str, Any]:
+    """What the task returned, or another one of the same run."""
     task_instance = context["ti"]
-    answer = task_instance.xcom_pull(task_ids=task_instance.task_id)
+    answer = task_instance.xcom_pull(task_ids=task_id or task_instance.task_id)
     return dict(answer) if isinstance(answer, Mapping) else {}

@@ -41,7 +41,9 @@ def test_a_file_that_would_run_code_is_refused_unrun(tmp_path: Path, monkeypatch
     assert not (tmp_path / "was_run").exists()
 
 
-@pytest.mark.parametrize(("name", "content"), [("w.pt", b"?"), ("w.safetensors", b"?"), ("w.zip", b""), ("w.pt", None)])
+@pytest.mark.parametrize(
+    ("name", "content"), [("w.pt", b"?"), ("w.pt", b"el?"), ("w.safetensors", b"?"), ("w.zip", b""), ("w.pt", None)]
+)
 def test_other_files_are_refused(tmp_path: Path, name: str, content: bytes | None) -> None:
     if content is None:
         torch.save({"epoch": 1}, tmp_path / name)

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 
 from alignment.contracts import Placement, ValueObject
 from alignment.failures import JobStoppedError
@@ -119,6 +121,30 @@ def test_arguments() -> None:
 
 def test_storage_full_without_a_name_names_the_output(tmp_path: Path) -> None:
     assert str(tmp_path) in describe(OSError(errno.ENOSPC, "full"), tmp_path).message
+
+
+def test_weights_that_cannot_be_read_are_bad_data_and_the_log_shows_which(
+    paths: JobPaths, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A retry would read the same bytes."""
+    cut_off = paths.out.parent / "cut_off.safetensors"
+    save_file({"w": torch.zeros(8)}, cut_off)
+    cut_off.write_bytes(cut_off.read_bytes()[:20])
+
+    def read(_: JobPaths) -> None:
+        load_file(cut_off)
+
+    assert exit_code(read, paths) == 1
+    found = failure(paths)
+    assert found.kind == "bad_data"
+    assert "damaged or incomplete" in found.message
+    assert "load_file(cut_off)" in caplog.text
+
+
+def test_weights_that_cannot_be_written_may_be_written_by_the_next_attempt(tmp_path: Path) -> None:
+    with pytest.raises(SafetensorError) as unwritten:
+        save_file({"w": torch.zeros(8)}, tmp_path / "nowhere" / "w.safetensors")
+    assert describe(unwritten.value, tmp_path).kind == "crashed"
 
 
 def test_sigterm_in_a_job_without_its_own_answer_is_preemption(tmp_path: Path) -> None:

@@ -31,3 +31,12 @@ def test_a_single_layer_has_no_number() -> None:
 def test_anything_else_is_refused(weights: dict[str, torch.Tensor]) -> None:
     with pytest.raises(ValueError, match="no chain of linear layers"):
         AffineHead.from_weights(weights, HERE)
+
+
+def test_a_head_that_lost_a_part_is_refused() -> None:
+    weights = {"0.weight": torch.zeros(2, 2), "0.bias": torch.zeros(2), "2.weight": torch.zeros(1, 2)}
+    AffineHead.from_weights(weights, HERE)
+    with pytest.raises(ValueError, match=r"head in judge lacks 2\.bias\."):
+        AffineHead.from_weights(weights, HERE, biased=True)
+    with pytest.raises(ValueError, match=r"holds 4\.bias, which no layer reads"):
+        AffineHead.from_weights(weights | {"4.bias": torch.zeros(1)}, HERE)

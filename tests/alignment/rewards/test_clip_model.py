@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from alignment.rewards.clip_model import ClipModel
 
@@ -76,6 +77,16 @@ def test_a_missing_file_is_named(tiny_clip_dir: Path, tmp_path: Path, name: str)
     for path in [folder / name, folder / "vocab.json"]:
         path.unlink(missing_ok=True)
     with pytest.raises(ValueError, match=name):
+        ClipModel(folder, torch.device("cpu"))
+
+
+def test_a_weight_that_would_be_random_is_refused(tiny_clip_dir: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "judge"
+    shutil.copytree(tiny_clip_dir, folder)
+    weights = load_file(folder / "model.safetensors")
+    del weights["text_projection.weight"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"lacks 1 weights, which would be random \(text_projection\.weight\)"):
         ClipModel(folder, torch.device("cpu"))
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
@@ -90,4 +90,10 @@ def test_what_is_missing_is_named(judge_dir: Path, tmp_path: Path) -> None:
         if path.name != "instruction.txt":
             shutil.copy(path, tmp_path)
     with pytest.raises(ValueError, match=r"lacks instruction\.txt"):
+        HpsV3Scorer(tmp_path, HpsV3(), weights_digest="0" * 64, device=CPU)
+    shutil.copy(judge_dir / "instruction.txt", tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    del weights["language_model.norm.weight"]
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"lacks 1 weights, which would be random \(language_model\.norm\.weight\)"):
         HpsV3Scorer(tmp_path, HpsV3(), weights_digest="0" * 64, device=CPU)

@@ -70,3 +70,11 @@ def test_weights_that_do_not_fit_are_told(judge_dir: Path, tmp_path: Path) -> No
     save_file(weights, tmp_path / "model.safetensors")
     with pytest.raises(ValueError, match=r"do not fit config\.json"):
         Blip(tmp_path, CPU)
+    weights = load_file(judge_dir / "model.safetensors")
+    save_file(weights | {"itm_head.weight": torch.zeros(2)}, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=r"1 weights that nothing would read \(itm_head\.weight\)"):
+        Blip(tmp_path, CPU)
+    del weights["head.layers.7.bias"]
+    save_file(weights, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=r"lacks layers\.7\.bias"):
+        Blip(tmp_path, CPU)

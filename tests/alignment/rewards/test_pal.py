@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from alignment.contracts import Judge
 from alignment.durable import content_digest
@@ -112,6 +112,11 @@ def test_a_folder_that_is_not_whole_is_refused(tmp_path: Path, tiny_clip_dir: Pa
     (folder / "head.json").write_text(json.dumps(settings | {"heads": 1}))
     with pytest.raises(ValueError, match=r"Unknown field .heads.\. Did you mean .head."):
         read_head(folder)
+    (folder / "head.json").write_text(json.dumps(settings))
+    weights = load_file(folder / "head.safetensors")
+    save_file({name: weights[name] for name in sorted(weights)[1:]}, folder / "head.safetensors")
+    with pytest.raises(ValueError, match=r"(?s)does not fit head\.json.*Missing key"):
+        PalScorer(folder, Pal(), weights_digest="0" * 64, device=CPU)
     (folder / "head.safetensors").unlink()
     with pytest.raises(ValueError, match=r"lacks head\.safetensors"):
         read_head(folder)

@@ -1,5 +1,7 @@
 """A classifier as a guard."""
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -48,6 +50,16 @@ def test_a_threshold_makes_a_rate(
 ) -> None:
     params = Safety(unsafe_labels=("nudity",), threshold=threshold)
     assert scores(classifier_dir, params, pictures) == [score] * 3
+
+
+def test_a_classifier_without_its_last_layer_is_refused(classifier_dir: Path, tmp_path: Path) -> None:
+    shutil.copytree(classifier_dir, tmp_path, dirs_exist_ok=True)
+    # What a vision model saved without its head looks like: the names are those of the tower alone.
+    ViTForImageClassification.from_pretrained(classifier_dir).vit.save_pretrained(tmp_path)
+    config = json.loads((classifier_dir / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"lacks 2 weights, which would be random \(classifier\.bias, classifier\.w"):
+        SafetyScorer(tmp_path, Safety(unsafe_labels=("nudity",)), weights_digest="0" * 64, device=CPU)
 
 
 def test_an_unknown_label_is_told(classifier_dir: Path) -> None:

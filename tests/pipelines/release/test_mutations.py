@@ -17,10 +17,11 @@ import pytest
 
 from alignment.calibration_contracts import CalibrationReport, CalibrationSpec, JudgeCalibration, RaterReliability
 from alignment.contracts import EvalReport, ModelRef
-from pipelines import calibrations, judgement
+from pipelines import calibrations, judgement, registry
 from pipelines.contracts import CandidateVersion, GateDecision
 from pipelines.project import Project, load_project
 from pipelines.prompts import heldout_prompts
+from pipelines.release import ledger
 from pipelines.release.promotion import promote
 from pipelines.settings import Settings
 from pipelines.storage import open_store, sha256_file
@@ -213,13 +214,36 @@ def edit_scores(world: Any, decision: GateDecision) -> GateDecision:
 
 
 def loosen_policy(world: Any, decision: GateDecision) -> GateDecision:
-    return decision.model_copy(update={"policy_digest": "a" * 64})
+    return world.kept(decision.model_copy(update={"policy_digest": "a" * 64}))
+
+
+def swap_report(world: Any, decision: GateDecision) -> GateDecision:
+    path = Path(urlsplit(decision.evaluation_uri).path) / "manifest.json"
+    path.chmod(0o644)
+    path.write_text(path.read_text().replace('"confidence": 0.95', '"confidence": 0.9'))
+    return decision
+
+
+def raise_a_number(world: Any, decision: GateDecision) -> GateDecision:
+    """The gate's own decision in all but a check that nobody reads again, edited between two tasks."""
+    first, *others = decision.checks
+    return decision.model_copy(update={"checks": (first.model_copy(update={"explanation": "All good."}), *others)})
+
+
+def drop_calibration(world: Any, decision: GateDecision) -> GateDecision:
+    """The project asks for calibrations that no judge has: by its rules of now nobody could have voted."""
+    policy = world.project.gate.model_copy(update={"maximum_calibration_age_days": 90})
+    world.project = world.project.model_copy(update={"gate": policy})
+    return world.kept(decision.model_copy(update={"policy_digest": policy.digest}))
 
 
 AFTERWARDS = {
     "weights tampered with": (tamper_weights, "changed or damaged"),
     "score table edited": (edit_scores, "are not those of the decision"),
     "policy changed": (loosen_policy, "policy was changed after the decision"),
+    "report swapped": (swap_report, "report in .* is not that of the decision"),
+    "decision edited on its way": (raise_a_number, "The gate made no decision .* it is not in the store"),
+    "calibrations expired": (drop_calibration, "its scores now lead to invalid .*Only 0 of 2 judges may vote"),
 }
 
 
@@ -235,3 +259,24 @@ def test_what_changes_after_the_decision_stops_the_move(
     assert decision.verdict == "promote"
     with pytest.raises(ValueError, match=reason):
         promote(mutate(world, decision), world.project, world.settings, "tester")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_a_verdict_of_another_hand_moves_nothing(
+    world: Any, whole_evaluation: Any, evaluation_of: Any, tmp_path: Path
+) -> None:
+    """A bad candidate was held; its decision is copied with the word `promote`, beside the store and then into it."""
+    candidate = world.register("a")
+    worse = evaluation_of({"taste_a": -0.6, "taste_b": -0.5}, {"caption_match": 0.0, "diversity": 0.0})
+    decision = docket_of(world.project, world.settings, worse, candidate).judged(tmp_path)
+    assert decision.verdict == "hold"
+    forged = decision.model_copy(update={"verdict": "promote", "reasons": ()})
+    with pytest.raises(ValueError, match=r"The gate made no decision .* it is not in the store"):
+        promote(forged, world.project, world.settings, "tester")
+    tags = registry.version_tags(world.settings, world.project.name, candidate.version) or {}
+    assert "gate.verdict" not in tags, "what the gate never said is not noted on the version either"
+    with pytest.raises(ValueError, match="the decision says promote, its scores now lead to hold"):
+        promote(world.kept(forged), world.project, world.settings, "tester")
+    assert ledger.entries(world.project.name, world.settings) == ()
+    assert "champion" not in registry.aliases(world.settings, world.project.name)

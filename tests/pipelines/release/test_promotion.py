@@ -159,8 +159,9 @@ def other_weights(world: Any) -> Path:
         (change_decision(policy_digest="a" * 64), "policy was changed after the decision"),
         (change_decision(scores_digest="a" * 64), "scores in .* are not those of the decision"),
         (change_decision(evaluation_uri="file:///nowhere"), "evaluation in file:///nowhere is gone"),
-        (change_decision(champion_version=3), "was evaluated against version 3"),
-        (change_decision(champion_weights_digest="a" * 64), "with weights aaaaaaaaaaaa"),
+        (change_decision(champion_version=3), "lead to invalid .* the champion is version 3"),
+        (change_decision(champion_weights_digest="a" * 64), r"lead to invalid .* the base model \(aaaaaaaaaaaa\)"),
+        (change_decision(report_digest="a" * 64), "report in .* is not that of the decision"),
         (damage("jobs", "a/weights/*"), "changed or damaged"),
         (damage_served, "MLflow serves weights with digest"),
     ],
@@ -168,7 +169,8 @@ def other_weights(world: Any) -> Path:
 def test_what_does_not_fit_the_decision_stops_the_move(
     world: Any, break_it: Callable[[Any, Any], Any], complaint: str
 ) -> None:
-    decision = break_it(world, world.decide(world.register("a"), None))
+    """Even where the changed decision is put into the store as one that the gate made."""
+    decision = world.kept(break_it(world, world.decide(world.register("a"), None)))
     with pytest.raises(ValueError, match=complaint):
         promote(decision, world.project, world.settings, "tester")
     assert (aliases(world), entries(world)) == ({}, ())

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 from airflow.providers.standard.operators import hitl
-from airflow.sdk.exceptions import TaskAwaitingInput
+from airflow.sdk.exceptions import AirflowFailException, TaskAwaitingInput
+from airflow.sdk.execution_time.context import NEVER_EXPIRE
 
 from pipelines.contracts import Approval, CandidateVersion, GateDecision
 from pipelines.dispatch.operators.approval import PromotionApproval
@@ -64,8 +65,27 @@ def operator(path: str = "projects/shapes.toml", **changes: Any) -> PromotionApp
     )
 
 
-def context(user: str | None = "ada") -> Any:
-    return {"task_instance": SimpleNamespace(id="ti-1"), "dag_run": SimpleNamespace(triggering_user_name=user)}
+class FakeStateStore:
+    """What a task remembers over retries and clears."""
+
+    def __init__(self, **values: Any) -> None:
+        self.values = values
+
+    def get(self, key: str) -> Any:
+        return self.values.get(key)
+
+    def set(self, key: str, value: Any, *, retention: timedelta) -> None:
+        assert retention == NEVER_EXPIRE
+        self.values[key] = value
+
+
+def context(user: str | None = "ada", *, asked_about: str | None = DECISION.digest) -> Any:
+    """`asked_about`: what the task put to people before; None for a task that has not run yet."""
+    return {
+        "task_instance": SimpleNamespace(id="ti-1"),
+        "dag_run": SimpleNamespace(triggering_user_name=user),
+        "task_state_store": FakeStateStore(**({"asked_about": asked_about} if asked_about else {})),
+    }
 
 
 @pytest.fixture
@@ -91,7 +111,7 @@ def event(option: str, user: dict[str, str] | None, **changes: Any) -> dict[str,
 
 def test_the_question_goes_to_the_approvers_and_silence_is_no(asked: list[dict[str, Any]]) -> None:
     with pytest.raises(TaskAwaitingInput) as parked:
-        operator().execute(context())
+        operator().execute(context(asked_about=None))
     assert parked.value.timeout == timedelta(hours=2)
     assert parked.value.method_name == "execute_complete"
     [given] = asked
@@ -129,5 +149,31 @@ def test_people_are_told_what_they_are_asked(asked: list[dict[str, Any]]) -> Non
     told: list[dict[str, str]] = []
     asking = operator(notifiers=[lambda _: told.append(asking.announcement)])
     with pytest.raises(TaskAwaitingInput):
-        asking.execute(context())
+        asking.execute(context(asked_about=None))
     assert told == [{"message": "Sure?", "report_uri": "file:///store/reports/1.html"}]
+
+
+def test_a_retry_asks_the_same_again_and_says_so(asked: list[dict[str, Any]]) -> None:
+    """Airflow 3.3 loses an answer that comes before its scheduler saw the asking process end, and retries the task."""
+    told: list[str] = []
+    asking = operator(notifiers=[lambda _: told.append(asking.announcement["message"])])
+    remembered = context(asked_about=None)
+    for _ in range(2):
+        with pytest.raises(TaskAwaitingInput):
+            asking.execute(remembered)
+    assert [given["subject"] for given in asked] == ["Sure?", "Sure?"]
+    assert told == ["Sure?", "Sure? It was asked before; an answer given then did not arrive."]
+
+
+def test_another_decision_is_not_put_under_the_first_ones_question(asked: list[dict[str, Any]]) -> None:
+    with pytest.raises(AirflowFailException, match="asked about another decision"):
+        operator().execute(context(asked_about="1" * 64))
+    assert asked == []
+
+
+@pytest.mark.parametrize("asked_about", ["1" * 64, None])
+def test_an_answer_speaks_of_no_other_decision(asked_about: str | None) -> None:
+    """The gate was run again between question and answer, or there is no telling what was asked."""
+    given = event("Approve", {"id": "7", "name": "bob"})
+    with pytest.raises(AirflowFailException, match="Nothing was moved"):
+        operator().execute_complete(context(asked_about=asked_about), given)

@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 
-from pipelines.dispatch.operators.notifications import TellPeople, callbacks, failure_callbacks
+from pipelines.dispatch.operators.notifications import TellPeople, alarm_callbacks, callbacks, failure_callbacks
 from pipelines.project import load_project
 
 SHAPES = Path(__file__).parents[4] / "projects" / "shapes.toml"
+WEBHOOK = '[notify.webhook]\nconnection = "chat"\nendpoint = "room"\n'
 PROMOTED = {"outcome": "promoted", "message": "version 1 -> version 2", "report_uri": "s3://bucket/report.html"}
 
 
@@ -76,7 +77,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("PLUMBLINE_AIRFLOW_UI_URL", "http://airflow")
     text = SHAPES.read_text().replace('"../examples', f'"{SHAPES.parents[1]}/examples')
     text += '[notify.mail]\nconnection = "mail"\nto = ["people@example.org"]\n'
-    text += '[notify.webhook]\nconnection = "chat"\nendpoint = "room"\n'
+    text += WEBHOOK
     (tmp_path / "shapes.toml").write_text(text)
     return str(tmp_path / "shapes.toml")
 
@@ -134,6 +135,28 @@ def test_an_alarm_a_failure_and_a_question_say_what_they_are_about(project: str,
     assert said == [("alarm", "moved by hand", ""), ("failed", "no GPU", ""), ("asked", "Sure?", "s3://r")]
 
 
+def told_by_the_alarm(project: str) -> None:
+    """What Airflow does when the monitor's task `alarm` failed."""
+    answers = {"monitor": {"outcome": "alarm", "uri": "s3://monitor/report.json"}, "promote": None}
+    failed = context(exception=RuntimeError("moved by hand"))
+    failed["ti"].xcom_pull = lambda task_ids: answers[task_ids]
+    for callback in alarm_callbacks(load_project(Path(project)), project, report_of="monitor")["on_failure_callback"]:
+        callback(failed)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "event"), [('["alarm"]', "alarm"), ('["alarm", "failed"]', "alarm"), ('["failed"]', "failed")]
+)
+def test_the_monitors_alarm_is_told_once_with_its_report(project: str, hook: Any, wanted: str, event: str) -> None:
+    text = Path(project).read_text()
+    Path(project).write_text(text[: text.index("[notify.mail]")] + f"[notify]\non = {wanted}\n" + WEBHOOK)
+    told_by_the_alarm(project)
+    [(_, said)] = hook.got
+    assert (said["event"], said["report_uri"]) == (event, "s3://monitor/report.json")
+    assert "moved by hand" in said["text"]
+    assert "Report: s3://monitor/report.json" in said["text"]
+
+
 def test_a_server_that_is_down_keeps_nobody_else_from_being_told(
     project: str, hook: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -146,3 +169,4 @@ def test_a_server_that_is_down_keeps_nobody_else_from_being_told(
 def test_without_a_way_to_tell_nothing_is_attached() -> None:
     assert callbacks(load_project(SHAPES), str(SHAPES)) == {}
     assert failure_callbacks(load_project(SHAPES), str(SHAPES)) == {}
+    assert alarm_callbacks(load_project(SHAPES), str(SHAPES), report_of="monitor") == {"on_failure_callback": []}

@@ -1,0 +1,67 @@
+"""The gate's verdict from what the store holds: made once by the gate, and made again before an alias moves."""
+
+import hashlib
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from alignment.contracts import EvalReport
+from alignment.evaluation.score_grids import ScoreGrids
+from pipelines import calibrations
+from pipelines.contracts import CandidateVersion, GateDecision
+from pipelines.project import Project
+from pipelines.prompts import evaluation_digest
+from pipelines.release import evidence, gate
+from pipelines.settings import Settings
+
+SCORES_FILE = "scores.parquet"
+
+
+@dataclass(frozen=True)
+class ScoreFile:
+    """A score table as it was read."""
+
+    columns: dict[str, list[object]]
+    scores: ScoreGrids
+    """Its whole grids; what is not whole is absent."""
+    sha256: str
+
+
+def read_scores(data: bytes) -> ScoreFile:
+    """The score table in the bytes of a parquet file."""
+    columns = read_columns(data)
+    return ScoreFile(columns, evidence.read_grids(columns), hashlib.sha256(data).hexdigest())
+
+
+def read_columns(data: bytes) -> dict[str, list[object]]:
+    """The columns of a parquet file, plain."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns: dict[str, list[object]] = pq.read_table(pa.BufferReader(data)).to_pydict()
+    return columns
+
+
+def decide(
+    report: EvalReport,
+    table: ScoreFile,
+    candidate: CandidateVersion,
+    *,
+    champion_version: int | None,
+    champion_weights_digest: str,
+    project: Project,
+    settings: Settings,
+) -> GateDecision:
+    """The gate's decision by the project's policy, prompts and calibrations as they are now; without a page yet."""
+    return gate.decide(
+        report,
+        project.gate,
+        candidate,
+        champion_version=champion_version,
+        champion_weights_digest=champion_weights_digest,
+        scores=table.scores,
+        table_problems=evidence.recompute(report, table.columns, scores_sha256=table.sha256),
+        prompts_digest=evaluation_digest(project, settings),
+        barred=calibrations.barred(
+            report.spec.judges, project.name, project.gate, settings=settings, now=datetime.now(UTC)
+        ),
+    )

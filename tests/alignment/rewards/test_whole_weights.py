@@ -1,0 +1,67 @@
+"""Weights that fit their network, and all the ways not to."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import ViTConfig, ViTModel
+
+from alignment.rewards.whole_weights import load_whole
+
+pytestmark = pytest.mark.timeout(120)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    config = ViTConfig(
+        **{"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8},
+        **{"image_size": 16, "patch_size": 8},
+    )
+    with torch.random.fork_rng():
+        ViTModel(config).save_pretrained(tmp_path)
+    return tmp_path
+
+
+def rewrite(folder: Path, without: str, **added: torch.Tensor) -> None:
+    weights = load_file(folder / "model.safetensors")
+    kept = {name: tensor for name, tensor in weights.items() if name != without}
+    save_file(kept | added, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def test_a_whole_folder_gives_its_own_numbers(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    own = load_whole(ViTModel, folder, what="tower").state_dict()
+    assert set(own) == set(weights)
+    assert all(torch.equal(own[name], tensor) for name, tensor in weights.items())
+
+
+def test_every_fault_is_told_at_once(folder: Path) -> None:
+    rewrite(folder, "layernorm.weight", **{"layernorm.bias": torch.zeros(3), "head.weight": torch.zeros(1)})
+    with pytest.raises(ValueError, match=r"The tower .* does not fit its config\.json") as error:
+        load_whole(ViTModel, folder, what="tower")
+    assert "lacks 1 weights, which would be random (layernorm.weight)" in str(error.value)
+    assert "another shape of 1 weights (layernorm.bias (3, needed 8))" in str(error.value)
+    assert "holds 1 weights that nothing would read (head.weight)" in str(error.value)
+
+
+def test_named_parts_may_be_missing_or_left_over(folder: Path) -> None:
+    added = {"head.weight": torch.zeros(1), "embeddings.position_ids": torch.zeros(4)}
+    rewrite(folder, "pooler.dense.bias", **added)
+    load_whole(ViTModel, folder, what="tower", may_lack=("pooler",), may_hold=("head",))
+    with pytest.raises(ValueError, match=r"\(pooler\.dense\.bias\); it holds 1 weights.*\(head\.weight\)"):
+        load_whole(ViTModel, folder, what="tower")
+
+
+def test_a_network_deeper_than_its_config_is_refused(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 0}))
+    with pytest.raises(ValueError, match="weights that nothing would read"):
+        load_whole(ViTModel, folder, what="tower")
+
+
+def test_a_torn_file_is_one_line(folder: Path) -> None:
+    (folder / "model.safetensors").write_bytes(b"junk")
+    with pytest.raises(ValueError, match=r"The tower .* cannot be loaded"):
+        load_whole(ViTModel, folder, what="tower")

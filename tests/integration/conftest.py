@@ -1,0 +1,8 @@
+"""What the tests with a real scheduler share lies beside them: embedded_world.py."""
+
+import sys
+from pathlib import Path
+
+HERE = str(Path(__file__).parent)
+if HERE not in sys.path:
+    sys.path.insert(0, HERE)

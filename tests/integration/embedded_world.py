@@ -1,0 +1,277 @@
+"""The embedded platform for a module of tests, and candidates whose evaluation is there before anybody asks for it.
+
+The DAGs, the scheduler, the api-server and the tracking server are real. An evaluation is found by digest, so nothing
+is trained or drawn for a candidate.
+"""
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from safetensors.numpy import save_file
+
+from alignment.contracts import DatasetSnapshot, EvalReport, EvalSpec, TrainResult
+from alignment.evaluation.calibration import calibrate
+from alignment.evaluation.comparison import SCORE_COLUMNS, ScoreTable, compare_all
+from pipelines import release_stages, stages
+from pipelines.embedded import running_jobs, services
+from pipelines.embedded.preparation import prepare_airflow
+from pipelines.embedded.rest import AirflowApi
+from pipelines.folders import hash_folder, sha256_file
+from pipelines.settings import Settings, load_settings
+from pipelines.storage import open_store
+
+Json = dict[str, Any]
+
+ROOT = Path(__file__).parents[2]
+MARKS = [
+    pytest.mark.loop,
+    pytest.mark.slow,
+    # MLflow's own database layer, which is used here without its server.
+    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy"),
+    # A service outlives the object that started it, on purpose.
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+STEP_TIMEOUT_SECONDS = 420
+POLL_SECONDS = 1.0
+NUM_PROMPTS = 200
+UNFINISHED = ("queued", "running")
+
+
+class Airflow(AirflowApi):
+    """The demo's client, and what only a test asks for."""
+
+    def pause(self, dag_id: str) -> None:
+        """Let nothing of a DAG start any more."""
+        self._call("PATCH", f"/api/v2/dags/{dag_id}", json={"is_paused": True})
+
+    def give_up(self, dag_id: str, run_id: str) -> None:
+        """Mark a run as failed, as a person who stops it does."""
+        self._call("PATCH", f"/api/v2/dags/{dag_id}/dagRuns/{run_id}", json={"state": "failed"})
+
+    def causes(self, dag_id: str, run_id: str) -> list[Json]:
+        """The asset events that set off a run."""
+        return list(self._call("GET", f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/upstreamAssetEvents")["asset_events"])
+
+    def state_of(self, dag_id: str, run_id: str, task_id: str) -> str:
+        """State of a task, `none` while there is none."""
+        return next((str(t["state"]) for t in self.tasks(dag_id, run_id) if t["task_id"] == task_id), "none")
+
+    def end_of(self, dag_id: str, run_id: str) -> str:
+        """How a run ended: success or failed; waits for it."""
+        state = wait_for(f"end of {dag_id}", lambda: self._ended(dag_id, run_id))
+        return str(state)
+
+    def succeed(self, dag_id: str, run_id: str) -> str:
+        """Wait for a run, which has to succeed; its id."""
+        assert self.end_of(dag_id, run_id) == "success", self.failures(dag_id, run_id)
+        return run_id
+
+    def failures(self, dag_id: str, run_id: str) -> str:
+        """The ends of the logs of what failed."""
+        failed = [task for task in self.tasks(dag_id, run_id) if task["state"] in ("failed", "up_for_retry")]
+        return "\n".join(self.log_tail(dag_id, run_id, task) for task in failed)
+
+    def _ended(self, dag_id: str, run_id: str) -> str | None:
+        state = str(self.run(dag_id, run_id)["state"])
+        return None if state in UNFINISHED else state
+
+
+def wait_for(what: str, condition: Callable[[], Any], seconds: float = STEP_TIMEOUT_SECONDS) -> Any:
+    """What the condition gives, once it gives something."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if found := condition():
+            return found
+        time.sleep(POLL_SECONDS)
+    pytest.fail(f"no {what} within {seconds} s")
+
+
+@dataclass
+class World:
+    """A running platform."""
+
+    path: str
+    settings: Settings
+    connections: ExitStack
+
+    def login(self, user: str) -> Airflow:
+        """Airflow as that user, until the world ends."""
+        platform = services.read_platform(self.settings)
+        assert platform is not None
+        passwords = json.loads((self.settings.state_dir / "airflow" / "passwords.json").read_text())
+        api = Airflow(platform.airflow.url, user=user, password=passwords[user])
+        self.connections.callback(api.close)
+        return api
+
+
+@contextmanager
+def running_world(
+    folder: Path,
+    project: str,
+    *,
+    users: Mapping[str, str],
+    env: Mapping[str, str],
+    before: Callable[[str, Settings], None] | None = None,
+) -> Iterator[World]:
+    """The platform with this text as the project `shapes`, all its state under `folder`; stopped with all its jobs.
+
+    `before` prepares what is to be there when the servers come up.
+    """
+    path = folder / "projects" / "shapes.toml"
+    path.parent.mkdir()
+    path.write_text(project)
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("PLUMBLINE_STORE_URI", "MLFLOW_TRACKING_URI", "AIRFLOW_HOME"):
+            patch.delenv(name, raising=False)
+        own = {
+            "PLUMBLINE_STATE_DIR": str(folder / "state"),
+            "PLUMBLINE_PROJECTS_DIR": str(path.parent),
+            "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": ",".join(f"{name}:{role}" for name, role in users.items()),
+            "OMP_NUM_THREADS": "1",
+        }
+        for name, value in {**own, **env}.items():
+            patch.setenv(name, value)
+        settings = load_settings()
+        if before is not None:
+            before(str(path), settings)
+        try:
+            platform = services.start(settings)
+            with ExitStack() as connections:
+                connections.callback(prepare_airflow(settings, platform).close)
+                patch.setenv("MLFLOW_TRACKING_URI", platform.mlflow.url)
+                yield World(str(path), settings, connections)
+        finally:
+            services.stop(settings)
+            running_jobs.cancel_all(settings)
+    assert processes_of(settings.state_dir) == {}
+
+
+def shapes_project() -> str:
+    """The text of the shapes project, to be read from another folder; without the curve that would have to be drawn."""
+    text = (ROOT / "projects" / "shapes.toml").read_text().replace('"../examples', f'"{ROOT}/examples')
+    start, end = text.index("[coverage]"), text.index("[gate]")
+    return text[:start] + text[end:]
+
+
+def processes_of(state_dir: Path) -> dict[int, str]:
+    """Command lines of the live processes whose environment names this state folder, a job's ranks too."""
+    mark = str(state_dir).encode()
+    found = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                if mark in (entry / "environ").read_bytes():
+                    found[int(entry.name)] = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            except OSError:
+                continue
+    return found
+
+
+# --- candidates -----------------------------------------------------------------------------------------------------
+
+
+def leave_evaluated_candidate(
+    path: str, settings: Settings, folder: Path, *, snapshot: Json, trained_by: str, number: int = 1
+) -> Json:
+    """Register weights, publish an evaluation of them under the digest it would have; gives the CandidateVersion.
+
+    Both judges clearly prefer it to the champion of this moment. `number` makes weights of their own.
+    """
+    store = open_store(settings.store_uri, settings)
+    weights = folder / f"job_{number}" / "weights"
+    weights.mkdir(parents=True)
+    save_file({"lora": np.full(4, number, np.float32)}, weights / "pytorch_lora_weights.safetensors")
+    trained = TrainResult(
+        uri=store.uri("models", f"candidate_{number}"),
+        spec_digest="5" * 64,
+        kind="lora",
+        weights_digest=hash_folder(weights)[0],
+        base_digest=hash_folder(ROOT / "examples/shapes/base")[0],
+        steps=1,
+        num_pairs=8,
+        final_metrics={},
+    )
+    store.publish_folder(weights.parent, trained.uri, trained.model_dump(mode="json"))
+    result = trained.model_dump(mode="json")
+    candidate = release_stages.register(path, snapshot, result, run_key="by hand", trained_by=trained_by)
+    publish_evaluation(path, settings, folder, candidate)
+    return candidate
+
+
+def publish_snapshot(folder: Path, settings: Settings) -> DatasetSnapshot:
+    """A snapshot by name, for where nothing reads its pairs."""
+    content = folder / "snapshot"
+    content.mkdir()
+    (content / "train.parquet").write_bytes(b"not read")
+    store = open_store(settings.store_uri, settings)
+    snapshot = DatasetSnapshot(
+        uri=store.uri("snapshots", "by_name"),
+        content_digest=hash_folder(content)[0],
+        num_pairs={"train": 8, "calibration": 2, "test": 1},
+        num_ties=0,
+        num_prompts=8,
+        sources=("shapes_pairs",),
+        licences=("CC0-1.0",),
+        batch_digests=(),
+        heldout_prompts_digest="7" * 64,
+    )
+    store.publish_folder(content, snapshot.uri, snapshot.model_dump(mode="json"))
+    return snapshot
+
+
+def publish_evaluation(path: str, settings: Settings, folder: Path, candidate: Json) -> Json:
+    """Scores by which both judges clearly prefer the candidate and the guards do not move; the EvalReport."""
+    request = stages.job_request(path, "evaluate", {"candidate": candidate})
+    spec, uri = EvalSpec.model_validate(request.spec), request.output_uri
+    gains = {**{judge.name: 0.6 for judge in spec.judges}, **{guard.name: 0.0 for guard in spec.guards}}
+    columns = score_columns(gains, spec.seeds)
+    content = folder / f"evaluation_{candidate['version']}"
+    content.mkdir()
+    pq.write_table(pa.table(columns), content / "scores.parquet")
+    (content / "contact_sheet.png").write_bytes((ROOT / "examples/shapes/contact_sheet.png").read_bytes())
+    comparisons, problems = compare_all(
+        ScoreTable.from_columns(columns),
+        list(gains),
+        tie_thresholds=spec.tie_thresholds,
+        confidence=spec.confidence,
+    )
+    right = [1.0] * 160 + [-1.0] * 40
+    calibrations = [
+        calibrate(j.name, score_chosen=right, score_rejected=[0.0] * 200, is_human_tie=[False] * 200, confidence=0.95)
+        for j in spec.judges
+    ]
+    report = EvalReport(
+        uri=uri,
+        spec=spec,
+        scores_digest=sha256_file(content / "scores.parquet"),
+        num_prompts=NUM_PROMPTS,
+        comparisons=tuple(comparisons),
+        calibrations=tuple(calibrations),
+        problems=tuple(problems),
+    )
+    open_store(settings.store_uri, settings).publish_folder(content, uri, report.model_dump(mode="json"))
+    assert report.problems == ()
+    return stages.to_json(report)
+
+
+def score_columns(gains: dict[str, float], seeds: tuple[int, ...]) -> dict[str, list[Any]]:
+    """The candidate gains that much per prompt, with a standard deviation of 1; champion and base are alike."""
+    rng = np.random.default_rng(0)
+    rows: list[tuple[Any, ...]] = []
+    for scorer, gain in gains.items():
+        level, change = rng.normal(20, 3, NUM_PROMPTS), rng.normal(gain, 1, NUM_PROMPTS)
+        for role in ("candidate", "champion", "base"):
+            lift = change if role == "candidate" else np.zeros(NUM_PROMPTS)
+            rows += [(role, scorer, p, s, level[p] + lift[p] + 0.01 * s) for p in range(NUM_PROMPTS) for s in seeds]
+    return {name: [row[i] for row in rows] for i, name in enumerate(SCORE_COLUMNS)}

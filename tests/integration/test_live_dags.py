@@ -1,0 +1,313 @@
+"""The DAGs around the champion in a live scheduler: calibrate, reward, promote, monitor, reconcile, rollback.
+
+One platform and one story, since every run costs minutes. Pairs come in, a reward is trained and the judges are
+calibrated on them; a version is promoted; the monitor finds nothing, then drift, then an alias that somebody moved
+while the judges cannot be scored; reconcile sees it and puts it back; the champion is rolled back and forward. Messages
+go to a webhook and a mail server. Ada triggers; the candidates' weights are stand-ins whose evaluation is found.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from embedded_world import (
+    MARKS,
+    ROOT,
+    UNFINISHED,
+    Airflow,
+    Json,
+    World,
+    leave_evaluated_candidate,
+    running_world,
+    shapes_project,
+    wait_for,
+)
+from sinks import mailbox, webhook
+
+from pipelines import champion_stages, registry, release_stages, stages
+from pipelines.embedded import services
+from pipelines.settings import load_settings
+
+pytestmark = [*MARKS, pytest.mark.timeout(1500)]
+
+PAIRS = sorted((ROOT / "examples/shapes/pairs").glob("*.parquet"))
+NUM_FRESH = 100
+ALARMED_BY = "Alias `champion` of model 'shapes' means version 1, the ledger ends with version 2"
+RULES = """
+[monitor]
+minimum_fresh_pairs = 20
+
+[schedule]
+reconcile = "* * * * *"
+
+[notify]
+webhook = { connection = "chat", endpoint = "room" }
+mail = { connection = "post", to = ["models@example.org"] }
+"""
+
+
+@dataclass
+class Story:
+    """The platform, who drives it, and what the sinks received."""
+
+    world: World
+    folder: Path
+    ada: Airflow
+    posted: list[Json]
+    mailed: list[dict[str, str]]
+
+    @property
+    def path(self) -> str:
+        """The project file."""
+        return self.world.path
+
+    def change_project(self, old: str, new: str) -> None:
+        """Edit the project file, as a user does while the platform runs."""
+        path = Path(self.path)
+        assert old in path.read_text()
+        path.write_text(path.read_text().replace(old, new))
+
+    def first_run(self, dag_id: str, kind: str, known: set[str] | None = None) -> str:
+        """A run of this kind (asset_triggered, scheduled) that is not known yet, once there is one."""
+
+        def found() -> str | None:
+            runs = [run for run in self.ada.runs(dag_id) if run["run_type"] == kind]
+            return next((run["dag_run_id"] for run in runs if run["dag_run_id"] not in (known or set())), None)
+
+        return str(wait_for(f"{kind} run of {dag_id}", found))
+
+    def told(self, event: str) -> list[Json]:
+        """What was posted of this event."""
+        return [message for message in self.posted if message["event"] == event]
+
+
+@pytest.fixture(scope="module")
+def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
+    folder = tmp_path_factory.mktemp("live")
+    (folder / "pairs").mkdir()
+    for shard in PAIRS[:2]:
+        shutil.copy(shard, folder / "pairs")
+    shutil.copytree(ROOT / "examples/shapes/judges/taste_a", folder / "taste_a")
+    with webhook() as (chat, posted), mailbox() as (post, mailed):
+        env = {"AIRFLOW_CONN_CHAT": chat, "AIRFLOW_CONN_POST": post}
+        with running_world(folder, project_text(folder), users={"admin": "admin", "ada": "op"}, env=env) as world:
+            yield Story(world, folder, world.login("ada"), posted, mailed)
+
+
+def project_text(folder: Path) -> str:
+    """The shapes project on pairs and a judge of this folder, small, watched, with everybody told."""
+    text = shapes_project()
+    changes = {
+        f"{ROOT}/examples/shapes/pairs": str(folder / "pairs"),
+        f"{ROOT}/examples/shapes/judges/taste_a": str(folder / "taste_a"),
+        "calibration_share = 0.3": "calibration_share = 0.4\nminimum_new_pairs = 100000",
+        "steps = 400": "steps = 20",
+        "num_processes = 2\nmicro_batch = 64": "num_processes = 1\nmicro_batch = 64",
+        "minimum_calibration_pairs = 100": "minimum_calibration_pairs = 40",
+        "maximum_calibration_age_days = 0": "maximum_calibration_age_days = 100000",
+    }
+    for old, new in changes.items():
+        assert old in text
+        text = text.replace(old, new)
+    return text + RULES
+
+
+def leave_fresh_pairs(folder: Path) -> None:
+    """A third shard, whose prompts are longer than any before."""
+    table = pq.read_table(PAIRS[2]).slice(0, NUM_FRESH)
+    prompts = [
+        f"{prompt}, drawn in chalk by a careful hand on a very old wall" for prompt in table["caption"].to_pylist()
+    ]
+    at = table.schema.get_field_index("caption")
+    pq.write_table(table.set_column(at, "caption", pa.array(prompts)), folder / "pairs" / PAIRS[2].name)
+
+
+def standing(path: str) -> dict[str, Json]:
+    """What `plumbline judges` lists, by judge."""
+    return {judge["judge"]: judge for judge in release_stages.judges(path)}
+
+
+def states(api: Airflow, dag_id: str, run_id: str) -> dict[str, str]:
+    return {task["task_id"]: str(task["state"]) for task in api.tasks(dag_id, run_id)}
+
+
+def test_every_dag_file_parses(story: Story) -> None:
+    platform = services.read_platform(story.world.settings)
+    assert platform is not None
+    env = services.airflow_environment(story.world.settings, [0, 0, 0, 0], mlflow_url=platform.mlflow.url)
+    command = [sys.executable, "-m", "airflow", "dags", "list-import-errors", "--output", "json"]
+    done = subprocess.run(command, env={**os.environ, **env}, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1] == "[]"
+    names = ("ingest", "reward", "calibrate", "train", "promote", "monitor", "reconcile", "rollback")
+    assert set(story.ada.dag_ids()) == {f"shapes.{name}" for name in names}
+
+
+def test_new_pairs_train_the_reward_and_calibrate_the_judges(story: Story) -> None:
+    before = standing(story.path)
+    assert [judge["may_vote"] for judge in before.values()] == [False, False]
+    assert "was never calibrated" in before["taste_a"]["reasons"][0]
+    for name in ("ingest", "reward", "calibrate"):
+        story.ada.unpause(f"shapes.{name}")
+
+    ingest = story.ada.succeed("shapes.ingest", story.ada.trigger("shapes.ingest"))
+    pairs = story.ada.xcom("shapes.ingest", ingest, "announce_pairs")
+    assert (pairs["batches"], pairs["pairs_in"]) == (2, 408)
+    calibrate = story.ada.succeed("shapes.calibrate", story.first_run("shapes.calibrate", "asset_triggered"))
+    [cause] = story.ada.causes("shapes.calibrate", calibrate)
+    assert (cause["name"], cause["extra"]) == ("shapes.pairs", pairs)
+    records = story.ada.xcom("shapes.calibrate", calibrate, "record")
+    assert [(r["calibration"]["judge"]["name"], r["number"]) for r in records] == [("taste_a", 1), ("taste_b", 1)]
+    assert [judge["may_vote"] for judge in standing(story.path).values()] == [True, True]
+
+    reward = story.ada.succeed("shapes.reward", story.first_run("shapes.reward", "asset_triggered"))
+    again = story.ada.succeed("shapes.calibrate", story.first_run("shapes.calibrate", "asset_triggered", {calibrate}))
+    [cause] = story.ada.causes("shapes.calibrate", again)
+    assert (cause["name"], cause["source_run_id"]) == ("shapes.judges", reward)
+    same = story.ada.xcom("shapes.calibrate", again, "record")
+    assert same == records, "the same pairs say the same thing again"
+
+
+def test_a_promotion_is_told_with_the_report(story: Story) -> None:
+    for name in ("reward", "calibrate"):
+        story.ada.pause(f"shapes.{name}")
+    snapshot = stages.snapshot(story.path)
+    for number in (1, 2):
+        settings = load_settings()
+        candidate = leave_evaluated_candidate(
+            story.path, settings, story.folder, snapshot=snapshot, trained_by="", number=number
+        )
+        if number == 1:
+            report = stages.run_job(story.path, "evaluate", {"candidate": candidate}, run_key="by hand")
+            decision = release_stages.gate(story.path, candidate, report, run_key="by hand")
+            assert champion_stages.promote(story.path, decision, actor="grace")["outcome"] == "promoted"
+
+    story.ada.unpause("shapes.promote")
+    run_id = story.ada.succeed("shapes.promote", story.ada.trigger("shapes.promote"))
+    promotion = story.ada.xcom("shapes.promote", run_id, "promote")
+    assert (promotion["outcome"], promotion["from_version"], promotion["to_version"]) == ("promoted", 1, 2)
+    assert registry.aliases(load_settings(), "shapes") == {"candidate": 2, "champion": 2, "previous_champion": 1}
+    [message] = wait_for("message", lambda: story.told("promoted"))
+    assert message["path"] == "/room"
+    assert message["report_uri"] == promotion["report_uri"] != ""
+    assert promotion["message"] in message["text"]
+    assert message["run"].endswith(f"/dags/shapes.promote/runs/{run_id}")
+    [mail] = wait_for("mail", lambda: story.mailed)
+    assert (mail["subject"], mail["to"]) == ("Plumbline shapes: promoted", "models@example.org")
+    assert promotion["report_uri"] in mail["text"]
+
+
+def monitor(story: Story, end: str) -> tuple[str, Json]:
+    """A run of the monitor that ends so, and its report."""
+    story.ada.unpause("shapes.monitor")
+    run_id = story.ada.trigger("shapes.monitor")
+    assert story.ada.end_of("shapes.monitor", run_id) == end, story.ada.failures("shapes.monitor", run_id)
+    report: Json = story.ada.xcom("shapes.monitor", run_id, "monitor")
+    return run_id, report
+
+
+def test_the_monitor_finds_nothing_while_nothing_came_in(story: Story) -> None:
+    run_id, report = monitor(story, "success")
+    assert (report["outcome"], report["champion_version"], report["num_fresh_pairs"]) == ("ok", 2, 0)
+    assert states(story.ada, "shapes.monitor", run_id)["announce_retraining"] == "skipped"
+
+
+def test_drift_sets_off_the_training(story: Story) -> None:
+    accepted = story.ada.xcom("shapes.ingest", str(story.ada.runs("shapes.ingest")[0]["dag_run_id"]), "announce_pairs")
+    leave_fresh_pairs(story.folder)
+    ingest = story.ada.succeed("shapes.ingest", story.ada.trigger("shapes.ingest"))
+    fresh = story.ada.xcom("shapes.ingest", ingest, "announce_pairs")["accepted"] - accepted["accepted"]
+    story.ada.unpause("shapes.train")
+    run_id, report = monitor(story, "success")
+    train = story.first_run("shapes.train", "asset_triggered")
+    asked = ("shapes.train", train, "enough_new_pairs")
+    wait_for("answer whether to train", lambda: story.ada.state_of(*asked) == "success")
+    story.ada.pause("shapes.train")
+    story.ada.give_up("shapes.train", train)
+
+    assert (report["outcome"], report["retrain"]) == ("retrain", "announced")
+    assert report["num_fresh_pairs"] == fresh > 90
+    drifted = {finding["name"] for finding in report["findings"] if finding["status"] == "retrain"}
+    assert "drift:prompt_words" in drifted
+    assert story.ada.xcom("shapes.monitor", run_id, "announce_retraining") == report["uri"]
+    wanted = [cause for cause in story.ada.causes("shapes.train", train) if cause["name"] == "shapes.retrain"]
+    assert [(cause["source_run_id"], cause["extra"]) for cause in wanted] == [(run_id, {"report_uri": report["uri"]})]
+    assert story.ada.xcom(*asked) is True, "the minimum of new pairs is far away"
+
+
+def reconciled(story: Story, state: str) -> str:
+    """A finished run of reconcile, by its schedule, that found this; nothing of it runs any more."""
+
+    def found() -> str | None:
+        ended = [run["dag_run_id"] for run in story.ada.runs("shapes.reconcile") if run["state"] not in UNFINISHED]
+        return next((r for r in ended if story.ada.xcom("shapes.reconcile", r, "reconcile")["state"] == state), None)
+
+    story.ada.unpause("shapes.reconcile")
+    run_id = str(wait_for(f"reconcile to say {state}", found))
+    story.ada.pause("shapes.reconcile")
+    wait_for("reconcile's end", lambda: all(r["state"] not in UNFINISHED for r in story.ada.runs("shapes.reconcile")))
+    assert story.ada.run("shapes.reconcile", run_id)["run_type"] == "scheduled"
+    return run_id
+
+
+def test_a_hand_moved_alias_is_found_even_when_no_judge_can_be_scored(story: Story) -> None:
+    from mlflow import MlflowClient
+
+    MlflowClient(load_settings().tracking_uri).set_registered_model_alias("shapes", "champion", "1")
+    weights = story.folder / "taste_a" / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:1000])
+
+    run_id, report = monitor(story, "failed")
+    ended = states(story.ada, "shapes.monitor", run_id)
+    assert (ended["calibrate"], ended["monitor"], ended["alarm"]) == ("failed", "success", "failed")
+    found = {finding["name"]: finding for finding in report["findings"]}
+    assert (report["outcome"], found["registry"]["status"]) == ("alarm", "alarm")
+    assert ALARMED_BY in found["registry"]["explanation"]
+    assert found["agreement"]["measured"] is None
+    assert ended["announce_retraining"] == "skipped"
+    assert ALARMED_BY in story.ada.failures("shapes.monitor", run_id)
+
+    alarmed = reconciled(story, "alarm")
+    assert story.ada.run("shapes.reconcile", alarmed)["state"] == "failed"
+    assert ALARMED_BY in story.ada.failures("shapes.reconcile", alarmed)
+    assert ALARMED_BY in wait_for("alarm", lambda: story.told("alarm"))[0]["text"]
+    failed = {message["run"].split("/dags/")[1].split("/")[0] for message in story.told("failed")}
+    assert failed == {"shapes.monitor"}, "reconcile's alarm is told once, as an alarm"
+    assert registry.get_alias(load_settings(), "shapes", "champion") == 1, "an alarm moves nothing"
+    weights.write_bytes(whole)
+
+
+def test_the_alias_is_put_back_where_the_project_says_so(story: Story) -> None:
+    story.change_project("\n[monitor]\n", '\n[reconcile]\non_mismatch = "restore"\n\n[monitor]\n')
+    restored = reconciled(story, "restored")
+    assert story.ada.run("shapes.reconcile", restored)["state"] == "success"
+    assert registry.get_alias(load_settings(), "shapes", "champion") == 2
+    [message] = wait_for("message", lambda: story.told("restored"))
+    assert "version 2" in message["text"]
+
+
+def test_back_and_forward_again_reads_as_history(story: Story) -> None:
+    story.ada.unpause("shapes.rollback")
+    for reason, to_version in (("too many black images", 1), ("they were the viewer's fault", 2)):
+        run_id = story.ada.succeed("shapes.rollback", story.ada.trigger("shapes.rollback", {"reason": reason}))
+        assert story.ada.xcom("shapes.rollback", run_id, "rollback")["to_version"] == to_version
+        assert registry.get_alias(load_settings(), "shapes", "champion") == to_version
+    with pytest.raises(RuntimeError, match="reason"):
+        story.ada.trigger("shapes.rollback", {"reason": ""})
+
+    entries = champion_stages.history(story.path)
+    told: list[Any] = [(entry["actor"], entry["from_version"], entry["to_version"]) for entry in entries]
+    assert told == [("grace", None, 1), ("ada", 1, 2), ("airflow", 2, 2), ("ada", 2, 1), ("ada", 1, 2)]
+    assert entries[2]["reason"] == "reconcile found the alias at version 1"
+    assert "too many black images" in champion_stages.history_table(story.path)
+    assert champion_stages.reconcile(story.path, actor="tester")["state"] == "agrees"
+    assert len(wait_for("messages", lambda: story.told("rolled_back"))) == 2
