@@ -1,4 +1,8 @@
-"""One picture for people: a few prompts down, models across, labels that can be read."""
+"""One picture for people: a few prompts down, models across, labels that can be read.
+
+Pillow's own font is used, so that every host draws the same; it has Latin letters alone, and shows others as boxes.
+Rows are numbered, and whoever shows a sheet lists its prompts as text under these numbers.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +27,7 @@ class SheetRow:
 
 
 def contact_sheet(rows: Sequence[SheetRow], labels: Sequence[str]) -> Image.Image:
-    """Captions on the left, one column per label, small images enlarged without blurring.
+    """Numbered captions on the left, one column per label, small images enlarged without blurring.
 
     Raises ValueError when there is nothing to show.
     """
@@ -39,7 +43,7 @@ def contact_sheet(rows: Sequence[SheetRow], labels: Sequence[str]) -> Image.Imag
     for index, row in enumerate(rows):
         top = MARGIN + HEADER + index * (cell + GAP)
         draw.line([(MARGIN, top - GAP // 2), (width - MARGIN, top - GAP // 2)], fill=RULE)
-        _caption(draw, row.caption, top, cell)
+        _caption(draw, f"{index + 1}. {row.caption}", top, cell)
         for x, label in zip(columns, labels, strict=True):
             image = fit(row.images[label], cell)
             sheet.paste(image, (x + (cell - image.width) // 2, top + (cell - image.height) // 2))
@@ -68,15 +72,24 @@ def fit(image: Image.Image, side: int) -> Image.Image:
 
 
 def wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> list[str]:
-    """Lines no wider than `width` pixels, broken at spaces; a longer word stands alone."""
+    """Lines no wider than `width` pixels, broken at spaces; a longer word, or a script without spaces, within."""
     lines: list[str] = []
     for word in text.split():
         joined = f"{lines[-1]} {word}" if lines else word
         if lines and font.getlength(joined) <= width:
             lines[-1] = joined
         else:
-            lines.append(word)
+            lines += _broken(word, font, width)
     return lines
+
+
+def _broken(word: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> list[str]:
+    pieces = [""]
+    for letter in word:
+        if pieces[-1] and font.getlength(pieces[-1] + letter) > width:
+            pieces.append("")
+        pieces[-1] += letter
+    return pieces
 
 
 def _centred(draw: ImageDraw.ImageDraw, text: str, x: int, y: int) -> None:

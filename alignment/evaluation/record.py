@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 SCORES_FILE = "scores.parquet"
 CALIBRATION_SCORES_FILE = "calibration_scores.parquet"
 CONTACT_SHEET_FILE = "contact_sheet.png"
+CONTACT_SHEET_PROMPTS_FILE = "contact_sheet.json"
+"""The prompts of its rows as text, from the top: the picture cuts long ones, and has no letters for some scripts."""
 EXTREMES_FILE = "extremes.json"
 EXTREMES_DIR = "extremes"
 CONTACT_SHEET_PROMPTS = 8
@@ -124,6 +126,7 @@ def write_contact_sheet(record: Record) -> None:
     ]
     sheet = contact_sheet(rows, list(labels.values()))
     write_bytes(record.out / CONTACT_SHEET_FILE, png_bytes(sheet))
+    write_json(record.out / CONTACT_SHEET_PROMPTS_FILE, [row.caption for row in rows])
 
 
 def write_extremes(record: Record) -> None:

@@ -4,9 +4,9 @@ python -m alignment.jobs.evaluate --spec EvalSpec.json --placement P.json --inpu
 
 DIR holds, by digest: the base's folder, the weights folders, the judges' folders, the prompts file, the snapshot, and
 DIR/<SampleSpec digest>/ of a model that an earlier evaluation has sampled already. OUT gets samples/<SampleSpec
-digest>/ for the others, scores.parquet, calibration_scores.parquet, contact_sheet.png, extremes.json with extremes/,
-spec.json and, last, result.json. Any number of processes may run it together; they share out the images. A killed run
-goes on where it stopped.
+digest>/ for the others, scores.parquet, calibration_scores.parquet, contact_sheet.png and its prompts in .json,
+extremes.json with extremes/, spec.json and, last, result.json. Any number of processes may run it together; they share
+out the images. A killed run goes on where it stopped.
 """
 
 import logging

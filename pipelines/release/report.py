@@ -20,7 +20,7 @@ from pipelines.release.pages.coverage_plot import labelled_curves, plot_coverage
 from pipelines.release.pages.curve_plot import plot_curves
 from pipelines.release.pages.judges import HUMAN_EXAMPLE, attenuation, calibration_row, scorer_panel, scorers
 from pipelines.release.pages.lineage import SHORT, commands, lineage
-from pipelines.release.pages.pictures import CONTACT_SHEET_FILE, data_uri, extremes_by_end, svg_uri
+from pipelines.release.pages.pictures import CONTACT_SHEET_FILE, data_uri, extremes_by_end, sheet_prompts, svg_uri
 from pipelines.release.pages.slice_plot import plot_slices
 from pipelines.release.pages.slices import slice_rows
 from pipelines.release.pages.training import curves, effort_rows, recipe_facts
@@ -42,9 +42,9 @@ def render_report(
 ) -> str:
     """The HTML page of a decision.
 
-    `folder` is the evaluation's folder; its contact_sheet.png, extremes.json and the images that it names are shown
-    where they are there. `scores` is its score table, which the slices are counted from; `provenance` what the store
-    knows of the version's making; `coverage` what repeated sampling measured.
+    `folder` is the evaluation's folder; its contact_sheet.png with its prompts, extremes.json and the images that
+    these name are shown where they are there. `scores` is its score table, which the slices are counted from;
+    `provenance` what the store knows of the version's making; `coverage` what repeated sampling measured.
     """
     return (
         page_environment()
@@ -57,6 +57,7 @@ def render_report(
             groups=check_groups(decision),
             scorers=[scorer_panel(report, decision, s.name, kind=k) for k, s in scorers(report)],
             contact_sheet=data_uri(folder / CONTACT_SHEET_FILE),
+            sheet_prompts=sheet_prompts(folder),
             extremes=extremes_by_end(folder),
             short=SHORT,
             lineage=lineage(report, decision, provenance),

@@ -233,7 +233,7 @@ def test_drift_sets_off_the_training(story: Story) -> None:
     story.ada.pause("shapes.train")
     story.ada.give_up("shapes.train", train)
 
-    assert (report["outcome"], report["retrain"]) == ("retrain", "announced")
+    assert (report["outcome"], report["retrain"]) == ("retrain", "due")
     assert report["num_fresh_pairs"] == fresh > 90
     drifted = {finding["name"] for finding in report["findings"] if finding["status"] == "retrain"}
     assert "drift:prompt_words" in drifted

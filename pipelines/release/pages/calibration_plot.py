@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from alignment.evaluation.agreement import attenuated_win_rate, disattenuated_win_rate
-from pipelines.release.pages.drawing import FAINT, SERIES, as_percent, drawn, plain
+from pipelines.release.pages.drawing import FAINT, SERIES, as_percent, drawn, plain, short
 from pipelines.release.pages.judges import Attenuation
 
 
@@ -16,7 +16,8 @@ def plot_attenuation(lines: Sequence[Attenuation]) -> bytes:
         for number, line in enumerate(lines):
             colour = SERIES[number % len(SERIES)]
             ends = [attenuated_win_rate(human, line.accuracy) for human in (0.0, 1.0)]
-            axes.plot([0, 1], ends, color=colour, linewidth=1.2, label=f"{line.judge}, {line.accuracy:.0%} agreement")
+            label = f"{short(line.judge)}, {line.accuracy:.0%} agreement"
+            axes.plot([0, 1], ends, color=colour, linewidth=1.2, label=label)
             if line.accuracy > 0.5:
                 fits = disattenuated_win_rate(line.rate, line.accuracy)
                 axes.vlines(fits, line.low, line.high, color=colour, linewidth=1.6)

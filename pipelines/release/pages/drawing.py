@@ -1,6 +1,12 @@
-"""Drawings: SVG bytes that depend on the numbers alone, in the report's colours."""
+"""Drawings: SVG bytes that depend on the numbers alone, in the report's colours.
+
+Text stays text in them, so the reader's browser finds a font for any script; matplotlib's own font only measures it.
+Nothing in it is read as mathematics: names of slices are other people's.
+"""
 
 import io
+import unicodedata
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -13,6 +19,8 @@ INK, SOFT, FAINT = "#1c2026", "#5c6672", "#8a94a0"
 SERIES = ("#2557a7", "#96690a", "#1a7f4b", "#8d3b8f", "#b3382c", "#3a8fa3", "#6b6f1d", "#5c6672")
 """Colours of judges, in their order; the ninth takes the first again."""
 WIDTH_INCHES = 9.6
+LONGEST_NAME = 36
+"""Columns of a name in a drawing; the tables have it whole."""
 
 
 @contextmanager
@@ -24,20 +32,46 @@ def drawn(name: str, height_inches: float, width_inches: float = WIDTH_INCHES) -
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    with rc_context(
-        {
-            "svg.hashsalt": name,
-            "font.size": 10,
-            "axes.edgecolor": FAINT,
-            "axes.labelcolor": SOFT,
-            "text.color": INK,
-            "xtick.color": SOFT,
-            "ytick.color": SOFT,
-        }
+    with (
+        warnings.catch_warnings(),
+        rc_context(
+            {
+                "svg.hashsalt": name,
+                "svg.fonttype": "none",
+                "text.parse_math": False,
+                "font.size": 10,
+                "axes.edgecolor": FAINT,
+                "axes.labelcolor": SOFT,
+                "text.color": INK,
+                "xtick.color": SOFT,
+                "ytick.color": SOFT,
+            }
+        ),
     ):
+        # The box that it measures in place of a letter is wide enough for any.
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
         figure, buffer = Figure(figsize=(width_inches, height_inches), layout="constrained"), io.BytesIO()
         yield figure, buffer
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+
+
+def short(name: str, longest: int = LONGEST_NAME) -> str:
+    """A name as a drawing has it: one line, cut where it is longer than so many columns."""
+    line = " ".join("".join(letter if letter.isprintable() else " " for letter in name).split())
+    if sum(map(_columns, line)) <= longest:
+        return line
+    kept, left = "", longest - 1
+    for letter in line:
+        left -= _columns(letter)
+        if left < 0:
+            break
+        kept += letter
+    return kept.rstrip() + "\N{HORIZONTAL ELLIPSIS}"
+
+
+def _columns(letter: str) -> int:
+    """East Asian letters and pictographs are twice as wide as others."""
+    return 2 if unicodedata.east_asian_width(letter) in "WF" else 1
 
 
 def plain(axes: "Axes") -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from alignment.evaluation.extremes import Extreme
 
 CONTACT_SHEET_FILE = "contact_sheet.png"
+CONTACT_SHEET_PROMPTS_FILE = "contact_sheet.json"
 EXTREMES_FILE = "extremes.json"
 
 
@@ -19,6 +20,12 @@ class Example:
     differences: tuple[tuple[str, str], ...]
     champion: str
     candidate: str
+
+
+def sheet_prompts(folder: Path) -> list[str]:
+    """The prompts of the contact sheet's rows, from the top; empty when the evaluation wrote none."""
+    path = folder / CONTACT_SHEET_PROMPTS_FILE
+    return [str(prompt) for prompt in json.loads(path.read_text(encoding="utf-8"))] if path.is_file() else []
 
 
 def extremes_by_end(folder: Path) -> list[tuple[str, list[Example]]]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from pipelines.release.pages.drawing import FAINT, SERIES, as_percent, drawn, plain
+from pipelines.release.pages.drawing import FAINT, SERIES, as_percent, drawn, plain, short
 from pipelines.release.pages.slices import SliceRow
 
 SPREAD = 0.5
@@ -21,8 +21,8 @@ def plot_slices(rows: Sequence[SliceRow], judges: Sequence[str]) -> bytes:
             heights = [index + offset for index in range(len(rows))]
             cells = [row.cells[number] for row in rows]
             axes.hlines(heights, [c.low for c in cells], [c.high for c in cells], color=colour, linewidth=1.6)
-            axes.plot([c.rate for c in cells], heights, "o", color=colour, markersize=5, label=judge)
-        axes.set_yticks(range(len(rows)), [f"{row.name}  ({row.prompts})" for row in rows])
+            axes.plot([c.rate for c in cells], heights, "o", color=colour, markersize=5, label=short(judge))
+        axes.set_yticks(range(len(rows)), [f"{short(row.name)}  ({row.prompts})" for row in rows])
         axes.set(xlim=(0, 1), ylim=(len(rows) - 0.4, -0.6), xlabel="win rate against the champion")
         axes.xaxis.set_major_formatter(as_percent)
         plain(axes)

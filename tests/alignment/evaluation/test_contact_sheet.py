@@ -56,6 +56,24 @@ def test_wrapped_lines_fit_the_width() -> None:
     assert all(font.getlength(line) <= 120 for line in lines)
 
 
+def test_a_word_without_spaces_is_broken_within() -> None:
+    font = ImageFont.load_default(16)
+    for text in ("x" * 80, "\u65e5" * 80):
+        lines = wrap(f"a {text} b", font, 120)
+        assert "".join(lines).replace(" ", "") == f"a{text}b"
+        assert all(font.getlength(line) <= 120 for line in lines)
+
+
+def test_rows_are_told_apart_by_number_where_letters_are_missing() -> None:
+    def caption(rows: list[str], index: int) -> bytes:
+        sheet = contact_sheet([SheetRow(text, {"base": Image.new("RGB", (64, 64))}) for text in rows], ["base"])
+        top = 64 + index * (192 + 12)
+        return sheet.crop((20, top, 230, top + 192)).tobytes()
+
+    two = ["\u65e5\u672c", "\ud55c\uad6d"]
+    assert caption(two, 0) != caption(two, 1)
+
+
 def test_nothing_to_show_is_refused() -> None:
     with pytest.raises(ValueError, match="0 x 1"):
         contact_sheet([], ["base"])

@@ -135,6 +135,8 @@ def test_roles_of_one_model_share_a_column(record: Record) -> None:
     with Image.open(record.out / "contact_sheet.png") as sheet:
         assert sheet.width < 230 + 3 * 320
         assert sheet.height > 6 * 160
+    prompts = json.loads((record.out / "contact_sheet.json").read_text(encoding="utf-8"))
+    assert prompts == [prompt.text for prompt in record.prompts], "its rows from the top, as text"
 
 
 def test_blank_images_are_told_by_role(record: Record) -> None:

@@ -248,6 +248,20 @@ def test_slices_are_shown_where_prompts_name_them(good_evaluation: Any, folder: 
     assert ("id", "slices") not in without.attributes
 
 
+def test_the_contact_sheets_prompts_stand_beside_it_as_text(good_evaluation: Any, folder: Path) -> None:
+    """The picture cuts long prompts, and its font has no letters for this one."""
+    prompts = [NASTY, "\u8d64\u3044\u4e38"]
+    decision = decision_of(good_evaluation)
+    (folder / "contact_sheet.json").write_text(json.dumps(prompts))
+    page = Page(render_report(good_evaluation.report, decision, folder))
+    [alt] = [value for name, value in page.attributes if name == "alt" and str(value).startswith("One row per prompt")]
+    assert alt == f"One row per prompt, one column per model; 1: {prompts[0]}; 2: {prompts[1]}"
+    assert prompts[1] in page.text
+    assert ("alt", f"candidate's image of: {NASTY}") in page.attributes
+    (folder / "contact_sheet.json").unlink()
+    assert prompts[1] not in render_report(good_evaluation.report, decision, folder)
+
+
 def test_pictures_that_are_not_there_leave_no_gap(good_evaluation: Any, tmp_path: Path) -> None:
     page = Page(render_report(good_evaluation.report, decision_of(good_evaluation), tmp_path))
     assert not [value for _, value in page.attributes if value and value.startswith("data:image/png")]

@@ -11,6 +11,6 @@ def test_each_judge_is_named_and_the_numbers_alone_decide() -> None:
     ]
     svg = plot_attenuation(lines)
     assert svg == plot_attenuation(lines)
-    assert "<!-- sharp, 75% agreement -->" in svg.decode()
-    assert "<!-- dull, 50% agreement -->" in svg.decode()
+    assert ">sharp, 75% agreement</text>" in svg.decode()
+    assert ">dull, 50% agreement</text>" in svg.decode()
     assert plot_attenuation(lines[:1]) != svg

@@ -12,10 +12,11 @@ def test_the_same_report_gives_the_same_bytes(coverage_report: CoverageReport) -
 
 def test_it_shows_every_model_and_reaches_outside_for_nothing(coverage_report: CoverageReport) -> None:
     svg = plot_coverage(coverage_report).decode()
-    assert "<!-- candidate -->" in svg
-    assert "<!-- champion = base -->" in svg
+    assert ">candidate</text>" in svg
+    assert ">champion = base</text>" in svg
     assert not re.findall(r"(?:href|src)=\"(?!#)[^\"]*\"", svg)
     assert "<script" not in svg
+    assert "$" not in svg, "mathematics, which is not read as such"
 
 
 def test_another_curve_is_another_picture(coverage_report: CoverageReport) -> None:

@@ -4,7 +4,7 @@ import base64
 import json
 from pathlib import Path
 
-from pipelines.release.pages.pictures import data_uri, extremes_by_end, svg_uri
+from pipelines.release.pages.pictures import data_uri, extremes_by_end, sheet_prompts, svg_uri
 
 
 def test_a_file_becomes_a_data_address_and_a_missing_one_nothing(tmp_path: Path) -> None:
@@ -22,3 +22,9 @@ def test_extremes_are_grouped_and_empty_ends_left_out(tmp_path: Path) -> None:
     ((title, (example,)),) = extremes_by_end(tmp_path)
     assert title == "Largest losses"
     assert (example.prompt, example.differences, example.champion) == ("a prompt", (("a", "-1.23"),), "")
+
+
+def test_the_sheets_prompts_are_read_where_they_were_written(tmp_path: Path) -> None:
+    assert sheet_prompts(tmp_path) == []
+    (tmp_path / "contact_sheet.json").write_text('["a fox", "\u72d0"]', encoding="utf-8")
+    assert sheet_prompts(tmp_path) == ["a fox", "\u72d0"]

@@ -1,6 +1,7 @@
 """Slices: counted from the score table, marked as the gate marked them, drawn to their numbers alone."""
 
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
@@ -8,7 +9,7 @@ from alignment.evaluation.score_grids import ScoreGrids
 from pipelines.contracts import GateCheck
 from pipelines.release.evidence import read_grids
 from pipelines.release.pages.slice_plot import plot_slices
-from pipelines.release.pages.slices import slice_rows
+from pipelines.release.pages.slices import SliceCell, SliceRow, slice_rows
 
 JUDGES = ("taste_a", "taste_b")
 
@@ -56,5 +57,44 @@ def test_the_drawing_names_slices_and_judges_and_is_the_same_twice(good_evaluati
     svg = plot_slices(rows, JUDGES)
     assert svg == plot_slices(rows, JUDGES)
     for text in ("animals  (10)", "people  (189)", *JUDGES):
-        assert f"<!-- {text} -->" in svg.decode()
+        assert f">{text}</text>" in svg.decode()
     assert plot_slices(rows[:1], JUDGES) != svg
+
+
+def drawn_names(*names: str) -> list[str]:
+    """What stands in the drawing of slices of these names, as a browser reads it."""
+    cell = SliceCell(counts="", win_rate="", interval="", low=0.4, rate=0.5, high=0.6, colour="")
+    rows = [SliceRow(name=name, prompts=9, cells=(cell,), mark="", mark_colour="") for name in names]
+    svg = ElementTree.fromstring(plot_slices(rows, ["taste_a"]))
+    return [element.text or "" for element in svg.iter("{http://www.w3.org/2000/svg}text")]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [r"$\frac$", "50 $ to 60 $", "x_1^2", "\u65e5\u672c\u8a9e", "\u0645\u0631\u062d\u0628\u0627", "<b> & -- ]]>"],
+)
+def test_a_slice_is_drawn_under_the_very_name_that_it_has(name: str) -> None:
+    """It is neither mathematics nor markup, and any script is left to the reader's fonts."""
+    assert f"{name}  (9)" in drawn_names("plain", name)
+
+
+def test_long_names_are_cut_and_stand_on_one_line() -> None:
+    found = drawn_names("a" * 90, "\u65e5" * 90, "two\nlines\x0b\x00of \u202etext")
+    assert [text for text in found if text.endswith("(9)")] == [
+        "a" * 35 + "\u2026  (9)",
+        "\u65e5" * 17 + "\u2026  (9)",
+        "two lines of text  (9)",
+    ]
+
+
+def test_wide_letters_find_room_on_the_left() -> None:
+    """Seventeen letters of an em are 170 points, though the font that measures them has none of them."""
+    cell = SliceCell(counts="", win_rate="", interval="", low=0.4, rate=0.5, high=0.6, colour="")
+
+    def left_of_axes(name: str) -> float:
+        row = SliceRow(name=name, prompts=9, cells=(cell,), mark="", mark_colour="")
+        svg = ElementTree.fromstring(plot_slices([row], ["taste_a"]))
+        texts = svg.iter("{http://www.w3.org/2000/svg}text")
+        return next(float(text.get("x", 0)) for text in texts if (text.text or "").endswith("(9)"))
+
+    assert 190 < left_of_axes("\u65e5" * 17) < 240
