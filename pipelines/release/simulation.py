@@ -7,6 +7,7 @@ Shape letters: P prompts, S seeds.
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -114,6 +115,8 @@ class Outcome(Record):
     promoted_high: float
     """Wilson interval at 95 %."""
     verdicts: dict[str, int]
+    faults: dict[str, int]
+    """Why evaluations were invalid, and how many of them."""
 
 
 def standard_truths(world: World) -> list[Truth]:
@@ -138,7 +141,7 @@ def standard_truths(world: World) -> list[Truth]:
 
 def rare_losses(share: float, loss: float, gain: float) -> Truth:
     """A candidate that most prompts prefer and that is worse on average."""
-    name = f"{share:.0%} of prompts lose {loss:g} sd, others gain {gain:g}"
+    name = f"{100 * share:g} % of prompts lose {loss:g} sd, others gain {gain:g}"
     return Truth(name, (gain,), rare_share=share, rare_gain=-loss, good=False)
 
 
@@ -159,7 +162,8 @@ def operating_curve(
     outcomes = []
     for number, truth in enumerate(truths):
         rng = np.random.default_rng([seed, number])
-        verdicts = [simulate(world, truth, rng).verdict for _ in range(simulations)]
+        decisions = [simulate(world, truth, rng) for _ in range(simulations)]
+        verdicts = [decision.verdict for decision in decisions]
         promoted = verdicts.count("promote")
         low, high = share_interval(promoted, simulations, confidence=0.95)
         outcomes.append(
@@ -171,10 +175,19 @@ def operating_curve(
                 promoted_low=low,
                 promoted_high=high,
                 verdicts={verdict: verdicts.count(verdict) for verdict in sorted(set(verdicts))},
+                faults=dict(Counter(fault for decision in decisions for fault in _faults(decision))),
             )
         )
         after(truth.name)
     return outcomes
+
+
+def _faults(decision: GateDecision) -> list[str]:
+    """What made the evidence unusable: facts that fail, and what could not be measured."""
+    if decision.verdict != "invalid":
+        return []
+    failed = [check for check in decision.checks if check.decisive and not check.passed]
+    return [check.explanation for check in failed if check.family == "evidence" or check.measured is None]
 
 
 def simulate(world: World, truth: Truth, rng: np.random.Generator) -> GateDecision:
@@ -348,3 +361,12 @@ def curve_table(outcomes: Sequence[Outcome]) -> str:
             f" | {verdicts} |"
         )
     return "\n".join(lines)
+
+
+def fault_lines(outcomes: Sequence[Outcome]) -> list[str]:
+    """Why evaluations were invalid, a sentence each; empty when none was."""
+    faults: Counter[str] = Counter()
+    for outcome in outcomes:
+        faults.update(outcome.faults)
+    total = sum(outcome.simulations for outcome in outcomes)
+    return [f"invalid in {count} of {total}: {fault}" for fault, count in faults.most_common()]
