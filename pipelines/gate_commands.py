@@ -33,14 +33,16 @@ def _add_simulation(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--simulations", type=int, default=500, help="evaluations of each kind of candidate")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
-        "--margin-spreads", type=float, default=0.15, help="guards' margins in standard deviations of a difference"
+        "--margin-spreads",
+        type=float,
+        help="guards' margins in standard deviations of a difference; default: the last evaluation's, else 0.15",
     )
 
 
 def simulate(arguments: argparse.Namespace) -> Answer:
     """The operating curve of a policy."""
     from pipelines import gate_tools
-    from pipelines.release.simulation import curve_table
+    from pipelines.release.simulation import curve_table, fault_lines
     from pipelines.settings import load_settings
 
     world = gate_tools.read_world(
@@ -55,12 +57,9 @@ def simulate(arguments: argparse.Namespace) -> Answer:
         seed=arguments.seed,
         after=lambda name: logger.info("simulated: %s", name),
     )
-    head = (
-        f"{world.num_judges} judges (correlation {world.correlation:g}), {world.num_prompts} prompts in"
-        f" {len(world.slices)} slices, guards' margins {world.margin_spreads:g} standard deviations,"
-        f" {arguments.simulations} simulations each through the gate itself"
-    )
-    return [outcome.model_dump(mode="json") for outcome in outcomes], f"{head}\n\n{curve_table(outcomes)}"
+    parts = [gate_tools.world_sentences(world, arguments.simulations), [curve_table(outcomes)], fault_lines(outcomes)]
+    text = "\n\n".join("\n".join(part) for part in parts if part)
+    return [outcome.model_dump(mode="json") for outcome in outcomes], text
 
 
 def explain(arguments: argparse.Namespace) -> Answer:

@@ -14,12 +14,14 @@ from pydantic import ValidationError
 from alignment.config import read_toml, validate
 from alignment.contracts import EvalReport
 from alignment.evaluation.noise import SeedNoise, seed_noise
+from alignment.evaluation.score_grids import ScoreGrids
 from pipelines.contracts import GateDecision
 from pipelines.human_votes import PeoplesWinRate, read_votes, win_rates
 from pipelines.policy import GatePolicy
-from pipelines.project import load_project
+from pipelines.project import Project, load_project
 from pipelines.release import decisions, evidence
 from pipelines.release.simulation import Outcome, World, operating_curve, standard_truths
+from pipelines.release.spreads import MOST_SPREADS, margins_in_spreads, thresholds_in_spreads
 from pipelines.release.verdict import SCORES_FILE, read_columns
 from pipelines.settings import Settings
 from pipelines.storage import open_store
@@ -28,20 +30,24 @@ DEFAULT_PROMPTS = 1632
 """PartiPrompts, which the default policy is made for."""
 DEFAULT_SLICES = 12
 DEFAULT_JUDGES = 3
+ASSUMED_MARGIN_SPREADS = 0.15
+"""A guard's margin in standard deviations of its difference where nothing was measured: a strict one."""
 
 
 # --- simulate -------------------------------------------------------------------------------------------------------
 
 
 def read_world(
-    path: Path, *, settings: Settings, num_prompts: int | None = None, margin_spreads: float = 0.15
+    path: Path, *, settings: Settings, num_prompts: int | None = None, margin_spreads: float | None = None
 ) -> World:
-    """The simulated world of a project (its policy, judges, prompts and slices), or of a file with the policy alone.
+    """The simulated world of a project (its policy, judges, guards, prompts and slices), or of a policy alone.
 
     A policy file holds the fields of [gate], in that table or at the top; three judges and 1632 prompts in 12 slices
-    are assumed for it. `margin_spreads` is a guard's margin in standard deviations of its difference over prompts; an
-    A/A run or a gate report tells the spread. ValueError names every bad field.
+    are assumed for it. `margin_spreads` is every guard's margin in standard deviations of its difference over prompts;
+    without it the project's last evaluation tells each guard's, and where there is none 0.15 is assumed. Tie thresholds
+    count where that evaluation tells the judges' spread. ValueError names every bad field and argument.
     """
+    _check_world(num_prompts, margin_spreads)
     data = _toml(path)
     if {"name", "base", "evaluation"} <= set(data):
         project = load_project(path)
@@ -49,14 +55,19 @@ def read_world(
         rows = csv.DictReader(io.StringIO(data_prompts.decode("utf-8-sig")), delimiter="\t", quoting=csv.QUOTE_NONE)
         counts = Counter(row.get("category") or "" for row in rows)
         slices = {name: float(count) for name, count in sorted(counts.items())} if any(counts) else {}
+        scores, names = _last_scores(project, settings), [judge.name for judge in project.evaluation.judges]
+        ties = thresholds_in_spreads(project.evaluation.tie_thresholds, scores)
         return World(
             policy=project.gate,
             num_prompts=num_prompts or counts.total(),
-            num_judges=len(project.evaluation.judges),
+            num_judges=len(names),
             slices=slices,
+            guards=tuple(guard.name for guard in project.evaluation.guards),
+            guard_spreads=margins_in_spreads(project.gate, scores) if margin_spreads is None else {},
+            tie_thresholds={f"judge_{i + 1}": ties[name] for i, name in enumerate(names) if name in ties},
             seeds=project.evaluation.seeds,
             confidence=project.evaluation.confidence,
-            margin_spreads=margin_spreads,
+            margin_spreads=margin_spreads or ASSUMED_MARGIN_SPREADS,
         )
     policy = validate(GatePolicy, data.get("gate", data), what=str(path))
     slices = {f"slice_{index + 1}": 1.0 for index in range(DEFAULT_SLICES)}
@@ -66,8 +77,53 @@ def read_world(
         num_prompts=num_prompts or DEFAULT_PROMPTS,
         num_judges=judges,
         slices=slices,
-        margin_spreads=margin_spreads,
+        margin_spreads=margin_spreads or ASSUMED_MARGIN_SPREADS,
     )
+
+
+def _check_world(num_prompts: int | None, margin_spreads: float | None) -> None:
+    """ValueError for arguments that make no world."""
+    faults = []
+    if num_prompts is not None and num_prompts < 2:
+        faults.append(f"{num_prompts} prompts cannot be compared. Give --prompts 2 or more.")
+    if margin_spreads is not None and not 0 < margin_spreads <= MOST_SPREADS:
+        faults.append(
+            f"A guard's margin cannot be {margin_spreads:g} standard deviations of its difference. Give"
+            f" --margin-spreads more than 0, {MOST_SPREADS:g} at most."
+        )
+    if faults:
+        raise ValueError(" ".join(faults))
+
+
+def _last_scores(project: Project, settings: Settings) -> ScoreGrids:
+    """Score table of the project's last decision; none where nothing was decided or its evaluation is gone."""
+    decision = decisions.last_decision(project, settings)
+    store = open_store(settings.store_uri, settings)
+    if decision is None or store.read_manifest(decision.evaluation_uri) is None:
+        return ScoreGrids({})
+    return evidence.read_grids(read_columns(store.read_bytes(f"{decision.evaluation_uri}/{SCORES_FILE}")))
+
+
+def world_sentences(world: World, simulations: int) -> list[str]:
+    """What was simulated, and what was measured or assumed of it."""
+    lines = [
+        f"{world.num_judges} judges (correlation {world.correlation:g}), {world.num_prompts} prompts in"
+        f" {len(world.slices)} slices, {simulations} simulations each through the gate itself."
+    ]
+    measured = {name: world.guard_spreads[name] for name in world.measured if name in world.guard_spreads}
+    if measured:
+        told = ", ".join(f"{name} {ratio:.3g}" for name, ratio in measured.items())
+        lines.append(f"Margins in standard deviations of a difference, as the last evaluation measured them: {told}.")
+    assumed = [name for name in world.measured if name not in measured]
+    if assumed:
+        lines.append(
+            f"Taken to be {world.margin_spreads:g} standard deviations (--margin-spreads): the margin of"
+            f" {', '.join(assumed)}."
+        )
+    if world.tie_thresholds:
+        told = ", ".join(f"{name} {ratio:.3g}" for name, ratio in world.tie_thresholds.items())
+        lines.append(f"Tie thresholds in standard deviations of a difference: {told}.")
+    return lines
 
 
 def _toml(path: Path) -> dict[str, Any]:

@@ -7,6 +7,7 @@ Shape letters: P prompts, S seeds.
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -50,9 +51,27 @@ class World:
     correlation: float = 0.5
     """Of the judges' differences over prompts."""
     margin_spreads: float = 0.15
-    """A guard's margin in standard deviations of its paired difference."""
+    """A guard's margin in standard deviations of its paired difference, where `guard_spreads` does not know better."""
+    guard_spreads: Mapping[str, float] = field(default_factory=dict)
+    """The same by guard, as an evaluation measured it."""
+    tie_thresholds: Mapping[str, float] = field(default_factory=dict)
+    """Judge to its tie threshold, in standard deviations of its differences."""
+    guards: tuple[str, ...] | None = None
+    """Guards that the evaluation measures; None: those that the policy has a rule for."""
     seeds: tuple[int, ...] = (0, 1)
     confidence: float = 0.95
+
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """Names of the guards, and of the statistics watched for drift."""
+        rules = {*self.policy.guards, *self.policy.detectors.drift}
+        return tuple(sorted(rules if self.guards is None else self.guards))
+
+    def spread(self, guard: str) -> float:
+        """Standard deviation of a guard's paired difference, in its units."""
+        rule, drift = self.policy.guards.get(guard), self.policy.detectors.drift.get(guard)
+        margin = _margin(rule) if rule else drift.margin if drift else 1.0
+        return (margin or 1.0) / self.guard_spreads.get(guard, self.margin_spreads)
 
     @property
     def judges(self) -> tuple[str, ...]:
@@ -96,6 +115,8 @@ class Outcome(Record):
     promoted_high: float
     """Wilson interval at 95 %."""
     verdicts: dict[str, int]
+    faults: dict[str, int]
+    """Why evaluations were invalid, and how many of them."""
 
 
 def standard_truths(world: World) -> list[Truth]:
@@ -120,7 +141,7 @@ def standard_truths(world: World) -> list[Truth]:
 
 def rare_losses(share: float, loss: float, gain: float) -> Truth:
     """A candidate that most prompts prefer and that is worse on average."""
-    name = f"{share:.0%} of prompts lose {loss:g} sd, others gain {gain:g}"
+    name = f"{100 * share:g} % of prompts lose {loss:g} sd, others gain {gain:g}"
     return Truth(name, (gain,), rare_share=share, rare_gain=-loss, good=False)
 
 
@@ -141,7 +162,8 @@ def operating_curve(
     outcomes = []
     for number, truth in enumerate(truths):
         rng = np.random.default_rng([seed, number])
-        verdicts = [simulate(world, truth, rng).verdict for _ in range(simulations)]
+        decisions = [simulate(world, truth, rng) for _ in range(simulations)]
+        verdicts = [decision.verdict for decision in decisions]
         promoted = verdicts.count("promote")
         low, high = share_interval(promoted, simulations, confidence=0.95)
         outcomes.append(
@@ -153,10 +175,19 @@ def operating_curve(
                 promoted_low=low,
                 promoted_high=high,
                 verdicts={verdict: verdicts.count(verdict) for verdict in sorted(set(verdicts))},
+                faults=dict(Counter(fault for decision in decisions for fault in _faults(decision))),
             )
         )
         after(truth.name)
     return outcomes
+
+
+def _faults(decision: GateDecision) -> list[str]:
+    """What made the evidence unusable: facts that fail, and what could not be measured."""
+    if decision.verdict != "invalid":
+        return []
+    failed = [check for check in decision.checks if check.decisive and not check.passed]
+    return [check.explanation for check in failed if check.family == "evidence" or check.measured is None]
 
 
 def simulate(world: World, truth: Truth, rng: np.random.Generator) -> GateDecision:
@@ -200,12 +231,12 @@ def draw_differences(world: World, truth: Truth, rng: np.random.Generator) -> di
             drawn[judge][failed_P] += truth.rare_gain - truth.gain(index)
     if truth.lesson_gain is not None:
         drawn[LESSON] = truth.lesson_gain + common * shared_P + own * rng.standard_normal(prompts)
-    for index, (name, rule) in enumerate(sorted(world.policy.guards.items())):
-        margin = _margin(rule)
-        loss = truth.guard_loss * margin * (index == 0) * (1 if rule.better == "higher" else -1)
-        drawn[name] = margin / world.margin_spreads * rng.standard_normal(prompts) - loss
-    for name, detector in sorted(world.policy.detectors.drift.items()):
-        drawn[name] = detector.margin / world.margin_spreads * rng.standard_normal(prompts)
+    losing = min(world.policy.guards, default="")
+    for name in world.measured:
+        rule = world.policy.guards.get(name)
+        sign = 1 if rule is None or rule.better == "higher" else -1
+        loss = sign * truth.guard_loss * _margin(rule) if rule and name == losing else 0.0
+        drawn[name] = world.spread(name) * rng.standard_normal(prompts) - loss
     return drawn
 
 
@@ -214,9 +245,11 @@ def _margin(rule: GuardRule) -> float:
     return rule.margin or LEVEL * (rule.relative_margin or 0.0) or 1.0
 
 
-def _level(rule: GuardRule, world: World) -> float:
+def _level(name: str, world: World) -> float:
     """Where a champion stands that keeps well within a guard's absolute limits."""
-    far = 10 * _margin(rule) / world.margin_spreads
+    rule, far = world.policy.guards.get(name), 10 * world.spread(name)
+    if rule is None:
+        return LEVEL
     if rule.threshold is not None:
         return rule.threshold + (far if rule.better == "higher" else -far)
     if rule.floor is not None:
@@ -242,10 +275,9 @@ def _grids(world: World, differences: Mapping[str, Floats], rng: np.random.Gener
     common, own = world.correlation**0.5, (1 - world.correlation) ** 0.5
     for scorer, gain_P in differences.items():
         noise_PS = common * shared_PS + own * rng.standard_normal(shared_PS.shape)
-        rule = world.policy.guards.get(scorer)
-        scale = SEED_SPREAD * (_margin(rule) / world.margin_spreads if rule else 1.0)
+        scale = SEED_SPREAD * (world.spread(scorer) if scorer in world.measured else 1.0)
         noise_PS = scale * (noise_PS - noise_PS.mean(axis=1, keepdims=True))
-        champion_PS = (_level(rule, world) if rule else LEVEL) + noise_PS
+        champion_PS = _level(scorer, world) + noise_PS
         grids[scorer, "champion"] = SeedGrid(prompts_P, seeds_S, champion_PS)
         grids[scorer, "candidate"] = SeedGrid(prompts_P, seeds_S, champion_PS + gain_P[:, None])
         wrong_P = rng.standard_normal((2, world.num_prompts, 1))
@@ -264,7 +296,7 @@ def _comparisons(world: World, scores: ScoreGrids, differences: Mapping[str, Flo
             scores.differences(scorer),
             scorer=scorer,
             against="champion",
-            tie_threshold=0.0,
+            tie_threshold=world.tie_thresholds.get(scorer, 0.0),
             confidence=world.confidence,
         )
         found += [own, own.model_copy(update={"against": "base"})]
@@ -282,7 +314,6 @@ def _judge(name: str, lessons: tuple[str, ...]) -> Judge:
 def _spec(world: World, *, lesson: bool) -> EvalSpec:
     base = _digest("base")
     judges = [_judge(name, (f"labels of {name}",)) for name in world.judges]
-    guards = sorted({*world.policy.guards, *world.policy.detectors.drift})
     return EvalSpec(
         candidate=ModelRef(kind="lora", weights_digest=_digest("candidate")),
         champion=ModelRef(kind="base", weights_digest=base),
@@ -292,9 +323,10 @@ def _spec(world: World, *, lesson: bool) -> EvalSpec:
         seeds=world.seeds,
         sampler=Sampler(),
         judges=(*judges, *([_judge(LESSON, ("pairs",))] if lesson else [])),
-        guards=tuple(Judge(name=name, scorer=ClipScore(), weights_digest=_digest(name)) for name in guards),
+        guards=tuple(Judge(name=name, scorer=ClipScore(), weights_digest=_digest(name)) for name in world.measured),
         snapshot_digest=_digest("snapshot"),
         confidence=world.confidence,
+        tie_thresholds=dict(world.tie_thresholds),
     )
 
 
@@ -329,3 +361,12 @@ def curve_table(outcomes: Sequence[Outcome]) -> str:
             f" | {verdicts} |"
         )
     return "\n".join(lines)
+
+
+def fault_lines(outcomes: Sequence[Outcome]) -> list[str]:
+    """Why evaluations were invalid, a sentence each; empty when none was."""
+    faults: Counter[str] = Counter()
+    for outcome in outcomes:
+        faults.update(outcome.faults)
+    total = sum(outcome.simulations for outcome in outcomes)
+    return [f"invalid in {count} of {total}: {fault}" for fault, count in faults.most_common()]

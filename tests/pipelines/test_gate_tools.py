@@ -1,6 +1,7 @@
 """Worlds read from files, decisions found, and tie thresholds written."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,10 +12,13 @@ from pipelines.gate_tools import (
     read_world,
     simulate,
     tie_thresholds_toml,
+    world_sentences,
     write_tie_thresholds,
 )
 from pipelines.project import Project, load_project
 from pipelines.settings import Settings
+
+SHAPES = Path(__file__).parents[2] / "projects/shapes.toml"
 
 
 def test_a_policy_alone_stands_in_the_documented_world(tmp_path: Path, settings: Settings) -> None:
@@ -29,6 +33,41 @@ def test_a_policy_alone_stands_in_the_documented_world(tmp_path: Path, settings:
 def test_a_project_brings_its_own_prompts_judges_and_slices(tiny_project: Project, settings: Settings) -> None:
     world = read_world(tiny_project.path, settings=settings)
     assert (world.num_prompts, world.num_judges, world.slices, world.seeds) == (1, 1, {"any": 1.0}, (0,))
+
+
+def test_a_projects_guards_are_those_that_it_measures_and_margins_are_assumed_until_something_was(
+    settings: Settings,
+) -> None:
+    world = read_world(SHAPES, settings=settings)
+    assert (world.measured, world.guard_spreads, world.tie_thresholds) == (("caption_match", "diversity"), {}, {})
+    assert world_sentences(world, 7)[-1] == (
+        "Taken to be 0.15 standard deviations (--margin-spreads): the margin of caption_match, diversity."
+    )
+
+
+def test_the_last_evaluation_tells_margins_and_tie_thresholds(world: Any, tmp_path: Path) -> None:
+    """Differences have spread 1 there, as the margin of caption_match has."""
+    path = tmp_path / f"{world.project.name}.toml"
+    text = SHAPES.read_text().replace('name = "shapes"', f'name = "{world.project.name}"')
+    text = text.replace("../examples", str(SHAPES.parents[1] / "examples"))
+    path.write_text(text.replace("[evaluation]\n", "[evaluation]\ntie_thresholds = { taste_b = 0.25 }\n"))
+    world.decide(world.register("better"), None)
+    simulated = read_world(path, settings=world.settings)
+    assert simulated.guard_spreads["caption_match"] == pytest.approx(1.0, abs=0.15)
+    assert simulated.tie_thresholds == {"judge_2": pytest.approx(0.25, abs=0.04)}
+    assert "as the last evaluation measured them: caption_match" in world_sentences(simulated, 7)[1]
+    given = read_world(path, settings=world.settings, margin_spreads=0.5)
+    assert (given.guard_spreads, given.spread("caption_match")) == ({}, 2.0)
+
+
+@pytest.mark.parametrize("prompts", [1, 0, -5])
+@pytest.mark.parametrize("spreads", [0.0, -1.0, float("nan"), float("inf")])
+def test_arguments_that_make_no_world_are_refused_together(
+    tmp_path: Path, settings: Settings, prompts: int, spreads: float
+) -> None:
+    says = rf"{prompts} prompts cannot.*--prompts 2.*cannot be {spreads:g} standard deviations.*--margin-spreads"
+    with pytest.raises(ValueError, match=says):
+        read_world(_empty(tmp_path), settings=settings, num_prompts=prompts, margin_spreads=spreads)
 
 
 def test_bad_files_are_named(tmp_path: Path, settings: Settings) -> None:

@@ -1,11 +1,12 @@
 """Simulated evaluations have the truth that they are said to have, and the real gate judges them by it."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from pipelines.policy import GatePolicy, GuardRule
+from pipelines.policy import GatePolicy, GuardRule, PowerRule
 from pipelines.release.simulation import (
     LESSON,
     SLICE_LOSSES,
@@ -13,6 +14,7 @@ from pipelines.release.simulation import (
     World,
     curve_table,
     draw_differences,
+    fault_lines,
     operating_curve,
     rare_losses,
     simulate,
@@ -81,6 +83,42 @@ def test_the_gate_judges_simulated_candidates_by_their_truth(truth: Truth, verdi
 def test_a_champion_within_every_kind_of_limit_does_not_stop_a_good_candidate(rule: GuardRule) -> None:
     world = World(policy=GatePolicy(guards={"g": rule}), num_prompts=1632)
     assert simulate(world, Truth("good", (0.4,)), np.random.default_rng(0)).verdict == "promote"
+
+
+def test_a_guard_that_nobody_measures_is_what_makes_every_row_invalid_and_is_said() -> None:
+    world = replace(world_of(), guards=("match", "extra"))
+    outcomes = operating_curve(world, [Truth("gain", (0.4,))], simulations=3)
+    assert outcomes[0].verdicts == {"invalid": 3}
+    assert set(fault_lines(outcomes)) == {
+        "invalid in 3 of 3: Guard unsafe is in the policy but was not measured. Add it to evaluation.guards.",
+        "invalid in 3 of 3: Guard extra was measured but the policy has no rule for it. Add gate.guards.extra.",
+    }
+    assert fault_lines(operating_curve(world_of(), [Truth("gain", (0.4,))], simulations=2)) == []
+
+
+def test_a_guards_own_spread_decides_how_often_it_stops_a_good_candidate() -> None:
+    """At 200 prompts a margin of 0.1 standard deviations holds with a chance of 28 %, one of 1 always."""
+    policy = GatePolicy(minimum_prompts=100, guards={"match": GuardRule(margin=2.0)}, power=PowerRule(required=0.0))
+    promoted = {}
+    for ratio in (0.1, 1.0):
+        world = World(policy=policy, num_prompts=200, guard_spreads={"match": ratio})
+        assert world.spread("match") == pytest.approx(2.0 / ratio)
+        (outcome,) = operating_curve(world, [Truth("gain", (0.6,))], simulations=20)
+        promoted[ratio] = outcome.promoted
+    assert promoted[1.0] == 1.0
+    assert promoted[0.1] < 0.6
+
+
+def test_ties_count_in_simulated_comparisons() -> None:
+    """A threshold of half a standard deviation makes ties of 38 % of the prompts, and a win rate nearer to one half."""
+    rates = {}
+    for threshold in (0.0, 0.5):
+        world = World(policy=GatePolicy(), num_prompts=4000, tie_thresholds={"judge_1": threshold})
+        decision = simulate(world, Truth("gain", (0.3,)), np.random.default_rng(0))
+        rates[threshold] = [c.measured for c in decision.checks if c.name in ("win_rate:judge_1", "win_rate:judge_2")]
+    assert rates[0.0][0] == pytest.approx(0.618, abs=0.03)
+    assert rates[0.5][0] == pytest.approx(0.5 * (0.421 - 0.212) + 0.5, abs=0.03)
+    assert rates[0.5][1] == rates[0.0][1]
 
 
 def test_too_few_prompts_for_the_stated_power_are_inconclusive() -> None:

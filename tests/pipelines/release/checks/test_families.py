@@ -112,6 +112,53 @@ def test_slices_can_warn_or_be_off() -> None:
     assert not [c for c in judged(bad, slices=SliceRule(action="off")).checks if c.family == "slices"]
 
 
+def judged_on(
+    drawn: dict[str, Any], monkeypatch: pytest.MonkeyPatch, *, ties: float = 0.0, **policy: Any
+) -> GateDecision:
+    """The gate's word on given differences by prompt; those of the three judges are `judge` where not named."""
+    every = {**{f"judge_{i}": drawn["judge"] for i in (1, 2, 3)}, "g": np.zeros(1000), **drawn}
+    del every["judge"]
+    monkeypatch.setattr(simulation, "draw_differences", lambda *a: {k: np.asarray(v, float) for k, v in every.items()})
+    world = World(
+        policy=GatePolicy(minimum_prompts=100, **{"guards": {"g": GuardRule(margin=1.0)}, **policy}),
+        num_prompts=1000,
+        slices={"people": 0.1, "animals": 0.3, "rare": 0.02, "things": 0.58},
+        tie_thresholds={f"judge_{i}": ties for i in (1, 2, 3)},
+    )
+    return simulate(world, Truth("t"), np.random.default_rng(0))
+
+
+def gains(losses_among_people: int, *, size: float = 1.0) -> list[float]:
+    """All 1000 prompts win, but for so many of the first 100, which are the slice `people`."""
+    return [-size] * losses_among_people + [1.0] * (1000 - losses_among_people)
+
+
+def test_harm_that_is_none_among_so_many_tests_is_chance(monkeypatch: pytest.MonkeyPatch) -> None:
+    """66 losses of 100: z = (0.34 - 0.45) / sqrt(0.45 * 0.55 / 100) = -2.211, p = 0.0135. There are 9 tests."""
+    line = check(judged_on({"judge": gains(66)}, monkeypatch), "slice:people")
+    assert line.passed
+    assert "p = 0.122 after Holm, level 0.025" in line.explanation
+    assert not check(judged_on({"judge": gains(75)}, monkeypatch), "slice:people").passed
+
+
+def test_a_guard_that_must_not_rise_is_asked_so_in_slices_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    spread = np.random.default_rng(0).normal(0, 0.1, 1000)
+    people = np.arange(1000) < 100
+    for better, change, passed in (("lower", 0.5, False), ("lower", -0.5, True), ("higher", -0.5, False)):
+        rule = GuardRule(margin=1.0, slice_margin=0.2, better=better)  # type: ignore[arg-type]
+        drawn = {"judge": gains(0), "g": spread + change * people}
+        assert check(judged_on(drawn, monkeypatch, guards={"g": rule}), "slice:people").passed == passed
+        assert check(judged_on(drawn, monkeypatch, guards={"g": rule}), "slice:things").passed
+
+
+def test_a_loss_within_the_tie_threshold_is_no_loss_of_a_slice(monkeypatch: pytest.MonkeyPatch) -> None:
+    small = {"judge": gains(100, size=0.1)}
+    assert not check(judged_on(small, monkeypatch, ties=0.05), "slice:people").passed
+    within = check(judged_on(small, monkeypatch, ties=0.2), "slice:people")
+    assert within.passed
+    assert "win rate 0.500 (0 wins, 100 ties, 0 losses)" in within.explanation
+
+
 # --- detectors ------------------------------------------------------------------------------------------------------
 
 
@@ -142,6 +189,20 @@ def test_one_seed_leaves_the_rank_correlation_unmeasured_which_matters_only_wher
     assert decision.verdict == "invalid"
     assert "two seeds" in decision.reasons[0]
     assert judged(good, detectors=rules).verdict == "promote"
+
+
+def test_judges_whose_gains_part_while_they_agree_on_the_champion_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The champion's seeds correlate by one half under every two judges; gains drawn apart do not correlate at all."""
+    draw = np.random.default_rng(0).normal
+    apart = {f"judge_{i}": draw(0.3, 1, 1000) for i in (1, 2, 3)}
+    parted = check(judged_on({"judge": [], **apart}, monkeypatch), "rank_correlation:judge_1:judge_2")
+    assert (parted.note, parted.passed) == ("warning", False)
+    assert parted.measured == pytest.approx(0.5, abs=0.1)
+    together = {f"judge_{i}": apart["judge_1"] + draw(0, 0.5, 1000) for i in (1, 2, 3)}
+    agreeing = check(judged_on({"judge": [], **together}, monkeypatch), "rank_correlation:judge_1:judge_2")
+    assert (agreeing.note, agreeing.passed) == ("", True)
+    rules = DetectorRules(rank_correlation=Detector(action="block", margin=0.2))
+    assert judged_on({"judge": [], **apart}, monkeypatch, detectors=rules).verdict == "hold"
 
 
 def test_a_statistic_that_drifts_either_way_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

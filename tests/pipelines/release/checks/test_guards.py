@@ -1,9 +1,10 @@
 """Guards by every kind of rule: holding, broken, undecided, and impossible to ask."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from alignment.evaluation.comparison import ScoreTable, compare
@@ -12,8 +13,10 @@ from pipelines.release.checks.guards import _mcnemar, guard_checks
 from pipelines.release.checks.interface import Evidence
 
 
-def evidence_of(evaluation: Any, rule: GuardRule, scores: list[float] | None = None) -> Evidence:
-    """Evidence with one rule for guard g; `scores` replaces the candidate's by prompt, the champion's becoming 1."""
+def evidence_of(
+    evaluation: Any, rule: GuardRule, scores: list[float] | None = None, *, champion: Sequence[float] = (1.0,) * 200
+) -> Evidence:
+    """Evidence with one rule for guard g; `scores` replaces the candidate's by prompt, `champion` the others'."""
     columns, report = evaluation.columns, evaluation.report
     if scores is not None:
         values = list(columns["score"])
@@ -21,7 +24,7 @@ def evidence_of(evaluation: Any, rule: GuardRule, scores: list[float] | None = N
             zip(columns["role"], columns["scorer"], columns["prompt_index"], strict=True)
         ):
             if scorer == "g":
-                values[row] = scores[prompt] if role == "candidate" else 1.0
+                values[row] = scores[prompt] if role == "candidate" else champion[prompt]
         evaluation = replace(evaluation, columns={**columns, "score": values})
         again = compare(
             ScoreTable.from_columns(evaluation.columns), "g", "champion", tie_threshold=0.0, confidence=0.95
@@ -93,6 +96,16 @@ def test_a_mean_that_is_its_floor_without_doubt_holds_and_a_p_that_is_its_level_
     assert verdicts(evidence_of(evaluation, GuardRule(floor=1.0), [1.0] * 200)) == {"guard:g:floor": "promote"}
     assert _mcnemar("g", 10, 0, level=2**-10, says="").finding().allows == "hold"
     assert _mcnemar("g", 9, 0, level=2**-10, says="").finding().allows == "promote"
+
+
+def test_a_relative_margin_knows_that_the_champions_mean_is_measured_too(evaluation: Any) -> None:
+    """A loss of 5 % on each prompt of a champion whose prompts differ widely: as a share of the champion's mean it is
+    5 % for certain, however little is known of that mean."""
+    champion = np.random.default_rng(0).exponential(size=200) ** 2
+    lost = list(0.95 * champion)
+    for share, allows in ((0.051, "promote"), (0.049, "hold")):
+        evidence = evidence_of(evaluation, GuardRule(relative_margin=share), lost, champion=list(champion))
+        assert verdicts(evidence) == {"guard:g:relative": allows}
 
 
 def test_floor_and_ceiling_are_about_the_candidate_alone(evaluation: Any) -> None:

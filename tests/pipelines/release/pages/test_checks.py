@@ -20,7 +20,7 @@ def only_group(decision: Any, *checks: GateCheck) -> tuple[str, str]:
 
 def test_families_come_in_the_order_of_questions_and_hold_every_check(good_decision: Any) -> None:
     groups = check_groups(good_decision)
-    assert [group.name for group in groups] == ["votes", "guards", "detectors", "power", "evidence"]
+    assert [group.name for group in groups] == ["votes", "guards", "slices", "detectors", "power", "evidence"]
     assert sum(len(group.rows) for group in groups) == len(good_decision.checks)
 
 
