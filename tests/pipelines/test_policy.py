@@ -1,5 +1,6 @@
 """The policy refuses what makes no sense, and its defaults are the documented ones."""
 
+import functools
 import re
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from alignment.evaluation.power import prompts_needed, shift_power
 from pipelines.policy import DetectorRules, GatePolicy, GuardRule, PowerRule, SliceRule
+from pipelines.release.checks.power import vote_power
 
 DOCS = (Path(__file__).parents[2] / "docs" / "gate.md").read_text()
 
@@ -32,6 +35,16 @@ DOCS = (Path(__file__).parents[2] / "docs" / "gate.md").read_text()
 def test_nonsense_is_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         GatePolicy.model_validate(fields)
+
+
+def test_the_documented_numbers_of_prompts_are_the_codes() -> None:
+    needed = [
+        prompts_needed(functools.partial(shift_power, effect, level=0.025), 0.9) for effect in (0.1, 0.15, 0.2, 0.3)
+    ]
+    told = "an effect of 0.10 needs {} prompts, 0.15 {}, 0.20 {}, 0.30 {}".format(*needed)
+    assert told in DOCS
+    two_of_three = prompts_needed(vote_power(GatePolicy(), judges=3, level=0.025), 0.9)
+    assert f"{two_of_three} for 0.15" in DOCS
 
 
 def test_the_panel_is_at_least_the_judges_required() -> None:

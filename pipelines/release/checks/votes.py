@@ -10,6 +10,7 @@ each vote's error is divided by that number (nothing changes when k = n). For 2 
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 from alignment.contracts import Calibration, Comparison, Judge
 from alignment.evaluation.comparison import win_rate_interval
@@ -19,6 +20,12 @@ from pipelines.contracts import GateCheck
 from pipelines.policy import GatePolicy
 from pipelines.release.checks.identity import fact
 from pipelines.release.checks.interface import Evidence, Finding, Verdict, finite, twin_of, weights_of
+
+Stance = Literal["prefers", "is undecided about", "shows no gain worth having from", "speaks against"]
+"""What a judge says of a candidate; of the last two more prompts make no vote."""
+
+EVEN = 0.5
+"""Win rate of two models that are equally good."""
 
 
 def ballots(evidence: Evidence) -> tuple[list[Finding], list[Comparison]]:
@@ -88,19 +95,17 @@ def superiority_checks(evidence: Evidence, voting: Sequence[Comparison]) -> list
     required = evidence.policy.required_judges
     chances = max(1, len(voting) - required + 1)
     lines: list[Finding] = []
-    in_favour, against = 0, 0
+    stances: list[Stance] = []
     for comparison in voting:
-        findings, speaks_against = _vote(evidence, comparison, chances)
+        findings, stance = _vote(evidence, comparison, chances)
         lines += findings
-        in_favour += all(finding.check.passed for finding in findings)
-        against += speaks_against
+        stances.append(stance)
+    in_favour = stances.count("prefers")
     passed = in_favour >= required
-    out_of_reach = len(voting) - against < required
+    out_of_reach = in_favour + stances.count("is undecided about") < required
     explanation = f"{in_favour} of {len(voting)} voting judges prefer the candidate; {required} are required."
     if not passed:
-        explanation += (
-            f" {against} speak against it." if out_of_reach else " The others are undecided: ask more prompts."
-        )
+        explanation += _refusals(stances) if out_of_reach else " The others are undecided: ask more prompts."
     check = GateCheck(
         name="preferred_by_judges",
         measured=float(in_favour),
@@ -114,8 +119,16 @@ def superiority_checks(evidence: Evidence, voting: Sequence[Comparison]) -> list
     return [*lines, Finding(check, allows)]
 
 
-def _vote(evidence: Evidence, comparison: Comparison, chances: int) -> tuple[list[Finding], bool]:
-    """One judge's lines, all of which must pass for its vote, and whether it speaks against the candidate."""
+def _refusals(stances: Sequence[Stance]) -> str:
+    """How many judges more prompts would not win over."""
+    against, indifferent = stances.count("speaks against"), stances.count("shows no gain worth having from")
+    parts = [f"{against} speak against it"] if against else []
+    parts += [f"{indifferent} show no gain worth having"] if indifferent else []
+    return f" {' and '.join(parts)}."
+
+
+def _vote(evidence: Evidence, comparison: Comparison, chances: int) -> tuple[list[Finding], Stance]:
+    """One judge's lines, all of which must pass for its vote, and what it says of the candidate by all of them."""
     policy, confidence = evidence.policy, 1 - (1 - evidence.report.spec.confidence) / chances
     low, high = _bounds(comparison, confidence)
     mean_low, mean_high = _mean_bounds(evidence, comparison, confidence)
@@ -129,7 +142,17 @@ def _vote(evidence: Evidence, comparison: Comparison, chances: int) -> tuple[lis
     lines.append(_mean_gain(comparison, mean_low, high=mean_high))
     if policy.minimum_effect:
         lines.append(_effect(evidence, comparison))
-    return lines, high <= policy.minimum_win_rate or mean_high < 0
+    stance = _stance(high, minimum=policy.minimum_win_rate, passed=all(line.check.passed for line in lines))
+    return lines, "speaks against" if mean_high < 0 else stance
+
+
+def _stance(high: float, *, minimum: float, passed: bool) -> Stance:
+    """What the bounds of a win rate say: harm when all of it lies below one half, too little when below the minimum."""
+    if passed:
+        return "prefers"
+    if high < EVEN:
+        return "speaks against"
+    return "shows no gain worth having from" if high <= minimum else "is undecided about"
 
 
 def _bounds(comparison: Comparison, confidence: float) -> tuple[float, float]:
@@ -202,7 +225,7 @@ def _certified_win_rate(comparison: Comparison, low: float, *, high: float, poli
 
 
 def _says(comparison: Comparison, low: float, *, high: float, minimum: float, passed: bool) -> str:
-    says = "prefers" if passed else "speaks against" if high <= minimum else "is undecided about"
+    says = _stance(high, minimum=minimum, passed=passed)
     return (
         f"{comparison.scorer} {says} the candidate: {comparison.wins} wins, {comparison.ties} ties,"
         f" {comparison.losses} losses; win rate between {low:.3f} and {high:.3f}"

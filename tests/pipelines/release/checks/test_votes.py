@@ -28,6 +28,27 @@ def explanation(decision: GateDecision, name: str) -> str:
     return check(decision, name).explanation
 
 
+# --- what a judge says ---------------------------------------------------------------------------------------------
+
+
+def test_equal_models_show_no_gain_worth_having_and_are_not_spoken_against(monkeypatch: pytest.MonkeyPatch) -> None:
+    same = {f"judge_{i}": np.zeros(1632) for i in (1, 2, 3)}
+    monkeypatch.setattr(simulation, "draw_differences", lambda *a: same)
+    decision = judged(Truth("t"))
+    assert decision.verdict == "hold"
+    assert decision.reasons[0].endswith("2 are required. 3 show no gain worth having.")
+    said = explanation(decision, "win_rate:judge_1")
+    assert said.startswith("judge_1 shows no gain worth having from the candidate: 0 wins, 1632 ties, 0 losses")
+
+
+def test_judges_that_lose_and_judges_that_see_nothing_are_counted_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    mixed = {"judge_1": np.ones(1632), "judge_2": np.zeros(1632), "judge_3": -np.ones(1632)}
+    monkeypatch.setattr(simulation, "draw_differences", lambda *a: mixed)
+    decision = judged(Truth("t"))
+    assert decision.reasons[0].endswith("1 speak against it and 1 show no gain worth having.")
+    assert explanation(decision, "win_rate:judge_3").startswith("judge_3 speaks against the candidate")
+
+
 # --- the mean -------------------------------------------------------------------------------------------------------
 
 
