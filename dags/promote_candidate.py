@@ -1,12 +1,14 @@
-"""NAME.promote: the candidate against champion and base on held-out prompts, the gate, a person where the project asks
-one, and the alias if all say so.
+"""NAME.promote: a candidate against champion and base on held-out prompts, the gate, a person where the project asks
+one, and the alias if all say so. Of several new candidates each gets a run, one after another.
 """
 
 from typing import Any
 
+from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
 from airflow.sdk import DAG, Param, task
 
-from dags.assets import ACTOR, GPU_POOL, RUN_KEY, candidate_asset, default_args, location, projects
+from dags.assets import ACTOR, GPU_POOL, RUN_KEY, TRIGGERED_BY, candidate_asset, default_args, location, projects
+from pipelines.dispatch.operators import candidates
 from pipelines.dispatch.operators.approval import PromotionApproval
 from pipelines.dispatch.operators.notifications import TellPeople, callbacks
 from pipelines.dispatch.operators.train_job import TrainJobOperator, retry_policy
@@ -26,10 +28,15 @@ for project in projects():
     ) as dag:
 
         @task
-        def pick_candidate(path: str, params: dict[str, Any] | None = None) -> dict[str, Any]:
+        def pick_candidate(path: str, params: Any = None, triggering_asset_events: Any = None) -> dict[str, Any]:
             from pipelines import release_stages
 
-            return release_stages.pick_candidate(path, version=(params or {}).get("version") or None)
+            version = candidates.version_to_judge(params, triggering_asset_events)
+            return release_stages.pick_candidate(path, version=version)
+
+        @task
+        def list_others(params: Any = None, triggering_asset_events: Any = None, run_id: Any = None) -> Any:
+            return candidates.runs_for_others(params, triggering_asset_events, run_id)
 
         @task.short_circuit
         def is_challenger(path: str, candidate: dict[str, Any]) -> bool:
@@ -44,10 +51,11 @@ for project in projects():
             report: dict[str, Any],
             run_key: str,
             coverage: dict[str, Any] | None = None,
+            asked_by: str = "",
         ) -> dict[str, Any]:
             from pipelines import release_stages
 
-            return release_stages.gate(path, candidate, report, run_key=run_key, coverage=coverage)
+            return release_stages.gate(path, candidate, report, run_key=run_key, coverage=coverage, asked_by=asked_by)
 
         @task(**callbacks(project, location(project)))
         def promote(path: str, decision: dict[str, Any], actor: str, approval: Any = None) -> dict[str, Any]:
@@ -55,29 +63,19 @@ for project in projects():
 
             return champion_stages.promote(path, decision, actor=actor, approval=approval)
 
+        TriggerDagRunOperator.partial(
+            task_id="judge_others", trigger_dag_id=dag.dag_id, logical_date=None, skip_when_already_exists=True
+        ).expand_kwargs(list_others())
         candidate = pick_candidate(location(project))
-        evaluate = TrainJobOperator(
-            task_id="evaluate",
-            project_path=location(project),
-            stage="evaluate",
-            given={"candidate": candidate},
-            pool=GPU_POOL,
-            retry_policy=retry_policy(),
-        )
+        job: dict[str, Any] = {"project_path": location(project), "pool": GPU_POOL, "retry_policy": retry_policy()}
+        evaluate = TrainJobOperator(task_id="evaluate", stage="evaluate", given={"candidate": candidate}, **job)
         coverage = None
         if project.coverage is not None:
-            coverage = TrainJobOperator(
-                task_id="coverage",
-                project_path=location(project),
-                stage="coverage",
-                given={"candidate": candidate},
-                pool=GPU_POOL,
-                retry_policy=retry_policy(),
-            )
+            coverage = TrainJobOperator(task_id="coverage", stage="coverage", given={"candidate": candidate}, **job)
             evaluate >> coverage
         is_challenger(location(project), candidate) >> evaluate
         repeated = coverage.output if coverage else None
-        decision = gate(location(project), candidate, evaluate.output, RUN_KEY, repeated)
+        decision = gate(location(project), candidate, evaluate.output, RUN_KEY, repeated, TRIGGERED_BY)
         approval = None
         if project.approval.mode != "none":
             approval = PromotionApproval(

@@ -1,13 +1,13 @@
 """`plumbline rollback`, `reconcile`, `ledger` and `prune`: what is done with champions after the verdict."""
 
 import argparse
-import getpass
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from pipelines import champion_stages
+from pipelines.shell_user import shell_user
 
-DONE, FAILED = 0, 1
+DONE, FAILED, GATE_SAID_NO = 0, 1, 3
 
 Answer = tuple[Any, int]
 """JSON value or text, and exit code."""
@@ -16,8 +16,9 @@ Answer = tuple[Any, int]
 def add_arguments(name: str, command: argparse.ArgumentParser) -> None:
     """The options of one of these commands, or of `promote`; none for any other."""
     if name == "promote":
-        help_text = "agree to it as the user of this shell, where asked"
+        help_text = "agree, as this user, to what somebody else had decided; nothing is judged"
         command.add_argument("--approve", action="store_true", help=help_text)
+        command.add_argument("--decision", default="", help="with --approve: digest of the decision, or its beginning")
     elif name == "rollback":
         command.add_argument("--reason", required=True, help="why; kept in the ledger")
         command.add_argument("--to-base", action="store_true", help="to the base model, not to the version before")
@@ -30,16 +31,24 @@ def add_arguments(name: str, command: argparse.ArgumentParser) -> None:
         command.add_argument("--keep", type=int, required=True, help="newest versions to keep in any case")
 
 
+def approve(arguments: argparse.Namespace, candidate: dict[str, Any]) -> Answer:
+    """Another person's decision agreed to and carried out; exit code 3 when the candidate is not the champion then."""
+    promotion = champion_stages.approve_by_hand(
+        arguments.project, candidate, user=shell_user(), digest=arguments.decision
+    )
+    return [promotion], DONE if promotion["to_version"] == candidate["version"] else GATE_SAID_NO
+
+
 def rollback(arguments: argparse.Namespace) -> Answer:
     """The previous champion, or the base model, back."""
-    user, reason = getpass.getuser(), arguments.reason
+    user, reason = shell_user(), arguments.reason
     return champion_stages.rollback(arguments.project, actor=user, reason=reason, to_base=arguments.to_base), DONE
 
 
 def reconcile(arguments: argparse.Namespace) -> Answer:
     """Whether alias, ledger and tags agree; exit code 1 when they do not."""
     restore = True if arguments.restore else None
-    found = champion_stages.reconcile(arguments.project, actor=getpass.getuser(), restore=restore)
+    found = champion_stages.reconcile(arguments.project, actor=shell_user(), restore=restore)
     return found, FAILED if found["state"] == "alarm" else DONE
 
 

@@ -8,8 +8,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 from pipelines.contracts import Approval, GateDecision
-from pipelines.settings import load_settings
+from pipelines.project import Project
+from pipelines.settings import Settings, load_settings
 from pipelines.stages import Json, read_project
+
+NOBODY = "airflow"
+"""Who moves the champion when a schedule or an asset had it judged, for the ledger; as in the DAGs."""
 
 
 def approval_question(path: str, decision: Json, *, asked_by: Sequence[str] = ()) -> Json | None:
@@ -18,16 +22,13 @@ def approval_question(path: str, decision: Json, *, asked_by: Sequence[str] = ()
     Keys: subject, body (Markdown), approvers ([{id, name}]), asked_by and decision_digest. `asked_by` names who
     triggered the run; whoever trained the candidate is added. ValueError when nobody is left who may approve.
     """
-    from pipelines import registry
     from pipelines.release import approval
-    from pipelines.release.registration import TRAINED_BY_TAG
 
     project, settings, made = read_project(path), load_settings(), GateDecision.model_validate(decision)
     reason = approval.needed(project.approval, made)
     if not reason:
         return None
-    tags = registry.version_tags(settings, project.name, made.candidate.version) or {}
-    involved = tuple(dict.fromkeys(name for name in (*asked_by, tags.get(TRAINED_BY_TAG, "")) if name))
+    involved = _involved(project, settings, made, asked_by)
     return {
         "subject": approval.subject(made),
         "body": approval.body(made, reason, asked_by=involved),
@@ -40,13 +41,67 @@ def approval_question(path: str, decision: Json, *, asked_by: Sequence[str] = ()
     }
 
 
-def approval_by_hand(decision: Json, *, user: str, asked_by: Sequence[str] = ()) -> Json:
-    """The Approval of a person at a shell."""
-    digest = GateDecision.model_validate(decision).digest
-    approval = Approval(
-        decision_digest=digest, answer="approve", by=user, at=datetime.now(UTC), asked_by=tuple(asked_by)
+def _involved(project: Project, settings: Settings, decision: GateDecision, asked_by: Sequence[str]) -> tuple[str, ...]:
+    """Who had the decision made or trained the candidate, where known."""
+    from pipelines import registry
+    from pipelines.release.registration import trainers_of
+
+    tags = registry.version_tags(settings, project.name, decision.candidate.version) or {}
+    return tuple(dict.fromkeys(name for name in (*asked_by, *trainers_of(tags)) if name))
+
+
+def asks_somebody(path: str) -> bool:
+    """Whether a person may have to agree before the project's champion moves."""
+    return read_project(path).approval.mode != "none"
+
+
+def approve_by_hand(path: str, candidate: Json, *, user: str, digest: str = "") -> Json:
+    """Agree at a shell to the newest decision about the candidate, and carry it out; nothing is judged here.
+
+    `digest` is the beginning of the digest of the one that was read. ValueError when there is none to agree to, nobody
+    is on record as having had it made, or the project does not let this user agree: then nothing is moved or noted.
+    """
+    from pipelines.release import approval, decisions
+
+    project, settings, version = read_project(path), load_settings(), int(candidate["version"])
+    made = decisions.last_decision_about(version, project, settings, digest=digest)
+    asker = decisions.asked_by(made, project, settings) if made else None
+    if made is None or asker is None:
+        what = "who had it decided is not on record" if made else "the gate made no such decision about it"
+        raise ValueError(
+            f"There is nothing to agree to for version {version} of {project.name!r}: {what}. One person runs"
+            f" `plumbline promote {path}`, another then agrees with --approve."
+        )
+    decision = made.model_dump(mode="json")
+    if not approval.needed(project.approval, made):
+        return promote(path, decision, actor=user)
+    answer = Approval(
+        decision_digest=made.digest,
+        answer="approve",
+        by=user,
+        at=datetime.now(UTC),
+        asked_by=_involved(project, settings, made, [asker]),
     )
-    return _json(approval)
+    reason = approval.refusal(project.approval, made, answer)
+    if reason:
+        raise ValueError(f"Version {version} of {project.name!r} was not promoted: {reason}. Nothing was moved.")
+    return promote(path, decision, actor=asker or NOBODY, approval=_json(answer))
+
+
+def who_may_agree(path: str, decision: Json) -> str:
+    """How a person agrees to a decision at a shell, for whoever had it made; or that nobody is left who may."""
+    from pipelines.release import approval, decisions
+
+    project, settings, made = read_project(path), load_settings(), GateDecision.model_validate(decision)
+    involved = _involved(project, settings, made, [decisions.asked_by(made, project, settings) or ""])
+    try:
+        names = ", ".join(person.name or person.id for person in approval.askable(project.approval, involved))
+    except ValueError as error:
+        return str(error)
+    return (
+        f"{approval.subject(made)} A person has to agree: {names}. Read {made.report_uri}, then run: plumbline promote"
+        f" {path} --version {made.candidate.version} --approve --decision {made.digest[:12]}"
+    )
 
 
 def promote(path: str, decision: Json, *, actor: str, approval: Json | None = None) -> Json:

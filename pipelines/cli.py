@@ -1,12 +1,11 @@
 """Every stage as a subcommand. One JSON value on stdout, progress and logs on stderr.
 
-Exit codes: 0 done, 1 failed, 2 bad input, 3 the gate said no. A stage needs only the project: what it builds on is
-made first, or found by digest when it was made before. `gate simulate`, `gate explain` and `gate aa` answer people in
-text, and with --json as a value.
+Exit codes: 0 done, 1 failed, 2 bad input, 3 the gate said no or a person has to agree. A stage needs only the project:
+what it builds on is made first, or found by digest when it was made before. `gate simulate`, `gate explain` and `gate
+aa` answer people in text, and with --json as a value.
 """
 
 import argparse
-import getpass
 import json
 import logging
 import sys
@@ -23,6 +22,7 @@ from pipelines import (
     release_stages,
     stages,
 )
+from pipelines.shell_user import shell_user
 
 Json = dict[str, Any]
 
@@ -224,7 +224,9 @@ def _tool(arguments: argparse.Namespace) -> int:
 
 def _promote(arguments: argparse.Namespace) -> int:
     candidate = release_stages.pick_candidate(arguments.project, arguments.version)
-    return _promote_candidates(arguments.project, [candidate], approve=arguments.approve)
+    if arguments.approve and champion_stages.asks_somebody(arguments.project):
+        return _answer(champion_commands.approve(arguments, candidate))
+    return _promote_candidates(arguments.project, [candidate])
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -278,7 +280,7 @@ def _results(arguments: argparse.Namespace, trainings: list[Json]) -> list[Json]
 def _candidates(arguments: argparse.Namespace) -> list[Json]:
     """Every run registered; of a project with a soup, that soup alone."""
     key, trainings = _run_key(arguments.project), _trainings(arguments)
-    results, user = _results(arguments, trainings), getpass.getuser()
+    results, user = _results(arguments, trainings), shell_user()
     if stages.read_project(arguments.project).soup is not None:
         soup = _job(arguments, "soup", {"trainings": trainings, "results": results})
         return [
@@ -290,16 +292,16 @@ def _candidates(arguments: argparse.Namespace) -> list[Json]:
     ]
 
 
-def _promote_candidates(path: str, candidates: list[Json], *, approve: bool = False) -> int:
+def _promote_candidates(path: str, candidates: list[Json]) -> int:
     """Gate and promote one candidate after another; 3 when none of them became or was the champion."""
-    user = getpass.getuser()
     promotions, champions = [], 0
     for candidate in candidates:
         if release_stages.is_challenger(path, candidate):
             decision = _decision(path, candidate)
-            approval = champion_stages.approval_by_hand(decision, user=user) if approve else None
-            promotion = champion_stages.promote(path, decision, actor=user, approval=approval)
+            promotion = champion_stages.promote(path, decision, actor=shell_user())
             champions += promotion["moved"]
+            if promotion["outcome"] == "rejected":
+                print(f"plumbline: {champion_stages.who_may_agree(path, decision)}", file=sys.stderr)
         else:
             message = f"Version {candidate['version']} holds the champion's weights already."
             promotion = {"model": candidate["model"], "moved": False, "message": message}
@@ -315,7 +317,7 @@ def _decision(path: str, candidate: Json) -> Json:
     evaluation, key = _evaluation(path, candidate), _run_key(path)
     wanted = stages.read_project(path).coverage is not None
     coverage = stages.run_job(path, "coverage", {"candidate": candidate}, run_key=key) if wanted else None
-    return release_stages.gate(path, candidate, evaluation, run_key=key, coverage=coverage)
+    return release_stages.gate(path, candidate, evaluation, run_key=key, coverage=coverage, asked_by=shell_user())
 
 
 def _calibrated(path: str) -> list[Json]:
@@ -329,8 +331,8 @@ def _evaluation(path: str, candidate: Json) -> Json:
 
 
 def _job(arguments: argparse.Namespace, stage: str, given: Json) -> Json:
-    key = _run_key(arguments.project)
-    return stages.run_job(arguments.project, stage, given, run_key=key, overrides=tuple(arguments.overrides))
+    key, overrides = _run_key(arguments.project), tuple(arguments.overrides)
+    return stages.run_job(arguments.project, stage, given, run_key=key, overrides=overrides, started_by=shell_user())
 
 
 def _run_key(path: str) -> str:

@@ -60,7 +60,7 @@ def diagnose(project: Project | None, settings: Settings) -> list[Check]:
 def _check(name: str, look: Callable[[], str], mend: str) -> Check:
     try:
         return Check(name=name, ok=True, found=look())
-    except (ValueError, OSError, tracking.TrackingUnavailable) as error:
+    except (ValueError, OSError, RuntimeError) as error:
         return Check(name=name, ok=False, found=str(error), mend=mend)
 
 

@@ -13,9 +13,9 @@ from pathlib import Path
 from alignment.contracts import EvalReport, Record
 from alignment.evaluation.agreement import PredictionPowered, prediction_powered_win_rate
 from alignment.evaluation.comparison import Floats, win_rate_interval
+from alignment.evaluation.prompts import normal_prompt
 from alignment.evaluation.score_grids import ScoreGrids
 from pipelines.contracts import GateDecision
-from pipelines.prompts import normal_prompt
 
 WORDS = {"candidate": 1.0, "tie": 0.5, "champion": 0.0}
 MINIMUM_PROMPTS = 30

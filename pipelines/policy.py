@@ -55,7 +55,7 @@ class SliceRule(Record):
 
     action: Action = "block"
     margin: Share = 0.05
-    """How far below one half a judge's win rate may lie within a slice."""
+    """How far below one half a judge's measured win rate may lie within a slice where the loss is beyond chance."""
     minimum_prompts: PositiveInt = 50
     """A slice with fewer is reported as unmeasured."""
 

@@ -15,8 +15,8 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from alignment.contracts import Sha256, ValueObject
 from alignment.durable import write_bytes
+from alignment.evaluation.prompts import normal_prompt
 from alignment.lookup import unknown_name
-from pipelines.prompts import normal_prompt
 
 Format = Literal["parti", "geneval", "hps", "tsv", "jsonl"]
 FORMATS: tuple[Format, ...] = get_args(Format)

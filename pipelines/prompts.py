@@ -1,25 +1,15 @@
-"""Prompts: their normal form, and those held out for evaluation."""
+"""Prompts held out for evaluation."""
 
 import csv
 import hashlib
 import io
-import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from alignment.evaluation.prompts import EvalPrompt, normal_prompt, parse_prompts
 from pipelines.project import Project
 from pipelines.settings import Settings
 from pipelines.storage import open_store
-
-
-def normal_prompt(prompt: str) -> str:
-    """What near-duplicate prompts share: NFKC, case folded, runs of punctuation and white space made one space.
-
-    A prompt of nothing but punctuation keeps its characters.
-    """
-    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", prompt).casefold())
-    letters = "".join(c if unicodedata.category(c)[0] not in "PZCS" else " " for c in folded)
-    return " ".join(letters.split()) or " ".join(folded.split())
 
 
 @dataclass(frozen=True)
@@ -49,6 +39,12 @@ def heldout_prompts(project: Project, settings: Settings) -> HeldoutPrompts:
 def evaluation_digest(project: Project, settings: Settings) -> str:
     """sha256 of the prompts file that the evaluation asks."""
     return hashlib.sha256(open_store(settings.store_uri, settings).read_bytes(project.evaluation.prompts)).hexdigest()
+
+
+def evaluation_prompts(project: Project, settings: Settings) -> list[EvalPrompt]:
+    """The prompts that the evaluation asks, as its job will read them; ValueError for what the job would refuse."""
+    uri = project.evaluation.prompts
+    return parse_prompts(open_store(settings.store_uri, settings).read_bytes(uri), uri)
 
 
 def prompt_column(data: bytes, origin: str) -> list[str]:

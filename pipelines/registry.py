@@ -1,7 +1,7 @@
 """MLflow's registered models: versions with tags, and aliases. With tracking.py the only file that names mlflow."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,6 +10,8 @@ from pipelines.tracking import connect
 
 WEIGHTS_TAG = "weights.digest"
 LOGGED_MODEL = "models:/m-"
+SERVED_WEIGHTS = "artifacts/weights"
+"""Where the weights lie in the folder that MLflow serves."""
 
 
 class _ServedFlavor:
@@ -17,8 +19,10 @@ class _ServedFlavor:
     loads them; its own log_model would import diffusers and peft, which a control plane does not have.
     """
 
-    def __init__(self, kind: Literal["lora", "full"]) -> None:
+    def __init__(self, kind: Literal["lora", "full"], seal: "Seal") -> None:
         self.kind = kind
+        self.seal = seal
+        self.tags: dict[str, str] = {}
         self.__name__ = "diffusers" if kind == "lora" else "pyfunc"
 
     def save_model(
@@ -64,6 +68,12 @@ class _ServedFlavor:
                 signature=ModelSignature(inputs=inputs, outputs=outputs, params=params),
                 pip_requirements=pip_requirements,
             )
+        # Nothing is added to the folder between here and its upload.
+        self.tags = dict(self.seal(Path(path)))
+
+
+Seal = Callable[[Path], Mapping[str, str]]
+"""Looks at the whole folder that MLflow will serve, before it is uploaded, and gives the tags that speak of it."""
 
 
 def register_weights(
@@ -77,8 +87,10 @@ def register_weights(
     pip_requirements: Sequence[str],
     run_id: str,
     tags: Mapping[str, str],
+    seal: Seal,
 ) -> int:
-    """Log weights with the models-from-code file that serves them, and make a version that has its tags from the start.
+    """Log weights with the models-from-code file that serves them, and make a version that has its tags from the start,
+    those of `seal` among them.
 
     Returns the version's number. A crash on the way leaves at most a logged model without a version.
     """
@@ -88,11 +100,11 @@ def register_weights(
 
         mlflow.set_tracking_uri(settings.tracking_uri)
         mlflow.set_registry_uri(settings.tracking_uri)
+        flavor = _ServedFlavor(kind, seal)
         info = Model.log(
             artifact_path=None,
-            flavor=_ServedFlavor(kind),
+            flavor=flavor,
             name="model",
-            registered_model_name=model,
             run_id=run_id,
             tags=dict(tags),
             weights_dir=weights_dir,
@@ -100,7 +112,23 @@ def register_weights(
             model_config=model_config,
             pip_requirements=list(pip_requirements),
         )
-    return int(info.registered_model_version)
+        made = mlflow.register_model(f"models:/{info.model_id}", model, tags={**tags, **flavor.tags})
+    return int(made.version)
+
+
+def fetch_served(settings: Settings, model: str, version: int, local_dir: Path) -> Path:
+    """Download the whole folder that a version serves: weights in artifacts/weights, code, MLmodel, requirements.
+
+    ValueError when its files were deleted.
+    """
+    from mlflow.artifacts import download_artifacts
+
+    missing = missing_files(settings, model, version)
+    if missing:
+        raise ValueError(missing)
+    with connect(settings.tracking_uri) as client:
+        uri = _served_weights(client, model, version).removesuffix(f"/{SERVED_WEIGHTS}")
+        return Path(download_artifacts(uri, dst_path=str(local_dir), tracking_uri=settings.tracking_uri))
 
 
 def find_version(settings: Settings, model: str, *, weights_digest: str) -> int | None:
@@ -121,6 +149,19 @@ def version_tags(settings: Settings, model: str, version: int) -> dict[str, str]
             if error.error_code == "RESOURCE_DOES_NOT_EXIST":
                 return None
             raise
+
+
+def tagged_versions(settings: Settings, model: str, tag: str) -> dict[int, str]:
+    """Versions that bear a tag, with its value; empty when there is no such model."""
+    with connect(settings.tracking_uri) as client:
+        found: dict[int, str] = {}
+        token = None
+        while True:
+            page = client.search_model_versions(f"name = '{model}' and tags.`{tag}` LIKE '%'", page_token=token)
+            found |= {int(version.version): version.tags[tag] for version in page}
+            token = page.token
+            if not token:
+                return found
 
 
 def list_versions(settings: Settings, model: str) -> list[int]:
@@ -199,14 +240,61 @@ def delete_alias(settings: Settings, model: str, alias: str) -> None:
         client.delete_registered_model_alias(model, alias)
 
 
-def fetch_version_weights(settings: Settings, model: str, version: int, local_dir: Path) -> Path:
-    """Download what a version serves, as registered; returns the folder of its weights."""
-    with connect(settings.tracking_uri) as client:
-        from mlflow.artifacts import download_artifacts
+def missing_files(settings: Settings, model: str, version: int, *, soon: bool = False) -> str:
+    """Why MLflow has not the files that a version serves; empty when it has them. With `soon`, also when the next
+    `mlflow gc` will take them."""
+    from mlflow.artifacts import list_artifacts
 
-        # A models:/ address is resolved at the process's own tracking server, whatever the client's is.
-        source = client.get_model_version_download_uri(model, str(version))
-        if source.startswith(LOGGED_MODEL):
-            source = client.get_logged_model(source.removeprefix("models:/")).artifact_location
-        uri = f"{source}/artifacts/weights"
+    with connect(settings.tracking_uri) as client:
+        uri = _served_weights(client, model, version)
+        if not uri or not list_artifacts(uri, tracking_uri=settings.tracking_uri):
+            return (
+                f"MLflow has no files for version {version} of model {model!r} any more: its logged model was deleted,"
+                " or its artifacts were."
+            )
+        source = client.get_model_version(model, str(version)).source
+        if soon and source.startswith(LOGGED_MODEL) and _logged_model(client, source) is None:
+            return (
+                f"The logged model of version {version} of model {model!r} is deleted: the next `mlflow gc` takes its"
+                " files."
+            )
+    return ""
+
+
+def fetch_version_weights(settings: Settings, model: str, version: int, local_dir: Path) -> Path:
+    """Download what a version serves, as registered; returns the folder of its weights.
+
+    ValueError when its files were deleted.
+    """
+    from mlflow.artifacts import download_artifacts
+
+    missing = missing_files(settings, model, version)
+    if missing:
+        raise ValueError(missing)
+    with connect(settings.tracking_uri) as client:
+        uri = _served_weights(client, model, version)
         return Path(download_artifacts(uri, dst_path=str(local_dir), tracking_uri=settings.tracking_uri))
+
+
+def _served_weights(client: Any, model: str, version: int) -> str:
+    """Where the weights that a version serves lie; empty when only its deleted logged model would know."""
+    source = client.get_model_version_download_uri(model, str(version))
+    if source.startswith(LOGGED_MODEL):
+        # A models:/ address is resolved at the process's own tracking server, whatever the client's is.
+        logged = _logged_model(client, source)
+        if logged is None:
+            return ""
+        source = logged.artifact_location
+    return f"{source}/artifacts/weights"
+
+
+def _logged_model(client: Any, source: str) -> Any:
+    """The logged model at a models:/ address; None when it was deleted."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.get_logged_model(source.removeprefix("models:/"))
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return None
+        raise

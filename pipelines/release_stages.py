@@ -104,12 +104,16 @@ def is_challenger(path: str, candidate: Json) -> bool:
     return champion is None or champion.weights_digest != candidate["weights_digest"]
 
 
-def gate(path: str, candidate: Json, report: Json, *, run_key: str, coverage: Json | None = None) -> Json:
+def gate(
+    path: str, candidate: Json, report: Json, *, run_key: str, coverage: Json | None = None, asked_by: str = ""
+) -> Json:
     """The GateDecision on an evaluation, its evidence kept in the store and shown in MLflow.
 
-    `coverage` is a CoverageReport for people to see; it does not vote.
+    `coverage` is a CoverageReport for people to see; it does not vote. `asked_by` is the person who had it decided,
+    where one did: they may not approve it.
     """
     from pipelines import judgement
+    from pipelines.release import decisions
 
     project, settings = read_project(path), load_settings()
     judged = CandidateVersion.model_validate(candidate)
@@ -119,6 +123,7 @@ def gate(path: str, candidate: Json, report: Json, *, run_key: str, coverage: Js
     decision = judgement.judge(
         project, settings, candidate=judged, champion=champion, report=measured, coverage=repeated
     )
+    decisions.note_asked(decision, asked_by, project, settings)
     judgement.show_in_tracking(project, settings, decision, report=measured, run_key=run_key)
     return to_json(decision)
 

@@ -234,12 +234,17 @@ def job_request(
     return requests.with_generation(request, generation) if generation else request
 
 
-def run_job(path: str, stage: str, given: Json, *, run_key: str, overrides: tuple[str, ...] = ()) -> Json:
-    """Run a job stage to its end here and now; an answer that exists is given at once."""
+def run_job(
+    path: str, stage: str, given: Json, *, run_key: str, overrides: tuple[str, ...] = (), started_by: str = ""
+) -> Json:
+    """Run a job stage to its end here and now; an answer that exists is given at once.
+
+    `started_by` is who has it run: whoever trained may not approve what came of it.
+    """
     from pipelines.dispatch import jobs
 
     request = job_request(path, stage, given, overrides=overrides)
-    return jobs.run_to_end(request, load_settings(), parent_key=run_key)
+    return jobs.run_to_end(request, load_settings(), parent_key=run_key, started_by=started_by)
 
 
 def labelled_snapshot(path: str, snapshot: Json, *, run_key: str) -> Json:

@@ -7,12 +7,13 @@ from pipelines.project import Project
 from pipelines.release import decisions, ledger
 from pipelines.release.standing import read_standing
 from pipelines.settings import Settings
+from pipelines.tracking_errors import TrackingRefused
 
 
 def status(project: Project, settings: Settings) -> dict[str, Any]:
     """What the registry, the ledger and the decisions say; `problems` says in words what does not fit together.
 
-    Raises TrackingUnavailable when MLflow does not answer.
+    Raises TrackingUnavailable when MLflow does not answer, TrackingRefused when it lets this user not look.
     """
     problems: list[str] = []
     versions = {
@@ -31,6 +32,8 @@ def _version(project: Project, settings: Settings, alias: str, problems: list[st
     try:
         version = registry.get_alias(settings, project.name, alias)
         tags = registry.version_tags(settings, project.name, version) if version is not None else None
+    except TrackingRefused:
+        raise
     except ValueError as error:
         problems.append(str(error))
         return None

@@ -16,11 +16,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
 from alignment.contracts import DatasetSnapshot, canonical_json
 from pipelines.contracts import TrackingTarget
 from pipelines.settings import Settings
+from pipelines.tracking_errors import TrackingUnavailable, explained, without_password
 
 log = logging.getLogger(__name__)
 
@@ -37,12 +37,13 @@ MAX_PARAMS_PER_REQUEST = 100
 MAX_METRICS_PER_REQUEST = 1000
 SEND_EVERY_SECONDS = 2.0
 PAUSE_WHEN_DOWN_SECONDS = 30.0
-REFUSED_HOST = "Invalid Host header"
 
 # MLflow is configured through the environment alone, and reads most of it at each request.
 _FIXED_ENVIRONMENT = {
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    # Standard output is for a command's one JSON value; MLflow would print addresses of runs there.
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_UV_AUTO_DETECT": "false",
 }
 _DEFAULT_ENVIRONMENT = {
@@ -53,16 +54,12 @@ _DEFAULT_ENVIRONMENT = {
 }
 
 
-class TrackingUnavailable(RuntimeError):  # noqa: N818 - a state of the world, as in `Diverged`
-    """The tracking server did not answer in time. Nothing is wrong with the caller's input; trying later may work."""
-
-
 # --- connection -----------------------------------------------------------------------------------------------------
 
 
 @contextmanager
 def connect(tracking_uri: str) -> Iterator[Any]:
-    """An MlflowClient whose silence becomes TrackingUnavailable."""
+    """An MlflowClient whose silence becomes TrackingUnavailable, a refusal TrackingRefused, the rest a RuntimeError."""
     os.environ.update(_FIXED_ENVIRONMENT)
     for name, value in _DEFAULT_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -73,47 +70,17 @@ def connect(tracking_uri: str) -> Iterator[Any]:
     try:
         yield MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
     except Exception as error:
-        where = _without_password(tracking_uri)
-        if REFUSED_HOST in str(error):
-            raise ValueError(
-                f"MLflow at {where} refuses that host name. Start it with `--allowed-hosts {urlsplit(where).netloc}`,"
-                " or use an address that it allows (localhost and private addresses, unless told otherwise)."
-            ) from error
-        if not _is_unreachable(error):
+        instead = explained(error, tracking_uri)
+        if instead is None:
             raise
-        raise TrackingUnavailable(
-            f"MLflow at {where} does not answer ({_reason(error)}). Start it (`make up` on one host) or correct"
-            " MLFLOW_TRACKING_URI, then run this again: what is finished will be found."
-        ) from error
-
-
-def _is_unreachable(error: BaseException | None) -> bool:
-    from requests.exceptions import ConnectionError as NoConnection
-    from requests.exceptions import RetryError, Timeout
-
-    while error is not None:
-        if isinstance(error, NoConnection | RetryError | Timeout):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
-
-
-def _reason(error: Exception) -> str:
-    """The end of the chain in a few words; the whole of it would repeat the URL, password and all."""
-    said = re.search(r"\[Errno -?\d+\] ([\w ]+)", str(error))
-    return said[1] if said else "no answer in time" if "timed out" in str(error) else "connection failed"
-
-
-def _without_password(uri: str) -> str:
-    parts = urlsplit(uri)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+        raise instead from error
 
 
 def check_reachable(settings: Settings) -> str:
     """Ask the server an API question (its /health answers even to hosts that it refuses); says what answered."""
     with connect(settings.tracking_uri) as client:
         client.search_experiments(max_results=1)
-    return _without_password(settings.tracking_uri)
+    return without_password(settings.tracking_uri)
 
 
 # --- runs -----------------------------------------------------------------------------------------------------------

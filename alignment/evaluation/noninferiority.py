@@ -67,19 +67,6 @@ def share_interval(count: int, total: int, *, confidence: float) -> tuple[float,
     return float(low), float(high)
 
 
-def win_rate_below_p_value(wins: int, ties: int, losses: int, *, rate: float) -> float:
-    """One-sided p that the win rate is below `rate`: a score test with the variance of an outcome in {0, 1/2, 1}.
-
-    The same variance as `comparison.win_rate_interval`, taken at `rate`.
-    """
-    prompts = wins + ties + losses
-    z_prior = 4.0  # pseudo-prompts that are no ties, so that ties alone cannot make the variance vanish
-    variance = max(0.0, rate * (1 - rate) - ties / (prompts + z_prior) / 4) / prompts
-    if variance <= 0:
-        return 1.0
-    return NormalDist().cdf(((wins + ties / 2) / prompts - rate) / math.sqrt(variance))
-
-
 def mean_below_p_value(values_P: Floats, limit: float) -> float:
     """One-sided t test p that the mean over prompts is below `limit`; 0 or 1 when all values are equal."""
     from scipy import stats

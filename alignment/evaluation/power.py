@@ -49,25 +49,26 @@ def win_rate_power(rate: float, prompts: int, *, minimum: float, level: float, t
 
 
 def win_rate_found(prompts: int, *, limit: float, level: float, power: float, tie_share: float = 0.0) -> float | None:
-    """Highest win rate that a test of harm below `limit` finds with chance `power`; None when it finds none.
+    """Highest win rate, ties counted half, at which harm is found with chance `power`; None when no rate is so found.
 
-    The test is `noninferiority.win_rate_below_p_value`; `level` is what Holm leaves for the first of the tests.
+    Found means what the gate's slices mean by it: signed-rank evidence at `level`, and a measured rate below `limit`.
+    Differences are taken as normal; `level` is what Holm leaves for the first of the tests.
     """
 
-    def spread(rate: float) -> float:
-        return math.sqrt(max(0.0, rate * (1 - rate) - tie_share / 4))
+    def chance(rate: float) -> float:
+        decided = min(max((rate - tie_share / 2) / (1 - tie_share), 1e-9), 0.5)
+        seen = shift_power(-_NORMAL.inv_cdf(decided), prompts, level=level, efficiency=WILCOXON_EFFICIENCY)
+        spread = math.sqrt(max(0.0, rate * (1 - rate) - tie_share / 4))
+        measured = _NORMAL.cdf((limit - rate) * math.sqrt(prompts) / spread) if spread else float(rate < limit)
+        return seen + measured - 1
 
-    threshold = _NORMAL.inv_cdf(1 - level) * spread(limit)
-
-    def finds(rate: float) -> bool:
-        return (limit - rate) * math.sqrt(prompts) - threshold >= _NORMAL.inv_cdf(power) * spread(rate)
-
-    found, missed = 0.0, limit
-    if not finds(found):
+    found, missed = tie_share / 2, limit
+    # The least p that the signed-rank test can give is that of every prompt lost.
+    if tie_share >= 1 or 0.5**prompts > level or found >= limit or chance(found) < power:
         return None
-    while missed - found > 1e-6:
+    while missed - found > 1e-4:
         middle = (found + missed) / 2
-        found, missed = (middle, missed) if finds(middle) else (found, middle)
+        found, missed = (middle, missed) if chance(middle) >= power else (found, middle)
     return found
 
 

@@ -1,9 +1,13 @@
 """The prompts file of an evaluation: tab separated, UTF-8, header `prompt<TAB>category`. Torch-free."""
 
+import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 HEADER = ["prompt", "category"]
+NAMED = 5
+"""Prompts that an error names."""
 
 
 @dataclass(frozen=True)
@@ -15,18 +19,59 @@ class EvalPrompt:
     category: str
 
 
+def normal_prompt(prompt: str) -> str:
+    """What near-duplicate prompts share: NFKC, case folded, runs of punctuation and white space made one space.
+
+    A prompt of nothing but punctuation keeps its characters.
+    """
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", prompt).casefold())
+    letters = "".join(c if unicodedata.category(c)[0] not in "PZCS" else " " for c in folded)
+    return " ".join(letters.split()) or " ".join(folded.split())
+
+
 def read_prompts(path: Path) -> list[EvalPrompt]:
-    """Every prompt in file order. Raises ValueError naming each bad line."""
+    """Every prompt in file order; see `parse_prompts`."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        content = path.read_bytes()
+    except OSError as error:
         raise ValueError(f"The prompts file {path} cannot be read as UTF-8 text: {error}.") from error
+    return parse_prompts(content, str(path))
+
+
+def parse_prompts(content: bytes, origin: str) -> list[EvalPrompt]:
+    """Every prompt in file order, each asked once. Raises ValueError naming each bad line, and each repeated prompt.
+
+    The prompt is the unit of every interval, so one that stands twice would count as evidence that nobody gathered.
+    """
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"The prompts file {origin} cannot be read as UTF-8 text: {error}.") from error
     lines = [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
     if lines[0].split("\t") != HEADER:
-        raise ValueError(f"The prompts file {path} must begin with the header 'prompt<TAB>category'.")
+        raise ValueError(f"The prompts file {origin} must begin with the header 'prompt<TAB>category'.")
     rows = [line.split("\t") for line in lines[1:]]
     bad = [number for number, row in enumerate(rows, start=2) if len(row) != 2 or not row[0].strip()]
     if bad or not rows:
         where = f"lines {', '.join(map(str, bad[:10]))} are" if bad else "there are no prompts; each line is"
-        raise ValueError(f"The prompts file {path}: {where} not 'prompt<TAB>category' with a prompt that is not empty.")
-    return [EvalPrompt(index, text, category) for index, (text, category) in enumerate(rows)]
+        raise ValueError(
+            f"The prompts file {origin}: {where} not 'prompt<TAB>category' with a prompt that is not empty."
+        )
+    prompts = [EvalPrompt(index, text, category) for index, (text, category) in enumerate(rows)]
+    _check_distinct(prompts, origin)
+    return prompts
+
+
+def _check_distinct(prompts: Sequence[EvalPrompt], origin: str) -> None:
+    lines: dict[str, list[int]] = {}
+    for prompt in prompts:
+        lines.setdefault(normal_prompt(prompt.text), []).append(prompt.index + 2)
+    repeated = [(own, prompts[own[0] - 2].text) for own in lines.values() if len(own) > 1]
+    if repeated:
+        named = "; ".join(f"{text!r} on lines {', '.join(map(str, own[:10]))}" for own, text in repeated[:NAMED])
+        more = f" (and {len(repeated) - NAMED} more)" if len(repeated) > NAMED else ""
+        raise ValueError(
+            f"The prompts file {origin} asks {len(repeated)} prompts more than once, spelling and punctuation aside:"
+            f" {named}{more}. Each prompt counts as evidence of its own, so keep one line of each;"
+            " `plumbline prompts import tsv FILE --out FILE` does."
+        )

@@ -4,6 +4,7 @@
     python examples/shapes/judge_candidates.py WORK --report                           # the tables of what is finished
     python examples/shapes/judge_candidates.py WORK --report --without diversity       # decided without that guard
     python examples/shapes/judge_candidates.py WORK --report --undeclared              # lineage kept from the gate
+    python examples/shapes/judge_candidates.py WORK --report --required-judges 1       # where one judge is barred
 
 Each finished candidate is one JSON line of WORK/candidates.jsonl, its score table and report lie beside; a run that was
 stopped goes on when it is asked for again. Decisions are made from the score tables whenever a report is printed, so a
@@ -21,18 +22,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import torch
 from candidate_truth import Line, Truth, seed_distance, truth
-from candidates import CHANGES, TRAININGS, Candidate, Training, candidates, changed_snapshot, voted, write_weights
+from candidate_verdict import Question, decide
+from candidates import TRAININGS, Candidate, Training, candidates, write_weights
 from laboratory import PROJECT, SHAPES_DIR, Laboratory, project_snapshot
+from misleading_pairs import (
+    CHANGES,
+    PLEASED_PAIRS,
+    changed_snapshot,
+    chosen_pixels,
+    decided,
+    pleasing,
+    voted,
+)
+from pleasing_images import please
 from variants import mismatched_snapshot
 from world import oracle_score
 
 from alignment.backbones.stable_diffusion import load_pipeline
 from alignment.config import load_recipe
-from alignment.contracts import EvalReport, EvalSpec, Judge, ModelRef, SampleSpec, folder_digest
-from alignment.durable import file_sha256
+from alignment.contracts import EvalSpec, Judge, ModelRef, SampleSpec, folder_digest
 from alignment.evaluation.prompts import read_prompts
 from alignment.evaluation.record import Record, make_report, shuffle_of, write_scores
 from alignment.evaluation.sampling import image_grid, missing_images, sample_images
@@ -46,10 +56,8 @@ from alignment.evaluation.scoring import (
     score_samples,
 )
 from alignment.rewards.interface import Scorer, load_scorer
-from pipelines.contracts import CandidateVersion, GateDecision
-from pipelines.policy import GatePolicy
+from pipelines.contracts import GateDecision
 from pipelines.project import JudgeSection, load_project
-from pipelines.release import evidence, gate
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +105,8 @@ class Trial:
         """Weights, images, scores, report; the JSON line last."""
         training = TRAININGS.get(candidate.training)
         trained = self.train(training) if training else None
-        folder = self.root / "weights" / candidate.name.replace(" ", "_")
+        origin = self.lab.bring(trained)[:12] if trained else "base"
+        folder = self.root / "weights" / f"{candidate.name.replace(' ', '_')}_{origin}"
         weights = write_weights(candidate, SHAPES_DIR / "base", trained, folder)
         model = ModelRef(kind="full", weights_digest=self.lab.bring(weights))
         images = self.draw(model, weights)
@@ -118,8 +127,8 @@ class Trial:
             return world
         if name == "mismatched":
             return mismatched_snapshot(out, SHAPES_DIR / "base")
-        if name == "votes":
-            return changed_snapshot(world, out, self._vote)
+        if name in ("votes", "pleasing"):
+            return changed_snapshot(world, out, self._vote if name == "votes" else self._please)
         return changed_snapshot(world, out, partial(CHANGES[name], rng=np.random.default_rng(23)))
 
     def _vote(self, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -130,6 +139,13 @@ class Trial:
             for side in ("chosen", "rejected")
         ]
         return voted(rows, (scores[0] - scores[1]).tolist())
+
+    def _please(self, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Chosen images that were made to please taste_a."""
+        some = decided(rows)[:PLEASED_PAIRS]
+        prompts = [row["prompt"] for row in some]
+        images = please(SHAPES_DIR / "judges" / "taste_a", SHAPES_DIR / "base", chosen_pixels(some), prompts)
+        return pleasing(some, images)
 
     # --- images ---
 
@@ -251,64 +267,6 @@ class Trial:
         logger.info("%s: finished", name)
 
 
-# --- the gate ---------------------------------------------------------------------------------------------------------
-
-
-def decide(trial: Trial, line: Line, *, without: Sequence[str] = (), undeclared: bool = False) -> GateDecision:
-    """The project's policy on a finished candidate, as the gate stage would have it."""
-    folder = trial.evaluation(line.name)
-    report = EvalReport.model_validate_json((folder / "report.json").read_text(encoding="utf-8"))
-    columns = pq.read_table(folder / "scores.parquet").to_pydict()
-    digest = file_sha256(folder / "scores.parquet")
-    report, columns = left_out(report, columns, without)
-    lessons = ("shapes_pairs",) if undeclared or line.training not in TRAININGS else TRAININGS[line.training].lessons
-    return gate.decide(
-        report,
-        policy_without(trial.project.gate, without),
-        version(line, report, lessons),
-        champion_version=None,
-        champion_weights_digest=report.spec.base_digest,
-        scores=evidence.read_grids(columns),
-        table_problems=evidence.recompute(report, columns, scores_sha256=digest),
-        prompts_digest=report.spec.prompts_digest,
-    )
-
-
-def version(line: Line, report: EvalReport, lessons: tuple[str, ...]) -> CandidateVersion:
-    """The candidate as the registry would hold it."""
-    return CandidateVersion(
-        model="shapes",
-        version=1,
-        kind="full",
-        weights_digest=line.weights_digest,
-        weights_uri="",
-        spec_digest=line.weights_digest,
-        base_digest=report.spec.base_digest,
-        snapshot_digest=report.spec.snapshot_digest,
-        trained_on=lessons,
-        run_id="",
-    )
-
-
-def policy_without(policy: GatePolicy, names: Sequence[str]) -> GatePolicy:
-    """The policy less some guards."""
-    kept = {name: rule for name, rule in policy.guards.items() if name not in names}
-    return policy.model_copy(update={"guards": kept})
-
-
-def left_out(
-    report: EvalReport, columns: dict[str, list[Any]], names: Sequence[str]
-) -> tuple[EvalReport, dict[str, list[Any]]]:
-    """Report and score table as if some guards had not been measured."""
-    if not names:
-        return report, columns
-    keep = [scorer not in names for scorer in columns["scorer"]]
-    rest = {key: [v for v, kept in zip(values, keep, strict=True) if kept] for key, values in columns.items()}
-    spec = report.spec.model_copy(update={"guards": tuple(g for g in report.spec.guards if g.name not in names)})
-    comparisons = tuple(c for c in report.comparisons if c.scorer not in names)
-    return report.model_copy(update={"spec": spec, "comparisons": comparisons}), rest
-
-
 # --- the tables -------------------------------------------------------------------------------------------------------
 
 Judged = tuple[Line, Truth, GateDecision]
@@ -354,6 +312,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--report", action="store_true", help="print the tables of what is finished")
     parser.add_argument("--without", nargs="+", default=[], metavar="GUARD", help="decide as if it were not there")
     parser.add_argument("--undeclared", action="store_true", help="decide as if lineage named people's pairs alone")
+    parser.add_argument("--required-judges", type=int, help="decide as if the policy asked for so many")
     found = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     trial = Trial(found.work.resolve(), found.sampler_steps)
@@ -365,11 +324,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error("nothing is finished yet")
     categories = [prompt.category for prompt in trial.prompts]
     margin = trial.project.gate.slices.margin
+    question = Question(tuple(found.without), found.undeclared, found.required_judges)
     judged = [
         (
             line,
             truth(line, base, categories, margin),
-            decide(trial, line, without=found.without, undeclared=found.undeclared),
+            decide(trial.evaluation(line.name), trial.project.gate, line, question=question),
         )
         for line in (lines[c.name] for c in candidates() if c.name in lines)
     ]

@@ -23,6 +23,7 @@ from pipelines.dispatch.requests import (
 )
 from pipelines.project import Project
 from pipelines.project_sections import REWARD_SCHEME
+from pipelines.prompts import evaluation_prompts
 from pipelines.settings import Settings
 from pipelines.storage import open_store
 
@@ -90,7 +91,7 @@ def coverage_request(
         )
     base, versions = _base_and_versions(project, settings, candidate, champion)
     ((judge, judge_folder),) = judge_inputs(project, (project.scorer(section.judge),), settings).items()
-    prompts = prompts_input(project.evaluation.prompts, f"{project.name}.tsv", settings)
+    prompts = _prompts(project, settings)
     spec = CoverageSpec(
         candidate=_model_ref(candidate, base),
         champion=_model_ref(champion, base),
@@ -149,7 +150,7 @@ def _evaluation(
     judges, guards = (
         judge_inputs(project, sections, settings) for sections in (project.evaluation.judges, project.evaluation.guards)
     )
-    prompts = prompts_input(project.evaluation.prompts, f"{project.name}.tsv", settings)
+    prompts = _prompts(project, settings)
     spec = EvalSpec(
         candidate=_model_ref(candidate, base),
         champion=_model_ref(champion, base),
@@ -165,6 +166,13 @@ def _evaluation(
     inputs = [base, prompts, snapshot]
     inputs += [weights for folders in (judges, guards) for own in folders.values() for weights in own]
     return _compared(project, settings, spec, inputs, versions)
+
+
+def _prompts(project: Project, settings: Settings) -> JobInput:
+    """The evaluation's prompts file; ValueError here, not hours later in the job, for a line that it would refuse."""
+    prompts = prompts_input(project.evaluation.prompts, f"{project.name}.tsv", settings)
+    evaluation_prompts(project, settings)
+    return prompts
 
 
 def _compared(

@@ -10,6 +10,7 @@ from pipelines import tracking
 from pipelines.contracts import JobHandle, JobRequest, JobStatus
 from pipelines.dispatch.engines.catalogue import open_engine
 from pipelines.dispatch.engines.interface import TERMINAL_STATES, Engine
+from pipelines.job_records import note_starter
 from pipelines.settings import Settings
 from pipelines.storage import open_store
 
@@ -166,12 +167,14 @@ def run_to_end(
     *,
     on_progress: Callable[[JobStatus], None] | None = None,
     parent_key: str = "",
+    started_by: str = "",
     engine: Engine | None = None,
 ) -> dict[str, Any]:
     """Answer a request, waiting for the job: the blocking way, for the command line.
 
-    The job's log lines go to `on_log`, or to our own log. With a `parent_key` the job streams to MLflow, see `track`. A
-    KeyboardInterrupt cancels the job, whose checkpoints the next run resumes from. Raises the JobError of its kind.
+    The job's log lines go to `on_log`, or to our own log. With a `parent_key` the job streams to MLflow, see `track`;
+    `started_by` is kept as one who had it run. A KeyboardInterrupt cancels the job, whose checkpoints the next run
+    resumes from. Raises the JobError of its kind.
     """
     answer = fetch_answer(request, settings)
     if answer is not None:
@@ -180,6 +183,7 @@ def run_to_end(
     if parent_key:
         request = track(request, settings, parent_key)
     engine = engine or open_engine(request.placement.engine, settings)
+    note_starter(open_store(settings.store_uri, settings), request, started_by)
     handle = engine.submit(request)
     try:
         _follow(handle, engine, on_log or partial(log.info, "%s"), on_progress=on_progress or _ignore)

@@ -32,6 +32,7 @@ from alignment.contracts import (
     folder_digest,
 )
 from alignment.coverage_contracts import CoverageSpec
+from alignment.evaluation.prompts import parse_prompts
 from alignment.labelling.captioner_files import check_captioner_files
 from alignment.labelling_contracts import DrawSpec, LabelSpec
 from alignment.objectives.catalogue import check_captions
@@ -50,7 +51,7 @@ from pipelines.dispatch.inputs import hash_cache_dir
 from pipelines.dispatch.model_folders import check_base_folder, check_scorer_folder, local_folder, local_path
 from pipelines.project import Project
 from pipelines.project_sections import REWARD_SCHEME, CaptionsSection, GreedySoupSection, JudgeSection, RewardSection
-from pipelines.prompts import check_not_heldout, heldout_prompts, prompt_column
+from pipelines.prompts import check_not_heldout, heldout_prompts
 from pipelines.settings import Settings
 from pipelines.storage import open_store
 
@@ -191,7 +192,8 @@ def base_input(project: Project, settings: Settings) -> JobInput:
 def _greedy(project: Project, settings: Settings, section: GreedySoupSection) -> tuple[Greedy, list[JobInput]]:
     """A greedy soup's method, and what its judge needs."""
     prompts = prompts_input(section.prompts, f"{project.name}-soup.tsv", settings)
-    asked = prompt_column(local_prompts(prompts, f"{project.name}-soup.tsv", settings).read_bytes(), section.prompts)
+    content = local_prompts(prompts, f"{project.name}-soup.tsv", settings).read_bytes()
+    asked = [prompt.text for prompt in parse_prompts(content, section.prompts)]
     check_not_heldout(asked, heldout_prompts(project, settings), section.prompts)
     ((judge, weights),) = judge_inputs(project, (project.scorer(section.judge),), settings).items()
     method = Greedy(

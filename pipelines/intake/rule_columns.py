@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from alignment.evaluation.prompts import normal_prompt
 from pipelines.project_sections import ValidationSection
-from pipelines.prompts import HeldoutPrompts, normal_prompt
+from pipelines.prompts import HeldoutPrompts
 
 if TYPE_CHECKING:
     import pandas as pd

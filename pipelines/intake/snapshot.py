@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from alignment.contracts import DatasetSnapshot, canonical_json
+from alignment.evaluation.prompts import normal_prompt
 from pipelines.contracts import Manifest, ValidationReport
 from pipelines.intake.ingestion import scratch_dir
 from pipelines.intake.pairs import ACCEPTED_FILE, ROWS_AT_ONCE, PairWriter, read_batches
@@ -19,7 +20,7 @@ from pipelines.intake.sources.catalogue import find_source
 from pipelines.intake.validation import fetch_checked
 from pipelines.project import Project
 from pipelines.project_sections import SnapshotSection
-from pipelines.prompts import HeldoutPrompts, heldout_prompts, normal_prompt
+from pipelines.prompts import HeldoutPrompts, heldout_prompts
 from pipelines.settings import Settings
 from pipelines.storage import Store, hash_folder, open_store
 

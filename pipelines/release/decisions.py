@@ -1,6 +1,7 @@
 """Gate decisions in the store: each by its digest, and in the order in which they were made.
 
-evaluations/decisions/PROJECT/DIGEST.json holds a decision; order/000001.json beside them names the digests in turn.
+evaluations/decisions/PROJECT/DIGEST.json holds a decision; order/000001.json beside them names the digests in turn,
+asked/DIGEST.json who had it made.
 """
 
 import json
@@ -53,8 +54,38 @@ def last_decision(project: Project, settings: Settings) -> GateDecision | None:
     return read_decision(_digest_at(store, order[-1]), project, settings) if order else None
 
 
+def last_decision_about(version: int, project: Project, settings: Settings, *, digest: str = "") -> GateDecision | None:
+    """The newest decision about a version, of those whose digest begins with `digest`."""
+    store = open_store(settings.store_uri, settings)
+    for line in reversed(_order(store, project)):
+        found = _digest_at(store, line)
+        if found.startswith(digest):
+            decision = read_decision(found, project, settings)
+            if decision.candidate.version == version:
+                return decision
+    return None
+
+
+def note_asked(decision: GateDecision, by: str, project: Project, settings: Settings) -> None:
+    """Record who had a decision made, empty for a schedule or an asset. The first one stays."""
+    store = open_store(settings.store_uri, settings)
+    line = {"by": by, "at": datetime.now(UTC).isoformat()}
+    store.create_bytes(_asked_uri(store, project, decision.digest), json.dumps(line).encode())
+
+
+def asked_by(decision: GateDecision, project: Project, settings: Settings) -> str | None:
+    """Who had a decision made: empty where it was nobody, None where it is not on record."""
+    store = open_store(settings.store_uri, settings)
+    uri = _asked_uri(store, project, decision.digest)
+    return str(json.loads(store.read_bytes(uri))["by"]) if store.exists(uri) else None
+
+
 def _folder(project: Project) -> tuple[str, str, str]:
     return ("evaluations", "decisions", project.name)
+
+
+def _asked_uri(store: Store, project: Project, digest: str) -> str:
+    return store.uri(*_folder(project), "asked", f"{digest}.json")
 
 
 def _order(store: Store, project: Project) -> list[str]:

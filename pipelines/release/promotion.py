@@ -15,7 +15,7 @@ from pipelines.contracts import Approval, CandidateVersion, GateDecision, Ledger
 from pipelines.project import Project
 from pipelines.release import approval as approvals
 from pipelines.release import ledger, verification
-from pipelines.release.registration import TRAINED_BY_TAG, read_version
+from pipelines.release.registration import read_version, trainers_of
 from pipelines.release.standing import LEDGER_TAG, Standing, entry_tag, read_standing, witness
 from pipelines.settings import Settings
 
@@ -48,6 +48,9 @@ def promote(
         if entry.decision_digest == decision.digest:
             return _moved(entry, "finished a move that was cut short")
         standing = read_standing(project.name, settings)
+    if approval is not None:
+        # Four eyes: whoever moves the alias is not the one who agrees to it, whatever the caller knows of who asked.
+        approval = approval.model_copy(update={"asked_by": (*approval.asked_by, actor)})
     answer = (
         _answered_before(decision, standing)
         or _not_allowed(decision, project, settings, standing)
@@ -218,9 +221,8 @@ def _not_approved(
         return None
     model, version = project.name, decision.candidate.version
     tags = registry.version_tags(settings, model, version) or {}
-    trainer = tags.get(TRAINED_BY_TAG)
-    if approval is not None and trainer:
-        approval = approval.model_copy(update={"asked_by": (*approval.asked_by, trainer)})
+    if approval is not None:
+        approval = approval.model_copy(update={"asked_by": (*approval.asked_by, *trainers_of(tags))})
     reason = approvals.refusal(project.approval, decision, approval)
     if not reason:
         return None

@@ -13,7 +13,7 @@ from pipelines.project import Project
 from pipelines.release import ledger, promotion
 from pipelines.release.standing import Standing, read_standing
 from pipelines.settings import Settings
-from pipelines.tracking import TrackingUnavailable
+from pipelines.tracking_errors import TrackingRefused
 
 log = logging.getLogger(__name__)
 
@@ -21,11 +21,12 @@ log = logging.getLogger(__name__)
 def reconcile(project: Project, settings: Settings, actor: str, *, restore: bool | None = None) -> Reconciliation:
     """Compare, and act by the project's policy; `restore` overrules it. Never raises for what it finds wrong.
 
-    TrackingUnavailable when MLflow does not answer: then nothing is known, which is no alarm about the champion.
+    TrackingUnavailable when MLflow does not answer, TrackingRefused when it lets this user not look: then nothing is
+    known, which is no alarm about the champion.
     """
     try:
         return _reconcile(project, settings, actor, _wants_restore(project, restore))
-    except TrackingUnavailable:
+    except TrackingRefused:
         raise
     except ValueError as error:
         return Reconciliation(

@@ -9,10 +9,11 @@ from pathlib import Path
 from alignment.contracts import DatasetSnapshot, TrainResult
 from alignment.soup_contracts import SoupResult
 from pipelines import registry, tracking
-from pipelines.contracts import CandidateVersion
+from pipelines.contracts import CandidateVersion, JobKind
 from pipelines.folders import hash_folder
+from pipelines.job_records import starters
 from pipelines.project import Project
-from pipelines.release import signing
+from pipelines.release import seals, signing
 from pipelines.release.standing import sound_champion
 from pipelines.settings import Settings
 from pipelines.storage import open_store
@@ -20,7 +21,7 @@ from pipelines.storage import open_store
 log = logging.getLogger(__name__)
 
 TRAINED_BY_TAG = "trained.by"
-"""Who started the training, where a person did: they may not approve what came of it."""
+"""Who started the training, where people did, with ", " between them: they may not approve what came of it."""
 SERVED_CODE = Path(__file__).parent / "served" / "pyfunc_model.py"
 SERVING_REQUIREMENTS = (
     "mlflow==3.17.2",
@@ -47,24 +48,29 @@ def register(
     """Make the weights a version, or find the version that holds them already, and point alias `candidate` at it.
 
     A version that does not own up to all that these weights learnt from is not enough: the same weights may come out of
-    a soup whose judge has seen them. `run_id` is the MLflow run that trained them. With a signing key the weights are
-    signed, those of a version that is found without a signature too. ValueError when the weights in the store are not
-    those of the result.
+    a soup whose judge has seen them. Nor is one whose files MLflow has lost, or will lose at the next `mlflow gc`: the
+    store still has the weights, so they are logged again. `run_id` is the MLflow run that trained them. With a signing
+    key all that is served is signed, that of a version that is found without a signature too. ValueError when the
+    weights in the store are not those of the result.
     """
     version = registry.find_version(settings, project.name, weights_digest=result.weights_digest)
     known = _lessons(project, settings, version)
     lessons = known | _taught_by(result, snapshot)
-    if version is None or lessons != known:
+    trainers = _trainers(result, more_tags, project, settings)
+    lost = registry.missing_files(settings, project.name, version, soon=True) if version is not None else ""
+    if lost:
+        log.warning("%s They are logged again, as a new version.", lost)
+    if version is None or lessons != known or lost:
         with tempfile.TemporaryDirectory(prefix="plumbline-register-") as scratch:
             weights_dir = fetch_weights(result.uri, result.weights_digest, settings, Path(scratch))
             tags = _tags(result, project, settings, snapshot=snapshot, run_id=run_id)
-            tags |= {"trained_on": json.dumps(sorted(lessons)), **more_tags}
-            tags |= signing.sign(weights_dir, project.name, settings)
+            tags |= {"trained_on": json.dumps(sorted(lessons)), **more_tags, **trainer_tags(*trainers)}
             version = _register_new(result, project, settings, run_id=run_id, weights_dir=weights_dir, tags=tags)
         log.info("Registered version %d of %s", version, project.name)
     else:
         log.info("Version %d of %s holds these weights already", version, project.name)
-        _sign_if_unsigned(version, result, project, settings)
+        _add_trainers(version, trainers, project, settings)
+        _sign_if_unsigned(version, result.weights_digest, project, settings)
     registry.set_alias(settings, project.name, "candidate", version)
     candidate = read_version(project, settings, version)
     assert candidate is not None
@@ -100,14 +106,22 @@ def register_soup(
         }
     )
     more = {"soup.ingredients": json.dumps(soup.ingredients), "soup.specs": json.dumps([r.spec_digest for r in kept])}
-    more |= more_tags
+    store = open_store(settings.store_uri, settings)
+    trainers = [name for run in kept for name in starters(store, project.name, "train", run.spec_digest)]
+    more |= {**more_tags, **trainer_tags(*trainers, *trainers_of(more_tags))}
     snapshot = runs[soup.ingredients[0]][1]
     return register(whole, project, settings, snapshot=snapshot, run_id=run_id, more_tags=more)
 
 
-def trainer_tags(trained_by: str) -> dict[str, str]:
+def trainer_tags(*trained_by: str) -> dict[str, str]:
     """The tag of who started a training; none for a training that a schedule or an asset started."""
-    return {TRAINED_BY_TAG: trained_by} if trained_by else {}
+    names = sorted({name for name in trained_by if name})
+    return {TRAINED_BY_TAG: ", ".join(names)} if names else {}
+
+
+def trainers_of(tags: Mapping[str, str]) -> list[str]:
+    """Who started the training of a version with these tags, where people did."""
+    return [name for name in tags.get(TRAINED_BY_TAG, "").split(", ") if name]
 
 
 def read_version(project: Project, settings: Settings, version: int | str) -> CandidateVersion | None:
@@ -157,14 +171,38 @@ def fetch_weights(uri: str, weights_digest: str, settings: Settings, local_dir: 
     return weights_dir
 
 
-def _sign_if_unsigned(version: int, result: TrainResult, project: Project, settings: Settings) -> None:
-    """A version that was registered before there was a key gets its signature."""
+def _trainers(result: TrainResult, more_tags: Mapping[str, str], project: Project, settings: Settings) -> list[str]:
+    """Who has it registered as their training, and everybody who had the job run, before or elsewhere."""
+    store = open_store(settings.store_uri, settings)
+    kinds: tuple[JobKind, ...] = ("train", "soup")
+    ran = [name for kind in kinds for name in starters(store, project.name, kind, result.spec_digest)]
+    return [*trainers_of(more_tags), *ran]
+
+
+def _add_trainers(version: int, trainers: Sequence[str], project: Project, settings: Settings) -> None:
+    """Whoever trained these weights again, or was not known to have, is named beside the first."""
+    tags = registry.version_tags(settings, project.name, version) or {}
+    known = trainer_tags(*trainers_of(tags), *trainers)
+    if known.get(TRAINED_BY_TAG, "") != tags.get(TRAINED_BY_TAG, ""):
+        registry.set_version_tags(settings, project.name, version, known)
+
+
+def _sign_if_unsigned(version: int, weights_digest: str, project: Project, settings: Settings) -> None:
+    """A version that was registered before there was a key gets its signature, if it still is what was registered."""
     tags = registry.version_tags(settings, project.name, version) or {}
     if settings.signing_key is None or tags.get(signing.URI_TAG):
         return
     with tempfile.TemporaryDirectory(prefix="plumbline-sign-") as scratch:
-        weights_dir = fetch_weights(result.uri, result.weights_digest, settings, Path(scratch))
-        signature = signing.sign(weights_dir, project.name, settings)
+        served = registry.fetch_served(settings, project.name, version, Path(scratch))
+        weights_dir = served / registry.SERVED_WEIGHTS
+        changed = seals.broken(served, project.name, weights_digest, settings)
+        if changed or hash_folder(weights_dir)[0] != weights_digest:
+            raise ValueError(
+                f"Version {version} of {project.name!r} is not signed: {changed or 'its weights'} differ from what was"
+                " registered. Delete the version and register the weights again."
+            )
+        sealed = seals.is_sealed(project.name, weights_digest, settings)
+        signature = signing.sign(served if sealed else weights_dir, project.name, settings)
     registry.set_version_tags(settings, project.name, version, signature)
 
 
@@ -208,6 +246,10 @@ def _register_new(
         pip_requirements=SERVING_REQUIREMENTS,
         run_id=run_id,
         tags=tags,
+        seal=lambda served: {
+            **seals.seal(served, project.name, result.weights_digest, settings),
+            **signing.sign(served, project.name, settings),
+        },
     )
 
 

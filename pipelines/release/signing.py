@@ -1,8 +1,9 @@
-"""OpenSSF model signatures: weights are signed at registration and verified before they become champion.
+"""OpenSSF model signatures: what is served is signed at registration and verified before it becomes champion.
 
-A signature is a Sigstore bundle over the sha256 of every file of the weights' folder, made with an elliptic-curve key
-of this installation (no service is asked). It lies in the store under its own sha256; the version's tags name it. The
-private key is needed where weights are registered, the public one where the champion is moved. Neither is ever logged.
+A signature is a Sigstore bundle over the sha256 of every file of the folder that MLflow serves, made with an
+elliptic-curve key of this installation (no service is asked). It lies in the store under its own sha256; the version's
+tags name it. The private key is needed where weights are registered, the public one where the champion is moved.
+Neither is ever logged.
 """
 
 import hashlib

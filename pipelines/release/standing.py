@@ -12,6 +12,7 @@ from pipelines import registry
 from pipelines.contracts import LedgerEntry
 from pipelines.release import ledger
 from pipelines.settings import Settings
+from pipelines.tracking_errors import TrackingRefused
 
 LEDGER_TAG = "ledger.entry"
 
@@ -34,11 +35,13 @@ class Standing:
 
 
 def read_standing(model: str, settings: Settings) -> Standing:
-    """Compare alias and ledger; ValueError when the ledger itself was tampered with."""
+    """Compare alias and ledger; ValueError when the ledger itself was tampered with, or nobody may look into MLflow."""
     known = ledger.entries(model, settings)
     head = known[-1] if known else None
     try:
         champion = registry.get_alias(settings, model, "champion")
+    except TrackingRefused:
+        raise
     except ValueError as error:
         return Standing(known, None, deleted=True, problem=str(error))
     if head is None:

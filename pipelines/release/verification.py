@@ -12,7 +12,7 @@ from pipelines import registry
 from pipelines.contracts import CandidateVersion, GateDecision
 from pipelines.folders import hash_folder
 from pipelines.project import Project
-from pipelines.release import decisions, ledger, signing, verdict
+from pipelines.release import decisions, ledger, seals, signing, verdict
 from pipelines.release.registration import fetch_weights, read_version
 from pipelines.settings import Settings
 from pipelines.storage import open_store
@@ -101,22 +101,37 @@ def _verdict_problems(
 
 
 def check_weights(version: CandidateVersion, project: Project, settings: Settings) -> None:
-    """Hash every byte of the weights, in the store and as MLflow would serve them; with a key, verify the signature."""
+    """Hash every byte of the weights in the store, and of all that MLflow serves; with a key, verify the signature.
+
+    ValueError when a file is not the one that was registered.
+    """
+    which = f"version {version.version} of {project.name!r}"
     with tempfile.TemporaryDirectory(prefix="plumbline-promote-") as scratch:
         fetch_weights(version.weights_uri, version.weights_digest, settings, Path(scratch))
-        served = registry.fetch_version_weights(settings, project.name, version.version, Path(scratch) / "served")
-        found = hash_folder(served)[0]
+        served = registry.fetch_served(settings, project.name, version.version, Path(scratch) / "served")
+        found = hash_folder(served / registry.SERVED_WEIGHTS)[0]
+        if found != version.weights_digest:
+            raise ValueError(
+                f"MLflow serves weights with digest {found} for {which}, registered were {version.weights_digest}: they"
+                f" were changed. Nothing was moved. {_AFTER_A_CHANGE}"
+            )
+        changed = seals.broken(served, project.name, found, settings)
+        if changed:
+            raise ValueError(
+                f"What MLflow serves for {which} is not what was registered: {changed} differ. Nothing was moved."
+                f" {_AFTER_A_CHANGE}"
+            )
         tags = registry.version_tags(settings, project.name, version.version) or {}
-        unsigned = signing.verify(served, tags, settings) if found == version.weights_digest else ""
+        sealed = seals.is_sealed(project.name, found, settings)
+        unsigned = signing.verify(served if sealed else served / registry.SERVED_WEIGHTS, tags, settings)
     if unsigned:
-        raise ValueError(
-            f"Version {version.version} of {project.name!r} may not be champion: {unsigned}. Nothing was moved."
-        )
-    if found != version.weights_digest:
-        raise ValueError(
-            f"MLflow serves weights with digest {found} for version {version.version} of {project.name!r}, registered"
-            f" were {version.weights_digest}: they were changed. Nothing was moved. Delete it and register again."
-        )
+        raise ValueError(f"V{which[1:]} may not be champion: {unsigned}. Nothing was moved.")
+
+
+_AFTER_A_CHANGE = (
+    "Find out who changed it, delete the version and register the weights again. If it is in service, or a rollback"
+    " would go to it, `plumbline rollback --to-base` restores the base model."
+)
 
 
 def check_champion(decision: GateDecision, project: Project, settings: Settings) -> None:

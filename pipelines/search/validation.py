@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from alignment.contracts import DatasetSnapshot
-from alignment.evaluation.prompts import HEADER, read_prompts
+from alignment.evaluation.prompts import HEADER, normal_prompt, read_prompts
 from alignment.lookup import unknown_name
 from pipelines.project import Project
 from pipelines.project_sections import JudgeSection
@@ -94,9 +94,14 @@ def _test_prompts(project: Project, settings: Settings, snapshot: DatasetSnapsho
 
 
 def choose(prompts: Iterable[str], most: int) -> list[str]:
-    """Distinct prompts that fit on a line, in the order of their sha256: a sample that more prompts hardly change."""
+    """Distinct prompts that fit on a line, in the order of their sha256: a sample that more prompts hardly change.
+
+    Of several spellings of one prompt the first in that order.
+    """
     whole = {prompt for prompt in prompts if prompt.strip() and not set("\t\r\n") & set(prompt)}
-    return sorted(whole, key=lambda prompt: hashlib.sha256(prompt.encode()).hexdigest())[:most]
+    ordered = sorted(whole, key=lambda prompt: hashlib.sha256(prompt.encode()).hexdigest())
+    first = {normal_prompt(prompt): prompt for prompt in reversed(ordered)}
+    return [prompt for prompt in ordered if first[normal_prompt(prompt)] == prompt][:most]
 
 
 def _check_enough(number: int, origin: str) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from airflow.sdk.exceptions import AirflowSkipException
 
+from pipelines import release_stages
 from pipelines.watch_contracts import MonitorFinding, MonitorReport, RetrainEntry
 
 ROOT = Path(__file__).parents[2]
@@ -39,6 +40,7 @@ EDGES = {
         ("evaluate", "gate"),
         ("coverage", "gate"),
         ("gate", "promote"),
+        ("list_others", "judge_others"),
     },
     "shapes.rollback": set(),
     "shapes.calibrate": {("build_snapshot", "calibrate"), ("calibrate", "record")},
@@ -190,6 +192,8 @@ def test_a_person_stands_between_gate_and_promotion_where_the_project_asks_one(
     assert approve.response_timeout.total_seconds() == 7200
     assert approve.defaults == ["Reject"], "no answer is no"
     assert approve.execution_timeout is None
+    asked_by = promote.get_task("gate").op_args[-1]
+    assert "triggering_user_name" in asked_by, "who had it decided may not approve it at a shell either"
 
 
 def test_reconcile_runs_by_its_schedule(dags: dict[str, Any], dags_with: Callable[[str], dict[str, Any]]) -> None:
@@ -285,6 +289,25 @@ def test_a_retraining_is_claimed_as_it_is_announced_and_once(
         announce("run-2")
     [kept] = (tmp_path / "monitor" / "shapes" / "retrains").iterdir()
     assert RetrainEntry.model_validate_json(kept.read_bytes()).reasons == ("wider",)
+
+
+def test_every_candidate_of_a_training_is_judged_by_a_run(
+    dags: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three recipes were registered while one promote run was under way: the next run is told of all three."""
+    monkeypatch.setattr(release_stages, "pick_candidate", lambda path, version: {"version": version})
+    promote = dags["shapes.promote"]
+    events = {"shapes.candidate": [SimpleNamespace(extra={"version": version}) for version in (7, 9, 8)]}
+    pick, list_others = (promote.get_task(name).python_callable for name in ("pick_candidate", "list_others"))
+    judged = [pick("shapes.toml", params={"version": 0}, triggering_asset_events=events)["version"]]
+    for run in list_others(params={"version": 0}, triggering_asset_events=events, run_id="r"):
+        judged.append(pick("shapes.toml", params={"version": 0} | run["conf"], triggering_asset_events={})["version"])
+    assert judged == [9, 8, 7]
+    trigger = promote.get_task("judge_others")
+    assert trigger.is_mapped
+    assert trigger.partial_kwargs["trigger_dag_id"] == "shapes.promote"
+    assert trigger.partial_kwargs["skip_when_already_exists"], "a retry sets off nothing twice"
+    assert promote.max_active_runs == 1, "one after another, against the champion of that time"
 
 
 def test_owner_retries_and_one_run_at_a_time(dags: dict[str, Any]) -> None:

@@ -290,6 +290,7 @@ class ReleaseWorld:
         folder.mkdir()
         columns = better_scores()
         pq.write_table(pa.table(columns), folder / "scores.parquet")
+        (folder / "contact_sheet.png").write_bytes((ROOT / "examples/shapes/contact_sheet.png").read_bytes())
         spec = eval_spec(candidate, champion, prompts)
         scorers = [scorer.name for scorer in (*spec.judges, *spec.guards)]
         table = ScoreTable.from_columns(columns)

@@ -1,17 +1,18 @@
 """Approval through the stages that a task and a command call, on a real registry; and what `mlflow gc` cannot take."""
 
-import getpass
 import json
+import pwd
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from pipelines import champion_stages, cli, registry, tracking
 from pipelines.contracts import Approval
-from pipelines.release.registration import register, trainer_tags
+from pipelines.release.registration import read_version, register, trainer_tags
 from pipelines.release.verification import check_weights
 from pipelines.storage import open_store
 
@@ -124,28 +125,107 @@ def test_the_question_leaves_out_who_trained_and_who_triggered(staged: Staged) -
     assert champion_stages.approval_question(str(staged.path), decision) is None
 
 
-def test_at_a_shell_one_agrees_as_oneself(
-    staged: Staged, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_each_of_several_trainers_may_not_approve(staged: Staged) -> None:
+    staged.ask("ada", "bob", "eve")
+    decision = staged.world.decide(staged.candidate("a", "ada, bob"), None)
+    promotion = staged.promote(decision, answer(decision, asked_by=()))
+    assert "bob triggered this run or trained the candidate" in promotion["message"]
+    question = champion_stages.approval_question(str(staged.path), decision.model_dump(mode="json"))
+    assert question is not None
+    assert [person["id"] for person in question["approvers"]] == ["eve"]
+
+
+def test_who_moves_the_alias_is_not_who_agrees(staged: Staged) -> None:
     staged.ask("bob")
-    decision = staged.world.decide(staged.candidate("a", "ada"), None).model_dump(mode="json")
-    monkeypatch.setattr(cli, "_decision", lambda *_: decision)
+    decision = staged.world.decide(staged.candidate("a", ""), None)
+    given = answer(decision, asked_by=()).model_dump(mode="json")
+    promotion = champion_stages.promote(str(staged.path), decision.model_dump(mode="json"), actor="Bob", approval=given)
+    assert promotion["moved"] is False
+    assert "bob triggered this run or trained the candidate, so somebody else has to agree" in promotion["message"]
 
-    def promote_as(user: str, *flags: str) -> tuple[int, str]:
-        monkeypatch.setattr(getpass, "getuser", lambda: user)
-        code = cli.main(["promote", str(staged.path), *flags])
-        return code, json.loads(capsys.readouterr().out)[0]["message"]
 
-    assert promote_as("bob") == (
-        cli.GATE_SAID_NO,
-        "version 1 was not promoted: nobody has approved it. It needs one of bob; nothing was moved",
-    )
-    code, message = promote_as("eve", "--approve")
+class Shell:
+    """`plumbline promote` of one project, as whoever the operating system says it is."""
+
+    def __init__(self, staged: Staged, patch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        self.staged, self.patch, self.capsys = staged, patch, capsys
+
+    def promote(self, user: str, *flags: str) -> tuple[int, str, str]:
+        """Exit code, message of the promotion (empty without one), and what stands on stderr."""
+        self.patch.setattr(pwd, "getpwuid", lambda _: SimpleNamespace(pw_name=user))
+        code = cli.main(["promote", str(self.staged.path), *flags])
+        said = self.capsys.readouterr()
+        return code, json.loads(said.out)[0]["message"] if said.out else "", said.err
+
+    @property
+    def moves(self) -> list[tuple[str, str]]:
+        return [(entry["actor"], entry["approver"]) for entry in champion_stages.history(str(self.staged.path))]
+
+
+@pytest.fixture
+def shell(staged: Staged, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Shell:
+    """Ada and Bob may approve; a candidate of nobody's waits with a good evaluation, which is all that is made up."""
+    staged.ask("ada", "bob")
+    text = staged.path.read_text()
+    staged.path.write_text(text[: text.index("[coverage]")] + text[text.index("[gate]") :])
+    report = staged.world.evaluate(staged.candidate("a", ""), None).model_dump(mode="json")
+    monkeypatch.setattr(cli, "_evaluation", lambda *_: report)
+    return Shell(staged, monkeypatch, capsys)
+
+
+def test_at_a_shell_one_asks_and_another_agrees(shell: Shell) -> None:
+    code, message, told = shell.promote("ada")
     assert code == cli.GATE_SAID_NO
-    assert "eve may not approve" in message
-    assert promote_as("bob", "--approve")[0] == cli.DONE
-    assert cli.main(["ledger", str(staged.path), "--table"]) == cli.DONE
-    assert "bob" in capsys.readouterr().out.splitlines()[1]
+    assert message == (
+        "version 1 was not promoted: nobody has approved it. It needs one of ada, bob; nothing was moved"
+    )
+    assert "A person has to agree: bob. Read file://" in told
+    digest = told.rpartition("--approve --decision ")[2].strip()
+    assert (len(digest), shell.moves) == (12, [])
+
+    shell.patch.setattr(cli, "_evaluation", lambda *_: pytest.fail("whoever agrees has nothing judged"))
+    shell.patch.setenv("LOGNAME", "bob")
+    shell.patch.setenv("USER", "bob")
+    code, message, told = shell.promote("ada", "--approve")
+    assert (code, message, shell.moves) == (cli.BAD_INPUT, "", [])
+    assert "ada triggered this run or trained the candidate, so somebody else has to agree. Nothing was moved." in told
+    code, _, told = shell.promote("eve", "--approve")
+    assert (code, "eve may not approve" in told) == (cli.BAD_INPUT, True)
+    assert "approval.answer" not in shell.staged.tags(1)
+    code, _, told = shell.promote("bob", "--approve", "--decision", "0" * 12)
+    assert (code, "the gate made no such decision about it" in told) == (cli.BAD_INPUT, True)
+
+    code, message, _ = shell.promote("bob", "--approve", "--decision", digest)
+    assert (code, message, shell.moves) == (cli.DONE, "promoted: the base model -> version 1", [("ada", "bob")])
+    assert shell.promote("bob", "--approve")[0] == cli.DONE, "again changes nothing"
+    assert len(shell.moves) == 1
+
+
+def test_who_asked_first_is_who_asked(shell: Shell) -> None:
+    """Asking after somebody else did takes nobody's right to agree away, and gives the first one none."""
+    shell.promote("ada")
+    assert shell.promote("bob")[0] == cli.GATE_SAID_NO
+    assert shell.promote("ada", "--approve")[0] == cli.BAD_INPUT
+    assert shell.promote("bob", "--approve")[0] == cli.DONE
+    assert shell.moves == [("ada", "bob")]
+
+
+def test_nothing_is_judged_and_approved_in_one_act(shell: Shell) -> None:
+    code, message, told = shell.promote("bob", "--approve")
+    assert (code, message, shell.moves) == (cli.BAD_INPUT, "", [])
+    assert "There is nothing to agree to for version 1" in told
+    assert "the gate made no such decision about it" in told
+    shell.staged.world.decide(read_version(shell.staged.world.project, shell.staged.world.settings, 1), None)
+    _, _, told = shell.promote("bob", "--approve")
+    assert "who had it decided is not on record. One person runs `plumbline promote" in told
+
+
+def test_a_project_that_asks_nobody_promotes_as_before(shell: Shell) -> None:
+    shell.staged.path.write_text(shell.staged.path.read_text().partition("[approval]")[0])
+    code, message, told = shell.promote("ada", "--approve")
+    assert (code, message) == (cli.DONE, "promoted: the base model -> version 1")
+    assert "has to agree" not in told
+    assert champion_stages.history(str(shell.staged.path))[0]["actor"] == "ada"
 
 
 def test_an_alarm_is_exit_code_1_and_restored_is_0(staged: Staged, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from alignment.contracts import Placement
 from pipelines.contracts import JobRecord, JobRequest
-from pipelines.job_records import find_record, save_record
+from pipelines.job_records import find_record, note_starter, save_record, starters
 from pipelines.storage import Store, open_store
 
 SPEC = "a" * 64
@@ -51,3 +51,12 @@ def test_saving_again_replaces_and_others_are_not_mixed_up(store: Store) -> None
 
 def test_device_hours_are_wall_time_times_processes() -> None:
     assert record(0).device_hours == 1.0
+
+
+def test_everybody_who_had_a_job_run_is_named_once(store: Store) -> None:
+    for person, generation in (("bob", 0), ("", 0), ("ada", 1), ("bob", 2)):
+        note_starter(store, record(generation).request, person)
+    assert starters(store, "tiny", "train", SPEC) == ["ada", "bob"]
+    assert starters(store, "tiny", "soup", SPEC) == []
+    assert starters(store, "other", "train", SPEC) == []
+    assert find_record(store, "tiny", "train", SPEC) is None, "who started is no record of a finished job"

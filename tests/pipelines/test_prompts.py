@@ -3,23 +3,9 @@ from pathlib import Path
 import pytest
 
 from pipelines.project import Project, load_project
-from pipelines.prompts import HeldoutPrompts, check_not_heldout, evaluation_digest, heldout_prompts, normal_prompt
+from pipelines.prompts import HeldoutPrompts, check_not_heldout, evaluation_digest, heldout_prompts
 from pipelines.settings import Settings
 from pipelines.storage import sha256_file
-
-
-@pytest.mark.parametrize(
-    "prompt", ["A  red—circle!", "a red circle", "ａ　ＲＥＤ circle", "a\tred\ncircle...", "“a” (red) circle"]
-)
-def test_spellings_of_one_prompt_are_one(prompt: str) -> None:
-    assert normal_prompt(prompt) == "a red circle"
-
-
-def test_different_prompts_stay_different() -> None:
-    assert normal_prompt("a red circle 2") != normal_prompt("a red circle 3")
-    assert normal_prompt("STRASSE") == normal_prompt("straße")
-    assert normal_prompt("!!!") == "!!!"
-    assert normal_prompt("\U0001f408") != normal_prompt("\U0001f415")
 
 
 def test_heldout_prompts_are_read_with_their_digest(tiny_project: Project, settings: Settings) -> None:

@@ -19,7 +19,9 @@ from pipelines.contracts import JobHandle, JobKind, JobRequest
 from pipelines.dispatch import jobs
 from pipelines.dispatch.engines.catalogue import open_engine
 from pipelines.dispatch.engines.interface import TERMINAL_STATES, Engine
+from pipelines.job_records import note_starter
 from pipelines.settings import load_settings
+from pipelines.storage import open_store
 
 REQUEST_BUILDER = "pipelines.stages:job_request"
 """(project path, stage, given, overrides=, generation=) -> JobRequest. Named, not imported: it joins all wings."""
@@ -139,6 +141,7 @@ class TrainJobOperator(BaseOperator):
         if answer is not None:
             self.log.info("Found by digest, nothing to run: %s", request.output_uri)
             return answer
+        note_starter(open_store(settings.store_uri, settings), request, context["dag_run"].triggering_user_name or "")
         request = jobs.track(request, settings, _run_key(context))
         engine = open_engine(request.placement.engine, settings)
         # Before the submit, so that a kill in between finds the job; a cancel of an unknown job does nothing.

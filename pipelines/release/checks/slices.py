@@ -1,8 +1,10 @@
-"""Slices: did any category of prompts get worse? Tests of harm beyond a margin, corrected together by Holm.
+"""Slices: did any category of prompts get worse? Tests of harm, corrected together by Holm.
 
-A slice fails only on evidence of harm. That nothing was found in a slice of thirty prompts says little, so slices
-below the policy's number of prompts are reported as unmeasured rather than as passed, and the others say how bad a
-slice would have been found.
+The mirror of a vote: a slice fails on signed-rank evidence that a judge likes it less, where the measured win rate lies
+below one half by more than the margin. Evidence that the *rate* itself lies below that limit takes far more prompts,
+and with forty lets gross harm pass (docs/log.md, the forty candidates). That nothing was found in so few still says
+little: slices below the policy's number of prompts are reported as unmeasured rather than as passed, and the others say
+how bad a slice would have been found.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from alignment.contracts import Comparison
-from alignment.evaluation.comparison import Floats, outcome_counts
-from alignment.evaluation.noninferiority import holm, mean_below_p_value, win_rate_below_p_value
+from alignment.evaluation.comparison import Floats, outcome_counts, superiority_p_value
+from alignment.evaluation.noninferiority import holm, mean_below_p_value
 from alignment.evaluation.power import win_rate_found
 from pipelines.contracts import GateCheck
 from pipelines.release.checks.interface import Evidence, Finding, watch
@@ -109,7 +111,7 @@ def _scorers(evidence: Evidence, voting: Sequence[Comparison]) -> dict[str, Floa
 
 
 def _tests(evidence: Evidence, scorers: Mapping[str, Floats], name: str, mask: npt.NDArray[np.bool_]) -> list[_Test]:
-    """A judge is asked for its win rate in the slice, a guard for its mean change."""
+    """A judge is asked whether it likes the slice less, a guard for its mean change."""
     tests = []
     for scorer, differences_P in scorers.items():
         rule = evidence.policy.guards.get(scorer)
@@ -123,9 +125,10 @@ def _tests(evidence: Evidence, scorers: Mapping[str, Floats], name: str, mask: n
 
 
 def _win_rate(name: str, judge: str, own_P: Floats, *, threshold: float, limit: float) -> _Test:
+    """A loss that is within the margin as measured is none: its p is 1, which can only make the test more careful."""
     wins, ties, losses = outcome_counts(own_P, threshold)
     rate = (wins + ties / 2) / len(own_P)
-    p_value = win_rate_below_p_value(wins, ties, losses, rate=limit)
+    p_value = superiority_p_value(-own_P) if rate < limit else 1.0
     says = f"{judge} win rate {rate:.3f} ({wins} wins, {ties} ties, {losses} losses)"
     return _Test(name, judge, rate, limit, p_value, says, tie_share=ties / len(own_P))
 

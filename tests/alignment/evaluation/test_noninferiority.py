@@ -5,14 +5,12 @@ import pytest
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from alignment.evaluation.comparison import win_rate_interval
 from alignment.evaluation.noninferiority import (
     holm,
     mcnemar_p_value,
     mean_below_p_value,
     paired_share_interval,
     share_interval,
-    win_rate_below_p_value,
 )
 
 
@@ -52,20 +50,6 @@ def test_paired_share_interval_covers_the_truth() -> None:
 
 def test_share_interval_is_wilsons() -> None:
     assert share_interval(0, 100, confidence=0.95) == pytest.approx((0.0, 0.03699), abs=1e-4)
-
-
-def test_win_rate_below_is_the_z_test_without_ties() -> None:
-    expected = stats.norm.cdf((0.30 - 0.45) / (0.45 * 0.55 / 100) ** 0.5)
-    assert win_rate_below_p_value(30, 0, 70, rate=0.45) == pytest.approx(expected)
-    assert win_rate_below_p_value(45, 0, 55, rate=0.45) == pytest.approx(0.5)
-    assert win_rate_below_p_value(0, 100, 0, rate=0.45) > 0.99
-
-
-def test_win_rate_below_agrees_with_the_interval() -> None:
-    """At the upper bound of the interval the test is at its level; ties make both sharper."""
-    for counts in ((40, 0, 60), (30, 40, 50)):
-        _, high = win_rate_interval(*counts, confidence=0.95)
-        assert win_rate_below_p_value(*counts, rate=high) == pytest.approx(0.025, abs=0.003)
 
 
 def test_mean_below_is_the_t_test() -> None:

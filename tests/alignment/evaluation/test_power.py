@@ -1,11 +1,11 @@
 """Prompts needed, against published tables and against simulation."""
 
+from statistics import NormalDist
+
 import numpy as np
 import pytest
-from scipy import stats
 
 from alignment.evaluation.comparison import superiority_p_value
-from alignment.evaluation.noninferiority import win_rate_below_p_value
 from alignment.evaluation.power import (
     WILCOXON_EFFICIENCY,
     k_of_n_power,
@@ -37,15 +37,18 @@ def test_win_rate_power_by_hand() -> None:
     assert win_rate_of_effect(0.2533) == pytest.approx(0.6, abs=1e-4)
 
 
-def test_the_win_rate_found_is_the_one_that_the_test_of_harm_finds_so_often() -> None:
-    """136 prompts, the first of 36 tests: the binomial chance that the test of a slice rejects at that rate."""
+def test_the_win_rate_found_is_the_one_that_slices_find_so_often() -> None:
+    """136 prompts, the first of 36 tests: normal differences of that rate, through the slices' own test."""
     level = 0.025 / 36
     found = win_rate_found(136, limit=0.45, level=level, power=0.9)
-    assert found == pytest.approx(0.265, abs=0.001)
-    wins = [w for w in range(137) if win_rate_below_p_value(w, 0, 136 - w, rate=0.45) <= level]
-    assert stats.binom.cdf(max(wins), 136, found) == pytest.approx(0.9, abs=0.02)
-    assert (win_rate_found(136, limit=0.45, level=level, power=0.9, tie_share=0.3) or 0) > found
+    assert found is not None
+    rng, effect = np.random.default_rng(3), NormalDist().inv_cdf(found)
+    drawn = [rng.normal(effect, 1, 136) for _ in range(1000)]
+    seen = [superiority_p_value(-own) <= level and (own > 0).mean() < 0.45 for own in drawn]
+    assert np.mean(seen) == pytest.approx(0.9, abs=0.025)
+    assert win_rate_found(40, limit=0.35, level=level, power=0.9) < found, "fewer prompts show only a larger loss"
     assert win_rate_found(5, limit=0.45, level=level, power=0.9) is None
+    assert win_rate_found(136, limit=0.45, level=level, power=0.9, tie_share=1.0) is None
 
 
 def test_k_of_n_takes_the_worse_of_independent_and_identical() -> None:

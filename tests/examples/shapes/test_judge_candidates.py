@@ -1,35 +1,14 @@
-"""Candidates before the gate: what is left out, and the tables."""
+"""Candidates before the gate: the tables."""
 
 from collections.abc import Callable
 from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from pipelines.policy import GatePolicy, GuardRule
-
 
 @pytest.fixture(scope="module")
 def trial(shapes_module: Callable[[str], ModuleType]) -> ModuleType:
     return shapes_module("judge_candidates")
-
-
-def test_a_guard_that_is_left_out_is_gone_from_policy_and_table(trial: ModuleType) -> None:
-    policy = GatePolicy(guards={"caption": GuardRule(margin=1.0), "diversity": GuardRule(margin=0.1)})
-    assert set(trial.policy_without(policy, ["diversity"]).guards) == {"caption"}
-    columns = {"scorer": ["taste", "diversity", "taste"], "score": [1.0, 2.0, 3.0]}
-    report = SimpleNamespace(
-        spec=SimpleNamespace(
-            guards=(SimpleNamespace(name="caption"), SimpleNamespace(name="diversity")),
-            model_copy=lambda update: SimpleNamespace(**update),
-        ),
-        comparisons=(SimpleNamespace(scorer="taste"), SimpleNamespace(scorer="diversity")),
-        model_copy=lambda update: SimpleNamespace(**update),
-    )
-    found, rest = trial.left_out(report, columns, ["diversity"])
-    assert rest == {"scorer": ["taste", "taste"], "score": [1.0, 3.0]}
-    assert [guard.name for guard in found.spec.guards] == ["caption"]
-    assert [comparison.scorer for comparison in found.comparisons] == ["taste"]
-    assert trial.left_out(report, columns, []) == (report, columns)
 
 
 def test_the_tables_count_verdicts_and_name_what_kept_a_candidate(trial: ModuleType) -> None:

@@ -9,6 +9,7 @@ from alignment.contracts import Placement
 from pipelines import tracking
 from pipelines.contracts import JobHandle, JobRequest, JobStatus, LogChunk, TrackingTarget
 from pipelines.dispatch import jobs
+from pipelines.job_records import starters
 from pipelines.settings import Settings, load_settings
 from pipelines.storage import open_store
 
@@ -91,6 +92,19 @@ def test_an_answer_in_the_store_is_given_without_an_engine(
     engine = FakeEngine("failed")
     assert jobs.run_to_end(request_, settings, engine=engine, parent_key="k") == {"steps": 9}
     assert engine.submitted == []
+
+
+def test_who_has_a_job_run_is_on_record_before_it_runs(request_: JobRequest, settings: Settings) -> None:
+    store = open_store(settings.store_uri, settings)
+
+    def known() -> list[str]:
+        return starters(store, request_.project, request_.kind, request_.spec_digest)
+
+    jobs.run_to_end(request_, settings, engine=FakeEngine("succeeded"))
+    assert known() == []
+    with pytest.raises(jobs.JobCrashed):
+        jobs.run_to_end(request_, settings, engine=FakeEngine("failed"), started_by="ada")
+    assert known() == ["ada"], "a failed job leaves checkpoints, from which the next one goes on"
 
 
 def test_a_keyboard_interrupt_cancels_the_job(request_: JobRequest, settings: Settings) -> None:

@@ -27,7 +27,7 @@ from pipelines.dispatch.requests import (
 )
 from pipelines.folders import hash_folder, sha256_file
 from pipelines.project import Project, load_project
-from pipelines.project_sections import JudgeSection
+from pipelines.project_sections import CoverageSection, JudgeSection
 from pipelines.settings import Settings, load_settings
 from pipelines.storage import open_store
 
@@ -560,6 +560,15 @@ def test_images_that_are_in_the_store_are_inputs_by_their_specs_digest(
 def test_a_version_of_another_base_is_refused(project: Project, settings: Settings) -> None:
     with pytest.raises(ValueError, match="words version 3 was trained on base 0000"):
         evaluate(project, settings, make_version(project, "d", version=3, base_digest="0" * 64))
+
+
+def test_a_prompt_asked_twice_is_refused_before_anything_is_submitted(project: Project, settings: Settings) -> None:
+    Path(project.evaluation.prompts).write_text("prompt\tcategory\na circle\tshape\na dot\tshape\nA circle.\tshape\n")
+    with pytest.raises(ValueError, match=r"prompts.tsv asks 1 prompts more than once.*'a circle' on lines 2, 4"):
+        evaluate(project, settings)
+    covering = project.model_copy(update={"coverage": CoverageSection(judge="taste")})
+    with pytest.raises(ValueError, match="more than once"):
+        coverage_request(covering, settings, candidate=make_version(project, "c"), champion=None)
 
 
 def test_a_base_or_judge_lacking_a_file_is_named(project: Project, settings: Settings, tmp_path: Path) -> None:

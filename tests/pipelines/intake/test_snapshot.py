@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from alignment.contracts import DatasetSnapshot
+from alignment.evaluation.prompts import normal_prompt
 from pipelines.contracts import ValidationReport
 from pipelines.intake import snapshot as snapshot_module
 from pipelines.intake.ingestion import ingest, list_source_shards
@@ -14,7 +15,6 @@ from pipelines.intake.snapshot import SNAPSHOT_SCHEMA, SPLITS, accepted_reports,
 from pipelines.intake.validation import validate
 from pipelines.project import Project
 from pipelines.project_sections import SnapshotSection
-from pipelines.prompts import normal_prompt
 from pipelines.settings import Settings
 from pipelines.storage import hash_folder, sha256_file
 

@@ -9,7 +9,15 @@ import pytest
 
 from pipelines.project import Project, load_project
 from pipelines.release import gate
-from pipelines.release.decisions import last_decision, read_decision, save_decision
+from pipelines.release.decisions import (
+    asked_by,
+    find_decision,
+    last_decision,
+    last_decision_about,
+    note_asked,
+    read_decision,
+    save_decision,
+)
 from pipelines.settings import Settings
 
 
@@ -55,3 +63,35 @@ def test_a_changed_decision_is_refused(settings: Settings, project: Project, goo
     path.write_text(path.read_text().replace('"verdict": "promote"', '"verdict": "hold"'))
     with pytest.raises(ValueError, match=r"holds a decision with digest .*: it was changed"):
         read_decision(decision.digest, project, settings)
+
+
+def test_a_decision_that_was_not_made_is_not_found(settings: Settings, project: Project, good_evaluation: Any) -> None:
+    decision = decide(good_evaluation)
+    assert find_decision(decision.digest, project, settings) is None
+    save_decision(decision, project, settings)
+    assert find_decision(decision.digest, project, settings) == decision
+
+
+def test_the_newest_decision_about_a_version_is_found_by_the_beginning_of_its_digest(
+    settings: Settings, project: Project, good_evaluation: Any
+) -> None:
+    first = decide(good_evaluation)
+    second = first.model_copy(update={"report_uri": "file:///another/page.html"})
+    other = first.model_copy(update={"candidate": first.candidate.model_copy(update={"version": 5})})
+    assert last_decision_about(4, project, settings) is None
+    for made in (first, second, other):
+        save_decision(made, project, settings)
+    assert last_decision_about(4, project, settings) == second
+    assert last_decision_about(4, project, settings, digest=first.digest[:12]) == first
+    assert last_decision_about(5, project, settings, digest=first.digest[:12]) is None
+
+
+def test_the_first_who_asked_stays_on_record(settings: Settings, project: Project, good_evaluation: Any) -> None:
+    decision = decide(good_evaluation)
+    assert asked_by(decision, project, settings) is None
+    note_asked(decision, "ada", project, settings)
+    note_asked(decision, "", project, settings)
+    assert asked_by(decision, project, settings) == "ada"
+    scheduled = decision.model_copy(update={"report_uri": "file:///another/page.html"})
+    note_asked(scheduled, "", project, settings)
+    assert asked_by(scheduled, project, settings) == "", "nobody is not the same as not on record"

@@ -17,7 +17,7 @@ import pytest
 
 from alignment.calibration_contracts import CalibrationReport, CalibrationSpec, JudgeCalibration, RaterReliability
 from alignment.contracts import EvalReport, ModelRef
-from pipelines import calibrations, judgement, registry
+from pipelines import calibrations, judgement, registry, tracking
 from pipelines.contracts import CandidateVersion, GateDecision
 from pipelines.project import Project, load_project
 from pipelines.prompts import heldout_prompts
@@ -237,7 +237,41 @@ def drop_calibration(world: Any, decision: GateDecision) -> GateDecision:
     return world.kept(decision.model_copy(update={"policy_digest": policy.digest}))
 
 
+def serve(edit: Callable[[Path], object]) -> Callable[[Any, GateDecision], GateDecision]:
+    """What MLflow serves is downloaded, edited and put back, as anyone could who may write there."""
+
+    def edited(world: Any, decision: GateDecision) -> GateDecision:
+        model, settings = world.project.name, world.settings
+        served = registry.fetch_served(settings, model, decision.candidate.version, world.folder / "edited")
+        edit(served)
+        with tracking.connect(settings.tracking_uri) as client:
+            source = client.get_model_version(model, str(decision.candidate.version)).source
+            client.log_model_artifacts(source.removeprefix("models:/"), str(served))
+        return decision
+
+    return edited
+
+
+def prepend_code(served: Path) -> None:
+    file = served / "pyfunc_model.py"
+    file.write_text("import os; os.environ['OWNED'] = 'yes'\n" + file.read_text())
+
+
+def name_another_base(served: Path) -> None:
+    file = served / "MLmodel"
+    file.write_text(file.read_text().replace("base_model: ", "base_model: /another"))
+
+
 AFTERWARDS = {
+    "served code changed": (
+        serve(prepend_code),
+        r"is not what was registered: pyfunc_model\.py differ\. Nothing was moved",
+    ),
+    "served base changed": (serve(name_another_base), "is not what was registered: MLmodel differ"),
+    "a file added": (
+        serve(lambda f: (f / "sitecustomize.py").write_text("1")),
+        r"registered: sitecustomize\.py differ",
+    ),
     "weights tampered with": (tamper_weights, "changed or damaged"),
     "score table edited": (edit_scores, "are not those of the decision"),
     "policy changed": (loosen_policy, "policy was changed after the decision"),

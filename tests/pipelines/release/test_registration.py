@@ -9,13 +9,16 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from alignment.contracts import TrainResult
+from alignment.contracts import Placement, TrainResult
 from alignment.soup_contracts import SoupResult
 from pipelines import registry, tracking
+from pipelines.contracts import JobRequest
 from pipelines.folders import hash_folder
-from pipelines.registry import fetch_version_weights
+from pipelines.job_records import note_starter
+from pipelines.registry import fetch_served
 from pipelines.release import registration
 from pipelines.release.registration import read_version, register, register_soup
+from pipelines.release.verification import check_weights
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -145,6 +148,68 @@ def test_a_deleted_version_can_be_registered_again(world: Any) -> None:
     assert again.version == 2
 
 
+def started(world: Any, spec_digest: str, kind: Any, *people: str) -> None:
+    """These people had a job of that spec run."""
+    request = JobRequest(
+        project=world.project.name,
+        kind=kind,
+        spec={},
+        spec_digest=spec_digest,
+        inputs=(),
+        output_uri="file:///out",
+        placement=Placement(),
+    )
+    for person in people:
+        note_starter(world.store, request, person)
+
+
+def trained_by(world: Any, version: int) -> list[str]:
+    return registration.trainers_of(registry.version_tags(world.settings, world.project.name, version) or {})
+
+
+def test_who_had_the_training_run_is_named_though_a_schedule_registers_it(world: Any) -> None:
+    result = world.train("a")
+    started(world, result.spec_digest, "train", "ada")
+    place = {"snapshot": world.snapshot, "run_id": world.run_id}
+    first = register(result, world.project, world.settings, **place)
+    assert trained_by(world, first.version) == ["ada"]
+    again = register(result, world.project, world.settings, more_tags=registration.trainer_tags("bob"), **place)
+    assert again == first
+    assert trained_by(world, first.version) == ["ada", "bob"]
+    register(result, world.project, world.settings, **place)
+    assert trained_by(world, first.version) == ["ada", "bob"], "nobody is forgotten"
+
+
+def test_a_soup_names_who_trained_its_ingredients_and_who_stirred_it(world: Any) -> None:
+    run = world.train("a").model_copy(update={"spec_digest": "1" * 64})
+    soup = soup_of(world, "soup", run)
+    started(world, run.spec_digest, "train", "ada")
+    started(world, soup.spec_digest, "soup", "bob")
+    candidate = register_soup(soup, [(run, world.snapshot)], world.project, world.settings, run_id=world.run_id)
+    assert trained_by(world, candidate.version) == ["ada", "bob"]
+
+
+def delete_logged_model(world: Any, version: int) -> str:
+    """As a person would in MLflow's pages; the files go at the next `mlflow gc`."""
+    with tracking.connect(world.settings.tracking_uri) as client:
+        model_id: str = client.get_model_version(world.project.name, str(version)).source.removeprefix("models:/")
+        client.delete_logged_model(model_id)
+    return model_id
+
+
+def test_weights_whose_files_mlflow_lost_are_logged_again(world: Any) -> None:
+    """The version is still in the registry and says that it holds the weights, but there is nothing to serve."""
+    first = world.register("a")
+    delete_logged_model(world, 1)
+    result = world.train("again").model_copy(update={"weights_digest": first.weights_digest, "uri": first.weights_uri})
+    again = register(result, world.project, world.settings, snapshot=world.snapshot, run_id=world.run_id)
+    assert (again.version, again.weights_digest) == (2, first.weights_digest)
+    assert registry.get_alias(world.settings, world.project.name, "candidate") == 2
+    check_weights(again, world.project, world.settings)
+    later = register(result, world.project, world.settings, snapshot=world.snapshot, run_id=world.run_id)
+    assert later == again
+
+
 def test_a_version_made_by_hand_is_named_as_such(world: Any) -> None:
     world.register("a")
     with tracking.connect(world.settings.tracking_uri) as client:
@@ -179,10 +244,12 @@ def test_weights_are_fetched_from_the_settings_server_whatever_the_process_has_s
     before = mlflow.get_tracking_uri()
     mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/elsewhere.db")
     try:
-        served = fetch_version_weights(world.settings, world.project.name, candidate.version, tmp_path / "served")
+        served = fetch_served(world.settings, world.project.name, candidate.version, tmp_path / "served")
     finally:
         mlflow.set_tracking_uri(before)
-    assert hash_folder(served)[0] == candidate.weights_digest
+    assert hash_folder(served / registry.SERVED_WEIGHTS)[0] == candidate.weights_digest
+    tags = registry.version_tags(world.settings, world.project.name, candidate.version) or {}
+    assert tags["served.digest"] == hash_folder(served)[0], "hashed before it was uploaded, and the same after"
 
 
 def test_full_weights_are_registered_without_the_diffusers_flavor(world: Any) -> None:

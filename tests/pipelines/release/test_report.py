@@ -131,6 +131,16 @@ def test_every_check_and_digest_is_on_the_page(good_evaluation: Any, folder: Pat
     assert "plumbline gate projects/shapes.toml --version 4" in page.text
 
 
+def test_narrow_screens_get_only_what_differs() -> None:
+    """A rule that stands there and at the top as well was put there by a slip."""
+    style = (Path(__file__).parents[3] / "pipelines/release/pages/style.css").read_text()
+    head, _, rest = style.partition("@media screen and (max-width: 760px) {\n")
+    narrow, _, tail = rest.partition("\n}\n")
+    declared = {rule.strip() for rule in (head + tail).replace("}", "}\n").splitlines()}
+    assert not declared & {rule.strip() for rule in narrow.replace("}", "}\n").splitlines() if rule.strip()}
+    assert "td.check" not in narrow, "a table of fixed columns breaks words the same at any width"
+
+
 def test_win_tie_loss_counts_are_drawn(good_evaluation: Any, folder: Path) -> None:
     page = Page(render_report(good_evaluation.report, decision_of(good_evaluation), folder))
     first = good_evaluation.report.comparisons[0]

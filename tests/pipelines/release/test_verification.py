@@ -8,8 +8,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
-from pipelines import registry
-from pipelines.release import ledger, signing
+from pipelines import registry, tracking
+from pipelines.release import ledger, seals, signing
 from pipelines.release.promotion import promote, rollback
 from pipelines.settings import Settings
 
@@ -53,7 +53,8 @@ def test_unsigned_weights_are_refused_until_they_are_registered_where_the_key_is
     def registered(settings: Settings) -> Any:
         return register(trained, keyed.project, settings, snapshot=keyed.snapshot, run_id=keyed.run_id)
 
-    decision = keyed.decide(registered(keyed.settings), None)
+    candidate = registered(keyed.settings)
+    decision = keyed.decide(candidate, None)
     with pytest.raises(ValueError, match="it is not signed, and PLUMBLINE_VERIFY_KEY asks for a signature"):
         promote(decision, keyed.project, keyed.settings, "tester")
     assert ledger.entries(keyed.project.name, keyed.settings) == ()
@@ -69,3 +70,37 @@ def test_a_signature_over_other_weights_is_refused(keyed: Any) -> None:
     registry.set_version_tags(keyed.settings, keyed.project.name, 2, stolen)
     with pytest.raises(ValueError, match="its signature does not hold"):
         promote(keyed.decide(second, None), keyed.project, keyed.settings, "tester")
+
+
+def change_code(world: Any, version: int) -> Path:
+    """Another line in what MLflow serves for a version; the folder as it is served then."""
+    settings, model = world.settings, world.project.name
+    served = Path(registry.fetch_served(settings, model, version, world.folder / "changed"))
+    (served / "pyfunc_model.py").write_text("# another line\n")
+    with tracking.connect(settings.tracking_uri) as client:
+        source = client.get_model_version(model, str(version)).source
+        client.log_model_artifacts(source.removeprefix("models:/"), str(served))
+    return served
+
+
+def test_a_signature_is_over_all_that_is_served(keyed: Any) -> None:
+    """Who may write to MLflow and to the store can seal other code as well; without the key nobody can sign it."""
+    candidate = keyed.register("a")
+    decision = keyed.decide(candidate, None)
+    served = change_code(keyed, 1)
+    seals.seal(served, keyed.project.name, candidate.weights_digest, keyed.settings)
+    with pytest.raises(ValueError, match=r"Version 1 .* may not be champion: its signature does not hold"):
+        promote(decision, keyed.project, keyed.settings, "tester")
+    assert ledger.entries(keyed.project.name, keyed.settings) == ()
+
+
+def test_what_was_changed_before_there_was_a_key_is_not_signed(keyed: Any) -> None:
+    from pipelines.release.registration import register
+
+    trained = keyed.train("a")
+    settings, place = keyed.settings, {"snapshot": keyed.snapshot, "run_id": keyed.run_id}
+    register(trained, keyed.project, without_signing(settings), **place)
+    change_code(keyed, 1)
+    with pytest.raises(ValueError, match=r"Version 1 .* is not signed: pyfunc_model\.py differ"):
+        register(trained, keyed.project, settings, **place)
+    assert signing.URI_TAG not in (registry.version_tags(settings, keyed.project.name, 1) or {})

@@ -57,6 +57,7 @@ def test_a_sample_of_prompts_is_hardly_changed_by_more_of_them() -> None:
     more = choose([f"prompt {n}" for n in range(22)], 10)
     assert len(set(few) & set(more)) >= 8
     assert choose(["a", "b", "a"], 10) == choose(["b", "a"], 10)
+    assert len(choose(["a cat", "A cat!", "a  CAT", "b"], 10)) == 2
 
 
 def test_prompts_that_do_not_fit_on_a_line_are_left_out() -> None:

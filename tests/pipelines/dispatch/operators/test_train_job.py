@@ -21,6 +21,7 @@ from pipelines.contracts import JobHandle, JobRequest, JobStatus, LogChunk, Trac
 from pipelines.dispatch import jobs
 from pipelines.dispatch.operators import train_job
 from pipelines.dispatch.operators.train_job import TrainJobOperator, TrainJobTrigger, retry_policy
+from pipelines.job_records import starters
 from pipelines.settings import load_settings
 from pipelines.storage import open_store
 
@@ -128,7 +129,7 @@ def _builder(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def context(**changes: Any) -> Any:
-    run = SimpleNamespace(dag_id="words.train", run_id="manual__1")
+    run = SimpleNamespace(dag_id="words.train", run_id="manual__1", triggering_user_name=None)
     return {"params": {}, "dag_run": run, "task_state_store": State(), **changes}
 
 
@@ -166,6 +167,16 @@ def test_the_runs_are_keyed_by_the_dag_run_and_link_to_it(engine: FakeEngine, ru
     assert runs.jobs[0]["parent_key"] == "words.train/manual__1"
     assert runs.jobs[0]["request_job_id"] == HANDLE.job_id
     assert runs.jobs[0]["config"]["spec"]["stage"] == "train"
+
+
+def test_who_triggered_the_run_is_on_record_at_the_job(engine: FakeEngine, runs: FakeTracking) -> None:
+    store = open_store(load_settings().store_uri)
+    for person, known in ((None, []), ("ada", ["ada"])):
+        given = context()
+        given["dag_run"].triggering_user_name = person
+        with pytest.raises(TaskDeferred):
+            operator().execute(given)
+        assert starters(store, "words", "train", DIGEST) == known
 
 
 def test_an_answer_in_the_store_is_given_at_once(engine: FakeEngine, runs: FakeTracking, tmp_path: Path) -> None:

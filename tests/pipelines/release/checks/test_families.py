@@ -17,14 +17,16 @@ from pipelines.release.simulation import LESSON, Truth, World, simulate
 RULES = {"sharp": Detector(action="block", margin=1.0)}
 
 
-def judged(truth: Truth, *, prompts: int = 1000, seeds: tuple[int, ...] = (0, 1), **policy: Any) -> GateDecision:
+def judged(
+    truth: Truth, *, prompts: int = 1000, seeds: tuple[int, ...] = (0, 1), seed: int = 1, **policy: Any
+) -> GateDecision:
     world = World(
         policy=GatePolicy(minimum_prompts=100, guards={"g": GuardRule(margin=1.0)}, **policy),
         num_prompts=prompts,
         slices={"people": 0.1, "animals": 0.3, "rare": 0.02, "things": 0.58},
         seeds=seeds,
     )
-    return simulate(world, truth, np.random.default_rng(1))
+    return simulate(world, truth, np.random.default_rng(seed))
 
 
 def check(decision: GateDecision, name: str) -> GateCheck:
@@ -44,6 +46,29 @@ def test_a_slice_that_got_worse_holds_the_candidate_and_is_named() -> None:
     assert not check(decision, "slice:people").passed
     assert check(decision, "slice:animals").passed
     assert any("Slice people got worse on 100 prompts" in reason for reason in decision.reasons)
+
+
+def test_a_slice_of_forty_that_lost_a_standard_deviation_is_seen_under_a_wide_margin() -> None:
+    rule = SliceRule(margin=0.15, minimum_prompts=30)
+    truth = Truth("t", (0.5,), slice_gain=-1.0)
+    worst = [check(judged(truth, prompts=400, slices=rule, seed=seed), "slice:people") for seed in range(1, 6)]
+    assert [own.passed for own in worst] == [False] * 5
+    assert max(own.measured or 0.0 for own in worst) < 0.35
+
+
+def test_a_sure_loss_within_the_margin_is_none() -> None:
+    """A fifth of a standard deviation over 1000 prompts is beyond doubt; a win rate of 0.42 is not below 0.35."""
+    decision = judged(Truth("t", (0.3,), slice_gain=-0.2), prompts=10_000, slices=SliceRule(margin=0.15))
+    assert check(decision, "slice:people").passed
+    assert not check(
+        judged(Truth("t", (0.3,), slice_gain=-0.2), prompts=10_000, slices=SliceRule(margin=0.0)), "slice:people"
+    ).passed
+
+
+def test_without_effect_slices_are_rarely_called_worse() -> None:
+    rule = SliceRule(margin=0.0, minimum_prompts=10)
+    decisions = [judged(Truth("t"), prompts=300, seeds=(0,), slices=rule, seed=seed) for seed in range(60)]
+    assert sum(not c.passed for d in decisions for c in d.checks if c.family == "slices") <= 4
 
 
 def test_a_small_slice_is_unmeasured_and_stops_nothing() -> None:

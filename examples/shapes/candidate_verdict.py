@@ -1,0 +1,92 @@
+"""What the gate says of a candidate of the shapes world, from its score table, and what it would if asked otherwise."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+from candidate_truth import Line
+from candidates import TRAININGS
+
+from alignment.contracts import EvalReport
+from alignment.durable import file_sha256
+from pipelines.contracts import CandidateVersion, GateDecision
+from pipelines.policy import GatePolicy
+from pipelines.release import evidence, gate
+
+PEOPLE = ("shapes_pairs",)
+
+
+@dataclass(frozen=True)
+class Question:
+    """How the gate is asked; by default as the project asks it."""
+
+    without: tuple[str, ...] = ()
+    """Guards that are left out."""
+    undeclared: bool = False
+    """Whether the lineage names people's pairs alone."""
+    required_judges: int | None = None
+    """In place of the policy's."""
+
+
+AS_IT_IS = Question()
+
+
+def decide(folder: Path, policy: GatePolicy, line: Line, *, question: Question = AS_IT_IS) -> GateDecision:
+    """The policy on a finished candidate, as the gate stage would have it; `folder` holds score table and report."""
+    report = EvalReport.model_validate_json((folder / "report.json").read_text(encoding="utf-8"))
+    columns = pq.read_table(folder / "scores.parquet").to_pydict()
+    digest = file_sha256(folder / "scores.parquet")
+    report, columns = left_out(report, columns, question.without)
+    return gate.decide(
+        report,
+        policy_for(policy, question),
+        version(line, report, lessons(line, question)),
+        champion_version=None,
+        champion_weights_digest=report.spec.base_digest,
+        scores=evidence.read_grids(columns),
+        table_problems=evidence.recompute(report, columns, scores_sha256=digest),
+        prompts_digest=report.spec.prompts_digest,
+    )
+
+
+def lessons(line: Line, question: Question) -> tuple[str, ...]:
+    """What the candidate says that it learnt from."""
+    return PEOPLE if question.undeclared or line.training not in TRAININGS else TRAININGS[line.training].lessons
+
+
+def version(line: Line, report: EvalReport, trained_on: tuple[str, ...]) -> CandidateVersion:
+    """The candidate as the registry would hold it."""
+    return CandidateVersion(
+        model="shapes",
+        version=1,
+        kind="full",
+        weights_digest=line.weights_digest,
+        weights_uri="",
+        spec_digest=line.weights_digest,
+        base_digest=report.spec.base_digest,
+        snapshot_digest=report.spec.snapshot_digest,
+        trained_on=trained_on,
+        run_id="",
+    )
+
+
+def policy_for(policy: GatePolicy, question: Question) -> GatePolicy:
+    """The policy less some guards, with another number of judges."""
+    kept = {name: rule for name, rule in policy.guards.items() if name not in question.without}
+    judges = question.required_judges or policy.required_judges
+    return policy.model_copy(update={"guards": kept, "required_judges": judges})
+
+
+def left_out(
+    report: EvalReport, columns: dict[str, list[Any]], names: Sequence[str]
+) -> tuple[EvalReport, dict[str, list[Any]]]:
+    """Report and score table as if some guards had not been measured."""
+    if not names:
+        return report, columns
+    keep = [scorer not in names for scorer in columns["scorer"]]
+    rest = {key: [v for v, kept in zip(values, keep, strict=True) if kept] for key, values in columns.items()}
+    spec = report.spec.model_copy(update={"guards": tuple(g for g in report.spec.guards if g.name not in names)})
+    comparisons = tuple(c for c in report.comparisons if c.scorer not in names)
+    return report.model_copy(update={"spec": spec, "comparisons": comparisons}), rest

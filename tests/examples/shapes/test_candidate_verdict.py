@@ -1,0 +1,44 @@
+"""How the gate is asked about a candidate: guards left out, lineage kept back, another number of judges."""
+
+from collections.abc import Callable
+from types import ModuleType, SimpleNamespace
+
+import pytest
+
+from pipelines.policy import GatePolicy, GuardRule
+
+
+@pytest.fixture(scope="module")
+def verdict(shapes_module: Callable[[str], ModuleType]) -> ModuleType:
+    return shapes_module("candidate_verdict")
+
+
+def test_the_policy_is_the_projects_but_for_what_was_asked(verdict: ModuleType) -> None:
+    policy = GatePolicy(guards={"caption": GuardRule(margin=1.0), "diversity": GuardRule(margin=0.1)})
+    assert verdict.policy_for(policy, verdict.AS_IT_IS) == policy
+    found = verdict.policy_for(policy, verdict.Question(without=("diversity",), required_judges=1))
+    assert (set(found.guards), found.required_judges) == ({"caption"}, 1)
+
+
+def test_a_lineage_can_be_kept_back(verdict: ModuleType) -> None:
+    taught = SimpleNamespace(training="pleasing")
+    assert verdict.lessons(taught, verdict.AS_IT_IS) == ("taste_a",)
+    assert verdict.lessons(taught, verdict.Question(undeclared=True)) == ("shapes_pairs",)
+    assert verdict.lessons(SimpleNamespace(training="noise"), verdict.AS_IT_IS) == ("shapes_pairs",)
+
+
+def test_a_guard_that_is_left_out_is_gone_from_report_and_table(verdict: ModuleType) -> None:
+    columns = {"scorer": ["taste", "diversity", "taste"], "score": [1.0, 2.0, 3.0]}
+    report = SimpleNamespace(
+        spec=SimpleNamespace(
+            guards=(SimpleNamespace(name="caption"), SimpleNamespace(name="diversity")),
+            model_copy=lambda update: SimpleNamespace(**update),
+        ),
+        comparisons=(SimpleNamespace(scorer="taste"), SimpleNamespace(scorer="diversity")),
+        model_copy=lambda update: SimpleNamespace(**update),
+    )
+    found, rest = verdict.left_out(report, columns, ["diversity"])
+    assert rest == {"scorer": ["taste", "taste"], "score": [1.0, 3.0]}
+    assert [guard.name for guard in found.spec.guards] == ["caption"]
+    assert [comparison.scorer for comparison in found.comparisons] == ["taste"]
+    assert verdict.left_out(report, columns, []) == (report, columns)
