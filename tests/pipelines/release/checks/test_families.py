@@ -134,10 +134,10 @@ def gains(losses_among_people: int, *, size: float = 1.0) -> list[float]:
 
 
 def test_harm_that_is_none_among_so_many_tests_is_chance(monkeypatch: pytest.MonkeyPatch) -> None:
-    """66 losses of 100: z = (0.34 - 0.45) / sqrt(0.45 * 0.55 / 100) = -2.211, p = 0.0135. There are 9 tests."""
-    line = check(judged_on({"judge": gains(66)}, monkeypatch), "slice:people")
+    """61 losses of 100, all of one size: z = (39 - 61) / sqrt(100) = -2.2, p = 0.0139. There are 9 tests."""
+    line = check(judged_on({"judge": gains(61)}, monkeypatch), "slice:people")
     assert line.passed
-    assert "p = 0.122 after Holm, level 0.025" in line.explanation
+    assert "p = 0.125 after Holm, level 0.025" in line.explanation
     assert not check(judged_on({"judge": gains(75)}, monkeypatch), "slice:people").passed
 
 
