@@ -75,6 +75,9 @@ sampler = { steps = 2 }
 name = "judge"
 uri = "judge"
 scorer = { kind = "clip_preference" }
+[gate]
+minimum_prompts = 1
+required_judges = 1
 """
 
 PAIRS_TYPES = {
