@@ -13,6 +13,7 @@ TieRule = Literal["human_ties_left_out_judge_ties_half"]
 class CalibrationSpec(ValueObject):
     """Judges against the calibration split of a snapshot."""
 
+    schema_version: int = 2
     judges: Annotated[tuple[Judge, ...], Field(min_length=1)]
     snapshot_digest: Sha256
     """content_digest of the snapshot."""
@@ -68,7 +69,7 @@ class CalibrationReport(ValueObject):
     """What a calibration measured. The folder holds calibration_scores.parquet and spec.json.
 
     calibration_scores.parquet has one row per (judge, pair): judge, pair_id, score_chosen, score_rejected, is_tie,
-    source, generators, created_at. Every number here but the raters' can be recomputed from it.
+    source, generators, created_at, comparison, chosen_is_first, prompt_group. All but the raters' comes from it.
     """
 
     uri: str

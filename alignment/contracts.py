@@ -6,6 +6,7 @@ JSON) and `content_digest` of a folder of files (sha256 over its sorted "path sh
 
 import hashlib
 import json
+import operator
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
@@ -14,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from alignment.backbones.catalogue import Backbone, SchedulerName
 from alignment.data.buckets import Images, Square, buckets_of
 from alignment.objectives.catalogue import Objective
-from alignment.optimisers import Optimiser
+from alignment.optimisers import DivergenceGuard, Optimiser
 from alignment.rewards.catalogue import Reward
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -126,6 +127,8 @@ class Judge(Record):
     """sha256 over its weights files alone, whatever lies beside them; older specs have none, the folder's stands in."""
     trained_on: tuple[str, ...] = ()
     """Sources of the labels it learnt from, besides its kind's own; it may not judge a model trained on one of them."""
+    keeps_split: bool = Field(default=False, exclude_if=operator.not_)
+    """Whether it was trained here, so that it has not seen the calibration pairs of the sources that it learnt from."""
 
     @property
     def lessons(self) -> tuple[str, ...]:
@@ -149,16 +152,6 @@ class FullFineTune(Record):
     """Every weight of the denoiser; the reference is a frozen copy."""
 
     kind: Literal["full"] = "full"
-
-
-class DivergenceGuard(Record):
-    """Stops a run whose loss is not finite, or stays above a multiple of its own running median."""
-
-    spike_factor: Annotated[float, Field(gt=1)] = 20.0
-    """Allowed ratio of a step's loss to the median of the window."""
-    window_steps: PositiveInt = 50
-    patience_steps: PositiveInt = 5
-    """Consecutive steps above the limit that count as divergence."""
 
 
 class Recipe(ValueObject):
@@ -318,7 +311,7 @@ class ModelsSpec(DrawingSpec):
 class EvalSpec(ModelsSpec):
     """The three scored by the same judges."""
 
-    schema_version: int = 2
+    schema_version: int = 3
     judges: Annotated[tuple[Judge, ...], Field(min_length=1)]
     guards: tuple[Judge, ...]
     snapshot_digest: Sha256
@@ -349,14 +342,15 @@ class Comparison(Record):
 
 
 class Calibration(Record):
-    """Agreement of a judge with held-out human pairs; human ties are left out, a judge's tie counts as half right."""
+    """Agreement of a judge with held-out people; their ties are left out, a judge's tie counts as half right."""
 
     judge: str
     num_pairs: int
+    """Comparisons with a majority: several people's labels of one comparison are one."""
     num_human_ties: int
     accuracy: float
     accuracy_low: float
-    """Lower Wilson bound at the evaluation's confidence."""
+    """Lower Wilson bound at the evaluation's confidence, pairs of one prompt being dependent."""
     accuracy_high: float
 
 
@@ -365,13 +359,15 @@ class EvalReport(ValueObject):
 
     scores.parquet has one row per (role, scorer, prompt, seed): role, scorer, scorer_digest, prompt_index, prompt,
     category, seed, score. Roles candidate_shuffled and champion_shuffled hold the first seed's images scored by the
-    judges against other prompts. Every number here can be recomputed from it.
+    judges against other prompts. Calibrations are recomputed from calibration_scores.parquet, all else from it.
     """
 
     uri: str
     spec: EvalSpec
     scores_digest: Sha256
     """sha256 of scores.parquet."""
+    calibration_scores_digest: Sha256 | None = Field(default=None, exclude_if=lambda digest: digest is None)
+    """sha256 of calibration_scores.parquet; a report without one is of an earlier version, and no evidence any more."""
     num_prompts: PositiveInt
     comparisons: tuple[Comparison, ...]
     """Each judge and guard, against the champion and against the base."""

@@ -1,4 +1,4 @@
-"""What a recipe says about its optimiser: a frozen params class each. Torch-free."""
+"""What a recipe says about its optimiser, a frozen params class each, and about when a run diverged. Torch-free."""
 
 from typing import Annotated, Any, Literal
 
@@ -53,3 +53,15 @@ Optimiser = Annotated[
     Annotated[AdamW, Tag("adamw")] | Annotated[Adafactor, Tag("adafactor")],
     Discriminator(kind),
 ]
+
+
+class DivergenceGuard(BaseModel):
+    """Stops a run whose loss is not finite, or stays above a multiple of its own running median."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    spike_factor: Annotated[float, Field(gt=1)] = 20.0
+    """Allowed ratio of a step's loss to the median of the window."""
+    window_steps: Annotated[int, Field(gt=0)] = 50
+    patience_steps: Annotated[int, Field(gt=0)] = 5
+    """Consecutive steps above the limit that count as divergence."""

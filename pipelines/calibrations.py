@@ -1,20 +1,24 @@
 """Calibrations as the project keeps them: numbered records in the store, one series a judge's name.
 
-The gate measures agreement anew in every evaluation; the record adds what one evaluation cannot know: how old people's
-word is. A judge loses its vote when its record has expired, or when there is none for its weights.
+The gate measures agreement anew in every evaluation, on the pairs that the policy lets count (`scopes`); the record
+says how old the word of people is who left no date. A judge loses its vote when its record has expired, or when there
+is none for its weights.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from alignment.calibration_contracts import CalibrationReport
-from alignment.contracts import Judge
+from alignment.contracts import Calibration, Judge
+from alignment.evaluation.human_pairs import Scope, agreement, from_columns
 from pipelines.policy import GatePolicy
 from pipelines.settings import Settings
 from pipelines.storage import open_store
 from pipelines.watch_contracts import CalibrationRecord
 
 SECONDS_A_DAY = 86_400
+CALIBRATION_SCORES = "calibration_scores.parquet"
 
 
 def record(report: CalibrationReport, project: str, settings: Settings) -> list[CalibrationRecord]:
@@ -40,12 +44,16 @@ def _keep(fresh: CalibrationRecord, settings: Settings) -> CalibrationRecord:
     store, name = open_store(settings.store_uri, settings), fresh.calibration.judge.name
     while True:
         known = history(fresh.project, name, settings)
-        if known and known[-1].calibration == fresh.calibration:
+        if known and _same(known[-1], fresh):
             return known[-1]
         numbered = fresh.model_copy(update={"number": known[-1].number + 1 if known else 1})
         uri = store.uri("calibrations", fresh.project, name, f"{numbered.number:06d}.json")
         if store.create_bytes(uri, numbered.model_dump_json(indent=1).encode()):
             return numbered
+
+
+def _same(known: CalibrationRecord, fresh: CalibrationRecord) -> bool:
+    return (known.calibration, known.scores_digest) == (fresh.calibration, fresh.scores_digest)
 
 
 def history(project: str, judge: str, settings: Settings) -> list[CalibrationRecord]:
@@ -65,8 +73,9 @@ def newest(project: str, judge: Judge, settings: Settings) -> CalibrationRecord 
 
 
 def age_days(known: CalibrationRecord, now: datetime) -> float:
-    """Days since the newest human pair; where pairs have no dates, since the calibration."""
-    return max(0.0, (now - known.speaks_of).total_seconds() / SECONDS_A_DAY)
+    """Days since the newest human pair; where pairs have no date, or one yet to come, since the calibration."""
+    at = known.recorded_at if known.speaks_of > now else known.speaks_of
+    return max(0.0, (now - at).total_seconds() / SECONDS_A_DAY)
 
 
 def refusal(known: CalibrationRecord | None, policy: GatePolicy, now: datetime) -> str:
@@ -81,6 +90,47 @@ def refusal(known: CalibrationRecord | None, policy: GatePolicy, now: datetime) 
         return ""
     since = "newest human pairs are" if known.calibration.newest_pair_at else "calibration is"
     return f"has a calibration that expired: its {since} {age:.0f} days old, more than {limit:g}"
+
+
+def scope(known: CalibrationRecord | None, policy: GatePolicy, now: datetime) -> Scope:
+    """Which pairs count for a judge's vote. Pairs without a date are as old as the record that first had them."""
+    limit = policy.maximum_calibration_age_days
+    if not limit:
+        return Scope(generators=policy.calibration_generators)
+    since = now - timedelta(days=limit)
+    return Scope(
+        since=since,
+        until=now,
+        undated=known is not None and known.recorded_at >= since,
+        generators=policy.calibration_generators,
+    )
+
+
+def scopes(
+    judges: Sequence[Judge], project: str, policy: GatePolicy, *, settings: Settings, now: datetime
+) -> dict[str, Scope]:
+    """`scope` of each judge by name; the store is read only where an age is asked for."""
+    aged = bool(policy.maximum_calibration_age_days)
+    known = {judge.name: newest(project, judge, settings) if aged else None for judge in judges}
+    return {name: scope(own, policy, now) for name, own in known.items()}
+
+
+def counted(known: CalibrationRecord, policy: GatePolicy, *, settings: Settings, now: datetime) -> Calibration:
+    """What a record's table says on the pairs that count now. ValueError when the table is not there or was changed."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    uri, own = f"{known.report_uri}/{CALIBRATION_SCORES}", known.calibration
+    try:
+        content = open_store(uri, settings).read_bytes(uri)
+        columns = pq.read_table(pa.BufferReader(content)).to_pydict()
+    except (OSError, ValueError) as error:
+        raise ValueError(f"its calibration table {uri} cannot be read ({error}): run `plumbline calibrate`") from error
+    if hashlib.sha256(content).hexdigest() != known.scores_digest:
+        raise ValueError(f"its calibration table {uri} is not the one that was recorded: run `plumbline calibrate`")
+    rows, facts = from_columns(columns)
+    pairs = [row.pair for row in rows if row.judge == own.judge.name]
+    return agreement(own.judge, pairs, facts, confidence=own.confidence, scope=scope(known, policy, now))
 
 
 def barred(

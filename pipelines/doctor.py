@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from pipelines import tracking
 from pipelines.project import Project
 from pipelines.project_sections import GreedySoupSection
+from pipelines.prompts import check_enough_prompts
 from pipelines.release import signing
 from pipelines.release.standing import read_standing
 from pipelines.settings import Settings
@@ -52,6 +53,7 @@ def diagnose(project: Project | None, settings: Settings) -> list[Check]:
         *checks,
         _check("base_model", lambda: _base_model(project), "Complete the folder that `[base] uri` names."),
         _check("evaluation", lambda: _evaluation(project), "Correct the paths under `[evaluation]`."),
+        _check("gate", lambda: _gate(project, settings), "Correct `[evaluation] prompts` or `[gate]`, docs/gate.md."),
         _check("licences", lambda: _licences(project), "State a licence for the base and for every source."),
         _check("champion", lambda: _champion(project, settings), "Do what is said there before the next promotion."),
     ]
@@ -164,6 +166,26 @@ def _evaluation(project: Project) -> str:
     if missing:
         raise ValueError(f"Prompts, scorers or the captioner are missing: {', '.join(missing)}.")
     return f"prompts, {len(evaluation.judges)} judges and {len(evaluation.guards)} guards are there"
+
+
+def _gate(project: Project, settings: Settings) -> str:
+    """What the gate has to go by. Rules that no evaluation could satisfy are refused before, with the project."""
+    policy = project.gate
+    if policy.mode == "off":
+        return "mode is off: nothing is judged, promotion is by hand only"
+    asked = check_enough_prompts(project, settings)
+    found = [f"{asked} prompts, {policy.voting_judges} of {len(project.evaluation.judges)} judges have to vote"]
+    if not policy.guards:
+        found.append(
+            "WARNING: no guard, so a candidate may lose prompt fidelity, diversity or safety unseen; add"
+            " [[evaluation.guards]] with rules under [gate.guards]"
+        )
+    if not policy.calibration_generators:
+        found.append(
+            "WARNING: judges are checked on pairs of any generator; name those that draw like this model in"
+            " gate.calibration_generators"
+        )
+    return "; ".join(found)
 
 
 def _licences(project: Project) -> str:

@@ -49,7 +49,7 @@ def read_world(
     """
     _check_world(num_prompts, margin_spreads)
     data = _toml(path)
-    if {"name", "base", "evaluation"} <= set(data):
+    if "extends" in data or {"name", "base", "evaluation"} <= set(data):
         project = load_project(path)
         data_prompts = open_store(settings.store_uri, settings).read_bytes(project.evaluation.prompts)
         rows = csv.DictReader(io.StringIO(data_prompts.decode("utf-8-sig")), delimiter="\t", quoting=csv.QUOTE_NONE)

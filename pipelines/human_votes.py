@@ -27,7 +27,9 @@ class PeoplesWinRate(Record):
 
     judge: str
     num_labelled: int
-    """Prompts that people decided."""
+    """Prompts that people voted on, ties among them."""
+    num_ties: int
+    """Of those, prompts on which people were even; they count as half a win, as in the gate."""
     num_unlabelled: int
     """Prompts on which only the judge spoke."""
     win_rate: float
@@ -38,7 +40,7 @@ class PeoplesWinRate(Record):
     people_alone_high: float
     """From the labels alone (Wilson), so that one sees what the judge added."""
     agreement: float
-    """Share of the labelled prompts on which judge and people agree."""
+    """Share of the prompts that people decided on which the judge says the same."""
 
 
 def read_votes(path: Path) -> dict[str, float]:
@@ -65,18 +67,20 @@ def win_rates(
     prompts: Mapping[int, str],
     votes: Mapping[str, float],
 ) -> list[PeoplesWinRate]:
-    """One estimate a voting judge. People decide a prompt by majority; prompts on which they are even are left out.
+    """One estimate a voting judge. People decide a prompt by majority; one on which they are even is half a win.
 
-    ValueError for a vote on a prompt that was not asked, for too few decided prompts, or for none without a label.
+    It stays among the labelled ones: the unlabelled prompts hold such prompts too, and an interval that knows only the
+    decided ones on one side is about neither. The labelled prompts must be a random sample of those asked.
+    ValueError for a vote on a prompt that was not asked, for too few labelled prompts, or for none without a label.
     """
     asked = {normal_prompt(text): index for index, text in prompts.items()}
     strange = [prompt for prompt in votes if prompt not in asked]
     if strange:
         raise ValueError(f"{len(strange)} votes are on prompts that the evaluation did not ask, e.g. {strange[0]!r}.")
-    labels = {asked[prompt]: int(share > 0.5) for prompt, share in votes.items() if share != 0.5}
+    labels = {asked[prompt]: _half_step(share - 0.5) for prompt, share in votes.items()}
     if len(labels) < MINIMUM_PROMPTS or len(prompts) - len(labels) < 2:
         raise ValueError(
-            f"People decided {len(labels)} of {len(prompts)} prompts. Give votes on {MINIMUM_PROMPTS} and more, and"
+            f"People voted on {len(labels)} of {len(prompts)} prompts. Give votes on {MINIMUM_PROMPTS} and more, and"
             " leave two or more to the judges."
         )
     lines = {check.name: check.passed for check in decision.checks}
@@ -92,24 +96,27 @@ def win_rates(
 
 
 def _win_rate(
-    judge: str, differences_P: Floats, labels: Mapping[int, int], *, order: Sequence[int], confidence: float
+    judge: str, differences_P: Floats, labels: Mapping[int, float], *, order: Sequence[int], confidence: float
 ) -> PeoplesWinRate:
-    """A judge's equal scores count against the candidate: the interval is valid whatever the judge says.
+    """A judge's equal scores are half a win, as people's ties are; the interval is valid whatever the judge says.
 
     A judge that says one thing of every prompt adds nothing, and people who do leave no spread to estimate by: then the
     votes alone speak.
     """
-    says = {index: int(difference > 0) for index, difference in zip(order, differences_P.tolist(), strict=True)}
+    says = {index: _half_step(difference) for index, difference in zip(order, differences_P.tolist(), strict=True)}
     labelled = sorted(labels)
     human, judged = [labels[index] for index in labelled], [says[index] for index in labelled]
     others = [says[index] for index in order if index not in labels]
-    low, high = win_rate_interval(sum(human), 0, len(human) - sum(human), confidence=confidence)
+    counts = [human.count(label) for label in (1.0, 0.5, 0.0)]
+    low, high = win_rate_interval(*counts, confidence=confidence)
     found = PredictionPowered(sum(human) / len(human), low, high)
+    decided = [(own, other) for own, other in zip(human, judged, strict=True) if own != 0.5]
     if len({*judged, *others}) > 1 and len(set(human)) > 1:
         found = prediction_powered_win_rate(human, judged, others, confidence=confidence)
     return PeoplesWinRate(
         judge=judge,
         num_labelled=len(human),
+        num_ties=counts[1],
         num_unlabelled=len(others),
         win_rate=found.win_rate,
         low=found.low,
@@ -117,5 +124,10 @@ def _win_rate(
         people_alone=sum(human) / len(human),
         people_alone_low=low,
         people_alone_high=high,
-        agreement=sum(a == b for a, b in zip(human, judged, strict=True)) / len(human),
+        agreement=sum(own == other for own, other in decided) / max(1, len(decided)),
     )
+
+
+def _half_step(balance: float) -> float:
+    """1 for the candidate, 0 for the champion, 0.5 for neither."""
+    return 0.5 if balance == 0 else float(balance > 0)

@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime
 
-from alignment.contracts import Judge
+from alignment.contracts import Calibration, Judge
 from pipelines import calibrations
 from pipelines.dispatch.requests import judge_of
 from pipelines.policy import GatePolicy
@@ -29,34 +29,42 @@ def standings(project: Project, settings: Settings) -> list[JudgeStanding]:
             found.append(_without_weights(section, str(error)))
             continue
         known = calibrations.newest(project.name, judge, settings)
-        reasons = refusals(judge, known, project, now=now)
+        reasons, agreed = refusals(judge, known, project, settings=settings, now=now)
         reasons += [seen[weights_of(judge)]] if weights_of(judge) in seen else []
         seen.setdefault(weights_of(judge), twin_of(judge.name, votes=not reasons))
-        found.append(_standing(judge, known, project.gate, reasons=reasons, now=now))
+        found.append(_standing(judge, known, project.gate, agreed=agreed, reasons=reasons, now=now))
     return found
 
 
-def refusals(judge: Judge, known: CalibrationRecord | None, project: Project, *, now: datetime) -> list[str]:
-    """Every reason against a judge, each as the end of a sentence."""
-    policy, reasons = project.gate, []
+def refusals(
+    judge: Judge, known: CalibrationRecord | None, project: Project, *, settings: Settings, now: datetime
+) -> tuple[list[str], Calibration | None]:
+    """Every reason against a judge, each as the end of a sentence, and its agreement on the pairs that count."""
+    policy, reasons = project.gate, list[str]()
     shared = sorted(lessons(project) & set(judge.lessons))
     if shared:
         reasons.append(f"is not independent of what the project trains: {', '.join(shared)}")
     expired = calibrations.refusal(known, policy, now)
     if known is None:
         reasons.append(expired or "was never calibrated with these weights; the next evaluation will check it")
-        return reasons
+        return reasons, None
     if expired:
         reasons.append(expired)
-    overall = known.calibration.overall
-    if overall.num_pairs < policy.minimum_calibration_pairs:
-        reasons.append(f"was checked on {overall.num_pairs} human pairs, fewer than {policy.minimum_calibration_pairs}")
-    if not overall.accuracy_low > policy.calibration_floor:
+    try:
+        agreed = calibrations.counted(known, policy, settings=settings, now=now)
+    except ValueError as error:
+        return [*reasons, f"cannot be checked: {error}"], None
+    if agreed.num_pairs < policy.minimum_calibration_pairs:
         reasons.append(
-            f"agrees with people too little: the lower bound {overall.accuracy_low:.3f} does not exceed"
+            f"was checked on {agreed.num_pairs} human pairs {policy.counted_pairs}, fewer than"
+            f" {policy.minimum_calibration_pairs}"
+        )
+    if not agreed.accuracy_low > policy.calibration_floor:
+        reasons.append(
+            f"agrees with people too little: the lower bound {agreed.accuracy_low:.3f} does not exceed"
             f" {policy.calibration_floor:g}"
         )
-    return reasons
+    return reasons, agreed
 
 
 def lessons(project: Project) -> set[str]:
@@ -76,7 +84,13 @@ def _without_weights(section: JudgeSection, why: str) -> JudgeStanding:
 
 
 def _standing(
-    judge: Judge, known: CalibrationRecord | None, policy: GatePolicy, *, reasons: list[str], now: datetime
+    judge: Judge,
+    known: CalibrationRecord | None,
+    policy: GatePolicy,
+    *,
+    agreed: Calibration | None,
+    reasons: list[str],
+    now: datetime,
 ) -> JudgeStanding:
     plain = JudgeStanding(
         judge=judge.name,
@@ -87,7 +101,7 @@ def _standing(
     )
     if known is None:
         return plain
-    own = known.calibration
+    own, overall = known.calibration, agreed or known.calibration.overall
     weak = [
         f"{part.by} {part.name}: {part.agreement.accuracy_low:.3f} on {part.agreement.num_pairs}"
         for part in own.slices
@@ -96,9 +110,9 @@ def _standing(
     ]
     return plain.model_copy(
         update={
-            "accuracy": own.overall.accuracy,
-            "accuracy_low": own.overall.accuracy_low,
-            "num_pairs": own.overall.num_pairs,
+            "accuracy": overall.accuracy,
+            "accuracy_low": overall.accuracy_low,
+            "num_pairs": overall.num_pairs,
             "age_days": calibrations.age_days(known, now),
             "alpha": known.alpha,
             "shows_60_as": own.shows(0.6),

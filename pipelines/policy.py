@@ -113,8 +113,11 @@ class GatePolicy(ValueObject):
     """The lower bound of a judge's agreement with held-out human pairs must exceed this, or it may not vote."""
     minimum_calibration_pairs: PositiveInt = 250
     maximum_calibration_age_days: NotNegative = 90
-    """A judge whose newest human pairs are older than this, or which was never calibrated, may not vote; 0 asks
-    nothing."""
+    """Human pairs older than this count for no judge's vote, nor pairs dated later than now; a judge that was never
+    calibrated may not vote. 0 asks nothing."""
+    calibration_generators: tuple[str, ...] = Field(default=(), exclude_if=().__eq__)
+    """Only human pairs whose images were all drawn by these models count, by the names that the sources give them. A
+    judge that knows SD1.5's images is not known to judge FLUX's. Empty: whoever drew them, and the gate says so."""
     guards: dict[str, GuardRule] = Field(default_factory=dict)
     """By the name of a guard of the evaluation; every measured guard needs a rule here or in detectors.drift."""
     slices: SliceRule = SliceRule()
@@ -127,6 +130,13 @@ class GatePolicy(ValueObject):
         if both:
             raise ValueError(f"{', '.join(both)}: named in guards and in detectors.drift; keep one of the two")
         return self
+
+    @property
+    def counted_pairs(self) -> str:
+        """Which human pairs count for a vote, to follow the word `pairs`."""
+        days, names = self.maximum_calibration_age_days, self.calibration_generators
+        drawn = f"drawn by {' or '.join(names)}" if names else "of any generator"
+        return f"{drawn} and not older than {days:g} days" if days else drawn
 
     @property
     def voting_judges(self) -> int:

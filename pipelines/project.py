@@ -13,6 +13,7 @@ from alignment.lookup import unknown_name
 from alignment.soup_contracts import recipe_family
 from pipelines.monitor_policy import MonitorSection
 from pipelines.policy import GatePolicy
+from pipelines.project_faults import check_measures
 from pipelines.project_sections import (
     REWARD_SCHEME,
     BaseModelSection,
@@ -207,6 +208,7 @@ def load_project(path: Path, overrides: tuple[str, ...] = ()) -> Project:
         raise ValueError(f"{path}: name is {project.name!r} but the file is {path.stem!r}. Make them equal.")
     sections = tuple(s.model_copy(update={"overrides": (*s.overrides, *overrides)}) for s in project.train)
     project = _absolute(project.model_copy(update={"train": sections}), root)
+    check_measures(project.evaluation, project.gate, str(path))
     project.recipes()
     project.check_rewards()
     project.check_prompt_sets()

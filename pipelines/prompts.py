@@ -47,6 +47,18 @@ def evaluation_prompts(project: Project, settings: Settings) -> list[EvalPrompt]
     return parse_prompts(open_store(settings.store_uri, settings).read_bytes(uri), uri)
 
 
+def check_enough_prompts(project: Project, settings: Settings) -> int:
+    """Number of the evaluation's prompts; ValueError when the gate would call every evaluation of so few invalid."""
+    asked, minimum = len(evaluation_prompts(project, settings)), project.gate.minimum_prompts
+    if asked < minimum and project.gate.mode != "off":
+        raise ValueError(
+            f"{project.path}: the evaluation asks {asked} prompts of {project.evaluation.prompts}, but"
+            f" gate.minimum_prompts is {minimum}: every verdict would be invalid. Add prompts (`plumbline prompts"
+            " import`), or lower gate.minimum_prompts; `plumbline gate simulate` tells what so few can find."
+        )
+    return asked
+
+
 def prompt_column(data: bytes, origin: str) -> list[str]:
     """The prompts of a tab separated file, in order; ValueError when the first line has no `prompt`."""
     rows = csv.DictReader(io.StringIO(data.decode("utf-8-sig")), delimiter="\t", quoting=csv.QUOTE_NONE)

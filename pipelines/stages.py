@@ -311,7 +311,9 @@ def _ingredients(project: Project, trainings: Sequence[Json], results: Sequence[
 
 def _evaluate_request(project: Project, settings: Settings, candidate: CandidateVersion) -> JobRequest:
     from pipelines.dispatch import evaluation_requests
+    from pipelines.prompts import check_enough_prompts
 
+    check_enough_prompts(project, settings)
     return evaluation_requests.evaluate_request(
         project,
         settings,

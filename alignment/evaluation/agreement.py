@@ -85,11 +85,12 @@ def margin_slope(human: Sequence[int], margins: Sequence[float]) -> tuple[float,
 
 
 def prediction_powered_win_rate(
-    human: Sequence[int], judge_labelled: Sequence[int], judge_unlabelled: Sequence[int], *, confidence: float
+    human: Sequence[float], judge_labelled: Sequence[float], judge_unlabelled: Sequence[float], *, confidence: float
 ) -> PredictionPowered:
     """The human win rate with an interval that is valid whatever the judge's bias.
 
-    `human` and `judge_labelled` speak of the same prompts, `judge_unlabelled` of the others. Source: Angelopoulos et
+    `human` and `judge_labelled` speak of the same prompts, a random sample of all, `judge_unlabelled` of the others; a
+    tie is 0.5. Source: Angelopoulos et
     al. 2023, power-tuned as in ppi-python. ValueError when the columns do not match or are too short.
     """
     if len(human) != len(judge_labelled) or len(human) < 2 or len(judge_unlabelled) < 2:

@@ -3,59 +3,20 @@
 import logging
 import warnings
 from collections.abc import Sequence
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from alignment.calibration_contracts import AgreementSlice, CalibrationSpec, JudgeCalibration, RaterReliability
-from alignment.contracts import Calibration, Judge
+from alignment.contracts import Judge
 from alignment.evaluation.agreement import krippendorff_alpha, margin_slope
-from alignment.evaluation.calibration import calibrate
+from alignment.evaluation.human_pairs import PairFacts, ScoredPair, agreement, held_out, majorities
 from alignment.labelling.ballots import Ballot
 
 logger = logging.getLogger(__name__)
 
-FACTS = ("source", "generator_chosen", "generator_rejected", "created_at")
-UNKNOWN = "unknown"
 MINIMUM_SLOPE_PAIRS = 30
 TIE = 2
 """Label of a tie in the raters' table, where 1 and 0 are the first and the second image."""
-
-
-class PairFacts(NamedTuple):
-    """What is known of a pair beside its images."""
-
-    source: str
-    generators: str
-    created_at: datetime | None
-
-
-class ScoredPair(NamedTuple):
-    """A human pair under one judge."""
-
-    pair_id: str
-    score_chosen: float
-    score_rejected: float
-    is_tie: bool
-
-
-def read_facts(path: Path) -> dict[str, PairFacts]:
-    """Facts of a split by pair_id. A snapshot of an earlier version lacks generators and dates: they are unknown."""
-    columns = ["pair_id", *(name for name in FACTS if name in pq.read_schema(path).names)]
-    return {row["pair_id"]: _facts(row) for row in pq.read_table(path, columns=columns).to_pylist()}
-
-
-def _facts(row: dict[str, object]) -> PairFacts:
-    names = sorted({str(row.get(side) or "") for side in ("generator_chosen", "generator_rejected")} - {""})
-    created_at = row.get("created_at")
-    return PairFacts(
-        source=str(row["source"]),
-        generators=" | ".join(names) or UNKNOWN,
-        created_at=created_at.astimezone(UTC) if isinstance(created_at, datetime) else None,
-    )
 
 
 def calibrate_judge(
@@ -63,30 +24,21 @@ def calibrate_judge(
 ) -> JudgeCalibration:
     """Everything that one judge has shown; ValueError when a score is not finite."""
     dates = [date for pair in pairs if (date := facts[pair.pair_id].created_at) is not None]
+    kept = [pair for pair in pairs if held_out(judge, facts[pair.pair_id])]
     return JudgeCalibration(
         judge=judge,
         snapshot_digest=spec.snapshot_digest,
         confidence=spec.confidence,
         tie_rule=spec.tie_rule,
-        overall=_agreement(judge.name, pairs, spec.confidence),
-        slices=tuple(_slices(judge.name, pairs, facts, confidence=spec.confidence)),
-        margin_slope=_slope(pairs),
+        overall=agreement(judge, pairs, facts, confidence=spec.confidence),
+        slices=tuple(_slices(judge, kept, facts, confidence=spec.confidence)),
+        margin_slope=_slope([pair for pair, _ in majorities(kept, facts)]),
         newest_pair_at=max(dates, default=None),
     )
 
 
-def _agreement(name: str, pairs: Sequence[ScoredPair], confidence: float) -> Calibration:
-    return calibrate(
-        name,
-        score_chosen=[pair.score_chosen for pair in pairs],
-        score_rejected=[pair.score_rejected for pair in pairs],
-        is_human_tie=[pair.is_tie for pair in pairs],
-        confidence=confidence,
-    )
-
-
 def _slices(
-    name: str, pairs: Sequence[ScoredPair], facts: dict[str, PairFacts], *, confidence: float
+    judge: Judge, pairs: Sequence[ScoredPair], facts: dict[str, PairFacts], *, confidence: float
 ) -> list[AgreementSlice]:
     parts: dict[tuple[str, str], list[ScoredPair]] = {}
     for pair in pairs:
@@ -95,7 +47,9 @@ def _slices(
         parts.setdefault(("generators", own.generators), []).append(pair)
     ordered = sorted(parts.items(), key=lambda part: (part[0][0], -len(part[1]), part[0][1]))
     return [
-        AgreementSlice.model_validate({"by": by, "name": part, "agreement": _agreement(name, own, confidence)})
+        AgreementSlice.model_validate(
+            {"by": by, "name": part, "agreement": agreement(judge, own, facts, confidence=confidence)}
+        )
         for (by, part), own in ordered
     ]
 

@@ -73,5 +73,5 @@ def _check_distinct(prompts: Sequence[EvalPrompt], origin: str) -> None:
         raise ValueError(
             f"The prompts file {origin} asks {len(repeated)} prompts more than once, spelling and punctuation aside:"
             f" {named}{more}. Each prompt counts as evidence of its own, so keep one line of each;"
-            " `plumbline prompts import tsv FILE --out FILE` does."
+            " `plumbline prompts import FILE --format tsv --out NEW` does."
         )

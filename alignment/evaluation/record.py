@@ -10,12 +10,12 @@ from typing import Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from alignment.contracts import Calibration, EvalReport, EvalSpec
+from alignment.contracts import EvalReport, EvalSpec
 from alignment.durable import file_sha256, write_bytes, write_json
-from alignment.evaluation.calibration import calibrate
 from alignment.evaluation.comparison import ScoreTable, compare_all
 from alignment.evaluation.contact_sheet import SheetRow, contact_sheet, spread
 from alignment.evaluation.extremes import Extreme, extreme_prompts
+from alignment.evaluation.human_pairs import PairFacts, agreements, scores_table
 from alignment.evaluation.prompts import EvalPrompt
 from alignment.evaluation.sampling import ImageKey, png_bytes
 from alignment.evaluation.score_grids import SHUFFLED
@@ -97,12 +97,11 @@ def shuffle_of(record: Record) -> Shuffle:
     )
 
 
-def write_calibration_scores(record: Record, rows: Sequence[CalibrationRow]) -> None:
-    """calibration_scores.parquet: one row per (judge, pair), from which the calibrations can be made again."""
-    columns = {name: [getattr(row, name) for row in rows] for name in CalibrationRow._fields}
-    types = dict(zip(CalibrationRow._fields, (pa.string(), pa.string(), *[pa.float64()] * 2, pa.bool_()), strict=True))
-    table = pa.table({name: pa.array(values, types[name]) for name, values in columns.items()})
-    write_table(record.out / CALIBRATION_SCORES_FILE, table)
+def write_calibration_scores(record: Record, rows: Sequence[CalibrationRow], facts: Mapping[str, PairFacts]) -> str:
+    """calibration_scores.parquet, see `scores_table`; its sha256, which the report names."""
+    path = record.out / CALIBRATION_SCORES_FILE
+    write_table(path, scores_table([row.judged() for row in rows], facts))
+    return file_sha256(path)
 
 
 def write_table(path: Path, table: pa.Table) -> None:
@@ -171,43 +170,38 @@ def read_score_table(record: Record) -> ScoreTable:
     return ScoreTable.from_columns(pq.read_table(record.out / SCORES_FILE, columns=names).to_pydict())
 
 
-def make_report(record: Record, calibration_rows: Sequence[CalibrationRow], blank: Sequence[str]) -> EvalReport:
-    """Everything measured, computed from the files just written, so that the same file gives the same report."""
+def make_report(
+    record: Record,
+    calibration_rows: Sequence[CalibrationRow],
+    blank: Sequence[str],
+    *,
+    facts: Mapping[str, PairFacts] | None = None,
+    calibration_scores_digest: str | None = None,
+) -> EvalReport:
+    """Everything measured, computed from the files just written, so that the same file gives the same report.
+
+    `facts` are those of the calibration pairs; without them each pair stands for itself. `calibration_scores_digest` is
+    what `write_calibration_scores` gave.
+    """
     spec, scores_path = record.spec, record.out / SCORES_FILE
     scorers = [scorer.name for scorer in (*spec.judges, *spec.guards)]
     comparisons, problems = compare_all(
         read_score_table(record), scorers, tie_thresholds=spec.tie_thresholds, confidence=spec.confidence
     )
-    calibrations, faults = calibrations_of(spec, calibration_rows)
+    known = facts or {row.pair_id: PairFacts() for row in calibration_rows}
+    calibrations, faults = agreements(
+        spec.judges, [row.judged() for row in calibration_rows], known, confidence=spec.confidence
+    )
     return EvalReport(
         uri="",
         spec=spec,
         scores_digest=file_sha256(scores_path),
+        calibration_scores_digest=calibration_scores_digest,
         num_prompts=len(record.prompts),
         comparisons=tuple(comparisons),
         calibrations=tuple(calibrations),
         problems=(*blank_problems(record, blank), *problems, *faults),
     )
-
-
-def calibrations_of(spec: EvalSpec, rows: Sequence[CalibrationRow]) -> tuple[list[Calibration], list[str]]:
-    """Each judge's agreement with people, and why one could not be had."""
-    calibrations, problems = [], []
-    for judge in spec.judges:
-        own = [row for row in rows if row.judge == judge.name]
-        try:
-            calibrations.append(
-                calibrate(
-                    judge.name,
-                    score_chosen=[row.score_chosen for row in own],
-                    score_rejected=[row.score_rejected for row in own],
-                    is_human_tie=[row.is_tie for row in own],
-                    confidence=spec.confidence,
-                )
-            )
-        except ValueError as error:
-            problems.append(str(error))
-    return calibrations, problems
 
 
 def blank_problems(record: Record, blank: Sequence[str]) -> list[str]:

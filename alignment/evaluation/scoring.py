@@ -13,6 +13,7 @@ from typing import NamedTuple
 import pyarrow.parquet as pq
 from PIL import Image, UnidentifiedImageError
 
+from alignment.evaluation.human_pairs import JudgedPair, ScoredPair
 from alignment.evaluation.sampling import ImageKey, is_blank
 from alignment.rewards.interface import Scorer
 
@@ -53,6 +54,10 @@ class CalibrationRow(NamedTuple):
     score_chosen: float
     score_rejected: float
     is_tie: bool
+
+    def judged(self) -> JudgedPair:
+        """The row as those read it who count agreement."""
+        return JudgedPair(self.judge, ScoredPair(*self[1:]))
 
 
 class CalibrationPair(NamedTuple):

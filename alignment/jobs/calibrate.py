@@ -6,22 +6,16 @@ result.json: a CalibrationReport. All processes share out the pairs. A killed ru
 pair and takes minutes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-import pyarrow as pa
 from accelerate.utils import gather_object
 
 from alignment.calibration_contracts import CalibrationReport, CalibrationSpec
 from alignment.contracts import Placement
 from alignment.durable import file_sha256, write_json
-from alignment.evaluation.judge_calibration import (
-    PairFacts,
-    ScoredPair,
-    calibrate_judge,
-    rater_reliability,
-    read_facts,
-)
+from alignment.evaluation.human_pairs import read_facts, scores_table, with_comparisons
+from alignment.evaluation.judge_calibration import calibrate_judge, rater_reliability
 from alignment.evaluation.record import CALIBRATION_SCORES_FILE, write_table
 from alignment.evaluation.scoring import (
     CALIBRATION_FILE,
@@ -63,12 +57,14 @@ def main(paths: JobPaths) -> None:
 
 def leave(out: Path, spec: CalibrationSpec, rows: Sequence[CalibrationRow], *, snapshot_dir: Path) -> None:
     """Write the table, and the report computed from it, result.json last."""
-    facts = read_facts(snapshot_dir / CALIBRATION_FILE)
-    write_table(out / CALIBRATION_SCORES_FILE, scores_table(rows, facts))
+    ballots = read_ballots(snapshot_dir, "calibration")
+    facts = with_comparisons(read_facts(snapshot_dir / CALIBRATION_FILE), ballots)
+    judged = [row.judged() for row in rows]
+    write_table(out / CALIBRATION_SCORES_FILE, scores_table(judged, facts))
     write_json(out / SPEC_FILE, spec.model_dump(mode="json"))
     judges, problems = [], []
     for judge in spec.judges:
-        own = [ScoredPair(*row[1:]) for row in rows if row.judge == judge.name]
+        own = [row.pair for row in judged if row.judge == judge.name]
         try:
             judges.append(calibrate_judge(judge, own, facts, spec))
         except ValueError as error:
@@ -77,28 +73,11 @@ def leave(out: Path, spec: CalibrationSpec, rows: Sequence[CalibrationRow], *, s
         uri="",
         spec=spec,
         scores_digest=file_sha256(out / CALIBRATION_SCORES_FILE),
-        reliability=rater_reliability(read_ballots(snapshot_dir, "calibration")),
+        reliability=rater_reliability(ballots),
         judges=tuple(judges),
         problems=tuple(problems),
     )
     write_result(out, report)
-
-
-def scores_table(rows: Sequence[CalibrationRow], facts: Mapping[str, PairFacts]) -> pa.Table:
-    """One row per (judge, pair), with what slices are made of."""
-    own = [facts[row.pair_id] for row in rows]
-    return pa.table(
-        {
-            "judge": [row.judge for row in rows],
-            "pair_id": [row.pair_id for row in rows],
-            "score_chosen": pa.array([row.score_chosen for row in rows], pa.float64()),
-            "score_rejected": pa.array([row.score_rejected for row in rows], pa.float64()),
-            "is_tie": pa.array([row.is_tie for row in rows], pa.bool_()),
-            "source": [facts.source for facts in own],
-            "generators": [facts.generators for facts in own],
-            "created_at": pa.array([facts.created_at for facts in own], pa.timestamp("us", tz="UTC")),
-        }
-    )
 
 
 if __name__ == "__main__":

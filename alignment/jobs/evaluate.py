@@ -10,7 +10,7 @@ out the images. A killed run goes on where it stopped.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from accelerate.utils import gather_object
 
 from alignment.contracts import EvalSpec, Judge, Placement, SampleSpec
 from alignment.durable import write_json
+from alignment.evaluation.human_pairs import PairFacts, known_facts
 from alignment.evaluation.models import load_model
 from alignment.evaluation.prompts import EvalPrompt, read_prompts
 from alignment.evaluation.record import (
@@ -33,6 +34,7 @@ from alignment.evaluation.record import (
 from alignment.evaluation.sampling import ImageKey, image_grid, missing_images, sample_images, share_of_rank
 from alignment.evaluation.score_pieces import PIECE_PROMPTS, Piece, ScorePieces
 from alignment.evaluation.scoring import (
+    CALIBRATION_FILE,
     CalibrationRow,
     ScoreRow,
     calibration_pairs,
@@ -101,7 +103,8 @@ def main(paths: JobPaths) -> None:
     if work.state.is_main_process:
         record = Record(paths.out, work.spec, work.prompts, folders)
         digests = {name: scorer.digest for name, scorer in scorers.items()}
-        leave(record, rows, digests, calibration_rows=calibration_rows, blank=blank)
+        facts = known_facts(work.snapshot_dir, CALIBRATION_FILE)
+        leave(record, rows, digests, calibration_rows=calibration_rows, facts=facts, blank=blank)
     work.state.wait_for_everyone()
     work.state.destroy_process_group()
 
@@ -130,15 +133,17 @@ def leave(
     scorer_digests: dict[str, str],
     *,
     calibration_rows: Sequence[CalibrationRow],
+    facts: Mapping[str, PairFacts],
     blank: Sequence[str],
 ) -> None:
     """Write every file of the evaluation, result.json last."""
     write_scores(record, rows, scorer_digests)
-    write_calibration_scores(record, calibration_rows)
+    digest = write_calibration_scores(record, calibration_rows, facts)
     write_contact_sheet(record)
     write_extremes(record)
     write_json(record.out / SPEC_FILE, record.spec.model_dump(mode="json"))
-    write_result(record.out, make_report(record, calibration_rows, blank))
+    report = make_report(record, calibration_rows, blank, facts=facts, calibration_scores_digest=digest)
+    write_result(record.out, report)
 
 
 # --- sampling -----------------------------------------------------------------------------------------------------

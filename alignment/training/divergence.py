@@ -5,8 +5,8 @@ import statistics
 from collections import deque
 from collections.abc import Iterable
 
-from alignment.contracts import DivergenceGuard
 from alignment.failures import JobStoppedError
+from alignment.optimisers import DivergenceGuard
 
 
 class DivergenceWatch:

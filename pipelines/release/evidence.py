@@ -4,8 +4,9 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from alignment.contracts import Comparison, EvalReport
+from alignment.contracts import Calibration, Comparison, EvalReport, Record
 from alignment.evaluation.comparison import OPPONENTS, ScoreTable, compare_all
+from alignment.evaluation.human_pairs import Scope, agreements, from_columns
 from alignment.evaluation.score_grids import SHUFFLED, ScoreGrids
 
 RECOMPUTE_TOLERANCE = 1e-6
@@ -63,6 +64,44 @@ def recompute(report: EvalReport, score_columns: Mapping[str, Sequence[Any]], *,
     return [*problems, *_disagreements(report.comparisons, again)]
 
 
+def recompute_calibrations(
+    report: EvalReport, columns: Mapping[str, Sequence[Any]] | None, *, table_sha256: str
+) -> list[str]:
+    """Where the report's calibrations disagree with its calibration table; None for a table that is not there.
+
+    A report that names no table is of an earlier version: nobody can tell whether its judges earned their votes.
+    """
+    if report.calibration_scores_digest is None:
+        return ["the report does not say which calibration table its judges' agreement comes from: evaluate again"]
+    if columns is None:
+        return ["the calibration table is not in the evaluation's folder, or is no parquet file"]
+    problems = []
+    if table_sha256 != report.calibration_scores_digest:
+        named = report.calibration_scores_digest[:12]
+        problems.append(f"the calibration table's sha256 is {table_sha256[:12]}, the report names {named}")
+    try:
+        rows, facts = from_columns(columns)
+    except (ValueError, TypeError) as error:
+        return [*problems, f"the calibration table cannot be read: {error}"]
+    again, faults = agreements(report.spec.judges, rows, facts, confidence=report.spec.confidence)
+    reported, fresh = [c.judge for c in report.calibrations], {c.judge: c for c in again}
+    if sorted(reported) != sorted(fresh):
+        problems.append(f"calibrated are {', '.join(sorted(reported))}, by the table {', '.join(sorted(fresh))}")
+    both = [(c, fresh[c.judge]) for c in report.calibrations if c.judge in fresh]
+    return [*problems, *faults, *(p for own, new in both for p in _differences(own, new, f"{own.judge}'s calibration"))]
+
+
+def calibrations_in_scope(
+    report: EvalReport, columns: Mapping[str, Sequence[Any]] | None, scopes: Mapping[str, Scope]
+) -> list[Calibration]:
+    """Each judge's agreement on the pairs that count for its vote; none where the table cannot be read."""
+    try:
+        rows, facts = from_columns(columns or {})
+    except (ValueError, TypeError):
+        return []
+    return agreements(report.spec.judges, rows, facts, confidence=report.spec.confidence, scopes=scopes)[0]
+
+
 def read_grids(score_columns: Mapping[str, Sequence[Any]]) -> ScoreGrids:
     """The whole grids of a score table; none when it cannot be read, which `recompute` says."""
     try:
@@ -111,11 +150,15 @@ def _disagreements(reported: Iterable[Comparison], again: Iterable[Comparison]) 
         other = fresh.get((comparison.scorer, comparison.against))
         if other is None:
             continue
-        for field, value in comparison.model_dump().items():
-            new = getattr(other, field)
-            if isinstance(value, str):
-                continue
-            if not abs(value - new) <= RECOMPUTE_TOLERANCE * max(1.0, abs(new)):
-                what = f"{comparison.scorer} against the {comparison.against}, {field}"
-                problems.append(f"{what}: reported {value:g}, recomputed {new:g}")
+        problems += _differences(comparison, other, f"{comparison.scorer} against the {comparison.against}")
     return problems
+
+
+def _differences(reported: Record, again: Record, what: str) -> list[str]:
+    """Every number of a record that another one of its class does not repeat."""
+    return [
+        f"{what}, {field}: reported {value:g}, recomputed {getattr(again, field):g}"
+        for field, value in reported.model_dump().items()
+        if not isinstance(value, str)
+        and not abs(value - getattr(again, field)) <= RECOMPUTE_TOLERANCE * max(1.0, abs(getattr(again, field)))
+    ]

@@ -18,7 +18,7 @@ counts. Guards all have to hold, so they need no correction; votes and slices ar
 
 from collections.abc import Mapping, Sequence
 
-from alignment.contracts import EvalReport
+from alignment.contracts import Calibration, EvalReport
 from alignment.evaluation.score_grids import ScoreGrids
 from pipelines.contracts import CandidateVersion, GateDecision
 from pipelines.policy import GatePolicy
@@ -46,13 +46,15 @@ def decide(
     table_problems: Sequence[str],
     prompts_digest: str | None = None,
     barred: Mapping[str, str] | None = None,
+    calibrations: Sequence[Calibration] | None = None,
 ) -> GateDecision:
     """The verdict on a candidate, with every check that led to it.
 
     `champion_version` and `champion_weights_digest` are what the registry says now; without a champion they are None
     and the base's digest. `scores` is the report's score table and `table_problems` what `evidence.recompute` found in
     it; `prompts_digest` is that of the project's present prompts. `barred` keeps judges from voting for reasons outside
-    this evaluation (see `Evidence.barred`). The policy's mode is only carried along: promotion obeys it.
+    this evaluation (see `Evidence.barred`), and `calibrations` are its judges' agreements on the pairs that count for a
+    vote; None takes the report's, on every pair. The policy's mode is only carried along: promotion obeys it.
     """
     evidence = Evidence(
         report=report,
@@ -64,6 +66,7 @@ def decide(
         table_problems=table_problems,
         prompts_digest=prompts_digest,
         barred=barred or {},
+        calibrations=tuple(report.calibrations if calibrations is None else calibrations),
     )
     if candidate.weights_digest == champion_weights_digest:
         return _decision(evidence, [already_champion(evidence)])

@@ -12,6 +12,7 @@ from pipelines.project import Project
 from pipelines.prompts import evaluation_digest
 from pipelines.release import evidence, gate
 from pipelines.settings import Settings
+from pipelines.storage import open_store
 
 SCORES_FILE = "scores.parquet"
 
@@ -41,6 +42,25 @@ def read_columns(data: bytes) -> dict[str, list[object]]:
     return columns
 
 
+@dataclass(frozen=True)
+class LabelFile:
+    """A calibration table as it was read."""
+
+    columns: dict[str, list[object]] | None
+    """None where there is no table to read."""
+    sha256: str
+
+
+def read_labels(report: EvalReport, settings: Settings) -> LabelFile:
+    """The calibration table of an evaluation, or that there is none."""
+    uri = f"{report.uri}/{calibrations.CALIBRATION_SCORES}"
+    try:
+        data = open_store(uri, settings).read_bytes(uri)
+        return LabelFile(read_columns(data), hashlib.sha256(data).hexdigest())
+    except (OSError, ValueError):
+        return LabelFile(None, "")
+
+
 def decide(
     report: EvalReport,
     table: ScoreFile,
@@ -51,7 +71,15 @@ def decide(
     project: Project,
     settings: Settings,
 ) -> GateDecision:
-    """The gate's decision by the project's policy, prompts and calibrations as they are now; without a page yet."""
+    """The gate's decision by the project's policy, prompts and calibrations as they are now; without a page yet.
+
+    The calibration table is read from the evaluation's folder; one that is missing is told by the decision.
+    """
+    judges, now = report.spec.judges, datetime.now(UTC)
+    labels = read_labels(report, settings)
+    problems = evidence.recompute(report, table.columns, scores_sha256=table.sha256)
+    problems += evidence.recompute_calibrations(report, labels.columns, table_sha256=labels.sha256)
+    scopes = calibrations.scopes(judges, project.name, project.gate, settings=settings, now=now)
     return gate.decide(
         report,
         project.gate,
@@ -59,9 +87,8 @@ def decide(
         champion_version=champion_version,
         champion_weights_digest=champion_weights_digest,
         scores=table.scores,
-        table_problems=evidence.recompute(report, table.columns, scores_sha256=table.sha256),
+        table_problems=problems,
         prompts_digest=evaluation_digest(project, settings),
-        barred=calibrations.barred(
-            report.spec.judges, project.name, project.gate, settings=settings, now=datetime.now(UTC)
-        ),
+        barred=calibrations.barred(judges, project.name, project.gate, settings=settings, now=now),
+        calibrations=evidence.calibrations_in_scope(report, labels.columns, scopes),
     )

@@ -20,8 +20,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from alignment.contracts import DatasetSnapshot, EvalReport, EvalSpec, TrainResult
-from alignment.evaluation.calibration import calibrate
 from alignment.evaluation.comparison import SCORE_COLUMNS, ScoreTable, compare_all
+from alignment.evaluation.human_pairs import JudgedPair, PairFacts, ScoredPair, agreements, scores_table
 from pipelines import release_stages, stages
 from pipelines.embedded import running_jobs, services
 from pipelines.embedded.preparation import prepare_airflow
@@ -246,15 +246,16 @@ def publish_evaluation(path: str, settings: Settings, folder: Path, candidate: J
         tie_thresholds=spec.tie_thresholds,
         confidence=spec.confidence,
     )
-    right = [1.0] * 160 + [-1.0] * 40
-    calibrations = [
-        calibrate(j.name, score_chosen=right, score_rejected=[0.0] * 200, is_human_tie=[False] * 200, confidence=0.95)
-        for j in spec.judges
-    ]
+    pairs = [ScoredPair(str(i), 1.0 if i < 160 else -1.0, 0.0, False) for i in range(200)]
+    rows = [JudgedPair(judge.name, pair) for judge in spec.judges for pair in pairs]
+    facts = {pair.pair_id: PairFacts("panel") for pair in pairs}
+    pq.write_table(scores_table(rows, facts), content / "calibration_scores.parquet")
+    calibrations, _ = agreements(spec.judges, rows, facts, confidence=0.95)
     report = EvalReport(
         uri=uri,
         spec=spec,
         scores_digest=sha256_file(content / "scores.parquet"),
+        calibration_scores_digest=sha256_file(content / "calibration_scores.parquet"),
         num_prompts=NUM_PROMPTS,
         comparisons=tuple(comparisons),
         calibrations=tuple(calibrations),

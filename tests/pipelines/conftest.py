@@ -30,8 +30,8 @@ from safetensors.numpy import save_file
 
 from alignment.backbones.catalogue import StableDiffusion
 from alignment.contracts import DatasetSnapshot, EvalReport, EvalSpec, Judge, ModelRef, Sampler, TrainResult
-from alignment.evaluation.calibration import calibrate
 from alignment.evaluation.comparison import SCORE_COLUMNS, ScoreTable, compare_all
+from alignment.evaluation.human_pairs import JudgedPair, PairFacts, ScoredPair, agreements, scores_table
 from alignment.rewards.catalogue import ClipPreference, ClipScore
 from pipelines import tracking
 from pipelines.contracts import CandidateVersion, GateDecision
@@ -75,6 +75,9 @@ sampler = { steps = 2 }
 name = "judge"
 uri = "judge"
 scorer = { kind = "clip_preference" }
+[gate]
+minimum_prompts = 1
+required_judges = 1
 """
 
 PAIRS_TYPES = {
@@ -295,19 +298,18 @@ class ReleaseWorld:
         scorers = [scorer.name for scorer in (*spec.judges, *spec.guards)]
         table = ScoreTable.from_columns(columns)
         comparisons, problems = compare_all(table, scorers, tie_thresholds={}, confidence=spec.confidence)
-        right = [1.0] * 96 + [-1.0] * 24
+        pairs = [ScoredPair(str(i), 1.0 if i < 96 else -1.0, 0.0, False) for i in range(120)]
+        rows = [JudgedPair(name, pair) for name in JUDGES for pair in pairs]
+        facts = {pair.pair_id: PairFacts("panel") for pair in pairs}
+        pq.write_table(scores_table(rows, facts), folder / "calibration_scores.parquet")
         report = EvalReport(
             uri=self.store.uri("evaluations", folder.name),
             spec=spec,
             scores_digest=sha256_file(folder / "scores.parquet"),
+            calibration_scores_digest=sha256_file(folder / "calibration_scores.parquet"),
             num_prompts=NUM_PROMPTS,
             comparisons=tuple(comparisons),
-            calibrations=tuple(
-                calibrate(
-                    name, score_chosen=right, score_rejected=[0.0] * 120, is_human_tie=[False] * 120, confidence=0.95
-                )
-                for name in JUDGES
-            ),
+            calibrations=tuple(agreements(spec.judges, rows, facts, confidence=0.95)[0]),
             problems=tuple(problems),
         )
         self.store.publish_folder(folder, report.uri, report.model_dump(mode="json"))

@@ -100,3 +100,28 @@ def test_the_gate_is_told_who_is_barred(report: Callable[..., CalibrationReport]
     assert set(barred) == {"other"}
     late = {"settings": settings, "now": NOW + timedelta(days=81)}
     assert set(calibrations.barred([JUDGE], "tiny", GatePolicy(), **late)) == {"judge"}  # type: ignore[arg-type]
+
+
+def test_only_pairs_within_the_limit_count_and_undated_ones_by_their_record(
+    report: Callable[..., CalibrationReport],
+) -> None:
+    """One pair of today kept 999 old ones counting: now each pair is asked for its own date."""
+    policy = GatePolicy(maximum_calibration_age_days=7, calibration_generators=("sd15",))
+    found = calibrations.scope(known(report()), policy, NOW)
+    assert (found.since, found.until) == (NOW - timedelta(days=7), NOW)
+    assert found.generators == ("sd15",)
+    assert found.undated, "the record is two days old"
+    assert not calibrations.scope(known(report()), policy, NOW + timedelta(days=6)).undated
+    assert not calibrations.scope(None, policy, NOW).undated
+    anything = calibrations.scope(None, GatePolicy(maximum_calibration_age_days=0), NOW)
+    assert (anything.since, anything.undated) == (None, True)
+
+
+def test_a_date_to_come_does_not_make_a_calibration_young(report: Callable[..., CalibrationReport]) -> None:
+    assert calibrations.age_days(known(report(newest_pair_at=NOW + timedelta(days=900))), NOW) == 2
+
+
+def test_another_table_is_another_record(report: Callable[..., CalibrationReport], settings: Settings) -> None:
+    calibrations.record(report(), "tiny", settings)
+    (second,) = calibrations.record(report().model_copy(update={"scores_digest": "5" * 64}), "tiny", settings)
+    assert second.number == 2

@@ -51,6 +51,7 @@ def test_a_sound_installation_passes_every_check_about_itself(world: Any) -> Non
         "gpu",
         "base_model",
         "evaluation",
+        "gate",
         "licences",
         "champion",
     ]
@@ -144,6 +145,21 @@ def test_missing_judges_and_silent_licences_are_named(project: Project) -> None:
     silent = project.sources[0].model_copy(update={"licence": " "})
     with pytest.raises(ValueError, match="No licence is stated for shapes_pairs"):
         doctor._licences(project.model_copy(update={"sources": (silent,)}))
+
+
+def test_a_gate_without_guards_and_too_few_prompts_are_told(project: Project, settings: Settings) -> None:
+    found = doctor._gate(project, settings)
+    assert found.startswith("200 prompts, 2 of 2 judges have to vote")
+    assert "no guard" not in found
+    assert "name those that draw like this model in gate.calibration_generators" in found
+    bare = {"guards": {}, "calibration_generators": ("sd15",)}
+    found = doctor._gate(project.model_copy(update={"gate": project.gate.model_copy(update=bare)}), settings)
+    assert "WARNING: no guard" in found
+    assert "any generator" not in found
+    many = project.model_copy(update={"gate": project.gate.model_copy(update={"minimum_prompts": 5000})})
+    check = doctor._check("gate", lambda: doctor._gate(many, settings), "mend")
+    assert not check.ok
+    assert "asks 200 prompts" in check.found
 
 
 def test_the_control_plane_side_loads_no_torch() -> None:

@@ -111,13 +111,32 @@ def test_a_biased_judge_helps_without_misleading(tmp_path: Path) -> None:
     assert found.agreement == sum(a == b for a, b in zip(people[:100], judged[:100], strict=True)) / 100
 
 
-def test_votes_on_one_prompt_are_a_majority_and_an_even_one_is_left_out(tmp_path: Path) -> None:
+def test_votes_on_one_prompt_are_a_majority_and_an_even_one_is_half_a_win(tmp_path: Path) -> None:
     (tmp_path / "v.csv").write_text("prompt,pick\na fox,candidate\nA fox!,candidate\na fox,champion\na kite,tie\n")
     assert read_votes(tmp_path / "v.csv") == {"a fox": pytest.approx(2 / 3), "a kite": 0.5}
     votes = votes_of(tmp_path / "v.csv", [True] * 40, 40) | {"prompt number 50": 0.5}
     (found,) = win_rates(decision("able"), report(), grids([True] * 400), prompts=PROMPTS, votes=votes)
-    assert (found.num_labelled, found.num_unlabelled) == (40, 360)
-    assert (found.win_rate, found.low) == (1.0, found.people_alone_low), "neither has any spread: the votes alone"
+    assert (found.num_labelled, found.num_ties, found.num_unlabelled) == (41, 1, 359)
+    assert (found.win_rate, found.low) == (40.5 / 41, found.people_alone_low), "the judge has no spread: votes alone"
+    assert (found.people_alone_low, found.people_alone_high) == win_rate_interval(40, 1, 0, confidence=0.95)
+    assert found.agreement == 1.0, "of what people decided"
+
+
+@pytest.mark.parametrize("tie_share", [0.0, 0.4])
+def test_the_interval_holds_the_win_rate_of_all_prompts_with_ties_half(tie_share: float) -> None:
+    """People win 70 % of what they decide, the judge says the candidate on half of their ties: 95 % of 400 intervals
+    hold the truth, give or take 2 points. Leaving ties out of the labelled prompts alone held it in next to none.
+    """
+    rng, truth, held, trials = np.random.default_rng(2), 0.7 * (1 - tie_share) + 0.5 * tie_share, 0, 400
+    for _ in range(trials):
+        tied = rng.random(NUM_PROMPTS) < tie_share
+        people = np.where(tied, 0.5, rng.random(NUM_PROMPTS) < 0.7)
+        judged = np.where(rng.random(NUM_PROMPTS) < 0.9, people, 1 - people)
+        judged = np.where(tied, rng.random(NUM_PROMPTS) < 0.9, judged)
+        votes = {f"prompt number {i}": float(people[i]) for i in rng.choice(NUM_PROMPTS, 150, replace=False)}
+        (found,) = win_rates(decision("able"), report(), grids((judged > 0.5).tolist()), prompts=PROMPTS, votes=votes)
+        held += found.low <= truth <= found.high
+    assert held / trials >= 0.92
 
 
 def test_the_command_reads_decision_evaluation_and_votes(
@@ -154,7 +173,7 @@ def test_what_cannot_be_estimated_is_refused(tmp_path: Path) -> None:
     table, scores = tmp_path / "v.csv", grids([True] * 400)
     enough, few = votes_of(table, [True] * 40, 40), votes_of(table, [True] * 29, 29)
     for own, allowed, told in (
-        (few, "able", "People decided 29 of 400 prompts"),
+        (few, "able", "People voted on 29 of 400 prompts"),
         ({**enough, "a stranger": 1.0}, "able", "did not ask, e.g. 'a stranger'"),
         (enough, "nobody", "No judge may vote"),
     ):

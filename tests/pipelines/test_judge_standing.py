@@ -1,11 +1,14 @@
 """Who may vote, before any candidate: the shipped project with records made for the test."""
 
+import hashlib
 import shutil
 from datetime import UTC, datetime, timedelta
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import pyarrow.parquet as pq
 import pytest
 
 from alignment.calibration_contracts import (
@@ -16,12 +19,14 @@ from alignment.calibration_contracts import (
     RaterReliability,
 )
 from alignment.contracts import Calibration, Judge
+from alignment.evaluation.human_pairs import JudgedPair, PairFacts, ScoredPair, scores_table
 from alignment.rewards.catalogue import ClipScore
 from pipelines import calibrations
 from pipelines.dispatch.requests import judge_of
 from pipelines.judge_standing import standings
 from pipelines.project import Project, load_project
 from pipelines.settings import Settings
+from pipelines.storage import open_store
 
 SHAPES = Path(__file__).parents[2] / "projects/shapes.toml"
 
@@ -40,7 +45,24 @@ def agreement(low: float, pairs: int = 400) -> Calibration:
     )
 
 
-def remember(project: Project, settings: Settings, judge: Judge, **changes: Any) -> None:
+def publish(settings: Settings, judge: Judge, *, pairs: int, right: float, at: datetime) -> tuple[str, str]:
+    """A calibration table by which so many of the pairs agree with people; where it is, and its sha256."""
+    rows = [
+        JudgedPair(judge.name, ScoredPair(str(i), 1.0 if i < right * pairs else -1.0, 0.0, False)) for i in range(pairs)
+    ]
+    facts = {str(i): PairFacts("panel", created_at=at) for i in range(pairs)}
+    store = open_store(settings.store_uri, settings)
+    uri, buffer = store.uri("calibrations", "reports", f"{judge.name}-{pairs}-{right}-{at:%s}"), BytesIO()
+    pq.write_table(scores_table(rows, facts), buffer)
+    store.write_bytes(f"{uri}/calibration_scores.parquet", buffer.getvalue())
+    return uri, hashlib.sha256(buffer.getvalue()).hexdigest()
+
+
+def remember(
+    project: Project, settings: Settings, judge: Judge, *, pairs: int = 400, right: float = 0.7, **changes: Any
+) -> None:
+    at = changes.get("newest_pair_at", datetime.now(UTC) - timedelta(days=10))
+    uri, digest = publish(settings, judge, pairs=pairs, right=right, at=at)
     fields: dict[str, Any] = {
         "judge": judge,
         "snapshot_digest": "2" * 64,
@@ -49,12 +71,12 @@ def remember(project: Project, settings: Settings, judge: Judge, **changes: Any)
         "overall": agreement(0.65),
         "slices": (),
         "margin_slope": None,
-        "newest_pair_at": datetime.now(UTC) - timedelta(days=10),
+        "newest_pair_at": at,
     }
     report = CalibrationReport(
-        uri="file:///reports/1",
+        uri=uri,
         spec=CalibrationSpec(judges=(judge,), snapshot_digest="2" * 64),
-        scores_digest="4" * 64,
+        scores_digest=digest,
         reliability=RaterReliability(num_shared_pairs=9, num_labels=20, alpha=0.4),
         judges=(JudgeCalibration(**{**fields, **changes}),),
     )
@@ -77,15 +99,35 @@ def test_a_calibrated_judge_may_vote_and_an_unknown_one_may_not(project: Project
 
 def test_every_reason_against_a_judge_is_told(project: Project, settings: Settings) -> None:
     old = datetime.now(UTC) - timedelta(days=100)
-    remember(
-        project, settings, judges(project, settings)["taste_a"], overall=agreement(0.55, pairs=50), newest_pair_at=old
-    )
+    remember(project, settings, judges(project, settings)["taste_a"], pairs=50, newest_pair_at=old)
     (standing, _) = standings(project, settings)
     assert [reason.split(":")[0] for reason in standing.reasons] == [
         "has a calibration that expired",
-        "was checked on 50 human pairs, fewer than 100",
+        "was checked on 0 human pairs of any generator and not older than 90 days, fewer than 100",
         "agrees with people too little",
     ]
+
+
+def test_a_record_whose_newest_pair_is_to_come_earns_no_vote(project: Project, settings: Settings) -> None:
+    """A single wrong date kept a calibration alive for ever."""
+    future = datetime.now(UTC) + timedelta(days=1000)
+    remember(project, settings, judges(project, settings)["taste_a"], newest_pair_at=future)
+    (standing, _) = standings(project, settings)
+    assert not standing.may_vote
+    assert "was checked on 0 human pairs" in standing.reasons[0]
+
+
+def test_a_table_that_is_gone_or_changed_earns_no_vote(project: Project, settings: Settings) -> None:
+    remember(project, settings, judges(project, settings)["taste_a"])
+    (standing, _) = standings(project, settings)
+    store, uri = open_store(settings.store_uri, settings), f"{standing.report_uri}/calibration_scores.parquet"
+    publish_again = store.read_bytes(uri)
+    store.delete(uri)
+    (standing, _) = standings(project, settings)
+    assert "cannot be checked: its calibration table" in standing.reasons[0]
+    store.write_bytes(uri, publish_again.replace(b"panel", b"other"))
+    (standing, _) = standings(project, settings)
+    assert standing.reasons[0].startswith("cannot be checked")
 
 
 def test_a_judge_of_the_same_labels_or_the_same_weights_is_told(project: Project, settings: Settings) -> None:

@@ -108,6 +108,8 @@ def test_a_scorer_that_cannot_score_here_is_refused(tiny_project: Project, more:
 
 
 def test_a_guard_without_weights_has_no_folder(tiny_project: Project) -> None:
-    guard = GUARD + 'scorer = { kind = "image_statistic", statistic = "contrast" }\n'
+    guard = (
+        GUARD + 'scorer = { kind = "image_statistic", statistic = "contrast" }\n[gate.guards]\ng = { margin = 0.1 }\n'
+    )
     tiny_project.path.write_text(tiny_project.path.read_text() + guard)
     assert load_project(tiny_project.path).evaluation.guards[0].uri == ""

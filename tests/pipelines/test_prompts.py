@@ -3,7 +3,13 @@ from pathlib import Path
 import pytest
 
 from pipelines.project import Project, load_project
-from pipelines.prompts import HeldoutPrompts, check_not_heldout, evaluation_digest, heldout_prompts
+from pipelines.prompts import (
+    HeldoutPrompts,
+    check_enough_prompts,
+    check_not_heldout,
+    evaluation_digest,
+    heldout_prompts,
+)
 from pipelines.settings import Settings
 from pipelines.storage import sha256_file
 
@@ -22,6 +28,18 @@ def test_a_prompts_file_without_header_or_at_all_is_named(tiny_project: Project,
     path.unlink()
     with pytest.raises(ValueError, match=r"prompts\.tsv does not exist"):
         heldout_prompts(tiny_project, settings)
+
+
+def test_fewer_prompts_than_the_gate_asks_for_are_told_before_anything_runs(
+    tiny_project: Project, settings: Settings
+) -> None:
+    assert check_enough_prompts(tiny_project, settings) == 1
+    policy = tiny_project.gate.model_copy(update={"minimum_prompts": 5000})
+    strict = tiny_project.model_copy(update={"gate": policy})
+    with pytest.raises(ValueError, match=r"asks 1 prompts of .*prompts.tsv, but gate.minimum_prompts is 5000"):
+        check_enough_prompts(strict, settings)
+    off = strict.model_copy(update={"gate": policy.model_copy(update={"mode": "off"})})
+    assert check_enough_prompts(off, settings) == 1
 
 
 def test_lines_that_are_held_out_are_counted_and_named() -> None:

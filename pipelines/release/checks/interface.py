@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from alignment.contracts import Comparison, EvalReport, Judge
+from alignment.contracts import Calibration, Comparison, EvalReport, Judge
 from alignment.evaluation.comparison import Floats
 from alignment.evaluation.score_grids import ScoreGrids
 from pipelines.contracts import CandidateVersion, GateCheck
@@ -32,6 +32,8 @@ class Evidence:
     barred: Mapping[str, str] = field(default_factory=dict)
     """Judges that something beside this evaluation keeps from voting (a calibration too old): name to the reason, as
     the end of a sentence that begins with the judge."""
+    calibrations: Sequence[Calibration] = ()
+    """Each judge's agreement with people on the pairs that count for a vote."""
 
     @property
     def level(self) -> float:

@@ -33,7 +33,7 @@ def ballots(evidence: Evidence) -> tuple[list[Finding], list[Comparison]]:
     findings: list[Finding] = []
     voting: list[Comparison] = []
     seen: dict[str, str] = {}
-    calibrations = {calibration.judge: calibration for calibration in evidence.report.calibrations}
+    calibrations = {calibration.judge: calibration for calibration in evidence.calibrations}
     for judge in evidence.report.spec.judges:
         calibration, comparison = calibrations.get(judge.name), evidence.against_champion(judge.name)
         refusal = _refusal(judge, calibration, evidence)
@@ -57,7 +57,10 @@ def ballots(evidence: Evidence) -> tuple[list[Finding], list[Comparison]]:
 def _ballot(judge: Judge, calibration: Calibration | None, policy: GatePolicy, refusal: str) -> Finding:
     low = calibration.accuracy_low if calibration else None
     pairs = calibration.num_pairs if calibration else 0
-    says = f"{judge.name} may vote: on {pairs} held-out pairs its agreement with people is at least {low or 0:.3f}."
+    says = (
+        f"{judge.name} may vote: on {pairs} held-out pairs {policy.counted_pairs} its agreement with people is at least"
+        f" {low or 0:.3f}."
+    )
     check = GateCheck(
         name=f"may_vote:{judge.name}",
         measured=finite(low),
@@ -81,7 +84,10 @@ def _refusal(judge: Judge, calibration: Calibration | None, evidence: Evidence) 
     if calibration is None:
         return "was not checked against human pairs"
     if calibration.num_pairs < policy.minimum_calibration_pairs:
-        return f"was checked on {calibration.num_pairs} human pairs, fewer than {policy.minimum_calibration_pairs}"
+        return (
+            f"was checked on {calibration.num_pairs} human pairs {policy.counted_pairs}, fewer than"
+            f" {policy.minimum_calibration_pairs}"
+        )
     if not calibration.accuracy_low > policy.calibration_floor:
         return (
             f"agrees with people too little: the lower bound {calibration.accuracy_low:.3f} does not exceed"

@@ -4,9 +4,10 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from alignment.evaluation.calibration import calibrate
+from alignment.evaluation.calibration import calibrate, effective_pairs
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "stats_judge_calibration.json").read_text())
 
@@ -50,3 +51,59 @@ def test_a_judge_without_pairs_is_unknown() -> None:
 def test_ragged_columns_are_refused() -> None:
     with pytest.raises(ValueError, match="2 chosen scores, 1 rejected"):
         calibrate("j", score_chosen=[1.0, 2.0], score_rejected=[1.0], is_human_tie=[False], confidence=0.95)
+
+
+def test_pairs_of_one_prompt_count_for_less_the_more_they_agree() -> None:
+    """Four prompts of two pairs, accuracy 1/2. Alike within a prompt: spread 4 of 2 * 2 (8 / 4 = 2 expected), so that
+    the variance is 4 * 4/3 * 7/8 / 2 = 7/3 times that of 8 independent pairs. Unlike: no spread at all, and at most 8.
+    Either way Student's quantiles for 4 prompts and 8 pairs take their part: (2.3646 / 3.1824) ** 2 = 0.5521.
+    """
+    groups = np.array([0, 0, 1, 1, 2, 2, 3, 3])
+    alike, unlike = np.array([1.0, 1, 1, 1, 0, 0, 0, 0]), np.array([1.0, 0, 1, 0, 0, 1, 0, 1])
+    assert effective_pairs(alike, groups, confidence=0.95) == pytest.approx(8 / (7 / 3) * 0.5521, rel=1e-3)
+    assert effective_pairs(unlike, groups, confidence=0.95) == pytest.approx(8 * 0.5521, rel=1e-3)
+    assert effective_pairs(alike, np.arange(8), confidence=0.95) == 8
+    assert effective_pairs(alike, np.zeros(8, dtype=np.int64), confidence=0.95) == 1
+
+
+def test_a_judge_that_is_never_wrong_has_no_more_evidence_than_prompts() -> None:
+    groups = np.array([0, 0, 1, 1, 2, 2, 3, 3])
+    assert effective_pairs(np.ones(8), groups, confidence=0.95) == pytest.approx(4 * 0.5521, rel=1e-3)
+
+
+def test_ties_leave_their_group_with_them() -> None:
+    found = calibrate(
+        "j",
+        score_chosen=[1.0, 1.0, 1.0],
+        score_rejected=[0.0, 0.0, 2.0],
+        is_human_tie=[False, True, False],
+        confidence=0.95,
+        groups=["a", "a", "b"],
+    )
+    alone = calibrate(
+        "j", score_chosen=[1.0, 1.0], score_rejected=[0.0, 2.0], is_human_tie=[False] * 2, confidence=0.95
+    )
+    assert found == alone.model_copy(update={"num_human_ties": 1})
+
+
+@pytest.mark.parametrize("per_prompt", [1, 6])
+def test_a_judge_at_the_floor_gets_its_vote_as_seldom_as_stated(per_prompt: int) -> None:
+    """True agreement is the floor; a lower 97.5 % bound may exceed it in 2.5 % of trials, and 1600 trials find that
+    within 1.2 points. The six comparisons of four ranked images of a prompt are right and wrong together.
+    """
+    rng, trials, prompts = np.random.default_rng(11), 1600, 252 // per_prompt
+    groups = [str(prompt) for prompt in range(prompts) for _ in range(per_prompt)]
+    votes = 0
+    for _ in range(trials):
+        skill = rng.beta(1.2, 0.8, prompts) if per_prompt > 1 else np.full(prompts, 0.6)
+        right = rng.random((prompts, per_prompt)) < skill[:, None]
+        found = calibrate(
+            "j",
+            score_chosen=np.where(right, 1.0, -1.0).ravel().tolist(),
+            score_rejected=[0.0] * len(groups),
+            is_human_tie=[False] * len(groups),
+            confidence=0.95,
+            groups=groups,
+        )
+        votes += found.accuracy_low > 0.6
+    assert votes / trials <= 0.037

@@ -1,22 +1,14 @@
 """Agreement by part, reliability of raters and the slope, on tables small enough to count by hand."""
 
-from datetime import UTC, datetime, timedelta, timezone
-from pathlib import Path
+from datetime import UTC, datetime
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from alignment.calibration_contracts import CalibrationSpec
 from alignment.contracts import Judge
-from alignment.evaluation.judge_calibration import (
-    PairFacts,
-    ScoredPair,
-    calibrate_judge,
-    rater_reliability,
-    read_facts,
-)
+from alignment.evaluation.human_pairs import PairFacts, ScoredPair
+from alignment.evaluation.judge_calibration import calibrate_judge, rater_reliability
 from alignment.labelling.ballots import Ballot
 from alignment.rewards.catalogue import ClipScore
 
@@ -96,22 +88,3 @@ def test_reliability_looks_at_comparisons_of_two_people_or_more() -> None:
 def test_without_shared_comparisons_or_variety_there_is_no_alpha() -> None:
     assert rater_reliability([ballot("p", True, "ann")]).alpha is None
     assert rater_reliability([ballot("p", True, "ann"), ballot("p", True, "bob")]).alpha is None
-
-
-def test_facts_of_a_snapshot_with_and_without_generators(tmp_path: Path) -> None:
-    paris = datetime(2026, 3, 1, 1, tzinfo=timezone(timedelta(hours=1)))
-    rows = {
-        "pair_id": ["p", "q", "r"],
-        "source": ["x", "x", "y"],
-        "generator_chosen": ["sd-b", "sd-a", None],
-        "generator_rejected": ["sd-a", "sd-a", None],
-        "created_at": pa.array([paris, None, OLD], pa.timestamp("us", tz="UTC")),
-    }
-    pq.write_table(pa.table(rows), tmp_path / "new.parquet")
-    assert read_facts(tmp_path / "new.parquet") == {
-        "p": PairFacts("x", "sd-a | sd-b", NEW),
-        "q": PairFacts("x", "sd-a", None),
-        "r": PairFacts("y", "unknown", OLD),
-    }
-    pq.write_table(pa.table({name: rows[name] for name in ("pair_id", "source")}), tmp_path / "old.parquet")
-    assert read_facts(tmp_path / "old.parquet")["p"] == PairFacts("x", "unknown", None)

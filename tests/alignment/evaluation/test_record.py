@@ -10,6 +10,7 @@ from PIL import Image
 
 from alignment.backbones.catalogue import StableDiffusion
 from alignment.contracts import EvalSpec, Judge, ModelRef, Sampler
+from alignment.evaluation.human_pairs import PairFacts, from_columns
 from alignment.evaluation.prompts import EvalPrompt
 from alignment.evaluation.record import (
     Record,
@@ -98,11 +99,20 @@ def test_a_lost_row_is_a_problem_of_the_report(record: Record) -> None:
     assert "Each cell is needed exactly once" in report.problems[0]
 
 
-def test_calibration_scores_are_kept(record: Record) -> None:
-    write_calibration_scores(record, CALIBRATION)
-    assert pq.read_table(record.out / "calibration_scores.parquet").to_pylist() == [r._asdict() for r in CALIBRATION]
-    write_calibration_scores(record, [])
-    assert pq.read_table(record.out / "calibration_scores.parquet").num_rows == 0
+def test_calibration_scores_are_kept_with_what_is_known_of_their_pairs(record: Record) -> None:
+    path = record.out / "calibration_scores.parquet"
+    facts = {f"p{i}": PairFacts("panel", "a | b", prompt_group="one") for i in range(4)}
+    digest = write_calibration_scores(record, CALIBRATION, facts)
+    assert digest == hashlib.sha256(path.read_bytes()).hexdigest()
+    rows, known = from_columns(pq.read_table(path).to_pydict())
+    assert (rows, known) == ([row.judged() for row in CALIBRATION], facts)
+    write_scores(record, score_rows(record), {"j": "d"})
+    report = make_report(record, CALIBRATION, [], facts=facts, calibration_scores_digest=digest)
+    assert report.calibration_scores_digest == digest
+    alone = make_report(record, CALIBRATION, []).calibrations[0]
+    assert report.calibrations[0].accuracy_low < alone.accuracy_low, "three pairs of one prompt are less than three"
+    write_calibration_scores(record, [], {})
+    assert pq.read_table(path).num_rows == 0
 
 
 def test_extremes_carry_small_images_of_the_right_prompts(record: Record) -> None:

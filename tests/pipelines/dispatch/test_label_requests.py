@@ -50,6 +50,8 @@ method = { kind = "label_model", human_labels = 100 }
 name = "helper"
 uri = "helper"
 scorer = { kind = "clip_score" }
+[gate]
+required_judges = 1
 """
 
 

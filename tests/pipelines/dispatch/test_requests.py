@@ -58,6 +58,10 @@ uri = "guard"
 scorer = { kind = "clip_score" }
 [placement.evaluate]
 micro_batch = 5
+[gate]
+required_judges = 1
+[gate.guards]
+caption = { margin = 1.0 }
 """
 
 

@@ -16,7 +16,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from alignment.calibration_contracts import CalibrationReport, CalibrationSpec, JudgeCalibration, RaterReliability
-from alignment.contracts import EvalReport, ModelRef
+from alignment.contracts import Calibration, EvalReport, Judge, ModelRef
+from alignment.evaluation.human_pairs import JudgedPair, PairFacts, ScoredPair, agreements, from_columns, scores_table
 from pipelines import calibrations, judgement, registry, tracking
 from pipelines.contracts import CandidateVersion, GateDecision
 from pipelines.project import Project, load_project
@@ -38,6 +39,8 @@ class Docket:
     settings: Settings
     report: EvalReport
     columns: Columns
+    labels: Columns
+    """calibration_scores.parquet"""
     candidate: CandidateVersion
     champion: CandidateVersion | None = None
 
@@ -48,7 +51,14 @@ class Docket:
         pq.write_table(pa.table(self.columns), folder / "scores.parquet")
         store = open_store(self.settings.store_uri, self.settings)
         uri = store.uri("evaluations", "1")
-        report = self.report.model_copy(update={"uri": uri, "scores_digest": sha256_file(folder / "scores.parquet")})
+        pq.write_table(scores_table(*from_columns(self.labels)), folder / "calibration_scores.parquet")
+        report = self.report.model_copy(
+            update={
+                "uri": uri,
+                "scores_digest": sha256_file(folder / "scores.parquet"),
+                "calibration_scores_digest": sha256_file(folder / "calibration_scores.parquet"),
+            }
+        )
         store.publish_folder(folder, uri, report.model_dump(mode="json"))
         return judgement.judge(
             self.project, self.settings, candidate=self.candidate, champion=self.champion, report=report
@@ -69,7 +79,17 @@ def docket_of(project: Project, settings: Settings, evaluation: Any, candidate: 
             "base_digest": candidate.base_digest,
         }
     )
-    return Docket(project, settings, evaluation.report.model_copy(update={"spec": spec}), columns, candidate)
+    report = evaluation.report.model_copy(update={"spec": spec})
+    return Docket(project, settings, report, columns, labels_of(report), candidate)
+
+
+def labels_of(report: EvalReport, **facts: Any) -> Columns:
+    """The 120 pairs from which the report's calibrations were made: every judge is right on the first 96."""
+    pairs = [ScoredPair(str(i), 1.0 if i < 96 else -1.0, 0.0, False) for i in range(120)]
+    rows = [JudgedPair(judge.name, pair) for judge in report.spec.judges for pair in pairs]
+    known = {"source": "panel", "generators": "base", "created_at": datetime.now(UTC), **facts}
+    columns: Columns = scores_table(rows, {pair.pair_id: PairFacts(**known) for pair in pairs}).to_pydict()
+    return columns
 
 
 @pytest.fixture
@@ -119,7 +139,16 @@ def new_champion(docket: Docket) -> Docket:
 
 
 def few_pairs(docket: Docket) -> Docket:
-    calibrations = tuple(c.model_copy(update={"num_pairs": 60}) for c in docket.report.calibrations)
+    """Whole evidence, by which 60 of 120 comparisons were labelled."""
+    ties = {**docket.labels, "is_tie": [int(name) % 2 == 1 for name in docket.labels["pair_id"]]}
+    rows, facts = from_columns(ties)
+    found, _ = agreements(docket.report.spec.judges, rows, facts, confidence=0.95)
+    return replace(docket, labels=ties, report=docket.report.model_copy(update={"calibrations": tuple(found)}))
+
+
+def raised(docket: Docket, **changes: Any) -> Docket:
+    """Numbers of the report that its tables do not give."""
+    calibrations = tuple(c.model_copy(update=changes) for c in docket.report.calibrations)
     return replace(docket, report=docket.report.model_copy(update={"calibrations": calibrations}))
 
 
@@ -151,7 +180,78 @@ MUTATIONS: dict[str, tuple[Callable[[Docket], Docket], str]] = {
     "a judge trained on the same labels": (same_labels, "Only 1 of 2 judges may vote"),
     "champion changed during the evaluation": (new_champion, "the champion is version 9"),
     "too few human pairs": (few_pairs, "Only 0 of 2 judges may vote"),
+    "agreement raised in the report": (lambda d: raised(d, accuracy_low=0.79), "calibration, accuracy_low: reported"),
+    "more human pairs in the report": (lambda d: raised(d, num_pairs=500), "calibration, num_pairs: reported 500"),
+    "labels turned in the table": (
+        lambda d: replace(d, labels=changed(d.labels, "score_chosen", 119, 2.0)),
+        "calibration, accuracy: reported",
+    ),
+    "a judge's labels dropped": (
+        lambda d: replace(d, labels=rows_where(d.labels, lambda row: row["judge"] != "taste_b")),
+        "calibration, accuracy: reported",
+    ),
 }
+
+
+def test_a_report_that_names_no_calibration_table_is_invalid(docket: Docket, tmp_path: Path) -> None:
+    """As reports of earlier versions do: they still read, and are no evidence any more."""
+    folder = tmp_path / "evaluation"
+    folder.mkdir()
+    pq.write_table(pa.table(docket.columns), folder / "scores.parquet")
+    store = open_store(docket.settings.store_uri, docket.settings)
+    uri = store.uri("evaluations", "2")
+    report = docket.report.model_copy(update={"uri": uri, "scores_digest": sha256_file(folder / "scores.parquet")})
+    assert "calibration_scores_digest" not in report.model_dump(mode="json")
+    store.publish_folder(folder, uri, report.model_dump(mode="json"))
+    decision = judgement.judge(
+        docket.project, docket.settings, candidate=docket.candidate, champion=None, report=report
+    )
+    assert decision.verdict == "invalid"
+    assert "which calibration table" in " ".join(decision.reasons)
+    gone = report.model_copy(update={"calibration_scores_digest": "8" * 64})
+    decision = judgement.judge(docket.project, docket.settings, candidate=docket.candidate, champion=None, report=gone)
+    assert "the calibration table is not in the evaluation's folder" in " ".join(decision.reasons)
+
+
+def with_policy(docket: Docket, **changes: Any) -> Docket:
+    policy = docket.project.gate.model_copy(update=changes)
+    return replace(docket, project=docket.project.model_copy(update={"gate": policy}))
+
+
+def votes_lines(decision: GateDecision) -> str:
+    return " ".join(check.explanation for check in decision.checks if check.name.startswith("may_vote"))
+
+
+def test_only_pairs_of_the_named_generators_earn_a_vote(docket: Docket, tmp_path: Path) -> None:
+    decision = with_policy(docket, calibration_generators=("base",)).judged(tmp_path)
+    assert decision.verdict == "promote"
+    assert "on 120 held-out pairs drawn by base its agreement" in votes_lines(decision)
+
+
+def test_pairs_of_another_model_earn_none(docket: Docket, tmp_path: Path) -> None:
+    decision = with_policy(docket, calibration_generators=("flux",)).judged(tmp_path)
+    assert decision.verdict == "invalid"
+    assert "was checked on 0 human pairs drawn by flux, fewer than 100" in votes_lines(decision)
+
+
+def test_without_named_generators_the_line_says_so(docket: Docket, tmp_path: Path) -> None:
+    assert "on 120 held-out pairs of any generator its" in votes_lines(docket.judged(tmp_path))
+
+
+def test_one_pair_of_today_does_not_keep_old_ones_alive(docket: Docket, tmp_path: Path) -> None:
+    """119 pairs of a thousand days ago and one of today; the record of each judge names today's as its newest."""
+    now = datetime.now(UTC)
+    dates = [now if name == "0" else now - timedelta(days=1000) for name in docket.labels["pair_id"]]
+    docket = with_policy(
+        replace(docket, labels={**docket.labels, "created_at": dates}), maximum_calibration_age_days=90
+    )
+    for judge, agreed in zip(docket.report.spec.judges, docket.report.calibrations, strict=True):
+        remember(docket, judge, agreed, newest_pair_at=now)
+    decision = docket.judged(tmp_path)
+    assert decision.verdict == "invalid"
+    assert "checked on 1 human pairs of any generator and not older than 90 days, fewer than 100" in votes_lines(
+        decision
+    )
 
 
 @pytest.mark.parametrize("mutation", sorted(MUTATIONS))
@@ -167,16 +267,26 @@ def test_an_expired_calibration_keeps_a_judge_from_voting(docket: Docket, tmp_pa
     policy = docket.project.gate.model_copy(update={"maximum_calibration_age_days": 90})
     docket = replace(docket, project=docket.project.model_copy(update={"gate": policy}))
     judge = docket.report.spec.judges[0]
-    agreement = docket.report.calibrations[0]
+    remember(docket, judge, docket.report.calibrations[0], newest_pair_at=datetime.now(UTC) - timedelta(days=120))
+    decision = docket.judged(tmp_path)
+    assert decision.verdict == "invalid"
+    said = {check.name: check.explanation for check in decision.checks if check.family == "votes"}
+    assert "its newest human pairs are 120 days old, more than 90" in said[f"may_vote:{judge.name}"]
+    other = docket.report.spec.judges[1].name
+    assert "was never calibrated with these weights" in said[f"may_vote:{other}"]
+
+
+def remember(docket: Docket, judge: Judge, agreed: Calibration, *, newest_pair_at: datetime) -> None:
+    """Keep a calibration as the project does."""
     calibration = JudgeCalibration(
         judge=judge,
         snapshot_digest="5" * 64,
         confidence=0.95,
         tie_rule="human_ties_left_out_judge_ties_half",
-        overall=agreement,
+        overall=agreed,
         slices=(),
         margin_slope=None,
-        newest_pair_at=datetime.now(UTC) - timedelta(days=120),
+        newest_pair_at=newest_pair_at,
     )
     report = CalibrationReport(
         uri="",
@@ -186,12 +296,6 @@ def test_an_expired_calibration_keeps_a_judge_from_voting(docket: Docket, tmp_pa
         judges=(calibration,),
     )
     calibrations.record(report, docket.project.name, docket.settings)
-    decision = docket.judged(tmp_path)
-    assert decision.verdict == "invalid"
-    said = {check.name: check.explanation for check in decision.checks if check.family == "votes"}
-    assert "its newest human pairs are 120 days old, more than 90" in said[f"may_vote:{judge.name}"]
-    other = docket.report.spec.judges[1].name
-    assert "was never calibrated with these weights" in said[f"may_vote:{other}"]
 
 
 # --- after the decision: refused by the code that moves the alias -------------------------------------------------
