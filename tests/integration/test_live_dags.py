@@ -13,7 +13,6 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -297,17 +296,25 @@ def test_the_alias_is_put_back_where_the_project_says_so(story: Story) -> None:
 
 def test_back_and_forward_again_reads_as_history(story: Story) -> None:
     story.ada.unpause("shapes.rollback")
-    for reason, to_version in (("too many black images", 1), ("they were the viewer's fault", 2)):
-        run_id = story.ada.succeed("shapes.rollback", story.ada.trigger("shapes.rollback", {"reason": reason}))
+    for reason, to_base, to_version in (
+        ("too many black images", False, 1),
+        ("they were the viewer's fault", False, 2),
+        ("all of them are black", True, None),
+        ("the viewer again", False, 2),
+    ):
+        asked = {"reason": reason, "to_base": to_base}
+        run_id = story.ada.succeed("shapes.rollback", story.ada.trigger("shapes.rollback", asked))
         assert story.ada.xcom("shapes.rollback", run_id, "rollback")["to_version"] == to_version
         assert registry.get_alias(load_settings(), "shapes", "champion") == to_version
     with pytest.raises(RuntimeError, match="reason"):
         story.ada.trigger("shapes.rollback", {"reason": ""})
 
     entries = champion_stages.history(story.path)
-    told: list[Any] = [(entry["actor"], entry["from_version"], entry["to_version"]) for entry in entries]
-    assert told == [("grace", None, 1), ("ada", 1, 2), ("airflow", 2, 2), ("ada", 2, 1), ("ada", 1, 2)]
+    told = [(entry["actor"], entry["from_version"], entry["to_version"]) for entry in entries]
+    by_ada = [("ada", 2, 1), ("ada", 1, 2), ("ada", 2, None), ("ada", None, 2)]
+    assert told == [("grace", None, 1), ("ada", 1, 2), ("airflow", 2, 2), *by_ada]
     assert entries[2]["reason"] == "reconcile found the alias at version 1"
-    assert "too many black images" in champion_stages.history_table(story.path)
+    table = champion_stages.history_table(story.path)
+    assert all(reason in table for reason in ("too many black images", "all of them are black"))
     assert champion_stages.reconcile(story.path, actor="tester")["state"] == "agrees"
-    assert len(wait_for("messages", lambda: story.told("rolled_back"))) == 2
+    assert wait_for("messages", lambda: len(story.told("rolled_back")) == 4)
