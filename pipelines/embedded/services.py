@@ -205,6 +205,9 @@ def airflow_environment(settings: Settings, ports: list[int], *, mlflow_url: str
         "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": str(trigger_log),
         "AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_THRESHOLD": "120",
         "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
+        # The end of a task's process is often noticed only at the next heartbeat. With the default of 5 seconds tasks
+        # take that much longer, and an answer given in the meantime is lost (docs/operations.md).
+        "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "1",
         "PYTHONPATH": str(ROOT),
         "PLUMBLINE_STATE_DIR": str(settings.state_dir),
         "PLUMBLINE_STORE_URI": settings.store_uri,

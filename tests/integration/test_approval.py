@@ -28,7 +28,7 @@ pytestmark = [*MARKS, pytest.mark.timeout(1800)]
 USERS = {"admin": "admin", "ada": "op", "bob": "user", "eve": "op"}
 APPROVAL_TIMEOUT_SECONDS = 90
 SETTLE_SECONDS = 5.0
-"""An answer in the very second in which the task parks was once lost: Airflow retried the task, which asked anew."""
+"""Until Airflow has noticed that the asking process ended; an answer before that is lost, and the task asks anew."""
 DAG_ID = "shapes.promote"
 
 

@@ -13,7 +13,6 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -243,17 +242,26 @@ def test_drift_sets_off_the_training(story: Story) -> None:
     assert story.ada.xcom(*asked) is True, "the minimum of new pairs is far away"
 
 
+def told_of(story: Story, event: str) -> set[str]:
+    """The DAGs that an event was told of."""
+    return {message["run"].split("/dags/")[1].split("/")[0] for message in story.told(event)}
+
+
 def reconciled(story: Story, state: str) -> str:
     """A finished run of reconcile, by its schedule, that found this; nothing of it runs any more."""
 
     def found() -> str | None:
         ended = [run["dag_run_id"] for run in story.ada.runs("shapes.reconcile") if run["state"] not in UNFINISHED]
-        return next((r for r in ended if story.ada.xcom("shapes.reconcile", r, "reconcile")["state"] == state), None)
+        asked = [run for run in ended if story.ada.state_of("shapes.reconcile", run, "reconcile") == "success"]
+        return next((r for r in asked if story.ada.xcom("shapes.reconcile", r, "reconcile")["state"] == state), None)
 
     story.ada.unpause("shapes.reconcile")
     run_id = str(wait_for(f"reconcile to say {state}", found))
     story.ada.pause("shapes.reconcile")
-    wait_for("reconcile's end", lambda: all(r["state"] not in UNFINISHED for r in story.ada.runs("shapes.reconcile")))
+    # What a paused DAG had begun would never end.
+    for run in story.ada.runs("shapes.reconcile"):
+        if run["state"] in UNFINISHED:
+            story.ada.give_up("shapes.reconcile", str(run["dag_run_id"]))
     assert story.ada.run("shapes.reconcile", run_id)["run_type"] == "scheduled"
     return run_id
 
@@ -279,9 +287,11 @@ def test_a_hand_moved_alias_is_found_even_when_no_judge_can_be_scored(story: Sto
     alarmed = reconciled(story, "alarm")
     assert story.ada.run("shapes.reconcile", alarmed)["state"] == "failed"
     assert ALARMED_BY in story.ada.failures("shapes.reconcile", alarmed)
-    assert ALARMED_BY in wait_for("alarm", lambda: story.told("alarm"))[0]["text"]
-    failed = {message["run"].split("/dags/")[1].split("/")[0] for message in story.told("failed")}
-    assert failed == {"shapes.monitor"}, "reconcile's alarm is told once, as an alarm"
+    assert told_of(story, "alarm") == {"shapes.monitor", "shapes.reconcile"}
+    assert all(ALARMED_BY in message["text"] for message in story.told("alarm"))
+    by_monitor = [message["report_uri"] for message in story.told("alarm") if message["run"].endswith(run_id)]
+    assert by_monitor == [report["uri"]]
+    assert told_of(story, "failed") == {"shapes.monitor"}, "its calibration; an alarm is told once, as an alarm"
     assert registry.get_alias(load_settings(), "shapes", "champion") == 1, "an alarm moves nothing"
     weights.write_bytes(whole)
 
@@ -297,17 +307,25 @@ def test_the_alias_is_put_back_where_the_project_says_so(story: Story) -> None:
 
 def test_back_and_forward_again_reads_as_history(story: Story) -> None:
     story.ada.unpause("shapes.rollback")
-    for reason, to_version in (("too many black images", 1), ("they were the viewer's fault", 2)):
-        run_id = story.ada.succeed("shapes.rollback", story.ada.trigger("shapes.rollback", {"reason": reason}))
+    for reason, to_base, to_version in (
+        ("too many black images", False, 1),
+        ("they were the viewer's fault", False, 2),
+        ("all of them are black", True, None),
+        ("the viewer again", False, 2),
+    ):
+        asked = {"reason": reason, "to_base": to_base}
+        run_id = story.ada.succeed("shapes.rollback", story.ada.trigger("shapes.rollback", asked))
         assert story.ada.xcom("shapes.rollback", run_id, "rollback")["to_version"] == to_version
         assert registry.get_alias(load_settings(), "shapes", "champion") == to_version
     with pytest.raises(RuntimeError, match="reason"):
         story.ada.trigger("shapes.rollback", {"reason": ""})
 
     entries = champion_stages.history(story.path)
-    told: list[Any] = [(entry["actor"], entry["from_version"], entry["to_version"]) for entry in entries]
-    assert told == [("grace", None, 1), ("ada", 1, 2), ("airflow", 2, 2), ("ada", 2, 1), ("ada", 1, 2)]
+    told = [(entry["actor"], entry["from_version"], entry["to_version"]) for entry in entries]
+    by_ada = [("ada", 2, 1), ("ada", 1, 2), ("ada", 2, None), ("ada", None, 2)]
+    assert told == [("grace", None, 1), ("ada", 1, 2), ("airflow", 2, 2), *by_ada]
     assert entries[2]["reason"] == "reconcile found the alias at version 1"
-    assert "too many black images" in champion_stages.history_table(story.path)
+    table = champion_stages.history_table(story.path)
+    assert all(reason in table for reason in ("too many black images", "all of them are black"))
     assert champion_stages.reconcile(story.path, actor="tester")["state"] == "agrees"
-    assert len(wait_for("messages", lambda: story.told("rolled_back"))) == 2
+    assert wait_for("messages", lambda: len(story.told("rolled_back")) == 4)

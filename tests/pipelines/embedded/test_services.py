@@ -99,3 +99,4 @@ def test_airflow_is_bound_to_loopback_without_examples(settings: Settings) -> No
     assert environment["AIRFLOW__API__HOST"] == "127.0.0.1"
     assert environment["AIRFLOW__CORE__LOAD_EXAMPLES"] == "False"
     assert environment["MLFLOW_TRACKING_URI"] == "http://127.0.0.1:9"
+    assert environment["AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL"] == "1", "else an early answer to a question is lost"
