@@ -11,6 +11,7 @@ from pipelines import registry
 from pipelines.contracts import Reconciliation
 from pipelines.project import Project
 from pipelines.release import ledger, promotion
+from pipelines.release.rollback import restore as put_back
 from pipelines.release.standing import Standing, read_standing
 from pipelines.settings import Settings
 from pipelines.tracking_errors import TrackingRefused
@@ -47,10 +48,12 @@ def _wants_restore(project: Project, restore: bool | None) -> bool:
 def _reconcile(project: Project, settings: Settings, actor: str, restore: bool) -> Reconciliation:
     standing = read_standing(project.name, settings)
     if standing.unfinished:
-        entry = promotion.finish(project, settings)
+        entry = promotion.settle(project, settings)
         after = read_standing(project.name, settings)
         message = f"finished ledger entry {entry.sequence}, a move that was cut short: {_names(after)}"
         return _answer(project, after, "finished", (), message)
+    if standing.cut_off:
+        return _answer(project, standing, "alarm", (standing.problem,), standing.problem)
     changed, other = _changed_tags(project, settings, standing), _other_weights(project, settings, standing)
     problems = tuple(filter(None, (standing.problem, *changed, *other)))
     if not problems:
@@ -59,7 +62,7 @@ def _reconcile(project: Project, settings: Settings, actor: str, restore: bool) 
     if not restore or not mendable:
         return _answer(project, standing, "alarm", problems, " ".join(problems))
     reason = f"reconcile found the alias at {ledger.describe(standing.champion)}" if standing.by_hand else changed[0]
-    entry = promotion.restore(project, settings, actor, reason)
+    entry = put_back(project, settings, actor, reason)
     after = read_standing(project.name, settings)
     log.warning("Restored the champion of %s: %s", project.name, reason)
     return _answer(project, after, "restored", problems, f"put back by ledger entry {entry.sequence}: {_names(after)}")

@@ -10,8 +10,9 @@ from pipelines import registry, tracking
 from pipelines.contracts import Reconciliation
 from pipelines.project import Project
 from pipelines.release import ledger
-from pipelines.release.promotion import promote, rollback
+from pipelines.release.promotion import promote
 from pipelines.release.reconcile import reconcile
+from pipelines.release.rollback import rollback
 from pipelines.release.standing import read_standing
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
