@@ -20,10 +20,13 @@ for project in projects():
         params={
             "reason": Param("", type="string", minLength=3, description="Why; kept in the ledger."),
             "from_version": Param(
-                None, type=["null", "integer"], description="The champion to leave; if it is another, nothing moves."
+                None,
+                type=["null", "integer"],
+                minimum=1,
+                description="The champion to leave; if it is another, nothing moves.",
             ),
             "to_version": Param(
-                None, type=["null", "integer"], description="To this version, which the gate once promoted."
+                None, type=["null", "integer"], minimum=1, description="To this version, which the gate once promoted."
             ),
             "forward": Param(False, type="boolean", description="Back to the version that a rollback left."),
             "to_base": Param(False, type="boolean", description="Back to the base model, not to the version before."),

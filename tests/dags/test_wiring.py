@@ -251,6 +251,27 @@ def test_judges_are_calibrated_on_new_pairs_and_after_a_reward_training(
     assert hourly.schedule == "@hourly"
 
 
+def test_the_form_of_a_rollback_is_checked_and_handed_on(dags: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    params, task = dags["shapes.rollback"].params, dags["shapes.rollback"].get_task("rollback").python_callable
+    given: dict[str, Any] = {}
+    monkeypatch.setattr(champion_stages, "rollback", lambda path, **order: given.update(order) or {})
+    plain = {**params.dump(), "reason": "too dark"}
+    task("p.toml", "ada", params=plain)
+    assert given == {
+        "actor": "ada", "reason": "too dark", "from_version": None, "to_version": None, "to_base": False,
+        "forward": False,
+    }  # fmt: skip
+    for name, good, bad in (
+        ("from_version", 3, "three"), ("to_version", 2, 0), ("forward", True, "yes"), ("reason", "too dark", ""),
+    ):  # fmt: skip
+        params.update({**plain, name: good})
+        task("p.toml", "ada", params=params.validate())
+        assert given[name] == good
+        with pytest.raises(ParamValidationError):
+            params.update({**plain, name: bad})
+            params.validate()
+
+
 def test_retraining_is_announced_only_when_the_report_says_so(dags: dict[str, Any]) -> None:
     check = dags["shapes.monitor"].get_task("is_retraining_announced").python_callable
     assert check({"retrain": "due"})
