@@ -59,7 +59,7 @@ def append(
         if standing != from_version:
             raise ValueError(
                 f"The ledger of {model!r} says that the champion is {describe(standing)}, not {describe(from_version)}:"
-                " it was moved in between. Evaluate against the present champion."
+                " it was moved in between, and nothing was moved now. `plumbline ledger` shows by whom."
             )
         entry = LedgerEntry(
             sequence=len(known) + 1,
