@@ -15,6 +15,7 @@ from pipelines.release.promotion import carried_out, check_actor, settle
 from pipelines.release.registration import read_version
 from pipelines.release.standing import Standing, previous_champion, read_standing
 from pipelines.settings import Settings
+from pipelines.tracking_errors import TrackingRefused
 
 
 @dataclass(frozen=True)
@@ -268,6 +269,8 @@ def _checked(number: int, standing: Standing, project: Project, settings: Settin
                 " Nothing was moved."
             )
         verification.check_weights(target, project, settings)
+    except TrackingRefused:
+        raise
     except ValueError as error:
         raise ValueError(f"{error} {_ways_out(number, standing, project, settings)}") from error
     return target

@@ -128,7 +128,9 @@ def check_weights(version: CandidateVersion, project: Project, settings: Setting
         raise ValueError(f"V{which[1:]} may not be champion: {unsigned}. Nothing was moved.")
 
 
-_AFTER_A_CHANGE = "Find out who changed it; before that version can be champion, delete it and register the weights again."
+_AFTER_A_CHANGE = (
+    "Find out who changed it; before that version can be champion, delete it and register the weights again."
+)
 
 
 def check_champion(decision: GateDecision, project: Project, settings: Settings) -> None:
