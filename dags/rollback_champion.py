@@ -1,4 +1,7 @@
-"""NAME.rollback: by hand; the previous champion, or the base model, back, through the code and ledger of promotions."""
+"""NAME.rollback: by hand; the previous champion, or the base model, back, through the code and ledger of promotions.
+
+Run or cleared again it moves nothing. `forward` puts back what a rollback left; `from_version` goes on from there.
+"""
 
 from typing import Any
 
@@ -16,6 +19,16 @@ for project in projects():
         tags=["plumbline", project.name],
         params={
             "reason": Param("", type="string", minLength=3, description="Why; kept in the ledger."),
+            "from_version": Param(
+                None,
+                type=["null", "integer"],
+                minimum=1,
+                description="The champion to leave; if it is another, nothing moves.",
+            ),
+            "to_version": Param(
+                None, type=["null", "integer"], minimum=1, description="To this version, which the gate once promoted."
+            ),
+            "forward": Param(False, type="boolean", description="Back to the version that a rollback left."),
             "to_base": Param(False, type="boolean", description="Back to the base model, not to the version before."),
         },
         doc_md=__doc__,
@@ -26,7 +39,8 @@ for project in projects():
             from pipelines import champion_stages
 
             given = params or {}
-            return champion_stages.rollback(path, actor=actor, reason=given["reason"], to_base=given["to_base"])
+            names = ("reason", "from_version", "to_version", "to_base", "forward")
+            return champion_stages.rollback(path, actor=actor, **{name: given[name] for name in names})
 
         rollback(location(project), ACTOR)
     globals()[dag.dag_id] = dag

@@ -21,7 +21,11 @@ def add_arguments(name: str, command: argparse.ArgumentParser) -> None:
         command.add_argument("--decision", default="", help="with --approve: digest of the decision, or its beginning")
     elif name == "rollback":
         command.add_argument("--reason", required=True, help="why; kept in the ledger")
-        command.add_argument("--to-base", action="store_true", help="to the base model, not to the version before")
+        command.add_argument("--from-version", type=int, metavar="N", help="the champion to leave; else nothing moves")
+        where = command.add_mutually_exclusive_group()
+        where.add_argument("--to-version", type=int, metavar="N", help="to this one, which the gate once promoted")
+        where.add_argument("--to-base", action="store_true", help="to the base model, not to the version before")
+        command.add_argument("--forward", action="store_true", help="back to the version that a rollback left")
     elif name == "reconcile":
         help_text = "put back what was moved by hand, whatever the policy"
         command.add_argument("--restore", action="store_true", help=help_text)
@@ -41,8 +45,16 @@ def approve(arguments: argparse.Namespace, candidate: dict[str, Any]) -> Answer:
 
 def rollback(arguments: argparse.Namespace) -> Answer:
     """The previous champion, or the base model, back."""
-    user, reason = shell_user(), arguments.reason
-    return champion_stages.rollback(arguments.project, actor=user, reason=reason, to_base=arguments.to_base), DONE
+    answer = champion_stages.rollback(
+        arguments.project,
+        actor=shell_user(),
+        reason=arguments.reason,
+        from_version=arguments.from_version,
+        to_version=arguments.to_version,
+        to_base=arguments.to_base,
+        forward=arguments.forward,
+    )
+    return answer, DONE
 
 
 def reconcile(arguments: argparse.Namespace) -> Answer:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from pipelines.contracts import Approval, GateDecision
+from pipelines.contracts import Approval, GateDecision, LedgerEntry
 from pipelines.project import Project
 from pipelines.settings import Settings, load_settings
 from pipelines.stages import Json, read_project
@@ -113,11 +113,23 @@ def promote(path: str, decision: Json, *, actor: str, approval: Json | None = No
     return _json(promotion.promote(made, read_project(path), load_settings(), actor, approval=answer))
 
 
-def rollback(path: str, *, actor: str, reason: str, to_base: bool = False) -> Json:
-    """Restore the previous champion, or the base model."""
-    from pipelines.release import promotion
+def rollback(
+    path: str,
+    *,
+    actor: str,
+    reason: str,
+    from_version: int | None = None,
+    to_version: int | None = None,
+    to_base: bool = False,
+    forward: bool = False,
+) -> Json:
+    """Restore the previous champion, or the base model; forward again where that is asked for."""
+    from pipelines.release import rollback as rolling
 
-    return _json(promotion.rollback(read_project(path), load_settings(), actor, reason, to_base=to_base))
+    order: dict[str, Any] = {
+        "from_version": from_version, "to_version": to_version, "to_base": to_base, "forward": forward,
+    }  # fmt: skip
+    return _json(rolling.rollback(read_project(path), load_settings(), actor, reason, **order))
 
 
 def reconcile(path: str, *, actor: str, restore: bool | None = None) -> Json:
@@ -129,16 +141,27 @@ def reconcile(path: str, *, actor: str, restore: bool | None = None) -> Json:
 
 def history(path: str) -> list[Json]:
     """The ledger, oldest move first."""
-    from pipelines.release import ledger
-
-    return [_json(entry) for entry in ledger.entries(read_project(path).name, load_settings())]
+    return [_json(entry) for entry in _entries(path)]
 
 
 def history_table(path: str) -> str:
     """The ledger as people read it."""
     from pipelines.release import ledger
 
-    return ledger.table(ledger.entries(read_project(path).name, load_settings()))
+    return ledger.table(_entries(path))
+
+
+def _entries(path: str) -> tuple[LedgerEntry, ...]:
+    """Every entry; ValueError where there is none, though the registry knows of one."""
+    from pipelines.release import ledger
+    from pipelines.release.standing import read_standing
+
+    project, settings = read_project(path), load_settings()
+    known = ledger.entries(project.name, settings)
+    standing = None if known else read_standing(project.name, settings)
+    if standing is not None and standing.cut_off:
+        raise ValueError(standing.problem)
+    return known
 
 
 def prune(path: str, *, keep: int) -> Json:

@@ -318,7 +318,7 @@ class Promotion(ValueObject):
 
     model: str
     moved: bool
-    outcome: Literal["promoted", "held", "rejected", "unchanged", "rolled_back", "restored"]
+    outcome: Literal["promoted", "held", "rejected", "unchanged", "rolled_back", "rolled_forward", "restored"]
     """held: by the gate or its policy; rejected: by a person, or for want of one; unchanged: it was done already."""
     from_version: int | None
     to_version: int | None
@@ -356,8 +356,9 @@ class LedgerEntry(ValueObject):
     previous_digest: Sha256 | None
     at: datetime
     actor: str
-    action: Literal["promote", "rollback", "restore"]
-    """restore: the alias had been moved by hand and was put back; from and to are the same."""
+    action: Literal["promote", "rollback", "forward", "restore"]
+    """forward: back to a version that a rollback had left; restore: the alias had been moved by hand and was put back,
+    from and to are the same."""
     model: str
     alias: Literal["champion"] = "champion"
     from_version: int | None

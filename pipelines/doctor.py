@@ -15,6 +15,7 @@ from pipelines.project import Project
 from pipelines.project_sections import GreedySoupSection
 from pipelines.prompts import check_enough_prompts
 from pipelines.release import signing
+from pipelines.release.reconcile import files_gone
 from pipelines.release.standing import read_standing
 from pipelines.settings import Settings
 from pipelines.storage import open_store
@@ -198,7 +199,8 @@ def _licences(project: Project) -> str:
 
 def _champion(project: Project, settings: Settings) -> str:
     standing = read_standing(project.name, settings)
-    if standing.problem:
-        raise ValueError(standing.problem)
+    problems = [standing.problem] if standing.problem else files_gone(project, settings, standing)
+    if problems:
+        raise ValueError(" ".join(problems))
     version = "none yet, the base model is in place" if standing.champion is None else f"version {standing.champion}"
     return f"{version}; {len(standing.entries)} ledger entries agree"

@@ -261,21 +261,6 @@ def missing_files(settings: Settings, model: str, version: int, *, soon: bool = 
     return ""
 
 
-def fetch_version_weights(settings: Settings, model: str, version: int, local_dir: Path) -> Path:
-    """Download what a version serves, as registered; returns the folder of its weights.
-
-    ValueError when its files were deleted.
-    """
-    from mlflow.artifacts import download_artifacts
-
-    missing = missing_files(settings, model, version)
-    if missing:
-        raise ValueError(missing)
-    with connect(settings.tracking_uri) as client:
-        uri = _served_weights(client, model, version)
-        return Path(download_artifacts(uri, dst_path=str(local_dir), tracking_uri=settings.tracking_uri))
-
-
 def _served_weights(client: Any, model: str, version: int) -> str:
     """Where the weights that a version serves lie; empty when only its deleted logged model would know."""
     source = client.get_model_version_download_uri(model, str(version))

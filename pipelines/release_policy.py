@@ -11,9 +11,10 @@ from alignment.contracts import Record
 
 NotNegative = Annotated[FiniteFloat, Field(ge=0)]
 
-Event = Literal["promoted", "held", "rejected", "asked", "rolled_back", "restored", "alarm", "failed"]
+Event = Literal["promoted", "held", "rejected", "asked", "rolled_back", "rolled_forward", "restored", "alarm", "failed"]
 """What people may want to hear of. `held`: the gate said no; `rejected`: a person did, or nobody answered in time;
-`asked`: somebody has to answer; `restored`: reconcile put the alias back; `failed`: a task gave up."""
+`asked`: somebody has to answer; `rolled_forward`: a version that a rollback had left is back; `restored`: reconcile put
+the alias back; `failed`: a task gave up."""
 
 
 class Approver(Record):
@@ -83,7 +84,9 @@ class WebhookSection(Record):
 class NotifySection(Record):
     """Who is told, and of what."""
 
-    on: tuple[Event, ...] = ("promoted", "rejected", "asked", "rolled_back", "restored", "alarm", "failed")
+    on: tuple[Event, ...] = (
+        "promoted", "rejected", "asked", "rolled_back", "rolled_forward", "restored", "alarm", "failed",
+    )  # fmt: skip
     mail: MailSection | None = None
     webhook: WebhookSection | None = None
 

@@ -89,12 +89,16 @@ def judges(path: str) -> list[Json]:
 
 def pick_candidate(path: str, version: int | None = None) -> Json:
     """The CandidateVersion to judge: a given version, or where alias `candidate` points."""
+    from pipelines import registry
     from pipelines.release import registration
 
     project, settings = read_project(path), load_settings()
     found = registration.read_version(project, settings, version or "candidate")
     if found is None:
-        raise ValueError(f"Model {project.name!r} has no {version or 'candidate'!r} version. Train one first.")
+        there = ", ".join(map(str, registry.list_versions(settings, project.name)))
+        lacks = f"version {version}" if version else "candidate (alias `candidate` is not set)"
+        mend = f"Name one of its versions: {there}." if there else "Train one first."
+        raise ValueError(f"Model {project.name!r} has no {lacks}. {mend}")
     return to_json(found)
 
 

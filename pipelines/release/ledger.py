@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Literal
 
+from pydantic import ValidationError
+
 from pipelines.contracts import LedgerEntry
 from pipelines.settings import Settings
 from pipelines.storage import Store, open_store
@@ -35,7 +37,7 @@ def append(
     settings: Settings,
     *,
     actor: str,
-    action: Literal["promote", "rollback", "restore"],
+    action: Literal["promote", "rollback", "forward", "restore"],
     from_version: int | None,
     to_version: int | None,
     weights_digest: str | None,
@@ -57,7 +59,7 @@ def append(
         if standing != from_version:
             raise ValueError(
                 f"The ledger of {model!r} says that the champion is {describe(standing)}, not {describe(from_version)}:"
-                " it was moved in between. Evaluate against the present champion."
+                " it was moved in between, and nothing was moved now. `plumbline ledger` shows by whom."
             )
         entry = LedgerEntry(
             sequence=len(known) + 1,
@@ -81,6 +83,38 @@ def append(
             return entry
         if _parse(store.read_bytes(uri), model, entry.sequence) == entry:
             return entry
+
+
+def moves(known: Sequence[LedgerEntry]) -> tuple[LedgerEntry, ...]:
+    """The entries that moved the champion: all but those that put it back where it was."""
+    return tuple(entry for entry in known if entry.action != "restore")
+
+
+def promotion_of(known: Sequence[LedgerEntry], version: int) -> LedgerEntry | None:
+    """The last time that the gate made a version champion; None when it never did."""
+    found = [entry for entry in known if entry.action == "promote" and entry.to_version == version]
+    return found[-1] if found else None
+
+
+def promoted_versions(known: Sequence[LedgerEntry]) -> tuple[int, ...]:
+    """Every version that the gate once made champion, the one promoted last first."""
+    found = (entry.to_version for entry in reversed(known) if entry.action == "promote")
+    return tuple(dict.fromkeys(version for version in found if version is not None))
+
+
+def way_back(known: Sequence[LedgerEntry]) -> tuple[int | None, ...]:
+    """The champions one behind the other, as rollbacks would meet them: the present one first, the base (None) last.
+
+    A rollback takes what it left off the way, so that neither it nor a later one leads there again; a new promotion, or
+    rolling forward, puts it back on.
+    """
+    path: list[int | None] = [None]
+    for entry in moves(known):
+        if entry.to_version in path and entry.action != "promote":
+            del path[path.index(entry.to_version) + 1 :]
+        else:
+            path = [version for version in path if version != entry.to_version] + [entry.to_version]
+    return tuple(reversed(path))
 
 
 def agrees_with_aliases(known: Sequence[LedgerEntry], champion_version: int | None) -> bool:
@@ -126,8 +160,11 @@ def _uri(store: Store, model: str, sequence: int) -> str:
 def _parse(data: bytes, model: str, sequence: int) -> LedgerEntry:
     try:
         return LedgerEntry.model_validate_json(data)
-    except ValueError as error:
-        raise ValueError(f"Ledger of {model!r}, entry {sequence} is not readable: {error}. {MEND}") from error
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        what = f"{where}: {first['msg']}" if where else first["msg"]
+        raise ValueError(f"Ledger of {model!r}, entry {sequence} is not readable ({what}). {MEND}") from error
 
 
 def _check_follows(entry: LedgerEntry, previous: LedgerEntry | None, model: str) -> None:

@@ -1,4 +1,4 @@
-"""GateDecision to alias: the only code that moves `champion` and `previous_champion`.
+"""GateDecision to alias, and the only code that moves `champion` and `previous_champion`; rollback.py calls it too.
 
 The order is ledger, previous_champion, champion, tags. The ledger entry is the promise: once it is there the move is
 due, and a call that finds it unkept (a crash in between) keeps it before anything else. The other way round, a crash
@@ -11,19 +11,24 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from pipelines import registry
-from pipelines.contracts import Approval, CandidateVersion, GateDecision, LedgerEntry, Promotion
+from pipelines.contracts import Approval, GateDecision, LedgerEntry, Promotion
 from pipelines.project import Project
 from pipelines.release import approval as approvals
 from pipelines.release import ledger, verification
-from pipelines.release.registration import read_version, trainers_of
-from pipelines.release.standing import LEDGER_TAG, Standing, entry_tag, read_standing, witness
+from pipelines.release.registration import trainers_of
+from pipelines.release.standing import LEDGER_TAG, Standing, entry_tag, previous_champion, read_standing, witness
 from pipelines.settings import Settings
 
 log = logging.getLogger(__name__)
 
-Outcome = Literal["promoted", "held", "rejected", "unchanged", "rolled_back", "restored"]
+Outcome = Literal["promoted", "held", "rejected", "unchanged", "rolled_back", "rolled_forward", "restored"]
 
-OUTCOMES: Mapping[str, Outcome] = {"promote": "promoted", "rollback": "rolled_back", "restore": "restored"}
+OUTCOMES: Mapping[str, Outcome] = {
+    "promote": "promoted",
+    "rollback": "rolled_back",
+    "forward": "rolled_forward",
+    "restore": "restored",
+}
 """What became of a ledger entry, by its action."""
 
 
@@ -38,15 +43,15 @@ def promote(
     was carried out before. ValueError when the gate made no such decision, when decision, version, weights, scores,
     policy or champion do not fit together, the scores lead to another verdict, or alias and ledger disagree.
     """
-    _check_actor(actor)
+    check_actor(actor)
     verification.check_decision(decision, project, settings)
     standing = read_standing(project.name, settings)
     if standing.problem:
         raise ValueError(standing.problem)
     if standing.unfinished:
-        entry = _settle(project, settings)
+        entry = settle(project, settings)
         if entry.decision_digest == decision.digest:
-            return _moved(entry, "finished a move that was cut short")
+            return carried_out(entry, entry, "finished a move that was cut short")
         standing = read_standing(project.name, settings)
     if approval is not None:
         # Four eyes: whoever moves the alias is not the one who agrees to it, whatever the caller knows of who asked.
@@ -74,92 +79,43 @@ def promote(
         approver=agreed.by if agreed else "",
         approved_at=agreed.at if agreed else None,
     )
-    _settle(project, settings)
-    return _moved(entry, "promoted")
+    return carried_out(entry, settle(project, settings), "promoted")
 
 
-def rollback(
-    project: Project,
-    settings: Settings,
-    actor: str,
-    reason: str,
-    *,
-    from_version: int | None = None,
-    to_base: bool = False,
-) -> Promotion:
-    """Put `previous_champion` back, or the base model where the champion was the first, or `to_base` asks for it.
+def settle(project: Project, settings: Settings) -> LedgerEntry:
+    """Bring aliases and tags to where the ledger's last entry puts them, and look whether it still is the last.
 
-    `previous_champion` then names the version rolled back from, so that a second call rolls forward. A caller that may
-    be retried names the champion it means to leave in `from_version`: when that was rolled back from already, nothing
-    moves. Works even when the champion's version was deleted. ValueError without a reason or anything to go back to,
-    when the champion is another than `from_version`, or the weights to go back to have changed.
+    Returns that last entry: another than the caller's own where somebody moved on meanwhile.
     """
-    _check_actor(actor)
-    if not reason.strip():
-        raise ValueError("A rollback needs a reason, for the ledger. Give one, e.g. 'too many black images'.")
-    standing = read_standing(project.name, settings)
-    if standing.unfinished:
-        entry = _settle(project, settings)
-        if entry.action == "rollback":
-            return _moved(entry, "finished a rollback that was cut short")
-        standing = read_standing(project.name, settings)
-    if standing.problem and not (standing.deleted and standing.entries):
-        raise ValueError(standing.problem)
-    repeated = _rolled_back_before(standing, from_version)
-    if repeated is not None:
-        return repeated
-    target = _rollback_target(project, settings, standing, to_base=to_base)
-    leaving = standing.entries[-1].to_version
-    entry = ledger.append(
-        project.name,
-        settings,
-        actor=actor,
-        action="rollback",
-        from_version=leaving,
-        to_version=target.version if target else None,
-        weights_digest=target.weights_digest if target else _base_digest(project, settings, leaving),
-        decision_digest=None,
-        report_uri=None,
-        reason=reason,
+    while True:
+        known = ledger.entries(project.name, settings)
+        _apply(known, settings)
+        if len(ledger.entries(project.name, settings)) == len(known):
+            return known[-1]
+
+
+def carried_out(entry: LedgerEntry, head: LedgerEntry, message: str) -> Promotion:
+    """What an entry did; `head` is the ledger's last entry after it, which may have gone on from there."""
+    went_on = "" if head == entry else f"; then ledger entry {head.sequence} ({head.action} by {head.actor}) went on to"
+    went_on += f" {ledger.describe(head.to_version)}" if went_on else ""
+    moved = f"{ledger.describe(entry.from_version)} -> {ledger.describe(entry.to_version)}"
+    return Promotion(
+        model=entry.model,
+        moved=True,
+        outcome=OUTCOMES[entry.action],
+        from_version=entry.from_version,
+        to_version=entry.to_version,
+        decision_digest=entry.decision_digest,
+        report_uri=entry.report_uri,
+        ledger_entry=entry.sequence,
+        message=f"{message}: {moved}{went_on}",
     )
-    _settle(project, settings)
-    return _moved(entry, "rolled back")
 
 
-def restore(project: Project, settings: Settings, actor: str, reason: str) -> LedgerEntry:
-    """Put an alias that was moved by hand, and the tags of the champion, back to what the ledger says; note it there.
-
-    ValueError when the ledger itself, or the champion's weights, are not sound.
-    """
-    _check_actor(actor)
-    standing = read_standing(project.name, settings)
-    if standing.problem and not standing.by_hand:
-        raise ValueError(standing.problem)
-    head = standing.entries[-1] if standing.entries else None
-    version = head.to_version if head else None
-    if version is not None:
-        champion = read_version(project, settings, version)
-        assert champion is not None, "its tags were read a moment ago"
-        verification.check_weights(champion, project, settings)
-    entry = ledger.append(
-        project.name,
-        settings,
-        actor=actor,
-        action="restore",
-        from_version=version,
-        to_version=version,
-        weights_digest=head.weights_digest if head else None,
-        decision_digest=None,
-        report_uri=None,
-        reason=reason,
-    )
-    _settle(project, settings)
-    return entry
-
-
-def finish(project: Project, settings: Settings) -> LedgerEntry:
-    """Carry out what the ledger's last entry promises, when the move was cut short."""
-    return _settle(project, settings)
+def check_actor(actor: str) -> None:
+    """ValueError where nobody would be on record."""
+    if not actor.strip():
+        raise ValueError("The ledger records who moves the champion. Give an actor, e.g. a user name or 'airflow'.")
 
 
 def champion_tags(known: Sequence[LedgerEntry]) -> dict[str, str]:
@@ -168,17 +124,12 @@ def champion_tags(known: Sequence[LedgerEntry]) -> dict[str, str]:
     head = known[-1]
     tags: dict[str, str] = {}
     if head.to_version is not None:
-        promoted = [e for e in known if e.action == "promote" and e.to_version == head.to_version]
-        tags = {**(_entry_tags(promoted[-1]) if promoted else {}), **_entry_tags(head)}
+        promoted = ledger.promotion_of(known, head.to_version)
+        tags = {**(_entry_tags(promoted) if promoted else {}), **_entry_tags(head)}
     return {**tags, LEDGER_TAG: entry_tag(head)}
 
 
 # --- may it move? ---------------------------------------------------------------------------------------------------
-
-
-def _check_actor(actor: str) -> None:
-    if not actor.strip():
-        raise ValueError("The ledger records who moves the champion. Give an actor, e.g. a user name or 'airflow'.")
 
 
 def _answered_before(decision: GateDecision, standing: Standing) -> Promotion | None:
@@ -242,70 +193,13 @@ def _gate_tags(decision: GateDecision) -> dict[str, str]:
     }
 
 
-# --- where to go back to ---------------------------------------------------------------------------------------------
-
-
-def _rolled_back_before(standing: Standing, from_version: int | None) -> Promotion | None:
-    """The first answer to a rollback that is asked for again; ValueError when another champion was meant."""
-    head = standing.entries[-1] if standing.entries else None
-    if head is None or from_version is None or head.to_version == from_version:
-        return None
-    if head.action == "rollback" and head.from_version == from_version:
-        return _moved(head, "had been rolled back already; nothing was moved").model_copy(
-            update={"moved": False, "outcome": "unchanged"}
-        )
-    raise ValueError(
-        f"The champion of {head.model!r} is version {head.to_version}, not {from_version}. Nothing was moved. Name the"
-        " champion that you want to leave."
-    )
-
-
-def _rollback_target(
-    project: Project, settings: Settings, standing: Standing, *, to_base: bool
-) -> CandidateVersion | None:
-    """The version to go back to; None for the base model."""
-    moves = [entry for entry in standing.entries if entry.action != "restore"]
-    if not moves or (to_base and moves[-1].to_version is None):
-        raise ValueError(f"Model {project.name!r} has no champion: the base model is in place. Nothing was moved.")
-    current = moves[-1].to_version
-    if to_base:
-        return None
-    target = read_version(project, settings, "previous_champion")
-    if target is not None and target.version != current:
-        verification.check_weights(target, project, settings)
-        return target
-    if moves[-1].from_version is None and current is not None:
-        return None
-    raise ValueError(
-        f"Model {project.name!r} has no previous champion to go back to from {ledger.describe(current)}. Nothing was"
-        " moved. Point alias `previous_champion` at a version in MLflow to choose one, or go back to the base model"
-        " (--to-base)."
-    )
-
-
-def _base_digest(project: Project, settings: Settings, leaving: int | None) -> str | None:
-    """Digest of the base model that the champion was trained from, None when its version is gone."""
-    tags = registry.version_tags(settings, project.name, leaving) if leaving is not None else None
-    return (tags or {}).get("base.digest")
-
-
 # --- the move -------------------------------------------------------------------------------------------------------
-
-
-def _settle(project: Project, settings: Settings) -> LedgerEntry:
-    """Bring aliases and tags to where the ledger's last entry puts them, and look whether it still is the last."""
-    while True:
-        known = ledger.entries(project.name, settings)
-        _apply(known, settings)
-        if len(ledger.entries(project.name, settings)) == len(known):
-            return known[-1]
 
 
 def _apply(known: Sequence[LedgerEntry], settings: Settings) -> None:
     entry = known[-1]
     model = entry.model
-    if entry.action != "restore":
-        _point_back(entry, settings)
+    _point_back(known, settings)
     if entry.to_version is None:
         registry.delete_alias(settings, model, "champion")
     else:
@@ -317,13 +211,14 @@ def _apply(known: Sequence[LedgerEntry], settings: Settings) -> None:
     log.info("Champion of %s: %s -> %s", model, ledger.describe(entry.from_version), ledger.describe(entry.to_version))
 
 
-def _point_back(entry: LedgerEntry, settings: Settings) -> None:
-    """`previous_champion` names the version that was left, where there is one still."""
-    leaving = entry.from_version
-    if leaving is not None and registry.version_tags(settings, entry.model, leaving) is not None:
-        registry.set_alias(settings, entry.model, "previous_champion", leaving)
+def _point_back(known: Sequence[LedgerEntry], settings: Settings) -> None:
+    """`previous_champion` names the version that a rollback would go to, where that is not the base model."""
+    model = known[-1].model
+    previous = previous_champion(known, settings)
+    if previous is None:
+        registry.delete_alias(settings, model, "previous_champion")
     else:
-        registry.delete_alias(settings, entry.model, "previous_champion")
+        registry.set_alias(settings, model, "previous_champion", previous)
 
 
 def _entry_tags(entry: LedgerEntry) -> dict[str, str]:
@@ -336,20 +231,6 @@ def _entry_tags(entry: LedgerEntry) -> dict[str, str]:
         tags |= {"approval.answer": "approve", "approval.by": entry.approver}
         tags |= {"approval.at": entry.approved_at.isoformat()}
     return tags
-
-
-def _moved(entry: LedgerEntry, message: str) -> Promotion:
-    return Promotion(
-        model=entry.model,
-        moved=True,
-        outcome=OUTCOMES[entry.action],
-        from_version=entry.from_version,
-        to_version=entry.to_version,
-        decision_digest=entry.decision_digest,
-        report_uri=entry.report_uri,
-        ledger_entry=entry.sequence,
-        message=f"{message}: {ledger.describe(entry.from_version)} -> {ledger.describe(entry.to_version)}",
-    )
 
 
 def _unmoved(

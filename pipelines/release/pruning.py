@@ -1,4 +1,4 @@
-"""Old versions leave the registry; those that an alias or the ledger's last entries name cannot.
+"""Old versions leave the registry; those that an alias names, or that a rollback may have to go to, cannot.
 
 MLflow deletes a version with its aliases without a word, so nothing of ours calls it but this, and this asks first.
 Weights, evaluations and reports stay in the store.
@@ -13,6 +13,9 @@ from pipelines.release import ledger
 from pipelines.settings import Settings
 
 log = logging.getLogger(__name__)
+
+KEPT_PROMOTIONS = 3
+"""So many versions that the gate made champion stay: the one that is, and two to go back to or forward to."""
 
 
 def prune(project: Project, settings: Settings, *, keep: int) -> dict[str, Any]:
@@ -40,10 +43,12 @@ def delete_version(model: str, version: int, settings: Settings) -> None:
 
 
 def needed_versions(model: str, settings: Settings) -> dict[int, str]:
-    """Versions that must stay, and why: every alias, and both ends of the ledger's last move."""
+    """Versions that must stay, and why: every alias, both ends of the ledger's last move, and the ways back."""
     known = ledger.entries(model, settings)
+    promoted = ledger.promoted_versions(known)[:KEPT_PROMOTIONS]
+    needed = dict.fromkeys(promoted, f"it is among the last {KEPT_PROMOTIONS} that were promoted")
     ends = (known[-1].from_version, known[-1].to_version) if known else ()
-    needed = {version: "the ledger's last entry names it" for version in ends if version is not None}
+    needed |= {version: "the ledger's last entry names it" for version in ends if version is not None}
     for alias, version in registry.aliases(settings, model).items():
         needed[version] = f"alias `{alias}` names it"
     return needed

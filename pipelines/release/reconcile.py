@@ -2,7 +2,8 @@
 
 A move that was cut short is finished. An alias that somebody moved by hand, or a tag of the champion that somebody
 changed, is an alarm, or is put back with a note in the ledger. What cannot be put right by what is still known (a
-changed ledger, a deleted champion, other weights under a version) is an alarm under every policy.
+changed or a lost ledger, a deleted champion, other weights under a version, files that MLflow has no longer) is an
+alarm under every policy.
 """
 
 import logging
@@ -11,7 +12,8 @@ from pipelines import registry
 from pipelines.contracts import Reconciliation
 from pipelines.project import Project
 from pipelines.release import ledger, promotion
-from pipelines.release.standing import Standing, read_standing
+from pipelines.release.rollback import restore as put_back
+from pipelines.release.standing import Standing, previous_champion, read_standing
 from pipelines.settings import Settings
 from pipelines.tracking_errors import TrackingRefused
 
@@ -47,11 +49,14 @@ def _wants_restore(project: Project, restore: bool | None) -> bool:
 def _reconcile(project: Project, settings: Settings, actor: str, restore: bool) -> Reconciliation:
     standing = read_standing(project.name, settings)
     if standing.unfinished:
-        entry = promotion.finish(project, settings)
+        entry = promotion.settle(project, settings)
         after = read_standing(project.name, settings)
         message = f"finished ledger entry {entry.sequence}, a move that was cut short: {_names(after)}"
         return _answer(project, after, "finished", (), message)
-    changed, other = _changed_tags(project, settings, standing), _other_weights(project, settings, standing)
+    if standing.cut_off:
+        return _answer(project, standing, "alarm", (standing.problem,), standing.problem)
+    changed = [*_changed_tags(project, settings, standing), *_changed_alias(project, settings, standing)]
+    other = [*_other_weights(project, settings, standing), *files_gone(project, settings, standing)]
     problems = tuple(filter(None, (standing.problem, *changed, *other)))
     if not problems:
         return _answer(project, standing, "agrees", (), f"alias, ledger and tags agree: {_names(standing)}")
@@ -59,7 +64,7 @@ def _reconcile(project: Project, settings: Settings, actor: str, restore: bool) 
     if not restore or not mendable:
         return _answer(project, standing, "alarm", problems, " ".join(problems))
     reason = f"reconcile found the alias at {ledger.describe(standing.champion)}" if standing.by_hand else changed[0]
-    entry = promotion.restore(project, settings, actor, reason)
+    entry = put_back(project, settings, actor, reason)
     after = read_standing(project.name, settings)
     log.warning("Restored the champion of %s: %s", project.name, reason)
     return _answer(project, after, "restored", problems, f"put back by ledger entry {entry.sequence}: {_names(after)}")
@@ -77,6 +82,37 @@ def _changed_tags(project: Project, settings: Settings, standing: Standing) -> l
         for name, expected in promotion.champion_tags(standing.entries).items()
         if tags.get(name) != expected
     ]
+
+
+def _changed_alias(project: Project, settings: Settings, standing: Standing) -> list[str]:
+    """`previous_champion` must name the version that a rollback would go to."""
+    if not standing.entries:
+        return []
+    found = registry.aliases(settings, project.name).get("previous_champion")
+    expected = previous_champion(standing.entries, settings)
+    if found == expected:
+        return []
+    means = f"names version {found}" if found is not None else "is not set"
+    goes = f"version {expected}" if expected is not None else "no version"
+    return [
+        f"Alias `previous_champion` of {project.name!r} {means}, by the ledger a rollback goes back to {goes}: someone"
+        " changed it by hand, or deleted a version. `plumbline reconcile --restore` puts it right."
+    ]
+
+
+def files_gone(project: Project, settings: Settings, standing: Standing) -> list[str]:
+    """The champion, and the version that a rollback would go to, must still have the files that they serve, and keep
+    them through the next `mlflow gc`."""
+    known = standing.entries
+    if not known or standing.deleted:
+        return []
+    rests = {
+        known[-1].to_version: "It is the champion: `plumbline rollback` leaves it.",
+        previous_champion(known, settings): "A rollback would go there; without its files only `plumbline rollback"
+        " --to-version N` or `--to-base` has somewhere to go.",
+    }
+    missing = {v: registry.missing_files(settings, project.name, v, soon=True) for v in rests if v is not None}
+    return [f"{missing[version]} {rests[version]}" for version in missing if missing[version]]
 
 
 def _other_weights(project: Project, settings: Settings, standing: Standing) -> list[str]:

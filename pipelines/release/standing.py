@@ -4,8 +4,12 @@ A move writes the ledger first, then the aliases, then the tag `ledger.entry` on
 was left, where the base model takes its place: that has no version). So an alias still at the last entry's start, while
 that version lacks the entry's tag, is a move that was cut short, and is finished by whoever moves next. Anything else
 that disagrees was done by hand or to deceive, and stops every move but a rollback from a deleted version.
+
+The tags witness against the ledger too: where one names an entry that the ledger does not have, it is the ledger that
+is not whole (or not the right one), and nothing is put back by it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipelines import registry
@@ -30,13 +34,23 @@ class Standing:
     """The champion of the ledger is no longer in the registry."""
     by_hand: bool = False
     """Somebody moved the alias; everything else is sound, so it can be put back."""
+    cut_off: bool = False
+    """The registry knows of an entry that the ledger does not have: nothing can be put back by such a ledger."""
     problem: str = ""
     """Why alias and ledger cannot be reconciled, and how to mend it; empty when they can."""
 
 
 def read_standing(model: str, settings: Settings) -> Standing:
     """Compare alias and ledger; ValueError when the ledger itself was tampered with, or nobody may look into MLflow."""
-    known = ledger.entries(model, settings)
+    while True:
+        known = ledger.entries(model, settings)
+        standing = _compare(model, settings, known)
+        # What disagrees may be a move that was made while we looked.
+        if not standing.problem or ledger.entries(model, settings) == known:
+            return standing
+
+
+def _compare(model: str, settings: Settings, known: tuple[LedgerEntry, ...]) -> Standing:
     head = known[-1] if known else None
     try:
         champion = registry.get_alias(settings, model, "champion")
@@ -44,20 +58,32 @@ def read_standing(model: str, settings: Settings) -> Standing:
         raise
     except ValueError as error:
         return Standing(known, None, deleted=True, problem=str(error))
-    if head is None:
-        stray = champion is not None
-        return Standing(known, champion, by_hand=stray, problem=_by_hand(model, champion, None) if stray else "")
-    bearer = witness(head)
+    bearer = witness(head) if head else None
     tags = registry.version_tags(settings, model, bearer) if bearer is not None else None
-    if tags is None and head.to_version is not None:
-        return Standing(known, champion, deleted=True, problem=_deleted(model, head))
     # Where the base model is in place there may be no version left that could bear the tag, and none needs to.
-    tagged = tags is None or tags.get(LEDGER_TAG) == entry_tag(head)
-    if tags is not None and not tagged and _names_later_entry(tags, head):
-        return Standing(known, champion, problem=_cut_off(model, tags[LEDGER_TAG], head))
-    if champion == head.to_version or (champion == head.from_version and not tagged):
-        return Standing(known, champion, unfinished=not tagged)
-    return Standing(known, champion, by_hand=True, problem=_by_hand(model, champion, head.to_version))
+    tagged = head is None or tags is None or tags.get(LEDGER_TAG) == entry_tag(head)
+    agrees = tagged and champion == (head.to_version if head else None)
+    if agrees and tags is not None:
+        return Standing(known, champion)
+    lost = _lost_entry(model, settings, known)
+    if lost is not None:
+        return Standing(known, champion, cut_off=True, problem=_cut_off(model, *lost, known=known, settings=settings))
+    if head is not None and head.to_version is not None and tags is None:
+        return Standing(known, champion, deleted=True, problem=_deleted(model, head))
+    if agrees:
+        return Standing(known, champion)
+    if head is not None and not tagged and champion in (head.to_version, head.from_version):
+        return Standing(known, champion, unfinished=True)
+    expected = head.to_version if head else None
+    return Standing(known, champion, by_hand=True, problem=_by_hand(model, champion, expected))
+
+
+def previous_champion(known: Sequence[LedgerEntry], settings: Settings) -> int | None:
+    """The version that a rollback would go to: of those behind the champion, the nearest that was not deleted; None
+    when that is the base model."""
+    model = known[-1].model
+    behind = (version for version in ledger.way_back(known)[1:] if version is not None)
+    return next((version for version in behind if registry.version_tags(settings, model, version) is not None), None)
 
 
 def sound_champion(model: str, settings: Settings) -> int | None:
@@ -78,9 +104,11 @@ def entry_tag(entry: LedgerEntry) -> str:
     return f"{entry.sequence} {entry.digest}"
 
 
-def _names_later_entry(tags: dict[str, str], head: LedgerEntry) -> bool:
-    sequence = tags.get(LEDGER_TAG, "0").partition(" ")[0]
-    return not sequence.isdecimal() or int(sequence) >= head.sequence
+def _lost_entry(model: str, settings: Settings, known: Sequence[LedgerEntry]) -> tuple[int, str] | None:
+    """A version whose tag names an entry that the ledger does not have, and that tag."""
+    had = {entry_tag(entry) for entry in known}
+    tagged = registry.tagged_versions(settings, model, LEDGER_TAG)
+    return next(((version, tag) for version, tag in sorted(tagged.items(), reverse=True) if tag not in had), None)
 
 
 def _deleted(model: str, head: LedgerEntry) -> str:
@@ -105,8 +133,10 @@ def _by_hand(model: str, champion: int | None, expected: int | None) -> str:
     )
 
 
-def _cut_off(model: str, tag: str, head: LedgerEntry) -> str:
+def _cut_off(model: str, version: int, tag: str, *, known: Sequence[LedgerEntry], settings: Settings) -> str:
+    ends = f"ends with entry {known[-1].sequence}, {known[-1].digest[:12]}" if known else "is empty"
     return (
-        f"The champion of model {model!r} was put there by ledger entry {tag[:24]}..., but the ledger ends with entry"
-        f" {head.sequence}, {head.digest[:12]}: entries were changed or removed. {ledger.MEND}"
+        f"Version {version} of model {model!r} names ledger entry {tag[:24]}..., but the ledger in"
+        f" {settings.store_uri} {ends}: entries were changed or removed, or that is the wrong store. Is"
+        f" PLUMBLINE_STORE_URI right? {ledger.MEND}"
     )

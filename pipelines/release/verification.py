@@ -129,8 +129,7 @@ def check_weights(version: CandidateVersion, project: Project, settings: Setting
 
 
 _AFTER_A_CHANGE = (
-    "Find out who changed it, delete the version and register the weights again. If it is in service, or a rollback"
-    " would go to it, `plumbline rollback --to-base` restores the base model."
+    "Find out who changed it; before that version can be champion, delete it and register the weights again."
 )
 
 

@@ -1,5 +1,6 @@
 """Every DAG parses, has owner and retries, the edges we expect, and GPU tasks in the GPU pool."""
 
+import copy
 import importlib.util
 from collections import defaultdict
 from collections.abc import Callable
@@ -9,9 +10,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from airflow.sdk.exceptions import AirflowSkipException
+from airflow.sdk.exceptions import AirflowSkipException, ParamValidationError
 
-from pipelines import release_stages
+from pipelines import champion_stages, release_stages
 from pipelines.watch_contracts import MonitorFinding, MonitorReport, RetrainEntry
 
 ROOT = Path(__file__).parents[2]
@@ -251,6 +252,22 @@ def test_judges_are_calibrated_on_new_pairs_and_after_a_reward_training(
     assert dags["shapes.monitor"].schedule == "@daily"
     hourly = dags_with(f'{TRAIN}[monitor]\nschedule = "@hourly"\n')["shapes.monitor"]
     assert hourly.schedule == "@hourly"
+
+
+def test_the_form_of_a_rollback_is_checked_and_handed_on(dags: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    params = copy.deepcopy(dags["shapes.rollback"].params)
+    plain = {"from_version": None, "to_version": None, "to_base": False, "forward": False}
+    assert params.dump() == {"reason": None, **plain}, "whoever gives a reason only goes to the champion before"
+    right = {"reason": "too dark", "from_version": 3, "to_version": 2, "to_base": True, "forward": True}
+    wrong = {"reason": "", "from_version": "three", "to_version": 0, "to_base": "yes", "forward": "yes"}
+    for name, value in right.items():
+        assert params.get_param(name).resolve(value) == value
+        with pytest.raises(ParamValidationError):
+            params.get_param(name).resolve(wrong[name])
+    given: list[dict[str, Any]] = []
+    monkeypatch.setattr(champion_stages, "rollback", lambda path, **order: given.append(order))
+    dags["shapes.rollback"].get_task("rollback").python_callable("p.toml", "ada", params=right)
+    assert given == [{"actor": "ada", **right}]
 
 
 def test_retraining_is_announced_only_when_the_report_says_so(dags: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pipelines import champion_stages, cli, registry, tracking
+from pipelines import champion_stages, cli, registry, release_stages, tracking
 from pipelines.contracts import Approval
 from pipelines.release.registration import read_version, register, trainer_tags
 from pipelines.release.verification import check_weights
@@ -274,3 +274,55 @@ def test_garbage_collection_in_mlflow_takes_nothing_that_the_champion_rests_on(
     check_weights(first, world.project, world.settings)
     assert store.read_bytes(decision.report_uri) == b"<html>report</html>"
     assert champion_stages.reconcile(str(staged.path), actor="watch")["state"] == "agrees"
+
+
+def test_back_and_forward_by_command_read_as_history(staged: Staged, capsys: pytest.CaptureFixture[str]) -> None:
+    world, path = staged.world, str(staged.path)
+    first = staged.candidate("a", "")
+    staged.promote(world.decide(first, None))
+    staged.promote(world.decide(staged.candidate("b", ""), first))
+
+    def roll(*flags: str) -> tuple[int, str]:
+        code = cli.main(["rollback", path, "--reason", "too dark", *flags])
+        said = capsys.readouterr()
+        return code, json.loads(said.out)["message"] if said.out else said.err
+
+    assert roll("--from-version", "2") == (cli.DONE, "rolled back: version 2 -> version 1")
+    code, message = roll("--from-version", "2")
+    assert code == cli.DONE
+    assert message.endswith("version 2 -> version 1; nothing was moved")
+    code, message = roll("--to-version", "2")
+    assert code == cli.BAD_INPUT
+    assert "add --forward" in message
+    assert roll("--forward") == (cli.DONE, "rolled forward: version 1 -> version 2")
+    assert roll("--to-base") == (cli.DONE, "rolled back: version 2 -> the base model")
+    assert cli.main(["ledger", path, "--table"]) == cli.DONE
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
+    assert [(row[3], *row[6:8]) for row in rows] == [
+        ("promote", "base", "v1"),
+        ("promote", "v1", "v2"),
+        ("rollback", "v2", "v1"),
+        ("forward", "v1", "v2"),
+        ("rollback", "v2", "base"),
+    ]
+
+
+def test_a_ledger_in_the_wrong_store_is_not_an_empty_one(
+    staged: Staged, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["ledger", str(staged.path)]) == cli.DONE
+    assert json.loads(capsys.readouterr().out) == []
+    staged.promote(staged.world.decide(staged.candidate("a", ""), None))
+    monkeypatch.setenv("PLUMBLINE_STORE_URI", f"{staged.world.settings.store_uri}-typo")
+    assert cli.main(["ledger", str(staged.path)]) == cli.BAD_INPUT
+    assert "-typo is empty: entries were changed or removed, or that is the wrong store" in capsys.readouterr().err
+
+
+def test_a_version_that_is_not_there_is_answered_with_those_that_are(staged: Staged) -> None:
+    with pytest.raises(ValueError, match=r"has no candidate \(alias `candidate` is not set\)\. Train one first"):
+        release_stages.pick_candidate(str(staged.path))
+    staged.candidate("a", "")
+    staged.candidate("b", "")
+    with pytest.raises(ValueError, match=r"has no version 99\. Name one of its versions: 1, 2\."):
+        release_stages.pick_candidate(str(staged.path), 99)
+    assert release_stages.pick_candidate(str(staged.path), 1)["version"] == 1

@@ -8,7 +8,8 @@ import pytest
 
 from pipelines import registry, tracking
 from pipelines.release.decisions import save_decision
-from pipelines.release.promotion import promote, rollback
+from pipelines.release.promotion import promote
+from pipelines.release.rollback import rollback
 from pipelines.status import status
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
@@ -37,7 +38,7 @@ def test_after_two_promotions_and_a_rollback(world: Any) -> None:
     rollback(world.project, world.settings, "tester", "too dark")
     now = status(world.project, world.settings)
     assert now["champion"] == {"version": 1, "weights_digest": first.weights_digest}
-    assert now["previous_champion"] == {"version": 2, "weights_digest": second.weights_digest}
+    assert now["previous_champion"] is None, "before version 1 there was the base model"
     assert now["candidate"] == {"version": 2, "weights_digest": second.weights_digest}
     assert (now["last_decision"]["verdict"], now["last_decision"]["report_uri"]) == ("promote", decision.report_uri)
     assert now["ledger"] == {"entries": 3, "agrees_with_aliases": True}

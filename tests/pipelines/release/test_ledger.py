@@ -16,7 +16,7 @@ from pipelines.settings import Settings
 from pipelines.storage import Store, open_store
 
 
-def move(settings: Settings, from_version: int | None, to_version: int, **changes: Any) -> LedgerEntry:
+def move(settings: Settings, from_version: int | None, to_version: int | None, **changes: Any) -> LedgerEntry:
     facts: dict[str, Any] = {
         "actor": "tester",
         "action": "promote",
@@ -124,6 +124,59 @@ def test_a_put_whose_answer_was_lost_counts_once(settings: Settings, monkeypatch
     monkeypatch.setattr(Store, "create_bytes", create_and_lose_the_answer)
     entry = move(settings, None, 1)
     assert ledger.entries("shapes", settings) == (entry,)
+
+
+@pytest.mark.parametrize(
+    ("story", "way"),
+    [
+        ("", (None,)),
+        ("promote 1, promote 2, promote 3", (3, 2, 1, None)),
+        ("promote 1, promote 2, promote 3, rollback 2", (2, 1, None)),
+        ("promote 1, promote 2, promote 3, rollback 2, rollback 1", (1, None)),
+        ("promote 1, promote 2, rollback 1, promote 3", (3, 1, None)),
+        ("promote 1, promote 2, rollback 1, forward 2", (2, 1, None)),
+        ("promote 1, promote 2, rollback 1, restore 1, forward 2", (2, 1, None)),
+        ("promote 1, promote 2, rollback base", (None,)),
+        ("promote 1, promote 2, rollback base, promote 3", (3, None)),
+        ("promote 1, promote 2, promote 1", (1, 2, None)),
+        ("promote 1, promote 2, rollback 1, promote 2", (2, 1, None)),
+    ],
+)
+def test_the_way_back_leaves_out_what_was_rolled_back_from(
+    settings: Settings, story: str, way: tuple[int | None, ...]
+) -> None:
+    here = None
+    for step in filter(None, story.split(", ")):
+        action, _, place = step.partition(" ")
+        to_version = None if place == "base" else int(place)
+        move(settings, here, to_version, action=action, weights_digest="1" * 64)
+        here = to_version
+    assert ledger.way_back(ledger.entries("shapes", settings)) == way
+
+
+def test_a_promotion_is_found_again_the_last_one_where_there_are_two(settings: Settings) -> None:
+    first, _, again = move(settings, None, 1), move(settings, 1, 2), move(settings, 2, 1)
+    move(settings, 1, 5, action="rollback")
+    known = ledger.entries("shapes", settings)
+    assert ledger.promotion_of(known[:2], 1) == first
+    assert ledger.promotion_of(known, 1) == again
+    assert ledger.promotion_of(known, 5) is None, "a rollback is no promotion"
+    assert ledger.promoted_versions(known) == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("garbage", "says"),
+    [(b"\xff\xfe garbage", "Invalid JSON"), (b"{}", "sequence: Field required"), (b"[]", "an object")],
+)
+def test_a_garbled_entry_is_told_in_one_line(settings: Settings, garbage: bytes, says: str) -> None:
+    move(settings, None, 1)
+    path_of(settings, 1).chmod(0o644)
+    path_of(settings, 1).write_bytes(garbage)
+    with pytest.raises(ValueError, match="entry 1 is not readable") as told:
+        ledger.entries("shapes", settings)
+    assert says in str(told.value)
+    assert "\n" not in str(told.value)
+    assert "http" not in str(told.value)
 
 
 def test_agreement_is_with_the_last_entry(settings: Settings) -> None:

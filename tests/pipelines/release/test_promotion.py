@@ -9,10 +9,11 @@ from urllib.parse import urlsplit
 import pytest
 
 from pipelines import registry, tracking
-from pipelines.contracts import LedgerEntry, Promotion
+from pipelines.contracts import LedgerEntry
 from pipelines.release import ledger, verification
-from pipelines.release.promotion import promote, rollback
+from pipelines.release.promotion import promote
 from pipelines.release.registration import read_version
+from pipelines.release.rollback import rollback
 from pipelines.release.standing import read_standing
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
@@ -236,6 +237,26 @@ def test_a_ledger_that_lost_its_end_stops_every_move(world: Any) -> None:
         rollback(world.project, world.settings, "tester", "again")
 
 
+def test_a_promotion_that_was_overtaken_says_so(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = champion(world, "a")
+    decision = world.decide(world.register("b"), first)
+    append = ledger.append
+
+    def overtaken(*arguments: Any, **facts: Any) -> LedgerEntry:
+        monkeypatch.undo()
+        entry = append(*arguments, **facts)
+        rollback(world.project, world.settings, "faster", "too dark", to_base=True)
+        return entry
+
+    monkeypatch.setattr(ledger, "append", overtaken)
+    moved = promote(decision, world.project, world.settings, "tester")
+    assert (moved.moved, moved.to_version, moved.ledger_entry) == (True, 2, 2)
+    assert moved.message == (
+        "promoted: version 1 -> version 2; then ledger entry 3 (rollback by faster) went on to the base model"
+    )
+    assert aliases(world) == {}
+
+
 def test_a_decision_is_carried_out_once(world: Any) -> None:
     first = champion(world, "a")
     second = world.register("b")
@@ -284,108 +305,6 @@ def test_an_alias_that_names_a_deleted_version_is_explained(world: Any, mlflow_s
     assert promote(world.decide(second, None), world.project, world.settings, "tester").moved
 
 
-# --- rollback -------------------------------------------------------------------------------------------------------
-
-
-def test_a_rollback_goes_back_and_a_second_one_forward(world: Any) -> None:
-    first = champion(world, "a")
-    champion(world, "b", first)
-    back = rollback(world.project, world.settings, "tester", "too dark")
-    assert (back.moved, back.from_version, back.to_version, back.decision_digest) == (True, 2, 1, None)
-    assert aliases(world) == {"champion": 1, "previous_champion": 2}
-    assert (entries(world)[-1].action, entries(world)[-1].reason) == ("rollback", "too dark")
-    rollback(world.project, world.settings, "tester", "was not")
-    assert aliases(world) == {"champion": 2, "previous_champion": 1}
-
-
-def test_a_rollback_asked_for_again_moves_nothing(world: Any) -> None:
-    first = champion(world, "a")
-    champion(world, "b", first)
-    rollback(world.project, world.settings, "tester", "too dark", from_version=2)
-    again = rollback(world.project, world.settings, "tester", "too dark", from_version=2)
-    assert (again.moved, again.to_version, again.ledger_entry) == (False, 1, 3)
-    with pytest.raises(ValueError, match=r"champion .* is version 1, not 7"):
-        rollback(world.project, world.settings, "tester", "too dark", from_version=7)
-    assert aliases(world) == {"champion": 1, "previous_champion": 2}
-
-
-def test_a_rollback_needs_a_reason_an_actor_and_somewhere_to_go(world: Any) -> None:
-    for to_base in (False, True):
-        with pytest.raises(ValueError, match="has no champion: the base model is in place"):
-            rollback(world.project, world.settings, "tester", "reason", to_base=to_base)
-    first = champion(world, "a")
-    champion(world, "b", first)
-    registry.delete_alias(world.settings, world.project.name, "previous_champion")
-    with pytest.raises(ValueError, match=r"no previous champion to go back to from version 2.*--to-base"):
-        rollback(world.project, world.settings, "tester", "reason")
-    with pytest.raises(ValueError, match="needs a reason"):
-        rollback(world.project, world.settings, "tester", " ")
-    with pytest.raises(ValueError, match="Give an actor"):
-        rollback(world.project, world.settings, "", "reason")
-    assert len(entries(world)) == 2
-
-
-def test_the_first_promotion_is_rolled_back_to_the_base_and_forward_again(world: Any) -> None:
-    first = champion(world, "a")
-    back = rollback(world.project, world.settings, "tester", "worse than the base")
-    assert (back.moved, back.outcome, back.from_version, back.to_version) == (True, "rolled_back", 1, None)
-    assert aliases(world) == {"previous_champion": 1}
-    assert entries(world)[-1].weights_digest == first.base_digest
-    assert read_version(world.project, world.settings, "champion") is None
-    again = rollback(world.project, world.settings, "tester", "worse than the base", from_version=1)
-    assert (again.moved, again.ledger_entry) == (False, 2)
-    with pytest.raises(ValueError, match="the base model is in place"):
-        rollback(world.project, world.settings, "tester", "reason", to_base=True)
-    forward = rollback(world.project, world.settings, "tester", "was not")
-    assert (forward.from_version, forward.to_version) == (None, 1)
-    assert aliases(world) == {"champion": 1}
-    assert [(e.action, e.from_version, e.to_version) for e in entries(world)] == [
-        ("promote", None, 1),
-        ("rollback", 1, None),
-        ("rollback", None, 1),
-    ]
-    back = rollback(world.project, world.settings, "tester", "after all")
-    assert back.to_version is None, "the champion before it is the base again"
-    second = world.register("b")
-    assert promote(world.decide(second, None), world.project, world.settings, "tester").moved
-
-
-def test_a_rollback_to_the_base_skips_the_champions_between(world: Any) -> None:
-    champion(world, "b", champion(world, "a"))
-    moved = rollback(world.project, world.settings, "tester", "all are bad", to_base=True)
-    assert (moved.from_version, moved.to_version) == (2, None)
-    assert aliases(world) == {"previous_champion": 2}
-    assert rollback(world.project, world.settings, "tester", "not all").to_version == 2
-
-
-def test_a_ledger_that_lost_its_rollback_to_the_base_stops_every_move(world: Any) -> None:
-    champion(world, "a")
-    rollback(world.project, world.settings, "tester", "too dark")
-    (Path(urlsplit(world.store.uri("ledger", world.project.name)).path) / "000002.json").unlink()
-    with pytest.raises(ValueError, match="entries were changed or removed"):
-        promote(world.decide(world.register("b"), None), world.project, world.settings, "tester")
-
-
-def test_tags_of_a_champion_that_is_rolled_forward_to_are_those_of_its_promotion(world: Any) -> None:
-    first = champion(world, "a")
-    second = champion(world, "b", first)
-    rollback(world.project, world.settings, "tester", "too dark")
-    promote(world.decide(second, first, verdict="hold"), world.project, world.settings, "tester")
-    rollback(world.project, world.settings, "tester", "was not")
-    tags = registry.version_tags(world.settings, world.project.name, 2)
-    assert tags is not None
-    assert (tags["gate.verdict"], tags["gate.decision_digest"]) == ("promote", entries(world)[1].decision_digest)
-
-
-def test_a_rollback_to_changed_weights_is_refused(world: Any) -> None:
-    first = champion(world, "a")
-    champion(world, "b", first)
-    damage("jobs", "a/weights/*")(world, None)
-    with pytest.raises(ValueError, match="changed or damaged"):
-        rollback(world.project, world.settings, "tester", "too dark")
-    assert aliases(world)["champion"] == 2
-
-
 # --- crashes --------------------------------------------------------------------------------------------------------
 
 
@@ -422,38 +341,6 @@ def test_a_promotion_killed_half_way_is_finished_by_its_retry(
     assert (moved.moved, moved.from_version, moved.to_version, moved.ledger_entry) == (True, 1, 2, 2)
     assert aliases(world) == {"champion": 2, "previous_champion": 1}
     assert len(entries(world)) == 2
-    assert not read_standing(world.project.name, world.settings).unfinished
-
-
-@pytest.mark.parametrize(("function", "alias"), CRASHES)
-def test_a_rollback_killed_half_way_is_finished_and_not_turned_round(
-    world: Any, monkeypatch: pytest.MonkeyPatch, function: str, alias: str
-) -> None:
-    first = champion(world, "a")
-    champion(world, "b", first)
-    with monkeypatch.context() as patch:
-        crash_at(patch, function, alias)
-        with pytest.raises(Killed):
-            rollback(world.project, world.settings, "tester", "too dark")
-    moved: Promotion = rollback(world.project, world.settings, "tester", "too dark")
-    assert (moved.moved, moved.from_version, moved.to_version, moved.ledger_entry) == (True, 2, 1, 3)
-    assert aliases(world) == {"champion": 1, "previous_champion": 2}
-    assert len(entries(world)) == 3
-
-
-@pytest.mark.parametrize(("function", "alias"), [("delete_alias", "champion"), ("set_version_tags", "")])
-def test_a_rollback_to_the_base_killed_half_way_is_finished(
-    world: Any, monkeypatch: pytest.MonkeyPatch, function: str, alias: str
-) -> None:
-    champion(world, "a")
-    with monkeypatch.context() as patch:
-        crash_at(patch, function, alias)
-        with pytest.raises(Killed):
-            rollback(world.project, world.settings, "tester", "too dark")
-    assert read_standing(world.project.name, world.settings).unfinished
-    moved = rollback(world.project, world.settings, "tester", "too dark")
-    assert (moved.from_version, moved.to_version, moved.ledger_entry) == (1, None, 2)
-    assert aliases(world) == {"previous_champion": 1}
     assert not read_standing(world.project.name, world.settings).unfinished
 
 

@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 
 from pipelines import registry
-from pipelines.release.promotion import promote, rollback
+from pipelines.release.promotion import promote
 from pipelines.release.pruning import delete_version, prune
+from pipelines.release.rollback import rollback
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -26,13 +27,35 @@ def test_only_what_nothing_needs_is_deleted(world: Any) -> None:
     assert rollback(world.project, world.settings, "tester", "too dark").to_version == 2
 
 
+def test_after_a_rollback_the_last_good_versions_stay(world: Any) -> None:
+    made = [world.register("a")]
+    promote(world.decide(made[0], None), world.project, world.settings, "tester")
+    for name in "bcd":
+        made.append(world.register(name))
+        promote(world.decide(made[-1], made[-2]), world.project, world.settings, "tester")
+    world.register("e")
+    rollback(world.project, world.settings, "tester", "too dark")
+    rollback(world.project, world.settings, "tester", "too dark", from_version=3)
+    assert prune(world.project, world.settings, keep=0) == {
+        "model": world.project.name,
+        "deleted": [],
+        "kept": {
+            "1": "alias `previous_champion` names it",
+            "2": "alias `champion` names it",
+            "3": "the ledger's last entry names it",
+            "4": "it is among the last 3 that were promoted",
+            "5": "alias `candidate` names it",
+        },
+    }
+    assert rollback(world.project, world.settings, "tester", "too dark", from_version=2).to_version == 1
+
+
 def test_an_aliased_version_cannot_be_deleted(world: Any) -> None:
     promote(world.decide(world.register("a"), None), world.project, world.settings, "tester")
     with pytest.raises(ValueError, match=r"Version 1 .* is not deleted: alias `c\w+` names it"):
         delete_version(world.project.name, 1, world.settings)
     rollback(world.project, world.settings, "tester", "too dark")
     world.register("b")
-    registry.delete_alias(world.settings, world.project.name, "previous_champion")
     with pytest.raises(ValueError, match="the ledger's last entry names it"):
         delete_version(world.project.name, 1, world.settings)
     assert registry.list_versions(world.settings, world.project.name) == [1, 2]

@@ -10,7 +10,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from pipelines import registry, tracking
 from pipelines.release import ledger, seals, signing
-from pipelines.release.promotion import promote, rollback
+from pipelines.release.promotion import promote
+from pipelines.release.rollback import rollback
 from pipelines.settings import Settings
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
