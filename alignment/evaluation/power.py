@@ -6,6 +6,7 @@
 
 import math
 from collections.abc import Callable
+from functools import lru_cache
 from statistics import NormalDist
 
 _NORMAL = NormalDist()
@@ -48,11 +49,13 @@ def win_rate_power(rate: float, prompts: int, *, minimum: float, level: float, t
     return float(_NORMAL.cdf(reach / spread(true)))
 
 
+@lru_cache(maxsize=1024)
 def win_rate_found(prompts: int, *, limit: float, level: float, power: float, tie_share: float = 0.0) -> float | None:
     """Highest win rate, ties counted half, at which harm is found with chance `power`; None when no rate is so found.
 
     Found means what the gate's slices mean by it: signed-rank evidence at `level`, and a measured rate below `limit`.
-    Differences are taken as normal; `level` is what Holm leaves for the first of the tests.
+    Differences are taken as normal; `level` is what Holm leaves for the first of the tests. Answers are kept: slices of
+    one size ask the same, and a simulation asks it in every decision.
     """
 
     def chance(rate: float) -> float:
