@@ -44,12 +44,12 @@ def test_a_policy_that_changes_with_the_recipe_is_said_aloud(
 ) -> None:
     beside = tiny_project.path.parent / "tiny" / "mapo_shapes.toml"
     beside.parent.mkdir()
-    beside.write_text("[gate]\nrequired_judges = 1\n")
+    beside.write_text("[gate]\nminimum_prompts = 2\n")
     write_variant(tiny_project.path, "sft_shapes", [], settings)
     assert not caplog.records
     write_variant(tiny_project.path, "mapo_shapes", [], settings)
     (said,) = caplog.messages
-    assert said == f"The gate is not the project's: gate.required_judges is 1 instead of 2, by {beside}"
+    assert said == f"The gate is not the project's: gate.minimum_prompts is 2 instead of 1, by {beside}"
 
 
 def test_a_wish_that_cannot_be_leaves_no_file(tiny_project: Project, settings: Settings) -> None:

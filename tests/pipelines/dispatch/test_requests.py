@@ -624,7 +624,8 @@ def test_coverage_needs_its_section_and_a_judge_that_exists(project: Project, se
 
 def test_coverage_is_not_asked_of_a_scorer_of_whole_prompts(project: Project) -> None:
     guard = '[[evaluation.guards]]\nname = "variety"\nuri = "guard"\nscorer = { kind = "diversity" }\n'
-    project.path.write_text(PROJECT.replace("[placement", f"{guard}[placement") + '[coverage]\njudge = "variety"\n')
+    text = PROJECT.replace("[placement", f"{guard}[placement") + "variety = { margin = 0.1 }\n"
+    project.path.write_text(text + '[coverage]\njudge = "variety"\n')
     with pytest.raises(ValueError, match="'variety' scores the images of a prompt together and can only guard"):
         load_project(project.path)
 
@@ -684,7 +685,7 @@ def test_the_same_snapshot_elsewhere_is_captioned_once(project: Project, setting
 def test_a_guard_without_weights_brings_no_input(project: Project, settings: Settings) -> None:
     before = evaluate(project, settings)
     guard = '[[evaluation.guards]]\nname = "colour"\nscorer = { kind = "image_statistic", statistic = "saturation" }\n'
-    project.path.write_text(project.path.read_text() + guard)
+    project.path.write_text(project.path.read_text() + "colour = { margin = 0.1 }\n" + guard)
     request = evaluate(load_project(project.path), settings)
     assert names(request) == names(before)
     last = request.spec["guards"][-1]
