@@ -112,8 +112,8 @@ def noise(scorer: str, median: float, *, sound: bool = True) -> SeedNoise:
 def test_thresholds_are_written_once_and_again(tiny_project: Project) -> None:
     line = tie_thresholds_toml([noise("judge", 0.123456), noise("guard", 0.00042)])
     assert line == "tie_thresholds = { judge = 0.123, guard = 0.00042 }"
-    write_tie_thresholds(tiny_project.path, line)
-    assert load_project(tiny_project.path).evaluation.tie_thresholds == {"judge": 0.123, "guard": 0.00042}
+    write_tie_thresholds(tiny_project.path, tie_thresholds_toml([noise("judge", 0.123456)]))
+    assert load_project(tiny_project.path).evaluation.tie_thresholds == {"judge": 0.123}
     write_tie_thresholds(tiny_project.path, "tie_thresholds = { judge = 0.5 }")
     assert load_project(tiny_project.path).evaluation.tie_thresholds == {"judge": 0.5}
     assert tiny_project.path.read_text().count("tie_thresholds") == 1
