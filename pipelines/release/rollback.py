@@ -279,8 +279,8 @@ def _checked(number: int, standing: Standing, project: Project, settings: Settin
 def _ways_out(number: int, standing: Standing, project: Project, settings: Settings) -> str:
     """Where else `plumbline rollback` can go."""
     here, behind = ledger.way_back(standing.entries)[0], ledger.way_back(standing.entries)[1:]
-    there = [v for v in behind if v not in (None, number)]
-    there = [v for v in there if registry.version_tags(settings, project.name, v) is not None]
-    ways = [f"`plumbline rollback --to-version {there[0]}`"] * bool(there)
+    others = (version for version in behind if version not in (None, number))
+    there = (v for v in others if v is not None and registry.version_tags(settings, project.name, v) is not None)
+    ways = [f"`plumbline rollback --to-version {version}`" for version in there][:1]
     ways += ["`plumbline rollback --to-base`"] * (here is not None)
     return f"Ways out: {', '.join(ways)}." if ways else "The base model stays in place."

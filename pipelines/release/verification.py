@@ -128,9 +128,7 @@ def check_weights(version: CandidateVersion, project: Project, settings: Setting
         raise ValueError(f"V{which[1:]} may not be champion: {unsigned}. Nothing was moved.")
 
 
-_AFTER_A_CHANGE = (
-    "Find out who changed it; before that version can be champion, delete it and register the weights again."
-)
+_AFTER_A_CHANGE = "Find out who changed it; to be champion the weights have to be registered again, as a new version."
 
 
 def check_champion(decision: GateDecision, project: Project, settings: Settings) -> None:

@@ -220,6 +220,15 @@ def test_weights_replaced_with_their_tags_are_refused_with_the_ways_out(world: A
     assert back(world, to_version=1).to_version == 1
 
 
+def test_with_no_other_version_to_go_to_the_base_is_the_way_out(world: Any) -> None:
+    champions(world, "ab")
+    world.train("evil")
+    replace_served(world, 1, "evil")
+    with pytest.raises(ValueError, match=r"they were changed.* Ways out: `plumbline rollback --to-base`\.$"):
+        back(world)
+    assert back(world, to_base=True).to_version is None
+
+
 def test_restoring_asks_for_the_promoted_weights_too(world: Any) -> None:
     champions(world, "ab")
     evil = world.train("evil")
