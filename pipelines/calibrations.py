@@ -1,6 +1,6 @@
 """Calibrations as the project keeps them: numbered records in the store, one series a judge's name.
 
-The gate measures agreement anew in every evaluation, on the pairs that the policy lets count (`scopes`); the record
+The gate measures agreement anew in every evaluation, on the pairs that the policy lets count (`scope`); the record
 says how old the word of people is who left no date. A judge loses its vote when its record has expired, or when there
 is none for its weights.
 """
@@ -106,13 +106,12 @@ def scope(known: CalibrationRecord | None, policy: GatePolicy, now: datetime) ->
     )
 
 
-def scopes(
-    judges: Sequence[Judge], project: str, policy: GatePolicy, *, settings: Settings, now: datetime
-) -> dict[str, Scope]:
-    """`scope` of each judge by name; the store is read only where an age is asked for."""
+def records(
+    judges: Sequence[Judge], project: str, policy: GatePolicy, *, settings: Settings
+) -> dict[str, CalibrationRecord | None]:
+    """The newest record of each judge by name; the store is read only where an age is asked for."""
     aged = bool(policy.maximum_calibration_age_days)
-    known = {judge.name: newest(project, judge, settings) if aged else None for judge in judges}
-    return {name: scope(own, policy, now) for name, own in known.items()}
+    return {judge.name: newest(project, judge, settings) if aged else None for judge in judges}
 
 
 def counted(known: CalibrationRecord, policy: GatePolicy, *, settings: Settings, now: datetime) -> Calibration:
@@ -133,11 +132,7 @@ def counted(known: CalibrationRecord, policy: GatePolicy, *, settings: Settings,
     return agreement(own.judge, pairs, facts, confidence=own.confidence, scope=scope(known, policy, now))
 
 
-def barred(
-    judges: Sequence[Judge], project: str, policy: GatePolicy, *, settings: Settings, now: datetime
-) -> Mapping[str, str]:
+def barred(records: Mapping[str, CalibrationRecord | None], policy: GatePolicy, now: datetime) -> Mapping[str, str]:
     """Judges without a calibration that still counts, and why: what the gate is told beside its evidence."""
-    if not policy.maximum_calibration_age_days:
-        return {}
-    refusals = {judge.name: refusal(newest(project, judge, settings), policy, now) for judge in judges}
+    refusals = {name: refusal(known, policy, now) for name, known in records.items()}
     return {name: reason for name, reason in refusals.items() if reason}

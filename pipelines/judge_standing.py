@@ -8,7 +8,7 @@ from pipelines.dispatch.requests import judge_of
 from pipelines.policy import GatePolicy
 from pipelines.project import Project
 from pipelines.project_sections import JudgeSection
-from pipelines.release.checks.interface import twin_of, weights_of
+from pipelines.release.checks.interface import disagreements, twin_of, weights_of
 from pipelines.settings import Settings
 from pipelines.watch_contracts import CalibrationRecord, JudgeStanding
 
@@ -54,17 +54,7 @@ def refusals(
         agreed = calibrations.counted(known, policy, settings=settings, now=now)
     except ValueError as error:
         return [*reasons, f"cannot be checked: {error}"], None
-    if agreed.num_pairs < policy.minimum_calibration_pairs:
-        reasons.append(
-            f"was checked on {agreed.num_pairs} human pairs {policy.counted_pairs}, fewer than"
-            f" {policy.minimum_calibration_pairs}"
-        )
-    if not agreed.accuracy_low > policy.calibration_floor:
-        reasons.append(
-            f"agrees with people too little: the lower bound {agreed.accuracy_low:.3f} does not exceed"
-            f" {policy.calibration_floor:g}"
-        )
-    return reasons, agreed
+    return [*reasons, *disagreements(agreed, policy)], agreed
 
 
 def lessons(project: Project) -> set[str]:

@@ -79,7 +79,8 @@ def decide(
     labels = read_labels(report, settings)
     problems = evidence.recompute(report, table.columns, scores_sha256=table.sha256)
     problems += evidence.recompute_calibrations(report, labels.columns, table_sha256=labels.sha256)
-    scopes = calibrations.scopes(judges, project.name, project.gate, settings=settings, now=now)
+    records = calibrations.records(judges, project.name, project.gate, settings=settings)
+    scopes = {name: calibrations.scope(known, project.gate, now) for name, known in records.items()}
     return gate.decide(
         report,
         project.gate,
@@ -89,6 +90,6 @@ def decide(
         scores=table.scores,
         table_problems=problems,
         prompts_digest=evaluation_digest(project, settings),
-        barred=calibrations.barred(judges, project.name, project.gate, settings=settings, now=now),
+        barred=calibrations.barred(records, project.gate, now),
         calibrations=evidence.calibrations_in_scope(report, labels.columns, scopes),
     )

@@ -95,11 +95,12 @@ def test_an_expired_or_missing_calibration_takes_the_vote(report: Callable[..., 
 def test_the_gate_is_told_who_is_barred(report: Callable[..., CalibrationReport], settings: Settings) -> None:
     other = JUDGE.model_copy(update={"name": "other"})
     calibrations.record(report(), "tiny", settings)
-    ask = {"settings": settings, "now": NOW}
-    barred = calibrations.barred([JUDGE, other], "tiny", GatePolicy(), **ask)  # type: ignore[arg-type]
-    assert set(barred) == {"other"}
-    late = {"settings": settings, "now": NOW + timedelta(days=81)}
-    assert set(calibrations.barred([JUDGE], "tiny", GatePolicy(), **late)) == {"judge"}  # type: ignore[arg-type]
+    records = calibrations.records([JUDGE, other], "tiny", GatePolicy(), settings=settings)
+    assert set(calibrations.barred(records, GatePolicy(), NOW)) == {"other"}
+    assert set(calibrations.barred(records, GatePolicy(), NOW + timedelta(days=81))) == {"judge", "other"}
+    ageless = GatePolicy(maximum_calibration_age_days=0)
+    assert calibrations.records([JUDGE], "tiny", ageless, settings=settings) == {"judge": None}
+    assert calibrations.barred({"judge": None}, ageless, NOW) == {}
 
 
 def test_only_pairs_within_the_limit_count_and_undated_ones_by_their_record(

@@ -78,6 +78,22 @@ def twin_of(judge: str, *, votes: bool) -> str:
     return f"has the same weights as {judge}, which {'votes already' if votes else 'may not vote'}"
 
 
+def disagreements(agreed: Calibration, policy: GatePolicy) -> list[str]:
+    """What keeps a judge of this agreement with people from voting, each as the end of a sentence."""
+    reasons = []
+    if agreed.num_pairs < policy.minimum_calibration_pairs:
+        reasons.append(
+            f"was checked on {agreed.num_pairs} human pairs {policy.counted_pairs}, fewer than"
+            f" {policy.minimum_calibration_pairs}"
+        )
+    if not agreed.accuracy_low > policy.calibration_floor:
+        reasons.append(
+            f"agrees with people too little: the lower bound {agreed.accuracy_low:.3f} does not exceed"
+            f" {policy.calibration_floor:g}"
+        )
+    return reasons
+
+
 def finite(value: float | None) -> float | None:
     """A number that JSON can carry."""
     return value if value is not None and math.isfinite(value) else None

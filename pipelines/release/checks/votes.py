@@ -19,7 +19,7 @@ from alignment.evaluation.skewness import skewed_mean_interval
 from pipelines.contracts import GateCheck
 from pipelines.policy import GatePolicy
 from pipelines.release.checks.identity import fact
-from pipelines.release.checks.interface import Evidence, Finding, Verdict, finite, twin_of, weights_of
+from pipelines.release.checks.interface import Evidence, Finding, Verdict, disagreements, finite, twin_of, weights_of
 
 Stance = Literal["prefers", "is undecided about", "shows no gain worth having from", "speaks against"]
 """What a judge says of a candidate; of the last two more prompts make no vote."""
@@ -75,7 +75,6 @@ def _ballot(judge: Judge, calibration: Calibration | None, policy: GatePolicy, r
 
 def _refusal(judge: Judge, calibration: Calibration | None, evidence: Evidence) -> str:
     """Why a judge may not vote, as the end of a sentence; empty when it may."""
-    policy = evidence.policy
     shared = evidence.shared_lessons(judge)
     if shared:
         return f"is not independent of the candidate, which learnt from or was chosen by {', '.join(shared)} too"
@@ -83,17 +82,7 @@ def _refusal(judge: Judge, calibration: Calibration | None, evidence: Evidence) 
         return evidence.barred[judge.name]
     if calibration is None:
         return "was not checked against human pairs"
-    if calibration.num_pairs < policy.minimum_calibration_pairs:
-        return (
-            f"was checked on {calibration.num_pairs} human pairs {policy.counted_pairs}, fewer than"
-            f" {policy.minimum_calibration_pairs}"
-        )
-    if not calibration.accuracy_low > policy.calibration_floor:
-        return (
-            f"agrees with people too little: the lower bound {calibration.accuracy_low:.3f} does not exceed"
-            f" {policy.calibration_floor:g}"
-        )
-    return ""
+    return next(iter(disagreements(calibration, evidence.policy)), "")
 
 
 def superiority_checks(evidence: Evidence, voting: Sequence[Comparison]) -> list[Finding]:

@@ -1,7 +1,8 @@
 """An evaluation with known truth: a score table, the report that follows from it, and the version it is about."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from alignment.evaluation.calibration import calibrate
 from alignment.evaluation.comparison import SCORE_COLUMNS, ScoreTable, compare_all
 from alignment.evaluation.score_grids import ScoreGrids
 from alignment.rewards.catalogue import ClipPreference, ClipScore
+from pipelines import registry
 from pipelines.contracts import CandidateVersion, GateDecision
 from pipelines.policy import GatePolicy, GuardRule, PowerRule
 from pipelines.release.evidence import read_grids
@@ -174,3 +176,32 @@ def good_decision(good_evaluation: Evaluation) -> GateDecision:
         scores=good_evaluation.scores,
         table_problems=(),
     )
+
+
+# --- crashes --------------------------------------------------------------------------------------------------------
+
+
+class Killed(BaseException):
+    """Stands for the process being killed at this point."""
+
+
+@pytest.fixture
+def killed_at(monkeypatch: pytest.MonkeyPatch) -> Callable[..., AbstractContextManager[None]]:
+    """`with killed_at(function, alias)`: what is done there is killed where it calls that function of the registry, for
+    that alias alone where one is given. A test fails when nothing was killed."""
+
+    @contextmanager
+    def dying(function: str, alias: str = "") -> Iterator[None]:
+        original = getattr(registry, function)
+
+        def killed(*arguments: Any) -> Any:
+            if alias in ("", arguments[2]):
+                raise Killed
+            return original(*arguments)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(registry, function, killed)
+            with pytest.raises(Killed):
+                yield
+
+    return dying

@@ -308,34 +308,17 @@ def test_an_alias_that_names_a_deleted_version_is_explained(world: Any, mlflow_s
 # --- crashes --------------------------------------------------------------------------------------------------------
 
 
-class Killed(BaseException):
-    """Stands for the process being killed at this point."""
-
-
-def crash_at(monkeypatch: pytest.MonkeyPatch, function: str, alias: str = "") -> None:
-    original = getattr(registry, function)
-
-    def killed(*arguments: Any) -> Any:
-        if alias in ("", arguments[2]):
-            raise Killed
-        return original(*arguments)
-
-    monkeypatch.setattr(registry, function, killed)
-
-
 CRASHES = [("set_alias", "previous_champion"), ("set_alias", "champion"), ("set_version_tags", "")]
 
 
 @pytest.mark.parametrize(("function", "alias"), CRASHES)
 def test_a_promotion_killed_half_way_is_finished_by_its_retry(
-    world: Any, monkeypatch: pytest.MonkeyPatch, function: str, alias: str
+    world: Any, killed_at: Callable[..., Any], function: str, alias: str
 ) -> None:
     first = champion(world, "a")
     decision = world.decide(world.register("b"), first)
-    with monkeypatch.context() as patch:
-        crash_at(patch, function, alias)
-        with pytest.raises(Killed):
-            promote(decision, world.project, world.settings, "tester")
+    with killed_at(function, alias):
+        promote(decision, world.project, world.settings, "tester")
     assert read_standing(world.project.name, world.settings).unfinished
     moved = promote(decision, world.project, world.settings, "tester")
     assert (moved.moved, moved.from_version, moved.to_version, moved.ledger_entry) == (True, 1, 2, 2)
@@ -344,13 +327,11 @@ def test_a_promotion_killed_half_way_is_finished_by_its_retry(
     assert not read_standing(world.project.name, world.settings).unfinished
 
 
-def test_another_decision_finds_the_unfinished_move_finished_first(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_decision_finds_the_unfinished_move_finished_first(world: Any, killed_at: Callable[..., Any]) -> None:
     first = champion(world, "a")
     second, third = world.register("b"), world.register("c")
-    with monkeypatch.context() as patch:
-        crash_at(patch, "set_alias", "champion")
-        with pytest.raises(Killed):
-            promote(world.decide(second, first), world.project, world.settings, "tester")
+    with killed_at("set_alias", "champion"):
+        promote(world.decide(second, first), world.project, world.settings, "tester")
     with pytest.raises(ValueError, match=r"is version 2 .* evaluated against version 1"):
         promote(world.decide(third, first), world.project, world.settings, "tester")
     assert aliases(world) == {"champion": 2, "previous_champion": 1}

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -241,17 +242,9 @@ def test_a_deleted_champion_and_a_changed_ledger_are_alarms_under_every_policy(p
     assert "The ledger was changed" in answer.message
 
 
-def test_a_move_that_was_cut_short_is_finished(promoted: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Killed(BaseException):
-        """Stands for the process being killed."""
-
-    def killed(*_: Any) -> None:
-        raise Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr(registry, "set_alias", killed)
-        with pytest.raises(Killed):
-            rollback(promoted.project, promoted.settings, "tester", "too dark")
+def test_a_move_that_was_cut_short_is_finished(promoted: Any, killed_at: Callable[..., Any]) -> None:
+    with killed_at("set_alias"):
+        rollback(promoted.project, promoted.settings, "tester", "too dark")
     assert read_standing(promoted.project.name, promoted.settings).unfinished
     answer = found(promoted)
     assert (answer.state, answer.champion, answer.expected) == ("finished", 1, 1)

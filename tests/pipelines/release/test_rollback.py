@@ -309,14 +309,12 @@ def test_the_base_is_no_place_to_end_up_in_by_chance(world: Any) -> None:
 
 
 def test_from_a_deleted_champion_that_was_never_switched_to_the_real_one_comes_back(
-    world: Any, monkeypatch: pytest.MonkeyPatch
+    world: Any, killed_at: Callable[..., Any]
 ) -> None:
     _, second = champions(world, "ab")
     decision = world.decide(world.register("c"), second)
-    with monkeypatch.context() as patch:
-        crash_at(patch, "set_alias")
-        with pytest.raises(Killed):
-            promote(decision, world.project, world.settings, "tester")
+    with killed_at("set_alias"):
+        promote(decision, world.project, world.settings, "tester")
     delete_version(world, 3)
     moved = back(world, "version 3 was deleted")
     assert (moved.from_version, moved.to_version) == (3, 2)
@@ -333,32 +331,15 @@ def test_a_champion_deleted_after_a_rollback_is_left_without_more_ado(world: Any
 # --- crashes ----------------------------------------------------------------------------------------------------------
 
 
-class Killed(BaseException):
-    """Stands for the process being killed at this point."""
-
-
-def crash_at(monkeypatch: pytest.MonkeyPatch, function: str, alias: str = "") -> None:
-    original = getattr(registry, function)
-
-    def killed(*arguments: Any) -> Any:
-        if alias in ("", arguments[2]):
-            raise Killed
-        return original(*arguments)
-
-    monkeypatch.setattr(registry, function, killed)
-
-
 @pytest.mark.parametrize(
     ("function", "alias"), [("set_alias", "previous_champion"), ("set_alias", "champion"), ("set_version_tags", "")]
 )
 def test_a_rollback_killed_half_way_is_finished_and_goes_no_further(
-    world: Any, monkeypatch: pytest.MonkeyPatch, function: str, alias: str
+    world: Any, killed_at: Callable[..., Any], function: str, alias: str
 ) -> None:
     champions(world, "abc")
-    with monkeypatch.context() as patch:
-        crash_at(patch, function, alias)
-        with pytest.raises(Killed):
-            back(world)
+    with killed_at(function, alias):
+        back(world)
     moved = back(world)
     assert (moved.moved, moved.from_version, moved.to_version, moved.ledger_entry) == (True, 3, 2, 4)
     assert "finished a rollback that was cut short" in moved.message
@@ -368,13 +349,11 @@ def test_a_rollback_killed_half_way_is_finished_and_goes_no_further(
 
 @pytest.mark.parametrize(("function", "alias"), [("delete_alias", "champion"), ("set_version_tags", "")])
 def test_a_rollback_to_the_base_killed_half_way_is_finished(
-    world: Any, monkeypatch: pytest.MonkeyPatch, function: str, alias: str
+    world: Any, killed_at: Callable[..., Any], function: str, alias: str
 ) -> None:
     champions(world, "a")
-    with monkeypatch.context() as patch:
-        crash_at(patch, function, alias)
-        with pytest.raises(Killed):
-            back(world)
+    with killed_at(function, alias):
+        back(world)
     assert read_standing(world.project.name, world.settings).unfinished
     moved = back(world)
     assert (moved.from_version, moved.to_version, moved.ledger_entry) == (1, None, 2)
@@ -383,13 +362,11 @@ def test_a_rollback_to_the_base_killed_half_way_is_finished(
 
 
 def test_another_order_than_the_one_cut_short_is_carried_out_after_it(
-    world: Any, monkeypatch: pytest.MonkeyPatch
+    world: Any, killed_at: Callable[..., Any]
 ) -> None:
     champions(world, "ab")
-    with monkeypatch.context() as patch:
-        crash_at(patch, "set_alias")
-        with pytest.raises(Killed):
-            back(world)
+    with killed_at("set_alias"):
+        back(world)
     assert back(world, "all are bad", to_base=True).to_version is None
     assert moves(world)[2:] == [("rollback", 2, 1), ("rollback", 1, None)]
 
