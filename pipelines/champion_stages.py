@@ -126,10 +126,17 @@ def rollback(
     """Restore the previous champion, or the base model; forward again where that is asked for."""
     from pipelines.release import rollback as rolling
 
-    order: dict[str, Any] = {
-        "from_version": from_version, "to_version": to_version, "to_base": to_base, "forward": forward,
-    }  # fmt: skip
-    return _json(rolling.rollback(read_project(path), load_settings(), actor, reason, **order))
+    moved = rolling.rollback(
+        read_project(path),
+        load_settings(),
+        actor,
+        reason,
+        from_version=from_version,
+        to_version=to_version,
+        to_base=to_base,
+        forward=forward,
+    )
+    return _json(moved)
 
 
 def reconcile(path: str, *, actor: str, restore: bool | None = None) -> Json:
