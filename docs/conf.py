@@ -5,7 +5,7 @@ The pages are plain Markdown with relative links, so they also read well in a re
 
 project = "Plumbline"
 html_title = "Plumbline"
-copyright = "the Plumbline authors, Apache-2.0"  # noqa: A001 - the name that Sphinx reads
+copyright = "the Plumbline authors, Apache-2.0"
 
 extensions = ["myst_parser"]
 source_suffix = {".md": "markdown"}
