@@ -27,8 +27,9 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
 
     Raises ValueError naming every field that is wrong, with the nearest known name.
     """
-    path = Path(name_or_path) if name_or_path.endswith(".toml") else RECIPES_DIR / f"{name_or_path}.toml"
-    if not path.is_file():
+    is_path = name_or_path.endswith(".toml")
+    path = Path(name_or_path) if is_path else RECIPES_DIR / f"{name_or_path}.toml"
+    if not (path.is_file() if is_path else name_or_path in known_recipes()):
         raise ValueError(unknown_name("recipe", name_or_path, known_recipes()))
     return parse_recipe({"name": path.stem, **read_toml(path)}, overrides=overrides)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from alignment.contracts import folder_digest
+from alignment.files.paths import check_link
 
 READ_BYTES = 1 << 20
 
@@ -44,7 +45,10 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def publish_folder(draft: Path, final: Path) -> None:
-    """Give a finished draft folder its name; whatever stood there is removed first. Every file is flushed before."""
+    """Give a finished draft folder its name; whatever stood there is removed first. Every file is flushed before.
+
+    ValueError names a symbolic link in the draft.
+    """
     for path in files_below(draft):
         with path.open("rb") as file:
             os.fsync(file.fileno())
@@ -75,8 +79,11 @@ def file_sha256(path: Path) -> str:
 
 
 def files_below(folder: Path) -> list[Path]:
-    """Every file under a folder, sorted by path."""
-    return sorted(path for path in folder.rglob("*") if path.is_file())
+    """List every file under a folder that a job made, sorted by path. ValueError names a symbolic link."""
+    found = sorted(folder.rglob("*"))
+    for path in found:
+        check_link(path, folder)
+    return [path for path in found if path.is_file()]
 
 
 def content_digest(folder: Path, paths: Iterable[Path] | None = None) -> str:

@@ -2,6 +2,7 @@
 
 from alignment.contracts import Record, ValueObject
 from alignment.failures import FailureKind
+from alignment.files.paths import RelativeName
 
 SPEC_FILE = "spec.json"
 """What a job was asked, beside what it answers."""
@@ -38,7 +39,7 @@ class SampleLine(Record):
     step: int
     key: str
     """Letters, digits, _ - and / only, e.g. `samples/00`."""
-    path: str
+    path: RelativeName
     prompt: str
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from alignment.contracts import FullFineTune, Lora, Recipe, Record
+from alignment.files.shards import indexed_files
 
 Shapes = Mapping[str, tuple[int, ...]]
 """Name of a tensor to its shape."""
@@ -93,6 +94,5 @@ def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
 def _weight_files(folder: Path) -> list[Path]:
     """One set of weights: the files that an index names, else the plain file; other variants lie beside them."""
     for index in sorted(folder.glob("diffusion_pytorch_model.safetensors.index.json")):
-        names = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
-        return [folder / name for name in sorted(set(names))]
+        return indexed_files(index)
     return sorted(folder.glob("diffusion_pytorch_model.safetensors"))

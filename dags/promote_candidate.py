@@ -1,5 +1,5 @@
 """NAME.promote: a candidate against champion and base on held-out prompts, the gate, a person where the project asks
-one, and the alias if all say so. Of several new candidates each gets a run, one after another.
+one, and the alias if all say so. An event makes it judge every version without a decision, one run after another.
 """
 
 from typing import Any
@@ -23,20 +23,27 @@ for project in projects():
         params={
             "generation": Param(0, type="integer", minimum=0, description="Raise to evaluate again."),
             "version": Param(0, type="integer", minimum=0, description="Version to judge; 0: the candidate alias."),
+            "tried": Param([], type="array", items={"type": "integer", "minimum": 1}, description="Set by judge_next."),
         },
         doc_md=__doc__,
     ) as dag:
 
-        @task
-        def pick_candidate(path: str, params: Any = None, triggering_asset_events: Any = None) -> dict[str, Any]:
+        @task.short_circuit
+        def versions_to_judge(path: str, params: Any = None, dag_run: Any = None) -> list[int]:
             from pipelines import release_stages
 
-            version = candidates.version_to_judge(params, triggering_asset_events)
-            return release_stages.pick_candidate(path, version=version)
+            by_event = dag_run.run_type == "asset_triggered"
+            return release_stages.versions_to_judge(path, **params, by_event=by_event)
 
         @task
-        def list_others(params: Any = None, triggering_asset_events: Any = None, run_id: Any = None) -> Any:
-            return candidates.runs_for_others(params, triggering_asset_events, run_id)
+        def pick_candidate(path: str, versions: list[int]) -> dict[str, Any]:
+            from pipelines import release_stages
+
+            return release_stages.pick_candidate(path, version=versions[0])
+
+        @task
+        def list_next(versions: list[int], params: Any = None, run_id: Any = None) -> Any:
+            return candidates.following_run(versions, params, run_id)
 
         @task.short_circuit
         def is_challenger(path: str, candidate: dict[str, Any]) -> bool:
@@ -63,10 +70,11 @@ for project in projects():
 
             return champion_stages.promote(path, decision, actor=actor, approval=approval)
 
+        versions = versions_to_judge(location(project))
         TriggerDagRunOperator.partial(
-            task_id="judge_others", trigger_dag_id=dag.dag_id, logical_date=None, skip_when_already_exists=True
-        ).expand_kwargs(list_others())
-        candidate = pick_candidate(location(project))
+            task_id="judge_next", trigger_dag_id=dag.dag_id, logical_date=None, skip_when_already_exists=True
+        ).expand_kwargs(list_next(versions))
+        candidate = pick_candidate(location(project), versions)
         job: dict[str, Any] = {"project_path": location(project), "pool": GPU_POOL, "retry_policy": retry_policy()}
         evaluate = TrainJobOperator(task_id="evaluate", stage="evaluate", given={"candidate": candidate}, **job)
         coverage = None

@@ -31,11 +31,11 @@ for project in projects():
             return stages.snapshot(path)
 
         @task.short_circuit
-        def enough_new_pairs(path: str, snapshot: dict[str, Any], triggering_asset_events: Any = None) -> bool:
-            from pipelines import stages
+        def enough_new_pairs(path: str, snapshot: Any, run_key: str, triggering_asset_events: Any = None) -> bool:
+            from pipelines import release_stages
 
-            wanted = any(asset.name.endswith(".retrain") for asset in triggering_asset_events or ())
-            return wanted or stages.enough_new_pairs(path, snapshot)
+            asked = any(asset.name.endswith(".retrain") for asset in triggering_asset_events or ())
+            return release_stages.training_wanted(path, snapshot, run_key=run_key, asked=asked)
 
         @task
         def plan_encodings(path: str, snapshot: dict[str, Any]) -> list[dict[str, Any]]:
@@ -71,7 +71,7 @@ for project in projects():
             return candidate
 
         snapshot: Any = build_snapshot(location(project))
-        checked = enough_new_pairs(location(project), snapshot)
+        checked = enough_new_pairs(location(project), snapshot, RUN_KEY)
         if project.labelling:
             label = TrainJobOperator(task_id="label", stage="label", given={"snapshot": snapshot}, **job)
             checked >> label

@@ -16,6 +16,7 @@ from alignment.evaluation.contact_sheet import SheetRow, contact_sheet, spread
 from alignment.job_files import SAMPLES_INDEX_FILE, SampleLine
 from pipelines import registry, tracking
 from pipelines.contracts import GateDecision
+from pipelines.disk import named_uri
 from pipelines.release.model_card import told
 from pipelines.release.pages.checks import check_groups
 from pipelines.release.pages.words import headline, summary
@@ -135,7 +136,7 @@ def _log_samples(store: Store, weights_uri: str, stream: tracking.RunStream, *, 
     samples = [SampleLine.model_validate_json(line) for line in store.read_bytes(index).splitlines()]
     files = {sample: scratch / f"{number:05d}.png" for number, sample in enumerate(samples)}
     for sample, file in files.items():
-        file.write_bytes(store.read_bytes(f"{weights_uri}/{sample.path}"))
+        file.write_bytes(store.read_bytes(named_uri(weights_uri, sample.path, index)))
         stream.log_image(file, sample.key, sample.step)
     if samples:
         by_step(files).save(pages / BY_STEP_FILE)

@@ -3,10 +3,11 @@
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from alignment.contracts import Calibration, Placement, Sha256, ValueObject
 from alignment.failures import FailureKind
+from alignment.files.paths import RelativeName, check_name
 from alignment.reward_contracts import RewardAccuracy
 from alignment.rewards.catalogue import Pal, Reward
 
@@ -93,6 +94,16 @@ class ValidationReport(ValueObject):
 # --- dispatch -------------------------------------------------------------------------------------------------------
 
 
+def _empty_or_relative(name: str) -> str:
+    return check_name(name, "its folder") if name else name
+
+
+def _empty_or_file_name(name: str) -> str:
+    if "/" in _empty_or_relative(name):
+        raise ValueError(f"Alias {name!r} is no file name. Allowed: one name without '/'.")
+    return name
+
+
 class JobInput(BaseModel):
     """A folder (or single file) the job needs, found locally as `<inputs dir>/<content_digest>`."""
 
@@ -104,9 +115,9 @@ class JobInput(BaseModel):
     """A file arrives as `<inputs dir>/<sha256>`, without a folder around it."""
     manifest: bool = True
     """False for a plain folder of the user's (a base model, a judge) without manifest.json; it is hashed instead."""
-    alias: str = ""
-    """Name under the inputs dir where it is not content_digest (images, which a job finds by their spec's digest)."""
-    subfolder: str = ""
+    alias: Annotated[str, AfterValidator(_empty_or_file_name)] = ""
+    """File name under the inputs dir if it is not content_digest (images, which a job finds by their spec's digest)."""
+    subfolder: Annotated[str, AfterValidator(_empty_or_relative)] = ""
     """Only this sub-folder of a published folder; content_digest is then the sub-folder's own."""
 
 
@@ -115,7 +126,7 @@ class SideOutput(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    path: str
+    path: RelativeName
     uri: str
 
 

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import unquote
 
-from pipelines.folders import is_partial, partial_path, sha256_file
+from alignment.files.paths import resolve_below
+from pipelines.folders import is_partial, join_uri, normal_uri, partial_path, sha256_file
 
 _NOT_WRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
 _HASHED_BYTES = 64 * 1024 * 1024
@@ -82,6 +83,14 @@ class DiskBackend:
 def local_path(uri: str) -> Path:
     """The path behind a file:// URI."""
     return Path(unquote(uri.removeprefix("file://")))
+
+
+def named_uri(folder_uri: str, name: str, source: str) -> str:
+    """URI of a file that `source`, a file of the folder, names; ValueError when it would not lie in the folder."""
+    uri = join_uri(folder_uri, name, source)
+    if uri.startswith("file://"):
+        resolve_below(local_path(normal_uri(folder_uri)), name, source)
+    return uri
 
 
 @contextmanager

@@ -10,6 +10,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from alignment.files.paths import resolve_below
+from alignment.files.shards import indexed_files
 from pipelines import tracking
 from pipelines.project import Project
 from pipelines.project_sections import GreedySoupSection
@@ -132,22 +134,18 @@ def missing_files(base_dir: Path) -> list[str]:
         return ["model_index.json"]
     index: dict[str, Any] = json.loads(index_path.read_text(encoding="utf-8"))
     parts = [name for name, kind in index.items() if isinstance(kind, list) and kind[0] is not None]
-    return [lacking for part in parts for lacking in _missing_of_part(base_dir, part)]
+    folders = {part: resolve_below(base_dir, part, index_path, hub_links=True) for part in parts}
+    return [lacking for part, folder in folders.items() for lacking in _missing_of_part(folder, part)]
 
 
-def _missing_of_part(base_dir: Path, part: str) -> list[str]:
-    folder = base_dir / part
+def _missing_of_part(folder: Path, part: str) -> list[str]:
     if not folder.is_dir() or not any(folder.iterdir()):
         return [f"{part}/"]
     if part.startswith(WITHOUT_WEIGHTS):
         return []
     missing = [] if (folder / "config.json").is_file() else [f"{part}/config.json"]
-    shards = {
-        shard
-        for index in folder.glob("*.safetensors.index.json")
-        for shard in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
-    }
-    missing += [f"{part}/{shard}" for shard in sorted(shards) if not (folder / shard).is_file()]
+    shards = {shard for index in folder.glob("*.safetensors.index.json") for shard in indexed_files(index)}
+    missing += [f"{part}/{s.relative_to(folder).as_posix()}" for s in sorted(shards) if not s.is_file()]
     if not shards and not any(folder.glob("*.safetensors")):
         missing.append(f"{part}/*.safetensors")
     return missing

@@ -5,15 +5,18 @@ import hashlib
 import shutil
 import uuid
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from urllib.parse import quote
 
 from alignment.contracts import folder_digest
+from alignment.files.paths import check_link, check_name
 from pipelines.contracts import FileEntry, Manifest
 
 MANIFEST_FILE = "manifest.json"
 PARTIAL_SUFFIX = ".partial"
+PARALLEL_TRANSFERS = 8
 
 
 def sha256_file(path: Path) -> str:
@@ -22,15 +25,22 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def hash_folder(path: Path, exclude: Sequence[str] = ()) -> tuple[str, dict[str, FileEntry]]:
+def hash_folder(
+    path: Path, exclude: Sequence[str] = (), *, hub_links: bool = False
+) -> tuple[str, dict[str, FileEntry]]:
     """content_digest of a local folder and its files; a manifest.json at its top and half-written files do not count.
 
-    `exclude` names paths, folders or globs relative to `path`. ValueError when the folder is missing or has no files.
+    `exclude` names paths, folders or globs relative to `path`. ValueError when the folder is missing or has no files,
+    or when something that counts is a symbolic link; `hub_links`, for a model folder of the user's, allows those that
+    `check_link` allows there.
     """
     files: dict[str, FileEntry] = {}
     for file in sorted(path.rglob("*")):
         relative = file.relative_to(path).as_posix()
-        if not file.is_file() or relative == MANIFEST_FILE or is_partial(file.name) or matches(relative, exclude):
+        if relative == MANIFEST_FILE or is_partial(file.name) or matches(relative, exclude):
+            continue
+        check_link(file, path, hub_links=hub_links)
+        if not file.is_file():
             continue
         files[relative] = FileEntry(sha256=sha256_file(file), num_bytes=file.stat().st_size)
     if not files:
@@ -39,26 +49,25 @@ def hash_folder(path: Path, exclude: Sequence[str] = ()) -> tuple[str, dict[str,
 
 
 def normal_uri(uri: str) -> str:
-    """A local path becomes file://, a trailing slash goes; ValueError for any scheme but file:// and s3://."""
+    """A local path becomes file://, a trailing slash goes.
+
+    ValueError for any scheme but file:// and s3://, and for an S3 key with the part '..', which would leave the folder
+    that the key is mirrored to.
+    """
     if "://" not in uri:
         return Path(uri).absolute().as_uri()
     if not uri.startswith(("file:///", "s3://")):
         raise ValueError(f"Store URI {uri!r} is not understood. Use file:///folder, a local path or s3://bucket/key.")
+    if uri.startswith("s3://") and ".." in uri.split("/"):
+        raise ValueError(f"S3 key {uri} has the part '..'. Rename or delete the object; Plumbline writes no such key.")
     return uri.rstrip("/")
 
 
-def join_uri(uri: str, path: str) -> str:
-    """URI of a relative path in a folder, quoted where it is a file:// URI."""
+def join_uri(uri: str, path: str, source: str = "") -> str:
+    """URI of a relative path in a folder, quoted where it is a file:// URI; ValueError as `check_name` raises it."""
     root = normal_uri(uri)
+    check_name(path, root, source)
     return f"{root}/{quote(path) if root.startswith('file://') else path}"
-
-
-def check_relative(path: str, where: str) -> None:
-    """ValueError unless a path is relative, in its plainest form, and cannot climb out of the folder it is used in."""
-    pure = PurePosixPath(path)
-    plain = path == pure.as_posix() and pure.parts and not pure.is_absolute()
-    if not plain or ".." in pure.parts or "\\" in path or "\0" in path or ":" in pure.parts[0]:
-        raise ValueError(f"Path {path!r} does not stay inside {where}. Only plain relative paths are allowed.")
 
 
 def matches(path: str, patterns: Sequence[str]) -> bool:
@@ -83,7 +92,7 @@ def parse_manifest(data: bytes, uri: str) -> Manifest:
     except ValueError as error:
         raise ValueError(f"{uri} is not a manifest: {error}. Delete the folder and run its stage again.") from error
     for path in manifest.files:
-        check_relative(path, where=uri)
+        check_name(path, uri.removesuffix(f"/{MANIFEST_FILE}"), uri)
     if manifest.content_digest != folder_digest({path: entry.sha256 for path, entry in manifest.files.items()}):
         raise ValueError(f"{uri} does not add up: its content_digest is not that of its files. Run its stage again.")
     return manifest
@@ -102,7 +111,8 @@ def fetched_files(local_dir: Path, manifest: Manifest) -> set[str]:
     if parse_manifest(marker.read_bytes(), str(marker)).digest != manifest.digest:
         return set()
     paths = {path: local_dir / path for path in manifest.files}
-    return {p for p, f in paths.items() if f.is_file() and f.stat().st_size == manifest.files[p].num_bytes}
+    files = {path: file for path, file in paths.items() if file.is_file() and not file.is_symlink()}
+    return {path for path, file in files.items() if file.stat().st_size == manifest.files[path].num_bytes}
 
 
 def swap_in(partial: Path, local_dir: Path, is_finished: Callable[[], bool]) -> None:
@@ -118,3 +128,13 @@ def swap_in(partial: Path, local_dir: Path, is_finished: Callable[[], bool]) -> 
         partial.rename(local_dir)
     finally:
         shutil.rmtree(old)
+
+
+def in_parallel(calls: Sequence[Callable[[], None]]) -> None:
+    """Run transfers a few at a time; the first error stops the rest and is raised once those under way have ended."""
+    with ThreadPoolExecutor(PARALLEL_TRANSFERS) as pool:
+        try:
+            for future in [pool.submit(call) for call in calls]:
+                future.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)

@@ -3,6 +3,7 @@
 Findings become one outcome: `alarm` asks for a person, `retrain` for a new candidate, and both may be wanted at once.
 """
 
+import json
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -302,6 +303,22 @@ def claim(project: Project, settings: Settings, reasons: Sequence[str], *, key: 
     uri = store.uri("monitor", project.name, "retrains", f"{number + 1:06d}.json")
     entry = RetrainEntry(at=now, key=key, reasons=tuple(reasons))
     return store.create_bytes(uri, entry.model_dump_json(indent=1).encode())
+
+
+def take(project: Project, settings: Settings, *, key: str, now: datetime) -> bool:
+    """Take the newest announced retraining for the training run `key`; False when another run took it.
+
+    The mark is in the store, so that a retraining whose event Airflow did not deliver is taken by the next run, and by
+    one run only; a retry with the same key takes it again. An announcement older than `retrain_every_days` (at least
+    one day) has lapsed: the monitor announces again what it still wants.
+    """
+    number, last = last_announced(project, settings)
+    if last is None or now - last.at > timedelta(days=max(project.monitor.retrain_every_days, 1)):
+        return False
+    store = open_store(settings.store_uri, settings)
+    uri = store.uri("monitor", project.name, "retrains_taken", f"{number:06d}.json")
+    mark = json.dumps({"key": key, "at": now.isoformat()}).encode()
+    return store.create_bytes(uri, mark) or bool(json.loads(store.read_bytes(uri))["key"] == key)
 
 
 def last_announced(project: Project, settings: Settings) -> tuple[int, RetrainEntry | None]:

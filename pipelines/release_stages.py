@@ -3,6 +3,7 @@
 What a subcommand and a DAG task both call, as in stages.py; champion_stages.py has what follows a verdict.
 """
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -16,6 +17,11 @@ from pipelines.contracts import CandidateVersion
 from pipelines.project import Project
 from pipelines.settings import Settings, load_settings
 from pipelines.stages import Json, champion_of, read_project, to_json
+
+log = logging.getLogger(__name__)
+
+MAXIMUM_RUNS_PER_EVENT = 20
+"""Runs of NAME.promote that follow one from another; versions beyond that wait for the next event."""
 
 
 def register(path: str, snapshot: Json, result: Json, *, run_key: str, trained_by: str = "") -> Json:
@@ -85,6 +91,37 @@ def judges(path: str) -> list[Json]:
     from pipelines import judge_standing
 
     return [to_json(own) for own in judge_standing.standings(read_project(path), load_settings())]
+
+
+def versions_to_judge(
+    path: str, *, version: int = 0, generation: int = 0, tried: Sequence[int] = (), by_event: bool = False
+) -> list[int]:
+    """List the versions that a run of NAME.promote judges: the first one itself, the others in the runs that follow.
+
+    A given `version` is judged alone. A run that an asset event started (`by_event`) takes every version without a
+    decision, newest first, whatever the event names: Airflow may drop events (apache/airflow #56050). A run that
+    follows it takes what is left without those that the runs before it `tried`. Any other run was started by a person:
+    it judges the alias `candidate` even if it has a decision, then the versions without one, unless `generation` was
+    raised, which is about one version. ValueError when a person starts a run and there is no candidate.
+    """
+    if version:
+        return [version]
+    if not by_event and not tried:
+        candidate = int(pick_candidate(path)["version"])
+        return [candidate] if generation else [candidate, *_undecided(path, tried=[candidate])]
+    return _undecided(path, tried=tried)
+
+
+def _undecided(path: str, *, tried: Sequence[int]) -> list[int]:
+    """List the versions without a decision that this series of runs has not tried, as many as it may still take."""
+    from pipelines.release import awaiting
+
+    waiting = [own for own in awaiting.awaiting_judgement(read_project(path), load_settings()) if own not in tried]
+    most = max(0, MAXIMUM_RUNS_PER_EVENT - len(tried))
+    if waiting[most:]:
+        later = ", ".join(map(str, waiting[most:]))
+        log.warning("One event starts at most %d runs; versions %s wait for the next.", MAXIMUM_RUNS_PER_EVENT, later)
+    return waiting[:most]
 
 
 def pick_candidate(path: str, version: int | None = None) -> Json:
@@ -186,6 +223,18 @@ def claim_retraining(path: str, report: Json, *, run_key: str) -> bool:
 
     reasons = MonitorReport.model_validate(report).reasons_to_retrain
     return monitoring.claim(read_project(path), load_settings(), reasons, key=run_key, now=datetime.now(UTC))
+
+
+def training_wanted(path: str, snapshot: Json, *, run_key: str, asked: bool) -> bool:
+    """Decide if a run of NAME.train goes on: the monitor asked for it, or there are enough new pairs.
+
+    `asked` is True when the event of the asset `retrain` was delivered. The store is asked as well: Airflow queues no
+    event for a paused DAG. A retraining is taken by one run; a retry of that run takes it again.
+    """
+    from pipelines import monitoring, stages
+
+    announced = monitoring.take(read_project(path), load_settings(), key=run_key, now=datetime.now(UTC))
+    return announced or asked or stages.enough_new_pairs(path, snapshot)
 
 
 def raise_alarms(report: Json) -> None:

@@ -13,19 +13,21 @@ import functools
 import logging
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
+from alignment.files.paths import resolve_below
 from pipelines.contracts import FileEntry, Manifest
 from pipelines.disk import DiskBackend, local_path, missing
 from pipelines.folders import (
     MANIFEST_FILE,
-    check_relative,
+    PARALLEL_TRANSFERS,
     fetched_files,
     hash_folder,
+    in_parallel,
     join_uri,
     matches,
     normal_uri,
@@ -44,7 +46,6 @@ __all__ = ["MANIFEST_FILE", "Store", "hash_folder", "open_store", "sha256_file"]
 log = logging.getLogger(__name__)
 
 MULTIPART_BYTES = 64 * 1024 * 1024
-PARALLEL_TRANSFERS = 8
 _MISSING = {"404", "NoSuchKey", "NotFound"}
 _EXISTS = {"412", "PreconditionFailed"}
 _RACED = {"409", "ConditionalRequestConflict"}
@@ -65,9 +66,7 @@ class Store:
 
     def uri(self, *parts: str) -> str:
         """URI of an object or folder under the root; ValueError if a part would climb out of it."""
-        path = "/".join(parts)
-        check_relative(path, where=self.root)
-        return join_uri(self.root, path)
+        return join_uri(self.root, "/".join(parts))
 
     def read_bytes(self, uri: str) -> bytes:
         """The whole object; ValueError when it is not there."""
@@ -93,7 +92,10 @@ class Store:
         return self._backend(uri).stat(normal_uri(uri))
 
     def list_uris(self, prefix_uri: str) -> list[str]:
-        """Every object in a folder and the folders beneath, sorted; empty when there is no such folder."""
+        """Every object in a folder and the folders beneath, sorted; empty when there is no such folder.
+
+        ValueError names an S3 key with the part '..'.
+        """
         return self._backend(prefix_uri).list_folder(normal_uri(prefix_uri))
 
     def delete(self, uri: str) -> None:
@@ -104,12 +106,13 @@ class Store:
         """Upload a folder and write its manifest last; a folder that is finished already is left as it is.
 
         `value` is the stage's value object as JSON. `exclude` names paths, folders or globs, relative to `local_dir`.
+        ValueError names a symbolic link: what it leads to is not the stage's.
         """
         finished = self.read_manifest(uri)
         if finished is not None:
             return finished
         digest, files = hash_folder(local_dir, exclude)
-        _in_parallel([functools.partial(self._backend(uri).upload, local_dir / p, join_uri(uri, p)) for p in files])
+        in_parallel([functools.partial(self._backend(uri).upload, local_dir / p, join_uri(uri, p)) for p in files])
         manifest = Manifest(content_digest=digest, files=files, value=value)
         if self.create_bytes(join_uri(uri, MANIFEST_FILE), manifest.model_dump_json(indent=1).encode()):
             return manifest
@@ -139,7 +142,7 @@ class Store:
         partial.mkdir(parents=True)
         try:
             entries = {path: manifest.files[path] for path in wanted | here}
-            _in_parallel([functools.partial(self._fetch_entry, uri, partial, p, entry=e) for p, e in entries.items()])
+            in_parallel([functools.partial(self._fetch_entry, uri, partial, p, entry=e) for p, e in entries.items()])
             (partial / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
             swap_in(partial, local_dir, lambda: fetched_files(local_dir, manifest) >= wanted)
         finally:
@@ -161,7 +164,7 @@ class Store:
     def local_path(self, uri: str, scratch: Path) -> Path:
         """A local file to read an object from: the object itself on a disk, else fetched into the folder `scratch`."""
         if normal_uri(uri).startswith("s3://"):
-            path = scratch / normal_uri(uri).rpartition("/")[2]
+            path = resolve_below(scratch, normal_uri(uri).rpartition("/")[2], uri)
             self.fetch_file(uri, path)
             return path
         if not self.exists(uri):
@@ -177,22 +180,17 @@ class Store:
             )
 
     def _backend(self, uri: str) -> "DiskBackend | _S3Backend":
-        return self._s3 if normal_uri(uri).startswith("s3://") else self._files
+        plain = normal_uri(uri)
+        if plain.startswith("s3://"):
+            return self._s3
+        if plain.startswith(f"{self.root}/") and ".." in unquote(plain.removeprefix(self.root)).split("/"):
+            raise ValueError(f"{uri} does not stay inside {self.root}: it has the part '..'. Leave that out.")
+        return self._files
 
 
 def open_store(uri: str, settings: Settings | None = None) -> Store:
     """A store rooted at `file:///...`, a local path or `s3://bucket/prefix`; ValueError for any other scheme."""
     return Store(uri, settings)
-
-
-def _in_parallel(calls: Sequence[Callable[[], None]]) -> None:
-    """Run transfers a few at a time; the first error stops the rest and is raised once those under way have ended."""
-    with ThreadPoolExecutor(PARALLEL_TRANSFERS) as pool:
-        try:
-            for future in [pool.submit(call) for call in calls]:
-                future.result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
 
 
 # --- S3 and its look-alikes -----------------------------------------------------------------------------------------
@@ -274,7 +272,7 @@ class _S3Backend:
                 .paginate(Bucket=bucket, Prefix=f"{prefix}/" if prefix else "")
             )
             keys = [entry["Key"] for page in pages for entry in page.get("Contents", [])]
-        return sorted(f"s3://{bucket}/{key}" for key in keys if not key.endswith("/"))
+        return sorted(normal_uri(f"s3://{bucket}/{key}") for key in keys if not key.endswith("/"))
 
     def delete(self, uri: str) -> None:
         bucket, key = _bucket_and_key(uri)

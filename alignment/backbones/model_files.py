@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from alignment.files.shards import indexed_files
+
 MODEL_INDEX = "model_index.json"
 TOKENIZER_FILES = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("spiece.model",))
 """Sets of files of which a tokenizer's folder must hold one whole."""
@@ -17,10 +19,12 @@ class WeightFile:
     name: str
 
     def present(self, folder: Path) -> bool:
-        """Whether the folder has it."""
+        """Return True if the folder has it, every part included. ValueError when the index names a path outside."""
         if Path(self.name).suffix:
             return (folder / self.name).is_file()
-        return any((folder / f"{self.name}{end}").is_file() for end in (".safetensors", ".safetensors.index.json"))
+        whole, index = (folder / f"{self.name}{end}" for end in (".safetensors", ".safetensors.index.json"))
+        parts = indexed_files(index) if index.is_file() else []
+        return whole.is_file() or (index.is_file() and all(part.is_file() for part in parts))
 
     def __str__(self) -> str:
         return self.name if Path(self.name).suffix else f"{self.name}.safetensors"

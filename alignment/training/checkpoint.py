@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from alignment.durable import file_sha256, publish_folder, write_json
+from alignment.files.paths import resolve_below
 from alignment.tensor_files import write_tensors
 
 logger = logging.getLogger(__name__)
@@ -101,7 +102,9 @@ def damage(path: Path) -> str | None:
     """What is wrong with a checkpoint folder, or None."""
     try:
         manifest = json.loads((path / MANIFEST_FILE).read_text(encoding="utf-8"))
-        wrong = [name for name, sha256 in manifest.items() if file_sha256(path / name) != sha256]
+        wrong = [
+            name for name, sha256 in manifest.items() if file_sha256(resolve_below(path, name, MANIFEST_FILE)) != sha256
+        ]
     except (OSError, ValueError, AttributeError) as error:
         return str(error)
     lacking = {WEIGHTS_FILE, OPTIMISER_FILE, STATE_FILE} - set(manifest)

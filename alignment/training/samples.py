@@ -10,6 +10,7 @@ from torch import nn
 
 from alignment.backbones.interface import Backbone
 from alignment.durable import write_bytes
+from alignment.files.paths import resolve_below
 from alignment.job_files import SAMPLES_INDEX_FILE, SampleLine
 from alignment.training.metrics import append_line, cut_back, read_lines
 
@@ -32,11 +33,14 @@ class SampleGrid:
         self._device = device
 
     def cut_back(self, step: int) -> None:
-        """Forget images beyond a step, because a resumed run will draw those again."""
+        """Forget images beyond a step, because a resumed run will draw those again.
+
+        ValueError when the index names a file outside the output folder.
+        """
         index = self.out / SAMPLES_INDEX_FILE
         for line in read_lines(index):
             if line["step"] > step:
-                (self.out / line["path"]).unlink(missing_ok=True)
+                resolve_below(self.out, line["path"], index).unlink(missing_ok=True)
         cut_back(index, step)
 
     def keys(self) -> tuple[str, ...]:

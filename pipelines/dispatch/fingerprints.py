@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from alignment.contracts import canonical_json, folder_digest
+from alignment.files.paths import check_link
 from pipelines.dispatch.job_folder import write_atomically
 from pipelines.folders import hash_folder, sha256_file
 
@@ -21,12 +22,18 @@ def folder_fingerprint(path: Path, cache_dir: Path) -> str:
 
 
 def file_fingerprints(path: Path, cache_dir: Path) -> dict[str, str]:
-    """sha256 of each file that counts in a folder's content_digest, by relative path; ValueError as there."""
-    remembered = cache_dir / f"{_listing_key(path, sorted(path.rglob('*')))}.json"
+    """sha256 of each file that counts in a folder's content_digest, by relative path; ValueError as there.
+
+    The folder is the user's: links to its own files, and a snapshot's into its Hugging Face cache, are allowed.
+    """
+    found = sorted(path.rglob("*"))
+    for entry in found:
+        check_link(entry, path, hub_links=True)
+    remembered = cache_dir / f"{_listing_key(path, found)}.json"
     if remembered.is_file():
         kept: dict[str, str] = json.loads(remembered.read_text())
         return kept
-    files = {name: entry.sha256 for name, entry in hash_folder(path)[1].items()}
+    files = {name: entry.sha256 for name, entry in hash_folder(path, hub_links=True)[1].items()}
     write_atomically(remembered, canonical_json(files))
     return files
 

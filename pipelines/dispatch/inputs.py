@@ -4,6 +4,7 @@ import logging
 from pathlib import Path
 
 from alignment.contracts import folder_digest
+from alignment.files.paths import resolve_below
 from pipelines.contracts import JobInput, Manifest
 from pipelines.dispatch.fingerprints import file_fingerprint, folder_fingerprint
 from pipelines.dispatch.model_folders import local_folder
@@ -61,7 +62,7 @@ def _published_folder(item: JobInput, settings: Settings) -> Path:
     _check(item, _digest_of(manifest, item.subfolder))
     cached = settings.state_dir / "inputs" / manifest.content_digest
     store.fetch_folder(item.uri, cached, only=(item.subfolder,) if item.subfolder else ())
-    return cached / item.subfolder
+    return resolve_below(cached, item.subfolder, item.uri) if item.subfolder else cached
 
 
 def _digest_of(manifest: Manifest, subfolder: str) -> str:

@@ -15,6 +15,7 @@ from typing import Protocol, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from alignment.files.paths import resolve_below
 from alignment.job_files import METRICS_FILE, SAMPLES_INDEX_FILE, MetricsLine, SampleLine
 from pipelines.dispatch.job_folder import read_model, write_atomically
 
@@ -154,7 +155,8 @@ class LiveMetrics:
         if name in cursor.images:
             return
         try:
-            stream.log_image(self._out_dir / sample.path, sample.key, sample.step)
+            path = resolve_below(self._out_dir, sample.path, SAMPLES_INDEX_FILE)
+            stream.log_image(path, sample.key, sample.step)
         except (ValueError, FileNotFoundError) as error:
             log.warning("Sample %s is left out of the run: %s", sample.path, error)
         cursor.images.add(name)

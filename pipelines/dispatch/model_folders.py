@@ -12,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from alignment.files.paths import resolve_below
+from alignment.files.shards import indexed_files
 from alignment.rewards.catalogue import RewardParams
 from pipelines.folders import partial_path, swap_in
 from pipelines.settings import Settings
@@ -60,7 +62,7 @@ def local_path(uri: str) -> Path:
 
 
 def check_base_folder(path: Path) -> None:
-    """ValueError that names every file missing from a base model in the diffusers layout."""
+    """ValueError that names every file missing from a base model in the diffusers layout, or a path that leads out."""
     index = path / MODEL_INDEX
     if not index.is_file():
         raise ValueError(f"Base model {path} has no {MODEL_INDEX}. Give a folder that `save_pretrained` has written.")
@@ -68,8 +70,9 @@ def check_base_folder(path: Path) -> None:
         components = json.loads(index.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{index} is not JSON: {error}. Copy the base model again.") from error
-    present = {name: entry for name, entry in components.items() if isinstance(entry, list) and all(entry)}
-    missing = [problem for name in sorted(present) for problem in _missing_files(path / name, name)]
+    present = [name for name, entry in components.items() if isinstance(entry, list) and all(entry)]
+    folders = {name: resolve_below(path, name, index, hub_links=True) for name in sorted(present)}
+    missing = [problem for name, folder in folders.items() for problem in _missing_files(folder, name)]
     if missing:
         raise ValueError(f"Base model {path} is not complete, it lacks {', '.join(missing)}. Copy it again.")
 
@@ -93,10 +96,10 @@ def _missing_files(folder: Path, component: str) -> list[str]:
         return [] if (folder / config).is_file() else [name + config]
     missing = [] if (folder / "config.json").is_file() else [f"{name}config.json"]
     indexed = sorted(folder.glob("*.safetensors.index.json"))
-    shards = {s for index in indexed for s in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()}
+    shards = {shard for index in indexed for shard in indexed_files(index)}
     if not any(folder.glob("*.safetensors")):
         return [*missing, f"{name}*.safetensors"]
-    return missing + [f"{name}{shard}" for shard in sorted(shards) if not (folder / shard).is_file()]
+    return missing + [f"{name}{s.relative_to(folder).as_posix()}" for s in sorted(shards) if not s.is_file()]
 
 
 def _fetched(uri: str, settings: Settings, download: Callable[[str, Path, Settings], None]) -> Path:
@@ -122,7 +125,8 @@ def _download_prefix(uri: str, folder: Path, settings: Settings) -> None:
     if not found:
         raise ValueError(f"There is nothing under {uri}. Check the prefix and the credentials (AWS_*).")
     for object_uri in found:
-        store.fetch_file(object_uri, folder / object_uri.removeprefix(uri.rstrip("/") + "/"))
+        name = object_uri.removeprefix(uri.rstrip("/") + "/")
+        store.fetch_file(object_uri, resolve_below(folder, name, f"Listing of {uri}"))
 
 
 def _download_hub(uri: str, folder: Path, _settings: Settings) -> None:

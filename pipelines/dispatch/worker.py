@@ -20,6 +20,7 @@ from types import FrameType
 from typing import Any, Literal
 
 from alignment.contracts import Placement
+from alignment.files.paths import resolve_below
 from alignment.job_files import CHECKPOINTS_DIR, FAILURE_FILE, PROGRESS_FILE, RESULT_FILE, SCORE_PIECES_DIR, JobFailure
 from pipelines import tracking
 from pipelines.contracts import JobRequest
@@ -166,7 +167,7 @@ def _publish(folder: JobFolder, request: JobRequest, settings: Settings) -> None
     result: dict[str, Any] = json.loads((folder.out_dir / RESULT_FILE).read_text(encoding="utf-8"))
     result["uri"] = request.output_uri
     for side in request.side_outputs:
-        store.publish_folder(folder.out_dir / side.path, side.uri, {"job_id": request.job_id})
+        store.publish_folder(resolve_below(folder.out_dir, side.path), side.uri, {"job_id": request.job_id})
     left_out = [CHECKPOINTS_DIR, PROGRESS_FILE, RESULT_FILE, FAILURE_FILE, *(s.path for s in request.side_outputs)]
     if request.kind in ("evaluate", "coverage"):
         # An attempt may find in the store what an earlier one had begun to draw itself.

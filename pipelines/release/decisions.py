@@ -5,12 +5,15 @@ asked/DIGEST.json who had it made.
 """
 
 import json
+import logging
 from datetime import UTC, datetime
 
 from pipelines.contracts import GateDecision
 from pipelines.project import Project
 from pipelines.settings import Settings
 from pipelines.storage import Store, open_store
+
+log = logging.getLogger(__name__)
 
 
 def save_decision(decision: GateDecision, project: Project, settings: Settings) -> str:
@@ -22,7 +25,12 @@ def save_decision(decision: GateDecision, project: Project, settings: Settings) 
         order = _order(store, project)
         if order and _digest_at(store, order[-1]) == decision.digest:
             return uri
-        line = {"decision_digest": decision.digest, "at": datetime.now(UTC).isoformat()}
+        line = {
+            "decision_digest": decision.digest,
+            "at": datetime.now(UTC).isoformat(),
+            "version": decision.candidate.version,
+            "weights_digest": decision.candidate.weights_digest,
+        }
         if store.create_bytes(
             store.uri(*_folder(project), "order", f"{len(order) + 1:06d}.json"), json.dumps(line).encode()
         ):
@@ -66,6 +74,15 @@ def last_decision_about(version: int, project: Project, settings: Settings, *, d
     return None
 
 
+def judged_versions(project: Project, settings: Settings) -> set[tuple[int, str]]:
+    """List version and weights digest of every candidate with a decision, whatever its verdict.
+
+    A decision that is missing or not readable counts as none and is logged: its version is then judged again.
+    """
+    store = open_store(settings.store_uri, settings)
+    return {found for uri in _order(store, project) if (found := _judged_at(store, uri, project)) is not None}
+
+
 def note_asked(decision: GateDecision, by: str, project: Project, settings: Settings) -> None:
     """Record who had a decision made, empty for a schedule or an asset. The first one stays."""
     store = open_store(settings.store_uri, settings)
@@ -90,6 +107,20 @@ def _asked_uri(store: Store, project: Project, digest: str) -> str:
 
 def _order(store: Store, project: Project) -> list[str]:
     return store.list_uris(store.uri(*_folder(project), "order"))
+
+
+def _judged_at(store: Store, uri: str, project: Project) -> tuple[int, str] | None:
+    """Read which version a line of the order is about; lines of release 0.1.0 name only the decision, which is read."""
+    line = json.loads(store.read_bytes(uri))
+    if "version" in line:
+        return int(line["version"]), str(line["weights_digest"])
+    decision = store.uri(*_folder(project), f"{line['decision_digest']}.json")
+    try:
+        candidate = json.loads(store.read_bytes(decision))["candidate"] if store.exists(decision) else {}
+        return int(candidate["version"]), str(candidate["weights_digest"])
+    except (json.JSONDecodeError, KeyError, TypeError):
+        log.warning("%s names decision %s, which is missing or not readable: it is ignored.", uri, decision)
+        return None
 
 
 def _digest_at(store: Store, uri: str) -> str:

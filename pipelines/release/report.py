@@ -20,7 +20,7 @@ from pipelines.release.pages.coverage_plot import labelled_curves, plot_coverage
 from pipelines.release.pages.curve_plot import plot_curves
 from pipelines.release.pages.judges import HUMAN_EXAMPLE, attenuation, calibration_row, scorer_panel, scorers
 from pipelines.release.pages.lineage import SHORT, commands, lineage
-from pipelines.release.pages.pictures import CONTACT_SHEET_FILE, data_uri, extremes_by_end, sheet_prompts, svg_uri
+from pipelines.release.pages.pictures import CONTACT_SHEET_FILE, extremes_by_end, picture, sheet_prompts, svg_uri
 from pipelines.release.pages.slice_plot import plot_slices
 from pipelines.release.pages.slices import slice_rows
 from pipelines.release.pages.training import curves, effort_rows, recipe_facts
@@ -56,7 +56,7 @@ def render_report(
             summary=summary(report, decision),
             groups=check_groups(decision),
             scorers=[scorer_panel(report, decision, s.name, kind=k) for k, s in scorers(report)],
-            contact_sheet=data_uri(folder / CONTACT_SHEET_FILE),
+            contact_sheet=picture(folder, CONTACT_SHEET_FILE),
             sheet_prompts=sheet_prompts(folder),
             extremes=extremes_by_end(folder),
             short=SHORT,

@@ -1,8 +1,10 @@
 """What a recipe may not say is refused in words, without its whole content."""
 
+from pathlib import Path
+
 import pytest
 
-from alignment.config import load_recipe
+from alignment.config import RECIPES_DIR, load_recipe
 
 
 @pytest.mark.parametrize(
@@ -25,3 +27,12 @@ def test_images_that_cannot_be_cut_are_refused(recipe: str, overrides: tuple[str
         load_recipe(recipe, overrides)
     assert message in str(refused.value)
     assert "got {" not in str(refused.value)
+
+
+def test_a_recipes_name_is_no_path_to_another_file(tmp_path: Path) -> None:
+    shipped = RECIPES_DIR / "sft_shapes.toml"
+    (tmp_path / "mine.toml").write_text(shipped.read_text())
+    for name in (str(tmp_path / "mine"), "../recipes/sft_shapes", "./sft_shapes", ""):
+        with pytest.raises(ValueError, match="Unknown recipe"):
+            load_recipe(name)
+    assert load_recipe(str(tmp_path / "mine.toml")).name == "mine"

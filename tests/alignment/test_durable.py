@@ -66,3 +66,17 @@ def test_digests(tmp_path: Path) -> None:
     assert file_sha256(tmp_path / "sub" / "x") == digests["sub/x"]
     assert content_digest(tmp_path) == folder_digest(digests)
     assert content_digest(tmp_path, [tmp_path / "y"]) == folder_digest({"y": digests["y"]})
+
+
+@pytest.mark.parametrize("target", ["a", "../secret", "../elsewhere", "nothing"])
+def test_a_folder_with_a_symbolic_link_is_neither_published_nor_hashed(tmp_path: Path, target: str) -> None:
+    (tmp_path / "secret").write_text("secret")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "draft").mkdir()
+    (tmp_path / "draft" / "a").write_text("a")
+    (tmp_path / "draft" / "link").symlink_to(target)
+    for call in (files_below, content_digest, lambda draft: publish_folder(draft, tmp_path / "final")):
+        with pytest.raises(ValueError, match="is a symbolic link") as caught:
+            call(tmp_path / "draft")
+        assert str(tmp_path / "draft" / "link") in str(caught.value)
+    assert not (tmp_path / "final").exists()

@@ -104,3 +104,12 @@ def test_a_file_that_is_none_is_named(tmp_path: Path, content: bytes) -> None:
 def test_a_base_without_weights_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="unet holds no safetensors weights"):
         denoiser_shapes(tmp_path)
+
+
+def test_weights_outside_the_folder_are_refused(tmp_path: Path) -> None:
+    write_header(tmp_path / "outside.safetensors", {"a": [1]})
+    (tmp_path / "base" / "unet").mkdir(parents=True)
+    index = tmp_path / "base" / "unet" / "diffusion_pytorch_model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": "../../outside.safetensors"}}))
+    with pytest.raises(ValueError, match="does not stay inside"):
+        denoiser_shapes(tmp_path / "base")

@@ -12,7 +12,10 @@ from typing import Any
 import pytest
 from airflow.sdk.exceptions import AirflowSkipException, ParamValidationError
 
-from pipelines import champion_stages, release_stages
+from pipelines import champion_stages, monitoring, release_stages, stages
+from pipelines.project import load_project
+from pipelines.release import awaiting
+from pipelines.settings import load_settings
 from pipelines.watch_contracts import MonitorFinding, MonitorReport, RetrainEntry
 
 ROOT = Path(__file__).parents[2]
@@ -41,7 +44,9 @@ EDGES = {
         ("evaluate", "gate"),
         ("coverage", "gate"),
         ("gate", "promote"),
-        ("list_others", "judge_others"),
+        ("versions_to_judge", "pick_candidate"),
+        ("versions_to_judge", "list_next"),
+        ("list_next", "judge_next"),
     },
     "shapes.rollback": set(),
     "shapes.calibrate": {("build_snapshot", "calibrate"), ("calibrate", "record")},
@@ -238,11 +243,32 @@ def names_any(dag: Any) -> set[str]:
     return {asset.name for asset in condition.objects}
 
 
-def test_training_starts_on_new_pairs_or_when_the_monitor_asks(dags: dict[str, Any]) -> None:
+def test_training_starts_on_new_pairs_or_when_the_monitor_asks(
+    dags: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert names_any(dags["shapes.train"]) == {"shapes.pairs", "shapes.retrain"}
     check = dags["shapes.train"].get_task("enough_new_pairs").python_callable
     asked = [SimpleNamespace(name="shapes.retrain")]
-    assert check("nowhere.toml", {}, triggering_asset_events=asked), "no minimum of new pairs stands in its way"
+    path = str(ROOT / "projects/shapes.toml")
+    monkeypatch.setenv("PLUMBLINE_STORE_URI", tmp_path.as_uri())
+    monkeypatch.setattr(stages, "enough_new_pairs", lambda *_: False)
+    assert check(path, {}, "run-1", triggering_asset_events=asked), "no minimum of new pairs stands in its way"
+    assert not check(path, {}, "run-1", triggering_asset_events=[SimpleNamespace(name="shapes.pairs")])
+
+
+def test_a_retraining_whose_event_was_not_delivered_is_taken_by_the_next_run(
+    dags: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NAME.train was paused while the monitor raised the event, so that Airflow queued nothing."""
+    monkeypatch.setenv("PLUMBLINE_STORE_URI", tmp_path.as_uri())
+    monkeypatch.setattr(stages, "enough_new_pairs", lambda *_: False)
+    project, path = load_project(ROOT / "projects/shapes.toml"), str(ROOT / "projects/shapes.toml")
+    monitoring.claim(project, load_settings(), ("drift",), key="monitor-1", now=datetime.now(UTC))
+    check = dags["shapes.train"].get_task("enough_new_pairs").python_callable
+    by_pairs = [SimpleNamespace(name="shapes.pairs")]
+    assert check(path, {}, "run-1", triggering_asset_events=by_pairs)
+    assert check(path, {}, "run-1", triggering_asset_events=by_pairs), "a retry of the run that took it"
+    assert not check(path, {}, "run-2", triggering_asset_events=by_pairs), "one retraining, one run"
 
 
 def test_judges_are_calibrated_on_new_pairs_and_after_a_reward_training(
@@ -308,23 +334,79 @@ def test_a_retraining_is_claimed_as_it_is_announced_and_once(
     assert RetrainEntry.model_validate_json(kept.read_bytes()).reasons == ("wider",)
 
 
-def test_every_candidate_of_a_training_is_judged_by_a_run(
+class Promote:
+    """Runs of the promote DAG on a registry in memory, one after another, as Airflow would start them."""
+
+    def __init__(self, dag: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.dag, self.undecided, self.judged, self.known = dag, set[int](), list[int](), set[str]()
+        monkeypatch.setattr(awaiting, "awaiting_judgement", lambda *_: sorted(self.undecided, reverse=True))
+        monkeypatch.setattr(release_stages, "pick_candidate", lambda path, version: {"version": version})
+
+    def call(self, name: str, *given: Any, **context: Any) -> Any:
+        return self.dag.get_task(name).python_callable(*given, **context)
+
+    def run(self, run_type: str, run_id: str, *, conf: dict[str, Any] | None = None, failing: int = 0) -> None:
+        """A run and those that it starts; the evaluation of version `failing` fails."""
+        if run_id in self.known:
+            return
+        self.known.add(run_id)
+        params = {name: param.value for name, param in self.dag.params.items()} | (conf or {})
+        dag_run = SimpleNamespace(run_type=run_type)
+        path = str(ROOT / "projects/shapes.toml")
+        versions = self.call("versions_to_judge", path, params=params, dag_run=dag_run)
+        if versions:
+            version = self.call("pick_candidate", "shapes.toml", versions)["version"]
+            self.judged.append(version)
+            self.undecided -= {version} - {failing}
+            for following in self.call("list_next", versions, params=params, run_id=run_id):
+                self.run("operator_triggered", following["trigger_run_id"], conf=following["conf"], failing=failing)
+
+
+def test_every_candidate_is_judged_though_one_event_of_three_is_delivered(
     dags: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Three recipes were registered while one promote run was under way: the next run is told of all three."""
-    monkeypatch.setattr(release_stages, "pick_candidate", lambda path, version: {"version": version})
+    """Versions 4, 5 and 6 were registered while a run was under way; Airflow hands the next run the event of 4 only."""
+    promote = Promote(dags["shapes.promote"], monkeypatch)
+    promote.undecided = {4, 5, 6}
+    promote.run("asset_triggered", "asset_triggered__4")
+    assert promote.judged == [6, 5, 4], "each once, whatever the event says"
+    promote.run("asset_triggered", "asset_triggered__5")
+    assert promote.judged == [6, 5, 4], "a late event finds everything decided"
+
+
+def test_a_version_whose_run_failed_holds_up_no_other_and_comes_back_with_the_next_event(
+    dags: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    promote = Promote(dags["shapes.promote"], monkeypatch)
+    promote.undecided = {4, 5, 6}
+    promote.run("asset_triggered", "asset_triggered__a", failing=5)
+    assert (promote.judged, promote.undecided) == ([6, 5, 4], {5})
+    promote.undecided |= {7}
+    promote.run("asset_triggered", "asset_triggered__b")
+    assert (promote.judged[3:], promote.undecided) == ([7, 5], set())
+
+
+def test_a_run_with_a_version_judges_that_one_only(dags: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    promote = Promote(dags["shapes.promote"], monkeypatch)
+    promote.undecided = {4, 5, 6}
+    promote.run("manual", "manual__1", conf={"version": 3})
+    assert (promote.judged, promote.undecided) == ([3], {4, 5, 6})
+
+
+def test_the_following_run_is_started_once_and_waits_for_its_turn(dags: dict[str, Any]) -> None:
     promote = dags["shapes.promote"]
-    events = {"shapes.candidate": [SimpleNamespace(extra={"version": version}) for version in (7, 9, 8)]}
-    pick, list_others = (promote.get_task(name).python_callable for name in ("pick_candidate", "list_others"))
-    judged = [pick("shapes.toml", params={"version": 0}, triggering_asset_events=events)["version"]]
-    for run in list_others(params={"version": 0}, triggering_asset_events=events, run_id="r"):
-        judged.append(pick("shapes.toml", params={"version": 0} | run["conf"], triggering_asset_events={})["version"])
-    assert judged == [9, 8, 7]
-    trigger = promote.get_task("judge_others")
+    trigger = promote.get_task("judge_next")
     assert trigger.is_mapped
     assert trigger.partial_kwargs["trigger_dag_id"] == "shapes.promote"
-    assert trigger.partial_kwargs["skip_when_already_exists"], "a retry sets off nothing twice"
+    assert trigger.partial_kwargs["skip_when_already_exists"], "a retry starts nothing twice"
     assert promote.max_active_runs == 1, "one after another, against the champion of that time"
+    for value, ok in (([3, 2], True), (["3"], False), ([0], False), (3, False)):
+        param = copy.deepcopy(promote.params).get_param("tried")
+        if ok:
+            assert param.resolve(value) == value
+        else:
+            with pytest.raises(ParamValidationError):
+                param.resolve(value)
 
 
 def test_owner_retries_and_one_run_at_a_time(dags: dict[str, Any]) -> None:

@@ -180,3 +180,15 @@ def test_an_encoder_or_a_soups_prompts_that_are_missing_are_named(project: Proje
     check = doctor._check("evaluation", lambda: doctor._evaluation(project.model_copy(update=wrong)), "mend")
     assert not check.ok
     assert "/nowhere/clip, /nowhere/soup.tsv" in check.found
+
+
+def test_a_shard_or_a_component_outside_the_base_is_refused(tmp_path: Path) -> None:
+    base = make_base(tmp_path / "base")
+    (base / "unet/w.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "../../w.safetensors"}}))
+    with pytest.raises(ValueError, match="does not stay inside"):
+        missing_files(base)
+    (base / "unet/w.safetensors.index.json").unlink()
+    index = json.loads((base / "model_index.json").read_text())
+    (base / "model_index.json").write_text(json.dumps({**index, "../other": ["diffusers", "UNet2DConditionModel"]}))
+    with pytest.raises(ValueError, match="does not stay inside"):
+        missing_files(base)

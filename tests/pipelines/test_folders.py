@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from alignment.contracts import folder_digest
-from pipelines.folders import hash_folder, matches, partial_path, swap_in
+from pipelines.folders import hash_folder, join_uri, matches, partial_path, swap_in
 from pipelines.storage import open_store
 
 
@@ -60,3 +60,23 @@ def test_another_fetchers_finished_folder_stays(tmp_path: Path) -> None:
     swap_in(ours, theirs, lambda: False)
     assert (theirs / "a").read_bytes() == b"ours"
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
+def test_a_produced_folder_has_no_links_and_a_model_folder_may_link_to_its_own_files(tmp_path: Path) -> None:
+    made = folder(tmp_path / "f", a=b"1")
+    (made / "link").symlink_to("a")
+    with pytest.raises(ValueError, match="is a symbolic link"):
+        hash_folder(made)
+    assert hash_folder(made, hub_links=True)[1].keys() == {"a", "link"}
+    (made / "link").unlink()
+    (made / "link").symlink_to(folder(tmp_path / "elsewhere", a=b"2"))
+    with pytest.raises(ValueError, match="is a symbolic link"):
+        hash_folder(made, hub_links=True)
+
+
+def test_the_uri_of_a_file_stays_in_its_folder(tmp_path: Path) -> None:
+    for uri in (tmp_path.as_uri(), "s3://bucket/folder"):
+        assert join_uri(uri, "a/b") == f"{uri}/a/b"
+        for name in ("../x", "/x", "", "a\\b", "a/../../x"):
+            with pytest.raises(ValueError, match="does not stay inside"):
+                join_uri(uri, name)

@@ -182,6 +182,24 @@ def test_retraining_is_claimed_once_within_the_rate(tiny_project: Project, setti
     assert (number, last.key, last.reasons) == (2, "run-2", ("drift",))
 
 
+def test_an_announced_retraining_is_taken_by_one_run(tiny_project: Project, settings: Settings) -> None:
+    def announce(key: str, days: float) -> bool:
+        return monitoring.claim(tiny_project, settings, ["drift"], key=key, now=NOW + timedelta(days=days))
+
+    def take(key: str, days: float) -> bool:
+        return monitoring.take(tiny_project, settings, key=key, now=NOW + timedelta(days=days))
+
+    assert not take("train-1", 0), "nothing was announced"
+    assert announce("monitor-1", 0)
+    assert take("train-1", 1)
+    assert take("train-1", 2), "a retry of the run that took it"
+    assert not take("train-2", 2)
+    assert announce("monitor-2", 8)
+    assert take("train-2", 9)
+    assert announce("monitor-3", 20)
+    assert not take("train-3", 28), "the monitor announces again what it still wants"
+
+
 def test_a_report_that_was_never_announced_uses_up_nothing(
     later: tuple[Project, CandidateVersion], tracked: Settings
 ) -> None:

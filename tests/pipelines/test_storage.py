@@ -3,7 +3,7 @@
 import json
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -13,6 +13,7 @@ import pytest
 
 from alignment.contracts import folder_digest
 from pipelines import storage
+from pipelines.disk import named_uri
 from pipelines.settings import Settings
 from pipelines.storage import Store, hash_folder, open_store, sha256_file
 
@@ -368,3 +369,78 @@ def test_a_server_that_ignores_the_condition_does_not_lose_the_first_bytes() -> 
         assert store.create_bytes(store.uri("1"), b"first") is True
         assert store.create_bytes(store.uri("1"), b"second") is False
         assert store.read_bytes(store.uri("1")) == b"first"
+
+
+@pytest.mark.parametrize("key", ["../x", "a/../../x", "root/../other/x", ".."])
+def test_an_s3_key_with_parent_parts_is_refused_by_every_call(moto_endpoint: str, tmp_path: Path, key: str) -> None:
+    store = open_store("s3://bucket/root", s3_settings(moto_endpoint))
+    calls: list[Callable[[str], object]] = [store.read_bytes, store.exists, store.stat, store.list_uris, store.delete]
+    calls += [lambda uri: store.write_bytes(uri, b"x"), lambda uri: store.create_bytes(uri, b"x")]
+    calls += [store.read_manifest, lambda uri: store.fetch_file(uri, tmp_path / "x")]
+    calls += [lambda uri: store.local_path(uri, tmp_path), lambda uri: store.fetch_folder(uri, tmp_path / "in")]
+    for call in calls:
+        with pytest.raises(ValueError, match=r"has the part '\.\.'"):
+            call(f"s3://bucket/{key}")
+
+
+def test_a_uri_under_a_store_on_a_disk_does_not_leave_it(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_bytes(b"secret")
+    store = open_store((tmp_path / "store").as_uri())
+    for uri in (f"{store.root}/../secret", f"{store.root}/a/%2e%2e/%2e%2e/secret", f"{store.root}/..%2fsecret"):
+        with pytest.raises(ValueError, match="does not stay inside"):
+            store.read_bytes(uri)
+
+
+def test_a_listing_with_a_key_that_climbs_names_the_key(moto_endpoint: str) -> None:
+    import boto3
+
+    store = open_store("s3://bucket/root", s3_settings(moto_endpoint))
+    client = boto3.client("s3", endpoint_url=moto_endpoint)
+    key = "root/climbing/a/../../../evil"
+    client.create_bucket(Bucket="climbing")
+    client.put_object(Bucket="climbing", Key=key, Body=b"x")
+    with pytest.raises(ValueError, match=r"has the part '\.\.'") as caught:
+        store.list_uris("s3://climbing/root/climbing")
+    assert key in str(caught.value)
+
+
+@pytest.mark.parametrize("target", ["a", "../secret", "../elsewhere"])
+def test_a_folder_with_a_symbolic_link_is_not_published(store: Store, tmp_path: Path, target: str) -> None:
+    (tmp_path / "secret").write_bytes(b"secret")
+    (tmp_path / "elsewhere").mkdir()
+    local = folder(tmp_path / "out", a=b"1")
+    (local / "link").symlink_to(target)
+    with pytest.raises(ValueError, match="is a symbolic link") as caught:
+        store.publish_folder(local, store.uri("raw/links", target.strip("./")), {})
+    assert str(local / "link") in str(caught.value)
+    assert store.list_uris(store.uri("raw/links")) == []
+    assert store.publish_folder(local, store.uri("raw/no_link"), {}, exclude=["link"]).files.keys() == {"a"}
+
+
+def test_a_file_that_a_folder_names_is_read_from_that_folder_only(store: Store, tmp_path: Path) -> None:
+    store.write_bytes(store.uri("named/a b.png"), b"image")
+    assert store.read_bytes(named_uri(store.uri("named"), "a b.png", "index.jsonl")) == b"image"
+    for name in ("../a", "/etc/passwd", "a/../../b", ""):
+        with pytest.raises(ValueError, match="does not stay inside") as caught:
+            named_uri(store.uri("named"), name, "index.jsonl")
+        assert "index.jsonl" in str(caught.value)
+
+
+def test_a_file_of_a_folder_on_a_disk_is_no_link_to_another_place(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_bytes(b"secret")
+    store = open_store((tmp_path / "store").as_uri())
+    store.write_bytes(store.uri("models/a"), b"a")
+    (tmp_path / "store" / "models" / "link").symlink_to(tmp_path / "secret")
+    with pytest.raises(ValueError, match="a symbolic link leads to"):
+        named_uri(store.uri("models"), "link", "index.jsonl")
+
+
+def test_a_fetched_file_that_became_a_link_is_fetched_again(tmp_path: Path) -> None:
+    store = open_store((tmp_path / "store").as_uri())
+    store.publish_folder(folder(tmp_path / "out", a=b"1"), store.uri("x"), {})
+    store.fetch_folder(store.uri("x"), tmp_path / "in")
+    (tmp_path / "in" / "a").unlink()
+    (tmp_path / "other").write_bytes(b"2")
+    (tmp_path / "in" / "a").symlink_to(tmp_path / "other")
+    store.fetch_folder(store.uri("x"), tmp_path / "in")
+    assert (tmp_path / "in" / "a").read_bytes() == b"1"

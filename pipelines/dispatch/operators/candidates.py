@@ -1,36 +1,20 @@
-"""Which candidates a run of the promote DAG is about, as the asset's events or the run's parameters name them.
+"""The run that follows a run of the promote DAG, while versions are left to judge."""
 
-One training registers several versions, and each is judged by a run of its own, one after another, against whoever is
-champion by then. A run judges the newest of those that it was told of, and sets off a run for each of the others.
-"""
-
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-
-def version_to_judge(params: Mapping[str, Any] | None, events: Mapping[Any, Sequence[Any]] | None) -> int | None:
-    """The version that the run was given by hand, or the newest that its events name; None: neither names one."""
-    given = int((params or {}).get("version") or 0)
-    return given or next(iter(_announced(events)), None)
+FOLLOWING = re.compile(r"^after_version_\d+__")
 
 
-def runs_for_others(
-    params: Mapping[str, Any] | None, events: Mapping[Any, Sequence[Any]] | None, run_id: str
-) -> list[dict[str, Any]]:
-    """Arguments of a TriggerDagRunOperator per version that this run was told of and does not judge, newest first.
+def following_run(versions: Sequence[int], params: Mapping[str, Any] | None, run_id: str) -> list[dict[str, Any]]:
+    """Arguments of the TriggerDagRunOperator that starts the next run; empty when this run judges the last version.
 
-    The ids are made of version and run, so that a retry sets off nothing twice. (Airflow keeps ids that begin with
-    `asset_triggered__` for itself.)
+    `versions` are what is left to judge, the first of them by this run. The id is made of that version and the id of
+    the first run of the series: a retry starts nothing twice, and another event starts a series with ids of its own, so
+    that a version whose run failed is tried again. Airflow reserves ids that begin with `asset_triggered__`.
     """
-    own = version_to_judge(params, events)
-    return [
-        {"conf": {"version": version}, "trigger_run_id": f"version_{version}__{run_id}"}
-        for version in _announced(events)
-        if version != own
-    ]
-
-
-def _announced(events: Mapping[Any, Sequence[Any]] | None) -> list[int]:
-    """Versions that the events carry, newest first, each once; an event raised by hand may carry none."""
-    carried = [event.extra.get("version") for own in (events or {}).values() for event in own if event.extra]
-    return sorted({int(version) for version in carried if version}, reverse=True)
+    if len(versions) < 2:
+        return []
+    tried = [*((params or {}).get("tried") or ()), versions[0]]
+    return [{"conf": {"tried": tried}, "trigger_run_id": f"after_version_{versions[0]}__{FOLLOWING.sub('', run_id)}"}]

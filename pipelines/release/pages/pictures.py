@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from alignment.evaluation.extremes import Extreme
+from alignment.files.paths import resolve_below
 
 CONTACT_SHEET_FILE = "contact_sheet.png"
 CONTACT_SHEET_PROMPTS_FILE = "contact_sheet.json"
@@ -29,7 +30,7 @@ def sheet_prompts(folder: Path) -> list[str]:
 
 
 def extremes_by_end(folder: Path) -> list[tuple[str, list[Example]]]:
-    """Titled groups of prompts; empty when the evaluation wrote none."""
+    """Titled groups of prompts; empty when the evaluation wrote none. ValueError names a picture outside the folder."""
     path = folder / EXTREMES_FILE
     if not path.is_file():
         return []
@@ -42,16 +43,21 @@ def extremes_by_end(folder: Path) -> list[tuple[str, list[Example]]]:
 
 
 def _example(extreme: Extreme, folder: Path) -> Example:
+    source = folder / EXTREMES_FILE
     return Example(
         prompt=extreme.prompt,
         differences=tuple((judge, f"{value:+.3g}") for judge, value in extreme.differences.items()),
-        champion=data_uri(folder / extreme.champion_image),
-        candidate=data_uri(folder / extreme.candidate_image),
+        champion=picture(folder, extreme.champion_image, source),
+        candidate=picture(folder, extreme.candidate_image, source),
     )
 
 
-def data_uri(path: Path) -> str:
-    """A PNG as text; empty when there is none."""
+def picture(folder: Path, name: str, source: Path | str = "") -> str:
+    """A PNG of the evaluation's folder as text; empty when there is none.
+
+    ValueError when the name, which came from `source`, leads out of the folder: the page would publish another file.
+    """
+    path = resolve_below(folder, name, source)
     return data_uri_of(path.read_bytes(), "image/png") if path.is_file() else ""
 
 

@@ -52,12 +52,17 @@ class AlignedPipeline(PythonModel):  # type: ignore[misc]
 
 
 def check_folder(path: Path, digest: str, name: str, mend: str) -> None:
-    """ValueError unless the sha256 over the folder's sorted "path sha256" lines is the digest."""
+    """ValueError unless the sha256 over the folder's sorted "path sha256" lines is the digest.
+
+    A link to a folder is refused: the digest would not cover the files behind it, but they would be loaded.
+    """
     if not path.is_dir():
         raise ValueError(f"{name} should be in {path}, which is no folder here. {mend}")
     lines = []
     for file in path.rglob("*"):
         relative = file.relative_to(path).as_posix()
+        if file.is_symlink() and not file.is_file():
+            raise ValueError(f"{name} in {path} has {relative}, a symbolic link to a folder. {mend}")
         if file.is_file() and relative != "manifest.json":
             with file.open("rb") as stream:
                 lines.append(f"{relative} {hashlib.file_digest(stream, 'sha256').hexdigest()}\n")

@@ -29,7 +29,9 @@ def check(folder: Path) -> None:
 def test_a_complete_folder_passes_in_each_layout_of_weights_and_tokenizer(tmp_path: Path) -> None:
     check(complete(tmp_path))
     weights = tmp_path / "unet" / "diffusion_pytorch_model.safetensors"
-    weights.rename(weights.with_name("diffusion_pytorch_model.safetensors.index.json"))
+    weights.rename(weights.with_name("part-1.safetensors"))
+    index = weights.with_name("diffusion_pytorch_model.safetensors.index.json")
+    index.write_text(json.dumps({"weight_map": {"a": "part-1.safetensors"}}))
     for names in (("vocab.json", "merges.txt"), ("spiece.model",)):
         for path in (tmp_path / "tokenizer").iterdir():
             path.unlink()
@@ -65,3 +67,18 @@ def test_absent_parts_are_those_whose_class_is_null(tmp_path: Path) -> None:
     (tmp_path / "model_index.json").write_text("{")
     with pytest.raises(ValueError, match="is not JSON"):
         absent_parts(tmp_path)
+
+
+def test_weights_in_parts_are_all_there_and_in_their_folder(tmp_path: Path) -> None:
+    folder = complete(tmp_path / "base")
+    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.rename(weights.with_name("part-1.safetensors"))
+    index = weights.with_name("diffusion_pytorch_model.safetensors.index.json")
+    index.write_text(json.dumps({"weight_map": {"a": "part-1.safetensors"}}))
+    check(folder)
+    index.write_text(json.dumps({"weight_map": {"a": "part-1.safetensors", "b": "part-2.safetensors"}}))
+    with pytest.raises(ValueError, match="lacks unet/diffusion_pytorch_model"):
+        check(folder)
+    index.write_text(json.dumps({"weight_map": {"a": "../../part-1.safetensors"}}))
+    with pytest.raises(ValueError, match="does not stay inside"):
+        check(folder)

@@ -1,6 +1,7 @@
 """Checkpoints: exact, whole or absent, damaged ones recognised."""
 
 import errno
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -141,3 +142,16 @@ def test_the_same_step_may_be_saved_again(tmp_path: Path) -> None:
     continue_training(model, optimiser, 1)
     path = folder.save(state(4), model, optimiser)
     assert damage(path) is None
+
+
+@pytest.mark.parametrize("name", ["../step_000001/state.json", "/etc/hostname"])
+def test_a_manifest_that_names_files_of_another_folder_counts_as_damage(tmp_path: Path, name: str) -> None:
+    folder = CheckpointFolder(tmp_path / "c", keep=3)
+    model, optimiser = trained(1)
+    folder.save(state(1), model, optimiser)
+    newest = folder.save(state(2), model, optimiser)
+    manifest = json.loads((newest / "manifest.json").read_text())
+    manifest[name] = manifest["state.json"]
+    (newest / "manifest.json").write_text(json.dumps(manifest))
+    assert "does not stay inside" in str(damage(newest))
+    assert folder.newest() == tmp_path / "c" / "step_000001"

@@ -66,3 +66,17 @@ def test_cut_back_removes_lines_and_images_beyond_the_step(tmp_path: Path, paint
     assert steps == [0, 0, 4, 4]
     assert not (tmp_path / "samples/step_000008/00.png").exists()
     assert (tmp_path / "samples/step_000004/00.png").exists()
+
+
+@pytest.mark.parametrize("path", ["../notes.txt", "{outside}", "samples/link/notes.txt"])
+def test_cut_back_removes_no_file_outside_the_output_folder(tmp_path: Path, painter: Painter, path: str) -> None:
+    outside = tmp_path / "notes.txt"
+    outside.write_text("keep")
+    out = tmp_path / "out"
+    (out / "samples").mkdir(parents=True)
+    (out / "samples" / "link").symlink_to(tmp_path)
+    line = {"step": 8, "key": "samples/00", "path": path.format(outside=outside), "prompt": "p"}
+    (out / "samples/index.jsonl").write_text(json.dumps(line) + "\n")
+    with pytest.raises(ValueError, match="does not stay inside"):
+        grid(out, painter).cut_back(4)
+    assert outside.read_text() == "keep"

@@ -79,3 +79,25 @@ def test_a_file_has_the_sha256_of_its_bytes(folder: Path, tmp_path: Path) -> Non
         file_fingerprint(folder / "missing.json", tmp_path / "cache")
     with pytest.raises(ValueError, match="holds no files"):
         folder_fingerprint(folder / "nowhere", tmp_path / "cache")
+
+
+def test_a_link_out_of_the_folder_is_refused_also_when_its_digest_is_remembered(folder: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    folder_fingerprint(folder, cache)
+    weights = folder / "unet" / "w.safetensors"
+    weights.rename(tmp_path / "moved")
+    weights.symlink_to(tmp_path / "moved")
+    with pytest.raises(ValueError, match="is a symbolic link") as caught:
+        folder_fingerprint(folder, cache)
+    assert str(weights) in str(caught.value)
+
+
+def test_a_snapshot_of_the_hubs_cache_has_the_digest_of_its_copy(folder: Path, tmp_path: Path) -> None:
+    snapshot = tmp_path / "models--x--tiny" / "snapshots" / "0123"
+    blob = tmp_path / "models--x--tiny" / "blobs" / "abc"
+    for path in (snapshot / "unet", blob.parent):
+        path.mkdir(parents=True)
+    blob.write_text("weights")
+    (snapshot / "unet" / "w.safetensors").symlink_to("../../../blobs/abc")
+    (snapshot / "index.json").write_text("{}")
+    assert folder_fingerprint(snapshot, tmp_path / "cache") == folder_fingerprint(folder, tmp_path / "cache")

@@ -1,8 +1,9 @@
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
-from pipelines.contracts import JobInput
+from pipelines.contracts import JobInput, SideOutput
 from pipelines.dispatch.inputs import link_inputs
 from pipelines.folders import hash_folder, sha256_file
 from pipelines.settings import Settings, load_settings
@@ -73,3 +74,17 @@ def test_a_cached_file_that_was_spoilt_is_fetched_again(settings: Settings, tmp_
     (tmp_path / "in" / digest).resolve().write_text("spoilt")
     link_inputs((item,), tmp_path / "in", settings)
     assert (tmp_path / "in" / digest).read_text() == "a circle"
+
+
+@pytest.mark.parametrize("field", ["alias", "subfolder"])
+@pytest.mark.parametrize("name", ["../x", "/x", "a/../../x", "a\\b", ".."])
+def test_an_input_is_linked_and_read_under_plain_names_only(field: str, name: str) -> None:
+    with pytest.raises(ValidationError, match="does not stay inside"):
+        JobInput.model_validate({"content_digest": "0" * 64, "uri": "s3://b/m", field: name})
+    with pytest.raises(ValidationError, match="does not stay inside"):
+        SideOutput.model_validate({"path": name, "uri": "s3://b/m"})
+
+
+def test_an_alias_is_one_name_in_the_inputs_folder() -> None:
+    with pytest.raises(ValidationError, match="is no file name"):
+        JobInput(content_digest="0" * 64, uri="s3://b/m", alias="a/b")

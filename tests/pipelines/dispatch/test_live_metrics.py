@@ -170,3 +170,18 @@ def test_the_thread_streams_while_the_job_runs_and_the_end_sends_the_rest(
         server.up = True
         write_steps(tmp_path, 3)
     assert [step for step, _, _ in server.points] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("path", ["../secret.png", "/secret.png", "samples/link.png"])
+def test_a_sample_outside_the_output_folder_is_left_out_and_does_not_hold_up_the_rest(
+    tmp_path: Path, server: FakeServer, path: str
+) -> None:
+    (tmp_path / "secret.png").write_text("secret")
+    out = tmp_path / "out"
+    (out / "samples").mkdir(parents=True)
+    (out / "samples" / "link.png").symlink_to(tmp_path / "secret.png")
+    with (out / "samples/index.jsonl").open("a") as stream:
+        stream.write(json.dumps({"step": 2, "key": "samples/00", "path": path, "prompt": "p"}) + "\n")
+    write_sample(out, 4)
+    assert LiveMetrics(out, tmp_path / "cursor.json", server.open).catch_up()
+    assert [step for _, _, step in server.images] == [4]

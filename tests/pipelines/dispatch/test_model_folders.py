@@ -203,3 +203,59 @@ def test_a_head_on_an_encoder_is_a_judge_too(tmp_path: Path) -> None:
     (tmp_path / "embedder" / "config.json").unlink()
     with pytest.raises(ValueError, match=r"it lacks embedder/config\.json, head\.safetensors"):
         check_scorer_folder(tmp_path, Pal())
+
+
+class Listing:
+    """A store whose listing holds any keys; each fetched file holds its own URI."""
+
+    def __init__(self, *keys: str) -> None:
+        self.uris = [f"s3://bucket/model/{key}" for key in keys]
+
+    def list_uris(self, uri: str) -> list[str]:
+        return self.uris
+
+    def fetch_file(self, uri: str, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(uri)
+
+
+@pytest.mark.parametrize("key", ["../../evil", "unet/../../../evil", "{tmp_path}/evil", "a\\b", "C:/evil"])
+def test_a_key_of_a_listing_is_not_written_outside_the_models_folder(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, key: str
+) -> None:
+    key = key.format(tmp_path=tmp_path)
+    monkeypatch.setattr(model_folders, "open_store", lambda uri, _settings: Listing("unet/config.json", key))
+    with pytest.raises(ValueError, match="does not stay inside") as caught:
+        local_folder("s3://bucket/model/", settings)
+    assert repr(key) in str(caught.value)
+    assert "s3://bucket/model" in str(caught.value)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize("shard", ["../../secret.safetensors", "/secret.safetensors", "link.safetensors"])
+def test_a_shard_outside_the_base_is_refused(base: Path, shard: str) -> None:
+    (base.parent / "secret.safetensors").write_text("secret")
+    (base / "unet" / "link.safetensors").symlink_to("../../secret.safetensors")
+    (base / "unet" / "w.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": shard}}))
+    with pytest.raises(ValueError, match="does not stay inside") as caught:
+        check_base_folder(base)
+    assert "w.safetensors.index.json" in str(caught.value)
+
+
+def test_a_component_outside_the_base_is_refused(base: Path) -> None:
+    (base / "model_index.json").write_text(json.dumps({**INDEX, "../unet": ["diffusers", "UNet2DConditionModel"]}))
+    with pytest.raises(ValueError, match="does not stay inside") as caught:
+        check_base_folder(base)
+    assert "model_index.json" in str(caught.value)
+
+
+def test_a_snapshot_of_the_hubs_cache_passes(base: Path, tmp_path: Path) -> None:
+    """Every file of a snapshot is a link into `blobs`."""
+    repository = tmp_path / "models--x--tiny"
+    snapshot = repository / "snapshots" / SHA
+    (repository / "blobs").mkdir(parents=True)
+    for number, name in enumerate([*FILES, "model_index.json"]):
+        (base / name).rename(repository / "blobs" / str(number))
+        (snapshot / name).parent.mkdir(parents=True, exist_ok=True)
+        (snapshot / name).symlink_to(Path("../" * (2 + name.count("/"))) / "blobs" / str(number))
+    check_base_folder(snapshot)

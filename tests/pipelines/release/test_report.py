@@ -318,3 +318,18 @@ def test_repeated_sampling_is_shown_and_has_no_say(
 def test_decision_json_reads_back(good_evaluation: Any) -> None:
     decision = decision_of(good_evaluation)
     assert GateDecision.model_validate_json(decision_json(decision)) == decision
+
+
+@pytest.mark.parametrize("name", ["{outside}", "../secret.png", "extremes/link.png"])
+def test_a_report_embeds_no_file_from_outside_the_evaluations_folder(
+    good_evaluation: Any, folder: Path, tmp_path_factory: pytest.TempPathFactory, name: str
+) -> None:
+    outside = tmp_path_factory.mktemp("elsewhere") / "secret.png"
+    for secret in (outside, folder.parent / "secret.png"):
+        secret.write_bytes(b"private key")
+    (folder / "extremes" / "link.png").symlink_to(outside)
+    lines = json.loads((folder / "extremes.json").read_text())
+    lines[0]["candidate_image"] = name.format(outside=outside)
+    (folder / "extremes.json").write_text(json.dumps(lines))
+    with pytest.raises(ValueError, match="does not stay inside"):
+        render_report(good_evaluation.report, decision_of(good_evaluation), folder)

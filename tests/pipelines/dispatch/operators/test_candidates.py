@@ -1,53 +1,31 @@
-"""Which versions a run judges and sets off, told by events such as the tasks `register` raise."""
+"""Arguments of the run that follows a run of the promote DAG."""
 
-from datetime import UTC, datetime
-from typing import Any
+import re
 
-from airflow.sdk.execution_time.comms import AssetEventDagRunReferenceResult
-from airflow.sdk.execution_time.context import TriggeringAssetEventsAccessor
-
-from pipelines.dispatch.operators.candidates import runs_for_others, version_to_judge
+from pipelines.dispatch.operators.candidates import following_run
 
 RUN = "asset_triggered__2026-06-01T00:00:00+00:00"
 
 
-def events(*extras: dict[str, Any]) -> TriggeringAssetEventsAccessor:
-    """What Airflow hands to a run that these events set off."""
-    asset = {"name": "shapes.candidate", "uri": "plumbline://shapes/candidate", "extra": {}}
-    source = {
-        "source_dag_id": "shapes.train",
-        "source_task_id": "register",
-        "source_run_id": "r",
-        "source_map_index": 0,
-    }
-    common = {"asset": asset, "source_aliases": [], "timestamp": datetime(2026, 6, 1, tzinfo=UTC), **source}
-    return TriggeringAssetEventsAccessor.build(
-        AssetEventDagRunReferenceResult.model_validate({**common, "extra": extra}) for extra in extras
-    )
+def test_a_run_starts_the_next_one_while_versions_are_left() -> None:
+    [first] = following_run([6, 5, 4], None, RUN)
+    assert first == {"conf": {"tried": [6]}, "trigger_run_id": f"after_version_6__{RUN}"}
+    [second] = following_run([5, 4], first["conf"], first["trigger_run_id"])
+    assert second == {"conf": {"tried": [6, 5]}, "trigger_run_id": f"after_version_5__{RUN}"}
+    assert following_run([4], second["conf"], second["trigger_run_id"]) == []
 
 
-def test_the_newest_is_judged_and_each_other_gets_a_run() -> None:
-    told = events({"version": 4}, {"version": 6}, {"version": 5}, {"version": 4})
-    assert version_to_judge({"version": 0}, told) == 6
-    assert runs_for_others({"version": 0}, told, RUN) == [
-        {"conf": {"version": 5}, "trigger_run_id": f"version_5__{RUN}"},
-        {"conf": {"version": 4}, "trigger_run_id": f"version_4__{RUN}"},
-    ]
+def test_a_retry_starts_the_same_run_and_another_event_another_one() -> None:
+    assert following_run([6, 5], {}, RUN) == following_run([6, 5], {}, RUN)
+    [first], [second] = following_run([6, 5], {}, RUN), following_run([6, 5], {}, "asset_triggered__later")
+    assert first["trigger_run_id"] != second["trigger_run_id"]
 
 
-def test_one_candidate_sets_off_nothing() -> None:
-    assert version_to_judge({"version": 0}, events({"version": 4})) == 4
-    assert runs_for_others({"version": 0}, events({"version": 4}), RUN) == []
-
-
-def test_a_run_by_hand_judges_what_it_was_given_or_the_alias() -> None:
-    assert version_to_judge({"version": 3}, {}) == 3
-    assert runs_for_others({"version": 3}, {}, "manual__1") == []
-    assert version_to_judge({"version": 0}, {}) is None
-    assert version_to_judge(None, None) is None
-
-
-def test_an_event_that_names_no_version_leaves_it_to_the_alias() -> None:
-    assert version_to_judge({"version": 0}, events({})) is None
-    assert runs_for_others({"version": 0}, events({}), RUN) == []
-    assert version_to_judge({"version": 0}, events({}, {"version": 2})) == 2
+def test_run_ids_are_ones_that_airflow_accepts() -> None:
+    """Airflow reserves the prefixes of its own run types, limits the characters and cuts ids off at 250."""
+    run_id, tried = RUN, dict[str, list[int]]()
+    for version in range(999, 900, -1):
+        [following] = following_run([version, 1], tried, run_id)
+        run_id, tried = following["trigger_run_id"], following["conf"]
+        assert re.fullmatch(r"[A-Za-z0-9_.~:+-]{1,80}", run_id)
+        assert not run_id.startswith(("asset_triggered__", "scheduled__", "manual__", "backfill__"))

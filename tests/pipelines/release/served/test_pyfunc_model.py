@@ -193,3 +193,20 @@ def test_a_written_transformer_is_loaded_by_the_class_that_the_base_names(tmp_pa
     assert isinstance(parts["transformer"], SD3Transformer2DModel)
     for ours, theirs in zip(written.parameters(), parts["transformer"].parameters(), strict=True):
         assert torch.equal(ours, theirs)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
+def test_weights_with_a_link_to_a_folder_are_refused(tmp_path: Path) -> None:
+    """The digest covers no file behind such a link, but the denoiser would be loaded from there."""
+    import runpy
+
+    weights = tmp_path / "weights"
+    (weights / "unet").mkdir(parents=True)
+    (weights / "unet" / "w.safetensors").write_text("w")
+    digest = hash_folder(weights)[0]
+    check_folder = runpy.run_path(str(ROOT / "pipelines/release/served/pyfunc_model.py"))["check_folder"]
+    check_folder(weights, digest, "The registered weights", "Do not use this version.")
+    (tmp_path / "other").mkdir()
+    (weights / "transformer").symlink_to(tmp_path / "other")
+    with pytest.raises(ValueError, match="transformer, a symbolic link to a folder"):
+        check_folder(weights, digest, "The registered weights", "Do not use this version.")

@@ -1,0 +1,87 @@
+"""Paths that come out of files: resolved under a root, or refused. Symbolic links in folders. Torch-free.
+
+A name read from a manifest, an index, a table or a store's listing goes through `check_name` or `resolve_below` before
+it is joined to a folder. Plumbline writes no symbolic links into the folders that it produces and publishes, so a link
+there is refused. A model folder of the user's may be a snapshot in a Hugging Face cache, whose files are links into the
+cache's `blobs` folder; `hub_links=True` allows those, and links to files inside the folder itself.
+"""
+
+import os
+from pathlib import Path, PurePosixPath
+from typing import Annotated
+
+from pydantic import AfterValidator
+
+ALLOWED = "Allowed: a plain relative path, without '..', a leading '/', a backslash, a drive letter or empty parts."
+
+
+def check_name(name: str, root: Path | str, source: Path | str = "") -> str:
+    """Return `name` if it is a plain relative path with forward slashes that stays inside `root`.
+
+    ValueError otherwise; it names `root` and `source`, the file or listing that the name came from.
+    """
+    pure = PurePosixPath(name)
+    plain = name == pure.as_posix() and pure.parts and not pure.is_absolute()
+    if not plain or ".." in pure.parts or "\\" in name or "\0" in name or ":" in pure.parts[0]:
+        origin = f"{source}: " if source else ""
+        raise ValueError(f"{origin}Path {name!r} does not stay inside {root}. {ALLOWED}")
+    return name
+
+
+def _check_field(name: str) -> str:
+    return check_name(name, "its folder")
+
+
+RelativeName = Annotated[str, AfterValidator(_check_field)]
+"""A field of a value object that names a file under the folder of the object's file, see `check_name`."""
+
+
+def resolve_below(root: Path, name: str, source: Path | str = "", *, hub_links: bool = False) -> Path:
+    """Join a name to `root`. The path need not exist; neither it nor a folder on its way may lead out of `root`.
+
+    ValueError for a name that `check_name` refuses, or a symbolic link that leads out of `root`. `hub_links` also
+    allows a file in the `blobs` folder of the Hugging Face cache that holds `root`.
+    """
+    path = root / check_name(name, root, source)
+    if not _stays_inside(path, root, hub_links=hub_links):
+        origin = f"{source}: " if source else ""
+        raise ValueError(
+            f"{origin}Path {name!r} does not stay inside {root}: a symbolic link leads to {os.path.realpath(path)}."
+            " Allowed: files inside that folder. Replace the link with a copy of the file."
+        )
+    return path
+
+
+def check_link(path: Path, root: Path, *, hub_links: bool = False) -> None:
+    """ValueError if `path`, found under `root`, is a symbolic link that is not allowed there.
+
+    Without `hub_links` any link is refused. With it a link to a file is allowed when the file lies inside `root`, or in
+    the `blobs` folder of the Hugging Face cache that holds `root`. A link to a folder is always refused: the files
+    behind it would be left out of the folder's digest.
+    """
+    if not path.is_symlink():
+        return
+    if hub_links and path.is_file() and _stays_inside(path, root, hub_links=True):
+        return
+    allowed = "links to files inside the folder, or in its Hugging Face cache" if hub_links else "no symbolic links"
+    raise ValueError(
+        f"{path} is a symbolic link to {os.path.realpath(path)}. Allowed in {root}: {allowed}. Replace the link with a"
+        " copy of what it leads to."
+    )
+
+
+def _stays_inside(path: Path, root: Path, *, hub_links: bool) -> bool:
+    real, real_root = Path(os.path.realpath(path)), Path(os.path.realpath(root))
+    if real.is_relative_to(real_root):
+        return True
+    blobs = _hub_blobs(real_root) if hub_links else None
+    return blobs is not None and real.is_relative_to(blobs)
+
+
+def _hub_blobs(root: Path) -> Path | None:
+    """`blobs` of the cached repository that `root` belongs to: models--OWNER--NAME/snapshots/REVISION[/PART]."""
+    for folder in (root, *root.parents):
+        repository = folder.parent.parent
+        if folder.parent.name == "snapshots" and repository.name.startswith("models--"):
+            return repository / "blobs"
+    return None

@@ -1,0 +1,21 @@
+"""Registered versions that wait for the gate's decision."""
+
+from pipelines import registry
+from pipelines.project import Project
+from pipelines.release import decisions, ledger
+from pipelines.settings import Settings
+
+
+def awaiting_judgement(project: Project, settings: Settings) -> list[int]:
+    """List the versions of a project that have no decision in the store, newest first.
+
+    A decision counts for a version and its weights digest together: a model that was deleted and made again reuses
+    version numbers. Versions with the weights of a present or former champion are left out: the promote DAG ends their
+    runs before the gate (`is_challenger`), or a rollback took them out of service and only a person brings them back.
+    ValueError when the ledger was changed.
+    """
+    registered = registry.tagged_versions(settings, project.name, registry.WEIGHTS_TAG)
+    champions = {entry.weights_digest for entry in ledger.entries(project.name, settings)}
+    judged = decisions.judged_versions(project, settings)
+    waiting = (own for own in registered.items() if own not in judged and own[1] not in champions)
+    return sorted((version for version, _ in waiting), reverse=True)
