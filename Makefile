@@ -7,7 +7,7 @@ export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 export OMP_NUM_THREADS ?= 1
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: setup lock demo up down check test test-fast test-loop golden bench clean
+.PHONY: setup lock demo up down check test test-fast test-loop golden bench docs clean
 
 setup: $(VENV)/.ready
 
@@ -58,5 +58,9 @@ golden: setup
 bench: setup
 	@for file in benchmarks/*.py; do python $$file; done
 
+# The site, with every warning (a broken link, a page outside the contents) as an error. Open build/docs/index.html.
+docs: setup
+	sphinx-build -W --keep-going -n -q -b html docs build/docs
+
 clean:
-	rm -rf $(VENV) .plumbline .mypy_cache .ruff_cache .pytest_cache
+	rm -rf build $(VENV) .plumbline .mypy_cache .ruff_cache .pytest_cache

@@ -1,17 +1,51 @@
-"""The documents name what exists."""
+"""The documents name what exists, their links resolve, and their words are plain."""
 
 import re
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 from alignment.config import known_recipes
 from alignment.objectives.catalogue import OBJECTIVES
 from pipelines import cli
+from pipelines.project import load_project
 
 ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+PAGES = sorted(
+    [
+        ROOT / "README.md",
+        ROOT / "CONTRIBUTING.md",
+        ROOT / "CHANGELOG.md",
+        *DOCS.rglob("*.md"),
+        *(ROOT / "examples").rglob("README.md"),
+    ]
+)
+HISTORY = DOCS / "log.md"
+"""Dated results, kept as they were written."""
+NOT_PLAIN = (
+    r"mend(s|ed|ing)?",
+    r"told",
+    r"anew",
+    r"of (its|their|our|his|her) own",
+    r"people's word",
+    r"word of people",
+    r"says so",
+    r"what cannot be",
+    r"such a run",
+    r"of no matter",
+    r"the other hand",
+    r"came round",
+    r"is due once",
+)
+"""Expressions of an earlier private dialect, each with a plain word instead: fix, reported, again, separate..."""
 
 
 def test_every_objective_has_a_row_that_points_at_its_file_and_recipe() -> None:
-    text = (ROOT / "docs" / "objectives.md").read_text()
+    text = (DOCS / "objectives.md").read_text()
     for objective in OBJECTIVES:
         name = objective.model_fields["name"].default
         row = next(line for line in text.splitlines() if line.startswith(f"| `{name}`"))
@@ -20,20 +54,95 @@ def test_every_objective_has_a_row_that_points_at_its_file_and_recipe() -> None:
         assert re.findall(r"`(\w+_shapes)`", row)[0] in known_recipes()
 
 
-def test_readme_names_every_command_and_no_other() -> None:
-    text = (ROOT / "README.md").read_text()
+def test_command_page_names_every_command_and_no_other() -> None:
+    text = (DOCS / "cli.md").read_text()
     named = set(re.findall(r"^\| `plumbline (\w+)", text, flags=re.MULTILINE))
     assert named == {*cli.STAGES, "doctor", "judges", "prompts", "canary", "up", "down", "demo"}
 
 
-def test_readme_make_targets_exist() -> None:
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/quickstart.md"])
+def test_make_targets_exist(page: str) -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
-    assert set(re.findall(r"`make ([a-z-]+)", (ROOT / "README.md").read_text())) <= targets
+    named = set(re.findall(r"(?:`|^)make ([a-z-]+)", (ROOT / page).read_text(), flags=re.MULTILINE))
+    assert named
+    assert named <= targets
 
 
 def test_decision_records_have_a_number_each() -> None:
     """Numbers are handed out before a record is written, so one may be missing for a while; none is used twice."""
-    names = sorted(path.name for path in (ROOT / "docs" / "decisions").glob("*.md"))
+    names = sorted(path.name for path in (DOCS / "decisions").glob("*.md") if path.name != "index.md")
     numbers = [name[:4] for name in names if re.match(r"\d{4}-", name)]
     assert len(numbers) == len(names)
     assert len(set(numbers)) == len(numbers)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_relative_link_resolves(page: Path) -> None:
+    assert [link for link in relative_links(page.read_text()) if not resolves(page, link)] == []
+
+
+def test_a_broken_link_is_found(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    text = "# A title\n[here](#a-title) [gone](gone.md) [![picture](no.png)](page.md#b-title) [out](https://x.org/y)\n"
+    page.write_text(text)
+    assert [link for link in relative_links(text) if not resolves(page, link)] == [
+        "gone.md",
+        "page.md#b-title",
+        "no.png",
+    ]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page != HISTORY], ids=lambda page: page.name)
+def test_words_are_plain(page: Path) -> None:
+    found = [
+        f"line {number}: {match.group()}"
+        for number, line in enumerate(page.read_text().splitlines(), start=1)
+        for match in re.finditer(rf"\b({'|'.join(NOT_PLAIN)})\b", line, flags=re.IGNORECASE)
+    ]
+    assert found == []
+
+
+def test_project_of_the_quickstart_is_valid(tmp_path: Path) -> None:
+    for name, text in quickstart_files().items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+        if name.endswith(".py"):
+            compile(text, name, "exec")
+    project = load_project(tmp_path / "projects" / "my_model.toml")
+    assert project.gate.mode == "dry_run"
+    assert [recipe.steps for recipe in project.recipes()] == [20]
+
+
+@pytest.mark.slow
+def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-n", "-q", "-b", "html", DOCS, tmp_path / "site"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=110, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "site" / "quickstart.html").is_file()
+
+
+def quickstart_files() -> dict[str, str]:
+    """Path to content of the files that the quickstart has its reader write: a bold path above a fenced block."""
+    text = (DOCS / "quickstart.md").read_text()
+    return dict(re.findall(r"^\*\*`([^`]+)`\*\*\n\n```\w+\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL))
+
+
+def relative_links(text: str) -> list[str]:
+    """Targets of links and images outside code; those with a scheme are left out."""
+    prose = re.sub(r"```.*?```|`[^`\n]*`", "", text, flags=re.DOTALL)
+    inner = re.findall(r"!\[[^\]]*\]\(([^()\s]+)\)", prose)
+    outer = re.findall(r"(?<!!)\[[^\[\]]*(?:!\[[^\]]*\]\([^()]*\))?[^\[\]]*\]\(([^()\s]+)\)", prose)
+    return [link for link in (*outer, *inner) if "://" not in link and not link.startswith("mailto:")]
+
+
+def resolves(page: Path, link: str) -> bool:
+    """True when the file of the link exists and, of a Markdown file, the heading that it names."""
+    path, _, anchor = link.partition("#")
+    target = (page.parent / path) if path else page
+    return target.exists() and (not anchor or anchor in anchors(target.read_text()))
+
+
+def anchors(text: str) -> Iterator[str]:
+    """Anchors of the headings, as repository browsers and MyST make them."""
+    for heading in re.findall(r"^#+ (.+)$", re.sub(r"```.*?```", "", text, flags=re.DOTALL), flags=re.MULTILINE):
+        yield re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
