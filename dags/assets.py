@@ -4,7 +4,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from airflow.sdk import Asset, AssetAny
+from airflow import settings as airflow_settings
+from airflow.sdk import Asset, AssetAny, AssetOrTimeSchedule, CronTriggerTimetable
 
 from pipelines.dispatch.operators.notifications import failure_callbacks
 from pipelines.project import Project, list_projects, load_project
@@ -44,9 +45,13 @@ def retrain_asset(project: Project) -> Asset:
     return Asset(name=f"{project.name}.retrain", uri=f"plumbline://{project.name}/retrain", group="plumbline")
 
 
-def train_starts(project: Project) -> AssetAny:
-    """What training waits for: new pairs, or the monitor's wish."""
-    return AssetAny(pairs_asset(project), retrain_asset(project))
+def train_starts(project: Project) -> AssetAny | AssetOrTimeSchedule:
+    """Schedule of training: new pairs, the monitor's request and, with `schedule.train`, the clock."""
+    data = AssetAny(pairs_asset(project), retrain_asset(project))
+    if project.schedule.train is None:
+        return data
+    clock = CronTriggerTimetable(project.schedule.train, timezone=airflow_settings.TIMEZONE)
+    return AssetOrTimeSchedule(assets=data, timetable=clock)
 
 
 def default_args(project: Project) -> dict[str, Any]:

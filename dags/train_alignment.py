@@ -10,6 +10,7 @@ from typing import Any
 from airflow.sdk import DAG, Param, task
 
 from dags.assets import GPU_POOL, RUN_KEY, TRIGGERED_BY, candidate_asset, default_args, location, projects, train_starts
+from pipelines.dispatch.operators.starts import ignores_minimum
 from pipelines.dispatch.operators.train_job import TrainJobOperator, retry_policy
 
 for project in projects():
@@ -31,11 +32,10 @@ for project in projects():
             return stages.snapshot(path)
 
         @task.short_circuit
-        def enough_new_pairs(path: str, snapshot: dict[str, Any], triggering_asset_events: Any = None) -> bool:
+        def enough_new_pairs(path: str, data: Any, dag_run: Any = None, triggering_asset_events: Any = None) -> bool:
             from pipelines import stages
 
-            wanted = any(asset.name.endswith(".retrain") for asset in triggering_asset_events or ())
-            return wanted or stages.enough_new_pairs(path, snapshot)
+            return ignores_minimum(dag_run, triggering_asset_events) or stages.enough_new_pairs(path, data)
 
         @task
         def plan_encodings(path: str, snapshot: dict[str, Any]) -> list[dict[str, Any]]:

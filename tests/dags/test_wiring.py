@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 from airflow.sdk.exceptions import AirflowSkipException, ParamValidationError
+from airflow.serialization.serialized_objects import DagSerialization
+from airflow.timetables.base import TimeRestriction
 
-from pipelines import champion_stages, release_stages
+from pipelines import champion_stages, release_stages, stages
 from pipelines.watch_contracts import MonitorFinding, MonitorReport, RetrainEntry
 
 ROOT = Path(__file__).parents[2]
@@ -243,6 +245,30 @@ def test_training_starts_on_new_pairs_or_when_the_monitor_asks(dags: dict[str, A
     check = dags["shapes.train"].get_task("enough_new_pairs").python_callable
     asked = [SimpleNamespace(name="shapes.retrain")]
     assert check("nowhere.toml", {}, triggering_asset_events=asked), "no minimum of new pairs stands in its way"
+
+
+def test_training_by_the_clock_runs_beside_the_data_trigger(
+    dags: dict[str, Any], dags_with: Callable[[str], dict[str, Any]]
+) -> None:
+    assert type(dags["shapes.train"].timetable).__name__ == "AssetTriggeredTimetable", "without the field: data alone"
+    train = dags_with(f'{TRAIN}[schedule]\ntrain = "30 4 * * 1"\n')["shapes.train"]
+    assert names_any(train) == {"shapes.pairs", "shapes.retrain"}
+    stored = DagSerialization.from_dict(DagSerialization.to_dict(train)).timetable
+    assert stored.summary == "Asset or 30 4 * * 1"
+    restriction = TimeRestriction(earliest=None, latest=None, catchup=False)
+    run = stored.next_dagrun_info(last_automated_data_interval=None, restriction=restriction)
+    assert run is not None
+    assert (run.run_after.isoweekday(), run.run_after.hour, run.run_after.minute) == (1, 4, 30)
+    assert run.run_after > datetime.now(UTC), "nothing runs at once when the DAG is created"
+
+
+def test_a_run_of_the_clock_trains_whatever_the_number_of_new_pairs(
+    dags: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stages, "enough_new_pairs", lambda path, snapshot: False)
+    check = dags["shapes.train"].get_task("enough_new_pairs").python_callable
+    assert check("shapes.toml", {}, dag_run=SimpleNamespace(run_type="scheduled"))
+    assert not check("shapes.toml", {}, dag_run=SimpleNamespace(run_type="manual"))
 
 
 def test_judges_are_calibrated_on_new_pairs_and_after_a_reward_training(
