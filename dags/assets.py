@@ -24,7 +24,7 @@ ACTOR = "{{ dag_run.triggering_user_name or 'airflow' }}"
 
 
 def projects() -> list[Project]:
-    """Load the projects of this installation; a broken file is logged and skipped, and `check_projects` raises for it."""
+    """Load the projects of this installation; a broken file is logged and skipped. `check_projects` raises for it."""
     loaded, problems = load_projects(load_settings().projects_dir)
     for problem in problems:
         log.error("A project has no DAGs because its file cannot be loaded. %s", problem)

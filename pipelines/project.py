@@ -270,7 +270,9 @@ def _read_layers(path: Path, above: tuple[Path, ...] = ()) -> tuple[dict[str, An
     for index, name in enumerate(extended):
         below = path.absolute().parent / name
         if below.resolve() in (opened := (*above, path.resolve())):
-            raise ValueError(f"{path} extends itself, directly or through other files. Name another file than {name!r}.")
+            raise ValueError(
+                f"{path} extends itself, directly or through other files. Name another file than {name!r}."
+            )
         layer, folder = _read_layers(below, opened)
         data, root = _over(layer, data), root if index else folder
     return _over(own, data), root

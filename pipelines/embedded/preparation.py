@@ -22,8 +22,8 @@ CHECK_FILE = "check_projects.py"
 def prepare_airflow(settings: Settings, platform: Platform) -> AirflowApi:
     """Log in, make the pool, and wait until the DAGs of every project that can be loaded are parsed.
 
-    A project file that cannot be loaded is logged. Raises RuntimeError with Airflow's import errors when a DAG file does
-    not parse.
+    A project file that cannot be loaded is logged. Raises RuntimeError with Airflow's import errors when another DAG
+    file does not parse.
     """
     api = AirflowApi(platform.airflow.url, user="admin", password=services.admin_password(settings))
     api.ensure_pool(GPU_POOL, slots=1)

@@ -1,4 +1,4 @@
-"""Each project loads on its own, seen through Airflow's DagBag: a broken one is an import error, the others have DAGs."""
+"""Each project loads on its own in Airflow's DagBag: a broken one is an import error, the others have their DAGs."""
 
 import logging
 from collections.abc import Callable

@@ -176,10 +176,10 @@ def test_a_project_without_rewards_has_no_reward_dag(tmp_path: Path) -> None:
 def test_no_task_waits_for_one_that_may_be_skipped(dags: dict[str, Any]) -> None:
     """The tasks that skip do so with all that follows: the usual rule fits everywhere.
 
-    The monitor alone asks its questions also when the judges could not be scored.
+    The monitor alone asks its questions also when the judges could not be scored; it is skipped with its snapshot.
     """
     rules = {(dag_id, task.task_id): task.trigger_rule.value for dag_id, dag in dags.items() for task in dag.tasks}
-    assert rules.pop(("shapes.monitor", "monitor")) == "all_done"
+    assert rules.pop(("shapes.monitor", "monitor")) == "none_skipped"
     assert set(rules.values()) == {"all_success"}
 
 
@@ -302,6 +302,18 @@ def test_retraining_is_announced_only_when_the_report_says_so(dags: dict[str, An
     assert not any(check({"retrain": other}) for other in ("not_needed", "held_back", "advised"))
 
 
+def test_the_monitor_is_skipped_before_there_is_anything_to_watch(
+    dags: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stages, "snapshot", lambda path: {"path": path})
+    build = dags["shapes.monitor"].get_task("build_snapshot").python_callable
+    monkeypatch.setattr(release_stages, "has_anything_to_monitor", lambda path: False)
+    with pytest.raises(AirflowSkipException, match="No pair was accepted"):
+        build("shapes.toml")
+    monkeypatch.setattr(release_stages, "has_anything_to_monitor", lambda path: True)
+    assert build("shapes.toml") == {"path": "shapes.toml"}
+
+
 def test_a_retraining_is_claimed_as_it_is_announced_and_once(
     dags: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -359,6 +371,12 @@ def test_owner_retries_and_one_run_at_a_time(dags: dict[str, Any]) -> None:
         for task in dag.tasks:
             assert task.owner == "plumbline"
             assert task.retries == (0 if task.task_id in ("rollback", "alarm", "sound_the_alarm") else 2)
+
+
+def test_only_what_watches_and_restores_the_champion_is_created_unpaused(dags: dict[str, Any]) -> None:
+    unpaused = {dag_id for dag_id, dag in dags.items() if dag.is_paused_upon_creation is False}
+    assert unpaused == {"shapes.monitor", "shapes.reconcile", "shapes.rollback"}
+    assert all(dag.is_paused_upon_creation is None for name, dag in dags.items() if name not in unpaused)
 
 
 def test_gpu_work_waits_in_the_gpu_pool(dags: dict[str, Any]) -> None:
