@@ -103,14 +103,15 @@ def validate(model: type[Model], data: dict[str, Any], what: str) -> Model:
 def _field_problem(model: type[BaseModel], problem: Any) -> str:
     """One sentence for one of pydantic's errors: dotted field, what is wrong, the nearest known name."""
     location = [str(part) for part in problem["loc"]]
+    message = problem["msg"].removeprefix("Value error, ")
     if not location:
-        return f"{problem['msg'].removeprefix('Value error, ')}."
+        return f"{message}."
     path, siblings = _walk(model, location)
     dotted = ".".join(path)
     if problem["type"] == "extra_forbidden":
         return unknown_name("field", dotted, [".".join([*path[:-1], name]) for name in siblings])
     value = "" if problem["type"] == "missing" else f" (got {problem['input']!r})"
-    return f"{dotted}: {problem['msg']}{value}."
+    return f"{dotted}: {message}{value}."
 
 
 def _walk(model: type[BaseModel], location: list[str]) -> tuple[list[str], list[str]]:

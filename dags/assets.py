@@ -1,14 +1,18 @@
 """The assets that link the DAGs, the default arguments, and the projects the DAGs are made for."""
 
+import logging
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from airflow.sdk import Asset, AssetAny
+from airflow import settings as airflow_settings
+from airflow.sdk import Asset, AssetAny, AssetOrTimeSchedule, CronTriggerTimetable
 
 from pipelines.dispatch.operators.notifications import failure_callbacks
-from pipelines.project import Project, list_projects, load_project
+from pipelines.project import Project, load_projects
 from pipelines.settings import load_settings
+
+log = logging.getLogger(__name__)
 
 GPU_POOL = "gpu"
 RUN_KEY = "{{ dag_run.dag_id }}/{{ run_id }}"
@@ -20,8 +24,18 @@ ACTOR = "{{ dag_run.triggering_user_name or 'airflow' }}"
 
 
 def projects() -> list[Project]:
-    """Every project of this installation; a file that does not validate fails the import with its reason."""
-    return [load_project(path) for path in list_projects(load_settings().projects_dir)]
+    """Load the projects of this installation; a broken file is logged and skipped. `check_projects` raises for it."""
+    loaded, problems = load_projects(load_settings().projects_dir)
+    for problem in problems:
+        log.error("A project has no DAGs because its file cannot be loaded. %s", problem)
+    return loaded
+
+
+def check_projects() -> None:
+    """Raise ValueError with one line for each project file that cannot be loaded."""
+    problems = load_projects(load_settings().projects_dir)[1]
+    if problems:
+        raise ValueError("\n".join(problems))
 
 
 def pairs_asset(project: Project) -> Asset:
@@ -44,9 +58,13 @@ def retrain_asset(project: Project) -> Asset:
     return Asset(name=f"{project.name}.retrain", uri=f"plumbline://{project.name}/retrain", group="plumbline")
 
 
-def train_starts(project: Project) -> AssetAny:
-    """What training waits for: new pairs, or the monitor's wish."""
-    return AssetAny(pairs_asset(project), retrain_asset(project))
+def train_starts(project: Project) -> AssetAny | AssetOrTimeSchedule:
+    """Schedule of training: new pairs, the monitor's request and, with `schedule.train`, the clock."""
+    data = AssetAny(pairs_asset(project), retrain_asset(project))
+    if project.schedule.train is None:
+        return data
+    clock = CronTriggerTimetable(project.schedule.train, timezone=airflow_settings.TIMEZONE)
+    return AssetOrTimeSchedule(assets=data, timetable=clock)
 
 
 def default_args(project: Project) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """NAME.monitor: the champion against what came in since; all is well, or the asset `retrain`, or a failed task.
 
 `alarm` fails when a person has to look: its log says at what. The question whether alias and ledger agree is asked even
-when the judges could not be scored.
+when the judges could not be scored. Before the first accepted pair and the first promotion a run is skipped.
 """
 
 from typing import Any
@@ -17,6 +17,7 @@ for project in projects():
     with DAG(
         dag_id=f"{project.name}.monitor",
         schedule=project.monitor.schedule,
+        is_paused_upon_creation=False,
         default_args=default_args(project),
         max_active_runs=1,
         tags=["plumbline", project.name],
@@ -25,11 +26,13 @@ for project in projects():
 
         @task
         def build_snapshot(path: str) -> dict[str, Any]:
-            from pipelines import stages
+            from pipelines import release_stages, stages
 
+            if not release_stages.has_anything_to_monitor(path):
+                raise AirflowSkipException("No pair was accepted and no version was promoted yet.")
             return stages.snapshot(path)
 
-        @task(trigger_rule="all_done")
+        @task(trigger_rule="none_skipped")
         def monitor(path: str, calibration: dict[str, Any] | None, run_key: str) -> dict[str, Any]:
             from pipelines import release_stages
 

@@ -13,6 +13,7 @@ for project in projects():
     with DAG(
         dag_id=f"{project.name}.reconcile",
         schedule=project.schedule.reconcile,
+        is_paused_upon_creation=False,
         default_args=default_args(project),
         max_active_runs=1,
         tags=["plumbline", project.name],

@@ -1,8 +1,5 @@
-"""NAME.train: snapshot, features, one training job per recipe, a registered candidate each or their soup; `candidate`.
-
-The project says at parse time whether anything is encoded and whether there is a soup, so no task is there to be
-skipped. A recipe that fails holds the registration of the others back until it is mended or taken out; their weights
-are then found by digest.
+"""NAME.train: snapshot, features, a training per recipe, a registered candidate for each recipe or for their soup.
+A recipe that fails holds back the registration of all. Fix or remove it: finished weights are found by digest.
 """
 
 from typing import Any
@@ -10,6 +7,7 @@ from typing import Any
 from airflow.sdk import DAG, Param, task
 
 from dags.assets import GPU_POOL, RUN_KEY, TRIGGERED_BY, candidate_asset, default_args, location, projects, train_starts
+from pipelines.dispatch.operators.starts import ignores_minimum
 from pipelines.dispatch.operators.train_job import TrainJobOperator, retry_policy
 
 for project in projects():
@@ -31,11 +29,13 @@ for project in projects():
             return stages.snapshot(path)
 
         @task.short_circuit
-        def enough_new_pairs(path: str, snapshot: Any, run_key: str, triggering_asset_events: Any = None) -> bool:
+        def enough_new_pairs(
+            path: str, data: Any, run_key: str, dag_run: Any = None, triggering_asset_events: Any = None
+        ) -> bool:
             from pipelines import release_stages
 
-            asked = any(asset.name.endswith(".retrain") for asset in triggering_asset_events or ())
-            return release_stages.training_wanted(path, snapshot, run_key=run_key, asked=asked)
+            asked = ignores_minimum(dag_run, triggering_asset_events)
+            return release_stages.training_wanted(path, data, run_key=run_key, asked=asked)
 
         @task
         def plan_encodings(path: str, snapshot: dict[str, Any]) -> list[dict[str, Any]]:

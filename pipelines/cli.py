@@ -235,9 +235,12 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _status(arguments: argparse.Namespace) -> int:
     from pipelines import status
+    from pipelines.embedded.dag_states import read_dag_states
     from pipelines.settings import load_settings
 
-    return _print(status.status(stages.read_project(arguments.project), load_settings()))
+    project, settings = stages.read_project(arguments.project), load_settings()
+    airflow = read_dag_states(project, settings).model_dump(mode="json")
+    return _print({**status.status(project, settings), "airflow": airflow})
 
 
 def _reports(path: str) -> list[Json]:
@@ -383,7 +386,7 @@ STAGES: dict[str, tuple[Callable[[argparse.Namespace], int], str]] = {
     "reconcile": (_champion, "do alias, ledger and tags agree; exit code 1 when they do not"),
     "ledger": (_champion, "every move of the champion, oldest first"),
     "prune": (_champion, "delete old model versions that no alias and no way back needs"),
-    "status": (_status, "champion, candidate, last decision, ledger"),
+    "status": (_status, "champion, candidate, last decision, ledger, paused DAGs"),
 }
 RECIPE_STAGES = {"encode", "train", "soup", "register", "run"}
 

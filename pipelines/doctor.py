@@ -13,7 +13,8 @@ from pydantic import BaseModel, ConfigDict
 from alignment.files.paths import resolve_below
 from alignment.files.shards import indexed_files
 from pipelines import tracking
-from pipelines.project import Project
+from pipelines.embedded import dag_states
+from pipelines.project import Project, load_projects
 from pipelines.project_sections import GreedySoupSection
 from pipelines.prompts import check_enough_prompts
 from pipelines.release import signing
@@ -24,6 +25,8 @@ from pipelines.storage import open_store
 
 MINIMUM_FREE_BYTES = 2 * 1024**3
 NVIDIA_SMI_SECONDS = 10
+CREATED_UNPAUSED = ("monitor", "reconcile", "rollback")
+"""The DAGs that watch and restore the champion."""
 WITHOUT_WEIGHTS = ("tokenizer", "scheduler", "feature_extractor")
 
 
@@ -49,6 +52,7 @@ def diagnose(project: Project | None, settings: Settings) -> list[Check]:
         _check("engine", _engine, "Install the training host's part here (`pip install 'plumbline[gpu]'`)."),
         _check("signing", lambda: signing.check_keys(settings), "Correct the keys, docs/operations.md says how."),
         _check("gpu", _gpu, "Mend the driver until `nvidia-smi` answers, or hide it from PATH to use the CPU."),
+        _check("projects", lambda: _projects(settings), "Correct these files; the other projects are not affected."),
     ]
     if project is None:
         return checks
@@ -59,6 +63,7 @@ def diagnose(project: Project | None, settings: Settings) -> list[Check]:
         _check("gate", lambda: _gate(project, settings), "Correct `[evaluation] prompts` or `[gate]`, docs/gate.md."),
         _check("licences", lambda: _licences(project), "State a licence for the base and for every source."),
         _check("champion", lambda: _champion(project, settings), "Do what is said there before the next promotion."),
+        _check("dags", lambda: _dags(project, settings), "Unpause a DAG in Airflow; docs/operations.md, Paused DAGs."),
     ]
 
 
@@ -116,6 +121,38 @@ def _gpu() -> str:
     if answer.returncode != 0:
         raise ValueError(f"nvidia-smi failed: {(answer.stderr or answer.stdout).strip()[:200]}")
     return "; ".join(answer.stdout.strip().splitlines())
+
+
+def _projects(settings: Settings) -> str:
+    """Airflow makes DAGs of every file in this folder."""
+    projects, problems = load_projects(settings.projects_dir)
+    if problems:
+        raise ValueError(" ".join(problems))
+    if not projects:
+        return f"no project file in {settings.projects_dir}"
+    names = ", ".join(project.name for project in projects)
+    return f"{len(projects)} project file{'s' * (len(projects) > 1)} can be loaded: {names}"
+
+
+def _dags(project: Project, settings: Settings) -> str:
+    """Paused DAGs. ValueError where they watch or restore the champion, and where Airflow does not know a DAG."""
+    states = dag_states.read_dag_states(project, settings)
+    if not states.reachable:
+        if dag_states.is_configured(settings):
+            raise ValueError(states.problem)
+        return f"{states.problem} Paused DAGs are unknown."
+    if states.missing_dags:
+        raise ValueError(
+            f"Airflow does not know {', '.join(states.missing_dags)}. Put the project file into the folder that"
+            f" PLUMBLINE_PROJECTS_DIR names for Airflow at {states.url}, and look at the import errors there."
+        )
+    paused = states.paused_dags or ()
+    found = f"{states.url}: " + (f"paused are {', '.join(paused)}" if paused else "no DAG of this project is paused")
+    guards = [dag_id for dag_id in paused if dag_id.removeprefix(f"{project.name}.") in CREATED_UNPAUSED]
+    if guards:
+        verb = "is" if len(guards) == 1 else "are"
+        raise ValueError(f"{found}. While {', '.join(guards)} {verb} paused, nobody watches or restores the champion.")
+    return found
 
 
 def _base_model(project: Project) -> str:

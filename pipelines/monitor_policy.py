@@ -8,12 +8,13 @@ from typing import Annotated
 from pydantic import Field
 
 from alignment.contracts import Record, Share
+from pipelines.schedules import Schedule
 
 
 class MonitorSection(Record):
     """What the monitor asks of the champion."""
 
-    schedule: str | None = "@daily"
+    schedule: Schedule | None = "@daily"
     """Cron expression or preset of the monitor DAG; none: by hand."""
     minimum_fresh_pairs: Annotated[int, Field(gt=0)] = 100
     """Pairs that the champion was not trained on; with fewer, drift and preference are reported as unmeasured."""

@@ -89,6 +89,14 @@ def monitor(
     return report
 
 
+def has_anything_to_monitor(project: Project, settings: Settings) -> bool:
+    """Return False before the first pair was accepted and the first version promoted."""
+    if accepted_reports(project, settings, project.snapshot.sources):
+        return True
+    standing = read_standing(project.name, settings)
+    return bool(standing.entries or standing.champion is not None or standing.problem)
+
+
 def gravest(findings: Sequence[MonitorFinding]) -> Literal["ok", "retrain", "alarm"]:
     """Alarm before retrain before ok; what was not measured changes nothing."""
     statuses = {finding.status for finding in findings}

@@ -1,5 +1,6 @@
 """projects/NAME.toml to Project: the one file a user writes, typed and validated. Torch-free and airflow-free."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -37,6 +38,9 @@ from pipelines.project_sections import (
 )
 from pipelines.release_policy import ApprovalSection, NotifySection, ReconcileSection
 from pipelines.search.space import SearchSection
+
+TASK_NAME = r"[A-Za-z0-9_.-]{1,200}"
+"""Airflow allows these characters in the id of a task."""
 
 
 class Project(Section):
@@ -146,6 +150,18 @@ class Project(Section):
                         f' {section.scorer.kind!r}. Write scorer = {{ kind = "pal" }}.'
                     )
 
+    def check_drawn_sources(self) -> None:
+        """ValueError for a self_generated source whose name cannot be part of a task id, or is used twice."""
+        names = [source.name for source in self.sources]
+        for name in (source.name for source in self.sources if source.draw is not None):
+            if not re.fullmatch(TASK_NAME, name):
+                raise ValueError(
+                    f"{self.path}: sources: {name!r} is drawn by a task of this name, so use 1 to 200 letters, digits,"
+                    " dots, dashes and underscores."
+                )
+            if names.count(name) > 1:
+                raise ValueError(f"{self.path}: sources: two are called {name!r}. Rename one.")
+
     def check_prompt_sets(self) -> None:
         """ValueError for two prompt sets of one name."""
         names = [own.name for own in self.prompt_sets]
@@ -212,6 +228,7 @@ def load_project(path: Path, overrides: tuple[str, ...] = ()) -> Project:
     project.recipes()
     project.check_rewards()
     project.check_prompt_sets()
+    project.check_drawn_sources()
     project.labellers()
     project.labelled_sources()
     check_sampler(project.base.backbone, project.evaluation.sampler)
@@ -225,7 +242,23 @@ def list_projects(projects_dir: Path) -> list[Path]:
     return sorted(projects_dir.glob("*.toml"))
 
 
-def _read_layers(path: Path) -> tuple[dict[str, Any], Path]:
+def load_projects(projects_dir: Path) -> tuple[list[Project], list[str]]:
+    """Load each project file of a folder on its own.
+
+    Returns the projects that could be loaded, and for each other file one message that names the file and its fields.
+    """
+    projects, problems = [], []
+    for path in list_projects(projects_dir):
+        try:
+            projects.append(load_project(path))
+        except ValueError as error:
+            problems.append(str(error) if str(path) in str(error) else f"{path}: {error}")
+        except Exception as error:  # A fault of any kind in one file may not take the other projects along.
+            problems.append(f"{path}: {type(error).__name__}: {error}")
+    return projects, problems
+
+
+def _read_layers(path: Path, above: tuple[Path, ...] = ()) -> tuple[dict[str, Any], Path]:
     """A file over the files that it extends, and the folder that relative paths are taken from."""
     if not path.is_file():
         raise ValueError(f"Project file {path} does not exist. Give the path of a projects/NAME.toml.")
@@ -236,9 +269,11 @@ def _read_layers(path: Path) -> tuple[dict[str, Any], Path]:
     data, root = dict[str, Any](), path.absolute().parent
     for index, name in enumerate(extended):
         below = path.absolute().parent / name
-        if below == path.absolute():
-            raise ValueError(f"{path} extends itself. Name another file.")
-        layer, folder = _read_layers(below)
+        if below.resolve() in (opened := (*above, path.resolve())):
+            raise ValueError(
+                f"{path} extends itself, directly or through other files. Name another file than {name!r}."
+            )
+        layer, folder = _read_layers(below, opened)
         data, root = _over(layer, data), root if index else folder
     return _over(own, data), root
 

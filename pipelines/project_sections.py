@@ -10,6 +10,7 @@ from alignment.contracts import Placement, Sampler, Share
 from alignment.labelling_contracts import PROMPT_FIELD, LabelMethod, check_labelers, check_templates
 from alignment.reward_contracts import RewardRecipe
 from alignment.rewards.catalogue import Reward
+from pipelines.schedules import Cron, Schedule
 
 REWARD_SCHEME = "reward://"
 """Before the name of a reward model that the project trains itself."""
@@ -284,10 +285,13 @@ class PlacementSection(Section):
 class ScheduleSection(Section):
     """When things run by themselves."""
 
-    ingest: str | None = None
+    ingest: Schedule | None = None
     """Cron expression or preset of the ingest DAG; none: by hand."""
-    reward: str | None = None
+    train: Cron | None = None
+    """Cron expression or preset at which the train DAG runs besides new pairs and the monitor's requests; none: only
+    those. A run by the clock trains however few pairs are new."""
+    reward: Schedule | None = None
     """Cron expression or preset of the reward DAG; none: whenever there are new pairs."""
-    reconcile: str | None = "@hourly"
+    reconcile: Schedule | None = "@hourly"
     """Cron expression or preset of the reconcile DAG; none: by hand."""
     owner: str = "plumbline"

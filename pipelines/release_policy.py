@@ -43,8 +43,8 @@ class ApprovalSection(Record):
     warned."""
     approvers: tuple[Approver, ...] = ()
     """Who may answer, as user names or { id, name }."""
-    timeout_hours: Annotated[FiniteFloat, Field(gt=0)] = 72.0
-    """Without an answer by then nothing moves."""
+    timeout_hours: Annotated[FiniteFloat, Field(gt=0, le=87_600)] = 72.0
+    """Without an answer by then nothing moves; ten years at most."""
     borderline: dict[str, NotNegative] = Field(default_factory=lambda: {"win_rate": 0.02})
     """A check (`guard:safety`), or a kind of checks (`win_rate`), to how close to its bound a measured value counts as
     close, in the check's own units. A check that has no number, or is not there, counts as close too."""

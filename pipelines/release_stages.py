@@ -189,6 +189,13 @@ def aa(path: str, *, run_key: str) -> Json:
     return jobs.run_to_end(request, settings, parent_key=run_key)
 
 
+def has_anything_to_monitor(path: str) -> bool:
+    """Return False before the first pair was accepted and the first version promoted."""
+    from pipelines import monitoring
+
+    return monitoring.has_anything_to_monitor(read_project(path), load_settings())
+
+
 def monitor(path: str, calibration: Json | None, *, run_key: str, announce: bool = False) -> Json:
     """The MonitorReport on the champion, kept in the store and shown in MLflow; `calibration` as in `gate`'s judges.
 

@@ -9,7 +9,9 @@ from pydantic import BaseModel, ConfigDict, SecretStr
 ANNOTATOR_SALT = "PLUMBLINE_ANNOTATOR_SALT"
 SIGNING_KEY = "PLUMBLINE_SIGNING_KEY"
 SIGNING_KEY_PASSWORD = "PLUMBLINE_SIGNING_KEY_PASSWORD"
-CONTROL_PLANE_ONLY = (ANNOTATOR_SALT, SIGNING_KEY, SIGNING_KEY_PASSWORD)
+AIRFLOW_USER = "PLUMBLINE_AIRFLOW_USER"
+AIRFLOW_PASSWORD = "PLUMBLINE_AIRFLOW_PASSWORD"
+CONTROL_PLANE_ONLY = (ANNOTATOR_SALT, SIGNING_KEY, SIGNING_KEY_PASSWORD, AIRFLOW_USER, AIRFLOW_PASSWORD)
 """What a job on a training host never gets to see."""
 
 
@@ -31,7 +33,11 @@ class Settings(BaseModel):
     annotator_salt: SecretStr = SecretStr("")
     """Key of the hash that stands for an annotator (PLUMBLINE_ANNOTATOR_SALT)."""
     airflow_ui_url: str = ""
-    """Linked from MLflow runs (PLUMBLINE_AIRFLOW_UI_URL)."""
+    """Linked from MLflow runs, and asked for paused DAGs (PLUMBLINE_AIRFLOW_UI_URL)."""
+    airflow_user: str = ""
+    """User that asks Airflow's API for paused DAGs; needs to read DAGs only (PLUMBLINE_AIRFLOW_USER)."""
+    airflow_password: SecretStr = SecretStr("")
+    """Password of that user (PLUMBLINE_AIRFLOW_PASSWORD)."""
     git_sha: str = ""
     """Revision of the deployed code (PLUMBLINE_GIT_SHA)."""
     signing_key: Path | None = None
@@ -59,6 +65,8 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
         s3_endpoint_url=env.get("AWS_ENDPOINT_URL"),
         annotator_salt=SecretStr(env.get(ANNOTATOR_SALT, "")),
         airflow_ui_url=env.get("PLUMBLINE_AIRFLOW_UI_URL", ""),
+        airflow_user=env.get(AIRFLOW_USER, ""),
+        airflow_password=SecretStr(env.get(AIRFLOW_PASSWORD, "")),
         git_sha=env.get("PLUMBLINE_GIT_SHA", ""),
         signing_key=_path(env.get(SIGNING_KEY)),
         signing_key_password=SecretStr(env.get(SIGNING_KEY_PASSWORD, "")),

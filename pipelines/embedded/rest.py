@@ -7,6 +7,8 @@ import httpx
 
 ATTEMPTS = 5
 PAUSE_SECONDS = 2.0
+PAGE_SIZE = 100
+"""Airflow gives no more to a page unless `[api] maximum_page_limit` says otherwise, and may give fewer."""
 
 
 class AirflowApi:
@@ -15,10 +17,17 @@ class AirflowApi:
     A server that is too busy to answer is asked again, but never twice to trigger or to answer a question.
     """
 
-    def __init__(self, url: str, *, user: str, password: str) -> None:
-        self._http = httpx.Client(base_url=url, timeout=30, trust_env=False)
+    def __init__(
+        self, url: str, *, user: str, password: str, attempts: int = ATTEMPTS, timeout_seconds: float = 30
+    ) -> None:
+        self._http = httpx.Client(base_url=url, timeout=timeout_seconds, trust_env=False)
         self._credentials = {"username": user, "password": password}
-        self._login()
+        self._attempts = attempts
+        try:
+            self._login()
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Give the connection back."""
@@ -39,7 +48,18 @@ class AirflowApi:
 
     def dag_ids(self) -> list[str]:
         """Every parsed DAG."""
-        return [dag["dag_id"] for dag in self._call("GET", "/api/v2/dags?limit=1000")["dags"]]
+        return list(self.dags())
+
+    def dags(self, tag: str = "") -> dict[str, bool]:
+        """Every parsed DAG (with this tag, if one is given): its id, and True when it is paused."""
+        found: dict[str, bool] = {}
+        wanted = {"tags": [tag]} if tag else {}
+        while True:
+            query = {"limit": PAGE_SIZE, "offset": len(found), "order_by": "dag_id", **wanted}
+            page = self._call("GET", "/api/v2/dags", params=query)
+            found |= {dag["dag_id"]: bool(dag["is_paused"]) for dag in page["dags"]}
+            if not page["dags"] or len(found) >= page["total_entries"]:
+                return found
 
     def unpause(self, dag_id: str) -> None:
         """Let a DAG run."""
@@ -92,7 +112,7 @@ class AirflowApi:
         self._http.headers["Authorization"] = f"Bearer {response.json()['access_token']}"
 
     def _call(self, method: str, path: str, **arguments: Any) -> dict[str, Any]:
-        attempts = 1 if method == "POST" or path.endswith("/hitlDetails") else ATTEMPTS
+        attempts = 1 if method == "POST" or path.endswith("/hitlDetails") else self._attempts
         for attempt in range(attempts):
             if attempt:
                 time.sleep(PAUSE_SECONDS)

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 from airflow.sdk.exceptions import AirflowSkipException, ParamValidationError
+from airflow.serialization.serialized_objects import DagSerialization
+from airflow.timetables.base import TimeRestriction
 
 from pipelines import champion_stages, monitoring, release_stages, stages
 from pipelines.project import load_project
@@ -179,10 +181,10 @@ def test_a_project_without_rewards_has_no_reward_dag(tmp_path: Path) -> None:
 def test_no_task_waits_for_one_that_may_be_skipped(dags: dict[str, Any]) -> None:
     """The tasks that skip do so with all that follows: the usual rule fits everywhere.
 
-    The monitor alone asks its questions also when the judges could not be scored.
+    The monitor alone asks its questions also when the judges could not be scored; it is skipped with its snapshot.
     """
     rules = {(dag_id, task.task_id): task.trigger_rule.value for dag_id, dag in dags.items() for task in dag.tasks}
-    assert rules.pop(("shapes.monitor", "monitor")) == "all_done"
+    assert rules.pop(("shapes.monitor", "monitor")) == "none_skipped"
     assert set(rules.values()) == {"all_success"}
 
 
@@ -271,6 +273,31 @@ def test_a_retraining_whose_event_was_not_delivered_is_taken_by_the_next_run(
     assert not check(path, {}, "run-2", triggering_asset_events=by_pairs), "one retraining, one run"
 
 
+def test_training_by_the_clock_runs_beside_the_data_trigger(
+    dags: dict[str, Any], dags_with: Callable[[str], dict[str, Any]]
+) -> None:
+    assert type(dags["shapes.train"].timetable).__name__ == "AssetTriggeredTimetable", "without the field: data alone"
+    train = dags_with(f'{TRAIN}[schedule]\ntrain = "30 4 * * 1"\n')["shapes.train"]
+    assert names_any(train) == {"shapes.pairs", "shapes.retrain"}
+    stored = DagSerialization.from_dict(DagSerialization.to_dict(train)).timetable
+    assert stored.summary == "Asset or 30 4 * * 1"
+    restriction = TimeRestriction(earliest=None, latest=None, catchup=False)
+    run = stored.next_dagrun_info(last_automated_data_interval=None, restriction=restriction)
+    assert run is not None
+    assert (run.run_after.isoweekday(), run.run_after.hour, run.run_after.minute) == (1, 4, 30)
+    assert run.run_after > datetime.now(UTC), "nothing runs at once when the DAG is created"
+
+
+def test_a_run_of_the_clock_trains_whatever_the_number_of_new_pairs(
+    dags: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PLUMBLINE_STORE_URI", tmp_path.as_uri())
+    monkeypatch.setattr(stages, "enough_new_pairs", lambda path, snapshot: False)
+    check, path = dags["shapes.train"].get_task("enough_new_pairs").python_callable, str(ROOT / "projects/shapes.toml")
+    assert check(path, {}, "run-1", dag_run=SimpleNamespace(run_type="scheduled"))
+    assert not check(path, {}, "run-1", dag_run=SimpleNamespace(run_type="manual"))
+
+
 def test_judges_are_calibrated_on_new_pairs_and_after_a_reward_training(
     dags: dict[str, Any], dags_with: Callable[[str], dict[str, Any]]
 ) -> None:
@@ -300,6 +327,18 @@ def test_retraining_is_announced_only_when_the_report_says_so(dags: dict[str, An
     check = dags["shapes.monitor"].get_task("is_retraining_announced").python_callable
     assert check({"retrain": "due"})
     assert not any(check({"retrain": other}) for other in ("not_needed", "held_back", "advised"))
+
+
+def test_the_monitor_is_skipped_before_there_is_anything_to_watch(
+    dags: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stages, "snapshot", lambda path: {"path": path})
+    build = dags["shapes.monitor"].get_task("build_snapshot").python_callable
+    monkeypatch.setattr(release_stages, "has_anything_to_monitor", lambda path: False)
+    with pytest.raises(AirflowSkipException, match="No pair was accepted"):
+        build("shapes.toml")
+    monkeypatch.setattr(release_stages, "has_anything_to_monitor", lambda path: True)
+    assert build("shapes.toml") == {"path": "shapes.toml"}
 
 
 def test_a_retraining_is_claimed_as_it_is_announced_and_once(
@@ -415,6 +454,12 @@ def test_owner_retries_and_one_run_at_a_time(dags: dict[str, Any]) -> None:
         for task in dag.tasks:
             assert task.owner == "plumbline"
             assert task.retries == (0 if task.task_id in ("rollback", "alarm", "sound_the_alarm") else 2)
+
+
+def test_only_what_watches_and_restores_the_champion_is_created_unpaused(dags: dict[str, Any]) -> None:
+    unpaused = {dag_id for dag_id, dag in dags.items() if dag.is_paused_upon_creation is False}
+    assert unpaused == {"shapes.monitor", "shapes.reconcile", "shapes.rollback"}
+    assert all(dag.is_paused_upon_creation is None for name, dag in dags.items() if name not in unpaused)
 
 
 def test_gpu_work_waits_in_the_gpu_pool(dags: dict[str, Any]) -> None:

@@ -34,6 +34,8 @@ from sinks import mailbox, webhook
 
 from pipelines import champion_stages, registry, release_stages, stages
 from pipelines.embedded import services
+from pipelines.embedded.dag_states import read_dag_states
+from pipelines.project import load_project
 from pipelines.settings import load_settings
 
 pytestmark = [*MARKS, pytest.mark.timeout(1500)]
@@ -149,6 +151,28 @@ def test_every_dag_file_parses(story: Story) -> None:
     assert done.stdout.splitlines()[-1] == "[]"
     names = ("ingest", "reward", "calibrate", "train", "promote", "monitor", "reconcile", "rollback")
     assert set(story.ada.dag_ids()) == {f"shapes.{name}" for name in names}
+
+
+def test_the_dags_that_watch_the_champion_are_created_unpaused(story: Story) -> None:
+    states = read_dag_states(load_project(Path(story.path)), load_settings())
+    assert (states.reachable, states.missing_dags) == (True, ())
+    assert states.paused_dags == tuple(
+        f"shapes.{name}" for name in ("calibrate", "ingest", "promote", "reward", "train")
+    )
+    for name in ("monitor", "reconcile"):  # The tests below say when they run.
+        story.ada.pause(f"shapes.{name}")
+
+
+def test_a_broken_project_is_an_import_error_and_takes_no_dag_along(story: Story) -> None:
+    known = set(story.ada.dag_ids())
+    broken = Path(story.path).with_name("broken.toml")
+    broken.write_text(f'extends = ["{story.path}"]\nname = "broken"\n[gate]\nminimum_promps = 7\n')
+    [error] = wait_for("import error", story.ada.import_errors)
+    assert str(broken) in error
+    assert "Unknown field 'gate.minimum_promps'" in error
+    assert set(story.ada.dag_ids()) == known
+    broken.unlink()
+    wait_for("end of the import error", lambda: not story.ada.import_errors())
 
 
 def test_new_pairs_train_the_reward_and_calibrate_the_judges(story: Story) -> None:

@@ -37,6 +37,15 @@ def edit(project: Path, old: str, new: str) -> None:
     project.write_text(text.replace(old, new))
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
+def test_status_says_that_airflow_is_not_reachable(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["status", str(project)]) == cli.DONE
+    airflow = json.loads(capsys.readouterr().out)["airflow"]
+    assert (airflow["reachable"], airflow["paused_dags"]) == (False, None)
+    assert "plumbline up" in airflow["problem"]
+
+
 def test_missing_project(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert "nowhere.toml does not exist" in refused(capsys, "train", str(tmp_path / "nowhere.toml"))
 

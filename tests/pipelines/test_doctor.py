@@ -10,6 +10,8 @@ import pytest
 
 from pipelines import doctor
 from pipelines.doctor import Check, diagnose, missing_files
+from pipelines.embedded import dag_states
+from pipelines.embedded.dag_states import DagStates
 from pipelines.project import Project, load_project
 from pipelines.project_sections import GreedySoupSection
 from pipelines.settings import Settings
@@ -49,11 +51,13 @@ def test_a_sound_installation_passes_every_check_about_itself(world: Any) -> Non
         "engine",
         "signing",
         "gpu",
+        "projects",
         "base_model",
         "evaluation",
         "gate",
         "licences",
         "champion",
+        "dags",
     ]
     ours = [check for check in checks if check.name not in {"base_model", "evaluation", "gpu"}]
     assert [check for check in ours if not check.ok or check.mend] == []
@@ -73,6 +77,53 @@ def test_a_dead_server_and_a_store_that_is_a_file_are_found(
     assert "MLFLOW_TRACKING_URI" in named(checks, "tracking").mend
     assert not named(checks, "store").ok
     assert "PLUMBLINE_STORE_URI" in named(checks, "store").mend
+
+
+def test_each_broken_project_file_is_named(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_tracking", lambda _: "not asked here")
+    settings.projects_dir.mkdir()
+    assert named(diagnose(None, settings), "projects").found == f"no project file in {settings.projects_dir}"
+    sound = f'extends = ["{ROOT}/projects/shapes.toml"]\n'
+    (settings.projects_dir / "shapes.toml").write_text(sound)
+    assert named(diagnose(None, settings), "projects").found == "1 project file can be loaded: shapes"
+    (settings.projects_dir / "second.toml").write_text(sound + 'name = "second"\n[gate]\nminimum_promps = 7\n')
+    check = named(diagnose(None, settings), "projects")
+    assert not check.ok
+    assert f"{settings.projects_dir}/second.toml: Unknown field 'gate.minimum_promps'" in check.found
+    assert "the other projects are not affected" in check.mend
+
+
+STATES = DagStates(reachable=True, url="http://airflow", paused_dags=(), missing_dags=())
+
+
+@pytest.mark.parametrize(
+    ("states", "ok", "found"),
+    [
+        (STATES, True, "http://airflow: no DAG of this project is paused"),
+        (STATES.model_copy(update={"paused_dags": ("shapes.train",)}), True, "http://airflow: paused are shapes.train"),
+        (
+            STATES.model_copy(update={"paused_dags": ("shapes.monitor", "shapes.train")}),
+            False,
+            "paused are shapes.monitor, shapes.train. While shapes.monitor is paused, nobody watches or restores",
+        ),
+        (STATES.model_copy(update={"missing_dags": ("shapes.train",)}), False, "Airflow does not know shapes.train"),
+        (DagStates(reachable=False, problem="Airflow is not reachable: it is off."), True, "Airflow is not reachable"),
+    ],
+    ids=["none", "training", "monitor", "missing", "off"],
+)
+def test_paused_dags_are_named(
+    states: DagStates, ok: bool, found: str, project: Project, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dag_states, "read_dag_states", lambda *_: states)
+    check = doctor._check("dags", lambda: doctor._dags(project, settings), "mend")
+    assert check.ok is ok
+    assert found in check.found
+
+
+def test_a_configured_airflow_has_to_answer(project: Project, settings: Settings) -> None:
+    named_one = settings.model_copy(update={"airflow_ui_url": "http://127.0.0.1:9", "airflow_user": "ada"})
+    with pytest.raises(ValueError, match=r"Airflow is not reachable: http://127\.0\.0\.1:9 does not answer"):
+        doctor._dags(project, named_one)
 
 
 def test_a_full_disk_is_found(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

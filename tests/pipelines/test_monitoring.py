@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from pipelines import drift, monitoring
+from pipelines import drift, monitoring, registry
 from pipelines.contracts import CandidateVersion
 from pipelines.intake.ingestion import ingest, list_source_shards
 from pipelines.intake.snapshot import accepted_reports, build_snapshot
@@ -239,3 +239,15 @@ def test_markdown_escapes_what_came_from_outside() -> None:
         retrain="not_needed",
     )
     assert "| x | 0.500 | < 1 | ok | a \\| &lt;b> |" in monitoring.markdown(report)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_there_is_something_to_monitor_once_pairs_or_a_champion_are_there(world: Any, monkeypatch: Any) -> None:
+    assert not monitoring.has_anything_to_monitor(world.project, world.settings)
+    monkeypatch.setattr(monitoring, "accepted_reports", lambda *_: ["a report"])
+    assert monitoring.has_anything_to_monitor(world.project, world.settings)
+    monkeypatch.undo()
+    world.register("a")
+    registry.set_alias(world.settings, world.project.name, "champion", 1)
+    assert monitoring.has_anything_to_monitor(world.project, world.settings), "a champion, and the store lost"

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.project import Project, load_project
+from pipelines.project import Project, load_project, load_projects
 
 REWARD = """
 [[rewards]]
@@ -113,3 +113,33 @@ def test_a_guard_without_weights_has_no_folder(tiny_project: Project) -> None:
     )
     tiny_project.path.write_text(tiny_project.path.read_text() + guard)
     assert load_project(tiny_project.path).evaluation.guards[0].uri == ""
+
+
+def test_projects_that_extend_each_other_are_refused(tiny_project: Project) -> None:
+    other = over(tiny_project, "[gate]\nminimum_prompts = 7\n")
+    tiny_project.path.write_text(f'extends = ["{other}"]\n{tiny_project.path.read_text()}')
+    with pytest.raises(ValueError, match="extends itself"):
+        load_project(other)
+
+
+def test_each_project_of_a_folder_is_loaded_on_its_own(tiny_project: Project) -> None:
+    folder = tiny_project.path.parent
+    (folder / "broken.toml").write_text(tiny_project.path.read_text().replace("tiny", "broken") + "\nlicense = 1\n")
+    (folder / "folder.toml").mkdir()
+    projects, problems = load_projects(folder)
+    assert [project.name for project in projects] == ["tiny"]
+    assert [problem.split(":")[0].split(" ")[0] for problem in problems[:1]] == [str(folder / "broken.toml")]
+    assert str(folder / "folder.toml") in problems[1]
+
+
+def test_an_unexpected_fault_of_one_project_does_not_stop_the_others(
+    tiny_project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(path: Path) -> Project:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("pipelines.project.load_project", fail)
+    assert load_projects(tiny_project.path.parent) == (
+        [],
+        [f"{tiny_project.path}: PermissionError: [Errno 13] Permission denied"],
+    )

@@ -12,6 +12,13 @@ def test_without_anything_set_all_lies_under_one_folder(tmp_path: Path) -> None:
     assert (settings.signing_key, settings.verify_key) == (None, None)
 
 
+def test_the_airflow_password_is_not_shown() -> None:
+    settings = load_settings({"PLUMBLINE_AIRFLOW_USER": "ada", "PLUMBLINE_AIRFLOW_PASSWORD": "open sesame"})
+    assert settings.airflow_user == "ada"
+    assert settings.airflow_password.get_secret_value() == "open sesame"
+    assert "sesame" not in repr(settings) + settings.model_dump_json()
+
+
 def test_keys_are_named_by_path_and_the_password_is_not_shown(tmp_path: Path) -> None:
     settings = load_settings(
         {

@@ -34,6 +34,12 @@ def test_a_training_host_cannot_sign(tmp_path: Path) -> None:
     assert not set(keys) & set(env)
 
 
+def test_a_training_host_cannot_log_in_to_airflow(tmp_path: Path) -> None:
+    login = {"PLUMBLINE_AIRFLOW_USER": "ada", "PLUMBLINE_AIRFLOW_PASSWORD": "open sesame"}
+    env = worker_environment(load_settings({"PLUMBLINE_STATE_DIR": str(tmp_path)}), tmp_path / "job", login)
+    assert not set(login) & set(env)
+
+
 def test_the_worker_reads_back_the_same_settings(tmp_path: Path) -> None:
     environ = {
         "PLUMBLINE_STATE_DIR": str(tmp_path),

@@ -1,0 +1,39 @@
+"""Cron expressions and presets of a project's DAGs, checked when the project is read. Airflow-free."""
+
+from datetime import UTC, datetime
+from typing import Annotated
+
+from pydantic import AfterValidator
+
+PRESETS = ("@hourly", "@daily", "@weekly", "@monthly", "@quarterly", "@yearly")
+"""Short forms that Airflow resolves to a cron expression."""
+ONLY_AIRFLOW = ("@once", "@continuous")
+"""Airflow's presets that are no cron expression; a DAG with a schedule alone may have them."""
+_SINCE = datetime(2000, 1, 1, tzinfo=UTC)
+
+
+def check_cron(text: str) -> str:
+    """Return a cron expression or preset unchanged; ValueError when it is neither, or names a date that never comes."""
+    from croniter import CroniterError, croniter
+
+    if text in PRESETS:
+        return text
+    try:
+        croniter(text, _SINCE).get_next()
+    except CroniterError as error:
+        raise ValueError(
+            f"not a cron expression: {str(error).rstrip('.')}. Write five fields (minute, hour, day of month, month,"
+            f' day of week), e.g. "0 3 * * 1", or one of {", ".join(PRESETS)}'
+        ) from error
+    return text
+
+
+def check_schedule(text: str) -> str:
+    """Return a schedule of a DAG unchanged: what `check_cron` accepts, @once or @continuous; ValueError otherwise."""
+    return text if text in ONLY_AIRFLOW else check_cron(text)
+
+
+Cron = Annotated[str, AfterValidator(check_cron)]
+"""A schedule that recurs."""
+Schedule = Annotated[str, AfterValidator(check_schedule)]
+"""Any schedule that Airflow takes as text."""
