@@ -99,13 +99,16 @@ class HeadOptimiser(Record):
 class FewShot(Record):
     """Fitting the mixture of users who were not trained on; everything else is frozen."""
 
-    learning_rate: PositiveFloat = 5e-3
-    epochs: PositiveInt = 20
+    learning_rate: PositiveFloat = 0.1
+    """AdamW moves a logit by about this much a step, so rate times steps bounds the distance from the start: 4 by
+    default. From an even start two logits can then be 8 apart, a weight above 0.999 on one of two prototypes. The
+    authors' rate 5e-3 over 20 steps gives at most 0.55 and leaves a new user unplaced (docs/log.md, 2026-11-28)."""
+    epochs: PositiveInt = 40
     batch: PositiveInt = 4096
     """Comparisons in one step, over all new users."""
     start: Literal["even", "normal"] = "even"
-    """Logits before the first step: all 0, or standard normal as the authors draw them. Few steps at a small rate
-    leave a random start nearly where it was, so even is the default."""
+    """Logits before the first step: all 0, or standard normal as the authors draw them. A user with few labels keeps
+    part of a random start, so even is the default."""
 
 
 class RewardRecipe(ValueObject):

@@ -10,12 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler
-from diffusers.utils import convert_state_dict_to_diffusers
-from peft import LoraConfig, get_peft_model_state_dict
+from diffusers.utils import logging as diffusers_logging
 from PIL import Image
 from safetensors import safe_open
 from torch import Tensor, nn
@@ -24,7 +22,11 @@ from alignment.backbones.interface import Conditioning, Framing, LatentMoments
 from alignment.backbones.model_files import WeightFile, absent_parts, require_files, require_parts
 from alignment.contracts import FullFineTune, Lora, ModelRef
 from alignment.durable import files_below
+from alignment.lookup import resolve
 from alignment.tensor_files import write_tensors
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
 LORA_METADATA = "lora_adapter_metadata"
@@ -35,8 +37,8 @@ LOCAL: dict[str, Any] = {"use_safetensors": True, "local_files_only": True}
 class Family:
     """The parts of a model family, by diffusers' own classes and folder names."""
 
-    pipeline: Any
-    """Pipeline class."""
+    pipeline: str
+    """diffusers' name of the pipeline class, which is imported when a pipeline is loaded: training may need none."""
     denoiser: Any
     """Class of the part that is trained."""
     part: Literal["unet", "transformer"]
@@ -50,6 +52,11 @@ class Family:
     left_out: Mapping[str, Any] = field(default_factory=dict)
     """Arguments that keep the pipeline from loading parts which nothing here uses."""
 
+    @property
+    def pipeline_class(self) -> Any:
+        """The pipeline class itself."""
+        return resolve(f"diffusers:{self.pipeline}")
+
 
 class DiffusersModel:
     """The shared half of a backbone; see `alignment.backbones.interface.Backbone`. A family adds text and denoiser.
@@ -61,13 +68,16 @@ class DiffusersModel:
 
     def __init__(self, base_dir: Path, resolution: int, device: torch.device | None) -> None:
         require_base(self.family, base_dir)
+        diffusers_logging.disable_progress_bar()
         self.base_dir = base_dir
         self.resolution = resolution
         self.device = device or torch.device("cpu")
 
     @cached_property
-    def vae(self) -> AutoencoderKL:
+    def vae(self) -> "AutoencoderKL":
         """Float32 whatever the file holds: SDXL's overflows in fp16. Large batches go through an image at a time."""
+        from diffusers import AutoencoderKL
+
         vae = AutoencoderKL.from_pretrained(self.base_dir / "vae", dtype=torch.float32, **LOCAL)
         if self.resolution >= SLICED_FROM:
             vae.enable_slicing()
@@ -127,6 +137,8 @@ class DiffusersModel:
         if isinstance(tuning, FullFineTune):
             denoiser.requires_grad_(True)
             return
+        from peft import LoraConfig
+
         config = LoraConfig(
             r=tuning.rank,
             lora_alpha=tuning.alpha,
@@ -185,7 +197,7 @@ class PipelineGridSampler:
         return cast(Image.Image, image)
 
 
-def latent_unit(vae: AutoencoderKL) -> tuple[Tensor | float, Tensor | float]:
+def latent_unit(vae: "AutoencoderKL") -> tuple[Tensor | float, Tensor | float]:
     """Shift and scale, denoiser's latent = (VAE's latent - shift) * scale, as each pipeline undoes it when it decodes.
 
     Numbers, or tensors 1C11 where the VAE's configuration states a mean and a deviation a channel (some SDXL models).
@@ -238,13 +250,16 @@ def require_base(family: Family, base_dir: Path) -> None:
 def load_parts(family: Family, base_dir: Path, **replaced: Any) -> Any:
     """The family's pipeline, float32, with parts replaced by ready ones, or left out where None is given."""
     given = {**family.left_out, **dict.fromkeys(absent_parts(base_dir) & set(family.optional)), **replaced}
-    return family.pipeline.from_pretrained(base_dir, dtype=torch.float32, **given, **LOCAL)
+    diffusers_logging.disable_progress_bar()
+    return family.pipeline_class.from_pretrained(base_dir, dtype=torch.float32, **given, **LOCAL)
 
 
 def sampling_pipeline(family: Family, base_dir: Path, **replaced: Any) -> Any:
     """`load_parts` with the scheduler to sample with, and quiet."""
     pipeline = load_parts(family, base_dir, **replaced)
     if family.uses_ddim:
+        from diffusers import DDIMScheduler
+
         pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, clip_sample=False)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
@@ -272,13 +287,16 @@ def _save_denoiser(denoiser: nn.Module, folder: Path) -> None:
 
 def _save_lora(family: Family, denoiser: nn.Module, folder: Path) -> None:
     """diffusers' LoRA file, then the same tensors and metadata again in a fixed order."""
+    from diffusers.utils import convert_state_dict_to_diffusers
+    from peft import get_peft_model_state_dict
+
     layers = get_peft_model_state_dict(denoiser)
     named = {
         f"{family.part}_lora_layers": convert_state_dict_to_diffusers(layers) if family.part == "unet" else layers,
         f"{family.part}_lora_adapter_metadata": cast(Any, denoiser).peft_config["default"].to_dict(),
     }
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        family.pipeline.save_lora_weights(scratch, weight_name=LORA_FILE, safe_serialization=True, **named)
+        family.pipeline_class.save_lora_weights(scratch, weight_name=LORA_FILE, safe_serialization=True, **named)
         with safe_open(Path(scratch) / LORA_FILE, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
             metadata = dict(file.metadata())

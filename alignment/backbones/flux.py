@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from diffusers import FluxPipeline, FluxTransformer2DModel
+from diffusers import FluxTransformer2DModel
 from torch import Tensor, nn
 
 from alignment.backbones.catalogue import Flux
@@ -18,7 +18,7 @@ from alignment.backbones.diffusers_model import DiffusersModel, Family, load_mod
 from alignment.backbones.flow_matching import TIMESTEPS_PER_UNIT, FlowMatchingSchedule
 from alignment.backbones.flow_scheduler import load_flow_schedule
 from alignment.backbones.interface import Conditioning
-from alignment.contracts import ModelRef
+from alignment.contracts import ModelRef, Sampler
 
 TEXT_STATES = "states_LD"
 POOLED = "pooled_D"
@@ -27,7 +27,7 @@ T5_TOKENS = 512
 TOKEN_SIDE = 16
 """Pixels a side that one token of the denoiser stands for: 8 of the VAE, times patches of 2."""
 FAMILY = Family(
-    pipeline=FluxPipeline,
+    pipeline="FluxPipeline",
     denoiser=FluxTransformer2DModel,
     part="transformer",
     text_encoders=("text_encoder", "text_encoder_2"),
@@ -107,6 +107,39 @@ def text_states(pipeline: Any, captions: Sequence[str], device: torch.device) ->
     return {TEXT_STATES: states_BLD.float().cpu(), POOLED: pooled_BD.float().cpu()}
 
 
-def load_pipeline(base_dir: Path, model: ModelRef, weights_dir: Path | None) -> FluxPipeline:
+class FluxDrawing:
+    """FLUX.1. Guidance is a number that the denoiser is told; nothing is pushed away from."""
+
+    def __init__(self, pipeline: Any) -> None:
+        self.pipeline = pipeline
+
+    def encode(self, prompts: Sequence[str]) -> Conditioning:
+        """As `Drawing.encode`."""
+        return text_states(self.pipeline, prompts, self.pipeline.device)
+
+    def noise_shape(self, resolution: int) -> tuple[int, int, int]:
+        """As `Drawing.noise_shape`; before packing."""
+        side = resolution // self.pipeline.vae_scale_factor
+        return self.pipeline.transformer.config.in_channels // 4, side, side
+
+    def draw(
+        self, noise_BCHW: Tensor, prompts: Conditioning, empty: Conditioning, *, sampler: Sampler, resolution: int
+    ) -> Tensor:
+        """As `Drawing.draw`."""
+        del empty
+        images_BCHW = self.pipeline(
+            prompt_embeds=prompts[TEXT_STATES].to(noise_BCHW),
+            pooled_prompt_embeds=prompts[POOLED].to(noise_BCHW),
+            latents=pack(noise_BCHW),
+            height=resolution,
+            width=resolution,
+            num_inference_steps=sampler.steps,
+            guidance_scale=sampler.guidance_scale,
+            output_type="pt",
+        ).images
+        return torch.as_tensor(images_BCHW)
+
+
+def load_pipeline(base_dir: Path, model: ModelRef, weights_dir: Path | None) -> Any:
     """The base with a model's weights on it, ready to sample with its own flow scheduler; see `load_model`."""
     return load_model(FAMILY, base_dir, model, weights_dir)

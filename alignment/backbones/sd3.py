@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
+from diffusers import SD3Transformer2DModel
 from torch import Tensor, nn
 
 from alignment.backbones.catalogue import StableDiffusion3
 from alignment.backbones.diffusers_model import DiffusersModel, Family, load_model
+from alignment.backbones.drawing import GuidedDrawing
 from alignment.backbones.flow_matching import FlowMatchingSchedule
 from alignment.backbones.flow_scheduler import load_flow_schedule
 from alignment.backbones.interface import Conditioning
@@ -25,7 +26,7 @@ T5_TOKENS = 256
 TOKEN_SIDE = 16
 """Pixels a side that one token of the denoiser stands for: 8 of the VAE, times patches of 2."""
 FAMILY = Family(
-    pipeline=StableDiffusion3Pipeline,
+    pipeline="StableDiffusion3Pipeline",
     denoiser=SD3Transformer2DModel,
     part="transformer",
     text_encoders=("text_encoder", "text_encoder_2", "text_encoder_3"),
@@ -93,7 +94,22 @@ def text_states(pipeline: Any, captions: Sequence[str], device: torch.device) ->
     return {TEXT_STATES: states_BLD.float().cpu(), POOLED: pooled_BD.float().cpu()}
 
 
-def load_pipeline(base_dir: Path, model: ModelRef, weights_dir: Path | None) -> StableDiffusion3Pipeline:
+class StableDiffusion3Drawing(GuidedDrawing):
+    """Stable Diffusion 3 and 3.5."""
+
+    arguments: ClassVar[dict[str, str]] = {TEXT_STATES: "prompt_embeds", POOLED: "pooled_prompt_embeds"}
+
+    def encode(self, prompts: Sequence[str]) -> Conditioning:
+        """As `Drawing.encode`."""
+        return text_states(self.pipeline, prompts, self.pipeline.device)
+
+    def noise_shape(self, resolution: int) -> tuple[int, int, int]:
+        """As `Drawing.noise_shape`."""
+        side = resolution // self.pipeline.vae_scale_factor
+        return self.pipeline.transformer.config.in_channels, side, side
+
+
+def load_pipeline(base_dir: Path, model: ModelRef, weights_dir: Path | None) -> Any:
     """The base with a model's weights on it, ready to sample with its own flow scheduler; see `load_model`."""
     return load_model(FAMILY, base_dir, model, weights_dir)
 

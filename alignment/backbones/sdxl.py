@@ -8,21 +8,21 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
+from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
 from alignment.backbones.catalogue import SDXL
 from alignment.backbones.diffusers_model import DiffusersModel, Family, load_model
 from alignment.backbones.interface import Conditioning, Framing
 from alignment.backbones.noise_schedule import NoiseSchedule
-from alignment.backbones.stable_diffusion import load_noise_schedule
+from alignment.backbones.stable_diffusion import StableDiffusionDrawing, load_noise_schedule
 from alignment.contracts import ModelRef
 
 TEXT_STATES = "states_LD"
 POOLED = "pooled_D"
 TIME_IDS = "time_ids_K"
 FAMILY = Family(
-    pipeline=StableDiffusionXLPipeline,
+    pipeline="StableDiffusionXLPipeline",
     denoiser=UNet2DConditionModel,
     part="unet",
     text_encoders=("text_encoder", "text_encoder_2"),
@@ -91,6 +91,16 @@ def text_states(pipeline: Any, captions: Sequence[str], device: torch.device) ->
     return {TEXT_STATES: states_BLD.float().cpu(), POOLED: pooled_BD.float().cpu()}
 
 
-def load_pipeline(base_dir: Path, model: ModelRef, weights_dir: Path | None) -> StableDiffusionXLPipeline:
+class SDXLDrawing(StableDiffusionDrawing):
+    """Stable Diffusion XL; the image is asked for uncropped, of the size it has."""
+
+    arguments: ClassVar[dict[str, str]] = {TEXT_STATES: "prompt_embeds", POOLED: "pooled_prompt_embeds"}
+
+    def encode(self, prompts: Sequence[str]) -> Conditioning:
+        """As `Drawing.encode`."""
+        return text_states(self.pipeline, prompts, self.pipeline.device)
+
+
+def load_pipeline(base_dir: Path, model: ModelRef, weights_dir: Path | None) -> Any:
     """The base with a model's weights on it, ready to sample with DDIM, no watermark; see `load_model`."""
     return load_model(FAMILY, base_dir, model, weights_dir)

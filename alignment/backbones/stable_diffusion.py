@@ -5,21 +5,22 @@ B counts images or captions, C H W are channels, height and width, L tokens, D f
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
-from diffusers import DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import DDPMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 
 from alignment.backbones.catalogue import StableDiffusion
 from alignment.backbones.diffusers_model import DiffusersModel, Family, load_model
+from alignment.backbones.drawing import GuidedDrawing
 from alignment.backbones.interface import Conditioning
 from alignment.backbones.noise_schedule import NoiseSchedule, checked_prediction_type
 from alignment.contracts import ModelRef
 
 TEXT_STATES = "states_LD"
 FAMILY = Family(
-    pipeline=StableDiffusionPipeline,
+    pipeline="StableDiffusionPipeline",
     denoiser=UNet2DConditionModel,
     part="unet",
     text_encoders=("text_encoder",),
@@ -61,7 +62,27 @@ class StableDiffusionBackbone(DiffusersModel):
         return answer
 
 
-def load_pipeline(base_dir: Path, model: ModelRef, weights_dir: Path | None) -> StableDiffusionPipeline:
+class StableDiffusionDrawing(GuidedDrawing):
+    """Stable Diffusion 1.x and 2.x; see `alignment.backbones.drawing.Drawing`."""
+
+    arguments: ClassVar[dict[str, str]] = {TEXT_STATES: "prompt_embeds"}
+    steps: ClassVar[dict[str, Any]] = {"eta": 0.0}
+    """DDIM adds no noise."""
+
+    def encode(self, prompts: Sequence[str]) -> Conditioning:
+        """As `Drawing.encode`."""
+        states_BLD, _ = self.pipeline.encode_prompt(
+            list(prompts), self.pipeline.device, num_images_per_prompt=1, do_classifier_free_guidance=False
+        )
+        return {TEXT_STATES: states_BLD}
+
+    def noise_shape(self, resolution: int) -> tuple[int, int, int]:
+        """As `Drawing.noise_shape`."""
+        side = resolution // self.pipeline.vae_scale_factor
+        return self.pipeline.unet.config.in_channels, side, side
+
+
+def load_pipeline(base_dir: Path, model: ModelRef, weights_dir: Path | None) -> Any:
     """The base with a model's weights on it, ready to sample with DDIM, no safety checker; see `load_model`."""
     return load_model(FAMILY, base_dir, model, weights_dir)
 

@@ -5,7 +5,6 @@ from datetime import timedelta
 
 import torch
 from accelerate import PartialState
-from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
 from alignment.contracts import Placement
@@ -28,7 +27,6 @@ def start_processes(placement: Placement) -> PartialState:
     state = PartialState(cpu=not on_gpu, timeout=WAIT_LIMIT)
     if not on_gpu:
         torch.set_num_threads(placement.threads_per_process)
-    diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
     logger.info("process %d of %d on %s", state.process_index, state.num_processes, state.device)
     return state

@@ -5,7 +5,6 @@ from collections.abc import Iterable
 
 import torch
 from torch import nn
-from transformers.optimization import Adafactor as TransformersAdafactor
 
 from alignment.optimisers import Adafactor, AdamW, OptimiserParams
 
@@ -26,6 +25,8 @@ def build_optimiser(weights: Iterable[nn.Parameter], params: AdamW | Adafactor) 
     Adafactor is transformers': torch's own scales every step by the size of the weights and cannot be told not to.
     """
     if isinstance(params, Adafactor):
+        from transformers.optimization import Adafactor as TransformersAdafactor  # loads peft, which AdamW does without
+
         unused_epsilon = 1e-3  # of scale_parameter
         adafactor: torch.optim.Optimizer = TransformersAdafactor(
             weights,

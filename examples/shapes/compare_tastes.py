@@ -40,7 +40,6 @@ OPPOSED: Mapping[str, Group] = {
 }
 POPULATIONS: Mapping[str, Mapping[str, Group]] = {"world": world.GROUPS, "opposed": OPPOSED}
 OPTIMISER = {"projector_learning_rate": 5e-3}
-FEW_SHOT = {"learning_rate": 0.1, "epochs": 40}
 
 
 def annotators(groups: Mapping[str, Group]) -> list[Taste]:
@@ -97,7 +96,6 @@ def recipe_of(head: str, seed: int) -> RewardRecipe:
             "global_batch": 256,
             "steps": 500,
             "seed": seed,
-            "few_shot": FEW_SHOT,
             "labels_per_user": LABELS,
         }
     )

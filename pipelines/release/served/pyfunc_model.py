@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
+import pandas as pd  # noqa: TID253 - as mlflow below
 from mlflow.models import set_model  # noqa: TID253 - mlflow runs this file
 from mlflow.pyfunc import PythonModel  # noqa: TID253
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from alignment.evaluation.reward_accuracy import first_labels
 from alignment.failures import JobStoppedError
 from alignment.reward_contracts import BradleyTerry, FewShot, HeadOptimiser, PalA, PalB, Projector, RewardRecipe
 from alignment.rewards.pal_head import PreferenceHead
@@ -18,6 +19,7 @@ from alignment.training.reward_model import (
     check_pairs,
     fit_new_users,
     margins,
+    new_users_head,
     objective,
     pair_accuracy,
     start_logits,
@@ -63,6 +65,11 @@ def accuracy(head: PreferenceHead, pairs: PreferencePairs) -> float:
 @pytest.fixture(scope="module")
 def pal() -> PreferenceHead:
     return trained(PalB(projector=CALM)).head
+
+
+@pytest.fixture(scope="module")
+def trained_heads(pal: PreferenceHead) -> dict[str, PreferenceHead]:
+    return {"pal_a": trained(PalA(projector=CALM)).head, "pal_b": pal}
 
 
 @pytest.mark.parametrize("params", [PalA(projector=CALM), PalB(projector=CALM)], ids=lambda params: params.kind)
@@ -164,6 +171,25 @@ def test_a_few_labels_tell_the_camps_of_new_users(pal: PreferenceHead) -> None:
     fitted = fit(pal, camps(20, 2, seed=6), start_UK)
     assert accuracy(fitted, tests) > 0.85
     assert accuracy(fit(pal, camps(20, 2, seed=6), start_UK, epochs=1, learning_rate=1e-9), tests) < 0.65
+
+
+@pytest.mark.parametrize("kind", ["pal_a", "pal_b"])
+@pytest.mark.parametrize("num_labels", [5, 20, 100])
+def test_shipped_settings_place_two_opposed_new_users(
+    trained_heads: dict[str, PreferenceHead], kind: str, num_labels: int
+) -> None:
+    head, tests = trained_heads[kind], camps(800, 2, seed=7)
+    pool = camps(400, 2, seed=6)
+    labels = pool.take(first_labels(pool.users_N, num_labels, seed=1))
+    start = start_logits(head, 2, FewShot(), seed=1)
+    fitted = fit_new_users(head, labels, start, params=FewShot(), seed=1, on_step=lambda _, __: None)
+    unplaced = new_users_head(head, start)
+    assert accuracy(fitted, tests) > accuracy(unplaced, tests) + 0.3
+    for user in (0, 1):
+        own = tests.of_users(torch.tensor([user]))
+        assert accuracy(fitted, own) > 0.85
+    own_camp = fitted.mixture(torch.tensor([0, 1])).argmax(dim=1)
+    assert own_camp.tolist() == head.mixture(torch.tensor([0, 1])).argmax(dim=1).tolist()
 
 
 def test_fitting_moves_the_logits_of_labelled_users_and_nothing_else(pal: PreferenceHead) -> None:

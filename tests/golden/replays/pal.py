@@ -24,6 +24,8 @@ COMPARISONS: dict[str, Comparison] = {
     "angle_hinge": "angle",
 }
 ROUNDING = 2e-6
+AUTHORS_RATE = 5e-3
+"""Learning rate of the recorded fits of new users."""
 
 
 def takes(case: Case) -> bool:
@@ -301,7 +303,7 @@ def _replay_new_users(case: Case, head: PreferenceHead) -> None:
             head,
             pairs,
             head.user_logits_UK,
-            params=FewShot(epochs=count, batch=len(pairs)),
+            params=FewShot(learning_rate=AUTHORS_RATE, epochs=count, batch=len(pairs)),
             seed=0,
             on_step=lambda _, monitors: losses.append(monitors["loss"]),
         )

@@ -1,0 +1,64 @@
+"""CPU time of imports by job entry point, as a ratio against bare `import torch` measured in the same run.
+
+    alignment.jobs.NAME         what every process of the job pays before it reads its spec
+    train + stable_diffusion    the same and the UNet family that the tiny Stable Diffusion trains with
+    train + ... + pipeline      the same and the pipeline that draws its sample grids
+
+Each line is the median of `REPEATS` fresh processes: CPU seconds (user and system) and the number of modules loaded.
+
+`python benchmarks/imports.py`; about five minutes on an idle core.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+REPEATS = 3
+HELPERS = {"__init__", "outcome", "processes"}
+UNET = "import alignment.jobs.train, alignment.backbones.stable_diffusion"
+MEASURE = """
+import json, resource, sys
+used = resource.getrusage(resource.RUSAGE_SELF)
+print(json.dumps([used.ru_utime + used.ru_stime, len(sys.modules)]))
+"""
+
+
+def main() -> None:
+    """Print one line an entry point."""
+    torch_seconds, modules = measure("import torch")
+    show("import torch", torch_seconds, modules, torch_seconds)
+    for title, statement in entries().items():
+        show(title, *measure(statement), torch_seconds)
+
+
+def entries() -> dict[str, str]:
+    """Title and import statement of everything that is measured."""
+    jobs = sorted(path.stem for path in (ROOT / "alignment" / "jobs").glob("*.py") if path.stem not in HELPERS)
+    commands = ("pipelines.cli", "pipelines.dispatch.worker", "pipelines.dispatch.supervisor")
+    single = {name: f"import {name}" for name in (*(f"alignment.jobs.{job}" for job in jobs), *commands)}
+    pipeline = f"{UNET}\nalignment.backbones.stable_diffusion.FAMILY.pipeline_class"
+    return single | {"train + stable_diffusion": UNET, "train + stable_diffusion + pipeline": pipeline}
+
+
+def measure(statement: str) -> tuple[float, int]:
+    """Median CPU seconds and number of modules of a process that runs the statement."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-W", "ignore", "-c", statement + MEASURE]
+    runs = []
+    for _ in range(REPEATS):
+        done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+        runs.append(json.loads(done.stdout.splitlines()[-1]))
+    return statistics.median(seconds for seconds, _ in runs), runs[0][1]
+
+
+def show(title: str, seconds: float, modules: int, torch_seconds: float) -> None:
+    """One line of figures."""
+    print(f"{title:36s} {seconds:6.2f} s   {modules:5d} modules   {seconds / torch_seconds:5.2f} x torch", flush=True)
+
+
+if __name__ == "__main__":
+    main()
