@@ -19,7 +19,7 @@ def curve_tolerance(rounding: Callable[[int, float], float]) -> Callable[..., di
     An error is the mean of the C * H * W squares of a latent, about 1.2 in size. On 256 values its rounding is
     r = sqrt(256) * 2^-23 * 1.2 = 2.3e-6 (`rounding_of_mean`); an error less that of the reference rounds twice.
     The margin of a pair is beta / 2 times a sum of four errors: beta / 2 * sqrt(4) * r = beta * r, at beta 500 1.1e-3,
-    and the mean over the 8 pairs of a batch is better by sqrt(8): 4e-4. The slope of the loss in the margin is at most 1.
+    and the mean over the 8 pairs of a batch is better by sqrt(8): 4e-4. The loss has a slope of 1 in it at most.
     Each pair weights its gradient by sigmoid(-margin), whose slope is 1/4 where the value is 1/2, so the norm of the
     gradient is uncertain by half of beta * r of itself.
     Seen with the kernels of SSE4, AVX2 and AVX-512 on one processor: 1.2e-7, 3.4e-5, 1.7e-5 and 7e-5 of itself.
