@@ -1,10 +1,21 @@
-"""Tolerances of training curves."""
+"""Tolerances of training curves, and two warm processes that run jobs together."""
 
+import json
 import math
-from collections.abc import Callable
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
+
+RUN_JOBS = Path(__file__).with_name("run_jobs.py")
+JOB_SECONDS = 250
 
 Curve = list[tuple[int, dict[str, float]]]
 ERRORS = ("chosen_error", "rejected_error", "chosen_error_minus_reference", "rejected_error_minus_reference")
@@ -68,3 +79,59 @@ def assert_one_curve(curve_tolerance: Callable[..., dict[str, float]]) -> Callab
             assert not wrong, f"step {step}: {wrong}; allowed {allowed}"
 
     return check
+
+
+@dataclass
+class TwoRanks:
+    """Two processes under accelerate's launcher, which run one job after the other; see run_jobs.py."""
+
+    folder: Path
+    launcher: subprocess.Popen[bytes]
+    num_jobs: int = 0
+
+    def run(self, module: str, arguments: list[str]) -> str:
+        """Run a job on both ranks, for JOB_SECONDS at most, and return its part of the log. It has to succeed."""
+        log, number = self.folder / "log", self.num_jobs
+        start = log.stat().st_size
+        self.num_jobs += 1
+        self._give(number, {"module": module, "arguments": arguments})
+        answers = [self.folder / f"{number}.{rank}" for rank in (0, 1)]
+        deadline = time.monotonic() + JOB_SECONDS
+        while not all(answer.exists() for answer in answers):
+            assert self.launcher.poll() is None, log.read_text()[-2000:]
+            assert time.monotonic() < deadline, log.read_text()[-2000:]
+            time.sleep(0.05)
+        said = log.read_bytes()[start:].decode(errors="replace")
+        assert [answer.read_text() for answer in answers] == ["0", "0"], said[-2000:]
+        assert "process 1 of 2" in said
+        return said
+
+    def stop(self) -> None:
+        """End both ranks and their launcher."""
+        self._give(self.num_jobs, {"module": "stop"})
+        try:
+            self.launcher.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.launcher.pid, signal.SIGKILL)
+            self.launcher.wait(timeout=20)
+
+    def _give(self, number: int, job: dict[str, Any]) -> None:
+        part = self.folder / f"{number}.part"
+        part.write_text(json.dumps(job), encoding="utf-8")
+        part.rename(self.folder / f"{number}.json")
+
+
+@pytest.fixture(scope="session")
+def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoRanks]:
+    """Two processes for the session's jobs on two processes: their imports cost more than all of those jobs."""
+    folder = tmp_path_factory.mktemp("two_ranks")
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    with (folder / "log").open("ab") as log:
+        launcher = subprocess.Popen(
+            [*command, str(RUN_JOBS), str(folder)], env=environment, stdout=log, stderr=log, start_new_session=True
+        )
+    ranks = TwoRanks(folder, launcher)
+    yield ranks
+    ranks.stop()
