@@ -7,7 +7,11 @@ export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 export OMP_NUM_THREADS ?= 1
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: setup lock demo up down check test test-fast test-loop golden bench docs clean
+# Each worker of pytest-xdist is a process with OMP_NUM_THREADS threads: workers times threads is the number of cores.
+WORKERS ?= 2
+PYTEST := pytest -n $(WORKERS) --dist loadgroup
+
+.PHONY: setup lock demo up down check test test-fast test-loop test-all golden bench docs clean
 
 setup: $(VENV)/.ready
 
@@ -41,15 +45,19 @@ check: setup
 	mypy
 	lint-imports
 
+# In random order. The seed is printed first; repeat an order with PYTEST_ADDOPTS=--randomly-seed=SEED.
 test: setup
-	pytest -m "not loop"
+	$(PYTEST) -m "not loop"
 
-# The whole loop: interrupted, killed, resumed, promoted. Minutes.
+# The whole loop: interrupted, killed, resumed, promoted; and every DAG in a live scheduler. Minutes, one at a time.
 test-loop: setup
 	pytest tests/integration
 
 test-fast: setup
-	pytest -m "not slow"
+	$(PYTEST) -m "not slow"
+
+# Everything, as a nightly run does.
+test-all: test test-loop
 
 # DIR is a folder of reference vectors, one sub-folder per method.
 golden: setup

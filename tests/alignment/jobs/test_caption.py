@@ -1,10 +1,7 @@
 """The caption job: each variant end to end, resumed, shared among processes, trained on, and given bad input."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -148,21 +145,9 @@ def test_an_unknown_captioner_is_bad_input(captions: Captions, tmp_path: Path) -
 
 @pytest.mark.slow
 @pytest.mark.timeout(240)
-def test_two_processes_give_the_same_bytes(captions: Captions, tmp_path: Path) -> None:
+def test_two_processes_give_the_same_bytes(captions: Captions, tmp_path: Path, two_ranks: Any) -> None:
     one, out = tmp_path / "one", tmp_path / "out"
     assert captions.run(captions.spec(), one) == 0
     arguments = captions.bench.write_job(tmp_path / "job", captions.spec(), Placement(num_processes=2), out)
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
-    launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*launch, "-m", "alignment.jobs.caption", *arguments],
-        env=environment,
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=220,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert "process 1 of 2" in done.stderr
+    two_ranks.run("alignment.jobs.caption", arguments)
     assert json.loads((out / "result.json").read_text()) == json.loads((one / "result.json").read_text())

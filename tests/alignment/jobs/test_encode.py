@@ -3,10 +3,7 @@
 import dataclasses
 import io
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -130,20 +127,8 @@ def test_an_encoder_that_overflows_is_bad_input(bench: Any, tmp_path: Path, monk
 
 @pytest.mark.slow
 @pytest.mark.timeout(240)
-def test_two_processes_give_the_same_bytes(bench: Any, tmp_path: Path) -> None:
+def test_two_processes_give_the_same_bytes(bench: Any, tmp_path: Path, two_ranks: Any) -> None:
     out = tmp_path / "out"
     arguments = bench.write_job(tmp_path / "job", bench.encode_spec, Placement(num_processes=2), out)
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
-    launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*launch, "-m", "alignment.jobs.encode", *arguments],
-        env=environment,
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=220,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert "process 1 of 2" in done.stderr
+    two_ranks.run("alignment.jobs.encode", arguments)
     assert json.loads((out / "result.json").read_text())["content_digest"] == bench.cache.content_digest

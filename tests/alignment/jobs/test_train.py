@@ -38,7 +38,6 @@ OFFLINE = [
     {"name": "mapo"},
     {"name": "mapo_paper"},
 ]
-TRAIN_EACH = Path(__file__).with_name("train_each.py")
 
 
 def name_of(objective: dict[str, str]) -> str:
@@ -197,10 +196,11 @@ def test_divergence_stops_and_keeps_the_last_good_checkpoint(bench: Any, tmp_pat
     assert not (out / "result.json").exists()
 
 
-def test_micro_batch_does_not_change_the_curve(bench: Any, undisturbed: Path, tmp_path: Path) -> None:
+def test_micro_batch_does_not_change_the_curve(
+    bench: Any, undisturbed: Path, tmp_path: Path, assert_one_curve: Callable[..., None]
+) -> None:
     assert bench.train(tmp_path / "out", bench.train_spec(), Placement(micro_batch=3)) == 0
-    pairs = zip(curve_of(tmp_path / "out"), curve_of(undisturbed), strict=True)
-    assert max(abs(ours["loss"] - theirs["loss"]) for (_, ours), (_, theirs) in pairs) < 1e-5
+    assert_one_curve(bench, bench.train_spec(), curve_of(tmp_path / "out"), curve_of(undisturbed))
 
 
 def test_flipped_labels_begin_with_the_opposite_gradient(bench: Any, tmp_path: Path) -> None:
@@ -338,7 +338,7 @@ def test_a_cache_without_pairs_or_with_nan_is_bad_input(
 
 
 def test_a_run_on_buckets_is_one_curve_whatever_the_micro_batch_and_wherever_it_stops(
-    bucketed_bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bucketed_bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, assert_one_curve: Callable[..., None]
 ) -> None:
     spec = bucketed_bench.train_spec()
     assert spec.recipe.images.kind == "aspect_buckets"
@@ -352,8 +352,7 @@ def test_a_run_on_buckets_is_one_curve_whatever_the_micro_batch_and_wherever_it_
     for micro_batch in (1, 8):
         out = tmp_path / f"micro_{micro_batch}"
         assert bucketed_bench.train(out, spec, Placement(micro_batch=micro_batch)) == 0
-        pairs = zip(curve_of(out), curve_of(whole), strict=True)
-        assert max(abs(ours["loss"] - theirs["loss"]) for (_, ours), (_, theirs) in pairs) < 1e-5
+        assert_one_curve(bucketed_bench, spec, curve_of(out), curve_of(whole))
 
 
 def test_adafactor_goes_on_exactly(bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -449,21 +448,15 @@ def test_killed_then_terminated_then_finished_is_undisturbed(bench: Any, tmp_pat
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_two_processes_give_one_curve_on_buckets(bucketed_bench: Any, tmp_path: Path) -> None:
+def test_two_processes_give_one_curve_on_buckets(
+    bucketed_bench: Any, tmp_path: Path, assert_one_curve: Callable[..., None], two_ranks: Any
+) -> None:
     """The pieces of a share end elsewhere than one process's, so sums round otherwise; the curve is one."""
     spec, out = bucketed_bench.train_spec(), tmp_path / "out"
     assert bucketed_bench.train(tmp_path / "one", spec, QUIET) == 0
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
-    launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
     placement = QUIET.model_copy(update={"num_processes": 2})
-    arguments = bucketed_bench.write_job(tmp_path / "job", spec, placement, out)
-    process = start([*launch, "-m", "alignment.jobs.train", *arguments], tmp_path / "log")
-    assert process.wait(timeout=200) == 0, (tmp_path / "log").read_text()[-2000:]
-    for (_, ours), (_, theirs) in zip(curve_of(out), curve_of(tmp_path / "one"), strict=True):
-        # A count of signs: a margin of a millionth may fall on either side.
-        ours.pop("implicit_accuracy")
-        theirs.pop("implicit_accuracy")
-        assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-4)
+    two_ranks.run("alignment.jobs.train", bucketed_bench.write_job(tmp_path / "job", spec, placement, out))
+    assert_one_curve(bucketed_bench, spec, curve_of(out), curve_of(tmp_path / "one"))
 
 
 @pytest.mark.slow
@@ -486,38 +479,21 @@ def test_two_processes_give_one_curve_and_survive_sigterm(bench: Any, undisturbe
     assert result_of(out).weights_digest == result_of(undisturbed).weights_digest
 
 
-@pytest.fixture(scope="module")
-def on_two_processes(captioned_bench: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Four steps of every offline objective on two processes, all of them in one launch: the output folders."""
-    root = tmp_path_factory.mktemp("two")
-    outs = {name_of(objective): root / name_of(objective) for objective in OFFLINE}
-    placement = QUIET.model_copy(update={"num_processes": 2})
-    jobs = [
-        captioned_bench.write_job(root / f"{out.name}_job", spec_of(captioned_bench, objective), placement, out)
-        for objective, out in zip(OFFLINE, outs.values(), strict=True)
-    ]
-    (root / "jobs.json").write_text(json.dumps(jobs))
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
-    launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
-    process = start([*launch, str(TRAIN_EACH), str(root / "jobs.json")], root / "log")
-    assert process.wait(timeout=500) == 0, (root / "log").read_text()[-2000:]
-    assert "process 1 of 2" in (root / "log").read_text()
-    return outs
-
-
 def spec_of(bench: Any, objective: dict[str, str]) -> Any:
     """Every weight for half of the objectives, adapters for the others: both ways of having a reference are tried."""
     return bench.train_spec(objective=objective, tuning=TUNINGS[OFFLINE.index(objective) % 2], steps=4)
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("objective", OFFLINE, ids=name_of)
 def test_every_objective_has_one_curve_on_one_and_on_two_processes(
-    captioned_bench: Any, on_two_processes: dict[str, Path], tmp_path: Path, objective: dict[str, str]
+    captioned_bench: Any, two_ranks: Any, tmp_path: Path, objective: dict[str, str]
 ) -> None:
-    assert captioned_bench.train(tmp_path / "out", spec_of(captioned_bench, objective), QUIET) == 0
-    alone, shared = curve_of(tmp_path / "out"), curve_of(on_two_processes[name_of(objective)])
+    spec, out = spec_of(captioned_bench, objective), tmp_path / "two"
+    assert captioned_bench.train(tmp_path / "one", spec, QUIET) == 0
+    placement = QUIET.model_copy(update={"num_processes": 2})
+    two_ranks.run("alignment.jobs.train", captioned_bench.write_job(tmp_path / "job", spec, placement, out))
+    alone, shared = curve_of(tmp_path / "one"), curve_of(out)
     assert [step for step, _ in shared] == [1, 2, 3, 4]
     for (step, ours), (_, theirs) in zip(shared, alone, strict=True):
         for name, value in ours.items():

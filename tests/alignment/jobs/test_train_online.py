@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -156,17 +154,11 @@ def test_missing_inputs_are_refused(online_bench: Any, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_two_processes_give_one_curve(online_bench: Any, undisturbed: Path, tmp_path: Path) -> None:
+def test_two_processes_give_one_curve(online_bench: Any, undisturbed: Path, tmp_path: Path, two_ranks: Any) -> None:
     out = tmp_path / "out"
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
-    launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
     placement = QUIET.model_copy(update={"num_processes": 2})
     arguments = online_bench.bench.write_job(tmp_path / "job", online_bench.train_spec(), placement, out)
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    command = [*launch, "-m", "alignment.jobs.train", *arguments]
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=250, check=False)
-    assert ended.returncode == 0, ended.stderr[-2000:]
-    assert "process 1 of 2" in ended.stderr
+    two_ranks.run("alignment.jobs.train", arguments)
     for (step, ours), (_, theirs) in zip(curve_of(out), curve_of(undisturbed), strict=True):
         for name, value in ours.items():
             assert value == pytest.approx(theirs[name], rel=1e-3, abs=1e-6), (step, name)

@@ -1,0 +1,50 @@
+"""Runs jobs one after the other in the processes it was launched with: importing torch is the costly part.
+
+`accelerate launch ... run_jobs.py DIR`. The test writes DIR/N.json, {"module": ..., "arguments": [...]}, for N = 0, 1,
+...; each rank does what `python -m MODULE ARGUMENTS` does and writes the exit code to DIR/N.RANK. A job "stop" ends the
+process, as does the end of the launcher.
+"""
+
+import json
+import os
+import runpy
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+POLL_SECONDS = 0.05
+
+
+def next_job(path: Path, launcher: int) -> dict[str, Any]:
+    """Wait for a job; "stop" when nobody is left to give one."""
+    while not path.exists():
+        if os.getppid() != launcher:
+            return {"module": "stop"}
+        time.sleep(POLL_SECONDS)
+    job: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return job
+
+
+def run(module: str, arguments: list[str]) -> int:
+    """Run the module as a program and return its exit code."""
+    sys.argv = [module, *arguments]
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=False)
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0
+
+
+def main(folder: Path) -> None:
+    """Run jobs until a job says "stop"."""
+    launcher, number = os.getppid(), 0
+    while (job := next_job(folder / f"{number}.json", launcher))["module"] != "stop":
+        answer, part = (folder / f"{number}.{os.environ['RANK']}{end}" for end in ("", ".part"))
+        part.write_text(str(run(job["module"], job["arguments"])))
+        part.rename(answer)
+        number += 1
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
