@@ -8,9 +8,9 @@ from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from alignment.contracts import Recipe
-from alignment.lookup import unknown_name
-from alignment.objectives.catalogue import OBJECTIVES
+from alignment.catalogues.lookup import unknown_name
+from alignment.catalogues.objectives import OBJECTIVES
+from alignment.contracts.training import Recipe
 
 Model = TypeVar("Model", bound=BaseModel)
 

@@ -23,11 +23,12 @@ from typing import Any
 
 import torch
 
-from alignment.backbones.catalogue import StableDiffusion
-from alignment.contracts import OnlineData, Placement, Recipe, TrainSpec
+from alignment.catalogues.backbones import StableDiffusion
+from alignment.catalogues.optimisers import AdamW
+from alignment.catalogues.rewards import ClipPreference
+from alignment.contracts.jobs import Placement
+from alignment.contracts.training import OnlineData, Recipe, TrainSpec
 from alignment.data.prompt_lines import PromptLines
-from alignment.optimisers import AdamW
-from alignment.rewards.catalogue import ClipPreference
 from alignment.training.batches import PairBatch
 from alignment.training.loop import RunInputs, TrainingRun
 from alignment.training.offline_update import OfflineUpdate

@@ -9,9 +9,9 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
-from alignment.calibration_contracts import CalibrationReport
-from alignment.contracts import Calibration, Judge
-from alignment.evaluation.human_pairs import Scope, agreement, from_columns
+from alignment.contracts.calibration import Calibration, CalibrationReport
+from alignment.contracts.judges import Judge
+from alignment.statistics.human_pairs import Scope, agreement, from_columns
 from pipelines.policy import GatePolicy
 from pipelines.settings import Settings
 from pipelines.storage import open_store

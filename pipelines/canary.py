@@ -12,8 +12,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
-from alignment.contracts import ValueObject
-from alignment.evaluation.sequential import ConfidenceSequence, confidence_sequence
+from alignment.contracts.values import ValueObject
+from alignment.statistics.sequential import ConfidenceSequence, confidence_sequence
 
 log = logging.getLogger(__name__)
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from alignment.contracts import EvalReport
+from alignment.contracts.evaluation import EvalReport
+from alignment.contracts.jobs import SAMPLES_INDEX_FILE, SampleLine
 from alignment.evaluation.contact_sheet import SheetRow, contact_sheet, spread
-from alignment.job_files import SAMPLES_INDEX_FILE, SampleLine
 from pipelines import registry, tracking
 from pipelines.contracts import GateDecision
 from pipelines.disk import named_uri

@@ -5,11 +5,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from alignment.contracts import Calibration, Placement, Sha256, ValueObject
-from alignment.failures import FailureKind
+from alignment.catalogues.rewards import Pal, Reward
+from alignment.contracts.calibration import Calibration
+from alignment.contracts.jobs import FailureKind, Placement
+from alignment.contracts.reward_models import RewardAccuracy
+from alignment.contracts.values import Sha256, ValueObject
 from alignment.files.paths import RelativeName, check_name
-from alignment.reward_contracts import RewardAccuracy
-from alignment.rewards.catalogue import Pal, Reward
 
 # --- store ----------------------------------------------------------------------------------------------------------
 

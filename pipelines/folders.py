@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote
 
-from alignment.contracts import folder_digest
+from alignment.contracts.values import folder_digest
 from alignment.files.paths import check_link, check_name
 from pipelines.contracts import FileEntry, Manifest
 

@@ -75,7 +75,7 @@ def explain(arguments: argparse.Namespace) -> Answer:
 
 def aa(arguments: argparse.Namespace) -> Answer:
     """The judges' noise, and the tie thresholds that follow from it."""
-    from alignment.contracts import EvalReport
+    from alignment.contracts.evaluation import EvalReport
     from pipelines import gate_tools, release_stages
     from pipelines.settings import load_settings
 

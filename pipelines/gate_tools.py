@@ -12,9 +12,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from alignment.config import read_toml, validate
-from alignment.contracts import EvalReport
-from alignment.evaluation.noise import SeedNoise, seed_noise
-from alignment.evaluation.score_grids import ScoreGrids
+from alignment.contracts.evaluation import EvalReport
+from alignment.statistics.score_grids import ScoreGrids
+from alignment.statistics.seed_noise import SeedNoise, seed_noise
 from pipelines.contracts import GateDecision
 from pipelines.human_votes import PeoplesWinRate, read_votes, win_rates
 from pipelines.policy import GatePolicy

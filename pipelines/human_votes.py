@@ -10,11 +10,12 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from alignment.contracts import EvalReport, Record
-from alignment.evaluation.agreement import PredictionPowered, prediction_powered_win_rate
-from alignment.evaluation.comparison import Floats, win_rate_interval
-from alignment.evaluation.prompts import normal_prompt
-from alignment.evaluation.score_grids import ScoreGrids
+from alignment.contracts.evaluation import EvalReport
+from alignment.contracts.values import Record
+from alignment.statistics.agreement import PredictionPowered, prediction_powered_win_rate
+from alignment.statistics.comparison import Floats, win_rate_interval
+from alignment.statistics.prompts import normal_prompt
+from alignment.statistics.score_grids import ScoreGrids
 from pipelines.contracts import GateDecision
 
 WORDS = {"candidate": 1.0, "tie": 0.5, "champion": 0.0}

@@ -6,7 +6,7 @@ Beside them started/PROJECT/KIND/SPEC_DIGEST/ has a file for each person who had
 import hashlib
 import json
 
-from alignment.contracts import Sha256
+from alignment.contracts.values import Sha256
 from pipelines.contracts import JobKind, JobRecord, JobRequest
 from pipelines.storage import Store
 

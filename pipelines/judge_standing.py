@@ -2,7 +2,8 @@
 
 from datetime import UTC, datetime
 
-from alignment.contracts import Calibration, Judge
+from alignment.contracts.calibration import Calibration
+from alignment.contracts.judges import Judge
 from pipelines import calibrations
 from pipelines.dispatch.requests import judge_of
 from pipelines.policy import GatePolicy

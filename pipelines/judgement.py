@@ -4,8 +4,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from alignment.contracts import EvalReport
-from alignment.coverage_contracts import CoverageReport
+from alignment.contracts.coverage import CoverageReport
+from alignment.contracts.evaluation import EvalReport
 from pipelines import candidate_page, review, tracking
 from pipelines.contracts import CandidateVersion, GateDecision
 from pipelines.project import Project

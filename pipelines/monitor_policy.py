@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from alignment.contracts import Record, Share
+from alignment.contracts.values import Record, Share
 from pipelines.schedules import Schedule
 
 

@@ -14,10 +14,10 @@ from typing import Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from alignment.calibration_contracts import CalibrationReport
-from alignment.contracts import DatasetSnapshot
-from alignment.evaluation.calibration import calibrate
-from alignment.evaluation.comparison import win_rate_interval
+from alignment.contracts.calibration import CalibrationReport
+from alignment.contracts.data import DatasetSnapshot
+from alignment.statistics.calibration import calibrate
+from alignment.statistics.comparison import win_rate_interval
 from pipelines import drift, judge_standing
 from pipelines.contracts import CandidateVersion, ValidationReport
 from pipelines.intake.pairs import ACCEPTED_FILE, read_light

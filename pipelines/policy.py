@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, FiniteFloat, model_validator
 
-from alignment.contracts import Record, Share, ValueObject
+from alignment.contracts.values import Record, Share, ValueObject
 
 Action = Literal["block", "warn", "off"]
 """What a breach does: the candidate is held, or a line says so, or nobody looks."""

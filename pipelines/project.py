@@ -7,11 +7,12 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from alignment.catalogues.lookup import unknown_name
 from alignment.config import load_recipe, read_toml, validate
-from alignment.contracts import Recipe, check_sampler
-from alignment.labelling_contracts import LabelModel
-from alignment.lookup import unknown_name
-from alignment.soup_contracts import recipe_family
+from alignment.contracts.evaluation import check_sampler
+from alignment.contracts.labelling import LabelModel
+from alignment.contracts.soup import recipe_family
+from alignment.contracts.training import Recipe
 from pipelines.monitor_policy import MonitorSection
 from pipelines.policy import GatePolicy
 from pipelines.project_faults import check_measures

@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from alignment.lookup import unknown_name
+from alignment.catalogues.lookup import unknown_name
 from pipelines.policy import GatePolicy
 from pipelines.project_sections import EvaluationSection
 

@@ -4,12 +4,14 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from alignment.backbones.catalogue import Backbone
-from alignment.caption_contracts import Level, Variant
-from alignment.contracts import Placement, Sampler, Share
-from alignment.labelling_contracts import PROMPT_FIELD, LabelMethod, check_labelers, check_templates
-from alignment.reward_contracts import RewardRecipe
-from alignment.rewards.catalogue import Reward
+from alignment.catalogues.backbones import Backbone
+from alignment.catalogues.rewards import Reward
+from alignment.contracts.captions import Level, Variant
+from alignment.contracts.evaluation import Sampler
+from alignment.contracts.jobs import Placement
+from alignment.contracts.labelling import PROMPT_FIELD, LabelMethod, check_labelers, check_templates
+from alignment.contracts.reward_models import RewardRecipe
+from alignment.contracts.values import Share
 from pipelines.schedules import Cron, Schedule
 
 REWARD_SCHEME = "reward://"

@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
-from alignment.contracts import Sha256, ValueObject
-from alignment.durable import write_bytes
-from alignment.evaluation.prompts import normal_prompt
-from alignment.lookup import unknown_name
+from alignment.catalogues.lookup import unknown_name
+from alignment.contracts.values import Sha256, ValueObject
+from alignment.files.durable import write_bytes
+from alignment.statistics.prompts import normal_prompt
 
 Format = Literal["parti", "geneval", "hps", "tsv", "jsonl"]
 FORMATS: tuple[Format, ...] = get_args(Format)

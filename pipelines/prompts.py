@@ -6,7 +6,7 @@ import io
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from alignment.evaluation.prompts import EvalPrompt, normal_prompt, parse_prompts
+from alignment.statistics.prompts import EvalPrompt, normal_prompt, parse_prompts
 from pipelines.project import Project
 from pipelines.settings import Settings
 from pipelines.storage import open_store

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, FiniteFloat, model_validator
 
-from alignment.contracts import Record
+from alignment.contracts.values import Record
 
 NotNegative = Annotated[FiniteFloat, Field(ge=0)]
 

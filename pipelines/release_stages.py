@@ -8,11 +8,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
-from alignment.calibration_contracts import CalibrationReport
-from alignment.contracts import DatasetSnapshot, EvalReport, TrainResult
-from alignment.coverage_contracts import CoverageReport
-from alignment.reward_contracts import RewardTrainResult
-from alignment.soup_contracts import SoupResult
+from alignment.contracts.calibration import CalibrationReport
+from alignment.contracts.coverage import CoverageReport
+from alignment.contracts.data import DatasetSnapshot
+from alignment.contracts.evaluation import EvalReport
+from alignment.contracts.reward_models import RewardTrainResult
+from alignment.contracts.soup import SoupResult
+from alignment.contracts.training import TrainResult
 from pipelines.contracts import CandidateVersion
 from pipelines.project import Project
 from pipelines.settings import Settings, load_settings

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from alignment.contracts import EvalReport
-from alignment.coverage_contracts import CoverageReport
-from alignment.evaluation.score_grids import ScoreGrids
+from alignment.contracts.coverage import CoverageReport
+from alignment.contracts.evaluation import EvalReport
+from alignment.statistics.score_grids import ScoreGrids
 from pipelines.contracts import GateDecision, JobKind
 from pipelines.project import Project
 from pipelines.release import model_card

@@ -4,7 +4,7 @@ A section names one as `reward://NAME`. Whoever makes a spec of it puts the dige
 judge that is trained anew changes no work that has begun.
 """
 
-from alignment.reward_contracts import RewardTrainResult
+from alignment.contracts.reward_models import RewardTrainResult
 from pipelines.contracts import RegisteredJudge
 from pipelines.project_sections import REWARD_SCHEME
 from pipelines.settings import Settings

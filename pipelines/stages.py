@@ -9,9 +9,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from alignment.contracts import DatasetSnapshot, FeatureCache, Recipe, TrainResult, canonical_json
-from alignment.job_files import LABEL_REPORT_FILE
-from alignment.soup_contracts import SoupIngredient
+from alignment.contracts.data import DatasetSnapshot, FeatureCache
+from alignment.contracts.jobs import LABEL_REPORT_FILE
+from alignment.contracts.soup import SoupIngredient
+from alignment.contracts.training import Recipe, TrainResult
+from alignment.contracts.values import canonical_json
 from pipelines.contracts import CandidateVersion, JobRequest, RawBatch, SourceShard, ValidationReport
 from pipelines.project import Project, load_project
 from pipelines.settings import Settings, load_settings

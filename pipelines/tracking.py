@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from alignment.contracts import DatasetSnapshot, canonical_json
+from alignment.contracts.data import DatasetSnapshot
+from alignment.contracts.values import canonical_json
 from pipelines.contracts import TrackingTarget
 from pipelines.settings import Settings
 from pipelines.tracking_errors import TrackingUnavailable, explained, without_password

@@ -4,8 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, Field
 
-from alignment.calibration_contracts import JudgeCalibration
-from alignment.contracts import Record, Sha256, ValueObject
+from alignment.contracts.calibration import JudgeCalibration
+from alignment.contracts.values import Record, Sha256, ValueObject
 
 
 class CalibrationRecord(ValueObject):

@@ -20,10 +20,11 @@ from torch import Tensor, nn
 
 from alignment.backbones.interface import Conditioning, Framing, LatentMoments
 from alignment.backbones.model_files import WeightFile, absent_parts, require_files, require_parts
-from alignment.contracts import FullFineTune, Lora, ModelRef
-from alignment.durable import files_below
-from alignment.lookup import resolve
-from alignment.tensor_files import write_tensors
+from alignment.catalogues.lookup import resolve
+from alignment.contracts.evaluation import ModelRef
+from alignment.contracts.training import FullFineTune, Lora
+from alignment.files.durable import files_below
+from alignment.files.tensors import write_tensors
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL

@@ -4,15 +4,18 @@ A family's file holds its calling convention, so that only the family in use is 
 latent.
 """
 
+import logging
 from collections.abc import Sequence
 from typing import Any, ClassVar, Protocol
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from alignment.backbones.interface import Conditioning
-from alignment.contracts import Sampler
-from alignment.lookup import resolve
+from alignment.catalogues.lookup import resolve
+from alignment.contracts.evaluation import Sampler
 
 DRAWINGS = {
     "StableDiffusionPipeline": "alignment.backbones.stable_diffusion:StableDiffusionDrawing",
@@ -77,3 +80,16 @@ def drawing_of(pipeline: Any) -> Drawing:
             return drawing
     names = ", ".join(sorted(DRAWINGS))
     raise ValueError(f"Cannot sample with a {type(pipeline).__name__}. Known: {names}. Add it to {__name__}.")
+
+
+logger = logging.getLogger(__name__)
+
+
+def to_images(images_BCHW: Tensor) -> list[Image.Image]:
+    """8-bit RGB; an image with a value that is not finite becomes black as a whole."""
+    finite_B = images_BCHW.isfinite().all(dim=3).all(dim=2).all(dim=1)
+    if not finite_B.all():
+        logger.warning("%d images hold values that are not finite; they are written black", int((~finite_B).sum()))
+    clean_BCHW = torch.where(finite_B[:, None, None, None], images_BCHW, torch.zeros(()))
+    bytes_BHWC = (clean_BCHW.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    return [Image.fromarray(np.ascontiguousarray(pixels)) for pixels in bytes_BHWC]

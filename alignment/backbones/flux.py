@@ -13,12 +13,12 @@ import torch
 from diffusers import FluxTransformer2DModel
 from torch import Tensor, nn
 
-from alignment.backbones.catalogue import Flux
 from alignment.backbones.diffusers_model import DiffusersModel, Family, load_model
 from alignment.backbones.flow_matching import TIMESTEPS_PER_UNIT, FlowMatchingSchedule
 from alignment.backbones.flow_scheduler import load_flow_schedule
 from alignment.backbones.interface import Conditioning
-from alignment.contracts import ModelRef, Sampler
+from alignment.catalogues.backbones import Flux
+from alignment.contracts.evaluation import ModelRef, Sampler
 
 TEXT_STATES = "states_LD"
 POOLED = "pooled_D"

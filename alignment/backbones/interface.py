@@ -10,7 +10,7 @@ from PIL.Image import Image
 from torch import Tensor, nn
 
 from alignment.backbones.noise_schedule import ForwardProcess
-from alignment.contracts import FullFineTune, Lora
+from alignment.contracts.training import FullFineTune, Lora
 
 Conditioning = dict[str, Tensor]
 """What the denoiser is told, by name: text-encoder outputs, one row a caption, and facts of the image, one row an

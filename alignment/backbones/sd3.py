@@ -11,13 +11,13 @@ import torch
 from diffusers import SD3Transformer2DModel
 from torch import Tensor, nn
 
-from alignment.backbones.catalogue import StableDiffusion3
 from alignment.backbones.diffusers_model import DiffusersModel, Family, load_model
 from alignment.backbones.drawing import GuidedDrawing
 from alignment.backbones.flow_matching import FlowMatchingSchedule
 from alignment.backbones.flow_scheduler import load_flow_schedule
 from alignment.backbones.interface import Conditioning
-from alignment.contracts import ModelRef
+from alignment.catalogues.backbones import StableDiffusion3
+from alignment.contracts.evaluation import ModelRef
 
 TEXT_STATES = "states_LD"
 POOLED = "pooled_D"

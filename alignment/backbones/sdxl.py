@@ -11,12 +11,12 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
-from alignment.backbones.catalogue import SDXL
 from alignment.backbones.diffusers_model import DiffusersModel, Family, load_model
 from alignment.backbones.interface import Conditioning, Framing
 from alignment.backbones.noise_schedule import NoiseSchedule
 from alignment.backbones.stable_diffusion import StableDiffusionDrawing, load_noise_schedule
-from alignment.contracts import ModelRef
+from alignment.catalogues.backbones import SDXL
+from alignment.contracts.evaluation import ModelRef
 
 TEXT_STATES = "states_LD"
 POOLED = "pooled_D"

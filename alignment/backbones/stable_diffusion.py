@@ -11,12 +11,12 @@ import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 
-from alignment.backbones.catalogue import StableDiffusion
 from alignment.backbones.diffusers_model import DiffusersModel, Family, load_model
 from alignment.backbones.drawing import GuidedDrawing
 from alignment.backbones.interface import Conditioning
 from alignment.backbones.noise_schedule import NoiseSchedule, checked_prediction_type
-from alignment.contracts import ModelRef
+from alignment.catalogues.backbones import StableDiffusion
+from alignment.contracts.evaluation import ModelRef
 
 TEXT_STATES = "states_LD"
 FAMILY = Family(

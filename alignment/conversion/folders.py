@@ -10,12 +10,12 @@ from alignment.conversion.checkpoints import Weights, float32, read_checkpoint, 
 from alignment.conversion.hpsv3 import read_instruction, write_hpsv3
 from alignment.conversion.imagereward import bert_tokenizer, write_imagereward
 from alignment.conversion.open_clip import write_clip
-from alignment.durable import write_json
+from alignment.files.durable import write_json
+from alignment.files.tensors import write_tensors
 from alignment.rewards.affine_head import AffineHead
 from alignment.rewards.clip_head import EMBEDDER_DIR, HEAD_FILE, WEIGHTS_FILE, HeadParams
 from alignment.rewards.hpsv3 import REWARD_TOKEN
 from alignment.rewards.judge_files import read_json
-from alignment.tensor_files import write_tensors
 
 CLIP_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 CLIP_SIDE_FILES = (

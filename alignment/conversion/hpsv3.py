@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from alignment.conversion.checkpoints import Weights, require
-from alignment.durable import write_bytes, write_json
+from alignment.files.durable import write_bytes, write_json
+from alignment.files.tensors import write_tensors
 from alignment.rewards.hpsv3 import HEAD_FILE, INSTRUCTION_FILE, PROMPT, REWARD_TOKEN
-from alignment.tensor_files import write_tensors
 
 NEEDED = ("model.embed_tokens.weight", "visual.patch_embed.proj.weight", "rm_head.0.weight")
 CONSTANTS = ("INSTRUCTION", "prompt_with_special_token")

@@ -7,8 +7,8 @@ from typing import Any
 from transformers import BertTokenizer
 
 from alignment.conversion.checkpoints import Weights, float32, require
-from alignment.durable import write_json
-from alignment.tensor_files import write_tensors
+from alignment.files.durable import write_json
+from alignment.files.tensors import write_tensors
 
 NEEDED = ("blip.visual_encoder.pos_embed", "blip.text_encoder.embeddings.word_embeddings.weight", "mlp.layers.0.weight")
 MEAN, DEVIATION = 0.16717362830052426, 1.0333394966054072

@@ -8,9 +8,9 @@ from pathlib import Path
 from torch import Tensor
 
 from alignment.conversion.checkpoints import Weights, float32, require
-from alignment.durable import write_json
+from alignment.files.durable import write_json
+from alignment.files.tensors import write_tensors
 from alignment.rewards.clip_vocabulary import clip_tokenizer
-from alignment.tensor_files import write_tensors
 
 NEEDED = ("visual.conv1.weight", "visual.proj", "positional_embedding", "text_projection", "logit_scale")
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)

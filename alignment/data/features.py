@@ -28,12 +28,12 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from alignment.backbones.interface import Backbone, Conditioning
-from alignment.contracts import EncodeSpec
-from alignment.data.buckets import Bucket, Square, bucket_of_pair, buckets_of, is_mirrored
+from alignment.catalogues.images import Bucket, Square, bucket_of_pair, buckets_of, is_mirrored
+from alignment.contracts.data import EncodeSpec
+from alignment.contracts.jobs import JobStoppedError
 from alignment.data.pairs import FramedImage, Pair, TrainingPairs, framed, image_size
-from alignment.durable import write_json
-from alignment.failures import JobStoppedError
-from alignment.tensor_files import write_tensors
+from alignment.files.durable import write_json
+from alignment.files.tensors import write_tensors
 
 Item = TypeVar("Item")
 

@@ -13,8 +13,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from alignment.backbones.interface import Framing
-from alignment.data.buckets import Bucket, ImageSize
-from alignment.failures import JobStoppedError
+from alignment.catalogues.images import Bucket, ImageSize
+from alignment.contracts.jobs import JobStoppedError
 
 COLUMNS = ("pair_id", "prompt", "caption_chosen", "caption_rejected", "image_chosen", "image_rejected", "is_tie")
 LIGHT_COLUMNS = ("pair_id", "prompt", "caption_chosen", "caption_rejected", "is_tie")
@@ -157,3 +157,11 @@ def _cut(image: Image.Image, bucket: Bucket) -> tuple[Image.Image, Framing]:
     cut = image.crop((left, top, left + bucket.width, top + bucket.height))
     framing = Framing(height, width, crop_top=top, crop_left=left, height=bucket.height, width=bucket.width)
     return cut, framing
+
+
+def decode_image(content: bytes, what: str) -> Image.Image:
+    """Encoded bytes to RGB; ValueError says which image is broken."""
+    try:
+        return Image.open(io.BytesIO(content)).convert("RGB")
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        raise ValueError(f"The image of {what} cannot be decoded: {error}.") from error

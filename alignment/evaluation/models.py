@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 
-from alignment.backbones.catalogue import BackboneParams
-from alignment.contracts import ModelRef
-from alignment.lookup import resolve
+from alignment.catalogues.backbones import BackboneParams
+from alignment.catalogues.lookup import resolve
+from alignment.contracts.evaluation import ModelRef
 
 
 def load_model(

@@ -10,17 +10,17 @@ from typing import Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from alignment.contracts import EvalReport, EvalSpec
-from alignment.durable import file_sha256, write_bytes, write_json
-from alignment.evaluation.comparison import ScoreTable, compare_all
+from alignment.contracts.evaluation import EvalReport, EvalSpec
 from alignment.evaluation.contact_sheet import SheetRow, contact_sheet, spread
-from alignment.evaluation.extremes import Extreme, extreme_prompts
-from alignment.evaluation.human_pairs import PairFacts, agreements, scores_table
-from alignment.evaluation.prompts import EvalPrompt
 from alignment.evaluation.sampling import ImageKey, png_bytes
-from alignment.evaluation.score_grids import SHUFFLED
 from alignment.evaluation.scoring import CalibrationRow, ScoreRow, Shuffle, read_image
-from alignment.evaluation.shuffled import shuffled_prompts
+from alignment.files.durable import file_sha256, write_bytes, write_json
+from alignment.statistics.best_and_worst import Extreme, extreme_prompts
+from alignment.statistics.comparison import ScoreTable, compare_all
+from alignment.statistics.human_pairs import PairFacts, agreements, scores_table
+from alignment.statistics.prompts import EvalPrompt
+from alignment.statistics.score_grids import SHUFFLED
+from alignment.statistics.shuffled_prompts import shuffled_prompts
 
 logger = logging.getLogger(__name__)
 

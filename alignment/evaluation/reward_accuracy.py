@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from alignment.reward_contracts import FewShot, RewardAccuracy
+from alignment.contracts.reward_models import FewShot, RewardAccuracy
 from alignment.rewards.pal_head import PreferenceHead
 from alignment.training.reward_model import (
     PreferencePairs,

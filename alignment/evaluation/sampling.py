@@ -18,11 +18,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from alignment.backbones.drawing import Drawing, drawing_of
+from alignment.backbones.drawing import Drawing, drawing_of, to_images
 from alignment.backbones.interface import Conditioning
-from alignment.contracts import Sampler
-from alignment.durable import write_bytes
-from alignment.evaluation.prompts import EvalPrompt
+from alignment.contracts.evaluation import Sampler
+from alignment.files.durable import write_bytes
+from alignment.statistics.prompts import EvalPrompt
 
 logger = logging.getLogger(__name__)
 
@@ -137,16 +137,6 @@ def noise_seed(key: ImageKey) -> int:
     """A 63-bit seed from the image's seed and prompt index, so that no two images of a grid share their noise."""
     text = f"evaluation noise {key.seed} {key.prompt.index}"
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
-
-
-def to_images(images_BCHW: Tensor) -> list[Image.Image]:
-    """8-bit RGB; an image with a value that is not finite becomes black as a whole."""
-    finite_B = images_BCHW.isfinite().all(dim=3).all(dim=2).all(dim=1)
-    if not finite_B.all():
-        logger.warning("%d images hold values that are not finite; they are written black", int((~finite_B).sum()))
-    clean_BCHW = torch.where(finite_B[:, None, None, None], images_BCHW, torch.zeros(()))
-    bytes_BHWC = (clean_BCHW.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
-    return [Image.fromarray(np.ascontiguousarray(pixels)) for pixels in bytes_BHWC]
 
 
 def png_bytes(image: Image.Image) -> bytes:

@@ -3,7 +3,6 @@
 Work is shared out over ranks; each function here does one rank's part and gives plain rows that can be gathered.
 """
 
-import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -11,11 +10,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow.parquet as pq
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from alignment.evaluation.human_pairs import JudgedPair, ScoredPair
+from alignment.data.pairs import decode_image
 from alignment.evaluation.sampling import ImageKey, is_blank
 from alignment.rewards.interface import Scorer
+from alignment.statistics.human_pairs import JudgedPair, ScoredPair
 
 CALIBRATION_FILE = "calibration.parquet"
 CALIBRATION_COLUMNS = ["pair_id", "prompt", "image_chosen", "image_rejected", "is_tie"]
@@ -220,11 +220,3 @@ def read_image(path: Path) -> Image.Image:
         return decode_image(path.read_bytes(), str(path))
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error}.") from error
-
-
-def decode_image(content: bytes, what: str) -> Image.Image:
-    """Encoded bytes to RGB; ValueError says which image is broken."""
-    try:
-        return Image.open(io.BytesIO(content)).convert("RGB")
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise ValueError(f"The image of {what} cannot be decoded: {error}.") from error

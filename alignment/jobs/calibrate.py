@@ -11,11 +11,9 @@ from pathlib import Path
 
 from accelerate.utils import gather_object
 
-from alignment.calibration_contracts import CalibrationReport, CalibrationSpec
-from alignment.contracts import Placement
-from alignment.durable import file_sha256, write_json
-from alignment.evaluation.human_pairs import read_facts, scores_table, with_comparisons
-from alignment.evaluation.judge_calibration import calibrate_judge, rater_reliability
+from alignment.contracts.calibration import CalibrationReport, CalibrationSpec
+from alignment.contracts.jobs import SPEC_FILE, Placement
+from alignment.data.human_labels import read_ballots
 from alignment.evaluation.record import CALIBRATION_SCORES_FILE, write_table
 from alignment.evaluation.scoring import (
     CALIBRATION_FILE,
@@ -24,12 +22,13 @@ from alignment.evaluation.scoring import (
     num_calibration_pairs,
     score_calibration,
 )
-from alignment.job_files import SPEC_FILE
+from alignment.files.durable import file_sha256, write_json
+from alignment.files.progress import JobProgress
 from alignment.jobs.outcome import JobPaths, read_object, run_job, write_result
 from alignment.jobs.processes import start_processes
-from alignment.labelling.ballots import read_ballots
-from alignment.progress import JobProgress
 from alignment.rewards.interface import load_scorer
+from alignment.statistics.human_pairs import read_facts, scores_table, with_comparisons
+from alignment.statistics.judge_calibration import calibrate_judge, rater_reliability
 
 
 def main(paths: JobPaths) -> None:

@@ -9,16 +9,16 @@ from pathlib import Path
 
 from accelerate import PartialState
 
-from alignment.caption_contracts import CaptionSpec, PerturbedPrompts
-from alignment.contracts import DatasetSnapshot, Placement
+from alignment.contracts.captions import CaptionSpec, PerturbedPrompts
+from alignment.contracts.data import DatasetSnapshot
+from alignment.contracts.jobs import SPEC_FILE, Placement
 from alignment.data.pairs import TrainingPairs
-from alignment.durable import content_digest
-from alignment.job_files import SPEC_FILE
+from alignment.files.durable import content_digest
+from alignment.files.progress import JobProgress
 from alignment.jobs.outcome import JobPaths, claim_output, read_object, run_job, write_result
 from alignment.jobs.processes import start_processes
 from alignment.labelling.captioned_pairs import ImageCaptions, Texts, pair_texts, snapshot_files, write_captioned
 from alignment.labelling.captions import BlipCaptioner
-from alignment.progress import JobProgress
 
 logger = logging.getLogger(__name__)
 

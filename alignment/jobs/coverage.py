@@ -17,21 +17,21 @@ import pyarrow as pa
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
-from alignment.contracts import ModelRef, Placement, Role
-from alignment.coverage_contracts import CoverageReport, CoverageSpec
-from alignment.durable import file_sha256, write_json
+from alignment.contracts.coverage import CoverageReport, CoverageSpec
+from alignment.contracts.evaluation import ModelRef, Role
+from alignment.contracts.jobs import SPEC_FILE, Placement
 from alignment.evaluation.contact_sheet import spread
-from alignment.evaluation.coverage import Floats, coverage_curves
 from alignment.evaluation.models import load_model
-from alignment.evaluation.prompts import read_prompts
 from alignment.evaluation.record import write_table
 from alignment.evaluation.sampling import ImageKey, image_grid, missing_images, sample_images, share_of_rank
 from alignment.evaluation.scoring import ScoreRow, score_samples
-from alignment.job_files import SPEC_FILE
+from alignment.files.durable import file_sha256, write_json
+from alignment.files.progress import JobProgress
 from alignment.jobs.outcome import JobPaths, read_object, run_job, write_result
 from alignment.jobs.processes import start_processes
-from alignment.progress import JobProgress
 from alignment.rewards.interface import load_scorer
+from alignment.statistics.coverage import Floats, coverage_curves
+from alignment.statistics.prompts import read_prompts
 
 SAMPLES_DIR = "samples"
 SCORES_FILE = "coverage_scores.parquet"

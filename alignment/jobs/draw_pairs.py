@@ -15,18 +15,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from accelerate import PartialState
 
-from alignment.backbones.drawing import drawing_of
-from alignment.contracts import ModelRef, Placement
+from alignment.backbones.drawing import drawing_of, to_images
+from alignment.catalogues.lookup import resolve
+from alignment.contracts.evaluation import ModelRef
+from alignment.contracts.jobs import SPEC_FILE, Placement
+from alignment.contracts.labelling import DrawnPairs, DrawSpec, filled
 from alignment.data.prompt_lines import PromptLines
-from alignment.durable import content_digest, write_json
-from alignment.evaluation.prompts import EvalPrompt
-from alignment.evaluation.sampling import ImageKey, TextStates, draw_batch, is_blank, png_bytes, to_images
-from alignment.job_files import SPEC_FILE
+from alignment.evaluation.sampling import ImageKey, TextStates, draw_batch, is_blank, png_bytes
+from alignment.files.durable import content_digest, write_json
+from alignment.files.progress import JobProgress
 from alignment.jobs.outcome import JobPaths, read_object, run_job, write_result
 from alignment.jobs.processes import start_processes
-from alignment.labelling_contracts import DrawnPairs, DrawSpec, filled
-from alignment.lookup import resolve
-from alignment.progress import JobProgress
+from alignment.statistics.prompts import EvalPrompt
 
 logger = logging.getLogger(__name__)
 

@@ -3,15 +3,15 @@
 import logging
 
 from alignment.backbones.interface import Backbone
-from alignment.contracts import EncodeSpec, FeatureCache, Placement
+from alignment.catalogues.lookup import resolve
+from alignment.contracts.data import EncodeSpec, FeatureCache
+from alignment.contracts.jobs import SPEC_FILE, Placement
 from alignment.data.features import FeatureWriter
 from alignment.data.pairs import TrainingPairs
-from alignment.durable import content_digest
-from alignment.job_files import SPEC_FILE
+from alignment.files.durable import content_digest
+from alignment.files.progress import JobProgress
 from alignment.jobs.outcome import JobPaths, claim_output, read_object, run_job, write_result
 from alignment.jobs.processes import start_processes
-from alignment.lookup import resolve
-from alignment.progress import JobProgress
 
 logger = logging.getLogger(__name__)
 

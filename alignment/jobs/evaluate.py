@@ -17,11 +17,11 @@ from pathlib import Path
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
-from alignment.contracts import EvalSpec, Judge, Placement, SampleSpec
-from alignment.durable import write_json
-from alignment.evaluation.human_pairs import PairFacts, known_facts
+from alignment.contracts.evaluation import EvalSpec, SampleSpec
+from alignment.contracts.jobs import SPEC_FILE, Placement
+from alignment.contracts.judges import Judge
 from alignment.evaluation.models import load_model
-from alignment.evaluation.prompts import EvalPrompt, read_prompts
+from alignment.evaluation.partial_scores import PIECE_PROMPTS, Piece, ScorePieces
 from alignment.evaluation.record import (
     Record,
     make_report,
@@ -32,7 +32,6 @@ from alignment.evaluation.record import (
     write_scores,
 )
 from alignment.evaluation.sampling import ImageKey, image_grid, missing_images, sample_images, share_of_rank
-from alignment.evaluation.score_pieces import PIECE_PROMPTS, Piece, ScorePieces
 from alignment.evaluation.scoring import (
     CALIBRATION_FILE,
     CalibrationRow,
@@ -43,11 +42,13 @@ from alignment.evaluation.scoring import (
     score_prompts,
     score_samples,
 )
-from alignment.job_files import SPEC_FILE
+from alignment.files.durable import write_json
+from alignment.files.progress import JobProgress
 from alignment.jobs.outcome import JobPaths, read_object, run_job, write_result
 from alignment.jobs.processes import start_processes
-from alignment.progress import JobProgress
 from alignment.rewards.interface import Scorer, load_scorer
+from alignment.statistics.human_pairs import PairFacts, known_facts
+from alignment.statistics.prompts import EvalPrompt, read_prompts
 
 SAMPLES_DIR = "samples"
 

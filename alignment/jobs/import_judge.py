@@ -12,11 +12,11 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from alignment.catalogues.lookup import resolve
 from alignment.conversion.catalogue import ImportRecord, ImportRequest, JudgeImport, find_import
 from alignment.conversion.folders import weights_files
-from alignment.durable import content_digest, file_sha256, publish_folder, write_json
+from alignment.files.durable import content_digest, file_sha256, publish_folder, write_json
 from alignment.jobs.outcome import read_object
-from alignment.lookup import resolve
 
 RECORD_FILE = "import.json"
 

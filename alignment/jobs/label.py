@@ -15,18 +15,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from accelerate import PartialState
 
-from alignment.contracts import DatasetSnapshot, Placement
-from alignment.durable import content_digest, write_json
-from alignment.evaluation.scoring import decode_image
-from alignment.job_files import LABEL_REPORT_FILE, SPEC_FILE
+from alignment.contracts.data import DatasetSnapshot
+from alignment.contracts.jobs import LABEL_REPORT_FILE, SPEC_FILE, Placement
+from alignment.contracts.labelling import HeuristicName, LabelModel, LabelSpec
+from alignment.data.human_labels import HELDOUT_SPLITS, SPLITS, Ballot, ItemImages, read_ballots, read_items
+from alignment.data.pairs import decode_image
+from alignment.files.durable import content_digest, write_json
+from alignment.files.progress import JobProgress
 from alignment.jobs.outcome import JobPaths, read_object, run_job, write_result
 from alignment.jobs.processes import start_processes
-from alignment.labelling.ballots import HELDOUT_SPLITS, SPLITS, Ballot, ItemImages, read_ballots, read_items
 from alignment.labelling.heuristics import measure
 from alignment.labelling.labels import Scores, label, pick_human_labels
-from alignment.labelling.relabelled import write_relabelled
-from alignment.labelling_contracts import HeuristicName, LabelModel, LabelSpec
-from alignment.progress import JobProgress
+from alignment.labelling.write_labels import write_relabelled
 from alignment.rewards.interface import Scorer, load_scorer
 
 SCORES_DIR = "scores"

@@ -20,10 +20,10 @@ from typing import TypeVar
 from pydantic import BaseModel
 
 from alignment.config import validate
-from alignment.contracts import Judge, ValueObject
-from alignment.durable import write_json
-from alignment.failures import JobStoppedError
-from alignment.job_files import FAILURE_FILE, RESULT_FILE, SPEC_FILE, JobFailure
+from alignment.contracts.jobs import FAILURE_FILE, RESULT_FILE, SPEC_FILE, JobFailure, JobStoppedError
+from alignment.contracts.judges import Judge
+from alignment.contracts.values import ValueObject
+from alignment.files.durable import write_json
 
 logger = logging.getLogger(__name__)
 

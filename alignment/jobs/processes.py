@@ -7,7 +7,7 @@ import torch
 from accelerate import PartialState
 from transformers.utils import logging as transformers_logging
 
-from alignment.contracts import Placement
+from alignment.contracts.jobs import Placement
 
 logger = logging.getLogger(__name__)
 

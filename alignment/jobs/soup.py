@@ -16,17 +16,18 @@ from typing import Any
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
-from alignment.contracts import ModelRef, Placement
-from alignment.durable import content_digest
+from alignment.contracts.evaluation import ModelRef
+from alignment.contracts.jobs import Placement
+from alignment.contracts.soup import Greedy, SoupAttempt, SoupResult, SoupSpec, recipe_family
 from alignment.evaluation.models import load_model
-from alignment.evaluation.prompts import read_prompts
 from alignment.evaluation.sampling import ImageKey, image_grid, missing_images, sample_images, share_of_rank
 from alignment.evaluation.scoring import score_samples
+from alignment.files.durable import content_digest
+from alignment.files.progress import JobProgress
 from alignment.jobs.outcome import JobPaths, read_object, run_job, write_result
 from alignment.jobs.processes import start_processes
-from alignment.progress import JobProgress
 from alignment.rewards.interface import Scorer, load_scorer
-from alignment.soup_contracts import Greedy, SoupAttempt, SoupResult, SoupSpec, recipe_family
+from alignment.statistics.prompts import read_prompts
 from alignment.training.soup import (
     GreedySoup,
     Ingredient,

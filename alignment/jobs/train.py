@@ -12,14 +12,15 @@ from pathlib import Path
 import torch
 
 from alignment.backbones.interface import Backbone
-from alignment.contracts import Placement, TrainResult, TrainSpec
+from alignment.catalogues.lookup import resolve
+from alignment.catalogues.objectives import check_captions
+from alignment.contracts.jobs import Placement
+from alignment.contracts.training import TrainResult, TrainSpec
 from alignment.data.features import CachedFeatures
 from alignment.data.prompt_lines import PromptLines
-from alignment.durable import content_digest
+from alignment.files.durable import content_digest
 from alignment.jobs.outcome import JobPaths, read_object, run_job, write_result
 from alignment.jobs.processes import start_processes
-from alignment.lookup import resolve
-from alignment.objectives.catalogue import check_captions
 from alignment.rewards.interface import load_scorer
 from alignment.training.loop import WEIGHTS_DIR, RunInputs, TrainingRun
 from alignment.training.metrics import final_means

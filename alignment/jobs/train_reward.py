@@ -15,8 +15,17 @@ from functools import partial
 import torch
 from accelerate import PartialState
 
-from alignment.contracts import Placement
-from alignment.data.embeddings import (
+from alignment.contracts.jobs import METRICS_FILE, Placement
+from alignment.contracts.reward_models import BradleyTerry, Head, RewardAccuracy, RewardTrainResult, RewardTrainSpec
+from alignment.evaluation.reward_accuracy import Contestants, seen_users, unseen_users
+from alignment.files.durable import content_digest
+from alignment.files.progress import JobProgress
+from alignment.jobs.outcome import JobPaths, claim_output, read_object, run_job, write_result
+from alignment.jobs.processes import start_processes
+from alignment.rewards.clip_model import ClipModel
+from alignment.rewards.pal import write_head, write_judge
+from alignment.rewards.pal_head import PreferenceHead
+from alignment.training.embeddings import (
     EmbeddedComparisons,
     Split,
     embed_split,
@@ -24,16 +33,6 @@ from alignment.data.embeddings import (
     read_embeddings,
     write_embeddings,
 )
-from alignment.durable import content_digest
-from alignment.evaluation.reward_accuracy import Contestants, seen_users, unseen_users
-from alignment.job_files import METRICS_FILE
-from alignment.jobs.outcome import JobPaths, claim_output, read_object, run_job, write_result
-from alignment.jobs.processes import start_processes
-from alignment.progress import JobProgress
-from alignment.reward_contracts import BradleyTerry, Head, RewardAccuracy, RewardTrainResult, RewardTrainSpec
-from alignment.rewards.clip_model import ClipModel
-from alignment.rewards.pal import write_head, write_judge
-from alignment.rewards.pal_head import PreferenceHead
 from alignment.training.metrics import append_metrics, cut_back
 from alignment.training.reward_model import OnStep, PreferencePairs, TrainedHead, build_head, train_head
 from alignment.training.seeding import stream_seed

@@ -19,9 +19,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from alignment.caption_contracts import GeneratedCaptions, HybridCaptions, PerturbedPrompts
+from alignment.contracts.captions import GeneratedCaptions, HybridCaptions, PerturbedPrompts
 from alignment.data.pairs import TrainingPairs, decoded
-from alignment.durable import write_json
+from alignment.files.durable import write_json
 from alignment.labelling.perturbation import perturbed, vocabulary
 
 IMAGES_AT_ONCE = 8

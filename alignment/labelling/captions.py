@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors import SafetensorError
 from transformers import BertTokenizer, BlipForConditionalGeneration, BlipImageProcessorPil
 
-from alignment.caption_contracts import Captioner
+from alignment.contracts.captions import Captioner
 from alignment.labelling.captioner_files import CAPTIONER_CLASS, check_captioner_files
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from alignment.labelling_contracts import HeuristicName
+from alignment.contracts.labelling import HeuristicName
 
 LUMINANCE_C = np.array([0.299, 0.587, 0.114])
 """ITU-R BT.601."""

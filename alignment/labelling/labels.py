@@ -11,11 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from alignment.evaluation.calibration import calibrate
-from alignment.labelling.ballots import Ballot
+from alignment.contracts.labelling import LabelAccuracy, LabelModel, LabelReport, LabelSpec
+from alignment.data.human_labels import Ballot
 from alignment.labelling.label_model import Opinions, dawid_skene, human_baseline, majority_vote
 from alignment.labelling.proxy_vote import proxy_votes
-from alignment.labelling_contracts import LabelAccuracy, LabelModel, LabelReport, LabelSpec
+from alignment.statistics.calibration import calibrate
 
 Floats = NDArray[np.float64]
 MODEL_LINE, BASELINE_LINE = "label_model_with_human_labels", "human_baseline"

@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from alignment.caption_contracts import Level, Perturbation
+from alignment.contracts.captions import Level, Perturbation
 
 
 @dataclass(frozen=True)

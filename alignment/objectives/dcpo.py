@@ -1,6 +1,6 @@
 """DCPO: Diffusion-DPO with a caption of its own for each image. B counts pairs."""
 
-from alignment.objectives.catalogue import DCPO, DiffusionDPO
+from alignment.catalogues.objectives import DCPO, DiffusionDPO
 from alignment.objectives.diffusion_dpo import diffusion_dpo_loss
 from alignment.objectives.inputs import ObjectiveOutput, PairErrors
 

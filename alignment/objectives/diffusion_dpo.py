@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from alignment.objectives.catalogue import DiffusionDPO
+from alignment.catalogues.objectives import DiffusionDPO
 from alignment.objectives.inputs import ObjectiveOutput, PairErrors
 
 IPO_TARGET = 0.5

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from alignment.objectives.catalogue import MaPO, MaPOPaper
+from alignment.catalogues.objectives import MaPO, MaPOPaper
 from alignment.objectives.inputs import ObjectiveOutput, PairErrors
 
 SERIES_BELOW = 1e-2

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from alignment.objectives.catalogue import PRDP
+from alignment.catalogues.objectives import PRDP
 
 
 @dataclass(frozen=True)

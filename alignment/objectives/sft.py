@@ -1,6 +1,6 @@
 """Supervised fine-tuning on the chosen image. B counts pairs."""
 
-from alignment.objectives.catalogue import SFT
+from alignment.catalogues.objectives import SFT
 from alignment.objectives.inputs import ObjectiveOutput, PairErrors
 
 

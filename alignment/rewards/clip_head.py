@@ -18,9 +18,9 @@ from pydantic import BaseModel, ConfigDict
 from safetensors.torch import load_file
 from torch import Tensor
 
+from alignment.catalogues.rewards import RewardParams
 from alignment.config import validate
 from alignment.rewards.affine_head import Activation, AffineHead
-from alignment.rewards.catalogue import RewardParams
 from alignment.rewards.clip_model import DTYPE, PROCESSOR_BACKEND, ClipModel
 from alignment.rewards.interface import scorer_digest
 from alignment.rewards.judge_files import read_json, require_files

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from alignment.rewards.catalogue import ClipScore
+from alignment.catalogues.rewards import ClipScore
 from alignment.rewards.clip_model import DTYPE, PROCESSOR_BACKEND, ClipModel
 from alignment.rewards.interface import scorer_digest
 

@@ -8,7 +8,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import AutoImageProcessor, AutoModel
 
-from alignment.rewards.catalogue import Diversity
+from alignment.catalogues.rewards import Diversity
 from alignment.rewards.clip_model import DTYPE, PROCESSOR_BACKEND, unit
 from alignment.rewards.interface import scorer_digest
 from alignment.rewards.judge_files import read_json, require_files

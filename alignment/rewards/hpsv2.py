@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from alignment.rewards.catalogue import HpsV2
+from alignment.catalogues.rewards import HpsV2
 from alignment.rewards.clip_model import DTYPE, ClipModel
 from alignment.rewards.interface import scorer_digest
 

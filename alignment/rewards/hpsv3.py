@@ -21,8 +21,8 @@ from torch import Tensor
 from transformers import AutoTokenizer, Qwen2VLImageProcessorPil, Qwen2VLModel
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
+from alignment.catalogues.rewards import HpsV3
 from alignment.rewards.affine_head import AffineHead
-from alignment.rewards.catalogue import HpsV3
 from alignment.rewards.clip_model import DTYPE, PROCESSOR_BACKEND
 from alignment.rewards.interface import scorer_digest
 from alignment.rewards.judge_files import require_files

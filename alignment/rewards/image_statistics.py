@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from alignment.rewards.catalogue import ImageStatistic
+from alignment.catalogues.rewards import ImageStatistic
 from alignment.rewards.interface import scorer_digest
 
 Pixels = NDArray[np.float64]

@@ -19,8 +19,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoTokenizer, BlipTextConfig, BlipTextModel, BlipVisionConfig, BlipVisionModel
 
+from alignment.catalogues.rewards import ImageReward
 from alignment.rewards.affine_head import AffineHead
-from alignment.rewards.catalogue import ImageReward
 from alignment.rewards.clip_model import DTYPE, PROCESSOR_BACKEND
 from alignment.rewards.interface import scorer_digest
 from alignment.rewards.judge_files import read_json, require_files

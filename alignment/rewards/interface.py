@@ -10,9 +10,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from alignment.contracts import Judge, canonical_json
-from alignment.lookup import resolve
-from alignment.rewards.catalogue import RewardParams
+from alignment.catalogues.lookup import resolve
+from alignment.catalogues.rewards import RewardParams
+from alignment.contracts.judges import Judge
+from alignment.contracts.values import canonical_json
 
 NUMERIC_LIBRARIES = ("torch", "transformers", "pillow")
 

@@ -18,14 +18,14 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
+from alignment.catalogues.rewards import Pal
 from alignment.config import validate
-from alignment.durable import write_json
-from alignment.reward_contracts import HeadFile, check_mixture
-from alignment.rewards.catalogue import Pal
+from alignment.contracts.reward_models import HeadFile, check_mixture
+from alignment.files.durable import write_json
+from alignment.files.tensors import write_tensors
 from alignment.rewards.clip_model import DTYPE, PROCESSOR_BACKEND, ClipModel
 from alignment.rewards.interface import scorer_digest
 from alignment.rewards.pal_head import PreferenceHead
-from alignment.tensor_files import write_tensors
 
 EMBEDDER_DIR = "embedder"
 HEAD_FILE = "head.json"

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from alignment.reward_contracts import Bound, BradleyTerry, Comparison, Head, Link, PalA, PalB, Projector
+from alignment.contracts.reward_models import Bound, BradleyTerry, Comparison, Head, Link, PalA, PalB, Projector
 
 MAX_SCALE = 100.0
 START_LOG_SCALE = math.log(1 / 0.07)

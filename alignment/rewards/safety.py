@@ -8,7 +8,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
-from alignment.rewards.catalogue import Safety
+from alignment.catalogues.rewards import Safety
 from alignment.rewards.clip_model import DTYPE, PROCESSOR_BACKEND
 from alignment.rewards.interface import scorer_digest
 from alignment.rewards.judge_files import require_files

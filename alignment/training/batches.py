@@ -12,7 +12,7 @@ from torch import Tensor
 
 from alignment.backbones.interface import Conditioning
 from alignment.backbones.noise_schedule import ForwardProcess
-from alignment.contracts import Recipe
+from alignment.contracts.training import Recipe
 from alignment.data.features import CachedFeatures
 from alignment.training.seeding import epoch_order, pair_randomness
 

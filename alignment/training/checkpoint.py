@@ -21,9 +21,9 @@ from pydantic import BaseModel, ConfigDict
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from alignment.durable import file_sha256, publish_folder, write_json
+from alignment.files.durable import file_sha256, publish_folder, write_json
 from alignment.files.paths import resolve_below
-from alignment.tensor_files import write_tensors
+from alignment.files.tensors import write_tensors
 
 logger = logging.getLogger(__name__)
 

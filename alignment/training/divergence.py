@@ -5,8 +5,8 @@ import statistics
 from collections import deque
 from collections.abc import Iterable
 
-from alignment.failures import JobStoppedError
-from alignment.optimisers import DivergenceGuard
+from alignment.catalogues.optimisers import DivergenceGuard
+from alignment.contracts.jobs import JobStoppedError
 
 
 class DivergenceWatch:

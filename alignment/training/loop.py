@@ -16,11 +16,10 @@ from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
 
 from alignment.backbones.interface import Backbone
-from alignment.contracts import Placement, TrainSpec
-from alignment.durable import publish_folder
-from alignment.failures import JobStoppedError
-from alignment.job_files import CHECKPOINTS_DIR, METRICS_FILE
-from alignment.progress import JobProgress
+from alignment.contracts.jobs import CHECKPOINTS_DIR, METRICS_FILE, JobStoppedError, Placement
+from alignment.contracts.training import TrainSpec
+from alignment.files.durable import publish_folder
+from alignment.files.progress import JobProgress
 from alignment.training.checkpoint import CheckpointFolder, TrainingState, read_state, restore, trainable
 from alignment.training.divergence import DivergenceWatch
 from alignment.training.metrics import append_metrics, cut_back

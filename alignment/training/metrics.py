@@ -5,8 +5,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from alignment.durable import write_bytes
-from alignment.job_files import METRICS_FILE, MetricsLine
+from alignment.contracts.jobs import METRICS_FILE, MetricsLine
+from alignment.files.durable import write_bytes
 
 
 def append_metrics(out: Path, step: int, metrics: dict[str, float]) -> None:

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from alignment.backbones.interface import Conditioning
 from alignment.backbones.noise_schedule import ForwardProcess
-from alignment.lookup import resolve
-from alignment.objectives.catalogue import ObjectiveParams
+from alignment.catalogues.lookup import resolve
+from alignment.catalogues.objectives import ObjectiveParams
 from alignment.objectives.inputs import ObjectiveOutput, PairErrors
 from alignment.training.batches import PairBatch
 

@@ -6,8 +6,8 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor
 
+from alignment.catalogues.lookup import resolve
 from alignment.data.features import CachedFeatures
-from alignment.lookup import resolve
 from alignment.training.batches import Visit, assemble, micro_batches, step_visits
 from alignment.training.offline import OfflineStep, takes_reference
 from alignment.training.reference import never, predictor, reference_predictor

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from alignment.backbones.drawing import to_images
 from alignment.backbones.interface import Conditioning, Framing
+from alignment.catalogues.lookup import resolve
+from alignment.catalogues.objectives import PRDP
+from alignment.contracts.jobs import JobStoppedError
 from alignment.data.prompt_lines import PromptLines
-from alignment.evaluation.sampling import to_images
-from alignment.failures import JobStoppedError
-from alignment.lookup import resolve
-from alignment.objectives.catalogue import PRDP
 from alignment.objectives.prdp import PRDPOutput, ScoredTrajectories
 from alignment.rewards.interface import Scorer
 from alignment.training.offline import Predict

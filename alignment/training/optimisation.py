@@ -6,7 +6,7 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from alignment.optimisers import Adafactor, AdamW, OptimiserParams
+from alignment.catalogues.optimisers import Adafactor, AdamW, OptimiserParams
 
 
 def learning_rate(step: int, params: OptimiserParams, total_steps: int) -> float:

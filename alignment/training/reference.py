@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from alignment.backbones.interface import Backbone, Conditioning
-from alignment.contracts import FullFineTune, Recipe
+from alignment.contracts.training import FullFineTune, Recipe
 from alignment.training.offline import Predict
 
 

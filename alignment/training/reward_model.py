@@ -11,8 +11,8 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from alignment.failures import JobStoppedError
-from alignment.reward_contracts import FewShot, Head, HeadOptimiser, RewardRecipe
+from alignment.contracts.jobs import JobStoppedError
+from alignment.contracts.reward_models import FewShot, Head, HeadOptimiser, RewardRecipe
 from alignment.rewards.pal_head import IdealPoints, PreferenceHead, bound_penalty, link_loss
 from alignment.training.batches import step_visits
 from alignment.training.seeding import stream, stream_seed

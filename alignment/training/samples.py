@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from alignment.backbones.interface import Backbone
-from alignment.durable import write_bytes
+from alignment.contracts.jobs import SAMPLES_INDEX_FILE, SampleLine
+from alignment.files.durable import write_bytes
 from alignment.files.paths import resolve_below
-from alignment.job_files import SAMPLES_INDEX_FILE, SampleLine
 from alignment.training.metrics import append_line, cut_back, read_lines
 
 logger = logging.getLogger(__name__)

@@ -16,9 +16,9 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from alignment.contracts import canonical_json
-from alignment.durable import files_below
-from alignment.tensor_files import write_tensors
+from alignment.contracts.values import canonical_json
+from alignment.files.durable import files_below
+from alignment.files.tensors import write_tensors
 
 Weights = Mapping[str, Tensor]
 """Tensors by name; of a folder, by "file:name"."""
@@ -137,7 +137,7 @@ class Ingredient:
     weights_dir: Path
     base_digest: str
     family: str
-    """`recipe_family` of its recipe, see alignment/soup_contracts.py."""
+    """`recipe_family` of its recipe, see alignment/contracts/soup.py."""
 
     def read(self) -> dict[str, Tensor]:
         """Every tensor of every safetensors file, by "file:name"."""

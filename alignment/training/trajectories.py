@@ -12,7 +12,7 @@ from torch import Tensor
 from alignment.backbones.ancestral import Gaussian, next_latent, predicted_image, sampling_timesteps
 from alignment.backbones.interface import Conditioning
 from alignment.backbones.noise_schedule import ForwardProcess, NoiseSchedule
-from alignment.objectives.catalogue import PRDP
+from alignment.catalogues.objectives import PRDP
 from alignment.training.offline import Predict
 from alignment.training.seeding import stream
 

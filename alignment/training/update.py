@@ -9,7 +9,8 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from alignment.backbones.interface import Backbone
-from alignment.contracts import Placement, Recipe
+from alignment.contracts.jobs import Placement
+from alignment.contracts.training import Recipe
 
 
 @dataclass(frozen=True)

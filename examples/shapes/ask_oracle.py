@@ -9,7 +9,7 @@ from pathlib import Path
 
 from check_oracle import compare_folders, read_prompts
 
-from alignment.contracts import EvalReport
+from alignment.contracts.evaluation import EvalReport
 from pipelines.project import load_project
 from pipelines.release.decisions import last_decision
 from pipelines.settings import load_settings

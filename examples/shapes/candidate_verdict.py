@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 from candidate_truth import Line
 from candidates import TRAININGS
 
-from alignment.contracts import EvalReport
-from alignment.durable import file_sha256
+from alignment.contracts.evaluation import EvalReport
+from alignment.files.durable import file_sha256
 from pipelines.contracts import CandidateVersion, GateDecision
 from pipelines.policy import GatePolicy
 from pipelines.release import evidence, gate

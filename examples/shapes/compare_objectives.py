@@ -24,9 +24,10 @@ from laboratory import PLACEMENT, SCORERS, SHAPES_DIR, Laboratory, Scores, proje
 from variants import CAPTIONERS, captioned_snapshot, mismatched_snapshot
 
 from alignment.config import load_recipe
-from alignment.contracts import ModelRef, Recipe
+from alignment.contracts.evaluation import ModelRef
+from alignment.contracts.soup import Greedy, SoupIngredient, SoupResult, SoupSpec, Uniform
+from alignment.contracts.training import Recipe
 from alignment.jobs import soup, train
-from alignment.soup_contracts import Greedy, SoupIngredient, SoupResult, SoupSpec, Uniform
 
 logger = logging.getLogger(__name__)
 

@@ -22,9 +22,9 @@ import world
 from laboratory import SHAPES_DIR, Laboratory
 from world import Group, Taste
 
-from alignment.contracts import Placement
+from alignment.contracts.jobs import Placement
+from alignment.contracts.reward_models import RewardRecipe, RewardTrainResult, RewardTrainSpec
 from alignment.jobs import train_reward
-from alignment.reward_contracts import RewardRecipe, RewardTrainResult, RewardTrainSpec
 from pipelines.intake.snapshot import SNAPSHOT_SCHEMA
 
 SEEDS = (7, 8, 9)

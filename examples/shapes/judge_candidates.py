@@ -42,20 +42,22 @@ from world import oracle_score
 
 from alignment.backbones.stable_diffusion import load_pipeline
 from alignment.config import load_recipe
-from alignment.contracts import EvalSpec, Judge, ModelRef, SampleSpec, folder_digest
-from alignment.evaluation.prompts import read_prompts
+from alignment.contracts.evaluation import EvalSpec, ModelRef, SampleSpec
+from alignment.contracts.judges import Judge
+from alignment.contracts.values import folder_digest
+from alignment.data.pairs import decode_image
 from alignment.evaluation.record import Record, make_report, shuffle_of, write_scores
 from alignment.evaluation.sampling import image_grid, missing_images, sample_images
 from alignment.evaluation.scoring import (
     ScoreRow,
     calibration_pairs,
-    decode_image,
     read_image,
     score_calibration,
     score_prompts,
     score_samples,
 )
 from alignment.rewards.interface import Scorer, load_scorer
+from alignment.statistics.prompts import read_prompts
 from pipelines.contracts import GateDecision
 from pipelines.project import JudgeSection, load_project
 

@@ -18,27 +18,20 @@ from pydantic import BaseModel
 from world import oracle_score, qualities
 
 from alignment.backbones.stable_diffusion import load_pipeline
-from alignment.contracts import (
-    EncodeSpec,
-    FeatureCache,
-    Judge,
-    ModelRef,
-    OnlineData,
-    Placement,
-    Recipe,
-    Sampler,
-    TrainResult,
-    TrainSpec,
-)
-from alignment.durable import content_digest, file_sha256
-from alignment.evaluation.prompts import EvalPrompt
+from alignment.catalogues.objectives import PRDP
+from alignment.catalogues.rewards import ClipPreference, ClipScore
+from alignment.contracts.data import EncodeSpec, FeatureCache
+from alignment.contracts.evaluation import ModelRef, Sampler
+from alignment.contracts.jobs import Placement
+from alignment.contracts.judges import Judge
+from alignment.contracts.training import OnlineData, Recipe, TrainResult, TrainSpec
 from alignment.evaluation.sampling import ImageKey, image_grid, missing_images, sample_images
 from alignment.evaluation.scoring import read_image, score_samples
+from alignment.files.durable import content_digest, file_sha256
 from alignment.jobs import encode, train
 from alignment.jobs.outcome import JobPaths, exit_code
-from alignment.objectives.catalogue import PRDP
-from alignment.rewards.catalogue import ClipPreference, ClipScore
 from alignment.rewards.interface import Scorer, load_scorer
+from alignment.statistics.prompts import EvalPrompt
 from pipelines.intake import ingestion, snapshot, validation
 from pipelines.project import load_project
 from pipelines.settings import load_settings

@@ -1,14 +1,9 @@
 """Requests of the jobs that measure: evaluation, A/A, best of N, and judges against people."""
 
-from alignment.calibration_contracts import CalibrationSpec
-from alignment.contracts import (
-    DatasetSnapshot,
-    EvalSpec,
-    ModelRef,
-    ModelsSpec,
-    SampleSpec,
-)
-from alignment.coverage_contracts import CoverageSpec
+from alignment.contracts.calibration import CalibrationSpec
+from alignment.contracts.coverage import CoverageSpec
+from alignment.contracts.data import DatasetSnapshot
+from alignment.contracts.evaluation import EvalSpec, ModelRef, ModelsSpec, SampleSpec
 from pipelines import reward_registry
 from pipelines.contracts import CandidateVersion, JobInput, JobRequest, SideOutput
 from pipelines.dispatch.requests import (
@@ -62,7 +57,7 @@ def aa_request(
 ) -> JobRequest:
     """The champion, or the base, in both roles on twice the seeds: the second half are seeds that no evaluation draws.
 
-    What separates the halves is noise (see `alignment.evaluation.noise`).
+    What separates the halves is noise (see `alignment.statistics.seed_noise`).
     """
     seeds = project.evaluation.seeds
     others = tuple(range(max(seeds) + 1, max(seeds) + 1 + len(seeds)))

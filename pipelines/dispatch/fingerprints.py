@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from alignment.contracts import canonical_json, folder_digest
+from alignment.contracts.values import canonical_json, folder_digest
 from alignment.files.paths import check_link
 from pipelines.dispatch.job_folder import write_atomically
 from pipelines.folders import hash_folder, sha256_file

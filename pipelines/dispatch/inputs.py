@@ -3,7 +3,7 @@
 import logging
 from pathlib import Path
 
-from alignment.contracts import folder_digest
+from alignment.contracts.values import folder_digest
 from alignment.files.paths import resolve_below
 from pipelines.contracts import JobInput, Manifest
 from pipelines.dispatch.fingerprints import file_fingerprint, folder_fingerprint

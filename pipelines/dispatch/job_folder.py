@@ -4,7 +4,7 @@ request.json     the JobRequest of the latest attempt
 launch.json      what the supervisor is to run
 supervisor.json  the supervisor's process
 status.json      the latest JobStatus the supervisor wrote, replaced atomically
-failure.json     why the worker stopped (alignment.contracts.JobFailure), if it could still say so
+failure.json     why the worker stopped (alignment.contracts.values.JobFailure), if it could still say so
 cancel           present once somebody asked to cancel the attempt
 attempt-N.log    everything attempt N said
 work/            kept across attempts: spec.json, placement.json, inputs/, out/ (with checkpoints/)
@@ -20,7 +20,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from alignment.job_files import FAILURE_FILE, PROGRESS_FILE, JobFailure, Progress
+from alignment.contracts.jobs import FAILURE_FILE, PROGRESS_FILE, JobFailure, Progress
 from pipelines.contracts import JobRequest, JobStatus, LogChunk
 from pipelines.processes import ProcessRecord
 

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from alignment.contracts import DatasetSnapshot
-from alignment.labelling_contracts import DrawSpec, LabelSpec, filled
+from alignment.contracts.data import DatasetSnapshot
+from alignment.contracts.labelling import DrawSpec, LabelSpec, filled
 from pipelines.contracts import JobInput, JobRequest
 from pipelines.dispatch.requests import base_input, judge_inputs, local_prompts, make_request, prompts_input
 from pipelines.project import Project

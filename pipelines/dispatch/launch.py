@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from alignment.contracts import Placement
+from alignment.contracts.jobs import Placement
 from pipelines.contracts import JobRequest
 from pipelines.dispatch.job_folder import JobFolder, write_atomically
 

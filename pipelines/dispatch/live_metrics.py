@@ -15,8 +15,8 @@ from typing import Protocol, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from alignment.contracts.jobs import METRICS_FILE, SAMPLES_INDEX_FILE, MetricsLine, SampleLine
 from alignment.files.paths import resolve_below
-from alignment.job_files import METRICS_FILE, SAMPLES_INDEX_FILE, MetricsLine, SampleLine
 from pipelines.dispatch.job_folder import read_model, write_atomically
 
 log = logging.getLogger(__name__)

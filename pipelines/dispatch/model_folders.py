@@ -12,9 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from alignment.catalogues.rewards import RewardParams
 from alignment.files.paths import resolve_below
 from alignment.files.shards import indexed_files
-from alignment.rewards.catalogue import RewardParams
 from pipelines.folders import partial_path, swap_in
 from pipelines.settings import Settings
 from pipelines.storage import open_store

@@ -7,8 +7,10 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from alignment.calibration_contracts import CalibrationSpec
-from alignment.caption_contracts import (
+from alignment.catalogues.objectives import check_captions
+from alignment.catalogues.rewards import ClipScore
+from alignment.contracts.calibration import CalibrationSpec
+from alignment.contracts.captions import (
     Captioner,
     CaptionMethod,
     CaptionSpec,
@@ -17,28 +19,18 @@ from alignment.caption_contracts import (
     Perturbation,
     PerturbedPrompts,
 )
-from alignment.contracts import (
-    DatasetSnapshot,
-    EncodeSpec,
-    EvalSpec,
-    FeatureCache,
-    Judge,
-    OnlineData,
-    Placement,
-    Recipe,
-    TrainSpec,
-    ValueObject,
-    canonical_json,
-    folder_digest,
-)
-from alignment.coverage_contracts import CoverageSpec
-from alignment.evaluation.prompts import parse_prompts
+from alignment.contracts.coverage import CoverageSpec
+from alignment.contracts.data import DatasetSnapshot, EncodeSpec, FeatureCache
+from alignment.contracts.evaluation import EvalSpec
+from alignment.contracts.jobs import Placement
+from alignment.contracts.judges import Judge
+from alignment.contracts.labelling import DrawSpec, LabelSpec
+from alignment.contracts.reward_models import RewardTrainSpec
+from alignment.contracts.soup import Greedy, SoupIngredient, SoupSpec, Uniform
+from alignment.contracts.training import OnlineData, Recipe, TrainSpec
+from alignment.contracts.values import ValueObject, canonical_json, folder_digest
 from alignment.labelling.captioner_files import check_captioner_files
-from alignment.labelling_contracts import DrawSpec, LabelSpec
-from alignment.objectives.catalogue import check_captions
-from alignment.reward_contracts import RewardTrainSpec
-from alignment.rewards.catalogue import ClipScore
-from alignment.soup_contracts import Greedy, SoupIngredient, SoupSpec, Uniform
+from alignment.statistics.prompts import parse_prompts
 from pipelines import reward_registry
 from pipelines.contracts import JobInput, JobKind, JobRequest, SideOutput
 from pipelines.dispatch.fingerprints import (

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import BinaryIO
 
-from alignment.job_files import FAILURE_FILE
+from alignment.contracts.jobs import FAILURE_FILE
 from pipelines.contracts import JobStatus
 from pipelines.dispatch.job_folder import JobFolder, Launch
 from pipelines.processes import kill_marked, record_of, signal_group

@@ -19,9 +19,16 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
 
-from alignment.contracts import Placement
+from alignment.contracts.jobs import (
+    CHECKPOINTS_DIR,
+    FAILURE_FILE,
+    PROGRESS_FILE,
+    RESULT_FILE,
+    SCORE_PIECES_DIR,
+    JobFailure,
+    Placement,
+)
 from alignment.files.paths import resolve_below
-from alignment.job_files import CHECKPOINTS_DIR, FAILURE_FILE, PROGRESS_FILE, RESULT_FILE, SCORE_PIECES_DIR, JobFailure
 from pipelines import tracking
 from pipelines.contracts import JobRequest
 from pipelines.dispatch.effort import keep_record, measured

@@ -13,8 +13,8 @@ from urllib.parse import unquote
 
 import pyarrow as pa
 
-from alignment.contracts import canonical_json
-from alignment.lookup import resolve, unknown_name
+from alignment.catalogues.lookup import resolve, unknown_name
+from alignment.contracts.values import canonical_json
 from pipelines.contracts import RawBatch, SourceShard
 from pipelines.folders import normal_uri
 from pipelines.intake.image_facts import ImageFacts, image_facts, strict_decoding

@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from alignment.contracts import canonical_json
+from alignment.contracts.values import canonical_json
 from pipelines.intake.sources.interface import SOURCE_SCHEMA
 
 PAIRS_FILE = "pairs.parquet"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from alignment.contracts import canonical_json
+from alignment.contracts.values import canonical_json
 from pipelines.contracts import RawBatch, ValidationReport
 from pipelines.intake.ingestion import DECODING_LIMITS, INGEST_VERSION, publish_batch, scratch_dir
 from pipelines.intake.pairs import QUARANTINE_FILE, read_batches

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from alignment.evaluation.prompts import normal_prompt
+from alignment.statistics.prompts import normal_prompt
 from pipelines.project_sections import ValidationSection
 from pipelines.prompts import HeldoutPrompts
 

@@ -11,8 +11,9 @@ from typing import Any, Literal, get_args
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from alignment.contracts import DatasetSnapshot, canonical_json
-from alignment.evaluation.prompts import normal_prompt
+from alignment.contracts.data import DatasetSnapshot
+from alignment.contracts.values import canonical_json
+from alignment.statistics.prompts import normal_prompt
 from pipelines.contracts import Manifest, ValidationReport
 from pipelines.intake.ingestion import scratch_dir
 from pipelines.intake.pairs import ACCEPTED_FILE, ROWS_AT_ONCE, PairWriter, read_batches

@@ -15,7 +15,7 @@ from urllib.parse import quote
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from alignment.contracts import canonical_json
+from alignment.contracts.values import canonical_json
 from pipelines.contracts import Manifest, RawBatch, RuleResult, ValidationReport
 from pipelines.intake.data_docs import PAGE_FILE, data_docs_page
 from pipelines.intake.ingestion import scratch_dir

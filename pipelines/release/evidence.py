@@ -4,10 +4,12 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from alignment.contracts import Calibration, Comparison, EvalReport, Record
-from alignment.evaluation.comparison import OPPONENTS, ScoreTable, compare_all
-from alignment.evaluation.human_pairs import Scope, agreements, from_columns
-from alignment.evaluation.score_grids import SHUFFLED, ScoreGrids
+from alignment.contracts.calibration import Calibration
+from alignment.contracts.evaluation import Comparison, EvalReport
+from alignment.contracts.values import Record
+from alignment.statistics.comparison import OPPONENTS, ScoreTable, compare_all
+from alignment.statistics.human_pairs import Scope, agreements, from_columns
+from alignment.statistics.score_grids import SHUFFLED, ScoreGrids
 
 RECOMPUTE_TOLERANCE = 1e-6
 """Largest difference, relative above 1, between a reported number and the same number from the score table."""

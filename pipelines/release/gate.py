@@ -18,8 +18,9 @@ counts. Guards all have to hold, so they need no correction; votes and slices ar
 
 from collections.abc import Mapping, Sequence
 
-from alignment.contracts import Calibration, EvalReport
-from alignment.evaluation.score_grids import ScoreGrids
+from alignment.contracts.calibration import Calibration
+from alignment.contracts.evaluation import EvalReport
+from alignment.statistics.score_grids import ScoreGrids
 from pipelines.contracts import CandidateVersion, GateDecision
 from pipelines.policy import GatePolicy
 from pipelines.release.checks.detectors import detector_checks

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from alignment.contracts import EvalReport
+from alignment.contracts.evaluation import EvalReport
 from pipelines.contracts import GateDecision
 from pipelines.project import Project
 from pipelines.release.pages.checks import CheckRow, check_groups, check_row

@@ -10,9 +10,11 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
-from alignment.contracts import DatasetSnapshot, FeatureCache, Recipe, TrainResult, TrainSpec, ValueObject
-from alignment.job_files import METRICS_FILE, MetricsLine
-from alignment.soup_contracts import SoupResult, SoupSpec
+from alignment.contracts.data import DatasetSnapshot, FeatureCache
+from alignment.contracts.jobs import METRICS_FILE, MetricsLine
+from alignment.contracts.soup import SoupResult, SoupSpec
+from alignment.contracts.training import Recipe, TrainResult, TrainSpec
+from alignment.contracts.values import ValueObject
 from pipelines.contracts import CandidateVersion, JobKind, JobRecord
 from pipelines.job_records import find_record
 from pipelines.project import Project

@@ -6,8 +6,9 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from alignment.contracts import DatasetSnapshot, TrainResult
-from alignment.soup_contracts import SoupResult
+from alignment.contracts.data import DatasetSnapshot
+from alignment.contracts.soup import SoupResult
+from alignment.contracts.training import TrainResult
 from pipelines import registry, tracking
 from pipelines.contracts import CandidateVersion, JobKind
 from pipelines.folders import hash_folder

@@ -10,9 +10,9 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from alignment.contracts import EvalReport
-from alignment.coverage_contracts import CoverageReport
-from alignment.evaluation.score_grids import ScoreGrids
+from alignment.contracts.coverage import CoverageReport
+from alignment.contracts.evaluation import EvalReport
+from alignment.statistics.score_grids import ScoreGrids
 from pipelines.contracts import GateDecision
 from pipelines.release.pages.calibration_plot import plot_attenuation
 from pipelines.release.pages.checks import check_groups

@@ -1,7 +1,7 @@
 """RewardTrainResult to RegisteredJudge: a trained preference head becomes a judge that projects can name."""
 
-from alignment.contracts import DatasetSnapshot
-from alignment.reward_contracts import RewardAccuracy, RewardTrainResult
+from alignment.contracts.data import DatasetSnapshot
+from alignment.contracts.reward_models import RewardAccuracy, RewardTrainResult
 from pipelines import reward_registry, tracking
 from pipelines.contracts import RegisteredJudge, RewardReport
 from pipelines.project import Project

@@ -13,12 +13,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from alignment.backbones.catalogue import StableDiffusion
-from alignment.contracts import Calibration, Comparison, EvalReport, EvalSpec, Judge, ModelRef, Record, Sampler
-from alignment.evaluation.comparison import Floats, Integers, SeedGrid, compare_differences
-from alignment.evaluation.noninferiority import share_interval
-from alignment.evaluation.score_grids import ScoreGrids
-from alignment.rewards.catalogue import ClipPreference, ClipScore
+from alignment.catalogues.backbones import StableDiffusion
+from alignment.catalogues.rewards import ClipPreference, ClipScore
+from alignment.contracts.calibration import Calibration
+from alignment.contracts.evaluation import Comparison, EvalReport, EvalSpec, ModelRef, Sampler
+from alignment.contracts.judges import Judge
+from alignment.contracts.values import Record
+from alignment.statistics.comparison import Floats, Integers, SeedGrid, compare_differences
+from alignment.statistics.noninferiority import share_interval
+from alignment.statistics.score_grids import ScoreGrids
 from pipelines.contracts import CandidateVersion, GateDecision
 from pipelines.policy import GatePolicy, GuardRule
 from pipelines.release.gate import decide

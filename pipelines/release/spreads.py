@@ -6,8 +6,8 @@ deviations of the paired difference it does.
 
 from collections.abc import Mapping
 
-from alignment.evaluation.comparison import Floats
-from alignment.evaluation.score_grids import ScoreGrids
+from alignment.statistics.comparison import Floats
+from alignment.statistics.score_grids import ScoreGrids
 from pipelines.policy import GatePolicy, GuardRule
 
 MOST_SPREADS = 100.0

@@ -4,8 +4,8 @@ import hashlib
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from alignment.contracts import EvalReport
-from alignment.evaluation.score_grids import ScoreGrids
+from alignment.contracts.evaluation import EvalReport
+from alignment.statistics.score_grids import ScoreGrids
 from pipelines import calibrations
 from pipelines.contracts import CandidateVersion, GateDecision
 from pipelines.project import Project

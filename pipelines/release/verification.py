@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from alignment.contracts import EvalReport
+from alignment.contracts.evaluation import EvalReport
 from pipelines import registry
 from pipelines.contracts import CandidateVersion, GateDecision
 from pipelines.folders import hash_folder

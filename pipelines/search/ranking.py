@@ -8,8 +8,9 @@ prompts, same seeds) ties with it, and among those the fastest wins.
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from alignment.contracts import Comparison, Record, Sha256
-from alignment.evaluation.comparison import Floats, mean_interval
+from alignment.contracts.evaluation import Comparison
+from alignment.contracts.values import Record, Sha256
+from alignment.statistics.comparison import Floats, mean_interval
 
 Outcome = Literal["measured", "over_memory", "over_time", "out_of_memory", "diverged", "invalid"]
 

@@ -9,12 +9,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from alignment.contracts import DatasetSnapshot, Judge, Recipe, canonical_json
-from alignment.training_memory import denoiser_shapes
+from alignment.contracts.data import DatasetSnapshot
+from alignment.contracts.judges import Judge
+from alignment.contracts.training import Recipe
+from alignment.contracts.values import canonical_json
 from pipelines.dispatch import requests
 from pipelines.dispatch.model_folders import local_folder
 from pipelines.project import Project
 from pipelines.search import winner
+from pipelines.search.memory_floor import denoiser_shapes
 from pipelines.search.ranking import Limits, Placing, TrialReport, rank, what_bound
 from pipelines.search.space import Space, Start
 from pipelines.search.study import open_study, run_study, spent_seconds

@@ -10,9 +10,11 @@ from typing import Annotated, Any, Protocol, Self
 
 from pydantic import Field, model_validator
 
+from alignment.catalogues.lookup import unknown_name
 from alignment.config import load_recipe
-from alignment.contracts import FullFineTune, Placement, PositiveInt, Recipe, Record
-from alignment.lookup import unknown_name
+from alignment.contracts.jobs import Placement
+from alignment.contracts.training import FullFineTune, Recipe
+from alignment.contracts.values import PositiveInt, Record
 
 AS_IT_IS = "as it is"
 """The choice that leaves a recipe's own value, or the project's placement, alone."""

@@ -8,20 +8,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from alignment.contracts import (
-    Comparison,
-    DatasetSnapshot,
-    EvalReport,
-    FeatureCache,
-    Recipe,
-    TrainResult,
-)
-from alignment.evaluation.comparison import Floats, ScoreTable, seed_grid
-from alignment.job_files import METRICS_FILE, MetricsLine
-from alignment.training_memory import Shapes, memory_floor
+from alignment.contracts.data import DatasetSnapshot, FeatureCache
+from alignment.contracts.evaluation import Comparison, EvalReport
+from alignment.contracts.jobs import METRICS_FILE, MetricsLine
+from alignment.contracts.training import Recipe, TrainResult
+from alignment.statistics.comparison import Floats, ScoreTable, seed_grid
 from pipelines.contracts import CandidateVersion, JobRequest
 from pipelines.dispatch import evaluation_requests, jobs, requests
 from pipelines.project import Project
+from pipelines.search.memory_floor import Shapes, memory_floor
 from pipelines.search.ranking import Limits, Outcome, TrialReport
 from pipelines.search.space import Proposal
 from pipelines.settings import Settings

@@ -6,9 +6,9 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from alignment.contracts import DatasetSnapshot
-from alignment.evaluation.prompts import HEADER, normal_prompt, read_prompts
-from alignment.lookup import unknown_name
+from alignment.catalogues.lookup import unknown_name
+from alignment.contracts.data import DatasetSnapshot
+from alignment.statistics.prompts import HEADER, normal_prompt, read_prompts
 from pipelines.project import Project
 from pipelines.project_sections import JudgeSection
 from pipelines.prompts import check_not_heldout, heldout_prompts

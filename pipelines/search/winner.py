@@ -4,8 +4,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from alignment.config import load_recipe, recipe_toml
-from alignment.contracts import Judge, Recipe
-from alignment.durable import write_bytes
+from alignment.contracts.judges import Judge
+from alignment.contracts.training import Recipe
+from alignment.files.durable import write_bytes
 from pipelines.project import Project
 from pipelines.search.ranking import TrialReport
 

@@ -15,12 +15,15 @@ import torch
 from PIL import Image
 from pydantic import BaseModel
 
-from alignment.backbones.catalogue import BackboneParams, StableDiffusion
-from alignment.contracts import SQUARE, EncodeSpec, FeatureCache, Judge, OnlineData, Placement, Recipe, TrainSpec
-from alignment.data.buckets import AspectBuckets, Square
-from alignment.durable import content_digest, file_sha256
+from alignment.catalogues.backbones import BackboneParams, StableDiffusion
+from alignment.catalogues.images import AspectBuckets, Square
+from alignment.catalogues.rewards import ClipPreference
+from alignment.contracts.data import SQUARE, EncodeSpec, FeatureCache
+from alignment.contracts.jobs import Placement
+from alignment.contracts.judges import Judge
+from alignment.contracts.training import OnlineData, Recipe, TrainSpec
+from alignment.files.durable import content_digest, file_sha256
 from alignment.jobs.outcome import JobPaths, exit_code, parse_paths
-from alignment.rewards.catalogue import ClipPreference
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 190, 60), "blue": (40, 60, 220), "white": (250, 250, 250)}
 WORDS = ("a", "plain", "picture", *COLOURS)

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from alignment.backbones.catalogue import BACKBONES
-from alignment.lookup import resolve
-from alignment.objectives.catalogue import OBJECTIVES, ObjectiveParams
-from alignment.rewards.catalogue import REWARDS
+from alignment.catalogues.backbones import BACKBONES
+from alignment.catalogues.lookup import resolve
+from alignment.catalogues.objectives import OBJECTIVES, ObjectiveParams
+from alignment.catalogues.rewards import REWARDS
 from pipelines.dispatch.engines.catalogue import ENGINES
 from pipelines.intake.sources.catalogue import SOURCES
 

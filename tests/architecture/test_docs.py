@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from alignment.catalogues.objectives import OBJECTIVES
 from alignment.config import known_recipes
-from alignment.objectives.catalogue import OBJECTIVES
 from pipelines import cli
 from pipelines.project import load_project
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from alignment.catalogues.objectives import OBJECTIVES
 from alignment.config import RECIPES_DIR, known_recipes, load_recipe
-from alignment.objectives.catalogue import OBJECTIVES
 from pipelines.project import Project, list_projects, load_project
 from pipelines.project_sections import JudgeSection
 from pipelines.settings import load_settings

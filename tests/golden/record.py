@@ -18,9 +18,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from alignment.backbones.flow_matching import FlowMatchingSchedule
 from alignment.backbones.interface import Conditioning
 from alignment.backbones.noise_schedule import ForwardProcess, checked_prediction_type, schedule_from_betas
-from alignment.objectives.catalogue import DCPO, PRDP, SFT, DiffusionDPO, MaPO, MaPOPaper, ObjectiveParams
+from alignment.catalogues.objectives import DCPO, PRDP, SFT, DiffusionDPO, MaPO, MaPOPaper, ObjectiveParams
+from alignment.catalogues.optimisers import AdamW
 from alignment.objectives.prdp import ScoredTrajectories, prdp_loss
-from alignment.optimisers import AdamW
 from alignment.training.batches import PairBatch
 from alignment.training.offline import OfflineStep
 from alignment.training.online import Piece, backward_piece, monitors

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from alignment.objectives.catalogue import OBJECTIVES
+from alignment.catalogues.objectives import OBJECTIVES
 
 HERE = Path(__file__).parent
 CURVES = sorted((HERE / "curves").glob("*.json"))

@@ -19,9 +19,11 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.numpy import save_file
 
-from alignment.contracts import DatasetSnapshot, EvalReport, EvalSpec, TrainResult
-from alignment.evaluation.comparison import SCORE_COLUMNS, ScoreTable, compare_all
-from alignment.evaluation.human_pairs import JudgedPair, PairFacts, ScoredPair, agreements, scores_table
+from alignment.contracts.data import DatasetSnapshot
+from alignment.contracts.evaluation import EvalReport, EvalSpec
+from alignment.contracts.training import TrainResult
+from alignment.statistics.comparison import SCORE_COLUMNS, ScoreTable, compare_all
+from alignment.statistics.human_pairs import JudgedPair, PairFacts, ScoredPair, agreements, scores_table
 from pipelines import release_stages, stages
 from pipelines.embedded import running_jobs, services
 from pipelines.embedded.preparation import prepare_airflow

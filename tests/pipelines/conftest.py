@@ -28,11 +28,14 @@ from PIL import Image
 from pydantic import SecretStr
 from safetensors.numpy import save_file
 
-from alignment.backbones.catalogue import StableDiffusion
-from alignment.contracts import DatasetSnapshot, EvalReport, EvalSpec, Judge, ModelRef, Sampler, TrainResult
-from alignment.evaluation.comparison import SCORE_COLUMNS, ScoreTable, compare_all
-from alignment.evaluation.human_pairs import JudgedPair, PairFacts, ScoredPair, agreements, scores_table
-from alignment.rewards.catalogue import ClipPreference, ClipScore
+from alignment.catalogues.backbones import StableDiffusion
+from alignment.catalogues.rewards import ClipPreference, ClipScore
+from alignment.contracts.data import DatasetSnapshot
+from alignment.contracts.evaluation import EvalReport, EvalSpec, ModelRef, Sampler
+from alignment.contracts.judges import Judge
+from alignment.contracts.training import TrainResult
+from alignment.statistics.comparison import SCORE_COLUMNS, ScoreTable, compare_all
+from alignment.statistics.human_pairs import JudgedPair, PairFacts, ScoredPair, agreements, scores_table
 from pipelines import tracking
 from pipelines.contracts import CandidateVersion, GateDecision
 from pipelines.folders import hash_folder

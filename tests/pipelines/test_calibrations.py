@@ -6,9 +6,15 @@ from typing import Any
 
 import pytest
 
-from alignment.calibration_contracts import CalibrationReport, CalibrationSpec, JudgeCalibration, RaterReliability
-from alignment.contracts import Calibration, Judge
-from alignment.rewards.catalogue import ClipPreference
+from alignment.catalogues.rewards import ClipPreference
+from alignment.contracts.calibration import (
+    Calibration,
+    CalibrationReport,
+    CalibrationSpec,
+    JudgeCalibration,
+    RaterReliability,
+)
+from alignment.contracts.judges import Judge
 from pipelines import calibrations
 from pipelines.policy import GatePolicy
 from pipelines.settings import Settings

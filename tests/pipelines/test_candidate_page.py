@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from alignment.contracts import EvalReport
+from alignment.contracts.evaluation import EvalReport
+from alignment.contracts.jobs import SampleLine
 from alignment.evaluation.contact_sheet import cell_side
-from alignment.job_files import SampleLine
 from pipelines import candidate_page, tracking
 from pipelines.review import card_uri
 

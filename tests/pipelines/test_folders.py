@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from alignment.contracts import folder_digest
+from alignment.contracts.values import folder_digest
 from pipelines.folders import hash_folder, join_uri, matches, partial_path, swap_in
 from pipelines.storage import open_store
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from alignment.evaluation.noise import SeedNoise
+from alignment.statistics.seed_noise import SeedNoise
 from pipelines.gate_tools import (
     find_decision,
     noise_sentences,

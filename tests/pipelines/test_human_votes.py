@@ -8,11 +8,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from alignment.backbones.catalogue import StableDiffusion
-from alignment.contracts import EvalReport, EvalSpec, Judge, ModelRef, Sampler
-from alignment.evaluation.comparison import ScoreTable, win_rate_interval
-from alignment.evaluation.score_grids import ScoreGrids
-from alignment.rewards.catalogue import ClipPreference
+from alignment.catalogues.backbones import StableDiffusion
+from alignment.catalogues.rewards import ClipPreference
+from alignment.contracts.evaluation import EvalReport, EvalSpec, ModelRef, Sampler
+from alignment.contracts.judges import Judge
+from alignment.statistics.comparison import ScoreTable, win_rate_interval
+from alignment.statistics.score_grids import ScoreGrids
 from pipelines import cli
 from pipelines.contracts import CandidateVersion, GateCheck, GateDecision
 from pipelines.human_votes import read_votes, win_rates

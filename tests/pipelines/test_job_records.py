@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from alignment.contracts import Placement
+from alignment.contracts.jobs import Placement
 from pipelines.contracts import JobRecord, JobRequest
 from pipelines.job_records import find_record, note_starter, save_record, starters
 from pipelines.storage import Store, open_store

@@ -11,16 +11,17 @@ from urllib.parse import urlsplit
 import pyarrow.parquet as pq
 import pytest
 
-from alignment.calibration_contracts import (
+from alignment.catalogues.rewards import ClipScore
+from alignment.contracts.calibration import (
     AgreementSlice,
+    Calibration,
     CalibrationReport,
     CalibrationSpec,
     JudgeCalibration,
     RaterReliability,
 )
-from alignment.contracts import Calibration, Judge
-from alignment.evaluation.human_pairs import JudgedPair, PairFacts, ScoredPair, scores_table
-from alignment.rewards.catalogue import ClipScore
+from alignment.contracts.judges import Judge
+from alignment.statistics.human_pairs import JudgedPair, PairFacts, ScoredPair, scores_table
 from pipelines import calibrations
 from pipelines.dispatch.requests import judge_of
 from pipelines.judge_standing import standings

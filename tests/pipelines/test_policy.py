@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from alignment.evaluation.power import prompts_needed, shift_power
+from alignment.statistics.power import prompts_needed, shift_power
 from pipelines.policy import DetectorRules, GatePolicy, GuardRule, PowerRule, SliceRule
 from pipelines.release.checks.power import vote_power
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from alignment.evaluation.prompts import EvalPrompt, read_prompts
+from alignment.statistics.prompts import EvalPrompt, read_prompts
 from pipelines.prompt_sets import FORMATS, import_prompts
 from pipelines.storage import sha256_file
 

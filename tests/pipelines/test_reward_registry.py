@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from alignment.reward_contracts import RewardTrainResult
+from alignment.contracts.reward_models import RewardTrainResult
 from pipelines import reward_registry
 from pipelines.contracts import RegisteredJudge, RewardReport
 from pipelines.settings import Settings

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from alignment.contracts import DatasetSnapshot, TrainResult, TrainSpec
-from alignment.soup_contracts import SoupSpec, Uniform
+from alignment.contracts.data import DatasetSnapshot
+from alignment.contracts.soup import SoupSpec, Uniform
+from alignment.contracts.training import TrainResult, TrainSpec
 from pipelines import stages
 from pipelines.settings import load_settings
 from pipelines.storage import open_store

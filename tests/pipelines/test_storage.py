@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from alignment.contracts import folder_digest
+from alignment.contracts.values import folder_digest
 from pipelines import storage
 from pipelines.disk import named_uri
 from pipelines.settings import Settings

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from alignment.contracts import DatasetSnapshot
+from alignment.contracts.data import DatasetSnapshot
 from pipelines import tracking
 from pipelines.settings import Settings, load_settings
 

@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from alignment.lookup import resolve, unknown_name
+from alignment.catalogues.lookup import resolve, unknown_name
 from pipelines.dispatch.engines.interface import Engine
 from pipelines.settings import Settings
 

@@ -17,7 +17,7 @@ from airflow.sdk import Context
 from airflow.sdk.exceptions import AirflowFailException
 from airflow.sdk.execution_time.context import NEVER_EXPIRE
 
-from alignment.lookup import resolve
+from alignment.catalogues.lookup import resolve
 from pipelines.contracts import Approval, GateDecision
 
 QUESTION_BUILDER = "pipelines.champion_stages:approval_question"

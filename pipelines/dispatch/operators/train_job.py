@@ -14,7 +14,7 @@ from airflow.sdk import BaseOperator, Context, ExceptionRetryPolicy, RetryAction
 from airflow.sdk.execution_time.context import NEVER_EXPIRE
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from alignment.lookup import resolve
+from alignment.catalogues.lookup import resolve
 from pipelines.contracts import JobHandle, JobKind, JobRequest
 from pipelines.dispatch import jobs
 from pipelines.dispatch.engines.catalogue import open_engine

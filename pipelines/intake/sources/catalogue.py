@@ -4,7 +4,7 @@ from typing import ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from alignment.lookup import unknown_name
+from alignment.catalogues.lookup import unknown_name
 
 
 class SourceParams(BaseModel):

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from alignment.lookup import unknown_name
+from alignment.catalogues.lookup import unknown_name
 from pipelines.contracts import SourceShard
 from pipelines.intake.sources.interface import SOURCE_SCHEMA
 from pipelines.project_sections import SourceSection

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from itertools import combinations
 
-from alignment.contracts import Comparison
-from alignment.evaluation.comparison import Floats, mean_interval
-from alignment.evaluation.hacking import gain_gap, persisting_gain, rank_correlation, seed_differences
-from alignment.evaluation.score_grids import SHUFFLED
+from alignment.contracts.evaluation import Comparison
+from alignment.statistics.comparison import Floats, mean_interval
+from alignment.statistics.reward_hacking import gain_gap, persisting_gain, rank_correlation, seed_differences
+from alignment.statistics.score_grids import SHUFFLED
 from pipelines.contracts import GateCheck
 from pipelines.policy import Detector
 from pipelines.release.checks.interface import Evidence, Finding, finite, watch

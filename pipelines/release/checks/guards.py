@@ -9,9 +9,9 @@ from typing import Literal
 
 import numpy as np
 
-from alignment.contracts import Judge
-from alignment.evaluation.comparison import DIFFERENCE_DECIMALS, Floats, mean_interval
-from alignment.evaluation.noninferiority import mcnemar_p_value, paired_share_interval, share_interval
+from alignment.contracts.judges import Judge
+from alignment.statistics.comparison import DIFFERENCE_DECIMALS, Floats, mean_interval
+from alignment.statistics.noninferiority import mcnemar_p_value, paired_share_interval, share_interval
 from pipelines.contracts import GateCheck
 from pipelines.policy import GuardRule
 from pipelines.release.checks.interface import Evidence, Finding, Verdict, finite

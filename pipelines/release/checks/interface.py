@@ -5,9 +5,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from alignment.contracts import Calibration, Comparison, EvalReport, Judge
-from alignment.evaluation.comparison import Floats
-from alignment.evaluation.score_grids import ScoreGrids
+from alignment.contracts.calibration import Calibration
+from alignment.contracts.evaluation import Comparison, EvalReport
+from alignment.contracts.judges import Judge
+from alignment.statistics.comparison import Floats
+from alignment.statistics.score_grids import ScoreGrids
 from pipelines.contracts import CandidateVersion, GateCheck
 from pipelines.policy import Action, GatePolicy
 

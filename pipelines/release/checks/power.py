@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Sequence
 
-from alignment.contracts import Comparison
-from alignment.evaluation.power import (
+from alignment.contracts.evaluation import Comparison
+from alignment.statistics.power import (
     WILCOXON_EFFICIENCY,
     k_of_n_power,
     noninferiority_power,

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from alignment.contracts import Comparison
-from alignment.evaluation.comparison import Floats, outcome_counts, superiority_p_value
-from alignment.evaluation.noninferiority import holm, mean_below_p_value
-from alignment.evaluation.power import win_rate_found
+from alignment.contracts.evaluation import Comparison
+from alignment.statistics.comparison import Floats, outcome_counts, superiority_p_value
+from alignment.statistics.noninferiority import holm, mean_below_p_value
+from alignment.statistics.power import win_rate_found
 from pipelines.contracts import GateCheck
 from pipelines.release.checks.interface import Evidence, Finding, watch
 

@@ -12,10 +12,12 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
-from alignment.contracts import Calibration, Comparison, Judge
-from alignment.evaluation.comparison import win_rate_interval
-from alignment.evaluation.hacking import standardised
-from alignment.evaluation.skewness import skewed_mean_interval
+from alignment.contracts.calibration import Calibration
+from alignment.contracts.evaluation import Comparison
+from alignment.contracts.judges import Judge
+from alignment.statistics.comparison import win_rate_interval
+from alignment.statistics.reward_hacking import standardised
+from alignment.statistics.skewness import skewed_mean_interval
 from pipelines.contracts import GateCheck
 from pipelines.policy import GatePolicy
 from pipelines.release.checks.identity import fact

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from alignment.evaluation.agreement import attenuated_win_rate, disattenuated_win_rate
+from alignment.statistics.agreement import attenuated_win_rate, disattenuated_win_rate
 from pipelines.release.pages.drawing import FAINT, SERIES, as_percent, drawn, plain, short
 from pipelines.release.pages.judges import Attenuation
 

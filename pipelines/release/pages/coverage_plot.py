@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from alignment.coverage_contracts import CoverageCurve, CoverageReport
+from alignment.contracts.coverage import CoverageCurve, CoverageReport
 from pipelines.release.pages.drawing import as_percent, drawn, plain
 
 if TYPE_CHECKING:

@@ -4,8 +4,10 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from alignment.contracts import Calibration, Comparison, EvalReport, Judge
-from alignment.evaluation.agreement import attenuated_win_rate, disattenuated_win_rate
+from alignment.contracts.calibration import Calibration
+from alignment.contracts.evaluation import Comparison, EvalReport
+from alignment.contracts.judges import Judge
+from alignment.statistics.agreement import attenuated_win_rate, disattenuated_win_rate
 from pipelines.contracts import GateCheck, GateDecision
 from pipelines.release.pages.words import bounds, number, percent
 

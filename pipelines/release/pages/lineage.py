@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from alignment.contracts import EvalReport
+from alignment.contracts.evaluation import EvalReport
 from pipelines.contracts import GateDecision
 from pipelines.release.pages.judges import scorers
 from pipelines.release.provenance import Provenance

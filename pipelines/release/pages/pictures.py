@@ -5,8 +5,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from alignment.evaluation.extremes import Extreme
 from alignment.files.paths import resolve_below
+from alignment.statistics.best_and_worst import Extreme
 
 CONTACT_SHEET_FILE = "contact_sheet.png"
 CONTACT_SHEET_PROMPTS_FILE = "contact_sheet.json"

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from alignment.contracts import Comparison, EvalReport
-from alignment.evaluation.comparison import compare_differences
-from alignment.evaluation.score_grids import ScoreGrids
+from alignment.contracts.evaluation import Comparison, EvalReport
+from alignment.statistics.comparison import compare_differences
+from alignment.statistics.score_grids import ScoreGrids
 from pipelines.contracts import GateDecision
 from pipelines.release.pages.judges import find_check
 from pipelines.release.pages.words import bounds, percent

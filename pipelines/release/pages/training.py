@@ -4,8 +4,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from alignment.contracts import FullFineTune, Recipe
-from alignment.job_files import MetricsLine
+from alignment.contracts.jobs import MetricsLine
+from alignment.contracts.training import FullFineTune, Recipe
 from pipelines.contracts import JobRecord
 from pipelines.release.pages.words import duration
 

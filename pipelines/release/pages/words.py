@@ -2,7 +2,7 @@
 
 import math
 
-from alignment.contracts import EvalReport
+from alignment.contracts.evaluation import EvalReport
 from pipelines.contracts import GateDecision
 
 HEADLINES = {

@@ -11,11 +11,11 @@ import torch
 from diffusers import FluxPipeline
 from torch import Tensor
 
-from alignment.backbones.catalogue import SDXL, BackboneParams, Flux, StableDiffusion, StableDiffusion3
-from alignment.contracts import Placement
-from alignment.data.buckets import AspectBuckets
+from alignment.catalogues.backbones import SDXL, BackboneParams, Flux, StableDiffusion, StableDiffusion3
+from alignment.catalogues.images import AspectBuckets
+from alignment.catalogues.lookup import resolve
+from alignment.contracts.jobs import Placement
 from alignment.data.features import CachedFeatures
-from alignment.lookup import resolve
 from alignment.training.batches import PairBatch, Visit, assemble
 from alignment.training.seeding import stream
 

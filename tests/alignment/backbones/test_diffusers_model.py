@@ -11,13 +11,15 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from alignment.backbones.catalogue import SDXL, BackboneParams, Flux, StableDiffusion3
-from alignment.contracts import FullFineTune, Lora, ModelRef, Placement, Recipe
+from alignment.catalogues.backbones import SDXL, BackboneParams, Flux, StableDiffusion3
+from alignment.catalogues.lookup import resolve
+from alignment.catalogues.objectives import PRDP
+from alignment.catalogues.optimisers import AdamW
+from alignment.contracts.evaluation import ModelRef
+from alignment.contracts.jobs import Placement
+from alignment.contracts.training import FullFineTune, Lora, Recipe
 from alignment.data.features import CachedFeatures
-from alignment.durable import content_digest
-from alignment.lookup import resolve
-from alignment.objectives.catalogue import PRDP
-from alignment.optimisers import AdamW
+from alignment.files.durable import content_digest
 from alignment.training.batches import Visit, assemble
 from alignment.training.offline import noise_pairs
 from alignment.training.online import OnlineUpdate

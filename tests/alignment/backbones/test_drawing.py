@@ -8,10 +8,10 @@ import torch
 
 from alignment.backbones.drawing import drawing_of
 from alignment.backbones.flux import pack
-from alignment.contracts import ModelRef, Sampler
-from alignment.evaluation.prompts import EvalPrompt
+from alignment.catalogues.lookup import resolve
+from alignment.contracts.evaluation import ModelRef, Sampler
 from alignment.evaluation.sampling import TextStates, draw_batch, image_grid, initial_latents
-from alignment.lookup import resolve
+from alignment.statistics.prompts import EvalPrompt
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -11,9 +11,9 @@ from diffusers import FluxPipeline, FluxTransformer2DModel
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5TokenizerFast
 
-from alignment.backbones.catalogue import Flux
 from alignment.backbones.flux import FluxBackbone, load_pipeline, pack, positions, unpack
-from alignment.contracts import ModelRef
+from alignment.catalogues.backbones import Flux
+from alignment.contracts.evaluation import ModelRef
 
 # The first test of a session pays for importing the model libraries.
 pytestmark = pytest.mark.timeout(300)

@@ -4,9 +4,9 @@ import inspect
 
 import pytest
 
-from alignment.backbones.catalogue import BACKBONES, BackboneParams
 from alignment.backbones.interface import Backbone
-from alignment.lookup import resolve
+from alignment.catalogues.backbones import BACKBONES, BackboneParams
+from alignment.catalogues.lookup import resolve
 
 
 @pytest.mark.parametrize("params", BACKBONES)

@@ -9,9 +9,9 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, StableDiffusion3Pipeline
 from transformers import CLIPTextModelWithProjection, CLIPTokenizer, T5EncoderModel, T5TokenizerFast
 
-from alignment.backbones.catalogue import StableDiffusion3
 from alignment.backbones.sd3 import StableDiffusion3Backbone, load_pipeline
-from alignment.contracts import ModelRef
+from alignment.catalogues.backbones import StableDiffusion3
+from alignment.contracts.evaluation import ModelRef
 
 # The first test of a session pays for importing the model libraries.
 pytestmark = pytest.mark.timeout(300)

@@ -12,10 +12,10 @@ import torch
 from diffusers import DDPMScheduler, StableDiffusionXLPipeline
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from alignment.backbones.catalogue import SDXL
 from alignment.backbones.interface import Framing
 from alignment.backbones.sdxl import SDXLBackbone, load_pipeline
-from alignment.contracts import ModelRef
+from alignment.catalogues.backbones import SDXL
+from alignment.contracts.evaluation import ModelRef
 from alignment.data.features import CachedFeatures
 from alignment.training.batches import Visit, assemble
 

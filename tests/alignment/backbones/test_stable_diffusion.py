@@ -8,10 +8,11 @@ import pytest
 import torch
 from diffusers import DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 
-from alignment.backbones.catalogue import StableDiffusion
 from alignment.backbones.stable_diffusion import StableDiffusionBackbone, load_pipeline
-from alignment.contracts import FullFineTune, Lora, ModelRef
-from alignment.durable import content_digest
+from alignment.catalogues.backbones import StableDiffusion
+from alignment.contracts.evaluation import ModelRef
+from alignment.contracts.training import FullFineTune, Lora
+from alignment.files.durable import content_digest
 
 # The first test of a session pays for importing the model libraries and for encoding the cache.
 pytestmark = pytest.mark.timeout(300)

@@ -8,12 +8,12 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from alignment.backbones.catalogue import StableDiffusion
 from alignment.backbones.stable_diffusion import StableDiffusionBackbone
-from alignment.data.buckets import Bucket, is_mirrored
+from alignment.catalogues.backbones import StableDiffusion
+from alignment.catalogues.images import Bucket, is_mirrored
+from alignment.contracts.jobs import JobStoppedError
 from alignment.data.features import CachedFeatures, FeatureWriter
 from alignment.data.pairs import TrainingPairs, framed, pixels
-from alignment.failures import JobStoppedError
 
 # The first test of a session pays for importing the model libraries and for encoding the cache.
 pytestmark = pytest.mark.timeout(300)

@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 
 from alignment.backbones.interface import Framing
-from alignment.data.buckets import Bucket
+from alignment.catalogues.images import Bucket
+from alignment.contracts.jobs import JobStoppedError
 from alignment.data.pairs import TrainingPairs, framed, image_size, pixels
-from alignment.failures import JobStoppedError
 
 
 def write(folder: Path, *, ties: list[bool], rows_per_group: int = 2, drop: str = "") -> Path:

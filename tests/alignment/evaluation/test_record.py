@@ -8,10 +8,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from alignment.backbones.catalogue import StableDiffusion
-from alignment.contracts import EvalSpec, Judge, ModelRef, Sampler
-from alignment.evaluation.human_pairs import PairFacts, from_columns
-from alignment.evaluation.prompts import EvalPrompt
+from alignment.catalogues.backbones import StableDiffusion
+from alignment.catalogues.rewards import ClipPreference
+from alignment.contracts.evaluation import EvalSpec, ModelRef, Sampler
+from alignment.contracts.judges import Judge
 from alignment.evaluation.record import (
     Record,
     blank_problems,
@@ -24,7 +24,8 @@ from alignment.evaluation.record import (
 )
 from alignment.evaluation.sampling import image_grid
 from alignment.evaluation.scoring import CalibrationRow, ScoreRow
-from alignment.rewards.catalogue import ClipPreference
+from alignment.statistics.human_pairs import PairFacts, from_columns
+from alignment.statistics.prompts import EvalPrompt
 
 SEEDS = (0, 1)
 PROMPTS = [EvalPrompt(i, f"prompt {i}", "even" if i % 2 == 0 else "odd") for i in range(6)]

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from alignment.contracts.reward_models import BradleyTerry, FewShot, Head, PalA, Projector
 from alignment.evaluation.reward_accuracy import Contestants, first_labels, seen_users, unseen_users
-from alignment.reward_contracts import BradleyTerry, FewShot, Head, PalA, Projector
 from alignment.rewards.pal_head import IdealPoints, PreferenceHead
 from alignment.training.reward_model import PreferencePairs
 

@@ -9,10 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from alignment.backbones.drawing import drawing_of
+from alignment.backbones.drawing import drawing_of, to_images
 from alignment.backbones.stable_diffusion import load_pipeline
-from alignment.contracts import ModelRef, Sampler
-from alignment.evaluation.prompts import EvalPrompt
+from alignment.contracts.evaluation import ModelRef, Sampler
 from alignment.evaluation.sampling import (
     ImageKey,
     TextStates,
@@ -24,9 +23,9 @@ from alignment.evaluation.sampling import (
     png_bytes,
     sample_images,
     share_of_rank,
-    to_images,
 )
 from alignment.evaluation.scoring import read_image
+from alignment.statistics.prompts import EvalPrompt
 
 pytestmark = pytest.mark.timeout(240)
 

@@ -11,7 +11,6 @@ import pytest
 import torch
 from PIL import Image
 
-from alignment.evaluation.prompts import EvalPrompt
 from alignment.evaluation.sampling import image_grid
 from alignment.evaluation.scoring import (
     ScoreRow,
@@ -23,6 +22,7 @@ from alignment.evaluation.scoring import (
     score_prompts,
     score_samples,
 )
+from alignment.statistics.prompts import EvalPrompt
 
 
 class Brightness:

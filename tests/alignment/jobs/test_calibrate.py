@@ -7,14 +7,14 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from alignment.calibration_contracts import CalibrationReport, CalibrationSpec
-from alignment.contracts import Judge, Placement
-from alignment.durable import content_digest, file_sha256
+from alignment.catalogues.rewards import ClipPreference, ClipScore
+from alignment.contracts.calibration import CalibrationReport, CalibrationSpec
+from alignment.contracts.jobs import JobFailure, Placement, Progress
+from alignment.contracts.judges import Judge
 from alignment.evaluation.record import CALIBRATION_SCORES_FILE
-from alignment.job_files import JobFailure, Progress
+from alignment.files.durable import content_digest, file_sha256
 from alignment.jobs import calibrate
 from alignment.jobs.outcome import JobPaths, exit_code
-from alignment.rewards.catalogue import ClipPreference, ClipScore
 
 pytestmark = pytest.mark.timeout(300)
 

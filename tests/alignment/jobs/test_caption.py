@@ -9,11 +9,11 @@ import pytest
 import torch
 from pydantic import BaseModel
 
-from alignment.caption_contracts import CaptionSpec
-from alignment.contracts import DatasetSnapshot, EncodeSpec, FeatureCache, Placement
+from alignment.contracts.captions import CaptionSpec
+from alignment.contracts.data import DatasetSnapshot, EncodeSpec, FeatureCache
+from alignment.contracts.jobs import JobFailure, Placement
 from alignment.data.pairs import TrainingPairs
-from alignment.durable import content_digest
-from alignment.job_files import JobFailure
+from alignment.files.durable import content_digest
 from alignment.jobs import caption, encode
 from alignment.jobs.outcome import exit_code, parse_paths
 

@@ -11,14 +11,16 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from alignment.backbones.catalogue import StableDiffusion
-from alignment.contracts import Judge, ModelRef, Placement, Sampler, folder_digest
-from alignment.coverage_contracts import CoverageReport, CoverageSpec
-from alignment.durable import content_digest, file_sha256
-from alignment.job_files import JobFailure
+from alignment.catalogues.backbones import StableDiffusion
+from alignment.catalogues.rewards import ClipPreference, ImageStatistic
+from alignment.contracts.coverage import CoverageReport, CoverageSpec
+from alignment.contracts.evaluation import ModelRef, Sampler
+from alignment.contracts.jobs import JobFailure, Placement
+from alignment.contracts.judges import Judge
+from alignment.contracts.values import folder_digest
+from alignment.files.durable import content_digest, file_sha256
 from alignment.jobs import coverage
 from alignment.jobs.outcome import JobPaths, exit_code
-from alignment.rewards.catalogue import ClipPreference, ImageStatistic
 
 pytestmark = pytest.mark.timeout(300)
 PROMPTS = "prompt\tcategory\n" + "".join(f"a plain {c} picture\t{c}\n" for c in ("red", "green", "blue", "white"))

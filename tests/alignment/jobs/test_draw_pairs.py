@@ -9,13 +9,14 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from alignment.backbones.catalogue import StableDiffusion
-from alignment.contracts import Placement, Sampler
-from alignment.durable import content_digest, file_sha256
-from alignment.evaluation.scoring import decode_image
+from alignment.catalogues.backbones import StableDiffusion
+from alignment.contracts.evaluation import Sampler
+from alignment.contracts.jobs import Placement
+from alignment.contracts.labelling import DrawnPairs, DrawSpec
+from alignment.data.pairs import decode_image
+from alignment.files.durable import content_digest, file_sha256
 from alignment.jobs import draw_pairs
 from alignment.jobs.outcome import JobPaths, exit_code
-from alignment.labelling_contracts import DrawnPairs, DrawSpec
 
 pytestmark = pytest.mark.timeout(300)
 PROMPTS = "a plain red picture\n\na plain blue picture\na plain green picture\n"

@@ -14,9 +14,9 @@ import torch
 from PIL import Image
 
 from alignment.backbones.stable_diffusion import StableDiffusionBackbone
-from alignment.contracts import FeatureCache, Placement
-from alignment.durable import content_digest
-from alignment.job_files import JobFailure, Progress
+from alignment.contracts.data import FeatureCache
+from alignment.contracts.jobs import JobFailure, Placement, Progress
+from alignment.files.durable import content_digest
 
 # The first test of a session pays for importing the model libraries and for encoding the cache.
 pytestmark = pytest.mark.timeout(300)

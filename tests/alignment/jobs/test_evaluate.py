@@ -15,16 +15,19 @@ import pytest
 import torch
 from PIL import Image
 
-from alignment.backbones.catalogue import StableDiffusion
-from alignment.contracts import EvalReport, EvalSpec, Judge, Lora, ModelRef, Placement, Sampler, folder_digest
-from alignment.durable import file_sha256
+from alignment.catalogues.backbones import StableDiffusion
+from alignment.catalogues.rewards import ClipPreference, ClipScore, Diversity, ImageStatistic, Reward
+from alignment.contracts.evaluation import EvalReport, EvalSpec, ModelRef, Sampler
+from alignment.contracts.jobs import JobFailure, Placement, Progress
+from alignment.contracts.judges import Judge
+from alignment.contracts.training import Lora
+from alignment.contracts.values import folder_digest
 from alignment.evaluation import scoring
 from alignment.evaluation.scoring import read_image
-from alignment.job_files import JobFailure, Progress
+from alignment.files.durable import file_sha256
 from alignment.jobs import evaluate
 from alignment.jobs.evaluate import main
 from alignment.jobs.outcome import JobPaths, exit_code
-from alignment.rewards.catalogue import ClipPreference, ClipScore, Diversity, ImageStatistic, Reward
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -9,11 +9,11 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from alignment.contracts import Judge
+from alignment.catalogues.rewards import AestheticV2, ClipHead, ImageReward, PickScore, Reward
+from alignment.contracts.judges import Judge
 from alignment.conversion.catalogue import ImportRequest
-from alignment.durable import content_digest, file_sha256
+from alignment.files.durable import content_digest, file_sha256
 from alignment.jobs.import_judge import import_judge, main
-from alignment.rewards.catalogue import AestheticV2, ClipHead, ImageReward, PickScore, Reward
 from alignment.rewards.clip_model import ClipModel
 from alignment.rewards.interface import load_scorer
 

@@ -10,15 +10,15 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from alignment.contracts import DatasetSnapshot, Judge, Placement
-from alignment.data.pairs import TrainingPairs
-from alignment.durable import content_digest
-from alignment.evaluation.scoring import decode_image
-from alignment.job_files import LABEL_REPORT_FILE, JobFailure
+from alignment.catalogues.rewards import ClipPreference
+from alignment.contracts.data import DatasetSnapshot
+from alignment.contracts.jobs import LABEL_REPORT_FILE, JobFailure, Placement
+from alignment.contracts.judges import Judge
+from alignment.contracts.labelling import LabelModel, LabelReport, LabelSpec, ProxyVoting
+from alignment.data.pairs import TrainingPairs, decode_image
+from alignment.files.durable import content_digest
 from alignment.jobs import label
 from alignment.jobs.outcome import JobPaths, exit_code
-from alignment.labelling_contracts import LabelModel, LabelReport, LabelSpec, ProxyVoting
-from alignment.rewards.catalogue import ClipPreference
 from alignment.rewards.interface import load_scorer
 
 pytestmark = pytest.mark.timeout(300)

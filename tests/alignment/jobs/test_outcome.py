@@ -12,9 +12,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from alignment.contracts import Placement, ValueObject
-from alignment.failures import JobStoppedError
-from alignment.job_files import SPEC_FILE, JobFailure
+from alignment.contracts.jobs import SPEC_FILE, JobFailure, JobStoppedError, Placement
+from alignment.contracts.values import ValueObject
 from alignment.jobs.outcome import JobPaths, claim_output, describe, exit_code, parse_paths, read_object, write_result
 
 

@@ -5,7 +5,7 @@ import logging
 import pytest
 import torch
 
-from alignment.contracts import Placement
+from alignment.contracts.jobs import Placement
 from alignment.jobs.processes import start_processes
 
 

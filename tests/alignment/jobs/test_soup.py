@@ -11,13 +11,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from alignment.contracts import Judge, Placement, Recipe, Sampler, TrainResult
-from alignment.durable import content_digest
-from alignment.job_files import JobFailure
+from alignment.catalogues.rewards import ClipPreference
+from alignment.contracts.evaluation import Sampler
+from alignment.contracts.jobs import JobFailure, Placement
+from alignment.contracts.judges import Judge
+from alignment.contracts.soup import Greedy, SoupIngredient, SoupResult, SoupSpec, Uniform
+from alignment.contracts.training import Recipe, TrainResult
+from alignment.files.durable import content_digest
 from alignment.jobs import soup
 from alignment.jobs.outcome import JobPaths, exit_code
-from alignment.rewards.catalogue import ClipPreference
-from alignment.soup_contracts import Greedy, SoupIngredient, SoupResult, SoupSpec, Uniform
 
 pytestmark = pytest.mark.timeout(300)
 PROMPTS = "prompt\tcategory\na plain red picture\tplain\na plain blue picture\tplain\n"

@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 
-from alignment.contracts import Placement, TrainResult
-from alignment.job_files import JobFailure, Progress
+from alignment.contracts.jobs import JobFailure, Placement, Progress
+from alignment.contracts.training import TrainResult
 from alignment.training import loop
 from alignment.training.checkpoint import damage
 

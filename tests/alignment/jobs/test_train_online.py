@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from alignment.contracts import Placement, TrainResult
-from alignment.job_files import JobFailure
+from alignment.contracts.jobs import JobFailure, Placement
+from alignment.contracts.training import TrainResult
 from alignment.rewards.clip_preference import ClipPreferenceScorer
 from alignment.training import loop
 

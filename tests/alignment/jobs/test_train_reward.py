@@ -16,16 +16,16 @@ import torch
 from PIL import Image
 from pydantic import BaseModel
 
-from alignment.contracts import Judge, Placement
-from alignment.data.embeddings import EmbeddedComparisons
-from alignment.durable import content_digest
-from alignment.job_files import JobFailure
+from alignment.catalogues.rewards import Pal
+from alignment.contracts.jobs import JobFailure, Placement
+from alignment.contracts.judges import Judge
+from alignment.contracts.reward_models import RewardTrainResult, RewardTrainSpec
+from alignment.files.durable import content_digest
 from alignment.jobs import train_reward
 from alignment.jobs.outcome import JobPaths, exit_code
-from alignment.reward_contracts import RewardTrainResult, RewardTrainSpec
-from alignment.rewards.catalogue import Pal
 from alignment.rewards.interface import load_scorer
 from alignment.rewards.pal import read_head
+from alignment.training.embeddings import EmbeddedComparisons
 from alignment.training.metrics import read_lines
 
 pytestmark = pytest.mark.timeout(300)

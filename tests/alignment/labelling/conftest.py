@@ -5,9 +5,10 @@ from collections.abc import Callable
 
 import pytest
 
-from alignment.contracts import DatasetSnapshot, Judge
-from alignment.labelling.ballots import Ballot
-from alignment.rewards.catalogue import ClipPreference
+from alignment.catalogues.rewards import ClipPreference
+from alignment.contracts.data import DatasetSnapshot
+from alignment.contracts.judges import Judge
+from alignment.data.human_labels import Ballot
 
 
 @pytest.fixture

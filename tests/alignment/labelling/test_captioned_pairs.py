@@ -8,13 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from alignment.caption_contracts import (
-    Captioner,
-    GeneratedCaptions,
-    HybridCaptions,
-    Perturbation,
-    PerturbedPrompts,
-)
+from alignment.contracts.captions import Captioner, GeneratedCaptions, HybridCaptions, Perturbation, PerturbedPrompts
 from alignment.data.pairs import TrainingPairs
 from alignment.labelling.captioned_pairs import CARRIED_OVER, ImageCaptions, pair_texts, snapshot_files, write_captioned
 from alignment.labelling.perturbation import perturbed, vocabulary

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from alignment.caption_contracts import Captioner
+from alignment.contracts.captions import Captioner
 from alignment.data.pairs import decoded
 from alignment.labelling.captions import BlipCaptioner
 

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from alignment.contracts import DatasetSnapshot, Judge
-from alignment.labelling.ballots import Ballot
+from alignment.contracts.data import DatasetSnapshot
+from alignment.contracts.judges import Judge
+from alignment.contracts.labelling import LabelModel, LabelSpec, ProxyVoting
+from alignment.data.human_labels import Ballot
 from alignment.labelling.labels import Labelling, Scores, label, margins, pick_human_labels
-from alignment.labelling_contracts import LabelModel, LabelSpec, ProxyVoting
 
 Make = Callable[..., Any]
 NUM_ITEMS = 120

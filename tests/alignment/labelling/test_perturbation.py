@@ -4,7 +4,7 @@ from itertools import product
 
 import pytest
 
-from alignment.caption_contracts import Level, Perturbation
+from alignment.contracts.captions import Level, Perturbation
 from alignment.labelling.perturbation import LEVELS, perturbed, vocabulary
 
 TEXT = "a small red circle on a white background near two tall green trees in old park today and every quiet night"

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from alignment.objectives.catalogue import DCPO, OBJECTIVES, DiffusionDPO, check_captions
+from alignment.catalogues.objectives import DCPO, OBJECTIVES, DiffusionDPO, check_captions
 from alignment.objectives.dcpo import dcpo_loss
 from alignment.objectives.inputs import PairErrors
 from alignment.training.offline import pair_errors

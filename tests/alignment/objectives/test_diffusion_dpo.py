@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from alignment.objectives.catalogue import OBJECTIVES, DiffusionDPO
+from alignment.catalogues.objectives import OBJECTIVES, DiffusionDPO
 from alignment.objectives.diffusion_dpo import diffusion_dpo_loss
 from alignment.objectives.inputs import PairErrors
 from alignment.training.offline import pair_errors, takes_reference
@@ -91,7 +91,7 @@ def test_margin_carries_no_gradient_and_the_reference_gets_none() -> None:
 
 
 def test_catalogue_says_which_objectives_take_a_reference() -> None:
-    from alignment.lookup import resolve
+    from alignment.catalogues.lookup import resolve
 
     stated = {params.__name__: params.needs_reference for params in OBJECTIVES}
     taken = {params.__name__: takes_reference(resolve(params.implementation)) for params in OBJECTIVES}

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from alignment.objectives.catalogue import MaPO, MaPOPaper
+from alignment.catalogues.objectives import MaPO, MaPOPaper
 from alignment.objectives.inputs import ObjectiveOutput, PairErrors
 from alignment.objectives.mapo import mapo_loss, mapo_paper_loss, phi
 from alignment.training.offline import pair_errors

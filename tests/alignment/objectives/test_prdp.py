@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from alignment.objectives.catalogue import PRDP
+from alignment.catalogues.objectives import PRDP
 from alignment.objectives.prdp import PRDPOutput, ScoredTrajectories, prdp_loss
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from alignment.objectives.catalogue import SFT
+from alignment.catalogues.objectives import SFT
 from alignment.objectives.inputs import PairErrors
 from alignment.objectives.sft import sft_loss
 

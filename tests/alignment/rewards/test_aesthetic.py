@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from alignment.catalogues.rewards import AestheticV1, AestheticV2
 from alignment.rewards.aesthetic import AestheticV1Scorer, AestheticV2Scorer
-from alignment.rewards.catalogue import AestheticV1, AestheticV2
 from alignment.rewards.clip_model import ClipModel
 
 pytestmark = pytest.mark.timeout(180)

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from alignment.rewards.catalogue import ClipHead
+from alignment.catalogues.rewards import ClipHead
 from alignment.rewards.clip_head import ClipHeadScorer
 from alignment.rewards.clip_model import ClipModel
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from alignment.rewards.catalogue import ClipPreference
+from alignment.catalogues.rewards import ClipPreference
 from alignment.rewards.clip_model import ClipModel
 from alignment.rewards.clip_preference import ClipPreferenceScorer
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from alignment.rewards.catalogue import ClipScore
+from alignment.catalogues.rewards import ClipScore
 from alignment.rewards.clip_model import ClipModel
 from alignment.rewards.clip_score import ClipScoreScorer
 

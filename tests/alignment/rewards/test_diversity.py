@@ -8,7 +8,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil
 
-from alignment.rewards.catalogue import Diversity
+from alignment.catalogues.rewards import Diversity
 from alignment.rewards.clip_model import ClipModel
 from alignment.rewards.diversity import DiversityScorer, mean_distances
 

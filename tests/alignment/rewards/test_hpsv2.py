@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from alignment.rewards.catalogue import HpsV2
+from alignment.catalogues.rewards import HpsV2
 from alignment.rewards.clip_model import ClipModel
 from alignment.rewards.hpsv2 import HpsV2Scorer, LetterboxedClip, letterbox, rgb
 

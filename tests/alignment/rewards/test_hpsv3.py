@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from alignment.catalogues.rewards import HpsV3
 from alignment.conversion.hpsv3 import write_hpsv3
-from alignment.rewards.catalogue import HpsV3
 from alignment.rewards.hpsv3 import IMAGE_TOKEN, REWARD_TOKEN, HpsV3Scorer, RewardModel
 
 pytestmark = pytest.mark.timeout(180)

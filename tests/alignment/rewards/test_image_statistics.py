@@ -7,8 +7,9 @@ import pytest
 import torch
 from PIL import Image, ImageFilter
 
-from alignment.contracts import Judge, folder_digest
-from alignment.rewards.catalogue import ImageStatistic
+from alignment.catalogues.rewards import ImageStatistic
+from alignment.contracts.judges import Judge
+from alignment.contracts.values import folder_digest
 from alignment.rewards.image_statistics import contrast, high_frequency, saturation
 from alignment.rewards.interface import load_scorer
 

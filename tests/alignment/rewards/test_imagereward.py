@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from alignment.catalogues.rewards import ImageReward
 from alignment.conversion.imagereward import DEVIATION, MEAN, tokenizer_of, write_imagereward
-from alignment.rewards.catalogue import ImageReward
 from alignment.rewards.imagereward import Blip, ImageRewardScorer, centre_square
 
 pytestmark = pytest.mark.timeout(180)

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from alignment.contracts import Judge
-from alignment.rewards.catalogue import ClipPreference, ClipScore, Reward
+from alignment.catalogues.rewards import ClipPreference, ClipScore, Reward
+from alignment.contracts.judges import Judge
 from alignment.rewards.clip_preference import ClipPreferenceScorer
 from alignment.rewards.clip_score import ClipScoreScorer
 from alignment.rewards.interface import load_scorer, scorer_digest

@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from alignment.contracts import Judge
-from alignment.durable import content_digest
-from alignment.reward_contracts import BradleyTerry, Head, PalA, PalB
-from alignment.rewards.catalogue import Pal
+from alignment.catalogues.rewards import Pal
+from alignment.contracts.judges import Judge
+from alignment.contracts.reward_models import BradleyTerry, Head, PalA, PalB
+from alignment.files.durable import content_digest
 from alignment.rewards.clip_model import ClipModel
 from alignment.rewards.interface import load_scorer
 from alignment.rewards.pal import PalScorer, read_head, write_head, write_judge

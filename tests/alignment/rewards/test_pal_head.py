@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from alignment.reward_contracts import Bound, BradleyTerry, Comparison, Head, PalA, PalB, Projector
+from alignment.contracts.reward_models import Bound, BradleyTerry, Comparison, Head, PalA, PalB, Projector
 from alignment.rewards.pal_head import (
     IdealPoints,
     PreferenceHead,

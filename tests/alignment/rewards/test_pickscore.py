@@ -6,8 +6,8 @@ import pytest
 import torch
 from PIL import Image
 
-from alignment.contracts import Judge
-from alignment.rewards.catalogue import PickScore
+from alignment.catalogues.rewards import PickScore
+from alignment.contracts.judges import Judge
 from alignment.rewards.clip_model import ClipModel
 from alignment.rewards.interface import load_scorer
 

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil
 
-from alignment.rewards.catalogue import Safety
+from alignment.catalogues.rewards import Safety
 from alignment.rewards.safety import SafetyScorer
 
 pytestmark = pytest.mark.timeout(180)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from alignment.optimisers import Adafactor
+from alignment.catalogues.optimisers import Adafactor
 from alignment.training import checkpoint
 from alignment.training.checkpoint import CheckpointFolder, TrainingState, damage, read_state, restore
 from alignment.training.optimisation import build_optimiser

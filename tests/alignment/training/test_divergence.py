@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from alignment.failures import JobStoppedError
-from alignment.optimisers import DivergenceGuard
+from alignment.catalogues.optimisers import DivergenceGuard
+from alignment.contracts.jobs import JobStoppedError
 from alignment.training.divergence import DivergenceWatch
 
 GUARD = DivergenceGuard(spike_factor=10.0, window_steps=20, patience_steps=3)

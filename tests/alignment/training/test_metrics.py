@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from alignment.job_files import MetricsLine
+from alignment.contracts.jobs import MetricsLine
 from alignment.training.metrics import append_metrics, cut_back, final_means, read_lines
 
 

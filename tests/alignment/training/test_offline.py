@@ -5,7 +5,7 @@ from torch import Tensor
 
 from alignment.backbones.interface import Conditioning
 from alignment.backbones.noise_schedule import NoiseSchedule
-from alignment.objectives.catalogue import SFT, DiffusionDPO
+from alignment.catalogues.objectives import SFT, DiffusionDPO
 from alignment.objectives.inputs import ObjectiveOutput, PairErrors
 from alignment.training.batches import PairBatch
 from alignment.training.offline import OfflineStep, monitors, noise_pairs, pair_errors

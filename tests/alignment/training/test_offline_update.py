@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from alignment.backbones.stable_diffusion import StableDiffusionBackbone
-from alignment.contracts import Placement, TrainSpec
+from alignment.contracts.jobs import Placement
+from alignment.contracts.training import TrainSpec
 from alignment.data.features import CachedFeatures
 from alignment.training.batches import Visit, assemble
 from alignment.training.loop import RunInputs, TrainingRun

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from alignment.backbones.flow_matching import FlowMatchingSchedule
 from alignment.backbones.stable_diffusion import StableDiffusionBackbone
-from alignment.contracts import Placement, TrainSpec
+from alignment.contracts.jobs import JobStoppedError, Placement
+from alignment.contracts.training import TrainSpec
 from alignment.data.prompt_lines import PromptLines
-from alignment.failures import JobStoppedError
 from alignment.training.checkpoint import trainable
 from alignment.training.online import OnlineUpdate, Slot
 from alignment.training.update import Workbench

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from alignment.optimisers import Adafactor, AdamW
+from alignment.catalogues.optimisers import Adafactor, AdamW
 from alignment.training.optimisation import build_optimiser, learning_rate, set_learning_rate
 
 

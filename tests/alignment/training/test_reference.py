@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from alignment.backbones.catalogue import StableDiffusion
 from alignment.backbones.stable_diffusion import StableDiffusionBackbone
-from alignment.contracts import Recipe
+from alignment.catalogues.backbones import StableDiffusion
+from alignment.contracts.training import Recipe
 from alignment.training.reference import never, predictor, reference_predictor
 
 # The first test of a session pays for importing the model libraries and for encoding the cache.

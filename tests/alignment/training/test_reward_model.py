@@ -7,9 +7,17 @@ import pytest
 import torch
 from torch import Tensor
 
+from alignment.contracts.jobs import JobStoppedError
+from alignment.contracts.reward_models import (
+    BradleyTerry,
+    FewShot,
+    HeadOptimiser,
+    PalA,
+    PalB,
+    Projector,
+    RewardRecipe,
+)
 from alignment.evaluation.reward_accuracy import first_labels
-from alignment.failures import JobStoppedError
-from alignment.reward_contracts import BradleyTerry, FewShot, HeadOptimiser, PalA, PalB, Projector, RewardRecipe
 from alignment.rewards.pal_head import PreferenceHead
 from alignment.training.reward_model import (
     PreferencePairs,

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from alignment.job_files import SampleLine
+from alignment.contracts.jobs import SampleLine
 from alignment.training.samples import SampleGrid
 
 

@@ -11,9 +11,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from alignment.contracts import FullFineTune, Lora, Recipe
-from alignment.soup_contracts import recipe_family
-from alignment.tensor_files import write_tensors
+from alignment.contracts.soup import recipe_family
+from alignment.contracts.training import FullFineTune, Lora, Recipe
+from alignment.files.tensors import write_tensors
 from alignment.training.soup import (
     Ingredient,
     by_score,

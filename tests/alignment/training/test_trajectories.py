@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from alignment.backbones.interface import Conditioning
 from alignment.backbones.noise_schedule import NoiseSchedule, schedule_from_betas
-from alignment.objectives.catalogue import PRDP
+from alignment.catalogues.objectives import PRDP
 from alignment.training.online import Piece, backward_piece
 from alignment.training.trajectories import AncestralSampler, Trajectories, trajectory_noise
 

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from alignment.caption_contracts import Captioner
+from alignment.contracts.captions import Captioner
 from alignment.data.pairs import decoded
 from alignment.labelling.captions import BlipCaptioner
 

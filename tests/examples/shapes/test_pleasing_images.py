@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from alignment.contracts import Judge
-from alignment.rewards.catalogue import ClipPreference
+from alignment.catalogues.rewards import ClipPreference
+from alignment.contracts.judges import Judge
 from alignment.rewards.interface import load_scorer
 
 PROMPTS = [

@@ -8,7 +8,7 @@ from PIL import Image
 from recorded import Case
 from torch import Tensor
 
-from alignment.rewards.catalogue import ClipScore
+from alignment.catalogues.rewards import ClipScore
 from alignment.rewards.clip_model import ClipModel
 from alignment.rewards.clip_score import ClipScoreScorer
 

@@ -5,7 +5,7 @@ from recorded import FLOAT32_SPACING, Case
 from replays.noise import recorded_target
 from torch import Tensor
 
-from alignment.objectives.catalogue import DCPO, DiffusionDPO
+from alignment.catalogues.objectives import DCPO, DiffusionDPO
 from alignment.objectives.dcpo import dcpo_loss
 from alignment.objectives.diffusion_dpo import diffusion_dpo_loss
 from alignment.objectives.inputs import PairErrors

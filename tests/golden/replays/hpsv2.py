@@ -6,8 +6,8 @@ from pathlib import Path
 from judge_cases import CPU, NO_DIGEST, all_with_all, pictures, tolerance, weights
 from recorded import Case
 
+from alignment.catalogues.rewards import HpsV2
 from alignment.conversion.open_clip import write_clip
-from alignment.rewards.catalogue import HpsV2
 from alignment.rewards.hpsv2 import HpsV2Scorer, LetterboxedClip
 
 

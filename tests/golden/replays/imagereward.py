@@ -7,8 +7,8 @@ import torch
 from judge_cases import CPU, NO_DIGEST, all_with_all, pictures, tolerance, weights
 from recorded import Case
 
+from alignment.catalogues.rewards import ImageReward
 from alignment.conversion.imagereward import DEVIATION, MEAN, tokenizer_of, write_imagereward
-from alignment.rewards.catalogue import ImageReward
 from alignment.rewards.imagereward import NUM_TOKENS, Blip, ImageRewardScorer
 
 

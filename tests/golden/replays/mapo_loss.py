@@ -6,7 +6,7 @@ from recorded import FLOAT32_SPACING, Case
 from replays.noise import recorded_target
 from torch import Tensor
 
-from alignment.objectives.catalogue import MaPO
+from alignment.catalogues.objectives import MaPO
 from alignment.objectives.inputs import ObjectiveOutput, PairErrors
 from alignment.objectives.mapo import mapo_loss, phi
 from alignment.training.offline import pair_errors

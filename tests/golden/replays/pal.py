@@ -11,7 +11,7 @@ import torch
 from recorded import Case, NotBuiltError
 from torch import Tensor
 
-from alignment.reward_contracts import Bound, Comparison, FewShot, Head, PalA, PalB, Projector
+from alignment.contracts.reward_models import Bound, Comparison, FewShot, Head, PalA, PalB, Projector
 from alignment.rewards.pal_head import IdealPoints, PreferenceHead, ProjectorNetwork, bound_penalty, link_loss
 from alignment.training.reward_model import PreferencePairs, fit_new_users, margins, objective, pair_accuracy
 

@@ -6,7 +6,7 @@ import torch
 from judge_cases import tolerance, weights
 from recorded import Case, NotBuiltError
 
-from alignment.reward_contracts import Comparison, PalB, Projector
+from alignment.contracts.reward_models import Comparison, PalB, Projector
 from alignment.rewards.pal_head import PreferenceHead, ProjectorNetwork
 
 COMPARISONS: dict[str, Comparison] = {"angle": "angle", "dist": "distance"}

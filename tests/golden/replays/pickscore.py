@@ -7,10 +7,10 @@ import torch
 from judge_cases import CPU, NO_DIGEST, all_with_all, pictures, tolerance, weights, write_clip_folder
 from recorded import Case
 
-from alignment.evaluation.published_agreement import pickscore_accuracy, pickscore_chance
-from alignment.rewards.catalogue import PickScore
+from alignment.catalogues.rewards import PickScore
 from alignment.rewards.clip_model import ClipModel, unit
 from alignment.rewards.pickscore import PickScoreScorer
+from alignment.statistics.published_agreement import pickscore_accuracy, pickscore_chance
 
 FLOW_GRPO = 26.0
 """Others divide the logits by this."""

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from alignment.backbones.ancestral import next_latent
 from alignment.backbones.noise_schedule import NoiseSchedule, checked_prediction_type
-from alignment.objectives.catalogue import PRDP
+from alignment.catalogues.objectives import PRDP
 from alignment.objectives.prdp import PRDPOutput, ScoredTrajectories, prdp_loss
 
 EXACT = 1e-9

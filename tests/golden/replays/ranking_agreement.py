@@ -7,7 +7,7 @@ import torch
 from judge_cases import tolerance
 from recorded import Case
 
-from alignment.evaluation.published_agreement import (
+from alignment.statistics.published_agreement import (
     Ranking,
     hpsv2_accuracy,
     hpsv2_inversion,

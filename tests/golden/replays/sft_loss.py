@@ -2,7 +2,7 @@
 
 from recorded import Case
 
-from alignment.objectives.catalogue import SFT
+from alignment.catalogues.objectives import SFT
 from alignment.objectives.inputs import PairErrors
 from alignment.objectives.sft import sft_loss
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from recorded import Case
 
-from alignment.evaluation.agreement import (
+from alignment.statistics.agreement import (
     cohen_kappa,
     confusion,
     fleiss_kappa,
@@ -14,9 +14,9 @@ from alignment.evaluation.agreement import (
     margin_slope,
     prediction_powered_win_rate,
 )
-from alignment.evaluation.calibration import calibrate
-from alignment.evaluation.hacking import rank_correlation
-from alignment.evaluation.noninferiority import share_interval
+from alignment.statistics.calibration import calibrate
+from alignment.statistics.noninferiority import share_interval
+from alignment.statistics.reward_hacking import rank_correlation
 
 NEEDED = {"human_label", "proxy_margin_labelled", "proxy_margin_unlabelled"}
 

@@ -7,9 +7,14 @@ import numpy as np
 import torch
 from recorded import Case
 
-from alignment.evaluation.comparison import DIFFERENCE_DECIMALS, compare_differences, outcome_counts, win_rate_interval
-from alignment.evaluation.noninferiority import holm, mcnemar_p_value, mean_below_p_value
-from alignment.evaluation.ranking import pooled_outcomes
+from alignment.statistics.comparison import (
+    DIFFERENCE_DECIMALS,
+    compare_differences,
+    outcome_counts,
+    win_rate_interval,
+)
+from alignment.statistics.noninferiority import holm, mcnemar_p_value, mean_below_p_value
+from alignment.statistics.ranking import pooled_outcomes
 
 
 def takes(case: Case) -> bool:

@@ -5,7 +5,7 @@ import math
 import torch
 from recorded import Case
 
-from alignment.evaluation.ranking import average_win_rates, bradley_terry, bradley_terry_decided, newman
+from alignment.statistics.ranking import average_win_rates, bradley_terry, bradley_terry_decided, newman
 
 
 def takes(case: Case) -> bool:

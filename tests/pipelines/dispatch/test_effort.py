@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from alignment.contracts import Placement
+from alignment.contracts.jobs import Placement
 from pipelines.contracts import JobRequest, TrackingTarget
 from pipelines.dispatch.effort import keep_record, measured, read_effort
 from pipelines.dispatch.job_folder import JobFolder

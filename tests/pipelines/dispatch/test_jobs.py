@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from alignment.contracts import Placement
+from alignment.contracts.jobs import Placement
 from pipelines import tracking
 from pipelines.contracts import JobHandle, JobRequest, JobStatus, LogChunk, TrackingTarget
 from pipelines.dispatch import jobs

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from alignment.contracts import DatasetSnapshot
-from alignment.labelling_contracts import DrawSpec, LabelSpec
+from alignment.contracts.data import DatasetSnapshot
+from alignment.contracts.labelling import DrawSpec, LabelSpec
 from pipelines.dispatch.label_requests import draw_request, label_request
 from pipelines.folders import sha256_file
 from pipelines.project import Project, load_project

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from alignment.contracts import Placement
+from alignment.contracts.jobs import Placement
 from pipelines.contracts import JobRequest
 from pipelines.dispatch import launch
 from pipelines.dispatch.job_folder import JobFolder

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from alignment.rewards.catalogue import ClipHead, ClipPreference, Pal
+from alignment.catalogues.rewards import ClipHead, ClipPreference, Pal
 from pipelines.dispatch import model_folders
 from pipelines.dispatch.model_folders import (
     HUB_FILES,

@@ -5,13 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from alignment.calibration_contracts import CalibrationSpec
-from alignment.caption_contracts import Captioner, CaptionSpec, HybridCaptions, Perturbation
 from alignment.config import load_recipe
-from alignment.contracts import DatasetSnapshot, EncodeSpec, EvalSpec, FeatureCache, TrainResult, TrainSpec
-from alignment.coverage_contracts import CoverageSpec
-from alignment.reward_contracts import RewardTrainResult, RewardTrainSpec
-from alignment.soup_contracts import Greedy, SoupIngredient, SoupSpec
+from alignment.contracts.calibration import CalibrationSpec
+from alignment.contracts.captions import Captioner, CaptionSpec, HybridCaptions, Perturbation
+from alignment.contracts.coverage import CoverageSpec
+from alignment.contracts.data import DatasetSnapshot, EncodeSpec, FeatureCache
+from alignment.contracts.evaluation import EvalSpec
+from alignment.contracts.reward_models import RewardTrainResult, RewardTrainSpec
+from alignment.contracts.soup import Greedy, SoupIngredient, SoupSpec
+from alignment.contracts.training import TrainResult, TrainSpec
 from pipelines import reward_registry
 from pipelines.contracts import CandidateVersion, JobRequest, RegisteredJudge, RewardReport
 from pipelines.dispatch.evaluation_requests import aa_request, calibrate_request, coverage_request, evaluate_request

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from alignment.job_files import JobFailure
+from alignment.contracts.jobs import JobFailure
 from pipelines.contracts import JobStatus
 from pipelines.dispatch.job_folder import JobFolder, Launch
 from pipelines.processes import is_alive

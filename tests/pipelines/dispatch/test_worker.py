@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from alignment.contracts import Placement
+from alignment.contracts.jobs import Placement
 from pipelines.contracts import JobInput, JobRequest, SideOutput
 from pipelines.dispatch.job_folder import JobFolder
 from pipelines.folders import hash_folder, sha256_file

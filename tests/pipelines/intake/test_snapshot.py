@@ -6,8 +6,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from alignment.contracts import DatasetSnapshot
-from alignment.evaluation.prompts import normal_prompt
+from alignment.contracts.data import DatasetSnapshot
+from alignment.statistics.prompts import normal_prompt
 from pipelines.contracts import ValidationReport
 from pipelines.intake import snapshot as snapshot_module
 from pipelines.intake.ingestion import ingest, list_source_shards

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from alignment.backbones.catalogue import StableDiffusion
-from alignment.contracts import EvalReport, EvalSpec, Judge, ModelRef, Sampler
-from alignment.coverage_contracts import CoverageCurve, CoveragePoint, CoverageReport, CoverageSpec
-from alignment.evaluation.calibration import calibrate
-from alignment.evaluation.comparison import SCORE_COLUMNS, ScoreTable, compare_all
-from alignment.evaluation.score_grids import ScoreGrids
-from alignment.rewards.catalogue import ClipPreference, ClipScore
+from alignment.catalogues.backbones import StableDiffusion
+from alignment.catalogues.rewards import ClipPreference, ClipScore
+from alignment.contracts.coverage import CoverageCurve, CoveragePoint, CoverageReport, CoverageSpec
+from alignment.contracts.evaluation import EvalReport, EvalSpec, ModelRef, Sampler
+from alignment.contracts.judges import Judge
+from alignment.statistics.calibration import calibrate
+from alignment.statistics.comparison import SCORE_COLUMNS, ScoreTable, compare_all
+from alignment.statistics.score_grids import ScoreGrids
 from pipelines import registry
 from pipelines.contracts import CandidateVersion, GateDecision
 from pipelines.policy import GatePolicy, GuardRule, PowerRule

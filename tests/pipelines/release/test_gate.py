@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from alignment.contracts import EvalReport, ModelRef
-from alignment.evaluation.skewness import skewed_mean_interval
-from alignment.rewards.catalogue import ClipScore
+from alignment.catalogues.rewards import ClipScore
+from alignment.contracts.evaluation import EvalReport, ModelRef
+from alignment.statistics.skewness import skewed_mean_interval
 from pipelines.contracts import GateCheck, GateDecision
 from pipelines.policy import Detector, DetectorRules, GatePolicy, GuardRule, PowerRule
 from pipelines.release.gate import decide

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from alignment.contracts import canonical_json
+from alignment.contracts.values import canonical_json
 from pipelines.contracts import LedgerEntry
 from pipelines.release import ledger
 from pipelines.settings import Settings

@@ -7,7 +7,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from alignment.config import load_recipe
-from alignment.contracts import DatasetSnapshot
+from alignment.contracts.data import DatasetSnapshot
 from pipelines.project import Project, load_project
 from pipelines.project_sections import SourceSection
 from pipelines.release.model_card import Licences, hub_repository, render_card, told

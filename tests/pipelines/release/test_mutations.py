@@ -15,9 +15,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from alignment.calibration_contracts import CalibrationReport, CalibrationSpec, JudgeCalibration, RaterReliability
-from alignment.contracts import Calibration, EvalReport, Judge, ModelRef
-from alignment.evaluation.human_pairs import JudgedPair, PairFacts, ScoredPair, agreements, from_columns, scores_table
+from alignment.contracts.calibration import (
+    Calibration,
+    CalibrationReport,
+    CalibrationSpec,
+    JudgeCalibration,
+    RaterReliability,
+)
+from alignment.contracts.evaluation import EvalReport, ModelRef
+from alignment.contracts.judges import Judge
+from alignment.statistics.human_pairs import JudgedPair, PairFacts, ScoredPair, agreements, from_columns, scores_table
 from pipelines import calibrations, judgement, registry, tracking
 from pipelines.contracts import CandidateVersion, GateDecision
 from pipelines.project import Project, load_project

@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 
 from alignment.config import load_recipe
-from alignment.contracts import DatasetSnapshot, FeatureCache, Placement, TrainResult, TrainSpec
+from alignment.contracts.data import DatasetSnapshot, FeatureCache
+from alignment.contracts.jobs import Placement
+from alignment.contracts.training import TrainResult, TrainSpec
 from pipelines.contracts import CandidateVersion, JobInput, JobKind, JobRecord, JobRequest
 from pipelines.job_records import save_record
 from pipelines.project import Project

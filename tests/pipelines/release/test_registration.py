@@ -9,8 +9,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from alignment.contracts import Placement, TrainResult
-from alignment.soup_contracts import SoupResult
+from alignment.contracts.jobs import Placement
+from alignment.contracts.soup import SoupResult
+from alignment.contracts.training import TrainResult
 from pipelines import registry, tracking
 from pipelines.contracts import JobRequest
 from pipelines.folders import hash_folder

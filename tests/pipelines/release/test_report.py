@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from alignment.contracts import DatasetSnapshot, ModelRef
-from alignment.coverage_contracts import CoverageReport
-from alignment.evaluation.score_grids import ScoreGrids
+from alignment.contracts.coverage import CoverageReport
+from alignment.contracts.data import DatasetSnapshot
+from alignment.contracts.evaluation import ModelRef
+from alignment.statistics.score_grids import ScoreGrids
 from pipelines.contracts import GateDecision
 from pipelines.project_sections import SourceSection
 from pipelines.release.evidence import read_grids

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from alignment.reward_contracts import RewardAccuracy, RewardRecipe, RewardTrainResult
+from alignment.contracts.reward_models import RewardAccuracy, RewardRecipe, RewardTrainResult
 from pipelines import registry, reward_registry
 from pipelines.project_sections import RewardSection
 from pipelines.release.reward_registration import register, report_on, table

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from alignment.evaluation.comparison import SeedGrid
-from alignment.evaluation.score_grids import ScoreGrids
+from alignment.statistics.comparison import SeedGrid
+from alignment.statistics.score_grids import ScoreGrids
 from pipelines.policy import Detector, DetectorRules, GatePolicy, GuardRule
 from pipelines.release.spreads import MOST_SPREADS, margins_in_spreads, thresholds_in_spreads
 

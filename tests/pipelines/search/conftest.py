@@ -13,17 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from alignment.contracts import (
-    Comparison,
-    DatasetSnapshot,
-    EvalReport,
-    EvalSpec,
-    FeatureCache,
-    Recipe,
-    TrainResult,
-    TrainSpec,
-)
-from alignment.evaluation.comparison import ScoreTable, compare_all
+from alignment.contracts.data import DatasetSnapshot, FeatureCache
+from alignment.contracts.evaluation import Comparison, EvalReport, EvalSpec
+from alignment.contracts.training import Recipe, TrainResult, TrainSpec
+from alignment.statistics.comparison import ScoreTable, compare_all
 from pipelines.contracts import JobRequest
 from pipelines.project import Project, load_project
 from pipelines.search.ranking import TrialReport

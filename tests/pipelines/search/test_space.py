@@ -7,7 +7,8 @@ import pytest
 from pydantic import ValidationError
 
 from alignment.config import load_recipe
-from alignment.contracts import FullFineTune, Lora, Placement
+from alignment.contracts.jobs import Placement
+from alignment.contracts.training import FullFineTune, Lora
 from pipelines.search.space import SearchSection, Space, Start, field_value
 
 

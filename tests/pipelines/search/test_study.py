@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from alignment.contracts import Placement
+from alignment.contracts.jobs import Placement
 from pipelines.search.ranking import Limits, TrialReport
 from pipelines.search.space import Proposal, SearchSection, Space, Start
 from pipelines.search.study import finished, open_study, run_study

@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 
 from alignment.config import load_recipe
-from alignment.contracts import EvalSpec
-from alignment.training_memory import denoiser_shapes
+from alignment.contracts.evaluation import EvalSpec
 from pipelines.dispatch import jobs
 from pipelines.project_sections import JudgeSection
+from pipelines.search.memory_floor import denoiser_shapes
 from pipelines.search.ranking import Limits, TrialReport
 from pipelines.search.recipe_search import space_of
 from pipelines.search.space import Proposal

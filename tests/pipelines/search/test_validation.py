@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from alignment.evaluation.prompts import read_prompts
+from alignment.statistics.prompts import read_prompts
 from pipelines.project_sections import OnlineSection
 from pipelines.search.validation import choose, for_validation, validation_judge, vote_note
 from pipelines.storage import open_store

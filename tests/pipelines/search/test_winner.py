@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
+from alignment.catalogues.rewards import ClipPreference
 from alignment.config import known_recipes, load_recipe, recipe_toml
-from alignment.contracts import Judge, Recipe, TrainSpec, canonical_json
-from alignment.rewards.catalogue import ClipPreference
+from alignment.contracts.judges import Judge
+from alignment.contracts.training import Recipe, TrainSpec
+from alignment.contracts.values import canonical_json
 from pipelines.search import winner
 from pipelines.search.ranking import TrialReport
 

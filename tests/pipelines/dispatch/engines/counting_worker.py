@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-from alignment.job_files import JobFailure, Progress
+from alignment.contracts.jobs import JobFailure, Progress
 from pipelines.contracts import JobRequest
 from pipelines.settings import load_settings
 from pipelines.storage import open_store

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from alignment.lookup import resolve
+from alignment.catalogues.lookup import resolve
 from pipelines.dispatch.engines.catalogue import ENGINES, open_engine
 from pipelines.dispatch.engines.local import LocalEngine
 from pipelines.settings import load_settings

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from alignment.contracts import Placement, canonical_json
+from alignment.contracts.jobs import Placement
+from alignment.contracts.values import canonical_json
 from pipelines.contracts import JobHandle, JobRequest, JobStatus
 from pipelines.dispatch.engines.catalogue import Local
 from pipelines.dispatch.engines.interface import TERMINAL_STATES, Engine

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from alignment.contracts import Placement
+from alignment.contracts.jobs import Placement
 from pipelines.contracts import JobHandle, JobRequest, JobStatus
 from pipelines.dispatch.engines.local import LocalEngine
 from pipelines.dispatch.job_folder import JobFolder

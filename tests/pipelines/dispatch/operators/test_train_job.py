@@ -15,7 +15,7 @@ from airflow.sdk import RetryAction
 from airflow.sdk.exceptions import TaskDeferred
 from airflow.sdk.execution_time.context import NEVER_EXPIRE
 
-from alignment.contracts import Placement
+from alignment.contracts.jobs import Placement
 from pipelines import tracking
 from pipelines.contracts import JobHandle, JobRequest, JobStatus, LogChunk, TrackingTarget
 from pipelines.dispatch import jobs

@@ -1,6 +1,6 @@
 import pytest
 
-from alignment.lookup import resolve
+from alignment.catalogues.lookup import resolve
 from pipelines.intake.sources.catalogue import SOURCES, PickAPic, find_source
 
 

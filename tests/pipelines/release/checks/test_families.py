@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from alignment.evaluation.comparison import SeedGrid
-from alignment.evaluation.power import win_rate_found
-from alignment.evaluation.score_grids import ScoreGrids
+from alignment.statistics.comparison import SeedGrid
+from alignment.statistics.power import win_rate_found
+from alignment.statistics.score_grids import ScoreGrids
 from pipelines.contracts import GateCheck, GateDecision
 from pipelines.policy import Detector, DetectorRules, GatePolicy, GuardRule, PowerRule, SliceRule
 from pipelines.release import simulation

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from alignment.evaluation.comparison import ScoreTable, compare
+from alignment.statistics.comparison import ScoreTable, compare
 from pipelines.policy import GuardRule
 from pipelines.release.checks.guards import _mcnemar, guard_checks
 from pipelines.release.checks.interface import Evidence

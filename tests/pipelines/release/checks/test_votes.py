@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from alignment.evaluation.skewness import skewed_mean_interval
+from alignment.statistics.skewness import skewed_mean_interval
 from pipelines.contracts import GateCheck, GateDecision
 from pipelines.policy import GatePolicy, PowerRule
 from pipelines.release import simulation

@@ -2,7 +2,7 @@
 
 import re
 
-from alignment.coverage_contracts import CoverageReport
+from alignment.contracts.coverage import CoverageReport
 from pipelines.release.pages.coverage_plot import plot_coverage
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from alignment.contracts import Calibration
+from alignment.contracts.calibration import Calibration
 from pipelines.release.pages.judges import attenuation, bar, calibration_row, scorer_panel
 
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from alignment.contracts import DatasetSnapshot, FeatureCache
+from alignment.contracts.data import DatasetSnapshot, FeatureCache
 from pipelines.project_sections import SourceSection
 from pipelines.release.pages.lineage import commands, lineage
 from pipelines.release.provenance import Provenance

@@ -5,7 +5,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from alignment.evaluation.score_grids import ScoreGrids
+from alignment.statistics.score_grids import ScoreGrids
 from pipelines.contracts import GateCheck
 from pipelines.release.evidence import read_grids
 from pipelines.release.pages.slice_plot import plot_slices

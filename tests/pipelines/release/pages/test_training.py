@@ -5,8 +5,7 @@ import math
 import pytest
 
 from alignment.config import load_recipe
-from alignment.contracts import Placement
-from alignment.job_files import MetricsLine
+from alignment.contracts.jobs import MetricsLine, Placement
 from pipelines.contracts import JobRecord, JobRequest
 from pipelines.release.pages.curve_plot import plot_curves
 from pipelines.release.pages.training import curves, effort_rows, recipe_facts, thinned

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alignment.contracts import TrainResult
+from alignment.contracts.training import TrainResult
 from pipelines.folders import hash_folder
 from pipelines.release.promotion import promote
 from pipelines.release.registration import register

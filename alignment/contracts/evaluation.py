@@ -1,0 +1,135 @@
+"""Value objects of evaluation: models, sampler, what is drawn, and the report."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from alignment.catalogues.backbones import Backbone, SchedulerName
+from alignment.contracts.calibration import Calibration
+from alignment.contracts.judges import Judge
+from alignment.contracts.values import PositiveInt, Record, Sha256, ValueObject
+
+Role = Literal["candidate", "champion", "base"]
+
+
+class ModelRef(Record):
+    """Weights to sample from: the base itself, or an adapter or a denoiser on top of it."""
+
+    kind: Literal["base", "lora", "full"]
+    weights_digest: Sha256
+    """For the base this is the base's own content_digest."""
+
+
+class Sampler(Record):
+    """How evaluation images are drawn; part of their identity."""
+
+    scheduler: SchedulerName = "ddim"
+    steps: PositiveInt = 50
+    guidance_scale: Annotated[float, Field(ge=1)] = 7.5
+
+
+def check_sampler(backbone: Backbone, sampler: Sampler) -> None:
+    """ValueError when the backbone's images are not drawn with the sampler's scheduler."""
+    if sampler.scheduler != backbone.scheduler:
+        raise ValueError(
+            f"Sampler scheduler {sampler.scheduler!r} does not draw with backbone {backbone.name!r}, which takes"
+            f" {backbone.scheduler!r}. Set evaluation.sampler.scheduler to that."
+        )
+
+
+class DrawingSpec(ValueObject):
+    """How images are drawn for prompts x seeds."""
+
+    base_digest: Sha256
+    backbone: Backbone
+    prompts_digest: Sha256
+    """sha256 of the prompts file (tab separated, header `prompt<TAB>category`)."""
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)]
+    sampler: Sampler
+
+    @model_validator(mode="after")
+    def _sampler_fits(self) -> Self:
+        check_sampler(self.backbone, self.sampler)
+        return self
+
+
+class SampleSpec(DrawingSpec):
+    """One model's images. Its digest names the cached folder `{prompt_index:05d}_{seed}.png`."""
+
+    model: ModelRef
+    num_prompts: PositiveInt | None = None
+    """Only this many of the prompts, taken evenly from the file; None for all."""
+
+
+class ModelsSpec(DrawingSpec):
+    """Candidate, champion and base on the same prompts and seeds."""
+
+    candidate: ModelRef
+    champion: ModelRef
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    """Two-sided confidence of every interval."""
+
+    def sample_spec(self, model: ModelRef) -> SampleSpec:
+        """The images that this needs of one model."""
+        drawing = {name: getattr(self, name) for name in DrawingSpec.model_fields if name != "schema_version"}
+        return SampleSpec(model=model, **drawing)
+
+    def models(self) -> dict[Role, ModelRef]:
+        """The three roles; two may name the same weights, which are then sampled once."""
+        base = ModelRef(kind="base", weights_digest=self.base_digest)
+        return {"candidate": self.candidate, "champion": self.champion, "base": base}
+
+
+class EvalSpec(ModelsSpec):
+    """The three scored by the same judges."""
+
+    schema_version: int = 3
+    judges: Annotated[tuple[Judge, ...], Field(min_length=1)]
+    guards: tuple[Judge, ...]
+    snapshot_digest: Sha256
+    """content_digest of the snapshot whose calibration split the judges are checked on."""
+    tie_thresholds: dict[str, float] = Field(default_factory=dict)
+    """Judge name to the largest per-prompt difference that counts as a tie; 0 where not named."""
+
+
+class Comparison(Record):
+    """Candidate against another model under one scorer. The unit is the prompt: seeds are averaged first."""
+
+    scorer: str
+    against: Literal["champion", "base"]
+    num_prompts: int
+    wins: int
+    ties: int
+    losses: int
+    win_rate: float
+    """(wins + ties / 2) / num_prompts."""
+    win_rate_low: float
+    win_rate_high: float
+    mean_difference: float
+    """Mean over prompts of candidate minus other, in the scorer's own units."""
+    mean_difference_low: float
+    mean_difference_high: float
+    p_value: float
+    """One-sided Wilcoxon signed-rank test of a positive difference; 1 when all differences are 0."""
+
+
+class EvalReport(ValueObject):
+    """What an evaluation measured. The folder holds scores.parquet, contact_sheet.png and the spec.
+
+    scores.parquet has one row per (role, scorer, prompt, seed): role, scorer, scorer_digest, prompt_index, prompt,
+    category, seed, score. Roles candidate_shuffled and champion_shuffled hold the first seed's images scored by the
+    judges against other prompts. Calibrations are recomputed from calibration_scores.parquet, all else from it.
+    """
+
+    uri: str
+    spec: EvalSpec
+    scores_digest: Sha256
+    """sha256 of scores.parquet."""
+    calibration_scores_digest: Sha256 | None = Field(default=None, exclude_if=lambda digest: digest is None)
+    """sha256 of calibration_scores.parquet; a report without one is of an earlier version, and no evidence any more."""
+    num_prompts: PositiveInt
+    comparisons: tuple[Comparison, ...]
+    """Each judge and guard, against the champion and against the base."""
+    calibrations: tuple[Calibration, ...]
+    problems: tuple[str, ...] = ()
+    """What went wrong while scoring (a score that is not finite, a black image...). Any entry makes the gate refuse."""

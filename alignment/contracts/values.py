@@ -1,0 +1,60 @@
+"""Value objects that a GPU job reads or writes. Torch-free, frozen, plain JSON.
+
+They carry URIs and digests, never payloads. Two kinds of digest: `digest` of the object itself (sha256 of its canonical
+JSON) and `content_digest` of a folder of files (sha256 over its sorted "path sha256" lines, see `folder_digest`).
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+PositiveInt = Annotated[int, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+def canonical_json(value: Any) -> str:
+    """The text a digest is taken of: keys sorted, no white space."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+class Record(BaseModel):
+    """Frozen, and refuses fields it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ValueObject(Record):
+    """A record whose identity is the sha256 of its canonical JSON."""
+
+    schema_version: int = 1
+    """Raised when a field changes meaning, or when the same fields now give other numbers."""
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the canonical JSON: keys sorted, no white space, UTF-8."""
+        return hashlib.sha256(canonical_json(self.model_dump(mode="json")).encode()).hexdigest()
+
+
+def folder_digest(sha256_by_path: Mapping[str, str]) -> str:
+    """Identity of a folder: sha256 over "path sha256" lines, paths relative with forward slashes, sorted."""
+    lines = "".join(f"{path} {sha256_by_path[path]}\n" for path in sorted(sha256_by_path))
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+# --- data -----------------------------------------------------------------------------------------------------------
+
+
+# --- scorers --------------------------------------------------------------------------------------------------------
+
+
+# --- training -------------------------------------------------------------------------------------------------------
+
+
+# --- evaluation -----------------------------------------------------------------------------------------------------
+
+
+# --- a job ----------------------------------------------------------------------------------------------------------

@@ -1,0 +1,99 @@
+"""Rows of a snapshot as votes on items, blind to who won: sides stand in the order of the images' digests. Torch-free.
+
+An item is two images and a prompt; several annotators may have compared it, each in a row (ballot) of their own. If
+the chosen image came first, any labeler that favours the first would look right.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from alignment.contracts.jobs import JobStoppedError
+from alignment.contracts.values import canonical_json
+
+Split = Literal["train", "calibration", "test"]
+SPLITS: tuple[Split, ...] = get_args(Split)
+HELDOUT_SPLITS: tuple[Split, ...] = ("calibration", "test")
+COLUMNS = ("pair_id", "prompt", "image_chosen", "image_rejected", "is_tie", "annotator_id", "source")
+READ_ROWS = 32
+
+
+@dataclass(frozen=True)
+class Ballot:
+    """One row, without its images."""
+
+    pair_id: str
+    item: str
+    """sha256 over the two images' digests and the prompt: the same for whoever compares them."""
+    chosen_is_first: bool
+    """Whether the chosen image is the item's first side, the one with the smaller digest."""
+    is_tie: bool
+    annotator_id: str
+    source: str
+
+    @property
+    def preference(self) -> float:
+        """1 when the first side was preferred, -1 when the second was, 0 in a tie."""
+        return 0.0 if self.is_tie else 1.0 if self.chosen_is_first else -1.0
+
+
+@dataclass(frozen=True)
+class ItemImages:
+    """The two sides of an item, encoded."""
+
+    item: str
+    prompt: str
+    first: bytes
+    second: bytes
+
+
+def read_ballots(snapshot_dir: Path, split: Split) -> list[Ballot]:
+    """Every row of a split, in order. ValueError when the file or a column is missing."""
+    return [_ballot(row) for row in _rows(snapshot_dir, split)]
+
+
+def read_items(snapshot_dir: Path, splits: Sequence[Split], wanted: set[str]) -> Iterator[ItemImages]:
+    """Each wanted item once, in the order of the files; memory holds a few rows."""
+    left = set(wanted)
+    for split in splits:
+        for row in _rows(snapshot_dir, split):
+            ballot = _ballot(row)
+            if ballot.item not in left:
+                continue
+            left.remove(ballot.item)
+            sides = (row["image_chosen"], row["image_rejected"])
+            first, second = sides if ballot.chosen_is_first else sides[::-1]
+            yield ItemImages(ballot.item, row["prompt"], first, second)
+
+
+def _ballot(row: dict[str, Any]) -> Ballot:
+    chosen, rejected = (hashlib.sha256(row[f"image_{side}"]).hexdigest() for side in ("chosen", "rejected"))
+    identity = canonical_json([*sorted((chosen, rejected)), row["prompt"]])
+    return Ballot(
+        pair_id=row["pair_id"],
+        item=hashlib.sha256(identity.encode("utf-8", "surrogatepass")).hexdigest(),
+        chosen_is_first=chosen <= rejected,
+        is_tie=bool(row["is_tie"]),
+        annotator_id=row["annotator_id"] or "",
+        source=row["source"],
+    )
+
+
+def _rows(snapshot_dir: Path, split: Split) -> Iterator[dict[str, Any]]:
+    path = snapshot_dir / f"{split}.parquet"
+    if not path.is_file():
+        raise ValueError(f"The snapshot {snapshot_dir} lacks {path.name}; make the snapshot again.")
+    try:
+        with pq.ParquetFile(path) as file:
+            missing = sorted(set(COLUMNS) - set(file.schema_arrow.names))
+            if missing:
+                raise ValueError(f"{path} lacks the column(s) {', '.join(missing)}; make the snapshot again.")
+            for batch in file.iter_batches(READ_ROWS, columns=list(COLUMNS)):
+                yield from batch.to_pylist()
+    except (pa.ArrowException, OSError) as error:
+        raise JobStoppedError("bad_data", f"{path} cannot be read: {error}") from error

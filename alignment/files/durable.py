@@ -1,0 +1,92 @@
+"""Files that are either whole or absent: write beside, flush, rename. Digests of files and folders. Torch-free."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from alignment.contracts.values import folder_digest
+from alignment.files.paths import check_link
+
+READ_BYTES = 1 << 20
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Replace `path` in one step; after a crash it holds the old bytes or the new ones, never a part."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with named_errors(path), beside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+@contextmanager
+def named_errors(path: Path) -> Iterator[None]:
+    """Put the path into an OSError that lacks one, as errors of write and close do."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Readable JSON with sorted keys, replaced in one step."""
+    write_bytes(path, (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode())
+
+
+def publish_folder(draft: Path, final: Path) -> None:
+    """Give a finished draft folder its name; whatever stood there is removed first. Every file is flushed before.
+
+    ValueError names a symbolic link in the draft.
+    """
+    for path in files_below(draft):
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    for folder in [draft, *(path for path in draft.rglob("*") if path.is_dir())]:
+        sync_folder(folder)
+    if final.exists():
+        shutil.rmtree(final)
+    draft.rename(final)
+    sync_folder(final.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a folder's own entries, without which a rename may be lost on power failure."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def file_sha256(path: Path) -> str:
+    """Hex sha256 of a file's bytes, read in pieces."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(READ_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def files_below(folder: Path) -> list[Path]:
+    """List every file under a folder that a job made, sorted by path. ValueError names a symbolic link."""
+    found = sorted(folder.rglob("*"))
+    for path in found:
+        check_link(path, folder)
+    return [path for path in found if path.is_file()]
+
+
+def content_digest(folder: Path, paths: Iterable[Path] | None = None) -> str:
+    """`folder_digest` of the given files under `folder`, or of all of them."""
+    chosen = files_below(folder) if paths is None else paths
+    return folder_digest({path.relative_to(folder).as_posix(): file_sha256(path) for path in chosen})

@@ -1,0 +1,53 @@
+"""safetensors written so that equal tensors give equal bytes.
+
+The library's own writer orders the entries of `__metadata__` at random and leaves files readable by their owner alone;
+a weights digest must not depend on the first, nor a store on the second. Reading goes through the library.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from alignment.files.durable import named_errors
+
+DTYPE_CODES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write `path` in the safetensors format, names and metadata sorted. On a full disk, OSError names the path."""
+    names = sorted(tensors)
+    with named_errors(path), path.open("wb") as file:
+        file.write(_header(names, tensors, metadata or {}))
+        for name in names:
+            flat = tensors[name].detach().cpu().contiguous().reshape(-1)
+            file.write(flat.view(torch.uint8).numpy().data)
+
+
+def _header(names: list[str], tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+    """Length (8 bytes, little endian) and JSON, padded with spaces so that the data begins at a multiple of 8."""
+    entries: dict[str, object] = {"__metadata__": dict(sorted({"format": "pt", **metadata}.items()))}
+    offset = 0
+    for name in names:
+        tensor = tensors[name]
+        end = offset + tensor.numel() * tensor.element_size()
+        entries[name] = {
+            "dtype": DTYPE_CODES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [offset, end],
+        }
+        offset = end
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text

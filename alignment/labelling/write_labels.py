@@ -1,0 +1,74 @@
+"""Writes a snapshot anew with other labels on its training pairs; calibration and test keep what people said."""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from alignment.data.human_labels import READ_ROWS, Ballot
+from alignment.labelling.labels import Decision
+
+IMAGE_COLUMNS = ("image_chosen", "image_rejected")
+
+
+@dataclass(frozen=True)
+class TrainCounts:
+    """Of the training split as it was written."""
+
+    num_ties: int
+    num_captioned: int
+    """Pairs, less ties, with an image whose caption is not just the prompt."""
+
+
+def write_relabelled(
+    snapshot_dir: Path, out: Path, *, ballots: Sequence[Ballot], decisions: Sequence[Decision | None]
+) -> TrainCounts:
+    """Write train.parquet with the decisions, row for row, and copy the other splits as they are.
+
+    Where the verdict turns, images and captions change sides. pair_id stays that of the row, so that a label can be
+    traced to what people said of the same pair; annotator_id names who labelled it now. A pair without a label is a
+    tie: no objective trains on one, and prompts and counts stay those of the plain snapshot.
+    """
+    for split in ("calibration", "test"):
+        shutil.copyfile(snapshot_dir / f"{split}.parquet", out / f"{split}.parquet")
+    num_ties = num_captioned = first = 0
+    with pq.ParquetFile(snapshot_dir / "train.parquet") as file:
+        schema = file.schema_arrow
+        plain = [name for name in schema.names if name not in IMAGE_COLUMNS]
+        compression = {name: "zstd" if name in plain else "none" for name in schema.names}
+        with pq.ParquetWriter(
+            out / "train.parquet", schema, compression=compression, use_dictionary=plain, write_statistics=plain
+        ) as writer:
+            for batch in file.iter_batches(READ_ROWS):
+                rows = [
+                    relabelled_row(row, ballots[index], decisions[index])
+                    for index, row in enumerate(batch.to_pylist(), start=first)
+                ]
+                first += len(rows)
+                num_ties += sum(row["is_tie"] for row in rows)
+                num_captioned += sum(_is_captioned(row) for row in rows)
+                writer.write_table(pa.Table.from_pylist(rows, schema=schema))
+    assert first == len(ballots) == len(decisions)
+    return TrainCounts(num_ties, num_captioned)
+
+
+def relabelled_row(row: dict[str, Any], ballot: Ballot, decision: Decision | None) -> dict[str, Any]:
+    """One row under a decision; None leaves it as it is."""
+    if decision is None:
+        return row
+    turned = decision.preference != 0 and (decision.preference > 0) != ballot.chosen_is_first
+    sides = {
+        f"{what}_{side}": row[f"{what}_{other if turned else side}"]
+        for what in ("image", "caption", "generator")
+        if f"{what}_chosen" in row
+        for side, other in (("chosen", "rejected"), ("rejected", "chosen"))
+    }
+    return {**row, **sides, "is_tie": decision.preference == 0, "annotator_id": decision.labeler}
+
+
+def _is_captioned(row: dict[str, Any]) -> bool:
+    return not row["is_tie"] and {row["caption_chosen"], row["caption_rejected"]} != {row["prompt"]}

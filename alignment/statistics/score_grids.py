@@ -1,0 +1,92 @@
+"""Every (scorer, role) of a score table as a complete prompts x seeds grid: what the gate's arithmetic works on.
+
+Roles are the three models, and `candidate_shuffled` and `champion_shuffled`: the same images scored against other
+prompts of the list (see `shuffled.py`). Shape letters: P prompts, S seeds.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from alignment.statistics.comparison import DIFFERENCE_DECIMALS, Floats, ScoreTable, SeedGrid, seed_grid
+
+SHUFFLED = "_shuffled"
+"""What is added to a role's name for its images under other prompts."""
+
+
+@dataclass(frozen=True)
+class ScoreGrids:
+    """Whole grids only; a grid that is not whole is absent, and asking for it is a ValueError."""
+
+    grids: Mapping[tuple[str, str], SeedGrid]
+    """(scorer, role) to its grid."""
+    categories: Mapping[int, str] = field(default_factory=dict)
+    """Prompt index to its slice."""
+
+    @classmethod
+    def from_table(cls, table: ScoreTable) -> tuple["ScoreGrids", list[str]]:
+        """The grids of a table, and a sentence for each that is not whole."""
+        grids: dict[tuple[str, str], SeedGrid] = {}
+        problems = []
+        for role in (str(role) for role in np.unique(table.role)):
+            for scorer in table.scorers():
+                if not ((table.role == role) & (table.scorer == scorer)).any():
+                    continue
+                try:
+                    grids[scorer, role] = seed_grid(table, scorer, role)
+                except ValueError as error:
+                    problems.append(str(error))
+        categories, doubled = _categories(table)
+        return cls(grids, categories), [*problems, *doubled]
+
+    def has(self, scorer: str, role: str) -> bool:
+        """Whether there is a whole grid."""
+        return (scorer, role) in self.grids
+
+    def grid(self, scorer: str, role: str) -> SeedGrid:
+        """One grid; ValueError when it is missing or not whole."""
+        if not self.has(scorer, role):
+            raise ValueError(f"The score table has no whole grid of scorer {scorer!r} on the {role}. Evaluate again.")
+        return self.grids[scorer, role]
+
+    def differences(
+        self, scorer: str, against: str = "champion", *, shuffled: bool = False, seeds: Sequence[int] = ()
+    ) -> Floats:
+        """Candidate minus other, one number a prompt, averaged over the given seeds, else over all of them.
+
+        ValueError when the two were not scored on the same prompts and seeds, or a given seed is missing.
+        """
+        suffix = SHUFFLED if shuffled else ""
+        candidate, other = self.grid(scorer, f"candidate{suffix}"), self.grid(scorer, f"{against}{suffix}")
+        same = np.array_equal(candidate.prompts_P, other.prompts_P)
+        if not (same and np.array_equal(candidate.seeds_S, other.seeds_S)):
+            raise ValueError(
+                f"Scorer {scorer!r}: candidate and {against} were not scored on the same prompts and seeds."
+            )
+        if seeds and not set(seeds) <= {int(seed) for seed in candidate.seeds_S}:
+            raise ValueError(f"Scorer {scorer!r} was not scored on all of the seeds {list(seeds)}.")
+        chosen = np.isin(candidate.seeds_S, list(seeds)) if seeds else np.ones(len(candidate.seeds_S), dtype=bool)
+        means = [grid.scores_PS[:, chosen].mean(axis=1) for grid in (candidate, other)]
+        return np.asarray(np.round(means[0] - means[1], DIFFERENCE_DECIMALS), dtype=np.float64)
+
+    def slices(self) -> dict[str, npt.NDArray[np.bool_]]:
+        """Slice name to a mask over the prompts in index order; empty when no prompt names a slice."""
+        names = [self.categories[index] for index in sorted(self.categories)]
+        if not any(names):
+            return {}
+        return {name: np.asarray([own == name for own in names]) for name in sorted(set(names))}
+
+
+def _categories(table: ScoreTable) -> tuple[dict[int, str], list[str]]:
+    """Slice of each prompt; a prompt that changes its slice from row to row is a problem."""
+    if not len(table.category):
+        return {}, []
+    if len(table.category) != len(table.prompt_index):
+        return {}, [f"the table has {len(table.category)} categories for {len(table.prompt_index)} rows"]
+    pairs = sorted(set(zip(table.prompt_index.tolist(), table.category.tolist(), strict=True)))
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        return found, [f"{len(pairs) - len(found)} prompts change their category from row to row"]
+    return found, []

@@ -1,0 +1,25 @@
+"""Names to objects, and an unknown name's answer."""
+
+import pytest
+
+from alignment.catalogues.lookup import resolve, unknown_name
+
+
+def test_a_name_resolves_to_the_object_itself() -> None:
+    assert resolve("alignment.catalogues.lookup:unknown_name") is unknown_name
+    with pytest.raises(AttributeError, match="nothing_here"):
+        resolve("alignment.catalogues.lookup:nothing_here")
+
+
+@pytest.mark.parametrize(
+    ("name", "known", "told"),
+    [
+        ("mapp", ("sft", "mapo"), "Unknown objective 'mapp'. Did you mean 'mapo'? Known: mapo, sft."),
+        ("zzzz", ("sft", "mapo"), "Unknown objective 'zzzz'. Known: mapo, sft."),
+        ("zzzz", (), "Unknown objective 'zzzz'. Known: none."),
+    ],
+)
+def test_an_unknown_name_is_told_its_nearest_and_all_that_are_known(
+    name: str, known: tuple[str, ...], told: str
+) -> None:
+    assert unknown_name("objective", name, known) == told

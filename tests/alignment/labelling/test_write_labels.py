@@ -1,0 +1,43 @@
+"""Rows written anew: sides turned where the verdict turns, nothing else moved."""
+
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from alignment.data.human_labels import read_ballots
+from alignment.labelling.labels import Decision
+from alignment.labelling.write_labels import write_relabelled
+
+
+def test_decisions_turn_rows_and_leave_the_other_splits_alone(
+    tiny_captioned_snapshot_dir: Path, tmp_path: Path
+) -> None:
+    ballots = read_ballots(tiny_captioned_snapshot_dir, "train")
+    turned = [Decision(-1.0 if ballot.chosen_is_first else 1.0, "judge") for ballot in ballots]
+    decisions = [None, *turned[1:20], *(Decision(0.0, "judge") for _ in ballots[20:])]
+    counts = write_relabelled(tiny_captioned_snapshot_dir, tmp_path, ballots=ballots, decisions=decisions)
+    plain = pq.read_table(tiny_captioned_snapshot_dir / "train.parquet")
+    table = pq.read_table(tmp_path / "train.parquet")
+    assert table.schema == plain.schema
+    before, after = plain.to_pylist(), table.to_pylist()
+    assert after[0] == before[0]
+    for old, new in zip(before[1:20], after[1:20], strict=True):
+        for what in ("image", "caption"):
+            assert (new[f"{what}_chosen"], new[f"{what}_rejected"]) == (old[f"{what}_rejected"], old[f"{what}_chosen"])
+        assert (new["is_tie"], new["annotator_id"], new["pair_id"]) == (False, "judge", old["pair_id"])
+    for old, new in zip(before[20:], after[20:], strict=True):
+        assert new == {**old, "is_tie": True, "annotator_id": "judge"}
+    assert (counts.num_ties, counts.num_captioned) == (10, 19)  # the first pair's captions are its prompt
+    for split in ("calibration", "test"):
+        assert (tmp_path / f"{split}.parquet").read_bytes() == (
+            tiny_captioned_snapshot_dir / f"{split}.parquet"
+        ).read_bytes()
+
+
+def test_a_decision_for_the_chosen_side_turns_nothing(tiny_captioned_snapshot_dir: Path, tmp_path: Path) -> None:
+    ballots = read_ballots(tiny_captioned_snapshot_dir, "train")
+    decisions = [Decision(1.0 if ballot.chosen_is_first else -1.0, "j") for ballot in ballots]
+    write_relabelled(tiny_captioned_snapshot_dir, tmp_path, ballots=ballots, decisions=decisions)
+    before = pq.read_table(tiny_captioned_snapshot_dir / "train.parquet").to_pylist()
+    after = pq.read_table(tmp_path / "train.parquet").to_pylist()
+    assert after == [{**row, "is_tie": False, "annotator_id": "j"} for row in before]

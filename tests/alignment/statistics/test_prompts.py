@@ -1,0 +1,69 @@
+"""The prompts file."""
+
+from pathlib import Path
+
+import pytest
+
+from alignment.statistics.prompts import normal_prompt, read_prompts
+
+
+def written(tmp_path: Path, content: str) -> Path:
+    path = tmp_path / "prompts.tsv"
+    path.write_text(content, encoding="utf-8")
+    return path
+
+
+def test_prompts_keep_their_order_and_category(tmp_path: Path) -> None:
+    prompts = read_prompts(written(tmp_path, "prompt\tcategory\na cat\tanimals\nÜber\u2028uns\t\n"))
+    assert [(p.index, p.text, p.category) for p in prompts] == [(0, "a cat", "animals"), (1, "Über\u2028uns", "")]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "header"),
+        ("a cat\tanimals\n", "header"),
+        ("prompt\tcategory\n", "there are no prompts"),
+        ("prompt\tcategory\na cat\n", "lines 2 are not"),
+        ("prompt\tcategory\na\tb\n \tb\na\tb\tc\n", "lines 3, 4 are not"),
+        ("prompt\tcategory\na\tb\n\na\tb\n", "lines 3 are not"),
+    ],
+)
+def test_a_bad_file_is_refused_by_line(tmp_path: Path, content: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        read_prompts(written(tmp_path, content))
+
+
+def test_a_byte_order_mark_and_windows_line_ends_are_no_part_of_a_prompt(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.tsv"
+    path.write_bytes(b"\xef\xbb\xbfprompt\tcategory\r\na cat\tanimals\r\n")
+    assert [(p.text, p.category) for p in read_prompts(path)] == [("a cat", "animals")]
+
+
+def test_a_missing_or_binary_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="cannot be read"):
+        read_prompts(tmp_path / "absent.tsv")
+    (tmp_path / "binary.tsv").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ValueError, match="cannot be read"):
+        read_prompts(tmp_path / "binary.tsv")
+
+
+@pytest.mark.parametrize(
+    "prompt", ["A  red—circle!", "a red circle", "ａ　ＲＥＤ circle", "a\tred\ncircle...", "“a” (red) circle"]
+)
+def test_spellings_of_one_prompt_are_one(prompt: str) -> None:
+    assert normal_prompt(prompt) == "a red circle"
+
+
+def test_different_prompts_stay_different() -> None:
+    assert normal_prompt("a red circle 2") != normal_prompt("a red circle 3")
+    assert normal_prompt("STRASSE") == normal_prompt("straße")
+    assert normal_prompt("!!!") == "!!!"
+    assert normal_prompt("\U0001f408") != normal_prompt("\U0001f415")
+
+
+def test_a_prompt_that_is_asked_twice_is_refused_by_line(tmp_path: Path) -> None:
+    lines = ["a cat", "A dog", "a  CAT!", "a mouse", "a dog.", "a cat?"]
+    path = written(tmp_path, "prompt\tcategory\n" + "".join(f"{line}\tany\n" for line in lines))
+    with pytest.raises(ValueError, match=r"asks 2 prompts more than once.* 'a cat' on lines 2, 4, 7; 'A dog' on"):
+        read_prompts(path)
