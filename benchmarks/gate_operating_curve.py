@@ -8,9 +8,9 @@ many of each kind of candidate that has a bar, default 2000, and a fifth of it o
 import sys
 import time
 
-from pipelines.gate_tools import DEFAULT_JUDGES, DEFAULT_PROMPTS, DEFAULT_SLICES
-from pipelines.policy import GatePolicy, GuardRule
-from pipelines.release.simulation import (
+from pipelines.project.gate import GatePolicy, GuardRule
+from pipelines.release.gate.simulated_project import DEFAULT_JUDGES, DEFAULT_PROMPTS, DEFAULT_SLICES
+from pipelines.release.gate.simulation import (
     RARE_LOSSES,
     SLICE_LOSSES,
     Outcome,

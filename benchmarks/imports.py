@@ -38,7 +38,7 @@ def main() -> None:
 def entries() -> dict[str, str]:
     """Title and import statement of everything that is measured."""
     jobs = sorted(path.stem for path in (ROOT / "alignment" / "jobs").glob("*.py") if path.stem not in HELPERS)
-    commands = ("pipelines.cli", "pipelines.dispatch.worker", "pipelines.dispatch.supervisor")
+    commands = ("pipelines.commands.cli", "pipelines.dispatch.worker", "pipelines.dispatch.supervisor")
     single = {name: f"import {name}" for name in (*(f"alignment.jobs.{job}" for job in jobs), *commands)}
     pipeline = f"{UNET}\nalignment.backbones.stable_diffusion.FAMILY.pipeline_class"
     return single | {"train + stable_diffusion": UNET, "train + stable_diffusion + pipeline": pipeline}

@@ -9,7 +9,7 @@ from airflow import settings as airflow_settings
 from airflow.sdk import Asset, AssetAny, AssetOrTimeSchedule, CronTriggerTimetable
 
 from pipelines.dispatch.operators.notifications import failure_callbacks
-from pipelines.project import Project, load_projects
+from pipelines.project.file import Project, load_projects
 from pipelines.settings import load_settings
 
 log = logging.getLogger(__name__)

@@ -22,15 +22,15 @@ for project in projects():
 
         @task
         def build_snapshot(path: str) -> dict[str, Any]:
-            from pipelines import stages
+            from pipelines.stages import pairs
 
-            return stages.snapshot(path)
+            return pairs.snapshot(path)
 
         @task
         def record(path: str, report: dict[str, Any], run_key: str) -> list[dict[str, Any]]:
-            from pipelines import release_stages
+            from pipelines.stages import judges
 
-            return release_stages.record_calibration(path, report, run_key=run_key)
+            return judges.record_calibration(path, report, run_key=run_key)
 
         calibrate = TrainJobOperator(
             task_id="calibrate",

@@ -6,7 +6,7 @@ from airflow.sdk import DAG, task
 
 from dags.assets import GPU_POOL, default_args, location, pairs_asset, projects
 from pipelines.dispatch.operators.train_job import TrainJobOperator, retry_policy
-from pipelines.stages import drawn_sources
+from pipelines.stages.pairs import drawn_sources
 
 for project in projects():
     with DAG(
@@ -20,25 +20,25 @@ for project in projects():
 
         @task
         def list_shards(path: str) -> list[dict[str, Any]]:
-            from pipelines import stages
+            from pipelines.stages import pairs
 
-            return stages.list_shards(path)
+            return pairs.list_shards(path)
 
         @task(map_index_template="{{ shard_name }}")
         def ingest_shard(path: str, shard: dict[str, Any]) -> dict[str, Any]:
             from airflow.sdk import get_current_context
 
-            from pipelines import stages
+            from pipelines.stages import pairs
 
             get_current_context()["shard_name"] = shard["uri"].rsplit("/", 1)[-1]  # type: ignore[typeddict-unknown-key]
-            return stages.validate(path, stages.ingest(path, shard))
+            return pairs.validate(path, pairs.ingest(path, shard))
 
         @task(outlets=[pairs_asset(project)])
         def announce_pairs(path: str, reports: list[dict[str, Any]], *, outlet_events: Any = None) -> dict[str, int]:
-            from pipelines import stages
+            from pipelines.stages import pairs, values
 
-            counts = stages.count_pairs(list(reports))
-            outlet_events[pairs_asset(stages.read_project(path))].extra = counts
+            counts = pairs.count_pairs(list(reports))
+            outlet_events[pairs_asset(values.read_project(path))].extra = counts
             return counts
 
         shards = list_shards(location(project))

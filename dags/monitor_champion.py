@@ -26,19 +26,21 @@ for project in projects():
 
         @task
         def build_snapshot(path: str) -> dict[str, Any]:
-            from pipelines import release_stages, stages
+            from pipelines.stages import monitor as monitor_stages
+            from pipelines.stages import pairs
 
-            if not release_stages.has_anything_to_monitor(path):
+            if not monitor_stages.has_anything_to_monitor(path):
                 raise AirflowSkipException("No pair was accepted and no version was promoted yet.")
-            return stages.snapshot(path)
+            return pairs.snapshot(path)
 
         @task(trigger_rule="none_skipped")
         def monitor(path: str, calibration: dict[str, Any] | None, run_key: str) -> dict[str, Any]:
-            from pipelines import release_stages
+            from pipelines.stages import judges
+            from pipelines.stages import monitor as monitor_stages
 
             if calibration:
-                release_stages.record_calibration(path, calibration, run_key=run_key)
-            return release_stages.monitor(path, calibration, run_key=run_key, announce=True)
+                judges.record_calibration(path, calibration, run_key=run_key)
+            return monitor_stages.monitor(path, calibration, run_key=run_key, announce=True)
 
         @task.short_circuit
         def is_retraining_announced(report: dict[str, Any]) -> bool:
@@ -46,18 +48,19 @@ for project in projects():
 
         @task(outlets=[retrain_asset(project)])
         def announce_retraining(path: str, report: dict[str, Any], run_key: str, *, outlet_events: Any = None) -> str:
-            from pipelines import release_stages, stages
+            from pipelines.stages import monitor as monitor_stages
+            from pipelines.stages import values
 
-            if not release_stages.claim_retraining(path, report, run_key=run_key):
+            if not monitor_stages.claim_retraining(path, report, run_key=run_key):
                 raise AirflowSkipException("Another run announced a retraining in the meantime.")
-            outlet_events[retrain_asset(stages.read_project(path))].extra = {"report_uri": report["uri"]}
+            outlet_events[retrain_asset(values.read_project(path))].extra = {"report_uri": report["uri"]}
             return str(report["uri"])
 
         @task(retries=0, **alarm_callbacks(project, location(project), report_of="monitor"))
         def alarm(report: dict[str, Any]) -> None:
-            from pipelines import release_stages
+            from pipelines.stages import monitor as monitor_stages
 
-            release_stages.raise_alarms(report)
+            monitor_stages.raise_alarms(report)
 
         calibrate = TrainJobOperator(
             task_id="calibrate",

@@ -30,16 +30,16 @@ for project in projects():
 
         @task.short_circuit
         def versions_to_judge(path: str, params: Any = None, dag_run: Any = None) -> list[int]:
-            from pipelines import release_stages
+            from pipelines.stages import candidates as candidate_stages
 
             by_event = dag_run.run_type == "asset_triggered"
-            return release_stages.versions_to_judge(path, **params, by_event=by_event)
+            return candidate_stages.versions_to_judge(path, **params, by_event=by_event)
 
         @task
         def pick_candidate(path: str, versions: list[int]) -> dict[str, Any]:
-            from pipelines import release_stages
+            from pipelines.stages import candidates as candidate_stages
 
-            return release_stages.pick_candidate(path, version=versions[0])
+            return candidate_stages.pick_candidate(path, version=versions[0])
 
         @task
         def list_next(versions: list[int], params: Any = None, run_id: Any = None) -> Any:
@@ -47,9 +47,9 @@ for project in projects():
 
         @task.short_circuit
         def is_challenger(path: str, candidate: dict[str, Any]) -> bool:
-            from pipelines import release_stages
+            from pipelines.stages import candidates as candidate_stages
 
-            return release_stages.is_challenger(path, candidate)
+            return candidate_stages.is_challenger(path, candidate)
 
         @task
         def gate(
@@ -60,15 +60,15 @@ for project in projects():
             coverage: dict[str, Any] | None = None,
             asked_by: str = "",
         ) -> dict[str, Any]:
-            from pipelines import release_stages
+            from pipelines.stages import candidates as candidate_stages
 
-            return release_stages.gate(path, candidate, report, run_key=run_key, coverage=coverage, asked_by=asked_by)
+            return candidate_stages.gate(path, candidate, report, run_key=run_key, coverage=coverage, asked_by=asked_by)
 
         @task(**callbacks(project, location(project)))
         def promote(path: str, decision: dict[str, Any], actor: str, approval: Any = None) -> dict[str, Any]:
-            from pipelines import champion_stages
+            from pipelines.stages import champion
 
-            return champion_stages.promote(path, decision, actor=actor, approval=approval)
+            return champion.promote(path, decision, actor=actor, approval=approval)
 
         versions = versions_to_judge(location(project))
         TriggerDagRunOperator.partial(

@@ -22,9 +22,9 @@ for project in projects():
 
         @task(**callbacks(project, location(project)))
         def reconcile(path: str, actor: str) -> dict[str, Any]:
-            from pipelines import champion_stages
+            from pipelines.stages import champion
 
-            return champion_stages.reconcile(path, actor=actor)
+            return champion.reconcile(path, actor=actor)
 
         # People have been told by the task before; this one shows it in Airflow.
         @task(retries=0, on_failure_callback=None)

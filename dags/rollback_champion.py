@@ -37,11 +37,11 @@ for project in projects():
 
         @task(retries=0, **callbacks(project, location(project)))
         def rollback(path: str, actor: str, params: dict[str, Any] | None = None) -> dict[str, Any]:
-            from pipelines import champion_stages
+            from pipelines.stages import champion
 
             given = params or {}
             names = ("reason", "from_version", "to_version", "to_base", "forward")
-            return champion_stages.rollback(path, actor=actor, **{name: given[name] for name in names})
+            return champion.rollback(path, actor=actor, **{name: given[name] for name in names})
 
         rollback(location(project), ACTOR)
     globals()[dag.dag_id] = dag

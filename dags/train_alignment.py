@@ -24,50 +24,50 @@ for project in projects():
 
         @task
         def build_snapshot(path: str) -> dict[str, Any]:
-            from pipelines import stages
+            from pipelines.stages import pairs
 
-            return stages.snapshot(path)
+            return pairs.snapshot(path)
 
         @task.short_circuit
         def enough_new_pairs(
             path: str, data: Any, run_key: str, dag_run: Any = None, triggering_asset_events: Any = None
         ) -> bool:
-            from pipelines import release_stages
+            from pipelines.stages import monitor
 
             asked = ignores_minimum(dag_run, triggering_asset_events)
-            return release_stages.training_wanted(path, data, run_key=run_key, asked=asked)
+            return monitor.training_wanted(path, data, run_key=run_key, asked=asked)
 
         @task
         def plan_encodings(path: str, snapshot: dict[str, Any]) -> list[dict[str, Any]]:
-            from pipelines import stages
+            from pipelines.stages import training as training_stages
 
-            return stages.plan_encodings(path, snapshot)
+            return training_stages.plan_encodings(path, snapshot)
 
         @task
         def plan_trainings(path: str, snapshot: dict[str, Any], caches: list[dict[str, Any]]) -> list[dict[str, Any]]:
-            from pipelines import stages
+            from pipelines.stages import training as training_stages
 
-            return stages.plan_trainings(path, snapshot, caches[:])
+            return training_stages.plan_trainings(path, snapshot, caches[:])
 
         @task(outlets=[candidate_asset(project)])
         def register(
             path: str, trained: tuple[dict[str, Any], dict[str, Any]], run: dict[str, str], *, outlet_events: Any = None
         ) -> dict[str, Any]:
-            from pipelines import release_stages, stages
+            from pipelines.stages import candidates, values
 
             training, result = trained
-            candidate = release_stages.register(path, training["snapshot"], result, **run)
-            outlet_events[candidate_asset(stages.read_project(path))].extra = {"version": candidate["version"]}
+            candidate = candidates.register(path, training["snapshot"], result, **run)
+            outlet_events[candidate_asset(values.read_project(path))].extra = {"version": candidate["version"]}
             return candidate
 
         @task(task_id="register", outlets=[candidate_asset(project)])
         def register_soup(
             path: str, parts: dict[str, Any], soup: dict[str, Any], run: dict[str, str], *, outlet_events: Any = None
         ) -> dict[str, Any]:
-            from pipelines import release_stages, stages
+            from pipelines.stages import candidates, values
 
-            candidate = release_stages.register_soup(path, **parts, soup=soup, **run)
-            outlet_events[candidate_asset(stages.read_project(path))].extra = {"version": candidate["version"]}
+            candidate = candidates.register_soup(path, **parts, soup=soup, **run)
+            outlet_events[candidate_asset(values.read_project(path))].extra = {"version": candidate["version"]}
             return candidate
 
         snapshot: Any = build_snapshot(location(project))

@@ -24,15 +24,15 @@ for project in (project for project in projects() if project.rewards):
 
         @task
         def build_snapshots(path: str) -> list[dict[str, Any]]:
-            from pipelines import stages
+            from pipelines.stages import training
 
-            return stages.plan_rewards(path)
+            return training.plan_rewards(path)
 
         @task(outlets=[judges_asset(project)])
         def register(path: str, trained: tuple[dict[str, Any], dict[str, Any]], run_key: str) -> dict[str, Any]:
-            from pipelines import release_stages
+            from pipelines.stages import judges
 
-            return release_stages.register_reward(path, *trained, run_key=run_key)
+            return judges.register_reward(path, *trained, run_key=run_key)
 
         plans = build_snapshots(location(project))
         train = TrainJobOperator.partial(

@@ -10,10 +10,10 @@ from pathlib import Path
 from check_oracle import compare_folders, read_prompts
 
 from alignment.contracts.evaluation import EvalReport
-from pipelines.project import load_project
-from pipelines.release.decisions import last_decision
+from pipelines.project.file import load_project
+from pipelines.release.gate.decision_log import last_decision
 from pipelines.settings import load_settings
-from pipelines.storage import open_store
+from pipelines.store.storage import open_store
 
 
 def main() -> int:

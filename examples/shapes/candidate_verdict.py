@@ -11,9 +11,9 @@ from candidates import TRAININGS
 
 from alignment.contracts.evaluation import EvalReport
 from alignment.files.durable import file_sha256
-from pipelines.contracts import CandidateVersion, GateDecision
-from pipelines.policy import GatePolicy
-from pipelines.release import evidence, gate
+from pipelines.contracts.release import CandidateVersion, GateDecision
+from pipelines.project.gate import GatePolicy
+from pipelines.release.gate import recompute, verdict
 
 PEOPLE = ("shapes_pairs",)
 
@@ -39,14 +39,14 @@ def decide(folder: Path, policy: GatePolicy, line: Line, *, question: Question =
     columns = pq.read_table(folder / "scores.parquet").to_pydict()
     digest = file_sha256(folder / "scores.parquet")
     report, columns = left_out(report, columns, question.without)
-    return gate.decide(
+    return verdict.decide(
         report,
         policy_for(policy, question),
         version(line, report, lessons(line, question)),
         champion_version=None,
         champion_weights_digest=report.spec.base_digest,
-        scores=evidence.read_grids(columns),
-        table_problems=evidence.recompute(report, columns, scores_sha256=digest),
+        scores=recompute.read_grids(columns),
+        table_problems=recompute.recompute(report, columns, scores_sha256=digest),
         prompts_digest=report.spec.prompts_digest,
     )
 

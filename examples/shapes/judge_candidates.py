@@ -58,8 +58,8 @@ from alignment.evaluation.scoring import (
 )
 from alignment.rewards.interface import Scorer, load_scorer
 from alignment.statistics.prompts import read_prompts
-from pipelines.contracts import GateDecision
-from pipelines.project import JudgeSection, load_project
+from pipelines.contracts.release import GateDecision
+from pipelines.project.file import JudgeSection, load_project
 
 logger = logging.getLogger(__name__)
 

@@ -33,7 +33,7 @@ from alignment.jobs.outcome import JobPaths, exit_code
 from alignment.rewards.interface import Scorer, load_scorer
 from alignment.statistics.prompts import EvalPrompt
 from pipelines.intake import ingestion, snapshot, validation
-from pipelines.project import load_project
+from pipelines.project.file import load_project
 from pipelines.settings import load_settings
 
 SHAPES_DIR = Path(__file__).parent

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pipelines
-from pipelines.processes import JOB_MARK
+from pipelines.host import JOB_MARK
 from pipelines.settings import CONTROL_PLANE_ONLY, Settings
 
 _SYSTEM = (

@@ -4,8 +4,8 @@ from alignment.contracts.calibration import CalibrationSpec
 from alignment.contracts.coverage import CoverageSpec
 from alignment.contracts.data import DatasetSnapshot
 from alignment.contracts.evaluation import EvalSpec, ModelRef, ModelsSpec, SampleSpec
-from pipelines import reward_registry
-from pipelines.contracts import CandidateVersion, JobInput, JobRequest, SideOutput
+from pipelines.contracts.jobs import JobInput, JobRequest, SideOutput
+from pipelines.contracts.release import CandidateVersion
 from pipelines.dispatch.requests import (
     FOLDERS,
     SAMPLES_FOLDER,
@@ -16,11 +16,12 @@ from pipelines.dispatch.requests import (
     make_request,
     prompts_input,
 )
-from pipelines.project import Project
-from pipelines.project_sections import REWARD_SCHEME
-from pipelines.prompts import evaluation_prompts
+from pipelines.project.file import Project
+from pipelines.project.sections import REWARD_SCHEME
+from pipelines.records import trained_judges
+from pipelines.records.heldout_prompts import evaluation_prompts
 from pipelines.settings import Settings
-from pipelines.storage import open_store
+from pipelines.store.storage import open_store
 
 
 def evaluate_request(
@@ -118,7 +119,7 @@ def calibrate_request(project: Project, settings: Settings, snapshot: DatasetSna
         own
         for own in project.evaluation.judges
         if not own.uri.startswith(REWARD_SCHEME)
-        or reward_registry.newest(project.name, own.uri.removeprefix(REWARD_SCHEME), settings)
+        or trained_judges.newest(project.name, own.uri.removeprefix(REWARD_SCHEME), settings)
     )
     if not sections:
         raise ValueError(f"No judge of {project.path} is trained yet. Run `plumbline reward {project.path}`.")

@@ -5,11 +5,12 @@ from pathlib import Path
 
 from alignment.contracts.values import folder_digest
 from alignment.files.paths import resolve_below
-from pipelines.contracts import JobInput, Manifest
-from pipelines.dispatch.fingerprints import file_fingerprint, folder_fingerprint
+from pipelines.contracts.jobs import JobInput
+from pipelines.contracts.store import Manifest
+from pipelines.dispatch.cached_digests import file_fingerprint, folder_fingerprint
 from pipelines.dispatch.model_folders import local_folder
 from pipelines.settings import Settings
-from pipelines.storage import open_store
+from pipelines.store.storage import open_store
 
 log = logging.getLogger(__name__)
 

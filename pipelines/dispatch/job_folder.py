@@ -21,8 +21,8 @@ from typing import TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from alignment.contracts.jobs import FAILURE_FILE, PROGRESS_FILE, JobFailure, Progress
-from pipelines.contracts import JobRequest, JobStatus, LogChunk
-from pipelines.processes import ProcessRecord
+from pipelines.contracts.jobs import JobRequest, JobStatus, LogChunk
+from pipelines.host import ProcessRecord
 
 Model = TypeVar("Model", bound=BaseModel)
 

@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from pipelines import tracking
-from pipelines.contracts import JobHandle, JobRequest, JobStatus
+from pipelines.contracts.jobs import JobHandle, JobRequest, JobStatus
 from pipelines.dispatch.engines.catalogue import open_engine
 from pipelines.dispatch.engines.interface import TERMINAL_STATES, Engine
-from pipelines.job_records import note_starter
+from pipelines.records.jobs import note_starter
 from pipelines.settings import Settings
-from pipelines.storage import open_store
+from pipelines.store.storage import open_store
+from pipelines.tracking import runs
 
 log = logging.getLogger(__name__)
 
@@ -138,10 +138,10 @@ def track(request: JobRequest, settings: Settings, parent_key: str) -> JobReques
 
     `parent_key` is `DAG_ID/RUN_ID` for a run of Airflow's, which the pipeline run then links to.
     """
-    tags = tracking.airflow_tags(settings, parent_key)
-    tracking.parent_run(settings, project=request.project, key=parent_key, tags=tags)
+    tags = runs.airflow_tags(settings, parent_key)
+    runs.parent_run(settings, project=request.project, key=parent_key, tags=tags)
     config = {"spec": request.spec, "placement": request.placement.model_dump(mode="json")}
-    target = tracking.job_run(
+    target = runs.job_run(
         settings,
         project=request.project,
         request_job_id=request.job_id,
@@ -155,7 +155,7 @@ def track(request: JobRequest, settings: Settings, parent_key: str) -> JobReques
 def close_run(settings: Settings, run_id: str, error: JobError) -> None:
     """End the run of a failed job, which a killed worker could not do itself; a server that is away is no matter."""
     try:
-        tracking.finish_run(settings, run_id, "KILLED" if isinstance(error, Preempted | JobCancelled) else "FAILED")
+        runs.finish_run(settings, run_id, "KILLED" if isinstance(error, Preempted | JobCancelled) else "FAILED")
     except Exception as problem:
         log.warning("The run %s could not be closed: %s", run_id, problem)
 

@@ -4,11 +4,11 @@ from typing import Any
 
 from alignment.contracts.data import DatasetSnapshot
 from alignment.contracts.labelling import DrawSpec, LabelSpec, filled
-from pipelines.contracts import JobInput, JobRequest
+from pipelines.contracts.jobs import JobInput, JobRequest
 from pipelines.dispatch.requests import base_input, judge_inputs, local_prompts, make_request, prompts_input
-from pipelines.project import Project
-from pipelines.project_sections import DrawSection, SourceSection
-from pipelines.prompts import check_not_heldout, heldout_prompts
+from pipelines.project.file import Project
+from pipelines.project.sections import DrawSection, SourceSection
+from pipelines.records.heldout_prompts import check_not_heldout, heldout_prompts
 from pipelines.settings import Settings
 
 

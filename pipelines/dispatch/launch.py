@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from alignment.contracts.jobs import Placement
-from pipelines.contracts import JobRequest
+from pipelines.contracts.jobs import JobRequest
 from pipelines.dispatch.job_folder import JobFolder, write_atomically
 
 log = logging.getLogger(__name__)

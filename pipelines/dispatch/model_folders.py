@@ -15,9 +15,9 @@ from urllib.parse import unquote, urlsplit
 from alignment.catalogues.rewards import RewardParams
 from alignment.files.paths import resolve_below
 from alignment.files.shards import indexed_files
-from pipelines.folders import partial_path, swap_in
 from pipelines.settings import Settings
-from pipelines.storage import open_store
+from pipelines.store.folders import partial_path, swap_in
+from pipelines.store.storage import open_store
 
 log = logging.getLogger(__name__)
 

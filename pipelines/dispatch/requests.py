@@ -31,9 +31,8 @@ from alignment.contracts.training import OnlineData, Recipe, TrainSpec
 from alignment.contracts.values import ValueObject, canonical_json, folder_digest
 from alignment.labelling.captioner_files import check_captioner_files
 from alignment.statistics.prompts import parse_prompts
-from pipelines import reward_registry
-from pipelines.contracts import JobInput, JobKind, JobRequest, SideOutput
-from pipelines.dispatch.fingerprints import (
+from pipelines.contracts.jobs import JobInput, JobKind, JobRequest, SideOutput
+from pipelines.dispatch.cached_digests import (
     file_fingerprint,
     file_fingerprints,
     folder_fingerprint,
@@ -41,11 +40,12 @@ from pipelines.dispatch.fingerprints import (
 )
 from pipelines.dispatch.inputs import hash_cache_dir
 from pipelines.dispatch.model_folders import check_base_folder, check_scorer_folder, local_folder, local_path
-from pipelines.project import Project
-from pipelines.project_sections import REWARD_SCHEME, CaptionsSection, GreedySoupSection, JudgeSection, RewardSection
-from pipelines.prompts import check_not_heldout, heldout_prompts
+from pipelines.project.file import Project
+from pipelines.project.sections import REWARD_SCHEME, CaptionsSection, GreedySoupSection, JudgeSection, RewardSection
+from pipelines.records import trained_judges
+from pipelines.records.heldout_prompts import check_not_heldout, heldout_prompts
 from pipelines.settings import Settings
-from pipelines.storage import open_store
+from pipelines.store.storage import open_store
 
 FOLDERS: dict[JobKind, str] = {
     "draw_pairs": "drawn",
@@ -274,7 +274,7 @@ def _judge_input(project: Project, section: JudgeSection, settings: Settings) ->
         settings_sha256 = hashlib.sha256(canonical_json(section.scorer.model_dump(mode="json")).encode()).hexdigest()
         return _judge(section, folder_digest({}), settings_sha256, trained_on=section.trained_on), ()
     if section.uri.startswith(REWARD_SCHEME):
-        found = reward_registry.find(section.uri, project.name, settings)
+        found = trained_judges.find(section.uri, project.name, settings)
         lessons = tuple(sorted({*section.trained_on, *found.trained_on}))
         weights = JobInput(content_digest=found.judge_digest, uri=found.uri, subfolder=JUDGE_FOLDER)
         identity = _stored_identity(found.uri, settings)

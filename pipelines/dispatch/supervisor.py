@@ -15,9 +15,9 @@ from types import FrameType
 from typing import BinaryIO
 
 from alignment.contracts.jobs import FAILURE_FILE
-from pipelines.contracts import JobStatus
+from pipelines.contracts.jobs import JobStatus
 from pipelines.dispatch.job_folder import JobFolder, Launch
-from pipelines.processes import kill_marked, record_of, signal_group
+from pipelines.host import kill_marked, record_of, signal_group
 
 POLL_SECONDS = 0.1
 TERMINATED = 128 + signal.SIGTERM

@@ -29,18 +29,18 @@ from alignment.contracts.jobs import (
     Placement,
 )
 from alignment.files.paths import resolve_below
-from pipelines import tracking
-from pipelines.contracts import JobRequest
-from pipelines.dispatch.effort import keep_record, measured
+from pipelines.contracts.jobs import JobRequest
 from pipelines.dispatch.environment import alignment_environment
 from pipelines.dispatch.inputs import link_inputs
+from pipelines.dispatch.job_cost import keep_record, measured
 from pipelines.dispatch.job_folder import JobFolder, read_model
 from pipelines.dispatch.launch import job_command, must_use_cpu, prepare_files
 from pipelines.dispatch.live_metrics import LiveMetrics
-from pipelines.folders import hash_folder
-from pipelines.processes import signal_group
+from pipelines.host import signal_group
 from pipelines.settings import Settings, load_settings
-from pipelines.storage import open_store
+from pipelines.store.folders import hash_folder
+from pipelines.store.storage import open_store
+from pipelines.tracking import runs
 
 log = logging.getLogger(__name__)
 
@@ -193,7 +193,7 @@ def _live_metrics(folder: JobFolder, request: JobRequest) -> AbstractContextMana
     target = request.tracking
     if target is None:
         return nullcontext()
-    open_stream = partial(tracking.RunStream, target.tracking_uri, target.run_id)
+    open_stream = partial(runs.RunStream, target.tracking_uri, target.run_id)
     return LiveMetrics(folder.out_dir, folder.work_dir / "tracking_cursor.json", open_stream)
 
 
@@ -203,7 +203,7 @@ def _close_run(request: JobRequest, settings: Settings, code: int) -> None:
         return
     where = settings.model_copy(update={"tracking_uri": request.tracking.tracking_uri})
     try:
-        tracking.finish_run(where, request.tracking.run_id, RUN_STATUS.get(code, "FAILED"))
+        runs.finish_run(where, request.tracking.run_id, RUN_STATUS.get(code, "FAILED"))
     except Exception as error:
         log.warning("The run could not be closed: %s", error)
 

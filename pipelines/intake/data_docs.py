@@ -8,7 +8,7 @@ import html
 import re
 from collections.abc import Sequence
 
-from pipelines.intake.judging import Judged
+from pipelines.intake.rule_runs import Judged
 
 PAGE_FILE = "index.html"
 

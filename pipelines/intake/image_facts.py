@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipelines.project_sections import ValidationSection
+from pipelines.project.sections import ValidationSection
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage

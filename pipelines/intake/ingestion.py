@@ -15,16 +15,16 @@ import pyarrow as pa
 
 from alignment.catalogues.lookup import resolve, unknown_name
 from alignment.contracts.values import canonical_json
-from pipelines.contracts import RawBatch, SourceShard
-from pipelines.folders import normal_uri
+from pipelines.contracts.pairs import RawBatch, SourceShard
 from pipelines.intake.image_facts import ImageFacts, image_facts, strict_decoding
 from pipelines.intake.pairs import FACT_FIELDS, PAIRS_FILE, PAIRS_SCHEMA, ROWS_AT_ONCE, PairWriter, pair_id
 from pipelines.intake.sources.catalogue import find_source
 from pipelines.intake.sources.interface import PairSource
-from pipelines.project import Project
-from pipelines.project_sections import SourceSection, ValidationSection
+from pipelines.project.file import Project
+from pipelines.project.sections import SourceSection, ValidationSection
 from pipelines.settings import ANNOTATOR_SALT, Settings
-from pipelines.storage import hash_folder, open_store
+from pipelines.store.folders import normal_uri
+from pipelines.store.storage import hash_folder, open_store
 
 log = logging.getLogger(__name__)
 

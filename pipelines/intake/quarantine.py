@@ -9,14 +9,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from alignment.contracts.values import canonical_json
-from pipelines.contracts import RawBatch, ValidationReport
+from pipelines.contracts.pairs import RawBatch, ValidationReport
 from pipelines.intake.ingestion import DECODING_LIMITS, INGEST_VERSION, publish_batch, scratch_dir
 from pipelines.intake.pairs import QUARANTINE_FILE, read_batches
 from pipelines.intake.rules import duplicate_pair
 from pipelines.intake.validation import REPLAY_MARK, fetch_checked, validate
-from pipelines.project import Project
+from pipelines.project.file import Project
 from pipelines.settings import Settings
-from pipelines.storage import open_store
+from pipelines.store.storage import open_store
 
 
 def count_reasons(report: ValidationReport, settings: Settings) -> dict[str, int]:

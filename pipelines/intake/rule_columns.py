@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from alignment.statistics.prompts import normal_prompt
-from pipelines.project_sections import ValidationSection
-from pipelines.prompts import HeldoutPrompts
+from pipelines.project.sections import ValidationSection
+from pipelines.records.heldout_prompts import HeldoutPrompts
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from pipelines.intake.rule_columns import MINIMUM_ANNOTATOR_ROWS
-from pipelines.project_sections import ValidationSection
+from pipelines.project.sections import ValidationSection
 
 RULES_VERSION = 1
 """Raised when the same rows would now be judged otherwise."""

@@ -14,16 +14,17 @@ import pyarrow.parquet as pq
 from alignment.contracts.data import DatasetSnapshot
 from alignment.contracts.values import canonical_json
 from alignment.statistics.prompts import normal_prompt
-from pipelines.contracts import Manifest, ValidationReport
+from pipelines.contracts.pairs import ValidationReport
+from pipelines.contracts.store import Manifest
 from pipelines.intake.ingestion import scratch_dir
 from pipelines.intake.pairs import ACCEPTED_FILE, ROWS_AT_ONCE, PairWriter, read_batches
 from pipelines.intake.sources.catalogue import find_source
 from pipelines.intake.validation import fetch_checked
-from pipelines.project import Project
-from pipelines.project_sections import SnapshotSection
-from pipelines.prompts import HeldoutPrompts, heldout_prompts
+from pipelines.project.file import Project
+from pipelines.project.sections import SnapshotSection
+from pipelines.records.heldout_prompts import HeldoutPrompts, heldout_prompts
 from pipelines.settings import Settings
-from pipelines.storage import Store, hash_folder, open_store
+from pipelines.store.storage import Store, hash_folder, open_store
 
 log = logging.getLogger(__name__)
 

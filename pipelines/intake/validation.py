@@ -16,10 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from alignment.contracts.values import canonical_json
-from pipelines.contracts import Manifest, RawBatch, RuleResult, ValidationReport
+from pipelines.contracts.pairs import RawBatch, RuleResult, ValidationReport
+from pipelines.contracts.store import Manifest
 from pipelines.intake.data_docs import PAGE_FILE, data_docs_page
 from pipelines.intake.ingestion import scratch_dir
-from pipelines.intake.judging import Judged, judge
 from pipelines.intake.pairs import (
     ACCEPTED_FILE,
     PAIRS_FILE,
@@ -31,12 +31,13 @@ from pipelines.intake.pairs import (
     read_light,
 )
 from pipelines.intake.rule_columns import rule_columns
+from pipelines.intake.rule_runs import Judged, judge
 from pipelines.intake.rules import RULES_VERSION, columns_present, labelled, pair_rules
-from pipelines.project import Project
-from pipelines.project_sections import ValidationSection
-from pipelines.prompts import HeldoutPrompts, heldout_prompts
+from pipelines.project.file import Project
+from pipelines.project.sections import ValidationSection
+from pipelines.records.heldout_prompts import HeldoutPrompts, heldout_prompts
 from pipelines.settings import Settings
-from pipelines.storage import Store, hash_folder, open_store, sha256_file
+from pipelines.store.storage import Store, hash_folder, open_store, sha256_file
 
 log = logging.getLogger(__name__)
 

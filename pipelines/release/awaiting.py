@@ -1,9 +1,10 @@
 """Registered versions that wait for the gate's decision."""
 
-from pipelines import registry
-from pipelines.project import Project
-from pipelines.release import decisions, ledger
+from pipelines.project.file import Project
+from pipelines.release.champion import ledger
+from pipelines.release.gate import decision_log
 from pipelines.settings import Settings
+from pipelines.tracking import registry
 
 
 def awaiting_judgement(project: Project, settings: Settings) -> list[int]:
@@ -16,6 +17,6 @@ def awaiting_judgement(project: Project, settings: Settings) -> list[int]:
     """
     registered = registry.tagged_versions(settings, project.name, registry.WEIGHTS_TAG)
     champions = {entry.weights_digest for entry in ledger.entries(project.name, settings)}
-    judged = decisions.judged_versions(project, settings)
+    judged = decision_log.judged_versions(project, settings)
     waiting = (own for own in registered.items() if own not in judged and own[1] not in champions)
     return sorted((version for version, _ in waiting), reverse=True)

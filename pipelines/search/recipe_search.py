@@ -15,7 +15,7 @@ from alignment.contracts.training import Recipe
 from alignment.contracts.values import canonical_json
 from pipelines.dispatch import requests
 from pipelines.dispatch.model_folders import local_folder
-from pipelines.project import Project
+from pipelines.project.file import Project
 from pipelines.search import winner
 from pipelines.search.memory_floor import denoiser_shapes
 from pipelines.search.ranking import Limits, Placing, TrialReport, rank, what_bound

@@ -13,14 +13,15 @@ from alignment.contracts.evaluation import Comparison, EvalReport
 from alignment.contracts.jobs import METRICS_FILE, MetricsLine
 from alignment.contracts.training import Recipe, TrainResult
 from alignment.statistics.comparison import Floats, ScoreTable, seed_grid
-from pipelines.contracts import CandidateVersion, JobRequest
+from pipelines.contracts.jobs import JobRequest
+from pipelines.contracts.release import CandidateVersion
 from pipelines.dispatch import evaluation_requests, jobs, requests
-from pipelines.project import Project
+from pipelines.project.file import Project
 from pipelines.search.memory_floor import Shapes, memory_floor
 from pipelines.search.ranking import Limits, Outcome, TrialReport
 from pipelines.search.space import Proposal
 from pipelines.settings import Settings
-from pipelines.storage import open_store
+from pipelines.store.storage import open_store
 
 log = logging.getLogger(__name__)
 

@@ -9,11 +9,11 @@ from pathlib import Path
 from alignment.catalogues.lookup import unknown_name
 from alignment.contracts.data import DatasetSnapshot
 from alignment.statistics.prompts import HEADER, normal_prompt, read_prompts
-from pipelines.project import Project
-from pipelines.project_sections import JudgeSection
-from pipelines.prompts import check_not_heldout, heldout_prompts
+from pipelines.project.file import Project
+from pipelines.project.sections import JudgeSection
+from pipelines.records.heldout_prompts import check_not_heldout, heldout_prompts
 from pipelines.settings import Settings
-from pipelines.storage import open_store
+from pipelines.store.storage import open_store
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from alignment.config import load_recipe, recipe_toml
 from alignment.contracts.judges import Judge
 from alignment.contracts.training import Recipe
 from alignment.files.durable import write_bytes
-from pipelines.project import Project
+from pipelines.project.file import Project
 from pipelines.search.ranking import TrialReport
 
 MARK = "# Found by `plumbline search`"

@@ -10,8 +10,8 @@ import pytest
 
 from alignment.catalogues.objectives import OBJECTIVES
 from alignment.config import known_recipes
-from pipelines import cli
-from pipelines.project import load_project
+from pipelines.commands import cli
+from pipelines.project.file import load_project
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"

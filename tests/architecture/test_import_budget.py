@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.cli import main as cli_main
+from pipelines.commands.cli import main as cli_main
 
 ROOT = Path(__file__).parents[2]
 DAG_FILES = sorted(path for path in (ROOT / "dags").glob("*.py") if path.name not in ("__init__.py", "assets.py"))
@@ -79,9 +79,9 @@ def test_a_dag_file_loads_no_heavy_package_and_few_modules(path: Path, tmp_path:
 
 def test_help_loads_no_heavy_package_and_few_modules(tmp_path: Path) -> None:
     assert callable(cli_main)
-    statement = "from pipelines.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass"
+    statement = "from pipelines.commands.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass"
     found = loaded(statement, tmp_path)
-    assert "pipelines.cli" in found
+    assert "pipelines.commands.cli" in found
     assert found & CONTROL_HEAVY == set()
     assert len(found) <= CLI_MODULES
 

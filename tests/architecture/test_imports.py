@@ -9,7 +9,13 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 HEAVY = ("torch", "diffusers", "transformers", "great_expectations", "mlflow", "boto3", "pandas", "pyarrow")
-MODULES = ("alignment.config", "alignment.contracts.values", "pipelines.cli", "pipelines.project", "pipelines.stages")
+MODULES = (
+    "alignment.config",
+    "alignment.contracts.values",
+    "pipelines.commands.cli",
+    "pipelines.project.file",
+    "pipelines.stages.jobs",
+)
 
 
 def loaded(statement: str, tmp_path: Path) -> set[str]:

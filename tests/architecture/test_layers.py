@@ -12,12 +12,13 @@ ROOT = Path(__file__).parents[2]
 VIOLATIONS = {
     "layers": ("alignment/catalogues/lookup.py", "import pipelines.settings"),
     "dag-scope": ("dags/assets.py", "from alignment.contracts import values"),
-    "airflow": ("pipelines/project.py", "def peek() -> None:\n    import airflow.sdk"),
+    "airflow": ("pipelines/project/file.py", "def peek() -> None:\n    import airflow.sdk"),
     "alignment-scope": ("alignment/training/loop.py", "def peek() -> None:\n    import mlflow"),
-    "vendors": ("pipelines/release/promotion.py", "def peek() -> None:\n    import boto3"),
+    "vendors": ("pipelines/release/promotion/promote.py", "def peek() -> None:\n    import boto3"),
     "torch-free": ("pipelines/dispatch/jobs.py", "from alignment.training import loop"),
-    "wings": ("pipelines/intake/snapshot.py", "from pipelines.release import ledger"),
-    "ground-floor": ("pipelines/tracking.py", "from pipelines.release import ledger"),
+    "wings": ("pipelines/intake/snapshot.py", "from pipelines.release.champion import ledger"),
+    "floors": ("pipelines/tracking/runs.py", "from pipelines.release.champion import ledger"),
+    "science-floors": ("alignment/files/progress.py", "from alignment.data import pairs"),
 }
 
 

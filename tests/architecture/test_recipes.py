@@ -6,10 +6,10 @@ import pytest
 
 from alignment.catalogues.objectives import OBJECTIVES
 from alignment.config import RECIPES_DIR, known_recipes, load_recipe
-from pipelines.project import Project, list_projects, load_project
-from pipelines.project_sections import JudgeSection
+from pipelines.project.file import Project, list_projects, load_project
+from pipelines.project.recipe_swap import policy_changes, write_variant
+from pipelines.project.sections import JudgeSection
 from pipelines.settings import load_settings
-from pipelines.variants import policy_changes, write_variant
 
 ROOT = Path(__file__).parents[2]
 SHAPES_RECIPES = [name for name in known_recipes() if name.endswith("_shapes")]

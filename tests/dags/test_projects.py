@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from airflow.dag_processing.dagbag import DagBag
 
-from pipelines.embedded.preparation import expected_dags
-from pipelines.project import load_project
+from pipelines.platform.preparation import expected_dags
+from pipelines.project.file import load_project
 
 # Airflow 3.3 reads .airflowignore with a class that its library has renamed.
 pytestmark = pytest.mark.filterwarnings("ignore:GitWildMatchPattern")

@@ -14,11 +14,12 @@ from airflow.sdk.exceptions import AirflowSkipException, ParamValidationError
 from airflow.serialization.serialized_objects import DagSerialization
 from airflow.timetables.base import TimeRestriction
 
-from pipelines import champion_stages, monitoring, release_stages, stages
-from pipelines.project import load_project
+from pipelines.contracts.monitor import MonitorFinding, MonitorReport, RetrainEntry
+from pipelines.monitor import report as monitor_report
+from pipelines.project.file import load_project
 from pipelines.release import awaiting
 from pipelines.settings import load_settings
-from pipelines.watch_contracts import MonitorFinding, MonitorReport, RetrainEntry
+from pipelines.stages import candidates, champion, jobs
 
 ROOT = Path(__file__).parents[2]
 TRAIN = '[[train]]\nrecipe = "diffusion_dpo_shapes"\n'
@@ -253,7 +254,7 @@ def test_training_starts_on_new_pairs_or_when_the_monitor_asks(
     asked = [SimpleNamespace(name="shapes.retrain")]
     path = str(ROOT / "projects/shapes.toml")
     monkeypatch.setenv("PLUMBLINE_STORE_URI", tmp_path.as_uri())
-    monkeypatch.setattr(stages, "enough_new_pairs", lambda *_: False)
+    monkeypatch.setattr(jobs, "enough_new_pairs", lambda *_: False)
     assert check(path, {}, "run-1", triggering_asset_events=asked), "no minimum of new pairs stands in its way"
     assert not check(path, {}, "run-1", triggering_asset_events=[SimpleNamespace(name="shapes.pairs")])
 
@@ -263,9 +264,9 @@ def test_a_retraining_whose_event_was_not_delivered_is_taken_by_the_next_run(
 ) -> None:
     """NAME.train was paused while the monitor raised the event, so that Airflow queued nothing."""
     monkeypatch.setenv("PLUMBLINE_STORE_URI", tmp_path.as_uri())
-    monkeypatch.setattr(stages, "enough_new_pairs", lambda *_: False)
+    monkeypatch.setattr(jobs, "enough_new_pairs", lambda *_: False)
     project, path = load_project(ROOT / "projects/shapes.toml"), str(ROOT / "projects/shapes.toml")
-    monitoring.claim(project, load_settings(), ("drift",), key="monitor-1", now=datetime.now(UTC))
+    monitor_report.claim(project, load_settings(), ("drift",), key="monitor-1", now=datetime.now(UTC))
     check = dags["shapes.train"].get_task("enough_new_pairs").python_callable
     by_pairs = [SimpleNamespace(name="shapes.pairs")]
     assert check(path, {}, "run-1", triggering_asset_events=by_pairs)
@@ -292,7 +293,7 @@ def test_a_run_of_the_clock_trains_whatever_the_number_of_new_pairs(
     dags: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PLUMBLINE_STORE_URI", tmp_path.as_uri())
-    monkeypatch.setattr(stages, "enough_new_pairs", lambda path, snapshot: False)
+    monkeypatch.setattr(jobs, "enough_new_pairs", lambda path, snapshot: False)
     check, path = dags["shapes.train"].get_task("enough_new_pairs").python_callable, str(ROOT / "projects/shapes.toml")
     assert check(path, {}, "run-1", dag_run=SimpleNamespace(run_type="scheduled"))
     assert not check(path, {}, "run-1", dag_run=SimpleNamespace(run_type="manual"))
@@ -318,7 +319,7 @@ def test_the_form_of_a_rollback_is_checked_and_handed_on(dags: dict[str, Any], m
         with pytest.raises(ParamValidationError):
             params.get_param(name).resolve(wrong[name])
     given: list[dict[str, Any]] = []
-    monkeypatch.setattr(champion_stages, "rollback", lambda path, **order: given.append(order))
+    monkeypatch.setattr(champion, "rollback", lambda path, **order: given.append(order))
     dags["shapes.rollback"].get_task("rollback").python_callable("p.toml", "ada", params=right)
     assert given == [{"actor": "ada", **right}]
 
@@ -332,12 +333,12 @@ def test_retraining_is_announced_only_when_the_report_says_so(dags: dict[str, An
 def test_the_monitor_is_skipped_before_there_is_anything_to_watch(
     dags: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stages, "snapshot", lambda path: {"path": path})
+    monkeypatch.setattr(jobs, "snapshot", lambda path: {"path": path})
     build = dags["shapes.monitor"].get_task("build_snapshot").python_callable
-    monkeypatch.setattr(release_stages, "has_anything_to_monitor", lambda path: False)
+    monkeypatch.setattr(candidates, "has_anything_to_monitor", lambda path: False)
     with pytest.raises(AirflowSkipException, match="No pair was accepted"):
         build("shapes.toml")
-    monkeypatch.setattr(release_stages, "has_anything_to_monitor", lambda path: True)
+    monkeypatch.setattr(candidates, "has_anything_to_monitor", lambda path: True)
     assert build("shapes.toml") == {"path": "shapes.toml"}
 
 
@@ -379,7 +380,7 @@ class Promote:
     def __init__(self, dag: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         self.dag, self.undecided, self.judged, self.known = dag, set[int](), list[int](), set[str]()
         monkeypatch.setattr(awaiting, "awaiting_judgement", lambda *_: sorted(self.undecided, reverse=True))
-        monkeypatch.setattr(release_stages, "pick_candidate", lambda path, version: {"version": version})
+        monkeypatch.setattr(candidates, "pick_candidate", lambda path, version: {"version": version})
 
     def call(self, name: str, *given: Any, **context: Any) -> Any:
         return self.dag.get_task(name).python_callable(*given, **context)

@@ -24,13 +24,13 @@ from alignment.contracts.evaluation import EvalReport, EvalSpec
 from alignment.contracts.training import TrainResult
 from alignment.statistics.comparison import SCORE_COLUMNS, ScoreTable, compare_all
 from alignment.statistics.human_pairs import JudgedPair, PairFacts, ScoredPair, agreements, scores_table
-from pipelines import release_stages, stages
-from pipelines.embedded import running_jobs, services
-from pipelines.embedded.preparation import prepare_airflow
-from pipelines.embedded.rest import AirflowApi
-from pipelines.folders import hash_folder, sha256_file
+from pipelines.platform import running_jobs, services
+from pipelines.platform.preparation import prepare_airflow
+from pipelines.platform.rest import AirflowApi
 from pipelines.settings import Settings, load_settings
-from pipelines.storage import open_store
+from pipelines.stages import candidates, jobs, values
+from pipelines.store.folders import hash_folder, sha256_file
+from pipelines.store.storage import open_store
 
 Json = dict[str, Any]
 
@@ -206,7 +206,7 @@ def leave_evaluated_candidate(
     )
     store.publish_folder(weights.parent, trained.uri, trained.model_dump(mode="json"))
     result = trained.model_dump(mode="json")
-    candidate = release_stages.register(path, snapshot, result, run_key="by hand", trained_by=trained_by)
+    candidate = candidates.register(path, snapshot, result, run_key="by hand", trained_by=trained_by)
     publish_evaluation(path, settings, folder, candidate)
     return candidate
 
@@ -234,7 +234,7 @@ def publish_snapshot(folder: Path, settings: Settings) -> DatasetSnapshot:
 
 def publish_evaluation(path: str, settings: Settings, folder: Path, candidate: Json) -> Json:
     """Scores by which both judges clearly prefer the candidate and the guards do not move; the EvalReport."""
-    request = stages.job_request(path, "evaluate", {"candidate": candidate})
+    request = jobs.job_request(path, "evaluate", {"candidate": candidate})
     spec, uri = EvalSpec.model_validate(request.spec), request.output_uri
     gains = {**{judge.name: 0.6 for judge in spec.judges}, **{guard.name: 0.0 for guard in spec.guards}}
     columns = score_columns(gains, spec.seeds)
@@ -265,7 +265,7 @@ def publish_evaluation(path: str, settings: Settings, folder: Path, candidate: J
     )
     open_store(settings.store_uri, settings).publish_folder(content, uri, report.model_dump(mode="json"))
     assert report.problems == ()
-    return stages.to_json(report)
+    return values.to_json(report)
 
 
 def score_columns(gains: dict[str, float], seeds: tuple[int, ...]) -> dict[str, list[Any]]:

@@ -20,8 +20,9 @@ from embedded_world import (
     wait_for,
 )
 
-from pipelines import champion_stages, registry
 from pipelines.settings import Settings, load_settings
+from pipelines.stages import champion
+from pipelines.tracking import registry
 
 pytestmark = [*MARKS, pytest.mark.timeout(1800)]
 
@@ -90,7 +91,7 @@ def test_nobody_approves_their_own_and_a_rejection_or_silence_moves_nothing(worl
     late = promotion_of(eve, late_id)
     assert (late["moved"], late["outcome"]) == (False, "rejected")
     assert "nobody answered within" in late["message"]
-    assert champion_stages.history(world.path) == []
+    assert champion.history(world.path) == []
     assert registry.aliases(load_settings(), "shapes") == {"candidate": 1}
     tags = registry.version_tags(load_settings(), "shapes", 1)
     assert tags is not None
@@ -104,10 +105,10 @@ def test_who_agreed_and_when_is_on_record(world: World) -> None:
     bob.respond(DAG_ID, run_id, "approve", "Approve")
     promotion = promotion_of(bob, run_id)
     assert (promotion["moved"], promotion["outcome"], promotion["to_version"]) == (True, "promoted", 1)
-    [entry] = champion_stages.history(world.path)
+    [entry] = champion.history(world.path)
     assert (entry["actor"], entry["approver"], entry["to_version"]) == ("ada", "bob", 1)
     assert entry["approved_at"] < entry["at"]
     tags = registry.version_tags(load_settings(), "shapes", 1)
     assert tags is not None
     assert (tags["approval.answer"], tags["approval.by"]) == ("approve", "bob")
-    assert champion_stages.reconcile(world.path, actor="tester")["state"] == "agrees"
+    assert champion.reconcile(world.path, actor="tester")["state"] == "agrees"

@@ -32,11 +32,13 @@ from embedded_world import (
 )
 from sinks import mailbox, webhook
 
-from pipelines import champion_stages, registry, release_stages, stages
-from pipelines.embedded import services
-from pipelines.embedded.dag_states import read_dag_states
-from pipelines.project import load_project
+from pipelines.platform import services
+from pipelines.platform.dag_states import read_dag_states
+from pipelines.project.file import load_project
 from pipelines.settings import load_settings
+from pipelines.stages import candidates, champion, jobs, judges
+from pipelines.stages import pairs as pair_stages
+from pipelines.tracking import registry
 
 pytestmark = [*MARKS, pytest.mark.timeout(1500)]
 
@@ -134,7 +136,7 @@ def leave_fresh_pairs(folder: Path) -> None:
 
 def standing(path: str) -> dict[str, Json]:
     """What `plumbline judges` lists, by judge."""
-    return {judge["judge"]: judge for judge in release_stages.judges(path)}
+    return {judge["judge"]: judge for judge in judges.judges(path)}
 
 
 def states(api: Airflow, dag_id: str, run_id: str) -> dict[str, str]:
@@ -203,16 +205,16 @@ def test_new_pairs_train_the_reward_and_calibrate_the_judges(story: Story) -> No
 def test_a_promotion_is_told_with_the_report(story: Story) -> None:
     for name in ("reward", "calibrate"):
         story.ada.pause(f"shapes.{name}")
-    snapshot = stages.snapshot(story.path)
+    snapshot = pair_stages.snapshot(story.path)
     for number in (1, 2):
         settings = load_settings()
         candidate = leave_evaluated_candidate(
             story.path, settings, story.folder, snapshot=snapshot, trained_by="", number=number
         )
         if number == 1:
-            report = stages.run_job(story.path, "evaluate", {"candidate": candidate}, run_key="by hand")
-            decision = release_stages.gate(story.path, candidate, report, run_key="by hand")
-            assert champion_stages.promote(story.path, decision, actor="grace")["outcome"] == "promoted"
+            report = jobs.run_job(story.path, "evaluate", {"candidate": candidate}, run_key="by hand")
+            decision = candidates.gate(story.path, candidate, report, run_key="by hand")
+            assert champion.promote(story.path, decision, actor="grace")["outcome"] == "promoted"
 
     story.ada.unpause("shapes.promote")
     run_id = story.ada.succeed("shapes.promote", story.ada.trigger("shapes.promote"))
@@ -342,13 +344,13 @@ def test_back_and_forward_again_reads_as_history(story: Story) -> None:
     with pytest.raises(RuntimeError, match="reason"):
         story.ada.trigger("shapes.rollback", {"reason": ""})
 
-    entries = champion_stages.history(story.path)
+    entries = champion.history(story.path)
     told = [(entry["actor"], entry["from_version"], entry["to_version"]) for entry in entries]
     by_ada = [("ada", 2, 1), ("ada", 1, 2), ("ada", 2, None), ("ada", None, 2)]
     assert told == [("grace", None, 1), ("ada", 1, 2), ("airflow", 2, 2), *by_ada]
     assert entries[2]["reason"] == "reconcile found the alias at version 1"
-    table = champion_stages.history_table(story.path)
+    table = champion.history_table(story.path)
     assert all(reason in table for reason in ("too many black images", "all of them are black"))
-    assert champion_stages.reconcile(story.path, actor="tester")["state"] == "agrees"
+    assert champion.reconcile(story.path, actor="tester")["state"] == "agrees"
     for event in ("rolled_back", "rolled_forward"):
         assert len(wait_for("messages", partial(story.told, event))) == 2, "the run that moved nothing is silent"

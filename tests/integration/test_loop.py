@@ -22,7 +22,7 @@ from embedded_world import MARKS, processes_of
 from PIL import Image
 
 from pipelines.dispatch.job_folder import JobFolder
-from pipelines.embedded import services
+from pipelines.platform import services
 from pipelines.settings import load_settings
 
 ROOT = Path(__file__).parents[2]

@@ -36,15 +36,16 @@ from alignment.contracts.judges import Judge
 from alignment.contracts.training import TrainResult
 from alignment.statistics.comparison import SCORE_COLUMNS, ScoreTable, compare_all
 from alignment.statistics.human_pairs import JudgedPair, PairFacts, ScoredPair, agreements, scores_table
-from pipelines import tracking
-from pipelines.contracts import CandidateVersion, GateDecision
-from pipelines.folders import hash_folder
-from pipelines.project import Project, load_project
-from pipelines.prompts import evaluation_digest
-from pipelines.release import decisions, verdict
-from pipelines.release.registration import register
+from pipelines.contracts.release import CandidateVersion, GateDecision
+from pipelines.project.file import Project, load_project
+from pipelines.records.heldout_prompts import evaluation_digest
+from pipelines.release.gate import decide as verdicts
+from pipelines.release.gate import decision_log
+from pipelines.release.registration.candidates import register
 from pipelines.settings import Settings
-from pipelines.storage import Store, open_store, sha256_file
+from pipelines.store.folders import hash_folder
+from pipelines.store.storage import Store, open_store, sha256_file
+from pipelines.tracking import runs
 
 ROOT = Path(__file__).parents[2]
 START_SECONDS = 150
@@ -321,9 +322,9 @@ class ReleaseWorld:
     def decide(self, candidate: CandidateVersion, champion: CandidateVersion | None, **changes: Any) -> GateDecision:
         """The gate's decision on such an evaluation, kept in the store; `changes` make it say something else."""
         report = self.evaluate(candidate, champion)
-        decision = verdict.decide(
+        decision = verdicts.decide(
             report,
-            verdict.read_scores(self.store.read_bytes(f"{report.uri}/scores.parquet")),
+            verdicts.read_scores(self.store.read_bytes(f"{report.uri}/scores.parquet")),
             candidate,
             champion_version=champion.version if champion else None,
             champion_weights_digest=champion.weights_digest if champion else self.base_digest,
@@ -335,7 +336,7 @@ class ReleaseWorld:
 
     def kept(self, decision: GateDecision) -> GateDecision:
         """The decision, in the store as the gate leaves it there."""
-        decisions.save_decision(decision, self.project, self.settings)
+        decision_log.save_decision(decision, self.project, self.settings)
         return decision
 
 
@@ -384,5 +385,5 @@ def eval_spec(candidate: CandidateVersion, champion: CandidateVersion | None, pr
 def world(tracked: Settings, tmp_path: Path) -> ReleaseWorld:
     """A project nobody else uses, with an open training run."""
     project = load_project(ROOT / "projects/shapes.toml").model_copy(update={"name": f"shapes_{uuid.uuid4().hex[:8]}"})
-    run_id = tracking.parent_run(tracked, project=project.name, key="1", tags={"airflow.run_id": "run-1"})
+    run_id = runs.parent_run(tracked, project=project.name, key="1", tags={"airflow.run_id": "run-1"})
     return ReleaseWorld(project, tracked, run_id, tmp_path / "jobs")

@@ -2,7 +2,7 @@
 
 from typing import Any, Protocol
 
-from pipelines.contracts import JobHandle, JobRequest, JobStatus, LogChunk
+from pipelines.contracts.jobs import JobHandle, JobRequest, JobStatus, LogChunk
 
 TERMINAL_STATES = frozenset({"succeeded", "failed", "preempted", "cancelled", "lost"})
 

@@ -15,14 +15,14 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
-from pipelines.contracts import JobHandle, JobRequest, JobStatus, LogChunk
+from pipelines.contracts.jobs import JobHandle, JobRequest, JobStatus, LogChunk
 from pipelines.dispatch.engines.catalogue import Local
 from pipelines.dispatch.engines.interface import TERMINAL_STATES
 from pipelines.dispatch.environment import worker_environment
 from pipelines.dispatch.job_folder import START_TIMEOUT_SECONDS, JobFolder, Launch
-from pipelines.processes import is_alive, kill_marked
+from pipelines.host import is_alive, kill_marked
 from pipelines.settings import Settings
-from pipelines.storage import open_store
+from pipelines.store.storage import open_store
 
 log = logging.getLogger(__name__)
 

@@ -18,9 +18,9 @@ from airflow.sdk.exceptions import AirflowFailException
 from airflow.sdk.execution_time.context import NEVER_EXPIRE
 
 from alignment.catalogues.lookup import resolve
-from pipelines.contracts import Approval, GateDecision
+from pipelines.contracts.release import Approval, GateDecision
 
-QUESTION_BUILDER = "pipelines.champion_stages:approval_question"
+QUESTION_BUILDER = "pipelines.stages.champion:approval_question"
 """(project path, decision, asked_by=) -> question or None. Named, not imported: it belongs to another wing."""
 ASKED_KEY = "asked_about"
 """Digest of the decision that the task put to people, in its state store: that outlives retries and clears."""

@@ -13,8 +13,8 @@ from typing import Any
 
 from airflow.sdk import BaseNotifier, Context
 
-from pipelines.project import Project, load_project
-from pipelines.release_policy import NotifySection
+from pipelines.project.approval import NotifySection
+from pipelines.project.file import Project, load_project
 from pipelines.settings import load_settings
 
 MESSAGE = "plumbline"

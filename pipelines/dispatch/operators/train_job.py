@@ -15,15 +15,15 @@ from airflow.sdk.execution_time.context import NEVER_EXPIRE
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from alignment.catalogues.lookup import resolve
-from pipelines.contracts import JobHandle, JobKind, JobRequest
+from pipelines.contracts.jobs import JobHandle, JobKind, JobRequest
 from pipelines.dispatch import jobs
 from pipelines.dispatch.engines.catalogue import open_engine
 from pipelines.dispatch.engines.interface import TERMINAL_STATES, Engine
-from pipelines.job_records import note_starter
+from pipelines.records.jobs import note_starter
 from pipelines.settings import load_settings
-from pipelines.storage import open_store
+from pipelines.store.storage import open_store
 
-REQUEST_BUILDER = "pipelines.stages:job_request"
+REQUEST_BUILDER = "pipelines.stages.jobs:job_request"
 """(project path, stage, given, overrides=, generation=) -> JobRequest. Named, not imported: it joins all wings."""
 POLL_SECONDS = 5.0
 PREEMPTED_RETRY_DELAY = timedelta(seconds=10)

@@ -6,9 +6,9 @@ from typing import Protocol
 
 import pyarrow as pa
 
-from pipelines.contracts import SourceShard
-from pipelines.project_sections import SourceSection
-from pipelines.storage import Store
+from pipelines.contracts.pairs import SourceShard
+from pipelines.project.sections import SourceSection
+from pipelines.store.storage import Store
 
 SOURCE_SCHEMA = pa.schema(
     [

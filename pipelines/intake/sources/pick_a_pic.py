@@ -9,10 +9,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from alignment.catalogues.lookup import unknown_name
-from pipelines.contracts import SourceShard
+from pipelines.contracts.pairs import SourceShard
 from pipelines.intake.sources.interface import SOURCE_SCHEMA
-from pipelines.project_sections import SourceSection
-from pipelines.storage import Store
+from pipelines.project.sections import SourceSection
+from pipelines.store.storage import Store
 
 _LABELS = {(1.0, 0.0): 1.0, (0.0, 1.0): 0.0, (0.5, 0.5): 0.5}
 _READ_BUFFER_BYTES = 1024 * 1024

@@ -3,10 +3,10 @@
 The label is the template's: nobody compared the images. So they train, and never calibrate a judge.
 """
 
-from pipelines.contracts import SourceShard
+from pipelines.contracts.pairs import SourceShard
 from pipelines.intake.sources.pick_a_pic import PickAPicSource
-from pipelines.project_sections import SourceSection
-from pipelines.storage import Store
+from pipelines.project.sections import SourceSection
+from pipelines.store.storage import Store
 
 
 class SelfGeneratedSource(PickAPicSource):

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from pipelines.contracts import GateCheck, GateDecision
-from pipelines.release.pages.words import number
+from pipelines.contracts.release import GateCheck, GateDecision
+from pipelines.release.pages.wording import number
 
 FAMILIES = {
     "votes": "Do independent judges prefer it?",

@@ -8,8 +8,8 @@ from alignment.contracts.calibration import Calibration
 from alignment.contracts.evaluation import Comparison, EvalReport
 from alignment.contracts.judges import Judge
 from alignment.statistics.agreement import attenuated_win_rate, disattenuated_win_rate
-from pipelines.contracts import GateCheck, GateDecision
-from pipelines.release.pages.words import bounds, number, percent
+from pipelines.contracts.release import GateCheck, GateDecision
+from pipelines.release.pages.wording import bounds, number, percent
 
 HUMAN_EXAMPLE = 0.6
 """The human win rate that the table translates into each judge's."""

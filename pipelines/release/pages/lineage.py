@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 
 from alignment.contracts.evaluation import EvalReport
-from pipelines.contracts import GateDecision
+from pipelines.contracts.release import GateDecision
 from pipelines.release.pages.judges import scorers
-from pipelines.release.provenance import Provenance
+from pipelines.release.pages.provenance import Provenance
 
 SHORT = 12
 """Characters of a digest that are shown; the whole one unfolds."""

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from alignment.contracts.evaluation import Comparison, EvalReport
 from alignment.statistics.comparison import compare_differences
 from alignment.statistics.score_grids import ScoreGrids
-from pipelines.contracts import GateDecision
+from pipelines.contracts.release import GateDecision
 from pipelines.release.pages.judges import find_check
-from pipelines.release.pages.words import bounds, percent
+from pipelines.release.pages.wording import bounds, percent
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from alignment.contracts.jobs import MetricsLine
 from alignment.contracts.training import FullFineTune, Recipe
-from pipelines.contracts import JobRecord
-from pipelines.release.pages.words import duration
+from pipelines.contracts.jobs import JobRecord
+from pipelines.release.pages.wording import duration
 
 Points = Sequence[tuple[float, float]]
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.project import Project, load_project
+from pipelines.project.file import Project, load_project
 
 FILE = Path(__file__).parents[3] / "examples/projects/sdxl.toml"
 

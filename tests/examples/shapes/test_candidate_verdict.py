@@ -5,7 +5,7 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from pipelines.policy import GatePolicy, GuardRule
+from pipelines.project.gate import GatePolicy, GuardRule
 
 
 @pytest.fixture(scope="module")

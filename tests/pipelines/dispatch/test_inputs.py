@@ -3,11 +3,11 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from pipelines.contracts import JobInput, SideOutput
+from pipelines.contracts.jobs import JobInput, SideOutput
 from pipelines.dispatch.inputs import link_inputs
-from pipelines.folders import hash_folder, sha256_file
 from pipelines.settings import Settings, load_settings
-from pipelines.storage import Store, open_store
+from pipelines.store.folders import hash_folder, sha256_file
+from pipelines.store.storage import Store, open_store
 
 
 @pytest.fixture

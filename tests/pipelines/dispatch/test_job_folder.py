@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.contracts import JobStatus
+from pipelines.contracts.jobs import JobStatus
 from pipelines.dispatch import job_folder
 from pipelines.dispatch.job_folder import JobFolder
 

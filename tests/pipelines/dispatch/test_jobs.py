@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 
 from alignment.contracts.jobs import Placement
-from pipelines import tracking
-from pipelines.contracts import JobHandle, JobRequest, JobStatus, LogChunk, TrackingTarget
+from pipelines.contracts.jobs import JobHandle, JobRequest, JobStatus, LogChunk, TrackingTarget
 from pipelines.dispatch import jobs
-from pipelines.job_records import starters
+from pipelines.records.jobs import starters
 from pipelines.settings import Settings, load_settings
-from pipelines.storage import open_store
+from pipelines.store.storage import open_store
+from pipelines.tracking import runs
 
 
 class FakeEngine:
@@ -142,9 +142,9 @@ def test_a_failed_tracked_job_has_its_run_closed(
 ) -> None:
     finished: list[tuple[str, str]] = []
     target = TrackingTarget(tracking_uri="http://tracking", run_id="run-1")
-    monkeypatch.setattr(tracking, "parent_run", lambda _settings, **_given: "parent")
-    monkeypatch.setattr(tracking, "job_run", lambda _settings, **_given: target)
-    monkeypatch.setattr(tracking, "finish_run", lambda _settings, *given: finished.append(given))
+    monkeypatch.setattr(runs, "parent_run", lambda _settings, **_given: "parent")
+    monkeypatch.setattr(runs, "job_run", lambda _settings, **_given: target)
+    monkeypatch.setattr(runs, "finish_run", lambda _settings, *given: finished.append(given))
     engine = FakeEngine("preempted")
     with pytest.raises(jobs.Preempted):
         jobs.run_to_end(request_, settings, engine=engine, parent_key="words.train/r")

@@ -8,9 +8,9 @@ import pytest
 from alignment.contracts.data import DatasetSnapshot
 from alignment.contracts.labelling import DrawSpec, LabelSpec
 from pipelines.dispatch.label_requests import draw_request, label_request
-from pipelines.folders import sha256_file
-from pipelines.project import Project, load_project
+from pipelines.project.file import Project, load_project
 from pipelines.settings import Settings, load_settings
+from pipelines.store.folders import sha256_file
 
 PROJECT = """
 name = "words"

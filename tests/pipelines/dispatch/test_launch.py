@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from alignment.contracts.jobs import Placement
-from pipelines.contracts import JobRequest
+from pipelines.contracts.jobs import JobRequest
 from pipelines.dispatch import launch
 from pipelines.dispatch.job_folder import JobFolder
 from pipelines.dispatch.launch import job_command, must_use_cpu, prepare_files

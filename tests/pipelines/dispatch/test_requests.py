@@ -14,8 +14,9 @@ from alignment.contracts.evaluation import EvalSpec
 from alignment.contracts.reward_models import RewardTrainResult, RewardTrainSpec
 from alignment.contracts.soup import Greedy, SoupIngredient, SoupSpec
 from alignment.contracts.training import TrainResult, TrainSpec
-from pipelines import reward_registry
-from pipelines.contracts import CandidateVersion, JobRequest, RegisteredJudge, RewardReport
+from pipelines.contracts.jobs import JobRequest
+from pipelines.contracts.judges import RegisteredJudge, RewardReport
+from pipelines.contracts.release import CandidateVersion
 from pipelines.dispatch.evaluation_requests import aa_request, calibrate_request, coverage_request, evaluate_request
 from pipelines.dispatch.requests import (
     caption_request,
@@ -27,11 +28,12 @@ from pipelines.dispatch.requests import (
     train_request,
     with_generation,
 )
-from pipelines.folders import hash_folder, sha256_file
-from pipelines.project import Project, load_project
-from pipelines.project_sections import CoverageSection, JudgeSection
+from pipelines.project.file import Project, load_project
+from pipelines.project.sections import CoverageSection, JudgeSection
+from pipelines.records import trained_judges
 from pipelines.settings import Settings, load_settings
-from pipelines.storage import open_store
+from pipelines.store.folders import hash_folder, sha256_file
+from pipelines.store.storage import open_store
 
 PROJECT = """
 name = "words"
@@ -429,7 +431,7 @@ def register_judge(settings: Settings, folder: Path, letter: str) -> RegisteredJ
     (folder / letter).mkdir(exist_ok=True)
     (folder / letter / "head.json").write_text("{}")
     store.publish_folder(folder / letter, uri, result.model_dump(mode="json"))
-    return reward_registry.publish(
+    return trained_judges.publish(
         RegisteredJudge(
             project="words",
             name="people",

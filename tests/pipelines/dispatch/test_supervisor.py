@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from alignment.contracts.jobs import JobFailure
-from pipelines.contracts import JobStatus
+from pipelines.contracts.jobs import JobStatus
 from pipelines.dispatch.job_folder import JobFolder, Launch
-from pipelines.processes import is_alive
+from pipelines.host import is_alive
 
 pytestmark = pytest.mark.timeout(40)
 

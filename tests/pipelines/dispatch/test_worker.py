@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 from alignment.contracts.jobs import Placement
-from pipelines.contracts import JobInput, JobRequest, SideOutput
+from pipelines.contracts.jobs import JobInput, JobRequest, SideOutput
 from pipelines.dispatch.job_folder import JobFolder
-from pipelines.folders import hash_folder, sha256_file
-from pipelines.job_records import find_record
+from pipelines.records.jobs import find_record
 from pipelines.settings import Settings, load_settings
-from pipelines.storage import open_store
+from pipelines.store.folders import hash_folder, sha256_file
+from pipelines.store.storage import open_store
 
 pytestmark = pytest.mark.timeout(60)
 

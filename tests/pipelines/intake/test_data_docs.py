@@ -4,9 +4,9 @@ import pandas as pd
 import pytest
 
 from pipelines.intake.data_docs import data_docs_page
-from pipelines.intake.judging import judge
+from pipelines.intake.rule_runs import judge
 from pipelines.intake.rules import image_format, prompt_length
-from pipelines.project_sections import ValidationSection
+from pipelines.project.sections import ValidationSection
 
 pytestmark = pytest.mark.timeout(180)
 

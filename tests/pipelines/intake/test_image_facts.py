@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from pipelines.intake.image_facts import image_facts, strict_decoding
-from pipelines.project_sections import ValidationSection
+from pipelines.project.sections import ValidationSection
 
 LIMITS = ValidationSection()
 MakeImage = Callable[..., bytes]

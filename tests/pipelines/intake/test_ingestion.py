@@ -7,14 +7,14 @@ import pyarrow.parquet as pq
 import pytest
 from pydantic import SecretStr
 
-from pipelines.contracts import RawBatch
+from pipelines.contracts.pairs import RawBatch
 from pipelines.intake import image_facts as facts_module
 from pipelines.intake import ingestion
 from pipelines.intake.ingestion import ingest, list_source_shards
 from pipelines.intake.pairs import PAIRS_SCHEMA, pair_id
-from pipelines.project import Project
+from pipelines.project.file import Project
 from pipelines.settings import Settings
-from pipelines.storage import open_store
+from pipelines.store.storage import open_store
 
 Make = Callable[..., Any]
 

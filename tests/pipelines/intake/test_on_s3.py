@@ -10,9 +10,9 @@ from pipelines.intake.ingestion import ingest, list_source_shards
 from pipelines.intake.quarantine import count_reasons
 from pipelines.intake.snapshot import accepted_reports, build_snapshot
 from pipelines.intake.validation import validate
-from pipelines.project import Project
+from pipelines.project.file import Project
 from pipelines.settings import Settings
-from pipelines.storage import Store, _s3_client
+from pipelines.store.storage import Store, _s3_client
 
 Make = Callable[..., Any]
 

@@ -5,12 +5,12 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.contracts import ValidationReport
+from pipelines.contracts.pairs import ValidationReport
 from pipelines.intake.ingestion import ingest, list_source_shards
 from pipelines.intake.quarantine import count_reasons, replay
 from pipelines.intake.snapshot import accepted_reports, build_snapshot
 from pipelines.intake.validation import validate
-from pipelines.project import Project
+from pipelines.project.file import Project
 from pipelines.settings import Settings
 
 Make = Callable[..., Any]

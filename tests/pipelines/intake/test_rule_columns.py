@@ -5,8 +5,8 @@ import pytest
 
 from pipelines.intake.pairs import IMAGE_COLUMNS, PAIRS_SCHEMA
 from pipelines.intake.rule_columns import ILLEGAL_LABELS, UNCOUNTED_PIXELS, count_control_characters, rule_columns
-from pipelines.project_sections import ValidationSection
-from pipelines.prompts import HeldoutPrompts
+from pipelines.project.sections import ValidationSection
+from pipelines.records.heldout_prompts import HeldoutPrompts
 
 SCHEMA = pa.schema([field for field in PAIRS_SCHEMA if field.name not in IMAGE_COLUMNS])
 GOOD: dict[str, Any] = {

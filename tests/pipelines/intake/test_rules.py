@@ -2,7 +2,7 @@ import pytest
 
 from pipelines.intake.rules import PAIR_RULES, pair_rules
 from pipelines.intake.validation import _reasons
-from pipelines.project_sections import ValidationSection
+from pipelines.project.sections import ValidationSection
 
 pytestmark = pytest.mark.timeout(180)
 

@@ -8,15 +8,15 @@ import pytest
 
 from alignment.contracts.data import DatasetSnapshot
 from alignment.statistics.prompts import normal_prompt
-from pipelines.contracts import ValidationReport
+from pipelines.contracts.pairs import ValidationReport
 from pipelines.intake import snapshot as snapshot_module
 from pipelines.intake.ingestion import ingest, list_source_shards
 from pipelines.intake.snapshot import SNAPSHOT_SCHEMA, SPLITS, accepted_reports, build_snapshot, split_of
 from pipelines.intake.validation import validate
-from pipelines.project import Project
-from pipelines.project_sections import SnapshotSection
+from pipelines.project.file import Project
+from pipelines.project.sections import SnapshotSection
 from pipelines.settings import Settings
-from pipelines.storage import hash_folder, sha256_file
+from pipelines.store.storage import hash_folder, sha256_file
 
 Make = Callable[..., Any]
 

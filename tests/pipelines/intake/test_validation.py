@@ -8,16 +8,16 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.contracts import RawBatch, ValidationReport
+from pipelines.contracts.pairs import RawBatch, ValidationReport
 from pipelines.intake import validation
 from pipelines.intake.ingestion import ingest, list_source_shards
 from pipelines.intake.pairs import PAIRS_SCHEMA, QUARANTINE_SCHEMA
 from pipelines.intake.rules import columns_present, pair_rules
 from pipelines.intake.validation import validate
-from pipelines.project import Project
-from pipelines.project_sections import ValidationSection
+from pipelines.project.file import Project
+from pipelines.project.sections import ValidationSection
 from pipelines.settings import Settings
-from pipelines.storage import hash_folder, open_store
+from pipelines.store.storage import hash_folder, open_store
 
 Make = Callable[..., Any]
 

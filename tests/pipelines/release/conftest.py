@@ -17,11 +17,11 @@ from alignment.contracts.judges import Judge
 from alignment.statistics.calibration import calibrate
 from alignment.statistics.comparison import SCORE_COLUMNS, ScoreTable, compare_all
 from alignment.statistics.score_grids import ScoreGrids
-from pipelines import registry
-from pipelines.contracts import CandidateVersion, GateDecision
-from pipelines.policy import GatePolicy, GuardRule, PowerRule
-from pipelines.release.evidence import read_grids
-from pipelines.release.gate import decide
+from pipelines.contracts.release import CandidateVersion, GateDecision
+from pipelines.project.gate import GatePolicy, GuardRule, PowerRule
+from pipelines.release.gate.recompute import read_grids
+from pipelines.release.gate.verdict import decide
+from pipelines.tracking import registry
 
 
 def digest_of(name: str) -> str:

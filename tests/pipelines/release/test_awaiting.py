@@ -5,10 +5,12 @@ from typing import Any
 
 import pytest
 
-from pipelines import registry
-from pipelines.release import decisions, ledger
 from pipelines.release.awaiting import awaiting_judgement
-from pipelines.release.registration import read_version, register
+from pipelines.release.champion import ledger
+from pipelines.release.champion.versions import read_version
+from pipelines.release.gate import decision_log
+from pipelines.release.registration.candidates import register
+from pipelines.tracking import registry
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -103,4 +105,4 @@ def test_the_decision_log_names_every_version_it_is_about(world: Any) -> None:
     [line] = world.store.list_uris(world.store.uri("evaluations", "decisions", world.project.name, "order"))
     kept = json.loads(world.store.read_bytes(line))
     assert (kept["version"], kept["weights_digest"]) == (1, candidate.weights_digest)
-    assert decisions.judged_versions(world.project, world.settings) == {(1, candidate.weights_digest)}
+    assert decision_log.judged_versions(world.project, world.settings) == {(1, candidate.weights_digest)}

@@ -25,14 +25,16 @@ from alignment.contracts.calibration import (
 from alignment.contracts.evaluation import EvalReport, ModelRef
 from alignment.contracts.judges import Judge
 from alignment.statistics.human_pairs import JudgedPair, PairFacts, ScoredPair, agreements, from_columns, scores_table
-from pipelines import calibrations, judgement, registry, tracking
-from pipelines.contracts import CandidateVersion, GateDecision
-from pipelines.project import Project, load_project
-from pipelines.prompts import heldout_prompts
-from pipelines.release import ledger
-from pipelines.release.promotion import promote
+from pipelines.contracts.release import CandidateVersion, GateDecision
+from pipelines.project.file import Project, load_project
+from pipelines.records import calibrations
+from pipelines.records.heldout_prompts import heldout_prompts
+from pipelines.release import judge_candidate
+from pipelines.release.champion import ledger
+from pipelines.release.promotion.promote import promote
 from pipelines.settings import Settings
-from pipelines.storage import open_store, sha256_file
+from pipelines.store.storage import open_store, sha256_file
+from pipelines.tracking import registry, runs
 
 SHAPES = Path(__file__).parents[3] / "projects/shapes.toml"
 Columns = dict[str, list[Any]]
@@ -67,7 +69,7 @@ class Docket:
             }
         )
         store.publish_folder(folder, uri, report.model_dump(mode="json"))
-        return judgement.judge(
+        return judge_candidate.judge(
             self.project, self.settings, candidate=self.candidate, champion=self.champion, report=report
         )
 
@@ -210,13 +212,15 @@ def test_a_report_that_names_no_calibration_table_is_invalid(docket: Docket, tmp
     report = docket.report.model_copy(update={"uri": uri, "scores_digest": sha256_file(folder / "scores.parquet")})
     assert "calibration_scores_digest" not in report.model_dump(mode="json")
     store.publish_folder(folder, uri, report.model_dump(mode="json"))
-    decision = judgement.judge(
+    decision = judge_candidate.judge(
         docket.project, docket.settings, candidate=docket.candidate, champion=None, report=report
     )
     assert decision.verdict == "invalid"
     assert "which calibration table" in " ".join(decision.reasons)
     gone = report.model_copy(update={"calibration_scores_digest": "8" * 64})
-    decision = judgement.judge(docket.project, docket.settings, candidate=docket.candidate, champion=None, report=gone)
+    decision = judge_candidate.judge(
+        docket.project, docket.settings, candidate=docket.candidate, champion=None, report=gone
+    )
     assert "the calibration table is not in the evaluation's folder" in " ".join(decision.reasons)
 
 
@@ -355,7 +359,7 @@ def serve(edit: Callable[[Path], object]) -> Callable[[Any, GateDecision], GateD
         model, settings = world.project.name, world.settings
         served = registry.fetch_served(settings, model, decision.candidate.version, world.folder / "edited")
         edit(served)
-        with tracking.connect(settings.tracking_uri) as client:
+        with runs.connect(settings.tracking_uri) as client:
             source = client.get_model_version(model, str(decision.candidate.version)).source
             client.log_model_artifacts(source.removeprefix("models:/"), str(served))
         return decision

@@ -17,12 +17,12 @@ from alignment.contracts.data import DatasetSnapshot, FeatureCache
 from alignment.contracts.evaluation import Comparison, EvalReport, EvalSpec
 from alignment.contracts.training import Recipe, TrainResult, TrainSpec
 from alignment.statistics.comparison import ScoreTable, compare_all
-from pipelines.contracts import JobRequest
-from pipelines.project import Project, load_project
+from pipelines.contracts.jobs import JobRequest
+from pipelines.project.file import Project, load_project
+from pipelines.project.search import SearchSection
 from pipelines.search.ranking import TrialReport
-from pipelines.search.space import SearchSection
 from pipelines.settings import Settings
-from pipelines.storage import open_store
+from pipelines.store.storage import open_store
 
 ROOT = Path(__file__).parents[3]
 TEST_PROMPTS = tuple(f"a shape number {number}" for number in range(12))

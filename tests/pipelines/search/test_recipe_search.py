@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from alignment.config import RECIPES_DIR, load_recipe
-from pipelines.project import load_project
+from pipelines.project.file import load_project
 from pipelines.search.ranking import Limits
 from pipelines.search.recipe_search import NothingFitsError, only_one, search, space_of
 

@@ -9,7 +9,8 @@ from pydantic import ValidationError
 from alignment.config import load_recipe
 from alignment.contracts.jobs import Placement
 from alignment.contracts.training import FullFineTune, Lora
-from pipelines.search.space import SearchSection, Space, Start, field_value
+from pipelines.project.search import SearchSection
+from pipelines.search.space import Space, Start, field_value
 
 
 class Choices:

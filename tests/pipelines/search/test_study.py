@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from alignment.contracts.jobs import Placement
+from pipelines.project.search import SearchSection
 from pipelines.search.ranking import Limits, TrialReport
-from pipelines.search.space import Proposal, SearchSection, Space, Start
+from pipelines.search.space import Proposal, Space, Start
 from pipelines.search.study import finished, open_study, run_study
 
 Make = Callable[..., TrialReport]

@@ -7,7 +7,7 @@ import pytest
 from alignment.config import load_recipe
 from alignment.contracts.evaluation import EvalSpec
 from pipelines.dispatch import jobs
-from pipelines.project_sections import JudgeSection
+from pipelines.project.sections import JudgeSection
 from pipelines.search.memory_floor import denoiser_shapes
 from pipelines.search.ranking import Limits, TrialReport
 from pipelines.search.recipe_search import space_of

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from alignment.statistics.prompts import read_prompts
-from pipelines.project_sections import OnlineSection
+from pipelines.project.sections import OnlineSection
 from pipelines.search.validation import choose, for_validation, validation_judge, vote_note
-from pipelines.storage import open_store
+from pipelines.store.storage import open_store
 
 
 def prompts_of(project: Any, world: Any) -> list[str]:

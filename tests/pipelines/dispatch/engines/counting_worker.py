@@ -13,9 +13,9 @@ import time
 from pathlib import Path
 
 from alignment.contracts.jobs import JobFailure, Progress
-from pipelines.contracts import JobRequest
+from pipelines.contracts.jobs import JobRequest
 from pipelines.settings import load_settings
-from pipelines.storage import open_store
+from pipelines.store.storage import open_store
 
 CHILD = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(120)"
 

@@ -15,11 +15,11 @@ import pytest
 
 from alignment.contracts.jobs import Placement
 from alignment.contracts.values import canonical_json
-from pipelines.contracts import JobHandle, JobRequest, JobStatus
+from pipelines.contracts.jobs import JobHandle, JobRequest, JobStatus
 from pipelines.dispatch.engines.catalogue import Local
 from pipelines.dispatch.engines.interface import TERMINAL_STATES, Engine
 from pipelines.dispatch.engines.local import LocalEngine
-from pipelines.processes import kill_marked, marked_pids, start_ticks
+from pipelines.host import kill_marked, marked_pids, start_ticks
 from pipelines.settings import Settings, load_settings
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(60)]

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from alignment.contracts.jobs import Placement
-from pipelines.contracts import JobHandle, JobRequest, JobStatus
+from pipelines.contracts.jobs import JobHandle, JobRequest, JobStatus
 from pipelines.dispatch.engines.local import LocalEngine
 from pipelines.dispatch.job_folder import JobFolder
-from pipelines.processes import record_of
+from pipelines.host import record_of
 from pipelines.settings import Settings, load_settings
 
 pytestmark = pytest.mark.timeout(60)

@@ -9,7 +9,7 @@ from airflow.providers.standard.operators import hitl
 from airflow.sdk.exceptions import AirflowFailException, TaskAwaitingInput
 from airflow.sdk.execution_time.context import NEVER_EXPIRE
 
-from pipelines.contracts import Approval, CandidateVersion, GateDecision
+from pipelines.contracts.release import Approval, CandidateVersion, GateDecision
 from pipelines.dispatch.operators.approval import PromotionApproval
 
 DECISION = GateDecision(

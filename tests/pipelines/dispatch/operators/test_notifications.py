@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from pipelines.dispatch.operators.notifications import TellPeople, alarm_callbacks, callbacks, failure_callbacks
-from pipelines.project import load_project
+from pipelines.project.file import load_project
 
 SHAPES = Path(__file__).parents[4] / "projects" / "shapes.toml"
 WEBHOOK = '[notify.webhook]\nconnection = "chat"\nendpoint = "room"\n'

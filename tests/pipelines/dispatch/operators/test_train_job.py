@@ -16,14 +16,14 @@ from airflow.sdk.exceptions import TaskDeferred
 from airflow.sdk.execution_time.context import NEVER_EXPIRE
 
 from alignment.contracts.jobs import Placement
-from pipelines import tracking
-from pipelines.contracts import JobHandle, JobRequest, JobStatus, LogChunk, TrackingTarget
+from pipelines.contracts.jobs import JobHandle, JobRequest, JobStatus, LogChunk, TrackingTarget
 from pipelines.dispatch import jobs
 from pipelines.dispatch.operators import train_job
 from pipelines.dispatch.operators.train_job import TrainJobOperator, TrainJobTrigger, retry_policy
-from pipelines.job_records import starters
+from pipelines.records.jobs import starters
 from pipelines.settings import load_settings
-from pipelines.storage import open_store
+from pipelines.store.storage import open_store
+from pipelines.tracking import runs as tracking_runs
 
 DIGEST = "a" * 64
 HANDLE = JobHandle(engine="fake", job_id="words-train-aaaaaaaaaaaa-g0")
@@ -67,9 +67,9 @@ class FakeTracking:
         self.parents: list[dict[str, Any]] = []
         self.jobs: list[dict[str, Any]] = []
         self.finished: list[tuple[str, str]] = []
-        monkeypatch.setattr(tracking, "parent_run", lambda _settings, **given: self.parents.append(given))
-        monkeypatch.setattr(tracking, "job_run", self.job_run)
-        monkeypatch.setattr(tracking, "finish_run", lambda _settings, *given: self.finished.append(given))
+        monkeypatch.setattr(tracking_runs, "parent_run", lambda _settings, **given: self.parents.append(given))
+        monkeypatch.setattr(tracking_runs, "job_run", self.job_run)
+        monkeypatch.setattr(tracking_runs, "finish_run", lambda _settings, *given: self.finished.append(given))
 
     def job_run(self, _settings: object, **given: Any) -> TrackingTarget:
         self.jobs.append(given)

@@ -9,9 +9,9 @@ import pytest
 
 from pipelines.intake.sources.interface import SOURCE_SCHEMA
 from pipelines.intake.sources.pick_a_pic import PickAPicSource, preference_from_labels
-from pipelines.project import Project
+from pipelines.project.file import Project
 from pipelines.settings import Settings
-from pipelines.storage import open_store
+from pipelines.store.storage import open_store
 
 SOURCE = PickAPicSource()
 Make = Callable[..., Any]

@@ -8,14 +8,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from alignment.jobs.draw_pairs import SCHEMA
-from pipelines.contracts import ValidationReport
+from pipelines.contracts.pairs import ValidationReport
 from pipelines.intake.ingestion import ingest, list_source_shards
 from pipelines.intake.snapshot import build_snapshot
 from pipelines.intake.validation import validate
-from pipelines.project import Project, load_project
-from pipelines.project_sections import SourceSection
+from pipelines.project.file import Project, load_project
+from pipelines.project.sections import SourceSection
 from pipelines.settings import Settings
-from pipelines.storage import open_store
+from pipelines.store.storage import open_store
 
 pytestmark = pytest.mark.timeout(180)
 DRAW = (

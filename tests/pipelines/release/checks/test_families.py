@@ -9,10 +9,10 @@ import pytest
 from alignment.statistics.comparison import SeedGrid
 from alignment.statistics.power import win_rate_found
 from alignment.statistics.score_grids import ScoreGrids
-from pipelines.contracts import GateCheck, GateDecision
-from pipelines.policy import Detector, DetectorRules, GatePolicy, GuardRule, PowerRule, SliceRule
-from pipelines.release import simulation
-from pipelines.release.simulation import LESSON, Truth, World, simulate
+from pipelines.contracts.release import GateCheck, GateDecision
+from pipelines.project.gate import Detector, DetectorRules, GatePolicy, GuardRule, PowerRule, SliceRule
+from pipelines.release.gate import simulation
+from pipelines.release.gate.simulation import LESSON, Truth, World, simulate
 
 RULES = {"sharp": Detector(action="block", margin=1.0)}
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.contracts import GateCheck
+from pipelines.contracts.release import GateCheck
 from pipelines.release.pages.checks import check_groups, check_row
 
 

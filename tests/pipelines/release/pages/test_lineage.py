@@ -3,9 +3,9 @@
 from typing import Any
 
 from alignment.contracts.data import DatasetSnapshot, FeatureCache
-from pipelines.project_sections import SourceSection
+from pipelines.project.sections import SourceSection
 from pipelines.release.pages.lineage import commands, lineage
-from pipelines.release.provenance import Provenance
+from pipelines.release.pages.provenance import Provenance
 
 STAGES = ["sources", "batches", "snapshot", "features", "training", "weights", "candidate", "evaluation", "decision"]
 

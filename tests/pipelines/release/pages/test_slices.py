@@ -6,8 +6,8 @@ from xml.etree import ElementTree
 import pytest
 
 from alignment.statistics.score_grids import ScoreGrids
-from pipelines.contracts import GateCheck
-from pipelines.release.evidence import read_grids
+from pipelines.contracts.release import GateCheck
+from pipelines.release.gate.recompute import read_grids
 from pipelines.release.pages.slice_plot import plot_slices
 from pipelines.release.pages.slices import SliceCell, SliceRow, slice_rows
 

@@ -6,7 +6,7 @@ import pytest
 
 from alignment.config import load_recipe
 from alignment.contracts.jobs import MetricsLine, Placement
-from pipelines.contracts import JobRecord, JobRequest
+from pipelines.contracts.jobs import JobRecord, JobRequest
 from pipelines.release.pages.curve_plot import plot_curves
 from pipelines.release.pages.training import curves, effort_rows, recipe_facts, thinned
 

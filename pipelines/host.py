@@ -1,0 +1,115 @@
+"""Processes of a job or a server, found through /proc: by start time, as a recycled pid is no one's, and by a mark.
+
+The mark is an environment variable that every process of a job inherits. Training launchers put each rank in a session
+of its own, so neither a process group nor a parent leads to a rank whose launcher was killed; the mark does.
+"""
+
+import os
+import pwd
+import signal
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+JOB_MARK = "PLUMBLINE_JOB_DIR"
+_PROC = Path("/proc")
+
+
+class ProcessRecord(BaseModel):
+    """A process as it was started; a later process with the same pid has other ticks or another boot."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    pid: int
+    started_ticks: int
+    """Start time from /proc, clock ticks since boot; 0 when the process was gone before it could be read."""
+    boot_id: str
+
+
+def record_of(pid: int) -> ProcessRecord:
+    """The record by which `is_alive` knows a process again."""
+    return ProcessRecord(pid=pid, started_ticks=start_ticks(pid) or 0, boot_id=_boot_id())
+
+
+def is_alive(record: ProcessRecord | None) -> bool:
+    """Whether that very process still runs; a zombie does not."""
+    if record is None or record.boot_id != _boot_id():
+        return False
+    return record.started_ticks != 0 and start_ticks(record.pid) == record.started_ticks
+
+
+def start_ticks(pid: int) -> int | None:
+    """Start time of a live process in clock ticks since boot; None when there is none or it is a zombie."""
+    try:
+        fields = (_PROC / str(pid) / "stat").read_text().rsplit(")", 1)[1].split()
+    except (OSError, IndexError):
+        return None
+    return None if fields[0] == "Z" else int(fields[19])
+
+
+def marked_pids(job_dir: Path) -> list[int]:
+    """Live processes that carry the mark of this job folder, but for the caller itself."""
+    mark = f"{JOB_MARK}={job_dir}".encode()
+    pids = []
+    for entry in _PROC.iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        with suppress(OSError):
+            if mark in (entry / "environ").read_bytes().split(b"\0") and start_ticks(int(entry.name)) is not None:
+                pids.append(int(entry.name))
+    return pids
+
+
+def kill_marked(job_dir: Path, timeout_seconds: float = 10.0) -> int:
+    """SIGKILL every process of the job, again until none is left; returns how many were seen first.
+
+    Raises TimeoutError when one survives, as a process stuck in the kernel can.
+    """
+    deadline = time.monotonic() + timeout_seconds
+    first = pids = marked_pids(job_dir)
+    while pids:
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"Processes {pids} of {job_dir} outlive SIGKILL. Look at them before submitting again.")
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.05)
+        pids = marked_pids(job_dir)
+    return len(first)
+
+
+def group_is_alive(leader_pid: int) -> bool:
+    """Whether any process of the group that `leader_pid` leads or led still runs."""
+    for entry in _PROC.iterdir():
+        if entry.name.isdigit():
+            with suppress(OSError, IndexError):
+                fields = (entry / "stat").read_text().rsplit(")", 1)[1].split()
+                if int(fields[2]) == leader_pid and fields[0] != "Z":
+                    return True
+    return False
+
+
+def signal_group(pid: int, number: signal.Signals) -> None:
+    """Signal the process group that `pid` leads; nothing happens when it is gone."""
+    with suppress(ProcessLookupError):
+        os.killpg(pid, number)
+
+
+def _boot_id() -> str:
+    with suppress(OSError):
+        return (_PROC / "sys/kernel/random/boot_id").read_text().strip()
+    return ""
+
+
+def shell_user() -> str:
+    """The log-in name of this process's user, or the number where the host has no name for it.
+
+    LOGNAME and USER, which getpass would read first, are not asked: anybody may set them to anybody's name.
+    """
+    number = os.getuid()
+    try:
+        return pwd.getpwuid(number).pw_name
+    except KeyError:
+        return str(number)

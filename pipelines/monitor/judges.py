@@ -1,0 +1,113 @@
+"""`plumbline judges`: who may vote and why not, before any candidate is evaluated. Reads records only."""
+
+from datetime import UTC, datetime
+
+from alignment.contracts.calibration import Calibration
+from alignment.contracts.judges import Judge
+from pipelines.contracts.judges import CalibrationRecord, JudgeStanding
+from pipelines.dispatch.requests import judge_of
+from pipelines.project.file import Project
+from pipelines.project.gate import GatePolicy
+from pipelines.project.sections import JudgeSection
+from pipelines.records import calibrations
+from pipelines.release.gate.checks.interface import disagreements, twin_of, weights_of
+from pipelines.settings import Settings
+
+
+def standings(project: Project, settings: Settings) -> list[JudgeStanding]:
+    """Each judge of the evaluation by the rules of the gate, as far as they can be known without a candidate.
+
+    Independence is asked against the sources that train the project's recipes, and what labels them; a recipe's own
+    reward, and a judge that chose among candidates, are known only at the gate. Two judges of one set of weights,
+    however they are set up, are one vote, the first's.
+    """
+    now, seen = datetime.now(UTC), dict[str, str]()
+    found = []
+    for section in project.evaluation.judges:
+        try:
+            judge = judge_of(project, section, settings)
+        except ValueError as error:
+            found.append(_without_weights(section, str(error)))
+            continue
+        known = calibrations.newest(project.name, judge, settings)
+        reasons, agreed = refusals(judge, known, project, settings=settings, now=now)
+        reasons += [seen[weights_of(judge)]] if weights_of(judge) in seen else []
+        seen.setdefault(weights_of(judge), twin_of(judge.name, votes=not reasons))
+        found.append(_standing(judge, known, project.gate, agreed=agreed, reasons=reasons, now=now))
+    return found
+
+
+def refusals(
+    judge: Judge, known: CalibrationRecord | None, project: Project, *, settings: Settings, now: datetime
+) -> tuple[list[str], Calibration | None]:
+    """Every reason against a judge, each as the end of a sentence, and its agreement on the pairs that count."""
+    policy, reasons = project.gate, list[str]()
+    shared = sorted(lessons(project) & set(judge.lessons))
+    if shared:
+        reasons.append(f"is not independent of what the project trains: {', '.join(shared)}")
+    expired = calibrations.refusal(known, policy, now)
+    if known is None:
+        reasons.append(expired or "was never calibrated with these weights; the next evaluation will check it")
+        return reasons, None
+    if expired:
+        reasons.append(expired)
+    try:
+        agreed = calibrations.counted(known, policy, settings=settings, now=now)
+    except ValueError as error:
+        return [*reasons, f"cannot be checked: {error}"], None
+    return [*reasons, *disagreements(agreed, policy)], agreed
+
+
+def lessons(project: Project) -> set[str]:
+    """What the project's offline recipes learn from: their pairs' sources, and the judges that label them."""
+    sources = set(project.snapshot.sources or (source.name for source in project.sources))
+    return sources | {name for section in project.labellers() for name in (section.name, *section.trained_on)}
+
+
+def _without_weights(section: JudgeSection, why: str) -> JudgeStanding:
+    return JudgeStanding(
+        judge=section.name,
+        kind=section.scorer.kind,
+        weights_digest=None,
+        may_vote=False,
+        reasons=(f"cannot be loaded: {why}",),
+    )
+
+
+def _standing(
+    judge: Judge,
+    known: CalibrationRecord | None,
+    policy: GatePolicy,
+    *,
+    agreed: Calibration | None,
+    reasons: list[str],
+    now: datetime,
+) -> JudgeStanding:
+    plain = JudgeStanding(
+        judge=judge.name,
+        kind=judge.scorer.kind,
+        weights_digest=judge.weights_digest,
+        may_vote=not reasons,
+        reasons=tuple(reasons),
+    )
+    if known is None:
+        return plain
+    own, overall = known.calibration, agreed or known.calibration.overall
+    weak = [
+        f"{part.by} {part.name}: {part.agreement.accuracy_low:.3f} on {part.agreement.num_pairs}"
+        for part in own.slices
+        if part.agreement.num_pairs >= policy.minimum_calibration_pairs
+        and not part.agreement.accuracy_low > policy.calibration_floor
+    ]
+    return plain.model_copy(
+        update={
+            "accuracy": overall.accuracy,
+            "accuracy_low": overall.accuracy_low,
+            "num_pairs": overall.num_pairs,
+            "age_days": calibrations.age_days(known, now),
+            "alpha": known.alpha,
+            "shows_60_as": own.shows(0.6),
+            "weak_slices": tuple(weak),
+            "report_uri": known.report_uri,
+        }
+    )

@@ -1,0 +1,96 @@
+"""Paused and missing DAGs of a project, as Airflow reports them."""
+
+import importlib.util
+
+from pydantic import BaseModel, ConfigDict
+
+from pipelines.project.file import Project
+from pipelines.settings import Settings
+
+TIMEOUT_SECONDS = 5
+_NEXT_STEP = (
+    "Start the embedded platform with `plumbline up`, or name your Airflow by PLUMBLINE_AIRFLOW_UI_URL,"
+    " PLUMBLINE_AIRFLOW_USER and PLUMBLINE_AIRFLOW_PASSWORD."
+)
+_CHECK_LOGIN = "Check PLUMBLINE_AIRFLOW_UI_URL, PLUMBLINE_AIRFLOW_USER and PLUMBLINE_AIRFLOW_PASSWORD."
+
+
+class DagStates(BaseModel):
+    """The DAGs of one project in Airflow."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    reachable: bool
+    url: str = ""
+    """Address that was asked; empty when none is known."""
+    paused_dags: tuple[str, ...] | None = None
+    """Ids of the DAGs that start nothing until a person unpauses them; None when Airflow is not reachable."""
+    missing_dags: tuple[str, ...] | None = None
+    """Ids of the DAGs that the project should have and Airflow does not know; None when Airflow is not reachable."""
+    problem: str = ""
+    """Reason why Airflow is not reachable, and the next step; empty when it is."""
+
+
+def read_dag_states(project: Project, settings: Settings) -> DagStates:
+    """Ask the configured Airflow, or the embedded one where none is configured; never raises for one that fails.
+
+    Needs about TIMEOUT_SECONDS for a server that does not answer.
+    """
+    if importlib.util.find_spec("httpx") is None:
+        return _unreachable("", "httpx is not installed here", "Run this where `plumbline[control]` is installed.")
+    login = _login(settings)
+    if login is None:
+        return _unreachable("", "the embedded platform is not running and no other is configured", _NEXT_STEP)
+    return _ask(project, *login)
+
+
+def is_configured(settings: Settings) -> bool:
+    """Return True where the environment names an Airflow and a user."""
+    return bool(settings.airflow_ui_url and settings.airflow_user)
+
+
+def _login(settings: Settings) -> tuple[str, str, str] | None:
+    """URL, user and password; None when no Airflow is known."""
+    from pipelines.platform import services
+
+    if is_configured(settings):
+        return settings.airflow_ui_url, settings.airflow_user, settings.airflow_password.get_secret_value()
+    platform = services.read_platform(settings)
+    if platform is None or not services.is_alive(platform.airflow):
+        return None
+    try:
+        return platform.airflow.url, "admin", services.admin_password(settings)
+    except OSError:  # Airflow has not written it yet, or for another user alone.
+        return None
+
+
+def _ask(project: Project, url: str, user: str, password: str) -> DagStates:
+    import httpx
+
+    from pipelines.platform.preparation import expected_dags
+    from pipelines.platform.rest import AirflowApi
+
+    api: AirflowApi | None = None
+    try:
+        api = AirflowApi(url, user=user, password=password, attempts=1, timeout_seconds=TIMEOUT_SECONDS)
+        found = api.dags(tag=project.name)
+    except (httpx.TransportError, httpx.InvalidURL) as error:
+        return _unreachable(url, f"{url} does not answer ({error})", _CHECK_LOGIN)
+    except (ValueError, KeyError):
+        return _unreachable(url, f"{url} answers, but not with Airflow's API", _CHECK_LOGIN)
+    except RuntimeError as error:
+        return _unreachable(url, str(error).rstrip("."), _CHECK_LOGIN)
+    finally:
+        if api is not None:
+            api.close()
+    wanted = sorted(expected_dags(project))
+    return DagStates(
+        reachable=True,
+        url=url,
+        paused_dags=tuple(dag_id for dag_id in wanted if found.get(dag_id)),
+        missing_dags=tuple(dag_id for dag_id in wanted if dag_id not in found),
+    )
+
+
+def _unreachable(url: str, reason: str, next_step: str) -> DagStates:
+    return DagStates(reachable=False, url=url, problem=f"Airflow is not reachable: {reason}. {next_step}")

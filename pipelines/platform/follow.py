@@ -1,0 +1,131 @@
+"""Follow a chain of DAG runs linked by assets, and show where it is."""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from pipelines.platform import running_jobs
+from pipelines.platform.rest import AirflowApi
+from pipelines.settings import Settings
+
+POLL_SECONDS = 1.0
+LINK_TIMEOUT_SECONDS = 120
+RUN_TIMEOUT_SECONDS = 1800
+UNFINISHED = {"queued", "running"}
+MARKS = {"success": "[green]done[/]", "failed": "[red]failed[/]", "skipped": "[dim]skipped[/]"}
+
+
+class ChainError(RuntimeError):
+    """A DAG run of the chain failed; the message ends with the log of the task that did."""
+
+
+@dataclass
+class View:
+    """What is on the screen: a live table on a terminal, a line per change elsewhere."""
+
+    settings: Settings
+    console: Console = field(default_factory=lambda: Console(file=sys.stderr))
+    rows: dict[tuple[str, str, int], tuple[str, str]] = field(default_factory=dict)
+    _live: Live | None = None
+
+    @contextmanager
+    def shown(self) -> Iterator["View"]:
+        """Keep the table on the screen while the chain runs."""
+        if not self.console.is_terminal:
+            yield self
+            return
+        with Live(self._table(), console=self.console, refresh_per_second=2) as self._live:
+            yield self
+
+    def update(self, dag_id: str, tasks: list[dict[str, Any]]) -> None:
+        """Show the tasks of a run and how far the running job is."""
+        progress = self._progress()
+        for task in tasks:
+            key = (dag_id, task["task_id"], task["map_index"])
+            state = str(task["state"] or "waiting")
+            detail = progress if state == "deferred" else _duration(task)
+            if not self.console.is_terminal and self.rows.get(key, ("", ""))[0] != state:
+                self.console.print(f"{_name(key):<34} {state:<10} {detail}", highlight=False)
+            self.rows[key] = (state, detail)
+        if self._live is not None:
+            self._live.update(self._table())
+
+    def _table(self) -> Table:
+        table = Table("task", "state", "", box=None, pad_edge=False)
+        for key, (state, detail) in self.rows.items():
+            table.add_row(_name(key), MARKS.get(state, state), detail)
+        return table
+
+    def _progress(self) -> str:
+        jobs = running_jobs.running(self.settings)
+        return ", ".join(f"{s.progress_done}/{s.progress_total} {s.progress_unit}" for s in jobs.values())
+
+
+def follow_run(api: AirflowApi, dag_id: str, run_id: str, view: View) -> None:
+    """Wait for a run to end well; ChainError with the failed task's log, TimeoutError when it takes too long."""
+    deadline = time.monotonic() + RUN_TIMEOUT_SECONDS
+    while time.monotonic() < deadline:
+        state = api.run(dag_id, run_id)["state"]
+        tasks = api.tasks(dag_id, run_id)
+        view.update(dag_id, tasks)
+        if state == "success":
+            return
+        if state == "failed":
+            failed = [task for task in tasks if task["state"] == "failed"]
+            logs = "\n".join(f"--- {t['task_id']}:\n{api.log_tail(dag_id, run_id, t)}" for t in failed[:1])
+            raise ChainError(f"{dag_id} failed at {', '.join(t['task_id'] for t in failed) or 'no task'}.\n{logs}")
+        time.sleep(POLL_SECONDS)
+    raise TimeoutError(f"{dag_id} {run_id} took longer than {RUN_TIMEOUT_SECONDS} s.")
+
+
+def finish_earlier(api: AirflowApi, dag_id: str, before: datetime, view: View) -> bool:
+    """Follow the unfinished runs queued before this time, such as an interrupted demo left; whether there was one.
+
+    A DAG runs one at a time, so the run that is waited for cannot start before they end. How they end is their own
+    affair: the new run does the same work, or finds it done.
+    """
+    left = [run for run in api.runs(dag_id) if run["state"] in UNFINISHED and _queued(run) < before]
+    for run in sorted(left, key=_queued):
+        with suppress(ChainError):
+            follow_run(api, dag_id, str(run["dag_run_id"]), view)
+    return bool(left)
+
+
+def next_run(api: AirflowApi, dag_id: str, since: datetime, view: View) -> str:
+    """The run that an asset event set off after `since`; TimeoutError when none comes."""
+    deadline = time.monotonic() + LINK_TIMEOUT_SECONDS
+    while time.monotonic() < deadline:
+        if finish_earlier(api, dag_id, since, view):
+            deadline = time.monotonic() + LINK_TIMEOUT_SECONDS
+        for run in api.runs(dag_id):
+            if run["run_type"] == "asset_triggered" and _queued(run) >= since:
+                return str(run["dag_run_id"])
+        time.sleep(POLL_SECONDS)
+    raise TimeoutError(f"No run of {dag_id} was set off within {LINK_TIMEOUT_SECONDS} s.")
+
+
+def now() -> datetime:
+    """The present, a moment earlier: the database may round."""
+    return datetime.now(UTC) - timedelta(seconds=1)
+
+
+def _queued(run: dict[str, Any]) -> datetime:
+    return datetime.fromisoformat((run["queued_at"] or run["run_after"]).replace("Z", "+00:00"))
+
+
+def _name(key: tuple[str, str, int]) -> str:
+    dag_id, task_id, map_index = key
+    return f"{dag_id} {task_id}" + (f" [{map_index}]" if map_index >= 0 else "")
+
+
+def _duration(task: dict[str, Any]) -> str:
+    seconds = task.get("duration")
+    return f"{seconds:.0f} s" if seconds else ""

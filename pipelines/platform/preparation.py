@@ -1,0 +1,46 @@
+"""What a fresh Airflow needs before our DAGs can run."""
+
+import logging
+import time
+
+from pipelines.platform import services
+from pipelines.platform.rest import AirflowApi
+from pipelines.platform.services import Platform
+from pipelines.project.file import Project, load_projects
+from pipelines.settings import Settings
+
+log = logging.getLogger(__name__)
+
+PARSE_TIMEOUT_SECONDS = 180
+GPU_POOL = "gpu"
+DAGS = ("ingest", "train", "promote", "calibrate", "monitor", "reconcile", "rollback")
+"""What every project has."""
+CHECK_FILE = "check_projects.py"
+"""The DAG file whose import error names the project files that cannot be loaded."""
+
+
+def prepare_airflow(settings: Settings, platform: Platform) -> AirflowApi:
+    """Log in, make the pool, and wait until the DAGs of every project that can be loaded are parsed.
+
+    A project file that cannot be loaded is logged. Raises RuntimeError with Airflow's import errors when another DAG
+    file does not parse.
+    """
+    api = AirflowApi(platform.airflow.url, user="admin", password=services.admin_password(settings))
+    api.ensure_pool(GPU_POOL, slots=1)
+    projects, problems = load_projects(settings.projects_dir)
+    for problem in problems:
+        log.warning("A project has no DAGs because its file cannot be loaded. %s", problem)
+    wanted = {dag_id for project in projects for dag_id in expected_dags(project)}
+    deadline = time.monotonic() + PARSE_TIMEOUT_SECONDS
+    while not wanted <= set(api.dag_ids()):
+        errors = [error for error in api.import_errors() if CHECK_FILE not in error.partition(":")[0]]
+        if errors or time.monotonic() > deadline:
+            raise RuntimeError("Airflow could not parse the DAGs: " + ("\n".join(errors) or "no answer in time."))
+        time.sleep(1)
+    return api
+
+
+def expected_dags(project: Project) -> set[str]:
+    """Ids of the DAGs that `dags/` makes of a project."""
+    names = (*DAGS, "reward") if project.rewards else DAGS
+    return {f"{project.name}.{name}" for name in names}

@@ -1,0 +1,28 @@
+"""Jobs of the local engine on this host, as the demo shows and stops them."""
+
+from pipelines.contracts.jobs import JobHandle, JobStatus
+from pipelines.settings import Settings
+
+
+def running(settings: Settings) -> dict[str, JobStatus]:
+    """Status of every job that is pending or running, by job id."""
+    from pipelines.dispatch import jobs
+
+    folder = settings.state_dir / "jobs"
+    ids = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    found = {job_id: jobs.poll(_handle(job_id), settings) for job_id in ids}
+    return {job_id: status for job_id, status in found.items() if status.state in ("pending", "running")}
+
+
+def cancel_all(settings: Settings) -> list[str]:
+    """Stop every running job; each writes a checkpoint first, so that the next submit goes on from there."""
+    from pipelines.dispatch import jobs
+
+    ids = list(running(settings))
+    for job_id in ids:
+        jobs.cancel(_handle(job_id), settings)
+    return ids
+
+
+def _handle(job_id: str) -> JobHandle:
+    return JobHandle(engine="local", job_id=job_id)

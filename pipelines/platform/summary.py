@@ -1,0 +1,78 @@
+"""What the demo tells at its end."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from pipelines.project.file import Project
+from pipelines.release.gate import decision_log
+from pipelines.settings import Settings
+from pipelines.store.storage import open_store
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a pass through the loop left."""
+
+    pairs: dict[str, int]
+    newly_trained: int
+    judged: bool
+    """False when the gate was not asked, because the candidate is the champion or too little was new."""
+    status: dict[str, Any]
+    new_ledger_entries: int
+
+    @property
+    def is_champion(self) -> bool:
+        """Whether the candidate is the champion now."""
+        champion, candidate = self.status["champion"], self.status["candidate"]
+        return champion is not None and candidate is not None and champion["version"] == candidate["version"]
+
+
+def summarise(outcome: Outcome, project: Project, settings: Settings, *, seconds: float) -> str:
+    """The summary as text, a fact a line."""
+    pairs = outcome.pairs
+    lines = [
+        "",
+        f"pairs      {pairs['pairs_in']} in, {pairs['accepted']} accepted, {pairs['quarantined']} quarantined",
+        *_training_lines(outcome, settings),
+        *_decision_lines(outcome, project, settings),
+        *_champion_lines(outcome),
+        f"time       {seconds:.0f} s without installation",
+        "look       make up   (Airflow and MLflow in the browser)",
+    ]
+    return "\n".join(lines)
+
+
+def _training_lines(outcome: Outcome, settings: Settings) -> list[str]:
+    if outcome.newly_trained == 0:
+        return ["training   nothing new: the trained weights were found by digest"]
+    store = open_store(settings.store_uri, settings)
+    lines = []
+    for uri in store.list_uris(store.uri("models")):
+        if uri.endswith("/manifest.json"):
+            result = json.loads(store.read_bytes(uri))["value"]
+            figures = ", ".join(f"{k} {v:.4g}" for k, v in sorted(result["final_metrics"].items()))
+            lines.append(f"training   {result['steps']} steps on {result['num_pairs']} pairs; at the end {figures}")
+    return lines
+
+
+def _decision_lines(outcome: Outcome, project: Project, settings: Settings) -> list[str]:
+    decision = decision_log.last_decision(project, settings)
+    if decision is None:
+        return ["verdict    none"]
+    asked = "" if outcome.judged else " (made earlier; nothing new to judge)"
+    lines = [f"verdict    {decision.verdict} for version {decision.candidate.version}{asked}"]
+    for check in decision.checks:
+        mark = "ok  " if check.passed else ("FAIL" if check.decisive else "note")
+        measured = "-" if check.measured is None else f"{check.measured:.4g}"
+        lines.append(f"           {mark} {check.name}: {measured}, required {check.required}")
+    return [*lines, f"report     {decision.report_uri}"]
+
+
+def _champion_lines(outcome: Outcome) -> list[str]:
+    champion, previous = outcome.status["champion"], outcome.status["previous_champion"]
+    if champion is None:
+        return ["champion   none: the base model is still the one to serve"]
+    moved = "promoted now" if outcome.new_ledger_entries else "nothing promoted anew"
+    before = f", before it version {previous['version']}" if previous else ""
+    return [f"champion   version {champion['version']}{before} ({moved}), weights {champion['weights_digest'][:12]}"]

@@ -1,0 +1,343 @@
+"""projects/NAME.toml to Project: the one file a user writes, typed and validated. Torch-free and airflow-free."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from alignment.catalogues.lookup import unknown_name
+from alignment.config import load_recipe, read_toml, validate
+from alignment.contracts.evaluation import check_sampler
+from alignment.contracts.labelling import LabelModel
+from alignment.contracts.soup import recipe_family
+from alignment.contracts.training import Recipe
+from pipelines.project.approval import ApprovalSection, NotifySection, ReconcileSection
+from pipelines.project.consistency import check_measures
+from pipelines.project.gate import GatePolicy
+from pipelines.project.monitor import MonitorSection
+from pipelines.project.search import SearchSection
+from pipelines.project.sections import (
+    REWARD_SCHEME,
+    BaseModelSection,
+    CaptionsSection,
+    CoverageSection,
+    EvaluationSection,
+    GreedySoupSection,
+    JudgeSection,
+    LabellingSection,
+    OnlineSection,
+    PlacementSection,
+    PromptSetSection,
+    RecipeSection,
+    RewardSection,
+    ScheduleSection,
+    Section,
+    SnapshotSection,
+    SourceSection,
+    UniformSoupSection,
+    ValidationSection,
+)
+
+TASK_NAME = r"[A-Za-z0-9_.-]{1,200}"
+"""Airflow allows these characters in the id of a task."""
+
+
+class Project(Section):
+    """Everything Plumbline knows about one model it keeps aligned."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,40}$")]
+    base: BaseModelSection
+    sources: Annotated[tuple[SourceSection, ...], Field(min_length=1)]
+    validation: ValidationSection = ValidationSection()
+    snapshot: SnapshotSection = SnapshotSection()
+    train: Annotated[tuple[RecipeSection, ...], Field(min_length=1)]
+    evaluation: EvaluationSection
+    prompt_sets: tuple[PromptSetSection, ...] = ()
+    coverage: CoverageSection | None = None
+    online: OnlineSection | None = None
+    rewards: tuple[RewardSection, ...] = ()
+    soup: Annotated[UniformSoupSection | GreedySoupSection, Field(discriminator="method")] | None = None
+    labelling: LabellingSection | None = None
+    captions: CaptionsSection | None = None
+    gate: GatePolicy = GatePolicy()
+    monitor: MonitorSection = MonitorSection()
+    approval: ApprovalSection = ApprovalSection()
+    reconcile: ReconcileSection = ReconcileSection()
+    notify: NotifySection = NotifySection()
+    placement: PlacementSection = PlacementSection()
+    schedule: ScheduleSection = ScheduleSection()
+    search: SearchSection = SearchSection()
+    path: Path
+    """The file this came from."""
+
+    def recipes(self) -> list[Recipe]:
+        """The recipes of `train`, loaded and bound to the base's backbone."""
+        bound = []
+        for section in self.train:
+            recipe = load_recipe(section.recipe, section.overrides)
+            if recipe.backbone != self.base.backbone:
+                raise ValueError(
+                    f"{self.path}: recipe {recipe.name!r} is for {recipe.backbone!r}, but the base is"
+                    f" {self.base.backbone!r}. Name a recipe of this backbone and resolution."
+                )
+            if recipe.objective.online:
+                self.reward(recipe)
+            bound.append(recipe)
+        self._check_soup(bound)
+        return bound
+
+    def encodes(self) -> bool:
+        """Whether any recipe trains on features; online recipes draw their own images."""
+        return any(not recipe.objective.online for recipe in self.recipes())
+
+    def caption_section(self) -> CaptionsSection:
+        """[captions]; ValueError when the project has none."""
+        if self.captions is None:
+            raise ValueError(
+                f'{self.path} has no [captions]. Add it with variant = "dcpo_c", "dcpo_p" or "dcpo_h", and the'
+                " captioner and level that the variant takes; see docs/objectives.md."
+            )
+        return self.captions
+
+    def captions_wanted(self) -> bool:
+        """Whether any recipe trains on the snapshot that [captions] makes."""
+        return any(self.trains_on_captions(recipe) for recipe in self.recipes())
+
+    def trains_on_captions(self, recipe: Recipe) -> bool:
+        """Whether a recipe takes the snapshot that [captions] makes: they are made, and its objective wants them."""
+        return self.captions is not None and recipe.objective.needs_captions
+
+    def reward(self, recipe: Recipe) -> JudgeSection:
+        """The scorer that an online recipe names; ValueError when there is none of that name, or nothing online."""
+        name = getattr(recipe.objective, "reward", "")
+        if self.online is None:
+            raise ValueError(
+                f"{self.path}: recipe {recipe.name!r} draws its own images, for which the project names no prompts."
+                ' Add [online] with prompts = "FILE", one prompt a line.'
+            )
+        return self.scorer(name, what="reward")
+
+    def scorer(self, name: str, what: str = "judge") -> JudgeSection:
+        """The judge, guard or reward of this name, wherever the project states it, to be asked about single images.
+
+        ValueError when there is none of that name, or it scores the images of a prompt together.
+        """
+        scorers = {scorer.name: scorer for scorer in self._scorers()}
+        if name not in scorers:
+            raise ValueError(f"{self.path}: {unknown_name(what, name, scorers)}")
+        if scorers[name].scorer.per_prompt:
+            raise ValueError(
+                f"{self.path}: {name!r} scores the images of a prompt together and can only guard. Name another {what}."
+            )
+        return scorers[name]
+
+    def check_rewards(self) -> None:
+        """ValueError for a source or a reward that is named and does not exist, or a scorer of another kind."""
+        sources = {source.name for source in self.sources}
+        for name in (*self.snapshot.sources, *(name for reward in self.rewards for name in reward.sources)):
+            if name not in sources:
+                raise ValueError(f"{self.path}: {unknown_name('source', name, sources)}")
+        rewards = {reward.name for reward in self.rewards}
+        for section in self._scorers():
+            if section.uri.startswith(REWARD_SCHEME):
+                name = section.uri.removeprefix(REWARD_SCHEME)
+                if name not in rewards:
+                    raise ValueError(f"{self.path}: {unknown_name('reward', name, rewards)}")
+                if section.scorer.kind != "pal":
+                    raise ValueError(
+                        f"{self.path}: {section.name!r} names {section.uri}, whose scorer is of kind 'pal', but says"
+                        f' {section.scorer.kind!r}. Write scorer = {{ kind = "pal" }}.'
+                    )
+
+    def check_drawn_sources(self) -> None:
+        """ValueError for a self_generated source whose name cannot be part of a task id, or is used twice."""
+        names = [source.name for source in self.sources]
+        for name in (source.name for source in self.sources if source.draw is not None):
+            if not re.fullmatch(TASK_NAME, name):
+                raise ValueError(
+                    f"{self.path}: sources: {name!r} is drawn by a task of this name, so use 1 to 200 letters, digits,"
+                    " dots, dashes and underscores."
+                )
+            if names.count(name) > 1:
+                raise ValueError(f"{self.path}: sources: two are called {name!r}. Rename one.")
+
+    def check_prompt_sets(self) -> None:
+        """ValueError for two prompt sets of one name."""
+        names = [own.name for own in self.prompt_sets]
+        doubled = sorted({name for name in names if names.count(name) > 1})
+        if doubled:
+            raise ValueError(f"{self.path}: two [[prompt_sets]] are called {', '.join(doubled)}. Rename one.")
+
+    def _scorers(self) -> tuple[JudgeSection, ...]:
+        """Every scorer of the project."""
+        online = self.online.rewards if self.online else ()
+        tasting = self.soup.judges if isinstance(self.soup, GreedySoupSection) else ()
+        labelling = self.labelling.scorers if self.labelling else ()
+        return (*self.evaluation.guards, *self.evaluation.judges, *online, *tasting, *labelling)
+
+    def labellers(self) -> tuple[JudgeSection, ...]:
+        """The scorers that `labelling.judges` names, in order; ValueError for a name that nobody has."""
+        return tuple(self.scorer(name) for name in self.labelling.judges) if self.labelling else ()
+
+    def labelled_sources(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Sources that get new labels, and sources whose labels are human truth; ValueError for a name nobody has."""
+        section = self.labelling
+        people = tuple(source.name for source in self.sources if source.draw is None)
+        if section is None:
+            return (), ()
+        for name in (*section.sources, *section.human_sources):
+            if name not in people:
+                raise ValueError(f"{self.path}: labelling: {unknown_name('source of labels', name, people)}")
+        relabelled = section.sources or people
+        human = section.human_sources or people
+        return relabelled, human if isinstance(section.method, LabelModel) else ()
+
+    def _check_soup(self, recipes: Sequence[Recipe]) -> None:
+        """ValueError when the recipes' weights could not be averaged, or nobody is there to choose them."""
+        if self.soup is None:
+            return
+        if len(recipes) < 2:
+            raise ValueError(f"{self.path}: [soup] averages two runs or more, but there is one [[train]]. Add another.")
+        families = {recipe_family(recipe): recipe.name for recipe in recipes}
+        if len(families) > 1:
+            raise ValueError(
+                f"{self.path}: [soup] averages runs of one recipe family, but {' and '.join(families.values())} differ"
+                " in objective, backbone or tuning (adapters also in seed). Give each family a project of its own."
+            )
+        if isinstance(self.soup, GreedySoupSection):
+            self.scorer(self.soup.judge)
+            check_sampler(self.base.backbone, self.soup.sampler or self.evaluation.sampler)
+
+
+def load_project(path: Path, overrides: tuple[str, ...] = ()) -> Project:
+    """Read and validate a project file.
+
+    Relative paths in it are taken from the file's folder. `overrides` are appended to the overrides of every recipe.
+    A file may open with `extends = ["FILE", ...]`: those are read first, each over the one before, then the file itself
+    over them. Tables are joined, anything else is replaced, lists too; relative paths are those of the first file.
+    Raises ValueError naming the file and every bad field.
+    """
+    data, root = _read_layers(path)
+    project = validate(Project, {"path": path.absolute(), **data}, what=str(path))
+    if project.name != path.stem:
+        raise ValueError(f"{path}: name is {project.name!r} but the file is {path.stem!r}. Make them equal.")
+    sections = tuple(s.model_copy(update={"overrides": (*s.overrides, *overrides)}) for s in project.train)
+    project = _absolute(project.model_copy(update={"train": sections}), root)
+    check_measures(project.evaluation, project.gate, str(path))
+    project.recipes()
+    project.check_rewards()
+    project.check_prompt_sets()
+    project.check_drawn_sources()
+    project.labellers()
+    project.labelled_sources()
+    check_sampler(project.base.backbone, project.evaluation.sampler)
+    if project.coverage is not None:
+        project.scorer(project.coverage.judge)
+    return project
+
+
+def list_projects(projects_dir: Path) -> list[Path]:
+    """Every project file of a folder, sorted."""
+    return sorted(projects_dir.glob("*.toml"))
+
+
+def load_projects(projects_dir: Path) -> tuple[list[Project], list[str]]:
+    """Load each project file of a folder on its own.
+
+    Returns the projects that could be loaded, and for each other file one message that names the file and its fields.
+    """
+    projects, problems = [], []
+    for path in list_projects(projects_dir):
+        try:
+            projects.append(load_project(path))
+        except ValueError as error:
+            problems.append(str(error) if str(path) in str(error) else f"{path}: {error}")
+        except Exception as error:  # A fault of any kind in one file may not take the other projects along.
+            problems.append(f"{path}: {type(error).__name__}: {error}")
+    return projects, problems
+
+
+def _read_layers(path: Path, above: tuple[Path, ...] = ()) -> tuple[dict[str, Any], Path]:
+    """A file over the files that it extends, and the folder that relative paths are taken from."""
+    if not path.is_file():
+        raise ValueError(f"Project file {path} does not exist. Give the path of a projects/NAME.toml.")
+    own = read_toml(path)
+    extended = own.pop("extends", [])
+    if not isinstance(extended, list) or not all(isinstance(name, str) for name in extended):
+        raise ValueError(f'{path}: extends is {extended!r}. Give a list of files, e.g. ["shapes.toml"].')
+    data, root = dict[str, Any](), path.absolute().parent
+    for index, name in enumerate(extended):
+        below = path.absolute().parent / name
+        if below.resolve() in (opened := (*above, path.resolve())):
+            raise ValueError(
+                f"{path} extends itself, directly or through other files. Name another file than {name!r}."
+            )
+        layer, folder = _read_layers(below, opened)
+        data, root = _over(layer, data), root if index else folder
+    return _over(own, data), root
+
+
+def _over(top: dict[str, Any], below: dict[str, Any]) -> dict[str, Any]:
+    """Tables are joined field by field; any other value of `top` stands in place of the one below."""
+    joined = dict(below)
+    for key, value in top.items():
+        both = isinstance(value, dict) and isinstance(joined.get(key), dict)
+        joined[key] = _over(value, joined[key]) if both else value
+    return joined
+
+
+def _absolute(project: Project, root: Path) -> Project:
+    """The project with every local path made absolute against `root`."""
+
+    def resolve(uri: str) -> str:
+        return uri if "://" in uri or not uri else str((root / uri).resolve())
+
+    def source_at(source: SourceSection) -> SourceSection:
+        draw = source.draw and source.draw.model_copy(update={"prompts": resolve(source.draw.prompts)})
+        return source.model_copy(update={"uri": resolve(source.uri), "draw": draw})
+
+    evaluation, online = project.evaluation, project.online
+    soup, captions = project.soup, project.captions
+    sets = tuple(own.model_copy(update={"prompts": resolve(own.prompts)}) for own in project.prompt_sets)
+    asked = next((own.prompts for own in sets if own.name == evaluation.prompts), resolve(evaluation.prompts))
+    if isinstance(soup, GreedySoupSection):
+        tasting = tuple(j.model_copy(update={"uri": resolve(j.uri)}) for j in soup.judges)
+        soup = soup.model_copy(update={"prompts": resolve(soup.prompts), "judges": tasting})
+    if captions is not None and captions.captioner is not None:
+        captions = captions.model_copy(update={"captioner": resolve(captions.captioner)})
+    if online is not None:
+        rewards = tuple(r.model_copy(update={"uri": resolve(r.uri)}) for r in online.rewards)
+        online = online.model_copy(update={"prompts": resolve(online.prompts), "rewards": rewards})
+    labelling = project.labelling
+    if labelling is not None:
+        scorers = tuple(s.model_copy(update={"uri": resolve(s.uri)}) for s in labelling.scorers)
+        labelling = labelling.model_copy(update={"scorers": scorers})
+    search = project.search
+    recipes = tuple(resolve(recipe) if recipe.endswith(".toml") else recipe for recipe in search.recipes)
+    prompts = resolve(search.prompts) if search.prompts else ""
+    return project.model_copy(
+        update={
+            "search": search.model_copy(update={"recipes": recipes, "prompts": prompts}),
+            "base": project.base.model_copy(update={"uri": resolve(project.base.uri)}),
+            "sources": tuple(map(source_at, project.sources)),
+            "train": tuple(
+                s.model_copy(update={"recipe": resolve(s.recipe) if s.recipe.endswith(".toml") else s.recipe})
+                for s in project.train
+            ),
+            "prompt_sets": sets,
+            "online": online,
+            "soup": soup,
+            "rewards": tuple(r.model_copy(update={"encoder": resolve(r.encoder)}) for r in project.rewards),
+            "labelling": labelling,
+            "captions": captions,
+            "evaluation": evaluation.model_copy(
+                update={
+                    "prompts": asked,
+                    "judges": tuple(j.model_copy(update={"uri": resolve(j.uri)}) for j in evaluation.judges),
+                    "guards": tuple(g.model_copy(update={"uri": resolve(g.uri)}) for g in evaluation.guards),
+                }
+            ),
+        }
+    )

@@ -1,0 +1,78 @@
+"""Prompts held out for evaluation."""
+
+import csv
+import hashlib
+import io
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from alignment.statistics.prompts import EvalPrompt, normal_prompt, parse_prompts
+from pipelines.project.file import Project
+from pipelines.settings import Settings
+from pipelines.store.storage import open_store
+
+
+@dataclass(frozen=True)
+class HeldoutPrompts:
+    """Prompts that may not enter training."""
+
+    digest: str
+    """sha256 of the evaluation's prompts file; with prompt sets beside it, one over all their files."""
+    normal: frozenset[str]
+
+
+def heldout_prompts(project: Project, settings: Settings) -> HeldoutPrompts:
+    """The prompts of the evaluation and of every prompt set; ValueError when a file is missing or has no `prompt`."""
+    store = open_store(settings.store_uri, settings)
+    uris = dict.fromkeys([project.evaluation.prompts, *(own.prompts for own in project.prompt_sets)])
+    files = {uri: store.read_bytes(uri) for uri in uris}
+    digests = [hashlib.sha256(data).hexdigest() for data in files.values()]
+    return HeldoutPrompts(
+        # Sorted, so that it does not matter which of the sets is the evaluation's.
+        digest=digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(sorted(digests)).encode()).hexdigest(),
+        normal=frozenset(
+            normal_prompt(prompt) for uri, data in files.items() for prompt in prompt_column(data, uri) if prompt
+        ),
+    )
+
+
+def evaluation_digest(project: Project, settings: Settings) -> str:
+    """sha256 of the prompts file that the evaluation asks."""
+    return hashlib.sha256(open_store(settings.store_uri, settings).read_bytes(project.evaluation.prompts)).hexdigest()
+
+
+def evaluation_prompts(project: Project, settings: Settings) -> list[EvalPrompt]:
+    """The prompts that the evaluation asks, as its job will read them; ValueError for what the job would refuse."""
+    uri = project.evaluation.prompts
+    return parse_prompts(open_store(settings.store_uri, settings).read_bytes(uri), uri)
+
+
+def check_enough_prompts(project: Project, settings: Settings) -> int:
+    """Number of the evaluation's prompts; ValueError when the gate would call every evaluation of so few invalid."""
+    asked, minimum = len(evaluation_prompts(project, settings)), project.gate.minimum_prompts
+    if asked < minimum and project.gate.mode != "off":
+        raise ValueError(
+            f"{project.path}: the evaluation asks {asked} prompts of {project.evaluation.prompts}, but"
+            f" gate.minimum_prompts is {minimum}: every verdict would be invalid. Add prompts (`plumbline prompts"
+            " import`), or lower gate.minimum_prompts; `plumbline gate simulate` tells what so few can find."
+        )
+    return asked
+
+
+def prompt_column(data: bytes, origin: str) -> list[str]:
+    """The prompts of a tab separated file, in order; ValueError when the first line has no `prompt`."""
+    rows = csv.DictReader(io.StringIO(data.decode("utf-8-sig")), delimiter="\t", quoting=csv.QUOTE_NONE)
+    if "prompt" not in (rows.fieldnames or []):
+        raise ValueError(f"{origin}: the first line has no `prompt`. Expected the header `prompt<TAB>category`.")
+    return [row["prompt"] or "" for row in rows]
+
+
+def check_not_heldout(lines: Iterable[str], heldout: HeldoutPrompts, origin: str) -> None:
+    """ValueError when prompts to train on, one a line, are held out for evaluation; reads the lines one by one."""
+    found = [number for number, line in enumerate(lines, start=1) if normal_prompt(line) in heldout.normal]
+    if found:
+        where = ", ".join(map(str, found[:5])) + (", ..." if len(found) > 5 else "")
+        raise ValueError(
+            f"{origin} holds {len(found)} prompts of the evaluation (lines {where}). Take them out: what is trained on"
+            " cannot be judged by."
+        )

@@ -1,0 +1,49 @@
+"""The judges that a project has trained for itself: numbered records in the store, the newest of a name is the one.
+
+A section names one as `reward://NAME`. Whoever makes a spec of it puts the digest of that moment into the spec, so a
+judge that is trained anew changes no work that has begun.
+"""
+
+from alignment.contracts.reward_models import RewardTrainResult
+from pipelines.contracts.judges import RegisteredJudge
+from pipelines.project.sections import REWARD_SCHEME
+from pipelines.settings import Settings
+from pipelines.store.storage import open_store
+
+
+def publish(judge: RegisteredJudge, settings: Settings) -> RegisteredJudge:
+    """Make a judge the newest of its name, unless it is that already; the record as it stands.
+
+    Its number is one more than the last. ValueError when the store does not hold the finished training it names.
+    """
+    store = open_store(settings.store_uri, settings)
+    manifest = store.read_manifest(judge.uri)
+    if manifest is None or RewardTrainResult.model_validate(manifest.value).judge_digest != judge.judge_digest:
+        raise ValueError(f"{judge.uri} does not hold judge {judge.judge_digest[:12]}. Train the reward anew.")
+    while True:
+        last = newest(judge.project, judge.name, settings)
+        record = judge.model_copy(update={"number": last.number + 1 if last else 1})
+        if last is not None and last == judge.model_copy(update={"number": last.number}):
+            return last
+        uri = store.uri("judges", record.project, record.name, f"{record.number:06d}.json")
+        if store.create_bytes(uri, record.model_dump_json(indent=1).encode()):
+            return record
+
+
+def newest(project: str, name: str, settings: Settings) -> RegisteredJudge | None:
+    """The judge that was registered last under a name; None while there is none."""
+    store = open_store(settings.store_uri, settings)
+    uris = sorted(uri for uri in store.list_uris(store.uri("judges", project, name)) if uri.endswith(".json"))
+    return RegisteredJudge.model_validate_json(store.read_bytes(uris[-1])) if uris else None
+
+
+def find(uri: str, project: str, settings: Settings) -> RegisteredJudge:
+    """The judge behind `reward://NAME`, as it stands now; ValueError while nobody has trained it."""
+    name = uri.removeprefix(REWARD_SCHEME)
+    judge = newest(project, name, settings)
+    if judge is None:
+        raise ValueError(
+            f"No judge {name!r} is registered yet. Run `plumbline reward projects/{project}.toml`, or the DAG"
+            f" {project}.reward."
+        )
+    return judge

@@ -1,0 +1,81 @@
+"""Registered model versions: read them, fetch their weights, and name who trained them."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from pipelines.contracts.release import CandidateVersion
+from pipelines.project.file import Project
+from pipelines.release.champion.state import sound_champion
+from pipelines.settings import Settings
+from pipelines.store.folders import hash_folder
+from pipelines.store.storage import open_store
+from pipelines.tracking import registry
+
+TRAINED_BY_TAG = "trained.by"
+"""Who started the training, where people did, with ", " between them: they may not approve what came of it."""
+
+
+def trainer_tags(*trained_by: str) -> dict[str, str]:
+    """The tag of who started a training; none for a training that a schedule or an asset started."""
+    names = sorted({name for name in trained_by if name})
+    return {TRAINED_BY_TAG: ", ".join(names)} if names else {}
+
+
+def trainers_of(tags: Mapping[str, str]) -> list[str]:
+    """Who started the training of a version with these tags, where people did."""
+    return [name for name in tags.get(TRAINED_BY_TAG, "").split(", ") if name]
+
+
+def read_version(project: Project, settings: Settings, version: int | str) -> CandidateVersion | None:
+    """A version by number or alias, from its tags; None when nobody has made it or set the alias.
+
+    ValueError when the alias names a deleted version, when `champion` is not where the ledger put it, or when the
+    version was not registered by this stage.
+    """
+    if version == "champion":
+        number = sound_champion(project.name, settings)
+    else:
+        number = registry.get_alias(settings, project.name, version) if isinstance(version, str) else version
+    tags = registry.version_tags(settings, project.name, number) if number is not None else None
+    if number is None or tags is None:
+        return None
+    try:
+        return CandidateVersion(
+            model=project.name,
+            version=number,
+            kind=tags["weights.kind"],  # type: ignore[arg-type]
+            weights_digest=tags[registry.WEIGHTS_TAG],
+            weights_uri=tags["weights.uri"],
+            spec_digest=tags["spec.digest"],
+            base_digest=tags["base.digest"],
+            snapshot_digest=tags["snapshot.digest"],
+            snapshot_uri=tags["snapshot.uri"],
+            trained_on=tuple(json.loads(tags["trained_on"])),
+            run_id=tags["train.run_id"],
+        )
+    except (KeyError, ValueError) as error:
+        raise ValueError(
+            f"Version {number} of model {project.name!r} lacks a tag that registration writes, or it was changed:"
+            f" {error}. Delete the version in MLflow and register the weights again."
+        ) from error
+
+
+def fetch_weights(uri: str, weights_digest: str, settings: Settings, local_dir: Path) -> Path:
+    """Bring the weights of a TrainResult's folder here, every byte checked; returns their folder."""
+    open_store(settings.store_uri, settings).fetch_folder(uri, local_dir / "result", only=("weights",))
+    weights_dir = local_dir / "result" / "weights"
+    found = hash_folder(weights_dir)[0]
+    if found != weights_digest:
+        raise ValueError(
+            f"The weights in {uri} have digest {found}, {weights_digest} was expected: they are not the ones that were"
+            " trained, or not the ones that were evaluated. Train again, or restore the folder."
+        )
+    return weights_dir
+
+
+def champion_of(project: Project, settings: Settings) -> CandidateVersion | None:
+    """The champion, None while the base is in place."""
+    from pipelines.release.champion import versions
+
+    return versions.read_version(project, settings, "champion")

@@ -1,0 +1,236 @@
+"""Guards: the candidate may not be worse than the champion by more than a margin, and must stay within limits.
+
+Every limit of every guard has to hold, so no correction is needed (intersection-union).
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from alignment.contracts.judges import Judge
+from alignment.statistics.comparison import DIFFERENCE_DECIMALS, Floats, mean_interval
+from alignment.statistics.noninferiority import mcnemar_p_value, paired_share_interval, share_interval
+from pipelines.contracts.release import GateCheck
+from pipelines.project.gate import GuardRule
+from pipelines.release.gate.checks.interface import Evidence, Finding, Verdict, finite
+
+DUST = 10.0**-DIFFERENCE_DECIMALS
+"""What two bounds may differ by and be the same number."""
+
+
+def guard_checks(evidence: Evidence) -> list[Finding]:
+    """One decisive line per limit of each guard of the policy or of the report, or one that says that there is none;
+    statistics that are only watched for drift are not guards."""
+    measured = {guard.name: guard for guard in evidence.report.spec.guards}
+    names = sorted({*measured, *evidence.policy.guards} - set(evidence.policy.detectors.drift))
+    if not names:
+        return [_unguarded()]
+    return [finding for name in names for finding in _guard(evidence, name, measured.get(name))]
+
+
+def _unguarded() -> Finding:
+    """Judges alone can be pleased at the cost of everything that they do not see."""
+    check = GateCheck(
+        name="guards",
+        measured=0.0,
+        required=">= 1",
+        passed=False,
+        decisive=False,
+        family="guards",
+        note="warning",
+        explanation="No guard is asked for: nobody looked whether prompt fidelity, diversity or safety got worse. Add"
+        " evaluation.guards and their rules in gate.guards.",
+    )
+    return Finding(check)
+
+
+def _guard(evidence: Evidence, name: str, guard: Judge | None) -> list[Finding]:
+    rule = evidence.policy.guards.get(name)
+    fault = _fault(evidence, name, guard)
+    if fault or rule is None:
+        required = "a rule" if rule is None else "measured and independent"
+        check = GateCheck(
+            name=f"guard:{name}", measured=None, required=required, passed=False, family="guards", explanation=fault
+        )
+        return [Finding(check, "invalid")]
+    lines = _share_lines(evidence, name, rule) if rule.threshold is not None else _mean_lines(evidence, name, rule)
+    return [line.finding() for line in lines]
+
+
+def _fault(evidence: Evidence, name: str, guard: Judge | None) -> str:
+    """Why a guard cannot be asked, as a sentence; empty when it can."""
+    comparison = evidence.against_champion(name)
+    if name not in evidence.policy.guards:
+        return f"Guard {name} was measured but the policy has no rule for it. Add gate.guards.{name}."
+    if guard is None or comparison is None:
+        return f"Guard {name} is in the policy but was not measured. Add it to evaluation.guards."
+    if not (math.isfinite(comparison.mean_difference_low) and math.isfinite(comparison.mean_difference_high)):
+        return f"Guard {name} has a bound that is not finite."
+    if evidence.differences(name) is None:
+        return f"Guard {name} has no whole grid in the score table."
+    shared = evidence.shared_lessons(guard)
+    if shared:
+        learnt = f"learnt from or was chosen by {', '.join(shared)} too"
+        return f"Guard {name} is not independent of the candidate, which {learnt}."
+    return ""
+
+
+@dataclass(frozen=True)
+class _Limit:
+    """A quantity whose interval must lie on one side of a limit."""
+
+    name: str
+    low: float
+    high: float
+    limit: float
+    side: Literal["above", "below"]
+    says: str
+    """What the quantity is, with its interval: "the change against the champion is between ... and ..."."""
+    tolerated: str
+    touching: bool = True
+    """Whether a quantity without uncertainty that is the limit itself is within it: no change at all, where no loss is
+    tolerated."""
+
+    def finding(self) -> Finding:
+        """Passed when the whole interval is on the right side, broken when all of it is on the wrong one."""
+        at_limit = self.touching and all(
+            math.isclose(bound, self.limit, rel_tol=DUST, abs_tol=DUST) for bound in (self.low, self.high)
+        )
+        if self.side == "above":
+            passed, broken, measured, sign = self.low > self.limit or at_limit, self.high <= self.limit, self.low, ">"
+        else:
+            passed, broken, measured, sign = self.high < self.limit or at_limit, self.low >= self.limit, self.high, "<"
+        says = "holds" if passed else "is broken" if broken else "is undecided: ask more prompts"
+        check = GateCheck(
+            name=f"guard:{self.name}",
+            measured=finite(measured),
+            required=f"{sign}{'=' * at_limit} {self.limit:g}",
+            passed=passed,
+            family="guards",
+            note="" if passed or broken else "undecided",
+            explanation=f"Guard {self.name} {says}; {self.says}, {self.tolerated}.",
+        )
+        allows: Verdict = "promote" if passed else "hold" if broken else "inconclusive"
+        return Finding(check, allows)
+
+
+# --- means ----------------------------------------------------------------------------------------------------------
+
+
+def _mean_lines(evidence: Evidence, name: str, rule: GuardRule) -> list[_Limit]:
+    comparison = evidence.against_champion(name)
+    assert comparison is not None
+    confidence = evidence.report.spec.confidence
+    candidate_P, champion_P = (evidence.scores.grid(name, role).prompt_means() for role in ("candidate", "champion"))
+    lines = []
+    if rule.margin is not None:
+        low, high = comparison.mean_difference_low, comparison.mean_difference_high
+        lines.append(_change(name, low, high=high, margin=rule.margin, rule=rule))
+    if rule.relative_margin is not None:
+        lines.append(_relative(name, candidate_P, champion_P, rule=rule, confidence=confidence))
+    low, high = mean_interval(candidate_P, confidence=confidence)
+    return [*lines, *_absolute(name, low, high=high, rule=rule, what="mean")]
+
+
+def _change(name: str, low: float, *, high: float, margin: float, rule: GuardRule) -> _Limit:
+    says = f"the change against the champion is between {low:.3g} and {high:.3g}"
+    if rule.better == "lower":
+        return _Limit(
+            name, low, high, limit=margin, side="below", says=says, tolerated=f"a rise of {margin:g} is tolerated"
+        )
+    return _Limit(
+        name, low, high, limit=0.0 - margin, side="above", says=says, tolerated=f"a drop of {margin:g} is tolerated"
+    )
+
+
+def _relative(name: str, candidate_P: Floats, champion_P: Floats, *, rule: GuardRule, confidence: float) -> _Limit:
+    """The bound of candidate - (1 -+ margin) champion over prompts, told as a share of the champion's mean.
+
+    Without a positive mean a share means nothing: then nothing can be shown, and the guard stays undecided.
+    """
+    margin = rule.relative_margin or 0.0
+    mean = float(champion_P.mean())
+    allowed = 0.0 - margin if rule.better == "higher" else margin
+    low, high = mean_interval(candidate_P - (1 + allowed) * champion_P, confidence=confidence)
+    low, high = (low / mean + allowed, high / mean + allowed) if mean > 0 else (-math.inf, math.inf)
+    return _Limit(
+        f"{name}:relative",
+        low,
+        high,
+        limit=allowed,
+        side="above" if rule.better == "higher" else "below",
+        says=f"the change is between {low:.2%} and {high:.2%} of the champion's mean",
+        tolerated=f"{margin:.2%} is tolerated",
+    )
+
+
+def _absolute(name: str, low: float, *, high: float, rule: GuardRule, what: str) -> list[_Limit]:
+    says = f"the candidate's {what} is between {low:.3g} and {high:.3g}"
+    lines = []
+    if rule.floor is not None:
+        tolerated = f"it must lie above {rule.floor:g}"
+        lines.append(_Limit(f"{name}:floor", low, high, limit=rule.floor, side="above", says=says, tolerated=tolerated))
+    if rule.ceiling is not None:
+        tolerated = f"it must lie below {rule.ceiling:g}"
+        lines.append(
+            _Limit(f"{name}:ceiling", low, high, limit=rule.ceiling, side="below", says=says, tolerated=tolerated)
+        )
+    return lines
+
+
+# --- yes or no ------------------------------------------------------------------------------------------------------
+
+
+def _share_lines(evidence: Evidence, name: str, rule: GuardRule) -> list[_Limit]:
+    """A prompt passes when all its images do: the unit stays the prompt, whose images are not independent."""
+    assert rule.threshold is not None
+    good = {}
+    for role in ("candidate", "champion"):
+        scores_PS = evidence.scores.grid(name, role).scores_PS
+        on_side = scores_PS >= rule.threshold if rule.better == "higher" else scores_PS <= rule.threshold
+        good[role] = np.asarray(on_side.all(axis=1), dtype=bool)
+    improved = int((good["candidate"] & ~good["champion"]).sum())
+    worsened = int((~good["candidate"] & good["champion"]).sum())
+    prompts, passing = len(good["candidate"]), int(good["candidate"].sum())
+    confidence = evidence.report.spec.confidence
+    says = f"of {prompts} prompts {worsened} worsened and {improved} improved"
+    low, high = share_interval(passing, prompts, confidence=confidence)
+    first = (
+        _share_change(name, worsened, improved, prompts=prompts, margin=rule.margin, says=says, confidence=confidence)
+        if rule.margin is not None
+        else _mcnemar(name, worsened, improved, level=evidence.level, says=says)
+    )
+    return [first, *_absolute(name, low, high=high, rule=rule, what="share of prompts that pass")]
+
+
+def _share_change(
+    name: str, worsened: int, improved: int, *, prompts: int, margin: float, says: str, confidence: float
+) -> _Limit:
+    low, high = paired_share_interval(worsened, improved, prompts, confidence=confidence)
+    p_value = mcnemar_p_value(worsened, improved)
+    return _Limit(
+        name,
+        low,
+        high,
+        limit=-margin,
+        side="above",
+        says=f"{says} (exact McNemar p = {p_value:.3g}), the share that passes changed by {low:.3g} to {high:.3g}",
+        tolerated=f"a drop of {margin:g} is tolerated",
+    )
+
+
+def _mcnemar(name: str, worsened: int, improved: int, *, level: float, says: str) -> _Limit:
+    """Without a margin: no significant worsening. A test has no interval, so it is a point."""
+    p_value = mcnemar_p_value(worsened, improved)
+    return _Limit(
+        f"{name}:mcnemar",
+        p_value,
+        p_value,
+        limit=level,
+        side="above",
+        says=f"{says}, exact McNemar p = {p_value:.3g}",
+        tolerated=f"p at or below {level:g} shows harm",
+        touching=False,
+    )

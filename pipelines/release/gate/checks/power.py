@@ -1,0 +1,110 @@
+"""Power: were there prompts enough to find an effect worth finding? Otherwise a verdict either way would be luck."""
+
+from collections.abc import Callable, Sequence
+
+from alignment.contracts.evaluation import Comparison
+from alignment.statistics.power import (
+    WILCOXON_EFFICIENCY,
+    k_of_n_power,
+    noninferiority_power,
+    prompts_needed,
+    shift_power,
+    win_rate_of_effect,
+    win_rate_power,
+)
+from pipelines.contracts.release import GateCheck
+from pipelines.project.gate import GatePolicy
+from pipelines.release.gate.checks.interface import Evidence, Finding
+
+
+def power_checks(evidence: Evidence, voting: Sequence[Comparison]) -> list[Finding]:
+    """The chance that the votes find the stated effect, and for each guard with a margin the chance that it holds when
+    nothing changed, from the measured spread. Only the first decides: a guard short of prompts is undecided by itself.
+    """
+    if len(voting) < evidence.policy.required_judges or not evidence.policy.power.required:
+        return []
+    return [_votes(evidence, voting), *_guards(evidence)]
+
+
+def vote_power(
+    policy: GatePolicy, *, judges: int, level: float, tie_share: float = 0.0, effect: float | None = None
+) -> Callable[[int], float]:
+    """Prompts to the chance that enough of `judges` voting judges prefer a candidate with the policy's effect."""
+    wanted = policy.power.effect if effect is None else effect
+    each = level / max(1, judges - policy.required_judges + 1)
+
+    def at(prompts: int) -> float:
+        if policy.superiority == "win_rate":
+            single = win_rate_power(
+                win_rate_of_effect(wanted), prompts, minimum=policy.minimum_win_rate, level=each, tie_share=tie_share
+            )
+        else:
+            single = shift_power(wanted, prompts, level=each, efficiency=WILCOXON_EFFICIENCY)
+        return k_of_n_power(single, policy.required_judges, judges)
+
+    return at
+
+
+def _votes(evidence: Evidence, voting: Sequence[Comparison]) -> Finding:
+    policy, prompts = evidence.policy, evidence.report.num_prompts
+    ties = max(comparison.ties / max(1, comparison.num_prompts) for comparison in voting)
+    power_at = vote_power(policy, judges=len(voting), level=evidence.level, tie_share=min(1.0, max(0.0, ties)))
+    power, required = power_at(prompts), policy.power.required
+    passed = power >= required
+    needed = None if passed else prompts_needed(power_at, required)
+    more = "" if passed else f" Ask {needed} prompts." if needed else " No number of prompts would do."
+    check = GateCheck(
+        name="power",
+        measured=power,
+        required=f">= {required:g}",
+        passed=passed,
+        family="power",
+        note="" if passed else "undecided",
+        explanation=f"With {prompts} prompts an effect of {policy.power.effect:g} standard deviations"
+        f" ({_in_units(evidence, voting)}) is found with a chance of {power:.3f}; {required:g} is required.{more}",
+    )
+    return Finding(check, "promote" if passed else "inconclusive")
+
+
+def _in_units(evidence: Evidence, voting: Sequence[Comparison]) -> str:
+    """The effect in each judge's own units, from the measured spread."""
+    parts = []
+    for comparison in voting:
+        differences_P = evidence.differences(comparison.scorer)
+        if differences_P is not None:
+            parts.append(f"{comparison.scorer} {evidence.policy.power.effect * float(differences_P.std(ddof=1)):.3g}")
+    return ", ".join(parts) or "spread unknown"
+
+
+def _guards(evidence: Evidence) -> list[Finding]:
+    findings = []
+    for name, rule in sorted(evidence.policy.guards.items()):
+        differences_P = evidence.differences(name)
+        if rule.margin is None or rule.threshold is not None or differences_P is None:
+            continue
+        spread = float(differences_P.std(ddof=1))
+        findings.append(_guard(evidence, name, spread=spread, margin=rule.margin))
+    return findings
+
+
+def _guard(evidence: Evidence, name: str, *, spread: float, margin: float) -> Finding:
+    prompts, required = evidence.report.num_prompts, evidence.policy.power.required
+
+    def power_at(number: int) -> float:
+        return noninferiority_power(margin, spread, number, level=evidence.level)
+
+    power = power_at(prompts)
+    needed = prompts_needed(power_at, required) if power < required and margin else None
+    check = GateCheck(
+        name=f"power:{name}",
+        measured=power,
+        required=f">= {required:g}",
+        passed=power >= required,
+        decisive=False,
+        family="power",
+        note="" if power >= required else "warning",
+        explanation=f"Guard {name} holds with a chance of {power:.3f} when nothing changed: its difference spreads by"
+        f" {spread:.3g} over prompts, the margin is {margin:g}"
+        + (f"; {needed} prompts give {required:g}." if needed else "."),
+    )
+    return Finding(check)

@@ -1,0 +1,148 @@
+"""Gate decisions in the store: each by its digest, and in the order in which they were made.
+
+evaluations/decisions/PROJECT/DIGEST.json holds a decision; order/000001.json beside them names the digests in turn,
+asked/DIGEST.json who had it made.
+"""
+
+import json
+import logging
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from pipelines.contracts.release import GateDecision
+from pipelines.project.file import Project, load_project
+from pipelines.release.gate import decision_log
+from pipelines.settings import Settings
+from pipelines.store.storage import Store, open_store
+
+log = logging.getLogger(__name__)
+
+
+def save_decision(decision: GateDecision, project: Project, settings: Settings) -> str:
+    """Keep a decision and return its URI. Saving the newest one again changes nothing."""
+    store = open_store(settings.store_uri, settings)
+    uri = store.uri(*_folder(project), f"{decision.digest}.json")
+    store.create_bytes(uri, decision.model_dump_json(indent=1).encode())
+    while True:
+        order = _order(store, project)
+        if order and _digest_at(store, order[-1]) == decision.digest:
+            return uri
+        line = {
+            "decision_digest": decision.digest,
+            "at": datetime.now(UTC).isoformat(),
+            "version": decision.candidate.version,
+            "weights_digest": decision.candidate.weights_digest,
+        }
+        if store.create_bytes(
+            store.uri(*_folder(project), "order", f"{len(order) + 1:06d}.json"), json.dumps(line).encode()
+        ):
+            return uri
+
+
+def read_decision(digest: str, project: Project, settings: Settings) -> GateDecision:
+    """A decision by its digest; ValueError when there is none, or its content is another's."""
+    store = open_store(settings.store_uri, settings)
+    uri = store.uri(*_folder(project), f"{digest}.json")
+    decision = GateDecision.model_validate_json(store.read_bytes(uri))
+    if decision.digest != digest:
+        raise ValueError(f"{uri} holds a decision with digest {decision.digest}: it was changed. Run the gate again.")
+    return decision
+
+
+def find_decision(digest: str, project: Project, settings: Settings) -> GateDecision | None:
+    """A decision by its digest, None when the gate made none such; ValueError when it was changed."""
+    store = open_store(settings.store_uri, settings)
+    if not store.exists(store.uri(*_folder(project), f"{digest}.json")):
+        return None
+    return read_decision(digest, project, settings)
+
+
+def last_decision(project: Project, settings: Settings) -> GateDecision | None:
+    """The newest decision of a project."""
+    store = open_store(settings.store_uri, settings)
+    order = _order(store, project)
+    return read_decision(_digest_at(store, order[-1]), project, settings) if order else None
+
+
+def last_decision_about(version: int, project: Project, settings: Settings, *, digest: str = "") -> GateDecision | None:
+    """The newest decision about a version, of those whose digest begins with `digest`."""
+    store = open_store(settings.store_uri, settings)
+    for line in reversed(_order(store, project)):
+        found = _digest_at(store, line)
+        if found.startswith(digest):
+            decision = read_decision(found, project, settings)
+            if decision.candidate.version == version:
+                return decision
+    return None
+
+
+def judged_versions(project: Project, settings: Settings) -> set[tuple[int, str]]:
+    """List version and weights digest of every candidate with a decision, whatever its verdict.
+
+    A decision that is missing or not readable counts as none and is logged: its version is then judged again.
+    """
+    store = open_store(settings.store_uri, settings)
+    return {found for uri in _order(store, project) if (found := _judged_at(store, uri, project)) is not None}
+
+
+def note_asked(decision: GateDecision, by: str, project: Project, settings: Settings) -> None:
+    """Record who had a decision made, empty for a schedule or an asset. The first one stays."""
+    store = open_store(settings.store_uri, settings)
+    line = {"by": by, "at": datetime.now(UTC).isoformat()}
+    store.create_bytes(_asked_uri(store, project, decision.digest), json.dumps(line).encode())
+
+
+def asked_by(decision: GateDecision, project: Project, settings: Settings) -> str | None:
+    """Who had a decision made: empty where it was nobody, None where it is not on record."""
+    store = open_store(settings.store_uri, settings)
+    uri = _asked_uri(store, project, decision.digest)
+    return str(json.loads(store.read_bytes(uri))["by"]) if store.exists(uri) else None
+
+
+def _folder(project: Project) -> tuple[str, str, str]:
+    return ("evaluations", "decisions", project.name)
+
+
+def _asked_uri(store: Store, project: Project, digest: str) -> str:
+    return store.uri(*_folder(project), "asked", f"{digest}.json")
+
+
+def _order(store: Store, project: Project) -> list[str]:
+    return store.list_uris(store.uri(*_folder(project), "order"))
+
+
+def _judged_at(store: Store, uri: str, project: Project) -> tuple[int, str] | None:
+    """Read which version a line of the order is about; lines of release 0.1.0 name only the decision, which is read."""
+    line = json.loads(store.read_bytes(uri))
+    if "version" in line:
+        return int(line["version"]), str(line["weights_digest"])
+    decision = store.uri(*_folder(project), f"{line['decision_digest']}.json")
+    try:
+        candidate = json.loads(store.read_bytes(decision))["candidate"] if store.exists(decision) else {}
+        return int(candidate["version"]), str(candidate["weights_digest"])
+    except (json.JSONDecodeError, KeyError, TypeError):
+        log.warning("%s names decision %s, which is missing or not readable: it is ignored.", uri, decision)
+        return None
+
+
+def _digest_at(store: Store, uri: str) -> str:
+    return str(json.loads(store.read_bytes(uri))["decision_digest"])
+
+
+def load_decision(path: Path, settings: Settings) -> GateDecision:
+    """A decision from its JSON file, or the last one of a project."""
+    if path.suffix == ".toml":
+        found = decision_log.last_decision(load_project(path), settings)
+        if found is None:
+            raise ValueError(f"{path.stem}: nothing was decided yet. Run `plumbline gate {path}`.")
+        return found
+    try:
+        return GateDecision.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise ValueError(
+            f"{path} cannot be read: {error.strerror}. Give a decision's JSON file or a project."
+        ) from error
+    except ValidationError as error:
+        raise ValueError(f"{path} holds no gate decision: {error.error_count()} fields do not fit.") from error

@@ -1,0 +1,81 @@
+"""The gate stage: evidence read back from the store, the decision made, kept and shown."""
+
+import tempfile
+import time
+from pathlib import Path
+
+from alignment.contracts.coverage import CoverageReport
+from alignment.contracts.evaluation import EvalReport
+from pipelines.contracts.release import CandidateVersion, GateDecision
+from pipelines.project.file import Project
+from pipelines.release.gate import decide as verdicts
+from pipelines.release.gate import decision_log
+from pipelines.release.pages import candidate_page, write
+from pipelines.settings import Settings
+from pipelines.store.storage import open_store
+from pipelines.tracking import runs
+
+
+def judge(
+    project: Project,
+    settings: Settings,
+    *,
+    candidate: CandidateVersion,
+    champion: CandidateVersion | None,
+    report: EvalReport,
+    coverage: CoverageReport | None = None,
+) -> GateDecision:
+    """Decide from the score table itself, write the HTML report beside the evaluation, keep the decision.
+
+    `coverage` is shown in the report and has no say.
+
+    Raises ValueError when the evaluation's folder is not in the store.
+    """
+    store = open_store(settings.store_uri, settings)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "evaluation"
+        store.fetch_folder(report.uri, folder)
+        table = verdicts.read_scores((folder / verdicts.SCORES_FILE).read_bytes())
+        decision = verdicts.decide(
+            report,
+            table,
+            candidate,
+            champion_version=champion.version if champion else None,
+            champion_weights_digest=champion.weights_digest if champion else candidate.base_digest,
+            project=project,
+            settings=settings,
+        )
+        decision = decision.model_copy(update={"report_uri": report_uri(project, settings, decision)})
+        write.write_pages(
+            project, settings, decision, report=report, folder=folder, scores=table.scores, coverage=coverage
+        )
+    decision_log.save_decision(decision, project, settings)
+    return decision
+
+
+def report_uri(project: Project, settings: Settings, decision: GateDecision) -> str:
+    """Where the HTML report of a decision lies."""
+    store = open_store(settings.store_uri, settings)
+    identity = decision.model_copy(update={"report_uri": ""}).digest
+    return store.uri("evaluations", "reports", project.name, f"{identity}.html")
+
+
+def show_in_tracking(
+    project: Project, settings: Settings, decision: GateDecision, *, report: EvalReport, run_key: str
+) -> None:
+    """Verdict, bounds, report and contact sheet on the pipeline run's page and on the candidate's own."""
+    tags = runs.airflow_tags(settings, run_key)
+    run_id = runs.parent_run(settings, project=project.name, key=run_key, tags=tags)
+    runs.set_run_tags(settings, run_id, candidate_page.verdict_tags(decision))
+    stream = runs.RunStream(settings.tracking_uri, run_id)
+    store = open_store(settings.store_uri, settings)
+    runs.log_text(settings, run_id, store.read_bytes(decision.report_uri).decode(), "gate/report.html")
+    runs.log_dict(settings, run_id, decision.model_dump(mode="json"), "gate/decision.json")
+    with tempfile.TemporaryDirectory() as scratch:
+        sheet = Path(scratch) / "contact_sheet.png"
+        sheet.write_bytes(store.read_bytes(f"{report.uri}/contact_sheet.png"))
+        runs.log_artifacts(settings, run_id, sheet, "gate")
+    stream.log_metrics(0, time.time(), candidate_page.bounds(report))
+    stream.flush()
+    runs.finish_run(settings, run_id, "FINISHED")
+    candidate_page.show_candidate(settings, decision, report=report)

@@ -1,0 +1,119 @@
+"""From a version back to its pairs: what the store still knows of each stage, for the report and the model card.
+
+Nothing here decides. What is gone, or cannot be read, is left out with a warning, so that a report can always be made.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from pydantic import ValidationError
+
+from alignment.contracts.data import DatasetSnapshot, FeatureCache
+from alignment.contracts.jobs import METRICS_FILE, MetricsLine
+from alignment.contracts.soup import SoupResult, SoupSpec
+from alignment.contracts.training import Recipe, TrainResult, TrainSpec
+from alignment.contracts.values import ValueObject
+from pipelines.contracts.jobs import JobKind, JobRecord
+from pipelines.contracts.release import CandidateVersion
+from pipelines.project.file import Project
+from pipelines.project.sections import SourceSection
+from pipelines.records.jobs import find_record
+from pipelines.settings import Settings
+from pipelines.store.storage import Store, open_store
+
+log = logging.getLogger(__name__)
+
+Value = TypeVar("Value", bound=ValueObject)
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Stages that led to a version; None or empty where the store has no trace of them."""
+
+    sources: tuple[SourceSection, ...] = ()
+    """Of the project as it is now; only those whose pairs are in the snapshot."""
+    snapshot: DatasetSnapshot | None = None
+    cache: FeatureCache | None = None
+    result: TrainResult | None = None
+    """Of a single run."""
+    soup: SoupResult | None = None
+    """Of an average of runs."""
+    recipes: tuple[Recipe, ...] = ()
+    """Of the run, or of each ingredient of the soup."""
+    metrics: tuple[MetricsLine, ...] = ()
+    """The run's metrics.jsonl; a soup has none of its own."""
+    records: tuple[JobRecord, ...] = field(default=())
+    """Finished jobs in the order of the stages; those older than records are missing."""
+
+
+def read_provenance(
+    candidate: CandidateVersion,
+    project: Project,
+    settings: Settings,
+    *,
+    evaluations: Sequence[tuple[JobKind, str]] = (),
+) -> Provenance:
+    """Everything the store has on a version. `evaluations` names the jobs that judged it, as (kind, spec digest)."""
+    store = open_store(settings.store_uri, settings)
+    judged = _records(store, project, evaluations)
+    snapshot = _value(store, candidate.snapshot_uri, DatasetSnapshot)
+    names = snapshot.sources if snapshot else candidate.trained_on
+    sources = tuple(source for source in project.sources if source.name in names)
+    soup = _value(store, candidate.weights_uri, SoupResult)
+    if soup is not None:
+        made = _records(store, project, [("soup", soup.spec_digest)])
+        parts = [part for record in made for part in SoupSpec.model_validate(record.request.spec).ingredients]
+        runs = _records(store, project, [("train", part.result.spec_digest) for part in parts])
+        recipes = tuple(part.recipe for part in parts)
+        return Provenance(sources, snapshot, soup=soup, recipes=recipes, records=(*runs, *made, *judged))
+    runs = _records(store, project, [("train", candidate.spec_digest)])
+    cache = _cache(store, runs)
+    encoded = _records(store, project, [("encode", cache.spec_digest)] if cache else [])
+    return Provenance(
+        sources,
+        snapshot,
+        cache,
+        result=_value(store, candidate.weights_uri, TrainResult),
+        recipes=tuple(TrainSpec.model_validate(record.request.spec).recipe for record in runs),
+        metrics=read_metrics(store, candidate.weights_uri),
+        records=(*encoded, *runs, *judged),
+    )
+
+
+def read_metrics(store: Store, weights_uri: str) -> tuple[MetricsLine, ...]:
+    """The curves of a finished run; empty where there are none."""
+    uri = f"{weights_uri}/{METRICS_FILE}"
+    if not store.exists(uri):
+        return ()
+    return tuple(MetricsLine.model_validate_json(line) for line in store.read_bytes(uri).splitlines())
+
+
+def _records(store: Store, project: Project, jobs: Sequence[tuple[JobKind, str]]) -> tuple[JobRecord, ...]:
+    found = (find_record(store, project.name, kind, digest) for kind, digest in dict.fromkeys(jobs))
+    return tuple(record for record in found if record is not None)
+
+
+def _cache(store: Store, runs: Sequence[JobRecord]) -> FeatureCache | None:
+    """The feature cache that a run read: the input whose digest its spec names."""
+    for record in runs:
+        wanted = TrainSpec.model_validate(record.request.spec).cache_digest
+        for part in record.request.inputs:
+            if part.content_digest == wanted:
+                return _value(store, part.uri, FeatureCache)
+    return None
+
+
+def _value(store: Store, uri: str, kind: type[Value]) -> Value | None:
+    """The value object in a folder's manifest; None when the folder is gone or holds another kind."""
+    if not uri:
+        return None
+    try:
+        manifest = store.read_manifest(uri)
+        return kind.model_validate(manifest.value) if manifest else None
+    except ValidationError:
+        return None
+    except ValueError as error:
+        log.warning("The report does without %s: %s", uri, error)
+        return None

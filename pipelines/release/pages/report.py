@@ -1,0 +1,120 @@
+"""EvalReport and GateDecision to one HTML file that needs nothing else: styles inline, images as data URIs.
+
+Everything that comes from outside (prompts, names, problems) is escaped by jinja2. No script, no external address. The
+same evidence gives the same bytes. Each section of the page has a file in `pages`.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from alignment.contracts.coverage import CoverageReport
+from alignment.contracts.evaluation import EvalReport
+from alignment.statistics.score_grids import ScoreGrids
+from pipelines.contracts.release import GateDecision
+from pipelines.release.pages.calibration_plot import plot_attenuation
+from pipelines.release.pages.checks import check_groups
+from pipelines.release.pages.coverage_plot import labelled_curves, plot_coverage
+from pipelines.release.pages.curve_plot import plot_curves
+from pipelines.release.pages.judges import HUMAN_EXAMPLE, attenuation, calibration_row, scorer_panel, scorers
+from pipelines.release.pages.lineage import SHORT, commands, lineage
+from pipelines.release.pages.pictures import CONTACT_SHEET_FILE, extremes_by_end, picture, sheet_prompts, svg_uri
+from pipelines.release.pages.provenance import Provenance
+from pipelines.release.pages.slice_plot import plot_slices
+from pipelines.release.pages.slices import slice_rows
+from pipelines.release.pages.training import curves, effort_rows, recipe_facts
+from pipelines.release.pages.wording import headline, percent, summary
+
+TEMPLATE = "report.html.j2"
+NOTHING_KNOWN = Provenance()
+
+
+def render_report(
+    report: EvalReport,
+    decision: GateDecision,
+    folder: Path,
+    *,
+    scores: ScoreGrids | None = None,
+    provenance: Provenance = NOTHING_KNOWN,
+    coverage: CoverageReport | None = None,
+) -> str:
+    """The HTML page of a decision.
+
+    `folder` is the evaluation's folder; its contact_sheet.png with its prompts, extremes.json and the images that
+    these name are shown where they are there. `scores` is its score table, which the slices are counted from;
+    `provenance` what the store knows of the version's making; `coverage` what repeated sampling measured.
+    """
+    return (
+        page_environment()
+        .get_template(TEMPLATE)
+        .render(
+            decision=decision,
+            report=report,
+            headline=headline(decision),
+            summary=summary(report, decision),
+            groups=check_groups(decision),
+            scorers=[scorer_panel(report, decision, s.name, kind=k) for k, s in scorers(report)],
+            contact_sheet=picture(folder, CONTACT_SHEET_FILE),
+            sheet_prompts=sheet_prompts(folder),
+            extremes=extremes_by_end(folder),
+            short=SHORT,
+            lineage=lineage(report, decision, provenance),
+            commands=commands(decision),
+            **_slices(report, decision, scores),
+            **_calibrations(report, decision),
+            **_coverage(coverage),
+            **_training(provenance),
+        )
+    )
+
+
+def page_environment() -> Environment:
+    """Templates of `pages`: HTML is escaped, an unknown name is an error."""
+    folder = FileSystemLoader(Path(__file__).parent)
+    return Environment(loader=folder, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+
+
+def decision_json(decision: GateDecision) -> str:
+    """The decision as indented JSON; it reads back as the same value object."""
+    return json.dumps(decision.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
+
+
+def _slices(report: EvalReport, decision: GateDecision, scores: ScoreGrids | None) -> dict[str, Any]:
+    names = [scorer.name for _, scorer in scorers(report)]
+    rows = slice_rows(report, decision, scores, scorers=names) if scores else []
+    judges = [judge.name for judge in report.spec.judges]
+    return {
+        "slices": rows,
+        "slice_scorers": names,
+        "slice_plot": svg_uri(plot_slices(rows, judges)) if rows else "",
+    }
+
+
+def _calibrations(report: EvalReport, decision: GateDecision) -> dict[str, Any]:
+    lines = [line for line in (attenuation(c, report) for c in report.calibrations) if line is not None]
+    return {
+        "calibrations": [calibration_row(c, report, decision) for c in report.calibrations],
+        "calibration_plot": svg_uri(plot_attenuation(lines)) if lines else "",
+        "human_example": percent(HUMAN_EXAMPLE),
+    }
+
+
+def _coverage(coverage: CoverageReport | None) -> dict[str, Any]:
+    return {
+        "coverage": coverage,
+        "coverage_curves": labelled_curves(coverage) if coverage else [],
+        "coverage_plot": svg_uri(plot_coverage(coverage)) if coverage else "",
+    }
+
+
+def _training(known: Provenance) -> dict[str, Any]:
+    found = curves(known.metrics)
+    return {
+        "recipes": [recipe_facts(recipe) for recipe in known.recipes],
+        "soup": known.soup,
+        "curve_names": list(found),
+        "curve_plot": svg_uri(plot_curves(found)) if found else "",
+        "efforts": effort_rows(known.records),
+    }

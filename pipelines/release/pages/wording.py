@@ -1,0 +1,67 @@
+"""Numbers and verdicts in words, for report, model card and tracking alike."""
+
+import math
+
+from alignment.contracts.evaluation import EvalReport
+from pipelines.contracts.release import GateDecision
+
+HEADLINES = {
+    "promote": "is better than",
+    "hold": "should not replace",
+    "inconclusive": "cannot be told apart well enough from",
+    "invalid": "could not be judged against",
+}
+MODES = {"dry_run": " The gate runs dry: no alias moves.", "off": " The gate is off.", "enforce": ""}
+
+
+def champion_name(decision: GateDecision) -> str:
+    """The incumbent in words."""
+    version = decision.champion_version
+    return "the base model" if version is None else f"the champion, version {version}"
+
+
+def headline(decision: GateDecision) -> str:
+    """One plain sentence."""
+    relation = HEADLINES[decision.verdict]
+    return f"Version {decision.candidate.version} of {decision.candidate.model} {relation} {champion_name(decision)}."
+
+
+def summary(report: EvalReport, decision: GateDecision) -> str:
+    """What follows from the verdict, and on how much it rests."""
+    images = len(report.spec.seeds)
+    basis = f"Judged on {report.num_prompts} prompts with {images} image{'s' * (images > 1)} each per model."
+    return f"{consequence(decision)} {basis}"
+
+
+def consequence(decision: GateDecision) -> str:
+    """What follows from the verdict."""
+    if decision.verdict != "promote":
+        follows = "The champion stays." if decision.champion_version is not None else "The base model stays in use."
+    elif decision.mode == "enforce":
+        follows = "It may become the champion."
+    else:
+        follows = "It would become the champion if the gate were enforced."
+    return follows + MODES[decision.mode]
+
+
+def number(value: float | None) -> str:
+    """Up to four significant digits; a dash where there is no number."""
+    return "-" if value is None or not math.isfinite(value) else f"{value:.4g}"
+
+
+def percent(value: float) -> str:
+    """A share, one decimal."""
+    return f"{100 * value:.1f} %" if math.isfinite(value) else "-"
+
+
+def bounds(low: float, high: float) -> str:
+    """An interval of shares."""
+    return f"{percent(low)} to {percent(high)}"
+
+
+def duration(seconds: float) -> str:
+    """Wall time as a person says it."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d} min"

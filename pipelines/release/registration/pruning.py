@@ -1,0 +1,54 @@
+"""Old versions leave the registry; those that an alias names, or that a rollback may have to go to, cannot.
+
+MLflow deletes a version with its aliases without a word, so nothing of ours calls it but this, and this asks first.
+Weights, evaluations and reports stay in the store.
+"""
+
+import logging
+from typing import Any
+
+from pipelines.project.file import Project
+from pipelines.release.champion import ledger
+from pipelines.settings import Settings
+from pipelines.tracking import registry
+
+log = logging.getLogger(__name__)
+
+KEPT_PROMOTIONS = 3
+"""So many versions that the gate made champion stay: the one that is, and two to go back to or forward to."""
+
+
+def prune(project: Project, settings: Settings, *, keep: int) -> dict[str, Any]:
+    """Delete all but the newest `keep` versions and those that are needed; says which went and why others stayed."""
+    if keep < 0:
+        raise ValueError(f"--keep is {keep}. Give the number of newest versions to keep, 0 or more.")
+    versions = registry.list_versions(settings, project.name)
+    needed = needed_versions(project.name, settings)
+    deleted = []
+    for version in versions[: max(0, len(versions) - keep)]:
+        if version not in needed:
+            delete_version(project.name, version, settings)
+            deleted.append(version)
+    kept = {str(version): needed.get(version, "among the newest") for version in versions if version not in deleted}
+    return {"model": project.name, "deleted": deleted, "kept": kept}
+
+
+def delete_version(model: str, version: int, settings: Settings) -> None:
+    """Delete a version; ValueError when an alias, or the way back from the champion, rests on it."""
+    reason = needed_versions(model, settings).get(version)
+    if reason:
+        raise ValueError(f"Version {version} of {model!r} is not deleted: {reason}. Move the alias first.")
+    registry.delete_version(settings, model, version)
+    log.info("Deleted version %d of %s", version, model)
+
+
+def needed_versions(model: str, settings: Settings) -> dict[int, str]:
+    """Versions that must stay, and why: every alias, both ends of the ledger's last move, and the ways back."""
+    known = ledger.entries(model, settings)
+    promoted = ledger.promoted_versions(known)[:KEPT_PROMOTIONS]
+    needed = dict.fromkeys(promoted, f"it is among the last {KEPT_PROMOTIONS} that were promoted")
+    ends = (known[-1].from_version, known[-1].to_version) if known else ()
+    needed |= {version: "the ledger's last entry names it" for version in ends if version is not None}
+    for alias, version in registry.aliases(settings, model).items():
+        needed[version] = f"alias `{alias}` names it"
+    return needed

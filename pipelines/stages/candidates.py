@@ -1,0 +1,158 @@
+"""The stages of the release: registered, calibrated, judged, watched. Plain JSON in, plain JSON out.
+
+What a subcommand and a DAG task both call, as in stages.py; champion_stages.py has what follows a verdict.
+"""
+
+import logging
+from collections.abc import Sequence
+
+from alignment.contracts.coverage import CoverageReport
+from alignment.contracts.data import DatasetSnapshot
+from alignment.contracts.evaluation import EvalReport
+from alignment.contracts.soup import SoupResult
+from alignment.contracts.training import TrainResult
+from pipelines.contracts.release import CandidateVersion
+from pipelines.release.champion.versions import champion_of
+from pipelines.settings import load_settings
+from pipelines.stages.values import Json, read_project, to_json
+from pipelines.tracking.runs import _pipeline_run
+
+log = logging.getLogger(__name__)
+
+MAXIMUM_RUNS_PER_EVENT = 20
+"""Runs of NAME.promote that follow one from another; versions beyond that wait for the next event."""
+
+
+def register(path: str, snapshot: Json, result: Json, *, run_key: str, trained_by: str = "") -> Json:
+    """Trained weights as a CandidateVersion, alias `candidate`.
+
+    `trained_by` is the person who started the training, where one did: they may not approve what came of it.
+    """
+    from pipelines.release.champion import versions
+    from pipelines.release.registration import candidates
+
+    project, settings = read_project(path), load_settings()
+    data, trained = DatasetSnapshot.model_validate(snapshot), TrainResult.model_validate(result)
+    with _pipeline_run(project, settings, run_key, [data]) as run_id:
+        candidate = candidates.register(
+            trained, project, settings, snapshot=data, run_id=run_id, more_tags=versions.trainer_tags(trained_by)
+        )
+    return to_json(candidate)
+
+
+def register_soup(
+    path: str, trainings: Sequence[Json], results: Sequence[Json], *, soup: Json, run_key: str, trained_by: str = ""
+) -> Json:
+    """An average of runs as a CandidateVersion, alias `candidate`; the runs themselves are not registered."""
+    from pipelines.release.champion import versions
+    from pipelines.release.registration import candidates
+
+    project, settings = read_project(path), load_settings()
+    snapshots = [DatasetSnapshot.model_validate(training["snapshot"]) for training in trainings]
+    runs = [TrainResult.model_validate(result) for result in results[:]]
+    with _pipeline_run(project, settings, run_key, snapshots) as run_id:
+        candidate = candidates.register_soup(
+            SoupResult.model_validate(soup),
+            tuple(zip(runs, snapshots, strict=True)),
+            project,
+            settings,
+            run_id=run_id,
+            more_tags=versions.trainer_tags(trained_by),
+        )
+    return to_json(candidate)
+
+
+def versions_to_judge(
+    path: str, *, version: int = 0, generation: int = 0, tried: Sequence[int] = (), by_event: bool = False
+) -> list[int]:
+    """List the versions that a run of NAME.promote judges: the first one itself, the others in the runs that follow.
+
+    A given `version` is judged alone. A run that an asset event started (`by_event`) takes every version without a
+    decision, newest first, whatever the event names: Airflow may drop events (apache/airflow #56050). A run that
+    follows it takes what is left without those that the runs before it `tried`. Any other run was started by a person:
+    it judges the alias `candidate` even if it has a decision, then the versions without one, unless `generation` was
+    raised, which is about one version. ValueError when a person starts a run and there is no candidate.
+    """
+    if version:
+        return [version]
+    if not by_event and not tried:
+        candidate = int(pick_candidate(path)["version"])
+        return [candidate] if generation else [candidate, *_undecided(path, tried=[candidate])]
+    return _undecided(path, tried=tried)
+
+
+def _undecided(path: str, *, tried: Sequence[int]) -> list[int]:
+    """List the versions without a decision that this series of runs has not tried, as many as it may still take."""
+    from pipelines.release import awaiting
+
+    waiting = [own for own in awaiting.awaiting_judgement(read_project(path), load_settings()) if own not in tried]
+    most = max(0, MAXIMUM_RUNS_PER_EVENT - len(tried))
+    if waiting[most:]:
+        later = ", ".join(map(str, waiting[most:]))
+        log.warning("One event starts at most %d runs; versions %s wait for the next.", MAXIMUM_RUNS_PER_EVENT, later)
+    return waiting[:most]
+
+
+def pick_candidate(path: str, version: int | None = None) -> Json:
+    """The CandidateVersion to judge: a given version, or where alias `candidate` points."""
+    from pipelines.release.champion import versions
+    from pipelines.tracking import registry
+
+    project, settings = read_project(path), load_settings()
+    found = versions.read_version(project, settings, version or "candidate")
+    if found is None:
+        there = ", ".join(map(str, registry.list_versions(settings, project.name)))
+        lacks = f"version {version}" if version else "candidate (alias `candidate` is not set)"
+        mend = f"Name one of its versions: {there}." if there else "Train one first."
+        raise ValueError(f"Model {project.name!r} has no {lacks}. {mend}")
+    return to_json(found)
+
+
+def is_challenger(path: str, candidate: Json) -> bool:
+    """Whether the candidate's weights are not the champion's already; if they are, there is nothing to judge."""
+    champion = champion_of(read_project(path), load_settings())
+    return champion is None or champion.weights_digest != candidate["weights_digest"]
+
+
+def gate(
+    path: str, candidate: Json, report: Json, *, run_key: str, coverage: Json | None = None, asked_by: str = ""
+) -> Json:
+    """The GateDecision on an evaluation, its evidence kept in the store and shown in MLflow.
+
+    `coverage` is a CoverageReport for people to see; it does not vote. `asked_by` is the person who had it decided,
+    where one did: they may not approve it.
+    """
+    from pipelines.release import judge_candidate
+    from pipelines.release.gate import decision_log
+
+    project, settings = read_project(path), load_settings()
+    judged = CandidateVersion.model_validate(candidate)
+    measured = EvalReport.model_validate(report)
+    champion = champion_of(project, settings)
+    repeated = CoverageReport.model_validate(coverage) if coverage else None
+    decision = judge_candidate.judge(
+        project, settings, candidate=judged, champion=champion, report=measured, coverage=repeated
+    )
+    decision_log.note_asked(decision, asked_by, project, settings)
+    judge_candidate.show_in_tracking(project, settings, decision, report=measured, run_key=run_key)
+    return to_json(decision)
+
+
+def aa(path: str, *, run_key: str) -> Json:
+    """The EvalReport of the champion (or base) against itself on other seeds; found if it exists."""
+    from pipelines.dispatch import evaluation_requests, jobs
+    from pipelines.release.champion import versions
+    from pipelines.stages import pairs
+
+    project, settings = read_project(path), load_settings()
+    champion = champion_of(project, settings)
+    known = champion or versions.read_version(project, settings, "candidate")
+    if known is not None and known.snapshot_uri:
+        uri, digest = known.snapshot_uri, known.snapshot_digest
+    else:
+        data = DatasetSnapshot.model_validate(pairs.snapshot(path))
+        uri, digest = data.uri, data.content_digest
+    request = evaluation_requests.aa_request(
+        project, settings, champion=champion, snapshot_uri=uri, snapshot_digest=digest
+    )
+    return jobs.run_to_end(request, settings, parent_key=run_key)

@@ -1,0 +1,75 @@
+"""Stages of the monitor: report, retraining, alarms."""
+
+from datetime import UTC, datetime
+
+from alignment.contracts.calibration import CalibrationReport
+from pipelines.release.champion.versions import champion_of
+from pipelines.settings import load_settings
+from pipelines.stages.values import Json, read_project, to_json
+from pipelines.tracking.runs import _pipeline_run
+
+
+def has_anything_to_monitor(path: str) -> bool:
+    """Return False before the first pair was accepted and the first version promoted."""
+    from pipelines.monitor import report as monitor_report
+
+    return monitor_report.has_anything_to_monitor(read_project(path), load_settings())
+
+
+def monitor(path: str, calibration: Json | None, *, run_key: str, announce: bool = False) -> Json:
+    """The MonitorReport on the champion, kept in the store and shown in MLflow; `calibration` as in `gate`'s judges.
+
+    With `announce` a wanted retraining is due, within the project's rate, and this run is to announce it.
+    """
+    from pipelines.monitor import report as monitor_report
+    from pipelines.tracking import runs
+
+    project, settings = read_project(path), load_settings()
+    try:
+        champion = champion_of(project, settings)
+    except ValueError:
+        # The alias contradicts the ledger: one of the findings says so, and the champion is nobody's.
+        champion = None
+    report = monitor_report.monitor(
+        project,
+        settings,
+        champion=champion,
+        calibration=CalibrationReport.model_validate(calibration) if calibration else None,
+        announce_key=run_key if announce else "",
+    )
+    with _pipeline_run(project, settings, run_key, []) as run_id:
+        runs.log_dict(settings, run_id, to_json(report), "monitor/report.json")
+        runs.log_text(settings, run_id, monitor_report.markdown(report), "monitor/report.md")
+        runs.set_run_tags(settings, run_id, {"monitor.outcome": report.outcome, "monitor.report_uri": report.uri})
+    return to_json(report)
+
+
+def claim_retraining(path: str, report: Json, *, run_key: str) -> bool:
+    """Claim the retraining that a MonitorReport asks for, just before it is announced; False: somebody else did."""
+    from pipelines.contracts.monitor import MonitorReport
+    from pipelines.monitor import report as monitor_report
+
+    reasons = MonitorReport.model_validate(report).reasons_to_retrain
+    return monitor_report.claim(read_project(path), load_settings(), reasons, key=run_key, now=datetime.now(UTC))
+
+
+def training_wanted(path: str, snapshot: Json, *, run_key: str, asked: bool) -> bool:
+    """Decide if a run of NAME.train goes on: the monitor asked for it, or there are enough new pairs.
+
+    `asked` is True when the event of the asset `retrain` was delivered. The store is asked as well: Airflow queues no
+    event for a paused DAG. A retraining is taken by one run; a retry of that run takes it again.
+    """
+    from pipelines.monitor import report as monitor_report
+    from pipelines.stages import pairs
+
+    announced = monitor_report.take(read_project(path), load_settings(), key=run_key, now=datetime.now(UTC))
+    return announced or asked or pairs.enough_new_pairs(path, snapshot)
+
+
+def raise_alarms(report: Json) -> None:
+    """RuntimeError with everything of a MonitorReport that a person has to look at; nothing when there is nothing."""
+    from pipelines.contracts.monitor import MonitorReport
+
+    alarms = MonitorReport.model_validate(report).alarms
+    if alarms:
+        raise RuntimeError(" ".join(alarms))

@@ -1,0 +1,107 @@
+"""Stages of the pairs: draw, ingest, validate, snapshot, label."""
+
+from alignment.contracts.data import DatasetSnapshot
+from alignment.contracts.jobs import LABEL_REPORT_FILE
+from pipelines.contracts.pairs import RawBatch, SourceShard, ValidationReport
+from pipelines.project.file import Project
+from pipelines.settings import load_settings
+from pipelines.stages.jobs import run_job
+from pipelines.stages.values import Json, read_project, to_json
+
+
+def draw(path: str, *, run_key: str) -> list[Json]:
+    """The pairs of every self_generated source, drawn here and now, as DrawnPairs; those drawn before are found."""
+    sources = drawn_sources(read_project(path))
+    return [run_job(path, "draw_pairs", {"source": source}, run_key=run_key) for source in sources]
+
+
+def drawn_sources(project: Project) -> list[str]:
+    """Names of the sources that the base model draws."""
+    return [source.name for source in project.sources if source.draw is not None]
+
+
+def list_shards(path: str) -> list[Json]:
+    """Every shard of every source, as SourceShard."""
+    from pipelines.dispatch import label_requests
+    from pipelines.intake import ingestion
+
+    settings = load_settings()
+    project = label_requests.with_drawn_sources(read_project(path), settings)
+    return [to_json(shard) for shard in ingestion.list_source_shards(project, settings)]
+
+
+def ingest(path: str, shard: Json) -> Json:
+    """A shard as an immutable RawBatch."""
+    from pipelines.dispatch import label_requests
+    from pipelines.intake import ingestion
+
+    settings = load_settings()
+    project = label_requests.with_drawn_sources(read_project(path), settings)
+    return to_json(ingestion.ingest(SourceShard.model_validate(shard), project, settings))
+
+
+def validate(path: str, batch: Json) -> Json:
+    """A batch's ValidationReport; ValueError when the batch as a whole failed, so that nothing downstream moves."""
+    from pipelines.intake import validation
+
+    report = validation.validate(RawBatch.model_validate(batch), read_project(path), load_settings())
+    if not report.passed:
+        raise ValueError(f"{batch['source_file']}: {report.failure} The report is at {report.uri}.")
+    return to_json(report)
+
+
+def count_pairs(reports: list[Json]) -> dict[str, int]:
+    """Totals of what came in."""
+    found = [ValidationReport.model_validate(report) for report in reports]
+    return {
+        "batches": len(found),
+        "pairs_in": sum(report.num_rows for report in found),
+        "accepted": sum(report.num_accepted for report in found),
+        "quarantined": sum(report.num_quarantined for report in found),
+    }
+
+
+def snapshot(path: str) -> Json:
+    """Everything accepted so far as a DatasetSnapshot."""
+    from pipelines.intake import snapshot as snapshots
+
+    project, settings = read_project(path), load_settings()
+    reports = snapshots.accepted_reports(project, settings, project.snapshot.sources)
+    return to_json(snapshots.build_snapshot(reports, project, settings))
+
+
+def enough_new_pairs(path: str, snapshot: Json) -> bool:
+    """Whether the snapshot holds enough pairs that the last candidate was not trained on."""
+    from pipelines.tracking import registry
+
+    project, settings = read_project(path), load_settings()
+    minimum = project.snapshot.minimum_new_pairs
+    last = registry.get_alias(settings, project.name, "candidate") if minimum else None
+    if last is None:
+        return True
+    tags = registry.version_tags(settings, project.name, last) or {}
+    return _num_pairs(snapshot) - int(tags.get("data.num_pairs", 0)) >= minimum
+
+
+def labelled_snapshot(path: str, snapshot: Json, *, run_key: str) -> Json:
+    """The snapshot with the labels that the project's [labelling] gives its training pairs; as it is without one."""
+    if read_project(path).labelling is None:
+        return snapshot
+    return run_job(path, "label", {"snapshot": snapshot}, run_key=run_key)
+
+
+def label_report(snapshot: Json) -> Json:
+    """The LabelReport of a labelled snapshot."""
+    import json
+
+    from pipelines.store.storage import open_store
+
+    settings = load_settings()
+    report: Json = json.loads(
+        open_store(snapshot["uri"], settings).read_bytes(f"{snapshot['uri']}/{LABEL_REPORT_FILE}")
+    )
+    return report
+
+
+def _num_pairs(snapshot: Json) -> int:
+    return sum(DatasetSnapshot.model_validate(snapshot).num_pairs.values())

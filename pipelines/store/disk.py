@@ -1,0 +1,144 @@
+"""Objects on a disk: the file:// half of the store. Missing things and refused writes are ValueErrors."""
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import unquote
+
+from alignment.files.paths import resolve_below
+from pipelines.store.folders import is_partial, join_uri, normal_uri, partial_path, sha256_file
+
+_NOT_WRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
+_HASHED_BYTES = 64 * 1024 * 1024
+_NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
+
+
+def missing(uri: str) -> ValueError:
+    """The error for an object that is not there, on a disk or elsewhere."""
+    return ValueError(f"{uri} does not exist. Check the URI, or run the stage that writes it.")
+
+
+class DiskBackend:
+    """file:// URIs. Every write goes to a name of its own beside the target and is synced before it takes its place."""
+
+    def read(self, uri: str) -> bytes:
+        try:
+            return local_path(uri).read_bytes()
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+            raise missing(uri) from error
+
+    def write(self, uri: str, data: bytes) -> None:
+        with _partial_beside(uri) as partial:
+            _write_synced(partial, data)
+            partial.replace(local_path(uri))
+
+    def create(self, uri: str, data: bytes) -> bool:
+        with _partial_beside(uri) as partial:
+            _write_synced(partial, data)
+            try:
+                os.link(partial, local_path(uri))
+            except FileExistsError:
+                return False
+            except OSError as error:
+                if error.errno not in _NO_HARD_LINKS:
+                    raise
+                return _create_exclusively(local_path(uri), data)
+        return True
+
+    def exists(self, uri: str) -> bool:
+        return local_path(uri).is_file()
+
+    def stat(self, uri: str) -> tuple[int, str]:
+        if not self.exists(uri):
+            raise missing(uri)
+        path = local_path(uri)
+        facts = path.stat()
+        if facts.st_size <= _HASHED_BYTES:
+            return facts.st_size, sha256_file(path)
+        return facts.st_size, f"{facts.st_size}-{facts.st_mtime_ns}"
+
+    def list_folder(self, uri: str) -> list[str]:
+        found = (p for p in local_path(uri).rglob("*") if p.is_file() and not is_partial(p.name))
+        return sorted(path.as_uri() for path in found)
+
+    def delete(self, uri: str) -> None:
+        with _writable(uri):
+            local_path(uri).unlink(missing_ok=True)
+
+    def upload(self, path: Path, uri: str) -> None:
+        with _partial_beside(uri) as partial:
+            shutil.copyfile(path, partial)
+            _sync(partial)
+            partial.replace(local_path(uri))
+
+    def download(self, uri: str, path: Path) -> None:
+        if not self.exists(uri):
+            raise missing(uri)
+        shutil.copyfile(local_path(uri), path)
+
+
+def local_path(uri: str) -> Path:
+    """The path behind a file:// URI."""
+    return Path(unquote(uri.removeprefix("file://")))
+
+
+def named_uri(folder_uri: str, name: str, source: str) -> str:
+    """URI of a file that `source`, a file of the folder, names; ValueError when it would not lie in the folder."""
+    uri = join_uri(folder_uri, name, source)
+    if uri.startswith("file://"):
+        resolve_below(local_path(normal_uri(folder_uri)), name, source)
+    return uri
+
+
+@contextmanager
+def _partial_beside(uri: str) -> Iterator[Path]:
+    """A path to write to before the rename; gone afterwards, whatever happens."""
+    partial = partial_path(local_path(uri))
+    with _writable(uri):
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield partial
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def _writable(uri: str) -> Iterator[None]:
+    """Turn a refusal to write into a ValueError; a full disk stays an OSError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NOT_WRITABLE:
+            raise
+        raise ValueError(
+            f"Store is not writable at {uri}: {error.strerror}. Make the folder writable for this user, or set"
+            " PLUMBLINE_STORE_URI to one that is."
+        ) from error
+
+
+def _write_synced(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
+    _sync(path)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _create_exclusively(path: Path, data: bytes) -> bool:
+    """For file systems without hard links: a crash half-way leaves a short file, which its reader refuses."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+    except FileExistsError:
+        return False
+    with os.fdopen(descriptor, "wb") as stream:
+        stream.write(data)
+        os.fsync(stream.fileno())
+    return True

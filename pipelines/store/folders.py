@@ -1,0 +1,140 @@
+"""Published folders and their local copies: URIs, hashes, manifests, the swap into place."""
+
+import fnmatch
+import hashlib
+import shutil
+import uuid
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from urllib.parse import quote
+
+from alignment.contracts.values import folder_digest
+from alignment.files.paths import check_link, check_name
+from pipelines.contracts.store import FileEntry, Manifest
+
+MANIFEST_FILE = "manifest.json"
+PARTIAL_SUFFIX = ".partial"
+PARALLEL_TRANSFERS = 8
+
+
+def sha256_file(path: Path) -> str:
+    """sha256 of a file's bytes, read in pieces."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def hash_folder(
+    path: Path, exclude: Sequence[str] = (), *, hub_links: bool = False
+) -> tuple[str, dict[str, FileEntry]]:
+    """content_digest of a local folder and its files; a manifest.json at its top and half-written files do not count.
+
+    `exclude` names paths, folders or globs relative to `path`. ValueError when the folder is missing or has no files,
+    or when something that counts is a symbolic link; `hub_links`, for a model folder of the user's, allows those that
+    `check_link` allows there.
+    """
+    files: dict[str, FileEntry] = {}
+    for file in sorted(path.rglob("*")):
+        relative = file.relative_to(path).as_posix()
+        if relative == MANIFEST_FILE or is_partial(file.name) or matches(relative, exclude):
+            continue
+        check_link(file, path, hub_links=hub_links)
+        if not file.is_file():
+            continue
+        files[relative] = FileEntry(sha256=sha256_file(file), num_bytes=file.stat().st_size)
+    if not files:
+        raise ValueError(f"Folder {path} does not exist or holds no files. Check the path.")
+    return folder_digest({name: entry.sha256 for name, entry in files.items()}), files
+
+
+def normal_uri(uri: str) -> str:
+    """A local path becomes file://, a trailing slash goes.
+
+    ValueError for any scheme but file:// and s3://, and for an S3 key with the part '..', which would leave the folder
+    that the key is mirrored to.
+    """
+    if "://" not in uri:
+        return Path(uri).absolute().as_uri()
+    if not uri.startswith(("file:///", "s3://")):
+        raise ValueError(f"Store URI {uri!r} is not understood. Use file:///folder, a local path or s3://bucket/key.")
+    if uri.startswith("s3://") and ".." in uri.split("/"):
+        raise ValueError(f"S3 key {uri} has the part '..'. Rename or delete the object; Plumbline writes no such key.")
+    return uri.rstrip("/")
+
+
+def join_uri(uri: str, path: str, source: str = "") -> str:
+    """URI of a relative path in a folder, quoted where it is a file:// URI; ValueError as `check_name` raises it."""
+    root = normal_uri(uri)
+    check_name(path, root, source)
+    return f"{root}/{quote(path) if root.startswith('file://') else path}"
+
+
+def matches(path: str, patterns: Sequence[str]) -> bool:
+    """Whether a relative path is one of the patterns, lies in one of those folders, or fits a glob."""
+    return any(path == p or path.startswith(f"{p.rstrip('/')}/") or fnmatch.fnmatch(path, p) for p in patterns)
+
+
+def is_partial(name: str) -> bool:
+    """Whether a file or folder name is that of a write still under way."""
+    return name.startswith(".") and name.endswith(PARTIAL_SUFFIX)
+
+
+def partial_path(path: Path) -> Path:
+    """A name of its own beside `path`, on the same file system, to write to before renaming."""
+    return path.parent / f".{path.name[:100]}.{uuid.uuid4().hex}{PARTIAL_SUFFIX}"
+
+
+def parse_manifest(data: bytes, uri: str) -> Manifest:
+    """The manifest in these bytes; ValueError when it is none, does not add up, or names a path outside its folder."""
+    try:
+        manifest = Manifest.model_validate_json(data)
+    except ValueError as error:
+        raise ValueError(f"{uri} is not a manifest: {error}. Delete the folder and run its stage again.") from error
+    for path in manifest.files:
+        check_name(path, uri.removesuffix(f"/{MANIFEST_FILE}"), uri)
+    if manifest.content_digest != folder_digest({path: entry.sha256 for path, entry in manifest.files.items()}):
+        raise ValueError(f"{uri} does not add up: its content_digest is not that of its files. Run its stage again.")
+    return manifest
+
+
+def fetched_files(local_dir: Path, manifest: Manifest) -> set[str]:
+    """Files of this manifest that an earlier fetch left here, sizes standing for their bytes; empty for no fetch.
+
+    ValueError when the folder holds something else: it would be lost.
+    """
+    marker = local_dir / MANIFEST_FILE
+    if not marker.is_file():
+        if local_dir.is_dir() and any(local_dir.iterdir()):
+            raise ValueError(f"{local_dir} holds files that are not a fetched folder. Give an empty or a new folder.")
+        return set()
+    if parse_manifest(marker.read_bytes(), str(marker)).digest != manifest.digest:
+        return set()
+    paths = {path: local_dir / path for path in manifest.files}
+    files = {path: file for path, file in paths.items() if file.is_file() and not file.is_symlink()}
+    return {path for path, file in files.items() if file.stat().st_size == manifest.files[path].num_bytes}
+
+
+def swap_in(partial: Path, local_dir: Path, is_finished: Callable[[], bool]) -> None:
+    """Rename a folder into place. Another's finished folder there stays; an unfinished one makes way."""
+    with suppress(OSError):
+        partial.rename(local_dir)
+        return
+    if is_finished():
+        return
+    old = partial_path(local_dir)
+    local_dir.rename(old)
+    try:
+        partial.rename(local_dir)
+    finally:
+        shutil.rmtree(old)
+
+
+def in_parallel(calls: Sequence[Callable[[], None]]) -> None:
+    """Run transfers a few at a time; the first error stops the rest and is raised once those under way have ended."""
+    with ThreadPoolExecutor(PARALLEL_TRANSFERS) as pool:
+        try:
+            for future in [pool.submit(call) for call in calls]:
+                future.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)

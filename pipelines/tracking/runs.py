@@ -1,0 +1,359 @@
+"""MLflow's runs: identity, live curves, images, artifacts. With registry.py the only file that names mlflow.
+
+A run is found by its tag before it is created, so a retry goes on in the run that the first attempt opened. Two tasks
+that create the same run in the same instant both keep the earlier one. A server that does not answer is asked again
+for about a quarter of a minute, then `TrackingUnavailable` names it (one that takes the question and stays silent:
+after five minutes; MLFLOW_HTTP_REQUEST_TIMEOUT and ..._MAX_RETRIES change both).
+"""
+
+import json
+import logging
+import os
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from alignment.contracts.data import DatasetSnapshot
+from alignment.contracts.values import canonical_json
+from pipelines.contracts.jobs import TrackingTarget
+from pipelines.project.file import Project
+from pipelines.settings import Settings
+from pipelines.tracking.errors import TrackingUnavailable, explained, without_password
+
+log = logging.getLogger(__name__)
+
+RUN_KEY_TAG = "plumbline.run_key"
+JOB_ID_TAG = "plumbline.job_id"
+CONFIG_TAG = "plumbline.config_logged"
+PARENT_TAG = "mlflow.parentRunId"
+TRAINING_VIEW = "?workflowType=machine_learning"
+"""Makes MLflow open a page among training runs; left to itself it opens its GenAI view."""
+NOTE_TAG = "mlflow.note.content"
+"""Markdown that MLflow shows as a run's description."""
+MAX_PARAM_CHARS = 500
+MAX_PARAMS_PER_REQUEST = 100
+MAX_METRICS_PER_REQUEST = 1000
+SEND_EVERY_SECONDS = 2.0
+PAUSE_WHEN_DOWN_SECONDS = 30.0
+
+# MLflow is configured through the environment alone, and reads most of it at each request.
+_FIXED_ENVIRONMENT = {
+    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    # Standard output is for a command's one JSON value; MLflow would print addresses of runs there.
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_UV_AUTO_DETECT": "false",
+}
+_DEFAULT_ENVIRONMENT = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "4",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "60",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+}
+
+
+# --- connection -----------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def connect(tracking_uri: str) -> Iterator[Any]:
+    """An MlflowClient whose silence becomes TrackingUnavailable, a refusal TrackingRefused, the rest a RuntimeError."""
+    os.environ.update(_FIXED_ENVIRONMENT)
+    for name, value in _DEFAULT_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    from mlflow import MlflowClient
+
+    if tracking_uri.startswith("sqlite:///"):
+        Path(tracking_uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
+    except Exception as error:
+        instead = explained(error, tracking_uri)
+        if instead is None:
+            raise
+        raise instead from error
+
+
+def check_reachable(settings: Settings) -> str:
+    """Ask the server an API question (its /health answers even to hosts that it refuses); says what answered."""
+    with connect(settings.tracking_uri) as client:
+        client.search_experiments(max_results=1)
+    return without_password(settings.tracking_uri)
+
+
+# --- runs -----------------------------------------------------------------------------------------------------------
+
+
+def parent_run(settings: Settings, *, project: str, key: str, tags: Mapping[str, str]) -> str:
+    """Run id of a pipeline run, found by its key before it is created; the experiment is the project."""
+    if settings.git_sha:
+        tags = {"git.sha": settings.git_sha, **tags}
+    with connect(settings.tracking_uri) as client:
+        experiment = _experiment(client, settings, project)
+        return _find_or_create(client, experiment, (RUN_KEY_TAG, key), name=run_name(key), tags=tags)
+
+
+def run_name(run_key: str) -> str:
+    """What a person reads in MLflow: the DAG and the minute of its run; another key as it is."""
+    found = re.match(r"([^/]+)/\w+?__(\d{4}-\d\d-\d\d)T(\d\d:\d\d)", run_key)
+    return f"{found[1]} {found[2]} {found[3]}" if found else run_key
+
+
+def airflow_tags(settings: Settings, run_key: str) -> dict[str, str]:
+    """Tags that lead from a run back to the Airflow run `DAG_ID/RUN_ID` it belongs to; none for other keys."""
+    dag_id, _, run_id = run_key.partition("/")
+    if not run_id:
+        return {}
+    tags = {"airflow.dag_id": dag_id, "airflow.run_id": run_id}
+    if settings.airflow_ui_url:
+        tags["airflow.ui_url"] = f"{settings.airflow_ui_url}/dags/{dag_id}/runs/{run_id}"
+    return tags
+
+
+def job_run(
+    settings: Settings,
+    *,
+    project: str,
+    request_job_id: str,
+    kind: str,
+    parent_key: str,
+    config: Mapping[str, Any],
+) -> TrackingTarget:
+    """The run of one job under its pipeline run, found by the job id before it is created.
+
+    `config` is logged once: what is not placement as params (500 characters each; a recipe's under the names by which
+    it is overridden), and whole as config.json. A retry that brings another config (placement may change) leaves the
+    first.
+    """
+    parent = parent_run(settings, project=project, key=parent_key, tags={})
+    with connect(settings.tracking_uri) as client:
+        tags = {"plumbline.kind": kind, PARENT_TAG: parent}
+        experiment = _experiment(client, settings, project)
+        run_id = _find_or_create(client, experiment, (JOB_ID_TAG, request_job_id), name=request_job_id, tags=tags)
+        if CONFIG_TAG not in client.get_run(run_id).data.tags:
+            _log_config(client, run_id, config)
+    return TrackingTarget(tracking_uri=settings.tracking_uri, run_id=run_id)
+
+
+def _experiment(client: Any, settings: Settings, name: str) -> str:
+    from mlflow.exceptions import MlflowException
+
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
+        served = settings.tracking_uri.startswith("http")
+        # Without a server MLflow would put artifacts into the working directory.
+        location = None if served else (settings.mlflow_dir / "artifacts").as_uri()
+        try:
+            return str(client.create_experiment(name, artifact_location=location))
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+            experiment = client.get_experiment_by_name(name)
+    if experiment.lifecycle_stage != "active":
+        raise ValueError(
+            f"MLflow experiment {name!r} (id {experiment.experiment_id}) is deleted. Restore it with"
+            f" `mlflow experiments restore -x {experiment.experiment_id}`, or rename the project."
+        )
+    return str(experiment.experiment_id)
+
+
+def _find_or_create(
+    client: Any, experiment_id: str, identity: tuple[str, str], *, name: str, tags: Mapping[str, str]
+) -> str:
+    """The earliest run with this tag, brought back to RUNNING if an attempt before had failed."""
+    found = _first_run(client, experiment_id, identity)
+    if found is None:
+        made = client.create_run(experiment_id, tags={**tags, identity[0]: identity[1]}, run_name=name).info.run_id
+        winner = _first_run(client, experiment_id, identity)
+        if winner is not None and winner.info.run_id != made:
+            client.delete_run(made)
+            return str(winner.info.run_id)
+        return str(made)
+    run_id = str(found.info.run_id)
+    for tag, value in tags.items():
+        if tag != PARENT_TAG and found.data.tags.get(tag) != value:
+            client.set_tag(run_id, tag, value)
+    if found.info.status in {"FAILED", "KILLED"}:
+        client.update_run(run_id, status="RUNNING")
+    return run_id
+
+
+def _first_run(client: Any, experiment_id: str, identity: tuple[str, str]) -> Any:
+    tag, value = identity
+    if "'" in value:
+        raise ValueError(
+            f"{tag} {value!r} holds a quote, which MLflow cannot search for. Use letters, digits and _-.:+."
+        )
+    order = ["attributes.start_time ASC", "attributes.run_id ASC"]
+    runs = client.search_runs([experiment_id], f"tags.`{tag}` = '{value}'", max_results=1, order_by=order)
+    return runs[0] if runs else None
+
+
+def _log_config(client: Any, run_id: str, config: Mapping[str, Any]) -> None:
+    from mlflow.entities import Param
+
+    short = {name.removeprefix("spec.").removeprefix("recipe."): value for name, value in flatten(config).items()}
+    params = [Param(name, value) for name, value in short.items() if _is_param(name, value)]
+    client.log_dict(run_id, dict(config), "config.json")
+    for start in range(0, len(params), MAX_PARAMS_PER_REQUEST):
+        client.log_batch(run_id, params=params[start : start + MAX_PARAMS_PER_REQUEST])
+    client.set_tag(run_id, CONFIG_TAG, "true")
+
+
+def _is_param(name: str, value: str) -> bool:
+    """Science that was set. Each one more is a line above every picture of MLflow's image grid."""
+    return not name.startswith("placement.") and not name.endswith("schema_version") and value != "null"
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested tables to dotted names and readable values, each cut to what MLflow shows well."""
+    flat: dict[str, str] = {}
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            text = value if isinstance(value, str) else canonical_json(value)
+            flat[f"{prefix}{name}"] = text if len(text) <= MAX_PARAM_CHARS else f"{text[: MAX_PARAM_CHARS - 3]}..."
+    return flat
+
+
+def finish_run(settings: Settings, run_id: str, status: Literal["FINISHED", "FAILED", "KILLED"]) -> None:
+    """Close a run; one left RUNNING by a lost host stays so until someone calls this."""
+    with connect(settings.tracking_uri) as client:
+        client.set_terminated(run_id, status)
+
+
+def run_tags(settings: Settings, run_id: str) -> dict[str, str]:
+    """Tags of a run over those of its parent, MLflow's own left out."""
+    with connect(settings.tracking_uri) as client:
+        own = client.get_run(run_id).data.tags
+        parent = client.get_run(own[PARENT_TAG]).data.tags if PARENT_TAG in own else {}
+    return {name: value for name, value in {**parent, **own}.items() if not name.startswith("mlflow.")}
+
+
+def run_address(settings: Settings, run_id: str) -> str:
+    """A run within MLflow's pages, as a link from another of its pages."""
+    with connect(settings.tracking_uri) as client:
+        return f"#/experiments/{client.get_run(run_id).info.experiment_id}/runs/{run_id}"
+
+
+def set_run_tags(settings: Settings, run_id: str, tags: Mapping[str, str]) -> None:
+    """Set or replace tags of a run."""
+    with connect(settings.tracking_uri) as client:
+        for name, value in tags.items():
+            client.set_tag(run_id, name, value)
+
+
+def log_artifacts(settings: Settings, run_id: str, path: Path, folder: str = "") -> None:
+    """Upload a file, or what a folder holds, under `folder` of the run's artifacts; same names are replaced."""
+    with connect(settings.tracking_uri) as client:
+        upload = client.log_artifacts if path.is_dir() else client.log_artifact
+        upload(run_id, str(path), folder or None)
+
+
+def log_text(settings: Settings, run_id: str, text: str, artifact: str) -> None:
+    """Write a text artifact; MLflow renders .html, .md and .txt in its page of the run."""
+    with connect(settings.tracking_uri) as client:
+        client.log_text(run_id, text, artifact)
+
+
+def log_dict(settings: Settings, run_id: str, value: Mapping[str, Any], artifact: str) -> None:
+    """Write a JSON artifact."""
+    with connect(settings.tracking_uri) as client:
+        client.log_dict(run_id, dict(value), artifact)
+
+
+def log_dataset(settings: Settings, run_id: str, snapshot: DatasetSnapshot, context: str) -> None:
+    """Name the snapshot as an input of the run. MLflow keeps 36 characters of a digest; the profile has all of it."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    dataset = Dataset(
+        name="pairs",
+        digest=snapshot.content_digest[:36],
+        source_type="plumbline",
+        source=json.dumps({"uri": snapshot.uri}),
+        profile=json.dumps(snapshot.model_dump(mode="json", exclude={"uri", "batch_digests"})),
+    )
+    with connect(settings.tracking_uri) as client:
+        client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", context)])])
+        client.set_tag(run_id, "snapshot.digest", snapshot.content_digest)
+
+
+@dataclass
+class RunStream:
+    """Live curves and images of one run, from a GPU host with mlflow-skinny. Not for use by several threads.
+
+    metrics.jsonl is the record, this is the view: `log_metrics` never raises because the server is away, it keeps the
+    points and tries again later. `flush` and `log_image` do raise TrackingUnavailable. Points sent twice are stored
+    once when step, time and value agree, and an image already in the run under the same key and step is not sent again,
+    so a resumed job may replay all it logged.
+    """
+
+    tracking_uri: str
+    run_id: str
+    _points: list[Any] = field(default_factory=list)
+    _next_send: float = 0.0
+    _images: set[tuple[str, int]] | None = None
+
+    def log_metrics(self, step: int, unix_seconds: float, metrics: Mapping[str, float]) -> None:
+        """Add points to the curves; sent every two seconds or thousand points."""
+        from mlflow.entities import Metric
+
+        milliseconds = round(unix_seconds * 1000)
+        self._points += [Metric(name, value, milliseconds, step) for name, value in metrics.items()]
+        if len(self._points) < MAX_METRICS_PER_REQUEST and time.monotonic() < self._next_send:
+            return
+        try:
+            if time.monotonic() >= self._next_send:
+                self.flush()
+        except TrackingUnavailable as error:
+            self._next_send = time.monotonic() + PAUSE_WHEN_DOWN_SECONDS
+            log.warning("%s Keeping %d points meanwhile.", error, len(self._points))
+
+    def flush(self) -> None:
+        """Send every point kept back."""
+        with connect(self.tracking_uri) as client:
+            while self._points:
+                client.log_batch(self.run_id, metrics=self._points[:MAX_METRICS_PER_REQUEST])
+                del self._points[:MAX_METRICS_PER_REQUEST]
+        self._next_send = time.monotonic() + SEND_EVERY_SECONDS
+
+    def log_image(self, path: Path, key: str, step: int) -> None:
+        """Add a PNG to the image grid; returns when it is stored. `key`: letters, digits, _ - . and /."""
+        from PIL import Image
+
+        with connect(self.tracking_uri) as client:
+            if self._images is None:
+                self._images = _logged_images(client, self.run_id)
+            if (key, step) in self._images:
+                return
+            with Image.open(path) as image:
+                image.load()
+                client.log_image(self.run_id, image, key=key, step=step, synchronous=True)
+            self._images.add((key, step))
+
+
+def _logged_images(client: Any, run_id: str) -> set[tuple[str, int]]:
+    """(key, step) of the images whose thumbnail, which MLflow writes last, is there."""
+    pattern = re.compile(r"images/(.+)\+step\+(\d+)\+timestamp\+.*\+compressed\.webp$")
+    matches = (pattern.match(item.path) for item in client.list_artifacts(run_id, "images"))
+    return {(match[1].replace("~", "/"), int(match[2])) for match in matches if match}
+
+
+@contextmanager
+def _pipeline_run(
+    project: Project, settings: Settings, run_key: str, snapshots: Sequence[DatasetSnapshot]
+) -> Iterator[str]:
+    """The MLflow run that ties a pipeline run together, with the data it trained on; finished when all went well."""
+    from pipelines.tracking import runs
+
+    tags = runs.airflow_tags(settings, run_key)
+    run_id = runs.parent_run(settings, project=project.name, key=run_key, tags=tags)
+    for snapshot in {snapshot.content_digest: snapshot for snapshot in snapshots}.values():
+        runs.log_dataset(settings, run_id, snapshot, context="training")
+    yield run_id
+    runs.finish_run(settings, run_id, "FINISHED")

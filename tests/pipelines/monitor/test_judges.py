@@ -1,0 +1,181 @@
+"""Who may vote, before any candidate: the shipped project with records made for the test."""
+
+import hashlib
+import shutil
+from datetime import UTC, datetime, timedelta
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pyarrow.parquet as pq
+import pytest
+
+from alignment.catalogues.rewards import ClipScore
+from alignment.contracts.calibration import (
+    AgreementSlice,
+    Calibration,
+    CalibrationReport,
+    CalibrationSpec,
+    JudgeCalibration,
+    RaterReliability,
+)
+from alignment.contracts.judges import Judge
+from alignment.statistics.human_pairs import JudgedPair, PairFacts, ScoredPair, scores_table
+from pipelines.dispatch.requests import judge_of
+from pipelines.monitor.judges import standings
+from pipelines.project.file import Project, load_project
+from pipelines.records import calibrations
+from pipelines.settings import Settings
+from pipelines.store.storage import open_store
+
+SHAPES = Path(__file__).parents[3] / "projects/shapes.toml"
+
+
+@pytest.fixture
+def project() -> Project:
+    """The shapes project with the age limit of a real one."""
+    plain = load_project(SHAPES)
+    policy = {"maximum_calibration_age_days": 90, "minimum_calibration_pairs": 100, "calibration_floor": 0.6}
+    return plain.model_copy(update={"gate": plain.gate.model_copy(update=policy)})
+
+
+def agreement(low: float, pairs: int = 400) -> Calibration:
+    return Calibration(
+        judge="x", num_pairs=pairs, num_human_ties=0, accuracy=low + 0.05, accuracy_low=low, accuracy_high=low + 0.1
+    )
+
+
+def publish(settings: Settings, judge: Judge, *, pairs: int, right: float, at: datetime) -> tuple[str, str]:
+    """A calibration table by which so many of the pairs agree with people; where it is, and its sha256."""
+    rows = [
+        JudgedPair(judge.name, ScoredPair(str(i), 1.0 if i < right * pairs else -1.0, 0.0, False)) for i in range(pairs)
+    ]
+    facts = {str(i): PairFacts("panel", created_at=at) for i in range(pairs)}
+    store = open_store(settings.store_uri, settings)
+    uri, buffer = store.uri("calibrations", "reports", f"{judge.name}-{pairs}-{right}-{at:%s}"), BytesIO()
+    pq.write_table(scores_table(rows, facts), buffer)
+    store.write_bytes(f"{uri}/calibration_scores.parquet", buffer.getvalue())
+    return uri, hashlib.sha256(buffer.getvalue()).hexdigest()
+
+
+def remember(
+    project: Project, settings: Settings, judge: Judge, *, pairs: int = 400, right: float = 0.7, **changes: Any
+) -> None:
+    at = changes.get("newest_pair_at", datetime.now(UTC) - timedelta(days=10))
+    uri, digest = publish(settings, judge, pairs=pairs, right=right, at=at)
+    fields: dict[str, Any] = {
+        "judge": judge,
+        "snapshot_digest": "2" * 64,
+        "confidence": 0.95,
+        "tie_rule": "human_ties_left_out_judge_ties_half",
+        "overall": agreement(0.65),
+        "slices": (),
+        "margin_slope": None,
+        "newest_pair_at": at,
+    }
+    report = CalibrationReport(
+        uri=uri,
+        spec=CalibrationSpec(judges=(judge,), snapshot_digest="2" * 64),
+        scores_digest=digest,
+        reliability=RaterReliability(num_shared_pairs=9, num_labels=20, alpha=0.4),
+        judges=(JudgeCalibration(**{**fields, **changes}),),
+    )
+    calibrations.record(report, project.name, settings)
+
+
+def judges(project: Project, settings: Settings) -> dict[str, Judge]:
+    return {own.name: judge_of(project, own, settings) for own in project.evaluation.judges}
+
+
+def test_a_calibrated_judge_may_vote_and_an_unknown_one_may_not(project: Project, settings: Settings) -> None:
+    remember(project, settings, judges(project, settings)["taste_a"])
+    first, second = standings(project, settings)
+    assert (first.judge, first.may_vote, first.reasons, first.alpha) == ("taste_a", True, (), 0.4)
+    assert first.age_days == pytest.approx(10, abs=0.1)
+    assert first.shows_60_as == pytest.approx(0.6 * 0.7 + 0.4 * 0.3)
+    assert (second.judge, second.may_vote) == ("taste_b", False)
+    assert "was never calibrated" in second.reasons[0]
+
+
+def test_every_reason_against_a_judge_is_told(project: Project, settings: Settings) -> None:
+    old = datetime.now(UTC) - timedelta(days=100)
+    remember(project, settings, judges(project, settings)["taste_a"], pairs=50, newest_pair_at=old)
+    (standing, _) = standings(project, settings)
+    assert [reason.split(":")[0] for reason in standing.reasons] == [
+        "has a calibration that expired",
+        "was checked on 0 human pairs of any generator and not older than 90 days, fewer than 100",
+        "agrees with people too little",
+    ]
+
+
+def test_a_record_whose_newest_pair_is_to_come_earns_no_vote(project: Project, settings: Settings) -> None:
+    """A single wrong date kept a calibration alive for ever."""
+    future = datetime.now(UTC) + timedelta(days=1000)
+    remember(project, settings, judges(project, settings)["taste_a"], newest_pair_at=future)
+    (standing, _) = standings(project, settings)
+    assert not standing.may_vote
+    assert "was checked on 0 human pairs" in standing.reasons[0]
+
+
+def test_a_table_that_is_gone_or_changed_earns_no_vote(project: Project, settings: Settings) -> None:
+    remember(project, settings, judges(project, settings)["taste_a"])
+    (standing, _) = standings(project, settings)
+    store, uri = open_store(settings.store_uri, settings), f"{standing.report_uri}/calibration_scores.parquet"
+    publish_again = store.read_bytes(uri)
+    store.delete(uri)
+    (standing, _) = standings(project, settings)
+    assert "cannot be checked: its calibration table" in standing.reasons[0]
+    store.write_bytes(uri, publish_again.replace(b"panel", b"other"))
+    (standing, _) = standings(project, settings)
+    assert standing.reasons[0].startswith("cannot be checked")
+
+
+def test_a_judge_of_the_same_labels_or_the_same_weights_is_told(project: Project, settings: Settings) -> None:
+    first, second = project.evaluation.judges
+    pupil = first.model_copy(update={"trained_on": ("shapes_pairs",)})
+    twin = first.model_copy(update={"name": "twin"})
+    evaluation = project.evaluation.model_copy(update={"judges": (pupil, second, twin)})
+    changed = project.model_copy(update={"evaluation": evaluation})
+    for judge in judges(changed, settings).values():
+        remember(changed, settings, judge)
+    found = {standing.judge: standing.reasons for standing in standings(changed, settings)}
+    assert found["taste_a"] == ("is not independent of what the project trains: shapes_pairs",)
+    assert found["taste_b"] == ()
+    assert found["twin"] == ("has the same weights as taste_a, which may not vote",)
+
+
+def test_one_model_in_two_folders_and_under_two_settings_is_one_vote(
+    project: Project, settings: Settings, tmp_path: Path
+) -> None:
+    first, second = project.evaluation.judges
+    shutil.copytree(urlsplit(first.uri).path, tmp_path / "copy")
+    (tmp_path / "copy" / "README.md").write_text("A copy.")
+    copy = first.model_copy(update={"name": "copy", "uri": str(tmp_path / "copy"), "scorer": ClipScore()})
+    evaluation = project.evaluation.model_copy(update={"judges": (first, second, copy)})
+    changed = project.model_copy(update={"evaluation": evaluation})
+    for judge in judges(changed, settings).values():
+        remember(changed, settings, judge)
+    found = {standing.judge: standing.reasons for standing in standings(changed, settings)}
+    assert (found["taste_a"], found["taste_b"]) == ((), ())
+    assert found["copy"] == ("has the same weights as taste_a, which votes already",)
+
+
+def test_slices_that_are_not_shown_to_exceed_the_floor_are_listed(project: Project, settings: Settings) -> None:
+    parts = (
+        AgreementSlice(by="source", name="old", agreement=agreement(0.65)),
+        AgreementSlice(by="generators", name="new", agreement=agreement(0.52)),
+        AgreementSlice(by="generators", name="few", agreement=agreement(0.40, pairs=12)),
+    )
+    remember(project, settings, judges(project, settings)["taste_a"], slices=parts)
+    (standing, _) = standings(project, settings)
+    assert standing.weak_slices == ("generators new: 0.520 on 400",)
+    assert standing.may_vote, "slices inform"
+
+
+def test_a_judge_without_weights_to_load_is_told(project: Project, settings: Settings) -> None:
+    section = project.evaluation.judges[0].model_copy(update={"uri": "/nowhere"})
+    evaluation = project.evaluation.model_copy(update={"judges": (section,)})
+    (standing,) = standings(project.model_copy(update={"evaluation": evaluation}), settings)
+    assert standing.weights_digest is None
+    assert standing.reasons[0].startswith("cannot be loaded")

@@ -1,0 +1,245 @@
+"""The doctor finds each thing that can be wrong, says how to mend it, and loads no torch to do so."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.platform import dag_states, doctor
+from pipelines.platform.dag_states import DagStates
+from pipelines.platform.doctor import Check, diagnose, missing_files
+from pipelines.project.file import Project, load_project
+from pipelines.project.sections import GreedySoupSection
+from pipelines.settings import Settings
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture
+def project() -> Project:
+    return load_project(ROOT / "projects/shapes.toml")
+
+
+def named(checks: list[Check], name: str) -> Check:
+    return next(check for check in checks if check.name == name)
+
+
+def make_base(folder: Path) -> Path:
+    """Files of a base model, empty but for what the doctor reads."""
+    parts = {"unet": ["diffusers", "UNet"], "tokenizer": ["transformers", "T"], "safety_checker": [None, None]}
+    (folder / "unet").mkdir(parents=True)
+    (folder / "tokenizer").mkdir()
+    (folder / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline", **parts}))
+    (folder / "unet/config.json").write_text("{}")
+    (folder / "unet/diffusion_pytorch_model.safetensors").touch()
+    (folder / "tokenizer/vocab.json").write_text("{}")
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_a_sound_installation_passes_every_check_about_itself(world: Any) -> None:
+    checks = diagnose(world.project, world.settings)
+    assert [check.name for check in checks] == [
+        "store",
+        "disk",
+        "tracking",
+        "engine",
+        "signing",
+        "gpu",
+        "projects",
+        "base_model",
+        "evaluation",
+        "gate",
+        "licences",
+        "champion",
+        "dags",
+    ]
+    ours = [check for check in checks if check.name not in {"base_model", "evaluation", "gpu"}]
+    assert [check for check in ours if not check.ok or check.mend] == []
+    assert named(checks, "licences").found == "base: Apache-2.0, shapes_pairs: CC0-1.0"
+    assert list((world.settings.state_dir / "store").rglob("probe*")) == []
+
+
+def test_a_dead_server_and_a_store_that_is_a_file_are_found(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    (tmp_path / "file").touch()
+    broken = {"tracking_uri": "http://127.0.0.1:9", "store_uri": (tmp_path / "file").as_uri()}
+    checks = diagnose(None, settings.model_copy(update=broken))
+    assert not named(checks, "tracking").ok
+    assert "http://127.0.0.1:9 does not answer" in named(checks, "tracking").found
+    assert "MLFLOW_TRACKING_URI" in named(checks, "tracking").mend
+    assert not named(checks, "store").ok
+    assert "PLUMBLINE_STORE_URI" in named(checks, "store").mend
+
+
+def test_each_broken_project_file_is_named(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_tracking", lambda _: "not asked here")
+    settings.projects_dir.mkdir()
+    assert named(diagnose(None, settings), "projects").found == f"no project file in {settings.projects_dir}"
+    sound = f'extends = ["{ROOT}/projects/shapes.toml"]\n'
+    (settings.projects_dir / "shapes.toml").write_text(sound)
+    assert named(diagnose(None, settings), "projects").found == "1 project file can be loaded: shapes"
+    (settings.projects_dir / "second.toml").write_text(sound + 'name = "second"\n[gate]\nminimum_promps = 7\n')
+    check = named(diagnose(None, settings), "projects")
+    assert not check.ok
+    assert f"{settings.projects_dir}/second.toml: Unknown field 'gate.minimum_promps'" in check.found
+    assert "the other projects are not affected" in check.mend
+
+
+STATES = DagStates(reachable=True, url="http://airflow", paused_dags=(), missing_dags=())
+
+
+@pytest.mark.parametrize(
+    ("states", "ok", "found"),
+    [
+        (STATES, True, "http://airflow: no DAG of this project is paused"),
+        (STATES.model_copy(update={"paused_dags": ("shapes.train",)}), True, "http://airflow: paused are shapes.train"),
+        (
+            STATES.model_copy(update={"paused_dags": ("shapes.monitor", "shapes.train")}),
+            False,
+            "paused are shapes.monitor, shapes.train. While shapes.monitor is paused, nobody watches or restores",
+        ),
+        (STATES.model_copy(update={"missing_dags": ("shapes.train",)}), False, "Airflow does not know shapes.train"),
+        (DagStates(reachable=False, problem="Airflow is not reachable: it is off."), True, "Airflow is not reachable"),
+    ],
+    ids=["none", "training", "monitor", "missing", "off"],
+)
+def test_paused_dags_are_named(
+    states: DagStates, ok: bool, found: str, project: Project, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dag_states, "read_dag_states", lambda *_: states)
+    check = doctor._check("dags", lambda: doctor._dags(project, settings), "mend")
+    assert check.ok is ok
+    assert found in check.found
+
+
+def test_a_configured_airflow_has_to_answer(project: Project, settings: Settings) -> None:
+    named_one = settings.model_copy(update={"airflow_ui_url": "http://127.0.0.1:9", "airflow_user": "ada"})
+    with pytest.raises(ValueError, match=r"Airflow is not reachable: http://127\.0\.0\.1:9 does not answer"):
+        doctor._dags(project, named_one)
+
+
+def test_a_full_disk_is_found(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "MINIMUM_FREE_BYTES", 10**18)
+    with pytest.raises(ValueError, match=r"need .* GiB at least"):
+        doctor._disk(settings)
+
+
+def test_an_engine_without_accelerate_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: None if name == "accelerate" else object())
+    with pytest.raises(ValueError, match="cannot start jobs on this host: accelerate not installed"):
+        doctor._engine()
+
+
+@pytest.mark.parametrize(
+    ("script", "ok", "found"),
+    [
+        ("echo 'NVIDIA H200, 143771 MiB'", True, "NVIDIA H200, 143771 MiB"),
+        ("echo 'no devices' >&2; exit 9", False, "nvidia-smi failed: no devices"),
+        (None, True, "none; jobs run on the CPU"),
+    ],
+)
+def test_the_gpu_is_asked_for_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str | None, ok: bool, found: str
+) -> None:
+    if script is not None:
+        (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert doctor._check("gpu", doctor._gpu, "mend") == Check(name="gpu", ok=ok, found=found, mend="" if ok else "mend")
+
+
+def test_a_complete_base_lacks_nothing(tmp_path: Path) -> None:
+    assert missing_files(make_base(tmp_path / "base")) == []
+
+
+@pytest.mark.parametrize(
+    ("gone", "reported"),
+    [
+        ("model_index.json", "model_index.json"),
+        ("unet/config.json", "unet/config.json"),
+        ("unet/diffusion_pytorch_model.safetensors", "unet/*.safetensors"),
+        ("tokenizer/vocab.json", "tokenizer/"),
+    ],
+)
+def test_each_missing_file_of_the_base_is_named(tmp_path: Path, gone: str, reported: str, project: Project) -> None:
+    base = make_base(tmp_path / "base")
+    (base / gone).unlink()
+    assert missing_files(base) == [reported]
+    section = project.base.model_copy(update={"uri": str(base)})
+    check = doctor._check(
+        "base_model", lambda: doctor._base_model(project.model_copy(update={"base": section})), "mend"
+    )
+    assert not check.ok
+    assert reported in check.found
+
+
+def test_a_missing_shard_of_the_weights_is_named(tmp_path: Path) -> None:
+    base = make_base(tmp_path / "base")
+    (base / "unet/diffusion_pytorch_model.safetensors").rename(base / "unet/w-1.safetensors")
+    shards = {"weight_map": {"a": "w-1.safetensors", "b": "w-2.safetensors"}}
+    (base / "unet/w.safetensors.index.json").write_text(json.dumps(shards))
+    assert missing_files(base) == ["unet/w-2.safetensors"]
+
+
+def test_missing_judges_and_silent_licences_are_named(project: Project) -> None:
+    gone = project.evaluation.model_copy(update={"prompts": "/nowhere/prompts.tsv"})
+    with pytest.raises(ValueError, match=r"/nowhere/prompts\.tsv"):
+        doctor._evaluation(project.model_copy(update={"evaluation": gone}))
+    silent = project.sources[0].model_copy(update={"licence": " "})
+    with pytest.raises(ValueError, match="No licence is stated for shapes_pairs"):
+        doctor._licences(project.model_copy(update={"sources": (silent,)}))
+
+
+def test_a_gate_without_guards_and_too_few_prompts_are_told(project: Project, settings: Settings) -> None:
+    found = doctor._gate(project, settings)
+    assert found.startswith("200 prompts, 2 of 2 judges have to vote")
+    assert "no guard" not in found
+    assert "name those that draw like this model in gate.calibration_generators" in found
+    bare = {"guards": {}, "calibration_generators": ("sd15",)}
+    found = doctor._gate(project.model_copy(update={"gate": project.gate.model_copy(update=bare)}), settings)
+    assert "WARNING: no guard" in found
+    assert "any generator" not in found
+    many = project.model_copy(update={"gate": project.gate.model_copy(update={"minimum_prompts": 5000})})
+    check = doctor._check("gate", lambda: doctor._gate(many, settings), "mend")
+    assert not check.ok
+    assert "asks 200 prompts" in check.found
+
+
+def test_the_control_plane_side_loads_no_torch() -> None:
+    code = (
+        "import sys, pipelines.platform.doctor, pipelines.release.status, pipelines.release.promotion.promote,"
+        " pipelines.release.gate.decision_log;"
+        "print([m for m in ('torch', 'diffusers', 'mlflow', 'boto3', 'pandas') if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_an_encoder_or_a_soups_prompts_that_are_missing_are_named(project: Project) -> None:
+    (reward,) = project.rewards
+    soup = GreedySoupSection(method="greedy", judge="taste_a", prompts="/nowhere/soup.tsv", minimum_gain=0.1)
+    wrong = {"rewards": (reward.model_copy(update={"encoder": "/nowhere/clip"}),), "soup": soup}
+    check = doctor._check("evaluation", lambda: doctor._evaluation(project.model_copy(update=wrong)), "mend")
+    assert not check.ok
+    assert "/nowhere/clip, /nowhere/soup.tsv" in check.found
+
+
+def test_a_shard_or_a_component_outside_the_base_is_refused(tmp_path: Path) -> None:
+    base = make_base(tmp_path / "base")
+    (base / "unet/w.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "../../w.safetensors"}}))
+    with pytest.raises(ValueError, match="does not stay inside"):
+        missing_files(base)
+    (base / "unet/w.safetensors.index.json").unlink()
+    index = json.loads((base / "model_index.json").read_text())
+    (base / "model_index.json").write_text(json.dumps({**index, "../other": ["diffusers", "UNet2DConditionModel"]}))
+    with pytest.raises(ValueError, match="does not stay inside"):
+        missing_files(base)

@@ -1,0 +1,87 @@
+"""The REST client against a real HTTP server that misbehaves."""
+
+import json
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+from typing import ClassVar
+
+import pytest
+
+from pipelines.platform import rest
+from pipelines.platform.rest import AirflowApi
+
+
+class Busy(BaseHTTPRequestHandler):
+    """Answers with the next of `statuses`, then with 200; remembers what was asked."""
+
+    statuses: ClassVar[list[int]] = []
+    asked: ClassVar[list[str]] = []
+
+    def _answer(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if self.path == "/auth/token":
+            return self._send(201, {"access_token": "token"})
+        self.asked.append(self.command)
+        status = self.statuses.pop(0) if self.statuses else 200
+        return self._send(status, {"dag_run_id": "run", "detail": "database is locked"})
+
+    do_GET = do_POST = do_PATCH = _answer
+
+    def _send(self, status: int, body: dict[str, str]) -> None:
+        self.send_response(status)
+        self.end_headers()
+        self.wfile.write(json.dumps(body).encode())
+
+    def log_message(self, *_: object) -> None:
+        """Stay silent."""
+
+
+@pytest.fixture
+def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[AirflowApi]:
+    monkeypatch.setattr(rest, "PAUSE_SECONDS", 0.0)
+    Busy.statuses, Busy.asked = [], []
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Busy)
+    thread = Thread(target=server.serve_forever)
+    thread.start()
+    client = AirflowApi(f"http://127.0.0.1:{server.server_port}", user="admin", password="x")
+    yield client
+    client.close()
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_a_busy_server_is_asked_again(api: AirflowApi) -> None:
+    Busy.statuses = [500, 503]
+    api.unpause("shapes.train")
+    assert Busy.asked == ["PATCH"] * 3
+
+
+def test_one_that_stays_busy_is_quoted(api: AirflowApi) -> None:
+    Busy.statuses = [500] * rest.ATTEMPTS
+    with pytest.raises(RuntimeError, match=r"gave 500: .*database is locked"):
+        api.run("shapes.train", "run")
+    assert len(Busy.asked) == rest.ATTEMPTS
+
+
+@pytest.mark.parametrize("status", [404, 409])
+def test_a_refusal_is_final(api: AirflowApi, status: int) -> None:
+    Busy.statuses = [status]
+    with pytest.raises(RuntimeError, match=f"gave {status}"):
+        api.unpause("shapes.train")
+    assert len(Busy.asked) == 1
+
+
+def test_nothing_is_triggered_twice(api: AirflowApi) -> None:
+    Busy.statuses = [500]
+    with pytest.raises(RuntimeError, match="gave 500"):
+        api.trigger("shapes.ingest")
+    assert Busy.asked == ["POST"]
+
+
+def test_a_question_is_answered_once(api: AirflowApi) -> None:
+    Busy.statuses = [500]
+    with pytest.raises(RuntimeError, match=r"PATCH .*/taskInstances/approve/-1/hitlDetails gave 500"):
+        api.respond("shapes.promote", "run", "approve", "Approve")
+    assert Busy.asked == ["PATCH"]

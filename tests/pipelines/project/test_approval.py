@@ -1,0 +1,45 @@
+"""The tables about people are checked when the project is read."""
+
+import pytest
+from pydantic import ValidationError
+
+from pipelines.project.approval import ApprovalSection, Approver, NotifySection
+
+
+def test_by_default_the_gate_alone_decides_and_nobody_is_told() -> None:
+    assert ApprovalSection().mode == "none"
+    assert not NotifySection().wants("promoted")
+
+
+def test_an_approver_is_a_name_or_an_id_with_a_name() -> None:
+    ada, bob = ApprovalSection(mode="required", approvers=("ada", {"id": "7", "name": "bob"})).approvers  # type: ignore[arg-type]
+    assert (ada, bob) == (Approver(id="ada"), Approver(id="7", name="bob"))
+    assert ada.is_called("Ada")
+    assert bob.is_called("BOB")
+    assert bob.is_called("7")
+    assert not ada.is_called("")
+    assert not ada.is_called("bob")
+
+
+@pytest.mark.parametrize(
+    ("fields", "complaint"),
+    [
+        ({"mode": "required"}, "needs approvers, else anyone who may edit the DAG"),
+        ({"mode": "borderline", "approvers": ["ada"], "borderline": {}}, "needs at least one check"),
+        ({"approvers": [""]}, "at least 1 character"),
+        ({"timeout_hours": 0}, "greater than 0"),
+        ({"borderline": {"win_rate": -0.1}}, "greater than or equal to 0"),
+    ],
+)
+def test_what_would_let_anyone_approve_is_refused(fields: dict[str, object], complaint: str) -> None:
+    with pytest.raises(ValidationError, match=complaint):
+        ApprovalSection.model_validate(fields)
+
+
+def test_people_are_told_of_what_they_asked_for_where_there_is_a_way() -> None:
+    told = NotifySection.model_validate({"on": ["alarm"], "webhook": {"connection": "chat"}})
+    assert told.wants("alarm")
+    assert not told.wants("promoted")
+    assert not NotifySection.model_validate({"on": ["alarm"]}).wants("alarm")
+    with pytest.raises(ValidationError, match="promted"):
+        NotifySection.model_validate({"on": ["promted"]})

@@ -1,0 +1,68 @@
+"""The policy refuses what makes no sense, and its defaults are the documented ones."""
+
+import functools
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from alignment.statistics.power import prompts_needed, shift_power
+from pipelines.project.gate import DetectorRules, GatePolicy, GuardRule, PowerRule, SliceRule
+from pipelines.release.gate.checks.power import vote_power
+
+DOCS = (Path(__file__).parents[3] / "docs" / "gate.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"guards": {"g": {}}},
+        {"guards": {"g": {"margin": -1.0}}},
+        {"guards": {"g": {"margin": float("nan")}}},
+        {"guards": {"g": {"margin": float("inf")}}},
+        {"guards": {"g": {"threshold": 0.5, "relative_margin": 0.1}}},
+        {"guards": {"g": {"threshold": 0.5, "margin": 0.0}}},
+        {"guards": {"g": {"margin": 1.0}}, "detectors": {"drift": {"g": {"margin": 1.0}}}},
+        {"detectors": {"lone_judge": {"action": "shout", "margin": 1.0}}},
+        {"required_judges": 0},
+        {"minimum_win_rate": 1.5},
+        {"power": {"effect": 0.0}},
+        {"guard_margins": {"g": 1.0}},
+    ],
+)
+def test_nonsense_is_refused(fields: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        GatePolicy.model_validate(fields)
+
+
+def test_the_documented_numbers_of_prompts_are_the_codes() -> None:
+    needed = [
+        prompts_needed(functools.partial(shift_power, effect, level=0.025), 0.9) for effect in (0.1, 0.15, 0.2, 0.3)
+    ]
+    told = "an effect of 0.10 needs {} prompts, 0.15 {}, 0.20 {}, 0.30 {}".format(*needed)
+    assert told in DOCS
+    two_of_three = prompts_needed(vote_power(GatePolicy(), judges=3, level=0.025), 0.9)
+    assert f"{two_of_three} for 0.15" in DOCS
+
+
+def test_the_panel_is_at_least_the_judges_required() -> None:
+    assert GatePolicy(required_judges=2).voting_judges == 2
+    assert GatePolicy(required_judges=2, minimum_voting_judges=3).voting_judges == 3
+
+
+def test_every_field_is_documented_with_its_default() -> None:
+    policy = GatePolicy()
+    plain = {name: value for name, value in policy.model_dump().items() if isinstance(value, (int, float, str))}
+    plain.pop("schema_version")
+    plain |= {f"slices.{name}": value for name, value in SliceRule().model_dump().items()}
+    plain |= {f"power.{name}": value for name, value in PowerRule().model_dump().items()}
+    for name, value in plain.items():
+        shown = f"{value:g}" if isinstance(value, (int, float)) else f"`{value}`"
+        assert re.search(rf"^\| `{re.escape(name)}` \| {re.escape(shown)} \|", DOCS, flags=re.MULTILINE), name
+    for name, detector in DetectorRules():
+        if name != "drift":
+            assert f"| `{name}` | {detector.action}, {detector.margin:g} |" in DOCS
+    for name in GuardRule.model_fields:
+        assert f"`{name}`" in DOCS

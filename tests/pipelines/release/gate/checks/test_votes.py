@@ -1,0 +1,81 @@
+"""What a vote rests on: most prompts gain, by enough, and the gains outweigh the losses."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from alignment.statistics.skewness import skewed_mean_interval
+from pipelines.contracts.release import GateCheck, GateDecision
+from pipelines.project.gate import GatePolicy, PowerRule
+from pipelines.release.gate import simulation
+from pipelines.release.gate.simulation import RARE_LOSSES, Truth, World, rare_losses, simulate
+
+
+def world_of(prompts: int = 1632, **policy: Any) -> World:
+    return World(policy=GatePolicy(minimum_prompts=100, **policy), num_prompts=prompts)
+
+
+def judged(truth: Truth, *, seed: int = 0, world: World | None = None) -> GateDecision:
+    return simulate(world or world_of(), truth, np.random.default_rng(seed))
+
+
+def check(decision: GateDecision, name: str) -> GateCheck:
+    return next(c for c in decision.checks if c.name == name)
+
+
+def explanation(decision: GateDecision, name: str) -> str:
+    return check(decision, name).explanation
+
+
+# --- what a judge says ---------------------------------------------------------------------------------------------
+
+
+def test_equal_models_show_no_gain_worth_having_and_are_not_spoken_against(monkeypatch: pytest.MonkeyPatch) -> None:
+    same = {f"judge_{i}": np.zeros(1632) for i in (1, 2, 3)}
+    monkeypatch.setattr(simulation, "draw_differences", lambda *a: same)
+    decision = judged(Truth("t"))
+    assert decision.verdict == "hold"
+    assert decision.reasons[0].endswith("2 are required. 3 show no gain worth having.")
+    said = explanation(decision, "win_rate:judge_1")
+    assert said.startswith("judge_1 shows no gain worth having from the candidate: 0 wins, 1632 ties, 0 losses")
+
+
+def test_judges_that_lose_and_judges_that_see_nothing_are_counted_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    mixed = {"judge_1": np.ones(1632), "judge_2": np.zeros(1632), "judge_3": -np.ones(1632)}
+    monkeypatch.setattr(simulation, "draw_differences", lambda *a: mixed)
+    decision = judged(Truth("t"))
+    assert decision.reasons[0].endswith("1 speak against it and 1 show no gain worth having.")
+    assert explanation(decision, "win_rate:judge_3").startswith("judge_3 speaks against the candidate")
+
+
+# --- the mean -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("policy", [{}, {"superiority": "win_rate", "power": PowerRule(effect=0.3)}])
+@pytest.mark.parametrize("losses", RARE_LOSSES)
+def test_a_candidate_that_wins_often_and_is_worse_on_average_is_never_promoted(
+    losses: tuple[float, float, float], policy: dict[str, Any]
+) -> None:
+    decisions = [judged(rare_losses(*losses), seed=seed, world=world_of(**policy)) for seed in range(20)]
+    assert "promote" not in {decision.verdict for decision in decisions}
+    blind = sum(check(decision, "win_rate:judge_1").passed for decision in decisions)
+    assert blind >= 10, "the win rate does not see it"
+
+
+def test_the_line_of_the_mean_is_its_lower_bound_at_the_level_of_the_vote(monkeypatch: pytest.MonkeyPatch) -> None:
+    """2 of 3: each vote's error is halved, so the bound is that of a 97.5 % interval."""
+    drawn = simulation.draw_differences(world_of(400), Truth("t", (0.3,)), np.random.default_rng(0))
+    monkeypatch.setattr(simulation, "draw_differences", lambda *a: drawn)
+    line = check(judged(Truth("t"), world=world_of(400)), "mean_gain:judge_1")
+    low, high = skewed_mean_interval(drawn["judge_1"], confidence=0.975)
+    assert line.measured == pytest.approx(low)
+    assert (line.required, line.passed, line.decisive) == ("> 0", True, False)
+    assert f"between {low:.3g} and {high:.3g}" in line.explanation
+
+
+def test_a_mean_loss_beyond_doubt_speaks_against_and_one_in_doubt_does_not() -> None:
+    clear, doubtful = judged(rare_losses(0.05, 10.0, 0.25)), judged(rare_losses(0.03, 10.0, 0.3), seed=1)
+    assert (clear.verdict, doubtful.verdict) == ("hold", "inconclusive")
+    assert "losses may be larger than wins" in explanation(clear, "mean_gain:judge_1")
+    assert "3 speak against it" in clear.reasons[0]

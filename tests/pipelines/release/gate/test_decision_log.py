@@ -1,0 +1,97 @@
+"""Decisions are kept once, in order, and cannot be swapped for others."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from pipelines.project.file import Project, load_project
+from pipelines.release.gate import verdict
+from pipelines.release.gate.decision_log import (
+    asked_by,
+    find_decision,
+    last_decision,
+    last_decision_about,
+    note_asked,
+    read_decision,
+    save_decision,
+)
+from pipelines.settings import Settings
+
+
+@pytest.fixture
+def project() -> Project:
+    return load_project(Path(__file__).parents[4] / "projects/shapes.toml")
+
+
+def decide(evaluation: Any) -> Any:
+    return verdict.decide(
+        evaluation.report,
+        evaluation.policy,
+        evaluation.candidate,
+        champion_version=None,
+        champion_weights_digest=evaluation.champion_weights_digest,
+        scores=evaluation.scores,
+        table_problems=(),
+    )
+
+
+def test_the_last_decision_is_the_one_saved_last(
+    settings: Settings, project: Project, evaluation_of: Callable[..., Any]
+) -> None:
+    assert last_decision(project, settings) is None
+    good = decide(evaluation_of({"taste_a": 0.6, "taste_b": 0.5}, {"caption_match": 0.0}))
+    bad = decide(evaluation_of({"taste_a": -0.6, "taste_b": -0.5}, {"caption_match": 0.0}))
+    uri = save_decision(good, project, settings)
+    assert uri.endswith(f"/evaluations/decisions/shapes/{good.digest}.json")
+    save_decision(good, project, settings)
+    assert last_decision(project, settings) == good
+    save_decision(bad, project, settings)
+    assert last_decision(project, settings) == bad
+    save_decision(good, project, settings)
+    assert last_decision(project, settings) == good
+    order = Path(urlsplit(settings.store_uri).path) / "evaluations/decisions/shapes/order"
+    assert sorted(path.name for path in order.iterdir()) == ["000001.json", "000002.json", "000003.json"]
+
+
+def test_a_changed_decision_is_refused(settings: Settings, project: Project, good_evaluation: Any) -> None:
+    decision = decide(good_evaluation)
+    path = Path(urlsplit(save_decision(decision, project, settings)).path)
+    path.chmod(0o644)
+    path.write_text(path.read_text().replace('"verdict": "promote"', '"verdict": "hold"'))
+    with pytest.raises(ValueError, match=r"holds a decision with digest .*: it was changed"):
+        read_decision(decision.digest, project, settings)
+
+
+def test_a_decision_that_was_not_made_is_not_found(settings: Settings, project: Project, good_evaluation: Any) -> None:
+    decision = decide(good_evaluation)
+    assert find_decision(decision.digest, project, settings) is None
+    save_decision(decision, project, settings)
+    assert find_decision(decision.digest, project, settings) == decision
+
+
+def test_the_newest_decision_about_a_version_is_found_by_the_beginning_of_its_digest(
+    settings: Settings, project: Project, good_evaluation: Any
+) -> None:
+    first = decide(good_evaluation)
+    second = first.model_copy(update={"report_uri": "file:///another/page.html"})
+    other = first.model_copy(update={"candidate": first.candidate.model_copy(update={"version": 5})})
+    assert last_decision_about(4, project, settings) is None
+    for made in (first, second, other):
+        save_decision(made, project, settings)
+    assert last_decision_about(4, project, settings) == second
+    assert last_decision_about(4, project, settings, digest=first.digest[:12]) == first
+    assert last_decision_about(5, project, settings, digest=first.digest[:12]) is None
+
+
+def test_the_first_who_asked_stays_on_record(settings: Settings, project: Project, good_evaluation: Any) -> None:
+    decision = decide(good_evaluation)
+    assert asked_by(decision, project, settings) is None
+    note_asked(decision, "ada", project, settings)
+    note_asked(decision, "", project, settings)
+    assert asked_by(decision, project, settings) == "ada"
+    scheduled = decision.model_copy(update={"report_uri": "file:///another/page.html"})
+    note_asked(scheduled, "", project, settings)
+    assert asked_by(scheduled, project, settings) == "", "nobody is not the same as not on record"

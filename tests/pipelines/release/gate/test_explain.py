@@ -1,0 +1,64 @@
+"""A decision in sentences."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from pipelines.contracts.release import GateDecision
+from pipelines.project.gate import SliceRule
+from pipelines.release.gate.explain import explain
+from pipelines.release.gate.verdict import decide
+
+
+def decision_of(evaluation: Any, **changes: Any) -> GateDecision:
+    given = {"champion_version": None, "champion_weights_digest": evaluation.champion_weights_digest}
+    return decide(
+        evaluation.report,
+        evaluation.policy,
+        evaluation.candidate,
+        scores=evaluation.scores,
+        **{"table_problems": (), **given, **changes},
+    )
+
+
+def test_a_promotion_is_told_with_its_votes_and_what_holds(good_evaluation: Any) -> None:
+    sentences = explain(decision_of(good_evaluation))
+    assert sentences[0] == (
+        "Version 4 of shapes may become the champion: everything that the policy asks for holds, but no slice could be"
+        " measured."
+    )
+    assert any("taste_a prefers the candidate" in sentence for sentence in sentences)
+    assert "Guards that hold: caption_match." in sentences
+    assert len(sentences) == len(set(sentences))
+
+
+def test_a_promotion_without_guards_or_slices_does_not_sound_complete(evaluation_of: Callable[..., Any]) -> None:
+    evaluation = evaluation_of({"a": 0.6, "b": 0.6}, {})
+    sentences = explain(decision_of(evaluation))
+    assert sentences[0].endswith("holds, but it asks for no guard and no slice could be measured.")
+    assert any(s.startswith("Warning: No guard is asked for") for s in sentences)
+    assert any(s.startswith("Warning: No prompt names a category") for s in sentences)
+    unsliced = evaluation.policy.model_copy(update={"slices": SliceRule(action="off")})
+    first = explain(decision_of(replace(evaluation, policy=unsliced)))[0]
+    assert first.endswith("holds, but it asks for no guard.")
+
+
+def test_a_refusal_begins_with_its_reasons_and_ends_with_what_to_do(evaluation_of: Callable[..., Any]) -> None:
+    decision = decision_of(evaluation_of({"a": 0.6, "b": 0.6}, {"match": -1.0}))
+    sentences = explain(decision)
+    assert sentences[0].startswith("Version 4 of shapes should not replace the base model")
+    assert sentences[1] == decision.reasons[0]
+    assert "match is broken" in sentences[1]
+    assert sentences[-1] == "Train a better candidate; more prompts will not help."
+
+
+def test_votes_of_unusable_evidence_are_not_told(good_evaluation: Any) -> None:
+    sentences = explain(decision_of(good_evaluation, table_problems=("edited",)))
+    assert not any("prefers" in sentence for sentence in sentences)
+    assert "edited" in sentences[1]
+    assert sentences[-1] == "Mend what is named above and evaluate again."
+
+
+def test_a_dry_gate_says_so_last(good_evaluation: Any) -> None:
+    decision = decision_of(good_evaluation).model_copy(update={"mode": "dry_run"})
+    assert explain(decision)[-1] == "The gate runs dry: no alias moves by this verdict."

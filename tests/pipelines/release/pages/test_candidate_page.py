@@ -1,0 +1,115 @@
+"""One page per candidate on a real server: found again, without parameters, with everything a person compares."""
+
+import json
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from alignment.contracts.evaluation import EvalReport
+from alignment.contracts.jobs import SampleLine
+from alignment.evaluation.contact_sheet import cell_side
+from pipelines.release.pages import candidate_page
+from pipelines.release.pages.write import card_uri
+from pipelines.tracking import runs
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+
+STEPS = (0, 10, 20)
+
+
+def png(shade: int) -> bytes:
+    stream = BytesIO()
+    Image.new("RGB", (16, 16), (shade, shade, shade)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def evaluation_report(decision: Any) -> EvalReport:
+    judge = {"name": "taste", "scorer": {"kind": "clip_preference"}, "weights_digest": "d" * 64}
+    spec = {
+        "candidate": {"kind": "lora", "weights_digest": decision.candidate.weights_digest},
+        "champion": {"kind": "base", "weights_digest": "b" * 64},
+        "base_digest": "b" * 64,
+        "backbone": {"name": "stable_diffusion", "resolution": 64},
+        "prompts_digest": "c" * 64,
+        "seeds": [0],
+        "sampler": {"steps": 2},
+        "judges": [judge],
+        "guards": [],
+        "snapshot_digest": "5" * 64,
+    }
+    numbers = {"num_prompts": 3, "wins": 2, "ties": 0, "losses": 1, "win_rate": 0.67, "p_value": 0.2}
+    numbers |= {"win_rate_low": 0.2, "win_rate_high": 0.9}
+    numbers |= {"mean_difference": 0.1, "mean_difference_low": -0.1, "mean_difference_high": 0.3}
+    return EvalReport.model_validate(
+        {
+            "uri": decision.evaluation_uri,
+            "spec": spec,
+            "scores_digest": "e" * 64,
+            "num_prompts": 3,
+            "comparisons": [{"scorer": "taste", "against": name, **numbers} for name in ("champion", "base")],
+            "calibrations": [],
+        }
+    )
+
+
+def fill_store(world: Any, decision: Any) -> None:
+    """Curves and samples beside the weights, report and card where the decision says."""
+    weights = decision.candidate.weights_uri
+    lines = [{"step": step, "unix_seconds": 1.7e9 + step, "metrics": {"loss": 1 / (step + 1)}} for step in STEPS]
+    world.store.write_bytes(f"{weights}/metrics.jsonl", "\n".join(map(json.dumps, lines)).encode())
+    samples = [
+        SampleLine(step=step, key=f"samples/{key:02d}", path=f"samples/{step}_{key}.png", prompt="a <b>ring</b>")
+        for step in STEPS
+        for key in (0, 1)
+    ]
+    for sample in samples:
+        world.store.write_bytes(f"{weights}/{sample.path}", png(sample.step))
+    index = "\n".join(sample.model_dump_json() for sample in samples)
+    world.store.write_bytes(f"{weights}/samples/index.jsonl", index.encode())
+    world.store.write_bytes(f"{decision.evaluation_uri}/contact_sheet.png", png(200))
+    world.store.write_bytes(decision.report_uri, b"<html></html>")
+    world.store.write_bytes(card_uri(decision), b"# card")
+
+
+def test_a_candidate_has_one_page_with_everything_on_it(world: Any) -> None:
+    decision = world.decide(world.register("a"), None, reasons=("Too <few> prompts.",), verdict="hold")
+    fill_store(world, decision)
+    report = evaluation_report(decision)
+    run_id = candidate_page.show_candidate(world.settings, decision, report=report)
+    assert candidate_page.show_candidate(world.settings, decision, report=report) == run_id
+    with runs.connect(world.settings.tracking_uri) as client:
+        run = client.get_run(run_id)
+        artifacts = {item.path for item in client.list_artifacts(run_id, "gate")}
+        images = [item.path for item in client.list_artifacts(run_id, "images") if item.path.endswith(".png")]
+        losses = [point.value for point in client.get_metric_history(run_id, "loss")]
+        version = client.get_model_version(decision.candidate.model, str(decision.candidate.version))
+    names = ("report.html", "model_card.md", "decision.json", "contact_sheet.png", "images_by_step.png")
+    assert artifacts == {f"gate/{name}" for name in names}
+    assert len(images) == 6
+    assert losses == [1.0, 1 / 11, 1 / 21]
+    assert run.data.params == {}
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics["gate/taste/vs_champion/win_rate_low"] == 0.2
+    assert not [name for name in run.data.metrics if "vs_base" in name]
+    note = run.data.tags["mlflow.note.content"]
+    assert f"get-artifact?path=gate%2Fcontact_sheet.png&run_uuid={run_id}" in note
+    assert "Too &lt;few&gt; prompts." in note
+    assert "tag `gate.report_uri`" in version.description
+    assert f"runs/{run_id}/artifacts/gate/report.html?workflowType=machine_learning" in version.description
+
+
+def test_steps_across_prompts_down_and_the_ends_always_there(tmp_path: Path) -> None:
+    files = {}
+    for step in range(0, 100, 10):
+        path = tmp_path / f"{step}.png"
+        path.write_bytes(png(step))
+        files[SampleLine(step=step, key="samples/00", path="x", prompt="a ring")] = path
+    with Image.open(tmp_path / "0.png") as image:
+        cell = cell_side([image])
+    picture = candidate_page.by_step(files)
+    shades = {picture.getpixel((x, picture.height - 20 - cell // 2)) for x in range(262, picture.width)}
+    assert {(0, 0, 0), (90, 90, 90)} <= shades
+    assert len([shade for shade in shades if shade[0] <= 90]) == candidate_page.MOST_STEPS

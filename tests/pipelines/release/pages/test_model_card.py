@@ -1,0 +1,118 @@
+"""The model card: the hub reads it, licences are carried over, nothing from outside becomes markup."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from huggingface_hub import ModelCard
+
+from alignment.config import load_recipe
+from alignment.contracts.data import DatasetSnapshot
+from pipelines.project.file import Project, load_project
+from pipelines.project.sections import SourceSection
+from pipelines.release.pages.model_card import Licences, hub_repository, render_card, told
+from pipelines.release.pages.provenance import Provenance
+
+ROOT = Path(__file__).parents[4]
+REVISION = "0" * 40
+
+
+@pytest.fixture
+def project() -> Project:
+    return load_project(ROOT / "projects/shapes.toml")
+
+
+def known(*, licence: str = "CC0-1.0", name: str = "shapes_pairs") -> Provenance:
+    snapshot = DatasetSnapshot(
+        uri="file:///store/snapshots/1",
+        content_digest="a" * 64,
+        num_pairs={"train": 30, "calibration": 20, "test": 10},
+        num_ties=4,
+        num_prompts=55,
+        sources=(name,),
+        licences=(licence,),
+        batch_digests=("1" * 64,),
+        heldout_prompts_digest="3" * 64,
+    )
+    source = SourceSection(name=name, kind="pick_a_pic", uri="/data/pairs", licence=licence)
+    return Provenance(sources=(source,), snapshot=snapshot, recipes=(load_recipe("diffusion_dpo_shapes"),))
+
+
+def card_of(evaluation: Any, decision: Any, project: Project, provenance: Provenance) -> ModelCard:
+    # A card that the hub's own reader takes apart; its validation would ask the hub.
+    return ModelCard(render_card(evaluation.report, decision, project, provenance), ignore_metadata_errors=False)
+
+
+def test_the_hub_reads_the_front_matter(good_evaluation: Any, good_decision: Any, project: Project) -> None:
+    data = card_of(good_evaluation, good_decision, project, known()).data
+    shown = data.to_dict()
+    assert [shown[key] for key in ("license", "library_name", "pipeline_tag")] == [
+        "apache-2.0",
+        "diffusers",
+        "text-to-image",
+    ]
+    assert data.tags == ["text-to-image", "preference-alignment", "diffusion-dpo", "lora"]
+    assert data.datasets == ["shapes_pairs"]
+    assert data.base_model is None
+
+
+def test_a_base_of_the_hub_is_named_with_its_revision(
+    good_evaluation: Any, good_decision: Any, project: Project
+) -> None:
+    base = project.base.model_copy(update={"uri": f"hub://owner/model@{REVISION}"})
+    hub = project.model_copy(update={"base": base})
+    card = card_of(good_evaluation, good_decision, hub, known())
+    assert (card.data.base_model, card.data.to_dict()["base_model_relation"]) == ("owner/model", "adapter")
+    assert f'from_pretrained("owner/model", revision="{REVISION}", use_safetensors=True)' in card.text
+    assert 'pipeline.load_lora_weights("weights")' in card.text
+
+
+def test_verdict_checks_licences_method_and_limits_are_told(
+    good_evaluation: Any, good_decision: Any, project: Project
+) -> None:
+    text = card_of(good_evaluation, good_decision, project, known(licence="CC-BY-NC-4.0")).text
+    assert "**Gate: promote.** Version 4 of shapes is better than the base model." in text
+    assert "| base model | Apache-2.0 |" in text
+    assert "| pairs | CC-BY-NC-4.0 |" in text
+    assert "arXiv:2311.12908" in text
+    assert "| win rate: taste\\_a |" in text
+    assert "200 that were asked" in text
+    for digest in (good_decision.scores_digest, good_decision.policy_digest, good_decision.candidate.weights_digest):
+        assert digest in text
+    refused = good_decision.model_copy(update={"verdict": "hold", "reasons": ("A guard broke.",)})
+    assert "- A guard broke." in card_of(good_evaluation, refused, project, known()).text
+
+
+@pytest.mark.parametrize(
+    ("base", "data", "front"),
+    [
+        ("Apache-2.0", ("CC0-1.0",), {"license": "apache-2.0"}),
+        ("MIT", ("mit",), {"license": "mit"}),
+        ("Apache-2.0", ("CC-BY-NC-4.0",), {"license": "other", "license_name": "apache-2.0-and-cc-by-nc-4.0"}),
+        ("My own terms", (), {"license": "other", "license_name": "my-own-terms"}),
+    ],
+)
+def test_a_licence_stands_alone_only_where_the_data_adds_none(
+    base: str, data: tuple[str, ...], front: dict[str, str]
+) -> None:
+    assert Licences(base, data).hub() == front
+
+
+def test_names_from_outside_stay_text(good_evaluation: Any, good_decision: Any, project: Project) -> None:
+    nasty = "a | b\n# <script>x</script> [link](http://evil) `code`"
+    text = card_of(good_evaluation, good_decision, project, known(name=nasty, licence=nasty)).text
+    assert "<script>" not in text
+    assert "[link]" not in text
+    assert "\n# <" not in text
+    assert told("*a*\n\nb|c") == r"\*a\* b\|c"
+
+
+def test_a_store_without_traces_still_gives_a_card(good_evaluation: Any, good_decision: Any, project: Project) -> None:
+    card = card_of(good_evaluation, good_decision, project, Provenance())
+    assert card.data.datasets == ["shapes_pairs"]
+    assert good_decision.candidate.spec_digest in card.text
+
+
+def test_hub_addresses() -> None:
+    assert hub_repository(f"hub://a/b@{REVISION}") == ("a/b", REVISION)
+    assert hub_repository("/models/a") == ("", "")

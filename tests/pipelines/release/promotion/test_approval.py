@@ -1,0 +1,176 @@
+"""Who has to be asked, whose answer counts, and what is put before them."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from pipelines.contracts.release import Approval, CandidateVersion, GateCheck, GateDecision
+from pipelines.project.approval import ApprovalSection
+from pipelines.release.promotion import approval
+
+WIN_RATE = GateCheck(name="win_rate:taste", measured=0.53, required="> 0.5", passed=True, explanation="clear")
+GUARD = GateCheck(name="guard:safety", measured=-0.1, required="> -0.5", passed=True, explanation="holds")
+
+
+def policy(mode: str = "required", **changes: Any) -> ApprovalSection:
+    facts: dict[str, Any] = {"approvers": ["ada", {"id": "7", "name": "bob"}]}
+    return ApprovalSection(mode=mode, **{**facts, **changes})
+
+
+def decision(*checks: GateCheck, **changes: Any) -> GateDecision:
+    candidate = CandidateVersion(
+        model="shapes",
+        version=4,
+        kind="lora",
+        weights_digest="a" * 64,
+        weights_uri="file:///store/jobs/1",
+        spec_digest="5" * 64,
+        base_digest="b" * 64,
+        snapshot_digest="c" * 64,
+        trained_on=("<script>alert(1)</script>",),
+        run_id="run",
+    )
+    facts: dict[str, Any] = {
+        "verdict": "promote",
+        "mode": "enforce",
+        "checks": checks or (WIN_RATE, GUARD),
+        "reasons": (),
+        "candidate": candidate,
+        "champion_version": 3,
+        "champion_weights_digest": "d" * 64,
+        "report_digest": "e" * 64,
+        "evaluation_uri": "s3://bucket/evaluations/1",
+        "report_uri": "https://store/reports/1.html",
+        "scores_digest": "f" * 64,
+        "policy_digest": "0" * 64,
+    }
+    return GateDecision(**{**facts, **changes})
+
+
+def answered(answer: str = "approve", **changes: Any) -> Approval:
+    facts: dict[str, Any] = {"by": "bob", "by_id": "7", "at": datetime.now(UTC)}
+    return Approval(decision_digest=decision().digest, answer=answer, **{**facts, **changes})  # type: ignore[arg-type]
+
+
+# --- is anybody asked? ----------------------------------------------------------------------------------------------
+
+
+def test_nobody_is_asked_unless_the_project_wants_it_and_the_alias_would_move() -> None:
+    assert approval.needed(ApprovalSection(), decision()) == ""
+    assert "before every promotion" in approval.needed(policy(), decision())
+    assert approval.needed(policy(), decision(verdict="hold")) == ""
+    assert approval.needed(policy(), decision(mode="dry_run")) == ""
+
+
+@pytest.mark.parametrize(
+    ("margins", "reason"),
+    [
+        ({"win_rate": 0.02}, ""),
+        ({"win_rate": 0.031}, "win_rate:taste is 0.53, required > 0.5, within 0.031"),
+        ({"guard:safety": 0.39}, ""),
+        ({"guard:safety": 0.41}, "guard:safety is -0.1, required > -0.5"),
+        ({"guard:other": 0.1}, "nothing is known of guard:other"),
+        ({"win_rate": 0.02, "guard": 1.0}, "guard:safety"),
+    ],
+)
+def test_close_is_measured_from_the_bound_and_doubt_counts_as_close(margins: dict[str, float], reason: str) -> None:
+    said = approval.needed(policy("borderline", borderline=margins), decision())
+    assert said == "" if not reason else reason in said
+
+
+@pytest.mark.parametrize(
+    ("measured", "required", "close"),
+    [
+        (0.61, "> 0.6 on >= 50 pairs, independent", True),
+        (0.7, "> 0.6 on >= 50 pairs, independent", False),
+        (0.012, "p <= 0.0125", True),
+        (0.49, "lower bound <= 0.5", True),
+        (0.4, "lower bound <= 0.5", False),
+        (None, "> 0.5", True),
+        (0.9, "other weights than the champion", True),
+    ],
+)
+def test_the_bound_is_the_first_number_of_what_is_required(measured: float | None, required: str, close: bool) -> None:
+    check = WIN_RATE.model_copy(update={"measured": measured, "required": required})
+    said = approval.needed(policy("borderline", borderline={"win_rate": 0.02}), decision(check))
+    assert bool(said) is close
+
+
+def test_a_warning_of_the_gate_is_a_borderline_case() -> None:
+    warning = GateCheck(
+        name="lone_judge:taste",
+        measured=0.9,
+        required="lower bound <= 0.5",
+        passed=False,
+        decisive=False,
+        note="warning",
+        explanation="gains alone",
+    )
+    asking = policy("borderline", borderline={"win_rate": 0.001})
+    assert approval.needed(asking, decision()) == ""
+    assert approval.needed(asking, decision(WIN_RATE, warning)) == "It was close: lone_judge:taste is a warning."
+
+
+# --- does the answer count? -----------------------------------------------------------------------------------------
+
+
+def test_an_approver_who_had_no_part_in_it_may_approve() -> None:
+    assert approval.refusal(policy(), decision(), answered(asked_by=("ada",))) == ""
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (None, "nobody has approved it. It needs one of ada, bob"),
+        (answered("reject"), "bob rejected it"),
+        (answered("timeout", by="", by_id=""), "nobody answered within 72 hours"),
+        (answered(by="eve", by_id="eve"), "eve may not approve"),
+        (answered(by="bob", by_id="8"), "bob may not approve"),
+        (answered(by="7", by_id="eve"), "7 may not approve"),
+        (answered(asked_by=("bob",)), "bob triggered this run or trained the candidate"),
+        (answered(asked_by=("BOB",)), "somebody else has to agree"),
+        (answered(by="robert", asked_by=("7",)), "robert triggered this run"),
+        (answered().model_copy(update={"decision_digest": "9" * 64}), "about another decision"),
+    ],
+)
+def test_every_other_answer_is_refused_with_its_reason(answer: Approval | None, reason: str) -> None:
+    assert reason in approval.refusal(policy(), decision(), answer)
+
+
+def test_at_a_shell_the_user_name_says_who_it_is() -> None:
+    assert approval.refusal(policy(), decision(), answered(by="bob", by_id="")) == ""
+    assert "eve may not approve" in approval.refusal(policy(), decision(), answered(by="eve", by_id=""))
+
+
+def test_those_who_may_not_approve_are_not_asked() -> None:
+    assert [person.id for person in approval.askable(policy(), [])] == ["ada", "7"]
+    assert [person.id for person in approval.askable(policy(), ["Bob"])] == ["ada"]
+    with pytest.raises(ValueError, match=r"Nobody may approve: bob, ada .*Name somebody else"):
+        approval.askable(policy(), ["bob", "ada"])
+
+
+# --- what is shown --------------------------------------------------------------------------------------------------
+
+
+def test_the_question_says_which_version_and_links_to_the_evidence() -> None:
+    made = decision()
+    assert approval.subject(made) == "Make version 4 of shapes the champion?"
+    text = approval.body(made, "It was close.", asked_by=("ada",))
+    assert "**promote**: version 4 instead of version 3" in text
+    assert "<https://store/reports/1.html>" in text
+    assert "`s3://bucket/evaluations/1/contact_sheet.png`" in text
+    assert "May not approve: ada" in text
+    assert "| win\\_rate:taste | 0.53 | &gt; 0\\.5 | passed | clear |" in text
+
+
+def test_nothing_from_outside_is_read_as_markup() -> None:
+    nasty = "a | b\n# [x](javascript:1) <img src=x> `code` *bold*"
+    check = WIN_RATE.model_copy(update={"explanation": nasty})
+    text = approval.body(decision(check, report_uri="https://x/(javascript)"), nasty)
+    assert "<script" not in text
+    assert "<img" not in text
+    row = next(line for line in text.splitlines() if line.startswith("| win"))
+    assert row.replace("\\|", "").count("|") == 6, "a cell may not end early"
+    assert "\\[x\\]\\(javascript:1\\)" in row
+    assert "`https://x/(javascript)`" in text, "an address that could break out of a link stays text"

@@ -1,0 +1,252 @@
+"""A hand-moved alias, a changed tag and a cut-off move are found, and put right only as far as the policy lets it."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from pipelines.contracts.release import Reconciliation
+from pipelines.platform import doctor
+from pipelines.project.file import Project
+from pipelines.release.champion import ledger
+from pipelines.release.champion.state import read_standing
+from pipelines.release.promotion.promote import promote
+from pipelines.release.promotion.reconcile import reconcile
+from pipelines.release.promotion.rollback import rollback
+from pipelines.tracking import registry, runs
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+
+
+@pytest.fixture
+def promoted(world: Any) -> Any:
+    """Versions 1 and 2 were promoted in turn; version 3 is a candidate."""
+    first = world.register("a")
+    promote(world.decide(first, None), world.project, world.settings, "tester")
+    promote(world.decide(world.register("b"), first), world.project, world.settings, "tester")
+    world.register("c")
+    return world
+
+
+def restoring(world: Any) -> Project:
+    section = world.project.reconcile.model_copy(update={"on_mismatch": "restore"})
+    project: Project = world.project.model_copy(update={"reconcile": section})
+    return project
+
+
+def found(world: Any, project: Project | None = None, **given: Any) -> Reconciliation:
+    return reconcile(project or world.project, world.settings, "watch", **given)
+
+
+def champion(world: Any) -> int | None:
+    return registry.aliases(world.settings, world.project.name).get("champion")
+
+
+def num_entries(world: Any) -> int:
+    return len(ledger.entries(world.project.name, world.settings))
+
+
+def test_before_and_after_promotions_all_agrees(world: Any) -> None:
+    assert (found(world).state, found(world).champion) == ("agrees", None)
+    promote(world.decide(world.register("a"), None), world.project, world.settings, "tester")
+    answer = found(world)
+    assert (answer.state, answer.champion, answer.expected, answer.problems) == ("agrees", 1, 1, ())
+    rollback(world.project, world.settings, "tester", "too dark")
+    answer = found(world)
+    assert (answer.state, answer.champion, answer.expected) == ("agrees", None, None)
+
+
+def test_a_hand_moved_alias_is_an_alarm_and_stays(promoted: Any) -> None:
+    registry.set_alias(promoted.settings, promoted.project.name, "champion", 3)
+    answer = found(promoted)
+    assert (answer.state, answer.champion, answer.expected) == ("alarm", 3, 2)
+    assert "means version 3, the ledger ends with version 2: someone moved it by hand" in answer.problems[0]
+    assert (champion(promoted), num_entries(promoted)) == (3, 2)
+
+
+def test_by_policy_it_is_put_back_and_the_ledger_says_so(promoted: Any) -> None:
+    registry.set_alias(promoted.settings, promoted.project.name, "champion", 3)
+    answer = found(promoted, restoring(promoted))
+    assert (answer.state, answer.champion, answer.expected, answer.ledger_entries) == ("restored", 2, 2, 3)
+    assert "someone moved it by hand" in answer.problems[0]
+    last = ledger.entries(promoted.project.name, promoted.settings)[-1]
+    assert (last.action, last.from_version, last.to_version, last.actor) == ("restore", 2, 2, "watch")
+    assert last.reason == "reconcile found the alias at version 3"
+    assert registry.aliases(promoted.settings, promoted.project.name)["previous_champion"] == 1
+    assert found(promoted).state == "agrees"
+    assert rollback(promoted.project, promoted.settings, "tester", "too dark").to_version == 1
+
+
+def test_asked_for_by_hand_it_is_put_back_whatever_the_policy(promoted: Any) -> None:
+    registry.delete_alias(promoted.settings, promoted.project.name, "champion")
+    assert found(promoted, restore=True).state == "restored"
+    assert champion(promoted) == 2
+
+
+def test_an_alias_without_any_promotion_is_taken_away(world: Any) -> None:
+    world.register("a")
+    registry.set_alias(world.settings, world.project.name, "champion", 1)
+    assert found(world).state == "alarm"
+    assert found(world, restoring(world)).state == "restored"
+    assert champion(world) is None
+    assert found(world).state == "agrees"
+    with pytest.raises(ValueError, match="the base model is in place"):
+        rollback(world.project, world.settings, "tester", "reason")
+
+
+def ledger_folder(world: Any) -> Path:
+    return Path(urlsplit(world.store.uri("ledger", world.project.name)).path)
+
+
+@pytest.mark.parametrize("kept", [0, 1])
+def test_a_lost_ledger_is_an_alarm_under_every_policy_and_takes_no_champion_down(promoted: Any, kept: int) -> None:
+    for path in sorted(ledger_folder(promoted).iterdir())[kept:]:
+        path.unlink()
+    answer = found(promoted, restoring(promoted))
+    assert (answer.state, answer.champion, answer.ledger_entries) == ("alarm", 2, kept)
+    assert "Version 2 of model" in answer.message
+    assert (
+        "entries were changed or removed, or that is the wrong store. Is PLUMBLINE_STORE_URI right?" in answer.message
+    )
+    assert "delete alias" not in answer.message
+    assert (champion(promoted), num_entries(promoted)) == (2, kept)
+
+
+def test_a_lost_ledger_is_noticed_where_the_base_model_is_in_place(promoted: Any) -> None:
+    rollback(promoted.project, promoted.settings, "tester", "all are bad", to_base=True)
+    for path in ledger_folder(promoted).iterdir():
+        path.unlink()
+    assert "is empty: entries were changed or removed" in found(promoted, restoring(promoted)).message
+    with pytest.raises(ValueError, match="Is PLUMBLINE_STORE_URI right"):
+        promote(promoted.decide(promoted.register("d"), None), promoted.project, promoted.settings, "tester")
+
+
+def test_a_ledger_that_lost_its_end_puts_nothing_back_where_the_base_model_is_in_place(promoted: Any) -> None:
+    rollback(promoted.project, promoted.settings, "tester", "all are bad", to_base=True)
+    for sequence in (2, 3):
+        (ledger_folder(promoted) / f"{sequence:06d}.json").unlink()
+    assert found(promoted, restoring(promoted)).state == "alarm"
+    assert champion(promoted) is None
+
+
+def test_a_ledger_written_anew_is_not_that_of_the_champion(promoted: Any) -> None:
+    path = ledger_folder(promoted) / "000002.json"
+    path.chmod(0o644)
+    path.write_text(path.read_text().replace("tester", "mallory"))
+    answer = found(promoted, restoring(promoted))
+    assert (answer.state, champion(promoted)) == ("alarm", 2)
+    assert "entries were changed" in answer.message
+
+
+def test_a_move_made_while_one_looks_is_no_alarm(promoted: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    get_alias = registry.get_alias
+
+    def moved_meanwhile(*arguments: Any) -> int | None:
+        monkeypatch.undo()
+        rollback(promoted.project, promoted.settings, "faster", "too dark")
+        return get_alias(*arguments)
+
+    monkeypatch.setattr(registry, "get_alias", moved_meanwhile)
+    standing = read_standing(promoted.project.name, promoted.settings)
+    assert (standing.champion, len(standing.entries), standing.problem) == (1, 3, "")
+
+
+@pytest.mark.parametrize("place", [3, None])
+def test_previous_champion_is_where_a_rollback_goes_and_is_put_back(promoted: Any, place: int | None) -> None:
+    name = promoted.project.name
+    if place is None:
+        registry.delete_alias(promoted.settings, name, "previous_champion")
+    else:
+        registry.set_alias(promoted.settings, name, "previous_champion", place)
+    answer = found(promoted)
+    assert answer.state == "alarm"
+    assert ("is not set" if place is None else "names version 3") in answer.message
+    assert "by the ledger a rollback goes back to version 1" in answer.message
+    assert found(promoted, restoring(promoted)).state == "restored"
+    assert registry.aliases(promoted.settings, name)["previous_champion"] == 1
+    assert found(promoted).state == "agrees"
+
+
+def test_after_a_rollback_previous_champion_is_not_the_version_that_was_left(promoted: Any) -> None:
+    rollback(promoted.project, promoted.settings, "tester", "too dark")
+    assert found(promoted).state == "agrees"
+    registry.set_alias(promoted.settings, promoted.project.name, "previous_champion", 2)
+    assert "names version 2, by the ledger a rollback goes back to no version" in found(promoted).message
+    assert found(promoted, restoring(promoted)).state == "restored"
+    assert "previous_champion" not in registry.aliases(promoted.settings, promoted.project.name)
+
+
+@pytest.mark.parametrize(
+    ("version", "mend"), [(2, "It is the champion: `plumbline rollback` leaves it"), (1, "A rollback would go there")]
+)
+def test_a_deleted_logged_model_is_an_alarm_under_every_policy(promoted: Any, version: int, mend: str) -> None:
+    with runs.connect(promoted.settings.tracking_uri) as client:
+        named = client.get_model_version(promoted.project.name, str(version)).source.removeprefix("models:/")
+        client.delete_logged_model(named)
+    answer = found(promoted, restoring(promoted))
+    assert (answer.state, num_entries(promoted)) == ("alarm", 2)
+    assert f"version {version} of model {promoted.project.name!r} is deleted: the next `mlflow gc`" in answer.message
+    assert mend in answer.message
+
+
+def test_files_that_mlflow_gc_took_are_told_by_reconcile_and_doctor(promoted: Any, mlflow_server: Any) -> None:
+    with runs.connect(promoted.settings.tracking_uri) as client:
+        named = client.get_model_version(promoted.project.name, "1").source.removeprefix("models:/")
+        client.delete_logged_model(named)
+    collect(mlflow_server)
+    answer = found(promoted, restoring(promoted))
+    assert (answer.state, num_entries(promoted)) == ("alarm", 2)
+    assert "MLflow has no files for version 1" in answer.message
+    with pytest.raises(ValueError, match=r"MLflow has no files for version 1 .*A rollback would go there"):
+        doctor._champion(promoted.project, promoted.settings)
+
+
+def collect(mlflow_server: Any) -> None:
+    """Run `mlflow gc`."""
+    command = ["-m", "mlflow", "gc", "--backend-store-uri", f"sqlite:///{mlflow_server.database}"]
+    command += ["--tracking-uri", mlflow_server.uri]
+    command += ["--artifacts-destination", str(mlflow_server.database.parent / "artifacts")]
+    subprocess.run([sys.executable, *command], capture_output=True, timeout=200, check=True)
+
+
+def test_a_changed_tag_is_found_and_put_back(promoted: Any) -> None:
+    registry.set_version_tags(promoted.settings, promoted.project.name, 2, {"champion.by": "mallory"})
+    answer = found(promoted)
+    assert answer.state == "alarm"
+    assert "Tag 'champion.by' of version 2" in answer.problems[0]
+    assert "'mallory', the ledger says 'tester'" in answer.problems[0]
+    assert found(promoted, restoring(promoted)).state == "restored"
+    assert found(promoted).state == "agrees"
+
+
+def test_other_weights_under_the_champion_are_an_alarm_under_every_policy(promoted: Any) -> None:
+    registry.set_version_tags(promoted.settings, promoted.project.name, 2, {registry.WEIGHTS_TAG: "a" * 64})
+    answer = found(promoted, restoring(promoted))
+    assert answer.state == "alarm"
+    assert "says that its weights have digest aaaa" in answer.message
+    assert num_entries(promoted) == 2
+
+
+def test_a_deleted_champion_and_a_changed_ledger_are_alarms_under_every_policy(promoted: Any) -> None:
+    with runs.connect(promoted.settings.tracking_uri) as client:
+        client.delete_model_version(promoted.project.name, "2")
+    assert "was deleted" in found(promoted, restoring(promoted)).message
+    path = Path(urlsplit(promoted.store.uri("ledger", promoted.project.name, "000001.json")).path)
+    path.chmod(0o644)
+    path.write_text(path.read_text().replace("tester", "mallory"))
+    answer = found(promoted, restoring(promoted))
+    assert (answer.state, answer.champion) == ("alarm", None)
+    assert "The ledger was changed" in answer.message
+
+
+def test_a_move_that_was_cut_short_is_finished(promoted: Any, killed_at: Callable[..., Any]) -> None:
+    with killed_at("set_alias"):
+        rollback(promoted.project, promoted.settings, "tester", "too dark")
+    assert read_standing(promoted.project.name, promoted.settings).unfinished
+    answer = found(promoted)
+    assert (answer.state, answer.champion, answer.expected) == ("finished", 1, 1)
+    assert found(promoted).state == "agrees"

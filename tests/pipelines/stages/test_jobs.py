@@ -1,0 +1,237 @@
+"""The joined stages: which request a stage makes of what it is given."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from alignment.contracts.data import DatasetSnapshot
+from alignment.contracts.soup import SoupSpec, Uniform
+from alignment.contracts.training import TrainResult, TrainSpec
+from pipelines.settings import load_settings
+from pipelines.stages import jobs, pairs, values
+from pipelines.stages import training as training_stages
+from pipelines.store.storage import open_store
+
+SHAPES = Path(__file__).parents[3] / "projects" / "shapes.toml"
+TRAIN = '[[train]]\nrecipe = "diffusion_dpo_shapes"\n'
+PRDP = '[[train]]\nrecipe = "prdp_shapes"\n'
+SNAPSHOT_JSON = DatasetSnapshot(
+    uri="file:///store/snapshots/5",
+    content_digest="5" * 64,
+    num_pairs={"train": 3, "calibration": 1, "test": 1},
+    num_ties=0,
+    num_prompts=5,
+    sources=("shapes_pairs",),
+    licences=("CC0-1.0",),
+    batch_digests=(),
+    heldout_prompts_digest="6" * 64,
+).model_dump_json()
+SNAPSHOT = {"content_digest": "5" * 64, "uri": "file:///store/snapshots/5"}
+
+
+def without_captions(text: str) -> str:
+    """A project file less its [captions]."""
+    left, found = re.subn(r"\[captions\]\n(.+\n)+", "", text)
+    assert found == 1
+    return left
+
+
+@pytest.fixture
+def shapes_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The path of a shapes project with other sections in place of its `[[train]]`."""
+    monkeypatch.setenv("PLUMBLINE_STATE_DIR", str(tmp_path / "state"))
+    monkeypatch.setenv("PLUMBLINE_STORE_URI", (tmp_path / "store").as_uri())
+
+    def make(sections: str) -> str:
+        text = SHAPES.read_text().replace('"../examples', f'"{SHAPES.parents[1]}/examples')
+        assert TRAIN in text
+        (tmp_path / "shapes.toml").write_text(without_captions(text).replace(TRAIN, sections))
+        return str(tmp_path / "shapes.toml")
+
+    return make
+
+
+def trained(weights: str) -> dict[str, Any]:
+    """A finished run, as JSON."""
+    return TrainResult(
+        uri=f"file:///store/models/{weights}",
+        spec_digest="7" * 64,
+        kind="full",
+        weights_digest=weights * 64,
+        base_digest="b" * 64,
+        steps=1,
+        num_pairs=1,
+        final_metrics={},
+    ).model_dump(mode="json")
+
+
+def test_an_online_recipe_trains_without_a_cache_on_the_projects_prompts_and_reward(shapes_with: Any) -> None:
+    """The shapes project may name `prdp_shapes`; the reward it names is one of its gate's judges."""
+    path = shapes_with(PRDP)
+    request = jobs.job_request(path, "train", {"recipe": 0})
+    spec = TrainSpec.model_validate(request.spec)
+    assert spec.online is not None
+    assert spec.online.reward.name in {judge.name for judge in values.read_project(path).evaluation.judges}
+    assert "shapes_panel_a" in spec.online.reward.lessons
+
+
+def test_recipes_that_read_the_same_features_are_encoded_for_once(shapes_with: Any) -> None:
+    mapo = '[[train]]\nrecipe = "mapo_shapes"\n'
+    path = shapes_with(PRDP + TRAIN + mapo)
+    assert training_stages.plan_encodings(path, SNAPSHOT) == [{"snapshot": SNAPSHOT, "recipe": 1}]
+    cache = {"uri": "file:///store/features/f"}
+    assert training_stages.plan_trainings(path, SNAPSHOT, [cache]) == [
+        {"snapshot": SNAPSHOT, "recipe": 0},
+        {"snapshot": SNAPSHOT, "recipe": 1, "cache": cache},
+        {"snapshot": SNAPSHOT, "recipe": 2, "cache": cache},
+    ]
+    with pytest.raises(ValueError, match="shorter"):
+        training_stages.plan_trainings(path, SNAPSHOT, [])
+
+
+def test_recipes_that_cut_images_otherwise_get_caches_of_their_own(shapes_with: Any) -> None:
+    cut = 'overrides = ["images.kind=aspect_buckets", "images.step_pixels=16"]\n'
+    path = shapes_with(TRAIN + TRAIN + cut)
+    assert [given["recipe"] for given in training_stages.plan_encodings(path, SNAPSHOT)] == [0, 1]
+    trainings = training_stages.plan_trainings(path, SNAPSHOT, [{"uri": "squares"}, {"uri": "buckets"}])
+    assert [training["cache"]["uri"] for training in trainings] == ["squares", "buckets"]
+
+
+def test_the_recipe_that_needs_captions_asks_for_the_features(shapes_with: Any) -> None:
+    path = shapes_with(TRAIN + '[[train]]\nrecipe = "dcpo_shapes"\n' + TRAIN)
+    assert training_stages.plan_encodings(path, SNAPSHOT) == [{"snapshot": SNAPSHOT, "recipe": 1}]
+
+
+def test_a_recipe_with_a_snapshot_of_its_own_gets_a_cache_of_its_own(
+    shapes_with: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = shapes_with(TRAIN + TRAIN)
+    other = {**SNAPSHOT, "content_digest": "6" * 64}
+    monkeypatch.setattr(
+        jobs, "training_snapshot", lambda _path, snapshot, recipe, _overrides: [snapshot, other][recipe]
+    )
+    assert [given["snapshot"] for given in training_stages.plan_encodings(path, SNAPSHOT)] == [SNAPSHOT, other]
+    trainings = training_stages.plan_trainings(path, SNAPSHOT, [{"uri": "first"}, {"uri": "second"}])
+    assert [(t["snapshot"], t["cache"]["uri"]) for t in trainings] == [(SNAPSHOT, "first"), (other, "second")]
+
+
+def test_nothing_is_encoded_when_all_recipes_are_online(shapes_with: Any) -> None:
+    path = shapes_with(PRDP)
+    assert training_stages.plan_encodings(path, SNAPSHOT) == []
+    assert training_stages.plan_trainings(path, SNAPSHOT, []) == [{"snapshot": SNAPSHOT, "recipe": 0}]
+
+
+def test_a_soup_is_made_of_the_runs_each_with_its_own_recipe(shapes_with: Any) -> None:
+    path = shapes_with(f'{TRAIN}{TRAIN}overrides = ["seed=8"]\n[soup]\nmethod = "uniform"\n')
+    trainings = [{"snapshot": SNAPSHOT, "recipe": 0}, {"snapshot": SNAPSHOT, "recipe": 1}]
+    given = {"trainings": trainings, "results": [trained("c"), trained("d")]}
+    request = jobs.job_request(path, "soup", given)
+    spec = SoupSpec.model_validate(request.spec)
+    assert spec.method == Uniform()
+    assert [part.recipe.seed for part in spec.ingredients] == [7, 8]
+    assert [part.result.weights_digest for part in spec.ingredients] == ["c" * 64, "d" * 64]
+    assert [(i.content_digest, i.uri, i.subfolder) for i in request.inputs] == [
+        ("c" * 64, "file:///store/models/c", "weights"),
+        ("d" * 64, "file:///store/models/d", "weights"),
+    ]
+    assert "/soups/" in request.output_uri
+
+
+def test_each_reward_learns_from_its_own_sources(shapes_with: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pipelines.intake import snapshot as snapshots
+
+    asked = []
+    answer = DatasetSnapshot.model_validate_json(SNAPSHOT_JSON)
+    monkeypatch.setattr(snapshots, "accepted_reports", lambda _project, _settings, only=(): asked.append(only) or [])
+    monkeypatch.setattr(snapshots, "build_snapshot", lambda _reports, _project, _settings: answer)
+    source = '[[sources]]\nname = "panel"\nkind = "pick_a_pic"\nuri = "panel"\nlicence = "CC0-1.0"\n'
+    path = shapes_with(f"{TRAIN}{source}")
+    text = Path(path).read_text().replace("test_share = 0.1", 'test_share = 0.1\nsources = ["shapes_pairs"]')
+    Path(path).write_text(text.replace('name = "people"', 'name = "people"\nsources = ["panel"]'))
+    assert [plan["reward"] for plan in training_stages.plan_rewards(path)] == [0]
+    assert pairs.snapshot(path)["content_digest"] == answer.content_digest
+    assert asked == [("panel",), ("shapes_pairs",)]
+
+
+def test_a_project_without_labelling_trains_on_the_pairs_as_people_labelled_them() -> None:
+    plain = {"uri": "file:///store/snapshots/s"}
+    assert pairs.labelled_snapshot(str(SHAPES), plain, run_key="") is plain
+
+
+def test_the_place_of_drawn_pairs_is_that_of_their_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ingest finds what the drawing will publish, and says so while it is not there."""
+    draw = (
+        '[[sources]]\nname = "style"\nkind = "self_generated"\nlicence = "CC0-1.0"\n[sources.draw]\nprompts = "few.txt"'
+    )
+    draw += '\nchosen_template = "{prompt}, bright"\nseeds = [0]\nsampler = { steps = 5 }\n\n[snapshot]'
+    text = SHAPES.read_text().replace('"../examples', f'"{SHAPES.parents[1]}/examples')
+    (tmp_path / "shapes.toml").write_text(text.replace("[snapshot]", draw))
+    (tmp_path / "few.txt").write_text("a cat\n")
+    monkeypatch.setenv("PLUMBLINE_STATE_DIR", str(tmp_path / "state"))
+    monkeypatch.setenv("PLUMBLINE_STORE_URI", (tmp_path / "store").as_uri())
+    request = jobs.job_request(str(tmp_path / "shapes.toml"), "draw_pairs", {"source": "style"})
+    with pytest.raises(ValueError, match="'style': its pairs are not drawn yet"):
+        pairs.list_shards(str(tmp_path / "shapes.toml"))
+    store = tmp_path / "pairs"
+    store.mkdir()
+    (store / "pairs-00000.parquet").write_bytes(b"rows")
+    open_store(load_settings().store_uri, load_settings()).publish_folder(store, request.output_uri, {})
+    shards = pairs.list_shards(str(tmp_path / "shapes.toml"))
+    assert shards[-1]["uri"] == f"{request.output_uri}/pairs-00000.parquet"
+
+
+CAPTIONS = '[captions]\nvariant = "dcpo_p"\nlevel = "weak"\n'
+PLAIN = DatasetSnapshot(
+    uri="file:///store/snapshots/s",
+    content_digest="5" * 64,
+    num_pairs={"train": 3, "calibration": 1, "test": 1},
+    num_ties=0,
+    num_captioned=0,
+    num_prompts=5,
+    sources=("pairs",),
+    licences=("CC0-1.0",),
+    batch_digests=(),
+    heldout_prompts_digest="6" * 64,
+)
+
+
+@pytest.fixture
+def shapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The shapes project with two recipes, the second of which trains on captions."""
+    text = SHAPES.read_text().replace('"../examples', f'"{SHAPES.parents[1]}/examples')
+    text = text.replace("[online]", '[[train]]\nrecipe = "dcpo_shapes"\n\n[online]')
+    (tmp_path / "shapes.toml").write_text(without_captions(text) + CAPTIONS)
+    monkeypatch.setenv("PLUMBLINE_STATE_DIR", str(tmp_path / "state"))
+    monkeypatch.setenv("PLUMBLINE_STORE_URI", (tmp_path / "store").as_uri())
+    return tmp_path / "shapes.toml"
+
+
+def test_a_recipe_that_wants_captions_takes_the_captioned_snapshot_and_the_others_the_plain_one(
+    shapes: Path, tmp_path: Path
+) -> None:
+    path, plain = str(shapes), PLAIN.model_dump(mode="json")
+    assert training_stages.needs_captioned_snapshot(path)
+    assert training_stages.training_snapshot(path, plain, 0) == plain
+    with pytest.raises(ValueError, match=rf"has no captions by \[captions\].*Run plumbline caption {path}"):
+        training_stages.training_snapshot(path, plain, 1)
+    request = jobs.job_request(path, "caption", {"snapshot": plain})
+    captioned = plain | {"uri": request.output_uri, "content_digest": "7" * 64, "num_captioned": 3}
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "train.parquet").write_text("pairs")
+    open_store(request.output_uri, load_settings()).publish_folder(tmp_path / "out", request.output_uri, captioned)
+    assert training_stages.training_snapshot(path, plain, 1) == captioned
+    encode = jobs.job_request(
+        path, "encode", {"snapshot": training_stages.training_snapshot(path, plain, 1), "recipe": 1}
+    )
+    assert encode.spec["snapshot_digest"] == "7" * 64
+
+
+def test_without_captions_in_the_project_every_recipe_keeps_the_plain_snapshot(shapes: Path) -> None:
+    shapes.write_text(shapes.read_text().replace(CAPTIONS, ""))
+    plain = PLAIN.model_dump(mode="json")
+    assert not training_stages.needs_captioned_snapshot(str(shapes))
+    assert training_stages.training_snapshot(str(shapes), plain, 1) == plain
+    with pytest.raises(ValueError, match=r"shapes.toml has no \[captions\]\. Add it with variant"):
+        jobs.job_request(str(shapes), "caption", {"snapshot": plain})

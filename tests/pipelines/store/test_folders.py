@@ -1,0 +1,82 @@
+from pathlib import Path
+
+import pytest
+
+from alignment.contracts.values import folder_digest
+from pipelines.store.folders import hash_folder, join_uri, matches, partial_path, swap_in
+from pipelines.store.storage import open_store
+
+
+def folder(root: Path, **files: bytes) -> Path:
+    root.mkdir(parents=True, exist_ok=True)
+    for name, data in files.items():
+        (root / name).write_bytes(data)
+    return root
+
+
+def test_the_hash_of_a_folder_needs_files(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="holds no files"):
+        hash_folder(tmp_path / "none")
+    digest, files = hash_folder(folder(tmp_path / "f", a=b"1"))
+    assert digest == folder_digest({"a": files["a"].sha256})
+
+
+def test_uris_stay_inside_the_store_and_name_a_known_scheme(tmp_path: Path) -> None:
+    store = open_store(tmp_path.as_uri())
+    assert store.uri("raw", "x") == (tmp_path / "raw" / "x").as_uri()
+    for bad in ("../x", "/x", "s3://other/x"):
+        with pytest.raises(ValueError, match="does not stay inside"):
+            store.uri(bad)
+    with pytest.raises(ValueError, match="gs://bucket"):
+        open_store("gs://bucket")
+
+
+def test_the_hash_depends_on_names_and_bytes_and_not_on_leftovers(tmp_path: Path) -> None:
+    digests = {
+        hash_folder(folder(tmp_path / "1", a=b"1", b=b"2"))[0],
+        hash_folder(folder(tmp_path / "2", a=b"2", b=b"1"))[0],
+        hash_folder(folder(tmp_path / "3", a=b"1", c=b"2"))[0],
+    }
+    assert len(digests) == 3
+    (tmp_path / "1" / "manifest.json").write_text("{}")
+    partial_path(tmp_path / "1" / "c").write_bytes(b"half")
+    assert hash_folder(tmp_path / "1")[0] in digests
+    assert hash_folder(tmp_path / "1", exclude=["b"])[1].keys() == {"a"}
+
+
+def test_patterns_are_paths_folders_and_globs() -> None:
+    assert matches("a/b.txt", ["a"])
+    assert matches("a/b.txt", ["a/"])
+    assert matches("a/b.txt", ["*.txt"])
+    assert matches("a/b.txt", ["a/b.txt"])
+    assert not matches("ab/c", ["a"])
+    assert not matches("a/b", [])
+
+
+def test_another_fetchers_finished_folder_stays(tmp_path: Path) -> None:
+    theirs, ours = folder(tmp_path / "x", a=b"theirs"), folder(tmp_path / "y", a=b"ours")
+    swap_in(ours, theirs, lambda: True)
+    assert (theirs / "a").read_bytes() == b"theirs"
+    swap_in(ours, theirs, lambda: False)
+    assert (theirs / "a").read_bytes() == b"ours"
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
+def test_a_produced_folder_has_no_links_and_a_model_folder_may_link_to_its_own_files(tmp_path: Path) -> None:
+    made = folder(tmp_path / "f", a=b"1")
+    (made / "link").symlink_to("a")
+    with pytest.raises(ValueError, match="is a symbolic link"):
+        hash_folder(made)
+    assert hash_folder(made, hub_links=True)[1].keys() == {"a", "link"}
+    (made / "link").unlink()
+    (made / "link").symlink_to(folder(tmp_path / "elsewhere", a=b"2"))
+    with pytest.raises(ValueError, match="is a symbolic link"):
+        hash_folder(made, hub_links=True)
+
+
+def test_the_uri_of_a_file_stays_in_its_folder(tmp_path: Path) -> None:
+    for uri in (tmp_path.as_uri(), "s3://bucket/folder"):
+        assert join_uri(uri, "a/b") == f"{uri}/a/b"
+        for name in ("../x", "/x", "", "a\\b", "a/../../x"):
+            with pytest.raises(ValueError, match="does not stay inside"):
+                join_uri(uri, name)

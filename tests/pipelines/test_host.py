@@ -1,0 +1,54 @@
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipelines.host import JOB_MARK, is_alive, kill_marked, marked_pids, record_of, start_ticks
+
+SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
+ORPHAN = """
+import os, subprocess, sys
+child = subprocess.Popen(sys.argv[1:], start_new_session=True, stdout=subprocess.DEVNULL)
+print(child.pid, flush=True)
+os._exit(0)
+"""
+
+
+@pytest.fixture
+def sleeper(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    with subprocess.Popen(SLEEP, env={**os.environ, JOB_MARK: str(tmp_path)}) as process:
+        yield process
+        process.kill()
+
+
+def test_a_recycled_pid_or_another_boot_is_another_process(sleeper: subprocess.Popen[bytes]) -> None:
+    record = record_of(sleeper.pid)
+    assert is_alive(record)
+    assert not is_alive(record.model_copy(update={"started_ticks": record.started_ticks + 1}))
+    assert not is_alive(record.model_copy(update={"boot_id": "another"}))
+    assert not is_alive(None)
+
+
+def test_a_zombie_is_not_alive(sleeper: subprocess.Popen[bytes]) -> None:
+    record = record_of(sleeper.pid)
+    sleeper.kill()
+    os.waitid(os.P_PID, sleeper.pid, os.WEXITED | os.WNOWAIT)
+    assert Path(f"/proc/{sleeper.pid}").exists(), "not reaped yet"
+    assert start_ticks(sleeper.pid) is None
+    assert not is_alive(record)
+
+
+def test_the_mark_finds_an_orphan_in_a_session_of_its_own_and_no_other_job(tmp_path: Path) -> None:
+    environ = {**os.environ, JOB_MARK: str(tmp_path / "job")}
+    done = subprocess.run(
+        [sys.executable, "-c", ORPHAN, *SLEEP], env=environ, stdout=subprocess.PIPE, text=True, check=True, timeout=20
+    )
+    orphan = int(done.stdout)
+    assert marked_pids(tmp_path / "job") == [orphan]
+    assert marked_pids(tmp_path / "jo") == []
+    assert kill_marked(tmp_path / "job") == 1
+    assert start_ticks(orphan) is None
+    assert kill_marked(tmp_path / "job") == 0
