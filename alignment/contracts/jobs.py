@@ -2,8 +2,8 @@
 
 from typing import Literal
 
+from alignment.contracts.names import RelativeName
 from alignment.contracts.values import PositiveInt, Record, ValueObject
-from alignment.files.paths import RelativeName
 
 
 class Placement(Record):

@@ -7,33 +7,9 @@ cache's `blobs` folder; `hub_links=True` allows those, and links to files inside
 """
 
 import os
-from pathlib import Path, PurePosixPath
-from typing import Annotated
+from pathlib import Path
 
-from pydantic import AfterValidator
-
-ALLOWED = "Allowed: a plain relative path, without '..', a leading '/', a backslash, a drive letter or empty parts."
-
-
-def check_name(name: str, root: Path | str, source: Path | str = "") -> str:
-    """Return `name` if it is a plain relative path with forward slashes that stays inside `root`.
-
-    ValueError otherwise; it names `root` and `source`, the file or listing that the name came from.
-    """
-    pure = PurePosixPath(name)
-    plain = name == pure.as_posix() and pure.parts and not pure.is_absolute()
-    if not plain or ".." in pure.parts or "\\" in name or "\0" in name or ":" in pure.parts[0]:
-        origin = f"{source}: " if source else ""
-        raise ValueError(f"{origin}Path {name!r} does not stay inside {root}. {ALLOWED}")
-    return name
-
-
-def _check_field(name: str) -> str:
-    return check_name(name, "its folder")
-
-
-RelativeName = Annotated[str, AfterValidator(_check_field)]
-"""A field of a value object that names a file under the folder of the object's file, see `check_name`."""
+from alignment.contracts.names import check_name
 
 
 def resolve_below(root: Path, name: str, source: Path | str = "", *, hub_links: bool = False) -> Path:

@@ -5,8 +5,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from alignment.contracts.jobs import FailureKind, Placement
+from alignment.contracts.names import RelativeName
 from alignment.contracts.values import Sha256, ValueObject
-from alignment.files.paths import RelativeName
 from pipelines.contracts.release import _empty_or_file_name, _empty_or_relative
 
 

@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from alignment.contracts.names import check_name
 from alignment.contracts.values import Sha256, ValueObject
-from alignment.files.paths import check_name
 
 # --- store ----------------------------------------------------------------------------------------------------------
 

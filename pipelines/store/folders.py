@@ -10,8 +10,9 @@ from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote
 
+from alignment.contracts.names import check_name
 from alignment.contracts.values import folder_digest
-from alignment.files.paths import check_link, check_name
+from alignment.files.paths import check_link
 from pipelines.contracts.store import FileEntry, Manifest
 
 MANIFEST_FILE = "manifest.json"

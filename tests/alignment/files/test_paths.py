@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from alignment.files.paths import RelativeName, check_link, check_name, resolve_below
+from alignment.contracts.names import RelativeName, check_name
+from alignment.files.paths import check_link, resolve_below
 
 GOOD = ["a", "a/b.png", "extremes/00001_champion.png", "a b/ü.txt", "...", "..a/b", "a..b", ".hidden", "a/b:c"]
 BAD = [
