@@ -36,7 +36,7 @@ from pipelines.settings import Settings
 from pipelines.store.storage import open_store, sha256_file
 from pipelines.tracking import registry, runs
 
-SHAPES = Path(__file__).parents[3] / "projects/shapes.toml"
+SHAPES = Path(__file__).parents[4] / "projects/shapes.toml"
 Columns = dict[str, list[Any]]
 
 
