@@ -11,7 +11,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 WORKERS ?= 2
 PYTEST := pytest -n $(WORKERS) --dist loadgroup
 
-.PHONY: setup lock demo up down check test test-fast test-loop test-all golden bench docs clean
+.PHONY: setup lock demo up down check test test-fast test-loop test-all golden bench docs docs-reference clean
 
 setup: $(VENV)/.ready
 
@@ -69,6 +69,10 @@ bench: setup
 # The site, with every warning (a broken link, a page outside the contents) as an error. Open build/docs/index.html.
 docs: setup
 	sphinx-build -W --keep-going -n -q -b html docs build/docs
+
+# The reference pages that are generated from the code.
+docs-reference: setup
+	@python -m pipelines.commands.reference > docs/cli.md
 
 clean:
 	rm -rf build $(VENV) .plumbline .mypy_cache .ruff_cache .pytest_cache

@@ -1,81 +1,118 @@
-"""`plumbline rollback`, `reconcile`, `ledger` and `prune`: what is done with champions after the verdict."""
+"""Commands on the champion: status, monitor, rollback, reconcile, ledger and prune."""
 
-import argparse
-from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Annotated
 
-from pipelines.host import shell_user
-from pipelines.stages import champion
+import typer
 
-DONE, FAILED, GATE_SAID_NO = 0, 1, 3
-
-Answer = tuple[Any, int]
-"""JSON value or text, and exit code."""
+from pipelines.commands.answers import DONE, FAILED, GATE_SAID_NO, show, show_text
+from pipelines.commands.arguments import AsJson, Project
 
 
-def add_arguments(name: str, command: argparse.ArgumentParser) -> None:
-    """The options of one of these commands, or of `promote`; none for any other."""
-    if name == "promote":
-        help_text = "agree, as this user, to what somebody else had decided; nothing is judged"
-        command.add_argument("--approve", action="store_true", help=help_text)
-        command.add_argument("--decision", default="", help="with --approve: digest of the decision, or its beginning")
-    elif name == "rollback":
-        command.add_argument("--reason", required=True, help="why; kept in the ledger")
-        command.add_argument("--from-version", type=int, metavar="N", help="the champion to leave; else nothing moves")
-        where = command.add_mutually_exclusive_group()
-        where.add_argument("--to-version", type=int, metavar="N", help="to this one, which the gate once promoted")
-        where.add_argument("--to-base", action="store_true", help="to the base model, not to the version before")
-        command.add_argument("--forward", action="store_true", help="back to the version that a rollback left")
-    elif name == "reconcile":
-        help_text = "put back what was moved by hand, whatever the policy"
-        command.add_argument("--restore", action="store_true", help=help_text)
-    elif name == "ledger":
-        command.add_argument("--table", action="store_true", help="a table for people instead of JSON")
-    elif name == "prune":
-        command.add_argument("--keep", type=int, required=True, help="newest versions to keep in any case")
+def status(project: Project, as_json: AsJson = False) -> int:
+    """Show the champion, the candidate, the last decision, the state of the ledger, and the paused DAGs."""
+    from pipelines.platform.dag_states import read_dag_states
+    from pipelines.release import status as report
+    from pipelines.settings import load_settings
+    from pipelines.stages import values
+
+    found, settings = values.read_project(project), load_settings()
+    airflow = read_dag_states(found, settings).model_dump(mode="json")
+    show({**report.status(found, settings), "airflow": airflow}, as_json=as_json)
+    return DONE
 
 
-def approve(arguments: argparse.Namespace, candidate: dict[str, Any]) -> Answer:
-    """Another person's decision agreed to and carried out; exit code 3 when the candidate is not the champion then."""
-    promotion = champion.approve_by_hand(arguments.project, candidate, user=shell_user(), digest=arguments.decision)
-    return [promotion], DONE if promotion["to_version"] == candidate["version"] else GATE_SAID_NO
+def monitor(project: Project, as_json: AsJson = False) -> int:
+    """Compare the champion with the pairs that arrived since its training.
+
+    The exit code is 3 if the report asks for a retraining or raises an alarm.
+    """
+    from pipelines.commands import by_hand
+
+    report = by_hand.monitor_report(project)
+    show(report, as_json=as_json, columns=("name", "measured", "limit", "status", "explanation"))
+    return DONE if report["outcome"] == "ok" else GATE_SAID_NO
 
 
-def rollback(arguments: argparse.Namespace) -> Answer:
-    """The previous champion, or the base model, back."""
-    answer = champion.rollback(
-        arguments.project,
+def rollback(
+    project: Project,
+    *,
+    reason: Annotated[str, typer.Option(metavar="TEXT", help="Reason, kept in the ledger.")],
+    from_version: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Champion to leave. Nothing moves if another version is the champion."),
+    ] = None,
+    to_version: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", help="Version to restore; the gate must have promoted it.", show_default="previous champion"
+        ),
+    ] = None,
+    to_base: Annotated[bool, typer.Option("--to-base", help="Restore the base model.")] = False,
+    forward: Annotated[bool, typer.Option("--forward", help="Return to the version that a rollback left.")] = False,
+    as_json: AsJson = False,
+) -> int:
+    """Restore the previous champion, another promoted version, or the base model."""
+    from pipelines.host import shell_user
+    from pipelines.stages import champion
+
+    if to_base and to_version is not None:
+        raise ValueError("--to-base and --to-version exclude each other. Give one of them.")
+    moved = champion.rollback(
+        project,
         actor=shell_user(),
-        reason=arguments.reason,
-        from_version=arguments.from_version,
-        to_version=arguments.to_version,
-        to_base=arguments.to_base,
-        forward=arguments.forward,
+        reason=reason,
+        from_version=from_version,
+        to_version=to_version,
+        to_base=to_base,
+        forward=forward,
     )
-    return answer, DONE
+    show(moved, as_json=as_json)
+    return DONE
 
 
-def reconcile(arguments: argparse.Namespace) -> Answer:
-    """Whether alias, ledger and tags agree; exit code 1 when they do not."""
-    restore = True if arguments.restore else None
-    found = champion.reconcile(arguments.project, actor=shell_user(), restore=restore)
-    return found, FAILED if found["state"] == "alarm" else DONE
+def reconcile(
+    project: Project,
+    restore: Annotated[
+        bool, typer.Option("--restore", help="Undo moves made by hand, whatever the project's policy.")
+    ] = False,
+    as_json: AsJson = False,
+) -> int:
+    """Check that champion alias, ledger and version tags agree.
+
+    The exit code is 1 if they do not.
+    """
+    from pipelines.host import shell_user
+    from pipelines.stages import champion
+
+    found = champion.reconcile(project, actor=shell_user(), restore=True if restore else None)
+    show(found, as_json=as_json)
+    return FAILED if found["state"] == "alarm" else DONE
 
 
-def ledger(arguments: argparse.Namespace) -> Answer:
-    """Every move of the champion, oldest first."""
-    show = champion.history_table if arguments.table else champion.history
-    return show(arguments.project), DONE
+def ledger(
+    project: Project,
+    table: Annotated[bool, typer.Option("--table", help="Print a table, also on a pipe.")] = False,
+    as_json: AsJson = False,
+) -> int:
+    """List every move of the champion alias, oldest first."""
+    import sys
+
+    from pipelines.stages import champion
+
+    if table or (sys.stdout.isatty() and not as_json):
+        show_text(champion.history_table(project), None, as_json=False)
+    else:
+        show(champion.history(project), as_json=True)
+    return DONE
 
 
-def prune(arguments: argparse.Namespace) -> Answer:
-    """Old versions that no alias and no way back needs, deleted."""
-    return champion.prune(arguments.project, keep=arguments.keep), DONE
+def prune(
+    project: Project,
+    keep: Annotated[int, typer.Option(metavar="N", help="Number of newest versions to keep in any case.")],
+    as_json: AsJson = False,
+) -> int:
+    """Delete old model versions that no alias and no rollback needs."""
+    from pipelines.stages import champion
 
-
-COMMANDS: Mapping[str, Callable[[argparse.Namespace], Answer]] = {
-    "rollback": rollback,
-    "reconcile": reconcile,
-    "ledger": ledger,
-    "prune": prune,
-}
+    show(champion.prune(project, keep=keep), as_json=as_json)
+    return DONE

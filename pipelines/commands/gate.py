@@ -1,106 +1,132 @@
-"""`plumbline gate simulate`, `gate explain` and `gate aa`: arguments, and the answer as a value and as text.
+"""`plumbline gate` and its sub-commands: what a policy would decide, and why it decided.
 
-Imported by the command line at every start, so what they need is imported where it is used.
+`simulate`, `explain` and `aa` answer in text, on a terminal and on a pipe; `--json` gives a value.
 """
 
-import argparse
 import logging
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
-Answer = tuple[Any, str]
-"""JSON value, and the same for people."""
+import typer
+
+from pipelines.commands import loop
+from pipelines.commands.answers import DONE, show, show_text
+from pipelines.commands.arguments import AsJson, existing_path
+from pipelines.commands.groups import stage_group
 
 logger = logging.getLogger(__name__)
 
-
-def add_gate_tools(commands: Any, *, command: Callable[[argparse.Namespace], int]) -> None:
-    """A sub-command for each tool; `command` runs `arguments.tool`."""
-    for name, (tool, text) in GATE_TOOLS.items():
-        parser = commands.add_parser(name, help=text, description=text)
-        parser.add_argument("file", type=Path, help="projects/NAME.toml" + OTHER_FILES.get(name, ""))
-        parser.add_argument("--json", action="store_true", help="one JSON value instead of text")
-        parser.set_defaults(command=command, tool=tool)
-        if name == "gate simulate":
-            _add_simulation(parser)
-        if name == "gate aa":
-            parser.add_argument("--write", action="store_true", help="put the tie thresholds into the project file")
-
-
-def _add_simulation(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--prompts", type=int, help="default: the project's, else 1632")
-    parser.add_argument("--simulations", type=int, default=500, help="evaluations of each kind of candidate")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--margin-spreads",
-        type=float,
-        help="guards' margins in standard deviations of a difference; default: the last evaluation's, else 0.15",
-    )
+PolicyFile = Annotated[
+    Path,
+    typer.Argument(
+        metavar="FILE", help="Project file, or a TOML file with the fields of a gate section.", callback=existing_path
+    ),
+]
+DecisionFile = Annotated[
+    Path,
+    typer.Argument(
+        metavar="FILE", help="Project file, for its last decision, or a decision's JSON file.", callback=existing_path
+    ),
+]
+ProjectFile = Annotated[
+    Path, typer.Argument(metavar="PROJECT", help="Project file, projects/NAME.toml.", callback=existing_path)
+]
+TextAsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 
-def simulate(arguments: argparse.Namespace) -> Answer:
-    """The operating curve of a policy."""
+def simulate(
+    file: PolicyFile,
+    *,
+    prompts: Annotated[
+        int | None, typer.Option(metavar="N", help="Prompts of an evaluation.", show_default="the project's, else 1632")
+    ] = None,
+    simulations: Annotated[int, typer.Option(metavar="N", help="Evaluations of each kind of candidate.")] = 500,
+    seed: Annotated[int, typer.Option(metavar="N", help="Seed of the random numbers.")] = 0,
+    margin_spreads: Annotated[
+        float | None,
+        typer.Option(
+            metavar="X",
+            help="Margins of the guards, in standard deviations of a difference.",
+            show_default="the last evaluation's, else 0.15",
+        ),
+    ] = None,
+    as_json: TextAsJson = False,
+) -> int:
+    """Simulate how often a policy promotes candidates of known quality."""
     from pipelines.release.gate import simulated_project
     from pipelines.release.gate.simulation import curve_table, fault_lines
     from pipelines.settings import load_settings
 
     world = simulated_project.read_world(
-        arguments.file,
-        settings=load_settings(),
-        num_prompts=arguments.prompts,
-        margin_spreads=arguments.margin_spreads,
+        file, settings=load_settings(), num_prompts=prompts, margin_spreads=margin_spreads
     )
     outcomes = simulated_project.simulate(
-        world,
-        simulations=arguments.simulations,
-        seed=arguments.seed,
-        after=lambda name: logger.info("simulated: %s", name),
+        world, simulations=simulations, seed=seed, after=lambda name: logger.info("simulated: %s", name)
     )
-    parts = [
-        simulated_project.world_sentences(world, arguments.simulations),
-        [curve_table(outcomes)],
-        fault_lines(outcomes),
-    ]
+    parts = [simulated_project.world_sentences(world, simulations), [curve_table(outcomes)], fault_lines(outcomes)]
     text = "\n\n".join("\n".join(part) for part in parts if part)
-    return [outcome.model_dump(mode="json") for outcome in outcomes], text
+    show_text(text, [outcome.model_dump(mode="json") for outcome in outcomes], as_json=as_json)
+    return DONE
 
 
-def explain(arguments: argparse.Namespace) -> Answer:
-    """A decision in sentences."""
+def explain(file: DecisionFile, as_json: TextAsJson = False) -> int:
+    """Explain the last decision of a project, or the decision in a file, in sentences."""
     from pipelines.release.gate import decision_log
     from pipelines.release.gate import explain as sentences_of
     from pipelines.settings import load_settings
 
-    decision = decision_log.load_decision(arguments.file, load_settings())
+    decision = decision_log.load_decision(file, load_settings())
     sentences = sentences_of.explain(decision)
-    return {"verdict": decision.verdict, "sentences": sentences}, "\n".join(sentences)
+    show_text("\n".join(sentences), {"verdict": decision.verdict, "sentences": sentences}, as_json=as_json)
+    return DONE
 
 
-def aa(arguments: argparse.Namespace) -> Answer:
-    """The judges' noise, and the tie thresholds that follow from it."""
+def aa(
+    project: ProjectFile,
+    write: Annotated[bool, typer.Option("--write", help="Write the tie thresholds into the project file.")] = False,
+    as_json: TextAsJson = False,
+) -> int:
+    """Measure each judge's noise: compare the champion with itself on other seeds.
+
+    Prints the tie thresholds that follow from the noise."""
     from alignment.contracts.evaluation import EvalReport
+    from pipelines.commands import by_hand
     from pipelines.release.gate import seed_noise
     from pipelines.settings import load_settings
     from pipelines.stages import candidates
 
-    path = str(arguments.file)
-    report = EvalReport.model_validate(candidates.aa(path, run_key=f"{arguments.file.stem}.by_hand"))
+    report = EvalReport.model_validate(candidates.aa(str(project), run_key=by_hand.run_key(str(project))))
     noise = seed_noise.noise_of(report, load_settings())
     line = seed_noise.tie_thresholds_toml(noise)
-    if arguments.write:
-        seed_noise.write_tie_thresholds(arguments.file, line)
-    where = f"Written to {path}:" if arguments.write else "Under [evaluation]:"
-    value = {"noise": [own.model_dump(mode="json") for own in noise], "written": arguments.write}
-    return value, "\n".join([*seed_noise.noise_sentences(noise), where, line])
+    if write:
+        seed_noise.write_tie_thresholds(project, line)
+    where = f"Written to {project}:" if write else "Under [evaluation]:"
+    text = "\n".join([*seed_noise.noise_sentences(noise), where, line])
+    show_text(text, {"noise": [judge.model_dump(mode="json") for judge in noise], "written": write}, as_json=as_json)
+    return DONE
 
 
-GATE_TOOLS: dict[str, tuple[Callable[[argparse.Namespace], Answer], str]] = {
-    "gate simulate": (simulate, "how often a policy would promote candidates whose truth is known"),
-    "gate explain": (explain, "the last decision, or a decision's file, in sentences"),
-    "gate aa": (aa, "the champion against itself on other seeds: the judges' noise and the tie thresholds"),
-}
-OTHER_FILES = {
-    "gate simulate": ", or a TOML file with the fields of [gate]",
-    "gate explain": ", or a decision's JSON file",
-}
+def people(
+    file: DecisionFile,
+    votes: Annotated[
+        Path,
+        typer.Argument(
+            metavar="VOTES",
+            help="CSV file with the columns prompt and pick (candidate, champion or tie).",
+            callback=existing_path,
+        ),
+    ],
+    as_json: AsJson = False,
+) -> int:
+    """Estimate people's win rate from their votes on some prompts.
+
+    The judges' scores on all prompts narrow the interval."""
+    from pipelines.release.gate import human_votes
+    from pipelines.settings import load_settings
+
+    found = human_votes.peoples_win_rates(file, votes, load_settings())
+    show([rate.model_dump(mode="json") for rate in found], as_json=as_json)
+    return DONE
+
+
+app = stage_group(loop.gate, {"simulate": simulate, "explain": explain, "aa": aa, "people": people})

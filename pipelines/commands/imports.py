@@ -1,74 +1,114 @@
-"""`plumbline canary`, `plumbline prompts import` and `plumbline gate people`: commands on files that people bring.
+"""Commands on files that people bring: published judges, prompt lists and picks of users."""
 
-Imported by the command line at every start, so what they need is imported where it is used.
-"""
-
-import argparse
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
-DONE, NOT_SHOWN = 0, 3
-PROMPTS_IMPORT = "prompts import"
-GATE_PEOPLE = "gate people"
+import typer
 
-Answer = tuple[Any, int]
-"""JSON value, and exit code."""
-
-
-def add_evidence_commands(commands: Any, *, command: Callable[[argparse.Namespace], int]) -> None:
-    """A sub-command for each; `command` runs `arguments.tool` and prints its value."""
-    text = "the verdict of users' picks between champion and challenger, valid at every look; exit code 3 unless it won"
-    canary = commands.add_parser("canary", help=text, description=text)
-    canary.add_argument("table", type=Path, help="CSV with the column pick (challenger, champion, tie); user, time")
-    canary.add_argument("--confidence", type=float, default=0.95, help="over all looks together")
-    canary.add_argument("--required", type=float, default=0.5, help="win rate that the challenger must exceed")
-    canary.add_argument("--picks-per-user", type=int, default=1, help="how many of a user's picks count")
-    canary.set_defaults(command=command, tool=_canary)
-    text = "people's votes on some prompts and the judges' on all: people's win rate, with an interval"
-    people = commands.add_parser(GATE_PEOPLE, help=text, description=text)
-    people.add_argument("file", type=Path, help="projects/NAME.toml, for its last decision, or a decision's JSON file")
-    people.add_argument("votes", type=Path, help="CSV with the columns prompt and pick (candidate, champion, tie)")
-    people.set_defaults(command=command, tool=_people)
-    text = "a published prompt list to the file that evaluations read"
-    bring = commands.add_parser(PROMPTS_IMPORT, help=text, description=text)
-    bring.add_argument("source", type=Path, help="the list as it was published; for hps a folder")
-    bring.add_argument("--format", required=True, help="parti, geneval, hps, tsv or jsonl")
-    bring.add_argument("--out", type=Path, required=True, help="tab separated file to write")
-    bring.add_argument("--category", default="", help="column or field to slice by; default: the format's own")
-    bring.add_argument("--per-category", type=int, help="keep so many of each category, spread evenly")
-    bring.set_defaults(command=command, tool=_import_prompts)
+from pipelines.commands import loop
+from pipelines.commands.answers import DONE, GATE_SAID_NO, show
+from pipelines.commands.arguments import AsJson, existing_path
+from pipelines.commands.groups import command_group, stage_group
 
 
-def _canary(arguments: argparse.Namespace) -> Answer:
+def canary(
+    table: Annotated[
+        Path,
+        typer.Argument(
+            metavar="TABLE",
+            help="CSV file with the column pick (challenger, champion or tie) and, optionally, user and time.",
+            callback=existing_path,
+        ),
+    ],
+    confidence: Annotated[float, typer.Option(metavar="P", help="Confidence over all looks together.")] = 0.95,
+    required: Annotated[float, typer.Option(metavar="P", help="Win rate that the challenger must exceed.")] = 0.5,
+    picks_per_user: Annotated[int, typer.Option(metavar="N", help="Number of picks to count for each user.")] = 1,
+    as_json: AsJson = False,
+) -> int:
+    """Test whether users pick the challenger over the champion; valid at every look.
+
+    The exit code is 0 if the challenger won and 3 otherwise.
+    """
     from pipelines.monitor.canary import judge_picks
 
-    verdict = judge_picks(
-        arguments.table,
-        confidence=arguments.confidence,
-        required=arguments.required,
-        picks_per_user=arguments.picks_per_user,
-    )
-    won = verdict.verdict == "challenger"
-    return verdict.model_dump(mode="json"), DONE if won else NOT_SHOWN
+    verdict = judge_picks(table, confidence=confidence, required=required, picks_per_user=picks_per_user)
+    show(verdict.model_dump(mode="json"), as_json=as_json)
+    return DONE if verdict.verdict == "challenger" else GATE_SAID_NO
 
 
-def _import_prompts(arguments: argparse.Namespace) -> Answer:
-    from pipelines.intake.prompt_lists import import_prompts
+def import_prompts(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="SOURCE", help="Prompt list as it was published; for hps a folder.", callback=existing_path
+        ),
+    ],
+    *,
+    format: Annotated[str, typer.Option(metavar="FORMAT", help="parti, geneval, hps, tsv or jsonl.")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Tab-separated file to write.")],
+    category: Annotated[
+        str,
+        typer.Option(metavar="FIELD", help="Column or field to slice by.", show_default="the format's own"),
+    ] = "",
+    per_category: Annotated[
+        int | None, typer.Option(metavar="N", help="Prompts to keep of each category, spread evenly.")
+    ] = None,
+    as_json: AsJson = False,
+) -> int:
+    """Convert a published prompt list to the file that evaluations read."""
+    from pipelines.intake import prompt_lists
 
-    found = import_prompts(
-        arguments.source,
-        arguments.format,
-        arguments.out,
-        category=arguments.category,
-        per_category=arguments.per_category,
-    )
-    return found.model_dump(mode="json"), DONE
+    found = prompt_lists.import_prompts(source, format, out, category=category, per_category=per_category)
+    show(found.model_dump(mode="json"), as_json=as_json)
+    return DONE
 
 
-def _people(arguments: argparse.Namespace) -> Answer:
-    from pipelines.release.gate import human_votes
-    from pipelines.settings import load_settings
+def import_judge(
+    kind: Annotated[
+        str,
+        typer.Argument(
+            metavar="KIND", help="pickscore, hpsv2, imagereward, aesthetic_v2, hpsv3, clip_head or another."
+        ),
+    ],
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="Published file, or the folder of a CLIP.")],
+    *,
+    out: Annotated[str, typer.Option(metavar="DIR", help="Folder to write; it must not exist.")],
+    base: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", help="Folder of the model that the weights extend: CLIP, BERT or Qwen2-VL."),
+    ] = None,
+    template: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT", help="Rubric of hpsv3: a text, or the path of the authors' data_collator_qwen.py."
+        ),
+    ] = None,
+    sha256: Annotated[str | None, typer.Option(metavar="HEX", help="SHA-256 that the source must have.")] = None,
+    activation: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Activation between the layers of a clip_head: none, relu or gelu."),
+    ] = None,
+    reads: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Input of a clip_head: image or image_text.")
+    ] = None,
+    as_json: AsJson = False,
+) -> int:
+    """Convert published weights once to the folder that a judge loads. See docs/judges.md."""
+    from pipelines.dispatch import judge_import
 
-    found = human_votes.peoples_win_rates(arguments.file, arguments.votes, load_settings())
-    return [own.model_dump(mode="json") for own in found], DONE
+    given = {
+        "kind": kind,
+        "source": source,
+        "base": base,
+        "template": template,
+        "sha256": sha256,
+        "activation": activation,
+        "reads": reads,
+    }
+    fields = {name: value for name, value in given.items() if value is not None}
+    show(judge_import.import_judge(fields, out), as_json=as_json)
+    return DONE
+
+
+judges_app = stage_group(loop.judges, {"import": import_judge})
+prompts_app = command_group({"import": import_prompts}, help="Import a prompt list.")

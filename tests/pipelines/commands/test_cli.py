@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.commands import cli
+from pipelines.stages import pairs, values
 
 ROOT = Path(__file__).parents[3]
 
@@ -85,11 +86,11 @@ def test_a_recipe_takes_the_overrides_with_it(
     project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     seen = []
-    monkeypatch.setattr(cli.stages, "list_shards", lambda path: seen.append(path) or [])
-    monkeypatch.setattr(cli.stages, "snapshot", lambda _path: {"content_digest": "5" * 64})
+    monkeypatch.setattr(pairs, "list_shards", lambda path: seen.append(path) or [])
+    monkeypatch.setattr(pairs, "snapshot", lambda _path: {"content_digest": "5" * 64})
     assert cli.main(["encode", str(project), "seed=3", "--recipe", "prdp_shapes"]) == cli.DONE
     assert capsys.readouterr().out.strip() == "[]", "an online recipe is not encoded for"
-    (recipe,) = cli.stages.read_project(seen[0]).recipes()
+    (recipe,) = values.read_project(seen[0]).recipes()
     assert (recipe.name, recipe.seed) == ("prdp_shapes", 3)
 
 

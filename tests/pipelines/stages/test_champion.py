@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.commands import cli
+from pipelines.commands import by_hand, cli
 from pipelines.contracts.release import Approval
 from pipelines.release.champion.versions import read_version, trainer_tags
 from pipelines.release.promotion.verification import check_weights
@@ -170,7 +170,7 @@ def shell(staged: Staged, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     text = staged.path.read_text()
     staged.path.write_text(text[: text.index("[coverage]")] + text[text.index("[gate]") :])
     report = staged.world.evaluate(staged.candidate("a", ""), None).model_dump(mode="json")
-    monkeypatch.setattr(cli, "_evaluation", lambda *_: report)
+    monkeypatch.setattr(by_hand, "evaluation", lambda *_: report)
     return Shell(staged, monkeypatch, capsys)
 
 
@@ -184,7 +184,7 @@ def test_at_a_shell_one_asks_and_another_agrees(shell: Shell) -> None:
     digest = told.rpartition("--approve --decision ")[2].strip()
     assert (len(digest), shell.moves) == (12, [])
 
-    shell.patch.setattr(cli, "_evaluation", lambda *_: pytest.fail("whoever agrees has nothing judged"))
+    shell.patch.setattr(by_hand, "evaluation", lambda *_: pytest.fail("whoever agrees has nothing judged"))
     shell.patch.setenv("LOGNAME", "bob")
     shell.patch.setenv("USER", "bob")
     code, message, told = shell.promote("ada", "--approve")

@@ -1,0 +1,200 @@
+"""Run stages by hand, each with the stages that it builds on; what was made before is found by digest.
+
+`project` is the path of a project file. Values are the stages' JSON.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipelines.commands.answers import Json
+from pipelines.host import shell_user
+from pipelines.stages import candidates as candidate_stages
+from pipelines.stages import champion, jobs, judges, monitor, pairs, training, values
+
+Overrides = tuple[str, ...]
+
+
+def draw(project: str) -> list[Json]:
+    """Draw the pairs of the self-generated sources; ValueError where the project has none."""
+    if not pairs.drawn_sources(values.read_project(project)):
+        raise ValueError(f'{project} has no source of kind "self_generated"; there is nothing to draw.')
+    return pairs.draw(project, run_key=run_key(project))
+
+
+def batches(project: str) -> list[Json]:
+    """Ingest every shard of every source."""
+    pairs.draw(project, run_key=run_key(project))
+    return [pairs.ingest(project, shard) for shard in pairs.list_shards(project)]
+
+
+def reports(project: str) -> list[Json]:
+    """Ingest and validate every shard of every source."""
+    return [pairs.validate(project, batch) for batch in batches(project)]
+
+
+def snapshot(project: str) -> Json:
+    """Build a snapshot of every accepted pair."""
+    reports(project)
+    return pairs.snapshot(project)
+
+
+def labelled(project: str) -> Json:
+    """Label the snapshot and report; ValueError where the project has no labelling."""
+    if values.read_project(project).labelling is None:
+        raise ValueError(
+            f'{project} has no [labelling]. Add one, e.g. judges = [NAME] and method = {{kind = "proxy_vote"}}.'
+        )
+    found = _training_data(project)
+    return {"snapshot": found, "report": pairs.label_report(found)}
+
+
+def captions(project: str) -> Json:
+    """Caption the snapshot's images; ValueError where the project has no captions."""
+    values.read_project(project).caption_section()
+    return jobs.run_job(project, "caption", {"snapshot": _training_data(project)}, run_key=run_key(project))
+
+
+def features(project: str, overrides: Overrides) -> list[Json]:
+    """Encode the snapshot: a FeatureCache for each distinct snapshot, backbone and cut of the recipes."""
+    return _caches(project, overrides, _training_data(project, overrides))
+
+
+def results(project: str, overrides: Overrides) -> list[Json]:
+    """Train every recipe."""
+    return _train(project, overrides, _trainings(project, overrides))
+
+
+def soup(project: str, overrides: Overrides) -> Json:
+    """Average the trained recipes; ValueError where the project has no soup."""
+    if values.read_project(project, overrides).soup is None:
+        raise ValueError(f'{project} has no [soup]. Add one, with method = "uniform" or "greedy".')
+    trainings = _trainings(project, overrides)
+    return _soup(project, overrides, trainings, _train(project, overrides, trainings))
+
+
+def search(project: str, *, gpu_memory_gib: float, hours: float, out: str | None) -> Json:
+    """Search for a recipe within the limits; bad limits fail before any pair is read."""
+    training.check_search(project, gpu_memory_gib=gpu_memory_gib, hours=hours, out=out)
+    return training.search(project, snapshot(project), gpu_memory_gib=gpu_memory_gib, hours=hours, out=out)
+
+
+def rewards(project: str) -> list[Json]:
+    """Train and register the reward models; ValueError where the project has none."""
+    if not values.read_project(project).rewards:
+        raise ValueError(f"{project} has no [[rewards]]. Add one: name, encoder, and a recipe with its head.")
+    reports(project)
+    key, found = run_key(project), []
+    for plan in training.plan_rewards(project):
+        result = jobs.run_job(project, "train_reward", plan, run_key=key)
+        found.append(judges.register_reward(project, plan, result, run_key=key))
+    return found
+
+
+def calibrations(project: str) -> list[Json]:
+    """Calibrate every judge on everything accepted so far."""
+    return _calibrate(project, snapshot(project))[1]
+
+
+def monitor_report(project: str) -> Json:
+    """Compare the champion with everything accepted so far."""
+    calibration, _ = _calibrate(project, snapshot(project))
+    return monitor.monitor(project, calibration, run_key=run_key(project))
+
+
+def candidates(project: str, overrides: Overrides) -> list[Json]:
+    """Register every trained recipe; where the project has a soup, the soup alone."""
+    key, user, trainings = run_key(project), shell_user(), _trainings(project, overrides)
+    trained = _train(project, overrides, trainings)
+    if values.read_project(project).soup is not None:
+        averaged = _soup(project, overrides, trainings, trained)
+        return [
+            candidate_stages.register_soup(project, trainings, trained, soup=averaged, run_key=key, trained_by=user)
+        ]
+    return [
+        candidate_stages.register(project, given["snapshot"], result, run_key=key, trained_by=user)
+        for given, result in zip(trainings, trained, strict=True)
+    ]
+
+
+def evaluation(project: str, candidate: Json) -> Json:
+    """Evaluate the candidate."""
+    return jobs.run_job(project, "evaluate", {"candidate": candidate}, run_key=run_key(project))
+
+
+def coverage(project: str, candidate: Json) -> Json:
+    """Measure the best of several images."""
+    return jobs.run_job(project, "coverage", {"candidate": candidate}, run_key=run_key(project))
+
+
+def decision(project: str, candidate: Json) -> Json:
+    """Evaluate the candidate and decide on it."""
+    read = values.read_project(project)
+    if read.gate.maximum_calibration_age_days:
+        _calibrate(project, pairs.snapshot(project))
+    evaluated = evaluation(project, candidate)
+    covered = coverage(project, candidate) if read.coverage is not None else None
+    key, user = run_key(project), shell_user()
+    return candidate_stages.gate(project, candidate, evaluated, run_key=key, coverage=covered, asked_by=user)
+
+
+def promotions(project: str, found: Sequence[Json]) -> tuple[list[Json], bool]:
+    """Decide on each candidate and promote it. True when one of them became, or already was, the champion."""
+    moves = [_promotion(project, candidate) for candidate in found]
+    return [move for move, _ in moves], any(done for _, done in moves)
+
+
+def _promotion(project: str, candidate: Json) -> tuple[Json, bool]:
+    if not candidate_stages.is_challenger(project, candidate):
+        message = f"Version {candidate['version']} holds the champion's weights already."
+        return {"model": candidate["model"], "moved": False, "message": message}, True
+    decided = decision(project, candidate)
+    promotion = champion.promote(project, decided, actor=shell_user())
+    if promotion["outcome"] == "rejected":
+        print(f"plumbline: {champion.who_may_agree(project, decided)}", file=sys.stderr)
+    return promotion, bool(promotion["moved"])
+
+
+def run_key(project: str) -> str:
+    """Name the parent run in MLflow of everything that is run by hand for a project."""
+    return f"{Path(project).stem}.by_hand"
+
+
+def _training_data(project: str, overrides: Overrides = ()) -> Json:
+    """Build the snapshot with the labels that the project asks for; a bad recipe fails before any pair is read."""
+    values.read_project(project, overrides)
+    return pairs.labelled_snapshot(project, snapshot(project), run_key=run_key(project))
+
+
+def _caches(project: str, overrides: Overrides, data: Json) -> list[Json]:
+    if training.needs_captioned_snapshot(project, overrides):
+        _job(project, overrides, "caption", {"snapshot": data})
+    encodings = training.plan_encodings(project, data, overrides)
+    return [_job(project, overrides, "encode", given) for given in encodings]
+
+
+def _trainings(project: str, overrides: Overrides) -> list[Json]:
+    """Return the input of a train job for each recipe."""
+    data = _training_data(project, overrides)
+    return training.plan_trainings(project, data, _caches(project, overrides, data), overrides)
+
+
+def _train(project: str, overrides: Overrides, trainings: list[Json]) -> list[Json]:
+    return [_job(project, overrides, "train", given) for given in trainings]
+
+
+def _soup(project: str, overrides: Overrides, trainings: list[Json], trained: list[Json]) -> Json:
+    return _job(project, overrides, "soup", {"trainings": trainings, "results": trained})
+
+
+def _calibrate(project: str, data: Json) -> tuple[Json, list[Json]]:
+    """Return the report of the calibrate job and the records kept of it."""
+    key = run_key(project)
+    report = jobs.run_job(project, "calibrate", {"snapshot": data}, run_key=key)
+    return report, judges.record_calibration(project, report, run_key=key)
+
+
+def _job(project: str, overrides: Overrides, stage: str, given: Json) -> Json:
+    """Run a job in the name of the user at the shell, who may then not approve the candidate."""
+    key, user = run_key(project), shell_user()
+    return jobs.run_job(project, stage, given, run_key=key, overrides=overrides, started_by=user)
