@@ -56,7 +56,7 @@ def test_every_objective_has_a_row_that_points_at_its_file_and_recipe() -> None:
 
 def test_command_page_names_every_command_and_no_other() -> None:
     text = (DOCS / "cli.md").read_text()
-    named = set(re.findall(r"^\| `plumbline (\w+)", text, flags=re.MULTILINE))
+    named = set(re.findall(r"^### `plumbline (\w+)", text, flags=re.MULTILINE))
     assert named == {name for names in cli.PANELS.values() for name in names}
 
 

@@ -19,7 +19,7 @@ from pipelines.monitor import report as monitor_report
 from pipelines.project.file import load_project
 from pipelines.release import awaiting
 from pipelines.settings import load_settings
-from pipelines.stages import candidates, champion, jobs
+from pipelines.stages import candidates, champion, jobs, pairs
 
 ROOT = Path(__file__).parents[2]
 TRAIN = '[[train]]\nrecipe = "diffusion_dpo_shapes"\n'
@@ -254,7 +254,7 @@ def test_training_starts_on_new_pairs_or_when_the_monitor_asks(
     asked = [SimpleNamespace(name="shapes.retrain")]
     path = str(ROOT / "projects/shapes.toml")
     monkeypatch.setenv("PLUMBLINE_STORE_URI", tmp_path.as_uri())
-    monkeypatch.setattr(jobs, "enough_new_pairs", lambda *_: False)
+    monkeypatch.setattr(pairs, "enough_new_pairs", lambda *_: False)
     assert check(path, {}, "run-1", triggering_asset_events=asked), "no minimum of new pairs stands in its way"
     assert not check(path, {}, "run-1", triggering_asset_events=[SimpleNamespace(name="shapes.pairs")])
 
@@ -264,7 +264,7 @@ def test_a_retraining_whose_event_was_not_delivered_is_taken_by_the_next_run(
 ) -> None:
     """NAME.train was paused while the monitor raised the event, so that Airflow queued nothing."""
     monkeypatch.setenv("PLUMBLINE_STORE_URI", tmp_path.as_uri())
-    monkeypatch.setattr(jobs, "enough_new_pairs", lambda *_: False)
+    monkeypatch.setattr(pairs, "enough_new_pairs", lambda *_: False)
     project, path = load_project(ROOT / "projects/shapes.toml"), str(ROOT / "projects/shapes.toml")
     monitor_report.claim(project, load_settings(), ("drift",), key="monitor-1", now=datetime.now(UTC))
     check = dags["shapes.train"].get_task("enough_new_pairs").python_callable
@@ -293,7 +293,7 @@ def test_a_run_of_the_clock_trains_whatever_the_number_of_new_pairs(
     dags: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PLUMBLINE_STORE_URI", tmp_path.as_uri())
-    monkeypatch.setattr(jobs, "enough_new_pairs", lambda path, snapshot: False)
+    monkeypatch.setattr(pairs, "enough_new_pairs", lambda path, snapshot: False)
     check, path = dags["shapes.train"].get_task("enough_new_pairs").python_callable, str(ROOT / "projects/shapes.toml")
     assert check(path, {}, "run-1", dag_run=SimpleNamespace(run_type="scheduled"))
     assert not check(path, {}, "run-1", dag_run=SimpleNamespace(run_type="manual"))
@@ -333,7 +333,7 @@ def test_retraining_is_announced_only_when_the_report_says_so(dags: dict[str, An
 def test_the_monitor_is_skipped_before_there_is_anything_to_watch(
     dags: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jobs, "snapshot", lambda path: {"path": path})
+    monkeypatch.setattr(pairs, "snapshot", lambda path: {"path": path})
     build = dags["shapes.monitor"].get_task("build_snapshot").python_callable
     monkeypatch.setattr(candidates, "has_anything_to_monitor", lambda path: False)
     with pytest.raises(AirflowSkipException, match="No pair was accepted"):

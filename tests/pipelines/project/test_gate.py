@@ -41,8 +41,8 @@ def test_the_documented_numbers_of_prompts_are_the_codes() -> None:
     needed = [
         prompts_needed(functools.partial(shift_power, effect, level=0.025), 0.9) for effect in (0.1, 0.15, 0.2, 0.3)
     ]
-    told = "an effect of 0.10 needs {} prompts, 0.15 {}, 0.20 {}, 0.30 {}".format(*needed)
-    assert told in DOCS
+    sentence = "an effect of 0.10 needs {} prompts, 0.15 needs {}, 0.20 needs {} and 0.30 needs {}".format(*needed)
+    assert sentence in DOCS
     two_of_three = prompts_needed(vote_power(GatePolicy(), judges=3, level=0.025), 0.9)
     assert f"{two_of_three} for 0.15" in DOCS
 

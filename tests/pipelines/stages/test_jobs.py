@@ -110,7 +110,7 @@ def test_a_recipe_with_a_snapshot_of_its_own_gets_a_cache_of_its_own(
     path = shapes_with(TRAIN + TRAIN)
     other = {**SNAPSHOT, "content_digest": "6" * 64}
     monkeypatch.setattr(
-        jobs, "training_snapshot", lambda _path, snapshot, recipe, _overrides: [snapshot, other][recipe]
+        training_stages, "training_snapshot", lambda _path, snapshot, recipe, _overrides: [snapshot, other][recipe]
     )
     assert [given["snapshot"] for given in training_stages.plan_encodings(path, SNAPSHOT)] == [SNAPSHOT, other]
     trainings = training_stages.plan_trainings(path, SNAPSHOT, [{"uri": "first"}, {"uri": "second"}])
