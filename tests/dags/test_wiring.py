@@ -19,7 +19,7 @@ from pipelines.monitor import report as monitor_report
 from pipelines.project.file import load_project
 from pipelines.release import awaiting
 from pipelines.settings import load_settings
-from pipelines.stages import candidates, champion, jobs, pairs
+from pipelines.stages import candidates, champion, monitor, pairs
 
 ROOT = Path(__file__).parents[2]
 TRAIN = '[[train]]\nrecipe = "diffusion_dpo_shapes"\n'
@@ -335,10 +335,10 @@ def test_the_monitor_is_skipped_before_there_is_anything_to_watch(
 ) -> None:
     monkeypatch.setattr(pairs, "snapshot", lambda path: {"path": path})
     build = dags["shapes.monitor"].get_task("build_snapshot").python_callable
-    monkeypatch.setattr(candidates, "has_anything_to_monitor", lambda path: False)
+    monkeypatch.setattr(monitor, "has_anything_to_monitor", lambda path: False)
     with pytest.raises(AirflowSkipException, match="No pair was accepted"):
         build("shapes.toml")
-    monkeypatch.setattr(candidates, "has_anything_to_monitor", lambda path: True)
+    monkeypatch.setattr(monitor, "has_anything_to_monitor", lambda path: True)
     assert build("shapes.toml") == {"path": "shapes.toml"}
 
 

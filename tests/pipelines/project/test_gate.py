@@ -44,7 +44,7 @@ def test_the_documented_numbers_of_prompts_are_the_codes() -> None:
     sentence = "an effect of 0.10 needs {} prompts, 0.15 needs {}, 0.20 needs {} and 0.30 needs {}".format(*needed)
     assert sentence in DOCS
     two_of_three = prompts_needed(vote_power(GatePolicy(), judges=3, level=0.025), 0.9)
-    assert f"{two_of_three} for 0.15" in DOCS
+    assert f"{two_of_three} prompts for 0.15" in DOCS
 
 
 def test_the_panel_is_at_least_the_judges_required() -> None:
