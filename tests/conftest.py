@@ -1,31 +1,65 @@
 """Fixtures of every test, and which tests share a process of `pytest -n`."""
 
+import json
 import math
+import os
+import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from alignment.contracts.data import DatasetSnapshot
 
 FLOAT32_EPS = 2.0**-23
 SHARED = ("mlflow_server", "two_ranks")
 """Fixtures that start processes for the whole session: their tests share a worker, so that they start once."""
+GROUPS = "PLUMBLINE_TEST_GROUPS"
 STORIES = Path(__file__).parent / "integration"
 """Each test of these files goes on from what the one before it left, on a platform that takes minutes to start."""
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Undo the random order of stories, and tell pytest-xdist which tests belong together.
+def pytest_configure(config: pytest.Config) -> None:
+    """Name the file through which the workers of pytest-xdist tell its scheduler which tests belong together."""
+    if config.getoption("dist", "no") == "loadgroup" and not hasattr(config, "workerinput"):
+        os.environ[GROUPS] = str(Path(tempfile.mkdtemp(prefix="test_groups_")) / "groups.json")
 
-    A file's tests stay together because of its module fixtures. `tryfirst`, as xdist reads the groups in the same hook.
-    """
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Undo the random order of stories, and note the group of each test."""
     stories = [index for index, item in enumerate(items) if STORIES in item.path.parents]
     told = sorted((items[index] for index in stories), key=lambda item: (item.path.name, line_of(item)))
     for index, item in zip(stories, told, strict=True):
         items[index] = item
-    if config.pluginmanager.hasplugin("xdist"):
-        for item in items:
-            item.add_marker(pytest.mark.xdist_group(group_of(item)))
+    if os.environ.get("PYTEST_XDIST_WORKER") == "gw0" and GROUPS in os.environ:
+        Path(os.environ[GROUPS]).write_text(json.dumps({item.nodeid: group_of(item) for item in items}))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Keep the tests of a group in one worker.
+
+    pytest-xdist 3.8 does so by a suffix of the node id, which pytest 9.2 no longer lets it set: its own `loadgroup`
+    tells the tests of a group apart.
+    """
+    if config.getoption("dist") != "loadgroup":
+        return None
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByGroup(LoadScopeScheduling):
+        groups: dict[str, str] | None = None
+
+        def _split_scope(self, nodeid: str) -> str:
+            if self.groups is None:
+                path = Path(os.environ[GROUPS])
+                self.groups = json.loads(path.read_text())
+                shutil.rmtree(path.parent)
+            return self.groups[nodeid]
+
+    return ByGroup(config, log)
 
 
 def line_of(item: pytest.Item) -> int:
@@ -58,3 +92,24 @@ def rounding_of_mean(num_terms: int, size: float) -> float:
 def rounding() -> Callable[[int, float], float]:
     """Give `rounding_of_mean` to tests that compare curves."""
     return rounding_of_mean
+
+
+@pytest.fixture(scope="session")
+def make_snapshot() -> Callable[..., DatasetSnapshot]:
+    """Give a function that makes a snapshot of five pairs, which is stored nowhere; its arguments replace fields."""
+
+    def make(**changes: Any) -> DatasetSnapshot:
+        fields: dict[str, Any] = {
+            "uri": "file:///store/snapshots/s",
+            "content_digest": "5" * 64,
+            "num_pairs": {"train": 3, "calibration": 1, "test": 1},
+            "num_ties": 0,
+            "num_prompts": 5,
+            "sources": ("pairs",),
+            "licences": ("CC0-1.0",),
+            "batch_digests": (),
+            "heldout_prompts_digest": "6" * 64,
+        }
+        return DatasetSnapshot(**{**fields, **changes})
+
+    return make

@@ -7,10 +7,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 HERE = Path(__file__).parent
 VECTORS = HERE / "vectors"
@@ -47,38 +49,65 @@ def test_recorded_numbers_replay(replay: ModuleType, method: str, case: str) -> 
     assert line.startswith(f"PASS {method}/{case} (")
 
 
-@pytest.mark.parametrize(
-    ("method", "case", "field"),
-    [
-        ("diffusion_dpo", "loss_eps_b1_beta5000_realistic", "inside_term"),
-        ("diffusion_dpo", "loss_eps_b1_beta5000_realistic", "grad_model_pred"),
-        ("diffusion_dpo", "loss_eps_b1_beta5000_realistic", "noisy_latents"),
-        ("diffusion_dpo_diffusers", "v_sigmoid_beta100_random", "target"),
-        ("diffusion_dpo", "pair_order_labels", "pixel_values"),
-        ("diffusion_dpo", "batchprep_sd15", "noise"),
-        ("diffusion_dpo", "ai_feedback_pickscore_n4", "probs"),
-        ("diffusion_dpo", "pair_order_aif", "pixel_values"),
-        ("dcpo", "loss_eps_b1_beta500_realistic", "grad_model_pred"),
-        ("mapo", "loss_eps_b1_default", "grad_model_pred"),
-        ("prdp", "loss_b4_t10_partly_clipped", "grad_log_probs_official_f64"),
-        ("prdp", "logprob_v_50steps", "posterior_mean_f64"),
-        ("prdp", "logprob_eps_20steps", "x_prev"),
-        ("mapo", "loss_v_b3_default", "ratio_losses"),
-        ("mapo", "loss_v_b3_default", "stable_ratio_losses_f64"),
-        ("mapo", "loss_eps_b2_zero_error_nan", "stable_ratio_losses_f64"),
-        ("mapo", "loss_eps_b2_tiny_error_cancellation", "stable_ratio_losses_f64"),
-    ],
-)
-def test_a_wrong_number_fails(replay: ModuleType, tmp_path: Path, method: str, case: str, field: str) -> None:
-    folder = tmp_path / method
-    shutil.copytree(VECTORS / method, folder)
+WRONG_BY_A_HUNDREDTH = [
+    ("diffusion_dpo", "loss_eps_b1_beta5000_realistic", "inside_term"),
+    ("diffusion_dpo", "loss_eps_b1_beta5000_realistic", "grad_model_pred"),
+    ("diffusion_dpo", "loss_eps_b1_beta5000_realistic", "noisy_latents"),
+    ("diffusion_dpo_diffusers", "v_sigmoid_beta100_random", "target"),
+    ("diffusion_dpo", "pair_order_labels", "pixel_values"),
+    ("diffusion_dpo", "batchprep_sd15", "noise"),
+    ("diffusion_dpo", "ai_feedback_pickscore_n4", "probs"),
+    ("diffusion_dpo", "pair_order_aif", "pixel_values"),
+    ("dcpo", "loss_eps_b1_beta500_realistic", "grad_model_pred"),
+    ("mapo", "loss_eps_b1_default", "grad_model_pred"),
+    ("prdp", "loss_b4_t10_partly_clipped", "grad_log_probs_official_f64"),
+    ("prdp", "logprob_v_50steps", "posterior_mean_f64"),
+    ("prdp", "logprob_eps_20steps", "x_prev"),
+    ("mapo", "loss_v_b3_default", "ratio_losses"),
+    ("mapo", "loss_v_b3_default", "stable_ratio_losses_f64"),
+    ("mapo", "loss_eps_b2_zero_error_nan", "stable_ratio_losses_f64"),
+    ("mapo", "loss_eps_b2_tiny_error_cancellation", "stable_ratio_losses_f64"),
+]
+WRONG_BY_A_THOUSANDTH = [
+    ("pal", "pal_a_text_fPw_k2_cumulative", "y_hat"),
+    ("pal", "pal_a_text_fPw_k2_cumulative", "grad.user_learner.P"),
+    ("pal", "pal_a_pooled_Pw_k2", "u_prime"),
+    ("pal", "t2i_pal_b_dist_logistic_k2", "y_hat"),
+    ("pal", "t2i_pal_b_dist_logistic_k2", "grad.logit_scale"),
+    ("pal", "t2i_pal_b_dist_hinge_k2_bound_active", "grad.user_learner.W.u1"),
+    ("pal", "t2i_fewshot_new_users_k3", "W_step3"),
+    ("model_soups", "n8_coarse_many_ties", "greedy.head.weight"),
+    ("model_soups", "n8_coarse_many_ties", "candidate_accuracy_trace"),
+    ("model_soups", "n8_coarse_many_ties", "individual_accuracy"),
+    ("model_soups", "n5_int_buffer", "uniform.head.bias"),
+]
+
+
+def replayed_wrong(
+    replay: ModuleType, folder: Path, case: str, field: str, change: float, *, at: int = -1
+) -> tuple[bool | None, str]:
+    """Replay a case after changing the value at a place of a field."""
+    shutil.copytree(VECTORS / folder.name, folder)
     tensors = load_file(folder / f"{case}.safetensors")
     tensors[field] = tensors[field].clone()
-    tensors[field].view(-1)[-1] += 0.01
+    tensors[field].view(-1)[at] += change
     save_file(tensors, folder / f"{case}.safetensors")
-    passed, line = replay.replay_case(folder, case)
+    outcome: tuple[bool | None, str] = replay.replay_case(folder, case)
+    return outcome
+
+
+@pytest.mark.parametrize(("method", "case", "field"), WRONG_BY_A_HUNDREDTH)
+def test_a_wrong_number_fails(replay: ModuleType, tmp_path: Path, method: str, case: str, field: str) -> None:
+    passed, line = replayed_wrong(replay, tmp_path / method, case, field, 0.01)
     assert not passed
     assert line.startswith(f"FAIL {method}/{case}")
+
+
+@pytest.mark.parametrize(("method", "case", "field"), WRONG_BY_A_THOUSANDTH)
+def test_a_wrong_number_is_named(replay: ModuleType, tmp_path: Path, method: str, case: str, field: str) -> None:
+    passed, line = replayed_wrong(replay, tmp_path / method, case, field, 0.001)
+    assert not passed
+    assert field in line
 
 
 @pytest.mark.parametrize(
@@ -90,16 +119,55 @@ def test_a_wrong_number_fails(replay: ModuleType, tmp_path: Path, method: str, c
     ],
 )
 def test_a_wrong_choice_fails(replay: ModuleType, tmp_path: Path, method: str, case: str, field: str) -> None:
-    folder = tmp_path / method
-    shutil.copytree(VECTORS / method, folder)
-    tensors = load_file(folder / f"{case}.safetensors")
-    tensors[field] = tensors[field].clone()
-    tensors[field].view(-1)[0] += 1
-    save_file(tensors, folder / f"{case}.safetensors")
-    assert not replay.replay_case(folder, case)[0]
+    assert not replayed_wrong(replay, tmp_path / method, case, field, 1, at=0)[0]
 
 
-def write_case(folder: Path, name: str, params: dict[str, float | str], tensors: dict[str, torch.Tensor]) -> None:
+@pytest.mark.parametrize(
+    ("case", "file", "field"),
+    [
+        ("aesthetic_laion_v1", "outputs", "vit_l_14_rating_anchor_y"),
+        ("aesthetic_laion_v1", "weights", "vit_b_32.weight"),
+        ("hpsv3", "outputs", "vision"),
+        ("hpsv3", "outputs", "reward_single"),
+        ("hpsv3", "weights", "rm_head.5.bias"),
+        ("hpsv3", "inputs", "pixel_values"),
+    ],
+)
+def test_a_wrong_number_of_a_judge_fails(replay: ModuleType, tmp_path: Path, case: str, file: str, field: str) -> None:
+    folder = tmp_path / "rewards"
+    shutil.copytree(VECTORS / "rewards", folder)
+    path = folder / case / f"{file}.safetensors"
+    tensors = {name: tensor.clone() for name, tensor in load_file(path).items()}
+    tensors[field].view(-1)[0] += 0.05
+    save_file(tensors, path)
+    passed, line = replay.replay_case(folder, case)
+    assert passed is False, line
+
+
+def test_a_wrong_agreement_fails(replay: ModuleType, tmp_path: Path) -> None:
+    folder = tmp_path / "rewards"
+    shutil.copytree(VECTORS / "rewards", folder)
+    path = folder / "ranking_agreement" / "case.json"
+    for field in ("imagereward_acc", "mps_inversion_mean"):
+        content = json.loads((VECTORS / "rewards" / "ranking_agreement" / "case.json").read_text())
+        content["results"][field] += 1e-9
+        path.write_text(json.dumps(content))
+        passed, line = replay.replay_case(folder, "ranking_agreement")
+        assert passed is False
+        assert field in line
+
+
+def test_a_wrong_order_or_choice_fails(replay: ModuleType, tmp_path: Path) -> None:
+    for field in ("sorted_order", "ingredients_exact_comparison", "ingredients"):
+        folder = tmp_path / field / "model_soups"
+        shutil.copytree(VECTORS / "model_soups", folder)
+        tensors = load_file(folder / "n8_coarse_many_ties.safetensors")
+        tensors[field] = tensors[field].flip(0)
+        save_file(tensors, folder / "n8_coarse_many_ties.safetensors")
+        assert not replay.replay_case(folder, "n8_coarse_many_ties")[0]
+
+
+def write_case(folder: Path, name: str, params: dict[str, Any], tensors: dict[str, Tensor]) -> None:
     """A recorded case of arrays alone."""
     folder.mkdir(exist_ok=True)
     tensors = {field: value.detach().clone().contiguous() for field, value in tensors.items()}
@@ -121,7 +189,7 @@ def test_unseen_mapo_cases_replay_however_the_recorded_code_rounds(
     prediction = (target + size * torch.randn(target.shape, generator=generator)).requires_grad_(True)
     beta, snr, steps = 0.3, 0.8, 500
 
-    def lines(errors: torch.Tensor, score: Callable[[torch.Tensor], torch.Tensor]) -> dict[str, torch.Tensor]:
+    def lines(errors: Tensor, score: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
         chosen, rejected = errors.chunk(2)
         ratio = beta * torch.nn.functional.logsigmoid(steps * (score(chosen) - score(rejected)))
         found = {"model_losses_w": chosen, "model_losses_l": rejected, "ratio_losses": ratio}
@@ -254,3 +322,28 @@ def test_unseen_prdp_cases_replay_with_few_fields(replay: ModuleType, tmp_path: 
     wrong = outputs | {"loss_official_f64": outputs["loss_official_f64"] * (1 + 1e-8)}
     write_case(tmp_path / "prdp", "unseen", params, tensors | wrong)
     assert not replay.replay_case(tmp_path / "prdp", "unseen")[0]
+
+
+def test_an_unseen_kind_of_pal_replays(replay: ModuleType, tmp_path: Path) -> None:
+    # Found once `replay` is loaded, which puts this folder on sys.path.
+    from unseen_cases import unseen_pal
+
+    params, tensors = unseen_pal(seed=3)
+    write_case(tmp_path / "pal", "unseen", params, tensors)
+    passed, line = replay.replay_case(tmp_path / "pal", "unseen")
+    assert passed, line
+    write_case(tmp_path / "pal", "unseen", params, tensors | {"loss": tensors["loss"] + 1e-3})
+    assert not replay.replay_case(tmp_path / "pal", "unseen")[0]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_unseen_soups_in_half_precision_replay(replay: ModuleType, tmp_path: Path, seed: int) -> None:
+    from unseen_cases import unseen_soup
+
+    fields = unseen_soup(seed)
+    write_case(tmp_path / "model_soups", "unseen", {"dtype": "float16"}, fields)
+    passed, line = replay.replay_case(tmp_path / "model_soups", "unseen")
+    assert passed, line
+    wrong = fields | {"greedy.head.weight": fields["greedy.head.weight"] + 0.01}
+    write_case(tmp_path / "model_soups", "unseen", {"dtype": "float16"}, wrong)
+    assert not replay.replay_case(tmp_path / "model_soups", "unseen")[0]

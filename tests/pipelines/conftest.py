@@ -238,19 +238,6 @@ def tracked(settings: Settings, mlflow_server: MlflowServer) -> Settings:
     return settings.model_copy(update={"tracking_uri": mlflow_server.uri})
 
 
-SNAPSHOT = DatasetSnapshot(
-    uri="file:///store/snapshots/5",
-    content_digest="5" * 64,
-    num_pairs={"train": 8, "calibration": 2, "test": 1},
-    num_ties=1,
-    num_prompts=4,
-    sources=("shapes_pairs",),
-    licences=("CC0-1.0",),
-    batch_digests=("6" * 64,),
-    heldout_prompts_digest="7" * 64,
-)
-
-
 @dataclass
 class ReleaseWorld:
     """A project with trained weights, versions and decisions, in a store of its own and on the shared server."""
@@ -259,8 +246,8 @@ class ReleaseWorld:
     settings: Settings
     run_id: str
     folder: Path
+    snapshot: DatasetSnapshot
     base_digest: str = "b" * 64
-    snapshot: DatasetSnapshot = SNAPSHOT
 
     @property
     def store(self) -> Store:
@@ -382,8 +369,11 @@ def eval_spec(candidate: CandidateVersion, champion: CandidateVersion | None, pr
 
 
 @pytest.fixture
-def world(tracked: Settings, tmp_path: Path) -> ReleaseWorld:
+def world(tracked: Settings, tmp_path: Path, make_snapshot: Callable[..., DatasetSnapshot]) -> ReleaseWorld:
     """A project nobody else uses, with an open training run."""
     project = load_project(ROOT / "projects/shapes.toml").model_copy(update={"name": f"shapes_{uuid.uuid4().hex[:8]}"})
     run_id = runs.parent_run(tracked, project=project.name, key="1", tags={"airflow.run_id": "run-1"})
-    return ReleaseWorld(project, tracked, run_id, tmp_path / "jobs")
+    snapshot = make_snapshot(
+        num_pairs={"train": 8, "calibration": 2, "test": 1}, num_ties=1, num_prompts=4, sources=("shapes_pairs",)
+    )
+    return ReleaseWorld(project, tracked, run_id, tmp_path / "jobs", snapshot)

@@ -1,31 +1,23 @@
 """A caption spec knows the snapshot by what it holds, and each variant states what it takes."""
 
+from collections.abc import Callable
+
 import pytest
 from pydantic import ValidationError
 
 from alignment.contracts.captions import Captioner, CaptionSpec, GeneratedCaptions, PerturbedPrompts
 from alignment.contracts.data import DatasetSnapshot
 
-SNAPSHOT = DatasetSnapshot(
-    uri="",
-    content_digest="5" * 64,
-    num_pairs={"train": 3, "calibration": 1, "test": 1},
-    num_ties=0,
-    num_prompts=5,
-    sources=("pairs",),
-    licences=("CC0-1.0",),
-    batch_digests=(),
-    heldout_prompts_digest="6" * 64,
-)
 METHOD = GeneratedCaptions(captioner=Captioner(weights_digest="7" * 64))
 
 
-def test_where_the_snapshot_lies_is_no_part_of_the_science() -> None:
+def test_where_the_snapshot_lies_is_no_part_of_the_science(make_snapshot: Callable[..., DatasetSnapshot]) -> None:
     with pytest.raises(ValidationError, match=r"snapshot.uri must be empty in a caption spec, not 'file:///s'"):
-        CaptionSpec(snapshot=SNAPSHOT.model_copy(update={"uri": "file:///s"}), method=METHOD)
+        CaptionSpec(snapshot=make_snapshot(uri="file:///s"), method=METHOD)
 
 
-def test_captioner_variant_level_and_seed_make_other_specs() -> None:
+def test_captioner_variant_level_and_seed_make_other_specs(make_snapshot: Callable[..., DatasetSnapshot]) -> None:
+    snapshot = make_snapshot(uri="").model_dump()
     methods = [
         {"kind": "dcpo_c", "captioner": {"weights_digest": "7" * 64}},
         {"kind": "dcpo_c", "captioner": {"weights_digest": "8" * 64}},
@@ -35,7 +27,7 @@ def test_captioner_variant_level_and_seed_make_other_specs() -> None:
         {"kind": "dcpo_p", "perturbation": {"level": "weak", "seed": 1}},
         {"kind": "dcpo_h", "captioner": {"weights_digest": "7" * 64}, "perturbation": {"level": "weak"}},
     ]
-    specs = [CaptionSpec.model_validate({"snapshot": SNAPSHOT.model_dump(), "method": method}) for method in methods]
+    specs = [CaptionSpec.model_validate({"snapshot": snapshot, "method": method}) for method in methods]
     assert len({spec.digest for spec in specs}) == len(methods)
     assert isinstance(specs[3].method, PerturbedPrompts)
 
@@ -50,6 +42,9 @@ def test_captioner_variant_level_and_seed_make_other_specs() -> None:
         {"kind": "dcpo_x"},
     ],
 )
-def test_a_variant_takes_its_own_settings_and_no_others(method: dict[str, object]) -> None:
+def test_a_variant_takes_its_own_settings_and_no_others(
+    method: dict[str, object], make_snapshot: Callable[..., DatasetSnapshot]
+) -> None:
+    snapshot = make_snapshot(uri="").model_dump()
     with pytest.raises(ValidationError):
-        CaptionSpec.model_validate({"snapshot": SNAPSHOT.model_dump(), "method": method})
+        CaptionSpec.model_validate({"snapshot": snapshot, "method": method})

@@ -13,6 +13,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from accelerate.state import AcceleratorState, GradientState
+from torch import distributed
+
 POLL_SECONDS = 0.05
 
 
@@ -33,7 +36,17 @@ def run(module: str, arguments: list[str]) -> int:
         runpy.run_module(module, run_name="__main__", alter_sys=False)
     except SystemExit as end:
         return int(end.code or 0)
+    finally:
+        leave_group()
     return 0
+
+
+def leave_group() -> None:
+    """Forget the process group of a job, as its end does: some jobs have left it themselves, others have not."""
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
 
 
 def main(folder: Path) -> None:

@@ -33,20 +33,19 @@ def inputs(tiny_snapshot_dir: Path, tiny_clip_dir: Path, tmp_path_factory: pytes
 
 
 @pytest.fixture
-def make_spec(tiny_snapshot_dir: Path, tiny_clip_dir: Path) -> Callable[..., LabelSpec]:
+def make_spec(
+    tiny_snapshot_dir: Path, tiny_clip_dir: Path, make_snapshot: Callable[..., DatasetSnapshot]
+) -> Callable[..., LabelSpec]:
     """One judge, a tiny CLIP; `changes` replace fields."""
 
     def make(**changes: Any) -> LabelSpec:
-        plain = DatasetSnapshot(
+        plain = make_snapshot(
             uri="",
             content_digest=content_digest(tiny_snapshot_dir),
             num_pairs={"train": 30, "calibration": 10, "test": 5},
             num_ties=9,
             num_prompts=4,
             sources=("plain",),
-            licences=("CC0-1.0",),
-            batch_digests=(),
-            heldout_prompts_digest="6" * 64,
         )
         judge = Judge(
             name="tiny", scorer=ClipPreference(), weights_digest=content_digest(tiny_clip_dir), trained_on=("panel",)

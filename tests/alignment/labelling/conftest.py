@@ -29,19 +29,10 @@ def make_ballot() -> Callable[..., Ballot]:
 
 
 @pytest.fixture
-def plain_snapshot() -> DatasetSnapshot:
+def plain_snapshot(make_snapshot: Callable[..., DatasetSnapshot]) -> DatasetSnapshot:
     """A DatasetSnapshot that lies nowhere."""
-    return DatasetSnapshot(
-        uri="",
-        content_digest="5" * 64,
-        num_pairs={"train": 30, "calibration": 10, "test": 5},
-        num_ties=9,
-        num_prompts=4,
-        sources=("people",),
-        licences=("CC0-1.0",),
-        batch_digests=(),
-        heldout_prompts_digest="6" * 64,
-    )
+    num_pairs = {"train": 30, "calibration": 10, "test": 5}
+    return make_snapshot(uri="", num_pairs=num_pairs, num_ties=9, num_prompts=4, sources=("people",))
 
 
 @pytest.fixture

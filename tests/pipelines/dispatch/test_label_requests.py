@@ -86,22 +86,14 @@ def write_project(tmp_path: Path) -> Callable[..., Project]:
     return write
 
 
-def snapshot_at(uri: str) -> DatasetSnapshot:
-    return DatasetSnapshot(
-        uri=uri,
-        content_digest="5" * 64,
-        num_pairs={"train": 3, "calibration": 1, "test": 1},
-        num_ties=0,
-        num_prompts=5,
-        sources=("pairs", "pixel"),
-        licences=("CC0-1.0",),
-        batch_digests=(),
-        heldout_prompts_digest="6" * 64,
-    )
+@pytest.fixture
+def snapshot_at(make_snapshot: Callable[..., DatasetSnapshot]) -> Callable[[str], DatasetSnapshot]:
+    """A snapshot of two sources, stored at the given URI."""
+    return lambda uri: make_snapshot(uri=uri, sources=("pairs", "pixel"))
 
 
 def test_a_labelling_names_judges_sources_and_the_snapshot(
-    write_project: Callable[..., Project], settings: Settings
+    write_project: Callable[..., Project], settings: Settings, snapshot_at: Callable[[str], DatasetSnapshot]
 ) -> None:
     request = label_request(write_project(), settings, snapshot_at("file:///here"))
     spec = LabelSpec.model_validate(request.spec)
@@ -115,7 +107,9 @@ def test_a_labelling_names_judges_sources_and_the_snapshot(
     assert (elsewhere.spec_digest, elsewhere.inputs[0].uri) == (request.spec_digest, "s3://there/s")
 
 
-def test_a_proxy_vote_uses_no_human_labels(write_project: Callable[..., Project], settings: Settings) -> None:
+def test_a_proxy_vote_uses_no_human_labels(
+    write_project: Callable[..., Project], settings: Settings, snapshot_at: Callable[[str], DatasetSnapshot]
+) -> None:
     project = write_project(
         ('judges = ["taste", "helper"]', 'judges = ["taste"]'),
         ('kind = "label_model", human_labels = 100', 'kind = "proxy_vote"'),
@@ -125,7 +119,9 @@ def test_a_proxy_vote_uses_no_human_labels(write_project: Callable[..., Project]
     assert spec.lessons == ("panel", f"scorer {spec.judges[0].identity}", "taste")
 
 
-def test_without_a_section_nothing_is_labelled(write_project: Callable[..., Project], settings: Settings) -> None:
+def test_without_a_section_nothing_is_labelled(
+    write_project: Callable[..., Project], settings: Settings, snapshot_at: Callable[[str], DatasetSnapshot]
+) -> None:
     project = write_project().model_copy(update={"labelling": None})
     with pytest.raises(ValueError, match=r"there is no \[labelling\]"):
         label_request(project, settings, snapshot_at("x"))

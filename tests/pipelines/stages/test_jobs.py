@@ -1,6 +1,7 @@
 """The joined stages: which request a stage makes of what it is given."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +18,6 @@ from pipelines.store.storage import open_store
 SHAPES = Path(__file__).parents[3] / "projects" / "shapes.toml"
 TRAIN = '[[train]]\nrecipe = "diffusion_dpo_shapes"\n'
 PRDP = '[[train]]\nrecipe = "prdp_shapes"\n'
-SNAPSHOT_JSON = DatasetSnapshot(
-    uri="file:///store/snapshots/5",
-    content_digest="5" * 64,
-    num_pairs={"train": 3, "calibration": 1, "test": 1},
-    num_ties=0,
-    num_prompts=5,
-    sources=("shapes_pairs",),
-    licences=("CC0-1.0",),
-    batch_digests=(),
-    heldout_prompts_digest="6" * 64,
-).model_dump_json()
 SNAPSHOT = {"content_digest": "5" * 64, "uri": "file:///store/snapshots/5"}
 
 
@@ -139,11 +129,13 @@ def test_a_soup_is_made_of_the_runs_each_with_its_own_recipe(shapes_with: Any) -
     assert "/soups/" in request.output_uri
 
 
-def test_each_reward_learns_from_its_own_sources(shapes_with: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_reward_learns_from_its_own_sources(
+    shapes_with: Any, monkeypatch: pytest.MonkeyPatch, make_snapshot: Callable[..., DatasetSnapshot]
+) -> None:
     from pipelines.intake import snapshot as snapshots
 
     asked = []
-    answer = DatasetSnapshot.model_validate_json(SNAPSHOT_JSON)
+    answer = make_snapshot()
     monkeypatch.setattr(snapshots, "accepted_reports", lambda _project, _settings, only=(): asked.append(only) or [])
     monkeypatch.setattr(snapshots, "build_snapshot", lambda _reports, _project, _settings: answer)
     source = '[[sources]]\nname = "panel"\nkind = "pick_a_pic"\nuri = "panel"\nlicence = "CC0-1.0"\n'
@@ -183,18 +175,6 @@ def test_the_place_of_drawn_pairs_is_that_of_their_request(tmp_path: Path, monke
 
 
 CAPTIONS = '[captions]\nvariant = "dcpo_p"\nlevel = "weak"\n'
-PLAIN = DatasetSnapshot(
-    uri="file:///store/snapshots/s",
-    content_digest="5" * 64,
-    num_pairs={"train": 3, "calibration": 1, "test": 1},
-    num_ties=0,
-    num_captioned=0,
-    num_prompts=5,
-    sources=("pairs",),
-    licences=("CC0-1.0",),
-    batch_digests=(),
-    heldout_prompts_digest="6" * 64,
-)
 
 
 @pytest.fixture
@@ -209,9 +189,9 @@ def shapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_recipe_that_wants_captions_takes_the_captioned_snapshot_and_the_others_the_plain_one(
-    shapes: Path, tmp_path: Path
+    shapes: Path, tmp_path: Path, make_snapshot: Callable[..., DatasetSnapshot]
 ) -> None:
-    path, plain = str(shapes), PLAIN.model_dump(mode="json")
+    path, plain = str(shapes), make_snapshot(num_captioned=0).model_dump(mode="json")
     assert training_stages.needs_captioned_snapshot(path)
     assert training_stages.training_snapshot(path, plain, 0) == plain
     with pytest.raises(ValueError, match=rf"has no captions by \[captions\].*Run plumbline caption {path}"):
@@ -228,9 +208,11 @@ def test_a_recipe_that_wants_captions_takes_the_captioned_snapshot_and_the_other
     assert encode.spec["snapshot_digest"] == "7" * 64
 
 
-def test_without_captions_in_the_project_every_recipe_keeps_the_plain_snapshot(shapes: Path) -> None:
+def test_without_captions_in_the_project_every_recipe_keeps_the_plain_snapshot(
+    shapes: Path, make_snapshot: Callable[..., DatasetSnapshot]
+) -> None:
     shapes.write_text(shapes.read_text().replace(CAPTIONS, ""))
-    plain = PLAIN.model_dump(mode="json")
+    plain = make_snapshot(num_captioned=0).model_dump(mode="json")
     assert not training_stages.needs_captioned_snapshot(str(shapes))
     assert training_stages.training_snapshot(str(shapes), plain, 1) == plain
     with pytest.raises(ValueError, match=r"shapes.toml has no \[captions\]\. Add it with variant"):

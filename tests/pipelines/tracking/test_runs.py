@@ -4,6 +4,7 @@ import json
 import socket
 import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -136,21 +137,24 @@ def test_an_image_of_a_key_and_step_is_stored_once_even_after_a_restart(
     assert run_of(tracked, target.run_id).data.tags["mlflow.loggedImages"] == "True"
 
 
-def test_artifacts_text_and_the_dataset_are_in_the_run(tracked: Settings, project: str, tmp_path: Path) -> None:
+def test_artifacts_text_and_the_dataset_are_in_the_run(
+    tracked: Settings, project: str, tmp_path: Path, make_snapshot: Callable[..., DatasetSnapshot]
+) -> None:
+    snapshot = make_snapshot(uri="file:///store/snapshots/0")
     run_id = open_parent(tracked, project)
     (tmp_path / "sheet.png").write_bytes(b"png")
     runs.log_artifacts(tracked, run_id, tmp_path / "sheet.png", "evaluation")
     runs.log_text(tracked, run_id, "<p>held</p>", "evaluation/report.html")
-    runs.log_dataset(tracked, run_id, SNAPSHOT, "training")
+    runs.log_dataset(tracked, run_id, snapshot, "training")
     with runs.connect(tracked.tracking_uri) as client:
         assert {item.path for item in client.list_artifacts(run_id, "evaluation")} == {
             "evaluation/sheet.png",
             "evaluation/report.html",
         }
     (entry,) = run_of(tracked, run_id).inputs.dataset_inputs
-    assert entry.dataset.digest == SNAPSHOT.content_digest[:36]
-    assert json.loads(entry.dataset.profile)["content_digest"] == SNAPSHOT.content_digest
-    assert json.loads(entry.dataset.source)["uri"] == SNAPSHOT.uri
+    assert entry.dataset.digest == snapshot.content_digest[:36]
+    assert json.loads(entry.dataset.profile)["content_digest"] == snapshot.content_digest
+    assert json.loads(entry.dataset.source)["uri"] == snapshot.uri
     assert {tag.key: tag.value for tag in entry.tags} == {"mlflow.data.context": "training"}
 
 
@@ -209,16 +213,3 @@ def test_without_a_server_artifacts_stay_under_the_state_folder(tmp_path: Path) 
     run_id = open_parent(local, "shapes")
     runs.log_text(local, run_id, "hello", "note.txt")
     assert [path.read_text() for path in (tmp_path / "mlflow" / "artifacts").rglob("note.txt")] == ["hello"]
-
-
-SNAPSHOT = DatasetSnapshot(
-    uri="file:///store/snapshots/0",
-    content_digest="5" * 64,
-    num_pairs={"train": 8, "calibration": 2, "test": 1},
-    num_ties=1,
-    num_prompts=4,
-    sources=("shapes_pairs",),
-    licences=("CC0-1.0",),
-    batch_digests=("6" * 64,),
-    heldout_prompts_digest="7" * 64,
-)

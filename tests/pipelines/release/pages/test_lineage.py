@@ -1,6 +1,9 @@
 """From pairs to verdict: every stage there, every digest told, gaps said."""
 
+from collections.abc import Callable
 from typing import Any
+
+import pytest
 
 from alignment.contracts.data import DatasetSnapshot, FeatureCache
 from pipelines.project.sections import SourceSection
@@ -10,18 +13,12 @@ from pipelines.release.pages.provenance import Provenance
 STAGES = ["sources", "batches", "snapshot", "features", "training", "weights", "candidate", "evaluation", "decision"]
 
 
-def known() -> Provenance:
-    snapshot = DatasetSnapshot(
-        uri="file:///store/snapshots/1",
-        content_digest="a" * 64,
-        num_pairs={"train": 30, "calibration": 20, "test": 10},
-        num_ties=4,
-        num_prompts=55,
-        sources=("shapes_pairs",),
-        licences=("CC0-1.0",),
-        batch_digests=("1" * 64, "2" * 64),
-        heldout_prompts_digest="3" * 64,
-    )
+@pytest.fixture
+def known(make_snapshot: Callable[..., DatasetSnapshot]) -> Provenance:
+    """Everything from the pairs to the features."""
+    num_pairs = {"train": 30, "calibration": 20, "test": 10}
+    batches = ("1" * 64, "2" * 64)
+    snapshot = make_snapshot(num_pairs=num_pairs, num_ties=4, num_prompts=55, batch_digests=batches)
     cache = FeatureCache(
         uri="file:///store/features/1",
         content_digest="4" * 64,
@@ -34,8 +31,10 @@ def known() -> Provenance:
     return Provenance(sources=(source,), snapshot=snapshot, cache=cache)
 
 
-def test_every_stage_is_told_in_the_order_of_the_data(good_evaluation: Any, good_decision: Any) -> None:
-    steps = lineage(good_evaluation.report, good_decision, known())
+def test_every_stage_is_told_in_the_order_of_the_data(
+    good_evaluation: Any, good_decision: Any, known: Provenance
+) -> None:
+    steps = lineage(good_evaluation.report, good_decision, known)
     assert [step.title for step in steps] == STAGES
     told = {step.title: step for step in steps}
     assert told["sources"].says == "shapes_pairs (pick_a_pic, licence CC0-1.0)."

@@ -1,5 +1,6 @@
 """The model card: the hub reads it, licences are carried over, nothing from outside becomes markup."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +23,17 @@ def project() -> Project:
     return load_project(ROOT / "projects/shapes.toml")
 
 
-def known(*, licence: str = "CC0-1.0", name: str = "shapes_pairs") -> Provenance:
-    snapshot = DatasetSnapshot(
-        uri="file:///store/snapshots/1",
-        content_digest="a" * 64,
-        num_pairs={"train": 30, "calibration": 20, "test": 10},
-        num_ties=4,
-        num_prompts=55,
-        sources=(name,),
-        licences=(licence,),
-        batch_digests=("1" * 64,),
-        heldout_prompts_digest="3" * 64,
-    )
-    source = SourceSection(name=name, kind="pick_a_pic", uri="/data/pairs", licence=licence)
-    return Provenance(sources=(source,), snapshot=snapshot, recipes=(load_recipe("diffusion_dpo_shapes"),))
+@pytest.fixture
+def known(make_snapshot: Callable[..., DatasetSnapshot]) -> Callable[..., Provenance]:
+    """A source of a given name and licence, its snapshot, and a recipe."""
+
+    def make(*, licence: str = "CC0-1.0", name: str = "shapes_pairs") -> Provenance:
+        num_pairs = {"train": 30, "calibration": 20, "test": 10}
+        snapshot = make_snapshot(num_pairs=num_pairs, num_prompts=55, sources=(name,), licences=(licence,))
+        source = SourceSection(name=name, kind="pick_a_pic", uri="/data/pairs", licence=licence)
+        return Provenance(sources=(source,), snapshot=snapshot, recipes=(load_recipe("diffusion_dpo_shapes"),))
+
+    return make
 
 
 def card_of(evaluation: Any, decision: Any, project: Project, provenance: Provenance) -> ModelCard:
@@ -43,7 +41,9 @@ def card_of(evaluation: Any, decision: Any, project: Project, provenance: Proven
     return ModelCard(render_card(evaluation.report, decision, project, provenance), ignore_metadata_errors=False)
 
 
-def test_the_hub_reads_the_front_matter(good_evaluation: Any, good_decision: Any, project: Project) -> None:
+def test_the_hub_reads_the_front_matter(
+    good_evaluation: Any, good_decision: Any, project: Project, known: Callable[..., Provenance]
+) -> None:
     data = card_of(good_evaluation, good_decision, project, known()).data
     shown = data.to_dict()
     assert [shown[key] for key in ("license", "library_name", "pipeline_tag")] == [
@@ -57,7 +57,7 @@ def test_the_hub_reads_the_front_matter(good_evaluation: Any, good_decision: Any
 
 
 def test_a_base_of_the_hub_is_named_with_its_revision(
-    good_evaluation: Any, good_decision: Any, project: Project
+    good_evaluation: Any, good_decision: Any, project: Project, known: Callable[..., Provenance]
 ) -> None:
     base = project.base.model_copy(update={"uri": f"hub://owner/model@{REVISION}"})
     hub = project.model_copy(update={"base": base})
@@ -68,7 +68,7 @@ def test_a_base_of_the_hub_is_named_with_its_revision(
 
 
 def test_verdict_checks_licences_method_and_limits_are_told(
-    good_evaluation: Any, good_decision: Any, project: Project
+    good_evaluation: Any, good_decision: Any, project: Project, known: Callable[..., Provenance]
 ) -> None:
     text = card_of(good_evaluation, good_decision, project, known(licence="CC-BY-NC-4.0")).text
     assert "**Gate: promote.** Version 4 of shapes is better than the base model." in text
@@ -98,7 +98,9 @@ def test_a_licence_stands_alone_only_where_the_data_adds_none(
     assert Licences(base, data).hub() == front
 
 
-def test_names_from_outside_stay_text(good_evaluation: Any, good_decision: Any, project: Project) -> None:
+def test_names_from_outside_stay_text(
+    good_evaluation: Any, good_decision: Any, project: Project, known: Callable[..., Provenance]
+) -> None:
     nasty = "a | b\n# <script>x</script> [link](http://evil) `code`"
     text = card_of(good_evaluation, good_decision, project, known(name=nasty, licence=nasty)).text
     assert "<script>" not in text

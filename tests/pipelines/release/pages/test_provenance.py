@@ -1,6 +1,7 @@
 """What the store still knows of a version: found by digest, left out where it is gone or broken."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -48,19 +49,10 @@ def save(store: Store, kind: JobKind, spec: dict[str, Any], *, digest: str, inpu
 
 
 @pytest.fixture
-def candidate(store: Store, tmp_path: Path) -> CandidateVersion:
+def candidate(store: Store, tmp_path: Path, make_snapshot: Callable[..., DatasetSnapshot]) -> CandidateVersion:
     """A version whose snapshot, features and training are all in the store."""
-    snapshot = DatasetSnapshot(
-        uri="",
-        content_digest="a" * 64,
-        num_pairs={"train": 3, "calibration": 2, "test": 1},
-        num_ties=0,
-        num_prompts=6,
-        sources=("tiny_pairs",),
-        licences=("CC0-1.0",),
-        batch_digests=("b" * 64,),
-        heldout_prompts_digest="c" * 64,
-    )
+    num_pairs = {"train": 3, "calibration": 2, "test": 1}
+    snapshot = make_snapshot(uri="", num_pairs=num_pairs, sources=("tiny_pairs",), batch_digests=("b" * 64,))
     where = publish(
         store, tmp_path, "snapshots", "1", files={"train.parquet": "x"}, value=snapshot.model_dump(mode="json")
     )

@@ -76,20 +76,6 @@ def nasty_source() -> SourceSection:
     return SourceSection(name=NASTY, kind=NASTY, uri=NASTY, licence=NASTY)
 
 
-def nasty_snapshot() -> DatasetSnapshot:
-    return DatasetSnapshot(
-        uri=NASTY,
-        content_digest="a" * 64,
-        num_pairs={"train": 3, "calibration": 2, "test": 1},
-        num_ties=0,
-        num_prompts=6,
-        sources=(NASTY,),
-        licences=(NASTY,),
-        batch_digests=("b" * 64,),
-        heldout_prompts_digest="c" * 64,
-    )
-
-
 def png(colour: str) -> bytes:
     buffer = io.BytesIO()
     Image.new("RGB", (4, 4), colour).save(buffer, format="PNG")
@@ -198,7 +184,9 @@ def test_a_gate_that_does_not_bite_says_so(good_evaluation: Any, folder: Path, m
     assert "It may become" not in page.text
 
 
-def test_what_comes_from_outside_is_escaped(good_evaluation: Any, folder: Path) -> None:
+def test_what_comes_from_outside_is_escaped(
+    good_evaluation: Any, folder: Path, make_snapshot: Callable[..., DatasetSnapshot]
+) -> None:
     report = good_evaluation.report.model_copy(update={"problems": (NASTY,)})
     candidate = good_evaluation.candidate.model_copy(update={"trained_on": (NASTY,), "run_id": NASTY})
     decision = decide(
@@ -210,7 +198,7 @@ def test_what_comes_from_outside_is_escaped(good_evaluation: Any, folder: Path) 
         scores=good_evaluation.scores,
         table_problems=(NASTY,),
     )
-    snapshot = nasty_snapshot()
+    snapshot = make_snapshot(uri=NASTY, sources=(NASTY,), licences=(NASTY,))
     known = Provenance(sources=(nasty_source(),), snapshot=snapshot)
     columns = {**good_evaluation.columns, "category": [NASTY] * len(good_evaluation.columns["role"])}
     html = render_report(report, decision, folder, scores=read_grids(columns), provenance=known)

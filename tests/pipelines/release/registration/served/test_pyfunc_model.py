@@ -45,8 +45,8 @@ def base_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )  # fmt: skip
     pipeline = StableDiffusionPipeline(
         vae=vae, text_encoder=CLIPTextModel(text), tokenizer=CLIPTokenizer(vocab=vocab, merges=[], model_max_length=16),
-        unet=unet, scheduler=DDIMScheduler(), safety_checker=None, feature_extractor=None,
-        requires_safety_checker=False,
+        unet=unet, scheduler=DDIMScheduler(steps_offset=1, clip_sample=False), safety_checker=None,
+        feature_extractor=None, requires_safety_checker=False,
     )  # fmt: skip
     folder = tmp_path_factory.mktemp("base")
     pipeline.save_pretrained(folder, safe_serialization=True)
