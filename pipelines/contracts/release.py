@@ -1,36 +1,20 @@
 """Value objects only the control plane sees. Frozen, plain JSON; they fit in an XCom."""
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import (
+    Field,
+    FiniteFloat,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
-from alignment.contracts.names import check_name
-from alignment.contracts.values import Sha256, ValueObject
-
-# --- store ----------------------------------------------------------------------------------------------------------
-
-
-# --- intake ---------------------------------------------------------------------------------------------------------
-
-
-# --- dispatch -------------------------------------------------------------------------------------------------------
-
-
-def _empty_or_relative(name: str) -> str:
-    return check_name(name, "its folder") if name else name
-
-
-def _empty_or_file_name(name: str) -> str:
-    if "/" in _empty_or_relative(name):
-        raise ValueError(f"Alias {name!r} is no file name. Allowed: one name without '/'.")
-    return name
-
-
-# --- judges of our own ----------------------------------------------------------------------------------------------
-
-
-# --- release --------------------------------------------------------------------------------------------------------
+from alignment.contracts.values import Record, Sha256, ValueObject
+from pipelines.contracts.earlier_decisions import FIELDS_SINCE, read_check, write_check
 
 
 class CandidateVersion(ValueObject):
@@ -52,30 +36,72 @@ class CandidateVersion(ValueObject):
     run_id: str
 
 
-class GateCheck(BaseModel):
+CheckKind = Literal[
+    "differs_from_champion", "candidate_digest", "champion_digest", "prompts_digest",
+    "prompts", "scoring_problems", "measurements", "score_table",
+    "may_vote", "voting_judges", "superiority", "win_rate", "mean_gain", "effect", "preferred_by_judges",
+    "guards", "guard", "slices", "slice",
+    "trained_on_gap", "lone_judge", "persisting_gain", "rank_correlation", "drift",
+    "power",
+]  # fmt: skip
+"""Every kind of check. One that the gate no longer makes stays in the list: decisions in the store have it."""
+
+Relation = Literal[">", ">=", "<", "<=", "not below", "not clearly >", "within"]
+"""How the measured value has to lie to the bound. The last three are tests, which a value beyond the bound can pass."""
+
+
+class GateCheck(Record):
     """One line of a decision: what was measured, what was required."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: str
+    kind: CheckKind
+    subject: str | None = None
+    """The judge, guard or slice, or the first judge of a pair; None of a check on the whole evaluation."""
+    limit: Literal["relative", "floor", "ceiling", "mcnemar"] | None = None
+    """Which limit of a guard; None for its margin."""
+    against: str | None = None
+    """The second judge of a pair."""
+    relation: Relation | None = None
+    """None, like the bound, for a condition without a number."""
+    bound: FiniteFloat | None = None
     measured: float | None
-    required: str
-    """Readable bound, e.g. `> 0.5`."""
+    required: str = Field(default="", validate_default=True)
+    """Relation and bound, or the condition, for people: `> 0.5`, which is the default. Code reads the fields."""
     passed: bool
     decisive: bool = True
     """False for a line that informs but does not vote."""
     family: Literal["", "evidence", "votes", "guards", "slices", "detectors", "power"] = ""
-    """What kind of question it answers; checks of one family stand together."""
+    """Which question it answers; checks of one family stand together."""
     note: Literal["", "undecided", "unmeasured", "warning"] = ""
     """What passed or failed does not say: undecided asks for more prompts, unmeasured had nothing to go by, a warning
     failed without consequence."""
     explanation: str
 
+    @model_validator(mode="before")
+    @classmethod
+    def _read_version_2(cls, data: Any) -> Any:
+        return read_check(data) if isinstance(data, dict) and "name" in data else data
+
+    @field_validator("required")
+    @classmethod
+    def _render(cls, required: str, known: ValidationInfo) -> str:
+        relation, bound = known.data.get("relation"), known.data.get("bound")
+        return required or ("" if bound is None else f"{relation} {bound:g}")
+
+    @property
+    def about(self) -> tuple[str, ...]:
+        """Subject and limit or second judge, as far as there are any."""
+        return tuple(part for part in (self.subject, self.limit, self.against) if part is not None)
+
+    @property
+    def name(self) -> str:
+        """Kind and `about`, joined by colons for people: `guard:diversity:floor`."""
+        return ":".join((self.kind, *self.about))
+
 
 class GateDecision(ValueObject):
     """The verdict on a candidate, with every check that led to it."""
 
-    schema_version: int = 2
+    schema_version: int = FIELDS_SINCE
     verdict: Literal["promote", "hold", "inconclusive", "invalid"]
     mode: Literal["off", "dry_run", "enforce"]
     checks: tuple[GateCheck, ...]
@@ -92,6 +118,15 @@ class GateDecision(ValueObject):
     """What a person reads."""
     scores_digest: Sha256
     policy_digest: Sha256
+
+    @model_serializer(mode="wrap")
+    def _write_own_version(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Write the checks in the form of the decision's own version: its digest is taken of that form."""
+        written: dict[str, Any] = handler(self)
+        if self.schema_version < FIELDS_SINCE:
+            own = zip(written["checks"], self.checks, strict=True)
+            written["checks"] = [write_check(fields, check.name) for fields, check in own]
+        return written
 
 
 class Approval(ValueObject):

@@ -9,7 +9,7 @@ OPENINGS = {
     "invalid": "could not be judged against {champion}: the evidence cannot be used.",
 }
 GAPS = {"guards": "it asks for no guard", "slices": "no slice could be measured"}
-"""Warnings that a promotion must not be read without, by the name of the check."""
+"""Warnings that a promotion must not be read without, by the kind of the check."""
 NEXT_STEPS = {
     "promote": "",
     "hold": "Train a better candidate; more prompts will not help.",
@@ -29,7 +29,7 @@ def explain(decision: GateDecision) -> list[str]:
     incumbent = decision.champion_version
     champion = "the base model" if incumbent is None else f"the champion, version {incumbent}"
     opening = OPENINGS[decision.verdict].format(champion=champion)
-    gaps = [GAPS[c.name] for c in decision.checks if c.name in GAPS and c.note == "warning"]
+    gaps = [GAPS[c.kind] for c in decision.checks if c.kind in GAPS and c.note == "warning"]
     if decision.verdict == "promote" and gaps:
         opening = f"{opening.removesuffix('.')}, but {' and '.join(gaps)}."
     sentences = [f"Version {version} of {model} {opening}"]
@@ -48,7 +48,7 @@ def explain(decision: GateDecision) -> list[str]:
 def _told(decision: GateDecision, checks: list[GateCheck]) -> list[str]:
     """Explanations as they stand; of an invalid decision the votes mean nothing and are left out."""
     if decision.verdict == "invalid":
-        checks = [check for check in checks if check.name.startswith("may_vote")]
+        checks = [check for check in checks if check.kind == "may_vote"]
     return [check.explanation for check in checks]
 
 
@@ -63,8 +63,8 @@ def _holding(decision: GateDecision) -> list[str]:
     }
     sentences = []
     for family, title in titles.items():
-        names = [c.name for c in decision.checks if c.family == family and c.decisive and c.passed and not c.note]
-        if names:
-            shown = ", ".join(name.partition(":")[2] or name.replace("_", " ") for name in names)
+        held = [c for c in decision.checks if c.family == family and c.decisive and c.passed and not c.note]
+        if held:
+            shown = ", ".join(":".join(check.about) or check.kind.replace("_", " ") for check in held)
             sentences.append(f"{title} that hold: {shown}.")
     return sentences

@@ -89,8 +89,7 @@ def win_rates(
             f"People voted on {len(labels)} of {len(prompts)} prompts. Give votes on {MINIMUM_PROMPTS} and more, and"
             " leave two or more to the judges."
         )
-    lines = {check.name: check.passed for check in decision.checks}
-    may_vote = {judge.name for judge in report.spec.judges if lines.get(f"may_vote:{judge.name}")}
+    may_vote = {check.subject for check in decision.checks if check.kind == "may_vote" and check.passed}
     if not may_vote:
         raise ValueError("No judge may vote in this decision, so there is nothing to add to people's votes.")
     order = sorted(prompts)

@@ -62,9 +62,9 @@ def _outcome(checks: list[GateCheck]) -> tuple[str, str]:
 
     Of votes, how many judges gave theirs.
     """
-    votes = next((check for check in checks if check.name == "preferred_by_judges"), None)
+    votes = next((check for check in checks if check.kind == "preferred_by_judges"), None)
     if votes is not None:
-        judges = sum(check.name.startswith("win_rate:") for check in checks)
+        judges = sum(check.kind == "win_rate" for check in checks)
         colour = "yes" if votes.passed else "plain" if votes.note == "undecided" else "no"
         return f"{number(votes.measured)} of {judges} judges prefer it", colour
     deciding = [check for check in checks if check.decisive and check.note != "unmeasured"]
@@ -85,7 +85,7 @@ def _outcome(checks: list[GateCheck]) -> tuple[str, str]:
 
 def check_row(check: GateCheck) -> CheckRow:
     """A check with readable name and number."""
-    kind, _, subject = check.name.partition(":")
-    name = kind.replace("_", " ") + (f": {subject.replace(':', ', ')}" if subject else "")
+    about = ", ".join(check.about)
+    name = check.kind.replace("_", " ") + (f": {about}" if about else "")
     mark = check.note or ("passed" if check.passed else "failed")
     return CheckRow(name, number(check.measured), check.required, mark, MARKS.get(mark, "plain"), check.explanation)

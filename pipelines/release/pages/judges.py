@@ -8,7 +8,7 @@ from alignment.contracts.calibration import Calibration
 from alignment.contracts.evaluation import Comparison, EvalReport
 from alignment.contracts.judges import Judge
 from alignment.statistics.agreement import attenuated_win_rate, disattenuated_win_rate
-from pipelines.contracts.release import GateCheck, GateDecision
+from pipelines.contracts.release import CheckKind, GateCheck, GateDecision
 from pipelines.release.pages.wording import bounds, number, percent
 
 HUMAN_EXAMPLE = 0.6
@@ -61,20 +61,20 @@ def scorer_panel(report: EvalReport, decision: GateDecision, name: str, *, kind:
 
 def _status(decision: GateDecision, name: str, kind: Kind) -> str:
     if kind == "judge":
-        ballot = find_check(decision, f"may_vote:{name}")
+        ballot = find_check(decision, "may_vote", name)
         return "was not asked" if ballot is None else "votes" if ballot.passed else "may not vote"
-    own = [c for c in decision.checks if c.name == f"guard:{name}" or c.name.startswith(f"guard:{name}:")]
+    own = [c for c in decision.checks if (c.kind, c.subject) == ("guard", name)]
     if not own:
-        drift = find_check(decision, f"drift:{name}")
+        drift = find_check(decision, "drift", name)
         return "watched for drift" if drift else "was not asked"
     if all(check.passed for check in own):
         return "holds"
     return "undecided" if all(check.passed or check.note == "undecided" for check in own) else "does not hold"
 
 
-def find_check(decision: GateDecision, name: str) -> GateCheck | None:
-    """The check of this name, None when the gate never came to it."""
-    return next((check for check in decision.checks if check.name == name), None)
+def find_check(decision: GateDecision, kind: CheckKind, subject: str) -> GateCheck | None:
+    """The first check of a kind on a judge, guard or slice; None when the gate made none."""
+    return next((check for check in decision.checks if (check.kind, check.subject) == (kind, subject)), None)
 
 
 def bar(comparison: Comparison, against: str) -> Bar:
@@ -132,7 +132,7 @@ class Attenuation:
 
 def calibration_row(calibration: Calibration, report: EvalReport, decision: GateDecision) -> CalibrationRow:
     """Figures of one judge with what the gate made of them."""
-    check = find_check(decision, f"may_vote:{calibration.judge}")
+    check = find_check(decision, "may_vote", calibration.judge)
     line = attenuation(calibration, report)
     accuracy = calibration.accuracy
     implied = _implied(line) if line else ("-", "")

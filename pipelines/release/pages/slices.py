@@ -70,7 +70,7 @@ def slice_rows(
 
 
 def _row(name: str, prompts: int, compared: Sequence[Comparison], decision: GateDecision) -> SliceRow:
-    check = find_check(decision, f"slice:{name}")
+    check = find_check(decision, "slice", name)
     mark = "" if check is None else check.note or ("no harm shown" if check.passed else "got worse")
     colour = "plain" if check is None or check.note else "yes" if check.passed else "no"
     return SliceRow(name or "(none)", prompts, tuple(_cell(c) for c in compared), mark, colour)

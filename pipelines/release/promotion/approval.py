@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from pipelines.contracts.release import Approval, GateCheck, GateDecision
 from pipelines.project.approval import ApprovalSection, Approver
 
-_BOUND = re.compile(r"[a-z ]*[<>]=? (-?\d+(?:\.\d+)?(?:e-?\d+)?)")
+_WITHOUT_DISTANCE = ("not below", "within")
+"""Relations whose distance from the bound says too little: a person is asked."""
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+\-.!|~>])")
 
 
@@ -28,18 +29,16 @@ def needed(policy: ApprovalSection, decision: GateDecision) -> str:
 
 def _close(decision: GateDecision, name: str, margin: float) -> list[str]:
     """The checks of that name or kind that lie within `margin` of their bound; doubt counts as close."""
-    checks = [check for check in decision.checks if name in (check.name, check.name.partition(":")[0])]
+    checks = [check for check in decision.checks if name in (check.name, check.kind)]
     if not checks:
         return [f"nothing is known of {name}"]
     return [reason for check in checks if (reason := _closeness(check, margin))]
 
 
 def _closeness(check: GateCheck, margin: float) -> str:
-    found = _BOUND.match(check.required)
-    if check.measured is None or found is None:
+    if check.measured is None or check.bound is None or check.relation in _WITHOUT_DISTANCE:
         return f"{check.name} has no number"
-    distance = abs(check.measured - float(found[1]))
-    if distance > margin:
+    if abs(check.measured - check.bound) > margin:
         return ""
     return f"{check.name} is {check.measured:.4g}, required {check.required}, within {margin:g}"
 

@@ -48,11 +48,11 @@ def test_the_champion_is_the_candidate_only_when_it_is_that_version() -> None:
 
 def test_checks_are_marked_by_what_they_do(settings: Settings) -> None:
     project = load_project(PROJECT)
-    line = {"required": "> 0", "explanation": "so", "measured": 0.5}
+    line: dict[str, Any] = {"relation": ">", "bound": 0.0, "explanation": "so", "measured": 0.5}
     checks = (
-        GateCheck(name="guard:w", passed=True, **line),
-        GateCheck(name="guard:x", passed=False, **line),
-        GateCheck(name="detector:y", passed=False, decisive=False, **{**line, "measured": None}),
+        GateCheck(kind="guard", subject="w", passed=True, **line),
+        GateCheck(kind="guard", subject="x", passed=False, **line),
+        GateCheck(kind="drift", subject="y", passed=False, decisive=False, **{**line, "measured": None}),
     )
     decision = GateDecision(
         verdict="hold",
@@ -73,6 +73,6 @@ def test_checks_are_marked_by_what_they_do(settings: Settings) -> None:
     told = summarise(outcome(champion, judged=False), project, settings, seconds=1)
     assert "verdict    hold for version 2 (made earlier; nothing new to judge)" in told
     marks = [row.split(maxsplit=2)[:2] for row in told.splitlines() if "required > 0" in row]
-    assert marks == [["ok", "guard:w:"], ["FAIL", "guard:x:"], ["note", "detector:y:"]]
-    assert "detector:y: -, required > 0" in told
+    assert marks == [["ok", "guard:w:"], ["FAIL", "guard:x:"], ["note", "drift:y:"]]
+    assert "drift:y: -, required > 0" in told
     assert "champion   version 1 (nothing promoted anew), weights abababababab" in told

@@ -7,7 +7,7 @@ from alignment.contracts.evaluation import Comparison
 from alignment.statistics.comparison import Floats, mean_interval
 from alignment.statistics.reward_hacking import gain_gap, persisting_gain, rank_correlation, seed_differences
 from alignment.statistics.score_grids import SHUFFLED
-from pipelines.contracts.release import GateCheck
+from pipelines.contracts.release import CheckKind, GateCheck, Relation
 from pipelines.project.gate import Detector
 from pipelines.release.gate.checks.interface import Evidence, Finding, finite, watch
 
@@ -34,19 +34,36 @@ def detector_checks(evidence: Evidence, voting: Sequence[Comparison]) -> list[Fi
     return findings
 
 
-def _check(name: str, measured: float | None, required: str, explanation: str) -> GateCheck:
+def _asked(
+    kind: CheckKind,
+    subject: str | None,
+    relation: Relation | None = None,
+    bound: float | None = None,
+    *,
+    against: str | None = None,
+    required: str = "",
+) -> GateCheck:
+    """A detector's check before anything is measured."""
     return GateCheck(
-        name=name,
-        measured=finite(measured),
+        kind=kind,
+        subject=subject,
+        against=against,
+        relation=relation,
+        bound=bound,
+        measured=None,
         required=required,
         passed=True,
         family="detectors",
-        explanation=explanation,
+        explanation="",
     )
 
 
-def _unmeasured(name: str, required: str, why: str, rule: Detector) -> Finding:
-    return watch(_check(name, None, required, f"{why}."), rule.action, breached=False, measured=False)
+def _answered(asked: GateCheck, measured: float | None, explanation: str) -> GateCheck:
+    return asked.model_copy(update={"measured": finite(measured), "explanation": explanation})
+
+
+def _unmeasured(asked: GateCheck, why: str, rule: Detector) -> Finding:
+    return watch(_answered(asked, None, f"{why}."), rule.action, breached=False, measured=False)
 
 
 # --- one judge gains, the others do not -----------------------------------------------------------------------------
@@ -60,7 +77,7 @@ def _trained_on(evidence: Evidence, voting: Sequence[str], rule: Detector) -> li
     the evidence.
     """
     trained = [judge.name for judge in evidence.report.spec.judges if evidence.shared_lessons(judge)]
-    findings = [_gap(evidence, f"trained_on_gap:{name}", name, voting, rule=rule) for name in trained]
+    findings = [_gap(evidence, "trained_on_gap", name, voting, rule=rule) for name in trained]
     findings += [_unseen_scorer(lesson, rule) for lesson in _unseen(evidence)]
     return findings or [_nothing_trained_on()]
 
@@ -77,12 +94,16 @@ def _unseen_scorer(lesson: str, rule: Detector) -> Finding:
         f"The candidate was rewarded, labelled or chosen by a scorer with weights {digest[:12]}, which is no judge of"
         " the evaluation, so nobody sees whether it was hacked. Add it to evaluation.judges, where it has no vote"
     )
-    return _unmeasured(f"trained_on_gap:{digest[:12]}", f"lower bound <= {rule.margin:g}", why, rule)
+    return _unmeasured(_asked_gap("trained_on_gap", digest[:12], rule), why, rule)
+
+
+def _asked_gap(kind: CheckKind, subject: str, rule: Detector) -> GateCheck:
+    return _asked(kind, subject, "<=", rule.margin, required=f"lower bound <= {rule.margin:g}")
 
 
 def _nothing_trained_on() -> Finding:
     says = "No judge of the evaluation shares its lessons with the candidate."
-    check = _check("trained_on_gap", None, "a judge that it learnt from", says)
+    check = _answered(_asked("trained_on_gap", None, required="a judge that it learnt from"), None, says)
     return Finding(check.model_copy(update={"decisive": False, "note": "unmeasured"}))
 
 
@@ -91,24 +112,22 @@ def _lone(evidence: Evidence, voting: Sequence[str], rule: Detector) -> list[Fin
     if len(voting) < 2:
         return []
     return [
-        _gap(evidence, f"lone_judge:{name}", name, [other for other in voting if other != name], rule=rule)
-        for name in voting
+        _gap(evidence, "lone_judge", name, [other for other in voting if other != name], rule=rule) for name in voting
     ]
 
 
-def _gap(evidence: Evidence, check_name: str, judge: str, others: Sequence[str], *, rule: Detector) -> Finding:
+def _gap(evidence: Evidence, kind: CheckKind, judge: str, others: Sequence[str], *, rule: Detector) -> Finding:
+    asked = _asked_gap(kind, judge, rule)
     own = evidence.differences(judge)
     held_out = [d for d in (evidence.differences(other) for other in others) if d is not None]
-    required = f"lower bound <= {rule.margin:g}"
     if own is None or not held_out or len(held_out) != len(others):
-        return _unmeasured(check_name, required, f"The gain under {judge} has no other judge to be compared with", rule)
+        return _unmeasured(asked, f"The gain under {judge} has no other judge to be compared with", rule)
     gap, low, high = gain_gap(own, held_out, confidence=evidence.report.spec.confidence)
     breached = low > rule.margin
     says = "far more than the others do" if breached else "not far from what the others do"
-    check = _check(
-        check_name,
+    check = _answered(
+        asked,
         low,
-        required,
         f"{judge} gains {says}: {gap:+.3f} standard deviations beyond the mean of {', '.join(others)} (between"
         f" {low:.3f} and {high:.3f}); {rule.margin:g} is taken for honest.",
     )
@@ -119,25 +138,22 @@ def _gap(evidence: Evidence, check_name: str, judge: str, others: Sequence[str],
 
 
 def _persisting(evidence: Evidence, judge: str, rule: Detector) -> Finding:
-    name, required = f"persisting_gain:{judge}", f"share not clearly > {rule.margin:g}"
+    required = f"share not clearly > {rule.margin:g}"
+    asked = _asked("persisting_gain", judge, "not clearly >", rule.margin, required=required)
     shuffled_P, true_P = _shuffled(evidence, judge)
     if shuffled_P is None or true_P is None:
-        return _unmeasured(name, required, f"{judge} was not asked about images under other prompts", rule)
+        return _unmeasured(asked, f"{judge} was not asked about images under other prompts", rule)
     confidence = evidence.report.spec.confidence
     gained = mean_interval(true_P, confidence=confidence)[0] > 0
     share, low, _ = persisting_gain(true_P, shuffled_P, share=rule.margin, confidence=confidence)
     if not gained:
-        return Finding(
-            _check(name, None, required, f"{judge} shows no clear gain, so nothing can persist.").model_copy(
-                update={"decisive": False}
-            )
-        )
+        check = _answered(asked, None, f"{judge} shows no clear gain, so nothing can persist.")
+        return Finding(check.model_copy(update={"decisive": False}))
     breached = low > 0
     says = "rewards the look rather than the match" if breached else "does not clearly reward the look alone"
-    check = _check(
-        name,
+    check = _answered(
+        asked,
         share,
-        required,
         f"{judge} {says}: against other prompts of the list {share:.0%} of its gain remains; more than"
         f" {rule.margin:.0%} would be style.",
     )
@@ -161,25 +177,23 @@ def _correlation(evidence: Evidence, first: str, second: str, *, rule: Detector)
 
     The champion's seeds in two halves are an A/A run: what the judges agree on there is how they usually agree.
     """
-    name, required = f"rank_correlation:{first}:{second}", f"fall not clearly > {rule.margin:g}"
+    required = f"fall not clearly > {rule.margin:g}"
+    asked = _asked("rank_correlation", first, "not clearly >", rule.margin, against=second, required=required)
     gains = [evidence.differences(judge) for judge in (first, second)]
     usual = [
         seed_differences(evidence.scores.grid(judge, "champion")) if evidence.scores.has(judge, "champion") else None
         for judge in (first, second)
     ]
     if any(values is None for values in (*gains, *usual)):
-        return _unmeasured(
-            name, required, f"{first} and {second}: it takes two seeds to know how they usually agree", rule
-        )
+        return _unmeasured(asked, f"{first} and {second}: it takes two seeds to know how they usually agree", rule)
     confidence = evidence.report.spec.confidence
     rho, _, high = rank_correlation(gains[0], gains[1], confidence=confidence)  # type: ignore[arg-type]
     before, low, _ = rank_correlation(usual[0], usual[1], confidence=confidence)  # type: ignore[arg-type]
     breached = low - high > rule.margin
     says = "part company" if breached else "agree about as usual"
-    check = _check(
-        name,
+    check = _answered(
+        asked,
         before - rho,
-        required,
         f"{first} and {second} {says} over prompts: rank correlation of their gains {rho:.2f} (at most {high:.2f}), of"
         f" the champion against itself {before:.2f} (at least {low:.2f}); a fall of {rule.margin:g} is tolerated.",
     )
@@ -188,17 +202,16 @@ def _correlation(evidence: Evidence, first: str, second: str, *, rule: Detector)
 
 def _drift(evidence: Evidence, name: str, rule: Detector) -> Finding:
     """An image statistic that moved either way by more than the margin, with its whole interval."""
-    required = f"within {rule.margin:g}"
+    asked = _asked("drift", name, "within", rule.margin)
     differences_P = evidence.differences(name)
     if differences_P is None:
-        return _unmeasured(f"drift:{name}", required, f"{name} was not measured. Add it to evaluation.guards", rule)
+        return _unmeasured(asked, f"{name} was not measured. Add it to evaluation.guards", rule)
     low, high = mean_interval(differences_P, confidence=evidence.report.spec.confidence)
     breached = low > rule.margin or high < -rule.margin
     says = "drifted" if breached else "did not drift"
-    check = _check(
-        f"drift:{name}",
+    check = _answered(
+        asked,
         float(differences_P.mean()),
-        required,
         f"{name} {says}: the images' mean changed by {low:.3g} to {high:.3g}; {rule.margin:g} either way is tolerated.",
     )
     return watch(check, rule.action, breached=breached)

@@ -12,7 +12,7 @@ import numpy as np
 from alignment.contracts.judges import Judge
 from alignment.statistics.comparison import DIFFERENCE_DECIMALS, Floats, mean_interval
 from alignment.statistics.noninferiority import mcnemar_p_value, paired_share_interval, share_interval
-from pipelines.contracts.release import GateCheck
+from pipelines.contracts.release import GateCheck, Relation
 from pipelines.project.gate import GuardRule
 from pipelines.release.gate.checks.interface import Evidence, Finding, Verdict, finite
 
@@ -33,9 +33,10 @@ def guard_checks(evidence: Evidence) -> list[Finding]:
 def _unguarded() -> Finding:
     """Judges alone can be pleased at the cost of everything that they do not see."""
     check = GateCheck(
-        name="guards",
-        measured=0.0,
-        required=">= 1",
+        kind="guards",
+        relation=">=",
+        bound=1,
+        measured=0,
         passed=False,
         decisive=False,
         family="guards",
@@ -52,7 +53,13 @@ def _guard(evidence: Evidence, name: str, guard: Judge | None) -> list[Finding]:
     if fault or rule is None:
         required = "a rule" if rule is None else "measured and independent"
         check = GateCheck(
-            name=f"guard:{name}", measured=None, required=required, passed=False, family="guards", explanation=fault
+            kind="guard",
+            subject=name,
+            measured=None,
+            required=required,
+            passed=False,
+            family="guards",
+            explanation=fault,
         )
         return [Finding(check, "invalid")]
     lines = _share_lines(evidence, name, rule) if rule.threshold is not None else _mean_lines(evidence, name, rule)
@@ -81,36 +88,45 @@ def _fault(evidence: Evidence, name: str, guard: Judge | None) -> str:
 class _Limit:
     """A quantity whose interval must lie on one side of a limit."""
 
-    name: str
+    guard: str
     low: float
     high: float
-    limit: float
+    bound: float
     side: Literal["above", "below"]
     says: str
     """What the quantity is, with its interval: "the change against the champion is between ... and ..."."""
     tolerated: str
+    kind: Literal["relative", "floor", "ceiling", "mcnemar"] | None = None
+    """None for the margin."""
     touching: bool = True
     """Whether a quantity without uncertainty that is the limit itself is within it: no change at all, where no loss is
     tolerated."""
 
     def finding(self) -> Finding:
         """Passed when the whole interval is on the right side, broken when all of it is on the wrong one."""
-        at_limit = self.touching and all(
-            math.isclose(bound, self.limit, rel_tol=DUST, abs_tol=DUST) for bound in (self.low, self.high)
+        at_bound = self.touching and all(
+            math.isclose(value, self.bound, rel_tol=DUST, abs_tol=DUST) for value in (self.low, self.high)
         )
+        relation: Relation
         if self.side == "above":
-            passed, broken, measured, sign = self.low > self.limit or at_limit, self.high <= self.limit, self.low, ">"
+            passed, broken, measured = self.low > self.bound or at_bound, self.high <= self.bound, self.low
+            relation = ">=" if at_bound else ">"
         else:
-            passed, broken, measured, sign = self.high < self.limit or at_limit, self.low >= self.limit, self.high, "<"
+            passed, broken, measured = self.high < self.bound or at_bound, self.low >= self.bound, self.high
+            relation = "<=" if at_bound else "<"
+        label = f"{self.guard}:{self.kind}" if self.kind else self.guard
         says = "holds" if passed else "is broken" if broken else "is undecided: ask more prompts"
         check = GateCheck(
-            name=f"guard:{self.name}",
+            kind="guard",
+            subject=self.guard,
+            limit=self.kind,
+            relation=relation,
+            bound=self.bound,
             measured=finite(measured),
-            required=f"{sign}{'=' * at_limit} {self.limit:g}",
             passed=passed,
             family="guards",
             note="" if passed or broken else "undecided",
-            explanation=f"Guard {self.name} {says}; {self.says}, {self.tolerated}.",
+            explanation=f"Guard {label} {says}; {self.says}, {self.tolerated}.",
         )
         allows: Verdict = "promote" if passed else "hold" if broken else "inconclusive"
         return Finding(check, allows)
@@ -138,10 +154,10 @@ def _change(name: str, low: float, *, high: float, margin: float, rule: GuardRul
     says = f"the change against the champion is between {low:.3g} and {high:.3g}"
     if rule.better == "lower":
         return _Limit(
-            name, low, high, limit=margin, side="below", says=says, tolerated=f"a rise of {margin:g} is tolerated"
+            name, low, high, bound=margin, side="below", says=says, tolerated=f"a rise of {margin:g} is tolerated"
         )
     return _Limit(
-        name, low, high, limit=0.0 - margin, side="above", says=says, tolerated=f"a drop of {margin:g} is tolerated"
+        name, low, high, bound=0.0 - margin, side="above", says=says, tolerated=f"a drop of {margin:g} is tolerated"
     )
 
 
@@ -156,13 +172,14 @@ def _relative(name: str, candidate_P: Floats, champion_P: Floats, *, rule: Guard
     low, high = mean_interval(candidate_P - (1 + allowed) * champion_P, confidence=confidence)
     low, high = (low / mean + allowed, high / mean + allowed) if mean > 0 else (-math.inf, math.inf)
     return _Limit(
-        f"{name}:relative",
+        name,
         low,
         high,
-        limit=allowed,
+        bound=allowed,
         side="above" if rule.better == "higher" else "below",
         says=f"the change is between {low:.2%} and {high:.2%} of the champion's mean",
         tolerated=f"{margin:.2%} is tolerated",
+        kind="relative",
     )
 
 
@@ -171,12 +188,10 @@ def _absolute(name: str, low: float, *, high: float, rule: GuardRule, what: str)
     lines = []
     if rule.floor is not None:
         tolerated = f"it must lie above {rule.floor:g}"
-        lines.append(_Limit(f"{name}:floor", low, high, limit=rule.floor, side="above", says=says, tolerated=tolerated))
+        lines.append(_Limit(name, low, high, rule.floor, "above", says=says, tolerated=tolerated, kind="floor"))
     if rule.ceiling is not None:
         tolerated = f"it must lie below {rule.ceiling:g}"
-        lines.append(
-            _Limit(f"{name}:ceiling", low, high, limit=rule.ceiling, side="below", says=says, tolerated=tolerated)
-        )
+        lines.append(_Limit(name, low, high, rule.ceiling, "below", says=says, tolerated=tolerated, kind="ceiling"))
     return lines
 
 
@@ -214,7 +229,7 @@ def _share_change(
         name,
         low,
         high,
-        limit=-margin,
+        bound=-margin,
         side="above",
         says=f"{says} (exact McNemar p = {p_value:.3g}), the share that passes changed by {low:.3g} to {high:.3g}",
         tolerated=f"a drop of {margin:g} is tolerated",
@@ -225,12 +240,13 @@ def _mcnemar(name: str, worsened: int, improved: int, *, level: float, says: str
     """Without a margin: no significant worsening. A test has no interval, so it is a point."""
     p_value = mcnemar_p_value(worsened, improved)
     return _Limit(
-        f"{name}:mcnemar",
+        name,
         p_value,
         p_value,
-        limit=level,
+        bound=level,
         side="above",
         says=f"{says}, exact McNemar p = {p_value:.3g}",
         tolerated=f"p at or below {level:g} shows harm",
+        kind="mcnemar",
         touching=False,
     )

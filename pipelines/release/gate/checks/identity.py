@@ -1,6 +1,6 @@
 """Is this the right evidence, and is it whole? Each of these facts is needed; without one the verdict is invalid."""
 
-from pipelines.contracts.release import GateCheck
+from pipelines.contracts.release import CheckKind, GateCheck
 from pipelines.release.gate.checks.interface import Evidence, Finding, listed
 from pipelines.release.gate.recompute import measurement_problems
 
@@ -9,7 +9,7 @@ def already_champion(evidence: Evidence) -> Finding:
     """The only finding on weights that are the champion's: there is nothing to decide."""
     version = evidence.candidate.version
     check = GateCheck(
-        name="differs_from_champion",
+        kind="differs_from_champion",
         measured=None,
         required="other weights than the champion",
         passed=False,
@@ -19,17 +19,40 @@ def already_champion(evidence: Evidence) -> Finding:
     return Finding(check, "hold")
 
 
-def fact(name: str, required: str, *, passed: bool, good: str, bad: str, measured: float | None = None) -> Finding:
-    """A precondition."""
-    check = GateCheck(
-        name=name,
-        measured=measured,
-        required=required,
-        passed=passed,
-        family="evidence",
-        explanation=good if passed else bad,
+def fact(
+    kind: CheckKind, required: str, *, passed: bool, good: str, bad: str, measured: float | None = None
+) -> Finding:
+    """A precondition in words."""
+    return _precondition(
+        GateCheck(
+            kind=kind,
+            measured=measured,
+            required=required,
+            passed=passed,
+            family="evidence",
+            explanation=good if passed else bad,
+        )
     )
-    return Finding(check, "promote" if passed else "invalid")
+
+
+def enough(kind: CheckKind, measured: int, least: int, *, good: str, bad: str) -> Finding:
+    """A number that must not be smaller than the policy's."""
+    passed = measured >= least
+    return _precondition(
+        GateCheck(
+            kind=kind,
+            relation=">=",
+            bound=least,
+            measured=measured,
+            passed=passed,
+            family="evidence",
+            explanation=good if passed else bad,
+        )
+    )
+
+
+def _precondition(check: GateCheck) -> Finding:
+    return Finding(check, "promote" if check.passed else "invalid")
 
 
 def identity_checks(evidence: Evidence) -> list[Finding]:
@@ -84,11 +107,10 @@ def soundness_checks(evidence: Evidence) -> list[Finding]:
     report, policy = evidence.report, evidence.policy
     missing, problems = measurement_problems(report), evidence.table_problems
     return [
-        fact(
+        enough(
             "prompts",
-            f">= {policy.minimum_prompts}",
-            measured=float(report.num_prompts),
-            passed=report.num_prompts >= policy.minimum_prompts,
+            report.num_prompts,
+            policy.minimum_prompts,
             good=f"{report.num_prompts} prompts were compared.",
             bad=f"{report.num_prompts} prompts are fewer than the {policy.minimum_prompts} that the policy asks for.",
         ),

@@ -54,9 +54,10 @@ def _votes(evidence: Evidence, voting: Sequence[Comparison]) -> Finding:
     needed = None if passed else prompts_needed(power_at, required)
     more = "" if passed else f" Ask {needed} prompts." if needed else " No number of prompts would do."
     check = GateCheck(
-        name="power",
+        kind="power",
+        relation=">=",
+        bound=required,
         measured=power,
-        required=f">= {required:g}",
         passed=passed,
         family="power",
         note="" if passed else "undecided",
@@ -96,9 +97,11 @@ def _guard(evidence: Evidence, name: str, *, spread: float, margin: float) -> Fi
     power = power_at(prompts)
     needed = prompts_needed(power_at, required) if power < required and margin else None
     check = GateCheck(
-        name=f"power:{name}",
+        kind="power",
+        subject=name,
+        relation=">=",
+        bound=required,
         measured=power,
-        required=f">= {required:g}",
         passed=power >= required,
         decisive=False,
         family="power",

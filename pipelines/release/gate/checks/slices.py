@@ -73,9 +73,10 @@ def _measured(prompts: Mapping[str, int], measured: set[str]) -> Finding:
     else:
         says = f"{NOTHING_LARGE if prompts else NO_CATEGORY} Nobody looked whether one kind of prompt got worse."
     check = GateCheck(
-        name="slices",
-        measured=float(len(measured)),
-        required=">= 1",
+        kind="slices",
+        relation=">=",
+        bound=1,
+        measured=len(measured),
         passed=bool(measured),
         decisive=False,
         family="slices",
@@ -146,9 +147,11 @@ def _slice(
     broken = [test for test, _, rejected in tests if rejected]
     says = "got worse" if broken else "shows no harm"
     check = GateCheck(
-        name=f"slice:{name}",
+        kind="slice",
+        subject=name,
+        relation="not below",
+        bound=worst.limit,
         measured=worst.measured,
-        required=f"not below {worst.limit:g}",
         passed=True,
         family="slices",
         explanation=f"Slice {name} {says} on {prompts} prompts: {'; '.join(t.says for t in broken) or worst.says},"
@@ -160,7 +163,8 @@ def _slice(
 def _unmeasured(name: str, prompts: int) -> Finding:
     """A slice too small to speak of: said, and without consequence."""
     check = GateCheck(
-        name=f"slice:{name}",
+        kind="slice",
+        subject=name,
         measured=None,
         required="enough prompts",
         passed=True,

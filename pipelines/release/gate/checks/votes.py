@@ -18,9 +18,9 @@ from alignment.contracts.judges import Judge
 from alignment.statistics.comparison import win_rate_interval
 from alignment.statistics.reward_hacking import standardised
 from alignment.statistics.skewness import skewed_mean_interval
-from pipelines.contracts.release import GateCheck
+from pipelines.contracts.release import CheckKind, GateCheck, Relation
 from pipelines.project.gate import GatePolicy
-from pipelines.release.gate.checks.identity import fact
+from pipelines.release.gate.checks.identity import enough
 from pipelines.release.gate.checks.interface import (
     Evidence,
     Finding,
@@ -53,15 +53,14 @@ def ballots(evidence: Evidence) -> tuple[list[Finding], list[Comparison]]:
             voting.append(comparison)
         findings.append(_ballot(judge, calibration, evidence.policy, refusal))
     judges, needed = len(evidence.report.spec.judges), evidence.policy.voting_judges
-    enough = fact(
+    quorum = enough(
         "voting_judges",
-        f">= {needed}",
-        measured=float(len(voting)),
-        passed=len(voting) >= needed,
+        len(voting),
+        needed,
         good=f"{len(voting)} of {judges} judges may vote.",
         bad=f"Only {len(voting)} of {judges} judges may vote; {needed} are required.",
     )
-    return [*findings, enough], voting
+    return [*findings, quorum], voting
 
 
 def _ballot(judge: Judge, calibration: Calibration | None, policy: GatePolicy, refusal: str) -> Finding:
@@ -72,7 +71,10 @@ def _ballot(judge: Judge, calibration: Calibration | None, policy: GatePolicy, r
         f" {low or 0:.3f}."
     )
     check = GateCheck(
-        name=f"may_vote:{judge.name}",
+        kind="may_vote",
+        subject=judge.name,
+        relation=">",
+        bound=policy.calibration_floor,
         measured=finite(low),
         required=f"> {policy.calibration_floor:g} on >= {policy.minimum_calibration_pairs} pairs, independent",
         passed=not refusal,
@@ -112,9 +114,10 @@ def superiority_checks(evidence: Evidence, voting: Sequence[Comparison]) -> list
     if not passed:
         explanation += _refusals(stances) if out_of_reach else " The others are undecided: ask more prompts."
     check = GateCheck(
-        name="preferred_by_judges",
-        measured=float(in_favour),
-        required=f">= {required}",
+        kind="preferred_by_judges",
+        relation=">=",
+        bound=required,
+        measured=in_favour,
         passed=passed,
         family="votes",
         note="" if passed or out_of_reach else "undecided",
@@ -176,10 +179,23 @@ def _mean_bounds(evidence: Evidence, comparison: Comparison, confidence: float) 
     return skewed_mean_interval(differences_P, confidence=confidence)
 
 
-def _line(name: str, measured: float, required: str, *, passed: bool, explanation: str) -> Finding:
+def _line(
+    kind: CheckKind,
+    judge: str,
+    measured: float,
+    *,
+    relation: Relation,
+    bound: float,
+    required: str = "",
+    passed: bool,
+    explanation: str,
+) -> Finding:
     """A line of one vote: it informs, the count decides."""
     check = GateCheck(
-        name=name,
+        kind=kind,
+        subject=judge,
+        relation=relation,
+        bound=bound,
         measured=finite(measured),
         required=required,
         passed=passed,
@@ -195,9 +211,12 @@ def _shift(comparison: Comparison, level: float, chances: int) -> Finding:
     passed = comparison.p_value <= limit
     often = f" ({level:g} shared by {chances} chances)" if chances > 1 else ""
     return _line(
-        f"superiority:{comparison.scorer}",
+        "superiority",
+        comparison.scorer,
         comparison.p_value,
-        f"p <= {limit:.3g}",
+        relation="<=",
+        bound=limit,
+        required=f"p <= {limit:.3g}",
         passed=passed,
         explanation=f"{comparison.scorer}: the candidate {'scores' if passed else 'does not clearly score'} higher"
         f" on the same prompts, one-sided signed-rank p = {comparison.p_value:.3g}; needed is {limit:.3g}{often}.",
@@ -208,9 +227,11 @@ def _measured_win_rate(comparison: Comparison, low: float, *, high: float, polic
     minimum = policy.minimum_win_rate
     passed = comparison.win_rate >= minimum
     return _line(
-        f"win_rate:{comparison.scorer}",
+        "win_rate",
+        comparison.scorer,
         comparison.win_rate,
-        f">= {minimum:g}",
+        relation=">=",
+        bound=minimum,
         passed=passed,
         explanation=f"{_says(comparison, low, high=high, minimum=minimum, passed=passed)}; measured is"
         f" {comparison.win_rate:.3f}, worth having is {minimum:g} and more.",
@@ -221,9 +242,11 @@ def _certified_win_rate(comparison: Comparison, low: float, *, high: float, poli
     minimum = policy.minimum_win_rate
     passed = low > minimum
     return _line(
-        f"win_rate:{comparison.scorer}",
+        "win_rate",
+        comparison.scorer,
         low,
-        f"> {minimum:g}",
+        relation=">",
+        bound=minimum,
         passed=passed,
         explanation=f"{_says(comparison, low, high=high, minimum=minimum, passed=passed)}.",
     )
@@ -243,9 +266,11 @@ def _mean_gain(comparison: Comparison, low: float, *, high: float) -> Finding:
     outweighed = not passed and comparison.wins > comparison.losses
     why = "; it wins more often than it loses, but losses may be larger than wins" if outweighed else ""
     return _line(
-        f"mean_gain:{comparison.scorer}",
+        "mean_gain",
+        comparison.scorer,
         low,
-        "> 0",
+        relation=">",
+        bound=0.0,
         passed=passed,
         explanation=f"{comparison.scorer}: the mean gain is between {low:.3g} and {high:.3g} (corrected for skewness),"
         f" above 0 is required{why}.",
@@ -257,9 +282,11 @@ def _effect(evidence: Evidence, comparison: Comparison) -> Finding:
     differences_P = evidence.differences(comparison.scorer)
     effect = float("nan") if differences_P is None else float(standardised(differences_P).mean())
     return _line(
-        f"effect:{comparison.scorer}",
+        "effect",
+        comparison.scorer,
         effect,
-        f">= {minimum:g}",
+        relation=">=",
+        bound=minimum,
         passed=effect >= minimum,
         explanation=f"{comparison.scorer}: the mean gain is {effect:.3f} standard deviations of the differences;"
         f" {minimum:g} is required.",

@@ -1,5 +1,6 @@
 """Decisions are kept once, in order, and cannot be swapped for others."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from pipelines.contracts.release import GateDecision
 from pipelines.project.file import Project, load_project
 from pipelines.release.gate import verdict
 from pipelines.release.gate.decision_log import (
@@ -19,6 +21,7 @@ from pipelines.release.gate.decision_log import (
     save_decision,
 )
 from pipelines.settings import Settings
+from pipelines.store.storage import open_store
 
 
 @pytest.fixture
@@ -95,3 +98,30 @@ def test_the_first_who_asked_stays_on_record(settings: Settings, project: Projec
     scheduled = decision.model_copy(update={"report_uri": "file:///another/page.html"})
     note_asked(scheduled, "", project, settings)
     assert asked_by(scheduled, project, settings) == "", "nobody is not the same as not on record"
+
+
+def test_a_decision_of_version_2_is_found_by_its_digest(settings: Settings, project: Project) -> None:
+    digest = "1776449e73a195d4d422fc84e298b0dd4bffe97b9d382622f4ee159f09acd238"
+    stored = (Path(__file__).parents[1] / "data/decision_version_2.json").read_bytes()
+    store = open_store(settings.store_uri, settings)
+    folder = ("evaluations", "decisions", project.name)
+    store.create_bytes(store.uri(*folder, f"{digest}.json"), stored)
+    store.create_bytes(store.uri(*folder, "order", "000001.json"), json.dumps({"decision_digest": digest}).encode())
+    decision = last_decision(project, settings)
+    assert decision is not None
+    assert decision == find_decision(digest, project, settings) == last_decision_about(1, project, settings)
+    save_decision(decision, project, settings)
+    assert last_decision(project, settings) == decision
+    store.create_bytes(store.uri(*folder, f"{digest[::-1]}.json"), stored)
+    with pytest.raises(ValueError, match="it was changed"):
+        read_decision(digest[::-1], project, settings)
+
+
+def test_every_check_says_in_version_2_what_its_fields_say(good_decision: GateDecision) -> None:
+    old = good_decision.model_copy(update={"schema_version": 2}).model_dump(mode="json")
+    read = GateDecision.model_validate(old)
+    assert [check.model_copy(update={"bound": None}) for check in read.checks] == [
+        check.model_copy(update={"bound": None}) for check in good_decision.checks
+    ]
+    for own, check in zip(read.checks, good_decision.checks, strict=True):
+        assert own.bound == (None if check.bound is None else pytest.approx(check.bound, rel=0.01)), check.name

@@ -46,7 +46,7 @@ def report() -> EvalReport:
 
 def decision(*voting: str) -> GateDecision:
     checks = [
-        GateCheck(name=f"may_vote:{j.name}", measured=None, required="", passed=j.name in voting, explanation="")
+        GateCheck(kind="may_vote", subject=j.name, measured=None, passed=j.name in voting, explanation="")
         for j in JUDGES
     ]
     candidate = CandidateVersion(

@@ -230,7 +230,7 @@ def with_policy(docket: Docket, **changes: Any) -> Docket:
 
 
 def votes_lines(decision: GateDecision) -> str:
-    return " ".join(check.explanation for check in decision.checks if check.name.startswith("may_vote"))
+    return " ".join(check.explanation for check in decision.checks if check.kind == "may_vote")
 
 
 def test_only_pairs_of_the_named_generators_earn_a_vote(docket: Docket, tmp_path: Path) -> None:

@@ -4,13 +4,21 @@ from typing import Any
 
 import pytest
 
-from pipelines.contracts.release import GateCheck
+from pipelines.contracts.release import CheckKind, GateCheck
 from pipelines.release.pages.checks import check_groups, check_row
 
 
-def check(name: str, **fields: Any) -> GateCheck:
-    given = {"measured": 0.5, "required": "> 0", "passed": True, "family": "guards", "explanation": "so", **fields}
-    return GateCheck(name=name, **given)
+def check(kind: CheckKind, subject: str | None = None, **fields: Any) -> GateCheck:
+    given = {
+        "measured": 0.5,
+        "relation": ">",
+        "bound": 0,
+        "passed": True,
+        "family": "guards",
+        "explanation": "so",
+        **fields,
+    }
+    return GateCheck(kind=kind, subject=subject, **given)
 
 
 def only_group(decision: Any, *checks: GateCheck) -> tuple[str, str]:
@@ -25,9 +33,11 @@ def test_families_come_in_the_order_of_questions_and_hold_every_check(good_decis
 
 
 def test_a_name_is_for_people() -> None:
-    row = check_row(check("rank_correlation:a:b", measured=0.123456, note="warning", passed=False))
+    row = check_row(check("rank_correlation", "a", against="b", measured=0.123456, note="warning", passed=False))
     assert (row.name, row.measured, row.mark, row.colour) == ("rank correlation: a, b", "0.1235", "warning", "plain")
-    assert (check_row(check("x", passed=False)).mark, check_row(check("x", passed=False)).colour) == ("failed", "no")
+    row = check_row(check("preferred_by_judges", passed=False))
+    assert (row.name, row.mark, row.colour) == ("preferred by judges", "failed", "no")
+    assert check_row(check("guard", "match", limit="floor")).name == "guard: match, floor"
 
 
 @pytest.mark.parametrize(
@@ -42,7 +52,7 @@ def test_a_name_is_for_people() -> None:
     ],
 )
 def test_a_family_says_its_worst(good_decision: Any, fields: list[dict[str, Any]], says: tuple[str, str]) -> None:
-    checks = [check(f"guard:{number}", **own) for number, own in enumerate(fields)]
+    checks = [check("guard", str(number), **own) for number, own in enumerate(fields)]
     assert only_group(good_decision, *checks) == says
 
 
@@ -57,6 +67,6 @@ def test_a_family_says_its_worst(good_decision: Any, fields: list[dict[str, Any]
 def test_votes_say_how_many_judges_prefer_it(
     good_decision: Any, in_favour: float, fields: dict[str, Any], says: tuple[str, str]
 ) -> None:
-    judges = [check(f"win_rate:{name}", family="votes", decisive=False) for name in "ab"]
+    judges = [check("win_rate", name, family="votes", decisive=False) for name in "ab"]
     votes = check("preferred_by_judges", measured=in_favour, family="votes", **fields)
     assert only_group(good_decision, *judges, votes) == says

@@ -38,9 +38,7 @@ def test_a_slice_is_counted_within_itself(good_evaluation: Any, good_decision: A
 
 
 def test_the_gate_marks_the_slice(good_evaluation: Any, good_decision: Any) -> None:
-    check = GateCheck(
-        name="slice:animals", measured=0.2, required="", passed=False, family="slices", explanation="worse"
-    )
+    check = GateCheck(kind="slice", subject="animals", measured=0.2, passed=False, family="slices", explanation="worse")
     decision = good_decision.model_copy(update={"checks": (*good_decision.checks, check)})
     rows = slice_rows(good_evaluation.report, decision, grids(good_evaluation), scorers=JUDGES)
     assert [(row.mark, row.mark_colour) for row in rows] == [("got worse", "no"), ("", "plain")]

@@ -5,12 +5,16 @@ from typing import Any
 
 import pytest
 
-from pipelines.contracts.release import Approval, CandidateVersion, GateCheck, GateDecision
+from pipelines.contracts.release import Approval, CandidateVersion, GateCheck, GateDecision, Relation
 from pipelines.project.approval import ApprovalSection
 from pipelines.release.promotion import approval
 
-WIN_RATE = GateCheck(name="win_rate:taste", measured=0.53, required="> 0.5", passed=True, explanation="clear")
-GUARD = GateCheck(name="guard:safety", measured=-0.1, required="> -0.5", passed=True, explanation="holds")
+WIN_RATE = GateCheck(
+    kind="win_rate", subject="taste", relation=">", bound=0.5, measured=0.53, passed=True, explanation="clear"
+)
+GUARD = GateCheck(
+    kind="guard", subject="safety", relation=">", bound=-0.5, measured=-0.1, passed=True, explanation="holds"
+)
 
 
 def policy(mode: str = "required", **changes: Any) -> ApprovalSection:
@@ -80,28 +84,36 @@ def test_close_is_measured_from_the_bound_and_doubt_counts_as_close(margins: dic
 
 
 @pytest.mark.parametrize(
-    ("measured", "required", "close"),
+    ("measured", "relation", "bound", "close"),
     [
-        (0.61, "> 0.6 on >= 50 pairs, independent", True),
-        (0.7, "> 0.6 on >= 50 pairs, independent", False),
-        (0.012, "p <= 0.0125", True),
-        (0.49, "lower bound <= 0.5", True),
-        (0.4, "lower bound <= 0.5", False),
-        (None, "> 0.5", True),
-        (0.9, "other weights than the champion", True),
+        (0.61, ">", 0.6, True),
+        (0.7, ">", 0.6, False),
+        (0.012, "<=", 0.0125, True),
+        (0.49, "<=", 0.5, True),
+        (0.4, "<=", 0.5, False),
+        (0.4, "not clearly >", 0.8, False),
+        (0.9, "not below", 0.35, True),
+        (0.0, "within", 0.1, True),
+        (None, ">", 0.5, True),
+        (0.9, None, None, True),
     ],
 )
-def test_the_bound_is_the_first_number_of_what_is_required(measured: float | None, required: str, close: bool) -> None:
-    check = WIN_RATE.model_copy(update={"measured": measured, "required": required})
+def test_close_is_measured_from_the_bound_of_the_check_whatever_its_text(
+    measured: float | None, relation: Relation | None, bound: float | None, close: bool
+) -> None:
+    changes = {"measured": measured, "relation": relation, "bound": bound, "required": "> 0.61"}
+    check = WIN_RATE.model_copy(update=changes)
     said = approval.needed(policy("borderline", borderline={"win_rate": 0.02}), decision(check))
     assert bool(said) is close
 
 
 def test_a_warning_of_the_gate_is_a_borderline_case() -> None:
     warning = GateCheck(
-        name="lone_judge:taste",
+        kind="lone_judge",
+        subject="taste",
+        relation="<=",
+        bound=0.5,
         measured=0.9,
-        required="lower bound <= 0.5",
         passed=False,
         decisive=False,
         note="warning",

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from pipelines.contracts.release import LedgerEntry
+from pipelines.contracts.release import GateDecision, LedgerEntry
 from pipelines.release.champion import ledger
 from pipelines.release.champion.state import read_standing
 from pipelines.release.champion.versions import read_version
@@ -66,6 +66,14 @@ def test_a_good_candidate_becomes_champion_and_the_move_is_on_record(world: Any)
     assert tags["gate.decision_digest"] == decision.digest
     assert tags["champion.by"] == "tester"
     assert read_version(world.project, world.settings, "champion") == second
+
+
+def test_a_decision_of_version_2_moves_the_alias_under_its_own_digest(world: Any) -> None:
+    decision = world.decide(world.register("a"), None, schema_version=2)
+    assert "name" in decision.model_dump(mode="json")["checks"][0]
+    received = GateDecision.model_validate(decision.model_dump(mode="json"))
+    assert promote(received, world.project, world.settings, "tester").moved
+    assert entries(world)[-1].decision_digest == decision.digest
 
 
 def test_promoting_the_champion_again_moves_nothing(world: Any) -> None:
