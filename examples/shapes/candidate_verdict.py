@@ -13,7 +13,8 @@ from alignment.contracts.evaluation import EvalReport
 from alignment.files.durable import file_sha256
 from pipelines.contracts.release import CandidateVersion, GateDecision
 from pipelines.project.gate import GatePolicy
-from pipelines.release.gate import recompute, verdict
+from pipelines.release.gate import verdict
+from pipelines.release.gate.checks.score_table import read_grids, recompute
 
 PEOPLE = ("shapes_pairs",)
 
@@ -39,16 +40,17 @@ def decide(folder: Path, policy: GatePolicy, line: Line, *, question: Question =
     columns = pq.read_table(folder / "scores.parquet").to_pydict()
     digest = file_sha256(folder / "scores.parquet")
     report, columns = left_out(report, columns, question.without)
-    return verdict.decide(
-        report,
-        policy_for(policy, question),
-        version(line, report, lessons(line, question)),
+    evidence = verdict.Evidence(
+        report=report,
+        scores=read_grids(columns),
+        policy=policy_for(policy, question),
+        candidate=version(line, report, lessons(line, question)),
         champion_version=None,
         champion_weights_digest=report.spec.base_digest,
-        scores=recompute.read_grids(columns),
-        table_problems=recompute.recompute(report, columns, scores_sha256=digest),
+        table_problems=recompute(report, columns, scores_sha256=digest),
         prompts_digest=report.spec.prompts_digest,
     )
+    return verdict.decide(evidence)
 
 
 def lessons(line: Line, question: Question) -> tuple[str, ...]:

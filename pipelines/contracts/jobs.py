@@ -5,9 +5,18 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from alignment.contracts.jobs import FailureKind, Placement
-from alignment.contracts.names import RelativeName
+from alignment.contracts.names import RelativeName, check_name
 from alignment.contracts.values import Sha256, ValueObject
-from pipelines.contracts.release import _empty_or_file_name, _empty_or_relative
+
+
+def _empty_or_relative(name: str) -> str:
+    return check_name(name, "its folder") if name else name
+
+
+def _empty_or_file_name(name: str) -> str:
+    if "/" in _empty_or_relative(name):
+        raise ValueError(f"Alias {name!r} is no file name. Allowed: one name without '/'.")
+    return name
 
 
 class JobInput(BaseModel):

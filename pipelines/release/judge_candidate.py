@@ -1,4 +1,4 @@
-"""The gate stage: evidence read back from the store, the decision made, kept and shown."""
+"""Judge a candidate: read the evidence (gate/evidence.py), decide (gate/verdict.py), keep the decision and show it."""
 
 import tempfile
 import time
@@ -8,8 +8,9 @@ from alignment.contracts.coverage import CoverageReport
 from alignment.contracts.evaluation import EvalReport
 from pipelines.contracts.release import CandidateVersion, GateDecision
 from pipelines.project.file import Project
-from pipelines.release.gate import decide as verdicts
 from pipelines.release.gate import decision_log
+from pipelines.release.gate.evidence import SCORES_FILE, read_evidence
+from pipelines.release.gate.verdict import decide
 from pipelines.release.pages import candidate_page, write
 from pipelines.settings import Settings
 from pipelines.store.storage import open_store
@@ -35,19 +36,19 @@ def judge(
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "evaluation"
         store.fetch_folder(report.uri, folder)
-        table = verdicts.read_scores((folder / verdicts.SCORES_FILE).read_bytes())
-        decision = verdicts.decide(
+        evidence = read_evidence(
             report,
-            table,
+            (folder / SCORES_FILE).read_bytes(),
             candidate,
             champion_version=champion.version if champion else None,
             champion_weights_digest=champion.weights_digest if champion else candidate.base_digest,
             project=project,
             settings=settings,
         )
+        decision = decide(evidence)
         decision = decision.model_copy(update={"report_uri": report_uri(project, settings, decision)})
         write.write_pages(
-            project, settings, decision, report=report, folder=folder, scores=table.scores, coverage=coverage
+            project, settings, decision, report=report, folder=folder, scores=evidence.scores, coverage=coverage
         )
     decision_log.save_decision(decision, project, settings)
     return decision

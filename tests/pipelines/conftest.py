@@ -39,8 +39,9 @@ from alignment.statistics.human_pairs import JudgedPair, PairFacts, ScoredPair, 
 from pipelines.contracts.release import CandidateVersion, GateDecision
 from pipelines.project.file import Project, load_project
 from pipelines.records.heldout_prompts import evaluation_digest
-from pipelines.release.gate import decide as verdicts
 from pipelines.release.gate import decision_log
+from pipelines.release.gate.evidence import SCORES_FILE, read_evidence
+from pipelines.release.gate.verdict import decide
 from pipelines.release.registration.candidates import register
 from pipelines.settings import Settings
 from pipelines.store.folders import hash_folder
@@ -309,9 +310,9 @@ class ReleaseWorld:
     def decide(self, candidate: CandidateVersion, champion: CandidateVersion | None, **changes: Any) -> GateDecision:
         """The gate's decision on such an evaluation, kept in the store; `changes` make it say something else."""
         report = self.evaluate(candidate, champion)
-        decision = verdicts.decide(
+        evidence = read_evidence(
             report,
-            verdicts.read_scores(self.store.read_bytes(f"{report.uri}/scores.parquet")),
+            self.store.read_bytes(f"{report.uri}/{SCORES_FILE}"),
             candidate,
             champion_version=champion.version if champion else None,
             champion_weights_digest=champion.weights_digest if champion else self.base_digest,
@@ -319,7 +320,7 @@ class ReleaseWorld:
             settings=self.settings,
         )
         page = {"report_uri": f"{report.uri.replace('/scores-', '/reports/scores-')}.html"}
-        return self.kept(decision.model_copy(update={**page, **changes}))
+        return self.kept(decide(evidence).model_copy(update={**page, **changes}))
 
     def kept(self, decision: GateDecision) -> GateDecision:
         """The decision, in the store as the gate leaves it there."""

@@ -17,9 +17,9 @@ from alignment.statistics.comparison import Floats, win_rate_interval
 from alignment.statistics.prompts import normal_prompt
 from alignment.statistics.score_grids import ScoreGrids
 from pipelines.contracts.release import GateDecision
-from pipelines.release.gate import recompute
-from pipelines.release.gate.decide import SCORES_FILE, read_columns
+from pipelines.release.gate.checks.score_table import read_grids
 from pipelines.release.gate.decision_log import load_decision
+from pipelines.release.gate.evidence import score_columns
 from pipelines.settings import Settings
 from pipelines.store.storage import open_store
 
@@ -145,13 +145,13 @@ def peoples_win_rates(path: Path, votes: Path, settings: Settings) -> list[Peopl
     manifest = store.read_manifest(decision.evaluation_uri)
     if manifest is None:
         raise ValueError(f"The evaluation {decision.evaluation_uri} is no longer in the store. Evaluate again.")
-    columns = read_columns(store.read_bytes(f"{decision.evaluation_uri}/{SCORES_FILE}"))
+    columns = score_columns(decision.evaluation_uri, settings)
     own = (columns[name] for name in ("role", "prompt_index", "prompt"))
     prompts = {int(str(i)): str(text) for role, i, text in zip(*own, strict=True) if role == "candidate"}
     return win_rates(
         decision,
         EvalReport.model_validate(manifest.value),
-        recompute.read_grids(columns),
+        read_grids(columns),
         prompts=prompts,
         votes=read_votes(votes),
     )

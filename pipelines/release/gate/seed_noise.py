@@ -7,16 +7,14 @@ from pathlib import Path
 from alignment.contracts.evaluation import EvalReport
 from alignment.statistics.seed_noise import SeedNoise, seed_noise
 from pipelines.project.file import load_project
-from pipelines.release.gate import recompute
-from pipelines.release.gate.decide import SCORES_FILE, read_columns
+from pipelines.release.gate.checks.score_table import read_grids
+from pipelines.release.gate.evidence import score_columns
 from pipelines.settings import Settings
-from pipelines.store.storage import open_store
 
 
 def noise_of(report: EvalReport, settings: Settings) -> list[SeedNoise]:
     """Each scorer's noise in an A/A evaluation: the champion's first half of seeds against its second half."""
-    store = open_store(settings.store_uri, settings)
-    grids = recompute.read_grids(read_columns(store.read_bytes(f"{report.uri}/{SCORES_FILE}")))
+    grids = read_grids(score_columns(report.uri, settings))
     spec, half = report.spec, len(report.spec.seeds) // 2
     return [
         seed_noise(

@@ -11,8 +11,9 @@ from alignment.config import read_toml, validate
 from alignment.statistics.score_grids import ScoreGrids
 from pipelines.project.file import Project, load_project
 from pipelines.project.gate import GatePolicy
-from pipelines.release.gate import decision_log, recompute
-from pipelines.release.gate.decide import SCORES_FILE, read_columns
+from pipelines.release.gate import decision_log
+from pipelines.release.gate.checks.score_table import read_grids
+from pipelines.release.gate.evidence import score_columns
 from pipelines.release.gate.margin_scale import MOST_SPREADS, margins_in_spreads, thresholds_in_spreads
 from pipelines.release.gate.simulation import Outcome, World, operating_curve, standard_truths
 from pipelines.settings import Settings
@@ -93,7 +94,7 @@ def _last_scores(project: Project, settings: Settings) -> ScoreGrids:
     store = open_store(settings.store_uri, settings)
     if decision is None or store.read_manifest(decision.evaluation_uri) is None:
         return ScoreGrids({})
-    return recompute.read_grids(read_columns(store.read_bytes(f"{decision.evaluation_uri}/{SCORES_FILE}")))
+    return read_grids(score_columns(decision.evaluation_uri, settings))
 
 
 def world_sentences(world: World, simulations: int) -> list[str]:

@@ -1,8 +1,9 @@
 """A policy's operating curve: how often the real gate promotes candidates whose truth is known.
 
-Synthetic score tables go through `gate.decide` itself, so that what is measured is the code that will decide. Judges'
-differences over prompts are normal with standard deviation 1 and a common correlation; guards are independent, their
-spread such that the margin is a stated number of standard deviations. Seeds scatter around each prompt's own level.
+Synthetic score tables go through `verdict.decide` itself, so that what is measured is the code that will decide.
+Judges' differences over prompts are normal with standard deviation 1 and a common correlation; guards are independent,
+their spread such that the margin is a stated number of standard deviations. Seeds scatter around each prompt's own
+level.
 Shape letters: P prompts, S seeds.
 """
 
@@ -24,7 +25,7 @@ from alignment.statistics.noninferiority import share_interval
 from alignment.statistics.score_grids import ScoreGrids
 from pipelines.contracts.release import CandidateVersion, GateDecision
 from pipelines.project.gate import GatePolicy, GuardRule
-from pipelines.release.gate.verdict import decide
+from pipelines.release.gate.verdict import Evidence, decide
 
 SEED_SPREAD = 0.5
 """Standard deviation of one image's score around its prompt's mean, in units of the differences' spread."""
@@ -207,15 +208,15 @@ def simulate(world: World, truth: Truth, rng: np.random.Generator) -> GateDecisi
         comparisons=comparisons,
         calibrations=tuple(_calibration(judge.name, world) for judge in spec.judges),
     )
-    return decide(
-        report,
-        world.policy,
-        _candidate(spec),
+    evidence = Evidence(
+        report=report,
+        scores=scores,
+        policy=world.policy,
+        candidate=_candidate(spec),
         champion_version=None,
         champion_weights_digest=spec.base_digest,
-        scores=scores,
-        table_problems=(),
     )
+    return decide(evidence)
 
 
 def draw_differences(world: World, truth: Truth, rng: np.random.Generator) -> dict[str, Floats]:

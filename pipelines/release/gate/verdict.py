@@ -1,4 +1,4 @@
-"""EvalReport, its score table and GatePolicy to GateDecision: pure arithmetic, no I/O.
+"""Evidence (EvalReport, score grids, GatePolicy) to GateDecision: pure arithmetic, no I/O.
 
 What each verdict says, strongest first:
 
@@ -16,13 +16,9 @@ Each family of checks has a file in `checks`; each finding says which verdict it
 counts. Guards all have to hold, so they need no correction; votes and slices are corrected in their files.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-from alignment.contracts.calibration import Calibration
-from alignment.contracts.evaluation import EvalReport
-from alignment.statistics.score_grids import ScoreGrids
-from pipelines.contracts.release import CandidateVersion, GateDecision
-from pipelines.project.gate import GatePolicy
+from pipelines.contracts.release import GateDecision
 from pipelines.release.gate.checks.detectors import detector_checks
 from pipelines.release.gate.checks.guards import guard_checks
 from pipelines.release.gate.checks.identity import already_champion, identity_checks, soundness_checks
@@ -31,45 +27,17 @@ from pipelines.release.gate.checks.power import power_checks
 from pipelines.release.gate.checks.slices import slice_checks
 from pipelines.release.gate.checks.votes import ballots, superiority_checks
 
-__all__ = ["Finding", "decide"]
+__all__ = ["Evidence", "decide"]
 
 _SEVERITY: tuple[Verdict, ...] = ("promote", "inconclusive", "hold", "invalid")
 
 
-def decide(
-    report: EvalReport,
-    policy: GatePolicy,
-    candidate: CandidateVersion,
-    *,
-    champion_version: int | None,
-    champion_weights_digest: str,
-    scores: ScoreGrids,
-    table_problems: Sequence[str],
-    prompts_digest: str | None = None,
-    barred: Mapping[str, str] | None = None,
-    calibrations: Sequence[Calibration] | None = None,
-) -> GateDecision:
-    """The verdict on a candidate, with every check that led to it.
+def decide(evidence: Evidence) -> GateDecision:
+    """Return the verdict on a candidate, with every check that led to it, and as yet without a page.
 
-    `champion_version` and `champion_weights_digest` are what the registry says now; without a champion they are None
-    and the base's digest. `scores` is the report's score table and `table_problems` what `evidence.recompute` found in
-    it; `prompts_digest` is that of the project's present prompts. `barred` keeps judges from voting for reasons outside
-    this evaluation (see `Evidence.barred`), and `calibrations` are its judges' agreements on the pairs that count for a
-    vote; None takes the report's, on every pair. The policy's mode is only carried along: promotion obeys it.
+    The policy's mode is only carried along: promotion obeys it.
     """
-    evidence = Evidence(
-        report=report,
-        scores=scores,
-        policy=policy,
-        candidate=candidate,
-        champion_version=champion_version,
-        champion_weights_digest=champion_weights_digest,
-        table_problems=table_problems,
-        prompts_digest=prompts_digest,
-        barred=barred or {},
-        calibrations=tuple(report.calibrations if calibrations is None else calibrations),
-    )
-    if candidate.weights_digest == champion_weights_digest:
+    if evidence.candidate.weights_digest == evidence.champion_weights_digest:
         return _decision(evidence, [already_champion(evidence)])
     return _decision(evidence, _findings(evidence))
 

@@ -12,8 +12,9 @@ from pipelines.contracts.release import CandidateVersion, GateDecision
 from pipelines.project.file import Project
 from pipelines.release.champion import ledger
 from pipelines.release.champion.versions import fetch_weights, read_version
-from pipelines.release.gate import decide as verdicts
 from pipelines.release.gate import decision_log
+from pipelines.release.gate.evidence import SCORES_FILE, read_evidence
+from pipelines.release.gate.verdict import decide
 from pipelines.release.registration import served_files, signing
 from pipelines.settings import Settings
 from pipelines.store.folders import hash_folder
@@ -63,7 +64,7 @@ def _version_problems(candidate: CandidateVersion, project: Project, settings: S
 def _scores_problems(decision: GateDecision, project: Project, settings: Settings) -> list[str]:
     """The score table must be the one that was judged, and must lead to the same verdict now."""
     store = open_store(settings.store_uri, settings)
-    scores_uri = f"{decision.evaluation_uri}/{verdicts.SCORES_FILE}"
+    scores_uri = f"{decision.evaluation_uri}/{SCORES_FILE}"
     manifest = store.read_manifest(decision.evaluation_uri)
     if manifest is None or not store.exists(scores_uri):
         return [f"the evaluation in {decision.evaluation_uri} is gone"]
@@ -88,15 +89,16 @@ def _verdict_problems(
     decision: GateDecision, report: EvalReport, scores: bytes, *, project: Project, settings: Settings
 ) -> list[str]:
     """What the stored verdict says must follow from the table by the policy, prompts and calibrations of now."""
-    again = verdicts.decide(
+    evidence = read_evidence(
         report,
-        verdicts.read_scores(scores),
+        scores,
         decision.candidate,
         champion_version=decision.champion_version,
         champion_weights_digest=decision.champion_weights_digest,
         project=project,
         settings=settings,
     )
+    again = decide(evidence)
     if again.verdict == decision.verdict:
         return []
     why = " ".join(again.reasons).rstrip(".")

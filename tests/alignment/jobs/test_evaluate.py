@@ -172,7 +172,7 @@ def test_the_table_has_every_role_scorer_prompt_and_seed(bench: Bench, finished:
 
 
 def test_the_report_says_what_the_files_say(bench: Bench, finished: Path) -> None:
-    from pipelines.release.gate.recompute import measurement_problems, recompute
+    from pipelines.release.gate.checks.score_table import measurement_problems, recompute
 
     report = EvalReport.model_validate_json((finished / "result.json").read_text())
     assert (report.uri, report.num_prompts, report.problems) == ("", 4, ())

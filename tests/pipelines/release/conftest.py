@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,8 +19,8 @@ from alignment.statistics.comparison import SCORE_COLUMNS, ScoreTable, compare_a
 from alignment.statistics.score_grids import ScoreGrids
 from pipelines.contracts.release import CandidateVersion, GateDecision
 from pipelines.project.gate import GatePolicy, GuardRule, PowerRule
-from pipelines.release.gate.recompute import read_grids
-from pipelines.release.gate.verdict import decide
+from pipelines.release.gate.checks.score_table import read_grids
+from pipelines.release.gate.verdict import Evidence, decide
 from pipelines.tracking import registry
 
 
@@ -43,6 +43,18 @@ class Evaluation:
     def scores(self) -> ScoreGrids:
         """The columns as grids."""
         return read_grids(self.columns)
+
+    def decided(self, **changes: Any) -> GateDecision:
+        """The gate's decision where the base is the champion; `changes` replace fields of the evidence."""
+        evidence = Evidence(
+            report=self.report,
+            scores=self.scores,
+            policy=self.policy,
+            candidate=self.candidate,
+            champion_version=None,
+            champion_weights_digest=self.champion_weights_digest,
+        )
+        return decide(replace(evidence, **changes))
 
 
 def score_columns(gains: dict[str, float], *, num_prompts: int, seed: int) -> dict[str, list[Any]]:
@@ -168,15 +180,7 @@ def coverage_report() -> CoverageReport:
 @pytest.fixture
 def good_decision(good_evaluation: Evaluation) -> GateDecision:
     """The gate's word on it."""
-    return decide(
-        good_evaluation.report,
-        good_evaluation.policy,
-        good_evaluation.candidate,
-        champion_version=None,
-        champion_weights_digest=good_evaluation.champion_weights_digest,
-        scores=good_evaluation.scores,
-        table_problems=(),
-    )
+    return good_evaluation.decided()
 
 
 # --- crashes --------------------------------------------------------------------------------------------------------

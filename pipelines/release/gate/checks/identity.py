@@ -2,7 +2,7 @@
 
 from pipelines.contracts.release import CheckKind, GateCheck
 from pipelines.release.gate.checks.interface import Evidence, Finding, listed
-from pipelines.release.gate.recompute import measurement_problems
+from pipelines.release.gate.checks.score_table import measurement_problems
 
 
 def already_champion(evidence: Evidence) -> Finding:

@@ -27,15 +27,16 @@ class Evidence:
     candidate: CandidateVersion
     champion_version: int | None
     champion_weights_digest: str
+    """The champion as the registry has it now; without one, None and the digest of the base."""
     table_problems: Sequence[str] = ()
-    """Where the report and the table disagree."""
+    """Where the report and its tables disagree, from `score_table.recompute`."""
     prompts_digest: str | None = None
     """The project's present prompts; None where nobody looked."""
     barred: Mapping[str, str] = field(default_factory=dict)
     """Judges that something beside this evaluation keeps from voting (a calibration too old): name to the reason, as
     the end of a sentence that begins with the judge."""
-    calibrations: Sequence[Calibration] = ()
-    """Each judge's agreement with people on the pairs that count for a vote."""
+    calibrations: Sequence[Calibration] | None = None
+    """Each judge's agreement with people on the pairs that count for a vote; None takes the report's, on every pair."""
 
     @property
     def level(self) -> float:

@@ -43,7 +43,8 @@ def ballots(evidence: Evidence) -> tuple[list[Finding], list[Comparison]]:
     findings: list[Finding] = []
     voting: list[Comparison] = []
     seen: dict[str, str] = {}
-    calibrations = {calibration.judge: calibration for calibration in evidence.calibrations}
+    counted = evidence.report.calibrations if evidence.calibrations is None else evidence.calibrations
+    calibrations = {calibration.judge: calibration for calibration in counted}
     for judge in evidence.report.spec.judges:
         calibration, comparison = calibrations.get(judge.name), evidence.against_champion(judge.name)
         refusal = _refusal(judge, calibration, evidence)

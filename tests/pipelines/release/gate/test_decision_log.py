@@ -10,7 +10,6 @@ import pytest
 
 from pipelines.contracts.release import GateDecision
 from pipelines.project.file import Project, load_project
-from pipelines.release.gate import verdict
 from pipelines.release.gate.decision_log import (
     asked_by,
     find_decision,
@@ -29,24 +28,12 @@ def project() -> Project:
     return load_project(Path(__file__).parents[4] / "projects/shapes.toml")
 
 
-def decide(evaluation: Any) -> Any:
-    return verdict.decide(
-        evaluation.report,
-        evaluation.policy,
-        evaluation.candidate,
-        champion_version=None,
-        champion_weights_digest=evaluation.champion_weights_digest,
-        scores=evaluation.scores,
-        table_problems=(),
-    )
-
-
 def test_the_last_decision_is_the_one_saved_last(
     settings: Settings, project: Project, evaluation_of: Callable[..., Any]
 ) -> None:
     assert last_decision(project, settings) is None
-    good = decide(evaluation_of({"taste_a": 0.6, "taste_b": 0.5}, {"caption_match": 0.0}))
-    bad = decide(evaluation_of({"taste_a": -0.6, "taste_b": -0.5}, {"caption_match": 0.0}))
+    good = evaluation_of({"taste_a": 0.6, "taste_b": 0.5}, {"caption_match": 0.0}).decided()
+    bad = evaluation_of({"taste_a": -0.6, "taste_b": -0.5}, {"caption_match": 0.0}).decided()
     uri = save_decision(good, project, settings)
     assert uri.endswith(f"/evaluations/decisions/shapes/{good.digest}.json")
     save_decision(good, project, settings)
@@ -60,7 +47,7 @@ def test_the_last_decision_is_the_one_saved_last(
 
 
 def test_a_changed_decision_is_refused(settings: Settings, project: Project, good_evaluation: Any) -> None:
-    decision = decide(good_evaluation)
+    decision = good_evaluation.decided()
     path = Path(urlsplit(save_decision(decision, project, settings)).path)
     path.chmod(0o644)
     path.write_text(path.read_text().replace('"verdict": "promote"', '"verdict": "hold"'))
@@ -69,7 +56,7 @@ def test_a_changed_decision_is_refused(settings: Settings, project: Project, goo
 
 
 def test_a_decision_that_was_not_made_is_not_found(settings: Settings, project: Project, good_evaluation: Any) -> None:
-    decision = decide(good_evaluation)
+    decision = good_evaluation.decided()
     assert find_decision(decision.digest, project, settings) is None
     save_decision(decision, project, settings)
     assert find_decision(decision.digest, project, settings) == decision
@@ -78,7 +65,7 @@ def test_a_decision_that_was_not_made_is_not_found(settings: Settings, project: 
 def test_the_newest_decision_about_a_version_is_found_by_the_beginning_of_its_digest(
     settings: Settings, project: Project, good_evaluation: Any
 ) -> None:
-    first = decide(good_evaluation)
+    first = good_evaluation.decided()
     second = first.model_copy(update={"report_uri": "file:///another/page.html"})
     other = first.model_copy(update={"candidate": first.candidate.model_copy(update={"version": 5})})
     assert last_decision_about(4, project, settings) is None
@@ -90,7 +77,7 @@ def test_the_newest_decision_about_a_version_is_found_by_the_beginning_of_its_di
 
 
 def test_the_first_who_asked_stays_on_record(settings: Settings, project: Project, good_evaluation: Any) -> None:
-    decision = decide(good_evaluation)
+    decision = good_evaluation.decided()
     assert asked_by(decision, project, settings) is None
     note_asked(decision, "ada", project, settings)
     note_asked(decision, "", project, settings)

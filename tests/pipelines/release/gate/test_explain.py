@@ -7,18 +7,11 @@ from typing import Any
 from pipelines.contracts.release import GateDecision
 from pipelines.project.gate import SliceRule
 from pipelines.release.gate.explain import explain
-from pipelines.release.gate.verdict import decide
 
 
 def decision_of(evaluation: Any, **changes: Any) -> GateDecision:
-    given = {"champion_version": None, "champion_weights_digest": evaluation.champion_weights_digest}
-    return decide(
-        evaluation.report,
-        evaluation.policy,
-        evaluation.candidate,
-        scores=evaluation.scores,
-        **{"table_problems": (), **given, **changes},
-    )
+    decision: GateDecision = evaluation.decided(**changes)
+    return decision
 
 
 def test_a_promotion_is_told_with_its_votes_and_what_holds(good_evaluation: Any) -> None:

@@ -12,7 +12,6 @@ from alignment.contracts.evaluation import EvalReport, ModelRef
 from alignment.statistics.skewness import skewed_mean_interval
 from pipelines.contracts.release import GateCheck, GateDecision
 from pipelines.project.gate import Detector, DetectorRules, GatePolicy, GuardRule, PowerRule
-from pipelines.release.gate.verdict import decide
 
 OTHER = "0" * 64
 WARNS = Detector(action="warn", margin=0.3)
@@ -20,20 +19,8 @@ WARNS = Detector(action="warn", margin=0.3)
 
 def gate(evaluation: Any, **changes: Any) -> GateDecision:
     """Decide on an evaluation, with any of the gate's inputs exchanged."""
-    inputs: dict[str, Any] = {
-        "champion_version": None,
-        "champion_weights_digest": evaluation.champion_weights_digest,
-        "scores": evaluation.scores,
-        "table_problems": (),
-        **{
-            key: changes.pop(key) for key in list(changes) if key.startswith(("champion", "table", "prompts", "barred"))
-        },
-    }
-    report = changes.pop("report", evaluation.report)
-    policy = changes.pop("policy", evaluation.policy)
-    candidate = changes.pop("candidate", evaluation.candidate)
-    assert not changes
-    return decide(report, policy, candidate, **inputs)
+    decision: GateDecision = evaluation.decided(**changes)
+    return decision
 
 
 def check(decision: GateDecision, name: str) -> GateCheck:

@@ -19,8 +19,7 @@ from alignment.contracts.evaluation import ModelRef
 from alignment.statistics.score_grids import ScoreGrids
 from pipelines.contracts.release import GateDecision
 from pipelines.project.sections import SourceSection
-from pipelines.release.gate.recompute import read_grids
-from pipelines.release.gate.verdict import decide
+from pipelines.release.gate.checks.score_table import read_grids
 from pipelines.release.pages.provenance import Provenance
 from pipelines.release.pages.report import decision_json, render_report
 
@@ -61,9 +60,8 @@ class Page(HTMLParser):
 
 
 def decision_of(evaluation: Any, **changes: Any) -> GateDecision:
-    given = {"champion_version": None, "champion_weights_digest": evaluation.champion_weights_digest, **changes}
-    given = {"scores": evaluation.scores, "table_problems": (), **given}
-    return decide(evaluation.report, evaluation.policy, evaluation.candidate, **given)
+    decision: GateDecision = evaluation.decided(**changes)
+    return decision
 
 
 def with_slices(evaluation: Any) -> ScoreGrids:
@@ -189,15 +187,7 @@ def test_what_comes_from_outside_is_escaped(
 ) -> None:
     report = good_evaluation.report.model_copy(update={"problems": (NASTY,)})
     candidate = good_evaluation.candidate.model_copy(update={"trained_on": (NASTY,), "run_id": NASTY})
-    decision = decide(
-        report,
-        good_evaluation.policy,
-        candidate,
-        champion_version=None,
-        champion_weights_digest=good_evaluation.champion_weights_digest,
-        scores=good_evaluation.scores,
-        table_problems=(NASTY,),
-    )
+    decision = good_evaluation.decided(report=report, candidate=candidate, table_problems=(NASTY,))
     snapshot = make_snapshot(uri=NASTY, sources=(NASTY,), licences=(NASTY,))
     known = Provenance(sources=(nasty_source(),), snapshot=snapshot)
     columns = {**good_evaluation.columns, "category": [NASTY] * len(good_evaluation.columns["role"])}

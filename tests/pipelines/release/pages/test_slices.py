@@ -7,7 +7,7 @@ import pytest
 
 from alignment.statistics.score_grids import ScoreGrids
 from pipelines.contracts.release import GateCheck
-from pipelines.release.gate.recompute import read_grids
+from pipelines.release.gate.checks.score_table import read_grids
 from pipelines.release.pages.slice_plot import plot_slices
 from pipelines.release.pages.slices import SliceCell, SliceRow, slice_rows
 

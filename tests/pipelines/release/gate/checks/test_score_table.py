@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.release.gate.recompute import measurement_problems, recompute
+from pipelines.release.gate.checks.score_table import measurement_problems, recompute
 
 
 def again(evaluation: Any, columns: dict[str, list[Any]] | None = None) -> list[str]:

@@ -1,4 +1,4 @@
-"""Is a report whole, and does its score table give its numbers again? Pure arithmetic, no I/O."""
+"""Find what a report lacks, and where its tables do not give its numbers again. Pure arithmetic, no I/O."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence

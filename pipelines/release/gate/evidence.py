@@ -1,0 +1,84 @@
+"""Evidence read from the store: when the gate decides, and again before an alias moves."""
+
+import hashlib
+from datetime import UTC, datetime
+
+from alignment.contracts.evaluation import EvalReport
+from pipelines.contracts.release import CandidateVersion
+from pipelines.project.file import Project
+from pipelines.records import calibrations
+from pipelines.records.heldout_prompts import evaluation_digest
+from pipelines.release.gate.checks.interface import Evidence
+from pipelines.release.gate.checks.score_table import (
+    calibrations_in_scope,
+    read_grids,
+    recompute,
+    recompute_calibrations,
+)
+from pipelines.settings import Settings
+from pipelines.store.storage import open_store
+
+SCORES_FILE = "scores.parquet"
+
+Columns = dict[str, list[object]]
+
+
+def read_evidence(
+    report: EvalReport,
+    scores: bytes,
+    candidate: CandidateVersion,
+    *,
+    champion_version: int | None,
+    champion_weights_digest: str,
+    project: Project,
+    settings: Settings,
+) -> Evidence:
+    """Collect the evidence by the project's policy, prompts and calibrations as they are now.
+
+    `scores` are the bytes of the score table; ValueError when they are no parquet file. The calibration table is read
+    from the evaluation's folder; a missing one is a problem that the evidence names.
+    """
+    judges, now, columns = report.spec.judges, datetime.now(UTC), read_columns(scores)
+    labels, labels_sha256 = _read_labels(report, settings)
+    records = calibrations.records(judges, project.name, project.gate, settings=settings)
+    scopes = {name: calibrations.scope(known, project.gate, now) for name, known in records.items()}
+    return Evidence(
+        report=report,
+        scores=read_grids(columns),
+        policy=project.gate,
+        candidate=candidate,
+        champion_version=champion_version,
+        champion_weights_digest=champion_weights_digest,
+        table_problems=(
+            *recompute(report, columns, scores_sha256=hashlib.sha256(scores).hexdigest()),
+            *recompute_calibrations(report, labels, table_sha256=labels_sha256),
+        ),
+        prompts_digest=evaluation_digest(project, settings),
+        barred=calibrations.barred(records, project.gate, now),
+        calibrations=calibrations_in_scope(report, labels, scopes),
+    )
+
+
+def score_columns(evaluation_uri: str, settings: Settings) -> Columns:
+    """Read the score table of an evaluation in the store."""
+    uri = f"{evaluation_uri}/{SCORES_FILE}"
+    return read_columns(open_store(uri, settings).read_bytes(uri))
+
+
+def read_columns(data: bytes) -> Columns:
+    """Read the columns of a parquet file."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns: Columns = pq.read_table(pa.BufferReader(data)).to_pydict()
+    return columns
+
+
+def _read_labels(report: EvalReport, settings: Settings) -> tuple[Columns | None, str]:
+    """Read the calibration table and its sha256; None where there is no table to read."""
+    uri = f"{report.uri}/{calibrations.CALIBRATION_SCORES}"
+    try:
+        data = open_store(uri, settings).read_bytes(uri)
+        return read_columns(data), hashlib.sha256(data).hexdigest()
+    except (OSError, ValueError):
+        return None, ""
