@@ -91,10 +91,10 @@ def apply_override(data: dict[str, Any], override: str) -> None:
         table[leaf] = text
 
 
-def validate(model: type[Model], data: dict[str, Any], what: str) -> Model:
-    """Validate, and on failure raise one ValueError that lists every bad field."""
+def validate(model: type[Model], data: dict[str, Any], what: str, context: object = None) -> Model:
+    """Validate, and on failure raise one ValueError that lists every bad field; `context` is for the validators."""
     try:
-        return model.model_validate(data)
+        return model.model_validate(data, context=context)
     except ValidationError as error:
         lines = [_field_problem(model, problem) for problem in error.errors()]
         raise ValueError(f"{what}: " + " ".join(lines)) from error

@@ -54,10 +54,8 @@ class TrackingTarget(BaseModel):
     run_id: str
 
 
-JobKind = Literal[
-    "draw_pairs", "label", "caption", "encode", "train", "soup", "train_reward", "evaluate", "coverage", "calibrate"
-]
-"""A job of alignment/jobs, by the name of its file."""
+JobKind = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+"""Name of a kind of job: its file in alignment/jobs, and its entry in pipelines/dispatch/job_kinds.py."""
 
 
 class JobRequest(ValueObject):

@@ -24,7 +24,6 @@ from alignment.contracts.jobs import (
     FAILURE_FILE,
     PROGRESS_FILE,
     RESULT_FILE,
-    SCORE_PIECES_DIR,
     JobFailure,
     Placement,
 )
@@ -34,6 +33,7 @@ from pipelines.dispatch.environment import alignment_environment
 from pipelines.dispatch.inputs import link_inputs
 from pipelines.dispatch.job_cost import keep_record, measured
 from pipelines.dispatch.job_folder import JobFolder, read_model
+from pipelines.dispatch.job_kinds import find_kind
 from pipelines.dispatch.launch import job_command, must_use_cpu, prepare_files
 from pipelines.dispatch.live_metrics import LiveMetrics
 from pipelines.host import signal_group
@@ -46,7 +46,6 @@ log = logging.getLogger(__name__)
 
 TERMINATED = 128 + signal.SIGTERM
 EXIT_CODES = {"bad_input": 2, "bad_data": 2, "preempted": TERMINATED}
-SAMPLES_DIR = "samples"
 STORAGE_FULL = {errno.ENOSPC, errno.EDQUOT}
 Command = Callable[[JobFolder, str, Placement], list[str]]
 RUN_STATUS: dict[int, Literal["FINISHED", "KILLED"]] = {0: "FINISHED", TERMINATED: "KILLED"}
@@ -176,9 +175,7 @@ def _publish(folder: JobFolder, request: JobRequest, settings: Settings) -> None
     for side in request.side_outputs:
         store.publish_folder(resolve_below(folder.out_dir, side.path), side.uri, {"job_id": request.job_id})
     left_out = [CHECKPOINTS_DIR, PROGRESS_FILE, RESULT_FILE, FAILURE_FILE, *(s.path for s in request.side_outputs)]
-    if request.kind in ("evaluate", "coverage"):
-        # An attempt may find in the store what an earlier one had begun to draw itself.
-        left_out += [SAMPLES_DIR, SCORE_PIECES_DIR]
+    left_out += find_kind(request.kind).left_out
     if "content_digest" in result:
         # A job knows the files it wrote; the folder that is published may hold a note or two more.
         result["content_digest"], _files = hash_folder(folder.out_dir, left_out)

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from alignment.contracts.calibration import Calibration
 from alignment.contracts.judges import Judge
 from pipelines.contracts.judges import CalibrationRecord, JudgeStanding
-from pipelines.dispatch.requests import judge_of
+from pipelines.dispatch.requests.judges import judge_of
 from pipelines.project.file import Project
 from pipelines.project.gate import GatePolicy
 from pipelines.project.sections import JudgeSection

@@ -13,8 +13,9 @@ from alignment.contracts.data import DatasetSnapshot
 from alignment.contracts.judges import Judge
 from alignment.contracts.training import Recipe
 from alignment.contracts.values import canonical_json
-from pipelines.dispatch import requests
 from pipelines.dispatch.model_folders import local_folder
+from pipelines.dispatch.requests.inputs import base_input
+from pipelines.dispatch.requests.judges import judge_of
 from pipelines.project.file import Project
 from pipelines.search import winner
 from pipelines.search.memory_floor import denoiser_shapes
@@ -90,7 +91,7 @@ def search(
     path = out or winner.default_path(project)
     check(project, limits, path)
     space, section = space_of(project), validation_judge(project)
-    judge = requests.judge_of(project, section, settings)
+    judge = judge_of(project, section, settings)
     _check_rewards(project, settings, space, judge)
     validated = for_validation(project, settings, snapshot, section)
     digest = study_digest(validated, settings, space, snapshot=snapshot, limits=limits, judge=judge)
@@ -152,7 +153,7 @@ def study_digest(
         "version": SEARCH_VERSION,
         "section": space.section.model_dump(mode="json", exclude={"trials"}),
         "recipes": {label: start.load().digest for label, start in space.starts.items()},
-        "base": requests.base_input(project, settings).content_digest,
+        "base": base_input(project, settings).content_digest,
         "snapshot": snapshot.content_digest,
         "judge": judge.model_dump(mode="json"),
         "prompts": project.evaluation.prompts,
@@ -187,7 +188,7 @@ def _check_rewards(project: Project, settings: Settings, space: Space, judge: Ju
         recipe = start.load()
         if not recipe.objective.online:
             continue
-        reward = requests.judge_of(project, project.reward(recipe), settings)
+        reward = judge_of(project, project.reward(recipe), settings)
         if set(reward.lessons) & set(judge.lessons):
             raise ValueError(
                 f"Recipe {recipe.name!r} maximises {reward.name!r}, which cannot rank it as the search's judge as well."

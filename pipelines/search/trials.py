@@ -15,7 +15,9 @@ from alignment.contracts.training import Recipe, TrainResult
 from alignment.statistics.comparison import Floats, ScoreTable, seed_grid
 from pipelines.contracts.jobs import JobRequest
 from pipelines.contracts.release import CandidateVersion
-from pipelines.dispatch import evaluation_requests, jobs, requests
+from pipelines.dispatch import jobs
+from pipelines.dispatch.job_kinds import Encode, Evaluate, Train
+from pipelines.dispatch.requests.judging import comparison_request
 from pipelines.project.file import Project
 from pipelines.search.memory_floor import Shapes, memory_floor
 from pipelines.search.ranking import Limits, Outcome, TrialReport
@@ -114,32 +116,27 @@ class TrialBench:
         placement = self.project.placement.model_copy(update={"train": proposal.placement})
         project = self.project.model_copy(update={"placement": placement})
         if proposal.trial.objective.online:
-            return requests.online_train_request(project, self.settings, proposal.trial)
-        encode = requests.encode_request(project, self.settings, self.snapshot, proposal.trial)
+            return Train(recipe=proposal.trial).request(project, self.settings)
+        encode = Encode(snapshot=self.snapshot, recipe=proposal.trial).request(project, self.settings)
         cache = FeatureCache.model_validate(self.run_job(encode))
-        return requests.train_request(project, self.settings, cache, proposal.trial)
+        return Train(recipe=proposal.trial, cache=cache).request(project, self.settings)
 
     def validation_request(self, result: TrainResult) -> JobRequest:
         """A trial's weights against the base, as the evaluation of a candidate that will not be registered."""
-        return evaluation_requests.evaluate_request(
-            self.project,
-            self.settings,
-            candidate=CandidateVersion(
-                model=self.project.name,
-                version=0,
-                kind=result.kind,
-                weights_digest=result.weights_digest,
-                weights_uri=result.uri,
-                spec_digest=result.spec_digest,
-                base_digest=result.base_digest,
-                snapshot_digest=self.snapshot.content_digest,
-                trained_on=result.trained_on or self.snapshot.sources,
-                run_id="",
-            ),
-            champion=None,
-            snapshot_uri=self.snapshot.uri,
+        candidate = CandidateVersion(
+            model=self.project.name,
+            version=0,
+            kind=result.kind,
+            weights_digest=result.weights_digest,
+            weights_uri=result.uri,
+            spec_digest=result.spec_digest,
+            base_digest=result.base_digest,
             snapshot_digest=self.snapshot.content_digest,
+            snapshot_uri=self.snapshot.uri,
+            trained_on=result.trained_on or self.snapshot.sources,
+            run_id="",
         )
+        return comparison_request(self.project, self.settings, Evaluate(candidate=candidate))
 
     # --- what they left ---
 

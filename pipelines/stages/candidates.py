@@ -140,7 +140,8 @@ def gate(
 
 def aa(path: str, *, run_key: str) -> Json:
     """The EvalReport of the champion (or base) against itself on other seeds; found if it exists."""
-    from pipelines.dispatch import evaluation_requests, jobs
+    from pipelines.dispatch import jobs
+    from pipelines.dispatch.requests import judging
     from pipelines.release.champion import versions
     from pipelines.stages import pairs
 
@@ -152,7 +153,5 @@ def aa(path: str, *, run_key: str) -> Json:
     else:
         data = DatasetSnapshot.model_validate(pairs.snapshot(path))
         uri, digest = data.uri, data.content_digest
-    request = evaluation_requests.aa_request(
-        project, settings, champion=champion, snapshot_uri=uri, snapshot_digest=digest
-    )
+    request = judging.aa_request(project, settings, champion=champion, snapshot_uri=uri, snapshot_digest=digest)
     return jobs.run_to_end(request, settings, parent_key=run_key)

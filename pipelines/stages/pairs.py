@@ -22,21 +22,21 @@ def drawn_sources(project: Project) -> list[str]:
 
 def list_shards(path: str) -> list[Json]:
     """Every shard of every source, as SourceShard."""
-    from pipelines.dispatch import label_requests
+    from pipelines.dispatch.requests.pairs import with_drawn_sources
     from pipelines.intake import ingestion
 
     settings = load_settings()
-    project = label_requests.with_drawn_sources(read_project(path), settings)
+    project = with_drawn_sources(read_project(path), settings)
     return [to_json(shard) for shard in ingestion.list_source_shards(project, settings)]
 
 
 def ingest(path: str, shard: Json) -> Json:
     """A shard as an immutable RawBatch."""
-    from pipelines.dispatch import label_requests
+    from pipelines.dispatch.requests.pairs import with_drawn_sources
     from pipelines.intake import ingestion
 
     settings = load_settings()
-    project = label_requests.with_drawn_sources(read_project(path), settings)
+    project = with_drawn_sources(read_project(path), settings)
     return to_json(ingestion.ingest(SourceShard.model_validate(shard), project, settings))
 
 

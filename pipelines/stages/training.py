@@ -22,12 +22,13 @@ def training_snapshot(path: str, snapshot: Json, recipe: int, overrides: tuple[s
     The accepted pairs as they are or, where the recipe trains on captions and the project makes them, the answer of the
     caption stage, which has to be there.
     """
-    from pipelines.dispatch import jobs, requests
+    from pipelines.dispatch import jobs
+    from pipelines.dispatch.job_kinds import Caption
 
     project, settings = read_project(path, overrides), load_settings()
     if not project.trains_on_captions(project.recipes()[recipe]):
         return snapshot
-    request = requests.caption_request(project, settings, DatasetSnapshot.model_validate(snapshot))
+    request = Caption(snapshot=DatasetSnapshot.model_validate(snapshot)).request(project, settings)
     captioned = jobs.fetch_answer(request, settings)
     if captioned is None:
         raise ValueError(

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.commands.cli import main as cli_main
+from pipelines.dispatch.job_kinds import JOB_KINDS
 
 ROOT = Path(__file__).parents[2]
 DAG_FILES = sorted(path for path in (ROOT / "dags").glob("*.py") if path.name not in ("__init__.py", "assets.py"))
@@ -32,8 +33,6 @@ AIRFLOW = (
 DAG_MODULES = 85
 CLI_MODULES = 450
 LIGHT_JOB_MODULES = 2000
-LIGHT_JOBS = ("train", "encode", "evaluate", "label", "soup", "calibrate", "draw_pairs", "coverage")
-"""Jobs that learn from their spec which model to load; their entry point loads none."""
 CLIP_JOB_MODULES = 3650
 CLIP_JOBS = {
     "train_reward": {"diffusers", "peft", "sklearn", "pandas", "statsmodels", "matplotlib", *BACKBONES},
@@ -41,6 +40,8 @@ CLIP_JOBS = {
     "import_judge": {"diffusers", "peft", "sklearn", "pandas", "statsmodels", "matplotlib", *BACKBONES},
 }
 """Jobs that always load a model of transformers (which loads scipy itself), and what they may not load."""
+LIGHT_JOBS = sorted({kind.name for kind in JOB_KINDS} - CLIP_JOBS.keys())
+"""Jobs that learn from their spec which model to load; their entry point loads none."""
 TRAIN_MODULES = 4500
 
 

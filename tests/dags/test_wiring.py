@@ -15,6 +15,7 @@ from airflow.serialization.serialized_objects import DagSerialization
 from airflow.timetables.base import TimeRestriction
 
 from pipelines.contracts.monitor import MonitorFinding, MonitorReport, RetrainEntry
+from pipelines.dispatch.job_kinds import JOB_KINDS, find_kind
 from pipelines.monitor import report as monitor_report
 from pipelines.project.file import load_project
 from pipelines.release import awaiting
@@ -467,6 +468,17 @@ def test_gpu_work_waits_in_the_gpu_pool(dags: dict[str, Any]) -> None:
     pools = {task.task_id: task.pool for dag in dags.values() for task in dag.tasks}
     on_gpu = {name for name, pool in pools.items() if pool == "gpu"}
     assert on_gpu == {"encode", "train", "train_reward", "evaluate", "coverage", "calibrate"}
+
+
+def test_every_job_task_names_a_kind_of_job_and_its_fields(dags_with: Callable[[str], dict[str, Any]]) -> None:
+    found = dags_with(f'{TRAIN}{TRAIN}[soup]\nmethod = "uniform"\n{LABELLED}{DRAWN}')
+    seen = set()
+    for task in (task for dag in found.values() for task in dag.tasks if task.task_type == "TrainJobOperator"):
+        stage = task.partial_kwargs["stage"] if task.is_mapped else task.stage
+        given = {} if task.is_mapped else task.given
+        assert set(given) <= set(find_kind(stage).model_fields), task
+        seen.add(stage)
+    assert seen >= {kind.name for kind in JOB_KINDS} - {"caption"}, "no recipe here trains on captions"
 
 
 def test_dag_files_are_wiring_only() -> None:

@@ -104,8 +104,9 @@ class TrainJobTrigger(BaseTrigger):
 class TrainJobOperator(BaseOperator):
     """Run one job stage of a project and push its value object.
 
-    `given` holds the upstream value objects as JSON, see `stages.job_request`. `overrides` are recipe overrides.
-    `generation` is the DAG run's param of that name unless given; raised, it runs the same spec again.
+    `stage` names a kind of job and `given` holds its fields as JSON, see `pipelines.dispatch.job_kinds`. `overrides`
+    are recipe overrides. `generation` is the DAG run's param of that name unless given; raised, it runs the same spec
+    again.
     """
 
     template_fields: Sequence[str] = ("project_path", "given", "overrides", "generation")

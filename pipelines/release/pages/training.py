@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from alignment.contracts.jobs import MetricsLine
 from alignment.contracts.training import FullFineTune, Recipe
-from pipelines.contracts.jobs import JobRecord
+from pipelines.contracts.jobs import JobKind, JobRecord
 from pipelines.release.pages.wording import duration
 
 Points = Sequence[tuple[float, float]]
@@ -23,7 +23,7 @@ FIRST_METRICS = (
 )
 """Shown in this order; whatever else a run logs follows by name."""
 MOST_METRICS = 12
-JOBS = {
+_JOB_TITLES = {
     "label": "labels",
     "draw_pairs": "drawing pairs",
     "encode": "features",
@@ -33,6 +33,7 @@ JOBS = {
     "evaluate": "evaluation",
     "coverage": "best of several",
 }
+"""Shown in place of a kind's name."""
 
 
 def curves(lines: Sequence[MetricsLine]) -> dict[str, list[tuple[float, float]]]:
@@ -87,11 +88,15 @@ class EffortRow:
     hours: str
 
 
+def _job_title(kind: JobKind) -> str:
+    return _JOB_TITLES.get(kind, kind.replace("_", " "))
+
+
 def effort_rows(records: Sequence[JobRecord]) -> list[EffortRow]:
     """Finished jobs, then a sum for each kind of device."""
     rows = [
         EffortRow(
-            job=JOBS[record.request.kind],
+            job=_job_title(record.request.kind),
             device="GPU" if record.device == "gpu" else "CPU",
             processes=str(record.request.placement.num_processes),
             wall=duration(record.seconds) + (f" in {record.attempts} attempts" if record.attempts > 1 else ""),

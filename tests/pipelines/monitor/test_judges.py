@@ -22,7 +22,7 @@ from alignment.contracts.calibration import (
 )
 from alignment.contracts.judges import Judge
 from alignment.statistics.human_pairs import JudgedPair, PairFacts, ScoredPair, scores_table
-from pipelines.dispatch.requests import judge_of
+from pipelines.dispatch.requests.judges import judge_of
 from pipelines.monitor.judges import standings
 from pipelines.project.file import Project, load_project
 from pipelines.records import calibrations

@@ -1,5 +1,6 @@
 """The joined stages: which request a stage makes of what it is given."""
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -10,9 +11,11 @@ import pytest
 from alignment.contracts.data import DatasetSnapshot
 from alignment.contracts.soup import SoupSpec, Uniform
 from alignment.contracts.training import TrainResult, TrainSpec
+from pipelines.contracts.release import CandidateVersion
 from pipelines.settings import load_settings
 from pipelines.stages import jobs, pairs, values
 from pipelines.stages import training as training_stages
+from pipelines.store.folders import hash_folder
 from pipelines.store.storage import open_store
 
 SHAPES = Path(__file__).parents[3] / "projects" / "shapes.toml"
@@ -57,6 +60,22 @@ def trained(weights: str) -> dict[str, Any]:
     ).model_dump(mode="json")
 
 
+def version(weights: str, base: str) -> CandidateVersion:
+    return CandidateVersion(
+        model="shapes",
+        version=1,
+        kind="full",
+        weights_digest=weights * 64,
+        weights_uri=f"file:///store/models/{weights}",
+        spec_digest="7" * 64,
+        base_digest=base,
+        snapshot_digest="5" * 64,
+        snapshot_uri="file:///store/snapshots/5",
+        trained_on=("shapes_pairs",),
+        run_id="r",
+    )
+
+
 def test_an_online_recipe_trains_without_a_cache_on_the_projects_prompts_and_reward(shapes_with: Any) -> None:
     """The shapes project may name `prdp_shapes`; the reward it names is one of its gate's judges."""
     path = shapes_with(PRDP)
@@ -65,6 +84,35 @@ def test_an_online_recipe_trains_without_a_cache_on_the_projects_prompts_and_rew
     assert spec.online is not None
     assert spec.online.reward.name in {judge.name for judge in values.read_project(path).evaluation.judges}
     assert "shapes_panel_a" in spec.online.reward.lessons
+
+
+def test_the_champion_is_added_for_the_jobs_that_compare_with_it(
+    shapes_with: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = shapes_with(TRAIN)
+    base, _ = hash_folder(SHAPES.parents[1] / "examples" / "shapes" / "base")
+    champion, candidate = (version(letter, base) for letter in "cd")
+    monkeypatch.setattr(jobs, "champion_of", lambda _project, _settings: champion)
+    given = {"candidate": candidate.model_dump(mode="json")}
+    for stage in ("evaluate", "coverage"):
+        spec = jobs.job_request(path, stage, given).spec
+        found = [spec[role]["weights_digest"] for role in ("champion", "candidate")]
+        assert found == [champion.weights_digest, candidate.weights_digest]
+
+
+def test_an_unknown_stage_and_a_wrong_field_are_named(shapes_with: Any) -> None:
+    path = shapes_with(TRAIN)
+    with pytest.raises(ValueError, match=r"Unknown kind of job 'trian'\. Did you mean 'train'\?"):
+        jobs.job_request(path, "trian", {"recipe": 0})
+    with pytest.raises(ValueError, match=r"Job train: recipe: There is no recipe 1\. The project file has 1"):
+        jobs.job_request(path, "train", {"recipe": 1})
+    with pytest.raises(ValueError, match=r"Job label: .*Unknown field 'snapshto'\. Did you mean 'snapshot'"):
+        jobs.job_request(path, "label", {"snapshto": SNAPSHOT})
+
+
+def test_a_generation_is_part_of_the_job_id(shapes_with: Any) -> None:
+    path = shapes_with(PRDP)
+    assert jobs.job_request(path, "train", {"recipe": 0}, generation=2).job_id.endswith("-g2")
 
 
 def test_recipes_that_read_the_same_features_are_encoded_for_once(shapes_with: Any) -> None:
@@ -115,7 +163,7 @@ def test_nothing_is_encoded_when_all_recipes_are_online(shapes_with: Any) -> Non
 
 def test_a_soup_is_made_of_the_runs_each_with_its_own_recipe(shapes_with: Any) -> None:
     path = shapes_with(f'{TRAIN}{TRAIN}overrides = ["seed=8"]\n[soup]\nmethod = "uniform"\n')
-    trainings = [{"snapshot": SNAPSHOT, "recipe": 0}, {"snapshot": SNAPSHOT, "recipe": 1}]
+    trainings = [{"snapshot": json.loads(SNAPSHOT_JSON), "recipe": index} for index in (0, 1)]
     given = {"trainings": trainings, "results": [trained("c"), trained("d")]}
     request = jobs.job_request(path, "soup", given)
     spec = SoupSpec.model_validate(request.spec)

@@ -18,7 +18,7 @@ def line(step: int, **metrics: float) -> MetricsLine:
 def record(kind: str, *, device: str, seconds: float, processes: int, attempts: int = 1) -> JobRecord:
     request = JobRequest(
         project="p",
-        kind=kind,  # type: ignore[arg-type]
+        kind=kind,
         spec={},
         spec_digest="a" * 64,
         inputs=(),
@@ -58,6 +58,10 @@ def test_hours_are_wall_time_times_processes_and_a_cpu_is_no_gpu() -> None:
     alone = effort_rows([record("train", device="cpu", seconds=60, processes=1)])
     assert alone[-1].job == "together, process-hours on a CPU, none on a GPU"
     assert effort_rows([]) == []
+
+
+def test_a_job_without_a_title_appears_under_the_name_of_its_kind() -> None:
+    assert effort_rows([record("turn_upside_down", device="cpu", seconds=60, processes=1)])[0].job == "turn upside down"
 
 
 @pytest.mark.parametrize(

@@ -1,17 +1,20 @@
-"""What a labelling and a drawing are asked to do, from the project file."""
+"""Requests of drawing, labelling and captioning, from the project file."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from alignment.contracts.captions import Captioner, CaptionSpec, HybridCaptions, Perturbation
 from alignment.contracts.data import DatasetSnapshot
 from alignment.contracts.labelling import DrawSpec, LabelSpec
-from pipelines.dispatch.label_requests import draw_request, label_request
+from pipelines.dispatch.job_kinds import Caption, DrawPairs, Label
 from pipelines.project.file import Project, load_project
-from pipelines.settings import Settings, load_settings
-from pipelines.store.folders import sha256_file
+from pipelines.settings import Settings
+from pipelines.store.folders import hash_folder, sha256_file
 
+ORIGINAL = Path(__file__).with_name("words.toml")
 PROJECT = """
 name = "words"
 [base]
@@ -56,12 +59,6 @@ required_judges = 1
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    state = {"PLUMBLINE_STATE_DIR": str(tmp_path / "state"), "PLUMBLINE_STORE_URI": (tmp_path / "store").as_uri()}
-    return load_settings(state)
-
-
-@pytest.fixture
 def write_project(tmp_path: Path) -> Callable[..., Project]:
     """The project, with pieces of its file replaced."""
 
@@ -95,7 +92,7 @@ def snapshot_at(make_snapshot: Callable[..., DatasetSnapshot]) -> Callable[[str]
 def test_a_labelling_names_judges_sources_and_the_snapshot(
     write_project: Callable[..., Project], settings: Settings, snapshot_at: Callable[[str], DatasetSnapshot]
 ) -> None:
-    request = label_request(write_project(), settings, snapshot_at("file:///here"))
+    request = Label(snapshot=snapshot_at("file:///here")).request(write_project(), settings)
     spec = LabelSpec.model_validate(request.spec)
     assert [judge.name for judge in spec.judges] == ["taste", "helper"]
     assert "panel" in spec.lessons
@@ -103,7 +100,7 @@ def test_a_labelling_names_judges_sources_and_the_snapshot(
     assert [item.content_digest for item in request.inputs] == ["5" * 64, *(j.weights_digest for j in spec.judges)]
     assert request.kind == "label"
     assert request.output_uri == f"{settings.store_uri}/snapshots/{spec.digest}"
-    elsewhere = label_request(write_project(), settings, snapshot_at("s3://there/s"))
+    elsewhere = Label(snapshot=snapshot_at("s3://there/s")).request(write_project(), settings)
     assert (elsewhere.spec_digest, elsewhere.inputs[0].uri) == (request.spec_digest, "s3://there/s")
 
 
@@ -114,7 +111,7 @@ def test_a_proxy_vote_uses_no_human_labels(
         ('judges = ["taste", "helper"]', 'judges = ["taste"]'),
         ('kind = "label_model", human_labels = 100', 'kind = "proxy_vote"'),
     )
-    spec = LabelSpec.model_validate(label_request(project, settings, snapshot_at("x")).spec)
+    spec = LabelSpec.model_validate(Label(snapshot=snapshot_at("x")).request(project, settings).spec)
     assert spec.human_sources == ()
     assert spec.lessons == ("panel", f"scorer {spec.judges[0].identity}", "taste")
 
@@ -124,14 +121,14 @@ def test_without_a_section_nothing_is_labelled(
 ) -> None:
     project = write_project().model_copy(update={"labelling": None})
     with pytest.raises(ValueError, match=r"there is no \[labelling\]"):
-        label_request(project, settings, snapshot_at("x"))
+        Label(snapshot=snapshot_at("x")).request(project, settings)
 
 
 def test_a_drawing_names_base_prompts_templates_and_licence(
     write_project: Callable[..., Project], settings: Settings, tmp_path: Path
 ) -> None:
     project = write_project()
-    request = draw_request(project, settings, project.sources[1])
+    request = DrawPairs(source=project.sources[1]).request(project, settings)
     spec = DrawSpec.model_validate(request.spec)
     assert spec.prompts_digest == sha256_file(tmp_path / "few.txt")
     assert (spec.chosen_template, spec.rejected_template) == ("{prompt}, in pixel art", "{prompt}")
@@ -146,7 +143,7 @@ def test_held_out_prompts_are_not_drawn_even_through_a_template(
 ) -> None:
     project = write_project(prompts=prompts)
     with pytest.raises(ValueError, match=r"holds 1 prompts of the evaluation \(lines 2\)"):
-        draw_request(project, settings, project.sources[1])
+        DrawPairs(source=project.sources[1]).request(project, settings)
 
 
 @pytest.mark.parametrize(
@@ -165,3 +162,57 @@ def test_a_section_that_makes_no_sense_is_refused_when_the_project_is_read(
     with pytest.raises(ValueError) as refused:
         write_project((old, new))
     assert says in str(refused.value)
+
+
+def with_captions(project: Project, section: str) -> Project:
+    """The project with a [captions] section, and a captioner's folder beside it."""
+    folder = project.path.parent / "captioner"
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(json.dumps({"architectures": ["BlipForConditionalGeneration"]}))
+    for name in ("model.safetensors", "preprocessor_config.json", "vocab.txt"):
+        (folder / name).write_text(name)
+    project.path.write_text(f"{ORIGINAL.read_text()}[captions]\n{section}\n[placement.caption]\nnum_processes = 3\n")
+    return load_project(project.path)
+
+
+def test_a_caption_job_takes_snapshot_and_captioner_and_answers_among_the_snapshots(
+    project: Project, settings: Settings, snapshot: DatasetSnapshot
+) -> None:
+    section = 'variant = "dcpo_h"\ncaptioner = "captioner"\nlevel = "strong"\nseed = 4\nprefix = "a"\nnum_beams = 2'
+    project = with_captions(project, section)
+    digest, _ = hash_folder(project.path.parent / "captioner")
+    request = Caption(snapshot=snapshot).request(project, settings)
+    spec = CaptionSpec.model_validate(request.spec)
+    assert spec.method == HybridCaptions(
+        captioner=Captioner(weights_digest=digest, prefix="a", num_beams=2),
+        perturbation=Perturbation(level="strong", seed=4),
+    )
+    assert spec.snapshot == snapshot.model_copy(update={"uri": ""})
+    assert request.output_uri == f"{settings.store_uri}/snapshots/{spec.digest}"
+    assert (request.kind, request.placement.num_processes) == ("caption", 3)
+    assert [(i.content_digest, i.manifest) for i in request.inputs] == [("5" * 64, True), (digest, False)]
+    assert request.inputs[1].uri == str(project.path.parent / "captioner")
+
+
+@pytest.mark.parametrize(
+    ("section", "kind", "num_inputs"),
+    [
+        ('variant = "dcpo_c"\ncaptioner = "captioner"', "dcpo_c", 2),
+        ('variant = "dcpo_p"\nlevel = "weak"', "dcpo_p", 1),
+    ],
+)
+def test_each_variant_takes_what_it_needs(
+    project: Project, settings: Settings, section: str, kind: str, num_inputs: int, snapshot: DatasetSnapshot
+) -> None:
+    request = Caption(snapshot=snapshot).request(with_captions(project, section), settings)
+    assert request.spec["method"]["kind"] == kind
+    assert len(request.inputs) == num_inputs
+
+
+def test_the_same_snapshot_elsewhere_is_captioned_once(
+    project: Project, settings: Settings, snapshot: DatasetSnapshot
+) -> None:
+    project = with_captions(project, 'variant = "dcpo_p"\nlevel = "weak"')
+    moved = snapshot.model_copy(update={"uri": "file:///elsewhere"})
+    one, two = (Caption(snapshot=data).request(project, settings) for data in (snapshot, moved))
+    assert one.job_id == two.job_id

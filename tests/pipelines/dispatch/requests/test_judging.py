@@ -1,29 +1,39 @@
-"""Requests of evaluation, coverage and calibration."""
-
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from words_project import PROJECT, REWARD, evaluate, make_version, names, register_judge
 
 from alignment.contracts.calibration import CalibrationSpec
 from alignment.contracts.coverage import CoverageSpec
 from alignment.contracts.data import DatasetSnapshot
 from alignment.contracts.evaluation import EvalSpec
-from pipelines.dispatch.evaluation_requests import aa_request, calibrate_request, coverage_request
+from pipelines.contracts.jobs import JobRequest
+from pipelines.contracts.judges import RegisteredJudge
+from pipelines.contracts.release import CandidateVersion
+from pipelines.dispatch.job_kinds import Calibrate, Coverage, Evaluate
+from pipelines.dispatch.requests.judging import aa_request, comparison_request
 from pipelines.project.file import Project, load_project
 from pipelines.project.sections import CoverageSection
 from pipelines.settings import Settings
 from pipelines.store.folders import hash_folder, sha256_file
 from pipelines.store.storage import open_store
 
+ORIGINAL = Path(__file__).with_name("words.toml")
+MakeVersion = Callable[..., CandidateVersion]
+AskEvaluation = Callable[..., JobRequest]
+
+
+def names(request: JobRequest) -> list[str]:
+    return [item.alias or item.content_digest for item in request.inputs]
+
 
 @pytest.mark.parametrize(("backbone", "scheduler"), [("stable_diffusion", "flow_euler"), ("flux", "ddim")])
 def test_a_sampler_that_does_not_fit_the_backbone_is_refused_when_the_project_is_read(
     project: Project, backbone: str, scheduler: str
 ) -> None:
-    text = PROJECT.replace("sampler = { steps = 4 }", f'sampler = {{ steps = 4, scheduler = "{scheduler}" }}')
+    text = ORIGINAL.read_text().replace(
+        "sampler = { steps = 4 }", f'sampler = {{ steps = 4, scheduler = "{scheduler}" }}'
+    )
     text = text.replace('name = "stable_diffusion"', f'name = "{backbone}"')
     text = text.replace('"diffusion_dpo_shapes"', f'"diffusion_dpo_shapes"\noverrides = ["backbone.name={backbone}"]')
     project.path.write_text(text)
@@ -33,8 +43,10 @@ def test_a_sampler_that_does_not_fit_the_backbone_is_refused_when_the_project_is
         load_project(project.path)
 
 
-def test_without_a_champion_the_base_is_the_incumbent(project: Project, settings: Settings, tmp_path: Path) -> None:
-    request = evaluate(project, settings)
+def test_without_a_champion_the_base_is_the_incumbent(
+    project: Project, tmp_path: Path, evaluate: AskEvaluation
+) -> None:
+    request = evaluate(project)
     spec = EvalSpec.model_validate(request.spec)
     base, _ = hash_folder(tmp_path / "base")
     assert (spec.champion.kind, spec.champion.weights_digest) == ("base", base)
@@ -53,10 +65,10 @@ def test_without_a_champion_the_base_is_the_incumbent(project: Project, settings
 
 
 def test_images_that_are_in_the_store_are_inputs_by_their_specs_digest(
-    project: Project, settings: Settings, tmp_path: Path
+    project: Project, settings: Settings, tmp_path: Path, make_version: MakeVersion, evaluate: AskEvaluation
 ) -> None:
-    champion = make_version(project, "d", version=2)
-    first = evaluate(project, settings, champion)
+    champion = make_version("d", version=2)
+    first = evaluate(project, champion)
     assert len(first.side_outputs) == 3
     assert names(first).count("d" * 64) == 1
     spec = EvalSpec.model_validate(first.spec)
@@ -66,31 +78,54 @@ def test_images_that_are_in_the_store_are_inputs_by_their_specs_digest(
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "00000_0.png").write_text("png")
     manifest = open_store(settings.store_uri).publish_folder(tmp_path / "images", side.uri, {})
-    second = evaluate(project, settings, champion)
+    second = evaluate(project, champion)
     assert drawn not in {side.path.split("/")[1] for side in second.side_outputs}
     found = next(item for item in second.inputs if item.alias == drawn)
     assert found.content_digest == manifest.content_digest
     assert second.job_id == first.job_id
 
 
-def test_a_version_of_another_base_is_refused(project: Project, settings: Settings) -> None:
+def test_an_evaluation_for_the_gate_needs_the_prompts_that_the_gate_requires(
+    project: Project, settings: Settings, make_version: MakeVersion, evaluate: AskEvaluation
+) -> None:
+    job = Evaluate(candidate=make_version("c"))
+    with pytest.raises(ValueError, match=r"the evaluation asks 1 prompts .* every verdict would be invalid"):
+        job.request(project, settings)
+    policy = project.gate.model_copy(update={"minimum_prompts": 1})
+    enough = project.model_copy(update={"gate": policy})
+    assert job.request(enough, settings) == evaluate(project)
+
+
+def test_a_candidate_without_the_address_of_its_snapshot_is_refused(
+    project: Project, settings: Settings, make_version: MakeVersion
+) -> None:
+    job = Evaluate(candidate=make_version("c", snapshot_uri=""))
+    with pytest.raises(ValueError, match="words version 1 has no tag with the address of its snapshot"):
+        comparison_request(project, settings, job)
+
+
+def test_a_version_of_another_base_is_refused(
+    project: Project, make_version: MakeVersion, evaluate: AskEvaluation
+) -> None:
     with pytest.raises(ValueError, match="words version 3 was trained on base 0000"):
-        evaluate(project, settings, make_version(project, "d", version=3, base_digest="0" * 64))
+        evaluate(project, make_version("d", version=3, base_digest="0" * 64))
 
 
-def test_a_prompt_asked_twice_is_refused_before_anything_is_submitted(project: Project, settings: Settings) -> None:
+def test_a_prompt_asked_twice_is_refused_before_anything_is_submitted(
+    project: Project, settings: Settings, make_version: MakeVersion, evaluate: AskEvaluation
+) -> None:
     Path(project.evaluation.prompts).write_text("prompt\tcategory\na circle\tshape\na dot\tshape\nA circle.\tshape\n")
     with pytest.raises(ValueError, match=r"prompts.tsv asks 1 prompts more than once.*'a circle' on lines 2, 4"):
-        evaluate(project, settings)
+        evaluate(project)
     covering = project.model_copy(update={"coverage": CoverageSection(judge="taste")})
     with pytest.raises(ValueError, match="more than once"):
-        coverage_request(covering, settings, candidate=make_version(project, "c"), champion=None)
+        Coverage(candidate=make_version("c")).request(covering, settings)
 
 
 def test_aa_puts_the_champion_in_both_roles_on_twice_the_seeds(
-    project: Project, settings: Settings, make_snapshot: Callable[..., DatasetSnapshot]
+    project: Project, settings: Settings, snapshot: DatasetSnapshot, make_version: MakeVersion
 ) -> None:
-    snapshot, champion = make_snapshot(), make_version(project, "d")
+    champion = make_version("d")
     given = {"snapshot_uri": snapshot.uri, "snapshot_digest": snapshot.content_digest}
     spec = EvalSpec.model_validate(aa_request(project, settings, champion=champion, **given).spec)
     own = project.evaluation.seeds
@@ -104,14 +139,16 @@ def test_aa_puts_the_champion_in_both_roles_on_twice_the_seeds(
 
 def with_coverage(project: Project, judge: str) -> Project:
     section = f'[coverage]\njudge = "{judge}"\nnum_prompts = 2\nnum_samples = 3\n'
-    project.path.write_text(PROJECT + section)
+    project.path.write_text(ORIGINAL.read_text() + section)
     return load_project(project.path)
 
 
-def test_coverage_asks_one_judge_about_many_images_of_few_prompts(project: Project, settings: Settings) -> None:
+def test_coverage_asks_one_judge_about_many_images_of_few_prompts(
+    project: Project, settings: Settings, make_version: MakeVersion
+) -> None:
     judged = with_coverage(project, project.evaluation.judges[0].name)
-    champion = make_version(project, "a", version=3)
-    request = coverage_request(judged, settings, candidate=make_version(project, "c"), champion=champion)
+    champion = make_version("a", version=3)
+    request = Coverage(candidate=make_version("c"), champion=champion).request(judged, settings)
     spec = CoverageSpec.model_validate(request.spec)
     assert (spec.num_prompts, spec.seeds, spec.bar) == (2, (0, 1, 2), 0.75)
     assert (spec.candidate.weights_digest, spec.champion.weights_digest) == ("c" * 64, "a" * 64)
@@ -120,46 +157,42 @@ def test_coverage_asks_one_judge_about_many_images_of_few_prompts(project: Proje
     assert request.output_uri == f"{settings.store_uri}/evaluations/{spec.digest}"
 
 
-def test_coverage_needs_its_section_and_a_judge_that_exists(project: Project, settings: Settings) -> None:
+def test_coverage_needs_its_section_and_a_judge_that_exists(
+    project: Project, settings: Settings, make_version: MakeVersion
+) -> None:
     with pytest.raises(ValueError, match=r"no \[coverage\]\. Add it with judge = NAME"):
-        coverage_request(project, settings, candidate=make_version(project, "c"), champion=None)
+        Coverage(candidate=make_version("c")).request(project, settings)
     with pytest.raises(ValueError, match=r"Unknown judge 'jugde'"):
         with_coverage(project, "jugde")
 
 
 def test_coverage_is_not_asked_of_a_scorer_of_whole_prompts(project: Project) -> None:
     guard = '[[evaluation.guards]]\nname = "variety"\nuri = "guard"\nscorer = { kind = "diversity" }\n'
-    text = PROJECT.replace("[placement", f"{guard}[placement") + "variety = { margin = 0.1 }\n"
+    text = ORIGINAL.read_text().replace("[placement", f"{guard}[placement") + "variety = { margin = 0.1 }\n"
     project.path.write_text(text + '[coverage]\njudge = "variety"\n')
     with pytest.raises(ValueError, match="'variety' scores the images of a prompt together and can only guard"):
         load_project(project.path)
 
 
-def test_a_guard_without_weights_brings_no_input(project: Project, settings: Settings) -> None:
-    before = evaluate(project, settings)
-    guard = '[[evaluation.guards]]\nname = "colour"\nscorer = { kind = "image_statistic", statistic = "saturation" }\n'
-    project.path.write_text(project.path.read_text() + "colour = { margin = 0.1 }\n" + guard)
-    request = evaluate(load_project(project.path), settings)
-    assert names(request) == names(before)
-    last = request.spec["guards"][-1]
-    assert last["weights_digest"] == hashlib.sha256(b"").hexdigest()
-
-
 def test_calibration_asks_every_judge_that_has_weights(
-    project: Project, settings: Settings, tmp_path: Path, make_snapshot: Callable[..., DatasetSnapshot]
+    project: Project,
+    settings: Settings,
+    snapshot: DatasetSnapshot,
+    register_judge: Callable[[str], RegisteredJudge],
+    reward_section: str,
 ) -> None:
     judge = '[[evaluation.judges]]\nname = "people"\nuri = "reward://people"\nscorer = { kind = "pal" }\n'
-    project.path.write_text(PROJECT + REWARD + judge)
-    both, snapshot = load_project(project.path), make_snapshot()
-    before = calibrate_request(both, settings, snapshot)
+    project.path.write_text(ORIGINAL.read_text() + reward_section + judge)
+    both = load_project(project.path)
+    before = Calibrate(snapshot=snapshot).request(both, settings)
     spec = CalibrationSpec.model_validate(before.spec)
     assert [own.name for own in spec.judges] == ["taste"], "nobody has trained the other yet"
     assert names(before) == [snapshot.content_digest, spec.judges[0].weights_digest]
     assert before.output_uri == f"{settings.store_uri}/calibrations/reports/{spec.digest}"
-    register_judge(settings, tmp_path, "a")
-    after = calibrate_request(both, settings, snapshot)
+    register_judge("a")
+    after = Calibrate(snapshot=snapshot).request(both, settings)
     assert [own["name"] for own in after.spec["judges"]] == ["taste", "people"]
     assert after.job_id != before.job_id
     empty = snapshot.model_copy(update={"num_pairs": {"train": 3, "calibration": 0, "test": 1}})
     with pytest.raises(ValueError, match=r"Raise \[snapshot\] calibration_share"):
-        calibrate_request(both, settings, empty)
+        Calibrate(snapshot=empty).request(both, settings)

@@ -2,49 +2,47 @@
 
 from alignment.contracts.calibration import CalibrationSpec
 from alignment.contracts.coverage import CoverageSpec
-from alignment.contracts.data import DatasetSnapshot
 from alignment.contracts.evaluation import EvalSpec, ModelRef, ModelsSpec, SampleSpec
 from pipelines.contracts.jobs import JobInput, JobRequest, SideOutput
 from pipelines.contracts.release import CandidateVersion
-from pipelines.dispatch.requests import (
-    FOLDERS,
-    SAMPLES_FOLDER,
-    WEIGHTS_FOLDER,
-    base_input,
-    distinct,
-    judge_inputs,
-    make_request,
-    prompts_input,
-)
+from pipelines.dispatch.job_kinds import SAMPLES_DIR, Calibrate, Coverage, Evaluate
+from pipelines.dispatch.requests.inputs import WEIGHTS_FOLDER, base_input, prompts_input, snapshot_input
+from pipelines.dispatch.requests.judges import judge_inputs
+from pipelines.dispatch.requests.request import make_request
 from pipelines.project.file import Project
 from pipelines.project.sections import REWARD_SCHEME
 from pipelines.records import trained_judges
-from pipelines.records.heldout_prompts import evaluation_prompts
+from pipelines.records.heldout_prompts import check_enough_prompts, evaluation_prompts
 from pipelines.settings import Settings
 from pipelines.store.storage import open_store
 
+__all__ = ["aa_request", "calibrate_request", "comparison_request", "coverage_request", "evaluate_request"]
 
-def evaluate_request(
-    project: Project,
-    settings: Settings,
-    *,
-    candidate: CandidateVersion,
-    champion: CandidateVersion | None,
-    snapshot_uri: str,
-    snapshot_digest: str,
-) -> JobRequest:
+
+def evaluate_request(project: Project, settings: Settings, job: Evaluate) -> JobRequest:
+    """Evaluate a candidate for the gate, see `comparison_request`; ValueError also for too few prompts to judge it."""
+    check_enough_prompts(project, settings)
+    return comparison_request(project, settings, job)
+
+
+def comparison_request(project: Project, settings: Settings, job: Evaluate) -> JobRequest:
     """Sample and judge a candidate against the champion and the base; without a champion the base is the incumbent.
 
     Images that an earlier evaluation published are inputs, the others become side outputs. ValueError when a version
     was made from another base, or no snapshot is named.
     """
+    candidate = job.candidate
+    if not candidate.snapshot_uri:
+        raise ValueError(
+            f"{candidate.model} version {candidate.version} has no tag with the address of its snapshot. Train again."
+        )
     return _evaluation(
         project,
         settings,
         candidate=candidate,
-        champion=champion,
+        champion=job.champion,
         seeds=project.evaluation.seeds,
-        snapshot=JobInput(content_digest=snapshot_digest, uri=_named(snapshot_uri, candidate)),
+        snapshot=JobInput(content_digest=candidate.snapshot_digest, uri=candidate.snapshot_uri),
     )
 
 
@@ -72,10 +70,8 @@ def aa_request(
     )
 
 
-def coverage_request(
-    project: Project, settings: Settings, *, candidate: CandidateVersion, champion: CandidateVersion | None
-) -> JobRequest:
-    """Draw many images of few prompts from candidate, champion and base, as the project's [coverage] says.
+def coverage_request(project: Project, settings: Settings, job: Coverage) -> JobRequest:
+    """Draw many images of few prompts from candidate, champion and base, as the project's [coverage] describes.
 
     ValueError when the project has no such section, or a version was made from another base.
     """
@@ -85,12 +81,12 @@ def coverage_request(
             f"{project.path}: no [coverage]. Add it with judge = NAME, a judge or guard of [evaluation], to see what"
             " the best of several images is worth."
         )
-    base, versions = _base_and_versions(project, settings, candidate, champion)
+    base, versions = _base_and_versions(project, settings, job.candidate, job.champion)
     ((judge, judge_folder),) = judge_inputs(project, (project.scorer(section.judge),), settings).items()
     prompts = _prompts(project, settings)
     spec = CoverageSpec(
-        candidate=_model_ref(candidate, base),
-        champion=_model_ref(champion, base),
+        candidate=_model_ref(job.candidate, base),
+        champion=_model_ref(job.champion, base),
         base_digest=base.content_digest,
         backbone=project.base.backbone,
         prompts_digest=prompts.content_digest,
@@ -104,12 +100,13 @@ def coverage_request(
     return _compared(project, settings, spec, [base, prompts, *judge_folder], versions)
 
 
-def calibrate_request(project: Project, settings: Settings, snapshot: DatasetSnapshot) -> JobRequest:
+def calibrate_request(project: Project, settings: Settings, job: Calibrate) -> JobRequest:
     """Check the project's judges against the calibration split of a snapshot.
 
     A judge `reward://NAME` that nobody has trained yet is left out. ValueError when then none is left, or the snapshot
     holds no pair to check on.
     """
+    snapshot = job.snapshot
     if not snapshot.num_pairs["calibration"]:
         raise ValueError(
             f"Snapshot {snapshot.uri} has no calibration pairs. Raise [snapshot] calibration_share, or bring more"
@@ -127,9 +124,8 @@ def calibrate_request(project: Project, settings: Settings, snapshot: DatasetSna
     spec = CalibrationSpec(
         judges=tuple(judges), snapshot_digest=snapshot.content_digest, confidence=project.evaluation.confidence
     )
-    inputs = [JobInput(content_digest=snapshot.content_digest, uri=snapshot.uri)]
-    inputs += [weights for own in judges.values() for weights in own]
-    return make_request(project, settings, spec, inputs=distinct(inputs), placement=project.placement.evaluate)
+    weights = [folder for folders in judges.values() for folder in folders]
+    return make_request(project, settings, spec, inputs=[snapshot_input(snapshot), *weights])
 
 
 def _evaluation(
@@ -184,18 +180,9 @@ def _compared(
         project,
         settings,
         spec,
-        inputs=distinct([*inputs, *(_weights_input(version) for version in versions), *found]),
-        placement=project.placement.evaluate,
-        side_outputs=tuple(missing),
+        inputs=[*inputs, *(_weights_input(version) for version in versions), *found],
+        side_outputs=missing,
     )
-
-
-def _named(snapshot_uri: str, candidate: CandidateVersion) -> str:
-    if not snapshot_uri:
-        raise ValueError(
-            f"{candidate.model} version {candidate.version} does not say where its snapshot is. Train anew."
-        )
-    return snapshot_uri
 
 
 def _check_base(version: CandidateVersion, base: JobInput, project: Project) -> None:
@@ -232,10 +219,10 @@ def _samples(specs: list[SampleSpec], settings: Settings) -> tuple[list[JobInput
     store = open_store(settings.store_uri, settings)
     found, missing = [], []
     for digest in sorted({spec.digest for spec in specs}):
-        uri = store.uri(FOLDERS["evaluate"], SAMPLES_FOLDER, digest)
+        uri = store.uri(Evaluate.folder, SAMPLES_DIR, digest)
         manifest = store.read_manifest(uri)
         if manifest is not None:
             found.append(JobInput(content_digest=manifest.content_digest, uri=uri, alias=digest))
         else:
-            missing.append(SideOutput(path=f"{SAMPLES_FOLDER}/{digest}", uri=uri))
+            missing.append(SideOutput(path=f"{SAMPLES_DIR}/{digest}", uri=uri))
     return found, missing

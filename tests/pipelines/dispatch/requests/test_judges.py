@@ -1,60 +1,46 @@
-"""Requests of reward training, and the judges of a request."""
-
 import hashlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from words_project import PROJECT, REWARD, evaluate, names, register_judge
 
-from alignment.contracts.data import DatasetSnapshot
 from alignment.contracts.evaluation import EvalSpec
-from alignment.contracts.reward_models import RewardTrainSpec
-from pipelines.dispatch.requests import (
-    judge_of,
-    reward_request,
-)
+from pipelines.contracts.jobs import JobRequest
+from pipelines.contracts.judges import RegisteredJudge
+from pipelines.dispatch.requests.judges import judge_of
 from pipelines.project.file import Project, load_project
 from pipelines.project.sections import JudgeSection
 from pipelines.settings import Settings
-from pipelines.store.folders import hash_folder
+
+ORIGINAL = Path(__file__).with_name("words.toml")
+AskEvaluation = Callable[..., JobRequest]
 
 
-def test_a_reward_is_trained_on_the_snapshot_and_a_frozen_encoder(
-    project: Project, settings: Settings, make_snapshot: Callable[..., DatasetSnapshot]
-) -> None:
-    project.path.write_text(PROJECT + REWARD)
-    rewarding = load_project(project.path)
-    request = reward_request(rewarding, settings, make_snapshot(), rewarding.rewards[0])
-    spec = RewardTrainSpec.model_validate(request.spec)
-    encoder, _ = hash_folder(project.path.parent / "guard")
-    assert (spec.snapshot_digest, spec.embedder_digest, spec.mixture) == ("5" * 64, encoder, (0.25, 0.75))
-    assert spec.recipe == rewarding.rewards[0].recipe
-    assert names(request) == ["5" * 64, encoder]
-    assert (request.kind, request.output_uri) == ("train_reward", f"{settings.store_uri}/rewards/{spec.digest}")
+def names(request: JobRequest) -> list[str]:
+    return [item.alias or item.content_digest for item in request.inputs]
 
 
 def test_a_trained_judge_is_fixed_by_its_digest_with_all_it_learnt_from(
-    project: Project, settings: Settings, tmp_path: Path
+    project: Project, evaluate: AskEvaluation, register_judge: Callable[[str], RegisteredJudge], reward_section: str
 ) -> None:
     section = '[[evaluation.judges]]\nname = "folk"\nuri = "reward://people"\nscorer = { kind = "pal" }\n'
     guards = "[[evaluation.guards]]"
-    assert guards in PROJECT
-    judged = PROJECT.replace(guards, f'{section}trained_on = ["clip_labels"]\n{guards}')
-    project.path.write_text(judged + REWARD)
+    assert guards in ORIGINAL.read_text()
+    judged = ORIGINAL.read_text().replace(guards, f'{section}trained_on = ["clip_labels"]\n{guards}')
+    project.path.write_text(judged + reward_section)
     rewarding = load_project(project.path)
     with pytest.raises(ValueError, match=r"No judge 'people' is registered yet"):
-        evaluate(rewarding, settings)
-    first = register_judge(settings, tmp_path, "a")
-    request = evaluate(rewarding, settings)
+        evaluate(rewarding)
+    first = register_judge("a")
+    request = evaluate(rewarding)
     folk = EvalSpec.model_validate(request.spec).judges[1]
     assert (folk.name, folk.weights_digest, folk.trained_on) == ("folk", "a" * 64, ("clip_labels", "pairs"))
     found = next(item for item in request.inputs if item.content_digest == "a" * 64)
     assert (found.uri, found.subfolder, found.manifest) == (first.uri, "judge", True)
-    register_judge(settings, tmp_path, "e")
+    register_judge("e")
     assert "reward://" not in request.model_dump_json(), "a spec names digests, never the newest of a name"
-    assert EvalSpec.model_validate(evaluate(rewarding, settings).spec).judges[1].weights_digest == "e" * 64
+    assert EvalSpec.model_validate(evaluate(rewarding).spec).judges[1].weights_digest == "e" * 64
 
 
 def test_a_judge_is_known_by_its_weights_wherever_they_lie(
@@ -85,12 +71,22 @@ def test_scorers_without_weights_are_known_by_their_settings(project: Project, s
 
 
 def test_a_trained_judge_is_known_by_the_weights_in_its_manifest(
-    project: Project, settings: Settings, tmp_path: Path
+    project: Project, settings: Settings, tmp_path: Path, register_judge: Callable[[str], RegisteredJudge]
 ) -> None:
     section = JudgeSection.model_validate({"name": "s", "uri": "reward://people", "scorer": {"kind": "pal"}})
     (tmp_path / "a" / "judge").mkdir(parents=True)
     (tmp_path / "a" / "judge" / "head.safetensors").write_text("head")
     (tmp_path / "a" / "other.safetensors").write_text("no part of the judge")
-    register_judge(settings, tmp_path, "a")
+    register_judge("a")
     head = hashlib.sha256(b"head").hexdigest()
     assert judge_of(project, section, settings).identity == hashlib.sha256(head.encode()).hexdigest()
+
+
+def test_a_guard_without_weights_brings_no_input(project: Project, evaluate: AskEvaluation) -> None:
+    before = evaluate(project)
+    guard = '[[evaluation.guards]]\nname = "colour"\nscorer = { kind = "image_statistic", statistic = "saturation" }\n'
+    project.path.write_text(project.path.read_text() + "colour = { margin = 0.1 }\n" + guard)
+    request = evaluate(load_project(project.path))
+    assert names(request) == names(before)
+    last = request.spec["guards"][-1]
+    assert last["weights_digest"] == hashlib.sha256(b"").hexdigest()

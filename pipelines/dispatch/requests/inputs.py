@@ -1,0 +1,62 @@
+"""Inputs that jobs of several kinds take: the base and other models, a snapshot, a file of prompts."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from alignment.contracts.data import DatasetSnapshot
+from pipelines.contracts.jobs import JobInput
+from pipelines.dispatch.cached_digests import file_fingerprint, folder_fingerprint
+from pipelines.dispatch.inputs import hash_cache_dir
+from pipelines.dispatch.model_folders import check_base_folder, local_folder, local_path
+from pipelines.project.file import Project
+from pipelines.settings import Settings
+from pipelines.store.storage import open_store
+
+__all__ = [
+    "WEIGHTS_FOLDER",
+    "base_input",
+    "local_prompts",
+    "model_input",
+    "prompts_input",
+    "snapshot_input",
+]
+
+WEIGHTS_FOLDER = "weights"
+"""Of a finished training or soup."""
+
+
+def base_input(project: Project, settings: Settings) -> JobInput:
+    """The base model as an input, checked and hashed; ValueError names every file that is missing from it."""
+    return model_input(project.base.uri, check_base_folder, settings)
+
+
+def model_input(uri: str, check: Callable[[Path], None], settings: Settings) -> JobInput:
+    """A model of the user's as an input, hashed; ValueError when it is not there, or from `check` of its folder."""
+    folder = local_folder(uri, settings)
+    check(folder)
+    return JobInput(content_digest=folder_fingerprint(folder, hash_cache_dir(settings)), uri=uri, manifest=False)
+
+
+def snapshot_input(snapshot: DatasetSnapshot) -> JobInput:
+    """A snapshot as an input."""
+    return JobInput(content_digest=snapshot.content_digest, uri=snapshot.uri)
+
+
+def prompts_input(uri: str, name: str, settings: Settings) -> JobInput:
+    """A prompts file as an input; one of the store is fetched as `name`."""
+    if uri.startswith("s3://"):
+        digest = open_store(uri, settings).fetch_file(uri, settings.state_dir / "prompts" / name)
+    else:
+        digest = file_fingerprint(_existing(local_path(uri)), hash_cache_dir(settings))
+    return JobInput(content_digest=digest, uri=uri, kind="file")
+
+
+def local_prompts(prompts: JobInput, name: str, settings: Settings) -> Path:
+    """The path at which `prompts_input` found or left the file."""
+    return settings.state_dir / "prompts" / name if prompts.uri.startswith("s3://") else local_path(prompts.uri)
+
+
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        raise ValueError(f"The prompts file {path} does not exist. Give a file on this host, or s3://...")
+    return path

@@ -1,0 +1,68 @@
+"""Scorers of the project as specifications name them, and the weights that they need."""
+
+import hashlib
+
+from alignment.contracts.judges import Judge
+from alignment.contracts.values import canonical_json, folder_digest
+from pipelines.contracts.jobs import JobInput
+from pipelines.dispatch.cached_digests import file_fingerprints, weights_identity
+from pipelines.dispatch.inputs import hash_cache_dir
+from pipelines.dispatch.model_folders import check_scorer_folder, local_folder
+from pipelines.project.file import Project
+from pipelines.project.sections import REWARD_SCHEME, JudgeSection
+from pipelines.records import trained_judges
+from pipelines.settings import Settings
+from pipelines.store.storage import open_store
+
+__all__ = ["judge_inputs", "judge_of"]
+
+JUDGE_FOLDER = "judge"
+
+
+def judge_of(project: Project, section: JudgeSection, settings: Settings) -> Judge:
+    """A scorer of the project as specs name it, its weights hashed; ValueError when its folder is not whole."""
+    (judge,) = judge_inputs(project, (section,), settings)
+    return judge
+
+
+def judge_inputs(
+    project: Project, sections: tuple[JudgeSection, ...], settings: Settings
+) -> dict[Judge, tuple[JobInput, ...]]:
+    """Each judge as the spec names it, with the folder of its weights; none where the scorer has no weights."""
+    return dict(_judge_input(project, section, settings) for section in sections)
+
+
+def _judge_input(project: Project, section: JudgeSection, settings: Settings) -> tuple[Judge, tuple[JobInput, ...]]:
+    """A folder of the user's, or the newest judge that the project has trained under a name, fixed by its digest.
+
+    Its identity is that of its weights; a scorer without weights is what its settings say.
+    """
+    if not section.scorer.has_weights:
+        settings_sha256 = hashlib.sha256(canonical_json(section.scorer.model_dump(mode="json")).encode()).hexdigest()
+        return _judge(section, folder_digest({}), settings_sha256, trained_on=section.trained_on), ()
+    if section.uri.startswith(REWARD_SCHEME):
+        found = trained_judges.find(section.uri, project.name, settings)
+        lessons = tuple(sorted({*section.trained_on, *found.trained_on}))
+        weights = JobInput(content_digest=found.judge_digest, uri=found.uri, subfolder=JUDGE_FOLDER)
+        identity = _stored_identity(found.uri, settings)
+        judge = _judge(section, found.judge_digest, identity, trained_on=lessons)
+        return judge.model_copy(update={"keeps_split": True}), (weights,)
+    folder = local_folder(section.uri, settings)
+    check_scorer_folder(folder, section.scorer)
+    files = file_fingerprints(folder, hash_cache_dir(settings))
+    weights = JobInput(content_digest=folder_digest(files), uri=section.uri, manifest=False)
+    return _judge(section, weights.content_digest, weights_identity(files), trained_on=section.trained_on), (weights,)
+
+
+def _stored_identity(uri: str, settings: Settings) -> str | None:
+    """Of the judge in a reward's published folder; its manifest has the hashes."""
+    manifest = open_store(uri, settings).read_manifest(uri)
+    files = manifest.files if manifest else {}
+    inside = f"{JUDGE_FOLDER}/"
+    return weights_identity({path: entry.sha256 for path, entry in files.items() if path.startswith(inside)})
+
+
+def _judge(section: JudgeSection, digest: str, identity: str | None, *, trained_on: tuple[str, ...]) -> Judge:
+    return Judge(
+        name=section.name, scorer=section.scorer, weights_digest=digest, identity=identity, trained_on=trained_on
+    )

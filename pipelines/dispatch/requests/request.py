@@ -1,0 +1,49 @@
+"""What the requests of every kind of job share: kind, digest, placement and the place of the answer.
+
+The answer's URI is named by the digest of the specification, so the same science is never computed twice.
+"""
+
+from alignment.contracts.jobs import Placement
+from alignment.contracts.values import ValueObject
+from pipelines.contracts.jobs import JobInput, JobRequest, SideOutput
+from pipelines.dispatch.job_kinds import kind_of
+from pipelines.project.file import Project
+from pipelines.settings import Settings
+from pipelines.store.storage import open_store
+
+__all__ = ["make_request", "with_generation"]
+
+
+def make_request(
+    project: Project,
+    settings: Settings,
+    spec: ValueObject,
+    *,
+    inputs: list[JobInput],
+    side_outputs: list[SideOutput] | None = None,
+) -> JobRequest:
+    """Add to a specification what it takes to run it; an input named twice is kept once."""
+    kind = kind_of(spec)
+    placement: Placement = getattr(project.placement, kind.placement)
+    return JobRequest(
+        project=project.name,
+        kind=kind.name,
+        spec=spec.model_dump(mode="json"),
+        spec_digest=spec.digest,
+        inputs=_distinct(inputs),
+        output_uri=open_store(settings.store_uri, settings).uri(kind.folder, spec.digest),
+        side_outputs=tuple(side_outputs or ()),
+        placement=placement,
+    )
+
+
+def with_generation(request: JobRequest, generation: int) -> JobRequest:
+    """Ask for the same job once more: another job id, another folder of the store for its answer."""
+    store_uri, _, name = request.output_uri.rpartition("/")
+    name = request.spec_digest if generation == 0 else f"{request.spec_digest}.g{generation}"
+    return request.model_copy(update={"generation": generation, "output_uri": f"{store_uri}/{name}"})
+
+
+def _distinct(inputs: list[JobInput]) -> tuple[JobInput, ...]:
+    """One input per name under the inputs dir: two roles may be played by the same weights."""
+    return tuple({item.alias or item.content_digest: item for item in inputs}.values())
