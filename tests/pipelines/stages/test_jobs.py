@@ -1,6 +1,5 @@
 """The joined stages: which request a stage makes of what it is given."""
 
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -161,9 +160,9 @@ def test_nothing_is_encoded_when_all_recipes_are_online(shapes_with: Any) -> Non
     assert training_stages.plan_trainings(path, SNAPSHOT, []) == [{"snapshot": SNAPSHOT, "recipe": 0}]
 
 
-def test_a_soup_is_made_of_the_runs_each_with_its_own_recipe(shapes_with: Any) -> None:
+def test_a_soup_is_made_of_the_runs_each_with_its_own_recipe(shapes_with: Any, make_snapshot: Any) -> None:
     path = shapes_with(f'{TRAIN}{TRAIN}overrides = ["seed=8"]\n[soup]\nmethod = "uniform"\n')
-    trainings = [{"snapshot": json.loads(SNAPSHOT_JSON), "recipe": index} for index in (0, 1)]
+    trainings = [{"snapshot": make_snapshot().model_dump(mode="json"), "recipe": index} for index in (0, 1)]
     given = {"trainings": trainings, "results": [trained("c"), trained("d")]}
     request = jobs.job_request(path, "soup", given)
     spec = SoupSpec.model_validate(request.spec)
