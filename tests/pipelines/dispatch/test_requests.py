@@ -260,7 +260,7 @@ def test_an_online_recipe_without_prompts_or_reward_fails_with_the_project(proje
         ValueError, match=r"Unknown reward 'tast'. Did you mean 'taste'\? Known: caption, liking, taste"
     ):
         online_project(project, "tast")
-    with pytest.raises(ValueError, match=r"caption_dropout is 0\.1, but 'prdp' draws its images"):
+    with pytest.raises(ValueError, match=r"caption_dropout is 0\.1, but 'prdp' generates images"):
         load_recipe("prdp_shapes", ["caption_dropout=0.1"])
 
 
