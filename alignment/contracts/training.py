@@ -57,7 +57,9 @@ class Recipe(ValueObject):
     def _check_images(self) -> Self:
         buckets_of(self.images, self.backbone.resolution)
         if self.objective.online and self.images != SQUARE:
-            raise ValueError(f"Objective {self.objective.name!r} generates its own square images; remove images from the recipe")
+            raise ValueError(
+                f"Objective {self.objective.name!r} generates its own square images; remove images from the recipe"
+            )
         return self
 
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from alignment.contracts.data import DatasetSnapshot
-from alignment.contracts.labelling import DrawSpec, LabelSpec, filled
+from alignment.contracts.labelling import DrawSpec, LabelSpec, fill_template
 from pipelines.contracts.jobs import JobInput, JobRequest
 from pipelines.dispatch.requests import base_input, judge_inputs, local_prompts, make_request, prompts_input
 from pipelines.project.file import Project
@@ -77,4 +77,4 @@ def _check_prompts(project: Project, settings: Settings, draw: DrawSection, prom
     heldout = heldout_prompts(project, settings)
     for template in dict.fromkeys(("{prompt}", draw.chosen_template, draw.rejected_template)):
         with local_prompts(prompts, name, settings).open(encoding="utf-8", errors="replace") as lines:
-            check_not_heldout((filled(template, line.strip()) for line in lines), heldout, draw.prompts)
+            check_not_heldout((fill_template(template, line.strip()) for line in lines), heldout, draw.prompts)

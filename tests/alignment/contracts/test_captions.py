@@ -1,4 +1,4 @@
-"""A caption spec knows the snapshot by what it holds, and each variant states what it takes."""
+"""A caption spec identifies the snapshot by its contents, and each variant has its own settings."""
 
 import pytest
 from pydantic import ValidationError
@@ -20,12 +20,12 @@ SNAPSHOT = DatasetSnapshot(
 METHOD = GeneratedCaptions(captioner=Captioner(weights_digest="7" * 64))
 
 
-def test_where_the_snapshot_lies_is_no_part_of_the_science() -> None:
-    with pytest.raises(ValidationError, match=r"snapshot.uri must be empty in a caption spec, not 'file:///s'"):
+def test_the_location_of_the_snapshot_is_not_part_of_the_spec() -> None:
+    with pytest.raises(ValidationError, match=r"snapshot.uri must be empty in a caption spec, but is 'file:///s'"):
         CaptionSpec(snapshot=SNAPSHOT.model_copy(update={"uri": "file:///s"}), method=METHOD)
 
 
-def test_captioner_variant_level_and_seed_make_other_specs() -> None:
+def test_captioner_variant_level_and_seed_change_the_digest() -> None:
     methods = [
         {"kind": "dcpo_c", "captioner": {"weights_digest": "7" * 64}},
         {"kind": "dcpo_c", "captioner": {"weights_digest": "8" * 64}},
@@ -50,6 +50,6 @@ def test_captioner_variant_level_and_seed_make_other_specs() -> None:
         {"kind": "dcpo_x"},
     ],
 )
-def test_a_variant_takes_its_own_settings_and_no_others(method: dict[str, object]) -> None:
+def test_a_variant_accepts_only_its_own_settings(method: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         CaptionSpec.model_validate({"snapshot": SNAPSHOT.model_dump(), "method": method})

@@ -98,7 +98,7 @@ def test_equal_heads_give_equal_bytes(tmp_path: Path, tiny_clip_dir: Path) -> No
 def test_weights_that_are_no_mixture_are_refused(
     tmp_path: Path, tiny_clip_dir: Path, mixture: tuple[float, ...]
 ) -> None:
-    with pytest.raises(ValueError, match="must be 2 weights of 0 or more that add up to 1"):
+    with pytest.raises(ValueError, match="must be 2 weights of at least 0 that add up to 1"):
         write_judge(head_of(PalB()), mixture, tiny_clip_dir, tmp_path / "judge")
 
 

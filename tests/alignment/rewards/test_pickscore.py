@@ -26,4 +26,4 @@ def test_scores_are_logits_of_being_picked(
 
 def test_a_model_trained_on_pick_a_pic_meets_no_stranger() -> None:
     judge = Judge(name="pickscore", scorer=PickScore(), weights_digest="0" * 64, trained_on=("our_own_labels",))
-    assert {"pick_a_pic", "pick_a_pic_v2", "our_own_labels"} <= set(judge.lessons)
+    assert {"pick_a_pic", "pick_a_pic_v2", "our_own_labels"} <= set(judge.training_sources)

@@ -99,7 +99,7 @@ def test_a_sampler_that_does_not_fit_the_backbone_is_refused_when_the_project_is
     text = text.replace('"diffusion_dpo_shapes"', f'"diffusion_dpo_shapes"\noverrides = ["backbone.name={backbone}"]')
     project.path.write_text(text)
     with pytest.raises(
-        ValueError, match=rf"'{scheduler}' does not draw with backbone '{backbone}'.*evaluation\.sampler"
+        ValueError, match=rf"'{scheduler}' does not work with backbone '{backbone}'.*evaluation\.sampler"
     ):
         load_project(project.path)
 
@@ -277,10 +277,10 @@ def test_evaluation_prompts_may_not_be_trained_on(project: Project, settings: Se
 def test_a_spec_needs_the_data_of_its_objective(project: Project, settings: Settings) -> None:
     online = online_project(project, "taste")
     spec = online_train_request(online, settings, online.recipes()[0]).spec
-    with pytest.raises(ValueError, match="'prdp' takes online and no cache_digest"):
+    with pytest.raises(ValueError, match="'prdp' needs online and no cache_digest"):
         TrainSpec.model_validate({**spec, "cache_digest": "8" * 64})
     dpo = load_recipe("diffusion_dpo_shapes").model_dump(mode="json")
-    with pytest.raises(ValueError, match="'diffusion_dpo' takes cache_digest and no online"):
+    with pytest.raises(ValueError, match="'diffusion_dpo' needs cache_digest and no online"):
         TrainSpec.model_validate({**spec, "recipe": dpo})
 
 
@@ -351,7 +351,7 @@ def test_a_greedy_soup_states_judge_prompts_and_gain(project: Project, settings:
     request = soup_request(souping, settings, [run_of(souping, 0, "c"), run_of(souping, 1, "d")])
     spec = SoupSpec.model_validate(request.spec)
     assert isinstance(spec.method, Greedy)
-    assert spec.method.judge.lessons[0] == "nose"
+    assert spec.method.judge.training_sources[0] == "nose"
     assert spec.method.judge.trained_on == ("panel",)
     assert (spec.method.seeds, spec.method.minimum_gain) == ((3,), 0.1)
     assert spec.method.sampler == souping.evaluation.sampler
@@ -481,7 +481,7 @@ def test_a_judge_is_known_by_its_weights_wherever_they_lie(
     other = judge_of(project, section.model_copy(update={"uri": str(tmp_path / "guard")}), settings)
     assert judge.weights_digest != copy.weights_digest
     assert judge.identity == copy.identity != other.identity
-    assert f"scorer {judge.identity}" in copy.lessons
+    assert f"scorer {judge.identity}" in copy.training_sources
 
 
 def test_scorers_without_weights_are_known_by_their_settings(project: Project, settings: Settings) -> None:

@@ -74,7 +74,7 @@ def test_an_online_recipe_trains_without_a_cache_on_the_projects_prompts_and_rew
     spec = TrainSpec.model_validate(request.spec)
     assert spec.online is not None
     assert spec.online.reward.name in {judge.name for judge in values.read_project(path).evaluation.judges}
-    assert "shapes_panel_a" in spec.online.reward.lessons
+    assert "shapes_panel_a" in spec.online.reward.training_sources
 
 
 def test_recipes_that_read_the_same_features_are_encoded_for_once(shapes_with: Any) -> None:
