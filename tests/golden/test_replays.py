@@ -1,4 +1,4 @@
-"""Replays of reward models and soups fail on wrong numbers and take cases that they have never seen."""
+"""Replays of reward models and soups fail on wrong numbers and replay cases that are not in the repository."""
 
 import importlib.util
 import json
@@ -102,7 +102,7 @@ def test_a_wrong_order_or_choice_fails(replay: ModuleType, tmp_path: Path) -> No
 
 
 def write_case(folder: Path, name: str, params: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-    """A recorded case whose every field is an array."""
+    """Write a recorded case whose fields are all arrays."""
     folder.mkdir(exist_ok=True)
     kept = {field: value.detach().clone().contiguous() for field, value in tensors.items()}
     save_file(kept, folder / f"{name}.safetensors")
@@ -114,7 +114,7 @@ def write_case(folder: Path, name: str, params: dict[str, Any], tensors: dict[st
 
 
 def unseen_pal(seed: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """PAL-B between unit vectors with four prototypes and all weight on the largest, computed here in float64."""
+    """PAL-B between unit vectors with four prototypes and all weight on the largest one, computed here in float64."""
     generator = torch.Generator().manual_seed(seed)
 
     def draw(*shape: int) -> Tensor:
@@ -164,7 +164,7 @@ def test_an_unseen_kind_of_pal_replays(replay: ModuleType, tmp_path: Path) -> No
 
 
 def unseen_soup(seed: int) -> dict[str, Tensor]:
-    """Five models in float16, averaged as they come, one after the other, with every sum rounded to float16."""
+    """Five models in float16, averaged one after the other, with every sum rounded to float16."""
     generator = torch.Generator().manual_seed(seed)
     inputs = torch.randn(150, 4, generator=generator)
     truth = torch.randn(3, 4, generator=generator)
