@@ -74,8 +74,8 @@ class TinyDenoiser(nn.Module):
         """Return a prediction in the shape of the input."""
         facts_BD = torch.cat([timesteps_B[:, None] / 1000, conditioning["caption"]], dim=1)
         hidden_BCHW = torch.tanh(self.enter(noisy_BCHW) + self.condition(facts_BD)[:, :, None, None])
-        answer: Tensor = self.leave(hidden_BCHW)
-        return answer
+        prediction: Tensor = self.leave(hidden_BCHW)
+        return prediction
 
 
 def schedule_named(name: str) -> ForwardProcess:
