@@ -36,7 +36,7 @@ from alignment.training.online import OnlineUpdate
 from alignment.training.update import MakeUpdate
 
 ROOT = Path(__file__).parents[1]
-NOBODY = "0" * 64
+PLACEHOLDER = "0" * 64
 PAIRS = 4
 OBJECTIVES: dict[str, dict[str, Any]] = {
     "diffusion_dpo": {"name": "diffusion_dpo", "beta": 2000.0},
@@ -140,10 +140,10 @@ def spec_of(name: str) -> TrainSpec:
         }
     )
     if not recipe.objective.online:
-        return TrainSpec(recipe=recipe, base_digest=NOBODY, cache_digest=NOBODY)
-    reward = {"name": "brightness", "scorer": ClipPreference(), "weights_digest": NOBODY}
-    online = OnlineData.model_validate({"prompts_digest": NOBODY, "reward": reward})
-    return TrainSpec(recipe=recipe, base_digest=NOBODY, online=online)
+        return TrainSpec(recipe=recipe, base_digest=PLACEHOLDER, cache_digest=PLACEHOLDER)
+    reward = {"name": "brightness", "scorer": ClipPreference(), "weights_digest": PLACEHOLDER}
+    online = OnlineData.model_validate({"prompts_digest": PLACEHOLDER, "reward": reward})
+    return TrainSpec(recipe=recipe, base_digest=PLACEHOLDER, online=online)
 
 
 def update_of(spec: TrainSpec, out: Path) -> MakeUpdate:

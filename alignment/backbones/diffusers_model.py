@@ -253,9 +253,9 @@ def require_base(family: Family, base_dir: Path) -> None:
 
 def load_parts(family: Family, base_dir: Path, **replaced: Any) -> Any:
     """Load the family's pipeline, float32. `replaced` parts are used as they are; a part that is None is left out."""
-    given = {**family.left_out, **dict.fromkeys(absent_parts(base_dir) & set(family.optional)), **replaced}
+    parts = {**family.left_out, **dict.fromkeys(absent_parts(base_dir) & set(family.optional)), **replaced}
     diffusers_logging.disable_progress_bar()
-    return family.pipeline_class.from_pretrained(base_dir, dtype=torch.float32, **given, **LOCAL)
+    return family.pipeline_class.from_pretrained(base_dir, dtype=torch.float32, **parts, **LOCAL)
 
 
 def sampling_pipeline(family: Family, base_dir: Path, **replaced: Any) -> Any:

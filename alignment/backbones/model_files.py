@@ -22,9 +22,9 @@ class WeightFile:
         """Return True if the folder has it, with every shard. ValueError when the index names a path outside."""
         if Path(self.name).suffix:
             return (folder / self.name).is_file()
-        whole, index = (folder / f"{self.name}{end}" for end in (".safetensors", ".safetensors.index.json"))
+        single_file, index = (folder / f"{self.name}{end}" for end in (".safetensors", ".safetensors.index.json"))
         parts = indexed_files(index) if index.is_file() else []
-        return whole.is_file() or (index.is_file() and all(part.is_file() for part in parts))
+        return single_file.is_file() or (index.is_file() and all(part.is_file() for part in parts))
 
     def __str__(self) -> str:
         return self.name if Path(self.name).suffix else f"{self.name}.safetensors"

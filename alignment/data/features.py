@@ -194,9 +194,9 @@ class FeatureWriter:
     def _moments(self, pairs: Sequence[Pair], bucket: Bucket) -> dict[str, Tensor]:
         chosen, rejected = zip(*(self._framed(pair, bucket) for pair in pairs), strict=True)
         moments = self.backbone.encode_images(torch.stack([image.pixels_CHW for image in chosen + rejected]))
-        told = self.backbone.image_conditioning([image.framing for image in chosen + rejected])
+        conditioning = self.backbone.image_conditioning([image.framing for image in chosen + rejected])
         both = {"mean_BCHW": moments.mean_BCHW, "std_BCHW": moments.std_BCHW}
-        both |= {f"{IMAGE}{name}": rows for name, rows in told.items()}
+        both |= {f"{IMAGE}{name}": rows for name, rows in conditioning.items()}
         return {
             f"{which}_{name}": half
             for name, rows in both.items()

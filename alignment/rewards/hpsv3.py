@@ -75,8 +75,8 @@ class HpsV3Scorer:
 
     def _text(self, prompt: str, num_image_tokens: int) -> str:
         """The conversation. The reward token is removed from the prompt, because the rating is read at that token."""
-        asked = self._instruction.replace(PROMPT, prompt.replace(REWARD_TOKEN, ""))
-        return CHAT.format(image=IMAGE_TOKEN * num_image_tokens, text=asked)
+        instruction = self._instruction.replace(PROMPT, prompt.replace(REWARD_TOKEN, ""))
+        return CHAT.format(image=IMAGE_TOKEN * num_image_tokens, text=instruction)
 
 
 class RewardModel:
