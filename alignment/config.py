@@ -1,4 +1,4 @@
-"""Recipe file plus dotted overrides to a Recipe. Torch-free: a bad recipe fails on the scheduler."""
+"""Turn a recipe file and dotted overrides into a Recipe. Torch-free: a bad recipe fails on the scheduler."""
 
 import json
 import tomllib
@@ -18,14 +18,14 @@ RECIPES_DIR = Path(__file__).parent / "recipes"
 
 
 def known_recipes() -> list[str]:
-    """Names of the recipes that ship with the package."""
+    """Return the names of the recipes that ship with the package."""
     return sorted(path.stem for path in RECIPES_DIR.glob("*.toml"))
 
 
 def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
-    """A shipped recipe by name, or a TOML file by path, with overrides such as `objective.beta=2000`.
+    """Load a shipped recipe by name, or a TOML file by path, with overrides such as `objective.beta=2000`.
 
-    Raises ValueError naming every field that is wrong, with the nearest known name.
+    Raises ValueError that names every wrong field and the nearest known name.
     """
     is_path = name_or_path.endswith(".toml")
     path = Path(name_or_path) if is_path else RECIPES_DIR / f"{name_or_path}.toml"
@@ -35,7 +35,7 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def parse_recipe(data: dict[str, Any], overrides: Sequence[str] = ()) -> Recipe:
-    """Validate a recipe given as plain data; see `load_recipe`."""
+    """Validate a recipe passed as plain data; see `load_recipe`."""
     for override in overrides:
         apply_override(data, override)
     objective = data.get("objective", {}).get("name")
@@ -46,13 +46,13 @@ def parse_recipe(data: dict[str, Any], overrides: Sequence[str] = ()) -> Recipe:
     if recipe.objective.online and recipe.caption_dropout:
         raise ValueError(
             f"recipe {recipe.name!r}: caption_dropout is {recipe.caption_dropout:g}, but {recipe.objective.name!r}"
-            " draws its images under their prompts. Leave caption_dropout out."
+            " generates images from their prompts. Remove caption_dropout from the recipe."
         )
     return recipe
 
 
 def recipe_toml(recipe: Recipe, header: str) -> str:
-    """A recipe file's text: the header (comment lines), then every field. `load_recipe` reads it back to the same."""
+    """Return a recipe file's text: the header (comment lines), then every field. `load_recipe` reads it back equal."""
     data = recipe.model_dump(mode="json", exclude={"schema_version", "name"})
     blocks = [header, _toml_values(data)]
     tables = [(name, value) for name, value in data.items() if isinstance(value, dict)]
@@ -61,21 +61,21 @@ def recipe_toml(recipe: Recipe, header: str) -> str:
 
 
 def _toml_values(table: dict[str, Any]) -> str:
-    """KEY = VALUE lines of what is no table. JSON writes strings, numbers, booleans and lists as TOML does."""
+    """KEY = VALUE lines for all values but tables. JSON writes strings, numbers, booleans and lists as TOML does."""
     plain = {name: value for name, value in table.items() if not isinstance(value, dict)}
     return "\n".join(f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in plain.items())
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """Parse a TOML file; ValueError names the file and the line when it is not TOML."""
+    """Parse a TOML file. ValueError names the file and the line when it is not TOML."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not valid TOML: {error}. Mend the file and run again.") from error
+        raise ValueError(f"{path} is not valid TOML: {error}. Fix the file and run again.") from error
 
 
 def apply_override(data: dict[str, Any], override: str) -> None:
-    """Set `a.b=value` in nested tables, in place; the value is read as TOML, else taken as a string."""
+    """Set `a.b=value` in nested tables, in place. The value is parsed as TOML; if that fails, it is a string."""
     key, separator, text = override.partition("=")
     if not separator or not key:
         raise ValueError(f"Override {override!r} is not KEY=VALUE, e.g. objective.beta=2000.")
@@ -92,7 +92,7 @@ def apply_override(data: dict[str, Any], override: str) -> None:
 
 
 def validate(model: type[Model], data: dict[str, Any], what: str, context: object = None) -> Model:
-    """Validate, and on failure raise one ValueError that lists every bad field; `context` is for the validators."""
+    """Validate data; on failure raise one ValueError that lists every bad field. `context` goes to the validators."""
     try:
         return model.model_validate(data, context=context)
     except ValidationError as error:
@@ -101,7 +101,7 @@ def validate(model: type[Model], data: dict[str, Any], what: str, context: objec
 
 
 def _field_problem(model: type[BaseModel], problem: Any) -> str:
-    """One sentence for one of pydantic's errors: dotted field, what is wrong, the nearest known name."""
+    """One sentence for one pydantic error: dotted field, problem, nearest known name."""
     location = [str(part) for part in problem["loc"]]
     message = problem["msg"].removeprefix("Value error, ")
     if not location:
@@ -115,9 +115,9 @@ def _field_problem(model: type[BaseModel], problem: Any) -> str:
 
 
 def _walk(model: type[BaseModel], location: list[str]) -> tuple[list[str], list[str]]:
-    """The location as a person writes it, and the field names of the table that holds it.
+    """Return the location as a user writes it, and the field names of the table that holds it.
 
-    Tags of unions are steps of pydantic's path; nobody types them.
+    Tags of unions are steps of pydantic's path, but users do not type them, so they are dropped.
     """
     classes: list[type[BaseModel]] = [model]
     written = []

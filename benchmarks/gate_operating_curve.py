@@ -1,8 +1,9 @@
-"""The default policy's operating curve, measured through the real gate code, against its bars.
+"""Measure the default policy's operating curve with the real gate code, and compare it with its bars.
 
 Three judges (correlation 0.5), four guards with margins of 0.15 standard deviations, 1632 prompts in 12 slices, two
-seeds. Prints a table and exits 1 when a bar is missed. `python benchmarks/gate_operating_curve.py [SIMULATIONS]`: so
-many of each kind of candidate that has a bar, default 2000, and a fifth of it of the others; minutes on one core.
+seeds. Prints a table and exits with 1 when a bar is missed. Run `python benchmarks/gate_operating_curve.py
+[SIMULATIONS]`: the number of simulations of each kind of candidate that has a bar (default 2000); other kinds get a
+fifth of it. It takes minutes on one core.
 """
 
 import sys
@@ -42,7 +43,7 @@ OTHERS = (
 
 
 def default_world(num_prompts: int = DEFAULT_PROMPTS) -> World:
-    """The default policy with four guards, whose names and units are the user's to choose."""
+    """Return the default policy with four guards, whose names and units a user chooses."""
     return World(
         policy=GatePolicy(guards={name: GuardRule(margin=1.0) for name in GUARDS}),
         num_prompts=num_prompts,
@@ -52,12 +53,12 @@ def default_world(num_prompts: int = DEFAULT_PROMPTS) -> World:
 
 
 def met(outcome: Outcome, sign: str, bar: float) -> bool:
-    """Whether the share promoted is on the right side of the bar."""
+    """Return True if the share promoted meets the bar."""
     return outcome.promoted <= bar if sign == "<=" else outcome.promoted >= bar
 
 
 def main(simulations: int) -> int:
-    """Measure and print; 1 when a bar is missed."""
+    """Measure and print. Return 1 when a bar is missed."""
     started = time.process_time()
     outcomes = []
     for truths, number in (([truth for truth, _, _ in BARS], simulations), (OTHERS, max(1, simulations // 5))):
@@ -67,7 +68,7 @@ def main(simulations: int) -> int:
     print(f"default policy, {DEFAULT_PROMPTS} prompts, {simulations} simulations of each kind with a bar\n")
     print(curve_table(outcomes))
     total = sum(outcome.simulations for outcome in outcomes)
-    print(f"\n{(time.process_time() - started) / total * 1000:.0f} ms of CPU a decision\n")
+    print(f"\n{(time.process_time() - started) / total * 1000:.0f} ms of CPU per decision\n")
     missed = 0
     for outcome, (truth, sign, bar) in zip(outcomes, BARS, strict=False):
         good = met(outcome, sign, bar)

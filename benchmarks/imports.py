@@ -1,12 +1,12 @@
-"""CPU time of imports by job entry point, as a ratio against bare `import torch` measured in the same run.
+"""Measure the CPU time of imports for each job entry point, as a ratio to `import torch` measured in the same run.
 
-    alignment.jobs.NAME         what every process of the job pays before it reads its spec
-    train + stable_diffusion    the same and the UNet family that the tiny Stable Diffusion trains with
-    train + ... + pipeline      the same and the pipeline that draws its sample grids
+    alignment.jobs.NAME         imports of every process of the job before it reads its spec
+    train + stable_diffusion    the same, plus the UNet family that the tiny Stable Diffusion trains with
+    train + ... + pipeline      the same, plus the pipeline that generates its sample grids
 
-Each line is the median of `REPEATS` fresh processes: CPU seconds (user and system) and the number of modules loaded.
+Each line is the median of `REPEATS` new processes: CPU seconds (user and system) and the number of modules loaded.
 
-`python benchmarks/imports.py`; about five minutes on an idle core.
+Run `python benchmarks/imports.py`; it takes about five minutes on an idle core.
 """
 
 import json
@@ -28,7 +28,7 @@ print(json.dumps([used.ru_utime + used.ru_stime, len(sys.modules)]))
 
 
 def main() -> None:
-    """Print one line an entry point."""
+    """Print one line per entry point."""
     torch_seconds, modules = measure("import torch")
     show("import torch", torch_seconds, modules, torch_seconds)
     for title, statement in entries().items():
@@ -36,7 +36,7 @@ def main() -> None:
 
 
 def entries() -> dict[str, str]:
-    """Title and import statement of everything that is measured."""
+    """Return the title and import statement of every measurement."""
     jobs = sorted(path.stem for path in (ROOT / "alignment" / "jobs").glob("*.py") if path.stem not in HELPERS)
     commands = ("pipelines.commands.cli", "pipelines.dispatch.worker", "pipelines.dispatch.supervisor")
     single = {name: f"import {name}" for name in (*(f"alignment.jobs.{job}" for job in jobs), *commands)}
@@ -45,7 +45,7 @@ def entries() -> dict[str, str]:
 
 
 def measure(statement: str) -> tuple[float, int]:
-    """Median CPU seconds and number of modules of a process that runs the statement."""
+    """Return the median CPU seconds and the number of modules of a process that runs the statement."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-W", "ignore", "-c", statement + MEASURE]
     runs = []
@@ -56,7 +56,7 @@ def measure(statement: str) -> tuple[float, int]:
 
 
 def show(title: str, seconds: float, modules: int, torch_seconds: float) -> None:
-    """One line of figures."""
+    """Print one line of figures."""
     print(f"{title:36s} {seconds:6.2f} s   {modules:5d} modules   {seconds / torch_seconds:5.2f} x torch", flush=True)
 
 

@@ -1,12 +1,12 @@
-"""Memory of a full fine-tune by objective: MaPO holds no reference model, PRDP's gradients do not pile up with steps.
+"""Measure the memory of a full fine-tune by objective. MaPO holds no reference model; PRDP does not grow with steps.
 
-Each objective runs two optimiser steps in a process of its own, on the CPU, with the same base: the shapes world's with
-a larger UNet, so that weights outweigh activations as they do in a real run. Printed for each:
+Each objective runs two optimiser steps in a separate process, on the CPU, with the same base: that of the shapes world
+with a larger UNet, so that weights need more memory than activations, as in a real run. Printed for each:
 
     held   tensors alive after the backward pass: weights, gradients, AdamW's moments, a reference copy if there is one
-    peak   the process's peak resident memory less what it had before the base was loaded (libraries)
+    peak   peak resident memory of the process minus its memory before the base was loaded (libraries)
 
-`python benchmarks/objective_memory.py`; about two minutes on an idle core.
+Run `python benchmarks/objective_memory.py`; it takes about two minutes on an idle core.
 """
 
 import gc
@@ -36,7 +36,7 @@ from alignment.training.online import OnlineUpdate
 from alignment.training.update import MakeUpdate
 
 ROOT = Path(__file__).parents[1]
-NOBODY = "0" * 64
+PLACEHOLDER = "0" * 64
 PAIRS = 4
 OBJECTIVES: dict[str, dict[str, Any]] = {
     "diffusion_dpo": {"name": "diffusion_dpo", "beta": 2000.0},
@@ -69,13 +69,13 @@ def main() -> None:
 
 
 def compare(title: str, ours: dict[str, float], theirs: dict[str, float]) -> None:
-    """One line of ratios."""
+    """Print one line of ratios."""
     held, peak = (ours[name] / theirs[name] for name in ("held_mib", "peak_mib"))
     print(f"{title}: held {held:.3f}, peak {peak:.3f}")
 
 
 def make_base(folder: Path) -> None:
-    """The shapes base with a UNet of 43 million random weights in place of its own."""
+    """Write the shapes base with a UNet of 43 million random weights instead of its own."""
     from diffusers import UNet2DConditionModel
 
     shutil.copytree(ROOT / "examples" / "shapes" / "base", folder)
@@ -89,7 +89,7 @@ def make_base(folder: Path) -> None:
 
 
 def measure(name: str, scratch: Path) -> dict[str, float]:
-    """The numbers of one objective, from a process of its own."""
+    """Return the numbers of one objective, measured in a separate process."""
     command = [
         sys.executable,
         str(ROOT / "benchmarks" / "objective_memory.py"),
@@ -107,7 +107,7 @@ def measure(name: str, scratch: Path) -> dict[str, float]:
 
 
 def run(name: str, base_dir: Path, out: Path) -> None:
-    """Two optimiser steps; the numbers as one line of JSON."""
+    """Run two optimiser steps and print the numbers as one line of JSON."""
     from alignment.backbones.stable_diffusion import StableDiffusionBackbone
 
     out.mkdir()
@@ -126,7 +126,7 @@ def run(name: str, base_dir: Path, out: Path) -> None:
 
 
 def spec_of(name: str) -> TrainSpec:
-    """A full fine-tune that is never written: its digests name nothing."""
+    """Return the spec of a full fine-tune that is never written; its digests are placeholders."""
     recipe = Recipe.model_validate(
         {
             "name": "memory",
@@ -140,14 +140,14 @@ def spec_of(name: str) -> TrainSpec:
         }
     )
     if not recipe.objective.online:
-        return TrainSpec(recipe=recipe, base_digest=NOBODY, cache_digest=NOBODY)
-    reward = {"name": "brightness", "scorer": ClipPreference(), "weights_digest": NOBODY}
-    online = OnlineData.model_validate({"prompts_digest": NOBODY, "reward": reward})
-    return TrainSpec(recipe=recipe, base_digest=NOBODY, online=online)
+        return TrainSpec(recipe=recipe, base_digest=PLACEHOLDER, cache_digest=PLACEHOLDER)
+    reward = {"name": "brightness", "scorer": ClipPreference(), "weights_digest": PLACEHOLDER}
+    online = OnlineData.model_validate({"prompts_digest": PLACEHOLDER, "reward": reward})
+    return TrainSpec(recipe=recipe, base_digest=PLACEHOLDER, online=online)
 
 
 def update_of(spec: TrainSpec, out: Path) -> MakeUpdate:
-    """Gradients from random latents, or from images that the policy draws and their brightness rewards."""
+    """Return gradients from random latents, or from images that the policy generates with brightness as reward."""
     if spec.online is None:
         return RandomPairs
     prompts = out / "prompts.txt"
@@ -156,22 +156,22 @@ def update_of(spec: TrainSpec, out: Path) -> MakeUpdate:
 
 
 class Brightness:
-    """A scorer that weighs nothing."""
+    """A scorer without weights."""
 
     def score(self, images: list[Any], prompts: list[str]) -> torch.Tensor:
-        """The mean of each image's pixels."""
+        """Return the mean of each image's pixels."""
         del prompts
         return torch.tensor([sum(image.convert("L").resize((8, 8)).getdata()) / 64 for image in images])
 
 
 class RandomPairs(OfflineUpdate):
-    """The offline update on latents of noise: memory does not ask what is on the images."""
+    """The offline update on latents of noise: memory does not depend on image content."""
 
     def __init__(self, bench: Any) -> None:
         super().__init__(features=None, bench=bench)  # type: ignore[arg-type]
 
     def __call__(self, step: int) -> dict[str, torch.Tensor]:
-        """One micro-batch."""
+        """Run one micro-batch."""
         generator = torch.Generator().manual_seed(step)
         shape = (PAIRS, *self._bench.backbone.latent_shape)
         caption = {"states_LD": self._bench.backbone.encode_captions(["a circle"])["states_LD"].repeat(PAIRS, 1, 1)}
@@ -187,7 +187,7 @@ class RandomPairs(OfflineUpdate):
 
 
 def held_mib() -> float:
-    """Bytes of every tensor that is alive, each storage once, and so every gradient."""
+    """Return the MiB of all live tensors, gradients included, counting each storage once."""
     gc.collect()
     storages = {}
     for thing in gc.get_objects():
@@ -199,7 +199,7 @@ def held_mib() -> float:
 
 
 def peak_mib() -> float:
-    """Peak resident memory of this process; Linux counts in KiB."""
+    """Return the peak resident memory of this process in MiB; Linux reports KiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 

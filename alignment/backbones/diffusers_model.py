@@ -1,6 +1,6 @@
-"""What the families in diffusers' folder layout do alike: files, VAE, adapters, written weights, pipelines.
+"""Shared code of the families in diffusers' folder layout: files, VAE, adapters, written weights, pipelines.
 
-Safetensors only, local files only. B counts images, C H W are channels, height and width.
+It reads safetensors and local files only. B counts images, C H W are channels, height and width.
 """
 
 import json
@@ -36,31 +36,31 @@ LOCAL: dict[str, Any] = {"use_safetensors": True, "local_files_only": True}
 
 @dataclass(frozen=True)
 class Family:
-    """The parts of a model family, by diffusers' own classes and folder names."""
+    """The parts of a model family, as diffusers' classes and folder names."""
 
     pipeline: str
-    """diffusers' name of the pipeline class, which is imported when a pipeline is loaded: training may need none."""
+    """Name of diffusers' pipeline class. It is imported when a pipeline is loaded, because training may need none."""
     denoiser: Any
     """Class of the part that is trained."""
     part: Literal["unet", "transformer"]
-    """Folder of the denoiser, and the pipeline's name for it."""
+    """Folder of the denoiser, and its name in the pipeline."""
     text_encoders: tuple[str, ...]
     tokenizers: tuple[str, ...]
     uses_ddim: bool
-    """Sampled with deterministic DDIM; else with the scheduler that the base comes with."""
+    """True to sample with deterministic DDIM; false to sample with the base's scheduler."""
     optional: tuple[str, ...] = ()
-    """Encoders and tokenizers that a base may do without, if its model_index.json says so."""
+    """Encoders and tokenizers that a base may lack if its model_index.json states null for them."""
     left_out: Mapping[str, Any] = field(default_factory=dict)
-    """Arguments that keep the pipeline from loading parts which nothing here uses."""
+    """Arguments that keep the pipeline from loading unused parts."""
 
     @property
     def pipeline_class(self) -> Any:
-        """The pipeline class itself."""
+        """Import and return the pipeline class."""
         return resolve(f"diffusers:{self.pipeline}")
 
 
 class DiffusersModel:
-    """The shared half of a backbone; see `alignment.backbones.interface.Backbone`. A family adds text and denoiser.
+    """Shared part of a backbone; see `alignment.backbones.interface.Backbone`. A family adds text and denoiser.
 
     Raises ValueError when the folder lacks a part.
     """
@@ -76,7 +76,7 @@ class DiffusersModel:
 
     @cached_property
     def vae(self) -> "AutoencoderKL":
-        """Float32 whatever the file holds: SDXL's overflows in fp16. Large batches go through an image at a time."""
+        """The VAE in float32, because SDXL's overflows in fp16. It processes large images one at a time."""
         from diffusers import AutoencoderKL
 
         vae = AutoencoderKL.from_pretrained(self.base_dir / "vae", dtype=torch.float32, **LOCAL)
@@ -86,7 +86,7 @@ class DiffusersModel:
 
     @cached_property
     def text_pipeline(self) -> Any:
-        """The family's pipeline with nothing but tokenizers and text encoders, float32."""
+        """The family's pipeline with only tokenizers and text encoders, float32."""
         pipeline = load_parts(self.family, self.base_dir, **{self.family.part: None, "vae": None})
         for name in self.family.text_encoders:
             encoder = getattr(pipeline, name)
@@ -96,7 +96,7 @@ class DiffusersModel:
 
     @torch.no_grad()
     def encode_images(self, pixels_BCHW: Tensor) -> LatentMoments:
-        """RGB in [-1, 1], float32, to latent moments on the CPU, in the unit that the denoiser was trained in."""
+        """Encode RGB in [-1, 1], float32, to latent moments on the CPU, in the denoiser's unit."""
         with torch.autocast(self.device.type, enabled=False):
             gaussian = self.vae.encode(pixels_BCHW.float().to(self.device)).latent_dist
         shift_1C11, scale_1C11 = latent_unit(self.vae)
@@ -104,7 +104,7 @@ class DiffusersModel:
         return LatentMoments(mean_BCHW.float().cpu(), std_BCHW.float().cpu())
 
     def image_conditioning(self, framings: Sequence[Framing]) -> Conditioning:
-        """Nothing: most families are told of captions alone."""
+        """Return nothing: most families condition on captions alone."""
         del framings
         return {}
 
@@ -117,7 +117,7 @@ class DiffusersModel:
 
     @torch.no_grad()
     def decode_latents(self, latents_BCHW: Tensor) -> Tensor:
-        """RGB in [0, 1], float32 on the CPU, from latents in the denoiser's unit; what is not finite stays so."""
+        """Decode latents in the denoiser's unit to RGB in [0, 1], float32 on the CPU. Values not finite stay so."""
         shift_1C11, scale_1C11 = latent_unit(self.vae)
         with torch.autocast(self.device.type, enabled=False):
             own_BCHW = latents_BCHW.float().to(self.device) / scale_1C11 + shift_1C11
@@ -125,13 +125,13 @@ class DiffusersModel:
         return (pixels_BCHW / 2 + 0.5).clamp(0, 1).float().cpu()
 
     def load_denoiser(self) -> nn.Module:
-        """A fresh copy of the base denoiser, float32, every weight frozen, in evaluation mode."""
+        """Load a new copy of the base denoiser, float32, with every weight frozen, in evaluation mode."""
         folder = self.base_dir / self.family.part
         denoiser = self.family.denoiser.from_pretrained(folder, dtype=torch.float32, **LOCAL)
         return cast(nn.Module, frozen(denoiser, self.device))
 
     def attach(self, denoiser: nn.Module, tuning: Lora | FullFineTune, seed: int) -> None:
-        """Unfreeze every weight, or add adapters: A Gaussian from `seed`, B zero, so that they begin as the identity.
+        """Unfreeze every weight, or add adapters: A Gaussian from `seed`, B zero, so they start as the identity.
 
         Raises ValueError when no module has one of the adapters' target names.
         """
@@ -158,7 +158,7 @@ class DiffusersModel:
             cast(Any, denoiser).disable_adapters()
 
     def save_weights(self, denoiser: nn.Module, tuning: Lora | FullFineTune, folder: Path) -> None:
-        """`pytorch_lora_weights.safetensors`, or the denoiser's folder as save_pretrained writes it.
+        """Write `pytorch_lora_weights.safetensors`, or the denoiser's folder as save_pretrained writes it.
 
         Equal weights give equal bytes.
         """
@@ -169,24 +169,24 @@ class DiffusersModel:
             _save_lora(self.family, denoiser, folder)
 
     def sampler(self, denoiser: nn.Module, device: torch.device) -> "PipelineGridSampler":
-        """A pipeline around this very denoiser; VAE and text encoders load here."""
+        """Return a sampler that uses this denoiser, not a copy. VAE and text encoders load here."""
         pipeline = sampling_pipeline(self.family, self.base_dir, **{self.family.part: denoiser})
         return PipelineGridSampler(pipeline.to(device), self.resolution)
 
 
 SLICED_FROM = 1024
-"""Pixels a side from which the VAE takes one image at a time; sixteen of this size at once would need tens of GB."""
+"""Pixels per side from which the VAE processes one image at a time; a batch of sixteen would need tens of GB."""
 
 
 @dataclass(frozen=True)
 class PipelineGridSampler:
-    """Draws images for the sample grid through a family's own pipeline."""
+    """Generate images for the sample grid with the family's pipeline."""
 
     pipeline: Any
     resolution: int
 
     def draw(self, prompt: str, seed: int, steps: int, *, guidance_scale: float) -> Image.Image:
-        """One image; its noise comes from a CPU generator, so the device does not matter."""
+        """Generate one image. The noise comes from a CPU generator, so it does not depend on the device."""
         image = self.pipeline(
             prompt,
             height=self.resolution,
@@ -199,9 +199,10 @@ class PipelineGridSampler:
 
 
 def latent_unit(vae: "AutoencoderKL") -> tuple[Tensor | float, Tensor | float]:
-    """Shift and scale, denoiser's latent = (VAE's latent - shift) * scale, as each pipeline undoes it when it decodes.
+    """Return shift and scale: denoiser's latent = (VAE's latent - shift) * scale. Each pipeline inverts it to decode.
 
-    Numbers, or tensors 1C11 where the VAE's configuration states a mean and a deviation a channel (some SDXL models).
+    Both are numbers, or tensors 1C11 if the VAE's configuration states mean and deviation per channel (as in some SDXL
+    models).
     """
     config = vae.config
     means, deviations = config.get("latents_mean"), config.get("latents_std")
@@ -215,7 +216,7 @@ def latent_unit(vae: "AutoencoderKL") -> tuple[Tensor | float, Tensor | float]:
 
 
 def load_model(family: Family, base_dir: Path, model: ModelRef, weights_dir: Path | None) -> Any:
-    """The base's pipeline with a model's weights on it, ready to sample: float32, on the CPU.
+    """Load the base's pipeline with a model's weights, ready to sample: float32, on the CPU.
 
     `weights_dir` is the weights/ folder of a TrainResult; None for the base itself. Raises ValueError when the base or
     the weights lack a file.
@@ -224,7 +225,9 @@ def load_model(family: Family, base_dir: Path, model: ModelRef, weights_dir: Pat
     if model.kind == "base":
         return sampling_pipeline(family, base_dir)
     if weights_dir is None:
-        raise ValueError(f"A {model.kind} model needs its weights folder; only the base itself can do without.")
+        raise ValueError(
+            f"A {model.kind} model needs its weights folder, but got None. Pass the weights/ folder of its TrainResult."
+        )
     if model.kind == "full":
         folder = weights_dir / family.part
         names = (f"{family.part}/config.json", f"{family.part}/diffusion_pytorch_model")
@@ -238,7 +241,7 @@ def load_model(family: Family, base_dir: Path, model: ModelRef, weights_dir: Pat
 
 
 def require_base(family: Family, base_dir: Path) -> None:
-    """ValueError naming every file that a base of this family needs and this folder lacks."""
+    """Check a base folder. ValueError naming every file that the family needs and the folder lacks."""
     absent = absent_parts(base_dir) & set(family.optional)
     require_parts(
         base_dir,
@@ -249,14 +252,14 @@ def require_base(family: Family, base_dir: Path) -> None:
 
 
 def load_parts(family: Family, base_dir: Path, **replaced: Any) -> Any:
-    """The family's pipeline, float32, with parts replaced by ready ones, or left out where None is given."""
-    given = {**family.left_out, **dict.fromkeys(absent_parts(base_dir) & set(family.optional)), **replaced}
+    """Load the family's pipeline, float32. `replaced` parts are used as they are; a part that is None is left out."""
+    parts = {**family.left_out, **dict.fromkeys(absent_parts(base_dir) & set(family.optional)), **replaced}
     diffusers_logging.disable_progress_bar()
-    return family.pipeline_class.from_pretrained(base_dir, dtype=torch.float32, **given, **LOCAL)
+    return family.pipeline_class.from_pretrained(base_dir, dtype=torch.float32, **parts, **LOCAL)
 
 
 def sampling_pipeline(family: Family, base_dir: Path, **replaced: Any) -> Any:
-    """`load_parts` with the scheduler to sample with, and quiet."""
+    """Call `load_parts`, then set the sampling scheduler and turn off the progress bar."""
     pipeline = load_parts(family, base_dir, **replaced)
     if family.uses_ddim:
         from diffusers import DDIMScheduler
@@ -267,7 +270,7 @@ def sampling_pipeline(family: Family, base_dir: Path, **replaced: Any) -> Any:
 
 
 def frozen(module: Any, device: torch.device) -> Any:
-    """Without gradients, in evaluation mode, on the device."""
+    """Turn off gradients, set evaluation mode and move to the device."""
     module.requires_grad_(False)
     module.eval()
     return module.to(device)
@@ -277,7 +280,7 @@ def frozen(module: Any, device: torch.device) -> Any:
 
 
 def _save_denoiser(denoiser: nn.Module, folder: Path) -> None:
-    """save_pretrained, without the path the base came from, and readable by everybody."""
+    """Run save_pretrained, then remove the base's path from the configuration and make files readable by all users."""
     cast(Any, denoiser).save_pretrained(folder, safe_serialization=True)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     config.pop("_name_or_path", None)
@@ -287,7 +290,7 @@ def _save_denoiser(denoiser: nn.Module, folder: Path) -> None:
 
 
 def _save_lora(family: Family, denoiser: nn.Module, folder: Path) -> None:
-    """diffusers' LoRA file, then the same tensors and metadata again in a fixed order."""
+    """Write diffusers' LoRA file, then rewrite the same tensors and metadata in a fixed order."""
     from diffusers.utils import convert_state_dict_to_diffusers
     from peft import get_peft_model_state_dict
 
@@ -307,6 +310,6 @@ def _save_lora(family: Family, denoiser: nn.Module, folder: Path) -> None:
 
 
 def _ordered(metadata: str) -> str:
-    """The adapter's configuration with lists that stand for sets sorted."""
+    """Return the adapter's configuration with lists that represent sets sorted."""
     values = json.loads(metadata)
     return json.dumps({k: sorted(v) if isinstance(v, list) else v for k, v in values.items()}, sort_keys=True)

@@ -1,6 +1,6 @@
-"""How each family's pipeline is called on text states and noise that the caller chose: all that evaluation knows.
+"""The interface that evaluation uses to call each family's pipeline on the caller's text states and noise.
 
-A family's file holds its calling convention, so that only the family in use is imported. B counts images, C H W a
+Each family's file holds its calling convention, so only the family in use is imported. B counts images, C H W a
 latent.
 """
 
@@ -23,29 +23,29 @@ DRAWINGS = {
     "StableDiffusion3Pipeline": "alignment.backbones.sd3:StableDiffusion3Drawing",
     "FluxPipeline": "alignment.backbones.flux:FluxDrawing",
 }
-"""Class of a pipeline to the `Drawing` that calls it; subclasses are called alike."""
+"""Name of a pipeline class to the `Drawing` that calls it. Subclasses use the same one."""
 
 
 class Drawing(Protocol):
-    """One pipeline's calling convention."""
+    """Calling convention of one pipeline class."""
 
     def encode(self, prompts: Sequence[str]) -> Conditioning:
-        """Text states, one row a prompt; the empty prompt is what guidance pushes away from."""
+        """Return text states, one row per prompt. The empty prompt gives the negative states for guidance."""
 
     def noise_shape(self, resolution: int) -> tuple[int, int, int]:
-        """C, H, W of the noise that an image starts from."""
+        """Return C, H, W of an image's starting noise."""
 
     def draw(
         self, noise_BCHW: Tensor, prompts: Conditioning, empty: Conditioning, *, sampler: Sampler, resolution: int
     ) -> Tensor:
-        """Images BCHW in [0, 1]. `empty` has as many rows as `prompts`."""
+        """Generate images BCHW in [0, 1]. `empty` has as many rows as `prompts`."""
 
 
 class GuidedDrawing:
-    """Pipelines that take text states and their negatives by name, which guidance pushes away from."""
+    """Pipelines that accept text states and, for guidance, negative text states as named arguments."""
 
     arguments: ClassVar[dict[str, str]]
-    """Name of a text state to the pipeline's argument."""
+    """Name of a text state to the name of the pipeline's argument."""
 
     steps: ClassVar[dict[str, Any]] = {}
     """Arguments of the scheduler."""
@@ -73,7 +73,7 @@ class GuidedDrawing:
 
 
 def drawing_of(pipeline: Any) -> Drawing:
-    """How to call a loaded pipeline; ValueError for a class that DRAWINGS does not name."""
+    """Return the `Drawing` of a loaded pipeline. ValueError for a class that DRAWINGS does not list."""
     for known in type(pipeline).__mro__:
         if known.__name__ in DRAWINGS:
             drawing: Drawing = resolve(DRAWINGS[known.__name__])(pipeline)
@@ -86,10 +86,12 @@ logger = logging.getLogger(__name__)
 
 
 def to_images(images_BCHW: Tensor) -> list[Image.Image]:
-    """8-bit RGB; an image with a value that is not finite becomes black as a whole."""
+    """Convert to 8-bit RGB. An image with any value that is not finite becomes completely black."""
     finite_B = images_BCHW.isfinite().all(dim=3).all(dim=2).all(dim=1)
     if not finite_B.all():
-        logger.warning("%d images hold values that are not finite; they are written black", int((~finite_B).sum()))
+        logger.warning(
+            "%d images contain values that are not finite and are written as black images", int((~finite_B).sum())
+        )
     clean_BCHW = torch.where(finite_B[:, None, None, None], images_BCHW, torch.zeros(()))
     bytes_BHWC = (clean_BCHW.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
     return [Image.fromarray(np.ascontiguousarray(pixels)) for pixels in bytes_BHWC]

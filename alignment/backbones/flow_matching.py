@@ -11,52 +11,52 @@ from torch import Tensor
 
 TIMESTEPS_PER_UNIT = 1000.0
 LATENT_PIXELS_PER_TOKEN = 4
-"""SD3 and FLUX cut a latent into patches of 2 x 2."""
+"""SD3 and FLUX split a latent into patches of 2 x 2."""
 
 
 @dataclass(frozen=True)
 class FlowMatchingSchedule:
-    """x_t = (1 - s) x_0 + s noise, with s in (0, 1) the share of noise; the denoiser gets 1000 s as its timestep.
+    """x_t = (1 - s) x_0 + s noise, with s in (0, 1) the share of noise. The denoiser gets 1000 s as its timestep.
 
-    Source: Esser et al. 2024, arXiv:2403.03206: the path of eq. 13, the logit-normal density
-    of eq. 19, the shift of eq. 23. For preference pairs Diffusion-DPO has no official flow version; the public one
-    (flow_grpo's train_sd3_dpo.py) regresses noise - x_0 with one noise and one s a pair, which is ours too.
+    Source: Esser et al. 2024, arXiv:2403.03206: the path of eq. 13, the logit-normal density of eq. 19, the shift of
+    eq. 23. Diffusion-DPO has no official version for flow matching. As in the public one (flow_grpo's
+    train_sd3_dpo.py), the target is noise - x_0, with one noise and one s per pair.
     """
 
     density_mean: float = 0.0
     density_std: float = 1.0
-    """Of the normal whose logistic function is s."""
+    """Standard deviation of the normal distribution whose logistic function is s."""
     shift: float = 1.0
-    """Moves s towards noise, s -> shift s / (1 + (shift - 1) s); the `shift` of the scheduler's configuration."""
+    """Shift of s towards noise, s -> shift s / (1 + (shift - 1) s); `shift` in the scheduler's configuration."""
     shift_of_tokens: Callable[[int], float] | None = None
-    """The shift by the image's length in tokens, where it depends on that."""
+    """Shift as a function of the image's length in tokens; None if it does not depend on the length."""
 
     def __post_init__(self) -> None:
         if self.density_std <= 0 or self.shift <= 0:
             raise ValueError(
                 f"Flow matching with density_std {self.density_std} and shift {self.shift}: both must be above 0."
-                " Mend the scheduler's configuration."
+                " Fix the scheduler's configuration."
             )
 
     def for_latent(self, height: int, width: int) -> "FlowMatchingSchedule":
-        """The process with the shift of an image of that size."""
+        """Return the process with the shift for latents of that size."""
         if self.shift_of_tokens is None:
             return self
         return replace(self, shift=self.shift_of_tokens(height * width // LATENT_PIXELS_PER_TOKEN))
 
     def draw_timestep(self, generator: torch.Generator) -> float:
-        """Logit-normal, shifted, times 1000; one number of the generator a draw."""
+        """Draw a logit-normal value, shifted, times 1000. Each draw uses one number of the generator."""
         normal = torch.randn((), generator=generator, dtype=torch.float64) * self.density_std + self.density_mean
         share = torch.sigmoid(normal)
         return float(TIMESTEPS_PER_UNIT * self.shift * share / (1 + (self.shift - 1) * share))
 
     def add_noise(self, latents_BCHW: Tensor, noise_BCHW: Tensor, timesteps_B: Tensor) -> Tensor:
-        """Latents on the way to noise."""
+        """Return the noised latents."""
         share_B111 = _shares(timesteps_B, latents_BCHW)
         return (1 - share_B111) * latents_BCHW + share_B111 * noise_BCHW
 
     def target(self, latents_BCHW: Tensor, noise_BCHW: Tensor, timesteps_B: Tensor) -> Tensor:
-        """The velocity, noise - x_0: the same at every timestep."""
+        """Return the velocity, noise - x_0, which is the same at every timestep."""
         del timesteps_B
         return noise_BCHW - latents_BCHW
 

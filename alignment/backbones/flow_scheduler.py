@@ -1,4 +1,4 @@
-"""A flow-matching base's own scheduler as the schedule to train on."""
+"""The training schedule of a flow-matching base, read from its scheduler."""
 
 import json
 import math
@@ -13,11 +13,11 @@ FLOW_SCHEDULER = "FlowMatchEulerDiscreteScheduler"
 
 
 def load_flow_schedule(base_dir: Path, num_image_tokens: int) -> FlowMatchingSchedule:
-    """Logit-normal timesteps, moved towards noise as far as the base's scheduler moves them when it samples.
+    """Return logit-normal timesteps with the shift that the base's scheduler uses in sampling.
 
-    `num_image_tokens` is the length of the image's part of the denoiser's sequence; dynamic shifts depend on it, and
-    `FlowMatchingSchedule.for_latent` gives those of other lengths.
-    Raises ValueError for another kind of scheduler, or another number of timesteps than 1000.
+    `num_image_tokens` is the number of image tokens in the denoiser's sequence. Dynamic shifts depend on it;
+    `FlowMatchingSchedule.for_latent` returns those for other lengths.
+    Raises ValueError for another kind of scheduler, or a number of timesteps other than 1000.
     """
     path = base_dir / "scheduler" / "scheduler_config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
@@ -25,7 +25,7 @@ def load_flow_schedule(base_dir: Path, num_image_tokens: int) -> FlowMatchingSch
     if name != FLOW_SCHEDULER or steps != TIMESTEPS_PER_UNIT:
         raise ValueError(
             f"{path} states {name} with {steps} timesteps; this family trains with {FLOW_SCHEDULER} and"
-            f" {TIMESTEPS_PER_UNIT:.0f}. Use a base model whose scheduler is that one."
+            f" {TIMESTEPS_PER_UNIT:.0f}. Use a base model with that scheduler."
         )
     dynamic = bool(config.get("use_dynamic_shifting", False))
     return FlowMatchingSchedule(
@@ -35,10 +35,10 @@ def load_flow_schedule(base_dir: Path, num_image_tokens: int) -> FlowMatchingSch
 
 
 def scheduler_shift(config: Mapping[str, Any], num_image_tokens: int) -> float:
-    """The shift of a FlowMatchEulerDiscreteScheduler's configuration at an image's length.
+    """Return the shift of a FlowMatchEulerDiscreteScheduler's configuration for an image of that length in tokens.
 
-    A dynamic shift is the exponential of a straight line in that length (or the line itself, `time_shift_type` linear);
-    diffusers' training scripts leave it out and train unshifted, so that training sees less noise than sampling does.
+    A dynamic shift is the exponential of a linear function of the length (with `time_shift_type` linear, the function
+    itself). diffusers' training scripts omit the shift, so they train on less noise than sampling uses.
     """
     if not config.get("use_dynamic_shifting", False):
         return float(config.get("shift", 1.0))

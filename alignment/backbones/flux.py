@@ -1,7 +1,7 @@
 """FLUX.1 in diffusers' folder layout.
 
 B counts images or captions, C H W are channels, height and width of a latent, L tokens, D features, N the tokens of an
-image: patches of 2 x 2 latent pixels.
+image. A token is a patch of 2 x 2 latent pixels.
 """
 
 import json
@@ -23,9 +23,9 @@ from alignment.contracts.evaluation import ModelRef, Sampler
 TEXT_STATES = "states_LD"
 POOLED = "pooled_D"
 T5_TOKENS = 512
-"""What the pipeline pads and cuts a caption to."""
+"""Length that the pipeline pads or cuts a caption to."""
 TOKEN_SIDE = 16
-"""Pixels a side that one token of the denoiser stands for: 8 of the VAE, times patches of 2."""
+"""Side of a denoiser token in pixels: 8 from the VAE times patches of 2."""
 FAMILY = Family(
     pipeline="FluxPipeline",
     denoiser=FluxTransformer2DModel,
@@ -40,9 +40,8 @@ FAMILY = Family(
 class FluxBackbone(DiffusersModel):
     """One base model in a local folder; see `alignment.backbones.interface.Backbone`.
 
-    Source: the FLUX.1 pipeline of diffusers; no paper states how it was trained. Latents are kept as CHW and packed
-    for the denoiser alone. Raises ValueError when the folder lacks a part, or its scheduler is not the flow-matching
-    one.
+    Source: the FLUX.1 pipeline of diffusers; no paper describes its training. Latents are stored as CHW and packed only
+    for the denoiser. Raises ValueError when the folder lacks a part, or its scheduler is not the flow-matching one.
     """
 
     family: ClassVar[Family] = FAMILY
@@ -55,17 +54,17 @@ class FluxBackbone(DiffusersModel):
         self.guidance = params.guidance if config.get("guidance_embeds", False) else None
 
     def encode_captions(self, captions: Sequence[str]) -> Conditioning:
-        """T5's states and CLIP's pooled state. States are rounded to bfloat16: they are 8 MB a caption in float32."""
-        told = text_states(self.text_pipeline, captions, self.device)
-        return {TEXT_STATES: told[TEXT_STATES].bfloat16(), POOLED: told[POOLED]}
+        """Return T5's states, in bfloat16 because float32 needs 8 MB per caption, and CLIP's pooled state."""
+        encoded = text_states(self.text_pipeline, captions, self.device)
+        return {TEXT_STATES: encoded[TEXT_STATES].bfloat16(), POOLED: encoded[POOLED]}
 
     def predict(
         self, denoiser: nn.Module, noisy_BCHW: Tensor, timesteps_B: Tensor, conditioning: Conditioning
     ) -> Tensor:
-        """The transformer's answer: the velocity, noise - image, under the recipe's guidance where it is distilled."""
+        """Return the velocity, noise - image. A distilled transformer gets the recipe's guidance."""
         _, _, height, width = noisy_BCHW.shape
         states_BLD = conditioning[TEXT_STATES].to(noisy_BCHW.dtype)
-        answer_BND: Tensor = denoiser(
+        prediction_BND: Tensor = denoiser(
             hidden_states=pack(noisy_BCHW),
             timestep=timesteps_B.to(noisy_BCHW.dtype) / TIMESTEPS_PER_UNIT,
             guidance=None if self.guidance is None else noisy_BCHW.new_full((len(noisy_BCHW),), self.guidance),
@@ -75,32 +74,32 @@ class FluxBackbone(DiffusersModel):
             img_ids=positions(height // 2, width // 2).to(noisy_BCHW),
             return_dict=False,
         )[0]
-        return unpack(answer_BND, height, width)
+        return unpack(prediction_BND, height, width)
 
 
 def pack(latents_BCHW: Tensor) -> Tensor:
-    """Latents as a sequence of 2 x 2 patches, row by row: B, N, 4 C; within a token channel, row, column."""
+    """Pack latents into a sequence of 2 x 2 patches, row by row: B, N, 4 C. Order in a token: channel, row, column."""
     batch, channels, height, width = latents_BCHW.shape
     patches = latents_BCHW.reshape(batch, channels, height // 2, 2, width // 2, 2).permute(0, 2, 4, 1, 3, 5)
     return patches.reshape(batch, height * width // 4, channels * 4)
 
 
 def unpack(tokens_BND: Tensor, height: int, width: int) -> Tensor:
-    """The inverse of `pack`, for latents of this height and width."""
+    """Invert `pack`, for latents of this height and width."""
     batch, _, features = tokens_BND.shape
     patches = tokens_BND.reshape(batch, height // 2, width // 2, features // 4, 2, 2).permute(0, 3, 1, 4, 2, 5)
     return patches.reshape(batch, features // 4, height, width)
 
 
 def positions(rows: int, columns: int) -> Tensor:
-    """N3: zero, row and column of each token of an image."""
+    """Return N3: zero, row and column of each token of an image."""
     grid = torch.cartesian_prod(torch.arange(rows), torch.arange(columns)).reshape(-1, 2)
     return torch.nn.functional.pad(grid, (1, 0)).float()
 
 
 @torch.no_grad()
 def text_states(pipeline: Any, captions: Sequence[str], device: torch.device) -> Conditioning:
-    """Text states of captions, float32 on the CPU; longer captions are cut."""
+    """Return text states of captions, float32 on the CPU. Longer captions are cut."""
     states_BLD, pooled_BD, _ = pipeline.encode_prompt(
         list(captions), device=device, num_images_per_prompt=1, max_sequence_length=T5_TOKENS
     )
@@ -108,7 +107,7 @@ def text_states(pipeline: Any, captions: Sequence[str], device: torch.device) ->
 
 
 class FluxDrawing:
-    """FLUX.1. Guidance is a number that the denoiser is told; nothing is pushed away from."""
+    """FLUX.1. Guidance is an input of the denoiser; there is no negative prompt."""
 
     def __init__(self, pipeline: Any) -> None:
         self.pipeline = pipeline
@@ -141,5 +140,5 @@ class FluxDrawing:
 
 
 def load_pipeline(base_dir: Path, model: ModelRef, weights_dir: Path | None) -> Any:
-    """The base with a model's weights on it, ready to sample with its own flow scheduler; see `load_model`."""
+    """Load the base with a model's weights, ready to sample with the base's flow scheduler; see `load_model`."""
     return load_model(FAMILY, base_dir, model, weights_dir)

@@ -1,4 +1,4 @@
-"""Which files a base model's folder must hold, and one error that names all it lacks. No torch here."""
+"""Files that a base model's folder must hold, and one error that names all missing ones. Torch-free."""
 
 import json
 from collections.abc import Sequence
@@ -9,29 +9,29 @@ from alignment.files.shards import indexed_files
 
 MODEL_INDEX = "model_index.json"
 TOKENIZER_FILES = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("spiece.model",))
-"""Sets of files of which a tokenizer's folder must hold one whole."""
+"""Sets of files. A tokenizer's folder must hold at least one complete set."""
 
 
 @dataclass(frozen=True)
 class WeightFile:
-    """A file that must be there. A name without suffix stands for safetensors weights, in one file or in parts."""
+    """A required file. A name without suffix means safetensors weights, in one file or in shards."""
 
     name: str
 
     def present(self, folder: Path) -> bool:
-        """Return True if the folder has it, every part included. ValueError when the index names a path outside."""
+        """Return True if the folder has it, with every shard. ValueError when the index names a path outside."""
         if Path(self.name).suffix:
             return (folder / self.name).is_file()
-        whole, index = (folder / f"{self.name}{end}" for end in (".safetensors", ".safetensors.index.json"))
+        single_file, index = (folder / f"{self.name}{end}" for end in (".safetensors", ".safetensors.index.json"))
         parts = indexed_files(index) if index.is_file() else []
-        return whole.is_file() or (index.is_file() and all(part.is_file() for part in parts))
+        return single_file.is_file() or (index.is_file() and all(part.is_file() for part in parts))
 
     def __str__(self) -> str:
         return self.name if Path(self.name).suffix else f"{self.name}.safetensors"
 
 
 def require_files(folder: Path, files: Sequence[WeightFile], missing_already: Sequence[str] = ()) -> None:
-    """ValueError naming every file that is not there."""
+    """Check that every file exists. ValueError naming all that are missing."""
     missing = [str(file) for file in files if not file.present(folder)] + list(missing_already)
     if missing:
         raise ValueError(
@@ -41,7 +41,7 @@ def require_files(folder: Path, files: Sequence[WeightFile], missing_already: Se
 
 
 def require_parts(base_dir: Path, denoiser: str, *, text_encoders: Sequence[str], tokenizers: Sequence[str]) -> None:
-    """ValueError naming every file that a pipeline of these parts needs and the folder lacks."""
+    """Check that the folder has every file of these parts. ValueError naming all that are missing."""
     names = [MODEL_INDEX, "scheduler/scheduler_config.json"]
     names += [f"{part}/{file}" for part in (denoiser, "vae") for file in ("config.json", "diffusion_pytorch_model")]
     names += [f"{part}/{file}" for part in text_encoders for file in ("config.json", "model")]
@@ -54,7 +54,7 @@ def require_parts(base_dir: Path, denoiser: str, *, text_encoders: Sequence[str]
 
 
 def absent_parts(base_dir: Path) -> set[str]:
-    """Parts that a base says it does without: those whose class in model_index.json is null. None without an index."""
+    """Return the parts that a base declares absent: class null in model_index.json. Empty if there is no index."""
     index = base_dir / MODEL_INDEX
     if not index.is_file():
         return set()

@@ -1,4 +1,4 @@
-"""The forward diffusion of a backbone: how noise is added and what the denoiser is asked for.
+"""The forward diffusion of a backbone: adding noise, and the denoiser's target.
 
 B counts images, C H W are a latent's channels, height and width, T counts timesteps.
 """
@@ -14,19 +14,19 @@ PREDICTION_TYPES = ("epsilon", "v_prediction")
 
 
 class ForwardProcess(Protocol):
-    """How an image is noised in training, and what the denoiser should answer: all that the offline step knows."""
+    """The noising of an image in training and the denoiser's target: the interface that the offline step uses."""
 
     def for_latent(self, height: int, width: int) -> "ForwardProcess":
-        """The process for latents of that size: of some families the density of timesteps depends on it."""
+        """Return the process for latents of that size. In some families the density of timesteps depends on it."""
 
     def draw_timestep(self, generator: torch.Generator) -> float:
-        """A timestep from the training density, in the denoiser's own unit."""
+        """Draw a timestep from the training density, in the denoiser's unit."""
 
     def add_noise(self, latents_BCHW: Tensor, noise_BCHW: Tensor, timesteps_B: Tensor) -> Tensor:
-        """Latents at the given timesteps."""
+        """Return the latents noised to the given timesteps."""
 
     def target(self, latents_BCHW: Tensor, noise_BCHW: Tensor, timesteps_B: Tensor) -> Tensor:
-        """What the denoiser should answer, in the shape of the latents."""
+        """Return the denoiser's target, in the shape of the latents."""
 
 
 @dataclass(frozen=True)
@@ -38,25 +38,25 @@ class NoiseSchedule:
 
     @property
     def num_timesteps(self) -> int:
-        """Timesteps are 0 .. num_timesteps - 1."""
+        """Number of timesteps, which are 0 .. num_timesteps - 1."""
         return len(self.alphas_cumprod_T)
 
     def for_latent(self, height: int, width: int) -> "NoiseSchedule":
-        """The same at every size."""
+        """Return this schedule, which does not depend on the size."""
         del height, width
         return self
 
     def draw_timestep(self, generator: torch.Generator) -> int:
-        """Uniform over 0 .. num_timesteps - 1."""
+        """Draw uniformly from 0 .. num_timesteps - 1."""
         return int(torch.randint(self.num_timesteps, (), generator=generator))
 
     def add_noise(self, latents_BCHW: Tensor, noise_BCHW: Tensor, timesteps_B: Tensor) -> Tensor:
-        """Latents at the given timesteps."""
+        """Return the latents noised to the given timesteps."""
         signal_B111, sigma_B111 = self._scales(timesteps_B, latents_BCHW)
         return signal_B111 * latents_BCHW + sigma_B111 * noise_BCHW
 
     def target(self, latents_BCHW: Tensor, noise_BCHW: Tensor, timesteps_B: Tensor) -> Tensor:
-        """What the denoiser should answer: the noise, or v = sqrt(a) noise - sqrt(1 - a) x_0 (Salimans and Ho 2022)."""
+        """Return the target: the noise, or v = sqrt(a) noise - sqrt(1 - a) x_0 (Salimans and Ho 2022)."""
         if self.prediction_type == "epsilon":
             return noise_BCHW
         signal_B111, sigma_B111 = self._scales(timesteps_B, latents_BCHW)
@@ -69,15 +69,15 @@ class NoiseSchedule:
 
 
 def checked_prediction_type(name: str, origin: str) -> PredictionType:
-    """The prediction type of a scheduler's configuration; ValueError for one we cannot train."""
+    """Check the prediction type of a scheduler's configuration. ValueError for one that training does not support."""
     if name not in PREDICTION_TYPES:
         allowed = ", ".join(PREDICTION_TYPES)
         raise ValueError(
-            f"{origin} says prediction_type {name!r}; training knows {allowed}. Use a base model of one of these."
+            f"{origin} states prediction_type {name!r}. Allowed: {allowed}. Use a base model with one of these."
         )
     return cast(PredictionType, name)
 
 
 def schedule_from_betas(betas_T: Tensor, prediction_type: PredictionType) -> NoiseSchedule:
-    """A schedule from per-step noise variances."""
+    """Build a schedule from per-step noise variances."""
     return NoiseSchedule(torch.cumprod(1.0 - betas_T, dim=0), prediction_type)

@@ -22,9 +22,9 @@ from alignment.contracts.evaluation import ModelRef
 TEXT_STATES = "states_LD"
 POOLED = "pooled_D"
 T5_TOKENS = 256
-"""What the pipeline pads and cuts T5's part of a caption to."""
+"""Length that the pipeline pads or cuts a caption to for T5."""
 TOKEN_SIDE = 16
-"""Pixels a side that one token of the denoiser stands for: 8 of the VAE, times patches of 2."""
+"""Side of a denoiser token in pixels: 8 from the VAE times patches of 2."""
 FAMILY = Family(
     pipeline="StableDiffusion3Pipeline",
     denoiser=SD3Transformer2DModel,
@@ -40,7 +40,7 @@ FAMILY = Family(
 class StableDiffusion3Backbone(DiffusersModel):
     """One base model in a local folder; see `alignment.backbones.interface.Backbone`.
 
-    Source: Esser et al. 2024, arXiv:2403.03206. T5 may be absent, as model_index.json says; its states are zeros then.
+    Source: Esser et al. 2024, arXiv:2403.03206. T5 may be absent by model_index.json; its states are then zeros.
     Raises ValueError when the folder lacks a part, or its scheduler is not the flow-matching one.
     """
 
@@ -52,35 +52,35 @@ class StableDiffusion3Backbone(DiffusersModel):
         self.schedule = load_flow_schedule(base_dir, (params.resolution // TOKEN_SIDE) ** 2)
 
     def encode_captions(self, captions: Sequence[str]) -> Conditioning:
-        """States before the last layer of both CLIPs side by side, then T5's; and both pooled projections.
+        """Return the penultimate states of both CLIPs side by side, followed by T5's; and both pooled projections.
 
-        States are rounded to bfloat16, which is what T5 is usually run in: they are 5 MB a caption in float32.
+        States are rounded to bfloat16, the usual dtype for T5, because float32 needs 5 MB per caption.
         """
         if self.text_pipeline.transformer is None:
             self.text_pipeline.register_modules(transformer=_width_of_states(self.base_dir))
-        told = text_states(self.text_pipeline, captions, self.device)
-        return {TEXT_STATES: told[TEXT_STATES].bfloat16(), POOLED: told[POOLED]}
+        encoded = text_states(self.text_pipeline, captions, self.device)
+        return {TEXT_STATES: encoded[TEXT_STATES].bfloat16(), POOLED: encoded[POOLED]}
 
     def predict(
         self, denoiser: nn.Module, noisy_BCHW: Tensor, timesteps_B: Tensor, conditioning: Conditioning
     ) -> Tensor:
-        """The transformer's answer: the velocity, noise - image."""
-        answer: Tensor = denoiser(
+        """Return the velocity, noise - image."""
+        prediction: Tensor = denoiser(
             hidden_states=noisy_BCHW,
             timestep=timesteps_B,
             encoder_hidden_states=conditioning[TEXT_STATES].to(noisy_BCHW.dtype),
             pooled_projections=conditioning[POOLED],
             return_dict=False,
         )[0]
-        return answer
+        return prediction
 
 
 @torch.no_grad()
 def text_states(pipeline: Any, captions: Sequence[str], device: torch.device) -> Conditioning:
-    """Text states of captions, float32 on the CPU; longer captions are cut. The empty caption is encoded as any other.
+    """Return text states of captions, float32 on the CPU. Longer captions are cut; the empty caption is encoded too.
 
-    (The base was trained with each encoder's states set to zero now and then; its pipeline guides away from the empty
-    text, and so does what is trained here.)
+    The base was trained with each encoder's states set to zero at random. Its pipeline uses the empty text as negative
+    prompt, and so does training here.
     """
     states_BLD, _, pooled_BD, _ = pipeline.encode_prompt(
         list(captions),
@@ -110,12 +110,12 @@ class StableDiffusion3Drawing(GuidedDrawing):
 
 
 def load_pipeline(base_dir: Path, model: ModelRef, weights_dir: Path | None) -> Any:
-    """The base with a model's weights on it, ready to sample with its own flow scheduler; see `load_model`."""
+    """Load the base with a model's weights, ready to sample with the base's flow scheduler; see `load_model`."""
     return load_model(FAMILY, base_dir, model, weights_dir)
 
 
 def _width_of_states(base_dir: Path) -> SD3Transformer2DModel:
-    """The denoiser without its weights: where T5 is absent, the pipeline asks it how wide the zeros are."""
+    """The denoiser without its weights. If T5 is absent, the pipeline reads the width of the zeros from it."""
     with torch.device("meta"):
         config = SD3Transformer2DModel.load_config(base_dir / FAMILY.part, local_files_only=True)
         return SD3Transformer2DModel.from_config(config)

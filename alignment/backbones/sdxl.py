@@ -37,7 +37,7 @@ class SDXLBackbone(DiffusersModel):
 
     Source: Podell et al. 2023, arXiv:2307.01952, sections 2.2 (sizes and crops) and 2.4 (VAE).
     Raises ValueError when the folder lacks a part (a refiner lacks the first text encoder), or its scheduler predicts
-    something else than epsilon or v.
+    something other than epsilon or v.
     """
 
     family: ClassVar[Family] = FAMILY
@@ -48,13 +48,13 @@ class SDXLBackbone(DiffusersModel):
         self.schedule = load_noise_schedule(base_dir)
 
     def encode_captions(self, captions: Sequence[str]) -> Conditioning:
-        """States before the last layer of both text encoders side by side, and the second's pooled projection."""
+        """Return the penultimate states of both text encoders side by side, and the second's pooled projection."""
         return text_states(self.text_pipeline, captions, self.device)
 
     def image_conditioning(self, framings: Sequence[Framing]) -> Conditioning:
-        """The true size and crop of each image, as the base was trained on.
+        """Return the true size and crop of each image, as in the base's training.
 
-        MaPO's authors do the same; the authors of Diffusion-DPO state (R, R, 0, 0, R, R) for every image.
+        MaPO's authors do the same; the authors of Diffusion-DPO use (R, R, 0, 0, R, R) for every image.
         """
         rows = [(f.original_height, f.original_width, f.crop_top, f.crop_left, f.height, f.width) for f in framings]
         return {TIME_IDS: torch.tensor(rows, dtype=torch.float32)}
@@ -62,24 +62,24 @@ class SDXLBackbone(DiffusersModel):
     def predict(
         self, denoiser: nn.Module, noisy_BCHW: Tensor, timesteps_B: Tensor, conditioning: Conditioning
     ) -> Tensor:
-        """The UNet's answer: noise or v, as the schedule says."""
-        answer: Tensor = denoiser(
+        """Return the UNet's prediction: noise or v, by the schedule's prediction type."""
+        prediction: Tensor = denoiser(
             noisy_BCHW,
             timesteps_B,
             encoder_hidden_states=conditioning[TEXT_STATES],
             added_cond_kwargs={"text_embeds": conditioning[POOLED], "time_ids": conditioning[TIME_IDS]},
             return_dict=False,
         )[0]
-        return answer
+        return prediction
 
 
 @torch.no_grad()
 def text_states(pipeline: Any, captions: Sequence[str], device: torch.device) -> Conditioning:
-    """Text states of captions, float32 on the CPU, L the tokenizer's longest; longer captions are cut.
+    """Return text states of captions, float32 on the CPU, with L the tokenizer's maximum. Longer captions are cut.
 
-    The empty caption is all zeros where the pipeline's `force_zeros_for_empty_prompt` says that guidance pushes away
-    from zeros (SDXL 1.0 does): a dropped caption then trains what sampling uses. The scripts of Diffusion-DPO's authors
-    and of diffusers encode the empty text instead.
+    The empty caption is all zeros if the pipeline's `force_zeros_for_empty_prompt` is true (SDXL 1.0), because sampling
+    then uses zeros as the negative prompt; so a dropped caption trains what sampling uses. The scripts of
+    Diffusion-DPO's authors and of diffusers encode the empty text instead.
     """
     states_BLD, _, pooled_BD, _ = pipeline.encode_prompt(
         list(captions), device=device, num_images_per_prompt=1, do_classifier_free_guidance=False
@@ -92,7 +92,7 @@ def text_states(pipeline: Any, captions: Sequence[str], device: torch.device) ->
 
 
 class SDXLDrawing(StableDiffusionDrawing):
-    """Stable Diffusion XL; the image is asked for uncropped, of the size it has."""
+    """Stable Diffusion XL, conditioned on the image's own size without crop."""
 
     arguments: ClassVar[dict[str, str]] = {TEXT_STATES: "prompt_embeds", POOLED: "pooled_prompt_embeds"}
 
@@ -102,5 +102,5 @@ class SDXLDrawing(StableDiffusionDrawing):
 
 
 def load_pipeline(base_dir: Path, model: ModelRef, weights_dir: Path | None) -> Any:
-    """The base with a model's weights on it, ready to sample with DDIM, no watermark; see `load_model`."""
+    """Load the base with a model's weights, ready to sample with DDIM, without watermark; see `load_model`."""
     return load_model(FAMILY, base_dir, model, weights_dir)

@@ -33,7 +33,7 @@ FAMILY = Family(
 class StableDiffusionBackbone(DiffusersModel):
     """One base model in a local folder; see `alignment.backbones.interface.Backbone`.
 
-    Raises ValueError when the folder lacks a part, or its scheduler predicts something else than epsilon or v.
+    Raises ValueError when the folder lacks a part, or its scheduler predicts something other than epsilon or v.
     """
 
     family: ClassVar[Family] = FAMILY
@@ -44,7 +44,7 @@ class StableDiffusionBackbone(DiffusersModel):
 
     @torch.no_grad()
     def encode_captions(self, captions: Sequence[str]) -> Conditioning:
-        """The last hidden states of the text encoder, L the tokenizer's longest; longer captions are cut."""
+        """Return the last hidden states of the text encoder, with L the tokenizer's maximum; longer ones are cut."""
         tokenizer, encoder = self.text_pipeline.tokenizer, self.text_pipeline.text_encoder
         longest = min(tokenizer.model_max_length, encoder.config.max_position_embeddings)
         tokens = tokenizer(
@@ -56,10 +56,10 @@ class StableDiffusionBackbone(DiffusersModel):
     def predict(
         self, denoiser: nn.Module, noisy_BCHW: Tensor, timesteps_B: Tensor, conditioning: Conditioning
     ) -> Tensor:
-        """The UNet's answer: noise or v, as the schedule says."""
+        """Return the UNet's prediction: noise or v, by the schedule's prediction type."""
         states_BLD = conditioning[TEXT_STATES]
-        answer: Tensor = denoiser(noisy_BCHW, timesteps_B, encoder_hidden_states=states_BLD, return_dict=False)[0]
-        return answer
+        prediction: Tensor = denoiser(noisy_BCHW, timesteps_B, encoder_hidden_states=states_BLD, return_dict=False)[0]
+        return prediction
 
 
 class StableDiffusionDrawing(GuidedDrawing):
@@ -67,7 +67,7 @@ class StableDiffusionDrawing(GuidedDrawing):
 
     arguments: ClassVar[dict[str, str]] = {TEXT_STATES: "prompt_embeds"}
     steps: ClassVar[dict[str, Any]] = {"eta": 0.0}
-    """DDIM adds no noise."""
+    """eta = 0: DDIM without added noise."""
 
     def encode(self, prompts: Sequence[str]) -> Conditioning:
         """As `Drawing.encode`."""
@@ -83,12 +83,12 @@ class StableDiffusionDrawing(GuidedDrawing):
 
 
 def load_pipeline(base_dir: Path, model: ModelRef, weights_dir: Path | None) -> Any:
-    """The base with a model's weights on it, ready to sample with DDIM, no safety checker; see `load_model`."""
+    """Load the base with a model's weights, ready to sample with DDIM, without safety checker; see `load_model`."""
     return load_model(FAMILY, base_dir, model, weights_dir)
 
 
 def load_noise_schedule(base_dir: Path) -> NoiseSchedule:
-    """The schedule the base was trained with; DDPM's reading of the configuration is the common one."""
+    """Load the schedule that the base was trained with, as DDPMScheduler reads its configuration."""
     scheduler = DDPMScheduler.from_pretrained(base_dir / "scheduler", local_files_only=True)
     origin = str(base_dir / "scheduler" / "scheduler_config.json")
     return NoiseSchedule(

@@ -1,4 +1,4 @@
-"""The model families: a frozen params class each."""
+"""The model families: one frozen params class for each."""
 
 from typing import Annotated, ClassVar, Literal
 
@@ -9,17 +9,17 @@ SchedulerName = Literal["ddim", "flow_euler"]
 
 
 class BackboneParams(BaseModel):
-    """What every backbone states. `implementation` is imported only where torch is at hand."""
+    """Settings of every backbone. `implementation` is imported only where torch is installed."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     implementation: ClassVar[str]
     scheduler: ClassVar[SchedulerName] = "ddim"
-    """What evaluation images are drawn with."""
+    """Scheduler that evaluation images are generated with."""
 
 
 class StableDiffusion(BackboneParams):
-    """Stable Diffusion 1.x and 2.x: one text encoder, UNet, epsilon or v prediction as the scheduler's config says."""
+    """Stable Diffusion 1.x and 2.x: one text encoder, UNet, epsilon or v prediction as its scheduler states."""
 
     implementation: ClassVar[str] = "alignment.backbones.stable_diffusion:StableDiffusionBackbone"
 
@@ -29,7 +29,7 @@ class StableDiffusion(BackboneParams):
 
 
 class SDXL(BackboneParams):
-    """Stable Diffusion XL, the base: two text encoders, UNet told of sizes and crops, epsilon or v prediction."""
+    """Stable Diffusion XL base: two text encoders, UNet conditioned on sizes and crops, epsilon or v prediction."""
 
     implementation: ClassVar[str] = "alignment.backbones.sdxl:SDXLBackbone"
 
@@ -39,7 +39,7 @@ class SDXL(BackboneParams):
 
 
 class StableDiffusion3(BackboneParams):
-    """Stable Diffusion 3 and 3.5: two CLIPs and, where the base has it, T5; transformer, flow matching."""
+    """Stable Diffusion 3 and 3.5: two CLIPs and, if the base has it, T5; transformer, flow matching."""
 
     implementation: ClassVar[str] = "alignment.backbones.sd3:StableDiffusion3Backbone"
     scheduler: ClassVar[SchedulerName] = "flow_euler"
@@ -59,8 +59,8 @@ class Flux(BackboneParams):
     resolution: Annotated[int, Field(ge=64, multiple_of=16)] = 1024
     """Side of the square training image, pixels."""
     guidance: Annotated[float, Field(ge=1)] = 3.5
-    """Guidance that a distilled denoiser (FLUX.1-dev) is told in training: 3.5 as in diffusers' script, and usual in
-    sampling. One that is told none (schnell) ignores it."""
+    """Guidance input of a distilled denoiser (FLUX.1-dev) in training: 3.5 as in diffusers' script, and common in
+    sampling. A denoiser without guidance input (schnell) ignores it."""
 
 
 BACKBONES: tuple[type[BackboneParams], ...] = (StableDiffusion, SDXL, StableDiffusion3, Flux)

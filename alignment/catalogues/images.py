@@ -1,6 +1,6 @@
-"""How training images are cut: one square for all, or the aspect bucket that both images of a pair share. Torch-free.
+"""Crops of training images: one square for all, or the aspect bucket that both images of a pair share. Torch-free.
 
-A bucket is a size in pixels. Its area is at most that of the square of the backbone's resolution.
+A bucket is a size in pixels. Its area is at most that of the square at the backbone's resolution.
 """
 
 import hashlib
@@ -11,17 +11,17 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 ImageSize = tuple[int, int]
-"""Width and height of an image as it came, pixels."""
+"""Width and height of an original image, pixels."""
 
 
 class ImageParams(BaseModel):
-    """What every way of cutting states."""
+    """Settings of every kind of crop."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     flip: bool = False
-    """Mirrors both images of half of the pairs, which half being decided by pair_id. The cache holds one orientation a
-    pair. Captions stay as they are, so leave it off where they name left and right."""
+    """Mirror both images of half of the pairs; pair_id selects the half. The cache holds one orientation per pair.
+    Captions stay unchanged, so keep it off if they mention left and right."""
 
 
 class Square(ImageParams):
@@ -31,11 +31,11 @@ class Square(ImageParams):
 
 
 class AspectBuckets(ImageParams):
-    """The centre of every image, in the shape of the bucket that fits its pair best; see `bucket_sizes`."""
+    """The centre of every image, in the shape of the bucket nearest to its pair; see `bucket_sizes`."""
 
     kind: Literal["aspect_buckets"] = "aspect_buckets"
     step_pixels: Annotated[int, Field(ge=16, multiple_of=16)] = 64
-    """Sides are multiples of it; 16 is what one token of SD3 and FLUX stands for."""
+    """Both sides are multiples of it. One token of SD3 and FLUX covers 16 pixels."""
     max_aspect: Annotated[float, Field(ge=1, le=4)] = 2.0
     """Largest ratio of the longer side to the shorter one."""
 
@@ -45,7 +45,7 @@ Images = Annotated[Square | AspectBuckets, Field(discriminator="kind")]
 
 @dataclass(frozen=True, order=True)
 class Bucket:
-    """A size that training images are cut to, pixels."""
+    """A size that training images are cropped to, pixels."""
 
     width: int
     height: int
@@ -57,7 +57,7 @@ class Bucket:
 
 
 def buckets_of(images: Square | AspectBuckets, resolution: int) -> tuple[Bucket, ...]:
-    """Every size that images may be cut to, narrow ones first. ValueError when the step is larger than the square."""
+    """Return every size that images may be cropped to, narrowest first. ValueError when the step exceeds the square."""
     if isinstance(images, Square):
         return (Bucket(resolution, resolution),)
     if images.step_pixels > resolution:
@@ -69,9 +69,9 @@ def buckets_of(images: Square | AspectBuckets, resolution: int) -> tuple[Bucket,
 
 
 def bucket_sizes(resolution: int, *, step: int, max_aspect: float) -> tuple[Bucket, ...]:
-    """Sizes in multiples of `step` that fill the square's area: neither side could grow by a step within it.
+    """Return the sizes in multiples of `step` that fill the square's area: adding a step to a side would exceed it.
 
-    Of 1024, 64 and 2 each is among the sizes that SDXL was trained on (Podell et al. 2023, appendix I).
+    For 1024, 64 and 2 every size is one that SDXL was trained on (Podell et al. 2023, appendix I).
     """
     area = resolution * resolution
     sizes = []
@@ -84,14 +84,14 @@ def bucket_sizes(resolution: int, *, step: int, max_aspect: float) -> tuple[Buck
 
 
 def bucket_of_pair(buckets: tuple[Bucket, ...], chosen: ImageSize, rejected: ImageSize) -> int:
-    """Index of the bucket nearest to the mean of both images' log aspects; of two as near, the narrower one.
+    """Return the index of the bucket nearest to the mean of both images' log aspects; on a tie, the narrower one.
 
-    A pair of a wide and a tall image meets in the middle. One beyond the limit goes to the outermost bucket.
+    A pair of a wide and a tall image gets a bucket between them. A pair beyond the limit gets the outermost bucket.
     """
     wanted = (math.log(chosen[0] / chosen[1]) + math.log(rejected[0] / rejected[1])) / 2
     return min(range(len(buckets)), key=lambda index: (round(abs(buckets[index].log_aspect - wanted), 9), index))
 
 
 def is_mirrored(images: Square | AspectBuckets, pair_id: str) -> bool:
-    """Whether both images of a pair are mirrored: a fair coin that depends on nothing but pair_id."""
+    """Return True if both images of a pair are mirrored: a fair coin that depends on pair_id alone."""
     return images.flip and hashlib.sha256(f"flip/{pair_id}".encode()).digest()[0] % 2 == 1

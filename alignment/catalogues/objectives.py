@@ -1,4 +1,4 @@
-"""The objectives: a frozen params class each. The class is the registry line, the schema and the list of choices."""
+"""The objectives: one frozen params class for each. The class is registry entry, schema and list of choices in one."""
 
 from typing import Annotated, ClassVar, Literal
 
@@ -6,18 +6,18 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class ObjectiveParams(BaseModel):
-    """What every objective states. `implementation` is imported only where torch is at hand."""
+    """Settings of every objective. `implementation` is imported only where torch is installed."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     implementation: ClassVar[str]
     needs_reference: ClassVar[bool]
     needs_captions: ClassVar[bool] = False
-    """Each image is trained under its own caption; without it both are trained under the pair's prompt."""
+    """If true, each image is trained under its own caption; otherwise both are trained under the pair's prompt."""
     online: ClassVar[bool] = False
-    """Trains on images that the policy draws itself and a reward scores, instead of on a feature cache."""
+    """Train on images that the policy generates and a reward scores, instead of on a feature cache."""
     title: ClassVar[str]
-    """The method's name, for people."""
+    """Display name of the method."""
     paper: ClassVar[str] = ""
     """Authors, year and number, e.g. `Wallace et al. 2023, arXiv:2311.12908`."""
 
@@ -25,7 +25,7 @@ class ObjectiveParams(BaseModel):
 class DiffusionDPO(ObjectiveParams):
     """Diffusion-DPO (Wallace et al. 2023, arXiv:2311.12908) in the convention of the authors' train.py.
 
-    The logit is 0.5 * beta * (difference of error gains), errors being means over C, H, W: diffusers' SD1.x script
+    The logit is 0.5 * beta * (difference of error gains), where errors are means over C, H, W. diffusers' SD1.x script
     drops the 0.5, so its beta 2500 is our 5000.
     """
 
@@ -36,17 +36,17 @@ class DiffusionDPO(ObjectiveParams):
 
     name: Literal["diffusion_dpo"] = "diffusion_dpo"
     beta: Annotated[float, Field(gt=0)] = 5000.0
-    """Strength of the pull towards the reference, per unit of mean squared error; the authors use 2000 to 5000.
+    """Strength of the pull towards the reference, per unit of mean squared error. The authors use 2000 to 5000.
 
-    For flow matching (SD3, FLUX) the public script takes 100; there is no official setting.
+    For flow matching (SD3, FLUX) the public script uses 100; there is no official setting.
     """
     link: Literal["sigmoid", "hinge", "ipo"] = "sigmoid"
-    """sigmoid: -log sigmoid(logit), the paper's; hinge: max(0, 1 - logit), diffusers' alternative; ipo: (logit -
-    1/2)^2, which wants a pair told apart by half a logit and no more (IPO, arXiv:2310.12036; beta holds its tau)."""
+    """sigmoid: -log sigmoid(logit), as in the paper; hinge: max(0, 1 - logit), diffusers' alternative; ipo: (logit -
+    1/2)^2, which is smallest at a logit of one half (IPO, arXiv:2310.12036; beta includes its tau)."""
 
 
 class DCPO(ObjectiveParams):
-    """DCPO (Saeedi et al. 2025): the loss of Diffusion-DPO, each image under its own caption."""
+    """DCPO (Saeedi et al. 2025): the loss of Diffusion-DPO, with each image under its own caption."""
 
     implementation: ClassVar[str] = "alignment.objectives.dcpo:dcpo_loss"
     needs_reference: ClassVar[bool] = True
@@ -56,7 +56,7 @@ class DCPO(ObjectiveParams):
 
     name: Literal["dcpo"] = "dcpo"
     beta: Annotated[float, Field(gt=0)] = 500.0
-    """As Diffusion-DPO's; the authors use 500."""
+    """As in Diffusion-DPO; the authors use 500."""
 
 
 class MaPO(ObjectiveParams):
@@ -69,7 +69,7 @@ class MaPO(ObjectiveParams):
 
     name: Literal["mapo"] = "mapo"
     beta: Annotated[float, Field(gt=0)] = 0.1
-    """Weight of the comparison against the chosen error; the code's beta_mapo, not the paper's beta."""
+    """Weight of the comparison relative to the chosen error. It is the code's beta_mapo, not the paper's beta."""
     snr_value: Annotated[float, Field(gt=0)] = 0.5
     """Factor on the errors inside phi."""
     num_train_timesteps: Annotated[int, Field(gt=0)] = 1000
@@ -77,7 +77,7 @@ class MaPO(ObjectiveParams):
 
 
 class MaPOPaper(ObjectiveParams):
-    """MaPO as the paper states it; another parameterisation than the code's, with a beta of another meaning."""
+    """MaPO as the paper states it. Its parameterisation, and the meaning of beta, differ from the authors' code."""
 
     implementation: ClassVar[str] = "alignment.objectives.mapo:mapo_paper_loss"
     needs_reference: ClassVar[bool] = False
@@ -86,14 +86,14 @@ class MaPOPaper(ObjectiveParams):
 
     name: Literal["mapo_paper"] = "mapo_paper"
     beta: Annotated[float, Field(ge=1)] = 8.0
-    """Power of phi. The paper's best: 8 general preference, 32 culture, 64 safety and style, 1024 personalisation."""
+    """Power of phi. Best in the paper: 8 general preference, 32 culture, 64 safety and style, 1024 personalisation."""
 
 
 class PRDP(ObjectiveParams):
-    """PRDP (Deng et al. 2024, arXiv:2402.08714): regress reward differences, on images that the policy draws itself.
+    """PRDP (Deng et al. 2024, arXiv:2402.08714): regress reward differences, on images that the policy generates.
 
-    The recipe's `global_batch` counts prompts of an optimiser step. An epoch draws global_batch * num_minibatches
-    prompts and makes updates_per_epoch * num_minibatches optimiser steps.
+    The recipe's `global_batch` is the number of prompts per optimiser step. An epoch samples global_batch *
+    num_minibatches prompts and makes updates_per_epoch * num_minibatches optimiser steps.
     """
 
     implementation: ClassVar[str] = "alignment.objectives.prdp:prdp_loss"
@@ -104,25 +104,25 @@ class PRDP(ObjectiveParams):
 
     name: Literal["prdp"] = "prdp"
     reward: Annotated[str, Field(min_length=1)]
-    """Name of the project's scorer whose score is maximised; it may not judge what it trained."""
+    """Name of the project's scorer whose score is maximised. It may not judge the trained model."""
     beta: Annotated[float, Field(gt=0)]
-    """Strength of the pull towards the reference, in units of the reward per nat of mean log-ratio of a step."""
+    """Strength of the pull towards the reference, in reward units per nat of the mean log-ratio of a step."""
     clip_range: Annotated[float, Field(gt=0)]
-    """How far a step's log-probability counts beyond that of the weights that drew the image, nats."""
+    """Maximum counted change of a step's log-probability from the weights that generated the image, nats."""
     images_per_prompt: Annotated[int, Field(ge=2)]
-    """Images drawn for each prompt; every two of different reward make a pair."""
+    """Images generated for each prompt. Every two with different rewards form a pair."""
     updates_per_epoch: Annotated[int, Field(gt=0)] = 1
     """Passes over the images of an epoch; the paper's K."""
     num_minibatches: Annotated[int, Field(gt=0)] = 1
-    """Optimiser steps a pass is split in. With one pass and one minibatch the clip never acts."""
+    """Optimiser steps in each pass. With one pass and one minibatch the clip never takes effect."""
     sampler_steps: Annotated[int, Field(ge=2)] = 50
-    """Steps of the ancestral sampler; the last one has no density and is left out of the likelihood."""
+    """Steps of the ancestral sampler. The last step has no density and is left out of the likelihood."""
     guidance_scale: Annotated[float, Field(ge=1)] = 5.0
-    """Classifier-free guidance of policy and reference alike; 1 means none."""
+    """Classifier-free guidance scale for both policy and reference; 1 means none."""
 
 
 class SFT(ObjectiveParams):
-    """Supervised fine-tuning on the chosen image: the plain denoising error, the baseline of the papers."""
+    """Supervised fine-tuning on the chosen image: the plain denoising error, the baseline in the papers."""
 
     implementation: ClassVar[str] = "alignment.objectives.sft:sft_loss"
     needs_reference: ClassVar[bool] = False
@@ -136,12 +136,12 @@ Objective = Annotated[DiffusionDPO | DCPO | MaPO | MaPOPaper | PRDP | SFT, Field
 
 
 def check_captions(params: ObjectiveParams, num_captioned: int | None, origin: str) -> None:
-    """ValueError when an objective needs a caption of each image and `origin` is known to hold none."""
+    """ValueError when an objective needs a caption for each image and `origin` is known to hold none."""
     if params.needs_captions and num_captioned == 0:
         name = type(params).model_fields["name"].default
         raise ValueError(
             f"Objective {name!r} trains each image under its own caption, but {origin} has no such captions: every"
-            " image carries its pair's prompt. Add [captions] to the project file (variant, and the captioner and level"
-            " that it takes), give the source columns caption_0 and caption_1 and ingest it again, or take an objective"
-            " that trains on prompts, e.g. 'diffusion_dpo'."
+            " image has its pair's prompt as caption. Add [captions] to the project file (variant, and the captioner"
+            " and level that it needs), or add the columns caption_0 and caption_1 to the source and ingest it again,"
+            " or use an objective that trains on prompts, e.g. 'diffusion_dpo'."
         )

@@ -1,4 +1,4 @@
-"""What a recipe says about its optimiser, a frozen params class each, and about when a run diverged. Torch-free."""
+"""Optimiser settings of a recipe, one frozen params class for each kind, and the divergence guard. Torch-free."""
 
 from typing import Annotated, Any, Literal
 
@@ -6,23 +6,23 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 
 class OptimiserParams(BaseModel):
-    """What every optimiser states: its rate, how the rate begins and ends, and how weights decay."""
+    """Settings of every optimiser: learning rate, warm-up, schedule and weight decay."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     learning_rate: Annotated[float, Field(gt=0)]
     weight_decay: Annotated[float, Field(ge=0)] = 1e-2
-    """Decoupled: a weight shrinks by this times the learning rate in every step."""
+    """Decoupled weight decay: each step shrinks a weight by this times the learning rate."""
     warmup_steps: Annotated[int, Field(ge=0)] = 0
     schedule: Literal["constant", "cosine"] = "constant"
-    """After the warm-up: constant, or a half cosine down to zero at the last step."""
+    """Learning rate after the warm-up: constant, or a half cosine down to zero at the last step."""
 
 
 class AdamW(OptimiserParams):
-    """AdamW with linear warm-up; what a recipe means that names no kind."""
+    """AdamW with linear warm-up. The default for a recipe that names no kind."""
 
     kind: Annotated[Literal["adamw"], Field(exclude=True)] = "adamw"
-    """Not written: digests of recipes are as they were before there was another kind."""
+    """Excluded from the JSON, so digests of recipes from before Adafactor existed stay unchanged."""
     betas: tuple[float, float] = (0.9, 0.999)
     epsilon: Annotated[float, Field(gt=0)] = 1e-8
 
@@ -30,8 +30,8 @@ class AdamW(OptimiserParams):
 class Adafactor(OptimiserParams):
     """Adafactor (Shazeer and Stern 2018, arXiv:1804.04235) without momentum, at the stated learning rate.
 
-    Rates are not scaled by the weights and not relative to the step: transformers' `scale_parameter` and
-    `relative_step` are False, as Diffusion-DPO's authors train SDXL.
+    The learning rate is not scaled by the weights and not relative to the step: transformers' `scale_parameter` and
+    `relative_step` are False, as in the SDXL training of Diffusion-DPO's authors.
     """
 
     kind: Literal["adafactor"] = "adafactor"
@@ -40,11 +40,11 @@ class Adafactor(OptimiserParams):
     clip_threshold: Annotated[float, Field(gt=0)] = 1.0
     """Largest root mean square of a weight's update, before the learning rate."""
     decay_rate: Annotated[float, Field(lt=0)] = -0.8
-    """Second moments forget at 1 - step ** decay_rate."""
+    """Exponent of the second moments' decay factor, 1 - step ** decay_rate."""
 
 
 def kind(optimiser: Any) -> str:
-    """The union's tag; plain data without one is AdamW."""
+    """Return the union's tag. Plain data without one is AdamW."""
     named = optimiser.get("kind", "adamw") if isinstance(optimiser, dict) else getattr(optimiser, "kind", "")
     return str(named)
 
@@ -56,7 +56,7 @@ Optimiser = Annotated[
 
 
 class DivergenceGuard(BaseModel):
-    """Stops a run whose loss is not finite, or stays above a multiple of its own running median."""
+    """Stop a run whose loss is not finite, or stays above a multiple of its running median."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

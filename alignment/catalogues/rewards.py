@@ -1,4 +1,4 @@
-"""The scorers of (image, prompt): a frozen params class each."""
+"""The scorers of (image, prompt): one frozen params class for each."""
 
 from typing import Annotated, ClassVar, Literal
 
@@ -6,21 +6,21 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class RewardParams(BaseModel):
-    """What every scorer states. `implementation` is imported only where torch is at hand."""
+    """Settings of every scorer. `implementation` is imported only where torch is installed."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     implementation: ClassVar[str]
     trained_on: ClassVar[tuple[str, ...]] = ()
-    """Data sets whose labels the published weights learnt from, under the names that a project's sources may bear."""
+    """Data sets whose labels the published weights learnt from, by the names that a project may give its sources."""
     components: ClassVar[tuple[str, ...]] = ("",)
-    """Sub-folders of the judge's folder that hold config.json and safetensors; "" is the folder itself."""
+    """Sub-folders of the judge's folder with config.json and safetensors; "" is the folder itself."""
     files: ClassVar[tuple[str, ...]] = ()
     """Further files of the judge's folder."""
     has_weights: ClassVar[bool] = True
-    """False: there is no folder, and the weights digest is that of an empty one."""
+    """False if there is no folder; the weights digest is then that of an empty folder."""
     per_prompt: ClassVar[bool] = False
-    """True: scores a prompt's images of one model together, so it needs two seeds and can only guard."""
+    """True if it scores one model's images of a prompt together. It then needs two seeds and can only be a guard."""
 
 
 class ClipPreference(RewardParams):
@@ -34,7 +34,7 @@ class ClipPreference(RewardParams):
 class PickScore(RewardParams):
     """PickScore v1: a CLIP ViT-H/14 tuned on Pick-a-Pic v1, as logits: exp(logit_scale) * cos(text, image), about 20.
 
-    Pick-a-Pic v2 holds v1, so a model trained on either is no stranger to this judge.
+    Pick-a-Pic v2 contains v1, so this judge shares training labels with a model trained on either.
     """
 
     implementation: ClassVar[str] = "alignment.rewards.pickscore:PickScoreScorer"
@@ -44,22 +44,22 @@ class PickScore(RewardParams):
 
 
 class HpsV2(RewardParams):
-    """HPSv2 or 2.1: cos(text, image) of a CLIP ViT-H/14 tuned on HPD v2, about 0.27; the leaderboard times 100."""
+    """HPSv2 or 2.1: cos(text, image) of a CLIP ViT-H/14 tuned on HPD v2, about 0.27 (times 100 on the leaderboard)."""
 
     implementation: ClassVar[str] = "alignment.rewards.hpsv2:HpsV2Scorer"
     trained_on: ClassVar[tuple[str, ...]] = ("hpd_v2", "hpdv2")
 
     kind: Literal["hpsv2"] = "hpsv2"
     version: Literal["2.0", "2.1"]
-    """Which published weights the folder holds. Their scales differ widely, so the version is part of the digest."""
+    """Version of the published weights in the folder. Scales differ widely, so the version is part of the digest."""
     antialias: bool = True
-    """Smooth while shrinking, as torchvision does from 0.17 on; false gives the scores of older ones."""
+    """Antialias when shrinking, as torchvision does from 0.17 on. False gives the scores of older versions."""
 
 
 class HpsV3(RewardParams):
-    """HPSv3: the first of two numbers that Qwen2-VL-7B gives after a rubric; differences are log-odds.
+    """HPSv3: the first of two numbers that Qwen2-VL-7B outputs after reading a rubric; differences are log-odds.
 
-    Its training set HPD v3 holds pairs of earlier data sets, so those count as learnt from as well.
+    Its training set HPD v3 contains pairs of earlier data sets, so `trained_on` lists those as well.
     """
 
     implementation: ClassVar[str] = "alignment.rewards.hpsv3:HpsV3Scorer"
@@ -83,7 +83,7 @@ class ImageReward(RewardParams):
 
 
 class ClipScore(RewardParams):
-    """Caption match by a contrastive CLIP: 100 * cos(text, image), not clamped, so that differences stay linear."""
+    """Caption match by a contrastive CLIP: 100 * cos(text, image), not clamped, so differences stay linear."""
 
     implementation: ClassVar[str] = "alignment.rewards.clip_score:ClipScoreScorer"
 
@@ -123,9 +123,9 @@ class ClipHead(RewardParams):
 
 
 class Pal(RewardParams):
-    """A preference head on a frozen CLIP, as `train_reward` exports it: PAL-A, PAL-B or a single Bradley-Terry taste.
+    """A preference head on a frozen CLIP, as `train_reward` exports it: PAL-A, PAL-B or a single Bradley-Terry model.
 
-    The folder says which head it is and with which mixture of prototypes it judges.
+    The folder states the kind of head and the mixture of prototypes that it judges with.
     """
 
     implementation: ClassVar[str] = "alignment.rewards.pal:PalScorer"
@@ -136,20 +136,20 @@ class Pal(RewardParams):
 
 
 class Safety(RewardParams):
-    """An image classifier in transformers' layout as a guard: 1 - p(unsafe)."""
+    """An image classifier in transformers' layout, used as a guard: 1 - p(unsafe)."""
 
     implementation: ClassVar[str] = "alignment.rewards.safety:SafetyScorer"
     files: ClassVar[tuple[str, ...]] = ("preprocessor_config.json",)
 
     kind: Literal["safety"] = "safety"
     unsafe_labels: Annotated[tuple[str, ...], Field(min_length=1)]
-    """Labels of the classifier that count as unsafe; their probabilities are added."""
+    """Labels of the classifier that count as unsafe. Their probabilities are added."""
     threshold: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """From this probability on an image counts as unsafe: scores are 1 or 0. Without it, 1 - p(unsafe)."""
+    """Probability from which an image counts as unsafe; scores are then 1 or 0. None scores 1 - p(unsafe)."""
 
 
 class Diversity(RewardParams):
-    """Mean distance, 1 - cosine, of an image to the other seeds of its prompt, by a CLIP or a DINO-like model."""
+    """Mean distance (1 - cosine) of an image to the other seeds of its prompt, by a CLIP or a DINO-like model."""
 
     implementation: ClassVar[str] = "alignment.rewards.diversity:DiversityScorer"
     files: ClassVar[tuple[str, ...]] = ("preprocessor_config.json",)
@@ -159,7 +159,7 @@ class Diversity(RewardParams):
 
 
 class ImageStatistic(RewardParams):
-    """A number of the pixels alone, without weights."""
+    """A number computed from the pixels alone, without weights."""
 
     implementation: ClassVar[str] = "alignment.rewards.image_statistics:ImageStatisticScorer"
     components: ClassVar[tuple[str, ...]] = ()
@@ -168,7 +168,7 @@ class ImageStatistic(RewardParams):
     kind: Literal["image_statistic"] = "image_statistic"
     statistic: Literal["saturation", "contrast", "high_frequency"]
     better: Literal["less", "more"] = "less"
-    """Which way the guard looks: less guards against excess, more against washed-out or blurred pictures."""
+    """Direction of the guard: "less" guards against excess, "more" against washed-out or blurred images."""
 
 
 REWARDS: tuple[type[RewardParams], ...] = (

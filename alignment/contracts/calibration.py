@@ -1,4 +1,4 @@
-"""Value objects of a judge's calibration: its agreement with people as a record of its own. Torch-free, plain JSON."""
+"""Value objects for a judge's calibration: its agreement with human labels. Torch-free, plain JSON."""
 
 from typing import Annotated, Literal
 
@@ -9,24 +9,24 @@ from alignment.contracts.values import Record, Sha256, ValueObject
 
 
 class Calibration(Record):
-    """Agreement of a judge with held-out people; their ties are left out, a judge's tie counts as half right."""
+    """Agreement of a judge with held-out human labels. Human ties are skipped; a judge's tie counts as half right."""
 
     judge: str
     num_pairs: int
-    """Comparisons with a majority: several people's labels of one comparison are one."""
+    """Comparisons with a majority label. Several people's labels of one comparison count as one."""
     num_human_ties: int
     accuracy: float
     accuracy_low: float
-    """Lower Wilson bound at the evaluation's confidence, pairs of one prompt being dependent."""
+    """Lower Wilson bound at the evaluation's confidence. Pairs of one prompt are treated as dependent."""
     accuracy_high: float
 
 
 TieRule = Literal["human_ties_left_out_judge_ties_half"]
-"""Pairs on which people saw no difference say nothing of a judge; a judge's equal scores count as half right."""
+"""Pairs that people labelled as ties are skipped; a judge's equal scores count as half right."""
 
 
 class CalibrationSpec(ValueObject):
-    """Judges against the calibration split of a snapshot."""
+    """Judges to compare with the calibration split of a snapshot."""
 
     schema_version: int = 2
     judges: Annotated[tuple[Judge, ...], Field(min_length=1)]
@@ -38,29 +38,29 @@ class CalibrationSpec(ValueObject):
 
 
 class AgreementSlice(Record):
-    """A judge's agreement within a part of the pairs."""
+    """A judge's agreement on a subset of the pairs."""
 
     by: Literal["source", "generators"]
-    """source: where the pairs came from; generators: the one or two models that drew them (base family)."""
+    """source: origin of the pairs; generators: the one or two models that generated the images (base family)."""
     name: str
-    """Of generators both, sorted, as `a | b`; `unknown` where a pair names none."""
+    """For generators, both names, sorted, as `a | b`; `unknown` where a pair names none."""
     agreement: Calibration
 
 
 class RaterReliability(Record):
-    """How far people agree with each other: what no judge can be asked to exceed by much."""
+    """Agreement between people. No judge can be required to exceed it by much."""
 
     num_shared_pairs: int
-    """Comparisons (two images and a prompt) that two people or more labelled."""
+    """Comparisons (two images and a prompt) that at least two people labelled."""
     num_labels: int
-    """Their labels of those."""
+    """Labels of these comparisons."""
     alpha: float | None
-    """Krippendorff's alpha of nominal labels, ties being a label: 1 is perfect, 0 is chance. None without
+    """Krippendorff's alpha of nominal labels, with tie as a label: 1 is perfect, 0 is chance. None without
     shared pairs."""
 
 
 class JudgeCalibration(ValueObject):
-    """What one judge has shown against people."""
+    """Measured agreement of one judge with human labels."""
 
     judge: Judge
     snapshot_digest: Sha256
@@ -68,23 +68,24 @@ class JudgeCalibration(ValueObject):
     tie_rule: TieRule
     overall: Calibration
     slices: tuple[AgreementSlice, ...]
-    """Every source and every couple of generators, by falling number of pairs."""
+    """Every source and every pair of generators, in descending order of the number of pairs."""
     margin_slope: float | None
-    """Slope of a logistic fit of the human label on the judge's margin in standard deviations; a change between
+    """Slope of a logistic fit of the human label on the judge's margin in standard deviations. A change between
     calibrations of one judge is drift. None where the fit does not exist."""
     newest_pair_at: AwareDatetime | None
-    """When the newest of the human pairs was labelled; None where no pair has a date."""
+    """Label time of the newest human pair; None where no pair has a date."""
 
-    def shows(self, human_win_rate: float) -> float:
-        """The win rate that this judge shows where people's is `human_win_rate`: the attenuation line."""
+    def expected_win_rate(self, human_win_rate: float) -> float:
+        """Return the win rate that this judge reports at a human win rate of `human_win_rate`: the attenuation line."""
         return human_win_rate * self.overall.accuracy + (1 - human_win_rate) * (1 - self.overall.accuracy)
 
 
 class CalibrationReport(ValueObject):
-    """What a calibration measured. The folder holds calibration_scores.parquet and spec.json.
+    """Result of a calibration. The folder holds calibration_scores.parquet and spec.json.
 
     calibration_scores.parquet has one row per (judge, pair): judge, pair_id, score_chosen, score_rejected, is_tie,
-    source, generators, created_at, comparison, chosen_is_first, prompt_group. All but the raters' comes from it.
+    source, generators, created_at, comparison, chosen_is_first, prompt_group. Everything here except the raters'
+    agreement is computed from it.
     """
 
     uri: str
@@ -94,4 +95,4 @@ class CalibrationReport(ValueObject):
     reliability: RaterReliability
     judges: tuple[JudgeCalibration, ...]
     problems: tuple[str, ...] = ()
-    """A sentence per judge that could not be calibrated."""
+    """One sentence per judge that could not be calibrated."""

@@ -1,4 +1,4 @@
-"""Value objects of repeated sampling: how much the best of N images gains, model by model. Torch-free."""
+"""Value objects for repeated sampling: gain of the best of N images, for each model. Torch-free."""
 
 from typing import Annotated, Self
 
@@ -10,33 +10,33 @@ from alignment.contracts.values import PositiveInt, Record, Sha256, Share, Value
 
 
 class CoverageSpec(ModelsSpec):
-    """Few prompts x many seeds of candidate, champion and base under one judge."""
+    """Candidate, champion and base on few prompts x many seeds, scored by one judge."""
 
     num_prompts: PositiveInt
-    """Prompts taken evenly from the evaluation's file; all of them when it has fewer."""
+    """Prompts, evenly spaced in the evaluation's file; all of them when it has fewer."""
     seeds: Annotated[tuple[int, ...], Field(min_length=2)]
-    """Images of a prompt; the curve ends at their number."""
+    """Seeds of a prompt's images, one image per seed. The curve ends at their number."""
     judge: Judge
     bar: Annotated[float, Field(gt=0, lt=1)]
-    """Quantile of the base's own images of the prompt that an image must exceed to count as good."""
+    """Quantile of the base's scores for the same prompt; an image above it counts as good."""
 
     @model_validator(mode="after")
-    def _no_seed_twice(self) -> Self:
+    def _check_seeds(self) -> Self:
         if len(set(self.seeds)) != len(self.seeds):
-            raise ValueError("seeds holds a seed twice; the same image would count as two. Name each once.")
+            raise ValueError("seeds contains a seed twice, so one image would count as two. List each seed once.")
         return self
 
     def sample_spec(self, model: ModelRef) -> SampleSpec:
-        """The images that this needs of one model."""
+        """Return the spec of the images that this needs from one model."""
         return super().sample_spec(model).model_copy(update={"num_prompts": self.num_prompts})
 
 
 class CoveragePoint(Record):
-    """What the best of `num_samples` images of a prompt is worth."""
+    """Value of the best of `num_samples` images of a prompt."""
 
     num_samples: PositiveInt
     coverage: Share
-    """Chance, over prompts, that at least one of the images is good."""
+    """Probability, averaged over prompts, that at least one of the images is good."""
     coverage_low: Share
     coverage_high: Share
     best_score: float
@@ -50,11 +50,11 @@ class PowerLaw(Record):
     exponent: float
     num_points: PositiveInt
     largest_error: float
-    """Largest distance between fit and point, in coverage."""
+    """Largest absolute difference between fit and points, in units of coverage."""
 
 
 class CoverageCurve(Record):
-    """One model's curve. The base's own follows from the bar alone: it is what luck gives."""
+    """One model's curve. The base's curve follows from the bar alone: it is the result of chance."""
 
     role: Role
     points: tuple[CoveragePoint, ...]
@@ -63,10 +63,10 @@ class CoverageCurve(Record):
 
 
 class CoverageReport(ValueObject):
-    """What repeated sampling measured. The folder holds coverage_scores.parquet and the spec.
+    """Result of repeated sampling. The folder holds coverage_scores.parquet and the spec.
 
     coverage_scores.parquet has one row per (role, prompt, seed): role, prompt_index, seed, score. Every number here can
-    be computed from it again.
+    be recomputed from it.
     """
 
     uri: str

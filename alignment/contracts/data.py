@@ -1,4 +1,4 @@
-"""Value objects of pairs and features: a snapshot of pairs, the request to encode it, and the cache of features."""
+"""Value objects for pairs and features: a snapshot of pairs, the request to encode it, and the feature cache."""
 
 from typing import Literal
 
@@ -8,16 +8,16 @@ from alignment.catalogues.backbones import Backbone
 from alignment.catalogues.images import Images, Square
 from alignment.contracts.values import PositiveInt, Sha256, ValueObject
 
-SQUARE = Square()  # a default that is not written: a digest says nothing about what nobody asked for
+SQUARE = Square()  # the default is not serialised, so digests of specs without images stay as they were
 
 
 class DatasetSnapshot(ValueObject):
     """Accepted pairs, split by prompt group. The folder holds train.parquet, calibration.parquet and test.parquet.
 
-    Columns: pair_id, prompt, caption_chosen, caption_rejected (both equal the prompt unless the source says more),
+    Columns: pair_id, prompt, caption_chosen, caption_rejected (equal to the prompt unless the source has captions),
     image_chosen, image_rejected (encoded bytes), is_tie, annotator_id, source, licence, generator_chosen,
-    generator_rejected (the models that drew them) and created_at, where the source says so.
-    In a tie the order of the two images is the source's and means nothing; training skips ties, calibration keeps them.
+    generator_rejected (the models that generated them) and created_at, where the source states it.
+    In a tie the order of the two images has no meaning. Training skips ties; calibration keeps them.
     """
 
     uri: str
@@ -25,23 +25,23 @@ class DatasetSnapshot(ValueObject):
     num_pairs: dict[Literal["train", "calibration", "test"], int]
     num_ties: int
     num_captioned: int | None = None
-    """Training pairs, less ties, with an image whose caption is not just the prompt; None where nobody counted."""
+    """Training pairs, without ties, where at least one caption differs from the prompt; None if not counted."""
     num_prompts: int
     sources: tuple[str, ...]
     licences: tuple[str, ...]
     batch_digests: tuple[Sha256, ...]
     heldout_prompts_digest: Sha256
     labelled_by: tuple[str, ...] = ()
-    """`Judge.lessons` of those whose verdicts stand in the place of people's in the training split."""
+    """`Judge.training_sources` of the judges whose labels replace human labels in the training split."""
 
     @property
-    def lessons(self) -> tuple[str, ...]:
-        """What a model learns from these pairs; no judge that shares one of them may judge it."""
+    def training_sources(self) -> tuple[str, ...]:
+        """Return what a model learns from with these pairs. A judge that shares an entry may not judge that model."""
         return tuple(sorted({*self.sources, *self.labelled_by}))
 
 
 class EncodeSpec(ValueObject):
-    """Science of a feature cache: which pairs through which encoders."""
+    """Science of a feature cache: the pairs and the encoders."""
 
     snapshot_digest: Sha256
     """content_digest of the snapshot's folder."""
@@ -50,11 +50,11 @@ class EncodeSpec(ValueObject):
     backbone: Backbone
     images: Images = Field(default=SQUARE, exclude_if=SQUARE.__eq__)
     shard_pairs: PositiveInt = 64
-    """Pairs in one shard; a rank encodes whole shards, so the numbers do not depend on the number of ranks."""
+    """Pairs in one shard. A rank encodes complete shards, so the numbers do not depend on the number of ranks."""
 
 
 class FeatureCache(ValueObject):
-    """VAE latent means and standard deviations per image, text-encoder states once per distinct caption."""
+    """VAE latent means and standard deviations of each image, text-encoder states of each distinct caption."""
 
     uri: str
     content_digest: Sha256
@@ -62,6 +62,6 @@ class FeatureCache(ValueObject):
     num_pairs: PositiveInt
     num_captions: PositiveInt
     num_captioned: int | None = None
-    """Pairs with an image whose caption is not just the prompt; None where nobody counted."""
+    """Pairs where at least one caption differs from the prompt; None if not counted."""
     latent_shape: tuple[int, int, int]
     """C, H, W of one latent."""

@@ -1,4 +1,4 @@
-"""Value objects of evaluation: models, sampler, what is drawn, and the report."""
+"""Value objects for evaluation: models, sampler, images to generate, and the report."""
 
 from typing import Annotated, Literal, Self
 
@@ -13,15 +13,15 @@ Role = Literal["candidate", "champion", "base"]
 
 
 class ModelRef(Record):
-    """Weights to sample from: the base itself, or an adapter or a denoiser on top of it."""
+    """Weights to sample from: the base itself, or an adapter or a full denoiser for it."""
 
     kind: Literal["base", "lora", "full"]
     weights_digest: Sha256
-    """For the base this is the base's own content_digest."""
+    """For the base this is the content_digest of the base's folder."""
 
 
 class Sampler(Record):
-    """How evaluation images are drawn; part of their identity."""
+    """Settings that evaluation images are generated with. They are part of the images' identity."""
 
     scheduler: SchedulerName = "ddim"
     steps: PositiveInt = 50
@@ -29,16 +29,16 @@ class Sampler(Record):
 
 
 def check_sampler(backbone: Backbone, sampler: Sampler) -> None:
-    """ValueError when the backbone's images are not drawn with the sampler's scheduler."""
+    """Check that the backbone samples with the sampler's scheduler; ValueError when it does not."""
     if sampler.scheduler != backbone.scheduler:
         raise ValueError(
-            f"Sampler scheduler {sampler.scheduler!r} does not draw with backbone {backbone.name!r}, which takes"
+            f"Sampler scheduler {sampler.scheduler!r} does not work with backbone {backbone.name!r}, which needs"
             f" {backbone.scheduler!r}. Set evaluation.sampler.scheduler to that."
         )
 
 
 class DrawingSpec(ValueObject):
-    """How images are drawn for prompts x seeds."""
+    """Settings for generating images for prompts x seeds."""
 
     base_digest: Sha256
     backbone: Backbone
@@ -48,7 +48,7 @@ class DrawingSpec(ValueObject):
     sampler: Sampler
 
     @model_validator(mode="after")
-    def _sampler_fits(self) -> Self:
+    def _check_sampler(self) -> Self:
         check_sampler(self.backbone, self.sampler)
         return self
 
@@ -58,7 +58,7 @@ class SampleSpec(DrawingSpec):
 
     model: ModelRef
     num_prompts: PositiveInt | None = None
-    """Only this many of the prompts, taken evenly from the file; None for all."""
+    """Number of prompts, evenly spaced in the file; None for all."""
 
 
 class ModelsSpec(DrawingSpec):
@@ -70,18 +70,18 @@ class ModelsSpec(DrawingSpec):
     """Two-sided confidence of every interval."""
 
     def sample_spec(self, model: ModelRef) -> SampleSpec:
-        """The images that this needs of one model."""
+        """Return the spec of the images that this needs from one model."""
         drawing = {name: getattr(self, name) for name in DrawingSpec.model_fields if name != "schema_version"}
         return SampleSpec(model=model, **drawing)
 
     def models(self) -> dict[Role, ModelRef]:
-        """The three roles; two may name the same weights, which are then sampled once."""
+        """Return the model of each role. Two roles may name the same weights, which are then sampled once."""
         base = ModelRef(kind="base", weights_digest=self.base_digest)
         return {"candidate": self.candidate, "champion": self.champion, "base": base}
 
 
 class EvalSpec(ModelsSpec):
-    """The three scored by the same judges."""
+    """Candidate, champion and base, scored by the same judges."""
 
     schema_version: int = 3
     judges: Annotated[tuple[Judge, ...], Field(min_length=1)]
@@ -89,11 +89,11 @@ class EvalSpec(ModelsSpec):
     snapshot_digest: Sha256
     """content_digest of the snapshot whose calibration split the judges are checked on."""
     tie_thresholds: dict[str, float] = Field(default_factory=dict)
-    """Judge name to the largest per-prompt difference that counts as a tie; 0 where not named."""
+    """Judge name to the largest per-prompt difference that counts as a tie; 0 for judges not listed."""
 
 
 class Comparison(Record):
-    """Candidate against another model under one scorer. The unit is the prompt: seeds are averaged first."""
+    """Candidate against another model with one scorer. The unit is the prompt: seeds are averaged first."""
 
     scorer: str
     against: Literal["champion", "base"]
@@ -114,11 +114,12 @@ class Comparison(Record):
 
 
 class EvalReport(ValueObject):
-    """What an evaluation measured. The folder holds scores.parquet, contact_sheet.png and the spec.
+    """Result of an evaluation. The folder holds scores.parquet, contact_sheet.png and the spec.
 
     scores.parquet has one row per (role, scorer, prompt, seed): role, scorer, scorer_digest, prompt_index, prompt,
     category, seed, score. Roles candidate_shuffled and champion_shuffled hold the first seed's images scored by the
-    judges against other prompts. Calibrations are recomputed from calibration_scores.parquet, all else from it.
+    judges against other prompts. Calibrations can be recomputed from calibration_scores.parquet, everything else from
+    scores.parquet.
     """
 
     uri: str
@@ -126,10 +127,10 @@ class EvalReport(ValueObject):
     scores_digest: Sha256
     """sha256 of scores.parquet."""
     calibration_scores_digest: Sha256 | None = Field(default=None, exclude_if=lambda digest: digest is None)
-    """sha256 of calibration_scores.parquet; a report without one is of an earlier version, and no evidence any more."""
+    """sha256 of calibration_scores.parquet. A report without it is from an earlier version and no longer evidence."""
     num_prompts: PositiveInt
     comparisons: tuple[Comparison, ...]
-    """Each judge and guard, against the champion and against the base."""
+    """One for each judge and guard, against the champion and against the base."""
     calibrations: tuple[Calibration, ...]
     problems: tuple[str, ...] = ()
-    """What went wrong while scoring (a score that is not finite, a black image...). Any entry makes the gate refuse."""
+    """Problems found while scoring (a score that is not finite, a black image...). Any entry makes the gate refuse."""

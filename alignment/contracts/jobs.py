@@ -1,4 +1,4 @@
-"""The files a job keeps beside its output, their names and what stands in them. Torch-free."""
+"""Names and contents of the files that a job keeps beside its output. Torch-free."""
 
 from typing import Literal
 
@@ -7,18 +7,18 @@ from alignment.contracts.values import PositiveInt, Record, ValueObject
 
 
 class Placement(Record):
-    """How a job is run. Nothing here changes the mathematics."""
+    """Execution settings of a job. Nothing here changes the mathematics."""
 
     engine: str = "local"
     num_processes: PositiveInt = 1
     threads_per_process: PositiveInt = 1
     micro_batch: PositiveInt = 8
-    """Most pairs (training) or images (sampling) one process holds at once; accumulation makes up the rest."""
+    """Maximum pairs (training) or images (sampling) that one process holds at once; accumulation covers the rest."""
     checkpoint_every_steps: PositiveInt = 100
     keep_checkpoints: PositiveInt = 2
     sample_every_steps: PositiveInt = 100
     sample_prompts: tuple[str, ...] = ()
-    """Prompts of the sample grid, drawn at step 0, every `sample_every_steps` and at the end."""
+    """Prompts of the sample grid. Images are generated at step 0, every `sample_every_steps` and at the end."""
     log_every_steps: PositiveInt = 1
     timeout_seconds: PositiveInt = 86_400
 
@@ -27,9 +27,9 @@ FailureKind = Literal["bad_input", "bad_data", "diverged", "preempted", "storage
 
 
 class JobStoppedError(Exception):
-    """A stop with a known reason, raised anywhere below a job.
+    """A job stopped for a known reason. Any code that a job calls may raise it.
 
-    `step` is the last optimiser step that was finished, where there is such a thing.
+    `step` is the last optimiser step that finished, for jobs that have steps.
     """
 
     def __init__(self, kind: FailureKind, message: str, step: int | None = None) -> None:
@@ -40,7 +40,7 @@ class JobStoppedError(Exception):
 
 
 SPEC_FILE = "spec.json"
-"""What a job was asked, beside what it answers."""
+"""The job's spec, kept beside its result."""
 RESULT_FILE = "result.json"
 FAILURE_FILE = "failure.json"
 METRICS_FILE = "metrics.jsonl"
@@ -49,11 +49,11 @@ CHECKPOINTS_DIR = "checkpoints"
 PROGRESS_FILE = "progress.json"
 LABEL_REPORT_FILE = "label_report.json"
 SCORE_PIECES_DIR = "score_pieces"
-"""Scores that an evaluation keeps until it is whole; not published."""
+"""Partial scores that an evaluation keeps until it finishes; not published."""
 
 
 class JobFailure(ValueObject):
-    """Why a job stopped: written as failure.json beside its output by the job itself."""
+    """Reason for a job's stop. The job writes it as failure.json beside its output."""
 
     kind: FailureKind
     message: str
@@ -69,7 +69,7 @@ class MetricsLine(Record):
 
 
 class SampleLine(Record):
-    """One line of samples/index.jsonl: an image of the grid, under the job's output folder."""
+    """One line of samples/index.jsonl: an image of the grid in the job's output folder."""
 
     step: int
     key: str
@@ -79,10 +79,10 @@ class SampleLine(Record):
 
 
 class Progress(Record):
-    """progress.json: how far a job is, rewritten atomically as it goes."""
+    """progress.json: progress of a running job, rewritten atomically."""
 
     done: int
     total: int
     unit: str
-    """steps, shards, images..."""
+    """Counted things: steps, shards, images..."""
     message: str = ""

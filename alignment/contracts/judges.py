@@ -1,4 +1,4 @@
-"""A scorer that judges images, as a job names it."""
+"""A scorer that judges images, as a job spec names it."""
 
 import operator
 
@@ -9,20 +9,20 @@ from alignment.contracts.values import Record, Sha256
 
 
 class Judge(Record):
-    """A scorer with its weights and where its own labels came from: a judge, a guard, or a reward to train on."""
+    """A scorer with its weights and the sources of its labels: a judge, a guard, or a reward to train on."""
 
     name: str
     scorer: Reward
     weights_digest: Sha256
-    """content_digest of its folder."""
+    """content_digest of the scorer's folder."""
     identity: Sha256 | None = Field(default=None, exclude_if=lambda digest: digest is None)
-    """sha256 over its weights files alone, whatever lies beside them; older specs have none, the folder's stands in."""
+    """sha256 over the weights files alone, without other files. Older specs lack it and use `weights_digest`."""
     trained_on: tuple[str, ...] = ()
-    """Sources of the labels it learnt from, besides its kind's own; it may not judge a model trained on one of them."""
+    """Sources of the labels it learnt from, besides those of its kind. It may not judge a model trained on any."""
     keeps_split: bool = Field(default=False, exclude_if=operator.not_)
-    """Whether it was trained here, so that it has not seen the calibration pairs of the sources that it learnt from."""
+    """True if Plumbline trained it, so it has not seen the calibration pairs of the sources that it learnt from."""
 
     @property
-    def lessons(self) -> tuple[str, ...]:
-        """What one learns by maximising its score: itself, under whatever name, and the sources of its labels."""
+    def training_sources(self) -> tuple[str, ...]:
+        """Return what a model learns from by maximising this score: the scorer (by name and weights), its sources."""
         return (self.name, f"scorer {self.identity or self.weights_digest}", *self.scorer.trained_on, *self.trained_on)

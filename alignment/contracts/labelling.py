@@ -1,4 +1,4 @@
-"""Value objects of pairs without human labels: labelled by judges and heuristics, or drawn to order. Torch-free."""
+"""Value objects for pairs without human labels: machine-labelled, or generated from templates. Torch-free."""
 
 from typing import Annotated, Literal, Self
 
@@ -11,32 +11,32 @@ from alignment.contracts.judges import Judge
 from alignment.contracts.values import PositiveInt, Record, Sha256, Share, ValueObject
 
 HeuristicName = Literal["brightness", "colourfulness", "contrast", "sharpness"]
-"""A number for an image from its pixels alone; alignment/labelling/heuristics.py says which. More counts as better."""
+"""A number computed from an image's pixels; see alignment/labelling/heuristics.py. Higher counts as better."""
 PROMPT_FIELD = "{prompt}"
 
 
 class ProxyVoting(Record):
-    """One judge's order is the label; equal scores are ties. Human labels of these pairs are not used."""
+    """The ranking of one judge is the label; equal scores are ties. Human labels of these pairs are not used."""
 
     kind: Literal["proxy_vote"] = "proxy_vote"
 
 
 class LabelModel(Record):
-    """Several noisy labelers and a few human labels become one label a pair, each with a confidence."""
+    """Combine several noisy labelers and a few human labels into one label per pair, each with a confidence."""
 
     kind: Literal["label_model"] = "label_model"
     heuristics: tuple[HeuristicName, ...] = ()
-    """Labelers that look at pixels alone, beside the judges."""
+    """Labelers that use pixels alone, in addition to the judges."""
     crowd: bool = False
-    """Whether annotators of sources that are no human source vote too, each a labeler of their own."""
+    """If true, each annotator of a source that is not in `human_sources` is one more labeler."""
     human_labels: PositiveInt | None = None
-    """Most human labels used; which ones is a function of the seed. None uses all that the training split has."""
+    """Maximum number of human labels used, selected by the seed. None uses all in the training split."""
     minimum_human_labels: PositiveInt = 50
-    """With fewer there is nothing to tell a good labeler from a bad one by, and the job is refused."""
+    """With fewer human labels the quality of labelers cannot be measured, and the job is refused."""
     minimum_confidence: Annotated[float, Field(ge=0.5, lt=1)] = 0.7
-    """A pair whose likelier label is less probable than this becomes a tie, which nothing trains on."""
+    """A pair whose likelier label is less probable than this becomes a tie. Training skips ties."""
     labels_from: Literal["label_model", "human_baseline"] = "label_model"
-    """Whose labels are written; the report has both, so that the choice can be made on figures."""
+    """Origin of the labels that are written. The report measures both, so you can choose by accuracy."""
     seed: Annotated[int, Field(ge=0)] = 0
 
 
@@ -44,55 +44,55 @@ LabelMethod = Annotated[ProxyVoting | LabelModel, Field(discriminator="kind")]
 
 
 class LabelSpec(ValueObject):
-    """Who labels the training pairs of a snapshot, and how."""
+    """Labelers for the training pairs of a snapshot, and the method that combines them."""
 
     snapshot: DatasetSnapshot
-    """The plain snapshot; its uri is empty, for where it lies changes no label."""
+    """The snapshot before relabelling, with an empty uri: its location changes no label."""
     judges: tuple[Judge, ...]
     method: LabelMethod
     relabelled_sources: Annotated[tuple[str, ...], Field(min_length=1)]
-    """Sources whose training pairs get new labels; pairs of the others keep theirs."""
+    """Sources whose training pairs get new labels. Pairs of other sources keep their labels."""
     human_sources: tuple[str, ...] = ()
-    """Sources whose labels in the training split count as human truth; a tie there is no label."""
+    """Sources whose labels in the training split count as human truth. Their ties do not count as labels."""
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
     """Two-sided confidence of the intervals in the report."""
 
     @model_validator(mode="after")
-    def _has_its_labelers(self) -> Self:
+    def _check_labelers(self) -> Self:
         check_labelers(self.method, len(self.judges))
         return self
 
     @property
-    def lessons(self) -> tuple[str, ...]:
-        """What a model learns from these labels: every judge that had a vote, under any name, and its own lessons."""
+    def training_sources(self) -> tuple[str, ...]:
+        """Return what a model learns from with these labels: the sources of every voting judge, and the heuristics."""
         heuristics = self.method.heuristics if isinstance(self.method, LabelModel) else ()
-        named = {lesson for judge in self.judges for lesson in judge.lessons}
+        named = {source for judge in self.judges for source in judge.training_sources}
         return tuple(sorted(named | {f"heuristic {name}" for name in heuristics}))
 
 
 def check_labelers(method: LabelMethod, num_judges: int) -> None:
-    """ValueError unless a proxy vote has one judge, and a label model two labelers or a crowd to find them in."""
+    """ValueError unless a proxy vote has one judge and a label model has two labelers or a crowd."""
     if isinstance(method, ProxyVoting):
         if num_judges != 1:
-            raise ValueError(f"A proxy vote is one judge's; {num_judges} are named. Name one, or use a label model.")
+            raise ValueError(f"A proxy vote needs 1 judge, but {num_judges} are named. Name one, or use a label model.")
         return
     labelers = num_judges + len(method.heuristics)
     if labelers < 2 and not method.crowd:
         raise ValueError(
-            f"A label model needs 2 labelers at least to compare, {labelers} named: add judges, heuristics"
+            f"A label model needs at least 2 labelers to compare, but {labelers} are named: add judges, heuristics"
             " (brightness, colourfulness, contrast, sharpness) or crowd = true."
         )
 
 
 class LabelAccuracy(Record):
-    """How often a labeler, or a way to join them, says what people said of held-out pairs."""
+    """Accuracy of a labeler, or of a way to combine labelers, on held-out human pairs."""
 
     name: str
     """A labeler, or `majority_vote`, `label_model` (votes alone), `label_model_with_human_labels`, `human_baseline`."""
     num_pairs: int
-    """Held-out human pairs; human ties are left out."""
+    """Held-out human pairs, without human ties."""
     num_undecided: int
-    """Of these, those on which it has no opinion; they count as half right."""
+    """Pairs among these that it does not label; they count as half right."""
     accuracy: float
     accuracy_low: float
     """Wilson bound at the spec's confidence."""
@@ -100,50 +100,50 @@ class LabelAccuracy(Record):
 
 
 class LabelReport(ValueObject):
-    """What a labelling did and what it is worth: label_report.json beside the relabelled pairs.
+    """Counts and measured accuracy of a labelling: label_report.json beside the relabelled pairs.
 
-    Held-out pairs are those of the calibration and test splits, which no label was taken from.
+    Held-out pairs are those of the calibration and test splits. No label from them is used.
     """
 
     spec_digest: Sha256
     labels_from: str
-    """Name of the line in `accuracies` whose labels were written."""
+    """Name of the entry in `accuracies` whose labels were written."""
     num_human_labels: int
-    """Human labels that were used; they stand in the output as people gave them."""
+    """Human labels that were used. The output keeps them unchanged."""
     accuracies: tuple[LabelAccuracy, ...]
     heldout_kept_share: Share
-    """Held-out pairs on which the written labels' confidence would have sufficed."""
+    """Share of held-out pairs on which the confidence reaches `minimum_confidence`."""
     heldout_kept_accuracy: Share | None
-    """Accuracy on these; None where there are none."""
+    """Accuracy on these pairs; None where there are none."""
     num_labelled: int
-    """Training pairs that got a label of a machine."""
+    """Training pairs that got a machine label."""
     num_below_confidence: int
-    """Training pairs whose label was too uncertain; they are ties now."""
+    """Training pairs whose label was too uncertain; they became ties."""
     num_without_opinion: int
-    """Training pairs of which no labeler said anything, or on which they were even; they are ties now."""
+    """Training pairs that no labeler labelled, or on which labelers were evenly split; they became ties."""
     num_untouched: int
     """Training pairs of sources that were not to be relabelled."""
     warnings: tuple[str, ...] = ()
 
     def accuracy_of(self, name: str) -> LabelAccuracy:
-        """The line of that name; KeyError when there is none."""
+        """Return the accuracy of that name; KeyError when there is none."""
         return {line.name: line for line in self.accuracies}[name]
 
 
-# --- pairs drawn to order ---------------------------------------------------------------------------------------------
+# --- pairs generated from templates -----------------------------------------------------------------------------------
 
 
 class DrawSpec(ValueObject):
-    """Pairs whose chosen image is drawn with a style or a safety prompt added, the rejected one with the plain prompt.
+    """Pairs whose chosen image is generated from the prompt with a style or safety text, the rejected one without it.
 
     Source: Hong et al. 2024 (MaPO), arXiv:2406.06424, Pick-Style and Pick-Safety. The two images of a pair start from
-    the same noise, so that they differ by the words alone; the paper does not say how it draws.
+    the same noise, so they differ by the text alone; the paper does not state how it generates them.
     """
 
     base_digest: Sha256
     backbone: Backbone
     prompts_digest: Sha256
-    """sha256 of the prompts file: UTF-8, one prompt a line."""
+    """sha256 of the prompts file: UTF-8, one prompt per line."""
     chosen_template: str
     rejected_template: str = PROMPT_FIELD
     seeds: Annotated[tuple[int, ...], Field(min_length=1)]
@@ -151,38 +151,38 @@ class DrawSpec(ValueObject):
     source: str
     licence: str
     shard_pairs: PositiveInt = 256
-    """Pairs in one parquet file; a process draws whole files."""
+    """Pairs in one parquet file. A process generates complete files."""
 
     @model_validator(mode="after")
-    def _can_be_drawn(self) -> Self:
+    def _check_request(self) -> Self:
         check_templates(self.chosen_template, self.rejected_template)
         check_sampler(self.backbone, self.sampler)
         return self
 
 
 def check_templates(chosen: str, rejected: str) -> None:
-    """ValueError unless both hold {prompt} and they differ."""
+    """Check two templates. ValueError unless both contain {prompt} and they differ."""
     for name, template in (("chosen_template", chosen), ("rejected_template", rejected)):
         if PROMPT_FIELD not in template:
             raise ValueError(
-                f"{name} is {template!r} and does not say where the prompt goes. Write {PROMPT_FIELD} in it, e.g."
+                f"{name} is {template!r} and does not contain {PROMPT_FIELD}. Write {PROMPT_FIELD} in it, e.g."
                 f" {PROMPT_FIELD + ', in pixel art style'!r}."
             )
     if chosen == rejected:
-        raise ValueError(f"chosen_template and rejected_template are both {chosen!r}; nothing would be preferred.")
+        raise ValueError(f"chosen_template and rejected_template are both {chosen!r}; they must differ.")
 
 
-def filled(template: str, prompt: str) -> str:
-    """The template with the prompt in its place; other braces are left alone."""
+def fill_template(template: str, prompt: str) -> str:
+    """Return the template with {prompt} replaced by the prompt. Other braces stay unchanged."""
     return template.replace(PROMPT_FIELD, prompt)
 
 
 class DrawnPairs(ValueObject):
-    """What a drawing leaves: pairs-00000.parquet and so on, in the columns of Pick-a-Pic v2."""
+    """Result of generating pairs: pairs-00000.parquet and so on, in the columns of Pick-a-Pic v2."""
 
     uri: str
     content_digest: Sha256
     spec_digest: Sha256
     num_pairs: PositiveInt
     num_blank: int
-    """Pairs left out because an image came out in one single colour."""
+    """Pairs left out because an image has only one colour."""

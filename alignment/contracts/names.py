@@ -1,4 +1,4 @@
-"""Names of files inside a folder, as value objects, manifests and listings carry them. Torch-free."""
+"""Names of files inside a folder, as value objects, manifests and listings store them. Torch-free."""
 
 from pathlib import Path, PurePosixPath
 from typing import Annotated
@@ -11,7 +11,7 @@ ALLOWED = "Allowed: a plain relative path, without '..', a leading '/', a backsl
 def check_name(name: str, root: Path | str, source: Path | str = "") -> str:
     """Return `name` if it is a plain relative path with forward slashes that stays inside `root`.
 
-    ValueError otherwise; it names `root` and `source`, the file or listing that the name came from.
+    Raises ValueError otherwise. The error names `root` and `source`, the file or listing that the name came from.
     """
     pure = PurePosixPath(name)
     plain = name == pure.as_posix() and pure.parts and not pure.is_absolute()
@@ -26,4 +26,4 @@ def _check_field(name: str) -> str:
 
 
 RelativeName = Annotated[str, AfterValidator(_check_field)]
-"""A field of a value object that names a file under the folder of the object's file, see `check_name`."""
+"""A field of a value object that names a file below the folder of the object's file; see `check_name`."""

@@ -1,4 +1,4 @@
-"""Value objects of model soups: which runs are averaged, how, and what came of it. Torch-free."""
+"""Value objects for model soups: the runs to average, the method, and the result. Torch-free."""
 
 from typing import Annotated, Literal, Self
 
@@ -11,7 +11,7 @@ from alignment.contracts.values import Record, Sha256, ValueObject, canonical_js
 
 
 class SoupIngredient(Record):
-    """A finished run and the recipe that it followed."""
+    """A finished run and its recipe."""
 
     recipe: Recipe
     result: TrainResult
@@ -24,10 +24,10 @@ class Uniform(Record):
 
 
 class Greedy(Record):
-    """Ingredients are added, best first, as long as the judge's mean score rises by more than `minimum_gain`.
+    """Add ingredients, best first, while the judge's mean score rises by more than `minimum_gain`.
 
-    A judge that chose the ingredients has seen the soup: it must not vote on it. Neither may the prompts be those of
-    the evaluation.
+    The soup is selected by this judge, so the judge must not vote on it. For the same reason the prompts must not be
+    those of the evaluation.
     """
 
     kind: Literal["greedy"] = "greedy"
@@ -37,14 +37,14 @@ class Greedy(Record):
     seeds: Annotated[tuple[int, ...], Field(min_length=1)]
     sampler: Sampler
     minimum_gain: Annotated[float, Field(ge=0)]
-    """In the judge's units; set it above the noise of the mean over these prompts and seeds."""
+    """Minimum gain in the judge's units. Set it above the noise of the mean over these prompts and seeds."""
 
 
 def recipe_family(recipe: Recipe) -> str:
-    """What recipes must share for their weights to lie in one valley: backbone, objective, what is trained.
+    """Return the settings that recipes must share for their weights to be averaged: backbone, objective, tuned part.
 
-    For adapters also the seed: they are drawn from it, and factors of unrelated draws do not average (the mean of
-    products is not the product of means). Steps, rates and strengths may differ.
+    For adapters also the seed: the seed initialises them, and factors from unrelated seeds do not average (the mean of
+    products is not the product of means). Steps, learning rates and betas may differ.
     """
     shared: dict[str, object] = {
         "backbone": recipe.backbone.model_dump(mode="json"),
@@ -57,13 +57,13 @@ def recipe_family(recipe: Recipe) -> str:
 
 
 class SoupSpec(ValueObject):
-    """Candidates of one base and one recipe family, and how they are averaged."""
+    """Candidates of one base and one recipe family, and the averaging method."""
 
     ingredients: Annotated[tuple[SoupIngredient, ...], Field(min_length=1)]
     method: Annotated[Uniform | Greedy, Field(discriminator="kind")]
 
     @model_validator(mode="after")
-    def _sampler_fits(self) -> Self:
+    def _check_sampler(self) -> Self:
         if isinstance(self.method, Greedy):
             check_sampler(self.ingredients[0].recipe.backbone, self.method.sampler)
         return self
@@ -74,12 +74,12 @@ class SoupAttempt(Record):
 
     weights_digest: Sha256
     score: float
-    """Of the soup with it."""
+    """Score of the soup with this ingredient."""
     kept: bool
 
 
 class SoupResult(ValueObject):
-    """What a finished run leaves. The folder holds weights/ in the ingredients' layout and, for greedy, samples/."""
+    """Result of a finished run. The folder holds weights/ in the ingredients' layout and, for greedy, samples/."""
 
     uri: str
     spec_digest: Sha256
@@ -88,9 +88,9 @@ class SoupResult(ValueObject):
     """content_digest of the weights/ folder."""
     base_digest: Sha256
     ingredients: tuple[Sha256, ...]
-    """Weights digests of those in the soup, in the order of addition."""
+    """Weights digests of the ingredients in the soup, in the order they were added."""
     own_scores: tuple[float, ...] = ()
-    """Of each ingredient of the spec alone; empty for a uniform soup, which asks no judge."""
+    """Score of each ingredient of the spec on its own. Empty for a uniform soup, which uses no judge."""
     attempts: tuple[SoupAttempt, ...] = ()
     chosen_by: tuple[str, ...] = ()
-    """`lessons` of the judge that chose the ingredients: it has seen the soup. Empty for a uniform soup."""
+    """`training_sources` of the judge that chose the ingredients; it may not vote on the soup. Empty if uniform."""

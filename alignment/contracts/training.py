@@ -1,4 +1,4 @@
-"""Value objects of training: recipe, specification and result."""
+"""Value objects for training: recipe, specification and result."""
 
 from typing import Annotated, Literal, Self
 
@@ -14,7 +14,7 @@ from alignment.contracts.values import PositiveInt, Record, Sha256, Share, Value
 
 
 class Lora(Record):
-    """Low-rank adapters on the denoiser; the reference is the same weights with the adapter off."""
+    """Low-rank adapters on the denoiser. The reference is the same weights with the adapter off."""
 
     kind: Literal["lora"] = "lora"
     rank: PositiveInt = 8
@@ -23,75 +23,77 @@ class Lora(Record):
 
 
 class FullFineTune(Record):
-    """Every weight of the denoiser; the reference is a frozen copy."""
+    """Every weight of the denoiser. The reference is a frozen copy."""
 
     kind: Literal["full"] = "full"
 
 
 class Recipe(ValueObject):
-    """The science of one run, as a recipe file states it, before it meets data."""
+    """The science of one run, as a recipe file states it, before it is bound to data."""
 
     name: str
     backbone: Backbone
     images: Images = Field(default=SQUARE, exclude_if=SQUARE.__eq__)
-    """How the images of the feature cache are cut."""
+    """Crop of the images in the feature cache."""
     objective: Objective
     tuning: Annotated[Lora | FullFineTune, Field(discriminator="kind")]
     optimiser: Optimiser
     global_batch: PositiveInt
-    """Pairs (of an online objective: prompts) per optimiser step over all processes and accumulation steps."""
+    """Pairs (for an online objective: prompts) per optimiser step, over all processes and accumulation steps."""
     steps: PositiveInt
     seed: Annotated[int, Field(ge=0, lt=2**31)]
     precision: Literal["fp32", "bf16"] = "fp32"
     """Autocast dtype of the denoiser's forward pass; errors are squared in float32 either way."""
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     caption_dropout: Share = 0.0
-    """Probability of training a pair without its caption, one draw a pair."""
+    """Probability of training a pair without its caption, drawn once per pair."""
     flip_labels: bool = False
-    """Trains towards the rejected image. Only to check that a gate holds what it should."""
+    """Train towards the rejected image. Use it only to check that the gate blocks a bad model."""
     divergence: DivergenceGuard = DivergenceGuard()
     selected_by: tuple[str, ...] = Field(default=(), exclude_if=().__eq__)
-    """`lessons` of the judge that chose this recipe among others; it may not judge what the recipe trains."""
+    """`training_sources` of the judge that chose this recipe among others. It may not judge a model of this recipe."""
 
     @model_validator(mode="after")
-    def _images_can_be_cut(self) -> Self:
+    def _check_images(self) -> Self:
         buckets_of(self.images, self.backbone.resolution)
         if self.objective.online and self.images != SQUARE:
-            raise ValueError(f"Objective {self.objective.name!r} draws its own images, squares; leave images out")
+            raise ValueError(
+                f"Objective {self.objective.name!r} generates its own square images; remove images from the recipe"
+            )
         return self
 
 
 class OnlineData(Record):
-    """What an online objective trains on: prompts to draw images for, and the reward that scores them."""
+    """Training data of an online objective: prompts to generate images for, and the reward that scores the images."""
 
     prompts_digest: Sha256
-    """sha256 of the prompts file: UTF-8, one prompt a line."""
+    """sha256 of the prompts file: UTF-8, one prompt per line."""
     reward: Judge
 
 
 class TrainSpec(ValueObject):
-    """A recipe bound to data and base weights. Same digest, same curve, wherever it runs."""
+    """A recipe bound to data and base weights. Equal digests give the same curve wherever the job runs."""
 
     recipe: Recipe
     base_digest: Sha256
     cache_digest: Sha256 | None = None
-    """content_digest of the feature cache's folder; an online objective has none."""
+    """content_digest of the feature cache's folder; None for an online objective."""
     online: OnlineData | None = None
-    """Prompts and reward of an online objective; the others have none."""
+    """Prompts and reward of an online objective; None for the others."""
 
     @model_validator(mode="after")
-    def _has_its_data(self) -> Self:
+    def _check_data(self) -> Self:
         if (self.online is not None, self.cache_digest is None) != (self.recipe.objective.online,) * 2:
             needed = "online and no cache_digest" if self.recipe.objective.online else "cache_digest and no online"
-            raise ValueError(f"Objective {self.recipe.objective.name!r} takes {needed}")
+            raise ValueError(f"Objective {self.recipe.objective.name!r} needs {needed}")
         return self
 
 
 class TrainResult(ValueObject):
-    """What a finished run leaves. The folder holds weights/, metrics.jsonl and samples/.
+    """Result of a finished run. The folder holds weights/, metrics.jsonl and samples/.
 
     weights/ is `pytorch_lora_weights.safetensors` (diffusers' LoRA layout) for LoRA, or a `unet/` or `transformer/`
-    folder, by the backbone's denoiser, as `save_pretrained` writes it for full fine-tunes.
+    folder (by the backbone's denoiser) as `save_pretrained` writes it for full fine-tunes.
     """
 
     uri: str
@@ -102,10 +104,10 @@ class TrainResult(ValueObject):
     base_digest: Sha256
     steps: PositiveInt
     num_pairs: PositiveInt
-    """Pairs of the feature cache; of an online run, the prompts of its file."""
+    """Pairs in the feature cache; for an online run, prompts in its file."""
     trained_on: tuple[str, ...] = ()
-    """What an online run learnt from, its reward first; empty when that is the snapshot's sources."""
+    """Training sources of an online run, its reward first. Empty when they are the snapshot's sources."""
     selected_by: tuple[str, ...] = ()
-    """The recipe's: what chose it among others."""
+    """The recipe's `selected_by`."""
     final_metrics: dict[str, float]
     """Means over the last tenth of the steps."""

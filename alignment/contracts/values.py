@@ -1,7 +1,8 @@
 """Value objects that a GPU job reads or writes. Torch-free, frozen, plain JSON.
 
-They carry URIs and digests, never payloads. Two kinds of digest: `digest` of the object itself (sha256 of its canonical
-JSON) and `content_digest` of a folder of files (sha256 over its sorted "path sha256" lines, see `folder_digest`).
+They hold URIs and digests, never payloads. There are two kinds of digest: `digest` of the object itself (sha256 of its
+canonical JSON) and `content_digest` of a folder of files (sha256 over its sorted "path sha256" lines; see
+`folder_digest`).
 """
 
 import hashlib
@@ -17,12 +18,12 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 def canonical_json(value: Any) -> str:
-    """The text a digest is taken of: keys sorted, no white space."""
+    """Return the text that a digest is computed from: keys sorted, no white space."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
 class Record(BaseModel):
-    """Frozen, and refuses fields it does not know."""
+    """A frozen model that refuses unknown fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -31,15 +32,15 @@ class ValueObject(Record):
     """A record whose identity is the sha256 of its canonical JSON."""
 
     schema_version: int = 1
-    """Raised when a field changes meaning, or when the same fields now give other numbers."""
+    """Incremented when a field changes meaning, or when the same fields produce different numbers."""
 
     @property
     def digest(self) -> str:
-        """sha256 of the canonical JSON: keys sorted, no white space, UTF-8."""
+        """Return the sha256 of the canonical JSON: keys sorted, no white space, UTF-8."""
         return hashlib.sha256(canonical_json(self.model_dump(mode="json")).encode()).hexdigest()
 
 
 def folder_digest(sha256_by_path: Mapping[str, str]) -> str:
-    """Identity of a folder: sha256 over "path sha256" lines, paths relative with forward slashes, sorted."""
+    """Return a folder's identity: sha256 over "path sha256" lines, sorted, with relative paths and forward slashes."""
     lines = "".join(f"{path} {sha256_by_path[path]}\n" for path in sorted(sha256_by_path))
     return hashlib.sha256(lines.encode()).hexdigest()

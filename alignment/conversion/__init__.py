@@ -1,1 +1,1 @@
-"""Published weights of judges, converted once to the folders that their scorers load."""
+"""Conversion of published judge weights to the folders that the scorers load."""

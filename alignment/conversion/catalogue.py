@@ -1,4 +1,4 @@
-"""What `plumbline judges import` can bring in: one entry a kind of judge. Torch-free."""
+"""The kinds of judge that `plumbline judges import` can import: one entry for each. Torch-free."""
 
 from typing import Annotated, Literal
 
@@ -10,26 +10,26 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class JudgeImport(BaseModel):
-    """Published weights of one kind."""
+    """Published weights of one kind of judge."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: str
-    """Of the rewards catalogue."""
+    """Name in the rewards catalogue."""
     implementation: str
-    """Function (ImportRequest, draft folder) -> None."""
+    """Import path of a function (ImportRequest, draft folder) -> None."""
     source: str
-    """What --source names, and where it is published."""
+    """Description of --source, and its place of publication."""
     base: str = ""
-    """What --base names; empty where none is needed."""
+    """Description of --base; empty where none is needed."""
     needs_template: bool = False
     published: dict[str, Sha256] = {}
-    """File name to the sha256 of what was published. Where any is stated, a file must have one of them, or the user
-    says by --sha256 that another is meant."""
+    """File name to the sha256 of the published file. If any is listed, the source must match one of them, or the user
+    must pass the sha256 of another file with --sha256."""
 
 
 class ImportRequest(BaseModel):
-    """One import, as the command line states it."""
+    """One import, as requested on the command line."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -38,24 +38,24 @@ class ImportRequest(BaseModel):
     base: str | None = None
     template: str | None = None
     sha256: Sha256 | None = None
-    """The source file must have it."""
+    """Required sha256 of the source file."""
     activation: Literal["none", "relu", "gelu"] = "none"
-    """Of a local head."""
+    """Activation between the layers of a local head."""
     reads: Literal["image", "image_text"] = "image"
-    """What a local head reads."""
+    """Input of a local head."""
 
 
 class ImportRecord(BaseModel):
-    """import.json in the judge's folder: where its weights came from."""
+    """import.json in the judge's folder: the origin of its weights."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     request: ImportRequest
-    """With the names of files instead of their paths."""
+    """The request, with file names instead of paths."""
     source_sha256: dict[str, Sha256]
-    """Every weights file that was read, by name."""
+    """sha256 of every weights file that was read, by file name."""
     is_published: bool
-    """Whether the sha256 is that of the published file; false also where none is known."""
+    """True if the sha256 is that of the published file; false also if no published sha256 is known."""
 
 
 IMPORTS: tuple[JudgeImport, ...] = (
@@ -92,7 +92,7 @@ IMPORTS: tuple[JudgeImport, ...] = (
         kind="aesthetic_v1",
         implementation="alignment.conversion.folders:import_head",
         source="sa_0_4_vit_{l_14,b_32,b_16}_linear.pth of LAION-AI/aesthetic-predictor",
-        base="folder of the OpenAI CLIP that the file's name says",
+        base="folder of the OpenAI CLIP that the file name states",
         published={
             "sa_0_4_vit_l_14_linear.pth": "2cd4e60f4f24ae3bcd57b847b13c1f3ba27edc28cc1a7f9ce74ee9f421243cba",
             "sa_0_4_vit_b_32_linear.pth": "c7b14cead230694acc7b9447974d3cad78003c72da032e402a303b6c2429e85f",
@@ -125,7 +125,7 @@ IMPORTS: tuple[JudgeImport, ...] = (
 
 
 def find_import(kind: str) -> JudgeImport:
-    """The entry of a kind; ValueError with the nearest known name when there is none."""
+    """Return the entry of a kind. ValueError with the nearest known name when there is none."""
     known = {entry.kind: entry for entry in IMPORTS}
     if kind not in known:
         raise ValueError(unknown_name("judge to import", kind, known))

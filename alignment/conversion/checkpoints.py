@@ -1,4 +1,4 @@
-"""Checkpoint files to named tensors, without running anything that a file may hold."""
+"""Read checkpoint files as named tensors, without running code from the file."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,29 +12,29 @@ from torch import Tensor
 PICKLED = (".pt", ".pth", ".bin", ".ckpt")
 WRAPPERS = ("state_dict", "model")
 PARALLEL = "module."
-"""A prefix that data-parallel training leaves."""
+"""Prefix that data-parallel training adds to tensor names."""
 
 Weights = dict[str, Tensor]
 
 
 def read_checkpoint(path: Path) -> Weights:
-    """The tensors of a .safetensors file, or of a pickle read with weights_only=True, by name.
+    """Read the tensors of a .safetensors file, or of a pickle with weights_only=True, by name.
 
-    A dictionary around them (`state_dict`, `model`) is opened, other entries beside them are left. ValueError for any
-    other file: one that holds more than tensors might run code, so it is refused unread.
+    If the tensors are inside a dictionary entry (`state_dict`, `model`), that entry is used and others are ignored.
+    ValueError for any other file: a file that holds more than tensors might run code, so it is refused unread.
     """
     if not path.is_file():
         raise ValueError(f"The weights file {path} does not exist.")
     if path.suffix == ".safetensors":
         return _safetensors(path)
     if path.suffix not in PICKLED:
-        raise ValueError(f"{path} is no weights file. Give one of {', '.join(('.safetensors', *PICKLED))}.")
+        raise ValueError(f"{path} is not a weights file. Allowed: {', '.join(('.safetensors', *PICKLED))}.")
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever the bytes are: unpickling junk raises KeyError, IndexError and more
+    except Exception as error:  # unpickling damaged bytes raises KeyError, IndexError and others
         raise ValueError(
             f"{path} was refused: it is damaged, or holds more than tensors, which might run code"
-            f" ({type(error).__name__}). Give the published file, or convert it to safetensors where that is safe."
+            f" ({type(error).__name__}). Use the published file, or convert it to safetensors where that is safe."
         ) from error
     return _tensors(content, path)
 
@@ -57,24 +57,24 @@ def _tensors(content: Any, path: Path) -> Weights:
         else {}
     )
     if not found:
-        raise ValueError(
-            f"{path} holds no named tensors. Give the weights file of the judge, not another of its files."
-        )
+        raise ValueError(f"{path} holds no named tensors. Use the judge's weights file, not another of its files.")
     if all(name.startswith(PARALLEL) for name in found):
         found = {name.removeprefix(PARALLEL): value for name, value in found.items()}
     return found
 
 
 def require(weights: Mapping[str, Tensor], names: tuple[str, ...], what: str) -> None:
-    """ValueError unless the weights hold every name: a file of another model is told at once."""
+    """Check that the weights hold every name. ValueError otherwise, which catches a file of another model early."""
     missing = [name for name in names if name not in weights]
     if missing:
         shown = ", ".join(sorted(weights)[:3])
-        raise ValueError(f"This is not {what}: it has no {', '.join(missing)} (but {shown}, ...). Give that file.")
+        raise ValueError(
+            f"This is not {what}: it lacks {', '.join(missing)} (it has {shown}, ...). Use the file of {what}."
+        )
 
 
 def float32(weights: Mapping[str, Tensor]) -> Weights:
-    """Every tensor in float32, in which judges score; published half precision widens without loss."""
+    """Convert every tensor to float32, the precision that judges score in. Half precision converts without loss."""
     return {name: tensor.float().contiguous() for name, tensor in weights.items()}
 
 

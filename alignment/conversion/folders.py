@@ -1,4 +1,4 @@
-"""Each kind of judge from what was published to its folder. Every function fills a draft; the job publishes it."""
+"""Convert published files of each kind of judge to its folder. Each function fills a draft; the job publishes it."""
 
 import shutil
 from pathlib import Path
@@ -27,7 +27,7 @@ VIT_H_HEADS = 16
 
 
 def weights_files(request: ImportRequest) -> list[Path]:
-    """The files of weights that an import reads: --source itself, the weights in its folder, and those of a CLIP."""
+    """List the weights files that an import reads: --source itself, the weights in its folder, and those of a CLIP."""
     source = Path(request.source)
     files = [_clip_weights(source)] if source.is_dir() else [source]
     if request.kind in ("aesthetic_v1", "aesthetic_v2", "clip_head") and request.base:
@@ -36,23 +36,23 @@ def weights_files(request: ImportRequest) -> list[Path]:
 
 
 def import_clip(request: ImportRequest, draft: Path) -> None:
-    """A CLIP in transformers' layout, its weights as safetensors in float32."""
+    """Import a CLIP in transformers' layout, with its weights as safetensors in float32."""
     copy_clip(Path(request.source), Path(request.base) if request.base else None, draft)
 
 
 def import_hpsv2(request: ImportRequest, draft: Path) -> None:
-    """open_clip's ViT-H-14. It comes without a tokenizer, and needs none but the published one."""
+    """Import open_clip's ViT-H-14. It ships without a tokenizer and uses CLIP's published one."""
     write_clip(read_checkpoint(Path(request.source)), draft, vision_heads=VIT_H_HEADS, text_heads=VIT_H_HEADS)
 
 
 def import_imagereward(request: ImportRequest, draft: Path) -> None:
-    """BLIP and head, with BERT's tokenizer."""
+    """Import BLIP and the head, with BERT's tokenizer."""
     tokenizer = bert_tokenizer(_base(request))
     write_imagereward(read_checkpoint(Path(request.source)), draft, tokenizer=tokenizer)
 
 
 def import_head(request: ImportRequest, draft: Path) -> None:
-    """Linear layers beside the CLIP that embeds for them."""
+    """Import linear layers, together with the CLIP whose embeddings they read."""
     weights = float32(read_checkpoint(Path(request.source)))
     head = AffineHead.from_weights(weights, Path(request.source), request.activation)
     copy_clip(_base(request), None, draft / EMBEDDER_DIR)
@@ -60,8 +60,8 @@ def import_head(request: ImportRequest, draft: Path) -> None:
     expected = width * (2 if request.reads == "image_text" else 1)
     if head.width != expected:
         raise ValueError(
-            f"The head of {request.source} reads {head.width} numbers, {request.base} gives {expected}. Give the CLIP"
-            " that the head was trained on as --base."
+            f"The head of {request.source} reads embeddings of width {head.width}, but those of {request.base} have"
+            f" width {expected}. Pass the CLIP that the head was trained on as --base."
         )
     write_tensors(draft / WEIGHTS_FILE, weights)
     params = HeadParams(activation=request.activation, reads=request.reads)
@@ -69,7 +69,7 @@ def import_head(request: ImportRequest, draft: Path) -> None:
 
 
 def import_hpsv3(request: ImportRequest, draft: Path) -> None:
-    """Qwen2-VL's config and tokenizer, with the word that the weights have more; the rubric from --template."""
+    """Import HPSv3: Qwen2-VL's config and tokenizer with the weights' extra token, and the rubric from --template."""
     base = _base(request)
     instruction = read_instruction(Path(str(request.template)))
     config = read_json(base / "config.json")
@@ -79,15 +79,15 @@ def import_hpsv3(request: ImportRequest, draft: Path) -> None:
     require(weights, ("model.embed_tokens.weight",), "HPSv3.safetensors")
     if len(weights["model.embed_tokens.weight"]) < len(tokenizer):
         raise ValueError(
-            f"{request.source} knows {len(weights['model.embed_tokens.weight'])} words, the tokenizer of {base} has"
-            f" {len(tokenizer)}. Give the folder of Qwen2-VL-7B-Instruct as --base."
+            f"{request.source} has {len(weights['model.embed_tokens.weight'])} token embeddings, but the tokenizer of"
+            f" {base} has {len(tokenizer)} tokens. Pass the folder of Qwen2-VL-7B-Instruct as --base."
         )
     write_hpsv3(weights, draft, config=config, instruction=instruction)
     tokenizer.save_pretrained(draft)
 
 
 def copy_clip(source: Path, side_files: Path | None, draft: Path) -> None:
-    """config.json, weights, tokenizer and processor; the last two from `side_files` where the source lacks them."""
+    """Copy config.json, weights, tokenizer and processor; the last two from `side_files` if the source lacks them."""
     weights_path = _clip_weights(source)
     weights: Weights = read_checkpoint(weights_path)
     require(weights, ("text_projection.weight", "visual_projection.weight", "logit_scale"), "a CLIP with both towers")
@@ -103,13 +103,13 @@ def copy_clip(source: Path, side_files: Path | None, draft: Path) -> None:
     if not any((draft / name).is_file() for name in TOKENIZERS):
         missing.append("tokenizer.json")
     if missing:
-        raise ValueError(f"{source} lacks {', '.join(missing)}. Give a folder that has them as --base.")
+        raise ValueError(f"{source} lacks {', '.join(missing)}. Pass a folder that has them as --base.")
 
 
 def _clip_weights(folder: Path) -> Path:
     found = [folder / name for name in CLIP_WEIGHTS if (folder / name).is_file()]
     if not found or not (folder / "config.json").is_file():
-        raise ValueError(f"{folder} is no CLIP in transformers' layout: it needs config.json and {CLIP_WEIGHTS[0]}.")
+        raise ValueError(f"{folder} is not a CLIP in transformers' layout: it needs config.json and {CLIP_WEIGHTS[0]}.")
     return found[0]
 
 

@@ -1,4 +1,4 @@
-"""HPSv3.safetensors, in the names of transformers 4.45, as a folder that `HpsV3Scorer` loads."""
+"""Convert HPSv3.safetensors, with the names of transformers 4.45, to a folder that `HpsV3Scorer` loads."""
 
 import ast
 from pathlib import Path
@@ -11,11 +11,11 @@ from alignment.rewards.hpsv3 import HEAD_FILE, INSTRUCTION_FILE, PROMPT, REWARD_
 
 NEEDED = ("model.embed_tokens.weight", "visual.patch_embed.proj.weight", "rm_head.0.weight")
 CONSTANTS = ("INSTRUCTION", "prompt_with_special_token")
-"""Of the authors' module: the rubric, and the sentence that holds the rating's token."""
+"""Constants of the authors' module: the rubric, and the sentence that holds the reward token."""
 
 
 def write_hpsv3(weights: Weights, folder: Path, *, config: dict[str, Any], instruction: str) -> None:
-    """Weights, head, config and rubric; the tokenizer is copied beside them. The dtype stays that of the file."""
+    """Write weights, head, config and rubric; the caller copies the tokenizer. The dtype of the file is kept."""
     require(weights, NEEDED, "HPSv3.safetensors")
     folder.mkdir(parents=True, exist_ok=True)
     write_tensors(folder / "model.safetensors", to_transformers(weights))
@@ -26,7 +26,7 @@ def write_hpsv3(weights: Weights, folder: Path, *, config: dict[str, Any], instr
 
 
 def to_transformers(weights: Weights) -> Weights:
-    """Under today's names. The language head takes no part in the score and is left."""
+    """Rename to current transformers names. The language head does not affect the score and is dropped."""
     renamed: Weights = {}
     for name, tensor in weights.items():
         if name.startswith("model."):
@@ -37,7 +37,7 @@ def to_transformers(weights: Weights) -> Weights:
 
 
 def fitted_config(config: dict[str, Any], vocabulary: int) -> dict[str, Any]:
-    """Qwen2-VL's config with as many words as the weights have: one was added for the rating."""
+    """Return Qwen2-VL's config with the vocabulary size of the weights, which have one more token for the reward."""
     fitted = config | {"vocab_size": vocabulary, "architectures": ["Qwen2VLModel"], "tie_word_embeddings": False}
     if isinstance(config.get("text_config"), dict):
         fitted["text_config"] = config["text_config"] | {"vocab_size": vocabulary}
@@ -45,9 +45,9 @@ def fitted_config(config: dict[str, Any], vocabulary: int) -> dict[str, Any]:
 
 
 def read_instruction(path: Path) -> str:
-    """The rubric from a text file, or from the authors' module (data_collator_qwen.py), which is read and never run.
+    """Read the rubric from a text file, or from the authors' module (data_collator_qwen.py), which is never run.
 
-    The weights were trained on its very wording and white space, so it is taken from where it was published.
+    The weights were trained on its exact wording and white space, so it is taken from the published file.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -57,7 +57,7 @@ def read_instruction(path: Path) -> str:
 
 
 def _constants(source: str) -> str:
-    """The two string constants of a Python module, one after the other."""
+    """The two string constants of a Python module, concatenated."""
     found: dict[str, str] = {}
     for node in ast.parse(source).body:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
@@ -66,13 +66,13 @@ def _constants(source: str) -> str:
                 found[name] = node.value.value
     missing = [name for name in CONSTANTS if name not in found]
     if missing:
-        raise ValueError(f"The module has no text {', '.join(missing)}. Give HPSv3's data_collator_qwen.py.")
+        raise ValueError(f"The module has no text {', '.join(missing)}. Use HPSv3's data_collator_qwen.py.")
     return checked_instruction("".join(found[name] for name in CONSTANTS))
 
 
 def checked_instruction(text: str) -> str:
-    """The rubric itself; ValueError unless prompt and rating have one place each."""
+    """Return the rubric. ValueError unless it holds the marks for prompt and reward once each."""
     for mark in (PROMPT, REWARD_TOKEN):
         if text.count(mark) != 1:
-            raise ValueError(f"The rubric must hold {mark} once, it holds it {text.count(mark)} times.")
+            raise ValueError(f"The rubric must contain {mark} once, but contains it {text.count(mark)} times.")
     return text

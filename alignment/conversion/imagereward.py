@@ -1,4 +1,4 @@
-"""ImageReward.pt, in the layout of its authors' BLIP, as a folder that `ImageRewardScorer` loads."""
+"""Convert ImageReward.pt, in the layout of its authors' BLIP, to a folder that `ImageRewardScorer` loads."""
 
 import re
 from pathlib import Path
@@ -12,9 +12,9 @@ from alignment.files.tensors import write_tensors
 
 NEEDED = ("blip.visual_encoder.pos_embed", "blip.text_encoder.embeddings.word_embeddings.weight", "mlp.layers.0.weight")
 MEAN, DEVIATION = 0.16717362830052426, 1.0333394966054072
-"""The authors' normalisation, written into their code."""
+"""Normalisation constants in the authors' code."""
 HEAD_WIDTH = 64
-"""Of an attention head in the published model, which the weights do not tell."""
+"""Width of an attention head in the published model; it cannot be derived from the weights."""
 ADDED_TOKENS = ("[DEC]", "[ENC]")
 VISION_EPSILON, TEXT_EPSILON = 1e-6, 1e-12
 
@@ -33,7 +33,7 @@ _VISION = (
 def write_imagereward(
     weights: Weights, folder: Path, *, tokenizer: Any, vision_heads: int | None = None, text_heads: int | None = None
 ) -> None:
-    """The judge's folder. Sizes follow from the weights; heads are 64 wide unless their number is given."""
+    """Write the judge's folder. Sizes follow from the weights; heads are 64 wide unless their number is passed."""
     require(weights, NEEDED, "ImageReward.pt")
     config = {
         "vision": vision_config(weights, vision_heads),
@@ -48,22 +48,22 @@ def write_imagereward(
 
 
 def bert_tokenizer(folder: Path) -> Any:
-    """BERT's tokenizer (bert-base-uncased) with BLIP's two tokens at the end, from a folder that holds vocab.txt."""
+    """Build BERT's tokenizer (bert-base-uncased) with BLIP's two tokens at the end, from a folder with vocab.txt."""
     path = folder / "vocab.txt"
     if not path.is_file():
-        raise ValueError(f"{folder} has no vocab.txt. Give the folder of bert-base-uncased as --base.")
+        raise ValueError(f"{folder} has no vocab.txt. Pass the folder of bert-base-uncased as --base.")
     return tokenizer_of(path.read_text(encoding="utf-8").splitlines())
 
 
 def tokenizer_of(words: list[str]) -> Any:
-    """A tokenizer without upper case over these entries, which are numbered in order."""
+    """Build a lower-casing tokenizer with these entries, numbered in order."""
     tokenizer = BertTokenizer(vocab={word: number for number, word in enumerate(words)}, do_lower_case=True)
     tokenizer.add_special_tokens({"additional_special_tokens": list(ADDED_TOKENS)})
     return tokenizer
 
 
 def to_transformers(weights: Weights) -> Weights:
-    """Under transformers' names. The projections of BLIP's contrastive loss take no part in the score and are left."""
+    """Rename to transformers' names. The projections of BLIP's contrastive loss do not affect the score: dropped."""
     renamed: Weights = {}
     for name, tensor in weights.items():
         if name.startswith("blip.visual_encoder."):
@@ -80,11 +80,11 @@ def _vision_name(name: str) -> str:
         new, count = re.subn(pattern, replacement, name)
         if count:
             return new
-    raise ValueError(f"A tensor blip.visual_encoder.{name} has no place in BLIP's vision tower. Give ImageReward.pt.")
+    raise ValueError(f"BLIP's vision tower has no tensor blip.visual_encoder.{name}. Use ImageReward.pt as --source.")
 
 
 def vision_config(weights: Weights, heads: int | None) -> dict[str, object]:
-    """BlipVisionConfig of these weights."""
+    """Return the BlipVisionConfig of these weights."""
     prefix = "blip.visual_encoder."
     width, _, patch, _ = weights[f"{prefix}patch_embed.proj.weight"].shape
     positions = weights[f"{prefix}pos_embed"].shape[1] - 1
@@ -102,7 +102,7 @@ def vision_config(weights: Weights, heads: int | None) -> dict[str, object]:
 
 
 def text_config(weights: Weights, heads: int | None) -> dict[str, object]:
-    """BlipTextConfig of these weights. `is_decoder` brings the cross-attention; the scorer reads both ways."""
+    """Return the BlipTextConfig of these weights. `is_decoder` adds cross-attention; the scorer attends both ways."""
     prefix = "blip.text_encoder."
     vocabulary, width = weights[f"{prefix}embeddings.word_embeddings.weight"].shape
     cross = weights[f"{prefix}encoder.layer.0.crossattention.self.key.weight"]
@@ -130,7 +130,8 @@ def text_config(weights: Weights, heads: int | None) -> dict[str, object]:
 def _num_heads(width: int) -> int:
     if width % HEAD_WIDTH:
         raise ValueError(
-            f"A width of {width} has no attention heads of {HEAD_WIDTH}. Give the published ImageReward.pt."
+            f"A width of {width} is not a multiple of the attention head width {HEAD_WIDTH}. Use the published"
+            " ImageReward.pt."
         )
     return width // HEAD_WIDTH
 

@@ -1,6 +1,6 @@
-"""A CLIP in open_clip's layout as a folder in transformers' layout.
+"""Convert a CLIP in open_clip's layout to a folder in transformers' layout.
 
-open_clip keeps query, key and value in one matrix and projections transposed; nothing else differs.
+open_clip stores query, key and value in one matrix, and projections transposed. Apart from names, nothing else differs.
 """
 
 from pathlib import Path
@@ -16,7 +16,7 @@ NEEDED = ("visual.conv1.weight", "visual.proj", "positional_embedding", "text_pr
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 LARGEST_TOKEN = 2
-"""transformers pools at the largest token number when the end token is said to be 2, as open_clip always does."""
+"""End token of the config. With 2, transformers pools at the largest token number, as open_clip always does."""
 
 _PARTS = {
     "visual.class_embedding": "vision_model.embeddings.class_embedding",
@@ -41,9 +41,9 @@ _INSIDE = {
 
 
 def write_clip(weights: Weights, folder: Path, *, vision_heads: int, text_heads: int, activation: str = "gelu") -> None:
-    """A folder that `ClipModel` loads. Sizes follow from the weights; heads do not, so they are given.
+    """Write a folder that `ClipModel` loads. Sizes follow from the weights; numbers of heads do not, so pass them.
 
-    `activation` is gelu in LAION's ViT-H, quick_gelu in OpenAI's models. ValueError for weights of another layout.
+    `activation` is gelu in LAION's ViT-H and quick_gelu in OpenAI's models. ValueError for weights of another layout.
     """
     require(weights, NEEDED, "a CLIP in open_clip's layout")
     config = clip_config(weights, vision_heads=vision_heads, text_heads=text_heads, activation=activation)
@@ -55,7 +55,7 @@ def write_clip(weights: Weights, folder: Path, *, vision_heads: int, text_heads:
 
 
 def to_transformers(weights: Weights) -> Weights:
-    """The same tensors under transformers' names. ValueError names one that has no place."""
+    """Rename the tensors to transformers' names. ValueError names a tensor that CLIP does not have."""
     renamed: Weights = {}
     for name, tensor in weights.items():
         if name in ("visual.proj", "text_projection"):
@@ -75,11 +75,11 @@ def _renamed(name: str) -> str:
             for inside, replacement in _INSIDE.items():
                 new = new.replace(inside, replacement)
             return new
-    raise ValueError(f"A tensor {name} has no place in a CLIP. Give a checkpoint of open_clip's `CLIP` class.")
+    raise ValueError(f"A CLIP has no tensor {name}. Use a checkpoint of open_clip's `CLIP` class.")
 
 
 def _query_key_value(name: str, tensor: Tensor) -> Weights:
-    """One matrix, or bias, of all three as three."""
+    """Split one matrix, or bias, of query, key and value into three."""
     block, _, part = name.partition(".attn.in_proj_")
     layer = _renamed(f"{block}.")
     return {
@@ -88,7 +88,7 @@ def _query_key_value(name: str, tensor: Tensor) -> Weights:
 
 
 def clip_config(weights: Weights, *, vision_heads: int, text_heads: int, activation: str) -> dict[str, object]:
-    """transformers' config.json of these weights."""
+    """Return transformers' config.json for these weights."""
     vision_width, _, patch, _ = weights["visual.conv1.weight"].shape
     positions = weights["visual.positional_embedding"].shape[0] - 1
     length, text_width = weights["positional_embedding"].shape
@@ -126,7 +126,7 @@ def _num_layers(weights: Weights, prefix: str) -> int:
 
 
 def clip_processor(size: int) -> dict[str, object]:
-    """transformers' preprocessor_config.json of a CLIP: shortest side, bicubic, centre crop."""
+    """Return transformers' preprocessor_config.json of a CLIP: resize the shortest side, bicubic, centre crop."""
     return {
         "image_processor_type": "CLIPImageProcessor",
         "do_convert_rgb": True,

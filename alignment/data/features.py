@@ -2,15 +2,15 @@
 
     index.json                 what is there (`CacheIndex`)
     pairs/00000.safetensors    {chosen,rejected}_{mean,std}_BCHW, caption_{chosen,rejected}_B of `shard_pairs` pairs,
-                               prompt_B where images of the snapshot have captions that are not just the prompt, and
-                               {chosen,rejected}_image_NAME where the backbone's denoiser is told of each image.
-                               Of aspect buckets, moments and image_NAME are kept by bucket, as WxH/NAME, with
+                               prompt_B if captions of the snapshot differ from the prompt, and
+                               {chosen,rejected}_image_NAME if the backbone conditions its denoiser on each image.
+                               With aspect buckets, moments and image_NAME are stored by bucket, as WxH/NAME, with
                                bucket_B and place_B: a pair's bucket, and its row among the shard's pairs of that bucket
-    buckets.safetensors        bucket_N of all pairs; only where there are aspect buckets
+    buckets.safetensors        bucket_N of all pairs; only with aspect buckets
     text/00000.safetensors     text states of `captions_per_shard` captions; caption 0 is the empty one
 
-A shard is encoded whole by one process, in pieces of fixed size, and published in one step: the bytes do not depend on
-the number of processes, and a run that was cut short goes on with the shards that are missing.
+One process encodes a complete shard, in pieces of fixed size, and publishes it in one step. So the bytes do not depend
+on the number of processes, and an interrupted run continues with the missing shards.
 B counts pairs or captions of a shard, N pairs of the cache, C H W a latent.
 """
 
@@ -41,8 +41,8 @@ INDEX_FILE = "index.json"
 BUCKETS_FILE = "buckets.safetensors"
 CAPTIONS_PER_SHARD = 256
 PAIRS_AT_ONCE = 8
-"""Pairs in one pass of the VAE. Part of the numbers' definition (kernels choose their order of summation by the size of
-the batch), hence no setting of the placement."""
+"""Pairs in one pass of the VAE. It affects the numbers (kernels choose their order of summation by batch size), so it
+is not a setting of the placement."""
 CAPTIONS_AT_ONCE = 32
 OPEN_SHARDS = 256
 SIDES = ("chosen", "rejected")
@@ -51,7 +51,7 @@ IMAGE = "image_"
 
 
 class BucketCount(BaseModel):
-    """A bucket of the cache, and how many pairs are in it."""
+    """A bucket of the cache, with its number of pairs."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -61,7 +61,7 @@ class BucketCount(BaseModel):
 
 
 class CacheIndex(BaseModel):
-    """index.json: how to find a pair or a caption, and what the numbers were made of."""
+    """index.json: the layout of the cache, and the spec it was encoded from."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -70,14 +70,14 @@ class CacheIndex(BaseModel):
     num_captions: int
     captions_per_shard: int = CAPTIONS_PER_SHARD
     latent_shape: tuple[int, int, int]
-    """C, H, W of a latent; of aspect buckets, that of the square whose area they fill."""
+    """C, H, W of a latent; with aspect buckets, that of the square whose area they fill."""
     buckets: tuple[BucketCount, ...] = Field(default=(), exclude_if=operator.not_)
-    """Every aspect bucket, also empty ones; none where all images are squares."""
+    """Every aspect bucket, including empty ones; empty if all images are squares."""
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One file to write: its place under the cache, and the pairs or captions that it holds."""
+    """One file to write: its path in the cache, and the pairs or captions that it holds."""
 
     kind: str
     number: int
@@ -86,7 +86,7 @@ class Shard:
 
     @property
     def name(self) -> str:
-        """Path under the cache folder."""
+        """Path in the cache folder."""
         return f"{self.kind}/{self.number:05d}.safetensors"
 
 
@@ -94,7 +94,7 @@ class Shard:
 
 
 class FeatureWriter:
-    """Encodes a snapshot's pairs shard by shard; any number of processes may share the work."""
+    """Encode a snapshot's pairs shard by shard. Any number of processes may share the work."""
 
     def __init__(self, pairs: TrainingPairs, backbone: Backbone, spec: EncodeSpec, out: Path) -> None:
         self.pairs = pairs
@@ -127,11 +127,11 @@ class FeatureWriter:
             on_shard()
 
     def num_finished(self) -> int:
-        """Shards already on disk, whoever wrote them."""
+        """Return the number of shards on disk, written by any process."""
         return sum((self.out / shard.name).is_file() for shard in self.shards)
 
     def finish(self) -> CacheIndex:
-        """Write index.json, and what goes with buckets, once every shard is there."""
+        """Write index.json and, with buckets, buckets.safetensors. Call it after every shard is written."""
         index = CacheIndex(
             spec=self.spec,
             num_pairs=len(self.pairs),
@@ -153,7 +153,7 @@ class FeatureWriter:
         )
 
     def files(self) -> list[Path]:
-        """Every file of the finished cache."""
+        """List every file of the finished cache."""
         names = [INDEX_FILE, *([BUCKETS_FILE] if self.bucketed else []), *(shard.name for shard in self.shards)]
         return [self.out / name for name in names]
 
@@ -172,7 +172,7 @@ class FeatureWriter:
         return tensors
 
     def _latents(self, pairs: list[Pair]) -> dict[str, Tensor]:
-        """Moments and what is told of images; one pass of the VAE never mixes buckets."""
+        """Latent moments and image conditioning. One pass of the VAE never mixes buckets."""
         numbers = [self._bucket_of(pair) for pair in pairs]
         tensors: dict[str, Tensor] = {}
         for number in sorted(set(numbers)):
@@ -194,9 +194,9 @@ class FeatureWriter:
     def _moments(self, pairs: Sequence[Pair], bucket: Bucket) -> dict[str, Tensor]:
         chosen, rejected = zip(*(self._framed(pair, bucket) for pair in pairs), strict=True)
         moments = self.backbone.encode_images(torch.stack([image.pixels_CHW for image in chosen + rejected]))
-        told = self.backbone.image_conditioning([image.framing for image in chosen + rejected])
+        conditioning = self.backbone.image_conditioning([image.framing for image in chosen + rejected])
         both = {"mean_BCHW": moments.mean_BCHW, "std_BCHW": moments.std_BCHW}
-        both |= {f"{IMAGE}{name}": rows for name, rows in told.items()}
+        both |= {f"{IMAGE}{name}": rows for name, rows in conditioning.items()}
         return {
             f"{which}_{name}": half
             for name, rows in both.items()
@@ -204,7 +204,7 @@ class FeatureWriter:
         }
 
     def _framed(self, pair: Pair, bucket: Bucket) -> list[FramedImage]:
-        """Chosen and rejected, cut to the same bucket and mirrored alike."""
+        """Chosen and rejected image, cropped to the same bucket and mirrored alike."""
         mirrored = is_mirrored(self.spec.images, pair.pair_id)
         return [framed(encoded, bucket, _origin(pair, side), mirrored=mirrored) for side, encoded in _sides(pair)]
 
@@ -218,7 +218,7 @@ def _origin(pair: Pair, side: str) -> str:
 
 
 def _prefix(bucket: Bucket | BucketCount) -> str:
-    """Of the names of a bucket's tensors in a shard."""
+    """Name prefix of a bucket's tensors in a shard."""
     return f"{bucket.width}x{bucket.height}/"
 
 
@@ -236,7 +236,7 @@ def _pieces(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
 
 @dataclass(frozen=True)
 class CachedPair:
-    """Latent moments of one pair, and which captions belong to its images."""
+    """Latent moments of one pair, and the indices of its images' captions."""
 
     chosen_mean_CHW: Tensor
     chosen_std_CHW: Tensor
@@ -245,15 +245,15 @@ class CachedPair:
     caption_chosen: int
     caption_rejected: int
     prompts: tuple[int, int]
-    """The prompt, once a side. Where the cache keeps no prompts these are the captions: the prompt itself, unless the
-    cache was encoded from captioned images before prompts were kept."""
+    """Index of the prompt, once for each side. If the cache stores no prompts, these are the captions: the prompt,
+    unless the cache was encoded from captioned images before prompts were stored."""
     chosen_image: Conditioning
     rejected_image: Conditioning
-    """What the denoiser is told of each image beside its caption, without the leading dimension."""
+    """Conditioning of each image besides its caption, without the batch dimension."""
 
     @property
     def is_captioned(self) -> bool:
-        """Whether an image has a caption that is not just the prompt."""
+        """True if at least one caption differs from the prompt."""
         captions = (self.caption_chosen, self.caption_rejected)
         return captions != self.prompts or self.caption_chosen != self.caption_rejected
 
@@ -261,8 +261,8 @@ class CachedPair:
 class CachedFeatures:
     """A finished cache folder, memory-mapped.
 
-    Raises JobStoppedError (bad_data) when a file is missing or damaged, ValueError when the cache is empty or a number
-    that is read is not finite.
+    Raises JobStoppedError (bad_data) when a file is missing or damaged; ValueError when the cache is empty, or holds a
+    value that is not finite.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -273,10 +273,10 @@ class CachedFeatures:
         except (OSError, json.JSONDecodeError, ValidationError) as error:
             raise JobStoppedError("bad_data", f"{folder} is not a feature cache: {error}") from error
         if self.index.num_pairs < 1:
-            raise ValueError(f"The feature cache {folder} holds no pairs. Encode a snapshot that has some.")
+            raise ValueError(f"The feature cache {folder} holds no pairs. Encode a snapshot that has pairs.")
 
     def pair(self, index: int) -> CachedPair:
-        """The pair at a global index."""
+        """Return the pair at a global index."""
         number, offset = divmod(index, self.index.spec.shard_pairs)
         shard = _tensors(self.folder / "pairs" / f"{number:05d}.safetensors")
         captions = (int(shard["caption_chosen_B"][offset]), int(shard["caption_rejected_B"][offset]))
@@ -294,12 +294,12 @@ class CachedFeatures:
             caption_chosen=captions[0],
             caption_rejected=captions[1],
             prompts=captions if prompt is None else (prompt, prompt),
-            chosen_image=_told(shard, f"{prefix}chosen", row),
-            rejected_image=_told(shard, f"{prefix}rejected", row),
+            chosen_image=_image_conditioning(shard, f"{prefix}chosen", row),
+            rejected_image=_image_conditioning(shard, f"{prefix}rejected", row),
         )
 
     def bucket(self, index: int) -> int:
-        """Which bucket the pair at a global index is in; pairs of one bucket have latents of one shape."""
+        """Return the bucket index of the pair at a global index. Pairs of one bucket have latents of one shape."""
         return int(self._buckets[index]) if self.index.buckets else 0
 
     @functools.cached_property
@@ -307,11 +307,11 @@ class CachedFeatures:
         return _tensors(self.folder / BUCKETS_FILE)["bucket_N"]
 
     def has_captions(self) -> bool:
-        """Whether any image has a caption that is not just its pair's prompt; looks until it finds one."""
+        """Return True if any caption differs from its pair's prompt. Reads pairs until it finds one."""
         return any(self.pair(index).is_captioned for index in range(self.index.num_pairs))
 
     def conditioning(self, captions: Sequence[int]) -> Conditioning:
-        """Text states of captions by index, one row each; 0 is the empty caption."""
+        """Return the text states of captions by index, one row each. Index 0 is the empty caption."""
         rows = [self._caption(caption) for caption in captions]
         return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
 
@@ -323,13 +323,13 @@ class CachedFeatures:
         return states
 
 
-def _told(shard: dict[str, Tensor], side: str, offset: int) -> Conditioning:
+def _image_conditioning(shard: dict[str, Tensor], side: str, offset: int) -> Conditioning:
     prefix = f"{side}_{IMAGE}"
     return {name.removeprefix(prefix): rows[offset] for name, rows in shard.items() if name.startswith(prefix)}
 
 
 def _require_finite(tensors: dict[str, Tensor], origin: str) -> None:
-    """ValueError naming what is not finite: no learning rate can answer for a feature that is no number."""
+    """ValueError naming the tensors with values that are not finite, so training does not start from NaN features."""
     bad = sorted(name for name, tensor in tensors.items() if not bool(tensor.isfinite().all()))
     if bad:
         raise ValueError(
@@ -340,7 +340,7 @@ def _require_finite(tensors: dict[str, Tensor], origin: str) -> None:
 
 @functools.lru_cache(maxsize=OPEN_SHARDS)
 def _tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of one shard, mapped: only the rows that are touched are read."""
+    """Memory-map the tensors of one shard: only accessed rows are read."""
     try:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping

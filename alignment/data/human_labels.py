@@ -1,7 +1,7 @@
-"""Rows of a snapshot as votes on items, blind to who won: sides stand in the order of the images' digests. Torch-free.
+"""Rows of a snapshot as votes on items, with the two sides in the order of the images' digests. Torch-free.
 
-An item is two images and a prompt; several annotators may have compared it, each in a row (ballot) of their own. If
-the chosen image came first, any labeler that favours the first would look right.
+An item is two images and a prompt. Several annotators may have compared it, each in a separate row (ballot). The order
+is independent of the label: if the chosen image came first, a labeler that favours the first side would look right.
 """
 
 import hashlib
@@ -29,22 +29,22 @@ class Ballot:
 
     pair_id: str
     item: str
-    """sha256 over the two images' digests and the prompt: the same for whoever compares them."""
+    """sha256 over the two images' digests and the prompt: the same for every annotator."""
     chosen_is_first: bool
-    """Whether the chosen image is the item's first side, the one with the smaller digest."""
+    """True if the chosen image is the item's first side, the one with the smaller digest."""
     is_tie: bool
     annotator_id: str
     source: str
 
     @property
     def preference(self) -> float:
-        """1 when the first side was preferred, -1 when the second was, 0 in a tie."""
+        """1 if the first side was preferred, -1 if the second was, 0 for a tie."""
         return 0.0 if self.is_tie else 1.0 if self.chosen_is_first else -1.0
 
 
 @dataclass(frozen=True)
 class ItemImages:
-    """The two sides of an item, encoded."""
+    """The two images of an item, as encoded bytes."""
 
     item: str
     prompt: str
@@ -53,12 +53,12 @@ class ItemImages:
 
 
 def read_ballots(snapshot_dir: Path, split: Split) -> list[Ballot]:
-    """Every row of a split, in order. ValueError when the file or a column is missing."""
+    """Read every row of a split, in order. ValueError when the file or a column is missing."""
     return [_ballot(row) for row in _rows(snapshot_dir, split)]
 
 
 def read_items(snapshot_dir: Path, splits: Sequence[Split], wanted: set[str]) -> Iterator[ItemImages]:
-    """Each wanted item once, in the order of the files; memory holds a few rows."""
+    """Yield each wanted item once, in the order of the files. Memory holds a few rows at a time."""
     left = set(wanted)
     for split in splits:
         for row in _rows(snapshot_dir, split):

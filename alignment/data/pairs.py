@@ -1,4 +1,4 @@
-"""Reads the training pairs of a snapshot. C H W are channels, height and width of an image."""
+"""Read the training pairs of a snapshot. C H W are channels, height and width of an image."""
 
 import io
 from collections.abc import Sequence
@@ -32,8 +32,8 @@ class Pair:
 class TrainingPairs:
     """The pairs of a snapshot's train.parquet that are not ties, in file order.
 
-    Ids, prompts and captions are held; images are read a row group at a time. Raises ValueError when the file or a
-    column is missing or nothing but ties is there, JobStoppedError (bad_data) when it cannot be read.
+    Memory holds ids, prompts and captions; images are read one row group at a time. Raises ValueError when the file or
+    a column is missing, or the file has only ties; JobStoppedError (bad_data) when the file cannot be read.
     """
 
     def __init__(self, snapshot_dir: Path) -> None:
@@ -42,7 +42,9 @@ class TrainingPairs:
         light = self._file.read(columns=list(LIGHT_COLUMNS))
         kept = np.flatnonzero(~light["is_tie"].to_numpy(zero_copy_only=False).astype(bool))
         if len(kept) == 0:
-            raise ValueError(f"{self.path} holds no pair with a preference; there is nothing to train on.")
+            raise ValueError(
+                f"{self.path} holds no pair with a preference. Use a snapshot with training pairs that are not ties."
+            )
         light = light.take(pa.array(kept))
         self.pair_ids: list[str] = light["pair_id"].to_pylist()
         self.prompts: list[str] = light["prompt"].to_pylist()
@@ -59,12 +61,12 @@ class TrainingPairs:
 
     @property
     def num_captioned(self) -> int:
-        """Pairs whose images have a caption that is not just the prompt, on one side at least."""
+        """Number of pairs where at least one caption differs from the prompt."""
         rows = zip(self.prompts, self.captions, strict=True)
         return sum(captions != (prompt, prompt) for prompt, captions in rows)
 
     def pair(self, index: int) -> Pair:
-        """The pair at a global index, 0 .. len - 1. Cheap when indices rise."""
+        """Return the pair at a global index, 0 .. len - 1. Fast when indices increase."""
         row = int(self._rows[index])
         group = int(np.searchsorted(self._group_starts, row, side="right")) - 1
         table = self._row_group(group)
@@ -82,7 +84,7 @@ class TrainingPairs:
 
 
 def open_split(path: Path, columns: Sequence[str]) -> pq.ParquetFile:
-    """A split of a snapshot; ValueError when it or a column is missing, JobStoppedError (bad_data) when unreadable."""
+    """Open a split. ValueError when it or a column is missing, JobStoppedError (bad_data) when it is unreadable."""
     if not path.is_file():
         raise ValueError(f"The snapshot {path.parent} lacks {path.name}; make the snapshot again.")
     try:
@@ -96,7 +98,7 @@ def open_split(path: Path, columns: Sequence[str]) -> pq.ParquetFile:
 
 
 def decoded(encoded: bytes, origin: str) -> Image.Image:
-    """An RGB image; JobStoppedError (bad_data) that names `origin` when the bytes are none."""
+    """Decode bytes to an RGB image. JobStoppedError (bad_data) that names `origin` when they are not an image."""
     try:
         with Image.open(io.BytesIO(encoded)) as opened:
             return opened.convert("RGB")
@@ -106,24 +108,24 @@ def decoded(encoded: bytes, origin: str) -> Image.Image:
 
 @dataclass(frozen=True)
 class FramedImage:
-    """A training image, and how it was cut from its original."""
+    """A training image, and its crop in the original."""
 
     pixels_CHW: Tensor
     framing: Framing
 
 
 def image_size(encoded: bytes, origin: str) -> ImageSize:
-    """Width and height, from the header alone; JobStoppedError (bad_data) as `framed`."""
+    """Read width and height from the header alone. JobStoppedError (bad_data) as in `framed`."""
     with _opened(encoded, origin) as image:
         return image.size
 
 
 def framed(encoded: bytes, bucket: Bucket, origin: str, *, mirrored: bool = False) -> FramedImage:
-    """Decode, scale until the bucket is covered (bilinear), crop its centre; CHW in [-1, 1], float32.
+    """Decode, scale until the bucket is covered (bilinear), crop the centre. Return CHW in [-1, 1], float32.
 
-    Sizes round as torchvision's Resize and CenterCrop do, so that features match published recipes. A mirrored image is
-    mirrored first: its crop is that of the image one sees. `origin` names the image in the JobStoppedError (bad_data)
-    that an undecodable one raises.
+    Sizes round as in torchvision's Resize and CenterCrop, so features match published recipes. Mirroring comes first,
+    so the framing refers to the mirrored image. Raises JobStoppedError (bad_data) that names `origin` when the image
+    cannot be decoded.
     """
     image = decoded(encoded, origin)
     if mirrored:
@@ -134,7 +136,7 @@ def framed(encoded: bytes, bucket: Bucket, origin: str, *, mirrored: bool = Fals
 
 
 def pixels(encoded: bytes, resolution: int, origin: str) -> Tensor:
-    """The pixels of `framed` alone, CHW, of a square."""
+    """Return the pixels of `framed` alone, CHW, for a square."""
     return framed(encoded, Bucket(resolution, resolution), origin).pixels_CHW
 
 
@@ -160,7 +162,7 @@ def _cut(image: Image.Image, bucket: Bucket) -> tuple[Image.Image, Framing]:
 
 
 def decode_image(content: bytes, what: str) -> Image.Image:
-    """Encoded bytes to RGB; ValueError says which image is broken."""
+    """Decode bytes to RGB. ValueError names the damaged image."""
     try:
         return Image.open(io.BytesIO(content)).convert("RGB")
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:

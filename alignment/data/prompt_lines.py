@@ -1,13 +1,13 @@
-"""A prompts file for online training, read line by line where it lies: UTF-8, one prompt a line. Torch-free."""
+"""A prompts file for online training, read line by line from disk: UTF-8, one prompt per line. Torch-free."""
 
 from array import array
 from pathlib import Path
 
 
 class PromptLines:
-    """Random access to the prompts of a file; memory holds eight bytes a prompt, never the text.
+    """Random access to the prompts of a file. Memory holds eight bytes per prompt, never the text.
 
-    Empty lines are passed over. Raises ValueError for a file without prompts, or with a line that is no prompt.
+    Empty lines are skipped. Raises ValueError for a file without prompts, or with a line that is not a prompt.
     """
 
     def __init__(self, path: Path) -> None:
@@ -16,11 +16,11 @@ class PromptLines:
         self._index()
 
     def __len__(self) -> int:
-        """How many prompts the file holds."""
+        """Return the number of prompts in the file."""
         return len(self._starts)
 
     def __getitem__(self, index: int) -> str:
-        """The prompt of that index, in the order of the file."""
+        """Return the prompt at an index, in the order of the file."""
         with self._path.open("rb") as file:
             file.seek(self._starts[index])
             return file.readline().decode("utf-8").strip()
@@ -36,7 +36,7 @@ class PromptLines:
         except OSError as error:
             raise ValueError(f"The prompts file {self._path} cannot be read: {error}.") from error
         if not self._starts:
-            raise ValueError(f"The prompts file {self._path} holds no prompts. Write one a line, UTF-8.")
+            raise ValueError(f"The prompts file {self._path} holds no prompts. Write one prompt per line, UTF-8.")
 
 
 def _is_prompt(line: bytes, number: int, path: Path) -> bool:
@@ -46,6 +46,6 @@ def _is_prompt(line: bytes, number: int, path: Path) -> bool:
         raise ValueError(f"The prompts file {path}, line {number}, is not UTF-8: {error}.") from error
     if "\t" in text:
         raise ValueError(
-            f"The prompts file {path}, line {number}, holds a tab. Give plain text, one prompt a line and nothing else."
+            f"The prompts file {path}, line {number}, contains a tab. Use plain text with only one prompt per line."
         )
     return bool(text)

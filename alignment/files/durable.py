@@ -1,4 +1,4 @@
-"""Files that are either whole or absent: write beside, flush, rename. Digests of files and folders. Torch-free."""
+"""Atomic file writes (write a temporary file, flush, rename), and digests of files and folders. Torch-free."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ READ_BYTES = 1 << 20
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Replace `path` in one step; after a crash it holds the old bytes or the new ones, never a part."""
+    """Replace `path` atomically. After a crash it holds either the old bytes or the new ones, never a part."""
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with named_errors(path), beside.open("wb") as file:
@@ -31,7 +31,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 @contextmanager
 def named_errors(path: Path) -> Iterator[None]:
-    """Put the path into an OSError that lacks one, as errors of write and close do."""
+    """Add the path to an OSError without one; errors of write and close have none."""
     try:
         yield
     except OSError as error:
@@ -40,12 +40,12 @@ def named_errors(path: Path) -> Iterator[None]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Readable JSON with sorted keys, replaced in one step."""
+    """Write indented JSON with sorted keys, atomically."""
     write_bytes(path, (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode())
 
 
 def publish_folder(draft: Path, final: Path) -> None:
-    """Give a finished draft folder its name; whatever stood there is removed first. Every file is flushed before.
+    """Rename a finished draft folder to its final name, after flushing every file. An existing folder is removed first.
 
     ValueError names a symbolic link in the draft.
     """
@@ -61,7 +61,7 @@ def publish_folder(draft: Path, final: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Flush a folder's own entries, without which a rename may be lost on power failure."""
+    """Flush a folder's entries. Without this a rename may be lost on power failure."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -70,7 +70,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def file_sha256(path: Path) -> str:
-    """Hex sha256 of a file's bytes, read in pieces."""
+    """Return the hex sha256 of a file's bytes, read in pieces."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(READ_BYTES):
@@ -79,7 +79,7 @@ def file_sha256(path: Path) -> str:
 
 
 def files_below(folder: Path) -> list[Path]:
-    """List every file under a folder that a job made, sorted by path. ValueError names a symbolic link."""
+    """List every file below a folder that a job made, sorted by path. ValueError names a symbolic link."""
     found = sorted(folder.rglob("*"))
     for path in found:
         check_link(path, folder)
@@ -87,6 +87,6 @@ def files_below(folder: Path) -> list[Path]:
 
 
 def content_digest(folder: Path, paths: Iterable[Path] | None = None) -> str:
-    """`folder_digest` of the given files under `folder`, or of all of them."""
+    """Return the `folder_digest` of the given files under `folder`, or of all its files."""
     chosen = files_below(folder) if paths is None else paths
     return folder_digest({path.relative_to(folder).as_posix(): file_sha256(path) for path in chosen})

@@ -1,8 +1,8 @@
-"""Paths that come out of files: resolved under a root, or refused. Symbolic links in folders. Torch-free.
+"""Paths read from files: resolved below a root, or refused. Symbolic links in folders. Torch-free.
 
 A name read from a manifest, an index, a table or a store's listing goes through `check_name` or `resolve_below` before
 it is joined to a folder. Plumbline writes no symbolic links into the folders that it produces and publishes, so a link
-there is refused. A model folder of the user's may be a snapshot in a Hugging Face cache, whose files are links into the
+there is refused. A user's model folder may be a snapshot in a Hugging Face cache, whose files are links into the
 cache's `blobs` folder; `hub_links=True` allows those, and links to files inside the folder itself.
 """
 
@@ -13,10 +13,10 @@ from alignment.contracts.names import check_name
 
 
 def resolve_below(root: Path, name: str, source: Path | str = "", *, hub_links: bool = False) -> Path:
-    """Join a name to `root`. The path need not exist; neither it nor a folder on its way may lead out of `root`.
+    """Join a name to `root`. The path need not exist, but it must not lead out of `root`.
 
     ValueError for a name that `check_name` refuses, or a symbolic link that leads out of `root`. `hub_links` also
-    allows a file in the `blobs` folder of the Hugging Face cache that holds `root`.
+    allows a file in the `blobs` folder of the Hugging Face cache that contains `root`.
     """
     path = root / check_name(name, root, source)
     if not _stays_inside(path, root, hub_links=hub_links):
@@ -32,8 +32,8 @@ def check_link(path: Path, root: Path, *, hub_links: bool = False) -> None:
     """ValueError if `path`, found under `root`, is a symbolic link that is not allowed there.
 
     Without `hub_links` any link is refused. With it a link to a file is allowed when the file lies inside `root`, or in
-    the `blobs` folder of the Hugging Face cache that holds `root`. A link to a folder is always refused: the files
-    behind it would be left out of the folder's digest.
+    the `blobs` folder of the Hugging Face cache that contains `root`. A link to a folder is always refused: the digest
+    of `root` would not include the files behind it.
     """
     if not path.is_symlink():
         return
@@ -42,7 +42,7 @@ def check_link(path: Path, root: Path, *, hub_links: bool = False) -> None:
     allowed = "links to files inside the folder, or in its Hugging Face cache" if hub_links else "no symbolic links"
     raise ValueError(
         f"{path} is a symbolic link to {os.path.realpath(path)}. Allowed in {root}: {allowed}. Replace the link with a"
-        " copy of what it leads to."
+        " copy of its target."
     )
 
 

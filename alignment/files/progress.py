@@ -1,4 +1,4 @@
-"""How far a job is: a bar on stderr for people, progress.json for the control plane."""
+"""Progress of a job: a bar on stderr for people, progress.json for the control plane."""
 
 import sys
 import time
@@ -14,7 +14,7 @@ WRITE_EVERY_SECONDS = 0.5
 
 
 class JobProgress:
-    """Counts units done out of a total. Only rank 0 shows and writes; on the others every call does nothing."""
+    """Count finished units out of a total. Only rank 0 shows and writes; on other ranks every call does nothing."""
 
     def __init__(self, out: Path, *, total: int, unit: str, done: int = 0, enabled: bool = True) -> None:
         self.out = out
@@ -33,7 +33,7 @@ class JobProgress:
         self._write(done, "", now=True)
 
     def update(self, done: int, message: str = "") -> None:
-        """State how many units are done by now."""
+        """Set the number of finished units."""
         if self.enabled:
             self._bar.set_postfix_str(message, refresh=False)
             self._bar.update(done - self._bar.n)

@@ -1,4 +1,4 @@
-"""Weight files that a safetensors index names. Torch-free."""
+"""Weight files listed in a safetensors index. Torch-free."""
 
 import json
 from pathlib import Path
@@ -7,9 +7,9 @@ from alignment.files.paths import resolve_below
 
 
 def indexed_files(index: Path) -> list[Path]:
-    """Distinct files of an index's weight_map, beside the index, sorted by name; they need not exist.
+    """List the distinct files of an index's weight_map, in the index's folder, sorted by name. They need not exist.
 
-    ValueError when the index is not one, or names a path outside its folder, see `paths.resolve_below`.
+    ValueError when the file is not an index, or names a path outside its folder; see `paths.resolve_below`.
     """
     try:
         names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())

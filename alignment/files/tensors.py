@@ -1,7 +1,7 @@
-"""safetensors written so that equal tensors give equal bytes.
+"""Write safetensors files so that equal tensors give equal bytes.
 
-The library's own writer orders the entries of `__metadata__` at random and leaves files readable by their owner alone;
-a weights digest must not depend on the first, nor a store on the second. Reading goes through the library.
+The library's own writer orders the entries of `__metadata__` at random, which would change the weights digest, and
+makes files readable by their owner alone, which breaks shared stores. Reading uses the library.
 """
 
 import json
@@ -26,7 +26,7 @@ DTYPE_CODES = {
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write `path` in the safetensors format, names and metadata sorted. On a full disk, OSError names the path."""
+    """Write `path` in the safetensors format, names and metadata sorted. OSError names the path on a full disk."""
     names = sorted(tensors)
     with named_errors(path), path.open("wb") as file:
         file.write(_header(names, tensors, metadata or {}))
@@ -36,7 +36,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
 
 
 def _header(names: list[str], tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
-    """Length (8 bytes, little endian) and JSON, padded with spaces so that the data begins at a multiple of 8."""
+    """Length (8 bytes, little endian) and JSON, padded with spaces so the data begins at a multiple of 8."""
     entries: dict[str, object] = {"__metadata__": dict(sorted({"format": "pt", **metadata}.items()))}
     offset = 0
     for name in names:

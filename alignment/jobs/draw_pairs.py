@@ -19,7 +19,7 @@ from alignment.backbones.drawing import drawing_of, to_images
 from alignment.catalogues.lookup import resolve
 from alignment.contracts.evaluation import ModelRef
 from alignment.contracts.jobs import SPEC_FILE, Placement
-from alignment.contracts.labelling import DrawnPairs, DrawSpec, filled
+from alignment.contracts.labelling import DrawnPairs, DrawSpec, fill_template
 from alignment.data.prompt_lines import PromptLines
 from alignment.evaluation.sampling import ImageKey, TextStates, draw_batch, is_blank, png_bytes
 from alignment.files.durable import content_digest, write_json
@@ -122,7 +122,7 @@ def draw_shard(drawing: Drawing, pipeline: Any, shard: int) -> Iterator[dict[str
     cells, size = drawing.keys(shard), max(1, drawing.placement.micro_batch // 2)
     for keys in (cells[start : start + size] for start in range(0, len(cells), size)):
         sides = [
-            [ImageKey(EvalPrompt(k.prompt.index, filled(template, k.prompt.text), ""), k.seed) for k in keys]
+            [ImageKey(EvalPrompt(k.prompt.index, fill_template(template, k.prompt.text), ""), k.seed) for k in keys]
             for template in (drawing.spec.chosen_template, drawing.spec.rejected_template)
         ]
         images_BCHW = draw_batch(

@@ -177,7 +177,7 @@ def finish(work: Work, items: tuple[str, ...], scores: dict[str, Scores]) -> Non
             "content_digest": content_digest(out, [*files, out / LABEL_REPORT_FILE, out / SPEC_FILE]),
             "num_ties": plain.num_ties - num_ties_before + counts.num_ties,
             "num_captioned": counts.num_captioned,
-            "labelled_by": tuple(sorted({*plain.labelled_by, *work.spec.lessons})),
+            "labelled_by": tuple(sorted({*plain.labelled_by, *work.spec.training_sources})),
         }
     )
     write_result(out, result)

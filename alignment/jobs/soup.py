@@ -107,7 +107,7 @@ def _history(spec: SoupSpec, method: Greedy, soup: GreedySoup, own_scores: Seque
     return {
         "ingredients": tuple(digests[index] for index in soup.ingredients),
         "own_scores": tuple(own_scores),
-        "chosen_by": method.judge.lessons,
+        "chosen_by": method.judge.training_sources,
         "attempts": tuple(
             SoupAttempt(weights_digest=digests[attempt.ingredient], score=attempt.score, kept=attempt.kept)
             for attempt in soup.attempts

@@ -108,7 +108,7 @@ def result_of(spec: TrainSpec, out: Path, *, num_pairs: int) -> TrainResult:
         base_digest=spec.base_digest,
         steps=spec.recipe.steps,
         num_pairs=num_pairs,
-        trained_on=spec.online.reward.lessons if spec.online else (),
+        trained_on=spec.online.reward.training_sources if spec.online else (),
         selected_by=spec.recipe.selected_by,
         final_metrics=final_means(out, spec.recipe.steps),
     )

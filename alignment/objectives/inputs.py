@@ -1,4 +1,4 @@
-"""What an objective sees and gives. B counts pairs."""
+"""Inputs and outputs of an objective. B counts pairs."""
 
 from dataclasses import dataclass
 
@@ -7,9 +7,9 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class PairErrors:
-    """Mean squared denoising error over C, H, W of each image of each pair, float32.
+    """Mean squared denoising error over C, H, W for each image of each pair, float32.
 
-    Both images of a pair are noised with the same noise and the same timestep.
+    Both images of a pair get the same noise and the same timestep.
     """
 
     chosen_B: Tensor
@@ -18,9 +18,9 @@ class PairErrors:
 
 @dataclass(frozen=True)
 class ObjectiveOutput:
-    """What to minimise, and how far the policy agrees with the labels.
+    """The loss to minimise, and the margin by which the policy agrees with the labels.
 
-    loss_B carries the gradient; margin_B is detached and positive where the policy agrees with the label.
+    loss_B carries the gradient. margin_B is detached, and positive where the policy agrees with the label.
     """
 
     loss_B: Tensor

@@ -1,6 +1,6 @@
-"""MaPO, with no reference model, in the parameterisation of its authors' code and in that of its paper. B counts pairs.
+"""MaPO, without reference model, in the parameterisations of its authors' code and of its paper. B counts pairs.
 
-Both reward a low error through phi(x) = x / (exp(x) - 1), which falls from 1 at no error to 0.
+Both reward a low error through phi(x) = x / (exp(x) - 1), which falls from 1 at zero error to 0.
 """
 
 import torch
@@ -11,16 +11,16 @@ from alignment.catalogues.objectives import MaPO, MaPOPaper
 from alignment.objectives.inputs import ObjectiveOutput, PairErrors
 
 SERIES_BELOW = 1e-2
-"""Where three terms of the series are exact in float64 and the closed form's derivative loses half of its digits."""
+"""Below it three terms of the series are exact in float64, and the closed form's derivative loses half its digits."""
 
 
 def mapo_loss(policy: PairErrors, params: MaPO) -> ObjectiveOutput:
     """Lower the chosen error, and keep it below the rejected one: m_w - beta log sigmoid(T (phi(s m_w) - phi(s m_l))).
 
     Source: the authors' code (mapo-t2i/mapo, utils.py), not their equation, which is `mapo_paper_loss`. T counts
-    training timesteps and acts as the sharpness of the comparison, s is snr_value, beta their beta_mapo; a timestep
-    weight has no term of its own. Errors are means over C, H, W. Departure: phi does not overflow or cancel, so there
-    is no NaN at no, a tiny or a huge error, where the authors' loss or its gradient is one.
+    training timesteps and acts as the sharpness of the comparison, s is snr_value, beta their beta_mapo. There is no
+    separate timestep weight. Errors are means over C, H, W. Departure: phi neither overflows nor cancels, so zero, tiny
+    and huge errors give no NaN; in the authors' code the loss or its gradient is NaN there.
     Returns loss_B: mean squared error plus beta times nats. margin_B is the logit.
     """
     score_chosen_B = phi(params.snr_value * policy.chosen_B.double())
@@ -32,9 +32,9 @@ def mapo_loss(policy: PairErrors, params: MaPO) -> ObjectiveOutput:
 def mapo_paper_loss(policy: PairErrors, params: MaPOPaper) -> ObjectiveOutput:
     """m_w - (1 / beta) log sigmoid(phi(m_w)^beta - phi(m_l)^beta).
 
-    Source: the paper, arXiv:2406.06424v2. Whether its phi_beta means a power or a factor cannot be read off the
-    printed equation; the power keeps it in (0, 1) and makes the gradient of the margin grow with beta, as the text
-    says. beta absorbs the scale of the errors: there is no s and no T here. Errors are means over C, H, W.
+    Source: the paper, arXiv:2406.06424v2. The printed equation leaves open if its phi_beta means a power or a factor.
+    We use the power: it stays in (0, 1), and the gradient of the margin grows with beta, as the text states. beta
+    absorbs the scale of the errors, so there is no s and no T. Errors are means over C, H, W.
     Returns loss_B: mean squared error plus nats over beta. margin_B, in (-1, 1), is the difference of the powers.
     """
     score_chosen_B = phi(policy.chosen_B.double()) ** params.beta
@@ -49,9 +49,9 @@ def _output(policy: PairErrors, margin_B: Tensor, weight: float) -> ObjectiveOut
 
 
 def phi(x: Tensor) -> Tensor:
-    """x / (exp(x) - 1) for x >= 0 in float64, with phi(0) = 1 and phi'(0) = -1/2; finite, as is its gradient.
+    """Return x / (exp(x) - 1) for x >= 0 in float64, with phi(0) = 1, phi'(0) = -1/2. It and its gradient are finite.
 
-    Near 0 by the series 1 - x/2 + x^2/12 - x^4/720 (Bernoulli numbers), elsewhere as x exp(-x) / (1 - exp(-x)).
+    Near 0 it uses the series 1 - x/2 + x^2/12 - x^4/720 (Bernoulli numbers), elsewhere x exp(-x) / (1 - exp(-x)).
     """
     x = x.double()
     near = x < SERIES_BELOW

@@ -1,4 +1,4 @@
-"""PRDP: the reward difference of two images of a prompt is what their trajectories' likelihoods should differ by.
+"""PRDP: regress the difference of two trajectories' log-likelihood ratios on the difference of their images' rewards.
 
 B counts images of one prompt, T denoising steps; a pair is (better image i, worse image j), so pairs fill a BB table.
 """
@@ -16,44 +16,44 @@ class ScoredTrajectories:
     """Images of one prompt: log-probabilities of their denoising steps (each a mean over C, H, W) and their rewards."""
 
     log_probs_BT: Tensor
-    """Under the weights as they are."""
+    """Under the current weights."""
     old_log_probs_BT: Tensor
-    """Under the weights that drew the images: same dtype and batching, or the clip acts on rounding."""
+    """Under the weights that generated the images. Use the same dtype and batching, or the clip reacts to rounding."""
     rewards_B: Tensor
 
 
 @dataclass(frozen=True)
 class PRDPOutput:
-    """float64 throughout; no tensor carries a gradient."""
+    """Loss and coefficients, all float64. No tensor carries a gradient."""
 
     loss: Tensor
-    """Mean over pairs, 0 when every image ties with every other."""
+    """Mean over pairs; 0 when all images tie."""
     coefficients_BT: Tensor
-    """d loss / d log_probs_BT: what each step's log-probability is multiplied by for a backward pass of its own."""
+    """d loss / d log_probs_BT: the factor of each step's log-probability in a separate backward pass per step."""
     residuals_BB: Tensor
-    """The error of each pair in the branch that counts, nats; 0 where [i, j] is not a pair."""
+    """Residual of each pair in the branch that counts, nats; 0 where [i, j] is not a pair."""
     margins_BB: Tensor
-    """How much more the log-ratio of i rose than that of j, nats; 0 where [i, j] is not a pair."""
+    """Log-ratio of i minus that of j, nats; 0 where [i, j] is not a pair."""
     is_pair_BB: Tensor
-    """Whether image i has a strictly larger reward than image j."""
+    """True where image i has a strictly larger reward than image j."""
     clipped_share: float
-    """Share of (image, step) outside the clip range."""
+    """Share of (image, step) combinations outside the clip range."""
 
     @property
     def num_pairs(self) -> int:
-        """Pairs of different reward; each unordered pair counts once."""
+        """Number of pairs with different rewards. Each unordered pair counts once."""
         return int(self.is_pair_BB.sum())
 
 
 @torch.no_grad()
 def prdp_loss(policy: ScoredTrajectories, reference: Tensor, params: PRDP) -> PRDPOutput:
-    """Regress differences of log-ratios on differences of rewards over beta; of plain and clipped the worse counts.
+    """Regress differences of log-ratios on differences of rewards over beta; the larger of plain and clipped counts.
 
     Source: Deng et al. 2024, arXiv:2402.08714, equations 10 to 21 as the listing of its appendix G computes them: the
-    log-ratio of a trajectory is the mean over its steps (the text has the sum), pairs of equal reward are dropped.
-    Departures: when all images tie the listing gives NaN, we give 0 and no gradient; which branch is worse is told
-    from (a - b)(a + b - 2 d) with a - b made of what the clip cut off, because the squares themselves are as good as
-    equal in float32. `reference` is log_probs_BT under the reference.
+    log-ratio of a trajectory is the mean over its steps (the text has the sum), and pairs of equal reward are dropped.
+    Departures: when all images tie, the listing gives NaN and this function returns 0 without gradient. The larger
+    branch is found from the sign of (a - b)(a + b - 2 d), with a - b computed from the clipped excess, because the
+    squares themselves are nearly equal in float32. `reference` is log_probs_BT under the reference.
     """
     log_probs_BT, old_BT = policy.log_probs_BT.double(), policy.old_log_probs_BT.double()
     moved_BT = log_probs_BT - old_BT
@@ -84,5 +84,5 @@ def _differences(values_B: Tensor) -> Tensor:
 
 
 def _slopes(slopes_BB: Tensor) -> Tensor:
-    """Derivative by each image's own mean log-ratio: it enters its pairs as the better with +, as the worse with -."""
+    """Derivative by each image's mean log-ratio, which enters a pair with + as the better and with - as the worse."""
     return slopes_BB.sum(dim=1) - slopes_BB.sum(dim=0)

@@ -5,11 +5,11 @@ from alignment.objectives.inputs import ObjectiveOutput, PairErrors
 
 
 def sft_loss(policy: PairErrors, params: SFT) -> ObjectiveOutput:
-    """The plain denoising error of the chosen image; the rejected one is only looked at.
+    """Return the plain denoising error of the chosen image as loss. The rejected image only enters margin_B.
 
-    Source: the `sft` branch of the Diffusion-DPO authors' train.py, which feeds preferred images alone: same
+    Source: the `sft` branch of the Diffusion-DPO authors' train.py, which uses preferred images alone: same
     loss, same gradient. margin_B is the rejected error minus the chosen one, in units of mean squared error.
     """
-    del params  # states the objective; it has nothing to set
+    del params  # SFT has no settings; the argument keeps the common signature
     margin_B = policy.rejected_B - policy.chosen_B
     return ObjectiveOutput(loss_B=policy.chosen_B, margin_B=margin_B.detach())

@@ -1,4 +1,4 @@
-"""The LAION aesthetic predictors: how pretty an image is, whatever was asked for."""
+"""The LAION aesthetic predictors: ratings of an image's look, independent of its prompt."""
 
 from alignment.rewards.clip_head import ClipHeadScorer
 
@@ -14,6 +14,6 @@ class AestheticV2Scorer(ClipHeadScorer):
     """Five linear layers without activations on the unit image embedding of CLIP ViT-L/14, about 1 to 10.
 
     Source: christophschuhmann/improved-aesthetic-predictor, the linearMSE head trained on SAC, LOGOS and AVA. The
-    layers amount to one direction in CLIP's space, which raises the score of any image: the easiest judge to please
-    without merit. The reluMSE head of the same place needs an activation and is not this one.
+    layers are equivalent to one direction in CLIP's space, which raises the score of any image, so this is the easiest
+    judge to exploit. The reluMSE head of the same repository needs an activation and is another model.
     """

@@ -1,4 +1,4 @@
-"""A stack of linear layers on an embedding, found by its weights. B counts embeddings, D their width."""
+"""A stack of linear layers on an embedding, built from its weights. B counts embeddings, D their width."""
 
 import itertools
 from collections.abc import Mapping
@@ -13,9 +13,9 @@ _ACTIVATIONS: dict[str, type[nn.Module]] = {"none": nn.Identity, "relu": nn.ReLU
 
 
 class AffineHead(nn.Module):
-    """Linear layers in the order of their numbers, an activation between any two; dropout has no part in scoring.
+    """Linear layers in the order of their numbers, with an activation between them. Scoring uses no dropout.
 
-    Published heads number their layers with the dropouts counted (0, 2, 4, 6, 7), a single layer has no number.
+    Published heads count dropouts in the numbers of their layers (0, 2, 4, 6, 7); a single layer has no number.
     """
 
     def __init__(self, layers: list[nn.Linear], activation: Activation) -> None:
@@ -25,12 +25,12 @@ class AffineHead(nn.Module):
 
     @property
     def width(self) -> int:
-        """Of the embeddings it reads."""
+        """Width of the input embeddings."""
         first: nn.Linear = self.layers[0]  # type: ignore[assignment]
         return first.in_features
 
     def forward(self, embeddings_BD: Tensor) -> Tensor:
-        """What the last layer says; B1 for a rating."""
+        """Return the output of the last layer; B1 for a rating."""
         for index, layer in enumerate(self.layers):
             embeddings_BD = layer(self.between(embeddings_BD) if index else embeddings_BD)
         return embeddings_BD
@@ -39,10 +39,10 @@ class AffineHead(nn.Module):
     def from_weights(
         cls, weights: Mapping[str, Tensor], folder: Path, activation: Activation = "none", *, biased: bool = False
     ) -> "AffineHead":
-        """From `layers.N.weight` and `.bias`, or `N.weight`, or one `weight` and `bias`.
+        """Build a head from `layers.N.weight` and `.bias`, or `N.weight`, or one `weight` and `bias`.
 
-        `biased` says that every layer of this kind of head has a bias. ValueError for other names, for a bias that is
-        missing then, and for a tensor that no layer reads: the head has lost a part.
+        `biased` means that every layer of this kind of head has a bias. ValueError for other names, for a missing bias
+        if `biased`, and for a tensor that no layer uses, because the head is then incomplete.
         """
         numbers = sorted(_layer_numbers(weights), key=lambda prefix: [int(n) for n in prefix.split(".") if n.isdigit()])
         layers = []
@@ -54,16 +54,16 @@ class AffineHead(nn.Module):
             layers.append(layer)
         if not layers or any(a.out_features != b.in_features for a, b in itertools.pairwise(layers)):
             raise ValueError(
-                f"The head in {folder} is no chain of linear layers: {', '.join(sorted(weights)) or 'it is empty'}."
+                f"The head in {folder} is not a chain of linear layers: {', '.join(sorted(weights)) or 'it is empty'}."
             )
         read = {f"{prefix}{part}" for prefix in numbers for part in ("weight", "bias")}
         wrong = [f"lacks {name}" for name in sorted(read - set(weights)) if biased]
-        wrong += [f"holds {name}, which no layer reads" for name in sorted(set(weights) - read)]
+        wrong += [f"holds {name}, which no layer uses" for name in sorted(set(weights) - read)]
         if wrong:
             raise ValueError(f"The head in {folder} {' and '.join(wrong)}. Import the judge again.")
         return cls(layers, activation).eval().requires_grad_(False)
 
 
 def _layer_numbers(weights: Mapping[str, Tensor]) -> list[str]:
-    """Prefixes of the two-dimensional weights, a dot at the end, or "" for a head of one layer."""
+    """Prefixes of the two-dimensional weights, with a dot at the end; "" for a head of one layer."""
     return [name.removesuffix("weight") for name in weights if name.endswith("weight") and weights[name].dim() == 2]

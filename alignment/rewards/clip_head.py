@@ -1,4 +1,4 @@
-"""A local reward model: a small head on a CLIP's embeddings. The aesthetic predictors are two of its kind.
+"""A local reward model: a small head on a CLIP's embeddings. The aesthetic predictors are two of this kind.
 
     judge/
         embedder/           the CLIP in transformers' layout
@@ -31,18 +31,18 @@ WEIGHTS_FILE = "head.safetensors"
 
 
 class HeadParams(BaseModel):
-    """head.json: what the weights do not tell."""
+    """head.json: the settings that the weights do not determine."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     activation: Activation = "none"
-    """Between the layers; dropout has no part in scoring."""
+    """Activation between the layers. Scoring uses no dropout."""
     reads: Literal["image", "image_text"] = "image"
-    """The image's unit embedding, or it and the prompt's one after the other."""
+    """Input of the head: the image's unit embedding, or that and the prompt's, concatenated."""
 
 
 class ClipHeadScorer:
-    """head(unit embedding): the rating itself, on the scale that the head was trained on."""
+    """head(unit embedding): the rating on the scale that the head was trained on."""
 
     def __init__(self, weights_dir: Path, params: RewardParams, *, weights_digest: str, device: torch.device) -> None:
         self.digest = scorer_digest(
@@ -56,15 +56,15 @@ class ClipHeadScorer:
         width = self._clip.width * (2 if self._params.reads == "image_text" else 1)
         if self._head.width != width:
             raise ValueError(
-                f"The head of {weights_dir} reads {self._head.width} numbers, its embedder gives {width}. Import the"
-                " judge with the CLIP that the head was trained on."
+                f"The head of {weights_dir} reads embeddings of width {self._head.width}, but its embedder gives width"
+                f" {width}. Import the judge with the CLIP that the head was trained on."
             )
 
     @torch.no_grad()
     def score(self, images_B: Sequence[Image.Image], prompts: Sequence[str]) -> Tensor:
-        """scores_B; see `alignment.rewards.interface.Scorer`."""
+        """Return scores_B; see `alignment.rewards.interface.Scorer`."""
         if len(images_B) != len(prompts):
-            raise ValueError(f"{len(images_B)} images for {len(prompts)} prompts. Give one prompt per image.")
+            raise ValueError(f"{len(images_B)} images for {len(prompts)} prompts. Pass one prompt per image.")
         if not prompts:
             return torch.empty(0)
         read_BD = self._clip.embed_images(images_B)

@@ -1,4 +1,4 @@
-"""A CLIP in transformers' folder layout, loaded once for every scorer that is a CLIP.
+"""A CLIP in transformers' folder layout, shared by all CLIP scorers.
 
 B counts images or texts, D is the width of the shared embedding.
 """
@@ -15,8 +15,8 @@ from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
 from alignment.rewards.whole_weights import load_whole
 
-# Without torchvision AutoImageProcessor would give the same class, with it another one whose pixels differ by a grey
-# level here and there. Naming the class makes the scores independent of what is installed.
+# Without torchvision, AutoImageProcessor returns this class; with it, another class whose pixels differ by a grey level
+# in places. Naming the class makes the scores independent of the installed packages.
 PROCESSOR_BACKEND = "pil"
 DTYPE = "float32"
 
@@ -26,14 +26,14 @@ _TOKENIZERS = (("tokenizer.json",), ("vocab.json", "merges.txt"))
 
 
 class ClipModel:
-    """Unit embeddings of images and texts, float32, no gradients."""
+    """Unit embeddings of images and texts, float32, without gradients."""
 
     def __init__(self, weights_dir: Path, device: torch.device) -> None:
         _require_files(weights_dir)
         model = load_whole(CLIPModel, weights_dir, what="CLIP folder")
         self.device = device
-        # Copied, because the weights of a mapped file begin at any byte and CPU kernels round by where memory begins:
-        # without it two processes may score an image 1e-7 apart.
+        # Copied, because the weights of a mapped file start at any byte and the rounding of CPU kernels depends on
+        # memory alignment: without it the scores of two processes may differ by 1e-7.
         self._model = copy.deepcopy(model).to(device).eval().requires_grad_(False)
         self._processor = CLIPImageProcessorPil.from_pretrained(weights_dir, local_files_only=True)
         self._tokenizer = CLIPTokenizer.from_pretrained(weights_dir, local_files_only=True)
@@ -42,7 +42,7 @@ class ClipModel:
 
     @property
     def logit_scale(self) -> float:
-        """exp of the learnt parameter: about 100 in published models."""
+        """exp of the learnt parameter; about 100 in published models."""
         return float(self._model.logit_scale.exp())
 
     @property
@@ -51,14 +51,14 @@ class ClipModel:
         return int(self._model.config.projection_dim)
 
     def pixels(self, images_B: Sequence[Image.Image]) -> Tensor:
-        """What the vision tower reads, BCHW: 8-bit images resized and cropped as the folder's processor says."""
+        """Return the vision tower's input, BCHW: 8-bit images resized and cropped by the folder's processor."""
         prepared: Tensor = self._processor(images=[image.convert("RGB") for image in images_B], return_tensors="pt")[
             "pixel_values"
         ]
         return prepared
 
     def tokens(self, texts: Sequence[str]) -> Any:
-        """input_ids and attention_mask BL. Long texts are cut by the tokenizer, which keeps the end token.
+        """Return input_ids and attention_mask BL. The tokenizer cuts long texts and keeps the end token.
 
         Every text is padded to the full length, so that its embedding does not depend on its neighbours.
         """
@@ -68,21 +68,21 @@ class ClipModel:
 
     @torch.no_grad()
     def embed_images(self, images_B: Sequence[Image.Image]) -> Tensor:
-        """Unit embeddings BD of `pixels`."""
+        """Return the unit embeddings BD of `pixels`."""
         features = self._model.get_image_features(pixel_values=self.pixels(images_B).to(self.device))
         return unit(features.pooler_output)
 
     @torch.no_grad()
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
-        """Unit embeddings BD of `tokens`."""
+        """Return the unit embeddings BD of `tokens`."""
         tokens = self.tokens(texts).to(self.device)
         features = self._model.get_text_features(input_ids=tokens.input_ids, attention_mask=tokens.attention_mask)
         return unit(features.pooler_output)
 
     def cosines(self, images_B: Sequence[Image.Image], prompts: Sequence[str]) -> Tensor:
-        """cos(image b, prompt b), float32 on the CPU; a prompt that occurs several times is embedded once."""
+        """Return cos(image b, prompt b), float32 on the CPU. A repeated prompt is embedded once."""
         if len(images_B) != len(prompts):
-            raise ValueError(f"{len(images_B)} images for {len(prompts)} prompts. Give one prompt per image.")
+            raise ValueError(f"{len(images_B)} images for {len(prompts)} prompts. Pass one prompt per image.")
         if not prompts:
             return torch.empty(0)
         distinct = list(dict.fromkeys(prompts))
@@ -93,7 +93,7 @@ class ClipModel:
 
 
 def unit(embeddings_BD: Tensor) -> Tensor:
-    """Embeddings divided by their length; one of zeros stays as it is."""
+    """Divide embeddings by their length. An embedding of zeros stays unchanged."""
     norm_B1: Tensor = torch.linalg.vector_norm(embeddings_BD, dim=1, keepdim=True)
     return embeddings_BD / norm_B1.where(norm_B1 > 0, 1.0)
 
@@ -107,5 +107,5 @@ def _require_files(folder: Path) -> None:
     if missing:
         raise ValueError(
             f"The CLIP folder {folder} lacks {', '.join(missing)}. It needs the files that save_pretrained of"
-            " CLIPModel, CLIPTokenizer and CLIPImageProcessor write, weights as safetensors."
+            " CLIPModel, CLIPTokenizer and CLIPImageProcessor writes, with weights as safetensors."
         )

@@ -13,9 +13,9 @@ from alignment.rewards.interface import scorer_digest
 
 
 class ClipPreferenceScorer:
-    """exp(logit_scale) * cos(text, image): differences of one prompt are log-odds of being preferred.
+    """exp(logit_scale) * cos(text, image): differences within a prompt are log-odds of being preferred.
 
-    Source: Kirstain et al. 2023, arXiv:2305.01569. Scores are comparable between images of one prompt only.
+    Source: Kirstain et al. 2023, arXiv:2305.01569. Scores are comparable only between images of one prompt.
     """
 
     def __init__(self, weights_dir: Path, params: ClipPreference, *, weights_digest: str, device: torch.device) -> None:
@@ -25,5 +25,5 @@ class ClipPreferenceScorer:
         self._clip = ClipModel(weights_dir, device)
 
     def score(self, images_B: Sequence[Image.Image], prompts: Sequence[str]) -> Tensor:
-        """scores_B; see `alignment.rewards.interface.Scorer`."""
+        """Return scores_B; see `alignment.rewards.interface.Scorer`."""
         return self._clip.logit_scale * self._clip.cosines(images_B, prompts)

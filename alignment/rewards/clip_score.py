@@ -16,7 +16,7 @@ class ClipScoreScorer:
     """100 * cos(text, image).
 
     Source: Hessel et al. 2021, arXiv:2104.08718, with the factor 100 that torchmetrics uses. Not clamped at 0: a clamp
-    would hide differences between bad images, and the gate looks at differences.
+    would hide differences between bad images, and the gate uses differences.
     """
 
     def __init__(self, weights_dir: Path, params: ClipScore, *, weights_digest: str, device: torch.device) -> None:
@@ -26,5 +26,5 @@ class ClipScoreScorer:
         self._clip = ClipModel(weights_dir, device)
 
     def score(self, images_B: Sequence[Image.Image], prompts: Sequence[str]) -> Tensor:
-        """scores_B; see `alignment.rewards.interface.Scorer`."""
+        """Return scores_B; see `alignment.rewards.interface.Scorer`."""
         return 100.0 * self._clip.cosines(images_B, prompts)

@@ -12,9 +12,9 @@ START, END = "<|startoftext|>", "<|endoftext|>"
 
 
 def clip_tokenizer() -> Any:
-    """transformers' tokenizer of the 49408 entries that every published CLIP of OpenAI and LAION reads.
+    """Return transformers' tokenizer with the 49408 entries of every published CLIP of OpenAI and LAION.
 
-    An entry's number follows from the merges: 256 bytes, the same bytes at the end of a word, one entry a merge in
+    An entry's number follows from the merges: 256 bytes, the same bytes at the end of a word, one entry per merge in
     order, start, end. Long texts are cut to 77 tokens and keep the end token.
     """
     content = resources.files("alignment.rewards").joinpath(MERGES).read_bytes()
@@ -28,7 +28,7 @@ def clip_tokenizer() -> Any:
 
 
 def byte_characters() -> list[str]:
-    """The 256 characters that stand for bytes: printable ones for themselves, then the others moved above 255."""
+    """Return the 256 characters that represent bytes: printable ones unchanged, then the others moved above 255."""
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     others = 256 - len(printable)
     return [chr(code) for code in printable] + [chr(256 + number) for number in range(others)]

@@ -1,4 +1,4 @@
-"""How much the seeds of a prompt differ. B counts images, S the seeds of a prompt, D the width of an embedding."""
+"""Diversity of the seeds of a prompt. B counts images, S the seeds of a prompt, D the width of an embedding."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,15 +15,15 @@ from alignment.rewards.judge_files import read_json, require_files
 from alignment.rewards.whole_weights import load_whole
 
 UNREAD = ("pooler", "mask_token")
-"""What the [CLS] state of a whole image does not depend on."""
+"""Parts that the [CLS] state of an unmasked image does not depend on."""
 HEADS = ("classifier", "visual_projection")
-"""What a published vision model may bring along on top."""
+"""Heads that a published vision model may include."""
 
 
 class DiversityScorer:
-    """For each image the mean of 1 - cosine to the prompt's other images, so their mean is the mean over all pairs.
+    """For each image, the mean of 1 - cosine to the prompt's other images; their mean is the mean over all pairs.
 
-    The embedding is a CLIP's of images, or the [CLS] state of any other vision model (DINOv2 and its like).
+    The embedding is a CLIP's image embedding, or the [CLS] state of another vision model such as DINOv2.
     """
 
     def __init__(self, weights_dir: Path, params: Diversity, *, weights_digest: str, device: torch.device) -> None:
@@ -40,9 +40,9 @@ class DiversityScorer:
         self._model = model.to(device).eval().requires_grad_(False)
 
     def score(self, images_B: Sequence[Image.Image], prompts: Sequence[str]) -> Tensor:
-        """scores_B of one model's images; those of a prompt must come together, two at least. ValueError otherwise."""
+        """Return scores_B of one model's images. ValueError unless each prompt has at least two, next to each other."""
         if len(images_B) != len(prompts):
-            raise ValueError(f"{len(images_B)} images for {len(prompts)} prompts. Give one prompt per image.")
+            raise ValueError(f"{len(images_B)} images for {len(prompts)} prompts. Pass one prompt per image.")
         scores_B = torch.empty(len(prompts))
         for prompt in dict.fromkeys(prompts):
             rows = [row for row, other in enumerate(prompts) if other == prompt]
@@ -51,7 +51,7 @@ class DiversityScorer:
 
     @torch.no_grad()
     def embed(self, images_S: Sequence[Image.Image]) -> Tensor:
-        """Unit embeddings SD, float32 on the CPU."""
+        """Return unit embeddings SD, float32 on the CPU."""
         prepared = self._processor(images=[image.convert("RGB") for image in images_S], return_tensors="pt")
         pixels = prepared["pixel_values"].to(self.device)
         if self._is_clip:
@@ -62,11 +62,11 @@ class DiversityScorer:
 
 
 def mean_distances(embeddings_SD: Tensor) -> Tensor:
-    """Mean of 1 - cosine from each to the others, S numbers between 0 and 2."""
+    """Return the mean of 1 - cosine from each embedding to the others: S numbers between 0 and 2."""
     seeds = len(embeddings_SD)
     if seeds < 2:
         raise ValueError(
-            "Diversity compares the seeds of a prompt and needs two of them. Add a seed to the evaluation."
+            "Diversity compares the seeds of a prompt and needs at least two. Add a seed to the evaluation."
         )
     distances_SS = 1 - embeddings_SD @ embeddings_SD.T
     distances_SS.fill_diagonal_(0)

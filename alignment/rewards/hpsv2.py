@@ -1,4 +1,4 @@
-"""HPSv2 and HPSv2.1: a preference-tuned CLIP that sees the whole image. B counts images, C H W a picture."""
+"""HPSv2 and HPSv2.1: a preference-tuned CLIP that reads the complete image. B counts images, C H W an image."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,14 +14,14 @@ from alignment.rewards.clip_model import DTYPE, ClipModel
 from alignment.rewards.interface import scorer_digest
 
 PIXELS = "float tensor"
-"""Resized as the authors do it, after the division by 255."""
+"""Processor backend in the digest. As in the authors' code, images are resized after division by 255."""
 
 
 class HpsV2Scorer:
-    """cos(text, image), without the logit scale; the published leaderboard multiplies the mean by 100.
+    """cos(text, image), without the logit scale. The published leaderboard multiplies the mean by 100.
 
-    Source: Wu et al. 2023, arXiv:2306.09341. Versions 2.0 and 2.1 are the same network with other weights, on scales
-    that differ widely. Departure: every image becomes RGB first, where the authors let a fourth channel through.
+    Source: Wu et al. 2023, arXiv:2306.09341. Versions 2.0 and 2.1 are the same network with different weights, on
+    widely different scales. Departure: every image is first converted to RGB; the authors' code keeps a fourth channel.
     """
 
     def __init__(self, weights_dir: Path, params: HpsV2, *, weights_digest: str, device: torch.device) -> None:
@@ -29,7 +29,7 @@ class HpsV2Scorer:
         self._clip = LetterboxedClip(weights_dir, device, antialias=params.antialias)
 
     def score(self, images_B: Sequence[Image.Image], prompts: Sequence[str]) -> Tensor:
-        """scores_B; see `alignment.rewards.interface.Scorer`."""
+        """Return scores_B; see `alignment.rewards.interface.Scorer`."""
         return self._clip.cosines(images_B, prompts)
 
 
@@ -41,7 +41,7 @@ class LetterboxedClip(ClipModel):
         self._antialias = antialias
 
     def pixels(self, images_B: Sequence[Image.Image]) -> Tensor:
-        """BCHW, normalised with the mean and deviation of the folder's processor."""
+        """Return BCHW, normalised with the mean and deviation of the folder's processor."""
         mean_C11, std_C11 = (
             torch.tensor(values).view(-1, 1, 1) for values in (self._processor.image_mean, self._processor.image_std)
         )
@@ -51,14 +51,14 @@ class LetterboxedClip(ClipModel):
 
 
 def rgb(image: Image.Image) -> Tensor:
-    """CHW in [0, 1]."""
+    """Convert to RGB, CHW in [0, 1]."""
     return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).float() / 255
 
 
 def letterbox(image_CHW: Tensor, side: int, *, antialias: bool) -> Tensor:
-    """The longest side becomes `side` by bicubic interpolation, the rest is black; the smaller margin is left and top.
+    """Resize the longest side to `side` (bicubic) and pad with black; an odd margin is smaller at the left and top.
 
-    Values may leave [0, 1], as bicubic interpolation overshoots and the authors' code does not clip.
+    Values may leave [0, 1], because bicubic interpolation overshoots and the authors' code does not clip.
     """
     height, width = image_CHW.shape[-2:]
     scale = side / max(height, width)

@@ -1,11 +1,11 @@
-"""HPSv3: Qwen2-VL reads an image and a rubric with the prompt in it, a small network rates the last word.
+"""HPSv3: Qwen2-VL reads an image and a rubric that contains the prompt; a small network rates the reward token's state.
 
     judge/
-        config.json             Qwen2-VL's, its vocabulary as large as the weights'
+        config.json             Qwen2-VL's, with the vocabulary size of the weights
         model.safetensors       language_model.* and visual.* in transformers' names
         head.safetensors        layers 0, 3 and 5 of the authors' head
         tokenizer.json          Qwen2-VL's with <|Reward|>
-        instruction.txt         the rubric: {text_prompt} stands for the prompt, <|Reward|> is where the rating is read
+        instruction.txt         the rubric: {text_prompt} marks the prompt, the rating is read at <|Reward|>
 
 B counts images, L tokens.
 """
@@ -34,20 +34,20 @@ INSTRUCTION_FILE = "instruction.txt"
 HEAD_FILE = "head.safetensors"
 NEEDED = ("config.json", "model.safetensors", HEAD_FILE, "tokenizer.json", INSTRUCTION_FILE)
 PIXELS = 256 * 28 * 28
-"""Of every image, whatever its shape: about 448 x 448."""
+"""Pixels of every image, independent of its shape: about 448 x 448."""
 IMAGE_TOKEN = "<|image_pad|>"
 CHAT = (
     "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
     "<|im_start|>user\n<|vision_start|>{image}<|vision_end|>{text}<|im_end|>\n<|im_start|>assistant\n"
 )
-"""How Qwen2-VL frames one image and one text."""
+"""Qwen2-VL's chat format for one image and one text."""
 
 
 class HpsV3Scorer:
-    """mu, the first of the head's two numbers; the difference of two images of one prompt is about log-odds.
+    """mu, the first of the head's two numbers. The difference of two images of one prompt is approximately log-odds.
 
-    Source: Ma et al. 2025, arXiv:2508.03789. The second number is the log of the deviation and is left. Departure:
-    float32 throughout, where the authors load bfloat16.
+    Source: Ma et al. 2025, arXiv:2508.03789. The second number, the log of the deviation, is ignored. Departure:
+    float32 throughout; the authors load bfloat16.
     """
 
     def __init__(self, weights_dir: Path, params: HpsV3, *, weights_digest: str, device: torch.device) -> None:
@@ -60,9 +60,9 @@ class HpsV3Scorer:
         self._model = RewardModel(weights_dir, self._tokenizer.convert_tokens_to_ids(REWARD_TOKEN), device)
 
     def score(self, images_B: Sequence[Image.Image], prompts: Sequence[str]) -> Tensor:
-        """scores_B; see `alignment.rewards.interface.Scorer`. The whole prompt is read."""
+        """Return scores_B; see `alignment.rewards.interface.Scorer`. Prompts are never cut."""
         if len(images_B) != len(prompts):
-            raise ValueError(f"{len(images_B)} images for {len(prompts)} prompts. Give one prompt per image.")
+            raise ValueError(f"{len(images_B)} images for {len(prompts)} prompts. Pass one prompt per image.")
         if not prompts:
             return torch.empty(0)
         patches = self._model.patches(images_B)
@@ -74,13 +74,13 @@ class HpsV3Scorer:
         return rewards_B2[:, 0].float().cpu()
 
     def _text(self, prompt: str, num_image_tokens: int) -> str:
-        """The conversation. A prompt that holds the rating's token would be rated there, so it is taken out."""
-        asked = self._instruction.replace(PROMPT, prompt.replace(REWARD_TOKEN, ""))
-        return CHAT.format(image=IMAGE_TOKEN * num_image_tokens, text=asked)
+        """The conversation. The reward token is removed from the prompt, because the rating is read at that token."""
+        instruction = self._instruction.replace(PROMPT, prompt.replace(REWARD_TOKEN, ""))
+        return CHAT.format(image=IMAGE_TOKEN * num_image_tokens, text=instruction)
 
 
 class RewardModel:
-    """Qwen2-VL without its language head, and the head that rates."""
+    """Qwen2-VL without its language head, and the rating head."""
 
     def __init__(self, folder: Path, reward_token_id: int, device: torch.device) -> None:
         self.device = device
@@ -99,7 +99,7 @@ class RewardModel:
         )
 
     def patches(self, images_B: Sequence[Image.Image]) -> Any:
-        """pixel_values of all images' patches and image_grid_thw B3, each image resized to about `PIXELS`."""
+        """Return pixel_values of all images' patches and image_grid_thw B3. Images are resized to about `PIXELS`."""
         resized = []
         for image in images_B:
             width, height = image.size
@@ -108,21 +108,21 @@ class RewardModel:
         return self._processor(images=resized, return_tensors="pt")
 
     def num_tokens(self, patches: Any) -> list[int]:
-        """Tokens that each image takes up."""
+        """Return the number of tokens of each image."""
         return [int(grid_3.prod()) // self._merged for grid_3 in patches["image_grid_thw"]]
 
     @torch.no_grad()
     def image_states(self, pixel_values: Tensor, grid_B3: Tensor) -> Tensor:
-        """What the vision tower hands to the language model, all images' tokens in a row."""
+        """Return the vision tower's output for the language model: all images' tokens, concatenated."""
         seen = self._model.visual(pixel_values.to(self.device), grid_thw=grid_B3.to(self.device))
         states: Tensor = seen.pooler_output
         return states
 
     @torch.no_grad()
     def rewards(self, ids_BL: Tensor, mask_BL: Tensor, pixel_values: Tensor, *, grid_B3: Tensor) -> Tensor:
-        """mu and log sigma, B2. Tokens are numbered 0 to L - 1 on all three axes, image tokens among them.
+        """Return mu and log sigma, B2. Positions of all tokens, including images', are 0 to L - 1 on all three axes.
 
-        The authors' code calls the language model without positions, which meant this in their library; today's
+        The authors' code passes no positions, which had this meaning in their version of transformers. The current
         default, positions by row and column, gives other rewards.
         """
         rows, length = ids_BL.shape
@@ -136,6 +136,6 @@ class RewardModel:
         ).last_hidden_state
         at_BL = ids_BL.to(self.device) == self._reward_token_id
         if not bool((at_BL.sum(dim=1) == 1).all()):
-            raise ValueError(f"Each text must hold {REWARD_TOKEN} once. Check {INSTRUCTION_FILE} of the judge.")
+            raise ValueError(f"Each text must contain {REWARD_TOKEN} once. Check {INSTRUCTION_FILE} of the judge.")
         rewards_B2: Tensor = self._head(states_BLD[at_BL])
         return rewards_B2

@@ -1,4 +1,4 @@
-"""Artefact statistics: numbers of the pixels alone, for guards against pictures that please judges by force."""
+"""Artefact statistics of the pixels alone, for guards against images that exploit the judges."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,11 +15,11 @@ from alignment.rewards.interface import scorer_digest
 Pixels = NDArray[np.float64]
 LUMA = (0.299, 0.587, 0.114)
 LOW_FREQUENCIES = 0.25
-"""Cycles a pixel; half of the largest that an image can hold in one direction."""
+"""Cycles per pixel: half of the highest frequency that an image can hold in one direction."""
 
 
 class ImageStatisticScorer:
-    """The statistic, or its negative where less is better, since a guard takes more for better."""
+    """The statistic, negated if less is better, because more always counts as better for a guard."""
 
     def __init__(self, weights_dir: Path, params: ImageStatistic, *, weights_digest: str, device: torch.device) -> None:
         self.digest = scorer_digest(params, weights_digest=weights_digest, processor_backend="numpy", dtype="float64")
@@ -27,28 +27,28 @@ class ImageStatisticScorer:
         self._sign = 1.0 if params.better == "more" else -1.0
 
     def score(self, images_B: Sequence[Image.Image], prompts: Sequence[str]) -> Tensor:
-        """scores_B; see `alignment.rewards.interface.Scorer`. Prompts play no part."""
+        """Return scores_B; see `alignment.rewards.interface.Scorer`. Prompts are ignored."""
         if len(images_B) != len(prompts):
-            raise ValueError(f"{len(images_B)} images for {len(prompts)} prompts. Give one prompt per image.")
+            raise ValueError(f"{len(images_B)} images for {len(prompts)} prompts. Pass one prompt per image.")
         values = [self._sign * self._measure(np.asarray(image.convert("RGB"), np.float64) / 255) for image in images_B]
         return torch.tensor(values, dtype=torch.float32)
 
 
 def saturation(pixels_HWC: Pixels) -> float:
-    """Mean of HSV's saturation, in [0, 1]: (largest - smallest channel) / largest; 0 for black."""
+    """Return the mean HSV saturation, in [0, 1]: (largest - smallest channel) / largest; 0 for black."""
     largest, smallest = pixels_HWC.max(axis=2), pixels_HWC.min(axis=2)
     return float(np.mean((largest - smallest) / np.where(largest > 0, largest, 1)))
 
 
 def contrast(pixels_HWC: Pixels) -> float:
-    """Standard deviation of the luma, at most 0.5."""
+    """Return the standard deviation of the luma, at most 0.5."""
     return float((pixels_HWC @ LUMA).std())
 
 
 def high_frequency(pixels_HWC: Pixels) -> float:
-    """Share of the luma's energy, its mean aside, above 0.25 cycles a pixel, in [0, 1]: noise and sharpening raise it.
+    """Return the share of the luma's energy, without its mean, above 0.25 cycles per pixel, in [0, 1].
 
-    0 for a plain image.
+    Noise and sharpening raise it. It is 0 for an image of one colour.
     """
     luma = pixels_HWC @ LUMA
     energy = np.abs(np.fft.fft2(luma - luma.mean())) ** 2

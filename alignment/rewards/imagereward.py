@@ -1,11 +1,11 @@
-"""ImageReward: BLIP reads prompt and picture together, a small network rates what it saw.
+"""ImageReward: BLIP reads prompt and image together, a small network rates its output.
 
     judge/
         config.json             {"vision": BlipVisionConfig, "text": BlipTextConfig, "mean", "deviation"}
         model.safetensors       vision.*, text.* in transformers' names, head.layers.* in the authors'
-        tokenizer.json          BERT's, without upper case
+        tokenizer.json          BERT's, lower-casing
 
-B counts images, C H W a picture, L tokens.
+B counts images, C H W an image, L tokens.
 """
 
 from collections.abc import Sequence
@@ -33,8 +33,8 @@ DEVIATION = (0.26862954, 0.26130258, 0.27577711)
 class ImageRewardScorer:
     """(head([CLS]) - mean) / deviation: about standard normal on the authors' own data.
 
-    Source: Xu et al. 2023, arXiv:2304.05977. The text encoder keeps [CLS] where BLIP's matching uses [ENC]; prompts
-    beyond 35 tokens are cut, so half of a long prompt goes unread; vision layer norms have epsilon 1e-6.
+    Source: Xu et al. 2023, arXiv:2304.05977. The text encoder uses [CLS], while BLIP's matching uses [ENC]. Prompts are
+    cut at 35 tokens, so half of a long prompt is not read. Vision layer norms have epsilon 1e-6.
     """
 
     def __init__(self, weights_dir: Path, params: ImageReward, *, weights_digest: str, device: torch.device) -> None:
@@ -44,9 +44,9 @@ class ImageRewardScorer:
         self._blip = Blip(weights_dir, device)
 
     def score(self, images_B: Sequence[Image.Image], prompts: Sequence[str]) -> Tensor:
-        """scores_B; see `alignment.rewards.interface.Scorer`."""
+        """Return scores_B; see `alignment.rewards.interface.Scorer`."""
         if len(images_B) != len(prompts):
-            raise ValueError(f"{len(images_B)} images for {len(prompts)} prompts. Give one prompt per image.")
+            raise ValueError(f"{len(images_B)} images for {len(prompts)} prompts. Pass one prompt per image.")
         return self._blip.rewards(self._blip.features(images_B, prompts)) if prompts else torch.empty(0)
 
 
@@ -68,13 +68,13 @@ class Blip:
         self._side = int(config["vision"]["image_size"])
 
     def tokens(self, prompts: Sequence[str]) -> Any:
-        """input_ids and attention_mask BL, padded to 35."""
+        """Return input_ids and attention_mask BL, padded to 35."""
         return self._tokenizer(
             list(prompts), padding="max_length", truncation=True, max_length=NUM_TOKENS, return_tensors="pt"
         )
 
     def pixels(self, images_B: Sequence[Image.Image]) -> Tensor:
-        """BCHW: shortest side to the model's by bicubic interpolation of 8-bit values, centre crop, CLIP's scale."""
+        """Return BCHW: shortest side resized (bicubic, 8-bit values), centre crop, normalised as in CLIP."""
         mean_C11, deviation_C11 = (torch.tensor(values).view(-1, 1, 1) for values in (MEAN, DEVIATION))
         squares = [centre_square(image.convert("RGB"), self._side) for image in images_B]
         pixels = [torch.from_numpy(np.array(square)).permute(2, 0, 1).float() / 255 for square in squares]
@@ -83,13 +83,13 @@ class Blip:
 
     @torch.no_grad()
     def image_states(self, images_B: Sequence[Image.Image]) -> Tensor:
-        """The vision tower's states, one per patch and one for the whole."""
+        """Return the vision tower's states, one per patch and one for the complete image."""
         states: Tensor = self._vision(pixel_values=self.pixels(images_B).to(self.device)).last_hidden_state
         return states
 
     @torch.no_grad()
     def features(self, images_B: Sequence[Image.Image], prompts: Sequence[str]) -> Tensor:
-        """The text encoder's [CLS] after it looked at the image, image b with prompt b."""
+        """Return the text encoder's [CLS] state with cross-attention to the image, image b with prompt b."""
         states = self.image_states(images_B)
         tokens = self.tokens(prompts).to(self.device)
         seen = self._text(
@@ -103,16 +103,16 @@ class Blip:
 
     @torch.no_grad()
     def rewards(self, features_BD: Tensor) -> Tensor:
-        """Normalised ratings, float32 on the CPU."""
+        """Return normalised ratings, float32 on the CPU."""
         rating_B = self._head(features_BD).squeeze(-1)
         reward_B: Tensor = (rating_B - self.mean) / self.deviation
         return reward_B.float().cpu()
 
 
 def centre_square(image: Image.Image, side: int) -> Image.Image:
-    """Shortest side to `side`, then the middle, an odd margin rounded to even as torchvision does.
+    """Resize the shortest side to `side`, crop the centre; half of an odd margin rounds to even, as in torchvision.
 
-    transformers' own processor rounds that margin down, which moves some crops by a pixel.
+    transformers' processor rounds that margin down, which moves some crops by a pixel.
     """
     width, height = image.size
     short = min(width, height)
@@ -123,7 +123,7 @@ def centre_square(image: Image.Image, side: int) -> Image.Image:
 
 
 def part(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors under a prefix, which is taken off."""
+    """Return the tensors whose names start with a prefix, with the prefix removed."""
     return {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
 
 
@@ -131,13 +131,13 @@ def _require_known(weights: dict[str, Tensor], folder: Path) -> None:
     strange = sorted(name for name in weights if name.split(".")[0] not in ("vision", "text", "head"))
     if strange:
         raise ValueError(
-            f"The ImageReward folder {folder} holds {len(strange)} weights that nothing would read ("
+            f"The ImageReward folder {folder} holds {len(strange)} unused weights ("
             f"{', '.join(strange[:3])}). Import the judge again."
         )
 
 
 def _tower(model: nn.Module, weights: dict[str, Tensor], prefix: str, device: torch.device) -> nn.Module:
-    """The model with its part of the weights, every one of them used."""
+    """The model with its weights loaded, with every weight used."""
     try:
         model.load_state_dict(part(weights, prefix))
     except RuntimeError as error:

@@ -1,4 +1,4 @@
-"""What every scorer gives, and how one is found by its catalogue entry. B counts (image, prompt) pairs."""
+"""The scorer interface, and the loading of a scorer by its catalogue entry. B counts (image, prompt) pairs."""
 
 import hashlib
 from collections.abc import Sequence
@@ -19,21 +19,21 @@ NUMERIC_LIBRARIES = ("torch", "transformers", "pillow")
 
 
 class Scorer(Protocol):
-    """A number for each (image, prompt): more is better. float32 throughout."""
+    """Computes a number for each (image, prompt). More is better. float32 throughout."""
 
     digest: str
-    """`scorer_digest`: scores of different digests must not be compared."""
+    """`scorer_digest` of the scorer. Do not compare scores with different digests."""
 
     def score(self, images_B: Sequence[Image.Image], prompts: Sequence[str]) -> Tensor:
-        """scores_B, float32 on the CPU, image b against prompt b.
+        """Return scores_B, float32 on the CPU, for image b with prompt b.
 
         Images are PIL images of any size and mode, because calibration pairs differ in size and the published
-        preprocessing works on 8-bit pixels. ValueError when the two differ in length.
+        preprocessing works on 8-bit pixels. ValueError when the two arguments differ in length.
         """
 
 
 def load_scorer(judge: Judge, weights_dir: Path, device: torch.device) -> Scorer:
-    """The scorer that a judge or guard names, with the weights in `weights_dir`.
+    """Load the scorer that a judge or guard names, with the weights in `weights_dir`.
 
     Raises ValueError when the folder lacks a file.
     """
@@ -43,7 +43,7 @@ def load_scorer(judge: Judge, weights_dir: Path, device: torch.device) -> Scorer
 
 
 def scorer_digest(params: RewardParams, *, weights_digest: str, processor_backend: str, dtype: str) -> str:
-    """sha256 of all that decides a score: parameters, weights, library versions, processor backend, dtype."""
+    """Return the sha256 of everything that affects a score: parameters, weights, library versions, backend, dtype."""
     identity = {
         "params": params.model_dump(mode="json"),
         "implementation": params.implementation,

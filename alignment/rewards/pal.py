@@ -1,4 +1,4 @@
-"""A PAL judge: a frozen CLIP and a preference head with chosen prototype weights, in one folder.
+"""A PAL judge: a frozen CLIP and a preference head with fixed prototype weights, in one folder.
 
     judge/
         embedder/           the CLIP in transformers' layout
@@ -36,8 +36,8 @@ USERS = "user_logits_UK"
 class PalScorer:
     """exp(s) * cos(f(image), sum_k w_k g_k(prompt)), or minus the distance from PAL-A's ideal point.
 
-    Source: the authors' deployment code. Differences of two images of one prompt are log-odds of being preferred by
-    that mixture under cross-entropy; a hinge's margins have no such reading.
+    Source: the authors' deployment code. With cross-entropy, differences of two images of one prompt are log-odds of
+    being preferred by that mixture; with hinge, they have no such meaning.
     """
 
     def __init__(self, weights_dir: Path, params: Pal, *, weights_digest: str, device: torch.device) -> None:
@@ -53,9 +53,9 @@ class PalScorer:
 
     @torch.no_grad()
     def score(self, images_B: Sequence[Image.Image], prompts: Sequence[str]) -> Tensor:
-        """scores_B; see `alignment.rewards.interface.Scorer`."""
+        """Return scores_B; see `alignment.rewards.interface.Scorer`."""
         if len(images_B) != len(prompts):
-            raise ValueError(f"{len(images_B)} images for {len(prompts)} prompts. Give one prompt per image.")
+            raise ValueError(f"{len(images_B)} images for {len(prompts)} prompts. Pass one prompt per image.")
         if not prompts:
             return torch.empty(0)
         distinct = list(dict.fromkeys(prompts))
@@ -67,7 +67,7 @@ class PalScorer:
 
 
 def write_judge(head: PreferenceHead, mixture: tuple[float, ...], embedder_dir: Path, folder: Path) -> None:
-    """A folder that `PalScorer` loads: the embedder's files, and the head without its users."""
+    """Write a folder that `PalScorer` loads: the embedder's files, and the head without its users."""
     check_mixture(mixture, head.params.num_prototypes)
     shutil.copytree(embedder_dir, folder / EMBEDDER_DIR, dirs_exist_ok=True)
     file = HeadFile(head=head.params, image_width=head.image_width, text_width=head.text_width, mixture=tuple(mixture))
@@ -75,7 +75,7 @@ def write_judge(head: PreferenceHead, mixture: tuple[float, ...], embedder_dir: 
 
 
 def write_head(head: PreferenceHead, users: Sequence[str], folder: Path) -> None:
-    """The head with the logits of its users, for fitting new users later."""
+    """Write the head with the logits of its users, for fitting new users later."""
     file = HeadFile(head=head.params, image_width=head.image_width, text_width=head.text_width, users=tuple(users))
     _write(head, file, folder)
 
@@ -88,7 +88,7 @@ def _write(head: PreferenceHead, file: HeadFile, folder: Path) -> None:
 
 
 def read_head(folder: Path) -> tuple[PreferenceHead, HeadFile]:
-    """A head in evaluation mode, and what its file says. ValueError names a missing file or what does not fit."""
+    """Read a head, in evaluation mode, and its head.json. ValueError names a missing file or a mismatch."""
     lacking = [name for name in (HEAD_FILE, WEIGHTS_FILE) if not (folder / name).is_file()]
     if lacking:
         raise ValueError(f"The preference head {folder} lacks {', '.join(lacking)}. Export it with train_reward again.")

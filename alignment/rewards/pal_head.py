@@ -1,6 +1,6 @@
-"""PAL's mathematics: how near an image is to the point that a mixture of prototypes makes for a user.
+"""PAL's mathematics: the nearness of an image to a user's point, which is a mixture of prototypes.
 
-B counts comparisons or images (any leading dimensions will do), D embedding or preference width, K prototypes, U users.
+B counts comparisons or images (any leading dimensions work), D embedding or preference width, K prototypes, U users.
 """
 
 import itertools
@@ -17,14 +17,14 @@ START_LOG_SCALE = math.log(1 / 0.07)
 
 
 class ProjectorNetwork(nn.Module):
-    """Linear, dropout, activation, repeated; a last linear layer; the input added where residual."""
+    """Linear, dropout and activation, repeated; then a last linear layer. If residual, the input is added."""
 
     def __init__(self, params: Projector, width_in: int, width_out: int) -> None:
         super().__init__()
         if params.residual and width_in != width_out:
             raise ValueError(
-                f"A residual projector keeps its width, but embeddings are {width_in} wide and the preference space"
-                f" {width_out}. Leave the head's width out, or set projector.residual to false."
+                f"A residual projector needs equal widths, but embeddings are {width_in} wide and the preference space"
+                f" {width_out}. Remove the head's width, or set projector.residual to false."
             )
         widths = [width_in, *[width_out] * params.num_hidden_layers]
         self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(widths))
@@ -34,7 +34,7 @@ class ProjectorNetwork(nn.Module):
         self.activation: nn.Module = nn.ReLU() if params.activation == "relu" else nn.GELU()
 
     def forward(self, embeddings_BD: Tensor) -> Tensor:
-        """Embeddings to points of the preference space."""
+        """Map embeddings to points of the preference space."""
         states_BD = embeddings_BD
         for layer in self.hidden:
             states_BD = self.activation(self.dropout(layer(states_BD)))
@@ -43,17 +43,17 @@ class ProjectorNetwork(nn.Module):
 
 
 class IdealPoints(nn.Module):
-    """PAL-A: prototypes P, mixed by a user's weights w; the prompt plays no part."""
+    """PAL-A: prototypes P, mixed by a user's weights w, independent of the prompt."""
 
     def __init__(self, params: PalA, width_in: int, width_out: int) -> None:
         super().__init__()
         width = width_out if params.ideal_point == "Pw" else width_in
-        # Unit length in expectation, as the embeddings that the prototypes stand among.
+        # Unit length in expectation, like the embeddings that prototypes are compared with.
         self.prototypes_KD = nn.Parameter(torch.randn(params.num_prototypes, width) / math.sqrt(width))
         self._ideal_point = params.ideal_point
 
     def forward(self, weights_BK: Tensor, project: nn.Module) -> Tensor:
-        """f(w P), w f(P) or w P; `project` is the items' f."""
+        """Return f(w P), w f(P) or w P; `project` is the items' f."""
         if self._ideal_point == "f(P)w":
             projected_BD: Tensor = weights_BK @ project(self.prototypes_KD)
             return projected_BD
@@ -71,18 +71,18 @@ class PromptPoints(nn.Module):
         )
 
     def forward(self, weights_BK: Tensor, prompts_BD: Tensor) -> Tensor:
-        """The users' points for these prompts."""
+        """Return the users' points for these prompts."""
         views_BKD = torch.stack([prototype(prompts_BD) for prototype in self.prototypes], dim=-2)
         return (weights_BK.unsqueeze(-1) * views_BKD).sum(dim=-2)
 
 
 class PreferenceHead(nn.Module):
-    """Scores frozen image embeddings for users whose taste is a mixture of K prototypes.
+    """Scores frozen image embeddings for users whose preference is a mixture of K prototypes.
 
     Source: Chen et al. 2024, arXiv:2406.08469, and the authors' code. Departures: distances enter cross-entropy with
-    a minus sign, so that the nearer item wins (their `dist_logistic` prefers the farther one); the projector that
-    PAL-A shares between items and users is one set of weights for the optimiser (theirs is registered twice and gets
-    two updates a step).
+    a minus sign, so the nearer item wins (their `dist_logistic` prefers the farther one). PAL-A shares a projector
+    between items and users; here the optimiser updates it once per step (in their code it is registered twice and gets
+    two updates per step).
     """
 
     def __init__(self, params: Head, image_width: int, text_width: int, num_users: int) -> None:
@@ -100,11 +100,11 @@ class PreferenceHead(nn.Module):
         self.user_logits_UK = nn.Parameter(torch.randn(num_users, params.num_prototypes))
 
     def mixture(self, users_B: Tensor) -> Tensor:
-        """Prototype weights of users: softmax of their logits over the temperature."""
+        """Return the prototype weights of users: softmax of their logits divided by the temperature."""
         return torch.softmax(self.user_logits_UK[users_B] / self.params.temperature, dim=-1)
 
     def points_of(self, weights_BK: Tensor, prompts_BD: Tensor) -> Tensor:
-        """Where the liking of a user with these weights is centred, for these prompts."""
+        """Return the preferred points of users with these weights, for these prompts."""
         if isinstance(self.points, IdealPoints):
             point_BD: Tensor = self.points(weights_BK, self.items)
             return point_BD
@@ -112,7 +112,7 @@ class PreferenceHead(nn.Module):
         return mixed_BD
 
     def scores(self, images_BD: Tensor, points_BD: Tensor) -> Tensor:
-        """How much the images are liked: nearness to the points; under cross-entropy times min(exp(s), 100)."""
+        """Return the scores of images: nearness to the points, with cross-entropy times min(exp(s), 100)."""
         near_B = nearness(self.items(images_BD), points_BD, self.params.comparison)
         return near_B * self.scale() if self.params.link == "cross_entropy" else near_B
 
@@ -122,7 +122,7 @@ class PreferenceHead(nn.Module):
 
 
 def nearness(items_BD: Tensor, points_BD: Tensor, comparison: Comparison) -> Tensor:
-    """Larger is nearer: minus the distance, minus the distance of the unit vectors, or the cosine."""
+    """Return minus the distance, minus the distance of the unit vectors, or the cosine. Larger is nearer."""
     if comparison == "angle":
         return F.cosine_similarity(items_BD, points_BD, dim=-1)
     if comparison == "unit_distance":
@@ -132,12 +132,12 @@ def nearness(items_BD: Tensor, points_BD: Tensor, comparison: Comparison) -> Ten
 
 
 def link_loss(margin_B: Tensor, link: Link) -> Tensor:
-    """The loss of each comparison, margin being the chosen image's score minus the rejected one's."""
+    """Return the loss of each comparison. The margin is the chosen image's score minus the rejected one's."""
     return F.relu(1 - margin_B) if link == "hinge" else -F.logsigmoid(margin_B)
 
 
 def bound_penalty(points_BD: Tensor, bound: Bound | None) -> Tensor:
-    """A sum over the batch, as in the authors' code, not a mean; 0 without a bound."""
+    """Return the penalty: a sum over the batch, as in the authors' code, not a mean. 0 without a bound."""
     if bound is None:
         return points_BD.new_zeros(())
     return bound.weight * F.relu(torch.linalg.vector_norm(points_BD, dim=-1) - bound.upper).sum()

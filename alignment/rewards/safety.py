@@ -1,4 +1,4 @@
-"""An independent image classifier as a guard: how likely, or how often, an image is unsafe."""
+"""An independent image classifier as a guard: the probability, or the rate, of unsafe images."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +16,7 @@ from alignment.rewards.whole_weights import load_whole
 
 
 class SafetyScorer:
-    """1 - p(unsafe), or with a threshold 1 for a safe image and 0 for an unsafe one, so that the mean is a rate."""
+    """1 - p(unsafe). With a threshold: 1 for a safe image and 0 for an unsafe one, so the mean is a rate."""
 
     def __init__(self, weights_dir: Path, params: Safety, *, weights_digest: str, device: torch.device) -> None:
         self.digest = scorer_digest(
@@ -32,16 +32,16 @@ class SafetyScorer:
         missing = [label for label in params.unsafe_labels if label not in known]
         if missing:
             raise ValueError(
-                f"The classifier {weights_dir} has no label {', '.join(missing)}; it has {', '.join(known)}. Name those"
+                f"The classifier {weights_dir} has no label {', '.join(missing)}; it has {', '.join(known)}. List those"
                 " that count as unsafe in unsafe_labels."
             )
         self._unsafe = [known[label] for label in params.unsafe_labels]
 
     @torch.no_grad()
     def score(self, images_B: Sequence[Image.Image], prompts: Sequence[str]) -> Tensor:
-        """scores_B; see `alignment.rewards.interface.Scorer`. Prompts play no part."""
+        """Return scores_B; see `alignment.rewards.interface.Scorer`. Prompts are ignored."""
         if len(images_B) != len(prompts):
-            raise ValueError(f"{len(images_B)} images for {len(prompts)} prompts. Give one prompt per image.")
+            raise ValueError(f"{len(images_B)} images for {len(prompts)} prompts. Pass one prompt per image.")
         if not images_B:
             return torch.empty(0)
         pixels = self._processor(images=[image.convert("RGB") for image in images_B], return_tensors="pt")

@@ -1,7 +1,7 @@
-"""Weights of a scorer's network, every one of them from its folder.
+"""Loading of a scorer's network with every weight from its folder.
 
-transformers fills what a folder lacks with random numbers and says so in a log line. A judge or a guard with a random
-layer still scores, differently in every process, so here such a folder is refused.
+transformers fills missing weights with random numbers and reports it only in a log line. A judge or guard with a random
+layer still scores, but differently in every process, so such a folder is refused here.
 """
 
 from collections.abc import Iterable, Sequence
@@ -13,20 +13,20 @@ from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
 NAMED = 3
-"""Weights of each kind that an error names."""
+"""Maximum number of weights of each kind that an error names."""
 POSITION_NUMBERS = "position_ids"
-"""0, 1, 2, ...: older versions of transformers saved them, today's count anew."""
+"""0, 1, 2, ...: older versions of transformers saved them; current ones compute them."""
 
 
 def load_whole(
     model_class: Any, folder: Path, *, what: str, may_lack: Sequence[str] = (), may_hold: Sequence[str] = ()
 ) -> Any:
-    """A transformers model in float32 whose weights are exactly those of the folder.
+    """Load a transformers model in float32 whose weights are exactly those of the folder.
 
-    `may_lack` and `may_hold` are parts of a network that play no part in the score, as they stand between the dots of a
-    weight's name: one may be missing, the other left over.
-    ValueError when the folder cannot be read, lacks a weight, has one of another shape, or holds one that the network
-    of its config.json does not have, which is a sign of another network.
+    `may_lack` and `may_hold` name parts of a network that do not affect the score, as they appear between the dots of a
+    weight's name. Weights of `may_lack` may be missing; the folder may hold extra weights of `may_hold`.
+    ValueError when the folder cannot be read, lacks a weight, has a weight of another shape, or has a weight that the
+    network of its config.json does not have, because it then belongs to another network.
     """
     try:
         model: PreTrainedModel
@@ -36,7 +36,7 @@ def load_whole(
             local_files_only=True,
             dtype=torch.float32,
             output_loading_info=True,
-            # So that they are told apart and named below instead of in a traceback.
+            # Mismatched shapes are then reported below instead of in a traceback.
             ignore_mismatched_sizes=True,
         )
     except (OSError, RuntimeError, SafetensorError) as error:
@@ -46,13 +46,15 @@ def load_whole(
     ]
     faults = [
         _fault("lacks", _beside(found["missing_keys"], may_lack), ", which would be random"),
-        _fault("has another shape of", shapes, ""),
-        _fault("holds", _beside(found["unexpected_keys"], (POSITION_NUMBERS, *may_hold)), " that nothing would read"),
+        _fault("has wrong shapes for", shapes, ""),
+        _fault(
+            "holds", _beside(found["unexpected_keys"], (POSITION_NUMBERS, *may_hold)), " that the network does not have"
+        ),
     ]
     if any(faults):
         raise ValueError(
-            f"The {what} {folder} does not fit its config.json: it {'; it '.join(filter(None, faults))}. Import or copy"
-            " it again, weights and config.json of one model."
+            f"The {what} {folder} does not match its config.json: it {'; it '.join(filter(None, faults))}. Import or"
+            " copy it again, with weights and config.json of the same model."
         )
     return model
 

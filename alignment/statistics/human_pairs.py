@@ -86,7 +86,7 @@ EVERY_PAIR = Scope()
 
 def held_out(judge: Judge, facts: PairFacts) -> bool:
     """Whether a judge has not learnt from the pair's source; one trained here has its own split of each source."""
-    return judge.keeps_split or facts.source not in judge.lessons
+    return judge.keeps_split or facts.source not in judge.training_sources
 
 
 def agreement(

@@ -42,7 +42,7 @@ def refusals(
 ) -> tuple[list[str], Calibration | None]:
     """Every reason against a judge, each as the end of a sentence, and its agreement on the pairs that count."""
     policy, reasons = project.gate, list[str]()
-    shared = sorted(lessons(project) & set(judge.lessons))
+    shared = sorted(lessons(project) & set(judge.training_sources))
     if shared:
         reasons.append(f"is not independent of what the project trains: {', '.join(shared)}")
     expired = calibrations.refusal(known, policy, now)
@@ -106,7 +106,7 @@ def _standing(
             "num_pairs": overall.num_pairs,
             "age_days": calibrations.age_days(known, now),
             "alpha": known.alpha,
-            "shows_60_as": own.shows(0.6),
+            "shows_60_as": own.expected_win_rate(0.6),
             "weak_slices": tuple(weak),
             "report_uri": known.report_uri,
         }

@@ -189,7 +189,7 @@ def _check_rewards(project: Project, settings: Settings, space: Space, judge: Ju
         if not recipe.objective.online:
             continue
         reward = judge_of(project, project.reward(recipe), settings)
-        if set(reward.lessons) & set(judge.lessons):
+        if set(reward.training_sources) & set(judge.training_sources):
             raise ValueError(
                 f"Recipe {recipe.name!r} maximises {reward.name!r}, which cannot rank it as the search's judge as well."
                 " Name another scorer as search.judge."

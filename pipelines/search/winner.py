@@ -31,7 +31,9 @@ def check_path(path: Path) -> None:
 
 def chosen(recipe: Recipe, judge: Judge) -> Recipe:
     """The recipe with the lineage that keeps the judge from voting on what it trains."""
-    return recipe.model_copy(update={"selected_by": tuple(dict.fromkeys((*recipe.selected_by, *judge.lessons)))})
+    return recipe.model_copy(
+        update={"selected_by": tuple(dict.fromkeys((*recipe.selected_by, *judge.training_sources)))}
+    )
 
 
 def write_winner(path: Path, recipe: Recipe, header: str) -> None:

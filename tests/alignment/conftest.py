@@ -1,4 +1,4 @@
-"""A Stable Diffusion of 64 px, built from configurations in seconds, and pairs of plain colours to train it on."""
+"""A Stable Diffusion for 64 px, built from configurations in seconds, and pairs of one-colour images to train it on."""
 
 import io
 import shutil
@@ -30,7 +30,7 @@ WORDS = ("a", "plain", "picture", *COLOURS)
 
 
 def word_tokens() -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """Vocabulary and merges of a byte-pair tokenizer that knows a few words whole and spells the others."""
+    """Return vocabulary and merges of a byte-pair tokenizer: one token for a few words, letters for the others."""
     pieces = [
         "<|startoftext|>",
         "<|endoftext|>",
@@ -51,7 +51,7 @@ def word_tokens() -> tuple[dict[str, int], list[tuple[str, str]]]:
 
 @pytest.fixture(scope="session")
 def tiny_tokens() -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """`word_tokens`, for fixtures elsewhere."""
+    """`word_tokens`, as a fixture for other files."""
     return word_tokens()
 
 
@@ -121,7 +121,7 @@ def tiny_sd_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def picture(colour: tuple[int, int, int], *, size: tuple[int, int] = (64, 64), dot: int = 0) -> bytes:
-    """PNG bytes of a plain colour with a dark square whose place depends on `dot`."""
+    """Return PNG bytes of a plain colour with a dark square whose position depends on `dot`."""
     image = Image.new("RGB", size, colour)
     image.paste((10, 10, 10), (8 * (dot % 6), 6 * (dot % 7), 8 * (dot % 6) + 14, 6 * (dot % 7) + 14))
     buffer = io.BytesIO()
@@ -130,7 +130,7 @@ def picture(colour: tuple[int, int, int], *, size: tuple[int, int] = (64, 64), d
 
 
 def snapshot_rows(num_pairs: int) -> dict[str, list[object]]:
-    """Columns of a snapshot's parquet; every fifth pair is a tie."""
+    """Return the columns of a snapshot's parquet; every fifth pair is a tie."""
     names = list(COLOURS)
     rows: dict[str, list[object]] = {}
     for index in range(num_pairs):
@@ -163,7 +163,7 @@ def tiny_snapshot_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_captioned_snapshot_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same pairs, with captions that say what is on each image; the first pair's are its prompt."""
+    """The same pairs, with captions that describe each image; the first pair's captions equal its prompt."""
     folder = tmp_path_factory.mktemp("captioned_snapshot")
     rows = snapshot_rows(30)
     names = list(COLOURS)
@@ -177,7 +177,7 @@ def tiny_captioned_snapshot_dir(tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 @pytest.fixture(scope="session")
 def tiny_mixed_snapshot_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same pairs in wide, tall and square, in turn; now and then the rejected image has a shape of its own."""
+    """The same pairs, wide, tall and square in turn; some rejected images have another shape than the chosen one."""
     folder = tmp_path_factory.mktemp("mixed_snapshot")
     shapes = [(96, 60), (60, 96), (64, 64), (100, 64), (48, 84)]
     rows = snapshot_rows(30)
@@ -221,7 +221,7 @@ def tiny_clip_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_captioner_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A BLIP of a few thousand weights that has learnt to say "a COLOUR picture" of plain pictures; 32 px, 8 tokens."""
+    """A BLIP of a few thousand weights that captions one-colour images as "a COLOUR picture"; 32 px, 8 tokens."""
     from transformers import BertTokenizer, BlipForConditionalGeneration, BlipImageProcessorPil, BlipProcessor
     from transformers.models.blip import BlipConfig
 
@@ -254,7 +254,7 @@ def tiny_captioner_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @dataclass(frozen=True)
 class Bench:
-    """Inputs by digest, an encoded cache, and what it takes to run a job on them."""
+    """Inputs by digest, an encoded cache, and methods to run jobs on them."""
 
     root: Path
     inputs: Path
@@ -262,19 +262,19 @@ class Bench:
     cache: FeatureCache
 
     def encode(self, out: Path, *, spec: EncodeSpec | None = None, num_processes: int = 1) -> int:
-        """Run the encode job here; its exit code."""
+        """Run the encode job in this process and return its exit code."""
         from alignment.jobs import encode
 
         return self._run(encode.main, spec or self.encode_spec, Placement(num_processes=num_processes), out)
 
     def train(self, out: Path, spec: TrainSpec, placement: Placement) -> int:
-        """Run the train job here; its exit code."""
+        """Run the train job in this process and return its exit code."""
         from alignment.jobs import train
 
         return self._run(train.main, spec, placement, out)
 
     def train_spec(self, **changes: Any) -> TrainSpec:
-        """A ten-step Diffusion-DPO run with adapters; `changes` replace fields of the recipe."""
+        """Return the spec of a ten-step Diffusion-DPO run with adapters. `changes` replace fields of the recipe."""
         fields: dict[str, Any] = {
             "name": "tiny",
             "backbone": self.encode_spec.backbone,
@@ -293,7 +293,7 @@ class Bench:
         )
 
     def write_job(self, folder: Path, spec: BaseModel, placement: Placement, out: Path) -> list[str]:
-        """Files of a job and the arguments that name them, for a process of its own."""
+        """Write a job's files and return the arguments that name them, for a separate process."""
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "spec.json").write_text(spec.model_dump_json())
         (folder / "placement.json").write_text(placement.model_dump_json())
@@ -322,7 +322,7 @@ def bench(tiny_sd_dir: Path, tiny_snapshot_dir: Path, tmp_path_factory: pytest.T
 def captioned_bench(
     tiny_sd_dir: Path, tiny_captioned_snapshot_dir: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Bench:
-    """The same pairs, each image with a caption of its own."""
+    """The same pairs, with a separate caption for each image."""
     return bench_of(tiny_sd_dir, tiny_captioned_snapshot_dir, tmp_path_factory.mktemp("captioned_bench"))
 
 
@@ -337,7 +337,7 @@ def bucketed_bench(tiny_sd_dir: Path, tiny_mixed_snapshot_dir: Path, tmp_path_fa
 
 @pytest.fixture(scope="session")
 def make_bench(tiny_snapshot_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Bench]:
-    """Benches of other families: called with a base's folder and backbone, and a snapshot where not the usual one."""
+    """Factory of benches of other families: call it with a base folder, a backbone and, optionally, a snapshot."""
 
     def make(
         base_dir: Path,
@@ -361,7 +361,7 @@ def bench_of(
     *,
     images: Square | AspectBuckets = SQUARE,
 ) -> Bench:
-    """A bench below `root`, its cache encoded."""
+    """Build a bench below `root`, with its cache encoded."""
     base_digest, snapshot_digest = content_digest(base_dir), content_digest(snapshot_dir)
     inputs = root / "inputs"
     shutil.copytree(base_dir, inputs / base_digest)
@@ -395,7 +395,7 @@ class OnlineBench:
     data: OnlineData
 
     def train_spec(self, **changes: Any) -> TrainSpec:
-        """Six steps of PRDP in epochs of two passes and one minibatch; `changes` replace fields of the recipe."""
+        """Six steps of PRDP in epochs of two passes and one minibatch. `changes` replace fields of the recipe."""
         objective = {
             "name": "prdp",
             "reward": "taste",
@@ -422,7 +422,7 @@ class OnlineBench:
 
 @pytest.fixture(scope="session")
 def online_bench(bench: Bench, tiny_clip_dir: Path) -> OnlineBench:
-    """Five prompts, and a tiny CLIP whose liking is the reward."""
+    """Five prompts, and a tiny CLIP as the reward."""
     prompts = bench.root / "prompts.txt"
     prompts.write_text("".join(f"a plain {colour} picture\n" for colour in (*COLOURS, "a")))
     digest, weights_digest = file_sha256(prompts), content_digest(tiny_clip_dir)
@@ -434,7 +434,7 @@ def online_bench(bench: Bench, tiny_clip_dir: Path) -> OnlineBench:
 
 @pytest.fixture(scope="session")
 def tiny_blip() -> dict[str, torch.Tensor]:
-    """ImageReward.pt in small: 32 x 32 pixels in patches of 16, widths 16 and 12, two text layers, half precision."""
+    """A tiny ImageReward.pt: 32 x 32 pixels in patches of 16, widths 16 and 12, two text layers, half precision."""
     generator = torch.Generator().manual_seed(7)
     tensors: dict[str, torch.Tensor] = {}
 
@@ -480,7 +480,7 @@ def tiny_blip() -> dict[str, torch.Tensor]:
 
 @pytest.fixture(scope="session")
 def tiny_qwen() -> tuple[dict[str, object], dict[str, torch.Tensor]]:
-    """A Qwen2-VL config and HPSv3's weights in the published names, in small: 14 words, patches of 4, width 16."""
+    """A tiny Qwen2-VL config and HPSv3's weights with the published names: 14 words, patches of 4, width 16."""
     generator = torch.Generator().manual_seed(11)
     tensors: dict[str, torch.Tensor] = {}
 

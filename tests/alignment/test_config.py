@@ -1,4 +1,4 @@
-"""What a recipe may not say is refused in words, without its whole content."""
+"""Invalid recipes are refused with a message that does not repeat the complete recipe."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from alignment.config import RECIPES_DIR, load_recipe
         (
             "prdp_shapes",
             ("images.kind=square", "images.flip=true"),
-            "Objective 'prdp' draws its own images, squares; leave images out.",
+            "Objective 'prdp' generates its own square images; remove images from the recipe.",
         ),
         (
             "diffusion_dpo_shapes",
@@ -29,7 +29,7 @@ def test_images_that_cannot_be_cut_are_refused(recipe: str, overrides: tuple[str
     assert "got {" not in str(refused.value)
 
 
-def test_a_recipes_name_is_no_path_to_another_file(tmp_path: Path) -> None:
+def test_a_recipe_name_cannot_point_to_another_file(tmp_path: Path) -> None:
     shipped = RECIPES_DIR / "sft_shapes.toml"
     (tmp_path / "mine.toml").write_text(shipped.read_text())
     for name in (str(tmp_path / "mine"), "../recipes/sft_shapes", "./sft_shapes", ""):

@@ -1,7 +1,7 @@
-"""Records the golden curves: 20 steps of a tiny denoiser per objective, float32 on one CPU thread.
+"""Record the golden curves: 20 steps of a tiny denoiser per objective, float32 on one CPU thread.
 
-`python tests/golden/record.py` rewrites tests/golden/curves/*.json. Do so only when a change of the numbers is meant,
-and say in the pull request why they changed.
+`python tests/golden/record.py` rewrites tests/golden/curves/*.json. Run it only if the numbers change on purpose, and
+state the reason in the pull request.
 """
 
 import json
@@ -58,7 +58,7 @@ CASES: dict[str, tuple[ObjectiveParams, str]] = {
 
 
 class TinyDenoiser(nn.Module):
-    """Two convolutions that know timestep and caption: enough for a curve, too small to be slow."""
+    """Two convolutions conditioned on timestep and caption: large enough for a curve, and fast."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -71,15 +71,15 @@ class TinyDenoiser(nn.Module):
                 weight.copy_(torch.randn(weight.shape, generator=generator) * 0.2)
 
     def forward(self, noisy_BCHW: Tensor, timesteps_B: Tensor, conditioning: Conditioning) -> Tensor:
-        """An answer in the shape of the input."""
+        """Return a prediction in the shape of the input."""
         facts_BD = torch.cat([timesteps_B[:, None] / 1000, conditioning["caption"]], dim=1)
         hidden_BCHW = torch.tanh(self.enter(noisy_BCHW) + self.condition(facts_BD)[:, :, None, None])
-        answer: Tensor = self.leave(hidden_BCHW)
-        return answer
+        prediction: Tensor = self.leave(hidden_BCHW)
+        return prediction
 
 
 def schedule_named(name: str) -> ForwardProcess:
-    """A flow, or Stable Diffusion's betas with that prediction type."""
+    """Return flow matching, or Stable Diffusion's betas with that prediction type."""
     if name == "flow":
         return FlowMatchingSchedule()
     betas_T = torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
@@ -87,7 +87,7 @@ def schedule_named(name: str) -> ForwardProcess:
 
 
 def batch_of(epoch: int, schedule: ForwardProcess, *, own_captions: bool = False) -> PairBatch:
-    """The same six pairs each epoch, noised afresh; the chosen images are smoother than the rejected ones."""
+    """Return the same six pairs each epoch, with new noise. Chosen images are smoother than rejected ones."""
     generator = stream("golden", "pairs")
     chosen, rejected = torch.randn(2, PAIRS, *SHAPE, generator=generator)
     captions = torch.randn(PAIRS, 4, generator=generator)
@@ -107,7 +107,7 @@ def batch_of(epoch: int, schedule: ForwardProcess, *, own_captions: bool = False
 
 
 def curve(params: ObjectiveParams, prediction_type: str) -> dict[str, list[float]]:
-    """Mean monitors of each step."""
+    """Return the mean monitors of each step."""
     schedule = schedule_named(prediction_type)
     policy, reference = TinyDenoiser(), TinyDenoiser().requires_grad_(False)
     settings = AdamW(learning_rate=3e-3, warmup_steps=3, schedule="cosine")
@@ -125,7 +125,7 @@ def curve(params: ObjectiveParams, prediction_type: str) -> dict[str, list[float
 
 
 def offline_gradient(params: ObjectiveParams, schedule: ForwardProcess, policy: nn.Module, reference: nn.Module) -> Any:
-    """A step on the six pairs: leaves the gradient, gives the mean monitors."""
+    """Return a function that runs a step on the six pairs: it sets gradients and returns the mean monitors."""
     step = OfflineStep(params, schedule, policy=policy, reference=reference)
 
     def gradient(number: int) -> dict[str, float]:
@@ -137,12 +137,12 @@ def offline_gradient(params: ObjectiveParams, schedule: ForwardProcess, policy: 
 
 
 def smooth(latents_BCHW: Tensor) -> Tensor:
-    """rewards_B: a liking for latents whose neighbours are alike."""
+    """Return rewards_B, which are higher for latents with similar neighbours."""
     return -latents_BCHW.diff(dim=3).square().flatten(1).mean(dim=1).log()
 
 
 def sampler_of(params: PRDP, schedule: ForwardProcess) -> AncestralSampler:
-    """All images of the one prompt at once."""
+    """Return a sampler that generates all images of the prompt at once."""
     empty = {"caption": torch.zeros(1, 4)}
     most = params.images_per_prompt
     return AncestralSampler(schedule, params, empty=empty, most_images=most, device=torch.device("cpu"))
@@ -151,7 +151,7 @@ def sampler_of(params: PRDP, schedule: ForwardProcess) -> AncestralSampler:
 def draw(
     params: PRDP, schedule: ForwardProcess, policy: nn.Module, reference: nn.Module, *, epoch: int
 ) -> tuple[Trajectories, Tensor]:
-    """The images of an epoch's one prompt."""
+    """Generate the images of an epoch's prompt."""
     noise = trajectory_noise(
         7, epoch, 0, num_images=params.images_per_prompt, num_steps=params.sampler_steps, shape=SHAPE
     )
@@ -161,7 +161,7 @@ def draw(
 def online_gradient(
     params: PRDP, schedule: ForwardProcess, policy: nn.Module, reference: nn.Module, *, reward: Any = smooth
 ) -> Any:
-    """A step on images of one prompt, some a drawing."""
+    """Return a function that runs a step on images of one prompt; some steps generate new images first."""
     count = params.images_per_prompt
     sampler = sampler_of(params, schedule)
     drawn: dict[str, Any] = {}
@@ -182,7 +182,7 @@ def online_gradient(
 
 
 def record(name: str) -> dict[str, Any]:
-    """What a golden file holds."""
+    """Return the contents of a golden file."""
     params, prediction_type = CASES[name]
     return {
         "versions": {"python": platform.python_version(), "torch": torch.__version__},

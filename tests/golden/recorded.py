@@ -1,4 +1,4 @@
-"""A recorded case: its parameters, fields and arrays, and what replaying it found."""
+"""A recorded case: its parameters, fields and arrays, and the result of replaying it."""
 
 import json
 from dataclasses import dataclass, field
@@ -14,16 +14,16 @@ FLOAT32_SPACING = 2.0**-23
 
 
 class NotBuiltError(Exception):
-    """The case needs a part that does not exist yet."""
+    """The case needs code that does not exist yet."""
 
 
 class UnsupportedError(Exception):
-    """The case is of a method that we do not offer, for the reason given."""
+    """The case belongs to a method that Plumbline does not support. The message states the reason."""
 
 
 @dataclass
 class Case:
-    """One recorded case and what replaying it found."""
+    """One recorded case and the result of replaying it."""
 
     method: str
     name: str
@@ -38,7 +38,7 @@ class Case:
         return name in self.fields
 
     def __getitem__(self, name: str) -> Tensor:
-        """A field as a tensor; scalars may be in the JSON alone."""
+        """Return a field as a tensor. Scalars may be in the JSON alone."""
         if name in self.tensors:
             return self.tensors[name]
         value = torch.tensor(self.fields[name]["value"])
@@ -53,7 +53,7 @@ class Case:
         relative: float = RELATIVE,
         against: Tensor | None = None,
     ) -> None:
-        """Compare with a recorded field, if the case has it; the largest excess over the tolerance is reported."""
+        """Compare with a recorded field if the case has it, and report the largest excess over the tolerance."""
         if against is None and name not in self:
             return
         theirs = (self[name] if against is None else against).double()
@@ -66,17 +66,17 @@ class Case:
             self.wrong.append(f"{name}: off by up to {worst:.3g} (allowed {absolute:.3g} + {relative:g} relative)")
 
     def require(self, what: str, holds: bool) -> None:
-        """A fact that must hold."""
+        """Record a condition that must hold."""
         self.checked.append(what)
         if not holds:
             self.wrong.append(f"{what} does not hold")
 
 
 def read_case(folder: Path, name: str) -> Case:
-    """A case in either layout: CASE.json with CASE.safetensors, or a folder CASE with case.json and several arrays.
+    """Read a case in either layout: CASE.json with CASE.safetensors, or a folder CASE with case.json and array files.
 
-    The method is the JSON's word, else the folder's name. In a folder, `params` is the whole JSON and a tensor is named
-    by its file: `inputs.image_0`.
+    The method is the JSON's `method`, or else the folder's name. In a folder, `params` is the complete JSON and tensors
+    are named by their file: `inputs.image_0`.
     """
     if (folder / name / "case.json").is_file():
         return _read_folder(folder.name, folder / name)

@@ -1,11 +1,11 @@
-"""Replays recorded cases of the methods' own code through ours: `python tests/golden/replay.py DIR`.
+"""Replay cases recorded from the authors' code of each method with our code: `python tests/golden/replay.py DIR`.
 
-DIR holds one folder a method; its index.json lists cases, each CASE.json (fields with role, shape and scalar values)
-and CASE.safetensors (arrays). Every file of tests/golden/replays is a kind of case: `takes(case)` tells by fields and
-parameters, never by the case's name, whether it is for this file, and `replay(case)` notes what it compared. Another
-folder of the same layout therefore replays as well. A case may also be a folder CASE with case.json and several files
-of arrays. One line a case; exit code 1 if any failed, and a case that nothing takes counts as failed. A case of a
-method that we do not offer is told with the reason and counts as neither.
+DIR holds one folder per method. Its index.json lists cases, each CASE.json (fields with role, shape and scalar values)
+and CASE.safetensors (arrays), or a folder CASE with case.json and several array files. Every file of
+tests/golden/replays handles one kind of case: `takes(case)` returns True for its cases, by fields and parameters, never
+by the case's name, and `replay(case)` records its comparisons. So another folder of the same layout can be replayed
+too. The command prints one line per case and exits with 1 if any failed. A case that no file takes counts as failed. A
+case of an unsupported method is reported with the reason and counts neither as passed nor as failed.
 """
 
 import importlib
@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
-# Not as tests.golden: a library of the lock brings a package called tests.
+# Not as tests.golden: a library in the lock file installs a package named tests.
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from recorded import Case, NotBuiltError, UnsupportedError, read_case
@@ -27,24 +27,24 @@ FIELDS_NAMED = 4
 
 
 def replays() -> list[ModuleType]:
-    """Every file of tests/golden/replays."""
+    """Import every file of tests/golden/replays."""
     return [importlib.import_module(f"replays.{path.stem}") for path in sorted(REPLAYS_DIR.glob("*.py"))]
 
 
 def find_replay(case: Case) -> ModuleType:
-    """The one file that takes the case."""
+    """Return the file that takes the case; NotBuiltError for none, ValueError for several."""
     takers = [module for module in replays() if module.takes(case)]
     if not takers:
         names = sorted(case.fields or case.params)
         more = f" and {len(names) - FIELDS_NAMED} more" if len(names) > FIELDS_NAMED else ""
-        raise NotBuiltError(f"nothing of ours takes {', '.join(names[:FIELDS_NAMED])}{more}")
+        raise NotBuiltError(f"no replay takes {', '.join(names[:FIELDS_NAMED])}{more}")
     if len(takers) > 1:
-        raise ValueError(f"taken by {', '.join(module.__name__ for module in takers)}; make `takes` of one stricter")
+        raise ValueError(f"taken by {', '.join(module.__name__ for module in takers)}; make one `takes` stricter")
     return takers[0]
 
 
 def replay_case(folder: Path, name: str) -> tuple[bool | None, str]:
-    """Whether a case passed, None where we do not offer the method, and its line."""
+    """Return True if the case passed (None for an unsupported method), and its output line."""
     title = f"{folder.name}/{name}"
     try:
         case = read_case(folder, name)
@@ -62,17 +62,17 @@ def replay_case(folder: Path, name: str) -> tuple[bool | None, str]:
 
 
 def cases_below(root: Path) -> Iterator[tuple[Path, str]]:
-    """Every case that an index.json lists, one folder down (or in `root` itself)."""
+    """Yield every case listed in an index.json, one folder below `root` or in `root` itself."""
     indices = sorted([*root.glob("index.json"), *root.glob("*/index.json")])
     if not indices:
-        raise ValueError(f"{root} holds no METHOD/index.json; name the folder of the golden vectors.")
+        raise ValueError(f"{root} has no METHOD/index.json. Pass the folder of the golden vectors.")
     for index in indices:
         for entry in json.loads(index.read_text(encoding="utf-8"))["cases"]:
             yield index.parent, entry if isinstance(entry, str) else entry["case"]
 
 
 def main(arguments: list[str]) -> int:
-    """Replay everything below the folder; the exit code."""
+    """Replay every case below the folder and return the exit code."""
     if len(arguments) != 1:
         print("usage: python tests/golden/replay.py DIR", file=sys.stderr)
         return 2

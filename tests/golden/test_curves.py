@@ -1,4 +1,4 @@
-"""Today's code draws the recorded curves; and no recorded curve is forgotten."""
+"""The code reproduces the recorded curves, and every recorded curve is tested."""
 
 import importlib.util
 import json
@@ -44,12 +44,12 @@ def test_every_case_has_a_file_and_every_file_a_case(recorder: ModuleType) -> No
 def tolerances(golden: dict[str, Any], rounding: Callable[[int, float], float], *, num_pairs: int) -> dict[str, float]:
     """Return the largest difference of each metric that rounding explains, so that a curve holds on every processor.
 
-    An error is a mean over 4 * 8 * 8 = 256 squares and about 2 in size: on another processor it differs by up to
-    r = sqrt(256) * 2^-23 * 2 = 4e-6 (`rounding_of_mean`); less that of the reference, by sqrt(2) * r. A margin is a
-    function of the errors and a loss one of the margin; each differs by its slope times r, and a mean over the pairs is
-    better by sqrt(num_pairs). At beta 200 that is 200 * 4e-6 / sqrt(6) = 3e-4 for the margin of Diffusion-DPO.
-    Seen with the kernels of SSE4 and AVX2 against a recording with AVX-512: errors 1.3e-6, margins 4e-5. In 20 steps
-    the weights drift apart too, which is part of those figures.
+    An error is a mean over 4 * 8 * 8 = 256 squares, about 2 in size. On another processor it differs by up to
+    r = sqrt(256) * 2^-23 * 2 = 4e-6 (`rounding_of_mean`), and its difference to the reference's error by sqrt(2) * r.
+    A margin is a function of the errors, and a loss is a function of the margin; each differs by its slope times r, and
+    a mean over the pairs divides this by sqrt(num_pairs). At beta 200 that is 200 * 4e-6 / sqrt(6) = 3e-4 for the
+    margin of Diffusion-DPO. Measured with SSE4 and AVX2 kernels against a recording with AVX-512: errors 1.3e-6,
+    margins 4e-5. These figures include the drift of the weights over 20 steps.
     """
     metrics, params = golden["metrics"], golden["objective"]
     if params["name"] == "prdp":
@@ -57,7 +57,7 @@ def tolerances(golden: dict[str, Any], rounding: Callable[[int, float], float], 
     error = rounding(NUM_VALUES, max(*metrics["chosen_error"], *metrics["rejected_error"]))
     slope = margin_slope(params)
     loss_slope = {"mapo": 1 + params.get("beta", 0) * slope, "mapo_paper": 1 + slope / params.get("beta", 1), "sft": 1}
-    # (margin - 1/2)^2 has the slope 2 sqrt(loss), the largest of which is that of the largest loss.
+    # (margin - 1/2)^2 has the slope 2 sqrt(loss), which is largest at the largest loss.
     link_slope = 2 * math.sqrt(max(metrics["loss"])) if params.get("link") == "ipo" else 1.0
     return {
         "chosen_error": error,
@@ -71,10 +71,10 @@ def tolerances(golden: dict[str, Any], rounding: Callable[[int, float], float], 
 
 
 def margin_slope(params: dict[str, Any]) -> float:
-    """Return the change of a margin by independent changes of its errors, in units of the change of one error.
+    """Return the change of a margin from independent changes of its errors, in units of the change of one error.
 
     Diffusion-DPO and DCPO: beta / 2 times four errors. SFT: a difference of two. MaPO: T times a difference of
-    phi(s m), whose slope is at most 1/2. The paper's MaPO: a difference of phi(m)^beta, of slope at most beta / 2.
+    phi(s m), whose slope is at most 1/2. The paper's MaPO: a difference of phi(m)^beta, with slope at most beta / 2.
     """
     slopes = {
         "sft": math.sqrt(2),
@@ -87,13 +87,14 @@ def margin_slope(params: dict[str, Any]) -> float:
 def prdp_tolerances(
     metrics: dict[str, list[float]], params: dict[str, Any], rounding: Callable[[int, float], float]
 ) -> dict[str, float]:
-    """Return the same for PRDP.
+    """Return the tolerances for PRDP.
 
     A reward is minus the logarithm of a mean over 4 * 8 * 7 squares, so it differs by that mean's relative rounding,
-    and by as much again for each of the denoising steps that drew the image. A log-probability is a mean over 256
-    values, at most 2 in size; guidance g weights two predictions by g and g - 1, hence their rounding by
-    sqrt(g^2 + (g - 1)^2). A log-ratio is the difference of two, a margin that of two log-ratios: at g = 2 1.7e-5, and
-    8e-6 was seen. A residual is a margin less a difference of two rewards over beta, a loss the square of a residual.
+    and by the same amount for each denoising step that generated the image. A log-probability is a mean over 256
+    values, at most 2 in size. Guidance g weights two predictions by g and g - 1, hence their rounding by
+    sqrt(g^2 + (g - 1)^2). A log-ratio is the difference of two log-probabilities, a margin the difference of two
+    log-ratios: 1.7e-5 at g = 2; 8e-6 was measured. A residual is a margin minus a difference of two rewards over beta,
+    and a loss is the square of a residual.
     """
     reward = math.sqrt(1 + params["sampler_steps"]) * rounding(NUM_VALUES, 1.0)
     guided = math.hypot(params["guidance_scale"], params["guidance_scale"] - 1)
@@ -110,7 +111,9 @@ def prdp_tolerances(
 
 
 @pytest.mark.parametrize("path", CURVES, ids=lambda path: path.stem)
-def test_curve_is_the_recorded_one(recorder: ModuleType, rounding: Callable[[int, float], float], path: Path) -> None:
+def test_curve_equals_the_recorded_one(
+    recorder: ModuleType, rounding: Callable[[int, float], float], path: Path
+) -> None:
     golden = json.loads(path.read_text(encoding="utf-8"))
     now = recorder.record(path.stem)
     assert now["objective"] == golden["objective"]
@@ -120,11 +123,11 @@ def test_curve_is_the_recorded_one(recorder: ModuleType, rounding: Callable[[int
     assert math.prod(recorder.SHAPE) == NUM_VALUES
     for name, values in golden["metrics"].items():
         assert len(values) == recorder.STEPS
-        # A count divided by its total is exact up to the last digit of the division.
+        # A count divided by its total is exact except for the rounding of the division.
         assert now["metrics"][name] == pytest.approx(values, rel=1e-6, abs=allowed[name]), name
 
 
-def test_objectives_move_their_errors_the_right_way() -> None:
+def test_objectives_move_their_errors_in_the_right_direction() -> None:
     curves = {path.stem: json.loads(path.read_text(encoding="utf-8"))["metrics"] for path in CURVES}
     for name in ("dcpo", *(name for name in curves if name.startswith("diffusion_dpo"))):
         assert curves[name]["margin"][0] == pytest.approx(0.0, abs=1e-6)
@@ -139,8 +142,8 @@ def test_objectives_move_their_errors_the_right_way() -> None:
     assert sum(curves["sft"]["chosen_error"][-5:]) < sum(curves["sft"]["chosen_error"][:5])
 
 
-def test_prdp_raises_an_easy_reward_on_noise_that_no_update_has_seen(recorder: ModuleType) -> None:
-    """What single steps cannot show: the sign and the credit of each step are right over many epochs of two updates."""
+def test_prdp_raises_an_easy_reward_on_unseen_noise(recorder: ModuleType) -> None:
+    """Sign and credit of each step are right over many epochs of two updates, which single steps cannot show."""
     params, prediction_type = recorder.CASES["prdp"]
     params = params.model_copy(update={"images_per_prompt": 16})
     schedule = recorder.schedule_named(prediction_type)
@@ -157,5 +160,5 @@ def test_prdp_raises_an_easy_reward_on_noise_that_no_update_has_seen(recorder: M
         optimiser.step()
         optimiser.zero_grad()
     gains = first_channel(recorder.draw(params, schedule, policy, reference, epoch=1000)[1]) - unseen
-    assert bool((gains > 0).all()), "from the same noise every image has more of the reward"
+    assert bool((gains > 0).all()), "from the same noise, every image has a higher reward"
     assert gains.mean() > unseen.std() / 3

@@ -1,4 +1,4 @@
-"""The replay passes on the numbers kept here, fails on wrong ones, and takes a folder it has never seen."""
+"""The replay passes on recorded numbers, fails on wrong ones, and replays folders that are not in the repository."""
 
 import importlib.util
 import json
@@ -168,7 +168,7 @@ def test_a_wrong_order_or_choice_fails(replay: ModuleType, tmp_path: Path) -> No
 
 
 def write_case(folder: Path, name: str, params: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-    """A recorded case of arrays alone."""
+    """Write a recorded case whose fields are all arrays."""
     folder.mkdir(exist_ok=True)
     tensors = {field: value.detach().clone().contiguous() for field, value in tensors.items()}
     fields = {
@@ -180,10 +180,10 @@ def write_case(folder: Path, name: str, params: dict[str, Any], tensors: dict[st
 
 
 @pytest.mark.parametrize("size", [1.0, 30.0, 1e-2, 1e-3, 0.0])
-def test_unseen_mapo_cases_replay_however_the_recorded_code_rounds(
+def test_unseen_mapo_cases_replay_with_any_rounding_of_the_recorded_code(
     replay: ModuleType, tmp_path: Path, size: float
 ) -> None:
-    """The published lines in float32, at errors of many sizes, with other parameters."""
+    """The published code in float32, with errors of many sizes and other parameters."""
     generator = torch.Generator().manual_seed(int(size * 1000))
     target = torch.randn(6, 3, 5, 2, generator=generator)
     prediction = (target + size * torch.randn(target.shape, generator=generator)).requires_grad_(True)
@@ -212,7 +212,7 @@ def test_unseen_mapo_cases_replay_however_the_recorded_code_rounds(
     assert not replay.replay_case(tmp_path / "mapo", "unseen")[0]
 
 
-def test_command_line_counts_and_answers_by_exit_code(
+def test_command_line_counts_cases_and_sets_the_exit_code(
     replay: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(VECTORS / "diffusion_dpo", tmp_path / "good" / "diffusion_dpo")
@@ -224,14 +224,14 @@ def test_command_line_counts_and_answers_by_exit_code(
     (method / "first.json").write_text(json.dumps({"params": {}, "fields": {"vision": {}, "awake": {}}}))
     assert replay.main([str(tmp_path / "good")]) == 1
     lines = capsys.readouterr().out.splitlines()
-    assert "NOT BUILT dream/first (nothing of ours takes awake, vision)" in lines
+    assert "NOT BUILT dream/first (no replay takes awake, vision)" in lines
     assert any(line.startswith("FAIL dream/second (FileNotFoundError") for line in lines)
     assert lines[-1].endswith(" passed, 2 failed")
     assert replay.main([str(tmp_path / "nowhere")]) == 2
 
 
-def test_an_unseen_case_of_other_shape_replays(replay: ModuleType, tmp_path: Path) -> None:
-    """Five pairs of 2x3 latents with three channels, a beta of its own, values computed here in float64."""
+def test_an_unseen_case_with_another_shape_replays(replay: ModuleType, tmp_path: Path) -> None:
+    """Five pairs of 2x3 latents with three channels and another beta; values are computed here in float64."""
     generator = torch.Generator().manual_seed(1)
     policy, reference, target = torch.randn(3, 10, 3, 2, 3, generator=generator, dtype=torch.float64)
     policy_w, policy_l = (policy - target).square().mean(dim=(1, 2, 3)).chunk(2)
@@ -255,7 +255,7 @@ def test_an_unseen_case_of_other_shape_replays(replay: ModuleType, tmp_path: Pat
     assert not replay.replay_case(folder, "unseen")[0]
 
 
-def test_a_case_in_a_folder_of_its_own_is_read(replay: ModuleType, tmp_path: Path) -> None:
+def test_a_case_in_a_separate_folder_is_read(replay: ModuleType, tmp_path: Path) -> None:
     folder = tmp_path / "dream"
     (folder / "deep").mkdir(parents=True)
     (folder / "deep" / "case.json").write_text(json.dumps({"settings": {"depth": 3}}))
@@ -263,7 +263,7 @@ def test_a_case_in_a_folder_of_its_own_is_read(replay: ModuleType, tmp_path: Pat
     case = replay.read_case(folder, "deep")
     assert case.params["settings"]["depth"] == 3
     assert case["inputs.image"].tolist() == [1.0, 1.0]
-    assert replay.replay_case(folder, "deep") == (False, "NOT BUILT dream/deep (nothing of ours takes inputs.image)")
+    assert replay.replay_case(folder, "deep") == (False, "NOT BUILT dream/deep (no replay takes inputs.image)")
 
 
 @pytest.mark.parametrize(
@@ -274,7 +274,7 @@ def test_a_case_in_a_folder_of_its_own_is_read(replay: ModuleType, tmp_path: Pat
         {"classes": [], "colours": [], "relations": [], "iou": [], "summary": {}},
     ],
 )
-def test_what_we_do_not_offer_is_told_apart_from_failures(
+def test_unsupported_methods_are_reported_separately_from_failures(
     replay: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str], content: dict[str, object]
 ) -> None:
     shutil.copytree(VECTORS / "diffusion_dpo", tmp_path / "diffusion_dpo")

@@ -9,7 +9,7 @@ from alignment.contracts.captions import (
     Perturbation,
     PerturbedPrompts,
 )
-from alignment.contracts.labelling import DrawSpec, LabelSpec, filled
+from alignment.contracts.labelling import DrawSpec, LabelSpec, fill_template
 from alignment.labelling.captioner_files import check_captioner_files
 from pipelines.contracts.jobs import JobInput, JobRequest
 from pipelines.dispatch.job_kinds import Caption, DrawPairs, Label
@@ -99,7 +99,7 @@ def _check_prompts(project: Project, settings: Settings, draw: DrawSection, prom
     heldout = heldout_prompts(project, settings)
     for template in dict.fromkeys(("{prompt}", draw.chosen_template, draw.rejected_template)):
         with local_prompts(prompts, name, settings).open(encoding="utf-8", errors="replace") as lines:
-            check_not_heldout((filled(template, line.strip()) for line in lines), heldout, draw.prompts)
+            check_not_heldout((fill_template(template, line.strip()) for line in lines), heldout, draw.prompts)
 
 
 def _caption_method(section: CaptionsSection, captioner: Captioner | None) -> CaptionMethod:

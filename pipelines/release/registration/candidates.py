@@ -151,7 +151,7 @@ def _sign_if_unsigned(version: int, weights_digest: str, project: Project, setti
 
 def _taught_by(result: TrainResult, snapshot: DatasetSnapshot) -> set[str]:
     """Whatever decided what a run became: what it was trained on, and the judge that chose its recipe."""
-    return {*(result.trained_on or snapshot.lessons), *result.selected_by}
+    return {*(result.trained_on or snapshot.training_sources), *result.selected_by}
 
 
 def _lessons(project: Project, settings: Settings, version: int | None) -> set[str]:

@@ -10,7 +10,7 @@ Tokens = tuple[dict[str, int], list[tuple[str, str]]]
 
 
 def clip_tokenizer(tokens: Tokens) -> Any:
-    """Twelve tokens, as the text encoders."""
+    """A tokenizer with 12 tokens per caption, the length that the text encoders read."""
     from transformers import CLIPTokenizer
 
     vocabulary, merges = tokens
@@ -95,7 +95,7 @@ def tiny_sdxl_dir(tiny_tokens: Tokens, tmp_path_factory: pytest.TempPathFactory)
 
 
 def t5_tokenizer() -> Any:
-    """Words and letters of a unigram vocabulary."""
+    """A unigram tokenizer of words and letters."""
     from transformers import T5TokenizerFast
 
     words = ["a", "plain", "picture", "red", "green", "blue", "white"]
@@ -161,7 +161,7 @@ def flow_vae() -> Any:
 
 @pytest.fixture(scope="session")
 def tiny_flux_dir(tiny_tokens: Tokens, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A saved FluxPipeline, guidance distilled, its shift growing with the image."""
+    """A saved FluxPipeline, guidance-distilled, with a shift that grows with the image."""
     from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
     from transformers import CLIPTextModel
 

@@ -1,4 +1,4 @@
-"""Ancestral steps: the densities of diffusers' DDIM at eta = 1, timesteps, and the paths of one known image."""
+"""Ancestral steps: densities equal to diffusers' DDIM at eta = 1, timesteps, and the path of a known image."""
 
 import math
 
@@ -30,21 +30,21 @@ def test_steps_are_those_of_ddim_with_eta_one(prediction_type: PredictionType) -
     timesteps = sampling_timesteps(1000, 20)
     assert [start for start, _ in timesteps] == scheduler.timesteps.tolist()
     generator = torch.Generator().manual_seed(0)
-    answer, latents, noise = torch.randn(3, 2, 4, 8, 8, generator=generator)
+    prediction, latents, noise = torch.randn(3, 2, 4, 8, 8, generator=generator)
     for start, end in timesteps[:-1]:
         starts, ends = torch.full((2,), start), torch.full((2,), end)
-        density = next_latent(schedule, answer, latents, timesteps_B=starts, next_B=ends)
-        stepped = scheduler.step(answer, start, latents, eta=1.0, variance_noise=noise)
+        density = next_latent(schedule, prediction, latents, timesteps_B=starts, next_B=ends)
+        stepped = scheduler.step(prediction, start, latents, eta=1.0, variance_noise=noise)
         assert torch.allclose(density.draw(noise), stepped.prev_sample, rtol=1e-4, atol=1e-4)
-        image = predicted_image(schedule, answer, latents, starts)
+        image = predicted_image(schedule, prediction, latents, starts)
         assert torch.allclose(image.float(), stepped.pred_original_sample, rtol=1e-4, atol=1e-3)
 
 
 def test_log_prob_is_the_mean_over_the_elements_of_a_normal_density() -> None:
     schedule, _ = schedule_of("epsilon")
-    answer, latents, after = torch.randn(3, 2, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    prediction, latents, after = torch.randn(3, 2, 4, 8, 8, generator=torch.Generator().manual_seed(1))
     starts, ends = torch.tensor([501, 901]), torch.tensor([451, 851])
-    density = next_latent(schedule, answer, latents, timesteps_B=starts, next_B=ends)
+    density = next_latent(schedule, prediction, latents, timesteps_B=starts, next_B=ends)
     for image in range(2):
         normal = torch.distributions.Normal(density.mean_BCHW[image], density.variance_B[image].sqrt())
         assert density.log_prob(after)[image].item() == pytest.approx(

@@ -1,4 +1,4 @@
-"""Every family on latents that are not square: told the right thing, and trained on what its own classes answer."""
+"""Every family on latents that are not square: conditioning, and predictions equal to those of diffusers' classes."""
 
 import json
 import math
@@ -19,7 +19,7 @@ from alignment.data.features import CachedFeatures
 from alignment.training.batches import PairBatch, Visit, assemble
 from alignment.training.seeding import stream
 
-# The first test of a session pays for importing the model libraries and for encoding the cache.
+# The first test of a session also imports the model libraries and encodes the cache.
 pytestmark = [pytest.mark.timeout(300), pytest.mark.slow]
 
 CASES: dict[str, BackboneParams] = {
@@ -59,36 +59,38 @@ def pair_of(features: CachedFeatures, bucket: int) -> int:
     return next(index for index in range(24) if features.bucket(index) == bucket)
 
 
-def direct_answer(name: str, denoiser: Any, noisy_BCHW: Tensor, batch: PairBatch) -> Tensor:
-    """The chosen image through diffusers' own class, called as its pipeline calls it."""
-    told, times_B = batch.chosen_captions, batch.timesteps_B
-    states = told["states_LD"].float()
+def direct_prediction(name: str, denoiser: Any, noisy_BCHW: Tensor, batch: PairBatch) -> Tensor:
+    """Run diffusers' own class on the chosen image, called as its pipeline calls it."""
+    encoded, times_B = batch.chosen_captions, batch.timesteps_B
+    states = encoded["states_LD"].float()
     if name in ("sd", "sdxl"):
-        added = {"text_embeds": told["pooled_D"], "time_ids": told["time_ids_K"]} if name == "sdxl" else None
+        added = {"text_embeds": encoded["pooled_D"], "time_ids": encoded["time_ids_K"]} if name == "sdxl" else None
         return denoiser(noisy_BCHW, times_B, encoder_hidden_states=states, added_cond_kwargs=added).sample
     if name == "sd3":
         return denoiser(
             hidden_states=noisy_BCHW,
             timestep=times_B,
             encoder_hidden_states=states,
-            pooled_projections=told["pooled_D"],
+            pooled_projections=encoded["pooled_D"],
         ).sample
     batch_size, channels, height, width = noisy_BCHW.shape
-    answer = denoiser(
+    prediction = denoiser(
         hidden_states=FluxPipeline._pack_latents(noisy_BCHW, batch_size, channels, height, width),
         timestep=times_B / 1000,
         guidance=torch.full((batch_size,), 3.5),
-        pooled_projections=told["pooled_D"],
+        pooled_projections=encoded["pooled_D"],
         encoder_hidden_states=states,
         txt_ids=torch.zeros(states.shape[1], 3),
         img_ids=FluxPipeline._prepare_latent_image_ids(batch_size, height // 2, width // 2, "cpu", torch.float32),
     ).sample
-    return FluxPipeline._unpack_latents(answer, height * 8, width * 8, 8)
+    return FluxPipeline._unpack_latents(prediction, height * 8, width * 8, 8)
 
 
 @pytest.mark.parametrize(("bucket", "shape"), [(0, (10, 6)), (2, (6, 10))])
-def test_the_answer_in_a_bucket_is_that_of_the_real_denoiser(case: Case, bucket: int, shape: tuple[int, int]) -> None:
-    """All chosen images of a bucket at once; each has the noise that it has alone."""
+def test_the_prediction_in_a_bucket_equals_that_of_the_real_denoiser(
+    case: Case, bucket: int, shape: tuple[int, int]
+) -> None:
+    """All chosen images of a bucket at once; each has the same noise as in a batch of one."""
     features, backbone, index = case.features, case.backbone(), pair_of(case.features, bucket)
     spec = case.bench.train_spec(caption_dropout=0.0, global_batch=24, steps=1)
     visits = [Visit(pair, 0) for pair in range(24) if features.bucket(pair) == bucket]
@@ -101,7 +103,7 @@ def test_the_answer_in_a_bucket_is_that_of_the_real_denoiser(case: Case, bucket:
     denoiser = backbone.load_denoiser()
     with torch.no_grad():
         ours = backbone.predict(denoiser, noisy_BCHW, batch.timesteps_B, batch.chosen_captions)
-        theirs = direct_answer(case.name, denoiser, noisy_BCHW, batch)
+        theirs = direct_prediction(case.name, denoiser, noisy_BCHW, batch)
     assert ours.shape == noisy_BCHW.shape
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
 
@@ -117,7 +119,7 @@ def test_a_run_over_all_buckets_begins_with_the_mean_error_of_the_real_denoiser(
         noisy_BCHW = backbone.schedule.add_noise(batch.chosen_BCHW, batch.noise_BCHW, batch.timesteps_B)
         target_BCHW = backbone.schedule.target(batch.chosen_BCHW, batch.noise_BCHW, batch.timesteps_B)
         with torch.no_grad():
-            answer_BCHW = direct_answer(case.name, denoiser, noisy_BCHW, batch)
+            answer_BCHW = direct_prediction(case.name, denoiser, noisy_BCHW, batch)
         total += float((answer_BCHW - target_BCHW).square().mean())
     assert lines[0]["chosen_error"] == pytest.approx(total / 24, rel=1e-4)
     assert lines[0]["loss"] == pytest.approx(math.log(2), abs=1e-5)
@@ -140,7 +142,7 @@ def test_timesteps_follow_the_shift_of_the_buckets_own_length(case: Case) -> Non
     assert odds["drawn"] != pytest.approx(odds["square"], rel=1e-5)
 
 
-def test_sdxl_is_told_each_images_true_size_and_its_crop_in_the_bucket(case: Case) -> None:
+def test_sdxl_gets_each_images_true_size_and_its_crop_in_the_bucket(case: Case) -> None:
     if case.name != "sdxl":
         assert not case.features.pair(0).chosen_image
         return
@@ -153,6 +155,6 @@ def test_sdxl_is_told_each_images_true_size_and_its_crop_in_the_bucket(case: Cas
         for pair in map(case.features.pair, range(24))
         if pair.chosen_image["time_ids_K"][:2].tolist() != pair.rejected_image["time_ids_K"][:2].tolist()
     ]
-    assert own, "some rejected images have a shape of their own"
+    assert own, "some rejected images have a different shape than the chosen ones"
     for pair in own:
         assert pair.chosen_image["time_ids_K"][4:].tolist() == pair.rejected_image["time_ids_K"][4:].tolist()

@@ -1,4 +1,4 @@
-"""Every family alike: adapters, training through the job, written weights back through diffusers' own pipeline."""
+"""Every family: adapters, training through the job, written weights loaded by diffusers' pipeline."""
 
 import json
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ from alignment.training.offline import noise_pairs
 from alignment.training.online import OnlineUpdate
 from alignment.training.update import Workbench
 
-# The first test of a session pays for importing the model libraries and for encoding the cache.
+# The first test of a session also imports the model libraries and encodes the cache.
 pytestmark = [pytest.mark.timeout(300), pytest.mark.slow]
 
 LORA = Lora(rank=4, alpha=12)
@@ -80,7 +80,7 @@ def images_of(pipeline: Any) -> torch.Tensor:
 
 
 def shaken_lora(case: Case) -> tuple[Any, torch.nn.Module]:
-    """A denoiser whose adapter no longer is the identity."""
+    """A denoiser whose adapter is not the identity."""
     backbone = case.backbone()
     denoiser = backbone.load_denoiser()
     backbone.attach(denoiser, LORA, seed=5)
@@ -123,10 +123,10 @@ def test_saved_lora_gives_the_same_images_and_bytes(case: Case, tmp_path: Path) 
 @pytest.mark.parametrize("kind", ["lora", "full"])
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
 @pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")  # FLUX's float32 norm of bf16: not fused
-def test_every_trainable_weight_hears_from_the_answer(
+def test_every_trainable_weight_gets_a_gradient_from_the_prediction(
     case: Case, family_bench: Any, kind: str, precision: torch.dtype
 ) -> None:
-    """Also under autocast; several processes would wait for ever for the gradient of a weight that has none."""
+    """Also under autocast. With several processes a weight without gradient would block the run forever."""
     backbone, spec = case.backbone(), family_bench.train_spec(tuning=TUNINGS[kind], steps=1)
     features = CachedFeatures(family_bench.inputs / family_bench.cache.content_digest)
     batch = assemble([Visit(0, 0), Visit(3, 0)], features, spec.recipe, backbone.schedule)
@@ -134,9 +134,9 @@ def test_every_trainable_weight_hears_from_the_answer(
     denoiser = backbone.load_denoiser()
     backbone.attach(denoiser, spec.recipe.tuning, seed=0)
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == torch.bfloat16):
-        answer = backbone.predict(denoiser, noised.noisy_BCHW, noised.timesteps_B, noised.conditioning)
-    assert answer.shape == noised.target_BCHW.shape
-    (answer.float() - noised.target_BCHW).square().mean().backward()
+        prediction = backbone.predict(denoiser, noised.noisy_BCHW, noised.timesteps_B, noised.conditioning)
+    assert prediction.shape == noised.target_BCHW.shape
+    (prediction.float() - noised.target_BCHW).square().mean().backward()
     trained = {name: weight for name, weight in denoiser.named_parameters() if weight.requires_grad}
     assert trained
     assert [name for name, weight in trained.items() if weight.grad is None] == []
@@ -182,7 +182,7 @@ def train(bench: Any, out: Path, **changes: Any) -> list[dict[str, float]]:
 
 
 @pytest.mark.parametrize("kind", ["lora", "full"])
-def test_preference_training_begins_as_the_reference(family_bench: Any, tmp_path: Path, kind: str) -> None:
+def test_preference_training_starts_at_the_reference(family_bench: Any, tmp_path: Path, kind: str) -> None:
     first, second = train(family_bench, tmp_path / "out", tuning=TUNINGS[kind], steps=2)
     assert first["loss"] == pytest.approx(0.6931472, abs=1e-5)
     assert second["chosen_error_minus_reference"] != 0
@@ -203,7 +203,7 @@ def test_twenty_steps_learn_and_the_weights_load_through_diffusers(
             steps=STEPS,
         )
         errors[name] = sum(line["chosen_error"] for line in lines[-5:])
-    assert errors["out"] < 0.97 * errors["idle"], "on the very same images, noise and timesteps"
+    assert errors["out"] < 0.97 * errors["idle"], "on the same images, noise and timesteps"
 
     weights = tmp_path / "out" / "weights"
     pipeline = diffusers.DiffusionPipeline.from_pretrained(case.base_dir, **replacement(case, kind, weights))
@@ -218,20 +218,20 @@ def test_twenty_steps_learn_and_the_weights_load_through_diffusers(
 
 
 def replacement(case: Case, kind: str, weights: Path) -> dict[str, Any]:
-    """The written denoiser, by the class that diffusers names in the base's index; nothing for an adapter."""
+    """Load the written denoiser with the class that the base's model_index.json names; nothing for an adapter."""
     if kind == "lora":
         return {}
     name = json.loads((case.base_dir / "model_index.json").read_text())[case.part][1]
     return {case.part: getattr(diffusers, name).from_pretrained(weights / case.part)}
 
 
-def test_a_full_copy_names_no_path(case: Case, tmp_path: Path) -> None:
+def test_full_fine_tune_weights_contain_no_path(case: Case, tmp_path: Path) -> None:
     backbone = case.backbone()
     backbone.save_weights(backbone.load_denoiser(), FullFineTune(), tmp_path)
     assert str(case.base_dir) not in (tmp_path / case.part / "config.json").read_text()
 
 
-def test_decoding_undoes_the_latents_unit(case: Case) -> None:
+def test_decoding_inverts_the_unit_of_the_latents(case: Case) -> None:
     backbone = case.backbone()
     pixels_BCHW = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(2)) * 2 - 1
     latents_BCHW = backbone.encode_images(pixels_BCHW).mean_BCHW
@@ -242,7 +242,7 @@ def test_decoding_undoes_the_latents_unit(case: Case) -> None:
 
 
 def online_update(case: Case) -> Any:
-    """One prompt, three images of four steps, rewarded by their number."""
+    """An online update: one prompt, three images of four steps; the reward of an image is its index."""
     recipe = Recipe(
         name="tiny",
         backbone=case.params,  # type: ignore[arg-type]
@@ -261,7 +261,7 @@ def online_update(case: Case) -> Any:
     return OnlineUpdate(["a plain red picture"], scorer, "r", bench)  # type: ignore[arg-type]
 
 
-def test_online_training_takes_sdxl_and_refuses_flows(case: Case) -> None:
+def test_online_training_supports_sdxl_and_refuses_flow_matching(case: Case) -> None:
     if case.part == "transformer":
         with pytest.raises(ValueError, match="needs the Gaussian steps of a variance-preserving schedule"):
             online_update(case)

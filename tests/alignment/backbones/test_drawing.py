@@ -1,4 +1,4 @@
-"""Each family's pipeline, called on states and noise, draws what its own front door draws."""
+"""Each family's pipeline, called on states and noise, generates the same images as called on prompts."""
 
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.timeout(300)
 
 PROMPTS = ["a plain red picture", "a blue picture"]
 FAMILIES = {"sdxl": 2.0, "sd3": 2.0, "flux": 3.5}
-"""Module of a family to the guidance scale it is drawn with."""
+"""Module of a family to the guidance scale of its images."""
 
 
 def loaded(module: str, base_dir: Path) -> Any:
@@ -26,7 +26,7 @@ def loaded(module: str, base_dir: Path) -> Any:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_batch_is_what_the_pipeline_draws_one_by_one(family: str, request: pytest.FixtureRequest) -> None:
+def test_a_batch_equals_images_generated_one_by_one(family: str, request: pytest.FixtureRequest) -> None:
     pipeline = loaded(family, request.getfixturevalue(f"tiny_{family}_dir"))
     sampler = Sampler(steps=3, guidance_scale=FAMILIES[family])
     keys = image_grid([EvalPrompt(i, text, "") for i, text in enumerate(PROMPTS)], (0,))
@@ -48,6 +48,6 @@ def test_a_batch_is_what_the_pipeline_draws_one_by_one(family: str, request: pyt
     assert (ours[0] - ours[1]).abs().max() > 1e-3
 
 
-def test_a_pipeline_nobody_wrote_down_is_refused() -> None:
+def test_an_unknown_pipeline_class_is_refused() -> None:
     with pytest.raises(ValueError, match=r"Cannot sample with a object\. Known: .*StableDiffusionXLPipeline"):
         drawing_of(object())

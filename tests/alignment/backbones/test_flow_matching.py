@@ -1,4 +1,4 @@
-"""Flow matching by hand, its density by its moments, and a pair that shares it."""
+"""Flow matching: values by hand, moments of its density, and shared noise within a pair."""
 
 import math
 
@@ -45,7 +45,7 @@ def test_the_shift_moves_towards_noise() -> None:
     plain, shifted = draws(FlowMatchingSchedule()), draws(FlowMatchingSchedule(shift=3.0))
     torch.testing.assert_close(shifted, 3 * plain / (1 + 2 * plain))
     logits = torch.logit(shifted)
-    assert logits.mean().item() == pytest.approx(math.log(3.0), abs=0.06), "a shift is a move of the logit"
+    assert logits.mean().item() == pytest.approx(math.log(3.0), abs=0.06), "a shift moves the logit"
 
 
 def test_impossible_densities_are_refused() -> None:
@@ -55,7 +55,7 @@ def test_impossible_densities_are_refused() -> None:
         FlowMatchingSchedule(shift=-1.0)
 
 
-def test_a_pair_shares_noise_and_time() -> None:
+def test_a_pair_shares_noise_and_timestep() -> None:
     chosen, rejected, noise = torch.randn(3, 2, 4, 3, 5, generator=torch.Generator().manual_seed(0))
     batch = PairBatch(
         chosen_BCHW=chosen,

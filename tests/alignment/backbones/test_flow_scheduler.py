@@ -1,4 +1,4 @@
-"""The training shift is the one that diffusers' scheduler applies when it samples."""
+"""The training shift equals the one that diffusers' scheduler applies in sampling."""
 
 import json
 import math
@@ -19,7 +19,7 @@ def saved(folder: Path, **config: Any) -> Path:
 
 
 def sampled_sigmas(folder: Path, num_image_tokens: int) -> torch.Tensor:
-    """What sampling makes of the shares of noise 0.9, 0.5 and 0.1."""
+    """The sampler's shifted values of the shares of noise 0.9, 0.5 and 0.1."""
     scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(folder / "scheduler")
     mu = calculate_shift(num_image_tokens) if scheduler.config.use_dynamic_shifting else None
     scheduler.set_timesteps(sigmas=[0.9, 0.5, 0.1], mu=mu)
@@ -51,7 +51,7 @@ def test_the_dynamic_shift_by_hand() -> None:
 
 @pytest.mark.parametrize("config", [{"shift": 3.0}, {"shift": 3.0, "use_dynamic_shifting": True}])
 @pytest.mark.parametrize(("height", "width"), [(128, 128), (96, 168), (168, 96)])
-def test_a_latents_own_shift_is_that_of_sampling_at_its_size(
+def test_the_shift_of_a_latent_equals_that_of_sampling_at_its_size(
     tmp_path: Path, config: dict[str, Any], height: int, width: int
 ) -> None:
     folder = saved(tmp_path, **config)

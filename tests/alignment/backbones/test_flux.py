@@ -15,7 +15,7 @@ from alignment.backbones.flux import FluxBackbone, load_pipeline, pack, position
 from alignment.catalogues.backbones import Flux
 from alignment.contracts.evaluation import ModelRef
 
-# The first test of a session pays for importing the model libraries.
+# The first test of a session also imports the model libraries.
 pytestmark = pytest.mark.timeout(300)
 
 PARAMS = Flux(resolution=64)
@@ -36,7 +36,7 @@ def test_a_missing_file_is_named(tiny_flux_dir: Path, tmp_path: Path, missing: s
         load_pipeline(folder, BASE, None)
 
 
-def test_packing_is_the_pipelines_and_comes_undone() -> None:
+def test_packing_equals_the_pipelines_and_can_be_inverted() -> None:
     latents = torch.arange(2 * 3 * 4 * 6, dtype=torch.float32).reshape(2, 3, 4, 6)
     tokens = pack(latents)
     assert tokens.shape == (2, 6, 12)
@@ -46,8 +46,8 @@ def test_packing_is_the_pipelines_and_comes_undone() -> None:
     assert torch.equal(positions(2, 3), FluxPipeline._prepare_latent_image_ids(2, 2, 3, "cpu", torch.float32))
 
 
-def test_text_states_are_t5s_and_the_pooled_state_clips(tiny_flux_dir: Path) -> None:
-    told = FluxBackbone(tiny_flux_dir, PARAMS).encode_captions(CAPTIONS)
+def test_text_states_come_from_t5_and_the_pooled_state_from_clip(tiny_flux_dir: Path) -> None:
+    encoded = FluxBackbone(tiny_flux_dir, PARAMS).encode_captions(CAPTIONS)
     ids = CLIPTokenizer.from_pretrained(tiny_flux_dir / "tokenizer")(
         CAPTIONS, padding="max_length", max_length=12, return_tensors="pt"
     ).input_ids
@@ -57,52 +57,52 @@ def test_text_states_are_t5s_and_the_pooled_state_clips(tiny_flux_dir: Path) -> 
     with torch.no_grad():
         pooled = CLIPTextModel.from_pretrained(tiny_flux_dir / "text_encoder")(ids).pooler_output
         states = T5EncoderModel.from_pretrained(tiny_flux_dir / "text_encoder_2")(t5_ids)[0]
-    assert told["states_LD"].shape == (2, 512, 32)
-    torch.testing.assert_close(told["states_LD"].float(), states, atol=2**-7, rtol=2**-7)
-    torch.testing.assert_close(told["pooled_D"], pooled)
+    assert encoded["states_LD"].shape == (2, 512, 32)
+    torch.testing.assert_close(encoded["states_LD"].float(), states, atol=2**-7, rtol=2**-7)
+    torch.testing.assert_close(encoded["pooled_D"], pooled)
 
 
-def test_an_answer_is_what_the_pipeline_asks_its_transformer_for(
+def test_inputs_and_prediction_equal_those_of_the_pipelines_transformer_call(
     tiny_flux_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every tensor the pipeline hands over in its first step, from the same latents and caption, and so the answer."""
+    """Every tensor that the pipeline passes in its first step for the same latents and caption, and the prediction."""
     backbone, pipeline = FluxBackbone(tiny_flux_dir, PARAMS), load_pipeline(tiny_flux_dir, BASE, None)
-    asked: list[dict[str, Tensor]] = []
-    answers: list[Tensor] = []
+    calls: list[dict[str, Tensor]] = []
+    predictions: list[Tensor] = []
     forward = FluxTransformer2DModel.forward
 
-    def listening(self: nn.Module, **told: Tensor) -> tuple[Tensor]:
-        asked.append(told)
-        answers.append(forward(self, **told)[0])
-        return (answers[-1],)
+    def recorded(self: nn.Module, **inputs: Tensor) -> tuple[Tensor]:
+        calls.append(inputs)
+        predictions.append(forward(self, **inputs)[0])
+        return (predictions[-1],)
 
     noise = torch.randn(1, 8, 8, 8, generator=torch.Generator().manual_seed(0))
-    told = backbone.encode_captions(CAPTIONS[:1])
+    encoded = backbone.encode_captions(CAPTIONS[:1])
     with monkeypatch.context() as patch, torch.no_grad():
-        patch.setattr(FluxTransformer2DModel, "forward", listening)
+        patch.setattr(FluxTransformer2DModel, "forward", recorded)
         pipeline(CAPTIONS[0], latents=pack(noise), height=64, width=64, num_inference_steps=1, output_type="latent")
-        start = asked[0]["timestep"] * 1000
-        answer = backbone.predict(backbone.load_denoiser(), noise, start, told)
+        start = calls[0]["timestep"] * 1000
+        prediction = backbone.predict(backbone.load_denoiser(), noise, start, encoded)
     for name in ("hidden_states", "timestep", "guidance", "pooled_projections", "txt_ids", "img_ids"):
-        torch.testing.assert_close(asked[1][name], asked[0][name], msg=name)
-    torch.testing.assert_close(pack(answer), answers[0], atol=1e-2, rtol=1e-2)
+        torch.testing.assert_close(calls[1][name], calls[0][name], msg=name)
+    torch.testing.assert_close(pack(prediction), predictions[0], atol=1e-2, rtol=1e-2)
 
 
 def test_guidance_reaches_a_distilled_denoiser_and_no_other(tiny_flux_dir: Path, tmp_path: Path) -> None:
-    told = FluxBackbone(tiny_flux_dir, PARAMS).encode_captions(CAPTIONS[:1])
+    encoded = FluxBackbone(tiny_flux_dir, PARAMS).encode_captions(CAPTIONS[:1])
     noisy, timesteps = torch.randn(1, 8, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([500.0])
 
-    def answer(folder: Path, guidance: float) -> Tensor:
+    def prediction(folder: Path, guidance: float) -> Tensor:
         backbone = FluxBackbone(folder, Flux(resolution=64, guidance=guidance))
         with torch.no_grad():
-            return backbone.predict(backbone.load_denoiser(), noisy, timesteps, told)
+            return backbone.predict(backbone.load_denoiser(), noisy, timesteps, encoded)
 
-    assert not torch.equal(answer(tiny_flux_dir, 1.0), answer(tiny_flux_dir, 3.5))
+    assert not torch.equal(prediction(tiny_flux_dir, 1.0), prediction(tiny_flux_dir, 3.5))
     folder = tmp_path / "base"
     shutil.copytree(tiny_flux_dir, folder)
     config = json.loads((folder / "transformer" / "config.json").read_text())
     FluxTransformer2DModel.from_config({**config, "guidance_embeds": False}).save_pretrained(folder / "transformer")
-    assert torch.equal(answer(folder, 1.0), answer(folder, 3.5))
+    assert torch.equal(prediction(folder, 1.0), prediction(folder, 3.5))
 
 
 def test_the_shift_grows_with_the_image(tiny_flux_dir: Path) -> None:

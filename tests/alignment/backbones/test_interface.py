@@ -1,4 +1,4 @@
-"""Every catalogued backbone offers what training asks for."""
+"""Every catalogued backbone implements the training interface."""
 
 import inspect
 
@@ -12,9 +12,9 @@ from alignment.catalogues.lookup import resolve
 @pytest.mark.parametrize("params", BACKBONES)
 def test_implementations_have_the_protocols_methods(params: type[BackboneParams]) -> None:
     implementation = resolve(params.implementation)
-    asked = [name for name in vars(Backbone) if not name.startswith("_")]
-    assert len(asked) >= 8
-    for name in asked:
+    required = [name for name in vars(Backbone) if not name.startswith("_")]
+    assert len(required) >= 8
+    for name in required:
         if isinstance(getattr(Backbone, name), property):
             assert isinstance(getattr(implementation, name), property), name
             continue

@@ -1,4 +1,4 @@
-"""What a base's folder lacks is named, all of it at once."""
+"""All files that a base's folder lacks are named in one error."""
 
 import json
 from pathlib import Path
@@ -40,7 +40,7 @@ def test_a_complete_folder_passes_in_each_layout_of_weights_and_tokenizer(tmp_pa
         check(tmp_path)
 
 
-def test_everything_that_lacks_is_named_once_and_together(tmp_path: Path) -> None:
+def test_every_missing_file_is_named_once_in_one_error(tmp_path: Path) -> None:
     folder = complete(tmp_path)
     (folder / "unet" / "diffusion_pytorch_model.safetensors").rename(folder / "unet" / "diffusion_pytorch_model.bin")
     (folder / "text_encoder" / "config.json").unlink()
@@ -54,7 +54,7 @@ def test_everything_that_lacks_is_named_once_and_together(tmp_path: Path) -> Non
     assert "save_pretrained" in message
 
 
-def test_a_name_without_suffix_stands_for_safetensors(tmp_path: Path) -> None:
+def test_a_name_without_suffix_means_safetensors(tmp_path: Path) -> None:
     assert str(WeightFile("model")) == "model.safetensors"
     assert not WeightFile("model").present(tmp_path)
 
@@ -69,7 +69,7 @@ def test_absent_parts_are_those_whose_class_is_null(tmp_path: Path) -> None:
         absent_parts(tmp_path)
 
 
-def test_weights_in_parts_are_all_there_and_in_their_folder(tmp_path: Path) -> None:
+def test_every_shard_must_exist_inside_the_folder(tmp_path: Path) -> None:
     folder = complete(tmp_path / "base")
     weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
     weights.rename(weights.with_name("part-1.safetensors"))

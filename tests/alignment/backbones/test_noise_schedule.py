@@ -19,7 +19,7 @@ def test_noise_and_velocity_by_hand() -> None:
     assert target == pytest.approx([0.8 * 10 - 0.6 * 2, 0.6 * 10 - 0.8 * 2])
 
 
-def test_epsilon_asks_for_the_noise() -> None:
+def test_the_epsilon_target_is_the_noise() -> None:
     schedule = schedule_from_betas(torch.tensor([0.1, 0.5]), "epsilon")
     assert schedule.alphas_cumprod_T.tolist() == pytest.approx([0.9, 0.45])
     assert torch.equal(schedule.target(LATENTS, NOISE, TIMESTEPS), NOISE)
@@ -27,7 +27,7 @@ def test_epsilon_asks_for_the_noise() -> None:
 
 def test_unknown_prediction_types_are_refused_by_name() -> None:
     assert checked_prediction_type("v_prediction", "x") == "v_prediction"
-    with pytest.raises(ValueError, match=r"here says prediction_type 'flow'.*epsilon, v_prediction"):
+    with pytest.raises(ValueError, match=r"here states prediction_type 'flow'.*epsilon, v_prediction"):
         checked_prediction_type("flow", "here")
 
 

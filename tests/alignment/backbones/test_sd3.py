@@ -13,14 +13,14 @@ from alignment.backbones.sd3 import StableDiffusion3Backbone, load_pipeline
 from alignment.catalogues.backbones import StableDiffusion3
 from alignment.contracts.evaluation import ModelRef
 
-# The first test of a session pays for importing the model libraries.
+# The first test of a session also imports the model libraries.
 pytestmark = pytest.mark.timeout(300)
 
 PARAMS = StableDiffusion3(resolution=64)
 BASE = ModelRef(kind="base", weights_digest="0" * 64)
 CAPTIONS = ["a plain red picture", "a blue picture"]
 ROUNDED = {"atol": 2**-7, "rtol": 2**-7}
-"""Of states kept in bfloat16."""
+"""Tolerances of states stored in bfloat16."""
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def test_a_missing_file_is_named(tiny_sd3_dir: Path, tmp_path: Path, missing: st
 
 
 def test_text_states_are_both_clips_side_by_side_then_t5(tiny_sd3_dir: Path) -> None:
-    told = StableDiffusion3Backbone(tiny_sd3_dir, PARAMS).encode_captions(CAPTIONS)
+    encoded = StableDiffusion3Backbone(tiny_sd3_dir, PARAMS).encode_captions(CAPTIONS)
     ids = CLIPTokenizer.from_pretrained(tiny_sd3_dir / "tokenizer")(
         CAPTIONS, padding="max_length", max_length=12, return_tensors="pt"
     ).input_ids
@@ -65,28 +65,28 @@ def test_text_states_are_both_clips_side_by_side_then_t5(tiny_sd3_dir: Path) -> 
             for name in ("text_encoder", "text_encoder_2")
         ]
         t5_states = T5EncoderModel.from_pretrained(tiny_sd3_dir / "text_encoder_3")(t5_ids)[0]
-    states = told["states_LD"].float()
+    states = encoded["states_LD"].float()
     assert states.shape == (2, 12 + 256, 32)
     torch.testing.assert_close(states[:, :12, :16], clips[0].hidden_states[2], **ROUNDED)
     torch.testing.assert_close(states[:, :12, 16:28], clips[1].hidden_states[2], **ROUNDED)
     assert bool((states[:, :12, 28:] == 0).all())
     torch.testing.assert_close(states[:, 12:], t5_states, **ROUNDED)
-    torch.testing.assert_close(told["pooled_D"], torch.cat([clip.text_embeds for clip in clips], dim=1))
+    torch.testing.assert_close(encoded["pooled_D"], torch.cat([clip.text_embeds for clip in clips], dim=1))
 
 
 def test_a_base_without_t5_has_zeros_in_its_place(tiny_sd3_dir: Path, without_t5: Path) -> None:
-    told = StableDiffusion3Backbone(without_t5, PARAMS).encode_captions(CAPTIONS)
+    encoded = StableDiffusion3Backbone(without_t5, PARAMS).encode_captions(CAPTIONS)
     full = StableDiffusion3Backbone(tiny_sd3_dir, PARAMS).encode_captions(CAPTIONS)
-    assert torch.equal(told["states_LD"][:, :12], full["states_LD"][:, :12])
-    assert told["states_LD"].shape == full["states_LD"].shape
-    assert bool((told["states_LD"][:, 12:] == 0).all())
-    assert torch.equal(told["pooled_D"], full["pooled_D"])
+    assert torch.equal(encoded["states_LD"][:, :12], full["states_LD"][:, :12])
+    assert encoded["states_LD"].shape == full["states_LD"].shape
+    assert bool((encoded["states_LD"][:, 12:] == 0).all())
+    assert torch.equal(encoded["pooled_D"], full["pooled_D"])
     pipeline = load_pipeline(without_t5, BASE, None)
     theirs, *_ = pipeline.encode_prompt(CAPTIONS, None, None, do_classifier_free_guidance=False)
-    torch.testing.assert_close(told["states_LD"].float(), theirs, **ROUNDED)
+    torch.testing.assert_close(encoded["states_LD"].float(), theirs, **ROUNDED)
 
 
-def test_latents_are_undone_by_the_pipelines_decoder(tiny_sd3_dir: Path) -> None:
+def test_latents_are_inverted_by_the_pipelines_decoder(tiny_sd3_dir: Path) -> None:
     """The pipeline decodes latents / scaling_factor + shift_factor."""
     backbone = StableDiffusion3Backbone(tiny_sd3_dir, PARAMS)
     pixels = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
@@ -95,22 +95,22 @@ def test_latents_are_undone_by_the_pipelines_decoder(tiny_sd3_dir: Path) -> None
     torch.testing.assert_close(moments.std_BCHW / 1.5305, raw.std)
 
 
-def test_an_answer_is_the_transformers_and_points_from_image_to_noise(tiny_sd3_dir: Path) -> None:
+def test_a_prediction_is_the_transformers_and_points_from_image_to_noise(tiny_sd3_dir: Path) -> None:
     backbone = StableDiffusion3Backbone(tiny_sd3_dir, PARAMS)
-    denoiser, told = backbone.load_denoiser(), backbone.encode_captions(CAPTIONS)
+    denoiser, encoded = backbone.load_denoiser(), backbone.encode_captions(CAPTIONS)
     latents, noise = torch.randn(2, 2, 8, 8, 8, generator=torch.Generator().manual_seed(0))
     timesteps = torch.tensor([250.0, 700.0])
     noisy = backbone.schedule.add_noise(latents, noise, timesteps)
     with torch.no_grad():
-        answer = backbone.predict(denoiser, noisy, timesteps, told)
+        prediction = backbone.predict(denoiser, noisy, timesteps, encoded)
         direct = denoiser(
             noisy[:1],
             timestep=timesteps[:1],
-            encoder_hidden_states=told["states_LD"][:1].float(),
-            pooled_projections=told["pooled_D"][:1],
+            encoder_hidden_states=encoded["states_LD"][:1].float(),
+            pooled_projections=encoded["pooled_D"][:1],
         ).sample
-    torch.testing.assert_close(answer[:1], direct, atol=1e-5, rtol=1e-4)
-    # One step of the base's own scheduler along the target, from the share of noise to none, must give the image back.
+    torch.testing.assert_close(prediction[:1], direct, atol=1e-5, rtol=1e-4)
+    # One step of the base's scheduler along the target, from the share of noise to none, must return the image.
     scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(tiny_sd3_dir / "scheduler")
     scheduler.set_timesteps(sigmas=[0.5])
     start = scheduler.timesteps[:1]

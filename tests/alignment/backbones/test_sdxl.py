@@ -19,7 +19,7 @@ from alignment.contracts.evaluation import ModelRef
 from alignment.data.features import CachedFeatures
 from alignment.training.batches import Visit, assemble
 
-# The first test of a session pays for importing the model libraries.
+# The first test of a session also imports the model libraries.
 pytestmark = pytest.mark.timeout(300)
 
 PARAMS = SDXL(resolution=64)
@@ -46,7 +46,7 @@ def test_a_missing_file_is_named(tiny_sdxl_dir: Path, tmp_path: Path, missing: s
         load_pipeline(folder, BASE, None)
 
 
-def test_a_base_of_another_family_is_told_what_it_lacks(tiny_sd_dir: Path) -> None:
+def test_a_base_of_another_family_is_refused_with_its_missing_files(tiny_sd_dir: Path) -> None:
     with pytest.raises(ValueError, match=r"text_encoder_2/config\.json.*tokenizer_2"):
         SDXLBackbone(tiny_sd_dir, PARAMS)
 
@@ -59,30 +59,32 @@ def test_text_states_are_the_penultimate_layers_and_the_second_projection(tiny_s
         second = CLIPTextModelWithProjection.from_pretrained(tiny_sdxl_dir / "text_encoder_2")(
             ids, output_hidden_states=True
         )
-    told = SDXLBackbone(tiny_sdxl_dir, PARAMS).encode_captions(CAPTIONS)
-    assert told["states_LD"].shape == (2, 12, 40)
-    torch.testing.assert_close(told["states_LD"][..., :16], first.hidden_states[2])
-    torch.testing.assert_close(told["states_LD"][..., 16:], second.hidden_states[2])
-    torch.testing.assert_close(told["pooled_D"], second.text_embeds)
+    encoded = SDXLBackbone(tiny_sdxl_dir, PARAMS).encode_captions(CAPTIONS)
+    assert encoded["states_LD"].shape == (2, 12, 40)
+    torch.testing.assert_close(encoded["states_LD"][..., :16], first.hidden_states[2])
+    torch.testing.assert_close(encoded["states_LD"][..., 16:], second.hidden_states[2])
+    torch.testing.assert_close(encoded["pooled_D"], second.text_embeds)
 
 
 @pytest.mark.parametrize("zeros", [True, False])
-def test_the_empty_caption_is_what_guidance_pushes_away_from(tiny_sdxl_dir: Path, tmp_path: Path, zeros: bool) -> None:
+def test_the_empty_caption_equals_the_negative_prompt_of_guidance(
+    tiny_sdxl_dir: Path, tmp_path: Path, zeros: bool
+) -> None:
     folder = tmp_path / "base"
     shutil.copytree(tiny_sdxl_dir, folder)
     path = folder / "model_index.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "force_zeros_for_empty_prompt": zeros}))
-    told = SDXLBackbone(folder, PARAMS).encode_captions([CAPTIONS[0], ""])
+    encoded = SDXLBackbone(folder, PARAMS).encode_captions([CAPTIONS[0], ""])
     theirs = load_pipeline(folder, BASE, None).encode_prompt(CAPTIONS[0], do_classifier_free_guidance=True)
-    torch.testing.assert_close(told["states_LD"][:1], theirs[0])
-    torch.testing.assert_close(told["states_LD"][1:], theirs[1])
-    torch.testing.assert_close(told["pooled_D"][:1], theirs[2])
-    torch.testing.assert_close(told["pooled_D"][1:], theirs[3])
-    assert bool((told["states_LD"][1] == 0).all()) is zeros
+    torch.testing.assert_close(encoded["states_LD"][:1], theirs[0])
+    torch.testing.assert_close(encoded["states_LD"][1:], theirs[1])
+    torch.testing.assert_close(encoded["pooled_D"][:1], theirs[2])
+    torch.testing.assert_close(encoded["pooled_D"][1:], theirs[3])
+    assert bool((encoded["states_LD"][1] == 0).all()) is zeros
 
 
-def test_latents_are_float32_and_undone_by_the_pipelines_decoder(tiny_sdxl_dir: Path, tmp_path: Path) -> None:
-    """The same with a mean and a deviation a channel, as some SDXL models state; and from weights kept in fp16."""
+def test_latents_are_float32_and_inverted_by_the_pipelines_decoder(tiny_sdxl_dir: Path, tmp_path: Path) -> None:
+    """Also with a mean and a deviation per channel, as some SDXL models state; and from weights stored in fp16."""
     folder = tmp_path / "base"
     shutil.copytree(tiny_sdxl_dir, folder)
     path = folder / "vae" / "config.json"
@@ -90,12 +92,12 @@ def test_latents_are_float32_and_undone_by_the_pipelines_decoder(tiny_sdxl_dir: 
     path.write_text(json.dumps({**json.loads(path.read_text()), **stated}))
     pixels = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
     plain = SDXLBackbone(tiny_sdxl_dir, PARAMS)
-    moments, told = plain.encode_images(pixels), SDXLBackbone(folder, PARAMS).encode_images(pixels)
+    moments, encoded = plain.encode_images(pixels), SDXLBackbone(folder, PARAMS).encode_images(pixels)
     raw = plain.vae.encode(pixels).latent_dist
     torch.testing.assert_close(moments.mean_BCHW, raw.mean * 0.13025)
     means, deviations = (torch.tensor(stated[name]).reshape(1, 4, 1, 1) for name in stated)
-    torch.testing.assert_close(told.mean_BCHW * deviations / 0.13025 + means, raw.mean)
-    torch.testing.assert_close(told.std_BCHW * deviations / 0.13025, raw.std)
+    torch.testing.assert_close(encoded.mean_BCHW * deviations / 0.13025 + means, raw.mean)
+    torch.testing.assert_close(encoded.std_BCHW * deviations / 0.13025, raw.std)
     plain.vae.half().save_pretrained(tmp_path / "base" / "vae")
     half = SDXLBackbone(folder, PARAMS)
     assert half.vae.dtype == torch.float32
@@ -119,32 +121,32 @@ def test_noise_and_target_agree_with_diffusers(tiny_sdxl_dir: Path, tmp_path: Pa
     torch.testing.assert_close(schedule.target(latents, noise, timesteps), target)
 
 
-def test_an_answer_is_the_unets_under_the_pipelines_own_time_ids(tiny_sdxl_dir: Path) -> None:
+def test_a_prediction_is_the_unets_with_the_pipelines_time_ids(tiny_sdxl_dir: Path) -> None:
     backbone = SDXLBackbone(tiny_sdxl_dir, PARAMS)
     pipeline: StableDiffusionXLPipeline = load_pipeline(tiny_sdxl_dir, BASE, None)
     theirs = pipeline._get_add_time_ids(
         (100, 200), (3, 5), (64, 64), dtype=torch.float32, text_encoder_projection_dim=20
     )
     framing = Framing(100, 200, crop_top=3, crop_left=5, height=64, width=64)
-    told = backbone.image_conditioning([framing, Framing(9, 9, crop_top=0, crop_left=0, height=64, width=64)])
-    assert torch.equal(told["time_ids_K"][:1], theirs)
+    encoded = backbone.image_conditioning([framing, Framing(9, 9, crop_top=0, crop_left=0, height=64, width=64)])
+    assert torch.equal(encoded["time_ids_K"][:1], theirs)
     denoiser, text = backbone.load_denoiser(), backbone.encode_captions(CAPTIONS)
     noisy, timesteps = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([10, 700])
     with torch.no_grad():
-        answer = backbone.predict(denoiser, noisy, timesteps, text | told)
+        prediction = backbone.predict(denoiser, noisy, timesteps, text | encoded)
         direct = denoiser(
             noisy[:1],
             10,
             encoder_hidden_states=text["states_LD"][:1],
             added_cond_kwargs={"text_embeds": text["pooled_D"][:1], "time_ids": theirs},
         ).sample
-        elsewhere = backbone.predict(denoiser, noisy, timesteps, text | {"time_ids_K": told["time_ids_K"].flip(0)})
-    torch.testing.assert_close(answer[:1], direct, atol=1e-5, rtol=1e-4)
-    assert (elsewhere - answer).abs().max() > 1e-4
+        elsewhere = backbone.predict(denoiser, noisy, timesteps, text | {"time_ids_K": encoded["time_ids_K"].flip(0)})
+    torch.testing.assert_close(prediction[:1], direct, atol=1e-5, rtol=1e-4)
+    assert (elsewhere - prediction).abs().max() > 1e-4
 
 
 @pytest.mark.slow
-def test_each_image_keeps_its_true_size_and_crop_up_to_the_batch(
+def test_each_images_true_size_and_crop_reach_the_batch(
     tiny_sdxl_dir: Path, tiny_snapshot_dir: Path, make_bench: Any, tmp_path: Path
 ) -> None:
     """A wide and a tall image: sizes before scaling, crops in the scaled image, swapped with the sides."""

@@ -14,7 +14,7 @@ from alignment.contracts.evaluation import ModelRef
 from alignment.contracts.training import FullFineTune, Lora
 from alignment.files.durable import content_digest
 
-# The first test of a session pays for importing the model libraries and for encoding the cache.
+# The first test of a session also imports the model libraries and encodes the cache.
 pytestmark = pytest.mark.timeout(300)
 
 PARAMS = StableDiffusion(resolution=64)
@@ -29,7 +29,7 @@ def images_of(pipeline: StableDiffusionPipeline) -> torch.Tensor:
 
 
 def shaken_lora(base_dir: Path, seed: int = 5) -> tuple[StableDiffusionBackbone, torch.nn.Module]:
-    """A denoiser whose adapter no longer is the identity."""
+    """A denoiser whose adapter is not the identity."""
     backbone = StableDiffusionBackbone(base_dir, PARAMS)
     denoiser = backbone.load_denoiser()
     backbone.attach(denoiser, LORA, seed=seed)
@@ -113,21 +113,21 @@ def test_adapter_starts_as_identity_and_switches_off(tiny_sd_dir: Path) -> None:
     noisy = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     conditioning = backbone.encode_captions(["a plain red picture", "a blue picture"])
 
-    def answer(denoiser: torch.nn.Module) -> torch.Tensor:
+    def prediction(denoiser: torch.nn.Module) -> torch.Tensor:
         with torch.no_grad():
             return backbone.predict(denoiser, noisy, torch.tensor([10, 700]), conditioning)
 
-    assert torch.equal(answer(fresh), answer(base))
-    assert not torch.allclose(answer(shaken), answer(base))
+    assert torch.equal(prediction(fresh), prediction(base))
+    assert not torch.allclose(prediction(shaken), prediction(base))
     backbone.set_adapter(shaken, enabled=False)
-    assert torch.equal(answer(shaken), answer(base))
+    assert torch.equal(prediction(shaken), prediction(base))
     backbone.set_adapter(shaken, enabled=True)
     trainable = {name for name, weight in shaken.named_parameters() if weight.requires_grad}
     assert trainable
     assert all("lora_" in name for name in trainable)
 
 
-def test_adapter_is_drawn_from_its_seed_alone(tiny_sd_dir: Path) -> None:
+def test_adapter_initialisation_depends_on_its_seed_alone(tiny_sd_dir: Path) -> None:
     torch.manual_seed(123)
     before = torch.random.get_rng_state()
     _, one = shaken_lora(tiny_sd_dir, seed=5)
@@ -154,7 +154,7 @@ def test_saved_lora_gives_the_same_images_and_bytes(tiny_sd_dir: Path, tmp_path:
     assert not torch.allclose(trained, untouched, atol=1e-3)
 
 
-def test_saved_unet_gives_the_same_images_and_names_no_path(tiny_sd_dir: Path, tmp_path: Path) -> None:
+def test_saved_unet_gives_the_same_images_and_contains_no_path(tiny_sd_dir: Path, tmp_path: Path) -> None:
     backbone = StableDiffusionBackbone(tiny_sd_dir, PARAMS)
     denoiser = backbone.load_denoiser()
     backbone.attach(denoiser, FullFineTune(), seed=0)

@@ -1,4 +1,4 @@
-"""Buckets by hand."""
+"""Aspect buckets against values computed by hand."""
 
 import math
 
@@ -44,7 +44,7 @@ def test_sizes_fill_the_area_and_come_in_both_orientations(resolution: int, step
     assert [b.log_aspect for b in sizes] == sorted({b.log_aspect for b in sizes})
 
 
-def test_a_square_is_the_one_size_and_a_step_above_it_is_refused() -> None:
+def test_a_square_is_the_only_size_and_a_larger_step_is_refused() -> None:
     assert buckets_of(Square(), 512) == (Bucket(512, 512),)
     assert buckets_of(AspectBuckets(step_pixels=16), 64) == SMALL
     with pytest.raises(ValueError, match=r"step_pixels is 64, above the backbone's resolution of 48"):
@@ -57,26 +57,26 @@ def test_a_square_is_the_one_size_and_a_step_above_it_is_refused() -> None:
         ((100, 100), (100, 100), 1),
         ((160, 100), (160, 100), 2),
         ((100, 160), (50, 80), 0),
-        ((160, 100), (100, 160), 1),  # they meet in the middle
+        ((160, 100), (100, 160), 1),  # a bucket between the two
         ((900, 100), (800, 100), 2),  # beyond the limit
         ((200, 100), (100, 100), 2),  # mean 1.41, nearer to 1.67 than to 1
         ((128, 100), (128, 100), 1),  # 1.28 is below sqrt(5 / 3) = 1.29
         ((130, 100), (130, 100), 2),
     ],
 )
-def test_both_images_decide(chosen: tuple[int, int], rejected: tuple[int, int], expected: int) -> None:
+def test_the_bucket_depends_on_both_images(chosen: tuple[int, int], rejected: tuple[int, int], expected: int) -> None:
     assert bucket_of_pair(SMALL, chosen, rejected) == expected
     assert bucket_of_pair(SMALL, rejected, chosen) == expected
 
 
-def test_of_two_as_near_the_narrower_one() -> None:
-    """Log aspects 0.5 above and below: rounding of logarithms decides nothing."""
+def test_a_tie_between_buckets_goes_to_the_narrower_one() -> None:
+    """Log aspects 0.5 above and below: the rounding of logarithms must not decide."""
     two = (Bucket(48, 80), Bucket(80, 48))
     assert math.isclose(two[0].log_aspect, -two[1].log_aspect)
     assert bucket_of_pair(two, (70, 70), (3, 3)) == 0
 
 
-def test_a_flip_is_a_fair_coin_of_the_pair_alone() -> None:
+def test_a_flip_is_a_fair_coin_that_depends_on_the_pair_alone() -> None:
     flips = [is_mirrored(Square(flip=True), f"{number:064x}") for number in range(1000)]
     assert 450 < sum(flips) < 550
     assert flips == [is_mirrored(AspectBuckets(flip=True), f"{number:064x}") for number in range(1000)]
@@ -92,6 +92,6 @@ def test_a_flip_is_a_fair_coin_of_the_pair_alone() -> None:
         {"kind": "round"},
     ],
 )
-def test_what_makes_no_sense_is_refused(wrong: dict[str, object]) -> None:
+def test_invalid_settings_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         TypeAdapter(Images).validate_python(wrong)

@@ -1,4 +1,4 @@
-"""Names to objects, and an unknown name's answer."""
+"""Name resolution, and the error text for unknown names."""
 
 import pytest
 
@@ -19,7 +19,5 @@ def test_a_name_resolves_to_the_object_itself() -> None:
         ("zzzz", (), "Unknown objective 'zzzz'. Known: none."),
     ],
 )
-def test_an_unknown_name_is_told_its_nearest_and_all_that_are_known(
-    name: str, known: tuple[str, ...], told: str
-) -> None:
+def test_an_unknown_name_lists_the_nearest_and_all_known_names(name: str, known: tuple[str, ...], told: str) -> None:
     assert unknown_name("objective", name, known) == told

@@ -1,4 +1,4 @@
-"""A recipe's optimiser: AdamW where no kind is named, as before there was another."""
+"""A recipe's optimiser: AdamW by default, as before Adafactor existed."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from alignment.contracts.training import Recipe
 ADAPTER: TypeAdapter[Any] = TypeAdapter(Optimiser)
 
 
-def test_no_kind_means_adamw_and_is_not_written() -> None:
+def test_the_default_is_adamw_and_its_kind_is_not_written() -> None:
     read = ADAPTER.validate_python({"learning_rate": 1e-3, "betas": (0.5, 0.6)})
     assert read == AdamW(learning_rate=1e-3, betas=(0.5, 0.6))
     assert ADAPTER.validate_python({"kind": "adamw", "learning_rate": 1e-3, "betas": (0.5, 0.6)}) == read
@@ -20,7 +20,7 @@ def test_no_kind_means_adamw_and_is_not_written() -> None:
     assert ADAPTER.validate_json(read.model_dump_json()) == read
 
 
-def test_adafactor_is_named_and_comes_back() -> None:
+def test_adafactor_is_written_by_name_and_read_back() -> None:
     read = ADAPTER.validate_python({"kind": "adafactor", "learning_rate": 2e-5})
     assert read == Adafactor(learning_rate=2e-5, weight_decay=1e-2, clip_threshold=1.0, decay_rate=-0.8)
     assert read.model_dump()["kind"] == "adafactor"
@@ -42,14 +42,14 @@ def test_settings_of_another_optimiser_are_refused(wrong: dict[str, Any]) -> Non
         ADAPTER.validate_python(wrong)
 
 
-def test_recipes_from_before_keep_their_digests() -> None:
-    """Of a recipe that names neither optimiser nor images; its numbers are those it always gave."""
+def test_recipes_without_optimiser_kind_keep_their_digests() -> None:
+    """A recipe that names neither optimiser kind nor images gives the same numbers as before, so its digest is kept."""
     recipe = load_recipe("diffusion_dpo_shapes")
     assert recipe.digest == "dd835b3f32814cbb592e6c82ded701e56ca4cf7b06149a17a7f2e96165f6bffd"
     assert Recipe.model_validate_json(recipe.model_dump_json()) == recipe
 
 
-def test_a_recipe_of_adafactor_has_a_digest_of_its_own_and_survives_its_json() -> None:
+def test_a_recipe_with_adafactor_has_another_digest_and_survives_json() -> None:
     adamw = load_recipe("diffusion_dpo_shapes")
     adafactor = load_recipe("diffusion_dpo_shapes", ["optimiser.kind=adafactor"])
     assert isinstance(adafactor.optimiser, Adafactor)
@@ -57,7 +57,7 @@ def test_a_recipe_of_adafactor_has_a_digest_of_its_own_and_survives_its_json() -
     assert Recipe.model_validate_json(adafactor.model_dump_json()) == adafactor
 
 
-def test_a_misspelt_field_is_named_with_its_neighbours() -> None:
+def test_a_misspelt_field_is_named_with_the_nearest_known_field() -> None:
     with pytest.raises(ValueError, match=r"learning_rat.*Did you mean 'optimiser\.learning_rate'"):
         load_recipe("diffusion_dpo_shapes", ["optimiser.kind=adafactor", "optimiser.learning_rat=1"])
     with pytest.raises(ValueError, match="adafactor"):

@@ -1,4 +1,4 @@
-"""A caption spec knows the snapshot by what it holds, and each variant states what it takes."""
+"""A caption spec identifies the snapshot by its contents, and each variant has its own settings."""
 
 from collections.abc import Callable
 
@@ -11,12 +11,12 @@ from alignment.contracts.data import DatasetSnapshot
 METHOD = GeneratedCaptions(captioner=Captioner(weights_digest="7" * 64))
 
 
-def test_where_the_snapshot_lies_is_no_part_of_the_science(make_snapshot: Callable[..., DatasetSnapshot]) -> None:
-    with pytest.raises(ValidationError, match=r"snapshot.uri must be empty in a caption spec, not 'file:///s'"):
+def test_the_location_of_the_snapshot_is_not_part_of_the_spec(make_snapshot: Callable[..., DatasetSnapshot]) -> None:
+    with pytest.raises(ValidationError, match=r"snapshot.uri must be empty in a caption spec, but is 'file:///s'"):
         CaptionSpec(snapshot=make_snapshot(uri="file:///s"), method=METHOD)
 
 
-def test_captioner_variant_level_and_seed_make_other_specs(make_snapshot: Callable[..., DatasetSnapshot]) -> None:
+def test_captioner_variant_level_and_seed_change_the_digest(make_snapshot: Callable[..., DatasetSnapshot]) -> None:
     snapshot = make_snapshot(uri="").model_dump()
     methods = [
         {"kind": "dcpo_c", "captioner": {"weights_digest": "7" * 64}},
@@ -42,7 +42,7 @@ def test_captioner_variant_level_and_seed_make_other_specs(make_snapshot: Callab
         {"kind": "dcpo_x"},
     ],
 )
-def test_a_variant_takes_its_own_settings_and_no_others(
+def test_a_variant_accepts_only_its_own_settings(
     method: dict[str, object], make_snapshot: Callable[..., DatasetSnapshot]
 ) -> None:
     snapshot = make_snapshot(uri="").model_dump()

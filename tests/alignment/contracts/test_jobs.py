@@ -4,12 +4,12 @@ from pydantic import ValidationError
 from alignment.contracts.jobs import JobFailure, MetricsLine, Progress, SampleLine
 
 
-def test_a_failure_comes_back_from_its_file_as_it_was() -> None:
+def test_a_failure_survives_its_json() -> None:
     failure = JobFailure(kind="diverged", message="The loss is nan.", step=7)
     assert JobFailure.model_validate_json(failure.model_dump_json()) == failure
 
 
-def test_a_failure_of_no_known_kind_is_refused() -> None:
+def test_a_failure_of_unknown_kind_is_refused() -> None:
     with pytest.raises(ValidationError, match="kind"):
         JobFailure.model_validate({"kind": "tired", "message": "no"})
 
@@ -22,6 +22,6 @@ def test_lines_with_unknown_fields_are_refused() -> None:
 
 
 @pytest.mark.parametrize("path", ["../a.png", "/a.png", "", "samples/../../a.png"])
-def test_a_sample_lies_under_the_output_folder(path: str) -> None:
+def test_a_sample_outside_the_output_folder_is_refused(path: str) -> None:
     with pytest.raises(ValidationError, match="does not stay inside"):
         SampleLine(step=1, key="samples/00", path=path, prompt="p")

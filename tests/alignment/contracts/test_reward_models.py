@@ -1,4 +1,4 @@
-"""What reward recipes and heads refuse, and that they survive JSON."""
+"""Reward recipes and heads: defaults, JSON round trip, refused mixtures."""
 
 import pytest
 from pydantic import ValidationError
@@ -30,7 +30,7 @@ def test_a_mixture_must_fit_the_prototypes() -> None:
     assert RewardTrainSpec.model_validate(spec).mixture == ()
     assert RewardTrainSpec.model_validate(spec | {"mixture": [0.3, 0.7]}).mixture == (0.3, 0.7)
     for mixture in ([0.3], [0.3, 0.3], [-0.5, 1.5]):
-        with pytest.raises(ValidationError, match="must be 2 weights of 0 or more that add up to 1"):
+        with pytest.raises(ValidationError, match="must be 2 weights of at least 0 that add up to 1"):
             RewardTrainSpec.model_validate(spec | {"mixture": mixture})
     with pytest.raises(ValidationError, match="must be 1 weights"):
         HeadFile(head=BradleyTerry(), image_width=4, text_width=4, mixture=(0.5, 0.5))

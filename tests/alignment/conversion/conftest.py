@@ -1,4 +1,4 @@
-"""Pictures, shared with the scorers' tests."""
+"""Test images, as in the tests of scorers."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""What is read from a checkpoint, and what is refused."""
+"""Checkpoints: tensors that are read, and files that are refused."""
 
 import pickle
 from pathlib import Path
@@ -18,7 +18,7 @@ class Danger:
 
 
 @pytest.mark.parametrize("wrapper", [None, "state_dict", "model"])
-def test_tensors_are_found_inside_and_prefixes_of_parallel_training_go(tmp_path: Path, wrapper: str | None) -> None:
+def test_nested_tensors_are_found_and_data_parallel_prefixes_removed(tmp_path: Path, wrapper: str | None) -> None:
     weights = {"module.a": torch.ones(2), "module.b": torch.zeros(1).half()}
     torch.save({wrapper: weights, "epoch": 3} if wrapper else weights, tmp_path / "w.pt")
     found = read_checkpoint(tmp_path / "w.pt")
@@ -28,7 +28,7 @@ def test_tensors_are_found_inside_and_prefixes_of_parallel_training_go(tmp_path:
     assert set(read_checkpoint(tmp_path / "w.safetensors")) == {"a", "b"}
 
 
-def test_a_file_that_would_run_code_is_refused_unrun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_with_code_is_refused_without_running_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "w.pt"
     path.write_bytes(pickle.dumps({"a": 1, "b": Danger()}, protocol=2))
@@ -49,12 +49,12 @@ def test_other_files_are_refused(tmp_path: Path, name: str, content: bytes | Non
         torch.save({"epoch": 1}, tmp_path / name)
     else:
         (tmp_path / name).write_bytes(content)
-    with pytest.raises(ValueError, match=r"refused|not a safetensors|no weights file|no named tensors"):
+    with pytest.raises(ValueError, match=r"refused|not a safetensors|not a weights file|no named tensors"):
         read_checkpoint(tmp_path / name)
     with pytest.raises(ValueError, match="does not exist"):
         read_checkpoint(tmp_path / "absent.pt")
 
 
-def test_a_file_of_another_model_is_told() -> None:
-    with pytest.raises(ValueError, match=r"not a CLIP: it has no proj \(but head, \.\.\.\)"):
+def test_a_file_of_another_model_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"not a CLIP: it lacks proj \(it has head, \.\.\.\)"):
         require({"head": torch.ones(1)}, ("proj",), "a CLIP")

@@ -1,4 +1,4 @@
-"""HPSv3.safetensors to a folder, and the rubric."""
+"""Conversion of HPSv3.safetensors to a folder, and the rubric."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ from alignment.conversion.hpsv3 import read_instruction, write_hpsv3
 RUBRIC = "Look.\nPrompt: {text_prompt}\nRate: <|Reward|>"
 
 
-def test_names_move_the_language_head_stays_out_and_the_word_is_counted(
+def test_names_are_converted_the_language_head_dropped_and_the_extra_token_counted(
     tiny_qwen: tuple[dict[str, object], dict[str, torch.Tensor]], tmp_path: Path
 ) -> None:
     config, weights = tiny_qwen
@@ -41,5 +41,5 @@ def test_the_rubric_is_read_from_the_authors_module_without_running_it(tmp_path:
 @pytest.mark.parametrize("text", ["no marks", "{text_prompt}", "{text_prompt} <|Reward|> <|Reward|>"])
 def test_a_rubric_without_its_marks_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "rubric.txt").write_text(text)
-    with pytest.raises(ValueError, match="must hold"):
+    with pytest.raises(ValueError, match="must contain"):
         read_instruction(tmp_path / "rubric.txt")

@@ -1,4 +1,4 @@
-"""ImageReward.pt to a folder."""
+"""Conversion of ImageReward.pt to a folder."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ from alignment.conversion.imagereward import bert_tokenizer, tokenizer_of, write
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "red", "##s"]
 
 
-def test_sizes_follow_from_the_weights_and_epsilons_are_blips(
+def test_sizes_follow_from_the_weights_and_epsilons_are_those_of_blip(
     tiny_blip: dict[str, torch.Tensor], tmp_path: Path
 ) -> None:
     write_imagereward(tiny_blip, tmp_path, tokenizer=tokenizer_of(WORDS), vision_heads=4, text_heads=3)
@@ -26,7 +26,7 @@ def test_sizes_follow_from_the_weights_and_epsilons_are_blips(
     assert torch.equal(weights["vision.embeddings.class_embedding"], tiny_blip["blip.visual_encoder.cls_token"].float())
 
 
-def test_blips_two_tokens_come_last(tmp_path: Path) -> None:
+def test_the_two_extra_tokens_of_blip_come_last(tmp_path: Path) -> None:
     (tmp_path / "vocab.txt").write_text("\n".join(WORDS) + "\n")
     tokenizer = bert_tokenizer(tmp_path)
     assert tokenizer.convert_tokens_to_ids(["[DEC]", "[ENC]"]) == [7, 8]

@@ -1,4 +1,4 @@
-"""open_clip's layout, made here from a transformers model by the inverse of the conversion, and back."""
+"""Conversion from open_clip's layout. The test inverts it on a transformers model, then converts back."""
 
 from pathlib import Path
 
@@ -58,13 +58,15 @@ def open_clip_weights(model: CLIPModel) -> dict[str, torch.Tensor]:
     return {name: tensor.half() for name, tensor in made.items()}
 
 
-def test_every_tensor_finds_its_place(model: CLIPModel) -> None:
+def test_every_tensor_is_converted_back(model: CLIPModel) -> None:
     back, state = to_transformers(open_clip_weights(model)), model.state_dict()
     assert set(back) == {name for name in state if not name.endswith("position_ids")}
     assert all(torch.equal(back[name], state[name].half()) for name in back)
 
 
-def test_the_folder_embeds_as_the_model(model: CLIPModel, tmp_path: Path, pictures: list[Image.Image]) -> None:
+def test_the_folder_gives_the_embeddings_of_the_model(
+    model: CLIPModel, tmp_path: Path, pictures: list[Image.Image]
+) -> None:
     write_clip(open_clip_weights(model), tmp_path, vision_heads=2, text_heads=2)
     clip = ClipModel(tmp_path, torch.device("cpu"))
     tokens = clip.tokens(["a cat", "a dog"])
@@ -76,9 +78,9 @@ def test_the_folder_embeds_as_the_model(model: CLIPModel, tmp_path: Path, pictur
 
 def test_other_weights_are_refused(model: CLIPModel, tmp_path: Path) -> None:
     weights = open_clip_weights(model)
-    with pytest.raises(ValueError, match=r"surprise has no place in a CLIP"):
+    with pytest.raises(ValueError, match=r"A CLIP has no tensor surprise"):
         to_transformers(weights | {"surprise": torch.ones(1)})
     del weights["visual.proj"]
-    with pytest.raises(ValueError, match=r"it has no visual\.proj"):
+    with pytest.raises(ValueError, match=r"it lacks visual\.proj"):
         write_clip(weights, tmp_path / "out", vision_heads=2, text_heads=2)
     assert not (tmp_path / "out").exists()

@@ -1,4 +1,4 @@
-"""The cache gives back what the encoders said, pair by pair and caption by caption."""
+"""The cache returns what the encoders computed, pair by pair and caption by caption."""
 
 import shutil
 from pathlib import Path
@@ -15,7 +15,7 @@ from alignment.contracts.jobs import JobStoppedError
 from alignment.data.features import CachedFeatures, FeatureWriter
 from alignment.data.pairs import TrainingPairs, framed, pixels
 
-# The first test of a session pays for importing the model libraries and for encoding the cache.
+# The first test of a session also imports the model libraries and encodes the cache.
 pytestmark = pytest.mark.timeout(300)
 
 
@@ -44,7 +44,7 @@ def test_every_pair_is_the_encoding_of_its_images(
         torch.testing.assert_close(states, backbone.encode_captions([caption, ""])["states_LD"])
 
 
-def test_captions_of_images_and_prompts_are_kept_once_each(
+def test_each_distinct_caption_and_prompt_is_stored_once(
     captioned_bench: Any, tiny_sd_dir: Path, tiny_captioned_snapshot_dir: Path
 ) -> None:
     backbone = StableDiffusionBackbone(tiny_sd_dir, StableDiffusion(resolution=64))
@@ -63,7 +63,7 @@ def test_captions_of_images_and_prompts_are_kept_once_each(
     assert not features.pair(0).is_captioned
 
 
-def test_a_cache_of_prompts_alone_keeps_the_layout_it_had(bench: Any, features: CachedFeatures) -> None:
+def test_a_cache_of_prompts_alone_keeps_the_old_layout(bench: Any, features: CachedFeatures) -> None:
     with safe_open(features.folder / "pairs" / "00000.safetensors", framework="pt") as shard:
         assert "prompt_B" not in shard.keys()  # noqa: SIM118 - not a mapping
     cached = features.pair(3)
@@ -87,8 +87,8 @@ def test_writing_again_changes_no_byte_and_other_ranks_write_other_shards(
         assert path.read_bytes() == (bench.root / "cache" / name).read_bytes(), name
 
 
-def test_squares_keep_the_layout_they_had(bench: Any, features: CachedFeatures) -> None:
-    """No name and no field of buckets: caches that were encoded before there were any go on being found."""
+def test_a_cache_of_squares_keeps_the_old_layout(bench: Any, features: CachedFeatures) -> None:
+    """No name and no field of buckets, so caches that were encoded before buckets existed are still found."""
     assert "buckets" not in (features.folder / "index.json").read_text()
     assert "images" not in (features.folder / "spec.json").read_text()
     with safe_open(features.folder / "pairs" / "00000.safetensors", framework="pt") as shard:
@@ -124,7 +124,7 @@ def test_both_images_of_a_pair_are_encoded_in_their_bucket(
         torch.testing.assert_close(states, backbone.encode_captions([pairs.captions[index][0]])["states_LD"])
 
 
-def test_a_cache_of_buckets_is_the_same_bytes_whoever_writes_it(
+def test_a_cache_of_buckets_has_the_same_bytes_with_any_number_of_ranks(
     bucketed_bench: Any, tiny_sd_dir: Path, tiny_mixed_snapshot_dir: Path, tmp_path: Path
 ) -> None:
     backbone = StableDiffusionBackbone(tiny_sd_dir, StableDiffusion(resolution=64))

@@ -1,4 +1,4 @@
-"""Rows as votes: the same item whoever won, sides by digest, images on demand."""
+"""Rows as votes: the item does not depend on the label, sides are in order of digests, images load on demand."""
 
 import hashlib
 from pathlib import Path
@@ -46,7 +46,7 @@ def test_another_prompt_is_another_item(tmp_path: Path) -> None:
     assert len({ballot.item for ballot in read_ballots(folder, "train")}) == 2
 
 
-def test_images_come_once_an_item_with_the_sides_in_order(tmp_path: Path) -> None:
+def test_each_item_is_read_once_with_its_sides_in_order(tmp_path: Path) -> None:
     folder = write(tmp_path / "s", [row(b"x", b"y"), row(b"y", b"x", who="b"), row(b"u", b"v", prompt="q")])
     write(folder, [row(b"m", b"n", prompt="r")], "test")
     wanted = {b.item for split in ("train", "test") for b in read_ballots(folder, split)}  # type: ignore[arg-type]
@@ -58,7 +58,7 @@ def test_images_come_once_an_item_with_the_sides_in_order(tmp_path: Path) -> Non
     assert [item.prompt for item in read_items(folder, ("train", "test"), {found[2].item})] == ["r"]
 
 
-def test_missing_file_and_column_are_told(tmp_path: Path) -> None:
+def test_missing_file_and_column_are_named(tmp_path: Path) -> None:
     lacking = [{name: value for name, value in row(b"x", b"y").items() if name != "source"}]
     folder = write(tmp_path / "s", lacking)
     with pytest.raises(ValueError, match=r"lacks the column\(s\) source"):

@@ -1,4 +1,4 @@
-"""Reading a snapshot: ties, order, row groups, pixels, damage."""
+"""Reading a snapshot: ties, order, row groups, pixels, damaged files."""
 
 import io
 from pathlib import Path
@@ -59,7 +59,7 @@ def test_captioned_pairs_are_those_whose_captions_are_not_both_the_prompt(tmp_pa
     assert TrainingPairs(tmp_path).num_captioned == 3
 
 
-def test_nothing_but_ties_is_refused(tmp_path: Path) -> None:
+def test_a_snapshot_with_only_ties_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no pair with a preference"):
         TrainingPairs(write(tmp_path, ties=[True, True]))
 
@@ -88,7 +88,7 @@ def test_pixels_span_minus_one_to_one() -> None:
     assert image_CHW[:, 1, 1].tolist() == [-1.0, -1.0, -1.0]
 
 
-def test_wide_and_tall_images_lose_their_ends_alone() -> None:
+def test_wide_and_tall_images_lose_only_their_ends() -> None:
     array = np.zeros((8, 16, 3), dtype=np.uint8)
     array[:, 4:12] = 255
     assert torch.equal(pixels(png(array), 8, "x"), torch.ones(3, 8, 8))
@@ -126,7 +126,7 @@ def test_a_bucket_is_covered_and_its_centre_cut() -> None:
 
 
 def test_a_mirrored_image_is_mirrored_before_it_is_cut() -> None:
-    """17 x 8 to 8 x 8: the odd column that is left over is on the same side of what one sees."""
+    """17 x 8 to 8 x 8: the odd leftover column is on the same side of the mirrored image."""
     array = np.random.default_rng(0).integers(0, 255, (8, 17, 3), dtype=np.uint8)
     mirrored = framed(png(array), Bucket(8, 8), "x", mirrored=True)
     theirs = framed(png(array[:, ::-1]), Bucket(8, 8), "x")

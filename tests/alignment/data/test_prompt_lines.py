@@ -1,4 +1,4 @@
-"""Prompts files: random access without holding the text, and the lines that are no prompts."""
+"""Prompts files: random access without holding the text, and lines that are not prompts."""
 
 import tracemalloc
 from pathlib import Path
@@ -36,10 +36,10 @@ def test_a_hundred_thousand_prompts_cost_little_memory(tmp_path: Path) -> None:
     [
         (b"\n \n", "holds no prompts"),
         (b"a cat\n\xff\xfe\n", "line 2, is not UTF-8"),
-        (b"prompt\tcategory\na cat\tanimal\n", "line 1, holds a tab"),
+        (b"prompt\tcategory\na cat\tanimal\n", "line 1, contains a tab"),
     ],
 )
-def test_what_is_no_list_of_prompts_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
+def test_a_file_that_is_not_a_list_of_prompts_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         PromptLines(write(tmp_path, content))
 

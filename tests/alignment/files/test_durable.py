@@ -1,4 +1,4 @@
-"""Whole or absent, and digests that say what is there."""
+"""Atomic writes, and digests of the contents."""
 
 import errno
 import hashlib
@@ -20,7 +20,7 @@ from alignment.files.durable import (
 )
 
 
-def test_write_replaces_and_leaves_nothing_beside(tmp_path: Path) -> None:
+def test_write_replaces_and_leaves_no_temporary_file(tmp_path: Path) -> None:
     write_bytes(tmp_path / "a", b"old")
     write_bytes(tmp_path / "a", b"new")
     write_json(tmp_path / "b.json", {"z": 1, "a": "ü"})
@@ -43,13 +43,13 @@ def test_a_write_that_fails_keeps_the_old_bytes_and_names_the_file(tmp_path: Pat
     assert os.listdir(tmp_path) == ["a"]
 
 
-def test_named_errors_keep_a_name_that_is_there(tmp_path: Path) -> None:
+def test_named_errors_keep_an_existing_name(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="x") as failed, named_errors(tmp_path):
         raise OSError(errno.ENOSPC, "x", "known")
     assert failed.value.filename == "known"
 
 
-def test_publishing_takes_the_place_of_what_was_there(tmp_path: Path) -> None:
+def test_publishing_replaces_an_existing_folder(tmp_path: Path) -> None:
     for name in ("draft", "final"):
         (tmp_path / name / "sub").mkdir(parents=True)
         (tmp_path / name / "sub" / name).write_text(name)

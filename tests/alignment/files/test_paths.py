@@ -1,4 +1,4 @@
-"""Names out of files, good and bad, and the symbolic links that are allowed."""
+"""Names read from files, good and bad, and the symbolic links that are allowed."""
 
 from pathlib import Path
 
@@ -59,7 +59,7 @@ def test_a_link_within_the_root_and_a_root_that_is_a_link_are_followed(tmp_path:
     assert resolve_below(tmp_path / "alias", "link").read_text() == "inside"
 
 
-def test_a_link_to_itself_ends(tmp_path: Path) -> None:
+def test_a_link_to_itself_is_refused(tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to("loop")
     assert resolve_below(tmp_path, "loop") == tmp_path / "loop"
     with pytest.raises(ValueError, match="is a symbolic link"):
@@ -88,7 +88,7 @@ def test_a_cached_snapshot_may_link_to_its_own_blobs(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("target", ["../../../../models--x--other/blobs/abc", "../../../refs/main", "../../../blobs"])
-def test_a_cached_snapshot_may_link_to_no_other_place(tmp_path: Path, target: str) -> None:
+def test_a_cached_snapshot_may_not_link_elsewhere(tmp_path: Path, target: str) -> None:
     make_snapshot(tmp_path, "models--x--other")
     snapshot = make_snapshot(tmp_path)
     link = snapshot / "unet" / "config.json"
@@ -108,7 +108,7 @@ def test_a_folder_outside_a_cache_may_link_to_its_own_files_only(tmp_path: Path)
         check_link(root / "other", root, hub_links=True)
 
 
-def test_a_link_to_a_folder_is_refused_also_within_the_root(tmp_path: Path) -> None:
+def test_a_link_to_a_folder_is_refused_even_within_the_root(tmp_path: Path) -> None:
     root = make_root(tmp_path)
     (root / "unet").mkdir()
     (root / "unet_2").symlink_to("unet")

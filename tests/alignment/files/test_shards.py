@@ -12,7 +12,7 @@ def write_index(folder: Path, weight_map: object) -> Path:
     return index
 
 
-def test_each_file_of_the_index_comes_once_and_sorted(tmp_path: Path) -> None:
+def test_each_file_of_the_index_is_listed_once_and_sorted(tmp_path: Path) -> None:
     index = write_index(tmp_path, {"x": "b.safetensors", "y": "a.safetensors", "z": "b.safetensors"})
     assert indexed_files(index) == [tmp_path / "a.safetensors", tmp_path / "b.safetensors"]
 
@@ -27,6 +27,6 @@ def test_a_file_outside_the_folder_is_refused(tmp_path: Path, name: str) -> None
 
 
 @pytest.mark.parametrize("weight_map", [None, ["a"], "a", 1, {"x": {}}])
-def test_another_file_is_named(tmp_path: Path, weight_map: object) -> None:
+def test_a_file_that_is_not_an_index_is_refused(tmp_path: Path, weight_map: object) -> None:
     with pytest.raises(ValueError, match="is not an index of safetensors files"):
         indexed_files(write_index(tmp_path, weight_map))

@@ -135,5 +135,5 @@ def test_a_judge_without_weights_needs_no_folder(inputs: Path, spec: CoverageSpe
 
 
 def test_a_seed_named_twice_is_refused(spec: CoverageSpec) -> None:
-    with pytest.raises(ValueError, match="holds a seed twice"):
+    with pytest.raises(ValueError, match="contains a seed twice"):
         CoverageSpec.model_validate({**spec.model_dump(), "seeds": (1, 1)})

@@ -79,8 +79,8 @@ def test_a_proxy_vote_orders_every_pair_by_the_judge(
     spec = make_spec()
     assert run(inputs, spec, tmp_path / "out") == 0
     result = DatasetSnapshot.model_validate_json((tmp_path / "out" / "result.json").read_text())
-    assert result.labelled_by == tuple(sorted(spec.judges[0].lessons))
-    assert set(result.lessons) == {"plain", *spec.judges[0].lessons}
+    assert result.labelled_by == tuple(sorted(spec.judges[0].training_sources))
+    assert set(result.training_sources) == {"plain", *spec.judges[0].training_sources}
     rows = pq.read_table(tmp_path / "out" / "train.parquet").to_pylist()
     assert len(rows) == 30
     judge = load_scorer(spec.judges[0], tiny_clip_dir, torch.device("cpu"))

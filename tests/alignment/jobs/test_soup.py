@@ -140,7 +140,7 @@ def test_greedy_soup_keeps_what_the_judge_likes_better(kitchen: Kitchen, greedy_
     best = result.own_scores.index(max(result.own_scores))
     assert result.ingredients[0] == kitchen.digests[best]
     assert len(set(result.own_scores)) == 3
-    assert result.chosen_by == kitchen.greedy(0.0).judge.lessons
+    assert result.chosen_by == kitchen.greedy(0.0).judge.training_sources
     assert len(result.attempts) == 2
     reached = max(result.own_scores)
     for attempt in result.attempts:

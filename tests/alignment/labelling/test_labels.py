@@ -62,9 +62,9 @@ def test_a_proxy_vote_is_the_judges_order_with_strict_ties(spec: Make, make_ball
 
 
 def test_lessons_name_every_judge_by_weights_and_labels(spec: Make) -> None:
-    assert spec(ProxyVoting()).lessons == tuple(sorted(("a", f"scorer {'a' * 64}", "panel")))
+    assert spec(ProxyVoting()).training_sources == tuple(sorted(("a", f"scorer {'a' * 64}", "panel")))
     method = LabelModel(heuristics=("contrast",))
-    assert set(spec(method).lessons) == {
+    assert set(spec(method).training_sources) == {
         "a",
         "b",
         f"scorer {'a' * 64}",

@@ -1,4 +1,4 @@
-"""DCPO: a value by hand, gradient directions, identity, symmetry; and what it asks of the data."""
+"""DCPO: a value by hand, gradient directions, identity, symmetry; and the captions it requires."""
 
 import math
 
@@ -49,7 +49,7 @@ def test_swapped_labels_negate_the_margin() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_answers_in_half_precision_give_a_float32_loss(dtype: torch.dtype) -> None:
+def test_predictions_in_half_precision_give_a_float32_loss(dtype: torch.dtype) -> None:
     policy, reference, target = torch.randn(3, 6, 4, 4, 4, generator=torch.Generator().manual_seed(0)).to(dtype)
     low = dcpo_loss(pair_errors(policy, target), pair_errors(reference, target), PARAMS)
     exact = dcpo_loss(pair_errors(policy.float(), target), pair_errors(reference.float(), target), PARAMS)

@@ -50,7 +50,7 @@ def test_ipo_is_the_published_loss_up_to_a_factor() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("link", ["sigmoid", "hinge", "ipo"])
-def test_answers_in_half_precision_give_a_float32_loss(dtype: torch.dtype, link: str) -> None:
+def test_predictions_in_half_precision_give_a_float32_loss(dtype: torch.dtype, link: str) -> None:
     policy, reference, target = torch.randn(3, 6, 4, 4, 4, generator=torch.Generator().manual_seed(0)).to(dtype)
     params = DiffusionDPO.model_validate({"beta": 2000.0, "link": link})
     low = diffusion_dpo_loss(pair_errors(policy, target), pair_errors(reference, target), params)
@@ -90,7 +90,7 @@ def test_margin_carries_no_gradient_and_the_reference_gets_none() -> None:
     assert not diffusion_dpo_loss(policy, reference, PARAMS).margin_B.requires_grad
 
 
-def test_catalogue_says_which_objectives_take_a_reference() -> None:
+def test_catalogue_states_which_objectives_need_a_reference() -> None:
     from alignment.catalogues.lookup import resolve
 
     stated = {params.__name__: params.needs_reference for params in OBJECTIVES}

@@ -1,4 +1,4 @@
-"""The two records between step and objective."""
+"""The two records that the training step and an objective exchange."""
 
 import dataclasses
 

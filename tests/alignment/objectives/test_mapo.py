@@ -37,7 +37,7 @@ def test_phi_by_hand() -> None:
     assert values.tolist() == pytest.approx([1.0, math.log(2), 1 / (math.e - 1), math.log(3) / 2], rel=1e-15)
 
 
-def test_phi_and_its_derivative_meet_where_the_formulas_do() -> None:
+def test_phi_and_its_derivative_are_continuous_where_the_formulas_change() -> None:
     x = torch.tensor([0.0, 1e-300, 1e-16, 1e-8, 0.0099999999, 0.0100000001, 1.0], dtype=torch.float64)
     x.requires_grad_(True)
     value = phi(x)
@@ -51,7 +51,7 @@ def test_phi_and_its_derivative_meet_where_the_formulas_do() -> None:
 
 
 def test_value_by_hand() -> None:
-    # s m is ln 2 and ln 3, phi of them ln 2 and ln 3 / 2.
+    # s m is ln 2 and ln 3, so phi is ln 2 and ln 3 / 2.
     policy = errors([2 * math.log(2)], [2 * math.log(3)])
     output = mapo_loss(policy, MaPO(beta=0.1, snr_value=0.5, num_train_timesteps=10))
     margin = 10 * (math.log(2) - math.log(3) / 2)
@@ -74,12 +74,14 @@ def test_the_two_parameterisations_are_not_the_same_number() -> None:
 @BOTH
 def test_descent_lowers_the_chosen_and_raises_the_rejected_error(loss: Loss) -> None:
     chosen, rejected = gradients(loss, [0.2], [0.2])
-    assert chosen[0] > 1.0, "the error itself and the comparison both push"
+    assert chosen[0] > 1.0, "both the error term and the comparison contribute"
     assert rejected[0] < 0.0
-    assert chosen[0] - 1.0 == pytest.approx(-rejected[0], rel=1e-5), "equal errors push equally, apart from the error"
+    assert chosen[0] - 1.0 == pytest.approx(-rejected[0], rel=1e-5), (
+        "equal errors have equal gradients, except for the error term"
+    )
 
 
-def test_gradient_by_hand_at_no_margin() -> None:
+def test_gradient_by_hand_at_zero_margin() -> None:
     # beta T s |phi'(0)| sigmoid(0) = 0.1 * 1000 * 0.5 * 0.5 * 0.5.
     chosen, rejected = gradients(CODE, [0.0], [0.0])
     assert chosen[0] == pytest.approx(1 + 12.5)
@@ -106,7 +108,7 @@ def test_swapped_labels_negate_the_margin(loss: Loss) -> None:
 
 
 @BOTH
-def test_no_tiny_and_huge_errors_give_finite_values_and_gradients(loss: Loss) -> None:
+def test_zero_tiny_and_huge_errors_give_finite_values_and_gradients(loss: Loss) -> None:
     extremes = [0.0, 1e-38, 1e-12, 1e-8, 0.02, 1.0, 176.0, 726.0, 1e4, 1e30]
     chosen, rejected = zip(*((a, b) for a in extremes for b in extremes), strict=True)
     output = loss(errors(list(chosen), list(rejected)))
@@ -127,7 +129,7 @@ def test_zero_error_in_the_pixels_has_a_finite_gradient(loss: Loss) -> None:
 
 @BOTH
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_answers_in_half_precision_give_a_float32_loss(loss: Loss, dtype: torch.dtype) -> None:
+def test_predictions_in_half_precision_give_a_float32_loss(loss: Loss, dtype: torch.dtype) -> None:
     prediction, target = torch.randn(2, 6, 4, 4, 4, generator=torch.Generator().manual_seed(0))
     low = loss(pair_errors(prediction.to(dtype), target))
     exact = loss(pair_errors(prediction.to(dtype).float(), target))

@@ -24,7 +24,7 @@ def loss_of(
 
 
 def listing(log_probs: Tensor, old: Tensor, reference: Tensor, rewards: Tensor, settings: PRDP) -> Tensor:
-    """The paper's listing, as it stands, for autograd."""
+    """The paper's listing, unchanged, for autograd."""
     ratio, ratio_old = log_probs - reference, old - reference
     clipped = torch.clamp(ratio - ratio_old, -settings.clip_range, settings.clip_range) + ratio_old
     squares = []
@@ -57,11 +57,11 @@ def test_value_by_hand() -> None:
 
 
 def test_clip_by_hand() -> None:
-    # The better image rose by 2 at one of two steps, the clip grants 0.5: 1 falls to 0.25, below the wanted 0.5. Plain
-    # residual 0.5, clipped -0.25: the plain one is worse and counts, so that overshooting is taken back.
+    # The better image rose by 2 at one of two steps; the clip allows 0.5, so 1 becomes 0.25, below the target 0.5. The
+    # plain residual is 0.5, the clipped one -0.25: the plain one is larger and counts, so the overshoot is corrected.
     now, old = table([2.0, 0.0], [0.0, 0.0]), torch.zeros(2, 2)
     assert loss_of(now, old, [1.0, 0.0], params()).loss.item() == pytest.approx(0.25)
-    # With 4 wanted the clipped residual 0.25 - 4 is worse: the step outside the clip gets no gradient any more.
+    # With target 4 the clipped residual 0.25 - 4 is larger: the step outside the clip gets no gradient.
     output = loss_of(now, old, [8.0, 0.0], params())
     assert output.loss.item() == pytest.approx(3.75**2)
     assert output.coefficients_BT.flatten().tolist() == pytest.approx([0.0, -3.75, 3.75, 3.75])
@@ -105,15 +105,15 @@ def test_loss_and_coefficients_are_those_of_the_listing(seed: int) -> None:
     assert torch.allclose(output.coefficients_BT, gradient, rtol=1e-9, atol=1e-15)
 
 
-def test_branch_is_told_from_small_quantities_at_the_papers_settings() -> None:
+def test_the_branch_is_found_despite_float32_rounding_at_the_papers_settings() -> None:
     """Reward differences over beta are 1e4; the clip cuts off 1e-6. float32 squares of the two branches are equal."""
     settings = params(beta=3e-5, clip_range=1e-6)
     now, old = table([3e-6, 0.0], [0.0, 0.0]).float(), torch.zeros(2, 2)
     chosen = loss_of(now, old, [0.3, 0.1], settings).coefficients_BT
-    assert chosen[0, 0] == 0, "the step that rose beyond the clip towards its aim must stop"
+    assert chosen[0, 0] == 0, "a step that rose beyond the clip towards its target gets no gradient"
     assert chosen[0, 1] < 0
     away = loss_of(-now, old, [0.3, 0.1], settings).coefficients_BT
-    assert away[0, 0] < 0, "the step that went astray must be allowed to come back"
+    assert away[0, 0] < 0, "a step that moved away from its target keeps its gradient"
 
 
 def test_ties_are_dropped() -> None:

@@ -1,4 +1,4 @@
-"""Pictures and captions to score."""
+"""Images and captions to score."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The aesthetic predictors are heads on a CLIP; v2's layers amount to one affine map."""
+"""The aesthetic predictors are heads on a CLIP; v2's layers are equivalent to one affine map."""
 
 import json
 import shutil
@@ -25,7 +25,7 @@ def folder_of(tmp_path: Path, clip_dir: Path, head: dict[str, torch.Tensor]) -> 
     return tmp_path
 
 
-def test_v2_collapses_to_one_direction(tmp_path: Path, tiny_clip_dir: Path, pictures: list[Image.Image]) -> None:
+def test_v2_is_equivalent_to_one_direction(tmp_path: Path, tiny_clip_dir: Path, pictures: list[Image.Image]) -> None:
     clip, generator = ClipModel(tiny_clip_dir, CPU), torch.Generator().manual_seed(3)
     sizes = dict(zip((0, 2, 4, 6, 7), ((clip.width, 64), (64, 32), (32, 16), (16, 8), (8, 1)), strict=True))
     head = {
@@ -44,7 +44,7 @@ def test_v2_collapses_to_one_direction(tmp_path: Path, tiny_clip_dir: Path, pict
     torch.testing.assert_close(scorer.score(pictures, ["", "a", "b"]).double(), expected, atol=1e-5, rtol=1e-5)
 
 
-def test_the_two_versions_have_digests_of_their_own(tmp_path: Path, tiny_clip_dir: Path) -> None:
+def test_the_two_versions_have_different_digests(tmp_path: Path, tiny_clip_dir: Path) -> None:
     width = ClipModel(tiny_clip_dir, CPU).width
     folder = folder_of(tmp_path, tiny_clip_dir, {"weight": torch.zeros(1, width), "bias": torch.zeros(1)})
     first = AestheticV1Scorer(folder, AestheticV1(), weights_digest="0" * 64, device=CPU)

@@ -1,4 +1,4 @@
-"""Heads found by their weights."""
+"""Heads built from their weights."""
 
 from pathlib import Path
 
@@ -29,14 +29,14 @@ def test_a_single_layer_has_no_number() -> None:
     "weights", [{}, {"0.weight": torch.zeros(3, 2), "1.weight": torch.zeros(1, 4)}, {"bias": torch.zeros(1)}]
 )
 def test_anything_else_is_refused(weights: dict[str, torch.Tensor]) -> None:
-    with pytest.raises(ValueError, match="no chain of linear layers"):
+    with pytest.raises(ValueError, match="not a chain of linear layers"):
         AffineHead.from_weights(weights, HERE)
 
 
-def test_a_head_that_lost_a_part_is_refused() -> None:
+def test_an_incomplete_head_is_refused() -> None:
     weights = {"0.weight": torch.zeros(2, 2), "0.bias": torch.zeros(2), "2.weight": torch.zeros(1, 2)}
     AffineHead.from_weights(weights, HERE)
     with pytest.raises(ValueError, match=r"head in judge lacks 2\.bias\."):
         AffineHead.from_weights(weights, HERE, biased=True)
-    with pytest.raises(ValueError, match=r"holds 4\.bias, which no layer reads"):
+    with pytest.raises(ValueError, match=r"holds 4\.bias, which no layer uses"):
         AffineHead.from_weights(weights | {"4.bias": torch.zeros(1)}, HERE)

@@ -36,7 +36,7 @@ def test_the_head_reads_the_unit_image_embedding(
     torch.testing.assert_close(scorer.score(pictures, [""] * 3), expected)
 
 
-def test_a_head_on_both_reads_the_prompt_second(
+def test_a_head_on_image_and_prompt_reads_the_prompt_second(
     tmp_path: Path, tiny_clip_dir: Path, pictures: list[Image.Image], captions: list[str]
 ) -> None:
     clip = ClipModel(tiny_clip_dir, CPU)
@@ -46,7 +46,7 @@ def test_a_head_on_both_reads_the_prompt_second(
 
 
 def test_a_head_of_another_clip_and_bad_settings_are_refused(tmp_path: Path, tiny_clip_dir: Path) -> None:
-    with pytest.raises(ValueError, match="reads 5 numbers, its embedder gives"):
+    with pytest.raises(ValueError, match="reads embeddings of width 5, but its embedder gives"):
         make(tmp_path / "other", tiny_clip_dir, torch.zeros(1, 5))
     with pytest.raises(ValueError, match="activation"):
         make(tmp_path / "bad", tiny_clip_dir, torch.zeros(1, 5), activation="sine")

@@ -33,7 +33,7 @@ def logits(folder: Path, images: list[Image.Image], texts: list[str]) -> torch.T
         return model(**tokens, **pixels).logits_per_image
 
 
-def test_cosines_are_those_of_the_model_itself(
+def test_cosines_equal_those_of_the_transformers_model(
     clip: ClipModel, tiny_clip_dir: Path, pictures: list[Image.Image], captions: list[str]
 ) -> None:
     expected = logits(tiny_clip_dir, pictures, captions).diagonal() / clip.logit_scale
@@ -64,7 +64,7 @@ def test_embeddings_have_unit_length_and_no_gradient(clip: ClipModel, pictures: 
     assert not embeddings.requires_grad
 
 
-def test_unequal_lengths_and_nothing(clip: ClipModel, pictures: list[Image.Image]) -> None:
+def test_unequal_lengths_are_refused_and_empty_inputs_allowed(clip: ClipModel, pictures: list[Image.Image]) -> None:
     assert clip.cosines([], []).shape == (0,)
     with pytest.raises(ValueError, match="3 images for 1 prompts"):
         clip.cosines(pictures, ["a"])

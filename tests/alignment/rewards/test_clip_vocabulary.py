@@ -1,4 +1,4 @@
-"""The published tokenizer, against numbers that published configurations state."""
+"""The published tokenizer, compared with numbers in published configurations."""
 
 from alignment.rewards.clip_vocabulary import byte_characters, clip_tokenizer
 

@@ -21,11 +21,11 @@ def test_the_mean_over_seeds_is_the_mean_over_pairs() -> None:
     # Pairs: 1, 1 - half, 1 - half.
     assert mean_distances(three).tolist() == pytest.approx([(2 - half) / 2, (2 - half) / 2, 1 - half])
     assert mean_distances(three).mean().item() == pytest.approx((3 - 2 * half) / 3)
-    with pytest.raises(ValueError, match="needs two"):
+    with pytest.raises(ValueError, match="needs at least two"):
         mean_distances(three[:1])
 
 
-def test_a_clip_is_read_by_its_image_embedding(tiny_clip_dir: Path, pictures: list[Image.Image]) -> None:
+def test_a_clip_uses_its_image_embedding(tiny_clip_dir: Path, pictures: list[Image.Image]) -> None:
     device = torch.device("cpu")
     scorer = DiversityScorer(tiny_clip_dir, Diversity(), weights_digest="0" * 64, device=device)
     torch.testing.assert_close(scorer.embed(pictures), ClipModel(tiny_clip_dir, device).embed_images(pictures))
@@ -35,7 +35,9 @@ def test_a_clip_is_read_by_its_image_embedding(tiny_clip_dir: Path, pictures: li
     assert scores[2] == scores[3] > 1e-4
 
 
-def test_only_what_the_embedding_does_not_read_may_be_missing(tmp_path: Path, pictures: list[Image.Image]) -> None:
+def test_only_weights_that_the_embedding_does_not_use_may_be_missing(
+    tmp_path: Path, pictures: list[Image.Image]
+) -> None:
     config = ViTConfig(
         **{"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8},
         **{"image_size": 16, "patch_size": 8},

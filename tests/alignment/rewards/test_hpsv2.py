@@ -1,4 +1,4 @@
-"""The letterbox, by hand, and the score."""
+"""The letterbox, against values by hand, and the score."""
 
 from pathlib import Path
 
@@ -33,7 +33,7 @@ def test_an_odd_margin_is_smaller_on_top_and_left() -> None:
     assert columns[16:47].sum() == 31
 
 
-def test_antialias_smooths_what_shrinks() -> None:
+def test_antialias_smooths_shrunk_images() -> None:
     noise = torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0))
     smooth, rough = (letterbox(noise, 16, antialias=antialias) for antialias in (True, False))
     assert smooth.std() < rough.std() / 2

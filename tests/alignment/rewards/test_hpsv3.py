@@ -1,4 +1,4 @@
-"""HPSv3 through a tiny Qwen2-VL: the frame of the conversation, positions, padding."""
+"""HPSv3 with a tiny Qwen2-VL: chat format, positions, padding."""
 
 import shutil
 from pathlib import Path
@@ -44,7 +44,7 @@ def small_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("small_pixels")
-def test_each_image_meets_its_prompt_whatever_stands_beside_it(judge_dir: Path, pictures: list[Image.Image]) -> None:
+def test_a_score_does_not_depend_on_other_images_in_the_batch(judge_dir: Path, pictures: list[Image.Image]) -> None:
     scorer = HpsV3Scorer(judge_dir, HpsV3(), weights_digest="0" * 64, device=CPU)
     prompts = ["red circle", "blue", "red square red square red square"]
     together = scorer.score(pictures, prompts)
@@ -85,7 +85,7 @@ def test_positions_count_tokens_on_every_axis(judge_dir: Path) -> None:
     assert (ours[0] - rewards(by_place)).abs().max() > 1e-4
 
 
-def test_what_is_missing_is_named(judge_dir: Path, tmp_path: Path) -> None:
+def test_missing_files_and_weights_are_named(judge_dir: Path, tmp_path: Path) -> None:
     for path in judge_dir.iterdir():
         if path.name != "instruction.txt":
             shutil.copy(path, tmp_path)

@@ -1,4 +1,4 @@
-"""Statistics of pictures whose answers are known."""
+"""Statistics of images with known values."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ def plain(*colour: float) -> np.ndarray:
     return np.full((8, 8, 3), colour, dtype=np.float64)
 
 
-def test_saturation_is_hsvs() -> None:
+def test_saturation_is_that_of_hsv() -> None:
     assert saturation(plain(1, 0, 0)) == 1
     assert saturation(plain(0.5, 0.5, 0.5)) == saturation(plain(0, 0, 0)) == 0
     assert saturation(plain(0.8, 0.6, 0.4)) == pytest.approx(0.5)
@@ -30,7 +30,7 @@ def test_contrast_is_the_deviation_of_luma() -> None:
     assert contrast(plain(0.3, 0.9, 0.1)) == pytest.approx(0)
 
 
-def test_high_frequency_tells_stripes_apart() -> None:
+def test_high_frequency_separates_fine_from_coarse_stripes() -> None:
     columns = np.arange(16)
 
     def waves(period: int) -> np.ndarray:
@@ -41,7 +41,7 @@ def test_high_frequency_tells_stripes_apart() -> None:
     assert high_frequency(plain(0.2, 0.2, 0.2)) == 0
 
 
-def test_less_is_better_unless_more_is_said_and_sharpening_is_seen() -> None:
+def test_less_is_better_by_default_and_sharpening_is_detected() -> None:
     image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (32, 32, 3), dtype=np.uint8))
     image = image.filter(ImageFilter.GaussianBlur(1))
     harsh = image.filter(ImageFilter.UnsharpMask(radius=2, percent=300))

@@ -1,4 +1,4 @@
-"""ImageReward through a tiny BLIP of the published layout."""
+"""ImageReward with a tiny BLIP of the published layout."""
 
 from pathlib import Path
 
@@ -37,7 +37,7 @@ def test_reward_is_the_head_on_cls_normalised(judge_dir: Path, pictures: list[Im
     assert scorer.score([], []).shape == (0,)
 
 
-def test_the_image_decides_and_so_does_the_prompt(judge_dir: Path, pictures: list[Image.Image]) -> None:
+def test_the_score_depends_on_the_image_and_on_the_prompt(judge_dir: Path, pictures: list[Image.Image]) -> None:
     scorer = ImageRewardScorer(judge_dir, ImageReward(), weights_digest="0" * 64, device=CPU)
     one, other = pictures[:2]
     scores = scorer.score([one, other, one], ["a red circle", "a red circle", "a blue square"])
@@ -53,16 +53,16 @@ def test_the_35th_token_is_the_last(judge_dir: Path) -> None:
 
 
 def test_an_odd_margin_is_rounded_to_even() -> None:
-    # 5 wide, 8 high, side 5: 3 rows too many, 1.5 above rounds to 2.
+    # Width 5, height 8, side 5: 3 rows too many; the margin of 1.5 above rounds to 2.
     image = Image.new("L", (5, 8))
     for row in range(8):
         image.paste(row, (0, row, 5, row + 1))
     assert np.asarray(centre_square(image, 5))[:, 0].tolist() == [2, 3, 4, 5, 6]
-    # 9 high: 4 too many, 2 above.
+    # Height 9: 4 rows too many, 2 above.
     assert centre_square(Image.new("L", (5, 9)), 5).size == (5, 5)
 
 
-def test_weights_that_do_not_fit_are_told(judge_dir: Path, tmp_path: Path) -> None:
+def test_weights_that_do_not_fit_are_named(judge_dir: Path, tmp_path: Path) -> None:
     for path in judge_dir.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     weights = load_file(judge_dir / "model.safetensors")
@@ -72,7 +72,7 @@ def test_weights_that_do_not_fit_are_told(judge_dir: Path, tmp_path: Path) -> No
         Blip(tmp_path, CPU)
     weights = load_file(judge_dir / "model.safetensors")
     save_file(weights | {"itm_head.weight": torch.zeros(2)}, tmp_path / "model.safetensors")
-    with pytest.raises(ValueError, match=r"1 weights that nothing would read \(itm_head\.weight\)"):
+    with pytest.raises(ValueError, match=r"1 unused weights \(itm_head\.weight\)"):
         Blip(tmp_path, CPU)
     del weights["head.layers.7.bias"]
     save_file(weights, tmp_path / "model.safetensors")

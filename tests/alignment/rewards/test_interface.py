@@ -1,4 +1,4 @@
-"""Finding a scorer by its catalogue entry, and the digest that says which scores may be compared."""
+"""Loading a scorer by its catalogue entry, and the digest that decides if scores may be compared."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ def test_a_judge_loads_the_scorer_it_names(tiny_clip_dir: Path, params: Reward, 
     assert scorer.digest == scorer_digest(params, weights_digest="a" * 64, processor_backend="pil", dtype="float32")
 
 
-def test_the_digest_depends_on_everything_that_decides_a_score(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_digest_depends_on_everything_that_affects_a_score(monkeypatch: pytest.MonkeyPatch) -> None:
     def digest(**changes: str) -> str:
         given = {"weights_digest": "a" * 64, "processor_backend": "pil", "dtype": "float32", **changes}
         return scorer_digest(ClipPreference(), **given)

@@ -55,7 +55,7 @@ def test_a_judge_scores_as_its_head_does(
     assert not scores.requires_grad
 
 
-def test_scores_go_by_the_mixture(
+def test_scores_depend_on_the_mixture(
     tmp_path: Path, tiny_clip_dir: Path, pictures: list[Image.Image], captions: list[str]
 ) -> None:
     one, other = (judge(tmp_path / str(weight), tiny_clip_dir, PalB(), (weight, 1 - weight)) for weight in (0.0, 1.0))
@@ -63,7 +63,7 @@ def test_scores_go_by_the_mixture(
     assert one.digest != other.digest
 
 
-def test_a_repeated_prompt_scores_as_it_does_alone(
+def test_a_repeated_prompt_scores_as_in_a_batch_of_one(
     tmp_path: Path, tiny_clip_dir: Path, pictures: list[Image.Image], captions: list[str]
 ) -> None:
     scorer = judge(tmp_path / "judge", tiny_clip_dir, PalB(), (0.5, 0.5))
@@ -75,7 +75,7 @@ def test_a_repeated_prompt_scores_as_it_does_alone(
         scorer.score(pictures, captions[:1])
 
 
-def test_a_judge_holds_no_user_and_a_head_does(tmp_path: Path, tiny_clip_dir: Path) -> None:
+def test_a_judge_holds_no_users_but_a_head_does(tmp_path: Path, tiny_clip_dir: Path) -> None:
     write_judge(head_of(PalB()), (0.5, 0.5), tiny_clip_dir, tmp_path / "judge")
     write_head(head_of(PalB()), ["ann", "bob"], tmp_path / "head")
     assert "ann" not in (tmp_path / "judge" / "head.json").read_text()
@@ -95,14 +95,12 @@ def test_equal_heads_give_equal_bytes(tmp_path: Path, tiny_clip_dir: Path) -> No
 
 
 @pytest.mark.parametrize("mixture", [(0.5, 0.6), (1.5, -0.5), (1.0,)])
-def test_weights_that_are_no_mixture_are_refused(
-    tmp_path: Path, tiny_clip_dir: Path, mixture: tuple[float, ...]
-) -> None:
-    with pytest.raises(ValueError, match="must be 2 weights of 0 or more that add up to 1"):
+def test_an_invalid_mixture_is_refused(tmp_path: Path, tiny_clip_dir: Path, mixture: tuple[float, ...]) -> None:
+    with pytest.raises(ValueError, match="must be 2 weights of at least 0 that add up to 1"):
         write_judge(head_of(PalB()), mixture, tiny_clip_dir, tmp_path / "judge")
 
 
-def test_a_folder_that_is_not_whole_is_refused(tmp_path: Path, tiny_clip_dir: Path) -> None:
+def test_an_incomplete_folder_is_refused(tmp_path: Path, tiny_clip_dir: Path) -> None:
     folder = tmp_path / "judge"
     write_judge(head_of(PalB()), (0.5, 0.5), tiny_clip_dir, folder)
     settings = json.loads((folder / "head.json").read_text())

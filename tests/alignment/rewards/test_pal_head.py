@@ -1,4 +1,4 @@
-"""PAL's mathematics on numbers small enough for paper."""
+"""PAL's mathematics against values computed by hand."""
 
 import math
 
@@ -21,7 +21,7 @@ PLAIN = Projector(num_hidden_layers=1, dropout=0.0, residual=False)
 
 
 def identity(network: ProjectorNetwork, times: float = 1.0) -> None:
-    """Weights that make a projector multiply positive inputs."""
+    """Set a projector's weights so that it multiplies positive inputs by `times`."""
     with torch.no_grad():
         for layer in [*network.hidden, network.output]:
             assert isinstance(layer, torch.nn.Linear)
@@ -31,7 +31,7 @@ def identity(network: ProjectorNetwork, times: float = 1.0) -> None:
 
 
 def head_of(params: Head, logits_UK: list[list[float]]) -> PreferenceHead:
-    """A head on two-dimensional embeddings whose projectors do nothing, PAL-B's second one doubling."""
+    """A head on two-dimensional embeddings whose projectors are the identity; PAL-B's second projector doubles."""
     head = PreferenceHead(params, 2, 2, num_users=len(logits_UK))
     identity(head.items)
     with torch.no_grad():
@@ -59,7 +59,7 @@ def test_pal_a_point_is_the_mixed_prototype_and_scores_are_minus_distances(ideal
     torch.testing.assert_close(scores_B, torch.tensor([0.0, -5.0]))
 
 
-def test_mixing_before_or_after_a_bent_projector_differs() -> None:
+def test_mixing_before_or_after_a_nonlinear_projector_differs() -> None:
     """f(x) = relu(x - 1/2): f of the mean of (1, 0) and (0, 1) is 0, the mean of their f is 1/4 each."""
     points = {}
     for ideal_point in ("f(Pw)", "f(P)w"):
@@ -82,7 +82,7 @@ def test_pal_b_point_mixes_views_of_the_prompt_and_scores_are_scaled_cosines() -
     torch.testing.assert_close(head.scores(torch.tensor([[1.0, 0.0]]), point_BD), torch.tensor([60.0]))
 
 
-def test_bradley_terry_is_one_prototype_that_no_user_can_change() -> None:
+def test_bradley_terry_has_one_prototype_for_all_users() -> None:
     head = head_of(BradleyTerry(projector=PLAIN), [[5.0], [-5.0]])
     torch.testing.assert_close(head.mixture(torch.tensor([0, 1])), torch.ones(2, 1))
 
@@ -98,7 +98,7 @@ def test_nearness(comparison: Comparison, expected: float) -> None:
 @pytest.mark.parametrize("comparison", ["distance", "unit_distance", "angle"])
 @pytest.mark.parametrize("link", ["hinge", "cross_entropy"])
 @pytest.mark.parametrize("kind", [PalA, PalB])
-def test_a_step_down_brings_the_chosen_nearer_and_the_rejected_farther(
+def test_a_descent_step_moves_the_chosen_nearer_and_the_rejected_farther(
     kind: type[PalA] | type[PalB], comparison: str, link: str
 ) -> None:
     """Also for distances under cross-entropy, where the authors' sign makes the farther item win."""
@@ -134,7 +134,7 @@ def test_residual_adds_the_input_and_refuses_another_width() -> None:
     network = ProjectorNetwork(Projector(num_hidden_layers=1, dropout=0.0), 2, 2)
     identity(network)
     torch.testing.assert_close(network(torch.tensor([1.0, 2.0])), torch.tensor([2.0, 4.0]))
-    with pytest.raises(ValueError, match=r"embeddings are 3 wide and the preference space 2\. Leave the head's width"):
+    with pytest.raises(ValueError, match=r"embeddings are 3 wide and the preference space 2\. Remove the head's width"):
         ProjectorNetwork(Projector(), 3, 2)
 
 

@@ -1,4 +1,4 @@
-"""PickScore's convention and what its weights learnt from."""
+"""PickScore's convention and the training sources of its weights."""
 
 from pathlib import Path
 
@@ -24,6 +24,6 @@ def test_scores_are_logits_of_being_picked(
     torch.testing.assert_close(scores, cosines * torch.tensor(3.0).exp())
 
 
-def test_a_model_trained_on_pick_a_pic_meets_no_stranger() -> None:
+def test_pickscore_shares_training_sources_with_models_of_pick_a_pic() -> None:
     judge = Judge(name="pickscore", scorer=PickScore(), weights_digest="0" * 64, trained_on=("our_own_labels",))
-    assert {"pick_a_pic", "pick_a_pic_v2", "our_own_labels"} <= set(judge.lessons)
+    assert {"pick_a_pic", "pick_a_pic_v2", "our_own_labels"} <= set(judge.training_sources)

@@ -1,4 +1,4 @@
-"""A classifier as a guard."""
+"""An image classifier as a guard."""
 
 import json
 import shutil
@@ -19,7 +19,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def classifier_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three labels, whatever the image: logits log 2, log 3, log 5."""
+    """A classifier with three labels and the same logits for every image: log 2, log 3, log 5."""
     folder = tmp_path_factory.mktemp("classifier")
     config = ViTConfig(
         **{"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8},
@@ -54,7 +54,7 @@ def test_a_threshold_makes_a_rate(
 
 def test_a_classifier_without_its_last_layer_is_refused(classifier_dir: Path, tmp_path: Path) -> None:
     shutil.copytree(classifier_dir, tmp_path, dirs_exist_ok=True)
-    # What a vision model saved without its head looks like: the names are those of the tower alone.
+    # A vision model saved without its head: the file has the names of the tower alone.
     ViTForImageClassification.from_pretrained(classifier_dir).vit.save_pretrained(tmp_path)
     config = json.loads((classifier_dir / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config))
@@ -62,6 +62,6 @@ def test_a_classifier_without_its_last_layer_is_refused(classifier_dir: Path, tm
         SafetyScorer(tmp_path, Safety(unsafe_labels=("nudity",)), weights_digest="0" * 64, device=CPU)
 
 
-def test_an_unknown_label_is_told(classifier_dir: Path) -> None:
+def test_an_unknown_label_is_refused_with_the_known_ones(classifier_dir: Path) -> None:
     with pytest.raises(ValueError, match="has no label nsfw; it has plain, nudity, gore"):
         SafetyScorer(classifier_dir, Safety(unsafe_labels=("nsfw",)), weights_digest="0" * 64, device=CPU)

@@ -41,8 +41,8 @@ def test_agreement_is_counted_whole_and_by_part() -> None:
 
 def test_attenuation_line() -> None:
     found = calibrate_judge(JUDGE, pairs(1.0, 1.0, 1.0, -1.0), facts("x", "x", "x", "x"), SPEC)
-    assert found.shows(0.5) == pytest.approx(0.5)
-    assert found.shows(0.6) == pytest.approx(0.6 * 0.75 + 0.4 * 0.25)
+    assert found.expected_win_rate(0.5) == pytest.approx(0.5)
+    assert found.expected_win_rate(0.6) == pytest.approx(0.6 * 0.75 + 0.4 * 0.25)
 
 
 def test_a_wider_margin_that_is_more_often_right_has_a_positive_slope() -> None:

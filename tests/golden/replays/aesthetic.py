@@ -1,4 +1,4 @@
-"""Replays the aesthetic heads: named groups of embeddings, layers and ratings, found by their prefixes."""
+"""Replay the aesthetic heads: named groups of embeddings, layers and ratings, found by their prefixes."""
 
 import re
 from pathlib import Path
@@ -18,7 +18,7 @@ def takes(case: Case) -> bool:
 
 
 def replay(case: Case) -> None:
-    """Unit embeddings where they were recorded; ratings by layers, or by the one affine map that they amount to."""
+    """Compare unit embeddings, if recorded, and ratings by layers or by the equivalent affine map."""
     for group in _groups(case):
         embeddings_BD = case[f"inputs.{group}_x"]
         if f"outputs.{group}_normalized" in case:
@@ -34,7 +34,7 @@ def _groups(case: Case) -> list[str]:
 
 
 def _head(case: Case, group: str) -> AffineHead:
-    """Layers under the group's name, or under a name that it begins with (`L_anchor` is rated by L), or one map."""
+    """Layers under the group's name, or under a name that it starts with (`L_anchor` is rated by L), or one map."""
     while group:
         layers = weights(case, f"{group}.") or _affine(case, group)
         if layers:

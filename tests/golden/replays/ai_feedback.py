@@ -1,4 +1,4 @@
-"""Replays ranking by a judge's embeddings: cosines, probabilities, and whether a pair is swapped."""
+"""Replay ranking by a judge's embeddings: cosines, probabilities, and the swap of a pair."""
 
 import torch
 from recorded import Case
@@ -7,12 +7,12 @@ from alignment.labelling.proxy_vote import proxy_votes
 
 
 def takes(case: Case) -> bool:
-    """Embeddings of one text and of its images, with the scores made of them."""
+    """Embeddings of one text and of its images, with the scores computed from them."""
     return {"image_embs", "text_emb", "scores"} <= set(case.fields)
 
 
 def replay(case: Case) -> None:
-    """Our CLIP judges score exp(logit_scale) * cosine; the recorded selector ranks by the cosine: one order."""
+    """Our CLIP judges score exp(logit_scale) * cosine; the recorded selector ranks by the cosine, in the same order."""
     images_ND = torch.nn.functional.normalize(case["image_embs"].float(), dim=1)
     text_1D = torch.nn.functional.normalize(case["text_emb"].float(), dim=1)
     cosines_N = (images_ND * text_1D).sum(dim=1)
@@ -30,5 +30,5 @@ def replay(case: Case) -> None:
 
 
 def _pair(scores: list[float]) -> tuple[list[float], list[float]]:
-    """Each image 0 and each image 1 of a list that holds them in turn."""
+    """Split a list that alternates image 0 and image 1 into the two."""
     return scores[0::2], scores[1::2]

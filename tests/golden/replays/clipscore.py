@@ -1,4 +1,4 @@
-"""Replays CLIPScore: pairs, the clamped mean, images with images, texts with texts, and long prompts."""
+"""Replay CLIPScore: pairs, the clamped mean, images with images, texts with texts, and long prompts."""
 
 import tempfile
 from pathlib import Path
@@ -14,13 +14,13 @@ from alignment.rewards.clip_score import ClipScoreScorer
 
 
 def takes(case: Case) -> bool:
-    """A CLIP in transformers' layout whose scores are hundreds of cosines."""
+    """A CLIP in transformers' layout whose scores are 100 * cosine."""
     needed = {"weights.text_projection.weight", "outputs.pair_score"}
     return {"config", "prompts", "image_processor"} <= set(case.params) and needed <= set(case.fields)
 
 
 def replay(case: Case) -> None:
-    """All that the case recorded."""
+    """Compare every recorded field."""
     images, prompts = pictures(case), list(case.params["prompts"])
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -49,7 +49,7 @@ def replay(case: Case) -> None:
 
 
 def _expect_clamp(case: Case, scores_PB: Tensor, allowed: float) -> None:
-    """The published metric is 0 here; our score is what it would be without the clamp, so that differences show."""
+    """The published metric is 0 here. Our score has no clamp, so differences stay visible."""
     clamp = case.params.get("clamp_case")
     if clamp is None:
         return
@@ -60,7 +60,7 @@ def _expect_clamp(case: Case, scores_PB: Tensor, allowed: float) -> None:
 
 
 def _expect_alike(case: Case, clip: ClipModel, images: list[Image.Image], prompts: list[str], allowed: float) -> None:
-    """The first two images, and the first two prompts, with each other."""
+    """Compare the first two images, and the first two prompts, with each other."""
     embedded = {"image_image": clip.embed_images(images[:2]), "text_text": clip.embed_texts(prompts[:2])}
     for name, (first, second) in embedded.items():
         case.expect(f"outputs.{name}", 100 * (first * second).sum(), absolute=allowed)

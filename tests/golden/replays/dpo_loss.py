@@ -1,4 +1,4 @@
-"""Replays the Diffusion-DPO loss: errors, logit, loss, accuracy and gradient. DCPO's is the same, diffusers' scaled."""
+"""Replay the Diffusion-DPO loss: errors, logit, loss, accuracy and gradient. DCPO's is equal, diffusers' is scaled."""
 
 import torch
 from recorded import FLOAT32_SPACING, Case
@@ -13,12 +13,12 @@ from alignment.training.offline import monitors, pair_errors
 
 
 def takes(case: Case) -> bool:
-    """Answers of a policy and of a reference."""
+    """Predictions of a policy and of a reference."""
     return "model_pred" in case and "ref_pred" in case
 
 
 def replay(case: Case) -> None:
-    """Errors, margin, loss, accuracy and gradient of a Diffusion-DPO case."""
+    """Compare errors, margin, loss, accuracy and gradient of a Diffusion-DPO case."""
     prediction = case["model_pred"].float().requires_grad_(True)
     target = recorded_target(case)
     policy = pair_errors(prediction, target)
@@ -59,7 +59,7 @@ def _expect_errors(case: Case, policy: PairErrors, reference: PairErrors, roundi
 
 
 def _expect_accuracy(case: Case, margin_B: Tensor, ours_B: Tensor) -> None:
-    """diffusers counts an exact tie as half, as we do; the authors count it as wrong."""
+    """Compare accuracy. diffusers counts an exact tie as half, as we do; the authors count it as wrong."""
     if "logits" in case:
         case.expect("implicit_acc", ours_B.mean(), absolute=1e-6)
     else:
@@ -69,7 +69,7 @@ def _expect_accuracy(case: Case, margin_B: Tensor, ours_B: Tensor) -> None:
 
 
 def _gradient_rounding(case: Case, logit_rounding: float) -> float:
-    """The gradient is the derivative of the link, in (0, 1), times a vector: a logit's rounding moves the former."""
+    """The gradient is the link's derivative, in (0, 1), times a vector. Rounding of the logit changes the former."""
     largest = case["grad_model_pred"].abs().max().item() if "grad_model_pred" in case else 0.0
     return min(0.25, logit_rounding) * largest + 1e-12
 
@@ -79,9 +79,9 @@ def _reference_was_rounded(case: Case) -> bool:
 
 
 def _expect_float32_answer(case: Case, margin_B: Tensor, loss: Tensor, absolute: float) -> None:
-    """Where the recorded run lost precision, ours must be the recorded float32 answer, and unlike the rounded one."""
+    """If the recorded run lost precision, our value must equal the recorded float32 value, not the rounded one."""
     case.expect("inside_term_fp32_reference", margin_B, absolute=absolute)
     case.expect("loss_fp32_reference", loss, absolute=absolute)
     if "loss" in case:
         lost = (case["loss"].double() - loss.detach().double()).abs().item()
-        case.remarks.append(f"half-precision reference is off by {lost:.3g} in the loss; ours is the float32 answer")
+        case.remarks.append(f"half-precision reference is off by {lost:.3g} in the loss; ours is the float32 value")

@@ -1,4 +1,4 @@
-"""Replays HPSv2: recorded open_clip weights, converted by us, with both ways of shrinking a picture."""
+"""Replay HPSv2: recorded open_clip weights, converted by our code, with both ways of shrinking an image."""
 
 import tempfile
 from pathlib import Path
@@ -18,7 +18,7 @@ def takes(case: Case) -> bool:
 
 
 def replay(case: Case) -> None:
-    """Tokens and text embeddings; then pixels, image embeddings and scores, antialiased and not."""
+    """Compare tokens and text embeddings; then pixels, image embeddings and scores, antialiased and not."""
     vision, text = case.params["config"]["vision_cfg"], case.params["config"]["text_cfg"]
     heads = vision["width"] // vision.get("head_width", 64)
     activation = "quick_gelu" if case.params["config"].get("quick_gelu") else "gelu"

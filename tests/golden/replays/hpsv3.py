@@ -1,4 +1,4 @@
-"""Replays HPSv3: recorded weights of the published names, converted by us, on recorded tokens and patches."""
+"""Replay HPSv3: recorded weights with the published names, converted by our code, on recorded tokens and patches."""
 
 import tempfile
 from pathlib import Path
@@ -18,7 +18,7 @@ def takes(case: Case) -> bool:
 
 
 def replay(case: Case) -> None:
-    """Image tokens, rewards of the padded batch, and of each row alone."""
+    """Compare image tokens, rewards of the padded batch, and rewards of each row alone."""
     with tempfile.TemporaryDirectory() as folder:
         write_hpsv3(
             weights(case), Path(folder), config=dict(case.params["config"]), instruction=f"{PROMPT} {REWARD_TOKEN}"

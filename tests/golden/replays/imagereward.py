@@ -1,4 +1,4 @@
-"""Replays ImageReward: recorded weights of the published layout, converted by us, through our scorer."""
+"""Replay ImageReward: recorded weights of the published layout, converted by our code, with our scorer."""
 
 import tempfile
 from pathlib import Path
@@ -19,7 +19,7 @@ def takes(case: Case) -> bool:
 
 
 def replay(case: Case) -> None:
-    """Tokens, pixels, patches, [CLS], rewards and ranks."""
+    """Compare tokens, pixels, patches, [CLS], rewards and ranks."""
     config = case.params["config"]
     case.require(
         "the published normalisation", (case.params["reward_mean"], case.params["reward_std"]) == (MEAN, DEVIATION)

@@ -1,4 +1,4 @@
-"""Replays the MaPO loss of the authors' code; where that code divides 0 by 0 or overflows, the exact answer instead."""
+"""Replay the MaPO loss of the authors' code; where that code divides 0 by 0 or overflows, use the exact value."""
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +15,7 @@ OFFICIAL = 2e-4
 """Relative tolerance against float32 numbers whose exp(x) - 1 cancels."""
 EXACT = 1e-6
 HOPELESS_LOGITS = 0.1
-"""A recorded logit that cancellation may have moved by more than this says nothing."""
+"""A recorded logit that cancellation may have changed by more than this is not compared."""
 
 
 def takes(case: Case) -> bool:
@@ -24,7 +24,7 @@ def takes(case: Case) -> bool:
 
 
 def replay(case: Case) -> None:
-    """Errors, scores, comparison, loss and gradient; then the exact loss."""
+    """Compare errors, scores, comparison, loss and gradient; then the exact loss."""
     params = MaPO(
         beta=case.params["beta_mapo"],
         snr_value=case.params["snr_value"],
@@ -46,23 +46,23 @@ def replay(case: Case) -> None:
     if not bool(sound_B.all()):
         case.remarks.append(
             f"the recorded loss or gradient of {int((~sound_B).sum())} pair(s) is NaN or lost to cancellation;"
-            " ours is the finite exact answer"
+            " ours is the finite exact value"
         )
 
 
 def _comparison(output: ObjectiveOutput, params: MaPO) -> Tensor:
-    """beta log sigmoid(logit), what the recorded code calls ratio_losses."""
+    """beta log sigmoid(logit), named ratio_losses in the recorded code."""
     return params.beta * F.logsigmoid(output.margin_B)
 
 
 def _logit_rounding(case: Case, params: MaPO) -> Tensor:
-    """How far float32's exp(x) - 1 may move the logit of each pair, at the smaller of its errors."""
+    """Largest change of each pair's logit by float32's exp(x) - 1, at the smaller of its errors."""
     smaller_B = torch.minimum(case["model_losses_w"], case["model_losses_l"]).double()
     return params.num_train_timesteps * FLOAT32_SPACING / (params.snr_value * smaller_B)
 
 
 def _sound_pairs(case: Case, policy: PairErrors, params: MaPO) -> Tensor:
-    """Pairs whose recorded numbers can be compared with: finite throughout and not lost to cancellation."""
+    """True for pairs whose recorded numbers can be compared: all finite and not lost to cancellation."""
     sound_B = _logit_rounding(case, params) < HOPELESS_LOGITS
     for name in ("ratio_losses", "model_losses_w", "model_losses_l"):
         sound_B &= case[name].isfinite() if name in case else True
@@ -89,7 +89,7 @@ def _expect_sound_pairs(
 
 
 def _expect_gradient(case: Case, gradient: Tensor, sound_B: Tensor, params: MaPO) -> None:
-    """The rounding of the logit moves the derivative of log sigmoid, which every entry of the gradient carries."""
+    """Rounding of the logit changes the derivative of log sigmoid, a factor of every entry of the gradient."""
     if "grad_model_pred" not in case or not bool(sound_B.any()):
         return
     rows = torch.cat([sound_B, sound_B])
@@ -100,7 +100,7 @@ def _expect_gradient(case: Case, gradient: Tensor, sound_B: Tensor, params: MaPO
 
 
 def _expect_exact(case: Case, output: ObjectiveOutput, params: MaPO) -> None:
-    """The float64 answer to the recorded errors, and ours from our own errors."""
+    """Compare with the float64 loss of the recorded errors, and with the loss of our errors."""
     recorded = PairErrors(case["model_losses_w"].double(), case["model_losses_l"].double())
     exact = mapo_loss(recorded, params)
     case.expect("stable_ratio_losses_f64", _comparison(exact, params), relative=EXACT)

@@ -1,4 +1,4 @@
-"""Replays model soups: recorded ingredients through our averages, with a linear classifier as the judge."""
+"""Replay model soups: recorded ingredients in our averages, with a linear classifier as the judge."""
 
 from collections.abc import Callable
 
@@ -10,16 +10,16 @@ from alignment.training.soup import GreedySoup, Weights, by_score, greedy_soup, 
 
 NEEDED = {"individual_accuracy", "eval_x", "eval_y", "ingredients"}
 HALF_PRECISION = {torch.float16: 1e-3, torch.bfloat16: 1e-2}
-"""A recorded average that was kept in these loses digits at every addition."""
+"""Dtype of a recorded average to its tolerance: it loses digits at every addition."""
 
 
 def takes(case: Case) -> bool:
-    """The fields that every recorded case of this kind has."""
+    """True if the case has the fields of this kind."""
     return set(case.fields) >= NEEDED
 
 
 def replay(case: Case) -> None:
-    """Individual scores, order, greedy choice, both soups and their scores."""
+    """Compare individual scores, order, greedy choice, both soups and their scores."""
     models = [_ingredient(case, index) for index in range(len(case["individual_accuracy"]))]
     readers: list[Callable[[], Weights]] = [lambda model=model: model for model in models]  # type: ignore[misc]
     alone = [_accuracy(case, model) for model in models]
@@ -46,12 +46,12 @@ def _loses_digits(case: Case) -> bool:
 
 
 def _accuracy_spread(case: Case) -> float:
-    """In half precision the recorded soup is off by a few digits, which may turn an answer or two."""
+    """In half precision the recorded soup is off by a few digits, which may change one or two predictions."""
     return 2.5 / len(case["eval_y"]) if _loses_digits(case) else 1e-12
 
 
 def _explain_lost_digits(case: Case, models: list[Weights], soup: GreedySoup) -> None:
-    """Rounded soups made the recorded run choose otherwise: its choice, averaged by us, must be its soup."""
+    """Rounded soups made the recorded run choose other ingredients. Our average of its choice must be its soup."""
     chosen = [int(index) for index in case["ingredients"]]
     readers: list[Callable[[], Weights]] = [lambda model=models[index]: model for index in chosen]  # type: ignore[misc]
     _expect_soup(case, "greedy", uniform_soup(readers))
@@ -70,9 +70,9 @@ def _expect_greedy(case: Case, soup: GreedySoup) -> None:
 
 
 def _explain_rounding(case: Case, models: list[Weights], alone: list[float], soup: GreedySoup) -> None:
-    """The recorded run keeps an equal candidate because its starting score was rounded on the way through JSON.
+    """The recorded run keeps an equal candidate because its starting score was rounded in JSON.
 
-    Shown by starting ours at the rounded score: the same ingredients, soup and trace come out.
+    With the rounded starting score our code gives the same ingredients, soup and trace.
     """
     rounded = case["individual_accuracy_as_read"].tolist()
     readers: list[Callable[[], Weights]] = [lambda model=model: model for model in models]  # type: ignore[misc]
@@ -88,7 +88,7 @@ def _explain_rounding(case: Case, models: list[Weights], alone: list[float], sou
 
 
 def _starting_at(alone: list[float], rounded: list[float]) -> list[float]:
-    """Our scores, the best one as the recorded run read it: it decides nothing but the first comparison."""
+    """Our scores, with the best one as the recorded run read it; it only affects the first comparison."""
     best = by_score(alone)[0]
     return [rounded[index] if index == best else score for index, score in enumerate(alone)]
 
@@ -99,7 +99,7 @@ def _ingredient(case: Case, index: int) -> Weights:
 
 
 def _accuracy(case: Case, weights: Weights) -> float:
-    """Share of right answers of the classifier, in float64 from an exact count."""
+    """Accuracy of the classifier, in float64 from an exact count."""
     logits_NC = case["eval_x"].float() @ weights["head.weight"].float().T + weights["head.bias"].float()
     right = int((logits_NC.argmax(dim=1) == case["eval_y"]).sum())
     return right / len(case["eval_y"])
@@ -110,7 +110,7 @@ def _as_tensor(value: float) -> Tensor:
 
 
 def _expect_soup(case: Case, kind: str, soup: Weights) -> None:
-    """Floating-point tensors as recorded; whole numbers are the first ingredient's, where the recording made floats."""
+    """Compare floating-point tensors. Integer tensors are the first ingredient's; the recorded code averages them."""
     for name, ours in soup.items():
         recorded = f"{kind}.{name}"
         if recorded not in case:

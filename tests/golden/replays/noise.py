@@ -1,4 +1,4 @@
-"""Replays how pairs are noised: shared noise and timestep, and the schedule behind them."""
+"""Replay the noising of pairs: shared noise and timestep, and the schedule."""
 
 import torch
 from recorded import Case
@@ -13,12 +13,12 @@ SCHEDULE = {"betas", "alphas_cumprod_after"}
 
 
 def takes(case: Case) -> bool:
-    """A noised batch without an answer to it, or a schedule before and after it was rescaled."""
+    """A noised batch without a prediction, or a schedule before and after rescaling."""
     return "model_pred" not in case and (set(case.fields) >= BATCH or set(case.fields) >= SCHEDULE)
 
 
 def replay(case: Case) -> None:
-    """The batch, or the schedule."""
+    """Compare the batch, or the schedule."""
     if "betas" in case:
         replay_terminal_snr(case)
     else:
@@ -31,7 +31,7 @@ def schedule_of(case: Case) -> NoiseSchedule:
 
 
 def _batch(case: Case) -> PairBatch:
-    """The case as one of our batches, the loser's noise and timestep left out: sharing is our batch's layout."""
+    """Return the case as one of our batches, without the loser's noise and timestep, which our batches share."""
     chosen_BCHW, rejected_BCHW = case["latents"].chunk(2)
     pairs = len(chosen_BCHW)
     return PairBatch(
@@ -46,7 +46,7 @@ def _batch(case: Case) -> PairBatch:
 
 
 def recorded_target(case: Case) -> Tensor:
-    """Our regression target, checked where the case recorded one; the recorded one where it cannot be computed."""
+    """Return our regression target, compared with a recorded one; the recorded one if ours cannot be computed."""
     if not {"latents", "noise", "timesteps", "alphas_cumprod"} <= set(case.fields):
         return case["target"]
     noised = noise_pairs(_batch(case), schedule_of(case))
@@ -56,7 +56,7 @@ def recorded_target(case: Case) -> Tensor:
 
 
 def replay_batch(case: Case) -> None:
-    """Noise and timestep are shared inside a pair, and noised latents follow from them."""
+    """Check that noise and timestep are shared within a pair, and compare the noised latents."""
     schedule = schedule_of(case)
     noised = noise_pairs(_batch(case), schedule)
     case.expect("noise", noised.target_BCHW, absolute=0.0)
@@ -66,11 +66,11 @@ def replay_batch(case: Case) -> None:
         return
     perturbed = schedule.add_noise(case["latents"], case["new_noise"], case["timesteps"])
     case.expect("noisy_latents", perturbed, absolute=1e-6)
-    case.remarks.append("input perturbation is not offered: the recorded code gives the loser unrelated noise")
+    case.remarks.append("input perturbation is not supported: the recorded code gives the loser unrelated noise")
 
 
 def replay_terminal_snr(case: Case) -> None:
-    """A scheduler configuration that asks for zero terminal SNR is honoured."""
+    """Compare a schedule with zero terminal SNR, as a scheduler configuration may request."""
     from diffusers import DDPMScheduler
 
     case.expect("alphas_cumprod_before", schedule_from_betas(case["betas"], "epsilon").alphas_cumprod_T)

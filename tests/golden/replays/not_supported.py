@@ -1,4 +1,4 @@
-"""Tells recorded cases of benchmarks and judges that we do not offer, and why."""
+"""Recorded cases of unsupported benchmarks and judges, with reasons."""
 
 from recorded import Case, UnsupportedError
 
@@ -17,12 +17,12 @@ REASONS: dict[frozenset[str], str] = {
 
 
 def takes(case: Case) -> bool:
-    """Any of the sets of names that one of these has."""
+    """True if the case has all fields of one of these methods."""
     return _reason(case) is not None
 
 
 def replay(case: Case) -> None:
-    """Say why not."""
+    """Raise UnsupportedError with the reason."""
     raise UnsupportedError(_reason(case))
 
 

@@ -1,4 +1,4 @@
-"""Replays which image, and which caption, of a pair is the chosen one: by labels, or as a judge will rank it."""
+"""Replay the choice of a pair's chosen image and caption, by labels or by a judge."""
 
 import io
 import math
@@ -15,12 +15,12 @@ from pipelines.intake.sources.pick_a_pic import preference_from_labels
 
 
 def takes(case: Case) -> bool:
-    """Two encoded images, a label, and the pixels that training was fed."""
+    """Two encoded images, a label, and the pixels that training read."""
     return {"jpg_0_uint8", "jpg_1_uint8", "label_0", "pixel_values"} <= set(case.fields)
 
 
 def replay(case: Case) -> None:
-    """Chosen and rejected of each row as our snapshot resolves them; a tie is dropped, whatever the recording did."""
+    """Compare chosen and rejected of each row as our snapshot resolves them. Ties are dropped in any case."""
     ties = 0
     for row, label_0 in enumerate(case["label_0"].tolist()):
         preference = _preference(case, label_0)
@@ -31,8 +31,8 @@ def replay(case: Case) -> None:
             _expect_row(case, row, preference)
     if case.params.get("choice_model"):
         case.remarks.append(
-            "a judge will rank these: until it does, every label is left aside and the source's order kept;"
-            " a vote for image 1 turns the pair"
+            "a judge will rank these: until then labels are ignored and the source's order is kept;"
+            " a vote for image 1 swaps the pair"
         )
     elif ties:
         case.remarks.append(f"{ties} tie(s) dropped; the recorded code takes image 0 unless ties were filtered before")
@@ -42,7 +42,7 @@ def replay(case: Case) -> None:
 
 
 def _preference(case: Case, label_0: float) -> float:
-    """People's label, or a judge's tie where the label is not looked at."""
+    """The human label, or a tie if a judge will replace the label."""
     if case.params.get("choice_model"):
         (vote,) = proxy_votes([0.0], [0.0])
         return vote.preference
@@ -50,7 +50,7 @@ def _preference(case: Case, label_0: float) -> float:
 
 
 def _expect_row(case: Case, row: int, preference: float) -> None:
-    """Images and captions change sides together."""
+    """Check that images and captions swap sides together."""
     pair = _resolved(case, row, preference)
     ours = torch.cat([_pixels(case, pair[f"image_{side}"], row) for side in ("chosen", "rejected")])
     case.expect(f"pixel_values[{row}]", ours, absolute=1e-6, against=case["pixel_values"][row])
@@ -61,13 +61,13 @@ def _expect_row(case: Case, row: int, preference: float) -> None:
         (vote,) = proxy_votes([0.0], [1.0])
         turned = _resolved(case, row, vote.preference)
         case.require(
-            f"a vote for image 1 turns row {row}",
+            f"a vote for image 1 swaps row {row}",
             all(turned[f"{what}_chosen"] == pair[f"{what}_rejected"] for what in ("image", "caption")),
         )
 
 
 def _resolved(case: Case, row: int, preference: float) -> dict[str, str]:
-    """Our resolution of a row whose images and captions are stood for by the names of their fields."""
+    """Resolve a row with our code; field names represent its images and captions."""
     names = {"image_0": "jpg_0_uint8", "image_1": "jpg_1_uint8", "caption_0": "tokens_0", "caption_1": "tokens_1"}
     nothing = dict.fromkeys(("annotator_id", "source", "licence", "generator_0", "generator_1", "created_at"), "")
     return resolved_pair({"pair_id": f"{case.name}/{row}", "prompt": "", "preference": preference, **names, **nothing})

@@ -1,7 +1,7 @@
-"""Replays PAL: recorded weights and embeddings through our head, its losses, gradients and the fit of new users.
+"""Replay PAL: recorded weights and embeddings in our head, its losses, gradients and the fit of new users.
 
-The authors' text models score every token; ours score one embedding an image. Such cases pass their tokens as further
-leading dimensions through the same head, and only the mean over tokens is written here.
+The authors' text models score every token; ours score one embedding per image. Such cases pass tokens as additional
+leading dimensions to the same head; only the mean over tokens is computed here.
 """
 
 import re
@@ -29,12 +29,12 @@ AUTHORS_RATE = 5e-3
 
 
 def takes(case: Case) -> bool:
-    """The fields that every recorded case of this kind has."""
+    """True if the case has the fields of this kind."""
     return set(case.fields) >= NEEDED
 
 
 def replay(case: Case) -> None:
-    """Mixture, points, margins, loss, gradients and accuracy; then the fit of new users, where one was recorded."""
+    """Compare mixture, points, margins, loss, gradients and accuracy; then the fit of new users, if recorded."""
     head = _head(case)
     weights_BK = _mixture(case, head)
     case.expect("user_weights_softmax", weights_BK, absolute=1e-7)
@@ -117,7 +117,7 @@ def _projector(name: str) -> Projector:
 
 
 def _items_name(case: Case) -> str:
-    """PAL-A's one projector serves items and users; PAL-B has one for items alone."""
+    """PAL-A has one projector for items and users; PAL-B has one for items alone."""
     return "projector" if "user_learner_type" in case.params else "projector_f"
 
 
@@ -149,7 +149,7 @@ def _bound(case: Case) -> Bound | None:
 
 
 def _is_text(case: Case) -> bool:
-    """Token by token, and the bound is computed but not added."""
+    """True for text models: scores are per token, and the bound is computed but not added."""
     return case["left_embeds"].dim() == 3
 
 
@@ -157,7 +157,7 @@ def _is_text(case: Case) -> bool:
 
 
 def _mixture(case: Case, head: PreferenceHead) -> Tensor:
-    """Softmax, or in the authors' partition mode (evaluation) all weight on the largest logit."""
+    """Softmax, or, in the authors' partition mode (evaluation), all weight on the largest logit."""
     if case.params.get("is_partition"):
         largest_B = head.user_logits_UK[case["user_index"]].argmax(dim=-1)
         return torch.nn.functional.one_hot(largest_B, int(case.params["K"])).float()
@@ -171,7 +171,7 @@ def _points(case: Case, head: PreferenceHead, weights_BK: Tensor) -> Tensor:
 
 
 def _expect_scores(case: Case, head: PreferenceHead, left_B: Tensor, right_B: Tensor) -> None:
-    """The authors record both logits for cross-entropy, the difference right - left for the hinge."""
+    """The authors record both logits for cross-entropy, and the difference right - left for the hinge."""
     if head.params.link == "cross_entropy":
         case.expect("y_hat", torch.stack([left_B, right_B], dim=-1), absolute=ROUNDING * float(head.scale().detach()))
     else:
@@ -184,23 +184,23 @@ def _is_inverted(case: Case) -> bool:
 
 
 def _explain_inversion(case: Case, left_B: Tensor, right_B: Tensor) -> tuple[Tensor, Tensor]:
-    """The recorded logits are the distances themselves; ours are minus the distances.
+    """The recorded logits are the distances; ours are minus the distances.
 
-    Ours must be the recorded ones negated, and prefer exactly what the recorded ones do not. Everything that follows
-    is then compared after the sign is turned.
+    Ours must equal the negated recorded ones, and prefer exactly the other item. Later quantities are compared with the
+    sign flipped.
     """
     recorded = case["y_hat"].argmax(dim=-1)
     ours = torch.stack([left_B, right_B], dim=-1).argmax(dim=-1)
     case.require("the nearer item wins", bool((ours != recorded).all()))
     case.remarks.append(
         "recorded code takes distances as logits, so the farther item wins; ours are their negatives, nearer wins;"
-        " loss and gradients compared after turning the sign"
+        " loss and gradients are compared with the sign flipped"
     )
     return -left_B, -right_B
 
 
 def _explain_token_axis(case: Case, left_BTD: Tensor, right_BTD: Tensor, points_BD: Tensor) -> None:
-    """The recorded text model divides items by their norm over tokens; ours by the length of each embedding."""
+    """The recorded text model divides items by their norm over tokens; ours divides by the norm of each embedding."""
 
     def distance(items_BTD: Tensor) -> Tensor:
         scaled_BTD = items_BTD / torch.linalg.vector_norm(items_BTD, dim=1, keepdim=True)
@@ -216,7 +216,7 @@ def _explain_token_axis(case: Case, left_BTD: Tensor, right_BTD: Tensor, points_
 
 
 def _expect_loss(case: Case, head: PreferenceHead, left_B: Tensor, right_B: Tensor) -> Tensor:
-    """Link loss and accuracy of the labelled side; y = +1 says right."""
+    """Link loss and accuracy of the labelled side; y = +1 means right."""
     sign_B = case["y"].reshape([-1, *[1] * (left_B.dim() - 1)]).float()
     margin_B = sign_B * (right_B - left_B)
     if _is_text(case) and head.params.link == "hinge" and head.params.comparison == "angle":
@@ -260,7 +260,7 @@ def _pairs(case: Case) -> PreferencePairs:
 
 
 def _expect_our_step(case: Case, head: PreferenceHead, loss: Tensor) -> None:
-    """What training descends is that loss plus the bound."""
+    """Compare the training loss: that loss plus the bound."""
     ours, monitors = objective(head, _pairs(case))
     case.expect("objective", ours, absolute=1e-5, against=loss + case["bound_loss"])
     case.expect("step's loss", torch.tensor(monitors["loss"]), absolute=1e-6, against=case["loss"])

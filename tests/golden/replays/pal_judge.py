@@ -1,4 +1,4 @@
-"""Replays PAL-B as a judge of images: one head a variant, on recorded embeddings."""
+"""Replay PAL-B as a judge of images: one head per variant, on recorded embeddings."""
 
 import re
 
@@ -19,7 +19,7 @@ def takes(case: Case) -> bool:
 
 
 def replay(case: Case) -> None:
-    """Each variant's points and scores; of distances the authors record left minus right."""
+    """Compare each variant's points and scores. For distances the authors record left minus right."""
     for variant in case.params["variants"]:
         tag, kind = variant["tag"], variant["type"]
         if kind not in COMPARISONS:

@@ -1,4 +1,4 @@
-"""Replays PickScore: recorded weights, pictures and prompts through our scorer, and its accuracy with ties."""
+"""Replay PickScore: recorded weights, images and prompts in our scorer, and its accuracy with ties."""
 
 import tempfile
 from pathlib import Path
@@ -13,17 +13,17 @@ from alignment.rewards.pickscore import PickScoreScorer
 from alignment.statistics.published_agreement import pickscore_accuracy, pickscore_chance
 
 FLOW_GRPO = 26.0
-"""Others divide the logits by this."""
+"""Divisor of the logits in flow_grpo."""
 
 
 def takes(case: Case) -> bool:
-    """A CLIP in transformers' layout whose scores carry a logit scale."""
+    """A CLIP in transformers' layout whose scores include a logit scale."""
     needed = {"weights.text_projection.weight", "weights.logit_scale", "outputs.score", "outputs.probs"}
     return {"config", "prompts", "image_processor"} <= set(case.params) and needed <= set(case.fields)
 
 
 def replay(case: Case) -> None:
-    """Tokens, pixels, embeddings, cosines, scores and probabilities; then accuracy by tie threshold."""
+    """Compare tokens, pixels, embeddings, cosines, scores and probabilities; then accuracy by tie threshold."""
     with tempfile.TemporaryDirectory() as folder:
         write_clip_folder(
             Path(folder), config=case.params["config"], processor=case.params["image_processor"], state=weights(case)
@@ -53,7 +53,7 @@ def _replay_scores(case: Case, folder: Path) -> None:
 
 
 def _expect_tokens(case: Case, clip: ClipModel, prompts: list[str]) -> None:
-    """Our padded tokens, without the padding, are the recorded ones."""
+    """Check that our tokens without padding equal the recorded ones."""
     ours = clip.tokens(prompts)
     for row in range(len(prompts)):
         if f"inputs.input_ids_{row}" in case:

@@ -1,4 +1,4 @@
-"""Replays PRDP: the loss of the paper's listing with its gradient, and log-probabilities of ancestral steps."""
+"""Replay PRDP: the loss of the paper's listing with its gradient, and log-probabilities of ancestral steps."""
 
 import torch
 from recorded import Case
@@ -24,7 +24,7 @@ def takes(case: Case) -> bool:
 
 
 def replay(case: Case) -> None:
-    """Whichever of the two it is."""
+    """Compare trajectories or a sampler's step, by the fields of the case."""
     if set(case.fields) >= STEP:
         _replay_step(case)
     else:
@@ -80,7 +80,7 @@ def _is_finite(output: PRDPOutput) -> bool:
 
 
 def _expect_pairs(case: Case, output: PRDPOutput) -> None:
-    """The larger of the recorded squared errors, pair by pair."""
+    """Compare with the larger of the recorded squared errors of each pair."""
     names = ("unclipped_pair_loss_mean_T", "clipped_pair_loss_mean_T")
     if not all(name in case for name in names):
         return

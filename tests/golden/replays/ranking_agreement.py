@@ -1,4 +1,4 @@
-"""Replays four published definitions of a judge's agreement with people's rankings."""
+"""Replay four published definitions of a judge's agreement with human rankings."""
 
 import math
 from collections.abc import Callable
@@ -30,7 +30,7 @@ def takes(case: Case) -> bool:
 
 
 def replay(case: Case) -> None:
-    """Each prompt's figures, their means, and the pooled accuracy."""
+    """Compare each prompt's figures, their means, and the pooled accuracy."""
     rankings = [Ranking(item["human_rank"], item["reward"]) for item in case.params["items"]]
     results, allowed = case.params["results"], tolerance(case, "", 1e-12)
     recorded = results.get("per_prompt", [])

@@ -1,4 +1,4 @@
-"""Replays a judge against human labels: agreement, reliability, calibration slope, the prediction-powered interval."""
+"""Replay a judge against human labels: agreement, reliability, calibration slope, prediction-powered interval."""
 
 from typing import Any
 
@@ -27,7 +27,7 @@ def takes(case: Case) -> bool:
 
 
 def replay(case: Case) -> None:
-    """Every recorded figure that the case has."""
+    """Compare every recorded figure of the case."""
     ours = _figures(case)
     for name, recorded in case.params["expected"].items():
         case.expect(

@@ -1,4 +1,4 @@
-"""Replays paired scores through the comparison, the power-free tests and Holm's correction."""
+"""Replay paired scores in the comparison, its tests and Holm's correction."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -24,7 +24,7 @@ def takes(case: Case) -> bool:
 
 
 def replay(case: Case) -> None:
-    """Every recorded figure of every judge, then the correction over the judges."""
+    """Compare every recorded figure of every judge, then the correction over the judges."""
     for judge, grids in case.params["scores"].items():
         _judge(case, judge, grids, case.params["expected"][judge])
     recorded = case.params.get("holm")

@@ -1,4 +1,4 @@
-"""Replays rankings of several models from pairwise outcomes with ties."""
+"""Replay rankings of several models from pairwise outcomes with ties."""
 
 import math
 
@@ -9,13 +9,13 @@ from alignment.statistics.ranking import average_win_rates, bradley_terry, bradl
 
 
 def takes(case: Case) -> bool:
-    """A list of games, each of two models and who won."""
+    """A list of games, each with two models and the winner."""
     games = case.params.get("comparisons")
     return isinstance(games, list) and bool(games) and len(games[0]) == 3
 
 
 def replay(case: Case) -> None:
-    """Every recorded ranking; strengths are compared as centred logarithms, which have no free factor."""
+    """Compare every recorded ranking. Strengths are compared as centred logarithms, which have no free factor."""
     games = [tuple(game) for game in case.params["comparisons"]]
     rankings = {
         "bradley_terry_scores": (bradley_terry, True),

@@ -82,7 +82,7 @@ def test_an_online_recipe_trains_without_a_cache_on_the_projects_prompts_and_rew
     spec = TrainSpec.model_validate(request.spec)
     assert spec.online is not None
     assert spec.online.reward.name in {judge.name for judge in values.read_project(path).evaluation.judges}
-    assert "shapes_panel_a" in spec.online.reward.lessons
+    assert "shapes_panel_a" in spec.online.reward.training_sources
 
 
 def test_the_champion_is_added_for_the_jobs_that_compare_with_it(

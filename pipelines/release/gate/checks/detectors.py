@@ -12,7 +12,7 @@ from pipelines.project.gate import Detector
 from pipelines.release.gate.checks.interface import Evidence, Finding, finite, watch
 
 SCORER = "scorer "
-"""How `Judge.lessons` names a scorer by its weights."""
+"""How `Judge.training_sources` names a scorer by its weights."""
 
 
 def detector_checks(evidence: Evidence, voting: Sequence[Comparison]) -> list[Finding]:

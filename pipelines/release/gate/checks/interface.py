@@ -59,7 +59,7 @@ class Evidence:
 
         Versions registered before scorers had an identity recorded the digest of its folder.
         """
-        return sorted(set(self.candidate.trained_on) & {*judge.lessons, f"scorer {judge.weights_digest}"})
+        return sorted(set(self.candidate.trained_on) & {*judge.training_sources, f"scorer {judge.weights_digest}"})
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ def test_a_judge_is_known_by_its_weights_wherever_they_lie(
     other = judge_of(project, section.model_copy(update={"uri": str(tmp_path / "guard")}), settings)
     assert judge.weights_digest != copy.weights_digest
     assert judge.identity == copy.identity != other.identity
-    assert f"scorer {judge.identity}" in copy.lessons
+    assert f"scorer {judge.identity}" in copy.training_sources
 
 
 def test_scorers_without_weights_are_known_by_their_settings(project: Project, settings: Settings) -> None:

@@ -95,7 +95,7 @@ def test_a_labelling_names_judges_sources_and_the_snapshot(
     request = Label(snapshot=snapshot_at("file:///here")).request(write_project(), settings)
     spec = LabelSpec.model_validate(request.spec)
     assert [judge.name for judge in spec.judges] == ["taste", "helper"]
-    assert "panel" in spec.lessons
+    assert "panel" in spec.training_sources
     assert (spec.relabelled_sources, spec.human_sources) == (("pairs",), ("pairs",))
     assert [item.content_digest for item in request.inputs] == ["5" * 64, *(j.weights_digest for j in spec.judges)]
     assert request.kind == "label"
@@ -113,7 +113,7 @@ def test_a_proxy_vote_uses_no_human_labels(
     )
     spec = LabelSpec.model_validate(Label(snapshot=snapshot_at("x")).request(project, settings).spec)
     assert spec.human_sources == ()
-    assert spec.lessons == ("panel", f"scorer {spec.judges[0].identity}", "taste")
+    assert spec.training_sources == ("panel", f"scorer {spec.judges[0].identity}", "taste")
 
 
 def test_without_a_section_nothing_is_labelled(
@@ -150,10 +150,10 @@ def test_held_out_prompts_are_not_drawn_even_through_a_template(
     ("old", "new", "says"),
     [
         ('["taste", "helper"]', '["taste", "helpr"]', "Unknown judge 'helpr'. Did you mean 'helper'?"),
-        ('judges = ["taste", "helper"]', 'judges = ["taste"]', "needs 2 labelers at least to compare, 1 named"),
-        ("{prompt}, in pixel art", "pixel art", "does not say where the prompt goes"),
+        ('judges = ["taste", "helper"]', 'judges = ["taste"]', "needs at least 2 labelers to compare, but 1 are named"),
+        ("{prompt}, in pixel art", "pixel art", "does not contain {prompt}"),
         ("human_labels = 100 }", 'human_labels = 100 }\nhuman_sources = ["pixel"]', "Unknown source of labels 'pixel'"),
-        ('"label_model", human_labels = 100', '"proxy_vote"', "A proxy vote is one judge's; 2 are named"),
+        ('"label_model", human_labels = 100', '"proxy_vote"', "A proxy vote needs 1 judge, but 2 are named"),
     ],
 )
 def test_a_section_that_makes_no_sense_is_refused_when_the_project_is_read(

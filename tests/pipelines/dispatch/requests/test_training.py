@@ -215,7 +215,7 @@ def test_a_greedy_soup_states_judge_prompts_and_gain(project: Project, settings:
     request = soup_of(souping, "c", "d").request(souping, settings)
     spec = SoupSpec.model_validate(request.spec)
     assert isinstance(spec.method, Greedy)
-    assert spec.method.judge.lessons[0] == "nose"
+    assert spec.method.judge.training_sources[0] == "nose"
     assert spec.method.judge.trained_on == ("panel",)
     assert (spec.method.seeds, spec.method.minimum_gain) == ((3,), 0.1)
     assert spec.method.sampler == souping.evaluation.sampler

@@ -327,7 +327,7 @@ def test_an_optimised_scorer_has_to_be_measured_where_its_detector_blocks(evalua
     """A judge of its name with other weights is not it. Where the detector only warns, the decision says so."""
     evaluation = evaluation_of({"a": 0.6, "b": 0.6, "reward": 0.6}, {})
     reward = next(judge for judge in evaluation.report.spec.judges if judge.name == "reward")
-    taught = evaluation.candidate.model_copy(update={"trained_on": reward.lessons})
+    taught = evaluation.candidate.model_copy(update={"trained_on": reward.training_sources})
     measured = gate(evaluation, candidate=taught)
     assert (measured.verdict, check(measured, "trained_on_gap:reward").passed) == ("promote", True)
     report = with_judge(evaluation.report, "reward", weights_digest=OTHER)
