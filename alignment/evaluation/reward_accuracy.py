@@ -1,4 +1,6 @@
-"""How well preference heads rank held-out comparisons of users they know and of users they meet with a few labels."""
+"""Accuracy of preference heads on held-out comparisons: of users seen in training, and of new users with a few
+labels.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,14 +23,14 @@ from alignment.training.seeding import stream
 
 @dataclass(frozen=True)
 class Contestants:
-    """A head and the single-preference head that it is held against, trained on the same comparisons."""
+    """A head and its baseline, a single-preference head trained on the same comparisons."""
 
     head: PreferenceHead
     baseline: PreferenceHead
 
 
 def seen_users(heads: Contestants, tests: PreferencePairs) -> RewardAccuracy:
-    """Accuracy on held-out comparisons of users that both heads were trained on."""
+    """Return the accuracy on held-out comparisons of users that both heads were trained on."""
     return RewardAccuracy(
         users="seen",
         labels_per_user=0,
@@ -48,10 +50,12 @@ def unseen_users(
     few_shot: FewShot,
     seed: int,
 ) -> tuple[RewardAccuracy, ...]:
-    """Accuracy after a fit to n labels of each unseen user, for each n; smaller sets are parts of larger ones.
+    """Return, for each n, the accuracy after a fit to n labels of each unseen user; smaller sets are subsets of
+    larger ones.
 
-    Users are numbered from 0 in `labels` and `tests` alike. A row has the users with n labels and a test; the baseline
-    has no mixture to fit and is asked about the same comparisons. An n that no user reaches gives no row.
+    Users are numbered from 0 in `labels` and `tests` alike. A row covers the users with n labels and a test. The
+    baseline
+    has no mixture to fit and is measured on the same comparisons. An n that no user reaches gives no row.
     """
     found = (
         _unseen_row(heads, labels, tests, num_labels, few_shot=few_shot, seed=seed) for num_labels in labels_per_user
@@ -87,7 +91,9 @@ def _unseen_row(
 
 
 def first_labels(users_N: Tensor, num_labels: int, seed: int) -> Tensor:
-    """Rows of the first `num_labels` comparisons of each user in the seed's order; users with fewer are left out."""
+    """Return the rows of the first `num_labels` comparisons of each user in the seed's order; skip users with
+    fewer.
+    """
     chosen = []
     for user in torch.unique(users_N).tolist():
         rows = (users_N == user).nonzero().flatten()
