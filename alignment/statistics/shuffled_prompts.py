@@ -1,4 +1,6 @@
-"""Which wrong prompt each image is also scored against: does a judge reward the match, or only the look? Torch-free."""
+"""Assign each image a wrong prompt to be scored against, to test if a judge rewards the match or only the look.
+Torch-free.
+"""
 
 import hashlib
 import random
@@ -10,8 +12,9 @@ from alignment.statistics.prompts import EvalPrompt
 def shuffled_prompts(prompts: Sequence[EvalPrompt], seed: str) -> dict[int, str]:
     """Prompt index to the text of another prompt; empty when there is only one text.
 
-    One cycle through the distinct texts in an order drawn from `seed` (the digest of the prompts file), so that no text
-    meets itself, and the same list always gives the same pairing.
+    One cycle through the distinct texts in an order drawn from `seed` (the digest of the prompts file). No text is
+    paired
+    with itself, and the same list always gives the same pairing.
     """
     texts = list(dict.fromkeys(prompt.text for prompt in prompts))
     if len(texts) < 2:

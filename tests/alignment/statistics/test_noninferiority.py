@@ -1,4 +1,4 @@
-"""Guards' and slices' statistics: by hand, by duality, against libraries, and their error rates."""
+"""Statistics of guards and slices: hand-computed values, duality, other libraries, and error rates."""
 
 import numpy as np
 import pytest

@@ -62,8 +62,8 @@ def test_different_prompts_stay_different() -> None:
     assert normal_prompt("\U0001f408") != normal_prompt("\U0001f415")
 
 
-def test_a_prompt_that_is_asked_twice_is_refused_by_line(tmp_path: Path) -> None:
+def test_a_repeated_prompt_is_refused_by_line(tmp_path: Path) -> None:
     lines = ["a cat", "A dog", "a  CAT!", "a mouse", "a dog.", "a cat?"]
     path = written(tmp_path, "prompt\tcategory\n" + "".join(f"{line}\tany\n" for line in lines))
-    with pytest.raises(ValueError, match=r"asks 2 prompts more than once.* 'a cat' on lines 2, 4, 7; 'A dog' on"):
+    with pytest.raises(ValueError, match=r"has 2 repeated prompts.* 'a cat' on lines 2, 4, 7; 'A dog' on"):
         read_prompts(path)

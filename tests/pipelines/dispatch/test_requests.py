@@ -572,7 +572,7 @@ def test_a_version_of_another_base_is_refused(project: Project, settings: Settin
 
 def test_a_prompt_asked_twice_is_refused_before_anything_is_submitted(project: Project, settings: Settings) -> None:
     Path(project.evaluation.prompts).write_text("prompt\tcategory\na circle\tshape\na dot\tshape\nA circle.\tshape\n")
-    with pytest.raises(ValueError, match=r"prompts.tsv asks 1 prompts more than once.*'a circle' on lines 2, 4"):
+    with pytest.raises(ValueError, match=r"prompts.tsv has 1 repeated prompts.*'a circle' on lines 2, 4"):
         evaluate(project, settings)
     covering = project.model_copy(update={"coverage": CoverageSection(judge="taste")})
     with pytest.raises(ValueError, match="more than once"):
