@@ -52,7 +52,7 @@ def test_all_wins_and_all_losses_mirror_each_other() -> None:
 def test_looking_after_every_pick_does_not_raise_the_error() -> None:
     """No difference: of 2000 canaries watched at each of 400 picks, at most 5 % may ever be decided.
 
-    A fixed-sample interval watched the same way is wrong in more than 30 % of them.
+    A fixed-sample interval watched the same way is wrong in about a third of them.
     """
     picks_RN = np.random.default_rng(7).integers(0, 2, (RUNS, LOOKS)).astype(np.float64)
     wins_RN, counts_N = picks_RN.cumsum(axis=1), np.arange(1.0, LOOKS + 1)

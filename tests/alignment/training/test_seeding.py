@@ -16,7 +16,7 @@ def draw(seed: int = 1, epoch: int = 0, pair: int = 5, *, caption_dropout: float
     return chance.timestep, chance.caption_dropped, chance.noise_CHW.tolist(), chance.latent_noise_CHW.tolist()
 
 
-def test_same_key_same_draw_whatever_else_was_drawn() -> None:
+def test_the_same_key_gives_the_same_draw_whatever_else_was_drawn() -> None:
     first = draw()
     torch.manual_seed(99)
     torch.randn(10)
