@@ -2,8 +2,8 @@
 --out DIR`.
 
 DIR holds, by digest, the snapshot and the judges' folders. OUT gets calibration_scores.parquet, spec.json and, last,
-result.json: a CalibrationReport. All processes share out the pairs. A killed run begins anew: it scores two images a
-pair and takes minutes.
+result.json: a CalibrationReport. All processes divide the pairs. A killed run starts from the beginning: it scores
+two images per pair, which takes minutes.
 """
 
 from collections.abc import Sequence
@@ -55,7 +55,7 @@ def main(paths: JobPaths) -> None:
 
 
 def leave(out: Path, spec: CalibrationSpec, rows: Sequence[CalibrationRow], *, snapshot_dir: Path) -> None:
-    """Write the table, and the report computed from it, result.json last."""
+    """Write the table and the report computed from it; result.json is written last."""
     ballots = read_ballots(snapshot_dir, "calibration")
     facts = with_comparisons(read_facts(snapshot_dir / CALIBRATION_FILE), ballots)
     judged = [row.judged() for row in rows]

@@ -1,12 +1,12 @@
-"""Sample candidate, champion and base on the same prompts and seeds, score them, check the judges, compare.
+"""Sample candidate, champion and base on the same prompts and seeds, score them, calibrate the judges, compare.
 
 python -m alignment.jobs.evaluate --spec EvalSpec.json --placement P.json --inputs DIR --out DIR
 
 DIR holds, by digest: the base's folder, the weights folders, the judges' folders, the prompts file, the snapshot, and
 DIR/<SampleSpec digest>/ of a model that an earlier evaluation has sampled already. OUT gets samples/<SampleSpec
 digest>/ for the others, scores.parquet, calibration_scores.parquet, contact_sheet.png and its prompts in .json,
-extremes.json with extremes/, spec.json and, last, result.json. Any number of processes may run it together; they share
-out the images. A killed run goes on where it stopped.
+extremes.json with extremes/, spec.json and, last, result.json. Any number of processes may run it together; they
+divide the images. A killed run continues where it stopped.
 """
 
 import logging
@@ -57,7 +57,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Workplace:
-    """What every step of the job needs."""
+    """The inputs that every step of the job needs."""
 
     spec: EvalSpec
     placement: Placement
@@ -68,7 +68,7 @@ class Workplace:
 
     @property
     def grid(self) -> list[ImageKey]:
-        """Every image of one model."""
+        """List every image of one model."""
         return image_grid(self.prompts, self.spec.seeds)
 
     def sample_specs(self) -> dict[str, SampleSpec]:
@@ -81,12 +81,12 @@ class Workplace:
         return {role: self.spec.sample_spec(model).digest for role, model in self.spec.models().items()}
 
     def mine(self, keys: Sequence[ImageKey]) -> list[ImageKey]:
-        """This rank's part of the work."""
+        """Return this rank's part of the work."""
         return share_of_rank(keys, self.state.process_index, self.state.num_processes)
 
 
 def main(paths: JobPaths) -> None:
-    """One rank of the evaluation."""
+    """Run one rank of the evaluation."""
     work = open_workplace(paths)
     folders = {digest: find_samples(work, digest) for digest in work.sample_specs()}
     missing = {digest: missing_images(folder, work.grid) for digest, folder in folders.items()}
@@ -111,13 +111,13 @@ def main(paths: JobPaths) -> None:
 
 
 def open_workplace(paths: JobPaths) -> Workplace:
-    """Read what the job was given. ValueError for input that a person has to mend."""
+    """Read the job's inputs. ValueError for input that the user has to fix."""
     spec = read_object(paths.spec, EvalSpec, "evaluation spec")
     placement = read_object(paths.placement, Placement, "placement")
     names = [scorer.name for scorer in (*spec.judges, *spec.guards)]
     doubled = sorted({name for name in names if names.count(name) > 1})
     if doubled:
-        raise ValueError(f"Judges and guards share the names {', '.join(doubled)}. Give each its own.")
+        raise ValueError(f"Judges and guards share the names {', '.join(doubled)}. Give each a unique name.")
     return Workplace(
         spec=spec,
         placement=placement,
@@ -151,7 +151,7 @@ def leave(
 
 
 def find_samples(work: Workplace, digest: str) -> Path:
-    """Where a model's images are or will be: with the inputs when they were sampled before, else in our output."""
+    """Return the folder of a model's images: among the inputs when it was sampled before, else in the output."""
     sampled_before = work.paths.inputs / digest
     if sampled_before.is_dir():
         lacking = len(missing_images(sampled_before, work.grid))
@@ -164,7 +164,7 @@ def find_samples(work: Workplace, digest: str) -> Path:
 def sample_missing(
     work: Workplace, folders: dict[str, Path], missing: dict[str, list[ImageKey]], progress: JobProgress
 ) -> None:
-    """Draw what is not there yet, one model after the other."""
+    """Draw the missing images, one model after the other."""
     total = sum(len(keys) for keys in missing.values())
     roles = {digest: role for role, digest in reversed(work.roles().items())}
     for digest, keys in missing.items():
@@ -183,7 +183,7 @@ def sample_missing(
 def sample_model(
     work: Workplace, spec: SampleSpec, keys: list[ImageKey], folder: Path, *, after_batch: Callable[[int], None]
 ) -> None:
-    """This rank's images of one model; the model is let go afterwards."""
+    """Draw this rank's images of one model, then free the model."""
     weights = None if spec.model.kind == "base" else spec.model.weights_digest
     pipeline = load_model(
         spec.backbone,
@@ -215,9 +215,9 @@ def load_scorers(work: Workplace) -> dict[str, Scorer]:
 def score_all(
     work: Workplace, scorers: dict[str, Scorer], folders: dict[str, Path], progress: JobProgress, *, done: int
 ) -> tuple[list[ScoreRow], list[str]]:
-    """Every image of every model, gathered from all ranks, and the blank ones.
+    """Score every image of every model, gathered from all ranks; also return the blank images.
 
-    Ranks share out prompts, not images, because some scorers compare a prompt's seeds. Finished pieces are kept.
+    Ranks divide the prompts, not the images, because some scorers compare a prompt's seeds. Finished pieces are kept.
     """
     mine = share_of_rank(work.prompts, work.state.process_index, work.state.num_processes)
     kept = ScorePieces(work.paths.out, {name: scorer.digest for name, scorer in scorers.items()}, list(folders))
@@ -238,7 +238,9 @@ def score_all(
 
 
 def score_piece(work: Workplace, scorers: dict[str, Scorer], folders: dict[str, Path], keys: list[ImageKey]) -> Piece:
-    """These images under every scorer: each by itself (judges also against other prompts), or a prompt's together."""
+    """Score images under every scorer: each image separately (judges also against other prompts), or a prompt's
+    together.
+    """
     together = {s.name for s in (*work.spec.judges, *work.spec.guards) if s.scorer.per_prompt}
     rows, blank = score_samples(
         {name: scorer for name, scorer in scorers.items() if name not in together},
@@ -255,7 +257,7 @@ def score_piece(work: Workplace, scorers: dict[str, Scorer], folders: dict[str, 
 def calibrate_all(
     work: Workplace, scorers: dict[str, Scorer], progress: JobProgress, *, done: int
 ) -> list[CalibrationRow]:
-    """Every calibration pair under every judge, gathered from all ranks."""
+    """Score every calibration pair under every judge, gathered from all ranks."""
     judges = {judge.name: scorers[judge.name] for judge in work.spec.judges}
     ranks = work.state.num_processes
     total = 2 * num_calibration_pairs(work.snapshot_dir)

@@ -1,4 +1,4 @@
-"""Ballots made to order."""
+"""Ballots with given labels."""
 
 import hashlib
 from collections.abc import Callable
@@ -30,7 +30,7 @@ def make_ballot() -> Callable[..., Ballot]:
 
 @pytest.fixture
 def plain_snapshot() -> DatasetSnapshot:
-    """A DatasetSnapshot that lies nowhere."""
+    """A DatasetSnapshot without files."""
     return DatasetSnapshot(
         uri="",
         content_digest="5" * 64,
@@ -46,7 +46,7 @@ def plain_snapshot() -> DatasetSnapshot:
 
 @pytest.fixture
 def make_judge() -> Callable[..., Judge]:
-    """A judge with lessons of its own."""
+    """A judge with its own training sources."""
 
     def make(name: str, digest: str = "a", *trained_on: str) -> Judge:
         return Judge(name=name, scorer=ClipPreference(), weights_digest=digest * 64, trained_on=trained_on)
