@@ -1,7 +1,9 @@
-"""Forty candidates of known kinds: what each was trained on, how far, and what the gate is told of its lineage.
+"""Forty candidates of known kinds: their training data, the strength of the training, and the lineage that the gate
+sees.
 
-Real trainings from the base, a few of them, and weights on the line from the base through each: base + scale x (trained
-- base). A scale below 1 has learnt less, one above 1 overdoes it; each is a model of its own.
+They are a few real trainings from the base, and weights on the line from the base through each: base + scale x
+(trained
+- base). A scale below 1 undertrains, one above 1 overtrains; each scale is a separate model.
 """
 
 import shutil
@@ -17,19 +19,19 @@ WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 
 @dataclass(frozen=True)
 class Training:
-    """One run from the base."""
+    """One training run from the base."""
 
     recipe: str
     overrides: tuple[str, ...]
     pairs: str = "world"
     """Name of a snapshot: `world`, `mismatched`, `votes`, `pleasing`, or a change of `misleading_pairs`."""
     lessons: tuple[str, ...] = ("shapes_pairs",)
-    """What the candidate's version says that it learnt from; a scorer's name stands for all its lessons."""
+    """The training sources that the candidate's version declares; a scorer's name stands for all of its own sources."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """Weights at a scale along a training, or the base with noise of that scale where there is none."""
+    """Weights at a scale along a training, or the base with noise of that scale when there is no training."""
 
     kind: str
     training: str
@@ -77,7 +79,7 @@ _SCALES: dict[str, dict[str, tuple[float, ...]]] = {
 
 
 def candidates() -> list[Candidate]:
-    """All forty, one of each kind in turn, so that what is finished first is of every kind."""
+    """List all forty, cycling through the kinds, so that the first ones finished cover every kind."""
     kinds = [
         [Candidate(kind, training, scale) for training, scales in trainings.items() for scale in scales]
         for kind, trainings in _SCALES.items()
@@ -106,7 +108,7 @@ def noisy(base: dict[str, Tensor], scale: float, seed: int) -> dict[str, Tensor]
 
 
 def write_weights(candidate: Candidate, base: Path, trained: Path | None, out: Path) -> Path:
-    """A folder of full weights, `unet/` as save_pretrained writes it."""
+    """Write a folder of full weights, `unet/` as save_pretrained writes it."""
     folder = out / "unet"
     if not (folder / WEIGHTS_FILE).is_file():
         folder.mkdir(parents=True, exist_ok=True)

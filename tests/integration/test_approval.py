@@ -1,7 +1,7 @@
-"""A person is asked through a real api-server, and who they are is checked: rejected, too late, one's own, agreed.
+"""Approval through a real api-server, with checked identities: rejected, too late, one's own, approved.
 
-The promote DAG is ours; its evaluation is found by digest, so nothing is trained or drawn. One candidate, three runs,
-told as one story since every run costs minutes. Ada trains and triggers, Bob may approve, Eve is neither.
+The promote DAG is ours; its evaluation is found by digest, so nothing is trained or drawn. One candidate and three
+runs, in one sequence since every run costs minutes. Ada trains and triggers, Bob may approve, Eve may do neither.
 """
 
 import time
@@ -29,7 +29,9 @@ pytestmark = [*MARKS, pytest.mark.timeout(1800)]
 USERS = {"admin": "admin", "ada": "op", "bob": "user", "eve": "op"}
 APPROVAL_TIMEOUT_SECONDS = 90
 SETTLE_SECONDS = 5.0
-"""Until Airflow has noticed that the asking process ended; an answer before that is lost, and the task asks anew."""
+"""Wait until Airflow has noticed that the asking process ended; an earlier response is lost, and the task asks
+again.
+"""
 DAG_ID = "shapes.promote"
 
 
@@ -50,7 +52,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 
 def wait_until_asked(api: Airflow, run_id: str) -> dict[str, Any]:
-    """The question, once it is put."""
+    """Return the approval request, once it exists."""
 
     def is_asked() -> bool:
         assert api.run(DAG_ID, run_id)["state"] in ("queued", "running"), api.failures(DAG_ID, run_id)
@@ -62,12 +64,12 @@ def wait_until_asked(api: Airflow, run_id: str) -> dict[str, Any]:
 
 
 def promotion_of(api: Airflow, run_id: str) -> dict[str, Any]:
-    """What the promote task said, once the run is over."""
+    """Return the promote task's log, once the run has ended."""
     promotion: dict[str, Any] = api.xcom(DAG_ID, api.succeed(DAG_ID, run_id), "promote")
     return promotion
 
 
-def test_nobody_approves_their_own_and_a_rejection_or_silence_moves_nothing(world: World) -> None:
+def test_self_approval_is_refused_and_a_rejection_or_timeout_moves_nothing(world: World) -> None:
     ada, bob, eve = (world.login(user) for user in ("ada", "bob", "eve"))
 
     run_id = ada.trigger(DAG_ID)
@@ -98,7 +100,7 @@ def test_nobody_approves_their_own_and_a_rejection_or_silence_moves_nothing(worl
     assert (tags["trained.by"], tags["approval.answer"]) == ("ada", "timeout")
 
 
-def test_who_agreed_and_when_is_on_record(world: World) -> None:
+def test_the_approver_and_time_are_recorded(world: World) -> None:
     bob = world.login("bob")
     run_id = world.login("ada").trigger(DAG_ID)
     wait_until_asked(bob, run_id)

@@ -1,9 +1,9 @@
 """The DAGs around the champion in a live scheduler: calibrate, reward, promote, monitor, reconcile, rollback.
 
-One platform and one story, since every run costs minutes. Pairs come in, a reward is trained and the judges are
-calibrated on them; a version is promoted; the monitor finds nothing, then drift, then an alias that somebody moved
-while the judges cannot be scored; reconcile sees it and puts it back; the champion is rolled back and forward. Messages
-go to a webhook and a mail server. Ada triggers; the candidates' weights are stand-ins whose evaluation is found.
+One platform and one sequence, since every run costs minutes. Pairs come in, a reward is trained and the judges are
+calibrated on them; a version is promoted; the monitor finds nothing, then drift, then an alias that was moved by hand
+while the judges cannot be scored; reconcile detects it and restores it; the champion is rolled back and forward.
+Messages go to a webhook and a mail server. Ada triggers; the candidates' weights are fakes with a stored evaluation.
 """
 
 import os
@@ -60,7 +60,7 @@ mail = { connection = "post", to = ["models@example.org"] }
 
 @dataclass
 class Story:
-    """The platform, who drives it, and what the sinks received."""
+    """The platform, its user, and the messages that the sinks received."""
 
     world: World
     folder: Path
@@ -80,7 +80,7 @@ class Story:
         path.write_text(path.read_text().replace(old, new))
 
     def first_run(self, dag_id: str, kind: str, known: set[str] | None = None) -> str:
-        """A run of this kind (asset_triggered, scheduled) that is not known yet, once there is one."""
+        """Wait for a new run of this kind (asset_triggered, scheduled) and return it."""
 
         def found() -> str | None:
             runs = [run for run in self.ada.runs(dag_id) if run["run_type"] == kind]
@@ -89,7 +89,7 @@ class Story:
         return str(wait_for(f"{kind} run of {dag_id}", found))
 
     def told(self, event: str) -> list[Json]:
-        """What was posted of this event."""
+        """Messages posted about this event."""
         return [message for message in self.posted if message["event"] == event]
 
 
@@ -107,7 +107,9 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
 
 
 def project_text(folder: Path) -> str:
-    """The shapes project on pairs and a judge of this folder, small, watched, with everybody told."""
+    """The shapes project on the pairs and a judge of this folder, small, monitored, with notifications to both
+    sinks.
+    """
     text = shapes_project()
     changes = {
         f"{ROOT}/examples/shapes/pairs": str(folder / "pairs"),
@@ -125,7 +127,7 @@ def project_text(folder: Path) -> str:
 
 
 def leave_fresh_pairs(folder: Path) -> None:
-    """A third shard, whose prompts are longer than any before."""
+    """Add a third shard, whose prompts are longer than any before."""
     table = pq.read_table(PAIRS[2]).slice(0, NUM_FRESH)
     prompts = [
         f"{prompt}, drawn in chalk by a careful hand on a very old wall" for prompt in table["caption"].to_pylist()
@@ -135,7 +137,7 @@ def leave_fresh_pairs(folder: Path) -> None:
 
 
 def standing(path: str) -> dict[str, Json]:
-    """What `plumbline judges` lists, by judge."""
+    """List the judges by name, as `plumbline judges` prints them."""
     return {judge["judge"]: judge for judge in judges.judges(path)}
 
 
@@ -161,11 +163,11 @@ def test_the_dags_that_watch_the_champion_are_created_unpaused(story: Story) -> 
     assert states.paused_dags == tuple(
         f"shapes.{name}" for name in ("calibrate", "ingest", "promote", "reward", "train")
     )
-    for name in ("monitor", "reconcile"):  # The tests below say when they run.
+    for name in ("monitor", "reconcile"):  # The tests below run in order.
         story.ada.pause(f"shapes.{name}")
 
 
-def test_a_broken_project_is_an_import_error_and_takes_no_dag_along(story: Story) -> None:
+def test_a_broken_project_is_an_import_error_and_breaks_no_other_dag(story: Story) -> None:
     known = set(story.ada.dag_ids())
     broken = Path(story.path).with_name("broken.toml")
     broken.write_text(f'extends = ["{story.path}"]\nname = "broken"\n[gate]\nminimum_promps = 7\n')
@@ -199,10 +201,10 @@ def test_new_pairs_train_the_reward_and_calibrate_the_judges(story: Story) -> No
     [cause] = story.ada.causes("shapes.calibrate", again)
     assert (cause["name"], cause["source_run_id"]) == ("shapes.judges", reward)
     same = story.ada.xcom("shapes.calibrate", again, "record")
-    assert same == records, "the same pairs say the same thing again"
+    assert same == records, "the same pairs give the same result again"
 
 
-def test_a_promotion_is_told_with_the_report(story: Story) -> None:
+def test_a_promotion_is_notified_with_the_report(story: Story) -> None:
     for name in ("reward", "calibrate"):
         story.ada.pause(f"shapes.{name}")
     snapshot = pair_stages.snapshot(story.path)
@@ -232,7 +234,7 @@ def test_a_promotion_is_told_with_the_report(story: Story) -> None:
 
 
 def monitor(story: Story, end: str) -> tuple[str, Json]:
-    """A run of the monitor that ends so, and its report."""
+    """Wait for a monitor run that ends in this state; return its report."""
     story.ada.unpause("shapes.monitor")
     run_id = story.ada.trigger("shapes.monitor")
     assert story.ada.end_of("shapes.monitor", run_id) == end, story.ada.failures("shapes.monitor", run_id)
@@ -240,13 +242,13 @@ def monitor(story: Story, end: str) -> tuple[str, Json]:
     return run_id, report
 
 
-def test_the_monitor_finds_nothing_while_nothing_came_in(story: Story) -> None:
+def test_the_monitor_finds_nothing_without_new_pairs(story: Story) -> None:
     run_id, report = monitor(story, "success")
     assert (report["outcome"], report["champion_version"], report["num_fresh_pairs"]) == ("ok", 2, 0)
     assert states(story.ada, "shapes.monitor", run_id)["announce_retraining"] == "skipped"
 
 
-def test_drift_sets_off_the_training(story: Story) -> None:
+def test_drift_triggers_the_training(story: Story) -> None:
     accepted = story.ada.xcom("shapes.ingest", str(story.ada.runs("shapes.ingest")[0]["dag_run_id"]), "announce_pairs")
     leave_fresh_pairs(story.folder)
     ingest = story.ada.succeed("shapes.ingest", story.ada.trigger("shapes.ingest"))
@@ -270,12 +272,12 @@ def test_drift_sets_off_the_training(story: Story) -> None:
 
 
 def told_of(story: Story, event: str) -> set[str]:
-    """The DAGs that an event was told of."""
+    """DAGs named in notifications of an event."""
     return {message["run"].split("/dags/")[1].split("/")[0] for message in story.told(event)}
 
 
 def reconciled(story: Story, state: str) -> str:
-    """A finished run of reconcile, by its schedule, that found this; nothing of it runs any more."""
+    """Wait for a scheduled run of reconcile that found this; return after it has ended."""
 
     def found() -> str | None:
         ended = [run["dag_run_id"] for run in story.ada.runs("shapes.reconcile") if run["state"] not in UNFINISHED]
@@ -285,7 +287,7 @@ def reconciled(story: Story, state: str) -> str:
     story.ada.unpause("shapes.reconcile")
     run_id = str(wait_for(f"reconcile to say {state}", found))
     story.ada.pause("shapes.reconcile")
-    # What a paused DAG had begun would never end.
+    # A run that a paused DAG had begun would never end.
     for run in story.ada.runs("shapes.reconcile"):
         if run["state"] in UNFINISHED:
             story.ada.give_up("shapes.reconcile", str(run["dag_run_id"]))
@@ -293,7 +295,7 @@ def reconciled(story: Story, state: str) -> str:
     return run_id
 
 
-def test_a_hand_moved_alias_is_found_even_when_no_judge_can_be_scored(story: Story) -> None:
+def test_a_manually_moved_alias_is_found_even_when_no_judge_can_be_scored(story: Story) -> None:
     from mlflow import MlflowClient
 
     MlflowClient(load_settings().tracking_uri).set_registered_model_alias("shapes", "champion", "1")
@@ -318,12 +320,12 @@ def test_a_hand_moved_alias_is_found_even_when_no_judge_can_be_scored(story: Sto
     assert all(ALARMED_BY in message["text"] for message in story.told("alarm"))
     by_monitor = [message["report_uri"] for message in story.told("alarm") if message["run"].endswith(run_id)]
     assert by_monitor == [report["uri"]]
-    assert told_of(story, "failed") == {"shapes.monitor"}, "its calibration; an alarm is told once, as an alarm"
+    assert told_of(story, "failed") == {"shapes.monitor"}, "its calibration; an alarm is reported once, as an alarm"
     assert registry.get_alias(load_settings(), "shapes", "champion") == 1, "an alarm moves nothing"
     weights.write_bytes(whole)
 
 
-def test_the_alias_is_put_back_where_the_project_says_so(story: Story) -> None:
+def test_the_alias_is_restored_where_the_project_enables_it(story: Story) -> None:
     story.change_project("\n[monitor]\n", '\n[reconcile]\non_mismatch = "restore"\n\n[monitor]\n')
     restored = reconciled(story, "restored")
     assert story.ada.run("shapes.reconcile", restored)["state"] == "success"
@@ -332,7 +334,7 @@ def test_the_alias_is_put_back_where_the_project_says_so(story: Story) -> None:
     assert "version 2" in message["text"]
 
 
-def test_back_and_forward_again_reads_as_history(story: Story) -> None:
+def test_a_rollback_and_a_roll_forward_are_recorded_as_history(story: Story) -> None:
     story.ada.unpause("shapes.rollback")
     back = {"reason": "too many black images", "from_version": 2}
     forward = {"reason": "they were the viewer's fault", "forward": True}

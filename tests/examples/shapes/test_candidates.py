@@ -1,4 +1,4 @@
-"""The forty candidates: what they are, and weights along a line."""
+"""The forty candidates: their kinds, and weights along a line."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -28,7 +28,7 @@ def test_every_training_is_a_recipe_and_only_the_flipped_one_flips(forty: Module
     assert [name for name, recipe in recipes.items() if recipe.flip_labels] == ["flipped"]
 
 
-def test_what_learnt_from_a_judge_says_so(forty: ModuleType) -> None:
+def test_a_candidate_trained_on_a_judge_declares_it(forty: ModuleType) -> None:
     taught = {name for name, own in forty.TRAININGS.items() if "taste_a" in own.lessons}
     assert taught == {"votes", "pleasing"}
 

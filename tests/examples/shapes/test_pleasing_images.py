@@ -1,4 +1,4 @@
-"""Images made to please one judge: the judge is pleased, the oracle and the other judge are not."""
+"""Images made to please one judge: its score rises, the scores of the oracle and the other judge fall."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -29,7 +29,7 @@ def likings(folder: Path, images: np.ndarray) -> np.ndarray:
     return scorer.score([Image.fromarray(image) for image in images], PROMPTS).numpy()
 
 
-def test_the_judge_likes_them_more_the_oracle_less(
+def test_the_judge_scores_them_higher_and_the_oracle_lower(
     module: ModuleType, shapes_module: Callable[[str], ModuleType], shapes_dir: Path
 ) -> None:
     world = shapes_module("world")
