@@ -72,9 +72,7 @@ def fit(image: Image.Image, side: int) -> Image.Image:
 
 
 def wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> list[str]:
-    """Break text into lines no wider than `width` pixels, at spaces; break inside a word that is wider than a
-    line.
-    """
+    """Break text into lines no wider than `width` pixels, at spaces; break inside a word that is wider than a line."""
     lines: list[str] = []
     for word in text.split():
         joined = f"{lines[-1]} {word}" if lines else word

@@ -89,9 +89,7 @@ def write_scores(record: Record, rows: Iterable[ScoreRow], scorer_digests: Mappi
 
 
 def shuffle_of(record: Record) -> Shuffle:
-    """Select the images to score against other prompts of the list: candidate and champion, first seed, every
-    judge.
-    """
+    """Select the images to score against other prompts of the list: candidate and champion, first seed, every judge."""
     roles = record.roles()
     return Shuffle(
         prompts=shuffled_prompts(record.prompts, record.spec.prompts_digest),

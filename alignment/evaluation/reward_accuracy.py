@@ -91,9 +91,7 @@ def _unseen_row(
 
 
 def first_labels(users_N: Tensor, num_labels: int, seed: int) -> Tensor:
-    """Return the rows of the first `num_labels` comparisons of each user in the seed's order; skip users with
-    fewer.
-    """
+    """Return the rows of the first `num_labels` comparisons of each user in the seed's order; skip users with fewer."""
     chosen = []
     for user in torch.unique(users_N).tolist():
         rows = (users_N == user).nonzero().flatten()

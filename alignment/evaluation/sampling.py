@@ -97,9 +97,7 @@ class TextStates:
         self._empty = self._encode([""])[""]
 
     def of(self, prompts: Sequence[str]) -> Conditioning:
-        """Encode one row per prompt; reuse those of the batch before, since a prompt's seeds may span two
-        batches.
-        """
+        """Encode one row per prompt; reuse those of the batch before, since a prompt's seeds may span two batches."""
         new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._states]
         known = self._states | (self._encode(new) if new else {})
         self._states = {prompt: known[prompt] for prompt in prompts}

@@ -177,9 +177,7 @@ def score_calibration(
 
 
 def num_calibration_pairs(snapshot_dir: Path) -> int:
-    """Count the rows of the calibration split. ValueError when the snapshot has no such file or it is not
-    parquet.
-    """
+    """Count the rows of the calibration split. ValueError when the snapshot has no such file or it is not parquet."""
     return int(_calibration_file(snapshot_dir).metadata.num_rows)
 
 

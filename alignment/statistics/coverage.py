@@ -40,9 +40,7 @@ def coverage_curves(scores_PN: Mapping[Role, Floats], *, bar: float, confidence:
 
 
 def coverage_curve(role: Role, scores_PN: Floats, *, bar_P: Floats, confidence: float) -> CoverageCurve:
-    """Compute one model's curve; intervals are percentile bootstraps over prompts, all seeds of a prompt
-    together.
-    """
+    """Compute one model's curve; intervals are percentile bootstraps over prompts, all seeds of a prompt together."""
     good_P = (scores_PN > bar_P[:, None]).sum(axis=1)
     num_prompts, num_images = scores_PN.shape
     chosen_RP = np.random.default_rng(RESAMPLING_SEED).integers(0, num_prompts, (RESAMPLES, num_prompts))

@@ -54,9 +54,7 @@ def paired_share_interval(worsened: int, improved: int, prompts: int, *, confide
 
 
 def _last_where(holds: Callable[[float], bool], inside: float, outside: float) -> float:
-    """Return the farthest point from `inside` towards `outside` where the condition still holds, to twelve
-    places.
-    """
+    """Return the farthest point from `inside` towards `outside` where the condition still holds, to twelve places."""
     for _ in range(BISECTIONS):
         middle = (inside + outside) / 2
         inside, outside = (middle, outside) if holds(middle) else (inside, middle)

@@ -91,9 +91,7 @@ def k_of_n_power(single: float, required: int, judges: int) -> float:
 
 
 def noninferiority_power(margin: float, spread: float, prompts: int, *, level: float) -> float:
-    """Chance that a guard holds when nothing changed; `spread` is the standard deviation of the paired
-    difference.
-    """
+    """Chance that a guard holds when nothing changed; `spread` is the standard deviation of the paired difference."""
     return 1.0 if spread == 0 else shift_power(margin / spread, prompts, level=level)
 
 

@@ -10,9 +10,7 @@ from typing import NamedTuple
 
 
 class Ranking(NamedTuple):
-    """One prompt's images: people's ranks (1 is best, equal ranks are ties) and a judge's scores (higher is
-    better).
-    """
+    """One prompt's images: people's ranks (1 is best, equal ranks are ties) and a judge's scores (higher is better)."""
 
     human_rank: Sequence[float]
     score: Sequence[float]

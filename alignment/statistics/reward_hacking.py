@@ -53,9 +53,7 @@ def rank_correlation(first_P: Floats, second_P: Floats, *, confidence: float) ->
 
 
 def seed_differences(grid: SeedGrid) -> Floats | None:
-    """Compare one model with itself: mean of the first half of its seeds minus mean of the rest; None with one
-    seed.
-    """
+    """Compare one model with itself: mean of the first half of its seeds minus mean of the rest; None with one seed."""
     seeds = grid.scores_PS.shape[1]
     if seeds < 2:
         return None

@@ -151,9 +151,7 @@ def _by_weight(moments: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
 
 
 def _in_place(key: str, tensor: Tensor, device: torch.device) -> Tensor | int:
-    """Adafactor counts steps in a plain integer, AdamW in a tensor on the CPU; moments are on the weight's
-    device.
-    """
+    """Adafactor counts steps in a plain integer, AdamW in a tensor on the CPU; moments are on the weight's device."""
     if tensor.dtype == torch.int64:
         return int(tensor)
     return tensor.clone() if key == "step" else tensor.to(device, copy=True)

@@ -111,9 +111,7 @@ class TrainingRun:
         logger.info("resumed from %s", path)
 
     def run(self) -> None:
-        """Train to the last step and write the weights. Raises JobStoppedError when the run diverges or is
-        stopped.
-        """
+        """Train to the last step and write the weights. Raises JobStoppedError when the run diverges or is stopped."""
         main = self.accelerator.is_main_process
         with (
             StopSignal() as stop,

@@ -185,9 +185,7 @@ class OnlineUpdate:
     # --- an optimiser step ---
 
     def _judge(self, scored: ScoredPrompt, *, moved: bool) -> PRDPOutput:
-        """Apply the objective to one prompt. Before an epoch's first update the weights are still those that
-        drew.
-        """
+        """Apply the objective to one prompt. Before an epoch's first update the weights are still those that drew."""
         trajectories = scored.trajectories
         old_BT = trajectories.old_log_probs_BT
         log_probs_BT = self._sampler.log_probs(self._silent, trajectories) if moved else old_BT

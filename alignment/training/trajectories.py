@@ -101,9 +101,7 @@ class AncestralSampler:
         return torch.cat(rows).cpu()
 
     def step_log_prob(self, predict: Predict, trajectories: Trajectories, images: slice, step: int) -> Tensor:
-        """Log-probability of one step of some images, float64 on the device; carries a gradient if `predict`
-        does.
-        """
+        """Log-probability of one step of some images, float64 on the device; carries a gradient if `predict` does."""
         latents_BSCHW = trajectories.latents_BSCHW[images]
         before_BCHW, after_BCHW = (latents_BSCHW[:, number].to(self._device) for number in (step, step + 1))
         density = self._density(predict, before_BCHW, step, trajectories.conditioning)

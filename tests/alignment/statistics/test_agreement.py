@@ -49,9 +49,7 @@ def test_the_slope_of_a_logistic_judge_is_found() -> None:
 
 
 def test_a_biased_judge_does_not_mislead_the_powered_interval() -> None:
-    """People prefer the candidate in 50 % of prompts, the judge in 70 %: the interval stays around the human
-    rate.
-    """
+    """People prefer the candidate in 50 % of prompts, the judge in 70 %: the interval stays around the human rate."""
     rng = np.random.default_rng(1)
     human = rng.integers(0, 2, 1500)
     judge = np.where(rng.uniform(size=1500) < 0.4, 1, human)

@@ -38,9 +38,7 @@ def test_win_rate_power_by_hand() -> None:
 
 
 def test_the_detectable_win_rate_is_found_by_slices_with_the_stated_power() -> None:
-    """136 prompts, the first of 36 tests: normal differences of that rate, through the same test as the slices
-    use.
-    """
+    """136 prompts, the first of 36 tests: normal differences of that rate, through the same test as the slices use."""
     level = 0.025 / 36
     found = win_rate_found(136, limit=0.45, level=level, power=0.9)
     assert found is not None
