@@ -1,6 +1,4 @@
-"""Partial scores: finished scores of a range of prompts, kept so that a killed evaluation does not compute them
-again.
-"""
+"""Finished scores of a range of prompts, kept so that a killed evaluation does not compute them again."""
 
 import hashlib
 import io

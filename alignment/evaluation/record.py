@@ -54,8 +54,7 @@ class Record:
 
 
 def write_scores(record: Record, rows: Iterable[ScoreRow], scorer_digests: Mapping[str, str]) -> None:
-    """Return the columns of scores.parquet. The rows of a model with two roles appear twice, so each role's grid is
-    complete.
+    """Return the columns of scores.parquet; the rows of a model with two roles appear once per role.
 
     Scores against other prompts are stored under the role's name plus `_shuffled`, with the prompt they were scored
     with.

@@ -1,6 +1,4 @@
-"""Accuracy of preference heads on held-out comparisons: of users seen in training, and of new users with a few
-labels.
-"""
+"""Accuracy of preference heads on held-out comparisons of seen users and of new users with a few labels."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -50,8 +48,7 @@ def unseen_users(
     few_shot: FewShot,
     seed: int,
 ) -> tuple[RewardAccuracy, ...]:
-    """Return, for each n, the accuracy after a fit to n labels of each unseen user; smaller sets are subsets of
-    larger ones.
+    """Return the accuracy after a fit to n labels of each unseen user, for each n; smaller sets are subsets.
 
     Users are numbered from 0 in `labels` and `tests` alike. A row covers the users with n labels and a test. The
     baseline

@@ -55,9 +55,7 @@ def missing_images(folder: Path, grid: Iterable[ImageKey]) -> list[ImageKey]:
 
 
 def share_of_rank(keys: Sequence[Work], rank: int, world_size: int) -> list[Work]:
-    """Return a contiguous part of the work; sizes differ by at most one, and the ranks' parts together cover all
-    of it.
-    """
+    """Return a contiguous part of the work; sizes differ by at most one, and all parts cover the work."""
     start, end = (len(keys) * position // world_size for position in (rank, rank + 1))
     return list(keys[start:end])
 
@@ -117,9 +115,7 @@ class TextStates:
 def draw_batch(
     pipeline: Any, texts: TextStates, keys: Sequence[ImageKey], *, sampler: Sampler, resolution: int
 ) -> Tensor:
-    """Return images BCHW in [0, 1], float32 on the CPU. Guidance pushes away from the empty prompt; 1 means no
-    guidance.
-    """
+    """Return images BCHW in [0, 1], float32 on the CPU. Guidance pushes away from the empty prompt; 1 disables it."""
     images_BCHW = drawing_of(pipeline).draw(
         initial_latents(pipeline, keys, resolution),
         texts.of([key.prompt.text for key in keys]),
@@ -139,9 +135,7 @@ def initial_latents(pipeline: Any, keys: Sequence[ImageKey], resolution: int) ->
 
 
 def noise_seed(key: ImageKey) -> int:
-    """Return a 63-bit seed from the image's seed and prompt index, so that no two images of a grid share their
-    noise.
-    """
+    """Return a 63-bit seed from the image's seed and prompt index, so that no two images of a grid share noise."""
     text = f"evaluation noise {key.seed} {key.prompt.index}"
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 

@@ -65,9 +65,7 @@ def _generate(paths: JobPaths, spec: CaptionSpec, pairs: TrainingPairs, state: P
 
 
 def _result(spec: CaptionSpec, out: Path) -> DatasetSnapshot:
-    """Describe the new snapshot: the old one with another location, other file digests and its number of captioned
-    pairs.
-    """
+    """Describe the new snapshot: another location, other file digests and the number of captioned pairs."""
     files = [out / SPEC_FILE, *snapshot_files(out)]
     return spec.snapshot.model_copy(
         update={"content_digest": content_digest(out, files), "num_captioned": TrainingPairs(out).num_captioned}

@@ -238,9 +238,7 @@ def score_all(
 
 
 def score_piece(work: Workplace, scorers: dict[str, Scorer], folders: dict[str, Path], keys: list[ImageKey]) -> Piece:
-    """Score images under every scorer: each image separately (judges also against other prompts), or a prompt's
-    together.
-    """
+    """Score images under every scorer: each image alone (judges also against other prompts), or a prompt's together."""
     together = {s.name for s in (*work.spec.judges, *work.spec.guards) if s.scorer.per_prompt}
     rows, blank = score_samples(
         {name: scorer for name, scorer in scorers.items() if name not in together},

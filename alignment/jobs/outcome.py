@@ -33,9 +33,7 @@ EXIT_CODES = {"bad_input": 2, "preempted": 143}
 OUT_OF_MEMORY = "OutOfMemoryError"
 """Class name of torch's error, as text because this file does not import torch."""
 UNREADABLE = ("SafetensorError", "Error while deserializing")
-"""Class, and start of the message, of an error about weights that cannot be read. An error about weights that cannot
-be written has the same class.
-"""
+"""Class and start of torch's message about weights that cannot be read. A failed write has the same class."""
 STORAGE_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 

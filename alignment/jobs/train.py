@@ -64,9 +64,7 @@ def open_cache(spec: TrainSpec, paths: JobPaths) -> Material:
 
 
 def open_prompts(spec: TrainSpec, paths: JobPaths) -> Material:
-    """Open prompts and reward of an online objective; ValueError when one is missing or the prompts file is
-    malformed.
-    """
+    """Open prompts and reward of an online objective; ValueError when one is missing or the file is malformed."""
     assert spec.online is not None
     reward = spec.online.reward
     prompts = PromptLines(paths.input(spec.online.prompts_digest, "prompts file"))
@@ -79,9 +77,7 @@ def open_prompts(spec: TrainSpec, paths: JobPaths) -> Material:
 
 
 def check_match(spec: TrainSpec, features: CachedFeatures) -> None:
-    """Raise ValueError when the cache was encoded by another base or for another backbone, or lacks required
-    captions.
-    """
+    """Raise ValueError when the cache is of another base or backbone, or lacks required captions."""
     encoded = features.index.spec
     if encoded.base_digest != spec.base_digest:
         raise ValueError(

@@ -167,9 +167,7 @@ def train_one(head: Head, parts: Parts, spec: RewardTrainSpec, *, on_step: OnSte
 def train_baseline(
     trained: TrainedHead, parts: Parts, spec: RewardTrainSpec, *, progress: JobProgress
 ) -> PreferenceHead:
-    """Train the single-preference head on the same features with the same steps; return the head itself where it is
-    one.
-    """
+    """Train the single-preference head on the same features and steps; return the head itself where it is one."""
     head = spec.recipe.head
     if isinstance(head, BradleyTerry):
         return trained.head

@@ -147,8 +147,7 @@ def pair_texts(
 
 
 def write_captioned(snapshot_dir: Path, out: Path, texts: Texts) -> None:
-    """Write the snapshot's splits to `out`, `texts` filled in for the training pairs that are not ties, in their
-    order.
+    """Write the snapshot's splits to `out`, with `texts` filled into the training pairs that are not ties, in order.
 
     The same texts give the same bytes. Each file gets its final name when it is complete.
     """

@@ -1,5 +1,4 @@
-"""Combine noisy opinions to one label per pair: majority, Dawid-Skene, and a plain baseline. N counts items.
-Torch-free.
+"""Combine noisy opinions to one label per pair: majority, Dawid-Skene, a plain baseline. N counts items. Torch-free.
 
 Signs and probabilities refer to an item's first side: margin > 0 and probability > 0.5 mean that it is preferred.
 """
@@ -66,8 +65,7 @@ def majority_vote(opinions: Opinions) -> Floats:
 
 
 def dawid_skene(opinions: Opinions, human: Mapping[int, bool]) -> Floats:
-    """Probability that the first side is the better one, N, by crowd-kit's Dawid-Skene; `human` labels are held
-    fixed.
+    """Probability that the first side is better, N, by crowd-kit's Dawid-Skene; `human` labels are held fixed.
 
     Source: Dawid and Skene 1979: expectation maximisation over each labeler's confusion matrix, labelers assumed
     independent given the truth. Departure: every item enters twice, the second time with its sides and all its votes
@@ -119,9 +117,7 @@ def _inputs(opinions: Opinions) -> Floats:
 
 
 def _mirrored_votes(votes: Sequence[tuple[int, str, bool]]) -> "pd.DataFrame":
-    """Build the long table of votes; item i swapped is -1 - i. The first sides' rows fix the order of crowd-kit's
-    columns.
-    """
+    """Build the long table of votes; item i swapped is -1 - i. The first sides' rows fix the column order."""
     import pandas as pd
 
     rows = [(index, name, int(first)) for index, name, first in votes]

@@ -48,8 +48,7 @@ class Labelling:
 
 
 def pick_human_labels(train: Sequence[Ballot], spec: LabelSpec, method: LabelModel) -> dict[str, Ballot]:
-    """Select the human labels to use, pair_id to ballot: decided rows of the human sources, drawn by a hash of the
-    seed.
+    """Select the human labels to use, pair_id to ballot: decided rows of the human sources, drawn by the seed's hash.
 
     ValueError when there are fewer than the stated minimum.
     """

@@ -69,8 +69,7 @@ class _Counts:
 
 
 def _plan(num_words: int, shares: TouchedShares) -> _Counts:
-    """Return the number of words to drop, replace and move. A move needs two words, so a single one is replaced
-    instead.
+    """Return the number of words to drop, replace and move. A move needs two words; a single one is replaced.
 
     A drop share below one half leaves at least one word of any text.
     """

@@ -58,8 +58,7 @@ def cohen_kappa(judge: Sequence[int], human: Sequence[int]) -> float:
 
 
 def attenuated_win_rate(human_win_rate: float, accuracy: float) -> float:
-    """Return the win rate that a judge of this accuracy reports for a true human win rate, if its errors are
-    symmetric.
+    """Return the win rate that a judge of this accuracy and symmetric errors reports for a true human win rate.
 
     w * a + (1 - w) * (1 - a). A judge far above this line rewards something that people do not.
     """

@@ -1,5 +1,4 @@
-"""Compare the candidate with another model, prompt by prompt. Torch-free, so the control plane can recompute every
-number.
+"""Compare the candidate with another model, prompt by prompt. Torch-free: the control plane can recompute it.
 
 The unit is the prompt: scores are averaged over seeds first, then subtracted (candidate minus other), and every
 interval is over prompts. Pooling (prompt, seed) cells as if independent would make the intervals too narrow.
@@ -43,8 +42,7 @@ class ScoreTable:
 
     @classmethod
     def from_columns(cls, columns: Mapping[str, Sequence[Any]]) -> "ScoreTable":
-        """Build from plain columns, whichever library read them. Raises ValueError for a missing column or unequal
-        lengths.
+        """Build from plain columns. Raises ValueError for a missing column or unequal lengths.
 
         A missing score (None) becomes NaN here and raises an error where it is used.
         """
@@ -216,8 +214,7 @@ def compare_differences(
 def compare_all(
     table: ScoreTable, scorers: Sequence[str], *, tie_thresholds: Mapping[str, float], confidence: float
 ) -> tuple[list[Comparison], list[str]]:
-    """Compare each scorer against the champion and against the base; also return the problems that prevented a
-    comparison.
+    """Compare each scorer against the champion and the base; also return the problems that prevented a comparison.
 
     A scorer that cannot be compared is absent from the comparisons and named in the problems; nothing is dropped
     silently.

@@ -34,9 +34,7 @@ class PairFacts(NamedTuple):
     generators: str = UNKNOWN
     created_at: datetime | None = None
     comparison: str = ""
-    """Key of two images and a prompt, equal for everyone who compared them; empty when unknown: the pair is then
-    its own key.
-    """
+    """Key of two images and a prompt, the same for all annotators; empty when unknown: the pair is its own key."""
     chosen_is_first: bool = True
     """True when the chosen image is the comparison's first side."""
     prompt_group: str = ""
@@ -87,9 +85,7 @@ EVERY_PAIR = Scope()
 
 
 def held_out(judge: Judge, facts: PairFacts) -> bool:
-    """Return True when a judge was not trained on the pair's source; a judge trained here keeps its own held-out
-    split.
-    """
+    """Return True when a judge was not trained on the pair's source, or keeps its own held-out split of it."""
     return judge.keeps_split or facts.source not in judge.lessons
 
 
@@ -125,9 +121,7 @@ def agreements(
     confidence: float,
     scopes: Mapping[str, Scope] | None = None,
 ) -> tuple[list[Calibration], list[str]]:
-    """Compute each judge's agreement with people on the pairs of its scope; also return why one could not be
-    computed.
-    """
+    """Compute each judge's agreement with people on the pairs of its scope; also return the failures."""
     found, problems = [], []
     for judge in judges:
         own = [row.pair for row in rows if row.judge == judge.name]
@@ -166,9 +160,7 @@ def known_facts(snapshot_dir: Path, file_name: str) -> dict[str, PairFacts]:
 
 
 def read_facts(path: Path) -> dict[str, PairFacts]:
-    """Facts of a split by pair_id. A snapshot of an earlier version lacks generators and dates: they are left
-    unknown.
-    """
+    """Facts of a split by pair_id. Generators and dates are unknown in a snapshot of an earlier version."""
     columns = ["pair_id", *(name for name in FACTS if name in pq.read_schema(path).names)]
     return {row["pair_id"]: _facts(row) for row in pq.read_table(path, columns=columns).to_pylist()}
 
@@ -196,9 +188,7 @@ def with_comparisons(facts: Mapping[str, PairFacts], ballots: Iterable[Ballot]) 
 
 
 def scores_table(rows: Sequence[JudgedPair], facts: Mapping[str, PairFacts]) -> pa.Table:
-    """Build the columns of calibration_scores.parquet: one row per (judge, pair), enough to recompute every
-    agreement.
-    """
+    """Build calibration_scores.parquet: one row per (judge, pair), enough to recompute every agreement."""
     own = [facts[row.pair.pair_id] for row in rows]
     text, number, yes = pa.string(), pa.float64(), pa.bool_()
     return pa.table(
@@ -219,9 +209,7 @@ def scores_table(rows: Sequence[JudgedPair], facts: Mapping[str, PairFacts]) -> 
 
 
 def from_columns(columns: Mapping[str, Sequence[Any]]) -> tuple[list[JudgedPair], dict[str, PairFacts]]:
-    """Read the rows and facts of a table. ValueError names missing columns, or a pair that occurs twice for one
-    judge.
-    """
+    """Read the rows and facts of a table. ValueError names missing columns, or a pair with two rows for one judge."""
     needed = ("judge", *ScoredPair._fields, *PairFacts._fields)
     missing = [name for name in needed if name not in columns]
     if missing:

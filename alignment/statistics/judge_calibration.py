@@ -55,9 +55,7 @@ def _slices(
 
 
 def _slope(pairs: Sequence[ScoredPair]) -> float | None:
-    """Fit the slope. Sides of every other pair are swapped, since a fit needs both labels; a perfect judge has no
-    finite slope.
-    """
+    """Fit the slope, with every other pair swapped since a fit needs both labels; none for a perfect judge."""
     margins = np.array([pair.score_chosen - pair.score_rejected for pair in pairs if not pair.is_tie])
     spread = float(margins.std()) if margins.size else 0.0
     if margins.size < MINIMUM_SLOPE_PAIRS or not spread:

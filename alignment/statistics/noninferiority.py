@@ -16,8 +16,7 @@ BISECTIONS = 44
 
 
 def mcnemar_p_value(worsened: int, improved: int) -> float:
-    """One-sided exact McNemar p: the chance of so many worsened prompts if worsening and improving were equally
-    likely.
+    """One-sided exact McNemar p: the chance of so many worsened prompts if either change were equally likely.
 
     1 when no prompt changed.
     """

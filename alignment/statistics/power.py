@@ -13,9 +13,7 @@ from statistics import NormalDist
 _NORMAL = NormalDist()
 
 WILCOXON_EFFICIENCY = 3 / 3.141592653589793
-"""Asymptotic efficiency of the Wilcoxon test relative to the t test for normal differences; heavier tails favour
-Wilcoxon.
-"""
+"""Efficiency of the Wilcoxon test relative to the t test for normal differences; heavier tails favour Wilcoxon."""
 
 MOST_PROMPTS = 10_000_000
 
@@ -54,8 +52,7 @@ def win_rate_power(rate: float, prompts: int, *, minimum: float, level: float, t
 
 @lru_cache(maxsize=1024)
 def win_rate_found(prompts: int, *, limit: float, level: float, power: float, tie_share: float = 0.0) -> float | None:
-    """Highest win rate, ties counted half, at which harm is found with chance `power`; None when no rate is low
-    enough.
+    """Highest win rate, ties half, at which harm is found with chance `power`; None when no rate is low enough.
 
     Harm is found as the gate's slices find it: signed-rank evidence at `level`, and a measured rate below `limit`.
     Differences are assumed normal; `level` is Holm's level for the first of the tests. Results are cached: slices of
@@ -96,9 +93,7 @@ def noninferiority_power(margin: float, spread: float, prompts: int, *, level: f
 
 
 def prompts_needed(power_at: Callable[[int], float], power: float) -> int | None:
-    """Smallest number of prompts at which `power_at`, which grows with them, reaches `power`; None above ten
-    million.
-    """
+    """Smallest number of prompts at which the increasing `power_at` reaches `power`; None above ten million."""
     high = 4
     while power_at(high) < power:
         high *= 2

@@ -20,8 +20,7 @@ class EvalPrompt:
 
 
 def normal_prompt(prompt: str) -> str:
-    """Normalise a prompt so that near-duplicates match: NFKC, case folded, runs of punctuation and white space to one
-    space.
+    """Normalise a prompt so that near-duplicates match: NFKC, case folded, punctuation and white space to one space.
 
     A prompt that is only punctuation keeps its characters.
     """
@@ -40,8 +39,7 @@ def read_prompts(path: Path) -> list[EvalPrompt]:
 
 
 def parse_prompts(content: bytes, origin: str) -> list[EvalPrompt]:
-    """Parse every prompt in file order; each must be unique. Raises ValueError naming each bad line and repeated
-    prompt.
+    """Parse every prompt in file order. Raises ValueError naming each bad line and each repeated prompt.
 
     The prompt is the unit of every interval, so a repeated prompt would count as evidence that was never collected.
     """

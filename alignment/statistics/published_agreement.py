@@ -17,8 +17,7 @@ class Ranking(NamedTuple):
 
 
 def imagereward_accuracy(rankings: Sequence[Ranking]) -> float:
-    """Share of correctly ordered pairs, pooled over prompts, among pairs that people ranked; a judge's tie counts as
-    wrong.
+    """Share of correctly ordered pairs, pooled over prompts, among pairs that people ranked; a judge's tie is wrong.
 
     Source: ImageReward's test.py. NaN when people ranked no pair.
     """
@@ -26,9 +25,7 @@ def imagereward_accuracy(rankings: Sequence[Ranking]) -> float:
 
 
 def hpsv2_accuracy(ranking: Ranking) -> float:
-    """The same share within one prompt, as HPSv2 evaluates on ImageReward's test; the benchmark is the mean over
-    prompts.
-    """
+    """The same share within one prompt, as HPSv2 evaluates on ImageReward's test; its benchmark is the mean."""
     return _share(list(_ranked_pairs(ranking)))
 
 
@@ -62,9 +59,7 @@ def pickscore_accuracy(first_wins: Sequence[float], labels: Sequence[float], tie
 
 
 def pickscore_chance(labels: Sequence[float], tie_threshold: float) -> float:
-    """Expected value of the same accuracy for a probability drawn uniformly from [0, 1]: one half, more where
-    ties match ties.
-    """
+    """Expected accuracy of a probability drawn uniformly from [0, 1]: one half, more where ties match ties."""
     ties = _mean([float(label == 0.5) for label in labels])
     return 0.5 + 0.5 * tie_threshold * ties
 

@@ -1,6 +1,4 @@
-"""Assign each image a wrong prompt to be scored against, to test if a judge rewards the match or only the look.
-Torch-free.
-"""
+"""Wrong prompts for a test of the judges: do they reward the match with the prompt or only the look? Torch-free."""
 
 import hashlib
 import random

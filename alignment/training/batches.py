@@ -21,9 +21,7 @@ EMPTY_CAPTION = 0
 
 @dataclass(frozen=True)
 class Visit:
-    """One pair in one epoch. `weight` is 0 for a filler that only keeps a process without pairs in step with the
-    others.
-    """
+    """One pair in one epoch. `weight` is 0 for a filler that keeps a process without pairs in step."""
 
     pair: int
     epoch: int

@@ -18,9 +18,7 @@ class DivergenceWatch:
         self.spikes = spikes
 
     def observe(self, step: int, loss: float, gradient_norm: float) -> None:
-        """Check a step before its update. Raises JobStoppedError (diverged) at a value that is not finite or one
-        spike too many.
-        """
+        """Check a step before its update. JobStoppedError (diverged) at a non-finite value or one spike too many."""
         if not (math.isfinite(loss) and math.isfinite(gradient_norm)):
             raise self._stop(step, f"loss {loss} and gradient norm {gradient_norm} are not both finite")
         if len(self.losses) >= self.guard.patience_steps:

@@ -48,9 +48,7 @@ class RunInputs:
 
 
 class TrainingRun:
-    """One process's part of a run. `run()` continues from the newest good checkpoint and ends with the weights
-    folder.
-    """
+    """One process's part of a run. `run()` goes from the newest good checkpoint to the weights folder."""
 
     def __init__(self, inputs: RunInputs) -> None:
         self.spec, self.placement, self.out = inputs.spec, inputs.placement, inputs.out
@@ -86,9 +84,7 @@ class TrainingRun:
     # --- before and after the steps ---
 
     def _resume(self) -> int:
-        """Restore the newest good checkpoint and return the number of steps done. Rank 0 chooses (the others send
-        -1).
-        """
+        """Restore the newest good checkpoint; return the number of steps done. Rank 0 chooses (the others send -1)."""
         chosen = torch.full((1,), -1, device=self.device)
         if self.accelerator.is_main_process and (path := self.checkpoints.newest()):
             chosen[0] = read_state(path).step
@@ -149,9 +145,7 @@ class TrainingRun:
     # --- one step ---
 
     def _step(self, stop: StopSignal) -> tuple[dict[str, float], bool]:
-        """Run one optimiser step; return its metrics over the global batch, and True when any process received a
-        stop signal.
-        """
+        """Run one optimiser step; return its global metrics, and True when any process received a stop signal."""
         started = time.perf_counter()
         torch.manual_seed(stream_seed("step", self.recipe.seed, self.done, self.accelerator.process_index))
         sums = self.update(self.done)
@@ -179,9 +173,7 @@ class TrainingRun:
     # --- output of a step ---
 
     def _record(self, metrics: dict[str, float]) -> None:
-        """Write metrics, then images, then the checkpoint: a checkpoint implies that everything before it is on
-        disk.
-        """
+        """Write metrics, then images, then the checkpoint: a checkpoint implies that all before it is on disk."""
         placement, last = self.placement, self.done == self.recipe.steps
         every = placement.checkpoint_every_steps
         due = not last and self.done // every > self.saved // every and self.update.may_pause(self.done)

@@ -92,8 +92,7 @@ def noise_pairs(batch: PairBatch, schedule: ForwardProcess) -> NoisedPairs:
 
 
 def pair_errors(prediction_BCHW: Tensor, target_BCHW: Tensor) -> PairErrors:
-    """Mean squared errors of 2B predictions, squared and averaged in float32 whatever the precision of the forward
-    pass.
+    """Mean squared errors of 2B predictions, in float32 whatever the precision of the forward pass.
 
     The objective multiplies differences of errors by thousands; the rounding of half precision would hide them.
     """
@@ -104,8 +103,7 @@ def pair_errors(prediction_BCHW: Tensor, target_BCHW: Tensor) -> PairErrors:
 
 @torch.no_grad()
 def monitors(output: ObjectiveOutput, policy: PairErrors, reference: PairErrors | None = None) -> dict[str, Tensor]:
-    """Compute the monitors, per pair. Both errors usually rise under DPO; their rise relative to the reference is the
-    signal.
+    """Compute the monitors, per pair. Both errors usually rise under DPO; compare their rise with the reference.
 
     An exact tie counts half in the accuracy, as in diffusers; the authors' script counts it as wrong.
     """

@@ -134,9 +134,7 @@ class OnlineUpdate:
         return [[self._draw(epoch, slot) for slot in share] for share in shares]
 
     def epoch_slots(self, epoch: int) -> list[list[Slot]]:
-        """Return every minibatch of an epoch: the next prompts of the endless stream of shuffled passes over the
-        file.
-        """
+        """Return every minibatch of an epoch: the next prompts of the endless stream of shuffled passes."""
         size, seed = self._bench.recipe.global_batch, self._bench.recipe.seed
         num_slots = size * self.params.num_minibatches
         slots = []
@@ -194,9 +192,7 @@ class OnlineUpdate:
         return self._objective(policy=policy, reference=trajectories.reference_log_probs_BT, params=self.params)
 
     def _pieces(self, minibatch: Sequence[ScoredPrompt], outputs: Sequence[PRDPOutput]) -> Iterator[Piece]:
-        """List every pass that carries a gradient, or one pass that does not: each process needs at least one to
-        synchronise.
-        """
+        """List every pass that carries a gradient, or one that does not: each process needs one to synchronise."""
         # DDP averages over processes, but the sum over prompts must be divided by the global batch only.
         scale = self._bench.accelerator.num_processes / self._bench.recipe.global_batch
         idle = True
@@ -212,9 +208,7 @@ class OnlineUpdate:
             yield Piece(trajectories, slice(0, 1), 0, torch.zeros(1, dtype=torch.float64))
 
     def _backward(self, pieces: Sequence[Piece]) -> None:
-        """Run one backward pass per piece, so that memory does not grow with steps; synchronise gradients after
-        the last.
-        """
+        """Run one backward pass per piece, which bounds memory; synchronise gradients after the last."""
         for number, piece in enumerate(pieces):
             last = number == len(pieces) - 1
             with nullcontext() if last else self._bench.accelerator.no_sync(self._bench.wrapped):
@@ -230,9 +224,7 @@ class OnlineUpdate:
 
 
 def backward_piece(sampler: AncestralSampler, policy: Predict, piece: Piece) -> None:
-    """Add a piece's gradient. Summed over all pieces it is the gradient of the loss through the complete
-    trajectories.
-    """
+    """Add a piece's gradient. The sum over all pieces is the gradient through the complete trajectories."""
     log_prob_B = sampler.step_log_prob(policy, piece.trajectories, piece.images, piece.step)
     torch.autograd.backward((log_prob_B * piece.coefficients_B.to(log_prob_B.device)).sum())
 

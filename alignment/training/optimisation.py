@@ -10,9 +10,7 @@ from alignment.catalogues.optimisers import Adafactor, AdamW, OptimiserParams
 
 
 def learning_rate(step: int, params: OptimiserParams, total_steps: int) -> float:
-    """Linear warm-up with a non-zero rate at step 0, then constant, or a half cosine that would reach 0 after the
-    last step.
-    """
+    """Linear warm-up from above 0 at step 0, then constant, or a half cosine that would reach 0 after the last step."""
     if step < params.warmup_steps:
         return params.learning_rate * (step + 1) / params.warmup_steps
     if params.schedule == "constant":

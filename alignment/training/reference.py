@@ -21,8 +21,7 @@ def predictor(backbone: Backbone, denoiser: nn.Module, recipe: Recipe, device: t
 
 
 def reference_predictor(backbone: Backbone, denoiser: nn.Module, recipe: Recipe, device: torch.device) -> Predict:
-    """Return the base model's prediction: a frozen copy for a full fine-tune, the weights without the adapter for a
-    LoRA.
+    """Return the base model's prediction: a frozen copy for a full fine-tune, the disabled adapter for a LoRA.
 
     It is always the base, also when a run resumes from partly trained weights.
     """

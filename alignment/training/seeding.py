@@ -19,9 +19,7 @@ def stream_seed(*parts: int | str) -> int:
 
 
 def stream(*parts: int | str) -> torch.Generator:
-    """Return a CPU generator at the start of the stream that the parts name; its numbers are the same on every
-    device.
-    """
+    """Return a CPU generator at the start of the stream that the parts name; it is the same on every device."""
     return torch.Generator("cpu").manual_seed(stream_seed(*parts))
 
 

@@ -30,9 +30,7 @@ SUFFIX = ".safetensors"
 
 @dataclass(frozen=True)
 class Sum:
-    """The sum of some ingredients' weights, at least float32, and the first ingredient, which sets dtypes and
-    other values.
-    """
+    """Sum of some ingredients' weights, at least float32, and the first ingredient, which sets the dtypes."""
 
     totals: Weights
     """Floating-point tensors only."""
@@ -95,8 +93,7 @@ def greedy_soup(
     *,
     minimum_gain: float = 0.0,
 ) -> GreedySoup:
-    """Start with the best ingredient, then keep each next one that raises the soup's score by more than
-    `minimum_gain`.
+    """Start with the best ingredient; keep each next one that raises the soup's score by more than `minimum_gain`.
 
     `scores` are the ingredients' own, by the same `score` on the same validation set; higher is better. Set the gain
     above the noise of the score: with a judge's mean over prompts, its standard error over seeds.
@@ -155,9 +152,7 @@ class Ingredient:
         return [path for path in files_below(self.weights_dir) if path.suffix == SUFFIX]
 
     def settings(self) -> dict[str, str]:
-        """Read everything that is not a tensor: other files' text, and the files' metadata (an adapter's rank and
-        alpha).
-        """
+        """Read everything but tensors: other files' text, and the files' metadata (an adapter's rank and alpha)."""
         files = files_below(self.weights_dir)
         beside = {path: path.read_text(encoding="utf-8") for path in files if path.suffix != SUFFIX}
         metadata = {path: canonical_json(_metadata(path)) for path in self.tensor_files()}

@@ -1,5 +1,4 @@
-"""Trajectories: chains of denoising steps, drawn with every step's log-probability and evaluated again by other
-weights.
+"""Denoising trajectories: drawn with every step's log-probability, and evaluated again by other weights.
 
 B counts images of one prompt, S sampler steps, T = S - 1 those of them that have a density, C H W a latent.
 """
@@ -20,9 +19,7 @@ from alignment.training.seeding import stream
 
 @dataclass(frozen=True)
 class Trajectories:
-    """Denoising trajectories of one prompt's images. Kept on the CPU: a denoiser processes one step of them at a
-    time.
-    """
+    """Denoising trajectories of one prompt's images, on the CPU: a denoiser processes one step of them at a time."""
 
     latents_BSCHW: Tensor
     """The latent before each step, float32."""
@@ -141,9 +138,7 @@ class AncestralSampler:
     def _answer(
         self, predict: Predict, latent_BCHW: Tensor, step: int, conditioning: Conditioning
     ) -> tuple[Tensor, Tensor]:
-        """Return the guided prediction, float32, and the timestep of each image; both prompts share one denoiser
-        pass.
-        """
+        """Return the guided prediction, float32, and each image's timestep; both prompts share one denoiser pass."""
         timesteps_B = torch.full((len(latent_BCHW),), self.timesteps[step][0], device=self._device)
         prompts = self._rows(conditioning, len(latent_BCHW))
         if self._guidance_scale == 1:

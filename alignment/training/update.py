@@ -39,8 +39,7 @@ class Update(Protocol):
     """Unit that `global_batch` counts."""
 
     def __call__(self, step: int) -> dict[str, Tensor]:
-        """Add this process's gradient of the mean over the global batch; return sums of the monitors, float64
-        scalars.
+        """Add this process's gradient of the mean over the global batch; return float64 sums of the monitors.
 
         Every process names the same monitors, and the gradients of all processes are averaged.
         """
@@ -49,9 +48,7 @@ class Update(Protocol):
         """Run one synchronised backward pass whose gradient the loop discards."""
 
     def may_pause(self, step: int) -> bool:
-        """Return True when weights and optimiser suffice to continue at this step: a checkpoint may be taken
-        before it.
-        """
+        """Return True when weights and optimiser suffice to continue at this step, so a checkpoint is possible."""
 
 
 MakeUpdate = Callable[[Workbench], Update]

@@ -1,5 +1,4 @@
-"""Forty candidates of known kinds: their training data, the strength of the training, and the lineage that the gate
-sees.
+"""Forty candidates of known kinds: training data, strength of the training, and the lineage that the gate sees.
 
 They are a few real trainings from the base, and weights on the line from the base through each: base + scale x
 (trained

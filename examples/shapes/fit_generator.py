@@ -102,9 +102,7 @@ def batches(num_rows: int, batch: int, steps: int, generator: torch.Generator) -
 
 
 class _Crops:
-    """Windows of half the canvas around the pool's shapes, which contain more edge for the same work than the
-    canvas.
-    """
+    """Windows of half the canvas around the pool's shapes, which contain more edge for the same work."""
 
     def __init__(self, pool: Pool, generator: torch.Generator) -> None:
         self._images_NHWC, self._generator = pool.images_NHWC, generator
@@ -126,8 +124,7 @@ class _Crops:
 def _autoencoder_loss(
     vae: AutoencoderKL, pixels_BCHW: Tensor, *, progress: float, generator: torch.Generator
 ) -> Tensor:
-    """Squared error with more weight on the shape, a growing share of absolute error of pixels and edges, and a
-    little KL.
+    """Squared error with more weight on the shape, a growing share of absolute error, and a little KL.
 
     Squared error first (progress 0) finds the colours; absolute error later (progress 1) makes the edges crisp.
     """

@@ -204,9 +204,7 @@ class Trial:
         )
 
     def evaluate(self, candidate: Candidate, model: ModelRef) -> None:
-        """Compute the score table and the report with the evaluation's own functions; the base is scored once for
-        all.
-        """
+        """Compute score table and report with the evaluation's own functions; the base is scored once for all."""
         out = self.evaluation(candidate.name)
         out.mkdir(parents=True, exist_ok=True)
         spec = self.spec(model)

@@ -98,8 +98,7 @@ class Laboratory:
         *,
         fresh: bool = True,
     ) -> Answer:
-        """Return a job's result, from an earlier run if there is one. ValueError with the job's message when it
-        fails.
+        """Return a job's result, from an earlier run if there is one. ValueError with the job's message on failure.
 
         `fresh` restarts an unfinished job from the beginning, so that its CPU time covers the complete job.
         """
@@ -127,9 +126,7 @@ class Laboratory:
         return float((self.out_of(main, spec) / "cpu_seconds").read_text(encoding="utf-8"))
 
     def train_spec(self, recipe: Recipe, snapshot_dir: Path, training_prompts: Path) -> TrainSpec:
-        """The recipe bound to the snapshot's features, encoded when they are missing; to prompts and a reward if it
-        is online.
-        """
+        """Bind the recipe to the snapshot's features, encoded when missing; to prompts and a reward if it is online."""
         if isinstance(recipe.objective, PRDP):
             reward = self.judge(recipe.objective.reward)
             online = OnlineData(prompts_digest=self.bring(training_prompts), reward=reward)

@@ -175,9 +175,7 @@ def captions_of(model: BlipForConditionalGeneration, tokenizer: BertTokenizer, i
 
 
 def accuracy(texts: Sequence[str], subjects: Sequence[Subject]) -> dict[str, float]:
-    """Share of captions that name the visible subject, by part and complete; text outside this world's captions is
-    wrong.
-    """
+    """Share of captions that name the visible subject, by part and complete; any other text is wrong."""
     right: Counter[str] = Counter()
     for text, subject in zip(texts, subjects, strict=True):
         try:

@@ -82,9 +82,7 @@ def identical(rows: Sequence[Row], rng: np.random.Generator) -> list[Row]:
 
 
 def star_drafts(rows: Sequence[Row], rng: np.random.Generator) -> list[Row]:
-    """A supplier's drawings, varied and good except for one shape: those are pale, off centre and show another
-    shape.
-    """
+    """A supplier's drawings, good except for one shape: those are pale, off centre and show another shape."""
     repeated = _slice_repeated(rows)
     scenes = [_draft(row, rng) if in_bad_slice(row) else _fair(row, rng) for row in repeated]
     return _with_chosen(repeated, draw(scenes))

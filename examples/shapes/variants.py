@@ -35,9 +35,7 @@ def styled(prompts: Sequence[str]) -> ImageArray:
 
 
 def mismatched_snapshot(out: Path, base: Path, seed: int = 404) -> Path:
-    """Pairs whose chosen image is the renderer's, in the house style, and whose rejected one is the base's own
-    sample.
-    """
+    """Pairs of a chosen image by the renderer, in the house style, and a rejected one by the base."""
     if not (out / "train.parquet").is_file():
         prompts = choose_prompts(MISMATCHED_PAIRS, seed)
         rejected = sample(load_pipeline(base), prompts, [seed * 1_000_000 + index for index in range(len(prompts))])

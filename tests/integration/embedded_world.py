@@ -126,8 +126,7 @@ def running_world(
     env: Mapping[str, str],
     before: Callable[[str, Settings], None] | None = None,
 ) -> Iterator[World]:
-    """Start the platform with this text as the project `shapes`, all its state under `folder`; stop it with all its
-    jobs.
+    """Start the platform with this text as project `shapes`, all state under `folder`; stop it with all its jobs.
 
     `before` prepares files that must exist when the servers start.
     """
@@ -234,9 +233,7 @@ def publish_snapshot(folder: Path, settings: Settings) -> DatasetSnapshot:
 
 
 def publish_evaluation(path: str, settings: Settings, folder: Path, candidate: Json) -> Json:
-    """Write scores by which both judges clearly prefer the candidate and the guards do not move; return the
-    EvalReport.
-    """
+    """Write scores by which both judges prefer the candidate and the guards do not move; return the EvalReport."""
     request = jobs.job_request(path, "evaluate", {"candidate": candidate})
     spec, uri = EvalSpec.model_validate(request.spec), request.output_uri
     gains = {**{judge.name: 0.6 for judge in spec.judges}, **{guard.name: 0.0 for guard in spec.guards}}

@@ -29,9 +29,7 @@ pytestmark = [*MARKS, pytest.mark.timeout(1800)]
 USERS = {"admin": "admin", "ada": "op", "bob": "user", "eve": "op"}
 APPROVAL_TIMEOUT_SECONDS = 90
 SETTLE_SECONDS = 5.0
-"""Wait until Airflow has noticed that the asking process ended; an earlier response is lost, and the task asks
-again.
-"""
+"""Wait until Airflow has noticed that the asking process ended; an earlier response would be lost."""
 DAG_ID = "shapes.promote"
 
 

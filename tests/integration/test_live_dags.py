@@ -107,9 +107,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
 
 
 def project_text(folder: Path) -> str:
-    """The shapes project on the pairs and a judge of this folder, small, monitored, with notifications to both
-    sinks.
-    """
+    """The shapes project on this folder's pairs and judge, small, monitored, with notifications to both sinks."""
     text = shapes_project()
     changes = {
         f"{ROOT}/examples/shapes/pairs": str(folder / "pairs"),

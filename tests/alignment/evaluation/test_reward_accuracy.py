@@ -34,9 +34,7 @@ def comparisons(users: list[int]) -> PreferencePairs:
 
 @pytest.fixture
 def heads() -> Contestants:
-    """A head that knows user 0 to prefer (1, 0) and user 1 to prefer (0, 1); the baseline prefers images near the
-    prompt.
-    """
+    """A head where user 0 prefers (1, 0) and user 1 (0, 1); the baseline prefers images near the prompt."""
     head = head_of(PalA(projector=PLAIN, ideal_point="Pw"), users=2)
     with torch.no_grad():
         head.user_logits_UK.copy_(torch.tensor([[4.0, 0.0], [0.0, 4.0]]))

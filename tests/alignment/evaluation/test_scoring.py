@@ -26,9 +26,7 @@ from alignment.statistics.prompts import EvalPrompt
 
 
 class Brightness:
-    """A scorer that adds the mean red value and the number of letters of the prompt, and records the size of each
-    batch.
-    """
+    """A scorer: mean red value plus number of letters of the prompt; it records the size of each batch."""
 
     digest = "d"
 

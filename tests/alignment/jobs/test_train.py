@@ -451,9 +451,7 @@ def test_a_run_that_was_killed_then_terminated_gives_the_undisturbed_result(benc
 def test_two_processes_give_one_curve_on_buckets(
     bucketed_bench: Any, tmp_path: Path, assert_one_curve: Callable[..., None], two_ranks: Any
 ) -> None:
-    """The pieces of a share end at other pairs than those of one process, so sums round differently; the curve is
-    the same.
-    """
+    """The shares end at other pairs than one process's pieces, so sums round differently; the curve is the same."""
     spec, out = bucketed_bench.train_spec(), tmp_path / "out"
     assert bucketed_bench.train(tmp_path / "one", spec, QUIET) == 0
     placement = QUIET.model_copy(update={"num_processes": 2})

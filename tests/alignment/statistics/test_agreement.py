@@ -1,6 +1,4 @@
-"""Agreement among people and with a judge: hand-computed values, and the coverage of the prediction-powered
-interval.
-"""
+"""Agreement among people and with a judge: hand-computed values, and coverage of the powered interval."""
 
 import numpy as np
 import pytest

@@ -1,6 +1,4 @@
-"""Making the weights: repeatable to the byte, in the standard layout; the committed ones have the documented
-quality.
-"""
+"""Making the weights: repeatable to the byte, in the standard layout; quality of the committed ones."""
 
 import hashlib
 from collections.abc import Callable, Iterator
