@@ -70,8 +70,8 @@ def _unseen_row(
     seed: int,
 ) -> RewardAccuracy | None:
     shown = labels.take(first_labels(labels.users_N, num_labels, seed)).of_users(torch.unique(tests.users_N))
-    asked = tests.of_users(torch.unique(shown.users_N))
-    if not len(asked):
+    tested = tests.of_users(torch.unique(shown.users_N))
+    if not len(tested):
         return None
     num_users = int(labels.users_N.max()) + 1
     start_UK = start_logits(heads.head, num_users, few_shot, seed)
@@ -80,10 +80,10 @@ def _unseen_row(
     return RewardAccuracy(
         users="unseen",
         labels_per_user=num_labels,
-        num_users=len(torch.unique(asked.users_N)),
-        num_pairs=len(asked),
-        accuracy=_accuracy(fitted, asked),
-        baseline_accuracy=_accuracy(baseline, asked),
+        num_users=len(torch.unique(tested.users_N)),
+        num_pairs=len(tested),
+        accuracy=_accuracy(fitted, tested),
+        baseline_accuracy=_accuracy(baseline, tested),
     )
 
 

@@ -60,8 +60,8 @@ class Work:
     def folder(self, digest: str) -> Path:
         """Return the folder of a model's images, existing or to be drawn."""
         before = self.paths.inputs / digest
-        whole = before.is_dir() and not missing_images(before, self.grid)
-        return before if whole else self.paths.out / SAMPLES_DIR / digest
+        complete = before.is_dir() and not missing_images(before, self.grid)
+        return before if complete else self.paths.out / SAMPLES_DIR / digest
 
 
 def main(paths: JobPaths) -> None:

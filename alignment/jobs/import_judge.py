@@ -32,8 +32,8 @@ def main(arguments: Sequence[str]) -> int:
     except ValueError as error:
         print(error, file=sys.stderr)  # noqa: T201
         return 2
-    answer = {"folder": str(parsed.out), "digest": content_digest(parsed.out), **record.model_dump(mode="json")}
-    print(json.dumps(answer))  # noqa: T201
+    result = {"folder": str(parsed.out), "digest": content_digest(parsed.out), **record.model_dump(mode="json")}
+    print(json.dumps(result))  # noqa: T201
     return 0
 
 

@@ -86,27 +86,27 @@ class ImageCaptions:
 
     def texts(self) -> Texts:
         """Return the captions of both images of each pair, once every shard exists."""
-        said: dict[str, str] = {}
+        captions_by_digest: dict[str, str] = {}
         for number in range(len(self.shards)):
-            said |= json.loads(self._path(number).read_text(encoding="utf-8"))
-        return [(said[chosen], said[rejected]) for chosen, rejected in self.digests]
+            captions_by_digest |= json.loads(self._path(number).read_text(encoding="utf-8"))
+        return [(captions_by_digest[chosen], captions_by_digest[rejected]) for chosen, rejected in self.digests]
 
     def _path(self, number: int) -> Path:
         return self._folder / f"{number:05d}.json"
 
     def _captions(self, shard: list[Sighting], caption: Caption) -> dict[str, str]:
-        said: dict[str, str] = {}
+        captions_by_digest: dict[str, str] = {}
         for start in range(0, len(shard), IMAGES_AT_ONCE):
             piece = shard[start : start + IMAGES_AT_ONCE]
             captions = caption([self._image(seen) for seen in piece])
-            said |= {seen.digest: text for seen, text in zip(piece, captions, strict=True)}
-        empty = [seen for seen in shard if not said[seen.digest].strip()]
+            captions_by_digest |= {seen.digest: text for seen, text in zip(piece, captions, strict=True)}
+        empty = [seen for seen in shard if not captions_by_digest[seen.digest].strip()]
         if empty:
             raise ValueError(
                 f"The captioner returned an empty caption for {len(empty)} of {len(shard)} images, first"
                 f" {self._name(empty[0])}. Check that its tokenizer and weights match, or use another captioner."
             )
-        return said
+        return captions_by_digest
 
     def _image(self, seen: Sighting) -> Image.Image:
         pair = self.pairs.pair(seen.pair)

@@ -56,9 +56,9 @@ class BlipCaptioner:
             num_beams=self.settings.num_beams,
             do_sample=False,
         )
-        said = self._decode(ids_BL[:, prompts_BL.shape[1] - 1 :])
-        whole = self._decode(ids_BL)
-        return [text if new else "" for text, new in zip(whole, said, strict=True)]
+        added = self._decode(ids_BL[:, prompts_BL.shape[1] - 1 :])
+        complete = self._decode(ids_BL)
+        return [text if new else "" for text, new in zip(complete, added, strict=True)]
 
     def _decode(self, ids_BL: torch.Tensor) -> list[str]:
         texts: list[str] = self._tokenizer.batch_decode(ids_BL, skip_special_tokens=True)

@@ -54,8 +54,8 @@ def pickscore_accuracy(first_wins: Sequence[float], labels: Sequence[float], tie
     `first_wins` is the probability that image 0 is picked; the judge ties where it and its complement differ by
     no more than the threshold. `labels` are 1, 0 or 0.5 for a tie. Source: PickScore's evaluation script.
     """
-    said = [0.5 if abs(2 * p - 1) <= tie_threshold else float(p > 0.5) for p in first_wins]
-    return _mean([1 - abs(word - label) for word, label in zip(said, labels, strict=True)])
+    predicted = [0.5 if abs(2 * p - 1) <= tie_threshold else float(p > 0.5) for p in first_wins]
+    return _mean([1 - abs(prediction - label) for prediction, label in zip(predicted, labels, strict=True)])
 
 
 def pickscore_chance(labels: Sequence[float], tie_threshold: float) -> float:

@@ -57,8 +57,8 @@ def log_e_value(wins_N: Floats, picks_N: Floats, rate: Floats | float) -> Floats
 
     losses_N = picks_N - wins_N
     mixture_N = betaln(PRIOR_PICKS + wins_N, PRIOR_PICKS + losses_N) - betaln(PRIOR_PICKS, PRIOR_PICKS)
-    answer: Floats = mixture_N - wins_N * np.log(rate) - losses_N * np.log1p(-np.asarray(rate))
-    return answer
+    log_evidence: Floats = mixture_N - wins_N * np.log(rate) - losses_N * np.log1p(-np.asarray(rate))
+    return log_evidence
 
 
 def confidence_sequence(picks: Sequence[int], *, confidence: float) -> ConfidenceSequence:

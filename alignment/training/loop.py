@@ -117,10 +117,10 @@ class TrainingRun:
             if main and self.done == 0:
                 self.grid.draw(0)
             while self.done < self.recipe.steps:
-                metrics, asked = self._step(stop)
+                metrics, stop_requested = self._step(stop)
                 self._record(metrics)
                 progress.update(self.done, f"loss {metrics['loss']:.4f} accuracy {metrics['implicit_accuracy']:.2f}")
-                if asked and self.done < self.recipe.steps:
+                if stop_requested and self.done < self.recipe.steps:
                     self._preempt()
         if main:
             self._write_weights()
@@ -149,7 +149,7 @@ class TrainingRun:
         started = time.perf_counter()
         torch.manual_seed(stream_seed("step", self.recipe.seed, self.done, self.accelerator.process_index))
         sums = self.update(self.done)
-        metrics, asked = self._reduce(sums, stop)
+        metrics, stop_requested = self._reduce(sums, stop)
         norm = torch.nn.utils.clip_grad_norm_(self.weights, self.recipe.max_grad_norm).item()
         self.watch.observe(self.done + 1, metrics["loss"], norm)
         rate = learning_rate(self.done, self.recipe.optimiser, self.recipe.steps)
@@ -160,13 +160,13 @@ class TrainingRun:
         metrics |= {"gradient_norm": norm, "learning_rate": rate}
         metrics[f"{self.update.unit}_per_second"] = self.recipe.global_batch / (time.perf_counter() - started)
         metrics |= peak_memory(self.device)
-        return metrics, asked
+        return metrics, stop_requested
 
     def _reduce(self, sums: dict[str, Tensor], stop: StopSignal) -> tuple[dict[str, float], bool]:
         """Means over the global batch, the same on every process."""
         names = sorted(sums)
-        asked = torch.tensor(float(stop.requested), dtype=torch.float64, device=self.device)
-        total = self.accelerator.reduce(torch.stack([*(sums[name] for name in names), asked]), "sum").tolist()
+        stop_requested = torch.tensor(float(stop.requested), dtype=torch.float64, device=self.device)
+        total = self.accelerator.reduce(torch.stack([*(sums[name] for name in names), stop_requested]), "sum").tolist()
         means = {name: value / self.recipe.global_batch for name, value in zip(names, total, strict=False)}
         return means, total[-1] > 0
 

@@ -119,9 +119,9 @@ class OnlineUpdate:
     def _conditioning(self, prompt: str) -> Conditioning:
         """Conditioning of a prompt, one row, for a square image without a crop."""
         side = self._bench.recipe.backbone.resolution
-        whole = Framing(side, side, crop_top=0, crop_left=0, height=side, width=side)
+        uncropped = Framing(side, side, crop_top=0, crop_left=0, height=side, width=side)
         backbone = self._bench.backbone
-        return {**backbone.encode_captions([prompt]), **backbone.image_conditioning([whole])}
+        return {**backbone.encode_captions([prompt]), **backbone.image_conditioning([uncropped])}
 
     # --- an epoch's images ---
 

@@ -145,8 +145,8 @@ class AncestralSampler:
             return predict(latent_BCHW, timesteps_B, prompts).float(), timesteps_B
         empty = self._rows(self._empty, len(latent_BCHW))
         both = {name: torch.cat([empty[name], states]) for name, states in prompts.items()}
-        answers = predict(torch.cat([latent_BCHW] * 2), torch.cat([timesteps_B] * 2), both)
-        empty_BCHW, prompted_BCHW = answers.float().chunk(2)
+        predictions = predict(torch.cat([latent_BCHW] * 2), torch.cat([timesteps_B] * 2), both)
+        empty_BCHW, prompted_BCHW = predictions.float().chunk(2)
         return empty_BCHW + self._guidance_scale * (prompted_BCHW - empty_BCHW), timesteps_B
 
     def _rows(self, conditioning: Conditioning, count: int) -> Conditioning:

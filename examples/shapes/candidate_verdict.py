@@ -19,7 +19,7 @@ PEOPLE = ("shapes_pairs",)
 
 
 @dataclass(frozen=True)
-class Question:
+class PolicyChange:
     """Changes to the gate's policy; by default none."""
 
     without: tuple[str, ...] = ()
@@ -30,19 +30,19 @@ class Question:
     """Replaces the policy's number of judges."""
 
 
-AS_IT_IS = Question()
+NO_CHANGE = PolicyChange()
 
 
-def decide(folder: Path, policy: GatePolicy, line: Line, *, question: Question = AS_IT_IS) -> GateDecision:
+def decide(folder: Path, policy: GatePolicy, line: Line, *, change: PolicyChange = NO_CHANGE) -> GateDecision:
     """Apply the policy to a finished candidate as the gate stage does; `folder` holds score table and report."""
     report = EvalReport.model_validate_json((folder / "report.json").read_text(encoding="utf-8"))
     columns = pq.read_table(folder / "scores.parquet").to_pydict()
     digest = file_sha256(folder / "scores.parquet")
-    report, columns = left_out(report, columns, question.without)
+    report, columns = left_out(report, columns, change.without)
     return verdict.decide(
         report,
-        policy_for(policy, question),
-        version(line, report, lessons(line, question)),
+        policy_for(policy, change),
+        version(line, report, training_sources(line, change)),
         champion_version=None,
         champion_weights_digest=report.spec.base_digest,
         scores=recompute.read_grids(columns),
@@ -51,9 +51,9 @@ def decide(folder: Path, policy: GatePolicy, line: Line, *, question: Question =
     )
 
 
-def lessons(line: Line, question: Question) -> tuple[str, ...]:
+def training_sources(line: Line, change: PolicyChange) -> tuple[str, ...]:
     """The training sources that the candidate declares."""
-    return PEOPLE if question.undeclared or line.training not in TRAININGS else TRAININGS[line.training].lessons
+    return PEOPLE if change.undeclared or line.training not in TRAININGS else TRAININGS[line.training].training_sources
 
 
 def version(line: Line, report: EvalReport, trained_on: tuple[str, ...]) -> CandidateVersion:
@@ -72,10 +72,10 @@ def version(line: Line, report: EvalReport, trained_on: tuple[str, ...]) -> Cand
     )
 
 
-def policy_for(policy: GatePolicy, question: Question) -> GatePolicy:
+def policy_for(policy: GatePolicy, change: PolicyChange) -> GatePolicy:
     """The policy without some guards and with another number of judges."""
-    kept = {name: rule for name, rule in policy.guards.items() if name not in question.without}
-    judges = question.required_judges or policy.required_judges
+    kept = {name: rule for name, rule in policy.guards.items() if name not in change.without}
+    judges = change.required_judges or policy.required_judges
     return policy.model_copy(update={"guards": kept, "required_judges": judges})
 
 

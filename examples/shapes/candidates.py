@@ -24,7 +24,7 @@ class Training:
     overrides: tuple[str, ...]
     pairs: str = "world"
     """Name of a snapshot: `world`, `mismatched`, `votes`, `pleasing`, or a change of `misleading_pairs`."""
-    lessons: tuple[str, ...] = ("shapes_pairs",)
+    training_sources: tuple[str, ...] = ("shapes_pairs",)
     """The training sources that the candidate's version declares; a scorer's name stands for all of its own sources."""
 
 

@@ -54,8 +54,8 @@ def labelled(groups: Mapping[str, Group], prompts: Sequence[str], labels: int, s
     rng = np.random.default_rng(seed)
     rows: list[dict[str, Any]] = []
     for number, taste in enumerate(annotators(groups)):
-        asked = [prompts[index] for index in rng.integers(len(prompts), size=labels)]
-        for prompt, *images in zip(asked, world.render(asked, rng), world.render(asked, rng), strict=True):
+        drawn = [prompts[index] for index in rng.integers(len(prompts), size=labels)]
+        for prompt, *images in zip(drawn, world.render(drawn, rng), world.render(drawn, rng), strict=True):
             scores = [sum(getattr(taste, n) * q for n, q in world.qualities(i, prompt).items()) for i in images]
             label = world.label_for(scores[0], scores[1], rng)
             chosen, rejected = images if label >= 0.5 else images[::-1]

@@ -132,8 +132,10 @@ def matching_loss(model: CLIPModel, matches: Matches, rows: Tensor) -> Tensor:
     rows = rows.to(matches.ids_NL.device)
     found = model(input_ids=matches.ids_NL[rows], pixel_values=judge_pixels(matches.images_NHWC[rows]))
     captions = matches.caption_rows[rows]
-    twin = (captions[:, None] == captions[None, :]) & ~torch.eye(len(rows), dtype=torch.bool, device=rows.device)
-    logits = found.logits_per_image.masked_fill(twin, -1e4)
+    same_caption = (captions[:, None] == captions[None, :]) & ~torch.eye(
+        len(rows), dtype=torch.bool, device=rows.device
+    )
+    logits = found.logits_per_image.masked_fill(same_caption, -1e4)
     target = torch.arange(len(rows), device=rows.device)
     return 0.5 * (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target))
 

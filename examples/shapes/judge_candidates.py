@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 from candidate_truth import Line, Truth, seed_distance, truth
-from candidate_verdict import Question, decide
+from candidate_verdict import PolicyChange, decide
 from candidates import TRAININGS, Candidate, Training, candidates, write_weights
 from laboratory import PROJECT, SHAPES_DIR, Laboratory, project_snapshot
 from misleading_pairs import (
@@ -334,12 +334,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error("no candidate has finished yet")
     categories = [prompt.category for prompt in trial.prompts]
     margin = trial.project.gate.slices.margin
-    question = Question(tuple(found.without), found.undeclared, found.required_judges)
+    change = PolicyChange(tuple(found.without), found.undeclared, found.required_judges)
     judged = [
         (
             line,
             truth(line, base, categories, margin),
-            decide(trial.evaluation(line.name), trial.project.gate, line, question=question),
+            decide(trial.evaluation(line.name), trial.project.gate, line, change=change),
         )
         for line in (lines[c.name] for c in candidates() if c.name in lines)
     ]

@@ -43,7 +43,7 @@ PLACEMENT = Placement(micro_batch=32, checkpoint_every_steps=10_000)
 STYLE = ("vivid", "centred", "crisp")
 """The qualities of an image that define the style of the mismatched pairs, each between 0 and 1."""
 
-Answer = TypeVar("Answer", bound=BaseModel)
+Result = TypeVar("Result", bound=BaseModel)
 JobMain = Callable[[JobPaths], None]
 
 
@@ -93,11 +93,11 @@ class Laboratory:
         self,
         main: JobMain,
         spec: BaseModel,
-        answer: type[Answer],
+        result_type: type[Result],
         placement: Placement = PLACEMENT,
         *,
         fresh: bool = True,
-    ) -> Answer:
+    ) -> Result:
         """Return a job's result, from an earlier run if there is one. ValueError with the job's message on failure.
 
         `fresh` restarts an unfinished job from the beginning, so that its CPU time covers the complete job.
@@ -114,7 +114,7 @@ class Laboratory:
             if exit_code(main, paths):
                 raise ValueError(f"{paths.out}: {(paths.out / 'failure.json').read_text(encoding='utf-8')}")
             (out / "cpu_seconds").write_text(f"{time.process_time() - started:.1f}\n", encoding="utf-8")
-        return answer.model_validate_json((paths.out / "result.json").read_text(encoding="utf-8"))
+        return result_type.model_validate_json((paths.out / "result.json").read_text(encoding="utf-8"))
 
     def out_of(self, main: JobMain, spec: BaseModel) -> Path:
         """Paths of a job; its own output is below, in `job`."""
@@ -174,11 +174,11 @@ class Laboratory:
         for row in sorted(rows, key=lambda row: (row.prompt_index, row.seed)):
             judged[row.scorer].append(round(row.score, 5))
         images = [np.asarray(read_image(folder / key.file_name)) for key in keys]
-        asked = [key.prompt.text for key in keys]
+        prompts = [key.prompt.text for key in keys]
         return Scores(
-            oracle=[round(oracle_score(image, prompt), 9) for image, prompt in zip(images, asked, strict=True)],
+            oracle=[round(oracle_score(image, prompt), 9) for image, prompt in zip(images, prompts, strict=True)],
             judges=judged,
-            style_distance=[round(style_distance(i, p), 5) for i, p in zip(images, asked, strict=True)],
+            style_distance=[round(style_distance(i, p), 5) for i, p in zip(images, prompts, strict=True)],
         )
 
     def _scorer(self, name: str) -> Scorer:

@@ -179,11 +179,11 @@ def accuracy(texts: Sequence[str], subjects: Sequence[Subject]) -> dict[str, flo
     right: Counter[str] = Counter()
     for text, subject in zip(texts, subjects, strict=True):
         try:
-            said = world.parse_caption(text)
+            named = world.parse_caption(text)
         except ValueError:
             continue
-        right.update(part for part in PARTS if getattr(said, part) == getattr(subject, part))
-        right["all"] += said == subject
+        right.update(part for part in PARTS if getattr(named, part) == getattr(subject, part))
+        right["all"] += named == subject
     return {part: right[part] / len(subjects) for part in (*PARTS, "all")}
 
 

@@ -59,12 +59,12 @@ def sample_pairs(base_dir: Path, count: int, rng: np.random.Generator) -> Sample
     prompts = [known[row] for row in rng.integers(0, len(known), count)]
     sides = []
     for _ in range(2):
-        asked = [
+        drawn_for = [
             mistaken(world.parse_caption(prompt), rng).caption if rng.random() < WRONG_PROMPT_SHARE else prompt
             for prompt in prompts
         ]
         seeds = rng.integers(2**40, 2**41, count).tolist()
-        sides.append(sample(pipeline, asked, seeds, steps=SAMPLER_STEPS))
+        sides.append(sample(pipeline, drawn_for, seeds, steps=SAMPLER_STEPS))
     return prompts, sides[0], sides[1]
 
 

@@ -88,7 +88,7 @@ class Story:
 
         return str(wait_for(f"{kind} run of {dag_id}", found))
 
-    def told(self, event: str) -> list[Json]:
+    def notifications(self, event: str) -> list[Json]:
         """Messages posted about this event."""
         return [message for message in self.posted if message["event"] == event]
 
@@ -221,7 +221,7 @@ def test_a_promotion_is_notified_with_the_report(story: Story) -> None:
     promotion = story.ada.xcom("shapes.promote", run_id, "promote")
     assert (promotion["outcome"], promotion["from_version"], promotion["to_version"]) == ("promoted", 1, 2)
     assert registry.aliases(load_settings(), "shapes") == {"candidate": 2, "champion": 2, "previous_champion": 1}
-    [message] = wait_for("message", lambda: story.told("promoted"))
+    [message] = wait_for("message", lambda: story.notifications("promoted"))
     assert message["path"] == "/room"
     assert message["report_uri"] == promotion["report_uri"] != ""
     assert promotion["message"] in message["text"]
@@ -254,8 +254,8 @@ def test_drift_triggers_the_training(story: Story) -> None:
     story.ada.unpause("shapes.train")
     run_id, report = monitor(story, "success")
     train = story.first_run("shapes.train", "asset_triggered")
-    asked = ("shapes.train", train, "enough_new_pairs")
-    wait_for("answer whether to train", lambda: story.ada.state_of(*asked) == "success")
+    task = ("shapes.train", train, "enough_new_pairs")
+    wait_for("decision to train", lambda: story.ada.state_of(*task) == "success")
     story.ada.pause("shapes.train")
     story.ada.give_up("shapes.train", train)
 
@@ -266,12 +266,12 @@ def test_drift_triggers_the_training(story: Story) -> None:
     assert story.ada.xcom("shapes.monitor", run_id, "announce_retraining") == report["uri"]
     wanted = [cause for cause in story.ada.causes("shapes.train", train) if cause["name"] == "shapes.retrain"]
     assert [(cause["source_run_id"], cause["extra"]) for cause in wanted] == [(run_id, {"report_uri": report["uri"]})]
-    assert story.ada.xcom(*asked) is True, "the minimum of new pairs is far away"
+    assert story.ada.xcom(*task) is True, "the minimum of new pairs is far away"
 
 
-def told_of(story: Story, event: str) -> set[str]:
+def notified_dags(story: Story, event: str) -> set[str]:
     """DAGs named in notifications of an event."""
-    return {message["run"].split("/dags/")[1].split("/")[0] for message in story.told(event)}
+    return {message["run"].split("/dags/")[1].split("/")[0] for message in story.notifications(event)}
 
 
 def reconciled(story: Story, state: str) -> str:
@@ -279,11 +279,11 @@ def reconciled(story: Story, state: str) -> str:
 
     def found() -> str | None:
         ended = [run["dag_run_id"] for run in story.ada.runs("shapes.reconcile") if run["state"] not in UNFINISHED]
-        asked = [run for run in ended if story.ada.state_of("shapes.reconcile", run, "reconcile") == "success"]
-        return next((r for r in asked if story.ada.xcom("shapes.reconcile", r, "reconcile")["state"] == state), None)
+        finished = [run for run in ended if story.ada.state_of("shapes.reconcile", run, "reconcile") == "success"]
+        return next((r for r in finished if story.ada.xcom("shapes.reconcile", r, "reconcile")["state"] == state), None)
 
     story.ada.unpause("shapes.reconcile")
-    run_id = str(wait_for(f"reconcile to say {state}", found))
+    run_id = str(wait_for(f"reconcile to report {state}", found))
     story.ada.pause("shapes.reconcile")
     # A run that a paused DAG had begun would never end.
     for run in story.ada.runs("shapes.reconcile"):
@@ -314,11 +314,13 @@ def test_a_manually_moved_alias_is_found_even_when_no_judge_can_be_scored(story:
     alarmed = reconciled(story, "alarm")
     assert story.ada.run("shapes.reconcile", alarmed)["state"] == "failed"
     assert ALARMED_BY in story.ada.failures("shapes.reconcile", alarmed)
-    assert told_of(story, "alarm") == {"shapes.monitor", "shapes.reconcile"}
-    assert all(ALARMED_BY in message["text"] for message in story.told("alarm"))
-    by_monitor = [message["report_uri"] for message in story.told("alarm") if message["run"].endswith(run_id)]
+    assert notified_dags(story, "alarm") == {"shapes.monitor", "shapes.reconcile"}
+    assert all(ALARMED_BY in message["text"] for message in story.notifications("alarm"))
+    by_monitor = [message["report_uri"] for message in story.notifications("alarm") if message["run"].endswith(run_id)]
     assert by_monitor == [report["uri"]]
-    assert told_of(story, "failed") == {"shapes.monitor"}, "its calibration; an alarm is reported once, as an alarm"
+    assert notified_dags(story, "failed") == {"shapes.monitor"}, (
+        "its calibration; an alarm is reported once, as an alarm"
+    )
     assert registry.get_alias(load_settings(), "shapes", "champion") == 1, "an alarm moves nothing"
     weights.write_bytes(whole)
 
@@ -328,7 +330,7 @@ def test_the_alias_is_restored_where_the_project_enables_it(story: Story) -> Non
     restored = reconciled(story, "restored")
     assert story.ada.run("shapes.reconcile", restored)["state"] == "success"
     assert registry.get_alias(load_settings(), "shapes", "champion") == 2
-    [message] = wait_for("message", lambda: story.told("restored"))
+    [message] = wait_for("message", lambda: story.notifications("restored"))
     assert "version 2" in message["text"]
 
 
@@ -345,12 +347,14 @@ def test_a_rollback_and_a_roll_forward_are_recorded_as_history(story: Story) -> 
         story.ada.trigger("shapes.rollback", {"reason": ""})
 
     entries = champion.history(story.path)
-    told = [(entry["actor"], entry["from_version"], entry["to_version"]) for entry in entries]
+    recorded = [(entry["actor"], entry["from_version"], entry["to_version"]) for entry in entries]
     by_ada = [("ada", 2, 1), ("ada", 1, 2), ("ada", 2, None), ("ada", None, 2)]
-    assert told == [("grace", None, 1), ("ada", 1, 2), ("airflow", 2, 2), *by_ada]
+    assert recorded == [("grace", None, 1), ("ada", 1, 2), ("airflow", 2, 2), *by_ada]
     assert entries[2]["reason"] == "reconcile found the alias at version 1"
     table = champion.history_table(story.path)
     assert all(reason in table for reason in ("too many black images", "all of them are black"))
     assert champion.reconcile(story.path, actor="tester")["state"] == "agrees"
     for event in ("rolled_back", "rolled_forward"):
-        assert len(wait_for("messages", partial(story.told, event))) == 2, "the run that moved nothing is silent"
+        assert len(wait_for("messages", partial(story.notifications, event))) == 2, (
+            "the run that moved nothing sends no message"
+        )

@@ -36,10 +36,10 @@ class Brightness:
     """A scorer that prefers light images, or returns a given value."""
 
     digest: str = "0" * 64
-    says: Callable[[Tensor], Tensor] = lambda scores_B: scores_B
+    transform: Callable[[Tensor], Tensor] = lambda scores_B: scores_B
 
     def score(self, images_B: Sequence[Image.Image], prompts: Sequence[str]) -> Tensor:
-        return self.says(torch.tensor([ImageStat.Stat(image.convert("L")).mean[0] / 255 for image in images_B]))
+        return self.transform(torch.tensor([ImageStat.Stat(image.convert("L")).mean[0] / 255 for image in images_B]))
 
 
 @dataclass
@@ -92,8 +92,8 @@ def test_processes_divide_a_minibatch_and_fill_up_with_slots_of_weight_zero(onli
 
 def test_two_processes_draw_the_images_of_one(online_bench: Any) -> None:
     alone = update_of(online_bench)._draw_epoch(1)[0]
-    apart = [update_of(online_bench, accelerator=Ranks(rank, 2))._draw_epoch(1)[0][0] for rank in range(2)]
-    for ours, theirs in zip(apart, alone, strict=True):
+    separate = [update_of(online_bench, accelerator=Ranks(rank, 2))._draw_epoch(1)[0][0] for rank in range(2)]
+    for ours, theirs in zip(separate, alone, strict=True):
         assert ours.slot == theirs.slot
         assert torch.equal(ours.trajectories.latents_BSCHW, theirs.trajectories.latents_BSCHW)
         assert torch.equal(ours.rewards_B, theirs.rewards_B)
@@ -161,7 +161,7 @@ def test_later_steps_of_an_epoch_reuse_its_images_with_updated_weights(online_be
 
 
 def test_all_tied_prompts_are_counted_and_give_no_gradient(online_bench: Any) -> None:
-    update = update_of(online_bench, scorer=Brightness(says=torch.zeros_like))
+    update = update_of(online_bench, scorer=Brightness(transform=torch.zeros_like))
     sums = update(0)
     assert sums["all_tied"] == 2
     assert sums["loss"] == 0
@@ -170,7 +170,7 @@ def test_all_tied_prompts_are_counted_and_give_no_gradient(online_bench: Any) ->
 
 
 def test_a_reward_that_is_not_a_number_is_named(online_bench: Any) -> None:
-    update = update_of(online_bench, scorer=Brightness(says=lambda scores_B: scores_B * float("nan")))
+    update = update_of(online_bench, scorer=Brightness(transform=lambda scores_B: scores_B * float("nan")))
     with pytest.raises(ValueError, match=r"Reward 'light' gave nan for an image of prompt 'a plain \w+ picture'"):
         update(0)
 

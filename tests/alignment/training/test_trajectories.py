@@ -31,8 +31,8 @@ class Denoiser(nn.Module):
 
     def forward(self, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
         facts = torch.cat([timesteps[:, None] / 1000, conditioning["caption"]], dim=1)
-        answer: Tensor = self.convolution(noisy) + self.condition(facts)[:, :, None, None]
-        return answer
+        prediction: Tensor = self.convolution(noisy) + self.condition(facts)[:, :, None, None]
+        return prediction
 
 
 def sampler_of(*, steps: int = 6, guidance_scale: float = 3.0, most_images: int = 2) -> AncestralSampler:

@@ -15,16 +15,16 @@ def verdict(shapes_module: Callable[[str], ModuleType]) -> ModuleType:
 
 def test_the_policy_is_the_projects_except_for_the_changes(verdict: ModuleType) -> None:
     policy = GatePolicy(guards={"caption": GuardRule(margin=1.0), "diversity": GuardRule(margin=0.1)})
-    assert verdict.policy_for(policy, verdict.AS_IT_IS) == policy
-    found = verdict.policy_for(policy, verdict.Question(without=("diversity",), required_judges=1))
+    assert verdict.policy_for(policy, verdict.NO_CHANGE) == policy
+    found = verdict.policy_for(policy, verdict.PolicyChange(without=("diversity",), required_judges=1))
     assert (set(found.guards), found.required_judges) == ({"caption"}, 1)
 
 
 def test_a_lineage_can_be_hidden(verdict: ModuleType) -> None:
-    taught = SimpleNamespace(training="pleasing")
-    assert verdict.lessons(taught, verdict.AS_IT_IS) == ("taste_a",)
-    assert verdict.lessons(taught, verdict.Question(undeclared=True)) == ("shapes_pairs",)
-    assert verdict.lessons(SimpleNamespace(training="noise"), verdict.AS_IT_IS) == ("shapes_pairs",)
+    trained_on_a_judge = SimpleNamespace(training="pleasing")
+    assert verdict.training_sources(trained_on_a_judge, verdict.NO_CHANGE) == ("taste_a",)
+    assert verdict.training_sources(trained_on_a_judge, verdict.PolicyChange(undeclared=True)) == ("shapes_pairs",)
+    assert verdict.training_sources(SimpleNamespace(training="noise"), verdict.NO_CHANGE) == ("shapes_pairs",)
 
 
 def test_a_guard_that_is_left_out_is_gone_from_report_and_table(verdict: ModuleType) -> None:

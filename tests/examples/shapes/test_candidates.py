@@ -29,8 +29,8 @@ def test_every_training_is_a_recipe_and_only_the_flipped_one_flips(forty: Module
 
 
 def test_a_candidate_trained_on_a_judge_declares_it(forty: ModuleType) -> None:
-    taught = {name for name, own in forty.TRAININGS.items() if "taste_a" in own.lessons}
-    assert taught == {"votes", "pleasing"}
+    trained_on_a_judge = {name for name, own in forty.TRAININGS.items() if "taste_a" in own.training_sources}
+    assert trained_on_a_judge == {"votes", "pleasing"}
 
 
 def test_weights_lie_on_the_line_through_base_and_trained(forty: ModuleType) -> None:

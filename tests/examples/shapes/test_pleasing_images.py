@@ -42,5 +42,7 @@ def test_the_judge_scores_them_higher_and_the_oracle_lower(
     }
     assert gains["taste_a"].min() > 2.0
     assert (gains["taste_a"] > gains["taste_b"] + 2.0).all()
-    told = [[world.oracle_score(i, p) for i, p in zip(images, PROMPTS, strict=True)] for images in (before, after)]
-    assert np.mean(told[1]) < np.mean(told[0])
+    oracle_scores = [
+        [world.oracle_score(i, p) for i, p in zip(images, PROMPTS, strict=True)] for images in (before, after)
+    ]
+    assert np.mean(oracle_scores[1]) < np.mean(oracle_scores[0])
