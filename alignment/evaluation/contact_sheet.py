@@ -50,7 +50,7 @@ def contact_sheet(rows: Sequence[SheetRow], labels: Sequence[str]) -> Image.Imag
     return sheet
 
 
-def spread(items: Sequence[Row], most: int) -> list[Row]:
+def evenly_spaced(items: Sequence[Row], most: int) -> list[Row]:
     """Return at most `most` items, evenly spaced and always the same ones."""
     count = min(most, len(items))
     return [items[index * len(items) // count] for index in range(count)]

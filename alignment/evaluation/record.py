@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from alignment.contracts.evaluation import EvalReport, EvalSpec
-from alignment.evaluation.contact_sheet import SheetRow, contact_sheet, spread
+from alignment.evaluation.contact_sheet import SheetRow, contact_sheet, evenly_spaced
 from alignment.evaluation.sampling import ImageKey, png_bytes
 from alignment.evaluation.scoring import CalibrationRow, ScoreRow, Shuffle, read_image
 from alignment.files.durable import file_sha256, write_bytes, write_json
@@ -119,7 +119,7 @@ def write_contact_sheet(record: Record) -> None:
     for role in ("base", "champion", "candidate"):
         digest = roles[role]
         labels[digest] = f"{labels[digest]} = {role}" if digest in labels else role
-    keys = [ImageKey(prompt, record.spec.seeds[0]) for prompt in spread(record.prompts, CONTACT_SHEET_PROMPTS)]
+    keys = [ImageKey(prompt, record.spec.seeds[0]) for prompt in evenly_spaced(record.prompts, CONTACT_SHEET_PROMPTS)]
     rows = [
         SheetRow(key.prompt.text, {label: read_image(record.folders[d] / key.file_name) for d, label in labels.items()})
         for key in keys

@@ -20,14 +20,14 @@ from alignment.training.seeding import stream
 
 
 @dataclass(frozen=True)
-class Contestants:
+class HeadAndBaseline:
     """A head and its baseline, a single-preference head trained on the same comparisons."""
 
     head: PreferenceHead
     baseline: PreferenceHead
 
 
-def seen_users(heads: Contestants, tests: PreferencePairs) -> RewardAccuracy:
+def seen_users(heads: HeadAndBaseline, tests: PreferencePairs) -> RewardAccuracy:
     """Return the accuracy on held-out comparisons of users that both heads were trained on."""
     return RewardAccuracy(
         users="seen",
@@ -40,7 +40,7 @@ def seen_users(heads: Contestants, tests: PreferencePairs) -> RewardAccuracy:
 
 
 def unseen_users(
-    heads: Contestants,
+    heads: HeadAndBaseline,
     labels: PreferencePairs,
     tests: PreferencePairs,
     *,
@@ -61,7 +61,7 @@ def unseen_users(
 
 
 def _unseen_row(
-    heads: Contestants,
+    heads: HeadAndBaseline,
     labels: PreferencePairs,
     tests: PreferencePairs,
     num_labels: int,

@@ -162,7 +162,7 @@ def score_calibration(
     """Score both images of each pair under every judge. Pairs are read one by one, so memory stays constant."""
     rows: list[CalibrationRow] = []
     done = 0
-    while batch := _take(pairs, max(1, micro_batch // 2)):
+    while batch := _next_pairs(pairs, max(1, micro_batch // 2)):
         images = [image for pair in batch for image in (pair.chosen, pair.rejected)]
         prompts = [pair.prompt for pair in batch for _ in range(2)]
         for name, judge in judges.items():
@@ -210,7 +210,7 @@ def _calibration_file(snapshot_dir: Path) -> pq.ParquetFile:
         raise ValueError(f"The calibration split {path} cannot be read: {error}. Make the snapshot again.") from error
 
 
-def _take(pairs: Iterator[CalibrationPair], most: int) -> list[CalibrationPair]:
+def _next_pairs(pairs: Iterator[CalibrationPair], most: int) -> list[CalibrationPair]:
     return [pair for _, pair in zip(range(most), pairs, strict=False)]
 
 

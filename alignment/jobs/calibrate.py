@@ -41,13 +41,13 @@ def main(paths: JobPaths) -> None:
     rank, ranks = state.process_index, state.num_processes
     scorers = {judge.name: load_scorer(judge, paths.scorer(judge, "judge"), state.device) for judge in spec.judges}
     with JobProgress(paths.out, total=2 * pairs, unit="images", enabled=state.is_main_process) as progress:
-        mine = score_calibration(
+        own_rows = score_calibration(
             scorers,
             calibration_pairs(snapshot_dir, rank=rank, world_size=ranks),
             micro_batch=placement.micro_batch,
             after_batch=lambda n: progress.update(min(2 * pairs, 2 * n * ranks), "checking judges"),
         )
-        rows = sorted(CalibrationRow(*row) for row in gather_object(mine))
+        rows = sorted(CalibrationRow(*row) for row in gather_object(own_rows))
     if state.is_main_process:
         leave(paths.out, spec, rows, snapshot_dir=snapshot_dir)
     state.wait_for_everyone()

@@ -21,7 +21,7 @@ from accelerate.utils import gather_object
 from alignment.contracts.coverage import CoverageReport, CoverageSpec
 from alignment.contracts.evaluation import ModelRef, Role
 from alignment.contracts.jobs import SPEC_FILE, Placement
-from alignment.evaluation.contact_sheet import spread
+from alignment.evaluation.contact_sheet import evenly_spaced
 from alignment.evaluation.models import load_model
 from alignment.evaluation.record import write_table
 from alignment.evaluation.sampling import ImageKey, image_grid, missing_images, sample_images, share_of_rank
@@ -49,7 +49,7 @@ class Work:
     grid: list[ImageKey]
     """List every image of one model, prompt by prompt."""
 
-    def mine(self, keys: Sequence[ImageKey]) -> list[ImageKey]:
+    def own_share(self, keys: Sequence[ImageKey]) -> list[ImageKey]:
         """Return this rank's part of the work."""
         return share_of_rank(keys, self.state.process_index, self.state.num_processes)
 
@@ -68,7 +68,7 @@ def main(paths: JobPaths) -> None:
     """Run one rank of the job."""
     spec = read_object(paths.spec, CoverageSpec, what="coverage spec")
     placement = read_object(paths.placement, Placement, what="placement")
-    prompts = spread(read_prompts(paths.input(spec.prompts_digest, "prompts file")), spec.num_prompts)
+    prompts = evenly_spaced(read_prompts(paths.input(spec.prompts_digest, "prompts file")), spec.num_prompts)
     work = Work(paths, spec, placement, start_processes(placement), image_grid(prompts, spec.seeds))
     models = work.distinct_models()
     folders = {digest: work.folder(digest) for digest in models}
@@ -87,7 +87,7 @@ def main(paths: JobPaths) -> None:
 
 def draw(work: Work, model: ModelRef, folder: Path) -> None:
     """Draw this rank's missing images of one model."""
-    missing = missing_images(folder, work.mine(work.grid))
+    missing = missing_images(folder, work.own_share(work.grid))
     if not missing:
         return
     weights_dir = None if model.kind == "base" else work.paths.input(model.weights_digest, f"{model.kind} weights")
@@ -106,7 +106,9 @@ def score(work: Work, folders: dict[str, Path]) -> list[ScoreRow]:
     """Score every image of every model with the judge, gathered from all ranks."""
     judge = work.spec.judge
     scorer = load_scorer(judge, work.paths.scorer(judge, "judge"), work.state.device)
-    rows, _ = score_samples({judge.name: scorer}, folders, work.mine(work.grid), micro_batch=work.placement.micro_batch)
+    rows, _ = score_samples(
+        {judge.name: scorer}, folders, work.own_share(work.grid), micro_batch=work.placement.micro_batch
+    )
     return sorted(ScoreRow(*row) for row in gather_object(rows))
 
 

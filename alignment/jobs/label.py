@@ -70,8 +70,8 @@ def main(paths: JobPaths) -> None:
     with JobProgress(
         paths.out, total=len(shards), unit="shards", done=num_finished(work, shards), enabled=work.state.is_main_process
     ) as progress:
-        mine = [s for s in shards if s % work.state.num_processes == work.state.process_index]
-        todo = [shard for shard in mine if not work.shard(shard).is_file()]
+        own_shards = [s for s in shards if s % work.state.num_processes == work.state.process_index]
+        todo = [shard for shard in own_shards if not work.shard(shard).is_file()]
         for shard, table in score_shards(work, items, todo):
             write_shard(table, work.shard(shard))
             progress.update(num_finished(work, shards), "scoring")

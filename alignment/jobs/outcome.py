@@ -65,11 +65,11 @@ def run_job(main: Callable[[JobPaths], None]) -> None:
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     paths = parse_paths(sys.argv[1:])
-    signal.signal(signal.SIGTERM, _stop_where_we_are)
+    signal.signal(signal.SIGTERM, _stop_on_sigterm)
     sys.exit(exit_code(main, paths))
 
 
-def _stop_where_we_are(number: int, frame: FrameType | None) -> None:
+def _stop_on_sigterm(number: int, frame: FrameType | None) -> None:
     """Handle SIGTERM where no loop handles it: finished work stays, and the next run does the rest."""
     raise JobStoppedError("preempted", "Stopped by SIGTERM. Run the job again to continue.")
 
@@ -93,7 +93,7 @@ def exit_code(main: Callable[[JobPaths], None], paths: JobPaths) -> int:
             failure.message,
             exc_info=failure.kind == "crashed" or _is_unreadable(error),
         )
-        leave_failure(paths.out, failure)
+        write_failure(paths.out, failure)
         return EXIT_CODES.get(failure.kind, 1)
     return 0
 
@@ -134,7 +134,7 @@ def _is_unreadable(error: Exception) -> bool:
     return type(error).__name__ == name and str(error).startswith(beginning)
 
 
-def leave_failure(out: Path, failure: JobFailure) -> None:
+def write_failure(out: Path, failure: JobFailure) -> None:
     """Write failure.json unless another rank did first: the first failure is the cause, later ones follow from it."""
     beside = out / f".{FAILURE_FILE}.{os.getpid()}"
     try:

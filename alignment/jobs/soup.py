@@ -55,10 +55,10 @@ def main(paths: JobPaths) -> None:
     state = start_processes(placement)
     readers = [ingredient.read for ingredient in ingredients]
     if isinstance(spec.method, Greedy):
-        tasting = open_tasting(paths, spec, spec.method, placement, state, ingredients=ingredients)
-        with tasting.progress:
-            own_scores = [tasting.score_folder(ingredient.weights_dir) for ingredient in ingredients]
-            soup = greedy_soup(readers, own_scores, tasting.score, minimum_gain=spec.method.minimum_gain)
+        scoring = open_scoring(paths, spec, spec.method, placement, state, ingredients=ingredients)
+        with scoring.progress:
+            own_scores = [scoring.score_folder(ingredient.weights_dir) for ingredient in ingredients]
+            soup = greedy_soup(readers, own_scores, scoring.score, minimum_gain=spec.method.minimum_gain)
         result = _finish(paths, spec, ingredients, soup.weights, is_main=state.is_main_process)
         result = result.model_copy(update=_history(spec, spec.method, soup, own_scores))
     else:
@@ -121,7 +121,7 @@ def _history(spec: SoupSpec, method: Greedy, soup: GreedySoup, own_scores: Seque
 
 
 @dataclass
-class Tasting:
+class SoupScoring:
     """Samples from weights and scores the images; every process calls it with the same weights."""
 
     paths: JobPaths
@@ -145,15 +145,17 @@ class Tasting:
         """Return the judge's mean over prompts and seeds for a weights/ folder; its images are stored by its digest."""
         digest = content_digest(weights_dir)
         samples = self.paths.out / SAMPLES_DIR / digest
-        mine = share_of_rank(self.grid, self.state.process_index, self.state.num_processes)
-        missing = missing_images(samples, mine)
+        own_share = share_of_rank(self.grid, self.state.process_index, self.state.num_processes)
+        missing = missing_images(samples, own_share)
         if missing:
             self._sample(weights_dir, missing, samples)
         self.state.wait_for_everyone()
-        rows, _ = score_samples({"judge": self.judge}, {digest: samples}, mine, micro_batch=self.placement.micro_batch)
+        rows, _ = score_samples(
+            {"judge": self.judge}, {digest: samples}, own_share, micro_batch=self.placement.micro_batch
+        )
         scores = sorted(gather_object([(row.prompt_index, row.seed, row.score) for row in rows]))
         self.done += len(self.grid)
-        self.progress.update(self.done, "tasting")
+        self.progress.update(self.done, "scoring")
         return float(sum(score for _, _, score in scores) / len(scores))
 
     def _sample(self, weights_dir: Path, keys: list[ImageKey], folder: Path) -> None:
@@ -171,7 +173,7 @@ class Tasting:
         )
 
 
-def open_tasting(
+def open_scoring(
     paths: JobPaths,
     spec: SoupSpec,
     method: Greedy,
@@ -179,11 +181,11 @@ def open_tasting(
     state: PartialState,
     *,
     ingredients: Sequence[Ingredient],
-) -> Tasting:
+) -> SoupScoring:
     """Load the judge, the prompts and the number of images that a greedy soup scores."""
     grid = image_grid(read_prompts(paths.input(method.prompts_digest, "prompts file")), method.seeds)
     judge_dir = paths.scorer(method.judge, "judge")
-    return Tasting(
+    return SoupScoring(
         paths=paths,
         spec=spec,
         method=method,

@@ -17,7 +17,7 @@ from accelerate import PartialState
 
 from alignment.contracts.jobs import METRICS_FILE, Placement
 from alignment.contracts.reward_models import BradleyTerry, Head, RewardAccuracy, RewardTrainResult, RewardTrainSpec
-from alignment.evaluation.reward_accuracy import Contestants, seen_users, unseen_users
+from alignment.evaluation.reward_accuracy import HeadAndBaseline, seen_users, unseen_users
 from alignment.files.durable import content_digest
 from alignment.files.progress import JobProgress
 from alignment.jobs.outcome import JobPaths, claim_output, read_object, run_job, write_result
@@ -85,7 +85,7 @@ def _run(paths: JobPaths, spec: RewardTrainSpec, placement: Placement, state: Pa
         cut_back(paths.out / METRICS_FILE, 0)
         trained = train_one(spec.recipe.head, parts, spec, on_step=note)
         baseline = train_baseline(trained, parts, spec, progress=progress)
-        accuracies = measure(Contestants(trained.head, baseline), parts, spec)
+        accuracies = measure(HeadAndBaseline(trained.head, baseline), parts, spec)
     mixture = spec.mixture or mean_mixture(trained.head)
     write_head(trained.head, parts.users, paths.out / HEAD_DIR)
     write_judge(trained.head, mixture, paths.input(spec.embedder_digest, "embedder"), paths.out / JUDGE_DIR)
@@ -176,7 +176,7 @@ def train_baseline(
     return train_one(single, parts, spec, on_step=lambda step, _: progress.update(done + step, "baseline")).head
 
 
-def measure(heads: Contestants, parts: Parts, spec: RewardTrainSpec) -> tuple[RewardAccuracy, ...]:
+def measure(heads: HeadAndBaseline, parts: Parts, spec: RewardTrainSpec) -> tuple[RewardAccuracy, ...]:
     """Measure seen users, then unseen users by number of labels; a row without comparisons is left out."""
     recipe = spec.recipe
     rows = (seen_users(heads, parts.seen_tests),) if len(parts.seen_tests) else ()

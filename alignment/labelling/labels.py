@@ -144,7 +144,7 @@ def _by_model(
     decisions = tuple(
         None
         if ballot.source not in spec.relabelled_sources or ballot.pair_id in picked
-        else Decision(_sure(float(signed_N[at[ballot.item]]), minimum), method.labels_from)
+        else Decision(_confident_label(float(signed_N[at[ballot.item]]), minimum), method.labels_from)
         for ballot in train
     )
     report = _report(
@@ -162,7 +162,7 @@ def _by_model(
     return Labelling(decisions, report.model_copy(update={"warnings": _warnings(report, method)}))
 
 
-def _sure(signed: float, minimum: float) -> float:
+def _confident_label(signed: float, minimum: float) -> float:
     return 0.0 if signed == 0 or abs(signed) < minimum else math.copysign(1.0, signed)
 
 
@@ -211,7 +211,7 @@ def _kept(
     right = [
         signed_N[at[b.item]] * b.preference > 0
         for b in heldout
-        if not b.is_tie and _sure(signed_N[at[b.item]], minimum)
+        if not b.is_tie and _confident_label(signed_N[at[b.item]], minimum)
     ]
     num_decided = sum(not ballot.is_tie for ballot in heldout)
     return len(right) / max(1, num_decided), sum(right) / len(right) if right else None

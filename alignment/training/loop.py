@@ -113,7 +113,7 @@ class TrainingRun:
             StopSignal() as stop,
             JobProgress(self.out, total=self.recipe.steps, unit="steps", done=self.done, enabled=main) as progress,
         ):
-            self._settle()
+            self._prime()
             if main and self.done == 0:
                 self.grid.draw(0)
             while self.done < self.recipe.steps:
@@ -126,14 +126,14 @@ class TrainingRun:
             self._write_weights()
         self.accelerator.wait_for_everyone()
 
-    def _settle(self) -> None:
+    def _prime(self) -> None:
         """Run one backward pass and discard its gradient.
 
         DDP lays out its buckets again after the first one. With three or more processes the layout decides the order
         of summation, so a resumed run would otherwise differ in its first step.
         """
         if self.accelerator.num_processes > 1:
-            self.update.settle(self.done)
+            self.update.prime(self.done)
             self.optimiser.zero_grad(set_to_none=True)
 
     def _write_weights(self) -> None:

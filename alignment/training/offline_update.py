@@ -37,7 +37,7 @@ class OfflineUpdate:
         """Compute gradients and weighted sums of the monitors."""
         return self.accumulate(self.my_batches(step))
 
-    def settle(self, step: int) -> None:
+    def prime(self, step: int) -> None:
         """Run one micro-batch of the step."""
         self.accumulate(self.my_batches(step)[:1])
 

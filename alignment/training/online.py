@@ -109,7 +109,7 @@ class OnlineUpdate:
         self._backward(list(self._pieces(minibatch, outputs)))
         return self._sums(minibatch, outputs)
 
-    def settle(self, step: int) -> None:
+    def prime(self, step: int) -> None:
         """Run a pass over one latent of zeros."""
         shape, device = self._bench.backbone.latent_shape, self._bench.device
         empty = {name: states.to(device) for name, states in self._conditioning("").items()}

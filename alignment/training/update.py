@@ -44,7 +44,7 @@ class Update(Protocol):
         Every process names the same monitors, and the gradients of all processes are averaged.
         """
 
-    def settle(self, step: int) -> None:
+    def prime(self, step: int) -> None:
         """Run one synchronised backward pass whose gradient the loop discards."""
 
     def may_pause(self, step: int) -> bool:

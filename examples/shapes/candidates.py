@@ -90,7 +90,7 @@ def candidates() -> list[Candidate]:
 # --- weights ----------------------------------------------------------------------------------------------------------
 
 
-def along(base: dict[str, Tensor], trained: dict[str, Tensor], scale: float) -> dict[str, Tensor]:
+def interpolate(base: dict[str, Tensor], trained: dict[str, Tensor], scale: float) -> dict[str, Tensor]:
     """base + scale x (trained - base), tensor by tensor."""
     if base.keys() != trained.keys():
         raise ValueError(f"The weights have different tensors: {sorted(base.keys() ^ trained.keys())[:3]}.")
@@ -116,6 +116,6 @@ def write_weights(candidate: Candidate, base: Path, trained: Path | None, out: P
         if trained is None:
             found = noisy(own, candidate.scale, seed=round(1e4 * candidate.scale))
         else:
-            found = along(own, load_file(trained / "unet" / WEIGHTS_FILE), candidate.scale)
+            found = interpolate(own, load_file(trained / "unet" / WEIGHTS_FILE), candidate.scale)
         save_file(found, folder / WEIGHTS_FILE, metadata={"format": "pt"})
     return out

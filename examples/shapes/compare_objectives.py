@@ -164,7 +164,7 @@ class Comparison:
         path.write_text("prompt\tcategory\n" + "".join(f"{p}\t\n" for p in self.trial_prompts()), encoding="utf-8")
         return Greedy(
             judge=self.lab.judge("taste_a"),
-            prompts_digest=self.lab.bring(path),
+            prompts_digest=self.lab.add_input(path),
             seeds=(0,),
             sampler=self.lab.sampler,
             minimum_gain=GREEDY_GAIN,

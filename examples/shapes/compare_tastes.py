@@ -106,8 +106,8 @@ def run(lab: Laboratory, population: str, head: str, seed: int) -> dict[str, Any
     snapshot = panel_snapshot(lab.root / "snapshots" / f"panel_{population}", POPULATIONS[population])
     spec = RewardTrainSpec(
         recipe=recipe_of(head, seed),
-        snapshot_digest=lab.bring(snapshot),
-        embedder_digest=lab.bring(SHAPES_DIR / "judges" / "caption_match"),
+        snapshot_digest=lab.add_input(snapshot),
+        embedder_digest=lab.add_input(SHAPES_DIR / "judges" / "caption_match"),
     )
     kept, out = lab.root / "embeddings" / population, lab.out_of(train_reward.main, spec) / "job"
     if kept.is_dir() and not (out / "result.json").is_file():

@@ -110,10 +110,10 @@ class Trial:
         """Make weights, images, scores and report; append the JSON line last."""
         training = TRAININGS.get(candidate.training)
         trained = self.train(training) if training else None
-        origin = self.lab.bring(trained)[:12] if trained else "base"
+        origin = self.lab.add_input(trained)[:12] if trained else "base"
         folder = self.root / "weights" / f"{candidate.name.replace(' ', '_')}_{origin}"
         weights = write_weights(candidate, SHAPES_DIR / "base", trained, folder)
-        model = ModelRef(kind="full", weights_digest=self.lab.bring(weights))
+        model = ModelRef(kind="full", weights_digest=self.lab.add_input(weights))
         images = self.draw(model, weights)
         self.evaluate(candidate, model)
         self._note(candidate, model, images, candidate.name)
@@ -166,12 +166,12 @@ class Trial:
             champion=ModelRef(kind="base", weights_digest=self.lab.base_digest),
             base_digest=self.lab.base_digest,
             backbone=self.project.base.backbone,
-            prompts_digest=self.lab.bring(self.prompts_path),
+            prompts_digest=self.lab.add_input(self.prompts_path),
             seeds=self.seeds,
             sampler=self.sampler,
             judges=tuple(self.judges),
             guards=tuple(self.guards),
-            snapshot_digest=self.lab.bring(project_snapshot(self.root)),
+            snapshot_digest=self.lab.add_input(project_snapshot(self.root)),
             tie_thresholds=section.tie_thresholds,
             confidence=section.confidence,
         )
@@ -198,7 +198,7 @@ class Trial:
     def _scorer_spec(self, section: JudgeSection) -> Judge:
         digest = folder_digest({})
         if section.scorer.has_weights:
-            digest = self.lab.bring(SHAPES_DIR / "judges" / Path(section.uri).name)
+            digest = self.lab.add_input(SHAPES_DIR / "judges" / Path(section.uri).name)
         return Judge(
             name=section.name, scorer=section.scorer, weights_digest=digest, trained_on=tuple(section.trained_on)
         )

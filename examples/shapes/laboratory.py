@@ -67,14 +67,14 @@ class Laboratory:
 
     def __post_init__(self) -> None:
         self.inputs.mkdir(parents=True, exist_ok=True)
-        self.base_digest = self.bring(SHAPES_DIR / "base")
+        self.base_digest = self.add_input(SHAPES_DIR / "base")
 
     @property
     def inputs(self) -> Path:
         """The jobs' inputs, by content digest."""
         return self.root / "inputs"
 
-    def bring(self, path: Path) -> str:
+    def add_input(self, path: Path) -> str:
         """Add a folder or file to the inputs; return its digest."""
         digest = content_digest(path) if path.is_dir() else file_sha256(path)
         link = self.inputs / digest
@@ -84,7 +84,7 @@ class Laboratory:
 
     def judge(self, name: str) -> Judge:
         """One of the world's three scorers; its weights are added to the inputs."""
-        digest = self.bring(SHAPES_DIR / "judges" / name)
+        digest = self.add_input(SHAPES_DIR / "judges" / name)
         return Judge(name=name, scorer=SCORERS[name], weights_digest=digest, trained_on=(f"panel of {name}",))
 
     # --- jobs ---
@@ -129,10 +129,10 @@ class Laboratory:
         """Bind the recipe to the snapshot's features, encoded when missing; to prompts and a reward if it is online."""
         if isinstance(recipe.objective, PRDP):
             reward = self.judge(recipe.objective.reward)
-            online = OnlineData(prompts_digest=self.bring(training_prompts), reward=reward)
+            online = OnlineData(prompts_digest=self.add_input(training_prompts), reward=reward)
             return TrainSpec(recipe=recipe, base_digest=self.base_digest, online=online)
         spec = EncodeSpec(
-            snapshot_digest=self.bring(snapshot_dir),
+            snapshot_digest=self.add_input(snapshot_dir),
             base_digest=self.base_digest,
             backbone=recipe.backbone,
             images=recipe.images,
@@ -147,7 +147,7 @@ class Laboratory:
         """Train; return the result and the weights folder, which becomes an input."""
         result = self.run(train.main, spec, TrainResult)
         weights = self.out_of(train.main, spec) / "job" / "weights"
-        self.bring(weights)
+        self.add_input(weights)
         return result, weights
 
     # --- scores of some weights

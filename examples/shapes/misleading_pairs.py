@@ -84,7 +84,7 @@ def identical(rows: Sequence[Row], rng: np.random.Generator) -> list[Row]:
 def star_drafts(rows: Sequence[Row], rng: np.random.Generator) -> list[Row]:
     """A supplier's drawings, good except for one shape: those are pale, off centre and show another shape."""
     repeated = _slice_repeated(rows)
-    scenes = [_draft(row, rng) if in_bad_slice(row) else _fair(row, rng) for row in repeated]
+    scenes = [_draft(row, rng) if in_bad_slice(row) else _good_scene(row, rng) for row in repeated]
     return _with_chosen(repeated, draw(scenes))
 
 
@@ -119,7 +119,7 @@ def _with_chosen(rows: Sequence[Row], images: ImageArray) -> list[Row]:
     return [row | {"image_chosen": encode_png(image), "is_tie": False} for row, image in zip(rows, images, strict=True)]
 
 
-def _fair(row: Row, rng: np.random.Generator) -> Scene:
+def _good_scene(row: Row, rng: np.random.Generator) -> Scene:
     x, y = rng.uniform(-6, 6, size=2)
     return Scene(
         parse_caption(row["prompt"]),

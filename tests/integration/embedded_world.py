@@ -57,7 +57,7 @@ class Airflow(AirflowApi):
         """Pause a DAG, so that none of its tasks start."""
         self._call("PATCH", f"/api/v2/dags/{dag_id}", json={"is_paused": True})
 
-    def give_up(self, dag_id: str, run_id: str) -> None:
+    def mark_failed(self, dag_id: str, run_id: str) -> None:
         """Mark a run as failed, as a user who stops it does."""
         self._call("PATCH", f"/api/v2/dags/{dag_id}/dagRuns/{run_id}", json={"state": "failed"})
 
@@ -183,7 +183,7 @@ def processes_of(state_dir: Path) -> dict[int, str]:
 # --- candidates -----------------------------------------------------------------------------------------------------
 
 
-def leave_evaluated_candidate(
+def publish_evaluated_candidate(
     path: str, settings: Settings, folder: Path, *, snapshot: Json, trained_by: str, number: int = 1
 ) -> Json:
     """Register weights and publish an evaluation of them under its expected digest; return the CandidateVersion.

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFont
 
-from alignment.evaluation.contact_sheet import SheetRow, cell_side, contact_sheet, fit, spread, wrap
+from alignment.evaluation.contact_sheet import SheetRow, cell_side, contact_sheet, evenly_spaced, fit, wrap
 
 COLOURS = {("one", "base"): (255, 0, 0), ("one", "new"): (0, 255, 0), ("two", "base"): (0, 0, 255)}
 
@@ -44,8 +44,8 @@ def test_small_images_grow_by_whole_pixels_and_large_ones_shrink() -> None:
 
 
 def test_spread_selects_evenly_and_always_the_same() -> None:
-    assert spread(range(200), 4) == [0, 50, 100, 150]
-    assert spread(range(3), 8) == [0, 1, 2]
+    assert evenly_spaced(range(200), 4) == [0, 50, 100, 150]
+    assert evenly_spaced(range(3), 8) == [0, 1, 2]
 
 
 def test_wrapped_lines_fit_the_width() -> None:

@@ -205,7 +205,7 @@ def test_a_flow_is_refused(online_bench: Any, monkeypatch: pytest.MonkeyPatch) -
         update_of(online_bench)
 
 
-def test_settling_leaves_only_zeros(online_bench: Any, tmp_path: Path) -> None:
+def test_priming_leaves_only_zeros(online_bench: Any, tmp_path: Path) -> None:
     update = update_of(online_bench)
-    update.settle(0)
+    update.prime(0)
     assert not gradient_of(update).any()

@@ -35,10 +35,10 @@ def test_a_candidate_trained_on_a_judge_declares_it(forty: ModuleType) -> None:
 
 def test_weights_lie_on_the_line_through_base_and_trained(forty: ModuleType) -> None:
     base, trained = {"w": torch.tensor([1.0, 2.0])}, {"w": torch.tensor([3.0, 1.0])}
-    assert forty.along(base, trained, 0.5)["w"].tolist() == [2.0, 1.5]
-    assert forty.along(base, trained, 2)["w"].tolist() == [5.0, 0.0]
+    assert forty.interpolate(base, trained, 0.5)["w"].tolist() == [2.0, 1.5]
+    assert forty.interpolate(base, trained, 2)["w"].tolist() == [5.0, 0.0]
     with pytest.raises(ValueError, match="different tensors"):
-        forty.along(base, {"v": torch.zeros(2)}, 1)
+        forty.interpolate(base, {"v": torch.zeros(2)}, 1)
 
 
 def test_noise_is_a_share_of_each_tensors_spread(forty: ModuleType) -> None:
