@@ -141,7 +141,7 @@ def write_failure(out: Path, failure: JobFailure) -> None:
         beside.write_text(json.dumps(failure.model_dump(mode="json"), indent=1) + "\n", encoding="utf-8")
         os.link(beside, out / FAILURE_FILE)
     except FileExistsError:
-        logger.info("another process of this job has already left %s", FAILURE_FILE)
+        logger.info("another process of this job has already written %s", FAILURE_FILE)
     except OSError as error:
         logger.error("%s could not be written: %s", out / FAILURE_FILE, error)
     finally:

@@ -98,7 +98,7 @@ def seed_grid(table: ScoreTable, scorer: str, role: str) -> SeedGrid:
     prompts, seeds = np.unique(prompt), np.unique(seed)
     if len(np.unique(np.stack([prompt, seed]), axis=1).T) != len(score) or len(score) != len(prompts) * len(seeds):
         raise ValueError(
-            f"{what}: {len(score)} rows for {len(prompts)} prompts x {len(seeds)} seeds. Each cell is needed exactly"
+            f"{what}: {len(score)} rows for {len(prompts)} prompts x {len(seeds)} seeds. Each cell must occur exactly"
             " once. Evaluate again."
         )
     order = np.lexsort((seed, prompt))
@@ -115,7 +115,7 @@ def paired_differences(table: ScoreTable, scorer: str, against: str) -> tuple[In
     if not (same_prompts and np.array_equal(candidate.seeds_S, other.seeds_S)):
         raise ValueError(
             f"Scorer {scorer!r}: candidate has {candidate.scores_PS.shape} prompts x seeds, {against} has"
-            f" {other.scores_PS.shape}, and they are not the same ones. Sample both on one list."
+            f" {other.scores_PS.shape}, which differ. Sample both models with the same prompts and seeds."
         )
     differences = np.round(candidate.prompt_means() - other.prompt_means(), DIFFERENCE_DECIMALS)
     return candidate.prompts_P, differences

@@ -34,7 +34,10 @@ def paired_share_interval(worsened: int, improved: int, prompts: int, *, confide
     or none, changed. Solved by bisection, because the score falls as the assumed change grows.
     """
     if min(worsened, improved) < 0 or prompts < 1 or worsened + improved > prompts:
-        raise ValueError(f"{worsened} worsened and {improved} improved of {prompts} prompts do not add up.")
+        raise ValueError(
+            f"{worsened} worsened and {improved} improved of {prompts} prompts: counts must be at least 0 and sum to at most"
+            " the prompts."
+        )
     z = NormalDist().inv_cdf(0.5 + confidence / 2)
 
     def score(change: float) -> float:

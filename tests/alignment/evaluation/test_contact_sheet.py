@@ -35,7 +35,7 @@ def test_labels_and_captions_are_drawn() -> None:
     assert ink("a long caption", "base") > ink("", "base") + 100
 
 
-def test_small_images_grow_by_whole_pixels_and_large_ones_shrink() -> None:
+def test_small_images_are_enlarged_by_integer_factors_and_large_ones_shrink() -> None:
     assert cell_side([Image.new("RGB", (64, 64))]) == 192
     assert cell_side([Image.new("RGB", (1024, 768))]) == 320
     assert fit(Image.new("RGB", (1024, 512)), 320).size == (320, 160)

@@ -97,7 +97,7 @@ def test_a_lost_row_is_a_problem_of_the_report(record: Record) -> None:
     write_scores(record, score_rows(record)[1:], {"j": "d"})
     report = make_report(record, CALIBRATION, [])
     assert report.comparisons == ()
-    assert "Each cell is needed exactly once" in report.problems[0]
+    assert "Each cell must occur exactly once" in report.problems[0]
 
 
 def test_calibration_scores_are_stored_with_the_facts_of_their_pairs(record: Record) -> None:

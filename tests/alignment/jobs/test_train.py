@@ -272,7 +272,7 @@ def test_every_objective_trains_in_every_tuning_and_precision(
         assert curve[2][1]["margin"] != 0
 
 
-def test_an_objective_that_needs_captions_is_refused_on_prompts_alone(bench: Any, tmp_path: Path) -> None:
+def test_an_objective_that_needs_captions_is_refused_without_captions(bench: Any, tmp_path: Path) -> None:
     assert bench.train(tmp_path / "out", bench.train_spec(objective={"name": "dcpo"}), QUIET) == 2
     failure = failure_of(tmp_path / "out")
     assert failure.kind == "bad_input"

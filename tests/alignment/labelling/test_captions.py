@@ -47,7 +47,7 @@ def test_a_prefix_begins_every_caption_and_the_model_continues_it(tiny_captioner
     assert opened(tiny_captioner_dir, prefix="a blue").captions(IMAGES[:1]) == ["a blue picture"]
 
 
-def test_captions_are_cut_at_the_given_length_beyond_the_prefix(tiny_captioner_dir: Path) -> None:
+def test_captions_end_at_the_given_length_beyond_the_prefix(tiny_captioner_dir: Path) -> None:
     assert opened(tiny_captioner_dir, max_new_tokens=2).captions(IMAGES[:1]) == ["a red"]
     assert opened(tiny_captioner_dir, max_new_tokens=1, prefix="a").captions(IMAGES[:1]) == ["a red"]
 

@@ -36,7 +36,7 @@ def test_human_ties_are_left_out_and_judge_ties_count_half() -> None:
     assert found.accuracy == pytest.approx(0.5)
 
 
-def test_a_non_finite_score_of_a_human_tie_is_no_error_but_any_other_is() -> None:
+def test_a_non_finite_score_is_an_error_except_on_a_human_tie() -> None:
     scores = {"score_chosen": [1.0, math.nan], "score_rejected": [0.0, 0.0]}
     assert calibrate("j", **scores, is_human_tie=[False, True], confidence=0.95).accuracy == 1.0
     with pytest.raises(ValueError, match="1 of 2 calibration scores"):

@@ -51,7 +51,7 @@ def test_labels_of_one_comparison_become_their_majority() -> None:
     assert reversed_order == found, "whoever labelled first"
 
 
-def test_a_tie_is_no_label_against_a_majority() -> None:
+def test_a_tie_does_not_count_against_a_majority() -> None:
     facts = {name: PairFacts(comparison="AB") for name in "abc"}
     ((only, _),) = majorities([pair("a", 3.0, tie=True), pair("b", 3.0), pair("c", 3.0, tie=True)], facts)
     assert (only.score_chosen, only.is_tie) == (3.0, False)

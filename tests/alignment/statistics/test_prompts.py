@@ -34,7 +34,7 @@ def test_a_bad_file_is_refused_by_line(tmp_path: Path, content: str, message: st
         read_prompts(written(tmp_path, content))
 
 
-def test_a_byte_order_mark_and_windows_line_ends_are_no_part_of_a_prompt(tmp_path: Path) -> None:
+def test_a_byte_order_mark_and_windows_line_ends_are_not_part_of_a_prompt(tmp_path: Path) -> None:
     path = tmp_path / "prompts.tsv"
     path.write_bytes(b"\xef\xbb\xbfprompt\tcategory\r\na cat\tanimals\r\n")
     assert [(p.text, p.category) for p in read_prompts(path)] == [("a cat", "animals")]
@@ -51,7 +51,7 @@ def test_a_missing_or_binary_file_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "prompt", ["A  red—circle!", "a red circle", "ａ　ＲＥＤ circle", "a\tred\ncircle...", "“a” (red) circle"]
 )
-def test_spellings_of_one_prompt_are_one(prompt: str) -> None:
+def test_spellings_of_one_prompt_are_equal(prompt: str) -> None:
     assert normal_prompt(prompt) == "a red circle"
 
 

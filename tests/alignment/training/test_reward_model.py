@@ -81,13 +81,13 @@ def trained_heads(pal: PreferenceHead) -> dict[str, PreferenceHead]:
 
 
 @pytest.mark.parametrize("params", [PalA(projector=CALM), PalB(projector=CALM)], ids=lambda params: params.kind)
-def test_pal_learns_two_camps_where_one_taste_is_at_chance(params: PalA | PalB) -> None:
+def test_pal_learns_two_camps_where_a_single_preference_is_at_chance(params: PalA | PalB) -> None:
     tests = camps(400, 8, seed=3)
     assert accuracy(trained(params).head, tests) > 0.85
     assert abs(accuracy(trained(BradleyTerry(projector=CALM)).head, tests) - 0.5) < 0.1
 
 
-def test_one_taste_is_enough_for_one_camp() -> None:
+def test_a_single_preference_is_enough_for_one_camp() -> None:
     pairs, settings = camps(600, 1, seed=1), recipe(BradleyTerry(projector=CALM))
     head = build_head(settings.head, pairs, num_users=1, seed=4)
     fitted = train_head(head, pairs, camps(100, 1, seed=2), recipe=settings, on_step=lambda _, __: None)

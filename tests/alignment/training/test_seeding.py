@@ -72,7 +72,7 @@ def test_a_stream_starts_at_its_beginning() -> None:
     assert torch.equal(torch.randn(3, generator=stream("a", 1)), torch.randn(3, generator=stream("a", 1)))
 
 
-def test_a_flow_draws_its_own_timesteps_as_deterministically() -> None:
+def test_a_flow_draws_timesteps_deterministically() -> None:
     def timestep(seed: int, epoch: int, pair: int) -> float:
         draw_timestep = FlowMatchingSchedule().draw_timestep
         return pair_randomness(

@@ -99,7 +99,7 @@ def ingredient(folder: Path, value: float, *, rank: int = 2, base: str = BASE, f
     return Ingredient(folder.name, folder, base, family)
 
 
-def test_a_folder_comes_out_in_the_layout_of_its_ingredients(tmp_path: Path) -> None:
+def test_a_soup_folder_has_the_layout_of_its_ingredients(tmp_path: Path) -> None:
     mixed = [ingredient(tmp_path / "one", 1.0), ingredient(tmp_path / "two", 2.0)]
     check_ingredients(mixed)
     write_soup(uniform_soup([part.read for part in mixed]), mixed[0], tmp_path / "soup")
@@ -110,7 +110,7 @@ def test_a_folder_comes_out_in_the_layout_of_its_ingredients(tmp_path: Path) -> 
         assert opened.metadata()["alpha"] == "4"
 
 
-def test_every_reason_against_a_soup_is_in_one_error(tmp_path: Path) -> None:
+def test_every_reason_that_prevents_a_soup_is_in_one_error(tmp_path: Path) -> None:
     first = ingredient(tmp_path / "first", 1.0)
     other_base = ingredient(tmp_path / "other_base", 1.0, base="b" * 64)
     other_rank = ingredient(tmp_path / "other_rank", 1.0, rank=3, family="else")

@@ -84,7 +84,7 @@ def test_evaluating_again_with_the_same_weights_gives_the_same_bits() -> None:
     assert torch.equal(with_gradient.detach(), trajectories.old_log_probs_BT[:2, 1])
 
 
-def test_log_ratios_keep_their_digits_where_weights_hardly_differ() -> None:
+def test_log_ratios_keep_their_precision_for_nearly_equal_weights() -> None:
     """Weights 1e-4 apart: log-ratios of about 1e-5, for which float32 log-probabilities near 1 leave two digits."""
     policy = Denoiser()
     sampler = sampler_of(guidance_scale=1.0)

@@ -27,7 +27,7 @@ def test_a_lineage_can_be_hidden(verdict: ModuleType) -> None:
     assert verdict.training_sources(SimpleNamespace(training="noise"), verdict.NO_CHANGE) == ("shapes_pairs",)
 
 
-def test_a_guard_that_is_left_out_is_gone_from_report_and_table(verdict: ModuleType) -> None:
+def test_a_guard_that_is_left_out_is_removed_from_report_and_table(verdict: ModuleType) -> None:
     columns = {"scorer": ["taste", "diversity", "taste"], "score": [1.0, 2.0, 3.0]}
     report = SimpleNamespace(
         spec=SimpleNamespace(

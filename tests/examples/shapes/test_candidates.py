@@ -23,7 +23,7 @@ def test_forty_of_six_kinds_the_first_six_of_each(forty: ModuleType) -> None:
     assert {candidate.training for candidate in found} == {*forty.TRAININGS, forty.NOISE}
 
 
-def test_every_training_is_a_recipe_and_only_the_flipped_one_flips(forty: ModuleType) -> None:
+def test_every_training_is_a_recipe_and_only_the_flipped_one_swaps_labels(forty: ModuleType) -> None:
     recipes = {name: load_recipe(own.recipe, own.overrides) for name, own in forty.TRAININGS.items()}
     assert [name for name, recipe in recipes.items() if recipe.flip_labels] == ["flipped"]
 

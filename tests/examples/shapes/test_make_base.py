@@ -123,7 +123,7 @@ def test_a_taste_judge_prefers_what_the_oracle_prefers(judge: str, shapes_dir: P
 
 
 @pytest.mark.timeout(60)
-def test_the_autoencoder_starts_as_a_pooling_one(shapes_module: Load) -> None:
+def test_the_autoencoder_starts_as_average_pooling(shapes_module: Load) -> None:
     fit, networks = shapes_module("fit_generator"), shapes_module("networks")
     torch.manual_seed(0)
     vae = networks.make_vae().eval()

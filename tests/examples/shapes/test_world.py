@@ -120,7 +120,7 @@ def test_groups_disagree_where_they_should(world: ModuleType, drawing: ModuleTyp
     assert world.group_score(vivid_off, prompt, "tidy") < world.group_score(pale_centred, prompt, "tidy")
 
 
-def test_an_empty_picture_scores_nothing_and_an_unknown_group_is_refused(world: ModuleType) -> None:
+def test_an_empty_picture_scores_zero_and_an_unknown_group_is_refused(world: ModuleType) -> None:
     blank = np.full((64, 64, 3), 128, dtype=np.uint8)
     assert world.oracle_score(blank, world.all_prompts()[0]) == 0.0
     with pytest.raises(ValueError, match=r"Unknown annotator group .loud.\. Known: bold, tidy, gentle"):
