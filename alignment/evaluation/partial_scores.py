@@ -34,8 +34,7 @@ class Piece:
 class ScorePieces:
     """Scores stored in OUT/score_pieces/{identity}.parquet; each file is complete or absent.
 
-    The identity is a digest of the scorers (name and digest of each), the samples and the prompts. Another version of
-    a
+    The identity is a digest of the scorers (name and digest of each), the samples and the prompts. Another version of a
     library, another judge or another number of processes therefore computes new scores.
     """
 

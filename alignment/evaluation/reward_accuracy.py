@@ -51,8 +51,7 @@ def unseen_users(
     """Return the accuracy after a fit to n labels of each unseen user, for each n; smaller sets are subsets.
 
     Users are numbered from 0 in `labels` and `tests` alike. A row covers the users with n labels and a test. The
-    baseline
-    has no mixture to fit and is measured on the same comparisons. An n that no user reaches gives no row.
+    baseline has no mixture to fit and is measured on the same comparisons. An n that no user reaches gives no row.
     """
     found = (
         _unseen_row(heads, labels, tests, num_labels, few_shot=few_shot, seed=seed) for num_labels in labels_per_user

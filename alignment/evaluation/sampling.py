@@ -72,8 +72,7 @@ def sample_images(
 ) -> None:
     """Draw images into `folder` with a pipeline of a known family, using the scheduler that it carries.
 
-    At most `micro_batch` images go through the denoiser at once. `after_batch` is called with the number done. An
-    image
+    At most `micro_batch` images go through the denoiser at once. `after_batch` is called with the number done. An image
     whose values are not finite is written black: scoring reports black images as a problem.
     """
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,5 +1,6 @@
-"""Check judges against held-out human pairs: `python -m alignment.jobs.calibrate --spec S --placement P --inputs DIR
---out DIR`.
+"""Check judges against held-out human pairs.
+
+`python -m alignment.jobs.calibrate --spec S --placement P --inputs DIR --out DIR`
 
 DIR holds, by digest, the snapshot and the judges' folders. OUT gets calibration_scores.parquet, spec.json and, last,
 result.json: a CalibrationReport. All processes divide the pairs. A killed run starts from the beginning: it scores

@@ -2,8 +2,7 @@
 
 python -m alignment.jobs.coverage --spec CoverageSpec.json --placement P.json --inputs DIR --out DIR
 
-DIR holds, by digest: the base's folder, the weights folders, the judge's folder, the prompts file, and
-DIR/<SampleSpec
+DIR holds, by digest: the base's folder, the weights folders, the judge's folder, the prompts file, and DIR/<SampleSpec
 digest>/ of a model that an earlier job sampled for this spec. OUT gets samples/<SampleSpec digest>/ for the others,
 coverage_scores.parquet, spec.json and, last, result.json. All processes divide the images; a stopped run keeps its
 images.

@@ -1,8 +1,8 @@
-"""Draw training pairs from prompt templates: `python -m alignment.jobs.draw_pairs --spec DrawSpec.json --placement P
---inputs DIR --out DIR`.
+"""Draw training pairs from prompt templates.
 
-DIR holds, by digest, the base and the prompts file. OUT gets pairs-00000.parquet and so on in the columns of
-Pick-a-Pic
+`python -m alignment.jobs.draw_pairs --spec DrawSpec.json --placement P.json --inputs DIR --out DIR`
+
+DIR holds, by digest, the base and the prompts file. OUT gets pairs-00000.parquet and so on in the columns of Pick-a-Pic
 v2, spec.json and, last, result.json. All processes divide the files; a killed run continues with the next file.
 """
 

@@ -1,5 +1,6 @@
-"""Label training pairs without people: `python -m alignment.jobs.label --spec S --placement P --inputs DIR --out
-DIR`.
+"""Label training pairs without people.
+
+`python -m alignment.jobs.label --spec S --placement P --inputs DIR --out DIR`
 
 DIR holds, by digest, the snapshot and the judges' folders. OUT gets scores/ (both sides of every pair by every
 judge and heuristic), label_report.json, spec.json, the three splits and, last, result.json: a DatasetSnapshot. All

@@ -1,9 +1,9 @@
-"""Average the weights of finished runs: `python -m alignment.jobs.soup --spec S --placement P --inputs DIR --out
-DIR`.
+"""Average the weights of finished runs.
+
+`python -m alignment.jobs.soup --spec S --placement P --inputs DIR --out DIR`
 
 DIR holds, by digest, the ingredients' weights/ folders and, for a greedy soup, the base, the judge and the prompts
-file. OUT gets weights/, samples/<weights digest>/ of every model that was scored and, last, result.json. All
-processes
+file. OUT gets weights/, samples/<weights digest>/ of every model that was scored and, last, result.json. All processes
 divide the images; each one averages the weights, to the same bytes. A stopped run keeps its images.
 """
 

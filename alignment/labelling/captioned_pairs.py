@@ -128,8 +128,7 @@ def pair_texts(
 ) -> Texts:
     """Return both texts of each pair by the method; `generated` are the captioner's, which DCPO-p does not use.
 
-    Replacement words come from texts of the same kind as the perturbed ones: the snapshot's prompts, or the captions
-    of
+    Replacement words come from texts of the same kind as the perturbed ones: the snapshot's prompts, or the captions of
     all its images.
     """
     if isinstance(method, GeneratedCaptions):

@@ -21,8 +21,7 @@ class BlipCaptioner:
     """Captions images without randomness: greedily, or with beams where the settings name several.
 
     Pillow scales an image to the model's square as the folder's processor specifies. The same images in the same
-    batches give the same captions. ValueError for a folder that lacks a file, is of another class, or whose weights
-    do
+    batches give the same captions. ValueError for a folder that lacks a file, is of another class, or whose weights do
     not fill the class.
     """
 

@@ -93,8 +93,7 @@ def dawid_skene(opinions: Opinions, human: Mapping[int, bool]) -> Floats:
 def human_baseline(opinions: Opinions, human: Mapping[int, bool]) -> Floats:
     """Probability of the first side, N, by a logistic (Bradley-Terry) head fitted to the human labels only.
 
-    Its inputs are the labelers' margins divided by their root mean square, and the mean vote of the crowd. There is
-    no
+    Its inputs are the labelers' margins divided by their root mean square, and the mean vote of the crowd. There is no
     intercept, and every label enters in both orders: swapped sides give the complementary probability.
     """
     from sklearn.linear_model import LogisticRegression

@@ -1,7 +1,6 @@
 """Perturb a text at a stated level: words are dropped, replaced by others and moved. Torch-free.
 
-DCPO's authors perturb with DIPPER, an 11-billion-parameter paraphraser, at a lexical diversity of 40, 60 and 80 out
-of
+DCPO's authors perturb with DIPPER, an 11-billion-parameter paraphraser, at a lexical diversity of 40, 60 and 80 out of
 100 (order diversity 0). This file runs no paraphraser. Its levels use those three numbers as the share of a text's
 words that are changed; of these a quarter is dropped, half is replaced, and a quarter changes places. The perturbed
 texts are therefore not fluent, differ from DIPPER's mostly in meaning rather than wording, and lose word order too.
@@ -39,8 +38,7 @@ def vocabulary(texts: Iterable[str]) -> tuple[str, ...]:
 def perturbed(text: str, words: Sequence[str], *, perturbation: Perturbation, pair_id: str) -> str:
     """Return the text with a share of its words changed; the randomness depends on (seed, pair id, text) only.
 
-    Words are separated by white space; `words` are sorted and distinct, as `vocabulary` returns them. At least one
-    word
+    Words are separated by white space; `words` are sorted and distinct, as `vocabulary` returns them. At least one word
     is changed and at least one is left. The result has other words than the text, except for a single word without an
     alternative in `words`. ValueError for a text without words.
     """

@@ -29,10 +29,9 @@ def write_relabelled(
 ) -> TrainCounts:
     """Write train.parquet with the decisions, row by row, and copy the other splits unchanged.
 
-    Where the verdict is reversed, images and captions change sides. pair_id stays that of the row, so that a label
-    can be
-    traced to the human label of the same pair; annotator_id names the new labeler. A pair without a label is a
-    tie: no objective trains on one, and prompts and counts stay those of the original snapshot.
+    Where the verdict is reversed, images and captions change sides. pair_id stays that of the row, so that a label can
+    be traced to the human label of the same pair; annotator_id names the new labeler. A pair without a label is a tie:
+    no objective trains on one, and prompts and counts stay those of the original snapshot.
     """
     for split in ("calibration", "test"):
         shutil.copyfile(snapshot_dir / f"{split}.parquet", out / f"{split}.parquet")

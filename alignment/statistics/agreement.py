@@ -95,10 +95,8 @@ def prediction_powered_win_rate(
     """Estimate the human win rate with an interval that is valid whatever the judge's bias.
 
     `human` and `judge_labelled` are labels of the same prompts, a random sample of all; `judge_unlabelled` are labels
-    of
-    the other prompts. A tie is 0.5. Source: Angelopoulos et al. 2023, power-tuned as in ppi-python. ValueError when
-    the
-    columns do not match or are too short.
+    of the other prompts. A tie is 0.5. Source: Angelopoulos et al. 2023, power-tuned as in ppi-python. ValueError when
+    the columns do not match or are too short.
     """
     if len(human) != len(judge_labelled) or len(human) < 2 or len(judge_unlabelled) < 2:
         raise ValueError(

@@ -28,8 +28,7 @@ def calibrate(
     Pairs that people tied are left out; equal scores count as half right. The tie threshold of the comparison is not
     applied: it refers to means over seeds, while here each score is of one image. Counting a half as half a success
     overstates the variance a little, so the bounds err on the wide side. Without pairs the judge is unknown: accuracy
-    0.5 between 0 and 1.
-    Raises ValueError when the columns differ in length or a score is not finite.
+    0.5 between 0 and 1. Raises ValueError when the columns differ in length or a score is not finite.
     """
     if not len(score_chosen) == len(score_rejected) == len(is_human_tie) == len(groups or is_human_tie):
         raise ValueError(
@@ -65,15 +64,11 @@ def calibrate(
 def effective_pairs(right_P: npt.NDArray[np.float64], group_P: npt.NDArray[np.int64], *, confidence: float) -> float:
     """Return the number of independent pairs that would measure the accuracy as precisely as these do; at most P.
 
-    `right_P` is 1, 0 or 0.5, `group_P` the number of each pair's prompt. P is divided by the design effect (variance
-    of
-    the accuracy as a ratio of sums over prompts, divided by that of independent pairs, at least 1). It is also
-    divided by
-    the squared ratio of Student's quantiles for C and for P, since few prompts estimate their own spread badly.
-    Source:
-    Korn and Graubard 1998, Survey Methodology 24. A judge that is always right or always wrong shows no spread: the
-    pairs
-    of one prompt then count as one, weighted by size (Kish).
+    `right_P` is 1, 0 or 0.5, `group_P` the number of each pair's prompt. P is divided by the design effect (variance of
+    the accuracy as a ratio of sums over prompts, divided by that of independent pairs, at least 1). It is also divided
+    by the squared ratio of Student's quantiles for C and for P, since few prompts estimate their own spread badly.
+    Source: Korn and Graubard 1998, Survey Methodology 24. A judge that is always right or always wrong shows no spread:
+    the pairs of one prompt then count as one, weighted by size (Kish).
     """
     # Imported here for the reason given above.
     from scipy import stats

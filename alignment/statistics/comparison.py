@@ -82,8 +82,7 @@ class SeedGrid:
 def seed_grid(table: ScoreTable, scorer: str, role: str) -> SeedGrid:
     """Return the complete prompts x seeds grid of one model under one scorer.
 
-    Raises ValueError when there is no row, a score is not finite, or a (prompt, seed) cell is missing or duplicated:
-    a
+    Raises ValueError when there is no row, a score is not finite, or a (prompt, seed) cell is missing or duplicated: a
     dropped cell would change the sample that the interval describes.
     """
     rows = (table.scorer == scorer) & (table.role == role)
@@ -133,11 +132,9 @@ def win_rate_interval(wins: int, ties: int, losses: int, *, confidence: float) -
 
     Wilson's score interval with the variance of an outcome in {0, 1/2, 1}: at win rate p and tie share t that is
     p (1 - p) - t / 4. Without ties it is Wilson's interval exactly. With Wilson's own variance the interval would be
-    valid
-    but too wide (it would need twice the prompts at a tie share of one half). t is the observed share shrunk by z^2
+    valid but too wide (it would need twice the prompts at a tie share of one half). t is the observed share shrunk by z^2
     pseudo-prompts without ties, so that a handful of decided prompts, or none, cannot give an interval close to a
-    point.
-    Unlike a t interval it does not collapse at 0 or 1.
+    point. Unlike a t interval it does not collapse at 0 or 1.
     """
     prompts = wins + ties + losses
     if prompts == 0:

@@ -1,7 +1,6 @@
 """Repeated sampling: the chance that the best of k images is good, and the expected score of the best. Torch-free.
 
-Source: Brown et al. 2024, arXiv:2407.21787 (coverage, power law in eq. 3); the unbiased estimator is that of pass@k
-in
+Source: Brown et al. 2024, arXiv:2407.21787 (coverage, power law in eq. 3); the unbiased estimator is that of pass@k in
 Chen et al. 2021, arXiv:2107.03374, section 2.1. Shape letters: P prompts, N images of a prompt, R resamples.
 """
 
@@ -65,8 +64,7 @@ def coverage_curve(role: Role, scores_PN: Floats, *, bar_P: Floats, confidence: 
 def chance_of_one(good_P: Integers, num_images: int, k: int) -> Floats:
     """Return, for each prompt, the chance that k of its N images, drawn without replacement, include a good one.
 
-    1 - C(N - good, k) / C(N, k), computed as a product to avoid overflow. Unbiased for k independent images, where
-    the
+    1 - C(N - good, k) / C(N, k), computed as a product to avoid overflow. Unbiased for k independent images, where the
     plug-in 1 - (1 - good / N)^k is too low.
     """
     bad_P = num_images - good_P

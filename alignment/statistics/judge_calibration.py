@@ -77,8 +77,7 @@ def rater_reliability(ballots: Sequence[Ballot]) -> RaterReliability:
     """Krippendorff's alpha over the comparisons that two people or more labelled.
 
     Alpha depends only on the labels that a comparison has, not on who gave them. So all first labels form one row of
-    the
-    table and all second labels the next. Rows without an annotator are left out: they might be from one person.
+    the table and all second labels the next. Rows without an annotator are left out: they might be from one person.
     """
     labels: dict[str, dict[str, int]] = {}
     for ballot in ballots:

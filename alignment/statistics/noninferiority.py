@@ -29,14 +29,13 @@ def mcnemar_p_value(worsened: int, improved: int) -> float:
 def paired_share_interval(worsened: int, improved: int, prompts: int, *, confidence: float) -> tuple[float, float]:
     """Two-sided score interval of the change of a share on the same prompts, (improved - worsened) / prompts.
 
-    Source: Tango 1998, Statistics in Medicine 17:891. Unlike a t interval it does not become a point when few
-    prompts,
+    Source: Tango 1998, Statistics in Medicine 17:891. Unlike a t interval it does not become a point when few prompts,
     or none, changed. Solved by bisection, because the score falls as the assumed change grows.
     """
     if min(worsened, improved) < 0 or prompts < 1 or worsened + improved > prompts:
         raise ValueError(
-            f"{worsened} worsened and {improved} improved of {prompts} prompts: counts must be at least 0 and sum to at most"
-            " the prompts."
+            f"{worsened} worsened and {improved} improved of {prompts} prompts:"
+            " counts must be at least 0 and sum to at most the number of prompts."
         )
     z = NormalDist().inv_cdf(0.5 + confidence / 2)
 

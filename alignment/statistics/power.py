@@ -1,7 +1,6 @@
 """Number of prompts that a verdict needs. Torch-free; scipy is imported where it is used.
 
-`effect` is the standardised effect: the mean over prompts of the paired difference, in units of its standard
-deviation.
+`effect` is the standardised effect: the mean over prompts of the paired difference, in units of its standard deviation.
 `level` is one-sided.
 """
 
@@ -56,8 +55,7 @@ def win_rate_found(prompts: int, *, limit: float, level: float, power: float, ti
 
     Harm is found as the gate's slices find it: signed-rank evidence at `level`, and a measured rate below `limit`.
     Differences are assumed normal; `level` is Holm's level for the first of the tests. Results are cached: slices of
-    one
-    size need the same number, and a simulation needs it in every decision.
+    one size need the same number, and a simulation needs it in every decision.
     """
 
     def chance(rate: float) -> float:

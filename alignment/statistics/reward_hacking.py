@@ -1,7 +1,6 @@
 """Measures of reward hacking: a gain under one judge without a real improvement. Torch-free.
 
-Source: reference methods of over-optimisation studies. Each returns bounds over prompts, so that a detector fires
-only
+Source: reference methods of over-optimisation studies. Each returns bounds over prompts, so that a detector fires only
 on evidence. Shape letter: P prompts.
 """
 

@@ -1,11 +1,9 @@
 """Bounds of a win rate that stay valid under any number of looks. Torch-free.
 
-A fixed-sample interval is valid for one look; five looks raise its error from 2.5 % to 8 %. A confidence sequence
-holds
+A fixed-sample interval is valid for one look; five looks raise its error from 2.5 % to 8 %. A confidence sequence holds
 at every number of picks at once, so you may look after each pick and stop at any time.
 
-Sources: Ville 1939 (a nonnegative martingale that starts at 1 exceeds 1/alpha with probability alpha at most);
-Robbins
+Sources: Ville 1939 (a nonnegative martingale that starts at 1 exceeds 1/alpha with probability alpha at most); Robbins
 1970 (mixtures of likelihood ratios); Howard, Ramdas, McAuliffe and Sekhon 2021, arXiv:1810.08240, section 3 (the
 beta-binomial mixture).
 """
@@ -19,8 +17,7 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 
 PRIOR_PICKS = 10.0
-"""Both parameters of the symmetric beta mixture. 10 puts most of it between 0.3 and 0.7, the usual range of win
-rates:
+"""Both parameters of the symmetric beta mixture. 10 puts most of it between 0.3 and 0.7, the usual range of win rates:
 the sequence is then narrowest between some hundred and some thousand picks. It is valid with any value.
 """
 HALVINGS = 50
@@ -64,8 +61,7 @@ def log_e_value(wins_N: Floats, picks_N: Floats, rate: Floats | float) -> Floats
 def confidence_sequence(picks: Sequence[int], *, confidence: float) -> ConfidenceSequence:
     """Bounds of the win rate after each pick, 1 for a win and 0 for a loss, in order of arrival.
 
-    With probability `confidence` the true rate lies within all of them. The picks must be exchangeable given the
-    rate:
+    With probability `confidence` the true rate lies within all of them. The picks must be exchangeable given the rate:
     one person's many picks are not independent, so the caller uses a bounded number of each person's. ValueError for
     values other than 0 and 1, or no picks.
     """

@@ -11,8 +11,7 @@ def shuffled_prompts(prompts: Sequence[EvalPrompt], seed: str) -> dict[int, str]
     """Prompt index to the text of another prompt; empty when there is only one text.
 
     One cycle through the distinct texts in an order drawn from `seed` (the digest of the prompts file). No text is
-    paired
-    with itself, and the same list always gives the same pairing.
+    paired with itself, and the same list always gives the same pairing.
     """
     texts = list(dict.fromkeys(prompt.text for prompt in prompts))
     if len(texts) < 2:

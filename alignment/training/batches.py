@@ -32,8 +32,7 @@ class Visit:
 class PairBatch:
     """A micro-batch of pairs for the offline step; latents are drawn from their moments, not yet noised.
 
-    `chosen_captions` and `rejected_captions` are the denoiser's only conditioning: text states, and facts of the
-    image
+    `chosen_captions` and `rejected_captions` are the denoiser's only conditioning: text states, and facts of the image
     where the backbone uses some.
     """
 
@@ -72,13 +71,11 @@ def micro_batches(
 ) -> list[Sequence[Visit]]:
     """Return this process's share of a global batch in pieces of at most `micro_batch` pairs of one bucket.
 
-    `bucket` maps a pair to its bucket. The batch is ordered by bucket (in the given order within a bucket) and cut
-    into
+    `bucket` maps a pair to its bucket. The batch is ordered by bucket (in the given order within a bucket) and cut into
     contiguous shares that differ by at most one pair; the remainder of a bucket in a share becomes a smaller piece.
-    Each
-    pair of the batch is in one piece of one process and has the same weight as every other, since losses are divided
-    by
-    the global batch. A process without a share gets one filler of weight 0, because every process must synchronise.
+    Each pair of the batch is in one piece of one process and has the same weight as every other, since losses are
+    divided by the global batch. A process without a share gets one filler of weight 0, because every process must
+    synchronise.
     """
     ordered = sorted(visits, key=lambda visit: bucket(visit.pair))
     first = rank * len(ordered) // num_processes

@@ -34,8 +34,7 @@ class PairRandomness:
     """Random values of one visit of one pair. Both images of the pair share all of them.
 
     The Diffusion-DPO authors share noise and timestep but draw each image's latent separately; sharing the latter as
-    well
-    removes variance from the difference of errors, and identical images then give identical errors.
+    well removes variance from the difference of errors, and identical images then give identical errors.
     """
 
     timestep: float

@@ -46,10 +46,8 @@ def truth(ours: Line, base: Line, categories: Sequence[str], slice_margin: float
 
     Bad: the upper bound of the oracle's win rate lies below one half; or a slice is truly bad, its win rate below one
     half minus the policy's margin and its upper bound (Bonferroni over slices) below one half; or the upper bound of
-    the
-    distance among seeds lies below COLLAPSED of the base's. Good: none of these, and the lower bound of the win rate
-    above
-    one half. Otherwise null.
+    the distance among seeds lies below COLLAPSED of the base's. Good: none of these, and the lower bound of the win
+    rate above one half. Otherwise null.
     """
     wins = won(ours.oracle, base.oracle, seeds=len(ours.oracle) // len(categories))
     low, high = interval(wins)

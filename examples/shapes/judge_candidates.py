@@ -1,17 +1,14 @@
 """Run forty candidates of known kinds through the gate of projects/shapes.toml and compare verdicts with the oracle.
 
-    OMP_NUM_THREADS=1 python examples/shapes/judge_candidates.py WORK                  # everything; an hour on one
-    core
-    python examples/shapes/judge_candidates.py WORK --report                           # the tables of finished
-    candidates
+    OMP_NUM_THREADS=1 python examples/shapes/judge_candidates.py WORK                  # all; an hour on one core
+    python examples/shapes/judge_candidates.py WORK --report                           # tables of finished ones
     python examples/shapes/judge_candidates.py WORK --report --without diversity       # decided without that guard
     python examples/shapes/judge_candidates.py WORK --report --undeclared              # lineage hidden from the gate
     python examples/shapes/judge_candidates.py WORK --report --required-judges 1       # for when one judge is barred
 
-Each finished candidate is one JSON line of WORK/candidates.jsonl, with its score table and report in the same folder.
-A stopped run continues when you start it again. Decisions are made from the score tables whenever a report is
-printed,
-so a changed policy costs nothing. The base is the champion. The gate never sees the oracle's scores.
+Each finished candidate is one JSON line of WORK/candidates.jsonl, with its score table and report in the same folder. A
+stopped run continues when you start it again. Decisions are made from the score tables whenever a report is printed, so
+a changed policy costs nothing. The base is the champion. The gate never sees the oracle's scores.
 """
 
 import argparse

@@ -1,10 +1,9 @@
 """Starting weights that make an untrained autoencoder average its input over 8 x 8 blocks and paint the blocks back.
 
-From random weights the autoencoder needs tens of thousands of images to learn that colour must pass through; from
-here it has the colours at once and learns the edges. Twelve channels carry the picture through every layer: for each
-of red, green and blue the value, its negative, and two constants. As silu(x) - silu(-x) = x, value and negative
-survive
-the activation; as the constants dominate a group's variance, they survive the norm.
+From random weights the autoencoder needs tens of thousands of images to learn that colour must pass through; from here
+it has the colours at once and learns the edges. Twelve channels carry the picture through every layer: for each of red,
+green and blue the value, its negative, and two constants. As silu(x) - silu(-x) = x, value and negative survive the
+activation; as the constants dominate a group's variance, they survive the norm.
 """
 
 import torch

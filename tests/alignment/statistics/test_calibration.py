@@ -55,8 +55,7 @@ def test_ragged_columns_are_refused() -> None:
 
 def test_pairs_of_one_prompt_count_for_less_the_more_they_agree() -> None:
     """Four prompts of two pairs, accuracy 1/2. Alike within a prompt: spread 4 of 2 * 2 (8 / 4 = 2 expected), so that
-    the variance is 4 * 4/3 * 7/8 / 2 = 7/3 times that of 8 independent pairs. Unlike: no spread at all, and at most
-    8.
+    the variance is 4 * 4/3 * 7/8 / 2 = 7/3 times that of 8 independent pairs. Unlike: no spread at all, and at most 8.
     In both cases Student's quantiles for 4 prompts and 8 pairs reduce it further: (2.3646 / 3.1824) ** 2 = 0.5521.
     """
     groups = np.array([0, 0, 1, 1, 2, 2, 3, 3])
@@ -89,8 +88,7 @@ def test_a_tie_is_removed_from_its_group_as_well() -> None:
 
 @pytest.mark.parametrize("per_prompt", [1, 6])
 def test_a_judge_at_the_floor_gets_a_vote_as_rarely_as_the_level_states(per_prompt: int) -> None:
-    """True agreement is the floor; a lower 97.5 % bound may exceed it in 2.5 % of trials, and 1600 trials measure
-    that
+    """True agreement is the floor; a lower 97.5 % bound may exceed it in 2.5 % of trials, and 1600 trials measure that
     within 1.2 points. The six comparisons of four ranked images of a prompt are right and wrong together.
     """
     rng, trials, prompts = np.random.default_rng(11), 1600, 252 // per_prompt
