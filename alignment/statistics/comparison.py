@@ -132,8 +132,8 @@ def win_rate_interval(wins: int, ties: int, losses: int, *, confidence: float) -
 
     Wilson's score interval with the variance of an outcome in {0, 1/2, 1}: at win rate p and tie share t that is
     p (1 - p) - t / 4. Without ties it is Wilson's interval exactly. With Wilson's own variance the interval would be
-    valid but too wide (it would need twice the prompts at a tie share of one half). t is the observed share shrunk by z^2
-    pseudo-prompts without ties, so that a handful of decided prompts, or none, cannot give an interval close to a
+    valid but too wide (it would need twice the prompts at a tie share of one half). t is the observed share shrunk by
+    z^2 pseudo-prompts without ties, so that a handful of decided prompts, or none, cannot give an interval close to a
     point. Unlike a t interval it does not collapse at 0 or 1.
     """
     prompts = wins + ties + losses
