@@ -1,7 +1,7 @@
-"""One picture for people: a few prompts down, models across, labels that can be read.
+"""Draw a contact sheet: one row per prompt, one column per model, with readable labels.
 
-Pillow's own font is used, so that every host draws the same; it has Latin letters alone, and shows others as boxes.
-Rows are numbered, and whoever shows a sheet lists its prompts as text under these numbers.
+The font is Pillow's built-in one, so every host draws the same sheet. It covers Latin letters only and draws other
+scripts as boxes. Rows are therefore numbered, and every page that shows a sheet lists its prompts as text.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,16 +20,16 @@ Row = TypeVar("Row")
 
 @dataclass(frozen=True)
 class SheetRow:
-    """One prompt and its image under each label."""
+    """A prompt and its image under each label."""
 
     caption: str
     images: Mapping[str, Image.Image]
 
 
 def contact_sheet(rows: Sequence[SheetRow], labels: Sequence[str]) -> Image.Image:
-    """Numbered captions on the left, one column per label, small images enlarged without blurring.
+    """Draw numbered captions on the left and one column per label; small images are enlarged without blurring.
 
-    Raises ValueError when there is nothing to show.
+    Raises ValueError when there are no rows or no labels.
     """
     if not rows or not labels:
         raise ValueError(f"A contact sheet needs rows and columns, got {len(rows)} x {len(labels)}.")
@@ -50,21 +50,21 @@ def contact_sheet(rows: Sequence[SheetRow], labels: Sequence[str]) -> Image.Imag
     return sheet
 
 
-def spread(items: Sequence[Row], most: int) -> list[Row]:
-    """At most `most` items, evenly spaced and always the same ones."""
+def evenly_spaced(items: Sequence[Row], most: int) -> list[Row]:
+    """Return at most `most` items, evenly spaced and always the same ones."""
     count = min(most, len(items))
     return [items[index * len(items) // count] for index in range(count)]
 
 
 def cell_side(images: Sequence[Image.Image]) -> int:
-    """Side of a square cell: the largest image, enlarged by a whole factor to be seen, or shrunk to fit."""
+    """Return the side of a square cell: the largest image, enlarged by an integer factor or shrunk to fit."""
     longest = max(max(image.size) for image in images)
     factor = max(1, -(-SMALLEST_CELL // longest))
     return min(longest * factor, LARGEST_CELL)
 
 
 def fit(image: Image.Image, side: int) -> Image.Image:
-    """Scale to a longest side, keeping the shape: by whole pixels when enlarging, smoothly when shrinking."""
+    """Scale to a longest side and keep the shape: by an integer factor when enlarging, smoothly when shrinking."""
     scale = side / max(image.size)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     method = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS
@@ -72,7 +72,7 @@ def fit(image: Image.Image, side: int) -> Image.Image:
 
 
 def wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> list[str]:
-    """Lines no wider than `width` pixels, broken at spaces; a longer word, or a script without spaces, within."""
+    """Break text into lines no wider than `width` pixels, at spaces; break inside a word that is wider than a line."""
     lines: list[str] = []
     for word in text.split():
         joined = f"{lines[-1]} {word}" if lines else word
@@ -97,7 +97,7 @@ def _centred(draw: ImageDraw.ImageDraw, text: str, x: int, y: int) -> None:
 
 
 def _caption(draw: ImageDraw.ImageDraw, text: str, top: int, cell: int) -> None:
-    """The prompt, wrapped, in the middle of its row; what does not fit ends in an ellipsis."""
+    """Draw the prompt, wrapped, in the middle of its row; a prompt that does not fit ends in an ellipsis."""
     font = ImageFont.load_default(CAPTION_SIZE)
     lines = wrap(text, font, CAPTION_WIDTH - GAP)
     most = max(1, cell // LINE_HEIGHT)

@@ -1,4 +1,4 @@
-"""Weights to a pipeline that draws."""
+"""Load weights as a pipeline that draws images."""
 
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,9 @@ from alignment.contracts.evaluation import ModelRef
 def load_model(
     backbone: BackboneParams, base_dir: Path, model: ModelRef, weights_dir: Path | None, *, device: torch.device
 ) -> Any:
-    """A pipeline of the backbone's family on a device; `weights_dir` is None for the base itself.
+    """Load a pipeline of the backbone's family on a device; `weights_dir` is None for the base itself.
 
-    Adapters are merged into the weights: the same model, fewer operations.
+    Adapters are merged into the weights: the same model with fewer operations.
     """
     module = backbone.implementation.partition(":")[0]
     pipeline = resolve(f"{module}:load_pipeline")(base_dir, model, weights_dir)

@@ -1,4 +1,4 @@
-"""Finished scores of a run of prompts, kept so that a killed evaluation does not score again."""
+"""Finished scores of a range of prompts, kept so that a killed evaluation does not compute them again."""
 
 import hashlib
 import io
@@ -19,23 +19,23 @@ from alignment.files.durable import write_bytes
 logger = logging.getLogger(__name__)
 
 PIECE_PROMPTS = 64
-"""Prompts in one piece: what a killed evaluation scores again at the most, on each process."""
+"""Prompts per piece: the most that each process of a killed evaluation scores again."""
 BLANK = b"blank"
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Every model's images of some prompts under every scorer, and the blank ones among them."""
+    """Scores of every model's images of some prompts under every scorer, and the names of the blank images."""
 
     rows: list[ScoreRow]
     blank: list[str]
 
 
 class ScorePieces:
-    """OUT/score_pieces/{identity}.parquet, whole or absent.
+    """Scores stored in OUT/score_pieces/{identity}.parquet; each file is complete or absent.
 
-    The identity is a digest of the scorers (name and digest of each), the samples and the prompts, so that another
-    version of a library, another judge or another number of processes scores anew.
+    The identity is a digest of the scorers (name and digest of each), the samples and the prompts. Another version of a
+    library, another judge or another number of processes therefore computes new scores.
     """
 
     def __init__(self, out: Path, scorer_digests: Mapping[str, str], samples: Sequence[str]) -> None:
@@ -43,7 +43,7 @@ class ScorePieces:
         self._about = [sorted(scorer_digests.items()), sorted(samples)]
 
     def read(self, prompts: Sequence[int]) -> Piece | None:
-        """The piece of these prompts, by index; None where there is none."""
+        """Read the piece of these prompts, given by index; None when it is not stored."""
         path = self._path(prompts)
         if not path.is_file():
             return None
@@ -53,7 +53,7 @@ class ScorePieces:
         return Piece(rows, json.loads(table.schema.metadata[BLANK]))
 
     def write(self, prompts: Sequence[int], piece: Piece) -> None:
-        """Keep a piece."""
+        """Store a piece."""
         self._folder.mkdir(exist_ok=True)
         table = pa.table({name: [getattr(row, name) for row in piece.rows] for name in ScoreRow._fields})
         buffer = io.BytesIO()

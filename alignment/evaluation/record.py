@@ -1,4 +1,4 @@
-"""What an evaluation leaves behind: the score table, the report computed from it, and pictures for people."""
+"""Output files of an evaluation: the score table, the report computed from it, and pictures."""
 
 import io
 import logging
@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from alignment.contracts.evaluation import EvalReport, EvalSpec
-from alignment.evaluation.contact_sheet import SheetRow, contact_sheet, spread
+from alignment.evaluation.contact_sheet import SheetRow, contact_sheet, evenly_spaced
 from alignment.evaluation.sampling import ImageKey, png_bytes
 from alignment.evaluation.scoring import CalibrationRow, ScoreRow, Shuffle, read_image
 from alignment.files.durable import file_sha256, write_bytes, write_json
@@ -28,7 +28,7 @@ SCORES_FILE = "scores.parquet"
 CALIBRATION_SCORES_FILE = "calibration_scores.parquet"
 CONTACT_SHEET_FILE = "contact_sheet.png"
 CONTACT_SHEET_PROMPTS_FILE = "contact_sheet.json"
-"""The prompts of its rows as text, from the top: the picture cuts long ones, and has no letters for some scripts."""
+"""List the prompts of the sheet's rows as text, from the top: the picture cuts long ones and lacks some scripts."""
 EXTREMES_FILE = "extremes.json"
 EXTREMES_DIR = "extremes"
 CONTACT_SHEET_PROMPTS = 8
@@ -40,7 +40,7 @@ SHUFFLED_ROLES = ("candidate", "champion")
 
 @dataclass(frozen=True)
 class Record:
-    """Where an evaluation's images are and where its files go."""
+    """Folders of an evaluation: its images and its output."""
 
     out: Path
     spec: EvalSpec
@@ -49,14 +49,15 @@ class Record:
     """Digest of a sample spec to its images."""
 
     def roles(self) -> dict[str, str]:
-        """Role to the digest of its sample spec; two roles may be played by one model."""
+        """Role to the digest of its sample spec; two roles may share one model."""
         return {role: self.spec.sample_spec(model).digest for role, model in self.spec.models().items()}
 
 
 def write_scores(record: Record, rows: Iterable[ScoreRow], scorer_digests: Mapping[str, str]) -> None:
-    """scores.parquet: a model with two roles has its rows twice, so that each role's grid is whole.
+    """Return the columns of scores.parquet; the rows of a model with two roles appear once per role.
 
-    Scores against other prompts stand under the role's name with `_shuffled`, beside the prompt they were scored with.
+    Scores against other prompts are stored under the role's name plus `_shuffled`, with the prompt they were scored
+    with.
     """
     by_digest: dict[str, list[ScoreRow]] = {}
     for row in sorted(rows):
@@ -87,7 +88,7 @@ def write_scores(record: Record, rows: Iterable[ScoreRow], scorer_digests: Mappi
 
 
 def shuffle_of(record: Record) -> Shuffle:
-    """Candidate and champion, first seed, every judge, against other prompts of the list."""
+    """Select the images to score against other prompts of the list: candidate and champion, first seed, every judge."""
     roles = record.roles()
     return Shuffle(
         prompts=shuffled_prompts(record.prompts, record.spec.prompts_digest),
@@ -98,27 +99,27 @@ def shuffle_of(record: Record) -> Shuffle:
 
 
 def write_calibration_scores(record: Record, rows: Sequence[CalibrationRow], facts: Mapping[str, PairFacts]) -> str:
-    """calibration_scores.parquet, see `scores_table`; its sha256, which the report names."""
+    """Write calibration_scores.parquet (see `scores_table`) and return its sha256, which the report states."""
     path = record.out / CALIBRATION_SCORES_FILE
     write_table(path, scores_table([row.judged() for row in rows], facts))
     return file_sha256(path)
 
 
 def write_table(path: Path, table: pa.Table) -> None:
-    """A parquet file that appears whole."""
+    """Write a parquet file atomically."""
     buffer = io.BytesIO()
     pq.write_table(table, buffer)
     write_bytes(path, buffer.getvalue())
 
 
 def write_contact_sheet(record: Record) -> None:
-    """Fixed prompts, first seed, base / champion / candidate; roles that share weights share a column."""
+    """Draw fixed prompts, first seed, base / champion / candidate; roles that share weights share a column."""
     roles = record.roles()
     labels: dict[str, str] = {}
     for role in ("base", "champion", "candidate"):
         digest = roles[role]
         labels[digest] = f"{labels[digest]} = {role}" if digest in labels else role
-    keys = [ImageKey(prompt, record.spec.seeds[0]) for prompt in spread(record.prompts, CONTACT_SHEET_PROMPTS)]
+    keys = [ImageKey(prompt, record.spec.seeds[0]) for prompt in evenly_spaced(record.prompts, CONTACT_SHEET_PROMPTS)]
     rows = [
         SheetRow(key.prompt.text, {label: read_image(record.folders[d] / key.file_name) for d, label in labels.items()})
         for key in keys
@@ -129,7 +130,7 @@ def write_contact_sheet(record: Record) -> None:
 
 
 def write_extremes(record: Record) -> None:
-    """extremes.json and small copies of its images; empty when the scores allow no comparison."""
+    """Write extremes.json and small copies of its images; the list is empty when the scores allow no comparison."""
     try:
         found = extreme_prompts(read_score_table(record), [judge.name for judge in record.spec.judges], EXTREME_PROMPTS)
     except ValueError as error:
@@ -147,7 +148,7 @@ def write_extreme(
     index: int,
     differences: dict[str, float],
 ) -> Extreme:
-    """Copy one prompt's two images, first seed, shrunk to what a page shows."""
+    """Copy one prompt's two images, first seed, shrunk to the size that a page shows."""
     roles, key = record.roles(), ImageKey(record.prompts[index], record.spec.seeds[0])
     paths = {role: f"{EXTREMES_DIR}/{index:05d}_{role}.png" for role in ("champion", "candidate")}
     for role, path in paths.items():
@@ -165,7 +166,7 @@ def write_extreme(
 
 
 def read_score_table(record: Record) -> ScoreTable:
-    """scores.parquet as it was written."""
+    """Read scores.parquet as it was written."""
     names = ["role", "scorer", "prompt_index", "seed", "score"]
     return ScoreTable.from_columns(pq.read_table(record.out / SCORES_FILE, columns=names).to_pydict())
 
@@ -178,10 +179,10 @@ def make_report(
     facts: Mapping[str, PairFacts] | None = None,
     calibration_scores_digest: str | None = None,
 ) -> EvalReport:
-    """Everything measured, computed from the files just written, so that the same file gives the same report.
+    """Compute the report from the files just written, so that the same file gives the same report.
 
-    `facts` are those of the calibration pairs; without them each pair stands for itself. `calibration_scores_digest` is
-    what `write_calibration_scores` gave.
+    `facts` are those of the calibration pairs; without them each pair counts as its own group.
+    `calibration_scores_digest` is the return value of `write_calibration_scores`.
     """
     spec, scores_path = record.spec, record.out / SCORES_FILE
     scorers = [scorer.name for scorer in (*spec.judges, *spec.guards)]
@@ -205,7 +206,7 @@ def make_report(
 
 
 def blank_problems(record: Record, blank: Sequence[str]) -> list[str]:
-    """One sentence per model that drew black or single-coloured images."""
+    """Return one sentence per model that drew black or single-coloured images."""
     problems = []
     for digest in record.folders:
         names = [path.split("/")[1] for path in blank if path.startswith(f"{digest}/")]

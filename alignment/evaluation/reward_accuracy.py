@@ -1,4 +1,4 @@
-"""How well preference heads rank held-out comparisons of users they know and of users they meet with a few labels."""
+"""Accuracy of preference heads on held-out comparisons of seen users and of new users with a few labels."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,15 +20,15 @@ from alignment.training.seeding import stream
 
 
 @dataclass(frozen=True)
-class Contestants:
-    """A head and the single-preference head that it is held against, trained on the same comparisons."""
+class HeadAndBaseline:
+    """A head and its baseline, a single-preference head trained on the same comparisons."""
 
     head: PreferenceHead
     baseline: PreferenceHead
 
 
-def seen_users(heads: Contestants, tests: PreferencePairs) -> RewardAccuracy:
-    """Accuracy on held-out comparisons of users that both heads were trained on."""
+def seen_users(heads: HeadAndBaseline, tests: PreferencePairs) -> RewardAccuracy:
+    """Return the accuracy on held-out comparisons of users that both heads were trained on."""
     return RewardAccuracy(
         users="seen",
         labels_per_user=0,
@@ -40,7 +40,7 @@ def seen_users(heads: Contestants, tests: PreferencePairs) -> RewardAccuracy:
 
 
 def unseen_users(
-    heads: Contestants,
+    heads: HeadAndBaseline,
     labels: PreferencePairs,
     tests: PreferencePairs,
     *,
@@ -48,10 +48,10 @@ def unseen_users(
     few_shot: FewShot,
     seed: int,
 ) -> tuple[RewardAccuracy, ...]:
-    """Accuracy after a fit to n labels of each unseen user, for each n; smaller sets are parts of larger ones.
+    """Return the accuracy after a fit to n labels of each unseen user, for each n; smaller sets are subsets.
 
-    Users are numbered from 0 in `labels` and `tests` alike. A row has the users with n labels and a test; the baseline
-    has no mixture to fit and is asked about the same comparisons. An n that no user reaches gives no row.
+    Users are numbered from 0 in `labels` and `tests` alike. A row covers the users with n labels and a test. The
+    baseline has no mixture to fit and is measured on the same comparisons. An n that no user reaches gives no row.
     """
     found = (
         _unseen_row(heads, labels, tests, num_labels, few_shot=few_shot, seed=seed) for num_labels in labels_per_user
@@ -60,7 +60,7 @@ def unseen_users(
 
 
 def _unseen_row(
-    heads: Contestants,
+    heads: HeadAndBaseline,
     labels: PreferencePairs,
     tests: PreferencePairs,
     num_labels: int,
@@ -69,8 +69,8 @@ def _unseen_row(
     seed: int,
 ) -> RewardAccuracy | None:
     shown = labels.take(first_labels(labels.users_N, num_labels, seed)).of_users(torch.unique(tests.users_N))
-    asked = tests.of_users(torch.unique(shown.users_N))
-    if not len(asked):
+    tested = tests.of_users(torch.unique(shown.users_N))
+    if not len(tested):
         return None
     num_users = int(labels.users_N.max()) + 1
     start_UK = start_logits(heads.head, num_users, few_shot, seed)
@@ -79,15 +79,15 @@ def _unseen_row(
     return RewardAccuracy(
         users="unseen",
         labels_per_user=num_labels,
-        num_users=len(torch.unique(asked.users_N)),
-        num_pairs=len(asked),
-        accuracy=_accuracy(fitted, asked),
-        baseline_accuracy=_accuracy(baseline, asked),
+        num_users=len(torch.unique(tested.users_N)),
+        num_pairs=len(tested),
+        accuracy=_accuracy(fitted, tested),
+        baseline_accuracy=_accuracy(baseline, tested),
     )
 
 
 def first_labels(users_N: Tensor, num_labels: int, seed: int) -> Tensor:
-    """Rows of the first `num_labels` comparisons of each user in the seed's order; users with fewer are left out."""
+    """Return the rows of the first `num_labels` comparisons of each user in the seed's order; skip users with fewer."""
     chosen = []
     for user in torch.unique(users_N).tolist():
         rows = (users_N == user).nonzero().flatten()

@@ -1,8 +1,8 @@
-"""Prompts x seeds to PNG images of one model, resumable, the same whoever draws them.
+"""Draw prompts x seeds as PNG images of one model: resumable, and independent of how the work is divided.
 
 B counts images of a batch, C H W a latent, L tokens, D features. Each image starts from noise that is a function of
-its seed and its prompt's index alone, drawn by a CPU generator, so neither the batch, nor the rank, nor the device
-decides what is drawn (rounding apart). Both models of a comparison start from the same noise.
+its seed and its prompt's index only, drawn by a CPU generator. The batch, the rank and the device therefore do not
+change the image (except for rounding). Both models of a comparison start from the same noise.
 """
 
 import hashlib
@@ -40,22 +40,22 @@ class ImageKey:
 
     @property
     def file_name(self) -> str:
-        """Name in the sample folder."""
+        """File name in the sample folder."""
         return f"{self.prompt.index:05d}_{self.seed}.png"
 
 
 def image_grid(prompts: Sequence[EvalPrompt], seeds: Sequence[int]) -> list[ImageKey]:
-    """Every image of one model, prompt by prompt, so that a batch encodes few texts."""
+    """List every image of one model, prompt by prompt, so that a batch encodes few texts."""
     return [ImageKey(prompt, seed) for prompt in prompts for seed in seeds]
 
 
 def missing_images(folder: Path, grid: Iterable[ImageKey]) -> list[ImageKey]:
-    """Images not drawn yet. Files appear whole or not at all, so being there is enough."""
+    """List the images not drawn yet. Files are written atomically, so a file that exists is complete."""
     return [key for key in grid if not (folder / key.file_name).is_file()]
 
 
 def share_of_rank(keys: Sequence[Work], rank: int, world_size: int) -> list[Work]:
-    """A contiguous part of the work, sizes differing by at most one; the parts of all ranks are the whole."""
+    """Return a contiguous part of the work; sizes differ by at most one, and all parts cover the work."""
     start, end = (len(keys) * position // world_size for position in (rank, rank + 1))
     return list(keys[start:end])
 
@@ -70,10 +70,10 @@ def sample_images(
     micro_batch: int,
     after_batch: Callable[[int], None] = lambda done: None,
 ) -> None:
-    """Draw images into `folder` with a pipeline of a known family that has the scheduler it is to use.
+    """Draw images into `folder` with a pipeline of a known family, using the scheduler that it carries.
 
-    At most `micro_batch` images go through the denoiser at once. `after_batch` hears how many are done. An image whose
-    values are not finite is written black: scoring reports black images as a problem.
+    At most `micro_batch` images go through the denoiser at once. `after_batch` is called with the number done. An image
+    whose values are not finite is written black: scoring reports black images as a problem.
     """
     folder.mkdir(parents=True, exist_ok=True)
     texts = TextStates(drawing_of(pipeline))
@@ -86,7 +86,7 @@ def sample_images(
 
 
 class TextStates:
-    """Text-encoder states of prompts, each encoded once while its images are being drawn."""
+    """Text-encoder states of prompts; each prompt is encoded once while its images are drawn."""
 
     def __init__(self, drawing: Drawing) -> None:
         self._drawing = drawing
@@ -94,14 +94,14 @@ class TextStates:
         self._empty = self._encode([""])[""]
 
     def of(self, prompts: Sequence[str]) -> Conditioning:
-        """One row a prompt; those of the batch before are remembered, since a prompt's seeds may span two batches."""
+        """Encode one row per prompt; reuse those of the batch before, since a prompt's seeds may span two batches."""
         new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._states]
         known = self._states | (self._encode(new) if new else {})
         self._states = {prompt: known[prompt] for prompt in prompts}
         return {name: torch.stack([known[prompt][name] for prompt in prompts]) for name in self._empty}
 
     def empty(self, rows: int) -> Conditioning:
-        """The empty prompt, so many times."""
+        """Repeat the states of the empty prompt."""
         return {name: state.expand(rows, *state.shape) for name, state in self._empty.items()}
 
     @torch.inference_mode()
@@ -114,7 +114,7 @@ class TextStates:
 def draw_batch(
     pipeline: Any, texts: TextStates, keys: Sequence[ImageKey], *, sampler: Sampler, resolution: int
 ) -> Tensor:
-    """Images BCHW in [0, 1], float32 on the CPU. Guidance pushes away from the empty prompt; 1 means none."""
+    """Return images BCHW in [0, 1], float32 on the CPU. Guidance pushes away from the empty prompt; 1 disables it."""
     images_BCHW = drawing_of(pipeline).draw(
         initial_latents(pipeline, keys, resolution),
         texts.of([key.prompt.text for key in keys]),
@@ -126,7 +126,7 @@ def draw_batch(
 
 
 def initial_latents(pipeline: Any, keys: Sequence[ImageKey], resolution: int) -> Tensor:
-    """Noise BCHW of unit variance, each image's own."""
+    """Return noise BCHW of unit variance, independent for each image."""
     shape = drawing_of(pipeline).noise_shape(resolution)
     generators = [torch.Generator("cpu").manual_seed(noise_seed(key)) for key in keys]
     noise = [torch.randn(shape, generator=generator) for generator in generators]
@@ -134,20 +134,20 @@ def initial_latents(pipeline: Any, keys: Sequence[ImageKey], resolution: int) ->
 
 
 def noise_seed(key: ImageKey) -> int:
-    """A 63-bit seed from the image's seed and prompt index, so that no two images of a grid share their noise."""
+    """Return a 63-bit seed from the image's seed and prompt index, so that no two images of a grid share noise."""
     text = f"evaluation noise {key.seed} {key.prompt.index}"
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
 def png_bytes(image: Image.Image) -> bytes:
-    """Lossless encoding."""
+    """Save without loss."""
     buffer = io.BytesIO()
     image.save(buffer, format="PNG")
     return buffer.getvalue()
 
 
 def is_blank(image: Image.Image) -> bool:
-    """Whether an image is black or one single colour: what a broken model or a censored picture looks like."""
+    """Return True for an image that is black or one single colour, as a broken model or a safety filter draws it."""
     pixels_PC = np.asarray(image.convert("RGB")).reshape(-1, 3)
     low_C, high_C = pixels_PC.min(axis=0), pixels_PC.max(axis=0)
     return bool((low_C == high_C).all() or (high_C <= BLACK_LEVEL).all())

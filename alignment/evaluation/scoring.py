@@ -1,6 +1,6 @@
-"""Images to scores: a model's sampled grid, and the calibration pairs that show how far a judge agrees with people.
+"""Score images: a model's sampled grid, and the calibration pairs that measure a judge's agreement with people.
 
-Work is shared out over ranks; each function here does one rank's part and gives plain rows that can be gathered.
+Work is divided over ranks. Each function here does one rank's part and returns plain rows that can be gathered.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,7 +23,7 @@ READ_ROWS = 16
 
 
 class ScoreRow(NamedTuple):
-    """One image under one scorer."""
+    """The score of one image under one scorer."""
 
     sample_digest: str
     scorer: str
@@ -31,15 +31,15 @@ class ScoreRow(NamedTuple):
     seed: int
     score: float
     shuffled: bool = False
-    """Whether the image was scored against another prompt of the list."""
+    """True when the image was scored against another prompt of the list."""
 
 
 @dataclass(frozen=True)
 class Shuffle:
-    """Which images are scored against wrong prompts as well: one seed, some models, some scorers, to keep it cheap."""
+    """Images to score against wrong prompts as well: one seed, some models and some scorers, to limit the cost."""
 
     prompts: Mapping[int, str]
-    """Prompt index to the other prompt."""
+    """Prompt index to the index of the other prompt."""
     seed: int
     folders: frozenset[str]
     """Digests of sample folders."""
@@ -47,7 +47,7 @@ class Shuffle:
 
 
 class CalibrationRow(NamedTuple):
-    """One human pair under one judge."""
+    """The scores of one human pair under one judge."""
 
     judge: str
     pair_id: str
@@ -56,12 +56,12 @@ class CalibrationRow(NamedTuple):
     is_tie: bool
 
     def judged(self) -> JudgedPair:
-        """The row as those read it who count agreement."""
+        """Convert to the row that the agreement statistics read."""
         return JudgedPair(self.judge, ScoredPair(*self[1:]))
 
 
 class CalibrationPair(NamedTuple):
-    """One human pair: what people saw and whether they had no preference."""
+    """A human pair: the two images, and whether the annotator had no preference."""
 
     pair_id: str
     prompt: str
@@ -79,10 +79,10 @@ def score_samples(
     shuffle: Shuffle | None = None,
     after_batch: Callable[[int], None] = lambda done: None,
 ) -> tuple[list[ScoreRow], list[str]]:
-    """Every given image of every model under every scorer, and the file names of blank images.
+    """Score every given image of every model under every scorer; also return the file names of blank images.
 
-    `folders` maps a sample folder's digest to where it is. All models' images of a prompt are scored together, so each
-    image is read once and each prompt is encoded once by each scorer.
+    `folders` maps a sample folder's digest to its path. All models' images of a prompt are scored together, so each
+    image is read once and each scorer encodes each prompt once.
     """
     rows: list[ScoreRow] = []
     blank: list[str] = []
@@ -109,7 +109,7 @@ def score_prompts(
     folders: Mapping[str, Path],
     keys: Sequence[ImageKey],
 ) -> list[ScoreRow]:
-    """Scorers that compare the images of a prompt: all given seeds of one prompt and one model at a time.
+    """Score with scorers that compare the images of a prompt: all given seeds of one prompt and one model at a time.
 
     `keys` must hold every seed of each of its prompts, one prompt after the other.
     """
@@ -133,7 +133,7 @@ def _score_shuffled(
     images: Sequence[Image.Image],
     shuffle: Shuffle,
 ) -> list[ScoreRow]:
-    """The images of the shuffled models and seed against the other prompts."""
+    """Score the images of the shuffled models and seed against the other prompts."""
     chosen = [
         (digest, key, image)
         for (digest, key), image in zip(cells, images, strict=True)
@@ -159,10 +159,10 @@ def score_calibration(
     micro_batch: int,
     after_batch: Callable[[int], None] = lambda done: None,
 ) -> list[CalibrationRow]:
-    """Both images of each pair under every judge. Pairs are read as they are needed, so memory stays flat."""
+    """Score both images of each pair under every judge. Pairs are read one by one, so memory stays constant."""
     rows: list[CalibrationRow] = []
     done = 0
-    while batch := _take(pairs, max(1, micro_batch // 2)):
+    while batch := _next_pairs(pairs, max(1, micro_batch // 2)):
         images = [image for pair in batch for image in (pair.chosen, pair.rejected)]
         prompts = [pair.prompt for pair in batch for _ in range(2)]
         for name, judge in judges.items():
@@ -177,12 +177,12 @@ def score_calibration(
 
 
 def num_calibration_pairs(snapshot_dir: Path) -> int:
-    """Rows of the calibration split. ValueError when the snapshot has no such file or it is no parquet."""
+    """Count the rows of the calibration split. ValueError when the snapshot has no such file or it is not parquet."""
     return int(_calibration_file(snapshot_dir).metadata.num_rows)
 
 
 def calibration_pairs(snapshot_dir: Path, *, rank: int, world_size: int) -> Iterator[CalibrationPair]:
-    """Every `world_size`-th pair of the calibration split from `rank` on, ties among them."""
+    """Yield every `world_size`-th pair of the calibration split from `rank` on, including ties."""
     file = _calibration_file(snapshot_dir)
     missing = [name for name in CALIBRATION_COLUMNS if name not in file.schema_arrow.names]
     if missing:
@@ -210,12 +210,12 @@ def _calibration_file(snapshot_dir: Path) -> pq.ParquetFile:
         raise ValueError(f"The calibration split {path} cannot be read: {error}. Make the snapshot again.") from error
 
 
-def _take(pairs: Iterator[CalibrationPair], most: int) -> list[CalibrationPair]:
+def _next_pairs(pairs: Iterator[CalibrationPair], most: int) -> list[CalibrationPair]:
     return [pair for _, pair in zip(range(most), pairs, strict=False)]
 
 
 def read_image(path: Path) -> Image.Image:
-    """A sampled image, decoded; ValueError names the file."""
+    """Read and decode a sampled image; ValueError names the file."""
     try:
         return decode_image(path.read_bytes(), str(path))
     except OSError as error:

@@ -1,9 +1,10 @@
-"""Check judges against held-out human pairs: `python -m alignment.jobs.calibrate --spec S --placement P --inputs DIR
---out DIR`.
+"""Check judges against held-out human pairs.
+
+`python -m alignment.jobs.calibrate --spec S --placement P --inputs DIR --out DIR`
 
 DIR holds, by digest, the snapshot and the judges' folders. OUT gets calibration_scores.parquet, spec.json and, last,
-result.json: a CalibrationReport. All processes share out the pairs. A killed run begins anew: it scores two images a
-pair and takes minutes.
+result.json: a CalibrationReport. All processes divide the pairs. A killed run starts from the beginning: it scores
+two images per pair, which takes minutes.
 """
 
 from collections.abc import Sequence
@@ -41,13 +42,13 @@ def main(paths: JobPaths) -> None:
     rank, ranks = state.process_index, state.num_processes
     scorers = {judge.name: load_scorer(judge, paths.scorer(judge, "judge"), state.device) for judge in spec.judges}
     with JobProgress(paths.out, total=2 * pairs, unit="images", enabled=state.is_main_process) as progress:
-        mine = score_calibration(
+        own_rows = score_calibration(
             scorers,
             calibration_pairs(snapshot_dir, rank=rank, world_size=ranks),
             micro_batch=placement.micro_batch,
             after_batch=lambda n: progress.update(min(2 * pairs, 2 * n * ranks), "checking judges"),
         )
-        rows = sorted(CalibrationRow(*row) for row in gather_object(mine))
+        rows = sorted(CalibrationRow(*row) for row in gather_object(own_rows))
     if state.is_main_process:
         leave(paths.out, spec, rows, snapshot_dir=snapshot_dir)
     state.wait_for_everyone()
@@ -55,7 +56,7 @@ def main(paths: JobPaths) -> None:
 
 
 def leave(out: Path, spec: CalibrationSpec, rows: Sequence[CalibrationRow], *, snapshot_dir: Path) -> None:
-    """Write the table, and the report computed from it, result.json last."""
+    """Write the table and the report computed from it; result.json is written last."""
     ballots = read_ballots(snapshot_dir, "calibration")
     facts = with_comparisons(read_facts(snapshot_dir / CALIBRATION_FILE), ballots)
     judged = [row.judged() for row in rows]

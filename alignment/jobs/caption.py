@@ -1,6 +1,6 @@
-"""Give a snapshot's images texts of their own: `python -m alignment.jobs.caption --spec ... --out ...`.
+"""Caption a snapshot's images: `python -m alignment.jobs.caption --spec ... --out ...`.
 
-The inputs folder holds, by digest, the snapshot and, unless prompts alone are perturbed, the captioner. OUT becomes a
+The inputs folder holds, by digest, the snapshot and, unless only prompts are perturbed, the captioner. OUT becomes a
 snapshot, see `alignment.labelling.captioned_pairs`, and gets result.json last.
 """
 
@@ -40,7 +40,7 @@ def main(paths: JobPaths) -> None:
 
 
 def _generate(paths: JobPaths, spec: CaptionSpec, pairs: TrainingPairs, state: PartialState) -> Texts:
-    """What the captioner says of both images of each pair; every process takes shards and waits for the others."""
+    """Caption both images of each pair; every process takes shards and waits for the others."""
     assert not isinstance(spec.method, PerturbedPrompts)
     settings = spec.method.captioner
     captioner = BlipCaptioner(paths.input(settings.weights_digest, "captioner"), settings, state.device)
@@ -65,7 +65,7 @@ def _generate(paths: JobPaths, spec: CaptionSpec, pairs: TrainingPairs, state: P
 
 
 def _result(spec: CaptionSpec, out: Path) -> DatasetSnapshot:
-    """The snapshot as it was, but for where it lies, what its files hold and how many pairs have captions now."""
+    """Describe the new snapshot: another location, other file digests and the number of captioned pairs."""
     files = [out / SPEC_FILE, *snapshot_files(out)]
     return spec.snapshot.model_copy(
         update={"content_digest": content_digest(out, files), "num_captioned": TrainingPairs(out).num_captioned}

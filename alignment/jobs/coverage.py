@@ -1,10 +1,10 @@
-"""Draw many images of few prompts and see what the best of N is worth, for candidate, champion and base.
+"""Draw many images of few prompts and measure the gain of the best of N, for candidate, champion and base.
 
 python -m alignment.jobs.coverage --spec CoverageSpec.json --placement P.json --inputs DIR --out DIR
 
 DIR holds, by digest: the base's folder, the weights folders, the judge's folder, the prompts file, and DIR/<SampleSpec
-digest>/ of a model that was sampled for this before. OUT gets samples/<SampleSpec digest>/ for the others,
-coverage_scores.parquet, spec.json and, last, result.json. All processes share out the images; a stopped run keeps its
+digest>/ of a model that an earlier job sampled for this spec. OUT gets samples/<SampleSpec digest>/ for the others,
+coverage_scores.parquet, spec.json and, last, result.json. All processes divide the images; a stopped run keeps its
 images.
 """
 
@@ -20,7 +20,7 @@ from accelerate.utils import gather_object
 from alignment.contracts.coverage import CoverageReport, CoverageSpec
 from alignment.contracts.evaluation import ModelRef, Role
 from alignment.contracts.jobs import SPEC_FILE, Placement
-from alignment.evaluation.contact_sheet import spread
+from alignment.evaluation.contact_sheet import evenly_spaced
 from alignment.evaluation.models import load_model
 from alignment.evaluation.record import write_table
 from alignment.evaluation.sampling import ImageKey, image_grid, missing_images, sample_images, share_of_rank
@@ -39,17 +39,17 @@ SCORES_FILE = "coverage_scores.parquet"
 
 @dataclass(frozen=True)
 class Work:
-    """What every step of the job needs."""
+    """The inputs that every step of the job needs."""
 
     paths: JobPaths
     spec: CoverageSpec
     placement: Placement
     state: PartialState
     grid: list[ImageKey]
-    """Every image of one model, prompt by prompt."""
+    """List every image of one model, prompt by prompt."""
 
-    def mine(self, keys: Sequence[ImageKey]) -> list[ImageKey]:
-        """This rank's part of the work."""
+    def own_share(self, keys: Sequence[ImageKey]) -> list[ImageKey]:
+        """Return this rank's part of the work."""
         return share_of_rank(keys, self.state.process_index, self.state.num_processes)
 
     def distinct_models(self) -> dict[str, ModelRef]:
@@ -57,17 +57,17 @@ class Work:
         return {self.spec.sample_spec(model).digest: model for model in self.spec.models().values()}
 
     def folder(self, digest: str) -> Path:
-        """Where a model's images are or will be."""
+        """Return the folder of a model's images, existing or to be drawn."""
         before = self.paths.inputs / digest
-        whole = before.is_dir() and not missing_images(before, self.grid)
-        return before if whole else self.paths.out / SAMPLES_DIR / digest
+        complete = before.is_dir() and not missing_images(before, self.grid)
+        return before if complete else self.paths.out / SAMPLES_DIR / digest
 
 
 def main(paths: JobPaths) -> None:
-    """One rank of the job."""
+    """Run one rank of the job."""
     spec = read_object(paths.spec, CoverageSpec, what="coverage spec")
     placement = read_object(paths.placement, Placement, what="placement")
-    prompts = spread(read_prompts(paths.input(spec.prompts_digest, "prompts file")), spec.num_prompts)
+    prompts = evenly_spaced(read_prompts(paths.input(spec.prompts_digest, "prompts file")), spec.num_prompts)
     work = Work(paths, spec, placement, start_processes(placement), image_grid(prompts, spec.seeds))
     models = work.distinct_models()
     folders = {digest: work.folder(digest) for digest in models}
@@ -85,8 +85,8 @@ def main(paths: JobPaths) -> None:
 
 
 def draw(work: Work, model: ModelRef, folder: Path) -> None:
-    """This rank's missing images of one model."""
-    missing = missing_images(folder, work.mine(work.grid))
+    """Draw this rank's missing images of one model."""
+    missing = missing_images(folder, work.own_share(work.grid))
     if not missing:
         return
     weights_dir = None if model.kind == "base" else work.paths.input(model.weights_digest, f"{model.kind} weights")
@@ -102,10 +102,12 @@ def draw(work: Work, model: ModelRef, folder: Path) -> None:
 
 
 def score(work: Work, folders: dict[str, Path]) -> list[ScoreRow]:
-    """Every image of every model under the judge, gathered from all ranks."""
+    """Score every image of every model with the judge, gathered from all ranks."""
     judge = work.spec.judge
     scorer = load_scorer(judge, work.paths.scorer(judge, "judge"), work.state.device)
-    rows, _ = score_samples({judge.name: scorer}, folders, work.mine(work.grid), micro_batch=work.placement.micro_batch)
+    rows, _ = score_samples(
+        {judge.name: scorer}, folders, work.own_share(work.grid), micro_batch=work.placement.micro_batch
+    )
     return sorted(ScoreRow(*row) for row in gather_object(rows))
 
 

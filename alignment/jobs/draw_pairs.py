@@ -1,7 +1,9 @@
-"""Draw pairs to order: `python -m alignment.jobs.draw_pairs --spec DrawSpec.json --placement P --inputs DIR --out DIR`.
+"""Draw training pairs from prompt templates.
+
+`python -m alignment.jobs.draw_pairs --spec DrawSpec.json --placement P.json --inputs DIR --out DIR`
 
 DIR holds, by digest, the base and the prompts file. OUT gets pairs-00000.parquet and so on in the columns of Pick-a-Pic
-v2, spec.json and, last, result.json. All processes share out the files; a killed run goes on with the next file.
+v2, spec.json and, last, result.json. All processes divide the files; a killed run continues with the next file.
 """
 
 import hashlib
@@ -50,7 +52,7 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class Drawing:
-    """What every step needs."""
+    """The inputs that every step of the job needs."""
 
     spec: DrawSpec
     placement: Placement
@@ -60,31 +62,31 @@ class Drawing:
 
     @property
     def num_pairs(self) -> int:
-        """Prompts times seeds, before blank ones are left out."""
+        """Prompts times seeds, before blank pairs are dropped."""
         return len(self.prompts) * len(self.spec.seeds)
 
     def shards(self) -> range:
-        """Files to write."""
+        """Number of files to write."""
         return range((self.num_pairs + self.spec.shard_pairs - 1) // self.spec.shard_pairs)
 
     def file(self, shard: int) -> Path:
-        """Where a shard is once it is whole."""
+        """Path of a shard once it is complete."""
         return self.paths.out / f"pairs-{shard:05d}.parquet"
 
     def keys(self, shard: int) -> list[ImageKey]:
-        """The pairs of a file, prompt by prompt, each under its plain prompt."""
+        """List the pairs of a file, prompt by prompt, each with its plain prompt."""
         first = shard * self.spec.shard_pairs
         numbers = range(first, min(first + self.spec.shard_pairs, self.num_pairs))
         cells = [divmod(number, len(self.spec.seeds)) for number in numbers]
         return [ImageKey(EvalPrompt(p, self.prompts[p], ""), self.spec.seeds[s]) for p, s in cells]
 
     def num_finished(self) -> int:
-        """Files that any process has finished."""
+        """Count the files that any process has finished."""
         return sum(self.file(shard).is_file() for shard in self.shards())
 
 
 def main(paths: JobPaths) -> None:
-    """Draw this rank's files; rank 0 then says what is there."""
+    """Draw this rank's files; rank 0 then writes the result."""
     spec = read_object(paths.spec, DrawSpec, what="draw spec")
     placement = read_object(paths.placement, Placement, what="placement")
     prompts = PromptLines(paths.input(spec.prompts_digest, "prompts file"))
@@ -109,7 +111,7 @@ def main(paths: JobPaths) -> None:
 
 
 def load_base(drawing: Drawing) -> Any:
-    """The base's pipeline on this rank's device."""
+    """Load the base's pipeline on this rank's device."""
     spec = drawing.spec
     load = resolve(f"{spec.backbone.implementation.partition(':')[0]}:load_pipeline")
     model = ModelRef(kind="base", weights_digest=spec.base_digest)
@@ -117,7 +119,7 @@ def load_base(drawing: Drawing) -> Any:
 
 
 def draw_shard(drawing: Drawing, pipeline: Any, shard: int) -> Iterator[dict[str, Any]]:
-    """Rows of a file. Both images of a pair start from the noise of its prompt's index and seed."""
+    """Return the rows of a file. Both images of a pair start from the noise of its prompt's index and seed."""
     texts = TextStates(drawing_of(pipeline))
     cells, size = drawing.keys(shard), max(1, drawing.placement.micro_batch // 2)
     for keys in (cells[start : start + size] for start in range(0, len(cells), size)):
@@ -139,7 +141,7 @@ def draw_shard(drawing: Drawing, pipeline: Any, shard: int) -> Iterator[dict[str
 
 
 def row(spec: DrawSpec, key: ImageKey, chosen: bytes, rejected: bytes) -> dict[str, Any]:
-    """A pair under its plain prompt. Which side the chosen image is on is a coin toss by prompt index and seed."""
+    """Return a pair with its plain prompt. The side of the chosen image is random, by prompt index and seed."""
     side = hashlib.sha256(f"{key.prompt.index}:{key.seed}".encode()).digest()[0] % 2
     generator = f"{spec.backbone.name} {spec.base_digest}"
     images = (chosen, rejected) if side == 0 else (rejected, chosen)
@@ -154,14 +156,14 @@ def row(spec: DrawSpec, key: ImageKey, chosen: bytes, rejected: bytes) -> dict[s
 
 
 def write_shard(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """Whole or not at all."""
+    """Write the file atomically."""
     beside = path.with_name(f".{path.name}.part")
     pq.write_table(pa.Table.from_pylist(list(rows), schema=SCHEMA), beside, row_group_size=32)
     beside.replace(path)
 
 
 def finish(drawing: Drawing) -> None:
-    """result.json; ValueError when nothing but blank images came out."""
+    """Build the result; ValueError when all pairs came out blank."""
     out, spec = drawing.paths.out, drawing.spec
     files = [drawing.file(shard) for shard in drawing.shards()]
     num_pairs = sum(int(pq.read_metadata(file).num_rows) for file in files)

@@ -1,12 +1,12 @@
-"""Sample candidate, champion and base on the same prompts and seeds, score them, check the judges, compare.
+"""Sample candidate, champion and base on the same prompts and seeds, score them, calibrate the judges, compare.
 
 python -m alignment.jobs.evaluate --spec EvalSpec.json --placement P.json --inputs DIR --out DIR
 
 DIR holds, by digest: the base's folder, the weights folders, the judges' folders, the prompts file, the snapshot, and
 DIR/<SampleSpec digest>/ of a model that an earlier evaluation has sampled already. OUT gets samples/<SampleSpec
 digest>/ for the others, scores.parquet, calibration_scores.parquet, contact_sheet.png and its prompts in .json,
-extremes.json with extremes/, spec.json and, last, result.json. Any number of processes may run it together; they share
-out the images. A killed run goes on where it stopped.
+extremes.json with extremes/, spec.json and, last, result.json. Any number of processes may run it together; they
+divide the images. A killed run continues where it stopped.
 """
 
 import logging
@@ -56,8 +56,8 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Workplace:
-    """What every step of the job needs."""
+class EvaluationContext:
+    """The inputs that every step of the job needs."""
 
     spec: EvalSpec
     placement: Placement
@@ -68,7 +68,7 @@ class Workplace:
 
     @property
     def grid(self) -> list[ImageKey]:
-        """Every image of one model."""
+        """List every image of one model."""
         return image_grid(self.prompts, self.spec.seeds)
 
     def sample_specs(self) -> dict[str, SampleSpec]:
@@ -80,14 +80,14 @@ class Workplace:
         """Role to the digest of its sample spec."""
         return {role: self.spec.sample_spec(model).digest for role, model in self.spec.models().items()}
 
-    def mine(self, keys: Sequence[ImageKey]) -> list[ImageKey]:
-        """This rank's part of the work."""
+    def own_share(self, keys: Sequence[ImageKey]) -> list[ImageKey]:
+        """Return this rank's part of the work."""
         return share_of_rank(keys, self.state.process_index, self.state.num_processes)
 
 
 def main(paths: JobPaths) -> None:
-    """One rank of the evaluation."""
-    work = open_workplace(paths)
+    """Run one rank of the evaluation."""
+    work = open_context(paths)
     folders = {digest: find_samples(work, digest) for digest in work.sample_specs()}
     missing = {digest: missing_images(folder, work.grid) for digest, folder in folders.items()}
     to_sample = sum(len(keys) for keys in missing.values())
@@ -110,15 +110,15 @@ def main(paths: JobPaths) -> None:
     work.state.destroy_process_group()
 
 
-def open_workplace(paths: JobPaths) -> Workplace:
-    """Read what the job was given. ValueError for input that a person has to mend."""
+def open_context(paths: JobPaths) -> EvaluationContext:
+    """Read the job's inputs. ValueError for input that the user has to fix."""
     spec = read_object(paths.spec, EvalSpec, "evaluation spec")
     placement = read_object(paths.placement, Placement, "placement")
     names = [scorer.name for scorer in (*spec.judges, *spec.guards)]
     doubled = sorted({name for name in names if names.count(name) > 1})
     if doubled:
-        raise ValueError(f"Judges and guards share the names {', '.join(doubled)}. Give each its own.")
-    return Workplace(
+        raise ValueError(f"Judges and guards share the names {', '.join(doubled)}. Give each a unique name.")
+    return EvaluationContext(
         spec=spec,
         placement=placement,
         paths=paths,
@@ -150,8 +150,8 @@ def leave(
 # --- sampling -----------------------------------------------------------------------------------------------------
 
 
-def find_samples(work: Workplace, digest: str) -> Path:
-    """Where a model's images are or will be: with the inputs when they were sampled before, else in our output."""
+def find_samples(work: EvaluationContext, digest: str) -> Path:
+    """Return the folder of a model's images: among the inputs when it was sampled before, else in the output."""
     sampled_before = work.paths.inputs / digest
     if sampled_before.is_dir():
         lacking = len(missing_images(sampled_before, work.grid))
@@ -162,9 +162,9 @@ def find_samples(work: Workplace, digest: str) -> Path:
 
 
 def sample_missing(
-    work: Workplace, folders: dict[str, Path], missing: dict[str, list[ImageKey]], progress: JobProgress
+    work: EvaluationContext, folders: dict[str, Path], missing: dict[str, list[ImageKey]], progress: JobProgress
 ) -> None:
-    """Draw what is not there yet, one model after the other."""
+    """Draw the missing images, one model after the other."""
     total = sum(len(keys) for keys in missing.values())
     roles = {digest: role for role, digest in reversed(work.roles().items())}
     for digest, keys in missing.items():
@@ -174,16 +174,16 @@ def sample_missing(
                 left = sum(len(missing_images(folders[d], lacking)) for d, lacking in missing.items())
                 progress.update(total - left, f"sampling {roles[digest]}")
 
-        mine = work.mine(keys)
-        if mine:
-            sample_model(work, work.sample_specs()[digest], mine, folders[digest], after_batch=after_batch)
+        own_share = work.own_share(keys)
+        if own_share:
+            sample_model(work, work.sample_specs()[digest], own_share, folders[digest], after_batch=after_batch)
     work.state.wait_for_everyone()
 
 
 def sample_model(
-    work: Workplace, spec: SampleSpec, keys: list[ImageKey], folder: Path, *, after_batch: Callable[[int], None]
+    work: EvaluationContext, spec: SampleSpec, keys: list[ImageKey], folder: Path, *, after_batch: Callable[[int], None]
 ) -> None:
-    """This rank's images of one model; the model is let go afterwards."""
+    """Draw this rank's images of one model, then free the model."""
     weights = None if spec.model.kind == "base" else spec.model.weights_digest
     pipeline = load_model(
         spec.backbone,
@@ -206,25 +206,25 @@ def sample_model(
 # --- scoring ------------------------------------------------------------------------------------------------------
 
 
-def load_scorers(work: Workplace) -> dict[str, Scorer]:
+def load_scorers(work: EvaluationContext) -> dict[str, Scorer]:
     """Judges and guards by name."""
     scorers: tuple[Judge, ...] = (*work.spec.judges, *work.spec.guards)
     return {scorer.name: load_scorer(scorer, work.paths.scorer(scorer), work.state.device) for scorer in scorers}
 
 
 def score_all(
-    work: Workplace, scorers: dict[str, Scorer], folders: dict[str, Path], progress: JobProgress, *, done: int
+    work: EvaluationContext, scorers: dict[str, Scorer], folders: dict[str, Path], progress: JobProgress, *, done: int
 ) -> tuple[list[ScoreRow], list[str]]:
-    """Every image of every model, gathered from all ranks, and the blank ones.
+    """Score every image of every model, gathered from all ranks; also return the blank images.
 
-    Ranks share out prompts, not images, because some scorers compare a prompt's seeds. Finished pieces are kept.
+    Ranks divide the prompts, not the images, because some scorers compare a prompt's seeds. Finished pieces are kept.
     """
-    mine = share_of_rank(work.prompts, work.state.process_index, work.state.num_processes)
+    own_share = share_of_rank(work.prompts, work.state.process_index, work.state.num_processes)
     kept = ScorePieces(work.paths.out, {name: scorer.digest for name, scorer in scorers.items()}, list(folders))
-    share = len(work.grid) * len(folders) / max(1, len(mine))
+    share = len(work.grid) * len(folders) / max(1, len(own_share))
     pieces: list[Piece] = []
-    for start in range(0, len(mine), PIECE_PROMPTS):
-        prompts = mine[start : start + PIECE_PROMPTS]
+    for start in range(0, len(own_share), PIECE_PROMPTS):
+        prompts = own_share[start : start + PIECE_PROMPTS]
         indices = [prompt.index for prompt in prompts]
         piece = kept.read(indices)
         if piece is None:
@@ -237,8 +237,10 @@ def score_all(
     return [ScoreRow(*row) for row in gather_object(rows)], sorted(gather_object(blank))
 
 
-def score_piece(work: Workplace, scorers: dict[str, Scorer], folders: dict[str, Path], keys: list[ImageKey]) -> Piece:
-    """These images under every scorer: each by itself (judges also against other prompts), or a prompt's together."""
+def score_piece(
+    work: EvaluationContext, scorers: dict[str, Scorer], folders: dict[str, Path], keys: list[ImageKey]
+) -> Piece:
+    """Score images under every scorer: each image alone (judges also against other prompts), or a prompt's together."""
     together = {s.name for s in (*work.spec.judges, *work.spec.guards) if s.scorer.per_prompt}
     rows, blank = score_samples(
         {name: scorer for name, scorer in scorers.items() if name not in together},
@@ -253,9 +255,9 @@ def score_piece(work: Workplace, scorers: dict[str, Scorer], folders: dict[str, 
 
 
 def calibrate_all(
-    work: Workplace, scorers: dict[str, Scorer], progress: JobProgress, *, done: int
+    work: EvaluationContext, scorers: dict[str, Scorer], progress: JobProgress, *, done: int
 ) -> list[CalibrationRow]:
-    """Every calibration pair under every judge, gathered from all ranks."""
+    """Score every calibration pair under every judge, gathered from all ranks."""
     judges = {judge.name: scorers[judge.name] for judge in work.spec.judges}
     ranks = work.state.num_processes
     total = 2 * num_calibration_pairs(work.snapshot_dir)

@@ -1,7 +1,7 @@
 """Convert published weights of a judge once: `python -m alignment.jobs.import_judge --request R.json --out DIR`.
 
-OUT appears whole or not at all, with import.json that pins the sha256 of what was read. Prints OUT's content digest
-as JSON. Exit code 2 and one line on stderr for input that a person has to mend.
+OUT is written completely or not at all, with import.json that pins the sha256 of the files read. Prints OUT's content
+digest as JSON. Exit code 2 and one line on stderr for input that the user has to fix.
 """
 
 import argparse
@@ -22,23 +22,23 @@ RECORD_FILE = "import.json"
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The exit code."""
+    """Run the import and return the exit code."""
     parser = argparse.ArgumentParser(description="Convert published weights of a judge.")
     parser.add_argument("--request", type=Path, required=True, help="an ImportRequest as JSON")
-    parser.add_argument("--out", type=Path, required=True, help="the judge's folder, not there yet")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the judge; it must not exist yet")
     parsed = parser.parse_args(arguments)
     try:
         record = import_judge(read_object(parsed.request, ImportRequest, "request"), parsed.out)
     except ValueError as error:
         print(error, file=sys.stderr)  # noqa: T201
         return 2
-    answer = {"folder": str(parsed.out), "digest": content_digest(parsed.out), **record.model_dump(mode="json")}
-    print(json.dumps(answer))  # noqa: T201
+    result = {"folder": str(parsed.out), "digest": content_digest(parsed.out), **record.model_dump(mode="json")}
+    print(json.dumps(result))  # noqa: T201
     return 0
 
 
 def import_judge(request: ImportRequest, out: Path) -> ImportRecord:
-    """Fill `out`. ValueError names what is wrong with the request or the weights; nothing is left then."""
+    """Fill `out`. ValueError names every fault of the request or the weights; `out` is then not created."""
     entry = find_import(request.kind)
     check_request(entry, request, out)
     files = weights_files(request)
@@ -63,16 +63,16 @@ def import_judge(request: ImportRequest, out: Path) -> ImportRecord:
 
 
 def check_request(entry: JudgeImport, request: ImportRequest, out: Path) -> None:
-    """ValueError for everything that can be told before reading weights."""
+    """Raise ValueError for every fault that shows before the weights are read."""
     wrong = []
     if out.exists():
-        wrong.append(f"{out} is there already; give another --out, or remove it")
+        wrong.append(f"{out} exists already; give another --out, or remove it")
     if not Path(request.source).exists():
         wrong.append(f"--source {request.source} does not exist; it must be the {entry.source}")
     if entry.base and not request.base and "if the source lacks" not in entry.base:
         wrong.append(f"--base is needed: the {entry.base}")
     if request.base and not Path(request.base).is_dir():
-        wrong.append(f"--base {request.base} is no folder; it must be the {entry.base}")
+        wrong.append(f"--base {request.base} is not a folder; it must be the {entry.base}")
     if entry.needs_template and not request.template:
         wrong.append("--template is needed: the rubric as text, or the authors' data_collator_qwen.py")
     if wrong:
@@ -80,13 +80,13 @@ def check_request(entry: JudgeImport, request: ImportRequest, out: Path) -> None
 
 
 def check_source(entry: JudgeImport, request: ImportRequest, sha256: str) -> bool:
-    """Whether the file is a published one. ValueError for another than was asked for, or than was published."""
+    """Check that the file is a published one. ValueError for a file other than the requested or published ones."""
     if request.sha256 is not None and sha256 != request.sha256:
         raise ValueError(f"{request.source} has sha256 {sha256}, not {request.sha256}. Download it again.")
     if entry.published and request.sha256 is None and sha256 not in entry.published.values():
         raise ValueError(
             f"{request.source} has sha256 {sha256}, which is none of the published files"
-            f" ({', '.join(entry.published)}). Download it again, or state --sha256 if it is meant."
+            f" ({', '.join(entry.published)}). Download it again, or give --sha256 if you mean this file."
         )
     return sha256 in entry.published.values()
 

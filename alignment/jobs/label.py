@@ -1,8 +1,10 @@
-"""Label training pairs without people: `python -m alignment.jobs.label --spec S --placement P --inputs DIR --out DIR`.
+"""Label training pairs without people.
+
+`python -m alignment.jobs.label --spec S --placement P --inputs DIR --out DIR`
 
 DIR holds, by digest, the snapshot and the judges' folders. OUT gets scores/ (both sides of every pair by every
 judge and heuristic), label_report.json, spec.json, the three splits and, last, result.json: a DatasetSnapshot. All
-processes share out the scoring, shard by shard; a killed run goes on with the next shard.
+processes divide the scoring, shard by shard; a killed run continues with the next shard.
 """
 
 import logging
@@ -37,7 +39,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Work:
-    """What is to be labelled, and by whom."""
+    """The items to label and their labelers."""
 
     spec: LabelSpec
     placement: Placement
@@ -48,16 +50,16 @@ class Work:
     heldout: list[Ballot]
 
     def items(self) -> tuple[str, ...]:
-        """Distinct items that get an opinion: those to be relabelled, then held-out ones for the report."""
+        """Distinct items to score: those to relabel, then held-out ones for the report."""
         train = [ballot.item for ballot in self.train if ballot.source in self.spec.relabelled_sources]
         return tuple(dict.fromkeys([*train, *(ballot.item for ballot in self.heldout)]))
 
     def heuristics(self) -> tuple[HeuristicName, ...]:
-        """Labelers that need no weights."""
+        """Labelers without weights."""
         return self.spec.method.heuristics if isinstance(self.spec.method, LabelModel) else ()
 
     def shard(self, index: int) -> Path:
-        """Where a shard's scores are once they are whole."""
+        """Path of a shard's scores once they are complete."""
         return self.paths.out / SCORES_DIR / f"{index:05d}.parquet"
 
 
@@ -69,8 +71,8 @@ def main(paths: JobPaths) -> None:
     with JobProgress(
         paths.out, total=len(shards), unit="shards", done=num_finished(work, shards), enabled=work.state.is_main_process
     ) as progress:
-        mine = [s for s in shards if s % work.state.num_processes == work.state.process_index]
-        todo = [shard for shard in mine if not work.shard(shard).is_file()]
+        own_shards = [s for s in shards if s % work.state.num_processes == work.state.process_index]
+        todo = [shard for shard in own_shards if not work.shard(shard).is_file()]
         for shard, table in score_shards(work, items, todo):
             write_shard(table, work.shard(shard))
             progress.update(num_finished(work, shards), "scoring")
@@ -81,7 +83,7 @@ def main(paths: JobPaths) -> None:
 
 
 def open_work(paths: JobPaths) -> Work:
-    """Read spec and snapshot, and refuse what could not be labelled before anything is scored."""
+    """Read spec and snapshot, and raise ValueError for a request that cannot be labelled before anything is scored."""
     spec = read_object(paths.spec, LabelSpec, what="label spec")
     placement = read_object(paths.placement, Placement, what="placement")
     snapshot_dir = paths.input(spec.snapshot.content_digest, "snapshot")
@@ -98,12 +100,12 @@ def open_work(paths: JobPaths) -> Work:
 
 
 def num_finished(work: Work, shards: range) -> int:
-    """Shards that any rank has finished."""
+    """Count the shards that any rank has finished."""
     return sum(work.shard(shard).is_file() for shard in shards)
 
 
 def score_shards(work: Work, items: Sequence[str], todo: Sequence[int]) -> Iterator[tuple[int, pa.Table]]:
-    """Tables of scores, one a shard; images are read as they are needed."""
+    """Compute tables of scores, one per shard; images are read one by one."""
     if not todo:
         return
     scorers = {
@@ -140,14 +142,14 @@ def score_batch(
 
 
 def write_shard(table: pa.Table, path: Path) -> None:
-    """Whole or not at all."""
+    """Write the file atomically."""
     beside = path.with_name(f".{path.name}.part")
     pq.write_table(table, beside)
     beside.replace(path)
 
 
 def read_scores(work: Work, items: Sequence[str], shards: range) -> dict[str, Scores]:
-    """Every labeler's scores in the order of the items."""
+    """Read every labeler's scores in the order of the items."""
     names = [*(judge.name for judge in work.spec.judges), *work.heuristics()]
     rows = [row for shard in shards for row in pq.read_table(work.shard(shard)).to_pylist()]
     found = {(row["labeler"], row["item"]): (row["first"], row["second"]) for row in rows}
@@ -161,7 +163,7 @@ def read_scores(work: Work, items: Sequence[str], shards: range) -> dict[str, Sc
 
 
 def finish(work: Work, items: tuple[str, ...], scores: dict[str, Scores]) -> None:
-    """Decide, write the relabelled splits, the report, and last the DatasetSnapshot."""
+    """Decide the labels, write the relabelled splits, the report, and last the DatasetSnapshot."""
     out, plain = work.paths.out, work.spec.snapshot
     labelling = label(work.spec, items, scores, train=work.train, heldout=work.heldout)
     for warning in labelling.report.warnings:

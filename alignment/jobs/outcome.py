@@ -1,7 +1,7 @@
-"""What every job has in common: its four paths, and an ending that can be read from disk.
+"""Shared frame of every job: its four paths, and an outcome that can be read from disk.
 
-A job writes OUT/result.json last. When it cannot, it leaves OUT/failure.json (`JobFailure`) and a non-zero exit code:
-2 for input that a person has to mend, 143 after SIGTERM (128 + 15), 1 otherwise. Torch-free.
+A job writes OUT/result.json last. When it fails, it leaves OUT/failure.json (`JobFailure`) and a non-zero exit code:
+2 for input that the user has to fix, 143 after SIGTERM (128 + 15), 1 otherwise. Torch-free.
 """
 
 import argparse
@@ -31,16 +31,15 @@ Model = TypeVar("Model", bound=BaseModel)
 
 EXIT_CODES = {"bad_input": 2, "preempted": 143}
 OUT_OF_MEMORY = "OutOfMemoryError"
-"""Class of torch's error, named because this file does not import torch."""
+"""Class name of torch's error, as text because this file does not import torch."""
 UNREADABLE = ("SafetensorError", "Error while deserializing")
-"""Class, and beginning of what it says, of an error about weights that cannot be read. When they cannot be written it
-is of the same class."""
+"""Class and start of torch's message about weights that cannot be read. A failed write has the same class."""
 STORAGE_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @dataclass(frozen=True)
 class JobPaths:
-    """Where a job finds its spec, its placement and its inputs, and where it leaves its output."""
+    """Paths of a job's spec, placement and inputs, and of its output."""
 
     spec: Path
     placement: Path
@@ -48,35 +47,35 @@ class JobPaths:
     out: Path
 
     def input(self, digest: str, what: str) -> Path:
-        """The folder or file of an input, by content digest. ValueError when it was not brought here."""
+        """Return the folder or file of an input, by content digest. ValueError when it is not among the inputs."""
         path = self.inputs / digest
         if not path.exists():
             raise ValueError(f"The {what} with digest {digest} is not in {self.inputs}. Download it there first.")
         return path
 
     def scorer(self, judge: Judge, what: str = "scorer") -> Path:
-        """The folder of a scorer's weights; one without weights looks into none. ValueError as `input`."""
+        """Return the folder of a scorer's weights; a scorer without weights needs no folder. ValueError as `input`."""
         return self.input(judge.weights_digest, f"{what} {judge.name}") if judge.scorer.has_weights else self.inputs
 
 
 def run_job(main: Callable[[JobPaths], None]) -> None:
-    """Run one rank of a job from the command line and exit: the whole body of a job module's `__main__`.
+    """Run one rank of a job from the command line and exit: the complete body of a job module's `__main__`.
 
-    A finished OUT answers at once. An unfinished one is resumed by `main` itself.
+    A job whose OUT is finished exits at once. An unfinished one is resumed by `main` itself.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     paths = parse_paths(sys.argv[1:])
-    signal.signal(signal.SIGTERM, _stop_where_we_are)
+    signal.signal(signal.SIGTERM, _stop_on_sigterm)
     sys.exit(exit_code(main, paths))
 
 
-def _stop_where_we_are(number: int, frame: FrameType | None) -> None:
-    """SIGTERM while no loop answers it by itself: what is finished stays, the rest is done by the next run."""
-    raise JobStoppedError("preempted", "Asked to stop by SIGTERM. Run the job again to go on.")
+def _stop_on_sigterm(number: int, frame: FrameType | None) -> None:
+    """Handle SIGTERM where no loop handles it: finished work stays, and the next run does the rest."""
+    raise JobStoppedError("preempted", "Stopped by SIGTERM. Run the job again to continue.")
 
 
 def exit_code(main: Callable[[JobPaths], None], paths: JobPaths) -> int:
-    """Run `main`; 0, or the code of the failure that it left in OUT/failure.json."""
+    """Run `main`; return 0, or the code of the failure written to OUT/failure.json."""
     if (paths.out / RESULT_FILE).is_file():
         logger.info("%s is finished already; nothing to do", paths.out)
         return 0
@@ -94,13 +93,13 @@ def exit_code(main: Callable[[JobPaths], None], paths: JobPaths) -> int:
             failure.message,
             exc_info=failure.kind == "crashed" or _is_unreadable(error),
         )
-        leave_failure(paths.out, failure)
+        write_failure(paths.out, failure)
         return EXIT_CODES.get(failure.kind, 1)
     return 0
 
 
 def parse_paths(arguments: list[str]) -> JobPaths:
-    """--spec S.json --placement P.json --inputs DIR --out DIR."""
+    """Parse --spec S.json --placement P.json --inputs DIR --out DIR."""
     parser = argparse.ArgumentParser(description="Run one alignment job.")
     for name in ("spec", "placement", "inputs", "out"):
         parser.add_argument(f"--{name}", type=Path, required=True)
@@ -109,20 +108,21 @@ def parse_paths(arguments: list[str]) -> JobPaths:
 
 
 def describe(error: Exception, out: Path) -> JobFailure:
-    """The failure that stands for an exception; anything unforeseen is `crashed` and keeps its class name."""
+    """Map an exception to a failure; an unforeseen one is `crashed` and keeps its class name."""
     if isinstance(error, JobStoppedError):
         return JobFailure(kind=error.kind, message=error.message, step=error.step)
     if isinstance(error, OSError) and error.errno in STORAGE_FULL:
         folder = Path(error.filename).parent if error.filename else out
         return JobFailure(
             kind="storage_full",
-            message=f"No space left for {folder}: {error.strerror}. What was finished is intact; free space and rerun.",
+            message=f"No space left for {folder}: {error.strerror}. Finished work is intact; free space and run the "
+            "job again.",
         )
     if isinstance(error, MemoryError) or type(error).__name__ == OUT_OF_MEMORY:
-        advice = "Lower placement.train.micro_batch, or take LoRA or an objective without a reference."
+        advice = "Lower placement.train.micro_batch, or use LoRA or an objective without a reference."
         return JobFailure(kind="out_of_memory", message=f"{error} {advice}".lstrip())
     if _is_unreadable(error):
-        advice = "A weights file is damaged or incomplete; the log shows which was read. Fetch it again."
+        advice = "A weights file is damaged or incomplete; the log shows which file was read last. Fetch it again."
         return JobFailure(kind="bad_data", message=f"{error}. {advice}")
     if isinstance(error, ValueError):
         return JobFailure(kind="bad_input", message=str(error))
@@ -134,14 +134,14 @@ def _is_unreadable(error: Exception) -> bool:
     return type(error).__name__ == name and str(error).startswith(beginning)
 
 
-def leave_failure(out: Path, failure: JobFailure) -> None:
-    """Write failure.json unless another rank was first: the first failure is the cause, later ones its echo."""
+def write_failure(out: Path, failure: JobFailure) -> None:
+    """Write failure.json unless another rank did first: the first failure is the cause, later ones follow from it."""
     beside = out / f".{FAILURE_FILE}.{os.getpid()}"
     try:
         beside.write_text(json.dumps(failure.model_dump(mode="json"), indent=1) + "\n", encoding="utf-8")
         os.link(beside, out / FAILURE_FILE)
     except FileExistsError:
-        logger.info("another process of this job has already left %s", FAILURE_FILE)
+        logger.info("another process of this job has already written %s", FAILURE_FILE)
     except OSError as error:
         logger.error("%s could not be written: %s", out / FAILURE_FILE, error)
     finally:
@@ -149,7 +149,7 @@ def leave_failure(out: Path, failure: JobFailure) -> None:
 
 
 def read_object(path: Path, model: type[Model], what: str) -> Model:
-    """A value object from a JSON file; ValueError names the file and every bad field."""
+    """Read a value object from a JSON file; ValueError names the file and every bad field."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
@@ -165,9 +165,9 @@ def claim_output(
     wait: Callable[[], None] = lambda: None,
     writes: bool = True,
 ) -> None:
-    """Note whose output OUT holds; ValueError when an earlier run left the beginnings of another spec's.
+    """Record the spec that OUT belongs to; ValueError when an earlier run started another spec there.
 
-    Of several processes all look before one writes: `wait` holds each until the others have come there.
+    Every process reads the record before rank 0 writes it: `wait` holds each until all have reached it.
     """
     note = paths.out / SPEC_FILE
     if note.is_file() and read_object(note, type(spec), f"{what} of the earlier run").digest != spec.digest:
@@ -178,10 +178,10 @@ def claim_output(
 
 
 def write_result(out: Path, result: BaseModel) -> None:
-    """result.json, last of all: present means finished."""
+    """Write result.json, last of all files: its presence means finished."""
     write_json(out / RESULT_FILE, result.model_dump(mode="json"))
 
 
 def is_main_process() -> bool:
-    """Whether this is rank 0, as torch's launcher says through the environment; true without a launcher."""
+    """Return True on rank 0, according to the environment of torch's launcher; True without a launcher."""
     return int(os.environ.get("RANK", "0")) == 0

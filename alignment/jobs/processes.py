@@ -1,4 +1,4 @@
-"""The processes of one job: device, rank, threads, determinism. Started by accelerate's launcher, or alone."""
+"""The processes of one job: device, rank, threads, determinism. Started by accelerate's launcher or directly."""
 
 import logging
 from datetime import timedelta
@@ -12,13 +12,13 @@ from alignment.contracts.jobs import Placement
 logger = logging.getLogger(__name__)
 
 WAIT_LIMIT = timedelta(hours=12)
-"""How long a rank waits for the others; a dead one is noticed by the launcher long before."""
+"""Longest time that a rank waits for the others; the launcher notices a dead rank much earlier."""
 
 
 def start_processes(placement: Placement) -> PartialState:
-    """Join the process group (gloo on CPU, NCCL on GPU) and fix what could make two CPU runs differ.
+    """Join the process group (gloo on CPU, NCCL on GPU) and fix every setting that could make two CPU runs differ.
 
-    On CPU every operation must be deterministic and the number of threads is the placement's.
+    On CPU every operation must be deterministic, and the placement sets the number of threads.
     """
     on_gpu = torch.cuda.is_available()
     if not on_gpu:

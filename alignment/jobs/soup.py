@@ -1,8 +1,10 @@
-"""Average the weights of finished runs: `python -m alignment.jobs.soup --spec S --placement P --inputs DIR --out DIR`.
+"""Average the weights of finished runs.
+
+`python -m alignment.jobs.soup --spec S --placement P --inputs DIR --out DIR`
 
 DIR holds, by digest, the ingredients' weights/ folders and, for a greedy soup, the base, the judge and the prompts
-file. OUT gets weights/, samples/<weights digest>/ of every model that was judged and, last, result.json. All processes
-share out the images; each averages for itself, to the same bytes. A stopped run keeps its images.
+file. OUT gets weights/, samples/<weights digest>/ of every model that was scored and, last, result.json. All processes
+divide the images; each one averages the weights, to the same bytes. A stopped run keeps its images.
 """
 
 import logging
@@ -45,7 +47,7 @@ SAMPLES_DIR = "samples"
 
 
 def main(paths: JobPaths) -> None:
-    """Read the spec, refuse what does not mix, average."""
+    """Read the spec, refuse ingredients that cannot be averaged, average."""
     spec = read_object(paths.spec, SoupSpec, what="soup spec")
     placement = read_object(paths.placement, Placement, what="placement")
     ingredients = find_ingredients(paths, spec)
@@ -53,10 +55,10 @@ def main(paths: JobPaths) -> None:
     state = start_processes(placement)
     readers = [ingredient.read for ingredient in ingredients]
     if isinstance(spec.method, Greedy):
-        tasting = open_tasting(paths, spec, spec.method, placement, state, ingredients=ingredients)
-        with tasting.progress:
-            own_scores = [tasting.score_folder(ingredient.weights_dir) for ingredient in ingredients]
-            soup = greedy_soup(readers, own_scores, tasting.score, minimum_gain=spec.method.minimum_gain)
+        scoring = open_scoring(paths, spec, spec.method, placement, state, ingredients=ingredients)
+        with scoring.progress:
+            own_scores = [scoring.score_folder(ingredient.weights_dir) for ingredient in ingredients]
+            soup = greedy_soup(readers, own_scores, scoring.score, minimum_gain=spec.method.minimum_gain)
         result = _finish(paths, spec, ingredients, soup.weights, is_main=state.is_main_process)
         result = result.model_copy(update=_history(spec, spec.method, soup, own_scores))
     else:
@@ -69,7 +71,7 @@ def main(paths: JobPaths) -> None:
 
 
 def find_ingredients(paths: JobPaths, spec: SoupSpec) -> list[Ingredient]:
-    """The runs' weights folders. ValueError when one was not brought here."""
+    """Return the runs' weights folders. ValueError when one is not among the inputs."""
     return [
         Ingredient(
             name=f"{part.recipe.name} ({part.result.weights_digest[:12]})",
@@ -115,12 +117,12 @@ def _history(spec: SoupSpec, method: Greedy, soup: GreedySoup, own_scores: Seque
     }
 
 
-# --- what a judge says of some weights --------------------------------------------------------------------------------
+# --- a judge's score of some weights ----------------------------------------------------------------------------------
 
 
 @dataclass
-class Tasting:
-    """Samples from weights and asks the judge; every process calls it with the same weights."""
+class SoupScoring:
+    """Samples from weights and scores the images; every process calls it with the same weights."""
 
     paths: JobPaths
     spec: SoupSpec
@@ -134,24 +136,26 @@ class Tasting:
     done: int = 0
 
     def score(self, weights: Weights) -> float:
-        """The judge's mean over prompts and seeds for these weights."""
+        """Return the judge's mean over prompts and seeds for these weights."""
         with tempfile.TemporaryDirectory(dir=self.paths.out) as scratch:
             write_soup(weights, self.like, Path(scratch))
             return self.score_folder(Path(scratch))
 
     def score_folder(self, weights_dir: Path) -> float:
-        """The judge's mean over prompts and seeds for a weights/ folder; its images are kept by its digest."""
+        """Return the judge's mean over prompts and seeds for a weights/ folder; its images are stored by its digest."""
         digest = content_digest(weights_dir)
         samples = self.paths.out / SAMPLES_DIR / digest
-        mine = share_of_rank(self.grid, self.state.process_index, self.state.num_processes)
-        missing = missing_images(samples, mine)
+        own_share = share_of_rank(self.grid, self.state.process_index, self.state.num_processes)
+        missing = missing_images(samples, own_share)
         if missing:
             self._sample(weights_dir, missing, samples)
         self.state.wait_for_everyone()
-        rows, _ = score_samples({"judge": self.judge}, {digest: samples}, mine, micro_batch=self.placement.micro_batch)
+        rows, _ = score_samples(
+            {"judge": self.judge}, {digest: samples}, own_share, micro_batch=self.placement.micro_batch
+        )
         scores = sorted(gather_object([(row.prompt_index, row.seed, row.score) for row in rows]))
         self.done += len(self.grid)
-        self.progress.update(self.done, "tasting")
+        self.progress.update(self.done, "scoring")
         return float(sum(score for _, _, score in scores) / len(scores))
 
     def _sample(self, weights_dir: Path, keys: list[ImageKey], folder: Path) -> None:
@@ -169,7 +173,7 @@ class Tasting:
         )
 
 
-def open_tasting(
+def open_scoring(
     paths: JobPaths,
     spec: SoupSpec,
     method: Greedy,
@@ -177,11 +181,11 @@ def open_tasting(
     state: PartialState,
     *,
     ingredients: Sequence[Ingredient],
-) -> Tasting:
-    """The judge, the prompts and the count of images that a greedy soup will look at."""
+) -> SoupScoring:
+    """Load the judge, the prompts and the number of images that a greedy soup scores."""
     grid = image_grid(read_prompts(paths.input(method.prompts_digest, "prompts file")), method.seeds)
     judge_dir = paths.scorer(method.judge, "judge")
-    return Tasting(
+    return SoupScoring(
         paths=paths,
         spec=spec,
         method=method,

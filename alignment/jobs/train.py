@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 
 def main(paths: JobPaths) -> None:
-    """Read the spec, train, and on rank 0 write the result. Resumes whatever OUT holds."""
+    """Read the spec, train, and on rank 0 write the result. Resumes an unfinished run in OUT."""
     spec = read_object(paths.spec, TrainSpec, what="train spec")
     placement = read_object(paths.placement, Placement, what="placement")
     material = open_prompts(spec, paths) if spec.online else open_cache(spec, paths)
@@ -49,14 +49,14 @@ def main(paths: JobPaths) -> None:
 
 @dataclass(frozen=True)
 class Material:
-    """What a run trains on, checked; what is heavy is loaded by `make_update` on the process's device."""
+    """Check the run's training data; `make_update` loads the large parts on the process's device."""
 
     num_pairs: int
     make_update: Callable[[torch.device], MakeUpdate]
 
 
 def open_cache(spec: TrainSpec, paths: JobPaths) -> Material:
-    """The feature cache of an offline objective; ValueError when it is missing or does not fit the spec."""
+    """Open the feature cache of an offline objective; ValueError when it is missing or does not fit the spec."""
     assert spec.cache_digest is not None
     features = CachedFeatures(paths.input(spec.cache_digest, "feature cache"))
     check_match(spec, features)
@@ -64,7 +64,7 @@ def open_cache(spec: TrainSpec, paths: JobPaths) -> Material:
 
 
 def open_prompts(spec: TrainSpec, paths: JobPaths) -> Material:
-    """Prompts and reward of an online objective; ValueError when one is missing or the file is no list of prompts."""
+    """Open prompts and reward of an online objective; ValueError when one is missing or the file is malformed."""
     assert spec.online is not None
     reward = spec.online.reward
     prompts = PromptLines(paths.input(spec.online.prompts_digest, "prompts file"))
@@ -77,7 +77,7 @@ def open_prompts(spec: TrainSpec, paths: JobPaths) -> Material:
 
 
 def check_match(spec: TrainSpec, features: CachedFeatures) -> None:
-    """ValueError when the cache was encoded by another base or for another backbone, or lacks captions it needs."""
+    """Raise ValueError when the cache is of another base or backbone, or lacks required captions."""
     encoded = features.index.spec
     if encoded.base_digest != spec.base_digest:
         raise ValueError(
@@ -86,12 +86,12 @@ def check_match(spec: TrainSpec, features: CachedFeatures) -> None:
         )
     if encoded.backbone != spec.recipe.backbone:
         raise ValueError(
-            f"The feature cache was encoded for {encoded.backbone!r}, the recipe asks for {spec.recipe.backbone!r}. "
+            f"The feature cache was encoded for {encoded.backbone!r}, the recipe needs {spec.recipe.backbone!r}. "
             "Encode the snapshot again, or change the recipe's backbone."
         )
     if encoded.images != spec.recipe.images:
         raise ValueError(
-            f"The feature cache was cut as {encoded.images!r}, the recipe asks for {spec.recipe.images!r}. Encode the"
+            f"The feature cache was cut as {encoded.images!r}, the recipe needs {spec.recipe.images!r}. Encode the"
             " snapshot again, or change the recipe's images."
         )
     if spec.recipe.objective.needs_captions and not features.has_captions():
@@ -99,7 +99,7 @@ def check_match(spec: TrainSpec, features: CachedFeatures) -> None:
 
 
 def result_of(spec: TrainSpec, out: Path, *, num_pairs: int) -> TrainResult:
-    """What the finished output folder holds."""
+    """Describe the finished output folder."""
     return TrainResult(
         uri="",
         spec_digest=spec.digest,

@@ -4,8 +4,8 @@ python -m alignment.jobs.train_reward --spec RewardTrainSpec.json --placement P.
 
 DIR holds, by digest, the snapshot and the CLIP. OUT gets embeddings/ (of the train and test splits), metrics.jsonl,
 head/ (with its users), judge/ (without) and, last, result.json. One process does the work; others wait. A stopped run
-keeps its embeddings and trains again from the first step, to the same weights. The calibration split is never read: it
-is what the judge will be checked on.
+keeps its embeddings and trains again from the first step, to the same weights. The calibration split is never read:
+the judge is calibrated on it later.
 """
 
 import logging
@@ -17,7 +17,7 @@ from accelerate import PartialState
 
 from alignment.contracts.jobs import METRICS_FILE, Placement
 from alignment.contracts.reward_models import BradleyTerry, Head, RewardAccuracy, RewardTrainResult, RewardTrainSpec
-from alignment.evaluation.reward_accuracy import Contestants, seen_users, unseen_users
+from alignment.evaluation.reward_accuracy import HeadAndBaseline, seen_users, unseen_users
 from alignment.files.durable import content_digest
 from alignment.files.progress import JobProgress
 from alignment.jobs.outcome import JobPaths, claim_output, read_object, run_job, write_result
@@ -47,7 +47,7 @@ SPLITS: tuple[Split, ...] = ("train", "test")
 
 @dataclass(frozen=True)
 class Parts:
-    """The comparisons of one run, each with the row of its user among those of its kind."""
+    """The comparisons of one run, each with the row of its user within its group."""
 
     training: PreferencePairs
     validation: PreferencePairs
@@ -85,7 +85,7 @@ def _run(paths: JobPaths, spec: RewardTrainSpec, placement: Placement, state: Pa
         cut_back(paths.out / METRICS_FILE, 0)
         trained = train_one(spec.recipe.head, parts, spec, on_step=note)
         baseline = train_baseline(trained, parts, spec, progress=progress)
-        accuracies = measure(Contestants(trained.head, baseline), parts, spec)
+        accuracies = measure(HeadAndBaseline(trained.head, baseline), parts, spec)
     mixture = spec.mixture or mean_mixture(trained.head)
     write_head(trained.head, parts.users, paths.out / HEAD_DIR)
     write_judge(trained.head, mixture, paths.input(spec.embedder_digest, "embedder"), paths.out / JUDGE_DIR)
@@ -95,7 +95,7 @@ def _run(paths: JobPaths, spec: RewardTrainSpec, placement: Placement, state: Pa
 def embed_all(
     paths: JobPaths, spec: RewardTrainSpec, placement: Placement, state: PartialState, *, progress: JobProgress
 ) -> tuple[EmbeddedComparisons, EmbeddedComparisons]:
-    """The train and the test split, from OUT where an earlier run left them."""
+    """Embed the train and the test split, or read them from OUT where an earlier run stored them."""
     folder, done, found = paths.out / EMBEDDINGS_DIR, 0, []
     for split in SPLITS:
         comparisons = read_embeddings(folder, split)
@@ -118,7 +118,7 @@ def _embedded(progress: JobProgress, before: int, count: int) -> None:
     progress.update(before + count, "embedding")
 
 
-# --- who and what is held out -----------------------------------------------------------------------------------------
+# --- held-out users and prompts ---------------------------------------------------------------------------------------
 
 
 def divide(train: EmbeddedComparisons, test: EmbeddedComparisons, spec: RewardTrainSpec, device: torch.device) -> Parts:
@@ -144,7 +144,7 @@ def divide(train: EmbeddedComparisons, test: EmbeddedComparisons, spec: RewardTr
 
 
 def pairs_of(comparisons: EmbeddedComparisons, users: list[str], device: torch.device) -> PreferencePairs:
-    """The comparisons of these users, who are numbered in this order."""
+    """Select the comparisons of these users, who are numbered in this order."""
     number = {user: index for index, user in enumerate(users)}
     rows = [row for row, user in enumerate(comparisons.annotators) if user in number]
     return PreferencePairs(
@@ -159,7 +159,7 @@ def pairs_of(comparisons: EmbeddedComparisons, users: list[str], device: torch.d
 
 
 def train_one(head: Head, parts: Parts, spec: RewardTrainSpec, *, on_step: OnStep) -> TrainedHead:
-    """Any head, by the recipe's optimiser, steps and seed."""
+    """Train any head with the recipe's optimiser, steps and seed."""
     fresh = build_head(head, parts.training, len(parts.users), spec.recipe.seed)
     return train_head(fresh, parts.training, parts.validation, recipe=spec.recipe, on_step=on_step)
 
@@ -167,7 +167,7 @@ def train_one(head: Head, parts: Parts, spec: RewardTrainSpec, *, on_step: OnSte
 def train_baseline(
     trained: TrainedHead, parts: Parts, spec: RewardTrainSpec, *, progress: JobProgress
 ) -> PreferenceHead:
-    """The single-preference head on the same features, by the same steps; the head itself where it is one."""
+    """Train the single-preference head on the same features and steps; return the head itself where it is one."""
     head = spec.recipe.head
     if isinstance(head, BradleyTerry):
         return trained.head
@@ -176,8 +176,8 @@ def train_baseline(
     return train_one(single, parts, spec, on_step=lambda step, _: progress.update(done + step, "baseline")).head
 
 
-def measure(heads: Contestants, parts: Parts, spec: RewardTrainSpec) -> tuple[RewardAccuracy, ...]:
-    """Seen users, then unseen users by number of labels; a row without comparisons is left out."""
+def measure(heads: HeadAndBaseline, parts: Parts, spec: RewardTrainSpec) -> tuple[RewardAccuracy, ...]:
+    """Measure seen users, then unseen users by number of labels; a row without comparisons is left out."""
     recipe = spec.recipe
     rows = (seen_users(heads, parts.seen_tests),) if len(parts.seen_tests) else ()
     if not len(parts.unseen_labels) or not len(parts.unseen_tests):
@@ -193,7 +193,7 @@ def measure(heads: Contestants, parts: Parts, spec: RewardTrainSpec) -> tuple[Re
 
 
 def mean_mixture(head: PreferenceHead) -> tuple[float, ...]:
-    """The average taste: every seen user counts once."""
+    """Average the taste: every seen user counts once."""
     with torch.no_grad():
         weights_K = head.mixture(torch.arange(len(head.user_logits_UK), device=head.user_logits_UK.device)).mean(dim=0)
     return tuple(weights_K.tolist())
@@ -208,7 +208,7 @@ def result_of(
     mixture: tuple[float, ...],
     accuracies: tuple[RewardAccuracy, ...],
 ) -> RewardTrainResult:
-    """What the finished output folder holds."""
+    """Describe the finished output folder."""
     for row in accuracies:
         logger.info(
             "%s users, %d labels: %.3f (%.3f)", row.users, row.labels_per_user, row.accuracy, row.baseline_accuracy

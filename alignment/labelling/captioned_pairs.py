@@ -1,11 +1,11 @@
-"""A snapshot whose images carry texts of their own: captions made shard by shard, then train.parquet written anew.
+"""Captioned snapshots: captions are made shard by shard, then train.parquet is written again with them.
 
-    captions/00000.json    sha256 of an image's bytes -> what the captioner said, `shard_images` of them
-    train.parquet          the snapshot's rows in order, caption_chosen and caption_rejected filled; ties as they were
+    captions/00000.json    sha256 of an image's bytes -> its caption, `shard_images` of them
+    train.parquet          the snapshot's rows in order, caption_chosen and caption_rejected filled; ties unchanged
     calibration.parquet, test.parquet    byte for byte the snapshot's
 
-A shard is captioned whole by one process, in pieces of fixed size, and published in one step: captions do not depend
-on the number of processes, and a run that was cut short goes on with the shards that are missing.
+One process captions a complete shard, in pieces of fixed size, and publishes it in one step: captions do not depend
+on the number of processes, and an interrupted run continues with the missing shards.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ from alignment.files.durable import write_json
 from alignment.labelling.perturbation import perturbed, vocabulary
 
 IMAGES_AT_ONCE = 8
-"""Images in one pass of the captioner. Part of the captions' definition, hence no setting of the placement."""
+"""Images in one pass of the captioner. Part of the captions' definition, hence not a setting of the placement."""
 TRAIN_FILE = "train.parquet"
 CARRIED_OVER = ("calibration.parquet", "test.parquet")
 CAPTIONS_DIR = "captions"
@@ -34,12 +34,12 @@ _IMAGE_COLUMNS = ("image_chosen", "image_rejected")
 
 Caption = Callable[[list[Image.Image]], list[str]]
 Texts = list[tuple[str, str]]
-"""What the chosen and the rejected image of each pair are trained under."""
+"""Training captions of the chosen and the rejected image of each pair."""
 
 
 @dataclass(frozen=True)
-class Sighting:
-    """Where a distinct image is first seen: a pair's global index, and the side."""
+class Occurrence:
+    """First occurrence of a distinct image: a pair's global index, and the side."""
 
     digest: str
     pair: int
@@ -47,26 +47,26 @@ class Sighting:
 
 
 class ImageCaptions:
-    """Captions of a snapshot's distinct images; any number of processes may share the work."""
+    """Captions of a snapshot's distinct images; any number of processes may divide the work."""
 
     def __init__(self, pairs: TrainingPairs, out: Path, *, shard_images: int) -> None:
         self.pairs = pairs
         self.digests: list[tuple[str, str]] = []
         """sha256 of both images of each pair."""
         self._folder = out / CAPTIONS_DIR
-        first: dict[str, Sighting] = {}
+        first: dict[str, Occurrence] = {}
         for index in range(len(pairs)):
             pair = pairs.pair(index)
             both = (_sha256(pair.image_chosen), _sha256(pair.image_rejected))
             self.digests.append(both)
             for side, digest in enumerate(both):
-                first.setdefault(digest, Sighting(digest, index, side))
+                first.setdefault(digest, Occurrence(digest, index, side))
         seen = list(first.values())
         self.shards = [seen[start : start + shard_images] for start in range(0, len(seen), shard_images)]
 
     @property
     def num_images(self) -> int:
-        """Distinct images."""
+        """Number of distinct images."""
         return sum(map(len, self.shards))
 
     def write(self, caption: Caption, rank: int, num_processes: int, on_shard: Callable[[], None]) -> None:
@@ -81,38 +81,38 @@ class ImageCaptions:
             on_shard()
 
     def num_finished(self) -> int:
-        """Shards already on disk, whoever wrote them."""
+        """Count the shards on disk, whichever process wrote them."""
         return sum(self._path(number).is_file() for number in range(len(self.shards)))
 
     def texts(self) -> Texts:
-        """The captions of both images of each pair, once every shard is there."""
-        said: dict[str, str] = {}
+        """Return the captions of both images of each pair, once every shard exists."""
+        captions_by_digest: dict[str, str] = {}
         for number in range(len(self.shards)):
-            said |= json.loads(self._path(number).read_text(encoding="utf-8"))
-        return [(said[chosen], said[rejected]) for chosen, rejected in self.digests]
+            captions_by_digest |= json.loads(self._path(number).read_text(encoding="utf-8"))
+        return [(captions_by_digest[chosen], captions_by_digest[rejected]) for chosen, rejected in self.digests]
 
     def _path(self, number: int) -> Path:
         return self._folder / f"{number:05d}.json"
 
-    def _captions(self, shard: list[Sighting], caption: Caption) -> dict[str, str]:
-        said: dict[str, str] = {}
+    def _captions(self, shard: list[Occurrence], caption: Caption) -> dict[str, str]:
+        captions_by_digest: dict[str, str] = {}
         for start in range(0, len(shard), IMAGES_AT_ONCE):
             piece = shard[start : start + IMAGES_AT_ONCE]
             captions = caption([self._image(seen) for seen in piece])
-            said |= {seen.digest: text for seen, text in zip(piece, captions, strict=True)}
-        empty = [seen for seen in shard if not said[seen.digest].strip()]
+            captions_by_digest |= {seen.digest: text for seen, text in zip(piece, captions, strict=True)}
+        empty = [seen for seen in shard if not captions_by_digest[seen.digest].strip()]
         if empty:
             raise ValueError(
-                f"The captioner had nothing to say of {len(empty)} of {len(shard)} images, first"
-                f" {self._name(empty[0])}. Check that its tokenizer and weights belong together, or take another."
+                f"The captioner returned an empty caption for {len(empty)} of {len(shard)} images, first"
+                f" {self._name(empty[0])}. Check that its tokenizer and weights match, or use another captioner."
             )
-        return said
+        return captions_by_digest
 
-    def _image(self, seen: Sighting) -> Image.Image:
+    def _image(self, seen: Occurrence) -> Image.Image:
         pair = self.pairs.pair(seen.pair)
         return decoded((pair.image_chosen, pair.image_rejected)[seen.side], self._name(seen))
 
-    def _name(self, seen: Sighting) -> str:
+    def _name(self, seen: Occurrence) -> str:
         return f"image_{SIDES[seen.side]} of pair {self.pairs.pair(seen.pair).pair_id}"
 
 
@@ -120,16 +120,16 @@ def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-# --- the three ways to two texts --------------------------------------------------------------------------------------
+# --- the three methods to make both texts -----------------------------------------------------------------------------
 
 
 def pair_texts(
     method: GeneratedCaptions | PerturbedPrompts | HybridCaptions, pairs: TrainingPairs, generated: Texts
 ) -> Texts:
-    """Both texts of each pair by the method; `generated` are the captioner's, of which DCPO-p takes none.
+    """Return both texts of each pair by the method; `generated` are the captioner's, which DCPO-p does not use.
 
-    Words that replace others come from the texts that are perturbed and their like: the snapshot's prompts, or the
-    captions of all its images.
+    Replacement words come from texts of the same kind as the perturbed ones: the snapshot's prompts, or the captions of
+    all its images.
     """
     if isinstance(method, GeneratedCaptions):
         return generated
@@ -146,9 +146,9 @@ def pair_texts(
 
 
 def write_captioned(snapshot_dir: Path, out: Path, texts: Texts) -> None:
-    """The snapshot's splits under `out`, `texts` filled in for the training pairs that are not ties, in their order.
+    """Write the snapshot's splits to `out`, with `texts` filled into the training pairs that are not ties, in order.
 
-    The same texts give the same bytes. Each file gets its name when it is whole.
+    The same texts give the same bytes. Each file gets its final name when it is complete.
     """
     for name in CARRIED_OVER:
         draft = out / f".{name}.part"
@@ -170,12 +170,12 @@ def write_captioned(snapshot_dir: Path, out: Path, texts: Texts) -> None:
 
 
 def snapshot_files(out: Path) -> list[Path]:
-    """Every file of a finished captioned snapshot."""
+    """List every file of a finished captioned snapshot."""
     return [out / TRAIN_FILE, *(out / name for name in CARRIED_OVER), *sorted((out / CAPTIONS_DIR).glob("*.json"))]
 
 
 def _captioned(table: pa.Table, texts: Iterator[tuple[str, str]]) -> pa.Table:
-    """A row group with the next texts in the rows that are not ties."""
+    """Fill the next texts into the rows of a row group that are not ties."""
     before = zip(table["caption_chosen"].to_pylist(), table["caption_rejected"].to_pylist(), strict=True)
     rows = [old if tie else next(texts) for tie, old in zip(table["is_tie"].to_pylist(), before, strict=True)]
     for side, name in enumerate(("caption_chosen", "caption_rejected")):

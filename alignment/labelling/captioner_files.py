@@ -1,4 +1,4 @@
-"""What a captioner's folder must hold: checked on the scheduler before a job, and by the job. Torch-free."""
+"""Required files of a captioner's folder, checked on the scheduler before a job and by the job. Torch-free."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ _TOKENIZERS = ("tokenizer.json", "vocab.txt")
 
 
 def check_captioner_files(folder: Path) -> None:
-    """ValueError unless the folder has the files of a captioner and its config names the class."""
+    """Raise ValueError unless the folder has the files of a captioner and its config names the class."""
     missing = [] if (folder / "config.json").is_file() else ["config.json"]
     for names in (_WEIGHTS, _PROCESSORS, _TOKENIZERS):
         if not any((folder / name).is_file() for name in names):
@@ -27,6 +27,6 @@ def check_captioner_files(folder: Path) -> None:
         raise ValueError(f"{folder / 'config.json'} is not JSON: {error}. Copy the captioner again.") from error
     if CAPTIONER_CLASS not in (classes := config.get("architectures") or ["no class"]):
         raise ValueError(
-            f"The captioner {folder} is of {', '.join(classes)}, but captions come from {CAPTIONER_CLASS}. Give a"
+            f"The captioner {folder} is of {', '.join(classes)}, but captions come from {CAPTIONER_CLASS}. Use a"
             " folder of that class, e.g. a copy of a BLIP image-captioning model."
         )

@@ -1,4 +1,4 @@
-"""Says what is on an image: an image-to-text model of transformers' BLIP class, from a local folder.
+"""Caption images with an image-to-text model of transformers' BLIP class, loaded from a local folder.
 
 B counts images, L tokens.
 """
@@ -18,9 +18,9 @@ from alignment.labelling.captioner_files import CAPTIONER_CLASS, check_captioner
 
 
 class BlipCaptioner:
-    """Captions of images, without any randomness: greedy, or beams where the settings ask for several.
+    """Captions images without randomness: greedily, or with beams where the settings name several.
 
-    An image is scaled to the model's square as the folder's processor says, by PIL. The same images in the same
+    Pillow scales an image to the model's square as the folder's processor specifies. The same images in the same
     batches give the same captions. ValueError for a folder that lacks a file, is of another class, or whose weights do
     not fill the class.
     """
@@ -37,15 +37,16 @@ class BlipCaptioner:
         if room < 1:
             raise ValueError(
                 f"The caption prefix {settings.prefix!r} fills the captioner's"
-                f" {self._model.config.text_config.max_position_embeddings} tokens. Give a shorter one in [captions]."
+                f" {self._model.config.text_config.max_position_embeddings} tokens. Shorten the prefix in [captions]."
             )
         self._max_new_tokens = min(settings.max_new_tokens, room)
 
     @torch.no_grad()
     def captions(self, images_B: Sequence[Image.Image]) -> list[str]:
-        """One caption each, prefix included; an empty string where the model had nothing to say."""
+        """Return one caption per image, prefix included; an empty string where the model adds nothing to the prefix."""
         pixels = self._processor(images=list(images_B), return_tensors="pt")["pixel_values"].to(self.device)
-        # The model puts its own first token over the tokenizer's and drops the closing one, so that it goes on.
+        # The model replaces the tokenizer's first token and drops the closing one, so that generation continues the
+        # prefix.
         prompts_BL = self._prompt_L.repeat(len(images_B), 1).to(self.device)
         ids_BL = self._model.generate(
             pixel_values=pixels,
@@ -54,9 +55,9 @@ class BlipCaptioner:
             num_beams=self.settings.num_beams,
             do_sample=False,
         )
-        said = self._decode(ids_BL[:, prompts_BL.shape[1] - 1 :])
-        whole = self._decode(ids_BL)
-        return [text if new else "" for text, new in zip(whole, said, strict=True)]
+        added = self._decode(ids_BL[:, prompts_BL.shape[1] - 1 :])
+        complete = self._decode(ids_BL)
+        return [text if new else "" for text, new in zip(complete, added, strict=True)]
 
     def _decode(self, ids_BL: torch.Tensor) -> list[str]:
         texts: list[str] = self._tokenizer.batch_decode(ids_BL, skip_special_tokens=True)
@@ -64,7 +65,7 @@ class BlipCaptioner:
 
 
 def _load(folder: Path) -> Any:
-    """The model in float32; ValueError when the weights do not fit the class."""
+    """Load the model in float32; ValueError when the weights do not fit the class."""
     try:
         model, found = BlipForConditionalGeneration.from_pretrained(
             folder, use_safetensors=True, local_files_only=True, dtype=torch.float32, output_loading_info=True

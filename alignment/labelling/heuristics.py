@@ -1,4 +1,4 @@
-"""Labelers that look at pixels alone: weak, cheap, and no model learnt them. H W C are height, width and channels.
+"""Labelers that use pixels only: weak, cheap, and untrained. H W C are height, width and channels.
 
 They run on images of any size, so each is a mean or a spread over pixels and not a sum.
 """
@@ -34,7 +34,7 @@ def colourfulness(pixels_HWC: NDArray[np.float64]) -> float:
 
 
 def sharpness(pixels_HWC: NDArray[np.float64]) -> float:
-    """Variance of the luminance's Laplacian (four neighbours); 0 for an image too small to have an inside."""
+    """Variance of the luminance's Laplacian (four neighbours); 0 for an image too small to have interior pixels."""
     light_HW = pixels_HWC @ LUMINANCE_C
     if min(light_HW.shape) < 3:
         return 0.0
@@ -51,5 +51,5 @@ HEURISTICS: Mapping[HeuristicName, Callable[[NDArray[np.float64]], float]] = {
 
 
 def measure(name: HeuristicName, image: Image.Image) -> float:
-    """A heuristic's number for an image."""
+    """Compute a heuristic's number for an image."""
     return HEURISTICS[name](np.asarray(image.convert("RGB"), dtype=np.float64))

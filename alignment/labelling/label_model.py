@@ -1,6 +1,6 @@
-"""Noisy opinions to one label a pair: majority, Dawid-Skene, and the plain baseline. N counts items. Torch-free.
+"""Combine noisy opinions to one label per pair: majority, Dawid-Skene, a plain baseline. N counts items. Torch-free.
 
-Signs and probabilities speak of an item's first side: margin > 0 and probability > 0.5 mean that it is preferred.
+Signs and probabilities refer to an item's first side: margin > 0 and probability > 0.5 mean that it is preferred.
 """
 
 import warnings
@@ -24,21 +24,21 @@ REGULARISATION = 1.0
 
 @dataclass(frozen=True)
 class Opinions:
-    """What every labeler says of every item."""
+    """Opinions of every labeler on every item."""
 
     items: tuple[str, ...]
     margins: Mapping[str, Floats]
-    """Labeler to its score of the first side less that of the second, one an item; 0 is no opinion."""
+    """Labeler to its score of the first side minus that of the second, one per item; 0 is no opinion."""
     crowd: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
     """Annotator to votes (1, -1 or 0) on the items, by position, that they compared."""
 
     @property
     def num_labelers(self) -> int:
-        """Judges, heuristics and annotators."""
+        """Number of judges, heuristics and annotators."""
         return len(self.margins) + len(self.crowd)
 
     def votes(self) -> list[tuple[int, str, bool]]:
-        """(item, labeler, first side preferred) wherever a labeler has an opinion."""
+        """Return (item, labeler, first side preferred) wherever a labeler has an opinion."""
         found = [
             (index, name, bool(margin > 0))
             for name, margins_N in self.margins.items()
@@ -55,7 +55,7 @@ class Opinions:
 
 
 def majority_vote(opinions: Opinions) -> Floats:
-    """Share of the labelers with an opinion that prefer the first side, N; 0.5 where nobody has one."""
+    """Share of the labelers with an opinion that prefer the first side, N; 0.5 where none has one."""
     for_first_N, all_N = np.zeros(len(opinions.items)), np.zeros(len(opinions.items))
     for index, _, prefers_first in opinions.votes():
         for_first_N[index] += prefers_first
@@ -65,12 +65,12 @@ def majority_vote(opinions: Opinions) -> Floats:
 
 
 def dawid_skene(opinions: Opinions, human: Mapping[int, bool]) -> Floats:
-    """Probability that the first side is the better one, N, by crowd-kit's Dawid-Skene; `human` labels are held fixed.
+    """Probability that the first side is better, N, by crowd-kit's Dawid-Skene; `human` labels are held fixed.
 
-    Source: Dawid and Skene 1979: expectation maximisation over each labeler's confusion matrix, labelers taken as
+    Source: Dawid and Skene 1979: expectation maximisation over each labeler's confusion matrix, labelers assumed
     independent given the truth. Departure: every item enters twice, the second time with its sides and all its votes
-    swapped. Which side is first means nothing, so a labeler has one accuracy for both and the prior is even;
-    crowd-kit's one-coin variant says the same but takes no human labels. 0.5 where nobody has an opinion.
+    swapped. The order of sides carries no information, so a labeler has one accuracy for both and the prior is even;
+    crowd-kit's one-coin variant is equivalent but does not accept human labels. 0.5 where no labeler has an opinion.
     """
     probabilities_N = np.full(len(opinions.items), 0.5)
     votes = opinions.votes()
@@ -79,7 +79,7 @@ def dawid_skene(opinions: Opinions, human: Mapping[int, bool]) -> Floats:
 
         model = DawidSkene(n_iter=ITERATIONS, tol=TOLERANCE)
         with warnings.catch_warnings():
-            # crowd-kit 1.4 evaluates in place, which pandas 3.1 announces to remove; the numbers are the same.
+            # crowd-kit 1.4 evaluates in place, which pandas 3.1 deprecates; the numbers are the same.
             warnings.simplefilter("ignore", DeprecationWarning)
             model.fit(_mirrored_votes(votes), _mirrored_labels(human, {index for index, _, _ in votes}))
         first_I = model.probas_.reindex(columns=[1, 0], fill_value=0.0)[1]
@@ -91,10 +91,10 @@ def dawid_skene(opinions: Opinions, human: Mapping[int, bool]) -> Floats:
 
 
 def human_baseline(opinions: Opinions, human: Mapping[int, bool]) -> Floats:
-    """Probability of the first side, N, by a logistic (Bradley-Terry) head fitted to the human labels alone.
+    """Probability of the first side, N, by a logistic (Bradley-Terry) head fitted to the human labels only.
 
     Its inputs are the labelers' margins divided by their root mean square, and the mean vote of the crowd. There is no
-    intercept, and every label enters both ways round: swapped sides give the opposite answer.
+    intercept, and every label enters in both orders: swapped sides give the complementary probability.
     """
     from sklearn.linear_model import LogisticRegression
 
@@ -116,7 +116,7 @@ def _inputs(opinions: Opinions) -> Floats:
 
 
 def _mirrored_votes(votes: Sequence[tuple[int, str, bool]]) -> "pd.DataFrame":
-    """Long table of votes; item i swapped is -1 - i. The first sides' rows fix the order of crowd-kit's columns."""
+    """Build the long table of votes; item i swapped is -1 - i. The first sides' rows fix the column order."""
     import pandas as pd
 
     rows = [(index, name, int(first)) for index, name, first in votes]

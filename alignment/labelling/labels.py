@@ -1,4 +1,4 @@
-"""Opinions and human labels to a decision on every training row, and a report on what the decisions are worth.
+"""Turn opinions and human labels into a decision on every training row, and report the quality of the decisions.
 
 N counts items, H held-out human pairs. Torch-free.
 """
@@ -31,24 +31,24 @@ class Scores:
 
 @dataclass(frozen=True)
 class Decision:
-    """What becomes of one training row."""
+    """The new label of one training row."""
 
     preference: float
     """1: the item's first side is chosen; -1: the second; 0: a tie."""
     labeler: str
-    """Stands in annotator_id."""
+    """Written to annotator_id."""
 
 
 @dataclass(frozen=True)
 class Labelling:
-    """The answer for a whole training split; None leaves a row as it is."""
+    """Decisions for a complete training split; None leaves a row unchanged."""
 
     decisions: tuple[Decision | None, ...]
     report: LabelReport
 
 
 def pick_human_labels(train: Sequence[Ballot], spec: LabelSpec, method: LabelModel) -> dict[str, Ballot]:
-    """pair_id to ballot of the human labels to use: decided rows of the human sources, drawn by a hash of the seed.
+    """Select the human labels to use, pair_id to ballot: decided rows of the human sources, drawn by the seed's hash.
 
     ValueError when there are fewer than the stated minimum.
     """
@@ -60,19 +60,19 @@ def pick_human_labels(train: Sequence[Ballot], spec: LabelSpec, method: LabelMod
             f"The label model has {len(picked)} human labels in the training split and needs"
             f" {method.minimum_human_labels} ({len(eligible)} decided pairs of {', '.join(spec.human_sources) or 'no'}"
             " source). Label more pairs, raise human_labels, name more human_sources, or lower minimum_human_labels"
-            " knowing that the report will be wide."
+            " and accept wide intervals in the report."
         )
     return {ballot.pair_id: ballot for ballot in picked}
 
 
 def margins(labeler: str, scores: Scores) -> Floats:
-    """Score of the first side less that of the second, N; ValueError naming a labeler whose scores are not finite."""
+    """Score of the first side minus that of the second, N; ValueError naming a labeler whose scores are not finite."""
     both_2N = np.asarray([scores.first, scores.second], dtype=np.float64)
     bad = int((~np.isfinite(both_2N).all(axis=0)).sum())
     if bad:
         raise ValueError(
             f"Labeler {labeler!r} gave scores that are not finite on {bad} of {both_2N.shape[1]} pairs. Check its"
-            " weights and those images, or label without it; nothing was relabelled."
+            " weights and those images, or remove the labeler; no pair was relabelled."
         )
     return np.asarray(both_2N[0] - both_2N[1])
 
@@ -125,8 +125,8 @@ def _by_model(
         opinions = Opinions(opinions.items, opinions.margins, _crowd_votes(train, spec, at))
     if opinions.num_labelers < 2:
         raise ValueError(
-            f"A label model needs 2 labelers at least, there is {opinions.num_labelers}: no annotator of a source that"
-            " is no human source labelled a training pair. Add judges or heuristics."
+            f"A label model needs at least 2 labelers, got {opinions.num_labelers}: no annotator of a source outside"
+            " human_sources labelled a training pair. Add judges or heuristics."
         )
     ways = {
         "majority_vote": majority_vote(opinions),
@@ -144,7 +144,7 @@ def _by_model(
     decisions = tuple(
         None
         if ballot.source not in spec.relabelled_sources or ballot.pair_id in picked
-        else Decision(_sure(float(signed_N[at[ballot.item]]), minimum), method.labels_from)
+        else Decision(_confident_label(float(signed_N[at[ballot.item]]), minimum), method.labels_from)
         for ballot in train
     )
     report = _report(
@@ -162,12 +162,12 @@ def _by_model(
     return Labelling(decisions, report.model_copy(update={"warnings": _warnings(report, method)}))
 
 
-def _sure(signed: float, minimum: float) -> float:
+def _confident_label(signed: float, minimum: float) -> float:
     return 0.0 if signed == 0 or abs(signed) < minimum else math.copysign(1.0, signed)
 
 
 def _by_item(ballots: Iterable[Ballot], at: Mapping[str, int]) -> dict[int, bool]:
-    """Item's position to whether people prefer its first side; items on which they are even are left out."""
+    """Item's position to True when people prefer its first side; items with an even split are left out."""
     totals: dict[int, float] = {}
     for ballot in ballots:
         totals[at[ballot.item]] = totals.get(at[ballot.item], 0.0) + ballot.preference
@@ -207,11 +207,11 @@ def _accuracy(
 def _kept(
     signed_N: Floats, minimum: float, at: Mapping[str, int], heldout: Sequence[Ballot]
 ) -> tuple[float, float | None]:
-    """Share of held-out pairs that would get a label, and how many of those are right."""
+    """Share of held-out pairs that would get a label, and share of correct labels among them."""
     right = [
         signed_N[at[b.item]] * b.preference > 0
         for b in heldout
-        if not b.is_tie and _sure(signed_N[at[b.item]], minimum)
+        if not b.is_tie and _confident_label(signed_N[at[b.item]], minimum)
     ]
     num_decided = sum(not ballot.is_tie for ballot in heldout)
     return len(right) / max(1, num_decided), sum(right) / len(right) if right else None
@@ -245,7 +245,7 @@ def _report(
 
 
 def _warnings(report: LabelReport, method: LabelModel) -> tuple[str, ...]:
-    """What a person should hear before these labels train anything."""
+    """Warnings to show before these labels are used for training."""
     model, baseline = report.accuracy_of(MODEL_LINE), report.accuracy_of(BASELINE_LINE)
     found = []
     if model.accuracy <= baseline.accuracy:

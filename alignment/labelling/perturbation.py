@@ -1,9 +1,9 @@
-"""Damages a text at a stated level: words are dropped, replaced by others and put out of order. Torch-free.
+"""Perturb a text at a stated level: words are dropped, replaced by others and moved. Torch-free.
 
 DCPO's authors perturb with DIPPER, an 11-billion-parameter paraphraser, at a lexical diversity of 40, 60 and 80 out of
-100 (order diversity 0). We run no paraphraser. Our levels take those three numbers as the share of a text's words that
-are touched; what is done to them is ours: a quarter is dropped, half is replaced, a quarter changes places. So our
-perturbed texts are not fluent, ours differ in what they say and theirs mostly in how, and order suffers too.
+100 (order diversity 0). This file runs no paraphraser. Its levels use those three numbers as the share of a text's
+words that are changed; of these a quarter is dropped, half is replaced, and a quarter changes places. The perturbed
+texts are therefore not fluent, differ from DIPPER's mostly in meaning rather than wording, and lose word order too.
 """
 
 import bisect
@@ -15,32 +15,32 @@ from alignment.contracts.captions import Level, Perturbation
 
 
 @dataclass(frozen=True)
-class TouchedShares:
-    """Shares of a text's words that are dropped, replaced, and moved to another of their places."""
+class ChangedShares:
+    """Shares of a text's words that are dropped, replaced, and moved to another of their positions."""
 
     drop: float
     replace: float
     shuffle: float
 
 
-LEVELS: Mapping[Level, TouchedShares] = {
-    "weak": TouchedShares(drop=0.10, replace=0.20, shuffle=0.10),
-    "medium": TouchedShares(drop=0.15, replace=0.30, shuffle=0.15),
-    "strong": TouchedShares(drop=0.20, replace=0.40, shuffle=0.20),
+LEVELS: Mapping[Level, ChangedShares] = {
+    "weak": ChangedShares(drop=0.10, replace=0.20, shuffle=0.10),
+    "medium": ChangedShares(drop=0.15, replace=0.30, shuffle=0.15),
+    "strong": ChangedShares(drop=0.20, replace=0.40, shuffle=0.20),
 }
 
 
 def vocabulary(texts: Iterable[str]) -> tuple[str, ...]:
-    """The distinct words of some texts, sorted: what replacements are drawn from, each as likely as any other."""
+    """Return the distinct words of some texts, sorted: the pool of replacements, drawn uniformly."""
     return tuple(sorted({word for text in texts for word in text.split()}))
 
 
 def perturbed(text: str, words: Sequence[str], *, perturbation: Perturbation, pair_id: str) -> str:
-    """The text with a share of its words touched, by chance that (seed, pair id, text) decide and nothing else.
+    """Return the text with a share of its words changed; the randomness depends on (seed, pair id, text) only.
 
-    Words are what white space separates; `words` are sorted and distinct, as `vocabulary` gives them. At least one word
-    is touched and at least one is left. The answer has other words than the text unless that cannot be: a single word
-    with no other in `words`. ValueError for a text without words.
+    Words are separated by white space; `words` are sorted and distinct, as `vocabulary` returns them. At least one word
+    is changed and at least one is left. The result has other words than the text, except for a single word without an
+    alternative in `words`. ValueError for a text without words.
     """
     before = text.split()
     if not before:
@@ -66,10 +66,10 @@ class _Counts:
     shuffle: int
 
 
-def _plan(num_words: int, shares: TouchedShares) -> _Counts:
-    """How many words suffer what. Moving takes two words, so where one is due it is replaced.
+def _plan(num_words: int, shares: ChangedShares) -> _Counts:
+    """Return the number of words to drop, replace and move. A move needs two words; a single one is replaced.
 
-    A drop share below one half leaves a word of any text.
+    A drop share below one half leaves at least one word of any text.
     """
     touched = max(1, round(num_words * (shares.drop + shares.replace + shares.shuffle)))
     drop = round(num_words * shares.drop)
@@ -79,7 +79,7 @@ def _plan(num_words: int, shares: TouchedShares) -> _Counts:
 
 
 def _other_word(word: str, words: Sequence[str], draws: "_Draws") -> str:
-    """One of the sorted, distinct `words` that is not `word`; `word` itself where there is no other."""
+    """Draw one of the sorted, distinct `words` other than `word`; `word` itself where there is no other."""
     place = bisect.bisect_left(words, word)
     known = place < len(words) and words[place] == word
     if len(words) == known:
@@ -89,27 +89,27 @@ def _other_word(word: str, words: Sequence[str], draws: "_Draws") -> str:
 
 
 def _rotate(words: list[str], places: Sequence[int]) -> None:
-    """Hand each word at one of the places to the next of them, in place."""
+    """Rotate the words at these positions by one, in place."""
     moved = [words[place] for place in places]
     for place, word in zip(places, moved[-1:] + moved[:-1], strict=True):
         words[place] = word
 
 
 class _Draws:
-    """A stream of integers from sha256, the same under every version of Python."""
+    """A stream of integers from sha256, the same in every version of Python."""
 
     def __init__(self, key: str) -> None:
         self._key = key.encode("utf-8", "surrogatepass")
         self._count = 0
 
     def below(self, bound: int) -> int:
-        """An integer in [0, bound); even up to bound / 2**64."""
+        """Return an integer in [0, bound); uniform up to bound / 2**64."""
         self._count += 1
         digest = hashlib.sha256(self._key + f"\n{self._count}".encode()).digest()
         return int.from_bytes(digest[:8], "big") % bound
 
     def shuffled(self, count: int) -> list[int]:
-        """0 .. count - 1 in a drawn order."""
+        """Return 0 .. count - 1 in random order."""
         order = list(range(count))
         for last in range(count - 1, 0, -1):
             other = self.below(last + 1)

@@ -1,4 +1,4 @@
-"""Pairs ranked by a judge instead of a person: the AI-feedback variant of Diffusion-DPO. Torch-free."""
+"""Rank pairs by a judge instead of a person: the AI-feedback variant of Diffusion-DPO. Torch-free."""
 
 import math
 from collections.abc import Sequence
@@ -7,15 +7,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class ProxyVote:
-    """A judge's verdict on one pair, in the order that the source gave its images."""
+    """A judge's verdict on one pair, in the order in which the source gave its images."""
 
     preferred: int
-    """0 or 1. In a tie 0, the source's order, which then means nothing."""
+    """0 or 1. In a tie 0, the source's order, which then carries no information."""
     is_tie: bool
 
     @property
     def preference(self) -> float:
-        """As people's labels are written: 1 when image 0 is preferred, 0 when image 1 is, 0.5 for a tie."""
+        """In the format of human labels: 1 when image 0 is preferred, 0 when image 1 is, 0.5 for a tie."""
         return 0.5 if self.is_tie else 1.0 - self.preferred
 
 
@@ -29,7 +29,7 @@ def proxy_votes(scores_0: Sequence[float], scores_1: Sequence[float]) -> list[Pr
     """
     if len(scores_0) != len(scores_1):
         raise ValueError(
-            f"{len(scores_0)} scores of images 0 and {len(scores_1)} of images 1: give one of each a pair."
+            f"{len(scores_0)} scores of images 0 and {len(scores_1)} of images 1: give one of each per pair."
         )
     bad = [row for row, both in enumerate(zip(scores_0, scores_1, strict=True)) if not all(map(math.isfinite, both))]
     if bad:

@@ -1,4 +1,4 @@
-"""Writes a snapshot anew with other labels on its training pairs; calibration and test keep what people said."""
+"""Write a snapshot with new labels on its training pairs; calibration and test splits keep the human labels."""
 
 import shutil
 from collections.abc import Sequence
@@ -17,21 +17,21 @@ IMAGE_COLUMNS = ("image_chosen", "image_rejected")
 
 @dataclass(frozen=True)
 class TrainCounts:
-    """Of the training split as it was written."""
+    """Digest of the training split as written."""
 
     num_ties: int
     num_captioned: int
-    """Pairs, less ties, with an image whose caption is not just the prompt."""
+    """Number of pairs, without ties, with an image whose caption differs from the prompt."""
 
 
 def write_relabelled(
     snapshot_dir: Path, out: Path, *, ballots: Sequence[Ballot], decisions: Sequence[Decision | None]
 ) -> TrainCounts:
-    """Write train.parquet with the decisions, row for row, and copy the other splits as they are.
+    """Write train.parquet with the decisions, row by row, and copy the other splits unchanged.
 
-    Where the verdict turns, images and captions change sides. pair_id stays that of the row, so that a label can be
-    traced to what people said of the same pair; annotator_id names who labelled it now. A pair without a label is a
-    tie: no objective trains on one, and prompts and counts stay those of the plain snapshot.
+    Where the verdict is reversed, images and captions change sides. pair_id stays that of the row, so that a label can
+    be traced to the human label of the same pair; annotator_id names the new labeler. A pair without a label is a tie:
+    no objective trains on one, and prompts and counts stay those of the original snapshot.
     """
     for split in ("calibration", "test"):
         shutil.copyfile(snapshot_dir / f"{split}.parquet", out / f"{split}.parquet")
@@ -57,7 +57,7 @@ def write_relabelled(
 
 
 def relabelled_row(row: dict[str, Any], ballot: Ballot, decision: Decision | None) -> dict[str, Any]:
-    """One row under a decision; None leaves it as it is."""
+    """Apply a decision to one row; None leaves the row unchanged."""
     if decision is None:
         return row
     turned = decision.preference != 0 and (decision.preference > 0) != ballot.chosen_is_first

@@ -1,4 +1,4 @@
-"""People among themselves, a judge against people, and what both say of the human win rate. Torch-free.
+"""Agreement among people, agreement of a judge with people, and the human win rate that follows. Torch-free.
 
 Labels are 1 where the candidate (or the first image) was preferred and 0 where it was not; None is a missing label.
 Libraries are imported where they are used: each costs a second or more.
@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 
 class PredictionPowered(NamedTuple):
-    """The human win rate from a few human labels and many of a judge."""
+    """The human win rate estimated from a few human labels and many judge labels."""
 
     win_rate: float
     low: float
@@ -20,9 +20,9 @@ class PredictionPowered(NamedTuple):
 
 
 def krippendorff_alpha(raters: Sequence[Sequence[int | None]]) -> float:
-    """Reliability of nominal labels, one row a rater, one column a pair: 1 is perfect, 0 is chance.
+    """Reliability of nominal labels, one row per rater and one column per pair: 1 is perfect, 0 is chance.
 
-    ValueError when fewer than two raters labelled any pair in common.
+    ValueError when no pair was labelled by two raters.
     """
     import evalica
     import pandas as pd
@@ -35,7 +35,7 @@ def krippendorff_alpha(raters: Sequence[Sequence[int | None]]) -> float:
 
 
 def fleiss_kappa(raters: Sequence[Sequence[int]]) -> float:
-    """Agreement of raters who all labelled every pair, beyond chance."""
+    """Agreement beyond chance of raters who all labelled every pair."""
     from statsmodels.stats.inter_rater import aggregate_raters
     from statsmodels.stats.inter_rater import fleiss_kappa as kappa
 
@@ -44,7 +44,7 @@ def fleiss_kappa(raters: Sequence[Sequence[int]]) -> float:
 
 
 def confusion(judge: Sequence[int], human: Sequence[int]) -> npt.NDArray[np.int64]:
-    """Counts by judge's label (rows) and human label (columns)."""
+    """Counts by the judge's label (rows) and the human label (columns)."""
     table = np.zeros((2, 2), dtype=np.int64)
     np.add.at(table, (np.asarray(judge), np.asarray(human)), 1)
     return table
@@ -58,24 +58,29 @@ def cohen_kappa(judge: Sequence[int], human: Sequence[int]) -> float:
 
 
 def attenuated_win_rate(human_win_rate: float, accuracy: float) -> float:
-    """The win rate that a judge of this accuracy shows for a true human win rate, its errors being symmetric.
+    """Return the win rate that a judge of this accuracy and symmetric errors reports for a true human win rate.
 
-    w * a + (1 - w) * (1 - a). A judge far above this line sees something that people do not.
+    w * a + (1 - w) * (1 - a). A judge far above this line rewards something that people do not.
     """
     return human_win_rate * accuracy + (1 - human_win_rate) * (1 - accuracy)
 
 
 def disattenuated_win_rate(judge_win_rate: float, accuracy: float) -> float:
-    """The human win rate that would show as this one, within 0 and 1. ValueError at an accuracy of one half or less."""
+    """Return the human win rate that a judge of this accuracy reports as this one, clipped to [0, 1].
+
+    ValueError at an accuracy of one half or less.
+    """
     if not accuracy > 0.5:
-        raise ValueError(f"A judge with accuracy {accuracy:g} says nothing about people. It must exceed 0.5.")
+        raise ValueError(
+            f"A judge with accuracy {accuracy:g} carries no information about people. The accuracy must exceed 0.5."
+        )
     return min(1.0, max(0.0, (judge_win_rate - (1 - accuracy)) / (2 * accuracy - 1)))
 
 
 def margin_slope(human: Sequence[int], margins: Sequence[float]) -> tuple[float, float]:
     """Intercept and slope of a logistic fit of the human label on a judge's margin.
 
-    A slope that changes between releases asks for a new calibration.
+    A slope that changes between releases calls for a new calibration.
     """
     import statsmodels.api as sm
 
@@ -87,11 +92,11 @@ def margin_slope(human: Sequence[int], margins: Sequence[float]) -> tuple[float,
 def prediction_powered_win_rate(
     human: Sequence[float], judge_labelled: Sequence[float], judge_unlabelled: Sequence[float], *, confidence: float
 ) -> PredictionPowered:
-    """The human win rate with an interval that is valid whatever the judge's bias.
+    """Estimate the human win rate with an interval that is valid whatever the judge's bias.
 
-    `human` and `judge_labelled` speak of the same prompts, a random sample of all, `judge_unlabelled` of the others; a
-    tie is 0.5. Source: Angelopoulos et
-    al. 2023, power-tuned as in ppi-python. ValueError when the columns do not match or are too short.
+    `human` and `judge_labelled` are labels of the same prompts, a random sample of all; `judge_unlabelled` are labels
+    of the other prompts. A tie is 0.5. Source: Angelopoulos et al. 2023, power-tuned as in ppi-python. ValueError when
+    the columns do not match or are too short.
     """
     if len(human) != len(judge_labelled) or len(human) < 2 or len(judge_unlabelled) < 2:
         raise ValueError(

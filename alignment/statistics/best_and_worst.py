@@ -1,4 +1,4 @@
-"""The prompts on which the candidate gained and lost most, to be looked at beside the numbers. Torch-free."""
+"""Select the prompts on which the candidate gained and lost most, to show next to the numbers. Torch-free."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -27,9 +27,9 @@ class Extreme(BaseModel):
 def extreme_prompts(
     table: ScoreTable, judges: Sequence[str], most: int
 ) -> list[tuple[Literal["gain", "loss"], int, dict[str, float]]]:
-    """At most `most` prompts of each end: (end, prompt index, difference under each judge), strongest first.
+    """Return at most `most` prompts of each end: (end, prompt index, difference under each judge), strongest first.
 
-    Judges are put on one scale by the standard deviation of their differences, then averaged; equal sums keep the
+    Each judge's differences are divided by their standard deviation, then averaged over judges; equal sums keep the
     order of the prompts. Raises ValueError where the table does not allow a comparison.
     """
     differences = {judge: paired_differences(table, judge, "champion") for judge in judges}

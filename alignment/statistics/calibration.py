@@ -1,6 +1,6 @@
-"""How far a judge agrees with held-out human pairs: what earns it a vote. Torch-free.
+"""Agreement of a judge with held-out human pairs, which decides whether the judge has a vote. Torch-free.
 
-P counts decided pairs, C the prompts that they are of.
+P counts decided pairs, C their distinct prompts.
 """
 
 from collections.abc import Sequence
@@ -22,21 +22,20 @@ def calibrate(
 ) -> Calibration:
     """Pairwise accuracy of a judge on the snapshot's calibration split, with Wilson bounds.
 
-    Pairs of one of `groups` (their prompts) are no independent evidence: the bounds are those of `effective_pairs` of
-    them. Without groups every pair stands for itself.
+    `groups` are the pairs' prompts. Pairs of one group are not independent evidence, so the bounds are those of
+    `effective_pairs` independent pairs. Without groups every pair counts as its own group.
 
-    Pairs on which people saw no difference are left out; equal scores count as half right. The tie threshold of the
-    comparison is not applied: it belongs to means over seeds, and here each score is of one image. Counting a half
-    as half a success overstates the variance a little, so the bounds err on the wide side. Without pairs the judge is
-    unknown: accuracy 0.5 between 0 and 1.
-    Raises ValueError when the columns differ in length or a score is not finite.
+    Pairs that people tied are left out; equal scores count as half right. The tie threshold of the comparison is not
+    applied: it refers to means over seeds, while here each score is of one image. Counting a half as half a success
+    overstates the variance a little, so the bounds err on the wide side. Without pairs the judge is unknown: accuracy
+    0.5 between 0 and 1. Raises ValueError when the columns differ in length or a score is not finite.
     """
     if not len(score_chosen) == len(score_rejected) == len(is_human_tie) == len(groups or is_human_tie):
         raise ValueError(
             f"Judge {judge!r}: {len(score_chosen)} chosen scores, {len(score_rejected)} rejected scores and"
             f" {len(is_human_tie)} tie marks. Give one of each per pair."
         )
-    # Here, not above: statsmodels brings pandas, which a DAG file must not import.
+    # Imported here, not above: statsmodels loads pandas, which a DAG file must not import.
     from statsmodels.stats.proportion import proportion_confint
 
     decided = ~np.asarray(is_human_tie, dtype=bool)
@@ -63,15 +62,15 @@ def calibrate(
 
 
 def effective_pairs(right_P: npt.NDArray[np.float64], group_P: npt.NDArray[np.int64], *, confidence: float) -> float:
-    """How many independent pairs would tell the accuracy as well as these, at most P.
+    """Return the number of independent pairs that would measure the accuracy as precisely as these do; at most P.
 
     `right_P` is 1, 0 or 0.5, `group_P` the number of each pair's prompt. P is divided by the design effect (variance of
-    the accuracy as a ratio of sums over prompts, against that of independent pairs, at least 1), and by the squared
-    ratio of Student's quantiles for C and for P, since few prompts tell their own spread badly. Source: Korn and
-    Graubard 1998, Survey Methodology 24. A judge that is always right or always wrong shows no spread: its pairs of one
-    prompt are then taken as one, weighted by size (Kish).
+    the accuracy as a ratio of sums over prompts, divided by that of independent pairs, at least 1). It is also divided
+    by the squared ratio of Student's quantiles for C and for P, since few prompts estimate their own spread badly.
+    Source: Korn and Graubard 1998, Survey Methodology 24. A judge that is always right or always wrong shows no spread:
+    the pairs of one prompt then count as one, weighted by size (Kish).
     """
-    # Here for the reason given above.
+    # Imported here for the reason given above.
     from scipy import stats
 
     pairs = len(right_P)

@@ -1,8 +1,8 @@
-"""Candidate against another model, prompt by prompt. Torch-free, so that the control plane can redo every number.
+"""Compare the candidate with another model, prompt by prompt. Torch-free: the control plane can recompute it.
 
 The unit is the prompt: scores are averaged over seeds first, then subtracted (candidate minus other), and every
 interval is over prompts. Pooling (prompt, seed) cells as if independent would make the intervals too narrow.
-Shape letters: P prompts, S seeds. numpy and the standard library are enough here but for the Wilcoxon test and the
+Shape letters: P prompts, S seeds. numpy and the standard library suffice here except for the Wilcoxon test and the
 t quantile; scipy is imported where those are computed, because it costs a second and DAG files import this package.
 """
 
@@ -24,13 +24,13 @@ Strings = npt.NDArray[np.str_]
 OPPONENTS: tuple[Literal["champion"], Literal["base"]] = ("champion", "base")
 SCORE_COLUMNS = ("role", "scorer", "prompt_index", "seed", "score")
 
-# float32 scores averaged over seeds differ in their last bits; nine places keep such dust out of the tie rule.
+# float32 scores averaged over seeds differ in their last bits; rounding to nine places keeps that from breaking ties.
 DIFFERENCE_DECIMALS = 9
 
 
 @dataclass(frozen=True)
 class ScoreTable:
-    """The columns of scores.parquet that the arithmetic needs: one row per (role, scorer, prompt, seed)."""
+    """The columns of scores.parquet that the statistics need: one row per (role, scorer, prompt, seed)."""
 
     role: Strings
     scorer: Strings
@@ -38,13 +38,13 @@ class ScoreTable:
     seed: Integers
     score: Floats
     category: Strings = field(default_factory=lambda: np.empty(0, dtype=np.str_))
-    """The prompt's slice; empty where the columns had none."""
+    """The prompt's slice; empty where the columns have none."""
 
     @classmethod
     def from_columns(cls, columns: Mapping[str, Sequence[Any]]) -> "ScoreTable":
-        """Take plain columns, whatever read them. Raises ValueError for a missing column or unequal lengths.
+        """Build from plain columns. Raises ValueError for a missing column or unequal lengths.
 
-        A missing score (None) becomes NaN here and an error where it is used.
+        A missing score (None) becomes NaN here and raises an error where it is used.
         """
         missing = [name for name in SCORE_COLUMNS if name not in columns]
         if missing:
@@ -62,7 +62,7 @@ class ScoreTable:
         )
 
     def scorers(self) -> list[str]:
-        """Names that occur, sorted."""
+        """Distinct names, sorted."""
         return sorted(str(name) for name in np.unique(self.scorer))
 
 
@@ -75,15 +75,15 @@ class SeedGrid:
     scores_PS: Floats
 
     def prompt_means(self) -> Floats:
-        """Mean over seeds, one number a prompt."""
+        """Mean over seeds, one number per prompt."""
         return np.asarray(self.scores_PS.mean(axis=1), dtype=np.float64)
 
 
 def seed_grid(table: ScoreTable, scorer: str, role: str) -> SeedGrid:
-    """The complete prompts x seeds grid of one model under one scorer.
+    """Return the complete prompts x seeds grid of one model under one scorer.
 
-    Raises ValueError when there is no row, a score is not finite, or a (prompt, seed) cell is missing or doubled: a
-    dropped cell would change the sample that the interval speaks of.
+    Raises ValueError when there is no row, a score is not finite, or a (prompt, seed) cell is missing or duplicated: a
+    dropped cell would change the sample that the interval describes.
     """
     rows = (table.scorer == scorer) & (table.role == role)
     prompt, seed, score = table.prompt_index[rows], table.seed[rows], table.score[rows]
@@ -93,11 +93,11 @@ def seed_grid(table: ScoreTable, scorer: str, role: str) -> SeedGrid:
     bad = ~np.isfinite(score)
     if bad.any():
         where = f"prompt {prompt[bad][0]}, seed {seed[bad][0]}"
-        raise ValueError(f"{what}: {int(bad.sum())} scores are not finite, the first at {where}. Look at that image.")
+        raise ValueError(f"{what}: {int(bad.sum())} scores are not finite, the first at {where}. Inspect that image.")
     prompts, seeds = np.unique(prompt), np.unique(seed)
     if len(np.unique(np.stack([prompt, seed]), axis=1).T) != len(score) or len(score) != len(prompts) * len(seeds):
         raise ValueError(
-            f"{what}: {len(score)} rows for {len(prompts)} prompts x {len(seeds)} seeds. Each cell is needed exactly"
+            f"{what}: {len(score)} rows for {len(prompts)} prompts x {len(seeds)} seeds. Each cell must occur exactly"
             " once. Evaluate again."
         )
     order = np.lexsort((seed, prompt))
@@ -107,14 +107,14 @@ def seed_grid(table: ScoreTable, scorer: str, role: str) -> SeedGrid:
 def paired_differences(table: ScoreTable, scorer: str, against: str) -> tuple[Integers, Floats]:
     """Prompt indices and, for each, the candidate's mean over seeds minus the other model's.
 
-    Raises ValueError when the two were not scored on the same prompts and seeds.
+    Raises ValueError when the two models were not scored on the same prompts and seeds.
     """
     candidate, other = seed_grid(table, scorer, "candidate"), seed_grid(table, scorer, against)
     same_prompts = np.array_equal(candidate.prompts_P, other.prompts_P)
     if not (same_prompts and np.array_equal(candidate.seeds_S, other.seeds_S)):
         raise ValueError(
             f"Scorer {scorer!r}: candidate has {candidate.scores_PS.shape} prompts x seeds, {against} has"
-            f" {other.scores_PS.shape}, and they are not the same ones. Sample both on one list."
+            f" {other.scores_PS.shape}, which differ. Sample both models with the same prompts and seeds."
         )
     differences = np.round(candidate.prompt_means() - other.prompt_means(), DIFFERENCE_DECIMALS)
     return candidate.prompts_P, differences
@@ -128,13 +128,13 @@ def outcome_counts(differences_P: Floats, tie_threshold: float) -> tuple[int, in
 
 
 def win_rate_interval(wins: int, ties: int, losses: int, *, confidence: float) -> tuple[float, float]:
-    """Two-sided interval of the win rate, a tie counting one half; independent prompts.
+    """Two-sided interval of the win rate, a tie counting one half; prompts are independent.
 
     Wilson's score interval with the variance of an outcome in {0, 1/2, 1}: at win rate p and tie share t that is
-    p (1 - p) - t / 4. Without ties it is Wilson's interval exactly; Wilson's own variance would be right to ignore
-    ties only by being too wide (twice the prompts at a tie share of one half). t is the observed share shrunk by z^2
-    pseudo-prompts that are no ties, so that a handful of decided prompts, or none, cannot give a needle-thin interval.
-    Unlike a t interval it does not collapse at 0 or 1.
+    p (1 - p) - t / 4. Without ties it is Wilson's interval exactly. With Wilson's own variance the interval would be
+    valid but too wide (it would need twice the prompts at a tie share of one half). t is the observed share shrunk by
+    z^2 pseudo-prompts without ties, so that a handful of decided prompts, or none, cannot give an interval close to a
+    point. Unlike a t interval it does not collapse at 0 or 1.
     """
     prompts = wins + ties + losses
     if prompts == 0:
@@ -172,9 +172,9 @@ def superiority_p_value(differences_P: Floats) -> float:
 def compare(
     table: ScoreTable, scorer: str, against: Literal["champion", "base"], *, tie_threshold: float, confidence: float
 ) -> Comparison:
-    """Everything the gate asks of one scorer and one opponent.
+    """Compute every number that the gate needs for one scorer and one opponent.
 
-    Raises ValueError for missing, doubled or non-finite cells and for unequal prompts or seeds.
+    Raises ValueError for missing, duplicated or non-finite cells and for unequal prompts or seeds.
     """
     if not (math.isfinite(tie_threshold) and tie_threshold >= 0):
         raise ValueError(f"Tie threshold of {scorer!r} is {tie_threshold}. Give a number of at least 0.")
@@ -187,7 +187,7 @@ def compare(
 def compare_differences(
     differences_P: Floats, *, scorer: str, against: Literal["champion", "base"], tie_threshold: float, confidence: float
 ) -> Comparison:
-    """The comparison that follows from one difference a prompt (candidate minus other, seeds averaged)."""
+    """Compute the comparison from one difference per prompt (candidate minus other, averaged over seeds)."""
     wins, ties, losses = outcome_counts(differences_P, tie_threshold)
     rate_low, rate_high = win_rate_interval(wins, ties, losses, confidence=confidence)
     mean_low, mean_high = mean_interval(differences_P, confidence=confidence)
@@ -211,7 +211,7 @@ def compare_differences(
 def compare_all(
     table: ScoreTable, scorers: Sequence[str], *, tie_thresholds: Mapping[str, float], confidence: float
 ) -> tuple[list[Comparison], list[str]]:
-    """Each scorer against the champion and against the base, and what kept a comparison from being made.
+    """Compare each scorer against the champion and the base; also return the problems that prevented a comparison.
 
     A scorer that cannot be compared is absent from the comparisons and named in the problems; nothing is dropped
     silently.

@@ -1,4 +1,4 @@
-"""Repeated sampling: the chance that the best of k images is good, and how good it is. Torch-free.
+"""Repeated sampling: the chance that the best of k images is good, and the expected score of the best. Torch-free.
 
 Source: Brown et al. 2024, arXiv:2407.21787 (coverage, power law in eq. 3); the unbiased estimator is that of pass@k in
 Chen et al. 2021, arXiv:2107.03374, section 2.1. Shape letters: P prompts, N images of a prompt, R resamples.
@@ -18,28 +18,28 @@ Integers = npt.NDArray[np.int64]
 RESAMPLES = 2000
 RESAMPLING_SEED = 0
 LEAST_POINTS = 3
-"""Two points fit any power law, so they say nothing of it."""
+"""Two points fit any power law, so at least three are needed."""
 
 
 def coverage_curves(scores_PN: Mapping[Role, Floats], *, bar: float, confidence: float) -> tuple[CoverageCurve, ...]:
-    """Each model's curve for k = 1..N.
+    """Compute each model's curve for k = 1..N.
 
     An image is good when it scores above the `bar` quantile of the base's images of the same prompt: judges' levels
-    differ from prompt to prompt, so only differences within a prompt mean anything. Raises ValueError when a score
+    differ from prompt to prompt, so only differences within a prompt are meaningful. Raises ValueError when a score
     is not finite, or the models differ in their numbers of prompts or images.
     """
     shapes = {role: scores.shape for role, scores in scores_PN.items()}
     if len(set(shapes.values())) != 1:
-        raise ValueError(f"The models were scored on different grids of prompts x seeds: {shapes}. Sample them anew.")
+        raise ValueError(f"The models were scored on different grids of prompts x seeds: {shapes}. Sample them again.")
     broken = [role for role, scores in scores_PN.items() if not np.isfinite(scores).all()]
     if broken:
-        raise ValueError(f"Scores of {', '.join(broken)} are not finite. Look at those images and at the judge.")
+        raise ValueError(f"Scores of {', '.join(broken)} are not finite. Check those images and the judge.")
     bar_P = np.quantile(scores_PN["base"], bar, axis=1)
     return tuple(coverage_curve(role, scores, bar_P=bar_P, confidence=confidence) for role, scores in scores_PN.items())
 
 
 def coverage_curve(role: Role, scores_PN: Floats, *, bar_P: Floats, confidence: float) -> CoverageCurve:
-    """One model's curve; intervals are percentile bootstraps over prompts, its seeds moving together."""
+    """Compute one model's curve; intervals are percentile bootstraps over prompts, all seeds of a prompt together."""
     good_P = (scores_PN > bar_P[:, None]).sum(axis=1)
     num_prompts, num_images = scores_PN.shape
     chosen_RP = np.random.default_rng(RESAMPLING_SEED).integers(0, num_prompts, (RESAMPLES, num_prompts))
@@ -62,9 +62,9 @@ def coverage_curve(role: Role, scores_PN: Floats, *, bar_P: Floats, confidence: 
 
 
 def chance_of_one(good_P: Integers, num_images: int, k: int) -> Floats:
-    """Per prompt, the chance that k of its N images, drawn without replacement, hold a good one.
+    """Return, for each prompt, the chance that k of its N images, drawn without replacement, include a good one.
 
-    1 - C(N - good, k) / C(N, k), as a product so that nothing overflows. Unbiased for k independent images, where the
+    1 - C(N - good, k) / C(N, k), computed as a product to avoid overflow. Unbiased for k independent images, where the
     plug-in 1 - (1 - good / N)^k is too low.
     """
     bad_P = num_images - good_P
@@ -75,7 +75,7 @@ def chance_of_one(good_P: Integers, num_images: int, k: int) -> Floats:
 
 
 def expected_best(scores_PN: Floats, k: int) -> Floats:
-    """Per prompt, the expected largest score among k of its N images, drawn without replacement.
+    """Return, for each prompt, the expected largest score among k of its N images, drawn without replacement.
 
     The i-th smallest of N is the largest of k with chance C(i - 1, k - 1) / C(N, k).
     """
@@ -88,7 +88,7 @@ def expected_best(scores_PN: Floats, k: int) -> Floats:
 
 
 def fit_power_law(coverage_K: Floats) -> PowerLaw | None:
-    """Least squares of log(-log coverage) on log k, k = 1..K; None where fewer than three points allow it."""
+    """Least squares of log(-log coverage) on log k, k = 1..K; None where fewer than three points are usable."""
     samples_K = np.arange(1, len(coverage_K) + 1)
     inner = (coverage_K > 0) & (coverage_K < 1)
     if inner.sum() < LEAST_POINTS:

@@ -1,8 +1,8 @@
-"""Human pairs under a judge: which of them count, and what they say together. Torch-free.
+"""Human pairs under a judge: select the pairs that count and combine them. Torch-free.
 
-Two labels are not two pieces of evidence when they are of one comparison, or of comparisons of one prompt: a judge that
-is right once is then often right again. So several people's labels of one comparison become one, their majority's, and
-intervals are over prompts (`alignment.statistics.calibration`).
+Two labels of one comparison, or of two comparisons of one prompt, are not independent evidence: a judge that is right
+once is then often right again. Several people's labels of one comparison are therefore reduced to their majority's,
+and intervals are over prompts (`alignment.statistics.calibration`).
 """
 
 import hashlib
@@ -24,25 +24,25 @@ from alignment.statistics.prompts import normal_prompt
 FACTS = ("source", "generator_chosen", "generator_rejected", "created_at", "prompt")
 UNKNOWN = "unknown"
 JOINED = " | "
-"""Between the two generators of a pair."""
+"""Separates the two generators of a pair."""
 
 
 class PairFacts(NamedTuple):
-    """What is known of a pair beside its scores."""
+    """Facts of a pair apart from its scores."""
 
     source: str = ""
     generators: str = UNKNOWN
     created_at: datetime | None = None
     comparison: str = ""
-    """Two images and a prompt, the same for whoever compares them; empty where nobody looked: one of its own."""
+    """Key of two images and a prompt, the same for all annotators; empty when unknown: the pair is its own key."""
     chosen_is_first: bool = True
-    """Whether the chosen image is the comparison's first side."""
+    """True when the chosen image is the comparison's first side."""
     prompt_group: str = ""
-    """sha256 of the normal prompt; empty where nobody looked: one of its own."""
+    """sha256 of the normalised prompt; empty when unknown: the pair is then its own group."""
 
 
 class ScoredPair(NamedTuple):
-    """A human pair under one judge."""
+    """One human pair under one judge."""
 
     pair_id: str
     score_chosen: float
@@ -51,7 +51,7 @@ class ScoredPair(NamedTuple):
 
 
 class JudgedPair(NamedTuple):
-    """A human pair under a named judge: a row of calibration_scores.parquet without its facts."""
+    """One human pair under a named judge: a row of calibration_scores.parquet without its facts."""
 
     judge: str
     pair: ScoredPair
@@ -59,19 +59,19 @@ class JudgedPair(NamedTuple):
 
 @dataclass(frozen=True)
 class Scope:
-    """Which pairs count for a vote."""
+    """Rules that select the pairs which count for a vote."""
 
     since: datetime | None = None
-    """Older pairs do not count; None: any age, and any date."""
+    """Pairs labelled earlier do not count; None: no limit on age or date."""
     until: datetime | None = None
-    """Nor do pairs that bear a later date, which must be wrong."""
+    """Pairs with a later date do not count either: the date must be wrong."""
     undated: bool = True
-    """Whether pairs without a date count."""
+    """True when pairs without a date count."""
     generators: tuple[str, ...] = ()
-    """Only pairs whose images were all drawn by these; empty: whoever drew them."""
+    """Only pairs whose images were all drawn by these generators count; empty: pairs of any generator."""
 
     def holds(self, facts: PairFacts) -> bool:
-        """Whether a pair counts."""
+        """Return True when a pair counts."""
         drawn_by = set(facts.generators.split(JOINED))
         return self._dated(facts.created_at) and (not self.generators or drawn_by <= set(self.generators))
 
@@ -85,7 +85,7 @@ EVERY_PAIR = Scope()
 
 
 def held_out(judge: Judge, facts: PairFacts) -> bool:
-    """Whether a judge has not learnt from the pair's source; one trained here has its own split of each source."""
+    """Return True when a judge was not trained on the pair's source, or keeps its own held-out split of it."""
     return judge.keeps_split or facts.source not in judge.training_sources
 
 
@@ -97,7 +97,7 @@ def agreement(
     confidence: float,
     scope: Scope = EVERY_PAIR,
 ) -> Calibration:
-    """A judge's agreement with people on the pairs that count and that it did not learn from.
+    """Compute a judge's agreement with people on the pairs that count and that it was not trained on.
 
     ValueError when a score of a decided comparison is not finite.
     """
@@ -121,7 +121,7 @@ def agreements(
     confidence: float,
     scopes: Mapping[str, Scope] | None = None,
 ) -> tuple[list[Calibration], list[str]]:
-    """Each judge's agreement with people on the pairs of its scope, and why one could not be had."""
+    """Compute each judge's agreement with people on the pairs of its scope; also return the failures."""
     found, problems = [], []
     for judge in judges:
         own = [row.pair for row in rows if row.judge == judge.name]
@@ -134,7 +134,7 @@ def agreements(
 
 
 def majorities(pairs: Sequence[ScoredPair], facts: Mapping[str, PairFacts]) -> list[tuple[ScoredPair, str]]:
-    """Every comparison once, as most of its people labelled it, with its prompt's group; evenly split is a tie."""
+    """Reduce each comparison to one row with its majority label and its prompt's group; an even split is a tie."""
     by_comparison: dict[str, list[ScoredPair]] = {}
     for pair in pairs:
         by_comparison.setdefault(facts[pair.pair_id].comparison or pair.pair_id, []).append(pair)
@@ -155,12 +155,12 @@ def _majority(pairs: Sequence[ScoredPair], facts: Mapping[str, PairFacts]) -> tu
 
 
 def known_facts(snapshot_dir: Path, file_name: str) -> dict[str, PairFacts]:
-    """Facts of the calibration split by pair_id, with the comparison that each row is of."""
+    """Facts of the calibration split by pair_id, with the comparison that each row belongs to."""
     return with_comparisons(read_facts(snapshot_dir / file_name), read_ballots(snapshot_dir, "calibration"))
 
 
 def read_facts(path: Path) -> dict[str, PairFacts]:
-    """Facts of a split by pair_id. A snapshot of an earlier version lacks generators and dates: they are unknown."""
+    """Facts of a split by pair_id. Generators and dates are unknown in a snapshot of an earlier version."""
     columns = ["pair_id", *(name for name in FACTS if name in pq.read_schema(path).names)]
     return {row["pair_id"]: _facts(row) for row in pq.read_table(path, columns=columns).to_pylist()}
 
@@ -179,7 +179,7 @@ def _facts(row: dict[str, object]) -> PairFacts:
 
 
 def with_comparisons(facts: Mapping[str, PairFacts], ballots: Iterable[Ballot]) -> dict[str, PairFacts]:
-    """The facts with what a ballot knows: the comparison, and which side won."""
+    """Add to the facts those of a ballot: the comparison, and which side won."""
     known = {ballot.pair_id: ballot for ballot in ballots}
     return {
         pair_id: own._replace(comparison=known[pair_id].item, chosen_is_first=known[pair_id].chosen_is_first)
@@ -188,7 +188,7 @@ def with_comparisons(facts: Mapping[str, PairFacts], ballots: Iterable[Ballot]) 
 
 
 def scores_table(rows: Sequence[JudgedPair], facts: Mapping[str, PairFacts]) -> pa.Table:
-    """calibration_scores.parquet: one row per (judge, pair), from which every agreement can be made again."""
+    """Build calibration_scores.parquet: one row per (judge, pair), enough to recompute every agreement."""
     own = [facts[row.pair.pair_id] for row in rows]
     text, number, yes = pa.string(), pa.float64(), pa.bool_()
     return pa.table(
@@ -209,7 +209,7 @@ def scores_table(rows: Sequence[JudgedPair], facts: Mapping[str, PairFacts]) -> 
 
 
 def from_columns(columns: Mapping[str, Sequence[Any]]) -> tuple[list[JudgedPair], dict[str, PairFacts]]:
-    """The rows and facts of a table. ValueError names what it lacks, or a pair that it has twice for one judge."""
+    """Read the rows and facts of a table. ValueError names missing columns, or a pair with two rows for one judge."""
     needed = ("judge", *ScoredPair._fields, *PairFacts._fields)
     missing = [name for name in needed if name not in columns]
     if missing:

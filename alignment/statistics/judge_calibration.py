@@ -1,4 +1,4 @@
-"""A judge's agreement with people by source and by generators, and people's agreement with each other. Torch-free."""
+"""Agreement of a judge with people by source and by generators, and of people with each other. Torch-free."""
 
 import logging
 import warnings
@@ -22,7 +22,7 @@ TIE = 2
 def calibrate_judge(
     judge: Judge, pairs: Sequence[ScoredPair], facts: dict[str, PairFacts], spec: CalibrationSpec
 ) -> JudgeCalibration:
-    """Everything that one judge has shown; ValueError when a score is not finite."""
+    """Compute every figure of one judge; ValueError when a score is not finite."""
     dates = [date for pair in pairs if (date := facts[pair.pair_id].created_at) is not None]
     kept = [pair for pair in pairs if held_out(judge, facts[pair.pair_id])]
     return JudgeCalibration(
@@ -55,7 +55,7 @@ def _slices(
 
 
 def _slope(pairs: Sequence[ScoredPair]) -> float | None:
-    """Sides are turned for every other pair, since a fit needs both labels; a perfect judge has no finite slope."""
+    """Fit the slope, with every other pair swapped since a fit needs both labels; none for a perfect judge."""
     margins = np.array([pair.score_chosen - pair.score_rejected for pair in pairs if not pair.is_tie])
     spread = float(margins.std()) if margins.size else 0.0
     if margins.size < MINIMUM_SLOPE_PAIRS or not spread:
@@ -76,8 +76,8 @@ def _slope(pairs: Sequence[ScoredPair]) -> float | None:
 def rater_reliability(ballots: Sequence[Ballot]) -> RaterReliability:
     """Krippendorff's alpha over the comparisons that two people or more labelled.
 
-    Who gave a label does not enter alpha, only which labels a comparison has; so the first labels stand in one row, the
-    second ones in the next. Rows without an annotator are left out: they might be one person's.
+    Alpha depends only on the labels that a comparison has, not on who gave them. So all first labels form one row of
+    the table and all second labels the next. Rows without an annotator are left out: they might be from one person.
     """
     labels: dict[str, dict[str, int]] = {}
     for ballot in ballots:
@@ -91,6 +91,6 @@ def rater_reliability(ballots: Sequence[Ballot]) -> RaterReliability:
     return RaterReliability(
         num_shared_pairs=len(shared),
         num_labels=sum(map(len, shared)),
-        # With one label in all, there is nothing by which to tell agreement from chance.
+        # When only one label occurs, agreement cannot be distinguished from chance.
         alpha=krippendorff_alpha(table) if shared and not same else None,
     )

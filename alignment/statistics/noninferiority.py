@@ -1,4 +1,4 @@
-"""Is it at least not worse: bounds and tests of guards and slices. Torch-free.
+"""Non-inferiority: bounds and tests of guards and slices. Torch-free.
 
 Everything is over prompts. `level` is one-sided; a confidence is two-sided, so level = (1 - confidence) / 2.
 scipy and statsmodels are imported where they are used: DAG files import this package.
@@ -16,7 +16,7 @@ BISECTIONS = 44
 
 
 def mcnemar_p_value(worsened: int, improved: int) -> float:
-    """One-sided exact McNemar: the chance of so many prompts worsening if worsening and improving were equally likely.
+    """One-sided exact McNemar p: the chance of so many worsened prompts if either change were equally likely.
 
     1 when no prompt changed.
     """
@@ -30,10 +30,13 @@ def paired_share_interval(worsened: int, improved: int, prompts: int, *, confide
     """Two-sided score interval of the change of a share on the same prompts, (improved - worsened) / prompts.
 
     Source: Tango 1998, Statistics in Medicine 17:891. Unlike a t interval it does not become a point when few prompts,
-    or none, changed. Solved by bisection, for the score falls as the supposed change grows.
+    or none, changed. Solved by bisection, because the score falls as the assumed change grows.
     """
     if min(worsened, improved) < 0 or prompts < 1 or worsened + improved > prompts:
-        raise ValueError(f"{worsened} worsened and {improved} improved of {prompts} prompts do not add up.")
+        raise ValueError(
+            f"{worsened} worsened and {improved} improved of {prompts} prompts:"
+            " counts must be at least 0 and sum to at most the number of prompts."
+        )
     z = NormalDist().inv_cdf(0.5 + confidence / 2)
 
     def score(change: float) -> float:
@@ -52,7 +55,7 @@ def paired_share_interval(worsened: int, improved: int, prompts: int, *, confide
 
 
 def _last_where(holds: Callable[[float], bool], inside: float, outside: float) -> float:
-    """The farthest point from `inside` towards `outside` where the condition still holds, to twelve places."""
+    """Return the farthest point from `inside` towards `outside` where the condition still holds, to twelve places."""
     for _ in range(BISECTIONS):
         middle = (inside + outside) / 2
         inside, outside = (middle, outside) if holds(middle) else (inside, middle)
@@ -79,9 +82,10 @@ def mean_below_p_value(values_P: Floats, limit: float) -> float:
 
 
 def holm(p_values: Sequence[float], *, level: float) -> tuple[list[float], list[bool]]:
-    """Holm-adjusted p values, and which hypotheses fall at the family-wise level.
+    """Holm-adjusted p values, and the hypotheses rejected at the family-wise level.
 
-    By hand, for statsmodels' multipletests collects garbage at every call, a third of a second in a large process.
+    Computed here because statsmodels' multipletests collects garbage at every call, a third of a second in a large
+    process.
     """
     p_sorted = np.sort(np.asarray(p_values, dtype=np.float64))
     stepped = np.minimum(1.0, np.maximum.accumulate(p_sorted * np.arange(len(p_sorted), 0, -1)))

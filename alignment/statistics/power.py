@@ -1,4 +1,4 @@
-"""How many prompts a verdict needs. Torch-free; scipy is imported where it is used.
+"""Number of prompts that a verdict needs. Torch-free; scipy is imported where it is used.
 
 `effect` is the standardised effect: the mean over prompts of the paired difference, in units of its standard deviation.
 `level` is one-sided.
@@ -12,24 +12,24 @@ from statistics import NormalDist
 _NORMAL = NormalDist()
 
 WILCOXON_EFFICIENCY = 3 / 3.141592653589793
-"""Prompts of a t test that one of the Wilcoxon test is worth with normal differences; heavier tails favour it."""
+"""Efficiency of the Wilcoxon test relative to the t test for normal differences; heavier tails favour Wilcoxon."""
 
 MOST_PROMPTS = 10_000_000
 
 
 def win_rate_of_effect(effect: float) -> float:
-    """How often normal differences with this standardised effect win."""
+    """Probability that a normal difference with this standardised effect is a win."""
     return _NORMAL.cdf(effect)
 
 
 def shift_power(effect: float, prompts: float, *, level: float, efficiency: float = 1.0) -> float:
-    """Chance that a one-sided t test finds the effect; `efficiency` turns prompts into those of another test."""
+    """Chance that a one-sided t test finds the effect; `efficiency` scales the prompts to those of another test."""
     effective = prompts * efficiency
     if effective <= 2:
         return 0.0
     freedom = effective - 1
     if freedom > 1000:
-        # Here the noncentral t is normal to three places, and much quicker to have.
+        # In this range the noncentral t is normal to three places, and the normal is much faster to compute.
         return _NORMAL.cdf(effect * math.sqrt(effective) + _NORMAL.inv_cdf(level))
     from scipy import stats
 
@@ -51,11 +51,11 @@ def win_rate_power(rate: float, prompts: int, *, minimum: float, level: float, t
 
 @lru_cache(maxsize=1024)
 def win_rate_found(prompts: int, *, limit: float, level: float, power: float, tie_share: float = 0.0) -> float | None:
-    """Highest win rate, ties counted half, at which harm is found with chance `power`; None when no rate is so found.
+    """Highest win rate, ties half, at which harm is found with chance `power`; None when no rate is low enough.
 
-    Found means what the gate's slices mean by it: signed-rank evidence at `level`, and a measured rate below `limit`.
-    Differences are taken as normal; `level` is what Holm leaves for the first of the tests. Answers are kept: slices of
-    one size ask the same, and a simulation asks it in every decision.
+    Harm is found as the gate's slices find it: signed-rank evidence at `level`, and a measured rate below `limit`.
+    Differences are assumed normal; `level` is Holm's level for the first of the tests. Results are cached: slices of
+    one size need the same number, and a simulation needs it in every decision.
     """
 
     def chance(rate: float) -> float:
@@ -66,7 +66,7 @@ def win_rate_found(prompts: int, *, limit: float, level: float, power: float, ti
         return seen + measured - 1
 
     found, missed = tie_share / 2, limit
-    # The least p that the signed-rank test can give is that of every prompt lost.
+    # The smallest p of the signed-rank test is that of every prompt lost.
     if tie_share >= 1 or 0.5**prompts > level or found >= limit or chance(found) < power:
         return None
     while missed - found > 1e-4:
@@ -76,9 +76,9 @@ def win_rate_found(prompts: int, *, limit: float, level: float, power: float, ti
 
 
 def k_of_n_power(single: float, required: int, judges: int) -> float:
-    """Least chance that at least `required` of `judges` judges find what each finds with chance `single`.
+    """Lowest chance that at least `required` of `judges` judges find what each finds with chance `single`.
 
-    The lesser of independent and of identical judges; what lies between them is as a rule between.
+    The smaller of the chances for independent and for identical judges; partly dependent judges usually lie between.
     """
     from scipy import stats
 
@@ -91,7 +91,7 @@ def noninferiority_power(margin: float, spread: float, prompts: int, *, level: f
 
 
 def prompts_needed(power_at: Callable[[int], float], power: float) -> int | None:
-    """Fewest prompts from which `power_at`, which grows with them, reaches `power`; None when ten million do not."""
+    """Smallest number of prompts at which the increasing `power_at` reaches `power`; None above ten million."""
     high = 4
     while power_at(high) < power:
         high *= 2

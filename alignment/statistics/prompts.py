@@ -7,7 +7,7 @@ from pathlib import Path
 
 HEADER = ["prompt", "category"]
 NAMED = 5
-"""Prompts that an error names."""
+"""Number of prompts that an error names."""
 
 
 @dataclass(frozen=True)
@@ -20,9 +20,9 @@ class EvalPrompt:
 
 
 def normal_prompt(prompt: str) -> str:
-    """What near-duplicate prompts share: NFKC, case folded, runs of punctuation and white space made one space.
+    """Normalise a prompt so that near-duplicates match: NFKC, case folded, punctuation and white space to one space.
 
-    A prompt of nothing but punctuation keeps its characters.
+    A prompt that is only punctuation keeps its characters.
     """
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", prompt).casefold())
     letters = "".join(c if unicodedata.category(c)[0] not in "PZCS" else " " for c in folded)
@@ -30,7 +30,7 @@ def normal_prompt(prompt: str) -> str:
 
 
 def read_prompts(path: Path) -> list[EvalPrompt]:
-    """Every prompt in file order; see `parse_prompts`."""
+    """Read every prompt in file order; see `parse_prompts`."""
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -39,9 +39,9 @@ def read_prompts(path: Path) -> list[EvalPrompt]:
 
 
 def parse_prompts(content: bytes, origin: str) -> list[EvalPrompt]:
-    """Every prompt in file order, each asked once. Raises ValueError naming each bad line, and each repeated prompt.
+    """Parse every prompt in file order. Raises ValueError naming each bad line and each repeated prompt.
 
-    The prompt is the unit of every interval, so one that stands twice would count as evidence that nobody gathered.
+    The prompt is the unit of every interval, so a repeated prompt would count as evidence that was never collected.
     """
     try:
         text = content.decode("utf-8-sig")
@@ -71,7 +71,7 @@ def _check_distinct(prompts: Sequence[EvalPrompt], origin: str) -> None:
         named = "; ".join(f"{text!r} on lines {', '.join(map(str, own[:10]))}" for own, text in repeated[:NAMED])
         more = f" (and {len(repeated) - NAMED} more)" if len(repeated) > NAMED else ""
         raise ValueError(
-            f"The prompts file {origin} asks {len(repeated)} prompts more than once, spelling and punctuation aside:"
-            f" {named}{more}. Each prompt counts as evidence of its own, so keep one line of each;"
+            f"The prompts file {origin} has {len(repeated)} repeated prompts, spelling and punctuation aside:"
+            f" {named}{more}. Each prompt counts as independent evidence, so keep one line of each;"
             " `plumbline prompts import FILE --format tsv --out NEW` does."
         )

@@ -1,7 +1,7 @@
-"""How published papers count a judge's agreement with people. Torch-free.
+"""Definitions by which published papers count a judge's agreement with people. Torch-free.
 
-One set of scores gives four figures under these definitions, so a published accuracy means nothing without its own.
-The gate uses none of them: `alignment.statistics.calibration` does its counting. These serve to compare with papers.
+One set of scores gives four figures under these definitions, so a published accuracy is meaningful only with its own.
+The gate uses none of them (it uses `alignment.statistics.calibration`); they serve to compare with papers.
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,14 +10,14 @@ from typing import NamedTuple
 
 
 class Ranking(NamedTuple):
-    """One prompt's images: people's ranks (1 is best, equal ranks are ties) and a judge's scores (more is better)."""
+    """One prompt's images: people's ranks (1 is best, equal ranks are ties) and a judge's scores (higher is better)."""
 
     human_rank: Sequence[float]
     score: Sequence[float]
 
 
 def imagereward_accuracy(rankings: Sequence[Ranking]) -> float:
-    """Share of right pairs, pooled over prompts, among pairs that people ranked; a judge's tie counts as wrong.
+    """Share of correctly ordered pairs, pooled over prompts, among pairs that people ranked; a judge's tie is wrong.
 
     Source: ImageReward's test.py. NaN when people ranked no pair.
     """
@@ -25,12 +25,12 @@ def imagereward_accuracy(rankings: Sequence[Ranking]) -> float:
 
 
 def hpsv2_accuracy(ranking: Ranking) -> float:
-    """The same of one prompt, as HPSv2 evaluates on ImageReward's test; the benchmark is the mean over prompts."""
+    """The same share within one prompt, as HPSv2 evaluates on ImageReward's test; its benchmark is the mean."""
     return _share(list(_ranked_pairs(ranking)))
 
 
 def hpsv2_predicted_ranks(ranking: Ranking) -> list[int]:
-    """Strict ranks, 0 for the highest score; the earlier image goes first among equals."""
+    """Strict ranks, 0 for the highest score; among equal scores the earlier image ranks first."""
     order = sorted(range(len(ranking.score)), key=lambda index: -ranking.score[index])
     return [order.index(index) for index in range(len(order))]
 
@@ -49,23 +49,23 @@ def mps_inversion(ranking: Ranking) -> float:
 
 
 def pickscore_accuracy(first_wins: Sequence[float], labels: Sequence[float], tie_threshold: float) -> float:
-    """Mean credit per pair: 1 for the label itself, a half when just one of the two says tie.
+    """Mean credit per pair: 1 for the same label, one half when exactly one of the two is a tie.
 
-    `first_wins` is the probability that image 0 is picked; the judge says tie where it and its complement differ by
+    `first_wins` is the probability that image 0 is picked; the judge ties where it and its complement differ by
     no more than the threshold. `labels` are 1, 0 or 0.5 for a tie. Source: PickScore's evaluation script.
     """
-    said = [0.5 if abs(2 * p - 1) <= tie_threshold else float(p > 0.5) for p in first_wins]
-    return _mean([1 - abs(word - label) for word, label in zip(said, labels, strict=True)])
+    predicted = [0.5 if abs(2 * p - 1) <= tie_threshold else float(p > 0.5) for p in first_wins]
+    return _mean([1 - abs(prediction - label) for prediction, label in zip(predicted, labels, strict=True)])
 
 
 def pickscore_chance(labels: Sequence[float], tie_threshold: float) -> float:
-    """The same accuracy, expected of a probability drawn evenly from [0, 1]: a half, more where ties meet ties."""
+    """Expected accuracy of a probability drawn uniformly from [0, 1]: one half, more where ties match ties."""
     ties = _mean([float(label == 0.5) for label in labels])
     return 0.5 + 0.5 * tie_threshold * ties
 
 
 def _ranked_pairs(ranking: Ranking) -> Iterator[bool]:
-    """Whether the judge orders the pair as people do, for each pair that people did not tie."""
+    """True where the judge orders the pair as people do, for each pair that people did not tie."""
     for i, j in combinations(range(len(ranking.score)), 2):
         rank, score = ranking.human_rank, ranking.score
         if rank[i] != rank[j]:

@@ -1,6 +1,6 @@
-"""Several model versions from pairwise outcomes, and one pair of models from every image. Torch-free.
+"""Rank several model versions by pairwise outcomes, and compare two models on every image. Torch-free.
 
-The gate never uses these: it compares two models prompt by prompt. They rank many versions for people to read.
+The gate never uses these: it compares two models prompt by prompt. They rank many versions for human readers.
 """
 
 from collections.abc import Sequence
@@ -12,14 +12,14 @@ from alignment.statistics.comparison import DIFFERENCE_DECIMALS, Floats, outcome
 
 Outcome = Literal["x", "y", "tie"]
 Game = tuple[str, str, Outcome]
-"""First model, second model, who won."""
+"""First model, second model, winner."""
 
 SOLVER_TOLERANCE = 1e-10
 SOLVER_STEPS = 10_000
 
 
 def bradley_terry(games: Sequence[Game]) -> dict[str, float]:
-    """Log strengths, mean zero, best first; a tie is half a win each way. Source: evalica."""
+    """Log strengths, mean zero, best first; a tie is half a win for each side. Source: evalica."""
     import evalica
 
     result = evalica.bradley_terry(*_columns(games), tolerance=SOLVER_TOLERANCE, limit=SOLVER_STEPS)
@@ -27,14 +27,15 @@ def bradley_terry(games: Sequence[Game]) -> dict[str, float]:
 
 
 def bradley_terry_decided(games: Sequence[Game]) -> dict[str, float]:
-    """The same from decided games alone: the maximum-likelihood strengths of the model without ties."""
+    """The same from decided games only: the maximum-likelihood strengths of the model without ties."""
     return bradley_terry([game for game in games if game[2] != "tie"])
 
 
 def newman(games: Sequence[Game]) -> dict[str, float]:
-    """Log strengths, mean zero, of Newman's model, in which ties have a parameter of their own.
+    """Log strengths, mean zero, of Newman's model, which has a separate parameter for ties.
 
-    Without ties it is Bradley-Terry's, which is used then, for the library's solver does not leave its starting point.
+    Without ties it equals Bradley-Terry, which is used then, because the library's solver does not leave its start
+    there.
     """
     if all(game[2] != "tie" for game in games):
         return bradley_terry(games)
@@ -71,13 +72,13 @@ def _centred_logs(strengths: dict[str, float]) -> dict[str, float]:
 
 
 class PooledOutcomes(NamedTuple):
-    """Every (prompt, seed) cell counted, with an interval that resamples whole prompts."""
+    """Share of won (prompt, seed) cells, with an interval that resamples complete prompts."""
 
     wins: int
     ties: int
     losses: int
     win_rate: float
-    """Ties half."""
+    """Share of won cells; a tie counts half."""
     low: float
     high: float
 

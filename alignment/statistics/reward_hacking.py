@@ -1,6 +1,6 @@
-"""Signs that a judge was pleased and nothing else: what the hacking detectors measure. Torch-free.
+"""Measures of reward hacking: a gain under one judge without a real improvement. Torch-free.
 
-Source: reference methods of over-optimisation studies; each returns bounds over prompts, so that a detector speaks only
+Source: reference methods of over-optimisation studies. Each returns bounds over prompts, so that a detector fires only
 on evidence. Shape letter: P prompts.
 """
 
@@ -30,7 +30,7 @@ def persisting_gain(
 ) -> tuple[float, float, float]:
     """Share of a gain that remains against wrong prompts, with bounds of shuffled - share * true, standardised.
 
-    The share is NaN where there is no gain to speak of. A lower bound above 0 says that more than `share` remained.
+    The share is NaN where the gain is negligible. A lower bound above 0 means that more than `share` remained.
     """
     gain = float(true_P.mean())
     ratio = float(shuffled_P.mean()) / gain if gain > 0 else math.nan
@@ -52,7 +52,7 @@ def rank_correlation(first_P: Floats, second_P: Floats, *, confidence: float) ->
 
 
 def seed_differences(grid: SeedGrid) -> Floats | None:
-    """One model against itself: mean of the first half of its seeds minus mean of the rest; None with one seed."""
+    """Compare one model with itself: mean of the first half of its seeds minus mean of the rest; None with one seed."""
     seeds = grid.scores_PS.shape[1]
     if seeds < 2:
         return None

@@ -1,7 +1,7 @@
-"""Every (scorer, role) of a score table as a complete prompts x seeds grid: what the gate's arithmetic works on.
+"""Score tables as complete prompts x seeds grids, one per (scorer, role): the input of the gate's statistics.
 
 Roles are the three models, and `candidate_shuffled` and `champion_shuffled`: the same images scored against other
-prompts of the list (see `shuffled.py`). Shape letters: P prompts, S seeds.
+prompts of the list (see `shuffled_prompts.py`). Shape letters: P prompts, S seeds.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,12 +13,12 @@ import numpy.typing as npt
 from alignment.statistics.comparison import DIFFERENCE_DECIMALS, Floats, ScoreTable, SeedGrid, seed_grid
 
 SHUFFLED = "_shuffled"
-"""What is added to a role's name for its images under other prompts."""
+"""Suffix of a role's name for its images scored against other prompts."""
 
 
 @dataclass(frozen=True)
 class ScoreGrids:
-    """Whole grids only; a grid that is not whole is absent, and asking for it is a ValueError."""
+    """Complete grids only; an incomplete grid is absent, and a request for it raises ValueError."""
 
     grids: Mapping[tuple[str, str], SeedGrid]
     """(scorer, role) to its grid."""
@@ -27,7 +27,7 @@ class ScoreGrids:
 
     @classmethod
     def from_table(cls, table: ScoreTable) -> tuple["ScoreGrids", list[str]]:
-        """The grids of a table, and a sentence for each that is not whole."""
+        """Build the grids of a table; also return a sentence for each that is incomplete."""
         grids: dict[tuple[str, str], SeedGrid] = {}
         problems = []
         for role in (str(role) for role in np.unique(table.role)):
@@ -42,21 +42,23 @@ class ScoreGrids:
         return cls(grids, categories), [*problems, *doubled]
 
     def has(self, scorer: str, role: str) -> bool:
-        """Whether there is a whole grid."""
+        """Return True when there is a complete grid."""
         return (scorer, role) in self.grids
 
     def grid(self, scorer: str, role: str) -> SeedGrid:
-        """One grid; ValueError when it is missing or not whole."""
+        """Return one grid; ValueError when it is missing or incomplete."""
         if not self.has(scorer, role):
-            raise ValueError(f"The score table has no whole grid of scorer {scorer!r} on the {role}. Evaluate again.")
+            raise ValueError(
+                f"The score table has no complete grid of scorer {scorer!r} on the {role}. Evaluate again."
+            )
         return self.grids[scorer, role]
 
     def differences(
         self, scorer: str, against: str = "champion", *, shuffled: bool = False, seeds: Sequence[int] = ()
     ) -> Floats:
-        """Candidate minus other, one number a prompt, averaged over the given seeds, else over all of them.
+        """Candidate minus other, one number per prompt, averaged over the given seeds, or over all of them.
 
-        ValueError when the two were not scored on the same prompts and seeds, or a given seed is missing.
+        ValueError when the two models were not scored on the same prompts and seeds, or a given seed is missing.
         """
         suffix = SHUFFLED if shuffled else ""
         candidate, other = self.grid(scorer, f"candidate{suffix}"), self.grid(scorer, f"{against}{suffix}")
@@ -80,7 +82,7 @@ class ScoreGrids:
 
 
 def _categories(table: ScoreTable) -> tuple[dict[int, str], list[str]]:
-    """Slice of each prompt; a prompt that changes its slice from row to row is a problem."""
+    """Slice of each prompt; a prompt whose slice differs between rows is reported as a problem."""
     if not len(table.category):
         return {}, []
     if len(table.category) != len(table.prompt_index):

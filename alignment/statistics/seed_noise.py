@@ -1,4 +1,4 @@
-"""A/A: one model against itself on other seeds. What the judges see there is noise, and sets the tie thresholds."""
+"""A/A noise: one model compared with itself on other seeds. It sets the tie thresholds."""
 
 from collections.abc import Sequence
 
@@ -14,20 +14,20 @@ class SeedNoise(Record):
     scorer: str
     num_prompts: int
     median_absolute_difference: float
-    """Of the prompt means: the tie threshold."""
+    """Median absolute difference of the prompt means: the tie threshold."""
     spread: float
     """Standard deviation of the paired difference over prompts."""
     mean_difference: float
     mean_difference_low: float
     mean_difference_high: float
     sound: bool
-    """Whether the interval covers 0, as it must when nothing but the seed differs."""
+    """True when the interval covers 0, as expected when only the seed differs."""
 
 
 def seed_noise(
     scorer: str, grid: SeedGrid, *, seeds: Sequence[int], other_seeds: Sequence[int], confidence: float
 ) -> SeedNoise:
-    """The noise of means over `seeds` against means over `other_seeds`, which should be as many.
+    """Measure the noise of means over `seeds` against means over `other_seeds`; both sets must have the same size.
 
     ValueError when the sets share a seed, differ in number, or are not in the grid.
     """
@@ -35,7 +35,7 @@ def seed_noise(
     missing = sorted({*seeds, *other_seeds} - set(own))
     if missing or set(seeds) & set(other_seeds) or len(seeds) != len(other_seeds):
         raise ValueError(
-            f"A/A of {scorer!r} needs two sets of as many seeds, without a common one, out of {own}; got"
+            f"A/A of {scorer!r} needs two sets of seeds of equal size, without a common seed, out of {own}; got"
             f" {list(seeds)} and {list(other_seeds)}."
         )
     columns = {seed: column for column, seed in enumerate(own)}

@@ -1,4 +1,4 @@
-"""Which wrong prompt each image is also scored against: does a judge reward the match, or only the look? Torch-free."""
+"""Wrong prompts for a test of the judges: do they reward the match with the prompt or only the look? Torch-free."""
 
 import hashlib
 import random
@@ -10,8 +10,8 @@ from alignment.statistics.prompts import EvalPrompt
 def shuffled_prompts(prompts: Sequence[EvalPrompt], seed: str) -> dict[int, str]:
     """Prompt index to the text of another prompt; empty when there is only one text.
 
-    One cycle through the distinct texts in an order drawn from `seed` (the digest of the prompts file), so that no text
-    meets itself, and the same list always gives the same pairing.
+    One cycle through the distinct texts in an order drawn from `seed` (the digest of the prompts file). No text is
+    paired with itself, and the same list always gives the same pairing.
     """
     texts = list(dict.fromkeys(prompt.text for prompt in prompts))
     if len(texts) < 2:

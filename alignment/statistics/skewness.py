@@ -1,4 +1,4 @@
-"""An interval of a mean that stays right when a few prompts lose or gain far more than the others. Torch-free.
+"""An interval of a mean that stays valid when a few prompts lose or gain far more than the others. Torch-free.
 
 Shape letter: P prompts.
 """
@@ -16,10 +16,10 @@ def skewed_mean_interval(values_P: Floats, *, confidence: float) -> tuple[float,
 
     Source: Hall 1992, "On the removal of skewness by transformation", JRSS B 54:221, the cubic transformation
     T + a T^2 k + a^2 T^3 k^2 / 3 + k / 6 with a = 1/3 and k = skewness / sqrt(P), inverted at Student's quantile, so
-    that values without skewness have their t interval. Like the BCa bootstrap it is right to second order, without
-    drawing anything. The t interval is not: where 1 % of 1632 prompts lose 20 standard deviations and the mean is 0,
-    its lower bound at 1.25 % lies above 0 in 2.6 % of samples, this one in 1.3 %. No interval knows of losses that the
-    sample does not hold.
+    that values without skewness have their t interval. Like the BCa bootstrap it is second-order accurate, but without
+    resampling. The t interval is not: where 1 % of 1632 prompts lose 20 standard deviations and the mean is 0, its
+    lower bound at 1.25 % lies above 0 in 2.6 % of samples, this one in 1.3 %. No interval accounts for losses that the
+    sample does not contain.
 
     A point when all values are equal. Raises ValueError for fewer than 2 prompts.
     """

@@ -1,4 +1,4 @@
-"""Which pairs a step sees, how they are shared among processes, and the tensors they become.
+"""Select the pairs of a step, divide them among processes, and read them as tensors.
 
 B counts pairs, C H W a latent. An optimiser step is numbered from 0 here.
 """
@@ -21,7 +21,7 @@ EMPTY_CAPTION = 0
 
 @dataclass(frozen=True)
 class Visit:
-    """One pair in one epoch. `weight` is 0 for a filler that only keeps a process without pairs in step."""
+    """One pair in one epoch. `weight` is 0 for a filler that keeps a process without pairs in step."""
 
     pair: int
     epoch: int
@@ -30,10 +30,10 @@ class Visit:
 
 @dataclass(frozen=True)
 class PairBatch:
-    """A micro-batch of pairs as the offline step takes it; latents are drawn from their moments, not yet noised.
+    """A micro-batch of pairs for the offline step; latents are drawn from their moments, not yet noised.
 
-    `chosen_captions` and `rejected_captions` are all that the denoiser is told: text states, and facts of the image
-    where the backbone has some.
+    `chosen_captions` and `rejected_captions` are the denoiser's only conditioning: text states, and facts of the image
+    where the backbone uses some.
     """
 
     chosen_BCHW: Tensor
@@ -58,7 +58,7 @@ class PairBatch:
 
 
 def step_visits(step: int, *, global_batch: int, num_pairs: int, seed: int) -> list[Visit]:
-    """The global batch of a step: the next `global_batch` pairs of the endless stream of shuffled epochs."""
+    """Return the global batch of a step: the next `global_batch` pairs of the endless stream of shuffled epochs."""
     visits = []
     for position in range(step * global_batch, (step + 1) * global_batch):
         epoch, offset = divmod(position, num_pairs)
@@ -69,12 +69,13 @@ def step_visits(step: int, *, global_batch: int, num_pairs: int, seed: int) -> l
 def micro_batches(
     visits: Sequence[Visit], bucket: Callable[[int], int], *, rank: int, num_processes: int, micro_batch: int
 ) -> list[Sequence[Visit]]:
-    """This process's share of a global batch in pieces of at most `micro_batch` pairs of one bucket.
+    """Return this process's share of a global batch in pieces of at most `micro_batch` pairs of one bucket.
 
-    `bucket` tells the bucket of a pair. The batch is ordered by bucket (within one, as it came) and cut into contiguous
-    shares that differ by one pair at most; what a bucket leaves over in a share is a smaller piece. Each pair of the
-    batch is in one piece of one process, and weighs as every other, since losses are divided by the global batch.
-    A process without a share gets one filler of weight 0, because every process must take part in the synchronisation.
+    `bucket` maps a pair to its bucket. The batch is ordered by bucket (in the given order within a bucket) and cut into
+    contiguous shares that differ by at most one pair; the remainder of a bucket in a share becomes a smaller piece.
+    Each pair of the batch is in one piece of one process and has the same weight as every other, since losses are
+    divided by the global batch. A process without a share gets one filler of weight 0, because every process must
+    synchronise.
     """
     ordered = sorted(visits, key=lambda visit: bucket(visit.pair))
     first = rank * len(ordered) // num_processes
@@ -88,7 +89,7 @@ def micro_batches(
 
 
 def assemble(visits: Sequence[Visit], features: CachedFeatures, recipe: Recipe, schedule: ForwardProcess) -> PairBatch:
-    """Read the visited pairs, all of one bucket, and draw what chance decides; `flip_labels` swaps the two sides."""
+    """Read the visited pairs, all of one bucket, and draw their randomness; `flip_labels` swaps the two sides."""
     rows = [_Row.draw(visit, features, recipe, schedule) for visit in visits]
     return PairBatch(
         chosen_BCHW=torch.stack([row.chosen_CHW for row in rows]),

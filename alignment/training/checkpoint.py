@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or absent, and from which a run goes on exactly.
+"""Checkpoints that are complete or absent, and from which a run resumes exactly.
 
     checkpoints/step_000050/
         weights.safetensors      every trainable weight, by name
@@ -6,8 +6,8 @@
         state.json               `TrainingState`
         manifest.json            sha256 of the other files, written last
 
-A draft is written beside, flushed, and renamed. There is no generator state to keep: all randomness is a function of
-(seed, pair, epoch) and the global generator is seeded anew at every step.
+A draft is written to a sibling folder, flushed, and renamed. There is no generator state to save: all randomness is a
+function of (seed, pair, epoch), and the global generator is seeded again at every step.
 """
 
 import json
@@ -35,19 +35,19 @@ DRAFT = ".draft"
 
 
 class TrainingState(BaseModel):
-    """state.json: everything but tensors."""
+    """Contents of state.json: everything except tensors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     spec_digest: str
     step: int
-    """Optimiser steps done."""
+    """Number of completed optimiser steps."""
     next_position: int
-    """Pairs seen so far, which is the place in the endless stream of shuffled epochs."""
+    """Number of pairs seen so far, which is the position in the endless stream of shuffled epochs."""
     learning_rate: float
-    """Of the last update; the next one's follows from the step."""
+    """Learning rate of the last update; the next one follows from the step."""
     random_streams: Literal["seed/epoch/pair"] = "seed/epoch/pair"
-    """How randomness is keyed."""
+    """Version of the rule that derives randomness from keys."""
     guard_losses: tuple[float, ...]
     guard_spikes: int
     sample_keys: tuple[str, ...]
@@ -55,14 +55,14 @@ class TrainingState(BaseModel):
 
 
 class CheckpointFolder:
-    """The checkpoints of one run; keeps the newest few."""
+    """The checkpoints of one run; the newest few are kept."""
 
     def __init__(self, folder: Path, keep: int) -> None:
         self.folder = folder
         self.keep = keep
 
     def save(self, state: TrainingState, model: nn.Module, optimiser: torch.optim.Optimizer) -> Path:
-        """Write a checkpoint, then drop the oldest beyond `keep`. On any error the earlier ones stay as they are."""
+        """Write a checkpoint, then delete the oldest beyond `keep`. On any error the earlier ones stay unchanged."""
         draft = self.folder / DRAFT
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(parents=True)
@@ -80,16 +80,16 @@ class CheckpointFolder:
         return final
 
     def newest(self) -> Path | None:
-        """The newest checkpoint whose files match its manifest; damaged ones are passed over with a warning."""
+        """Return the newest checkpoint whose files match its manifest; skip damaged ones with a warning."""
         for path in self._present():
             problem = damage(path)
             if problem is None:
                 return path
-            logger.warning("checkpoint %s is damaged (%s); trying the one before", path, problem)
+            logger.warning("checkpoint %s is damaged (%s); trying the previous one", path, problem)
         return None
 
     def drop_beyond(self, step: int) -> None:
-        """Remove checkpoints newer than the one resumed from: damaged, and about to be written again."""
+        """Remove checkpoints newer than the one resumed from: they are damaged, and the run writes them again."""
         for path in self._present():
             if _step_of(path) > step:
                 shutil.rmtree(path)
@@ -99,7 +99,7 @@ class CheckpointFolder:
 
 
 def damage(path: Path) -> str | None:
-    """What is wrong with a checkpoint folder, or None."""
+    """Describe the fault of a checkpoint folder; None when there is none."""
     try:
         manifest = json.loads((path / MANIFEST_FILE).read_text(encoding="utf-8"))
         wrong = [
@@ -112,12 +112,12 @@ def damage(path: Path) -> str | None:
 
 
 def read_state(path: Path) -> TrainingState:
-    """The state of a checkpoint."""
+    """Read the state of a checkpoint."""
     return TrainingState.model_validate_json((path / STATE_FILE).read_bytes())
 
 
 def restore(path: Path, model: nn.Module, optimiser: torch.optim.Optimizer) -> None:
-    """Put a checkpoint's weights and moments in place."""
+    """Load a checkpoint's weights and moments into the model and the optimiser."""
     weights = load_file(path / WEIGHTS_FILE)
     moments = _by_weight(load_file(path / OPTIMISER_FILE))
     with torch.no_grad():
@@ -129,7 +129,7 @@ def restore(path: Path, model: nn.Module, optimiser: torch.optim.Optimizer) -> N
 
 
 def trainable(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
-    """The weights that the optimiser moves, in the model's order."""
+    """List the weights that the optimiser updates, in the model's order."""
     return [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
 
 
@@ -142,7 +142,7 @@ def _moments(model: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Te
 
 
 def _by_weight(moments: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """From `_moments`' names to weight, then key."""
+    """Convert the names of `_moments` to weight, then key."""
     grouped: dict[str, dict[str, Tensor]] = {}
     for full_name, tensor in moments.items():
         key, _, name = full_name.partition(":")
@@ -151,7 +151,7 @@ def _by_weight(moments: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
 
 
 def _in_place(key: str, tensor: Tensor, device: torch.device) -> Tensor | int:
-    """Adafactor counts steps in a plain integer, AdamW in a tensor on the CPU; moments lie beside the weight."""
+    """Adafactor counts steps in a plain integer, AdamW in a tensor on the CPU; moments are on the weight's device."""
     if tensor.dtype == torch.int64:
         return int(tensor)
     return tensor.clone() if key == "step" else tensor.to(device, copy=True)

@@ -1,4 +1,4 @@
-"""Stops a run that has gone wrong before it overwrites what is still good."""
+"""Stop a diverged run before it overwrites good weights."""
 
 import math
 import statistics
@@ -10,7 +10,7 @@ from alignment.contracts.jobs import JobStoppedError
 
 
 class DivergenceWatch:
-    """Remembers the losses of the window; `losses` and `spikes` restore it from a checkpoint."""
+    """Keeps the losses of the window; `losses` and `spikes` restore it from a checkpoint."""
 
     def __init__(self, guard: DivergenceGuard, losses: Iterable[float] = (), spikes: int = 0) -> None:
         self.guard = guard
@@ -18,12 +18,12 @@ class DivergenceWatch:
         self.spikes = spikes
 
     def observe(self, step: int, loss: float, gradient_norm: float) -> None:
-        """Judge a step before its update. JobStoppedError (diverged) when it is not finite or one spike too many."""
+        """Check a step before its update. JobStoppedError (diverged) at a non-finite value or one spike too many."""
         if not (math.isfinite(loss) and math.isfinite(gradient_norm)):
             raise self._stop(step, f"loss {loss} and gradient norm {gradient_norm} are not both finite")
         if len(self.losses) >= self.guard.patience_steps:
             limit = self.guard.spike_factor * statistics.median(self.losses)
-            # A median of 0 (prompts whose images all tie have no loss) is no scale to measure a spike by.
+            # A median of 0 (prompts whose images all tie have no loss) cannot scale a spike.
             self.spikes = self.spikes + 1 if 0 < limit < loss else 0
             if self.spikes >= self.guard.patience_steps:
                 reason = f"loss {loss:.4g} is above {limit:.4g} ({self.guard.spike_factor:g} times the median)"

@@ -1,10 +1,10 @@
-"""Comparisons of a snapshot as frozen CLIP embeddings, with who made them. N counts comparisons, D an embedding.
+"""Comparisons of a snapshot as frozen CLIP embeddings, with their annotators. N counts comparisons, D an embedding.
 
     embeddings/
         train.safetensors   chosen_ND, rejected_ND, prompts_ND
         train.json          annotators and prompts, written last
 
-Ties are left out: they say nothing about which image is nearer to a user's taste.
+Ties are left out: they carry no information about which image is closer to a user's taste.
 """
 
 import json
@@ -47,7 +47,7 @@ class EmbeddedComparisons:
 def embed_split(
     snapshot_dir: Path, split: Split, clip: ClipModel, *, micro_batch: int, after_batch: Callable[[int], None]
 ) -> EmbeddedComparisons:
-    """Embed a split's comparisons, `micro_batch` at a time; `after_batch` hears how many are done."""
+    """Embed a split's comparisons, `micro_batch` at a time; `after_batch` is called with the number done."""
     columns: dict[str, list[Tensor]] = {"chosen": [], "rejected": [], "prompts": []}
     annotators: list[str] = []
     prompts: list[str] = []
@@ -67,13 +67,13 @@ def embed_split(
 
 
 def num_comparisons(snapshot_dir: Path, split: Split) -> int:
-    """Comparisons of a split that are not ties."""
+    """Yield the comparisons of a split that are not ties."""
     ties = open_split(snapshot_dir / f"{split}.parquet", COLUMNS).read(columns=["is_tie"])["is_tie"].to_pylist()
     return len(ties) - sum(map(bool, ties))
 
 
 def write_embeddings(comparisons: EmbeddedComparisons, folder: Path, split: Split) -> None:
-    """Keep them, so that a run which was stopped need not embed again."""
+    """Store the embeddings, so that a resumed run need not compute them again."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: getattr(comparisons, name) for name in ("chosen_ND", "rejected_ND", "prompts_ND")}
     write_tensors(folder / f"{split}.safetensors", tensors)
@@ -81,7 +81,7 @@ def write_embeddings(comparisons: EmbeddedComparisons, folder: Path, split: Spli
 
 
 def read_embeddings(folder: Path, split: Split) -> EmbeddedComparisons | None:
-    """What `write_embeddings` kept; None where it did not finish."""
+    """Read what `write_embeddings` stored; None when it did not finish."""
     note = folder / f"{split}.json"
     if not note.is_file():
         return None

@@ -1,7 +1,7 @@
-"""The one loop: any number of processes, any micro-batch, interrupted or not, one curve.
+"""The training loop: one curve for any number of processes, any micro-batch, interrupted or not.
 
-The loop owns weights, optimiser, checkpoints and what a run writes; an `Update` makes the gradients of a step, which
-are the mean over the global batch however it is split. Steps are counted from 1 in everything that is written.
+The loop owns weights, optimiser, checkpoints and the files that a run writes. An `Update` computes the gradients of a
+step, which are the mean over the global batch however it is split. Steps are counted from 1 in everything written.
 """
 
 import logging
@@ -37,13 +37,13 @@ WEIGHTS_DIR = "weights"
 
 @dataclass(frozen=True)
 class RunInputs:
-    """What a run is made of, read and checked by the job."""
+    """Inputs of a run, read and checked by the job."""
 
     spec: TrainSpec
     placement: Placement
     backbone: Backbone
     make_update: MakeUpdate
-    """How the run's gradients come about: from a feature cache, or from images that the policy draws itself."""
+    """Builds the source of the run's gradients: a feature cache, or images that the policy draws itself."""
     out: Path
 
 
@@ -54,7 +54,7 @@ class TrainingRun:
         self.spec, self.placement, self.out = inputs.spec, inputs.placement, inputs.out
         self.recipe = inputs.spec.recipe
         self.backbone = inputs.backbone
-        # Buckets of gradients are all that DDP should send: a UNet has no buffers worth a broadcast.
+        # DDP should send gradient buckets only: a UNet has no buffers that need a broadcast.
         settings = DistributedDataParallelKwargs(broadcast_buffers=False)
         self.accelerator = Accelerator(
             mixed_precision="no", cpu=not torch.cuda.is_available(), kwargs_handlers=[settings]
@@ -84,7 +84,7 @@ class TrainingRun:
     # --- before and after the steps ---
 
     def _resume(self) -> int:
-        """Restore the newest good checkpoint; the number of steps done. Rank 0 chooses (the others send -1)."""
+        """Restore the newest good checkpoint; return the number of steps done. Rank 0 chooses (the others send -1)."""
         chosen = torch.full((1,), -1, device=self.device)
         if self.accelerator.is_main_process and (path := self.checkpoints.newest()):
             chosen[0] = read_state(path).step
@@ -107,33 +107,33 @@ class TrainingRun:
         logger.info("resumed from %s", path)
 
     def run(self) -> None:
-        """Train to the last step and write the weights. JobStoppedError when it cannot or may not go on."""
+        """Train to the last step and write the weights. Raises JobStoppedError when the run diverges or is stopped."""
         main = self.accelerator.is_main_process
         with (
             StopSignal() as stop,
             JobProgress(self.out, total=self.recipe.steps, unit="steps", done=self.done, enabled=main) as progress,
         ):
-            self._settle()
+            self._prime()
             if main and self.done == 0:
                 self.grid.draw(0)
             while self.done < self.recipe.steps:
-                metrics, asked = self._step(stop)
+                metrics, stop_requested = self._step(stop)
                 self._record(metrics)
                 progress.update(self.done, f"loss {metrics['loss']:.4f} accuracy {metrics['implicit_accuracy']:.2f}")
-                if asked and self.done < self.recipe.steps:
+                if stop_requested and self.done < self.recipe.steps:
                     self._preempt()
         if main:
             self._write_weights()
         self.accelerator.wait_for_everyone()
 
-    def _settle(self) -> None:
-        """One backward pass whose gradient is thrown away.
+    def _prime(self) -> None:
+        """Run one backward pass and discard its gradient.
 
-        DDP lays out its buckets anew after the first one. With three or more processes the layout decides the order
+        DDP lays out its buckets again after the first one. With three or more processes the layout decides the order
         of summation, so a resumed run would otherwise differ in its first step.
         """
         if self.accelerator.num_processes > 1:
-            self.update.settle(self.done)
+            self.update.prime(self.done)
             self.optimiser.zero_grad(set_to_none=True)
 
     def _write_weights(self) -> None:
@@ -145,11 +145,11 @@ class TrainingRun:
     # --- one step ---
 
     def _step(self, stop: StopSignal) -> tuple[dict[str, float], bool]:
-        """One optimiser step; its metrics over the global batch, and whether any process was asked to stop."""
+        """Run one optimiser step; return its global metrics, and True when any process received a stop signal."""
         started = time.perf_counter()
         torch.manual_seed(stream_seed("step", self.recipe.seed, self.done, self.accelerator.process_index))
         sums = self.update(self.done)
-        metrics, asked = self._reduce(sums, stop)
+        metrics, stop_requested = self._reduce(sums, stop)
         norm = torch.nn.utils.clip_grad_norm_(self.weights, self.recipe.max_grad_norm).item()
         self.watch.observe(self.done + 1, metrics["loss"], norm)
         rate = learning_rate(self.done, self.recipe.optimiser, self.recipe.steps)
@@ -160,20 +160,20 @@ class TrainingRun:
         metrics |= {"gradient_norm": norm, "learning_rate": rate}
         metrics[f"{self.update.unit}_per_second"] = self.recipe.global_batch / (time.perf_counter() - started)
         metrics |= peak_memory(self.device)
-        return metrics, asked
+        return metrics, stop_requested
 
     def _reduce(self, sums: dict[str, Tensor], stop: StopSignal) -> tuple[dict[str, float], bool]:
         """Means over the global batch, the same on every process."""
         names = sorted(sums)
-        asked = torch.tensor(float(stop.requested), dtype=torch.float64, device=self.device)
-        total = self.accelerator.reduce(torch.stack([*(sums[name] for name in names), asked]), "sum").tolist()
+        stop_requested = torch.tensor(float(stop.requested), dtype=torch.float64, device=self.device)
+        total = self.accelerator.reduce(torch.stack([*(sums[name] for name in names), stop_requested]), "sum").tolist()
         means = {name: value / self.recipe.global_batch for name, value in zip(names, total, strict=False)}
         return means, total[-1] > 0
 
-    # --- what a step leaves ---
+    # --- output of a step ---
 
     def _record(self, metrics: dict[str, float]) -> None:
-        """Metrics, then images, then the checkpoint: so a checkpoint implies that all before it is on disk."""
+        """Write metrics, then images, then the checkpoint: a checkpoint implies that all before it is on disk."""
         placement, last = self.placement, self.done == self.recipe.steps
         every = placement.checkpoint_every_steps
         due = not last and self.done // every > self.saved // every and self.update.may_pause(self.done)
@@ -201,11 +201,11 @@ class TrainingRun:
         self.checkpoints.save(state, self.denoiser, self.optimiser)
 
     def _preempt(self) -> None:
-        """Save where we are if one can go on from here, wait until that is on disk, and stop."""
+        """Save a checkpoint if the run can resume from this step, wait until it is on disk, and stop."""
         if self.update.may_pause(self.done):
             self.saved = self.done
             if self.accelerator.is_main_process:
                 self._checkpoint()
         self.accelerator.wait_for_everyone()
-        message = f"Asked to stop by SIGTERM; checkpointed at step {self.saved}. Run the job again to go on."
+        message = f"Stopped by SIGTERM; checkpointed at step {self.saved}. Run the job again to continue."
         raise JobStoppedError("preempted", message, step=self.saved)

@@ -1,4 +1,4 @@
-"""metrics.jsonl and its like: one JSON object a line, each with its step."""
+"""Read and write metrics.jsonl and similar files: one JSON object per line, each with its step."""
 
 import json
 import time
@@ -10,20 +10,20 @@ from alignment.files.durable import write_bytes
 
 
 def append_metrics(out: Path, step: int, metrics: dict[str, float]) -> None:
-    """Add a line to metrics.jsonl and flush it, so that a reader who follows the file sees it."""
+    """Append a line to metrics.jsonl and flush it, so that a reader who follows the file sees it."""
     line = MetricsLine(step=step, unix_seconds=time.time(), metrics=metrics)
     append_line(out / METRICS_FILE, line.model_dump_json())
 
 
 def append_line(path: Path, line: str) -> None:
-    """Add one line to a file."""
+    """Append one line to a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
         file.write(line + "\n")
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Every whole line of a JSON-lines file; a last line cut short by a crash is left out. [] without a file."""
+    """Read every complete line of a JSON-lines file; skip a last line truncated by a crash. [] without a file."""
     if not path.is_file():
         return []
     lines = []
@@ -43,7 +43,7 @@ def cut_back(path: Path, step: int) -> None:
 
 
 def final_means(out: Path, steps: int) -> dict[str, float]:
-    """Means over the lines of the last tenth of the steps, or of the last line where that holds none."""
+    """Means over the lines of the last tenth of the steps, or of the last line when that tenth has none."""
     lines = [MetricsLine.model_validate(line) for line in read_lines(out / METRICS_FILE)]
     tail = [line for line in lines if line.step > steps - max(1, steps // 10)] or lines[-1:]
     names = tail[-1].metrics if tail else {}

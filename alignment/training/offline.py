@@ -1,4 +1,4 @@
-"""The offline step: from a batch of pairs to one loss a pair. No optimiser here.
+"""The offline step: from a batch of pairs to one loss per pair. It does not touch the optimiser.
 
 B counts pairs, 2B images (all chosen, then all rejected), C H W a latent.
 """
@@ -19,29 +19,29 @@ from alignment.objectives.inputs import ObjectiveOutput, PairErrors
 from alignment.training.batches import PairBatch
 
 Predict = Callable[[Tensor, Tensor, Conditioning], Tensor]
-"""(noisy_BCHW, timesteps_B, conditioning) -> the denoiser's answer."""
+"""(noisy_BCHW, timesteps_B, conditioning) -> the denoiser's prediction."""
 
 
 @dataclass(frozen=True)
 class StepOutput:
-    """loss_B carries the gradient; `monitors` are detached, one number a pair each."""
+    """loss_B carries the gradient; `monitors` are detached, one number per pair each."""
 
     loss_B: Tensor
     monitors: dict[str, Tensor]
 
 
 def takes_reference(objective: Callable[..., ObjectiveOutput]) -> bool:
-    """Whether an objective asks for a reference pass, which it does by having a `reference` argument."""
+    """Return True when an objective needs a reference pass, which it declares with a `reference` argument."""
     return "reference" in inspect.signature(objective).parameters
 
 
 class OfflineStep:
-    """Noise a pair's two images alike, let policy and reference answer, and hand the errors to the objective."""
+    """Noise a pair's two images alike, run policy and reference, and pass the errors to the objective."""
 
     def __init__(
         self, params: ObjectiveParams, schedule: ForwardProcess, *, policy: Predict, reference: Predict
     ) -> None:
-        """`reference` is called only if the objective asks for it."""
+        """`reference` is called only if the objective needs it."""
         self.params = params
         self.objective: Callable[..., ObjectiveOutput] = resolve(params.implementation)
         self.takes_reference = takes_reference(self.objective)
@@ -50,7 +50,7 @@ class OfflineStep:
         self.reference = reference
 
     def __call__(self, batch: PairBatch) -> StepOutput:
-        """Loss and monitors of a micro-batch."""
+        """Compute loss and monitors of a micro-batch."""
         noised = noise_pairs(batch, self.schedule)
         inputs: dict[str, Any] = {}
         if self.takes_reference:
@@ -68,7 +68,7 @@ class OfflineStep:
 
 @dataclass(frozen=True)
 class NoisedPairs:
-    """What the denoiser sees and should answer; leading dimension 2B, all chosen before all rejected."""
+    """Input and target of the denoiser; leading dimension 2B, all chosen before all rejected."""
 
     noisy_BCHW: Tensor
     target_BCHW: Tensor
@@ -77,7 +77,7 @@ class NoisedPairs:
 
 
 def noise_pairs(batch: PairBatch, schedule: ForwardProcess) -> NoisedPairs:
-    """Noise both images of each pair with the pair's one noise at its one timestep."""
+    """Noise both images of each pair with the pair's single noise at its single timestep."""
     latents_BCHW = torch.cat([batch.chosen_BCHW, batch.rejected_BCHW])
     noise_BCHW = torch.cat([batch.noise_BCHW, batch.noise_BCHW])
     timesteps_B = torch.cat([batch.timesteps_B, batch.timesteps_B])
@@ -92,9 +92,9 @@ def noise_pairs(batch: PairBatch, schedule: ForwardProcess) -> NoisedPairs:
 
 
 def pair_errors(prediction_BCHW: Tensor, target_BCHW: Tensor) -> PairErrors:
-    """Mean squared errors of 2B answers, squared and averaged in float32 whatever the forward pass ran in.
+    """Mean squared errors of 2B predictions, in float32 whatever the precision of the forward pass.
 
-    The objective multiplies differences of errors by thousands; half-precision spacing would drown them.
+    The objective multiplies differences of errors by thousands; the rounding of half precision would hide them.
     """
     squared = (prediction_BCHW.float() - target_BCHW.float()).square()
     chosen_B, rejected_B = squared.flatten(1).mean(dim=1).chunk(2)
@@ -103,7 +103,7 @@ def pair_errors(prediction_BCHW: Tensor, target_BCHW: Tensor) -> PairErrors:
 
 @torch.no_grad()
 def monitors(output: ObjectiveOutput, policy: PairErrors, reference: PairErrors | None = None) -> dict[str, Tensor]:
-    """What is worth watching, per pair. Both errors rising is usual for DPO; their rise over the reference tells more.
+    """Compute the monitors, per pair. Both errors usually rise under DPO; compare their rise with the reference.
 
     An exact tie counts half in the accuracy, as in diffusers; the authors' script counts it as wrong.
     """

@@ -34,19 +34,19 @@ class OfflineUpdate:
         return OfflineStep(params, bench.backbone.schedule, policy=policy, reference=reference)
 
     def __call__(self, step: int) -> dict[str, Tensor]:
-        """Gradients and weighted sums of the monitors."""
+        """Compute gradients and weighted sums of the monitors."""
         return self.accumulate(self.my_batches(step))
 
-    def settle(self, step: int) -> None:
-        """One micro-batch of the step."""
+    def prime(self, step: int) -> None:
+        """Run one micro-batch of the step."""
         self.accumulate(self.my_batches(step)[:1])
 
     def may_pause(self, step: int) -> bool:
-        """Always: which pairs come next follows from the step."""
+        """Return True: the next pairs follow from the step alone."""
         return True
 
     def my_batches(self, step: int) -> list[Sequence[Visit]]:
-        """This process's micro-batches of a step."""
+        """Read this process's micro-batches of a step."""
         visits = step_visits(
             step,
             global_batch=self.recipe.global_batch,
@@ -62,10 +62,10 @@ class OfflineUpdate:
         )
 
     def accumulate(self, batches: Sequence[Sequence[Visit]]) -> dict[str, Tensor]:
-        """Forward and backward over micro-batches; weighted sums of the monitors, float64."""
+        """Run forward and backward over micro-batches; return weighted sums of the monitors, float64."""
         accelerator, device = self._bench.accelerator, self._bench.device
         sums: dict[str, Tensor] = {}
-        # DDP averages over processes, the sum over pairs is to be divided by the global batch alone.
+        # DDP averages over processes, but the sum over pairs must be divided by the global batch only.
         scale = accelerator.num_processes / self.recipe.global_batch
         for number, visits in enumerate(batches):
             batch = assemble(visits, self.features, self.recipe, self._bench.backbone.schedule).to(device)

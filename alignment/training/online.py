@@ -1,4 +1,4 @@
-"""The online step: the policy draws images, a reward scores them, and the weights that drew them are improved upon.
+"""The online step: the policy draws images, a reward scores them, and the weights that drew them are updated.
 
 B counts images of one prompt, T denoising steps with a density. An optimiser step is numbered from 0; an epoch is
 `updates_per_epoch` passes over its images, `num_minibatches` optimiser steps each.
@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Slot:
-    """A place in an epoch and the prompt that fills it. `weight` is 0 for a filler of a process without a share."""
+    """A position in an epoch and its prompt. `weight` is 0 for a filler of a process without a share."""
 
     number: int
     prompt: str
@@ -55,14 +55,14 @@ class Piece:
     images: slice
     step: int
     coefficients_B: Tensor
-    """d loss / d log-probability of each, times whatever the global batch asks for."""
+    """d loss / d log-probability of each image, times the scale for the global batch."""
 
 
 class OnlineUpdate:
-    """See `alignment.training.update.Update`. A checkpoint may be taken between epochs only.
+    """See `alignment.training.update.Update`. Checkpoints are possible between epochs only.
 
-    Images are drawn when an epoch begins and live in host memory until the next: a run that was stopped in the middle
-    of an epoch goes back to its beginning, and draws the same images again.
+    Images are drawn when an epoch begins and stay in host memory until the next. A run that was stopped in the middle
+    of an epoch resumes at the epoch's beginning and draws the same images again.
     """
 
     unit = "prompts"
@@ -84,7 +84,7 @@ class OnlineUpdate:
             most_images=bench.placement.micro_batch,
             device=bench.device,
         )
-        # The denoiser itself draws and judges; only passes with a gradient go through its shared wrapping.
+        # The unwrapped denoiser draws and evaluates; only passes with a gradient use its distributed wrapper.
         self._silent = predictor(bench.backbone, bench.denoiser, bench.recipe, bench.device)
         self._policy = predictor(bench.backbone, bench.wrapped, bench.recipe, bench.device)
         self._reference = reference_predictor(bench.backbone, bench.denoiser, bench.recipe, bench.device)
@@ -92,15 +92,15 @@ class OnlineUpdate:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Optimiser steps between two drawings."""
+        """Number of optimiser steps between two drawings."""
         return self.params.updates_per_epoch * self.params.num_minibatches
 
     def may_pause(self, step: int) -> bool:
-        """Only where an epoch begins: within one, the images come from weights that are no more."""
+        """Return True only where an epoch begins: within one, the images come from weights that no longer exist."""
         return step % self.steps_per_epoch == 0
 
     def __call__(self, step: int) -> dict[str, Tensor]:
-        """Gradients and weighted sums of the monitors; the first step of an epoch draws its images."""
+        """Compute gradients and weighted sums of the monitors; the first step of an epoch draws its images."""
         epoch, number = divmod(step, self.steps_per_epoch)
         if number == 0:
             self._minibatches = self._draw_epoch(epoch)
@@ -109,32 +109,32 @@ class OnlineUpdate:
         self._backward(list(self._pieces(minibatch, outputs)))
         return self._sums(minibatch, outputs)
 
-    def settle(self, step: int) -> None:
-        """A pass over one latent of zeros."""
+    def prime(self, step: int) -> None:
+        """Run a pass over one latent of zeros."""
         shape, device = self._bench.backbone.latent_shape, self._bench.device
         empty = {name: states.to(device) for name, states in self._conditioning("").items()}
         answer_BCHW = self._policy(torch.zeros(1, *shape, device=device), torch.zeros(1, device=device).long(), empty)
         torch.autograd.backward(answer_BCHW.float().sum() * 0)
 
     def _conditioning(self, prompt: str) -> Conditioning:
-        """A prompt's, one row, for a square image that nothing was cut from."""
+        """Conditioning of a prompt, one row, for a square image without a crop."""
         side = self._bench.recipe.backbone.resolution
-        whole = Framing(side, side, crop_top=0, crop_left=0, height=side, width=side)
+        uncropped = Framing(side, side, crop_top=0, crop_left=0, height=side, width=side)
         backbone = self._bench.backbone
-        return {**backbone.encode_captions([prompt]), **backbone.image_conditioning([whole])}
+        return {**backbone.encode_captions([prompt]), **backbone.image_conditioning([uncropped])}
 
     # --- an epoch's images ---
 
     def _draw_epoch(self, epoch: int) -> list[list[ScoredPrompt]]:
-        """This process's share of each minibatch, drawn and scored."""
-        self._minibatches = []  # the last epoch's images make room first
+        """Draw and score this process's share of each minibatch."""
+        self._minibatches = []  # free the last epoch's images first
         shares = [self._share(slots) for slots in self.epoch_slots(epoch)]
         count = sum(map(len, shares))
         logger.info("epoch %d: drawing %d images for each of %d prompts", epoch, self.params.images_per_prompt, count)
         return [[self._draw(epoch, slot) for slot in share] for share in shares]
 
     def epoch_slots(self, epoch: int) -> list[list[Slot]]:
-        """Every minibatch of an epoch: the next prompts of the endless stream of shuffled passes over the file."""
+        """Return every minibatch of an epoch: the next prompts of the endless stream of shuffled passes."""
         size, seed = self._bench.recipe.global_batch, self._bench.recipe.seed
         num_slots = size * self.params.num_minibatches
         slots = []
@@ -144,7 +144,7 @@ class OnlineUpdate:
         return [slots[start : start + size] for start in range(0, num_slots, size)]
 
     def _share(self, slots: Sequence[Slot]) -> list[Slot]:
-        """A contiguous part; a process without one takes a filler, because all must synchronise."""
+        """Return a contiguous part; a process without one gets a filler, because all processes must synchronise."""
         rank, world = self._bench.accelerator.process_index, self._bench.accelerator.num_processes
         first, last = (len(slots) * position // world for position in (rank, rank + 1))
         return list(slots[first:last]) or [Slot(slots[0].number, slots[0].prompt, weight=0.0)]
@@ -166,7 +166,7 @@ class OnlineUpdate:
         return ScoredPrompt(slot, trajectories, self._score(slot.prompt, latents_BCHW))
 
     def _score(self, prompt: str, latents_BCHW: Tensor) -> Tensor:
-        """rewards_B; ValueError when the reward is not a number for one of the images."""
+        """Return rewards_B; ValueError when the reward of an image is not a finite number."""
         rewards = []
         for images in self._sampler.pieces(latents_BCHW):
             pictures = to_images(self._bench.backbone.decode_latents(latents_BCHW[images]))
@@ -183,7 +183,7 @@ class OnlineUpdate:
     # --- an optimiser step ---
 
     def _judge(self, scored: ScoredPrompt, *, moved: bool) -> PRDPOutput:
-        """The objective on one prompt. Before the first update of an epoch the weights are still those that drew."""
+        """Apply the objective to one prompt. Before an epoch's first update the weights are still those that drew."""
         trajectories = scored.trajectories
         old_BT = trajectories.old_log_probs_BT
         log_probs_BT = self._sampler.log_probs(self._silent, trajectories) if moved else old_BT
@@ -192,8 +192,8 @@ class OnlineUpdate:
         return self._objective(policy=policy, reference=trajectories.reference_log_probs_BT, params=self.params)
 
     def _pieces(self, minibatch: Sequence[ScoredPrompt], outputs: Sequence[PRDPOutput]) -> Iterator[Piece]:
-        """Every pass that has a gradient to give, or one that has none: a process must take part once at least."""
-        # DDP averages over processes, the sum over prompts is to be divided by the global batch alone.
+        """List every pass that carries a gradient, or one that does not: each process needs one to synchronise."""
+        # DDP averages over processes, but the sum over prompts must be divided by the global batch only.
         scale = self._bench.accelerator.num_processes / self._bench.recipe.global_batch
         idle = True
         for scored, output in zip(minibatch, outputs, strict=True):
@@ -208,7 +208,7 @@ class OnlineUpdate:
             yield Piece(trajectories, slice(0, 1), 0, torch.zeros(1, dtype=torch.float64))
 
     def _backward(self, pieces: Sequence[Piece]) -> None:
-        """A backward pass a piece, so that memory does not grow with steps; gradients are shared after the last."""
+        """Run one backward pass per piece, which bounds memory; synchronise gradients after the last."""
         for number, piece in enumerate(pieces):
             last = number == len(pieces) - 1
             with nullcontext() if last else self._bench.accelerator.no_sync(self._bench.wrapped):
@@ -224,13 +224,13 @@ class OnlineUpdate:
 
 
 def backward_piece(sampler: AncestralSampler, policy: Predict, piece: Piece) -> None:
-    """Add a piece's gradient. Summed over all pieces it is the gradient of the loss through the whole trajectories."""
+    """Add a piece's gradient. The sum over all pieces is the gradient through the complete trajectories."""
     log_prob_B = sampler.step_log_prob(policy, piece.trajectories, piece.images, piece.step)
     torch.autograd.backward((log_prob_B * piece.coefficients_B.to(log_prob_B.device)).sum())
 
 
 def monitors(output: PRDPOutput, rewards_B: Tensor) -> dict[str, float]:
-    """What is worth watching, per prompt. The loss is huge by nature; `residual` has the unit of a log-ratio.
+    """Compute the monitors, per prompt. The loss is large by construction; `residual` has the unit of a log-ratio.
 
     `implicit_accuracy` is the share of pairs whose log-ratios are ordered as their rewards; ties count half.
     """

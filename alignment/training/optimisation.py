@@ -1,4 +1,4 @@
-"""The optimiser and its learning rate. Steps are numbered from 0."""
+"""Build the optimiser and its learning rate. Steps are numbered from 0."""
 
 import math
 from collections.abc import Iterable
@@ -10,7 +10,7 @@ from alignment.catalogues.optimisers import Adafactor, AdamW, OptimiserParams
 
 
 def learning_rate(step: int, params: OptimiserParams, total_steps: int) -> float:
-    """Linear warm-up that already moves at step 0, then constant, or a half cosine that would reach 0 after the end."""
+    """Linear warm-up from above 0 at step 0, then constant, or a half cosine that would reach 0 after the last step."""
     if step < params.warmup_steps:
         return params.learning_rate * (step + 1) / params.warmup_steps
     if params.schedule == "constant":
@@ -20,12 +20,14 @@ def learning_rate(step: int, params: OptimiserParams, total_steps: int) -> float
 
 
 def build_optimiser(weights: Iterable[nn.Parameter], params: AdamW | Adafactor) -> torch.optim.Optimizer:
-    """The optimiser that a recipe names; weight decay is decoupled and on every trained weight.
+    """Build the optimiser that a recipe names; weight decay is decoupled and applies to every trained weight.
 
-    Adafactor is transformers': torch's own scales every step by the size of the weights and cannot be told not to.
+    Adafactor is transformers': torch's own scales every step by the size of the weights, with no option to disable
+    it.
     """
     if isinstance(params, Adafactor):
-        from transformers.optimization import Adafactor as TransformersAdafactor  # loads peft, which AdamW does without
+        from transformers.optimization import Adafactor as TransformersAdafactor  # loads peft, which AdamW does not
+        # need
 
         unused_epsilon = 1e-3  # of scale_parameter
         adafactor: torch.optim.Optimizer = TransformersAdafactor(
@@ -50,6 +52,6 @@ def build_optimiser(weights: Iterable[nn.Parameter], params: AdamW | Adafactor) 
 
 
 def set_learning_rate(optimiser: torch.optim.Optimizer, value: float) -> None:
-    """The rate of the coming update."""
+    """Set the learning rate of the next update."""
     for group in optimiser.param_groups:
         group["lr"] = value

@@ -1,4 +1,4 @@
-"""The most memory that this process has held so far: the GPU's where it trains on one, else the resident memory."""
+"""Peak memory of this process so far: of the GPU when it trains on one, else the resident memory."""
 
 import re
 from pathlib import Path
@@ -9,10 +9,10 @@ PROCESS_STATUS = Path("/proc/self/status")
 
 
 def peak_memory(device: torch.device) -> dict[str, float]:
-    """The figure under its metric's name, GiB; none on a host that does not tell.
+    """Return the figure under its metric's name, in GiB; empty on a host that does not report it.
 
-    gpu_memory_gib is what torch has allocated at most; the driver's context and the allocator's reserve come on top of
-    it. resident_memory_gib is the kernel's high-water mark of this program, shared libraries and mapped files included
+    gpu_memory_gib is the peak that torch has allocated; the driver's context and the allocator's reserve are extra.
+    resident_memory_gib is the kernel's high-water mark of this program, including shared libraries and mapped files
     (getrusage would carry over the mark of the parent that started it).
     """
     if device.type == "cuda":
@@ -22,7 +22,7 @@ def peak_memory(device: torch.device) -> dict[str, float]:
 
 
 def resident_peak_gib(status: Path = PROCESS_STATUS) -> float | None:
-    """VmHWM of the process in GiB; None where there is no such file or line."""
+    """VmHWM of the process in GiB; None without such a file or line."""
     if not status.is_file():
         return None
     line = re.search(r"^VmHWM:\s*(\d+) kB$", status.read_text(), flags=re.MULTILINE)

@@ -11,7 +11,7 @@ from alignment.training.offline import Predict
 
 
 def predictor(backbone: Backbone, denoiser: nn.Module, recipe: Recipe, device: torch.device) -> Predict:
-    """The denoiser's forward pass, under autocast where the recipe says so."""
+    """Wrap the denoiser's forward pass, under autocast when the recipe sets it."""
 
     def predict(noisy_BCHW: Tensor, timesteps_B: Tensor, conditioning: Conditioning) -> Tensor:
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=recipe.precision == "bf16"):
@@ -21,9 +21,9 @@ def predictor(backbone: Backbone, denoiser: nn.Module, recipe: Recipe, device: t
 
 
 def reference_predictor(backbone: Backbone, denoiser: nn.Module, recipe: Recipe, device: torch.device) -> Predict:
-    """The base model's answer: a frozen copy for a full fine-tune, the same weights without the adapter for a LoRA.
+    """Return the base model's prediction: a frozen copy for a full fine-tune, the disabled adapter for a LoRA.
 
-    Always the base, also when a run is resumed from weights that are half trained.
+    It is always the base, also when a run resumes from partly trained weights.
     """
     if isinstance(recipe.tuning, FullFineTune):
         return predictor(backbone, backbone.load_denoiser(), recipe, device)
@@ -42,9 +42,9 @@ def _without_adapter(backbone: Backbone, denoiser: nn.Module, predict: Predict) 
 
 
 def never(what: str) -> Callable[..., Tensor]:
-    """Stands in for a part that is not loaded because nobody should call it."""
+    """Placeholder for a part that is not loaded because it must not be called."""
 
     def refuse(noisy_BCHW: Tensor, timesteps_B: Tensor, conditioning: Conditioning) -> Tensor:
-        raise AssertionError(f"{what} was not loaded, yet somebody called it")
+        raise AssertionError(f"{what} was not loaded, but it was called")
 
     return refuse

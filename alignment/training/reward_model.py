@@ -1,4 +1,4 @@
-"""Trains preference heads on frozen embeddings, and fits the mixtures of new users with everything else frozen.
+"""Train preference heads on frozen embeddings, and fit the mixtures of new users with everything else frozen.
 
 N counts comparisons, B those of one step, D an embedding's width, K prototypes, U users.
 """
@@ -35,17 +35,17 @@ class PreferencePairs:
         return len(self.users_N)
 
     def take(self, rows: Tensor) -> "PreferencePairs":
-        """Some of them, in the order of `rows`."""
+        """Select comparisons, in the order of `rows`."""
         return PreferencePairs(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
 
     def of_users(self, users: Tensor) -> "PreferencePairs":
-        """The comparisons of some users."""
+        """Select the comparisons of some users."""
         return self.take(torch.isin(self.users_N, users).nonzero().flatten())
 
 
 @dataclass(frozen=True)
 class TrainedHead:
-    """A head in evaluation mode, the step that its weights are of, and that step's metrics."""
+    """A head in evaluation mode, the step at which its weights were saved, and that step's metrics."""
 
     head: PreferenceHead
     best_step: int
@@ -53,7 +53,7 @@ class TrainedHead:
 
 
 def build_head(params: Head, pairs: PreferencePairs, num_users: int, seed: int) -> PreferenceHead:
-    """A fresh head as wide as the embeddings, drawn from the seed: users' logits are standard normal."""
+    """Create a new head as wide as the embeddings, drawn from the seed: users' logits are standard normal."""
     check_pairs(pairs)
     with torch.random.fork_rng():
         torch.manual_seed(stream_seed("head", seed))
@@ -62,26 +62,26 @@ def build_head(params: Head, pairs: PreferencePairs, num_users: int, seed: int) 
 
 
 def check_pairs(pairs: PreferencePairs) -> None:
-    """ValueError when there are none or an embedding is not finite."""
+    """Raise ValueError when there are no comparisons or an embedding is not finite."""
     if not len(pairs):
-        raise ValueError("There are no comparisons with a preference to train on. Take a larger snapshot.")
+        raise ValueError("There are no comparisons with a preference to train on. Use a larger snapshot.")
     for name in ("chosen_ND", "rejected_ND", "prompts_ND"):
         bad = ~getattr(pairs, name).isfinite().all(dim=1)
         if bool(bad.any()):
             raise ValueError(
                 f"{int(bad.sum())} of {len(pairs)} embeddings in {name} are not finite, the first in row"
-                f" {int(bad.nonzero()[0])}. Mend or replace the encoder that made them."
+                f" {int(bad.nonzero()[0])}. Fix or replace the encoder that computed them."
             )
 
 
 def margins(head: PreferenceHead, pairs: PreferencePairs) -> tuple[Tensor, Tensor]:
-    """margin_B (chosen minus rejected, for each comparison's own user) and the users' points_BD."""
+    """Compute margin_B (chosen minus rejected, for each comparison's own user) and the users' points_BD."""
     points_BD = head.points_of(head.mixture(pairs.users_N), pairs.prompts_ND)
     return head.scores(pairs.chosen_ND, points_BD) - head.scores(pairs.rejected_ND, points_BD), points_BD
 
 
 def objective(head: PreferenceHead, pairs: PreferencePairs) -> tuple[Tensor, dict[str, float]]:
-    """What a step descends, the mean link loss plus the bound, and its monitors."""
+    """Compute the loss of a step, the mean link loss plus the bound, and its monitors."""
     margin_B, points_BD = margins(head, pairs)
     preference = link_loss(margin_B, head.params.link).mean()
     bound = bound_penalty(points_BD, head.params.bound)
@@ -113,7 +113,7 @@ def train_head(
 ) -> TrainedHead:
     """Train a copy; keep the weights with the lowest validation loss, or the last ones without validation pairs.
 
-    The order of comparisons and the dropout masks follow from (seed, step) alone. A loss that is not finite raises
+    The order of comparisons and the dropout masks follow from (seed, step) only. A loss that is not finite raises
     JobStoppedError (diverged).
     """
     head = copy.deepcopy(head)
@@ -136,7 +136,7 @@ def train_head(
 
 
 def build_head_optimiser(head: PreferenceHead, params: HeadOptimiser) -> torch.optim.AdamW:
-    """AdamW with three rates; only projectors decay."""
+    """Build AdamW with three rates; only projectors decay."""
     prototypes = [head.points.prototypes_KD] if isinstance(head.points, IdealPoints) else []
     slow = {id(weight) for weight in (head.log_scale, head.user_logits_UK, *prototypes)}
     projectors = [weight for weight in head.parameters() if id(weight) not in slow]
@@ -173,14 +173,14 @@ def _validation_loss(head: PreferenceHead, validation: PreferencePairs) -> float
 
 
 def new_users_head(head: PreferenceHead, start_UK: Tensor) -> PreferenceHead:
-    """A copy that knows other users, with these logits; nothing but the logits can be trained."""
+    """Return a copy with other users and these logits; only the logits are trainable."""
     known = copy.deepcopy(head).requires_grad_(False)
     known.user_logits_UK = torch.nn.Parameter(start_UK.detach().clone().to(head.user_logits_UK))
     return known.eval()
 
 
 def start_logits(head: PreferenceHead, num_users: int, params: FewShot, seed: int) -> Tensor:
-    """Logits of users about whom nothing is known yet."""
+    """Initial logits of users without any labels."""
     shape = (num_users, head.params.num_prototypes)
     return torch.zeros(shape) if params.start == "even" else torch.randn(shape, generator=stream("users", seed))
 
@@ -188,9 +188,9 @@ def start_logits(head: PreferenceHead, num_users: int, params: FewShot, seed: in
 def fit_new_users(
     head: PreferenceHead, labels: PreferencePairs, start_UK: Tensor, *, params: FewShot, seed: int, on_step: OnStep
 ) -> PreferenceHead:
-    """Fit the mixtures of users from a few comparisons each: AdamW without decay on their logits alone.
+    """Fit the mixtures of users from a few comparisons each: AdamW without decay on their logits only.
 
-    Dropout is off, as nothing that it regularises is trained. A user without labels keeps the start.
+    Dropout is off, because none of the parts that it regularises is trained. A user without labels keeps the start.
     """
     check_pairs(labels)
     fitted = new_users_head(head, start_UK)

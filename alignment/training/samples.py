@@ -1,4 +1,4 @@
-"""The sample grid: the same prompts and seeds, drawn again and again while the weights change."""
+"""The sample grid: the same prompts and seeds, drawn repeatedly while the weights change."""
 
 import io
 import json
@@ -33,7 +33,7 @@ class SampleGrid:
         self._device = device
 
     def cut_back(self, step: int) -> None:
-        """Forget images beyond a step, because a resumed run will draw those again.
+        """Remove images beyond a step, because a resumed run will draw those again.
 
         ValueError when the index names a file outside the output folder.
         """
@@ -44,17 +44,18 @@ class SampleGrid:
         cut_back(index, step)
 
     def keys(self) -> tuple[str, ...]:
-        """`STEP/KEY` of every image that is logged."""
+        """`STEP/KEY` of every logged image."""
         return tuple(f"{line['step']}/{line['key']}" for line in read_lines(self.out / SAMPLES_INDEX_FILE))
 
     def draw(self, step: int) -> None:
-        """Draw the images of a step that are not logged yet. The global generator is left as it was."""
+        """Draw the images of a step that are not logged yet. The global generator's state is restored afterwards."""
         logged = self.keys()
         wanted = [number for number in range(len(self.prompts)) if f"{step}/{_key(number)}" not in logged]
         if not wanted:
             return
         logger.info("drawing %d sample images at step %d", len(wanted), step)
-        # The sampler is built anew for each grid: between grids the encoders should not take memory from training.
+        # The sampler is built again for each grid: between grids the encoders should not use memory that training
+        # needs.
         with torch.random.fork_rng(), torch.no_grad():
             sampler = self._backbone.sampler(self._denoiser, self._device)
             for number in wanted:

@@ -1,4 +1,4 @@
-"""Randomness as a function of (seed, pair, epoch): never of rank, world size, batch or how often a run was resumed.
+"""Randomness as a function of (seed, pair, epoch): never of rank, world size, batch or the number of resumes.
 
 C H W are a latent's channels, height and width.
 """
@@ -13,35 +13,35 @@ from torch import Tensor
 
 
 def stream_seed(*parts: int | str) -> int:
-    """A 63-bit seed for the stream that the parts name; different parts give unrelated streams."""
+    """Return a 63-bit seed for the stream that the parts name; different parts give unrelated streams."""
     text = "/".join(str(part) for part in parts)
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
 def stream(*parts: int | str) -> torch.Generator:
-    """A CPU generator at the beginning of the stream that the parts name; its numbers are the same on every device."""
+    """Return a CPU generator at the start of the stream that the parts name; it is the same on every device."""
     return torch.Generator("cpu").manual_seed(stream_seed(*parts))
 
 
 @functools.lru_cache(maxsize=2)
 def epoch_order(seed: int, epoch: int, num_pairs: int) -> tuple[int, ...]:
-    """The order in which an epoch visits the pairs."""
+    """Return the order in which an epoch visits the pairs."""
     return tuple(torch.randperm(num_pairs, generator=stream("order", seed, epoch)).tolist())
 
 
 @dataclass(frozen=True)
 class PairRandomness:
-    """What chance decides about one visit of one pair. Both images of the pair share all of it.
+    """Random values of one visit of one pair. Both images of the pair share all of them.
 
-    The Diffusion-DPO authors share noise and timestep and draw each image's latent afresh; sharing the latter as well
-    takes variance out of the difference of errors, and identical images then give identical errors.
+    The Diffusion-DPO authors share noise and timestep but draw each image's latent separately; sharing the latter as
+    well removes variance from the difference of errors, and identical images then give identical errors.
     """
 
     timestep: float
     caption_dropped: bool
     noise_CHW: Tensor
     latent_noise_CHW: Tensor
-    """Standard normal; times the VAE's standard deviation it moves the latent away from its mean."""
+    """Standard normal; scaled by the VAE's standard deviation it offsets the latent from its mean."""
 
 
 def pair_randomness(
@@ -53,7 +53,7 @@ def pair_randomness(
     draw_timestep: Callable[[torch.Generator], float],
     caption_dropout: float,
 ) -> PairRandomness:
-    """Draw for one visit; the timestep from the density of the backbone's noise schedule."""
+    """Draw the values of one visit; the timestep follows the density of the backbone's noise schedule."""
     generator = stream("pair", seed, epoch, pair)
     return PairRandomness(
         timestep=draw_timestep(generator),

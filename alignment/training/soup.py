@@ -1,8 +1,8 @@
-"""Model soups: averages of the weights of runs that started at one base.
+"""Model soups: averages of the weights of runs that started from one base.
 
 Source: Wortsman et al. 2022, arXiv:2203.05482, and the authors' main.py. Departures from that code: sums are kept in
-float32 and cast once (a running average in half precision loses digits), buffers of whole numbers come from the first
-ingredient instead of becoming floats, and scores are compared exactly as they are computed (theirs pass through JSON,
+float32 and cast once (a running average in half precision loses digits); integer buffers are copied from the first
+ingredient instead of becoming floats; scores are compared exactly as they are computed (theirs pass through JSON,
 which rounds, so that a soup no better than its best ingredient could be kept).
 """
 
@@ -21,7 +21,7 @@ from alignment.files.durable import files_below
 from alignment.files.tensors import write_tensors
 
 Weights = Mapping[str, Tensor]
-"""Tensors by name; of a folder, by "file:name"."""
+"""Tensors by name; for a folder, by "file:name"."""
 SUFFIX = ".safetensors"
 
 
@@ -30,7 +30,7 @@ SUFFIX = ".safetensors"
 
 @dataclass(frozen=True)
 class Sum:
-    """The sum of some ingredients' weights, at least float32, and the first ingredient, which settles the rest."""
+    """Sum of some ingredients' weights, at least float32, and the first ingredient, which sets the dtypes."""
 
     totals: Weights
     """Floating-point tensors only."""
@@ -39,16 +39,16 @@ class Sum:
 
     @classmethod
     def of(cls, weights: Weights) -> "Sum":
-        """One ingredient."""
+        """Start with one ingredient."""
         return cls({name: _wide(tensor) for name, tensor in weights.items() if tensor.is_floating_point()}, weights, 1)
 
     def plus(self, weights: Weights) -> "Sum":
-        """With one ingredient more; this sum stays as it is."""
+        """Return the sum with one more ingredient; this sum is unchanged."""
         totals = {name: total + weights[name].to(total.dtype) for name, total in self.totals.items()}
         return Sum(totals, self.first, self.count + 1)
 
     def mean(self) -> dict[str, Tensor]:
-        """The average in the first ingredient's dtypes; whole numbers and flags are the first ingredient's."""
+        """The average in the first ingredient's dtypes; integers and flags are the first ingredient's."""
         averages = {name: (total / self.count).to(self.first[name].dtype) for name, total in self.totals.items()}
         return {name: averages.get(name, tensor) for name, tensor in self.first.items()}
 
@@ -58,7 +58,7 @@ def _wide(tensor: Tensor) -> Tensor:
 
 
 def uniform_soup(ingredients: Sequence[Callable[[], Weights]]) -> dict[str, Tensor]:
-    """The average of all; ingredients are read one at a time."""
+    """Average all ingredients; they are read one at a time."""
     total = Sum.of(ingredients[0]())
     for read in ingredients[1:]:
         total = total.plus(read())
@@ -71,17 +71,17 @@ class Attempt:
 
     ingredient: int
     score: float
-    """Of the soup with it."""
+    """Score of the soup with this ingredient."""
     kept: bool
 
 
 @dataclass(frozen=True)
 class GreedySoup:
-    """A greedy soup, and how it came about."""
+    """A greedy soup, and the steps that built it."""
 
     weights: dict[str, Tensor]
     ingredients: tuple[int, ...]
-    """Kept ones, in the order of addition; the first is the best single model."""
+    """Kept ingredients, in the order of addition; the first is the best single model."""
     score: float
     attempts: tuple[Attempt, ...]
 
@@ -93,9 +93,9 @@ def greedy_soup(
     *,
     minimum_gain: float = 0.0,
 ) -> GreedySoup:
-    """Start with the best ingredient, then keep each next one that lifts the soup's score by more than `minimum_gain`.
+    """Start with the best ingredient; keep each next one that raises the soup's score by more than `minimum_gain`.
 
-    `scores` are the ingredients' own, by the same `score` on the same validation set; more is better. Set the gain
+    `scores` are the ingredients' own, by the same `score` on the same validation set; higher is better. Set the gain
     above the noise of the score: with a judge's mean over prompts, its standard error over seeds.
     Raises ValueError when a score is not finite.
     """
@@ -115,14 +115,14 @@ def greedy_soup(
 
 
 def by_score(scores: Sequence[float]) -> list[int]:
-    """Ingredients by falling score; equal scores in reverse order of the list, as in the authors' code."""
+    """Order ingredients by falling score; equal scores in reverse order of the list, as in the authors' code."""
     return sorted(range(len(scores)), key=lambda index: (scores[index], index), reverse=True)
 
 
 def _require_finite(scores: Mapping[str, float]) -> None:
     bad = [f"{what} has {value}" for what, value in scores.items() if not math.isfinite(value)]
     if bad:
-        raise ValueError(f"A greedy soup needs finite validation scores, but {', '.join(bad)}. Mend the judge first.")
+        raise ValueError(f"A greedy soup needs finite validation scores, but {', '.join(bad)}. Fix the judge first.")
 
 
 # --- folders ----------------------------------------------------------------------------------------------------------
@@ -130,7 +130,7 @@ def _require_finite(scores: Mapping[str, float]) -> None:
 
 @dataclass(frozen=True)
 class Ingredient:
-    """The weights/ folder of one finished run, and what it must share with the others."""
+    """The weights/ folder of one finished run, and the facts that it must share with the others."""
 
     name: str
     """For messages: the recipe's name or the run's digest."""
@@ -140,7 +140,7 @@ class Ingredient:
     """`recipe_family` of its recipe, see alignment/contracts/soup.py."""
 
     def read(self) -> dict[str, Tensor]:
-        """Every tensor of every safetensors file, by "file:name"."""
+        """Read every tensor of every safetensors file, by "file:name"."""
         return {
             f"{path.relative_to(self.weights_dir).as_posix()}:{name}": tensor
             for path in self.tensor_files()
@@ -148,11 +148,11 @@ class Ingredient:
         }
 
     def tensor_files(self) -> list[Path]:
-        """The safetensors files, sorted."""
+        """List the safetensors files, sorted."""
         return [path for path in files_below(self.weights_dir) if path.suffix == SUFFIX]
 
     def settings(self) -> dict[str, str]:
-        """All that is not tensors: other files' text, and the files' metadata (an adapter's rank and alpha)."""
+        """Read everything but tensors: other files' text, and the files' metadata (an adapter's rank and alpha)."""
         files = files_below(self.weights_dir)
         beside = {path: path.read_text(encoding="utf-8") for path in files if path.suffix != SUFFIX}
         metadata = {path: canonical_json(_metadata(path)) for path in self.tensor_files()}
@@ -160,9 +160,11 @@ class Ingredient:
 
 
 def check_ingredients(ingredients: Sequence[Ingredient]) -> None:
-    """One ValueError that names every reason why these weights cannot be averaged."""
+    """Raise one ValueError that names every reason why these weights cannot be averaged."""
     if len(ingredients) < 2:
-        raise ValueError(f"A soup needs two ingredients or more, got {len(ingredients)}. Train another candidate.")
+        raise ValueError(
+            f"A soup needs two ingredients or more, got {len(ingredients)}. Train another candidate first."
+        )
     first, *others = ingredients
     shapes = _shapes(first)
     problems = [] if shapes else [f"{first.weights_dir} holds no safetensors file"]
@@ -170,12 +172,13 @@ def check_ingredients(ingredients: Sequence[Ingredient]) -> None:
         problems += [f"{other.name} against {first.name}: {problem}" for problem in _mismatches(first, other, shapes)]
     if problems:
         raise ValueError(
-            f"These weights do not average: {'; '.join(problems)}. Soup candidates of one base and one recipe family."
+            f"These weights cannot be averaged: {'; '.join(problems)}. Soup candidates of one base and one recipe "
+            "family."
         )
 
 
 def write_soup(weights: Weights, like: Ingredient, folder: Path) -> None:
-    """A weights/ folder in the layout of `like`, whose other files it takes over."""
+    """Write a weights/ folder in the layout of `like`, whose other files are copied."""
     for path in files_below(like.weights_dir):
         relative = path.relative_to(like.weights_dir)
         (folder / relative).parent.mkdir(parents=True, exist_ok=True)
@@ -196,19 +199,19 @@ def _mismatches(first: Ingredient, other: Ingredient, shapes: Mapping[str, str])
     theirs = _shapes(other)
     lacking, extra = sorted(set(shapes) - set(theirs)), sorted(set(theirs) - set(shapes))
     if lacking or extra:
-        found.append(f"{len(lacking)} tensors lacking and {len(extra)} too many, such as {(lacking + extra)[0]}")
+        found.append(f"{len(lacking)} tensors missing and {len(extra)} too many, such as {(lacking + extra)[0]}")
     differing = [name for name in shapes if name in theirs and theirs[name] != shapes[name]]
     if differing:
         example = differing[0]
         found.append(f"{len(differing)} tensors differ, such as {example}: {theirs[example]}, not {shapes[example]}")
     ours, settings = first.settings(), other.settings()
     if not found and ours != settings:
-        found.append(f"other settings in {', '.join(sorted(n for n in ours if ours[n] != settings.get(n)))}")
+        found.append(f"different settings in {', '.join(sorted(n for n in ours if ours[n] != settings.get(n)))}")
     return found
 
 
 def _shapes(ingredient: Ingredient) -> dict[str, str]:
-    """ "dtype shape" of every tensor, from the headers alone."""
+    """Return "dtype shape" of every tensor, from the headers only."""
     shapes = {}
     for path in ingredient.tensor_files():
         with safe_open(path, framework="pt") as file:

@@ -1,11 +1,11 @@
-"""SIGTERM as a wish: the loop ends at the next step boundary."""
+"""Turn SIGTERM into a request: the loop ends at the next step boundary."""
 
 import signal
 from types import FrameType, TracebackType
 
 
 class StopSignal:
-    """While entered, SIGTERM sets `requested` and nothing else. For the main thread."""
+    """While entered, SIGTERM only sets `requested`. Use it in the main thread."""
 
     def __init__(self) -> None:
         self.requested = False

@@ -1,4 +1,4 @@
-"""Images as chains of denoising steps: drawn with every step's log-probability, and judged again by other weights.
+"""Denoising trajectories: drawn with every step's log-probability, and evaluated again by other weights.
 
 B counts images of one prompt, S sampler steps, T = S - 1 those of them that have a density, C H W a latent.
 """
@@ -19,37 +19,37 @@ from alignment.training.seeding import stream
 
 @dataclass(frozen=True)
 class Trajectories:
-    """Images of one prompt on their way from noise. Kept on the CPU: a denoiser holds one step of them at a time."""
+    """Denoising trajectories of one prompt's images, on the CPU: a denoiser processes one step of them at a time."""
 
     latents_BSCHW: Tensor
     """The latent before each step, float32."""
     conditioning: Conditioning
-    """The prompt's, one row."""
+    """Conditioning of the prompt, one row."""
     old_log_probs_BT: Tensor
-    """Under the weights that drew them, float64, each a mean over C, H, W."""
+    """Log-probabilities under the weights that drew the images, float64, each a mean over C, H, W."""
     reference_log_probs_BT: Tensor
 
     @property
     def num_steps(self) -> int:
-        """Steps that have a density, T."""
+        """Number of steps that have a density, T."""
         return self.old_log_probs_BT.shape[1]
 
 
 def trajectory_noise(
     seed: int, epoch: int, slot: int, *, num_images: int, num_steps: int, shape: tuple[int, int, int]
 ) -> Tensor:
-    """Standard normal BSCHW: each image's first latent, then what its steps but the last add.
+    """Standard normal BSCHW: each image's first latent, then the noise that every step but the last adds.
 
-    A function of seed, epoch, the prompt's place in the epoch and the image's number, and of nothing else.
+    A function of seed, epoch, the prompt's position in the epoch and the image's number only.
     """
     generators = [stream("trajectory", seed, epoch, slot, image) for image in range(num_images)]
     return torch.stack([torch.randn(num_steps, *shape, generator=generator) for generator in generators])
 
 
 class AncestralSampler:
-    """Draws and judges trajectories under classifier-free guidance, at most `most_images` at once.
+    """Draws and evaluates trajectories under classifier-free guidance, at most `most_images` at once.
 
-    An image's neighbours in a batch are the same whenever it is drawn or judged, so that the same weights give the
+    An image's neighbours in a batch are the same whenever it is drawn or evaluated, so that the same weights give the
     same bits.
     """
 
@@ -66,7 +66,7 @@ class AncestralSampler:
         if not isinstance(schedule, NoiseSchedule):
             raise ValueError(
                 f"Objective {params.name!r} needs the Gaussian steps of a variance-preserving schedule, which this"
-                " backbone has not. Take a base that predicts noise or v, or an offline objective."
+                " backbone does not have. Use a base that predicts noise or v, or an offline objective."
             )
         self.schedule = schedule
         self.timesteps = sampling_timesteps(schedule.num_timesteps, params.sampler_steps)
@@ -79,7 +79,7 @@ class AncestralSampler:
     def draw(
         self, policy: Predict, reference: Predict, noise_BSCHW: Tensor, conditioning: Conditioning
     ) -> tuple[Trajectories, Tensor]:
-        """Trajectories that the policy draws from this noise, and their images' latents BCHW on the CPU."""
+        """Draw trajectories with the policy from this noise; also return their images' latents BCHW on the CPU."""
         parts = [
             self._draw(policy, reference, noise_BSCHW[images], conditioning) for images in self.pieces(noise_BSCHW)
         ]
@@ -88,7 +88,7 @@ class AncestralSampler:
 
     @torch.no_grad()
     def log_probs(self, predict: Predict, trajectories: Trajectories) -> Tensor:
-        """log_probs_BT under other weights, float64 on the CPU."""
+        """Return log_probs_BT under other weights, float64 on the CPU."""
         rows = [
             torch.stack(
                 [self.step_log_prob(predict, trajectories, images, t) for t in range(trajectories.num_steps)], dim=1
@@ -98,14 +98,14 @@ class AncestralSampler:
         return torch.cat(rows).cpu()
 
     def step_log_prob(self, predict: Predict, trajectories: Trajectories, images: slice, step: int) -> Tensor:
-        """Log-probability of each of some images' step, float64 on the device; carries a gradient if `predict` does."""
+        """Log-probability of one step of some images, float64 on the device; carries a gradient if `predict` does."""
         latents_BSCHW = trajectories.latents_BSCHW[images]
         before_BCHW, after_BCHW = (latents_BSCHW[:, number].to(self._device) for number in (step, step + 1))
         density = self._density(predict, before_BCHW, step, trajectories.conditioning)
         return density.log_prob(after_BCHW)
 
     def pieces(self, tensor_B: Tensor) -> Iterator[slice]:
-        """The images of a prompt in pieces that fit."""
+        """Split the images of a prompt into pieces that fit."""
         return (slice(i, i + self._most_images) for i in range(0, len(tensor_B), self._most_images))
 
     def _draw(
@@ -138,15 +138,15 @@ class AncestralSampler:
     def _answer(
         self, predict: Predict, latent_BCHW: Tensor, step: int, conditioning: Conditioning
     ) -> tuple[Tensor, Tensor]:
-        """The guided answer, float32, and the timestep of each image; both prompts go through the denoiser at once."""
+        """Return the guided prediction, float32, and each image's timestep; both prompts share one denoiser pass."""
         timesteps_B = torch.full((len(latent_BCHW),), self.timesteps[step][0], device=self._device)
         prompts = self._rows(conditioning, len(latent_BCHW))
         if self._guidance_scale == 1:
             return predict(latent_BCHW, timesteps_B, prompts).float(), timesteps_B
         empty = self._rows(self._empty, len(latent_BCHW))
         both = {name: torch.cat([empty[name], states]) for name, states in prompts.items()}
-        answers = predict(torch.cat([latent_BCHW] * 2), torch.cat([timesteps_B] * 2), both)
-        empty_BCHW, prompted_BCHW = answers.float().chunk(2)
+        predictions = predict(torch.cat([latent_BCHW] * 2), torch.cat([timesteps_B] * 2), both)
+        empty_BCHW, prompted_BCHW = predictions.float().chunk(2)
         return empty_BCHW + self._guidance_scale * (prompted_BCHW - empty_BCHW), timesteps_B
 
     def _rows(self, conditioning: Conditioning, count: int) -> Conditioning:

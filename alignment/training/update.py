@@ -1,4 +1,4 @@
-"""What the loop asks of one optimiser step: gradients on the weights and sums of what is worth watching."""
+"""Interface between the loop and one optimiser step: gradients on the weights, and sums of the monitors."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,11 +23,11 @@ class Workbench:
     accelerator: Accelerator
     denoiser: nn.Module
     wrapped: nn.Module
-    """The same denoiser as the processes share it: its backward passes synchronise gradients."""
+    """The denoiser in its distributed wrapper: its backward passes synchronise gradients."""
 
     @property
     def device(self) -> torch.device:
-        """Where the denoiser is."""
+        """Device of the denoiser."""
         device: torch.device = self.accelerator.device
         return device
 
@@ -36,19 +36,19 @@ class Update(Protocol):
     """Forward and backward passes of one optimiser step. Steps are numbered from 0."""
 
     unit: str
-    """What `global_batch` counts."""
+    """Unit that `global_batch` counts."""
 
     def __call__(self, step: int) -> dict[str, Tensor]:
-        """Leave this process's gradient of the mean over the global batch; sums of the monitors, float64 scalars.
+        """Add this process's gradient of the mean over the global batch; return float64 sums of the monitors.
 
-        Every process names the same monitors, and the gradients of all are averaged.
+        Every process names the same monitors, and the gradients of all processes are averaged.
         """
 
-    def settle(self, step: int) -> None:
-        """One synchronised backward pass whose gradient the loop throws away."""
+    def prime(self, step: int) -> None:
+        """Run one synchronised backward pass whose gradient the loop discards."""
 
     def may_pause(self, step: int) -> bool:
-        """Whether weights and optimiser alone tell how to go on with this step: a checkpoint may be taken before it."""
+        """Return True when weights and optimiser suffice to continue at this step, so a checkpoint is possible."""
 
 
 MakeUpdate = Callable[[Workbench], Update]

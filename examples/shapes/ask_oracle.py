@@ -1,7 +1,7 @@
-"""What the gate never sees: does the last candidate beat the base by the oracle of the shapes world?
+"""Check a result that the gate never sees: does the oracle of the shapes world prefer the last candidate to the base?
 
-Takes the images of the last gate decision from the store; prints the win rate with its interval, exits 1 when the lower
-bound does not exceed one half.
+Reads the images of the last gate decision from the store; prints the win rate with its interval and exits 1 when the
+lower bound does not exceed one half.
 """
 
 import sys
@@ -22,7 +22,7 @@ def main() -> int:
     project = load_project(Path(__file__).parents[2] / "projects" / "shapes.toml")
     decision = last_decision(project, settings)
     if decision is None:
-        print("oracle     nothing was judged yet", file=sys.stderr)
+        print("oracle     there is no gate decision yet", file=sys.stderr)
         return 1
     store = open_store(settings.store_uri, settings)
     manifest = store.read_manifest(decision.evaluation_uri)

@@ -1,4 +1,4 @@
-"""What a candidate of the shapes world really is, by the oracle and by its pixels; the gate never sees it."""
+"""The true quality of a candidate of the shapes world, by the oracle and by its pixels; the gate never sees it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,14 +7,14 @@ import numpy as np
 
 RESAMPLES = 4000
 COLLAPSED = 0.5
-"""A model whose seeds of a prompt differ by less than this share of what the base's do has collapsed."""
+"""A model has collapsed when its seeds of a prompt differ by less than this share of the base's difference."""
 
 Floats = np.ndarray
 
 
 @dataclass(frozen=True)
 class Line:
-    """What was measured of one candidate, or of the base. Lists run over prompts, and within a prompt over seeds."""
+    """Measurements of one candidate, or of the base. Lists run over prompts, and within a prompt over seeds."""
 
     name: str
     kind: str
@@ -24,12 +24,12 @@ class Line:
     sampler_steps: int
     oracle: list[float]
     seed_distances: list[float]
-    """Of each prompt, root mean square pixel difference between its seeds' images, 0 to 255."""
+    """Root mean square pixel difference between the images of each prompt's seeds, 0 to 255."""
 
 
 @dataclass(frozen=True)
 class Truth:
-    """What the oracle and the pixels say. `why` is empty unless it is bad."""
+    """Truth label by the oracle and the pixels. `why` is empty unless the candidate is bad."""
 
     label: str
     win_rate: float
@@ -42,12 +42,12 @@ class Truth:
 
 
 def truth(ours: Line, base: Line, categories: Sequence[str], slice_margin: float) -> Truth:
-    """Good, bad or null against the base; intervals are 95 % bootstraps over prompts.
+    """Label a candidate good, bad or null against the base; intervals are 95 % bootstraps over prompts.
 
     Bad: the upper bound of the oracle's win rate lies below one half; or a slice is truly bad, its win rate below one
-    half less the policy's margin and its upper bound (Bonferroni over slices) below one half; or the upper bound of the
-    distance among seeds lies below COLLAPSED of the base's. Good: none of it, and the lower bound of the win rate above
-    one half. Else null.
+    half minus the policy's margin and its upper bound (Bonferroni over slices) below one half; or the upper bound of
+    the distance among seeds lies below COLLAPSED of the base's. Good: none of these, and the lower bound of the win
+    rate above one half. Otherwise null.
     """
     wins = won(ours.oracle, base.oracle, seeds=len(ours.oracle) // len(categories))
     low, high = interval(wins)
@@ -75,14 +75,14 @@ def won(ours: Sequence[float], theirs: Sequence[float], seeds: int) -> Floats:
 
 
 def interval(values: Floats, tests: int = 1) -> tuple[float, float]:
-    """95 % percentile bootstrap of a mean; with more tests than one their errors share the 5 %."""
+    """95 % percentile bootstrap of a mean; several tests share the 5 % error."""
     draws = np.random.default_rng(0).integers(0, len(values), (RESAMPLES, len(values)))
     low, high = np.percentile(values[draws].mean(axis=1), [2.5 / tests, 100 - 2.5 / tests])
     return float(low), float(high)
 
 
 def diversity_ratio(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float]:
-    """Mean of ours over mean of theirs, and its upper 97.5 % bootstrap bound over prompts."""
+    """Mean of the candidate's distances over mean of the base's, and its upper 97.5 % bootstrap bound over prompts."""
     pair = np.asarray([ours, theirs])
     draws = np.random.default_rng(0).integers(0, pair.shape[1], (RESAMPLES, pair.shape[1]))
     sums = pair[:, draws].sum(axis=2)

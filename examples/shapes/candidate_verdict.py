@@ -1,4 +1,4 @@
-"""What the gate says of a candidate of the shapes world, from its score table, and what it would if asked otherwise."""
+"""The gate's verdict on a candidate of the shapes world, from its score table, also under a changed policy."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,31 +20,31 @@ PEOPLE = ("shapes_pairs",)
 
 
 @dataclass(frozen=True)
-class Question:
-    """How the gate is asked; by default as the project asks it."""
+class PolicyChange:
+    """Changes to the gate's policy; by default none."""
 
     without: tuple[str, ...] = ()
-    """Guards that are left out."""
+    """Guards to leave out."""
     undeclared: bool = False
-    """Whether the lineage names people's pairs alone."""
+    """True when the lineage names only human pairs."""
     required_judges: int | None = None
-    """In place of the policy's."""
+    """Replaces the policy's number of judges."""
 
 
-AS_IT_IS = Question()
+NO_CHANGE = PolicyChange()
 
 
-def decide(folder: Path, policy: GatePolicy, line: Line, *, question: Question = AS_IT_IS) -> GateDecision:
-    """The policy on a finished candidate, as the gate stage would have it; `folder` holds score table and report."""
+def decide(folder: Path, policy: GatePolicy, line: Line, *, change: PolicyChange = NO_CHANGE) -> GateDecision:
+    """Apply the policy to a finished candidate as the gate stage does; `folder` holds score table and report."""
     report = EvalReport.model_validate_json((folder / "report.json").read_text(encoding="utf-8"))
     columns = pq.read_table(folder / "scores.parquet").to_pydict()
     digest = file_sha256(folder / "scores.parquet")
-    report, columns = left_out(report, columns, question.without)
+    report, columns = left_out(report, columns, change.without)
     evidence = verdict.Evidence(
         report=report,
         scores=read_grids(columns),
-        policy=policy_for(policy, question),
-        candidate=version(line, report, lessons(line, question)),
+        policy=policy_for(policy, change),
+        candidate=version(line, report, training_sources(line, change)),
         champion_version=None,
         champion_weights_digest=report.spec.base_digest,
         table_problems=recompute(report, columns, scores_sha256=digest),
@@ -53,13 +53,13 @@ def decide(folder: Path, policy: GatePolicy, line: Line, *, question: Question =
     return verdict.decide(evidence)
 
 
-def lessons(line: Line, question: Question) -> tuple[str, ...]:
-    """What the candidate says that it learnt from."""
-    return PEOPLE if question.undeclared or line.training not in TRAININGS else TRAININGS[line.training].lessons
+def training_sources(line: Line, change: PolicyChange) -> tuple[str, ...]:
+    """The training sources that the candidate declares."""
+    return PEOPLE if change.undeclared or line.training not in TRAININGS else TRAININGS[line.training].training_sources
 
 
 def version(line: Line, report: EvalReport, trained_on: tuple[str, ...]) -> CandidateVersion:
-    """The candidate as the registry would hold it."""
+    """The candidate as the registry stores it."""
     return CandidateVersion(
         model="shapes",
         version=1,
@@ -74,10 +74,10 @@ def version(line: Line, report: EvalReport, trained_on: tuple[str, ...]) -> Cand
     )
 
 
-def policy_for(policy: GatePolicy, question: Question) -> GatePolicy:
-    """The policy less some guards, with another number of judges."""
-    kept = {name: rule for name, rule in policy.guards.items() if name not in question.without}
-    judges = question.required_judges or policy.required_judges
+def policy_for(policy: GatePolicy, change: PolicyChange) -> GatePolicy:
+    """The policy without some guards and with another number of judges."""
+    kept = {name: rule for name, rule in policy.guards.items() if name not in change.without}
+    judges = change.required_judges or policy.required_judges
     return policy.model_copy(update={"guards": kept, "required_judges": judges})
 
 

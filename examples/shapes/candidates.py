@@ -1,7 +1,8 @@
-"""Forty candidates of known kinds: what each was trained on, how far, and what the gate is told of its lineage.
+"""Forty candidates of known kinds: training data, strength of the training, and the lineage that the gate sees.
 
-Real trainings from the base, a few of them, and weights on the line from the base through each: base + scale x (trained
-- base). A scale below 1 has learnt less, one above 1 overdoes it; each is a model of its own.
+They are a few real trainings from the base, and weights on the line from the base through each: base + scale x
+(trained
+- base). A scale below 1 undertrains, one above 1 overtrains; each scale is a separate model.
 """
 
 import shutil
@@ -17,19 +18,19 @@ WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 
 @dataclass(frozen=True)
 class Training:
-    """One run from the base."""
+    """One training run from the base."""
 
     recipe: str
     overrides: tuple[str, ...]
     pairs: str = "world"
     """Name of a snapshot: `world`, `mismatched`, `votes`, `pleasing`, or a change of `misleading_pairs`."""
-    lessons: tuple[str, ...] = ("shapes_pairs",)
-    """What the candidate's version says that it learnt from; a scorer's name stands for all its lessons."""
+    training_sources: tuple[str, ...] = ("shapes_pairs",)
+    """The training sources that the candidate's version declares; a scorer's name stands for all of its own sources."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """Weights at a scale along a training, or the base with noise of that scale where there is none."""
+    """Weights at a scale along a training, or the base with noise of that scale when there is no training."""
 
     kind: str
     training: str
@@ -77,7 +78,7 @@ _SCALES: dict[str, dict[str, tuple[float, ...]]] = {
 
 
 def candidates() -> list[Candidate]:
-    """All forty, one of each kind in turn, so that what is finished first is of every kind."""
+    """List all forty, cycling through the kinds, so that the first ones finished cover every kind."""
     kinds = [
         [Candidate(kind, training, scale) for training, scales in trainings.items() for scale in scales]
         for kind, trainings in _SCALES.items()
@@ -89,7 +90,7 @@ def candidates() -> list[Candidate]:
 # --- weights ----------------------------------------------------------------------------------------------------------
 
 
-def along(base: dict[str, Tensor], trained: dict[str, Tensor], scale: float) -> dict[str, Tensor]:
+def interpolate(base: dict[str, Tensor], trained: dict[str, Tensor], scale: float) -> dict[str, Tensor]:
     """base + scale x (trained - base), tensor by tensor."""
     if base.keys() != trained.keys():
         raise ValueError(f"The weights have different tensors: {sorted(base.keys() ^ trained.keys())[:3]}.")
@@ -106,7 +107,7 @@ def noisy(base: dict[str, Tensor], scale: float, seed: int) -> dict[str, Tensor]
 
 
 def write_weights(candidate: Candidate, base: Path, trained: Path | None, out: Path) -> Path:
-    """A folder of full weights, `unet/` as save_pretrained writes it."""
+    """Write a folder of full weights, `unet/` as save_pretrained writes it."""
     folder = out / "unet"
     if not (folder / WEIGHTS_FILE).is_file():
         folder.mkdir(parents=True, exist_ok=True)
@@ -115,6 +116,6 @@ def write_weights(candidate: Candidate, base: Path, trained: Path | None, out: P
         if trained is None:
             found = noisy(own, candidate.scale, seed=round(1e4 * candidate.scale))
         else:
-            found = along(own, load_file(trained / "unet" / WEIGHTS_FILE), candidate.scale)
+            found = interpolate(own, load_file(trained / "unet" / WEIGHTS_FILE), candidate.scale)
         save_file(found, folder / WEIGHTS_FILE, metadata={"format": "pt"})
     return out

@@ -1,4 +1,4 @@
-"""Asks the oracle which of two sets of images is better, prompt by prompt.
+"""Compare two sets of images with the oracle, prompt by prompt.
 
     python examples/shapes/check_oracle.py IMAGES_A IMAGES_B PROMPTS.tsv
 
@@ -56,7 +56,7 @@ def compare(images_a: Sequence[ImageArray], images_b: Sequence[ImageArray], prom
 
 
 def read_prompts(path: Path) -> list[str]:
-    """The `prompt` column of a tab-separated prompts file."""
+    """Read the `prompt` column of a tab-separated prompts file."""
     with path.open(newline="", encoding="utf-8") as lines:
         rows = csv.DictReader(lines, delimiter="\t")
         if "prompt" not in (rows.fieldnames or ()):
@@ -70,13 +70,13 @@ def _load(path: Path) -> ImageArray:
 
 
 def compare_folders(folder_a: Path, folder_b: Path, prompts: Sequence[str]) -> Comparison:
-    """Compare the images whose names both folders hold."""
+    """Compare the images whose names are in both folders."""
     names_a, names_b = ({path.name for path in folder.glob("*.png")} for folder in (folder_a, folder_b))
     names = sorted(names_a & names_b)
     if not names:
         raise ValueError(f"No image name is in both {folder_a} ({len(names_a)}) and {folder_b} ({len(names_b)}).")
     if names_a != names_b:
-        logger.warning("%d images have no partner and are left out", len(names_a ^ names_b))
+        logger.warning("%d images have no counterpart and are left out", len(names_a ^ names_b))
     rows = [int(name.partition("_")[0]) for name in names]
     if max(rows) >= len(prompts):
         raise ValueError(f"Image {names[-1]} names prompt {max(rows)}, but there are {len(prompts)} prompts.")
@@ -86,7 +86,7 @@ def compare_folders(folder_a: Path, folder_b: Path, prompts: Sequence[str]) -> C
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read the command line, compare, print JSON."""
-    parser = argparse.ArgumentParser(description="Ask the oracle which of two sets of images is better.")
+    parser = argparse.ArgumentParser(description="Compare two sets of images with the oracle.")
     parser.add_argument("images_a", type=Path, help="folder of {prompt_index:04d}_{seed}.png")
     parser.add_argument("images_b", type=Path, help="folder to compare with")
     parser.add_argument("prompts", type=Path, help="tab-separated file with a column 'prompt'")

@@ -1,12 +1,12 @@
-"""Trains every objective from one base with one budget and three seeds, and asks the oracle who won.
+"""Train every objective from one base with one budget and three seeds, and compare them by the oracle.
 
     OMP_NUM_THREADS=1 python examples/shapes/compare_objectives.py WORK                # everything; hours on one core
     OMP_NUM_THREADS=1 python examples/shapes/compare_objectives.py WORK --only dpo sft
-    python examples/shapes/compare_objectives.py WORK --report                         # the table of what is finished
+    python examples/shapes/compare_objectives.py WORK --report                         # the table of finished runs
     python examples/shapes/compare_objectives.py WORK --trial mapo_shapes optimiser.learning_rate=3e-5
 
-Each finished run is one JSON line of WORK/results.jsonl; a run that was stopped goes on when it is asked for again. A
-trial trains with overrides and is measured on 100 training prompts, never on the held-out ones; it is kept in
+Each finished run is one JSON line of WORK/results.jsonl; a stopped run continues when you start it again. A trial
+trains with overrides and is measured on 100 training prompts, never on the held-out ones; it is stored in
 WORK/trials.jsonl. The table is markdown.
 """
 
@@ -36,18 +36,18 @@ EVALUATION_SEEDS = (0,)
 TRIAL_PROMPTS = 100
 RESAMPLES = 4000
 GREEDY_GAIN = 0.02
-"""In taste_a's units; the standard error of its mean over 100 prompts between two seeds is about that."""
+"""In taste_a's units; about the standard error of its mean over 100 prompts between two seeds."""
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """A row of the table: a recipe and the pairs that it trains on."""
+    """A row of the table: a recipe and its training pairs."""
 
     recipe: str
     pairs: str = "world"
-    """`world`, `mismatched`, or a way of captioning."""
+    """`world`, `mismatched`, or a captioning method."""
     overrides: tuple[str, ...] = ("steps=100",)
-    """The common budget: 100 optimiser steps of 32 pairs. PRDP, which has no pairs, has what its recipe states."""
+    """The common budget: 100 optimiser steps of 32 pairs. PRDP, which has no pairs, uses the numbers of its recipe."""
 
 
 EXPERIMENTS: dict[str, Experiment] = {
@@ -87,7 +87,7 @@ class Line:
 
 
 class Comparison:
-    """Trains and measures what is not in WORK/results.jsonl yet."""
+    """Train and measure every run that is not in WORK/results.jsonl yet."""
 
     def __init__(self, root: Path, evaluation_seeds: Sequence[int]) -> None:
         self.lab = Laboratory(root)
@@ -99,7 +99,7 @@ class Comparison:
     # --- the runs of the table ---
 
     def run(self, names: Iterable[str], seeds: Sequence[int]) -> None:
-        """Every named row for every seed, row by row."""
+        """Run every named row for every seed, row by row."""
         self.base()
         for name in names:
             if name in SOUPS:
@@ -108,14 +108,14 @@ class Comparison:
                 self.train(name, seed)
 
     def base(self) -> None:
-        """What everything is compared with."""
+        """Measure the base, which everything is compared with."""
         if not self._finished(BASE, 0):
             model = ModelRef(kind="base", weights_digest=self.lab.base_digest)
             scores = self.lab.scores(model, None, self.heldout, self.seeds)
             self._note(BASE, 0, scores, recipe="", steps=0, cpu_seconds=0.0, weights_digest=self.lab.base_digest)
 
     def train(self, name: str, seed: int) -> None:
-        """One run, measured on the held-out prompts."""
+        """Train one run and measure it on the held-out prompts."""
         if self._finished(name, seed):
             return
         experiment = EXPERIMENTS[name]
@@ -135,7 +135,7 @@ class Comparison:
         )
 
     def soup(self, name: str) -> None:
-        """The average of the DPO runs of all seeds; greedy by taste_a on training prompts."""
+        """Average the DPO runs of all seeds; the greedy soup uses taste_a on training prompts."""
         if self._finished(name, 0):
             return
         dpo = EXPERIMENTS["dpo"]
@@ -164,14 +164,14 @@ class Comparison:
         path.write_text("prompt\tcategory\n" + "".join(f"{p}\t\n" for p in self.trial_prompts()), encoding="utf-8")
         return Greedy(
             judge=self.lab.judge("taste_a"),
-            prompts_digest=self.lab.bring(path),
+            prompts_digest=self.lab.add_input(path),
             seeds=(0,),
             sampler=self.lab.sampler,
             minimum_gain=GREEDY_GAIN,
         )
 
     def pairs(self, name: str) -> Path:
-        """The snapshot of that name, made if need be."""
+        """Return the snapshot of that name; make it when it is missing."""
         world = project_snapshot(self.root)
         if name == "world":
             return world
@@ -183,13 +183,13 @@ class Comparison:
     # --- trials ---
 
     def trial_prompts(self) -> list[str]:
-        """A hundred training prompts, always the same."""
+        """Return a hundred training prompts, always the same."""
         prompts = self.training_prompts.read_text(encoding="utf-8").splitlines()
         chosen = np.random.default_rng(5).permutation(len(prompts))[:TRIAL_PROMPTS]
         return [prompts[index] for index in sorted(chosen)]
 
     def trial(self, recipe_name: str, overrides: Sequence[str], pairs: str) -> dict[str, Any]:
-        """Train with overrides, compare with the base on training prompts, keep and give what was found."""
+        """Train with overrides, compare with the base on training prompts, store and return the result."""
         recipe: Recipe = load_recipe(recipe_name, overrides)
         spec = self.lab.train_spec(recipe, self.pairs(pairs), self.training_prompts)
         result, weights = self.lab.train(spec)
@@ -209,13 +209,14 @@ class Comparison:
         _append(self.root / "trials.jsonl", found)
         return found
 
-    # --- what is on disk ---
+    # --- files
+    # ------------------------------------------------------------------------------------------------------------
 
     def _finished(self, name: str, seed: int) -> bool:
         return any((line.name, line.seed) == (name, seed) for line in self.lines())
 
     def lines(self) -> list[Line]:
-        """Finished runs that were measured with these evaluation seeds and, trained, by the recipe as it is now."""
+        """Finished runs that were measured with these evaluation seeds and trained by the recipe as it is now."""
         path = self.root / "results.jsonl"
         rows = [json.loads(text) for text in path.read_text("utf-8").splitlines()] if path.is_file() else []
         found = [Line(**{**row, "evaluation_seeds": tuple(row["evaluation_seeds"])}) for row in rows]
@@ -245,7 +246,7 @@ def _append(path: Path, found: dict[str, Any]) -> None:
 
 
 def won(ours: Sequence[float], theirs: Sequence[float]) -> np.ndarray:
-    """1, 1/2 or 0 for each image pair: ours is better, as good, worse."""
+    """1, 1/2 or 0 for each image pair: the trained model's image is better, equal, worse."""
     return np.asarray(0.5 + 0.5 * np.sign(np.round(np.subtract(ours, theirs), 9)))
 
 
@@ -257,22 +258,22 @@ def interval(values: np.ndarray) -> tuple[float, float]:
 
 
 def by_prompt(values: Sequence[float], num_seeds: int) -> np.ndarray:
-    """The mean over evaluation seeds of each prompt."""
+    """Mean of each prompt over evaluation seeds."""
     return np.asarray(values, dtype=float).reshape(-1, num_seeds).mean(axis=1)
 
 
 def pooled(runs: Sequence[Line], base: Line, name: str) -> np.ndarray:
-    """Of each prompt, the share of training seeds (ties half) that beat the base under a scorer."""
+    """Share of training seeds (ties half) that beat the base under a scorer, for each prompt."""
     count = len(base.evaluation_seeds)
     theirs = by_prompt(_of(base, name), count)
     return np.mean([won(by_prompt(_of(run, name), count), theirs) for run in runs], axis=0)
 
 
 def table(lines: Sequence[Line]) -> str:
-    """Markdown: a row an experiment, win rates against the base; the oracle's with its interval over prompts."""
+    """Markdown: one row per experiment, win rates against the base; the oracle's with its interval over prompts."""
     bases = [line for line in lines if line.name == BASE]
     if not bases:
-        return "Nothing is finished yet."
+        return "No run has finished yet."
     base = bases[-1]
     head = "| method | steps | CPU s a run | oracle by seed | oracle, pooled (95 %) | "
     head += " | ".join([*SCORERS, "caption_match, mean change", "style distance"]) + " |"
@@ -322,15 +323,15 @@ def _both(ours: Scores, theirs: Scores) -> list[tuple[str, list[float], list[flo
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Train and measure, or report."""
+    """Train and measure, or print the report."""
     parser = argparse.ArgumentParser(description="Compare the objectives in the shapes world.")
-    parser.add_argument("work", type=Path, help="folder for everything that is made")
+    parser.add_argument("work", type=Path, help="folder for all output")
     parser.add_argument("--only", nargs="+", choices=[*EXPERIMENTS, *SOUPS], help="rows to run (default: all)")
     parser.add_argument("--seeds", nargs="+", type=int, default=TRAINING_SEEDS, help="training seeds")
     parser.add_argument("--evaluation-seeds", nargs="+", type=int, default=EVALUATION_SEEDS)
     parser.add_argument("--trial", nargs="+", metavar="RECIPE [KEY=VALUE]", help="one run on training prompts")
-    parser.add_argument("--pairs", default="world", help="what a trial trains on (default: world)")
-    parser.add_argument("--report", action="store_true", help="print the table of what is finished")
+    parser.add_argument("--pairs", default="world", help="training pairs of a trial (default: world)")
+    parser.add_argument("--report", action="store_true", help="print the table of finished runs")
     found = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     comparison = Comparison(found.work.resolve(), found.evaluation_seeds)

@@ -1,9 +1,9 @@
-"""Trains PAL and one single taste on people who differ, through the real reward job, and asks who ranks better.
+"""Compare PAL with a single-preference head on annotators who disagree, through the real reward job.
 
     OMP_NUM_THREADS=1 python examples/shapes/compare_tastes.py WORK
     python examples/shapes/compare_tastes.py WORK --report
 
-Rendered pairs labelled by 30 annotators, a fifth of whom are kept for meeting later. Two populations: the world's own
+Rendered pairs labelled by 30 annotators, a fifth of whom are held out as new users. Two populations: the world's own
 groups, who share most of their taste, and opposed ones. Each finished run is a JSON line of WORK/tastes.jsonl. The
 table is markdown, means over seeds.
 """
@@ -30,7 +30,7 @@ from pipelines.intake.snapshot import SNAPSHOT_SCHEMA
 SEEDS = (7, 8, 9)
 ANNOTATORS = 30
 TRAIN_LABELS, TEST_LABELS = 125, 40
-"""Of each annotator, ties among them: 125 leave 100 preferences."""
+"""Comparisons per annotator, including ties: 125 leave 100 preferences."""
 LABELS = (5, 20, 100)
 HEADS = ("pal_a", "pal_b")
 OPPOSED: Mapping[str, Group] = {
@@ -43,19 +43,19 @@ OPTIMISER = {"projector_learning_rate": 5e-3}
 
 
 def annotators(groups: Mapping[str, Group]) -> list[Taste]:
-    """The tastes of `ANNOTATORS` people, as many of each group as its share says."""
+    """Return the tastes of `ANNOTATORS` people, as many of each group as its share states."""
     names = sorted(groups)
     ends = np.cumsum([groups[name].share for name in names]) * ANNOTATORS
     return [groups[names[int(np.searchsorted(ends, index + 0.5))]].taste for index in range(ANNOTATORS)]
 
 
 def labelled(groups: Mapping[str, Group], prompts: Sequence[str], labels: int, seed: int) -> pa.Table:
-    """Rendered pairs with what each annotator says of them, in the snapshot's columns."""
+    """Render pairs and label them by each annotator, in the snapshot's columns."""
     rng = np.random.default_rng(seed)
     rows: list[dict[str, Any]] = []
     for number, taste in enumerate(annotators(groups)):
-        asked = [prompts[index] for index in rng.integers(len(prompts), size=labels)]
-        for prompt, *images in zip(asked, world.render(asked, rng), world.render(asked, rng), strict=True):
+        drawn = [prompts[index] for index in rng.integers(len(prompts), size=labels)]
+        for prompt, *images in zip(drawn, world.render(drawn, rng), world.render(drawn, rng), strict=True):
             scores = [sum(getattr(taste, n) * q for n, q in world.qualities(i, prompt).items()) for i in images]
             label = world.label_for(scores[0], scores[1], rng)
             chosen, rejected = images if label >= 0.5 else images[::-1]
@@ -77,7 +77,7 @@ def labelled(groups: Mapping[str, Group], prompts: Sequence[str], labels: int, s
 
 
 def panel_snapshot(out: Path, groups: Mapping[str, Group]) -> Path:
-    """The panel's comparisons: training prompts to learn from, held-out prompts to be tested on."""
+    """The panel's comparisons: training prompts to train on, held-out prompts to test on."""
     if not (out / "train.parquet").is_file():
         out.mkdir(parents=True, exist_ok=True)
         pq.write_table(labelled(groups, world.heldout_prompts(), TEST_LABELS, seed=2), out / "test.parquet")
@@ -102,12 +102,12 @@ def recipe_of(head: str, seed: int) -> RewardRecipe:
 
 
 def run(lab: Laboratory, population: str, head: str, seed: int) -> dict[str, Any]:
-    """One reward job; the embeddings of an earlier one of the same population are taken over."""
+    """Run one reward job; the embeddings of an earlier job on the same population are reused."""
     snapshot = panel_snapshot(lab.root / "snapshots" / f"panel_{population}", POPULATIONS[population])
     spec = RewardTrainSpec(
         recipe=recipe_of(head, seed),
-        snapshot_digest=lab.bring(snapshot),
-        embedder_digest=lab.bring(SHAPES_DIR / "judges" / "caption_match"),
+        snapshot_digest=lab.add_input(snapshot),
+        embedder_digest=lab.add_input(SHAPES_DIR / "judges" / "caption_match"),
     )
     kept, out = lab.root / "embeddings" / population, lab.out_of(train_reward.main, spec) / "job"
     if kept.is_dir() and not (out / "result.json").is_file():
@@ -127,12 +127,12 @@ def run(lab: Laboratory, population: str, head: str, seed: int) -> dict[str, Any
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Finished runs."""
+    """Read the finished runs."""
     return [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.is_file() else []
 
 
 def table(lines: Sequence[dict[str, Any]]) -> str:
-    """Markdown: PAL's accuracy and, behind the slash, the single taste's on the same comparisons."""
+    """Markdown: PAL's accuracy and, after the slash, the single-preference head's on the same comparisons."""
     columns = [("seen", 0), *(("unseen", labels) for labels in LABELS)]
     rows = ["| annotators | head | seeds | seen | " + " | ".join(f"unseen, {n} labels" for n in LABELS) + " |"]
     rows.append("|" + "---|" * 7)
@@ -154,11 +154,11 @@ def _cell(lines: Sequence[dict[str, Any]], users: str, labels: int) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Train what is not finished, print the table."""
-    parser = argparse.ArgumentParser(description="Compare PAL with one single taste in the shapes world.")
-    parser.add_argument("work", type=Path, help="folder for everything that is made")
+    """Train every run that is not finished, then print the table."""
+    parser = argparse.ArgumentParser(description="Compare PAL with a single-preference head in the shapes world.")
+    parser.add_argument("work", type=Path, help="folder for all output")
     parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS)
-    parser.add_argument("--report", action="store_true", help="print the table of what is finished")
+    parser.add_argument("--report", action="store_true", help="print the table of finished runs")
     found = parser.parse_args(arguments)
     lab = Laboratory(found.work.resolve())
     path = lab.root / "tastes.jsonl"

@@ -1,4 +1,4 @@
-"""Draws one coloured shape on a plain background, from numbers alone.
+"""Draw one coloured shape on a plain background, from numbers alone.
 
 Shape letters: N scenes, H and W pixels, V polygon corners. Pixel values are uint8 RGB; lengths are pixels of the
 64 x 64 canvas; angles are degrees.
@@ -41,7 +41,7 @@ _RING_OUTER, _RING_INNER = 1.12, 0.58
 
 @dataclass(frozen=True)
 class Subject:
-    """What a caption says of an image; each word is a key of the tables above."""
+    """The parts of an image that a caption names; each word is a key of the tables above."""
 
     size: str
     colour: str

@@ -1,7 +1,7 @@
-"""Trains the base model of the shapes world: the autoencoder, then the denoiser together with its text encoder.
+"""Train the base model of the shapes world: the autoencoder, then the denoiser together with its text encoder.
 
 Shape letters: N images of the pool, B batch, C H W channels and sides, L caption tokens. All randomness comes from
-seeded CPU generators, so that a run repeats itself on one machine whatever the device.
+seeded CPU generators, so a run is repeatable on one machine whatever the device.
 """
 
 import copy
@@ -24,17 +24,17 @@ from transformers import CLIPTextModel, CLIPTokenizer
 logger = logging.getLogger(__name__)
 
 LATENT_SCALE = 0.18215
-"""The scaling factor the finished autoencoder states: its raw latents have a standard deviation of 1 / this."""
+"""The scaling factor that the finished autoencoder states: its raw latents have a standard deviation of 1 / this."""
 KL_WEIGHT = 1e-4
 CAPTION_DROPOUT = 0.1
 EMA_DECAY = 0.999
 CROP_SHARE = 0.75
-"""Share of the autoencoder's steps that see crops rather than whole images."""
+"""Share of the autoencoder's steps that train on crops rather than full images."""
 
 
 @dataclass(frozen=True)
 class GeneratorBudget:
-    """How much the base model is trained. Batch sizes are in images."""
+    """Training budget of the base model. Batch sizes are in images."""
 
     num_images: int
     vae_steps: int
@@ -45,7 +45,7 @@ class GeneratorBudget:
 
 @dataclass(frozen=True)
 class Pool:
-    """Rendered images and, row by row, which caption each shows."""
+    """Rendered images and, row by row, the index of each one's caption."""
 
     images_NHWC: Tensor
     captions: tuple[str, ...]
@@ -102,7 +102,7 @@ def batches(num_rows: int, batch: int, steps: int, generator: torch.Generator) -
 
 
 class _Crops:
-    """Windows of half the canvas around the pool's shapes, which show more edge for the same work than the canvas."""
+    """Windows of half the canvas around the pool's shapes, which contain more edge for the same work."""
 
     def __init__(self, pool: Pool, generator: torch.Generator) -> None:
         self._images_NHWC, self._generator = pool.images_NHWC, generator
@@ -124,7 +124,7 @@ class _Crops:
 def _autoencoder_loss(
     vae: AutoencoderKL, pixels_BCHW: Tensor, *, progress: float, generator: torch.Generator
 ) -> Tensor:
-    """Squared error with more weight on the shape, ever more absolute error of pixels and edges, and a little KL.
+    """Squared error with more weight on the shape, a growing share of absolute error, and a little KL.
 
     Squared error first (progress 0) finds the colours; absolute error later (progress 1) makes the edges crisp.
     """
@@ -148,10 +148,10 @@ def encode_pool(vae: AutoencoderKL, pool: Pool) -> Latents:
 
 @torch.no_grad()
 def _standardise(vae: AutoencoderKL, latents: Latents) -> None:
-    """Fold each latent channel's mean and scale into the 1x1 convolutions beside it.
+    """Fold each latent channel's mean and scale into the neighbouring 1x1 convolutions.
 
-    The decoded images stay the same, and `LATENT_SCALE` makes the latents unit normal. The pipeline knows one scaling
-    factor and no shift, hence this.
+    The decoded images stay the same, and `LATENT_SCALE` makes the latents unit normal. The pipeline has one scaling
+    factor and no shift, so the shift must be in the weights.
     """
     factor = float(vae.config["scaling_factor"])
     variance = latents.mean_NCHW.var(dim=(0, 2, 3)) + (latents.std_NCHW**2).mean(dim=(0, 2, 3))
@@ -171,7 +171,7 @@ def _standardise(vae: AutoencoderKL, latents: Latents) -> None:
 
 
 def fit_autoencoder(pool: Pool, budget: GeneratorBudget, seed: int) -> AutoencoderKL:
-    """Train the autoencoder, on crops first and on whole images last."""
+    """Train the autoencoder, on crops first and on full images last."""
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     vae, crops = make_vae(), _Crops(pool, generator)

@@ -1,6 +1,6 @@
-"""Trains the judges of the shapes world: two tastes from preference pairs, and a plain caption matcher.
+"""Train the judges of the shapes world: two tastes from preference pairs, and a plain caption matcher.
 
-Each judge sees its own renderings, and the tastes other annotators and mistakes than anybody else. Shape letters:
+Each judge has its own renderings, and each taste its own annotators and labelling errors. Shape letters:
 N rows of a pool, B batch, H W sides, L caption tokens.
 """
 
@@ -27,7 +27,7 @@ MAX_LOGIT_SCALE = 4.6
 
 @dataclass(frozen=True)
 class JudgeBudget:
-    """How much a judge is trained. Batch sizes are in images for matching, in pairs for taste."""
+    """Training budget of a judge. Batch sizes are in images for matching, in pairs for taste."""
 
     num_images: int
     num_pairs: int
@@ -38,7 +38,7 @@ class JudgeBudget:
 
 @dataclass(frozen=True)
 class JudgePlan:
-    """One judge: its seed and, for a taste, which annotators it learns from (shares by group; none = matching only)."""
+    """One judge: its seed and, for a taste, its annotators (shares by group; none = matching only)."""
 
     seed: int
     groups: Mapping[str, float]
@@ -53,7 +53,7 @@ PLANS: Mapping[str, JudgePlan] = {
 
 @dataclass(frozen=True)
 class Matches:
-    """Images with the caption each shows."""
+    """Images with the caption of each."""
 
     images_NHWC: Tensor
     ids_NL: Tensor
@@ -71,7 +71,7 @@ class Comparisons:
 
 
 def _weather(images: ImageArray, rng: np.random.Generator) -> ImageArray:
-    """Light blur and grain on half of the images, so that a judge is not thrown by a model's texture."""
+    """Apply light blur and grain to half of the images, so that a judge is robust to a model's texture."""
     pixels = images.astype(np.float32)
     blurred = (
         pixels + np.roll(pixels, 1, axis=1) + np.roll(pixels, 1, axis=2) + np.roll(pixels, (1, 1), axis=(1, 2))
@@ -128,12 +128,14 @@ def make_comparisons(num_pairs: int, plan: JudgePlan, *, tokenizer: CLIPTokenize
 
 
 def matching_loss(model: CLIPModel, matches: Matches, rows: Tensor) -> Tensor:
-    """Symmetric contrastive loss; the same caption elsewhere in the batch is no negative."""
+    """Symmetric contrastive loss; the same caption elsewhere in the batch is not a negative."""
     rows = rows.to(matches.ids_NL.device)
     found = model(input_ids=matches.ids_NL[rows], pixel_values=judge_pixels(matches.images_NHWC[rows]))
     captions = matches.caption_rows[rows]
-    twin = (captions[:, None] == captions[None, :]) & ~torch.eye(len(rows), dtype=torch.bool, device=rows.device)
-    logits = found.logits_per_image.masked_fill(twin, -1e4)
+    same_caption = (captions[:, None] == captions[None, :]) & ~torch.eye(
+        len(rows), dtype=torch.bool, device=rows.device
+    )
+    logits = found.logits_per_image.masked_fill(same_caption, -1e4)
     target = torch.arange(len(rows), device=rows.device)
     return 0.5 * (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target))
 

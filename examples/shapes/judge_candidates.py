@@ -1,14 +1,14 @@
-"""Forty candidates of known kinds before the gate of projects/shapes.toml, and the oracle's word on each.
+"""Run forty candidates of known kinds through the gate of projects/shapes.toml and compare verdicts with the oracle.
 
-    OMP_NUM_THREADS=1 python examples/shapes/judge_candidates.py WORK                  # everything; an hour on one core
-    python examples/shapes/judge_candidates.py WORK --report                           # the tables of what is finished
+    OMP_NUM_THREADS=1 python examples/shapes/judge_candidates.py WORK                  # all; an hour on one core
+    python examples/shapes/judge_candidates.py WORK --report                           # tables of finished ones
     python examples/shapes/judge_candidates.py WORK --report --without diversity       # decided without that guard
-    python examples/shapes/judge_candidates.py WORK --report --undeclared              # lineage kept from the gate
-    python examples/shapes/judge_candidates.py WORK --report --required-judges 1       # where one judge is barred
+    python examples/shapes/judge_candidates.py WORK --report --undeclared              # lineage hidden from the gate
+    python examples/shapes/judge_candidates.py WORK --report --required-judges 1       # for when one judge is barred
 
-Each finished candidate is one JSON line of WORK/candidates.jsonl, its score table and report lie beside; a run that was
-stopped goes on when it is asked for again. Decisions are made from the score tables whenever a report is printed, so a
-changed policy costs nothing. The base is the champion. The gate never sees what the oracle says.
+Each finished candidate is one JSON line of WORK/candidates.jsonl, with its score table and report in the same folder. A
+stopped run continues when you start it again. Decisions are made from the score tables whenever a report is printed, so
+a changed policy costs nothing. The base is the champion. The gate never sees the oracle's scores.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 from candidate_truth import Line, Truth, seed_distance, truth
-from candidate_verdict import Question, decide
+from candidate_verdict import PolicyChange, decide
 from candidates import TRAININGS, Candidate, Training, candidates, write_weights
 from laboratory import PROJECT, SHAPES_DIR, Laboratory, project_snapshot
 from misleading_pairs import (
@@ -67,11 +67,11 @@ MICRO_BATCH = 64
 VERDICTS = ("promote", "hold", "inconclusive", "invalid")
 TRUTHS = ("good", "null", "bad")
 
-# --- the measuring ----------------------------------------------------------------------------------------------------
+# --- measurement ------------------------------------------------------------------------------------------------------
 
 
 class Trial:
-    """Trains, samples and scores what is not in WORK/candidates.jsonl yet."""
+    """Train, sample and score every candidate that is not in WORK/candidates.jsonl yet."""
 
     def __init__(self, root: Path, sampler_steps: int | None = None) -> None:
         self.root = root
@@ -90,11 +90,11 @@ class Trial:
 
     @property
     def results(self) -> Path:
-        """One JSON line a finished candidate, the base's among them."""
+        """One JSON line per finished candidate, including the base's."""
         return self.root / "candidates.jsonl"
 
     def run(self, chosen: Sequence[Candidate]) -> None:
-        """The base, then every candidate that is not finished."""
+        """Measure the base, then every candidate that is not finished."""
         done = {line.name for line in self.lines()}
         base = ModelRef(kind="base", weights_digest=self.lab.base_digest)
         if "base" not in done:
@@ -104,25 +104,25 @@ class Trial:
                 self.measure(candidate)
 
     def measure(self, candidate: Candidate) -> None:
-        """Weights, images, scores, report; the JSON line last."""
+        """Make weights, images, scores and report; append the JSON line last."""
         training = TRAININGS.get(candidate.training)
         trained = self.train(training) if training else None
-        origin = self.lab.bring(trained)[:12] if trained else "base"
+        origin = self.lab.add_input(trained)[:12] if trained else "base"
         folder = self.root / "weights" / f"{candidate.name.replace(' ', '_')}_{origin}"
         weights = write_weights(candidate, SHAPES_DIR / "base", trained, folder)
-        model = ModelRef(kind="full", weights_digest=self.lab.bring(weights))
+        model = ModelRef(kind="full", weights_digest=self.lab.add_input(weights))
         images = self.draw(model, weights)
         self.evaluate(candidate, model)
         self._note(candidate, model, images, candidate.name)
 
     def train(self, training: Training) -> Path:
-        """The weights of a training, from an earlier run if there is one."""
+        """Return the weights of a training, from an earlier run if there is one."""
         recipe = load_recipe(training.recipe, training.overrides)
         spec = self.lab.train_spec(recipe, self.pairs(training.pairs), SHAPES_DIR / "training_prompts.txt")
         return self.lab.train(spec)[1]
 
     def pairs(self, name: str) -> Path:
-        """The snapshot of that name, made if need be."""
+        """Return the snapshot of that name; make it when it is missing."""
         world = project_snapshot(self.root)
         out = self.root / "snapshots" / name
         if name == "world":
@@ -134,7 +134,7 @@ class Trial:
         return changed_snapshot(world, out, partial(CHANGES[name], rng=np.random.default_rng(23)))
 
     def _vote(self, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Labels by taste_a alone."""
+        """Label by taste_a only."""
         prompts = [row["prompt"] for row in rows]
         scores = [
             self.scorer("taste_a").score([decode_image(row[f"image_{side}"], side) for row in rows], prompts)
@@ -143,7 +143,7 @@ class Trial:
         return voted(rows, (scores[0] - scores[1]).tolist())
 
     def _please(self, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Chosen images that were made to please taste_a."""
+        """Make chosen images that please taste_a."""
         some = decided(rows)[:PLEASED_PAIRS]
         prompts = [row["prompt"] for row in some]
         images = please(SHAPES_DIR / "judges" / "taste_a", SHAPES_DIR / "base", chosen_pixels(some), prompts)
@@ -152,29 +152,29 @@ class Trial:
     # --- images ---
 
     def sample_spec(self, model: ModelRef) -> SampleSpec:
-        """As the evaluation names it."""
+        """Name a prompt as the evaluation does."""
         return self.spec(model).sample_spec(model)
 
     def spec(self, model: ModelRef) -> EvalSpec:
-        """What the project would ask of this candidate, the base being the incumbent."""
+        """The evaluation spec that the project makes for this candidate, with the base as incumbent."""
         section = self.project.evaluation
         return EvalSpec(
             candidate=model,
             champion=ModelRef(kind="base", weights_digest=self.lab.base_digest),
             base_digest=self.lab.base_digest,
             backbone=self.project.base.backbone,
-            prompts_digest=self.lab.bring(self.prompts_path),
+            prompts_digest=self.lab.add_input(self.prompts_path),
             seeds=self.seeds,
             sampler=self.sampler,
             judges=tuple(self.judges),
             guards=tuple(self.guards),
-            snapshot_digest=self.lab.bring(project_snapshot(self.root)),
+            snapshot_digest=self.lab.add_input(project_snapshot(self.root)),
             tie_thresholds=section.tie_thresholds,
             confidence=section.confidence,
         )
 
     def draw(self, model: ModelRef, weights: Path | None) -> Path:
-        """The folder of the model's images."""
+        """Return the folder of the model's images."""
         folder = self.root / "samples" / self.sample_spec(model).digest
         missing = missing_images(folder, image_grid(self.prompts, self.seeds))
         if missing:
@@ -185,7 +185,7 @@ class Trial:
     # --- scores ---
 
     def scorer(self, name: str) -> Scorer:
-        """A judge or guard, loaded once."""
+        """Load a judge or guard once."""
         if name not in self._scorers:
             spec = next(scorer for scorer in (*self.judges, *self.guards) if scorer.name == name)
             where = self.lab.inputs / spec.weights_digest if spec.scorer.has_weights else self.lab.inputs
@@ -195,13 +195,13 @@ class Trial:
     def _scorer_spec(self, section: JudgeSection) -> Judge:
         digest = folder_digest({})
         if section.scorer.has_weights:
-            digest = self.lab.bring(SHAPES_DIR / "judges" / Path(section.uri).name)
+            digest = self.lab.add_input(SHAPES_DIR / "judges" / Path(section.uri).name)
         return Judge(
             name=section.name, scorer=section.scorer, weights_digest=digest, trained_on=tuple(section.trained_on)
         )
 
     def evaluate(self, candidate: Candidate, model: ModelRef) -> None:
-        """The score table and the report, by the evaluation's own functions; the base is scored once for all."""
+        """Compute score table and report with the evaluation's own functions; the base is scored once for all."""
         out = self.evaluation(candidate.name)
         out.mkdir(parents=True, exist_ok=True)
         spec = self.spec(model)
@@ -220,7 +220,7 @@ class Trial:
         )
 
     def _scores(self, record: Record, digest: str) -> tuple[list[ScoreRow], list[str]]:
-        """One model's images under every scorer."""
+        """Score one model's images with every scorer."""
         folders = {digest: record.folders[digest]}
         keys = image_grid(self.prompts, self.seeds)
         scorers = (*self.judges, *self.guards)
@@ -236,14 +236,15 @@ class Trial:
             self._calibration = score_calibration(judges, pairs, micro_batch=MICRO_BATCH)
         return self._calibration
 
-    # --- what is on disk ---
+    # --- files
+    # ------------------------------------------------------------------------------------------------------------
 
     def evaluation(self, name: str) -> Path:
-        """Where a candidate's score table and report are."""
+        """Folder of a candidate's score table and report."""
         return self.root / "evaluations" / f"{name.replace(' ', '_')}_{self.sampler.steps}"
 
     def lines(self) -> list[Line]:
-        """Everything finished with this sampler, the base among it."""
+        """Read everything finished with this sampler, including the base."""
         rows = [json.loads(text) for text in self.results.read_text("utf-8").splitlines()] if self._any() else []
         return [line for line in (Line(**row) for row in rows) if line.sampler_steps == self.sampler.steps]
 
@@ -293,7 +294,7 @@ def confusion(judged: Sequence[Judged]) -> str:
 
 
 def details(judged: Sequence[Judged]) -> str:
-    """Markdown: a row a candidate, with the checks that kept it."""
+    """Markdown: one row per candidate, with the checks that rejected it."""
     rows = ["| candidate | truth | oracle win rate | diversity | verdict | because of |", "|" + "---|" * 6]
     for line, found, decision in judged:
         kept = ", ".join(check.name for check in decision.checks if check.decisive and not check.passed)
@@ -306,15 +307,19 @@ def details(judged: Sequence[Judged]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, or report."""
-    parser = argparse.ArgumentParser(description="Forty candidates of known kinds before the gate.")
-    parser.add_argument("work", type=Path, help="folder for everything that is made")
-    parser.add_argument("--sampler-steps", type=int, help="fewer than the project's, to save time; for base and all")
-    parser.add_argument("--first", type=int, help="only so many, of every kind in turn")
-    parser.add_argument("--report", action="store_true", help="print the tables of what is finished")
-    parser.add_argument("--without", nargs="+", default=[], metavar="GUARD", help="decide as if it were not there")
-    parser.add_argument("--undeclared", action="store_true", help="decide as if lineage named people's pairs alone")
-    parser.add_argument("--required-judges", type=int, help="decide as if the policy asked for so many")
+    """Measure, or print the report."""
+    parser = argparse.ArgumentParser(description="Run forty candidates of known kinds through the gate.")
+    parser.add_argument("work", type=Path, help="folder for all output")
+    parser.add_argument(
+        "--sampler-steps",
+        type=int,
+        help="sampler steps, fewer than the project's to save time; for base and all candidates",
+    )
+    parser.add_argument("--first", type=int, help="number of candidates, of every kind in turn")
+    parser.add_argument("--report", action="store_true", help="print the tables of finished candidates")
+    parser.add_argument("--without", nargs="+", default=[], metavar="GUARD", help="decide without this guard")
+    parser.add_argument("--undeclared", action="store_true", help="decide as if the lineage named only human pairs")
+    parser.add_argument("--required-judges", type=int, help="decide as if the policy required this many judges")
     found = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     trial = Trial(found.work.resolve(), found.sampler_steps)
@@ -323,15 +328,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     lines = {line.name: line for line in trial.lines()}
     base = lines.pop("base", None)
     if base is None:
-        parser.error("nothing is finished yet")
+        parser.error("no candidate has finished yet")
     categories = [prompt.category for prompt in trial.prompts]
     margin = trial.project.gate.slices.margin
-    question = Question(tuple(found.without), found.undeclared, found.required_judges)
+    change = PolicyChange(tuple(found.without), found.undeclared, found.required_judges)
     judged = [
         (
             line,
             truth(line, base, categories, margin),
-            decide(trial.evaluation(line.name), trial.project.gate, line, question=question),
+            decide(trial.evaluation(line.name), trial.project.gate, line, change=change),
         )
         for line in (lines[c.name] for c in candidates() if c.name in lines)
     ]

@@ -1,6 +1,6 @@
-"""Runs the jobs of `alignment` in this process and asks the oracle and the judges what came of them.
+"""Run the jobs of `alignment` in this process and score the results with the oracle and the judges.
 
-Everything lies below one folder and is found by digest, so an experiment that was stopped goes on where it was.
+Everything lies below one folder and is found by digest, so a stopped experiment continues where it stopped.
 """
 
 import hashlib
@@ -41,20 +41,20 @@ PROJECT = SHAPES_DIR.parents[1] / "projects" / "shapes.toml"
 SCORERS = {"taste_a": ClipPreference(), "taste_b": ClipPreference(), "caption_match": ClipScore()}
 PLACEMENT = Placement(micro_batch=32, checkpoint_every_steps=10_000)
 STYLE = ("vivid", "centred", "crisp")
-"""The qualities of an image that the mismatched pairs' style is made of, each 1 where it is fully there."""
+"""The qualities of an image that define the style of the mismatched pairs, each between 0 and 1."""
 
-Answer = TypeVar("Answer", bound=BaseModel)
+Result = TypeVar("Result", bound=BaseModel)
 JobMain = Callable[[JobPaths], None]
 
 
 @dataclass(frozen=True)
 class Scores:
-    """One number for each (prompt, evaluation seed), prompt by prompt, under every scorer."""
+    """Scores under every scorer, one number per (prompt, evaluation seed), prompt by prompt."""
 
     oracle: list[float]
     judges: dict[str, list[float]]
     style_distance: list[float]
-    """Root mean square of what vivid, centred and crisp lack to 1."""
+    """Root mean square of the amounts by which vivid, centred and crisp fall short of 1."""
 
 
 @dataclass
@@ -67,15 +67,15 @@ class Laboratory:
 
     def __post_init__(self) -> None:
         self.inputs.mkdir(parents=True, exist_ok=True)
-        self.base_digest = self.bring(SHAPES_DIR / "base")
+        self.base_digest = self.add_input(SHAPES_DIR / "base")
 
     @property
     def inputs(self) -> Path:
-        """What jobs read, by content digest."""
+        """The jobs' inputs, by content digest."""
         return self.root / "inputs"
 
-    def bring(self, path: Path) -> str:
-        """Make a folder or file an input; its digest."""
+    def add_input(self, path: Path) -> str:
+        """Add a folder or file to the inputs; return its digest."""
         digest = content_digest(path) if path.is_dir() else file_sha256(path)
         link = self.inputs / digest
         if not link.exists():
@@ -83,8 +83,8 @@ class Laboratory:
         return digest
 
     def judge(self, name: str) -> Judge:
-        """One of the world's three scorers, its weights among the inputs."""
-        digest = self.bring(SHAPES_DIR / "judges" / name)
+        """One of the world's three scorers; its weights are added to the inputs."""
+        digest = self.add_input(SHAPES_DIR / "judges" / name)
         return Judge(name=name, scorer=SCORERS[name], weights_digest=digest, trained_on=(f"panel of {name}",))
 
     # --- jobs ---
@@ -93,14 +93,14 @@ class Laboratory:
         self,
         main: JobMain,
         spec: BaseModel,
-        answer: type[Answer],
+        result_type: type[Result],
         placement: Placement = PLACEMENT,
         *,
         fresh: bool = True,
-    ) -> Answer:
-        """A job's result, from an earlier run if there is one. ValueError says what the job says when it fails.
+    ) -> Result:
+        """Return a job's result, from an earlier run if there is one. ValueError with the job's message on failure.
 
-        `fresh` starts an unfinished job over, so that its CPU time is that of the whole.
+        `fresh` restarts an unfinished job from the beginning, so that its CPU time covers the complete job.
         """
         out = self.out_of(main, spec)
         out.mkdir(parents=True, exist_ok=True)
@@ -114,10 +114,10 @@ class Laboratory:
             if exit_code(main, paths):
                 raise ValueError(f"{paths.out}: {(paths.out / 'failure.json').read_text(encoding='utf-8')}")
             (out / "cpu_seconds").write_text(f"{time.process_time() - started:.1f}\n", encoding="utf-8")
-        return answer.model_validate_json((paths.out / "result.json").read_text(encoding="utf-8"))
+        return result_type.model_validate_json((paths.out / "result.json").read_text(encoding="utf-8"))
 
     def out_of(self, main: JobMain, spec: BaseModel) -> Path:
-        """Where a job's files are; its own output is below, in `job`."""
+        """Paths of a job; its own output is below, in `job`."""
         digest = getattr(spec, "digest")  # noqa: B009 - every spec is a ValueObject
         return self.root / "jobs" / f"{main.__module__.rpartition('.')[2]}_{digest[:16]}"
 
@@ -126,13 +126,13 @@ class Laboratory:
         return float((self.out_of(main, spec) / "cpu_seconds").read_text(encoding="utf-8"))
 
     def train_spec(self, recipe: Recipe, snapshot_dir: Path, training_prompts: Path) -> TrainSpec:
-        """The recipe bound to the snapshot's features, encoded if need be; to prompts and a reward if it is online."""
+        """Bind the recipe to the snapshot's features, encoded when missing; to prompts and a reward if it is online."""
         if isinstance(recipe.objective, PRDP):
             reward = self.judge(recipe.objective.reward)
-            online = OnlineData(prompts_digest=self.bring(training_prompts), reward=reward)
+            online = OnlineData(prompts_digest=self.add_input(training_prompts), reward=reward)
             return TrainSpec(recipe=recipe, base_digest=self.base_digest, online=online)
         spec = EncodeSpec(
-            snapshot_digest=self.bring(snapshot_dir),
+            snapshot_digest=self.add_input(snapshot_dir),
             base_digest=self.base_digest,
             backbone=recipe.backbone,
             images=recipe.images,
@@ -144,16 +144,17 @@ class Laboratory:
         return TrainSpec(recipe=recipe, base_digest=self.base_digest, cache_digest=cache.content_digest)
 
     def train(self, spec: TrainSpec) -> tuple[TrainResult, Path]:
-        """The result and its weights folder, which becomes an input."""
+        """Train; return the result and the weights folder, which becomes an input."""
         result = self.run(train.main, spec, TrainResult)
         weights = self.out_of(train.main, spec) / "job" / "weights"
-        self.bring(weights)
+        self.add_input(weights)
         return result, weights
 
-    # --- what the world thinks of some weights ---
+    # --- scores of some weights
+    # -------------------------------------------------------------------------------------------
 
     def draw(self, model: ModelRef, weights: Path | None, keys: Sequence[ImageKey]) -> Path:
-        """The folder that holds the model's images."""
+        """Return the folder of the model's images."""
         settings = json.dumps([self.sampler.model_dump(mode="json"), sorted({key.prompt.text for key in keys})])
         name = f"{model.weights_digest[:16]}_{_short(settings)}"
         folder = self.root / "samples" / name
@@ -164,7 +165,7 @@ class Laboratory:
         return folder
 
     def scores(self, model: ModelRef, weights: Path | None, prompts: Sequence[str], seeds: Sequence[int]) -> Scores:
-        """Every scorer on prompts x seeds."""
+        """Score prompts x seeds with every scorer."""
         keys = image_grid([EvalPrompt(i, text, "") for i, text in enumerate(prompts)], seeds)
         folder = self.draw(model, weights, keys)
         scorers = {name: self._scorer(name) for name in SCORERS}
@@ -173,11 +174,11 @@ class Laboratory:
         for row in sorted(rows, key=lambda row: (row.prompt_index, row.seed)):
             judged[row.scorer].append(round(row.score, 5))
         images = [np.asarray(read_image(folder / key.file_name)) for key in keys]
-        asked = [key.prompt.text for key in keys]
+        prompts = [key.prompt.text for key in keys]
         return Scores(
-            oracle=[round(oracle_score(image, prompt), 9) for image, prompt in zip(images, asked, strict=True)],
+            oracle=[round(oracle_score(image, prompt), 9) for image, prompt in zip(images, prompts, strict=True)],
             judges=judged,
-            style_distance=[round(style_distance(i, p), 5) for i, p in zip(images, asked, strict=True)],
+            style_distance=[round(style_distance(i, p), 5) for i, p in zip(images, prompts, strict=True)],
         )
 
     def _scorer(self, name: str) -> Scorer:
@@ -188,13 +189,13 @@ class Laboratory:
 
 
 def style_distance(image: np.ndarray, prompt: str) -> float:
-    """How far an image [H, W, 3] is from vivid, centred and crisp: 0 is all of it, 1 nothing."""
+    """Distance of an image [H, W, 3] from vivid, centred and crisp: 0 when it is fully all three, 1 when it is none."""
     parts = qualities(image, prompt)
     return float(np.sqrt(np.mean([(1.0 - parts[name]) ** 2 for name in STYLE])))
 
 
 def project_snapshot(root: Path) -> Path:
-    """The snapshot of projects/shapes.toml, made by its own stages in a store below `root`."""
+    """Make the snapshot of projects/shapes.toml with its own stages, in a store below `root`."""
     out = root / "snapshots" / "world"
     if not (out / "train.parquet").is_file():
         environment = {"PLUMBLINE_STORE_URI": (root / "store").resolve().as_uri(), "PLUMBLINE_STATE_DIR": str(root)}

@@ -1,4 +1,4 @@
-"""Makes the base model and the judges of the shapes world from nothing but a seed.
+"""Make the base model and the judges of the shapes world from a seed.
 
     python examples/shapes/make_base.py --out examples/shapes
 
@@ -28,7 +28,7 @@ PARTS = ("autoencoder", "denoiser", *PLANS)
 
 @dataclass(frozen=True)
 class Request:
-    """What to make, where, and how thoroughly."""
+    """Parts to make, output folder, and budget."""
 
     out_dir: Path
     parts: tuple[str, ...]
@@ -67,7 +67,7 @@ def judge_budget(request: Request) -> JudgeBudget:
 
 
 def be_deterministic() -> None:
-    """Ask torch for repeatable arithmetic; raises where an operation has none."""
+    """Make torch's arithmetic repeatable; torch raises for an operation that cannot be."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False
@@ -87,7 +87,7 @@ def make_autoencoder(request: Request) -> None:
 
 
 def _saved_autoencoder(weights: Path) -> AutoencoderKL:
-    """The autoencoder from its weights alone, as `from_pretrained` would write this machine's path into its config."""
+    """Load the autoencoder from its weights only: `from_pretrained` would write this machine's path into its config."""
     if not weights.is_file():
         raise ValueError(f"No autoencoder at {weights}; the denoiser needs it. Make the part 'autoencoder' first.")
     vae = make_vae().eval()
@@ -130,7 +130,7 @@ def parse(arguments: Sequence[str] | None) -> Request:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Make every part that was asked for."""
+    """Make every requested part."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     request = parse(arguments)
     be_deterministic()

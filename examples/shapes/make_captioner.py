@@ -1,11 +1,11 @@
-"""Makes the captioner of the shapes world: a tiny BLIP that says what an image shows, trained from nothing but a seed.
+"""Make the captioner of the shapes world from a seed: a tiny BLIP that describes an image.
 
     OMP_NUM_THREADS=1 python examples/shapes/make_captioner.py
 
-writes OUT/captioner (BlipForConditionalGeneration and BlipProcessor) and prints how often its captions are right. It
-learns from renderings, whose captions are known, and from samples of the base on training prompts, whose captions are
-what `measure.py` sees in them. Accuracy is taken on samples for held-out prompts, again by what is seen and not by what
-was asked for. Shape letters: N rows of a pool, B batch, H W sides, L caption tokens.
+writes OUT/captioner (BlipForConditionalGeneration and BlipProcessor) and prints the accuracy of its captions. It
+trains on renderings, whose captions are known, and on samples of the base for training prompts, captioned by what
+`measure.py` sees in them. Accuracy is measured on samples for held-out prompts, again against what is visible and not
+against the prompt. Shape letters: N rows of a pool, B batch, H W sides, L caption tokens.
 """
 
 import argparse
@@ -35,7 +35,7 @@ MAX_TOKENS = 16
 SEED = 53
 SHIFT_PIXELS = 5
 TRAINING_SAMPLER_STEPS = 10
-"""Fewer than the evaluation's 20: twice as many pictures for the work, and rougher ones to learn from."""
+"""Fewer than the evaluation's 20: twice as many training images for the same work, and rougher ones."""
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 PARTS = ("size", "colour", "shape", "background")
 CPU = torch.device("cpu")
@@ -43,7 +43,7 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Budget:
-    """How much the captioner is trained: about five minutes of one CPU core."""
+    """Training budget of the captioner: about five minutes of one CPU core."""
 
     num_renderings: int = 6000
     num_samples: int = 2500
@@ -53,17 +53,17 @@ class Budget:
 
 @dataclass(frozen=True)
 class Captioned:
-    """Images [N, H, W, 3] and what is seen in each."""
+    """Images [N, H, W, 3] and the subject visible in each."""
 
     images_NHWC: ImageArray
     subjects: tuple[Subject, ...]
 
 
-# --- what an image shows ----------------------------------------------------------------------------------------------
+# --- visible content --------------------------------------------------------------------------------------------------
 
 
 def seen_subject(image: ImageArray) -> Subject | None:
-    """The subject nearest to what an image [H, W, 3] shows; None where nothing, or nothing coloured, is on it."""
+    """Return the subject closest to an image [H, W, 3]; None when it shows nothing, or nothing coloured."""
     facts = measure(image)
     colour = min(HUES, key=lambda name: hue_distance(facts.foreground, name))
     if not facts.visible or hue_distance(facts.foreground, colour) == 180.0:
@@ -76,7 +76,7 @@ def seen_subject(image: ImageArray) -> Subject | None:
 
 
 def seen(images_NHWC: ImageArray) -> Captioned:
-    """Those images that show something, with what they show."""
+    """Select the images that show something, with their subjects."""
     found = [(row, subject) for row, image in enumerate(images_NHWC) if (subject := seen_subject(image)) is not None]
     return Captioned(images_NHWC[[row for row, _ in found]], tuple(subject for _, subject in found))
 
@@ -89,7 +89,7 @@ def rendered(count: int, seed: int) -> Captioned:
 
 
 def sampled(base_dir: Path, prompts: Sequence[str], *, seed: int, steps: int) -> Captioned:
-    """One sample of the base for each prompt."""
+    """Draw one sample of the base for each prompt."""
     seeds = np.random.default_rng(seed).integers(2**41, 2**42, len(prompts)).tolist()
     return seen(sample(load_pipeline(base_dir), prompts, seeds, steps=steps))
 
@@ -98,13 +98,13 @@ def sampled(base_dir: Path, prompts: Sequence[str], *, seed: int, steps: int) ->
 
 
 def make_caption_tokenizer() -> BertTokenizer:
-    """A tokenizer that knows the words of the captions whole."""
+    """Build a tokenizer in which every caption word is one token."""
     pieces = (*SPECIAL_TOKENS, *caption_words())
     return BertTokenizer(vocab={piece: index for index, piece in enumerate(pieces)}, model_max_length=MAX_TOKENS)
 
 
 def make_blip(tokenizer: BertTokenizer) -> BlipForConditionalGeneration:
-    """The captioner, untrained. Its captions begin with the tokenizer's [CLS], so that training and drawing agree."""
+    """Build the untrained captioner. Its captions begin with the tokenizer's [CLS], in training and in generation."""
     tower = {"hidden_size": WIDTH, "intermediate_size": 2 * WIDTH, "projection_dim": WIDTH, "num_attention_heads": 4}
     text = {
         **tower,
@@ -123,7 +123,7 @@ def make_blip(tokenizer: BertTokenizer) -> BlipForConditionalGeneration:
 
 
 def moved(images_BHWC: Tensor, generator: torch.Generator) -> Tensor:
-    """The images shifted by a few pixels and mirrored, one draw a batch; edges are repeated."""
+    """Shift the images by a few pixels and mirror them, one draw per batch; edges are repeated."""
     pad = SHIFT_PIXELS
     wide = nn.functional.pad(images_BHWC.permute(0, 3, 1, 2).float(), (pad,) * 4, mode="replicate")
     down, right, mirror = torch.randint(0, 2 * pad + 1, (3,), generator=generator).tolist()
@@ -134,7 +134,7 @@ def moved(images_BHWC: Tensor, generator: torch.Generator) -> Tensor:
 def fit_captioner(
     pool: Captioned, budget: Budget, *, tokenizer: BertTokenizer, seed: int
 ) -> BlipForConditionalGeneration:
-    """Train a captioner; every caption of this world has as many tokens as any other."""
+    """Train a captioner; all captions of this world have the same number of tokens."""
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     model = make_blip(tokenizer).train()
@@ -161,12 +161,12 @@ def save_captioner(model: BlipForConditionalGeneration, tokenizer: BertTokenizer
     BlipProcessor(BlipImageProcessorPil(size=side), tokenizer).save_pretrained(folder)
 
 
-# --- how good it is ---------------------------------------------------------------------------------------------------
+# --- accuracy ---------------------------------------------------------------------------------------------------------
 
 
 @torch.inference_mode()
 def captions_of(model: BlipForConditionalGeneration, tokenizer: BertTokenizer, images_NHWC: ImageArray) -> list[str]:
-    """A greedy caption of each image."""
+    """Generate a greedy caption of each image."""
     texts: list[str] = []
     for piece in torch.from_numpy(images_NHWC).split(64):
         ids = model.generate(pixel_values=judge_pixels(piece), max_new_tokens=MAX_TOKENS - 1, do_sample=False)
@@ -175,15 +175,15 @@ def captions_of(model: BlipForConditionalGeneration, tokenizer: BertTokenizer, i
 
 
 def accuracy(texts: Sequence[str], subjects: Sequence[Subject]) -> dict[str, float]:
-    """Share of captions that name what is seen, by part and whole; one that is no caption of this world is wrong."""
+    """Share of captions that name the visible subject, by part and complete; any other text is wrong."""
     right: Counter[str] = Counter()
     for text, subject in zip(texts, subjects, strict=True):
         try:
-            said = world.parse_caption(text)
+            named = world.parse_caption(text)
         except ValueError:
             continue
-        right.update(part for part in PARTS if getattr(said, part) == getattr(subject, part))
-        right["all"] += said == subject
+        right.update(part for part in PARTS if getattr(named, part) == getattr(subject, part))
+        right["all"] += named == subject
     return {part: right[part] / len(subjects) for part in (*PARTS, "all")}
 
 

@@ -1,10 +1,10 @@
-"""Makes the preference pairs of the shapes world: base-model samples, labelled by simulated annotators.
+"""Make the preference pairs of the shapes world: base-model samples, labelled by simulated annotators.
 
     python examples/shapes/make_pairs.py
 
 writes `pairs/train-0000k-of-00003.parquet` in the Pick-a-Pic v2 schema, `prompts.tsv`, the held-out prompts, and
-`training_prompts.txt`, all the others. A few rows carry the dirt of real feeds, planted on purpose; `plant_dirt` lists
-it.
+`training_prompts.txt`, all the others. A few rows contain faults that real feeds have, added on purpose; `plant_dirt`
+lists them.
 """
 
 import argparse
@@ -105,7 +105,7 @@ def to_row(pair: Pair, index: int, num_for_prompt: int) -> dict[str, object]:
 
 
 def label_pairs(prompts: Sequence[str], first: ImageArray, second: ImageArray, seed: int) -> list[Pair]:
-    """Let annotators, taking turns at random, label one pair for each prompt."""
+    """Let annotators, in random turns, label one pair for each prompt."""
     rng = np.random.default_rng(seed)
     pairs, now = [], _FIRST_DAY
     for prompt, image_0, image_1 in zip(prompts, first, second, strict=True):
@@ -118,7 +118,7 @@ def label_pairs(prompts: Sequence[str], first: ImageArray, second: ImageArray, s
 
 
 def plant_dirt(pairs: Sequence[Pair]) -> dict[str, Pair]:
-    """Spoiled rows by the kind of dirt, each made from another good pair, to be added to them.
+    """Make faulty rows by the kind of fault, each from another good pair, to be added to the good ones.
 
     The contradiction and the duplicate repeat a pair that stays among the good ones, one with a clear preference.
     """
@@ -163,12 +163,12 @@ def write_prompts(path: Path) -> None:
 
 
 def write_training_prompts(path: Path) -> None:
-    """Write every prompt that is not held out, one a line: what online recipes draw images for."""
+    """Write every prompt that is not held out, one per line: the prompts of online recipes."""
     path.write_text("".join(f"{prompt}\n" for prompt in world.training_prompts()), encoding="utf-8")
 
 
 def choose_prompts(count: int, seed: int) -> list[str]:
-    """Training prompts in random order, over again once all had their turn."""
+    """Training prompts in random order; they repeat once all were used."""
     rng = np.random.default_rng(seed)
     prompts = world.training_prompts()
     rounds = [rng.permutation(len(prompts)) for _ in range(-(-count // len(prompts)))]
@@ -176,7 +176,7 @@ def choose_prompts(count: int, seed: int) -> list[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Sample, label, spoil a few rows, write."""
+    """Sample, label, add faulty rows, write."""
     here = Path(__file__).parent
     parser = argparse.ArgumentParser(description="Make the preference pairs of the shapes world.")
     parser.add_argument("--base", type=Path, default=here / "base", help="pipeline folder to sample from")

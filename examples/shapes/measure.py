@@ -1,6 +1,6 @@
-"""Reads an image of the shapes world back into numbers, from its pixels alone.
+"""Measure an image of the shapes world from its pixels alone.
 
-It works on anything a model paints, so it never fails: a picture with nothing on it measures as nothing visible.
+It works on anything a model draws and never fails: a picture with nothing on it measures as nothing visible.
 Lengths are pixels, colours RGB in 0..255, angles degrees.
 """
 
@@ -21,7 +21,7 @@ _ANGLES = tuple(range(-24, 25, 6))
 
 @dataclass(frozen=True)
 class Facts:
-    """What can be seen in one image."""
+    """Measurements of one image."""
 
     visible: bool
     background: tuple[float, float, float]
@@ -32,9 +32,9 @@ class Facts:
     edge_width: float
     """Mean width of the shape's edge in pixels; about 1 for the sharpest."""
     residual: float
-    """Root mean square of what one flat shape on one flat background leaves unexplained, in grey levels."""
+    """Root mean square of the residual after fitting one flat shape on one flat background, in grey levels."""
     shape_scores: Mapping[str, float]
-    """Likeness to each known shape, 1 = identical outline, comparable across shapes."""
+    """Similarity to each known shape, 1 = identical outline, comparable across shapes."""
 
     @property
     def chroma(self) -> float:
@@ -43,7 +43,7 @@ class Facts:
 
     @property
     def distance_from_centre(self) -> float:
-        """How far the shape's centre of mass lies from the canvas centre, in pixels."""
+        """Distance of the shape's centre of mass from the canvas centre, in pixels."""
         return float(np.hypot(self.centre_x - CANVAS / 2, self.centre_y - CANVAS / 2))
 
 
@@ -131,7 +131,7 @@ def measure(image: ImageArray) -> Facts:
     """Measure one uint8 image [H, W, 3] of the canvas size.
 
     The background is the border's median, the shape's colour the median of the pixels furthest from it, and the mask
-    each pixel's place on the line between the two.
+    each pixel's position on the line between the two.
     """
     if image.shape != (CANVAS, CANVAS, 3) or image.dtype != np.uint8:
         raise ValueError(f"An image must be uint8 [{CANVAS}, {CANVAS}, 3], got {image.dtype} {list(image.shape)}.")

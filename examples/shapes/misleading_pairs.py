@@ -1,6 +1,6 @@
-"""What a training is misled by: the world's pairs with other labels or other pictures, each change a known fault.
+"""Misleading training data: the world's pairs with other labels or other pictures, each change a known fault.
 
-A supplier that sends one picture for each text, a folder of first drafts, labels the wrong way round, images made to
+The faults: a supplier that sends one picture for each text, a folder of first drafts, swapped labels, images made to
 please one judge. Rows are a snapshot's; H W are an image's sides.
 """
 
@@ -22,17 +22,17 @@ from pipelines.intake.snapshot import SNAPSHOT_SCHEMA
 
 BAD_SLICE = "star"
 SLICE_TIMES = 4
-"""How often each pair of the bad slice is shown where one is wanted: with a sixth of the pairs it hardly learns."""
+"""Repeats of each pair of the bad slice: a sixth of the pairs alone hardly changes the model."""
 PLEASED_PAIRS = 128
 SPLITS = ("train", "calibration", "test")
 
 Row = dict[str, Any]
 Change = Callable[[Sequence[Row], np.random.Generator], list[Row]]
-"""Training rows of a snapshot to those of another."""
+"""Function from the training rows of a snapshot to those of another."""
 
 
 def changed_snapshot(source: Path, out: Path, change: Callable[[Sequence[Row]], list[Row]]) -> Path:
-    """The snapshot with other training rows; its calibration and test splits stay."""
+    """Write the snapshot with other training rows; its calibration and test splits stay."""
     if not (out / "train.parquet").is_file():
         out.mkdir(parents=True, exist_ok=True)
         for split in SPLITS[1:]:
@@ -55,19 +55,19 @@ def swapped(row: Row) -> Row:
 
 
 def shuffled(rows: Sequence[Row], rng: np.random.Generator) -> list[Row]:
-    """Labels that say nothing: a coin for each pair."""
+    """Random labels: a coin toss for each pair."""
     return [swapped(row) if rng.random() < 0.5 else row for row in rows]
 
 
 def star_flipped(rows: Sequence[Row], rng: np.random.Generator) -> list[Row]:
-    """Labels of the pairs of one shape the wrong way round and shown more often, the others as people gave them."""
+    """Swap the labels of the pairs of one shape and repeat them; leave the other labels as people gave them."""
     del rng
     turned = [swapped(row) if in_bad_slice(row) else row for row in rows if not row["is_tie"]]
     return _slice_repeated(turned)
 
 
 def voted(rows: Sequence[Row], gains: Sequence[float]) -> list[Row]:
-    """Labels by a judge: `gains` is its score of the chosen image less that of the rejected one."""
+    """Label by a judge: `gains` is its score of the chosen image minus that of the rejected one."""
     return [swapped(row) if gain < 0 else row for row, gain in zip(rows, gains, strict=True)]
 
 
@@ -75,21 +75,21 @@ def voted(rows: Sequence[Row], gains: Sequence[float]) -> list[Row]:
 
 
 def identical(rows: Sequence[Row], rng: np.random.Generator) -> list[Row]:
-    """A supplier's drawings, good ones, but all in one place, one colour strength and one edge: a picture a text."""
+    """A supplier's good drawings, all in one place, one colour strength and one edge: one picture per text."""
     del rng
     scenes = [Scene(parse_caption(row["prompt"]), vividness=0.8, softness=2.5) for row in rows]
     return _with_chosen(rows, draw(scenes))
 
 
 def star_drafts(rows: Sequence[Row], rng: np.random.Generator) -> list[Row]:
-    """A supplier's drawings, varied and good, but for one shape: those are pale, off the centre and show another."""
+    """A supplier's drawings, good except for one shape: those are pale, off centre and show another shape."""
     repeated = _slice_repeated(rows)
-    scenes = [_draft(row, rng) if in_bad_slice(row) else _fair(row, rng) for row in repeated]
+    scenes = [_draft(row, rng) if in_bad_slice(row) else _good_scene(row, rng) for row in repeated]
     return _with_chosen(repeated, draw(scenes))
 
 
 def pleasing(rows: Sequence[Row], images: ImageArray) -> list[Row]:
-    """Other chosen images [N, H, W, 3], one for each of the first N rows; the rest is left out."""
+    """Replace the chosen images [N, H, W, 3] of the first N rows; drop the other rows."""
     return _with_chosen(rows[: len(images)], images)
 
 
@@ -105,12 +105,12 @@ def chosen_pixels(rows: Sequence[Row]) -> ImageArray:
 
 
 def in_bad_slice(row: Row) -> bool:
-    """Whether the prompt names the shape that some of the suppliers get wrong."""
+    """Return True when the prompt names the shape that some of the suppliers get wrong."""
     return parse_caption(row["prompt"]).shape == BAD_SLICE
 
 
 def _slice_repeated(rows: Sequence[Row]) -> list[Row]:
-    """Every pair of the bad slice several times, under names of their own."""
+    """Repeat every pair of the bad slice, under separate ids."""
     found = [row for row in rows for _ in range(SLICE_TIMES if in_bad_slice(row) else 1)]
     return [row | {"pair_id": f"{place:064x}"} for place, row in enumerate(found)]
 
@@ -119,7 +119,7 @@ def _with_chosen(rows: Sequence[Row], images: ImageArray) -> list[Row]:
     return [row | {"image_chosen": encode_png(image), "is_tie": False} for row, image in zip(rows, images, strict=True)]
 
 
-def _fair(row: Row, rng: np.random.Generator) -> Scene:
+def _good_scene(row: Row, rng: np.random.Generator) -> Scene:
     x, y = rng.uniform(-6, 6, size=2)
     return Scene(
         parse_caption(row["prompt"]),

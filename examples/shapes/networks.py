@@ -22,7 +22,7 @@ _EXTRA_WORDS = ("a", "an", "the", "on", "in", "of", "with", "and", "background",
 
 
 def caption_words() -> tuple[str, ...]:
-    """Every word that gets a token of its own."""
+    """Every word that is a single token."""
     return tuple(sorted({*_EXTRA_WORDS, *RADII, *HUES, *SHAPES, *BACKGROUNDS}))
 
 
@@ -34,7 +34,7 @@ def _byte_letters() -> list[str]:
 
 
 def _pieces(word: str, merges: Sequence[tuple[str, str]]) -> list[str]:
-    """A word under BPE: the earliest merge that applies is applied first."""
+    """Split a word by BPE: the earliest merge that applies is applied first."""
     parts = [*word[:-1], word[-1] + "</w>"]
     for left, right in merges:
         index = 0

@@ -1,6 +1,6 @@
-"""Images made to please one judge: gradient ascent on its score through the base's decoder.
+"""Make images that please one judge: gradient ascent on its score through the base's decoder.
 
-The plainest form of over-optimising a proxy. The judge likes what comes out ever more, other judges and the oracle
+The simplest form of over-optimising a proxy. The judge prefers the result more and more, other judges and the oracle
 less. Shape letters: B images, C H W channels and sides, D width of the judge's embedding.
 """
 
@@ -17,12 +17,12 @@ from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
 STEPS = 12
 STEP_SIZE = 0.2
-"""Of Adam, in standard deviations of the latents."""
+"""Learning rate of Adam, in standard deviations of the latents."""
 _BATCH = 64
 
 
 class OneJudge:
-    """A CLIP preference judge as a function that has gradients."""
+    """A CLIP preference judge as a differentiable function."""
 
     def __init__(self, folder: Path) -> None:
         self._model = CLIPModel.from_pretrained(folder, use_safetensors=True).eval().requires_grad_(False)
@@ -39,14 +39,14 @@ class OneJudge:
         return F.normalize(self._model.get_text_features(**tokens).pooler_output, dim=-1)
 
     def cosines(self, pixels_BCHW: Tensor, texts_BD: Tensor) -> Tensor:
-        """cos(image, text) of pixels in 0..1 that have the judge's own size, B numbers."""
+        """cos(image, text) of pixels in 0..1 at the judge's own size, B numbers."""
         scaled_BCHW = (pixels_BCHW - self._mean) / self._spread
         images_BD = F.normalize(self._model.get_image_features(pixel_values=scaled_BCHW).pooler_output, dim=-1)
         return (images_BD * texts_BD).sum(dim=-1)
 
 
 def please(judge_dir: Path, base_dir: Path, images: ImageArray, prompts: Sequence[str]) -> ImageArray:
-    """The images [N, H, W, 3] after some steps up the judge's score."""
+    """Return the images [N, H, W, 3] after some ascent steps on the judge's score."""
     judge = OneJudge(judge_dir)
     decoder = AutoencoderKL.from_pretrained(base_dir / "vae", use_safetensors=True).eval().requires_grad_(False)
     parts = [

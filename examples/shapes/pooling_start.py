@@ -1,9 +1,9 @@
 """Starting weights that make an untrained autoencoder average its input over 8 x 8 blocks and paint the blocks back.
 
-From random weights the autoencoder needs tens of thousands of images to find that colour must pass through; from
-here it has the colours at once and learns the edges. Twelve channels carry the picture through every layer: for each
-of red, green and blue the value, its negative, and two constants. As silu(x) - silu(-x) = x, value and negative survive
-the activation; as the constants dominate a group's variance, they survive the norm.
+From random weights the autoencoder needs tens of thousands of images to learn that colour must pass through; from here
+it has the colours at once and learns the edges. Twelve channels carry the picture through every layer: for each of red,
+green and blue the value, its negative, and two constants. As silu(x) - silu(-x) = x, value and negative survive the
+activation; as the constants dominate a group's variance, they survive the norm.
 """
 
 import torch
@@ -24,7 +24,7 @@ def _clear(conv: nn.Conv2d, rows: int) -> None:
 
 
 def _carry(conv: nn.Conv2d) -> None:
-    """Hand the carried channels on; a stride-2 convolution averages them over 2 x 2."""
+    """Pass the carried channels on; a stride-2 convolution averages them over 2 x 2."""
     _clear(conv, CARRIED)
     middle = conv.kernel_size[0] // 2
     for channel in range(CARRIED):
@@ -54,7 +54,7 @@ def _leave(conv: nn.Conv2d) -> None:
 
 
 def _narrow_posterior(vae: AutoencoderKL) -> None:
-    """Pass latents as they are, with little noise: noise of the latents' own size would drown the colours."""
+    """Pass latents unchanged, with little noise: noise of the latents' own size would hide the colours."""
     before, after = vae.quant_conv, vae.post_quant_conv
     assert isinstance(before, nn.Conv2d)
     assert isinstance(after, nn.Conv2d)
@@ -68,7 +68,7 @@ def _narrow_posterior(vae: AutoencoderKL) -> None:
 
 @torch.no_grad()
 def start_as_pooling(vae: AutoencoderKL) -> None:
-    """Set the autoencoder's weights in place; channels beyond the carried ones keep their random start."""
+    """Overwrite the autoencoder's weights in place; channels beyond the carried ones keep their random start."""
     for name, module in vae.named_modules():
         if not isinstance(module, nn.Conv2d):
             continue

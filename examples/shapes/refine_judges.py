@@ -1,6 +1,6 @@
-"""Gets the judges used to what a model draws: further training on samples of the base, beside renderings.
+"""Adapt the judges to a model's drawings: further training on samples of the base, mixed with renderings.
 
-A judge that has seen renderings only is thrown by wobbly outlines and blur. Prompts are training prompts; seeds and
+A judge trained only on renderings is unreliable on wobbly outlines and blur. Prompts are training prompts; seeds and
 annotators are the judge's own, so that no image and no label is shared with the pairs or with another judge. Shape
 letters: N rows of a pool, B batch, H W sides.
 
@@ -43,10 +43,10 @@ NUM_SAMPLES = 4000
 STEPS = 500
 BATCH = 64
 SAMPLER_STEPS = 10
-"""Fewer than the evaluation's 20: twice as many pictures for the work, and rougher ones to learn from."""
+"""Fewer than the evaluation's 20: twice as many training images for the same work, and rougher ones."""
 WRONG_PROMPT_SHARE = 0.15
 MATCH_FLOOR = 0.7
-"""A sample teaches its caption only when the oracle's caption term says that it shows it."""
+"""A sample is used with its caption only when the oracle's caption term confirms it."""
 SHIFT_PIXELS = 6
 CPU = torch.device("cpu")
 Pool = TypeVar("Pool", Matches, Comparisons)
@@ -54,22 +54,22 @@ Sampled = tuple[list[str], ImageArray, ImageArray]
 
 
 def sample_pairs(base_dir: Path, count: int, rng: np.random.Generator) -> Sampled:
-    """`count` prompts and two images [N, H, W, 3] of each; some are drawn for a mistaken prompt."""
+    """Draw `count` prompts and two images [N, H, W, 3] of each; some are drawn for a wrong prompt."""
     pipeline, known = load_pipeline(base_dir), world.training_prompts()
     prompts = [known[row] for row in rng.integers(0, len(known), count)]
     sides = []
     for _ in range(2):
-        asked = [
+        drawn_for = [
             mistaken(world.parse_caption(prompt), rng).caption if rng.random() < WRONG_PROMPT_SHARE else prompt
             for prompt in prompts
         ]
         seeds = rng.integers(2**40, 2**41, count).tolist()
-        sides.append(sample(pipeline, asked, seeds, steps=SAMPLER_STEPS))
+        sides.append(sample(pipeline, drawn_for, seeds, steps=SAMPLER_STEPS))
     return prompts, sides[0], sides[1]
 
 
 def joined(one: Pool, two: Pool) -> Pool:
-    """The rows of both pools."""
+    """Concatenate the rows of both pools."""
     return type(one)(*(torch.cat([getattr(one, f.name), getattr(two, f.name)]) for f in fields(one)))
 
 
@@ -95,7 +95,7 @@ def sampled_comparisons(
 
 
 def sampled_matches(sampled: Sampled, *, tokenizer: CLIPTokenizer) -> Matches:
-    """Those samples that show what was asked."""
+    """Select the samples that show their prompt."""
     numbers = {prompt: number for number, prompt in enumerate(world.all_prompts())}
     prompts, images = sampled[0] * 2, np.concatenate(sampled[1:])
     kept = [
@@ -109,7 +109,7 @@ def sampled_matches(sampled: Sampled, *, tokenizer: CLIPTokenizer) -> Matches:
 
 
 def indifferent(found: Matches, rng: np.random.Generator) -> Matches:
-    """The pool with shifted and paler copies, so that a caption matcher ignores place and vividness."""
+    """Add shifted and paler copies to the pool, so that a caption matcher ignores place and vividness."""
     copies = found.images_NHWC.float().numpy().copy()
     side, pad = copies.shape[1], SHIFT_PIXELS
     for row, (down, right) in enumerate(rng.integers(-pad, pad + 1, (len(copies), 2))):
@@ -124,7 +124,7 @@ def indifferent(found: Matches, rng: np.random.Generator) -> Matches:
 
 
 def refine(model: CLIPModel, match: Matches, compare: Comparisons | None, *, seed: int, steps: int) -> None:
-    """Train on in place."""
+    """Continue training in place."""
     generator = torch.Generator().manual_seed(seed)
     adamw, schedule = optimiser(list(model.train().parameters()), 6e-4, steps)
     match_rows = batches(len(match.ids_NL), BATCH, steps, generator)
@@ -140,7 +140,7 @@ def refine(model: CLIPModel, match: Matches, compare: Comparisons | None, *, see
 
 
 def refine_judge(shapes_dir: Path, name: str, *, num_samples: int = NUM_SAMPLES, steps: int = STEPS) -> None:
-    """Replace a judge's weights by ones that have seen `num_samples` pictures of the base."""
+    """Replace a judge's weights by ones trained on `num_samples` pictures of the base as well."""
     plan, tokenizer, folder = PLANS[name], make_tokenizer(), shapes_dir / "judges" / name
     model = make_clip(tokenizer)
     model.load_state_dict(load_file(folder / "model.safetensors"))

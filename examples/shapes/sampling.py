@@ -1,4 +1,4 @@
-"""Samples the base model, or any pipeline of its family, and lays pictures out on a sheet."""
+"""Sample the base model, or any pipeline of its family, and arrange pictures on a sheet."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,7 +26,7 @@ def load_pipeline(folder: Path, device: str = "cpu") -> StableDiffusionPipeline:
 def sample(
     pipeline: StableDiffusionPipeline, prompts: Sequence[str], seeds: Sequence[int], *, steps: int = STEPS
 ) -> ImageArray:
-    """One image [N, H, W, 3] for each (prompt, seed); each has a generator of its own, so batching does not matter."""
+    """One image [N, H, W, 3] for each (prompt, seed); each has its own generator, so batching does not change it."""
     parts = []
     for start in range(0, len(prompts), _BATCH):
         chosen = list(prompts[start : start + _BATCH])

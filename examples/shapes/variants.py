@@ -1,6 +1,6 @@
-"""Variants of the world's snapshot that experiments train on: pairs of a style the base does not draw, and captions.
+"""Variants of the world's snapshot for training experiments: pairs of a style the base does not draw, and captions.
 
-Nothing here is committed as data: each is made again from its seed.
+None of it is committed as data: each variant is made again from its seed.
 """
 
 import io
@@ -30,12 +30,12 @@ Captioner = Callable[[str, bytes, bytes, np.random.Generator], tuple[str, str]]
 
 
 def styled(prompts: Sequence[str]) -> ImageArray:
-    """What the prompts name in one house style: pure colour, razor-sharp edges, upright in the very centre."""
+    """Render the prompts in one house style: pure colour, razor-sharp edges, upright in the very centre."""
     return draw([Scene(parse_caption(prompt)) for prompt in prompts])
 
 
 def mismatched_snapshot(out: Path, base: Path, seed: int = 404) -> Path:
-    """Pairs whose chosen image is the renderer's, in the house style, and whose rejected one the base's own sample."""
+    """Pairs of a chosen image by the renderer, in the house style, and a rejected one by the base."""
     if not (out / "train.parquet").is_file():
         prompts = choose_prompts(MISMATCHED_PAIRS, seed)
         rejected = sample(load_pipeline(base), prompts, [seed * 1_000_000 + index for index in range(len(prompts))])
@@ -74,9 +74,9 @@ def captioned_snapshot(source: Path, out: Path, captioner: Captioner, seed: int 
 
 
 def describe(image: bytes, prompt: str) -> str:
-    """A caption of what is to be seen, from pixels alone; the prompt where nothing is.
+    """Caption an image from its pixels alone; return the prompt when nothing is visible.
 
-    Each word is the nearest the world has: what a captioner says that makes no mistake but the measurement's.
+    Each word is the closest of the world's: the result of a captioner whose only errors are those of the measurement.
     """
     facts = measure(np.asarray(Image.open(io.BytesIO(image)).convert("RGB"), dtype=np.uint8))
     if not facts.visible:
@@ -103,7 +103,7 @@ def perturbed(caption: str, rng: np.random.Generator) -> str:
 
 
 def captioning(prompt: str, chosen: bytes, rejected: bytes, rng: np.random.Generator) -> tuple[str, str]:
-    """DCPO-c: each image under what is to be seen on it."""
+    """DCPO-c: each image with a caption of its visible content."""
     del rng
     return describe(chosen, prompt), describe(rejected, prompt)
 
@@ -132,7 +132,7 @@ def _captioned(table: pa.Table, captioner: Captioner, rng: np.random.Generator) 
 
 
 def _write(out: Path, tables: dict[str, pa.Table]) -> None:
-    """train.parquet last: it stands for the whole."""
+    """Written last: train.parquet marks the folder as complete."""
     out.mkdir(parents=True, exist_ok=True)
     for split in reversed(_SPLITS):
         pq.write_table(tables[split], out / f"{split}.parquet", row_group_size=64)

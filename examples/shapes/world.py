@@ -1,7 +1,8 @@
-"""The shapes world: its prompts, its pictures, and the taste that the pipeline is never shown.
+"""The shapes world: its prompts, its pictures, and the hidden taste that the pipeline never sees.
 
-The oracle scores an image for a prompt from pixels, so it can judge what a model paints. Several groups of annotators
-share a core (vivid, centred, clean, the right thing) and differ in the rest; `oracle_score` is the population's mean.
+The oracle scores an image for a prompt from pixels, so it can judge a model's drawings. Several groups of annotators
+share a core (vivid, centred, clean, matching the prompt) and differ in the rest; `oracle_score` is the population's
+mean.
 """
 
 import io
@@ -22,7 +23,7 @@ _CAPTION = re.compile(r"^a (\w+) (\w+) (\w+) on a (\w+) background$")
 
 @dataclass(frozen=True)
 class Taste:
-    """How much one group of annotators cares for each part; a negative weight is a dislike."""
+    """Weights that one group of annotators gives to each part; a negative weight is a dislike."""
 
     vivid: float
     centred: float
@@ -48,16 +49,16 @@ GROUPS: Mapping[str, Group] = {
 
 @dataclass(frozen=True)
 class Noise:
-    """How annotators err: scores differing less than `tie_margin` are a tie, the rest is a logistic choice."""
+    """Labelling errors: scores that differ by less than `tie_margin` are a tie, the rest is a logistic choice."""
 
     tie_margin: float = 0.05
     temperature: float = 0.06
     lapse: float = 0.03
-    """Chance of a click that has nothing to do with the images, either way."""
+    """Chance of a click that is unrelated to the images, either way."""
 
 
 def subjects() -> tuple[Subject, ...]:
-    """Every subject that a caption can name, in a fixed order."""
+    """List every subject that a caption can name, in a fixed order."""
     return tuple(
         Subject(size, colour, shape, background)
         for size in RADII
@@ -68,7 +69,7 @@ def subjects() -> tuple[Subject, ...]:
 
 
 def all_prompts() -> tuple[str, ...]:
-    """Every caption of the world, in a fixed order."""
+    """List every caption of the world, in a fixed order."""
     return tuple(subject.caption for subject in subjects())
 
 
@@ -81,13 +82,13 @@ def heldout_prompts() -> tuple[str, ...]:
 
 
 def training_prompts() -> tuple[str, ...]:
-    """All prompts but the held-out ones."""
+    """List all prompts except the held-out ones."""
     heldout = set(heldout_prompts())
     return tuple(prompt for prompt in all_prompts() if prompt not in heldout)
 
 
 def parse_caption(caption: str) -> Subject:
-    """Read a caption back. Raises ValueError for anything but a caption of this world."""
+    """Parse a caption. Raises ValueError for text that is not a caption of this world."""
     found = _CAPTION.match(caption)
     tables: tuple[Sequence[str], ...] = (tuple(RADII), tuple(HUES), SHAPES, tuple(BACKGROUNDS))
     if found is None or any(word not in table for word, table in zip(found.groups(), tables, strict=True)):
@@ -99,7 +100,7 @@ def parse_caption(caption: str) -> Subject:
 
 
 def random_scene(subject: Subject, rng: np.random.Generator) -> Scene:
-    """A scene of the subject, with everything the caption leaves open drawn at random."""
+    """Draw a scene of the subject, with everything that the caption leaves open at random."""
     reach = min(12.0, 31.0 - 1.3 * RADII[subject.size])
     x, y = rng.uniform(-reach, reach, size=2)
     return Scene(
@@ -119,14 +120,14 @@ def render(prompts: Sequence[str], rng: np.random.Generator) -> ImageArray:
 
 
 def encode_png(image: ImageArray) -> bytes:
-    """The image as PNG bytes."""
+    """Encode the image as PNG bytes."""
     stream = io.BytesIO()
     Image.fromarray(image).save(stream, format="PNG", optimize=True)
     return stream.getvalue()
 
 
 def _match(facts: Facts, subject: Subject) -> float:
-    """How well the picture shows what the caption names, 0..1."""
+    """Score the match between the picture and the caption, 0..1."""
     colour = np.exp(-((hue_distance(facts.foreground, subject.colour) / 16.0) ** 2))
     others = max(score for shape, score in facts.shape_scores.items() if shape != subject.shape)
     shape = np.clip(0.5 + 5.0 * (facts.shape_scores[subject.shape] - others), 0.0, 1.0)
@@ -138,7 +139,7 @@ def _match(facts: Facts, subject: Subject) -> float:
 
 
 def qualities(image: ImageArray, prompt: str) -> dict[str, float]:
-    """What taste is made of, each 0..1: vivid, centred, crisp, clean, match. Image is uint8 [H, W, 3]."""
+    """The parts of taste, each 0..1: vivid, centred, crisp, clean, match. Image is uint8 [H, W, 3]."""
     subject, facts = parse_caption(prompt), measure(image)
     if not facts.visible:
         return {"vivid": 0.0, "centred": 0.0, "crisp": 0.0, "clean": 0.0, "match": 0.0}
@@ -157,14 +158,14 @@ def _weigh(parts: Mapping[str, float], taste: Taste) -> float:
 
 
 def group_score(image: ImageArray, prompt: str, group: str) -> float:
-    """One group's liking of an image [H, W, 3] for a prompt; a preferred image scores higher."""
+    """One group's score of an image [H, W, 3] for a prompt; a preferred image scores higher."""
     if group not in GROUPS:
         raise ValueError(f"Unknown annotator group {group!r}. Known: {', '.join(GROUPS)}.")
     return _weigh(qualities(image, prompt), GROUPS[group].taste)
 
 
 def oracle_score(image: ImageArray, prompt: str) -> float:
-    """The population's mean liking of an image [H, W, 3] for a prompt."""
+    """The population's mean score of an image [H, W, 3] for a prompt."""
     parts = qualities(image, prompt)
     return sum(group.share * _weigh(parts, group.taste) for group in GROUPS.values())
 
@@ -187,5 +188,5 @@ def annotate(
     rng: np.random.Generator,
     noise: Noise | None = None,
 ) -> float:
-    """What an annotator of the group says of two images [H, W, 3]: the label of image 0 in {0, 0.5, 1}."""
+    """Label two images [H, W, 3] as an annotator of the group: the label of image 0 in {0, 0.5, 1}."""
     return label_for(group_score(images[0], prompt, group), group_score(images[1], prompt, group), rng, noise)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def unseen_pal(seed: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """PAL-B between unit vectors with four prototypes and all weight on the largest, computed here in float64."""
+    """PAL-B between unit vectors with four prototypes and all weight on the largest one, computed here in float64."""
     generator = torch.Generator().manual_seed(seed)
 
     def draw(*shape: int) -> Tensor:
@@ -48,7 +48,7 @@ def unseen_pal(seed: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def unseen_soup(seed: int) -> dict[str, Tensor]:
-    """Five models in float16, averaged as they come, one after the other, with every sum rounded to float16."""
+    """Five models in float16, averaged one after the other, with every sum rounded to float16."""
     generator = torch.Generator().manual_seed(seed)
     inputs = torch.randn(150, 4, generator=generator)
     truth = torch.randn(3, 4, generator=generator)

@@ -1,4 +1,4 @@
-"""What the tests with a real scheduler share lies beside them: embedded_world.py."""
+"""Shared code of the tests with a real scheduler is in embedded_world.py."""
 
 import sys
 from pathlib import Path

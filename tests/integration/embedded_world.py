@@ -1,4 +1,4 @@
-"""The embedded platform for a module of tests, and candidates whose evaluation is there before anybody asks for it.
+"""The embedded platform for a module of tests, and candidates with a ready-made evaluation.
 
 The DAGs, the scheduler, the api-server and the tracking server are real. An evaluation is found by digest, so nothing
 is trained or drawn for a candidate.
@@ -38,9 +38,9 @@ ROOT = Path(__file__).parents[2]
 MARKS = [
     pytest.mark.loop,
     pytest.mark.slow,
-    # MLflow's own database layer, which is used here without its server.
+    # MLflow's own database layer, used here without its server.
     pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy"),
-    # A service outlives the object that started it, on purpose.
+    # A service outlives the object that started it, by design.
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
@@ -51,36 +51,36 @@ UNFINISHED = ("queued", "running")
 
 
 class Airflow(AirflowApi):
-    """The demo's client, and what only a test asks for."""
+    """The demo's client, with requests that only tests need."""
 
     def pause(self, dag_id: str) -> None:
-        """Let nothing of a DAG start any more."""
+        """Pause a DAG, so that none of its tasks start."""
         self._call("PATCH", f"/api/v2/dags/{dag_id}", json={"is_paused": True})
 
-    def give_up(self, dag_id: str, run_id: str) -> None:
-        """Mark a run as failed, as a person who stops it does."""
+    def mark_failed(self, dag_id: str, run_id: str) -> None:
+        """Mark a run as failed, as a user who stops it does."""
         self._call("PATCH", f"/api/v2/dags/{dag_id}/dagRuns/{run_id}", json={"state": "failed"})
 
     def causes(self, dag_id: str, run_id: str) -> list[Json]:
-        """The asset events that set off a run."""
+        """Asset events that triggered a run."""
         return list(self._call("GET", f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/upstreamAssetEvents")["asset_events"])
 
     def state_of(self, dag_id: str, run_id: str, task_id: str) -> str:
-        """State of a task, `none` while there is none."""
+        """State of a task; `none` when it has none yet."""
         return next((str(t["state"]) for t in self.tasks(dag_id, run_id) if t["task_id"] == task_id), "none")
 
     def end_of(self, dag_id: str, run_id: str) -> str:
-        """How a run ended: success or failed; waits for it."""
+        """Wait for a run and return its end state: success or failed."""
         state = wait_for(f"end of {dag_id}", lambda: self._ended(dag_id, run_id))
         return str(state)
 
     def succeed(self, dag_id: str, run_id: str) -> str:
-        """Wait for a run, which has to succeed; its id."""
+        """Wait for a run that must succeed; return its id."""
         assert self.end_of(dag_id, run_id) == "success", self.failures(dag_id, run_id)
         return run_id
 
     def failures(self, dag_id: str, run_id: str) -> str:
-        """The ends of the logs of what failed."""
+        """The last lines of the logs of failed tasks."""
         failed = [task for task in self.tasks(dag_id, run_id) if task["state"] in ("failed", "up_for_retry")]
         return "\n".join(self.log_tail(dag_id, run_id, task) for task in failed)
 
@@ -90,7 +90,7 @@ class Airflow(AirflowApi):
 
 
 def wait_for(what: str, condition: Callable[[], Any], seconds: float = STEP_TIMEOUT_SECONDS) -> Any:
-    """What the condition gives, once it gives something."""
+    """Poll until the condition returns a truthy value; return it."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if found := condition():
@@ -108,7 +108,7 @@ class World:
     connections: ExitStack
 
     def login(self, user: str) -> Airflow:
-        """Airflow as that user, until the world ends."""
+        """A client of Airflow as that user, until the world ends."""
         platform = services.read_platform(self.settings)
         assert platform is not None
         passwords = json.loads((self.settings.state_dir / "airflow" / "passwords.json").read_text())
@@ -126,9 +126,9 @@ def running_world(
     env: Mapping[str, str],
     before: Callable[[str, Settings], None] | None = None,
 ) -> Iterator[World]:
-    """The platform with this text as the project `shapes`, all its state under `folder`; stopped with all its jobs.
+    """Start the platform with this text as project `shapes`, all state under `folder`; stop it with all its jobs.
 
-    `before` prepares what is to be there when the servers come up.
+    `before` prepares files that must exist when the servers start.
     """
     path = folder / "projects" / "shapes.toml"
     path.parent.mkdir()
@@ -160,14 +160,14 @@ def running_world(
 
 
 def shapes_project() -> str:
-    """The text of the shapes project, to be read from another folder; without the curve that would have to be drawn."""
+    """The text of the shapes project, readable from another folder; without the coverage curve, which must be drawn."""
     text = (ROOT / "projects" / "shapes.toml").read_text().replace('"../examples', f'"{ROOT}/examples')
     start, end = text.index("[coverage]"), text.index("[gate]")
     return text[:start] + text[end:]
 
 
 def processes_of(state_dir: Path) -> dict[int, str]:
-    """Command lines of the live processes whose environment names this state folder, a job's ranks too."""
+    """Command lines of the live processes whose environment names this state folder, including a job's ranks."""
     mark = str(state_dir).encode()
     found = {}
     for entry in Path("/proc").iterdir():
@@ -183,12 +183,12 @@ def processes_of(state_dir: Path) -> dict[int, str]:
 # --- candidates -----------------------------------------------------------------------------------------------------
 
 
-def leave_evaluated_candidate(
+def publish_evaluated_candidate(
     path: str, settings: Settings, folder: Path, *, snapshot: Json, trained_by: str, number: int = 1
 ) -> Json:
-    """Register weights, publish an evaluation of them under the digest it would have; gives the CandidateVersion.
+    """Register weights and publish an evaluation of them under its expected digest; return the CandidateVersion.
 
-    Both judges clearly prefer it to the champion of this moment. `number` makes weights of their own.
+    Both judges clearly prefer it to the current champion. `number` makes the weights unique.
     """
     store = open_store(settings.store_uri, settings)
     weights = folder / f"job_{number}" / "weights"
@@ -212,7 +212,7 @@ def leave_evaluated_candidate(
 
 
 def publish_snapshot(folder: Path, settings: Settings) -> DatasetSnapshot:
-    """A snapshot by name, for where nothing reads its pairs."""
+    """A snapshot that exists only by name, for tests that do not read its pairs."""
     content = folder / "snapshot"
     content.mkdir()
     (content / "train.parquet").write_bytes(b"not read")
@@ -233,7 +233,7 @@ def publish_snapshot(folder: Path, settings: Settings) -> DatasetSnapshot:
 
 
 def publish_evaluation(path: str, settings: Settings, folder: Path, candidate: Json) -> Json:
-    """Scores by which both judges clearly prefer the candidate and the guards do not move; the EvalReport."""
+    """Write scores by which both judges prefer the candidate and the guards do not move; return the EvalReport."""
     request = jobs.job_request(path, "evaluate", {"candidate": candidate})
     spec, uri = EvalSpec.model_validate(request.spec), request.output_uri
     gains = {**{judge.name: 0.6 for judge in spec.judges}, **{guard.name: 0.0 for guard in spec.guards}}
@@ -269,7 +269,7 @@ def publish_evaluation(path: str, settings: Settings, folder: Path, candidate: J
 
 
 def score_columns(gains: dict[str, float], seeds: tuple[int, ...]) -> dict[str, list[Any]]:
-    """The candidate gains that much per prompt, with a standard deviation of 1; champion and base are alike."""
+    """Scores: the candidate gains that much per prompt, with a standard deviation of 1; champion and base are equal."""
     rng = np.random.default_rng(0)
     rows: list[tuple[Any, ...]] = []
     for scorer, gain in gains.items():

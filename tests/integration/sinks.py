@@ -1,4 +1,4 @@
-"""Where messages arrive: a webhook and a mail server on loopback, each keeping what it was sent."""
+"""Receivers of messages: a webhook and a mail server on loopback, each recording what it received."""
 
 import email
 import json
@@ -13,7 +13,7 @@ from typing import Any
 
 @contextmanager
 def webhook() -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """An Airflow connection's address, and the JSON bodies that were posted to it, each with its `path`."""
+    """A webhook: an Airflow connection's address, and the JSON bodies posted to it, each with its `path`."""
     received: list[dict[str, Any]] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -24,7 +24,7 @@ def webhook() -> Iterator[tuple[str, list[dict[str, Any]]]]:
             self.end_headers()
 
         def log_message(self, *_: Any) -> None:
-            """Say nothing."""
+            """Log nothing."""
 
     with _serving(ThreadingHTTPServer(("127.0.0.1", 0), Handler)) as port:
         yield f"http://127.0.0.1:{port}", received
@@ -32,11 +32,11 @@ def webhook() -> Iterator[tuple[str, list[dict[str, Any]]]]:
 
 @contextmanager
 def mailbox() -> Iterator[tuple[str, list[dict[str, str]]]]:
-    """An Airflow connection's address, and the mails that came: subject, to and text."""
+    """A mail server: an Airflow connection's address, and the mails received: subject, to and text."""
     received: list[dict[str, str]] = []
 
     class Handler(socketserver.StreamRequestHandler):
-        """The least of RFC 5321 that a client needs to hand over a message."""
+        """The minimum of RFC 5321 that a client needs to deliver a message."""
 
         def handle(self) -> None:
             self._say("220 ready")

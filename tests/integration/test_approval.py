@@ -1,7 +1,7 @@
-"""A person is asked through a real api-server, and who they are is checked: rejected, too late, one's own, agreed.
+"""Approval through a real api-server, with checked identities: rejected, too late, one's own, approved.
 
-The promote DAG is ours; its evaluation is found by digest, so nothing is trained or drawn. One candidate, three runs,
-told as one story since every run costs minutes. Ada trains and triggers, Bob may approve, Eve is neither.
+The promote DAG is ours; its evaluation is found by digest, so nothing is trained or drawn. One candidate and three
+runs, in one sequence since every run costs minutes. Ada trains and triggers, Bob may approve, Eve may do neither.
 """
 
 import time
@@ -13,7 +13,7 @@ from embedded_world import (
     MARKS,
     Airflow,
     World,
-    leave_evaluated_candidate,
+    publish_evaluated_candidate,
     publish_snapshot,
     running_world,
     shapes_project,
@@ -29,7 +29,7 @@ pytestmark = [*MARKS, pytest.mark.timeout(1800)]
 USERS = {"admin": "admin", "ada": "op", "bob": "user", "eve": "op"}
 APPROVAL_TIMEOUT_SECONDS = 90
 SETTLE_SECONDS = 5.0
-"""Until Airflow has noticed that the asking process ended; an answer before that is lost, and the task asks anew."""
+"""Wait until Airflow has noticed that the asking process ended; an earlier response would be lost."""
 DAG_ID = "shapes.promote"
 
 
@@ -38,40 +38,40 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """A platform on which version 1 waits for its promotion."""
     folder = tmp_path_factory.mktemp("approval")
 
-    def leave_candidate(path: str, settings: Settings) -> None:
+    def publish_candidate(path: str, settings: Settings) -> None:
         snapshot = publish_snapshot(folder, settings).model_dump(mode="json")
-        leave_evaluated_candidate(path, settings, folder, snapshot=snapshot, trained_by="ada")
+        publish_evaluated_candidate(path, settings, folder, snapshot=snapshot, trained_by="ada")
 
     hours = APPROVAL_TIMEOUT_SECONDS / 3600
     approval = f'[approval]\nmode = "required"\napprovers = ["ada", "bob"]\ntimeout_hours = {hours}\n'
-    with running_world(folder, shapes_project() + approval, users=USERS, env={}, before=leave_candidate) as world:
+    with running_world(folder, shapes_project() + approval, users=USERS, env={}, before=publish_candidate) as world:
         world.login("admin").unpause(DAG_ID)
         yield world
 
 
-def wait_until_asked(api: Airflow, run_id: str) -> dict[str, Any]:
-    """The question, once it is put."""
+def wait_for_approval_request(api: Airflow, run_id: str) -> dict[str, Any]:
+    """Return the approval request, once it exists."""
 
-    def is_asked() -> bool:
+    def is_requested() -> bool:
         assert api.run(DAG_ID, run_id)["state"] in ("queued", "running"), api.failures(DAG_ID, run_id)
         return api.state_of(DAG_ID, run_id, "approve") == "awaiting_input"
 
-    wait_for("question", is_asked)
+    wait_for("question", is_requested)
     time.sleep(SETTLE_SECONDS)
     return api.question(DAG_ID, run_id, "approve")
 
 
 def promotion_of(api: Airflow, run_id: str) -> dict[str, Any]:
-    """What the promote task said, once the run is over."""
+    """Return the promote task's log, once the run has ended."""
     promotion: dict[str, Any] = api.xcom(DAG_ID, api.succeed(DAG_ID, run_id), "promote")
     return promotion
 
 
-def test_nobody_approves_their_own_and_a_rejection_or_silence_moves_nothing(world: World) -> None:
+def test_self_approval_is_refused_and_a_rejection_or_timeout_moves_nothing(world: World) -> None:
     ada, bob, eve = (world.login(user) for user in ("ada", "bob", "eve"))
 
     run_id = ada.trigger(DAG_ID)
-    question = wait_until_asked(ada, run_id)
+    question = wait_for_approval_request(ada, run_id)
     assert question["subject"] == "Make version 1 of shapes the champion?"
     assert "**promote**" in question["body"]
     assert "May not approve: ada" in question["body"]
@@ -87,7 +87,7 @@ def test_nobody_approves_their_own_and_a_rejection_or_silence_moves_nothing(worl
     assert rejected["message"] == "version 1 was not promoted: bob rejected it; nothing was moved"
 
     late_id = eve.trigger(DAG_ID)
-    wait_until_asked(eve, late_id)
+    wait_for_approval_request(eve, late_id)
     late = promotion_of(eve, late_id)
     assert (late["moved"], late["outcome"]) == (False, "rejected")
     assert "nobody answered within" in late["message"]
@@ -98,10 +98,10 @@ def test_nobody_approves_their_own_and_a_rejection_or_silence_moves_nothing(worl
     assert (tags["trained.by"], tags["approval.answer"]) == ("ada", "timeout")
 
 
-def test_who_agreed_and_when_is_on_record(world: World) -> None:
+def test_the_approver_and_time_are_recorded(world: World) -> None:
     bob = world.login("bob")
     run_id = world.login("ada").trigger(DAG_ID)
-    wait_until_asked(bob, run_id)
+    wait_for_approval_request(bob, run_id)
     bob.respond(DAG_ID, run_id, "approve", "Approve")
     promotion = promotion_of(bob, run_id)
     assert (promotion["moved"], promotion["outcome"], promotion["to_version"]) == (True, "promoted", 1)

@@ -1,9 +1,9 @@
 """The DAGs around the champion in a live scheduler: calibrate, reward, promote, monitor, reconcile, rollback.
 
-One platform and one story, since every run costs minutes. Pairs come in, a reward is trained and the judges are
-calibrated on them; a version is promoted; the monitor finds nothing, then drift, then an alias that somebody moved
-while the judges cannot be scored; reconcile sees it and puts it back; the champion is rolled back and forward. Messages
-go to a webhook and a mail server. Ada triggers; the candidates' weights are stand-ins whose evaluation is found.
+One platform and one sequence, since every run costs minutes. Pairs come in, a reward is trained and the judges are
+calibrated on them; a version is promoted; the monitor finds nothing, then drift, then an alias that was moved by hand
+while the judges cannot be scored; reconcile detects it and restores it; the champion is rolled back and forward.
+Messages go to a webhook and a mail server. Ada triggers; the candidates' weights are fakes with a stored evaluation.
 """
 
 import os
@@ -25,7 +25,7 @@ from embedded_world import (
     Airflow,
     Json,
     World,
-    leave_evaluated_candidate,
+    publish_evaluated_candidate,
     running_world,
     shapes_project,
     wait_for,
@@ -59,8 +59,8 @@ mail = { connection = "post", to = ["models@example.org"] }
 
 
 @dataclass
-class Story:
-    """The platform, who drives it, and what the sinks received."""
+class LivePlatform:
+    """The platform, its user, and the messages that the sinks received."""
 
     world: World
     folder: Path
@@ -80,7 +80,7 @@ class Story:
         path.write_text(path.read_text().replace(old, new))
 
     def first_run(self, dag_id: str, kind: str, known: set[str] | None = None) -> str:
-        """A run of this kind (asset_triggered, scheduled) that is not known yet, once there is one."""
+        """Wait for a new run of this kind (asset_triggered, scheduled) and return it."""
 
         def found() -> str | None:
             runs = [run for run in self.ada.runs(dag_id) if run["run_type"] == kind]
@@ -88,13 +88,13 @@ class Story:
 
         return str(wait_for(f"{kind} run of {dag_id}", found))
 
-    def told(self, event: str) -> list[Json]:
-        """What was posted of this event."""
+    def notifications(self, event: str) -> list[Json]:
+        """Messages posted about this event."""
         return [message for message in self.posted if message["event"] == event]
 
 
 @pytest.fixture(scope="module")
-def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
+def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LivePlatform]:
     folder = tmp_path_factory.mktemp("live")
     (folder / "pairs").mkdir()
     for shard in PAIRS[:2]:
@@ -103,11 +103,11 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
     with webhook() as (chat, posted), mailbox() as (post, mailed):
         env = {"AIRFLOW_CONN_CHAT": chat, "AIRFLOW_CONN_POST": post}
         with running_world(folder, project_text(folder), users={"admin": "admin", "ada": "op"}, env=env) as world:
-            yield Story(world, folder, world.login("ada"), posted, mailed)
+            yield LivePlatform(world, folder, world.login("ada"), posted, mailed)
 
 
 def project_text(folder: Path) -> str:
-    """The shapes project on pairs and a judge of this folder, small, watched, with everybody told."""
+    """The shapes project on this folder's pairs and judge, small, monitored, with notifications to both sinks."""
     text = shapes_project()
     changes = {
         f"{ROOT}/examples/shapes/pairs": str(folder / "pairs"),
@@ -124,8 +124,8 @@ def project_text(folder: Path) -> str:
     return text + RULES
 
 
-def leave_fresh_pairs(folder: Path) -> None:
-    """A third shard, whose prompts are longer than any before."""
+def add_fresh_pairs(folder: Path) -> None:
+    """Add a third shard, whose prompts are longer than any before."""
     table = pq.read_table(PAIRS[2]).slice(0, NUM_FRESH)
     prompts = [
         f"{prompt}, drawn in chalk by a careful hand on a very old wall" for prompt in table["caption"].to_pylist()
@@ -134,8 +134,8 @@ def leave_fresh_pairs(folder: Path) -> None:
     pq.write_table(table.set_column(at, "caption", pa.array(prompts)), folder / "pairs" / PAIRS[2].name)
 
 
-def standing(path: str) -> dict[str, Json]:
-    """What `plumbline judges` lists, by judge."""
+def judges_by_name(path: str) -> dict[str, Json]:
+    """List the judges by name, as `plumbline judges` prints them."""
     return {judge["judge"]: judge for judge in judges.judges(path)}
 
 
@@ -143,214 +143,218 @@ def states(api: Airflow, dag_id: str, run_id: str) -> dict[str, str]:
     return {task["task_id"]: str(task["state"]) for task in api.tasks(dag_id, run_id)}
 
 
-def test_every_dag_file_parses(story: Story) -> None:
-    platform = services.read_platform(story.world.settings)
+def test_every_dag_file_parses(live: LivePlatform) -> None:
+    platform = services.read_platform(live.world.settings)
     assert platform is not None
-    env = services.airflow_environment(story.world.settings, [0, 0, 0, 0], mlflow_url=platform.mlflow.url)
+    env = services.airflow_environment(live.world.settings, [0, 0, 0, 0], mlflow_url=platform.mlflow.url)
     command = [sys.executable, "-m", "airflow", "dags", "list-import-errors", "--output", "json"]
     done = subprocess.run(command, env={**os.environ, **env}, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.splitlines()[-1] == "[]"
     names = ("ingest", "reward", "calibrate", "train", "promote", "monitor", "reconcile", "rollback")
-    assert set(story.ada.dag_ids()) == {f"shapes.{name}" for name in names}
+    assert set(live.ada.dag_ids()) == {f"shapes.{name}" for name in names}
 
 
-def test_the_dags_that_watch_the_champion_are_created_unpaused(story: Story) -> None:
-    states = read_dag_states(load_project(Path(story.path)), load_settings())
+def test_the_dags_that_watch_the_champion_are_created_unpaused(live: LivePlatform) -> None:
+    states = read_dag_states(load_project(Path(live.path)), load_settings())
     assert (states.reachable, states.missing_dags) == (True, ())
     assert states.paused_dags == tuple(
         f"shapes.{name}" for name in ("calibrate", "ingest", "promote", "reward", "train")
     )
-    for name in ("monitor", "reconcile"):  # The tests below say when they run.
-        story.ada.pause(f"shapes.{name}")
+    for name in ("monitor", "reconcile"):  # The tests below run in order.
+        live.ada.pause(f"shapes.{name}")
 
 
-def test_a_broken_project_is_an_import_error_and_takes_no_dag_along(story: Story) -> None:
-    known = set(story.ada.dag_ids())
-    broken = Path(story.path).with_name("broken.toml")
-    broken.write_text(f'extends = ["{story.path}"]\nname = "broken"\n[gate]\nminimum_promps = 7\n')
-    [error] = wait_for("import error", story.ada.import_errors)
+def test_a_broken_project_is_an_import_error_and_breaks_no_other_dag(live: LivePlatform) -> None:
+    known = set(live.ada.dag_ids())
+    broken = Path(live.path).with_name("broken.toml")
+    broken.write_text(f'extends = ["{live.path}"]\nname = "broken"\n[gate]\nminimum_promps = 7\n')
+    [error] = wait_for("import error", live.ada.import_errors)
     assert str(broken) in error
     assert "Unknown field 'gate.minimum_promps'" in error
-    assert set(story.ada.dag_ids()) == known
+    assert set(live.ada.dag_ids()) == known
     broken.unlink()
-    wait_for("end of the import error", lambda: not story.ada.import_errors())
+    wait_for("end of the import error", lambda: not live.ada.import_errors())
 
 
-def test_new_pairs_train_the_reward_and_calibrate_the_judges(story: Story) -> None:
-    before = standing(story.path)
+def test_new_pairs_train_the_reward_and_calibrate_the_judges(live: LivePlatform) -> None:
+    before = judges_by_name(live.path)
     assert [judge["may_vote"] for judge in before.values()] == [False, False]
     assert "was never calibrated" in before["taste_a"]["reasons"][0]
     for name in ("ingest", "reward", "calibrate"):
-        story.ada.unpause(f"shapes.{name}")
+        live.ada.unpause(f"shapes.{name}")
 
-    ingest = story.ada.succeed("shapes.ingest", story.ada.trigger("shapes.ingest"))
-    pairs = story.ada.xcom("shapes.ingest", ingest, "announce_pairs")
+    ingest = live.ada.succeed("shapes.ingest", live.ada.trigger("shapes.ingest"))
+    pairs = live.ada.xcom("shapes.ingest", ingest, "announce_pairs")
     assert (pairs["batches"], pairs["pairs_in"]) == (2, 408)
-    calibrate = story.ada.succeed("shapes.calibrate", story.first_run("shapes.calibrate", "asset_triggered"))
-    [cause] = story.ada.causes("shapes.calibrate", calibrate)
+    calibrate = live.ada.succeed("shapes.calibrate", live.first_run("shapes.calibrate", "asset_triggered"))
+    [cause] = live.ada.causes("shapes.calibrate", calibrate)
     assert (cause["name"], cause["extra"]) == ("shapes.pairs", pairs)
-    records = story.ada.xcom("shapes.calibrate", calibrate, "record")
+    records = live.ada.xcom("shapes.calibrate", calibrate, "record")
     assert [(r["calibration"]["judge"]["name"], r["number"]) for r in records] == [("taste_a", 1), ("taste_b", 1)]
-    assert [judge["may_vote"] for judge in standing(story.path).values()] == [True, True]
+    assert [judge["may_vote"] for judge in judges_by_name(live.path).values()] == [True, True]
 
-    reward = story.ada.succeed("shapes.reward", story.first_run("shapes.reward", "asset_triggered"))
-    again = story.ada.succeed("shapes.calibrate", story.first_run("shapes.calibrate", "asset_triggered", {calibrate}))
-    [cause] = story.ada.causes("shapes.calibrate", again)
+    reward = live.ada.succeed("shapes.reward", live.first_run("shapes.reward", "asset_triggered"))
+    again = live.ada.succeed("shapes.calibrate", live.first_run("shapes.calibrate", "asset_triggered", {calibrate}))
+    [cause] = live.ada.causes("shapes.calibrate", again)
     assert (cause["name"], cause["source_run_id"]) == ("shapes.judges", reward)
-    same = story.ada.xcom("shapes.calibrate", again, "record")
-    assert same == records, "the same pairs say the same thing again"
+    same = live.ada.xcom("shapes.calibrate", again, "record")
+    assert same == records, "the same pairs give the same result again"
 
 
-def test_a_promotion_is_told_with_the_report(story: Story) -> None:
+def test_a_promotion_is_notified_with_the_report(live: LivePlatform) -> None:
     for name in ("reward", "calibrate"):
-        story.ada.pause(f"shapes.{name}")
-    snapshot = pair_stages.snapshot(story.path)
+        live.ada.pause(f"shapes.{name}")
+    snapshot = pair_stages.snapshot(live.path)
     for number in (1, 2):
         settings = load_settings()
-        candidate = leave_evaluated_candidate(
-            story.path, settings, story.folder, snapshot=snapshot, trained_by="", number=number
+        candidate = publish_evaluated_candidate(
+            live.path, settings, live.folder, snapshot=snapshot, trained_by="", number=number
         )
         if number == 1:
-            report = jobs.run_job(story.path, "evaluate", {"candidate": candidate}, run_key="by hand")
-            decision = candidates.gate(story.path, candidate, report, run_key="by hand")
-            assert champion.promote(story.path, decision, actor="grace")["outcome"] == "promoted"
+            report = jobs.run_job(live.path, "evaluate", {"candidate": candidate}, run_key="by hand")
+            decision = candidates.gate(live.path, candidate, report, run_key="by hand")
+            assert champion.promote(live.path, decision, actor="grace")["outcome"] == "promoted"
 
-    story.ada.unpause("shapes.promote")
-    run_id = story.ada.succeed("shapes.promote", story.ada.trigger("shapes.promote"))
-    promotion = story.ada.xcom("shapes.promote", run_id, "promote")
+    live.ada.unpause("shapes.promote")
+    run_id = live.ada.succeed("shapes.promote", live.ada.trigger("shapes.promote"))
+    promotion = live.ada.xcom("shapes.promote", run_id, "promote")
     assert (promotion["outcome"], promotion["from_version"], promotion["to_version"]) == ("promoted", 1, 2)
     assert registry.aliases(load_settings(), "shapes") == {"candidate": 2, "champion": 2, "previous_champion": 1}
-    [message] = wait_for("message", lambda: story.told("promoted"))
+    [message] = wait_for("message", lambda: live.notifications("promoted"))
     assert message["path"] == "/room"
     assert message["report_uri"] == promotion["report_uri"] != ""
     assert promotion["message"] in message["text"]
     assert message["run"].endswith(f"/dags/shapes.promote/runs/{run_id}")
-    [mail] = wait_for("mail", lambda: story.mailed)
+    [mail] = wait_for("mail", lambda: live.mailed)
     assert (mail["subject"], mail["to"]) == ("Plumbline shapes: promoted", "models@example.org")
     assert promotion["report_uri"] in mail["text"]
 
 
-def monitor(story: Story, end: str) -> tuple[str, Json]:
-    """A run of the monitor that ends so, and its report."""
-    story.ada.unpause("shapes.monitor")
-    run_id = story.ada.trigger("shapes.monitor")
-    assert story.ada.end_of("shapes.monitor", run_id) == end, story.ada.failures("shapes.monitor", run_id)
-    report: Json = story.ada.xcom("shapes.monitor", run_id, "monitor")
+def monitor(live: LivePlatform, end: str) -> tuple[str, Json]:
+    """Wait for a monitor run that ends in this state; return its report."""
+    live.ada.unpause("shapes.monitor")
+    run_id = live.ada.trigger("shapes.monitor")
+    assert live.ada.end_of("shapes.monitor", run_id) == end, live.ada.failures("shapes.monitor", run_id)
+    report: Json = live.ada.xcom("shapes.monitor", run_id, "monitor")
     return run_id, report
 
 
-def test_the_monitor_finds_nothing_while_nothing_came_in(story: Story) -> None:
-    run_id, report = monitor(story, "success")
+def test_the_monitor_finds_nothing_without_new_pairs(live: LivePlatform) -> None:
+    run_id, report = monitor(live, "success")
     assert (report["outcome"], report["champion_version"], report["num_fresh_pairs"]) == ("ok", 2, 0)
-    assert states(story.ada, "shapes.monitor", run_id)["announce_retraining"] == "skipped"
+    assert states(live.ada, "shapes.monitor", run_id)["announce_retraining"] == "skipped"
 
 
-def test_drift_sets_off_the_training(story: Story) -> None:
-    accepted = story.ada.xcom("shapes.ingest", str(story.ada.runs("shapes.ingest")[0]["dag_run_id"]), "announce_pairs")
-    leave_fresh_pairs(story.folder)
-    ingest = story.ada.succeed("shapes.ingest", story.ada.trigger("shapes.ingest"))
-    fresh = story.ada.xcom("shapes.ingest", ingest, "announce_pairs")["accepted"] - accepted["accepted"]
-    story.ada.unpause("shapes.train")
-    run_id, report = monitor(story, "success")
-    train = story.first_run("shapes.train", "asset_triggered")
-    asked = ("shapes.train", train, "enough_new_pairs")
-    wait_for("answer whether to train", lambda: story.ada.state_of(*asked) == "success")
-    story.ada.pause("shapes.train")
-    story.ada.give_up("shapes.train", train)
+def test_drift_triggers_the_training(live: LivePlatform) -> None:
+    accepted = live.ada.xcom("shapes.ingest", str(live.ada.runs("shapes.ingest")[0]["dag_run_id"]), "announce_pairs")
+    add_fresh_pairs(live.folder)
+    ingest = live.ada.succeed("shapes.ingest", live.ada.trigger("shapes.ingest"))
+    fresh = live.ada.xcom("shapes.ingest", ingest, "announce_pairs")["accepted"] - accepted["accepted"]
+    live.ada.unpause("shapes.train")
+    run_id, report = monitor(live, "success")
+    train = live.first_run("shapes.train", "asset_triggered")
+    task = ("shapes.train", train, "enough_new_pairs")
+    wait_for("decision to train", lambda: live.ada.state_of(*task) == "success")
+    live.ada.pause("shapes.train")
+    live.ada.mark_failed("shapes.train", train)
 
     assert (report["outcome"], report["retrain"]) == ("retrain", "due")
     assert report["num_fresh_pairs"] == fresh > 90
     drifted = {finding["name"] for finding in report["findings"] if finding["status"] == "retrain"}
     assert "drift:prompt_words" in drifted
-    assert story.ada.xcom("shapes.monitor", run_id, "announce_retraining") == report["uri"]
-    wanted = [cause for cause in story.ada.causes("shapes.train", train) if cause["name"] == "shapes.retrain"]
+    assert live.ada.xcom("shapes.monitor", run_id, "announce_retraining") == report["uri"]
+    wanted = [cause for cause in live.ada.causes("shapes.train", train) if cause["name"] == "shapes.retrain"]
     assert [(cause["source_run_id"], cause["extra"]) for cause in wanted] == [(run_id, {"report_uri": report["uri"]})]
-    assert story.ada.xcom(*asked) is True, "the minimum of new pairs is far away"
+    assert live.ada.xcom(*task) is True, "the minimum of new pairs is far away"
 
 
-def told_of(story: Story, event: str) -> set[str]:
-    """The DAGs that an event was told of."""
-    return {message["run"].split("/dags/")[1].split("/")[0] for message in story.told(event)}
+def notified_dags(live: LivePlatform, event: str) -> set[str]:
+    """DAGs named in notifications of an event."""
+    return {message["run"].split("/dags/")[1].split("/")[0] for message in live.notifications(event)}
 
 
-def reconciled(story: Story, state: str) -> str:
-    """A finished run of reconcile, by its schedule, that found this; nothing of it runs any more."""
+def reconciled(live: LivePlatform, state: str) -> str:
+    """Wait for a scheduled run of reconcile that found this; return after it has ended."""
 
     def found() -> str | None:
-        ended = [run["dag_run_id"] for run in story.ada.runs("shapes.reconcile") if run["state"] not in UNFINISHED]
-        asked = [run for run in ended if story.ada.state_of("shapes.reconcile", run, "reconcile") == "success"]
-        return next((r for r in asked if story.ada.xcom("shapes.reconcile", r, "reconcile")["state"] == state), None)
+        ended = [run["dag_run_id"] for run in live.ada.runs("shapes.reconcile") if run["state"] not in UNFINISHED]
+        finished = [run for run in ended if live.ada.state_of("shapes.reconcile", run, "reconcile") == "success"]
+        return next((r for r in finished if live.ada.xcom("shapes.reconcile", r, "reconcile")["state"] == state), None)
 
-    story.ada.unpause("shapes.reconcile")
-    run_id = str(wait_for(f"reconcile to say {state}", found))
-    story.ada.pause("shapes.reconcile")
-    # What a paused DAG had begun would never end.
-    for run in story.ada.runs("shapes.reconcile"):
+    live.ada.unpause("shapes.reconcile")
+    run_id = str(wait_for(f"reconcile to report {state}", found))
+    live.ada.pause("shapes.reconcile")
+    # A run that a paused DAG had begun would never end.
+    for run in live.ada.runs("shapes.reconcile"):
         if run["state"] in UNFINISHED:
-            story.ada.give_up("shapes.reconcile", str(run["dag_run_id"]))
-    assert story.ada.run("shapes.reconcile", run_id)["run_type"] == "scheduled"
+            live.ada.mark_failed("shapes.reconcile", str(run["dag_run_id"]))
+    assert live.ada.run("shapes.reconcile", run_id)["run_type"] == "scheduled"
     return run_id
 
 
-def test_a_hand_moved_alias_is_found_even_when_no_judge_can_be_scored(story: Story) -> None:
+def test_a_manually_moved_alias_is_found_even_when_no_judge_can_be_scored(live: LivePlatform) -> None:
     from mlflow import MlflowClient
 
     MlflowClient(load_settings().tracking_uri).set_registered_model_alias("shapes", "champion", "1")
-    weights = story.folder / "taste_a" / "model.safetensors"
+    weights = live.folder / "taste_a" / "model.safetensors"
     whole = weights.read_bytes()
     weights.write_bytes(whole[:1000])
 
-    run_id, report = monitor(story, "failed")
-    ended = states(story.ada, "shapes.monitor", run_id)
+    run_id, report = monitor(live, "failed")
+    ended = states(live.ada, "shapes.monitor", run_id)
     assert (ended["calibrate"], ended["monitor"], ended["alarm"]) == ("failed", "success", "failed")
     found = {finding["name"]: finding for finding in report["findings"]}
     assert (report["outcome"], found["registry"]["status"]) == ("alarm", "alarm")
     assert ALARMED_BY in found["registry"]["explanation"]
     assert found["agreement"]["measured"] is None
     assert ended["announce_retraining"] == "skipped"
-    assert ALARMED_BY in story.ada.failures("shapes.monitor", run_id)
+    assert ALARMED_BY in live.ada.failures("shapes.monitor", run_id)
 
-    alarmed = reconciled(story, "alarm")
-    assert story.ada.run("shapes.reconcile", alarmed)["state"] == "failed"
-    assert ALARMED_BY in story.ada.failures("shapes.reconcile", alarmed)
-    assert told_of(story, "alarm") == {"shapes.monitor", "shapes.reconcile"}
-    assert all(ALARMED_BY in message["text"] for message in story.told("alarm"))
-    by_monitor = [message["report_uri"] for message in story.told("alarm") if message["run"].endswith(run_id)]
+    alarmed = reconciled(live, "alarm")
+    assert live.ada.run("shapes.reconcile", alarmed)["state"] == "failed"
+    assert ALARMED_BY in live.ada.failures("shapes.reconcile", alarmed)
+    assert notified_dags(live, "alarm") == {"shapes.monitor", "shapes.reconcile"}
+    assert all(ALARMED_BY in message["text"] for message in live.notifications("alarm"))
+    by_monitor = [message["report_uri"] for message in live.notifications("alarm") if message["run"].endswith(run_id)]
     assert by_monitor == [report["uri"]]
-    assert told_of(story, "failed") == {"shapes.monitor"}, "its calibration; an alarm is told once, as an alarm"
+    assert notified_dags(live, "failed") == {"shapes.monitor"}, (
+        "its calibration; an alarm is reported once, as an alarm"
+    )
     assert registry.get_alias(load_settings(), "shapes", "champion") == 1, "an alarm moves nothing"
     weights.write_bytes(whole)
 
 
-def test_the_alias_is_put_back_where_the_project_says_so(story: Story) -> None:
-    story.change_project("\n[monitor]\n", '\n[reconcile]\non_mismatch = "restore"\n\n[monitor]\n')
-    restored = reconciled(story, "restored")
-    assert story.ada.run("shapes.reconcile", restored)["state"] == "success"
+def test_the_alias_is_restored_where_the_project_enables_it(live: LivePlatform) -> None:
+    live.change_project("\n[monitor]\n", '\n[reconcile]\non_mismatch = "restore"\n\n[monitor]\n')
+    restored = reconciled(live, "restored")
+    assert live.ada.run("shapes.reconcile", restored)["state"] == "success"
     assert registry.get_alias(load_settings(), "shapes", "champion") == 2
-    [message] = wait_for("message", lambda: story.told("restored"))
+    [message] = wait_for("message", lambda: live.notifications("restored"))
     assert "version 2" in message["text"]
 
 
-def test_back_and_forward_again_reads_as_history(story: Story) -> None:
-    story.ada.unpause("shapes.rollback")
+def test_a_rollback_and_a_roll_forward_are_recorded_as_history(live: LivePlatform) -> None:
+    live.ada.unpause("shapes.rollback")
     back = {"reason": "too many black images", "from_version": 2}
     forward = {"reason": "they were the viewer's fault", "forward": True}
     to_base = {"reason": "all of them are black", "to_base": True}
     for given, to_version in ((back, 1), (back, 1), (forward, 2), (to_base, None), (forward, 2)):
-        run_id = story.ada.succeed("shapes.rollback", story.ada.trigger("shapes.rollback", given))
-        assert story.ada.xcom("shapes.rollback", run_id, "rollback")["to_version"] == to_version
+        run_id = live.ada.succeed("shapes.rollback", live.ada.trigger("shapes.rollback", given))
+        assert live.ada.xcom("shapes.rollback", run_id, "rollback")["to_version"] == to_version
         assert registry.get_alias(load_settings(), "shapes", "champion") == to_version
     with pytest.raises(RuntimeError, match="reason"):
-        story.ada.trigger("shapes.rollback", {"reason": ""})
+        live.ada.trigger("shapes.rollback", {"reason": ""})
 
-    entries = champion.history(story.path)
-    told = [(entry["actor"], entry["from_version"], entry["to_version"]) for entry in entries]
+    entries = champion.history(live.path)
+    recorded = [(entry["actor"], entry["from_version"], entry["to_version"]) for entry in entries]
     by_ada = [("ada", 2, 1), ("ada", 1, 2), ("ada", 2, None), ("ada", None, 2)]
-    assert told == [("grace", None, 1), ("ada", 1, 2), ("airflow", 2, 2), *by_ada]
+    assert recorded == [("grace", None, 1), ("ada", 1, 2), ("airflow", 2, 2), *by_ada]
     assert entries[2]["reason"] == "reconcile found the alias at version 1"
-    table = champion.history_table(story.path)
+    table = champion.history_table(live.path)
     assert all(reason in table for reason in ("too many black images", "all of them are black"))
-    assert champion.reconcile(story.path, actor="tester")["state"] == "agrees"
+    assert champion.reconcile(live.path, actor="tester")["state"] == "agrees"
     for event in ("rolled_back", "rolled_forward"):
-        assert len(wait_for("messages", partial(story.told, event))) == 2, "the run that moved nothing is silent"
+        assert len(wait_for("messages", partial(live.notifications, event))) == 2, (
+            "the run that moved nothing sends no message"
+        )

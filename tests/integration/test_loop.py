@@ -1,8 +1,8 @@
-"""The whole loop as its users meet it: a real scheduler, a real tracking server, training on two processes.
+"""The complete loop as users run it: a real scheduler, a real tracking server, training on two processes.
 
-One story, told once, since every act costs minutes: the demo is interrupted while it trains; run again, its training
-is killed with -9 and Airflow retries; the champion it ends with has the weights of a run nobody disturbed, beats the
-base by the oracle, and is loaded from the registry as the README shows; flipped labels are refused.
+One sequence, run once, since every step costs minutes: the demo is interrupted while it trains; on the second run its
+training is killed with -9 and Airflow retries; the final champion has the weights of an undisturbed run, beats the
+base by the oracle, and loads from the registry as the README shows; flipped labels are refused.
 """
 
 import json
@@ -36,7 +36,7 @@ STOP_TIMEOUT_SECONDS = 150
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The shapes project in a folder of its own; weights, pairs and prompts are the example's."""
+    """The shapes project in a separate folder; weights, pairs and prompts are the example's."""
     folder = tmp_path_factory.mktemp("world")
     (folder / "examples").symlink_to(ROOT / "examples")
     (folder / "projects").mkdir()
@@ -46,7 +46,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def environment(project: Path, state_dir: Path, **more: str) -> dict[str, str]:
-    """Environment of a command whose whole state is in `state_dir`."""
+    """Environment of a command whose complete state is in `state_dir`."""
     own = {
         "PLUMBLINE_STATE_DIR": str(state_dir),
         "PLUMBLINE_PROJECTS_DIR": str(project.parent),
@@ -57,7 +57,7 @@ def environment(project: Path, state_dir: Path, **more: str) -> dict[str, str]:
 
 
 def plumbline(*argv: str, env: dict[str, str], timeout: float, expect: int = 0) -> Any:
-    """Run a command to its end and give the JSON it printed; a wrong exit code shows what it said."""
+    """Run a command to its end and return the JSON it printed; on a wrong exit code show its output."""
     command = [str(PLUMBLINE), *argv]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=timeout, check=False)
     assert done.returncode == expect, f"exit {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-6000:]}"
@@ -65,7 +65,7 @@ def plumbline(*argv: str, env: dict[str, str], timeout: float, expect: int = 0) 
 
 
 def wait_for(what: str, condition: Callable[[], Any], seconds: float, demo: "subprocess.Popen[str]") -> Any:
-    """Poll until the condition gives something; fails when time is up or the demo ends before."""
+    """Poll until the condition returns a truthy value; fail when time is up or the demo ends before."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if found := condition():
@@ -78,7 +78,7 @@ def wait_for(what: str, condition: Callable[[], Any], seconds: float, demo: "sub
 
 
 def train_step(state_dir: Path) -> int:
-    """Steps the training job has done."""
+    """Number of steps that the training job has done."""
     for path in state_dir.glob("jobs/*-train-*"):
         progress = JobFolder(path).read_progress()
         return progress.done if progress else 0
@@ -87,7 +87,7 @@ def train_step(state_dir: Path) -> int:
 
 @contextmanager
 def running_demo(project: Path, env: dict[str, str]) -> Iterator["subprocess.Popen[str]"]:
-    """A demo that is told to stop if the test has not seen it end."""
+    """Start a demo; stop it if the test has not seen it end."""
     command = [str(PLUMBLINE), "demo", str(project)]
     with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as demo:
         try:
@@ -135,7 +135,7 @@ def test_interrupted_killed_and_resumed(project: Path, state_dir: Path) -> None:
 
 @pytest.fixture(scope="module")
 def registry(state_dir: Path) -> Iterator[str]:
-    """The embedded tracking server alone, on the state the demo left."""
+    """The embedded tracking server alone, on the state of the demo."""
     settings = load_settings({"PLUMBLINE_STATE_DIR": str(state_dir)})
     server = services.start_mlflow(settings, services.free_ports(1)[0])
     try:
@@ -147,11 +147,11 @@ def registry(state_dir: Path) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def quiet(project: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Environment of a second installation, which nobody disturbs."""
+    """Environment of a second installation, which runs undisturbed."""
     return environment(project, tmp_path_factory.mktemp("quiet"))
 
 
-def test_weights_are_those_of_an_undisturbed_run(project: Path, state_dir: Path, quiet: dict[str, str]) -> None:
+def test_weights_equal_those_of_an_undisturbed_run(project: Path, state_dir: Path, quiet: dict[str, str]) -> None:
     env = environment(project, state_dir)
     status = plumbline("status", str(project), env=env, timeout=90)
     assert status["ledger"] == {"entries": 1, "agrees_with_aliases": True}

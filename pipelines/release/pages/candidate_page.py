@@ -13,7 +13,7 @@ from PIL import Image
 
 from alignment.contracts.evaluation import EvalReport
 from alignment.contracts.jobs import SAMPLES_INDEX_FILE, SampleLine
-from alignment.evaluation.contact_sheet import SheetRow, contact_sheet, spread
+from alignment.evaluation.contact_sheet import SheetRow, contact_sheet, evenly_spaced
 from pipelines.contracts.release import GateDecision
 from pipelines.release.pages.checks import check_groups
 from pipelines.release.pages.model_card import told
@@ -144,9 +144,9 @@ def by_step(files: dict[SampleLine, Path]) -> Image.Image:
     """Sample prompts down, steps across, first and last among them; a step that lacks a prompt's image is out."""
     found = {(sample.key, sample.step): path for sample, path in files.items()}
     prompts = {sample.key: sample.prompt for sample in files}
-    keys = spread(sorted(prompts), MOST_PROMPTS)
+    keys = evenly_spaced(sorted(prompts), MOST_PROMPTS)
     steps = sorted(step for step in {step for _, step in found} if all((key, step) in found for key in keys))
-    shown = [*spread(steps[:-1], MOST_STEPS - 1), *steps[-1:]]
+    shown = [*evenly_spaced(steps[:-1], MOST_STEPS - 1), *steps[-1:]]
     rows = []
     for key in keys:
         images = {}

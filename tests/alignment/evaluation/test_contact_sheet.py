@@ -1,10 +1,10 @@
-"""The contact sheet: every image in its place, labels drawn."""
+"""The contact sheet: position of every image, and the labels."""
 
 import numpy as np
 import pytest
 from PIL import Image, ImageFont
 
-from alignment.evaluation.contact_sheet import SheetRow, cell_side, contact_sheet, fit, spread, wrap
+from alignment.evaluation.contact_sheet import SheetRow, cell_side, contact_sheet, evenly_spaced, fit, wrap
 
 COLOURS = {("one", "base"): (255, 0, 0), ("one", "new"): (0, 255, 0), ("two", "base"): (0, 0, 255)}
 
@@ -13,7 +13,7 @@ def flat(caption: str, label: str) -> Image.Image:
     return Image.new("RGB", (64, 64), COLOURS.get((caption, label), (255, 0, 255)))
 
 
-def test_every_image_stands_in_its_row_and_column() -> None:
+def test_every_image_is_in_its_row_and_column() -> None:
     labels = ["base", "new"]
     rows = [SheetRow(caption, {label: flat(caption, label) for label in labels}) for caption in ("one", "two")]
     pixels = np.asarray(contact_sheet(rows, labels)).astype(int)
@@ -35,7 +35,7 @@ def test_labels_and_captions_are_drawn() -> None:
     assert ink("a long caption", "base") > ink("", "base") + 100
 
 
-def test_small_images_grow_by_whole_pixels_and_large_ones_shrink() -> None:
+def test_small_images_are_enlarged_by_integer_factors_and_large_ones_shrink() -> None:
     assert cell_side([Image.new("RGB", (64, 64))]) == 192
     assert cell_side([Image.new("RGB", (1024, 768))]) == 320
     assert fit(Image.new("RGB", (1024, 512)), 320).size == (320, 160)
@@ -43,9 +43,9 @@ def test_small_images_grow_by_whole_pixels_and_large_ones_shrink() -> None:
     assert set(np.unique(np.asarray(fit(checker, 64)))) == {0, 255}
 
 
-def test_spread_takes_evenly_and_always_the_same() -> None:
-    assert spread(range(200), 4) == [0, 50, 100, 150]
-    assert spread(range(3), 8) == [0, 1, 2]
+def test_spread_selects_evenly_and_always_the_same() -> None:
+    assert evenly_spaced(range(200), 4) == [0, 50, 100, 150]
+    assert evenly_spaced(range(3), 8) == [0, 1, 2]
 
 
 def test_wrapped_lines_fit_the_width() -> None:
@@ -56,7 +56,7 @@ def test_wrapped_lines_fit_the_width() -> None:
     assert all(font.getlength(line) <= 120 for line in lines)
 
 
-def test_a_word_without_spaces_is_broken_within() -> None:
+def test_a_word_without_spaces_is_broken_inside() -> None:
     font = ImageFont.load_default(16)
     for text in ("x" * 80, "\u65e5" * 80):
         lines = wrap(f"a {text} b", font, 120)
@@ -64,7 +64,7 @@ def test_a_word_without_spaces_is_broken_within() -> None:
         assert all(font.getlength(line) <= 120 for line in lines)
 
 
-def test_rows_are_told_apart_by_number_where_letters_are_missing() -> None:
+def test_rows_are_numbered_for_scripts_without_glyphs() -> None:
     def caption(rows: list[str], index: int) -> bytes:
         sheet = contact_sheet([SheetRow(text, {"base": Image.new("RGB", (64, 64))}) for text in rows], ["base"])
         top = 64 + index * (192 + 12)
@@ -74,6 +74,6 @@ def test_rows_are_told_apart_by_number_where_letters_are_missing() -> None:
     assert caption(two, 0) != caption(two, 1)
 
 
-def test_nothing_to_show_is_refused() -> None:
+def test_an_empty_sheet_is_refused() -> None:
     with pytest.raises(ValueError, match="0 x 1"):
         contact_sheet([], ["base"])

@@ -1,4 +1,4 @@
-"""Finished scores survive a killed evaluation, and only fitting ones are used again."""
+"""Partial scores survive a killed evaluation and are reused only for the same scorers, images and prompts."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ ROWS = [ScoreRow("m1", "j", 0, 7, 0.5), ScoreRow("m2", "j", 0, 7, float("nan"), 
 SCORERS = {"j": "a" * 64}
 
 
-def test_what_was_written_is_read_back_with_its_blank_images(tmp_path: Path) -> None:
+def test_a_piece_is_read_back_with_its_blank_images(tmp_path: Path) -> None:
     pieces = ScorePieces(tmp_path, SCORERS, ["m1", "m2"])
     assert pieces.read([0, 1]) is None
     pieces.write([0, 1], Piece(ROWS, ["m2/00000_7.png"]))
@@ -21,7 +21,7 @@ def test_what_was_written_is_read_back_with_its_blank_images(tmp_path: Path) -> 
     assert found.blank == ["m2/00000_7.png"]
 
 
-def test_other_scorers_images_or_prompts_are_scored_anew(tmp_path: Path) -> None:
+def test_other_scorers_images_or_prompts_are_scored_again(tmp_path: Path) -> None:
     ScorePieces(tmp_path, SCORERS, ["m1", "m2"]).write([0, 1], Piece(ROWS, []))
     assert ScorePieces(tmp_path, {"j": "b" * 64}, ["m1", "m2"]).read([0, 1]) is None
     assert ScorePieces(tmp_path, {"k": "a" * 64}, ["m1", "m2"]).read([0, 1]) is None

@@ -1,4 +1,4 @@
-"""The files of an evaluation, from scores that are known."""
+"""Files of an evaluation, written from known scores."""
 
 import hashlib
 import json
@@ -37,7 +37,7 @@ def digest_of(name: str) -> str:
 
 @pytest.fixture
 def record(tmp_path: Path) -> Record:
-    """The base is the champion; images carry prompt and model in their colour and are large."""
+    """The base is the champion; images are large and encode prompt and model in their colour."""
     spec = EvalSpec(
         candidate=ModelRef(kind="lora", weights_digest=digest_of("candidate")),
         champion=ModelRef(kind="base", weights_digest=digest_of("base")),
@@ -72,7 +72,7 @@ def score_rows(record: Record) -> list[ScoreRow]:
 CALIBRATION = [CalibrationRow("j", f"p{i}", 1.0, 0.0 if i else 2.0, is_tie=i == 3) for i in range(4)]
 
 
-def test_report_counts_what_the_table_holds(record: Record) -> None:
+def test_the_report_counts_the_rows_of_the_table(record: Record) -> None:
     write_scores(record, reversed(score_rows(record)), {"j": "digest of j"})
     report = make_report(record, CALIBRATION, [])
     against_champion = next(c for c in report.comparisons if c.against == "champion")
@@ -97,10 +97,10 @@ def test_a_lost_row_is_a_problem_of_the_report(record: Record) -> None:
     write_scores(record, score_rows(record)[1:], {"j": "d"})
     report = make_report(record, CALIBRATION, [])
     assert report.comparisons == ()
-    assert "Each cell is needed exactly once" in report.problems[0]
+    assert "Each cell must occur exactly once" in report.problems[0]
 
 
-def test_calibration_scores_are_kept_with_what_is_known_of_their_pairs(record: Record) -> None:
+def test_calibration_scores_are_stored_with_the_facts_of_their_pairs(record: Record) -> None:
     path = record.out / "calibration_scores.parquet"
     facts = {f"p{i}": PairFacts("panel", "a | b", prompt_group="one") for i in range(4)}
     digest = write_calibration_scores(record, CALIBRATION, facts)
@@ -150,7 +150,7 @@ def test_roles_of_one_model_share_a_column(record: Record) -> None:
     assert prompts == [prompt.text for prompt in record.prompts], "its rows from the top, as text"
 
 
-def test_blank_images_are_told_by_role(record: Record) -> None:
+def test_blank_images_are_reported_by_role(record: Record) -> None:
     base = record.roles()["base"]
     problems = blank_problems(record, [f"{base}/0000{i}_0.png" for i in range(6)])
     assert len(problems) == 1
@@ -158,7 +158,7 @@ def test_blank_images_are_told_by_role(record: Record) -> None:
     assert problems[0].endswith("00004_0.png, ...")
 
 
-def test_scores_against_other_prompts_stand_under_their_own_roles(record: Record) -> None:
+def test_scores_against_other_prompts_are_stored_under_separate_roles(record: Record) -> None:
     shuffle = shuffle_of(record)
     assert (shuffle.seed, shuffle.scorers) == (0, frozenset({"j"}))
     assert shuffle.folders == {record.roles()["candidate"], record.roles()["champion"]}

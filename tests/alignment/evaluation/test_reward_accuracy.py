@@ -1,10 +1,10 @@
-"""Accuracy tables of preference heads, on heads whose answers are known."""
+"""Accuracy tables of preference heads, on heads with known outputs."""
 
 import pytest
 import torch
 
 from alignment.contracts.reward_models import BradleyTerry, FewShot, Head, PalA, Projector
-from alignment.evaluation.reward_accuracy import Contestants, first_labels, seen_users, unseen_users
+from alignment.evaluation.reward_accuracy import HeadAndBaseline, first_labels, seen_users, unseen_users
 from alignment.rewards.pal_head import IdealPoints, PreferenceHead
 from alignment.training.reward_model import PreferencePairs
 
@@ -33,22 +33,22 @@ def comparisons(users: list[int]) -> PreferencePairs:
 
 
 @pytest.fixture
-def heads() -> Contestants:
-    """The head knows user 0 as fond of (1, 0) and user 1 of (0, 1); the baseline likes what is near the prompt."""
+def heads() -> HeadAndBaseline:
+    """A head where user 0 prefers (1, 0) and user 1 (0, 1); the baseline prefers images near the prompt."""
     head = head_of(PalA(projector=PLAIN, ideal_point="Pw"), users=2)
     with torch.no_grad():
         head.user_logits_UK.copy_(torch.tensor([[4.0, 0.0], [0.0, 4.0]]))
-    return Contestants(head, head_of(BradleyTerry(projector=PLAIN), users=2))
+    return HeadAndBaseline(head, head_of(BradleyTerry(projector=PLAIN), users=2))
 
 
-def test_seen_users_are_asked_with_their_own_mixture(heads: Contestants) -> None:
+def test_seen_users_are_scored_with_their_own_mixture(heads: HeadAndBaseline) -> None:
     found = seen_users(heads, comparisons([0, 0, 0, 1]))
     assert (found.users, found.labels_per_user, found.num_users, found.num_pairs) == ("seen", 0, 2, 4)
     assert found.accuracy == 1.0
     assert found.baseline_accuracy == 0.75
 
 
-def test_unseen_users_are_fitted_first_and_rows_hold_who_has_the_labels(heads: Contestants) -> None:
+def test_unseen_users_are_fitted_first_and_a_row_covers_users_with_enough_labels(heads: HeadAndBaseline) -> None:
     """User 0 has 5 labels, user 1 has 5, user 2 only 2, user 3 has 5 and no test."""
     labels = comparisons([0] * 5 + [1] * 5 + [2] * 2 + [3] * 5)
     tests = comparisons([0, 1, 1, 2])
@@ -60,7 +60,7 @@ def test_unseen_users_are_fitted_first_and_rows_hold_who_has_the_labels(heads: C
     assert heads.head.user_logits_UK.tolist() == [[4.0, 0.0], [0.0, 4.0]]
 
 
-def test_more_labels_contain_fewer() -> None:
+def test_larger_label_sets_contain_the_smaller_ones() -> None:
     users = torch.tensor([7, 8, 7, 7, 8, 7])
     few, more = (set(first_labels(users, num, seed=3).tolist()) for num in (1, 3))
     assert len(few) == 2

@@ -1,4 +1,4 @@
-"""Sampling: what decides an image, and what does not."""
+"""Sampling: inputs that determine an image, and settings that must not change it."""
 
 import io
 from pathlib import Path
@@ -42,13 +42,13 @@ def drawn(pipeline: Any, keys: list[ImageKey], sampler: Sampler = SAMPLER) -> to
     return draw_batch(pipeline, TextStates(drawing_of(pipeline)), keys, sampler=sampler, resolution=64)
 
 
-def test_grid_has_every_prompt_with_every_seed_prompt_by_prompt() -> None:
+def test_grid_lists_every_prompt_with_every_seed_prompt_by_prompt() -> None:
     names = [key.file_name for key in image_grid(PROMPTS[:2], (0, 7))]
     assert names == ["00000_0.png", "00000_7.png", "00001_0.png", "00001_7.png"]
 
 
 @pytest.mark.parametrize(("count", "ranks"), [(10, 3), (2, 4), (0, 2), (7, 1)])
-def test_shares_are_even_and_together_the_whole(count: int, ranks: int) -> None:
+def test_shares_are_even_and_cover_all_the_work(count: int, ranks: int) -> None:
     keys = image_grid([EvalPrompt(i, "x", "") for i in range(count)], (0,))
     shares = [share_of_rank(keys, rank, ranks) for rank in range(ranks)]
     assert [key for share in shares for key in share] == keys
@@ -69,8 +69,8 @@ def test_every_image_of_a_grid_starts_from_its_own_noise() -> None:
     assert noise_seed(renamed) == noise_seed(ImageKey(EvalPrompt(3, "x", ""), 5))
 
 
-def test_images_are_those_of_the_pipeline_called_one_by_one(pipeline: Any) -> None:
-    """Prompt text, guidance and steps reach the model: the same call through diffusers' own front door."""
+def test_images_equal_those_of_the_pipeline_called_one_by_one(pipeline: Any) -> None:
+    """Prompt text, guidance and steps reach the model: compared with a call of diffusers' own pipeline."""
     key = ImageKey(PROMPTS[2], 4)
     noise = torch.randn(4, 8, 8, generator=torch.Generator("cpu").manual_seed(noise_seed(key)))
     direct = pipeline(
@@ -127,7 +127,7 @@ def test_pixels_are_rounded_and_survive_png() -> None:
     assert again[0, :, 0].tolist() == [0, 0, 1, 255, 255, 0]
 
 
-def test_an_image_that_is_not_finite_becomes_black_alone() -> None:
+def test_only_the_image_that_is_not_finite_becomes_black() -> None:
     images = torch.full((2, 3, 4, 4), 0.5)
     images[0, 1, 2, 3] = float("nan")
     black, grey = to_images(images)

@@ -1,4 +1,4 @@
-"""Scoring of grids and calibration pairs, with a scorer whose answers are known."""
+"""Scoring of grids and calibration pairs, with a scorer of known outputs."""
 
 import io
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ from alignment.statistics.prompts import EvalPrompt
 
 
 class Brightness:
-    """Mean red value plus the number of letters of the prompt; remembers the size of each batch."""
+    """A scorer: mean red value plus number of letters of the prompt; it records the size of each batch."""
 
     digest = "d"
 
@@ -47,7 +47,7 @@ def png(red: int, *, spot: bool = True) -> bytes:
     return buffer.getvalue()
 
 
-def test_every_image_meets_its_own_prompt_and_every_scorer(tmp_path: Path) -> None:
+def test_every_image_is_scored_with_its_own_prompt_by_every_scorer(tmp_path: Path) -> None:
     grid = image_grid([EvalPrompt(0, "a", ""), EvalPrompt(1, "abc", "")], (5, 6))
     folders = {name: tmp_path / name for name in ("m1", "m2")}
     for base, folder in zip((10, 100), folders.values(), strict=True):
@@ -109,7 +109,7 @@ def snapshot_dir(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 7])
-def test_ranks_share_the_calibration_pairs(snapshot_dir: Path, ranks: int) -> None:
+def test_ranks_divide_the_calibration_pairs(snapshot_dir: Path, ranks: int) -> None:
     rows = [
         row
         for rank in range(ranks)
@@ -124,7 +124,7 @@ def test_ranks_share_the_calibration_pairs(snapshot_dir: Path, ranks: int) -> No
     assert [row.is_tie for row in sorted(rows)] == [False, False, False, True, False]
 
 
-def test_a_broken_snapshot_is_explained(snapshot_dir: Path, tmp_path: Path) -> None:
+def test_a_broken_snapshot_is_reported(snapshot_dir: Path, tmp_path: Path) -> None:
     path = snapshot_dir / "calibration.parquet"
     table = pq.read_table(path)
     pq.write_table(table.drop_columns(["is_tie"]), path)
@@ -142,13 +142,13 @@ def test_a_broken_snapshot_is_explained(snapshot_dir: Path, tmp_path: Path) -> N
 
 
 class _PromptLength:
-    """Scores by the prompt alone."""
+    """A scorer that looks at the prompt only."""
 
     def score(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> torch.Tensor:
         return torch.tensor([float(len(prompt)) for prompt in prompts])
 
 
-def test_only_the_shuffled_models_and_seed_meet_other_prompts(tmp_path: Path) -> None:
+def test_only_the_shuffled_models_and_seed_are_scored_against_other_prompts(tmp_path: Path) -> None:
     prompts = [EvalPrompt(0, "aa", ""), EvalPrompt(1, "bbbb", "")]
     grid = image_grid(prompts, (0, 1))
     folders = {"m": tmp_path / "m", "n": tmp_path / "n"}

@@ -90,7 +90,7 @@ class TwoRanks:
     num_jobs: int = 0
 
     def run(self, module: str, arguments: list[str]) -> str:
-        """Run a job on both ranks, for JOB_SECONDS at most, and return its part of the log. It has to succeed."""
+        """Run a job on both ranks, for JOB_SECONDS at most, and return its part of the log. The job must succeed."""
         log, number = self.folder / "log", self.num_jobs
         start = log.stat().st_size
         self.num_jobs += 1

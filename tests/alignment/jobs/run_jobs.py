@@ -20,7 +20,7 @@ POLL_SECONDS = 0.05
 
 
 def next_job(path: Path, launcher: int) -> dict[str, Any]:
-    """Wait for a job; "stop" when nobody is left to give one."""
+    """Wait for a job; "stop" when the launcher is gone."""
     while not path.exists():
         if os.getppid() != launcher:
             return {"module": "stop"}

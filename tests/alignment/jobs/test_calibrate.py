@@ -1,4 +1,4 @@
-"""The calibrate job on ten pairs, a tiny CLIP and its twin."""
+"""The calibrate job on ten pairs, a tiny CLIP and a copy of it."""
 
 import shutil
 from pathlib import Path
@@ -39,7 +39,7 @@ def run(root: Path, spec: CalibrationSpec, out: str) -> tuple[int, Path]:
         torch.use_deterministic_algorithms(deterministic)
 
 
-def test_every_judge_meets_every_pair(root: Path, tiny_snapshot_dir: Path, tiny_clip_dir: Path) -> None:
+def test_every_judge_scores_every_pair(root: Path, tiny_snapshot_dir: Path, tiny_clip_dir: Path) -> None:
     weights = content_digest(tiny_clip_dir)
     judges = (
         Judge(name="taste", scorer=ClipPreference(), weights_digest=weights),
@@ -62,13 +62,13 @@ def test_every_judge_meets_every_pair(root: Path, tiny_snapshot_dir: Path, tiny_
         assert own.overall.accuracy == pytest.approx(right / 8)
         assert {(part.by, part.name) for part in own.slices} == {("source", "plain"), ("generators", "unknown")}
         assert own.newest_pair_at is None
-    # Four people's worth of names, but no comparison that two of them made.
+    # Several annotator names, but no comparison that two of them made.
     assert report.reliability.num_shared_pairs == 0
     progress = Progress.model_validate_json((out / "progress.json").read_text())
     assert (progress.done, progress.total, progress.unit) == (20, 20, "images")
 
 
-def test_a_snapshot_that_is_not_there_is_bad_input(root: Path, tiny_clip_dir: Path) -> None:
+def test_a_missing_snapshot_is_bad_input(root: Path, tiny_clip_dir: Path) -> None:
     judge = Judge(name="taste", scorer=ClipPreference(), weights_digest=content_digest(tiny_clip_dir))
     code, out = run(root, CalibrationSpec(judges=(judge,), snapshot_digest="9" * 64), "none")
     assert code == 2

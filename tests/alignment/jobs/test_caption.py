@@ -70,7 +70,7 @@ def failure_of(out: Path) -> JobFailure:
     return JobFailure.model_validate_json((out / "failure.json").read_text())
 
 
-def test_the_answer_is_a_snapshot_with_what_is_on_each_image(captions: Captions, tmp_path: Path) -> None:
+def test_the_result_is_a_snapshot_with_a_caption_of_each_image(captions: Captions, tmp_path: Path) -> None:
     out, spec = tmp_path / "out", captions.spec()
     assert captions.run(spec, out) == 0
     pairs = TrainingPairs(out)
@@ -122,7 +122,7 @@ def test_an_interrupted_job_keeps_finished_shards(captions: Captions, tmp_path: 
     assert result_of(out) == result_of(whole)
 
 
-def test_another_specs_captions_are_not_taken_over(captions: Captions, tmp_path: Path) -> None:
+def test_captions_of_another_spec_are_not_reused(captions: Captions, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert captions.run(captions.spec("dcpo_p"), out) == 0
     (out / "result.json").unlink()
@@ -130,10 +130,10 @@ def test_another_specs_captions_are_not_taken_over(captions: Captions, tmp_path:
     assert "another caption spec" in failure_of(out).message
 
 
-def test_a_captioner_without_words_is_bad_input(captions: Captions, tmp_path: Path) -> None:
+def test_an_empty_caption_is_bad_input(captions: Captions, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert captions.run(captions.spec(captioner={"prefix": "a red picture"}), out) == 2
-    assert failure_of(out).message.startswith("The captioner had nothing to say of")
+    assert failure_of(out).message.startswith("The captioner returned an empty caption for")
     assert not (out / "train.parquet").exists()
 
 

@@ -118,7 +118,7 @@ def test_images_of_an_earlier_run_are_not_drawn_again(
     assert report_of(tmp_path / "again") == report_of(finished)
 
 
-def test_a_judge_that_was_not_brought_is_named(inputs: Path, spec: CoverageSpec, tmp_path: Path) -> None:
+def test_a_judge_missing_from_the_inputs_is_named(inputs: Path, spec: CoverageSpec, tmp_path: Path) -> None:
     absent = spec.model_copy(update={"judge": spec.judge.model_copy(update={"weights_digest": "d" * 64})})
     out = tmp_path / "out"
     assert run(inputs, out, absent) == 2

@@ -1,4 +1,4 @@
-"""Pairs drawn by a tiny base: the template's side is chosen, both start from one noise, a killed run goes on."""
+"""Pairs drawn by a tiny base: the template's side is chosen, both start from one noise, a killed run continues."""
 
 import shutil
 from collections.abc import Callable
@@ -92,7 +92,7 @@ def test_rows_are_pick_a_pic_under_the_plain_prompt(
 def test_the_chosen_image_is_that_of_the_template_and_shares_its_noise(
     inputs: Path, make_spec: Callable[..., DrawSpec], tmp_path: Path
 ) -> None:
-    """Drawn the other way round, the same two images come with the opposite label."""
+    """Drawn the other way round, the same two images have the opposite label."""
     straight, turned = make_spec(), make_spec(chosen_template="{prompt}", rejected_template="{prompt} white")
     assert run(inputs, straight, tmp_path / "a" / "out") == run(inputs, turned, tmp_path / "b" / "out") == 0
     for one, other in zip(rows_of(tmp_path / "a" / "out"), rows_of(tmp_path / "b" / "out"), strict=True):
@@ -101,7 +101,7 @@ def test_the_chosen_image_is_that_of_the_template_and_shares_its_noise(
         assert one["label_0"] == other["label_0"]
 
 
-def test_a_run_that_was_killed_goes_on_to_the_same_bytes(
+def test_a_killed_run_continues_to_the_same_bytes(
     inputs: Path, make_spec: Callable[..., DrawSpec], tmp_path: Path
 ) -> None:
     assert run(inputs, make_spec(), tmp_path / "whole" / "out") == 0
@@ -114,7 +114,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_bytes(
     assert (out / "result.json").read_bytes() == (tmp_path / "whole" / "out" / "result.json").read_bytes()
 
 
-def test_blank_images_are_left_out_and_nothing_else_is_an_error(
+def test_blank_images_are_left_out_and_only_blank_images_are_an_error(
     inputs: Path, make_spec: Callable[..., DrawSpec], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[bytes] = []

@@ -1,4 +1,4 @@
-"""The encode job: whole, resumed, shared among processes, and given bad input."""
+"""The encode job: complete, resumed, divided among processes, and given bad input."""
 
 import dataclasses
 import io
@@ -54,7 +54,7 @@ def test_interrupted_encoding_keeps_finished_shards(bench: Any, tmp_path: Path) 
     assert result_of(out) == bench.cache
 
 
-def test_finished_output_answers_at_once(bench: Any, tmp_path: Path) -> None:
+def test_finished_output_is_returned_at_once(bench: Any, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     (out / "result.json").write_text("{}")
@@ -62,7 +62,7 @@ def test_finished_output_answers_at_once(bench: Any, tmp_path: Path) -> None:
     assert [path.name for path in out.iterdir()] == ["result.json"]
 
 
-def test_another_specs_shards_are_not_taken_over(bench: Any, tmp_path: Path) -> None:
+def test_shards_of_another_spec_are_not_reused(bench: Any, tmp_path: Path) -> None:
     out = tmp_path / "out"
     shutil.copytree(bench.root / "cache", out)
     (out / "result.json").unlink()
@@ -101,7 +101,7 @@ def test_unreadable_image_is_bad_data_and_names_the_pair(bench: Any, tmp_path: P
     assert f"image_rejected of pair {'f' * 64}" in failure.message
 
 
-def test_a_snapshot_of_ties_alone_is_bad_input(bench: Any, tmp_path: Path) -> None:
+def test_a_snapshot_with_only_ties_is_bad_input(bench: Any, tmp_path: Path) -> None:
     table = pq.read_table(bench.inputs / bench.encode_spec.snapshot_digest / "train.parquet")
     snapshot = bench.inputs / ("8" * 64)
     snapshot.mkdir()

@@ -171,7 +171,7 @@ def test_the_table_has_every_role_scorer_prompt_and_seed(bench: Bench, finished:
     assert len(set(zip(table["scorer"], table["scorer_digest"], strict=True))) == 3
 
 
-def test_the_report_says_what_the_files_say(bench: Bench, finished: Path) -> None:
+def test_the_report_agrees_with_the_files(bench: Bench, finished: Path) -> None:
     from pipelines.release.gate.checks.score_table import measurement_problems, recompute
 
     report = EvalReport.model_validate_json((finished / "result.json").read_text())
@@ -195,7 +195,7 @@ def test_the_report_says_what_the_files_say(bench: Bench, finished: Path) -> Non
     assert report.calibrations[1].accuracy == pytest.approx(sum(right) / 8)
 
 
-def test_a_model_in_two_roles_is_sampled_once_and_scores_alike(bench: Bench, finished: Path) -> None:
+def test_a_model_in_two_roles_is_sampled_once_and_scores_the_same(bench: Bench, finished: Path) -> None:
     assert len(list((finished / "samples").iterdir())) == 2
     assert sample_dir(bench, "first", "champion") == sample_dir(bench, "first", "base")
     assert len(list(sample_dir(bench, "first", "base").glob("*.png"))) == 8
@@ -235,14 +235,14 @@ def test_progress_reaches_its_end(finished: Path) -> None:
     assert progress.unit == "images"
 
 
-def test_a_finished_job_answers_at_once(bench: Bench, finished: Path) -> None:
+def test_a_finished_job_returns_at_once(bench: Bench, finished: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
     assert exit_code(main, bench.paths("first")) == 0
     assert {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()} == before
 
 
-def test_a_killed_run_goes_on_and_gives_the_same_answer(bench: Bench, finished: Path) -> None:
-    """What a kill after five images leaves behind: those images, no result."""
+def test_a_killed_run_continues_and_gives_the_same_result(bench: Bench, finished: Path) -> None:
+    """Files left by a kill after five images: those images, no result."""
     kept = sorted(sample_dir(bench, "first", "base").glob("*.png"))[:5]
     folder = sample_dir(bench, "resumed", "base")
     folder.mkdir(parents=True)
@@ -257,7 +257,7 @@ def test_a_killed_run_goes_on_and_gives_the_same_answer(bench: Bench, finished: 
     np.testing.assert_allclose(again, once, atol=0.05)
 
 
-def test_guards_of_a_prompt_and_of_pixels_alone_fill_the_table_too(bench: Bench, finished: Path) -> None:
+def test_guards_that_compare_seeds_or_pixels_fill_the_table_too(bench: Bench, finished: Path) -> None:
     """Diversity among two seeds is one number for both; a scorer without weights needs no folder."""
     statistic = ImageStatistic(statistic="contrast", better="more")
     guards = (
@@ -277,7 +277,7 @@ def test_guards_of_a_prompt_and_of_pixels_alone_fill_the_table_too(bench: Bench,
 
 
 def test_finished_pieces_are_not_scored_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of two pieces one is changed by hand and one lost: a run that goes on takes the first as it is."""
+    """Of two pieces one is edited and one is deleted: a resumed run uses the first unchanged."""
     monkeypatch.setattr(evaluate, "PIECE_PROMPTS", 2)
     bench.run("pieces")
     out = bench.root / "pieces"
@@ -319,7 +319,7 @@ def test_a_model_sampled_before_is_not_sampled_again(bench: Bench, finished: Pat
     shutil.rmtree(cached)
 
 
-def test_full_weights_and_a_champion_of_its_own_make_three_models(bench: Bench) -> None:
+def test_full_weights_and_a_separate_champion_make_three_models(bench: Bench) -> None:
     spec = bench.spec.model_copy(
         update={
             "candidate": ModelRef(kind="full", weights_digest=digest_of("full")),
@@ -369,7 +369,7 @@ def failure_of(bench: Bench, out: str, spec: EvalSpec) -> JobFailure:
     return failure
 
 
-def test_bad_input_is_explained(bench: Bench) -> None:
+def test_bad_input_is_reported(bench: Bench) -> None:
     doubled = bench.spec.model_copy(update={"guards": (scorer("taste_a", ClipScore()),)})
     assert "share the names taste_a" in failure_of(bench, "doubled", doubled).message
     absent = bench.spec.model_copy(update={"prompts_digest": "f" * 64})
@@ -380,7 +380,7 @@ def test_bad_input_is_explained(bench: Bench) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-def test_two_processes_give_what_one_gives(bench: Bench, finished: Path, two_ranks: Any) -> None:
+def test_two_processes_give_the_result_of_one(bench: Bench, finished: Path, two_ranks: Any) -> None:
     paths = bench.paths("two", num_processes=2)
     job = {"--spec": paths.spec, "--placement": paths.placement, "--inputs": paths.inputs, "--out": paths.out}
     two_ranks.run("alignment.jobs.evaluate", [str(word) for pair in job.items() for word in pair])

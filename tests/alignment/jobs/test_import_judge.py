@@ -1,4 +1,4 @@
-"""Imports end to end: a published file in, a judge's folder out, its origin pinned; or one error and nothing."""
+"""Imports end to end: a published file becomes a judge's folder with its origin pinned; or one error and no folder."""
 
 import json
 import shutil
@@ -51,9 +51,7 @@ def test_a_head_comes_with_its_clip_and_its_origin(tmp_path: Path, tiny_clip_dir
     assert content_digest(again) == content_digest(out)
 
 
-def test_where_a_digest_is_published_another_file_must_be_meant(
-    tmp_path: Path, tiny_clip_dir: Path, head: Path
-) -> None:
+def test_a_file_with_an_unpublished_digest_needs_sha256(tmp_path: Path, tiny_clip_dir: Path, head: Path) -> None:
     request = ImportRequest(kind="aesthetic_v2", source=str(head), base=str(tiny_clip_dir))
     with pytest.raises(ValueError, match="none of the published files"):
         import_judge(request, tmp_path / "judge")
@@ -78,7 +76,7 @@ def test_a_pickled_clip_becomes_safetensors(tmp_path: Path, tiny_clip_dir: Path)
     assert score(PickScore(), tmp_path / "judge") == pytest.approx(score(PickScore(), tiny_clip_dir), abs=1e-5)
 
 
-def test_imagereward_needs_berts_words(tmp_path: Path, tiny_blip: dict[str, torch.Tensor]) -> None:
+def test_imagereward_needs_berts_vocabulary(tmp_path: Path, tiny_blip: dict[str, torch.Tensor]) -> None:
     torch.save(tiny_blip, tmp_path / "ImageReward.pt")
     bert = tmp_path / "bert"
     bert.mkdir()
@@ -94,7 +92,7 @@ def test_imagereward_needs_berts_words(tmp_path: Path, tiny_blip: dict[str, torc
     assert ImageReward().kind == "imagereward"
 
 
-def test_the_command_answers_in_json_or_with_one_line(
+def test_the_command_prints_json_or_one_line(
     tmp_path: Path, tiny_clip_dir: Path, head: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     request = tmp_path / "request.json"
@@ -105,7 +103,7 @@ def test_the_command_answers_in_json_or_with_one_line(
     answer = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert answer["digest"] == content_digest(out)
     assert main(["--request", str(request), "--out", str(out)]) == 2
-    assert "is there already" in capsys.readouterr().err
+    assert "exists already" in capsys.readouterr().err
     request.write_text(good.model_copy(update={"kind": "hpsv4"}).model_dump_json())
     assert main(["--request", str(request), "--out", str(tmp_path / "b")]) == 2
     assert "Did you mean" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The label job on a tiny snapshot: proxy vote, label model, resumed, and given what cannot be labelled."""
+"""The label job on a tiny snapshot: proxy vote, label model, resumed, and given input that cannot be labelled."""
 
 import json
 import shutil
@@ -95,7 +95,7 @@ def test_a_proxy_vote_orders_every_pair_by_the_judge(
     assert len(TrainingPairs(tmp_path / "out")) == 30 - sum(row["is_tie"] for row in rows)
 
 
-def test_a_label_model_reports_beside_its_labels_and_resumes(
+def test_a_label_model_writes_labels_and_a_report_and_resumes(
     inputs: Path, make_spec: Callable[..., LabelSpec], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     method = LabelModel(heuristics=("brightness",), human_labels=10, minimum_human_labels=5)

@@ -18,7 +18,7 @@ from alignment.jobs.outcome import JobPaths, claim_output, describe, exit_code, 
 
 
 class ToySpec(ValueObject):
-    """A spec of nothing but a seed."""
+    """A spec with a seed only."""
 
     seed: int
 
@@ -57,7 +57,7 @@ def test_every_error_has_its_kind_and_code(paths: JobPaths, error: Exception, ki
     assert failure(paths).step == getattr(error, "step", None)
 
 
-def test_a_finished_job_answers_at_once(paths: JobPaths) -> None:
+def test_a_finished_job_returns_at_once(paths: JobPaths) -> None:
     calls: list[JobPaths] = []
     paths.out.mkdir()
     write_result(paths.out, Placement())
@@ -66,7 +66,7 @@ def test_a_finished_job_answers_at_once(paths: JobPaths) -> None:
     assert json.loads((paths.out / "result.json").read_text())["micro_batch"] == 8
 
 
-def test_a_rerun_forgets_the_earlier_failure(paths: JobPaths) -> None:
+def test_a_rerun_removes_the_earlier_failure(paths: JobPaths) -> None:
     paths.out.mkdir()
     (paths.out / "failure.json").write_text("old")
     assert exit_code(lambda given: None, paths) == 0
@@ -146,7 +146,7 @@ def test_weights_that_cannot_be_written_may_be_written_by_the_next_attempt(tmp_p
     assert describe(unwritten.value, tmp_path).kind == "crashed"
 
 
-def test_sigterm_in_a_job_without_its_own_answer_is_preemption(tmp_path: Path) -> None:
+def test_sigterm_in_a_job_without_a_handler_is_preemption(tmp_path: Path) -> None:
     script = (
         "import time\nfrom alignment.jobs.outcome import run_job\n"
         "def main(paths):\n    (paths.out / 'started').touch()\n    time.sleep(30)\n"
@@ -167,12 +167,12 @@ def test_sigterm_in_a_job_without_its_own_answer_is_preemption(tmp_path: Path) -
     assert JobFailure.model_validate_json((tmp_path / "failure.json").read_text()).kind == "preempted"
 
 
-def test_output_belongs_to_the_spec_that_began_it(tmp_path: Path) -> None:
+def test_output_belongs_to_the_spec_that_started_it(tmp_path: Path) -> None:
     paths = JobPaths(tmp_path, tmp_path, tmp_path, tmp_path)
     ours, theirs = (ToySpec(seed=seed) for seed in (1, 2))
     order: list[str] = []
     claim_output(paths, ours, "toy spec", wait=lambda: order.append(str((tmp_path / SPEC_FILE).exists())), writes=True)
-    assert order == ["False"], "nobody writes before all have looked"
+    assert order == ["False"], "no process writes before all have read"
     claim_output(paths, ours, "toy spec")
     noted = (tmp_path / SPEC_FILE).read_text()
     with pytest.raises(ValueError, match="holds the output of another toy spec; give an empty folder"):

@@ -1,4 +1,4 @@
-"""The soup job: uniform and greedy over folders of weights, resumed, and given what does not mix."""
+"""The soup job: uniform and greedy over folders of weights, resumed, and given weights that cannot be averaged."""
 
 import hashlib
 import shutil
@@ -122,7 +122,7 @@ def greedy_out(kitchen: Kitchen, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return out
 
 
-def test_uniform_soup_is_the_mean_and_asks_nobody(kitchen: Kitchen, tmp_path: Path) -> None:
+def test_uniform_soup_is_the_mean_and_uses_no_judge(kitchen: Kitchen, tmp_path: Path) -> None:
     spec = SoupSpec(ingredients=tuple(map(kitchen.ingredient, range(3))), method=Uniform())
     assert kitchen.cook(tmp_path / "out", spec) == 0
     result = result_of(tmp_path / "out")
@@ -135,7 +135,7 @@ def test_uniform_soup_is_the_mean_and_asks_nobody(kitchen: Kitchen, tmp_path: Pa
     torch.testing.assert_close(load_file(tmp_path / "out" / "weights" / UNET)[name], mean)
 
 
-def test_greedy_soup_keeps_what_the_judge_likes_better(kitchen: Kitchen, greedy_out: Path) -> None:
+def test_greedy_soup_keeps_ingredients_that_raise_the_judges_score(kitchen: Kitchen, greedy_out: Path) -> None:
     result = result_of(greedy_out)
     best = result.own_scores.index(max(result.own_scores))
     assert result.ingredients[0] == kitchen.digests[best]
@@ -153,7 +153,7 @@ def test_greedy_soup_keeps_what_the_judge_likes_better(kitchen: Kitchen, greedy_
     assert {len(list(folder.iterdir())) for folder in (greedy_out / "samples").iterdir()} == {4}
 
 
-def test_an_unreachable_gain_leaves_the_best_alone(kitchen: Kitchen, greedy_out: Path, tmp_path: Path) -> None:
+def test_an_unreachable_gain_keeps_only_the_best_ingredient(kitchen: Kitchen, greedy_out: Path, tmp_path: Path) -> None:
     spec = SoupSpec(ingredients=tuple(map(kitchen.ingredient, range(3))), method=kitchen.greedy(1e6))
     shutil.copytree(greedy_out / "samples", tmp_path / "out" / "samples")
     assert kitchen.cook(tmp_path / "out", spec) == 0
@@ -173,7 +173,7 @@ def test_an_unreachable_gain_leaves_the_best_alone(kitchen: Kitchen, greedy_out:
         (lambda k: (k.ingredient(0), k.ingredient(1, weights_digest="c" * 64)), "is not in"),
     ],
 )
-def test_what_does_not_mix_is_one_error_and_exit_code_2(
+def test_weights_that_cannot_be_averaged_are_one_error_and_exit_code_2(
     kitchen: Kitchen, tmp_path: Path, change: Callable[[Kitchen], tuple[SoupIngredient, ...]], complaint: str
 ) -> None:
     spec = SoupSpec(ingredients=change(kitchen), method=Uniform())

@@ -53,7 +53,7 @@ def failure_of(out: Path) -> JobFailure:
 
 
 def curve_of(out: Path) -> list[tuple[int, dict[str, float]]]:
-    """Steps and the metrics that a rerun must reproduce."""
+    """The steps and the metrics that a rerun must reproduce."""
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     return [
         (line["step"], {name: value for name, value in line["metrics"].items() if name not in NOT_REPRODUCED})
@@ -103,14 +103,14 @@ def test_result_and_files(bench: Any, undisturbed: Path) -> None:
     assert (progress.done, progress.total, progress.unit) == (10, 10, "steps")
 
 
-def test_the_same_run_twice_is_the_same(bench: Any, undisturbed: Path, tmp_path: Path) -> None:
+def test_the_same_run_twice_gives_the_same_result(bench: Any, undisturbed: Path, tmp_path: Path) -> None:
     assert bench.train(tmp_path / "out", bench.train_spec(), QUIET) == 0
     assert result_of(tmp_path / "out").weights_digest == result_of(undisturbed).weights_digest
     assert bench.train(tmp_path / "other", bench.train_spec(seed=4), QUIET) == 0
     assert result_of(tmp_path / "other").weights_digest != result_of(undisturbed).weights_digest
 
 
-def test_finished_output_answers_at_once(bench: Any, undisturbed: Path) -> None:
+def test_finished_output_is_returned_at_once(bench: Any, undisturbed: Path) -> None:
     before = (undisturbed / "metrics.jsonl").stat().st_mtime_ns
     assert bench.train(undisturbed, bench.train_spec(), QUIET) == 0
     assert (undisturbed / "metrics.jsonl").stat().st_mtime_ns == before
@@ -272,7 +272,7 @@ def test_every_objective_trains_in_every_tuning_and_precision(
         assert curve[2][1]["margin"] != 0
 
 
-def test_an_objective_that_needs_captions_is_refused_on_prompts_alone(bench: Any, tmp_path: Path) -> None:
+def test_an_objective_that_needs_captions_is_refused_without_captions(bench: Any, tmp_path: Path) -> None:
     assert bench.train(tmp_path / "out", bench.train_spec(objective={"name": "dcpo"}), QUIET) == 2
     failure = failure_of(tmp_path / "out")
     assert failure.kind == "bad_input"
@@ -355,7 +355,7 @@ def test_a_run_on_buckets_is_one_curve_whatever_the_micro_batch_and_wherever_it_
         assert_one_curve(bucketed_bench, spec, curve_of(out), curve_of(whole))
 
 
-def test_adafactor_goes_on_exactly(bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_adafactor_resumes_exactly(bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     adafactor = {"kind": "adafactor", "learning_rate": 1e-3, "warmup_steps": 2}
     spec = bench.train_spec(tuning={"kind": "full"}, optimiser=adafactor)
     whole, broken = tmp_path / "whole", tmp_path / "broken"
@@ -369,12 +369,12 @@ def test_adafactor_goes_on_exactly(bench: Any, tmp_path: Path, monkeypatch: pyte
     assert result_of(tmp_path / "adamw").weights_digest != result_of(whole).weights_digest
 
 
-def test_a_cache_that_was_cut_otherwise_is_refused(bench: Any, bucketed_bench: Any, tmp_path: Path) -> None:
+def test_a_cache_with_another_image_size_is_refused(bench: Any, bucketed_bench: Any, tmp_path: Path) -> None:
     spec = bucketed_bench.train_spec(images={"kind": "square"})
     assert bucketed_bench.train(tmp_path / "out", spec, QUIET) == 2
     message = failure_of(tmp_path / "out").message
     assert "cut as AspectBuckets" in message
-    assert "asks for Square" in message
+    assert "needs Square" in message
 
 
 def test_mismatched_inputs_are_refused(bench: Any, tmp_path: Path) -> None:
@@ -395,7 +395,7 @@ def test_checkpoints_of_another_spec_are_refused(bench: Any, tmp_path: Path, mon
     assert "another train spec" in failure_of(tmp_path / "out").message
 
 
-# --- processes of their own -------------------------------------------------------------------------------------------
+# --- separate processes -----------------------------------------------------------------------------------------------
 
 
 def start(command: list[str], log: Path) -> subprocess.Popen[bytes]:
@@ -405,7 +405,7 @@ def start(command: list[str], log: Path) -> subprocess.Popen[bytes]:
 
 
 def wait_for_step(out: Path, step: int, process: subprocess.Popen[bytes]) -> None:
-    """Until metrics.jsonl holds that step, for two minutes at most."""
+    """Wait until metrics.jsonl holds that step, for two minutes at most."""
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:
         path = out / "metrics.jsonl"
@@ -423,7 +423,7 @@ def signal_group(process: subprocess.Popen[bytes], number: int) -> int:
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_killed_then_terminated_then_finished_is_undisturbed(bench: Any, tmp_path: Path) -> None:
+def test_a_run_that_was_killed_then_terminated_gives_the_undisturbed_result(bench: Any, tmp_path: Path) -> None:
     spec = bench.train_spec(steps=60, tuning={"kind": "full"}, optimiser={"learning_rate": 1e-4})
     placement = QUIET.model_copy(update={"checkpoint_every_steps": 4})
     out, whole = tmp_path / "out", tmp_path / "whole"
@@ -451,7 +451,7 @@ def test_killed_then_terminated_then_finished_is_undisturbed(bench: Any, tmp_pat
 def test_two_processes_give_one_curve_on_buckets(
     bucketed_bench: Any, tmp_path: Path, assert_one_curve: Callable[..., None], two_ranks: Any
 ) -> None:
-    """The pieces of a share end elsewhere than one process's, so sums round otherwise; the curve is one."""
+    """The shares end at other pairs than one process's pieces, so sums round differently; the curve is the same."""
     spec, out = bucketed_bench.train_spec(), tmp_path / "out"
     assert bucketed_bench.train(tmp_path / "one", spec, QUIET) == 0
     placement = QUIET.model_copy(update={"num_processes": 2})
@@ -479,7 +479,7 @@ def test_two_processes_give_one_curve_and_survive_sigterm(
 
 
 def spec_of(bench: Any, objective: dict[str, str]) -> Any:
-    """Every weight for half of the objectives, adapters for the others: both ways of having a reference are tried."""
+    """Full weights for half of the objectives, adapters for the others: both kinds of reference are covered."""
     return bench.train_spec(objective=objective, tuning=TUNINGS[OFFLINE.index(objective) % 2], steps=4)
 
 

@@ -1,4 +1,4 @@
-"""The train job on an online recipe: what it leaves, interrupted anywhere, on two processes, given bad input."""
+"""The train job on an online recipe: its output, interrupted anywhere, on two processes, given bad input."""
 
 import json
 import os
@@ -66,7 +66,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, step: int, what: type[BaseExcept
         yield
 
 
-def test_result_says_what_the_policy_learnt_from(online_bench: Any, undisturbed: Path) -> None:
+def test_the_result_names_the_policys_training_sources(online_bench: Any, undisturbed: Path) -> None:
     result = result_of(undisturbed)
     reward = online_bench.data.reward
     assert result.trained_on == ("taste", f"scorer {reward.weights_digest}", "panel")
@@ -97,10 +97,10 @@ def test_crash_after_any_step_and_resume(
 
 
 @pytest.mark.parametrize(("step", "saved"), [(2, 2), (3, 4)])
-def test_sigterm_goes_back_to_the_epochs_beginning(
+def test_a_run_stopped_by_sigterm_resumes_at_the_epochs_beginning(
     online_bench: Any, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int, saved: int
 ) -> None:
-    """The signal is answered after the step that follows it: step 3 is in mid-epoch, step 4 ends one."""
+    """The signal takes effect after the step that follows it: step 3 is mid-epoch, step 4 ends an epoch."""
     out, spec = tmp_path / "out", online_bench.train_spec()
     placement = QUIET.model_copy(update={"checkpoint_every_steps": 100 if saved == 4 else 1})
     with stop_after(monkeypatch, step, None):

@@ -1,4 +1,4 @@
-"""The reward job: what it leaves, what it holds out, that it repeats itself, and bad input."""
+"""The reward job: its output, its held-out users, reproducibility, and bad input."""
 
 import hashlib
 import io
@@ -134,7 +134,7 @@ def failure_of(out: Path) -> JobFailure:
     return JobFailure.model_validate_json((out / "failure.json").read_text())
 
 
-def test_the_result_names_what_lies_there(finished: Path, shop: Shop) -> None:
+def test_the_result_names_the_files_in_the_folder(finished: Path, shop: Shop) -> None:
     result = result_of(finished)
     assert result.spec_digest == shop.spec().digest
     assert result.judge_digest == content_digest(finished / "judge")
@@ -193,7 +193,7 @@ def test_a_chosen_mixture_and_a_single_taste(shop: Shop, tmp_path: Path) -> None
 
 
 def test_held_out_prompts_and_users_are_not_trained_on(shop: Shop) -> None:
-    """Embeddings that name their own pair, so that every part can be told."""
+    """Embeddings that encode the number of their pair, so that every part can be identified."""
     count = 300
     numbers_ND = torch.arange(count, dtype=torch.float32).unsqueeze(1)
     users = tuple(f"user{index % USERS}" for index in range(count))
@@ -211,13 +211,13 @@ def test_held_out_prompts_and_users_are_not_trained_on(shop: Shop) -> None:
 
 
 @pytest.mark.parametrize("name", ["snapshot_digest", "embedder_digest"])
-def test_an_input_that_was_not_brought_is_named(shop: Shop, tmp_path: Path, name: str) -> None:
+def test_a_missing_input_is_named(shop: Shop, tmp_path: Path, name: str) -> None:
     spec = shop.spec().model_copy(update={name: "f" * 64})
     assert shop.train(tmp_path / "out", spec) == 2
     assert "f" * 64 in failure_of(tmp_path / "out").message
 
 
-def test_bad_pictures_and_other_specs_output_are_refused(
+def test_bad_images_and_output_of_another_spec_are_refused(
     shop: Shop, make_shop: Callable[..., Shop], finished: Path, tmp_path: Path
 ) -> None:
     damaged = make_shop(damaged=True)

@@ -1,4 +1,4 @@
-"""Ballots made to order."""
+"""Ballots with given labels."""
 
 import hashlib
 from collections.abc import Callable
@@ -30,14 +30,14 @@ def make_ballot() -> Callable[..., Ballot]:
 
 @pytest.fixture
 def plain_snapshot(make_snapshot: Callable[..., DatasetSnapshot]) -> DatasetSnapshot:
-    """A DatasetSnapshot that lies nowhere."""
+    """A DatasetSnapshot without files."""
     num_pairs = {"train": 30, "calibration": 10, "test": 5}
     return make_snapshot(uri="", num_pairs=num_pairs, num_ties=9, num_prompts=4, sources=("people",))
 
 
 @pytest.fixture
 def make_judge() -> Callable[..., Judge]:
-    """A judge with lessons of its own."""
+    """A judge with its own training sources."""
 
     def make(name: str, digest: str = "a", *trained_on: str) -> Judge:
         return Judge(name=name, scorer=ClipPreference(), weights_digest=digest * 64, trained_on=trained_on)

@@ -1,4 +1,4 @@
-"""Captions by image, the three variants, and the snapshot that holds them."""
+"""Captions by image, the three variants, and the snapshot that stores them."""
 
 import io
 from pathlib import Path
@@ -18,12 +18,12 @@ MEDIUM = Perturbation(level="medium", seed=3)
 
 
 def corner(image: Image.Image) -> str:
-    """What our captioner says: the colour in the corner that the pictures' dot never reaches."""
+    """Fake captioner: it names the colour in the corner that the pictures' dot never reaches."""
     return f"colour {image.getpixel((63, 63))}"
 
 
 class Captioning:
-    """Notes how many images it was shown at once."""
+    """Records how many images each call received."""
 
     def __init__(self, *, silent: bool = False) -> None:
         self.batches: list[int] = []
@@ -62,7 +62,7 @@ def test_each_distinct_image_is_captioned_once_and_both_sides_get_their_own(
     assert images.texts() == corners(pairs)
 
 
-def test_ranks_share_the_shards_and_finished_ones_are_kept(pairs: TrainingPairs, tmp_path: Path) -> None:
+def test_ranks_divide_the_shards_and_finished_ones_are_kept(pairs: TrainingPairs, tmp_path: Path) -> None:
     first, second = Captioning(), Captioning()
     images = ImageCaptions(pairs, tmp_path, shard_images=8)
     done: list[int] = []
@@ -77,17 +77,17 @@ def test_an_empty_caption_stops_with_the_first_such_image_and_leaves_no_shard(
     pairs: TrainingPairs, tmp_path: Path
 ) -> None:
     images = ImageCaptions(pairs, tmp_path, shard_images=20)
-    with pytest.raises(ValueError, match=rf"nothing to say of 20 of 20 images, first image_chosen of pair {0:064x}"):
+    with pytest.raises(ValueError, match=rf"empty caption for 20 of 20 images, first image_chosen of pair {0:064x}"):
         images.write(Captioning(silent=True), 0, 1, lambda: None)
     assert images.num_finished() == 0
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
-def test_dcpo_c_takes_the_captions_as_they_are(pairs: TrainingPairs) -> None:
+def test_dcpo_c_uses_the_captions_unchanged(pairs: TrainingPairs) -> None:
     assert pair_texts(GeneratedCaptions(captioner=CAPTIONER), pairs, corners(pairs)) == corners(pairs)
 
 
-def test_dcpo_p_perturbs_the_prompt_for_the_rejected_image_alone(pairs: TrainingPairs) -> None:
+def test_dcpo_p_perturbs_the_prompt_only_for_the_rejected_image(pairs: TrainingPairs) -> None:
     texts = pair_texts(PerturbedPrompts(perturbation=MEDIUM), pairs, [])
     assert [chosen for chosen, _ in texts] == pairs.prompts
     words = vocabulary(pairs.prompts)
@@ -115,7 +115,7 @@ def rows(folder: Path) -> list[dict[str, Any]]:
     return found
 
 
-def test_the_new_snapshot_differs_in_the_captions_of_pairs_that_are_no_ties(
+def test_the_new_snapshot_differs_only_in_captions_of_pairs_that_are_not_ties(
     pairs: TrainingPairs, tiny_snapshot_dir: Path, tmp_path: Path
 ) -> None:
     texts = [(f"c{number}", f"r{number}") for number in range(len(pairs))]
@@ -133,7 +133,7 @@ def test_the_new_snapshot_differs_in_the_captions_of_pairs_that_are_no_ties(
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*CARRIED_OVER, "train.parquet"])
 
 
-def test_row_groups_stay_and_the_same_texts_give_the_same_bytes(tiny_snapshot_dir: Path, tmp_path: Path) -> None:
+def test_row_groups_are_kept_and_the_same_texts_give_the_same_bytes(tiny_snapshot_dir: Path, tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.mkdir()
     table = pq.read_table(tiny_snapshot_dir / "train.parquet")

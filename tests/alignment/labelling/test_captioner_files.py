@@ -1,4 +1,4 @@
-"""Folders that are no captioner are refused before a job is queued."""
+"""A folder that is not a captioner is refused before a job is queued."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_whole_folder_passes_in_both_layouts(folder: Path) -> None:
+def test_a_complete_folder_passes_in_both_layouts(folder: Path) -> None:
     check_captioner_files(folder)
     for new, old in (("processor_config.json", "preprocessor_config.json"), ("tokenizer.json", "vocab.txt")):
         (folder / new).rename(folder / old)
@@ -43,7 +43,7 @@ def test_another_class_is_refused_by_name(folder: Path, config: dict[str, object
         check_captioner_files(folder)
 
 
-def test_a_config_that_is_no_json_is_refused(folder: Path) -> None:
+def test_a_config_that_is_not_json_is_refused(folder: Path) -> None:
     (folder / "config.json").write_text("{")
     with pytest.raises(ValueError, match="is not JSON"):
         check_captioner_files(folder)

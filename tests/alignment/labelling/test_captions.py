@@ -1,4 +1,4 @@
-"""The captioner through transformers' real classes: what it says, and which folders it refuses."""
+"""The captioner through transformers' real classes: its captions, and the folders it refuses."""
 
 import io
 import json
@@ -30,12 +30,12 @@ def copy(tiny_captioner_dir: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("num_beams", [1, 3])
-def test_it_says_what_it_has_learnt_to_say(tiny_captioner_dir: Path, num_beams: int) -> None:
+def test_it_generates_the_captions_it_was_trained_on(tiny_captioner_dir: Path, num_beams: int) -> None:
     said = opened(tiny_captioner_dir, num_beams=num_beams).captions(IMAGES)
     assert said == [f"a {colour} picture" for colour in COLOURS]
 
 
-def test_an_image_gets_the_same_caption_in_any_company(tiny_captioner_dir: Path) -> None:
+def test_an_image_gets_the_same_caption_in_any_batch(tiny_captioner_dir: Path) -> None:
     captioner = opened(tiny_captioner_dir)
     torch.manual_seed(0)
     together = captioner.captions(IMAGES)
@@ -43,16 +43,16 @@ def test_an_image_gets_the_same_caption_in_any_company(tiny_captioner_dir: Path)
     assert [captioner.captions([image])[0] for image in IMAGES] == together
 
 
-def test_a_prefix_begins_every_caption_and_the_model_goes_on_from_it(tiny_captioner_dir: Path) -> None:
+def test_a_prefix_begins_every_caption_and_the_model_continues_it(tiny_captioner_dir: Path) -> None:
     assert opened(tiny_captioner_dir, prefix="a blue").captions(IMAGES[:1]) == ["a blue picture"]
 
 
-def test_captions_are_cut_at_the_given_length_beyond_the_prefix(tiny_captioner_dir: Path) -> None:
+def test_captions_end_at_the_given_length_beyond_the_prefix(tiny_captioner_dir: Path) -> None:
     assert opened(tiny_captioner_dir, max_new_tokens=2).captions(IMAGES[:1]) == ["a red"]
     assert opened(tiny_captioner_dir, max_new_tokens=1, prefix="a").captions(IMAGES[:1]) == ["a red"]
 
 
-def test_nothing_beyond_the_prefix_is_an_empty_caption(tiny_captioner_dir: Path) -> None:
+def test_a_caption_that_adds_nothing_to_the_prefix_is_empty(tiny_captioner_dir: Path) -> None:
     assert opened(tiny_captioner_dir, prefix="a red picture").captions(IMAGES[:1]) == [""]
 
 
@@ -87,14 +87,14 @@ def test_weights_that_do_not_load_are_refused(copy: Path, spoil: Callable[[Path]
         opened(copy)
 
 
-def test_older_folders_keep_the_processor_in_a_file_of_its_own(copy: Path) -> None:
+def test_older_folders_keep_the_processor_in_a_separate_file(copy: Path) -> None:
     processor = json.loads((copy / "processor_config.json").read_text())["image_processor"]
     (copy / "preprocessor_config.json").write_text(json.dumps(processor))
     (copy / "processor_config.json").unlink()
     assert opened(copy).captions(IMAGES)[2] == "a blue picture"
 
 
-def test_images_with_an_alpha_channel_are_taken(tiny_captioner_dir: Path) -> None:
+def test_images_with_an_alpha_channel_are_accepted(tiny_captioner_dir: Path) -> None:
     buffer = io.BytesIO()
     Image.new("RGBA", (20, 20), (220, 30, 30, 255)).save(buffer, format="PNG")
 

@@ -1,4 +1,4 @@
-"""Each heuristic on images whose answer is known."""
+"""Each heuristic on images with a known value."""
 
 import numpy as np
 import pytest
@@ -34,6 +34,6 @@ def test_sharpness_is_the_variance_of_the_laplacian() -> None:
     assert measure("sharpness", image([[white, black]])) == 0
 
 
-def test_greyscale_images_are_measured_too() -> None:
+def test_greyscale_images_are_measured_as_well() -> None:
     grey = Image.new("L", (8, 8), 128)
     assert [measure(name, grey) for name in HEURISTICS] == pytest.approx([128, 0, 0, 0], abs=1e-9)

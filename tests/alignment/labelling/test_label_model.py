@@ -56,8 +56,8 @@ def test_swapped_sides_give_the_opposite_probability() -> None:
     assert human_baseline(turned, other) == pytest.approx(1 - human_baseline(opinions, human), abs=1e-6)
 
 
-def test_human_labels_right_a_majority_that_is_wrong() -> None:
-    """Two of three labelers are worse than chance: votes alone cannot know it, 40 human labels can."""
+def test_human_labels_correct_a_wrong_majority() -> None:
+    """Two of three labelers are worse than chance: votes alone cannot show it, 40 human labels can."""
     opinions, truth_N = opinions_of({"right": 0.8, "wrong": 0.2, "contrary": 0.2})
     human = {index: bool(truth_N[index] > 0) for index in range(40)}
     rest = slice(40, None)
@@ -66,21 +66,21 @@ def test_human_labels_right_a_majority_that_is_wrong() -> None:
     assert accuracy(human_baseline(opinions, human)[rest], truth_N[rest]) > 0.8
 
 
-def test_a_human_label_stands_and_silence_is_even() -> None:
+def test_a_human_label_is_kept_and_no_opinion_is_one_half() -> None:
     margins = {"a": np.array([1.0, 1.0, 0.0, 0.0]), "b": np.array([1.0, 1.0, 0.0, 0.0])}
     found = dawid_skene(Opinions(("0", "1", "2", "3"), margins), {0: False, 3: True})
     assert (found[0], found[2], found[3]) == (0, 0.5, 1)
 
 
-def test_annotators_of_a_crowd_are_labelers_of_their_own() -> None:
-    """Nobody compared everything; the one who contradicts the others is found out."""
+def test_annotators_of_a_crowd_are_separate_labelers() -> None:
+    """No annotator compared everything; the one who contradicts the others gets a low weight."""
     crowd = {who: {i: 1.0 if i % 2 else -1.0 for i in range(12) if i % 4 != k} for k, who in enumerate(("a", "b", "c"))}
     crowd["spammer"] = {i: -1.0 if i % 2 else 1.0 for i in range(12)}
     opinions = Opinions(tuple(map(str, range(12))), {}, crowd)
     assert [p > 0.9 for p in dawid_skene(opinions, {})] == [bool(i % 2) for i in range(12)]
 
 
-def test_baseline_weighs_by_the_human_labels() -> None:
+def test_the_baseline_weights_labelers_by_the_human_labels() -> None:
     opinions, truth_N = opinions_of({"good": 0.9, "noise": 0.5})
     human = {index: bool(truth_N[index] > 0) for index in range(60)}
     found_N = human_baseline(opinions, human)

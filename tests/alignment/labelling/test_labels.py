@@ -1,4 +1,4 @@
-"""Decisions row by row, and a report that holds the label model against the plain baseline."""
+"""Decisions row by row, and a report that compares the label model with the plain baseline."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ NUM_ITEMS = 120
 
 @pytest.fixture
 def spec(plain_snapshot: DatasetSnapshot, make_judge: Callable[..., Judge]) -> Callable[..., LabelSpec]:
-    """A spec with judges a and b, or for a proxy vote a alone; `changes` replace fields."""
+    """A spec with judges a and b, or with judge a only for a proxy vote; `changes` replace fields."""
 
     def make(method: ProxyVoting | LabelModel, **changes: Any) -> LabelSpec:
         judges = (make_judge("a", "a", "panel"), make_judge("b", "b"))
@@ -61,7 +61,7 @@ def test_a_proxy_vote_is_the_judges_order_with_strict_ties(spec: Make, make_ball
     assert (report.heldout_kept_share, report.heldout_kept_accuracy) == (3 / 4, 2 / 3)
 
 
-def test_lessons_name_every_judge_by_weights_and_labels(spec: Make) -> None:
+def test_training_sources_name_every_judge_by_weights_and_labels(spec: Make) -> None:
     assert spec(ProxyVoting()).training_sources == tuple(sorted(("a", f"scorer {'a' * 64}", "panel")))
     method = LabelModel(heuristics=("contrast",))
     assert set(spec(method).training_sources) == {
@@ -86,7 +86,7 @@ def test_scores_that_are_not_finite_name_the_judge(spec: Make, make_ballot: Make
 
 
 def noisy_world(make_ballot: Make, skills: Sequence[float]) -> tuple[dict[str, Scores], list[Ballot], list[Ballot]]:
-    """Scores of judges a, b... of these skills, 80 training and 40 held-out ballots that say the truth."""
+    """Scores of judges a, b... of these skills, 80 training and 40 held-out ballots with true labels."""
     rng = np.random.default_rng(3)
     truth_N = rng.choice([-1.0, 1.0], NUM_ITEMS)
     scores = {
@@ -101,7 +101,7 @@ def model_labels(spec: LabelSpec, scores: dict[str, Scores], train: list[Ballot]
     return label(spec, names(NUM_ITEMS), scores, train=train, heldout=heldout)
 
 
-def test_the_report_has_every_labeler_every_way_and_the_baseline(spec: Make, make_ballot: Make) -> None:
+def test_the_report_has_every_labeler_every_method_and_the_baseline(spec: Make, make_ballot: Make) -> None:
     scores, train, heldout = noisy_world(make_ballot, (0.9, 0.7))
     method = LabelModel(human_labels=30, minimum_human_labels=20, minimum_confidence=0.6)
     report = model_labels(spec(method), scores, train, heldout).report
@@ -115,11 +115,11 @@ def test_the_report_has_every_labeler_every_way_and_the_baseline(spec: Make, mak
     assert report.labels_from == "label_model_with_human_labels"
 
 
-def test_human_labels_stay_and_the_rest_is_what_the_model_says(spec: Make, make_ballot: Make) -> None:
+def test_human_labels_stay_and_the_model_labels_the_rest(spec: Make, make_ballot: Make) -> None:
     scores, train, heldout = noisy_world(make_ballot, (1.0, 0.6))
     method = LabelModel(human_labels=30, minimum_human_labels=20)
     chosen = pick_human_labels(train, spec(method), method)
-    # People are wrong about every pair that is not among the chosen: nobody may have listened.
+    # The human labels are wrong about every pair outside the chosen ones: none of those may be used.
     lied = [b if b.pair_id in chosen else make_ballot(int(b.item[5:]), -b.preference) for b in train]
     found = model_labels(spec(method), scores, lied, heldout)
     for ballot, decision in zip(train, found.decisions, strict=True):
@@ -148,7 +148,7 @@ def test_labels_below_the_stated_confidence_are_ties(spec: Make, make_ballot: Ma
     assert ties == high.num_below_confidence + high.num_without_opinion
 
 
-def test_which_human_labels_is_a_function_of_the_seed_alone(spec: Make, make_ballot: Make) -> None:
+def test_the_selected_human_labels_depend_on_the_seed_only(spec: Make, make_ballot: Make) -> None:
     train = [make_ballot(n, 0 if n % 3 == 0 else 1, source="people" if n % 2 else "crowd") for n in range(60)]
     first, again, other = (
         pick_human_labels(rows, spec(method), method)
@@ -169,8 +169,8 @@ def test_too_few_human_labels_are_refused(spec: Make, make_ballot: Make) -> None
         pick_human_labels(train, spec(method), method)
 
 
-def test_a_model_that_does_not_beat_the_baseline_is_warned_of(spec: Make, make_ballot: Make) -> None:
-    """Two judges that copy each other outvote a better one, which the human labels alone can tell."""
+def test_a_model_that_does_not_beat_the_baseline_gives_a_warning(spec: Make, make_ballot: Make) -> None:
+    """Two judges that copy each other outvote a better one; only the human labels reveal it."""
     scores, train, heldout = noisy_world(make_ballot, (0.55, 0.55, 0.95))
     scores["b"] = scores["a"]
     judges = spec(LabelModel()).judges
@@ -189,8 +189,8 @@ def test_a_model_that_does_not_beat_the_baseline_is_warned_of(spec: Make, make_b
     assert model_labels(better, scores, train, heldout).report.labels_from == "human_baseline"
 
 
-def test_a_crowd_votes_where_its_source_is_no_human_source(spec: Make, make_ballot: Make) -> None:
-    """One judge and a crowd that is always right: its source gets labels, and is no truth."""
+def test_a_crowd_votes_where_its_source_is_not_a_human_source(spec: Make, make_ballot: Make) -> None:
+    """One judge and a crowd that is always right: its source gets labels but does not count as truth."""
     scores, train, heldout = noisy_world(make_ballot, (0.6,))
     crowd = [
         make_ballot(int(b.item[5:]), b.preference, who=who, source="crowd")
@@ -202,5 +202,5 @@ def test_a_crowd_votes_where_its_source_is_no_human_source(spec: Make, make_ball
     found = model_labels(one_judge, scores, [*train[:30], *crowd], heldout)
     assert found.decisions[:30] == (None,) * 30
     assert [d and d.preference for d in found.decisions[30:]] == [ballot.preference for ballot in crowd]
-    with pytest.raises(ValueError, match="needs 2 labelers at least, there is 1"):
+    with pytest.raises(ValueError, match="needs at least 2 labelers, got 1"):
         model_labels(one_judge, scores, train[:30], heldout)

@@ -1,4 +1,4 @@
-"""Perturbation: what each level touches, what decides it, and what it never does."""
+"""Perturbation: the words changed at each level, the inputs that determine it, and its invariants."""
 
 from itertools import product
 
@@ -20,7 +20,7 @@ def test_vocabulary_has_each_word_once_in_order() -> None:
 
 
 @pytest.mark.parametrize(("level", "dropped", "replaced", "moved"), [("weak", 2, 4, 2), ("medium", 3, 6, 3)])
-def test_a_level_drops_replaces_and_moves_its_shares_of_the_words(
+def test_a_level_drops_replaces_and_moves_its_shares_of_words(
     level: Level, dropped: int, replaced: int, moved: int
 ) -> None:
     words = [f"w{number}" for number in range(20)]
@@ -36,7 +36,7 @@ def test_a_level_drops_replaces_and_moves_its_shares_of_the_words(
 
 
 def longest_rise(numbers: list[int]) -> int:
-    """Length of the longest rising subsequence: the words that one may say were left where they were."""
+    """Length of the longest increasing subsequence: the number of words that stayed in order."""
     best: list[int] = []
     for index, number in enumerate(numbers):
         best.append(1 + max((best[i] for i in range(index) if numbers[i] < number), default=0))
@@ -56,18 +56,18 @@ def test_fewer_of_the_words_survive_at_each_level() -> None:
     assert survivors("weak") > survivors("medium") > survivors("strong") > 0
 
 
-def test_text_seed_and_pair_decide_and_nothing_else() -> None:
+def test_the_result_depends_on_text_seed_and_pair_only() -> None:
     assert damage(TEXT, "medium") == damage(TEXT, "medium")
     others = {damage(TEXT, "medium", seed=1), damage(TEXT, "medium", pair_id="q"), damage(TEXT, "medium")}
     assert len(others) == 3
 
 
-def test_the_answer_is_the_same_on_every_machine() -> None:
+def test_the_result_is_the_same_on_every_machine() -> None:
     assert damage("a small red circle on a white background", "medium") == "a small today circle white a background"
 
 
 @pytest.mark.parametrize("level", LEVELS)
-def test_no_text_is_emptied_and_none_is_left_as_it_was(level: Level) -> None:
+def test_no_text_becomes_empty_and_none_stays_unchanged(level: Level) -> None:
     for length in range(1, 6):
         for words in product(("a", "b"), repeat=length):
             text = " ".join(words)
@@ -92,6 +92,6 @@ def test_every_other_word_can_be_drawn() -> None:
     assert drawn == {"a", "c", "d"}
 
 
-def test_an_empty_text_is_refused_by_its_pair() -> None:
+def test_an_empty_text_is_refused_and_its_pair_named() -> None:
     with pytest.raises(ValueError, match="Pair p7 has an empty text"):
         damage(" \n", "weak", pair_id="p7")

@@ -1,4 +1,4 @@
-"""Rows written anew: sides turned where the verdict turns, nothing else moved."""
+"""Rows with new labels: sides swapped where the verdict is reversed, everything else unchanged."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from alignment.labelling.labels import Decision
 from alignment.labelling.write_labels import write_relabelled
 
 
-def test_decisions_turn_rows_and_leave_the_other_splits_alone(
+def test_decisions_swap_rows_and_leave_the_other_splits_unchanged(
     tiny_captioned_snapshot_dir: Path, tmp_path: Path
 ) -> None:
     ballots = read_ballots(tiny_captioned_snapshot_dir, "train")
@@ -34,7 +34,7 @@ def test_decisions_turn_rows_and_leave_the_other_splits_alone(
         ).read_bytes()
 
 
-def test_a_decision_for_the_chosen_side_turns_nothing(tiny_captioned_snapshot_dir: Path, tmp_path: Path) -> None:
+def test_a_decision_for_the_chosen_side_changes_nothing(tiny_captioned_snapshot_dir: Path, tmp_path: Path) -> None:
     ballots = read_ballots(tiny_captioned_snapshot_dir, "train")
     decisions = [Decision(1.0 if ballot.chosen_is_first else -1.0, "j") for ballot in ballots]
     write_relabelled(tiny_captioned_snapshot_dir, tmp_path, ballots=ballots, decisions=decisions)

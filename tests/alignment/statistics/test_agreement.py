@@ -1,4 +1,4 @@
-"""Agreement among people and with a judge: by hand, and what the prediction-powered interval promises."""
+"""Agreement among people and with a judge: hand-computed values, and coverage of the powered interval."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from alignment.statistics.agreement import (
 )
 
 
-def test_alpha_of_perfect_and_of_opposed_raters_and_with_gaps() -> None:
+def test_alpha_of_perfect_raters_opposed_raters_and_raters_with_gaps() -> None:
     assert krippendorff_alpha([[1, 0, 1, 0], [1, 0, 1, 0]]) == pytest.approx(1.0)
     # Observed disagreement 1; expected 2 * 4 * 4 / (8 * 7) = 4 / 7.
     assert krippendorff_alpha([[1, 0, 1, 0], [0, 1, 0, 1]]) == pytest.approx(1 - 7 / 4)
@@ -29,7 +29,7 @@ def test_kappas_by_hand() -> None:
     assert fleiss_kappa([[1, 0, 1], [1, 0, 1], [1, 0, 1]]) == pytest.approx(1.0)
 
 
-def test_attenuation_as_printed_and_back() -> None:
+def test_attenuation_and_its_inverse() -> None:
     assert attenuated_win_rate(0.6, 0.705) == pytest.approx(0.541)
     assert attenuated_win_rate(0.55, 0.705) == pytest.approx(0.5205)
     assert disattenuated_win_rate(0.541, 0.705) == pytest.approx(0.6)
@@ -47,7 +47,7 @@ def test_the_slope_of_a_logistic_judge_is_found() -> None:
 
 
 def test_a_biased_judge_does_not_mislead_the_powered_interval() -> None:
-    """People prefer the candidate in 50 %, the judge says so in 70 %: the interval stays with the people."""
+    """People prefer the candidate in 50 % of prompts, the judge in 70 %: the interval stays around the human rate."""
     rng = np.random.default_rng(1)
     human = rng.integers(0, 2, 1500)
     judge = np.where(rng.uniform(size=1500) < 0.4, 1, human)

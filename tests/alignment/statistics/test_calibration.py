@@ -36,7 +36,7 @@ def test_human_ties_are_left_out_and_judge_ties_count_half() -> None:
     assert found.accuracy == pytest.approx(0.5)
 
 
-def test_a_non_finite_score_of_a_human_tie_is_no_error_but_any_other_is() -> None:
+def test_a_non_finite_score_is_an_error_except_on_a_human_tie() -> None:
     scores = {"score_chosen": [1.0, math.nan], "score_rejected": [0.0, 0.0]}
     assert calibrate("j", **scores, is_human_tie=[False, True], confidence=0.95).accuracy == 1.0
     with pytest.raises(ValueError, match="1 of 2 calibration scores"):
@@ -56,7 +56,7 @@ def test_ragged_columns_are_refused() -> None:
 def test_pairs_of_one_prompt_count_for_less_the_more_they_agree() -> None:
     """Four prompts of two pairs, accuracy 1/2. Alike within a prompt: spread 4 of 2 * 2 (8 / 4 = 2 expected), so that
     the variance is 4 * 4/3 * 7/8 / 2 = 7/3 times that of 8 independent pairs. Unlike: no spread at all, and at most 8.
-    Either way Student's quantiles for 4 prompts and 8 pairs take their part: (2.3646 / 3.1824) ** 2 = 0.5521.
+    In both cases Student's quantiles for 4 prompts and 8 pairs reduce it further: (2.3646 / 3.1824) ** 2 = 0.5521.
     """
     groups = np.array([0, 0, 1, 1, 2, 2, 3, 3])
     alike, unlike = np.array([1.0, 1, 1, 1, 0, 0, 0, 0]), np.array([1.0, 0, 1, 0, 0, 1, 0, 1])
@@ -66,12 +66,12 @@ def test_pairs_of_one_prompt_count_for_less_the_more_they_agree() -> None:
     assert effective_pairs(alike, np.zeros(8, dtype=np.int64), confidence=0.95) == 1
 
 
-def test_a_judge_that_is_never_wrong_has_no_more_evidence_than_prompts() -> None:
+def test_evidence_of_a_judge_that_is_never_wrong_is_at_most_one_per_prompt() -> None:
     groups = np.array([0, 0, 1, 1, 2, 2, 3, 3])
     assert effective_pairs(np.ones(8), groups, confidence=0.95) == pytest.approx(4 * 0.5521, rel=1e-3)
 
 
-def test_ties_leave_their_group_with_them() -> None:
+def test_a_tie_is_removed_from_its_group_as_well() -> None:
     found = calibrate(
         "j",
         score_chosen=[1.0, 1.0, 1.0],
@@ -87,8 +87,8 @@ def test_ties_leave_their_group_with_them() -> None:
 
 
 @pytest.mark.parametrize("per_prompt", [1, 6])
-def test_a_judge_at_the_floor_gets_its_vote_as_seldom_as_stated(per_prompt: int) -> None:
-    """True agreement is the floor; a lower 97.5 % bound may exceed it in 2.5 % of trials, and 1600 trials find that
+def test_a_judge_at_the_floor_gets_a_vote_as_rarely_as_the_level_states(per_prompt: int) -> None:
+    """True agreement is the floor; a lower 97.5 % bound may exceed it in 2.5 % of trials, and 1600 trials measure that
     within 1.2 points. The six comparisons of four ranked images of a prompt are right and wrong together.
     """
     rng, trials, prompts = np.random.default_rng(11), 1600, 252 // per_prompt

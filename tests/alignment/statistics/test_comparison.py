@@ -1,4 +1,4 @@
-"""The paired statistics: recorded vectors, refusals, and coverage of the intervals."""
+"""The paired statistics: recorded vectors, rejected input, and coverage of the intervals."""
 
 import json
 import math
@@ -112,14 +112,14 @@ def test_a_damaged_table_is_refused(edit: Any, message: str) -> None:
 
 def test_unequal_prompts_are_refused() -> None:
     scores = table("s", {"candidate": [[1.0], [2.0], [3.0]], "champion": [[1.0], [2.0]]})
-    with pytest.raises(ValueError, match="not the same ones"):
+    with pytest.raises(ValueError, match="which differ"):
         compare(scores, "s", "champion", tie_threshold=0.0, confidence=0.95)
 
 
 def test_unequal_seeds_are_refused() -> None:
     plain = columns("s", {"candidate": [[1.0, 2.0], [3.0, 4.0]], "champion": [[1.0, 2.0], [3.0, 4.0]]})
     plain["seed"][4:] = [5, 6, 5, 6]
-    with pytest.raises(ValueError, match="not the same ones"):
+    with pytest.raises(ValueError, match="which differ"):
         compare(ScoreTable.from_columns(plain), "s", "champion", tie_threshold=0.0, confidence=0.95)
 
 
@@ -138,7 +138,7 @@ def test_tie_threshold_must_be_a_number_of_at_least_zero(threshold: float) -> No
         compare(scores, "s", "base", tie_threshold=threshold, confidence=0.95)
 
 
-def test_compare_all_names_what_it_could_not_compare() -> None:
+def test_compare_all_names_scorers_that_it_cannot_compare() -> None:
     good = columns("good", {role: [[1.0], [2.0]] for role in ("candidate", "champion", "base")})
     bad = columns("bad", {role: [[1.0], [math.nan]] for role in ("candidate", "champion")})
     scores = ScoreTable.from_columns({name: good[name] + bad[name] for name in SCORE_COLUMNS})
@@ -202,7 +202,7 @@ def exact_coverage(prompts: int, *, tie_share: float, rate: float, confidence: f
 @pytest.mark.parametrize("prompts", [40, 120])
 @pytest.mark.parametrize("tie_share", [0.0, 0.3, 0.6, 0.9])
 def test_win_rate_interval_covers_the_truth(prompts: int, tie_share: float) -> None:
-    """Summed over all outcomes, not sampled: 95 % and 2.5 % but for the small wobble of every score interval."""
+    """Summed over all outcomes, not sampled: 95 % and 2.5 % except for the small wobble of every score interval."""
     rates = [rate for rate in (0.5, 0.53, 0.65) if rate < 1 - tie_share / 2]
     for rate in rates:
         covered, above = exact_coverage(prompts, tie_share=tie_share, rate=rate, confidence=0.95)

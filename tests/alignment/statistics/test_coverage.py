@@ -42,7 +42,7 @@ def test_curves_of_three_models_share_each_prompts_bar() -> None:
     candidate, champion, plain = coverage_curves(scores, bar=0.75, confidence=0.95)
     assert [curve.role for curve in (candidate, champion, plain)] == ["candidate", "champion", "base"]
     assert champion.points == plain.points
-    # Two of the base's eight images lie above its own quantile, whatever the prompt: luck alone.
+    # Two of the base's eight images lie above its own quantile, whatever the prompt: by chance alone.
     lucky = [1 - math.comb(6, k) / math.comb(8, k) for k in range(1, 9)]
     assert [point.coverage for point in plain.points] == pytest.approx(lucky)
     assert candidate.points[0].coverage > 0.5
@@ -60,7 +60,7 @@ def test_a_harder_prompt_has_a_lower_bar() -> None:
 
 
 def test_intervals_are_over_prompts_not_images() -> None:
-    """Prompts that are all good or all bad are 20 facts, not 160: Wilson's width for 10 of 20 is 0.40."""
+    """Prompts that are all good or all bad are 20 observations, not 160: Wilson's width for 10 of 20 is 0.40."""
     base = np.zeros((20, 8))
     candidate = np.repeat(np.asarray([-1.0, 1.0] * 10)[:, None], 8, axis=1)
     curve, _ = coverage_curves({"candidate": candidate, "base": base}, bar=0.5, confidence=0.95)
@@ -69,7 +69,7 @@ def test_intervals_are_over_prompts_not_images() -> None:
     assert 0.35 < point.coverage_high - point.coverage_low <= 0.5
 
 
-def test_a_power_law_is_found_again() -> None:
+def test_a_power_law_is_recovered() -> None:
     samples = np.arange(1, 17)
     law = fit_power_law(np.exp(-2.5 * samples**-0.6))
     assert law is not None

@@ -1,4 +1,4 @@
-"""Which human pairs count, and that several labels of one comparison are one."""
+"""Human pairs: selection of those that count, and several labels of one comparison reduced to one."""
 
 import hashlib
 from datetime import UTC, datetime, timedelta, timezone
@@ -37,8 +37,8 @@ def counted(pairs: list[ScoredPair], facts: dict[str, PairFacts], scope: Scope, 
     return agreement(judge, pairs, facts, confidence=0.95, scope=scope).num_pairs
 
 
-def test_labels_of_one_comparison_are_one_by_their_majority() -> None:
-    """Three people saw A (first) and B; two chose A. The judge prefers B. Of two who disagree nothing is learnt."""
+def test_labels_of_one_comparison_become_their_majority() -> None:
+    """Three people saw A (first) and B; two chose A. The judge prefers B. An even split of two people is a tie."""
     facts = {name: PairFacts(comparison="AB", chosen_is_first=name != "c") for name in "abc"}
     facts |= {name: PairFacts(comparison="CD", chosen_is_first=name == "d") for name in "de"}
     pairs = [pair("a", -1.0), pair("b", -1.0), pair("c", 1.0), pair("d", 2.0), pair("e", -2.0)]
@@ -51,7 +51,7 @@ def test_labels_of_one_comparison_are_one_by_their_majority() -> None:
     assert reversed_order == found, "whoever labelled first"
 
 
-def test_a_tie_is_no_label_against_a_majority() -> None:
+def test_a_tie_does_not_count_against_a_majority() -> None:
     facts = {name: PairFacts(comparison="AB") for name in "abc"}
     ((only, _),) = majorities([pair("a", 3.0, tie=True), pair("b", 3.0), pair("c", 3.0, tie=True)], facts)
     assert (only.score_chosen, only.is_tie) == (3.0, False)
@@ -67,7 +67,7 @@ def test_old_pairs_and_pairs_of_the_future_do_not_count() -> None:
     assert counted(pairs, facts, Scope(**limits, undated=False)) == 1
 
 
-def test_only_pairs_that_named_generators_drew_alone_count() -> None:
+def test_only_pairs_drawn_entirely_by_the_named_generators_count() -> None:
     drawn = ["sd15", "flux | sd15", "flux", "unknown"]
     facts = {str(i): PairFacts(generators=names) for i, names in enumerate(drawn)}
     pairs = [pair(str(i), 1.0) for i in range(4)]
@@ -76,7 +76,7 @@ def test_only_pairs_that_named_generators_drew_alone_count() -> None:
     assert counted(pairs, facts, Scope(generators=("sdxl",))) == 0
 
 
-def test_a_judge_is_not_checked_on_what_it_learnt_from_unless_it_kept_the_split() -> None:
+def test_a_judge_is_not_calibrated_on_its_training_sources_unless_it_kept_a_held_out_split() -> None:
     facts = {"a": PairFacts("panel"), "b": PairFacts("others"), "c": PairFacts("pick_a_pic")}
     pairs = [pair(name, 1.0) for name in facts]
     assert counted(pairs, facts, Scope()) == 2, "not on its own panel's"
@@ -86,7 +86,7 @@ def test_a_judge_is_not_checked_on_what_it_learnt_from_unless_it_kept_the_split(
     assert counted(pairs, facts, Scope(), own) == 3
 
 
-def test_a_table_gives_rows_and_facts_again() -> None:
+def test_a_table_round_trips_rows_and_facts() -> None:
     facts = {"a": PairFacts("x", "sd15", NEW, "AB", False, "one"), "b": PairFacts("y")}
     rows = [JudgedPair(judge, pair(name, 0.5)) for judge in ("j", "k") for name in facts]
     columns = scores_table(rows, facts).to_pydict()
@@ -98,7 +98,7 @@ def test_a_table_gives_rows_and_facts_again() -> None:
         from_columns({k: v for k, v in columns.items() if k not in ("source", "comparison")})
 
 
-def test_each_judge_has_its_own_scope_and_a_broken_one_is_told() -> None:
+def test_each_judge_has_its_own_scope_and_a_broken_one_is_reported() -> None:
     other = JUDGE.model_copy(update={"name": "other"})
     facts = {"a": PairFacts(created_at=OLD), "b": PairFacts(created_at=NEW)}
     rows = [JudgedPair(judge, pair(name, 1.0)) for judge in ("judge", "other") for name in facts]
@@ -111,7 +111,7 @@ def test_each_judge_has_its_own_scope_and_a_broken_one_is_told() -> None:
     assert "not finite" in problems[0]
 
 
-def test_ballots_tell_comparison_and_side() -> None:
+def test_ballots_provide_comparison_and_side() -> None:
     ballots = [Ballot("a", "item", False, False, "ann", "x")]
     assert with_comparisons({"a": PairFacts("x")}, ballots)["a"] == PairFacts(
         "x", comparison="item", chosen_is_first=False

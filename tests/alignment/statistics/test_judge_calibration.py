@@ -25,7 +25,7 @@ def facts(*sources: str, generators: str = "a | b") -> dict[str, PairFacts]:
     return {str(i): PairFacts(source, generators, NEW if i == 1 else OLD) for i, source in enumerate(sources)}
 
 
-def test_agreement_is_counted_whole_and_by_part() -> None:
+def test_agreement_is_counted_overall_and_by_part() -> None:
     """Right, wrong, even (half), right, and a human tie that is left out."""
     found = calibrate_judge(JUDGE, pairs(1.0, -1.0, 0.0, 2.0, -5.0, tie=4), facts("x", "x", "x", "y", "y"), SPEC)
     assert (found.overall.num_pairs, found.overall.num_human_ties, found.overall.accuracy) == (4, 1, 2.5 / 4)
@@ -67,7 +67,7 @@ def ballot(item: str, first: bool, annotator: str, tie: bool = False) -> Ballot:
     return Ballot(f"{item}{annotator}", item, first, tie, annotator, "x")
 
 
-def test_reliability_looks_at_comparisons_of_two_people_or_more() -> None:
+def test_reliability_uses_comparisons_labelled_by_two_people_or_more() -> None:
     """Krippendorff: 4 shared comparisons, one of them disputed. Coincidences: 8 values, 5 first, 3 second.
 
     Observed disagreement 2/8, expected 2 * 5 * 3 / (8 * 7) = 30/56; alpha = 1 - (2/8) / (30/56) = 8/15.

@@ -1,4 +1,4 @@
-"""Guards' and slices' statistics: by hand, by duality, against libraries, and their error rates."""
+"""Statistics of guards and slices: hand-computed values, duality, other libraries, and error rates."""
 
 import numpy as np
 import pytest
@@ -28,13 +28,13 @@ def test_paired_share_interval_is_tangos() -> None:
     assert (low, high) == pytest.approx((0.026, 0.517), abs=0.001)
 
 
-def test_paired_share_interval_without_any_change_is_no_point() -> None:
+def test_paired_share_interval_without_any_change_is_not_a_point() -> None:
     low, high = paired_share_interval(0, 0, 1000, confidence=0.95)
     # Tango's bound without changes: z squared over the prompts and z squared.
     assert low == pytest.approx(-3.8415 / 1003.8415, rel=1e-3)
     assert high == pytest.approx(-low)
     assert paired_share_interval(20, 0, 20, confidence=0.95)[0] == pytest.approx(-1.0)
-    with pytest.raises(ValueError, match="do not add up"):
+    with pytest.raises(ValueError, match="counts must be at least 0"):
         paired_share_interval(11, 10, 20, confidence=0.95)
 
 

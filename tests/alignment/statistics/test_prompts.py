@@ -34,7 +34,7 @@ def test_a_bad_file_is_refused_by_line(tmp_path: Path, content: str, message: st
         read_prompts(written(tmp_path, content))
 
 
-def test_a_byte_order_mark_and_windows_line_ends_are_no_part_of_a_prompt(tmp_path: Path) -> None:
+def test_a_byte_order_mark_and_windows_line_ends_are_not_part_of_a_prompt(tmp_path: Path) -> None:
     path = tmp_path / "prompts.tsv"
     path.write_bytes(b"\xef\xbb\xbfprompt\tcategory\r\na cat\tanimals\r\n")
     assert [(p.text, p.category) for p in read_prompts(path)] == [("a cat", "animals")]
@@ -51,7 +51,7 @@ def test_a_missing_or_binary_file_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "prompt", ["A  red—circle!", "a red circle", "ａ　ＲＥＤ circle", "a\tred\ncircle...", "“a” (red) circle"]
 )
-def test_spellings_of_one_prompt_are_one(prompt: str) -> None:
+def test_spellings_of_one_prompt_are_equal(prompt: str) -> None:
     assert normal_prompt(prompt) == "a red circle"
 
 
@@ -62,8 +62,8 @@ def test_different_prompts_stay_different() -> None:
     assert normal_prompt("\U0001f408") != normal_prompt("\U0001f415")
 
 
-def test_a_prompt_that_is_asked_twice_is_refused_by_line(tmp_path: Path) -> None:
+def test_a_repeated_prompt_is_refused_by_line(tmp_path: Path) -> None:
     lines = ["a cat", "A dog", "a  CAT!", "a mouse", "a dog.", "a cat?"]
     path = written(tmp_path, "prompt\tcategory\n" + "".join(f"{line}\tany\n" for line in lines))
-    with pytest.raises(ValueError, match=r"asks 2 prompts more than once.* 'a cat' on lines 2, 4, 7; 'A dog' on"):
+    with pytest.raises(ValueError, match=r"has 2 repeated prompts.* 'a cat' on lines 2, 4, 7; 'A dog' on"):
         read_prompts(path)

@@ -1,4 +1,4 @@
-"""Hand-counted agreement: four definitions, one set of scores."""
+"""Hand-counted agreement: four definitions applied to one set of scores."""
 
 import math
 
@@ -20,7 +20,7 @@ ONE = Ranking(human_rank=(1, 2, 2, 3), score=(0.9, 0.5, 0.1, 0.5))
 
 
 def test_one_prompt_four_ways() -> None:
-    # Ranked pairs: 01 right, 02 right, 03 right, 13 tied by the judge, 23 wrong; 12 is people's tie.
+    # Ranked pairs: 01 right, 02 right, 03 right, 13 tied by the judge, 23 wrong; 12 is a human tie.
     assert hpsv2_accuracy(ONE) == pytest.approx(3 / 5)
     assert hpsv2_predicted_ranks(ONE) == [0, 1, 3, 2]
     assert hpsv2_inversion(ONE) == pytest.approx(5 / 6)
@@ -29,13 +29,13 @@ def test_one_prompt_four_ways() -> None:
     assert imagereward_accuracy([ONE, Ranking((2, 1), (0.0, 1.0))]) == pytest.approx(4 / 6)
 
 
-def test_nothing_ranked_is_no_number() -> None:
+def test_agreement_without_ranked_pairs_is_nan() -> None:
     assert math.isnan(hpsv2_accuracy(Ranking((1, 1), (0.0, 1.0))))
     assert math.isnan(imagereward_accuracy([]))
     assert hpsv2_inversion(Ranking((1, 1), (0.0, 1.0))) == 1
 
 
-def test_half_credit_where_one_says_tie() -> None:
+def test_half_credit_where_exactly_one_is_a_tie() -> None:
     first_wins, labels = (0.9, 0.2, 0.55, 0.55), (1.0, 1.0, 0.5, 0.0)
     assert pickscore_accuracy(first_wins, labels, 0.0) == pytest.approx((1 + 0 + 0.5 + 0) / 4)
     assert pickscore_accuracy(first_wins, labels, 0.2) == pytest.approx((1 + 0 + 1 + 0.5) / 4)

@@ -1,4 +1,4 @@
-"""Rankings of several models, and the pooled share of images."""
+"""Rankings of several models, and the pooled share of images won."""
 
 import math
 
@@ -41,7 +41,7 @@ def test_no_game_and_unknown_outcomes_are_refused() -> None:
 
 
 def test_pooled_cells_are_counted_but_prompts_are_resampled() -> None:
-    """Ten prompts whose four seeds always agree: the interval is that of ten, not of forty."""
+    """Ten prompts whose four seeds always agree: the interval is that of ten observations, not of forty."""
     candidate = np.repeat([[1.0]] * 7 + [[-1.0]] * 3, 4, axis=1)
     found = pooled_outcomes(candidate, np.zeros((10, 4)), tie_threshold=0.0, confidence=0.95)
     assert (found.wins, found.ties, found.losses, found.win_rate) == (28, 0, 12, 0.7)

@@ -1,4 +1,4 @@
-"""Signs of a hacked judge, on data that have them and on data that do not."""
+"""Measures of reward hacking, on data with a hacked judge and on data without one."""
 
 import math
 
@@ -34,7 +34,7 @@ def test_the_gap_is_in_standard_deviations_whatever_the_units() -> None:
     assert low > 0.3
 
 
-def test_what_persists_under_other_prompts_is_a_share_of_the_gain() -> None:
+def test_the_gain_under_other_prompts_is_reported_as_a_share() -> None:
     true = normal(0.5, 0)
     share, low, _ = persisting_gain(true, true + normal(0.0, 1, spread=0.1), share=0.8, confidence=0.95)
     assert share == pytest.approx(1.0, abs=0.02)

@@ -1,4 +1,4 @@
-"""Whole grids out of a score table, and what is not whole."""
+"""Complete grids of a score table, and reports of incomplete ones."""
 
 from typing import Any
 
@@ -38,14 +38,14 @@ def test_differences_over_all_seeds_over_some_and_under_other_prompts() -> None:
     }
 
 
-def test_a_broken_grid_is_absent_and_named() -> None:
+def test_an_incomplete_grid_is_absent_and_named() -> None:
     given = columns()
     broken = {name: values[1:] for name, values in given.items()}
     scores, problems = grids(broken)
     assert not scores.has("j", "candidate")
     assert scores.has("j", "champion")
     assert "exactly" in problems[0]
-    with pytest.raises(ValueError, match="no whole grid"):
+    with pytest.raises(ValueError, match="no complete grid"):
         scores.differences("j")
 
 

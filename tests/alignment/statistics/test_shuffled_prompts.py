@@ -1,4 +1,4 @@
-"""The wrong prompts: another text for every prompt, the same ones every time."""
+"""The wrong prompts: another text for every prompt, and the same pairing every time."""
 
 from alignment.statistics.prompts import EvalPrompt
 from alignment.statistics.shuffled_prompts import shuffled_prompts
@@ -8,7 +8,7 @@ def prompts(*texts: str) -> list[EvalPrompt]:
     return [EvalPrompt(index, text, "any") for index, text in enumerate(texts)]
 
 
-def test_no_prompt_meets_its_own_text_even_where_texts_repeat() -> None:
+def test_no_prompt_is_paired_with_its_own_text_even_where_texts_repeat() -> None:
     given = prompts("a", "b", "a", "c", "b", "d")
     for seed in ("x", "y", "z"):
         wrong = shuffled_prompts(given, seed)

@@ -1,4 +1,4 @@
-"""The corrected interval: a hand-computed one, its symmetries, and how often it errs where a t interval errs more."""
+"""The corrected interval: a hand-computed one, its symmetries, and its error rate compared with a t interval."""
 
 import math
 
@@ -39,13 +39,13 @@ def test_equal_values_are_a_point_and_one_prompt_is_refused() -> None:
 
 
 def with_rare_losses(rng: np.random.Generator, *, prompts: int, share: float, loss: float) -> Floats:
-    """Mean 0 in truth: a share of the prompts loses, the others gain what that takes."""
+    """The true mean is 0: a share of the prompts loses, and the others gain as much in total."""
     losing_P = rng.random(prompts) < share
     return np.asarray(rng.standard_normal(prompts) + np.where(losing_P, -loss, share * loss / (1 - share)))
 
 
 @pytest.mark.parametrize(("prompts", "share", "loss"), [(1632, 0.01, 20.0), (200, 0.05, 10.0)])
-def test_rare_large_losses_are_taken_for_a_gain_no_more_often_than_stated(
+def test_rare_large_losses_pass_as_a_gain_no_more_often_than_the_level_states(
     prompts: int, share: float, loss: float
 ) -> None:
     """Nominal 1.25 % of 3000 samples, plus three standard errors; the t interval errs beyond that."""

@@ -10,7 +10,7 @@ from alignment.data.features import CachedFeatures
 from alignment.training.batches import Visit, assemble, micro_batches, step_visits
 from alignment.training.seeding import pair_randomness
 
-# The first test of a session pays for importing the model libraries and for encoding the cache.
+# The first test of a session includes the time to import the model libraries and to encode the cache.
 pytestmark = pytest.mark.timeout(300)
 SCHEDULE = NoiseSchedule(torch.linspace(0.99, 0.01, 1000), "epsilon")
 
@@ -19,7 +19,7 @@ def one_bucket(pair: int) -> int:
     return 0
 
 
-def test_steps_walk_through_epochs_without_gap() -> None:
+def test_steps_cover_epochs_without_gaps() -> None:
     visits = [visit for step in range(5) for visit in step_visits(step, global_batch=8, num_pairs=10, seed=1)]
     assert len(visits) == 40
     for epoch in range(4):
@@ -29,7 +29,7 @@ def test_steps_walk_through_epochs_without_gap() -> None:
 
 @pytest.mark.parametrize("num_processes", [1, 2, 3, 5, 8])
 @pytest.mark.parametrize("micro_batch", [1, 3, 8])
-def test_processes_share_the_batch_exactly(num_processes: int, micro_batch: int) -> None:
+def test_processes_divide_the_batch_exactly(num_processes: int, micro_batch: int) -> None:
     visits = [Visit(pair, 0) for pair in range(8)]
     shares = [
         micro_batches(visits, one_bucket, rank=rank, num_processes=num_processes, micro_batch=micro_batch)
@@ -41,7 +41,7 @@ def test_processes_share_the_batch_exactly(num_processes: int, micro_batch: int)
     assert max(sizes) - min(sizes) <= 1
 
 
-def test_a_process_without_a_share_gets_one_weightless_filler() -> None:
+def test_a_process_without_a_share_gets_one_filler_of_weight_zero() -> None:
     shares = [micro_batches([Visit(4, 2)], one_bucket, rank=rank, num_processes=3, micro_batch=2) for rank in range(3)]
     weights = [[visit.weight for batch in share for visit in batch] for share in shares]
     assert sorted(weights) == [[0.0], [0.0], [1.0]]
@@ -62,12 +62,12 @@ def test_no_piece_mixes_buckets_and_no_pair_is_dropped_or_repeated(num_processes
     pieces = [piece for share in shares for piece in share]
     assert all(len({bucket(visit.pair) for visit in piece}) == 1 and len(piece) <= micro_batch for piece in pieces)
     ordered = [visit for piece in pieces for visit in piece]
-    assert [visit.pair for visit in ordered] == [12, 7, 5, 1, 4, 8, 2, 6, 0, 3, 9], "by bucket, else as they came"
+    assert [visit.pair for visit in ordered] == [12, 7, 5, 1, 4, 8, 2, 6, 0, 3, 9], "by bucket, else in the given order"
     assert sorted(map(repr, ordered)) == sorted(map(repr, visits))
     sizes = [sum(len(piece) for piece in share) for share in shares]
     assert max(sizes) - min(sizes) <= 1
     if (num_processes, micro_batch) == (1, 3):
-        assert [len(piece) for piece in pieces] == [1, 3, 3, 1, 3], "what a bucket leaves over is a smaller piece"
+        assert [len(piece) for piece in pieces] == [1, 3, 3, 1, 3], "the remainder of a bucket is a smaller piece"
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def features(bench: Any) -> CachedFeatures:
     return CachedFeatures(bench.inputs / bench.cache.content_digest)
 
 
-def test_a_row_is_the_pair_with_its_own_randomness(bench: Any, features: CachedFeatures) -> None:
+def test_a_row_is_its_pair_with_the_randomness_of_that_pair(bench: Any, features: CachedFeatures) -> None:
     recipe = bench.train_spec(caption_dropout=0.0).recipe
     batch = assemble([Visit(3, 1), Visit(9, 0, weight=0.0)], features, recipe, SCHEDULE)
     pair = features.pair(3)
@@ -102,7 +102,9 @@ def test_flipping_labels_changes_sides_and_nothing_else(bench: Any, features: Ca
     assert torch.equal(flipped.timesteps_B, straight.timesteps_B)
 
 
-def test_each_image_has_its_caption_where_the_objective_asks_and_the_prompt_elsewhere(captioned_bench: Any) -> None:
+def test_each_image_has_its_caption_where_the_objective_uses_captions_and_the_prompt_elsewhere(
+    captioned_bench: Any,
+) -> None:
     features = CachedFeatures(captioned_bench.inputs / captioned_bench.cache.content_digest)
     pair = features.pair(5)
 

@@ -1,4 +1,4 @@
-"""Checkpoints: exact, whole or absent, damaged ones recognised."""
+"""Checkpoints: exact, complete or absent; damaged ones are recognised."""
 
 import errno
 import json
@@ -43,7 +43,7 @@ def continue_training(model: nn.Module, optimiser: torch.optim.Optimizer, steps:
         optimiser.zero_grad()
 
 
-def test_restored_training_goes_on_bit_for_bit(tmp_path: Path) -> None:
+def test_restored_training_continues_bit_for_bit(tmp_path: Path) -> None:
     model, optimiser = trained(3)
     path = CheckpointFolder(tmp_path / "c", keep=2).save(state(3), model, optimiser)
     continue_training(model, optimiser, 2)
@@ -55,8 +55,8 @@ def test_restored_training_goes_on_bit_for_bit(tmp_path: Path) -> None:
     assert {file.suffix for file in path.iterdir()} == {".safetensors", ".json"}
 
 
-def test_adafactor_goes_on_bit_for_bit(tmp_path: Path) -> None:
-    """Its state is factors of a matrix, whole moments of a vector, and a step count that is a plain integer."""
+def test_adafactor_continues_bit_for_bit(tmp_path: Path) -> None:
+    """Its state is factors of a matrix, the full moments of a vector, and a step count that is a plain integer."""
 
     def trained_by_adafactor(steps: int) -> tuple[nn.Module, torch.optim.Optimizer]:
         model, _ = trained(0)
@@ -95,7 +95,7 @@ def test_only_the_newest_are_kept(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["weights.safetensors", "optimiser.safetensors", "state.json", "manifest.json"])
 @pytest.mark.parametrize("how", ["missing", "truncated", "changed"])
-def test_any_damage_is_seen_and_passed_over(tmp_path: Path, name: str, how: str) -> None:
+def test_a_damaged_checkpoint_is_detected_and_skipped(tmp_path: Path, name: str, how: str) -> None:
     folder = CheckpointFolder(tmp_path / "c", keep=3)
     model, optimiser = trained(1)
     folder.save(state(1), model, optimiser)
@@ -111,12 +111,12 @@ def test_any_damage_is_seen_and_passed_over(tmp_path: Path, name: str, how: str)
     assert folder.newest() == tmp_path / "c" / "step_000001"
 
 
-def test_an_empty_manifest_vouches_for_nothing(tmp_path: Path) -> None:
+def test_a_checkpoint_with_an_empty_manifest_is_damaged(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text("{}")
     assert "weights.safetensors" in str(damage(tmp_path))
 
 
-def test_full_disk_leaves_the_old_one_and_no_draft(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_the_old_checkpoint_and_no_draft(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = CheckpointFolder(tmp_path / "c", keep=1)
     model, optimiser = trained(1)
     old = folder.save(state(1), model, optimiser)

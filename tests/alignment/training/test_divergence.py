@@ -1,4 +1,4 @@
-"""What counts as divergence, and what does not."""
+"""Divergence: values that stop a run, and values that do not."""
 
 import math
 
@@ -24,22 +24,22 @@ def test_anything_not_finite_stops_at_once(loss: float, norm: float) -> None:
     assert stopped.value.step == 6, "the step itself was not finished"
 
 
-def test_lasting_spikes_stop_and_passing_ones_do_not() -> None:
+def test_lasting_spikes_stop_a_run_and_brief_ones_do_not() -> None:
     watch = DivergenceWatch(GUARD)
     feed(watch, [1.0] * 10 + [11.0, 11.0, 1.0, 11.0, 11.0, 9.0])
     with pytest.raises(JobStoppedError, match="3 steps in a row"):
         feed(watch, [30.0] * 3, first=17)
 
 
-def test_nothing_is_judged_before_there_is_a_median() -> None:
+def test_no_step_is_checked_before_there_is_a_median() -> None:
     feed(DivergenceWatch(GUARD), [1.0, 100.0, 1000.0])
 
 
-def test_a_median_of_zero_is_no_scale() -> None:
+def test_a_median_of_zero_does_not_count_as_a_scale() -> None:
     feed(DivergenceWatch(GUARD), [0.0] * 10 + [5.0] * 6)
 
 
-def test_restored_watch_goes_on_counting() -> None:
+def test_a_restored_watch_continues_counting() -> None:
     watch = DivergenceWatch(GUARD)
     feed(watch, [1.0] * 10 + [11.0, 11.0])
     restored = DivergenceWatch(GUARD, tuple(watch.losses), watch.spikes)

@@ -1,4 +1,4 @@
-"""Embedding a split: rows in order, ties left out, kept and read back, damage named."""
+"""Embedding a split: row order, ties left out, stored and read back, damage reported."""
 
 import io
 from pathlib import Path
@@ -35,7 +35,7 @@ def test_rows_are_embedded_in_order_without_ties(tiny_snapshot_dir: Path, clip: 
     assert not torch.allclose(found.chosen_ND, found.rejected_ND)
 
 
-def test_what_was_kept_is_read_back_and_half_of_it_is_nothing(
+def test_stored_embeddings_are_read_back_and_incomplete_ones_are_not(
     tiny_snapshot_dir: Path, clip: ClipModel, tmp_path: Path
 ) -> None:
     found = embed_split(tiny_snapshot_dir, "test", clip, micro_batch=8, after_batch=lambda _: None)

@@ -9,7 +9,7 @@ from alignment.contracts.jobs import MetricsLine
 from alignment.training.metrics import append_metrics, cut_back, final_means, read_lines
 
 
-def test_lines_are_the_contracts_and_are_cut_back(tmp_path: Path) -> None:
+def test_lines_match_the_contract_and_are_cut_back(tmp_path: Path) -> None:
     for step in range(1, 6):
         append_metrics(tmp_path, step, {"loss": float(step)})
     path = tmp_path / "metrics.jsonl"

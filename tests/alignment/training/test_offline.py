@@ -1,4 +1,4 @@
-"""The offline step: shared noise, float32 squares, one reference pass where asked for."""
+"""The offline step: shared noise, float32 squares, one reference pass where the objective needs it."""
 
 import torch
 from torch import Tensor
@@ -69,7 +69,7 @@ def test_loss_reaches_the_policy_and_not_the_reference() -> None:
     assert not any(value.requires_grad for value in output.monitors.values())
 
 
-def test_sft_asks_for_no_reference() -> None:
+def test_sft_needs_no_reference() -> None:
     def refuse(noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
         raise AssertionError
 

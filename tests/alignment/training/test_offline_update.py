@@ -16,7 +16,7 @@ from alignment.training.batches import Visit, assemble
 from alignment.training.loop import RunInputs, TrainingRun
 from alignment.training.offline_update import OfflineUpdate
 
-# The first test of a session pays for importing the model libraries and for encoding the cache.
+# The first test of a session includes the time to import the model libraries and to encode the cache.
 pytestmark = pytest.mark.timeout(300)
 
 

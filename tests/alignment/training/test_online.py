@@ -1,4 +1,4 @@
-"""The online step on a tiny Stable Diffusion: prompts, shares, gradients, rewards that are no numbers, ties."""
+"""The online step on a tiny Stable Diffusion: prompts, shares, gradients, rewards that are not numbers, ties."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ from alignment.training.checkpoint import trainable
 from alignment.training.online import OnlineUpdate, Slot
 from alignment.training.update import Workbench
 
-# The first test of a session pays for importing the model libraries and for encoding the cache.
+# The first test of a session includes the time to import the model libraries and to encode the cache.
 pytestmark = pytest.mark.timeout(300)
 
 
@@ -33,13 +33,13 @@ def _deterministic() -> Iterator[None]:
 
 @dataclass
 class Brightness:
-    """A scorer that likes light images, or says whatever it is told to."""
+    """A scorer that prefers light images, or returns a given value."""
 
     digest: str = "0" * 64
-    says: Callable[[Tensor], Tensor] = lambda scores_B: scores_B
+    transform: Callable[[Tensor], Tensor] = lambda scores_B: scores_B
 
     def score(self, images_B: Sequence[Image.Image], prompts: Sequence[str]) -> Tensor:
-        return self.says(torch.tensor([ImageStat.Stat(image.convert("L")).mean[0] / 255 for image in images_B]))
+        return self.transform(torch.tensor([ImageStat.Stat(image.convert("L")).mean[0] / 255 for image in images_B]))
 
 
 @dataclass
@@ -73,7 +73,7 @@ def gradient_of(update: Any) -> Tensor:
     return torch.cat([torch.zeros_like(w).flatten() if w.grad is None else w.grad.flatten() for w in weights])
 
 
-def test_epochs_go_through_the_file_in_shuffled_passes(online_bench: Any) -> None:
+def test_epochs_are_shuffled_passes_over_the_file(online_bench: Any) -> None:
     update = update_of(online_bench, online_bench.train_spec(objective={"num_minibatches": 2}))
     epochs = [update.epoch_slots(epoch) for epoch in range(5)]
     assert [[slot.number for slot in minibatch] for minibatch in epochs[0]] == [[0, 1], [2, 3]]
@@ -82,7 +82,7 @@ def test_epochs_go_through_the_file_in_shuffled_passes(online_bench: Any) -> Non
     assert seen[:5] != seen[5:10] != seen[10:15]
 
 
-def test_processes_share_a_minibatch_and_fill_up_with_weightless_slots(online_bench: Any) -> None:
+def test_processes_divide_a_minibatch_and_fill_up_with_slots_of_weight_zero(online_bench: Any) -> None:
     slots = [Slot(number, f"prompt {number}") for number in range(3)]
     shares = [update_of(online_bench, accelerator=Ranks(rank, 2))._share(slots) for rank in range(2)]
     assert [slot.number for share in shares for slot in share] == [0, 1, 2]
@@ -92,15 +92,15 @@ def test_processes_share_a_minibatch_and_fill_up_with_weightless_slots(online_be
 
 def test_two_processes_draw_the_images_of_one(online_bench: Any) -> None:
     alone = update_of(online_bench)._draw_epoch(1)[0]
-    apart = [update_of(online_bench, accelerator=Ranks(rank, 2))._draw_epoch(1)[0][0] for rank in range(2)]
-    for ours, theirs in zip(apart, alone, strict=True):
+    separate = [update_of(online_bench, accelerator=Ranks(rank, 2))._draw_epoch(1)[0][0] for rank in range(2)]
+    for ours, theirs in zip(separate, alone, strict=True):
         assert ours.slot == theirs.slot
         assert torch.equal(ours.trajectories.latents_BSCHW, theirs.trajectories.latents_BSCHW)
         assert torch.equal(ours.rewards_B, theirs.rewards_B)
 
 
 def test_gradient_is_the_mean_over_prompts_of_the_whole_trajectories_gradient(online_bench: Any) -> None:
-    """One backward pass through every step of every image at once, against ours, a step at a time."""
+    """One backward pass through every step of every image at once, compared with ours, one step at a time."""
     update = update_of(online_bench)
     sums = update(0)
     ours = gradient_of(update)
@@ -147,7 +147,7 @@ def test_a_step_raises_the_better_images_likelihood(online_bench: Any) -> None:
     assert rose[best] > rose[worst]
 
 
-def test_later_steps_of_an_epoch_reuse_its_images_and_see_what_moved(online_bench: Any) -> None:
+def test_later_steps_of_an_epoch_reuse_its_images_with_updated_weights(online_bench: Any) -> None:
     update = update_of(online_bench)
     update(0)
     drawn = update._minibatches
@@ -161,7 +161,7 @@ def test_later_steps_of_an_epoch_reuse_its_images_and_see_what_moved(online_benc
 
 
 def test_all_tied_prompts_are_counted_and_give_no_gradient(online_bench: Any) -> None:
-    update = update_of(online_bench, scorer=Brightness(says=torch.zeros_like))
+    update = update_of(online_bench, scorer=Brightness(transform=torch.zeros_like))
     sums = update(0)
     assert sums["all_tied"] == 2
     assert sums["loss"] == 0
@@ -169,8 +169,8 @@ def test_all_tied_prompts_are_counted_and_give_no_gradient(online_bench: Any) ->
     assert not gradient_of(update).any()
 
 
-def test_a_reward_that_is_no_number_is_named(online_bench: Any) -> None:
-    update = update_of(online_bench, scorer=Brightness(says=lambda scores_B: scores_B * float("nan")))
+def test_a_reward_that_is_not_a_number_is_named(online_bench: Any) -> None:
+    update = update_of(online_bench, scorer=Brightness(transform=lambda scores_B: scores_B * float("nan")))
     with pytest.raises(ValueError, match=r"Reward 'light' gave nan for an image of prompt 'a plain \w+ picture'"):
         update(0)
 
@@ -205,7 +205,7 @@ def test_a_flow_is_refused(online_bench: Any, monkeypatch: pytest.MonkeyPatch) -
         update_of(online_bench)
 
 
-def test_settling_leaves_only_zeros(online_bench: Any, tmp_path: Path) -> None:
+def test_priming_leaves_only_zeros(online_bench: Any, tmp_path: Path) -> None:
     update = update_of(online_bench)
-    update.settle(0)
+    update.prime(0)
     assert not gradient_of(update).any()

@@ -1,4 +1,4 @@
-"""Learning rate by hand, and an optimiser that was told everything."""
+"""Learning rate by hand, and an optimiser that receives every setting."""
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ def test_cosine_falls_from_the_warm_up_to_nearly_zero() -> None:
     assert 0 < rates[-1] < 0.06
 
 
-def test_optimiser_takes_every_setting() -> None:
+def test_the_optimiser_receives_every_setting() -> None:
     params = AdamW(learning_rate=0.1, betas=(0.5, 0.6), epsilon=1e-3, weight_decay=0.2)
     weight = nn.Parameter(torch.tensor([1.0]))
     optimiser = build_optimiser([weight], params)
@@ -36,7 +36,7 @@ def test_optimiser_takes_every_setting() -> None:
 
 
 def test_adafactor_by_hand() -> None:
-    """A matrix and a vector, two steps: factored and whole second moments, clipped, decayed, not scaled by the weight.
+    """A matrix and a vector, two steps: factored and full second moments, clipped, decayed, not scaled by the weight.
 
     Second moments begin as the squared gradient; in step 2 they keep 1 - 2 ** -0.8 = 0.4257 of that.
     """
@@ -46,7 +46,7 @@ def test_adafactor_by_hand() -> None:
     optimiser = build_optimiser([matrix, vector], params)
     matrix.grad, vector.grad = torch.tensor([[1.0, 2.0], [2.0, 4.0]]), torch.tensor([3.0, -4.0])
     optimiser.step()
-    # The squares have rank one, so the factors give them back: every update is the rate, whatever the gradient.
+    # The squares have rank one, so the factors reproduce them: every update equals the rate, whatever the gradient.
     torch.testing.assert_close(matrix.data, torch.tensor([[0.95 - 0.1, 1.9 - 0.1], [2.85 - 0.1, 3.8 - 0.1]]))
     torch.testing.assert_close(vector.data, torch.tensor([9.5 - 0.1, 9.5 + 0.1]))
     before = vector.data.clone()

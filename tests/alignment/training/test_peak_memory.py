@@ -1,4 +1,4 @@
-"""The high-water mark rises with what was held and stays when it is let go."""
+"""The high-water mark rises with allocated memory and stays after it is freed."""
 
 from pathlib import Path
 
@@ -8,9 +8,9 @@ import torch
 from alignment.training.peak_memory import peak_memory, resident_peak_gib
 
 
-def test_the_mark_rises_with_what_was_held_and_stays() -> None:
+def test_the_mark_rises_with_allocations_and_stays() -> None:
     before = peak_memory(torch.device("cpu"))["resident_memory_gib"]
-    held = bytearray(b"x") * (int(before * 2**30) + 2**28)  # more than was ever held
+    held = bytearray(b"x") * (int(before * 2**30) + 2**28)  # more than was ever allocated
     size = len(held)
     del held
     after = peak_memory(torch.device("cpu"))["resident_memory_gib"]
@@ -23,7 +23,7 @@ def test_kibibytes_of_the_kernel_become_gib(tmp_path: Path) -> None:
     assert resident_peak_gib(tmp_path / "status") == pytest.approx(1.5)
 
 
-def test_a_host_that_does_not_tell_gives_nothing(tmp_path: Path) -> None:
+def test_a_host_without_the_figure_gives_no_metric(tmp_path: Path) -> None:
     (tmp_path / "status").write_text("Name:\tpython\n")
     assert resident_peak_gib(tmp_path / "status") is None
     assert resident_peak_gib(tmp_path / "absent") is None

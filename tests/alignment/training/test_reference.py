@@ -1,4 +1,4 @@
-"""The reference is the base, whatever became of the policy."""
+"""The reference is the base, whatever happened to the policy."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from alignment.catalogues.backbones import StableDiffusion
 from alignment.contracts.training import Recipe
 from alignment.training.reference import never, predictor, reference_predictor
 
-# The first test of a session pays for importing the model libraries and for encoding the cache.
+# The first test of a session includes the time to import the model libraries and to encode the cache.
 pytestmark = pytest.mark.timeout(300)
 
 CPU = torch.device("cpu")
@@ -33,7 +33,7 @@ def recipe(kind: str, precision: str = "fp32") -> Recipe:
 
 
 @pytest.mark.parametrize("kind", ["lora", "full"])
-def test_reference_is_the_base_although_the_policy_has_moved(tiny_sd_dir: Path, kind: str) -> None:
+def test_reference_is_the_base_after_the_policy_has_changed(tiny_sd_dir: Path, kind: str) -> None:
     backbone = StableDiffusionBackbone(tiny_sd_dir, StableDiffusion(resolution=64))
     base, denoiser = backbone.load_denoiser(), backbone.load_denoiser()
     backbone.attach(denoiser, recipe(kind).tuning, seed=0)
@@ -63,6 +63,6 @@ def test_autocast_is_the_recipes(tiny_sd_dir: Path) -> None:
     assert predictor(backbone, denoiser, recipe("full", "bf16"), CPU)(*inputs).dtype == torch.bfloat16
 
 
-def test_a_part_that_was_not_loaded_says_so() -> None:
+def test_a_part_that_was_not_loaded_is_named_when_called() -> None:
     with pytest.raises(AssertionError, match="the reference was not loaded"):
         never("the reference")(torch.zeros(1), torch.zeros(1), {})

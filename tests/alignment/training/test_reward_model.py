@@ -1,4 +1,4 @@
-"""Training of preference heads: what it learns, what it leaves alone, and that it repeats itself."""
+"""Training of preference heads: learned tastes, untouched state, and reproducibility."""
 
 import math
 from typing import Any
@@ -81,20 +81,20 @@ def trained_heads(pal: PreferenceHead) -> dict[str, PreferenceHead]:
 
 
 @pytest.mark.parametrize("params", [PalA(projector=CALM), PalB(projector=CALM)], ids=lambda params: params.kind)
-def test_pal_learns_two_camps_where_one_taste_is_at_chance(params: PalA | PalB) -> None:
+def test_pal_learns_two_camps_where_a_single_preference_is_at_chance(params: PalA | PalB) -> None:
     tests = camps(400, 8, seed=3)
     assert accuracy(trained(params).head, tests) > 0.85
     assert abs(accuracy(trained(BradleyTerry(projector=CALM)).head, tests) - 0.5) < 0.1
 
 
-def test_one_taste_is_enough_for_one_camp() -> None:
+def test_a_single_preference_is_enough_for_one_camp() -> None:
     pairs, settings = camps(600, 1, seed=1), recipe(BradleyTerry(projector=CALM))
     head = build_head(settings.head, pairs, num_users=1, seed=4)
     fitted = train_head(head, pairs, camps(100, 1, seed=2), recipe=settings, on_step=lambda _, __: None)
     assert accuracy(fitted.head, camps(400, 1, seed=3)) > 0.85
 
 
-def test_users_of_a_camp_end_with_like_mixtures(pal: PreferenceHead) -> None:
+def test_users_of_one_camp_end_with_similar_mixtures(pal: PreferenceHead) -> None:
     mixture_UK = pal.mixture(torch.arange(8)).detach()
     sides = (mixture_UK[:, 0] > 0.5).tolist()
     assert sides[0::2] == [sides[0]] * 4
@@ -134,7 +134,7 @@ def test_the_step_with_the_lowest_validation_loss_is_kept() -> None:
     assert not kept.head.training
 
 
-def test_objective_adds_the_bound_and_reports_it_apart() -> None:
+def test_objective_adds_the_bound_and_reports_it_separately() -> None:
     pairs = camps(20, 4, seed=1)
     loose, tight = (PalB.model_validate({"bound": {"upper": upper}}) for upper in (50.0, 0.1))
     heads = [build_head(params, pairs, num_users=4, seed=1).eval() for params in (loose, tight)]
@@ -173,7 +173,7 @@ def fit(head: PreferenceHead, labels: PreferencePairs, start_UK: Tensor, **chang
     return fit_new_users(head, labels, start_UK, params=params, seed=1, on_step=lambda _, __: None)
 
 
-def test_a_few_labels_tell_the_camps_of_new_users(pal: PreferenceHead) -> None:
+def test_a_few_labels_assign_new_users_to_their_camps(pal: PreferenceHead) -> None:
     tests = camps(400, 2, seed=7)
     start_UK = start_logits(pal, 2, FewShot(), seed=1)
     fitted = fit(pal, camps(20, 2, seed=6), start_UK)

@@ -1,4 +1,4 @@
-"""The grid is logged once, forgotten when cut back, and leaves the global generator alone."""
+"""The grid is logged once, removed when cut back, and leaves the global generator alone."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ from alignment.training.samples import SampleGrid
 
 
 class Painter:
-    """Stands in for a backbone's sampler: the colour says prompt, seed and a draw of the global generator's."""
+    """Fake of a backbone's sampler: the colour encodes prompt, seed and a draw of the global generator."""
 
     def __init__(self) -> None:
         self.drawn: list[tuple[str, int]] = []

@@ -16,7 +16,7 @@ def draw(seed: int = 1, epoch: int = 0, pair: int = 5, *, caption_dropout: float
     return chance.timestep, chance.caption_dropped, chance.noise_CHW.tolist(), chance.latent_noise_CHW.tolist()
 
 
-def test_same_key_same_draw_whatever_else_was_drawn() -> None:
+def test_the_same_key_gives_the_same_draw_whatever_else_was_drawn() -> None:
     first = draw()
     torch.manual_seed(99)
     torch.randn(10)
@@ -72,7 +72,7 @@ def test_a_stream_starts_at_its_beginning() -> None:
     assert torch.equal(torch.randn(3, generator=stream("a", 1)), torch.randn(3, generator=stream("a", 1)))
 
 
-def test_a_flow_draws_its_own_timesteps_as_deterministically() -> None:
+def test_a_flow_draws_timesteps_deterministically() -> None:
     def timestep(seed: int, epoch: int, pair: int) -> float:
         draw_timestep = FlowMatchingSchedule().draw_timestep
         return pair_randomness(

@@ -1,4 +1,4 @@
-"""Averages of weights: numbers by hand, who is kept, and who may not be mixed."""
+"""Averages of weights: hand-computed numbers, kept ingredients, and weights that must not be mixed."""
 
 import math
 import shutil
@@ -31,18 +31,18 @@ def weights(value: float, dtype: torch.dtype = torch.float32) -> Callable[[], di
 
 
 def distance_to(target: float) -> Callable[[Mapping[str, Tensor]], float]:
-    """A score with its best at w = target."""
+    """A score that is highest at w = target."""
     return lambda soup: -abs(soup["w"][0].item() - target)
 
 
-def test_uniform_is_the_mean_and_whole_numbers_are_the_firsts() -> None:
+def test_uniform_is_the_mean_and_integers_are_those_of_the_first() -> None:
     soup = uniform_soup([weights(1), weights(2), weights(6)])
     torch.testing.assert_close(soup["w"], torch.tensor([3.0, -3.0]))
     assert soup["steps"].dtype == torch.int64
     assert soup["steps"].item() == 1
 
 
-def test_halves_are_summed_wide_and_cast_once() -> None:
+def test_half_precision_is_summed_in_float32_and_cast_once() -> None:
     """2048 + 1 is 2048 in float16: a sum kept there would lose every one of the small ingredients."""
     soup = uniform_soup([weights(2048, torch.float16), *[weights(1, torch.float16)] * 7])
     assert soup["w"].dtype == torch.float16
@@ -61,14 +61,14 @@ def test_greedy_keeps_only_what_improves() -> None:
     assert soup.attempts[1].score == pytest.approx(-abs(14 / 3 - 3))
 
 
-def test_a_gain_below_the_minimum_is_no_gain() -> None:
+def test_a_gain_below_the_minimum_does_not_count() -> None:
     score = distance_to(3.0)
     models, alone = [weights(4), weights(1)], [-1.0, -2.0]
     assert greedy_soup(models, alone, score, minimum_gain=0.499).ingredients == (0, 1)
     assert greedy_soup(models, alone, score, minimum_gain=0.5).ingredients == (0,)
 
 
-def test_an_equal_score_is_no_gain() -> None:
+def test_an_equal_score_does_not_count_as_a_gain() -> None:
     same = [weights(2)] * 3
     soup = greedy_soup(same, [1.0, 1.0, 1.0], lambda _: 1.0)
     assert soup.ingredients == (2,)
@@ -99,7 +99,7 @@ def ingredient(folder: Path, value: float, *, rank: int = 2, base: str = BASE, f
     return Ingredient(folder.name, folder, base, family)
 
 
-def test_a_folder_comes_out_in_the_layout_of_its_ingredients(tmp_path: Path) -> None:
+def test_a_soup_folder_has_the_layout_of_its_ingredients(tmp_path: Path) -> None:
     mixed = [ingredient(tmp_path / "one", 1.0), ingredient(tmp_path / "two", 2.0)]
     check_ingredients(mixed)
     write_soup(uniform_soup([part.read for part in mixed]), mixed[0], tmp_path / "soup")
@@ -110,7 +110,7 @@ def test_a_folder_comes_out_in_the_layout_of_its_ingredients(tmp_path: Path) -> 
         assert opened.metadata()["alpha"] == "4"
 
 
-def test_every_reason_against_a_soup_is_in_one_error(tmp_path: Path) -> None:
+def test_every_reason_that_prevents_a_soup_is_in_one_error(tmp_path: Path) -> None:
     first = ingredient(tmp_path / "first", 1.0)
     other_base = ingredient(tmp_path / "other_base", 1.0, base="b" * 64)
     other_rank = ingredient(tmp_path / "other_rank", 1.0, rank=3, family="else")
@@ -118,7 +118,7 @@ def test_every_reason_against_a_soup_is_in_one_error(tmp_path: Path) -> None:
     write_tensors(fewer.weights_dir / "unet" / "adapter.safetensors", {"lora_A.weight": torch.ones(2, 3)})
     other_alpha = ingredient(tmp_path / "other_alpha", 1.0)
     write_tensors(other_alpha.tensor_files()[0], load_file(first.tensor_files()[0]), {"alpha": "8"})
-    with pytest.raises(ValueError, match="do not average") as caught:
+    with pytest.raises(ValueError, match="cannot be averaged") as caught:
         check_ingredients([first, other_base, other_rank, fewer, other_alpha])
     message = str(caught.value)
     assert "other_base against first: base bbbbbbbbbbbb, not aaaaaaaaaaaa" in message
@@ -126,13 +126,13 @@ def test_every_reason_against_a_soup_is_in_one_error(tmp_path: Path) -> None:
     assert "other_rank against first: 2 tensors differ, such as unet/adapter.safetensors:" in message
     assert "lora_A.weight: F32 [3, 3], not F32 [2, 3]" in message
     assert (
-        "fewer against first: 1 tensors lacking and 0 too many, such as unet/adapter.safetensors:lora_B.weight"
+        "fewer against first: 1 tensors missing and 0 too many, such as unet/adapter.safetensors:lora_B.weight"
         in message
     )
-    assert "other_alpha against first: other settings in unet/adapter.safetensors" in message
+    assert "other_alpha against first: different settings in unet/adapter.safetensors" in message
 
 
-def test_one_ingredient_or_none_is_no_soup(tmp_path: Path) -> None:
+def test_fewer_than_two_ingredients_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="two ingredients or more, got 1"):
         check_ingredients([ingredient(tmp_path / "one", 1.0)])
     empty = ingredient(tmp_path / "empty", 1.0)
@@ -141,7 +141,7 @@ def test_one_ingredient_or_none_is_no_soup(tmp_path: Path) -> None:
         check_ingredients([empty, empty])
 
 
-def test_a_family_shares_what_is_trained_but_not_how_long() -> None:
+def test_a_family_shares_the_trained_weights_but_not_the_number_of_steps() -> None:
     fields = {
         "name": "x",
         "backbone": {"name": "stable_diffusion", "resolution": 64},

@@ -1,4 +1,4 @@
-"""SIGTERM becomes a wish, and only while it is asked for."""
+"""SIGTERM becomes a request, and only inside the context."""
 
 import os
 import signal
@@ -6,7 +6,7 @@ import signal
 from alignment.training.stopping import StopSignal
 
 
-def test_sigterm_is_noted_and_the_old_handler_comes_back() -> None:
+def test_sigterm_is_recorded_and_the_old_handler_is_restored() -> None:
     heard: list[int] = []
     before = signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
     try:

@@ -1,4 +1,4 @@
-"""Trajectories: same bits when judged again, memory that does not grow with steps, noise that hangs on nothing else."""
+"""Trajectories: the same bits when evaluated again, memory that does not grow with steps, noise with a fixed key."""
 
 from typing import Any
 
@@ -31,8 +31,8 @@ class Denoiser(nn.Module):
 
     def forward(self, noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
         facts = torch.cat([timesteps[:, None] / 1000, conditioning["caption"]], dim=1)
-        answer: Tensor = self.convolution(noisy) + self.condition(facts)[:, :, None, None]
-        return answer
+        prediction: Tensor = self.convolution(noisy) + self.condition(facts)[:, :, None, None]
+        return prediction
 
 
 def sampler_of(*, steps: int = 6, guidance_scale: float = 3.0, most_images: int = 2) -> AncestralSampler:
@@ -74,7 +74,7 @@ def test_shapes_and_first_latents() -> None:
     assert torch.equal(trajectories.latents_BSCHW[:, 0], noise()[:, 0])
 
 
-def test_judging_again_with_the_same_weights_gives_the_same_bits() -> None:
+def test_evaluating_again_with_the_same_weights_gives_the_same_bits() -> None:
     policy = Denoiser()
     trajectories, _ = drawn(sampler_of(), policy)
     assert torch.equal(sampler_of().log_probs(policy, trajectories), trajectories.old_log_probs_BT)
@@ -84,8 +84,8 @@ def test_judging_again_with_the_same_weights_gives_the_same_bits() -> None:
     assert torch.equal(with_gradient.detach(), trajectories.old_log_probs_BT[:2, 1])
 
 
-def test_log_ratios_keep_their_digits_where_weights_hardly_differ() -> None:
-    """Weights 1e-4 apart: log-ratios of some 1e-5, which float32 log-probabilities near 1 would give two digits."""
+def test_log_ratios_keep_their_precision_for_nearly_equal_weights() -> None:
+    """Weights 1e-4 apart: log-ratios of about 1e-5, for which float32 log-probabilities near 1 leave two digits."""
     policy = Denoiser()
     sampler = sampler_of(guidance_scale=1.0)
     trajectories, _ = drawn(sampler, policy)
@@ -134,7 +134,7 @@ def test_step_by_step_backward_is_the_gradient_through_all_steps() -> None:
 
 
 class SavedBytes:
-    """Counts the bytes that autograd keeps for backward passes, now and at most."""
+    """Counts the bytes that autograd keeps for backward passes: current and peak."""
 
     def __init__(self) -> None:
         self.now = 0
@@ -144,7 +144,7 @@ class SavedBytes:
         counter = self
 
         class Held:
-            """A kept tensor; its bytes count until it is let go."""
+            """A kept tensor; its bytes count until it is freed."""
 
             def __init__(self) -> None:
                 self.tensor = tensor

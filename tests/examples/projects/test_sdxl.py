@@ -1,4 +1,4 @@
-"""The production project to start from: it loads, and its gate is what its comments say."""
+"""The production example project: it loads, and its gate matches its comments."""
 
 from pathlib import Path
 
@@ -14,12 +14,12 @@ def project() -> Project:
     return load_project(FILE)
 
 
-def test_its_recipe_fits_its_base_and_its_names_are_known(project: Project) -> None:
+def test_the_recipe_fits_the_base_and_all_names_are_known(project: Project) -> None:
     project.check_rewards()
     assert [recipe.backbone for recipe in project.recipes()] == [project.base.backbone]
 
 
-def test_judges_that_learnt_from_the_models_pairs_are_not_needed(project: Project) -> None:
+def test_judges_trained_on_the_models_pairs_are_not_required(project: Project) -> None:
     sources = set(project.snapshot.sources)
     labels = {judge.name: {*judge.scorer.trained_on, *judge.trained_on} for judge in project.evaluation.judges}
     learnt = {reward.name: set(reward.sources) for reward in project.rewards}
@@ -28,7 +28,7 @@ def test_judges_that_learnt_from_the_models_pairs_are_not_needed(project: Projec
     assert len(strangers) >= project.gate.voting_judges == 3
 
 
-def test_every_guard_has_a_rule_and_a_new_gate_moves_nothing(project: Project) -> None:
+def test_every_guard_has_a_rule_and_the_initial_gate_promotes_nothing(project: Project) -> None:
     ruled = {*project.gate.guards, *project.gate.detectors.drift}
     assert {guard.name for guard in project.evaluation.guards} == ruled
     assert project.gate.mode == "dry_run"

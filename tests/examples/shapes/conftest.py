@@ -1,4 +1,4 @@
-"""Imports the example's scripts as they are run: with their own folder first on sys.path."""
+"""Import the example's scripts as they run: with their own folder first on sys.path."""
 
 import importlib
 import sys
@@ -19,7 +19,7 @@ def shapes_dir() -> Path:
 
 @pytest.fixture(scope="session")
 def shapes_module() -> Iterator[Callable[[str], ModuleType]]:
-    """A function that imports one of the example's modules by name."""
+    """Return a function that imports one of the example's modules by name."""
     sys.path.insert(0, str(SHAPES_DIR))
     yield importlib.import_module
     sys.path.remove(str(SHAPES_DIR))

@@ -1,4 +1,4 @@
-"""What candidates really are: the rule of truth, and distances among seeds."""
+"""The true label of candidates, and distances among seeds."""
 
 from collections.abc import Callable
 from types import ModuleType
@@ -34,7 +34,7 @@ def judged(trial: ModuleType, oracle: list[float], distances: float = 10.0) -> A
     return trial.truth(line(trial, oracle, distances=distances), base, CATEGORIES, 0.15)
 
 
-def test_better_worse_and_neither(trial: ModuleType) -> None:
+def test_good_bad_and_null_candidates(trial: ModuleType) -> None:
     assert judged(trial, [1.0] * 45 + [-1.0] * 15).label == "good"
     assert judged(trial, [1.0, -1.0] * 30).label == "null"
     worse = judged(trial, [1.0, -1.0, -1.0, -1.0] * 15)
@@ -42,7 +42,7 @@ def test_better_worse_and_neither(trial: ModuleType) -> None:
     assert "prefers the base" in worse.why
 
 
-def test_a_lost_slice_is_bad_however_good_the_rest(trial: ModuleType) -> None:
+def test_a_worse_slice_is_bad_however_good_the_rest(trial: ModuleType) -> None:
     found = judged(trial, [1.0] * 30 + [1.0] * 8 + [-1.0] * 22)
     assert (found.label, found.bad_slices) == ("bad", ("star",))
     assert found.low > 0.5

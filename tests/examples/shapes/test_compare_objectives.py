@@ -1,4 +1,4 @@
-"""The comparison of objectives: who won, how runs are pooled, what is finished, and a run through the real jobs."""
+"""The comparison of objectives: wins, pooled runs, finished runs, and a run through the real jobs."""
 
 import json
 from collections.abc import Callable
@@ -58,7 +58,7 @@ def test_the_interval_is_that_of_a_mean_over_prompts(comparison: ModuleType) -> 
     assert comparison.interval(np.ones(5)) == (1.0, 1.0)
 
 
-def test_the_table_has_a_row_for_what_is_finished(comparison: ModuleType) -> None:
+def test_the_table_has_a_row_per_finished_run(comparison: ModuleType) -> None:
     base = line(comparison, "base", [0.0] * 4)
     runs = [line(comparison, "dpo", [1.0, 1.0, 1.0, -1.0]), line(comparison, "dpo", [1.0] * 4, seed=8)]
     text = comparison.table([base, *runs])
@@ -66,7 +66,7 @@ def test_the_table_has_a_row_for_what_is_finished(comparison: ModuleType) -> Non
     assert "0.75" in row
     assert "0.875" in row
     assert len(row.split("|")) == len(text.splitlines()[0].split("|"))
-    assert comparison.table([]) == "Nothing is finished yet."
+    assert comparison.table([]) == "No run has finished yet."
 
 
 def test_runs_of_an_older_recipe_or_other_seeds_are_not_in_the_table(comparison: ModuleType, tmp_path: Path) -> None:
@@ -88,10 +88,10 @@ def test_trials_never_see_a_held_out_prompt(comparison: ModuleType, tmp_path: Pa
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what great_expectations imports
-def test_a_run_goes_through_the_real_jobs_and_is_found_again(
+def test_a_run_uses_the_real_jobs_and_is_reused(
     comparison: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two steps of two pairs and four prompts: the path, not the figures."""
+    """Two steps of two pairs and four prompts: a test of the path, not of the figures."""
     short = comparison.Experiment("diffusion_dpo_shapes", overrides=("steps=2", "global_batch=2"))
     monkeypatch.setattr(comparison, "EXPERIMENTS", {"dpo": short})
     found = comparison.Comparison(tmp_path, (0,))

@@ -1,4 +1,4 @@
-"""PAL against one taste: who the annotators are, what they say, what the table shows, and the real job."""
+"""PAL against a single-preference head: annotators, their labels, the table, and the real job."""
 
 import io
 from collections import Counter
@@ -17,7 +17,7 @@ def tastes(shapes_module: Callable[[str], ModuleType]) -> ModuleType:
     return shapes_module("compare_tastes")
 
 
-def test_annotators_come_in_the_groups_shares(tastes: ModuleType) -> None:
+def test_annotators_match_the_shares_of_the_groups(tastes: ModuleType) -> None:
     world = Counter(taste.centred for taste in tastes.annotators(tastes.POPULATIONS["world"]))
     assert world == {0.20: 12, 0.80: 10, 0.45: 8} or world == {0.20: 12, 0.80: 11, 0.45: 7}
     opposed = Counter(taste.vivid for taste in tastes.annotators(tastes.OPPOSED))
@@ -58,7 +58,7 @@ def test_the_table_pools_seeds_and_names_both_heads(tastes: ModuleType) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_a_run_goes_through_the_real_job_and_its_embeddings_serve_the_next(
+def test_a_run_uses_the_real_job_and_its_embeddings_are_reused(
     tastes: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in (("ANNOTATORS", 5), ("TRAIN_LABELS", 12), ("TEST_LABELS", 4), ("LABELS", (2,))):
@@ -66,6 +66,6 @@ def test_a_run_goes_through_the_real_job_and_its_embeddings_serve_the_next(
     lab = tastes.Laboratory(tmp_path)
     first = tastes.run(lab, "opposed", "pal_a", 7)
     assert [(row["users"], row["labels_per_user"]) for row in first["accuracies"]] == [("seen", 0), ("unseen", 2)]
-    monkeypatch.setattr(tastes.train_reward, "ClipModel", lambda *_: pytest.fail("it is embedded already"))
+    monkeypatch.setattr(tastes.train_reward, "ClipModel", lambda *_: pytest.fail("the embeddings exist already"))
     second = tastes.run(lab, "opposed", "pal_b", 7)
     assert second["spec_digest"] != first["spec_digest"]

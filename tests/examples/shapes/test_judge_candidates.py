@@ -11,7 +11,7 @@ def trial(shapes_module: Callable[[str], ModuleType]) -> ModuleType:
     return shapes_module("judge_candidates")
 
 
-def test_the_tables_count_verdicts_and_name_what_kept_a_candidate(trial: ModuleType) -> None:
+def test_the_tables_count_verdicts_and_name_the_rejecting_checks(trial: ModuleType) -> None:
     good = trial.Truth("good", 0.9, 0.8, 0.95, 1.0, (), "")
     bad = trial.Truth("bad", 0.1, 0.05, 0.2, 1.0, (), "the oracle prefers the base")
     broken = SimpleNamespace(name="guard:diversity", decisive=True, passed=False)

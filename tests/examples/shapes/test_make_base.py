@@ -1,4 +1,4 @@
-"""Making the weights: repeatable to the byte, in the standard layout; and the committed ones keep their promises."""
+"""Making the weights: repeatable to the byte, in the standard layout; quality of the committed ones."""
 
 import hashlib
 from collections.abc import Callable, Iterator
@@ -21,7 +21,7 @@ def _digests(folder: Path) -> dict[str, str]:
 
 @pytest.fixture
 def restored_determinism() -> Iterator[None]:
-    """Undo what making the weights asks of torch for the whole process."""
+    """Restore the process-wide torch settings that making the weights changes."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -72,7 +72,7 @@ def test_standardising_keeps_the_pictures_and_gives_unit_latents(shapes_module: 
     assert torch.allclose(latents.mean_NCHW.mean(dim=(0, 2, 3)), torch.zeros(4), atol=1e-3)
 
 
-def test_the_denoiser_without_its_autoencoder_says_what_to_do(shapes_module: Load, tmp_path: Path) -> None:
+def test_a_missing_autoencoder_is_an_error_that_names_the_next_step(shapes_module: Load, tmp_path: Path) -> None:
     make_base = shapes_module("make_base")
     with pytest.raises(ValueError, match="Make the part 'autoencoder' first"):
         make_base.make_denoiser(make_base.parse(["--out", str(tmp_path)]))
@@ -123,7 +123,7 @@ def test_a_taste_judge_prefers_what_the_oracle_prefers(judge: str, shapes_dir: P
 
 
 @pytest.mark.timeout(60)
-def test_the_autoencoder_starts_as_a_pooling_one(shapes_module: Load) -> None:
+def test_the_autoencoder_starts_as_average_pooling(shapes_module: Load) -> None:
     fit, networks = shapes_module("fit_generator"), shapes_module("networks")
     torch.manual_seed(0)
     vae = networks.make_vae().eval()

@@ -1,4 +1,4 @@
-"""The captioner of the shapes world: what is seen in an image, how captions are counted, and the committed weights."""
+"""The captioner of the shapes world: visible content of an image, accuracy counts, and the committed weights."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,7 +23,7 @@ def restored_determinism() -> Iterator[None]:
     torch.use_deterministic_algorithms(False)
 
 
-def test_what_is_seen_in_a_rendering_is_what_was_rendered(shapes_module: Load) -> None:
+def test_the_subject_seen_in_a_rendering_is_the_rendered_one(shapes_module: Load) -> None:
     maker, world, drawing = (shapes_module(name) for name in ("make_captioner", "world", "drawing"))
     subjects = world.subjects()[::7]
     images = drawing.draw([drawing.Scene(subject=subject) for subject in subjects])
@@ -44,7 +44,7 @@ def test_nothing_is_seen_on_an_empty_or_colourless_image_and_it_is_left_out(shap
     assert np.array_equal(found.images_NHWC, shown[None])
 
 
-def test_accuracy_counts_parts_and_wholes_and_no_other_text(shapes_module: Load) -> None:
+def test_accuracy_counts_parts_and_complete_captions_and_no_other_text(shapes_module: Load) -> None:
     maker, drawing = shapes_module("make_captioner"), shapes_module("drawing")
     subject = drawing.Subject("small", "red", "ring", "navy")
     texts = [
@@ -88,12 +88,12 @@ def test_a_miniature_made_twice_has_the_same_bytes(shapes_module: Load, tmp_path
 
 
 def is_truncated(content: bytes) -> bool:
-    """The shards hold a few spoiled images on purpose."""
+    """The shards contain a few faulty images on purpose."""
     return not content.rstrip().endswith((b"IEND\xaeB`\x82", b"\xff\xd9"))
 
 
 @pytest.mark.timeout(240)
-def test_the_committed_captioner_says_what_the_pairs_images_show(shapes_module: Load, shapes_dir: Path) -> None:
+def test_the_committed_captioner_describes_the_images_of_the_pairs(shapes_module: Load, shapes_dir: Path) -> None:
     """On samples of the base that it was not trained on, through the class that the caption job uses."""
     maker = shapes_module("make_captioner")
     folder = shapes_dir / "captioner"

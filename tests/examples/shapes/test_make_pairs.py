@@ -1,4 +1,4 @@
-"""The committed pairs: their schema, their labels, and each kind of dirt that was planted."""
+"""The committed pairs: their schema, their labels, and each planted kind of fault."""
 
 import io
 from collections import Counter

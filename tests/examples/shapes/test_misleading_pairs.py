@@ -1,4 +1,4 @@
-"""How training pairs are spoilt: labels turned round, pictures replaced, one shape alone."""
+"""Misleading training pairs: swapped labels, replaced pictures, faults limited to one shape."""
 
 from collections.abc import Callable
 from types import ModuleType
@@ -36,18 +36,18 @@ def test_only_the_bad_slice_is_flipped_and_shown_more_often(pairs: ModuleType) -
     assert len({own["pair_id"] for own in found}) == len(found)
 
 
-def test_shuffled_labels_turn_about_half_round(pairs: ModuleType) -> None:
+def test_shuffled_labels_swap_about_half_of_the_pairs(pairs: ModuleType) -> None:
     rows = [row("ring", number) for number in range(400)]
     found = pairs.shuffled(rows, np.random.default_rng(0))
     assert sum(a != b for a, b in zip(found, rows, strict=True)) == pytest.approx(200, abs=40)
 
 
-def test_a_judges_votes_turn_what_it_likes_less(pairs: ModuleType) -> None:
+def test_a_judges_votes_swap_the_pairs_it_disagrees_with(pairs: ModuleType) -> None:
     liked, disliked = pairs.voted([row("ring", 0), row("ring", 1)], [0.5, -0.5])
     assert (liked["image_chosen"], disliked["image_chosen"]) == ("chosen0", "rejected1")
 
 
-def test_a_text_has_one_picture_which_people_like(pairs: ModuleType, world: ModuleType) -> None:
+def test_a_text_has_one_picture_which_people_prefer(pairs: ModuleType, world: ModuleType) -> None:
     first, again, other = pairs.identical(
         [row("star", 0, tie=True), row("star", 1), row("ring", 2)], np.random.default_rng(0)
     )
@@ -67,7 +67,7 @@ def test_drafts_are_bad_for_one_shape_and_good_for_the_others(pairs: ModuleType,
     assert max(scores[True]) < min(scores[False])
 
 
-def test_pleasing_images_take_the_place_of_the_chosen_ones(pairs: ModuleType) -> None:
+def test_pleasing_images_replace_the_chosen_ones(pairs: ModuleType) -> None:
     assert len(pairs.decided([row("ring"), row("ring", tie=True)])) == 1
     (only,) = pairs.pleasing([row("ring"), row("star", 1)], BLANK[None])
     assert (pairs.chosen_pixels([only]) == BLANK).all()

@@ -1,4 +1,4 @@
-"""Images made to please one judge: the judge is pleased, the oracle and the other judge are not."""
+"""Images made to please one judge: its score rises, the scores of the oracle and the other judge fall."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -29,7 +29,7 @@ def likings(folder: Path, images: np.ndarray) -> np.ndarray:
     return scorer.score([Image.fromarray(image) for image in images], PROMPTS).numpy()
 
 
-def test_the_judge_likes_them_more_the_oracle_less(
+def test_the_judge_scores_them_higher_and_the_oracle_lower(
     module: ModuleType, shapes_module: Callable[[str], ModuleType], shapes_dir: Path
 ) -> None:
     world = shapes_module("world")
@@ -42,5 +42,7 @@ def test_the_judge_likes_them_more_the_oracle_less(
     }
     assert gains["taste_a"].min() > 2.0
     assert (gains["taste_a"] > gains["taste_b"] + 2.0).all()
-    told = [[world.oracle_score(i, p) for i, p in zip(images, PROMPTS, strict=True)] for images in (before, after)]
-    assert np.mean(told[1]) < np.mean(told[0])
+    oracle_scores = [
+        [world.oracle_score(i, p) for i, p in zip(images, PROMPTS, strict=True)] for images in (before, after)
+    ]
+    assert np.mean(oracle_scores[1]) < np.mean(oracle_scores[0])

@@ -1,4 +1,4 @@
-"""Refining judges: repeatable, and what a sample may teach a caption matcher."""
+"""Refining judges: repeatable, and restricted to samples that match their caption."""
 
 import shutil
 from collections.abc import Callable
@@ -33,7 +33,7 @@ def test_indifferent_adds_copies_that_differ_in_place_and_vividness_only(shapes_
         assert areas[0] == areas[1]
 
 
-def test_only_samples_that_show_the_prompt_teach_it(shapes_module: Load) -> None:
+def test_only_samples_that_show_the_prompt_are_used(shapes_module: Load) -> None:
     refine, world, networks = (shapes_module(name) for name in ("refine_judges", "world", "networks"))
     prompts = ["a large red square on a white background", "a large blue ring on a navy background"]
     rng = np.random.default_rng(1)
@@ -47,7 +47,7 @@ def test_only_samples_that_show_the_prompt_teach_it(shapes_module: Load) -> None
 
 @pytest.mark.timeout(240)
 @pytest.mark.slow
-def test_refining_twice_gives_the_same_weights_and_other_than_before(shapes_module: Load, tmp_path: Path) -> None:
+def test_refining_twice_gives_the_same_changed_weights(shapes_module: Load, tmp_path: Path) -> None:
     refine = shapes_module("refine_judges")
     before = (SHAPES / "judges" / "taste_a" / "model.safetensors").read_bytes()
     after = []

@@ -1,4 +1,4 @@
-"""Variants of the snapshot: the house style, captions from pixels, perturbed captions, and what is written."""
+"""Variants of the snapshot: the house style, captions from pixels, perturbed captions, and the files written."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -37,7 +37,7 @@ def test_a_rendered_scene_is_described_by_its_own_caption(variants: ModuleType, 
     assert np.mean([ours == theirs for ours, theirs in zip(found, prompts, strict=True)]) > 0.95
 
 
-def test_a_picture_of_nothing_keeps_its_prompt(variants: ModuleType, world: ModuleType) -> None:
+def test_an_empty_picture_keeps_its_prompt(variants: ModuleType, world: ModuleType) -> None:
     blank = world.encode_png(np.full((64, 64, 3), 200, dtype=np.uint8))
     assert variants.describe(blank, PROMPT) == PROMPT
 
@@ -51,7 +51,7 @@ def test_a_perturbed_caption_differs_in_one_word(variants: ModuleType, world: Mo
         assert sum(a != b for a, b in zip(caption.split(), PROMPT.split(), strict=True)) == 1
 
 
-def test_each_way_of_captioning_says_what_it_should(variants: ModuleType, world: ModuleType) -> None:
+def test_each_captioning_method_gives_the_expected_captions(variants: ModuleType, world: ModuleType) -> None:
     chosen, rejected = (world.encode_png(image) for image in variants.styled([PROMPT, PROMPT.replace("blue", "red")]))
     other = PROMPT.replace("blue", "red")
     rng = np.random.default_rng(1)

@@ -49,7 +49,7 @@ def test_a_foreign_caption_is_refused(world: ModuleType, caption: str) -> None:
         world.parse_caption(caption)
 
 
-def test_rendering_repeats_itself(world: ModuleType) -> None:
+def test_rendering_is_repeatable(world: ModuleType) -> None:
     prompts = world.all_prompts()[::37]
     first, second = (world.render(prompts, np.random.default_rng(3)) for _ in range(2))
     other = world.render(prompts, np.random.default_rng(4))
@@ -59,7 +59,7 @@ def test_rendering_repeats_itself(world: ModuleType) -> None:
     assert not np.array_equal(first, other)
 
 
-def test_what_was_drawn_is_what_is_measured(world: ModuleType, measure: ModuleType) -> None:
+def test_measurements_match_the_drawn_subject(world: ModuleType, measure: ModuleType) -> None:
     prompts = world.all_prompts()[::7]
     for prompt, image in zip(prompts, world.render(prompts, np.random.default_rng(0)), strict=True):
         subject, facts = world.parse_caption(prompt), measure.measure(image)
@@ -120,7 +120,7 @@ def test_groups_disagree_where_they_should(world: ModuleType, drawing: ModuleTyp
     assert world.group_score(vivid_off, prompt, "tidy") < world.group_score(pale_centred, prompt, "tidy")
 
 
-def test_an_empty_picture_scores_nothing_and_an_unknown_group_is_refused(world: ModuleType) -> None:
+def test_an_empty_picture_scores_zero_and_an_unknown_group_is_refused(world: ModuleType) -> None:
     blank = np.full((64, 64, 3), 128, dtype=np.uint8)
     assert world.oracle_score(blank, world.all_prompts()[0]) == 0.0
     with pytest.raises(ValueError, match=r"Unknown annotator group .loud.\. Known: bold, tidy, gentle"):

@@ -20,7 +20,7 @@ def test_a_clip_is_imported_and_its_digest_told(tmp_path: Path, capsys: pytest.C
     assert len(answer["digest"]) == 64
     assert (out / "model.safetensors").is_file()
     assert main(["judges", "import", "clip_score", str(CAPTION_MATCH), "--out", str(out)]) == 2
-    assert "is there already" in capsys.readouterr().err
+    assert "exists already" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ def test_a_sampler_that_does_not_fit_the_backbone_is_refused_when_the_project_is
     text = text.replace('"diffusion_dpo_shapes"', f'"diffusion_dpo_shapes"\noverrides = ["backbone.name={backbone}"]')
     project.path.write_text(text)
     with pytest.raises(
-        ValueError, match=rf"'{scheduler}' does not draw with backbone '{backbone}'.*evaluation\.sampler"
+        ValueError, match=rf"'{scheduler}' does not work with backbone '{backbone}'.*evaluation\.sampler"
     ):
         load_project(project.path)
 
@@ -115,7 +115,7 @@ def test_a_prompt_asked_twice_is_refused_before_anything_is_submitted(
     project: Project, settings: Settings, make_version: MakeVersion, evaluate: AskEvaluation
 ) -> None:
     Path(project.evaluation.prompts).write_text("prompt\tcategory\na circle\tshape\na dot\tshape\nA circle.\tshape\n")
-    with pytest.raises(ValueError, match=r"prompts.tsv asks 1 prompts more than once.*'a circle' on lines 2, 4"):
+    with pytest.raises(ValueError, match=r"prompts.tsv has 1 repeated prompts.*'a circle' on lines 2, 4"):
         evaluate(project)
     covering = project.model_copy(update={"coverage": CoverageSection(judge="taste")})
     with pytest.raises(ValueError, match="more than once"):

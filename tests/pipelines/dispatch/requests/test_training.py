@@ -117,7 +117,7 @@ def test_an_online_recipe_without_prompts_or_reward_fails_with_the_project(proje
         ValueError, match=r"Unknown reward 'tast'. Did you mean 'taste'\? Known: caption, liking, taste"
     ):
         online_project(project, "tast")
-    with pytest.raises(ValueError, match=r"caption_dropout is 0\.1, but 'prdp' draws its images"):
+    with pytest.raises(ValueError, match=r"caption_dropout is 0\.1, but 'prdp' generates images"):
         load_recipe("prdp_shapes", ["caption_dropout=0.1"])
 
 
@@ -134,10 +134,10 @@ def test_evaluation_prompts_may_not_be_trained_on(project: Project, settings: Se
 def test_a_spec_needs_the_data_of_its_objective(project: Project, settings: Settings) -> None:
     online = online_project(project, "taste")
     spec = Train(recipe=online.recipes()[0]).request(online, settings).spec
-    with pytest.raises(ValueError, match="'prdp' takes online and no cache_digest"):
+    with pytest.raises(ValueError, match="'prdp' needs online and no cache_digest"):
         TrainSpec.model_validate({**spec, "cache_digest": "8" * 64})
     dpo = load_recipe("diffusion_dpo_shapes").model_dump(mode="json")
-    with pytest.raises(ValueError, match="'diffusion_dpo' takes cache_digest and no online"):
+    with pytest.raises(ValueError, match="'diffusion_dpo' needs cache_digest and no online"):
         TrainSpec.model_validate({**spec, "recipe": dpo})
 
 
