@@ -109,7 +109,7 @@ def test_a_snapshot_with_only_ties_is_bad_input(bench: Any, tmp_path: Path) -> N
     pq.write_table(ties, snapshot / "train.parquet")
     spec = bench.encode_spec.model_copy(update={"snapshot_digest": "8" * 64})
     assert bench.encode(tmp_path / "out", spec=spec) == 2
-    assert "nothing to train on" in failure_of(tmp_path / "out").message
+    assert "holds no pair with a preference" in failure_of(tmp_path / "out").message
 
 
 def test_an_encoder_that_overflows_is_bad_input(bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -118,7 +118,7 @@ def test_a_prompt_asked_twice_is_refused_before_anything_is_submitted(
     with pytest.raises(ValueError, match=r"prompts.tsv has 1 repeated prompts.*'a circle' on lines 2, 4"):
         evaluate(project)
     covering = project.model_copy(update={"coverage": CoverageSection(judge="taste")})
-    with pytest.raises(ValueError, match="more than once"):
+    with pytest.raises(ValueError, match="repeated prompts"):
         Coverage(candidate=make_version("c")).request(covering, settings)
 
 
