@@ -14,13 +14,14 @@ from pipelines.project.file import load_project
 from pipelines.release.gate.decision_log import last_decision
 from pipelines.settings import load_settings
 from pipelines.store.storage import open_store
+from pipelines.workspace import Workspace
 
 
 def main() -> int:
     """Compare and print one line."""
     settings = load_settings()
     project = load_project(Path(__file__).parents[2] / "projects" / "shapes.toml")
-    decision = last_decision(project, settings)
+    decision = last_decision(Workspace(project, settings))
     if decision is None:
         print("oracle     there is no gate decision yet", file=sys.stderr)
         return 1

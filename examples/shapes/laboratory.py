@@ -35,6 +35,7 @@ from alignment.statistics.prompts import EvalPrompt
 from pipelines.intake import ingestion, snapshot, validation
 from pipelines.project.file import load_project
 from pipelines.settings import load_settings
+from pipelines.workspace import Workspace
 
 SHAPES_DIR = Path(__file__).parent
 PROJECT = SHAPES_DIR.parents[1] / "projects" / "shapes.toml"
@@ -200,9 +201,12 @@ def project_snapshot(root: Path) -> Path:
     if not (out / "train.parquet").is_file():
         environment = {"PLUMBLINE_STORE_URI": (root / "store").resolve().as_uri(), "PLUMBLINE_STATE_DIR": str(root)}
         project, settings = load_project(PROJECT), load_settings(environment)
-        batches = [ingestion.ingest(s, project, settings) for s in ingestion.list_source_shards(project, settings)]
-        reports = [validation.validate(batch, project, settings) for batch in batches]
-        made = snapshot.build_snapshot(reports, project, settings)
+        batches = [
+            ingestion.ingest(s, Workspace(project, settings))
+            for s in ingestion.list_source_shards(Workspace(project, settings))
+        ]
+        reports = [validation.validate(batch, Workspace(project, settings)) for batch in batches]
+        made = snapshot.build_snapshot(reports, Workspace(project, settings))
         out.mkdir(parents=True, exist_ok=True)
         for path in Path(made.uri.removeprefix("file://")).glob("*.parquet"):
             shutil.copy(path, out / path.name)

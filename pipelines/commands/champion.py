@@ -6,6 +6,7 @@ import typer
 
 from pipelines.commands.answers import DONE, FAILED, GATE_SAID_NO, show, show_text
 from pipelines.commands.arguments import AsJson, Project
+from pipelines.workspace import Workspace
 
 
 def status(project: Project, as_json: AsJson = False) -> int:
@@ -16,8 +17,8 @@ def status(project: Project, as_json: AsJson = False) -> int:
     from pipelines.stages import values
 
     found, settings = values.read_project(project), load_settings()
-    airflow = read_dag_states(found, settings).model_dump(mode="json")
-    show({**report.status(found, settings), "airflow": airflow}, as_json=as_json)
+    airflow = read_dag_states(Workspace(found, settings)).model_dump(mode="json")
+    show({**report.status(Workspace(found, settings)), "airflow": airflow}, as_json=as_json)
     return DONE
 
 

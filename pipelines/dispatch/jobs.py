@@ -11,7 +11,7 @@ from pipelines.dispatch.engines.catalogue import open_engine
 from pipelines.dispatch.engines.interface import TERMINAL_STATES, Engine
 from pipelines.records.jobs import note_starter
 from pipelines.settings import Settings
-from pipelines.store.storage import open_store
+from pipelines.store.storage import Store, open_store
 from pipelines.tracking import runs
 
 log = logging.getLogger(__name__)
@@ -76,9 +76,9 @@ _BY_FAILURE: Mapping[str, type[JobError]] = {
 }
 
 
-def fetch_answer(request: JobRequest, settings: Settings) -> dict[str, Any] | None:
+def fetch_answer(request: JobRequest, store: Store) -> dict[str, Any] | None:
     """The value object of a request that was answered before, on any engine; None while there is no answer."""
-    manifest = open_store(settings.store_uri, settings).read_manifest(request.output_uri)
+    manifest = store.read_manifest(request.output_uri)
     return manifest.value if manifest else None
 
 
@@ -176,7 +176,7 @@ def run_to_end(
     `started_by` is kept as one who had it run. A KeyboardInterrupt cancels the job, whose checkpoints the next run
     resumes from. Raises the JobError of its kind.
     """
-    answer = fetch_answer(request, settings)
+    answer = fetch_answer(request, open_store(settings.store_uri, settings))
     if answer is not None:
         log.info("Found by digest: %s", request.output_uri)
         return answer

@@ -39,7 +39,7 @@ from pipelines.dispatch.live_metrics import LiveMetrics
 from pipelines.host import signal_group
 from pipelines.settings import Settings, load_settings
 from pipelines.store.folders import hash_folder
-from pipelines.store.storage import open_store
+from pipelines.store.storage import Store, open_store
 from pipelines.tracking import runs
 
 log = logging.getLogger(__name__)
@@ -142,7 +142,7 @@ def _run_job(
     with _live_metrics(folder, request):
         if not (folder.out_dir / RESULT_FILE).is_file():
             _run_alignment(folder, request, termination, command=command)
-    _publish(folder, request, settings)
+    _publish(folder, request, open_store(settings.store_uri, settings))
 
 
 def _run_alignment(folder: JobFolder, request: JobRequest, termination: _Termination, *, command: Command) -> None:
@@ -167,9 +167,8 @@ def _run_alignment(folder: JobFolder, request: JobRequest, termination: _Termina
     raise _JobError(failure or _unexplained(code))
 
 
-def _publish(folder: JobFolder, request: JobRequest, settings: Settings) -> None:
+def _publish(folder: JobFolder, request: JobRequest, store: Store) -> None:
     """Upload side outputs, then the output with its value object in the manifest; then drop the checkpoints."""
-    store = open_store(settings.store_uri, settings)
     result: dict[str, Any] = json.loads((folder.out_dir / RESULT_FILE).read_text(encoding="utf-8"))
     result["uri"] = request.output_uri
     for side in request.side_outputs:

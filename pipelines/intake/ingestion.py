@@ -24,7 +24,8 @@ from pipelines.project.file import Project
 from pipelines.project.sections import SourceSection, ValidationSection
 from pipelines.settings import ANNOTATOR_SALT, Settings
 from pipelines.store.folders import normal_uri
-from pipelines.store.storage import hash_folder, open_store
+from pipelines.store.storage import hash_folder
+from pipelines.workspace import Workspace
 
 log = logging.getLogger(__name__)
 
@@ -36,22 +37,23 @@ _KNOWN_IMAGES = 20_000
 """Images whose facts are remembered within a shard: a ranking of four shows each image in several pairs."""
 
 
-def list_source_shards(project: Project, settings: Settings) -> list[SourceShard]:
+def list_source_shards(workspace: Workspace) -> list[SourceShard]:
     """Every shard of every source of the project, in the project file's order, then by URI."""
-    store = open_store(settings.store_uri, settings)
-    return [shard for source in project.sources for shard in _reader(source).list_shards(source, store)]
+    store = workspace.store
+    return [shard for source in workspace.project.sources for shard in _reader(source).list_shards(source, store)]
 
 
-def ingest(shard: SourceShard, project: Project, settings: Settings) -> RawBatch:
+def ingest(shard: SourceShard, workspace: Workspace) -> RawBatch:
     """Read one shard into an immutable batch under `raw/`; a shard ingested before gives the first answer.
 
     A row is taken as it is, good or bad: what may not pass is said by validation. Annotators become keyed hashes here.
     Raises ValueError when the shard is missing, cut off or lacks a column, or the store cannot be written.
     """
-    source = _source(project, shard)
+    settings = workspace.settings
+    source = _source(workspace.project, shard)
     if not settings.annotator_salt.get_secret_value():
         log.warning("%s is not set: whoever knows a user id can tell which pairs that person labelled.", ANNOTATOR_SALT)
-    store = open_store(settings.store_uri, settings)
+    store = workspace.store
     name = _shard_name(shard, source)
     inputs = {
         "version": INGEST_VERSION,
@@ -59,7 +61,7 @@ def ingest(shard: SourceShard, project: Project, settings: Settings) -> RawBatch
         "kind": source.kind,
         "licence": source.licence,
         "annotators": _annotator_id("", settings) if settings.annotator_salt.get_secret_value() else "",
-        "limits": project.validation.model_dump(mode="json", include=set(DECODING_LIMITS)),
+        "limits": workspace.project.validation.model_dump(mode="json", include=set(DECODING_LIMITS)),
     }
     uri = store.uri("raw", hashlib.sha256(canonical_json(inputs).encode()).hexdigest())
     finished = store.read_manifest(uri)
@@ -69,25 +71,25 @@ def ingest(shard: SourceShard, project: Project, settings: Settings) -> RawBatch
         path = store.local_path(shard.uri, scratch)
         rows = _reader(source).read_shard(path, name, ROWS_AT_ONCE)
         batches = (_in_our_columns(batch, source, first, name=name, settings=settings) for first, batch in _count(rows))
-        return publish_batch(uri, batches, source=source.name, name=name, project=project, settings=settings)
+        return publish_batch(uri, batches, source=source.name, name=name, workspace=workspace)
 
 
 def publish_batch(
-    uri: str, batches: Iterable[pa.RecordBatch], *, source: str, name: str, project: Project, settings: Settings
+    uri: str, batches: Iterable[pa.RecordBatch], *, source: str, name: str, workspace: Workspace
 ) -> RawBatch:
     """Give rows their facts and their identity, write pairs.parquet and publish it as a raw batch.
 
     The rows have the columns of PAIRS_SCHEMA; pair_id and facts are made anew and may be missing.
     """
     num_rows = 0
-    with scratch_dir(settings) as folder:
+    with scratch_dir(workspace.settings) as folder:
         with PairWriter(folder / PAIRS_FILE, PAIRS_SCHEMA) as writer:
-            for batch in _with_facts(batches, project.validation):
+            for batch in _with_facts(batches, workspace.project.validation):
                 writer.write(batch)
                 num_rows += batch.num_rows
         digest, _ = hash_folder(folder)
         raw = RawBatch(uri=uri, content_digest=digest, source=source, source_file=name, num_rows=num_rows)
-        manifest = open_store(settings.store_uri, settings).publish_folder(folder, uri, raw.model_dump(mode="json"))
+        manifest = workspace.store.publish_folder(folder, uri, raw.model_dump(mode="json"))
     log.info("Ingested %s of %s: %d rows", name, source, num_rows)
     return RawBatch.model_validate(manifest.value)
 

@@ -14,9 +14,9 @@ from pipelines.intake.ingestion import DECODING_LIMITS, INGEST_VERSION, publish_
 from pipelines.intake.pairs import QUARANTINE_FILE, read_batches
 from pipelines.intake.rules import duplicate_pair
 from pipelines.intake.validation import REPLAY_MARK, fetch_checked, validate
-from pipelines.project.file import Project
 from pipelines.settings import Settings
 from pipelines.store.storage import open_store
+from pipelines.workspace import Workspace
 
 
 def count_reasons(report: ValidationReport, settings: Settings) -> dict[str, int]:
@@ -27,13 +27,14 @@ def count_reasons(report: ValidationReport, settings: Settings) -> dict[str, int
     return dict(Counter(rule for rules in reasons for rule in rules).most_common())
 
 
-def replay(report: ValidationReport, project: Project, settings: Settings) -> ValidationReport:
+def replay(report: ValidationReport, workspace: Workspace) -> ValidationReport:
     """Judge a report's quarantined rows again under the project's present rules; their facts are computed anew.
 
     Gives a report of its own, entered in the index beside the first. No share of bad rows fails it, since all were bad
     once. Rows that were only copies of an accepted row are left out. A report without such rows is returned as it is.
     """
-    store = open_store(settings.store_uri, settings)
+    project = workspace.project
+    store = workspace.store
     inputs = {
         "version": INGEST_VERSION,
         "replay": report.content_digest,
@@ -41,20 +42,20 @@ def replay(report: ValidationReport, project: Project, settings: Settings) -> Va
     }
     uri = store.uri("raw", hashlib.sha256(canonical_json(inputs).encode()).hexdigest())
     finished = store.read_manifest(uri)
-    batch = RawBatch.model_validate(finished.value) if finished else _batch_again(report, uri, project, settings)
+    batch = RawBatch.model_validate(finished.value) if finished else _batch_again(report, uri, workspace)
     if not batch.num_rows:
         return report
     limits = project.validation.model_copy(update={"max_quarantined_share": 1.0})
-    return validate(batch, project.model_copy(update={"validation": limits}), settings)
+    return validate(batch, Workspace(project.model_copy(update={"validation": limits}), workspace.settings))
 
 
-def _batch_again(report: ValidationReport, uri: str, project: Project, settings: Settings) -> RawBatch:
-    with scratch_dir(settings) as scratch:
-        path = fetch_checked(open_store(settings.store_uri, settings), report.uri, QUARANTINE_FILE, scratch)
+def _batch_again(report: ValidationReport, uri: str, workspace: Workspace) -> RawBatch:
+    with scratch_dir(workspace.settings) as scratch:
+        path = fetch_checked(workspace.store, report.uri, QUARANTINE_FILE, scratch)
         shard = next((batch.column("source_file")[0].as_py() for batch in read_batches(path, ["source_file"])), "")
         name = f"{shard}{REPLAY_MARK}{report.content_digest[:16]}"
         rows = _worth_another_try(path)
-        return publish_batch(uri, rows, source=report.source, name=name, project=project, settings=settings)
+        return publish_batch(uri, rows, source=report.source, name=name, workspace=workspace)
 
 
 def _worth_another_try(path: Path) -> Iterator[pa.RecordBatch]:

@@ -23,8 +23,8 @@ from pipelines.intake.validation import fetch_checked
 from pipelines.project.file import Project
 from pipelines.project.sections import SnapshotSection
 from pipelines.records.heldout_prompts import HeldoutPrompts, heldout_prompts
-from pipelines.settings import Settings
-from pipelines.store.storage import Store, hash_folder, open_store
+from pipelines.store.storage import Store, hash_folder
+from pipelines.workspace import Workspace
 
 log = logging.getLogger(__name__)
 
@@ -53,19 +53,19 @@ SNAPSHOT_SCHEMA = pa.schema(
 )
 
 
-def accepted_reports(project: Project, settings: Settings, only: Sequence[str] = ()) -> list[ValidationReport]:
+def accepted_reports(workspace: Workspace, only: Sequence[str] = ()) -> list[ValidationReport]:
     """The passed reports on the project's shards, the newest a shard, sorted by source and batch digest.
 
     Sources that the project no longer names are left out; with `only`, all but those named are.
     """
-    store = open_store(settings.store_uri, settings)
-    entries = store.list_uris(store.uri("raw/index", project.name))
+    store = workspace.store
+    entries = store.list_uris(store.uri("raw/index", workspace.project.name))
     reports = [ValidationReport.model_validate_json(store.read_bytes(entry)) for entry in entries]
-    sources = {source.name for source in project.sources if source.name in only or not only}
+    sources = {source.name for source in workspace.project.sources if source.name in only or not only}
     return sorted((r for r in reports if r.passed and r.source in sources), key=lambda r: (r.source, r.batch_digest))
 
 
-def build_snapshot(reports: Sequence[ValidationReport], project: Project, settings: Settings) -> DatasetSnapshot:
+def build_snapshot(reports: Sequence[ValidationReport], workspace: Workspace) -> DatasetSnapshot:
     """Join the accepted rows of every passed report into train, calibration and test.parquet under `snapshots/`.
 
     A pair that came in several batches is taken once, and not at all where its annotator contradicts themselves across
@@ -73,15 +73,15 @@ def build_snapshot(reports: Sequence[ValidationReport], project: Project, settin
     Pairs that no person labelled are in train only; those of a prompt that is held out of it are left out.
     The same rows give the same bytes, in whatever order the reports come. ValueError when there is nothing to train on.
     """
-    store = open_store(settings.store_uri, settings)
-    heldout = heldout_prompts(project, settings)
+    store = workspace.store
+    heldout = heldout_prompts(workspace)
     passed = [report for report in reports if report.passed]
-    unjudged = _sources_without_people(project)
+    unjudged = _sources_without_people(workspace.project)
     files = sorted({(report.source, _accepted_digest(store, report), report.uri) for report in passed})
     inputs = {
         "version": SNAPSHOT_VERSION,
         "accepted": [[source, digest] for source, digest, _ in files],
-        "split": project.snapshot.model_dump(mode="json", exclude={"minimum_new_pairs", "sources"}),
+        "split": workspace.project.snapshot.model_dump(mode="json", exclude={"minimum_new_pairs", "sources"}),
         "heldout": heldout.digest,
         **({"without_people": sorted(unjudged)} if unjudged else {}),
     }
@@ -90,7 +90,7 @@ def build_snapshot(reports: Sequence[ValidationReport], project: Project, settin
     if manifest is None:
         batches = tuple(sorted({report.batch_digest for report in passed}))
         folders = [folder for _, _, folder in files]
-        manifest = _build(folders, project, settings, uri=uri, batches=batches, heldout=heldout)
+        manifest = _build(folders, workspace, uri=uri, batches=batches, heldout=heldout)
     return DatasetSnapshot.model_validate(manifest.value)
 
 
@@ -121,23 +121,19 @@ def _accepted_digest(store: Store, report: ValidationReport) -> str:
 
 
 def _build(
-    folders: Sequence[str],
-    project: Project,
-    settings: Settings,
-    *,
-    uri: str,
-    batches: tuple[str, ...],
-    heldout: HeldoutPrompts,
+    folders: Sequence[str], workspace: Workspace, *, uri: str, batches: tuple[str, ...], heldout: HeldoutPrompts
 ) -> Manifest:
-    store = open_store(settings.store_uri, settings)
-    with scratch_dir(settings) as scratch:
+    store = workspace.store
+    with scratch_dir(workspace.settings) as scratch:
         paths = [
             fetch_checked(store, folder, ACCEPTED_FILE, scratch / str(number)) for number, folder in enumerate(folders)
         ]
         out = scratch / "out"
         out.mkdir()
         rows = _kept_rows(paths, heldout)
-        counts = _write_splits(rows, out, project.snapshot, without_people=_sources_without_people(project))
+        counts = _write_splits(
+            rows, out, workspace.project.snapshot, without_people=_sources_without_people(workspace.project)
+        )
         if not counts.num_pairs["train"]:
             raise ValueError(
                 f"No pair is left to train on: {len(folders)} accepted batches, {sum(counts.num_pairs.values())} pairs"

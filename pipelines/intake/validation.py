@@ -36,8 +36,8 @@ from pipelines.intake.rules import RULES_VERSION, columns_present, labelled, pai
 from pipelines.project.file import Project
 from pipelines.project.sections import ValidationSection
 from pipelines.records.heldout_prompts import HeldoutPrompts, heldout_prompts
-from pipelines.settings import Settings
-from pipelines.store.storage import Store, hash_folder, open_store, sha256_file
+from pipelines.store.storage import Store, hash_folder, sha256_file
+from pipelines.workspace import Workspace
 
 log = logging.getLogger(__name__)
 
@@ -46,25 +46,25 @@ REPLAY_MARK = "#replay-"
 _EXAMPLES = 5
 
 
-def validate(batch: RawBatch, project: Project, settings: Settings) -> ValidationReport:
+def validate(batch: RawBatch, workspace: Workspace) -> ValidationReport:
     """Judge a batch and publish accepted.parquet, quarantine.parquet and data_docs/ under `raw/validated/`.
 
     The same batch under the same rules and held-out prompts gives the first answer. The report is also entered in the
     project's index, in the place of an earlier report on the same shard. A batch that does not pass is a report with
     `passed` false, not an error; ValueError is for a batch that cannot be read or a prompts file that is missing.
     """
-    store = open_store(settings.store_uri, settings)
-    heldout = heldout_prompts(project, settings)
+    store = workspace.store
+    heldout = heldout_prompts(workspace)
     inputs = {
         "version": RULES_VERSION,
         "batch": batch.content_digest,
-        "limits": project.validation.model_dump(mode="json"),
+        "limits": workspace.project.validation.model_dump(mode="json"),
         "heldout": heldout.digest,
     }
     uri = store.uri("raw/validated", hashlib.sha256(canonical_json(inputs).encode()).hexdigest())
-    manifest = store.read_manifest(uri) or _validate(batch, project, settings, uri=uri, heldout=heldout)
+    manifest = store.read_manifest(uri) or _validate(batch, workspace, uri=uri, heldout=heldout)
     report = ValidationReport.model_validate(manifest.value)
-    _enter_in_index(store, project, batch, report)
+    _enter_in_index(store, workspace.project, batch, report)
     return report
 
 
@@ -79,16 +79,16 @@ def fetch_checked(store: Store, folder_uri: str, name: str, scratch: Path) -> Pa
     return path
 
 
-def _validate(batch: RawBatch, project: Project, settings: Settings, *, uri: str, heldout: HeldoutPrompts) -> Manifest:
-    store = open_store(settings.store_uri, settings)
-    with scratch_dir(settings) as scratch:
+def _validate(batch: RawBatch, workspace: Workspace, *, uri: str, heldout: HeldoutPrompts) -> Manifest:
+    store = workspace.store
+    with scratch_dir(workspace.settings) as scratch:
         pairs = fetch_checked(store, batch.uri, PAIRS_FILE, scratch)
         out = scratch / "out"
         (out / "data_docs").mkdir(parents=True)
-        judged, rows = _judge(pairs, project.validation, heldout)
+        judged, rows = _judge(pairs, workspace.project.validation, heldout)
         reasons = _reasons(judged)
         num_accepted = _split(pairs, out, reasons, readable=rows is not None)
-        failure = _failure(judged, reasons, batch.num_rows, limit=project.validation.max_quarantined_share)
+        failure = _failure(judged, reasons, batch.num_rows, limit=workspace.project.validation.max_quarantined_share)
         verdict = failure or f"Passed: {num_accepted} of {batch.num_rows} rows accepted."
         page = data_docs_page(judged, title=f"{batch.source}: {batch.source_file}", verdict=verdict)
         (out / "data_docs" / PAGE_FILE).write_text(page, encoding="utf-8")

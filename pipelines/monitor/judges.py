@@ -11,26 +11,27 @@ from pipelines.project.gate import GatePolicy
 from pipelines.project.sections import JudgeSection
 from pipelines.records import calibrations
 from pipelines.release.gate.checks.interface import disagreements, twin_of, weights_of
-from pipelines.settings import Settings
+from pipelines.workspace import Workspace
 
 
-def standings(project: Project, settings: Settings) -> list[JudgeStanding]:
+def standings(workspace: Workspace) -> list[JudgeStanding]:
     """Each judge of the evaluation by the rules of the gate, as far as they can be known without a candidate.
 
     Independence is asked against the sources that train the project's recipes, and what labels them; a recipe's own
     reward, and a judge that chose among candidates, are known only at the gate. Two judges of one set of weights,
     however they are set up, are one vote, the first's.
     """
+    project = workspace.project
     now, seen = datetime.now(UTC), dict[str, str]()
     found = []
     for section in project.evaluation.judges:
         try:
-            judge = judge_of(project, section, settings)
+            judge = judge_of(workspace, section)
         except ValueError as error:
             found.append(_without_weights(section, str(error)))
             continue
-        known = calibrations.newest(project.name, judge, settings)
-        reasons, agreed = refusals(judge, known, project, settings=settings, now=now)
+        known = calibrations.newest(project.name, judge, workspace.store)
+        reasons, agreed = refusals(judge, known, workspace, now=now)
         reasons += [seen[weights_of(judge)]] if weights_of(judge) in seen else []
         seen.setdefault(weights_of(judge), twin_of(judge.name, votes=not reasons))
         found.append(_standing(judge, known, project.gate, agreed=agreed, reasons=reasons, now=now))
@@ -38,11 +39,11 @@ def standings(project: Project, settings: Settings) -> list[JudgeStanding]:
 
 
 def refusals(
-    judge: Judge, known: CalibrationRecord | None, project: Project, *, settings: Settings, now: datetime
+    judge: Judge, known: CalibrationRecord | None, workspace: Workspace, *, now: datetime
 ) -> tuple[list[str], Calibration | None]:
     """Every reason against a judge, each as the end of a sentence, and its agreement on the pairs that count."""
-    policy, reasons = project.gate, list[str]()
-    shared = sorted(lessons(project) & set(judge.training_sources))
+    policy, reasons = workspace.project.gate, list[str]()
+    shared = sorted(lessons(workspace.project) & set(judge.training_sources))
     if shared:
         reasons.append(f"is not independent of what the project trains: {', '.join(shared)}")
     expired = calibrations.refusal(known, policy, now)
@@ -52,7 +53,7 @@ def refusals(
     if expired:
         reasons.append(expired)
     try:
-        agreed = calibrations.counted(known, policy, settings=settings, now=now)
+        agreed = calibrations.counted(known, policy, settings=workspace.settings, now=now)
     except ValueError as error:
         return [*reasons, f"cannot be checked: {error}"], None
     return [*reasons, *disagreements(agreed, policy)], agreed

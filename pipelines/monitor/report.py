@@ -26,8 +26,8 @@ from pipelines.intake.snapshot import accepted_reports
 from pipelines.monitor import drift, judges
 from pipelines.project.file import Project
 from pipelines.release.champion.state import read_standing
-from pipelines.settings import Settings
-from pipelines.store.storage import open_store
+from pipelines.store.storage import Store
+from pipelines.workspace import Workspace
 
 SCORES_FILE = "calibration_scores.parquet"
 DIGEST_DIGITS = 12
@@ -50,8 +50,7 @@ class Incoming:
 
 
 def monitor(
-    project: Project,
-    settings: Settings,
+    workspace: Workspace,
     *,
     champion: CandidateVersion | None,
     calibration: CalibrationReport | None,
@@ -62,17 +61,18 @@ def monitor(
     `calibration` is of the judges on everything accepted so far; None where it failed, which is an alarm. Nothing is
     claimed here: what fails between the report and the announcement must not use up the rate.
     """
+    project = workspace.project
     now = datetime.now(UTC)
-    incoming = read_incoming(project, settings, champion)
+    incoming = read_incoming(workspace, champion)
     findings = [
-        registry_finding(project, settings),
-        judges_finding(project, settings),
-        *agreement_findings(project, settings, calibration, fresh=incoming.fresh_ids),
+        registry_finding(workspace),
+        judges_finding(workspace),
+        *agreement_findings(workspace, calibration, fresh=incoming.fresh_ids),
         preference_finding(project, champion, incoming.fresh),
         *drift_findings(project, incoming),
     ]
     wanted = any(finding.status == "retrain" for finding in findings)
-    last = last_announced(project, settings)[1]
+    last = last_announced(workspace)[1]
     report = MonitorReport(
         project=project.name,
         at=now,
@@ -83,18 +83,18 @@ def monitor(
         outcome=gravest(findings),
         retrain=turn(project, last, key=announce_key, now=now) if wanted else "not_needed",
     )
-    store = open_store(settings.store_uri, settings)
+    store = workspace.store
     uri = store.uri("monitor", project.name, f"{now:%Y%m%dT%H%M%SZ}-{report.digest[:DIGEST_DIGITS]}.json")
     report = report.model_copy(update={"uri": uri})
     store.write_bytes(uri, report.model_dump_json(indent=1).encode())
     return report
 
 
-def has_anything_to_monitor(project: Project, settings: Settings) -> bool:
+def has_anything_to_monitor(workspace: Workspace) -> bool:
     """Return False before the first pair was accepted and the first version promoted."""
-    if accepted_reports(project, settings, project.snapshot.sources):
+    if accepted_reports(workspace, workspace.project.snapshot.sources):
         return True
-    standing = read_standing(project.name, settings)
+    standing = read_standing(workspace.project.name, workspace.settings)
     return bool(standing.entries or standing.champion is not None or standing.problem)
 
 
@@ -107,22 +107,21 @@ def gravest(findings: Sequence[MonitorFinding]) -> Literal["ok", "retrain", "ala
 # --- evidence -------------------------------------------------------------------------------------------------------
 
 
-def read_incoming(project: Project, settings: Settings, champion: CandidateVersion | None) -> Incoming:
+def read_incoming(workspace: Workspace, champion: CandidateVersion | None) -> Incoming:
     """Accepted pairs by whether their batch is in the champion's snapshot; a pair that is in both is not fresh."""
-    store = open_store(settings.store_uri, settings)
+    store = workspace.store
     manifest = store.read_manifest(champion.snapshot_uri) if champion and champion.snapshot_uri else None
     trained_on = set(DatasetSnapshot.model_validate(manifest.value).batch_digests) if manifest else set[str]()
-    reports = accepted_reports(project, settings, project.snapshot.sources)
-    reference = _read([report for report in reports if report.batch_digest in trained_on], settings)
-    fresh = _read([report for report in reports if report.batch_digest not in trained_on], settings)
+    reports = accepted_reports(workspace, workspace.project.snapshot.sources)
+    reference = _read([report for report in reports if report.batch_digest in trained_on], workspace.store)
+    fresh = _read([report for report in reports if report.batch_digest not in trained_on], workspace.store)
     if reference is not None and fresh is not None:
         known = set(reference["pair_id"].to_pylist())
         fresh = fresh.filter(pa.array([pair not in known for pair in fresh["pair_id"].to_pylist()]))
     return Incoming(reference, fresh if fresh is not None and fresh.num_rows else None)
 
 
-def _read(reports: Sequence[ValidationReport], settings: Settings) -> pa.Table | None:
-    store = open_store(settings.store_uri, settings)
+def _read(reports: Sequence[ValidationReport], store: Store) -> pa.Table | None:
     tables = []
     for report in reports:
         with tempfile.TemporaryDirectory() as scratch:
@@ -134,10 +133,10 @@ def _read(reports: Sequence[ValidationReport], settings: Settings) -> pa.Table |
 # --- questions ------------------------------------------------------------------------------------------------------
 
 
-def registry_finding(project: Project, settings: Settings) -> MonitorFinding:
+def registry_finding(workspace: Workspace) -> MonitorFinding:
     """Whether the alias is where the ledger put it."""
     try:
-        standing = read_standing(project.name, settings)
+        standing = read_standing(workspace.project.name, workspace.settings)
         problem = standing.problem or (
             "The last move of the champion was cut short. Run the same promote or rollback again." * standing.unfinished
         )
@@ -147,11 +146,11 @@ def registry_finding(project: Project, settings: Settings) -> MonitorFinding:
     return _finding("registry", None, "alias == ledger", status="alarm" if problem else "ok", says=says)
 
 
-def judges_finding(project: Project, settings: Settings) -> MonitorFinding:
+def judges_finding(workspace: Workspace) -> MonitorFinding:
     """Whether enough judges may vote for a candidate to be promoted at all."""
-    standings = judges.standings(project, settings)
+    standings = judges.standings(workspace)
     voting = sum(standing.may_vote for standing in standings)
-    needed = project.gate.voting_judges
+    needed = workspace.project.gate.voting_judges
     says = f"{voting} of {len(standings)} judges may vote; the gate needs {needed}."
     for standing in standings:
         if not standing.may_vote:
@@ -161,7 +160,7 @@ def judges_finding(project: Project, settings: Settings) -> MonitorFinding:
 
 
 def agreement_findings(
-    project: Project, settings: Settings, report: CalibrationReport | None, *, fresh: frozenset[str]
+    workspace: Workspace, report: CalibrationReport | None, *, fresh: frozenset[str]
 ) -> list[MonitorFinding]:
     """Each judge against the fresh human pairs of the calibration split.
 
@@ -174,10 +173,10 @@ def agreement_findings(
         return [_finding("agreement", None, "", status="alarm", says=says)]
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / SCORES_FILE
-        path.write_bytes(open_store(settings.store_uri, settings).read_bytes(f"{report.uri}/{SCORES_FILE}"))
+        path.write_bytes(workspace.store.read_bytes(f"{report.uri}/{SCORES_FILE}"))
         rows = [row for row in pq.read_table(path).to_pylist() if row["pair_id"] in fresh]
     return [
-        _agreement(project, judge.name, [r for r in rows if r["judge"] == judge.name], report.spec.confidence)
+        _agreement(workspace.project, judge.name, [r for r in rows if r["judge"] == judge.name], report.spec.confidence)
         for judge in report.spec.judges
     ]
 
@@ -298,42 +297,42 @@ def turn(
     return "due" if key else "advised"
 
 
-def claim(project: Project, settings: Settings, reasons: Sequence[str], *, key: str, now: datetime) -> bool:
+def claim(workspace: Workspace, reasons: Sequence[str], *, key: str, now: datetime) -> bool:
     """Take the turn, in the very act of announcing; False when another run took it in the meantime.
 
     The claim is in the store: of two runs one gets it, and a retry with the same key gets it again.
     """
-    number, last = last_announced(project, settings)
-    if turn(project, last, key=key, now=now) != "due":
+    number, last = last_announced(workspace)
+    if turn(workspace.project, last, key=key, now=now) != "due":
         return False
     if last is not None and last.key == key:
         return True
-    store = open_store(settings.store_uri, settings)
-    uri = store.uri("monitor", project.name, "retrains", f"{number + 1:06d}.json")
+    store = workspace.store
+    uri = store.uri("monitor", workspace.project.name, "retrains", f"{number + 1:06d}.json")
     entry = RetrainEntry(at=now, key=key, reasons=tuple(reasons))
     return store.create_bytes(uri, entry.model_dump_json(indent=1).encode())
 
 
-def take(project: Project, settings: Settings, *, key: str, now: datetime) -> bool:
+def take(workspace: Workspace, *, key: str, now: datetime) -> bool:
     """Take the newest announced retraining for the training run `key`; False when another run took it.
 
     The mark is in the store, so that a retraining whose event Airflow did not deliver is taken by the next run, and by
     one run only; a retry with the same key takes it again. An announcement older than `retrain_every_days` (at least
     one day) has lapsed: the monitor announces again what it still wants.
     """
-    number, last = last_announced(project, settings)
-    if last is None or now - last.at > timedelta(days=max(project.monitor.retrain_every_days, 1)):
+    number, last = last_announced(workspace)
+    if last is None or now - last.at > timedelta(days=max(workspace.project.monitor.retrain_every_days, 1)):
         return False
-    store = open_store(settings.store_uri, settings)
-    uri = store.uri("monitor", project.name, "retrains_taken", f"{number:06d}.json")
+    store = workspace.store
+    uri = store.uri("monitor", workspace.project.name, "retrains_taken", f"{number:06d}.json")
     mark = json.dumps({"key": key, "at": now.isoformat()}).encode()
     return store.create_bytes(uri, mark) or bool(json.loads(store.read_bytes(uri))["key"] == key)
 
 
-def last_announced(project: Project, settings: Settings) -> tuple[int, RetrainEntry | None]:
+def last_announced(workspace: Workspace) -> tuple[int, RetrainEntry | None]:
     """How many retrainings were announced, and the newest of them."""
-    store = open_store(settings.store_uri, settings)
-    uris = sorted(store.list_uris(store.uri("monitor", project.name, "retrains")))
+    store = workspace.store
+    uris = sorted(store.list_uris(store.uri("monitor", workspace.project.name, "retrains")))
     return len(uris), RetrainEntry.model_validate_json(store.read_bytes(uris[-1])) if uris else None
 
 

@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict
 
 from pipelines.project.file import Project
 from pipelines.settings import Settings
+from pipelines.workspace import Workspace
 
 TIMEOUT_SECONDS = 5
 _NEXT_STEP = (
@@ -31,17 +32,17 @@ class DagStates(BaseModel):
     """Reason why Airflow is not reachable, and the next step; empty when it is."""
 
 
-def read_dag_states(project: Project, settings: Settings) -> DagStates:
+def read_dag_states(workspace: Workspace) -> DagStates:
     """Ask the configured Airflow, or the embedded one where none is configured; never raises for one that fails.
 
     Needs about TIMEOUT_SECONDS for a server that does not answer.
     """
     if importlib.util.find_spec("httpx") is None:
         return _unreachable("", "httpx is not installed here", "Run this where `plumbline[control]` is installed.")
-    login = _login(settings)
+    login = _login(workspace.settings)
     if login is None:
         return _unreachable("", "the embedded platform is not running and no other is configured", _NEXT_STEP)
-    return _ask(project, *login)
+    return _ask(workspace.project, *login)
 
 
 def is_configured(settings: Settings) -> bool:

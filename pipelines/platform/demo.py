@@ -11,10 +11,11 @@ from pipelines.platform import follow, running_jobs, services
 from pipelines.platform.preparation import prepare_airflow
 from pipelines.platform.rest import AirflowApi
 from pipelines.platform.summary import Outcome, summarise
-from pipelines.project.file import Project, load_project
+from pipelines.project.file import load_project
 from pipelines.release import status
-from pipelines.settings import Settings, load_settings
-from pipelines.store.storage import open_store
+from pipelines.settings import load_settings
+from pipelines.store.storage import Store
+from pipelines.workspace import Workspace
 
 DONE, FAILED, GATE_SAID_NO, INTERRUPTED = 0, 1, 3, 130
 
@@ -33,8 +34,8 @@ def run(project_path: str) -> int:
         services_up = services.start(settings)
         _say(f"Airflow {services_up.airflow.url}   MLflow {services_up.mlflow.url}")
         api = prepare_airflow(settings, services_up)
-        outcome = _follow_chain(api, project, services.service_settings(settings, services_up))
-        _say(summarise(outcome, project, settings, seconds=time.monotonic() - began))
+        outcome = _follow_chain(api, Workspace(project, services.service_settings(settings, services_up)))
+        _say(summarise(outcome, Workspace(project, settings), seconds=time.monotonic() - began))
         return DONE if outcome.is_champion else GATE_SAID_NO
     except KeyboardInterrupt:
         _say("Interrupted. Everything is being stopped; the next `make demo` goes on from here.")
@@ -49,11 +50,11 @@ def run(project_path: str) -> int:
             running_jobs.cancel_all(settings)
 
 
-def _follow_chain(api: AirflowApi, project: Project, settings: Settings) -> Outcome:
+def _follow_chain(api: AirflowApi, workspace: Workspace) -> Outcome:
     """Trigger ingest and follow the assets: pairs -> train -> candidate -> promote."""
-    name, trained_before = project.name, _finished_models(settings)
-    before = status.status(project, settings)
-    with follow.View(settings).shown() as view:
+    name, trained_before = workspace.project.name, _finished_models(workspace.store)
+    before = status.status(workspace)
+    with follow.View(workspace.settings).shown() as view:
         runs: dict[str, str] = {}
         for stage in ("ingest", "train", "promote"):
             api.unpause(f"{name}.{stage}")
@@ -71,8 +72,8 @@ def _follow_chain(api: AirflowApi, project: Project, settings: Settings) -> Outc
                 break
     return Outcome(
         pairs=api.xcom(f"{name}.ingest", runs["ingest"], "announce_pairs"),
-        newly_trained=len(_finished_models(settings) - trained_before),
-        judged=(after := status.status(project, settings))["last_decision"] != before["last_decision"],
+        newly_trained=len(_finished_models(workspace.store) - trained_before),
+        judged=(after := status.status(workspace))["last_decision"] != before["last_decision"],
         status=after,
         new_ledger_entries=after["ledger"]["entries"] - before["ledger"]["entries"],
     )
@@ -82,8 +83,7 @@ def _succeeded(api: AirflowApi, dag_id: str, run_id: str, task_id: str) -> bool:
     return any(t["task_id"] == task_id and t["state"] == "success" for t in api.tasks(dag_id, run_id))
 
 
-def _finished_models(settings: Settings) -> set[str]:
-    store = open_store(settings.store_uri, settings)
+def _finished_models(store: Store) -> set[str]:
     return {uri for uri in store.list_uris(store.uri("models")) if uri.endswith("/manifest.json")}
 
 

@@ -22,6 +22,7 @@ from pipelines.release.registration import signing
 from pipelines.settings import Settings
 from pipelines.store.storage import open_store
 from pipelines.tracking import runs
+from pipelines.workspace import Workspace
 
 MINIMUM_FREE_BYTES = 2 * 1024**3
 NVIDIA_SMI_SECONDS = 10
@@ -60,10 +61,22 @@ def diagnose(project: Project | None, settings: Settings) -> list[Check]:
         *checks,
         _check("base_model", lambda: _base_model(project), "Complete the folder that `[base] uri` names."),
         _check("evaluation", lambda: _evaluation(project), "Correct the paths under `[evaluation]`."),
-        _check("gate", lambda: _gate(project, settings), "Correct `[evaluation] prompts` or `[gate]`, docs/gate.md."),
+        _check(
+            "gate",
+            lambda: _gate(Workspace(project, settings)),
+            "Correct `[evaluation] prompts` or `[gate]`, docs/gate.md.",
+        ),
         _check("licences", lambda: _licences(project), "State a licence for the base and for every source."),
-        _check("champion", lambda: _champion(project, settings), "Do what is said there before the next promotion."),
-        _check("dags", lambda: _dags(project, settings), "Unpause a DAG in Airflow; docs/operations.md, Paused DAGs."),
+        _check(
+            "champion",
+            lambda: _champion(Workspace(project, settings)),
+            "Do what is said there before the next promotion.",
+        ),
+        _check(
+            "dags",
+            lambda: _dags(Workspace(project, settings)),
+            "Unpause a DAG in Airflow; docs/operations.md, Paused DAGs.",
+        ),
     ]
 
 
@@ -134,11 +147,12 @@ def _projects(settings: Settings) -> str:
     return f"{len(projects)} project file{'s' * (len(projects) > 1)} can be loaded: {names}"
 
 
-def _dags(project: Project, settings: Settings) -> str:
+def _dags(workspace: Workspace) -> str:
     """Paused DAGs. ValueError where they watch or restore the champion, and where Airflow does not know a DAG."""
-    states = dag_states.read_dag_states(project, settings)
+    project = workspace.project
+    states = dag_states.read_dag_states(workspace)
     if not states.reachable:
-        if dag_states.is_configured(settings):
+        if dag_states.is_configured(workspace.settings):
             raise ValueError(states.problem)
         return f"{states.problem} Paused DAGs are unknown."
     if states.missing_dags:
@@ -204,12 +218,13 @@ def _evaluation(project: Project) -> str:
     return f"prompts, {len(evaluation.judges)} judges and {len(evaluation.guards)} guards are there"
 
 
-def _gate(project: Project, settings: Settings) -> str:
+def _gate(workspace: Workspace) -> str:
     """What the gate has to go by. Rules that no evaluation could satisfy are refused before, with the project."""
+    project = workspace.project
     policy = project.gate
     if policy.mode == "off":
         return "mode is off: nothing is judged, promotion is by hand only"
-    asked = check_enough_prompts(project, settings)
+    asked = check_enough_prompts(workspace)
     found = [f"{asked} prompts, {policy.voting_judges} of {len(project.evaluation.judges)} judges have to vote"]
     if not policy.guards:
         found.append(
@@ -232,9 +247,9 @@ def _licences(project: Project) -> str:
     return ", ".join(f"{name}: {licence}" for name, licence in stated.items())
 
 
-def _champion(project: Project, settings: Settings) -> str:
-    standing = read_standing(project.name, settings)
-    problems = [standing.problem] if standing.problem else files_gone(project, settings, standing)
+def _champion(workspace: Workspace) -> str:
+    standing = read_standing(workspace.project.name, workspace.settings)
+    problems = [standing.problem] if standing.problem else files_gone(workspace, standing)
     if problems:
         raise ValueError(" ".join(problems))
     version = "none yet, the base model is in place" if standing.champion is None else f"version {standing.champion}"

@@ -4,10 +4,9 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from pipelines.project.file import Project
 from pipelines.release.gate import decision_log
-from pipelines.settings import Settings
-from pipelines.store.storage import open_store
+from pipelines.store.storage import Store
+from pipelines.workspace import Workspace
 
 
 @dataclass(frozen=True)
@@ -28,14 +27,14 @@ class Outcome:
         return champion is not None and candidate is not None and champion["version"] == candidate["version"]
 
 
-def summarise(outcome: Outcome, project: Project, settings: Settings, *, seconds: float) -> str:
+def summarise(outcome: Outcome, workspace: Workspace, *, seconds: float) -> str:
     """The summary as text, a fact a line."""
     pairs = outcome.pairs
     lines = [
         "",
         f"pairs      {pairs['pairs_in']} in, {pairs['accepted']} accepted, {pairs['quarantined']} quarantined",
-        *_training_lines(outcome, settings),
-        *_decision_lines(outcome, project, settings),
+        *_training_lines(outcome, workspace.store),
+        *_decision_lines(outcome, workspace),
         *_champion_lines(outcome),
         f"time       {seconds:.0f} s without installation",
         "look       make up   (Airflow and MLflow in the browser)",
@@ -43,10 +42,9 @@ def summarise(outcome: Outcome, project: Project, settings: Settings, *, seconds
     return "\n".join(lines)
 
 
-def _training_lines(outcome: Outcome, settings: Settings) -> list[str]:
+def _training_lines(outcome: Outcome, store: Store) -> list[str]:
     if outcome.newly_trained == 0:
         return ["training   nothing new: the trained weights were found by digest"]
-    store = open_store(settings.store_uri, settings)
     lines = []
     for uri in store.list_uris(store.uri("models")):
         if uri.endswith("/manifest.json"):
@@ -56,8 +54,8 @@ def _training_lines(outcome: Outcome, settings: Settings) -> list[str]:
     return lines
 
 
-def _decision_lines(outcome: Outcome, project: Project, settings: Settings) -> list[str]:
-    decision = decision_log.last_decision(project, settings)
+def _decision_lines(outcome: Outcome, workspace: Workspace) -> list[str]:
+    decision = decision_log.last_decision(workspace)
     if decision is None:
         return ["verdict    none"]
     asked = "" if outcome.judged else " (made earlier; nothing new to judge)"

@@ -15,13 +15,13 @@ from alignment.statistics.human_pairs import Scope, agreement, from_columns
 from pipelines.contracts.judges import CalibrationRecord
 from pipelines.project.gate import GatePolicy
 from pipelines.settings import Settings
-from pipelines.store.storage import open_store
+from pipelines.store.storage import Store, open_store
 
 SECONDS_A_DAY = 86_400
 CALIBRATION_SCORES = "calibration_scores.parquet"
 
 
-def record(report: CalibrationReport, project: str, settings: Settings) -> list[CalibrationRecord]:
+def record(report: CalibrationReport, project: str, store: Store) -> list[CalibrationRecord]:
     """Keep each judge's calibration as the newest of its name, unless it is that already.
 
     The same pairs say the same thing again: a repeated calibration keeps its first date.
@@ -36,14 +36,14 @@ def record(report: CalibrationReport, project: str, settings: Settings) -> list[
             scores_digest=report.scores_digest,
             recorded_at=datetime.now(UTC),
         )
-        kept.append(_keep(fresh, settings))
+        kept.append(_keep(fresh, store))
     return kept
 
 
-def _keep(fresh: CalibrationRecord, settings: Settings) -> CalibrationRecord:
-    store, name = open_store(settings.store_uri, settings), fresh.calibration.judge.name
+def _keep(fresh: CalibrationRecord, store: Store) -> CalibrationRecord:
+    store, name = store, fresh.calibration.judge.name
     while True:
-        known = history(fresh.project, name, settings)
+        known = history(fresh.project, name, store)
         if known and _same(known[-1], fresh):
             return known[-1]
         numbered = fresh.model_copy(update={"number": known[-1].number + 1 if known else 1})
@@ -56,16 +56,15 @@ def _same(known: CalibrationRecord, fresh: CalibrationRecord) -> bool:
     return (known.calibration, known.scores_digest) == (fresh.calibration, fresh.scores_digest)
 
 
-def history(project: str, judge: str, settings: Settings) -> list[CalibrationRecord]:
+def history(project: str, judge: str, store: Store) -> list[CalibrationRecord]:
     """Every calibration of a judge's name, oldest first."""
-    store = open_store(settings.store_uri, settings)
     uris = sorted(uri for uri in store.list_uris(store.uri("calibrations", project, judge)) if uri.endswith(".json"))
     return [CalibrationRecord.model_validate_json(store.read_bytes(uri)) for uri in uris]
 
 
-def newest(project: str, judge: Judge, settings: Settings) -> CalibrationRecord | None:
+def newest(project: str, judge: Judge, store: Store) -> CalibrationRecord | None:
     """The last calibration of exactly this scorer with these weights; None while there is none."""
-    for known in reversed(history(project, judge.name, settings)):
+    for known in reversed(history(project, judge.name, store)):
         own = known.calibration.judge
         if (own.weights_digest, own.scorer) == (judge.weights_digest, judge.scorer):
             return known
@@ -107,11 +106,11 @@ def scope(known: CalibrationRecord | None, policy: GatePolicy, now: datetime) ->
 
 
 def records(
-    judges: Sequence[Judge], project: str, policy: GatePolicy, *, settings: Settings
+    judges: Sequence[Judge], project: str, policy: GatePolicy, *, store: Store
 ) -> dict[str, CalibrationRecord | None]:
     """The newest record of each judge by name; the store is read only where an age is asked for."""
     aged = bool(policy.maximum_calibration_age_days)
-    return {judge.name: newest(project, judge, settings) if aged else None for judge in judges}
+    return {judge.name: newest(project, judge, store) if aged else None for judge in judges}
 
 
 def counted(known: CalibrationRecord, policy: GatePolicy, *, settings: Settings, now: datetime) -> Calibration:

@@ -7,9 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from alignment.statistics.prompts import EvalPrompt, normal_prompt, parse_prompts
-from pipelines.project.file import Project
-from pipelines.settings import Settings
-from pipelines.store.storage import open_store
+from pipelines.workspace import Workspace
 
 
 @dataclass(frozen=True)
@@ -21,10 +19,12 @@ class HeldoutPrompts:
     normal: frozenset[str]
 
 
-def heldout_prompts(project: Project, settings: Settings) -> HeldoutPrompts:
+def heldout_prompts(workspace: Workspace) -> HeldoutPrompts:
     """The prompts of the evaluation and of every prompt set; ValueError when a file is missing or has no `prompt`."""
-    store = open_store(settings.store_uri, settings)
-    uris = dict.fromkeys([project.evaluation.prompts, *(own.prompts for own in project.prompt_sets)])
+    store = workspace.store
+    uris = dict.fromkeys(
+        [workspace.project.evaluation.prompts, *(own.prompts for own in workspace.project.prompt_sets)]
+    )
     files = {uri: store.read_bytes(uri) for uri in uris}
     digests = [hashlib.sha256(data).hexdigest() for data in files.values()]
     return HeldoutPrompts(
@@ -36,20 +36,21 @@ def heldout_prompts(project: Project, settings: Settings) -> HeldoutPrompts:
     )
 
 
-def evaluation_digest(project: Project, settings: Settings) -> str:
+def evaluation_digest(workspace: Workspace) -> str:
     """sha256 of the prompts file that the evaluation asks."""
-    return hashlib.sha256(open_store(settings.store_uri, settings).read_bytes(project.evaluation.prompts)).hexdigest()
+    return hashlib.sha256(workspace.store.read_bytes(workspace.project.evaluation.prompts)).hexdigest()
 
 
-def evaluation_prompts(project: Project, settings: Settings) -> list[EvalPrompt]:
+def evaluation_prompts(workspace: Workspace) -> list[EvalPrompt]:
     """The prompts that the evaluation asks, as its job will read them; ValueError for what the job would refuse."""
-    uri = project.evaluation.prompts
-    return parse_prompts(open_store(settings.store_uri, settings).read_bytes(uri), uri)
+    uri = workspace.project.evaluation.prompts
+    return parse_prompts(workspace.store.read_bytes(uri), uri)
 
 
-def check_enough_prompts(project: Project, settings: Settings) -> int:
+def check_enough_prompts(workspace: Workspace) -> int:
     """Number of the evaluation's prompts; ValueError when the gate would call every evaluation of so few invalid."""
-    asked, minimum = len(evaluation_prompts(project, settings)), project.gate.minimum_prompts
+    project = workspace.project
+    asked, minimum = len(evaluation_prompts(workspace)), project.gate.minimum_prompts
     if asked < minimum and project.gate.mode != "off":
         raise ValueError(
             f"{project.path}: the evaluation asks {asked} prompts of {project.evaluation.prompts}, but"

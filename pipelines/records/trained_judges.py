@@ -7,21 +7,19 @@ judge that is trained anew changes no work that has begun.
 from alignment.contracts.reward_models import RewardTrainResult
 from pipelines.contracts.judges import RegisteredJudge
 from pipelines.project.sections import REWARD_SCHEME
-from pipelines.settings import Settings
-from pipelines.store.storage import open_store
+from pipelines.store.storage import Store
 
 
-def publish(judge: RegisteredJudge, settings: Settings) -> RegisteredJudge:
+def publish(judge: RegisteredJudge, store: Store) -> RegisteredJudge:
     """Make a judge the newest of its name, unless it is that already; the record as it stands.
 
     Its number is one more than the last. ValueError when the store does not hold the finished training it names.
     """
-    store = open_store(settings.store_uri, settings)
     manifest = store.read_manifest(judge.uri)
     if manifest is None or RewardTrainResult.model_validate(manifest.value).judge_digest != judge.judge_digest:
         raise ValueError(f"{judge.uri} does not hold judge {judge.judge_digest[:12]}. Train the reward anew.")
     while True:
-        last = newest(judge.project, judge.name, settings)
+        last = newest(judge.project, judge.name, store)
         record = judge.model_copy(update={"number": last.number + 1 if last else 1})
         if last is not None and last == judge.model_copy(update={"number": last.number}):
             return last
@@ -30,17 +28,16 @@ def publish(judge: RegisteredJudge, settings: Settings) -> RegisteredJudge:
             return record
 
 
-def newest(project: str, name: str, settings: Settings) -> RegisteredJudge | None:
+def newest(project: str, name: str, store: Store) -> RegisteredJudge | None:
     """The judge that was registered last under a name; None while there is none."""
-    store = open_store(settings.store_uri, settings)
     uris = sorted(uri for uri in store.list_uris(store.uri("judges", project, name)) if uri.endswith(".json"))
     return RegisteredJudge.model_validate_json(store.read_bytes(uris[-1])) if uris else None
 
 
-def find(uri: str, project: str, settings: Settings) -> RegisteredJudge:
+def find(uri: str, project: str, store: Store) -> RegisteredJudge:
     """The judge behind `reward://NAME`, as it stands now; ValueError while nobody has trained it."""
     name = uri.removeprefix(REWARD_SCHEME)
-    judge = newest(project, name, settings)
+    judge = newest(project, name, store)
     if judge is None:
         raise ValueError(
             f"No judge {name!r} is registered yet. Run `plumbline reward projects/{project}.toml`, or the DAG"

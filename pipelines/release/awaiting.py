@@ -1,13 +1,12 @@
 """Registered versions that wait for the gate's decision."""
 
-from pipelines.project.file import Project
 from pipelines.release.champion import ledger
 from pipelines.release.gate import decision_log
-from pipelines.settings import Settings
 from pipelines.tracking import registry
+from pipelines.workspace import Workspace
 
 
-def awaiting_judgement(project: Project, settings: Settings) -> list[int]:
+def awaiting_judgement(workspace: Workspace) -> list[int]:
     """List the versions of a project that have no decision in the store, newest first.
 
     A decision counts for a version and its weights digest together: a model that was deleted and made again reuses
@@ -15,8 +14,8 @@ def awaiting_judgement(project: Project, settings: Settings) -> list[int]:
     runs before the gate (`is_challenger`), or a rollback took them out of service and only a person brings them back.
     ValueError when the ledger was changed.
     """
-    registered = registry.tagged_versions(settings, project.name, registry.WEIGHTS_TAG)
-    champions = {entry.weights_digest for entry in ledger.entries(project.name, settings)}
-    judged = decision_log.judged_versions(project, settings)
+    registered = registry.tagged_versions(workspace.settings, workspace.project.name, registry.WEIGHTS_TAG)
+    champions = {entry.weights_digest for entry in ledger.entries(workspace.project.name, workspace.store)}
+    judged = decision_log.judged_versions(workspace)
     waiting = (own for own in registered.items() if own not in judged and own[1] not in champions)
     return sorted((version for version, _ in waiting), reverse=True)

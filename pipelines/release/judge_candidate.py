@@ -7,19 +7,16 @@ from pathlib import Path
 from alignment.contracts.coverage import CoverageReport
 from alignment.contracts.evaluation import EvalReport
 from pipelines.contracts.release import CandidateVersion, GateDecision
-from pipelines.project.file import Project
 from pipelines.release.gate import decision_log
 from pipelines.release.gate.evidence import SCORES_FILE, read_evidence
 from pipelines.release.gate.verdict import decide
 from pipelines.release.pages import candidate_page, write
-from pipelines.settings import Settings
-from pipelines.store.storage import open_store
 from pipelines.tracking import runs
+from pipelines.workspace import Workspace
 
 
 def judge(
-    project: Project,
-    settings: Settings,
+    workspace: Workspace,
     *,
     candidate: CandidateVersion,
     champion: CandidateVersion | None,
@@ -32,7 +29,7 @@ def judge(
 
     Raises ValueError when the evaluation's folder is not in the store.
     """
-    store = open_store(settings.store_uri, settings)
+    store = workspace.store
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "evaluation"
         store.fetch_folder(report.uri, folder)
@@ -42,34 +39,30 @@ def judge(
             candidate,
             champion_version=champion.version if champion else None,
             champion_weights_digest=champion.weights_digest if champion else candidate.base_digest,
-            project=project,
-            settings=settings,
+            workspace=workspace,
         )
         decision = decide(evidence)
-        decision = decision.model_copy(update={"report_uri": report_uri(project, settings, decision)})
-        write.write_pages(
-            project, settings, decision, report=report, folder=folder, scores=evidence.scores, coverage=coverage
-        )
-    decision_log.save_decision(decision, project, settings)
+        decision = decision.model_copy(update={"report_uri": report_uri(workspace, decision)})
+        write.write_pages(workspace, decision, report=report, folder=folder, scores=evidence.scores, coverage=coverage)
+    decision_log.save_decision(decision, workspace)
     return decision
 
 
-def report_uri(project: Project, settings: Settings, decision: GateDecision) -> str:
+def report_uri(workspace: Workspace, decision: GateDecision) -> str:
     """Where the HTML report of a decision lies."""
-    store = open_store(settings.store_uri, settings)
+    store = workspace.store
     identity = decision.model_copy(update={"report_uri": ""}).digest
-    return store.uri("evaluations", "reports", project.name, f"{identity}.html")
+    return store.uri("evaluations", "reports", workspace.project.name, f"{identity}.html")
 
 
-def show_in_tracking(
-    project: Project, settings: Settings, decision: GateDecision, *, report: EvalReport, run_key: str
-) -> None:
+def show_in_tracking(workspace: Workspace, decision: GateDecision, *, report: EvalReport, run_key: str) -> None:
     """Verdict, bounds, report and contact sheet on the pipeline run's page and on the candidate's own."""
+    settings = workspace.settings
     tags = runs.airflow_tags(settings, run_key)
-    run_id = runs.parent_run(settings, project=project.name, key=run_key, tags=tags)
+    run_id = runs.parent_run(settings, project=workspace.project.name, key=run_key, tags=tags)
     runs.set_run_tags(settings, run_id, candidate_page.verdict_tags(decision))
     stream = runs.RunStream(settings.tracking_uri, run_id)
-    store = open_store(settings.store_uri, settings)
+    store = workspace.store
     runs.log_text(settings, run_id, store.read_bytes(decision.report_uri).decode(), "gate/report.html")
     runs.log_dict(settings, run_id, decision.model_dump(mode="json"), "gate/decision.json")
     with tempfile.TemporaryDirectory() as scratch:

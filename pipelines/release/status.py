@@ -2,37 +2,36 @@
 
 from typing import Any
 
-from pipelines.project.file import Project
 from pipelines.release.champion import ledger
 from pipelines.release.champion.state import read_standing
 from pipelines.release.gate import decision_log
-from pipelines.settings import Settings
 from pipelines.tracking import registry
 from pipelines.tracking.errors import TrackingRefused
+from pipelines.workspace import Workspace
 
 
-def status(project: Project, settings: Settings) -> dict[str, Any]:
+def status(workspace: Workspace) -> dict[str, Any]:
     """What the registry, the ledger and the decisions say; `problems` says in words what does not fit together.
 
     Raises TrackingUnavailable when MLflow does not answer, TrackingRefused when it lets this user not look.
     """
     problems: list[str] = []
-    versions = {
-        alias: _version(project, settings, alias, problems) for alias in ("champion", "previous_champion", "candidate")
-    }
+    versions = {alias: _version(workspace, alias, problems) for alias in ("champion", "previous_champion", "candidate")}
     return {
-        "project": project.name,
+        "project": workspace.project.name,
         **versions,
-        "last_decision": _last_decision(project, settings, problems),
-        "ledger": _ledger(project, settings, problems),
+        "last_decision": _last_decision(workspace, problems),
+        "ledger": _ledger(workspace, problems),
         "problems": list(dict.fromkeys(problems)),
     }
 
 
-def _version(project: Project, settings: Settings, alias: str, problems: list[str]) -> dict[str, Any] | None:
+def _version(workspace: Workspace, alias: str, problems: list[str]) -> dict[str, Any] | None:
     try:
-        version = registry.get_alias(settings, project.name, alias)
-        tags = registry.version_tags(settings, project.name, version) if version is not None else None
+        version = registry.get_alias(workspace.settings, workspace.project.name, alias)
+        tags = (
+            registry.version_tags(workspace.settings, workspace.project.name, version) if version is not None else None
+        )
     except TrackingRefused:
         raise
     except ValueError as error:
@@ -43,9 +42,9 @@ def _version(project: Project, settings: Settings, alias: str, problems: list[st
     return {"version": version, "weights_digest": tags.get(registry.WEIGHTS_TAG)}
 
 
-def _last_decision(project: Project, settings: Settings, problems: list[str]) -> dict[str, Any] | None:
+def _last_decision(workspace: Workspace, problems: list[str]) -> dict[str, Any] | None:
     try:
-        decision = decision_log.last_decision(project, settings)
+        decision = decision_log.last_decision(workspace)
     except ValueError as error:
         problems.append(str(error))
         return None
@@ -59,10 +58,10 @@ def _last_decision(project: Project, settings: Settings, problems: list[str]) ->
     }
 
 
-def _ledger(project: Project, settings: Settings, problems: list[str]) -> dict[str, Any]:
+def _ledger(workspace: Workspace, problems: list[str]) -> dict[str, Any]:
     """How many moves there were, and whether the alias is where the last one put it."""
     try:
-        standing = read_standing(project.name, settings)
+        standing = read_standing(workspace.project.name, workspace.settings)
     except ValueError as error:
         problems.append(str(error))
         return {"entries": None, "agrees_with_aliases": False}

@@ -24,7 +24,7 @@ from pipelines.search.space import Space, Start
 from pipelines.search.study import open_study, run_study, spent_seconds
 from pipelines.search.trials import RunJob, TrialBench
 from pipelines.search.validation import for_validation, validation_judge, vote_note
-from pipelines.settings import Settings
+from pipelines.workspace import Workspace
 
 log = logging.getLogger(__name__)
 
@@ -75,26 +75,21 @@ def space_of(project: Project) -> Space:
 
 
 def search(
-    project: Project,
-    settings: Settings,
-    *,
-    snapshot: DatasetSnapshot,
-    limits: Limits,
-    out: Path | None,
-    run_job: RunJob,
+    workspace: Workspace, *, snapshot: DatasetSnapshot, limits: Limits, out: Path | None, run_job: RunJob
 ) -> dict[str, Any]:
     """Try, rank, write. The answer is a table of the trials and the winner's file.
 
     ValueError for limits, recipes, judge, prompts or `out` that are no good, before anything runs; NothingFitsError
     when no trial lies within the limits.
     """
+    project, settings = workspace.project, workspace.settings
     path = out or winner.default_path(project)
     check(project, limits, path)
     space, section = space_of(project), validation_judge(project)
-    judge = judge_of(project, section, settings)
-    _check_rewards(project, settings, space, judge)
-    validated = for_validation(project, settings, snapshot, section)
-    digest = study_digest(validated, settings, space, snapshot=snapshot, limits=limits, judge=judge)
+    judge = judge_of(workspace, section)
+    _check_rewards(workspace, space, judge)
+    validated = for_validation(workspace, snapshot, section)
+    digest = study_digest(Workspace(validated, settings), space, snapshot=snapshot, limits=limits, judge=judge)
     bench = TrialBench(
         project=validated,
         settings=settings,
@@ -145,15 +140,14 @@ def proposed(space: Space, report: TrialReport) -> Recipe:
     return space.starts[report.recipe].load(report.changes)
 
 
-def study_digest(
-    project: Project, settings: Settings, space: Space, *, snapshot: DatasetSnapshot, limits: Limits, judge: Judge
-) -> str:
+def study_digest(workspace: Workspace, space: Space, *, snapshot: DatasetSnapshot, limits: Limits, judge: Judge) -> str:
     """Identity of a search: all that its trials and their figures depend on, but for how many are made."""
+    project = workspace.project
     identity = {
         "version": SEARCH_VERSION,
         "section": space.section.model_dump(mode="json", exclude={"trials"}),
         "recipes": {label: start.load().digest for label, start in space.starts.items()},
-        "base": base_input(project, settings).content_digest,
+        "base": base_input(workspace).content_digest,
         "snapshot": snapshot.content_digest,
         "judge": judge.model_dump(mode="json"),
         "prompts": project.evaluation.prompts,
@@ -182,13 +176,13 @@ def _labels(starts: list[Start]) -> list[str]:
     return [name if names.count(name) == 1 else f"{name}_{place}" for place, name in enumerate(names, start=1)]
 
 
-def _check_rewards(project: Project, settings: Settings, space: Space, judge: Judge) -> None:
+def _check_rewards(workspace: Workspace, space: Space, judge: Judge) -> None:
     """ValueError when a recipe maximises the very judge that would rank it."""
     for start in space.starts.values():
         recipe = start.load()
         if not recipe.objective.online:
             continue
-        reward = judge_of(project, project.reward(recipe), settings)
+        reward = judge_of(workspace, workspace.project.reward(recipe))
         if set(reward.training_sources) & set(judge.training_sources):
             raise ValueError(
                 f"Recipe {recipe.name!r} maximises {reward.name!r}, which cannot rank it as the search's judge as well."

@@ -24,6 +24,7 @@ from pipelines.search.ranking import Limits, Outcome, TrialReport
 from pipelines.search.space import Proposal
 from pipelines.settings import Settings
 from pipelines.store.storage import open_store
+from pipelines.workspace import Workspace
 
 log = logging.getLogger(__name__)
 
@@ -136,7 +137,7 @@ class TrialBench:
             trained_on=result.trained_on or self.snapshot.sources,
             run_id="",
         )
-        return comparison_request(self.project, self.settings, Evaluate(candidate=candidate))
+        return comparison_request(Workspace(self.project, self.settings), Evaluate(candidate=candidate))
 
     # --- what they left ---
 

@@ -12,8 +12,7 @@ from alignment.statistics.prompts import HEADER, normal_prompt, read_prompts
 from pipelines.project.file import Project
 from pipelines.project.sections import JudgeSection
 from pipelines.records.heldout_prompts import check_not_heldout, heldout_prompts
-from pipelines.settings import Settings
-from pipelines.store.storage import open_store
+from pipelines.workspace import Workspace
 
 log = logging.getLogger(__name__)
 
@@ -55,40 +54,39 @@ def vote_note(project: Project, judge: JudgeSection) -> str:
     return f"{judge.name} chose this recipe and may not vote on what it trains; {left} other judges are left.{too_few}"
 
 
-def for_validation(project: Project, settings: Settings, snapshot: DatasetSnapshot, judge: JudgeSection) -> Project:
+def for_validation(workspace: Workspace, snapshot: DatasetSnapshot, judge: JudgeSection) -> Project:
     """The project as a trial is evaluated: validation prompts, seeds and judge, no guards."""
-    prompts = (
-        _named_prompts(project, settings) if project.search.prompts else _test_prompts(project, settings, snapshot)
-    )
+    project = workspace.project
+    prompts = _named_prompts(workspace) if project.search.prompts else _test_prompts(workspace, snapshot)
     evaluation = project.evaluation.model_copy(
         update={"prompts": prompts, "seeds": project.search.seeds, "judges": (judge,), "guards": ()}
     )
     return project.model_copy(update={"evaluation": evaluation})
 
 
-def _named_prompts(project: Project, settings: Settings) -> str:
+def _named_prompts(workspace: Workspace) -> str:
     """URI of the prompts file that the project names; ValueError when it holds prompts of the evaluation."""
-    uri = project.search.prompts
+    uri = workspace.project.search.prompts
     with tempfile.TemporaryDirectory() as scratch:
-        prompts = read_prompts(open_store(settings.store_uri, settings).local_path(uri, Path(scratch)))
-    check_not_heldout([prompt.text for prompt in prompts], heldout_prompts(project, settings), uri)
+        prompts = read_prompts(workspace.store.local_path(uri, Path(scratch)))
+    check_not_heldout([prompt.text for prompt in prompts], heldout_prompts(workspace), uri)
     _check_enough(len(prompts), uri)
     return uri
 
 
-def _test_prompts(project: Project, settings: Settings, snapshot: DatasetSnapshot) -> str:
+def _test_prompts(workspace: Workspace, snapshot: DatasetSnapshot) -> str:
     """URI of a prompts file with prompts of the snapshot's test split, chosen by their hash."""
     import pyarrow.parquet as pq
 
-    store = open_store(settings.store_uri, settings)
+    store = workspace.store
     with tempfile.TemporaryDirectory() as scratch:
         store.fetch_folder(snapshot.uri, Path(scratch) / "snapshot", only=(TEST_FILE,))
         column = pq.read_table(Path(scratch) / "snapshot" / TEST_FILE, columns=["prompt"]).column("prompt")
-        chosen = choose(column.to_pylist(), project.search.num_prompts)
+        chosen = choose(column.to_pylist(), workspace.project.search.num_prompts)
     _check_enough(len(chosen), f"the test split of snapshot {snapshot.uri}")
     text = "".join(f"{left}\t{right}\n" for left, right in [HEADER, *((prompt, "test_split") for prompt in chosen)])
     digest = hashlib.sha256(text.encode()).hexdigest()
-    uri = store.uri(STORE_FOLDER, project.name, f"prompts_{digest[:16]}.tsv")
+    uri = store.uri(STORE_FOLDER, workspace.project.name, f"prompts_{digest[:16]}.tsv")
     store.write_bytes(uri, text.encode())
     return uri
 

@@ -16,6 +16,7 @@ from pipelines.release.champion.versions import champion_of
 from pipelines.settings import load_settings
 from pipelines.stages.values import Json, read_project, to_json
 from pipelines.tracking.runs import _pipeline_run
+from pipelines.workspace import Workspace, open_workspace
 
 log = logging.getLogger(__name__)
 
@@ -31,11 +32,11 @@ def register(path: str, snapshot: Json, result: Json, *, run_key: str, trained_b
     from pipelines.release.champion import versions
     from pipelines.release.registration import candidates
 
-    project, settings = read_project(path), load_settings()
+    workspace = open_workspace(path)
     data, trained = DatasetSnapshot.model_validate(snapshot), TrainResult.model_validate(result)
-    with _pipeline_run(project, settings, run_key, [data]) as run_id:
+    with _pipeline_run(workspace.project, workspace.settings, run_key, [data]) as run_id:
         candidate = candidates.register(
-            trained, project, settings, snapshot=data, run_id=run_id, more_tags=versions.trainer_tags(trained_by)
+            trained, workspace, snapshot=data, run_id=run_id, more_tags=versions.trainer_tags(trained_by)
         )
     return to_json(candidate)
 
@@ -47,15 +48,14 @@ def register_soup(
     from pipelines.release.champion import versions
     from pipelines.release.registration import candidates
 
-    project, settings = read_project(path), load_settings()
+    workspace = open_workspace(path)
     snapshots = [DatasetSnapshot.model_validate(training["snapshot"]) for training in trainings]
     runs = [TrainResult.model_validate(result) for result in results[:]]
-    with _pipeline_run(project, settings, run_key, snapshots) as run_id:
+    with _pipeline_run(workspace.project, workspace.settings, run_key, snapshots) as run_id:
         candidate = candidates.register_soup(
             SoupResult.model_validate(soup),
             tuple(zip(runs, snapshots, strict=True)),
-            project,
-            settings,
+            workspace,
             run_id=run_id,
             more_tags=versions.trainer_tags(trained_by),
         )
@@ -85,7 +85,9 @@ def _undecided(path: str, *, tried: Sequence[int]) -> list[int]:
     """List the versions without a decision that this series of runs has not tried, as many as it may still take."""
     from pipelines.release import awaiting
 
-    waiting = [own for own in awaiting.awaiting_judgement(read_project(path), load_settings()) if own not in tried]
+    waiting = [
+        own for own in awaiting.awaiting_judgement(Workspace(read_project(path), load_settings())) if own not in tried
+    ]
     most = max(0, MAXIMUM_RUNS_PER_EVENT - len(tried))
     if waiting[most:]:
         later = ", ".join(map(str, waiting[most:]))
@@ -98,10 +100,11 @@ def pick_candidate(path: str, version: int | None = None) -> Json:
     from pipelines.release.champion import versions
     from pipelines.tracking import registry
 
-    project, settings = read_project(path), load_settings()
-    found = versions.read_version(project, settings, version or "candidate")
+    workspace = open_workspace(path)
+    project = workspace.project
+    found = versions.read_version(workspace, version or "candidate")
     if found is None:
-        there = ", ".join(map(str, registry.list_versions(settings, project.name)))
+        there = ", ".join(map(str, registry.list_versions(workspace.settings, project.name)))
         lacks = f"version {version}" if version else "candidate (alias `candidate` is not set)"
         mend = f"Name one of its versions: {there}." if there else "Train one first."
         raise ValueError(f"Model {project.name!r} has no {lacks}. {mend}")
@@ -110,7 +113,7 @@ def pick_candidate(path: str, version: int | None = None) -> Json:
 
 def is_challenger(path: str, candidate: Json) -> bool:
     """Whether the candidate's weights are not the champion's already; if they are, there is nothing to judge."""
-    champion = champion_of(read_project(path), load_settings())
+    champion = champion_of(Workspace(read_project(path), load_settings()))
     return champion is None or champion.weights_digest != candidate["weights_digest"]
 
 
@@ -125,16 +128,14 @@ def gate(
     from pipelines.release import judge_candidate
     from pipelines.release.gate import decision_log
 
-    project, settings = read_project(path), load_settings()
+    workspace = open_workspace(path)
     judged = CandidateVersion.model_validate(candidate)
     measured = EvalReport.model_validate(report)
-    champion = champion_of(project, settings)
+    champion = champion_of(workspace)
     repeated = CoverageReport.model_validate(coverage) if coverage else None
-    decision = judge_candidate.judge(
-        project, settings, candidate=judged, champion=champion, report=measured, coverage=repeated
-    )
-    decision_log.note_asked(decision, asked_by, project, settings)
-    judge_candidate.show_in_tracking(project, settings, decision, report=measured, run_key=run_key)
+    decision = judge_candidate.judge(workspace, candidate=judged, champion=champion, report=measured, coverage=repeated)
+    decision_log.note_asked(decision, asked_by, workspace)
+    judge_candidate.show_in_tracking(workspace, decision, report=measured, run_key=run_key)
     return to_json(decision)
 
 
@@ -145,13 +146,13 @@ def aa(path: str, *, run_key: str) -> Json:
     from pipelines.release.champion import versions
     from pipelines.stages import pairs
 
-    project, settings = read_project(path), load_settings()
-    champion = champion_of(project, settings)
-    known = champion or versions.read_version(project, settings, "candidate")
+    workspace = open_workspace(path)
+    champion = champion_of(workspace)
+    known = champion or versions.read_version(workspace, "candidate")
     if known is not None and known.snapshot_uri:
         uri, digest = known.snapshot_uri, known.snapshot_digest
     else:
         data = DatasetSnapshot.model_validate(pairs.snapshot(path))
         uri, digest = data.uri, data.content_digest
-    request = judging.aa_request(project, settings, champion=champion, snapshot_uri=uri, snapshot_digest=digest)
-    return jobs.run_to_end(request, settings, parent_key=run_key)
+    request = judging.aa_request(workspace, champion=champion, snapshot_uri=uri, snapshot_digest=digest)
+    return jobs.run_to_end(request, workspace.settings, parent_key=run_key)

@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from pipelines.contracts.release import Approval, GateDecision, LedgerEntry
-from pipelines.project.file import Project
-from pipelines.settings import Settings, load_settings
+from pipelines.settings import load_settings
 from pipelines.stages.values import Json, read_project
+from pipelines.workspace import Workspace, open_workspace
 
 NOBODY = "airflow"
 """Who moves the champion when a schedule or an asset had it judged, for the ledger; as in the DAGs."""
@@ -28,7 +28,7 @@ def approval_question(path: str, decision: Json, *, asked_by: Sequence[str] = ()
     reason = approval.needed(project.approval, made)
     if not reason:
         return None
-    involved = _involved(project, settings, made, asked_by)
+    involved = _involved(Workspace(project, settings), made, asked_by)
     return {
         "subject": approval.subject(made),
         "body": approval.body(made, reason, asked_by=involved),
@@ -41,12 +41,12 @@ def approval_question(path: str, decision: Json, *, asked_by: Sequence[str] = ()
     }
 
 
-def _involved(project: Project, settings: Settings, decision: GateDecision, asked_by: Sequence[str]) -> tuple[str, ...]:
+def _involved(workspace: Workspace, decision: GateDecision, asked_by: Sequence[str]) -> tuple[str, ...]:
     """Who had the decision made or trained the candidate, where known."""
     from pipelines.release.champion.versions import trainers_of
     from pipelines.tracking import registry
 
-    tags = registry.version_tags(settings, project.name, decision.candidate.version) or {}
+    tags = registry.version_tags(workspace.settings, workspace.project.name, decision.candidate.version) or {}
     return tuple(dict.fromkeys(name for name in (*asked_by, *trainers_of(tags)) if name))
 
 
@@ -65,8 +65,8 @@ def approve_by_hand(path: str, candidate: Json, *, user: str, digest: str = "") 
     from pipelines.release.promotion import approval
 
     project, settings, version = read_project(path), load_settings(), int(candidate["version"])
-    made = decision_log.last_decision_about(version, project, settings, digest=digest)
-    asker = decision_log.asked_by(made, project, settings) if made else None
+    made = decision_log.last_decision_about(version, Workspace(project, settings), digest=digest)
+    asker = decision_log.asked_by(made, Workspace(project, settings)) if made else None
     if made is None or asker is None:
         what = "who had it decided is not on record" if made else "the gate made no such decision about it"
         raise ValueError(
@@ -81,7 +81,7 @@ def approve_by_hand(path: str, candidate: Json, *, user: str, digest: str = "") 
         answer="approve",
         by=user,
         at=datetime.now(UTC),
-        asked_by=_involved(project, settings, made, [asker]),
+        asked_by=_involved(Workspace(project, settings), made, [asker]),
     )
     reason = approval.refusal(project.approval, made, answer)
     if reason:
@@ -95,7 +95,9 @@ def who_may_agree(path: str, decision: Json) -> str:
     from pipelines.release.promotion import approval
 
     project, settings, made = read_project(path), load_settings(), GateDecision.model_validate(decision)
-    involved = _involved(project, settings, made, [decision_log.asked_by(made, project, settings) or ""])
+    involved = _involved(
+        Workspace(project, settings), made, [decision_log.asked_by(made, Workspace(project, settings)) or ""]
+    )
     try:
         names = ", ".join(person.name or person.id for person in approval.askable(project.approval, involved))
     except ValueError as error:
@@ -112,7 +114,7 @@ def promote(path: str, decision: Json, *, actor: str, approval: Json | None = No
 
     answer = Approval.model_validate(approval) if approval else None
     made = GateDecision.model_validate(decision)
-    return _json(promotion.promote(made, read_project(path), load_settings(), actor, approval=answer))
+    return _json(promotion.promote(made, Workspace(read_project(path), load_settings()), actor, approval=answer))
 
 
 def rollback(
@@ -129,8 +131,7 @@ def rollback(
     from pipelines.release.promotion import rollback as rolling
 
     moved = rolling.rollback(
-        read_project(path),
-        load_settings(),
+        Workspace(read_project(path), load_settings()),
         actor,
         reason,
         from_version=from_version,
@@ -145,7 +146,7 @@ def reconcile(path: str, *, actor: str, restore: bool | None = None) -> Json:
     """Compare alias, ledger and tags, and act by the project's policy; the Reconciliation tells what was found."""
     from pipelines.release.promotion import reconcile as reconciling
 
-    return _json(reconciling.reconcile(read_project(path), load_settings(), actor, restore=restore))
+    return _json(reconciling.reconcile(Workspace(read_project(path), load_settings()), actor, restore=restore))
 
 
 def history(path: str) -> list[Json]:
@@ -165,9 +166,9 @@ def _entries(path: str) -> tuple[LedgerEntry, ...]:
     from pipelines.release.champion import ledger
     from pipelines.release.champion.state import read_standing
 
-    project, settings = read_project(path), load_settings()
-    known = ledger.entries(project.name, settings)
-    standing = None if known else read_standing(project.name, settings)
+    workspace = open_workspace(path)
+    known = ledger.entries(workspace.project.name, workspace.store)
+    standing = None if known else read_standing(workspace.project.name, workspace.settings)
     if standing is not None and standing.cut_off:
         raise ValueError(standing.problem)
     return known
@@ -177,7 +178,7 @@ def prune(path: str, *, keep: int) -> Json:
     """Delete the oldest versions that nothing names, the newest `keep` apart."""
     from pipelines.release.registration import pruning
 
-    return pruning.prune(read_project(path), load_settings(), keep=keep)
+    return pruning.prune(Workspace(read_project(path), load_settings()), keep=keep)
 
 
 def _json(value: Any) -> Json:

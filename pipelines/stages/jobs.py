@@ -6,7 +6,8 @@ The wings are imported inside the functions, so that a DAG or a command line pay
 from pipelines.contracts.jobs import JobRequest
 from pipelines.release.champion.versions import champion_of
 from pipelines.settings import load_settings
-from pipelines.stages.values import Json, read_project
+from pipelines.stages.values import Json
+from pipelines.workspace import open_workspace
 
 
 def job_request(
@@ -21,11 +22,11 @@ def job_request(
     from pipelines.dispatch.job_kinds import find_kind
     from pipelines.dispatch.requests.request import with_generation
 
-    project, settings = read_project(path, overrides), load_settings()
+    workspace = open_workspace(path, overrides)
     kind = find_kind(stage)
     if "champion" in kind.model_fields:
-        given = {**given, "champion": champion_of(project, settings)}
-    request = kind.read(given, project).request(project, settings)
+        given = {**given, "champion": champion_of(workspace)}
+    request = kind.read(given, workspace.project).request(workspace.project, workspace.settings)
     return with_generation(request, generation) if generation else request
 
 

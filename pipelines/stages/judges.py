@@ -6,18 +6,19 @@ from alignment.contracts.reward_models import RewardTrainResult
 from pipelines.settings import load_settings
 from pipelines.stages.values import Json, read_project, to_json
 from pipelines.tracking.runs import _pipeline_run
+from pipelines.workspace import Workspace, open_workspace
 
 
 def register_reward(path: str, plan: Json, result: Json, *, run_key: str) -> Json:
     """A trained reward as a RegisteredJudge with its report, which MLflow shows too."""
     from pipelines.release.registration import trained_judges
 
-    project, settings = read_project(path), load_settings()
+    workspace = open_workspace(path)
     data = DatasetSnapshot.model_validate(plan["snapshot"])
     trained = RewardTrainResult.model_validate(result)
-    section = project.rewards[int(plan["reward"])]
-    with _pipeline_run(project, settings, run_key, [data]) as run_id:
-        judge = trained_judges.register(trained, section, project, settings, snapshot=data, run_id=run_id)
+    section = workspace.project.rewards[int(plan["reward"])]
+    with _pipeline_run(workspace.project, workspace.settings, run_key, [data]) as run_id:
+        judge = trained_judges.register(trained, section, workspace, snapshot=data, run_id=run_id)
     return to_json(judge)
 
 
@@ -26,11 +27,11 @@ def record_calibration(path: str, report: Json, *, run_key: str) -> list[Json]:
     from pipelines.records import calibrations
     from pipelines.tracking import runs
 
-    project, settings = read_project(path), load_settings()
+    workspace = open_workspace(path)
     measured = CalibrationReport.model_validate(report)
-    records = calibrations.record(measured, project.name, settings)
-    with _pipeline_run(project, settings, run_key, []) as run_id:
-        runs.log_dict(settings, run_id, report, "calibration/report.json")
+    records = calibrations.record(measured, workspace.project.name, workspace.store)
+    with _pipeline_run(workspace.project, workspace.settings, run_key, []) as run_id:
+        runs.log_dict(workspace.settings, run_id, report, "calibration/report.json")
     return [to_json(record) for record in records]
 
 
@@ -38,4 +39,4 @@ def judges(path: str) -> list[Json]:
     """Which judges of the project may vote and why not, as JudgeStandings."""
     from pipelines.monitor import judges as judges_monitor
 
-    return [to_json(own) for own in judges_monitor.standings(read_project(path), load_settings())]
+    return [to_json(own) for own in judges_monitor.standings(Workspace(read_project(path), load_settings()))]

@@ -7,13 +7,14 @@ from pipelines.release.champion.versions import champion_of
 from pipelines.settings import load_settings
 from pipelines.stages.values import Json, read_project, to_json
 from pipelines.tracking.runs import _pipeline_run
+from pipelines.workspace import Workspace, open_workspace
 
 
 def has_anything_to_monitor(path: str) -> bool:
     """Return False before the first pair was accepted and the first version promoted."""
     from pipelines.monitor import report as monitor_report
 
-    return monitor_report.has_anything_to_monitor(read_project(path), load_settings())
+    return monitor_report.has_anything_to_monitor(Workspace(read_project(path), load_settings()))
 
 
 def monitor(path: str, calibration: Json | None, *, run_key: str, announce: bool = False) -> Json:
@@ -24,20 +25,20 @@ def monitor(path: str, calibration: Json | None, *, run_key: str, announce: bool
     from pipelines.monitor import report as monitor_report
     from pipelines.tracking import runs
 
-    project, settings = read_project(path), load_settings()
+    workspace = open_workspace(path)
+    settings = workspace.settings
     try:
-        champion = champion_of(project, settings)
+        champion = champion_of(workspace)
     except ValueError:
         # The alias contradicts the ledger: one of the findings says so, and the champion is nobody's.
         champion = None
     report = monitor_report.monitor(
-        project,
-        settings,
+        workspace,
         champion=champion,
         calibration=CalibrationReport.model_validate(calibration) if calibration else None,
         announce_key=run_key if announce else "",
     )
-    with _pipeline_run(project, settings, run_key, []) as run_id:
+    with _pipeline_run(workspace.project, settings, run_key, []) as run_id:
         runs.log_dict(settings, run_id, to_json(report), "monitor/report.json")
         runs.log_text(settings, run_id, monitor_report.markdown(report), "monitor/report.md")
         runs.set_run_tags(settings, run_id, {"monitor.outcome": report.outcome, "monitor.report_uri": report.uri})
@@ -50,7 +51,9 @@ def claim_retraining(path: str, report: Json, *, run_key: str) -> bool:
     from pipelines.monitor import report as monitor_report
 
     reasons = MonitorReport.model_validate(report).reasons_to_retrain
-    return monitor_report.claim(read_project(path), load_settings(), reasons, key=run_key, now=datetime.now(UTC))
+    return monitor_report.claim(
+        Workspace(read_project(path), load_settings()), reasons, key=run_key, now=datetime.now(UTC)
+    )
 
 
 def training_wanted(path: str, snapshot: Json, *, run_key: str, asked: bool) -> bool:
@@ -62,7 +65,7 @@ def training_wanted(path: str, snapshot: Json, *, run_key: str, asked: bool) -> 
     from pipelines.monitor import report as monitor_report
     from pipelines.stages import pairs
 
-    announced = monitor_report.take(read_project(path), load_settings(), key=run_key, now=datetime.now(UTC))
+    announced = monitor_report.take(Workspace(read_project(path), load_settings()), key=run_key, now=datetime.now(UTC))
     return announced or asked or pairs.enough_new_pairs(path, snapshot)
 
 

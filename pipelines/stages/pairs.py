@@ -7,6 +7,7 @@ from pipelines.project.file import Project
 from pipelines.settings import load_settings
 from pipelines.stages.jobs import run_job
 from pipelines.stages.values import Json, read_project, to_json
+from pipelines.workspace import Workspace, open_workspace
 
 
 def draw(path: str, *, run_key: str) -> list[Json]:
@@ -26,8 +27,8 @@ def list_shards(path: str) -> list[Json]:
     from pipelines.intake import ingestion
 
     settings = load_settings()
-    project = with_drawn_sources(read_project(path), settings)
-    return [to_json(shard) for shard in ingestion.list_source_shards(project, settings)]
+    project = with_drawn_sources(Workspace(read_project(path), settings))
+    return [to_json(shard) for shard in ingestion.list_source_shards(Workspace(project, settings))]
 
 
 def ingest(path: str, shard: Json) -> Json:
@@ -36,15 +37,15 @@ def ingest(path: str, shard: Json) -> Json:
     from pipelines.intake import ingestion
 
     settings = load_settings()
-    project = with_drawn_sources(read_project(path), settings)
-    return to_json(ingestion.ingest(SourceShard.model_validate(shard), project, settings))
+    project = with_drawn_sources(Workspace(read_project(path), settings))
+    return to_json(ingestion.ingest(SourceShard.model_validate(shard), Workspace(project, settings)))
 
 
 def validate(path: str, batch: Json) -> Json:
     """A batch's ValidationReport; ValueError when the batch as a whole failed, so that nothing downstream moves."""
     from pipelines.intake import validation
 
-    report = validation.validate(RawBatch.model_validate(batch), read_project(path), load_settings())
+    report = validation.validate(RawBatch.model_validate(batch), Workspace(read_project(path), load_settings()))
     if not report.passed:
         raise ValueError(f"{batch['source_file']}: {report.failure} The report is at {report.uri}.")
     return to_json(report)
@@ -65,21 +66,22 @@ def snapshot(path: str) -> Json:
     """Everything accepted so far as a DatasetSnapshot."""
     from pipelines.intake import snapshot as snapshots
 
-    project, settings = read_project(path), load_settings()
-    reports = snapshots.accepted_reports(project, settings, project.snapshot.sources)
-    return to_json(snapshots.build_snapshot(reports, project, settings))
+    workspace = open_workspace(path)
+    reports = snapshots.accepted_reports(workspace, workspace.project.snapshot.sources)
+    return to_json(snapshots.build_snapshot(reports, workspace))
 
 
 def enough_new_pairs(path: str, snapshot: Json) -> bool:
     """Whether the snapshot holds enough pairs that the last candidate was not trained on."""
     from pipelines.tracking import registry
 
-    project, settings = read_project(path), load_settings()
+    workspace = open_workspace(path)
+    project = workspace.project
     minimum = project.snapshot.minimum_new_pairs
-    last = registry.get_alias(settings, project.name, "candidate") if minimum else None
+    last = registry.get_alias(workspace.settings, project.name, "candidate") if minimum else None
     if last is None:
         return True
-    tags = registry.version_tags(settings, project.name, last) or {}
+    tags = registry.version_tags(workspace.settings, project.name, last) or {}
     return _num_pairs(snapshot) - int(tags.get("data.num_pairs", 0)) >= minimum
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from alignment.contracts.data import DatasetSnapshot
 from alignment.contracts.training import Recipe
 from alignment.contracts.values import canonical_json
-from pipelines.settings import load_settings
 from pipelines.stages.values import Json, read_project, to_json
+from pipelines.workspace import open_workspace
 
 
 def needs_captioned_snapshot(path: str, overrides: tuple[str, ...] = ()) -> bool:
@@ -25,11 +25,12 @@ def training_snapshot(path: str, snapshot: Json, recipe: int, overrides: tuple[s
     from pipelines.dispatch import jobs
     from pipelines.dispatch.job_kinds import Caption
 
-    project, settings = read_project(path, overrides), load_settings()
+    workspace = open_workspace(path, overrides)
+    project = workspace.project
     if not project.trains_on_captions(project.recipes()[recipe]):
         return snapshot
-    request = Caption(snapshot=DatasetSnapshot.model_validate(snapshot)).request(project, settings)
-    captioned = jobs.fetch_answer(request, settings)
+    request = Caption(snapshot=DatasetSnapshot.model_validate(snapshot)).request(project, workspace.settings)
+    captioned = jobs.fetch_answer(request, workspace.store)
     if captioned is None:
         raise ValueError(
             f"Snapshot {snapshot['uri']} has no captions by [captions] of {path} yet. Run plumbline caption {path}."
@@ -41,11 +42,11 @@ def plan_rewards(path: str) -> list[Json]:
     """One `given` of a train_reward job per reward: its position, and the snapshot of its sources."""
     from pipelines.intake import snapshot as snapshots
 
-    project, settings = read_project(path), load_settings()
+    workspace = open_workspace(path)
     plans = []
-    for index, reward in enumerate(project.rewards):
-        reports = snapshots.accepted_reports(project, settings, reward.sources)
-        data = snapshots.build_snapshot(reports, project, settings)
+    for index, reward in enumerate(workspace.project.rewards):
+        reports = snapshots.accepted_reports(workspace, reward.sources)
+        data = snapshots.build_snapshot(reports, workspace)
         plans.append({"snapshot": to_json(data), "reward": index})
     return plans
 
@@ -112,11 +113,11 @@ def search(path: str, snapshot: Json, *, gpu_memory_gib: float, hours: float, ou
     from pipelines.search.ranking import Limits
     from pipelines.tracking import runs
 
-    project, settings = read_project(path), load_settings()
+    workspace = open_workspace(path)
+    project, settings = workspace.project, workspace.settings
     run_key = f"{project.name}.search"
     answer = recipe_search.search(
-        project,
-        settings,
+        workspace,
         snapshot=DatasetSnapshot.model_validate(snapshot),
         limits=Limits(memory_gib=gpu_memory_gib, hours=hours),
         out=Path(out) if out else None,

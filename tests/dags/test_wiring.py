@@ -21,6 +21,7 @@ from pipelines.project.file import load_project
 from pipelines.release import awaiting
 from pipelines.settings import load_settings
 from pipelines.stages import candidates, champion, monitor, pairs
+from pipelines.workspace import Workspace
 
 ROOT = Path(__file__).parents[2]
 TRAIN = '[[train]]\nrecipe = "diffusion_dpo_shapes"\n'
@@ -267,7 +268,7 @@ def test_a_retraining_whose_event_was_not_delivered_is_taken_by_the_next_run(
     monkeypatch.setenv("PLUMBLINE_STORE_URI", tmp_path.as_uri())
     monkeypatch.setattr(pairs, "enough_new_pairs", lambda *_: False)
     project, path = load_project(ROOT / "projects/shapes.toml"), str(ROOT / "projects/shapes.toml")
-    monitor_report.claim(project, load_settings(), ("drift",), key="monitor-1", now=datetime.now(UTC))
+    monitor_report.claim(Workspace(project, load_settings()), ("drift",), key="monitor-1", now=datetime.now(UTC))
     check = dags["shapes.train"].get_task("enough_new_pairs").python_callable
     by_pairs = [SimpleNamespace(name="shapes.pairs")]
     assert check(path, {}, "run-1", triggering_asset_events=by_pairs)

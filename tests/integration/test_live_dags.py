@@ -39,6 +39,7 @@ from pipelines.settings import load_settings
 from pipelines.stages import candidates, champion, jobs, judges
 from pipelines.stages import pairs as pair_stages
 from pipelines.tracking import registry
+from pipelines.workspace import Workspace
 
 pytestmark = [*MARKS, pytest.mark.timeout(1500)]
 
@@ -156,7 +157,7 @@ def test_every_dag_file_parses(live: LivePlatform) -> None:
 
 
 def test_the_dags_that_watch_the_champion_are_created_unpaused(live: LivePlatform) -> None:
-    states = read_dag_states(load_project(Path(live.path)), load_settings())
+    states = read_dag_states(Workspace(load_project(Path(live.path)), load_settings()))
     assert (states.reachable, states.missing_dags) == (True, ())
     assert states.paused_dags == tuple(
         f"shapes.{name}" for name in ("calibrate", "ingest", "promote", "reward", "train")

@@ -47,6 +47,7 @@ from pipelines.settings import Settings
 from pipelines.store.folders import hash_folder
 from pipelines.store.storage import Store, open_store, sha256_file
 from pipelines.tracking import runs
+from pipelines.workspace import Workspace
 
 ROOT = Path(__file__).parents[2]
 START_SECONDS = 150
@@ -276,11 +277,13 @@ class ReleaseWorld:
 
     def register(self, name: str) -> CandidateVersion:
         """Train and register."""
-        return register(self.train(name), self.project, self.settings, snapshot=self.snapshot, run_id=self.run_id)
+        return register(
+            self.train(name), Workspace(self.project, self.settings), snapshot=self.snapshot, run_id=self.run_id
+        )
 
     def evaluate(self, candidate: CandidateVersion, champion: CandidateVersion | None) -> EvalReport:
         """An evaluation in the store whose judges clearly prefer the candidate, and whose guards do not move."""
-        prompts = evaluation_digest(self.project, self.settings)
+        prompts = evaluation_digest(Workspace(self.project, self.settings))
         folder = self.folder / f"scores-{uuid.uuid4().hex[:8]}"
         folder.mkdir()
         columns = better_scores()
@@ -316,15 +319,14 @@ class ReleaseWorld:
             candidate,
             champion_version=champion.version if champion else None,
             champion_weights_digest=champion.weights_digest if champion else self.base_digest,
-            project=self.project,
-            settings=self.settings,
+            workspace=Workspace(self.project, self.settings),
         )
         page = {"report_uri": f"{report.uri.replace('/scores-', '/reports/scores-')}.html"}
         return self.kept(decide(evidence).model_copy(update={**page, **changes}))
 
     def kept(self, decision: GateDecision) -> GateDecision:
         """The decision, in the store as the gate leaves it there."""
-        decision_log.save_decision(decision, self.project, self.settings)
+        decision_log.save_decision(decision, Workspace(self.project, self.settings))
         return decision
 
 

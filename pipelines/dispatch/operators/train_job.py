@@ -138,7 +138,7 @@ class TrainJobOperator(BaseOperator):
         """Give the answer if there is one, else make sure that the job runs and defer until it has ended."""
         settings = load_settings()
         request = self._request(context)
-        answer = jobs.fetch_answer(request, settings)
+        answer = jobs.fetch_answer(request, open_store(settings.store_uri, settings))
         if answer is not None:
             self.log.info("Found by digest, nothing to run: %s", request.output_uri)
             return answer

@@ -8,9 +8,9 @@ from pipelines.contracts.jobs import JobInput
 from pipelines.dispatch.cached_digests import file_fingerprint, folder_fingerprint
 from pipelines.dispatch.inputs import hash_cache_dir
 from pipelines.dispatch.model_folders import check_base_folder, local_folder, local_path
-from pipelines.project.file import Project
 from pipelines.settings import Settings
 from pipelines.store.storage import open_store
+from pipelines.workspace import Workspace
 
 __all__ = [
     "WEIGHTS_FOLDER",
@@ -25,9 +25,9 @@ WEIGHTS_FOLDER = "weights"
 """Of a finished training or soup."""
 
 
-def base_input(project: Project, settings: Settings) -> JobInput:
+def base_input(workspace: Workspace) -> JobInput:
     """The base model as an input, checked and hashed; ValueError names every file that is missing from it."""
-    return model_input(project.base.uri, check_base_folder, settings)
+    return model_input(workspace.project.base.uri, check_base_folder, workspace.settings)
 
 
 def model_input(uri: str, check: Callable[[Path], None], settings: Settings) -> JobInput:

@@ -8,40 +8,39 @@ from pipelines.contracts.jobs import JobInput
 from pipelines.dispatch.cached_digests import file_fingerprints, weights_identity
 from pipelines.dispatch.inputs import hash_cache_dir
 from pipelines.dispatch.model_folders import check_scorer_folder, local_folder
-from pipelines.project.file import Project
 from pipelines.project.sections import REWARD_SCHEME, JudgeSection
 from pipelines.records import trained_judges
 from pipelines.settings import Settings
 from pipelines.store.storage import open_store
+from pipelines.workspace import Workspace
 
 __all__ = ["judge_inputs", "judge_of"]
 
 JUDGE_FOLDER = "judge"
 
 
-def judge_of(project: Project, section: JudgeSection, settings: Settings) -> Judge:
+def judge_of(workspace: Workspace, section: JudgeSection) -> Judge:
     """A scorer of the project as specs name it, its weights hashed; ValueError when its folder is not whole."""
-    (judge,) = judge_inputs(project, (section,), settings)
+    (judge,) = judge_inputs(workspace, (section,))
     return judge
 
 
-def judge_inputs(
-    project: Project, sections: tuple[JudgeSection, ...], settings: Settings
-) -> dict[Judge, tuple[JobInput, ...]]:
+def judge_inputs(workspace: Workspace, sections: tuple[JudgeSection, ...]) -> dict[Judge, tuple[JobInput, ...]]:
     """Each judge as the spec names it, with the folder of its weights; none where the scorer has no weights."""
-    return dict(_judge_input(project, section, settings) for section in sections)
+    return dict(_judge_input(workspace, section) for section in sections)
 
 
-def _judge_input(project: Project, section: JudgeSection, settings: Settings) -> tuple[Judge, tuple[JobInput, ...]]:
+def _judge_input(workspace: Workspace, section: JudgeSection) -> tuple[Judge, tuple[JobInput, ...]]:
     """A folder of the user's, or the newest judge that the project has trained under a name, fixed by its digest.
 
     Its identity is that of its weights; a scorer without weights is what its settings say.
     """
+    settings = workspace.settings
     if not section.scorer.has_weights:
         settings_sha256 = hashlib.sha256(canonical_json(section.scorer.model_dump(mode="json")).encode()).hexdigest()
         return _judge(section, folder_digest({}), settings_sha256, trained_on=section.trained_on), ()
     if section.uri.startswith(REWARD_SCHEME):
-        found = trained_judges.find(section.uri, project.name, settings)
+        found = trained_judges.find(section.uri, workspace.project.name, workspace.store)
         lessons = tuple(sorted({*section.trained_on, *found.trained_on}))
         weights = JobInput(content_digest=found.judge_digest, uri=found.uri, subfolder=JUDGE_FOLDER)
         identity = _stored_identity(found.uri, settings)

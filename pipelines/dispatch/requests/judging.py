@@ -13,19 +13,19 @@ from pipelines.project.file import Project
 from pipelines.project.sections import REWARD_SCHEME
 from pipelines.records import trained_judges
 from pipelines.records.heldout_prompts import check_enough_prompts, evaluation_prompts
-from pipelines.settings import Settings
-from pipelines.store.storage import open_store
+from pipelines.store.storage import Store
+from pipelines.workspace import Workspace
 
 __all__ = ["aa_request", "calibrate_request", "comparison_request", "coverage_request", "evaluate_request"]
 
 
-def evaluate_request(project: Project, settings: Settings, job: Evaluate) -> JobRequest:
+def evaluate_request(workspace: Workspace, job: Evaluate) -> JobRequest:
     """Evaluate a candidate for the gate, see `comparison_request`; ValueError also for too few prompts to judge it."""
-    check_enough_prompts(project, settings)
-    return comparison_request(project, settings, job)
+    check_enough_prompts(workspace)
+    return comparison_request(workspace, job)
 
 
-def comparison_request(project: Project, settings: Settings, job: Evaluate) -> JobRequest:
+def comparison_request(workspace: Workspace, job: Evaluate) -> JobRequest:
     """Sample and judge a candidate against the champion and the base; without a champion the base is the incumbent.
 
     Images that an earlier evaluation published are inputs, the others become side outputs. ValueError when a version
@@ -37,32 +37,25 @@ def comparison_request(project: Project, settings: Settings, job: Evaluate) -> J
             f"{candidate.model} version {candidate.version} has no tag with the address of its snapshot. Train again."
         )
     return _evaluation(
-        project,
-        settings,
+        workspace,
         candidate=candidate,
         champion=job.champion,
-        seeds=project.evaluation.seeds,
+        seeds=workspace.project.evaluation.seeds,
         snapshot=JobInput(content_digest=candidate.snapshot_digest, uri=candidate.snapshot_uri),
     )
 
 
 def aa_request(
-    project: Project,
-    settings: Settings,
-    *,
-    champion: CandidateVersion | None,
-    snapshot_uri: str,
-    snapshot_digest: str,
+    workspace: Workspace, *, champion: CandidateVersion | None, snapshot_uri: str, snapshot_digest: str
 ) -> JobRequest:
     """The champion, or the base, in both roles on twice the seeds: the second half are seeds that no evaluation draws.
 
     What separates the halves is noise (see `alignment.statistics.seed_noise`).
     """
-    seeds = project.evaluation.seeds
+    seeds = workspace.project.evaluation.seeds
     others = tuple(range(max(seeds) + 1, max(seeds) + 1 + len(seeds)))
     return _evaluation(
-        project,
-        settings,
+        workspace,
         candidate=champion,
         champion=champion,
         seeds=(*seeds, *others),
@@ -70,20 +63,21 @@ def aa_request(
     )
 
 
-def coverage_request(project: Project, settings: Settings, job: Coverage) -> JobRequest:
+def coverage_request(workspace: Workspace, job: Coverage) -> JobRequest:
     """Draw many images of few prompts from candidate, champion and base, as the project's [coverage] describes.
 
     ValueError when the project has no such section, or a version was made from another base.
     """
+    project = workspace.project
     section = project.coverage
     if section is None:
         raise ValueError(
             f"{project.path}: no [coverage]. Add it with judge = NAME, a judge or guard of [evaluation], to see what"
             " the best of several images is worth."
         )
-    base, versions = _base_and_versions(project, settings, job.candidate, job.champion)
-    ((judge, judge_folder),) = judge_inputs(project, (project.scorer(section.judge),), settings).items()
-    prompts = _prompts(project, settings)
+    base, versions = _base_and_versions(workspace, job.candidate, job.champion)
+    ((judge, judge_folder),) = judge_inputs(workspace, (project.scorer(section.judge),)).items()
+    prompts = _prompts(workspace)
     spec = CoverageSpec(
         candidate=_model_ref(job.candidate, base),
         champion=_model_ref(job.champion, base),
@@ -97,15 +91,16 @@ def coverage_request(project: Project, settings: Settings, job: Coverage) -> Job
         bar=section.bar,
         confidence=project.evaluation.confidence,
     )
-    return _compared(project, settings, spec, [base, prompts, *judge_folder], versions)
+    return _compared(workspace, spec, [base, prompts, *judge_folder], versions)
 
 
-def calibrate_request(project: Project, settings: Settings, job: Calibrate) -> JobRequest:
+def calibrate_request(workspace: Workspace, job: Calibrate) -> JobRequest:
     """Check the project's judges against the calibration split of a snapshot.
 
     A judge `reward://NAME` that nobody has trained yet is left out. ValueError when then none is left, or the snapshot
     holds no pair to check on.
     """
+    project = workspace.project
     snapshot = job.snapshot
     if not snapshot.num_pairs["calibration"]:
         raise ValueError(
@@ -116,21 +111,20 @@ def calibrate_request(project: Project, settings: Settings, job: Calibrate) -> J
         own
         for own in project.evaluation.judges
         if not own.uri.startswith(REWARD_SCHEME)
-        or trained_judges.newest(project.name, own.uri.removeprefix(REWARD_SCHEME), settings)
+        or trained_judges.newest(project.name, own.uri.removeprefix(REWARD_SCHEME), workspace.store)
     )
     if not sections:
         raise ValueError(f"No judge of {project.path} is trained yet. Run `plumbline reward {project.path}`.")
-    judges = judge_inputs(project, sections, settings)
+    judges = judge_inputs(workspace, sections)
     spec = CalibrationSpec(
         judges=tuple(judges), snapshot_digest=snapshot.content_digest, confidence=project.evaluation.confidence
     )
     weights = [folder for folders in judges.values() for folder in folders]
-    return make_request(project, settings, spec, inputs=[snapshot_input(snapshot), *weights])
+    return make_request(workspace, spec, inputs=[snapshot_input(snapshot), *weights])
 
 
 def _evaluation(
-    project: Project,
-    settings: Settings,
+    workspace: Workspace,
     *,
     candidate: CandidateVersion | None,
     champion: CandidateVersion | None,
@@ -138,11 +132,12 @@ def _evaluation(
     snapshot: JobInput,
 ) -> JobRequest:
     """The request of an evaluation; a role without a version is played by the base."""
-    base, versions = _base_and_versions(project, settings, candidate, champion)
+    project = workspace.project
+    base, versions = _base_and_versions(workspace, candidate, champion)
     judges, guards = (
-        judge_inputs(project, sections, settings) for sections in (project.evaluation.judges, project.evaluation.guards)
+        judge_inputs(workspace, sections) for sections in (project.evaluation.judges, project.evaluation.guards)
     )
-    prompts = _prompts(project, settings)
+    prompts = _prompts(workspace)
     spec = EvalSpec(
         candidate=_model_ref(candidate, base),
         champion=_model_ref(champion, base),
@@ -157,28 +152,24 @@ def _evaluation(
     )
     inputs = [base, prompts, snapshot]
     inputs += [weights for folders in (judges, guards) for own in folders.values() for weights in own]
-    return _compared(project, settings, spec, inputs, versions)
+    return _compared(workspace, spec, inputs, versions)
 
 
-def _prompts(project: Project, settings: Settings) -> JobInput:
+def _prompts(workspace: Workspace) -> JobInput:
     """The evaluation's prompts file; ValueError here, not hours later in the job, for a line that it would refuse."""
-    prompts = prompts_input(project.evaluation.prompts, f"{project.name}.tsv", settings)
-    evaluation_prompts(project, settings)
+    project = workspace.project
+    prompts = prompts_input(project.evaluation.prompts, f"{project.name}.tsv", workspace.settings)
+    evaluation_prompts(workspace)
     return prompts
 
 
 def _compared(
-    project: Project,
-    settings: Settings,
-    spec: ModelsSpec,
-    inputs: list[JobInput],
-    versions: list[CandidateVersion],
+    workspace: Workspace, spec: ModelsSpec, inputs: list[JobInput], versions: list[CandidateVersion]
 ) -> JobRequest:
     """The request of a job about three models; images that are in the store are inputs, the others side outputs."""
-    found, missing = _samples([spec.sample_spec(model) for model in spec.models().values()], settings)
+    found, missing = _samples([spec.sample_spec(model) for model in spec.models().values()], workspace.store)
     return make_request(
-        project,
-        settings,
+        workspace,
         spec,
         inputs=[*inputs, *(_weights_input(version) for version in versions), *found],
         side_outputs=missing,
@@ -194,13 +185,13 @@ def _check_base(version: CandidateVersion, base: JobInput, project: Project) -> 
 
 
 def _base_and_versions(
-    project: Project, settings: Settings, candidate: CandidateVersion | None, champion: CandidateVersion | None
+    workspace: Workspace, candidate: CandidateVersion | None, champion: CandidateVersion | None
 ) -> tuple[JobInput, list[CandidateVersion]]:
     """The base, and the versions that are compared; ValueError when one was made from another base."""
-    base = base_input(project, settings)
+    base = base_input(workspace)
     versions = [version for version in (candidate, champion) if version is not None]
     for version in versions:
-        _check_base(version, base, project)
+        _check_base(version, base, workspace.project)
     return base, versions
 
 
@@ -214,9 +205,8 @@ def _weights_input(version: CandidateVersion) -> JobInput:
     return JobInput(content_digest=version.weights_digest, uri=version.weights_uri, subfolder=WEIGHTS_FOLDER)
 
 
-def _samples(specs: list[SampleSpec], settings: Settings) -> tuple[list[JobInput], list[SideOutput]]:
+def _samples(specs: list[SampleSpec], store: Store) -> tuple[list[JobInput], list[SideOutput]]:
     """Images of each distinct model: found in the store, or still to be drawn and published there."""
-    store = open_store(settings.store_uri, settings)
     found, missing = [], []
     for digest in sorted({spec.digest for spec in specs}):
         uri = store.uri(Evaluate.folder, SAMPLES_DIR, digest)

@@ -19,15 +19,16 @@ from pipelines.dispatch.requests.request import make_request
 from pipelines.project.file import Project
 from pipelines.project.sections import CaptionsSection, DrawSection
 from pipelines.records.heldout_prompts import check_not_heldout, heldout_prompts
-from pipelines.settings import Settings
+from pipelines.workspace import Workspace
 
 __all__ = ["caption_request", "draw_request", "label_request", "with_drawn_sources"]
 
 
-def with_drawn_sources(project: Project, settings: Settings) -> Project:
+def with_drawn_sources(workspace: Workspace) -> Project:
     """The project with the address of every self_generated source's pairs as its uri."""
+    project = workspace.project
     sources = tuple(
-        source.model_copy(update={"uri": DrawPairs(source=source).request(project, settings).output_uri})
+        source.model_copy(update={"uri": DrawPairs(source=source).request(project, workspace.settings).output_uri})
         if source.draw
         else source
         for source in project.sources
@@ -35,15 +36,16 @@ def with_drawn_sources(project: Project, settings: Settings) -> Project:
     return project.model_copy(update={"sources": sources})
 
 
-def label_request(project: Project, settings: Settings, job: Label) -> JobRequest:
+def label_request(workspace: Workspace, job: Label) -> JobRequest:
     """Label a snapshot's training pairs as the project's [labelling] describes; ValueError when it has none."""
+    project = workspace.project
     section, snapshot = project.labelling, job.snapshot
     if section is None:
         raise ValueError(
             f"{project.path}: there is no [labelling]. Add one, e.g. judges = [NAME] and"
             ' method = {kind = "proxy_vote"}, or leave the pairs to people.'
         )
-    judges = judge_inputs(project, project.labellers(), settings)
+    judges = judge_inputs(workspace, project.labellers())
     relabelled, human = project.labelled_sources()
     spec = LabelSpec(
         snapshot=snapshot.model_copy(update={"uri": ""}),
@@ -54,20 +56,21 @@ def label_request(project: Project, settings: Settings, job: Label) -> JobReques
         confidence=project.evaluation.confidence,
     )
     weights = [folder for folders in judges.values() for folder in folders]
-    return make_request(project, settings, spec, inputs=[snapshot_input(snapshot), *weights])
+    return make_request(workspace, spec, inputs=[snapshot_input(snapshot), *weights])
 
 
-def draw_request(project: Project, settings: Settings, job: DrawPairs) -> JobRequest:
+def draw_request(workspace: Workspace, job: DrawPairs) -> JobRequest:
     """Draw the pairs of a self_generated source with the base model.
 
     ValueError when the prompts are missing, or one of them is held out for evaluation, as it stands or in a template.
     """
+    project = workspace.project
     source = job.source
     assert source.draw is not None, f"source {source.name} is not drawn"
     name = f"{project.name}-{source.name}.txt"
-    prompts = prompts_input(source.draw.prompts, name, settings)
-    _check_prompts(project, settings, source.draw, prompts, name=name)
-    base = base_input(project, settings)
+    prompts = prompts_input(source.draw.prompts, name, workspace.settings)
+    _check_prompts(workspace, source.draw, prompts, name=name)
+    base = base_input(workspace)
     spec = DrawSpec(
         base_digest=base.content_digest,
         backbone=project.base.backbone,
@@ -76,29 +79,29 @@ def draw_request(project: Project, settings: Settings, job: DrawPairs) -> JobReq
         licence=source.licence,
         **source.draw.model_dump(include={"chosen_template", "rejected_template", "seeds", "sampler"}),
     )
-    return make_request(project, settings, spec, inputs=[base, prompts])
+    return make_request(workspace, spec, inputs=[base, prompts])
 
 
-def caption_request(project: Project, settings: Settings, job: Caption) -> JobRequest:
+def caption_request(workspace: Workspace, job: Caption) -> JobRequest:
     """Caption a snapshot's images as [captions] describes; the answer is another DatasetSnapshot.
 
     ValueError when the project has no [captions], or its captioner is missing or incomplete.
     """
-    section, snapshot = project.caption_section(), job.snapshot
+    section, snapshot = workspace.project.caption_section(), job.snapshot
     inputs = [snapshot_input(snapshot)]
     captioner = None
     if section.captioner is not None:
-        inputs.append(model_input(section.captioner, check_captioner_files, settings))
+        inputs.append(model_input(section.captioner, check_captioner_files, workspace.settings))
         drawing = section.model_dump(include={"prefix", "num_beams", "max_new_tokens"})
         captioner = Captioner(weights_digest=inputs[-1].content_digest, **drawing)
     spec = CaptionSpec(snapshot=snapshot.model_copy(update={"uri": ""}), method=_caption_method(section, captioner))
-    return make_request(project, settings, spec, inputs=inputs)
+    return make_request(workspace, spec, inputs=inputs)
 
 
-def _check_prompts(project: Project, settings: Settings, draw: DrawSection, prompts: JobInput, *, name: str) -> None:
-    heldout = heldout_prompts(project, settings)
+def _check_prompts(workspace: Workspace, draw: DrawSection, prompts: JobInput, *, name: str) -> None:
+    heldout = heldout_prompts(workspace)
     for template in dict.fromkeys(("{prompt}", draw.chosen_template, draw.rejected_template)):
-        with local_prompts(prompts, name, settings).open(encoding="utf-8", errors="replace") as lines:
+        with local_prompts(prompts, name, workspace.settings).open(encoding="utf-8", errors="replace") as lines:
             check_not_heldout((fill_template(template, line.strip()) for line in lines), heldout, draw.prompts)
 
 

@@ -7,31 +7,24 @@ from alignment.contracts.jobs import Placement
 from alignment.contracts.values import ValueObject
 from pipelines.contracts.jobs import JobInput, JobRequest, SideOutput
 from pipelines.dispatch.job_kinds import kind_of
-from pipelines.project.file import Project
-from pipelines.settings import Settings
-from pipelines.store.storage import open_store
+from pipelines.workspace import Workspace
 
 __all__ = ["make_request", "with_generation"]
 
 
 def make_request(
-    project: Project,
-    settings: Settings,
-    spec: ValueObject,
-    *,
-    inputs: list[JobInput],
-    side_outputs: list[SideOutput] | None = None,
+    workspace: Workspace, spec: ValueObject, *, inputs: list[JobInput], side_outputs: list[SideOutput] | None = None
 ) -> JobRequest:
     """Add to a specification what it takes to run it; an input named twice is kept once."""
     kind = kind_of(spec)
-    placement: Placement = getattr(project.placement, kind.placement)
+    placement: Placement = getattr(workspace.project.placement, kind.placement)
     return JobRequest(
-        project=project.name,
+        project=workspace.project.name,
         kind=kind.name,
         spec=spec.model_dump(mode="json"),
         spec_digest=spec.digest,
         inputs=_distinct(inputs),
-        output_uri=open_store(settings.store_uri, settings).uri(kind.folder, spec.digest),
+        output_uri=workspace.store.uri(kind.folder, spec.digest),
         side_outputs=tuple(side_outputs or ()),
         placement=placement,
     )

@@ -22,52 +22,52 @@ from pipelines.dispatch.requests.inputs import (
 )
 from pipelines.dispatch.requests.judges import judge_inputs
 from pipelines.dispatch.requests.request import make_request
-from pipelines.project.file import Project
 from pipelines.project.sections import GreedySoupSection
 from pipelines.records.heldout_prompts import check_not_heldout, heldout_prompts
-from pipelines.settings import Settings
+from pipelines.workspace import Workspace
 
 __all__ = ["encode_request", "reward_request", "soup_request", "train_request"]
 
 
-def encode_request(project: Project, settings: Settings, job: Encode) -> JobRequest:
+def encode_request(workspace: Workspace, job: Encode) -> JobRequest:
     """Encode a snapshot's training pairs for the backbone of a recipe; ValueError when they lack captions it needs."""
     snapshot, recipe = job.snapshot, job.recipe
     check_captions(recipe.objective, snapshot.num_captioned, f"snapshot {snapshot.uri}")
-    base = base_input(project, settings)
+    base = base_input(workspace)
     spec = EncodeSpec(
         snapshot_digest=snapshot.content_digest,
         base_digest=base.content_digest,
         backbone=recipe.backbone,
         images=recipe.images,
     )
-    return make_request(project, settings, spec, inputs=[base, snapshot_input(snapshot)])
+    return make_request(workspace, spec, inputs=[base, snapshot_input(snapshot)])
 
 
-def train_request(project: Project, settings: Settings, job: Train) -> JobRequest:
+def train_request(workspace: Workspace, job: Train) -> JobRequest:
     """Train a recipe on a feature cache or, if it is online, on the project's prompts and the reward that it names.
 
     ValueError when the cache is missing or is known to lack captions that the recipe needs; online, when prompts or
     reward are missing, or when the evaluation asks some of the prompts.
     """
     if job.recipe.objective.online:
-        return _online_request(project, settings, job.recipe)
+        return _online_request(workspace, job.recipe)
     recipe, cache = job.recipe, job.cache
     if cache is None:
         raise ValueError(f"Recipe {recipe.name!r} trains on a feature cache, none is given. Encode its snapshot first.")
     check_captions(recipe.objective, cache.num_captioned, f"feature cache {cache.uri}")
-    base = base_input(project, settings)
+    base = base_input(workspace)
     spec = TrainSpec(recipe=recipe, base_digest=base.content_digest, cache_digest=cache.content_digest)
     features = JobInput(content_digest=cache.content_digest, uri=cache.uri)
-    return make_request(project, settings, spec, inputs=[base, features])
+    return make_request(workspace, spec, inputs=[base, features])
 
 
-def soup_request(project: Project, settings: Settings, job: Soup) -> JobRequest:
+def soup_request(workspace: Workspace, job: Soup) -> JobRequest:
     """Average finished runs as the project's `[soup]` describes.
 
     ValueError when the project has none, when there are fewer than two runs, or when the prompts of a greedy soup hold
     some that the evaluation asks.
     """
+    project = workspace.project
     if project.soup is None:
         raise ValueError(f'{project.path}: there is no [soup]. Add one, with method = "uniform" or "greedy".')
     if len(job.results) < 2:
@@ -77,49 +77,51 @@ def soup_request(project: Project, settings: Settings, job: Soup) -> JobRequest:
     inputs = [JobInput(content_digest=r.weights_digest, uri=r.uri, subfolder=WEIGHTS_FOLDER) for r in job.results]
     method: Uniform | Greedy = Uniform()
     if isinstance(project.soup, GreedySoupSection):
-        method, tasting = _greedy(project, settings, project.soup)
-        inputs += [base_input(project, settings), *tasting]
-    return make_request(project, settings, SoupSpec(ingredients=ingredients, method=method), inputs=inputs)
+        method, tasting = _greedy(workspace, project.soup)
+        inputs += [base_input(workspace), *tasting]
+    return make_request(workspace, SoupSpec(ingredients=ingredients, method=method), inputs=inputs)
 
 
-def reward_request(project: Project, settings: Settings, job: TrainReward) -> JobRequest:
+def reward_request(workspace: Workspace, job: TrainReward) -> JobRequest:
     """Train a preference head on a snapshot's comparisons and on a frozen encoder."""
     snapshot, reward = job.snapshot, job.reward
-    encoder = model_input(reward.encoder, partial(check_scorer_folder, scorer=ClipScore()), settings)
+    encoder = model_input(reward.encoder, partial(check_scorer_folder, scorer=ClipScore()), workspace.settings)
     spec = RewardTrainSpec(
         recipe=reward.recipe,
         snapshot_digest=snapshot.content_digest,
         embedder_digest=encoder.content_digest,
         mixture=reward.mixture,
     )
-    return make_request(project, settings, spec, inputs=[snapshot_input(snapshot), encoder])
+    return make_request(workspace, spec, inputs=[snapshot_input(snapshot), encoder])
 
 
-def _online_request(project: Project, settings: Settings, recipe: Recipe) -> JobRequest:
+def _online_request(workspace: Workspace, recipe: Recipe) -> JobRequest:
+    project = workspace.project
     section = project.reward(recipe)
     assert project.online is not None
     name = f"{project.name}-online.txt"
-    prompts = prompts_input(project.online.prompts, name, settings)
-    with local_prompts(prompts, name, settings).open(encoding="utf-8", errors="replace") as lines:
-        check_not_heldout(lines, heldout_prompts(project, settings), project.online.prompts)
-    ((reward, weights),) = judge_inputs(project, (section,), settings).items()
-    base = base_input(project, settings)
+    prompts = prompts_input(project.online.prompts, name, workspace.settings)
+    with local_prompts(prompts, name, workspace.settings).open(encoding="utf-8", errors="replace") as lines:
+        check_not_heldout(lines, heldout_prompts(workspace), project.online.prompts)
+    ((reward, weights),) = judge_inputs(workspace, (section,)).items()
+    base = base_input(workspace)
     spec = TrainSpec(
         recipe=recipe,
         base_digest=base.content_digest,
         online=OnlineData(prompts_digest=prompts.content_digest, reward=reward),
     )
-    return make_request(project, settings, spec, inputs=[base, prompts, *weights])
+    return make_request(workspace, spec, inputs=[base, prompts, *weights])
 
 
-def _greedy(project: Project, settings: Settings, section: GreedySoupSection) -> tuple[Greedy, list[JobInput]]:
+def _greedy(workspace: Workspace, section: GreedySoupSection) -> tuple[Greedy, list[JobInput]]:
     """A greedy soup's method, and the inputs of its judge."""
+    project = workspace.project
     name = f"{project.name}-soup.tsv"
-    prompts = prompts_input(section.prompts, name, settings)
-    content = local_prompts(prompts, name, settings).read_bytes()
+    prompts = prompts_input(section.prompts, name, workspace.settings)
+    content = local_prompts(prompts, name, workspace.settings).read_bytes()
     asked = [prompt.text for prompt in parse_prompts(content, section.prompts)]
-    check_not_heldout(asked, heldout_prompts(project, settings), section.prompts)
-    ((judge, weights),) = judge_inputs(project, (project.scorer(section.judge),), settings).items()
+    check_not_heldout(asked, heldout_prompts(workspace), section.prompts)
+    ((judge, weights),) = judge_inputs(workspace, (project.scorer(section.judge),)).items()
     method = Greedy(
         judge=judge,
         prompts_digest=prompts.content_digest,

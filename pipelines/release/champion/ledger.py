@@ -12,15 +12,13 @@ from typing import Literal
 from pydantic import ValidationError
 
 from pipelines.contracts.release import LedgerEntry
-from pipelines.settings import Settings
-from pipelines.store.storage import Store, open_store
+from pipelines.store.storage import Store
 
 MEND = "Compare with the store's object versions or a backup, and restore the folder; until then no alias is moved."
 
 
-def entries(model: str, settings: Settings) -> tuple[LedgerEntry, ...]:
+def entries(model: str, store: Store) -> tuple[LedgerEntry, ...]:
     """The whole ledger of a model, oldest first; ValueError when it has a gap, or an entry was changed."""
-    store = open_store(settings.store_uri, settings)
     names = [uri.rsplit("/", 1)[-1] for uri in store.list_uris(store.uri("ledger", model))]
     found: list[LedgerEntry] = []
     for sequence, name in enumerate(sorted(names), start=1):
@@ -34,7 +32,7 @@ def entries(model: str, settings: Settings) -> tuple[LedgerEntry, ...]:
 
 def append(
     model: str,
-    settings: Settings,
+    store: Store,
     *,
     actor: str,
     action: Literal["promote", "rollback", "forward", "restore"],
@@ -51,9 +49,8 @@ def append(
 
     When somebody else appends in between, the ledger is read and checked again.
     """
-    store = open_store(settings.store_uri, settings)
     while True:
-        known = entries(model, settings)
+        known = entries(model, store)
         head = known[-1] if known else None
         standing = head.to_version if head else None
         if standing != from_version:

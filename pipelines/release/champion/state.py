@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pipelines.contracts.release import LedgerEntry
 from pipelines.release.champion import ledger
 from pipelines.settings import Settings
+from pipelines.store.storage import open_store
 from pipelines.tracking import registry
 from pipelines.tracking.errors import TrackingRefused
 
@@ -43,10 +44,10 @@ class Standing:
 def read_standing(model: str, settings: Settings) -> Standing:
     """Compare alias and ledger; ValueError when the ledger itself was tampered with, or nobody may look into MLflow."""
     while True:
-        known = ledger.entries(model, settings)
+        known = ledger.entries(model, open_store(settings.store_uri, settings))
         standing = _compare(model, settings, known)
         # What disagrees may be a move that was made while we looked.
-        if not standing.problem or ledger.entries(model, settings) == known:
+        if not standing.problem or ledger.entries(model, open_store(settings.store_uri, settings)) == known:
             return standing
 
 

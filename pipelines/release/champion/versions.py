@@ -5,12 +5,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pipelines.contracts.release import CandidateVersion
-from pipelines.project.file import Project
 from pipelines.release.champion.state import sound_champion
-from pipelines.settings import Settings
 from pipelines.store.folders import hash_folder
-from pipelines.store.storage import open_store
+from pipelines.store.storage import Store
 from pipelines.tracking import registry
+from pipelines.workspace import Workspace
 
 TRAINED_BY_TAG = "trained.by"
 """Who started the training, where people did, with ", " between them: they may not approve what came of it."""
@@ -27,12 +26,13 @@ def trainers_of(tags: Mapping[str, str]) -> list[str]:
     return [name for name in tags.get(TRAINED_BY_TAG, "").split(", ") if name]
 
 
-def read_version(project: Project, settings: Settings, version: int | str) -> CandidateVersion | None:
+def read_version(workspace: Workspace, version: int | str) -> CandidateVersion | None:
     """A version by number or alias, from its tags; None when nobody has made it or set the alias.
 
     ValueError when the alias names a deleted version, when `champion` is not where the ledger put it, or when the
     version was not registered by this stage.
     """
+    project, settings = workspace.project, workspace.settings
     if version == "champion":
         number = sound_champion(project.name, settings)
     else:
@@ -61,9 +61,9 @@ def read_version(project: Project, settings: Settings, version: int | str) -> Ca
         ) from error
 
 
-def fetch_weights(uri: str, weights_digest: str, settings: Settings, local_dir: Path) -> Path:
+def fetch_weights(uri: str, weights_digest: str, store: Store, local_dir: Path) -> Path:
     """Bring the weights of a TrainResult's folder here, every byte checked; returns their folder."""
-    open_store(settings.store_uri, settings).fetch_folder(uri, local_dir / "result", only=("weights",))
+    store.fetch_folder(uri, local_dir / "result", only=("weights",))
     weights_dir = local_dir / "result" / "weights"
     found = hash_folder(weights_dir)[0]
     if found != weights_digest:
@@ -74,8 +74,8 @@ def fetch_weights(uri: str, weights_digest: str, settings: Settings, local_dir: 
     return weights_dir
 
 
-def champion_of(project: Project, settings: Settings) -> CandidateVersion | None:
+def champion_of(workspace: Workspace) -> CandidateVersion | None:
     """The champion, None while the base is in place."""
     from pipelines.release.champion import versions
 
-    return versions.read_version(project, settings, "champion")
+    return versions.read_version(workspace, "champion")

@@ -15,14 +15,16 @@ from pipelines.contracts.release import GateDecision
 from pipelines.project.file import Project, load_project
 from pipelines.release.gate import decision_log
 from pipelines.settings import Settings
-from pipelines.store.storage import Store, open_store
+from pipelines.store.storage import Store
+from pipelines.workspace import Workspace
 
 log = logging.getLogger(__name__)
 
 
-def save_decision(decision: GateDecision, project: Project, settings: Settings) -> str:
+def save_decision(decision: GateDecision, workspace: Workspace) -> str:
     """Keep a decision and return its URI. Saving the newest one again changes nothing."""
-    store = open_store(settings.store_uri, settings)
+    project = workspace.project
+    store = workspace.store
     uri = store.uri(*_folder(project), f"{decision.digest}.json")
     store.create_bytes(uri, decision.model_dump_json(indent=1).encode())
     while True:
@@ -41,63 +43,67 @@ def save_decision(decision: GateDecision, project: Project, settings: Settings) 
             return uri
 
 
-def read_decision(digest: str, project: Project, settings: Settings) -> GateDecision:
+def read_decision(digest: str, workspace: Workspace) -> GateDecision:
     """A decision by its digest; ValueError when there is none, or its content is another's."""
-    store = open_store(settings.store_uri, settings)
-    uri = store.uri(*_folder(project), f"{digest}.json")
+    store = workspace.store
+    uri = store.uri(*_folder(workspace.project), f"{digest}.json")
     decision = GateDecision.model_validate_json(store.read_bytes(uri))
     if decision.digest != digest:
         raise ValueError(f"{uri} holds a decision with digest {decision.digest}: it was changed. Run the gate again.")
     return decision
 
 
-def find_decision(digest: str, project: Project, settings: Settings) -> GateDecision | None:
+def find_decision(digest: str, workspace: Workspace) -> GateDecision | None:
     """A decision by its digest, None when the gate made none such; ValueError when it was changed."""
-    store = open_store(settings.store_uri, settings)
-    if not store.exists(store.uri(*_folder(project), f"{digest}.json")):
+    store = workspace.store
+    if not store.exists(store.uri(*_folder(workspace.project), f"{digest}.json")):
         return None
-    return read_decision(digest, project, settings)
+    return read_decision(digest, workspace)
 
 
-def last_decision(project: Project, settings: Settings) -> GateDecision | None:
+def last_decision(workspace: Workspace) -> GateDecision | None:
     """The newest decision of a project."""
-    store = open_store(settings.store_uri, settings)
-    order = _order(store, project)
-    return read_decision(_digest_at(store, order[-1]), project, settings) if order else None
+    store = workspace.store
+    order = _order(store, workspace.project)
+    return read_decision(_digest_at(store, order[-1]), workspace) if order else None
 
 
-def last_decision_about(version: int, project: Project, settings: Settings, *, digest: str = "") -> GateDecision | None:
+def last_decision_about(version: int, workspace: Workspace, *, digest: str = "") -> GateDecision | None:
     """The newest decision about a version, of those whose digest begins with `digest`."""
-    store = open_store(settings.store_uri, settings)
-    for line in reversed(_order(store, project)):
+    store = workspace.store
+    for line in reversed(_order(store, workspace.project)):
         found = _digest_at(store, line)
         if found.startswith(digest):
-            decision = read_decision(found, project, settings)
+            decision = read_decision(found, workspace)
             if decision.candidate.version == version:
                 return decision
     return None
 
 
-def judged_versions(project: Project, settings: Settings) -> set[tuple[int, str]]:
+def judged_versions(workspace: Workspace) -> set[tuple[int, str]]:
     """List version and weights digest of every candidate with a decision, whatever its verdict.
 
     A decision that is missing or not readable counts as none and is logged: its version is then judged again.
     """
-    store = open_store(settings.store_uri, settings)
-    return {found for uri in _order(store, project) if (found := _judged_at(store, uri, project)) is not None}
+    store = workspace.store
+    return {
+        found
+        for uri in _order(store, workspace.project)
+        if (found := _judged_at(store, uri, workspace.project)) is not None
+    }
 
 
-def note_asked(decision: GateDecision, by: str, project: Project, settings: Settings) -> None:
+def note_asked(decision: GateDecision, by: str, workspace: Workspace) -> None:
     """Record who had a decision made, empty for a schedule or an asset. The first one stays."""
-    store = open_store(settings.store_uri, settings)
+    store = workspace.store
     line = {"by": by, "at": datetime.now(UTC).isoformat()}
-    store.create_bytes(_asked_uri(store, project, decision.digest), json.dumps(line).encode())
+    store.create_bytes(_asked_uri(store, workspace.project, decision.digest), json.dumps(line).encode())
 
 
-def asked_by(decision: GateDecision, project: Project, settings: Settings) -> str | None:
+def asked_by(decision: GateDecision, workspace: Workspace) -> str | None:
     """Who had a decision made: empty where it was nobody, None where it is not on record."""
-    store = open_store(settings.store_uri, settings)
-    uri = _asked_uri(store, project, decision.digest)
+    store = workspace.store
+    uri = _asked_uri(store, workspace.project, decision.digest)
     return str(json.loads(store.read_bytes(uri))["by"]) if store.exists(uri) else None
 
 
@@ -134,7 +140,7 @@ def _digest_at(store: Store, uri: str) -> str:
 def load_decision(path: Path, settings: Settings) -> GateDecision:
     """A decision from its JSON file, or the last one of a project."""
     if path.suffix == ".toml":
-        found = decision_log.last_decision(load_project(path), settings)
+        found = decision_log.last_decision(Workspace(load_project(path), settings))
         if found is None:
             raise ValueError(f"{path.stem}: nothing was decided yet. Run `plumbline gate {path}`.")
         return found

@@ -5,7 +5,6 @@ from datetime import UTC, datetime
 
 from alignment.contracts.evaluation import EvalReport
 from pipelines.contracts.release import CandidateVersion
-from pipelines.project.file import Project
 from pipelines.records import calibrations
 from pipelines.records.heldout_prompts import evaluation_digest
 from pipelines.release.gate.checks.interface import Evidence
@@ -17,6 +16,7 @@ from pipelines.release.gate.checks.score_table import (
 )
 from pipelines.settings import Settings
 from pipelines.store.storage import open_store
+from pipelines.workspace import Workspace
 
 SCORES_FILE = "scores.parquet"
 
@@ -30,17 +30,17 @@ def read_evidence(
     *,
     champion_version: int | None,
     champion_weights_digest: str,
-    project: Project,
-    settings: Settings,
+    workspace: Workspace,
 ) -> Evidence:
     """Collect the evidence by the project's policy, prompts and calibrations as they are now.
 
     `scores` are the bytes of the score table; ValueError when they are no parquet file. The calibration table is read
     from the evaluation's folder; a missing one is a problem that the evidence names.
     """
+    project = workspace.project
     judges, now, columns = report.spec.judges, datetime.now(UTC), read_columns(scores)
-    labels, labels_sha256 = _read_labels(report, settings)
-    records = calibrations.records(judges, project.name, project.gate, settings=settings)
+    labels, labels_sha256 = _read_labels(report, workspace.settings)
+    records = calibrations.records(judges, project.name, project.gate, store=workspace.store)
     scopes = {name: calibrations.scope(known, project.gate, now) for name, known in records.items()}
     return Evidence(
         report=report,
@@ -53,7 +53,7 @@ def read_evidence(
             *recompute(report, columns, scores_sha256=hashlib.sha256(scores).hexdigest()),
             *recompute_calibrations(report, labels, table_sha256=labels_sha256),
         ),
-        prompts_digest=evaluation_digest(project, settings),
+        prompts_digest=evaluation_digest(workspace),
         barred=calibrations.barred(records, project.gate, now),
         calibrations=calibrations_in_scope(report, labels, scopes),
     )

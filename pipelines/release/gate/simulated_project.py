@@ -9,7 +9,7 @@ from typing import Any
 
 from alignment.config import read_toml, validate
 from alignment.statistics.score_grids import ScoreGrids
-from pipelines.project.file import Project, load_project
+from pipelines.project.file import load_project
 from pipelines.project.gate import GatePolicy
 from pipelines.release.gate import decision_log
 from pipelines.release.gate.checks.score_table import read_grids
@@ -18,6 +18,7 @@ from pipelines.release.gate.margin_scale import MOST_SPREADS, margins_in_spreads
 from pipelines.release.gate.simulation import Outcome, World, operating_curve, standard_truths
 from pipelines.settings import Settings
 from pipelines.store.storage import open_store
+from pipelines.workspace import Workspace
 
 DEFAULT_PROMPTS = 1632
 """PartiPrompts, which the default policy is made for."""
@@ -48,7 +49,7 @@ def read_world(
         rows = csv.DictReader(io.StringIO(data_prompts.decode("utf-8-sig")), delimiter="\t", quoting=csv.QUOTE_NONE)
         counts = Counter(row.get("category") or "" for row in rows)
         slices = {name: float(count) for name, count in sorted(counts.items())} if any(counts) else {}
-        scores, names = _last_scores(project, settings), [judge.name for judge in project.evaluation.judges]
+        scores, names = _last_scores(Workspace(project, settings)), [judge.name for judge in project.evaluation.judges]
         ties = thresholds_in_spreads(project.evaluation.tie_thresholds, scores)
         return World(
             policy=project.gate,
@@ -88,13 +89,13 @@ def _check_world(num_prompts: int | None, margin_spreads: float | None) -> None:
         raise ValueError(" ".join(faults))
 
 
-def _last_scores(project: Project, settings: Settings) -> ScoreGrids:
+def _last_scores(workspace: Workspace) -> ScoreGrids:
     """Score table of the project's last decision; none where nothing was decided or its evaluation is gone."""
-    decision = decision_log.last_decision(project, settings)
-    store = open_store(settings.store_uri, settings)
+    decision = decision_log.last_decision(workspace)
+    store = workspace.store
     if decision is None or store.read_manifest(decision.evaluation_uri) is None:
         return ScoreGrids({})
-    return read_grids(score_columns(decision.evaluation_uri, settings))
+    return read_grids(score_columns(decision.evaluation_uri, workspace.settings))
 
 
 def world_sentences(world: World, simulations: int) -> list[str]:

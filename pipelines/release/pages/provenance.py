@@ -20,8 +20,8 @@ from pipelines.contracts.release import CandidateVersion
 from pipelines.project.file import Project
 from pipelines.project.sections import SourceSection
 from pipelines.records.jobs import find_record
-from pipelines.settings import Settings
-from pipelines.store.storage import Store, open_store
+from pipelines.store.storage import Store
+from pipelines.workspace import Workspace
 
 log = logging.getLogger(__name__)
 
@@ -49,14 +49,11 @@ class Provenance:
 
 
 def read_provenance(
-    candidate: CandidateVersion,
-    project: Project,
-    settings: Settings,
-    *,
-    evaluations: Sequence[tuple[JobKind, str]] = (),
+    candidate: CandidateVersion, workspace: Workspace, *, evaluations: Sequence[tuple[JobKind, str]] = ()
 ) -> Provenance:
     """Everything the store has on a version. `evaluations` names the jobs that judged it, as (kind, spec digest)."""
-    store = open_store(settings.store_uri, settings)
+    project = workspace.project
+    store = workspace.store
     judged = _records(store, project, evaluations)
     snapshot = _value(store, candidate.snapshot_uri, DatasetSnapshot)
     names = snapshot.sources if snapshot else candidate.trained_on

@@ -7,17 +7,14 @@ from alignment.contracts.evaluation import EvalReport
 from alignment.statistics.score_grids import ScoreGrids
 from pipelines.contracts.jobs import JobKind
 from pipelines.contracts.release import GateDecision
-from pipelines.project.file import Project
 from pipelines.release.pages import model_card
 from pipelines.release.pages import report as reports
 from pipelines.release.pages.provenance import read_provenance
-from pipelines.settings import Settings
-from pipelines.store.storage import open_store
+from pipelines.workspace import Workspace
 
 
 def write_pages(
-    project: Project,
-    settings: Settings,
+    workspace: Workspace,
     decision: GateDecision,
     *,
     report: EvalReport,
@@ -26,14 +23,14 @@ def write_pages(
     coverage: CoverageReport | None = None,
 ) -> None:
     """The report at the decision's report_uri and the model card beside it; `folder` is the evaluation's."""
-    store = open_store(settings.store_uri, settings)
+    store = workspace.store
     judged: list[tuple[JobKind, str]] = [("evaluate", report.spec.digest)]
     if coverage is not None:
         judged.append(("coverage", coverage.spec.digest))
-    known = read_provenance(decision.candidate, project, settings, evaluations=judged)
+    known = read_provenance(decision.candidate, workspace, evaluations=judged)
     html = reports.render_report(report, decision, folder, scores=scores, provenance=known, coverage=coverage)
     store.write_bytes(decision.report_uri, html.encode())
-    store.write_bytes(card_uri(decision), model_card.render_card(report, decision, project, known).encode())
+    store.write_bytes(card_uri(decision), model_card.render_card(report, decision, workspace.project, known).encode())
 
 
 def card_uri(decision: GateDecision) -> str:

@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from pipelines.contracts.release import Approval, GateDecision, LedgerEntry, Promotion
-from pipelines.project.file import Project
 from pipelines.release.champion import ledger
 from pipelines.release.champion.state import (
     LEDGER_TAG,
@@ -26,6 +25,7 @@ from pipelines.release.promotion import approval as approvals
 from pipelines.release.promotion import verification
 from pipelines.settings import Settings
 from pipelines.tracking import registry
+from pipelines.workspace import Workspace
 
 log = logging.getLogger(__name__)
 
@@ -40,9 +40,7 @@ OUTCOMES: Mapping[str, Outcome] = {
 """What became of a ledger entry, by its action."""
 
 
-def promote(
-    decision: GateDecision, project: Project, settings: Settings, actor: str, *, approval: Approval | None = None
-) -> Promotion:
+def promote(decision: GateDecision, workspace: Workspace, actor: str, *, approval: Approval | None = None) -> Promotion:
     """Make the candidate champion if the decision says so, a person agrees where the project asks one, the evidence is
     still what was judged, and nobody moved the champion meanwhile.
 
@@ -51,32 +49,33 @@ def promote(
     was carried out before. ValueError when the gate made no such decision, when decision, version, weights, scores,
     policy or champion do not fit together, the scores lead to another verdict, or alias and ledger disagree.
     """
+    project = workspace.project
     check_actor(actor)
-    verification.check_decision(decision, project, settings)
-    standing = read_standing(project.name, settings)
+    verification.check_decision(decision, workspace)
+    standing = read_standing(project.name, workspace.settings)
     if standing.problem:
         raise ValueError(standing.problem)
     if standing.unfinished:
-        entry = settle(project, settings)
+        entry = settle(workspace)
         if entry.decision_digest == decision.digest:
             return carried_out(entry, entry, "finished a move that was cut short")
-        standing = read_standing(project.name, settings)
+        standing = read_standing(project.name, workspace.settings)
     if approval is not None:
         # Four eyes: whoever moves the alias is not the one who agrees to it, whatever the caller knows of who asked.
         approval = approval.model_copy(update={"asked_by": (*approval.asked_by, actor)})
     answer = (
         _answered_before(decision, standing)
-        or _not_allowed(decision, project, settings, standing)
-        or _not_approved(decision, project, settings, standing=standing, approval=approval)
+        or _not_allowed(decision, workspace, standing)
+        or _not_approved(decision, workspace, standing=standing, approval=approval)
     )
     if answer is not None:
         return answer
     agreed = approval if approvals.needed(project.approval, decision) else None
-    verification.check_evidence(decision, project, settings)
-    verification.check_champion(decision, project, settings)
+    verification.check_evidence(decision, workspace)
+    verification.check_champion(decision, workspace)
     entry = ledger.append(
         project.name,
-        settings,
+        workspace.store,
         actor=actor,
         action="promote",
         from_version=decision.champion_version,
@@ -87,18 +86,18 @@ def promote(
         approver=agreed.by if agreed else "",
         approved_at=agreed.at if agreed else None,
     )
-    return carried_out(entry, settle(project, settings), "promoted")
+    return carried_out(entry, settle(workspace), "promoted")
 
 
-def settle(project: Project, settings: Settings) -> LedgerEntry:
+def settle(workspace: Workspace) -> LedgerEntry:
     """Bring aliases and tags to where the ledger's last entry puts them, and look whether it still is the last.
 
     Returns that last entry: another than the caller's own where somebody moved on meanwhile.
     """
     while True:
-        known = ledger.entries(project.name, settings)
-        _apply(known, settings)
-        if len(ledger.entries(project.name, settings)) == len(known):
+        known = ledger.entries(workspace.project.name, workspace.store)
+        _apply(known, workspace.settings)
+        if len(ledger.entries(workspace.project.name, workspace.store)) == len(known):
             return known[-1]
 
 
@@ -156,14 +155,15 @@ def _answered_before(decision: GateDecision, standing: Standing) -> Promotion | 
     return None
 
 
-def _not_allowed(decision: GateDecision, project: Project, settings: Settings, standing: Standing) -> Promotion | None:
+def _not_allowed(decision: GateDecision, workspace: Workspace, standing: Standing) -> Promotion | None:
     """Why policy or verdict forbid a move. The verdict is noted on the version either way."""
+    project = workspace.project
     candidate = decision.candidate
     modes = {decision.mode, project.gate.mode}
     if modes == {"enforce"} and decision.verdict == "promote":
         return None
-    if registry.version_tags(settings, project.name, candidate.version) is not None:
-        registry.set_version_tags(settings, project.name, candidate.version, _gate_tags(decision))
+    if registry.version_tags(workspace.settings, project.name, candidate.version) is not None:
+        registry.set_version_tags(workspace.settings, project.name, candidate.version, _gate_tags(decision))
     if decision.verdict != "promote":
         message = f"the gate said {decision.verdict}: {' '.join(decision.reasons)}"
     else:
@@ -173,13 +173,14 @@ def _not_allowed(decision: GateDecision, project: Project, settings: Settings, s
 
 
 def _not_approved(
-    decision: GateDecision, project: Project, settings: Settings, *, standing: Standing, approval: Approval | None
+    decision: GateDecision, workspace: Workspace, *, standing: Standing, approval: Approval | None
 ) -> Promotion | None:
     """Why the answer of a person, or the want of one, forbids a move. An answer is noted on the version."""
+    project = workspace.project
     if not approvals.needed(project.approval, decision):
         return None
     model, version = project.name, decision.candidate.version
-    tags = registry.version_tags(settings, model, version) or {}
+    tags = registry.version_tags(workspace.settings, model, version) or {}
     if approval is not None:
         approval = approval.model_copy(update={"asked_by": (*approval.asked_by, *trainers_of(tags))})
     reason = approvals.refusal(project.approval, decision, approval)
@@ -187,7 +188,7 @@ def _not_approved(
         return None
     if approval is not None and tags:
         noted = {"approval.answer": approval.answer, "approval.by": approval.by, "approval.at": approval.at.isoformat()}
-        registry.set_version_tags(settings, model, version, {**_gate_tags(decision), **noted})
+        registry.set_version_tags(workspace.settings, model, version, {**_gate_tags(decision), **noted})
     message = f"version {version} was not promoted: {reason}; nothing was moved"
     return _unmoved(decision, standing, message, entry=None, outcome="rejected")
 

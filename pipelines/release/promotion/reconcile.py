@@ -14,21 +14,22 @@ from pipelines.release.champion import ledger
 from pipelines.release.champion.state import Standing, previous_champion, read_standing
 from pipelines.release.promotion import promote as promotion
 from pipelines.release.promotion.rollback import restore as put_back
-from pipelines.settings import Settings
 from pipelines.tracking import registry
 from pipelines.tracking.errors import TrackingRefused
+from pipelines.workspace import Workspace
 
 log = logging.getLogger(__name__)
 
 
-def reconcile(project: Project, settings: Settings, actor: str, *, restore: bool | None = None) -> Reconciliation:
+def reconcile(workspace: Workspace, actor: str, *, restore: bool | None = None) -> Reconciliation:
     """Compare, and act by the project's policy; `restore` overrules it. Never raises for what it finds wrong.
 
     TrackingUnavailable when MLflow does not answer, TrackingRefused when it lets this user not look: then nothing is
     known, which is no alarm about the champion.
     """
+    project = workspace.project
     try:
-        return _reconcile(project, settings, actor, _wants_restore(project, restore))
+        return _reconcile(workspace, actor, _wants_restore(project, restore))
     except TrackingRefused:
         raise
     except ValueError as error:
@@ -47,17 +48,18 @@ def _wants_restore(project: Project, restore: bool | None) -> bool:
     return project.reconcile.on_mismatch == "restore" if restore is None else restore
 
 
-def _reconcile(project: Project, settings: Settings, actor: str, restore: bool) -> Reconciliation:
+def _reconcile(workspace: Workspace, actor: str, restore: bool) -> Reconciliation:
+    project, settings = workspace.project, workspace.settings
     standing = read_standing(project.name, settings)
     if standing.unfinished:
-        entry = promotion.settle(project, settings)
+        entry = promotion.settle(workspace)
         after = read_standing(project.name, settings)
         message = f"finished ledger entry {entry.sequence}, a move that was cut short: {_names(after)}"
         return _answer(project, after, "finished", (), message)
     if standing.cut_off:
         return _answer(project, standing, "alarm", (standing.problem,), standing.problem)
-    changed = [*_changed_tags(project, settings, standing), *_changed_alias(project, settings, standing)]
-    other = [*_other_weights(project, settings, standing), *files_gone(project, settings, standing)]
+    changed = [*_changed_tags(workspace, standing), *_changed_alias(workspace, standing)]
+    other = [*_other_weights(workspace, standing), *files_gone(workspace, standing)]
     problems = tuple(filter(None, (standing.problem, *changed, *other)))
     if not problems:
         return _answer(project, standing, "agrees", (), f"alias, ledger and tags agree: {_names(standing)}")
@@ -65,18 +67,19 @@ def _reconcile(project: Project, settings: Settings, actor: str, restore: bool) 
     if not restore or not mendable:
         return _answer(project, standing, "alarm", problems, " ".join(problems))
     reason = f"reconcile found the alias at {ledger.describe(standing.champion)}" if standing.by_hand else changed[0]
-    entry = put_back(project, settings, actor, reason)
+    entry = put_back(workspace, actor, reason)
     after = read_standing(project.name, settings)
     log.warning("Restored the champion of %s: %s", project.name, reason)
     return _answer(project, after, "restored", problems, f"put back by ledger entry {entry.sequence}: {_names(after)}")
 
 
-def _changed_tags(project: Project, settings: Settings, standing: Standing) -> list[str]:
+def _changed_tags(workspace: Workspace, standing: Standing) -> list[str]:
     """Tags of the ledger's champion that do not say what the ledger says."""
+    project = workspace.project
     if not standing.entries or standing.entries[-1].to_version is None or standing.deleted:
         return []
     version = standing.entries[-1].to_version
-    tags = registry.version_tags(settings, project.name, version) or {}
+    tags = registry.version_tags(workspace.settings, project.name, version) or {}
     return [
         f"Tag {name!r} of version {version} of {project.name!r} is {tags.get(name)!r}, the ledger says {expected!r}:"
         " someone changed it by hand."
@@ -85,12 +88,13 @@ def _changed_tags(project: Project, settings: Settings, standing: Standing) -> l
     ]
 
 
-def _changed_alias(project: Project, settings: Settings, standing: Standing) -> list[str]:
+def _changed_alias(workspace: Workspace, standing: Standing) -> list[str]:
     """`previous_champion` must name the version that a rollback would go to."""
+    project = workspace.project
     if not standing.entries:
         return []
-    found = registry.aliases(settings, project.name).get("previous_champion")
-    expected = previous_champion(standing.entries, settings)
+    found = registry.aliases(workspace.settings, project.name).get("previous_champion")
+    expected = previous_champion(standing.entries, workspace.settings)
     if found == expected:
         return []
     means = f"names version {found}" if found is not None else "is not set"
@@ -101,7 +105,7 @@ def _changed_alias(project: Project, settings: Settings, standing: Standing) -> 
     ]
 
 
-def files_gone(project: Project, settings: Settings, standing: Standing) -> list[str]:
+def files_gone(workspace: Workspace, standing: Standing) -> list[str]:
     """The champion, and the version that a rollback would go to, must still have the files that they serve, and keep
     them through the next `mlflow gc`."""
     known = standing.entries
@@ -109,19 +113,26 @@ def files_gone(project: Project, settings: Settings, standing: Standing) -> list
         return []
     rests = {
         known[-1].to_version: "It is the champion: `plumbline rollback` leaves it.",
-        previous_champion(known, settings): "A rollback would go there; without its files only `plumbline rollback"
+        previous_champion(
+            known, workspace.settings
+        ): "A rollback would go there; without its files only `plumbline rollback"
         " --to-version N` or `--to-base` has somewhere to go.",
     }
-    missing = {v: registry.missing_files(settings, project.name, v, soon=True) for v in rests if v is not None}
+    missing = {
+        v: registry.missing_files(workspace.settings, workspace.project.name, v, soon=True)
+        for v in rests
+        if v is not None
+    }
     return [f"{missing[version]} {rests[version]}" for version in missing if missing[version]]
 
 
-def _other_weights(project: Project, settings: Settings, standing: Standing) -> list[str]:
+def _other_weights(workspace: Workspace, standing: Standing) -> list[str]:
     """The version must still say that it holds the weights that were moved to."""
+    project = workspace.project
     head = standing.entries[-1] if standing.entries else None
     if head is None or head.to_version is None or standing.deleted:
         return []
-    tags = registry.version_tags(settings, project.name, head.to_version) or {}
+    tags = registry.version_tags(workspace.settings, project.name, head.to_version) or {}
     found = tags.get(registry.WEIGHTS_TAG)
     if found == head.weights_digest:
         return []

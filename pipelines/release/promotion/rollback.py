@@ -14,9 +14,9 @@ from pipelines.release.champion.state import Standing, previous_champion, read_s
 from pipelines.release.champion.versions import read_version
 from pipelines.release.promotion import verification
 from pipelines.release.promotion.promote import carried_out, check_actor, settle
-from pipelines.settings import Settings
 from pipelines.tracking import registry
 from pipelines.tracking.errors import TrackingRefused
+from pipelines.workspace import Workspace
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,7 @@ class Order:
 
 
 def rollback(
-    project: Project,
-    settings: Settings,
+    workspace: Workspace,
     actor: str,
     reason: str,
     *,
@@ -66,54 +65,55 @@ def rollback(
     or forward; when the champion is another than `from_version`; when the version to go to was never promoted, or its
     weights are not those that were.
     """
+    project = workspace.project
     check_actor(actor)
     order = Order(actor, reason, from_version=from_version, to_version=to_version, to_base=to_base, forward=forward)
     _check_order(order)
-    standing = read_standing(project.name, settings)
+    standing = read_standing(project.name, workspace.settings)
     if standing.unfinished:
-        entry = settle(project, settings)
+        entry = settle(workspace)
         if order.is_met_by(entry):
             return carried_out(entry, entry, f"finished a {_NOUNS[entry.action]} that was cut short")
-        standing = read_standing(project.name, settings)
+        standing = read_standing(project.name, workspace.settings)
     if standing.problem and not (standing.deleted and standing.entries):
         raise ValueError(standing.problem)
     repeated = _answered_before(standing, order, project)
     if repeated is not None:
         return repeated
-    number, skipped = _destination(standing, order, project, settings)
-    target = _checked(number, standing, project, settings) if number is not None else None
+    number, skipped = _destination(standing, order, workspace)
+    target = _checked(number, standing, workspace) if number is not None else None
     leaving = standing.entries[-1].to_version
     entry = ledger.append(
         project.name,
-        settings,
+        workspace.store,
         actor=actor,
         action="forward" if forward else "rollback",
         from_version=leaving,
         to_version=number,
-        weights_digest=target.weights_digest if target else _base_digest(project, settings, leaving),
+        weights_digest=target.weights_digest if target else _base_digest(workspace, leaving),
         decision_digest=None,
         report_uri=None,
         reason=reason,
     )
-    return carried_out(entry, settle(project, settings), f"{_VERBS[entry.action]}{skipped}")
+    return carried_out(entry, settle(workspace), f"{_VERBS[entry.action]}{skipped}")
 
 
-def restore(project: Project, settings: Settings, actor: str, reason: str) -> LedgerEntry:
+def restore(workspace: Workspace, actor: str, reason: str) -> LedgerEntry:
     """Put aliases that were moved by hand, and the tags of the champion, back to what the ledger says; note it there.
 
     ValueError when the ledger itself, or the champion's weights, are not sound.
     """
     check_actor(actor)
-    standing = read_standing(project.name, settings)
+    standing = read_standing(workspace.project.name, workspace.settings)
     if standing.problem and not standing.by_hand:
         raise ValueError(standing.problem)
     head = standing.entries[-1] if standing.entries else None
     version = head.to_version if head else None
     if version is not None:
-        _checked(version, standing, project, settings)
+        _checked(version, standing, workspace)
     entry = ledger.append(
-        project.name,
-        settings,
+        workspace.project.name,
+        workspace.store,
         actor=actor,
         action="restore",
         from_version=version,
@@ -123,7 +123,7 @@ def restore(project: Project, settings: Settings, actor: str, reason: str) -> Le
         report_uri=None,
         reason=reason,
     )
-    settle(project, settings)
+    settle(workspace)
     return entry
 
 
@@ -190,8 +190,9 @@ def _unmoved(entry: LedgerEntry, message: str) -> Promotion:
 # --- where to -------------------------------------------------------------------------------------------------------
 
 
-def _destination(standing: Standing, order: Order, project: Project, settings: Settings) -> tuple[int | None, str]:
+def _destination(standing: Standing, order: Order, workspace: Workspace) -> tuple[int | None, str]:
     """The version to go to, None for the base model, and what to say of versions that were skipped."""
+    project = workspace.project
     if order.to_base:
         return None, ""
     if order.to_version is not None:
@@ -201,7 +202,7 @@ def _destination(standing: Standing, order: Order, project: Project, settings: S
     behind = ledger.way_back(standing.entries)[1:]
     if not behind:
         raise ValueError(f"Model {project.name!r} has no champion: the base model is in place. Nothing was moved.")
-    number = previous_champion(standing.entries, settings)
+    number = previous_champion(standing.entries, workspace.settings)
     skipped = [ledger.describe(version) for version in behind[: behind.index(number)]]
     if skipped and number is None:
         raise ValueError(
@@ -245,19 +246,20 @@ def _left_last(standing: Standing, project: Project) -> int:
     return last.from_version
 
 
-def _base_digest(project: Project, settings: Settings, leaving: int | None) -> str | None:
+def _base_digest(workspace: Workspace, leaving: int | None) -> str | None:
     """Digest of the base model that the champion was trained from, None when its version is gone."""
-    tags = registry.version_tags(settings, project.name, leaving) if leaving is not None else None
+    tags = registry.version_tags(workspace.settings, workspace.project.name, leaving) if leaving is not None else None
     return (tags or {}).get("base.digest")
 
 
 # --- is it still what was promoted? ---------------------------------------------------------------------------------
 
 
-def _checked(number: int, standing: Standing, project: Project, settings: Settings) -> CandidateVersion:
+def _checked(number: int, standing: Standing, workspace: Workspace) -> CandidateVersion:
     """The version, every byte of its weights as the gate promoted them; ValueError names the ways out."""
+    project = workspace.project
     try:
-        target = read_version(project, settings, number)
+        target = read_version(workspace, number)
         promoted = ledger.promotion_of(standing.entries, number)
         if target is None:
             raise ValueError(f"Version {number} of {project.name!r} was deleted from MLflow. Nothing was moved.")
@@ -269,19 +271,23 @@ def _checked(number: int, standing: Standing, project: Project, settings: Settin
                 f" gate promoted {promoted.weights_digest} (ledger entry {promoted.sequence}): they were replaced."
                 " Nothing was moved."
             )
-        verification.check_weights(target, project, settings)
+        verification.check_weights(target, workspace)
     except TrackingRefused:
         raise
     except ValueError as error:
-        raise ValueError(f"{error} {_ways_out(number, standing, project, settings)}") from error
+        raise ValueError(f"{error} {_ways_out(number, standing, workspace)}") from error
     return target
 
 
-def _ways_out(number: int, standing: Standing, project: Project, settings: Settings) -> str:
+def _ways_out(number: int, standing: Standing, workspace: Workspace) -> str:
     """Where else `plumbline rollback` can go."""
     here, behind = ledger.way_back(standing.entries)[0], ledger.way_back(standing.entries)[1:]
     others = (version for version in behind if version not in (None, number))
-    there = (v for v in others if v is not None and registry.version_tags(settings, project.name, v) is not None)
+    there = (
+        v
+        for v in others
+        if v is not None and registry.version_tags(workspace.settings, workspace.project.name, v) is not None
+    )
     ways = [f"`plumbline rollback --to-version {version}`" for version in there][:1]
     ways += ["`plumbline rollback --to-base`"] * (here is not None)
     return f"Ways out: {', '.join(ways)}." if ways else "The base model stays in place."

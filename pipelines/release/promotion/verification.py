@@ -9,28 +9,27 @@ from typing import Any
 
 from alignment.contracts.evaluation import EvalReport
 from pipelines.contracts.release import CandidateVersion, GateDecision
-from pipelines.project.file import Project
 from pipelines.release.champion import ledger
 from pipelines.release.champion.versions import fetch_weights, read_version
 from pipelines.release.gate import decision_log
 from pipelines.release.gate.evidence import SCORES_FILE, read_evidence
 from pipelines.release.gate.verdict import decide
 from pipelines.release.registration import served_files, signing
-from pipelines.settings import Settings
 from pipelines.store.folders import hash_folder
-from pipelines.store.storage import open_store
 from pipelines.tracking import registry
+from pipelines.workspace import Workspace
 
 
-def check_decision(decision: GateDecision, project: Project, settings: Settings) -> None:
+def check_decision(decision: GateDecision, workspace: Workspace) -> None:
     """ValueError unless the gate made exactly this decision, about a version of this project, and kept it."""
+    project = workspace.project
     candidate = decision.candidate
     if candidate.model != project.name:
         raise ValueError(
             f"The decision is about a version of {candidate.model!r}, the project is {project.name!r}. Name the project"
             " that the candidate was trained for."
         )
-    if decision_log.find_decision(decision.digest, project, settings) != decision:
+    if decision_log.find_decision(decision.digest, workspace) != decision:
         raise ValueError(
             f"The gate made no decision {decision.digest[:12]} about version {candidate.version} of {project.name!r}:"
             " it is not in the store, so it was changed on its way, or made elsewhere. Nothing was moved. Run the gate"
@@ -38,32 +37,33 @@ def check_decision(decision: GateDecision, project: Project, settings: Settings)
         )
 
 
-def check_evidence(decision: GateDecision, project: Project, settings: Settings) -> None:
+def check_evidence(decision: GateDecision, workspace: Workspace) -> None:
     """Compare the decision with policy, version, weights and scores; ValueError names all that differs."""
+    project = workspace.project
     problems = []
     if decision.policy_digest != project.gate.digest:
         problems.append("the gate's policy was changed after the decision")
-    problems += _version_problems(decision.candidate, project, settings)
-    problems += _scores_problems(decision, project, settings)
+    problems += _version_problems(decision.candidate, workspace)
+    problems += _scores_problems(decision, workspace)
     if problems:
         raise ValueError(
             f"Version {decision.candidate.version} of {project.name!r} was not promoted: {'; '.join(problems)}. Nothing"
             " was moved. Run the gate again, on a new evaluation where weights or scores differ."
         )
-    check_weights(decision.candidate, project, settings)
+    check_weights(decision.candidate, workspace)
 
 
-def _version_problems(candidate: CandidateVersion, project: Project, settings: Settings) -> list[str]:
-    registered = read_version(project, settings, candidate.version)
+def _version_problems(candidate: CandidateVersion, workspace: Workspace) -> list[str]:
+    registered = read_version(workspace, candidate.version)
     if registered is None:
         return ["the version is not in the registry"]
     judged, now = candidate.model_dump(), registered.model_dump()
     return [f"its {name} is {now[name]!r}, judged was {judged[name]!r}" for name in now if now[name] != judged[name]]
 
 
-def _scores_problems(decision: GateDecision, project: Project, settings: Settings) -> list[str]:
+def _scores_problems(decision: GateDecision, workspace: Workspace) -> list[str]:
     """The score table must be the one that was judged, and must lead to the same verdict now."""
-    store = open_store(settings.store_uri, settings)
+    store = workspace.store
     scores_uri = f"{decision.evaluation_uri}/{SCORES_FILE}"
     manifest = store.read_manifest(decision.evaluation_uri)
     if manifest is None or not store.exists(scores_uri):
@@ -74,7 +74,7 @@ def _scores_problems(decision: GateDecision, project: Project, settings: Setting
     report = _report(manifest.value)
     if report is None or report.digest != decision.report_digest:
         return [f"the report in {decision.evaluation_uri} is not that of the decision"]
-    return _verdict_problems(decision, report, data, project=project, settings=settings)
+    return _verdict_problems(decision, report, data, workspace=workspace)
 
 
 def _report(value: dict[str, Any]) -> EvalReport | None:
@@ -85,9 +85,7 @@ def _report(value: dict[str, Any]) -> EvalReport | None:
         return None
 
 
-def _verdict_problems(
-    decision: GateDecision, report: EvalReport, scores: bytes, *, project: Project, settings: Settings
-) -> list[str]:
+def _verdict_problems(decision: GateDecision, report: EvalReport, scores: bytes, *, workspace: Workspace) -> list[str]:
     """What the stored verdict says must follow from the table by the policy, prompts and calibrations of now."""
     evidence = read_evidence(
         report,
@@ -95,8 +93,7 @@ def _verdict_problems(
         decision.candidate,
         champion_version=decision.champion_version,
         champion_weights_digest=decision.champion_weights_digest,
-        project=project,
-        settings=settings,
+        workspace=workspace,
     )
     again = decide(evidence)
     if again.verdict == decision.verdict:
@@ -105,14 +102,15 @@ def _verdict_problems(
     return [f"the decision says {decision.verdict}, its scores now lead to {again.verdict} ({why})"]
 
 
-def check_weights(version: CandidateVersion, project: Project, settings: Settings) -> None:
+def check_weights(version: CandidateVersion, workspace: Workspace) -> None:
     """Hash every byte of the weights in the store, and of all that MLflow serves; with a key, verify the signature.
 
     ValueError when a file is not the one that was registered.
     """
+    project, settings = workspace.project, workspace.settings
     which = f"version {version.version} of {project.name!r}"
     with tempfile.TemporaryDirectory(prefix="plumbline-promote-") as scratch:
-        fetch_weights(version.weights_uri, version.weights_digest, settings, Path(scratch))
+        fetch_weights(version.weights_uri, version.weights_digest, workspace.store, Path(scratch))
         served = registry.fetch_served(settings, project.name, version.version, Path(scratch) / "served")
         found = hash_folder(served / registry.SERVED_WEIGHTS)[0]
         if found != version.weights_digest:
@@ -120,14 +118,14 @@ def check_weights(version: CandidateVersion, project: Project, settings: Setting
                 f"MLflow serves weights with digest {found} for {which}, registered were {version.weights_digest}: they"
                 f" were changed. Nothing was moved. {_AFTER_A_CHANGE}"
             )
-        changed = served_files.broken(served, project.name, found, settings)
+        changed = served_files.broken(served, project.name, found, workspace.store)
         if changed:
             raise ValueError(
                 f"What MLflow serves for {which} is not what was registered: {changed} differ. Nothing was moved."
                 f" {_AFTER_A_CHANGE}"
             )
         tags = registry.version_tags(settings, project.name, version.version) or {}
-        sealed = served_files.is_sealed(project.name, found, settings)
+        sealed = served_files.is_sealed(project.name, found, workspace.store)
         unsigned = signing.verify(served if sealed else served / registry.SERVED_WEIGHTS, tags, settings)
     if unsigned:
         raise ValueError(f"V{which[1:]} may not be champion: {unsigned}. Nothing was moved.")
@@ -136,9 +134,10 @@ def check_weights(version: CandidateVersion, project: Project, settings: Setting
 _AFTER_A_CHANGE = "Find out who changed it; to be champion the weights have to be registered again, as a new version."
 
 
-def check_champion(decision: GateDecision, project: Project, settings: Settings) -> None:
+def check_champion(decision: GateDecision, workspace: Workspace) -> None:
     """The champion, read once more just before the switch, must be the one that was evaluated against."""
-    champion = read_version(project, settings, "champion")
+    project = workspace.project
+    champion = read_version(workspace, "champion")
     found = (champion.version, champion.weights_digest) if champion else (None, decision.candidate.base_digest)
     if found != (decision.champion_version, decision.champion_weights_digest):
         raise ValueError(

@@ -11,15 +11,13 @@ from alignment.contracts.soup import SoupResult
 from alignment.contracts.training import TrainResult
 from pipelines.contracts.jobs import JobKind
 from pipelines.contracts.release import CandidateVersion
-from pipelines.project.file import Project
 from pipelines.records.jobs import starters
 from pipelines.release.champion.versions import TRAINED_BY_TAG, fetch_weights, read_version, trainer_tags, trainers_of
 from pipelines.release.registration import served_files, signing
-from pipelines.settings import Settings
 from pipelines.store.folders import hash_folder
-from pipelines.store.storage import open_store
 from pipelines.tracking import registry
 from pipelines.tracking import runs as tracking_runs
+from pipelines.workspace import Workspace
 
 log = logging.getLogger(__name__)
 
@@ -39,8 +37,7 @@ SERVING_REQUIREMENTS = (
 
 def register(
     result: TrainResult,
-    project: Project,
-    settings: Settings,
+    workspace: Workspace,
     *,
     snapshot: DatasetSnapshot,
     run_id: str,
@@ -54,26 +51,27 @@ def register(
     key all that is served is signed, that of a version that is found without a signature too. ValueError when the
     weights in the store are not those of the result.
     """
+    project, settings = workspace.project, workspace.settings
     version = registry.find_version(settings, project.name, weights_digest=result.weights_digest)
-    known = _lessons(project, settings, version)
+    known = _lessons(workspace, version)
     lessons = known | _taught_by(result, snapshot)
-    trainers = _trainers(result, more_tags, project, settings)
+    trainers = _trainers(result, more_tags, workspace)
     lost = registry.missing_files(settings, project.name, version, soon=True) if version is not None else ""
     if lost:
         log.warning("%s They are logged again, as a new version.", lost)
     if version is None or lessons != known or lost:
         with tempfile.TemporaryDirectory(prefix="plumbline-register-") as scratch:
-            weights_dir = fetch_weights(result.uri, result.weights_digest, settings, Path(scratch))
-            tags = _tags(result, project, settings, snapshot=snapshot, run_id=run_id)
+            weights_dir = fetch_weights(result.uri, result.weights_digest, workspace.store, Path(scratch))
+            tags = _tags(result, workspace, snapshot=snapshot, run_id=run_id)
             tags |= {"trained_on": json.dumps(sorted(lessons)), **more_tags, **trainer_tags(*trainers)}
-            version = _register_new(result, project, settings, run_id=run_id, weights_dir=weights_dir, tags=tags)
+            version = _register_new(result, workspace, run_id=run_id, weights_dir=weights_dir, tags=tags)
         log.info("Registered version %d of %s", version, project.name)
     else:
         log.info("Version %d of %s holds these weights already", version, project.name)
-        _add_trainers(version, trainers, project, settings)
-        _sign_if_unsigned(version, result.weights_digest, project, settings)
+        _add_trainers(version, trainers, workspace)
+        _sign_if_unsigned(version, result.weights_digest, workspace)
     registry.set_alias(settings, project.name, "candidate", version)
-    candidate = read_version(project, settings, version)
+    candidate = read_version(workspace, version)
     assert candidate is not None
     return candidate
 
@@ -81,8 +79,7 @@ def register(
 def register_soup(
     soup: SoupResult,
     trained: Sequence[tuple[TrainResult, DatasetSnapshot]],
-    project: Project,
-    settings: Settings,
+    workspace: Workspace,
     *,
     run_id: str,
     more_tags: Mapping[str, str] = {},
@@ -107,44 +104,45 @@ def register_soup(
         }
     )
     more = {"soup.ingredients": json.dumps(soup.ingredients), "soup.specs": json.dumps([r.spec_digest for r in kept])}
-    store = open_store(settings.store_uri, settings)
-    trainers = [name for run in kept for name in starters(store, project.name, "train", run.spec_digest)]
+    store = workspace.store
+    trainers = [name for run in kept for name in starters(store, workspace.project.name, "train", run.spec_digest)]
     more |= {**more_tags, **trainer_tags(*trainers, *trainers_of(more_tags))}
     snapshot = runs[soup.ingredients[0]][1]
-    return register(whole, project, settings, snapshot=snapshot, run_id=run_id, more_tags=more)
+    return register(whole, workspace, snapshot=snapshot, run_id=run_id, more_tags=more)
 
 
-def _trainers(result: TrainResult, more_tags: Mapping[str, str], project: Project, settings: Settings) -> list[str]:
+def _trainers(result: TrainResult, more_tags: Mapping[str, str], workspace: Workspace) -> list[str]:
     """Who has it registered as their training, and everybody who had the job run, before or elsewhere."""
-    store = open_store(settings.store_uri, settings)
+    store = workspace.store
     kinds: tuple[JobKind, ...] = ("train", "soup")
-    ran = [name for kind in kinds for name in starters(store, project.name, kind, result.spec_digest)]
+    ran = [name for kind in kinds for name in starters(store, workspace.project.name, kind, result.spec_digest)]
     return [*trainers_of(more_tags), *ran]
 
 
-def _add_trainers(version: int, trainers: Sequence[str], project: Project, settings: Settings) -> None:
+def _add_trainers(version: int, trainers: Sequence[str], workspace: Workspace) -> None:
     """Whoever trained these weights again, or was not known to have, is named beside the first."""
-    tags = registry.version_tags(settings, project.name, version) or {}
+    tags = registry.version_tags(workspace.settings, workspace.project.name, version) or {}
     known = trainer_tags(*trainers_of(tags), *trainers)
     if known.get(TRAINED_BY_TAG, "") != tags.get(TRAINED_BY_TAG, ""):
-        registry.set_version_tags(settings, project.name, version, known)
+        registry.set_version_tags(workspace.settings, workspace.project.name, version, known)
 
 
-def _sign_if_unsigned(version: int, weights_digest: str, project: Project, settings: Settings) -> None:
+def _sign_if_unsigned(version: int, weights_digest: str, workspace: Workspace) -> None:
     """A version that was registered before there was a key gets its signature, if it still is what was registered."""
+    project, settings = workspace.project, workspace.settings
     tags = registry.version_tags(settings, project.name, version) or {}
     if settings.signing_key is None or tags.get(signing.URI_TAG):
         return
     with tempfile.TemporaryDirectory(prefix="plumbline-sign-") as scratch:
         served = registry.fetch_served(settings, project.name, version, Path(scratch))
         weights_dir = served / registry.SERVED_WEIGHTS
-        changed = served_files.broken(served, project.name, weights_digest, settings)
+        changed = served_files.broken(served, project.name, weights_digest, workspace.store)
         if changed or hash_folder(weights_dir)[0] != weights_digest:
             raise ValueError(
                 f"Version {version} of {project.name!r} is not signed: {changed or 'its weights'} differ from what was"
                 " registered. Delete the version and register the weights again."
             )
-        sealed = served_files.is_sealed(project.name, weights_digest, settings)
+        sealed = served_files.is_sealed(project.name, weights_digest, workspace.store)
         signature = signing.sign(served if sealed else weights_dir, project.name, settings)
     registry.set_version_tags(settings, project.name, version, signature)
 
@@ -154,24 +152,19 @@ def _taught_by(result: TrainResult, snapshot: DatasetSnapshot) -> set[str]:
     return {*(result.trained_on or snapshot.training_sources), *result.selected_by}
 
 
-def _lessons(project: Project, settings: Settings, version: int | None) -> set[str]:
+def _lessons(workspace: Workspace, version: int | None) -> set[str]:
     """What a version says that it learnt from."""
-    tags = registry.version_tags(settings, project.name, version) if version is not None else None
+    tags = registry.version_tags(workspace.settings, workspace.project.name, version) if version is not None else None
     return set(json.loads((tags or {}).get("trained_on", "[]")))
 
 
 def _register_new(
-    result: TrainResult,
-    project: Project,
-    settings: Settings,
-    *,
-    run_id: str,
-    weights_dir: Path,
-    tags: dict[str, str],
+    result: TrainResult, workspace: Workspace, *, run_id: str, weights_dir: Path, tags: dict[str, str]
 ) -> int:
+    project = workspace.project
     sampler = project.evaluation.sampler
     return registry.register_weights(
-        settings,
+        workspace.settings,
         model=project.name,
         kind=result.kind,
         weights_dir=weights_dir,
@@ -190,17 +183,15 @@ def _register_new(
         run_id=run_id,
         tags=tags,
         seal=lambda served: {
-            **served_files.seal(served, project.name, result.weights_digest, settings),
-            **signing.sign(served, project.name, settings),
+            **served_files.seal(served, project.name, result.weights_digest, workspace.store),
+            **signing.sign(served, project.name, workspace.settings),
         },
     )
 
 
-def _tags(
-    result: TrainResult, project: Project, settings: Settings, *, snapshot: DatasetSnapshot, run_id: str
-) -> dict[str, str]:
+def _tags(result: TrainResult, workspace: Workspace, *, snapshot: DatasetSnapshot, run_id: str) -> dict[str, str]:
     """Where the version came from. Those that read_version needs, then what an auditor asks for."""
-    from_run = tracking_runs.run_tags(settings, run_id)
+    from_run = tracking_runs.run_tags(workspace.settings, run_id)
     tags = {
         "weights.kind": result.kind,
         registry.WEIGHTS_TAG: result.weights_digest,
@@ -213,9 +204,9 @@ def _tags(
         "train.steps": str(result.steps),
         "train.num_pairs": str(result.num_pairs),
         "data.num_pairs": str(sum(snapshot.num_pairs.values())),
-        "licence.base": project.base.licence,
+        "licence.base": workspace.project.base.licence,
         "licence.data": ", ".join(sorted(snapshot.licences)),
-        "git.sha": settings.git_sha or from_run.get("git.sha", ""),
+        "git.sha": workspace.settings.git_sha or from_run.get("git.sha", ""),
     }
     airflow = {name: value for name, value in from_run.items() if name.startswith("airflow.")}
     return {name: value for name, value in {**tags, **airflow}.items() if value}

@@ -7,10 +7,11 @@ Weights, evaluations and reports stay in the store.
 import logging
 from typing import Any
 
-from pipelines.project.file import Project
 from pipelines.release.champion import ledger
 from pipelines.settings import Settings
+from pipelines.store.storage import open_store
 from pipelines.tracking import registry
+from pipelines.workspace import Workspace
 
 log = logging.getLogger(__name__)
 
@@ -18,8 +19,9 @@ KEPT_PROMOTIONS = 3
 """So many versions that the gate made champion stay: the one that is, and two to go back to or forward to."""
 
 
-def prune(project: Project, settings: Settings, *, keep: int) -> dict[str, Any]:
+def prune(workspace: Workspace, *, keep: int) -> dict[str, Any]:
     """Delete all but the newest `keep` versions and those that are needed; says which went and why others stayed."""
+    project, settings = workspace.project, workspace.settings
     if keep < 0:
         raise ValueError(f"--keep is {keep}. Give the number of newest versions to keep, 0 or more.")
     versions = registry.list_versions(settings, project.name)
@@ -44,7 +46,7 @@ def delete_version(model: str, version: int, settings: Settings) -> None:
 
 def needed_versions(model: str, settings: Settings) -> dict[int, str]:
     """Versions that must stay, and why: every alias, both ends of the ledger's last move, and the ways back."""
-    known = ledger.entries(model, settings)
+    known = ledger.entries(model, open_store(settings.store_uri, settings))
     promoted = ledger.promoted_versions(known)[:KEPT_PROMOTIONS]
     needed = dict.fromkeys(promoted, f"it is among the last {KEPT_PROMOTIONS} that were promoted")
     ends = (known[-1].from_version, known[-1].to_version) if known else ()

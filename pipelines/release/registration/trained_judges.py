@@ -3,21 +3,14 @@
 from alignment.contracts.data import DatasetSnapshot
 from alignment.contracts.reward_models import RewardAccuracy, RewardTrainResult
 from pipelines.contracts.judges import RegisteredJudge, RewardReport
-from pipelines.project.file import Project
 from pipelines.project.sections import RewardSection
 from pipelines.records import trained_judges
-from pipelines.settings import Settings
 from pipelines.tracking import runs
+from pipelines.workspace import Workspace
 
 
 def register(
-    result: RewardTrainResult,
-    section: RewardSection,
-    project: Project,
-    settings: Settings,
-    *,
-    snapshot: DatasetSnapshot,
-    run_id: str,
+    result: RewardTrainResult, section: RewardSection, workspace: Workspace, *, snapshot: DatasetSnapshot, run_id: str
 ) -> RegisteredJudge:
     """Publish the judge under its name and show its report on the MLflow run.
 
@@ -25,7 +18,7 @@ def register(
     here: the gate checks it on held-out people each time.
     """
     judge = RegisteredJudge(
-        project=project.name,
+        project=workspace.project.name,
         name=section.name,
         uri=result.uri,
         judge_digest=result.judge_digest,
@@ -34,9 +27,9 @@ def register(
         trained_on=tuple(sorted({*snapshot.sources, *section.trained_on})),
         report=report_on(result, section),
     )
-    judge = trained_judges.publish(judge, settings)
-    runs.log_dict(settings, run_id, judge.model_dump(mode="json"), f"rewards/{judge.name}.json")
-    runs.log_text(settings, run_id, table(judge), f"rewards/{judge.name}.md")
+    judge = trained_judges.publish(judge, workspace.store)
+    runs.log_dict(workspace.settings, run_id, judge.model_dump(mode="json"), f"rewards/{judge.name}.json")
+    runs.log_text(workspace.settings, run_id, table(judge), f"rewards/{judge.name}.md")
     return judge
 
 

@@ -84,11 +84,11 @@ def test_run_to_end_shows_each_line_and_every_state(request_: JobRequest, settin
 def test_an_answer_in_the_store_is_given_without_an_engine(
     request_: JobRequest, settings: Settings, tmp_path: Path
 ) -> None:
-    assert jobs.fetch_answer(request_, settings) is None
+    assert jobs.fetch_answer(request_, open_store(settings.store_uri, settings)) is None
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "w").write_text("w")
     open_store(settings.store_uri).publish_folder(tmp_path / "out", request_.output_uri, {"steps": 9})
-    assert jobs.fetch_answer(request_, settings) == {"steps": 9}
+    assert jobs.fetch_answer(request_, open_store(settings.store_uri, settings)) == {"steps": 9}
     engine = FakeEngine("failed")
     assert jobs.run_to_end(request_, settings, engine=engine, parent_key="k") == {"steps": 9}
     assert engine.submitted == []

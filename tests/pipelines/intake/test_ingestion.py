@@ -15,12 +15,13 @@ from pipelines.intake.pairs import PAIRS_SCHEMA, pair_id
 from pipelines.project.file import Project
 from pipelines.settings import Settings
 from pipelines.store.storage import open_store
+from pipelines.workspace import Workspace
 
 Make = Callable[..., Any]
 
 
 def ingest_all(project: Project, settings: Settings) -> list[RawBatch]:
-    return [ingest(shard, project, settings) for shard in list_source_shards(project, settings)]
+    return [ingest(shard, Workspace(project, settings)) for shard in list_source_shards(Workspace(project, settings))]
 
 
 def rows_of(batch: RawBatch, settings: Settings) -> list[dict[str, Any]]:
@@ -129,13 +130,13 @@ def test_a_shard_that_vanished_or_was_cut_is_named_and_leaves_nothing(
     tiny_project: Project, settings: Settings, tiny_pairs: Make, tiny_row: Make
 ) -> None:
     path = tiny_pairs([tiny_row(number) for number in range(40)])
-    (shard,) = list_source_shards(tiny_project, settings)
+    (shard,) = list_source_shards(Workspace(tiny_project, settings))
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(ValueError, match=r"part-0\.parquet cannot be read as parquet"):
-        ingest(shard, tiny_project, settings)
+        ingest(shard, Workspace(tiny_project, settings))
     path.unlink()
     with pytest.raises(ValueError, match=r"part-0\.parquet does not exist"):
-        ingest(shard, tiny_project, settings)
+        ingest(shard, Workspace(tiny_project, settings))
     assert not (settings.state_dir / "scratch").exists() or not list((settings.state_dir / "scratch").iterdir())
     assert open_store(settings.store_uri).list_uris(settings.store_uri) == []
 
@@ -154,9 +155,9 @@ def test_an_unknown_source_or_kind_is_named(
     tiny_project: Project, settings: Settings, tiny_pairs: Make, tiny_row: Make
 ) -> None:
     tiny_pairs([tiny_row(0)])
-    (shard,) = list_source_shards(tiny_project, settings)
+    (shard,) = list_source_shards(Workspace(tiny_project, settings))
     with pytest.raises(ValueError, match=r"Unknown source 'tiny_pears'. Did you mean 'tiny_pairs'"):
-        ingest(shard.model_copy(update={"source": "tiny_pears"}), tiny_project, settings)
+        ingest(shard.model_copy(update={"source": "tiny_pears"}), Workspace(tiny_project, settings))
     source = tiny_project.sources[0].model_copy(update={"kind": "hpd"})
     with pytest.raises(ValueError, match="Unknown source kind 'hpd'"):
-        list_source_shards(tiny_project.model_copy(update={"sources": (source,)}), settings)
+        list_source_shards(Workspace(tiny_project.model_copy(update={"sources": (source,)}), settings))

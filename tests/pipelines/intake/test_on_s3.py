@@ -13,6 +13,7 @@ from pipelines.intake.validation import validate
 from pipelines.project.file import Project
 from pipelines.settings import Settings
 from pipelines.store.storage import Store, _s3_client
+from pipelines.workspace import Workspace
 
 Make = Callable[..., Any]
 
@@ -40,11 +41,11 @@ def on_s3(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Setti
 
 
 def run(project: Project, settings: Settings) -> tuple[list[str], str, int]:
-    shards = list_source_shards(project, settings)
-    reports = [validate(ingest(shard, project, settings), project, settings) for shard in shards]
-    assert accepted_reports(project, settings) == sorted(reports, key=lambda report: report.batch_digest)
+    shards = list_source_shards(Workspace(project, settings))
+    reports = [validate(ingest(shard, Workspace(project, settings)), Workspace(project, settings)) for shard in shards]
+    assert accepted_reports(Workspace(project, settings)) == sorted(reports, key=lambda report: report.batch_digest)
     assert count_reasons(reports[0], settings) == {"prompt_length": 1}
-    snapshot = build_snapshot(reports, project, settings)
+    snapshot = build_snapshot(reports, Workspace(project, settings))
     assert snapshot.uri.startswith(settings.store_uri)
     return [report.content_digest for report in reports], snapshot.content_digest, sum(snapshot.num_pairs.values())
 

@@ -12,6 +12,7 @@ from pipelines.intake.snapshot import accepted_reports, build_snapshot
 from pipelines.intake.validation import validate
 from pipelines.project.file import Project
 from pipelines.settings import Settings
+from pipelines.workspace import Workspace
 
 Make = Callable[..., Any]
 
@@ -23,8 +24,8 @@ def with_limits(project: Project, **limits: Any) -> Project:
 
 
 def validate_all(project: Project, settings: Settings) -> ValidationReport:
-    (shard,) = list_source_shards(project, settings)
-    return validate(ingest(shard, project, settings), project, settings)
+    (shard,) = list_source_shards(Workspace(project, settings))
+    return validate(ingest(shard, Workspace(project, settings)), Workspace(project, settings))
 
 
 def accepted_rows(report: ValidationReport) -> list[int]:
@@ -48,12 +49,12 @@ def test_rows_pass_on_replay_after_the_limit_they_broke_was_raised(tiny_project:
     assert report.num_quarantined == 4
     assert count_reasons(report, settings) == {"image_longest_side": 3, "duplicate_pair": 2, "prompt_length": 1}
 
-    again = replay(report, tiny_project, settings)
+    again = replay(report, Workspace(tiny_project, settings))
     assert (again.num_rows, again.num_accepted, again.num_quarantined) == (3, 1, 2)
     assert accepted_rows(again) == [10]
     assert count_reasons(again, settings) == {"prompt_length": 1, "duplicate_pair": 1}
     assert again.passed
-    assert replay(report, tiny_project, settings) == again
+    assert replay(report, Workspace(tiny_project, settings)) == again
 
 
 @pytest.mark.usefixtures("dirty")
@@ -62,22 +63,22 @@ def test_replayed_rows_join_the_snapshot_until_their_shard_is_judged_anew(
 ) -> None:
     tight = with_limits(tiny_project, max_image_side=60, max_quarantined_share=0.4)
     report = validate_all(tight, settings)
-    again = replay(report, tiny_project, settings)
-    assert {each.uri for each in accepted_reports(tiny_project, settings)} == {report.uri, again.uri}
-    snapshot = build_snapshot(accepted_reports(tiny_project, settings), tiny_project, settings)
+    again = replay(report, Workspace(tiny_project, settings))
+    assert {each.uri for each in accepted_reports(Workspace(tiny_project, settings))} == {report.uri, again.uri}
+    snapshot = build_snapshot(accepted_reports(Workspace(tiny_project, settings)), Workspace(tiny_project, settings))
     assert sum(snapshot.num_pairs.values()) == 11
 
     validate_all(tight, settings)
-    assert len(accepted_reports(tiny_project, settings)) == 2
+    assert len(accepted_reports(Workspace(tiny_project, settings))) == 2
     whole = validate_all(with_limits(tiny_project, max_quarantined_share=0.4), settings)
-    assert accepted_reports(tiny_project, settings) == [whole]
-    assert sum(build_snapshot([whole], tiny_project, settings).num_pairs.values()) == 11
+    assert accepted_reports(Workspace(tiny_project, settings)) == [whole]
+    assert sum(build_snapshot([whole], Workspace(tiny_project, settings)).num_pairs.values()) == 11
 
 
 @pytest.mark.usefixtures("dirty")
 def test_rules_that_did_not_change_let_nothing_through(tiny_project: Project, settings: Settings) -> None:
     tight = with_limits(tiny_project, max_image_side=60, max_quarantined_share=0.4)
-    again = replay(validate_all(tight, settings), tight, settings)
+    again = replay(validate_all(tight, settings), Workspace(tight, settings))
     assert (again.num_rows, again.num_accepted, again.passed) == (3, 0, True)
 
 
@@ -86,5 +87,5 @@ def test_a_clean_report_is_its_own_replay(
 ) -> None:
     tiny_pairs([tiny_row(0)])
     report = validate_all(tiny_project, settings)
-    assert replay(report, tiny_project, settings) == report
+    assert replay(report, Workspace(tiny_project, settings)) == report
     assert count_reasons(report, settings) == {}

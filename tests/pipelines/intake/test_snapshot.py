@@ -17,6 +17,7 @@ from pipelines.project.file import Project
 from pipelines.project.sections import SnapshotSection
 from pipelines.settings import Settings
 from pipelines.store.storage import hash_folder, sha256_file
+from pipelines.workspace import Workspace
 
 Make = Callable[..., Any]
 
@@ -24,8 +25,8 @@ pytestmark = pytest.mark.timeout(180)
 
 
 def reports_of(project: Project, settings: Settings) -> list[ValidationReport]:
-    shards = list_source_shards(project, settings)
-    return [validate(ingest(shard, project, settings), project, settings) for shard in shards]
+    shards = list_source_shards(Workspace(project, settings))
+    return [validate(ingest(shard, Workspace(project, settings)), Workspace(project, settings)) for shard in shards]
 
 
 def splits(snapshot: DatasetSnapshot) -> dict[str, list[dict[str, Any]]]:
@@ -55,7 +56,7 @@ def test_chosen_and_rejected_are_those_of_the_labels(
     given = [{**row, "caption_0": f"zero {row['caption']}", "caption_1": None} for row in given]
     tiny_pairs(given)
     project = training_only(tiny_project)
-    snapshot = build_snapshot(reports_of(project, settings), project, settings)
+    snapshot = build_snapshot(reports_of(project, settings), Workspace(project, settings))
     left, right, tie = (all_rows(snapshot)[row["caption"]] for row in given)
 
     assert (left["image_chosen"], left["image_rejected"]) == (given[0]["jpg_0"], given[0]["jpg_1"])
@@ -76,7 +77,7 @@ def test_no_prompt_is_in_two_splits_however_it_is_spelt(
     spellings: Sequence[Callable[[str], str]] = (str, str.upper, lambda p: f"  {p}!", lambda p: p.replace(" ", ", "))
     rows = [tiny_row(4 * n + k, caption=spell(f"thing {n}")) for n in range(40) for k, spell in enumerate(spellings)]
     tiny_pairs(rows)
-    snapshot = build_snapshot(reports_of(tiny_project, settings), tiny_project, settings)
+    snapshot = build_snapshot(reports_of(tiny_project, settings), Workspace(tiny_project, settings))
 
     groups = {split: {normal_prompt(row["prompt"]) for row in rows} for split, rows in splits(snapshot).items()}
     assert sum(len(group) for group in groups.values()) == len(set().union(*groups.values())) == 40
@@ -90,9 +91,9 @@ def test_new_data_moves_no_prompt_and_the_seed_does(
     tiny_project: Project, settings: Settings, tiny_pairs: Make, tiny_row: Make
 ) -> None:
     tiny_pairs([tiny_row(n) for n in range(30)], "a.parquet")
-    before = build_snapshot(reports_of(tiny_project, settings), tiny_project, settings)
+    before = build_snapshot(reports_of(tiny_project, settings), Workspace(tiny_project, settings))
     tiny_pairs([tiny_row(n) for n in range(30, 60)], "b.parquet")
-    after = build_snapshot(reports_of(tiny_project, settings), tiny_project, settings)
+    after = build_snapshot(reports_of(tiny_project, settings), Workspace(tiny_project, settings))
     placed = [{r["prompt"]: split for split, rows in splits(s).items() for r in rows} for s in (before, after)]
     assert placed[0].items() <= placed[1].items()
     assert len(placed[1]) == 60
@@ -116,7 +117,7 @@ def test_a_pair_in_two_batches_is_taken_once_and_not_at_all_where_they_contradic
     torn = tiny_row(3, label_0=1.0, label_1=0.0)
     tiny_pairs([tiny_row(1), shown, torn], "a.parquet")
     tiny_pairs([tiny_row(1), agreeing, {**torn, "label_0": 0.0, "label_1": 1.0}, tiny_row(4)], "b.parquet")
-    rows = all_rows(build_snapshot(reports_of(project, settings), project, settings))
+    rows = all_rows(build_snapshot(reports_of(project, settings), Workspace(project, settings)))
     assert sorted(rows) == ["prompt number 1", "prompt number 2", "prompt number 4"]
     assert rows["prompt number 2"]["image_chosen"] == shown["jpg_0"]
 
@@ -129,7 +130,7 @@ def test_prompts_held_out_since_do_not_enter(
     reports = reports_of(project, settings)
     path = Path(project.evaluation.prompts)
     path.write_text("prompt\tcategory\nPrompt number 2?\tany\n")
-    snapshot = build_snapshot(reports, project, settings)
+    snapshot = build_snapshot(reports, Workspace(project, settings))
     assert sorted(all_rows(snapshot)) == ["prompt number 0", "prompt number 1", "prompt number 3"]
     assert snapshot.heldout_prompts_digest == sha256_file(path)
 
@@ -141,15 +142,15 @@ def test_the_same_inputs_give_the_same_bytes_in_any_order_and_the_first_answer(
     for name, rows in (("a", range(40)), ("b", range(40, 80))):
         tiny_pairs([tiny_row(n) for n in rows], f"{name}.parquet")
     reports = reports_of(tiny_project, settings)
-    snapshot = build_snapshot(reports, tiny_project, settings)
+    snapshot = build_snapshot(reports, Workspace(tiny_project, settings))
     other = settings.model_copy(update={"store_uri": (tmp_path / "other").as_uri()})
-    elsewhere = build_snapshot(reports_of(tiny_project, other)[::-1], tiny_project, other)
+    elsewhere = build_snapshot(reports_of(tiny_project, other)[::-1], Workspace(tiny_project, other))
 
     assert elsewhere.content_digest == snapshot.content_digest
     assert elsewhere.uri.rsplit("/", 1)[1] == snapshot.uri.rsplit("/", 1)[1]
     assert hash_folder(Path(snapshot.uri.removeprefix("file://")))[0] == snapshot.content_digest
     monkeypatch.setattr(snapshot_module, "_build", None)
-    assert build_snapshot(reports[::-1], tiny_project, settings) == snapshot
+    assert build_snapshot(reports[::-1], Workspace(tiny_project, settings)) == snapshot
 
 
 def test_failed_batches_stay_out_and_nothing_left_is_said(
@@ -158,28 +159,28 @@ def test_failed_batches_stay_out_and_nothing_left_is_said(
     tiny_pairs([tiny_row(0), tiny_row(1, caption="")])
     (failed,) = reports_of(tiny_project, settings)
     assert not failed.passed
-    assert accepted_reports(tiny_project, settings) == []
+    assert accepted_reports(Workspace(tiny_project, settings)) == []
     with pytest.raises(ValueError, match="No pair is left to train on: 0 accepted batches"):
-        build_snapshot([failed], tiny_project, settings)
+        build_snapshot([failed], Workspace(tiny_project, settings))
 
 
 def test_accepted_reports_are_the_newest_of_each_shard_of_the_projects_sources(
     tiny_project: Project, settings: Settings, tiny_pairs: Make, tiny_row: Make
 ) -> None:
-    assert accepted_reports(tiny_project, settings) == []
+    assert accepted_reports(Workspace(tiny_project, settings)) == []
     tiny_pairs([tiny_row(0)], "deep/a b.parquet")
     tiny_pairs([tiny_row(1)], "b.parquet")
     first = reports_of(tiny_project, settings)
-    assert sorted(r.uri for r in accepted_reports(tiny_project, settings)) == sorted(r.uri for r in first)
+    assert sorted(r.uri for r in accepted_reports(Workspace(tiny_project, settings))) == sorted(r.uri for r in first)
 
     tiny_pairs([tiny_row(2)], "b.parquet")
     second = reports_of(tiny_project, settings)
-    assert sorted(r.uri for r in accepted_reports(tiny_project, settings)) == sorted(r.uri for r in second)
+    assert sorted(r.uri for r in accepted_reports(Workspace(tiny_project, settings))) == sorted(r.uri for r in second)
     assert {r.uri for r in first} != {r.uri for r in second}
 
     tiny_pairs([tiny_row(2, caption="")], "b.parquet")
     reports_of(tiny_project, settings)
-    assert len(accepted_reports(tiny_project, settings)) == 1
+    assert len(accepted_reports(Workspace(tiny_project, settings))) == 1
     source = tiny_project.sources[0].model_copy(update={"name": "other"})
-    assert accepted_reports(tiny_project.model_copy(update={"sources": (source,)}), settings) == []
-    assert accepted_reports(tiny_project.model_copy(update={"name": "another"}), settings) == []
+    assert accepted_reports(Workspace(tiny_project.model_copy(update={"sources": (source,)}), settings)) == []
+    assert accepted_reports(Workspace(tiny_project.model_copy(update={"name": "another"}), settings)) == []

@@ -18,6 +18,7 @@ from pipelines.project.file import Project
 from pipelines.project.sections import ValidationSection
 from pipelines.settings import Settings
 from pipelines.store.storage import hash_folder, open_store
+from pipelines.workspace import Workspace
 
 Make = Callable[..., Any]
 
@@ -26,8 +27,8 @@ pytestmark = pytest.mark.timeout(180)
 
 def validate_rows(rows: list[Any], project: Project, settings: Settings, tiny_pairs: Make) -> ValidationReport:
     tiny_pairs(rows)
-    (shard,) = list_source_shards(project, settings)
-    return validate(ingest(shard, project, settings), project, settings)
+    (shard,) = list_source_shards(Workspace(project, settings))
+    return validate(ingest(shard, Workspace(project, settings)), Workspace(project, settings))
 
 
 def table(report: ValidationReport, name: str) -> Any:
@@ -191,8 +192,8 @@ def test_too_much_quarantine_fails_the_batch_and_unlabelled_rows_do_not_count(
 def test_an_empty_shard_fails(tiny_project: Project, settings: Settings, tiny_pairs: Make, tiny_row: Make) -> None:
     path = tiny_pairs([tiny_row(0)])
     pq.write_table(pq.read_table(path).slice(0, 0), path)
-    (shard,) = list_source_shards(tiny_project, settings)
-    report = validate(ingest(shard, tiny_project, settings), tiny_project, settings)
+    (shard,) = list_source_shards(Workspace(tiny_project, settings))
+    report = validate(ingest(shard, Workspace(tiny_project, settings)), Workspace(tiny_project, settings))
     assert not report.passed
     assert report.failure == "rows_present failed: found 0."
 
@@ -201,8 +202,8 @@ def test_a_batch_with_other_columns_fails_before_its_rows_are_judged(
     tiny_project: Project, settings: Settings, tmp_path: Path, tiny_pairs: Make, tiny_row: Make
 ) -> None:
     tiny_pairs([tiny_row(0)])
-    (shard,) = list_source_shards(tiny_project, settings)
-    good = ingest(shard, tiny_project, settings)
+    (shard,) = list_source_shards(Workspace(tiny_project, settings))
+    good = ingest(shard, Workspace(tiny_project, settings))
     store = open_store(settings.store_uri)
     pairs = pq.read_table(store.local_path(f"{good.uri}/pairs.parquet", tmp_path))
     (tmp_path / "out").mkdir()
@@ -210,7 +211,7 @@ def test_a_batch_with_other_columns_fails_before_its_rows_are_judged(
     batch = good.model_copy(update={"uri": store.uri("raw/other"), "content_digest": hash_folder(tmp_path / "out")[0]})
     store.publish_folder(tmp_path / "out", batch.uri, batch.model_dump(mode="json"))
 
-    report = validate(batch, tiny_project, settings)
+    report = validate(batch, Workspace(tiny_project, settings))
     assert not report.passed
     assert report.failure == "columns_present failed: missing or of another type: prompt: string."
     assert (report.num_accepted, [rule.rule for rule in report.rules]) == (0, ["columns_present"])
@@ -268,14 +269,14 @@ def test_data_docs_hold_no_prompt_no_person_and_no_link(
 
 def test_a_damaged_batch_is_named(tiny_project: Project, settings: Settings, tiny_pairs: Make, tiny_row: Make) -> None:
     tiny_pairs([tiny_row(0)])
-    (shard,) = list_source_shards(tiny_project, settings)
-    batch = ingest(shard, tiny_project, settings)
+    (shard,) = list_source_shards(Workspace(tiny_project, settings))
+    batch = ingest(shard, Workspace(tiny_project, settings))
     open_store(settings.store_uri).write_bytes(f"{batch.uri}/pairs.parquet", b"PAR1")
     with pytest.raises(ValueError, match=r"pairs\.parquet was changed or damaged"):
-        validate(batch, tiny_project, settings)
+        validate(batch, Workspace(tiny_project, settings))
     gone = batch.model_copy(update={"uri": f"{batch.uri}0"})
     with pytest.raises(ValueError, match="is not finished"):
-        validate(gone, tiny_project, settings)
+        validate(gone, Workspace(tiny_project, settings))
 
 
 def test_an_image_skipped_under_an_old_limit_does_not_pass_under_a_new_one(
@@ -283,8 +284,8 @@ def test_an_image_skipped_under_an_old_limit_does_not_pass_under_a_new_one(
 ) -> None:
     tight = with_limits(tiny_project, max_image_side=39, max_quarantined_share=1.0)
     tiny_pairs([tiny_row(0)])
-    (shard,) = list_source_shards(tight, settings)
-    batch: RawBatch = ingest(shard, tight, settings)
-    assert reasons(validate(batch, tight, settings)) == {0: ["image_longest_side"]}
+    (shard,) = list_source_shards(Workspace(tight, settings))
+    batch: RawBatch = ingest(shard, Workspace(tight, settings))
+    assert reasons(validate(batch, Workspace(tight, settings))) == {0: ["image_longest_side"]}
     loose = with_limits(tiny_project, max_quarantined_share=1.0)
-    assert reasons(validate(batch, loose, settings)) == {0: ["image_decodable"]}
+    assert reasons(validate(batch, Workspace(loose, settings))) == {0: ["image_decodable"]}

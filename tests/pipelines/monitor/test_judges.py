@@ -28,6 +28,7 @@ from pipelines.project.file import Project, load_project
 from pipelines.records import calibrations
 from pipelines.settings import Settings
 from pipelines.store.storage import open_store
+from pipelines.workspace import Workspace
 
 SHAPES = Path(__file__).parents[3] / "projects/shapes.toml"
 
@@ -81,16 +82,16 @@ def remember(
         reliability=RaterReliability(num_shared_pairs=9, num_labels=20, alpha=0.4),
         judges=(JudgeCalibration(**{**fields, **changes}),),
     )
-    calibrations.record(report, project.name, settings)
+    calibrations.record(report, project.name, open_store(settings.store_uri, settings))
 
 
 def judges(project: Project, settings: Settings) -> dict[str, Judge]:
-    return {own.name: judge_of(project, own, settings) for own in project.evaluation.judges}
+    return {own.name: judge_of(Workspace(project, settings), own) for own in project.evaluation.judges}
 
 
 def test_a_calibrated_judge_may_vote_and_an_unknown_one_may_not(project: Project, settings: Settings) -> None:
     remember(project, settings, judges(project, settings)["taste_a"])
-    first, second = standings(project, settings)
+    first, second = standings(Workspace(project, settings))
     assert (first.judge, first.may_vote, first.reasons, first.alpha) == ("taste_a", True, (), 0.4)
     assert first.age_days == pytest.approx(10, abs=0.1)
     assert first.shows_60_as == pytest.approx(0.6 * 0.7 + 0.4 * 0.3)
@@ -101,7 +102,7 @@ def test_a_calibrated_judge_may_vote_and_an_unknown_one_may_not(project: Project
 def test_every_reason_against_a_judge_is_told(project: Project, settings: Settings) -> None:
     old = datetime.now(UTC) - timedelta(days=100)
     remember(project, settings, judges(project, settings)["taste_a"], pairs=50, newest_pair_at=old)
-    (standing, _) = standings(project, settings)
+    (standing, _) = standings(Workspace(project, settings))
     assert [reason.split(":")[0] for reason in standing.reasons] == [
         "has a calibration that expired",
         "was checked on 0 human pairs of any generator and not older than 90 days, fewer than 100",
@@ -113,21 +114,21 @@ def test_a_record_whose_newest_pair_is_to_come_earns_no_vote(project: Project, s
     """A single wrong date kept a calibration alive for ever."""
     future = datetime.now(UTC) + timedelta(days=1000)
     remember(project, settings, judges(project, settings)["taste_a"], newest_pair_at=future)
-    (standing, _) = standings(project, settings)
+    (standing, _) = standings(Workspace(project, settings))
     assert not standing.may_vote
     assert "was checked on 0 human pairs" in standing.reasons[0]
 
 
 def test_a_table_that_is_gone_or_changed_earns_no_vote(project: Project, settings: Settings) -> None:
     remember(project, settings, judges(project, settings)["taste_a"])
-    (standing, _) = standings(project, settings)
+    (standing, _) = standings(Workspace(project, settings))
     store, uri = open_store(settings.store_uri, settings), f"{standing.report_uri}/calibration_scores.parquet"
     publish_again = store.read_bytes(uri)
     store.delete(uri)
-    (standing, _) = standings(project, settings)
+    (standing, _) = standings(Workspace(project, settings))
     assert "cannot be checked: its calibration table" in standing.reasons[0]
     store.write_bytes(uri, publish_again.replace(b"panel", b"other"))
-    (standing, _) = standings(project, settings)
+    (standing, _) = standings(Workspace(project, settings))
     assert standing.reasons[0].startswith("cannot be checked")
 
 
@@ -139,7 +140,7 @@ def test_a_judge_of_the_same_labels_or_the_same_weights_is_told(project: Project
     changed = project.model_copy(update={"evaluation": evaluation})
     for judge in judges(changed, settings).values():
         remember(changed, settings, judge)
-    found = {standing.judge: standing.reasons for standing in standings(changed, settings)}
+    found = {standing.judge: standing.reasons for standing in standings(Workspace(changed, settings))}
     assert found["taste_a"] == ("is not independent of what the project trains: shapes_pairs",)
     assert found["taste_b"] == ()
     assert found["twin"] == ("has the same weights as taste_a, which may not vote",)
@@ -156,7 +157,7 @@ def test_one_model_in_two_folders_and_under_two_settings_is_one_vote(
     changed = project.model_copy(update={"evaluation": evaluation})
     for judge in judges(changed, settings).values():
         remember(changed, settings, judge)
-    found = {standing.judge: standing.reasons for standing in standings(changed, settings)}
+    found = {standing.judge: standing.reasons for standing in standings(Workspace(changed, settings))}
     assert (found["taste_a"], found["taste_b"]) == ((), ())
     assert found["copy"] == ("has the same weights as taste_a, which votes already",)
 
@@ -168,7 +169,7 @@ def test_slices_that_are_not_shown_to_exceed_the_floor_are_listed(project: Proje
         AgreementSlice(by="generators", name="few", agreement=agreement(0.40, pairs=12)),
     )
     remember(project, settings, judges(project, settings)["taste_a"], slices=parts)
-    (standing, _) = standings(project, settings)
+    (standing, _) = standings(Workspace(project, settings))
     assert standing.weak_slices == ("generators new: 0.520 on 400",)
     assert standing.may_vote, "slices inform"
 
@@ -176,6 +177,6 @@ def test_slices_that_are_not_shown_to_exceed_the_floor_are_listed(project: Proje
 def test_a_judge_without_weights_to_load_is_told(project: Project, settings: Settings) -> None:
     section = project.evaluation.judges[0].model_copy(update={"uri": "/nowhere"})
     evaluation = project.evaluation.model_copy(update={"judges": (section,)})
-    (standing,) = standings(project.model_copy(update={"evaluation": evaluation}), settings)
+    (standing,) = standings(Workspace(project.model_copy(update={"evaluation": evaluation}), settings))
     assert standing.weights_digest is None
     assert standing.reasons[0].startswith("cannot be loaded")

@@ -18,6 +18,7 @@ from pipelines.monitor import report as monitor_report
 from pipelines.project.file import Project
 from pipelines.settings import Settings
 from pipelines.tracking import registry
+from pipelines.workspace import Workspace
 
 # Of what great_expectations imports.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -42,8 +43,8 @@ def version(snapshot_uri: str = "", snapshot_digest: str = "5" * 64) -> Candidat
 
 
 def take_in(project: Project, settings: Settings) -> None:
-    for shard in list_source_shards(project, settings):
-        validate(ingest(shard, project, settings), project, settings)
+    for shard in list_source_shards(Workspace(project, settings)):
+        validate(ingest(shard, Workspace(project, settings)), Workspace(project, settings))
 
 
 def with_monitor(project: Project, **changes: Any) -> Project:
@@ -57,7 +58,7 @@ def later(
     """A champion trained on a first shard of 20 pairs, and a second shard of 20 from another generator."""
     tiny_pairs([tiny_row(number) for number in range(20)])
     take_in(tiny_project, settings)
-    snapshot = build_snapshot(accepted_reports(tiny_project, settings), tiny_project, settings)
+    snapshot = build_snapshot(accepted_reports(Workspace(tiny_project, settings)), Workspace(tiny_project, settings))
     fresh = [
         tiny_row(number, model_0="tiny/3", model_1="other", label_0=float(number < 25), label_1=float(number >= 25))
         for number in range(20, 40)
@@ -71,11 +72,11 @@ def test_fresh_pairs_are_those_of_other_batches_less_known_ones(
     later: tuple[Project, CandidateVersion], settings: Settings
 ) -> None:
     project, champion = later
-    incoming = monitor_report.read_incoming(project, settings, champion)
+    incoming = monitor_report.read_incoming(Workspace(project, settings), champion)
     assert incoming.reference is not None
     assert (incoming.reference.num_rows, len(incoming.fresh_ids)) == (20, 20)
     assert not incoming.fresh_ids & set(incoming.reference["pair_id"].to_pylist())
-    base = monitor_report.read_incoming(project, settings, None)
+    base = monitor_report.read_incoming(Workspace(project, settings), None)
     assert (base.reference, len(base.fresh_ids)) == (None, 40)
 
 
@@ -84,7 +85,7 @@ def test_people_who_prefer_others_ask_for_retraining(
 ) -> None:
     """The champion's images won 5 of 20: the upper bound is 0.47."""
     project, champion = later
-    incoming = monitor_report.read_incoming(project, settings, champion)
+    incoming = monitor_report.read_incoming(Workspace(project, settings), champion)
     preference = monitor_report.preference_finding(project, champion, incoming.fresh)
     assert (preference.measured, preference.status) == (0.25, "retrain")
     assert "5 wins, 0 ties, 15 losses" in preference.explanation
@@ -158,7 +159,7 @@ def test_judges_are_held_to_their_floor_on_fresh_pairs(tiny_project: Project) ->
 
 def test_a_calibration_that_failed_is_an_alarm(tiny_project: Project, settings: Settings) -> None:
     """Airflow calls the run a success when only a task in its middle failed."""
-    [finding] = monitor_report.agreement_findings(tiny_project, settings, None, fresh=frozenset({"pair"}))
+    [finding] = monitor_report.agreement_findings(Workspace(tiny_project, settings), None, fresh=frozenset({"pair"}))
     assert (finding.name, finding.measured, finding.status) == ("agreement", None, "alarm")
     assert "the calibration failed" in finding.explanation
     assert monitor_report.gravest([finding]) == "alarm"
@@ -166,11 +167,13 @@ def test_a_calibration_that_failed_is_an_alarm(tiny_project: Project, settings: 
 
 def test_retraining_is_claimed_once_within_the_rate(tiny_project: Project, settings: Settings) -> None:
     def turn(key: str, days: float) -> str:
-        last = monitor_report.last_announced(tiny_project, settings)[1]
+        last = monitor_report.last_announced(Workspace(tiny_project, settings))[1]
         return monitor_report.turn(tiny_project, last, key=key, now=NOW + timedelta(days=days))
 
     def claim(key: str, days: float) -> bool:
-        return monitor_report.claim(tiny_project, settings, ["drift"], key=key, now=NOW + timedelta(days=days))
+        return monitor_report.claim(
+            Workspace(tiny_project, settings), ["drift"], key=key, now=NOW + timedelta(days=days)
+        )
 
     assert turn("", 0) == "advised", "only looking claims nothing"
     assert turn("run-1", 0) == "due"
@@ -179,17 +182,19 @@ def test_retraining_is_claimed_once_within_the_rate(tiny_project: Project, setti
     assert (turn("run-2", 6.9), claim("run-2", 6.9)) == ("held_back", False)
     assert (turn("run-2", 7), claim("run-2", 7)) == ("due", True)
     assert turn("", 8) == "held_back"
-    number, last = monitor_report.last_announced(tiny_project, settings)
+    number, last = monitor_report.last_announced(Workspace(tiny_project, settings))
     assert last is not None
     assert (number, last.key, last.reasons) == (2, "run-2", ("drift",))
 
 
 def test_an_announced_retraining_is_taken_by_one_run(tiny_project: Project, settings: Settings) -> None:
     def announce(key: str, days: float) -> bool:
-        return monitor_report.claim(tiny_project, settings, ["drift"], key=key, now=NOW + timedelta(days=days))
+        return monitor_report.claim(
+            Workspace(tiny_project, settings), ["drift"], key=key, now=NOW + timedelta(days=days)
+        )
 
     def take(key: str, days: float) -> bool:
-        return monitor_report.take(tiny_project, settings, key=key, now=NOW + timedelta(days=days))
+        return monitor_report.take(Workspace(tiny_project, settings), key=key, now=NOW + timedelta(days=days))
 
     assert not take("train-1", 0), "nothing was announced"
     assert announce("monitor-1", 0)
@@ -209,13 +214,15 @@ def test_a_report_that_was_never_announced_uses_up_nothing(
     project, champion = later
 
     def ask(key: str) -> MonitorReport:
-        return monitor_report.monitor(project, tracked, champion=champion, calibration=None, announce_key=key)
+        return monitor_report.monitor(
+            Workspace(project, tracked), champion=champion, calibration=None, announce_key=key
+        )
 
     assert ask("run-1").retrain == "due"
     report = ask("run-2")
     assert report.retrain == "due"
     assert "5 wins, 0 ties, 15 losses" in report.reasons_to_retrain[0]
-    assert monitor_report.claim(project, tracked, report.reasons_to_retrain, key="run-2", now=report.at)
+    assert monitor_report.claim(Workspace(project, tracked), report.reasons_to_retrain, key="run-2", now=report.at)
     assert (ask("run-3").retrain, ask("").retrain) == ("held_back", "held_back")
 
 
@@ -246,10 +253,12 @@ def test_markdown_escapes_what_came_from_outside() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_there_is_something_to_monitor_once_pairs_or_a_champion_are_there(world: Any, monkeypatch: Any) -> None:
-    assert not monitor_report.has_anything_to_monitor(world.project, world.settings)
+    assert not monitor_report.has_anything_to_monitor(Workspace(world.project, world.settings))
     monkeypatch.setattr(monitor_report, "accepted_reports", lambda *_: ["a report"])
-    assert monitor_report.has_anything_to_monitor(world.project, world.settings)
+    assert monitor_report.has_anything_to_monitor(Workspace(world.project, world.settings))
     monkeypatch.undo()
     world.register("a")
     registry.set_alias(world.settings, world.project.name, "champion", 1)
-    assert monitor_report.has_anything_to_monitor(world.project, world.settings), "a champion, and the store lost"
+    assert monitor_report.has_anything_to_monitor(Workspace(world.project, world.settings)), (
+        "a champion, and the store lost"
+    )

@@ -18,6 +18,7 @@ from pipelines.platform.dag_states import read_dag_states
 from pipelines.platform.rest import AirflowApi
 from pipelines.project.file import Project, load_project
 from pipelines.settings import Settings
+from pipelines.workspace import Workspace
 
 SHAPES = Path(__file__).parents[3] / "projects" / "shapes.toml"
 ALL = ("calibrate", "ingest", "monitor", "promote", "reconcile", "reward", "rollback", "train")
@@ -77,7 +78,7 @@ def with_login(settings: Settings, url: str, password: str = "right") -> Setting
 def test_paused_and_missing_dags_of_the_project_are_named(url: str, project: Project, settings: Settings) -> None:
     del Airflow.dags["shapes.reward"]
     Airflow.dags |= {"shapes.train": True, "shapes.ingest": True, "other.train": True}
-    states = read_dag_states(project, with_login(settings, url))
+    states = read_dag_states(Workspace(project, with_login(settings, url)))
     assert states.model_dump() == {
         "reachable": True,
         "url": url,
@@ -107,12 +108,12 @@ def leave_platform(settings: Settings, url: str, process: ProcessRecord) -> None
 def test_the_embedded_platform_is_asked_without_settings(url: str, project: Project, settings: Settings) -> None:
     leave_platform(settings, url, record_of(os.getpid()))
     Airflow.dags["shapes.monitor"] = True
-    states = read_dag_states(project, settings)
+    states = read_dag_states(Workspace(project, settings))
     assert (states.url, states.paused_dags) == (url, ("shapes.monitor",))
 
 
 def test_without_airflow_the_answer_names_the_next_step(project: Project, settings: Settings) -> None:
-    states = read_dag_states(project, settings)
+    states = read_dag_states(Workspace(project, settings))
     assert (states.reachable, states.paused_dags, states.missing_dags) == (False, None, None)
     assert states.problem.startswith("Airflow is not reachable: ")
     for step in ("plumbline up", "PLUMBLINE_AIRFLOW_UI_URL", "PLUMBLINE_AIRFLOW_USER", "PLUMBLINE_AIRFLOW_PASSWORD"):
@@ -121,17 +122,17 @@ def test_without_airflow_the_answer_names_the_next_step(project: Project, settin
 
 def test_a_platform_that_died_is_not_asked(url: str, project: Project, settings: Settings) -> None:
     leave_platform(settings, url, ProcessRecord(pid=2**22 - 1, started_ticks=1, boot_id="an earlier boot"))
-    assert "is not running" in read_dag_states(project, settings).problem
+    assert "is not running" in read_dag_states(Workspace(project, settings)).problem
 
 
 def test_a_server_that_does_not_answer_is_named(project: Project, settings: Settings) -> None:
-    states = read_dag_states(project, with_login(settings, "http://127.0.0.1:9"))
+    states = read_dag_states(Workspace(project, with_login(settings, "http://127.0.0.1:9")))
     assert (states.reachable, states.url) == (False, "http://127.0.0.1:9")
     assert "Airflow is not reachable: http://127.0.0.1:9 does not answer" in states.problem
 
 
 def test_a_refused_login_is_named_without_the_password(url: str, project: Project, settings: Settings) -> None:
-    states = read_dag_states(project, with_login(settings, url, password="wrong"))
+    states = read_dag_states(Workspace(project, with_login(settings, url, password="wrong")))
     assert not states.reachable
     assert "Invalid credentials" in states.problem
     assert "PLUMBLINE_AIRFLOW_PASSWORD" in states.problem
@@ -140,6 +141,6 @@ def test_a_refused_login_is_named_without_the_password(url: str, project: Projec
 
 def test_another_server_at_that_address_is_named(url: str, project: Project, settings: Settings) -> None:
     Airflow.html = True
-    states = read_dag_states(project, with_login(settings, url))
+    states = read_dag_states(Workspace(project, with_login(settings, url)))
     assert not states.reachable
     assert "not with Airflow's API" in states.problem

@@ -14,6 +14,7 @@ from pipelines.platform.doctor import Check, diagnose, missing_files
 from pipelines.project.file import Project, load_project
 from pipelines.project.sections import GreedySoupSection
 from pipelines.settings import Settings
+from pipelines.workspace import Workspace
 
 ROOT = Path(__file__).parents[3]
 
@@ -114,7 +115,7 @@ def test_paused_dags_are_named(
     states: DagStates, ok: bool, found: str, project: Project, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dag_states, "read_dag_states", lambda *_: states)
-    check = doctor._check("dags", lambda: doctor._dags(project, settings), "mend")
+    check = doctor._check("dags", lambda: doctor._dags(Workspace(project, settings)), "mend")
     assert check.ok is ok
     assert found in check.found
 
@@ -122,7 +123,7 @@ def test_paused_dags_are_named(
 def test_a_configured_airflow_has_to_answer(project: Project, settings: Settings) -> None:
     named_one = settings.model_copy(update={"airflow_ui_url": "http://127.0.0.1:9", "airflow_user": "ada"})
     with pytest.raises(ValueError, match=r"Airflow is not reachable: http://127\.0\.0\.1:9 does not answer"):
-        doctor._dags(project, named_one)
+        doctor._dags(Workspace(project, named_one))
 
 
 def test_a_full_disk_is_found(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,16 +199,16 @@ def test_missing_judges_and_silent_licences_are_named(project: Project) -> None:
 
 
 def test_a_gate_without_guards_and_too_few_prompts_are_told(project: Project, settings: Settings) -> None:
-    found = doctor._gate(project, settings)
+    found = doctor._gate(Workspace(project, settings))
     assert found.startswith("200 prompts, 2 of 2 judges have to vote")
     assert "no guard" not in found
     assert "name those that draw like this model in gate.calibration_generators" in found
     bare = {"guards": {}, "calibration_generators": ("sd15",)}
-    found = doctor._gate(project.model_copy(update={"gate": project.gate.model_copy(update=bare)}), settings)
+    found = doctor._gate(Workspace(project.model_copy(update={"gate": project.gate.model_copy(update=bare)}), settings))
     assert "WARNING: no guard" in found
     assert "any generator" not in found
     many = project.model_copy(update={"gate": project.gate.model_copy(update={"minimum_prompts": 5000})})
-    check = doctor._check("gate", lambda: doctor._gate(many, settings), "mend")
+    check = doctor._check("gate", lambda: doctor._gate(Workspace(many, settings)), "mend")
     assert not check.ok
     assert "asks 200 prompts" in check.found
 

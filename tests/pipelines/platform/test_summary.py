@@ -8,6 +8,7 @@ from pipelines.platform.summary import Outcome, summarise
 from pipelines.project.file import load_project
 from pipelines.release.gate.decision_log import save_decision
 from pipelines.settings import Settings
+from pipelines.workspace import Workspace
 
 PROJECT = Path(__file__).parents[3] / "projects/shapes.toml"
 CANDIDATE = CandidateVersion(
@@ -32,7 +33,7 @@ def outcome(champion: dict[str, Any] | None, **fields: Any) -> Outcome:
 
 
 def test_a_fresh_store_has_no_verdict_and_no_champion(settings: Settings) -> None:
-    told = summarise(outcome(None), load_project(PROJECT), settings, seconds=61.4)
+    told = summarise(outcome(None), Workspace(load_project(PROJECT), settings), seconds=61.4)
     assert "pairs      5 in, 4 accepted, 1 quarantined" in told
     assert "training   nothing new" in told
     assert "verdict    none" in told
@@ -68,9 +69,9 @@ def test_checks_are_marked_by_what_they_do(settings: Settings) -> None:
         scores_digest="d" * 64,
         policy_digest=project.gate.digest,
     )
-    save_decision(decision, project, settings)
+    save_decision(decision, Workspace(project, settings))
     champion = {"version": 1, "weights_digest": "ab" * 32}
-    told = summarise(outcome(champion, judged=False), project, settings, seconds=1)
+    told = summarise(outcome(champion, judged=False), Workspace(project, settings), seconds=1)
     assert "verdict    hold for version 2 (made earlier; nothing new to judge)" in told
     marks = [row.split(maxsplit=2)[:2] for row in told.splitlines() if "required > 0" in row]
     assert marks == [["ok", "guard:w:"], ["FAIL", "guard:x:"], ["note", "drift:y:"]]

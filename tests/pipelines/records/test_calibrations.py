@@ -19,6 +19,7 @@ from pipelines.contracts.judges import CalibrationRecord
 from pipelines.project.gate import GatePolicy
 from pipelines.records import calibrations
 from pipelines.settings import Settings
+from pipelines.store.storage import open_store
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
 JUDGE = Judge(name="judge", scorer=ClipPreference(), weights_digest="1" * 64)
@@ -56,21 +57,23 @@ def report() -> Callable[..., CalibrationReport]:
 def test_the_same_calibration_is_kept_once_and_keeps_its_date(
     report: Callable[..., CalibrationReport], settings: Settings
 ) -> None:
-    (first,) = calibrations.record(report(), "tiny", settings)
+    (first,) = calibrations.record(report(), "tiny", open_store(settings.store_uri, settings))
     assert first.number == 1
-    assert calibrations.record(report(), "tiny", settings) == [first]
-    (second,) = calibrations.record(report(newest_pair_at=NOW), "tiny", settings)
+    assert calibrations.record(report(), "tiny", open_store(settings.store_uri, settings)) == [first]
+    (second,) = calibrations.record(report(newest_pair_at=NOW), "tiny", open_store(settings.store_uri, settings))
     assert second.number == 2
-    assert calibrations.newest("tiny", JUDGE, settings) == second
-    assert calibrations.history("other", "judge", settings) == []
+    assert calibrations.newest("tiny", JUDGE, open_store(settings.store_uri, settings)) == second
+    assert calibrations.history("other", "judge", open_store(settings.store_uri, settings)) == []
 
 
 def test_a_record_speaks_for_its_own_weights_only(report: Callable[..., CalibrationReport], settings: Settings) -> None:
     retrained = JUDGE.model_copy(update={"weights_digest": "5" * 64})
-    (old,) = calibrations.record(report(), "tiny", settings)
-    assert calibrations.newest("tiny", retrained, settings) is None
-    calibrations.record(report(retrained), "tiny", settings)
-    assert calibrations.newest("tiny", JUDGE, settings) == old, "the later one is of other weights"
+    (old,) = calibrations.record(report(), "tiny", open_store(settings.store_uri, settings))
+    assert calibrations.newest("tiny", retrained, open_store(settings.store_uri, settings)) is None
+    calibrations.record(report(retrained), "tiny", open_store(settings.store_uri, settings))
+    assert calibrations.newest("tiny", JUDGE, open_store(settings.store_uri, settings)) == old, (
+        "the later one is of other weights"
+    )
 
 
 def known(report: CalibrationReport) -> CalibrationRecord:
@@ -100,12 +103,14 @@ def test_an_expired_or_missing_calibration_takes_the_vote(report: Callable[..., 
 
 def test_the_gate_is_told_who_is_barred(report: Callable[..., CalibrationReport], settings: Settings) -> None:
     other = JUDGE.model_copy(update={"name": "other"})
-    calibrations.record(report(), "tiny", settings)
-    records = calibrations.records([JUDGE, other], "tiny", GatePolicy(), settings=settings)
+    calibrations.record(report(), "tiny", open_store(settings.store_uri, settings))
+    records = calibrations.records([JUDGE, other], "tiny", GatePolicy(), store=open_store(settings.store_uri, settings))
     assert set(calibrations.barred(records, GatePolicy(), NOW)) == {"other"}
     assert set(calibrations.barred(records, GatePolicy(), NOW + timedelta(days=81))) == {"judge", "other"}
     ageless = GatePolicy(maximum_calibration_age_days=0)
-    assert calibrations.records([JUDGE], "tiny", ageless, settings=settings) == {"judge": None}
+    assert calibrations.records([JUDGE], "tiny", ageless, store=open_store(settings.store_uri, settings)) == {
+        "judge": None
+    }
     assert calibrations.barred({"judge": None}, ageless, NOW) == {}
 
 
@@ -129,6 +134,8 @@ def test_a_date_to_come_does_not_make_a_calibration_young(report: Callable[..., 
 
 
 def test_another_table_is_another_record(report: Callable[..., CalibrationReport], settings: Settings) -> None:
-    calibrations.record(report(), "tiny", settings)
-    (second,) = calibrations.record(report().model_copy(update={"scores_digest": "5" * 64}), "tiny", settings)
+    calibrations.record(report(), "tiny", open_store(settings.store_uri, settings))
+    (second,) = calibrations.record(
+        report().model_copy(update={"scores_digest": "5" * 64}), "tiny", open_store(settings.store_uri, settings)
+    )
     assert second.number == 2

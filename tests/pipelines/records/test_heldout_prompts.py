@@ -12,10 +12,11 @@ from pipelines.records.heldout_prompts import (
 )
 from pipelines.settings import Settings
 from pipelines.store.storage import sha256_file
+from pipelines.workspace import Workspace
 
 
 def test_heldout_prompts_are_read_with_their_digest(tiny_project: Project, settings: Settings) -> None:
-    heldout = heldout_prompts(tiny_project, settings)
+    heldout = heldout_prompts(Workspace(tiny_project, settings))
     assert heldout.normal == {"a held out prompt please"}
     assert heldout.digest == sha256_file(Path(tiny_project.evaluation.prompts))
 
@@ -24,22 +25,22 @@ def test_a_prompts_file_without_header_or_at_all_is_named(tiny_project: Project,
     path = Path(tiny_project.evaluation.prompts)
     path.write_text("a red circle\tshapes\n")
     with pytest.raises(ValueError, match=r"prompts\.tsv: the first line has no `prompt`"):
-        heldout_prompts(tiny_project, settings)
+        heldout_prompts(Workspace(tiny_project, settings))
     path.unlink()
     with pytest.raises(ValueError, match=r"prompts\.tsv does not exist"):
-        heldout_prompts(tiny_project, settings)
+        heldout_prompts(Workspace(tiny_project, settings))
 
 
 def test_fewer_prompts_than_the_gate_asks_for_are_told_before_anything_runs(
     tiny_project: Project, settings: Settings
 ) -> None:
-    assert check_enough_prompts(tiny_project, settings) == 1
+    assert check_enough_prompts(Workspace(tiny_project, settings)) == 1
     policy = tiny_project.gate.model_copy(update={"minimum_prompts": 5000})
     strict = tiny_project.model_copy(update={"gate": policy})
     with pytest.raises(ValueError, match=r"asks 1 prompts of .*prompts.tsv, but gate.minimum_prompts is 5000"):
-        check_enough_prompts(strict, settings)
+        check_enough_prompts(Workspace(strict, settings))
     off = strict.model_copy(update={"gate": policy.model_copy(update={"mode": "off"})})
-    assert check_enough_prompts(off, settings) == 1
+    assert check_enough_prompts(Workspace(off, settings)) == 1
 
 
 def test_lines_that_are_held_out_are_counted_and_named() -> None:
@@ -58,9 +59,12 @@ def test_prompt_sets_are_held_out_as_well(tiny_project: Project, settings: Setti
     own = '[[prompt_sets]]\nname = "more"\nprompts = "more.tsv"\n'
     path.write_text(path.read_text() + own)
     project = load_project(path)
-    heldout = heldout_prompts(project, settings)
+    heldout = heldout_prompts(Workspace(project, settings))
     assert heldout.normal == {"a held out prompt please", "a second one"}
-    assert heldout.digest not in (heldout_prompts(tiny_project, settings).digest, evaluation_digest(project, settings))
+    assert heldout.digest not in (
+        heldout_prompts(Workspace(tiny_project, settings)).digest,
+        evaluation_digest(Workspace(project, settings)),
+    )
     named = project.path.read_text().replace('prompts = "prompts.tsv"', 'prompts = "more"')
     path.write_text(named)
     assert load_project(path).evaluation.prompts == str(path.parent / "more.tsv"), "a set may be called by its name"

@@ -53,33 +53,36 @@ def trained(settings: Settings, tmp_path: Path) -> Any:
 
 
 def test_the_newest_is_found_by_name_and_numbers_go_up(settings: Settings, trained: Any) -> None:
-    first = trained_judges.publish(trained("a"), settings)
-    second = trained_judges.publish(trained("b"), settings)
+    first = trained_judges.publish(trained("a"), open_store(settings.store_uri, settings))
+    second = trained_judges.publish(trained("b"), open_store(settings.store_uri, settings))
     assert (first.number, second.number) == (1, 2)
-    assert trained_judges.find("reward://people", "tiny", settings) == second
-    again = trained_judges.publish(trained("a"), settings)
+    assert trained_judges.find("reward://people", "tiny", open_store(settings.store_uri, settings)) == second
+    again = trained_judges.publish(trained("a"), open_store(settings.store_uri, settings))
     assert again.number == 3, "going back to an earlier judge is a new registration"
-    assert trained_judges.find("reward://people", "tiny", settings).judge_digest == "a" * 64
+    assert (
+        trained_judges.find("reward://people", "tiny", open_store(settings.store_uri, settings)).judge_digest
+        == "a" * 64
+    )
 
 
 def test_registering_again_what_is_newest_changes_nothing(settings: Settings, trained: Any) -> None:
-    first = trained_judges.publish(trained("a"), settings)
-    assert trained_judges.publish(trained("a"), settings) == first
+    first = trained_judges.publish(trained("a"), open_store(settings.store_uri, settings))
+    assert trained_judges.publish(trained("a"), open_store(settings.store_uri, settings)) == first
     store = open_store(settings.store_uri, settings)
     assert len(store.list_uris(store.uri("judges", "tiny", "people"))) == 1
 
 
 def test_an_unknown_name_says_how_to_train_it(settings: Settings, trained: Any) -> None:
-    trained_judges.publish(trained("a"), settings)
+    trained_judges.publish(trained("a"), open_store(settings.store_uri, settings))
     with pytest.raises(ValueError, match=r"No judge 'person' is registered yet\. Run `plumbline reward projects/tiny"):
-        trained_judges.find("reward://person", "tiny", settings)
+        trained_judges.find("reward://person", "tiny", open_store(settings.store_uri, settings))
     with pytest.raises(ValueError, match="No judge 'people'"):
-        trained_judges.find("reward://people", "other", settings)
+        trained_judges.find("reward://people", "other", open_store(settings.store_uri, settings))
 
 
 def test_a_judge_that_the_store_does_not_hold_is_not_registered(settings: Settings, trained: Any) -> None:
     judge = trained("a")
     for wrong in ({"judge_digest": "c" * 64}, {"uri": f"{judge.uri}-nowhere"}):
         with pytest.raises(ValueError, match="Train the reward anew"):
-            trained_judges.publish(judge.model_copy(update=wrong), settings)
-    assert trained_judges.newest("tiny", "people", settings) is None
+            trained_judges.publish(judge.model_copy(update=wrong), open_store(settings.store_uri, settings))
+    assert trained_judges.newest("tiny", "people", open_store(settings.store_uri, settings)) is None

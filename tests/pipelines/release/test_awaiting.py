@@ -10,21 +10,23 @@ from pipelines.release.champion import ledger
 from pipelines.release.champion.versions import read_version
 from pipelines.release.gate import decision_log
 from pipelines.release.registration.candidates import register
+from pipelines.store.storage import open_store
 from pipelines.tracking import registry
+from pipelines.workspace import Workspace
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 
 def listed(world: Any) -> list[int]:
-    return awaiting_judgement(world.project, world.settings)
+    return awaiting_judgement(Workspace(world.project, world.settings))
 
 
 def make_champion(world: Any, candidate: Any) -> None:
     """Record in the ledger that the version became champion."""
-    known = ledger.entries(world.project.name, world.settings)
+    known = ledger.entries(world.project.name, open_store(world.settings.store_uri, world.settings))
     ledger.append(
         world.project.name,
-        world.settings,
+        open_store(world.settings.store_uri, world.settings),
         actor="ada",
         action="promote",
         from_version=known[-1].to_version if known else None,
@@ -63,7 +65,7 @@ def test_weights_that_were_champion_do_not_come_up_again(world: Any) -> None:
         result = world.train("b2").model_copy(
             update={"uri": tags["weights.uri"], "weights_digest": second.weights_digest}
         )
-        again = register(result, world.project, world.settings, snapshot=world.snapshot, run_id=world.run_id)
+        again = register(result, Workspace(world.project, world.settings), snapshot=world.snapshot, run_id=world.run_id)
     assert (again.version, again.weights_digest) == (3, second.weights_digest)
     assert listed(world) == []
 
@@ -96,7 +98,7 @@ def test_log_lines_that_name_no_version_are_read_through_their_decision(world: A
     assert listed(world) == []
     world.store.write_bytes(world.store.uri(*folder, f"{decision.digest}.json"), b"{ cut short")
     assert listed(world) == [lost.version], "a decision that cannot be read is none, and does not stop the others"
-    assert read_version(world.project, world.settings, lost.version) == lost
+    assert read_version(Workspace(world.project, world.settings), lost.version) == lost
 
 
 def test_the_decision_log_names_every_version_it_is_about(world: Any) -> None:
@@ -105,4 +107,4 @@ def test_the_decision_log_names_every_version_it_is_about(world: Any) -> None:
     [line] = world.store.list_uris(world.store.uri("evaluations", "decisions", world.project.name, "order"))
     kept = json.loads(world.store.read_bytes(line))
     assert (kept["version"], kept["weights_digest"]) == (1, candidate.weights_digest)
-    assert decision_log.judged_versions(world.project, world.settings) == {(1, candidate.weights_digest)}
+    assert decision_log.judged_versions(Workspace(world.project, world.settings)) == {(1, candidate.weights_digest)}

@@ -10,14 +10,14 @@ from alignment.config import RECIPES_DIR, load_recipe
 from pipelines.project.file import load_project
 from pipelines.search.ranking import Limits
 from pipelines.search.recipe_search import NothingFitsError, only_one, search, space_of
+from pipelines.workspace import Workspace
 
 LIMITS = Limits(memory_gib=4.0, hours=1.0)
 
 
 def run(world: Any, limits: Limits = LIMITS, out: Path | None = None, **section: Any) -> dict[str, Any]:
     return search(
-        world.with_section(**{"trials": 4, **section}),
-        world.settings,
+        Workspace(world.with_section(**{"trials": 4, **section}), world.settings),
         snapshot=world.snapshot,
         limits=limits,
         out=out,

@@ -14,6 +14,7 @@ from pipelines.search.recipe_search import space_of
 from pipelines.search.space import Proposal
 from pipelines.search.trials import TrialBench, read_figures, with_figures
 from pipelines.search.validation import for_validation
+from pipelines.workspace import Workspace
 
 HOUR = 3600.0
 
@@ -33,7 +34,7 @@ def bench(world: Any) -> TrialBench:
     project = world.with_section(trial_steps=20)
     judge: JudgeSection = project.evaluation.judges[0]
     return TrialBench(
-        project=for_validation(project, world.settings, world.snapshot, judge),
+        project=for_validation(Workspace(project, world.settings), world.snapshot, judge),
         settings=world.settings,
         snapshot=world.snapshot,
         limits=Limits(memory_gib=4.0, hours=1.0),

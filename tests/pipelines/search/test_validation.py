@@ -9,6 +9,7 @@ from alignment.statistics.prompts import read_prompts
 from pipelines.project.sections import OnlineSection
 from pipelines.search.validation import choose, for_validation, validation_judge, vote_note
 from pipelines.store.storage import open_store
+from pipelines.workspace import Workspace
 
 
 def prompts_of(project: Any, world: Any) -> list[str]:
@@ -43,7 +44,7 @@ def test_the_lost_vote_is_told(world: Any) -> None:
 
 def test_prompts_of_the_test_split_by_default(world: Any) -> None:
     project = world.with_section(num_prompts=5, seeds=(7,))
-    validated = for_validation(project, world.settings, world.snapshot, validation_judge(project))
+    validated = for_validation(Workspace(project, world.settings), world.snapshot, validation_judge(project))
     found = prompts_of(validated, world)
     assert len(found) == 5
     assert set(found) <= {f"a shape number {number}" for number in range(12)}
@@ -72,7 +73,7 @@ def named(world: Any, *lines: str) -> Any:
 
 def test_a_named_file_is_taken(world: Any) -> None:
     project = named(world, "a purple pentagon", "a pink hexagon")
-    validated = for_validation(project, world.settings, world.snapshot, validation_judge(project))
+    validated = for_validation(Workspace(project, world.settings), world.snapshot, validation_judge(project))
     assert prompts_of(validated, world) == ["a purple pentagon", "a pink hexagon"]
 
 
@@ -80,10 +81,10 @@ def test_prompts_of_the_evaluation_are_refused(world: Any) -> None:
     heldout = read_prompts(Path(world.project.evaluation.prompts))[0].text
     project = named(world, "a pink hexagon", heldout.upper() + "!")
     with pytest.raises(ValueError, match=r"validation.tsv holds 1 prompts of the evaluation \(lines 2\)"):
-        for_validation(project, world.settings, world.snapshot, validation_judge(project))
+        for_validation(Workspace(project, world.settings), world.snapshot, validation_judge(project))
 
 
 def test_one_prompt_is_too_few(world: Any) -> None:
     project = named(world, "a pink hexagon")
     with pytest.raises(ValueError, match="gives 1 validation prompts, at least 2 are needed"):
-        for_validation(project, world.settings, world.snapshot, validation_judge(project))
+        for_validation(Workspace(project, world.settings), world.snapshot, validation_judge(project))

@@ -18,6 +18,7 @@ from pipelines.release.registration.candidates import register
 from pipelines.stages import candidates, champion
 from pipelines.store.storage import open_store
 from pipelines.tracking import registry, runs
+from pipelines.workspace import Workspace
 
 ROOT = Path(__file__).parents[3]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
@@ -41,8 +42,7 @@ class Staged:
         world = self.world
         return register(
             world.train(name),
-            world.project,
-            world.settings,
+            Workspace(world.project, world.settings),
             snapshot=world.snapshot,
             run_id=world.run_id,
             more_tags=trainer_tags(trained_by),
@@ -216,7 +216,7 @@ def test_nothing_is_judged_and_approved_in_one_act(shell: Shell) -> None:
     assert (code, message, shell.moves) == (cli.BAD_INPUT, "", [])
     assert "There is nothing to agree to for version 1" in told
     assert "the gate made no such decision about it" in told
-    shell.staged.world.decide(read_version(shell.staged.world.project, shell.staged.world.settings, 1), None)
+    shell.staged.world.decide(read_version(Workspace(shell.staged.world.project, shell.staged.world.settings), 1), None)
     _, _, told = shell.promote("bob", "--approve")
     assert "who had it decided is not on record. One person runs `plumbline promote" in told
 
@@ -272,7 +272,7 @@ def test_garbage_collection_in_mlflow_takes_nothing_that_the_champion_rests_on(
     assert staged.promote(world.decide(second, first))["moved"]
     back = champion.rollback(str(staged.path), actor="tester", reason="too dark")
     assert (back["moved"], back["to_version"]) == (True, 1)
-    check_weights(first, world.project, world.settings)
+    check_weights(first, Workspace(world.project, world.settings))
     assert store.read_bytes(decision.report_uri) == b"<html>report</html>"
     assert champion.reconcile(str(staged.path), actor="watch")["state"] == "agrees"
 

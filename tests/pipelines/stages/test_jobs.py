@@ -183,8 +183,8 @@ def test_each_reward_learns_from_its_own_sources(
 
     asked = []
     answer = make_snapshot()
-    monkeypatch.setattr(snapshots, "accepted_reports", lambda _project, _settings, only=(): asked.append(only) or [])
-    monkeypatch.setattr(snapshots, "build_snapshot", lambda _reports, _project, _settings: answer)
+    monkeypatch.setattr(snapshots, "accepted_reports", lambda _workspace, only=(): asked.append(only) or [])
+    monkeypatch.setattr(snapshots, "build_snapshot", lambda _reports, _workspace: answer)
     source = '[[sources]]\nname = "panel"\nkind = "pick_a_pic"\nuri = "panel"\nlicence = "CC0-1.0"\n'
     path = shapes_with(f"{TRAIN}{source}")
     text = Path(path).read_text().replace("test_share = 0.1", 'test_share = 0.1\nsources = ["shapes_pairs"]')

@@ -14,8 +14,10 @@ from pipelines.release.champion import ledger
 from pipelines.release.champion.state import read_standing
 from pipelines.release.promotion.reconcile import reconcile
 from pipelines.settings import Settings
+from pipelines.store.storage import open_store
 from pipelines.tracking import registry, runs
 from pipelines.tracking.errors import TrackingRefused, TrackingUnavailable, explained
+from pipelines.workspace import Workspace
 
 Answering = Callable[[int, str], Settings]
 SHAPES = Path(__file__).parents[3] / "projects/shapes.toml"
@@ -119,7 +121,7 @@ def test_who_may_not_look_is_not_told_that_the_champion_was_deleted(answering: A
     settings = answering(403, "Permission denied")
     ledger.append(
         tiny_project.name,
-        settings,
+        open_store(settings.store_uri, settings),
         actor="ada",
         action="promote",
         from_version=None,
@@ -131,7 +133,7 @@ def test_who_may_not_look_is_not_told_that_the_champion_was_deleted(answering: A
     with pytest.raises(TrackingRefused):
         read_standing(tiny_project.name, settings)
     with pytest.raises(TrackingRefused):
-        reconcile(tiny_project, settings, "watch")
+        reconcile(Workspace(tiny_project, settings), "watch")
 
 
 def test_errors_of_others_are_left_alone_and_ours_are_not_told_twice() -> None:

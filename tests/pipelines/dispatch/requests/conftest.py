@@ -18,6 +18,7 @@ from pipelines.records import trained_judges
 from pipelines.settings import Settings
 from pipelines.store.folders import hash_folder
 from pipelines.store.storage import open_store
+from pipelines.workspace import Workspace
 
 
 @pytest.fixture
@@ -78,7 +79,9 @@ def evaluate(settings: Settings, make_version: Callable[..., CandidateVersion]) 
     """The request that compares version "c" with a champion, or with the base."""
 
     def ask(project: Project, champion: CandidateVersion | None = None) -> JobRequest:
-        return comparison_request(project, settings, Evaluate(candidate=make_version("c"), champion=champion))
+        return comparison_request(
+            Workspace(project, settings), Evaluate(candidate=make_version("c"), champion=champion)
+        )
 
     return ask
 
@@ -121,6 +124,6 @@ def register_judge(settings: Settings, tmp_path: Path) -> Callable[[str], Regist
             trained_on=("pairs",),
             report=RewardReport(head="pal_b", mixture=(1.0,), accuracies=(), **sizes),
         )
-        return trained_judges.publish(judge, settings)
+        return trained_judges.publish(judge, open_store(settings.store_uri, settings))
 
     return register

@@ -12,6 +12,7 @@ from pipelines.dispatch.requests.judges import judge_of
 from pipelines.project.file import Project, load_project
 from pipelines.project.sections import JudgeSection
 from pipelines.settings import Settings
+from pipelines.workspace import Workspace
 
 ORIGINAL = Path(__file__).with_name("words.toml")
 AskEvaluation = Callable[..., JobRequest]
@@ -50,10 +51,10 @@ def test_a_judge_is_known_by_its_weights_wherever_they_lie(
     shutil.copytree(tmp_path / "judge", tmp_path / "copy")
     (tmp_path / "copy" / "README.md").write_text("A copy.")
     judge, copy = (
-        judge_of(project, section.model_copy(update={"name": name, "uri": str(tmp_path / name)}), settings)
+        judge_of(Workspace(project, settings), section.model_copy(update={"name": name, "uri": str(tmp_path / name)}))
         for name in ("judge", "copy")
     )
-    other = judge_of(project, section.model_copy(update={"uri": str(tmp_path / "guard")}), settings)
+    other = judge_of(Workspace(project, settings), section.model_copy(update={"uri": str(tmp_path / "guard")}))
     assert judge.weights_digest != copy.weights_digest
     assert judge.identity == copy.identity != other.identity
     assert f"scorer {judge.identity}" in copy.training_sources
@@ -64,7 +65,7 @@ def test_scorers_without_weights_are_known_by_their_settings(project: Project, s
         JudgeSection.model_validate({"name": "s", "scorer": {"kind": "image_statistic", "statistic": statistic}})
         for statistic in ("contrast", "saturation")
     ]
-    first, second = (judge_of(project, section, settings) for section in sections)
+    first, second = (judge_of(Workspace(project, settings), section) for section in sections)
     assert first.weights_digest == second.weights_digest
     assert first.identity is not None
     assert first.identity != second.identity
@@ -79,7 +80,7 @@ def test_a_trained_judge_is_known_by_the_weights_in_its_manifest(
     (tmp_path / "a" / "other.safetensors").write_text("no part of the judge")
     register_judge("a")
     head = hashlib.sha256(b"head").hexdigest()
-    assert judge_of(project, section, settings).identity == hashlib.sha256(head.encode()).hexdigest()
+    assert judge_of(Workspace(project, settings), section).identity == hashlib.sha256(head.encode()).hexdigest()
 
 
 def test_a_guard_without_weights_brings_no_input(project: Project, evaluate: AskEvaluation) -> None:

@@ -17,6 +17,7 @@ from pipelines.project.sections import CoverageSection
 from pipelines.settings import Settings
 from pipelines.store.folders import hash_folder, sha256_file
 from pipelines.store.storage import open_store
+from pipelines.workspace import Workspace
 
 ORIGINAL = Path(__file__).with_name("words.toml")
 MakeVersion = Callable[..., CandidateVersion]
@@ -101,7 +102,7 @@ def test_a_candidate_without_the_address_of_its_snapshot_is_refused(
 ) -> None:
     job = Evaluate(candidate=make_version("c", snapshot_uri=""))
     with pytest.raises(ValueError, match="words version 1 has no tag with the address of its snapshot"):
-        comparison_request(project, settings, job)
+        comparison_request(Workspace(project, settings), job)
 
 
 def test_a_version_of_another_base_is_refused(
@@ -127,13 +128,13 @@ def test_aa_puts_the_champion_in_both_roles_on_twice_the_seeds(
 ) -> None:
     champion = make_version("d")
     given = {"snapshot_uri": snapshot.uri, "snapshot_digest": snapshot.content_digest}
-    spec = EvalSpec.model_validate(aa_request(project, settings, champion=champion, **given).spec)
+    spec = EvalSpec.model_validate(aa_request(Workspace(project, settings), champion=champion, **given).spec)
     own = project.evaluation.seeds
     assert spec.candidate == spec.champion
     assert spec.champion.weights_digest == "d" * 64
     assert spec.seeds[: len(own)] == own
     assert len(set(spec.seeds)) == 2 * len(own)
-    spec = EvalSpec.model_validate(aa_request(project, settings, champion=None, **given).spec)
+    spec = EvalSpec.model_validate(aa_request(Workspace(project, settings), champion=None, **given).spec)
     assert (spec.candidate.kind, spec.champion.kind) == ("base", "base")
 
 

@@ -16,6 +16,7 @@ from pipelines.project.file import Project, load_project
 from pipelines.project.sections import SourceSection
 from pipelines.settings import Settings
 from pipelines.store.storage import open_store
+from pipelines.workspace import Workspace
 
 pytestmark = pytest.mark.timeout(180)
 DRAW = (
@@ -58,8 +59,8 @@ def drawn(project: Project, settings: Settings, tiny_image: Callable[..., bytes]
 
 
 def reports_of(project: Project, settings: Settings) -> list[ValidationReport]:
-    shards = list_source_shards(project, settings)
-    return [validate(ingest(shard, project, settings), project, settings) for shard in shards]
+    shards = list_source_shards(Workspace(project, settings))
+    return [validate(ingest(shard, Workspace(project, settings)), Workspace(project, settings)) for shard in shards]
 
 
 def test_prompts_lie_beside_the_project_file(project: Project) -> None:
@@ -73,14 +74,14 @@ def test_what_is_not_drawn_yet_is_asked_for(
 ) -> None:
     tiny_pairs([tiny_row(1)])
     with pytest.raises(ValueError, match=r"its pairs are not drawn yet\. Run `plumbline draw`"):
-        list_source_shards(project, settings)
+        list_source_shards(Workspace(project, settings))
 
 
 def test_drawn_pairs_train_and_only_people_are_held_out(
     drawn: Project, settings: Settings, tiny_pairs: Callable[..., Any], tiny_row: Callable[..., Any]
 ) -> None:
     tiny_pairs([tiny_row(n) for n in range(40)])
-    snapshot = build_snapshot(reports_of(drawn, settings), drawn, settings)
+    snapshot = build_snapshot(reports_of(drawn, settings), Workspace(drawn, settings))
     folder = Path(snapshot.uri.removeprefix("file://"))
     rows = {s: pq.read_table(folder / f"{s}.parquet").to_pylist() for s in ("train", "calibration", "test")}
     by_source = {split: [row["source"] for row in found] for split, found in rows.items()}

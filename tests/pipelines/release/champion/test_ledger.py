@@ -24,7 +24,13 @@ def move(settings: Settings, from_version: int | None, to_version: int | None, *
         "decision_digest": "d" * 64,
         "report_uri": "file:///report",
     }
-    return ledger.append("shapes", settings, from_version=from_version, to_version=to_version, **{**facts, **changes})
+    return ledger.append(
+        "shapes",
+        open_store(settings.store_uri, settings),
+        from_version=from_version,
+        to_version=to_version,
+        **{**facts, **changes},
+    )
 
 
 def path_of(settings: Settings, sequence: int) -> Path:
@@ -40,20 +46,20 @@ def three_moves(settings: Settings) -> tuple[LedgerEntry, ...]:
 
 
 def test_entries_come_back_in_order_chained_and_numbered(settings: Settings) -> None:
-    assert ledger.entries("shapes", settings) == ()
+    assert ledger.entries("shapes", open_store(settings.store_uri, settings)) == ()
     written = three_moves(settings)
-    assert ledger.entries("shapes", settings) == written
+    assert ledger.entries("shapes", open_store(settings.store_uri, settings)) == written
     assert [entry.sequence for entry in written] == [1, 2, 3]
     assert [entry.previous_digest for entry in written] == [None, written[0].digest, written[1].digest]
     assert written[2].reason == "too dark"
-    assert ledger.entries("another", settings) == ()
+    assert ledger.entries("another", open_store(settings.store_uri, settings)) == ()
 
 
 def test_a_move_from_another_champion_than_the_ledger_knows_is_refused(settings: Settings) -> None:
     move(settings, None, 1)
     with pytest.raises(ValueError, match="champion is version 1, not the base model"):
         move(settings, None, 2)
-    assert len(ledger.entries("shapes", settings)) == 1
+    assert len(ledger.entries("shapes", open_store(settings.store_uri, settings))) == 1
 
 
 @pytest.mark.parametrize(
@@ -75,7 +81,7 @@ def test_a_changed_entry_is_noticed(settings: Settings, field: str, value: Any, 
     path.chmod(0o644)
     path.write_text(json.dumps({**json.loads(path.read_text()), field: value}))
     with pytest.raises(ValueError, match=complaint):
-        ledger.entries("shapes", settings)
+        ledger.entries("shapes", open_store(settings.store_uri, settings))
     with pytest.raises(ValueError, match="restore the folder"):
         move(settings, 1, 3)
 
@@ -84,14 +90,14 @@ def test_a_missing_entry_is_noticed(settings: Settings) -> None:
     three_moves(settings)
     path_of(settings, 2).unlink()
     with pytest.raises(ValueError, match=r"expected 000002\.json, found 000003\.json"):
-        ledger.entries("shapes", settings)
+        ledger.entries("shapes", open_store(settings.store_uri, settings))
 
 
 def test_a_foreign_file_is_noticed(settings: Settings) -> None:
     three_moves(settings)
     path_of(settings, 3).with_name("000003b.json").write_text("{}")
     with pytest.raises(ValueError, match=r"found 000003b\.json"):
-        ledger.entries("shapes", settings)
+        ledger.entries("shapes", open_store(settings.store_uri, settings))
 
 
 def test_of_two_promoters_at_once_the_second_reads_again_and_is_refused(
@@ -108,7 +114,9 @@ def test_of_two_promoters_at_once_the_second_reads_again_and_is_refused(
     monkeypatch.setattr(Store, "create_bytes", create_after_another)
     with pytest.raises(ValueError, match="champion is version 2, not version 1"):
         move(settings, 1, 3)
-    assert [(entry.to_version, entry.actor) for entry in ledger.entries("shapes", settings)] == [
+    assert [
+        (entry.to_version, entry.actor) for entry in ledger.entries("shapes", open_store(settings.store_uri, settings))
+    ] == [
         (1, "tester"),
         (2, "faster"),
     ]
@@ -123,7 +131,7 @@ def test_a_put_whose_answer_was_lost_counts_once(settings: Settings, monkeypatch
 
     monkeypatch.setattr(Store, "create_bytes", create_and_lose_the_answer)
     entry = move(settings, None, 1)
-    assert ledger.entries("shapes", settings) == (entry,)
+    assert ledger.entries("shapes", open_store(settings.store_uri, settings)) == (entry,)
 
 
 @pytest.mark.parametrize(
@@ -151,13 +159,13 @@ def test_the_way_back_leaves_out_what_was_rolled_back_from(
         to_version = None if place == "base" else int(place)
         move(settings, here, to_version, action=action, weights_digest="1" * 64)
         here = to_version
-    assert ledger.way_back(ledger.entries("shapes", settings)) == way
+    assert ledger.way_back(ledger.entries("shapes", open_store(settings.store_uri, settings))) == way
 
 
 def test_a_promotion_is_found_again_the_last_one_where_there_are_two(settings: Settings) -> None:
     first, _, again = move(settings, None, 1), move(settings, 1, 2), move(settings, 2, 1)
     move(settings, 1, 5, action="rollback")
-    known = ledger.entries("shapes", settings)
+    known = ledger.entries("shapes", open_store(settings.store_uri, settings))
     assert ledger.promotion_of(known[:2], 1) == first
     assert ledger.promotion_of(known, 1) == again
     assert ledger.promotion_of(known, 5) is None, "a rollback is no promotion"
@@ -173,7 +181,7 @@ def test_a_garbled_entry_is_told_in_one_line(settings: Settings, garbage: bytes,
     path_of(settings, 1).chmod(0o644)
     path_of(settings, 1).write_bytes(garbage)
     with pytest.raises(ValueError, match="entry 1 is not readable") as told:
-        ledger.entries("shapes", settings)
+        ledger.entries("shapes", open_store(settings.store_uri, settings))
     assert says in str(told.value)
     assert "\n" not in str(told.value)
     assert "http" not in str(told.value)
@@ -218,7 +226,7 @@ def test_moves_to_the_base_and_approvals_are_kept_and_read_as_history(settings: 
     move(settings, None, 1, approver="bob", approved_at=at)
     move(settings, 1, None, action="rollback", decision_digest=None, weights_digest=None, reason="too dark")
     move(settings, None, 1, action="rollback", decision_digest=None, reason="was not")
-    known = ledger.entries("shapes", settings)
+    known = ledger.entries("shapes", open_store(settings.store_uri, settings))
     assert (known[0].approver, known[0].approved_at) == ("bob", at)
     lines = [line.split() for line in ledger.table(known).splitlines()]
     assert lines[0][:2] == ["#", "when"]

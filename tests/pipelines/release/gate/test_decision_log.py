@@ -21,6 +21,7 @@ from pipelines.release.gate.decision_log import (
 )
 from pipelines.settings import Settings
 from pipelines.store.storage import open_store
+from pipelines.workspace import Workspace
 
 
 @pytest.fixture
@@ -31,35 +32,35 @@ def project() -> Project:
 def test_the_last_decision_is_the_one_saved_last(
     settings: Settings, project: Project, evaluation_of: Callable[..., Any]
 ) -> None:
-    assert last_decision(project, settings) is None
+    assert last_decision(Workspace(project, settings)) is None
     good = evaluation_of({"taste_a": 0.6, "taste_b": 0.5}, {"caption_match": 0.0}).decided()
     bad = evaluation_of({"taste_a": -0.6, "taste_b": -0.5}, {"caption_match": 0.0}).decided()
-    uri = save_decision(good, project, settings)
+    uri = save_decision(good, Workspace(project, settings))
     assert uri.endswith(f"/evaluations/decisions/shapes/{good.digest}.json")
-    save_decision(good, project, settings)
-    assert last_decision(project, settings) == good
-    save_decision(bad, project, settings)
-    assert last_decision(project, settings) == bad
-    save_decision(good, project, settings)
-    assert last_decision(project, settings) == good
+    save_decision(good, Workspace(project, settings))
+    assert last_decision(Workspace(project, settings)) == good
+    save_decision(bad, Workspace(project, settings))
+    assert last_decision(Workspace(project, settings)) == bad
+    save_decision(good, Workspace(project, settings))
+    assert last_decision(Workspace(project, settings)) == good
     order = Path(urlsplit(settings.store_uri).path) / "evaluations/decisions/shapes/order"
     assert sorted(path.name for path in order.iterdir()) == ["000001.json", "000002.json", "000003.json"]
 
 
 def test_a_changed_decision_is_refused(settings: Settings, project: Project, good_evaluation: Any) -> None:
     decision = good_evaluation.decided()
-    path = Path(urlsplit(save_decision(decision, project, settings)).path)
+    path = Path(urlsplit(save_decision(decision, Workspace(project, settings))).path)
     path.chmod(0o644)
     path.write_text(path.read_text().replace('"verdict": "promote"', '"verdict": "hold"'))
     with pytest.raises(ValueError, match=r"holds a decision with digest .*: it was changed"):
-        read_decision(decision.digest, project, settings)
+        read_decision(decision.digest, Workspace(project, settings))
 
 
 def test_a_decision_that_was_not_made_is_not_found(settings: Settings, project: Project, good_evaluation: Any) -> None:
     decision = good_evaluation.decided()
-    assert find_decision(decision.digest, project, settings) is None
-    save_decision(decision, project, settings)
-    assert find_decision(decision.digest, project, settings) == decision
+    assert find_decision(decision.digest, Workspace(project, settings)) is None
+    save_decision(decision, Workspace(project, settings))
+    assert find_decision(decision.digest, Workspace(project, settings)) == decision
 
 
 def test_the_newest_decision_about_a_version_is_found_by_the_beginning_of_its_digest(
@@ -68,23 +69,23 @@ def test_the_newest_decision_about_a_version_is_found_by_the_beginning_of_its_di
     first = good_evaluation.decided()
     second = first.model_copy(update={"report_uri": "file:///another/page.html"})
     other = first.model_copy(update={"candidate": first.candidate.model_copy(update={"version": 5})})
-    assert last_decision_about(4, project, settings) is None
+    assert last_decision_about(4, Workspace(project, settings)) is None
     for made in (first, second, other):
-        save_decision(made, project, settings)
-    assert last_decision_about(4, project, settings) == second
-    assert last_decision_about(4, project, settings, digest=first.digest[:12]) == first
-    assert last_decision_about(5, project, settings, digest=first.digest[:12]) is None
+        save_decision(made, Workspace(project, settings))
+    assert last_decision_about(4, Workspace(project, settings)) == second
+    assert last_decision_about(4, Workspace(project, settings), digest=first.digest[:12]) == first
+    assert last_decision_about(5, Workspace(project, settings), digest=first.digest[:12]) is None
 
 
 def test_the_first_who_asked_stays_on_record(settings: Settings, project: Project, good_evaluation: Any) -> None:
     decision = good_evaluation.decided()
-    assert asked_by(decision, project, settings) is None
-    note_asked(decision, "ada", project, settings)
-    note_asked(decision, "", project, settings)
-    assert asked_by(decision, project, settings) == "ada"
+    assert asked_by(decision, Workspace(project, settings)) is None
+    note_asked(decision, "ada", Workspace(project, settings))
+    note_asked(decision, "", Workspace(project, settings))
+    assert asked_by(decision, Workspace(project, settings)) == "ada"
     scheduled = decision.model_copy(update={"report_uri": "file:///another/page.html"})
-    note_asked(scheduled, "", project, settings)
-    assert asked_by(scheduled, project, settings) == "", "nobody is not the same as not on record"
+    note_asked(scheduled, "", Workspace(project, settings))
+    assert asked_by(scheduled, Workspace(project, settings)) == "", "nobody is not the same as not on record"
 
 
 def test_a_decision_of_version_2_is_found_by_its_digest(settings: Settings, project: Project) -> None:
@@ -94,14 +95,18 @@ def test_a_decision_of_version_2_is_found_by_its_digest(settings: Settings, proj
     folder = ("evaluations", "decisions", project.name)
     store.create_bytes(store.uri(*folder, f"{digest}.json"), stored)
     store.create_bytes(store.uri(*folder, "order", "000001.json"), json.dumps({"decision_digest": digest}).encode())
-    decision = last_decision(project, settings)
+    decision = last_decision(Workspace(project, settings))
     assert decision is not None
-    assert decision == find_decision(digest, project, settings) == last_decision_about(1, project, settings)
-    save_decision(decision, project, settings)
-    assert last_decision(project, settings) == decision
+    assert (
+        decision
+        == find_decision(digest, Workspace(project, settings))
+        == last_decision_about(1, Workspace(project, settings))
+    )
+    save_decision(decision, Workspace(project, settings))
+    assert last_decision(Workspace(project, settings)) == decision
     store.create_bytes(store.uri(*folder, f"{digest[::-1]}.json"), stored)
     with pytest.raises(ValueError, match="it was changed"):
-        read_decision(digest[::-1], project, settings)
+        read_decision(digest[::-1], Workspace(project, settings))
 
 
 def test_every_check_says_in_version_2_what_its_fields_say(good_decision: GateDecision) -> None:

@@ -14,6 +14,7 @@ from pipelines.release.gate.checks.interface import Evidence
 from pipelines.release.gate.evidence import read_evidence, score_columns
 from pipelines.release.gate.verdict import decide
 from pipelines.settings import Settings
+from pipelines.workspace import Workspace
 
 PROJECT = Path(__file__).parents[4] / "projects/shapes.toml"
 
@@ -35,8 +36,7 @@ def evidence_of(evaluation: Any, scores: bytes, project: Project, settings: Sett
         evaluation.candidate,
         champion_version=None,
         champion_weights_digest=evaluation.champion_weights_digest,
-        project=project,
-        settings=settings,
+        workspace=Workspace(project, settings),
     )
 
 

@@ -35,6 +35,7 @@ from pipelines.release.promotion.promote import promote
 from pipelines.settings import Settings
 from pipelines.store.storage import open_store, sha256_file
 from pipelines.tracking import registry, runs
+from pipelines.workspace import Workspace
 
 SHAPES = Path(__file__).parents[4] / "projects/shapes.toml"
 Columns = dict[str, list[Any]]
@@ -70,7 +71,7 @@ class Docket:
         )
         store.publish_folder(folder, uri, report.model_dump(mode="json"))
         return judge_candidate.judge(
-            self.project, self.settings, candidate=self.candidate, champion=self.champion, report=report
+            Workspace(self.project, self.settings), candidate=self.candidate, champion=self.champion, report=report
         )
 
 
@@ -82,7 +83,7 @@ def docket_of(project: Project, settings: Settings, evaluation: Any, candidate: 
     columns["scorer_digest"] = [f"digest of {scorer}" for scorer in columns["scorer"]]
     spec = evaluation.report.spec.model_copy(
         update={
-            "prompts_digest": heldout_prompts(project, settings).digest,
+            "prompts_digest": heldout_prompts(Workspace(project, settings)).digest,
             "candidate": ModelRef(kind=candidate.kind, weights_digest=candidate.weights_digest),
             "champion": ModelRef(kind="base", weights_digest=candidate.base_digest),
             "base_digest": candidate.base_digest,
@@ -213,13 +214,13 @@ def test_a_report_that_names_no_calibration_table_is_invalid(docket: Docket, tmp
     assert "calibration_scores_digest" not in report.model_dump(mode="json")
     store.publish_folder(folder, uri, report.model_dump(mode="json"))
     decision = judge_candidate.judge(
-        docket.project, docket.settings, candidate=docket.candidate, champion=None, report=report
+        Workspace(docket.project, docket.settings), candidate=docket.candidate, champion=None, report=report
     )
     assert decision.verdict == "invalid"
     assert "which calibration table" in " ".join(decision.reasons)
     gone = report.model_copy(update={"calibration_scores_digest": "8" * 64})
     decision = judge_candidate.judge(
-        docket.project, docket.settings, candidate=docket.candidate, champion=None, report=gone
+        Workspace(docket.project, docket.settings), candidate=docket.candidate, champion=None, report=gone
     )
     assert "the calibration table is not in the evaluation's folder" in " ".join(decision.reasons)
 
@@ -306,7 +307,7 @@ def remember(docket: Docket, judge: Judge, agreed: Calibration, *, newest_pair_a
         reliability=RaterReliability(num_shared_pairs=0, num_labels=0, alpha=None),
         judges=(calibration,),
     )
-    calibrations.record(report, docket.project.name, docket.settings)
+    calibrations.record(report, docket.project.name, open_store(docket.settings.store_uri, docket.settings))
 
 
 # --- after the decision: refused by the code that moves the alias -------------------------------------------------
@@ -407,7 +408,7 @@ def test_what_changes_after_the_decision_stops_the_move(
     decision = docket_of(world.project, world.settings, whole_evaluation, candidate).judged(tmp_path)
     assert decision.verdict == "promote"
     with pytest.raises(ValueError, match=reason):
-        promote(mutate(world, decision), world.project, world.settings, "tester")
+        promote(mutate(world, decision), Workspace(world.project, world.settings), "tester")
 
 
 @pytest.mark.slow
@@ -422,10 +423,10 @@ def test_a_verdict_of_another_hand_moves_nothing(
     assert decision.verdict == "hold"
     forged = decision.model_copy(update={"verdict": "promote", "reasons": ()})
     with pytest.raises(ValueError, match=r"The gate made no decision .* it is not in the store"):
-        promote(forged, world.project, world.settings, "tester")
+        promote(forged, Workspace(world.project, world.settings), "tester")
     tags = registry.version_tags(world.settings, world.project.name, candidate.version) or {}
     assert "gate.verdict" not in tags, "what the gate never said is not noted on the version either"
     with pytest.raises(ValueError, match="the decision says promote, its scores now lead to hold"):
-        promote(world.kept(forged), world.project, world.settings, "tester")
-    assert ledger.entries(world.project.name, world.settings) == ()
+        promote(world.kept(forged), Workspace(world.project, world.settings), "tester")
+    assert ledger.entries(world.project.name, open_store(world.settings.store_uri, world.settings)) == ()
     assert "champion" not in registry.aliases(world.settings, world.project.name)

@@ -18,6 +18,7 @@ from pipelines.records.jobs import save_record
 from pipelines.release.pages.provenance import Provenance, read_provenance
 from pipelines.settings import Settings
 from pipelines.store.storage import Store, open_store
+from pipelines.workspace import Workspace
 
 
 @pytest.fixture
@@ -97,7 +98,7 @@ def candidate(store: Store, tmp_path: Path, make_snapshot: Callable[..., Dataset
 
 def test_every_stage_is_found(candidate: CandidateVersion, tiny_project: Project, settings: Settings) -> None:
     known = read_provenance(
-        candidate, tiny_project, settings, evaluations=[("evaluate", "9" * 64), ("coverage", "8" * 64)]
+        candidate, Workspace(tiny_project, settings), evaluations=[("evaluate", "9" * 64), ("coverage", "8" * 64)]
     )
     assert known.snapshot is not None
     assert known.snapshot.batch_digests == ("b" * 64,)
@@ -118,7 +119,7 @@ def test_an_empty_store_gives_no_more_than_the_project_knows(
     lost = candidate.model_copy(
         update={"snapshot_uri": f"{elsewhere.store_uri}/snapshots/1", "weights_uri": f"{elsewhere.store_uri}/models/1"}
     )
-    assert read_provenance(lost, tiny_project, elsewhere) == Provenance(sources=tiny_project.sources)
+    assert read_provenance(lost, Workspace(tiny_project, elsewhere)) == Provenance(sources=tiny_project.sources)
 
 
 def test_a_broken_manifest_is_left_out_with_a_warning(
@@ -129,7 +130,7 @@ def test_a_broken_manifest_is_left_out_with_a_warning(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     store.write_bytes(f"{candidate.snapshot_uri}/manifest.json", b"{")
-    known = read_provenance(candidate, tiny_project, settings)
+    known = read_provenance(candidate, Workspace(tiny_project, settings))
     assert known.snapshot is None
     assert known.result is not None
     assert candidate.snapshot_uri in caplog.text

@@ -15,7 +15,9 @@ from pipelines.release.champion.versions import read_version
 from pipelines.release.promotion import verification
 from pipelines.release.promotion.promote import promote
 from pipelines.release.promotion.rollback import rollback
+from pipelines.store.storage import open_store
 from pipelines.tracking import registry, runs
+from pipelines.workspace import Workspace
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -27,13 +29,13 @@ def aliases(world: Any) -> dict[str, int]:
 
 
 def entries(world: Any) -> tuple[LedgerEntry, ...]:
-    return ledger.entries(world.project.name, world.settings)
+    return ledger.entries(world.project.name, open_store(world.settings.store_uri, world.settings))
 
 
 def champion(world: Any, name: str, over: Any = None) -> Any:
     """Register weights and make them champion."""
     candidate = world.register(name)
-    moved = promote(world.decide(candidate, over), world.project, world.settings, "tester")
+    moved = promote(world.decide(candidate, over), Workspace(world.project, world.settings), "tester")
     assert moved.moved
     return candidate
 
@@ -51,7 +53,7 @@ def test_a_good_candidate_becomes_champion_and_the_move_is_on_record(world: Any)
     assert aliases(world) == {"champion": 1}
     second = world.register("b")
     decision = world.decide(second, first)
-    moved = promote(decision, world.project, world.settings, "tester")
+    moved = promote(decision, Workspace(world.project, world.settings), "tester")
     assert (moved.moved, moved.from_version, moved.to_version, moved.ledger_entry) == (True, 1, 2, 2)
     assert moved.decision_digest == decision.digest
     assert aliases(world) == {"champion": 2, "previous_champion": 1}
@@ -65,21 +67,21 @@ def test_a_good_candidate_becomes_champion_and_the_move_is_on_record(world: Any)
     assert tags["gate.report_uri"] == decision.report_uri
     assert tags["gate.decision_digest"] == decision.digest
     assert tags["champion.by"] == "tester"
-    assert read_version(world.project, world.settings, "champion") == second
+    assert read_version(Workspace(world.project, world.settings), "champion") == second
 
 
 def test_a_decision_of_version_2_moves_the_alias_under_its_own_digest(world: Any) -> None:
     decision = world.decide(world.register("a"), None, schema_version=2)
     assert "name" in decision.model_dump(mode="json")["checks"][0]
     received = GateDecision.model_validate(decision.model_dump(mode="json"))
-    assert promote(received, world.project, world.settings, "tester").moved
+    assert promote(received, Workspace(world.project, world.settings), "tester").moved
     assert entries(world)[-1].decision_digest == decision.digest
 
 
 def test_promoting_the_champion_again_moves_nothing(world: Any) -> None:
     candidate = champion(world, "a")
     for decision in (world.decide(candidate, None), world.decide(candidate, candidate, verdict="hold")):
-        again = promote(decision, world.project, world.settings, "tester")
+        again = promote(decision, Workspace(world.project, world.settings), "tester")
         assert (again.moved, again.to_version, again.ledger_entry) == (False, 1, 1)
         assert "champion already" in again.message
     assert len(entries(world)) == 1
@@ -94,7 +96,7 @@ def test_promoting_the_champion_again_moves_nothing(world: Any) -> None:
 @pytest.mark.parametrize("verdict", ["hold", "inconclusive", "invalid"])
 def test_another_verdict_moves_nothing_and_is_noted(world: Any, verdict: str) -> None:
     decision = world.decide(world.register("a"), None, verdict=verdict, reasons=("taste_a lost.",))
-    answer = promote(decision, world.project, world.settings, "tester")
+    answer = promote(decision, Workspace(world.project, world.settings), "tester")
     assert not answer.moved
     assert answer.message == f"the gate said {verdict}: taste_a lost."
     assert (aliases(world), entries(world)) == ({}, ())
@@ -110,7 +112,7 @@ def test_off_and_dry_run_move_nothing_and_say_so(world: Any, mode: str, where: s
     gate = world.project.gate.model_copy(update={"mode": mode})
     project = world.project.model_copy(update={"gate": gate}) if where == "project" else world.project
     decision = world.decide(candidate, None, **({"mode": mode} if where == "decision" else {}))
-    answer = promote(decision, project, world.settings, "tester")
+    answer = promote(decision, Workspace(project, world.settings), "tester")
     assert not answer.moved
     assert f"policy is `{mode}`" in answer.message
     assert (aliases(world), entries(world)) == ({}, ())
@@ -182,7 +184,7 @@ def test_what_does_not_fit_the_decision_stops_the_move(
     """Even where the changed decision is put into the store as one that the gate made."""
     decision = world.kept(break_it(world, world.decide(world.register("a"), None)))
     with pytest.raises(ValueError, match=complaint):
-        promote(decision, world.project, world.settings, "tester")
+        promote(decision, Workspace(world.project, world.settings), "tester")
     assert (aliases(world), entries(world)) == ({}, ())
 
 
@@ -192,7 +194,7 @@ def test_scores_replaced_behind_the_manifest_stop_the_move(world: Any) -> None:
     path.chmod(0o644)
     path.write_bytes(b"better scores")
     with pytest.raises(ValueError, match=r"scores in .* are not those of the decision"):
-        promote(decision, world.project, world.settings, "tester")
+        promote(decision, Workspace(world.project, world.settings), "tester")
     assert entries(world) == ()
 
 
@@ -200,7 +202,7 @@ def test_a_champion_that_changed_since_the_evaluation_stops_the_move(world: Any)
     late = world.decide(world.register("b"), None)
     champion(world, "a")
     with pytest.raises(ValueError, match=r"champion .* is version 2 .* evaluated against the base model"):
-        promote(late, world.project, world.settings, "tester")
+        promote(late, Workspace(world.project, world.settings), "tester")
     assert aliases(world) == {"champion": 2}
 
 
@@ -212,11 +214,11 @@ def test_a_champion_that_changes_while_weights_are_hashed_stops_the_move(
 
     def overtaken(*arguments: Any) -> None:
         monkeypatch.undo()
-        promote(world.decide(fast, None), world.project, world.settings, "faster")
+        promote(world.decide(fast, None), Workspace(world.project, world.settings), "faster")
 
     monkeypatch.setattr(verification, "check_weights", overtaken)
     with pytest.raises(ValueError, match="evaluated against the base model"):
-        promote(decision, world.project, world.settings, "slower")
+        promote(decision, Workspace(world.project, world.settings), "slower")
     assert [entry.actor for entry in entries(world)] == ["faster"]
 
 
@@ -226,9 +228,9 @@ def test_an_alias_moved_by_hand_stops_every_move(world: Any) -> None:
     registry.set_alias(world.settings, world.project.name, "champion", 1)
     third = world.register("c")
     for act in (
-        lambda: promote(world.decide(third, first), world.project, world.settings, "tester"),
-        lambda: rollback(world.project, world.settings, "tester", "reason"),
-        lambda: read_version(world.project, world.settings, "champion"),
+        lambda: promote(world.decide(third, first), Workspace(world.project, world.settings), "tester"),
+        lambda: rollback(Workspace(world.project, world.settings), "tester", "reason"),
+        lambda: read_version(Workspace(world.project, world.settings), "champion"),
     ):
         with pytest.raises(ValueError, match=f"moved it by hand.*back at version {second.version}"):
             act()
@@ -238,12 +240,12 @@ def test_an_alias_moved_by_hand_stops_every_move(world: Any) -> None:
 def test_a_ledger_that_lost_its_end_stops_every_move(world: Any) -> None:
     first = champion(world, "a")
     champion(world, "b", first)
-    rollback(world.project, world.settings, "tester", "too dark")
+    rollback(Workspace(world.project, world.settings), "tester", "too dark")
     folder = Path(urlsplit(world.store.uri("ledger", world.project.name)).path)
     for sequence in (2, 3):
         (folder / f"{sequence:06d}.json").unlink()
     with pytest.raises(ValueError, match="entries were changed or removed"):
-        rollback(world.project, world.settings, "tester", "again")
+        rollback(Workspace(world.project, world.settings), "tester", "again")
 
 
 def test_a_promotion_that_was_overtaken_says_so(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -254,11 +256,11 @@ def test_a_promotion_that_was_overtaken_says_so(world: Any, monkeypatch: pytest.
     def overtaken(*arguments: Any, **facts: Any) -> LedgerEntry:
         monkeypatch.undo()
         entry = append(*arguments, **facts)
-        rollback(world.project, world.settings, "faster", "too dark", to_base=True)
+        rollback(Workspace(world.project, world.settings), "faster", "too dark", to_base=True)
         return entry
 
     monkeypatch.setattr(ledger, "append", overtaken)
-    moved = promote(decision, world.project, world.settings, "tester")
+    moved = promote(decision, Workspace(world.project, world.settings), "tester")
     assert (moved.moved, moved.to_version, moved.ledger_entry) == (True, 2, 2)
     assert moved.message == (
         "promoted: version 1 -> version 2; then ledger entry 3 (rollback by faster) went on to the base model"
@@ -270,9 +272,9 @@ def test_a_decision_is_carried_out_once(world: Any) -> None:
     first = champion(world, "a")
     second = world.register("b")
     decision = world.decide(second, first)
-    promote(decision, world.project, world.settings, "tester")
-    rollback(world.project, world.settings, "tester", "too dark")
-    again = promote(decision, world.project, world.settings, "tester")
+    promote(decision, Workspace(world.project, world.settings), "tester")
+    rollback(Workspace(world.project, world.settings), "tester", "too dark")
+    again = promote(decision, Workspace(world.project, world.settings), "tester")
     assert (again.moved, again.ledger_entry) == (False, 2)
     assert aliases(world)["champion"] == first.version
 
@@ -286,14 +288,14 @@ def test_a_deleted_champion_stops_promotion_and_rollback_mends_it(world: Any) ->
     third = world.register("c")
     delete_version(world, 2)
     with pytest.raises(ValueError, match=r"Version 2 .* was deleted .*plumbline rollback"):
-        promote(world.decide(third, first), world.project, world.settings, "tester")
+        promote(world.decide(third, first), Workspace(world.project, world.settings), "tester")
     with pytest.raises(ValueError, match="was deleted"):
-        read_version(world.project, world.settings, "champion")
+        read_version(Workspace(world.project, world.settings), "champion")
     assert aliases(world) == {"previous_champion": 1}
-    moved = rollback(world.project, world.settings, "tester", "version 2 was deleted")
+    moved = rollback(Workspace(world.project, world.settings), "tester", "version 2 was deleted")
     assert (moved.from_version, moved.to_version) == (2, 1)
     assert aliases(world) == {"champion": 1}
-    assert promote(world.decide(third, first), world.project, world.settings, "tester").moved
+    assert promote(world.decide(third, first), Workspace(world.project, world.settings), "tester").moved
 
 
 def test_an_alias_that_names_a_deleted_version_is_explained(world: Any, mlflow_server: Any) -> None:
@@ -307,11 +309,11 @@ def test_an_alias_that_names_a_deleted_version_is_explained(world: Any, mlflow_s
     database.close()
     second = world.register("b")
     with pytest.raises(ValueError, match=r"Alias 'champion' .* names version 1, which was deleted. Nothing was moved"):
-        promote(world.decide(second, first), world.project, world.settings, "tester")
-    moved = rollback(world.project, world.settings, "tester", "version 1 was deleted")
+        promote(world.decide(second, first), Workspace(world.project, world.settings), "tester")
+    moved = rollback(Workspace(world.project, world.settings), "tester", "version 1 was deleted")
     assert (moved.from_version, moved.to_version) == (1, None)
     assert aliases(world) == {}
-    assert promote(world.decide(second, None), world.project, world.settings, "tester").moved
+    assert promote(world.decide(second, None), Workspace(world.project, world.settings), "tester").moved
 
 
 # --- crashes --------------------------------------------------------------------------------------------------------
@@ -327,9 +329,9 @@ def test_a_promotion_killed_half_way_is_finished_by_its_retry(
     first = champion(world, "a")
     decision = world.decide(world.register("b"), first)
     with killed_at(function, alias):
-        promote(decision, world.project, world.settings, "tester")
+        promote(decision, Workspace(world.project, world.settings), "tester")
     assert read_standing(world.project.name, world.settings).unfinished
-    moved = promote(decision, world.project, world.settings, "tester")
+    moved = promote(decision, Workspace(world.project, world.settings), "tester")
     assert (moved.moved, moved.from_version, moved.to_version, moved.ledger_entry) == (True, 1, 2, 2)
     assert aliases(world) == {"champion": 2, "previous_champion": 1}
     assert len(entries(world)) == 2
@@ -340,7 +342,7 @@ def test_another_decision_finds_the_unfinished_move_finished_first(world: Any, k
     first = champion(world, "a")
     second, third = world.register("b"), world.register("c")
     with killed_at("set_alias", "champion"):
-        promote(world.decide(second, first), world.project, world.settings, "tester")
+        promote(world.decide(second, first), Workspace(world.project, world.settings), "tester")
     with pytest.raises(ValueError, match=r"is version 2 .* evaluated against version 1"):
-        promote(world.decide(third, first), world.project, world.settings, "tester")
+        promote(world.decide(third, first), Workspace(world.project, world.settings), "tester")
     assert aliases(world) == {"champion": 2, "previous_champion": 1}

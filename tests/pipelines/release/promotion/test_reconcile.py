@@ -17,7 +17,9 @@ from pipelines.release.champion.state import read_standing
 from pipelines.release.promotion.promote import promote
 from pipelines.release.promotion.reconcile import reconcile
 from pipelines.release.promotion.rollback import rollback
+from pipelines.store.storage import open_store
 from pipelines.tracking import registry, runs
+from pipelines.workspace import Workspace
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -26,8 +28,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 def promoted(world: Any) -> Any:
     """Versions 1 and 2 were promoted in turn; version 3 is a candidate."""
     first = world.register("a")
-    promote(world.decide(first, None), world.project, world.settings, "tester")
-    promote(world.decide(world.register("b"), first), world.project, world.settings, "tester")
+    promote(world.decide(first, None), Workspace(world.project, world.settings), "tester")
+    promote(world.decide(world.register("b"), first), Workspace(world.project, world.settings), "tester")
     world.register("c")
     return world
 
@@ -39,7 +41,7 @@ def restoring(world: Any) -> Project:
 
 
 def found(world: Any, project: Project | None = None, **given: Any) -> Reconciliation:
-    return reconcile(project or world.project, world.settings, "watch", **given)
+    return reconcile(Workspace(project or world.project, world.settings), "watch", **given)
 
 
 def champion(world: Any) -> int | None:
@@ -47,15 +49,15 @@ def champion(world: Any) -> int | None:
 
 
 def num_entries(world: Any) -> int:
-    return len(ledger.entries(world.project.name, world.settings))
+    return len(ledger.entries(world.project.name, open_store(world.settings.store_uri, world.settings)))
 
 
 def test_before_and_after_promotions_all_agrees(world: Any) -> None:
     assert (found(world).state, found(world).champion) == ("agrees", None)
-    promote(world.decide(world.register("a"), None), world.project, world.settings, "tester")
+    promote(world.decide(world.register("a"), None), Workspace(world.project, world.settings), "tester")
     answer = found(world)
     assert (answer.state, answer.champion, answer.expected, answer.problems) == ("agrees", 1, 1, ())
-    rollback(world.project, world.settings, "tester", "too dark")
+    rollback(Workspace(world.project, world.settings), "tester", "too dark")
     answer = found(world)
     assert (answer.state, answer.champion, answer.expected) == ("agrees", None, None)
 
@@ -73,12 +75,12 @@ def test_by_policy_it_is_put_back_and_the_ledger_says_so(promoted: Any) -> None:
     answer = found(promoted, restoring(promoted))
     assert (answer.state, answer.champion, answer.expected, answer.ledger_entries) == ("restored", 2, 2, 3)
     assert "someone moved it by hand" in answer.problems[0]
-    last = ledger.entries(promoted.project.name, promoted.settings)[-1]
+    last = ledger.entries(promoted.project.name, open_store(promoted.settings.store_uri, promoted.settings))[-1]
     assert (last.action, last.from_version, last.to_version, last.actor) == ("restore", 2, 2, "watch")
     assert last.reason == "reconcile found the alias at version 3"
     assert registry.aliases(promoted.settings, promoted.project.name)["previous_champion"] == 1
     assert found(promoted).state == "agrees"
-    assert rollback(promoted.project, promoted.settings, "tester", "too dark").to_version == 1
+    assert rollback(Workspace(promoted.project, promoted.settings), "tester", "too dark").to_version == 1
 
 
 def test_asked_for_by_hand_it_is_put_back_whatever_the_policy(promoted: Any) -> None:
@@ -95,7 +97,7 @@ def test_an_alias_without_any_promotion_is_taken_away(world: Any) -> None:
     assert champion(world) is None
     assert found(world).state == "agrees"
     with pytest.raises(ValueError, match="the base model is in place"):
-        rollback(world.project, world.settings, "tester", "reason")
+        rollback(Workspace(world.project, world.settings), "tester", "reason")
 
 
 def ledger_folder(world: Any) -> Path:
@@ -117,16 +119,16 @@ def test_a_lost_ledger_is_an_alarm_under_every_policy_and_takes_no_champion_down
 
 
 def test_a_lost_ledger_is_noticed_where_the_base_model_is_in_place(promoted: Any) -> None:
-    rollback(promoted.project, promoted.settings, "tester", "all are bad", to_base=True)
+    rollback(Workspace(promoted.project, promoted.settings), "tester", "all are bad", to_base=True)
     for path in ledger_folder(promoted).iterdir():
         path.unlink()
     assert "is empty: entries were changed or removed" in found(promoted, restoring(promoted)).message
     with pytest.raises(ValueError, match="Is PLUMBLINE_STORE_URI right"):
-        promote(promoted.decide(promoted.register("d"), None), promoted.project, promoted.settings, "tester")
+        promote(promoted.decide(promoted.register("d"), None), Workspace(promoted.project, promoted.settings), "tester")
 
 
 def test_a_ledger_that_lost_its_end_puts_nothing_back_where_the_base_model_is_in_place(promoted: Any) -> None:
-    rollback(promoted.project, promoted.settings, "tester", "all are bad", to_base=True)
+    rollback(Workspace(promoted.project, promoted.settings), "tester", "all are bad", to_base=True)
     for sequence in (2, 3):
         (ledger_folder(promoted) / f"{sequence:06d}.json").unlink()
     assert found(promoted, restoring(promoted)).state == "alarm"
@@ -147,7 +149,7 @@ def test_a_move_made_while_one_looks_is_no_alarm(promoted: Any, monkeypatch: pyt
 
     def moved_meanwhile(*arguments: Any) -> int | None:
         monkeypatch.undo()
-        rollback(promoted.project, promoted.settings, "faster", "too dark")
+        rollback(Workspace(promoted.project, promoted.settings), "faster", "too dark")
         return get_alias(*arguments)
 
     monkeypatch.setattr(registry, "get_alias", moved_meanwhile)
@@ -172,7 +174,7 @@ def test_previous_champion_is_where_a_rollback_goes_and_is_put_back(promoted: An
 
 
 def test_after_a_rollback_previous_champion_is_not_the_version_that_was_left(promoted: Any) -> None:
-    rollback(promoted.project, promoted.settings, "tester", "too dark")
+    rollback(Workspace(promoted.project, promoted.settings), "tester", "too dark")
     assert found(promoted).state == "agrees"
     registry.set_alias(promoted.settings, promoted.project.name, "previous_champion", 2)
     assert "names version 2, by the ledger a rollback goes back to no version" in found(promoted).message
@@ -202,7 +204,7 @@ def test_files_that_mlflow_gc_took_are_told_by_reconcile_and_doctor(promoted: An
     assert (answer.state, num_entries(promoted)) == ("alarm", 2)
     assert "MLflow has no files for version 1" in answer.message
     with pytest.raises(ValueError, match=r"MLflow has no files for version 1 .*A rollback would go there"):
-        doctor._champion(promoted.project, promoted.settings)
+        doctor._champion(Workspace(promoted.project, promoted.settings))
 
 
 def collect(mlflow_server: Any) -> None:
@@ -245,7 +247,7 @@ def test_a_deleted_champion_and_a_changed_ledger_are_alarms_under_every_policy(p
 
 def test_a_move_that_was_cut_short_is_finished(promoted: Any, killed_at: Callable[..., Any]) -> None:
     with killed_at("set_alias"):
-        rollback(promoted.project, promoted.settings, "tester", "too dark")
+        rollback(Workspace(promoted.project, promoted.settings), "tester", "too dark")
     assert read_standing(promoted.project.name, promoted.settings).unfinished
     answer = found(promoted)
     assert (answer.state, answer.champion, answer.expected) == ("finished", 1, 1)

@@ -14,7 +14,9 @@ from pipelines.release.champion.state import read_standing
 from pipelines.release.champion.versions import read_version
 from pipelines.release.promotion.promote import promote
 from pipelines.release.promotion.rollback import restore, rollback
+from pipelines.store.storage import open_store
 from pipelines.tracking import registry, runs
+from pipelines.workspace import Workspace
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -25,7 +27,7 @@ def aliases(world: Any) -> dict[str, int]:
 
 
 def entries(world: Any) -> tuple[LedgerEntry, ...]:
-    return ledger.entries(world.project.name, world.settings)
+    return ledger.entries(world.project.name, open_store(world.settings.store_uri, world.settings))
 
 
 def moves(world: Any) -> list[tuple[str, int | None, int | None]]:
@@ -38,12 +40,12 @@ def champions(world: Any, names: str) -> list[Any]:
     for name in names:
         made.append(world.register(name))
         decision = world.decide(made[-1], made[-2] if len(made) > 1 else None)
-        assert promote(decision, world.project, world.settings, "tester").moved
+        assert promote(decision, Workspace(world.project, world.settings), "tester").moved
     return made
 
 
 def back(world: Any, reason: str = "too dark", actor: str = "tester", **order: Any) -> Promotion:
-    return rollback(world.project, world.settings, actor, reason, **order)
+    return rollback(Workspace(world.project, world.settings), actor, reason, **order)
 
 
 def delete_version(world: Any, version: int) -> None:
@@ -140,7 +142,7 @@ def test_the_first_promotion_is_rolled_back_to_the_base_and_forward_again(world:
     assert (moved.outcome, moved.from_version, moved.to_version) == ("rolled_back", 1, None)
     assert aliases(world) == {}
     assert entries(world)[-1].weights_digest == first.base_digest
-    assert read_version(world.project, world.settings, "champion") is None
+    assert read_version(Workspace(world.project, world.settings), "champion") is None
     assert not back(world, from_version=1).moved
     assert not back(world, "me too", to_base=True).moved
     with pytest.raises(ValueError, match=r"To put version 1 back, roll forward") as e:
@@ -150,7 +152,7 @@ def test_the_first_promotion_is_rolled_back_to_the_base_and_forward_again(world:
     assert (forward.from_version, forward.to_version) == (None, 1)
     assert aliases(world) == {"champion": 1}
     assert back(world, "after all").to_version is None, "the champion before it is the base again"
-    assert promote(world.decide(world.register("b"), None), world.project, world.settings, "tester").moved
+    assert promote(world.decide(world.register("b"), None), Workspace(world.project, world.settings), "tester").moved
 
 
 def test_to_the_base_skips_the_champions_between(world: Any) -> None:
@@ -197,7 +199,7 @@ def test_a_move_that_overtakes_is_told(world: Any, monkeypatch: pytest.MonkeyPat
 def test_a_hand_set_previous_champion_leads_nowhere(world: Any) -> None:
     _, second = champions(world, "ab")
     third = world.register("c")
-    promote(world.decide(third, second, verdict="hold"), world.project, world.settings, "tester")
+    promote(world.decide(third, second, verdict="hold"), Workspace(world.project, world.settings), "tester")
     registry.set_alias(world.settings, world.project.name, "previous_champion", 3)
     with pytest.raises(ValueError, match=r"Version 3 .* was never promoted by the gate.*Once promoted: 2, 1"):
         back(world, to_version=3)
@@ -236,7 +238,7 @@ def test_restoring_asks_for_the_promoted_weights_too(world: Any) -> None:
     tags = {registry.WEIGHTS_TAG: evil.weights_digest, "weights.uri": evil.uri}
     registry.set_version_tags(world.settings, world.project.name, 2, tags)
     with pytest.raises(ValueError, match="they were replaced"):
-        restore(world.project, world.settings, "watch", "a tag was changed")
+        restore(Workspace(world.project, world.settings), "watch", "a tag was changed")
     assert len(entries(world)) == 2
 
 
@@ -280,7 +282,7 @@ def test_whatever_became_of_the_weights_the_ways_out_are_named(
 def test_tags_of_a_champion_that_is_rolled_forward_to_are_those_of_its_promotion(world: Any) -> None:
     first, second = champions(world, "ab")
     back(world)
-    promote(world.decide(second, first, verdict="hold"), world.project, world.settings, "tester")
+    promote(world.decide(second, first, verdict="hold"), Workspace(world.project, world.settings), "tester")
     back(world, "was not", forward=True)
     tags = registry.version_tags(world.settings, world.project.name, 2)
     assert tags is not None
@@ -314,7 +316,7 @@ def test_from_a_deleted_champion_that_was_never_switched_to_the_real_one_comes_b
     _, second = champions(world, "ab")
     decision = world.decide(world.register("c"), second)
     with killed_at("set_alias"):
-        promote(decision, world.project, world.settings, "tester")
+        promote(decision, Workspace(world.project, world.settings), "tester")
     delete_version(world, 3)
     moved = back(world, "version 3 was deleted")
     assert (moved.from_version, moved.to_version) == (3, 2)
@@ -376,4 +378,4 @@ def test_a_ledger_that_lost_its_rollback_to_the_base_stops_every_move(world: Any
     back(world)
     (Path(urlsplit(world.store.uri("ledger", world.project.name)).path) / "000002.json").unlink()
     with pytest.raises(ValueError, match="entries were changed or removed"):
-        promote(world.decide(world.register("b"), None), world.project, world.settings, "tester")
+        promote(world.decide(world.register("b"), None), Workspace(world.project, world.settings), "tester")

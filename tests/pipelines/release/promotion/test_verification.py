@@ -13,7 +13,9 @@ from pipelines.release.promotion.promote import promote
 from pipelines.release.promotion.rollback import rollback
 from pipelines.release.registration import served_files, signing
 from pipelines.settings import Settings
+from pipelines.store.storage import open_store
 from pipelines.tracking import registry, runs
+from pipelines.workspace import Workspace
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -39,11 +41,11 @@ def test_signed_at_registration_verified_at_promotion_and_rollback(keyed: Any) -
     assert tags is not None
     assert tags[signing.URI_TAG].startswith(keyed.store.uri("signatures", keyed.project.name))
     promoter = without_signing(keyed.settings)
-    assert promote(keyed.decide(first, None), keyed.project, promoter, "tester").moved
-    assert promote(keyed.decide(keyed.register("b"), first), keyed.project, promoter, "tester").moved
+    assert promote(keyed.decide(first, None), Workspace(keyed.project, promoter), "tester").moved
+    assert promote(keyed.decide(keyed.register("b"), first), Workspace(keyed.project, promoter), "tester").moved
     Path(urlsplit(tags[signing.URI_TAG]).path).unlink()
     with pytest.raises(ValueError, match=r"Version 1 .* may not be champion: its signature .* is gone"):
-        rollback(keyed.project, promoter, "tester", "too dark")
+        rollback(Workspace(keyed.project, promoter), "tester", "too dark")
 
 
 def test_unsigned_weights_are_refused_until_they_are_registered_where_the_key_is(keyed: Any) -> None:
@@ -53,15 +55,15 @@ def test_unsigned_weights_are_refused_until_they_are_registered_where_the_key_is
     from pipelines.release.registration.candidates import register
 
     def registered(settings: Settings) -> Any:
-        return register(trained, keyed.project, settings, snapshot=keyed.snapshot, run_id=keyed.run_id)
+        return register(trained, Workspace(keyed.project, settings), snapshot=keyed.snapshot, run_id=keyed.run_id)
 
     candidate = registered(keyed.settings)
     decision = keyed.decide(candidate, None)
     with pytest.raises(ValueError, match="it is not signed, and PLUMBLINE_VERIFY_KEY asks for a signature"):
-        promote(decision, keyed.project, keyed.settings, "tester")
-    assert ledger.entries(keyed.project.name, keyed.settings) == ()
+        promote(decision, Workspace(keyed.project, keyed.settings), "tester")
+    assert ledger.entries(keyed.project.name, open_store(keyed.settings.store_uri, keyed.settings)) == ()
     assert registered(signer) == decision.candidate, "the same version, now signed"
-    assert promote(decision, keyed.project, keyed.settings, "tester").moved
+    assert promote(decision, Workspace(keyed.project, keyed.settings), "tester").moved
 
 
 def test_a_signature_over_other_weights_is_refused(keyed: Any) -> None:
@@ -71,7 +73,7 @@ def test_a_signature_over_other_weights_is_refused(keyed: Any) -> None:
     stolen = {name: tags[name] for name in (signing.URI_TAG, signing.SHA256_TAG)}
     registry.set_version_tags(keyed.settings, keyed.project.name, 2, stolen)
     with pytest.raises(ValueError, match="its signature does not hold"):
-        promote(keyed.decide(second, None), keyed.project, keyed.settings, "tester")
+        promote(keyed.decide(second, None), Workspace(keyed.project, keyed.settings), "tester")
 
 
 def change_code(world: Any, version: int) -> Path:
@@ -90,10 +92,12 @@ def test_a_signature_is_over_all_that_is_served(keyed: Any) -> None:
     candidate = keyed.register("a")
     decision = keyed.decide(candidate, None)
     served = change_code(keyed, 1)
-    served_files.seal(served, keyed.project.name, candidate.weights_digest, keyed.settings)
+    served_files.seal(
+        served, keyed.project.name, candidate.weights_digest, open_store(keyed.settings.store_uri, keyed.settings)
+    )
     with pytest.raises(ValueError, match=r"Version 1 .* may not be champion: its signature does not hold"):
-        promote(decision, keyed.project, keyed.settings, "tester")
-    assert ledger.entries(keyed.project.name, keyed.settings) == ()
+        promote(decision, Workspace(keyed.project, keyed.settings), "tester")
+    assert ledger.entries(keyed.project.name, open_store(keyed.settings.store_uri, keyed.settings)) == ()
 
 
 def test_what_was_changed_before_there_was_a_key_is_not_signed(keyed: Any) -> None:
@@ -101,8 +105,8 @@ def test_what_was_changed_before_there_was_a_key_is_not_signed(keyed: Any) -> No
 
     trained = keyed.train("a")
     settings, place = keyed.settings, {"snapshot": keyed.snapshot, "run_id": keyed.run_id}
-    register(trained, keyed.project, without_signing(settings), **place)
+    register(trained, Workspace(keyed.project, without_signing(settings)), **place)
     change_code(keyed, 1)
     with pytest.raises(ValueError, match=r"Version 1 .* is not signed: pyfunc_model\.py differ"):
-        register(trained, keyed.project, settings, **place)
+        register(trained, Workspace(keyed.project, settings), **place)
     assert signing.URI_TAG not in (registry.version_tags(settings, keyed.project.name, 1) or {})

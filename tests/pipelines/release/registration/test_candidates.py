@@ -23,6 +23,7 @@ from pipelines.store.folders import hash_folder
 from pipelines.tracking import registry
 from pipelines.tracking import runs as tracking_runs
 from pipelines.tracking.registry import fetch_served
+from pipelines.workspace import Workspace
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -31,15 +32,15 @@ def test_a_version_carries_where_it_came_from_and_reads_back_the_same(world: Any
     result = world.train("a")
     settings = world.settings.model_copy(update={"git_sha": "f00d"})
     snapshot = world.snapshot
-    candidate = register(result, world.project, settings, snapshot=snapshot, run_id=world.run_id)
+    candidate = register(result, Workspace(world.project, settings), snapshot=snapshot, run_id=world.run_id)
     assert candidate.version == 1
     assert candidate.weights_digest == result.weights_digest
     assert (candidate.weights_uri, candidate.spec_digest) == (result.uri, result.spec_digest)
     assert (candidate.snapshot_digest, candidate.trained_on) == (snapshot.content_digest, ("shapes_pairs",))
-    assert read_version(world.project, settings, 1) == candidate
-    assert read_version(world.project, settings, "candidate") == candidate
-    assert read_version(world.project, settings, "champion") is None
-    assert read_version(world.project, settings, 2) is None
+    assert read_version(Workspace(world.project, settings), 1) == candidate
+    assert read_version(Workspace(world.project, settings), "candidate") == candidate
+    assert read_version(Workspace(world.project, settings), "champion") is None
+    assert read_version(Workspace(world.project, settings), 2) is None
     tags = registry.version_tags(settings, world.project.name, 1)
     assert tags is not None
     assert tags["licence.base"] == "Apache-2.0"
@@ -52,20 +53,22 @@ def test_a_version_carries_where_it_came_from_and_reads_back_the_same(world: Any
 
 def test_what_an_online_run_learnt_from_stands_for_the_sources(world: Any) -> None:
     result = world.train("online").model_copy(update={"trained_on": ("taste", "scorer 12", "panel")})
-    candidate = register(result, world.project, world.settings, snapshot=world.snapshot, run_id=world.run_id)
+    candidate = register(result, Workspace(world.project, world.settings), snapshot=world.snapshot, run_id=world.run_id)
     assert candidate.trained_on == ("panel", "scorer 12", "taste")
 
 
 def test_who_labelled_the_pairs_is_learnt_from_beside_the_sources(world: Any) -> None:
     lessons = ("taste_a", f"scorer {'a' * 64}", "shapes_panel_a")
     labelled = world.snapshot.model_copy(update={"labelled_by": lessons})
-    candidate = register(world.train("labelled"), world.project, world.settings, snapshot=labelled, run_id=world.run_id)
+    candidate = register(
+        world.train("labelled"), Workspace(world.project, world.settings), snapshot=labelled, run_id=world.run_id
+    )
     assert candidate.trained_on == tuple(sorted(("shapes_pairs", *lessons)))
 
 
 def test_the_judge_that_chose_the_recipe_is_named_beside_the_sources(world: Any) -> None:
     result = world.train("chosen").model_copy(update={"selected_by": ("taste", "scorer 12")})
-    candidate = register(result, world.project, world.settings, snapshot=world.snapshot, run_id=world.run_id)
+    candidate = register(result, Workspace(world.project, world.settings), snapshot=world.snapshot, run_id=world.run_id)
     assert candidate.trained_on == ("scorer 12", "shapes_pairs", "taste")
 
 
@@ -74,7 +77,7 @@ def test_the_same_weights_are_registered_once_and_become_candidate_again(world: 
     second = world.register("b")
     assert (first.version, second.version) == (1, 2)
     result = world.train("again").model_copy(update={"weights_digest": first.weights_digest})
-    again = register(result, world.project, world.settings, snapshot=world.snapshot, run_id=world.run_id)
+    again = register(result, Workspace(world.project, world.settings), snapshot=world.snapshot, run_id=world.run_id)
     assert again == first
     assert registry.get_alias(world.settings, world.project.name, "candidate") == 1
 
@@ -97,7 +100,7 @@ def test_a_soup_answers_for_its_ingredients_and_for_the_judge_that_chose_them(wo
     runs[1] = runs[1].model_copy(update={"trained_on": ("taste", "panel")})
     soup = soup_of(world, "soup", runs[2], runs[0], chosen_by=("nose", "scorer 12"))
     trained = [(run, world.snapshot) for run in runs]
-    candidate = register_soup(soup, trained, world.project, world.settings, run_id=world.run_id)
+    candidate = register_soup(soup, trained, Workspace(world.project, world.settings), run_id=world.run_id)
     assert (candidate.version, candidate.weights_digest, candidate.weights_uri) == (1, soup.weights_digest, soup.uri)
     assert candidate.trained_on == ("nose", "panel", "scorer 12", "shapes_pairs", "taste")
     tags = registry.version_tags(world.settings, world.project.name, 1)
@@ -105,7 +108,7 @@ def test_a_soup_answers_for_its_ingredients_and_for_the_judge_that_chose_them(wo
     assert json.loads(tags["soup.ingredients"]) == [runs[2].weights_digest, runs[0].weights_digest]
     assert tags["spec.digest"] == soup.spec_digest
     with pytest.raises(ValueError, match="has ingredients of another run"):
-        register_soup(soup, trained[:2], world.project, world.settings, run_id=world.run_id)
+        register_soup(soup, trained[:2], Workspace(world.project, world.settings), run_id=world.run_id)
 
 
 def test_a_soup_of_one_does_not_hide_behind_the_version_of_its_ingredient(world: Any) -> None:
@@ -121,16 +124,18 @@ def test_a_soup_of_one_does_not_hide_behind_the_version_of_its_ingredient(world:
         ingredients=(first.weights_digest,),
         chosen_by=("nose",),
     )
-    candidate = register_soup(soup, [(run, world.snapshot)], world.project, world.settings, run_id=world.run_id)
+    candidate = register_soup(
+        soup, [(run, world.snapshot)], Workspace(world.project, world.settings), run_id=world.run_id
+    )
     assert (candidate.version, candidate.trained_on) == (2, ("nose", "shapes_pairs"))
-    later = register(run, world.project, world.settings, snapshot=world.snapshot, run_id=world.run_id)
+    later = register(run, Workspace(world.project, world.settings), snapshot=world.snapshot, run_id=world.run_id)
     assert later == candidate, "what was seen once stays seen"
 
 
 def test_weights_that_are_not_those_of_the_result_are_refused(world: Any) -> None:
     result = world.train("a").model_copy(update={"weights_digest": "0" * 64})
     with pytest.raises(ValueError, match=f"{'0' * 64} was expected"):
-        register(result, world.project, world.settings, snapshot=world.snapshot, run_id=world.run_id)
+        register(result, Workspace(world.project, world.settings), snapshot=world.snapshot, run_id=world.run_id)
     assert registry.get_alias(world.settings, world.project.name, "candidate") is None
 
 
@@ -139,16 +144,16 @@ def test_weights_changed_in_the_store_are_refused(world: Any) -> None:
     (path,) = Path(urlsplit(result.uri).path).glob("weights/*.safetensors")
     path.write_bytes(path.read_bytes()[:-1] + b"!")
     with pytest.raises(ValueError, match="changed or damaged"):
-        register(result, world.project, world.settings, snapshot=world.snapshot, run_id=world.run_id)
+        register(result, Workspace(world.project, world.settings), snapshot=world.snapshot, run_id=world.run_id)
 
 
 def test_a_deleted_version_can_be_registered_again(world: Any) -> None:
     first = world.register("a")
     with tracking_runs.connect(world.settings.tracking_uri) as client:
         client.delete_model_version(world.project.name, "1")
-    assert read_version(world.project, world.settings, 1) is None
+    assert read_version(Workspace(world.project, world.settings), 1) is None
     result = world.train("again").model_copy(update={"weights_digest": first.weights_digest, "uri": first.weights_uri})
-    again = register(result, world.project, world.settings, snapshot=world.snapshot, run_id=world.run_id)
+    again = register(result, Workspace(world.project, world.settings), snapshot=world.snapshot, run_id=world.run_id)
     assert again.version == 2
 
 
@@ -175,12 +180,12 @@ def test_who_had_the_training_run_is_named_though_a_schedule_registers_it(world:
     result = world.train("a")
     started(world, result.spec_digest, "train", "ada")
     place = {"snapshot": world.snapshot, "run_id": world.run_id}
-    first = register(result, world.project, world.settings, **place)
+    first = register(result, Workspace(world.project, world.settings), **place)
     assert trained_by(world, first.version) == ["ada"]
-    again = register(result, world.project, world.settings, more_tags=versions.trainer_tags("bob"), **place)
+    again = register(result, Workspace(world.project, world.settings), more_tags=versions.trainer_tags("bob"), **place)
     assert again == first
     assert trained_by(world, first.version) == ["ada", "bob"]
-    register(result, world.project, world.settings, **place)
+    register(result, Workspace(world.project, world.settings), **place)
     assert trained_by(world, first.version) == ["ada", "bob"], "nobody is forgotten"
 
 
@@ -189,7 +194,9 @@ def test_a_soup_names_who_trained_its_ingredients_and_who_stirred_it(world: Any)
     soup = soup_of(world, "soup", run)
     started(world, run.spec_digest, "train", "ada")
     started(world, soup.spec_digest, "soup", "bob")
-    candidate = register_soup(soup, [(run, world.snapshot)], world.project, world.settings, run_id=world.run_id)
+    candidate = register_soup(
+        soup, [(run, world.snapshot)], Workspace(world.project, world.settings), run_id=world.run_id
+    )
     assert trained_by(world, candidate.version) == ["ada", "bob"]
 
 
@@ -206,11 +213,11 @@ def test_weights_whose_files_mlflow_lost_are_logged_again(world: Any) -> None:
     first = world.register("a")
     delete_logged_model(world, 1)
     result = world.train("again").model_copy(update={"weights_digest": first.weights_digest, "uri": first.weights_uri})
-    again = register(result, world.project, world.settings, snapshot=world.snapshot, run_id=world.run_id)
+    again = register(result, Workspace(world.project, world.settings), snapshot=world.snapshot, run_id=world.run_id)
     assert (again.version, again.weights_digest) == (2, first.weights_digest)
     assert registry.get_alias(world.settings, world.project.name, "candidate") == 2
-    check_weights(again, world.project, world.settings)
-    later = register(result, world.project, world.settings, snapshot=world.snapshot, run_id=world.run_id)
+    check_weights(again, Workspace(world.project, world.settings))
+    later = register(result, Workspace(world.project, world.settings), snapshot=world.snapshot, run_id=world.run_id)
     assert later == again
 
 
@@ -219,7 +226,7 @@ def test_a_version_made_by_hand_is_named_as_such(world: Any) -> None:
     with tracking_runs.connect(world.settings.tracking_uri) as client:
         client.delete_model_version_tag(world.project.name, "1", "base.digest")
     with pytest.raises(ValueError, match=r"Version 1 .* lacks a tag .*base\.digest"):
-        read_version(world.project, world.settings, 1)
+        read_version(Workspace(world.project, world.settings), 1)
 
 
 def test_lora_weights_load_through_mlflow_diffusers_and_nothing_is_pickled(world: Any, tmp_path: Path) -> None:
@@ -260,7 +267,7 @@ def test_full_weights_are_registered_without_the_diffusers_flavor(world: Any) ->
     import mlflow.models
 
     result = world.train("a", kind="full")
-    register(result, world.project, world.settings, snapshot=world.snapshot, run_id=world.run_id)
+    register(result, Workspace(world.project, world.settings), snapshot=world.snapshot, run_id=world.run_id)
     info = mlflow.models.get_model_info(f"models:/{world.project.name}/1")
     assert set(info.flavors) == {"python_function"}
     config = info.flavors["python_function"]["config"]
@@ -271,7 +278,10 @@ def test_a_control_plane_without_the_model_libraries_can_register(world: Any, mo
     result = world.train("a")
     for library in ("torch", "diffusers", "transformers", "peft", "accelerate", "safetensors"):
         monkeypatch.setitem(sys.modules, library, None)
-    assert register(result, world.project, world.settings, snapshot=world.snapshot, run_id=world.run_id).version == 1
+    assert (
+        register(result, Workspace(world.project, world.settings), snapshot=world.snapshot, run_id=world.run_id).version
+        == 1
+    )
 
 
 def test_serving_requirements_are_those_of_the_training_host() -> None:

@@ -9,7 +9,9 @@ from alignment.contracts.reward_models import RewardAccuracy, RewardRecipe, Rewa
 from pipelines.project.sections import RewardSection
 from pipelines.records import trained_judges
 from pipelines.release.registration.trained_judges import register, report_on, table
+from pipelines.store.storage import open_store
 from pipelines.tracking import registry
+from pipelines.workspace import Workspace
 
 SECTION = RewardSection.model_validate(
     {
@@ -57,12 +59,15 @@ def test_a_registered_judge_carries_its_lineage_and_its_report(world: Any, tmp_p
     (folder / "metrics.jsonl").write_text("")
     world.store.publish_folder(folder, uri, finished(uri).model_dump(mode="json"))
     judge = register(
-        finished(uri), SECTION, world.project, world.settings, snapshot=world.snapshot, run_id=world.run_id
+        finished(uri), SECTION, Workspace(world.project, world.settings), snapshot=world.snapshot, run_id=world.run_id
     )
     assert (judge.number, judge.judge_digest, judge.scorer.kind) == (1, "a" * 64, "pal")
     assert judge.trained_on == ("clip_labels", "shapes_pairs")
     assert judge.snapshot_digest == world.snapshot.content_digest
-    assert trained_judges.find("reward://people", world.project.name, world.settings) == judge
+    assert (
+        trained_judges.find("reward://people", world.project.name, open_store(world.settings.store_uri, world.settings))
+        == judge
+    )
     lines = table(judge).splitlines()
     assert "| seen | all | 8 | 40 | 0.800 | 0.700 |" in lines
     assert "| unseen | 5 | 2 | 9 | 0.660 | 0.500 |" in lines

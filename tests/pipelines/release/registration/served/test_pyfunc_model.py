@@ -13,6 +13,7 @@ from alignment.contracts.training import TrainResult
 from pipelines.release.promotion.promote import promote
 from pipelines.release.registration.candidates import register
 from pipelines.store.folders import hash_folder
+from pipelines.workspace import Workspace
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -90,8 +91,8 @@ def make_champion(world: Any, base_dir: Path, kind: Literal["lora", "full"]) -> 
         final_metrics={},
     )
     world.store.publish_folder(folder, result.uri, result.model_dump(mode="json"))
-    candidate = register(result, world.project, world.settings, snapshot=world.snapshot, run_id=world.run_id)
-    assert promote(world.decide(candidate, None), world.project, world.settings, "tester").moved
+    candidate = register(result, Workspace(world.project, world.settings), snapshot=world.snapshot, run_id=world.run_id)
+    assert promote(world.decide(candidate, None), Workspace(world.project, world.settings), "tester").moved
     return f"models:/{world.project.name}@champion"
 
 
