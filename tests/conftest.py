@@ -4,8 +4,9 @@ import json
 import math
 import os
 import shutil
+import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,21 @@ def group_of(item: pytest.Item) -> str:
         return "stories"
     shared = [name for name in SHARED if name in getattr(item, "fixturenames", ())]
     return shared[0] if shared else str(item.path.relative_to(Path(__file__).parent))
+
+
+@pytest.fixture(autouse=True)
+def usual_arithmetic() -> Iterator[None]:
+    """Undo what a test, or a program that it ran in this process, changed in torch: the next test may compare digits.
+
+    With other kernels of attention or other threads the same weights give other last digits.
+    """
+    yield
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.use_deterministic_algorithms(False)
+        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+        for kernel in ("flash", "mem_efficient", "math"):
+            getattr(torch.backends.cuda, f"enable_{kernel}_sdp")(True)
 
 
 def rounding_of_mean(num_terms: int, size: float) -> float:

@@ -26,7 +26,7 @@ from pipelines.contracts.jobs import JobKind, JobRequest
 from pipelines.contracts.release import CandidateVersion
 from pipelines.project.file import Project
 from pipelines.project.sections import RewardSection, SourceSection
-from pipelines.settings import Settings
+from pipelines.workspace import Workspace
 
 __all__ = [
     "JOB_KINDS",
@@ -56,7 +56,7 @@ class Job(Record):
     """One job to run. Each subclass is a kind of job; see the module."""
 
     name: ClassVar[JobKind]
-    """The job's file in alignment/jobs. Job ids, records and runs carry it, so it stays what it is."""
+    """The job's file in alignment/jobs. Job ids, records and runs carry it, so it never changes."""
     spec: ClassVar[type[ValueObject]]
     """The specification that the job reads; every kind has a different class."""
     folder: ClassVar[str]
@@ -64,21 +64,21 @@ class Job(Record):
     placement: ClassVar[str]
     """A field of the project's [placement]."""
     builder: ClassVar[str]
-    """`module:function`, which makes the JobRequest from (project, settings, job)."""
+    """`module:function`, which makes the JobRequest from (workspace, job)."""
     left_out: ClassVar[tuple[str, ...]] = ()
     """Files and folders of the output that are not published, beside those of every job."""
 
     @classmethod
     def read(cls, given: Mapping[str, Any], project: Project) -> Self:
-        """The job from plain JSON, in which the project's recipes and rewards stand by position, its sources by name.
+        """Read a job from plain JSON, which names recipes and rewards by position in the project file, sources by name.
 
         ValueError names every field that is missing, unknown or wrong.
         """
         return validate(cls, dict(given), what=f"Job {cls.name}", context=project)
 
-    def request(self, project: Project, settings: Settings) -> JobRequest:
-        """Everything an engine needs to run the job. ValueError when the project or a file does not allow it."""
-        request: JobRequest = resolve(self.builder)(project, settings, self)
+    def request(self, workspace: Workspace) -> JobRequest:
+        """Make the request that an engine runs. ValueError when the project or a file does not allow the job."""
+        request: JobRequest = resolve(self.builder)(workspace, self)
         return request
 
 
@@ -125,11 +125,11 @@ ProjectSource = Annotated[SourceSection, BeforeValidator(_source)]
 class DrawPairs(Job):
     """Draw the pairs of a self_generated source with the base model."""
 
-    name: ClassVar[JobKind] = "draw_pairs"
-    spec: ClassVar[type[ValueObject]] = DrawSpec
-    folder: ClassVar[str] = "drawn"
-    placement: ClassVar[str] = "draw_pairs"
-    builder: ClassVar[str] = "pipelines.dispatch.requests.pairs:draw_request"
+    name = "draw_pairs"
+    spec = DrawSpec
+    folder = "drawn"
+    placement = "draw_pairs"
+    builder = "pipelines.dispatch.requests.pairs:draw_request"
 
     source: ProjectSource
 
@@ -137,11 +137,11 @@ class DrawPairs(Job):
 class Label(Job):
     """Label a snapshot's training pairs as [labelling] describes."""
 
-    name: ClassVar[JobKind] = "label"
-    spec: ClassVar[type[ValueObject]] = LabelSpec
-    folder: ClassVar[str] = "snapshots"
-    placement: ClassVar[str] = "label"
-    builder: ClassVar[str] = "pipelines.dispatch.requests.pairs:label_request"
+    name = "label"
+    spec = LabelSpec
+    folder = "snapshots"
+    placement = "label"
+    builder = "pipelines.dispatch.requests.pairs:label_request"
 
     snapshot: DatasetSnapshot
 
@@ -149,11 +149,11 @@ class Label(Job):
 class Caption(Job):
     """Write separate captions for the two images of a pair, as [captions] describes."""
 
-    name: ClassVar[JobKind] = "caption"
-    spec: ClassVar[type[ValueObject]] = CaptionSpec
-    folder: ClassVar[str] = "snapshots"
-    placement: ClassVar[str] = "caption"
-    builder: ClassVar[str] = "pipelines.dispatch.requests.pairs:caption_request"
+    name = "caption"
+    spec = CaptionSpec
+    folder = "snapshots"
+    placement = "caption"
+    builder = "pipelines.dispatch.requests.pairs:caption_request"
 
     snapshot: DatasetSnapshot
 
@@ -161,11 +161,11 @@ class Caption(Job):
 class Encode(Job):
     """Encode a snapshot's training pairs for the backbone of a recipe."""
 
-    name: ClassVar[JobKind] = "encode"
-    spec: ClassVar[type[ValueObject]] = EncodeSpec
-    folder: ClassVar[str] = "features"
-    placement: ClassVar[str] = "encode"
-    builder: ClassVar[str] = "pipelines.dispatch.requests.training:encode_request"
+    name = "encode"
+    spec = EncodeSpec
+    folder = "features"
+    placement = "encode"
+    builder = "pipelines.dispatch.requests.training:encode_request"
 
     snapshot: DatasetSnapshot
     recipe: ProjectRecipe
@@ -174,11 +174,11 @@ class Encode(Job):
 class Train(Job):
     """Train a recipe on a feature cache or, if it is online, on the project's prompts and a reward."""
 
-    name: ClassVar[JobKind] = "train"
-    spec: ClassVar[type[ValueObject]] = TrainSpec
-    folder: ClassVar[str] = "models"
-    placement: ClassVar[str] = "train"
-    builder: ClassVar[str] = "pipelines.dispatch.requests.training:train_request"
+    name = "train"
+    spec = TrainSpec
+    folder = "models"
+    placement = "train"
+    builder = "pipelines.dispatch.requests.training:train_request"
 
     recipe: ProjectRecipe
     cache: FeatureCache | None = None
@@ -190,11 +190,11 @@ class Train(Job):
 class Soup(Job):
     """Average finished runs as [soup] describes."""
 
-    name: ClassVar[JobKind] = "soup"
-    spec: ClassVar[type[ValueObject]] = SoupSpec
-    folder: ClassVar[str] = "soups"
-    placement: ClassVar[str] = "soup"
-    builder: ClassVar[str] = "pipelines.dispatch.requests.training:soup_request"
+    name = "soup"
+    spec = SoupSpec
+    folder = "soups"
+    placement = "soup"
+    builder = "pipelines.dispatch.requests.training:soup_request"
 
     trainings: Annotated[tuple[Train, ...], BeforeValidator(_whole)]
     results: Annotated[tuple[TrainResult, ...], BeforeValidator(_whole)]
@@ -204,11 +204,11 @@ class Soup(Job):
 class TrainReward(Job):
     """Train a preference head on a snapshot's comparisons and on a frozen encoder."""
 
-    name: ClassVar[JobKind] = "train_reward"
-    spec: ClassVar[type[ValueObject]] = RewardTrainSpec
-    folder: ClassVar[str] = "rewards"
-    placement: ClassVar[str] = "reward"
-    builder: ClassVar[str] = "pipelines.dispatch.requests.training:reward_request"
+    name = "train_reward"
+    spec = RewardTrainSpec
+    folder = "rewards"
+    placement = "reward"
+    builder = "pipelines.dispatch.requests.training:reward_request"
 
     snapshot: DatasetSnapshot
     reward: ProjectReward
@@ -217,13 +217,13 @@ class TrainReward(Job):
 class Evaluate(Job):
     """Sample and judge a candidate against the champion and the base."""
 
-    name: ClassVar[JobKind] = "evaluate"
-    spec: ClassVar[type[ValueObject]] = EvalSpec
-    folder: ClassVar[str] = "evaluations"
-    placement: ClassVar[str] = "evaluate"
-    builder: ClassVar[str] = "pipelines.dispatch.requests.judging:evaluate_request"
+    name = "evaluate"
+    spec = EvalSpec
+    folder = "evaluations"
+    placement = "evaluate"
+    builder = "pipelines.dispatch.requests.judging:evaluate_request"
     # An attempt may find in the store what an earlier one had begun to draw itself.
-    left_out: ClassVar[tuple[str, ...]] = (SAMPLES_DIR, SCORE_PIECES_DIR)
+    left_out = (SAMPLES_DIR, SCORE_PIECES_DIR)
 
     candidate: CandidateVersion
     champion: CandidateVersion | None = None
@@ -233,12 +233,12 @@ class Evaluate(Job):
 class Coverage(Job):
     """Draw many images of few prompts from candidate, champion and base, as [coverage] describes."""
 
-    name: ClassVar[JobKind] = "coverage"
-    spec: ClassVar[type[ValueObject]] = CoverageSpec
-    folder: ClassVar[str] = "evaluations"
-    placement: ClassVar[str] = "evaluate"
-    builder: ClassVar[str] = "pipelines.dispatch.requests.judging:coverage_request"
-    left_out: ClassVar[tuple[str, ...]] = Evaluate.left_out
+    name = "coverage"
+    spec = CoverageSpec
+    folder = "evaluations"
+    placement = "evaluate"
+    builder = "pipelines.dispatch.requests.judging:coverage_request"
+    left_out = Evaluate.left_out
 
     candidate: CandidateVersion
     champion: CandidateVersion | None = None
@@ -248,11 +248,11 @@ class Coverage(Job):
 class Calibrate(Job):
     """Check the project's judges against the calibration split of a snapshot."""
 
-    name: ClassVar[JobKind] = "calibrate"
-    spec: ClassVar[type[ValueObject]] = CalibrationSpec
-    folder: ClassVar[str] = "calibrations/reports"
-    placement: ClassVar[str] = "evaluate"
-    builder: ClassVar[str] = "pipelines.dispatch.requests.judging:calibrate_request"
+    name = "calibrate"
+    spec = CalibrationSpec
+    folder = "calibrations/reports"
+    placement = "evaluate"
+    builder = "pipelines.dispatch.requests.judging:calibrate_request"
 
     snapshot: DatasetSnapshot
 

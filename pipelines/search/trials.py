@@ -115,12 +115,12 @@ class TrialBench:
     def train_request(self, proposal: Proposal) -> JobRequest:
         """The trial's training job; its features are encoded first where that was not done before."""
         placement = self.project.placement.model_copy(update={"train": proposal.placement})
-        project = self.project.model_copy(update={"placement": placement})
+        workspace = Workspace(self.project.model_copy(update={"placement": placement}), self.settings)
         if proposal.trial.objective.online:
-            return Train(recipe=proposal.trial).request(project, self.settings)
-        encode = Encode(snapshot=self.snapshot, recipe=proposal.trial).request(project, self.settings)
+            return Train(recipe=proposal.trial).request(workspace)
+        encode = Encode(snapshot=self.snapshot, recipe=proposal.trial).request(workspace)
         cache = FeatureCache.model_validate(self.run_job(encode))
-        return Train(recipe=proposal.trial, cache=cache).request(project, self.settings)
+        return Train(recipe=proposal.trial, cache=cache).request(workspace)
 
     def validation_request(self, result: TrainResult) -> JobRequest:
         """A trial's weights against the base, as the evaluation of a candidate that will not be registered."""

@@ -26,7 +26,7 @@ def job_request(
     kind = find_kind(stage)
     if "champion" in kind.model_fields:
         given = {**given, "champion": champion_of(workspace)}
-    request = kind.read(given, workspace.project).request(workspace.project, workspace.settings)
+    request = kind.read(given, workspace.project).request(workspace)
     return with_generation(request, generation) if generation else request
 
 

@@ -29,7 +29,7 @@ def training_snapshot(path: str, snapshot: Json, recipe: int, overrides: tuple[s
     project = workspace.project
     if not project.trains_on_captions(project.recipes()[recipe]):
         return snapshot
-    request = Caption(snapshot=DatasetSnapshot.model_validate(snapshot)).request(project, workspace.settings)
+    request = Caption(snapshot=DatasetSnapshot.model_validate(snapshot)).request(workspace)
     captioned = jobs.fetch_answer(request, workspace.store)
     if captioned is None:
         raise ValueError(

@@ -14,9 +14,8 @@ from pipelines.contracts.jobs import JobRequest
 from pipelines.dispatch.engines.catalogue import ENGINES
 from pipelines.dispatch.job_kinds import JOB_KINDS, Job
 from pipelines.intake.sources.catalogue import SOURCES
-from pipelines.project.file import Project
 from pipelines.project.sections import PlacementSection
-from pipelines.settings import Settings
+from pipelines.workspace import Workspace
 
 ROOT = Path(__file__).parents[2]
 ENTRIES = (*OBJECTIVES, *REWARDS, *BACKBONES, *ENGINES, *SOURCES)
@@ -48,7 +47,7 @@ def test_a_kind_of_job_has_its_job_its_builder_and_their_tests(kind: type[Job]) 
     assert callable(job.main)
     assert getattr(job, kind.spec.__name__) is kind.spec
     parameters = list(inspect.signature(resolve(kind.builder), eval_str=True).parameters.values())
-    assert [parameter.annotation for parameter in parameters] == [Project, Settings, kind]
+    assert [parameter.annotation for parameter in parameters] == [Workspace, kind]
     assert inspect.signature(resolve(kind.builder)).return_annotation is JobRequest
     for module in (job.__name__, kind.builder.partition(":")[0]):
         assert mirror_of(module).is_file(), f"{module} has no test at {mirror_of(module)}"

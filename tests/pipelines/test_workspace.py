@@ -22,5 +22,5 @@ def test_overrides_reach_every_recipe() -> None:
 
 
 def test_a_missing_project_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="nowhere.toml does not exist"):
+    with pytest.raises(ValueError, match=r"nowhere\.toml does not exist"):
         open_workspace(tmp_path / "nowhere.toml")

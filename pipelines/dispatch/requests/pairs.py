@@ -28,7 +28,7 @@ def with_drawn_sources(workspace: Workspace) -> Project:
     """The project with the address of every self_generated source's pairs as its uri."""
     project = workspace.project
     sources = tuple(
-        source.model_copy(update={"uri": DrawPairs(source=source).request(project, workspace.settings).output_uri})
+        source.model_copy(update={"uri": DrawPairs(source=source).request(workspace).output_uri})
         if source.draw
         else source
         for source in project.sources

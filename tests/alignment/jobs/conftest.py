@@ -4,6 +4,7 @@ import json
 import math
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,7 +16,8 @@ from typing import Any
 import pytest
 
 RUN_JOBS = Path(__file__).with_name("run_jobs.py")
-JOB_SECONDS = 250
+JOB_SECONDS = 200
+SESSION_SECONDS = 2400
 
 Curve = list[tuple[int, dict[str, float]]]
 ERRORS = ("chosen_error", "rejected_error", "chosen_error_minus_reference", "rejected_error_minus_reference")
@@ -81,6 +83,14 @@ def assert_one_curve(curve_tolerance: Callable[..., dict[str, float]]) -> Callab
     return check
 
 
+def free_port() -> int:
+    """Return a port of loopback at which nothing listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
 @dataclass
 class TwoRanks:
     """Two processes under accelerate's launcher, which run one job after the other; see run_jobs.py."""
@@ -94,7 +104,7 @@ class TwoRanks:
         log, number = self.folder / "log", self.num_jobs
         start = log.stat().st_size
         self.num_jobs += 1
-        self._give(number, {"module": module, "arguments": arguments})
+        self._give(number, {"module": module, "arguments": arguments, "port": free_port()})
         answers = [self.folder / f"{number}.{rank}" for rank in (0, 1)]
         deadline = time.monotonic() + JOB_SECONDS
         while not all(answer.exists() for answer in answers):
@@ -125,12 +135,18 @@ class TwoRanks:
 def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoRanks]:
     """Two processes for the session's jobs on two processes: their imports cost more than all of those jobs."""
     folder = tmp_path_factory.mktemp("two_ranks")
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    # A session that is itself killed in the middle of a job leaves the ranks to this bound.
+    command = ["timeout", str(SESSION_SECONDS)]
+    command += [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
     command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     with (folder / "log").open("ab") as log:
         launcher = subprocess.Popen(
-            [*command, str(RUN_JOBS), str(folder)], env=environment, stdout=log, stderr=log, start_new_session=True
+            [*command, str(RUN_JOBS), str(folder), str(os.getpid())],
+            env=environment,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
         )
     ranks = TwoRanks(folder, launcher)
     yield ranks

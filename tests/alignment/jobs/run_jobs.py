@@ -1,8 +1,9 @@
 """Runs jobs one after the other in the processes it was launched with: importing torch is the costly part.
 
-`accelerate launch ... run_jobs.py DIR`. The test writes DIR/N.json, {"module": ..., "arguments": [...]}, for N = 0, 1,
-...; each rank does what `python -m MODULE ARGUMENTS` does and writes the exit code to DIR/N.RANK. A job "stop" ends the
-process, as does the end of the launcher.
+`accelerate launch ... run_jobs.py DIR PID`. The test, process PID, writes DIR/N.json for N = 0, 1, ...:
+{"module": ..., "arguments": [...], "port": ...}. Each rank does what `python -m MODULE ARGUMENTS` does and writes the
+exit code to DIR/N.RANK. A job "stop" ends the process, as does the end of the test or of the launcher. The ranks of
+each job meet at a port of its own: in the launcher's store they would find the addresses of the job before.
 """
 
 import json
@@ -19,10 +20,10 @@ from torch import distributed
 POLL_SECONDS = 0.05
 
 
-def next_job(path: Path, launcher: int) -> dict[str, Any]:
-    """Wait for a job; "stop" when the launcher is gone."""
+def next_job(path: Path, test: Path, launcher: int) -> dict[str, Any]:
+    """Wait for a job; "stop" when the launcher or the test process is gone. `test` is the folder of the test process in /proc."""
     while not path.exists():
-        if os.getppid() != launcher:
+        if os.getppid() != launcher or not test.exists():
             return {"module": "stop"}
         time.sleep(POLL_SECONDS)
     job: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -49,15 +50,16 @@ def leave_group() -> None:
     GradientState._reset_state()
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, test: Path) -> None:
     """Run jobs until a job says "stop"."""
     launcher, number = os.getppid(), 0
-    while (job := next_job(folder / f"{number}.json", launcher))["module"] != "stop":
+    while (job := next_job(folder / f"{number}.json", test, launcher))["module"] != "stop":
         answer, part = (folder / f"{number}.{os.environ['RANK']}{end}" for end in ("", ".part"))
+        os.environ |= {"MASTER_PORT": str(job["port"]), "TORCHELASTIC_USE_AGENT_STORE": "False"}
         part.write_text(str(run(job["module"], job["arguments"])))
         part.rename(answer)
         number += 1
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), Path("/proc") / sys.argv[2])

@@ -45,10 +45,9 @@ def settings(tmp_path: Path) -> Settings:
 
 
 def make_request(settings: Settings, spec: dict[str, Any], **fields: Any) -> JobRequest:
-    fields = {"inputs": (), "side_outputs": (), "spec_digest": "a" * 64, **fields}
+    fields = {"kind": "train", "inputs": (), "side_outputs": (), "spec_digest": "a" * 64, **fields}
     return JobRequest(
         project="words",
-        kind="train",
         spec=spec,
         output_uri=open_store(settings.store_uri).uri("models", fields["spec_digest"]),
         placement=Placement(threads_per_process=3),
@@ -96,6 +95,15 @@ def test_the_output_is_published_with_its_uri_and_without_checkpoints(settings: 
     assert record is not None
     assert (record.request, record.attempts) == (request, 1)
     assert record.seconds > 0
+
+
+def test_an_evaluation_publishes_none_of_its_images_with_its_answer(settings: Settings) -> None:
+    request = make_request(settings, {"count": 2}, kind="evaluate")
+    _folder, code, text = run_worker(settings, request)
+    assert code == 0, text
+    manifest = open_store(settings.store_uri).read_manifest(request.output_uri)
+    assert manifest is not None
+    assert set(manifest.files) == {"environment.json", "inputs.json", "metrics.jsonl", "weights/weights.safetensors"}
 
 
 def test_every_kind_of_input_is_found_under_its_name(settings: Settings, tmp_path: Path) -> None:

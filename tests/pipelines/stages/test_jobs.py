@@ -91,7 +91,7 @@ def test_the_champion_is_added_for_the_jobs_that_compare_with_it(
     path = shapes_with(TRAIN)
     base, _ = hash_folder(SHAPES.parents[1] / "examples" / "shapes" / "base")
     champion, candidate = (version(letter, base) for letter in "cd")
-    monkeypatch.setattr(jobs, "champion_of", lambda _project, _settings: champion)
+    monkeypatch.setattr(jobs, "champion_of", lambda _workspace: champion)
     given = {"candidate": candidate.model_dump(mode="json")}
     for stage in ("evaluate", "coverage"):
         spec = jobs.job_request(path, stage, given).spec

@@ -8,6 +8,7 @@ from pipelines.contracts.jobs import JobRequest
 from pipelines.dispatch.job_kinds import Encode
 from pipelines.project.file import Project
 from pipelines.settings import Settings
+from pipelines.workspace import Workspace
 
 AskEvaluation = Callable[..., JobRequest]
 
@@ -20,4 +21,4 @@ def test_a_base_or_judge_lacking_a_file_is_named(
         evaluate(project)
     (tmp_path / "base" / "unet" / "config.json").unlink()
     with pytest.raises(ValueError, match=r"Base model .* lacks unet/config\.json"):
-        Encode(snapshot=snapshot, recipe=project.recipes()[0]).request(project, settings)
+        Encode(snapshot=snapshot, recipe=project.recipes()[0]).request(Workspace(project, settings))

@@ -91,10 +91,10 @@ def test_an_evaluation_for_the_gate_needs_the_prompts_that_the_gate_requires(
 ) -> None:
     job = Evaluate(candidate=make_version("c"))
     with pytest.raises(ValueError, match=r"the evaluation asks 1 prompts .* every verdict would be invalid"):
-        job.request(project, settings)
+        job.request(Workspace(project, settings))
     policy = project.gate.model_copy(update={"minimum_prompts": 1})
     enough = project.model_copy(update={"gate": policy})
-    assert job.request(enough, settings) == evaluate(project)
+    assert job.request(Workspace(enough, settings)) == evaluate(project)
 
 
 def test_a_candidate_without_the_address_of_its_snapshot_is_refused(
@@ -120,7 +120,7 @@ def test_a_prompt_asked_twice_is_refused_before_anything_is_submitted(
         evaluate(project)
     covering = project.model_copy(update={"coverage": CoverageSection(judge="taste")})
     with pytest.raises(ValueError, match="repeated prompts"):
-        Coverage(candidate=make_version("c")).request(covering, settings)
+        Coverage(candidate=make_version("c")).request(Workspace(covering, settings))
 
 
 def test_aa_puts_the_champion_in_both_roles_on_twice_the_seeds(
@@ -149,7 +149,7 @@ def test_coverage_asks_one_judge_about_many_images_of_few_prompts(
 ) -> None:
     judged = with_coverage(project, project.evaluation.judges[0].name)
     champion = make_version("a", version=3)
-    request = Coverage(candidate=make_version("c"), champion=champion).request(judged, settings)
+    request = Coverage(candidate=make_version("c"), champion=champion).request(Workspace(judged, settings))
     spec = CoverageSpec.model_validate(request.spec)
     assert (spec.num_prompts, spec.seeds, spec.bar) == (2, (0, 1, 2), 0.75)
     assert (spec.candidate.weights_digest, spec.champion.weights_digest) == ("c" * 64, "a" * 64)
@@ -162,7 +162,7 @@ def test_coverage_needs_its_section_and_a_judge_that_exists(
     project: Project, settings: Settings, make_version: MakeVersion
 ) -> None:
     with pytest.raises(ValueError, match=r"no \[coverage\]\. Add it with judge = NAME"):
-        Coverage(candidate=make_version("c")).request(project, settings)
+        Coverage(candidate=make_version("c")).request(Workspace(project, settings))
     with pytest.raises(ValueError, match=r"Unknown judge 'jugde'"):
         with_coverage(project, "jugde")
 
@@ -185,15 +185,15 @@ def test_calibration_asks_every_judge_that_has_weights(
     judge = '[[evaluation.judges]]\nname = "people"\nuri = "reward://people"\nscorer = { kind = "pal" }\n'
     project.path.write_text(ORIGINAL.read_text() + reward_section + judge)
     both = load_project(project.path)
-    before = Calibrate(snapshot=snapshot).request(both, settings)
+    before = Calibrate(snapshot=snapshot).request(Workspace(both, settings))
     spec = CalibrationSpec.model_validate(before.spec)
     assert [own.name for own in spec.judges] == ["taste"], "nobody has trained the other yet"
     assert names(before) == [snapshot.content_digest, spec.judges[0].weights_digest]
     assert before.output_uri == f"{settings.store_uri}/calibrations/reports/{spec.digest}"
     register_judge("a")
-    after = Calibrate(snapshot=snapshot).request(both, settings)
+    after = Calibrate(snapshot=snapshot).request(Workspace(both, settings))
     assert [own["name"] for own in after.spec["judges"]] == ["taste", "people"]
     assert after.job_id != before.job_id
     empty = snapshot.model_copy(update={"num_pairs": {"train": 3, "calibration": 0, "test": 1}})
     with pytest.raises(ValueError, match=r"Raise \[snapshot\] calibration_share"):
-        Calibrate(snapshot=empty).request(both, settings)
+        Calibrate(snapshot=empty).request(Workspace(both, settings))

@@ -13,6 +13,7 @@ from pipelines.dispatch.job_kinds import Caption, DrawPairs, Label
 from pipelines.project.file import Project, load_project
 from pipelines.settings import Settings
 from pipelines.store.folders import hash_folder, sha256_file
+from pipelines.workspace import Workspace
 
 ORIGINAL = Path(__file__).with_name("words.toml")
 PROJECT = """
@@ -92,7 +93,7 @@ def snapshot_at(make_snapshot: Callable[..., DatasetSnapshot]) -> Callable[[str]
 def test_a_labelling_names_judges_sources_and_the_snapshot(
     write_project: Callable[..., Project], settings: Settings, snapshot_at: Callable[[str], DatasetSnapshot]
 ) -> None:
-    request = Label(snapshot=snapshot_at("file:///here")).request(write_project(), settings)
+    request = Label(snapshot=snapshot_at("file:///here")).request(Workspace(write_project(), settings))
     spec = LabelSpec.model_validate(request.spec)
     assert [judge.name for judge in spec.judges] == ["taste", "helper"]
     assert "panel" in spec.training_sources
@@ -100,7 +101,7 @@ def test_a_labelling_names_judges_sources_and_the_snapshot(
     assert [item.content_digest for item in request.inputs] == ["5" * 64, *(j.weights_digest for j in spec.judges)]
     assert request.kind == "label"
     assert request.output_uri == f"{settings.store_uri}/snapshots/{spec.digest}"
-    elsewhere = Label(snapshot=snapshot_at("s3://there/s")).request(write_project(), settings)
+    elsewhere = Label(snapshot=snapshot_at("s3://there/s")).request(Workspace(write_project(), settings))
     assert (elsewhere.spec_digest, elsewhere.inputs[0].uri) == (request.spec_digest, "s3://there/s")
 
 
@@ -111,7 +112,7 @@ def test_a_proxy_vote_uses_no_human_labels(
         ('judges = ["taste", "helper"]', 'judges = ["taste"]'),
         ('kind = "label_model", human_labels = 100', 'kind = "proxy_vote"'),
     )
-    spec = LabelSpec.model_validate(Label(snapshot=snapshot_at("x")).request(project, settings).spec)
+    spec = LabelSpec.model_validate(Label(snapshot=snapshot_at("x")).request(Workspace(project, settings)).spec)
     assert spec.human_sources == ()
     assert spec.training_sources == ("panel", f"scorer {spec.judges[0].identity}", "taste")
 
@@ -121,14 +122,14 @@ def test_without_a_section_nothing_is_labelled(
 ) -> None:
     project = write_project().model_copy(update={"labelling": None})
     with pytest.raises(ValueError, match=r"there is no \[labelling\]"):
-        Label(snapshot=snapshot_at("x")).request(project, settings)
+        Label(snapshot=snapshot_at("x")).request(Workspace(project, settings))
 
 
 def test_a_drawing_names_base_prompts_templates_and_licence(
     write_project: Callable[..., Project], settings: Settings, tmp_path: Path
 ) -> None:
     project = write_project()
-    request = DrawPairs(source=project.sources[1]).request(project, settings)
+    request = DrawPairs(source=project.sources[1]).request(Workspace(project, settings))
     spec = DrawSpec.model_validate(request.spec)
     assert spec.prompts_digest == sha256_file(tmp_path / "few.txt")
     assert (spec.chosen_template, spec.rejected_template) == ("{prompt}, in pixel art", "{prompt}")
@@ -143,7 +144,7 @@ def test_held_out_prompts_are_not_drawn_even_through_a_template(
 ) -> None:
     project = write_project(prompts=prompts)
     with pytest.raises(ValueError, match=r"holds 1 prompts of the evaluation \(lines 2\)"):
-        DrawPairs(source=project.sources[1]).request(project, settings)
+        DrawPairs(source=project.sources[1]).request(Workspace(project, settings))
 
 
 @pytest.mark.parametrize(
@@ -181,7 +182,7 @@ def test_a_caption_job_takes_snapshot_and_captioner_and_answers_among_the_snapsh
     section = 'variant = "dcpo_h"\ncaptioner = "captioner"\nlevel = "strong"\nseed = 4\nprefix = "a"\nnum_beams = 2'
     project = with_captions(project, section)
     digest, _ = hash_folder(project.path.parent / "captioner")
-    request = Caption(snapshot=snapshot).request(project, settings)
+    request = Caption(snapshot=snapshot).request(Workspace(project, settings))
     spec = CaptionSpec.model_validate(request.spec)
     assert spec.method == HybridCaptions(
         captioner=Captioner(weights_digest=digest, prefix="a", num_beams=2),
@@ -204,7 +205,7 @@ def test_a_caption_job_takes_snapshot_and_captioner_and_answers_among_the_snapsh
 def test_each_variant_takes_what_it_needs(
     project: Project, settings: Settings, section: str, kind: str, num_inputs: int, snapshot: DatasetSnapshot
 ) -> None:
-    request = Caption(snapshot=snapshot).request(with_captions(project, section), settings)
+    request = Caption(snapshot=snapshot).request(Workspace(with_captions(project, section), settings))
     assert request.spec["method"]["kind"] == kind
     assert len(request.inputs) == num_inputs
 
@@ -214,5 +215,5 @@ def test_the_same_snapshot_elsewhere_is_captioned_once(
 ) -> None:
     project = with_captions(project, 'variant = "dcpo_p"\nlevel = "weak"')
     moved = snapshot.model_copy(update={"uri": "file:///elsewhere"})
-    one, two = (Caption(snapshot=data).request(project, settings) for data in (snapshot, moved))
+    one, two = (Caption(snapshot=data).request(Workspace(project, settings)) for data in (snapshot, moved))
     assert one.job_id == two.job_id

@@ -12,6 +12,7 @@ from pipelines.dispatch.job_kinds import Encode, Soup, Train, TrainReward
 from pipelines.project.file import Project, load_project
 from pipelines.settings import Settings
 from pipelines.store.folders import hash_folder, sha256_file
+from pipelines.workspace import Workspace
 
 ORIGINAL = Path(__file__).with_name("words.toml")
 
@@ -23,7 +24,7 @@ def names(request: JobRequest) -> list[str]:
 def test_encode_states_snapshot_base_and_backbone(
     project: Project, settings: Settings, snapshot: DatasetSnapshot
 ) -> None:
-    request = Encode(snapshot=snapshot, recipe=project.recipes()[0]).request(project, settings)
+    request = Encode(snapshot=snapshot, recipe=project.recipes()[0]).request(Workspace(project, settings))
     spec = EncodeSpec.model_validate(request.spec)
     base, _ = hash_folder(Path(project.base.uri))
     assert (spec.base_digest, spec.snapshot_digest) == (base, "5" * 64)
@@ -38,7 +39,9 @@ def test_encode_cuts_images_as_the_recipe_says(project: Project, settings: Setti
     overrides = ("images.kind=aspect_buckets", "images.step_pixels=16", "images.flip=true")
     bucketed = load_project(project.path, overrides).recipes()[0]
     square = project.recipes()[0]
-    cut, plain = (Encode(snapshot=snapshot, recipe=recipe).request(project, settings) for recipe in (bucketed, square))
+    cut, plain = (
+        Encode(snapshot=snapshot, recipe=recipe).request(Workspace(project, settings)) for recipe in (bucketed, square)
+    )
     assert cut.spec["images"] == bucketed.images.model_dump()
     assert cut.spec["images"]["kind"] == "aspect_buckets"
     assert "images" not in plain.spec, "a cache of squares is found under the name it had"
@@ -55,7 +58,7 @@ def test_train_binds_the_recipe_to_base_and_cache(project: Project, settings: Se
         latent_shape=(4, 8, 8),
     )
     recipe = project.recipes()[0]
-    request = Train(recipe=recipe, cache=cache).request(project, settings)
+    request = Train(recipe=recipe, cache=cache).request(Workspace(project, settings))
     spec = TrainSpec.model_validate(request.spec)
     assert (spec.recipe, spec.cache_digest) == (recipe, "8" * 64)
     assert request.kind == "train"
@@ -65,7 +68,7 @@ def test_train_binds_the_recipe_to_base_and_cache(project: Project, settings: Se
 
 def test_a_recipe_that_is_not_online_needs_a_feature_cache(project: Project, settings: Settings) -> None:
     with pytest.raises(ValueError, match=r"trains on a feature cache, none is given. Encode its snapshot first"):
-        Train(recipe=project.recipes()[0]).request(project, settings)
+        Train(recipe=project.recipes()[0]).request(Workspace(project, settings))
 
 
 ONLINE = """
@@ -97,7 +100,7 @@ def test_online_training_binds_prompts_and_any_scorer_of_the_project(
 ) -> None:
     online = online_project(project, reward)
     folder = {"liking": "reward", "taste": "judge", "caption": "guard"}[reward]
-    request = Train(recipe=online.recipes()[0]).request(online, settings)
+    request = Train(recipe=online.recipes()[0]).request(Workspace(online, settings))
     spec = TrainSpec.model_validate(request.spec)
     assert spec.cache_digest is None
     assert spec.online is not None
@@ -125,15 +128,15 @@ def test_evaluation_prompts_may_not_be_trained_on(project: Project, settings: Se
     online = online_project(project, "taste")
     (project.path.parent / "train.txt").write_text("a square\nA  Circle!\n")
     with pytest.raises(ValueError, match=r"train.txt holds 1 prompts of the evaluation \(lines 2\)"):
-        Train(recipe=online.recipes()[0]).request(online, settings)
+        Train(recipe=online.recipes()[0]).request(Workspace(online, settings))
     (project.path.parent / "train.txt").unlink()
     with pytest.raises(ValueError, match=r"train.txt does not exist"):
-        Train(recipe=online.recipes()[0]).request(online, settings)
+        Train(recipe=online.recipes()[0]).request(Workspace(online, settings))
 
 
 def test_a_spec_needs_the_data_of_its_objective(project: Project, settings: Settings) -> None:
     online = online_project(project, "taste")
-    spec = Train(recipe=online.recipes()[0]).request(online, settings).spec
+    spec = Train(recipe=online.recipes()[0]).request(Workspace(online, settings)).spec
     with pytest.raises(ValueError, match="'prdp' needs online and no cache_digest"):
         TrainSpec.model_validate({**spec, "cache_digest": "8" * 64})
     dpo = load_recipe("diffusion_dpo_shapes").model_dump(mode="json")
@@ -155,16 +158,16 @@ def test_captions_that_are_needed_and_missing_stop_the_request(
     dcpo, dpo = load_recipe("dcpo_shapes"), project.recipes()[0]
     for known in (None, 2):
         snapshot = snapshot.model_copy(update={"num_captioned": known})
-        assert Encode(snapshot=snapshot, recipe=dcpo).request(project, settings).kind == "encode"
+        assert Encode(snapshot=snapshot, recipe=dcpo).request(Workspace(project, settings)).kind == "encode"
         given = cache.model_copy(update={"num_captioned": known})
-        assert Train(recipe=dcpo, cache=given).request(project, settings).kind == "train"
+        assert Train(recipe=dcpo, cache=given).request(Workspace(project, settings)).kind == "train"
     bare = snapshot.model_copy(update={"num_captioned": 0})
     with pytest.raises(ValueError, match=r"'dcpo' .* snapshot file:///store/snapshots/s has no such captions"):
-        Encode(snapshot=bare, recipe=dcpo).request(project, settings)
+        Encode(snapshot=bare, recipe=dcpo).request(Workspace(project, settings))
     with pytest.raises(ValueError, match=r"'dcpo' .* feature cache file:///store/features/f has no such captions"):
-        Train(recipe=dcpo, cache=cache.model_copy(update={"num_captioned": 0})).request(project, settings)
-    counted = Encode(snapshot=bare, recipe=dpo).request(project, settings)
-    assert counted.job_id == Encode(snapshot=snapshot, recipe=dpo).request(project, settings).job_id
+        Train(recipe=dcpo, cache=cache.model_copy(update={"num_captioned": 0})).request(Workspace(project, settings))
+    counted = Encode(snapshot=bare, recipe=dpo).request(Workspace(project, settings))
+    assert counted.job_id == Encode(snapshot=snapshot, recipe=dpo).request(Workspace(project, settings)).job_id
 
 
 GREEDY = """
@@ -212,7 +215,7 @@ def soup_of(project: Project, *weights: str) -> Soup:
 
 def test_a_greedy_soup_states_judge_prompts_and_gain(project: Project, settings: Settings) -> None:
     souping = souping_project(project)
-    request = soup_of(souping, "c", "d").request(souping, settings)
+    request = soup_of(souping, "c", "d").request(Workspace(souping, settings))
     spec = SoupSpec.model_validate(request.spec)
     assert isinstance(spec.method, Greedy)
     assert spec.method.judge.training_sources[0] == "nose"
@@ -228,15 +231,15 @@ def test_a_greedy_soup_states_judge_prompts_and_gain(project: Project, settings:
 def test_a_greedy_soup_may_not_taste_the_prompts_of_the_gate(project: Project, settings: Settings) -> None:
     souping = souping_project(project, prompts="a hexagon\tany\nA  Circle!\tany\n")
     with pytest.raises(ValueError, match=r"taste.tsv holds 1 prompts of the evaluation"):
-        soup_of(souping, "c", "d").request(souping, settings)
+        soup_of(souping, "c", "d").request(Workspace(souping, settings))
 
 
 def test_a_soup_needs_a_section_and_two_runs(project: Project, settings: Settings) -> None:
     souping = souping_project(project)
     with pytest.raises(ValueError, match="needs two runs or more, got 1"):
-        soup_of(souping, "c").request(souping, settings)
+        soup_of(souping, "c").request(Workspace(souping, settings))
     with pytest.raises(ValueError, match=r"there is no \[soup\]"):
-        soup_of(souping, "c", "d").request(project, settings)
+        soup_of(souping, "c", "d").request(Workspace(project, settings))
 
 
 @pytest.mark.parametrize(
@@ -265,7 +268,7 @@ def test_a_reward_is_trained_on_the_snapshot_and_a_frozen_encoder(
 ) -> None:
     project.path.write_text(ORIGINAL.read_text() + reward_section)
     rewarding = load_project(project.path)
-    request = TrainReward(snapshot=snapshot, reward=rewarding.rewards[0]).request(rewarding, settings)
+    request = TrainReward(snapshot=snapshot, reward=rewarding.rewards[0]).request(Workspace(rewarding, settings))
     spec = RewardTrainSpec.model_validate(request.spec)
     encoder, _ = hash_folder(project.path.parent / "guard")
     assert (spec.snapshot_digest, spec.embedder_digest, spec.mixture) == ("5" * 64, encoder, (0.25, 0.75))
