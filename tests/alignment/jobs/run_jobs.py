@@ -21,7 +21,7 @@ POLL_SECONDS = 0.05
 
 
 def next_job(path: Path, test: Path, launcher: int) -> dict[str, Any]:
-    """Wait for a job; "stop" when the launcher or the test process is gone. `test` is the folder of the test process in /proc."""
+    """Wait for a job; "stop" when the launcher is gone, or the test process, whose folder in /proc is `test`."""
     while not path.exists():
         if os.getppid() != launcher or not test.exists():
             return {"module": "stop"}
