@@ -73,6 +73,7 @@ docs: setup
 # The reference pages that are generated from the code.
 docs-reference: setup
 	@python -m pipelines.commands.reference > docs/cli.md
+	@python -m pipelines.project.reference > docs/configuration.md
 
 clean:
 	rm -rf build $(VENV) .plumbline .mypy_cache .ruff_cache .pytest_cache

@@ -167,6 +167,7 @@ class ImageStatistic(RewardParams):
 
     kind: Literal["image_statistic"] = "image_statistic"
     statistic: Literal["saturation", "contrast", "high_frequency"]
+    """Statistic of the pixels."""
     better: Literal["less", "more"] = "less"
     """Direction of the guard: "less" guards against excess, "more" against washed-out or blurred images."""
 

@@ -24,8 +24,11 @@ class Sampler(Record):
     """Settings that evaluation images are generated with. They are part of the images' identity."""
 
     scheduler: SchedulerName = "ddim"
+    """Scheduler of the diffusion steps; it must fit the backbone."""
     steps: PositiveInt = 50
+    """Number of diffusion steps."""
     guidance_scale: Annotated[float, Field(ge=1)] = 7.5
+    """Classifier-free guidance; 1 is no guidance."""
 
 
 def check_sampler(backbone: Backbone, sampler: Sampler) -> None:

@@ -10,17 +10,25 @@ class Placement(Record):
     """Execution settings of a job. Nothing here changes the mathematics."""
 
     engine: str = "local"
+    """Engine that runs the job."""
     num_processes: PositiveInt = 1
+    """Number of processes; on GPUs one for each."""
     threads_per_process: PositiveInt = 1
+    """CPU threads of one process."""
     micro_batch: PositiveInt = 8
     """Maximum pairs (training) or images (sampling) that one process holds at once; accumulation covers the rest."""
     checkpoint_every_steps: PositiveInt = 100
+    """Optimiser steps between two checkpoints."""
     keep_checkpoints: PositiveInt = 2
+    """Number of checkpoints that are kept."""
     sample_every_steps: PositiveInt = 100
+    """Optimiser steps between two sample grids."""
     sample_prompts: tuple[str, ...] = ()
     """Prompts of the sample grid. Images are generated at step 0, every `sample_every_steps` and at the end."""
     log_every_steps: PositiveInt = 1
+    """Optimiser steps between two lines of metrics."""
     timeout_seconds: PositiveInt = 86_400
+    """The job is stopped after this many seconds."""
 
 
 FailureKind = Literal["bad_input", "bad_data", "diverged", "preempted", "storage_full", "out_of_memory", "crashed"]

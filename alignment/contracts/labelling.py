@@ -38,6 +38,7 @@ class LabelModel(Record):
     labels_from: Literal["label_model", "human_baseline"] = "label_model"
     """Origin of the labels that are written. The report measures both, so you can choose by accuracy."""
     seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of the choice of human labels and of the fit."""
 
 
 LabelMethod = Annotated[ProxyVoting | LabelModel, Field(discriminator="kind")]

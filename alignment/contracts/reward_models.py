@@ -18,7 +18,9 @@ class Projector(Record):
     """A small network from embeddings to the preference space: the authors' `mlp2-relu-dropout5-residual`."""
 
     num_hidden_layers: PositiveInt = 2
+    """Number of hidden layers."""
     activation: Literal["relu", "gelu"] = "relu"
+    """Activation of the hidden layers."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
     """Dropout probability, applied before each activation."""
     residual: bool = True
@@ -29,7 +31,9 @@ class Bound(Record):
     """Penalty that keeps users' points near the origin: weight * sum over the batch of max(0, norm - upper)."""
 
     upper: PositiveFloat = 4.0
+    """Norm up to which a point costs nothing, in units of the preference space."""
     weight: PositiveFloat = 1.0
+    """Factor of the term in the loss."""
 
 
 class PalA(Record):
@@ -37,11 +41,15 @@ class PalA(Record):
 
     kind: Literal["pal_a"] = "pal_a"
     num_prototypes: PositiveInt = 2
+    """Number of prototypes."""
     ideal_point: Literal["f(Pw)", "f(P)w", "Pw"] = "f(Pw)"
     """Place of the projector f, which also projects the items: after mixing, before mixing, or not used for points."""
     comparison: Comparison = "distance"
+    """Measure between an item and a user's point."""
     link: Link = "hinge"
+    """Loss of a comparison."""
     projector: Projector = Projector()
+    """Network that items pass through."""
     width: PositiveInt | None = None
     """Width of the preference space; None means the width of the image embeddings."""
     temperature: PositiveFloat = 1.0
@@ -55,9 +63,13 @@ class PalB(Record):
 
     kind: Literal["pal_b"] = "pal_b"
     num_prototypes: PositiveInt = 2
+    """Number of prototypes."""
     comparison: Comparison = "angle"
+    """Measure between an item and a user's point."""
     link: Link = "cross_entropy"
+    """Loss of a comparison."""
     projector: Projector = Projector()
+    """Network that items pass through."""
     width: PositiveInt | None = None
     """Width of the preference space; None means the width of the image embeddings."""
     temperature: PositiveFloat = 1.0
@@ -77,6 +89,7 @@ class BradleyTerry(Record):
 
     kind: Literal["bradley_terry"] = "bradley_terry"
     projector: Projector = Projector()
+    """Network that items pass through."""
     width: PositiveInt | None = None
     """Width of the preference space; None means the width of the image embeddings."""
 
@@ -88,6 +101,7 @@ class HeadOptimiser(Record):
     """AdamW with a separate learning rate for each part. Defaults are the authors' values for images."""
 
     projector_learning_rate: PositiveFloat = 1e-4
+    """Learning rate of the projectors."""
     projector_weight_decay: Annotated[float, Field(ge=0)] = 1e-2
     """Weight decay, applied to the projectors only."""
     user_learning_rate: PositiveFloat = 5e-3
@@ -104,6 +118,7 @@ class FewShot(Record):
     default. From an even start two logits can then differ by 8, a weight above 0.999 on one of two prototypes. The
     authors' rate 5e-3 over 20 steps reaches at most 0.55, too little to place a new user (docs/log.md, 2026-11-28)."""
     epochs: PositiveInt = 40
+    """Passes over the new users' comparisons."""
     batch: PositiveInt = 4096
     """Comparisons per step, over all new users."""
     start: Literal["even", "normal"] = "even"
@@ -115,19 +130,25 @@ class RewardRecipe(ValueObject):
     """The science of one reward model, before it is bound to data."""
 
     name: str
+    """Name of the recipe; in a project file that of the reward."""
     head: Head
+    """Form of the reward model."""
     optimiser: HeadOptimiser = HeadOptimiser()
+    """Learning rates."""
     global_batch: PositiveInt
     """Comparisons per step. The bound is a sum over these, so its weight is only comparable at equal batch sizes."""
     steps: PositiveInt
+    """Number of optimiser steps."""
     seed: Annotated[int, Field(ge=0, lt=2**31)]
+    """Seed of initial weights and batches."""
     validate_every_steps: PositiveInt = 50
-    """Interval of validation. The weights with the lowest validation loss are kept."""
+    """Steps between two validations. The weights with the lowest validation loss are kept."""
     validation_share: Share = 0.1
     """Share of the training prompts held out for validation; 0 keeps the last step's weights."""
     unseen_users_share: Share = 0.2
     """Share of the users whose training comparisons are held out, for the report on unseen users."""
     few_shot: FewShot = FewShot()
+    """Fit of users who were not trained on."""
     labels_per_user: tuple[PositiveInt, ...] = (5, 20, 100)
     """Numbers of labels per unseen user for which the report fits a mixture."""
 

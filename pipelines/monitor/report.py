@@ -3,7 +3,6 @@
 Findings become one outcome: `alarm` asks for a person, `retrain` for a new candidate, and both may be wanted at once.
 """
 
-import json
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from pipelines.intake.pairs import ACCEPTED_FILE, read_light
 from pipelines.intake.snapshot import accepted_reports
 from pipelines.monitor import drift, judges
 from pipelines.project.file import Project
+from pipelines.records.series import Series, series_of_json, series_of_models
 from pipelines.release.champion.state import read_standing
 from pipelines.store.storage import Store
 from pipelines.workspace import Workspace
@@ -307,10 +307,8 @@ def claim(workspace: Workspace, reasons: Sequence[str], *, key: str, now: dateti
         return False
     if last is not None and last.key == key:
         return True
-    store = workspace.store
-    uri = store.uri("monitor", workspace.project.name, "retrains", f"{number + 1:06d}.json")
     entry = RetrainEntry(at=now, key=key, reasons=tuple(reasons))
-    return store.create_bytes(uri, entry.model_dump_json(indent=1).encode())
+    return _retrains(workspace).create(number + 1, entry)
 
 
 def take(workspace: Workspace, *, key: str, now: datetime) -> bool:
@@ -323,17 +321,19 @@ def take(workspace: Workspace, *, key: str, now: datetime) -> bool:
     number, last = last_announced(workspace)
     if last is None or now - last.at > timedelta(days=max(workspace.project.monitor.retrain_every_days, 1)):
         return False
-    store = workspace.store
-    uri = store.uri("monitor", workspace.project.name, "retrains_taken", f"{number:06d}.json")
-    mark = json.dumps({"key": key, "at": now.isoformat()}).encode()
-    return store.create_bytes(uri, mark) or bool(json.loads(store.read_bytes(uri))["key"] == key)
+    taken = series_of_json(workspace.store, "monitor", workspace.project.name, "retrains_taken")
+    mark = {"key": key, "at": now.isoformat()}
+    return taken.create(number, mark) or bool(taken.read(number)["key"] == key)
 
 
 def last_announced(workspace: Workspace) -> tuple[int, RetrainEntry | None]:
-    """How many retrainings were announced, and the newest of them."""
+    """The number of the newest announced retraining, and itself; 0 and None while there is none."""
+    return _retrains(workspace).last()
+
+
+def _retrains(workspace: Workspace) -> Series[RetrainEntry]:
     store = workspace.store
-    uris = sorted(store.list_uris(store.uri("monitor", workspace.project.name, "retrains")))
-    return len(uris), RetrainEntry.model_validate_json(store.read_bytes(uris[-1])) if uris else None
+    return series_of_models(store, "monitor", workspace.project.name, "retrains", model=RetrainEntry)
 
 
 # --- for people -----------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from alignment.files.paths import resolve_below
 from alignment.files.shards import indexed_files
 from pipelines.platform import dag_states
 from pipelines.project.file import Project, load_projects
-from pipelines.project.sections import GreedySoupSection
+from pipelines.project.paths import local_paths
 from pipelines.records.heldout_prompts import check_enough_prompts
 from pipelines.release.champion.state import read_standing
 from pipelines.release.promotion.reconcile import files_gone
@@ -204,15 +204,9 @@ def _missing_of_part(folder: Path, part: str) -> list[str]:
 
 def _evaluation(project: Project) -> str:
     evaluation = project.evaluation
-    paths = [evaluation.prompts, *(judge.uri for judge in (*evaluation.judges, *evaluation.guards))]
-    if project.online is not None:
-        paths += [project.online.prompts, *(reward.uri for reward in project.online.rewards)]
-    paths += [reward.encoder for reward in project.rewards]
-    if isinstance(project.soup, GreedySoupSection):
-        paths += [project.soup.prompts, *(judge.uri for judge in project.soup.judges)]
-    if project.captions is not None and project.captions.captioner is not None:
-        paths.append(project.captions.captioner)
-    missing = [path for path in paths if "://" not in path and not Path(path).exists()]
+    elsewhere = {project.base.uri, *(source.uri for source in project.sources)}
+    paths = [path for path in dict.fromkeys(local_paths(project)) if "://" not in path and path not in elsewhere]
+    missing = [path for path in paths if not Path(path).exists()]
     if missing:
         raise ValueError(f"Prompts, scorers or the captioner are missing: {', '.join(missing)}.")
     return f"prompts, {len(evaluation.judges)} judges and {len(evaluation.guards)} guards are there"

@@ -21,7 +21,7 @@ class Approver(Record):
     """A person who may approve, as Airflow's auth manager knows them."""
 
     id: Annotated[str, Field(min_length=1)]
-    """What the auth manager calls the user: the user name, or a number (as text) with FAB."""
+    """Id of the user in the auth manager: the user name, or a number (as text) with FAB."""
     name: str = ""
     """The user name, where it is not the id."""
 
@@ -36,13 +36,13 @@ class Approver(Record):
 
 
 class ApprovalSection(Record):
-    """Whether a person has to agree before the champion moves. Whoever trained or asked may not be that person."""
+    """Approval of a promotion by a person. The person who started the training or the promotion may not approve it."""
 
     mode: Literal["none", "required", "borderline"] = "none"
     """none: the gate alone decides; required: a person is always asked; borderline: only when it was close, or the gate
     warned."""
     approvers: tuple[Approver, ...] = ()
-    """Who may answer, as user names or { id, name }."""
+    """People who may answer, as user names or { id, name }."""
     timeout_hours: Annotated[FiniteFloat, Field(gt=0, le=87_600)] = 72.0
     """Without an answer by then nothing moves; ten years at most."""
     borderline: dict[str, NotNegative] = Field(default_factory=lambda: {"win_rate": 0.02})
@@ -59,17 +59,19 @@ class ApprovalSection(Record):
 
 
 class ReconcileSection(Record):
-    """What happens when alias, ledger and tags tell different stories."""
+    """Reaction when alias, ledger and tags differ."""
 
     on_mismatch: Literal["alarm", "restore"] = "alarm"
-    """alarm: the task fails and says so; restore: an alias moved by hand is put back, with a note in the ledger."""
+    """alarm: the task fails with a message; restore: an alias moved by hand is put back, with a note in the ledger."""
 
 
 class MailSection(Record):
     """Mail through a connection of Airflow."""
 
     connection: str = "smtp_default"
+    """Id of the SMTP connection in Airflow."""
     to: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Addresses of the recipients."""
     sender: str | None = None
     """None: that of the connection."""
 
@@ -78,17 +80,22 @@ class WebhookSection(Record):
     """A JSON message posted through a connection of Airflow, which holds address and token."""
 
     connection: str
+    """Id of the HTTP connection in Airflow."""
     endpoint: str = ""
+    """Path that is appended to the address of the connection."""
 
 
 class NotifySection(Record):
-    """Who is told, and of what."""
+    """Notifications: recipients and events."""
 
     on: tuple[Event, ...] = (
         "promoted", "rejected", "asked", "rolled_back", "rolled_forward", "restored", "alarm", "failed",
     )  # fmt: skip
+    """Events that are reported."""
     mail: MailSection | None = None
+    """Mail; without the table there is none."""
     webhook: WebhookSection | None = None
+    """Webhook; without the table there is none."""
 
     def wants(self, event: str) -> bool:
         """Whether anybody is to be told of this."""

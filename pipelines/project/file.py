@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from alignment.catalogues.lookup import unknown_name
 from alignment.config import load_recipe, read_toml, validate
@@ -48,29 +48,63 @@ class Project(Section):
     """Everything Plumbline knows about one model it keeps aligned."""
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,40}$")]
+    """Name of the project, its DAGs and its registered model; equal to the name of the file without .toml."""
     base: BaseModelSection
+    """The base model."""
     sources: Annotated[tuple[SourceSection, ...], Field(min_length=1)]
+    """Sources of preference pairs."""
     validation: ValidationSection = ValidationSection()
+    """Limits of the data rules."""
     snapshot: SnapshotSection = SnapshotSection()
+    """Splits of the accepted pairs."""
     train: Annotated[tuple[RecipeSection, ...], Field(min_length=1)]
+    """Recipes to train."""
     evaluation: EvaluationSection
+    """Prompts, seeds, sampler and judges."""
     prompt_sets: tuple[PromptSetSection, ...] = ()
+    """Named prompt files, held out of training."""
     coverage: CoverageSection | None = None
+    """Best-of-N curve of the report; without the table there is none."""
     online: OnlineSection | None = None
+    """Prompts and rewards of online recipes, which need the table."""
     rewards: tuple[RewardSection, ...] = ()
+    """Reward models that the project trains."""
     soup: Annotated[UniformSoupSection | GreedySoupSection, Field(discriminator="method")] | None = None
+    """Average of the runs; without the table each run is a candidate."""
     labelling: LabellingSection | None = None
+    """Labels by judges; without the table people's labels are used."""
     captions: CaptionsSection | None = None
+    """Captions for recipes that need them."""
     gate: GatePolicy = GatePolicy()
+    """Policy of the gate."""
     monitor: MonitorSection = MonitorSection()
+    """Schedule and limits of the monitor."""
     approval: ApprovalSection = ApprovalSection()
+    """Approval by a person."""
     reconcile: ReconcileSection = ReconcileSection()
+    """Reaction to a champion alias that differs from the ledger."""
     notify: NotifySection = NotifySection()
+    """Notifications: recipients and events."""
     placement: PlacementSection = PlacementSection()
+    """Processes, batch sizes and limits of each kind of job."""
     schedule: ScheduleSection = ScheduleSection()
+    """Schedules of the DAGs."""
     search: SearchSection = SearchSection()
+    """Recipe search."""
     path: Path
     """The file this came from."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _put_the_file_of_a_prompt_set(cls, data: dict[str, Any]) -> dict[str, Any]:
+        """Where `evaluation.prompts` names a prompt set, put the file of that set."""
+        evaluation, sets = data.get("evaluation"), data.get("prompt_sets")
+        if not isinstance(evaluation, dict) or not isinstance(sets, list):
+            return data
+        asked = [own for own in sets if isinstance(own, dict) and own.get("name") == evaluation.get("prompts")]
+        if not asked or not isinstance(asked[0].get("prompts"), str):
+            return data
+        return {**data, "evaluation": {**evaluation, "prompts": asked[0]["prompts"]}}
 
     def recipes(self) -> list[Recipe]:
         """The recipes of `train`, loaded and bound to the base's backbone."""
@@ -220,11 +254,11 @@ def load_project(path: Path, overrides: tuple[str, ...] = ()) -> Project:
     Raises ValueError naming the file and every bad field.
     """
     data, root = _read_layers(path)
-    project = validate(Project, {"path": path.absolute(), **data}, what=str(path))
+    project = validate(Project, {"path": path.absolute(), **data}, what=str(path), context={"root": root})
     if project.name != path.stem:
         raise ValueError(f"{path}: name is {project.name!r} but the file is {path.stem!r}. Make them equal.")
     sections = tuple(s.model_copy(update={"overrides": (*s.overrides, *overrides)}) for s in project.train)
-    project = _absolute(project.model_copy(update={"train": sections}), root)
+    project = project.model_copy(update={"train": sections})
     check_measures(project.evaluation, project.gate, str(path))
     project.recipes()
     project.check_rewards()
@@ -286,58 +320,3 @@ def _over(top: dict[str, Any], below: dict[str, Any]) -> dict[str, Any]:
         both = isinstance(value, dict) and isinstance(joined.get(key), dict)
         joined[key] = _over(value, joined[key]) if both else value
     return joined
-
-
-def _absolute(project: Project, root: Path) -> Project:
-    """The project with every local path made absolute against `root`."""
-
-    def resolve(uri: str) -> str:
-        return uri if "://" in uri or not uri else str((root / uri).resolve())
-
-    def source_at(source: SourceSection) -> SourceSection:
-        draw = source.draw and source.draw.model_copy(update={"prompts": resolve(source.draw.prompts)})
-        return source.model_copy(update={"uri": resolve(source.uri), "draw": draw})
-
-    evaluation, online = project.evaluation, project.online
-    soup, captions = project.soup, project.captions
-    sets = tuple(own.model_copy(update={"prompts": resolve(own.prompts)}) for own in project.prompt_sets)
-    asked = next((own.prompts for own in sets if own.name == evaluation.prompts), resolve(evaluation.prompts))
-    if isinstance(soup, GreedySoupSection):
-        tasting = tuple(j.model_copy(update={"uri": resolve(j.uri)}) for j in soup.judges)
-        soup = soup.model_copy(update={"prompts": resolve(soup.prompts), "judges": tasting})
-    if captions is not None and captions.captioner is not None:
-        captions = captions.model_copy(update={"captioner": resolve(captions.captioner)})
-    if online is not None:
-        rewards = tuple(r.model_copy(update={"uri": resolve(r.uri)}) for r in online.rewards)
-        online = online.model_copy(update={"prompts": resolve(online.prompts), "rewards": rewards})
-    labelling = project.labelling
-    if labelling is not None:
-        scorers = tuple(s.model_copy(update={"uri": resolve(s.uri)}) for s in labelling.scorers)
-        labelling = labelling.model_copy(update={"scorers": scorers})
-    search = project.search
-    recipes = tuple(resolve(recipe) if recipe.endswith(".toml") else recipe for recipe in search.recipes)
-    prompts = resolve(search.prompts) if search.prompts else ""
-    return project.model_copy(
-        update={
-            "search": search.model_copy(update={"recipes": recipes, "prompts": prompts}),
-            "base": project.base.model_copy(update={"uri": resolve(project.base.uri)}),
-            "sources": tuple(map(source_at, project.sources)),
-            "train": tuple(
-                s.model_copy(update={"recipe": resolve(s.recipe) if s.recipe.endswith(".toml") else s.recipe})
-                for s in project.train
-            ),
-            "prompt_sets": sets,
-            "online": online,
-            "soup": soup,
-            "rewards": tuple(r.model_copy(update={"encoder": resolve(r.encoder)}) for r in project.rewards),
-            "labelling": labelling,
-            "captions": captions,
-            "evaluation": evaluation.model_copy(
-                update={
-                    "prompts": asked,
-                    "judges": tuple(j.model_copy(update={"uri": resolve(j.uri)}) for j in evaluation.judges),
-                    "guards": tuple(g.model_copy(update={"uri": resolve(g.uri)}) for g in evaluation.guards),
-                }
-            ),
-        }
-    )

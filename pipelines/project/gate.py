@@ -18,14 +18,14 @@ PositiveInt = Annotated[int, Field(gt=0)]
 
 
 class GuardRule(Record):
-    """What a guard must not lose against the champion, and where it must stay. Every limit given must hold."""
+    """Limits of a guard: its largest loss against the champion, and its range. Every stated limit must hold."""
 
     margin: NotNegative | None = None
     """Largest tolerated loss, in the guard's units; of a guard with a threshold, as a share of prompts."""
     relative_margin: Share | None = None
     """Largest tolerated loss as a share of the champion's mean, which must be positive."""
     better: Literal["higher", "lower"] = "higher"
-    """Which way is good."""
+    """Direction in which a guard improves."""
     threshold: FiniteFloat | None = None
     """Makes the guard a yes or no: a prompt passes when all its images are on the good side of it, or on it."""
     floor: FiniteFloat | None = None
@@ -54,8 +54,9 @@ class SliceRule(Record):
     """Prompt categories may not get worse. Tests of harm in every slice, corrected together (Holm)."""
 
     action: Action = "block"
+    """Consequence of a breach."""
     margin: Share = 0.05
-    """How far below one half a judge's measured win rate may lie within a slice where the loss is beyond chance."""
+    """Largest distance below one half of a judge's win rate within a slice where the loss is beyond chance."""
     minimum_prompts: PositiveInt = 50
     """A slice with fewer is reported as unmeasured."""
 
@@ -70,10 +71,12 @@ class PowerRule(Record):
 
 
 class Detector(Record):
-    """A sign of a hacked judge: what a breach does, and from where on it is one."""
+    """A sign of a gamed judge: the consequence of a breach, and its limit."""
 
     action: Action = "warn"
+    """Consequence of a breach."""
     margin: NotNegative
+    """Largest value that is no breach, in the units of the detector."""
 
 
 class DetectorRules(Record):
@@ -92,37 +95,44 @@ class DetectorRules(Record):
 
 
 class GatePolicy(ValueObject):
-    """What a candidate must show. The defaults are for a production model with some 1600 prompts and three judges."""
+    """Requirements for a candidate. The defaults are for a production model with some 1600 prompts and three judges."""
 
     schema_version: int = 2
     mode: Literal["off", "dry_run", "enforce"] = "enforce"
     """off: promotion is by hand only; dry_run: verdicts without consequence; enforce: the alias follows the verdict."""
     minimum_prompts: PositiveInt = 1000
+    """Fewest prompts of a valid evaluation."""
     required_judges: PositiveInt = 2
     """k of n: voting judges that must prefer the candidate to the champion (partial conjunction)."""
     minimum_voting_judges: PositiveInt = 1
     """n: judges that must be allowed to vote; at least required_judges in any case."""
     superiority: Literal["wilcoxon", "win_rate"] = "wilcoxon"
-    """What a vote rests on: a signed-rank test of the paired differences, with minimum_win_rate asked of the measured
+    """Test behind a vote: a signed-rank test of the paired differences, with minimum_win_rate asked of the measured
     win rate; or the lower bound of the win rate, which must exceed minimum_win_rate (surer, two to four times the
     prompts)."""
     minimum_win_rate: Share = 0.52
+    """Win rate over the champion that a vote needs, as a share of prompts."""
     minimum_effect: FiniteFloat = 0.0
     """The measured standardised effect must reach this as well."""
     calibration_floor: Share = 0.6
     """The lower bound of a judge's agreement with held-out human pairs must exceed this, or it may not vote."""
     minimum_calibration_pairs: PositiveInt = 250
+    """Fewest human pairs that a judge's agreement must be measured on before it may vote."""
     maximum_calibration_age_days: NotNegative = 90
     """Human pairs older than this count for no judge's vote, nor pairs dated later than now; a judge that was never
     calibrated may not vote. 0 asks nothing."""
     calibration_generators: tuple[str, ...] = Field(default=(), exclude_if=().__eq__)
     """Only human pairs whose images were all drawn by these models count, by the names that the sources give them. A
-    judge that knows SD1.5's images is not known to judge FLUX's. Empty: whoever drew them, and the gate says so."""
+    judge that knows SD1.5's images is not known to judge FLUX's. Empty: images of any generator count, which
+    the gate reports."""
     guards: dict[str, GuardRule] = Field(default_factory=dict)
     """By the name of a guard of the evaluation; every measured guard needs a rule here or in detectors.drift."""
     slices: SliceRule = SliceRule()
+    """Rule for prompt categories."""
     power: PowerRule = PowerRule()
+    """Rule for the number of prompts."""
     detectors: DetectorRules = DetectorRules()
+    """Detectors of judges that were gamed."""
 
     @model_validator(mode="after")
     def _one_rule_each(self) -> Self:

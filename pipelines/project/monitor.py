@@ -12,7 +12,7 @@ from pipelines.project.schedules import Schedule
 
 
 class MonitorSection(Record):
-    """What the monitor asks of the champion."""
+    """Schedule and limits of the monitor."""
 
     schedule: Schedule | None = "@daily"
     """Cron expression or preset of the monitor DAG; none: by hand."""

@@ -6,6 +6,7 @@ from typing import Annotated, Self
 from pydantic import Field, model_validator
 
 from alignment.contracts.values import PositiveInt, Record
+from pipelines.project.paths import LocalPath, RecipePath
 
 Range = tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
 
@@ -14,9 +15,9 @@ DEFAULT_FACTORS: Mapping[str, Range] = {"optimiser.learning_rate": (0.2, 5.0), "
 
 
 class SearchSection(Record):
-    """Where a recipe search starts, what it may change, and how it measures."""
+    """Recipe search: its start, its changes and its measurements."""
 
-    recipes: tuple[str, ...] = ()
+    recipes: tuple[RecipePath, ...] = ()
     """Recipes to start from, by name or path; none: those of `train`, with their overrides."""
     factors: dict[str, Range] = Field(default_factory=lambda: dict(DEFAULT_FACTORS))
     """Field of a recipe to the least and the greatest factor on its value, drawn on a log scale. A recipe without the
@@ -28,6 +29,7 @@ class SearchSection(Record):
     micro_batches: tuple[PositiveInt, ...] = ()
     """Other micro-batches to try: placement, which decides memory and pace alone."""
     trials: PositiveInt = 12
+    """Number of trials."""
     trial_steps: PositiveInt = 20
     """Steps of a trial at the starting recipe's own global batch."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
@@ -35,7 +37,7 @@ class SearchSection(Record):
     judge: str = ""
     """Scorer of the project that ranks the trials and may not vote on the winner; none: the first of online.rewards,
     else the first judge."""
-    prompts: str = ""
+    prompts: LocalPath = ""
     """Validation prompts, tab separated with the header `prompt<TAB>category`; none: prompts of the snapshot's test
     split, which are not trained on."""
     num_prompts: Annotated[int, Field(ge=2)] = 100

@@ -14,6 +14,7 @@ from alignment.contracts.judges import Judge
 from alignment.statistics.human_pairs import Scope, agreement, from_columns
 from pipelines.contracts.judges import CalibrationRecord
 from pipelines.project.gate import GatePolicy
+from pipelines.records.series import Series, series_of_models
 from pipelines.settings import Settings
 from pipelines.store.storage import Store, open_store
 
@@ -41,25 +42,17 @@ def record(report: CalibrationReport, project: str, store: Store) -> list[Calibr
 
 
 def _keep(fresh: CalibrationRecord, store: Store) -> CalibrationRecord:
-    store, name = store, fresh.calibration.judge.name
-    while True:
-        known = history(fresh.project, name, store)
-        if known and _same(known[-1], fresh):
-            return known[-1]
-        numbered = fresh.model_copy(update={"number": known[-1].number + 1 if known else 1})
-        uri = store.uri("calibrations", fresh.project, name, f"{numbered.number:06d}.json")
-        if store.create_bytes(uri, numbered.model_dump_json(indent=1).encode()):
-            return numbered
+    def propose(number: int, last: CalibrationRecord | None) -> CalibrationRecord | None:
+        if last and (last.calibration, last.scores_digest) == (fresh.calibration, fresh.scores_digest):
+            return None
+        return fresh.model_copy(update={"number": number})
 
-
-def _same(known: CalibrationRecord, fresh: CalibrationRecord) -> bool:
-    return (known.calibration, known.scores_digest) == (fresh.calibration, fresh.scores_digest)
+    return _series(fresh.project, fresh.calibration.judge.name, store).append(propose)
 
 
 def history(project: str, judge: str, store: Store) -> list[CalibrationRecord]:
     """Every calibration of a judge's name, oldest first."""
-    uris = sorted(uri for uri in store.list_uris(store.uri("calibrations", project, judge)) if uri.endswith(".json"))
-    return [CalibrationRecord.model_validate_json(store.read_bytes(uri)) for uri in uris]
+    return _series(project, judge, store).entries()
 
 
 def newest(project: str, judge: Judge, store: Store) -> CalibrationRecord | None:
@@ -135,3 +128,7 @@ def barred(records: Mapping[str, CalibrationRecord | None], policy: GatePolicy, 
     """Judges without a calibration that still counts, and why: what the gate is told beside its evidence."""
     refusals = {name: refusal(known, policy, now) for name, known in records.items()}
     return {name: reason for name, reason in refusals.items() if reason}
+
+
+def _series(project: str, judge: str, store: Store) -> Series[CalibrationRecord]:
+    return series_of_models(store, "calibrations", project, judge, model=CalibrationRecord)

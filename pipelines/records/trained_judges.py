@@ -7,6 +7,7 @@ judge that is trained anew changes no work that has begun.
 from alignment.contracts.reward_models import RewardTrainResult
 from pipelines.contracts.judges import RegisteredJudge
 from pipelines.project.sections import REWARD_SCHEME
+from pipelines.records.series import Series, series_of_models
 from pipelines.store.storage import Store
 
 
@@ -18,20 +19,18 @@ def publish(judge: RegisteredJudge, store: Store) -> RegisteredJudge:
     manifest = store.read_manifest(judge.uri)
     if manifest is None or RewardTrainResult.model_validate(manifest.value).judge_digest != judge.judge_digest:
         raise ValueError(f"{judge.uri} does not hold judge {judge.judge_digest[:12]}. Train the reward anew.")
-    while True:
-        last = newest(judge.project, judge.name, store)
-        record = judge.model_copy(update={"number": last.number + 1 if last else 1})
+
+    def propose(number: int, last: RegisteredJudge | None) -> RegisteredJudge | None:
         if last is not None and last == judge.model_copy(update={"number": last.number}):
-            return last
-        uri = store.uri("judges", record.project, record.name, f"{record.number:06d}.json")
-        if store.create_bytes(uri, record.model_dump_json(indent=1).encode()):
-            return record
+            return None
+        return judge.model_copy(update={"number": number})
+
+    return _series(judge.project, judge.name, store).append(propose)
 
 
 def newest(project: str, name: str, store: Store) -> RegisteredJudge | None:
     """The judge that was registered last under a name; None while there is none."""
-    uris = sorted(uri for uri in store.list_uris(store.uri("judges", project, name)) if uri.endswith(".json"))
-    return RegisteredJudge.model_validate_json(store.read_bytes(uris[-1])) if uris else None
+    return _series(project, name, store).last()[1]
 
 
 def find(uri: str, project: str, store: Store) -> RegisteredJudge:
@@ -44,3 +43,7 @@ def find(uri: str, project: str, store: Store) -> RegisteredJudge:
             f" {project}.reward."
         )
     return judge
+
+
+def _series(project: str, name: str, store: Store) -> Series[RegisteredJudge]:
+    return series_of_models(store, "judges", project, name, model=RegisteredJudge)

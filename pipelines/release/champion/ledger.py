@@ -12,6 +12,7 @@ from typing import Literal
 from pydantic import ValidationError
 
 from pipelines.contracts.release import LedgerEntry
+from pipelines.records.series import Series, dump_model, entry_name
 from pipelines.store.storage import Store
 
 MEND = "Compare with the store's object versions or a backup, and restore the folder; until then no alias is moved."
@@ -19,12 +20,13 @@ MEND = "Compare with the store's object versions or a backup, and restore the fo
 
 def entries(model: str, store: Store) -> tuple[LedgerEntry, ...]:
     """The whole ledger of a model, oldest first; ValueError when it has a gap, or an entry was changed."""
-    names = [uri.rsplit("/", 1)[-1] for uri in store.list_uris(store.uri("ledger", model))]
+    series = _series(store, model)
+    names = [uri.rsplit("/", 1)[-1] for uri in store.list_uris(series.folder_uri)]
     found: list[LedgerEntry] = []
     for sequence, name in enumerate(sorted(names), start=1):
-        if name != f"{sequence:06d}.json":
-            raise ValueError(f"Ledger of {model!r}: expected {sequence:06d}.json, found {name}. {MEND}")
-        entry = _parse(store.read_bytes(_uri(store, model, sequence)), model, sequence)
+        if name != entry_name(sequence):
+            raise ValueError(f"Ledger of {model!r}: expected {entry_name(sequence)}, found {name}. {MEND}")
+        entry = series.read(sequence)
         _check_follows(entry, found[-1] if found else None, model)
         found.append(entry)
     return tuple(found)
@@ -49,17 +51,17 @@ def append(
 
     When somebody else appends in between, the ledger is read and checked again.
     """
-    while True:
-        known = entries(model, store)
-        head = known[-1] if known else None
+
+    def propose(number: int, head: LedgerEntry | None) -> LedgerEntry:
+        entries(model, store)
         standing = head.to_version if head else None
         if standing != from_version:
             raise ValueError(
                 f"The ledger of {model!r} says that the champion is {describe(standing)}, not {describe(from_version)}:"
                 " it was moved in between, and nothing was moved now. `plumbline ledger` shows by whom."
             )
-        entry = LedgerEntry(
-            sequence=len(known) + 1,
+        return LedgerEntry(
+            sequence=number,
             previous_digest=head.digest if head else None,
             at=datetime.now(UTC),
             actor=actor,
@@ -74,12 +76,8 @@ def append(
             approver=approver,
             approved_at=approved_at,
         )
-        uri = _uri(store, model, entry.sequence)
-        # A put whose answer was lost is refused when it is sent again, though the object there is ours.
-        if store.create_bytes(uri, entry.model_dump_json(indent=1).encode()):
-            return entry
-        if _parse(store.read_bytes(uri), model, entry.sequence) == entry:
-            return entry
+
+    return _series(store, model).append(propose)
 
 
 def moves(known: Sequence[LedgerEntry]) -> tuple[LedgerEntry, ...]:
@@ -150,8 +148,8 @@ def describe(version: int | None) -> str:
     return "the base model" if version is None else f"version {version}"
 
 
-def _uri(store: Store, model: str, sequence: int) -> str:
-    return store.uri("ledger", model, f"{sequence:06d}.json")
+def _series(store: Store, model: str) -> Series[LedgerEntry]:
+    return Series(store, "ledger", model, parse=lambda data, number: _parse(data, model, number), dump=dump_model)
 
 
 def _parse(data: bytes, model: str, sequence: int) -> LedgerEntry:

@@ -8,12 +8,13 @@ import json
 import logging
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
 from pipelines.contracts.release import GateDecision
 from pipelines.project.file import Project, load_project
-from pipelines.release.gate import decision_log
+from pipelines.records.series import Series, series_of_json
 from pipelines.settings import Settings
 from pipelines.store.storage import Store
 from pipelines.workspace import Workspace
@@ -23,24 +24,19 @@ log = logging.getLogger(__name__)
 
 def save_decision(decision: GateDecision, workspace: Workspace) -> str:
     """Keep a decision and return its URI. Saving the newest one again changes nothing."""
-    project = workspace.project
     store = workspace.store
-    uri = store.uri(*_folder(project), f"{decision.digest}.json")
+    uri = store.uri(*_folder(workspace.project), f"{decision.digest}.json")
     store.create_bytes(uri, decision.model_dump_json(indent=1).encode())
-    while True:
-        order = _order(store, project)
-        if order and _digest_at(store, order[-1]) == decision.digest:
-            return uri
-        line = {
-            "decision_digest": decision.digest,
-            "at": datetime.now(UTC).isoformat(),
-            "version": decision.candidate.version,
-            "weights_digest": decision.candidate.weights_digest,
-        }
-        if store.create_bytes(
-            store.uri(*_folder(project), "order", f"{len(order) + 1:06d}.json"), json.dumps(line).encode()
-        ):
-            return uri
+    line = {
+        "decision_digest": decision.digest,
+        "at": datetime.now(UTC).isoformat(),
+        "version": decision.candidate.version,
+        "weights_digest": decision.candidate.weights_digest,
+    }
+    _order(store, workspace.project).append(
+        lambda number, last: None if last and last["decision_digest"] == decision.digest else line
+    )
+    return uri
 
 
 def read_decision(digest: str, workspace: Workspace) -> GateDecision:
@@ -63,16 +59,15 @@ def find_decision(digest: str, workspace: Workspace) -> GateDecision | None:
 
 def last_decision(workspace: Workspace) -> GateDecision | None:
     """The newest decision of a project."""
-    store = workspace.store
-    order = _order(store, workspace.project)
-    return read_decision(_digest_at(store, order[-1]), workspace) if order else None
+    _, line = _order(workspace.store, workspace.project).last()
+    return read_decision(line["decision_digest"], workspace) if line else None
 
 
 def last_decision_about(version: int, workspace: Workspace, *, digest: str = "") -> GateDecision | None:
     """The newest decision about a version, of those whose digest begins with `digest`."""
-    store = workspace.store
-    for line in reversed(_order(store, workspace.project)):
-        found = _digest_at(store, line)
+    order = _order(workspace.store, workspace.project)
+    for number in reversed(order.numbers()):
+        found = str(order.read(number)["decision_digest"])
         if found.startswith(digest):
             decision = read_decision(found, workspace)
             if decision.candidate.version == version:
@@ -86,11 +81,8 @@ def judged_versions(workspace: Workspace) -> set[tuple[int, str]]:
     A decision that is missing or not readable counts as none and is logged: its version is then judged again.
     """
     store = workspace.store
-    return {
-        found
-        for uri in _order(store, workspace.project)
-        if (found := _judged_at(store, uri, workspace.project)) is not None
-    }
+    lines = _order(store, workspace.project).entries()
+    return {found for line in lines if (found := _judged_by(line, store, workspace.project)) is not None}
 
 
 def note_asked(decision: GateDecision, by: str, workspace: Workspace) -> None:
@@ -115,13 +107,12 @@ def _asked_uri(store: Store, project: Project, digest: str) -> str:
     return store.uri(*_folder(project), "asked", f"{digest}.json")
 
 
-def _order(store: Store, project: Project) -> list[str]:
-    return store.list_uris(store.uri(*_folder(project), "order"))
+def _order(store: Store, project: Project) -> Series[dict[str, Any]]:
+    return series_of_json(store, *_folder(project), "order")
 
 
-def _judged_at(store: Store, uri: str, project: Project) -> tuple[int, str] | None:
+def _judged_by(line: dict[str, Any], store: Store, project: Project) -> tuple[int, str] | None:
     """Read which version a line of the order is about; lines of release 0.1.0 name only the decision, which is read."""
-    line = json.loads(store.read_bytes(uri))
     if "version" in line:
         return int(line["version"]), str(line["weights_digest"])
     decision = store.uri(*_folder(project), f"{line['decision_digest']}.json")
@@ -129,18 +120,14 @@ def _judged_at(store: Store, uri: str, project: Project) -> tuple[int, str] | No
         candidate = json.loads(store.read_bytes(decision))["candidate"] if store.exists(decision) else {}
         return int(candidate["version"]), str(candidate["weights_digest"])
     except (json.JSONDecodeError, KeyError, TypeError):
-        log.warning("%s names decision %s, which is missing or not readable: it is ignored.", uri, decision)
+        log.warning("Decision %s is missing or not readable: it is ignored.", decision)
         return None
-
-
-def _digest_at(store: Store, uri: str) -> str:
-    return str(json.loads(store.read_bytes(uri))["decision_digest"])
 
 
 def load_decision(path: Path, settings: Settings) -> GateDecision:
     """A decision from its JSON file, or the last one of a project."""
     if path.suffix == ".toml":
-        found = decision_log.last_decision(Workspace(load_project(path), settings))
+        found = last_decision(Workspace(load_project(path), settings))
         if found is None:
             raise ValueError(f"{path.stem}: nothing was decided yet. Run `plumbline gate {path}`.")
         return found

@@ -234,6 +234,12 @@ def test_an_encoder_or_a_soups_prompts_that_are_missing_are_named(project: Proje
     assert "/nowhere/clip, /nowhere/soup.tsv" in check.found
 
 
+def test_every_file_of_a_project_is_looked_for(project: Project) -> None:
+    search = project.search.model_copy(update={"prompts": "/nowhere/search.tsv"})
+    with pytest.raises(ValueError, match=r"are missing: /nowhere/search\.tsv\.$"):
+        doctor._evaluation(project.model_copy(update={"search": search}))
+
+
 def test_a_shard_or_a_component_outside_the_base_is_refused(tmp_path: Path) -> None:
     base = make_base(tmp_path / "base")
     (base / "unet/w.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "../../w.safetensors"}}))

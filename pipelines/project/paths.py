@@ -1,0 +1,45 @@
+"""Types of the fields that name a file or a folder: a relative path is taken from the folder of the project file."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+from pydantic import AfterValidator, BaseModel, ValidationInfo
+
+__all__ = ["LocalPath", "RecipePath", "local_paths"]
+
+
+def _resolve(uri: str, info: ValidationInfo) -> str:
+    """Absolute path against the validation context's `root`; a URI with a scheme and an empty text stay as they are."""
+    root: Path | None = (info.context or {}).get("root")
+    return uri if root is None or not uri or "://" in uri else str((root / uri).resolve())
+
+
+def _resolve_recipe(name: str, info: ValidationInfo) -> str:
+    return _resolve(name, info) if name.endswith(".toml") else name
+
+
+_LOCAL = AfterValidator(_resolve)
+LocalPath = Annotated[str, _LOCAL]
+"""A local path or a URI. Validated without the context `root` it is left as it is."""
+RecipePath = Annotated[str, AfterValidator(_resolve_recipe)]
+"""The name of a recipe of the package, or the path of a recipe file, which ends in .toml."""
+
+
+def local_paths(table: BaseModel) -> Iterator[str]:
+    """Yield every `LocalPath` of a table and of the tables in it, in their order, but for empty ones."""
+    for name, field in type(table).model_fields.items():
+        value = getattr(table, name)
+        is_path = _LOCAL in (*field.metadata, *_parts(field.annotation))
+        for item in value if isinstance(value, tuple) else (value,):
+            if isinstance(item, BaseModel):
+                yield from local_paths(item)
+            elif is_path and item:
+                yield item
+
+
+def _parts(annotation: Any) -> Iterator[Any]:
+    """Yield what a type is made of, at any depth."""
+    for part in get_args(annotation):
+        yield part
+        yield from _parts(part)
