@@ -11,16 +11,14 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
+from alignment.contracts.values import Record
 
 JOB_MARK = "PLUMBLINE_JOB_DIR"
 _PROC = Path("/proc")
 
 
-class ProcessRecord(BaseModel):
+class ProcessRecord(Record):
     """A process as it was started; a later process with the same pid has other ticks or another boot."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     pid: int
     started_ticks: int

@@ -4,7 +4,9 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, SecretStr
+from pydantic import SecretStr
+
+from alignment.contracts.values import Record
 
 ANNOTATOR_SALT = "PLUMBLINE_ANNOTATOR_SALT"
 SIGNING_KEY = "PLUMBLINE_SIGNING_KEY"
@@ -15,10 +17,8 @@ CONTROL_PLANE_ONLY = (ANNOTATOR_SALT, SIGNING_KEY, SIGNING_KEY_PASSWORD, AIRFLOW
 """What a job on a training host never gets to see."""
 
 
-class Settings(BaseModel):
+class Settings(Record):
     """Where this installation keeps things. Secrets are SecretStr, so they never reach a log or a repr."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     store_uri: str
     """Root of the object store, `file:///...` or `s3://bucket/prefix` (PLUMBLINE_STORE_URI)."""

@@ -5,8 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
-
+from alignment.contracts.values import Record
 from pipelines.contracts.jobs import JobRecord, JobRequest
 from pipelines.dispatch.job_folder import JobFolder, read_model, write_atomically
 from pipelines.records.jobs import save_record
@@ -15,10 +14,8 @@ from pipelines.store.storage import Store
 EFFORT_FILE = "effort.json"
 
 
-class Effort(BaseModel):
+class Effort(Record):
     """effort.json of a job's work folder."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     device: Literal["cpu", "gpu"] = "cpu"
     attempts: int = 0

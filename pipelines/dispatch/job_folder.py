@@ -18,9 +18,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from alignment.contracts.jobs import FAILURE_FILE, PROGRESS_FILE, JobFailure, Progress
+from alignment.contracts.values import Record
 from pipelines.contracts.jobs import JobRequest, JobStatus, LogChunk
 from pipelines.host import ProcessRecord
 
@@ -30,10 +31,8 @@ MAX_CHUNK_BYTES = 256 * 1024
 START_TIMEOUT_SECONDS = 60
 
 
-class Launch(BaseModel):
+class Launch(Record):
     """What a supervisor runs and when it loses patience."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     attempt: int
     command: tuple[str, ...]

@@ -16,7 +16,7 @@ from alignment.contracts.captions import CaptionSpec
 from alignment.contracts.coverage import CoverageSpec
 from alignment.contracts.data import DatasetSnapshot, EncodeSpec, FeatureCache
 from alignment.contracts.evaluation import EvalSpec
-from alignment.contracts.jobs import SCORE_PIECES_DIR
+from alignment.contracts.jobs import SAMPLES_DIR, SCORE_PIECES_DIR
 from alignment.contracts.labelling import DrawSpec, LabelSpec
 from alignment.contracts.reward_models import RewardTrainSpec
 from alignment.contracts.soup import SoupSpec
@@ -30,7 +30,6 @@ from pipelines.workspace import Workspace
 
 __all__ = [
     "JOB_KINDS",
-    "SAMPLES_DIR",
     "Calibrate",
     "Caption",
     "Coverage",
@@ -46,8 +45,6 @@ __all__ = [
     "kind_of",
 ]
 
-SAMPLES_DIR = "samples"
-"""Images that evaluate and coverage draw: of the job's output, and of the store's folder of evaluations."""
 
 Item = TypeVar("Item")
 

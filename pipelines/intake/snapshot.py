@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from alignment.contracts.data import DatasetSnapshot
+from alignment.contracts.data import SPLITS, DatasetSnapshot, Split
 from alignment.contracts.values import canonical_json
 from alignment.statistics.prompts import normal_prompt
 from pipelines.contracts.pairs import ValidationReport
@@ -31,8 +31,6 @@ log = logging.getLogger(__name__)
 SNAPSHOT_VERSION = 2
 """Raised when the same accepted rows would now give another snapshot."""
 
-Split = Literal["train", "calibration", "test"]
-SPLITS: tuple[Split, ...] = get_args(Split)
 
 SNAPSHOT_SCHEMA = pa.schema(
     [

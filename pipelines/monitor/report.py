@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from alignment.contracts.calibration import CalibrationReport
 from alignment.contracts.data import DatasetSnapshot
+from alignment.contracts.jobs import CALIBRATION_SCORES_FILE
 from alignment.statistics.calibration import calibrate
 from alignment.statistics.comparison import win_rate_interval
 from pipelines.contracts.monitor import FindingStatus, MonitorFinding, MonitorReport, RetrainEntry
@@ -29,7 +30,6 @@ from pipelines.release.champion.state import read_standing
 from pipelines.store.storage import Store
 from pipelines.workspace import Workspace
 
-SCORES_FILE = "calibration_scores.parquet"
 DIGEST_DIGITS = 12
 """A generator may call the champion by so many digits of its weights' digest."""
 
@@ -172,8 +172,8 @@ def agreement_findings(
         says = "The judges could not be scored on the fresh pairs: the calibration failed, its log says why."
         return [_finding("agreement", None, "", status="alarm", says=says)]
     with tempfile.TemporaryDirectory() as scratch:
-        path = Path(scratch) / SCORES_FILE
-        path.write_bytes(workspace.store.read_bytes(f"{report.uri}/{SCORES_FILE}"))
+        path = Path(scratch) / CALIBRATION_SCORES_FILE
+        path.write_bytes(workspace.store.read_bytes(f"{report.uri}/{CALIBRATION_SCORES_FILE}"))
         rows = [row for row in pq.read_table(path).to_pylist() if row["pair_id"] in fresh]
     return [
         _agreement(workspace.project, judge.name, [r for r in rows if r["judge"] == judge.name], report.spec.confidence)

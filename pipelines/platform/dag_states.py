@@ -2,8 +2,7 @@
 
 import importlib.util
 
-from pydantic import BaseModel, ConfigDict
-
+from alignment.contracts.values import Record
 from pipelines.project.file import Project
 from pipelines.settings import Settings
 from pipelines.workspace import Workspace
@@ -16,10 +15,8 @@ _NEXT_STEP = (
 _CHECK_LOGIN = "Check PLUMBLINE_AIRFLOW_UI_URL, PLUMBLINE_AIRFLOW_USER and PLUMBLINE_AIRFLOW_PASSWORD."
 
 
-class DagStates(BaseModel):
+class DagStates(Record):
     """The DAGs of one project in Airflow."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     reachable: bool
     url: str = ""

@@ -8,8 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
+from alignment.contracts.values import Record
 from alignment.files.paths import resolve_below
 from alignment.files.shards import indexed_files
 from pipelines.platform import dag_states
@@ -31,10 +30,8 @@ CREATED_UNPAUSED = ("monitor", "reconcile", "rollback")
 WITHOUT_WEIGHTS = ("tokenizer", "scheduler", "feature_extractor")
 
 
-class Check(BaseModel):
+class Check(Record):
     """One part of the installation."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     ok: bool

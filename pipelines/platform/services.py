@@ -18,8 +18,8 @@ from contextlib import closing
 from pathlib import Path
 
 import httpx
-from pydantic import BaseModel, ConfigDict
 
+from alignment.contracts.values import Record
 from pipelines import host
 from pipelines.host import ProcessRecord
 from pipelines.settings import Settings
@@ -31,10 +31,8 @@ START_TIMEOUT_SECONDS = 240
 STOP_TIMEOUT_SECONDS = 40
 
 
-class Service(BaseModel):
+class Service(Record):
     """A running server process; it leads its own process group."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     process: ProcessRecord
@@ -42,10 +40,8 @@ class Service(BaseModel):
     log_path: Path
 
 
-class Platform(BaseModel):
+class Platform(Record):
     """Both servers, and how to reach them."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     mlflow: Service
     airflow: Service

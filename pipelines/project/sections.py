@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from alignment.catalogues.backbones import Backbone
 from alignment.catalogues.rewards import Reward
@@ -11,7 +11,7 @@ from alignment.contracts.evaluation import Sampler
 from alignment.contracts.jobs import Placement
 from alignment.contracts.labelling import PROMPT_FIELD, LabelMethod, check_labelers, check_templates
 from alignment.contracts.reward_models import RewardRecipe
-from alignment.contracts.values import Share
+from alignment.contracts.values import Record, Share
 from pipelines.project.paths import LocalPath, RecipePath
 from pipelines.project.schedules import Cron, Schedule
 
@@ -21,10 +21,8 @@ SELF_GENERATED = "self_generated"
 """Kind of the sources that the base model draws itself."""
 
 
-class Section(BaseModel):
+class Section(Record):
     """A table of the project file."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class BaseModelSection(Section):
@@ -168,7 +166,7 @@ class EvaluationSection(Section):
     """Scorers that vote on a candidate."""
     guards: tuple[JudgeSection, ...] = ()
     """Scorers that a candidate must not lose by; they do not vote."""
-    tie_thresholds: dict[str, float] = {}
+    tie_thresholds: dict[str, float] = Field(default_factory=dict)
     """By scorer name: differences up to this count as ties, in the scorer's units. `plumbline gate aa` measures
     them."""
     confidence: float = 0.95

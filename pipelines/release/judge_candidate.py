@@ -6,9 +6,10 @@ from pathlib import Path
 
 from alignment.contracts.coverage import CoverageReport
 from alignment.contracts.evaluation import EvalReport
+from alignment.contracts.jobs import SCORES_FILE
 from pipelines.contracts.release import CandidateVersion, GateDecision
 from pipelines.release.gate import decision_log
-from pipelines.release.gate.evidence import SCORES_FILE, read_evidence
+from pipelines.release.gate.evidence import read_evidence
 from pipelines.release.gate.verdict import decide
 from pipelines.release.pages import candidate_page, write
 from pipelines.tracking import runs

@@ -10,7 +10,7 @@ from typing import Any
 
 from alignment.contracts.data import DatasetSnapshot, FeatureCache
 from alignment.contracts.evaluation import Comparison, EvalReport
-from alignment.contracts.jobs import METRICS_FILE, MetricsLine
+from alignment.contracts.jobs import METRICS_FILE, SCORES_FILE, MetricsLine
 from alignment.contracts.training import Recipe, TrainResult
 from alignment.statistics.comparison import Floats, ScoreTable, seed_grid
 from pipelines.contracts.jobs import JobRequest
@@ -30,7 +30,6 @@ log = logging.getLogger(__name__)
 
 MEMORY_METRICS = ("gpu_memory_gib", "resident_memory_gib")
 PACE_METRICS = ("pairs_per_second", "prompts_per_second")
-SCORES_FILE = "scores.parquet"
 
 RunJob = Callable[[JobRequest], dict[str, Any]]
 """Run a job to its end, or find its answer; a JobError when there is none."""

@@ -32,6 +32,7 @@ from alignment.catalogues.backbones import StableDiffusion
 from alignment.catalogues.rewards import ClipPreference, ClipScore
 from alignment.contracts.data import DatasetSnapshot
 from alignment.contracts.evaluation import EvalReport, EvalSpec, ModelRef, Sampler
+from alignment.contracts.jobs import SCORES_FILE
 from alignment.contracts.judges import Judge
 from alignment.contracts.training import TrainResult
 from alignment.statistics.comparison import SCORE_COLUMNS, ScoreTable, compare_all
@@ -40,7 +41,7 @@ from pipelines.contracts.release import CandidateVersion, GateDecision
 from pipelines.project.file import Project, load_project
 from pipelines.records.heldout_prompts import evaluation_digest
 from pipelines.release.gate import decision_log
-from pipelines.release.gate.evidence import SCORES_FILE, read_evidence
+from pipelines.release.gate.evidence import read_evidence
 from pipelines.release.gate.verdict import decide
 from pipelines.release.registration.candidates import register
 from pipelines.settings import Settings

@@ -2,17 +2,16 @@
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from alignment.catalogues.lookup import resolve, unknown_name
+from alignment.contracts.values import Record
 from pipelines.dispatch.engines.interface import Engine
 from pipelines.settings import Settings
 
 
-class EngineParams(BaseModel):
+class EngineParams(Record):
     """What every engine states. `implementation` is imported when the engine is used."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     implementation: ClassVar[str]
 

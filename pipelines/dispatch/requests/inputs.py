@@ -13,16 +13,12 @@ from pipelines.store.storage import open_store
 from pipelines.workspace import Workspace
 
 __all__ = [
-    "WEIGHTS_FOLDER",
     "base_input",
     "local_prompts",
     "model_input",
     "prompts_input",
     "snapshot_input",
 ]
-
-WEIGHTS_FOLDER = "weights"
-"""Of a finished training or soup."""
 
 
 def base_input(workspace: Workspace) -> JobInput:

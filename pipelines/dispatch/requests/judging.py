@@ -3,10 +3,11 @@
 from alignment.contracts.calibration import CalibrationSpec
 from alignment.contracts.coverage import CoverageSpec
 from alignment.contracts.evaluation import EvalSpec, ModelRef, ModelsSpec, SampleSpec
+from alignment.contracts.jobs import SAMPLES_DIR, WEIGHTS_DIR
 from pipelines.contracts.jobs import JobInput, JobRequest, SideOutput
 from pipelines.contracts.release import CandidateVersion
-from pipelines.dispatch.job_kinds import SAMPLES_DIR, Calibrate, Coverage, Evaluate
-from pipelines.dispatch.requests.inputs import WEIGHTS_FOLDER, base_input, prompts_input, snapshot_input
+from pipelines.dispatch.job_kinds import Calibrate, Coverage, Evaluate
+from pipelines.dispatch.requests.inputs import base_input, prompts_input, snapshot_input
 from pipelines.dispatch.requests.judges import judge_inputs
 from pipelines.dispatch.requests.request import make_request
 from pipelines.project.file import Project
@@ -202,7 +203,7 @@ def _model_ref(version: CandidateVersion | None, base: JobInput) -> ModelRef:
 
 
 def _weights_input(version: CandidateVersion) -> JobInput:
-    return JobInput(content_digest=version.weights_digest, uri=version.weights_uri, subfolder=WEIGHTS_FOLDER)
+    return JobInput(content_digest=version.weights_digest, uri=version.weights_uri, subfolder=WEIGHTS_DIR)
 
 
 def _samples(specs: list[SampleSpec], store: Store) -> tuple[list[JobInput], list[SideOutput]]:

@@ -5,6 +5,7 @@ from functools import partial
 from alignment.catalogues.objectives import check_captions
 from alignment.catalogues.rewards import ClipScore
 from alignment.contracts.data import EncodeSpec
+from alignment.contracts.jobs import WEIGHTS_DIR
 from alignment.contracts.reward_models import RewardTrainSpec
 from alignment.contracts.soup import Greedy, SoupIngredient, SoupSpec, Uniform
 from alignment.contracts.training import OnlineData, Recipe, TrainSpec
@@ -13,7 +14,6 @@ from pipelines.contracts.jobs import JobInput, JobRequest
 from pipelines.dispatch.job_kinds import Encode, Soup, Train, TrainReward
 from pipelines.dispatch.model_folders import check_scorer_folder
 from pipelines.dispatch.requests.inputs import (
-    WEIGHTS_FOLDER,
     base_input,
     local_prompts,
     model_input,
@@ -74,7 +74,7 @@ def soup_request(workspace: Workspace, job: Soup) -> JobRequest:
         raise ValueError(f"A soup needs two runs or more, got {len(job.results)}. Name more recipes under [[train]].")
     parts = zip(job.trainings, job.results, strict=True)
     ingredients = tuple(SoupIngredient(recipe=training.recipe, result=result) for training, result in parts)
-    inputs = [JobInput(content_digest=r.weights_digest, uri=r.uri, subfolder=WEIGHTS_FOLDER) for r in job.results]
+    inputs = [JobInput(content_digest=r.weights_digest, uri=r.uri, subfolder=WEIGHTS_DIR) for r in job.results]
     method: Uniform | Greedy = Uniform()
     if isinstance(project.soup, GreedySoupSection):
         method, tasting = _greedy(workspace, project.soup)

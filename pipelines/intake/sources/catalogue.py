@@ -2,15 +2,12 @@
 
 from typing import ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict
-
 from alignment.catalogues.lookup import unknown_name
+from alignment.contracts.values import Record
 
 
-class SourceParams(BaseModel):
+class SourceParams(Record):
     """What every kind states. `implementation` names a class that is a sources.interface.PairSource."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     implementation: ClassVar[str]
     labelled_by_people: ClassVar[bool] = True

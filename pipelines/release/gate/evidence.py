@@ -4,6 +4,7 @@ import hashlib
 from datetime import UTC, datetime
 
 from alignment.contracts.evaluation import EvalReport
+from alignment.contracts.jobs import CALIBRATION_SCORES_FILE, SCORES_FILE
 from pipelines.contracts.release import CandidateVersion
 from pipelines.records import calibrations
 from pipelines.records.heldout_prompts import evaluation_digest
@@ -17,8 +18,6 @@ from pipelines.release.gate.checks.score_table import (
 from pipelines.settings import Settings
 from pipelines.store.storage import open_store
 from pipelines.workspace import Workspace
-
-SCORES_FILE = "scores.parquet"
 
 Columns = dict[str, list[object]]
 
@@ -76,7 +75,7 @@ def read_columns(data: bytes) -> Columns:
 
 def _read_labels(report: EvalReport, settings: Settings) -> tuple[Columns | None, str]:
     """Read the calibration table and its sha256; None where there is no table to read."""
-    uri = f"{report.uri}/{calibrations.CALIBRATION_SCORES}"
+    uri = f"{report.uri}/{CALIBRATION_SCORES_FILE}"
     try:
         data = open_store(uri, settings).read_bytes(uri)
         return read_columns(data), hashlib.sha256(data).hexdigest()

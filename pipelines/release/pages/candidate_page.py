@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image
 
 from alignment.contracts.evaluation import EvalReport
-from alignment.contracts.jobs import SAMPLES_INDEX_FILE, SampleLine
+from alignment.contracts.jobs import CONTACT_SHEET_FILE, SAMPLES_INDEX_FILE, SampleLine
 from alignment.evaluation.contact_sheet import SheetRow, contact_sheet, evenly_spaced
 from pipelines.contracts.release import GateDecision
 from pipelines.release.pages.checks import check_groups
@@ -28,7 +28,6 @@ from pipelines.tracking import registry, runs
 MOST_STEPS = 6
 MOST_PROMPTS = 8
 BY_STEP_FILE = "images_by_step.png"
-CONTACT_SHEET_FILE = "contact_sheet.png"
 
 
 def show_candidate(settings: Settings, decision: GateDecision, *, report: EvalReport) -> str:

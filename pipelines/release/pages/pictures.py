@@ -5,12 +5,9 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from alignment.contracts.jobs import CONTACT_SHEET_PROMPTS_FILE, EXTREMES_FILE
 from alignment.files.paths import resolve_below
 from alignment.statistics.best_and_worst import Extreme
-
-CONTACT_SHEET_FILE = "contact_sheet.png"
-CONTACT_SHEET_PROMPTS_FILE = "contact_sheet.json"
-EXTREMES_FILE = "extremes.json"
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from alignment.contracts.coverage import CoverageReport
 from alignment.contracts.evaluation import EvalReport
+from alignment.contracts.jobs import CONTACT_SHEET_FILE
 from alignment.statistics.score_grids import ScoreGrids
 from pipelines.contracts.release import GateDecision
 from pipelines.release.pages.calibration_plot import plot_attenuation
@@ -20,7 +21,7 @@ from pipelines.release.pages.coverage_plot import labelled_curves, plot_coverage
 from pipelines.release.pages.curve_plot import plot_curves
 from pipelines.release.pages.judges import HUMAN_EXAMPLE, attenuation, calibration_row, scorer_panel, scorers
 from pipelines.release.pages.lineage import SHORT, commands, lineage
-from pipelines.release.pages.pictures import CONTACT_SHEET_FILE, extremes_by_end, picture, sheet_prompts, svg_uri
+from pipelines.release.pages.pictures import extremes_by_end, picture, sheet_prompts, svg_uri
 from pipelines.release.pages.provenance import Provenance
 from pipelines.release.pages.slice_plot import plot_slices
 from pipelines.release.pages.slices import slice_rows

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from alignment.contracts.evaluation import EvalReport
+from alignment.contracts.jobs import SCORES_FILE
 from pipelines.contracts.release import CandidateVersion, GateDecision
 from pipelines.release.champion import ledger
 from pipelines.release.champion.versions import fetch_weights, read_version
 from pipelines.release.gate import decision_log
-from pipelines.release.gate.evidence import SCORES_FILE, read_evidence
+from pipelines.release.gate.evidence import read_evidence
 from pipelines.release.gate.verdict import decide
 from pipelines.release.registration import served_files, signing
 from pipelines.store.folders import hash_folder

@@ -6,12 +6,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from alignment.contracts.data import DatasetSnapshot
+from alignment.contracts.data import SPLITS, DatasetSnapshot
 from alignment.statistics.prompts import normal_prompt
 from pipelines.contracts.pairs import ValidationReport
 from pipelines.intake import snapshot as snapshot_module
 from pipelines.intake.ingestion import ingest, list_source_shards
-from pipelines.intake.snapshot import SNAPSHOT_SCHEMA, SPLITS, accepted_reports, build_snapshot, split_of
+from pipelines.intake.snapshot import SNAPSHOT_SCHEMA, accepted_reports, build_snapshot, split_of
 from pipelines.intake.validation import validate
 from pipelines.project.file import Project
 from pipelines.project.sections import SnapshotSection
