@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from pipelines.search.ranking import Limits, TrialReport, rank, what_bound
+from pipelines.search.ranking import Limits, TrialReport, explain_nothing_fits, rank
 
 Make = Callable[..., TrialReport]
 LIMITS = Limits(memory_gib=2.0, hours=1.0)
@@ -53,11 +53,11 @@ def test_the_limits_that_bound_are_told_with_the_least_that_would_do(report: Mak
         report(outcome="over_time", final_run_hours=4.0),
         report(outcome="diverged", reason="diverged: job x: loss nan.\nlog"),
     ]
-    text = what_bound(trials, LIMITS)
+    text = explain_nothing_fits(trials, LIMITS)
     assert text.startswith("None of 4 trials fits: 2 need more than 2 GiB (the least: 2.50)")
     assert "1 would not finish within 1 hours (the shortest run: 4.00)" in text
     assert "1 diverged (diverged: job x: loss nan)" in text
 
 
 def test_no_trial_at_all() -> None:
-    assert what_bound([], LIMITS) == "No trial was made within 1 hours. Raise --hours."
+    assert explain_nothing_fits([], LIMITS) == "No trial was made within 1 hours. Raise --hours."

@@ -118,7 +118,7 @@ def test_the_changes_make_the_recipe_again() -> None:
 
 def test_the_starting_choices_lead_to_the_starting_recipes() -> None:
     searched = space("diffusion_dpo_shapes", "mapo_shapes", global_batches=(8,), micro_batches=(4,), lora_ranks=(2,))
-    found = [searched.propose(Choices(choices)).recipe for choices in searched.as_they_are()]
+    found = [searched.propose(Choices(choices)).recipe for choices in searched.unchanged()]
     assert found == [load_recipe("diffusion_dpo_shapes"), load_recipe("mapo_shapes")]
 
 
