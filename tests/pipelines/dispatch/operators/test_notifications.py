@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.dispatch.operators.notifications import TellPeople, alarm_callbacks, callbacks, failure_callbacks
+from pipelines.dispatch.operators.notifications import NotifyPeople, alarm_callbacks, callbacks, failure_callbacks
 from pipelines.project.file import load_project
 
 SHAPES = Path(__file__).parents[4] / "projects" / "shapes.toml"
@@ -93,7 +93,7 @@ def parsed(text: str) -> EmailMessage:
 
 
 def test_a_promotion_is_told_by_mail_and_webhook_with_the_report(project: str, hook: Any, mailbox: Any) -> None:
-    TellPeople(project)(context(PROMOTED))
+    NotifyPeople(project)(context(PROMOTED))
     [(path, said)] = hook.got
     assert path == "/room"
     assert said["event"] == "promoted"
@@ -113,7 +113,7 @@ def test_a_promotion_is_told_by_mail_and_webhook_with_the_report(project: str, h
 
 def test_what_is_said_is_never_read_as_a_template_or_as_html(project: str, hook: Any, mailbox: Any) -> None:
     nasty = "{{ 7 * 6 }} {% raw %} <img src=x>"
-    TellPeople(project)(context({"outcome": "rolled_back", "message": nasty}))
+    NotifyPeople(project)(context({"outcome": "rolled_back", "message": nasty}))
     assert nasty in hook.got[0][1]["text"]
     body = parsed(mailbox.got[0]).get_body()
     assert body is not None
@@ -122,15 +122,15 @@ def test_what_is_said_is_never_read_as_a_template_or_as_html(project: str, hook:
 
 @pytest.mark.parametrize("answer", [{"outcome": "held", "message": "no"}, {"state": "agrees", "message": "fine"}, None])
 def test_what_nobody_asked_for_is_not_told(project: str, hook: Any, mailbox: Any, answer: Any) -> None:
-    TellPeople(project)(context(answer))
+    NotifyPeople(project)(context(answer))
     assert (hook.got, mailbox.got) == ([], [])
 
 
 def test_an_alarm_a_failure_and_a_question_say_what_they_are_about(project: str, hook: Any, mailbox: Any) -> None:
-    TellPeople(project)(context({"state": "alarm", "message": "moved by hand"}))
-    TellPeople(project, "failed")(context(exception=ValueError("no GPU")))
+    NotifyPeople(project)(context({"state": "alarm", "message": "moved by hand"}))
+    NotifyPeople(project, "failed")(context(exception=ValueError("no GPU")))
     asking = SimpleNamespace(announcement={"message": "Sure?", "report_uri": "s3://r"})
-    TellPeople(project, "asked")(context(task=asking))
+    NotifyPeople(project, "asked")(context(task=asking))
     said = [(body["event"], body["text"].splitlines()[1], body["report_uri"]) for _, body in hook.got]
     assert said == [("alarm", "moved by hand", ""), ("failed", "no GPU", ""), ("asked", "Sure?", "s3://r")]
 
@@ -161,7 +161,7 @@ def test_a_server_that_is_down_keeps_nobody_else_from_being_told(
     project: str, hook: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("AIRFLOW_CONN_MAIL", "smtp://127.0.0.1:9?disable_ssl=true&disable_tls=true&retry_limit=1")
-    TellPeople(project)(context(PROMOTED))
+    NotifyPeople(project)(context(PROMOTED))
     assert len(hook.got) == 1
     assert "Failed to send notification" in capsys.readouterr().out
 
