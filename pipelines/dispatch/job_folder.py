@@ -188,7 +188,7 @@ def _read_range(path: Path, offset: int) -> bytes:
 
 
 def _whole_lines(data: bytes) -> int:
-    """Return bytes up to the last newline; of a full chunk without one, everything, so that a reader never gets stuck."""
+    """Return bytes up to the last newline; of a full chunk without one, everything, so that a reader never stalls."""
     end = data.rfind(b"\n") + 1
     return end if end or len(data) < MAX_CHUNK_BYTES else len(data)
 

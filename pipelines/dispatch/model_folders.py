@@ -62,7 +62,7 @@ def local_path(uri: str) -> Path:
 
 
 def check_base_folder(path: Path) -> None:
-    """Raise ValueError naming every file missing from a base model in the diffusers layout, or a path that leads out."""
+    """Raise ValueError naming every file missing from a base model (diffusers layout), or a path that leads out."""
     index = path / MODEL_INDEX
     if not index.is_file():
         raise ValueError(f"Base model {path} has no {MODEL_INDEX}. Give a folder written by `save_pretrained`.")
@@ -103,7 +103,7 @@ def _missing_files(folder: Path, component: str) -> list[str]:
 
 
 def _fetched(uri: str, settings: Settings, download: Callable[[str, Path, Settings], None]) -> Path:
-    """Fetch a folder to `<state_dir>/models`: downloaded to a temporary name and renamed, so it is complete or absent."""
+    """Fetch a folder to `<state_dir>/models`: downloaded under another name, then renamed, so it is complete or absent."""
     name = re.sub(r"[^\w.-]+", "-", uri)[-80:].strip("-")
     target = settings.state_dir / "models" / f"{hashlib.sha256(uri.encode()).hexdigest()[:12]}-{name}"
     if target.is_dir():

@@ -86,7 +86,7 @@ def local_path(uri: str) -> Path:
 
 
 def named_uri(folder_uri: str, name: str, source: str) -> str:
-    """Return the URI of a file that `source`, a file of the folder, names; ValueError when it would leave the folder."""
+    """Return the URI of a file that `source`, a file of the folder, names; ValueError when it leaves the folder."""
     uri = join_uri(folder_uri, name, source)
     if uri.startswith("file://"):
         resolve_below(local_path(normal_uri(folder_uri)), name, source)

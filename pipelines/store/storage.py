@@ -389,7 +389,7 @@ def _explained(uri: str) -> Iterator[None]:
         if "403" in codes:
             raise ValueError(
                 f"The store refuses access to {uri}: {error}. Check the credentials and the bucket's policy"
-                " (s3:GetObject, s3:PutObject, s3:DeleteObject, s3:ListBucket), or set PLUMBLINE_STORE_URI to another store."
+                " (s3:GetObject, s3:PutObject, s3:DeleteObject, s3:ListBucket), or set PLUMBLINE_STORE_URI."
             ) from error
         raise ConnectionError(f"{uri}: {error}") from error
     except (NoCredentialsError, NoRegionError) as error:

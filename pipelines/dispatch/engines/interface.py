@@ -23,7 +23,7 @@ class Engine(Protocol):
         ...
 
     def logs(self, handle: JobHandle, cursor: int) -> LogChunk:
-        """Return log lines of all attempts in order, from a cursor (0: the beginning); none when there is nothing new."""
+        """Return log lines of all attempts in order, from a cursor (0: the beginning); none when nothing is new."""
         ...
 
     def log_location(self, handle: JobHandle) -> str:

@@ -32,7 +32,7 @@ SUPERVISOR = (sys.executable, "-m", "pipelines.dispatch.supervisor")
 
 
 class LocalEngine:
-    """See `engines.interface.Engine`. `worker` is the command that a supervisor runs, with the job's folder appended."""
+    """See `engines.interface.Engine`. `worker` is the command that a supervisor runs, followed by the job's folder."""
 
     def __init__(self, settings: Settings, params: Local | None = None, worker: Sequence[str] = WORKER) -> None:
         self.settings = settings

@@ -28,7 +28,7 @@ def judge_of(workspace: Workspace, section: JudgeSection) -> Judge:
 
 
 def judge_inputs(workspace: Workspace, sections: tuple[JudgeSection, ...]) -> dict[Judge, tuple[JobInput, ...]]:
-    """Return each judge as it appears in the spec, with the folder of its weights; no folder where it has no weights."""
+    """Return each judge as it appears in the spec, with the folder of its weights; none for a judge without weights."""
     return dict(_judge_input(workspace, section) for section in sections)
 
 

@@ -76,7 +76,7 @@ def test_a_written_set_imports_to_itself(parti: Path, tmp_path: Path) -> None:
     again = import_prompts(tmp_path / "x.tsv", "tsv", tmp_path / "y.tsv")
     assert again.prompts_digest == first.prompts_digest
     import_prompts(parti, "parti", tmp_path / "x.tsv")
-    with pytest.raises(ValueError, match="holds other prompts already"):
+    with pytest.raises(ValueError, match="already contains other prompts"):
         import_prompts(parti, "parti", tmp_path / "x.tsv", category="Challenge")
 
 
@@ -84,15 +84,15 @@ def test_a_written_set_imports_to_itself(parti: Path, tmp_path: Path) -> None:
     ("form", "content", "told"),
     [
         ("part", "", "Did you mean 'parti'?"),
-        ("jsonl", '{"prompt": "a"}\n', "line 1 is no JSON object with the texts `prompt` and `category`"),
+        ("jsonl", '{"prompt": "a"}\n', "line 1 is not a JSON object with the texts `prompt` and `category`"),
         ("jsonl", "a kite\n", "line 1 is not JSON"),
-        ("jsonl", '{"prompt": "a", "category": null}\n', "line 1 is no JSON object"),
-        ("jsonl", "[]\n", "line 1 is no JSON object"),
+        ("jsonl", '{"prompt": "a", "category": null}\n', "line 1 is not a JSON object"),
+        ("jsonl", "[]\n", "line 1 is not a JSON object"),
         ("tsv", "prompt\tcategory\na\tb\tx\n", "line 2 has more columns"),
         ("parti", "", "it has nothing"),
-        ("jsonl", '{"prompt": 3, "category": "x"}\n', "line 1 is no JSON object"),
+        ("jsonl", '{"prompt": 3, "category": "x"}\n', "line 1 is not a JSON object"),
         ("tsv", "prompt\tcategory\n \tx\n", "empty prompts at list line 2"),
-        ("tsv", "prompt\tcategory\n", "holds no prompts"),
+        ("tsv", "prompt\tcategory\n", "contains no prompts"),
         ("hps", '{"a": 1}', "is not a JSON list"),
     ],
 )
@@ -118,5 +118,5 @@ def test_a_place_that_cannot_be_written_is_told(tmp_path: Path, parti: Path) -> 
 
 def test_every_format_has_its_reader(tmp_path: Path) -> None:
     for form in FORMATS:
-        with pytest.raises(ValueError, match="is no file"):
+        with pytest.raises(ValueError, match="neither a file nor a folder"):
             import_prompts(tmp_path / "none", form, tmp_path / "x.tsv")

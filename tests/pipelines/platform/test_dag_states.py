@@ -128,7 +128,7 @@ def test_a_platform_that_died_is_not_asked(url: str, project: Project, settings:
 def test_a_server_that_does_not_answer_is_named(project: Project, settings: Settings) -> None:
     states = read_dag_states(Workspace(project, with_login(settings, "http://127.0.0.1:9")))
     assert (states.reachable, states.url) == (False, "http://127.0.0.1:9")
-    assert "Airflow is not reachable: http://127.0.0.1:9 does not answer" in states.problem
+    assert "Airflow is not reachable: http://127.0.0.1:9 does not respond" in states.problem
 
 
 def test_a_refused_login_is_named_without_the_password(url: str, project: Project, settings: Settings) -> None:

@@ -52,5 +52,5 @@ def test_a_run_left_over_is_followed_before_the_awaited_one(tmp_path: Path, left
 def test_a_run_that_never_comes_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(follow, "LINK_TIMEOUT_SECONDS", 0)
     view = follow.View(load_settings({"PLUMBLINE_STATE_DIR": str(tmp_path)}))
-    with pytest.raises(TimeoutError, match=r"No run of shapes\.train was set off within 0 s"):
+    with pytest.raises(TimeoutError, match=r"No run of shapes\.train was triggered within 0 s"):
         follow.next_run(OneAtATime(left_over=False), "shapes.train", START, view)  # type: ignore[arg-type]

@@ -37,7 +37,7 @@ def test_a_fresh_store_has_no_verdict_and_no_champion(settings: Settings) -> Non
     assert "pairs      5 in, 4 accepted, 1 quarantined" in told
     assert "training   nothing new" in told
     assert "verdict    none" in told
-    assert "champion   none: the base model" in told
+    assert "champion   none: serve the base model" in told
     assert "time       61 s" in told
     assert not outcome(None).is_champion
 
@@ -76,4 +76,4 @@ def test_checks_are_marked_by_what_they_do(settings: Settings) -> None:
     marks = [row.split(maxsplit=2)[:2] for row in told.splitlines() if "required > 0" in row]
     assert marks == [["ok", "guard:w:"], ["FAIL", "guard:x:"], ["note", "drift:y:"]]
     assert "drift:y: -, required > 0" in told
-    assert "champion   version 1 (nothing promoted anew), weights abababababab" in told
+    assert "champion   version 1 (nothing new promoted), weights abababababab" in told

@@ -102,7 +102,7 @@ def test_a_file_that_is_none_is_named(tmp_path: Path, content: bytes) -> None:
 
 
 def test_a_base_without_weights_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="unet holds no safetensors weights"):
+    with pytest.raises(ValueError, match="unet contains no safetensors weights"):
         denoiser_shapes(tmp_path)
 
 

@@ -60,4 +60,4 @@ def test_the_limits_that_bound_are_told_with_the_least_that_would_do(report: Mak
 
 
 def test_no_trial_at_all() -> None:
-    assert explain_nothing_fits([], LIMITS) == "No trial was made within 1 hours. Raise --hours."
+    assert explain_nothing_fits([], LIMITS) == "No trial finished within 1 hours. Raise --hours."

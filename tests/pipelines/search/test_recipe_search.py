@@ -84,7 +84,9 @@ def test_limits_that_are_none(world: Any, memory: float, hours: float) -> None:
 
 
 def test_a_reward_cannot_rank_what_maximises_it(world: Any) -> None:
-    with pytest.raises(ValueError, match="'prdp_shapes' maximises 'taste_a', which cannot rank it"):
+    with pytest.raises(
+        ValueError, match="'prdp_shapes' maximises 'taste_a', so that scorer cannot be the search's judge"
+    ):
         run(world, recipes=("prdp_shapes",), judge="taste_a")
 
 
@@ -101,7 +103,7 @@ def test_two_recipes_of_one_name_are_told_apart(world: Any) -> None:
 
 
 def test_one_search_at_a_time(tmp_path: Path) -> None:
-    with only_one(tmp_path), pytest.raises(RuntimeError, match="running already"), only_one(tmp_path):
+    with only_one(tmp_path), pytest.raises(RuntimeError, match="already running"), only_one(tmp_path):
         pass
     with only_one(tmp_path):
         pass

@@ -102,14 +102,14 @@ def test_a_peak_above_the_limit_is_refused_without_a_judge(world: Any, bench: Tr
     world.engine.peak = 4.01
     report = bench.measure(proposal, HOUR)
     assert (report.outcome, report.peak_memory_gib) == ("over_memory", 4.01)
-    assert report.reason == "Measured 4.01 GiB at the peak, 4 are allowed."
+    assert report.reason == "Measured 4.01 GiB at the peak; 4 GiB are allowed."
     assert world.engine.kinds() == ["encode", "train"]
 
 
 def test_a_whole_run_that_does_not_fit_is_refused(world: Any, bench: TrialBench, proposal: Proposal) -> None:
     report = bench.measure(proposal, 639.0)
     assert report.outcome == "over_time"
-    assert report.reason.startswith("The whole run would take 0.18 h")
+    assert report.reason.startswith("The complete run would take 0.18 h")
     assert world.engine.kinds() == ["encode", "train"]
 
 

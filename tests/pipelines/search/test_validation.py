@@ -86,5 +86,5 @@ def test_prompts_of_the_evaluation_are_refused(world: Any) -> None:
 
 def test_one_prompt_is_too_few(world: Any) -> None:
     project = named(world, "a pink hexagon")
-    with pytest.raises(ValueError, match="gives 1 validation prompts, at least 2 are needed"):
+    with pytest.raises(ValueError, match="has 1 validation prompts; at least 2 are needed"):
         for_validation(Workspace(project, world.settings), world.snapshot, validation_judge(project))

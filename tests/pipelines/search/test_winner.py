@@ -68,7 +68,7 @@ def test_an_earlier_answer_is_replaced_and_a_persons_file_is_not(tmp_path: Path)
     path.write_text(f"{winner.MARK} before\n")
     winner.check_path(path)
     path.write_text("# My recipe\n")
-    with pytest.raises(ValueError, match=r"mine.toml exists and is not the answer of a search"):
+    with pytest.raises(ValueError, match=r"mine.toml exists and was not written by a search"):
         winner.check_path(path)
     with pytest.raises(ValueError, match=r"a recipe file ends in \.toml"):
         winner.check_path(tmp_path / "mine.json")

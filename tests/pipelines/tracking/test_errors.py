@@ -69,10 +69,15 @@ def answering(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[A
             "does not allow this to the user in MLFLOW_TRACKING_USERNAME (403)",
         ),
         (403, FORBIDDEN, TrackingRefused, "moving the champion and pruning MANAGE"),
-        (404, MISSING, RuntimeError, "RESOURCE_DOES_NOT_EXIST: Model Version (name=shapes, 2) not found. Look there"),
+        (
+            404,
+            MISSING,
+            RuntimeError,
+            "RESOURCE_DOES_NOT_EXIST: Model Version (name=shapes, 2) not found. Check that server",
+        ),
         (418, "<html>a proxy</html>", RuntimeError, "failed with error code 418"),
-        (500, "oops", TrackingUnavailable, "answers with HTTP error 500 each time. Look at its log, then"),
-        (503, "busy", TrackingUnavailable, "answers with HTTP error 503 each time"),
+        (500, "oops", TrackingUnavailable, "responds with HTTP error 500 each time. Check its log, then"),
+        (503, "busy", TrackingUnavailable, "responds with HTTP error 503 each time"),
         (200, "<html>a log-in page</html>", RuntimeError, "not in a valid JSON format"),
     ],
 )

@@ -167,7 +167,7 @@ def test_a_deleted_experiment_is_explained(tracked: Settings, project: str) -> N
 
 
 def test_a_key_that_cannot_be_searched_for_is_refused(tracked: Settings, project: str) -> None:
-    with pytest.raises(ValueError, match="holds a quote"):
+    with pytest.raises(ValueError, match="contains a quote"):
         runs.parent_run(tracked, project=project, key="o'clock", tags={})
 
 
@@ -177,7 +177,7 @@ def test_a_server_that_is_gone_is_named_and_points_are_kept(
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     gone = settings.model_copy(update={"tracking_uri": "http://somebody:secret@127.0.0.1:9"})
     with pytest.raises(
-        runs.TrackingUnavailable, match=r"http://127\.0\.0\.1:9 does not answer \(Connection refused\)"
+        runs.TrackingUnavailable, match=r"http://127\.0\.0\.1:9 does not respond \(Connection refused\)"
     ) as raised:
         runs.parent_run(gone, project="shapes", key=KEY, tags={})
     assert "secret" not in str(raised.value)
