@@ -103,7 +103,7 @@ def _missing_files(folder: Path, component: str) -> list[str]:
 
 
 def _fetched(uri: str, settings: Settings, download: Callable[[str, Path, Settings], None]) -> Path:
-    """Fetch a folder to `<state_dir>/models`: downloaded under another name, then renamed, so it is complete or absent."""
+    """Fetch a folder to `<state_dir>/models`: downloaded under another name and renamed: complete or absent."""
     name = re.sub(r"[^\w.-]+", "-", uri)[-80:].strip("-")
     target = settings.state_dir / "models" / f"{hashlib.sha256(uri.encode()).hexdigest()[:12]}-{name}"
     if target.is_dir():

@@ -1,4 +1,4 @@
-"""Wall time over attempts, also of those that fail; the record keeps no address of a tracking server."""
+"""Wall time over attempts, including failed ones; the record keeps no address of a tracking server."""
 
 import time
 from pathlib import Path
@@ -28,7 +28,7 @@ def fail_slowly(folder: JobFolder) -> None:
         raise RuntimeError
 
 
-def test_attempts_add_up_also_those_that_fail(folder: JobFolder) -> None:
+def test_attempts_add_up_including_failed_ones(folder: JobFolder) -> None:
     assert (read_cost(folder).attempts, read_cost(folder).seconds) == (0, 0.0)
     with measured(folder, cpu=True):
         time.sleep(0.05)
@@ -41,7 +41,7 @@ def test_attempts_add_up_also_those_that_fail(folder: JobFolder) -> None:
     assert (effort.attempts, effort.device) == (2, "gpu")
 
 
-def test_the_record_holds_the_request_without_its_tracking_address(folder: JobFolder, tmp_path: Path) -> None:
+def test_the_record_has_the_request_without_its_tracking_address(folder: JobFolder, tmp_path: Path) -> None:
     store = open_store((tmp_path / "store").as_uri())
     request = JobRequest(
         project="tiny",

@@ -1,4 +1,4 @@
-"""Lists in the layouts of PartiPrompts, GenEval and HPSv2, made up for the test, to the evaluation's one format."""
+"""Lists in the layouts of PartiPrompts, GenEval and HPSv2, invented for the test, become the evaluation's format."""
 
 import json
 from pathlib import Path
@@ -103,13 +103,13 @@ def test_faults_are_named_and_nothing_is_written(tmp_path: Path, form: str, cont
     assert not (tmp_path / "x.tsv").exists()
 
 
-def test_a_prompt_may_hold_a_line_separator(tmp_path: Path) -> None:
+def test_a_prompt_may_contain_a_line_separator(tmp_path: Path) -> None:
     (tmp_path / "list").write_text('{"prompt": "a\u2028kite", "category": "x"}\n', encoding="utf-8")
     assert import_prompts(tmp_path / "list", "jsonl", tmp_path / "x.tsv").num_prompts == 1
     assert (tmp_path / "x.tsv").read_text() == "prompt\tcategory\na kite\tx\n"
 
 
-def test_a_place_that_cannot_be_written_is_told(tmp_path: Path, parti: Path) -> None:
+def test_a_path_that_cannot_be_written_is_named(tmp_path: Path, parti: Path) -> None:
     with pytest.raises(ValueError, match=r"is a folder. Give a file"):
         import_prompts(parti, "parti", tmp_path)
     with pytest.raises(ValueError, match="cannot be written: File exists"):

@@ -82,7 +82,7 @@ def test_a_recycled_pid_is_left_alone(tmp_path: Path, settings: Settings) -> Non
         process.stdout.close()  # type: ignore[union-attr]
 
 
-def test_second_start_says_where_the_first_is(tmp_path: Path, settings: Settings) -> None:
+def test_a_second_start_names_the_address_of_the_first(tmp_path: Path, settings: Settings) -> None:
     me = Service(
         name="airflow",
         process=record_of(os.getpid()),

@@ -1,4 +1,4 @@
-"""What the demo says at its end, by the verdict and by each check."""
+"""The demo's summary, by the verdict and by each check."""
 
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,7 @@ def test_the_champion_is_the_candidate_only_when_it_is_that_version() -> None:
     assert not outcome({"version": 1}).is_champion
 
 
-def test_checks_are_marked_by_what_they_do(settings: Settings) -> None:
+def test_checks_are_marked_by_their_effect(settings: Settings) -> None:
     project = load_project(PROJECT)
     line: dict[str, Any] = {"relation": ">", "bound": 0.0, "explanation": "so", "measured": 0.5}
     checks = (

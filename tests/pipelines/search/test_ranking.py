@@ -1,4 +1,4 @@
-"""Who wins: gain first, pace among those who cannot be told apart; and why nobody does."""
+"""The ranking: gain first, pace among trials that tie; and the reason when no trial is left."""
 
 from collections.abc import Callable
 
@@ -34,7 +34,7 @@ def test_a_slow_trial_far_behind_does_not_pass_the_leader_by_its_pace(report: Ma
 
 
 def test_the_pairing_by_prompt_counts_not_the_spread_of_prompts(report: Make) -> None:
-    """Prompts differ by far more than the trials; unpaired, the two could not be told apart."""
+    """Prompts differ by far more than the trials; unpaired, the two would tie."""
     prompts = np.linspace(-10, 10, 20)
     trials = {0: report(0.5, items_per_second=1.0), 1: report(0.4, items_per_second=2.0)}
     jitter = np.tile([0.01, -0.01], 10)
@@ -42,11 +42,11 @@ def test_the_pairing_by_prompt_counts_not_the_spread_of_prompts(report: Make) ->
     assert [p.trial for p in placings] == [0, 1]
 
 
-def test_nobody_to_rank() -> None:
+def test_no_trial_to_rank() -> None:
     assert rank({}, {}, confidence=0.95) == []
 
 
-def test_the_limits_that_bound_are_told_with_the_least_that_would_do(report: Make) -> None:
+def test_the_binding_limits_are_named_with_the_least_that_would_fit(report: Make) -> None:
     trials = [
         report(outcome="over_memory", peak_memory_gib=3.0),
         report(outcome="over_memory", peak_memory_gib=None, memory_floor_gib=2.5),

@@ -53,7 +53,7 @@ def test_patterns_are_paths_folders_and_globs() -> None:
     assert not matches("a/b", [])
 
 
-def test_another_fetchers_finished_folder_stays(tmp_path: Path) -> None:
+def test_a_finished_folder_of_another_process_is_kept(tmp_path: Path) -> None:
     theirs, ours = folder(tmp_path / "x", a=b"theirs"), folder(tmp_path / "y", a=b"ours")
     swap_in(ours, theirs, lambda: True)
     assert (theirs / "a").read_bytes() == b"theirs"

@@ -1,4 +1,4 @@
-"""What is the local engine's own; what every engine does is in test_contract.py."""
+"""Behaviour of the local engine only; test_contract.py tests what every engine does."""
 
 import sys
 from pathlib import Path
@@ -42,12 +42,12 @@ def make_request(settings: Settings) -> JobRequest:
     )
 
 
-def test_the_real_worker_is_what_runs_by_default(settings: Settings) -> None:
+def test_the_real_worker_runs_by_default(settings: Settings) -> None:
     command = LocalEngine(settings)._worker
     assert command == (sys.executable, "-m", "pipelines.dispatch.worker")
 
 
-def test_a_recycled_pid_does_not_pass_for_the_supervisor(settings: Settings, folder: JobFolder) -> None:
+def test_a_recycled_pid_is_not_taken_for_the_supervisor(settings: Settings, folder: JobFolder) -> None:
     import os
 
     folder.write_status(JobStatus(state="running", attempt=1))
