@@ -188,7 +188,7 @@ class Store:
         if plain.startswith("s3://"):
             return self._s3
         if plain.startswith(f"{self.root}/") and ".." in unquote(plain.removeprefix(self.root)).split("/"):
-            raise ValueError(f"{uri} is outside {self.root}: it has the part '..'. Remove that part.")
+            raise ValueError(f"{uri} does not stay inside {self.root}: it has the part '..'. Remove that part.")
         return self._files
 
 

@@ -253,7 +253,7 @@ def missing_files(settings: Settings, model: str, version: int, *, soon: bool = 
         uri = _served_weights(client, model, version)
         if not uri or not list_artifacts(uri, tracking_uri=settings.tracking_uri):
             return (
-                f"MLflow no longer has the files of version {version} of model {model!r}: its logged model was deleted,"
+                f"MLflow has no files for version {version} of model {model!r}: its logged model was deleted,"
                 " or its artifacts were."
             )
         source = client.get_model_version(model, str(version)).source

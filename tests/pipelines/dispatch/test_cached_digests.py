@@ -80,7 +80,7 @@ def test_a_file_has_the_sha256_of_its_bytes(folder: Path, tmp_path: Path) -> Non
         assert file_fingerprint(path, tmp_path / "cache") == sha256_file(path)
     with pytest.raises(ValueError, match=r"missing\.json does not exist"):
         file_fingerprint(folder / "missing.json", tmp_path / "cache")
-    with pytest.raises(ValueError, match="holds no files"):
+    with pytest.raises(ValueError, match="contains no files"):
         folder_fingerprint(folder / "nowhere", tmp_path / "cache")
 
 

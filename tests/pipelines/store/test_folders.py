@@ -15,7 +15,7 @@ def folder(root: Path, **files: bytes) -> Path:
 
 
 def test_the_hash_of_a_folder_needs_files(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="holds no files"):
+    with pytest.raises(ValueError, match="contains no files"):
         hash_folder(tmp_path / "none")
     digest, files = hash_folder(folder(tmp_path / "f", a=b"1"))
     assert digest == folder_digest({"a": files["a"].sha256})

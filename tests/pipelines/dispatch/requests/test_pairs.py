@@ -121,7 +121,7 @@ def test_without_a_section_nothing_is_labelled(
     write_project: Callable[..., Project], settings: Settings, snapshot_at: Callable[[str], DatasetSnapshot]
 ) -> None:
     project = write_project().model_copy(update={"labelling": None})
-    with pytest.raises(ValueError, match=r"there is no \[labelling\]"):
+    with pytest.raises(ValueError, match=r"no \[labelling\]"):
         Label(snapshot=snapshot_at("x")).request(Workspace(project, settings))
 
 

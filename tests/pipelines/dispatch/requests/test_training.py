@@ -67,7 +67,7 @@ def test_train_binds_the_recipe_to_base_and_cache(project: Project, settings: Se
 
 
 def test_a_recipe_that_is_not_online_needs_a_feature_cache(project: Project, settings: Settings) -> None:
-    with pytest.raises(ValueError, match=r"trains on a feature cache, none is given. Encode its snapshot first"):
+    with pytest.raises(ValueError, match=r"trains on a feature cache, but none is given. Encode its snapshot first"):
         Train(recipe=project.recipes()[0]).request(Workspace(project, settings))
 
 
@@ -238,7 +238,7 @@ def test_a_soup_needs_a_section_and_two_runs(project: Project, settings: Setting
     souping = souping_project(project)
     with pytest.raises(ValueError, match="needs two runs or more, got 1"):
         soup_of(souping, "c").request(Workspace(souping, settings))
-    with pytest.raises(ValueError, match=r"there is no \[soup\]"):
+    with pytest.raises(ValueError, match=r"no \[soup\]"):
         soup_of(souping, "c", "d").request(Workspace(project, settings))
 
 
