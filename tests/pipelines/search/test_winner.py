@@ -70,7 +70,7 @@ def test_an_earlier_winner_is_replaced_and_a_persons_file_is_not(tmp_path: Path)
     path.write_text("# My recipe\n")
     with pytest.raises(ValueError, match=r"mine.toml exists and was not written by a search"):
         winner.check_path(path)
-    with pytest.raises(ValueError, match=r"a recipe file ends in \.toml"):
+    with pytest.raises(ValueError, match=r"a recipe file must end in \.toml"):
         winner.check_path(tmp_path / "mine.json")
 
 
