@@ -34,7 +34,7 @@ PAIRS_SCHEMA = pa.schema(
     [
         pa.field("pair_id", pa.string()),
         *(field for field in SOURCE_SCHEMA if field.name != "user_id"),
-        pa.field("annotator_id", pa.string()),  # keyed hash; empty where the source names nobody
+        pa.field("annotator_id", pa.string()),  # keyed hash; empty where the source names no annotator
         pa.field("source", pa.string()),
         pa.field("licence", pa.string()),
         pa.field("source_file", pa.string()),

@@ -216,23 +216,25 @@ def test_reconcile_runs_by_its_schedule(dags: dict[str, Any], dags_with: Callabl
 def test_notifications_are_sent_only_where_the_project_configures_them(
     dags: dict[str, Any], dags_with: Callable[[str], dict[str, Any]]
 ) -> None:
-    def told(found: dict[str, Any], kind: str) -> set[str]:
+    def notified(found: dict[str, Any], kind: str) -> set[str]:
         return {f"{dag.dag_id} {task.task_id}" for dag in found.values() for task in dag.tasks if getattr(task, kind)}
 
-    assert told(dags, "on_success_callback") == told(dags, "on_failure_callback") == set()
-    telling = dags_with(f'{TRAIN}[notify.webhook]\nconnection = "chat"\n')
-    assert told(telling, "on_success_callback") == {
+    assert notified(dags, "on_success_callback") == notified(dags, "on_failure_callback") == set()
+    notifying = dags_with(f'{TRAIN}[notify.webhook]\nconnection = "chat"\n')
+    assert notified(notifying, "on_success_callback") == {
         "shapes.promote promote",
         "shapes.rollback rollback",
         "shapes.reconcile reconcile",
     }
-    everything = {f"{dag.dag_id} {task.task_id}" for dag in telling.values() for task in dag.tasks}
-    assert told(telling, "on_failure_callback") == everything - {"shapes.reconcile sound_the_alarm"}
+    everything = {f"{dag.dag_id} {task.task_id}" for dag in notifying.values() for task in dag.tasks}
+    assert notified(notifying, "on_failure_callback") == everything - {"shapes.reconcile sound_the_alarm"}
     quiet = dags_with(f'{TRAIN}[notify]\non = ["alarm"]\nwebhook = {{ connection = "chat" }}\n')
-    assert told(quiet, "on_failure_callback") == {"shapes.monitor alarm"}
-    for found in (telling, quiet):
-        [tell] = found["shapes.monitor"].get_task("alarm").on_failure_callback
-        assert (tell.event, tell.report_of) == ("alarm", "monitor"), "an alarm is notified as one, with its report"
+    assert notified(quiet, "on_failure_callback") == {"shapes.monitor alarm"}
+    for found in (notifying, quiet):
+        [notifier] = found["shapes.monitor"].get_task("alarm").on_failure_callback
+        assert (notifier.event, notifier.report_of) == ("alarm", "monitor"), (
+            "an alarm is notified as one, with its report"
+        )
 
 
 def test_assets_link_the_dags(dags: dict[str, Any]) -> None:

@@ -61,7 +61,7 @@ class PromotionApproval(ApprovalOperator):
         self.asked_before = False
 
     def execute(self, context: Context) -> None:
-        """Defer the task until somebody answers, unless no approval is required."""
+        """Defer the task until a person answers, unless no approval is required."""
         question = self._question(context)
         if question is None:
             self.log.info("No approval is required.")

@@ -43,10 +43,10 @@ def _judge_input(workspace: Workspace, section: JudgeSection) -> tuple[Judge, tu
         return _judge(section, folder_digest({}), settings_sha256, trained_on=section.trained_on), ()
     if section.uri.startswith(REWARD_SCHEME):
         found = trained_judges.find(section.uri, workspace.project.name, workspace.store)
-        lessons = tuple(sorted({*section.trained_on, *found.trained_on}))
+        training_sources = tuple(sorted({*section.trained_on, *found.trained_on}))
         weights = JobInput(content_digest=found.judge_digest, uri=found.uri, subfolder=JUDGE_FOLDER)
         identity = _stored_identity(found.uri, settings)
-        judge = _judge(section, found.judge_digest, identity, trained_on=lessons)
+        judge = _judge(section, found.judge_digest, identity, trained_on=training_sources)
         return judge.model_copy(update={"keeps_split": True}), (weights,)
     folder = local_folder(section.uri, settings)
     check_scorer_folder(folder, section.scorer)

@@ -104,7 +104,7 @@ def test_the_person_who_starts_a_job_is_recorded_before_it_runs(request_: JobReq
     assert known() == []
     with pytest.raises(jobs.JobCrashed):
         jobs.run_to_end(request_, settings, engine=FakeEngine("failed"), started_by="ada")
-    assert known() == ["ada"], "a failed job leaves checkpoints, from which the next one goes on"
+    assert known() == ["ada"], "a failed job leaves checkpoints, from which the next one continues"
 
 
 def test_a_keyboard_interrupt_cancels_the_job(request_: JobRequest, settings: Settings) -> None:

@@ -81,7 +81,7 @@ def test_a_written_set_imports_to_itself(parti: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("form", "content", "told"),
+    ("form", "content", "message"),
     [
         ("part", "", "Did you mean 'parti'?"),
         ("jsonl", '{"prompt": "a"}\n', "line 1 is not a JSON object with the texts `prompt` and `category`"),
@@ -96,9 +96,9 @@ def test_a_written_set_imports_to_itself(parti: Path, tmp_path: Path) -> None:
         ("hps", '{"a": 1}', "is not a JSON list"),
     ],
 )
-def test_faults_are_named_and_nothing_is_written(tmp_path: Path, form: str, content: str, told: str) -> None:
+def test_faults_are_named_and_nothing_is_written(tmp_path: Path, form: str, content: str, message: str) -> None:
     (tmp_path / "list").write_text(content)
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         import_prompts(tmp_path / "list", form, tmp_path / "x.tsv")
     assert not (tmp_path / "x.tsv").exists()
 

@@ -228,7 +228,7 @@ def test_a_killed_supervisor_is_lost_and_a_new_submit_kills_its_processes(bench:
     first = bench.pids(handle)
     os.kill(first["parent"], signal.SIGKILL)
     bench.wait_for(handle, "lost")
-    assert start_ticks(first["worker"]) is not None, "the worker goes on without its supervisor until someone acts"
+    assert start_ticks(first["worker"]) is not None, "the worker continues without its supervisor until someone acts"
     bench.engine.submit(request)
     assert start_ticks(first["worker"]) is None
     assert start_ticks(first["child"]) is None

@@ -148,23 +148,23 @@ def test_a_run_without_a_triggering_user_has_no_requester() -> None:
 
 
 def test_the_notification_contains_the_question(asked: list[dict[str, Any]]) -> None:
-    told: list[dict[str, str]] = []
-    asking = operator(notifiers=[lambda _: told.append(asking.announcement)])
+    announced: list[dict[str, str]] = []
+    asking = operator(notifiers=[lambda _: announced.append(asking.announcement)])
     with pytest.raises(TaskAwaitingInput):
         asking.execute(context(asked_about=None))
-    assert told == [{"message": "Sure?", "report_uri": "file:///store/reports/1.html"}]
+    assert announced == [{"message": "Sure?", "report_uri": "file:///store/reports/1.html"}]
 
 
 def test_a_retry_asks_the_same_question_and_mentions_the_retry(asked: list[dict[str, Any]]) -> None:
     """Airflow 3.3 loses an answer that comes before its scheduler saw the asking process end, and retries the task."""
-    told: list[str] = []
-    asking = operator(notifiers=[lambda _: told.append(asking.announcement["message"])])
+    announced: list[str] = []
+    asking = operator(notifiers=[lambda _: announced.append(asking.announcement["message"])])
     remembered = context(asked_about=None)
     for _ in range(2):
         with pytest.raises(TaskAwaitingInput):
             asking.execute(remembered)
     assert [given["subject"] for given in asked] == ["Sure?", "Sure?"]
-    assert told == ["Sure?", "Sure? It was asked before; an answer given then did not arrive."]
+    assert announced == ["Sure?", "Sure? It was asked before; an answer given then did not arrive."]
 
 
 def test_another_decision_is_not_asked_under_the_first_question(asked: list[dict[str, Any]]) -> None:
