@@ -11,26 +11,26 @@ from pipelines.settings import Settings
 
 
 class EngineParams(Record):
-    """What every engine states. `implementation` is imported when the engine is used."""
+    """Fields of every engine. `implementation` is imported when the engine is used."""
 
     implementation: ClassVar[str]
 
 
 class Local(EngineParams):
-    """This host: a detached supervisor per job, `accelerate launch` under it."""
+    """This host: one detached supervisor per job, which runs `accelerate launch`."""
 
     implementation: ClassVar[str] = "pipelines.dispatch.engines.local:LocalEngine"
 
     name: Literal["local"] = "local"
     grace_seconds: Annotated[float, Field(gt=0)] = 30.0
-    """Between SIGTERM and SIGKILL, when a job is cancelled, preempted or out of time."""
+    """Time between SIGTERM and SIGKILL when a job is cancelled, preempted or out of time."""
 
 
 ENGINES: tuple[type[EngineParams], ...] = (Local,)
 
 
 def open_engine(name: str, settings: Settings) -> Engine:
-    """The engine of a placement; ValueError names the known ones."""
+    """Return the engine of a placement; ValueError lists the known ones."""
     by_name = {cls.model_fields["name"].default: cls for cls in ENGINES}
     if name not in by_name:
         raise ValueError(unknown_name("engine", name, by_name))

@@ -200,7 +200,7 @@ def test_search_limits_are_refused_before_anything_runs(capsys: pytest.CaptureFi
 
 def test_search_does_not_overwrite_what_a_person_wrote(capsys: pytest.CaptureFixture[str], project: Path) -> None:
     line = search(capsys, project, "--gpu-memory", "4", "--hours", "1", "--out", str(project))
-    assert "exists and is not the answer of a search" in line
+    assert "exists and was not written by a search" in line
     assert not (project.parents[1] / "state").exists()
 
 

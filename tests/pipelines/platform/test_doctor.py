@@ -1,4 +1,4 @@
-"""The doctor finds each thing that can be wrong, says how to mend it, and loads no torch to do so."""
+"""The doctor finds each fault, states its fix, and loads no torch to do so."""
 
 import json
 import subprocess
@@ -29,7 +29,7 @@ def named(checks: list[Check], name: str) -> Check:
 
 
 def make_base(folder: Path) -> Path:
-    """Files of a base model, empty but for what the doctor reads."""
+    """Write the files of a base model, empty except those that the doctor reads."""
     parts = {"unet": ["diffusers", "UNet"], "tokenizer": ["transformers", "T"], "safety_checker": [None, None]}
     (folder / "unet").mkdir(parents=True)
     (folder / "tokenizer").mkdir()
@@ -42,7 +42,7 @@ def make_base(folder: Path) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.timeout(240)
-def test_a_sound_installation_passes_every_check_about_itself(world: Any) -> None:
+def test_a_sound_installation_passes_every_local_check(world: Any) -> None:
     checks = diagnose(world.project, world.settings)
     assert [check.name for check in checks] == [
         "store",
@@ -73,7 +73,7 @@ def test_a_dead_server_and_a_store_that_is_a_file_are_found(
     broken = {"tracking_uri": "http://127.0.0.1:9", "store_uri": (tmp_path / "file").as_uri()}
     checks = diagnose(None, settings.model_copy(update=broken))
     assert not named(checks, "tracking").ok
-    assert "http://127.0.0.1:9 does not answer" in named(checks, "tracking").found
+    assert "http://127.0.0.1:9 does not respond" in named(checks, "tracking").found
     assert "MLFLOW_TRACKING_URI" in named(checks, "tracking").mend
     assert not named(checks, "store").ok
     assert "PLUMBLINE_STORE_URI" in named(checks, "store").mend
@@ -120,9 +120,9 @@ def test_paused_dags_are_named(
     assert found in check.found
 
 
-def test_a_configured_airflow_has_to_answer(project: Project, settings: Settings) -> None:
+def test_a_configured_airflow_must_respond(project: Project, settings: Settings) -> None:
     named_one = settings.model_copy(update={"airflow_ui_url": "http://127.0.0.1:9", "airflow_user": "ada"})
-    with pytest.raises(ValueError, match=r"Airflow is not reachable: http://127\.0\.0\.1:9 does not answer"):
+    with pytest.raises(ValueError, match=r"Airflow is not reachable: http://127\.0\.0\.1:9 does not respond"):
         doctor._dags(Workspace(project, named_one))
 
 
@@ -146,7 +146,7 @@ def test_an_engine_without_accelerate_is_found(monkeypatch: pytest.MonkeyPatch) 
         (None, True, "none; jobs run on the CPU"),
     ],
 )
-def test_the_gpu_is_asked_for_by_name(
+def test_the_gpu_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str | None, ok: bool, found: str
 ) -> None:
     if script is not None:
@@ -189,7 +189,7 @@ def test_a_missing_shard_of_the_weights_is_named(tmp_path: Path) -> None:
     assert missing_files(base) == ["unet/w-2.safetensors"]
 
 
-def test_missing_judges_and_silent_licences_are_named(project: Project) -> None:
+def test_missing_judges_and_missing_licences_are_named(project: Project) -> None:
     gone = project.evaluation.model_copy(update={"prompts": "/nowhere/prompts.tsv"})
     with pytest.raises(ValueError, match=r"/nowhere/prompts\.tsv"):
         doctor._evaluation(project.model_copy(update={"evaluation": gone}))
@@ -198,7 +198,7 @@ def test_missing_judges_and_silent_licences_are_named(project: Project) -> None:
         doctor._licences(project.model_copy(update={"sources": (silent,)}))
 
 
-def test_a_gate_without_guards_and_too_few_prompts_are_told(project: Project, settings: Settings) -> None:
+def test_a_gate_without_guards_and_too_few_prompts_are_reported(project: Project, settings: Settings) -> None:
     found = doctor._gate(Workspace(project, settings))
     assert found.startswith("200 prompts, 2 of 2 judges have to vote")
     assert "no guard" not in found
