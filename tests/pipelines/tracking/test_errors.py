@@ -11,7 +11,7 @@ import pytest
 
 from pipelines.commands import cli
 from pipelines.release.champion import ledger
-from pipelines.release.champion.state import read_standing
+from pipelines.release.champion.state import read_state
 from pipelines.release.promotion.reconcile import reconcile
 from pipelines.settings import Settings
 from pipelines.store.storage import open_store
@@ -131,7 +131,7 @@ def test_who_may_not_look_is_not_told_that_the_champion_was_deleted(answering: A
         report_uri="",
     )
     with pytest.raises(TrackingRefused):
-        read_standing(tiny_project.name, settings)
+        read_state(tiny_project.name, settings)
     with pytest.raises(TrackingRefused):
         reconcile(Workspace(tiny_project, settings), "watch")
 
