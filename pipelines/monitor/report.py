@@ -25,8 +25,7 @@ from pipelines.intake.pairs import ACCEPTED_FILE, read_light
 from pipelines.intake.snapshot import accepted_reports
 from pipelines.monitor import drift, judges
 from pipelines.project.file import Project
-from pipelines.records.series import Series, series_of_json, series_of_models
-from pipelines.release.champion.state import read_standing
+from pipelines.release.champion.state import read_state
 from pipelines.store.storage import Store
 from pipelines.workspace import Workspace
 
@@ -94,7 +93,7 @@ def has_anything_to_monitor(workspace: Workspace) -> bool:
     """Return False before the first pair was accepted and the first version promoted."""
     if accepted_reports(workspace, workspace.project.snapshot.sources):
         return True
-    standing = read_standing(workspace.project.name, workspace.settings)
+    standing = read_state(workspace.project.name, workspace.settings)
     return bool(standing.entries or standing.champion is not None or standing.problem)
 
 
@@ -136,7 +135,7 @@ def _read(reports: Sequence[ValidationReport], store: Store) -> pa.Table | None:
 def registry_finding(workspace: Workspace) -> MonitorFinding:
     """Whether the alias is where the ledger put it."""
     try:
-        standing = read_standing(workspace.project.name, workspace.settings)
+        standing = read_state(workspace.project.name, workspace.settings)
         problem = standing.problem or (
             "The last move of the champion was cut short. Run the same promote or rollback again." * standing.unfinished
         )

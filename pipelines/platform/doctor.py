@@ -15,7 +15,7 @@ from pipelines.platform import dag_states
 from pipelines.project.file import Project, load_projects
 from pipelines.project.paths import local_paths
 from pipelines.records.heldout_prompts import check_enough_prompts
-from pipelines.release.champion.state import read_standing
+from pipelines.release.champion.state import read_state
 from pipelines.release.promotion.reconcile import files_gone
 from pipelines.release.registration import signing
 from pipelines.settings import Settings
@@ -239,7 +239,7 @@ def _licences(project: Project) -> str:
 
 
 def _champion(workspace: Workspace) -> str:
-    standing = read_standing(workspace.project.name, workspace.settings)
+    standing = read_state(workspace.project.name, workspace.settings)
     problems = [standing.problem] if standing.problem else files_gone(workspace, standing)
     if problems:
         raise ValueError(" ".join(problems))

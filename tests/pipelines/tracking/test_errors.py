@@ -11,7 +11,7 @@ import pytest
 
 from pipelines.commands import cli
 from pipelines.release.champion import ledger
-from pipelines.release.champion.state import read_standing
+from pipelines.release.champion.state import read_state
 from pipelines.release.promotion.reconcile import reconcile
 from pipelines.settings import Settings
 from pipelines.store.storage import open_store
@@ -136,7 +136,7 @@ def test_a_refused_user_gets_no_message_about_a_deleted_champion(answering: Answ
         report_uri="",
     )
     with pytest.raises(TrackingRefused):
-        read_standing(tiny_project.name, settings)
+        read_state(tiny_project.name, settings)
     with pytest.raises(TrackingRefused):
         reconcile(Workspace(tiny_project, settings), "watch")
 
