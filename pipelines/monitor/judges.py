@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 from alignment.contracts.calibration import Calibration
 from alignment.contracts.judges import Judge
-from pipelines.contracts.judges import CalibrationRecord, JudgeStanding
+from pipelines.contracts.judges import CalibrationRecord, JudgeState
 from pipelines.dispatch.requests.judges import judge_of
 from pipelines.project.file import Project
 from pipelines.project.gate import GatePolicy
@@ -14,7 +14,7 @@ from pipelines.release.gate.checks.interface import disagreements, twin_of, weig
 from pipelines.workspace import Workspace
 
 
-def standings(workspace: Workspace) -> list[JudgeStanding]:
+def standings(workspace: Workspace) -> list[JudgeState]:
     """Each judge of the evaluation by the rules of the gate, as far as they can be known without a candidate.
 
     Independence is asked against the sources that train the project's recipes, and what labels them; a recipe's own
@@ -65,8 +65,8 @@ def lessons(project: Project) -> set[str]:
     return sources | {name for section in project.labellers() for name in (section.name, *section.trained_on)}
 
 
-def _without_weights(section: JudgeSection, why: str) -> JudgeStanding:
-    return JudgeStanding(
+def _without_weights(section: JudgeSection, why: str) -> JudgeState:
+    return JudgeState(
         judge=section.name,
         kind=section.scorer.kind,
         weights_digest=None,
@@ -83,8 +83,8 @@ def _standing(
     agreed: Calibration | None,
     reasons: list[str],
     now: datetime,
-) -> JudgeStanding:
-    plain = JudgeStanding(
+) -> JudgeState:
+    plain = JudgeState(
         judge=judge.name,
         kind=judge.scorer.kind,
         weights_digest=judge.weights_digest,

@@ -66,7 +66,7 @@ def newest(project: str, judge: Judge, store: Store) -> CalibrationRecord | None
 
 def age_days(known: CalibrationRecord, now: datetime) -> float:
     """Days since the newest human pair; where pairs have no date, or one yet to come, since the calibration."""
-    at = known.recorded_at if known.speaks_of > now else known.speaks_of
+    at = known.recorded_at if known.age_from > now else known.age_from
     return max(0.0, (now - at).total_seconds() / SECONDS_A_DAY)
 
 

@@ -36,7 +36,7 @@ def record_calibration(path: str, report: Json, *, run_key: str) -> list[Json]:
 
 
 def judges(path: str) -> list[Json]:
-    """Which judges of the project may vote and why not, as JudgeStandings."""
+    """Which judges of the project may vote and why not, as JudgeStates."""
     from pipelines.monitor import judges as judges_monitor
 
     return [to_json(own) for own in judges_monitor.standings(Workspace(read_project(path), load_settings()))]

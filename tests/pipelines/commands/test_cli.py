@@ -226,9 +226,9 @@ def test_captions_that_no_project_asks_for(capsys: pytest.CaptureFixture[str], p
     [
         ('"dcpo_h"', '"dcpo_x"', "captions.variant: Input should be 'dcpo_c', 'dcpo_p' or 'dcpo_h' (got 'dcpo_x')"),
         ('"medium"', '"mild"', "captions.level: Input should be 'weak', 'medium' or 'strong' (got 'mild')"),
-        ('captioner = "../captioner"\n', "", "variant 'dcpo_h' takes captioner"),
-        ('"dcpo_h"', '"dcpo_p"', "variant 'dcpo_p' takes no captioner"),
-        ('"dcpo_h"', '"dcpo_c"', "variant 'dcpo_c' takes no level"),
+        ('captioner = "../captioner"\n', "", "variant 'dcpo_h' needs captioner"),
+        ('"dcpo_h"', '"dcpo_p"', "variant 'dcpo_p' allows no captioner"),
+        ('"dcpo_h"', '"dcpo_c"', "variant 'dcpo_c' allows no level"),
         ("level =", "lvel =", "Did you mean 'captions.level'?"),
     ],
 )

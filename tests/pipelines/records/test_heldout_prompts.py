@@ -69,5 +69,5 @@ def test_prompt_sets_are_held_out_as_well(tiny_project: Project, settings: Setti
     path.write_text(named)
     assert load_project(path).evaluation.prompts == str(path.parent / "more.tsv"), "a set may be called by its name"
     path.write_text(named + own)
-    with pytest.raises(ValueError, match="are called more"):
+    with pytest.raises(ValueError, match="are named more"):
         load_project(path)

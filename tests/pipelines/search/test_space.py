@@ -143,7 +143,7 @@ def test_a_value_of_zero_does_not_scale() -> None:
 
 
 def test_a_range_must_hold_the_recipe_as_it_is() -> None:
-    with pytest.raises(ValidationError, match="it must hold 1"):
+    with pytest.raises(ValidationError, match="it must contain 1"):
         SearchSection(factors={"objective.beta": (2.0, 4.0)})
 
 

@@ -171,7 +171,7 @@ def test_coverage_is_not_asked_of_a_scorer_of_whole_prompts(project: Project) ->
     guard = '[[evaluation.guards]]\nname = "variety"\nuri = "guard"\nscorer = { kind = "diversity" }\n'
     text = ORIGINAL.read_text().replace("[placement", f"{guard}[placement") + "variety = { margin = 0.1 }\n"
     project.path.write_text(text + '[coverage]\njudge = "variety"\n')
-    with pytest.raises(ValueError, match="'variety' scores the images of a prompt together and can only guard"):
+    with pytest.raises(ValueError, match="'variety' scores the images of a prompt together, so it can only be a guard"):
         load_project(project.path)
 
 
