@@ -148,8 +148,8 @@ class Project(Section):
         name = getattr(recipe.objective, "reward", "")
         if self.online is None:
             raise ValueError(
-                f"{self.path}: recipe {recipe.name!r} is online and needs prompts to draw images, but [online] is missing."
-                ' Add it with prompts = "FILE", one prompt a line.'
+                f"{self.path}: recipe {recipe.name!r} is online and needs prompts to draw images. Add [online] with"
+                ' prompts = "FILE", one prompt a line.'
             )
         return self.scorer(name, what="reward")
 

@@ -39,4 +39,4 @@ def judges(path: str) -> list[Json]:
     """Which judges of the project may vote and why not, as JudgeStates."""
     from pipelines.monitor import judges as judges_monitor
 
-    return [to_json(own) for own in judges_monitor.standings(Workspace(read_project(path), load_settings()))]
+    return [to_json(own) for own in judges_monitor.judge_states(Workspace(read_project(path), load_settings()))]

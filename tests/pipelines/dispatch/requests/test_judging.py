@@ -90,7 +90,7 @@ def test_an_evaluation_for_the_gate_needs_the_prompts_that_the_gate_requires(
     project: Project, settings: Settings, make_version: MakeVersion, evaluate: AskEvaluation
 ) -> None:
     job = Evaluate(candidate=make_version("c"))
-    with pytest.raises(ValueError, match=r"the evaluation asks 1 prompts .* every verdict would be invalid"):
+    with pytest.raises(ValueError, match=r"the evaluation has 1 prompts .* every verdict would be invalid"):
         job.request(Workspace(project, settings))
     policy = project.gate.model_copy(update={"minimum_prompts": 1})
     enough = project.model_copy(update={"gate": policy})
