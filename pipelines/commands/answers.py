@@ -13,7 +13,7 @@ DONE, FAILED, BAD_INPUT, GATE_SAID_NO = 0, 1, 2, 3
 def show(value: Any, *, as_json: bool, columns: Sequence[str] = ()) -> None:
     """Print `value` on stdout: a summary on a terminal, JSON on a pipe or with `--json`.
 
-    `columns` are the fields to show of the records that have all of them.
+    `columns` are the fields to show, for records that have all of them.
     """
     if as_json or not sys.stdout.isatty():
         print(json.dumps(value, indent=2, ensure_ascii=False))

@@ -8,7 +8,7 @@ import typer
 
 
 def existing_path(ctx: typer.Context, parameter: typer.CallbackParam, path: Path | str | None) -> Path | str | None:
-    """Return `path`; ValueError with the nearest name where there is no such file."""
+    """Return `path`; ValueError with the nearest name when the file does not exist."""
     if path is None or ctx.resilient_parsing:
         return path
     if parameter.metavar == "PROJECT":
@@ -21,7 +21,7 @@ def existing_path(ctx: typer.Context, parameter: typer.CallbackParam, path: Path
 
 
 def _suggestion(ctx: typer.Context, path: Path) -> str:
-    """Name the file or the sub-command that was probably meant."""
+    """Suggest the file or sub-command that was probably meant."""
     commands = list(getattr(ctx.parent.command, "commands", ())) if ctx.parent and ctx.parent.parent else []
     files = [*path.parent.glob(f"*{path.suffix}"), *path.parent.glob("*.toml"), *Path("projects").glob("*.toml")]
     names = [str(file) for file in files if file.is_file()]

@@ -1,4 +1,4 @@
-"""Run stages by hand, each with the stages that it builds on; what was made before is found by digest.
+"""Run stages from the command line, each with the stages that it builds on. Earlier results are found by digest.
 
 `project` is the path of a project file. Values are the stages' JSON.
 """
@@ -16,7 +16,7 @@ Overrides = tuple[str, ...]
 
 
 def draw(project: str) -> list[Json]:
-    """Draw the pairs of the self-generated sources; ValueError where the project has none."""
+    """Draw the pairs of the self-generated sources; ValueError when the project has none."""
     if not pairs.drawn_sources(values.read_project(project)):
         raise ValueError(f'{project} has no source of kind "self_generated"; there is nothing to draw.')
     return pairs.draw(project, run_key=run_key(project))
@@ -40,7 +40,7 @@ def snapshot(project: str) -> Json:
 
 
 def labelled(project: str) -> Json:
-    """Label the snapshot and report; ValueError where the project has no labelling."""
+    """Label the snapshot and report; ValueError when the project has no labelling."""
     if values.read_project(project).labelling is None:
         raise ValueError(
             f'{project} has no [labelling]. Add one, e.g. judges = [NAME] and method = {{kind = "proxy_vote"}}.'
@@ -50,7 +50,7 @@ def labelled(project: str) -> Json:
 
 
 def captions(project: str) -> Json:
-    """Caption the snapshot's images; ValueError where the project has no captions."""
+    """Caption the snapshot's images; ValueError when the project has no captions."""
     values.read_project(project).caption_section()
     return jobs.run_job(project, "caption", {"snapshot": _training_data(project)}, run_key=run_key(project))
 
@@ -66,7 +66,7 @@ def results(project: str, overrides: Overrides) -> list[Json]:
 
 
 def soup(project: str, overrides: Overrides) -> Json:
-    """Average the trained recipes; ValueError where the project has no soup."""
+    """Average the trained recipes; ValueError when the project has no soup."""
     if values.read_project(project, overrides).soup is None:
         raise ValueError(f'{project} has no [soup]. Add one, with method = "uniform" or "greedy".')
     trainings = _trainings(project, overrides)
@@ -80,7 +80,7 @@ def search(project: str, *, gpu_memory_gib: float, hours: float, out: str | None
 
 
 def rewards(project: str) -> list[Json]:
-    """Train and register the reward models; ValueError where the project has none."""
+    """Train and register the reward models; ValueError when the project has none."""
     if not values.read_project(project).rewards:
         raise ValueError(f"{project} has no [[rewards]]. Add one: name, encoder, and a recipe with its head.")
     reports(project)
@@ -92,18 +92,18 @@ def rewards(project: str) -> list[Json]:
 
 
 def calibrations(project: str) -> list[Json]:
-    """Calibrate every judge on everything accepted so far."""
+    """Calibrate every judge on all accepted pairs."""
     return _calibrate(project, snapshot(project))[1]
 
 
 def monitor_report(project: str) -> Json:
-    """Compare the champion with everything accepted so far."""
+    """Compare the champion with all accepted pairs."""
     calibration, _ = _calibrate(project, snapshot(project))
     return monitor.monitor(project, calibration, run_key=run_key(project))
 
 
 def candidates(project: str, overrides: Overrides) -> list[Json]:
-    """Register every trained recipe; where the project has a soup, the soup alone."""
+    """Register every trained recipe, or only the soup if the project has one."""
     key, user, trainings = run_key(project), shell_user(), _trainings(project, overrides)
     trained = _train(project, overrides, trainings)
     if values.read_project(project).soup is not None:
@@ -123,7 +123,7 @@ def evaluation(project: str, candidate: Json) -> Json:
 
 
 def coverage(project: str, candidate: Json) -> Json:
-    """Measure the best of several images."""
+    """Measure the gain from choosing the best of several images."""
     return jobs.run_job(project, "coverage", {"candidate": candidate}, run_key=run_key(project))
 
 
@@ -139,29 +139,29 @@ def decision(project: str, candidate: Json) -> Json:
 
 
 def promotions(project: str, found: Sequence[Json]) -> tuple[list[Json], bool]:
-    """Decide on each candidate and promote it. True when one of them became, or already was, the champion."""
+    """Decide on each candidate and promote it. Also return True if one became, or already was, the champion."""
     moves = [_promotion(project, candidate) for candidate in found]
     return [move for move, _ in moves], any(done for _, done in moves)
 
 
 def _promotion(project: str, candidate: Json) -> tuple[Json, bool]:
     if not candidate_stages.is_challenger(project, candidate):
-        message = f"Version {candidate['version']} holds the champion's weights already."
+        message = f"Version {candidate['version']} already has the champion's weights."
         return {"model": candidate["model"], "moved": False, "message": message}, True
     decided = decision(project, candidate)
     promotion = champion.promote(project, decided, actor=shell_user())
     if promotion["outcome"] == "rejected":
-        print(f"plumbline: {champion.who_may_agree(project, decided)}", file=sys.stderr)
+        print(f"plumbline: {champion.approval_instructions(project, decided)}", file=sys.stderr)
     return promotion, bool(promotion["moved"])
 
 
 def run_key(project: str) -> str:
-    """Name the parent run in MLflow of everything that is run by hand for a project."""
+    """Return the name of the parent run in MLflow for commands on a project."""
     return f"{Path(project).stem}.by_hand"
 
 
 def _training_data(project: str, overrides: Overrides = ()) -> Json:
-    """Build the snapshot with the labels that the project asks for; a bad recipe fails before any pair is read."""
+    """Build the snapshot with the project's labels; a bad recipe fails before any pair is read."""
     values.read_project(project, overrides)
     return pairs.labelled_snapshot(project, snapshot(project), run_key=run_key(project))
 
@@ -188,13 +188,13 @@ def _soup(project: str, overrides: Overrides, trainings: list[Json], trained: li
 
 
 def _calibrate(project: str, data: Json) -> tuple[Json, list[Json]]:
-    """Return the report of the calibrate job and the records kept of it."""
+    """Return the report of the calibrate job and the stored records."""
     key = run_key(project)
     report = jobs.run_job(project, "calibrate", {"snapshot": data}, run_key=key)
     return report, judges.record_calibration(project, report, run_key=key)
 
 
 def _job(project: str, overrides: Overrides, stage: str, given: Json) -> Json:
-    """Run a job in the name of the user at the shell, who may then not approve the candidate."""
+    """Run a job as the user at the shell, who may then not approve the candidate."""
     key, user = run_key(project), shell_user()
     return jobs.run_job(project, stage, given, run_key=key, overrides=overrides, started_by=user)

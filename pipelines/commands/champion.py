@@ -72,7 +72,7 @@ def rollback(
 def reconcile(
     project: Project,
     restore: Annotated[
-        bool, typer.Option("--restore", help="Undo moves made by hand, whatever the project's policy.")
+        bool, typer.Option("--restore", help="Undo moves made by hand, regardless of the project's policy.")
     ] = False,
     as_json: AsJson = False,
 ) -> int:
@@ -110,7 +110,7 @@ def prune(
     keep: Annotated[int, typer.Option(metavar="N", help="Number of newest versions to keep in any case.")],
     as_json: AsJson = False,
 ) -> int:
-    """Delete old model versions that no alias and no rollback needs."""
+    """Delete old model versions that no alias or rollback needs."""
     from pipelines.stages import champion
 
     show(champion.prune(project, keep=keep), as_json=as_json)

@@ -1,8 +1,8 @@
 """The command line: the app, its global options, and the exit code of an error.
 
 Values go to stdout, as JSON on a pipe and as a summary on a terminal; progress and logs go to stderr. Exit codes: 0
-done, 1 failed, 2 bad input, 3 the gate said no or a person has to approve. A stage needs only the project: what it
-builds on is made first, or found by digest.
+done, 1 failed, 2 bad input, 3 the gate refused or a person has to approve. A stage needs only the project: the stages
+before it run first, or their results are found by digest.
 """
 
 import logging
@@ -70,10 +70,10 @@ PANELS: Mapping[str, Mapping[str, Entry]] = {
         "doctor": platform.doctor,
     },
 }
-"""Every command by its panel in the help, in the order of the help."""
+"""Commands by panel, in the order of the help."""
 
 _NOISY = ("alembic", "httpx", "great_expectations", "urllib3", "botocore", "mlflow")
-# Typer gives the base class of its usage errors no public name.
+# The base class of Typer's usage errors has no public name.
 _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
 
@@ -91,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"plumbline: {error}", file=sys.stderr)
         return FAILED
     if code == INTERRUPTED:
-        print("plumbline: interrupted; run the same command to go on", file=sys.stderr)
+        print("plumbline: interrupted. Run the same command again to continue.", file=sys.stderr)
     return code
 
 
@@ -102,7 +102,7 @@ def _refuse(message: str) -> int:
 
 
 def _usage_message(error: Any) -> str:
-    """One line: the error, the nearest option, the help to read. Empty where the help was printed instead."""
+    """Return the error, the nearest option and the help command in one line; empty if the help was printed."""
     message, context = error.format_message(), error.ctx
     if getattr(error, "possibilities", None):
         nearest = get_close_matches(error.option_name, error.possibilities, n=1, cutoff=0)
@@ -133,7 +133,7 @@ def _global_options(
     A command prints its value on stdout: a summary on a terminal, JSON on a pipe or with --json. Progress and logs go
     to stderr.
 
-    Exit codes: 0 done, 1 failed, 2 bad input, 3 the gate said no or a person has to approve.
+    Exit codes: 0 done, 1 failed, 2 bad input, 3 the gate refused or a person has to approve.
     """
     level = logging.DEBUG if verbose else logging.INFO
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)

@@ -1,6 +1,6 @@
-"""`plumbline gate` and its sub-commands: what a policy would decide, and why it decided.
+"""`plumbline gate` and its sub-commands: decide, simulate a policy, and explain a decision.
 
-`simulate`, `explain` and `aa` answer in text, on a terminal and on a pipe; `--json` gives a value.
+`simulate`, `explain` and `aa` print text, on a terminal and on a pipe; with `--json` they print a value.
 """
 
 import logging
@@ -38,9 +38,12 @@ def simulate(
     file: PolicyFile,
     *,
     prompts: Annotated[
-        int | None, typer.Option(metavar="N", help="Prompts of an evaluation.", show_default="the project's, else 1632")
+        int | None,
+        typer.Option(metavar="N", help="Number of prompts of an evaluation.", show_default="the project's, else 1632"),
     ] = None,
-    simulations: Annotated[int, typer.Option(metavar="N", help="Evaluations of each kind of candidate.")] = 500,
+    simulations: Annotated[
+        int, typer.Option(metavar="N", help="Number of evaluations of each kind of candidate.")
+    ] = 500,
     seed: Annotated[int, typer.Option(metavar="N", help="Seed of the random numbers.")] = 0,
     margin_spreads: Annotated[
         float | None,

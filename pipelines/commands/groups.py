@@ -1,4 +1,4 @@
-"""Build Typer commands from functions, and groups that are a stage as well."""
+"""Build Typer commands from functions, and groups that also are a stage."""
 
 import copy
 import inspect
@@ -11,7 +11,7 @@ from typer.core import TyperCommand, TyperGroup
 Command = Callable[..., int]
 
 STAGE = "PROJECT"
-"""Name of a stage inside its group; it stands in usage lines where the project's path goes."""
+"""Name of a stage inside its group. In usage lines it takes the place of the project's path."""
 
 
 class PlainCommand(TyperCommand):
@@ -27,7 +27,7 @@ class PlainCommand(TyperCommand):
 
 
 class StageCommand(PlainCommand):
-    """The stage of a group; `PROJECT` stands in its usage line already."""
+    """The stage of a group. Its usage line already contains `PROJECT`."""
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """Return the words after `PROJECT`."""
@@ -45,16 +45,16 @@ class PlainGroup(TyperGroup):
 class StageGroup(PlainGroup):
     """A stage beside sub-commands: `plumbline gate PROJECT` and `plumbline gate simulate FILE`.
 
-    A first word that is no sub-command belongs to the stage.
+    If the first word is not a sub-command, all words belong to the stage.
     """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Put the stage's name before words that start with no sub-command."""
+        """Insert the stage's name if the first word is not a sub-command."""
         named = bool(args) and args[0] in (*self.commands, *ctx.help_option_names)
         return super().parse_args(ctx, args if named or (ctx.resilient_parsing and not args) else [STAGE, *args])
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
-        """Return both forms."""
+        """Return both forms of the usage."""
         return [f"({STAGE} [OPTIONS] | COMMAND [ARGS]...)"]
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
@@ -79,7 +79,7 @@ def help_text(function: Callable[..., Any]) -> str:
 
 
 def command_group(commands: Mapping[str, Command], *, help: str) -> typer.Typer:
-    """A group of sub-commands; without one it prints its help."""
+    """Build a group of sub-commands, which prints its help if called without one."""
     app = typer.Typer(help=help, cls=PlainGroup, no_args_is_help=True)
     for name, function in commands.items():
         app.command(name, help=help_text(function), cls=PlainCommand)(function)
@@ -87,7 +87,7 @@ def command_group(commands: Mapping[str, Command], *, help: str) -> typer.Typer:
 
 
 def stage_group(stage: Command, commands: Mapping[str, Command]) -> typer.Typer:
-    """A stage that has sub-commands."""
+    """Build a group of a stage and its sub-commands."""
     app = typer.Typer(help=help_text(stage), cls=StageGroup)
     app.command(STAGE, help=help_text(stage), cls=StageCommand, hidden=True)(stage)
     for name, function in commands.items():

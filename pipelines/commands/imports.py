@@ -1,4 +1,4 @@
-"""Commands on files that people bring: published judges, prompt lists and picks of users."""
+"""Commands that read external files: published judges, prompt lists and users' picks."""
 
 from pathlib import Path
 from typing import Annotated
@@ -39,19 +39,17 @@ def canary(
 def import_prompts(
     source: Annotated[
         Path,
-        typer.Argument(
-            metavar="SOURCE", help="Prompt list as it was published; for hps a folder.", callback=existing_path
-        ),
+        typer.Argument(metavar="SOURCE", help="Published prompt list; for hps a folder.", callback=existing_path),
     ],
     *,
     format: Annotated[str, typer.Option(metavar="FORMAT", help="parti, geneval, hps, tsv or jsonl.")],
     out: Annotated[Path, typer.Option(metavar="FILE", help="Tab-separated file to write.")],
     category: Annotated[
         str,
-        typer.Option(metavar="FIELD", help="Column or field to slice by.", show_default="the format's own"),
+        typer.Option(metavar="FIELD", help="Column or field to slice by.", show_default="depends on the format"),
     ] = "",
     per_category: Annotated[
-        int | None, typer.Option(metavar="N", help="Prompts to keep of each category, spread evenly.")
+        int | None, typer.Option(metavar="N", help="Number of prompts to keep of each category, spread evenly.")
     ] = None,
     as_json: AsJson = False,
 ) -> int:

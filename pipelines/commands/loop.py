@@ -1,4 +1,4 @@
-"""The stages of the loop as commands. Stages are imported by the command that runs, so that help starts fast."""
+"""Commands for the stages of the loop. Each command imports its stages when it runs, so that help starts fast."""
 
 import logging
 from collections.abc import Sequence
@@ -75,7 +75,7 @@ def caption(project: Project, as_json: AsJson = False) -> int:
 
 
 def encode(project: Project, overrides: Overrides = None, recipe: Recipe = None, as_json: AsJson = False) -> int:
-    """Encode the snapshot to VAE latents and text states. Online recipes need none."""
+    """Encode the snapshot to VAE latents and text states. Online recipes do not need them."""
     from pipelines.commands import by_hand
 
     show(by_hand.features(*chosen_recipe(project, recipe, overrides)), as_json=as_json)
@@ -181,7 +181,7 @@ def evaluate(project: Project, model_version: ModelVersion = None, as_json: AsJs
 
 
 def coverage(project: Project, model_version: ModelVersion = None, as_json: AsJson = False) -> int:
-    """Measure what picking the best of several images gains.
+    """Measure the gain from picking the best of several images.
 
     Measured for candidate, champion and base model."""
     from pipelines.commands import by_hand
@@ -208,23 +208,23 @@ def promote(
     project: Project,
     model_version: ModelVersion = None,
     approve: Annotated[
-        bool, typer.Option("--approve", help="Approve, as this user, a decision that somebody else requested.")
+        bool, typer.Option("--approve", help="Approve, as this user, a decision that another user requested.")
     ] = False,
     decision: Annotated[
         str, typer.Option(metavar="DIGEST", help="With --approve: digest of the decision, or its first digits.")
     ] = "",
     as_json: AsJson = False,
 ) -> int:
-    """Evaluate the candidate, decide, and move the champion alias if the gate says yes.
+    """Evaluate the candidate, decide, and move the champion alias if the verdict is promote.
 
-    Where the project requires an approval, one user runs promote and another approves with --approve, which evaluates
+    If the project requires an approval, one user runs promote and another approves with --approve, which evaluates
     nothing. The exit code is 0 if the candidate is the champion afterwards and 3 otherwise.
     """
     from pipelines.host import shell_user
     from pipelines.stages import candidates, champion
 
     candidate = candidates.pick_candidate(project, model_version)
-    if approve and champion.asks_somebody(project):
+    if approve and champion.may_need_approval(project):
         promotion = champion.approve_by_hand(project, candidate, user=shell_user(), digest=decision)
         show([promotion], as_json=as_json)
         return DONE if promotion["to_version"] == candidate["version"] else GATE_SAID_NO
@@ -234,7 +234,7 @@ def promote(
 def chosen_recipe(project: str, recipe: str | None, overrides: Sequence[str] | None) -> tuple[str, tuple[str, ...]]:
     """Return the project file to use and the overrides that remain to apply.
 
-    With `recipe` it is a project file that trains this recipe, overrides included.
+    With `recipe`, the file is a variant that trains this recipe with the overrides.
     """
     if recipe is None:
         return project, tuple(overrides or ())

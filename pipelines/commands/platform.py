@@ -12,15 +12,17 @@ from pipelines.commands.loop import chosen_recipe
 def demo(project: Project, overrides: Overrides = None, recipe: Recipe = None) -> int:
     """Run the whole loop once on the embedded Airflow and MLflow.
 
-    Both are stopped afterwards; a summary is printed. Overrides need --recipe.
+    Prints a summary and stops both. Overrides need --recipe.
 
-    The exit code is 0 if the candidate is the champion afterwards and 3 if the gate said no.
+    The exit code is 0 if the candidate is the champion afterwards and 3 if the gate refused it.
     """
     from pipelines.platform import demo as platform_demo
 
     path, remaining = chosen_recipe(project, recipe, overrides)
     if remaining:
-        raise ValueError("The DAGs read the project file. Give --recipe NAME with overrides, or write them there.")
+        raise ValueError(
+            "The DAGs read the overrides from the project file. Give --recipe NAME too, or write them there."
+        )
     return platform_demo.run(path)
 
 
@@ -46,11 +48,11 @@ def down(as_json: AsJson = False) -> int:
 def doctor(
     project: Annotated[
         str | None,
-        typer.Argument(metavar="PROJECT", help="Project file to check as well.", callback=existing_path),
+        typer.Argument(metavar="PROJECT", help="Project file to check too.", callback=existing_path),
     ] = None,
     as_json: AsJson = False,
 ) -> int:
-    """Check store, tracking server, engine and model, and say how to fix each.
+    """Check store, tracking server, engine and model, and suggest how to fix each fault.
 
     The exit code is 1 if a check fails.
     """

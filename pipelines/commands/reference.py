@@ -1,4 +1,4 @@
-"""Write docs/cli.md, the reference of every command: `python -m pipelines.commands.reference > docs/cli.md`."""
+"""Generate docs/cli.md, the reference of every command: `python -m pipelines.commands.reference > docs/cli.md`."""
 
 import inspect
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ _HEAD = """\
 
 {about}
 
-Global options stand before the command, e.g. `plumbline -v train projects/NAME.toml`. `plumbline COMMAND --help` shows
+Global options go before the command, e.g. `plumbline -v train projects/NAME.toml`. `plumbline COMMAND --help` shows
 the help of one command.
 """
 
@@ -52,7 +52,7 @@ def _entry(command: Any, context: Any, title: str) -> Iterator[str]:
 
 
 def _parameters(command: Any, context: Any) -> Iterator[str]:
-    """Tabulate arguments and options; help options are left out."""
+    """Tabulate arguments and options, without help options."""
     shown = [p for p in command.get_params(context) if "--help" not in p.opts and not p.hidden]
     if shown:
         yield "| Argument or option | Default | Meaning |\n|---|---|---|"

@@ -21,7 +21,7 @@ _MAXIMUM_COLUMNS = 8
 
 
 def print_summary(value: Any, columns: Sequence[str] = ()) -> None:
-    """Print `value` on stdout. `columns` are the fields to show of the records that have all of them."""
+    """Print `value` on stdout. `columns` are the fields to show, for records that have all of them."""
     console = Console(file=sys.stdout, highlight=False, soft_wrap=False)
     for part in _parts(value, columns):
         console.print(part)
@@ -36,7 +36,7 @@ def _parts(value: Any, columns: Sequence[str]) -> list[RenderableType]:
 
 
 def _record_parts(record: Record, columns: Sequence[str]) -> list[RenderableType]:
-    """Fields as a grid, then a titled table for each field that holds records."""
+    """Return the fields as a grid, then a titled table for each field that contains records."""
     shown = _shown(record)
     single = {key: value for key, value in shown.items() if not _is_records(value)}
     parts: list[RenderableType] = [_grid(single)] if single else []
@@ -49,7 +49,7 @@ def _record_parts(record: Record, columns: Sequence[str]) -> list[RenderableType
 
 
 def _records_parts(records: list[Record], columns: Sequence[str]) -> list[RenderableType]:
-    """One table where the fields fit into one, else one summary after another."""
+    """Return one table if the fields fit into one, otherwise a summary of each record."""
     fields = [c for c in columns if all(c in record for record in records)]
     if len(fields) < len(columns) or not fields:
         fields = _cell_fields(records)
@@ -78,7 +78,7 @@ def _grid(record: Record) -> Table:
 
 
 def _cell(key: str, value: Any) -> Text:
-    """A value in one cell: a digest by its first 12 digits, texts one to a line, numbers on one line."""
+    """Format a value in one cell: a digest by its first 12 digits, one text a line, numbers on one line."""
     if isinstance(value, list):
         return (
             Text(", " if all(_is_number(item) for item in value) else "\n").join(_cell(key, item) for item in value)
@@ -100,7 +100,7 @@ def _cell(key: str, value: Any) -> Text:
 
 
 def _cell_fields(records: list[Record]) -> list[str]:
-    """Fields that every record has, that fit into a cell, that are no address and that are not empty throughout."""
+    """Return the fields that every record has, that fit into a cell, are not addresses and are not always empty."""
     return [
         key
         for key in records[0]

@@ -1,7 +1,7 @@
-"""Gate decisions of schema version 2, whose checks had two strings, `name` and `required`, in place of fields.
+"""Reading and writing of gate decisions of schema version 2, whose checks had two strings, `name` and `required`.
 
-This is the only code that parses those strings. A decision keeps the schema version with which it was made and is
-written in the form of that version, so that its digest stays the one that the ledger and the registry hold.
+No other code parses those strings. A decision keeps the schema version with which it was made and is written in the
+form of that version, so that its digest stays equal to the one in the ledger and the registry.
 """
 
 import re
@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 FIELDS_SINCE = 3
-"""Schema version of a decision from which on its checks carry fields."""
+"""First schema version of a decision whose checks have separate fields."""
 
 _NEW_FIELDS = {"kind", "subject", "limit", "against", "relation", "bound"}
 _LIMITS = ("relative", "floor", "ceiling", "mcnemar")
@@ -20,7 +20,7 @@ _REQUIRED = re.compile(
 
 
 def read_check(check: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a check of version 2 with the fields of the present version."""
+    """Return a check of version 2 with the fields of the current version."""
     bound = _REQUIRED.fullmatch(str(check.get("required")))
     return {
         **_named(str(check["name"])),
@@ -41,5 +41,5 @@ def _named(name: str) -> dict[str, str | None]:
 
 
 def write_check(check: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Return a check of the present version as version 2 wrote it."""
+    """Return a check of the current version in the form of version 2."""
     return {"name": name, **{field: value for field, value in check.items() if field not in _NEW_FIELDS}}

@@ -15,45 +15,45 @@ def _empty_or_relative(name: str) -> str:
 
 def _empty_or_file_name(name: str) -> str:
     if "/" in _empty_or_relative(name):
-        raise ValueError(f"Alias {name!r} is no file name. Allowed: one name without '/'.")
+        raise ValueError(f"Alias {name!r} is not a file name. Allowed: one name without '/'.")
     return name
 
 
 class JobInput(Record):
-    """A folder (or single file) the job needs, found locally as `<inputs dir>/<content_digest>`."""
+    """A folder or single file that a job needs. On the job's machine it is `<inputs dir>/<content_digest>`."""
 
     content_digest: Sha256
     uri: str
     kind: Literal["folder", "file"] = "folder"
-    """A file arrives as `<inputs dir>/<sha256>`, without a folder around it."""
+    """`file`: a single file, stored as `<inputs dir>/<sha256>`."""
     manifest: bool = True
-    """False for a plain folder of the user's (a base model, a judge) without manifest.json; it is hashed instead."""
+    """False for a user's folder without manifest.json, such as a base model or a judge. Its files are hashed."""
     alias: Annotated[str, AfterValidator(_empty_or_file_name)] = ""
-    """File name under the inputs dir if it is not content_digest (images, which a job finds by their spec's digest)."""
+    """File name in the inputs dir, if it is not content_digest. Images are found by the digest of their spec."""
     subfolder: Annotated[str, AfterValidator(_empty_or_relative)] = ""
-    """Only this sub-folder of a published folder; content_digest is then the sub-folder's own."""
+    """Sub-folder of a published folder to fetch; content_digest is then the digest of the sub-folder."""
 
 
 class SideOutput(Record):
-    """A sub-folder of the job's output published under its own URI (images that later evaluations find again)."""
+    """A sub-folder of the job's output that is published under a separate URI: images that later evaluations reuse."""
 
     path: RelativeName
     uri: str
 
 
 class TrackingTarget(Record):
-    """The MLflow run a job streams to."""
+    """The MLflow run that a job logs to."""
 
     tracking_uri: str
     run_id: str
 
 
 JobKind = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
-"""Name of a kind of job: its file in alignment/jobs, and its entry in pipelines/dispatch/job_kinds.py."""
+"""Name of a kind of job: the name of its file in alignment/jobs and of its entry in pipelines/dispatch/job_kinds.py."""
 
 
 class JobRequest(ValueObject):
-    """A spec with its placement: everything an engine needs to run one job."""
+    """A spec and its placement: everything that an engine needs to run one job."""
 
     project: str
     kind: JobKind
@@ -65,39 +65,39 @@ class JobRequest(ValueObject):
     placement: Placement
     tracking: TrackingTarget | None = None
     generation: Annotated[int, Field(ge=0)] = 0
-    """Raised by a person who wants the same spec run again; part of the job's identity and of its output URI."""
+    """Number of the run of this spec. Increase it to run the spec again; it is part of the job id and output URI."""
 
     @property
     def job_id(self) -> str:
-        """Deterministic, so that an engine can refuse or reattach a duplicate."""
+        """The job's id. It is deterministic, so an engine can refuse a duplicate or reattach to it."""
         return f"{self.project}-{self.kind}-{self.spec_digest[:12]}-g{self.generation}"
 
 
 class JobRecord(ValueObject):
-    """What a finished job was asked, and what it took; in the store, so that it outlives host and MLflow run."""
+    """The request and the cost of a finished job. The store keeps it after the host and the MLflow run are gone."""
 
     request: JobRequest
-    """Without the MLflow run, whose address may hold a password."""
+    """The request without its MLflow run, whose address may contain a password."""
     device: Literal["cpu", "gpu"]
     attempts: Annotated[int, Field(ge=0)]
     seconds: Annotated[float, Field(ge=0)]
-    """Wall time of the job's processes over its attempts; that of an attempt killed with its host is lost."""
+    """Wall time of the job's processes in seconds, over all attempts except those whose host was lost."""
 
     @property
     def device_hours(self) -> float:
-        """Wall time times processes: a process has one GPU, or on a CPU its threads."""
+        """Wall time in hours times the number of processes. A process uses one GPU, or its CPU threads."""
         return self.seconds * self.request.placement.num_processes / 3600
 
 
 class JobHandle(ValueObject):
-    """A submitted job: enough to find it again from another process."""
+    """Identity of a submitted job, by which another process can find it."""
 
     engine: str
     job_id: str
 
 
 class JobStatus(ValueObject):
-    """Where a job stands."""
+    """State and progress of a job."""
 
     state: Literal["unknown", "pending", "running", "succeeded", "failed", "preempted", "cancelled", "lost"]
     attempt: int = 0
@@ -110,7 +110,7 @@ class JobStatus(ValueObject):
 
 
 class LogChunk(ValueObject):
-    """Log lines from a cursor on, and the cursor to ask from next time."""
+    """Log lines after a cursor, and the cursor for the next read."""
 
     lines: tuple[str, ...]
     cursor: int

@@ -11,76 +11,76 @@ from alignment.contracts.values import Record, Sha256, ValueObject
 
 
 class RewardReport(ValueObject):
-    """What training a reward model measured on held-out comparisons, beside a single taste for everybody."""
+    """Accuracy of a reward model on held-out comparisons, beside a baseline that gives every user the same taste."""
 
     head: Literal["pal_a", "pal_b", "bradley_terry"]
     num_pairs: int
     num_users: int
     best_step: int
     mixture: tuple[float, ...]
-    """Prototype weights that the judge scores with."""
+    """Weights of the prototypes in the judge's score."""
     accuracies: tuple[RewardAccuracy, ...]
-    """Seen users, then unseen users by number of labels; `baseline_accuracy` is that of the single taste."""
+    """Accuracy on seen users, then on unseen users by number of labels; `baseline_accuracy` is the baseline's."""
 
 
 class RegisteredJudge(ValueObject):
-    """A reward model that this project has trained, to be named as `reward://NAME`."""
+    """A reward model that this project trained. The project file refers to it as `reward://NAME`."""
 
     project: str
     name: str
     number: Annotated[int, Field(ge=0)] = 0
-    """Counts the judges of one name; the newest is meant by the name. 0 before it is published."""
+    """Number among the judges of this name, of which the newest is used. 0 before it is published."""
     uri: str
-    """The RewardTrainResult's folder in the store; the scorer is its judge/."""
+    """Folder of the RewardTrainResult in the store. Its sub-folder judge/ holds the scorer."""
     judge_digest: Sha256
     spec_digest: Sha256
     snapshot_digest: Sha256
     scorer: Reward = Pal()
     trained_on: tuple[str, ...]
-    """Names of the pair sources whose labels it learnt from: it may not judge what learnt from one of them."""
+    """Pair sources whose labels it learnt from. It may not judge a model that learnt from one of them."""
     report: RewardReport
     calibration: Calibration | None = None
-    """Agreement with held-out people, where it was measured before registration; the gate measures its own."""
+    """Agreement with held-out human labels, if measured before registration. The gate does its own measurement."""
 
 
 class CalibrationRecord(ValueObject):
-    """A judge's calibration as the project keeps it, numbered by judge."""
+    """A stored calibration of a judge, numbered within the judge's name."""
 
     project: str
     number: Annotated[int, Field(ge=0)] = 0
-    """Counts the calibrations of one judge's name; 0 before it is kept."""
+    """Number among the calibrations of this judge's name; 0 before it is stored."""
     calibration: JudgeCalibration
     alpha: float | None
-    """Krippendorff's alpha of the people it was checked against."""
+    """Krippendorff's alpha of the annotators whose labels the judge was compared with."""
     report_uri: str
-    """The CalibrationReport's folder."""
+    """Folder of the CalibrationReport."""
     scores_digest: Sha256
     recorded_at: AwareDatetime
 
     @property
-    def speaks_of(self) -> AwareDatetime:
-        """What its age is counted from: the newest human pair; where pairs have no dates, the calibration itself."""
+    def age_from(self) -> AwareDatetime:
+        """Time that the age is counted from: the newest human pair, or the calibration if pairs have no dates."""
         return self.calibration.newest_pair_at or self.recorded_at
 
 
-class JudgeStanding(Record):
-    """Whether a judge of the project may vote, and why not."""
+class JudgeState(Record):
+    """The right of one judge of the project to vote, with the reasons if it has none."""
 
     judge: str
     kind: str
     weights_digest: Sha256 | None
-    """None while there are no weights: a reward that nobody has trained."""
+    """None while there are no weights, as for a reward that is not trained yet."""
     may_vote: bool
     reasons: tuple[str, ...]
-    """Why not, each as the end of a sentence that begins with the judge."""
+    """Reasons why it may not vote, each the end of a sentence that begins with the judge's name."""
     accuracy: float | None = None
     accuracy_low: float | None = None
     num_pairs: int = 0
     age_days: float | None = None
     alpha: float | None = None
-    """How far people agree among themselves: nobody asks a judge for more."""
+    """Krippendorff's alpha: agreement among the annotators themselves, which limits what a judge can reach."""
     shows_60_as: float | None = None
-    """The win rate that the judge shows where people's is 60 %."""
+    """Win rate under this judge that corresponds to a win rate of 60 % among people."""
     weak_slices: tuple[str, ...] = ()
-    """Sources and generators with pairs enough where its agreement is not shown to exceed the floor."""
+    """Sources and generators with enough pairs in which its agreement is not shown to exceed the floor."""
     report_uri: str = ""

@@ -1,4 +1,4 @@
-"""Value objects of what is watched over time: judges' calibrations, and the champion. Frozen, plain JSON."""
+"""Value objects of the monitor: findings, reports and announced retrainings. Frozen, plain JSON."""
 
 from typing import Literal
 
@@ -10,7 +10,7 @@ FindingStatus = Literal["ok", "retrain", "alarm", "unmeasured"]
 
 
 class MonitorFinding(Record):
-    """One question that the monitor asked."""
+    """Result of one check of the monitor."""
 
     name: str
     measured: float | None
@@ -21,33 +21,33 @@ class MonitorFinding(Record):
 
 
 class MonitorReport(ValueObject):
-    """How the champion stands against what came in since it was trained."""
+    """Comparison of the champion with the pairs that arrived since it was trained."""
 
     project: str
     at: AwareDatetime
     champion_version: int | None
-    """None where the base model itself is served."""
+    """None if the base model is the champion."""
     snapshot_digest: Sha256 | None
-    """What the champion was trained on."""
+    """Snapshot that the champion was trained on."""
     num_fresh_pairs: int
-    """Accepted pairs of batches that it was not trained on."""
+    """Number of accepted pairs in batches that the champion was not trained on."""
     findings: tuple[MonitorFinding, ...]
     outcome: Literal["ok", "retrain", "alarm"]
-    """The gravest of the findings."""
+    """Most severe status of the findings."""
     retrain: Literal["not_needed", "advised", "due", "held_back"]
-    """advised: wanted, but the monitor was only asked to look; due: its run announces it next; held_back: wanted, but
-    the last one is too recent."""
+    """advised: needed, but this run does not announce retrainings; due: this run announces it next; held_back: needed,
+    but the last retraining is too recent."""
     uri: str = ""
-    """Where this report is kept."""
+    """URI of this report in the store."""
 
     @property
     def alarms(self) -> tuple[str, ...]:
-        """What a person has to look at."""
+        """Explanations of the findings that need a person's attention."""
         return self._explanations("alarm")
 
     @property
     def reasons_to_retrain(self) -> tuple[str, ...]:
-        """What a new candidate is wanted for."""
+        """Explanations of the findings that call for a new candidate."""
         return self._explanations("retrain")
 
     def _explanations(self, status: FindingStatus) -> tuple[str, ...]:
@@ -55,9 +55,9 @@ class MonitorReport(ValueObject):
 
 
 class RetrainEntry(ValueObject):
-    """A retraining that the monitor announced; the newest one limits the rate."""
+    """A retraining that the monitor announced. The time of the newest one limits the rate."""
 
     at: AwareDatetime
     key: str
-    """The run that announced it, so that its retry is no second one."""
+    """Key of the run that announced it, so that a retry of this run does not count as a second retraining."""
     reasons: tuple[str, ...]

@@ -6,17 +6,17 @@ from alignment.contracts.values import Record, Sha256, ValueObject
 
 
 class SourceShard(ValueObject):
-    """One file of a preference source, found but not yet read."""
+    """One file of a preference source that was listed but not read yet."""
 
     source: str
     uri: str
     num_bytes: int
     fingerprint: str
-    """What tells one version of the file from another: a checksum or ETag, else size and modification time."""
+    """Identifies this version of the file: a checksum or ETag, else size and modification time."""
 
 
 class RawBatch(ValueObject):
-    """Pairs of one shard as they came, in our columns, with facts. The folder holds pairs.parquet."""
+    """Unfiltered pairs of one shard, in Plumbline's columns, with image facts. The folder holds pairs.parquet."""
 
     uri: str
     content_digest: Sha256
@@ -26,18 +26,18 @@ class RawBatch(ValueObject):
 
 
 class RuleResult(Record):
-    """What one rule saw in a batch."""
+    """Result of one rule on a batch."""
 
     rule: str
     severity: Literal["critical", "warning", "info"]
     checked: int
     failed: int
     example_rows: tuple[int, ...] = ()
-    """Up to five source rows that broke the rule; never their contents."""
+    """Row numbers in the source of up to five rows that broke the rule, without their contents."""
 
 
 class ValidationReport(ValueObject):
-    """Every rule's result, and where the accepted and the quarantined rows are.
+    """Results of every rule, and the folder of the accepted and the quarantined rows.
 
     The folder holds accepted.parquet, quarantine.parquet (source_file, source_row, pair_id, reasons and the row) and
     data_docs/ (without prompts).
@@ -48,10 +48,10 @@ class ValidationReport(ValueObject):
     batch_digest: Sha256
     source: str
     passed: bool
-    """False when a table-level critical rule failed or too much was quarantined: then nothing downstream moves."""
+    """False if a critical rule on the table failed or too many rows were quarantined; no later stage then runs."""
     num_rows: int
     num_accepted: int
     num_quarantined: int
     rules: tuple[RuleResult, ...]
     failure: str = ""
-    """One sentence when `passed` is false."""
+    """Reason in one sentence if `passed` is false."""

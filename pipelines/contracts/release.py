@@ -1,4 +1,4 @@
-"""Value objects only the control plane sees. Frozen, plain JSON; they fit in an XCom."""
+"""Value objects of the release: candidates, decisions, approvals and moves. Frozen, plain JSON that fits in an XCom."""
 
 from datetime import datetime
 from typing import Annotated, Any, Literal
@@ -25,14 +25,14 @@ class CandidateVersion(ValueObject):
     kind: Literal["lora", "full"]
     weights_digest: Sha256
     weights_uri: str
-    """The TrainResult's folder in the store."""
+    """Folder of the TrainResult in the store."""
     spec_digest: Sha256
     base_digest: Sha256
     snapshot_digest: Sha256
     snapshot_uri: str = ""
-    """Where the snapshot it was trained on lies; its calibration split checks the judges."""
+    """Folder of the snapshot that it was trained on. The calibration split of that snapshot checks the judges."""
     trained_on: tuple[str, ...]
-    """Names of the pair sources, and of the judges, whose verdicts the weights learnt from or were chosen by."""
+    """Names of the pair sources and judges whose labels trained the weights or whose scores selected them."""
     run_id: str
 
 
@@ -44,36 +44,37 @@ CheckKind = Literal[
     "trained_on_gap", "lone_judge", "persisting_gain", "rank_correlation", "drift",
     "power",
 ]  # fmt: skip
-"""Every kind of check. One that the gate no longer makes stays in the list: decisions in the store have it."""
+"""Every kind of check, including those that only older decisions in the store have."""
 
 Relation = Literal[">", ">=", "<", "<=", "not below", "not clearly >", "within"]
-"""How the measured value has to lie to the bound. The last three are tests, which a value beyond the bound can pass."""
+"""Required relation of the measured value to the bound. The last three are tests, which a value beyond the bound can
+pass."""
 
 
 class GateCheck(Record):
-    """One line of a decision: what was measured, what was required."""
+    """One line of a decision: a measured value and the required one."""
 
     kind: CheckKind
     subject: str | None = None
-    """The judge, guard or slice, or the first judge of a pair; None of a check on the whole evaluation."""
+    """The judge, guard or slice, or the first judge of a pair; None for a check on the whole evaluation."""
     limit: Literal["relative", "floor", "ceiling", "mcnemar"] | None = None
-    """Which limit of a guard; None for its margin."""
+    """Limit of a guard that was checked; None for its margin."""
     against: str | None = None
     """The second judge of a pair."""
     relation: Relation | None = None
-    """None, like the bound, for a condition without a number."""
+    """Required relation to the bound; both are None for a condition without a number."""
     bound: FiniteFloat | None = None
     measured: float | None
     required: str = Field(default="", validate_default=True)
-    """Relation and bound, or the condition, for people: `> 0.5`, which is the default. Code reads the fields."""
+    """Requirement as text for people. Default: relation and bound, such as `> 0.5`. Code reads the fields instead."""
     passed: bool
     decisive: bool = True
-    """False for a line that informs but does not vote."""
+    """False for a line that is informative and does not affect the verdict."""
     family: Literal["", "evidence", "votes", "guards", "slices", "detectors", "power"] = ""
-    """Which question it answers; checks of one family stand together."""
+    """Group of the check. Reports show the checks of one family together."""
     note: Literal["", "undecided", "unmeasured", "warning"] = ""
-    """What passed or failed does not say: undecided asks for more prompts, unmeasured had nothing to go by, a warning
-    failed without consequence."""
+    """Qualifies the result. undecided: more prompts are needed; unmeasured: there was no evidence; warning: it failed
+    without consequence."""
     explanation: str
 
     @model_validator(mode="before")
@@ -89,12 +90,12 @@ class GateCheck(Record):
 
     @property
     def about(self) -> tuple[str, ...]:
-        """Subject and limit or second judge, as far as there are any."""
+        """Subject, limit and second judge, without those that are None."""
         return tuple(part for part in (self.subject, self.limit, self.against) if part is not None)
 
     @property
     def name(self) -> str:
-        """Kind and `about`, joined by colons for people: `guard:diversity:floor`."""
+        """Kind and `about`, joined by colons, for people: `guard:diversity:floor`."""
         return ":".join((self.kind, *self.about))
 
 
@@ -106,22 +107,22 @@ class GateDecision(ValueObject):
     mode: Literal["off", "dry_run", "enforce"]
     checks: tuple[GateCheck, ...]
     reasons: tuple[str, ...]
-    """Why it was not `promote`; empty when it was."""
+    """Reasons against promotion; empty if the verdict is `promote`."""
     candidate: CandidateVersion
     champion_version: int | None
-    """None when the incumbent is the base model itself."""
+    """None if the champion is the base model."""
     champion_weights_digest: Sha256
     report_digest: Sha256
     evaluation_uri: str
-    """The EvalReport's folder, with the score table that the decision can be recomputed from."""
+    """Folder of the EvalReport, with the score table from which the decision can be recomputed."""
     report_uri: str
-    """What a person reads."""
+    """Report for people."""
     scores_digest: Sha256
     policy_digest: Sha256
 
     @model_serializer(mode="wrap")
     def _write_own_version(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Write the checks in the form of the decision's own version: its digest is taken of that form."""
+        """Write the checks in the form of the decision's schema version, which its digest is computed from."""
         written: dict[str, Any] = handler(self)
         if self.schema_version < FIELDS_SINCE:
             own = zip(written["checks"], self.checks, strict=True)
@@ -130,57 +131,57 @@ class GateDecision(ValueObject):
 
 
 class Approval(ValueObject):
-    """What a person answered when asked whether a candidate may become champion."""
+    """A person's answer to the question whether a candidate may become champion."""
 
     decision_digest: Sha256
     answer: Literal["approve", "reject", "timeout"]
-    """timeout: nobody answered in time."""
+    """timeout: there was no answer in time."""
     by: str = ""
     """User name; empty for a timeout."""
     by_id: str = ""
-    """What Airflow's auth manager calls the user; the same as `by` where names are ids."""
+    """Id of the user in Airflow's auth manager; equal to `by` if user names are ids."""
     at: datetime
     asked_by: tuple[str, ...] = ()
-    """Who triggered the run or trained the candidate, where known: they may not approve."""
+    """Users who triggered the run or trained the candidate, if known. They may not approve."""
 
 
 class Promotion(ValueObject):
-    """A move of the champion alias, or the reason why none was made."""
+    """A move of the champion alias, or the reason for not moving it."""
 
     model: str
     moved: bool
     outcome: Literal["promoted", "held", "rejected", "unchanged", "rolled_back", "rolled_forward", "restored"]
-    """held: by the gate or its policy; rejected: by a person, or for want of one; unchanged: it was done already."""
+    """held: by the gate or its policy; rejected: a person refused or did not answer; unchanged: already done before."""
     from_version: int | None
     to_version: int | None
     decision_digest: Sha256 | None
-    """None for a rollback, which a person orders."""
+    """None for a rollback, which needs no decision of the gate."""
     report_uri: str | None = None
-    """What a person reads about the decision."""
+    """Report about the decision, for people."""
     ledger_entry: int | None
     message: str
 
 
 class Reconciliation(ValueObject):
-    """What a comparison of alias, ledger and tags found, and did."""
+    """Result of a comparison of alias, ledger and tags, and the action taken."""
 
     model: str
     state: Literal["agrees", "finished", "restored", "alarm"]
-    """finished: a move that was cut short was carried out; restored: the alias was put back; alarm: see problems."""
+    """finished: an interrupted move was completed; restored: the alias was put back; alarm: see problems."""
     champion: int | None
-    """What the alias names now; None for the base model, or a deleted version."""
+    """Version that the alias names now; None for the base model or a deleted version."""
     expected: int | None
-    """What the ledger names; None for the base model."""
+    """Version that the ledger names; None for the base model."""
     ledger_entries: int
     problems: tuple[str, ...] = ()
-    """What did not fit, before anything was put right."""
+    """Differences that were found, before any was corrected."""
     message: str
 
 
 class LedgerEntry(ValueObject):
-    """One move of an alias. Entries are numbered from 1, each naming the digest of the one before.
+    """One move of an alias. Entries are numbered from 1; each contains the digest of the entry before.
 
-    The approval is left out of the JSON where nobody was asked: earlier entries keep their digest.
+    The JSON omits the approval if none was needed, so that older entries keep their digest.
     """
 
     sequence: Annotated[int, Field(gt=0)]
@@ -188,18 +189,18 @@ class LedgerEntry(ValueObject):
     at: datetime
     actor: str
     action: Literal["promote", "rollback", "forward", "restore"]
-    """forward: back to a version that a rollback had left; restore: the alias had been moved by hand and was put back,
-    from and to are the same."""
+    """forward: return to a version that a rollback left; restore: the alias was moved by hand and was put back, so
+    from_version and to_version are equal."""
     model: str
     alias: Literal["champion"] = "champion"
     from_version: int | None
     to_version: int | None
-    """None: the base model itself; the alias is then not set."""
+    """None for the base model; the alias is then not set."""
     weights_digest: Sha256 | None
-    """Of the weights moved to; None for a base model whose digest nothing in the registry tells any more."""
+    """Digest of the new champion's weights; None for a base model whose digest the registry no longer holds."""
     decision_digest: Sha256 | None
     report_uri: str | None
     reason: str = ""
     approver: str = Field(default="", exclude_if="".__eq__)
-    """Who agreed, where the project asks a person."""
+    """User who approved, if the project requires an approval."""
     approved_at: datetime | None = Field(default=None, exclude_if=lambda moment: moment is None)

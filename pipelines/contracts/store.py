@@ -13,11 +13,11 @@ class FileEntry(Record):
 
 
 class Manifest(ValueObject):
-    """manifest.json, written last: present means the folder is finished."""
+    """Contents of manifest.json. It is written last, so a folder with a manifest is complete."""
 
     content_digest: Sha256
-    """folder_digest over `files`; manifest.json itself is not among them."""
+    """folder_digest of `files`, which do not include manifest.json."""
     files: dict[str, FileEntry]
-    """Relative path, forward slashes, to what it holds."""
+    """Files by relative path, with forward slashes."""
     value: dict[str, Any]
-    """The stage's value object as JSON, so that a retry can give its first answer."""
+    """Value object of the stage as JSON, which a retry returns again."""

@@ -1,6 +1,7 @@
-"""`plumbline canary`: users' picks between champion and challenger to a verdict that one may look at every day.
+"""`plumbline canary`: a verdict on users' picks between champion and challenger that is valid at every look.
 
-Optional: it stands beside the gate and moves nothing. docs/canary.md says how to serve both models and what to log.
+The canary is optional. It is independent of the gate and moves no alias. docs/canary.md explains how to serve both
+models and what to log.
 """
 
 import csv
@@ -17,35 +18,35 @@ from alignment.statistics.sequential import ConfidenceSequence, confidence_seque
 
 log = logging.getLogger(__name__)
 
-WORDS = ("challenger", "champion", "tie")
+ALLOWED_PICKS = ("challenger", "champion", "tie")
 NAMED_LINES = 5
 Verdict = Literal["challenger", "champion", "insufficient", "undecided", "drift"]
 
 
 class CanaryVerdict(ValueObject):
-    """What users' picks show by now, valid at every look."""
+    """Verdict on the users' picks so far, valid at every look."""
 
     verdict: Verdict
-    """challenger: its win rate is shown to exceed what is required; champion: shown to lie below one half;
-    insufficient: below what is required, which was more than one half; undecided asks for more picks; drift: the picks
-    contradict each other, so there is none."""
+    """challenger: its win rate is shown to exceed `required`; champion: it is shown to be below one half;
+    insufficient: it is shown to be below `required`, but not below one half; undecided: more picks are needed; drift:
+    the picks contradict each other, so there is no verdict."""
     win_rate: float
     """Share of the counted picks that went to the challenger."""
     win_rate_low: float
     win_rate_high: float
     required: float
-    """The challenger's win rate must be shown to lie above this."""
+    """Value that the challenger's win rate must be shown to exceed."""
     confidence: float
     decided_after: int | None
-    """Counted picks after which the verdict was first reached; a verdict once reached stands."""
+    """Number of counted picks after which the verdict was first reached. A verdict is then kept."""
     num_rows: int
     num_ties: int
-    """Left out: the win rate is among picks."""
+    """Number of ties. They are not counted in the win rate."""
     num_over_limit: int
-    """Left out: picks of a user beyond the allowed number."""
+    """Number of picks beyond the allowed number of their user. They are not counted."""
     num_counted: int
     num_users: int | None
-    """None where the table names no users."""
+    """None if the table has no column `user`."""
     explanation: str
 
 
@@ -61,21 +62,24 @@ class Pick:
 def judge_picks(
     path: Path, *, confidence: float = 0.95, required: float = 0.5, picks_per_user: int = 1
 ) -> CanaryVerdict:
-    """The verdict on a CSV with the column `pick` (challenger, champion or tie), and `user` and `time` if it likes.
+    """Judge a CSV file with the column `pick` (challenger, champion or tie) and optional columns `user` and `time`.
 
-    Rows are taken by `time` where it is given (ISO 8601), else as they stand. Of each user the first `picks_per_user`
-    decided picks count: a person's picks resemble each other, and counted as independent they would feign certainty.
-    ValueError for a table that cannot be read, or has no decided pick.
+    Rows are sorted by `time` (ISO 8601) if it is there; otherwise their order is kept. Only the first `picks_per_user`
+    decided picks of each user count: picks of one person are correlated, and treating them as independent would
+    overstate the confidence. ValueError for a table that cannot be read or has no decided pick.
     """
     if not 0 < required < 1 or picks_per_user < 1:
-        raise ValueError(f"required is {required:g} and picks_per_user {picks_per_user}: give a share, and 1 or more.")
+        raise ValueError(
+            f"required is {required:g} and picks_per_user is {picks_per_user}. Allowed: a share between 0 and 1 for"
+            " required, and 1 or more for picks_per_user."
+        )
     rows, has_users = read_picks(path)
     decided = [pick for pick in rows if pick.winner != "tie"]
     counted = first_of_each(decided, picks_per_user) if has_users else decided
     if not counted:
-        raise ValueError(f"{path} holds no pick of challenger or champion yet.")
+        raise ValueError(f"{path} has no pick of challenger or champion yet. Run the canary again when it has some.")
     if not has_users:
-        log.warning("%s names no users: several picks of one person count as if they were of several people", path)
+        log.warning("%s has no column user: several picks of one person count as picks of several people", path)
     wins = [int(pick.winner == "challenger") for pick in counted]
     sequence = confidence_sequence(wins, confidence=confidence)
     verdict, first = _verdict(sequence, required)
@@ -98,7 +102,7 @@ def judge_picks(
 
 
 def read_picks(path: Path) -> tuple[list[Pick], bool]:
-    """The rows in the order of their time, and whether the table names users."""
+    """Read the rows, sorted by time if there is a column `time`, and True if there is a column `user`."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -106,7 +110,7 @@ def read_picks(path: Path) -> tuple[list[Pick], bool]:
     table = csv.DictReader(text.splitlines())
     columns = table.fieldnames or []
     if "pick" not in columns:
-        raise ValueError(f"{path}: the first line has no `pick`. Expected the columns pick, and maybe user and time.")
+        raise ValueError(f"{path}: the first line has no `pick`. Expected the column pick; user and time are optional.")
     rows = [
         Pick((r["pick"] or "").strip(), (r.get("user") or "").strip(), (r.get("time") or "").strip()) for r in table
     ]
@@ -117,7 +121,7 @@ def read_picks(path: Path) -> tuple[list[Pick], bool]:
 
 
 def first_of_each(picks: Sequence[Pick], limit: int) -> list[Pick]:
-    """Each user's first picks, at most `limit`, in their order."""
+    """Return the first picks of each user, at most `limit`, in their order."""
     seen: Counter[str] = Counter()
     kept = []
     for pick in picks:
@@ -128,21 +132,23 @@ def first_of_each(picks: Sequence[Pick], limit: int) -> list[Pick]:
 
 
 def _check(path: Path, rows: Sequence[Pick], columns: Sequence[str]) -> None:
-    """ValueError that names the lines of every kind of fault."""
+    """Check the columns of every row; ValueError names the lines of each kind of fault."""
     faults = {
-        f"`pick` is none of {', '.join(WORDS)}": [i for i, row in enumerate(rows, 2) if row.winner not in WORDS],
+        f"`pick` is not one of {', '.join(ALLOWED_PICKS)}": [
+            i for i, row in enumerate(rows, 2) if row.winner not in ALLOWED_PICKS
+        ],
         "`user` is empty": [i for i, row in enumerate(rows, 2) if "user" in columns and not row.user],
         "`time` is not ISO 8601 with a time zone": [
             i for i, row in enumerate(rows, 2) if "time" in columns and not _is_time(row.time)
         ],
     }
-    told = [
+    problems = [
         f"{what} in lines {', '.join(map(str, lines[:NAMED_LINES]))}{', ...' if len(lines) > NAMED_LINES else ''}"
         for what, lines in faults.items()
         if lines
     ]
-    if told:
-        raise ValueError(f"{path}: {'; '.join(told)}.")
+    if problems:
+        raise ValueError(f"{path}: {'; '.join(problems)}.")
 
 
 def _is_time(text: str) -> bool:
@@ -153,7 +159,7 @@ def _is_time(text: str) -> bool:
 
 
 def _verdict(sequence: ConfidenceSequence, required: float) -> tuple[Verdict, int | None]:
-    """The verdict and after how many picks it was reached; it stands unless the picks contradict each other."""
+    """Return the verdict and the number of picks after which it was reached. Contradicting picks have no verdict."""
     if sequence.first_contradiction() is not None:
         return "drift", None
     above, below = sequence.first_above(required), sequence.first_below(required)
@@ -166,15 +172,15 @@ def _verdict(sequence: ConfidenceSequence, required: float) -> tuple[Verdict, in
 
 
 def _sentence(verdict: Verdict, low: float, high: float, *, required: float, num: int, ties: int) -> str:
-    says = {
-        "challenger": f"People prefer the challenger in more than {required:g} of cases.",
-        "champion": "People prefer the champion: end the canary.",
-        "insufficient": f"People prefer the challenger in fewer than the required {required:g} of cases.",
-        "undecided": f"Not settled against {required:g}: let it run on.",
-        "drift": "No single win rate explains these picks: people, prompts or models changed on the way. Find out what"
-        " did, and start a new table.",
+    text = {
+        "challenger": f"Users prefer the challenger in more than {required:g} of picks.",
+        "champion": "Users prefer the champion. End the canary.",
+        "insufficient": f"Users prefer the challenger in fewer than the required {required:g} of picks.",
+        "undecided": f"Undecided against the required {required:g}. Continue the canary.",
+        "drift": "No single win rate explains these picks: users, prompts or models changed during the canary. Find the"
+        " change, and start a new table.",
     }[verdict]
     found = f"After {num} counted picks its win rate is between {low:.3f} and {high:.3f}"
     if verdict == "drift":
         found = f"{num} picks were counted"
-    return f"{says} {found}; {ties} ties are left out." if ties else f"{says} {found}."
+    return f"{text} {found}; {ties} ties are not counted." if ties else f"{text} {found}."

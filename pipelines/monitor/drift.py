@@ -1,7 +1,7 @@
-"""Drift of what comes in against what the champion was trained on: column by column, effect beside significance.
+"""Drift of new pairs against the champion's training pairs, by column, with effect size and significance.
 
-With many pairs any difference is significant and with few none is, so a column has drifted only when the difference is
-both significant (Holm over all columns) and large enough to matter. Columns are facts of ingest; no image is decoded.
+With many pairs every difference is significant, and with few none is. A column has therefore drifted only if the
+difference is both significant (Holm over all columns) and large. Columns are facts from ingest; no image is decoded.
 """
 
 from collections import Counter
@@ -15,31 +15,31 @@ import pyarrow as pa
 NUMBERS = ("num_bytes", "sharpness", "mean_luminance", "width", "height")
 CATEGORIES = ("format",)
 PROVENANCE = frozenset({"generator", "source"})
-"""Columns that say where pairs come from: whoever collects them decides that, and every promotion changes it."""
+"""Columns about the origin of pairs. Those who collect the pairs choose it, and every promotion changes it."""
 WORDS_KEPT = 50
-"""Most frequent words of both sides; the others are one category."""
+"""Number of most frequent words that are separate categories; the other words are one category."""
 MINIMUM_VALUES = 8
-"""A number with fewer values on either side is not compared."""
+"""Fewest values on each side for which a numeric column is compared."""
 RARE = 5.0
-"""Categories expected fewer times than this on either side are joined, as the chi-squared test needs."""
+"""Smallest expected count on each side. Rarer categories are joined, as the chi-squared test needs."""
 
 
 @dataclass(frozen=True)
 class Drift:
-    """How far one column moved."""
+    """Drift of one column."""
 
     column: str
     test: Literal["kolmogorov_smirnov", "chi_squared"]
     effect: float
-    """Largest distance of the two distribution functions, or Cramer's V: 0 is none, 1 is disjoint."""
+    """Largest distance of the two distribution functions, or Cramer's V: 0 for equal, 1 for disjoint distributions."""
     p_value: float
-    """Holm-corrected over the columns that were compared together."""
+    """p-value, Holm-corrected over all compared columns."""
     num_reference: int
     num_fresh: int
 
 
 def compare(reference: pa.Table, fresh: pa.Table) -> list[Drift]:
-    """Every column that both tables have values of, as they come from ingest (without images)."""
+    """Compare every column that has values in both tables. Tables have the columns of ingest, without images."""
     from statsmodels.stats.multitest import multipletests
 
     numbers_r, numbers_f = numbers(reference), numbers(fresh)
@@ -59,7 +59,7 @@ def compare(reference: pa.Table, fresh: pa.Table) -> list[Drift]:
 
 
 def numbers(table: pa.Table) -> dict[str, "np.typing.NDArray[np.float64]"]:
-    """Both images' numbers in one column, and the length of each distinct prompt in words."""
+    """Collect the numeric columns, both images together, and the length of each distinct prompt in words."""
     found = {name: _both_sides(table, name) for name in NUMBERS}
     columns = {
         name: np.array([value for value in values if value is not None], np.float64) for name, values in found.items()
@@ -69,7 +69,7 @@ def numbers(table: pa.Table) -> dict[str, "np.typing.NDArray[np.float64]"]:
 
 
 def categories(table: pa.Table) -> dict[str, list[str]]:
-    """Formats and generators of images, sources of pairs, verdicts, and the words of distinct prompts."""
+    """Collect formats and generators of images, sources of pairs, verdicts, and the words of distinct prompts."""
     found = {name: [str(value) for value in _both_sides(table, name) if value] for name in CATEGORIES}
     found["generator"] = [str(value) for value in _both_sides(table, "generator") if value]
     found["source"] = [str(value) for value in table["source"].to_pylist()]
@@ -83,7 +83,7 @@ def _both_sides(table: pa.Table, name: str) -> list[object]:
 
 
 def _prompts(table: pa.Table) -> list[str]:
-    """Each once: a prompt that many people judged is one prompt."""
+    """Return each distinct prompt once, however many people judged it."""
     return sorted({prompt or "" for prompt in table["prompt"].to_pylist()})
 
 
@@ -94,7 +94,7 @@ def _numeric(
         return None
     from scipy.stats import ks_2samp
 
-    # The exact distribution is for continuous columns, and slow; ours have many equal values.
+    # The exact distribution is slow and needs continuous values; these columns have many equal values.
     found = ks_2samp(reference, fresh, method="asymp")
     return Drift(name, "kolmogorov_smirnov", float(found.statistic), float(found.pvalue), reference.size, fresh.size)
 
@@ -113,7 +113,7 @@ def _categorical(name: str, reference: Sequence[str], fresh: Sequence[str]) -> D
 
 
 def contingency(reference: Mapping[str, int], fresh: Mapping[str, int], most: int) -> "np.typing.NDArray[np.float64]":
-    """Counts of the most frequent categories, two rows; rarer ones, and those expected too seldom, are one column."""
+    """Count the most frequent categories, in two rows. Other categories, and too rare ones, share one column."""
     totals = Counter(reference) + Counter(fresh)
     share = min(sum(reference.values()), sum(fresh.values())) / max(1, sum(totals.values()))
     kept = [name for name, count in totals.most_common(most) if count * share >= RARE]

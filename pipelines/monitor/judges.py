@@ -1,25 +1,25 @@
-"""`plumbline judges`: who may vote and why not, before any candidate is evaluated. Reads records only."""
+"""`plumbline judges`: the judges' right to vote, before any candidate is evaluated. Reads only records."""
 
 from datetime import UTC, datetime
 
 from alignment.contracts.calibration import Calibration
 from alignment.contracts.judges import Judge
-from pipelines.contracts.judges import CalibrationRecord, JudgeStanding
+from pipelines.contracts.judges import CalibrationRecord, JudgeState
 from pipelines.dispatch.requests.judges import judge_of
 from pipelines.project.file import Project
 from pipelines.project.gate import GatePolicy
 from pipelines.project.sections import JudgeSection
 from pipelines.records import calibrations
-from pipelines.release.gate.checks.interface import disagreements, duplicate_of, weights_of
+from pipelines.release.gate.checks.interface import disagreements, weights_of
 from pipelines.workspace import Workspace
 
 
-def standings(workspace: Workspace) -> list[JudgeStanding]:
-    """Each judge of the evaluation by the rules of the gate, as far as they can be known without a candidate.
+def judge_states(workspace: Workspace) -> list[JudgeState]:
+    """Apply the gate's rules to each judge of the evaluation, as far as possible without a candidate.
 
-    Independence is asked against the sources that train the project's recipes, and what labels them; a recipe's own
-    reward, and a judge that chose among candidates, are known only at the gate. Two judges of one set of weights,
-    however they are set up, are one vote, the first's.
+    A judge must be independent of the sources that train the project's recipes and of the judges that label them. The
+    gate also knows a recipe's reward and the judges that selected candidates. Judges with the same weights have one
+    vote, the first one's, whatever their settings.
     """
     project = workspace.project
     now, seen = datetime.now(UTC), dict[str, str]()
@@ -33,17 +33,17 @@ def standings(workspace: Workspace) -> list[JudgeStanding]:
         known = calibrations.newest(project.name, judge, workspace.store)
         reasons, agreed = refusals(judge, known, workspace, now=now)
         reasons += [seen[weights_of(judge)]] if weights_of(judge) in seen else []
-        seen.setdefault(weights_of(judge), duplicate_of(judge.name, votes=not reasons))
-        found.append(_standing(judge, known, project.gate, agreed=agreed, reasons=reasons, now=now))
+        seen.setdefault(weights_of(judge), twin_of(judge.name, votes=not reasons))
+        found.append(_state(judge, known, project.gate, agreed=agreed, reasons=reasons, now=now))
     return found
 
 
 def refusals(
     judge: Judge, known: CalibrationRecord | None, workspace: Workspace, *, now: datetime
 ) -> tuple[list[str], Calibration | None]:
-    """Every reason against a judge, each as the end of a sentence, and its agreement on the pairs that count."""
+    """Return every reason against a judge, each the end of a sentence, and its agreement on the pairs that count."""
     policy, reasons = workspace.project.gate, list[str]()
-    shared = sorted(lessons(workspace.project) & set(judge.training_sources))
+    shared = sorted(training_sources(workspace.project) & set(judge.training_sources))
     if shared:
         reasons.append(f"is not independent of what the project trains: {', '.join(shared)}")
     expired = calibrations.refusal(known, policy, now)
@@ -59,14 +59,14 @@ def refusals(
     return [*reasons, *disagreements(agreed, policy)], agreed
 
 
-def lessons(project: Project) -> set[str]:
-    """What the project's offline recipes learn from: their pairs' sources, and the judges that label them."""
+def training_sources(project: Project) -> set[str]:
+    """Return what the project's offline recipes learn from: the sources of their pairs and the labelling judges."""
     sources = set(project.snapshot.sources or (source.name for source in project.sources))
     return sources | {name for section in project.labellers() for name in (section.name, *section.trained_on)}
 
 
-def _without_weights(section: JudgeSection, why: str) -> JudgeStanding:
-    return JudgeStanding(
+def _without_weights(section: JudgeSection, why: str) -> JudgeState:
+    return JudgeState(
         judge=section.name,
         kind=section.scorer.kind,
         weights_digest=None,
@@ -75,7 +75,7 @@ def _without_weights(section: JudgeSection, why: str) -> JudgeStanding:
     )
 
 
-def _standing(
+def _state(
     judge: Judge,
     known: CalibrationRecord | None,
     policy: GatePolicy,
@@ -83,8 +83,8 @@ def _standing(
     agreed: Calibration | None,
     reasons: list[str],
     now: datetime,
-) -> JudgeStanding:
-    plain = JudgeStanding(
+) -> JudgeState:
+    plain = JudgeState(
         judge=judge.name,
         kind=judge.scorer.kind,
         weights_digest=judge.weights_digest,

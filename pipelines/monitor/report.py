@@ -1,6 +1,7 @@
-"""The monitor stage: the champion against what came in since it was trained. It moves nothing; it reports.
+"""The monitor: a report on the champion and the pairs that arrived since its training. It moves no alias.
 
-Findings become one outcome: `alarm` asks for a person, `retrain` for a new candidate, and both may be wanted at once.
+The findings are combined into one outcome: `alarm` needs a person, `retrain` needs a new candidate. Both can occur
+together; the outcome is then `alarm`.
 """
 
 import tempfile
@@ -30,21 +31,21 @@ from pipelines.store.storage import Store
 from pipelines.workspace import Workspace
 
 DIGEST_DIGITS = 12
-"""A generator may call the champion by so many digits of its weights' digest."""
+"""Number of leading digits of the weights' digest by which a pair may name the champion as generator."""
 
 
 @dataclass(frozen=True)
 class Incoming:
-    """Accepted pairs, without images: those that the champion was trained on, and those it was not."""
+    """Accepted pairs without images: those that the champion was trained on, and fresh ones."""
 
     reference: pa.Table | None
-    """None where its batches are no longer in the index, or the base model is served."""
+    """Pairs that the champion was trained on; None if their batches are gone or the base model is the champion."""
     fresh: pa.Table | None
-    """None where nothing came in since."""
+    """Pairs that arrived since; None if there are none."""
 
     @property
     def fresh_ids(self) -> frozenset[str]:
-        """pair_id of every fresh pair."""
+        """The pair_id of every fresh pair."""
         return frozenset() if self.fresh is None else frozenset(self.fresh["pair_id"].to_pylist())
 
 
@@ -55,10 +56,10 @@ def monitor(
     calibration: CalibrationReport | None,
     announce_key: str = "",
 ) -> MonitorReport:
-    """Ask every question and keep the report; with an `announce_key` it says whether a retraining may be announced.
+    """Make every check and store the report. With an `announce_key` it also decides if a retraining may be announced.
 
-    `calibration` is of the judges on everything accepted so far; None where it failed, which is an alarm. Nothing is
-    claimed here: what fails between the report and the announcement must not use up the rate.
+    `calibration` is of the judges on all accepted pairs; None if it failed, which is an alarm. The retraining is not
+    claimed here: a failure between the report and the announcement must not use up the rate.
     """
     project = workspace.project
     now = datetime.now(UTC)
@@ -79,8 +80,8 @@ def monitor(
         snapshot_digest=champion.snapshot_digest if champion else None,
         num_fresh_pairs=len(incoming.fresh_ids),
         findings=tuple(findings),
-        outcome=gravest(findings),
-        retrain=turn(project, last, key=announce_key, now=now) if wanted else "not_needed",
+        outcome=most_severe(findings),
+        retrain=retrain_decision(project, last, key=announce_key, now=now) if wanted else "not_needed",
     )
     store = workspace.store
     uri = store.uri("monitor", project.name, f"{now:%Y%m%dT%H%M%SZ}-{report.digest[:DIGEST_DIGITS]}.json")
@@ -97,8 +98,8 @@ def has_anything_to_monitor(workspace: Workspace) -> bool:
     return bool(standing.entries or standing.champion is not None or standing.problem)
 
 
-def gravest(findings: Sequence[MonitorFinding]) -> Literal["ok", "retrain", "alarm"]:
-    """Alarm before retrain before ok; what was not measured changes nothing."""
+def most_severe(findings: Sequence[MonitorFinding]) -> Literal["ok", "retrain", "alarm"]:
+    """Return the most severe status: alarm, then retrain, then ok. Unmeasured findings are ignored."""
     statuses = {finding.status for finding in findings}
     return "alarm" if "alarm" in statuses else "retrain" if "retrain" in statuses else "ok"
 
@@ -107,7 +108,7 @@ def gravest(findings: Sequence[MonitorFinding]) -> Literal["ok", "retrain", "ala
 
 
 def read_incoming(workspace: Workspace, champion: CandidateVersion | None) -> Incoming:
-    """Accepted pairs by whether their batch is in the champion's snapshot; a pair that is in both is not fresh."""
+    """Divide the accepted pairs by membership of their batch in the champion's snapshot. Known pairs are not fresh."""
     store = workspace.store
     manifest = store.read_manifest(champion.snapshot_uri) if champion and champion.snapshot_uri else None
     trained_on = set(DatasetSnapshot.model_validate(manifest.value).batch_digests) if manifest else set[str]()
@@ -129,47 +130,48 @@ def _read(reports: Sequence[ValidationReport], store: Store) -> pa.Table | None:
     return pa.concat_tables(tables) if tables else None
 
 
-# --- questions ------------------------------------------------------------------------------------------------------
+# --- checks ---------------------------------------------------------------------------------------------------------
 
 
 def registry_finding(workspace: Workspace) -> MonitorFinding:
-    """Whether the alias is where the ledger put it."""
+    """Check that the champion alias agrees with the ledger."""
     try:
         standing = read_state(workspace.project.name, workspace.settings)
         problem = standing.problem or (
-            "The last move of the champion was cut short. Run the same promote or rollback again." * standing.unfinished
+            "The last move of the champion was interrupted. Run the same promote or rollback again."
+            * standing.unfinished
         )
     except ValueError as error:
         problem = str(error)
-    says = problem or "Alias and ledger agree on the champion."
-    return _finding("registry", None, "alias == ledger", status="alarm" if problem else "ok", says=says)
+    text = problem or "Alias and ledger agree on the champion."
+    return _finding("registry", None, "alias == ledger", status="alarm" if problem else "ok", text=text)
 
 
 def judges_finding(workspace: Workspace) -> MonitorFinding:
-    """Whether enough judges may vote for a candidate to be promoted at all."""
-    standings = judges.standings(workspace)
-    voting = sum(standing.may_vote for standing in standings)
+    """Check that enough judges may vote for a candidate to be promoted."""
+    states = judges.judge_states(workspace)
+    voting = sum(state.may_vote for state in states)
     needed = workspace.project.gate.voting_judges
-    says = f"{voting} of {len(standings)} judges may vote; the gate needs {needed}."
-    for standing in standings:
-        if not standing.may_vote:
-            says += f" {standing.judge} {'; '.join(standing.reasons).rstrip('.')}."
+    text = f"{voting} of {len(states)} judges may vote; the gate requires {needed}."
+    for state in states:
+        if not state.may_vote:
+            text += f" {state.judge} {'; '.join(state.reasons).rstrip('.')}."
     status: FindingStatus = "ok" if voting >= needed else "alarm"
-    return _finding("voting_judges", float(voting), f">= {needed}", status=status, says=says)
+    return _finding("voting_judges", float(voting), f">= {needed}", status=status, text=text)
 
 
 def agreement_findings(
     workspace: Workspace, report: CalibrationReport | None, *, fresh: frozenset[str]
 ) -> list[MonitorFinding]:
-    """Each judge against the fresh human pairs of the calibration split.
+    """Check each judge against the fresh human pairs of the calibration split.
 
-    Alarm when it is shown to be below the floor, or when there is no report to show it. The split has only a part of
-    the fresh pairs; the others are trained on.
+    Alarm when the agreement is shown to be below the floor, or when there is no report. The split has only some of the
+    fresh pairs; the others are for training.
     """
     if report is None:
-        # A watch that cannot look must not report that all is well: the DAG run would be a success without it.
-        says = "The judges could not be scored on the fresh pairs: the calibration failed, its log says why."
-        return [_finding("agreement", None, "", status="alarm", says=says)]
+        # A monitor that could not measure must not report ok: without this finding the DAG run would succeed.
+        text = "The judges could not be scored on the fresh pairs: the calibration failed. See its log."
+        return [_finding("agreement", None, "", status="alarm", text=text)]
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / CALIBRATION_SCORES_FILE
         path.write_bytes(workspace.store.read_bytes(f"{report.uri}/{CALIBRATION_SCORES_FILE}"))
@@ -184,8 +186,8 @@ def _agreement(project: Project, judge: str, rows: Sequence[dict[str, object]], 
     floor, least = project.gate.calibration_floor, project.monitor.minimum_fresh_pairs
     name, limit = f"agreement:{judge}", f"not below {floor:g}"
     if sum(not row["is_tie"] for row in rows) < least:
-        says = f"{len(rows)} fresh human pairs to check {judge} on, fewer than {least}."
-        return _finding(name, None, limit, status="unmeasured", says=says)
+        text = f"{len(rows)} fresh human pairs are too few to check {judge}; {least} are needed."
+        return _finding(name, None, limit, status="unmeasured", text=text)
     scores: dict[str, list[float]] = {
         side: [float(row[f"score_{side}"]) for row in rows]  # type: ignore[arg-type]  # a column of float64
         for side in ("chosen", "rejected")
@@ -199,36 +201,36 @@ def _agreement(project: Project, judge: str, rows: Sequence[dict[str, object]], 
             confidence=confidence,
         )
     except ValueError as error:
-        return _finding(name, None, limit, status="alarm", says=str(error))
+        return _finding(name, None, limit, status="alarm", text=str(error))
     lost = found.accuracy_high < floor
-    says = (
+    text = (
         f"{judge} agrees with people on {found.accuracy:.3f} of {found.num_pairs} fresh pairs, between"
         f" {found.accuracy_low:.3f} and {found.accuracy_high:.3f}."
     )
-    return _finding(name, found.accuracy, limit, status="alarm" if lost else "ok", says=says)
+    return _finding(name, found.accuracy, limit, status="alarm" if lost else "ok", text=text)
 
 
 def preference_finding(project: Project, champion: CandidateVersion | None, fresh: pa.Table | None) -> MonitorFinding:
-    """How often people prefer the champion's images to others', in fresh pairs that name it on one side only."""
+    """Measure how often people prefer the champion's images, in fresh pairs with the champion on one side only."""
     least, limit = project.monitor.minimum_fresh_pairs, project.monitor.minimum_champion_win_rate
     outcomes = [] if fresh is None else champion_outcomes(fresh, champion_names(project, champion))
-    asked = f"not below {limit:g}"
+    required = f"not below {limit:g}"
     if len(outcomes) < least:
-        says = f"{len(outcomes)} fresh pairs set the champion's images against others, fewer than {least}."
-        return _finding("champion_preference", None, asked, status="unmeasured", says=says)
+        text = f"{len(outcomes)} fresh pairs compare the champion's images with others; {least} are needed."
+        return _finding("champion_preference", None, required, status="unmeasured", text=text)
     wins, ties, losses = (outcomes.count(value) for value in (1.0, 0.5, 0.0))
     low, high = win_rate_interval(wins, ties, losses, confidence=project.evaluation.confidence)
     rate = sum(outcomes) / len(outcomes)
-    says = (
+    text = (
         f"People prefer the champion's images in {rate:.3f} of {len(outcomes)} fresh pairs, between {low:.3f} and"
         f" {high:.3f} ({wins} wins, {ties} ties, {losses} losses)."
     )
     status: FindingStatus = "retrain" if high < limit else "ok"
-    return _finding("champion_preference", rate, asked, status=status, says=says)
+    return _finding("champion_preference", rate, required, status=status, text=text)
 
 
 def champion_names(project: Project, champion: CandidateVersion | None) -> frozenset[str]:
-    """What pairs may call the champion."""
+    """Return the generator names by which pairs may refer to the champion."""
     own = set(project.monitor.champion_generators)
     if champion is not None:
         version, digest = champion.version, champion.weights_digest
@@ -238,7 +240,7 @@ def champion_names(project: Project, champion: CandidateVersion | None) -> froze
 
 
 def champion_outcomes(pairs: pa.Table, names: frozenset[str]) -> list[float]:
-    """1, 0.5 or 0 per pair with the champion on exactly one side; `preference` is 1 where image 0 was preferred."""
+    """Return 1, 0.5 or 0 per pair with the champion on exactly one side. `preference` 1 means image 0 was preferred."""
     columns = (pairs[name].to_pylist() for name in ("generator_0", "generator_1", "preference"))
     return [
         preference if first in names else 1 - preference
@@ -248,47 +250,47 @@ def champion_outcomes(pairs: pa.Table, names: frozenset[str]) -> list[float]:
 
 
 def drift_findings(project: Project, incoming: Incoming) -> list[MonitorFinding]:
-    """Each column of facts against the pairs that the champion was trained on."""
+    """Compare each column of facts with the pairs that the champion was trained on."""
     least, limit = project.monitor.minimum_fresh_pairs, project.monitor.maximum_drift
     if incoming.reference is None or incoming.fresh is None or incoming.fresh.num_rows < least:
-        what = "None of the champion's pairs is at hand" if incoming.reference is None else "Too few fresh pairs"
-        says = f"{what}; drift is asked of {least} fresh pairs and more."
-        return [_finding("drift", None, f"< {limit:g}", status="unmeasured", says=says)]
+        what = "The champion's pairs are not available" if incoming.reference is None else "Too few fresh pairs"
+        text = f"{what}; drift is measured from {least} fresh pairs."
+        return [_finding("drift", None, f"< {limit:g}", status="unmeasured", text=text)]
     return [_drift(project, moved) for moved in drift.compare(incoming.reference, incoming.fresh)]
 
 
 def _drift(project: Project, moved: drift.Drift) -> MonitorFinding:
-    """Retrain when a column moved, unless it only says where the pairs come from.
+    """Ask for a retraining when a column drifted, unless it is about the origin of the pairs.
 
-    People judge the champion's own images, as they should, and these were in no pair that it was trained on: asking
-    for a retraining over that would ask for one after every promotion, for ever.
+    After a promotion people judge images of the new champion, which were in none of its training pairs. If this drift
+    counted, every promotion would cause another retraining.
     """
     drifted = moved.effect >= project.monitor.maximum_drift and moved.p_value <= project.monitor.drift_level
-    asks = moved.column not in drift.PROVENANCE
-    says = (
-        f"{moved.column} {'moved' if drifted else 'stays'}: {moved.test.replace('_', '-')} effect"
-        f" {moved.effect:.3f}, p = {moved.p_value:.2g} ({moved.num_reference} values then, {moved.num_fresh} now)."
+    counts = moved.column not in drift.PROVENANCE
+    text = (
+        f"{moved.column} {'drifted' if drifted else 'did not drift'}: {moved.test.replace('_', '-')} effect"
+        f" {moved.effect:.3f}, p = {moved.p_value:.2g} ({moved.num_reference} values before, {moved.num_fresh} now)."
     )
     return _finding(
         f"drift:{moved.column}",
         moved.effect,
-        f"< {project.monitor.maximum_drift:g}" if asks else "for information",
-        status="retrain" if drifted and asks else "ok",
-        says=says,
+        f"< {project.monitor.maximum_drift:g}" if counts else "for information",
+        status="retrain" if drifted and counts else "ok",
+        text=text,
     )
 
 
-def _finding(name: str, measured: float | None, limit: str, *, status: FindingStatus, says: str) -> MonitorFinding:
-    return MonitorFinding(name=name, measured=measured, limit=limit, status=status, explanation=says)
+def _finding(name: str, measured: float | None, limit: str, *, status: FindingStatus, text: str) -> MonitorFinding:
+    return MonitorFinding(name=name, measured=measured, limit=limit, status=status, explanation=text)
 
 
 # --- retraining -----------------------------------------------------------------------------------------------------
 
 
-def turn(
+def retrain_decision(
     project: Project, last: RetrainEntry | None, *, key: str, now: datetime
 ) -> Literal["advised", "due", "held_back"]:
-    """Whether the run of that key may announce a retraining after the `last` one; without a key it is only advised."""
+    """Decide if the run with this key may announce a retraining after the `last` one; without a key it is advised."""
     if last is not None and key and last.key == key:
         return "due"
     if last is not None and now - last.at < timedelta(days=project.monitor.retrain_every_days):
@@ -297,12 +299,12 @@ def turn(
 
 
 def claim(workspace: Workspace, reasons: Sequence[str], *, key: str, now: datetime) -> bool:
-    """Take the turn, in the very act of announcing; False when another run took it in the meantime.
+    """Claim the retraining just before announcing it; return False when another run claimed it.
 
-    The claim is in the store: of two runs one gets it, and a retry with the same key gets it again.
+    The claim is in the store, so only one of two runs gets it. A retry with the same key gets it again.
     """
     number, last = last_announced(workspace)
-    if turn(workspace.project, last, key=key, now=now) != "due":
+    if retrain_decision(workspace.project, last, key=key, now=now) != "due":
         return False
     if last is not None and last.key == key:
         return True
@@ -311,11 +313,11 @@ def claim(workspace: Workspace, reasons: Sequence[str], *, key: str, now: dateti
 
 
 def take(workspace: Workspace, *, key: str, now: datetime) -> bool:
-    """Take the newest announced retraining for the training run `key`; False when another run took it.
+    """Assign the newest announced retraining to the training run `key`; return False when another run has it.
 
-    The mark is in the store, so that a retraining whose event Airflow did not deliver is taken by the next run, and by
-    one run only; a retry with the same key takes it again. An announcement older than `retrain_every_days` (at least
-    one day) has lapsed: the monitor announces again what it still wants.
+    The mark is in the store, so the next run gets a retraining whose event Airflow did not deliver, and only one run
+    gets it. A retry with the same key gets it again. An announcement older than `retrain_every_days` (at least one day)
+    has expired; the monitor announces a retraining again while it is needed.
     """
     number, last = last_announced(workspace)
     if last is None or now - last.at > timedelta(days=max(workspace.project.monitor.retrain_every_days, 1)):
@@ -326,7 +328,7 @@ def take(workspace: Workspace, *, key: str, now: datetime) -> bool:
 
 
 def last_announced(workspace: Workspace) -> tuple[int, RetrainEntry | None]:
-    """The number of the newest announced retraining, and itself; 0 and None while there is none."""
+    """Read the number and entry of the newest announced retraining; 0 and None if there is none."""
     return _retrains(workspace).last()
 
 
@@ -339,7 +341,7 @@ def _retrains(workspace: Workspace) -> Series[RetrainEntry]:
 
 
 def markdown(report: MonitorReport) -> str:
-    """The report as a table."""
+    """Format the report as a Markdown table."""
     champion = "the base model" if report.champion_version is None else f"version {report.champion_version}"
     lines = [
         f"# {report.project}: {report.outcome}",
@@ -347,12 +349,12 @@ def markdown(report: MonitorReport) -> str:
         f"{champion}, {report.num_fresh_pairs} fresh pairs, {report.at:%Y-%m-%d %H:%M} UTC. Retraining:"
         f" {report.retrain.replace('_', ' ')}.",
         "",
-        "| question | measured | limit | | |",
+        "| check | measured | limit | status | explanation |",
         "|---|---|---|---|---|",
     ]
     for finding in report.findings:
         measured = "" if finding.measured is None else f"{finding.measured:.3f}"
-        # Names of sources and formats are other people's text.
-        says = finding.explanation.replace("|", "\\|").replace("<", "&lt;")
-        lines.append(f"| {finding.name} | {measured} | {finding.limit} | {finding.status} | {says} |")
+        # Names of sources and formats come from outside and may contain markup.
+        text = finding.explanation.replace("|", "\\|").replace("<", "&lt;")
+        lines.append(f"| {finding.name} | {measured} | {finding.limit} | {finding.status} | {text} |")
     return "\n".join([*lines, ""])

@@ -1,6 +1,6 @@
-"""The tables [approval], [reconcile] and [notify] of a project: who is asked, what is watched, who is told.
+"""The tables [approval], [reconcile] and [notify] of a project: approvers, mismatches, and notifications.
 
-None of them holds a secret: connections are named by their id in Airflow. docs/operations.md explains their use.
+They contain no secrets: a connection is given by its id in Airflow. docs/operations.md explains their use.
 """
 
 from typing import Annotated, Any, Literal, Self
@@ -10,18 +10,18 @@ from pydantic import Field, FiniteFloat, model_validator
 from alignment.contracts.values import NotNegative, Record
 
 Event = Literal["promoted", "held", "rejected", "asked", "rolled_back", "rolled_forward", "restored", "alarm", "failed"]
-"""What people may want to hear of. `held`: the gate said no; `rejected`: a person did, or nobody answered in time;
-`asked`: somebody has to answer; `rolled_forward`: a version that a rollback had left is back; `restored`: reconcile put
-the alias back; `failed`: a task gave up."""
+"""Events that can be reported. `held`: the gate refused the candidate; `rejected`: an approver refused it or did not
+answer in time; `asked`: an approval is needed; `rolled_forward`: a version that a rollback left is the champion again;
+`restored`: reconcile put the alias back; `failed`: a task failed after its retries."""
 
 
 class Approver(Record):
-    """A person who may approve, as Airflow's auth manager knows them."""
+    """A user of Airflow's auth manager who may approve."""
 
     id: Annotated[str, Field(min_length=1)]
     """Id of the user in the auth manager: the user name, or a number (as text) with FAB."""
     name: str = ""
-    """The user name, where it is not the id."""
+    """User name, if it differs from the id."""
 
     @model_validator(mode="before")
     @classmethod
@@ -29,7 +29,7 @@ class Approver(Record):
         return {"id": data} if isinstance(data, str) else data
 
     def is_called(self, name: str) -> bool:
-        """Whether this is the person of that id or user name, whatever the case of its letters."""
+        """Return True if `name` is this person's id or user name, ignoring case."""
         return name.casefold() in {self.id.casefold(), self.name.casefold()} - {""}
 
 
@@ -37,30 +37,34 @@ class ApprovalSection(Record):
     """Approval of a promotion by a person. The person who started the training or the promotion may not approve it."""
 
     mode: Literal["none", "required", "borderline"] = "none"
-    """none: the gate alone decides; required: a person is always asked; borderline: only when it was close, or the gate
-    warned."""
+    """none: the gate alone decides; required: every promotion needs an approval; borderline: only a promotion with a
+    close result or a warning of the gate needs one."""
     approvers: tuple[Approver, ...] = ()
-    """People who may answer, as user names or { id, name }."""
+    """People who may approve, as user names or { id, name }."""
     timeout_hours: Annotated[FiniteFloat, Field(gt=0, le=87_600)] = 72.0
-    """Without an answer by then nothing moves; ten years at most."""
+    """Hours to wait for an answer, at most ten years. Without an answer the champion stays."""
     borderline: dict[str, NotNegative] = Field(default_factory=lambda: {"win_rate": 0.02})
-    """A check (`guard:safety`), or a kind of checks (`win_rate`), to how close to its bound a measured value counts as
-    close, in the check's own units. A check that has no number, or is not there, counts as close too."""
+    """Largest distance of a measured value from its bound that counts as close, in the check's units. The key is a
+    check (`guard:safety`) or a kind of check (`win_rate`). A check that is missing or has no number counts as close."""
 
     @model_validator(mode="after")
     def _somebody_is_asked(self) -> Self:
         if self.mode != "none" and not self.approvers:
-            raise ValueError(f"mode {self.mode!r} needs approvers, else anyone who may edit the DAG could approve")
+            raise ValueError(
+                f"mode {self.mode!r} needs approvers; without them, everyone who may edit the DAG could approve."
+                ' Add them, e.g. approvers = ["ada"]'
+            )
         if self.mode == "borderline" and not self.borderline:
-            raise ValueError("mode 'borderline' needs at least one check under borderline, e.g. win_rate = 0.02")
+            raise ValueError("mode 'borderline' needs one or more checks under borderline, e.g. win_rate = 0.02")
         return self
 
 
 class ReconcileSection(Record):
-    """Reaction when alias, ledger and tags differ."""
+    """Reaction to a difference between alias, ledger and tags."""
 
     on_mismatch: Literal["alarm", "restore"] = "alarm"
-    """alarm: the task fails with a message; restore: an alias moved by hand is put back, with a note in the ledger."""
+    """alarm: the task fails with a message; restore: an alias that was moved by hand is put back, which the ledger
+    records."""
 
 
 class MailSection(Record):
@@ -71,11 +75,11 @@ class MailSection(Record):
     to: Annotated[tuple[str, ...], Field(min_length=1)]
     """Addresses of the recipients."""
     sender: str | None = None
-    """None: that of the connection."""
+    """Address of the sender; none: the sender of the connection."""
 
 
 class WebhookSection(Record):
-    """A JSON message posted through a connection of Airflow, which holds address and token."""
+    """A JSON message that is posted through a connection of Airflow. The connection holds address and token."""
 
     connection: str
     """Id of the HTTP connection in Airflow."""
@@ -91,10 +95,10 @@ class NotifySection(Record):
     )  # fmt: skip
     """Events that are reported."""
     mail: MailSection | None = None
-    """Mail; without the table there is none."""
+    """Mail; without this table no mail is sent."""
     webhook: WebhookSection | None = None
-    """Webhook; without the table there is none."""
+    """Webhook; without this table nothing is posted."""
 
     def wants(self, event: str) -> bool:
-        """Whether anybody is to be told of this."""
+        """Return True if this event is to be reported to anyone."""
         return event in self.on and (self.mail is not None or self.webhook is not None)

@@ -1,4 +1,4 @@
-"""projects/NAME.toml to Project: the one file a user writes, typed and validated. Torch-free and airflow-free."""
+"""Read and validate projects/NAME.toml, the one file that a user writes. Torch-free and airflow-free."""
 
 import re
 from collections.abc import Sequence
@@ -41,11 +41,11 @@ from pipelines.project.sections import (
 )
 
 TASK_NAME = r"[A-Za-z0-9_.-]{1,200}"
-"""Airflow allows these characters in the id of a task."""
+"""Pattern of the task ids that Airflow allows."""
 
 
 class Project(Section):
-    """Everything Plumbline knows about one model it keeps aligned."""
+    """The configuration of one model that Plumbline keeps aligned."""
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,40}$")]
     """Name of the project, its DAGs and its registered model; equal to the name of the file without .toml."""
@@ -64,15 +64,15 @@ class Project(Section):
     prompt_sets: tuple[PromptSetSection, ...] = ()
     """Named prompt files, held out of training."""
     coverage: CoverageSection | None = None
-    """Best-of-N curve of the report; without the table there is none."""
+    """Best-of-N curve of the report; without this table it is not measured."""
     online: OnlineSection | None = None
-    """Prompts and rewards of online recipes, which need the table."""
+    """Prompts and rewards of online recipes, which need this table."""
     rewards: tuple[RewardSection, ...] = ()
     """Reward models that the project trains."""
     soup: Annotated[UniformSoupSection | GreedySoupSection, Field(discriminator="method")] | None = None
-    """Average of the runs; without the table each run is a candidate."""
+    """Average of the runs; without this table each run is a candidate."""
     labelling: LabellingSection | None = None
-    """Labels by judges; without the table people's labels are used."""
+    """Labels by judges; without this table human labels are used."""
     captions: CaptionsSection | None = None
     """Captions for recipes that need them."""
     gate: GatePolicy = GatePolicy()
@@ -92,12 +92,12 @@ class Project(Section):
     search: SearchSection = SearchSection()
     """Recipe search."""
     path: Path
-    """The file this came from."""
+    """Path of the project file."""
 
     @model_validator(mode="before")
     @classmethod
     def _put_the_file_of_a_prompt_set(cls, data: dict[str, Any]) -> dict[str, Any]:
-        """Where `evaluation.prompts` names a prompt set, put the file of that set."""
+        """Replace the name of a prompt set in `evaluation.prompts` by the file of that set."""
         evaluation, sets = data.get("evaluation"), data.get("prompt_sets")
         if not isinstance(evaluation, dict) or not isinstance(sets, list):
             return data
@@ -107,14 +107,14 @@ class Project(Section):
         return {**data, "evaluation": {**evaluation, "prompts": asked[0]["prompts"]}}
 
     def recipes(self) -> list[Recipe]:
-        """The recipes of `train`, loaded and bound to the base's backbone."""
+        """Load the recipes of `train`; ValueError when one does not fit the base model, the rewards or the soup."""
         bound = []
         for section in self.train:
             recipe = load_recipe(section.recipe, section.overrides)
             if recipe.backbone != self.base.backbone:
                 raise ValueError(
-                    f"{self.path}: recipe {recipe.name!r} is for {recipe.backbone!r}, but the base is"
-                    f" {self.base.backbone!r}. Name a recipe of this backbone and resolution."
+                    f"{self.path}: recipe {recipe.name!r} is for {recipe.backbone!r}, but the base model is"
+                    f" {self.base.backbone!r}. Choose a recipe for this backbone and resolution."
                 )
             if recipe.objective.online:
                 self.reward(recipe)
@@ -123,52 +123,53 @@ class Project(Section):
         return bound
 
     def encodes(self) -> bool:
-        """Whether any recipe trains on features; online recipes draw their own images."""
+        """Return True if any recipe trains on encoded features. Online recipes draw their images instead."""
         return any(not recipe.objective.online for recipe in self.recipes())
 
     def caption_section(self) -> CaptionsSection:
-        """[captions]; ValueError when the project has none."""
+        """Return the table [captions]; ValueError when the project has none."""
         if self.captions is None:
             raise ValueError(
                 f'{self.path} has no [captions]. Add it with variant = "dcpo_c", "dcpo_p" or "dcpo_h", and the'
-                " captioner and level that the variant takes; see docs/objectives.md."
+                " captioner and level that the variant needs; see docs/objectives.md."
             )
         return self.captions
 
     def captions_wanted(self) -> bool:
-        """Whether any recipe trains on the snapshot that [captions] makes."""
+        """Return True if any recipe trains on the captioned snapshot."""
         return any(self.trains_on_captions(recipe) for recipe in self.recipes())
 
     def trains_on_captions(self, recipe: Recipe) -> bool:
-        """Whether a recipe takes the snapshot that [captions] makes: they are made, and its objective wants them."""
+        """Return True if the project has [captions] and the recipe's objective needs captions."""
         return self.captions is not None and recipe.objective.needs_captions
 
     def reward(self, recipe: Recipe) -> JudgeSection:
-        """The scorer that an online recipe names; ValueError when there is none of that name, or nothing online."""
+        """Return the scorer that an online recipe names; ValueError when it does not exist or [online] is missing."""
         name = getattr(recipe.objective, "reward", "")
         if self.online is None:
             raise ValueError(
-                f"{self.path}: recipe {recipe.name!r} draws its own images, for which the project names no prompts."
-                ' Add [online] with prompts = "FILE", one prompt a line.'
+                f"{self.path}: recipe {recipe.name!r} is online and needs prompts to draw images. Add [online] with"
+                ' prompts = "FILE", one prompt a line.'
             )
         return self.scorer(name, what="reward")
 
     def scorer(self, name: str, what: str = "judge") -> JudgeSection:
-        """The judge, guard or reward of this name, wherever the project states it, to be asked about single images.
+        """Return the judge, guard or reward of this name, from any table of the project, to score single images.
 
-        ValueError when there is none of that name, or it scores the images of a prompt together.
+        ValueError when there is none of this name, or it scores the images of a prompt together.
         """
         scorers = {scorer.name: scorer for scorer in self._scorers()}
         if name not in scorers:
             raise ValueError(f"{self.path}: {unknown_name(what, name, scorers)}")
         if scorers[name].scorer.per_prompt:
             raise ValueError(
-                f"{self.path}: {name!r} scores the images of a prompt together and can only guard. Name another {what}."
+                f"{self.path}: {name!r} scores the images of a prompt together, so it can only be a guard. Choose"
+                f" another {what}."
             )
         return scorers[name]
 
     def check_rewards(self) -> None:
-        """ValueError for a source or a reward that is named and does not exist, or a scorer of another kind."""
+        """Check that every named source and reward exists and is of the right kind; ValueError otherwise."""
         sources = {source.name for source in self.sources}
         for name in (*self.snapshot.sources, *(name for reward in self.rewards for name in reward.sources)):
             if name not in sources:
@@ -181,42 +182,42 @@ class Project(Section):
                     raise ValueError(f"{self.path}: {unknown_name('reward', name, rewards)}")
                 if section.scorer.kind != "pal":
                     raise ValueError(
-                        f"{self.path}: {section.name!r} names {section.uri}, whose scorer is of kind 'pal', but says"
-                        f' {section.scorer.kind!r}. Write scorer = {{ kind = "pal" }}.'
+                        f"{self.path}: {section.name!r} has the uri {section.uri}, whose scorer is of kind 'pal', but"
+                        f' its scorer is of kind {section.scorer.kind!r}. Write scorer = {{ kind = "pal" }}.'
                     )
 
     def check_drawn_sources(self) -> None:
-        """ValueError for a self_generated source whose name cannot be part of a task id, or is used twice."""
+        """Check the names of self_generated sources; ValueError for one used twice or not allowed in a task id."""
         names = [source.name for source in self.sources]
         for name in (source.name for source in self.sources if source.draw is not None):
             if not re.fullmatch(TASK_NAME, name):
                 raise ValueError(
-                    f"{self.path}: sources: {name!r} is drawn by a task of this name, so use 1 to 200 letters, digits,"
+                    f"{self.path}: sources: {name!r} is not a valid task id in Airflow. Use 1 to 200 letters, digits,"
                     " dots, dashes and underscores."
                 )
             if names.count(name) > 1:
-                raise ValueError(f"{self.path}: sources: two are called {name!r}. Rename one.")
+                raise ValueError(f"{self.path}: sources: two are named {name!r}. Rename one.")
 
     def check_prompt_sets(self) -> None:
-        """ValueError for two prompt sets of one name."""
+        """Check that the names of prompt sets differ; ValueError otherwise."""
         names = [own.name for own in self.prompt_sets]
         doubled = sorted({name for name in names if names.count(name) > 1})
         if doubled:
-            raise ValueError(f"{self.path}: two [[prompt_sets]] are called {', '.join(doubled)}. Rename one.")
+            raise ValueError(f"{self.path}: two [[prompt_sets]] are named {', '.join(doubled)}. Rename one.")
 
     def _scorers(self) -> tuple[JudgeSection, ...]:
-        """Every scorer of the project."""
+        """Return every scorer of the project."""
         online = self.online.rewards if self.online else ()
         tasting = self.soup.judges if isinstance(self.soup, GreedySoupSection) else ()
         labelling = self.labelling.scorers if self.labelling else ()
         return (*self.evaluation.guards, *self.evaluation.judges, *online, *tasting, *labelling)
 
     def labellers(self) -> tuple[JudgeSection, ...]:
-        """The scorers that `labelling.judges` names, in order; ValueError for a name that nobody has."""
+        """Return the scorers in `labelling.judges`, in order; ValueError for an unknown name."""
         return tuple(self.scorer(name) for name in self.labelling.judges) if self.labelling else ()
 
     def labelled_sources(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Sources that get new labels, and sources whose labels are human truth; ValueError for a name nobody has."""
+        """Return the sources to relabel and the sources of human ground truth; ValueError for an unknown name."""
         section = self.labelling
         people = tuple(source.name for source in self.sources if source.draw is None)
         if section is None:
@@ -229,16 +230,16 @@ class Project(Section):
         return relabelled, human if isinstance(section.method, LabelModel) else ()
 
     def _check_soup(self, recipes: Sequence[Recipe]) -> None:
-        """ValueError when the recipes' weights could not be averaged, or nobody is there to choose them."""
+        """Check that the recipes' weights can be averaged and the soup's judge exists; ValueError otherwise."""
         if self.soup is None:
             return
         if len(recipes) < 2:
-            raise ValueError(f"{self.path}: [soup] averages two runs or more, but there is one [[train]]. Add another.")
+            raise ValueError(f"{self.path}: [soup] averages two or more runs, but there is one [[train]]. Add another.")
         families = {recipe_family(recipe): recipe.name for recipe in recipes}
         if len(families) > 1:
             raise ValueError(
                 f"{self.path}: [soup] averages runs of one recipe family, but {' and '.join(families.values())} differ"
-                " in objective, backbone or tuning (adapters also in seed). Give each family a project of its own."
+                " in objective, backbone or tuning (adapters also in seed). Use a separate project for each family."
             )
         if isinstance(self.soup, GreedySoupSection):
             self.scorer(self.soup.judge)
@@ -248,10 +249,10 @@ class Project(Section):
 def load_project(path: Path, overrides: tuple[str, ...] = ()) -> Project:
     """Read and validate a project file.
 
-    Relative paths in it are taken from the file's folder. `overrides` are appended to the overrides of every recipe.
-    A file may open with `extends = ["FILE", ...]`: those are read first, each over the one before, then the file itself
-    over them. Tables are joined, anything else is replaced, lists too; relative paths are those of the first file.
-    Raises ValueError naming the file and every bad field.
+    Relative paths are resolved against the file's folder. `overrides` are appended to the overrides of every recipe.
+    A file may begin with `extends = ["FILE", ...]`. These files are read first, in order; each one, and then the file
+    itself, overrides those before it. Tables are merged; other values, lists included, are replaced. Relative paths are
+    then resolved against the folder of the first file. ValueError names the file and every bad field.
     """
     data, root = _read_layers(path)
     project = validate(Project, {"path": path.absolute(), **data}, what=str(path), context={"root": root})
@@ -273,12 +274,12 @@ def load_project(path: Path, overrides: tuple[str, ...] = ()) -> Project:
 
 
 def list_projects(projects_dir: Path) -> list[Path]:
-    """Every project file of a folder, sorted."""
+    """List the project files of a folder, sorted."""
     return sorted(projects_dir.glob("*.toml"))
 
 
 def load_projects(projects_dir: Path) -> tuple[list[Project], list[str]]:
-    """Load each project file of a folder on its own.
+    """Load each project file of a folder separately.
 
     Returns the projects that could be loaded, and for each other file one message that names the file and its fields.
     """
@@ -288,13 +289,13 @@ def load_projects(projects_dir: Path) -> tuple[list[Project], list[str]]:
             projects.append(load_project(path))
         except ValueError as error:
             problems.append(str(error) if str(path) in str(error) else f"{path}: {error}")
-        except Exception as error:  # A fault of any kind in one file may not take the other projects along.
+        except Exception as error:  # No fault in one file may stop the other projects.
             problems.append(f"{path}: {type(error).__name__}: {error}")
     return projects, problems
 
 
 def _read_layers(path: Path, above: tuple[Path, ...] = ()) -> tuple[dict[str, Any], Path]:
-    """A file over the files that it extends, and the folder that relative paths are taken from."""
+    """Return the contents of a file merged over those it extends, and the folder to resolve relative paths against."""
     if not path.is_file():
         raise ValueError(f"Project file {path} does not exist. Give the path of a projects/NAME.toml.")
     own = read_toml(path)
@@ -305,16 +306,14 @@ def _read_layers(path: Path, above: tuple[Path, ...] = ()) -> tuple[dict[str, An
     for index, name in enumerate(extended):
         below = path.absolute().parent / name
         if below.resolve() in (opened := (*above, path.resolve())):
-            raise ValueError(
-                f"{path} extends itself, directly or through other files. Name another file than {name!r}."
-            )
+            raise ValueError(f"{path} extends itself, directly or through other files. Remove {name!r} from extends.")
         layer, folder = _read_layers(below, opened)
         data, root = _over(layer, data), root if index else folder
     return _over(own, data), root
 
 
 def _over(top: dict[str, Any], below: dict[str, Any]) -> dict[str, Any]:
-    """Tables are joined field by field; any other value of `top` stands in place of the one below."""
+    """Merge tables field by field; any other value of `top` replaces the one in `below`."""
     joined = dict(below)
     for key, value in top.items():
         both = isinstance(value, dict) and isinstance(joined.get(key), dict)

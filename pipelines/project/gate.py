@@ -1,4 +1,4 @@
-"""The table [gate] of a project: what a candidate must show. docs/gate.md explains every field with its default.
+"""The table [gate] of a project: requirements for a candidate. docs/gate.md explains every field with its default.
 
 All bounds are at the evaluation's confidence, which is two-sided; a one-sided level is (1 - confidence) / 2.
 """
@@ -10,28 +10,28 @@ from pydantic import Field, FiniteFloat, model_validator
 from alignment.contracts.values import NotNegative, PositiveInt, Record, Share, ValueObject
 
 Action = Literal["block", "warn", "off"]
-"""What a breach does: the candidate is held, or a line says so, or nobody looks."""
+"""Consequence of a breach: the candidate is held, a warning is reported, or nothing is checked."""
 
 Positive = Annotated[FiniteFloat, Field(gt=0)]
 
 
 class GuardRule(Record):
-    """Limits of a guard: its largest loss against the champion, and its range. Every stated limit must hold."""
+    """Limits of a guard: largest loss against the champion, and range. Every limit that is set must hold."""
 
     margin: NotNegative | None = None
-    """Largest tolerated loss, in the guard's units; of a guard with a threshold, as a share of prompts."""
+    """Largest tolerated loss, in the guard's units, or as a share of prompts for a guard with a threshold."""
     relative_margin: Share | None = None
     """Largest tolerated loss as a share of the champion's mean, which must be positive."""
     better: Literal["higher", "lower"] = "higher"
     """Direction in which a guard improves."""
     threshold: FiniteFloat | None = None
-    """Makes the guard a yes or no: a prompt passes when all its images are on the good side of it, or on it."""
+    """Turns the guard into pass or fail: a prompt passes if all its images are on the better side of this or equal."""
     floor: FiniteFloat | None = None
-    """The candidate's mean (with a threshold: share of prompts that pass) must be shown to lie above this."""
+    """The candidate's mean, or share of passing prompts with a threshold, must be shown to exceed this."""
     ceiling: FiniteFloat | None = None
-    """It must be shown to lie below this."""
+    """The candidate's mean, or share of passing prompts with a threshold, must be shown to be below this."""
     slice_margin: NotNegative | None = None
-    """Largest tolerated loss within a slice, in the guard's units; none: slices are not looked at."""
+    """Largest tolerated loss within a slice, in the guard's units; none: slices are not checked."""
 
     @model_validator(mode="after")
     def _asks_something(self) -> Self:
@@ -39,114 +39,116 @@ class GuardRule(Record):
         if all(limit is None for limit in limits):
             raise ValueError("a guard needs a margin, relative_margin, threshold, floor or ceiling")
         if self.threshold is not None and self.relative_margin is not None:
-            raise ValueError("a guard with a threshold takes a margin in shares of prompts, no relative_margin")
+            raise ValueError("a guard with a threshold cannot have relative_margin. Give margin, as a share of prompts")
         if self.threshold is not None and self.margin == 0:
             raise ValueError(
-                "a guard with a threshold and margin 0 can never hold: a share of prompts is not known to the last one."
-                " Give a margin such as 0.005, or leave it out for the test of a significant worsening"
+                "a guard with a threshold and margin 0 can never pass, as a share of prompts is never known exactly."
+                " Give a margin such as 0.005, or omit it to test for a significant loss"
             )
         return self
 
 
 class SliceRule(Record):
-    """Prompt categories may not get worse. Tests of harm in every slice, corrected together (Holm)."""
+    """Rule for prompt categories, which may not get worse. The tests of all slices are corrected together (Holm)."""
 
     action: Action = "block"
     """Consequence of a breach."""
     margin: Share = 0.05
-    """Largest distance below one half of a judge's win rate within a slice where the loss is beyond chance."""
+    """Largest distance of a judge's win rate below one half within a slice. Only significant losses count."""
     minimum_prompts: PositiveInt = 50
-    """A slice with fewer is reported as unmeasured."""
+    """Fewest prompts of a slice. Slices with fewer are reported as unmeasured."""
 
 
 class PowerRule(Record):
-    """Prompts must suffice to find an effect worth finding; else the verdict is inconclusive."""
+    """Rule for the number of prompts. If too few to find a relevant effect, the verdict is inconclusive."""
 
     effect: Positive = 0.15
     """Mean paired difference in units of its standard deviation over prompts; 0.15 is a win rate of 56 %."""
     required: Share = 0.9
-    """Least chance of finding it; 0 asks nothing."""
+    """Smallest probability of finding this effect; 0 turns the rule off."""
 
 
 class Detector(Record):
-    """A sign of a gamed judge: the consequence of a breach, and its limit."""
+    """Detector of a gamed judge: its limit, and the consequence of a breach."""
 
     action: Action = "warn"
     """Consequence of a breach."""
     margin: NotNegative
-    """Largest value that is no breach, in the units of the detector."""
+    """Largest value that is not a breach, in the units of the detector."""
 
 
 class DetectorRules(Record):
-    """Detectors of judges that were pleased without people being so. Each speaks on a confidence bound."""
+    """Detectors of gains under judges that people would not share. Each compares a confidence bound with its margin."""
 
     trained_on_gap: Detector = Detector(action="block", margin=0.3)
-    """Standardised gain under a judge that the candidate was trained on, beyond the mean of the voting judges."""
+    """Standardised gain under a judge that trained the candidate, minus the mean gain under the voting judges."""
     lone_judge: Detector = Detector(action="warn", margin=0.5)
-    """The same for each voting judge against the others: one that gains alone was perhaps hacked by a detour."""
+    """Standardised gain under one voting judge, minus the mean gain under the others. A gain under one judge alone
+    suggests that the candidate exploits it."""
     persisting_gain: Detector = Detector(action="warn", margin=0.8)
-    """Share of a judge's gain that remains when images are scored against other prompts: style, not match."""
+    """Share of a judge's gain that remains when images are scored against other prompts. This share comes from style,
+    not from matching the prompt."""
     rank_correlation: Detector = Detector(action="warn", margin=0.2)
-    """Fall of two voting judges' rank correlation over prompts, against the champion compared with itself."""
+    """Decrease of the rank correlation of two voting judges over prompts, relative to the champion against itself."""
     drift: dict[str, Detector] = Field(default_factory=dict)
-    """Image statistics by scorer name (saturation, sharpness...): largest change either way, in its own units."""
+    """Largest change of an image statistic in either direction, by scorer name, in the units of the statistic."""
 
 
 class GatePolicy(ValueObject):
-    """Requirements for a candidate. The defaults are for a production model with some 1600 prompts and three judges."""
+    """Requirements for a candidate. The defaults suit a production model with about 1600 prompts and three judges."""
 
     schema_version: int = 2
     mode: Literal["off", "dry_run", "enforce"] = "enforce"
-    """off: promotion is by hand only; dry_run: verdicts without consequence; enforce: the alias follows the verdict."""
+    """off: promotion is only by hand; dry_run: verdicts have no consequence; enforce: the alias follows the verdict."""
     minimum_prompts: PositiveInt = 1000
     """Fewest prompts of a valid evaluation."""
     required_judges: PositiveInt = 2
-    """k of n: voting judges that must prefer the candidate to the champion (partial conjunction)."""
+    """Number of voting judges that must prefer the candidate: k of n in a partial conjunction test."""
     minimum_voting_judges: PositiveInt = 1
-    """n: judges that must be allowed to vote; at least required_judges in any case."""
+    """Number of judges that must be allowed to vote. At least required_judges must be, even if this is smaller."""
     superiority: Literal["wilcoxon", "win_rate"] = "wilcoxon"
-    """Test behind a vote: a signed-rank test of the paired differences, with minimum_win_rate asked of the measured
-    win rate; or the lower bound of the win rate, which must exceed minimum_win_rate (surer, two to four times the
-    prompts)."""
+    """Test of a vote. wilcoxon: a signed-rank test of the paired differences, and a measured win rate of at least
+    minimum_win_rate. win_rate: the lower bound of the win rate must exceed minimum_win_rate, which is stricter and
+    needs two to four times as many prompts."""
     minimum_win_rate: Share = 0.52
     """Win rate over the champion that a vote needs, as a share of prompts."""
     minimum_effect: FiniteFloat = 0.0
-    """The measured standardised effect must reach this as well."""
+    """Smallest measured standardised effect of a vote."""
     calibration_floor: Share = 0.6
-    """The lower bound of a judge's agreement with held-out human pairs must exceed this, or it may not vote."""
+    """A judge may vote only if the lower bound of its agreement with held-out human labels exceeds this."""
     minimum_calibration_pairs: PositiveInt = 250
-    """Fewest human pairs that a judge's agreement must be measured on before it may vote."""
+    """Fewest human pairs on which a judge's agreement must be measured before it may vote."""
     maximum_calibration_age_days: NotNegative = 90
-    """Human pairs older than this count for no judge's vote, nor pairs dated later than now; a judge that was never
-    calibrated may not vote. 0 asks nothing."""
+    """Human pairs that are older than this, or dated in the future, do not count for a judge's agreement. A judge that
+    was never calibrated may not vote. 0: no age limit."""
     calibration_generators: tuple[str, ...] = Field(default=(), exclude_if=().__eq__)
-    """Only human pairs whose images were all drawn by these models count, by the names that the sources give them. A
-    judge that knows SD1.5's images is not known to judge FLUX's. Empty: images of any generator count, which
-    the gate reports."""
+    """Generators whose images count for a judge's agreement, by their names in the sources. A pair counts if both
+    images are from these. Agreement on images of SD1.5 says little about images of FLUX. Empty: all generators count,
+    and the gate reports it."""
     guards: dict[str, GuardRule] = Field(default_factory=dict)
-    """By the name of a guard of the evaluation; every measured guard needs a rule here or in detectors.drift."""
+    """Rules of the guards, by their names in the evaluation. Every guard needs a rule here or in detectors.drift."""
     slices: SliceRule = SliceRule()
     """Rule for prompt categories."""
     power: PowerRule = PowerRule()
     """Rule for the number of prompts."""
     detectors: DetectorRules = DetectorRules()
-    """Detectors of judges that were gamed."""
+    """Detectors of gamed judges."""
 
     @model_validator(mode="after")
     def _one_rule_each(self) -> Self:
         both = sorted(set(self.guards) & set(self.detectors.drift))
         if both:
-            raise ValueError(f"{', '.join(both)}: named in guards and in detectors.drift; keep one of the two")
+            raise ValueError(f"{', '.join(both)}: has a rule in guards and in detectors.drift. Remove one of the two")
         return self
 
     @property
     def counted_pairs(self) -> str:
-        """Which human pairs count for a vote, to follow the word `pairs`."""
+        """Description of the human pairs that count for a vote, to follow the word `pairs`."""
         days, names = self.maximum_calibration_age_days, self.calibration_generators
         drawn = f"drawn by {' or '.join(names)}" if names else "of any generator"
         return f"{drawn} and not older than {days:g} days" if days else drawn
 
     @property
     def voting_judges(self) -> int:
-        """Least number of judges that may vote."""
+        """Smallest number of judges that must be allowed to vote."""
         return max(self.required_judges, self.minimum_voting_judges)

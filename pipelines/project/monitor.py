@@ -1,6 +1,6 @@
-"""The table [monitor] of a project: how often the champion is looked at, and what counts as trouble.
+"""The table [monitor] of a project: schedule and limits of the checks on the champion.
 
-docs/monitoring.md explains every field. Limits on judges are those of [gate].
+docs/monitoring.md explains every field. The limits on judges are in [gate].
 """
 
 from typing import Annotated
@@ -15,16 +15,17 @@ class MonitorSection(Record):
     """Schedule and limits of the monitor."""
 
     schedule: Schedule | None = "@daily"
-    """Cron expression or preset of the monitor DAG; none: by hand."""
+    """Cron expression or preset of the monitor DAG; none: only by hand."""
     minimum_fresh_pairs: Annotated[int, Field(gt=0)] = 100
-    """Pairs that the champion was not trained on; with fewer, drift and preference are reported as unmeasured."""
+    """Fewest pairs outside the champion's training data from which drift and preference are measured. With fewer they
+    are reported as unmeasured."""
     maximum_drift: Share = 0.2
-    """Effect from which a shift counts: Kolmogorov-Smirnov distance of a number, Cramer's V of a category."""
+    """Smallest effect that counts as drift: Kolmogorov-Smirnov distance of a number, Cramer's V of a category."""
     drift_level: Annotated[float, Field(gt=0, lt=1)] = 0.01
-    """Chance of calling drift where there is none, over all columns together (Holm)."""
+    """Probability of reporting drift when there is none, over all columns together (Holm)."""
     minimum_champion_win_rate: Share = 0.5
-    """Retraining is wanted once people's win rate of the champion's images is shown to lie below this."""
+    """The monitor asks for a retraining once the champion's win rate among people is shown to be below this."""
     champion_generators: tuple[str, ...] = ()
-    """Names by which pairs call the champion's images, besides NAME/VERSION, NAME:VERSION and its weights' digest."""
+    """Generator names of the champion in pairs, besides NAME/VERSION, NAME:VERSION and the digest of its weights."""
     retrain_every_days: Annotated[float, Field(ge=0)] = 7
-    """At most one retraining is announced within so many days."""
+    """Shortest time between two announced retrainings, in days."""

@@ -1,4 +1,4 @@
-"""Types of the fields that name a file or a folder: a relative path is taken from the folder of the project file."""
+"""Types of fields that name a file or folder. A relative path is resolved against the folder of the project file."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +10,7 @@ __all__ = ["LocalPath", "RecipePath", "local_paths"]
 
 
 def _resolve(uri: str, info: ValidationInfo) -> str:
-    """Absolute path against the validation context's `root`; a URI with a scheme and an empty text stay as they are."""
+    """Return the absolute path, relative to the context's `root`. URIs with a scheme and empty text are unchanged."""
     root: Path | None = (info.context or {}).get("root")
     return uri if root is None or not uri or "://" in uri else str((root / uri).resolve())
 
@@ -21,13 +21,13 @@ def _resolve_recipe(name: str, info: ValidationInfo) -> str:
 
 _LOCAL = AfterValidator(_resolve)
 LocalPath = Annotated[str, _LOCAL]
-"""A local path or a URI. Validated without the context `root` it is left as it is."""
+"""A local path or a URI. Without `root` in the validation context it is unchanged."""
 RecipePath = Annotated[str, AfterValidator(_resolve_recipe)]
-"""The name of a recipe of the package, or the path of a recipe file, which ends in .toml."""
+"""The name of a recipe of the package, or the path of a recipe file ending in .toml."""
 
 
 def local_paths(table: BaseModel) -> Iterator[str]:
-    """Yield every `LocalPath` of a table and of the tables in it, in their order, but for empty ones."""
+    """Yield every non-empty `LocalPath` of a table and of its sub-tables, in the order of the fields."""
     for name, field in type(table).model_fields.items():
         value = getattr(table, name)
         is_path = _LOCAL in (*field.metadata, *_parts(field.annotation))
@@ -39,7 +39,7 @@ def local_paths(table: BaseModel) -> Iterator[str]:
 
 
 def _parts(annotation: Any) -> Iterator[Any]:
-    """Yield what a type is made of, at any depth."""
+    """Yield the arguments of a type, at any depth."""
     for part in get_args(annotation):
         yield part
         yield from _parts(part)

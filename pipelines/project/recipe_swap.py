@@ -1,6 +1,6 @@
-"""A project with one recipe in place of its own: a file of its own under the state dir, never an edit of the user's.
+"""Variants of a project with another recipe, each written to a separate file under the state dir.
 
-Everything that reads a project, DAG parsing and its tasks too, is then given the path of that file.
+The user's file is not changed. Commands, DAG parsing and tasks read the project from the path of the variant.
 """
 
 import hashlib
@@ -17,11 +17,11 @@ log = logging.getLogger(__name__)
 
 
 def write_variant(project_path: Path, recipe: str, overrides: Sequence[str], settings: Settings) -> Path:
-    """A project file that trains `recipe` alone and is otherwise what `project_path` says; its path.
+    """Write a project file that extends `project_path` and trains only `recipe`; return its path.
 
-    `projects/NAME/RECIPE.toml` beside the project, where there is one, says what else changes with the recipe: another
-    judge, captions, a placement. The same recipe and overrides give the same path. ValueError, and no file, when the
-    recipe is unknown or the project does not validate with it.
+    If `projects/NAME/RECIPE.toml` exists beside the project, it adds the other changes that the recipe needs, such as a
+    judge, captions or a placement. The same recipe and overrides give the same path. ValueError when the recipe is
+    unknown or the project is not valid with it; no file is then left.
     """
     load_recipe(recipe, overrides)
     original = project_path.absolute()
@@ -49,16 +49,16 @@ def write_variant(project_path: Path, recipe: str, overrides: Sequence[str], set
         path.unlink()
         raise
     for change in policy_changes(project, variant):
-        log.warning("The gate is not the project's: %s, by %s", change, beside)
+        log.warning("The gate differs from the project's: %s, set by %s", change, beside)
     return path
 
 
 def policy_changes(project: Project, variant: Project) -> list[str]:
-    """What a variant asks of a candidate that the project does not, or no longer asks: never to be passed over."""
+    """List the differences between the gate policies of a variant and its project. Callers must report them."""
     before, after = project.gate.model_dump(mode="json"), variant.gate.model_dump(mode="json")
     return [f"gate.{name} is {after[name]} instead of {before[name]}" for name in before if after[name] != before[name]]
 
 
 def _toml(value: object) -> str:
-    """Strings, and lists of them, in a form that JSON and TOML share."""
+    """Format a string, or a list of strings, as JSON, which is valid TOML too."""
     return json.dumps(value, ensure_ascii=False)

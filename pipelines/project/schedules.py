@@ -1,4 +1,4 @@
-"""Cron expressions and presets of a project's DAGs, checked when the project is read. Airflow-free."""
+"""Cron expressions and presets of a project's DAGs, validated when the project is read. Airflow-free."""
 
 from datetime import UTC, datetime
 from typing import Annotated
@@ -8,12 +8,12 @@ from pydantic import AfterValidator
 PRESETS = ("@hourly", "@daily", "@weekly", "@monthly", "@quarterly", "@yearly")
 """Short forms that Airflow resolves to a cron expression."""
 ONLY_AIRFLOW = ("@once", "@continuous")
-"""Airflow's presets that are no cron expression; a DAG with a schedule alone may have them."""
+"""Airflow's presets that are not cron expressions; allowed for a DAG that has no other trigger."""
 _SINCE = datetime(2000, 1, 1, tzinfo=UTC)
 
 
 def check_cron(text: str) -> str:
-    """Return a cron expression or preset unchanged; ValueError when it is neither, or names a date that never comes."""
+    """Return a cron expression or preset unchanged; ValueError when it is neither, or matches no date."""
     from croniter import CroniterError, croniter
 
     if text in PRESETS:
@@ -29,11 +29,11 @@ def check_cron(text: str) -> str:
 
 
 def check_schedule(text: str) -> str:
-    """Return a schedule of a DAG unchanged: what `check_cron` accepts, @once or @continuous; ValueError otherwise."""
+    """Return the schedule unchanged: @once, @continuous or what `check_cron` accepts; ValueError otherwise."""
     return text if text in ONLY_AIRFLOW else check_cron(text)
 
 
 Cron = Annotated[str, AfterValidator(check_cron)]
 """A schedule that recurs."""
 Schedule = Annotated[str, AfterValidator(check_schedule)]
-"""Any schedule that Airflow takes as text."""
+"""Any schedule that Airflow accepts as text."""

@@ -1,4 +1,4 @@
-"""The tables of projects/NAME.toml, one class each. Torch-free and airflow-free."""
+"""Classes of the tables of projects/NAME.toml. Torch-free and airflow-free."""
 
 from typing import Annotated, Any, Literal, Self
 
@@ -16,9 +16,9 @@ from pipelines.project.paths import LocalPath, RecipePath
 from pipelines.project.schedules import Cron, Schedule
 
 REWARD_SCHEME = "reward://"
-"""Before the name of a reward model that the project trains itself."""
+"""URI scheme of the reward models that the project trains."""
 SELF_GENERATED = "self_generated"
-"""Kind of the sources that the base model draws itself."""
+"""Kind of the sources whose images the base model generates."""
 
 
 class Section(Record):
@@ -26,29 +26,29 @@ class Section(Record):
 
 
 class BaseModelSection(Section):
-    """The model that is kept aligned."""
+    """The model to align."""
 
     uri: LocalPath
     """Local folder in the diffusers layout, `s3://...`, or `hub://owner/name@revision` (revision = commit sha)."""
     licence: str
-    """Licence of the weights, as text."""
+    """Licence of the weights, as free text."""
     backbone: Backbone
     """Model family and resolution."""
 
 
 class DrawSection(Section):
-    """Pairs that the base model draws itself: the chosen image with words added, the rejected one without."""
+    """Pairs that the base model generates. By default only the chosen image's prompt gets additional words."""
 
     prompts: LocalPath
-    """UTF-8 text, one prompt a line, none of them an evaluation prompt; local or s3://."""
+    """UTF-8 text file, one prompt a line, without evaluation prompts; local or s3://."""
     chosen_template: str
     """Prompt of the chosen image, e.g. `{prompt}, in pixel art style`."""
     rejected_template: str = PROMPT_FIELD
     """Prompt of the rejected image."""
     seeds: Annotated[tuple[int, ...], Field(min_length=1)]
-    """Seeds; each draws one pair for every prompt."""
+    """Seeds; each generates one pair for every prompt."""
     sampler: Sampler
-    """Settings of the draw."""
+    """Settings of the sampler."""
 
     @model_validator(mode="after")
     def _templates_fit(self) -> Self:
@@ -62,11 +62,11 @@ class SourceSection(Section):
     name: str
     """Name of the source in reports, snapshots and other tables."""
     kind: str
-    """A name of pipelines/intake/sources/catalogue.py."""
+    """Kind of the source, one of those in pipelines/intake/sources/catalogue.py."""
     uri: LocalPath = ""
-    """Folder or prefix of shards, local or s3://; a self_generated source has none."""
+    """Folder or prefix of the shards, local or s3://; empty for a self_generated source."""
     licence: str
-    """Licence of the pairs, as text."""
+    """Licence of the pairs, as free text."""
     draw: DrawSection | None = None
     """Prompts and sampler of a self_generated source."""
 
@@ -74,7 +74,7 @@ class SourceSection(Section):
     def _says_where_from(self) -> Self:
         if (self.kind == SELF_GENERATED) != (self.draw is not None) or bool(self.uri) == (self.draw is not None):
             needs = "[sources.draw] and no uri" if self.kind == SELF_GENERATED else "a uri and no [sources.draw]"
-            raise ValueError(f"source {self.name!r} of kind {self.kind!r} takes {needs}")
+            raise ValueError(f"source {self.name!r} of kind {self.kind!r} needs {needs}")
         return self
 
 
@@ -82,11 +82,11 @@ class ValidationSection(Section):
     """Limits of the data rules."""
 
     max_quarantined_share: Share = 0.2
-    """A batch with more than this share of bad rows fails as a whole."""
+    """Largest share of bad rows in a batch; above it the entire batch fails."""
     max_image_bytes: int = 20_000_000
     """Largest encoded image, in bytes."""
     max_image_pixels: int = 50_000_000
-    """Most pixels of an image, width times height."""
+    """Largest number of pixels of an image, width times height."""
     max_image_side: int = 16_384
     """Longest side of an image, in pixels."""
     min_image_side: int = 32
@@ -94,31 +94,31 @@ class ValidationSection(Section):
     max_prompt_chars: int = 2_000
     """Longest prompt, in characters."""
     allowed_formats: tuple[str, ...] = ("JPEG", "PNG", "WEBP")
-    """Image formats, by Pillow's names."""
+    """Allowed image formats, by Pillow's names."""
     max_annotator_share: Share = 0.5
-    """An annotator who labelled more of a batch than this is flagged."""
+    """Largest share of a batch by one annotator; above it the annotator is flagged."""
 
 
 class SnapshotSection(Section):
-    """Split of the accepted pairs, by prompt group, so that no prompt is in two splits."""
+    """Splits of the accepted pairs, by prompt group, so that no prompt is in two splits."""
 
     calibration_share: Share = 0.15
     """Share of the prompt groups whose pairs calibrate the judges."""
     test_share: Share = 0.1
-    """Share of the prompt groups whose pairs are kept for tests."""
+    """Share of the prompt groups whose pairs are reserved for tests."""
     seed: int = 0
     """Seed of the split."""
     minimum_new_pairs: Annotated[int, Field(ge=0)] = 0
-    """Training waits until this many pairs are new since the last candidate."""
+    """Fewest new pairs since the last candidate that start a training."""
     sources: tuple[str, ...] = ()
-    """Sources whose pairs train the model; empty: all. Those left out may train an independent judge."""
+    """Sources whose pairs train the model; empty: all. Other sources may train an independent judge."""
 
 
 class RecipeSection(Section):
     """One recipe to train, with overrides."""
 
     recipe: RecipePath
-    """Name of a recipe of the package, or path of a recipe file."""
+    """Name of a recipe in the package, or path of a recipe file."""
     overrides: tuple[str, ...] = ()
     """Changes to fields of the recipe, such as `"objective.beta=2000"`."""
 
@@ -129,122 +129,127 @@ class JudgeSection(Section):
     name: str
     """Name of the scorer in reports and other tables."""
     uri: LocalPath = ""
-    """Folder of its weights; none for a scorer that has no weights."""
+    """Folder of the weights; empty for a scorer without weights."""
     scorer: Reward
     """Kind of scorer, with its parameters."""
     trained_on: tuple[str, ...] = ()
-    """Sources of its labels, besides those of published weights, which its kind knows."""
+    """Sources of the labels that it was trained on, besides those already known for published weights."""
 
     @model_validator(mode="after")
     def _has_its_weights(self) -> Self:
         if bool(self.uri) != self.scorer.has_weights:
-            needed = "a uri, the folder of its weights" if self.scorer.has_weights else "no uri: it has no weights"
-            raise ValueError(f"scorer {self.name!r} of this kind takes {needed}")
+            needed = "needs a uri, the folder of its weights" if self.scorer.has_weights else "has no weights: omit uri"
+            raise ValueError(f"scorer {self.name!r} of this kind {needed}")
         return self
 
 
 class PromptSetSection(Section):
-    """Prompts under a name, held out of training whether or not the evaluation asks them at present."""
+    """A named set of prompts. They are held out of training even if the evaluation does not use them."""
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,40}$")]
-    """Name to state in `evaluation.prompts`."""
+    """Name of the set, which `evaluation.prompts` may refer to."""
     prompts: LocalPath
-    """Tab separated file, header `prompt<TAB>category`, as `plumbline prompts import` writes it; local or s3://."""
+    """Tab-separated file with the header `prompt<TAB>category`, as written by `plumbline prompts import`; local or
+    s3://."""
 
 
 class EvaluationSection(Section):
     """Prompts, seeds, sampler and judges of the gate."""
 
     prompts: LocalPath
-    """Name of a prompt set, or a tab separated file, header `prompt<TAB>category`; held out of training by the snapshot
-    stage."""
+    """Name of a prompt set, or a tab-separated file with the header `prompt<TAB>category`. The snapshot stage holds
+    these prompts out of training."""
     seeds: tuple[int, ...]
     """Seeds; each draws one image of every prompt."""
     sampler: Sampler
-    """Settings of the draw."""
+    """Settings of the sampler."""
     judges: Annotated[tuple[JudgeSection, ...], Field(min_length=1)]
     """Scorers that vote on a candidate."""
     guards: tuple[JudgeSection, ...] = ()
-    """Scorers that a candidate must not lose by; they do not vote."""
-    tie_thresholds: dict[str, float] = Field(default_factory=dict)
-    """By scorer name: differences up to this count as ties, in the scorer's units. `plumbline gate aa` measures
-    them."""
+    """Scorers under which a candidate must not get worse. They do not vote."""
+    tie_thresholds: dict[str, float] = {}
+    """Largest difference that counts as a tie, by scorer name, in the scorer's units. `plumbline gate aa` measures
+    these."""
     confidence: float = 0.95
-    """Two-sided level of every interval, a share above 0.5."""
+    """Two-sided confidence level of all intervals, between 0.5 and 1."""
 
     @model_validator(mode="after")
     def _prompts_have_the_seeds_their_scorers_need(self) -> Self:
         voting = [judge.name for judge in self.judges if judge.scorer.per_prompt]
         if voting:
-            raise ValueError(f"{', '.join(voting)} scores the seeds of a prompt together; it can guard but not judge")
+            raise ValueError(
+                f"{', '.join(voting)} scores the seeds of a prompt together, so it can be a guard but not a judge."
+                " Move it to [[evaluation.guards]]"
+            )
         if len(self.seeds) < 2 and any(guard.scorer.per_prompt for guard in self.guards):
-            raise ValueError("a diversity guard compares the seeds of a prompt; give two seeds or more")
+            raise ValueError("a diversity guard compares the seeds of a prompt; give two or more seeds")
         return self
 
 
 class CoverageSection(Section):
-    """Repeated sampling: what the best of several images is worth. Informs; it never votes."""
+    """Best-of-N measurement: the gain from choosing the best of several images. Informative; it does not vote."""
 
     judge: str
-    """A judge or guard of the evaluation."""
+    """Name of a judge or guard of the evaluation."""
     num_prompts: Annotated[int, Field(gt=0)] = 50
-    """Taken evenly from the evaluation's prompts."""
+    """Number of prompts, spread evenly over the evaluation's prompts."""
     num_samples: Annotated[int, Field(ge=2)] = 8
-    """Images of each prompt."""
+    """Number of images of each prompt."""
     bar: Annotated[float, Field(gt=0, lt=1)] = 0.75
-    """An image is good when it scores above this quantile of the base's images of the same prompt."""
+    """Quantile of the base model's scores for a prompt. An image that scores above it counts as good."""
 
 
 class OnlineSection(Section):
-    """Prompts and rewards of online recipes. Recipes name their rewards."""
+    """Prompts and rewards of online recipes. Each recipe names its reward."""
 
     prompts: LocalPath
-    """UTF-8 text, one prompt a line, none of them an evaluation prompt; local or s3://."""
+    """UTF-8 text file, one prompt a line, without evaluation prompts; local or s3://."""
     rewards: tuple[JudgeSection, ...] = ()
-    """Scorers that only reward. A judge or guard may be named as well, and may then not judge what it trained."""
+    """Scorers that are only rewards. A recipe may also name a judge or guard, which then may not judge its result."""
 
 
 class UniformSoupSection(Section):
-    """The runs of `[[train]]` become one candidate: the average of their weights."""
+    """Average of the weights of all runs of `[[train]]`, as one candidate."""
 
     method: Literal["uniform"]
-    """Every run has the same weight."""
+    """Gives every run the same weight."""
 
 
 class GreedySoupSection(Section):
-    """The runs of `[[train]]` become one candidate: the best of them, and each other that makes the average better."""
+    """Average of the weights of the best run of `[[train]]` and each other run that improves it, as one candidate."""
 
     method: Literal["greedy"]
-    """Runs are added while the judge's mean improves."""
+    """Adds each run that improves the judge's mean score."""
     judge: str
-    """A scorer of the project, by name. It has then seen the candidate, and the gate does not let it vote."""
+    """Name of a scorer of the project. Because it selects the candidate, the gate does not let it vote."""
     judges: tuple[JudgeSection, ...] = ()
-    """Scorers that only choose ingredients."""
+    """Scorers that are only used to select runs."""
     prompts: LocalPath
-    """Tab separated file, header `prompt<TAB>category`, none of them an evaluation prompt; local or s3://."""
+    """Tab-separated file with the header `prompt<TAB>category`, without evaluation prompts; local or s3://."""
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
     """Seeds; each draws one image of every prompt."""
     sampler: Sampler | None = None
-    """That of the evaluation unless given."""
+    """Settings of the sampler; none: those of the evaluation."""
     minimum_gain: Annotated[float, Field(ge=0)]
-    """Least gain of the judge's mean by an ingredient, in the judge's units; set it above that mean's noise."""
+    """Smallest gain of the judge's mean for which a run is added, in the judge's units. Set it above the noise of the
+    mean."""
 
 
 class RewardSection(Section):
-    """A reward model trained on the project's own pairs, and then a judge or a reward under `reward://NAME`."""
+    """A reward model trained on the project's pairs. Use it as a judge or reward with the URI `reward://NAME`."""
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,40}$")]
     """Name of the reward model."""
     encoder: LocalPath
-    """Folder of a CLIP that embeds images and prompts; it stays frozen and becomes a part of the judge."""
+    """Folder of a CLIP model that embeds images and prompts. Its weights stay frozen and become part of the judge."""
     recipe: RewardRecipe
-    """Head, optimiser, batch, steps and seed; it is called as the reward is."""
+    """Head, optimiser, batch, steps and seed. Its name is the name of the reward model."""
     mixture: tuple[float, ...] = ()
-    """Prototype weights of the judge; empty takes the mean over the users that were trained on."""
+    """Weights of the prototypes in the judge's score; empty: the mean over the users in the training data."""
     sources: tuple[str, ...] = ()
-    """Sources whose pairs it learns from; empty: all. It may not judge a model that learnt from one of them."""
+    """Sources whose pairs it learns from; empty: all. It may not judge a model that learns from one of them."""
     trained_on: tuple[str, ...] = ()
-    """Sources of human labels that the encoder was trained on; empty for one that only matches captions."""
+    """Sources of human labels that the encoder was trained on; empty for an encoder trained only on captions."""
 
     @model_validator(mode="before")
     @classmethod
@@ -255,18 +260,18 @@ class RewardSection(Section):
 
 
 class LabellingSection(Section):
-    """Labels of training pairs by judges. Calibration and test pairs keep people's labels."""
+    """Labelling of training pairs by judges. Calibration and test pairs keep their human labels."""
 
     judges: tuple[str, ...] = ()
-    """Names of scorers of the project; what one of them labelled it may not judge."""
+    """Names of scorers of the project. They may not judge a model that learns from their labels."""
     scorers: tuple[JudgeSection, ...] = ()
-    """Scorers that only label."""
+    """Scorers that are only used to label."""
     sources: tuple[str, ...] = ()
-    """Sources whose pairs get new labels; empty: every source that is not drawn to order."""
+    """Sources whose pairs get new labels; empty: all except self_generated sources."""
     human_sources: tuple[str, ...] = ()
-    """Of a label model: sources whose labels are human truth; empty: the same."""
+    """Sources whose labels are human ground truth for a label model; empty: all except self_generated sources."""
     method: LabelMethod
-    """Method that turns scores into labels."""
+    """Method that derives labels from scores."""
 
     @model_validator(mode="after")
     def _has_its_labelers(self) -> Self:
@@ -275,18 +280,18 @@ class LabellingSection(Section):
 
 
 class CaptionsSection(Section):
-    """A separate text for each image of a pair, for recipes that train each image under its text (DCPO)."""
+    """A separate text for each image of a pair, for recipes that train each image with its own text (DCPO)."""
 
     variant: Variant
-    """dcpo_c: captions of both images; dcpo_p: the prompt, and the prompt perturbed for the rejected image; dcpo_h:
-    captions, and the rejected image's perturbed."""
+    """dcpo_c: captions of both images; dcpo_p: the prompt, perturbed for the rejected image; dcpo_h: captions of both
+    images, perturbed for the rejected one."""
     captioner: LocalPath | None = None
-    """Image-to-text model of transformers' BLIP class: local folder, s3://... or hub://owner/name@sha. dcpo_p has
-    none."""
+    """Image-to-text model of transformers' BLIP class: local folder, s3://... or hub://owner/name@sha. Not allowed for
+    dcpo_p."""
     level: Level | None = None
-    """Strength of the perturbation. dcpo_c has none."""
+    """Strength of the perturbation. Not allowed for dcpo_c."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    """Of the perturbation; captions have no randomness."""
+    """Seed of the perturbation. The captions themselves are not random."""
     prefix: str = ""
     """Text that every caption starts with."""
     num_beams: Annotated[int, Field(gt=0)] = 1
@@ -298,9 +303,9 @@ class CaptionsSection(Section):
     def _states_what_its_variant_takes(self) -> Self:
         problems = []
         if (self.captioner is None) != (self.variant == "dcpo_p"):
-            problems.append("takes no captioner" if self.captioner else 'takes captioner = "FOLDER"')
+            problems.append("allows no captioner" if self.captioner else 'needs captioner = "FOLDER"')
         if (self.level is None) != (self.variant == "dcpo_c"):
-            problems.append("takes no level" if self.level else 'takes level = "weak", "medium" or "strong"')
+            problems.append("allows no level" if self.level else 'needs level = "weak", "medium" or "strong"')
         if problems:
             raise ValueError(f"variant {self.variant!r} {' and '.join(problems)}")
         return self
@@ -320,7 +325,7 @@ class PlacementSection(Section):
     train: Placement = Placement()
     """Training jobs."""
     soup: Placement = Placement()
-    """Jobs that average runs."""
+    """Jobs that average the weights of runs."""
     reward: Placement = Placement()
     """Jobs that train reward models."""
     evaluate: Placement = Placement()
@@ -331,13 +336,13 @@ class ScheduleSection(Section):
     """Schedules and owner of the DAGs."""
 
     ingest: Schedule | None = None
-    """Cron expression or preset of the ingest DAG; none: by hand."""
+    """Cron expression or preset of the ingest DAG; none: only by hand."""
     train: Cron | None = None
-    """Cron expression or preset at which the train DAG runs besides new pairs and the monitor's requests; none: only
-    those. A run by the clock trains however few pairs are new."""
+    """Cron expression or preset of the train DAG, in addition to new pairs and requests of the monitor; none: only
+    these. A scheduled run trains regardless of the number of new pairs."""
     reward: Schedule | None = None
     """Cron expression or preset of the reward DAG; none: whenever there are new pairs."""
     reconcile: Schedule | None = "@hourly"
-    """Cron expression or preset of the reconcile DAG; none: by hand."""
+    """Cron expression or preset of the reconcile DAG; none: only by hand."""
     owner: str = "plumbline"
     """Owner of the DAGs in Airflow."""

@@ -1,8 +1,8 @@
-"""Calibrations as the project keeps them: numbered records in the store, one series a judge's name.
+"""Stored calibrations of a project: numbered records, one series for each judge's name.
 
-The gate measures agreement anew in every evaluation, on the pairs that the policy lets count (`scope`); the record
-says how old the word of people is who left no date. A judge loses its vote when its record has expired, or when there
-is none for its weights.
+The gate measures agreement again in every evaluation, on the pairs that count under the policy (`scope`). The record
+dates human labels that have no timestamp. A judge may not vote when its record has expired, or when there is none for
+its weights.
 """
 
 import hashlib
@@ -23,9 +23,9 @@ SECONDS_A_DAY = 86_400
 
 
 def record(report: CalibrationReport, project: str, store: Store) -> list[CalibrationRecord]:
-    """Keep each judge's calibration as the newest of its name, unless it is that already.
+    """Store each judge's calibration as the newest of its name, unless it is the newest already.
 
-    The same pairs say the same thing again: a repeated calibration keeps its first date.
+    A repeated calibration on the same pairs keeps its first date.
     """
     kept = []
     for calibration in report.judges:
@@ -51,12 +51,12 @@ def _keep(fresh: CalibrationRecord, store: Store) -> CalibrationRecord:
 
 
 def history(project: str, judge: str, store: Store) -> list[CalibrationRecord]:
-    """Every calibration of a judge's name, oldest first."""
+    """Read every calibration of a judge's name, oldest first."""
     return _series(project, judge, store).entries()
 
 
 def newest(project: str, judge: Judge, store: Store) -> CalibrationRecord | None:
-    """The last calibration of exactly this scorer with these weights; None while there is none."""
+    """Find the last calibration of this scorer with these weights; None if there is none."""
     for known in reversed(history(project, judge.name, store)):
         own = known.calibration.judge
         if (own.weights_digest, own.scorer) == (judge.weights_digest, judge.scorer):
@@ -65,13 +65,13 @@ def newest(project: str, judge: Judge, store: Store) -> CalibrationRecord | None
 
 
 def age_days(known: CalibrationRecord, now: datetime) -> float:
-    """Days since the newest human pair; where pairs have no date, or one yet to come, since the calibration."""
-    at = known.recorded_at if known.speaks_of > now else known.speaks_of
+    """Return the days since the newest human pair, or since the calibration if pairs have no date or a future one."""
+    at = known.recorded_at if known.age_from > now else known.age_from
     return max(0.0, (now - at).total_seconds() / SECONDS_A_DAY)
 
 
 def refusal(known: CalibrationRecord | None, policy: GatePolicy, now: datetime) -> str:
-    """Why a judge may not vote, as the end of a sentence that begins with the judge; empty when it may."""
+    """Return why a judge may not vote, as the end of a sentence that begins with its name; empty when it may."""
     limit = policy.maximum_calibration_age_days
     if not limit:
         return ""
@@ -85,7 +85,7 @@ def refusal(known: CalibrationRecord | None, policy: GatePolicy, now: datetime) 
 
 
 def scope(known: CalibrationRecord | None, policy: GatePolicy, now: datetime) -> Scope:
-    """Which pairs count for a judge's vote. Pairs without a date are as old as the record that first had them."""
+    """Select the pairs that count for a judge's vote. Pairs without a date are as old as the record."""
     limit = policy.maximum_calibration_age_days
     if not limit:
         return Scope(generators=policy.calibration_generators)
@@ -101,13 +101,13 @@ def scope(known: CalibrationRecord | None, policy: GatePolicy, now: datetime) ->
 def records(
     judges: Sequence[Judge], project: str, policy: GatePolicy, *, store: Store
 ) -> dict[str, CalibrationRecord | None]:
-    """The newest record of each judge by name; the store is read only where an age is asked for."""
+    """Return the newest record of each judge by name. Without an age limit the store is not read, and all are None."""
     aged = bool(policy.maximum_calibration_age_days)
     return {judge.name: newest(project, judge, store) if aged else None for judge in judges}
 
 
 def counted(known: CalibrationRecord, policy: GatePolicy, *, settings: Settings, now: datetime) -> Calibration:
-    """What a record's table says on the pairs that count now. ValueError when the table is not there or was changed."""
+    """Compute a record's agreement on the pairs that count now; ValueError when its table is missing or changed."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -118,14 +118,14 @@ def counted(known: CalibrationRecord, policy: GatePolicy, *, settings: Settings,
     except (OSError, ValueError) as error:
         raise ValueError(f"its calibration table {uri} cannot be read ({error}): run `plumbline calibrate`") from error
     if hashlib.sha256(content).hexdigest() != known.scores_digest:
-        raise ValueError(f"its calibration table {uri} is not the one that was recorded: run `plumbline calibrate`")
+        raise ValueError(f"its calibration table {uri} was changed after it was recorded: run `plumbline calibrate`")
     rows, facts = from_columns(columns)
     pairs = [row.pair for row in rows if row.judge == own.judge.name]
     return agreement(own.judge, pairs, facts, confidence=own.confidence, scope=scope(known, policy, now))
 
 
 def barred(records: Mapping[str, CalibrationRecord | None], policy: GatePolicy, now: datetime) -> Mapping[str, str]:
-    """Judges without a calibration that still counts, and why: what the gate is told beside its evidence."""
+    """Return the judges without a valid calibration, each with the reason, as the gate's evidence needs them."""
     refusals = {name: refusal(known, policy, now) for name, known in records.items()}
     return {name: reason for name, reason in refusals.items() if reason}
 

@@ -1,4 +1,4 @@
-"""Prompts held out for evaluation."""
+"""Prompts that are held out for evaluation."""
 
 import csv
 import hashlib
@@ -12,15 +12,15 @@ from pipelines.workspace import Workspace
 
 @dataclass(frozen=True)
 class HeldoutPrompts:
-    """Prompts that may not enter training."""
+    """Prompts that may not be used in training."""
 
     digest: str
-    """sha256 of the evaluation's prompts file; with prompt sets beside it, one over all their files."""
+    """sha256 of the evaluation's prompts file, or of the digests of all files if there are prompt sets too."""
     normal: frozenset[str]
 
 
 def heldout_prompts(workspace: Workspace) -> HeldoutPrompts:
-    """The prompts of the evaluation and of every prompt set; ValueError when a file is missing or has no `prompt`."""
+    """Read the prompts of the evaluation and of every prompt set; ValueError for a missing file or no `prompt`."""
     store = workspace.store
     uris = dict.fromkeys(
         [workspace.project.evaluation.prompts, *(own.prompts for own in workspace.project.prompt_sets)]
@@ -28,7 +28,7 @@ def heldout_prompts(workspace: Workspace) -> HeldoutPrompts:
     files = {uri: store.read_bytes(uri) for uri in uris}
     digests = [hashlib.sha256(data).hexdigest() for data in files.values()]
     return HeldoutPrompts(
-        # Sorted, so that it does not matter which of the sets is the evaluation's.
+        # Sorted, so that the digest does not depend on which set the evaluation uses.
         digest=digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(sorted(digests)).encode()).hexdigest(),
         normal=frozenset(
             normal_prompt(prompt) for uri, data in files.items() for prompt in prompt_column(data, uri) if prompt
@@ -37,31 +37,31 @@ def heldout_prompts(workspace: Workspace) -> HeldoutPrompts:
 
 
 def evaluation_digest(workspace: Workspace) -> str:
-    """sha256 of the prompts file that the evaluation asks."""
+    """Return the sha256 of the evaluation's prompts file."""
     return hashlib.sha256(workspace.store.read_bytes(workspace.project.evaluation.prompts)).hexdigest()
 
 
 def evaluation_prompts(workspace: Workspace) -> list[EvalPrompt]:
-    """The prompts that the evaluation asks, as its job will read them; ValueError for what the job would refuse."""
+    """Read the evaluation's prompts as its job does; ValueError for a file that the job would refuse."""
     uri = workspace.project.evaluation.prompts
     return parse_prompts(workspace.store.read_bytes(uri), uri)
 
 
 def check_enough_prompts(workspace: Workspace) -> int:
-    """Number of the evaluation's prompts; ValueError when the gate would call every evaluation of so few invalid."""
+    """Count the evaluation's prompts; ValueError when there are too few for a valid evaluation."""
     project = workspace.project
     asked, minimum = len(evaluation_prompts(workspace)), project.gate.minimum_prompts
     if asked < minimum and project.gate.mode != "off":
         raise ValueError(
-            f"{project.path}: the evaluation asks {asked} prompts of {project.evaluation.prompts}, but"
-            f" gate.minimum_prompts is {minimum}: every verdict would be invalid. Add prompts (`plumbline prompts"
-            " import`), or lower gate.minimum_prompts; `plumbline gate simulate` tells what so few can find."
+            f"{project.path}: the evaluation has {asked} prompts in {project.evaluation.prompts}, but"
+            f" gate.minimum_prompts is {minimum}, so every verdict would be invalid. Add prompts (`plumbline prompts"
+            " import`), or lower gate.minimum_prompts; `plumbline gate simulate` shows what they can detect."
         )
     return asked
 
 
 def prompt_column(data: bytes, origin: str) -> list[str]:
-    """The prompts of a tab separated file, in order; ValueError when the first line has no `prompt`."""
+    """Read the prompts of a tab-separated file, in order; ValueError when the first line has no `prompt`."""
     rows = csv.DictReader(io.StringIO(data.decode("utf-8-sig")), delimiter="\t", quoting=csv.QUOTE_NONE)
     if "prompt" not in (rows.fieldnames or []):
         raise ValueError(f"{origin}: the first line has no `prompt`. Expected the header `prompt<TAB>category`.")
@@ -69,11 +69,11 @@ def prompt_column(data: bytes, origin: str) -> list[str]:
 
 
 def check_not_heldout(lines: Iterable[str], heldout: HeldoutPrompts, origin: str) -> None:
-    """ValueError when prompts to train on, one a line, are held out for evaluation; reads the lines one by one."""
+    """Check training prompts, one a line; ValueError when some are held out. Reads the lines one by one."""
     found = [number for number, line in enumerate(lines, start=1) if normal_prompt(line) in heldout.normal]
     if found:
         where = ", ".join(map(str, found[:5])) + (", ..." if len(found) > 5 else "")
         raise ValueError(
-            f"{origin} holds {len(found)} prompts of the evaluation (lines {where}). Take them out: what is trained on"
-            " cannot be judged by."
+            f"{origin} holds {len(found)} prompts of the evaluation (lines {where}). Remove them: prompts used in"
+            " training cannot be used to evaluate."
         )

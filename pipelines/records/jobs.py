@@ -1,6 +1,6 @@
-"""Records of jobs in the store: jobs/PROJECT/KIND/SPEC_DIGEST/gN.json of finished ones, N being the generation.
+"""Records of finished jobs in the store: jobs/PROJECT/KIND/SPEC_DIGEST/gN.json, where N is the generation.
 
-Beside them started/PROJECT/KIND/SPEC_DIGEST/ has a file for each person who had such a job run.
+started/PROJECT/KIND/SPEC_DIGEST/ has a file for each person who started such a job.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ from pipelines.store.storage import Store
 
 
 def save_record(store: Store, record: JobRecord) -> str:
-    """Keep a record, over an earlier one of the same job, and return its URI."""
+    """Store a record, replacing an earlier one of the same job, and return its URI."""
     request = record.request
     folder = _folder(store, request.project, request.kind, request.spec_digest)
     uri = f"{folder}/g{request.generation}.json"
@@ -21,14 +21,14 @@ def save_record(store: Store, record: JobRecord) -> str:
 
 
 def find_record(store: Store, project: str, kind: JobKind, spec_digest: Sha256) -> JobRecord | None:
-    """The record of a spec's latest generation; None where none was kept, as of jobs older than records."""
+    """Find the record of a spec's latest generation; None if there is none, as for jobs of releases without records."""
     found = store.list_uris(_folder(store, project, kind, spec_digest))
     latest = max(found, key=_generation, default=None)
     return JobRecord.model_validate_json(store.read_bytes(latest)) if latest else None
 
 
 def note_starter(store: Store, request: JobRequest, person: str) -> None:
-    """Record who has a job run, before it does; nothing is recorded for a schedule or an asset, which are nobody."""
+    """Record who starts a job, before it runs. An empty `person`, for a schedule or an asset, is not recorded."""
     if person:
         name = hashlib.sha256(person.encode()).hexdigest()
         folder = _starters_folder(store, request.project, request.kind, request.spec_digest)
@@ -36,7 +36,7 @@ def note_starter(store: Store, request: JobRequest, person: str) -> None:
 
 
 def starters(store: Store, project: str, kind: JobKind, spec_digest: Sha256) -> list[str]:
-    """Everybody who had a job of this spec run, whatever its generation."""
+    """List the people who started a job of this spec, in any generation."""
     found = store.list_uris(_starters_folder(store, project, kind, spec_digest))
     return sorted(str(json.loads(store.read_bytes(uri))["by"]) for uri in found)
 

@@ -1,7 +1,7 @@
-"""Numbered entries in the store: FOLDER/000001.json and on, each written once and never changed.
+"""Numbered entries in the store: FOLDER/000001.json and following, each written once and never changed.
 
-Two writers of one series get two numbers: an entry is put only where none is, and a writer that was not the first reads
-the series again. Objects of a folder that have no such name are no entries.
+Two writers of one series get different numbers: an entry is written only if its number is free, and otherwise the
+writer reads the series again. Objects of a folder with other names are not entries.
 """
 
 import json
@@ -21,7 +21,7 @@ _NAME = re.compile(r"([0-9]{6,})\.json")
 
 
 class Series(Generic[Entry]):
-    """The entries of one folder. `parse(data, number)` and `dump(entry)` turn bytes into an entry and back."""
+    """The entries of one folder. `parse(data, number)` converts bytes to an entry and `dump(entry)` the reverse."""
 
     def __init__(
         self, store: Store, *folder: str, parse: Callable[[bytes, int], Entry], dump: Callable[[Entry], bytes]
@@ -30,27 +30,27 @@ class Series(Generic[Entry]):
         self._parse, self._dump = parse, dump
 
     def numbers(self) -> list[int]:
-        """Numbers of the entries, ascending."""
+        """Return the numbers of the entries, ascending."""
         names = (uri.removeprefix(f"{self.folder_uri}/") for uri in self._store.list_uris(self.folder_uri))
         return sorted(int(found[1]) for name in names if (found := _NAME.fullmatch(name)))
 
     def entries(self) -> list[Entry]:
-        """Every entry, oldest first."""
+        """Read every entry, oldest first."""
         return [self.read(number) for number in self.numbers()]
 
     def last(self) -> tuple[int, Entry | None]:
-        """Number and content of the newest entry; 0 and None while there is none."""
+        """Read the number and content of the newest entry; 0 and None if there is none."""
         numbers = self.numbers()
         return (numbers[-1], self.read(numbers[-1])) if numbers else (0, None)
 
     def read(self, number: int) -> Entry:
-        """The entry of a number; ValueError when there is none."""
+        """Read the entry with this number; ValueError when there is none."""
         return self._parse(self._store.read_bytes(self._uri(number)), number)
 
     def create(self, number: int, entry: Entry) -> bool:
-        """Write an entry under a number; False, and nothing written, when another entry has it.
+        """Write an entry under a number; return False, and write nothing, when another entry has this number.
 
-        The same bytes count as written: a put whose answer was lost is refused when it is sent again.
+        An existing entry with the same bytes counts as written, since a client repeats a put whose response was lost.
         """
         uri, data = self._uri(number), self._dump(entry)
         return self._store.create_bytes(uri, data) or self._store.read_bytes(uri) == data
@@ -58,8 +58,8 @@ class Series(Generic[Entry]):
     def append(self, propose: Callable[[int, Entry | None], Entry | None]) -> Entry:
         """Write the entry that `propose(number, last)` returns as the next one, and return it.
 
-        `propose` is called again, with the new last entry, when another writer took the number. Where it returns None
-        nothing is written and the last entry is returned; it may do so only where there is a last entry.
+        `propose` is called again, with the new last entry, when another writer took the number. If it returns None,
+        nothing is written and the last entry is returned; this is allowed only if there is a last entry.
         """
         while True:
             newest, last = self.last()
@@ -75,20 +75,20 @@ class Series(Generic[Entry]):
 
 
 def series_of_models(store: Store, *folder: str, model: type[Model]) -> Series[Model]:
-    """A series of value objects, kept as indented JSON."""
+    """Open a series of value objects, stored as indented JSON."""
     return Series(store, *folder, parse=lambda data, _: model.model_validate_json(data), dump=dump_model)
 
 
 def series_of_json(store: Store, *folder: str) -> Series[dict[str, Any]]:
-    """A series of plain JSON objects, one line each."""
+    """Open a series of plain JSON objects, stored in one line each."""
     return Series(store, *folder, parse=lambda data, _: json.loads(data), dump=lambda entry: json.dumps(entry).encode())
 
 
 def entry_name(number: int) -> str:
-    """File name of an entry, numbers beginning at 1."""
+    """Return the file name of an entry. Numbers begin at 1."""
     return f"{number:06d}.json"
 
 
 def dump_model(entry: BaseModel) -> bytes:
-    """Indented JSON of a value object."""
+    """Return the indented JSON of a value object."""
     return entry.model_dump_json(indent=1).encode()

@@ -1,7 +1,7 @@
-"""The judges that a project has trained for itself: numbered records in the store, the newest of a name is the one.
+"""Judges that a project trained: numbered records in the store, of which the newest of a name is used.
 
-A section names one as `reward://NAME`. Whoever makes a spec of it puts the digest of that moment into the spec, so a
-judge that is trained anew changes no work that has begun.
+A section refers to one as `reward://NAME`. A spec contains the digest of the judge at the time the spec was made, so
+training the judge again does not change jobs that are already specified.
 """
 
 from alignment.contracts.reward_models import RewardTrainResult
@@ -12,13 +12,13 @@ from pipelines.store.storage import Store
 
 
 def publish(judge: RegisteredJudge, store: Store) -> RegisteredJudge:
-    """Make a judge the newest of its name, unless it is that already; the record as it stands.
+    """Store a judge as the newest of its name, unless it is the newest already; return the stored record.
 
-    Its number is one more than the last. ValueError when the store does not hold the finished training it names.
+    Its number is one more than the last. ValueError when the store does not have the finished training that it names.
     """
     manifest = store.read_manifest(judge.uri)
     if manifest is None or RewardTrainResult.model_validate(manifest.value).judge_digest != judge.judge_digest:
-        raise ValueError(f"{judge.uri} does not hold judge {judge.judge_digest[:12]}. Train the reward anew.")
+        raise ValueError(f"{judge.uri} does not contain judge {judge.judge_digest[:12]}. Train the reward again.")
 
     def propose(number: int, last: RegisteredJudge | None) -> RegisteredJudge | None:
         if last is not None and last == judge.model_copy(update={"number": last.number}):
@@ -29,12 +29,12 @@ def publish(judge: RegisteredJudge, store: Store) -> RegisteredJudge:
 
 
 def newest(project: str, name: str, store: Store) -> RegisteredJudge | None:
-    """The judge that was registered last under a name; None while there is none."""
+    """Find the judge that was registered last under a name; None if there is none."""
     return _series(project, name, store).last()[1]
 
 
 def find(uri: str, project: str, store: Store) -> RegisteredJudge:
-    """The judge behind `reward://NAME`, as it stands now; ValueError while nobody has trained it."""
+    """Find the current judge of `reward://NAME`; ValueError if it is not trained yet."""
     name = uri.removeprefix(REWARD_SCHEME)
     judge = newest(project, name, store)
     if judge is None:

@@ -1,6 +1,6 @@
-"""The stages of the release: registered, calibrated, judged, watched. Plain JSON in, plain JSON out.
+"""Stages of the release up to the verdict: register and judge candidates. Plain JSON in, plain JSON out.
 
-What a subcommand and a DAG task both call, as in stages.py; champion_stages.py has what follows a verdict.
+Both a subcommand and a DAG task call them. stages/champion.py has the stages after the verdict.
 """
 
 import logging
@@ -21,13 +21,13 @@ from pipelines.workspace import Workspace, open_workspace
 log = logging.getLogger(__name__)
 
 MAXIMUM_RUNS_PER_EVENT = 20
-"""Runs of NAME.promote that follow one from another; versions beyond that wait for the next event."""
+"""Largest number of runs of NAME.promote for one event. Further versions wait for the next event."""
 
 
 def register(path: str, snapshot: Json, result: Json, *, run_key: str, trained_by: str = "") -> Json:
-    """Trained weights as a CandidateVersion, alias `candidate`.
+    """Register trained weights as a CandidateVersion with the alias `candidate`.
 
-    `trained_by` is the person who started the training, where one did: they may not approve what came of it.
+    `trained_by` is the person who started the training, if any. They may not approve the candidate.
     """
     from pipelines.release.champion import versions
     from pipelines.release.registration import candidates
@@ -44,7 +44,7 @@ def register(path: str, snapshot: Json, result: Json, *, run_key: str, trained_b
 def register_soup(
     path: str, trainings: Sequence[Json], results: Sequence[Json], *, soup: Json, run_key: str, trained_by: str = ""
 ) -> Json:
-    """An average of runs as a CandidateVersion, alias `candidate`; the runs themselves are not registered."""
+    """Register an average of runs as a CandidateVersion with the alias `candidate`. The runs are not registered."""
     from pipelines.release.champion import versions
     from pipelines.release.registration import candidates
 
@@ -65,13 +65,13 @@ def register_soup(
 def versions_to_judge(
     path: str, *, version: int = 0, generation: int = 0, tried: Sequence[int] = (), by_event: bool = False
 ) -> list[int]:
-    """List the versions that a run of NAME.promote judges: the first one itself, the others in the runs that follow.
+    """List the versions to judge: this run of NAME.promote judges the first, and the runs after it judge the others.
 
-    A given `version` is judged alone. A run that an asset event started (`by_event`) takes every version without a
-    decision, newest first, whatever the event names: Airflow may drop events (apache/airflow #56050). A run that
-    follows it takes what is left without those that the runs before it `tried`. Any other run was started by a person:
-    it judges the alias `candidate` even if it has a decision, then the versions without one, unless `generation` was
-    raised, which is about one version. ValueError when a person starts a run and there is no candidate.
+    If `version` is set, the list has only this one. A run that an asset event started (`by_event`) judges every version
+    without a decision, newest first, whatever version the event names: Airflow may drop events (apache/airflow #56050).
+    A run that follows it leaves out the versions that the runs before it `tried`. A person started any other run: it
+    judges the alias `candidate`, even if it has a decision, and then the versions without one. With `generation` it
+    judges only the candidate. ValueError when a person starts a run and there is no candidate.
     """
     if version:
         return [version]
@@ -82,7 +82,7 @@ def versions_to_judge(
 
 
 def _undecided(path: str, *, tried: Sequence[int]) -> list[int]:
-    """List the versions without a decision that this series of runs has not tried, as many as it may still take."""
+    """List the versions without a decision that this series of runs has not tried, up to the runs that it has left."""
     from pipelines.release import awaiting
 
     waiting = [
@@ -96,7 +96,7 @@ def _undecided(path: str, *, tried: Sequence[int]) -> list[int]:
 
 
 def pick_candidate(path: str, version: int | None = None) -> Json:
-    """The CandidateVersion to judge: a given version, or where alias `candidate` points."""
+    """Return the CandidateVersion to judge: `version`, else the version of the alias `candidate`."""
     from pipelines.release.champion import versions
     from pipelines.tracking import registry
 
@@ -106,13 +106,13 @@ def pick_candidate(path: str, version: int | None = None) -> Json:
     if found is None:
         there = ", ".join(map(str, registry.list_versions(workspace.settings, project.name)))
         lacks = f"version {version}" if version else "candidate (alias `candidate` is not set)"
-        mend = f"Name one of its versions: {there}." if there else "Train one first."
-        raise ValueError(f"Model {project.name!r} has no {lacks}. {mend}")
+        hint = f"Name one of its versions: {there}." if there else "Train one first."
+        raise ValueError(f"Model {project.name!r} has no {lacks}. {hint}")
     return to_json(found)
 
 
 def is_challenger(path: str, candidate: Json) -> bool:
-    """Whether the candidate's weights are not the champion's already; if they are, there is nothing to judge."""
+    """Return True if the candidate's weights differ from the champion's. Equal weights need no judgement."""
     champion = champion_of(Workspace(read_project(path), load_settings()))
     return champion is None or champion.weights_digest != candidate["weights_digest"]
 
@@ -120,10 +120,10 @@ def is_challenger(path: str, candidate: Json) -> bool:
 def gate(
     path: str, candidate: Json, report: Json, *, run_key: str, coverage: Json | None = None, asked_by: str = ""
 ) -> Json:
-    """The GateDecision on an evaluation, its evidence kept in the store and shown in MLflow.
+    """Return the GateDecision on an evaluation. Its evidence is in the store and is logged to MLflow.
 
-    `coverage` is a CoverageReport for people to see; it does not vote. `asked_by` is the person who had it decided,
-    where one did: they may not approve it.
+    `coverage` is a CoverageReport for people; it does not affect the verdict. `asked_by` is the person who requested
+    the decision, if any. They may not approve it.
     """
     from pipelines.release import judge_candidate
     from pipelines.release.gate import decision_log
@@ -140,7 +140,7 @@ def gate(
 
 
 def aa(path: str, *, run_key: str) -> Json:
-    """The EvalReport of the champion (or base) against itself on other seeds; found if it exists."""
+    """Evaluate the champion, or the base model, against itself on other seeds; return an existing EvalReport if any."""
     from pipelines.dispatch import jobs
     from pipelines.dispatch.requests import judging
     from pipelines.release.champion import versions

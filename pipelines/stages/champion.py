@@ -1,6 +1,6 @@
-"""The stages after the verdict: asked, promoted, rolled back, compared, cleared away. Plain JSON in, plain JSON out.
+"""Stages after the verdict: approve, promote, roll back, reconcile, prune. Plain JSON in, plain JSON out.
 
-What a subcommand and a DAG task both call, as in stages.py; all of it is the release wing's.
+Both a subcommand and a DAG task call them. All of them use the room pipelines/release.
 """
 
 from collections.abc import Sequence
@@ -12,15 +12,15 @@ from pipelines.settings import load_settings
 from pipelines.stages.values import Json, read_project
 from pipelines.workspace import Workspace, open_workspace
 
-NOBODY = "airflow"
-"""Who moves the champion when a schedule or an asset had it judged, for the ledger; as in the DAGs."""
+AUTOMATION = "airflow"
+"""Actor in the ledger for a decision that a schedule or an asset requested, as in the DAGs."""
 
 
 def approval_question(path: str, decision: Json, *, asked_by: Sequence[str] = ()) -> Json | None:
-    """What a person is asked before this decision is carried out, None when nobody has to be.
+    """Return the question to approvers before this decision takes effect; None if it needs no approval.
 
-    Keys: subject, body (Markdown), approvers ([{id, name}]), asked_by and decision_digest. `asked_by` names who
-    triggered the run; whoever trained the candidate is added. ValueError when nobody is left who may approve.
+    Keys: subject, body (Markdown), approvers ([{id, name}]), asked_by and decision_digest. `asked_by` are the people
+    who triggered the run; those who trained the candidate are added. ValueError when no allowed approver remains.
     """
     from pipelines.release.promotion import approval
 
@@ -42,7 +42,7 @@ def approval_question(path: str, decision: Json, *, asked_by: Sequence[str] = ()
 
 
 def _involved(workspace: Workspace, decision: GateDecision, asked_by: Sequence[str]) -> tuple[str, ...]:
-    """Who had the decision made or trained the candidate, where known."""
+    """Return the people who requested the decision or trained the candidate, if known."""
     from pipelines.release.champion.versions import trainers_of
     from pipelines.tracking import registry
 
@@ -50,16 +50,16 @@ def _involved(workspace: Workspace, decision: GateDecision, asked_by: Sequence[s
     return tuple(dict.fromkeys(name for name in (*asked_by, *trainers_of(tags)) if name))
 
 
-def asks_somebody(path: str) -> bool:
-    """Whether a person may have to agree before the project's champion moves."""
+def may_need_approval(path: str) -> bool:
+    """Return True if a promotion in this project may need an approval."""
     return read_project(path).approval.mode != "none"
 
 
 def approve_by_hand(path: str, candidate: Json, *, user: str, digest: str = "") -> Json:
-    """Agree at a shell to the newest decision about the candidate, and carry it out; nothing is judged here.
+    """Approve the newest decision about the candidate at a shell, and promote it. Nothing is evaluated.
 
-    `digest` is the beginning of the digest of the one that was read. ValueError when there is none to agree to, nobody
-    is on record as having had it made, or the project does not let this user agree: then nothing is moved or noted.
+    `digest` selects a decision by the beginning of its digest. ValueError when there is no decision, no record of who
+    requested it, or the user may not approve it; nothing is then moved or recorded.
     """
     from pipelines.release.gate import decision_log
     from pipelines.release.promotion import approval
@@ -68,10 +68,10 @@ def approve_by_hand(path: str, candidate: Json, *, user: str, digest: str = "") 
     made = decision_log.last_decision_about(version, Workspace(project, settings), digest=digest)
     asker = decision_log.asked_by(made, Workspace(project, settings)) if made else None
     if made is None or asker is None:
-        what = "who had it decided is not on record" if made else "the gate made no such decision about it"
+        what = "there is no record of who requested the decision" if made else "the gate made no such decision about it"
         raise ValueError(
-            f"There is nothing to agree to for version {version} of {project.name!r}: {what}. One person runs"
-            f" `plumbline promote {path}`, another then agrees with --approve."
+            f"There is nothing to approve for version {version} of {project.name!r}: {what}. One person runs"
+            f" `plumbline promote {path}`, and another then approves with --approve."
         )
     decision = made.model_dump(mode="json")
     if not approval.needed(project.approval, made):
@@ -86,11 +86,11 @@ def approve_by_hand(path: str, candidate: Json, *, user: str, digest: str = "") 
     reason = approval.refusal(project.approval, made, answer)
     if reason:
         raise ValueError(f"Version {version} of {project.name!r} was not promoted: {reason}. Nothing was moved.")
-    return promote(path, decision, actor=asker or NOBODY, approval=_json(answer))
+    return promote(path, decision, actor=asker or AUTOMATION, approval=_json(answer))
 
 
-def who_may_agree(path: str, decision: Json) -> str:
-    """How a person agrees to a decision at a shell, for whoever had it made; or that nobody is left who may."""
+def approval_instructions(path: str, decision: Json) -> str:
+    """Return a message with the allowed approvers and their command; or that no allowed approver remains."""
     from pipelines.release.gate import decision_log
     from pipelines.release.promotion import approval
 
@@ -103,13 +103,13 @@ def who_may_agree(path: str, decision: Json) -> str:
     except ValueError as error:
         return str(error)
     return (
-        f"{approval.subject(made)} A person has to agree: {names}. Read {made.report_uri}, then run: plumbline promote"
-        f" {path} --version {made.candidate.version} --approve --decision {made.digest[:12]}"
+        f"{approval.subject(made)} One of these people has to approve: {names}. Read {made.report_uri}, then run:"
+        f" plumbline promote {path} --version {made.candidate.version} --approve --decision {made.digest[:12]}"
     )
 
 
 def promote(path: str, decision: Json, *, actor: str, approval: Json | None = None) -> Json:
-    """Move the alias if the decision says so, and a person agrees where the project asks one; tells what happened."""
+    """Move the alias if the decision is to promote and any required approval is there; return the Promotion."""
     from pipelines.release.promotion import promote as promotion
 
     answer = Approval.model_validate(approval) if approval else None
@@ -127,7 +127,7 @@ def rollback(
     to_base: bool = False,
     forward: bool = False,
 ) -> Json:
-    """Restore the previous champion, or the base model; forward again where that is asked for."""
+    """Restore the previous champion, another version or the base model; with `forward`, undo a rollback."""
     from pipelines.release.promotion import rollback as rolling
 
     moved = rolling.rollback(
@@ -143,26 +143,26 @@ def rollback(
 
 
 def reconcile(path: str, *, actor: str, restore: bool | None = None) -> Json:
-    """Compare alias, ledger and tags, and act by the project's policy; the Reconciliation tells what was found."""
+    """Compare alias, ledger and tags, and act according to the project's policy; return the Reconciliation."""
     from pipelines.release.promotion import reconcile as reconciling
 
     return _json(reconciling.reconcile(Workspace(read_project(path), load_settings()), actor, restore=restore))
 
 
 def history(path: str) -> list[Json]:
-    """The ledger, oldest move first."""
+    """Return the ledger, oldest move first."""
     return [_json(entry) for entry in _entries(path)]
 
 
 def history_table(path: str) -> str:
-    """The ledger as people read it."""
+    """Return the ledger as a text table."""
     from pipelines.release.champion import ledger
 
     return ledger.table(_entries(path))
 
 
 def _entries(path: str) -> tuple[LedgerEntry, ...]:
-    """Every entry; ValueError where there is none, though the registry knows of one."""
+    """Read every entry; ValueError when there are none although the registry refers to one."""
     from pipelines.release.champion import ledger
     from pipelines.release.champion.state import read_state
 
@@ -175,12 +175,12 @@ def _entries(path: str) -> tuple[LedgerEntry, ...]:
 
 
 def prune(path: str, *, keep: int) -> Json:
-    """Delete the oldest versions that nothing names, the newest `keep` apart."""
+    """Delete the oldest versions that nothing refers to, except the newest `keep`."""
     from pipelines.release.registration import pruning
 
     return pruning.prune(Workspace(read_project(path), load_settings()), keep=keep)
 
 
 def _json(value: Any) -> Json:
-    answer: Json = value.model_dump(mode="json")
-    return answer
+    plain: Json = value.model_dump(mode="json")
+    return plain

@@ -1,6 +1,6 @@
-"""Job stages: plain JSON in, plain JSON out. Both a subcommand and a DAG task call them.
+"""Stages that run jobs. Plain JSON in, plain JSON out. Both a subcommand and a DAG task call them.
 
-The wings are imported inside the functions, so that a DAG or a command line pays for what it uses.
+Rooms are imported inside the functions, so that a DAG or a command loads only what it uses.
 """
 
 from pipelines.contracts.jobs import JobRequest
@@ -13,11 +13,11 @@ from pipelines.workspace import open_workspace
 def job_request(
     path: str, stage: str, given: Json, *, overrides: tuple[str, ...] = (), generation: int = 0
 ) -> JobRequest:
-    """Make the request of a job stage from its upstream value objects.
+    """Build the request of a job stage from the value objects of earlier stages.
 
-    `stage` names a kind of job and `given` holds its fields, see `pipelines.dispatch.job_kinds`: recipes and rewards by
-    their position in the project file, a source by its name. The champion is filled in here. ValueError for an unknown
-    stage, and for a field that is missing, unknown or wrong.
+    `stage` is a kind of job and `given` has its fields, see `pipelines.dispatch.job_kinds`. Recipes and rewards are
+    given by their position in the project file, a source by its name. The champion is added here. ValueError for an
+    unknown stage, and for a missing, unknown or wrong field.
     """
     from pipelines.dispatch.job_kinds import find_kind
     from pipelines.dispatch.requests.request import with_generation
@@ -33,9 +33,9 @@ def job_request(
 def run_job(
     path: str, stage: str, given: Json, *, run_key: str, overrides: tuple[str, ...] = (), started_by: str = ""
 ) -> Json:
-    """Run a job stage to its end here and now; an answer that exists is given at once.
+    """Run a job stage to its end in this process; return an existing result at once.
 
-    `started_by` is who has it run: whoever trained may not approve what came of it.
+    `started_by` is the person who starts it. Those who trained a candidate may not approve it.
     """
     from pipelines.dispatch import jobs
 

@@ -10,7 +10,7 @@ from pipelines.workspace import Workspace, open_workspace
 
 
 def register_reward(path: str, plan: Json, result: Json, *, run_key: str) -> Json:
-    """A trained reward as a RegisteredJudge with its report, which MLflow shows too."""
+    """Register a trained reward model as a RegisteredJudge, and log its report to MLflow."""
     from pipelines.release.registration import trained_judges
 
     workspace = open_workspace(path)
@@ -23,7 +23,7 @@ def register_reward(path: str, plan: Json, result: Json, *, run_key: str) -> Jso
 
 
 def record_calibration(path: str, report: Json, *, run_key: str) -> list[Json]:
-    """A CalibrationReport kept as a record per judge, and shown in MLflow."""
+    """Store a CalibrationReport as one record per judge, and log it to MLflow."""
     from pipelines.records import calibrations
     from pipelines.tracking import runs
 
@@ -36,7 +36,7 @@ def record_calibration(path: str, report: Json, *, run_key: str) -> list[Json]:
 
 
 def judges(path: str) -> list[Json]:
-    """Which judges of the project may vote and why not, as JudgeStandings."""
+    """Return the JudgeState of each judge of the project: its right to vote, with the reasons if it has none."""
     from pipelines.monitor import judges as judges_monitor
 
-    return [to_json(own) for own in judges_monitor.standings(Workspace(read_project(path), load_settings()))]
+    return [to_json(own) for own in judges_monitor.judge_states(Workspace(read_project(path), load_settings()))]

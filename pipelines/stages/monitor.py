@@ -18,9 +18,9 @@ def has_anything_to_monitor(path: str) -> bool:
 
 
 def monitor(path: str, calibration: Json | None, *, run_key: str, announce: bool = False) -> Json:
-    """The MonitorReport on the champion, kept in the store and shown in MLflow; `calibration` as in `gate`'s judges.
+    """Make the MonitorReport on the champion, store it and log it to MLflow. `calibration` is a CalibrationReport.
 
-    With `announce` a wanted retraining is due, within the project's rate, and this run is to announce it.
+    With `announce`, this run has to announce a retraining that is needed and allowed by the project's rate.
     """
     from pipelines.monitor import report as monitor_report
     from pipelines.tracking import runs
@@ -30,7 +30,7 @@ def monitor(path: str, calibration: Json | None, *, run_key: str, announce: bool
     try:
         champion = champion_of(workspace)
     except ValueError:
-        # The alias contradicts the ledger: one of the findings says so, and the champion is nobody's.
+        # The alias contradicts the ledger, which is one of the findings. The champion is then unknown.
         champion = None
     report = monitor_report.monitor(
         workspace,
@@ -46,7 +46,7 @@ def monitor(path: str, calibration: Json | None, *, run_key: str, announce: bool
 
 
 def claim_retraining(path: str, report: Json, *, run_key: str) -> bool:
-    """Claim the retraining that a MonitorReport asks for, just before it is announced; False: somebody else did."""
+    """Claim the retraining of a MonitorReport just before announcing it; return False when another run claimed it."""
     from pipelines.contracts.monitor import MonitorReport
     from pipelines.monitor import report as monitor_report
 
@@ -57,10 +57,10 @@ def claim_retraining(path: str, report: Json, *, run_key: str) -> bool:
 
 
 def training_wanted(path: str, snapshot: Json, *, run_key: str, asked: bool) -> bool:
-    """Decide if a run of NAME.train goes on: the monitor asked for it, or there are enough new pairs.
+    """Decide if a run of NAME.train continues: the monitor requested it, or there are enough new pairs.
 
-    `asked` is True when the event of the asset `retrain` was delivered. The store is asked as well: Airflow queues no
-    event for a paused DAG. A retraining is taken by one run; a retry of that run takes it again.
+    `asked` is True when the event of the asset `retrain` was delivered. The store is read as well, because Airflow
+    queues no event for a paused DAG. Only one run gets a retraining; a retry of that run gets it again.
     """
     from pipelines.monitor import report as monitor_report
     from pipelines.stages import pairs
@@ -70,7 +70,7 @@ def training_wanted(path: str, snapshot: Json, *, run_key: str, asked: bool) -> 
 
 
 def raise_alarms(report: Json) -> None:
-    """RuntimeError with everything of a MonitorReport that a person has to look at; nothing when there is nothing."""
+    """Raise RuntimeError with the alarms of a MonitorReport, if there are any."""
     from pipelines.contracts.monitor import MonitorReport
 
     alarms = MonitorReport.model_validate(report).alarms

@@ -1,4 +1,4 @@
-"""Stages of the pairs: draw, ingest, validate, snapshot, label."""
+"""Stages on pairs: draw, ingest, validate, snapshot, label."""
 
 from alignment.contracts.data import DatasetSnapshot
 from alignment.contracts.jobs import LABEL_REPORT_FILE
@@ -11,18 +11,18 @@ from pipelines.workspace import Workspace, open_workspace
 
 
 def draw(path: str, *, run_key: str) -> list[Json]:
-    """The pairs of every self_generated source, drawn here and now, as DrawnPairs; those drawn before are found."""
+    """Draw the pairs of every self_generated source in this process, as DrawnPairs; reuse those drawn before."""
     sources = drawn_sources(read_project(path))
     return [run_job(path, "draw_pairs", {"source": source}, run_key=run_key) for source in sources]
 
 
 def drawn_sources(project: Project) -> list[str]:
-    """Names of the sources that the base model draws."""
+    """Return the names of the self_generated sources."""
     return [source.name for source in project.sources if source.draw is not None]
 
 
 def list_shards(path: str) -> list[Json]:
-    """Every shard of every source, as SourceShard."""
+    """List every shard of every source, as SourceShard."""
     from pipelines.dispatch.requests.pairs import with_drawn_sources
     from pipelines.intake import ingestion
 
@@ -32,7 +32,7 @@ def list_shards(path: str) -> list[Json]:
 
 
 def ingest(path: str, shard: Json) -> Json:
-    """A shard as an immutable RawBatch."""
+    """Read a shard into an immutable RawBatch."""
     from pipelines.dispatch.requests.pairs import with_drawn_sources
     from pipelines.intake import ingestion
 
@@ -42,7 +42,7 @@ def ingest(path: str, shard: Json) -> Json:
 
 
 def validate(path: str, batch: Json) -> Json:
-    """A batch's ValidationReport; ValueError when the batch as a whole failed, so that nothing downstream moves."""
+    """Validate a batch and return its ValidationReport; ValueError when the entire batch failed."""
     from pipelines.intake import validation
 
     report = validation.validate(RawBatch.model_validate(batch), Workspace(read_project(path), load_settings()))
@@ -52,7 +52,7 @@ def validate(path: str, batch: Json) -> Json:
 
 
 def count_pairs(reports: list[Json]) -> dict[str, int]:
-    """Totals of what came in."""
+    """Return the total numbers of batches and of pairs, accepted and quarantined."""
     found = [ValidationReport.model_validate(report) for report in reports]
     return {
         "batches": len(found),
@@ -63,7 +63,7 @@ def count_pairs(reports: list[Json]) -> dict[str, int]:
 
 
 def snapshot(path: str) -> Json:
-    """Everything accepted so far as a DatasetSnapshot."""
+    """Build a DatasetSnapshot of all accepted pairs."""
     from pipelines.intake import snapshot as snapshots
 
     workspace = open_workspace(path)
@@ -72,7 +72,7 @@ def snapshot(path: str) -> Json:
 
 
 def enough_new_pairs(path: str, snapshot: Json) -> bool:
-    """Whether the snapshot holds enough pairs that the last candidate was not trained on."""
+    """Return True if the snapshot has enough pairs that the last candidate was not trained on."""
     from pipelines.tracking import registry
 
     workspace = open_workspace(path)
@@ -86,14 +86,14 @@ def enough_new_pairs(path: str, snapshot: Json) -> bool:
 
 
 def labelled_snapshot(path: str, snapshot: Json, *, run_key: str) -> Json:
-    """The snapshot with the labels that the project's [labelling] gives its training pairs; as it is without one."""
+    """Return the snapshot with labels by the project's [labelling]; without that table, the unchanged snapshot."""
     if read_project(path).labelling is None:
         return snapshot
     return run_job(path, "label", {"snapshot": snapshot}, run_key=run_key)
 
 
 def label_report(snapshot: Json) -> Json:
-    """The LabelReport of a labelled snapshot."""
+    """Read the LabelReport of a labelled snapshot."""
     import json
 
     from pipelines.store.storage import open_store

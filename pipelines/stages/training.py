@@ -1,4 +1,4 @@
-"""Stages that plan training: encodings, trainings, rewards, the recipe search."""
+"""Stages of training: plans of encodings, trainings and rewards, and the recipe search."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -12,15 +12,15 @@ from pipelines.workspace import open_workspace
 
 
 def needs_captioned_snapshot(path: str, overrides: tuple[str, ...] = ()) -> bool:
-    """Whether a recipe trains on captions that the project's [captions] makes."""
+    """Return True if a recipe trains on the captions of the project's [captions]."""
     return read_project(path, overrides).captions_wanted()
 
 
 def training_snapshot(path: str, snapshot: Json, recipe: int, overrides: tuple[str, ...] = ()) -> Json:
-    """The snapshot that a recipe (by its position in the project file) trains on.
+    """Return the snapshot that a recipe trains on. `recipe` is its position in the project file.
 
-    The accepted pairs as they are or, where the recipe trains on captions and the project makes them, the answer of the
-    caption stage, which has to be there.
+    This is `snapshot`, or the result of the caption stage if the recipe trains on captions. ValueError when that result
+    does not exist yet.
     """
     from pipelines.dispatch import jobs
     from pipelines.dispatch.job_kinds import Caption
@@ -33,13 +33,13 @@ def training_snapshot(path: str, snapshot: Json, recipe: int, overrides: tuple[s
     captioned = jobs.fetch_answer(request, workspace.store)
     if captioned is None:
         raise ValueError(
-            f"Snapshot {snapshot['uri']} has no captions by [captions] of {path} yet. Run plumbline caption {path}."
+            f"Snapshot {snapshot['uri']} has no captions by [captions] of {path} yet. Run `plumbline caption {path}`."
         )
     return captioned
 
 
 def plan_rewards(path: str) -> list[Json]:
-    """One `given` of a train_reward job per reward: its position, and the snapshot of its sources."""
+    """Return the `given` of a train_reward job for each reward: its position, and the snapshot of its sources."""
     from pipelines.intake import snapshot as snapshots
 
     workspace = open_workspace(path)
@@ -52,17 +52,17 @@ def plan_rewards(path: str) -> list[Json]:
 
 
 def plan_encodings(path: str, snapshot: Json, overrides: tuple[str, ...] = ()) -> list[Json]:
-    """What is to be encoded, as `given` of encode jobs: each distinct snapshot, backbone and cut once.
+    """Return the `given` of the encode jobs: one for each distinct snapshot, backbone and cut.
 
-    Empty when every recipe is online: those draw their own images.
+    Empty when every recipe is online, as online recipes draw their images.
     """
     return list(_encodings(path, snapshot, overrides).values())
 
 
 def plan_trainings(path: str, snapshot: Json, caches: Sequence[Json], overrides: tuple[str, ...] = ()) -> list[Json]:
-    """One `given` of a train job per recipe: its snapshot, its position and, unless it is online, its cache.
+    """Return the `given` of a train job for each recipe: its snapshot, its position and, unless online, its cache.
 
-    `caches` are the answers to `plan_encodings`, in its order.
+    `caches` are the results of the jobs of `plan_encodings`, in its order.
     """
     encodings = _encodings(path, snapshot, overrides)
     found = dict(zip(encodings, caches, strict=True))
@@ -76,10 +76,9 @@ def plan_trainings(path: str, snapshot: Json, caches: Sequence[Json], overrides:
 
 
 def _encodings(path: str, snapshot: Json, overrides: tuple[str, ...]) -> dict[str, Json]:
-    """`given` of each distinct encode job by what makes it distinct, in the order of the recipes.
+    """Return the `given` of each distinct encode job by its key, in the order of the recipes.
 
-    Where several recipes share a job it is asked for by one that reads the images' own captions, so that their absence
-    is told before the work.
+    If several recipes share a job, one that needs captions requests it, so that missing captions are reported first.
     """
     encodings: dict[str, Json] = {}
     for index, recipe in enumerate(read_project(path, overrides).recipes()):
@@ -92,13 +91,13 @@ def _encodings(path: str, snapshot: Json, overrides: tuple[str, ...]) -> dict[st
 
 
 def _encoding_key(snapshot: Json, recipe: Recipe) -> str:
-    """Recipes of one key share a cache."""
+    """Return the key of a recipe's cache. Recipes with the same key share a cache."""
     science = (part.model_dump(mode="json") for part in (recipe.backbone, recipe.images))
     return canonical_json([snapshot["content_digest"], *science])
 
 
 def check_search(path: str, *, gpu_memory_gib: float, hours: float, out: str | None) -> None:
-    """ValueError for anything about a search that can be refused before its pairs are ingested."""
+    """Check a search before its pairs are ingested; ValueError for an invalid limit or setting."""
     from pipelines.search import recipe_search
     from pipelines.search.ranking import Limits
 
@@ -107,7 +106,7 @@ def check_search(path: str, *, gpu_memory_gib: float, hours: float, out: str | N
 
 
 def search(path: str, snapshot: Json, *, gpu_memory_gib: float, hours: float, out: str | None) -> Json:
-    """Recipes within the limits tried and ranked; the winner's recipe file, and the table of trials."""
+    """Try and rank recipes within the limits; return the winner's recipe file and the table of trials."""
     from pipelines.dispatch import jobs
     from pipelines.search import recipe_search
     from pipelines.search.ranking import Limits
@@ -116,7 +115,7 @@ def search(path: str, snapshot: Json, *, gpu_memory_gib: float, hours: float, ou
     workspace = open_workspace(path)
     project, settings = workspace.project, workspace.settings
     run_key = f"{project.name}.search"
-    answer = recipe_search.search(
+    found = recipe_search.search(
         workspace,
         snapshot=DatasetSnapshot.model_validate(snapshot),
         limits=Limits(memory_gib=gpu_memory_gib, hours=hours),
@@ -126,4 +125,4 @@ def search(path: str, snapshot: Json, *, gpu_memory_gib: float, hours: float, ou
     tags = runs.airflow_tags(settings, run_key)
     run_id = runs.parent_run(settings, project=project.name, key=run_key, tags=tags)
     runs.finish_run(settings, run_id, "FINISHED")
-    return answer
+    return found

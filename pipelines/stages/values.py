@@ -9,11 +9,11 @@ Json = dict[str, Any]
 
 
 def read_project(path: str, overrides: tuple[str, ...] = ()) -> Project:
-    """The project at `path`, with recipe overrides; ValueError names every bad field."""
+    """Load the project at `path` with recipe overrides; ValueError names every bad field."""
     return load_project(Path(path), overrides)
 
 
 def to_json(value: Any) -> Json:
-    """A value object as plain data."""
-    answer: Json = value.model_dump(mode="json")
-    return answer
+    """Convert a value object to plain JSON data."""
+    plain: Json = value.model_dump(mode="json")
+    return plain

@@ -68,7 +68,7 @@ def test_valid_projects_have_no_import_error(projects_dir: Path, write: Callable
         ("[gate\n", "is not valid TOML"),
         ("[approval]\ntimeout_hours = 1e300\n", "approval.timeout_hours"),
         (DRAWN.format(name="two words"), "sources: 'two words'"),
-        (DRAWN.format(name="twice") * 2, "sources: two are called 'twice'"),
+        (DRAWN.format(name="twice") * 2, "sources: two are named 'twice'"),
     ],
     ids=["typo", "cron", "toml", "timeout", "task_id", "repeated"],
 )

@@ -1,4 +1,4 @@
-"""Bad input ends in one clear line on stderr and exit code 2, through the command a person types."""
+"""Bad input gives one clear line on stderr and exit code 2, through the command that a person types."""
 
 import json
 import shutil
@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[3]
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the shapes project, its paths still leading to the example's files."""
+    """A copy of the shapes project whose paths still refer to the example's files."""
     monkeypatch.setenv("PLUMBLINE_STATE_DIR", str(tmp_path / "state"))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     (tmp_path / "examples").symlink_to(ROOT / "examples")
@@ -23,7 +23,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
-    """The one line a refused command prints."""
+    """Return the one line that a refused command prints."""
     assert cli.main(argv) == cli.BAD_INPUT
     captured = capsys.readouterr()
     assert captured.out == ""
@@ -40,7 +40,7 @@ def edit(project: Path, old: str, new: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
-def test_status_says_that_airflow_is_not_reachable(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_status_reports_an_unreachable_airflow(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["status", str(project)]) == cli.DONE
     airflow = json.loads(capsys.readouterr().out)["airflow"]
     assert (airflow["reachable"], airflow["paused_dags"]) == (False, None)
@@ -89,7 +89,7 @@ def test_a_recipe_takes_the_overrides_with_it(
     monkeypatch.setattr(pairs, "list_shards", lambda path: seen.append(path) or [])
     monkeypatch.setattr(pairs, "snapshot", lambda _path: {"content_digest": "5" * 64})
     assert cli.main(["encode", str(project), "seed=3", "--recipe", "prdp_shapes"]) == cli.DONE
-    assert capsys.readouterr().out.strip() == "[]", "an online recipe is not encoded for"
+    assert capsys.readouterr().out.strip() == "[]", "an online recipe needs no features"
     (recipe,) = values.read_project(seen[0]).recipes()
     assert (recipe.name, recipe.seed) == ("prdp_shapes", 3)
 
@@ -103,7 +103,7 @@ def test_broken_toml_names_the_line(capsys: pytest.CaptureFixture[str], project:
     assert "is not valid TOML" in refused(capsys, "ingest", str(project))
 
 
-def test_all_bad_fields_are_told_at_once(capsys: pytest.CaptureFixture[str], project: Path) -> None:
+def test_all_bad_fields_are_reported_together(capsys: pytest.CaptureFixture[str], project: Path) -> None:
     edit(project, "calibration_share = 0.3", "calibration_share = 2.0")
     edit(project, "required_judges = 2", "required_judges = 0")
     line = refused(capsys, "ingest", str(project))
@@ -128,7 +128,7 @@ def test_store_that_cannot_be_written(
 
 
 @pytest.mark.timeout(180)
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what great_expectations imports
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # from imports of great_expectations
 def test_base_model_that_lacks_a_file(capsys: pytest.CaptureFixture[str], project: Path, tmp_path: Path) -> None:
     copy = tmp_path / "base"
     shutil.copytree(ROOT / "examples" / "shapes" / "base", copy)
@@ -138,7 +138,7 @@ def test_base_model_that_lacks_a_file(capsys: pytest.CaptureFixture[str], projec
 
 
 @pytest.mark.timeout(180)
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what great_expectations imports
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # from imports of great_expectations
 def test_objective_that_needs_captions_on_pairs_without(capsys: pytest.CaptureFixture[str], project: Path) -> None:
     edit(project, "diffusion_dpo_shapes", "dcpo_shapes")
     edit(project, f"[captions]\n{SHIPPED}\n", "")
@@ -164,7 +164,9 @@ def test_gate_explain_reads_a_decision(capsys: pytest.CaptureFixture[str], tmp_p
     assert "holds no gate decision" in refused(capsys, "gate", "explain", str(tmp_path / "decision.json"))
 
 
-def test_nothing_to_label_or_draw(capsys: pytest.CaptureFixture[str], project: Path) -> None:
+def test_labelling_and_drawing_without_their_sections_are_errors(
+    capsys: pytest.CaptureFixture[str], project: Path
+) -> None:
     assert "has no [labelling]" in refused(capsys, "label", str(project))
     assert 'no source of kind "self_generated"' in refused(capsys, "draw", str(project))
 
@@ -174,7 +176,7 @@ def test_unknown_labelling_judge_suggests_the_nearest(capsys: pytest.CaptureFixt
     assert "Unknown judge 'taste_c'. Did you mean 'taste_" in refused(capsys, "label", str(project))
 
 
-def test_a_drawing_of_held_out_prompts(capsys: pytest.CaptureFixture[str], project: Path) -> None:
+def test_drawing_held_out_prompts_is_an_error(capsys: pytest.CaptureFixture[str], project: Path) -> None:
     prompts = (ROOT / "examples" / "shapes" / "prompts.tsv").read_text().splitlines()[1].partition("\t")[0]
     (project.parent / "few.txt").write_text(f"a cat\n{prompts}\n")
     draw = (
@@ -198,7 +200,7 @@ def test_search_limits_are_refused_before_anything_runs(capsys: pytest.CaptureFi
     assert not (project.parents[1] / "state").exists()
 
 
-def test_search_does_not_overwrite_what_a_person_wrote(capsys: pytest.CaptureFixture[str], project: Path) -> None:
+def test_search_does_not_overwrite_a_users_recipe(capsys: pytest.CaptureFixture[str], project: Path) -> None:
     line = search(capsys, project, "--gpu-memory", "4", "--hours", "1", "--out", str(project))
     assert "exists and was not written by a search" in line
     assert not (project.parents[1] / "state").exists()
@@ -214,36 +216,36 @@ SHIPPED = 'variant = "dcpo_c"\ncaptioner = "../examples/shapes/captioner"'
 CAPTIONS = 'variant = "dcpo_h"\ncaptioner = "../captioner"\nlevel = "medium"'
 
 
-def test_captions_that_no_project_asks_for(capsys: pytest.CaptureFixture[str], project: Path) -> None:
-    """Checked before a pair is read, so it costs nothing."""
+def test_captions_without_their_section_are_an_error(capsys: pytest.CaptureFixture[str], project: Path) -> None:
+    """The check is made before a pair is read."""
     edit(project, f"[captions]\n{SHIPPED}\n", "")
     line = refused(capsys, "caption", str(project))
     assert f"{project} has no [captions]" in line
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "told"),
+    ("old", "new", "message"),
     [
         ('"dcpo_h"', '"dcpo_x"', "captions.variant: Input should be 'dcpo_c', 'dcpo_p' or 'dcpo_h' (got 'dcpo_x')"),
         ('"medium"', '"mild"', "captions.level: Input should be 'weak', 'medium' or 'strong' (got 'mild')"),
-        ('captioner = "../captioner"\n', "", "variant 'dcpo_h' takes captioner"),
-        ('"dcpo_h"', '"dcpo_p"', "variant 'dcpo_p' takes no captioner"),
-        ('"dcpo_h"', '"dcpo_c"', "variant 'dcpo_c' takes no level"),
+        ('captioner = "../captioner"\n', "", "variant 'dcpo_h' needs captioner"),
+        ('"dcpo_h"', '"dcpo_p"', "variant 'dcpo_p' allows no captioner"),
+        ('"dcpo_h"', '"dcpo_c"', "variant 'dcpo_c' allows no level"),
         ("level =", "lvel =", "Did you mean 'captions.level'?"),
     ],
 )
 def test_captions_that_do_not_fit_together(
-    capsys: pytest.CaptureFixture[str], project: Path, old: str, new: str, told: str
+    capsys: pytest.CaptureFixture[str], project: Path, old: str, new: str, message: str
 ) -> None:
     edit(project, SHIPPED, CAPTIONS)
     edit(project, old, new)
-    assert told in refused(capsys, "caption", str(project))
+    assert message in refused(capsys, "caption", str(project))
 
 
 @pytest.mark.timeout(180)
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what great_expectations imports
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # from imports of great_expectations
 def test_a_captioner_of_another_class(capsys: pytest.CaptureFixture[str], project: Path, tmp_path: Path) -> None:
-    """Here a judge: it has every file that a captioner has."""
+    """The model here is a judge, which has every file that a captioner has."""
     edit(project, SHIPPED, CAPTIONS)
     shutil.copytree(ROOT / "examples" / "shapes" / "judges" / "taste_a", tmp_path / "captioner")
     line = refused(capsys, "caption", str(project))

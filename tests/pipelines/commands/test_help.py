@@ -1,4 +1,4 @@
-"""Help, version, completion, usage errors, and the form of the output, as a person at a shell sees them."""
+"""Help, version, completion, usage errors, and the form of the output at a shell."""
 
 import json
 import os
@@ -29,7 +29,7 @@ def command_paths() -> list[tuple[str, ...]]:
 
 
 def on_terminal(argv: list[str], tmp_path: Path) -> tuple[int, str]:
-    """Run the command line with stdout on a pseudo-terminal; exit code, and stdout without colours."""
+    """Run the command line with stdout on a pseudo-terminal; return the exit code, and stdout without colours."""
     master, slave = pty.openpty()
     environment = {**os.environ, "COLUMNS": "100", "TERM": "xterm", "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(
@@ -73,7 +73,7 @@ def test_every_command_has_help(path: tuple[str, ...], capsys: pytest.CaptureFix
         assert word not in shown
 
 
-def test_the_groups_hold_the_commands_of_two_words() -> None:
+def test_groups_have_the_sub_commands() -> None:
     root = typer.main.get_command(cli.app)
     found = {name: set(own.commands) for name, own in root.commands.items() if hasattr(own, "commands")}
     assert found == GROUPS
@@ -97,7 +97,7 @@ def test_help_of_a_group_shows_its_stage_and_its_sub_commands(capsys: pytest.Cap
     assert not re.search(r"^│ PROJECT ", shown, flags=re.MULTILINE)
 
 
-def test_no_words_print_the_help_and_are_bad_input(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_call_without_arguments_prints_the_help_and_is_bad_input(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([]) == cli.BAD_INPUT
     assert "Usage: plumbline" in capsys.readouterr().out
 
@@ -214,7 +214,7 @@ def test_a_missing_project_file_suggests_the_nearest(
 # --- exit codes -----------------------------------------------------------------------------------------------------
 
 
-def test_the_words_of_a_stage_go_to_the_stage_and_of_a_sub_command_to_it(
+def test_arguments_go_to_the_stage_or_to_the_named_sub_command(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     (tmp_path / "decision.json").write_text("{}")
@@ -233,7 +233,7 @@ def test_the_words_of_a_stage_go_to_the_stage_and_of_a_sub_command_to_it(
         (ValueError("bad field"), cli.BAD_INPUT, "plumbline: bad field"),
         (RuntimeError("MLflow does not answer"), cli.FAILED, "plumbline: MLflow does not answer"),
         (OSError("disk full"), cli.FAILED, "plumbline: disk full"),
-        (KeyboardInterrupt(), 130, "plumbline: interrupted; run the same command to go on"),
+        (KeyboardInterrupt(), 130, "plumbline: interrupted. Run the same command again to continue."),
     ],
 )
 def test_an_error_has_an_exit_code_and_no_traceback(

@@ -1,4 +1,4 @@
-"""The commands as a person types them."""
+"""The commands on external files, through the command line."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 from pipelines.commands import cli
 
 
-def test_the_exit_code_of_a_canary_says_whether_the_challenger_won(
+def test_the_exit_code_of_a_canary_is_0_only_if_the_challenger_won(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     table = tmp_path / "picks.csv"
@@ -17,11 +17,11 @@ def test_the_exit_code_of_a_canary_says_whether_the_challenger_won(
     assert json.loads(capsys.readouterr().out)["verdict"] == "challenger"
     assert cli.main(["canary", str(table), "--required", "0.7"]) == 3
     table.write_text("pick\n" + "challenger\n" * 200 + "champion\n" * 400)
-    assert cli.main(["canary", str(table)]) == 3, "the challenger led once, but something changed"
+    assert cli.main(["canary", str(table)]) == 3, "the challenger led at first, but the picks changed"
     assert cli.main(["canary", str(table), "--required", "2"]) == cli.BAD_INPUT
 
 
-def test_prompts_are_imported_by_a_command_of_two_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_prompts_are_imported_by_a_sub_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "list.tsv").write_text("Prompt\tCategory\na fox\tAnimals\n")
     command = ["prompts", "import", str(tmp_path / "list.tsv"), "--format", "parti", "--out"]
     assert cli.main([*command, str(tmp_path / "x.tsv")]) == 0

@@ -12,7 +12,7 @@ from pipelines.contracts.release import GateCheck, GateDecision
 
 FILE = Path(__file__).parents[1] / "release/data/decision_version_2.json"
 DIGEST = "1776449e73a195d4d422fc84e298b0dd4bffe97b9d382622f4ee159f09acd238"
-"""As the version that wrote the file computed it."""
+"""Digest computed by the version that wrote the file."""
 
 
 def old_check(name: str, required: str = "> 0") -> dict[str, Any]:
@@ -55,7 +55,7 @@ def test_its_checks_have_fields(decision: GateDecision) -> None:
         ("slice:a: b:floor", ("slice", "a: b:floor", None, None)),
     ],
 )
-def test_a_name_is_split_into_fields_that_give_it_again(
+def test_a_name_is_split_into_fields_that_form_it_again(
     name: str, about: tuple[str, str | None, str | None, str | None]
 ) -> None:
     check = GateCheck(**read_check(old_check(name)))
@@ -81,7 +81,7 @@ def test_a_name_is_split_into_fields_that_give_it_again(
         ("other weights than the champion", None, None),
     ],
 )
-def test_what_was_required_is_split_into_relation_and_bound(
+def test_the_requirement_is_split_into_relation_and_bound(
     required: str, relation: str | None, bound: float | None
 ) -> None:
     check = GateCheck(**read_check(old_check("prompts", required)))

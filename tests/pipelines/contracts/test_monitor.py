@@ -1,11 +1,11 @@
-"""What the records say of themselves."""
+"""Properties of the monitor's value objects."""
 
 from datetime import UTC, datetime
 
 from pipelines.contracts.monitor import MonitorFinding, MonitorReport
 
 
-def test_alarms_are_the_findings_that_a_person_has_to_look_at() -> None:
+def test_alarms_are_the_explanations_of_the_findings_with_status_alarm() -> None:
     findings = tuple(
         MonitorFinding(name=name, measured=None, limit="", status=status, explanation=f"{name} {status}")
         for name, status in (("a", "ok"), ("b", "alarm"), ("c", "retrain"), ("d", "alarm"))

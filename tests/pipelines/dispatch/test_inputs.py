@@ -86,5 +86,5 @@ def test_an_input_is_linked_and_read_under_plain_names_only(field: str, name: st
 
 
 def test_an_alias_is_one_name_in_the_inputs_folder() -> None:
-    with pytest.raises(ValidationError, match="is no file name"):
+    with pytest.raises(ValidationError, match="is not a file name"):
         JobInput(content_digest="0" * 64, uri="s3://b/m", alias="a/b")

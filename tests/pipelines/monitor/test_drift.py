@@ -1,4 +1,4 @@
-"""Distances counted by hand, and the two conditions that drift needs."""
+"""Distances computed by hand, and the two conditions for drift."""
 
 import numpy as np
 import pyarrow as pa

@@ -1,4 +1,4 @@
-"""Who may vote, before any candidate: the shipped project with records made for the test."""
+"""The judges' right to vote without a candidate, in the shipped project with records made for the test."""
 
 import hashlib
 import shutil
@@ -23,7 +23,7 @@ from alignment.contracts.calibration import (
 from alignment.contracts.judges import Judge
 from alignment.statistics.human_pairs import JudgedPair, PairFacts, ScoredPair, scores_table
 from pipelines.dispatch.requests.judges import judge_of
-from pipelines.monitor.judges import standings
+from pipelines.monitor.judges import judge_states
 from pipelines.project.file import Project, load_project
 from pipelines.records import calibrations
 from pipelines.settings import Settings
@@ -35,7 +35,7 @@ SHAPES = Path(__file__).parents[3] / "projects/shapes.toml"
 
 @pytest.fixture
 def project() -> Project:
-    """The shapes project with the age limit of a real one."""
+    """The shapes project with an age limit as in production."""
     plain = load_project(SHAPES)
     policy = {"maximum_calibration_age_days": 90, "minimum_calibration_pairs": 100, "calibration_floor": 0.6}
     return plain.model_copy(update={"gate": plain.gate.model_copy(update=policy)})
@@ -48,7 +48,7 @@ def agreement(low: float, pairs: int = 400) -> Calibration:
 
 
 def publish(settings: Settings, judge: Judge, *, pairs: int, right: float, at: datetime) -> tuple[str, str]:
-    """A calibration table by which so many of the pairs agree with people; where it is, and its sha256."""
+    """Write a calibration table with this share of agreement with people; return its folder and sha256."""
     rows = [
         JudgedPair(judge.name, ScoredPair(str(i), 1.0 if i < right * pairs else -1.0, 0.0, False)) for i in range(pairs)
     ]
@@ -91,7 +91,7 @@ def judges(project: Project, settings: Settings) -> dict[str, Judge]:
 
 def test_a_calibrated_judge_may_vote_and_an_unknown_one_may_not(project: Project, settings: Settings) -> None:
     remember(project, settings, judges(project, settings)["taste_a"])
-    first, second = standings(Workspace(project, settings))
+    first, second = judge_states(Workspace(project, settings))
     assert (first.judge, first.may_vote, first.reasons, first.alpha) == ("taste_a", True, (), 0.4)
     assert first.age_days == pytest.approx(10, abs=0.1)
     assert first.shows_60_as == pytest.approx(0.6 * 0.7 + 0.4 * 0.3)
@@ -99,40 +99,40 @@ def test_a_calibrated_judge_may_vote_and_an_unknown_one_may_not(project: Project
     assert "was never calibrated" in second.reasons[0]
 
 
-def test_every_reason_against_a_judge_is_told(project: Project, settings: Settings) -> None:
+def test_every_reason_against_a_judge_is_listed(project: Project, settings: Settings) -> None:
     old = datetime.now(UTC) - timedelta(days=100)
     remember(project, settings, judges(project, settings)["taste_a"], pairs=50, newest_pair_at=old)
-    (standing, _) = standings(Workspace(project, settings))
-    assert [reason.split(":")[0] for reason in standing.reasons] == [
+    (state, _) = judge_states(Workspace(project, settings))
+    assert [reason.split(":")[0] for reason in state.reasons] == [
         "has a calibration that expired",
         "was checked on 0 human pairs of any generator and not older than 90 days; at least 100 are required",
         "agrees with people too rarely",
     ]
 
 
-def test_a_record_whose_newest_pair_is_to_come_earns_no_vote(project: Project, settings: Settings) -> None:
-    """A single wrong date kept a calibration alive for ever."""
+def test_a_record_with_a_pair_from_the_future_gives_no_vote(project: Project, settings: Settings) -> None:
+    """A single wrong date must not keep a calibration valid forever."""
     future = datetime.now(UTC) + timedelta(days=1000)
     remember(project, settings, judges(project, settings)["taste_a"], newest_pair_at=future)
-    (standing, _) = standings(Workspace(project, settings))
-    assert not standing.may_vote
-    assert "was checked on 0 human pairs" in standing.reasons[0]
+    (state, _) = judge_states(Workspace(project, settings))
+    assert not state.may_vote
+    assert "was checked on 0 human pairs" in state.reasons[0]
 
 
-def test_a_table_that_is_gone_or_changed_earns_no_vote(project: Project, settings: Settings) -> None:
+def test_a_missing_or_changed_table_gives_no_vote(project: Project, settings: Settings) -> None:
     remember(project, settings, judges(project, settings)["taste_a"])
-    (standing, _) = standings(Workspace(project, settings))
-    store, uri = open_store(settings.store_uri, settings), f"{standing.report_uri}/calibration_scores.parquet"
+    (state, _) = judge_states(Workspace(project, settings))
+    store, uri = open_store(settings.store_uri, settings), f"{state.report_uri}/calibration_scores.parquet"
     publish_again = store.read_bytes(uri)
     store.delete(uri)
-    (standing, _) = standings(Workspace(project, settings))
-    assert "cannot be checked: its calibration table" in standing.reasons[0]
+    (state, _) = judge_states(Workspace(project, settings))
+    assert "cannot be checked: its calibration table" in state.reasons[0]
     store.write_bytes(uri, publish_again.replace(b"panel", b"other"))
-    (standing, _) = standings(Workspace(project, settings))
-    assert standing.reasons[0].startswith("cannot be checked")
+    (state, _) = judge_states(Workspace(project, settings))
+    assert state.reasons[0].startswith("cannot be checked")
 
 
-def test_a_judge_of_the_same_labels_or_the_same_weights_is_told(project: Project, settings: Settings) -> None:
+def test_a_judge_of_the_same_labels_or_the_same_weights_may_not_vote(project: Project, settings: Settings) -> None:
     first, second = project.evaluation.judges
     pupil = first.model_copy(update={"trained_on": ("shapes_pairs",)})
     twin = first.model_copy(update={"name": "twin"})
@@ -140,13 +140,13 @@ def test_a_judge_of_the_same_labels_or_the_same_weights_is_told(project: Project
     changed = project.model_copy(update={"evaluation": evaluation})
     for judge in judges(changed, settings).values():
         remember(changed, settings, judge)
-    found = {standing.judge: standing.reasons for standing in standings(Workspace(changed, settings))}
+    found = {state.judge: state.reasons for state in judge_states(Workspace(changed, settings))}
     assert found["taste_a"] == ("is not independent of what the project trains: shapes_pairs",)
     assert found["taste_b"] == ()
     assert found["twin"] == ("has the same weights as taste_a, which may not vote",)
 
 
-def test_one_model_in_two_folders_and_under_two_settings_is_one_vote(
+def test_one_model_in_two_folders_with_two_settings_has_one_vote(
     project: Project, settings: Settings, tmp_path: Path
 ) -> None:
     first, second = project.evaluation.judges
@@ -157,7 +157,7 @@ def test_one_model_in_two_folders_and_under_two_settings_is_one_vote(
     changed = project.model_copy(update={"evaluation": evaluation})
     for judge in judges(changed, settings).values():
         remember(changed, settings, judge)
-    found = {standing.judge: standing.reasons for standing in standings(Workspace(changed, settings))}
+    found = {state.judge: state.reasons for state in judge_states(Workspace(changed, settings))}
     assert (found["taste_a"], found["taste_b"]) == ((), ())
     assert found["copy"] == ("has the same weights as taste_a, which already votes",)
 
@@ -169,14 +169,14 @@ def test_slices_that_are_not_shown_to_exceed_the_floor_are_listed(project: Proje
         AgreementSlice(by="generators", name="few", agreement=agreement(0.40, pairs=12)),
     )
     remember(project, settings, judges(project, settings)["taste_a"], slices=parts)
-    (standing, _) = standings(Workspace(project, settings))
-    assert standing.weak_slices == ("generators new: 0.520 on 400",)
-    assert standing.may_vote, "slices inform"
+    (state, _) = judge_states(Workspace(project, settings))
+    assert state.weak_slices == ("generators new: 0.520 on 400",)
+    assert state.may_vote, "slices do not affect the vote"
 
 
-def test_a_judge_without_weights_to_load_is_told(project: Project, settings: Settings) -> None:
+def test_a_judge_without_weights_is_listed_with_the_reason(project: Project, settings: Settings) -> None:
     section = project.evaluation.judges[0].model_copy(update={"uri": "/nowhere"})
     evaluation = project.evaluation.model_copy(update={"judges": (section,)})
-    (standing,) = standings(Workspace(project.model_copy(update={"evaluation": evaluation}), settings))
-    assert standing.weights_digest is None
-    assert standing.reasons[0].startswith("cannot be loaded")
+    (state,) = judge_states(Workspace(project.model_copy(update={"evaluation": evaluation}), settings))
+    assert state.weights_digest is None
+    assert state.reasons[0].startswith("cannot be loaded")

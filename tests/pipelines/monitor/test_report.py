@@ -1,4 +1,4 @@
-"""Questions about a stream of pairs that really went through ingest, and about tables made by hand."""
+"""Monitor checks on pairs that went through ingest, and on tables made by hand."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -20,7 +20,7 @@ from pipelines.settings import Settings
 from pipelines.tracking import registry
 from pipelines.workspace import Workspace
 
-# Of what great_expectations imports.
+# From imports of great_expectations.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
@@ -55,7 +55,7 @@ def with_monitor(project: Project, **changes: Any) -> Project:
 def later(
     tiny_project: Project, settings: Settings, tiny_row: Callable[..., Any], tiny_pairs: Callable[..., Path]
 ) -> tuple[Project, CandidateVersion]:
-    """A champion trained on a first shard of 20 pairs, and a second shard of 20 from another generator."""
+    """A champion trained on a first shard of 20 pairs, and a second shard of 20 pairs from another generator."""
     tiny_pairs([tiny_row(number) for number in range(20)])
     take_in(tiny_project, settings)
     snapshot = build_snapshot(accepted_reports(Workspace(tiny_project, settings)), Workspace(tiny_project, settings))
@@ -68,7 +68,7 @@ def later(
     return with_monitor(tiny_project, minimum_fresh_pairs=10), version(snapshot.uri, snapshot.content_digest)
 
 
-def test_fresh_pairs_are_those_of_other_batches_less_known_ones(
+def test_fresh_pairs_are_those_of_other_batches_without_known_ones(
     later: tuple[Project, CandidateVersion], settings: Settings
 ) -> None:
     project, champion = later
@@ -80,7 +80,7 @@ def test_fresh_pairs_are_those_of_other_batches_less_known_ones(
     assert (base.reference, len(base.fresh_ids)) == (None, 40)
 
 
-def test_people_who_prefer_others_ask_for_retraining(
+def test_a_low_preference_for_the_champion_causes_a_retraining(
     later: tuple[Project, CandidateVersion], settings: Settings
 ) -> None:
     """The champion's images won 5 of 20: the upper bound is 0.47."""
@@ -95,7 +95,7 @@ def test_people_who_prefer_others_ask_for_retraining(
 
 
 def facts(num_pairs: int, *, generators: tuple[str, str], source: str = "archive", words: int = 3) -> pa.Table:
-    """Pairs whose images, prompts and verdicts are alike, but for what is given."""
+    """Pairs with the same images, prompts and verdicts, except for the arguments."""
     columns: dict[str, object] = {
         "prompt": [" ".join(["fox"] * words)] * num_pairs,
         "source": [source] * num_pairs,
@@ -107,8 +107,8 @@ def facts(num_pairs: int, *, generators: tuple[str, str], source: str = "archive
     return pa.table(columns)
 
 
-def test_people_who_judge_the_champions_own_images_ask_for_nothing(tiny_project: Project) -> None:
-    """What happens after every promotion: trained on the base's images, judged on the champion's."""
+def test_pairs_of_the_champions_images_do_not_cause_a_retraining(tiny_project: Project) -> None:
+    """The usual case after a promotion: the champion is trained on the base's images and judged on its own."""
     archive = facts(300, generators=("base", "tiny/2"))
     for now in (("tiny/3", "base"), ("tiny/3", "tiny/3")):
         fresh = facts(300, generators=now, source="feedback")
@@ -117,11 +117,11 @@ def test_people_who_judge_the_champions_own_images_ask_for_nothing(tiny_project:
         moved = {finding.name: finding for finding in found}
         generator, source = moved["drift:generator"], moved["drift:source"]
         assert (generator.limit, source.limit) == ("for information", "for information")
-        assert generator.explanation.startswith("generator moved: chi-squared effect"), "it is told all the same"
+        assert generator.explanation.startswith("generator drifted: chi-squared effect"), "it is still reported"
         assert moved["drift:width"].limit == "< 0.2"
 
 
-def test_other_prompts_ask_for_retraining(tiny_project: Project) -> None:
+def test_drift_of_prompts_causes_a_retraining(tiny_project: Project) -> None:
     archive = pa.concat_tables([facts(20, generators=("a", "b"), words=words) for words in range(1, 11)])
     fresh = pa.concat_tables([facts(20, generators=("a", "b"), words=words) for words in range(11, 21)])
     found = monitor_report.drift_findings(tiny_project, monitor_report.Incoming(archive, fresh))
@@ -143,7 +143,7 @@ def test_the_champion_is_known_by_its_names_on_one_side_only(tiny_project: Proje
     assert monitor_report.champion_outcomes(pairs, names) == [1.0, 0.0, 0.5]
 
 
-def test_judges_are_held_to_their_floor_on_fresh_pairs(tiny_project: Project) -> None:
+def test_agreement_on_fresh_pairs_is_compared_with_the_floor(tiny_project: Project) -> None:
     project = with_monitor(tiny_project, minimum_fresh_pairs=50)
 
     def rows(right: int, wrong: int) -> list[dict[str, object]]:
@@ -158,27 +158,27 @@ def test_judges_are_held_to_their_floor_on_fresh_pairs(tiny_project: Project) ->
 
 
 def test_a_calibration_that_failed_is_an_alarm(tiny_project: Project, settings: Settings) -> None:
-    """Airflow calls the run a success when only a task in its middle failed."""
+    """Airflow reports a run as a success when only a task in its middle failed."""
     [finding] = monitor_report.agreement_findings(Workspace(tiny_project, settings), None, fresh=frozenset({"pair"}))
     assert (finding.name, finding.measured, finding.status) == ("agreement", None, "alarm")
     assert "the calibration failed" in finding.explanation
-    assert monitor_report.gravest([finding]) == "alarm"
+    assert monitor_report.most_severe([finding]) == "alarm"
 
 
 def test_retraining_is_claimed_once_within_the_rate(tiny_project: Project, settings: Settings) -> None:
     def turn(key: str, days: float) -> str:
         last = monitor_report.last_announced(Workspace(tiny_project, settings))[1]
-        return monitor_report.turn(tiny_project, last, key=key, now=NOW + timedelta(days=days))
+        return monitor_report.retrain_decision(tiny_project, last, key=key, now=NOW + timedelta(days=days))
 
     def claim(key: str, days: float) -> bool:
         return monitor_report.claim(
             Workspace(tiny_project, settings), ["drift"], key=key, now=NOW + timedelta(days=days)
         )
 
-    assert turn("", 0) == "advised", "only looking claims nothing"
+    assert turn("", 0) == "advised", "a run without a key claims nothing"
     assert turn("run-1", 0) == "due"
     assert claim("run-1", 0)
-    assert (turn("run-1", 0.1), claim("run-1", 0.1)) == ("due", True), "the retry of a run is no second retraining"
+    assert (turn("run-1", 0.1), claim("run-1", 0.1)) == ("due", True), "a retry of a run is not a second retraining"
     assert (turn("run-2", 6.9), claim("run-2", 6.9)) == ("held_back", False)
     assert (turn("run-2", 7), claim("run-2", 7)) == ("due", True)
     assert turn("", 8) == "held_back"
@@ -204,13 +204,13 @@ def test_an_announced_retraining_is_taken_by_one_run(tiny_project: Project, sett
     assert announce("monitor-2", 8)
     assert take("train-2", 9)
     assert announce("monitor-3", 20)
-    assert not take("train-3", 28), "the monitor announces again what it still wants"
+    assert not take("train-3", 28), "the monitor announces a retraining again while it is needed"
 
 
-def test_a_report_that_was_never_announced_uses_up_nothing(
+def test_a_report_that_was_not_announced_does_not_use_up_the_rate(
     later: tuple[Project, CandidateVersion], tracked: Settings
 ) -> None:
-    """MLflow may be gone once the report is written, in every try of a run: the next run announces."""
+    """MLflow may fail after the report is written, in every try of a run. The next run then announces."""
     project, champion = later
 
     def ask(key: str) -> MonitorReport:
@@ -226,16 +226,16 @@ def test_a_report_that_was_never_announced_uses_up_nothing(
     assert (ask("run-3").retrain, ask("").retrain) == ("held_back", "held_back")
 
 
-def test_the_gravest_finding_is_the_outcome() -> None:
+def test_the_most_severe_finding_is_the_outcome() -> None:
     def findings(*statuses: Any) -> list[MonitorFinding]:
         return [MonitorFinding(name="x", measured=None, limit="", status=s, explanation="") for s in statuses]
 
-    assert monitor_report.gravest(findings("ok", "unmeasured")) == "ok"
-    assert monitor_report.gravest(findings("ok", "retrain")) == "retrain"
-    assert monitor_report.gravest(findings("alarm", "retrain")) == "alarm"
+    assert monitor_report.most_severe(findings("ok", "unmeasured")) == "ok"
+    assert monitor_report.most_severe(findings("ok", "retrain")) == "retrain"
+    assert monitor_report.most_severe(findings("alarm", "retrain")) == "alarm"
 
 
-def test_markdown_escapes_what_came_from_outside() -> None:
+def test_markdown_escapes_names_from_outside() -> None:
     finding = MonitorFinding(name="x", measured=0.5, limit="< 1", status="ok", explanation="a | <b>")
     report = MonitorReport(
         project="tiny",

@@ -1,4 +1,4 @@
-"""The tables about people are checked when the project is read."""
+"""The tables about approvers and recipients are checked when the project is read."""
 
 import pytest
 from pydantic import ValidationError
@@ -6,7 +6,7 @@ from pydantic import ValidationError
 from pipelines.project.approval import ApprovalSection, Approver, NotifySection
 
 
-def test_by_default_the_gate_alone_decides_and_nobody_is_told() -> None:
+def test_by_default_the_gate_alone_decides_and_nothing_is_reported() -> None:
     assert ApprovalSection().mode == "none"
     assert not NotifySection().wants("promoted")
 
@@ -24,19 +24,19 @@ def test_an_approver_is_a_name_or_an_id_with_a_name() -> None:
 @pytest.mark.parametrize(
     ("fields", "complaint"),
     [
-        ({"mode": "required"}, "needs approvers, else anyone who may edit the DAG"),
-        ({"mode": "borderline", "approvers": ["ada"], "borderline": {}}, "needs at least one check"),
+        ({"mode": "required"}, "needs approvers; without them, everyone who may edit the DAG could approve"),
+        ({"mode": "borderline", "approvers": ["ada"], "borderline": {}}, "needs one or more checks"),
         ({"approvers": [""]}, "at least 1 character"),
         ({"timeout_hours": 0}, "greater than 0"),
         ({"borderline": {"win_rate": -0.1}}, "greater than or equal to 0"),
     ],
 )
-def test_what_would_let_anyone_approve_is_refused(fields: dict[str, object], complaint: str) -> None:
+def test_an_approval_that_anyone_could_give_is_refused(fields: dict[str, object], complaint: str) -> None:
     with pytest.raises(ValidationError, match=complaint):
         ApprovalSection.model_validate(fields)
 
 
-def test_people_are_told_of_what_they_asked_for_where_there_is_a_way() -> None:
+def test_listed_events_are_reported_if_there_is_a_channel() -> None:
     told = NotifySection.model_validate({"on": ["alarm"], "webhook": {"connection": "chat"}})
     assert told.wants("alarm")
     assert not told.wants("promoted")

@@ -1,4 +1,4 @@
-"""What cannot be is told when the project is read, all of it at once."""
+"""Contradictions between settings are all reported when the project is read."""
 
 import re
 from collections.abc import Callable
@@ -14,7 +14,7 @@ SHAPES = Path(__file__).parents[3] / "projects/shapes.toml"
 
 @pytest.fixture
 def written(tmp_path: Path) -> Callable[[str], Path]:
-    """A project of that name over the shapes project."""
+    """A function that writes a project file that extends the shapes project."""
 
     def write(tables: str) -> Path:
         path = tmp_path / "shapes.toml"
@@ -25,33 +25,33 @@ def written(tmp_path: Path) -> Callable[[str], Path]:
 
 
 @pytest.mark.parametrize(
-    ("tables", "told"),
+    ("tables", "message"),
     [
         (
             "[gate]\nrequired_judges = 5",
-            "gate.required_judges is 5, but evaluation has 2 judges: at most that many",
+            "gate.required_judges is 5, but evaluation has 2 judges, so no more can vote",
         ),
         ("[gate]\nminimum_voting_judges = 3", "gate.minimum_voting_judges is 3, but evaluation has 2 judges"),
-        ("[evaluation]\nconfidence = 95", "evaluation.confidence is 95: a share above 0.5 and below 1 is allowed"),
-        ("[evaluation]\nconfidence = 0.3", "evaluation.confidence is 0.3: a share"),
+        ("[evaluation]\nconfidence = 95", "evaluation.confidence is 95: it must be above 0.5 and below 1"),
+        ("[evaluation]\nconfidence = 0.3", "evaluation.confidence is 0.3: it must be above 0.5"),
         ("[evaluation]\nseeds = [0, 0]", "evaluation.seeds has 0 2 times"),
         ("[evaluation.tie_thresholds]\ntaste_c = 0.1", "Unknown scorer 'taste_c'. Did you mean 'taste_"),
-        ("[evaluation.tie_thresholds]\ntaste_a = -0.1", "evaluation.tie_thresholds.taste_a is -0.1: 0 or a larger"),
-        ("[evaluation.tie_thresholds]\ntaste_a = nan", "evaluation.tie_thresholds.taste_a is nan: 0 or a larger"),
-        ("[gate.guards]\nsafety = { margin = 0.1 }", "gate.guards has a rule for 'safety', which no"),
+        ("[evaluation.tie_thresholds]\ntaste_a = -0.1", "evaluation.tie_thresholds.taste_a is -0.1: it must be finite"),
+        ("[evaluation.tie_thresholds]\ntaste_a = nan", "evaluation.tie_thresholds.taste_a is nan: it must be finite"),
+        ("[gate.guards]\nsafety = { margin = 0.1 }", "gate.guards has a rule for 'safety', which is not in"),
         ("[gate.detectors.drift]\nsaturation = { margin = 0.1 }", "gate.detectors.drift has a rule for 'saturation'"),
         (
             "[gate.guards.caption_match]\nfloor = 30\nceiling = 20",
             "gate.guards.caption_match: floor 30 is not below ceiling 20",
         ),
-        ("[gate.slices]\nmargin = 0.9", "gate.slices.margin is 0.9: it is how far"),
+        ("[gate.slices]\nmargin = 0.9", "gate.slices.margin is 0.9: it is the distance"),
         ("[gate]\ncalibration_floor = 1.0", "gate.calibration_floor is 1: no judge's"),
     ],
 )
 def test_each_fault_names_field_value_and_what_is_allowed(
-    written: Callable[[str], Path], tables: str, told: str
+    written: Callable[[str], Path], tables: str, message: str
 ) -> None:
-    with pytest.raises(ValueError, match=re.escape(told)):
+    with pytest.raises(ValueError, match=re.escape(message)):
         load_project(written(tables))
 
 
@@ -61,26 +61,26 @@ def guards_and_judges(judge: str, guard: str) -> str:
     return f'{judges}[[evaluation.guards]]\nname = "{guard}"\n{common}'
 
 
-def test_two_scorers_of_one_name_and_a_guard_without_a_rule(written: Callable[[str], Path]) -> None:
-    with pytest.raises(ValueError, match="2 judges or guards are called 'taste_a'"):
+def test_duplicate_scorer_names_and_a_guard_without_a_rule_are_refused(written: Callable[[str], Path]) -> None:
+    with pytest.raises(ValueError, match="2 judges or guards are named 'taste_a'"):
         load_project(written(guards_and_judges("taste_a", "caption_match")))
-    with pytest.raises(ValueError, match=r"evaluation.guards has 'lone', for which the gate has no rule\. Give it one"):
+    with pytest.raises(ValueError, match=r"evaluation.guards has 'lone', for which the gate has no rule\. Add one"):
         load_project(written(guards_and_judges("taste_b", "lone")))
 
 
-def test_everything_is_told_at_once_and_the_command_line_exits_with_2(
+def test_all_contradictions_are_reported_and_the_command_line_exits_with_2(
     written: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = written("[evaluation]\nconfidence = 95\nseeds = [0, 0]\n[gate]\nrequired_judges = 5\n")
     for command in ("doctor", "gate", "evaluate", "judges"):
         assert cli.main([command, str(path)]) == 2
-        said = capsys.readouterr().err
-        assert "asks for what cannot be (3 found):" in said
-        assert all(word in said for word in ("confidence is 95", "seeds has 0", "required_judges is 5")), said
-        assert "Traceback" not in said
+        printed = capsys.readouterr().err
+        assert "3 settings contradict each other:" in printed
+        assert all(part in printed for part in ("confidence is 95", "seeds has 0", "required_judges is 5")), printed
+        assert "Traceback" not in printed
     assert cli.main(["gate", "simulate", str(path)]) == 2
     assert "confidence is 95" in capsys.readouterr().err
 
 
-def test_a_gate_that_is_off_asks_nothing_of_the_evaluation(written: Callable[[str], Path]) -> None:
+def test_a_gate_that_is_off_requires_nothing_of_the_evaluation(written: Callable[[str], Path]) -> None:
     assert load_project(written('[gate]\nmode = "off"\nrequired_judges = 5')).gate.mode == "off"

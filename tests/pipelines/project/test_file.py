@@ -1,4 +1,4 @@
-"""What a project file may say about other files, rewards and sources, and what it is refused for."""
+"""Project files: extended files, rewards, sources and scorers, and the errors about them."""
 
 from pathlib import Path
 
@@ -19,14 +19,14 @@ seed = 1
 
 
 def over(project: Project, text: str, name: str = "top") -> Path:
-    """A file of the project's name in another folder, over the project."""
+    """Write a file of the same name in another folder that extends the project."""
     path = project.path.parent / name / "tiny.toml"
     path.parent.mkdir(exist_ok=True)
     path.write_text(f'extends = ["{project.path}"]\n{text}')
     return path
 
 
-def test_a_file_over_another_joins_tables_and_replaces_the_rest(tiny_project: Project) -> None:
+def test_an_extending_file_merges_tables_and_replaces_other_values(tiny_project: Project) -> None:
     top = over(
         tiny_project, '[snapshot]\ntest_share = 0.3\n[gate]\nminimum_prompts = 7\n[[train]]\nrecipe = "sft_shapes"\n'
     )
@@ -34,7 +34,7 @@ def test_a_file_over_another_joins_tables_and_replaces_the_rest(tiny_project: Pr
     assert (project.snapshot.calibration_share, project.snapshot.test_share) == (0.3, 0.3)
     assert project.gate.minimum_prompts == 7
     assert [section.recipe for section in project.train] == ["sft_shapes"]
-    assert (project.base.uri, project.path) == (tiny_project.base.uri, top), "paths are those of the lowest file"
+    assert (project.base.uri, project.path) == (tiny_project.base.uri, top), "paths are resolved against the first file"
 
 
 def test_files_can_be_stacked(tiny_project: Project) -> None:
@@ -55,13 +55,13 @@ def test_files_can_be_stacked(tiny_project: Project) -> None:
         ('extends = ["tiny.toml"]', r"extends itself"),
     ],
 )
-def test_what_cannot_be_extended_is_said(tiny_project: Project, line: str, complaint: str) -> None:
+def test_a_bad_extends_is_an_error(tiny_project: Project, line: str, complaint: str) -> None:
     tiny_project.path.write_text(f"{line}\n{tiny_project.path.read_text()}")
     with pytest.raises(ValueError, match=complaint):
         load_project(tiny_project.path)
 
 
-def test_a_reward_is_a_recipe_called_as_the_reward_and_an_encoder(tiny_project: Project) -> None:
+def test_a_reward_has_an_encoder_and_a_recipe_of_the_same_name(tiny_project: Project) -> None:
     tiny_project.path.write_text(tiny_project.path.read_text() + REWARD)
     (reward,) = load_project(tiny_project.path).rewards
     assert (reward.recipe.name, reward.recipe.head.kind, reward.recipe.steps) == ("people", "pal_b", 2)
@@ -74,11 +74,15 @@ def test_a_reward_is_a_recipe_called_as_the_reward_and_an_encoder(tiny_project: 
         ('encoder = "clip"', 'encoder = "clip"\nsources = ["tiny_pears"]', "Unknown source 'tiny_pears'. Did you mean"),
         ("test_share = 0.2", 'test_share = 0.2\nsources = ["pairs"]', "Unknown source 'pairs'"),
         ('uri = "judge"', 'uri = "reward://peple"', "Unknown reward 'peple'. Did you mean 'people'"),
-        ('uri = "judge"', 'uri = "reward://people"', r"'judge' names reward://people, whose scorer is of kind 'pal'"),
+        (
+            'uri = "judge"',
+            'uri = "reward://people"',
+            r"'judge' has the uri reward://people, whose scorer is of kind 'pal'",
+        ),
         ("steps = 2\nseed", "seed", "rewards.0.recipe.steps: Field required"),
     ],
 )
-def test_a_reward_that_cannot_be_is_refused(tiny_project: Project, old: str, new: str, complaint: str) -> None:
+def test_an_invalid_reward_is_refused(tiny_project: Project, old: str, new: str, complaint: str) -> None:
     text = tiny_project.path.read_text() + REWARD
     assert old in text
     tiny_project.path.write_text(text.replace(old, new))
@@ -92,16 +96,19 @@ GUARD = '[[evaluation.guards]]\nname = "g"\n'
 @pytest.mark.parametrize(
     ("more", "complaint"),
     [
-        (GUARD + 'scorer = { kind = "diversity" }\nuri = "clip"\n', "give two seeds or more"),
-        (GUARD + 'scorer = { kind = "clip_score" }\n', "takes a uri, the folder of its weights"),
-        (GUARD + 'uri = "x"\nscorer = { kind = "image_statistic", statistic = "contrast" }\n', "takes no uri"),
+        (GUARD + 'scorer = { kind = "diversity" }\nuri = "clip"\n', "give two or more seeds"),
+        (GUARD + 'scorer = { kind = "clip_score" }\n', "needs a uri, the folder of its weights"),
+        (
+            GUARD + 'uri = "x"\nscorer = { kind = "image_statistic", statistic = "contrast" }\n',
+            "has no weights: omit uri",
+        ),
         (
             '[[evaluation.judges]]\nname = "d"\nuri = "clip"\nscorer = { kind = "diversity" }\n',
-            "it can guard but not judge",
+            "it can be a guard but not a judge",
         ),
     ],
 )
-def test_a_scorer_that_cannot_score_here_is_refused(tiny_project: Project, more: str, complaint: str) -> None:
+def test_a_scorer_in_the_wrong_place_is_refused(tiny_project: Project, more: str, complaint: str) -> None:
     tiny_project.path.write_text(tiny_project.path.read_text() + more)
     with pytest.raises(ValueError, match=complaint):
         load_project(tiny_project.path)
@@ -122,7 +129,7 @@ def test_projects_that_extend_each_other_are_refused(tiny_project: Project) -> N
         load_project(other)
 
 
-def test_each_project_of_a_folder_is_loaded_on_its_own(tiny_project: Project) -> None:
+def test_each_project_of_a_folder_is_loaded_separately(tiny_project: Project) -> None:
     folder = tiny_project.path.parent
     (folder / "broken.toml").write_text(tiny_project.path.read_text().replace("tiny", "broken") + "\nlicense = 1\n")
     (folder / "folder.toml").mkdir()

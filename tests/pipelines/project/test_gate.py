@@ -1,4 +1,4 @@
-"""The policy refuses what makes no sense, and its defaults are the documented ones."""
+"""The policy refuses nonsense, and its defaults are the documented ones."""
 
 import functools
 import re
@@ -37,7 +37,7 @@ def test_nonsense_is_refused(fields: dict[str, Any]) -> None:
         GatePolicy.model_validate(fields)
 
 
-def test_the_documented_numbers_of_prompts_are_the_codes() -> None:
+def test_the_documented_numbers_of_prompts_equal_those_of_the_code() -> None:
     needed = [
         prompts_needed(functools.partial(shift_power, effect, level=0.025), 0.9) for effect in (0.1, 0.15, 0.2, 0.3)
     ]
@@ -47,7 +47,7 @@ def test_the_documented_numbers_of_prompts_are_the_codes() -> None:
     assert f"{two_of_three} prompts for 0.15" in DOCS
 
 
-def test_the_panel_is_at_least_the_judges_required() -> None:
+def test_at_least_the_required_judges_must_vote() -> None:
     assert GatePolicy(required_judges=2).voting_judges == 2
     assert GatePolicy(required_judges=2, minimum_voting_judges=3).voting_judges == 3
 

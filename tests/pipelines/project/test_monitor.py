@@ -1,4 +1,4 @@
-"""The table as a project writes it."""
+"""The table [monitor] of a project file."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from alignment.config import validate
 from pipelines.project.monitor import MonitorSection
 
 
-def test_limits_are_checked_and_unknown_fields_told() -> None:
+def test_limits_are_checked_and_unknown_fields_reported() -> None:
     assert validate(MonitorSection, {"retrain_every_days": 0, "schedule": "@hourly"}, what="x").schedule == "@hourly"
     with pytest.raises(ValueError, match="maximum_drift"):
         validate(MonitorSection, {"maximum_drift": 1.5}, what="x")

@@ -1,4 +1,4 @@
-"""Relative paths of a project file are taken from its folder, wherever the file names one."""
+"""Relative paths in every field of a project file are resolved against the file's folder."""
 
 from pathlib import Path
 
@@ -116,7 +116,7 @@ def read(project: Project, field: str) -> object:
     return value
 
 
-def test_every_relative_path_is_taken_from_the_folder_of_the_file(folder: Path) -> None:
+def test_every_relative_path_is_resolved_against_the_folder_of_the_file(folder: Path) -> None:
     project = load_project(folder / "full.toml")
     assert {name: read(project, name) for name in PATHS | RECIPES} == {
         name: str(folder / path) for name, path in (PATHS | RECIPES).items()
@@ -124,7 +124,7 @@ def test_every_relative_path_is_taken_from_the_folder_of_the_file(folder: Path) 
     assert {name: read(project, name) for name in UNCHANGED} == UNCHANGED
 
 
-def test_paths_are_those_of_the_first_file_that_is_extended(folder: Path) -> None:
+def test_paths_are_resolved_against_the_first_extended_file(folder: Path) -> None:
     top = folder / "elsewhere" / "full.toml"
     top.parent.mkdir()
     top.write_text('extends = ["../full.toml"]\n[online]\nprompts = "files/more.txt"\n')
@@ -133,13 +133,13 @@ def test_paths_are_those_of_the_first_file_that_is_extended(folder: Path) -> Non
     assert read(project, "online.prompts") == str(folder / "files" / "more.txt")
 
 
-def test_a_prompt_set_is_asked_by_its_name_and_a_file_by_its_path(folder: Path) -> None:
+def test_evaluation_prompts_are_a_prompt_set_by_name_or_a_file_by_path(folder: Path) -> None:
     text = EVERY_PATH.replace('prompts = "hard"', 'prompts = "harder"')
     (folder / "full.toml").write_text(text)
     assert load_project(folder / "full.toml").evaluation.prompts == str(folder / "harder")
 
 
-def test_a_link_is_followed_and_a_path_upwards_shortened(folder: Path) -> None:
+def test_links_and_parent_folders_are_resolved(folder: Path) -> None:
     (folder / "link").symlink_to(folder / "files")
     (folder / "full.toml").write_text(EVERY_PATH.replace('"files/base"', '"link/../files/./base"'))
     assert load_project(folder / "full.toml").base.uri == str(folder / "files" / "base")
@@ -160,7 +160,7 @@ def test_declared_paths_are_listed_in_the_order_of_the_tables(folder: Path) -> N
     assert found[:2] == [str(folder / "files" / "base"), str(folder / "files" / "pairs")]
 
 
-def test_without_the_folder_a_path_stays_as_it_is() -> None:
+def test_without_a_folder_a_path_is_unchanged() -> None:
     class Table(BaseModel):
         file: LocalPath
         more: tuple[LocalPath, ...] = ()

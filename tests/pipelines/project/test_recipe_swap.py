@@ -1,4 +1,4 @@
-"""A project with another recipe: a file of its own, the same for the same wish, and the user's file untouched."""
+"""A variant of a project: a separate file, equal for equal requests, and an unchanged user's file."""
 
 import pytest
 
@@ -17,16 +17,16 @@ def test_the_variant_trains_the_recipe_and_is_otherwise_the_project(tiny_project
     assert tiny_project.path.read_text() == before
 
 
-def test_each_wish_has_a_file_of_its_own(tiny_project: Project, settings: Settings) -> None:
-    """A run with one recipe reads its file for as long as it lasts, whatever is asked for beside it."""
+def test_each_recipe_with_overrides_has_a_separate_file(tiny_project: Project, settings: Settings) -> None:
+    """A run reads its file until it ends, even if a variant with another recipe is written meanwhile."""
     first = write_variant(tiny_project.path, "mapo_shapes", [], settings)
     assert write_variant(tiny_project.path, "mapo_shapes", [], settings) == first
     assert write_variant(tiny_project.path, "mapo_shapes", ["seed=3"], settings) != first
     assert write_variant(tiny_project.path, "sft_shapes", [], settings) != first
-    assert first.name == "tiny.toml", "the project keeps its name, and with it its models and its champion"
+    assert first.name == "tiny.toml", "the project keeps its name, and so its models and champion"
 
 
-def test_what_else_changes_with_a_recipe_lies_beside_the_project(tiny_project: Project, settings: Settings) -> None:
+def test_other_changes_for_a_recipe_are_read_from_beside_the_project(tiny_project: Project, settings: Settings) -> None:
     beside = tiny_project.path.parent / "tiny" / "mapo_shapes.toml"
     beside.parent.mkdir()
     beside.write_text(
@@ -34,12 +34,12 @@ def test_what_else_changes_with_a_recipe_lies_beside_the_project(tiny_project: P
     )
     variant = load_project(write_variant(tiny_project.path, "mapo_shapes", [], settings))
     assert variant.evaluation.seeds == (5, 6)
-    assert variant.evaluation.judges == tiny_project.evaluation.judges, "tables are joined"
+    assert variant.evaluation.judges == tiny_project.evaluation.judges, "tables are merged"
     assert [(s.name, s.uri) for s in variant.sources] == [("other", str(tiny_project.path.parent / "x"))]
     assert load_project(write_variant(tiny_project.path, "sft_shapes", [], settings)).evaluation.seeds == (0,)
 
 
-def test_a_policy_that_changes_with_the_recipe_is_said_aloud(
+def test_a_gate_policy_that_changes_with_the_recipe_is_logged(
     tiny_project: Project, settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     beside = tiny_project.path.parent / "tiny" / "mapo_shapes.toml"
@@ -48,11 +48,11 @@ def test_a_policy_that_changes_with_the_recipe_is_said_aloud(
     write_variant(tiny_project.path, "sft_shapes", [], settings)
     assert not caplog.records
     write_variant(tiny_project.path, "mapo_shapes", [], settings)
-    (said,) = caplog.messages
-    assert said == f"The gate is not the project's: gate.minimum_prompts is 2 instead of 1, by {beside}"
+    (message,) = caplog.messages
+    assert message == f"The gate differs from the project's: gate.minimum_prompts is 2 instead of 1, set by {beside}"
 
 
-def test_a_wish_that_cannot_be_leaves_no_file(tiny_project: Project, settings: Settings) -> None:
+def test_an_invalid_variant_leaves_no_file(tiny_project: Project, settings: Settings) -> None:
     with pytest.raises(ValueError, match=r"Unknown recipe 'mapo_shape'. Did you mean 'mapo_shapes'"):
         write_variant(tiny_project.path, "mapo_shape", [], settings)
     with pytest.raises(ValueError, match=r"mapo_sdxl_pickapic.* is for "):

@@ -1,4 +1,4 @@
-"""The page docs/configuration.md is what the models say, and every field says what it means."""
+"""The page docs/configuration.md matches the models, and every field has a docstring."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Records are kept once, found by weights, and expire."""
+"""Records are stored once, found by weights, and expire."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -27,7 +27,7 @@ JUDGE = Judge(name="judge", scorer=ClipPreference(), weights_digest="1" * 64)
 
 @pytest.fixture
 def report() -> Callable[..., CalibrationReport]:
-    """A calibration of one judge; `changes` go to it."""
+    """A function that makes a calibration of one judge; `changes` replace its fields."""
 
     def make(judge: Judge = JUDGE, **changes: Any) -> CalibrationReport:
         overall = Calibration(
@@ -66,7 +66,7 @@ def test_the_same_calibration_is_kept_once_and_keeps_its_date(
     assert calibrations.history("other", "judge", open_store(settings.store_uri, settings)) == []
 
 
-def test_a_record_speaks_for_its_own_weights_only(report: Callable[..., CalibrationReport], settings: Settings) -> None:
+def test_a_record_is_valid_for_its_weights_only(report: Callable[..., CalibrationReport], settings: Settings) -> None:
     retrained = JUDGE.model_copy(update={"weights_digest": "5" * 64})
     (old,) = calibrations.record(report(), "tiny", open_store(settings.store_uri, settings))
     assert calibrations.newest("tiny", retrained, open_store(settings.store_uri, settings)) is None
@@ -92,7 +92,7 @@ def test_age_counts_from_the_newest_pair_else_from_the_calibration(report: Calla
     assert calibrations.age_days(known(report(newest_pair_at=None)), NOW) == 2
 
 
-def test_an_expired_or_missing_calibration_takes_the_vote(report: Callable[..., CalibrationReport]) -> None:
+def test_a_judge_with_an_expired_or_missing_calibration_may_not_vote(report: Callable[..., CalibrationReport]) -> None:
     policy = GatePolicy(maximum_calibration_age_days=10)
     assert calibrations.refusal(known(report()), policy, NOW) == ""
     later = NOW + timedelta(days=1)
@@ -101,7 +101,9 @@ def test_an_expired_or_missing_calibration_takes_the_vote(report: Callable[..., 
     assert calibrations.refusal(None, GatePolicy(maximum_calibration_age_days=0), NOW) == ""
 
 
-def test_the_gate_is_told_who_is_barred(report: Callable[..., CalibrationReport], settings: Settings) -> None:
+def test_judges_without_a_valid_calibration_are_barred(
+    report: Callable[..., CalibrationReport], settings: Settings
+) -> None:
     other = JUDGE.model_copy(update={"name": "other"})
     calibrations.record(report(), "tiny", open_store(settings.store_uri, settings))
     records = calibrations.records([JUDGE, other], "tiny", GatePolicy(), store=open_store(settings.store_uri, settings))
@@ -117,7 +119,7 @@ def test_the_gate_is_told_who_is_barred(report: Callable[..., CalibrationReport]
 def test_only_pairs_within_the_limit_count_and_undated_ones_by_their_record(
     report: Callable[..., CalibrationReport],
 ) -> None:
-    """One pair of today kept 999 old ones counting: now each pair is asked for its own date."""
+    """The date of each pair decides: a single recent pair must not make 999 old ones count."""
     policy = GatePolicy(maximum_calibration_age_days=7, calibration_generators=("sd15",))
     found = calibrations.scope(known(report()), policy, NOW)
     assert (found.since, found.until) == (NOW - timedelta(days=7), NOW)
@@ -129,7 +131,7 @@ def test_only_pairs_within_the_limit_count_and_undated_ones_by_their_record(
     assert (anything.since, anything.undated) == (None, True)
 
 
-def test_a_date_to_come_does_not_make_a_calibration_young(report: Callable[..., CalibrationReport]) -> None:
+def test_a_future_date_does_not_make_a_calibration_newer(report: Callable[..., CalibrationReport]) -> None:
     assert calibrations.age_days(known(report(newest_pair_at=NOW + timedelta(days=900))), NOW) == 2
 
 

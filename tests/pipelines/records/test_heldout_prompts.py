@@ -21,7 +21,7 @@ def test_heldout_prompts_are_read_with_their_digest(tiny_project: Project, setti
     assert heldout.digest == sha256_file(Path(tiny_project.evaluation.prompts))
 
 
-def test_a_prompts_file_without_header_or_at_all_is_named(tiny_project: Project, settings: Settings) -> None:
+def test_a_missing_prompts_file_or_header_is_named(tiny_project: Project, settings: Settings) -> None:
     path = Path(tiny_project.evaluation.prompts)
     path.write_text("a red circle\tshapes\n")
     with pytest.raises(ValueError, match=r"prompts\.tsv: the first line has no `prompt`"):
@@ -31,13 +31,13 @@ def test_a_prompts_file_without_header_or_at_all_is_named(tiny_project: Project,
         heldout_prompts(Workspace(tiny_project, settings))
 
 
-def test_fewer_prompts_than_the_gate_asks_for_are_told_before_anything_runs(
+def test_too_few_prompts_for_the_gate_are_an_error_before_anything_runs(
     tiny_project: Project, settings: Settings
 ) -> None:
     assert check_enough_prompts(Workspace(tiny_project, settings)) == 1
     policy = tiny_project.gate.model_copy(update={"minimum_prompts": 5000})
     strict = tiny_project.model_copy(update={"gate": policy})
-    with pytest.raises(ValueError, match=r"asks 1 prompts of .*prompts.tsv, but gate.minimum_prompts is 5000"):
+    with pytest.raises(ValueError, match=r"has 1 prompts in .*prompts.tsv, but gate.minimum_prompts is 5000"):
         check_enough_prompts(Workspace(strict, settings))
     off = strict.model_copy(update={"gate": policy.model_copy(update={"mode": "off"})})
     assert check_enough_prompts(Workspace(off, settings)) == 1
@@ -67,7 +67,7 @@ def test_prompt_sets_are_held_out_as_well(tiny_project: Project, settings: Setti
     )
     named = project.path.read_text().replace('prompts = "prompts.tsv"', 'prompts = "more"')
     path.write_text(named)
-    assert load_project(path).evaluation.prompts == str(path.parent / "more.tsv"), "a set may be called by its name"
+    assert load_project(path).evaluation.prompts == str(path.parent / "more.tsv"), "evaluation.prompts may name a set"
     path.write_text(named + own)
-    with pytest.raises(ValueError, match="are called more"):
+    with pytest.raises(ValueError, match="are named more"):
         load_project(path)

@@ -1,4 +1,4 @@
-"""Records of jobs in the store: the latest generation is found, what is older than records is not missed."""
+"""Records of jobs in the store: the latest generation is found, and jobs without a record are not an error."""
 
 from pathlib import Path
 from typing import Any
@@ -53,10 +53,10 @@ def test_device_hours_are_wall_time_times_processes() -> None:
     assert record(0).device_hours == 1.0
 
 
-def test_everybody_who_had_a_job_run_is_named_once(store: Store) -> None:
+def test_each_person_who_started_a_job_is_listed_once(store: Store) -> None:
     for person, generation in (("bob", 0), ("", 0), ("ada", 1), ("bob", 2)):
         note_starter(store, record(generation).request, person)
     assert starters(store, "tiny", "train", SPEC) == ["ada", "bob"]
     assert starters(store, "tiny", "soup", SPEC) == []
     assert starters(store, "other", "train", SPEC) == []
-    assert find_record(store, "tiny", "train", SPEC) is None, "who started is no record of a finished job"
+    assert find_record(store, "tiny", "train", SPEC) is None, "a starter is not a record of a finished job"

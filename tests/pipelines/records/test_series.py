@@ -13,7 +13,7 @@ from pipelines.store import storage
 from pipelines.store.storage import Store, open_store
 
 pytestmark = [
-    # moto and botocore leave sockets to the collector.
+    # moto and botocore leave open sockets for the garbage collector.
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
@@ -118,7 +118,7 @@ def test_nothing_is_written_when_nothing_is_proposed(store: Store) -> None:
 
 
 def test_an_entry_is_created_once_and_the_same_bytes_count_as_created(store: Store) -> None:
-    """An S3 client sends a put again when the answer was lost; the object there is then its own."""
+    """An S3 client repeats a put whose response was lost; the object that exists is then from the first try."""
     series = notes(store)
     assert series.create(1, Note(number=1, by="a"))
     assert series.create(1, Note(number=1, by="a"))
@@ -126,7 +126,7 @@ def test_an_entry_is_created_once_and_the_same_bytes_count_as_created(store: Sto
     assert series.read(1) == Note(number=1, by="a")
 
 
-def test_objects_without_a_number_are_no_entries(store: Store) -> None:
+def test_objects_without_a_number_are_not_entries(store: Store) -> None:
     series = notes(store)
     for name in ("note.json", "000001.json.bak", "1.json", "more/000009.json"):
         store.write_bytes(store.uri("notes", "tiny", name), b"{}")

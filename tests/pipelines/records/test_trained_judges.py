@@ -1,4 +1,4 @@
-"""A name stands for the newest judge registered under it, and only for one whose training is in the store."""
+"""A name refers to the newest registered judge, whose training must be in the store."""
 
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from pipelines.store.storage import open_store
 
 @pytest.fixture
 def trained(settings: Settings, tmp_path: Path) -> Any:
-    """Publishes a finished reward training; the judge's digest is the letter given."""
+    """A function that publishes a finished reward training; the judge's digest repeats the letter."""
 
     def make(letter: str) -> RegisteredJudge:
         store = open_store(settings.store_uri, settings)
@@ -65,14 +65,14 @@ def test_the_newest_is_found_by_name_and_numbers_go_up(settings: Settings, train
     )
 
 
-def test_registering_again_what_is_newest_changes_nothing(settings: Settings, trained: Any) -> None:
+def test_registering_the_newest_again_changes_nothing(settings: Settings, trained: Any) -> None:
     first = trained_judges.publish(trained("a"), open_store(settings.store_uri, settings))
     assert trained_judges.publish(trained("a"), open_store(settings.store_uri, settings)) == first
     store = open_store(settings.store_uri, settings)
     assert len(store.list_uris(store.uri("judges", "tiny", "people"))) == 1
 
 
-def test_an_unknown_name_says_how_to_train_it(settings: Settings, trained: Any) -> None:
+def test_the_error_for_an_unknown_name_shows_how_to_train_it(settings: Settings, trained: Any) -> None:
     trained_judges.publish(trained("a"), open_store(settings.store_uri, settings))
     with pytest.raises(ValueError, match=r"No judge 'person' is registered yet\. Run `plumbline reward projects/tiny"):
         trained_judges.find("reward://person", "tiny", open_store(settings.store_uri, settings))
@@ -80,9 +80,9 @@ def test_an_unknown_name_says_how_to_train_it(settings: Settings, trained: Any) 
         trained_judges.find("reward://people", "other", open_store(settings.store_uri, settings))
 
 
-def test_a_judge_that_the_store_does_not_hold_is_not_registered(settings: Settings, trained: Any) -> None:
+def test_a_judge_that_is_not_in_the_store_is_not_registered(settings: Settings, trained: Any) -> None:
     judge = trained("a")
     for wrong in ({"judge_digest": "c" * 64}, {"uri": f"{judge.uri}-nowhere"}):
-        with pytest.raises(ValueError, match="Train the reward anew"):
+        with pytest.raises(ValueError, match="Train the reward again"):
             trained_judges.publish(judge.model_copy(update=wrong), open_store(settings.store_uri, settings))
     assert trained_judges.newest("tiny", "people", open_store(settings.store_uri, settings)) is None

@@ -1,4 +1,4 @@
-"""Which versions a run of the promote DAG judges, on a real registry."""
+"""The versions that a run of the promote DAG judges, on a real registry."""
 
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ def path(world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return str(file)
 
 
-def test_an_event_starts_the_judgement_of_everything_undecided(world: Any, path: str) -> None:
+def test_an_event_starts_the_judgement_of_every_undecided_version(world: Any, path: str) -> None:
     assert candidate_stages.versions_to_judge(path, by_event=True) == [], "an event without a candidate judges nothing"
     candidates = [world.register(name) for name in ("a", "b", "c")]
     assert candidate_stages.versions_to_judge(path, by_event=True) == [3, 2, 1]
@@ -32,7 +32,7 @@ def test_an_event_starts_the_judgement_of_everything_undecided(world: Any, path:
     assert candidate_stages.versions_to_judge(path, by_event=True) == [2, 1]
 
 
-def test_a_following_run_leaves_out_what_the_runs_before_it_tried(world: Any, path: str) -> None:
+def test_a_following_run_skips_the_versions_that_earlier_runs_tried(world: Any, path: str) -> None:
     candidates = [world.register(name) for name in ("a", "b", "c")]
     assert candidate_stages.versions_to_judge(path, tried=[3]) == [2, 1], "the run of version 3 may have failed"
     world.decide(candidates[1], None)
@@ -48,13 +48,13 @@ def test_a_person_may_have_a_decided_version_judged_again(world: Any, path: str)
     for candidate in candidates[1:]:
         world.decide(candidate, None)
     assert candidate_stages.versions_to_judge(path, version=2) == [2]
-    assert candidate_stages.versions_to_judge(path) == [3, 1], "the alias `candidate`, then what was missed"
+    assert candidate_stages.versions_to_judge(path) == [3, 1], "the alias `candidate`, then the undecided versions"
     assert candidate_stages.versions_to_judge(path, generation=1) == [3], "a new evaluation of this one only"
     registry.set_alias(world.settings, world.project.name, "candidate", 1)
     assert candidate_stages.versions_to_judge(path) == [1]
 
 
-def test_a_person_is_told_when_there_is_no_candidate(path: str) -> None:
+def test_a_missing_candidate_is_an_error_for_a_person(path: str) -> None:
     with pytest.raises(ValueError, match=r"has no candidate \(alias `candidate` is not set\)"):
         candidate_stages.versions_to_judge(path)
 

@@ -1,4 +1,4 @@
-"""Approval through the stages that a task and a command call, on a real registry; and what `mlflow gc` cannot take."""
+"""Approval through the stages of tasks and commands, on a real registry; and independence of `mlflow gc`."""
 
 import json
 import pwd
@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 
 class Staged:
-    """A world whose project is a file, as the stages want it."""
+    """A world whose project is a file, as the stages need it."""
 
     def __init__(self, world: Any, folder: Path) -> None:
         self.world, self.path = world, folder / f"{world.project.name}.toml"
@@ -69,7 +69,7 @@ def answer(decision: Any, **changes: Any) -> Approval:
     return Approval.model_validate({"decision_digest": decision.digest, **facts, **changes})
 
 
-def test_who_agreed_and_when_is_in_the_ledger_and_on_the_version(staged: Staged) -> None:
+def test_the_ledger_and_the_version_record_who_approved_and_when(staged: Staged) -> None:
     staged.ask("bob", "ada")
     decision = staged.world.decide(staged.candidate("a", "ada"), None)
     promotion = staged.promote(decision, answer(decision))
@@ -93,7 +93,9 @@ def test_who_agreed_and_when_is_in_the_ledger_and_on_the_version(staged: Staged)
         ({"by": "eve", "by_id": "eve"}, "eve may not approve. It needs one of bob, ada"),
     ],
 )
-def test_every_other_answer_moves_nothing_and_is_noted(staged: Staged, changes: dict[str, Any], message: str) -> None:
+def test_every_other_answer_moves_nothing_and_is_recorded(
+    staged: Staged, changes: dict[str, Any], message: str
+) -> None:
     staged.ask("bob", "ada")
     decision = staged.world.decide(staged.candidate("a", "ada"), None)
     given = answer(decision, **changes)
@@ -103,7 +105,7 @@ def test_every_other_answer_moves_nothing_and_is_noted(staged: Staged, changes: 
     assert champion.history(str(staged.path)) == []
     assert "champion" not in registry.aliases(staged.world.settings, staged.world.project.name)
     assert (staged.tags(1)["approval.answer"], staged.tags(1)["approval.by"]) == (given.answer, given.by)
-    assert staged.promote(decision, answer(decision))["moved"], "somebody else may still agree"
+    assert staged.promote(decision, answer(decision))["moved"], "another approver may still approve"
 
 
 def test_without_an_answer_nothing_moves(staged: Staged) -> None:
@@ -111,11 +113,11 @@ def test_without_an_answer_nothing_moves(staged: Staged) -> None:
     decision = staged.world.decide(staged.candidate("a", ""), None)
     assert "nobody has approved it. It needs one of bob" in staged.promote(decision)["message"]
     staged.write()
-    assert staged.promote(decision)["moved"], "a project that asks nobody does not wait"
+    assert staged.promote(decision)["moved"], "a project without approvals does not wait"
     assert champion.history(str(staged.path))[0].get("approver") is None
 
 
-def test_the_question_leaves_out_who_trained_and_who_triggered(staged: Staged) -> None:
+def test_the_question_excludes_those_who_trained_or_triggered(staged: Staged) -> None:
     staged.ask("ada", "bob", "eve")
     decision = staged.world.decide(staged.candidate("a", "ada"), None).model_dump(mode="json")
     question = champion.approval_question(str(staged.path), decision, asked_by=["eve"])
@@ -136,7 +138,7 @@ def test_each_of_several_trainers_may_not_approve(staged: Staged) -> None:
     assert [person["id"] for person in question["approvers"]] == ["eve"]
 
 
-def test_who_moves_the_alias_is_not_who_agrees(staged: Staged) -> None:
+def test_the_ledger_distinguishes_actor_and_approver(staged: Staged) -> None:
     staged.ask("bob")
     decision = staged.world.decide(staged.candidate("a", ""), None)
     given = answer(decision, asked_by=()).model_dump(mode="json")
@@ -146,13 +148,13 @@ def test_who_moves_the_alias_is_not_who_agrees(staged: Staged) -> None:
 
 
 class Shell:
-    """`plumbline promote` of one project, as whoever the operating system says it is."""
+    """`plumbline promote` of one project as different users of the operating system."""
 
     def __init__(self, staged: Staged, patch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
         self.staged, self.patch, self.capsys = staged, patch, capsys
 
     def promote(self, user: str, *flags: str) -> tuple[int, str, str]:
-        """Exit code, message of the promotion (empty without one), and what stands on stderr."""
+        """Return the exit code, the message of the promotion (empty without one), and stderr."""
         self.patch.setattr(pwd, "getpwuid", lambda _: SimpleNamespace(pw_name=user))
         code = cli.main(["promote", str(self.staged.path), *flags])
         said = self.capsys.readouterr()
@@ -165,7 +167,7 @@ class Shell:
 
 @pytest.fixture
 def shell(staged: Staged, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Shell:
-    """Ada and Bob may approve; a candidate of nobody's waits with a good evaluation, which is all that is made up."""
+    """Ada and Bob may approve. A candidate without a trainer has a good evaluation; only that is invented."""
     staged.ask("ada", "bob")
     text = staged.path.read_text()
     staged.path.write_text(text[: text.index("[coverage]")] + text[text.index("[gate]") :])
@@ -174,36 +176,38 @@ def shell(staged: Staged, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     return Shell(staged, monkeypatch, capsys)
 
 
-def test_at_a_shell_one_asks_and_another_agrees(shell: Shell) -> None:
-    code, message, told = shell.promote("ada")
+def test_at_a_shell_one_user_requests_and_another_approves(shell: Shell) -> None:
+    code, message, stderr = shell.promote("ada")
     assert code == cli.GATE_SAID_NO
     assert message == (
         "version 1 was not promoted: nobody has approved it. It needs one of ada, bob; nothing was moved"
     )
-    assert "A person has to agree: bob. Read file://" in told
-    digest = told.rpartition("--approve --decision ")[2].strip()
+    assert "One of these people has to approve: bob. Read file://" in stderr
+    digest = stderr.rpartition("--approve --decision ")[2].strip()
     assert (len(digest), shell.moves) == (12, [])
 
-    shell.patch.setattr(by_hand, "evaluation", lambda *_: pytest.fail("whoever agrees has nothing judged"))
+    shell.patch.setattr(by_hand, "evaluation", lambda *_: pytest.fail("an approval must not evaluate anything"))
     shell.patch.setenv("LOGNAME", "bob")
     shell.patch.setenv("USER", "bob")
-    code, message, told = shell.promote("ada", "--approve")
+    code, message, stderr = shell.promote("ada", "--approve")
     assert (code, message, shell.moves) == (cli.BAD_INPUT, "", [])
-    assert "ada triggered this run or trained the candidate, so somebody else has to agree. Nothing was moved." in told
-    code, _, told = shell.promote("eve", "--approve")
-    assert (code, "eve may not approve" in told) == (cli.BAD_INPUT, True)
+    assert (
+        "ada triggered this run or trained the candidate, so somebody else has to agree. Nothing was moved." in stderr
+    )
+    code, _, stderr = shell.promote("eve", "--approve")
+    assert (code, "eve may not approve" in stderr) == (cli.BAD_INPUT, True)
     assert "approval.answer" not in shell.staged.tags(1)
-    code, _, told = shell.promote("bob", "--approve", "--decision", "0" * 12)
-    assert (code, "the gate made no such decision about it" in told) == (cli.BAD_INPUT, True)
+    code, _, stderr = shell.promote("bob", "--approve", "--decision", "0" * 12)
+    assert (code, "the gate made no such decision about it" in stderr) == (cli.BAD_INPUT, True)
 
     code, message, _ = shell.promote("bob", "--approve", "--decision", digest)
     assert (code, message, shell.moves) == (cli.DONE, "promoted: the base model -> version 1", [("ada", "bob")])
-    assert shell.promote("bob", "--approve")[0] == cli.DONE, "again changes nothing"
+    assert shell.promote("bob", "--approve")[0] == cli.DONE, "a second approval changes nothing"
     assert len(shell.moves) == 1
 
 
-def test_who_asked_first_is_who_asked(shell: Shell) -> None:
-    """Asking after somebody else did takes nobody's right to agree away, and gives the first one none."""
+def test_the_first_request_counts(shell: Shell) -> None:
+    """A second request does not stop its user from approving, and does not let the first one approve."""
     shell.promote("ada")
     assert shell.promote("bob")[0] == cli.GATE_SAID_NO
     assert shell.promote("ada", "--approve")[0] == cli.BAD_INPUT
@@ -211,21 +215,21 @@ def test_who_asked_first_is_who_asked(shell: Shell) -> None:
     assert shell.moves == [("ada", "bob")]
 
 
-def test_nothing_is_judged_and_approved_in_one_act(shell: Shell) -> None:
-    code, message, told = shell.promote("bob", "--approve")
+def test_one_command_cannot_both_judge_and_approve(shell: Shell) -> None:
+    code, message, stderr = shell.promote("bob", "--approve")
     assert (code, message, shell.moves) == (cli.BAD_INPUT, "", [])
-    assert "There is nothing to agree to for version 1" in told
-    assert "the gate made no such decision about it" in told
+    assert "There is nothing to approve for version 1" in stderr
+    assert "the gate made no such decision about it" in stderr
     shell.staged.world.decide(read_version(Workspace(shell.staged.world.project, shell.staged.world.settings), 1), None)
-    _, _, told = shell.promote("bob", "--approve")
-    assert "who had it decided is not on record. One person runs `plumbline promote" in told
+    _, _, stderr = shell.promote("bob", "--approve")
+    assert "there is no record of who requested the decision. One person runs `plumbline promote" in stderr
 
 
-def test_a_project_that_asks_nobody_promotes_as_before(shell: Shell) -> None:
+def test_a_project_without_approvals_promotes_directly(shell: Shell) -> None:
     shell.staged.path.write_text(shell.staged.path.read_text().partition("[approval]")[0])
-    code, message, told = shell.promote("ada", "--approve")
+    code, message, stderr = shell.promote("ada", "--approve")
     assert (code, message) == (cli.DONE, "promoted: the base model -> version 1")
-    assert "has to agree" not in told
+    assert "has to agree" not in stderr
     assert champion.history(str(shell.staged.path))[0]["actor"] == "ada"
 
 
@@ -239,10 +243,10 @@ def test_an_alarm_is_exit_code_1_and_restored_is_0(staged: Staged, capsys: pytes
     assert json.loads(capsys.readouterr().out)["champion"] == 1
 
 
-def test_garbage_collection_in_mlflow_takes_nothing_that_the_champion_rests_on(
+def test_garbage_collection_in_mlflow_deletes_nothing_that_the_champion_needs(
     staged: Staged, mlflow_server: Any
 ) -> None:
-    """The runs behind both champions are deleted for good; promotion, rollback and the report need none of them."""
+    """The runs of both champions are deleted permanently; promotion, rollback and the report do not need them."""
     world = staged.world
     first = staged.candidate("a", "")
     decision = world.decide(first, None)
@@ -277,7 +281,7 @@ def test_garbage_collection_in_mlflow_takes_nothing_that_the_champion_rests_on(
     assert champion.reconcile(str(staged.path), actor="watch")["state"] == "agrees"
 
 
-def test_back_and_forward_by_command_read_as_history(staged: Staged, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rollback_and_forward_commands_are_in_the_ledger(staged: Staged, capsys: pytest.CaptureFixture[str]) -> None:
     world, path = staged.world, str(staged.path)
     first = staged.candidate("a", "")
     staged.promote(world.decide(first, None))
@@ -308,7 +312,7 @@ def test_back_and_forward_by_command_read_as_history(staged: Staged, capsys: pyt
     ]
 
 
-def test_a_ledger_in_the_wrong_store_is_not_an_empty_one(
+def test_a_ledger_in_another_store_is_not_taken_as_empty(
     staged: Staged, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(["ledger", str(staged.path)]) == cli.DONE
@@ -319,7 +323,7 @@ def test_a_ledger_in_the_wrong_store_is_not_an_empty_one(
     assert "-typo is empty: entries were changed or removed, or that is the wrong store" in capsys.readouterr().err
 
 
-def test_a_version_that_is_not_there_is_answered_with_those_that_are(staged: Staged) -> None:
+def test_the_error_for_an_unknown_version_lists_the_known_ones(staged: Staged) -> None:
     with pytest.raises(ValueError, match=r"has no candidate \(alias `candidate` is not set\)\. Train one first"):
         candidates.pick_candidate(str(staged.path))
     staged.candidate("a", "")

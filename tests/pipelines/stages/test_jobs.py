@@ -1,4 +1,4 @@
-"""The joined stages: which request a stage makes of what it is given."""
+"""The requests that job stages build from their inputs, and the plans of training."""
 
 import re
 from collections.abc import Callable
@@ -24,7 +24,7 @@ SNAPSHOT = {"content_digest": "5" * 64, "uri": "file:///store/snapshots/5"}
 
 
 def without_captions(text: str) -> str:
-    """A project file less its [captions]."""
+    """Remove [captions] from a project file."""
     left, found = re.subn(r"\[captions\]\n(.+\n)+", "", text)
     assert found == 1
     return left
@@ -32,7 +32,7 @@ def without_captions(text: str) -> str:
 
 @pytest.fixture
 def shapes_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The path of a shapes project with other sections in place of its `[[train]]`."""
+    """A function that writes the shapes project with other sections instead of `[[train]]`; returns its path."""
     monkeypatch.setenv("PLUMBLINE_STATE_DIR", str(tmp_path / "state"))
     monkeypatch.setenv("PLUMBLINE_STORE_URI", (tmp_path / "store").as_uri())
 
@@ -114,7 +114,7 @@ def test_a_generation_is_part_of_the_job_id(shapes_with: Any) -> None:
     assert jobs.job_request(path, "train", {"recipe": 0}, generation=2).job_id.endswith("-g2")
 
 
-def test_recipes_that_read_the_same_features_are_encoded_for_once(shapes_with: Any) -> None:
+def test_recipes_with_the_same_features_share_an_encode_job(shapes_with: Any) -> None:
     mapo = '[[train]]\nrecipe = "mapo_shapes"\n'
     path = shapes_with(PRDP + TRAIN + mapo)
     assert training_stages.plan_encodings(path, SNAPSHOT) == [{"snapshot": SNAPSHOT, "recipe": 1}]
@@ -128,7 +128,7 @@ def test_recipes_that_read_the_same_features_are_encoded_for_once(shapes_with: A
         training_stages.plan_trainings(path, SNAPSHOT, [])
 
 
-def test_recipes_that_cut_images_otherwise_get_caches_of_their_own(shapes_with: Any) -> None:
+def test_recipes_with_other_cuts_of_images_get_separate_caches(shapes_with: Any) -> None:
     cut = 'overrides = ["images.kind=aspect_buckets", "images.step_pixels=16"]\n'
     path = shapes_with(TRAIN + TRAIN + cut)
     assert [given["recipe"] for given in training_stages.plan_encodings(path, SNAPSHOT)] == [0, 1]
@@ -136,12 +136,12 @@ def test_recipes_that_cut_images_otherwise_get_caches_of_their_own(shapes_with: 
     assert [training["cache"]["uri"] for training in trainings] == ["squares", "buckets"]
 
 
-def test_the_recipe_that_needs_captions_asks_for_the_features(shapes_with: Any) -> None:
+def test_the_recipe_that_needs_captions_requests_the_features(shapes_with: Any) -> None:
     path = shapes_with(TRAIN + '[[train]]\nrecipe = "dcpo_shapes"\n' + TRAIN)
     assert training_stages.plan_encodings(path, SNAPSHOT) == [{"snapshot": SNAPSHOT, "recipe": 1}]
 
 
-def test_a_recipe_with_a_snapshot_of_its_own_gets_a_cache_of_its_own(
+def test_a_recipe_with_a_separate_snapshot_gets_a_separate_cache(
     shapes_with: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = shapes_with(TRAIN + TRAIN)
@@ -194,13 +194,13 @@ def test_each_reward_learns_from_its_own_sources(
     assert asked == [("panel",), ("shapes_pairs",)]
 
 
-def test_a_project_without_labelling_trains_on_the_pairs_as_people_labelled_them() -> None:
+def test_a_project_without_labelling_trains_on_human_labels() -> None:
     plain = {"uri": "file:///store/snapshots/s"}
     assert pairs.labelled_snapshot(str(SHAPES), plain, run_key="") is plain
 
 
-def test_the_place_of_drawn_pairs_is_that_of_their_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ingest finds what the drawing will publish, and says so while it is not there."""
+def test_drawn_pairs_are_at_the_uri_of_their_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ingest looks for the output of the drawing job, and reports it while it is missing."""
     draw = (
         '[[sources]]\nname = "style"\nkind = "self_generated"\nlicence = "CC0-1.0"\n[sources.draw]\nprompts = "few.txt"'
     )
@@ -235,13 +235,13 @@ def shapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "shapes.toml"
 
 
-def test_a_recipe_that_wants_captions_takes_the_captioned_snapshot_and_the_others_the_plain_one(
+def test_only_a_recipe_that_needs_captions_trains_on_the_captioned_snapshot(
     shapes: Path, tmp_path: Path, make_snapshot: Callable[..., DatasetSnapshot]
 ) -> None:
     path, plain = str(shapes), make_snapshot(num_captioned=0).model_dump(mode="json")
     assert training_stages.needs_captioned_snapshot(path)
     assert training_stages.training_snapshot(path, plain, 0) == plain
-    with pytest.raises(ValueError, match=rf"has no captions by \[captions\].*Run plumbline caption {path}"):
+    with pytest.raises(ValueError, match=rf"has no captions by \[captions\].*Run `plumbline caption {path}`"):
         training_stages.training_snapshot(path, plain, 1)
     request = jobs.job_request(path, "caption", {"snapshot": plain})
     captioned = plain | {"uri": request.output_uri, "content_digest": "7" * 64, "num_captioned": 3}

@@ -90,7 +90,7 @@ def test_an_evaluation_for_the_gate_needs_the_prompts_that_the_gate_requires(
     project: Project, settings: Settings, make_version: MakeVersion, evaluate: AskEvaluation
 ) -> None:
     job = Evaluate(candidate=make_version("c"))
-    with pytest.raises(ValueError, match=r"the evaluation asks 1 prompts .* every verdict would be invalid"):
+    with pytest.raises(ValueError, match=r"the evaluation has 1 prompts .* every verdict would be invalid"):
         job.request(Workspace(project, settings))
     policy = project.gate.model_copy(update={"minimum_prompts": 1})
     enough = project.model_copy(update={"gate": policy})
@@ -171,7 +171,7 @@ def test_coverage_refuses_a_scorer_of_prompts(project: Project) -> None:
     guard = '[[evaluation.guards]]\nname = "variety"\nuri = "guard"\nscorer = { kind = "diversity" }\n'
     text = ORIGINAL.read_text().replace("[placement", f"{guard}[placement") + "variety = { margin = 0.1 }\n"
     project.path.write_text(text + '[coverage]\njudge = "variety"\n')
-    with pytest.raises(ValueError, match="'variety' scores the images of a prompt together and can only guard"):
+    with pytest.raises(ValueError, match="'variety' scores the images of a prompt together, so it can only be a guard"):
         load_project(project.path)
 
 

@@ -114,7 +114,7 @@ def test_online_training_binds_prompts_and_any_scorer_of_the_project(
 
 
 def test_an_online_recipe_without_prompts_or_reward_fails_with_the_project(project: Project) -> None:
-    with pytest.raises(ValueError, match=r"draws its own images.* Add \[online\]"):
+    with pytest.raises(ValueError, match=r"needs prompts to draw images.* Add \[online\]"):
         online_project(project, "taste", section="")
     with pytest.raises(
         ValueError, match=r"Unknown reward 'tast'. Did you mean 'taste'\? Known: caption, liking, taste"
