@@ -26,6 +26,7 @@ from pipelines.intake.pairs import ACCEPTED_FILE, read_light
 from pipelines.intake.snapshot import accepted_reports
 from pipelines.monitor import drift, judges
 from pipelines.project.file import Project
+from pipelines.records.series import Series, series_of_json, series_of_models
 from pipelines.release.champion.state import read_state
 from pipelines.store.storage import Store
 from pipelines.workspace import Workspace

@@ -167,7 +167,7 @@ class EvaluationSection(Section):
     """Scorers that vote on a candidate."""
     guards: tuple[JudgeSection, ...] = ()
     """Scorers under which a candidate must not get worse. They do not vote."""
-    tie_thresholds: dict[str, float] = {}
+    tie_thresholds: dict[str, float] = Field(default_factory=dict)
     """Largest difference that counts as a tie, by scorer name, in the scorer's units. `plumbline gate aa` measures
     these."""
     confidence: float = 0.95

@@ -4,7 +4,7 @@ import hashlib
 from datetime import UTC, datetime
 
 from alignment.contracts.evaluation import EvalReport
-from alignment.contracts.jobs import SCORES_FILE
+from alignment.contracts.jobs import CALIBRATION_SCORES_FILE, SCORES_FILE
 from pipelines.contracts.release import CandidateVersion
 from pipelines.records import calibrations
 from pipelines.records.heldout_prompts import evaluation_digest
@@ -75,7 +75,7 @@ def read_columns(data: bytes) -> Columns:
 
 def _read_labels(report: EvalReport, settings: Settings) -> tuple[Columns | None, str]:
     """Read the calibration table and its sha256; None when the table is missing or unreadable."""
-    uri = f"{report.uri}/{calibrations.CALIBRATION_SCORES}"
+    uri = f"{report.uri}/{CALIBRATION_SCORES_FILE}"
     try:
         data = open_store(uri, settings).read_bytes(uri)
         return read_columns(data), hashlib.sha256(data).hexdigest()

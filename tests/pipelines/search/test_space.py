@@ -142,7 +142,7 @@ def test_a_value_of_zero_does_not_scale() -> None:
         space(factors={"caption_dropout": (0.5, 2.0)}).check()
 
 
-def test_a_range_must_hold_the_recipe_as_it_is() -> None:
+def test_a_range_must_contain_the_unchanged_recipe() -> None:
     with pytest.raises(ValidationError, match="it must contain 1"):
         SearchSection(factors={"objective.beta": (2.0, 4.0)})
 
