@@ -22,10 +22,13 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
 	@touch $@
 
-# torch brings its own CUDA packages, so they are left out of the lock: a host gets those of the torch build it installs.
+# Versions that are locked stay, unless pyproject.toml rules them out; delete a line of the lock to renew it. torch brings
+# its own CUDA packages, so they are left out of the lock: a host gets those of the torch build it installs.
 lock:
+	cp requirements.lock requirements.lock.tmp
 	$(BIN)/uv pip compile pyproject.toml --extra dev --python-version 3.11 --no-annotate --no-header --quiet \
-	  | sed 's/^torch==\([0-9.]*\)+cpu$$/torch==\1/' | grep -vE '^(cuda-|nvidia-|triton)' > requirements.lock.tmp
+	  --output-file requirements.lock.tmp >/dev/null
+	sed -i -E 's/^torch==([0-9.]*)\+cpu$$/torch==\1/; /^(cuda-|nvidia-|triton)/d' requirements.lock.tmp
 	mv requirements.lock.tmp requirements.lock
 
 # RECIPE is any recipe of the shapes world, e.g. mapo_shapes; without it, that of projects/shapes.toml.
@@ -43,6 +46,7 @@ check: setup
 	ruff format --check .
 	ruff check .
 	mypy
+	basedpyright
 	lint-imports
 
 # In random order. The seed is printed first; repeat an order with PYTEST_ADDOPTS=--randomly-seed=SEED.

@@ -35,7 +35,7 @@ BARS: tuple[tuple[Truth, str, float], ...] = (
 OTHERS = (
     Truth("gain of 0.05 sd", (0.05,), good=True),
     Truth("gain of 0.1 sd", (0.1,), good=True),
-    Truth("trained-on judge by 1 sd, others 0.1", (0.1,), lesson_gain=1.0, good=False),
+    Truth("trained-on judge by 1 sd, others 0.1", (0.1,), trained_on_gain=1.0, good=False),
     Truth("gain of 0.2 sd, a guard loses twice its margin", (0.2,), guard_loss=2.0, good=False),
     *(rare_losses(*found) for found in RARE_LOSSES),
     *(slice_loss(loss) for loss in SLICE_LOSSES),

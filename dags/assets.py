@@ -1,4 +1,4 @@
-"""The assets that link the DAGs, the default arguments, and the projects the DAGs are made for."""
+"""Assets that link the DAGs, the default arguments, and the projects for which DAGs are made."""
 
 import logging
 from datetime import timedelta
@@ -16,11 +16,11 @@ log = logging.getLogger(__name__)
 
 GPU_POOL = "gpu"
 RUN_KEY = "{{ dag_run.dag_id }}/{{ run_id }}"
-"""What ties the MLflow runs of one DAG run together."""
+"""Key shared by the MLflow runs of one DAG run."""
 TRIGGERED_BY = "{{ dag_run.triggering_user_name or '' }}"
 """The person who started a DAG run; empty for a schedule or an asset."""
 ACTOR = "{{ dag_run.triggering_user_name or 'airflow' }}"
-"""Who moves the champion, for the ledger."""
+"""User that moves the champion, for the ledger."""
 
 
 def projects() -> list[Project]:
@@ -54,7 +54,7 @@ def judges_asset(project: Project) -> Asset:
 
 
 def retrain_asset(project: Project) -> Asset:
-    """The monitor wants a new candidate."""
+    """A request by the monitor for a new candidate."""
     return Asset(name=f"{project.name}.retrain", uri=f"plumbline://{project.name}/retrain", group="plumbline")
 
 
@@ -68,11 +68,11 @@ def train_starts(project: Project) -> AssetAny | AssetOrTimeSchedule:
 
 
 def default_args(project: Project) -> dict[str, Any]:
-    """Owner and retries of every task, and who is told when it gives up."""
-    told = failure_callbacks(project, location(project))
-    return {"owner": project.schedule.owner, "retries": 2, "retry_delay": timedelta(seconds=15), **told}
+    """Owner and retries of every task, and the notification sent when it fails for good."""
+    on_failure = failure_callbacks(project, location(project))
+    return {"owner": project.schedule.owner, "retries": 2, "retry_delay": timedelta(seconds=15), **on_failure}
 
 
 def location(project: Project) -> str:
-    """The project file as a plain string, which is what a task carries."""
+    """Return the project file as a plain string, which is what a task carries."""
     return str(Path(project.path))

@@ -1,6 +1,6 @@
-"""NAME.calibrate: after new pairs and after each reward training, every judge against held-out people, kept as records.
+"""NAME.calibrate: after new pairs and after each reward training, check every judge against held-out human labels.
 
-The records are what a judge's vote expires by, and what `plumbline judges` lists.
+The records decide when a judge's vote expires; `plumbline judges` lists them.
 """
 
 from typing import Any

@@ -1,4 +1,4 @@
-"""NAME.ingest: every shard of every source becomes a validated batch; accepted pairs announce the asset `pairs`."""
+"""NAME.ingest: every shard of every source becomes a validated batch; accepted pairs update the asset `pairs`."""
 
 from typing import Any
 

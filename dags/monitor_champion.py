@@ -1,7 +1,8 @@
-"""NAME.monitor: the champion against what came in since; all is well, or the asset `retrain`, or a failed task.
+"""NAME.monitor: compare the champion with the data that arrived since it was promoted.
 
-`alarm` fails when a person has to look: its log says at what. The question whether alias and ledger agree is asked even
-when the judges could not be scored. Before the first accepted pair and the first promotion a run is skipped.
+A run ends well, updates the asset `retrain`, or fails the task `alarm`, whose log names what a person must check. Alias
+and ledger are compared even when the judges could not be scored. Before the first accepted pair and the first promotion
+a run is skipped.
 """
 
 from typing import Any

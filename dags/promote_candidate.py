@@ -1,5 +1,6 @@
-"""NAME.promote: a candidate against champion and base on held-out prompts, the gate, a person where the project asks
-one, and the alias if all say so. An event makes it judge every version without a decision, one run after another.
+"""NAME.promote: evaluate a candidate against champion and base on held-out prompts, apply the gate, ask a person where
+the project requires it, and move the alias if all agree. An event judges every undecided version, one run after
+another.
 """
 
 from typing import Any
@@ -10,7 +11,7 @@ from airflow.sdk import DAG, Param, task
 from dags.assets import ACTOR, GPU_POOL, RUN_KEY, TRIGGERED_BY, candidate_asset, default_args, location, projects
 from pipelines.dispatch.operators import candidates
 from pipelines.dispatch.operators.approval import PromotionApproval
-from pipelines.dispatch.operators.notifications import TellPeople, callbacks
+from pipelines.dispatch.operators.notifications import NotifyPeople, callbacks
 from pipelines.dispatch.operators.train_job import TrainJobOperator, retry_policy
 
 for project in projects():
@@ -91,7 +92,7 @@ for project in projects():
                 project_path=location(project),
                 decision=decision,
                 timeout_hours=project.approval.timeout_hours,
-                notifiers=[TellPeople(location(project), "asked")],
+                notifiers=[NotifyPeople(location(project), "asked")],
             )
         promote(location(project), decision, ACTOR, approval.output if approval else None)
     globals()[dag.dag_id] = dag

@@ -1,5 +1,5 @@
-"""NAME.reconcile: do alias, ledger and tags agree? Finishes what was cut short, restores if the project says so, else
-fails, so that somebody looks.
+"""NAME.reconcile: compare alias, ledger and tags. It finishes an interrupted change, restores the alias if the project
+allows it, and fails otherwise, so that a person checks.
 """
 
 from typing import Any
@@ -26,7 +26,7 @@ for project in projects():
 
             return champion.reconcile(path, actor=actor)
 
-        # People have been told by the task before; this one shows it in Airflow.
+        # The task before has sent the notification; this one shows the failure in Airflow.
         @task(retries=0, on_failure_callback=None)
         def sound_the_alarm(found: dict[str, Any]) -> None:
             if found["state"] == "alarm":

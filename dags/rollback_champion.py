@@ -1,6 +1,7 @@
-"""NAME.rollback: by hand; the previous champion, or the base model, back, through the code and ledger of promotions.
+"""NAME.rollback: restore the previous champion or the base model, manually, through the code and ledger of promotions.
 
-Run or cleared again it moves nothing. `forward` puts back what a rollback left; `from_version` goes on from there.
+Run or cleared again it moves nothing. `forward` undoes a rollback; `from_version` guards against moving another
+champion than the one you saw.
 """
 
 from typing import Any
@@ -19,18 +20,23 @@ for project in projects():
         max_active_runs=1,
         tags=["plumbline", project.name],
         params={
-            "reason": Param("", type="string", minLength=3, description="Why; kept in the ledger."),
+            "reason": Param("", type="string", minLength=3, description="Reason; kept in the ledger."),
             "from_version": Param(
                 None,
                 type=["null", "integer"],
                 minimum=1,
-                description="The champion to leave; if it is another, nothing moves.",
+                description="The champion to replace; if another version is champion, nothing moves.",
             ),
             "to_version": Param(
-                None, type=["null", "integer"], minimum=1, description="To this version, which the gate once promoted."
+                None,
+                type=["null", "integer"],
+                minimum=1,
+                description="Version to restore, which the gate once promoted.",
             ),
-            "forward": Param(False, type="boolean", description="Back to the version that a rollback left."),
-            "to_base": Param(False, type="boolean", description="Back to the base model, not to the version before."),
+            "forward": Param(False, type="boolean", description="Restore the version that a rollback replaced."),
+            "to_base": Param(
+                False, type="boolean", description="Restore the base model instead of the previous version."
+            ),
         },
         doc_md=__doc__,
     ) as dag:

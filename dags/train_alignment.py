@@ -1,5 +1,5 @@
-"""NAME.train: snapshot, features, a training per recipe, a registered candidate for each recipe or for their soup.
-A recipe that fails holds back the registration of all. Fix or remove it: finished weights are found by digest.
+"""NAME.train: snapshot, features, one training per recipe, a registered candidate for each recipe or for their soup.
+A recipe that fails blocks the registration of all. Fix or remove it: finished weights are found by digest.
 """
 
 from typing import Any

@@ -1,7 +1,7 @@
-"""NAME.reward: the pairs of each reward's sources, a preference head trained on them, its report, a judge; asset
-`judges`.
+"""NAME.reward: for each reward, collect its sources' pairs, train a preference head, evaluate and register it as a
+judge; updates the asset `judges`.
 
-Only projects with `[[rewards]]` have it. It runs on new pairs, or by `schedule.reward` where the project gives one.
+Only projects with `[[rewards]]` have this DAG. It runs on new pairs, or by `schedule.reward` where the project sets it.
 """
 
 from typing import Any

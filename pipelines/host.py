@@ -1,7 +1,7 @@
-"""Processes of a job or a server, found through /proc: by start time, as a recycled pid is no one's, and by a mark.
+"""Find processes of a job or a server through /proc: by start time, since pids are recycled, and by a mark.
 
-The mark is an environment variable that every process of a job inherits. Training launchers put each rank in a session
-of its own, so neither a process group nor a parent leads to a rank whose launcher was killed; the mark does.
+The mark is an environment variable that every process of a job inherits. Training launchers start each rank in a
+separate session, so neither a process group nor a parent leads to a rank whose launcher was killed; the mark does.
 """
 
 import os
@@ -11,16 +11,14 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
+from alignment.contracts.values import Record
 
 JOB_MARK = "PLUMBLINE_JOB_DIR"
 _PROC = Path("/proc")
 
 
-class ProcessRecord(BaseModel):
+class ProcessRecord(Record):
     """A process as it was started; a later process with the same pid has other ticks or another boot."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     pid: int
     started_ticks: int
@@ -29,19 +27,19 @@ class ProcessRecord(BaseModel):
 
 
 def record_of(pid: int) -> ProcessRecord:
-    """The record by which `is_alive` knows a process again."""
+    """Return the record by which `is_alive` identifies a process."""
     return ProcessRecord(pid=pid, started_ticks=start_ticks(pid) or 0, boot_id=_boot_id())
 
 
 def is_alive(record: ProcessRecord | None) -> bool:
-    """Whether that very process still runs; a zombie does not."""
+    """Return True when the recorded process still runs; a zombie does not."""
     if record is None or record.boot_id != _boot_id():
         return False
     return record.started_ticks != 0 and start_ticks(record.pid) == record.started_ticks
 
 
 def start_ticks(pid: int) -> int | None:
-    """Start time of a live process in clock ticks since boot; None when there is none or it is a zombie."""
+    """Return the start time of a live process in clock ticks since boot; None when there is none or it is a zombie."""
     try:
         fields = (_PROC / str(pid) / "stat").read_text().rsplit(")", 1)[1].split()
     except (OSError, IndexError):
@@ -50,7 +48,7 @@ def start_ticks(pid: int) -> int | None:
 
 
 def marked_pids(job_dir: Path) -> list[int]:
-    """Live processes that carry the mark of this job folder, but for the caller itself."""
+    """Return live processes that carry the mark of this job folder, except the caller."""
     mark = f"{JOB_MARK}={job_dir}".encode()
     pids = []
     for entry in _PROC.iterdir():
@@ -63,7 +61,7 @@ def marked_pids(job_dir: Path) -> list[int]:
 
 
 def kill_marked(job_dir: Path, timeout_seconds: float = 10.0) -> int:
-    """SIGKILL every process of the job, again until none is left; returns how many were seen first.
+    """Send SIGKILL to every process of the job until none is left; return the number found at first.
 
     Raises TimeoutError when one survives, as a process stuck in the kernel can.
     """
@@ -71,7 +69,7 @@ def kill_marked(job_dir: Path, timeout_seconds: float = 10.0) -> int:
     first = pids = marked_pids(job_dir)
     while pids:
         if time.monotonic() > deadline:
-            raise TimeoutError(f"Processes {pids} of {job_dir} outlive SIGKILL. Look at them before submitting again.")
+            raise TimeoutError(f"Processes {pids} of {job_dir} survived SIGKILL. Inspect them before submitting again.")
         for pid in pids:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -81,7 +79,7 @@ def kill_marked(job_dir: Path, timeout_seconds: float = 10.0) -> int:
 
 
 def group_is_alive(leader_pid: int) -> bool:
-    """Whether any process of the group that `leader_pid` leads or led still runs."""
+    """Return True when any process of the group that `leader_pid` leads or led still runs."""
     for entry in _PROC.iterdir():
         if entry.name.isdigit():
             with suppress(OSError, IndexError):
@@ -92,7 +90,7 @@ def group_is_alive(leader_pid: int) -> bool:
 
 
 def signal_group(pid: int, number: signal.Signals) -> None:
-    """Signal the process group that `pid` leads; nothing happens when it is gone."""
+    """Signal the process group that `pid` leads; do nothing when it is gone."""
     with suppress(ProcessLookupError):
         os.killpg(pid, number)
 
@@ -104,9 +102,9 @@ def _boot_id() -> str:
 
 
 def shell_user() -> str:
-    """The log-in name of this process's user, or the number where the host has no name for it.
+    """Return the log-in name of this process's user, or the number where the host has no name for it.
 
-    LOGNAME and USER, which getpass would read first, are not asked: anybody may set them to anybody's name.
+    LOGNAME and USER, which getpass would read first, are ignored: any user may set them to any name.
     """
     number = os.getuid()
     try:

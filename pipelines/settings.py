@@ -1,10 +1,12 @@
-"""Environment to Settings: built once at the edge and passed down. The only file that reads environment variables."""
+"""Read Settings from the environment, once at the edge. The only file that reads environment variables."""
 
 import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, SecretStr
+from pydantic import SecretStr
+
+from alignment.contracts.values import Record
 
 ANNOTATOR_SALT = "PLUMBLINE_ANNOTATOR_SALT"
 SIGNING_KEY = "PLUMBLINE_SIGNING_KEY"
@@ -12,18 +14,16 @@ SIGNING_KEY_PASSWORD = "PLUMBLINE_SIGNING_KEY_PASSWORD"
 AIRFLOW_USER = "PLUMBLINE_AIRFLOW_USER"
 AIRFLOW_PASSWORD = "PLUMBLINE_AIRFLOW_PASSWORD"
 CONTROL_PLANE_ONLY = (ANNOTATOR_SALT, SIGNING_KEY, SIGNING_KEY_PASSWORD, AIRFLOW_USER, AIRFLOW_PASSWORD)
-"""What a job on a training host never gets to see."""
+"""Variables that a job on a training host never receives."""
 
 
-class Settings(BaseModel):
-    """Where this installation keeps things. Secrets are SecretStr, so they never reach a log or a repr."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class Settings(Record):
+    """Locations and secrets of this installation. Secrets are SecretStr, so they never reach a log or a repr."""
 
     store_uri: str
     """Root of the object store, `file:///...` or `s3://bucket/prefix` (PLUMBLINE_STORE_URI)."""
     tracking_uri: str
-    """MLflow server (MLFLOW_TRACKING_URI); unset, the database of the embedded one, whether it is up or not."""
+    """MLflow server (MLFLOW_TRACKING_URI); by default the embedded server's database, whether that runs or not."""
     state_dir: Path
     """Local state of this host: job folders, input cache, logs (PLUMBLINE_STATE_DIR)."""
     projects_dir: Path
@@ -33,9 +33,9 @@ class Settings(BaseModel):
     annotator_salt: SecretStr = SecretStr("")
     """Key of the hash that stands for an annotator (PLUMBLINE_ANNOTATOR_SALT)."""
     airflow_ui_url: str = ""
-    """Linked from MLflow runs, and asked for paused DAGs (PLUMBLINE_AIRFLOW_UI_URL)."""
+    """Airflow's address, linked from MLflow runs and queried for paused DAGs (PLUMBLINE_AIRFLOW_UI_URL)."""
     airflow_user: str = ""
-    """User that asks Airflow's API for paused DAGs; needs to read DAGs only (PLUMBLINE_AIRFLOW_USER)."""
+    """User that queries Airflow's API for paused DAGs; needs to read DAGs only (PLUMBLINE_AIRFLOW_USER)."""
     airflow_password: SecretStr = SecretStr("")
     """Password of that user (PLUMBLINE_AIRFLOW_PASSWORD)."""
     git_sha: str = ""
@@ -43,9 +43,9 @@ class Settings(BaseModel):
     signing_key: Path | None = None
     """Private elliptic-curve key, PEM, that signs registered weights (PLUMBLINE_SIGNING_KEY)."""
     signing_key_password: SecretStr = SecretStr("")
-    """Of an encrypted signing key (PLUMBLINE_SIGNING_KEY_PASSWORD)."""
+    """Password of an encrypted signing key (PLUMBLINE_SIGNING_KEY_PASSWORD)."""
     verify_key: Path | None = None
-    """Public key, PEM, without whose signature nothing becomes champion (PLUMBLINE_VERIFY_KEY)."""
+    """Public key, PEM; if set, only weights with its signature become champion (PLUMBLINE_VERIFY_KEY)."""
 
     @property
     def mlflow_dir(self) -> Path:

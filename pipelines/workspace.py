@@ -1,4 +1,4 @@
-"""A project together with the installation it runs on, opened once where a command or a task begins."""
+"""A project together with its installation, opened once where a command or a task begins."""
 
 from dataclasses import dataclass
 from functools import cached_property

@@ -1,0 +1,3 @@
+"""Model families: encode, predict, decode, draw."""
+
+__all__ = ["ancestral", "drawing", "interface", "noise_schedule"]

@@ -31,14 +31,17 @@ class Drawing(Protocol):
 
     def encode(self, prompts: Sequence[str]) -> Conditioning:
         """Return text states, one row per prompt. The empty prompt gives the negative states for guidance."""
+        ...
 
     def noise_shape(self, resolution: int) -> tuple[int, int, int]:
         """Return C, H, W of an image's starting noise."""
+        ...
 
     def draw(
         self, noise_BCHW: Tensor, prompts: Conditioning, empty: Conditioning, *, sampler: Sampler, resolution: int
     ) -> Tensor:
         """Generate images BCHW in [0, 1]. `empty` has as many rows as `prompts`."""
+        ...
 
 
 class GuidedDrawing:

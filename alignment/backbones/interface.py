@@ -48,26 +48,33 @@ class Backbone(Protocol):
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         """C, H, W of the latent of a training image."""
+        ...
 
     def decode_latents(self, latents_BCHW: Tensor) -> Tensor:
         """Decode latents, in the unit that `encode_images` returns, to RGB in [0, 1], float32 on the CPU."""
+        ...
 
     def encode_images(self, pixels_BCHW: Tensor) -> LatentMoments:
         """Encode RGB in [-1, 1], float32, to latent moments."""
+        ...
 
     def encode_captions(self, captions: Sequence[str]) -> Conditioning:
         """Encode captions to text-encoder states, padded to the tokenizer's maximum length. Longer captions are cut."""
+        ...
 
     def image_conditioning(self, framings: Sequence[Framing]) -> Conditioning:
         """Return the conditioning of each image besides its caption, one row per image. Empty for most families."""
+        ...
 
     def load_denoiser(self) -> nn.Module:
         """Load a new copy of the base denoiser, float32, with every weight frozen."""
+        ...
 
     def predict(
         self, denoiser: nn.Module, noisy_BCHW: Tensor, timesteps_B: Tensor, conditioning: Conditioning
     ) -> Tensor:
         """Return the denoiser's prediction, in the shape of its input."""
+        ...
 
     def attach(self, denoiser: nn.Module, tuning: Lora | FullFineTune, seed: int) -> None:
         """Unfreeze the trained part, in place. Adapters are initialised from `seed` and start as the identity."""
@@ -80,6 +87,7 @@ class Backbone(Protocol):
 
     def sampler(self, denoiser: nn.Module, device: torch.device) -> "GridSampler":
         """Return a sampler that uses this denoiser, not a copy."""
+        ...
 
 
 class GridSampler(Protocol):
@@ -87,3 +95,4 @@ class GridSampler(Protocol):
 
     def draw(self, prompt: str, seed: int, steps: int, *, guidance_scale: float) -> Image:
         """Generate one RGB image."""
+        ...

@@ -18,15 +18,19 @@ class ForwardProcess(Protocol):
 
     def for_latent(self, height: int, width: int) -> "ForwardProcess":
         """Return the process for latents of that size. In some families the density of timesteps depends on it."""
+        ...
 
     def draw_timestep(self, generator: torch.Generator) -> float:
         """Draw a timestep from the training density, in the denoiser's unit."""
+        ...
 
     def add_noise(self, latents_BCHW: Tensor, noise_BCHW: Tensor, timesteps_B: Tensor) -> Tensor:
         """Return the latents noised to the given timesteps."""
+        ...
 
     def target(self, latents_BCHW: Tensor, noise_BCHW: Tensor, timesteps_B: Tensor) -> Tensor:
         """Return the denoiser's target, in the shape of the latents."""
+        ...
 
 
 @dataclass(frozen=True)

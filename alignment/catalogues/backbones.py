@@ -2,16 +2,16 @@
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from alignment.catalogues.record import Record
 
 SchedulerName = Literal["ddim", "flow_euler"]
 """Deterministic DDIM, or Euler steps along the flow of the base's own scheduler."""
 
 
-class BackboneParams(BaseModel):
+class BackboneParams(Record):
     """Settings of every backbone. `implementation` is imported only where torch is installed."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     implementation: ClassVar[str]
     scheduler: ClassVar[SchedulerName] = "ddim"

@@ -8,16 +8,16 @@ import math
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from alignment.catalogues.record import Record
 
 ImageSize = tuple[int, int]
 """Width and height of an original image, pixels."""
 
 
-class ImageParams(BaseModel):
+class ImageParams(Record):
     """Settings of every kind of crop."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     flip: bool = False
     """Mirror both images of half of the pairs; pair_id selects the half. The cache holds one orientation per pair.

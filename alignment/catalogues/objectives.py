@@ -2,13 +2,13 @@
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from alignment.catalogues.record import Record
 
 
-class ObjectiveParams(BaseModel):
+class ObjectiveParams(Record):
     """Settings of every objective. `implementation` is imported only where torch is installed."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     implementation: ClassVar[str]
     needs_reference: ClassVar[bool]

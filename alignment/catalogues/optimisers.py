@@ -2,13 +2,13 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import Discriminator, Field, Tag
+
+from alignment.catalogues.record import Record
 
 
-class OptimiserParams(BaseModel):
+class OptimiserParams(Record):
     """Settings of every optimiser: learning rate, warm-up, schedule and weight decay."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     learning_rate: Annotated[float, Field(gt=0)]
     weight_decay: Annotated[float, Field(ge=0)] = 1e-2
@@ -55,10 +55,8 @@ Optimiser = Annotated[
 ]
 
 
-class DivergenceGuard(BaseModel):
+class DivergenceGuard(Record):
     """Stop a run whose loss is not finite, or stays above a multiple of its running median."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     spike_factor: Annotated[float, Field(gt=1)] = 20.0
     """Allowed ratio of a step's loss to the median of the window."""

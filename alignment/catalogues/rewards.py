@@ -2,13 +2,13 @@
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from alignment.catalogues.record import Record
 
 
-class RewardParams(BaseModel):
+class RewardParams(Record):
     """Settings of every scorer. `implementation` is imported only where torch is installed."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     implementation: ClassVar[str]
     trained_on: ClassVar[tuple[str, ...]] = ()

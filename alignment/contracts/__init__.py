@@ -1,0 +1,17 @@
+"""Specifications and results of jobs. Frozen, plain JSON, torch-free."""
+
+__all__ = [
+    "calibration",
+    "captions",
+    "coverage",
+    "data",
+    "evaluation",
+    "jobs",
+    "judges",
+    "labelling",
+    "names",
+    "reward_models",
+    "soup",
+    "training",
+    "values",
+]

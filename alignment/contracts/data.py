@@ -1,12 +1,16 @@
 """Value objects for pairs and features: a snapshot of pairs, the request to encode it, and the feature cache."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import Field
 
 from alignment.catalogues.backbones import Backbone
 from alignment.catalogues.images import Images, Square
 from alignment.contracts.values import PositiveInt, Sha256, ValueObject
+
+Split = Literal["train", "calibration", "test"]
+"""The part of a snapshot that a pair is in."""
+SPLITS: tuple[Split, ...] = get_args(Split)
 
 SQUARE = Square()  # the default is not serialised, so digests of specs without images stay as they were
 

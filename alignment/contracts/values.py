@@ -10,22 +10,21 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field, FiniteFloat
+
+from alignment.catalogues.record import Record
+
+__all__ = ["NotNegative", "PositiveInt", "Record", "Sha256", "Share", "ValueObject", "canonical_json", "folder_digest"]
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 PositiveInt = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
+NotNegative = Annotated[FiniteFloat, Field(ge=0)]
 
 
 def canonical_json(value: Any) -> str:
     """Return the text that a digest is computed from: keys sorted, no white space."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-
-
-class Record(BaseModel):
-    """A frozen model that refuses unknown fields."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class ValueObject(Record):

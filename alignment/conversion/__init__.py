@@ -1,1 +1,3 @@
-"""Conversion of published judge weights to the folders that the scorers load."""
+"""Published judge weights, converted to the folder layout of transformers."""
+
+__all__ = ["catalogue", "folders"]

@@ -1,18 +1,15 @@
 """The kinds of judge that `plumbline judges import` can import: one entry for each. Torch-free."""
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from alignment.catalogues.lookup import unknown_name
+from alignment.contracts.values import Record, Sha256
 
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
-
-class JudgeImport(BaseModel):
+class JudgeImport(Record):
     """Published weights of one kind of judge."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: str
     """Name in the rewards catalogue."""
@@ -23,15 +20,13 @@ class JudgeImport(BaseModel):
     base: str = ""
     """Description of --base; empty where none is needed."""
     needs_template: bool = False
-    published: dict[str, Sha256] = {}
+    published: dict[str, Sha256] = Field(default_factory=dict)
     """File name to the sha256 of the published file. If any is listed, the source must match one of them, or the user
     must pass the sha256 of another file with --sha256."""
 
 
-class ImportRequest(BaseModel):
+class ImportRequest(Record):
     """One import, as requested on the command line."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: str
     source: str
@@ -45,10 +40,8 @@ class ImportRequest(BaseModel):
     """Input of a local head."""
 
 
-class ImportRecord(BaseModel):
+class ImportRecord(Record):
     """import.json in the judge's folder: the origin of its weights."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     request: ImportRequest
     """The request, with file names instead of paths."""

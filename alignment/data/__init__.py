@@ -1,0 +1,3 @@
+"""Pairs, features and human labels, as jobs read them."""
+
+__all__ = ["features", "human_labels", "pairs", "prompt_lines"]

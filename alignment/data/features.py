@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -31,6 +31,7 @@ from alignment.backbones.interface import Backbone, Conditioning
 from alignment.catalogues.images import Bucket, Square, bucket_of_pair, buckets_of, is_mirrored
 from alignment.contracts.data import EncodeSpec
 from alignment.contracts.jobs import JobStoppedError
+from alignment.contracts.values import Record
 from alignment.data.pairs import FramedImage, Pair, TrainingPairs, framed, image_size
 from alignment.files.durable import write_json
 from alignment.files.tensors import write_tensors
@@ -50,20 +51,16 @@ MOMENTS = tuple(f"{side}_{moment}_BCHW" for side in SIDES for moment in ("mean",
 IMAGE = "image_"
 
 
-class BucketCount(BaseModel):
+class BucketCount(Record):
     """A bucket of the cache, with its number of pairs."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     width: int
     height: int
     num_pairs: int
 
 
-class CacheIndex(BaseModel):
+class CacheIndex(Record):
     """index.json: the layout of the cache, and the spec it was encoded from."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     spec: EncodeSpec
     num_pairs: int

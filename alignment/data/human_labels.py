@@ -8,16 +8,15 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from alignment.contracts.data import Split
 from alignment.contracts.jobs import JobStoppedError
 from alignment.contracts.values import canonical_json
 
-Split = Literal["train", "calibration", "test"]
-SPLITS: tuple[Split, ...] = get_args(Split)
 HELDOUT_SPLITS: tuple[Split, ...] = ("calibration", "test")
 COLUMNS = ("pair_id", "prompt", "image_chosen", "image_rejected", "is_tie", "annotator_id", "source")
 READ_ROWS = 32

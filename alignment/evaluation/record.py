@@ -11,6 +11,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from alignment.contracts.evaluation import EvalReport, EvalSpec
+from alignment.contracts.jobs import (
+    CALIBRATION_SCORES_FILE,
+    CONTACT_SHEET_FILE,
+    CONTACT_SHEET_PROMPTS_FILE,
+    EXTREMES_FILE,
+    SCORES_FILE,
+)
 from alignment.evaluation.contact_sheet import SheetRow, contact_sheet, evenly_spaced
 from alignment.evaluation.sampling import ImageKey, png_bytes
 from alignment.evaluation.scoring import CalibrationRow, ScoreRow, Shuffle, read_image
@@ -24,12 +31,6 @@ from alignment.statistics.shuffled_prompts import shuffled_prompts
 
 logger = logging.getLogger(__name__)
 
-SCORES_FILE = "scores.parquet"
-CALIBRATION_SCORES_FILE = "calibration_scores.parquet"
-CONTACT_SHEET_FILE = "contact_sheet.png"
-CONTACT_SHEET_PROMPTS_FILE = "contact_sheet.json"
-"""List the prompts of the sheet's rows as text, from the top: the picture cuts long ones and lacks some scripts."""
-EXTREMES_FILE = "extremes.json"
 EXTREMES_DIR = "extremes"
 CONTACT_SHEET_PROMPTS = 8
 EXTREME_PROMPTS = 4

@@ -1,0 +1,3 @@
+"""Durable writes, paths out of files, safetensors, progress."""
+
+__all__ = ["durable", "paths", "progress", "shards", "tensors"]

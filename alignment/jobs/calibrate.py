@@ -13,9 +13,9 @@ from pathlib import Path
 from accelerate.utils import gather_object
 
 from alignment.contracts.calibration import CalibrationReport, CalibrationSpec
-from alignment.contracts.jobs import SPEC_FILE, Placement
+from alignment.contracts.jobs import CALIBRATION_SCORES_FILE, SPEC_FILE, Placement
 from alignment.data.human_labels import read_ballots
-from alignment.evaluation.record import CALIBRATION_SCORES_FILE, write_table
+from alignment.evaluation.record import write_table
 from alignment.evaluation.scoring import (
     CALIBRATION_FILE,
     CalibrationRow,

@@ -19,7 +19,7 @@ from accelerate.utils import gather_object
 
 from alignment.contracts.coverage import CoverageReport, CoverageSpec
 from alignment.contracts.evaluation import ModelRef, Role
-from alignment.contracts.jobs import SPEC_FILE, Placement
+from alignment.contracts.jobs import SAMPLES_DIR, SPEC_FILE, Placement
 from alignment.evaluation.contact_sheet import evenly_spaced
 from alignment.evaluation.models import load_model
 from alignment.evaluation.record import write_table
@@ -30,10 +30,10 @@ from alignment.files.progress import JobProgress
 from alignment.jobs.outcome import JobPaths, read_object, run_job, write_result
 from alignment.jobs.processes import start_processes
 from alignment.rewards.interface import load_scorer
-from alignment.statistics.coverage import Floats, coverage_curves
+from alignment.statistics.comparison import Floats
+from alignment.statistics.coverage import coverage_curves
 from alignment.statistics.prompts import read_prompts
 
-SAMPLES_DIR = "samples"
 SCORES_FILE = "coverage_scores.parquet"
 
 

@@ -18,7 +18,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 
 from alignment.contracts.evaluation import EvalSpec, SampleSpec
-from alignment.contracts.jobs import SPEC_FILE, Placement
+from alignment.contracts.jobs import SAMPLES_DIR, SPEC_FILE, Placement
 from alignment.contracts.judges import Judge
 from alignment.evaluation.models import load_model
 from alignment.evaluation.partial_scores import PIECE_PROMPTS, Piece, ScorePieces
@@ -49,8 +49,6 @@ from alignment.jobs.processes import start_processes
 from alignment.rewards.interface import Scorer, load_scorer
 from alignment.statistics.human_pairs import PairFacts, known_facts
 from alignment.statistics.prompts import EvalPrompt, read_prompts
-
-SAMPLES_DIR = "samples"
 
 logger = logging.getLogger(__name__)
 

@@ -17,10 +17,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from accelerate import PartialState
 
-from alignment.contracts.data import DatasetSnapshot
+from alignment.contracts.data import SPLITS, DatasetSnapshot
 from alignment.contracts.jobs import LABEL_REPORT_FILE, SPEC_FILE, Placement
 from alignment.contracts.labelling import HeuristicName, LabelModel, LabelSpec
-from alignment.data.human_labels import HELDOUT_SPLITS, SPLITS, Ballot, ItemImages, read_ballots, read_items
+from alignment.data.human_labels import HELDOUT_SPLITS, Ballot, ItemImages, read_ballots, read_items
 from alignment.data.pairs import decode_image
 from alignment.files.durable import content_digest, write_json
 from alignment.files.progress import JobProgress

@@ -19,7 +19,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 
 from alignment.contracts.evaluation import ModelRef
-from alignment.contracts.jobs import Placement
+from alignment.contracts.jobs import SAMPLES_DIR, WEIGHTS_DIR, Placement
 from alignment.contracts.soup import Greedy, SoupAttempt, SoupResult, SoupSpec, recipe_family
 from alignment.evaluation.models import load_model
 from alignment.evaluation.sampling import ImageKey, image_grid, missing_images, sample_images, share_of_rank
@@ -41,9 +41,6 @@ from alignment.training.soup import (
 )
 
 logger = logging.getLogger(__name__)
-
-WEIGHTS_DIR = "weights"
-SAMPLES_DIR = "samples"
 
 
 def main(paths: JobPaths) -> None:

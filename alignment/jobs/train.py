@@ -14,7 +14,7 @@ import torch
 from alignment.backbones.interface import Backbone
 from alignment.catalogues.lookup import resolve
 from alignment.catalogues.objectives import check_captions
-from alignment.contracts.jobs import Placement
+from alignment.contracts.jobs import WEIGHTS_DIR, Placement
 from alignment.contracts.training import TrainResult, TrainSpec
 from alignment.data.features import CachedFeatures
 from alignment.data.prompt_lines import PromptLines
@@ -22,7 +22,7 @@ from alignment.files.durable import content_digest
 from alignment.jobs.outcome import JobPaths, read_object, run_job, write_result
 from alignment.jobs.processes import start_processes
 from alignment.rewards.interface import load_scorer
-from alignment.training.loop import WEIGHTS_DIR, RunInputs, TrainingRun
+from alignment.training.loop import RunInputs, TrainingRun
 from alignment.training.metrics import final_means
 from alignment.training.offline_update import OfflineUpdate
 from alignment.training.online import OnlineUpdate

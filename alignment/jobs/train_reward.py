@@ -15,7 +15,8 @@ from functools import partial
 import torch
 from accelerate import PartialState
 
-from alignment.contracts.jobs import METRICS_FILE, Placement
+from alignment.contracts.data import Split
+from alignment.contracts.jobs import JUDGE_DIR, METRICS_FILE, Placement
 from alignment.contracts.reward_models import BradleyTerry, Head, RewardAccuracy, RewardTrainResult, RewardTrainSpec
 from alignment.evaluation.reward_accuracy import HeadAndBaseline, seen_users, unseen_users
 from alignment.files.durable import content_digest
@@ -27,7 +28,6 @@ from alignment.rewards.pal import write_head, write_judge
 from alignment.rewards.pal_head import PreferenceHead
 from alignment.training.embeddings import (
     EmbeddedComparisons,
-    Split,
     embed_split,
     num_comparisons,
     read_embeddings,
@@ -41,7 +41,6 @@ logger = logging.getLogger(__name__)
 
 EMBEDDINGS_DIR = "embeddings"
 HEAD_DIR = "head"
-JUDGE_DIR = "judge"
 SPLITS: tuple[Split, ...] = ("train", "test")
 
 

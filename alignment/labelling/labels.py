@@ -9,15 +9,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from alignment.contracts.labelling import LabelAccuracy, LabelModel, LabelReport, LabelSpec
 from alignment.data.human_labels import Ballot
 from alignment.labelling.label_model import Opinions, dawid_skene, human_baseline, majority_vote
 from alignment.labelling.proxy_vote import proxy_votes
 from alignment.statistics.calibration import calibrate
+from alignment.statistics.comparison import Floats
 
-Floats = NDArray[np.float64]
 MODEL_LINE, BASELINE_LINE = "label_model_with_human_labels", "human_baseline"
 
 

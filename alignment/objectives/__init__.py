@@ -1,0 +1,3 @@
+"""The loss of each objective, a pure function of per-pair errors."""
+
+__all__ = ["inputs", "prdp"]

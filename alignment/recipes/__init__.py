@@ -1,0 +1,1 @@
+"""Recipes: one TOML file of science per reproducible run."""

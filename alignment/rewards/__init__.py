@@ -1,0 +1,13 @@
+"""Scorers of images, one file each."""
+
+__all__ = [
+    "affine_head",
+    "clip_head",
+    "clip_model",
+    "clip_vocabulary",
+    "hpsv3",
+    "interface",
+    "judge_files",
+    "pal",
+    "pal_head",
+]

@@ -14,12 +14,12 @@ from typing import Literal
 
 import torch
 from PIL import Image
-from pydantic import BaseModel, ConfigDict
 from safetensors.torch import load_file
 from torch import Tensor
 
 from alignment.catalogues.rewards import RewardParams
 from alignment.config import validate
+from alignment.contracts.values import Record
 from alignment.rewards.affine_head import Activation, AffineHead
 from alignment.rewards.clip_model import DTYPE, PROCESSOR_BACKEND, ClipModel
 from alignment.rewards.interface import scorer_digest
@@ -30,10 +30,8 @@ HEAD_FILE = "head.json"
 WEIGHTS_FILE = "head.safetensors"
 
 
-class HeadParams(BaseModel):
+class HeadParams(Record):
     """head.json: the settings that the weights do not determine."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     activation: Activation = "none"
     """Activation between the layers. Scoring uses no dropout."""

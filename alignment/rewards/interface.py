@@ -30,6 +30,7 @@ class Scorer(Protocol):
         Images are PIL images of any size and mode, because calibration pairs differ in size and the published
         preprocessing works on 8-bit pixels. ValueError when the two arguments differ in length.
         """
+        ...
 
 
 def load_scorer(judge: Judge, weights_dir: Path, device: torch.device) -> Scorer:

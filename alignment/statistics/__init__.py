@@ -1,0 +1,20 @@
+"""The arithmetic of evaluation, calibration and gate. Torch-free."""
+
+__all__ = [
+    "agreement",
+    "best_and_worst",
+    "calibration",
+    "comparison",
+    "coverage",
+    "human_pairs",
+    "judge_calibration",
+    "noninferiority",
+    "power",
+    "prompts",
+    "reward_hacking",
+    "score_grids",
+    "seed_noise",
+    "sequential",
+    "shuffled_prompts",
+    "skewness",
+]

@@ -4,15 +4,13 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
 
+from alignment.contracts.values import Record
 from alignment.statistics.comparison import ScoreTable, paired_differences
 
 
-class Extreme(BaseModel):
+class Extreme(Record):
     """One prompt at an end of the order; a line of extremes.json."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     end: Literal["gain", "loss"]
     prompt_index: int

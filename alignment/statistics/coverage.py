@@ -7,13 +7,10 @@ Chen et al. 2021, arXiv:2107.03374, section 2.1. Shape letters: P prompts, N ima
 from collections.abc import Mapping
 
 import numpy as np
-import numpy.typing as npt
 
 from alignment.contracts.coverage import CoverageCurve, CoveragePoint, PowerLaw
 from alignment.contracts.evaluation import Role
-
-Floats = npt.NDArray[np.float64]
-Integers = npt.NDArray[np.int64]
+from alignment.statistics.comparison import Floats, Integers
 
 RESAMPLES = 2000
 RESAMPLING_SEED = 0

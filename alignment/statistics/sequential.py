@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-Floats = npt.NDArray[np.float64]
+from alignment.statistics.comparison import Floats
 
 PRIOR_PICKS = 10.0
 """Both parameters of the symmetric beta mixture. 10 puts most of it between 0.3 and 0.7, the usual range of win rates:

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from alignment.contracts.values import Record
 from alignment.files.durable import file_sha256, publish_folder, write_json
 from alignment.files.paths import resolve_below
 from alignment.files.tensors import write_tensors
@@ -34,10 +34,8 @@ OPTIMISER_FILE = "optimiser.safetensors"
 DRAFT = ".draft"
 
 
-class TrainingState(BaseModel):
+class TrainingState(Record):
     """Contents of state.json: everything except tensors."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     spec_digest: str
     step: int

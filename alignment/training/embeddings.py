@@ -12,20 +12,20 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow as pa
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from alignment.contracts.data import Split
 from alignment.contracts.jobs import JobStoppedError
 from alignment.data.pairs import decode_image, open_split
 from alignment.files.durable import write_json
 from alignment.files.tensors import write_tensors
 from alignment.rewards.clip_model import ClipModel
 
-Split = Literal["train", "calibration", "test"]
 COLUMNS = ("pair_id", "prompt", "annotator_id", "image_chosen", "image_rejected", "is_tie")
 READ_ROWS = 64
 

@@ -16,7 +16,7 @@ from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
 
 from alignment.backbones.interface import Backbone
-from alignment.contracts.jobs import CHECKPOINTS_DIR, METRICS_FILE, JobStoppedError, Placement
+from alignment.contracts.jobs import CHECKPOINTS_DIR, METRICS_FILE, WEIGHTS_DIR, JobStoppedError, Placement
 from alignment.contracts.training import TrainSpec
 from alignment.files.durable import publish_folder
 from alignment.files.progress import JobProgress
@@ -31,8 +31,6 @@ from alignment.training.stopping import StopSignal
 from alignment.training.update import MakeUpdate, Workbench
 
 logger = logging.getLogger(__name__)
-
-WEIGHTS_DIR = "weights"
 
 
 @dataclass(frozen=True)

@@ -43,12 +43,14 @@ class Update(Protocol):
 
         Every process names the same monitors, and the gradients of all processes are averaged.
         """
+        ...
 
     def prime(self, step: int) -> None:
         """Run one synchronised backward pass whose gradient the loop discards."""
 
     def may_pause(self, step: int) -> bool:
         """Return True when weights and optimiser suffice to continue at this step, so a checkpoint is possible."""
+        ...
 
 
 MakeUpdate = Callable[[Workbench], Update]

@@ -6,19 +6,17 @@ import typer
 
 from pipelines.commands.answers import DONE, FAILED, GATE_SAID_NO, show, show_text
 from pipelines.commands.arguments import AsJson, Project
-from pipelines.workspace import Workspace
 
 
 def status(project: Project, as_json: AsJson = False) -> int:
     """Show the champion, the candidate, the last decision, the state of the ledger, and the paused DAGs."""
     from pipelines.platform.dag_states import read_dag_states
     from pipelines.release import status as report
-    from pipelines.settings import load_settings
-    from pipelines.stages import values
+    from pipelines.workspace import open_workspace
 
-    found, settings = values.read_project(project), load_settings()
-    airflow = read_dag_states(Workspace(found, settings)).model_dump(mode="json")
-    show({**report.status(Workspace(found, settings)), "airflow": airflow}, as_json=as_json)
+    workspace = open_workspace(project)
+    airflow = read_dag_states(workspace).model_dump(mode="json")
+    show({**report.status(workspace), "airflow": airflow}, as_json=as_json)
     return DONE
 
 

@@ -61,7 +61,7 @@ def simulate(
     from pipelines.settings import load_settings
 
     world = simulated_project.read_world(
-        file, settings=load_settings(), num_prompts=prompts, margin_spreads=margin_spreads
+        file, settings=load_settings(), num_prompts=prompts, margin_scale=margin_spreads
     )
     outcomes = simulated_project.simulate(
         world, simulations=simulations, seed=seed, after=lambda name: logger.info("simulated: %s", name)
@@ -127,7 +127,7 @@ def people(
     from pipelines.release.gate import human_votes
     from pipelines.settings import load_settings
 
-    found = human_votes.peoples_win_rates(file, votes, load_settings())
+    found = human_votes.human_win_rates(file, votes, load_settings())
     show([rate.model_dump(mode="json") for rate in found], as_json=as_json)
     return DONE
 

@@ -2,11 +2,11 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, Field
 
 from alignment.contracts.jobs import FailureKind, Placement
 from alignment.contracts.names import RelativeName, check_name
-from alignment.contracts.values import Sha256, ValueObject
+from alignment.contracts.values import Record, Sha256, ValueObject
 
 
 def _empty_or_relative(name: str) -> str:
@@ -19,10 +19,8 @@ def _empty_or_file_name(name: str) -> str:
     return name
 
 
-class JobInput(BaseModel):
+class JobInput(Record):
     """A folder or single file that a job needs. On the job's machine it is `<inputs dir>/<content_digest>`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     content_digest: Sha256
     uri: str
@@ -36,19 +34,15 @@ class JobInput(BaseModel):
     """Sub-folder of a published folder to fetch; content_digest is then the digest of the sub-folder."""
 
 
-class SideOutput(BaseModel):
+class SideOutput(Record):
     """A sub-folder of the job's output that is published under a separate URI: images that later evaluations reuse."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     path: RelativeName
     uri: str
 
 
-class TrackingTarget(BaseModel):
+class TrackingTarget(Record):
     """The MLflow run that a job logs to."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     tracking_uri: str
     run_id: str

@@ -2,9 +2,7 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
-
-from alignment.contracts.values import Sha256, ValueObject
+from alignment.contracts.values import Record, Sha256, ValueObject
 
 
 class SourceShard(ValueObject):
@@ -27,10 +25,8 @@ class RawBatch(ValueObject):
     num_rows: int
 
 
-class RuleResult(BaseModel):
+class RuleResult(Record):
     """Result of one rule on a batch."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     rule: str
     severity: Literal["critical", "warning", "info"]

@@ -2,15 +2,11 @@
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
-from alignment.contracts.values import Sha256, ValueObject
+from alignment.contracts.values import Record, Sha256, ValueObject
 
 
-class FileEntry(BaseModel):
+class FileEntry(Record):
     """One file of a published folder."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     sha256: Sha256
     num_bytes: int

@@ -1,6 +1,6 @@
-"""Digests of files and folders that are read in place, taken once and kept until a size or a modification time changes.
+"""Digests of files and folders that are read in place, cached until a size or a modification time changes.
 
-A base model is gigabytes; every request and every job wants its digest.
+A base model is gigabytes, and every request and every job needs its digest.
 """
 
 import hashlib
@@ -17,12 +17,12 @@ WEIGHTS_SUFFIX = ".safetensors"
 
 
 def folder_fingerprint(path: Path, cache_dir: Path) -> str:
-    """content_digest of a folder, see `folders.hash_folder`; ValueError when it is missing or empty."""
+    """Return the content_digest of a folder, see `folders.hash_folder`; ValueError when it is missing or empty."""
     return folder_digest(file_fingerprints(path, cache_dir))
 
 
 def file_fingerprints(path: Path, cache_dir: Path) -> dict[str, str]:
-    """sha256 of each file that counts in a folder's content_digest, by relative path; ValueError as there.
+    """Return the sha256 of each file that counts in a folder's content_digest, by relative path; ValueError as there.
 
     The folder is the user's: links to its own files, and a snapshot's into its Hugging Face cache, are allowed.
     """
@@ -39,7 +39,8 @@ def file_fingerprints(path: Path, cache_dir: Path) -> dict[str, str]:
 
 
 def weights_identity(sha256_by_path: Mapping[str, str]) -> str | None:
-    """sha256 over the hashes of a folder's weights files, sorted: neither their names nor other files change it.
+    """Return the sha256 over the sorted hashes of a folder's weights files: file names and other files do not change
+    it.
 
     None without such a file.
     """
@@ -48,7 +49,7 @@ def weights_identity(sha256_by_path: Mapping[str, str]) -> str | None:
 
 
 def file_fingerprint(path: Path, cache_dir: Path) -> str:
-    """sha256 of a file; ValueError when it is missing."""
+    """Return the sha256 of a file; ValueError when it is missing."""
     if not path.is_file():
         raise ValueError(f"File {path} does not exist. Check the path.")
     remembered = cache_dir / f"{_listing_key(path.parent, [path])}.sha256"
@@ -60,7 +61,7 @@ def file_fingerprint(path: Path, cache_dir: Path) -> str:
 
 
 def _listing_key(root: Path, paths: list[Path]) -> str:
-    """sha256 over path, size and modification time of each file: another key as soon as one of them changes."""
+    """Return the sha256 over path, size and modification time of each file: it changes as soon as one of them does."""
     stats = [(p.relative_to(root).as_posix(), p.stat()) for p in paths if p.is_file()]
     listing = [str(root.absolute()), *([name, stat.st_size, stat.st_mtime_ns] for name, stat in stats)]
     return hashlib.sha256(canonical_json(listing).encode()).hexdigest()

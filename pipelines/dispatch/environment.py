@@ -1,4 +1,6 @@
-"""Environments of the processes a job consists of: only what each needs, so that nothing else can leak into a log."""
+"""Environments of a job's processes: each contains only what the process needs, so that nothing else can leak into a
+log.
+"""
 
 import os
 from collections.abc import Mapping
@@ -19,9 +21,10 @@ _NETWORK = (
 
 
 def worker_environment(settings: Settings, job_dir: Path, environ: Mapping[str, str] | None = None) -> dict[str, str]:
-    """For the supervisor and the worker: system, store and tracking access, our settings, and the job's mark.
+    """Build the environment of supervisor and worker: system, store and tracking access, our settings, and the job's
+    mark.
 
-    The annotators' salt, the signing key, Airflow's own secrets and everything else unnamed stay behind.
+    It leaves out the annotators' salt, the signing key, Airflow's secrets and everything else unnamed.
     """
     env = _pick(os.environ if environ is None else environ, _SYSTEM + _NETWORK)
     for name in CONTROL_PLANE_ONLY:
@@ -41,9 +44,9 @@ def worker_environment(settings: Settings, job_dir: Path, environ: Mapping[str, 
 
 
 def alignment_environment(threads: int, cpu: bool, environ: Mapping[str, str] | None = None) -> dict[str, str]:
-    """For the alignment job: no store, no tracking, no hub; local folders are all it sees.
+    """Build the environment of the alignment job: no store, no tracking, no hub; it sees local folders only.
 
-    `cpu` makes accelerate use the CPU, also with several processes, for which its launcher has no switch of its own.
+    `cpu` makes accelerate use the CPU, also with several processes, for which its launcher has no switch.
     """
     source = os.environ if environ is None else environ
     env = _pick(source, _SYSTEM)
@@ -64,7 +67,7 @@ def alignment_environment(threads: int, cpu: bool, environ: Mapping[str, str] | 
 
 
 def _pick(environ: Mapping[str, str], names: tuple[str, ...]) -> dict[str, str]:
-    """Variables of these names; a name that ends in an underscore, and PYTHON, stand for all that begin so."""
+    """Select variables of these names; a name that ends in an underscore, and PYTHON, select all with that prefix."""
     return {key: value for key, value in environ.items() if any(_stands_for(name, key) for name in names)}
 
 
@@ -73,7 +76,7 @@ def _stands_for(name: str, key: str) -> bool:
 
 
 def _with_our_code(python_path: str) -> str:
-    """PYTHONPATH by which a process started anywhere finds this code, installed or not."""
+    """Return the PYTHONPATH with which a process started anywhere finds this code, installed or not."""
     root = str(Path(pipelines.__file__).parent.parent)
     parts = [part for part in python_path.split(os.pathsep) if part and part != root]
     return os.pathsep.join([root, *parts])

@@ -1,4 +1,4 @@
-"""A job's inputs, brought to this host once, checked against their digests, and linked into the job's inputs folder."""
+"""Fetch a job's inputs to this host once, check them against their digests, and link them into its inputs folder."""
 
 import logging
 from pathlib import Path
@@ -16,9 +16,9 @@ log = logging.getLogger(__name__)
 
 
 def link_inputs(inputs: tuple[JobInput, ...], inputs_dir: Path, settings: Settings) -> None:
-    """Make `inputs_dir` hold a link per input, named by alias or digest, and nothing else.
+    """Make `inputs_dir` contain one link per input, named by alias or digest, and nothing else.
 
-    Raises ValueError for an input that is missing, unfinished, or not what its digest says.
+    Raises ValueError for an input that is missing, unfinished, or differs from its digest.
     """
     inputs_dir.mkdir(parents=True, exist_ok=True)
     for stale in inputs_dir.iterdir():
@@ -31,7 +31,7 @@ def link_inputs(inputs: tuple[JobInput, ...], inputs_dir: Path, settings: Settin
 
 
 def hash_cache_dir(settings: Settings) -> Path:
-    """Where digests of folders read in place are remembered."""
+    """Return the folder that caches digests of folders read in place."""
     return settings.state_dir / "fingerprints"
 
 
@@ -55,7 +55,7 @@ def _plain_folder(item: JobInput, settings: Settings) -> Path:
 
 
 def _published_folder(item: JobInput, settings: Settings) -> Path:
-    """A folder of the store in the shared cache; its files were checked against the manifest as they came."""
+    """Fetch a folder of the store to the shared cache; its files are checked against the manifest on arrival."""
     store = open_store(settings.store_uri, settings)
     manifest = store.read_manifest(item.uri)
     if manifest is None:
@@ -67,7 +67,7 @@ def _published_folder(item: JobInput, settings: Settings) -> Path:
 
 
 def _digest_of(manifest: Manifest, subfolder: str) -> str:
-    """content_digest of a published folder, or of a sub-folder of it."""
+    """Return the content_digest of a published folder, or of a sub-folder of it."""
     if not subfolder:
         return manifest.content_digest
     prefix = f"{subfolder}/"
@@ -79,6 +79,6 @@ def _check(item: JobInput, found: str) -> None:
     if found != item.content_digest:
         what = f"{item.uri}/{item.subfolder}" if item.subfolder else item.uri
         raise ValueError(
-            f"Input {what} has digest {found}, the job was made for {item.content_digest}: it changed since."
-            " Restore it, or make the job anew."
+            f"Input {what} has digest {found}, but the job was made for {item.content_digest}: it changed since."
+            " Restore it, or create the job again."
         )

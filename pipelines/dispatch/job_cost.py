@@ -1,24 +1,21 @@
-"""What a job takes: wall time of its processes, added up over attempts in its folder, in the store at the end."""
+"""Cost of a job: wall time of its processes, added up over attempts in its folder, then kept in the store."""
 
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
-
+from alignment.contracts.values import Record
 from pipelines.contracts.jobs import JobRecord, JobRequest
 from pipelines.dispatch.job_folder import JobFolder, read_model, write_atomically
 from pipelines.records.jobs import save_record
 from pipelines.store.storage import Store
 
-EFFORT_FILE = "effort.json"
+COST_FILE = "effort.json"
 
 
-class Effort(BaseModel):
-    """effort.json of a job's work folder."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class JobCost(Record):
+    """Contents of effort.json in a job's work folder."""
 
     device: Literal["cpu", "gpu"] = "cpu"
     attempts: int = 0
@@ -27,27 +24,27 @@ class Effort(BaseModel):
 
 @contextmanager
 def measured(folder: JobFolder, *, cpu: bool) -> Iterator[None]:
-    """Add the time spent inside to the job's effort, however it ends, short of a kill."""
+    """Add the time spent inside to the job's cost, however the block ends, except by SIGKILL."""
     started = time.monotonic()
     try:
         yield
     finally:
-        before = read_effort(folder)
-        effort = Effort(
+        before = read_cost(folder)
+        cost = JobCost(
             device="cpu" if cpu else "gpu",
             attempts=before.attempts + 1,
             seconds=before.seconds + time.monotonic() - started,
         )
-        write_atomically(folder.work_dir / EFFORT_FILE, effort.model_dump_json())
+        write_atomically(folder.work_dir / COST_FILE, cost.model_dump_json())
 
 
-def read_effort(folder: JobFolder) -> Effort:
-    """What the attempts so far took."""
-    return read_model(folder.work_dir / EFFORT_FILE, Effort) or Effort()
+def read_cost(folder: JobFolder) -> JobCost:
+    """Read the cost of the attempts so far."""
+    return read_model(folder.work_dir / COST_FILE, JobCost) or JobCost()
 
 
 def keep_record(folder: JobFolder, request: JobRequest, store: Store) -> None:
-    """Put request and effort into the store, where the gate's report finds them."""
-    effort = read_effort(folder)
-    asked = request.model_copy(update={"tracking": None})
-    save_record(store, JobRecord(request=asked, **effort.model_dump()))
+    """Write request and cost to the store, where the gate's report finds them."""
+    cost = read_cost(folder)
+    untracked = request.model_copy(update={"tracking": None})
+    save_record(store, JobRecord(request=untracked, **cost.model_dump()))

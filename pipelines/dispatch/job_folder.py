@@ -1,12 +1,12 @@
-"""The folder of one job on its host, shared by engine, supervisor and worker: what was asked, runs, and came of it.
+"""The folder of one job on its host, shared by engine, supervisor and worker.
 
 request.json     the JobRequest of the latest attempt
-launch.json      what the supervisor is to run
+launch.json      the command that the supervisor runs
 supervisor.json  the supervisor's process
 status.json      the latest JobStatus the supervisor wrote, replaced atomically
-failure.json     why the worker stopped (alignment.contracts.values.JobFailure), if it could still say so
-cancel           present once somebody asked to cancel the attempt
-attempt-N.log    everything attempt N said
+failure.json     the reason why the worker stopped (alignment.contracts.values.JobFailure), if it could write one
+cancel           exists once a cancel of the attempt was requested
+attempt-N.log    all output of attempt N
 work/            kept across attempts: spec.json, placement.json, inputs/, out/ (with checkpoints/)
 """
 
@@ -18,9 +18,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from alignment.contracts.jobs import FAILURE_FILE, PROGRESS_FILE, JobFailure, Progress
+from alignment.contracts.values import Record
 from pipelines.contracts.jobs import JobRequest, JobStatus, LogChunk
 from pipelines.host import ProcessRecord
 
@@ -30,20 +31,18 @@ MAX_CHUNK_BYTES = 256 * 1024
 START_TIMEOUT_SECONDS = 60
 
 
-class Launch(BaseModel):
-    """What a supervisor runs and when it loses patience."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class Launch(Record):
+    """The command that a supervisor runs, and its time limit."""
 
     attempt: int
     command: tuple[str, ...]
     timeout_seconds: float
     grace_seconds: float
-    """Between SIGTERM and SIGKILL."""
+    """Time between SIGTERM and SIGKILL."""
 
 
 class JobFolder:
-    """Typed access to the files of a job folder; readers get None for a file that is missing or half-written."""
+    """Typed access to the files of a job folder; readers return None for a file that is missing or half-written."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -53,11 +52,11 @@ class JobFolder:
         self.cancel_path = path / "cancel"
 
     def log_path(self, attempt: int) -> Path:
-        """Log of one attempt."""
+        """Return the path of one attempt's log."""
         return self.path / f"attempt-{attempt}.log"
 
     def read_request(self) -> JobRequest | None:
-        """The latest request."""
+        """Read the latest request."""
         return read_model(self.path / "request.json", JobRequest)
 
     def write_request(self, request: JobRequest) -> None:
@@ -65,33 +64,33 @@ class JobFolder:
         write_atomically(self.path / "request.json", request.model_dump_json(indent=1))
 
     def read_launch(self) -> Launch | None:
-        """What the supervisor is to run."""
+        """Read the command that the supervisor runs."""
         return read_model(self.path / "launch.json", Launch)
 
     def write_launch(self, launch: Launch) -> None:
-        """Replace what the supervisor is to run."""
+        """Replace the command that the supervisor runs."""
         write_atomically(self.path / "launch.json", launch.model_dump_json(indent=1))
 
     def read_supervisor(self) -> ProcessRecord | None:
-        """The supervisor's process."""
+        """Read the record of the supervisor's process."""
         return read_model(self.path / "supervisor.json", ProcessRecord)
 
     def write_supervisor(self, record: ProcessRecord) -> None:
-        """Remember the supervisor's process."""
+        """Record the supervisor's process."""
         write_atomically(self.path / "supervisor.json", record.model_dump_json())
 
     def forget_supervisor(self) -> None:
-        """Before an attempt: the last one's supervisor is not this one's."""
+        """Delete the record of the last attempt's supervisor, before a new attempt."""
         (self.path / "supervisor.json").unlink(missing_ok=True)
 
     def is_fresh(self) -> bool:
-        """Whether the status is so young that a supervisor may still be starting."""
+        """Return True when the status is so recent that a supervisor may still be starting."""
         with suppress(OSError):
             return time.time() - (self.path / "status.json").stat().st_mtime < START_TIMEOUT_SECONDS
         return False
 
     def read_status(self) -> JobStatus | None:
-        """The latest status that was written."""
+        """Read the latest status that was written."""
         return read_model(self.path / "status.json", JobStatus)
 
     def write_status(self, status: JobStatus) -> None:
@@ -99,22 +98,22 @@ class JobFolder:
         write_atomically(self.path / "status.json", status.model_dump_json(indent=1))
 
     def read_failure(self) -> JobFailure | None:
-        """Why the worker stopped."""
+        """Read the reason why the worker stopped."""
         return read_model(self.path / FAILURE_FILE, JobFailure)
 
     def write_failure(self, failure: JobFailure) -> None:
-        """Say why the worker stops."""
+        """Write the reason why the worker stops."""
         write_atomically(self.path / FAILURE_FILE, failure.model_dump_json())
 
     def read_progress(self) -> Progress | None:
-        """How far the job is, as the job itself says."""
+        """Read the progress that the job reported."""
         return read_model(self.out_dir / PROGRESS_FILE, Progress)
 
     def read_logs(self, cursor: int, finished: bool) -> LogChunk:
-        """Lines from byte `cursor` of all attempts' logs laid end to end; an attempt's log never shrinks.
+        """Return lines from byte `cursor` of all attempts' logs, concatenated; an attempt's log never shrinks.
 
-        A last line without its newline is held back until it is whole, unless its attempt is over. A progress bar that
-        rewrites its line with carriage returns shows as its last state.
+        A last line without its newline is held back until it is complete, unless its attempt is over. A progress bar
+        that rewrites its line with carriage returns shows as its last state.
         """
         paths = self._log_paths()
         start = 0
@@ -137,7 +136,9 @@ class JobFolder:
         with (self.path / "submit.lock").open("a") as lock:
             while not _try_lock(lock.fileno()):
                 if time.monotonic() > deadline:
-                    raise TimeoutError(f"{self.path} is locked by another submit for over {timeout_seconds:.0f} s.")
+                    raise TimeoutError(
+                        f"{self.path} has been locked by another submit for over {timeout_seconds:.0f} s."
+                    )
                 time.sleep(0.05)
             yield
 
@@ -149,7 +150,7 @@ class JobFolder:
 
 
 def read_model(path: Path, model: type[Model]) -> Model | None:
-    """A model from a JSON file; None when the file is missing or is not that model."""
+    """Read a model from a JSON file; None when the file is missing or is not that model."""
     try:
         return model.model_validate_json(path.read_bytes())
     except (OSError, ValidationError):
@@ -186,7 +187,7 @@ def _read_range(path: Path, offset: int) -> bytes:
 
 
 def _whole_lines(data: bytes) -> int:
-    """Bytes up to the last newline; of a full chunk without one, everything, so that a reader is never stuck."""
+    """Return bytes up to the last newline; of a full chunk without one, everything, so that a reader never stalls."""
     end = data.rfind(b"\n") + 1
     return end if end or len(data) < MAX_CHUNK_BYTES else len(data)
 

@@ -1,7 +1,7 @@
 """The kinds of job: a frozen class each.
 
-The class is the catalogue entry. An instance is one job to run: its fields are the value objects that the builder
-makes the request from. A new kind is a class here and a file of that name in alignment/jobs.
+The class is the catalogue entry. An instance is one job to run: its fields are the value objects from which the builder
+makes the request. A new kind is a class here and a file of that name in alignment/jobs.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ from alignment.contracts.captions import CaptionSpec
 from alignment.contracts.coverage import CoverageSpec
 from alignment.contracts.data import DatasetSnapshot, EncodeSpec, FeatureCache
 from alignment.contracts.evaluation import EvalSpec
-from alignment.contracts.jobs import SCORE_PIECES_DIR
+from alignment.contracts.jobs import SAMPLES_DIR, SCORE_PIECES_DIR
 from alignment.contracts.labelling import DrawSpec, LabelSpec
 from alignment.contracts.reward_models import RewardTrainSpec
 from alignment.contracts.soup import SoupSpec
@@ -30,7 +30,6 @@ from pipelines.workspace import Workspace
 
 __all__ = [
     "JOB_KINDS",
-    "SAMPLES_DIR",
     "Calibrate",
     "Caption",
     "Coverage",
@@ -46,8 +45,6 @@ __all__ = [
     "kind_of",
 ]
 
-SAMPLES_DIR = "samples"
-"""Images that evaluate and coverage draw: of the job's output, and of the store's folder of evaluations."""
 
 Item = TypeVar("Item")
 
@@ -60,17 +57,18 @@ class Job(Record):
     spec: ClassVar[type[ValueObject]]
     """The specification that the job reads; every kind has a different class."""
     folder: ClassVar[str]
-    """The folder of the store for the answers."""
+    """Folder of the store for the results."""
     placement: ClassVar[str]
     """A field of the project's [placement]."""
     builder: ClassVar[str]
     """`module:function`, which makes the JobRequest from (workspace, job)."""
     left_out: ClassVar[tuple[str, ...]] = ()
-    """Files and folders of the output that are not published, beside those of every job."""
+    """Files and folders of the output that are not published, in addition to those of every job."""
 
     @classmethod
     def read(cls, given: Mapping[str, Any], project: Project) -> Self:
-        """Read a job from plain JSON, which names recipes and rewards by position in the project file, sources by name.
+        """Read a job from plain JSON, which refers to recipes and rewards by position in the project file, sources by
+        name.
 
         ValueError names every field that is missing, unknown or wrong.
         """
@@ -82,7 +80,7 @@ class Job(Record):
         return request
 
 
-# --- fields: the value object itself or, in JSON, what it is called in the project file ------------------------------
+# --- fields: the value object itself or, in JSON, its name in the project file ---------------------------------------
 
 
 def _at(items: Sequence[Item], position: Any, what: str) -> Item:
@@ -110,7 +108,7 @@ def _source(value: Any, info: ValidationInfo[Project]) -> SourceSection:
 
 
 def _whole(values: Any) -> Any:
-    # By slice: Airflow gives the results of mapped tasks one by one, and logs an error for a read past their end.
+    # By slice: Airflow yields the results of mapped tasks one by one, and logs an error for a read past their end.
     return values[:]
 
 
@@ -184,7 +182,7 @@ class Train(Job):
     cache: FeatureCache | None = None
     """None for an online recipe, which draws its own images."""
     snapshot: DatasetSnapshot | None = None
-    """Of the cache; registration reads it from the plan of trainings, the request does not."""
+    """Snapshot of the cache; registration reads it from the plan of trainings, the request does not."""
 
 
 class Soup(Job):
@@ -198,7 +196,7 @@ class Soup(Job):
 
     trainings: Annotated[tuple[Train, ...], BeforeValidator(_whole)]
     results: Annotated[tuple[TrainResult, ...], BeforeValidator(_whole)]
-    """Of the trainings, in their order."""
+    """Results of the trainings, in their order."""
 
 
 class TrainReward(Job):
@@ -222,12 +220,12 @@ class Evaluate(Job):
     folder = "evaluations"
     placement = "evaluate"
     builder = "pipelines.dispatch.requests.judging:evaluate_request"
-    # An attempt may find in the store what an earlier one had begun to draw itself.
+    # An attempt may find in the store images that an earlier one began to draw itself.
     left_out = (SAMPLES_DIR, SCORE_PIECES_DIR)
 
     candidate: CandidateVersion
     champion: CandidateVersion | None = None
-    """None while the base is in place. Stages fill it in."""
+    """None while no version is champion, and the base is in its place. Stages fill it in."""
 
 
 class Coverage(Job):
@@ -242,7 +240,7 @@ class Coverage(Job):
 
     candidate: CandidateVersion
     champion: CandidateVersion | None = None
-    """None while the base is in place. Stages fill it in."""
+    """None while no version is champion, and the base is in its place. Stages fill it in."""
 
 
 class Calibrate(Job):
@@ -264,7 +262,7 @@ JOB_KINDS: tuple[type[Job], ...] = (
 
 
 def find_kind(name: str) -> type[Job]:
-    """The kind of a name; ValueError lists the known ones."""
+    """Return the kind of a name; ValueError lists the known ones."""
     by_name = {kind.name: kind for kind in JOB_KINDS}
     if name not in by_name:
         raise ValueError(unknown_name("kind of job", name, by_name))
@@ -272,5 +270,5 @@ def find_kind(name: str) -> type[Job]:
 
 
 def kind_of(spec: ValueObject) -> type[Job]:
-    """The kind of job that reads a specification."""
+    """Return the kind of job that reads a specification."""
     return next(kind for kind in JOB_KINDS if kind.spec is type(spec))

@@ -1,4 +1,4 @@
-"""A JobRequest from submission to answer: find what is finished, submit, poll, collect, or say why not."""
+"""Run a JobRequest from submission to result: find a finished one, submit, poll, collect, or explain the failure."""
 
 import logging
 import time
@@ -21,35 +21,35 @@ POLL_SECONDS = 1.0
 
 
 class JobError(RuntimeError):
-    """A job did not give an answer. The message has the kind, the job, its last log lines and where the log is."""
+    """A job returned no result. The message has the kind, the job, its last log lines and the location of the log."""
 
 
 class ConfigError(JobError, ValueError):
-    """The spec or a folder it names is wrong; a person has to mend it."""
+    """The spec or a folder it names is wrong; a person has to fix it."""
 
 
 class DataError(JobError):
-    """The data is wrong or changed; a person has to mend it."""
+    """The data is wrong or changed; a person has to fix it."""
 
 
 class Diverged(JobError):  # noqa: N818
-    """The loss ran away; the last good checkpoint is kept. Another recipe is needed."""
+    """The loss diverged; the last good checkpoint is kept. Another recipe is needed."""
 
 
 class StorageFull(JobError):  # noqa: N818
-    """No space for a checkpoint or an output; what was finished is intact."""
+    """No space for a checkpoint or an output; finished files are intact."""
 
 
 class OutOfMemory(JobError):  # noqa: N818
-    """The device has not the memory that the job needs; a smaller micro-batch may fit."""
+    """The device lacks the memory that the job needs; a smaller micro-batch may fit."""
 
 
 class Preempted(JobError):  # noqa: N818
-    """The job was asked to stop and resumes from its checkpoint."""
+    """The job received a request to stop and resumes from its checkpoint."""
 
 
 class JobCancelled(JobError):  # noqa: N818
-    """Somebody cancelled the job; a new submit resumes it."""
+    """The job was cancelled; a new submit resumes it."""
 
 
 class EngineLost(JobError):  # noqa: N818
@@ -77,7 +77,7 @@ _BY_FAILURE: Mapping[str, type[JobError]] = {
 
 
 def fetch_answer(request: JobRequest, store: Store) -> dict[str, Any] | None:
-    """The value object of a request that was answered before, on any engine; None while there is no answer."""
+    """Return the value object of a request that already has a result, on any engine; None while there is none."""
     manifest = store.read_manifest(request.output_uri)
     return manifest.value if manifest else None
 
@@ -88,7 +88,7 @@ def submit(request: JobRequest, settings: Settings, engine: Engine | None = None
 
 
 def poll(handle: JobHandle, settings: Settings, engine: Engine | None = None) -> JobStatus:
-    """Where a job stands."""
+    """Return the state of a job."""
     return (engine or open_engine(handle.engine, settings)).status(handle)
 
 
@@ -98,7 +98,7 @@ def cancel(handle: JobHandle, settings: Settings, engine: Engine | None = None) 
 
 
 def collect(handle: JobHandle, settings: Settings, engine: Engine | None = None) -> dict[str, Any]:
-    """The value object of a job that has ended; the JobError of its kind when it has none."""
+    """Return the value object of a job that has ended; raise the JobError of its kind when it has none."""
     engine = engine or open_engine(handle.engine, settings)
     status = engine.status(handle)
     if status.state != "succeeded":
@@ -110,7 +110,7 @@ def collect(handle: JobHandle, settings: Settings, engine: Engine | None = None)
 
 
 def job_error(handle: JobHandle, status: JobStatus, engine: Engine) -> JobError:
-    """The exception for a status that is not success."""
+    """Return the exception for a status that is not success."""
     error_class = _BY_STATE.get(status.state) or _BY_FAILURE.get(status.failure_kind, JobCrashed)
     lines = last_log_lines(handle, engine)
     shown = "\n".join(f"  {line}" for line in lines)
@@ -119,12 +119,12 @@ def job_error(handle: JobHandle, status: JobStatus, engine: Engine) -> JobError:
     where = engine.log_location(handle)
     message = status.message or f"The job is {status.state}."
     return error_class(
-        f"{what}: job {handle.job_id}, attempt {status.attempt}: {message}{tail}\nThe whole log: {where}"
+        f"{what}: job {handle.job_id}, attempt {status.attempt}: {message}{tail}\nThe complete log: {where}"
     )
 
 
 def last_log_lines(handle: JobHandle, engine: Engine) -> list[str]:
-    """Up to 40 lines from the end of the job's log."""
+    """Return up to 40 lines from the end of the job's log."""
     lines: list[str] = []
     cursor = 0
     while (chunk := engine.logs(handle, cursor)).cursor != cursor:
@@ -134,7 +134,8 @@ def last_log_lines(handle: JobHandle, engine: Engine) -> list[str]:
 
 
 def track(request: JobRequest, settings: Settings, parent_key: str) -> JobRequest:
-    """The request with the MLflow run it streams to, under the run of its pipeline run; both found before created.
+    """Return the request with the MLflow run it streams to, under the run of its pipeline run; existing runs are
+    reused.
 
     `parent_key` is `DAG_ID/RUN_ID` for a run of Airflow's, which the pipeline run then links to.
     """
@@ -153,7 +154,7 @@ def track(request: JobRequest, settings: Settings, parent_key: str) -> JobReques
 
 
 def close_run(settings: Settings, run_id: str, error: JobError) -> None:
-    """End the run of a failed job, which a killed worker could not do itself; a server that is away is no matter."""
+    """End the run of a failed job, which a killed worker could not do itself; an unavailable server is only logged."""
     try:
         runs.finish_run(settings, run_id, "KILLED" if isinstance(error, Preempted | JobCancelled) else "FAILED")
     except Exception as problem:
@@ -170,11 +171,11 @@ def run_to_end(
     started_by: str = "",
     engine: Engine | None = None,
 ) -> dict[str, Any]:
-    """Answer a request, waiting for the job: the blocking way, for the command line.
+    """Run a request to its result, blocking until the job ends; for the command line.
 
     The job's log lines go to `on_log`, or to our own log. With a `parent_key` the job streams to MLflow, see `track`;
-    `started_by` is kept as one who had it run. A KeyboardInterrupt cancels the job, whose checkpoints the next run
-    resumes from. Raises the JobError of its kind.
+    `started_by` is recorded as the person who started it. A KeyboardInterrupt cancels the job, whose checkpoints the
+    next run resumes from. Raises the JobError of its kind.
     """
     answer = fetch_answer(request, open_store(settings.store_uri, settings))
     if answer is not None:

@@ -1,4 +1,4 @@
-"""`plumbline judges import`: the conversion runs in a process of its own, since it needs torch."""
+"""`plumbline judges import`: the conversion runs in a separate process, since it needs torch."""
 
 import json
 import subprocess
@@ -14,9 +14,9 @@ BAD_INPUT = 2
 
 
 def import_judge(fields: dict[str, Any], out: str) -> dict[str, Any]:
-    """The folder, its digest and where its weights came from.
+    """Return the folder, its digest and the source of its weights.
 
-    ValueError for what a person has to mend, RuntimeError when the conversion broke.
+    ValueError for what a person has to fix, RuntimeError when the conversion failed.
     """
     request = validate(ImportRequest, fields, what="judges import")
     find_import(request.kind)
@@ -28,6 +28,6 @@ def import_judge(fields: dict[str, Any], out: str) -> dict[str, Any]:
     if done.returncode == BAD_INPUT:
         raise ValueError(done.stderr.strip().splitlines()[-1])
     if done.returncode:
-        raise RuntimeError(f"The import of {request.source} broke:\n{done.stderr.strip()[-4000:]}")
+        raise RuntimeError(f"The import of {request.source} failed:\n{done.stderr.strip()[-4000:]}")
     answer: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     return answer

@@ -1,4 +1,4 @@
-"""How an alignment job is started: one process of its own, or several under `accelerate launch`."""
+"""Start an alignment job: one process, or several under `accelerate launch`."""
 
 import json
 import logging
@@ -18,11 +18,11 @@ ASK_TORCH = "import sys, torch; sys.exit(0 if torch.cuda.is_available() else 1)"
 
 
 def prepare_files(folder: JobFolder, request: JobRequest) -> None:
-    """Write what the job is started with: its spec, its placement, and a configuration for the launcher."""
+    """Write the files that the job reads at its start: its spec, its placement, and the launcher's configuration."""
     folder.out_dir.mkdir(parents=True, exist_ok=True)
     write_atomically(folder.work_dir / "spec.json", json.dumps(request.spec, indent=1))
     write_atomically(folder.work_dir / "placement.json", request.placement.model_dump_json(indent=1))
-    # Without a file of ours the launcher reads the one in the user's home, and with it whatever was meant elsewhere.
+    # Without this file the launcher reads the one in the user's home, with settings meant for other programs.
     config = {
         "compute_environment": "LOCAL_MACHINE",
         "distributed_type": "MULTI_GPU",
@@ -37,10 +37,10 @@ def prepare_files(folder: JobFolder, request: JobRequest) -> None:
 
 
 def job_command(folder: JobFolder, kind: str, placement: Placement) -> list[str]:
-    """The command line of an alignment job.
+    """Return the command line of an alignment job.
 
-    `--multi_gpu` stands for several processes also without a GPU: with `--cpu` the launcher starts one process, unless
-    there is MPI. The processes learn that they are on the CPU from the environment (`alignment_environment`).
+    `--multi_gpu` requests several processes also without a GPU: with `--cpu` the launcher starts one process, unless
+    there is MPI. The environment makes the processes use the CPU (`alignment_environment`).
     """
     job = [
         *("-m", f"alignment.jobs.{kind}"),
@@ -62,7 +62,7 @@ def job_command(folder: JobFolder, kind: str, placement: Placement) -> list[str]
 
 
 def must_use_cpu() -> bool:
-    """Whether this host has no GPU that torch can use. Torch itself is asked only where there is a driver."""
+    """Return True when this host has no GPU that torch can use. Torch is started only where there is a driver."""
     if not NVIDIA_DRIVER.exists() or os.environ.get("CUDA_VISIBLE_DEVICES", "all") in {"", "-1"}:
         return True
     return subprocess.run([sys.executable, "-c", ASK_TORCH], check=False, timeout=300).returncode != 0

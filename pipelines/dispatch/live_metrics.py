@@ -1,8 +1,8 @@
-"""Streams a job's metrics and sample images from its output folder to its MLflow run while it trains.
+"""Stream a job's metrics and sample images from its output folder to its MLflow run while it trains.
 
 metrics.jsonl and samples/index.jsonl are the record; this follows them in a thread. It never disturbs the training:
-when the tracking server is away it warns, waits, and catches up. What was sent is noted in a cursor file once the
-server has it, so an attempt that resumes from an earlier checkpoint sends no step and no image twice.
+when the tracking server is unavailable it warns, waits, and catches up. A cursor file notes what the server has stored,
+so an attempt that resumes from an earlier checkpoint sends no step and no image twice.
 """
 
 import logging
@@ -39,18 +39,18 @@ class Stream(Protocol):
 
 
 class TrackingCursor(BaseModel):
-    """What the tracking server has."""
+    """Points and images that the tracking server has."""
 
     model_config = ConfigDict(extra="forbid")
 
     last_step: dict[str, int] = {}
-    """Metric name to the last step that was sent."""
+    """Maps a metric's name to the last step that was sent."""
     images: set[str] = set()
     """`key@step` of every image that was sent."""
 
 
 class _Tail:
-    """Whole new lines of a file that grows, and that a resumed job may cut back to its checkpoint."""
+    """Complete new lines of a file that grows, and that a resumed job may cut back to its checkpoint."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -58,7 +58,7 @@ class _Tail:
         self._before = b""
 
     def read(self) -> list[bytes]:
-        """New lines; all lines again when the file is no longer the one that was read."""
+        """Return new lines; all lines again when the file is no longer the one that was read."""
         if not self._path.is_file():
             return []
         with self._path.open("rb") as stream:
@@ -80,7 +80,7 @@ class _Tail:
 
 
 class LiveMetrics:
-    """Follows an output folder from `__enter__` until `__exit__`, which sends what is still unsent."""
+    """Follows an output folder from `__enter__` until `__exit__`, which sends everything still unsent."""
 
     def __init__(self, out_dir: Path, cursor_path: Path, open_stream: Callable[[], Stream]) -> None:
         self._out_dir = out_dir
@@ -100,19 +100,23 @@ class LiveMetrics:
         self, _kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
     ) -> None:
         self._stop.set()
-        # Who was told to stop has only the supervisor's grace left.
+        # A stopped worker has only the supervisor's grace period left.
         self._thread.join(JOIN_TIMEOUT_SECONDS if error is None else JOIN_WHEN_STOPPED_SECONDS)
         if self._thread.is_alive():
-            log.warning("The tracking server keeps hanging; the run lacks its last points. %s has all.", METRICS_FILE)
+            log.warning(
+                "The tracking server does not respond; the run lacks its last points. %s has all.", METRICS_FILE
+            )
             return
         for attempt in range(LAST_TRIES if error is None else 1):
             if self.catch_up():
                 return
             time.sleep(2.0**attempt)
-        log.warning("The run lacks its last points and images: tracking did not answer. %s has all.", METRICS_FILE)
+        log.warning(
+            "The run lacks its last points and images: the tracking server did not respond. %s has all.", METRICS_FILE
+        )
 
     def catch_up(self) -> bool:
-        """Send what is new; False, after a warning, when it could not be sent and has to be tried again."""
+        """Send new points and images; False, after a warning, when they could not be sent and must be sent later."""
         cursor = self._cursor.model_copy(deep=True)
         try:
             self._send(cursor)
@@ -163,7 +167,7 @@ class LiveMetrics:
 
 
 def _parse(lines: list[bytes], model: type[Line]) -> list[Line]:
-    """Lines that are what they should be; a torn one, of a process killed while writing, is left out."""
+    """Parse valid lines; an incomplete line of a process killed while writing is left out."""
     parsed = []
     for line in lines:
         try:

@@ -1,6 +1,6 @@
-"""Models that a user names: a local folder, an S3 prefix or a pinned hub revision, as a folder on this host, checked.
+"""Models that a user names: a local folder, an S3 prefix or a pinned hub revision, as a checked folder on this host.
 
-A prefix and a revision are taken to be immutable: what was fetched once under the same URI is used again.
+A prefix and a revision count as immutable: files fetched once under the same URI are used again.
 """
 
 import hashlib
@@ -34,13 +34,13 @@ _CONFIG_FILES = {
     "tokenizer": "tokenizer_config.json",
     "feature_extractor": "preprocessor_config.json",
 }
-"""What a component without weights is configured by; every other component has config.json and safetensors."""
+"""Configuration files of a component without weights; every other component has config.json and safetensors."""
 
 
 def local_folder(uri: str, settings: Settings) -> Path:
-    """The folder a URI stands for, on this host: in place when it is local, else fetched once.
+    """Return the local folder of a URI: in place when it is local, else fetched once.
 
-    Raises ValueError for a folder that is not there, a URI that is not pinned, or a hub that cannot be reached.
+    Raises ValueError for a folder that does not exist, a URI that is not pinned, or a hub that cannot be reached.
     """
     if uri.startswith("hub://"):
         return _fetched(uri, settings, _download_hub)
@@ -53,7 +53,7 @@ def local_folder(uri: str, settings: Settings) -> Path:
 
 
 def local_path(uri: str) -> Path:
-    """The path behind a local path or a file:// URI; ValueError for any other scheme."""
+    """Return the path of a local path or a file:// URI; ValueError for any other scheme."""
     if "://" not in uri:
         return Path(uri)
     if not uri.startswith("file://"):
@@ -62,10 +62,10 @@ def local_path(uri: str) -> Path:
 
 
 def check_base_folder(path: Path) -> None:
-    """ValueError that names every file missing from a base model in the diffusers layout, or a path that leads out."""
+    """Raise ValueError naming every file missing from a base model (diffusers layout), or a path that leads out."""
     index = path / MODEL_INDEX
     if not index.is_file():
-        raise ValueError(f"Base model {path} has no {MODEL_INDEX}. Give a folder that `save_pretrained` has written.")
+        raise ValueError(f"Base model {path} has no {MODEL_INDEX}. Give a folder written by `save_pretrained`.")
     try:
         components = json.loads(index.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -74,22 +74,22 @@ def check_base_folder(path: Path) -> None:
     folders = {name: resolve_below(path, name, index, hub_links=True) for name in sorted(present)}
     missing = [problem for name, folder in folders.items() for problem in _missing_files(folder, name)]
     if missing:
-        raise ValueError(f"Base model {path} is not complete, it lacks {', '.join(missing)}. Copy it again.")
+        raise ValueError(f"Base model {path} is not complete; it lacks {', '.join(missing)}. Copy it again.")
 
 
 def check_scorer_folder(path: Path, scorer: RewardParams) -> None:
-    """ValueError that names what is missing from the folder of a judge of this kind."""
+    """Raise ValueError naming every file missing from the folder of a judge of this kind."""
     missing = [name for component in scorer.components for name in _missing_files(path / component, component)]
     missing += [name for name in scorer.files if not (path / name).is_file()]
     if missing:
         raise ValueError(
-            f"Judge {path} is not complete, it lacks {', '.join(missing)}. Copy it again, or make it with `plumbline"
+            f"Judge {path} is not complete; it lacks {', '.join(missing)}. Copy it again, or create it with `plumbline"
             " judges import`."
         )
 
 
 def _missing_files(folder: Path, component: str) -> list[str]:
-    """Paths a component should have and has not, relative to the model."""
+    """Return paths that a component should have and lacks, relative to the model."""
     name = f"{component}/" if component else ""
     config = _CONFIG_FILES.get(re.sub(r"_\d+$", "", component))
     if config is not None:
@@ -103,7 +103,7 @@ def _missing_files(folder: Path, component: str) -> list[str]:
 
 
 def _fetched(uri: str, settings: Settings, download: Callable[[str, Path, Settings], None]) -> Path:
-    """A folder under `<state_dir>/models`, downloaded beside its place and renamed, so that it is whole or absent."""
+    """Fetch a folder to `<state_dir>/models`: downloaded under another name and renamed: complete or absent."""
     name = re.sub(r"[^\w.-]+", "-", uri)[-80:].strip("-")
     target = settings.state_dir / "models" / f"{hashlib.sha256(uri.encode()).hexdigest()[:12]}-{name}"
     if target.is_dir():
@@ -130,7 +130,7 @@ def _download_prefix(uri: str, folder: Path, settings: Settings) -> None:
 
 
 def _download_hub(uri: str, folder: Path, _settings: Settings) -> None:
-    """A hub revision's safetensors, JSON and text files, no code and no pickle."""
+    """Download a hub revision's safetensors, JSON and text files; no code and no pickle."""
     match = HUB_URI.match(uri)
     if match is None:
         raise ValueError(f"{uri!r} is not pinned. Write hub://owner/name@REVISION with the 40 hex digits of a commit.")
@@ -155,4 +155,4 @@ def _download_hub(uri: str, folder: Path, _settings: Settings) -> None:
             f"{uri} could not be downloaded: {first_line} Check the network, the name and HF_TOKEN, or fetch the model"
             " by hand and give its folder."
         ) from error
-    shutil.rmtree(folder / ".cache", ignore_errors=True)  # the downloader's own notes, with times in them
+    shutil.rmtree(folder / ".cache", ignore_errors=True)  # the downloader's own log messages, which contain times

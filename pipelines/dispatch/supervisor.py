@@ -1,7 +1,7 @@
-"""The process that watches one attempt of a job: `python -m pipelines.dispatch.supervisor JOB_DIR`.
+"""Watch one attempt of a job: `python -m pipelines.dispatch.supervisor JOB_DIR`.
 
-It detaches itself, so that the job outlives whoever submitted it, runs the command of launch.json in a process group of
-its own, and writes status.json last. SIGTERM to it is passed on; what is left after the grace is killed.
+The process detaches itself, so that the job outlives its submitter, runs the command of launch.json in a separate
+process group, and writes status.json last. It passes SIGTERM on; processes left after the grace period are killed.
 """
 
 import os
@@ -37,7 +37,7 @@ class _StopRequest:
 
 
 def main(job_dir: Path) -> None:
-    """Fork the supervisor, remember its process, and return; the supervisor itself leaves through os._exit."""
+    """Fork the supervisor, record its process, and return; the supervisor itself leaves through os._exit."""
     folder = JobFolder(job_dir)
     stop = _StopRequest()
     child = os.fork()
@@ -54,7 +54,7 @@ def main(job_dir: Path) -> None:
 
 
 def supervise(folder: JobFolder, stop: _StopRequest) -> None:
-    """Run the attempt of launch.json to its end and write how it ended."""
+    """Run the attempt of launch.json to its end and write its final status."""
     launch = folder.read_launch()
     assert launch is not None, f"{folder.path} has no launch.json"
     (folder.path / FAILURE_FILE).unlink(missing_ok=True)
@@ -85,9 +85,10 @@ def _run(folder: JobFolder, launch: Launch, stop: _StopRequest, *, log: BinaryIO
 
 
 def _watch(process: subprocess.Popen[bytes], folder: JobFolder, launch: Launch, *, stop: _StopRequest) -> bool:
-    """Wait for the worker; past its time, or once asked to stop, terminate it and after the grace kill all it started.
+    """Wait for the worker. After a timeout or a request to stop, terminate it and, after the grace, kill all it
+    started.
 
-    Returns whether the time ran out.
+    Return True when the time ran out.
     """
     times_out_at = time.monotonic() + launch.timeout_seconds
     killed_at: float | None = None
@@ -105,7 +106,7 @@ def _watch(process: subprocess.Popen[bytes], folder: JobFolder, launch: Launch, 
 
 
 def _final_status(folder: JobFolder, launch: Launch, code: int, *, stopped: bool, timed_out: bool) -> JobStatus:
-    """What an exit code, a failure.json and the reason to stop amount to."""
+    """Derive the final status from an exit code, a failure.json and the reason to stop."""
     status = JobStatus(state="failed", attempt=launch.attempt, exit_code=code, failure_kind="crashed")
     failure = folder.read_failure()
     if code == 0:
@@ -117,7 +118,7 @@ def _final_status(folder: JobFolder, launch: Launch, code: int, *, stopped: bool
         return status.model_copy(update={"message": message})
     preempted = failure is not None and failure.kind == "preempted"
     if stopped or preempted or code in (TERMINATED, -signal.SIGTERM):
-        message = failure.message if failure is not None and preempted else "Asked to stop by SIGTERM."
+        message = failure.message if failure is not None and preempted else "Stopped by SIGTERM."
         return status.model_copy(update={"state": "preempted", "failure_kind": "preempted", "message": message})
     if failure is not None:
         return status.model_copy(update={"failure_kind": failure.kind, "message": failure.message})
@@ -126,7 +127,7 @@ def _final_status(folder: JobFolder, launch: Launch, code: int, *, stopped: bool
 
 def _exit_message(code: int) -> str:
     if code == -signal.SIGKILL:
-        return "The worker was killed by SIGKILL (out of memory, or by hand)."
+        return "The worker was killed by SIGKILL (out of memory, or manually)."
     if code < 0:
         return f"The worker was ended by signal {signal.Signals(-code).name}."
     return f"The worker exited with {code} and left no reason."

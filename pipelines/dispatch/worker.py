@@ -1,8 +1,8 @@
-"""On the GPU host: bring the inputs, run the alignment job, stream its metrics, publish what it made.
+"""Run on the GPU host: fetch the inputs, run the alignment job, stream its metrics, publish its output.
 
-`python -m pipelines.dispatch.worker JOB_DIR`, under a supervisor. Everything it does may be done again: a second
-attempt finds fetched inputs, checkpoints, or a finished result that only has to be published.
-Exit codes: 0 published, 2 bad input, 143 stopped by SIGTERM, 1 anything else; failure.json in JOB_DIR says why.
+`python -m pipelines.dispatch.worker JOB_DIR`, under a supervisor. Every step can be repeated: a second attempt finds
+fetched inputs, checkpoints, or a finished result that only has to be published.
+Exit codes: 0 published, 2 bad input, 143 stopped by SIGTERM, 1 anything else; failure.json in JOB_DIR has the reason.
 """
 
 import errno
@@ -52,11 +52,11 @@ RUN_STATUS: dict[int, Literal["FINISHED", "KILLED"]] = {0: "FINISHED", TERMINATE
 
 
 class _Stopped(BaseException):
-    """SIGTERM arrived while no training process was there to take it."""
+    """SIGTERM arrived while no training process was running to receive it."""
 
 
 class _JobError(Exception):
-    """The job cannot go on, for a reason that failure.json shall carry."""
+    """The job cannot continue; failure.json gets the reason."""
 
     def __init__(self, failure: JobFailure) -> None:
         super().__init__(failure.message)
@@ -64,7 +64,7 @@ class _JobError(Exception):
 
 
 class _Termination:
-    """SIGTERM: passed on to the training processes while there are any, else raised where the worker is."""
+    """Handle SIGTERM: pass it to the training processes while there are any, else raise it in the worker."""
 
     def __init__(self) -> None:
         self.asked = False
@@ -72,7 +72,7 @@ class _Termination:
         signal.signal(signal.SIGTERM, self._on_signal)
 
     def wait_for(self, training: subprocess.Popen[bytes]) -> int:
-        """Exit code of the training processes, which get every SIGTERM in the meantime."""
+        """Return the exit code of the training processes, which get every SIGTERM in the meantime."""
         self._training = training
         try:
             return training.wait()
@@ -87,20 +87,20 @@ class _Termination:
 
 
 def main(job_dir: Path, command: Command = job_command) -> int:
-    """Run the job of a folder; the exit code. `command` says how its alignment job is started."""
+    """Run the job of a folder; return the exit code. `command` starts its alignment job."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     folder = JobFolder(job_dir)
     request = folder.read_request()
     assert request is not None, f"{job_dir} has no request.json"
     settings = load_settings()
     code = _guarded(folder, request, settings, command=command)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the work is over; what is left is short and wants an end
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the work is over; the remaining steps are short and should finish
     _close_run(request, settings, code)
     return code
 
 
 def _guarded(folder: JobFolder, request: JobRequest, settings: Settings, *, command: Command) -> int:
-    """Run the job; whatever goes wrong becomes a failure.json and an exit code."""
+    """Run the job; any failure becomes a failure.json and an exit code."""
     try:
         _run_job(folder, request, settings, termination=_Termination(), command=command)
     except _Stopped:
@@ -129,7 +129,7 @@ def _run_job(
 ) -> None:
     """Fetch, run, publish; steps that an earlier attempt finished are skipped."""
     if open_store(settings.store_uri, settings).read_manifest(request.output_uri) is not None:
-        log.info("%s is finished already", request.output_uri)
+        log.info("%s is already finished", request.output_uri)
         return
     if (folder.out_dir / RESULT_FILE).is_file():
         log.info("An earlier attempt has the result; only publishing is left")
@@ -146,7 +146,7 @@ def _run_job(
 
 
 def _run_alignment(folder: JobFolder, request: JobRequest, termination: _Termination, *, command: Command) -> None:
-    """Run the alignment job to its end; raises what it says went wrong."""
+    """Run the alignment job to its end; raise the error that it reports."""
     (folder.out_dir / FAILURE_FILE).unlink(missing_ok=True)
     placement = request.placement
     cpu = must_use_cpu()
@@ -163,12 +163,12 @@ def _run_alignment(folder: JobFolder, request: JobRequest, termination: _Termina
         return
     failure = read_model(folder.out_dir / FAILURE_FILE, JobFailure)
     if termination.asked and (failure is None or failure.kind != "preempted"):
-        raise _Stopped  # what a process says while it is torn down is not the cause
+        raise _Stopped  # an error that a process reports while it is stopped is not the cause
     raise _JobError(failure or _unexplained(code))
 
 
 def _publish(folder: JobFolder, request: JobRequest, store: Store) -> None:
-    """Upload side outputs, then the output with its value object in the manifest; then drop the checkpoints."""
+    """Upload side outputs, then the output with its value object in the manifest; then delete the checkpoints."""
     result: dict[str, Any] = json.loads((folder.out_dir / RESULT_FILE).read_text(encoding="utf-8"))
     result["uri"] = request.output_uri
     for side in request.side_outputs:
@@ -176,9 +176,9 @@ def _publish(folder: JobFolder, request: JobRequest, store: Store) -> None:
     left_out = [CHECKPOINTS_DIR, PROGRESS_FILE, RESULT_FILE, FAILURE_FILE, *(s.path for s in request.side_outputs)]
     left_out += find_kind(request.kind).left_out
     if "content_digest" in result:
-        # A job knows the files it wrote; the folder that is published may hold a note or two more.
+        # A job knows the files it wrote; the published folder may contain one or two more.
         result["content_digest"], _files = hash_folder(folder.out_dir, left_out)
-    # Before the manifest: once that is there, no later attempt comes to keep the record.
+    # Before the manifest: once that exists, no later attempt runs to keep the record.
     keep_record(folder, request, store)
     store.publish_folder(folder.out_dir, request.output_uri, result, exclude=left_out)
     log.info("Published %s", request.output_uri)
@@ -194,7 +194,7 @@ def _live_metrics(folder: JobFolder, request: JobRequest) -> AbstractContextMana
 
 
 def _close_run(request: JobRequest, settings: Settings, code: int) -> None:
-    """Give the run its end; a server that is away leaves it RUNNING, which the next attempt corrects."""
+    """Close the run; an unavailable server leaves it RUNNING, which the next attempt corrects."""
     if request.tracking is None:
         return
     where = settings.model_copy(update={"tracking_uri": request.tracking.tracking_uri})

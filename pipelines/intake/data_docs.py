@@ -1,7 +1,7 @@
-"""Great Expectations' Data Docs page of a batch, made to stand alone.
+"""Render the Great Expectations Data Docs of a batch as one self-contained page.
 
-The page as it is rendered loads scripts, styles and logos from a dozen hosts and carries random ids and clock times.
-Ours opens without a network, tells nobody that it was opened, and is the same for the same results.
+The page as Great Expectations renders it loads scripts, styles and logos from a dozen hosts and carries random ids and
+clock times. Ours opens without a network, sends no request when it is opened, and is identical for identical results.
 """
 
 import html
@@ -42,7 +42,7 @@ _RANDOM_IDS = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}")
 
 
 def data_docs_page(judged: Sequence[Judged], *, title: str, verdict: str) -> str:
-    """One HTML page with every rule's result; `title` and `verdict` head it."""
+    """Return one HTML page with the result of every rule, headed by `title` and `verdict`."""
     from great_expectations.core import ExpectationSuiteValidationResult
     from great_expectations.render.renderer import ValidationResultsPageRenderer
     from great_expectations.render.view import DefaultJinjaPageView
@@ -61,10 +61,10 @@ def data_docs_page(judged: Sequence[Judged], *, title: str, verdict: str) -> str
         meta={},
     )
     page = DefaultJinjaPageView().render(ValidationResultsPageRenderer(run_info_at_end=True).render(outcome))
-    return _standing_alone(page, title=title, verdict=verdict)
+    return _self_contained(page, title=title, verdict=verdict)
 
 
-def _standing_alone(page: str, *, title: str, verdict: str) -> str:
+def _self_contained(page: str, *, title: str, verdict: str) -> str:
     for pattern in _DROPPED:
         page = re.sub(pattern, "", page, flags=re.DOTALL)
     head = f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head>"

@@ -1,4 +1,4 @@
-"""Encoded bytes to facts, within hard limits: the header is judged before a single pixel is decoded."""
+"""Compute facts from encoded image bytes within hard limits: the header is checked before any pixel is decoded."""
 
 import hashlib
 import warnings
@@ -17,26 +17,26 @@ from pipelines.project.sections import ValidationSection
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
 
-# Headers we recognise, so as to say what a file is; only the project's formats are decoded.
+# Formats that are recognised, to name what a file is; only the project's formats are decoded.
 IDENTIFIED_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "MPO")
 FACTS_SIDE = 256
-"""Longest side, in pixels, of the grey copy that sharpness and the perceptual hash are taken of."""
+"""Longest side, in pixels, of the grey copy from which sharpness and the perceptual hash are computed."""
 
 Problem = Literal[
     "", "no_bytes", "too_many_bytes", "unidentified", "too_many_pixels", "too_long_side", "format", "frames", "damaged"
 ]
-"""Why an image was not decoded whole; all but no_bytes, unidentified and damaged were found without decoding it."""
+"""Reason why an image was not fully decoded; all but no_bytes, unidentified and damaged are found without decoding."""
 
 
 @dataclass(frozen=True, slots=True)
 class ImageFacts:
-    """What is known of an encoded image. Where decoding was not reached, None."""
+    """Facts about an encoded image. A fact is None where decoding did not get that far."""
 
     sha256: str
     num_bytes: int
     problem: Problem
     format: str | None = None
-    """As Pillow names it: JPEG, PNG, WEBP..."""
+    """Pillow's name of the format: JPEG, PNG, WEBP..."""
     width: int | None = None
     height: int | None = None
     perceptual_hash: str | None = None
@@ -48,7 +48,7 @@ class ImageFacts:
 
 
 def image_facts(data: bytes | None, limits: ValidationSection) -> ImageFacts:
-    """Facts about encoded bytes. Bad bytes are a `problem`, never an exception.
+    """Return facts about encoded bytes. Bad bytes are a `problem`, never an exception.
 
     Inside `strict_decoding`, Pillow's own warning about decompression bombs counts as too many pixels.
     """
@@ -63,13 +63,13 @@ def image_facts(data: bytes | None, limits: ValidationSection) -> ImageFacts:
             return _facts_of(image, sha256, len(data), limits=limits)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         return ImageFacts(sha256, len(data), "too_many_pixels")
-    except Exception:  # A decoder fed hostile bytes may raise anything; every such thing is the image's fault.
+    except Exception:  # A decoder can raise any exception on hostile bytes; each of them is a fault of the image.
         return ImageFacts(sha256, len(data), "unidentified")
 
 
 @contextmanager
 def strict_decoding() -> Iterator[None]:
-    """Makes Pillow's DecompressionBombWarning an error. Enter it once, outside any threads: filters are global."""
+    """Turn Pillow's DecompressionBombWarning into an error. Enter it once, outside any threads: filters are global."""
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         yield
@@ -82,7 +82,7 @@ def _facts_of(image: "PILImage", sha256: str, num_bytes: int, *, limits: Validat
         return ImageFacts(sha256, num_bytes, problem, *header)
     try:
         grey = _small_grey(image)
-    except Exception:  # As above: truncated or corrupt pixel data, in whichever way the decoder puts it.
+    except Exception:  # As above: truncated or corrupt pixel data; decoders report it with different exceptions.
         return ImageFacts(sha256, num_bytes, "damaged", *header)
     pixels = np.asarray(grey, dtype=np.float32)
     return ImageFacts(
@@ -109,9 +109,10 @@ def _header_problem(image: "PILImage", limits: ValidationSection) -> Problem:
 
 
 def _small_grey(image: "PILImage") -> "PILImage":
-    """A grey copy of at most FACTS_SIDE pixels a side. Converting decodes every pixel: a truncated file fails here.
+    """Return a grey copy of at most FACTS_SIDE pixels a side. Converting decodes every pixel: a truncated file fails
+    here.
 
-    A JPEG is asked for its luminance alone: every coefficient is still read, at half the cost of making colours.
+    A JPEG is decoded to luminance only: every coefficient is still read, at half the cost of decoding colours.
     """
     image.draft("L", image.size)
     grey = image.convert("L")

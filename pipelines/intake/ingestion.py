@@ -1,4 +1,4 @@
-"""Fetch a source into immutable batches: one shard becomes pairs.parquet, in our columns, with facts."""
+"""Fetch a source as immutable batches: one shard becomes pairs.parquet, in our columns, with facts."""
 
 import hashlib
 import hmac
@@ -30,29 +30,31 @@ from pipelines.workspace import Workspace
 log = logging.getLogger(__name__)
 
 INGEST_VERSION = 1
-"""Raised when the same shard would now give other columns or facts."""
+"""Raised when the same shard would now produce other columns or facts."""
 DECODING_LIMITS = frozenset({"max_image_bytes", "max_image_pixels", "max_image_side", "allowed_formats"})
-"""The limits that decide which images are decoded, and so which facts a batch holds."""
+"""The limits that decide which images are decoded, and therefore which facts a batch contains."""
 _KNOWN_IMAGES = 20_000
-"""Images whose facts are remembered within a shard: a ranking of four shows each image in several pairs."""
+"""Number of images whose facts are cached within a shard: a ranking of four shows each image in several pairs."""
 
 
 def list_source_shards(workspace: Workspace) -> list[SourceShard]:
-    """Every shard of every source of the project, in the project file's order, then by URI."""
+    """List every shard of every source of the project, in the project file's order, then by URI."""
     store = workspace.store
     return [shard for source in workspace.project.sources for shard in _reader(source).list_shards(source, store)]
 
 
 def ingest(shard: SourceShard, workspace: Workspace) -> RawBatch:
-    """Read one shard into an immutable batch under `raw/`; a shard ingested before gives the first answer.
+    """Read one shard into an immutable batch under `raw/`; a shard that was ingested before returns the first batch.
 
-    A row is taken as it is, good or bad: what may not pass is said by validation. Annotators become keyed hashes here.
+    Every row is kept unchanged, good or bad: validation decides which rows pass. Annotators become keyed hashes here.
     Raises ValueError when the shard is missing, cut off or lacks a column, or the store cannot be written.
     """
     settings = workspace.settings
     source = _source(workspace.project, shard)
     if not settings.annotator_salt.get_secret_value():
-        log.warning("%s is not set: whoever knows a user id can tell which pairs that person labelled.", ANNOTATOR_SALT)
+        log.warning(
+            "%s is not set: anyone who knows a user id can find out which pairs that person labelled.", ANNOTATOR_SALT
+        )
     store = workspace.store
     name = _shard_name(shard, source)
     inputs = {
@@ -77,9 +79,9 @@ def ingest(shard: SourceShard, workspace: Workspace) -> RawBatch:
 def publish_batch(
     uri: str, batches: Iterable[pa.RecordBatch], *, source: str, name: str, workspace: Workspace
 ) -> RawBatch:
-    """Give rows their facts and their identity, write pairs.parquet and publish it as a raw batch.
+    """Compute facts and identity of the rows, write pairs.parquet and publish it as a raw batch.
 
-    The rows have the columns of PAIRS_SCHEMA; pair_id and facts are made anew and may be missing.
+    The rows have the columns of PAIRS_SCHEMA; pair_id and facts may be missing, since they are always recomputed.
     """
     num_rows = 0
     with scratch_dir(workspace.settings) as folder:
@@ -96,14 +98,14 @@ def publish_batch(
 
 @contextmanager
 def scratch_dir(settings: Settings) -> Iterator[Path]:
-    """A folder of its own under the state folder, gone afterwards; ValueError when there can be none."""
+    """Make a temporary folder under the state folder and delete it afterwards; ValueError when it cannot be made."""
     parent = settings.state_dir / "scratch"
     try:
         parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(
-            f"State folder {settings.state_dir} cannot be made: {error.strerror}. Set PLUMBLINE_STATE_DIR to one that"
-            " can."
+            f"State folder {settings.state_dir} cannot be created: {error.strerror}. Set PLUMBLINE_STATE_DIR to a"
+            " writable folder."
         ) from error
     with tempfile.TemporaryDirectory(dir=parent) as folder:
         yield Path(folder)
@@ -122,14 +124,14 @@ def _source(project: Project, shard: SourceShard) -> SourceSection:
 
 
 def _shard_name(shard: SourceShard, source: SourceSection) -> str:
-    """The shard's path under its source, so that a batch is the same wherever the source lies."""
+    """Return the shard's path relative to its source, so that a batch is the same wherever the source is stored."""
     root = normal_uri(source.uri)
     path = shard.uri.removeprefix(f"{root}/") if shard.uri.startswith(f"{root}/") else shard.uri.rpartition("/")[2]
     return unquote(path) if root.startswith("file://") else path
 
 
 def _annotator_id(user_id: str | None, settings: Settings) -> str:
-    """A keyed hash that stands for a person, 32 hexadecimal digits; empty where nobody is named."""
+    """Return a keyed hash that identifies a person, 32 hexadecimal digits; empty where the row names no annotator."""
     if user_id is None:
         return ""
     key = settings.annotator_salt.get_secret_value().encode()
@@ -137,7 +139,7 @@ def _annotator_id(user_id: str | None, settings: Settings) -> str:
 
 
 def _count(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[int, pa.RecordBatch]]:
-    """Each batch with the number of its first row in the file."""
+    """Yield each batch with the number of its first row in the file."""
     first = 0
     for batch in batches:
         yield first, batch
@@ -147,7 +149,7 @@ def _count(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[int, pa.RecordBa
 def _in_our_columns(
     batch: pa.RecordBatch, source: SourceSection, first_row: int, *, name: str, settings: Settings
 ) -> pa.RecordBatch:
-    """Rows of SOURCE_SCHEMA with provenance, and hashes in the place of people."""
+    """Yield rows of SOURCE_SCHEMA with provenance added and annotators replaced by hashes."""
     rows = batch.num_rows
     columns = {field: batch.column(field) for field in batch.schema.names if field != "user_id"}
     users = batch.column("user_id").to_pylist()
@@ -162,7 +164,7 @@ def _in_our_columns(
 
 
 def _with_facts(batches: Iterable[pa.RecordBatch], limits: ValidationSection) -> Iterator[pa.RecordBatch]:
-    """The same rows in PAIRS_SCHEMA. Images are decoded on every core that the process may use."""
+    """Yield the same rows in PAIRS_SCHEMA. Images are decoded on every core that the process may use."""
     known: dict[str, ImageFacts] = {}
     with strict_decoding(), ThreadPoolExecutor(os.cpu_count()) as pool:
         for batch in batches:
@@ -182,7 +184,7 @@ def _types() -> list[tuple[str, pa.DataType]]:
 def _facts(
     images: pa.Array, limits: ValidationSection, known: dict[str, ImageFacts], *, pool: ThreadPoolExecutor
 ) -> list[ImageFacts]:
-    """Facts of each image of a column, every distinct image decoded once."""
+    """Return the facts of each image of a column, decoding every distinct image once."""
     encoded = images.to_pylist()
     digests = list(pool.map(lambda data: hashlib.sha256(data or b"").hexdigest(), encoded))
     fresh = {digest: data for digest, data in zip(digests, encoded, strict=True) if digest not in known}

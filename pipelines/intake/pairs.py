@@ -1,4 +1,4 @@
-"""The columns of our pair tables, the identity of a pair, and parquet as this wing writes it."""
+"""Columns of the pair tables, the identity of a pair, and the parquet format in which intake writes them."""
 
 import hashlib
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ PAIRS_FILE = "pairs.parquet"
 ACCEPTED_FILE = "accepted.parquet"
 QUARANTINE_FILE = "quarantine.parquet"
 ROWS_AT_ONCE = 32
-"""Rows held in memory at a time; with two images of at most max_image_bytes each."""
+"""Rows held in memory at a time, each with two images of at most max_image_bytes."""
 
 IMAGE_COLUMNS = ("image_0", "image_1", "image_chosen", "image_rejected")
 FACT_FIELDS = {
@@ -28,13 +28,13 @@ FACT_FIELDS = {
     "sharpness": pa.float64(),
     "mean_luminance": pa.float64(),
 }
-"""ImageFacts as columns: each is there twice, as name_0 and name_1."""
+"""ImageFacts as columns: each exists twice, as name_0 and name_1."""
 
 PAIRS_SCHEMA = pa.schema(
     [
         pa.field("pair_id", pa.string()),
         *(field for field in SOURCE_SCHEMA if field.name != "user_id"),
-        pa.field("annotator_id", pa.string()),  # keyed hash; empty where the source names nobody
+        pa.field("annotator_id", pa.string()),  # keyed hash; empty where the source names no annotator
         pa.field("source", pa.string()),
         pa.field("licence", pa.string()),
         pa.field("source_file", pa.string()),
@@ -52,7 +52,9 @@ QUARANTINE_SCHEMA = pa.schema(
 
 
 def pair_id(sha256_0: str, sha256_1: str, *, prompt: str, annotator_id: str) -> str:
-    """Identity of a comparison: the two images in either order, the prompt, who judged. Not the verdict."""
+    """Return the identity of a comparison: the two images in either order, the prompt and the annotator. The labels do
+    not count.
+    """
     identity = canonical_json([*sorted([sha256_0, sha256_1]), prompt, annotator_id])
     return hashlib.sha256(identity.encode("utf-8", "surrogatepass")).hexdigest()
 
@@ -81,7 +83,7 @@ class PairWriter:
 
 
 def read_batches(path: Path, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
-    """A pair table a few rows at a time, in order; ValueError when it is damaged."""
+    """Read a pair table a few rows at a time, in order; ValueError when it is damaged."""
     try:
         with pq.ParquetFile(path, buffer_size=1024 * 1024, pre_buffer=False) as file:
             yield from file.iter_batches(ROWS_AT_ONCE, columns=columns, use_threads=False)
@@ -90,6 +92,6 @@ def read_batches(path: Path, columns: list[str] | None = None) -> Iterator[pa.Re
 
 
 def read_light(path: Path) -> pa.Table:
-    """Every column of a pair table but the images: small enough to hold a whole shard."""
+    """Read every column of a pair table except the images: a complete shard of these fits in memory."""
     names = [name for name in pq.read_schema(path).names if name not in IMAGE_COLUMNS]
     return pq.read_table(path, columns=names, use_threads=False)

@@ -1,7 +1,8 @@
-"""Published and own prompt lists to the one file that an evaluation reads: tab separated, `prompt<TAB>category`.
+"""Convert published and private prompt lists to the file that an evaluation reads: tab separated,
+`prompt<TAB>category`.
 
-A list is normalised once, by `plumbline prompts import`, and its file is what has the digest from then on. The category
-makes the slices of the gate.
+`plumbline prompts import` normalises a list once; from then on the written file has the digest. The categories are the
+slices of the gate.
 """
 
 import csv
@@ -23,7 +24,7 @@ FORMATS: tuple[Format, ...] = get_args(Format)
 
 
 class Entry(NamedTuple):
-    """A prompt as its list has it."""
+    """A prompt as written in its list."""
 
     prompt: str
     category: str
@@ -32,7 +33,7 @@ class Entry(NamedTuple):
 
 
 class PromptSet(ValueObject):
-    """What an import wrote."""
+    """Result of an import."""
 
     uri: str
     prompts_digest: Sha256
@@ -42,9 +43,9 @@ class PromptSet(ValueObject):
     source_digest: Sha256
     num_prompts: int
     num_duplicates: int
-    """Left out: prompts whose normal form stood further up."""
+    """Number of prompts left out because their normal form appeared earlier in the list."""
     num_left_out: int
-    """Left out: more than the asked number of a category."""
+    """Number of prompts left out because their category had reached `per_category`."""
     categories: dict[str, int]
 
 
@@ -53,9 +54,10 @@ def import_prompts(
 ) -> PromptSet:
     """Read a published list and write it as the evaluation's file.
 
-    `category` names another column or field to slice by (PartiPrompts: `Challenge`). `per_category` keeps so many of
-    each, spread evenly over the list. White space within a prompt becomes one space, since a tab would end it.
-    ValueError for an unknown format, an entry without its fields, an empty list, or an `out` that holds something else.
+    `category` names another column or field to slice by (PartiPrompts: `Challenge`). `per_category` limits the prompts
+    of each category, spread evenly over the list. White space within a prompt becomes one space, since a tab would end
+    the prompt. ValueError for an unknown format, an entry without its fields, an empty list, or an `out` that already
+    exists with other contents.
     """
     if form not in FORMATS:
         raise ValueError(unknown_name("prompt format", form, FORMATS))
@@ -79,28 +81,28 @@ def import_prompts(
 
 
 def _write(out: Path, content: bytes) -> None:
-    """A file that is there already stays, and must be the same."""
+    """Write the file, or leave an existing one with the same contents; ValueError when the contents differ."""
     if out.is_dir():
         raise ValueError(f"--out {out} is a folder. Give a file, e.g. {out / 'prompts.tsv'}.")
     try:
         if out.exists() and out.read_bytes() != content:
-            raise ValueError(f"{out} holds other prompts already. Give another --out, or delete it.")
+            raise ValueError(f"{out} already contains other prompts. Give another --out, or delete it.")
         out.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(out, content)
     except OSError as error:
-        raise ValueError(f"--out {out} cannot be written: {error.strerror}. Give another place.") from error
+        raise ValueError(f"--out {out} cannot be written: {error.strerror}. Give another path.") from error
 
 
 def _files(source: Path) -> list[Path]:
-    """The file, or the JSON files of a folder, sorted."""
+    """Return the file, or the JSON files of a folder, sorted."""
     found = sorted(source.glob("*.json")) if source.is_dir() else [source]
     if not found or not all(path.is_file() for path in found):
-        raise ValueError(f"{source} is no file, and no folder of JSON files. Give the list as it was published.")
+        raise ValueError(f"{source} is neither a file nor a folder of JSON files. Give the list as it was published.")
     return found
 
 
 def _digest(files: list[Path]) -> str:
-    """Of one file its sha256; of several that over their names and contents."""
+    """Return the sha256 of one file; of several files, the sha256 over their names and contents."""
     digests = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
     if len(files) == 1:
         return digests[files[0].name]
@@ -108,11 +110,11 @@ def _digest(files: list[Path]) -> str:
 
 
 def _distinct(entries: list[Entry], source: Path) -> tuple[list[Entry], int]:
-    """Each prompt once, by its normal form; ValueError when one is empty or there are none."""
+    """Return each prompt once, by its normal form; ValueError when a prompt is empty or there are none."""
     empty = [entry.where for entry in entries if not entry.prompt]
     if empty or not entries:
         where = f"empty prompts at {', '.join(empty[:5])}" if empty else "no prompts"
-        raise ValueError(f"{source} holds {where}.")
+        raise ValueError(f"{source} contains {where}.")
     first: dict[str, Entry] = {}
     for entry in entries:
         first.setdefault(normal_prompt(entry.prompt), entry)
@@ -120,7 +122,7 @@ def _distinct(entries: list[Entry], source: Path) -> tuple[list[Entry], int]:
 
 
 def _spread(entries: list[Entry], most: int | None) -> list[Entry]:
-    """At most so many of each category, evenly from its list, in the list's order."""
+    """Return at most `most` prompts of each category, evenly from the category's list, in the list's order."""
     if most is None:
         return entries
     if most < 1:
@@ -158,9 +160,9 @@ def _jsonl(path: Path, category: str) -> Iterator[Entry]:
 
 
 def _hps(path: Path, category: str) -> Iterator[Entry]:
-    """HPSv2: a folder with a JSON list of prompts for each style, which the file's name is."""
+    """HPSv2: a folder with one JSON list of prompts for each style; the file name is the style."""
     if category:
-        raise ValueError("Lists of the format hps have one category each, their file's name. Leave --category out.")
+        raise ValueError("Lists in the format hps have one category each, the name of their file. Omit --category.")
     try:
         prompts = json.loads(_text(path))
     except json.JSONDecodeError as error:
@@ -172,7 +174,7 @@ def _hps(path: Path, category: str) -> Iterator[Entry]:
 
 
 def _table(path: Path, *, prompt: str, category: str) -> Iterator[Entry]:
-    # Published lists quote nothing: a quotation mark belongs to its prompt.
+    # Published lists do not use quoting: a quotation mark is part of its prompt.
     rows = csv.DictReader(io.StringIO(_text(path)), delimiter="\t", quoting=csv.QUOTE_NONE)
     missing = [name for name in (prompt, category) if name not in (rows.fieldnames or [])]
     if missing:
@@ -180,12 +182,16 @@ def _table(path: Path, *, prompt: str, category: str) -> Iterator[Entry]:
         raise ValueError(f"{path}: the first line has no {' and no '.join(missing)}; it has {has}.")
     for number, row in enumerate(rows, 2):
         if None in row:
-            raise ValueError(f"{path} line {number} has more columns than the first line. Put no tab into a prompt.")
+            raise ValueError(
+                f"{path} line {number} has more columns than the first line. A prompt must not contain a tab."
+            )
         yield Entry(_one_line(row[prompt] or ""), _one_line(row[category] or ""), f"{path.name} line {number}")
 
 
 def _lines(path: Path, *, category: str) -> Iterator[Entry]:
-    for number, line in enumerate(_text(path).split("\n"), 1):  # a prompt may hold U+2028, which splitlines cuts at
+    for number, line in enumerate(
+        _text(path).split("\n"), 1
+    ):  # a prompt may contain U+2028, which splitlines treats as a line end
         if not line.strip():
             continue
         try:
@@ -194,7 +200,7 @@ def _lines(path: Path, *, category: str) -> Iterator[Entry]:
             raise ValueError(f"{path} line {number} is not JSON: {error}.") from error
         found = [fields.get(name) if isinstance(fields, dict) else None for name in ("prompt", category)]
         if not all(isinstance(value, str) for value in found):
-            raise ValueError(f"{path} line {number} is no JSON object with the texts `prompt` and `{category}`.")
+            raise ValueError(f"{path} line {number} is not a JSON object with the texts `prompt` and `{category}`.")
         prompt, own = (_one_line(str(value)) for value in found)
         yield Entry(prompt, own, f"{path.name} line {number}")
 

@@ -1,4 +1,4 @@
-"""Rows that were set aside, why, and another try for them after a rule or its limits changed."""
+"""Rows in quarantine: the reasons, and a second validation of them after a rule or its limits changed."""
 
 import hashlib
 from collections import Counter
@@ -20,7 +20,7 @@ from pipelines.workspace import Workspace
 
 
 def count_reasons(report: ValidationReport, settings: Settings) -> dict[str, int]:
-    """How many quarantined rows each rule is a reason of, most frequent first; a row may have several."""
+    """Count the quarantined rows by rule, most frequent first; a row may break several rules."""
     with scratch_dir(settings) as scratch:
         path = fetch_checked(open_store(settings.store_uri, settings), report.uri, QUARANTINE_FILE, scratch)
         reasons = pq.read_table(path, columns=["reasons"]).column("reasons").to_pylist()
@@ -28,10 +28,11 @@ def count_reasons(report: ValidationReport, settings: Settings) -> dict[str, int
 
 
 def replay(report: ValidationReport, workspace: Workspace) -> ValidationReport:
-    """Judge a report's quarantined rows again under the project's present rules; their facts are computed anew.
+    """Validate a report's quarantined rows again under the project's present rules; their facts are recomputed.
 
-    Gives a report of its own, entered in the index beside the first. No share of bad rows fails it, since all were bad
-    once. Rows that were only copies of an accepted row are left out. A report without such rows is returned as it is.
+    Returns a separate report, listed in the index beside the first. It never fails for its share of bad rows, since all
+    its rows were bad before. Rows that were only copies of an accepted row are left out. A report without rows to
+    validate again is returned unchanged.
     """
     project = workspace.project
     store = workspace.store
@@ -42,23 +43,23 @@ def replay(report: ValidationReport, workspace: Workspace) -> ValidationReport:
     }
     uri = store.uri("raw", hashlib.sha256(canonical_json(inputs).encode()).hexdigest())
     finished = store.read_manifest(uri)
-    batch = RawBatch.model_validate(finished.value) if finished else _batch_again(report, uri, workspace)
+    batch = RawBatch.model_validate(finished.value) if finished else _quarantined_batch(report, uri, workspace)
     if not batch.num_rows:
         return report
     limits = project.validation.model_copy(update={"max_quarantined_share": 1.0})
     return validate(batch, Workspace(project.model_copy(update={"validation": limits}), workspace.settings))
 
 
-def _batch_again(report: ValidationReport, uri: str, workspace: Workspace) -> RawBatch:
+def _quarantined_batch(report: ValidationReport, uri: str, workspace: Workspace) -> RawBatch:
     with scratch_dir(workspace.settings) as scratch:
         path = fetch_checked(workspace.store, report.uri, QUARANTINE_FILE, scratch)
         shard = next((batch.column("source_file")[0].as_py() for batch in read_batches(path, ["source_file"])), "")
         name = f"{shard}{REPLAY_MARK}{report.content_digest[:16]}"
-        rows = _worth_another_try(path)
+        rows = _rows_to_retry(path)
         return publish_batch(uri, rows, source=report.source, name=name, workspace=workspace)
 
 
-def _worth_another_try(path: Path) -> Iterator[pa.RecordBatch]:
+def _rows_to_retry(path: Path) -> Iterator[pa.RecordBatch]:
     only_a_copy = [duplicate_pair.__name__]
     for batch in read_batches(path):
         keep = [reasons != only_a_copy for reasons in batch.column("reasons").to_pylist()]

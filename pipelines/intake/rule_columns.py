@@ -1,4 +1,7 @@
-"""What the data rules judge: one plain column per question, computed from facts. No prompt, person or image in it."""
+"""Columns that the data rules check: one plain column per rule, computed from facts.
+
+The columns contain no prompt, person or image.
+"""
 
 import unicodedata
 from typing import TYPE_CHECKING
@@ -13,20 +16,20 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MINIMUM_ANNOTATOR_ROWS = 20
-"""Rows of one annotator in a batch below which nothing is said about a person's habits."""
+"""Fewest rows of one annotator in a batch from which the annotator's habits are checked."""
 ILLEGAL_LABELS = -1.0
-"""Stands in `labels` for anything but 1/0, 0/1 and 0.5/0.5."""
+"""Value in `labels` for anything but 1/0, 0/1 and 0.5/0.5."""
 UNCOUNTED_PIXELS = 2**40
-"""Stands for the size of an image whose header alone was more than the decoder may see."""
+"""Size recorded for an image whose header alone exceeded what the decoder may read."""
 
 _ALLOWED_CONTROLS = frozenset("\t\n\r")
 _BIDI_OVERRIDES = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 def rule_columns(pairs: pa.Table, limits: ValidationSection, heldout: HeldoutPrompts) -> "pd.DataFrame":
-    """One row per pair, in order; `row` numbers them from 0. A null means that the question does not arise.
+    """Return one row per pair, in order; `row` numbers them from 0. A null means that the rule does not apply.
 
-    `pairs` has the columns of PAIRS_SCHEMA but for the images.
+    `pairs` has the columns of PAIRS_SCHEMA except the images.
     """
     import pandas as pd
 
@@ -40,7 +43,7 @@ def rule_columns(pairs: pa.Table, limits: ValidationSection, heldout: HeldoutPro
 
 
 def count_control_characters(prompt: str) -> int:
-    """Control characters other than tab and line ends, lone surrogates, and overrides of the writing direction."""
+    """Count control characters other than tab and line ends, lone surrogates and overrides of the writing direction."""
     return sum(
         (unicodedata.category(c) in ("Cc", "Cs") and c not in _ALLOWED_CONTROLS) or c in _BIDI_OVERRIDES for c in prompt
     )
@@ -66,10 +69,10 @@ def _image_columns(table: "pd.DataFrame", limits: ValidationSection) -> "pd.Data
 
 
 def _one_image(table: "pd.DataFrame", side: int, limits: ValidationSection) -> "pd.DataFrame":
-    """What is asked of one image of each pair.
+    """Return the columns about one image of each pair.
 
-    An image that ingest left undecoded because of a limit counts as decodable while it still breaks that limit: the
-    rule of the limit speaks. If the limit was raised since, nobody has looked inside, and it does not.
+    An image that ingest did not decode because of a limit counts as decodable while it still exceeds that limit: the
+    rule of the limit reports it. If the limit was raised since, the image was never decoded and counts as undecodable.
     """
     import pandas as pd
 
@@ -111,7 +114,7 @@ def _prompt_columns(table: "pd.DataFrame", heldout: HeldoutPrompts) -> "pd.DataF
 
 
 def _label_columns(table: "pd.DataFrame") -> "pd.DataFrame":
-    """Duplicates are looked for among rows with a legal label, and whichever image comes first."""
+    """Find duplicates among rows with a legal label, irrespective of the order of the two images."""
     import pandas as pd
 
     labelled = table["has_label"].fillna(False).astype(bool)

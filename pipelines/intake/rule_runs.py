@@ -1,6 +1,6 @@
-"""Runs rules through Great Expectations.
+"""Run rules through Great Expectations.
 
-Great Expectations sees rule columns only, so no result can hold a prompt, a person or an image.
+Great Expectations receives rule columns only, so no result can contain a prompt, a person or an image.
 """
 
 from collections.abc import Sequence
@@ -15,25 +15,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Judged:
-    """What one rule found."""
+    """Result of one rule."""
 
     rule: Rule
     checked: int
-    """Rows the question arose for; 1 for a table rule."""
+    """Number of rows to which the rule applies; 1 for a table rule."""
     failed: int
     rows: tuple[int, ...]
-    """Values of the column `row` where it failed; none for a table rule."""
+    """Values of the column `row` where the rule failed; none for a table rule."""
     result: Any
-    """Great Expectations' own result, without values or indices, for the page."""
+    """Great Expectations' own result for the page, without values or indices."""
 
 
 def judge(frame: "pd.DataFrame", rules: Sequence[Rule]) -> list[Judged]:
     """Run every rule over a frame; a column `row` numbers its rows.
 
-    A rule that could not be evaluated raises RuntimeError: that is a defect of ours, never "no bad rows".
+    Raises RuntimeError when a rule could not be evaluated: that is a defect in this code, never "no bad rows".
     """
     batch = _batch(frame)
-    # Counts first: asking every rule for the rows costs many times more, and most rules find none.
+    # Counts first: requesting the rows of every rule costs many times more, and most rules find none.
     results = _validate(batch, rules, "BASIC")
     failing = [rule for rule, result in results if rule.scope == "row" and not result.success]
     complete = {
@@ -56,7 +56,7 @@ def _batch(frame: "pd.DataFrame") -> Any:
 
 
 def _validate(batch: Any, rules: Sequence[Rule], result_format: Any) -> list[tuple[Rule, Any]]:
-    """Each rule with its result. Great Expectations orders results as it likes, so they are matched by meta."""
+    """Pair each rule with its result. Great Expectations returns results in any order, so they are matched by meta."""
     import great_expectations as gx
 
     suite = gx.ExpectationSuite(name="pairs")
@@ -81,7 +81,7 @@ def _check_evaluated(rule: Rule, result: Any) -> None:
 
 
 def _failed_rows(result: Any) -> tuple[int, ...]:
-    """Row numbers from a COMPLETE result without values: there the index list is one dict of lists."""
+    """Return row numbers from a COMPLETE result without values: there the index list is one dict of lists."""
     index = result.result["unexpected_index_list"]
     rows = [int(row) for entry in index for row in entry["row"]]
     if len(rows) != result.result["unexpected_count"]:

@@ -1,6 +1,6 @@
-"""The data rules: one small function each, giving a Great Expectations expectation over a column of rule_columns.
+"""The data rules: one small function each, returning a Great Expectations expectation over a column of rule_columns.
 
-Critical row rules send a row to quarantine, critical schema and table rules fail the batch, warnings only tell.
+Critical row rules send a row to quarantine, critical schema and table rules fail the batch, warnings only report.
 """
 
 from collections.abc import Callable
@@ -11,14 +11,14 @@ from pipelines.intake.rule_columns import MINIMUM_ANNOTATOR_ROWS
 from pipelines.project.sections import ValidationSection
 
 RULES_VERSION = 1
-"""Raised when the same rows would now be judged otherwise."""
+"""Raised when the same rows would now be validated differently."""
 
 Severity = Literal["critical", "warning", "info"]
 
 
 @dataclass(frozen=True)
 class Rule:
-    """A rule ready to run. `expectation` is an instance from great_expectations.expectations."""
+    """A rule that is ready to run. `expectation` is an instance from great_expectations.expectations."""
 
     name: str
     severity: Severity
@@ -27,12 +27,12 @@ class Rule:
 
 
 def pair_rules(limits: ValidationSection) -> list[Rule]:
-    """Every rule over the rows of a batch, in the order of reporting."""
+    """Return every rule over the rows of a batch, in the order of reporting."""
     return [rule(limits) for rule in PAIR_RULES]
 
 
 def columns_present(expected: list[str]) -> Rule:
-    """Every column of a pair table is there with its type; judged before anything is computed of the rows."""
+    """Every column of a pair table exists with its type; checked before anything is computed from the rows."""
     import great_expectations.expectations as gxe
 
     text = "A pair table has all of its columns, each with its type."
@@ -43,7 +43,7 @@ def columns_present(expected: list[str]) -> Rule:
 
 
 def rows_present(limits: ValidationSection) -> Rule:
-    """A batch without rows is a source gone wrong."""
+    """A batch contains rows: an empty batch means that the source failed."""
     import great_expectations.expectations as gxe
 
     text = "The batch has at least one row."
@@ -56,8 +56,8 @@ def rows_present(limits: ValidationSection) -> Rule:
 
 
 def image_decodable(limits: ValidationSection) -> Rule:
-    """Both images are there and every pixel decodes."""
-    return _is(True, "image_decodable", "images_decodable", "Both images are there, and decode to the last pixel.")
+    """Both images exist and every pixel decodes."""
+    return _is(True, "image_decodable", "images_decodable", "Both images exist, and decode to the last pixel.")
 
 
 def image_single_frame(limits: ValidationSection) -> Rule:
@@ -66,7 +66,7 @@ def image_single_frame(limits: ValidationSection) -> Rule:
 
 
 def image_format(limits: ValidationSection) -> Rule:
-    """Both formats are on the allow-list; an image that no decoder knows is the business of image_decodable."""
+    """Both formats are allowed; image_decodable reports an image that no decoder recognises."""
     import great_expectations.expectations as gxe
 
     text = f"Both images are {' or '.join(limits.allowed_formats)}."
@@ -89,40 +89,40 @@ def image_pixels(limits: ValidationSection) -> Rule:
 
 
 def image_longest_side(limits: ValidationSection) -> Rule:
-    """Too long a side, in pixels."""
+    """The longest side, in pixels, is within the limit."""
     return _between("image_longest_side", "longest_image_side", "Longest side in pixels", high=limits.max_image_side)
 
 
 def image_shortest_side(limits: ValidationSection) -> Rule:
-    """Too short a side, in pixels."""
+    """The shortest side, in pixels, is within the limit."""
     return _between("image_shortest_side", "shortest_image_side", "Shortest side in pixels", low=limits.min_image_side)
 
 
 def prompt_length(limits: ValidationSection) -> Rule:
-    """A prompt that says something, within bounds; a missing one has length 0."""
+    """The prompt is not empty and its length is within bounds; a missing prompt has length 0."""
     text = "Characters of the prompt, outer white space aside"
     return _between("prompt_length", "prompt_length", text, low=1, high=limits.max_prompt_chars)
 
 
 def prompt_characters(limits: ValidationSection) -> Rule:
-    """Control characters, and overrides of the writing direction, hide what a prompt says."""
+    """The prompt has no control characters or overrides of the writing direction, which hide its contents."""
     text = "Control characters in the prompt"
     return _between("prompt_characters", "prompt_control_characters", text, high=0)
 
 
 def prompt_held_out(limits: ValidationSection) -> Rule:
-    """A prompt of the evaluation, in any spelling that normalises to the same, would leak into training."""
+    """The prompt is not an evaluation prompt in any spelling with the same normal form: it would leak into training."""
     text = "The prompt is not one of the prompts held out for evaluation."
     return _is(False, "prompt_held_out", "prompt_is_held_out", text)
 
 
 def labelled(limits: ValidationSection) -> Rule:
-    """Somebody compared the two images. Rows that fail nothing else are set aside without counting as bad."""
-    return _is(True, "labelled", "has_label", "The source says that somebody labelled the pair.")
+    """The pair has a label. Rows that break no other rule are set aside without counting as bad."""
+    return _is(True, "labelled", "has_label", "The source has a label for the pair.")
 
 
 def labels_legal(limits: ValidationSection) -> Rule:
-    """1/0, 0/1 or 0.5/0.5: each in {0, 0.5, 1} and together 1. Not asked of rows without a label."""
+    """The labels are 1/0, 0/1 or 0.5/0.5: each in {0, 0.5, 1} and together 1. Not checked for rows without a label."""
     import great_expectations.expectations as gxe
 
     text = "The two labels are 1 and 0, 0 and 1, or 0.5 each (shown as that of image 0; -1 is anything else)."
@@ -133,25 +133,25 @@ def labels_legal(limits: ValidationSection) -> Rule:
 
 
 def identical_images(limits: ValidationSection) -> Rule:
-    """The same bytes twice can only be a tie."""
+    """Two images with the same bytes can only be a tie."""
     text = "No preference between two identical images."
     return _is(False, "identical_images", "identical_images_preferred", text)
 
 
 def duplicate_pair(limits: ValidationSection) -> Rule:
-    """The same images, prompt and annotator again; the first stays."""
+    """No earlier row has the same images, prompt and annotator; the first such row is kept."""
     text = "Earlier rows with the same images, prompt and annotator"
     return _between("duplicate_pair", "copies_before", text, high=0)
 
 
 def contradictory_labels(limits: ValidationSection) -> Rule:
-    """The same annotator preferring each image once; none of the rows can be believed."""
+    """The same annotator does not prefer each image once; where that happens, none of the rows is used."""
     text = "No row of the same images, prompt and annotator prefers the other image."
     return _is(False, "contradictory_labels", "labels_contradicted", text)
 
 
 def licence_present(limits: ValidationSection) -> Rule:
-    """Where pairs come from decides what may be done with a model."""
+    """The row names a licence: the origin of pairs limits the use of a model."""
     import great_expectations.expectations as gxe
 
     text = "The row names a licence."
@@ -160,15 +160,15 @@ def licence_present(limits: ValidationSection) -> Rule:
 
 
 def annotator_flood(limits: ValidationSection) -> Rule:
-    """One person's taste should not be most of a batch."""
+    """One annotator does not provide most of a batch."""
     text = f"Share of the batch by the row's annotator, from {MINIMUM_ANNOTATOR_ROWS} rows on"
     high = limits.max_annotator_share
     return _between("annotator_flood", "annotator_share", text, high=high, severity="warning")
 
 
 def annotator_one_sided(limits: ValidationSection) -> Rule:
-    """Always left or always right says more about the person than about the images."""
-    text = f"The row's annotator does not choose one side always, in {MINIMUM_ANNOTATOR_ROWS} rows or more."
+    """No annotator always chooses left or always right: that reflects a habit, not the images."""
+    text = f"The row's annotator does not always choose the same side, in {MINIMUM_ANNOTATOR_ROWS} rows or more."
     column = "annotator_always_on_one_side"
     return _is(False, "annotator_one_sided", column, text, severity="warning")
 
@@ -197,7 +197,7 @@ PAIR_RULES: tuple[Callable[[ValidationSection], Rule], ...] = (
 
 
 def _is(wanted: bool, name: str, column: str, text: str, *, severity: Severity = "critical") -> Rule:
-    """A yes-or-no column that must say `wanted` in every row."""
+    """Expect `wanted` in every row of a boolean column."""
     import great_expectations.expectations as gxe
 
     expectation = gxe.ExpectColumnValuesToBeInSet(
@@ -215,7 +215,7 @@ def _between(
     high: float | None = None,
     severity: Severity = "critical",
 ) -> Rule:
-    """A number in every row that must lie in closed bounds; a null is a question that does not arise."""
+    """Expect a number within closed bounds in every row; a null means that the rule does not apply."""
     import great_expectations.expectations as gxe
 
     bounds = " and ".join(

@@ -1,4 +1,4 @@
-"""Accepted rows to a DatasetSnapshot: each pair once, chosen and rejected resolved, split by prompt group."""
+"""Build a DatasetSnapshot from accepted rows: each pair once, chosen and rejected resolved, split by prompt group."""
 
 import hashlib
 import logging
@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from alignment.contracts.data import DatasetSnapshot
+from alignment.contracts.data import SPLITS, DatasetSnapshot, Split
 from alignment.contracts.values import canonical_json
 from alignment.statistics.prompts import normal_prompt
 from pipelines.contracts.pairs import ValidationReport
@@ -29,10 +29,8 @@ from pipelines.workspace import Workspace
 log = logging.getLogger(__name__)
 
 SNAPSHOT_VERSION = 2
-"""Raised when the same accepted rows would now give another snapshot."""
+"""Raised when the same accepted rows would now produce another snapshot."""
 
-Split = Literal["train", "calibration", "test"]
-SPLITS: tuple[Split, ...] = get_args(Split)
 
 SNAPSHOT_SCHEMA = pa.schema(
     [
@@ -54,9 +52,9 @@ SNAPSHOT_SCHEMA = pa.schema(
 
 
 def accepted_reports(workspace: Workspace, only: Sequence[str] = ()) -> list[ValidationReport]:
-    """The passed reports on the project's shards, the newest a shard, sorted by source and batch digest.
+    """Return the newest passed report of each of the project's shards, sorted by source and batch digest.
 
-    Sources that the project no longer names are left out; with `only`, all but those named are.
+    Sources that the project no longer names are left out; with `only`, all sources except the named ones are left out.
     """
     store = workspace.store
     entries = store.list_uris(store.uri("raw/index", workspace.project.name))
@@ -68,10 +66,10 @@ def accepted_reports(workspace: Workspace, only: Sequence[str] = ()) -> list[Val
 def build_snapshot(reports: Sequence[ValidationReport], workspace: Workspace) -> DatasetSnapshot:
     """Join the accepted rows of every passed report into train, calibration and test.parquet under `snapshots/`.
 
-    A pair that came in several batches is taken once, and not at all where its annotator contradicts themselves across
+    A pair that came in several batches is used once, and not at all where its annotator contradicts themselves across
     batches. A prompt's split depends on its normal form and the seed alone, so new data never moves an old prompt.
-    Pairs that no person labelled are in train only; those of a prompt that is held out of it are left out.
-    The same rows give the same bytes, in whatever order the reports come. ValueError when there is nothing to train on.
+    Pairs that no person labelled are in train only; those of a prompt in another split are left out.
+    The same rows produce the same bytes, in any order of the reports. ValueError when no training pair remains.
     """
     store = workspace.store
     heldout = heldout_prompts(workspace)
@@ -95,7 +93,7 @@ def build_snapshot(reports: Sequence[ValidationReport], workspace: Workspace) ->
 
 
 def split_of(group: str, section: SnapshotSection) -> Split:
-    """The split of a prompt group: a hash of seed and group, read as a number in [0, 1)."""
+    """Return the split of a prompt group: a hash of seed and group, read as a number in [0, 1)."""
     digest = hashlib.sha256(f"{section.seed}:{group}".encode("utf-8", "surrogatepass")).digest()
     position = int.from_bytes(digest[:8], "big") / 2**64
     if position < section.calibration_share:
@@ -116,7 +114,7 @@ class _Counts:
 def _accepted_digest(store: Store, report: ValidationReport) -> str:
     manifest = store.read_manifest(report.uri)
     if manifest is None:
-        raise ValueError(f"Validation report {report.uri} is gone. Run validate on its batch again.")
+        raise ValueError(f"Validation report {report.uri} no longer exists. Run validate on its batch again.")
     return manifest.files[ACCEPTED_FILE].sha256
 
 
@@ -137,7 +135,7 @@ def _build(
         if not counts.num_pairs["train"]:
             raise ValueError(
                 f"No pair is left to train on: {len(folders)} accepted batches, {sum(counts.num_pairs.values())} pairs"
-                " in calibration and test. Run ingest, look at the quarantine, or lower calibration_share and"
+                " in calibration and test. Run ingest, inspect the quarantine, or lower calibration_share and"
                 " test_share in [snapshot]."
             )
         snapshot = DatasetSnapshot(
@@ -157,7 +155,7 @@ def _build(
 
 
 def _kept_rows(paths: Sequence[Path], heldout: HeldoutPrompts) -> Iterator[dict[str, Any]]:
-    """Rows of every file in order, less copies, contradictions and held-out prompts."""
+    """Yield rows of every file in order, without copies, contradictions and held-out prompts."""
     contradicted = _contradicted_pairs(paths)
     seen: set[str] = set()
     for path in paths:
@@ -171,7 +169,7 @@ def _kept_rows(paths: Sequence[Path], heldout: HeldoutPrompts) -> Iterator[dict[
 
 
 def _contradicted_pairs(paths: Sequence[Path]) -> set[str]:
-    """Pairs preferred one way in one row and the other way in another; image order is that of the digests."""
+    """Return pairs preferred one way in one row and the other way in another; image order is that of the digests."""
     columns = ["pair_id", "preference", "sha256_0", "sha256_1"]
     verdicts: dict[str, float] = {}
     contradicted = set()
@@ -184,7 +182,9 @@ def _contradicted_pairs(paths: Sequence[Path]) -> set[str]:
 
 
 def _sources_without_people(project: Project) -> frozenset[str]:
-    """Sources whose labels are no person's: they train, but say nothing about a judge's agreement with people."""
+    """Return sources whose labels come from no person: they train, but show nothing about a judge's agreement with
+    people.
+    """
     return frozenset(s.name for s in project.sources if not find_source(s.kind).labelled_by_people)
 
 
@@ -226,7 +226,7 @@ def _count(counts: _Counts, pair: dict[str, Any], *, group: str, split: Split) -
 
 
 def resolved_pair(row: dict[str, Any]) -> dict[str, Any]:
-    """The one place where a preference becomes chosen and rejected. A tie keeps the source's order."""
+    """Resolve a preference into chosen and rejected; no other code does. A tie keeps the source's order."""
     chosen, rejected = (1, 0) if row["preference"] == 0 else (0, 1)
     return {
         "pair_id": row["pair_id"],

@@ -1,7 +1,7 @@
-"""RawBatch to ValidationReport: every rule over every row; what breaks a critical one goes to quarantine.
+"""Validate a RawBatch: every rule over every row; rows that break a critical rule go to quarantine.
 
-Rules look at columns of facts (rule_columns), never at prompts or images. Rows that nobody labelled are set aside too,
-but do not count as bad: a source may well ship them. Duplicates across batches are the snapshot's business.
+Rules read columns of facts (rule_columns), never prompts or images. Rows without a label are also set aside, but do not
+count as bad: a source may legitimately contain them. The snapshot handles duplicates across batches.
 """
 
 import hashlib
@@ -42,15 +42,17 @@ from pipelines.workspace import Workspace
 log = logging.getLogger(__name__)
 
 REPLAY_MARK = "#replay-"
-"""Between the name of a shard and that of the report whose quarantine was tried again, in a batch's source_file."""
+"""Separates, in a batch's source_file, the name of a shard from that of the report whose quarantine was validated
+again.
+"""
 _EXAMPLES = 5
 
 
 def validate(batch: RawBatch, workspace: Workspace) -> ValidationReport:
-    """Judge a batch and publish accepted.parquet, quarantine.parquet and data_docs/ under `raw/validated/`.
+    """Validate a batch and publish accepted.parquet, quarantine.parquet and data_docs/ under `raw/validated/`.
 
-    The same batch under the same rules and held-out prompts gives the first answer. The report is also entered in the
-    project's index, in the place of an earlier report on the same shard. A batch that does not pass is a report with
+    The same batch under the same rules and held-out prompts returns the first report. The report is also entered in the
+    project's index, where it replaces an earlier report on the same shard. A batch that does not pass is a report with
     `passed` false, not an error; ValueError is for a batch that cannot be read or a prompts file that is missing.
     """
     store = workspace.store
@@ -69,7 +71,7 @@ def validate(batch: RawBatch, workspace: Workspace) -> ValidationReport:
 
 
 def fetch_checked(store: Store, folder_uri: str, name: str, scratch: Path) -> Path:
-    """A local path of one file of a published folder; ValueError when it is not the file that was published."""
+    """Return a local path of one file of a published folder; ValueError when it differs from the published file."""
     manifest = store.read_manifest(folder_uri)
     if manifest is None or name not in manifest.files:
         raise ValueError(f"{folder_uri} is not finished or has no {name}. Run the stage that writes it.")
@@ -109,7 +111,7 @@ def _validate(batch: RawBatch, workspace: Workspace, *, uri: str, heldout: Heldo
 
 
 def _judge(pairs: Path, limits: ValidationSection, heldout: HeldoutPrompts) -> tuple[list[Judged], list[int] | None]:
-    """Every rule's outcome and the source row of each row; only the schema's rule and no rows when that one fails."""
+    """Return every rule's outcome and the source row of each row; only the schema's rule and no rows when it fails."""
     import pandas as pd
 
     names = [f"{field.name}: {field.type}" for field in PAIRS_SCHEMA]
@@ -123,7 +125,7 @@ def _judge(pairs: Path, limits: ValidationSection, heldout: HeldoutPrompts) -> t
 
 
 def _reasons(judged: Sequence[Judged]) -> dict[int, list[str]]:
-    """Row number to every critical rule it broke."""
+    """Map each row number to every critical rule that the row broke."""
     reasons: dict[int, list[str]] = {}
     for one in judged:
         if one.rule.severity == "critical":
@@ -133,7 +135,7 @@ def _reasons(judged: Sequence[Judged]) -> dict[int, list[str]]:
 
 
 def _split(pairs: Path, out: Path, reasons: dict[int, list[str]], *, readable: bool) -> int:
-    """Write accepted.parquet and quarantine.parquet, a few rows at a time; the number accepted."""
+    """Write accepted.parquet and quarantine.parquet, a few rows at a time; return the number accepted."""
     num_accepted = first = 0
     with (
         PairWriter(out / ACCEPTED_FILE, PAIRS_SCHEMA) as accepted,
@@ -151,7 +153,7 @@ def _split(pairs: Path, out: Path, reasons: dict[int, list[str]], *, readable: b
 
 
 def _failure(judged: Sequence[Judged], reasons: dict[int, list[str]], num_rows: int, *, limit: float) -> str:
-    """Why nothing of the batch may be used, in one sentence; empty when it may."""
+    """Return one sentence that explains why the batch may not be used; empty when it may."""
     broken = [one for one in judged if one.rule.scope == "table" and one.rule.severity == "critical" and one.failed]
     if broken:
         return " ".join(f"{one.rule.name} failed: {_observed(one)}." for one in broken)
@@ -185,7 +187,7 @@ def _rule_result(one: Judged, source_rows: Sequence[int]) -> RuleResult:
 
 
 def _enter_in_index(store: Store, project: Project, batch: RawBatch, report: ValidationReport) -> None:
-    """One entry a shard, the newest report on it, and one for each replay of that very report's quarantine."""
+    """Keep one entry per shard, the newest report on it, and one for each replay of that very report's quarantine."""
     shard, _, replay = batch.source_file.partition(REPLAY_MARK)
     folder = store.uri("raw/index", project.name, batch.source, quote(shard, safe=""))
     name = f"replay-{replay}.json" if replay else "shard.json"

@@ -1,0 +1,3 @@
+"""The champion against the pairs that arrived since its training, drift, and the judges' state."""
+
+__all__ = ["canary", "judges", "report"]

@@ -10,7 +10,7 @@ from pipelines.project.file import Project
 from pipelines.project.gate import GatePolicy
 from pipelines.project.sections import JudgeSection
 from pipelines.records import calibrations
-from pipelines.release.gate.checks.interface import disagreements, twin_of, weights_of
+from pipelines.release.gate.checks.interface import disagreements, duplicate_of, weights_of
 from pipelines.workspace import Workspace
 
 
@@ -33,7 +33,7 @@ def judge_states(workspace: Workspace) -> list[JudgeState]:
         known = calibrations.newest(project.name, judge, workspace.store)
         reasons, agreed = refusals(judge, known, workspace, now=now)
         reasons += [seen[weights_of(judge)]] if weights_of(judge) in seen else []
-        seen.setdefault(weights_of(judge), twin_of(judge.name, votes=not reasons))
+        seen.setdefault(weights_of(judge), duplicate_of(judge.name, votes=not reasons))
         found.append(_state(judge, known, project.gate, agreed=agreed, reasons=reasons, now=now))
     return found
 

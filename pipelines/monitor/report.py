@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from alignment.contracts.calibration import CalibrationReport
 from alignment.contracts.data import DatasetSnapshot
+from alignment.contracts.jobs import CALIBRATION_SCORES_FILE
 from alignment.statistics.calibration import calibrate
 from alignment.statistics.comparison import win_rate_interval
 from pipelines.contracts.monitor import FindingStatus, MonitorFinding, MonitorReport, RetrainEntry
@@ -26,11 +27,10 @@ from pipelines.intake.snapshot import accepted_reports
 from pipelines.monitor import drift, judges
 from pipelines.project.file import Project
 from pipelines.records.series import Series, series_of_json, series_of_models
-from pipelines.release.champion.state import read_standing
+from pipelines.release.champion.state import read_state
 from pipelines.store.storage import Store
 from pipelines.workspace import Workspace
 
-SCORES_FILE = "calibration_scores.parquet"
 DIGEST_DIGITS = 12
 """Number of leading digits of the weights' digest by which a pair may name the champion as generator."""
 
@@ -95,7 +95,7 @@ def has_anything_to_monitor(workspace: Workspace) -> bool:
     """Return False before the first pair was accepted and the first version promoted."""
     if accepted_reports(workspace, workspace.project.snapshot.sources):
         return True
-    standing = read_standing(workspace.project.name, workspace.settings)
+    standing = read_state(workspace.project.name, workspace.settings)
     return bool(standing.entries or standing.champion is not None or standing.problem)
 
 
@@ -137,7 +137,7 @@ def _read(reports: Sequence[ValidationReport], store: Store) -> pa.Table | None:
 def registry_finding(workspace: Workspace) -> MonitorFinding:
     """Check that the champion alias agrees with the ledger."""
     try:
-        standing = read_standing(workspace.project.name, workspace.settings)
+        standing = read_state(workspace.project.name, workspace.settings)
         problem = standing.problem or (
             "The last move of the champion was interrupted. Run the same promote or rollback again."
             * standing.unfinished
@@ -174,8 +174,8 @@ def agreement_findings(
         text = "The judges could not be scored on the fresh pairs: the calibration failed. See its log."
         return [_finding("agreement", None, "", status="alarm", text=text)]
     with tempfile.TemporaryDirectory() as scratch:
-        path = Path(scratch) / SCORES_FILE
-        path.write_bytes(workspace.store.read_bytes(f"{report.uri}/{SCORES_FILE}"))
+        path = Path(scratch) / CALIBRATION_SCORES_FILE
+        path.write_bytes(workspace.store.read_bytes(f"{report.uri}/{CALIBRATION_SCORES_FILE}"))
         rows = [row for row in pq.read_table(path).to_pylist() if row["pair_id"] in fresh]
     return [
         _agreement(workspace.project, judge.name, [r for r in rows if r["judge"] == judge.name], report.spec.confidence)

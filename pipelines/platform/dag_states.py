@@ -1,9 +1,8 @@
-"""Paused and missing DAGs of a project, as Airflow reports them."""
+"""Read the paused and missing DAGs of a project from Airflow."""
 
 import importlib.util
 
-from pydantic import BaseModel, ConfigDict
-
+from alignment.contracts.values import Record
 from pipelines.project.file import Project
 from pipelines.settings import Settings
 from pipelines.workspace import Workspace
@@ -16,14 +15,12 @@ _NEXT_STEP = (
 _CHECK_LOGIN = "Check PLUMBLINE_AIRFLOW_UI_URL, PLUMBLINE_AIRFLOW_USER and PLUMBLINE_AIRFLOW_PASSWORD."
 
 
-class DagStates(BaseModel):
-    """The DAGs of one project in Airflow."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class DagStates(Record):
+    """State of one project's DAGs in Airflow."""
 
     reachable: bool
     url: str = ""
-    """Address that was asked; empty when none is known."""
+    """Address of the Airflow that was queried; empty when none is known."""
     paused_dags: tuple[str, ...] | None = None
     """Ids of the DAGs that start nothing until a person unpauses them; None when Airflow is not reachable."""
     missing_dags: tuple[str, ...] | None = None
@@ -33,9 +30,9 @@ class DagStates(BaseModel):
 
 
 def read_dag_states(workspace: Workspace) -> DagStates:
-    """Ask the configured Airflow, or the embedded one where none is configured; never raises for one that fails.
+    """Query the configured Airflow, or the embedded one where none is configured; never raises when the query fails.
 
-    Needs about TIMEOUT_SECONDS for a server that does not answer.
+    Needs about TIMEOUT_SECONDS for a server that does not respond.
     """
     if importlib.util.find_spec("httpx") is None:
         return _unreachable("", "httpx is not installed here", "Run this where `plumbline[control]` is installed.")
@@ -51,7 +48,7 @@ def is_configured(settings: Settings) -> bool:
 
 
 def _login(settings: Settings) -> tuple[str, str, str] | None:
-    """URL, user and password; None when no Airflow is known."""
+    """Return URL, user and password; None when no Airflow is known."""
     from pipelines.platform import services
 
     if is_configured(settings):
@@ -61,7 +58,7 @@ def _login(settings: Settings) -> tuple[str, str, str] | None:
         return None
     try:
         return platform.airflow.url, "admin", services.admin_password(settings)
-    except OSError:  # Airflow has not written it yet, or for another user alone.
+    except OSError:  # Airflow has not written the file yet, or only another user may read it.
         return None
 
 
@@ -76,9 +73,9 @@ def _ask(project: Project, url: str, user: str, password: str) -> DagStates:
         api = AirflowApi(url, user=user, password=password, attempts=1, timeout_seconds=TIMEOUT_SECONDS)
         found = api.dags(tag=project.name)
     except (httpx.TransportError, httpx.InvalidURL) as error:
-        return _unreachable(url, f"{url} does not answer ({error})", _CHECK_LOGIN)
+        return _unreachable(url, f"{url} does not respond ({error})", _CHECK_LOGIN)
     except (ValueError, KeyError):
-        return _unreachable(url, f"{url} answers, but not with Airflow's API", _CHECK_LOGIN)
+        return _unreachable(url, f"{url} responds, but not with Airflow's API", _CHECK_LOGIN)
     except RuntimeError as error:
         return _unreachable(url, str(error).rstrip("."), _CHECK_LOGIN)
     finally:

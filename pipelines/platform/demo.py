@@ -1,4 +1,4 @@
-"""`make demo`: the whole loop once on the embedded platform, a summary, everything stopped again."""
+"""`make demo`: run the complete loop once on the embedded platform, print a summary, stop everything."""
 
 import signal
 import sys
@@ -21,10 +21,10 @@ DONE, FAILED, GATE_SAID_NO, INTERRUPTED = 0, 1, 3, 130
 
 
 def run(project_path: str) -> int:
-    """Run the loop; 0 when the candidate is (or already was) the champion, 3 when the gate said no, 1 on failure.
+    """Run the loop; 0 when the candidate is (or already was) the champion, 3 when the gate refused it, 1 on failure.
 
-    Airflow makes the DAGs of the projects in this one's folder.
-    Ctrl-C and SIGTERM stop the servers and the jobs; what is finished stays and the next run goes on from there.
+    Airflow creates the DAGs of the projects in this project's folder.
+    Ctrl-C and SIGTERM stop the servers and the jobs; finished work is kept and the next run continues from there.
     """
     project = load_project(Path(project_path))
     settings = load_settings().model_copy(update={"projects_dir": project.path.parent})
@@ -38,7 +38,7 @@ def run(project_path: str) -> int:
         _say(summarise(outcome, Workspace(project, settings), seconds=time.monotonic() - began))
         return DONE if outcome.is_champion else GATE_SAID_NO
     except KeyboardInterrupt:
-        _say("Interrupted. Everything is being stopped; the next `make demo` goes on from here.")
+        _say("Interrupted. Stopping everything; the next `make demo` continues from here.")
         return INTERRUPTED
     except (RuntimeError, TimeoutError) as error:
         _say(f"The demo failed: {error}")

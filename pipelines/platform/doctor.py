@@ -8,15 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
-
+from alignment.contracts.values import Record
 from alignment.files.paths import resolve_below
 from alignment.files.shards import indexed_files
 from pipelines.platform import dag_states
 from pipelines.project.file import Project, load_projects
 from pipelines.project.paths import local_paths
 from pipelines.records.heldout_prompts import check_enough_prompts
-from pipelines.release.champion.state import read_standing
+from pipelines.release.champion.state import read_state
 from pipelines.release.promotion.reconcile import files_gone
 from pipelines.release.registration import signing
 from pipelines.settings import Settings
@@ -31,10 +30,8 @@ CREATED_UNPAUSED = ("monitor", "reconcile", "rollback")
 WITHOUT_WEIGHTS = ("tokenizer", "scheduler", "feature_extractor")
 
 
-class Check(BaseModel):
+class Check(Record):
     """Result of one check."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     ok: bool
@@ -246,7 +243,7 @@ def _licences(project: Project) -> str:
 
 
 def _champion(workspace: Workspace) -> str:
-    standing = read_standing(workspace.project.name, workspace.settings)
+    standing = read_state(workspace.project.name, workspace.settings)
     problems = [standing.problem] if standing.problem else files_gone(workspace, standing)
     if problems:
         raise ValueError(" ".join(problems))

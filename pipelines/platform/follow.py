@@ -1,4 +1,4 @@
-"""Follow a chain of DAG runs linked by assets, and show where it is."""
+"""Follow a chain of DAG runs linked by assets, and show its progress."""
 
 import sys
 import time
@@ -24,12 +24,12 @@ MARKS = {"success": "[green]done[/]", "failed": "[red]failed[/]", "skipped": "[d
 
 
 class ChainError(RuntimeError):
-    """A DAG run of the chain failed; the message ends with the log of the task that did."""
+    """A DAG run of the chain failed; the message ends with the log of the failed task."""
 
 
 @dataclass
 class View:
-    """What is on the screen: a live table on a terminal, a line per change elsewhere."""
+    """Progress on the screen: a live table on a terminal, one line per change elsewhere."""
 
     settings: Settings
     console: Console = field(default_factory=lambda: Console(file=sys.stderr))
@@ -46,7 +46,7 @@ class View:
             yield self
 
     def update(self, dag_id: str, tasks: list[dict[str, Any]]) -> None:
-        """Show the tasks of a run and how far the running job is."""
+        """Show the tasks of a run and the progress of the running job."""
         progress = self._progress()
         for task in tasks:
             key = (dag_id, task["task_id"], task["map_index"])
@@ -70,7 +70,7 @@ class View:
 
 
 def follow_run(api: AirflowApi, dag_id: str, run_id: str, view: View) -> None:
-    """Wait for a run to end well; ChainError with the failed task's log, TimeoutError when it takes too long."""
+    """Wait for a run to succeed; ChainError with the failed task's log, TimeoutError when it takes too long."""
     deadline = time.monotonic() + RUN_TIMEOUT_SECONDS
     while time.monotonic() < deadline:
         state = api.run(dag_id, run_id)["state"]
@@ -87,10 +87,10 @@ def follow_run(api: AirflowApi, dag_id: str, run_id: str, view: View) -> None:
 
 
 def finish_earlier(api: AirflowApi, dag_id: str, before: datetime, view: View) -> bool:
-    """Follow the unfinished runs queued before this time, such as an interrupted demo left; whether there was one.
+    """Follow the unfinished runs queued before this time, for example by an interrupted demo; True when there was one.
 
-    A DAG runs one at a time, so the run that is waited for cannot start before they end. How they end is their own
-    affair: the new run does the same work, or finds it done.
+    A DAG runs one at a time, so the run that is waited for cannot start before they end. Their result is irrelevant:
+    the new run does the same work, or finds it done.
     """
     left = [run for run in api.runs(dag_id) if run["state"] in UNFINISHED and _queued(run) < before]
     for run in sorted(left, key=_queued):
@@ -100,7 +100,7 @@ def finish_earlier(api: AirflowApi, dag_id: str, before: datetime, view: View) -
 
 
 def next_run(api: AirflowApi, dag_id: str, since: datetime, view: View) -> str:
-    """The run that an asset event set off after `since`; TimeoutError when none comes."""
+    """Return the run that an asset event triggered after `since`; TimeoutError when none appears."""
     deadline = time.monotonic() + LINK_TIMEOUT_SECONDS
     while time.monotonic() < deadline:
         if finish_earlier(api, dag_id, since, view):
@@ -109,11 +109,11 @@ def next_run(api: AirflowApi, dag_id: str, since: datetime, view: View) -> str:
             if run["run_type"] == "asset_triggered" and _queued(run) >= since:
                 return str(run["dag_run_id"])
         time.sleep(POLL_SECONDS)
-    raise TimeoutError(f"No run of {dag_id} was set off within {LINK_TIMEOUT_SECONDS} s.")
+    raise TimeoutError(f"No run of {dag_id} was triggered within {LINK_TIMEOUT_SECONDS} s.")
 
 
 def now() -> datetime:
-    """The present, a moment earlier: the database may round."""
+    """Return the present time minus a moment: the database may round."""
     return datetime.now(UTC) - timedelta(seconds=1)
 
 

@@ -1,4 +1,4 @@
-"""`plumbline up`: the embedded platform in the foreground, for looking at."""
+"""`plumbline up`: run the embedded platform in the foreground."""
 
 import logging
 import signal
@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 
 
 def stay_up(*, mlflow_port: int, airflow_port: int) -> int:
-    """Start both servers, say where they are, wait for Ctrl-C, SIGTERM or `plumbline down`, stop everything."""
+    """Start both servers, print their addresses, wait for Ctrl-C, SIGTERM or `plumbline down`, stop everything."""
     settings = load_settings()
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -25,7 +25,7 @@ def stay_up(*, mlflow_port: int, airflow_port: int) -> int:
         sys.stderr.write(
             f"Airflow  {platform.airflow.url}   user admin, password {password}\n"
             f"MLflow   {platform.mlflow.url}\n"
-            f"For stages by hand: export MLFLOW_TRACKING_URI={platform.mlflow.url}\n"
+            f"To run stages by hand: export MLFLOW_TRACKING_URI={platform.mlflow.url}\n"
             "Ctrl-C or `make down` stops both.\n"
         )
         while platform.alive() and not stop.wait(1):

@@ -1,4 +1,4 @@
-"""What a fresh Airflow needs before our DAGs can run."""
+"""Prepare a fresh Airflow for our DAGs."""
 
 import logging
 import time
@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 PARSE_TIMEOUT_SECONDS = 180
 GPU_POOL = "gpu"
 DAGS = ("ingest", "train", "promote", "calibrate", "monitor", "reconcile", "rollback")
-"""What every project has."""
+"""DAGs of every project."""
 CHECK_FILE = "check_projects.py"
 """The DAG file whose import error names the project files that cannot be loaded."""
 
@@ -35,12 +35,14 @@ def prepare_airflow(settings: Settings, platform: Platform) -> AirflowApi:
     while not wanted <= set(api.dag_ids()):
         errors = [error for error in api.import_errors() if CHECK_FILE not in error.partition(":")[0]]
         if errors or time.monotonic() > deadline:
-            raise RuntimeError("Airflow could not parse the DAGs: " + ("\n".join(errors) or "no answer in time."))
+            raise RuntimeError(
+                "Airflow could not parse the DAGs: " + ("\n".join(errors) or "the DAGs were not parsed in time.")
+            )
         time.sleep(1)
     return api
 
 
 def expected_dags(project: Project) -> set[str]:
-    """Ids of the DAGs that `dags/` makes of a project."""
+    """Return the ids of the DAGs that `dags/` makes of a project."""
     names = (*DAGS, "reward") if project.rewards else DAGS
     return {f"{project.name}.{name}" for name in names}

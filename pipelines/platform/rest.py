@@ -1,4 +1,4 @@
-"""A thin client of Airflow's public REST API (v2): what the demo needs, nothing more."""
+"""A thin client of Airflow's public REST API (v2): only what the demo needs."""
 
 import time
 from typing import Any
@@ -8,13 +8,13 @@ import httpx
 ATTEMPTS = 5
 PAUSE_SECONDS = 2.0
 PAGE_SIZE = 100
-"""Airflow gives no more to a page unless `[api] maximum_page_limit` says otherwise, and may give fewer."""
+"""Largest page that Airflow returns unless `[api] maximum_page_limit` differs; it may return fewer."""
 
 
 class AirflowApi:
-    """Logs in once; every call raises RuntimeError with the server's own words when it is refused.
+    """Logs in once; every call raises RuntimeError with the server's own message when it is refused.
 
-    A server that is too busy to answer is asked again, but never twice to trigger or to answer a question.
+    A request to a server that is too busy is repeated, except a trigger or an answer to a question.
     """
 
     def __init__(
@@ -30,7 +30,7 @@ class AirflowApi:
             raise
 
     def close(self) -> None:
-        """Give the connection back."""
+        """Close the connection."""
         self._http.close()
 
     def ensure_pool(self, name: str, slots: int) -> None:
@@ -42,16 +42,16 @@ class AirflowApi:
             self._call("PATCH", f"/api/v2/pools/{name}", json=body)
 
     def import_errors(self) -> list[str]:
-        """What failed while Airflow parsed the DAG files."""
+        """Return the errors that Airflow found while it parsed the DAG files."""
         found = self._call("GET", "/api/v2/importErrors")["import_errors"]
         return [f"{error['filename']}: {error['stack_trace']}" for error in found]
 
     def dag_ids(self) -> list[str]:
-        """Every parsed DAG."""
+        """Return the id of every parsed DAG."""
         return list(self.dags())
 
     def dags(self, tag: str = "") -> dict[str, bool]:
-        """Every parsed DAG (with this tag, if one is given): its id, and True when it is paused."""
+        """Return every parsed DAG (with this tag, if one is given): its id, and True when it is paused."""
         found: dict[str, bool] = {}
         wanted = {"tags": [tag]} if tag else {}
         while True:
@@ -62,45 +62,45 @@ class AirflowApi:
                 return found
 
     def unpause(self, dag_id: str) -> None:
-        """Let a DAG run."""
+        """Unpause a DAG."""
         self._call("PATCH", f"/api/v2/dags/{dag_id}", json={"is_paused": False})
 
     def trigger(self, dag_id: str, conf: dict[str, Any] | None = None) -> str:
-        """Start a run now; returns its run id."""
+        """Start a run now; return its run id."""
         run = self._call("POST", f"/api/v2/dags/{dag_id}/dagRuns", json={"logical_date": None, "conf": conf or {}})
         return str(run["dag_run_id"])
 
     def runs(self, dag_id: str) -> list[dict[str, Any]]:
-        """Runs of a DAG, the newest first."""
+        """Return runs of a DAG, the newest first."""
         found = self._call("GET", f"/api/v2/dags/{dag_id}/dagRuns?order_by=-run_after&limit=20")
         return list(found["dag_runs"])
 
     def run(self, dag_id: str, run_id: str) -> dict[str, Any]:
-        """One run."""
+        """Return one run."""
         return self._call("GET", f"/api/v2/dags/{dag_id}/dagRuns/{run_id}")
 
     def tasks(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
-        """Task instances of a run."""
+        """Return the task instances of a run."""
         found = self._call("GET", f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances?limit=200")
         return list(found["task_instances"])
 
     def log_tail(self, dag_id: str, run_id: str, task: dict[str, Any], lines: int = 40) -> str:
-        """The last lines of a task's log."""
+        """Return the last lines of a task's log."""
         path = f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task['task_id']}/logs/{task['try_number']}"
         content = self._call("GET", path, params={"map_index": task["map_index"], "full_content": True})["content"]
         return "\n".join(_log_line(entry) for entry in content[-lines:])
 
     def xcom(self, dag_id: str, run_id: str, task_id: str) -> Any:
-        """A task's return value."""
+        """Return a task's return value."""
         path = f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/xcomEntries/return_value"
         return self._call("GET", path, params={"deserialize": False, "stringify": False})["value"]
 
     def question(self, dag_id: str, run_id: str, task_id: str) -> dict[str, Any]:
-        """What a task asks people."""
+        """Return the question of a task that waits for a person's answer."""
         return self._call("GET", _question_path(dag_id, run_id, task_id))
 
     def respond(self, dag_id: str, run_id: str, task_id: str, option: str) -> None:
-        """Answer a task that asks people, as the user who is logged in; never twice."""
+        """Answer the question of a waiting task, as the user who is logged in; never sent twice."""
         self._call(
             "PATCH", _question_path(dag_id, run_id, task_id), json={"chosen_options": [option], "params_input": {}}
         )
@@ -116,17 +116,19 @@ class AirflowApi:
         for attempt in range(attempts):
             if attempt:
                 time.sleep(PAUSE_SECONDS)
-            said = self._ask(method, path, **arguments)
-            if isinstance(said, httpx.Response) and not said.is_error:
-                answer: dict[str, Any] = said.json()
+            response = self._ask(method, path, **arguments)
+            if isinstance(response, httpx.Response) and not response.is_error:
+                answer: dict[str, Any] = response.json()
                 return answer
-            if isinstance(said, httpx.Response) and said.status_code < 500:
+            if isinstance(response, httpx.Response) and response.status_code < 500:
                 break
-        reason = f"{said.status_code}: {said.text[:500]}" if isinstance(said, httpx.Response) else repr(said)
+        reason = (
+            f"{response.status_code}: {response.text[:500]}" if isinstance(response, httpx.Response) else repr(response)
+        )
         raise RuntimeError(f"Airflow: {method} {path} gave {reason}")
 
     def _ask(self, method: str, path: str, **arguments: Any) -> httpx.Response | httpx.TransportError:
-        """The answer, or why there was none; a log-in that ran out is renewed."""
+        """Return the response, or the reason why there was none; an expired log-in is renewed."""
         try:
             response = self._http.request(method, path, **arguments)
             if response.status_code == 401:

@@ -1,11 +1,11 @@
-"""Jobs of the local engine on this host, as the demo shows and stops them."""
+"""List and stop the jobs of the local engine on this host, for the demo."""
 
 from pipelines.contracts.jobs import JobHandle, JobStatus
 from pipelines.settings import Settings
 
 
 def running(settings: Settings) -> dict[str, JobStatus]:
-    """Status of every job that is pending or running, by job id."""
+    """Return the status of every job that is pending or running, by job id."""
     from pipelines.dispatch import jobs
 
     folder = settings.state_dir / "jobs"
@@ -15,7 +15,7 @@ def running(settings: Settings) -> dict[str, JobStatus]:
 
 
 def cancel_all(settings: Settings) -> list[str]:
-    """Stop every running job; each writes a checkpoint first, so that the next submit goes on from there."""
+    """Stop every running job; each writes a checkpoint first, so that the next submit continues from there."""
     from pipelines.dispatch import jobs
 
     ids = list(running(settings))

@@ -1,7 +1,7 @@
-"""The embedded platform: `mlflow server` and `airflow standalone` on free loopback ports, state under the state dir.
+"""Run the embedded platform: `mlflow server` and `airflow standalone` on free loopback ports, state in the state dir.
 
-One record, `services.json`, says what runs. It names each process by pid and start time, so that `down` from another
-shell ends exactly what `up` started and never a stranger that inherited the pid.
+`services.json` records the running servers. It names each process by pid and start time, so that `down` from another
+shell ends exactly what `up` started and never an unrelated process that inherited the pid.
 """
 
 import json
@@ -18,8 +18,8 @@ from contextlib import closing
 from pathlib import Path
 
 import httpx
-from pydantic import BaseModel, ConfigDict
 
+from alignment.contracts.values import Record
 from pipelines import host
 from pipelines.host import ProcessRecord
 from pipelines.settings import Settings
@@ -31,10 +31,8 @@ START_TIMEOUT_SECONDS = 240
 STOP_TIMEOUT_SECONDS = 40
 
 
-class Service(BaseModel):
-    """A running server process; it leads its own process group."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class Service(Record):
+    """A running server process; it leads a separate process group."""
 
     name: str
     process: ProcessRecord
@@ -42,29 +40,27 @@ class Service(BaseModel):
     log_path: Path
 
 
-class Platform(BaseModel):
-    """Both servers, and how to reach them."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class Platform(Record):
+    """Both servers, with their addresses."""
 
     mlflow: Service
     airflow: Service
 
     def alive(self) -> bool:
-        """Whether both processes are still there."""
+        """True when both processes still run."""
         return is_alive(self.mlflow) and is_alive(self.airflow)
 
 
 def start(settings: Settings, *, mlflow_port: int = 0, airflow_port: int = 0) -> Platform:
-    """Start both servers and wait until they answer; port 0 picks a free one.
+    """Start both servers and wait until they respond; port 0 picks a free one.
 
-    Raises ValueError when a wanted port is taken or the platform is up already, RuntimeError with the last lines of the
-    log when a server does not come up. Whatever had started is stopped again.
+    Raises ValueError when a wanted port is in use or the platform is already running, RuntimeError with the last lines
+    of the log when a server does not start. Every server that had started is stopped again.
     """
     running = read_platform(settings)
     if running is not None and (is_alive(running.mlflow) or is_alive(running.airflow)):
         raise ValueError(
-            f"The platform is up already (Airflow {running.airflow.url}, MLflow {running.mlflow.url})."
+            f"The platform is already running (Airflow {running.airflow.url}, MLflow {running.mlflow.url})."
             " Use it, or stop it with `make down`."
         )
     ports = free_ports(5, wanted=(mlflow_port, airflow_port))
@@ -86,7 +82,7 @@ def start(settings: Settings, *, mlflow_port: int = 0, airflow_port: int = 0) ->
 
 
 def stop(settings: Settings) -> list[str]:
-    """Stop what `start` started, and the jobs of the local engine; returns the names of what was still running."""
+    """Stop what `start` started, and the jobs of the local engine; return the names of what was still running."""
     platform = read_platform(settings)
     if platform is None:
         return []
@@ -96,26 +92,26 @@ def stop(settings: Settings) -> list[str]:
 
 
 def read_platform(settings: Settings) -> Platform | None:
-    """The platform that was last started and not stopped, or None."""
+    """Return the platform that was last started and not stopped, or None."""
     path = _record_path(settings)
     return Platform.model_validate_json(path.read_text()) if path.is_file() else None
 
 
 def service_settings(settings: Settings, platform: Platform) -> Settings:
-    """Settings of a client of the embedded platform."""
+    """Return settings for a client of the embedded platform."""
     return settings.model_copy(update={"tracking_uri": platform.mlflow.url, "airflow_ui_url": platform.airflow.url})
 
 
 def admin_password(settings: Settings) -> str:
-    """The password Airflow's simple auth manager generated for `admin`."""
+    """Return the password that Airflow's simple auth manager generated for `admin`."""
     passwords: dict[str, str] = json.loads(_passwords_path(settings).read_text())
     return passwords["admin"]
 
 
 def free_ports(count: int, wanted: tuple[int, ...] = ()) -> list[int]:
-    """`count` distinct free loopback ports; a wanted one (not 0) is taken as it is or refused.
+    """Return `count` distinct free loopback ports; a wanted port (not 0) is used or refused, never replaced.
 
-    Raises ValueError naming a wanted port that is taken.
+    Raises ValueError naming a wanted port that is in use.
     """
     sockets: list[socket.socket] = []
     try:
@@ -127,8 +123,8 @@ def free_ports(count: int, wanted: tuple[int, ...] = ()) -> list[int]:
                 candidate.bind(("127.0.0.1", port))
             except OSError as error:
                 raise ValueError(
-                    f"Port {port} on 127.0.0.1 is taken ({error.strerror}). Stop what listens there, or give another"
-                    " port (0 picks a free one)."
+                    f"Port {port} on 127.0.0.1 is in use ({error.strerror}). Stop the program that uses it, or give"
+                    " another port (0 picks a free one)."
                 ) from error
         return [candidate.getsockname()[1] for candidate in sockets]
     finally:
@@ -137,12 +133,12 @@ def free_ports(count: int, wanted: tuple[int, ...] = ()) -> list[int]:
 
 
 def is_alive(service: Service) -> bool:
-    """Whether the very process that was started still runs."""
+    """Return True when the process that was started still runs, and not another with its pid."""
     return host.is_alive(service.process)
 
 
 def stop_service(service: Service) -> bool:
-    """SIGTERM to the whole group, SIGKILL to what is left after a grace; True when something was running."""
+    """Send SIGTERM to the group and, after a grace period, SIGKILL to what is left; True when something was running."""
     if not is_alive(service):
         return False
     deadline = time.monotonic() + STOP_TIMEOUT_SECONDS
@@ -172,14 +168,14 @@ def _start_airflow(settings: Settings, ports: list[int], *, mlflow_url: str) -> 
     with closing(sqlite3.connect(_airflow_database(settings))) as database:
         database.execute(
             "PRAGMA journal_mode=WAL"
-        )  # kept in the file: readers and the writer do not wait for each other
+        )  # WAL is kept in the file: readers and the writer do not wait for each other
     env = airflow_environment(settings, ports, mlflow_url=mlflow_url)
     command = [sys.executable, "-m", "airflow", "standalone"]
     return _spawn("airflow", command, port=ports[0], env=env, log_path=home / "standalone.log")
 
 
 def airflow_environment(settings: Settings, ports: list[int], *, mlflow_url: str) -> dict[str, str]:
-    """What turns a plain `airflow standalone` into ours: loopback, our DAGs, our state, no examples.
+    """Return the environment of `airflow standalone` for this platform: loopback, our DAGs, our state, no examples.
 
     `ports` are those of the API server, the worker's log server, the triggerer's log server and the scheduler's.
     """
@@ -199,7 +195,7 @@ def airflow_environment(settings: Settings, ports: list[int], *, mlflow_url: str
         "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"http://127.0.0.1:{api}/execution/",
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(_passwords_path(settings)),
         "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "30",
-        # The default of 5 seconds is not enough for several writers beside a training that has every core.
+        # The default of 5 seconds is not enough for several writers beside a training that uses every core.
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{_airflow_database(settings)}?timeout=60",
         "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": str(worker_log),
         "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": str(trigger_log),
@@ -220,7 +216,7 @@ def airflow_environment(settings: Settings, ports: list[int], *, mlflow_url: str
 
 
 def _spawn(name: str, command: list[str], *, port: int, env: Mapping[str, str], log_path: Path) -> Service:
-    # The servers start helpers of theirs by bare name.
+    # The servers start their helper programs by bare name.
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     with log_path.open("ab") as output:
         process = subprocess.Popen(
@@ -255,9 +251,7 @@ def wait_until(ready: Callable[[], bool], service: Service) -> None:
     while not ready():
         if not is_alive(service) or time.monotonic() > deadline:
             tail = "\n".join(service.log_path.read_text(errors="replace").splitlines()[-40:])
-            raise RuntimeError(
-                f"{service.name} did not come up at {service.url}. The end of {service.log_path}:\n{tail}"
-            )
+            raise RuntimeError(f"{service.name} did not start at {service.url}. The end of {service.log_path}:\n{tail}")
         time.sleep(0.5)
 
 

@@ -1,4 +1,4 @@
-"""What the demo tells at its end."""
+"""Summarise a finished demo."""
 
 import json
 from dataclasses import dataclass
@@ -11,24 +11,24 @@ from pipelines.workspace import Workspace
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a pass through the loop left."""
+    """Result of one pass through the loop."""
 
     pairs: dict[str, int]
     newly_trained: int
     judged: bool
-    """False when the gate was not asked, because the candidate is the champion or too little was new."""
+    """False when the gate did not judge, because the candidate is the champion or too little data was new."""
     status: dict[str, Any]
     new_ledger_entries: int
 
     @property
     def is_champion(self) -> bool:
-        """Whether the candidate is the champion now."""
+        """Return True when the candidate is the champion now."""
         champion, candidate = self.status["champion"], self.status["candidate"]
         return champion is not None and candidate is not None and champion["version"] == candidate["version"]
 
 
 def summarise(outcome: Outcome, workspace: Workspace, *, seconds: float) -> str:
-    """The summary as text, a fact a line."""
+    """Return the summary as text, one fact per line."""
     pairs = outcome.pairs
     lines = [
         "",
@@ -37,7 +37,7 @@ def summarise(outcome: Outcome, workspace: Workspace, *, seconds: float) -> str:
         *_decision_lines(outcome, workspace),
         *_champion_lines(outcome),
         f"time       {seconds:.0f} s without installation",
-        "look       make up   (Airflow and MLflow in the browser)",
+        "open       make up   (Airflow and MLflow in the browser)",
     ]
     return "\n".join(lines)
 
@@ -58,8 +58,8 @@ def _decision_lines(outcome: Outcome, workspace: Workspace) -> list[str]:
     decision = decision_log.last_decision(workspace)
     if decision is None:
         return ["verdict    none"]
-    asked = "" if outcome.judged else " (made earlier; nothing new to judge)"
-    lines = [f"verdict    {decision.verdict} for version {decision.candidate.version}{asked}"]
+    note = "" if outcome.judged else " (made earlier; nothing new to judge)"
+    lines = [f"verdict    {decision.verdict} for version {decision.candidate.version}{note}"]
     for check in decision.checks:
         mark = "ok  " if check.passed else ("FAIL" if check.decisive else "note")
         measured = "-" if check.measured is None else f"{check.measured:.4g}"
@@ -70,7 +70,7 @@ def _decision_lines(outcome: Outcome, workspace: Workspace) -> list[str]:
 def _champion_lines(outcome: Outcome) -> list[str]:
     champion, previous = outcome.status["champion"], outcome.status["previous_champion"]
     if champion is None:
-        return ["champion   none: the base model is still the one to serve"]
-    moved = "promoted now" if outcome.new_ledger_entries else "nothing promoted anew"
+        return ["champion   none: serve the base model"]
+    moved = "promoted now" if outcome.new_ledger_entries else "nothing new promoted"
     before = f", before it version {previous['version']}" if previous else ""
     return [f"champion   version {champion['version']}{before} ({moved}), weights {champion['weights_digest'][:12]}"]

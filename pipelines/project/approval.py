@@ -7,9 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, FiniteFloat, model_validator
 
-from alignment.contracts.values import Record
-
-NotNegative = Annotated[FiniteFloat, Field(ge=0)]
+from alignment.contracts.values import NotNegative, Record
 
 Event = Literal["promoted", "held", "rejected", "asked", "rolled_back", "rolled_forward", "restored", "alarm", "failed"]
 """Events that can be reported. `held`: the gate refused the candidate; `rejected`: an approver refused it or did not

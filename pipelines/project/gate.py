@@ -7,14 +7,12 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, FiniteFloat, model_validator
 
-from alignment.contracts.values import Record, Share, ValueObject
+from alignment.contracts.values import NotNegative, PositiveInt, Record, Share, ValueObject
 
 Action = Literal["block", "warn", "off"]
 """Consequence of a breach: the candidate is held, a warning is reported, or nothing is checked."""
 
-NotNegative = Annotated[FiniteFloat, Field(ge=0)]
 Positive = Annotated[FiniteFloat, Field(gt=0)]
-PositiveInt = Annotated[int, Field(gt=0)]
 
 
 class GuardRule(Record):

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from alignment.catalogues.backbones import Backbone
 from alignment.catalogues.rewards import Reward
@@ -11,7 +11,7 @@ from alignment.contracts.evaluation import Sampler
 from alignment.contracts.jobs import Placement
 from alignment.contracts.labelling import PROMPT_FIELD, LabelMethod, check_labelers, check_templates
 from alignment.contracts.reward_models import RewardRecipe
-from alignment.contracts.values import Share
+from alignment.contracts.values import Record, Share
 from pipelines.project.paths import LocalPath, RecipePath
 from pipelines.project.schedules import Cron, Schedule
 
@@ -21,10 +21,8 @@ SELF_GENERATED = "self_generated"
 """Kind of the sources whose images the base model generates."""
 
 
-class Section(BaseModel):
+class Section(Record):
     """A table of the project file."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class BaseModelSection(Section):
@@ -169,7 +167,7 @@ class EvaluationSection(Section):
     """Scorers that vote on a candidate."""
     guards: tuple[JudgeSection, ...] = ()
     """Scorers under which a candidate must not get worse. They do not vote."""
-    tie_thresholds: dict[str, float] = {}
+    tie_thresholds: dict[str, float] = Field(default_factory=dict)
     """Largest difference that counts as a tie, by scorer name, in the scorer's units. `plumbline gate aa` measures
     these."""
     confidence: float = 0.95

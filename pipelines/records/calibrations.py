@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 from alignment.contracts.calibration import Calibration, CalibrationReport
+from alignment.contracts.jobs import CALIBRATION_SCORES_FILE
 from alignment.contracts.judges import Judge
 from alignment.statistics.human_pairs import Scope, agreement, from_columns
 from pipelines.contracts.judges import CalibrationRecord
@@ -19,7 +20,6 @@ from pipelines.settings import Settings
 from pipelines.store.storage import Store, open_store
 
 SECONDS_A_DAY = 86_400
-CALIBRATION_SCORES = "calibration_scores.parquet"
 
 
 def record(report: CalibrationReport, project: str, store: Store) -> list[CalibrationRecord]:
@@ -111,7 +111,7 @@ def counted(known: CalibrationRecord, policy: GatePolicy, *, settings: Settings,
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    uri, own = f"{known.report_uri}/{CALIBRATION_SCORES}", known.calibration
+    uri, own = f"{known.report_uri}/{CALIBRATION_SCORES_FILE}", known.calibration
     try:
         content = open_store(uri, settings).read_bytes(uri)
         columns = pq.read_table(pa.BufferReader(content)).to_pydict()

@@ -1,4 +1,4 @@
-"""Registered versions that wait for the gate's decision."""
+"""Find registered versions without a decision of the gate."""
 
 from pipelines.release.champion import ledger
 from pipelines.release.gate import decision_log
@@ -9,10 +9,10 @@ from pipelines.workspace import Workspace
 def awaiting_judgement(workspace: Workspace) -> list[int]:
     """List the versions of a project that have no decision in the store, newest first.
 
-    A decision counts for a version and its weights digest together: a model that was deleted and made again reuses
-    version numbers. Versions with the weights of a present or former champion are left out: the promote DAG ends their
-    runs before the gate (`is_challenger`), or a rollback took them out of service and only a person brings them back.
-    ValueError when the ledger was changed.
+    A decision counts for a version together with its weights digest: a model that was deleted and created again reuses
+    version numbers. Versions with the weights of a current or former champion are left out: the promote DAG ends their
+    runs before the gate (`is_challenger`), or a rollback left them and only a person may restore them. ValueError when
+    the ledger was changed.
     """
     registered = registry.tagged_versions(workspace.settings, workspace.project.name, registry.WEIGHTS_TAG)
     champions = {entry.weights_digest for entry in ledger.entries(workspace.project.name, workspace.store)}

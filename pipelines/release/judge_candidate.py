@@ -1,4 +1,4 @@
-"""Judge a candidate: read the evidence (gate/evidence.py), decide (gate/verdict.py), keep the decision and show it."""
+"""Judge a candidate: read the evidence (gate/evidence.py), decide (gate/verdict.py), save and show the decision."""
 
 import tempfile
 import time
@@ -6,9 +6,10 @@ from pathlib import Path
 
 from alignment.contracts.coverage import CoverageReport
 from alignment.contracts.evaluation import EvalReport
+from alignment.contracts.jobs import SCORES_FILE
 from pipelines.contracts.release import CandidateVersion, GateDecision
 from pipelines.release.gate import decision_log
-from pipelines.release.gate.evidence import SCORES_FILE, read_evidence
+from pipelines.release.gate.evidence import read_evidence
 from pipelines.release.gate.verdict import decide
 from pipelines.release.pages import candidate_page, write
 from pipelines.tracking import runs
@@ -23,9 +24,9 @@ def judge(
     report: EvalReport,
     coverage: CoverageReport | None = None,
 ) -> GateDecision:
-    """Decide from the score table itself, write the HTML report beside the evaluation, keep the decision.
+    """Decide from the score table, write the HTML report and the model card, and save the decision.
 
-    `coverage` is shown in the report and has no say.
+    `coverage` is shown in the report and does not affect the verdict.
 
     Raises ValueError when the evaluation's folder is not in the store.
     """
@@ -49,14 +50,14 @@ def judge(
 
 
 def report_uri(workspace: Workspace, decision: GateDecision) -> str:
-    """Where the HTML report of a decision lies."""
+    """Return the URI of a decision's HTML report."""
     store = workspace.store
     identity = decision.model_copy(update={"report_uri": ""}).digest
     return store.uri("evaluations", "reports", workspace.project.name, f"{identity}.html")
 
 
 def show_in_tracking(workspace: Workspace, decision: GateDecision, *, report: EvalReport, run_key: str) -> None:
-    """Verdict, bounds, report and contact sheet on the pipeline run's page and on the candidate's own."""
+    """Show verdict, bounds, report and contact sheet in MLflow, on the pipeline run's page and the candidate's page."""
     settings = workspace.settings
     tags = runs.airflow_tags(settings, run_key)
     run_id = runs.parent_run(settings, project=workspace.project.name, key=run_key, tags=tags)

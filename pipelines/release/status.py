@@ -1,9 +1,9 @@
-"""Where a project stands, as JSON: champion, the one before, candidate, last decision, ledger. Changes nothing."""
+"""Report the status of a project as JSON: champion, previous champion, candidate, last decision, ledger. Read only."""
 
 from typing import Any
 
 from pipelines.release.champion import ledger
-from pipelines.release.champion.state import read_standing
+from pipelines.release.champion.state import read_state
 from pipelines.release.gate import decision_log
 from pipelines.tracking import registry
 from pipelines.tracking.errors import TrackingRefused
@@ -11,9 +11,9 @@ from pipelines.workspace import Workspace
 
 
 def status(workspace: Workspace) -> dict[str, Any]:
-    """What the registry, the ledger and the decisions say; `problems` says in words what does not fit together.
+    """Return what registry, ledger and decisions contain; `problems` describes every disagreement in a sentence.
 
-    Raises TrackingUnavailable when MLflow does not answer, TrackingRefused when it lets this user not look.
+    Raises TrackingUnavailable when MLflow does not answer, TrackingRefused when it denies this user access.
     """
     problems: list[str] = []
     versions = {alias: _version(workspace, alias, problems) for alias in ("champion", "previous_champion", "candidate")}
@@ -59,15 +59,15 @@ def _last_decision(workspace: Workspace, problems: list[str]) -> dict[str, Any] 
 
 
 def _ledger(workspace: Workspace, problems: list[str]) -> dict[str, Any]:
-    """How many moves there were, and whether the alias is where the last one put it."""
+    """Return the number of moves, and whether the alias agrees with the last one."""
     try:
-        standing = read_standing(workspace.project.name, workspace.settings)
+        state = read_state(workspace.project.name, workspace.settings)
     except ValueError as error:
         problems.append(str(error))
         return {"entries": None, "agrees_with_aliases": False}
-    if standing.problem:
-        problems.append(standing.problem)
-    if standing.unfinished:
-        problems.append("The last move was cut short. Run the same promote or rollback again: it finishes the move.")
-    agrees = ledger.agrees_with_aliases(standing.entries, standing.champion)
-    return {"entries": len(standing.entries), "agrees_with_aliases": agrees and not standing.problem}
+    if state.problem:
+        problems.append(state.problem)
+    if state.unfinished:
+        problems.append("The last move was interrupted. Run the same promote or rollback again to complete it.")
+    agrees = ledger.agrees_with_aliases(state.entries, state.champion)
+    return {"entries": len(state.entries), "agrees_with_aliases": agrees and not state.problem}

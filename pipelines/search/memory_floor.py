@@ -1,8 +1,8 @@
-"""What a training run must hold in memory whatever its batch, from the shapes of the base's weights. Torch-free.
+"""Estimate the least memory of a training run at any batch size, from the shapes of the base's weights. Torch-free.
 
-An estimate from below, exact for what it counts: weights, reference copy, gradients and optimiser states, all float32
-as the loop keeps them. Activations, the autocast copies of weights, libraries and the allocator's reserve come on top;
-those are measured by running, not guessed here.
+A lower bound, exact for what it counts: weights, reference copy, gradients and optimiser states, all float32 as the
+loop keeps them. Activations, the autocast copies of weights, libraries and the allocator's reserve come on top; those
+are measured by running, not estimated here.
 """
 
 import json
@@ -15,18 +15,18 @@ from alignment.contracts.values import Record
 from alignment.files.shards import indexed_files
 
 Shapes = Mapping[str, tuple[int, ...]]
-"""Name of a tensor to its shape."""
+"""Maps the name of a tensor to its shape."""
 
 FLOAT32_BYTES = 4
 ADAMW_STATES = 2
 MOST_HEADER_BYTES = 100_000_000
-"""The format's own limit."""
+"""Longest header that the safetensors format allows."""
 DENOISERS = ("unet", "transformer")
 """Folder of the denoiser in a base of each family."""
 
 
 class MemoryFloor(Record):
-    """Bytes by what holds them."""
+    """Bytes by purpose."""
 
     weights: int
     reference: int
@@ -36,12 +36,12 @@ class MemoryFloor(Record):
 
     @property
     def gib(self) -> float:
-        """The sum in GiB."""
+        """Return the sum in GiB."""
         return (self.weights + self.reference + self.gradients + self.optimiser) / 2**30
 
 
 def memory_floor(recipe: Recipe, shapes: Shapes) -> MemoryFloor:
-    """The floor of a recipe on a denoiser of these shapes."""
+    """Return the lower bound of a recipe on a denoiser of these shapes."""
     denoiser = sum(math.prod(shape) for shape in shapes.values())
     full = isinstance(recipe.tuning, FullFineTune)
     adapter = 0 if isinstance(recipe.tuning, FullFineTune) else lora_parameters(recipe.tuning, shapes)
@@ -56,7 +56,7 @@ def memory_floor(recipe: Recipe, shapes: Shapes) -> MemoryFloor:
 
 
 def lora_parameters(tuning: Lora, shapes: Shapes) -> int:
-    """Weights of the adapters: rank x (inputs + outputs) of each matrix whose module has a target's name.
+    """Count the adapters' weights: rank x (inputs + outputs) of each matrix whose module has a target's name.
 
     A convolution's A has the kernel's size, its B is 1 x 1.
     """
@@ -71,16 +71,16 @@ def lora_parameters(tuning: Lora, shapes: Shapes) -> int:
 
 
 def denoiser_shapes(base_dir: Path) -> dict[str, tuple[int, ...]]:
-    """Shapes of the denoiser's weights in a base model's folder; ValueError when it has none."""
+    """Return the shapes of the denoiser's weights in a base model's folder; ValueError when it has none."""
     folder = next((base_dir / part for part in DENOISERS if (base_dir / part).is_dir()), base_dir / DENOISERS[0])
     files = _weight_files(folder)
     if not files:
-        raise ValueError(f"{folder} holds no safetensors weights. Copy the base model again.")
+        raise ValueError(f"{folder} contains no safetensors weights. Copy the base model again.")
     return {name: shape for file in files for name, shape in read_shapes(file).items()}
 
 
 def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Shapes of a safetensors file, from its header alone; ValueError when it is none."""
+    """Read the shapes of a safetensors file from its header alone; ValueError when it is not one."""
     try:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
@@ -93,7 +93,9 @@ def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    """One set of weights: the files that an index names, else the plain file; other variants lie beside them."""
+    """Return one set of weights: the files that an index names, else the plain file. Other variants may lie beside
+    them.
+    """
     for index in sorted(folder.glob("diffusion_pytorch_model.safetensors.index.json")):
         return indexed_files(index)
     return sorted(folder.glob("diffusion_pytorch_model.safetensors"))

@@ -1,8 +1,8 @@
-"""What trials measured, and which of them is best. Pure.
+"""Trial results, and their ranking. Pure.
 
-The rule: only trials within the limits are ranked. They stand in the order of the validation judge's mean gain over
-the base. The first of them leads; who cannot be told from the leader by the paired interval of their difference (same
-prompts, same seeds) ties with it, and among those the fastest wins.
+The rule: only trials within the limits are ranked, in the order of the validation judge's mean gain over the base. The
+first leads. A trial ties with the leader when the paired interval of their difference (same prompts, same seeds)
+contains 0, and among tied trials the fastest wins.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,48 +16,48 @@ Outcome = Literal["measured", "over_memory", "over_time", "out_of_memory", "dive
 
 
 class Limits(Record):
-    """What the user has."""
+    """Resources that the user has."""
 
     memory_gib: float
-    """Of one GPU; on a host without, resident memory of one process."""
+    """GiB of one GPU; on a host without a GPU, resident memory of one process."""
     hours: float
     """Wall clock for the search and the winner's whole run together."""
 
 
 class TrialReport(Record):
-    """One trial. Measured unless said otherwise; None where it did not come so far."""
+    """Result of one trial. Values are measured unless stated otherwise; None where the trial ended earlier."""
 
     outcome: Outcome
     recipe: str
-    """The starting recipe."""
+    """Name of the starting recipe."""
     changes: tuple[str, ...]
-    """Overrides that make the proposal of it."""
+    """Overrides that turn the starting recipe into the proposal."""
     micro_batch: int
     reason: str = ""
     """One sentence when the outcome is not `measured`."""
     spec_digest: Sha256 | None = None
-    """Of the trial's training job."""
+    """Digest of the spec of the trial's training job."""
     memory_floor_gib: float | None = None
     """Estimate: weights, reference, gradients and optimiser states."""
     peak_memory_gib: float | None = None
-    """Most memory of the main process over the trial."""
+    """Peak memory of the main process over the trial."""
     memory_beyond_floor_gib: float | None = None
-    """Peak less the estimate: activations, libraries and whatever else the floor does not count."""
+    """Peak minus the estimate: activations, libraries and everything else that the estimate omits."""
     items_per_second: float | None = None
-    """Pairs (of an online recipe: prompts) a second, median over the steps after the first."""
+    """Pairs per second (for an online recipe, prompts per second), median over the steps after the first."""
     final_run_hours: float | None = None
-    """Predicted from the pace: the whole run's steps without start-up, grids and checkpoints."""
+    """Predicted hours from the pace: the complete run's steps without start-up, grids and checkpoints."""
     seconds: float = 0.0
     """Wall clock of the trial in the attempt that finished it."""
     evaluation_uri: str = ""
     against_base: Comparison | None = None
-    """The validation judge on the trial's weights against the base."""
+    """The validation judge's comparison of the trial's weights with the base."""
     judge_accuracy: float | None = None
     """Agreement of the validation judge with held-out human pairs."""
 
 
 class Placing(Record):
-    """Where a trial came in."""
+    """Rank of a trial."""
 
     trial: int
     rank: int
@@ -68,7 +68,7 @@ class Placing(Record):
 
 
 def rank(trials: Mapping[int, TrialReport], scores: Mapping[int, Floats], *, confidence: float) -> list[Placing]:
-    """Placings of measured trials, best first. `scores` holds a trial's mean over seeds for each prompt."""
+    """Rank measured trials, best first. `scores` holds a trial's mean over seeds for each prompt."""
     order = sorted(trials, key=lambda number: (-_gain(trials[number]), number))
     if not order:
         return []
@@ -88,10 +88,10 @@ def rank(trials: Mapping[int, TrialReport], scores: Mapping[int, Floats], *, con
     ]
 
 
-def what_bound(trials: Sequence[TrialReport], limits: Limits) -> str:
-    """Why nothing is left: how many trials each limit turned away, and what the least of them would have needed."""
+def explain_nothing_fits(trials: Sequence[TrialReport], limits: Limits) -> str:
+    """Explain why no trial is left: how many each limit excluded, and what the least demanding would have needed."""
     if not trials:
-        return f"No trial was made within {limits.hours:g} hours. Raise --hours."
+        return f"No trial finished within {limits.hours:g} hours. Raise --hours."
     lines = []
     memory = [t.peak_memory_gib or t.memory_floor_gib for t in trials if t.outcome == "over_memory"]
     if memory:
@@ -106,7 +106,7 @@ def what_bound(trials: Sequence[TrialReport], limits: Limits) -> str:
             f"{len(times)} would not finish within {limits.hours:g} hours (the shortest run: {min(times):.2f}); raise"
             " --hours, or start from recipes of fewer steps"
         )
-    others = {"out_of_memory": "ran out of memory", "diverged": "diverged", "invalid": "were no valid recipe"}
+    others = {"out_of_memory": "ran out of memory", "diverged": "diverged", "invalid": "were invalid recipes"}
     for outcome, text in others.items():
         found = [t for t in trials if t.outcome == outcome]
         if found:

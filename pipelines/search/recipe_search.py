@@ -1,4 +1,4 @@
-"""`plumbline search`: recipes within the user's limits, tried on the engine, ranked, the winner written as a file."""
+"""`plumbline search`: try recipes within the user's limits on the engine, rank them, and write the winner to a file."""
 
 import fcntl
 import hashlib
@@ -19,7 +19,7 @@ from pipelines.dispatch.requests.judges import judge_of
 from pipelines.project.file import Project
 from pipelines.search import winner
 from pipelines.search.memory_floor import denoiser_shapes
-from pipelines.search.ranking import Limits, Placing, TrialReport, rank, what_bound
+from pipelines.search.ranking import Limits, Placing, TrialReport, explain_nothing_fits, rank
 from pipelines.search.space import Space, Start
 from pipelines.search.study import open_study, run_study, spent_seconds
 from pipelines.search.trials import RunJob, TrialBench
@@ -34,11 +34,11 @@ FOLDER = "searches"
 
 
 class NothingFitsError(RuntimeError):
-    """No trial lies within the limits; the message says which limit turned how many away."""
+    """No trial lies within the limits; the message states how many trials each limit excluded."""
 
 
 def check_limits(limits: Limits) -> None:
-    """ValueError naming every limit that is not a number above 0."""
+    """Raise ValueError naming every limit that is not a number above 0."""
     named = {"--gpu-memory": limits.memory_gib, "--hours": limits.hours}
     bad = [f"{name} is {value:g}" for name, value in named.items() if not (math.isfinite(value) and value > 0)]
     if bad:
@@ -46,7 +46,7 @@ def check_limits(limits: Limits) -> None:
 
 
 def check(project: Project, limits: Limits, out: Path | None) -> None:
-    """ValueError for limits, recipes, factors, judge or `out` that are no good; reads the project alone."""
+    """Raise ValueError for invalid limits, recipes, factors, judge or `out`; reads only the project."""
     check_limits(limits)
     winner.check_path(out or winner.default_path(project))
     space_of(project)
@@ -54,7 +54,7 @@ def check(project: Project, limits: Limits, out: Path | None) -> None:
 
 
 def space_of(project: Project) -> Space:
-    """What the project's search may try; ValueError when a recipe or a factor is none of it."""
+    """Return the search space of the project; ValueError when a recipe or a factor does not belong in it."""
     section = project.search
     named = [Start(recipe=recipe) for recipe in section.recipes]
     starts = named or [Start(recipe=one.recipe, overrides=one.overrides) for one in project.train]
@@ -77,10 +77,10 @@ def space_of(project: Project) -> Space:
 def search(
     workspace: Workspace, *, snapshot: DatasetSnapshot, limits: Limits, out: Path | None, run_job: RunJob
 ) -> dict[str, Any]:
-    """Try, rank, write. The answer is a table of the trials and the winner's file.
+    """Run the trials, rank them, write the winner. Return a table of the trials and the winner's file.
 
-    ValueError for limits, recipes, judge, prompts or `out` that are no good, before anything runs; NothingFitsError
-    when no trial lies within the limits.
+    Raises ValueError for invalid limits, recipes, judge, prompts or `out`, before anything runs; NothingFitsError when
+    no trial lies within the limits.
     """
     project, settings = workspace.project, workspace.settings
     path = out or winner.default_path(project)
@@ -121,27 +121,27 @@ def search(
 
 
 def place(bench: TrialBench, trials: Mapping[int, TrialReport], limits: Limits) -> list[Placing]:
-    """The trials within the limits, best first; NothingFitsError without one.
+    """Rank the trials within the limits, best first; NothingFitsError when there is none.
 
-    A whole run that fitted when its trial ended may no longer, since later trials took time as well.
+    A complete run that fitted when its trial ended may no longer fit, since later trials used time as well.
     """
     left = limits.hours - spent_seconds(trials) / 3600
     fitting = {n: t for n, t in trials.items() if t.outcome == "measured" and (t.final_run_hours or 0.0) <= left}
     if not fitting:
         late = {"outcome": "over_time"}
         shown = [t.model_copy(update=late) if t.outcome == "measured" else t for t in trials.values()]
-        raise NothingFitsError(what_bound(shown, limits))
+        raise NothingFitsError(explain_nothing_fits(shown, limits))
     scores = {number: bench.prompt_scores(trial) for number, trial in fitting.items()}
     return rank(fitting, scores, confidence=bench.project.evaluation.confidence)
 
 
 def proposed(space: Space, report: TrialReport) -> Recipe:
-    """The whole recipe of a trial."""
+    """Return the complete recipe of a trial."""
     return space.starts[report.recipe].load(report.changes)
 
 
 def study_digest(workspace: Workspace, space: Space, *, snapshot: DatasetSnapshot, limits: Limits, judge: Judge) -> str:
-    """Identity of a search: all that its trials and their figures depend on, but for how many are made."""
+    """Return the identity of a search: everything that its trials and figures depend on but the number of trials."""
     project = workspace.project
     identity = {
         "version": SEARCH_VERSION,
@@ -160,24 +160,24 @@ def study_digest(workspace: Workspace, space: Space, *, snapshot: DatasetSnapsho
 
 @contextmanager
 def only_one(folder: Path) -> Iterator[Path]:
-    """The folder of a search, held; RuntimeError when another process on this host has it."""
+    """Hold the lock on a search's folder; RuntimeError when another process on this host has it."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise RuntimeError(f"The same search is running already, see {folder}. Wait for it, or stop it.") from error
+            raise RuntimeError(f"The same search is already running, see {folder}. Wait for it, or stop it.") from error
         yield folder
 
 
 def _labels(starts: list[Start]) -> list[str]:
-    """A name for each starting recipe: its own, numbered where two share it."""
+    """Name each starting recipe: its own name, numbered where two share it."""
     names = [Path(start.recipe).stem for start in starts]
     return [name if names.count(name) == 1 else f"{name}_{place}" for place, name in enumerate(names, start=1)]
 
 
 def _check_rewards(workspace: Workspace, space: Space, judge: Judge) -> None:
-    """ValueError when a recipe maximises the very judge that would rank it."""
+    """Raise ValueError when a recipe maximises the judge that would rank it."""
     for start in space.starts.values():
         recipe = start.load()
         if not recipe.objective.online:
@@ -185,7 +185,7 @@ def _check_rewards(workspace: Workspace, space: Space, judge: Judge) -> None:
         reward = judge_of(workspace, workspace.project.reward(recipe))
         if set(reward.training_sources) & set(judge.training_sources):
             raise ValueError(
-                f"Recipe {recipe.name!r} maximises {reward.name!r}, which cannot rank it as the search's judge as well."
+                f"Recipe {recipe.name!r} maximises {reward.name!r}, so that scorer cannot be the search's judge."
                 " Name another scorer as search.judge."
             )
 
@@ -196,5 +196,5 @@ def _noise_note(report: TrialReport) -> str:
         return ""
     return (
         f"The winner's gain over the base is within the noise ({c.mean_difference_low:+.4f} to"
-        f" {c.mean_difference_high:+.4f}): more trial_steps, prompts or seeds would tell."
+        f" {c.mean_difference_high:+.4f}). Use more trial_steps, prompts or seeds."
     )

@@ -1,7 +1,7 @@
-"""What a recipe search may try: the `[search]` table, and one proposal from it. Pure; knows no optimiser and no job.
+"""The search space: the `[search]` table, and one proposal from it. Pure; knows no optimiser and no job.
 
-Everything is said relative to the recipes that the search starts from, so that one range serves several objectives,
-whose beta has other units each.
+Values are relative to the recipes that the search starts from, so that one range serves several objectives, whose beta
+has different units.
 """
 
 import hashlib
@@ -16,29 +16,29 @@ from alignment.contracts.values import Record
 from pipelines.project.search import DEFAULT_FACTORS, SearchSection
 
 AS_IT_IS = "as it is"
-"""The choice that leaves a recipe's own value, or the project's placement, alone."""
+"""The choice that keeps a recipe's own value, or the project's placement."""
 
 
 class Suggest(Protocol):
-    """Who chooses: a trial of the optimiser, or a test."""
+    """Source of choices: a trial of the optimiser, or a test."""
 
     def suggest_float(self, name: str, low: float, high: float, *, log: bool) -> float:
-        """A value of the range."""
+        """Return a value of the range."""
         ...
 
     def suggest_categorical(self, name: str, choices: Sequence[str]) -> Any:
-        """One of the choices."""
+        """Return one of the choices."""
         ...
 
 
 class Start(Record):
-    """A recipe to start from, as a person names it."""
+    """A recipe to start from, with the name shown to the user."""
 
     recipe: str
     overrides: tuple[str, ...] = ()
 
     def load(self, overrides: Sequence[str] = ()) -> Recipe:
-        """The recipe, with more overrides; ValueError when they do not fit it."""
+        """Load the recipe with more overrides; ValueError when they do not fit it."""
         return load_recipe(self.recipe, (*self.overrides, *overrides))
 
 
@@ -48,13 +48,13 @@ class Proposal(Record):
     start: str
     """Label of the starting recipe."""
     recipe: Recipe
-    """The whole run, should it win."""
+    """The recipe of the complete run, used if this proposal wins."""
     trial: Recipe
-    """The same science over few steps, its warm-up shortened to a quarter of them. Its name carries the placement: a
-    job's answer is found by its science alone, while a trial measures the placement too."""
+    """The same science over few steps, its warm-up shortened to a quarter of them. Its name contains the placement: a
+    job's result is found by its science alone, while a trial measures the placement too."""
     placement: Placement
     changes: tuple[str, ...]
-    """What differs from the starting recipe, as overrides."""
+    """Differences from the starting recipe, as overrides."""
 
 
 class Space(Record):
@@ -65,7 +65,7 @@ class Space(Record):
     placement: Placement
 
     def check(self) -> None:
-        """ValueError when a factor's field is in none of the recipes, or is no number above 0 in one."""
+        """Raise ValueError when a factor's field is in none of the recipes, or is not a number above 0 in one."""
         recipes = [start.load() for start in self.starts.values()]
         for field in self.section.factors:
             values = [value for recipe in recipes if (value := field_value(recipe, field)) is not None]
@@ -75,10 +75,12 @@ class Space(Record):
                 known = {name for recipe in recipes for name in number_fields(recipe)}
                 raise ValueError(unknown_name("field of search.factors", field, known))
             if not all(value > 0 for value in values):
-                raise ValueError(f"search.factors.{field}: a recipe has {min(values):g}; only values above 0 scale.")
+                raise ValueError(
+                    f"search.factors.{field}: a recipe has {min(values):g}; only values above 0 can be scaled."
+                )
 
-    def as_they_are(self) -> list[dict[str, Any]]:
-        """The choices that lead to each starting recipe unchanged."""
+    def unchanged(self) -> list[dict[str, Any]]:
+        """Return the choices that lead to each starting recipe unchanged."""
         section = self.section
         fixed = {f"factor of {field}": 1.0 for field in section.factors}
         lists = {"tuning": section.lora_ranks, "global_batch": section.global_batches}
@@ -87,7 +89,7 @@ class Space(Record):
         return [{"recipe": name, **fixed, **fixed_lists} for name in self.starts]
 
     def propose(self, suggest: Suggest) -> Proposal:
-        """Ask for every choice and make the recipe; ValueError when the choices do not make a valid one."""
+        """Request every choice and build the recipe; ValueError when the choices do not make a valid one."""
         label = str(suggest.suggest_categorical("recipe", tuple(self.starts)))
         start = self.starts[label]
         own = start.load()
@@ -125,7 +127,7 @@ class Space(Record):
         return [f"tuning.rank={rank}", f"tuning.alpha={rank}"]
 
     def _choice(self, suggest: Suggest, name: str, values: Sequence[int]) -> int | None:
-        """One of the values, None for leaving it as it is; nothing is asked when there are none."""
+        """Choose one of the values; None keeps the recipe's own. Nothing is requested when there are no values."""
         if not values:
             return None
         choice = str(suggest.suggest_categorical(name, (AS_IT_IS, *map(str, values))))
@@ -133,7 +135,7 @@ class Space(Record):
 
 
 def shortened(recipe: Recipe, steps: int, placement: Placement) -> Recipe:
-    """A recipe over `steps` steps, at most its own."""
+    """Shorten a recipe to `steps` steps, at most its own number."""
     steps = min(steps, recipe.steps)
     optimiser = recipe.optimiser.model_copy(update={"warmup_steps": min(recipe.optimiser.warmup_steps, steps // 4)})
     name = f"{recipe.name}.trial_{_placement_digest(placement)[:8]}"
@@ -141,12 +143,12 @@ def shortened(recipe: Recipe, steps: int, placement: Placement) -> Recipe:
 
 
 def field_value(recipe: Recipe, field: str) -> float | None:
-    """The number at a dotted field of a recipe; None where it has none."""
+    """Return the number at a dotted field of a recipe; None where it has none."""
     return number_fields(recipe).get(field)
 
 
 def number_fields(recipe: Recipe) -> dict[str, float]:
-    """Every number of a recipe that is no count, by its dotted name."""
+    """Return every number of a recipe that is not a count, by its dotted name."""
     found: dict[str, float] = {}
 
     def walk(table: Mapping[str, Any], prefix: str) -> None:
@@ -161,10 +163,10 @@ def number_fields(recipe: Recipe) -> dict[str, float]:
 
 
 def _same_pairs(steps: int, own: Recipe, global_batch: int) -> int:
-    """Steps of another global batch that see as many pairs."""
+    """Return the steps of another global batch that see as many pairs."""
     return max(1, round(steps * own.global_batch / global_batch))
 
 
 def _placement_digest(placement: Placement) -> str:
-    """Identity of what a trial's figures depend on beside the science."""
+    """Return the identity of the placement settings on which a trial's figures depend."""
     return hashlib.sha256(placement.model_dump_json().encode()).hexdigest()

@@ -1,8 +1,8 @@
-"""The order of trials: what is proposed next, what is remembered, when to stop. The only file that names optuna.
+"""Propose and remember trials, and decide when to stop. The only file that names optuna.
 
-Proposals are a function of the seed and of the trials finished before, and each finished trial is in the journal, so
-a search that was killed goes on as if it had not been: an unfinished trial is proposed again, and its job, which is
-found by its digest, resumes. The first trials are the starting recipes as they are.
+Proposals are a function of the seed and of the trials finished before, and the journal contains each finished trial.
+A killed search therefore continues as if it had not been killed: an unfinished trial is proposed again, and its job,
+which is found by its digest, resumes. The first trials are the unchanged starting recipes.
 """
 
 import logging
@@ -22,14 +22,14 @@ log = logging.getLogger(__name__)
 JOURNAL_FILE = "journal.log"
 REPORT = "report"
 RANDOM_TRIALS = 4
-"""Trials drawn at random before the optimiser models what it saw."""
+"""Trials drawn at random before the optimiser models the results."""
 
 Measure = Callable[[Proposal, float], TrialReport]
-"""(proposal, seconds left for its trial and its whole run) -> what came of it."""
+"""(proposal, seconds left for its trial and its complete run) -> report of the trial."""
 
 
 def open_study(folder: Path, digest: str) -> "Study":
-    """The study of a search, kept in a journal under `folder`; begun when it is not there."""
+    """Open the study of a search from its journal under `folder`; create it when there is none."""
     import optuna
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
@@ -45,7 +45,7 @@ def open_study(folder: Path, digest: str) -> "Study":
 
 
 def run_study(study: "Study", space: Space, measure: Measure, *, limits: Limits) -> dict[int, TrialReport]:
-    """Propose and measure until the trials or the hours are used up; every finished trial by its number."""
+    """Propose and measure until the trials or the hours are used up; return every finished trial by its number."""
     _drop_unfinished(study)
     while len(done := finished(study)) < space.section.trials and _time_left(done, limits):
         _one_trial(study, space, measure, spent=spent_seconds(done), limits=limits)
@@ -53,7 +53,7 @@ def run_study(study: "Study", space: Space, measure: Measure, *, limits: Limits)
 
 
 def finished(study: "Study") -> dict[int, TrialReport]:
-    """What each finished trial measured."""
+    """Return the report of each finished trial."""
     from optuna.trial import TrialState
 
     states = (TrialState.COMPLETE, TrialState.PRUNED)
@@ -62,12 +62,12 @@ def finished(study: "Study") -> dict[int, TrialReport]:
 
 
 def spent_seconds(done: Mapping[int, TrialReport]) -> float:
-    """Wall clock of the finished trials; attempts that were cut short are not in it."""
+    """Return the wall clock of the finished trials in seconds, without interrupted attempts."""
     return sum(trial.seconds for trial in done.values())
 
 
 def _drop_unfinished(study: "Study") -> None:
-    """What an interrupted search had begun is forgotten here, and proposed again: the same, see the module."""
+    """Delete the unfinished trials of an interrupted search; they are proposed again unchanged (see the module)."""
     from optuna.trial import TrialState
 
     waiting = len(study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
@@ -77,7 +77,7 @@ def _drop_unfinished(study: "Study") -> None:
 
 
 def _time_left(done: Mapping[int, TrialReport], limits: Limits) -> bool:
-    """Whether one more trial leaves the time to run the best so far; without one, whether any time is left."""
+    """Return True when one more trial leaves the time to run the best so far, or, without a best, when time is left."""
     if not done:
         return True
     spent, next_trial = spent_seconds(done), spent_seconds(done) / len(done)
@@ -86,12 +86,14 @@ def _time_left(done: Mapping[int, TrialReport], limits: Limits) -> bool:
     reserved = 3600 * (best.final_run_hours or 0.0) if best else 0.0
     if spent + next_trial + reserved <= 3600 * limits.hours:
         return True
-    log.warning("Stopping after %d trials: one more would not leave the time for the winner's run", len(done))
+    log.warning("Stopping after %d trials: one more would not leave enough time for the winner's run", len(done))
     return False
 
 
 def _one_trial(study: "Study", space: Space, measure: Measure, *, spent: float, limits: Limits) -> None:
-    """Ask, measure, tell. A trial without a score is pruned: the optimiser takes it for worse than any other."""
+    """Propose, measure and record one trial. A trial without a score is pruned: the optimiser ranks it below all
+    others.
+    """
     import optuna
     from optuna.trial import TrialState
 
@@ -99,7 +101,7 @@ def _one_trial(study: "Study", space: Space, measure: Measure, *, spent: float, 
     study.sampler = optuna.samplers.TPESampler(
         seed=(space.section.seed + 7919 * number) % 2**31, n_startup_trials=RANDOM_TRIALS
     )
-    starts = space.as_they_are()
+    starts = space.unchanged()
     if number < len(starts):
         study.enqueue_trial(starts[number])
     trial = study.ask()
@@ -110,7 +112,7 @@ def _one_trial(study: "Study", space: Space, measure: Measure, *, spent: float, 
     else:
         log.info("Trial %d of %d: %s %s", number + 1, space.section.trials, proposal.recipe.name, proposal.changes)
         report = measure(proposal, 3600 * limits.hours - spent)
-    log.info("Trial %d: %s", number + 1, in_words(report))
+    log.info("Trial %d: %s", number + 1, describe(report))
     trial.set_user_attr(REPORT, report.model_dump(mode="json"))
     if report.outcome == "measured" and report.against_base is not None:
         study.tell(trial, report.against_base.mean_difference)
@@ -118,15 +120,15 @@ def _one_trial(study: "Study", space: Space, measure: Measure, *, spent: float, 
         study.tell(trial, state=TrialState.PRUNED)
 
 
-def in_words(report: TrialReport) -> str:
-    """A trial in one line."""
+def describe(report: TrialReport) -> str:
+    """Describe a trial in one line."""
     if report.against_base is None:
         return f"{report.outcome}: {report.reason.splitlines()[0] if report.reason else ''}"
     c = report.against_base
     return (
         f"{report.outcome}: win rate {c.win_rate:.3f} ({c.win_rate_low:.3f} to {c.win_rate_high:.3f}) against the base,"
-        f" {report.items_per_second or 0:.2f} a second, peak {report.peak_memory_gib or 0:.2f} GiB,"
-        f" whole run {report.final_run_hours or 0:.2f} h"
+        f" {report.items_per_second or 0:.2f} per second, peak {report.peak_memory_gib or 0:.2f} GiB,"
+        f" complete run {report.final_run_hours or 0:.2f} h"
     )
 
 

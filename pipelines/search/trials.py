@@ -1,4 +1,4 @@
-"""One trial: a short training job and the validation judge's look at its weights, both ordinary jobs on the engine."""
+"""One trial: a short training job and an evaluation of its weights by the validation judge, both ordinary jobs."""
 
 import json
 import logging
@@ -10,7 +10,7 @@ from typing import Any
 
 from alignment.contracts.data import DatasetSnapshot, FeatureCache
 from alignment.contracts.evaluation import Comparison, EvalReport
-from alignment.contracts.jobs import METRICS_FILE, MetricsLine
+from alignment.contracts.jobs import METRICS_FILE, SCORES_FILE, MetricsLine
 from alignment.contracts.training import Recipe, TrainResult
 from alignment.statistics.comparison import Floats, ScoreTable, seed_grid
 from pipelines.contracts.jobs import JobRequest
@@ -30,15 +30,14 @@ log = logging.getLogger(__name__)
 
 MEMORY_METRICS = ("gpu_memory_gib", "resident_memory_gib")
 PACE_METRICS = ("pairs_per_second", "prompts_per_second")
-SCORES_FILE = "scores.parquet"
 
 RunJob = Callable[[JobRequest], dict[str, Any]]
-"""Run a job to its end, or find its answer; a JobError when there is none."""
+"""Run a job to its end, or find its result; JobError when there is none."""
 
 
 @dataclass(frozen=True)
 class Figures:
-    """What metrics.jsonl of a trial says."""
+    """Figures from a trial's metrics.jsonl."""
 
     items_per_second: float
     peak_memory_gib: float
@@ -46,26 +45,26 @@ class Figures:
 
 @dataclass(frozen=True)
 class TrialBench:
-    """Where proposals are measured."""
+    """Measures proposals on the engine."""
 
     project: Project
-    """With the validation's prompts, seeds and judge in the place of the evaluation's."""
+    """The project with the validation's prompts, seeds and judge instead of the evaluation's."""
     settings: Settings
     snapshot: DatasetSnapshot
     limits: Limits
     shapes: Shapes
-    """Of the base's denoiser."""
+    """Shapes of the base's denoiser."""
     run_job: RunJob
 
     @property
     def judge(self) -> str:
-        """Name of the validation judge."""
+        """Return the name of the validation judge."""
         return self.project.evaluation.judges[0].name
 
     def measure(self, proposal: Proposal, seconds_left: float) -> TrialReport:
-        """Train for a few steps, judge if the limits hold. `seconds_left` is for this trial and the whole run.
+        """Train for a few steps, then judge if the limits hold. `seconds_left` is for this trial and the complete run.
 
-        What does not fit, diverges or runs out of memory is an answer; any other JobError is raised.
+        A trial that does not fit, diverges or runs out of memory is a report; any other JobError is raised.
         """
         started = time.monotonic()
         floor = memory_floor(proposal.recipe, self.shapes).gib
@@ -90,15 +89,17 @@ class TrialBench:
         return self._judged(report, result, seconds_left, started)
 
     def _judged(self, report: TrialReport, result: TrainResult, seconds_left: float, started: float) -> TrialReport:
-        """The report with the judge's comparison, or with the limit that the trial breaks."""
+        """Return the report with the judge's comparison, or with the limit that the trial exceeds."""
         assert report.peak_memory_gib is not None
         assert report.final_run_hours is not None
         if report.peak_memory_gib > self.limits.memory_gib:
-            reason = f"Measured {report.peak_memory_gib:.2f} GiB at the peak, {self.limits.memory_gib:g} are allowed."
+            reason = (
+                f"Measured {report.peak_memory_gib:.2f} GiB at the peak; {self.limits.memory_gib:g} GiB are allowed."
+            )
             return refused(report, "over_memory", reason, started)
         left = (seconds_left - (time.monotonic() - started)) / 3600
         if report.final_run_hours > left:
-            reason = f"The whole run would take {report.final_run_hours:.2f} h, {max(0.0, left):.2f} are left."
+            reason = f"The complete run would take {report.final_run_hours:.2f} h; {max(0.0, left):.2f} h are left."
             return refused(report, "over_time", reason, started)
         evaluation = EvalReport.model_validate(self.run_job(self.validation_request(result)))
         return report.model_copy(
@@ -113,7 +114,7 @@ class TrialBench:
     # --- jobs ---
 
     def train_request(self, proposal: Proposal) -> JobRequest:
-        """The trial's training job; its features are encoded first where that was not done before."""
+        """Return the trial's training job; its features are encoded first where that was not done before."""
         placement = self.project.placement.model_copy(update={"train": proposal.placement})
         workspace = Workspace(self.project.model_copy(update={"placement": placement}), self.settings)
         if proposal.trial.objective.online:
@@ -123,7 +124,9 @@ class TrialBench:
         return Train(recipe=proposal.trial, cache=cache).request(workspace)
 
     def validation_request(self, result: TrainResult) -> JobRequest:
-        """A trial's weights against the base, as the evaluation of a candidate that will not be registered."""
+        """Return the job that compares a trial's weights with the base, like an evaluation of an unregistered
+        candidate.
+        """
         candidate = CandidateVersion(
             model=self.project.name,
             version=0,
@@ -139,15 +142,15 @@ class TrialBench:
         )
         return comparison_request(Workspace(self.project, self.settings), Evaluate(candidate=candidate))
 
-    # --- what they left ---
+    # --- results of jobs ---
 
     def figures(self, result: TrainResult) -> Figures:
-        """Pace and peak of a finished trial, from its metrics.jsonl in the store."""
+        """Read pace and peak of a finished trial from its metrics.jsonl in the store."""
         data = open_store(self.settings.store_uri, self.settings).read_bytes(f"{result.uri}/{METRICS_FILE}")
         return read_figures([MetricsLine.model_validate(json.loads(line)).metrics for line in data.splitlines()])
 
     def prompt_scores(self, report: TrialReport) -> Floats:
-        """The validation judge's mean over seeds for each prompt, for a trial's weights."""
+        """Return the validation judge's mean over seeds for each prompt, for a trial's weights."""
         import io
 
         import pyarrow.parquet as pq
@@ -159,25 +162,25 @@ class TrialBench:
     def _against_base(self, evaluation: EvalReport) -> Comparison:
         found = [c for c in evaluation.comparisons if (c.scorer, c.against) == (self.judge, "base")]
         if evaluation.problems or not found:
-            problems = " ".join(evaluation.problems) or "There is no comparison with the base."
-            raise RuntimeError(f"The validation of a trial went wrong, see {evaluation.uri}: {problems}")
+            problems = " ".join(evaluation.problems) or "The report has no comparison with the base."
+            raise RuntimeError(f"The validation of a trial failed, see {evaluation.uri}: {problems}")
         return found[0]
 
 
 def read_figures(lines: Sequence[dict[str, float]]) -> Figures:
-    """Median pace over the steps after the first, which warms up, and the greatest peak.
+    """Return the median pace over the steps after the first, which warms up, and the highest peak.
 
-    ValueError when the trial left no figures, as one trained by an earlier version does.
+    ValueError when the trial left no figures, as with a trial trained by an earlier version.
     """
     paces = [line[name] for line in lines for name in PACE_METRICS if name in line]
     peaks = [line[name] for line in lines for name in MEMORY_METRICS if name in line]
     if not paces or not peaks:
-        raise ValueError("A trial's metrics hold no pace or no memory. Search on a host that tells both (Linux).")
+        raise ValueError("A trial's metrics have no pace or no memory. Search on a host that reports both (Linux).")
     return Figures(items_per_second=statistics.median(paces[1:] or paces), peak_memory_gib=max(peaks))
 
 
 def with_figures(report: TrialReport, figures: Figures, recipe: Recipe) -> TrialReport:
-    """The report with what was measured, and the hours that the whole run will take at that pace."""
+    """Return the report with the measured figures, and the hours that the complete run will take at that pace."""
     seconds = recipe.steps * recipe.global_batch / figures.items_per_second
     return report.model_copy(
         update={
@@ -190,7 +193,7 @@ def with_figures(report: TrialReport, figures: Figures, recipe: Recipe) -> Trial
 
 
 def refused(report: TrialReport, outcome: Outcome, reason: str, started: float) -> TrialReport:
-    """A trial that is not ranked."""
+    """Return the report of a trial that is not ranked."""
     return report.model_copy(
         update={"outcome": outcome, "reason": reason, "seconds": time.monotonic() - started},
     )

@@ -1,4 +1,4 @@
-"""What ranks the trials: prompts that are neither trained on nor held out, and a judge that gives up its vote."""
+"""Prompts and judge that rank the trials: prompts neither trained on nor held out, and a judge that loses its vote."""
 
 import hashlib
 import logging
@@ -22,7 +22,7 @@ STORE_FOLDER = "searches"
 
 
 def validation_judge(project: Project) -> JudgeSection:
-    """The scorer that `search.judge` names; ValueError when there is none of that name.
+    """Return the scorer that `search.judge` names; ValueError when there is none of that name.
 
     Without a name: the first scorer of [online] that is no judge or guard of the gate, else the first judge.
     """
@@ -37,9 +37,9 @@ def validation_judge(project: Project) -> JudgeSection:
 
 
 def vote_note(project: Project, judge: JudgeSection) -> str:
-    """What the gate will say about the judge that chose; empty when it has no vote to lose.
+    """Return the gate's restriction on the judge that chose the recipe; empty when the judge has no vote to lose.
 
-    A guard that chose may not guard either, and then the gate refuses the candidate.
+    A guard that chose the recipe may not guard it either, and then the gate refuses the candidate.
     """
     names = [section.name for section in project.evaluation.judges]
     if judge.name in {guard.name for guard in project.evaluation.guards}:
@@ -55,7 +55,7 @@ def vote_note(project: Project, judge: JudgeSection) -> str:
 
 
 def for_validation(workspace: Workspace, snapshot: DatasetSnapshot, judge: JudgeSection) -> Project:
-    """The project as a trial is evaluated: validation prompts, seeds and judge, no guards."""
+    """Return the project with validation prompts, seeds and judge, and no guards, as a trial is evaluated."""
     project = workspace.project
     prompts = _named_prompts(workspace) if project.search.prompts else _test_prompts(workspace, snapshot)
     evaluation = project.evaluation.model_copy(
@@ -65,7 +65,7 @@ def for_validation(workspace: Workspace, snapshot: DatasetSnapshot, judge: Judge
 
 
 def _named_prompts(workspace: Workspace) -> str:
-    """URI of the prompts file that the project names; ValueError when it holds prompts of the evaluation."""
+    """Return the URI of the prompts file that the project names; ValueError when it contains evaluation prompts."""
     uri = workspace.project.search.prompts
     with tempfile.TemporaryDirectory() as scratch:
         prompts = read_prompts(workspace.store.local_path(uri, Path(scratch)))
@@ -75,7 +75,7 @@ def _named_prompts(workspace: Workspace) -> str:
 
 
 def _test_prompts(workspace: Workspace, snapshot: DatasetSnapshot) -> str:
-    """URI of a prompts file with prompts of the snapshot's test split, chosen by their hash."""
+    """Return the URI of a prompts file with prompts of the snapshot's test split, chosen by their hash."""
     import pyarrow.parquet as pq
 
     store = workspace.store
@@ -92,9 +92,9 @@ def _test_prompts(workspace: Workspace, snapshot: DatasetSnapshot) -> str:
 
 
 def choose(prompts: Iterable[str], most: int) -> list[str]:
-    """Distinct prompts that fit on a line, in the order of their sha256: a sample that more prompts hardly change.
+    """Return distinct prompts that fit on a line, ordered by sha256: a sample that additional prompts hardly change.
 
-    Of several spellings of one prompt the first in that order.
+    Of several spellings of one prompt the first in that order is kept.
     """
     whole = {prompt for prompt in prompts if prompt.strip() and not set("\t\r\n") & set(prompt)}
     ordered = sorted(whole, key=lambda prompt: hashlib.sha256(prompt.encode()).hexdigest())
@@ -105,6 +105,6 @@ def choose(prompts: Iterable[str], most: int) -> list[str]:
 def _check_enough(number: int, origin: str) -> None:
     if number < FEWEST_PROMPTS:
         raise ValueError(
-            f"{origin} gives {number} validation prompts, at least {FEWEST_PROMPTS} are needed and 50 make sense."
+            f"{origin} has {number} validation prompts; at least {FEWEST_PROMPTS} are needed and 50 are advisable."
             " Name a file as search.prompts, or raise snapshot.test_share."
         )

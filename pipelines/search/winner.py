@@ -1,4 +1,4 @@
-"""The winner as a recipe file: what a person will run, with how it was found and what was measured in its header."""
+"""Write the winner as a recipe file; its header states how it was found and what was measured."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,26 +11,26 @@ from pipelines.project.file import Project
 from pipelines.search.ranking import TrialReport
 
 MARK = "# Found by `plumbline search`"
-"""How a file that a search may overwrite begins."""
+"""First line of a file that a search may overwrite."""
 RECIPES_FOLDER = "recipes"
-"""Beside the project files, not among them: every TOML file there is read as a project."""
+"""Folder beside the project files, not among them: every TOML file there is read as a project."""
 
 
 def default_path(project: Project) -> Path:
-    """Where the winner is written when nobody says."""
+    """Return the default path of the winner's recipe."""
     return project.path.parent / RECIPES_FOLDER / f"{project.name}_search.toml"
 
 
 def check_path(path: Path) -> None:
-    """ValueError when the winner cannot be written there, or a file that a person wrote would be lost."""
+    """Raise ValueError when the winner cannot be written there, or would overwrite a file that a person wrote."""
     if path.suffix != ".toml":
-        raise ValueError(f"--out is {path}; a recipe file ends in .toml.")
+        raise ValueError(f"--out is {path}; a recipe file must end in .toml.")
     if path.is_dir() or (path.exists() and not path.read_text(encoding="utf-8").startswith(MARK)):
-        raise ValueError(f"{path} exists and is not the answer of a search. Name another file with --out.")
+        raise ValueError(f"{path} exists and was not written by a search. Name another file with --out.")
 
 
 def chosen(recipe: Recipe, judge: Judge) -> Recipe:
-    """The recipe with the lineage that keeps the judge from voting on what it trains."""
+    """Return the recipe with the lineage that keeps the judge from voting on what it trains."""
     return recipe.model_copy(
         update={"selected_by": tuple(dict.fromkeys((*recipe.selected_by, *judge.training_sources)))}
     )
@@ -42,11 +42,11 @@ def write_winner(path: Path, recipe: Recipe, header: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(path, recipe_toml(recipe, header).encode())
     written = load_recipe(str(path))
-    assert written == recipe.model_copy(update={"name": path.stem}), f"{path} does not read as what was written"
+    assert written == recipe.model_copy(update={"name": path.stem}), f"{path} does not read back as it was written"
 
 
 def header(project: Project, recipe: Recipe, report: TrialReport, *, number: int, trials: int, judge: str) -> str:
-    """What the file says about itself; every figure is of the trial but for the two that are called otherwise."""
+    """Return the file's header; every figure is of the trial except the two that are labelled otherwise."""
     c = report.against_base
     assert c is not None
     placement = project.placement.train
@@ -60,7 +60,7 @@ def header(project: Project, recipe: Recipe, report: TrialReport, *, number: int
             f"# {report.recipe} with {changes}.",
             f"# Expected: after a few steps {judge} preferred it to the base on {c.num_prompts} validation prompts,",
             f"# win rate {rate}, mean gain {gain}.{beats}",
-            "# What the whole run reaches was not measured.",
+            "# The result of the complete run was not measured.",
             f"# Cost: {report.final_run_hours or 0:.3f} hours predicted for {recipe.steps} steps, at the measured"
             f" {report.items_per_second or 0:.2f} a second; peak memory measured {report.peak_memory_gib or 0:.2f} GiB",
             f"# with micro_batch = {report.micro_batch} in {placement.num_processes} process(es) on engine"

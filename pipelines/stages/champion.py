@@ -164,11 +164,11 @@ def history_table(path: str) -> str:
 def _entries(path: str) -> tuple[LedgerEntry, ...]:
     """Read every entry; ValueError when there are none although the registry refers to one."""
     from pipelines.release.champion import ledger
-    from pipelines.release.champion.state import read_standing
+    from pipelines.release.champion.state import read_state
 
     workspace = open_workspace(path)
     known = ledger.entries(workspace.project.name, workspace.store)
-    standing = None if known else read_standing(workspace.project.name, workspace.settings)
+    standing = None if known else read_state(workspace.project.name, workspace.settings)
     if standing is not None and standing.cut_off:
         raise ValueError(standing.problem)
     return known

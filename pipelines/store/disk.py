@@ -1,4 +1,4 @@
-"""Objects on a disk: the file:// half of the store. Missing things and refused writes are ValueErrors."""
+"""Objects on a disk: the file:// backend of the store. Missing objects and refused writes are ValueErrors."""
 
 import errno
 import os
@@ -17,12 +17,12 @@ _NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, er
 
 
 def missing(uri: str) -> ValueError:
-    """The error for an object that is not there, on a disk or elsewhere."""
+    """Return the error for an object that does not exist, on a disk or elsewhere."""
     return ValueError(f"{uri} does not exist. Check the URI, or run the stage that writes it.")
 
 
 class DiskBackend:
-    """file:// URIs. Every write goes to a name of its own beside the target and is synced before it takes its place."""
+    """file:// URIs. Every write goes to a unique name beside the target and is synced before it replaces the target."""
 
     def read(self, uri: str) -> bytes:
         try:
@@ -81,12 +81,12 @@ class DiskBackend:
 
 
 def local_path(uri: str) -> Path:
-    """The path behind a file:// URI."""
+    """Return the path of a file:// URI."""
     return Path(unquote(uri.removeprefix("file://")))
 
 
 def named_uri(folder_uri: str, name: str, source: str) -> str:
-    """URI of a file that `source`, a file of the folder, names; ValueError when it would not lie in the folder."""
+    """Return the URI of a file that `source`, a file of the folder, names; ValueError when it leaves the folder."""
     uri = join_uri(folder_uri, name, source)
     if uri.startswith("file://"):
         resolve_below(local_path(normal_uri(folder_uri)), name, source)
@@ -95,7 +95,7 @@ def named_uri(folder_uri: str, name: str, source: str) -> str:
 
 @contextmanager
 def _partial_beside(uri: str) -> Iterator[Path]:
-    """A path to write to before the rename; gone afterwards, whatever happens."""
+    """Yield a path to write to before the rename; it is deleted afterwards in any case."""
     partial = partial_path(local_path(uri))
     with _writable(uri):
         partial.parent.mkdir(parents=True, exist_ok=True)
@@ -133,7 +133,7 @@ def _sync(path: Path) -> None:
 
 
 def _create_exclusively(path: Path, data: bytes) -> bool:
-    """For file systems without hard links: a crash half-way leaves a short file, which its reader refuses."""
+    """Create a file on a file system without hard links: a crash leaves a short file, which its reader refuses."""
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
     except FileExistsError:

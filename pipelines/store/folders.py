@@ -1,4 +1,4 @@
-"""Published folders and their local copies: URIs, hashes, manifests, the swap into place."""
+"""Published folders and their local copies: URIs, hashes, manifests, the rename into place."""
 
 import fnmatch
 import hashlib
@@ -21,7 +21,7 @@ PARALLEL_TRANSFERS = 8
 
 
 def sha256_file(path: Path) -> str:
-    """sha256 of a file's bytes, read in pieces."""
+    """Return the sha256 of a file's bytes, read in pieces."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
@@ -29,10 +29,10 @@ def sha256_file(path: Path) -> str:
 def hash_folder(
     path: Path, exclude: Sequence[str] = (), *, hub_links: bool = False
 ) -> tuple[str, dict[str, FileEntry]]:
-    """content_digest of a local folder and its files; a manifest.json at its top and half-written files do not count.
+    """Return the content_digest of a local folder and its files, without a top-level manifest.json and partial files.
 
     `exclude` names paths, folders or globs relative to `path`. ValueError when the folder is missing or has no files,
-    or when something that counts is a symbolic link; `hub_links`, for a model folder of the user's, allows those that
+    or when something that counts is a symbolic link; `hub_links`, for a user's model folder, allows those that
     `check_link` allows there.
     """
     files: dict[str, FileEntry] = {}
@@ -45,12 +45,12 @@ def hash_folder(
             continue
         files[relative] = FileEntry(sha256=sha256_file(file), num_bytes=file.stat().st_size)
     if not files:
-        raise ValueError(f"Folder {path} does not exist or holds no files. Check the path.")
+        raise ValueError(f"Folder {path} does not exist or contains no files. Check the path.")
     return folder_digest({name: entry.sha256 for name, entry in files.items()}), files
 
 
 def normal_uri(uri: str) -> str:
-    """A local path becomes file://, a trailing slash goes.
+    """Normalise a URI: a local path becomes file://, and a trailing slash is removed.
 
     ValueError for any scheme but file:// and s3://, and for an S3 key with the part '..', which would leave the folder
     that the key is mirrored to.
@@ -58,36 +58,36 @@ def normal_uri(uri: str) -> str:
     if "://" not in uri:
         return Path(uri).absolute().as_uri()
     if not uri.startswith(("file:///", "s3://")):
-        raise ValueError(f"Store URI {uri!r} is not understood. Use file:///folder, a local path or s3://bucket/key.")
+        raise ValueError(f"Store URI {uri!r} is not valid. Use file:///folder, a local path or s3://bucket/key.")
     if uri.startswith("s3://") and ".." in uri.split("/"):
         raise ValueError(f"S3 key {uri} has the part '..'. Rename or delete the object; Plumbline writes no such key.")
     return uri.rstrip("/")
 
 
 def join_uri(uri: str, path: str, source: str = "") -> str:
-    """URI of a relative path in a folder, quoted where it is a file:// URI; ValueError as `check_name` raises it."""
+    """Return the URI of a relative path in a folder, quoted for a file:// URI; ValueError as `check_name` raises it."""
     root = normal_uri(uri)
     check_name(path, root, source)
     return f"{root}/{quote(path) if root.startswith('file://') else path}"
 
 
 def matches(path: str, patterns: Sequence[str]) -> bool:
-    """Whether a relative path is one of the patterns, lies in one of those folders, or fits a glob."""
+    """Return True when a relative path is one of the patterns, lies in one of those folders, or fits a glob."""
     return any(path == p or path.startswith(f"{p.rstrip('/')}/") or fnmatch.fnmatch(path, p) for p in patterns)
 
 
 def is_partial(name: str) -> bool:
-    """Whether a file or folder name is that of a write still under way."""
+    """Return True for the name of a file or folder that is still being written."""
     return name.startswith(".") and name.endswith(PARTIAL_SUFFIX)
 
 
 def partial_path(path: Path) -> Path:
-    """A name of its own beside `path`, on the same file system, to write to before renaming."""
+    """Return a unique name beside `path`, on the same file system, to write to before renaming."""
     return path.parent / f".{path.name[:100]}.{uuid.uuid4().hex}{PARTIAL_SUFFIX}"
 
 
 def parse_manifest(data: bytes, uri: str) -> Manifest:
-    """The manifest in these bytes; ValueError when it is none, does not add up, or names a path outside its folder."""
+    """Parse a manifest; ValueError when it is invalid, inconsistent, or names a path outside its folder."""
     try:
         manifest = Manifest.model_validate_json(data)
     except ValueError as error:
@@ -95,19 +95,21 @@ def parse_manifest(data: bytes, uri: str) -> Manifest:
     for path in manifest.files:
         check_name(path, uri.removesuffix(f"/{MANIFEST_FILE}"), uri)
     if manifest.content_digest != folder_digest({path: entry.sha256 for path, entry in manifest.files.items()}):
-        raise ValueError(f"{uri} does not add up: its content_digest is not that of its files. Run its stage again.")
+        raise ValueError(f"{uri} is inconsistent: its content_digest is not that of its files. Run its stage again.")
     return manifest
 
 
 def fetched_files(local_dir: Path, manifest: Manifest) -> set[str]:
-    """Files of this manifest that an earlier fetch left here, sizes standing for their bytes; empty for no fetch.
+    """Return files of this manifest that an earlier fetch left here, compared by size; empty when there was no fetch.
 
-    ValueError when the folder holds something else: it would be lost.
+    ValueError when the folder contains anything else, which a fetch would delete.
     """
     marker = local_dir / MANIFEST_FILE
     if not marker.is_file():
         if local_dir.is_dir() and any(local_dir.iterdir()):
-            raise ValueError(f"{local_dir} holds files that are not a fetched folder. Give an empty or a new folder.")
+            raise ValueError(
+                f"{local_dir} contains files that are not a fetched folder. Give an empty or a new folder."
+            )
         return set()
     if parse_manifest(marker.read_bytes(), str(marker)).digest != manifest.digest:
         return set()
@@ -117,7 +119,7 @@ def fetched_files(local_dir: Path, manifest: Manifest) -> set[str]:
 
 
 def swap_in(partial: Path, local_dir: Path, is_finished: Callable[[], bool]) -> None:
-    """Rename a folder into place. Another's finished folder there stays; an unfinished one makes way."""
+    """Rename a folder into place. A finished folder of another process is kept; an unfinished one is replaced."""
     with suppress(OSError):
         partial.rename(local_dir)
         return
@@ -132,7 +134,7 @@ def swap_in(partial: Path, local_dir: Path, is_finished: Callable[[], bool]) -> 
 
 
 def in_parallel(calls: Sequence[Callable[[], None]]) -> None:
-    """Run transfers a few at a time; the first error stops the rest and is raised once those under way have ended."""
+    """Run transfers a few at a time; the first error stops the rest and is raised once the running ones have ended."""
     with ThreadPoolExecutor(PARALLEL_TRANSFERS) as pool:
         try:
             for future in [pool.submit(call) for call in calls]:

@@ -1,12 +1,13 @@
-"""The object store: folders on a disk (file://) or on S3 and its look-alikes (s3://). The only file that names boto3.
+"""The object store: folders on a disk (file://) or on S3 and compatible servers (s3://). The only file that names
+boto3.
 
-A published folder is finished when its manifest.json is there; it is written last and never replaced, so a retried
-stage finds its first answer. One stage writes one folder: two writers at once must write the same bytes.
+A published folder is finished when its manifest.json exists; it is written last and never replaced, so a retried stage
+finds its first result. One stage writes one folder: two writers at once must write the same bytes.
 
-S3-compatible servers differ. Where one refuses `If-None-Match` we ask whether the object exists and then put it, which
-two writers in the same instant can both pass; where one refuses checksum headers we send none and rely on the sha256 in
-the manifest. Each is logged once a process. Objects are deleted one by one, since batch deletes need a Content-MD5 on
-some servers.
+S3-compatible servers differ. Where one refuses `If-None-Match` the store checks whether the object exists and then puts
+it, which two writers in the same instant can both pass; where one refuses checksum headers it sends none and relies on
+the sha256 in the manifest. Each is logged once a process. Objects are deleted one by one, since batch deletes need a
+Content-MD5 on some servers.
 """
 
 import functools
@@ -57,7 +58,7 @@ _CONDITION_ATTEMPTS = 5
 
 
 class Store:
-    """Reads and writes objects by whole URI (a local path will do); `uri` makes one under this store's root."""
+    """Reads and writes objects by complete URI (or local path); `uri` makes one under this store's root."""
 
     def __init__(self, root: str, settings: Settings | None = None) -> None:
         self.root = normal_uri(root)
@@ -65,11 +66,11 @@ class Store:
         self._s3 = _S3Backend(settings.s3_endpoint_url if settings else None)
 
     def uri(self, *parts: str) -> str:
-        """URI of an object or folder under the root; ValueError if a part would climb out of it."""
+        """Return the URI of an object or folder under the root; ValueError if a part would leave it."""
         return join_uri(self.root, "/".join(parts))
 
     def read_bytes(self, uri: str) -> bytes:
-        """The whole object; ValueError when it is not there."""
+        """Read an object completely; ValueError when it does not exist."""
         return self._backend(uri).read(normal_uri(uri))
 
     def write_bytes(self, uri: str, data: bytes) -> None:
@@ -77,36 +78,37 @@ class Store:
         self._backend(uri).write(normal_uri(uri), data)
 
     def create_bytes(self, uri: str, data: bytes) -> bool:
-        """Put an object that must never change; False, and nothing written, when it is there already."""
+        """Put an object that must never change; False, and nothing written, when it already exists."""
         return self._backend(uri).create(normal_uri(uri), data)
 
     def exists(self, uri: str) -> bool:
-        """Whether there is an object at exactly this URI."""
+        """Return True when there is an object at exactly this URI."""
         return self._backend(uri).exists(normal_uri(uri))
 
     def stat(self, uri: str) -> tuple[int, str]:
-        """Bytes of an object, and what tells one version of it from another; ValueError when it is not there.
+        """Return an object's size in bytes and a version token that changes with its contents; ValueError when it does
+        not exist.
 
-        S3's ETag; on a disk the sha256 up to 64 MiB, above that size and modification time.
+        The token is S3's ETag; on a disk the sha256 up to 64 MiB, above that size and modification time.
         """
         return self._backend(uri).stat(normal_uri(uri))
 
     def list_uris(self, prefix_uri: str) -> list[str]:
-        """Every object in a folder and the folders beneath, sorted; empty when there is no such folder.
+        """List every object in a folder and the folders beneath, sorted; empty when there is no such folder.
 
         ValueError names an S3 key with the part '..'.
         """
         return self._backend(prefix_uri).list_folder(normal_uri(prefix_uri))
 
     def delete(self, uri: str) -> None:
-        """Remove one object; nothing happens when it is not there."""
+        """Remove one object; do nothing when it does not exist."""
         self._backend(uri).delete(normal_uri(uri))
 
     def publish_folder(self, local_dir: Path, uri: str, value: dict[str, Any], exclude: Sequence[str] = ()) -> Manifest:
-        """Upload a folder and write its manifest last; a folder that is finished already is left as it is.
+        """Upload a folder and write its manifest last; a folder that is already finished is left unchanged.
 
         `value` is the stage's value object as JSON. `exclude` names paths, folders or globs, relative to `local_dir`.
-        ValueError names a symbolic link: what it leads to is not the stage's.
+        ValueError names a symbolic link: its target does not belong to the stage.
         """
         finished = self.read_manifest(uri)
         if finished is not None:
@@ -119,17 +121,17 @@ class Store:
         return self.read_manifest(uri) or manifest
 
     def read_manifest(self, uri: str) -> Manifest | None:
-        """The manifest of a finished folder, None while there is none; ValueError when it cannot be trusted."""
+        """Read the manifest of a finished folder, None while there is none; ValueError when it cannot be trusted."""
         manifest_uri = join_uri(uri, MANIFEST_FILE)
         if not self.exists(manifest_uri):
             return None
         return parse_manifest(self.read_bytes(manifest_uri), manifest_uri)
 
     def fetch_folder(self, uri: str, local_dir: Path, only: Sequence[str] = ()) -> Manifest:
-        """Bring a published folder to `local_dir`, each file checked against its sha256; a complete one is reused.
+        """Fetch a published folder to `local_dir`, each file checked against its sha256; a complete one is reused.
 
         `only` keeps to some paths, folders or globs. manifest.json is put beside the files. ValueError when the folder
-        is not finished, its bytes are not those of the manifest, or `local_dir` holds something else.
+        is not finished, its bytes differ from the manifest, or `local_dir` contains something else.
         """
         manifest = self.read_manifest(uri)
         if manifest is None:
@@ -150,7 +152,7 @@ class Store:
         return manifest
 
     def fetch_file(self, uri: str, path: Path) -> str:
-        """Bring one object to `path`, whole or not at all; returns its sha256."""
+        """Fetch one object to `path`, completely or not at all; return its sha256."""
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = partial_path(path)
         try:
@@ -162,7 +164,9 @@ class Store:
         return sha256
 
     def local_path(self, uri: str, scratch: Path) -> Path:
-        """A local file to read an object from: the object itself on a disk, else fetched into the folder `scratch`."""
+        """Return a local file to read an object from: the object itself on a disk, else fetched into the folder
+        `scratch`.
+        """
         if normal_uri(uri).startswith("s3://"):
             path = resolve_below(scratch, normal_uri(uri).rpartition("/")[2], uri)
             self.fetch_file(uri, path)
@@ -175,7 +179,7 @@ class Store:
         found = self.fetch_file(join_uri(uri, path), folder / path)
         if found != entry.sha256:
             raise ValueError(
-                f"{join_uri(uri, path)} has sha256 {found}, its manifest says {entry.sha256}: it was changed or damaged"
+                f"{join_uri(uri, path)} has sha256 {found}, its manifest has {entry.sha256}: it was changed or damaged"
                 " after it was published. Delete the folder and run the stage that writes it again."
             )
 
@@ -184,21 +188,21 @@ class Store:
         if plain.startswith("s3://"):
             return self._s3
         if plain.startswith(f"{self.root}/") and ".." in unquote(plain.removeprefix(self.root)).split("/"):
-            raise ValueError(f"{uri} does not stay inside {self.root}: it has the part '..'. Leave that out.")
+            raise ValueError(f"{uri} does not stay inside {self.root}: it has the part '..'. Remove that part.")
         return self._files
 
 
 def open_store(uri: str, settings: Settings | None = None) -> Store:
-    """A store rooted at `file:///...`, a local path or `s3://bucket/prefix`; ValueError for any other scheme."""
+    """Open a store rooted at `file:///...`, a local path or `s3://bucket/prefix`; ValueError for any other scheme."""
     return Store(uri, settings)
 
 
-# --- S3 and its look-alikes -----------------------------------------------------------------------------------------
+# --- S3 and compatible servers --------------------------------------------------------------------------------------
 
 
 @dataclass
 class _Dialect:
-    """What one server was found not to speak, kept for the life of the process."""
+    """Features that one server was found not to support, kept for the life of the process."""
 
     conditional_puts: bool = True
     checksums: bool = True
@@ -227,7 +231,7 @@ class _S3Backend:
             self._send(lambda client: client.put_object(Bucket=bucket, Key=key, Body=data))
 
     def create(self, uri: str, data: bytes) -> bool:
-        # Asked even before a conditional put: some servers take the condition and ignore it.
+        # Checked even before a conditional put: some servers accept the condition and ignore it.
         if self.exists(uri):
             return False
         if self._dialect.conditional_puts:
@@ -239,7 +243,7 @@ class _S3Backend:
         if self._dialect.conditional_puts and had_checksums == self._dialect.checksums:
             self._dialect.conditional_puts = False
             log.warning(
-                "The S3 server at %s refuses If-None-Match: objects are looked for and then put. Keep to one writer.",
+                "The S3 server at %s refuses If-None-Match: existence is checked before each put. Use only one writer.",
                 self._endpoint_url or "AWS",
             )
         return True
@@ -298,7 +302,7 @@ class _S3Backend:
             self._client().download_file(bucket, key, str(path))
 
     def _create_if_none(self, uri: str, data: bytes) -> bool | None:
-        """Put on condition that nothing is there: whether it was put, or None when the server refuses the request."""
+        """Put on condition that no object exists: True when it was put, None when the server refuses the request."""
         from botocore.exceptions import ClientError
 
         bucket, key = _bucket_and_key(uri)
@@ -318,7 +322,7 @@ class _S3Backend:
         raise AssertionError("unreachable")
 
     def _send(self, send: Callable[["S3Client"], object]) -> None:
-        """Send with checksums; when that is refused, without, and remember it if that works."""
+        """Send with checksums; when the server refuses, send without, and remember it if that works."""
         from botocore.exceptions import ClientError
 
         try:
@@ -364,7 +368,7 @@ def _bucket_and_key(uri: str) -> tuple[str, str]:
 
 
 def _codes(error: Any) -> set[str]:
-    """The S3 code and the HTTP status of a botocore ClientError."""
+    """Return the S3 code and the HTTP status of a botocore ClientError."""
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", "")
     return {str(error.response.get("Error", {}).get("Code", "")), str(status)}
 
@@ -384,8 +388,8 @@ def _explained(uri: str) -> Iterator[None]:
             raise missing(uri) from error
         if "403" in codes:
             raise ValueError(
-                f"Store refuses access to {uri}: {error}. Check the credentials and the bucket's policy (s3:GetObject,"
-                " s3:PutObject, s3:DeleteObject, s3:ListBucket), or set PLUMBLINE_STORE_URI to another place."
+                f"The store refuses access to {uri}: {error}. Check the credentials and the bucket's policy"
+                " (s3:GetObject, s3:PutObject, s3:DeleteObject, s3:ListBucket), or set PLUMBLINE_STORE_URI."
             ) from error
         raise ConnectionError(f"{uri}: {error}") from error
     except (NoCredentialsError, NoRegionError) as error:

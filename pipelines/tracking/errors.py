@@ -1,4 +1,4 @@
-"""What MLflow's errors mean for whoever asked: away, not allowed, or not possible. One sentence each, no password."""
+"""Translate MLflow's errors for the caller: unavailable, refused, or failed. One sentence each, without passwords."""
 
 import re
 from collections.abc import Iterator
@@ -10,26 +10,26 @@ MOST_CHARACTERS = 300
 UNAUTHENTICATED, FORBIDDEN = 401, 403
 
 
-class TrackingUnavailable(RuntimeError):  # noqa: N818 - a state of the world, as in `Diverged`
-    """The tracking server did not answer in time. Nothing is wrong with the caller's input; trying later may work."""
+class TrackingUnavailable(RuntimeError):  # noqa: N818 - a state, as in `Diverged`
+    """The tracking server did not respond in time. The caller's input is not at fault; a later attempt may succeed."""
 
 
-class TrackingRefused(ValueError):  # noqa: N818 - a state of the world, as in `Diverged`
-    """The tracking server does not let this user in, or do this. Nothing is known about what was asked."""
+class TrackingRefused(ValueError):  # noqa: N818 - a state, as in `Diverged`
+    """The tracking server refuses this user or this request. The request itself was not evaluated."""
 
 
 def explained(error: Exception, tracking_uri: str) -> Exception | None:
-    """What to raise instead of an error met while talking to MLflow; None when it is not one of MLflow's."""
+    """Return the error to raise instead of one met while talking to MLflow; None when it is not one of MLflow's."""
     if isinstance(error, TrackingUnavailable | TrackingRefused):
         return None
-    where, said = without_password(tracking_uri), str(error)
-    if REFUSED_HOST in said:
+    where, message = without_password(tracking_uri), str(error)
+    if REFUSED_HOST in message:
         return ValueError(
             f"MLflow at {where} refuses that host name. Start it with `--allowed-hosts {urlsplit(where).netloc}`,"
-            " or use an address that it allows (localhost and private addresses, unless told otherwise)."
+            " or use an address that it allows (by default localhost and private addresses)."
         )
     if _is_unreachable(error):
-        return TrackingUnavailable(_unavailable(where, said))
+        return TrackingUnavailable(_unavailable(where, message))
     status = _status(error)
     if status == UNAUTHENTICATED:
         return TrackingRefused(
@@ -39,29 +39,31 @@ def explained(error: Exception, tracking_uri: str) -> Exception | None:
     if status == FORBIDDEN:
         return TrackingRefused(
             f"MLflow at {where} does not allow this to the user in MLFLOW_TRACKING_USERNAME (403). On the project's"
-            " experiment and registered model, looking needs READ, training and registering EDIT, moving the champion"
+            " experiment and registered model, reading needs READ, training and registering EDIT, moving the champion"
             " and pruning MANAGE."
         )
     if status is None:
         return None
-    return RuntimeError(f"MLflow at {where} could not do this: {_one_line(said)} Look there, then run this again.")
+    return RuntimeError(
+        f"MLflow at {where} could not do this: {_one_line(message)} Check that server, then run this again."
+    )
 
 
 def without_password(uri: str) -> str:
-    """An address that may be shown."""
+    """Return an address without its password, safe to show."""
     parts = urlsplit(uri)
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
-def _unavailable(where: str, said: str) -> str:
-    again = "then run this again: what is finished will be found."
-    failing = re.search(r"too many (\d{3}) error responses", said)
+def _unavailable(where: str, message: str) -> str:
+    again = "then run this again: finished work will be found."
+    failing = re.search(r"too many (\d{3}) error responses", message)
     if failing:
-        return f"MLflow at {where} answers with HTTP error {failing[1]} each time. Look at its log, {again}"
-    reason = re.search(r"\[Errno -?\d+\] ([\w ]+)", said)
-    why = reason[1] if reason else "no answer in time" if "timed out" in said else "connection failed"
+        return f"MLflow at {where} responds with HTTP error {failing[1]} each time. Check its log, {again}"
+    reason = re.search(r"\[Errno -?\d+\] ([\w ]+)", message)
+    why = reason[1] if reason else "no response in time" if "timed out" in message else "connection failed"
     return (
-        f"MLflow at {where} does not answer ({why}). Start it (`make up` on one host) or correct MLFLOW_TRACKING_URI,"
+        f"MLflow at {where} does not respond ({why}). Start it (`make up` on one host) or correct MLFLOW_TRACKING_URI,"
         f" {again}"
     )
 
@@ -74,7 +76,9 @@ def _is_unreachable(error: Exception) -> bool:
 
 
 def _status(error: Exception) -> int | None:
-    """HTTP status of an answer that MLflow's client turned into an error; 500 where it has none; else None."""
+    """Return the HTTP status of a response that MLflow's client turned into an error; 500 if unknown; None if no error
+    of it.
+    """
     for link in _chain(error):
         response = getattr(link, "response", None)
         if response is not None:
@@ -92,7 +96,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _one_line(said: str) -> str:
-    """The beginning of a message, without passwords, as a sentence."""
-    line = re.sub(r"//[^/@\s]+@", "//", " ".join(said.split()))
+def _one_line(message: str) -> str:
+    """Return the beginning of a message, without passwords, as a sentence."""
+    line = re.sub(r"//[^/@\s]+@", "//", " ".join(message.split()))
     return f"{line[:MOST_CHARACTERS].rstrip(' .')}."

@@ -1,4 +1,4 @@
-"""MLflow's registered models: versions with tags, and aliases. With tracking.py the only file that names mlflow."""
+"""MLflow's registered models: versions with tags, and aliases. With runs.py the only file that names mlflow."""
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -11,12 +11,13 @@ from pipelines.tracking.runs import connect
 WEIGHTS_TAG = "weights.digest"
 LOGGED_MODEL = "models:/m-"
 SERVED_WEIGHTS = "artifacts/weights"
-"""Where the weights lie in the folder that MLflow serves."""
+"""Path of the weights in the folder that MLflow serves."""
 
 
 class _ServedFlavor:
-    """What `Model.log` asks of a flavor. LoRA weights get the `diffusers` flavor besides, so that `mlflow.diffusers`
-    loads them; its own log_model would import diffusers and peft, which a control plane does not have.
+    """The members that `Model.log` needs of a flavor. LoRA weights also get the `diffusers` flavor, so that
+    `mlflow.diffusers` loads them; its own log_model would import diffusers and peft, which a control plane does not
+    have.
     """
 
     def __init__(self, kind: Literal["lora", "full"], seal: "Seal") -> None:
@@ -57,7 +58,7 @@ class _ServedFlavor:
         )
         inputs, outputs = Schema([ColSpec(DataType.string, "prompt")]), Schema([ColSpec(DataType.binary, "image")])
         with warnings.catch_warnings():
-            # It asks for an input example, to try which MLflow would load the model, and with it torch.
+            # With an input example MLflow would load the model to try it, and torch with it.
             warnings.simplefilter("ignore", UserWarning)
             pyfunc.save_model(
                 path=path,
@@ -73,7 +74,7 @@ class _ServedFlavor:
 
 
 Seal = Callable[[Path], Mapping[str, str]]
-"""Looks at the whole folder that MLflow will serve, before it is uploaded, and gives the tags that speak of it."""
+"""Reads the complete folder that MLflow will serve, before it is uploaded, and returns the tags that describe it."""
 
 
 def register_weights(
@@ -89,10 +90,10 @@ def register_weights(
     tags: Mapping[str, str],
     seal: Seal,
 ) -> int:
-    """Log weights with the models-from-code file that serves them, and make a version that has its tags from the start,
-    those of `seal` among them.
+    """Log weights with the models-from-code file that serves them, and create a version that has its tags from the
+    start, including those of `seal`.
 
-    Returns the version's number. A crash on the way leaves at most a logged model without a version.
+    Return the version's number. A crash in between leaves at most a logged model without a version.
     """
     with connect(settings.tracking_uri):
         import mlflow
@@ -117,7 +118,7 @@ def register_weights(
 
 
 def fetch_served(settings: Settings, model: str, version: int, local_dir: Path) -> Path:
-    """Download the whole folder that a version serves: weights in artifacts/weights, code, MLmodel, requirements.
+    """Download the complete folder that a version serves: weights in artifacts/weights, code, MLmodel, requirements.
 
     ValueError when its files were deleted.
     """
@@ -132,14 +133,14 @@ def fetch_served(settings: Settings, model: str, version: int, local_dir: Path) 
 
 
 def find_version(settings: Settings, model: str, *, weights_digest: str) -> int | None:
-    """The newest version that holds these weights."""
+    """Return the newest version with these weights."""
     with connect(settings.tracking_uri) as client:
         wanted = f"name = '{model}' and tags.`{WEIGHTS_TAG}` = '{weights_digest}'"
         return max((int(found.version) for found in client.search_model_versions(wanted)), default=None)
 
 
 def version_tags(settings: Settings, model: str, version: int) -> dict[str, str] | None:
-    """Tags of a version; None when there is no such version, or no longer."""
+    """Return the tags of a version; None when there is no such version, or it was deleted."""
     from mlflow.exceptions import MlflowException
 
     with connect(settings.tracking_uri) as client:
@@ -152,7 +153,7 @@ def version_tags(settings: Settings, model: str, version: int) -> dict[str, str]
 
 
 def tagged_versions(settings: Settings, model: str, tag: str) -> dict[int, str]:
-    """Versions that bear a tag, with its value; empty when there is no such model."""
+    """Return versions that have a tag, with its value; empty when there is no such model."""
     with connect(settings.tracking_uri) as client:
         found: dict[int, str] = {}
         token = None
@@ -165,7 +166,7 @@ def tagged_versions(settings: Settings, model: str, tag: str) -> dict[int, str]:
 
 
 def list_versions(settings: Settings, model: str) -> list[int]:
-    """Every version of a model that is not deleted, oldest first; empty when there is no such model."""
+    """Return every version of a model that is not deleted, oldest first; empty when there is no such model."""
     with connect(settings.tracking_uri) as client:
         pages: list[int] = []
         token = None
@@ -178,7 +179,7 @@ def list_versions(settings: Settings, model: str) -> list[int]:
 
 
 def aliases(settings: Settings, model: str) -> dict[str, int]:
-    """Every alias of a model with the version that it names; empty when there is no such model."""
+    """Return every alias of a model with the version that it names; empty when there is no such model."""
     from mlflow.exceptions import MlflowException
 
     with connect(settings.tracking_uri) as client:
@@ -191,7 +192,9 @@ def aliases(settings: Settings, model: str) -> dict[str, int]:
 
 
 def delete_version(settings: Settings, model: str, version: int) -> None:
-    """Delete a version with its aliases, as MLflow does. Only release/pruning.py calls this: it asks first."""
+    """Delete a version with its aliases, as MLflow does. Only release/registration/pruning.py may call this; it checks
+    first.
+    """
     with connect(settings.tracking_uri) as client:
         client.delete_model_version(model, str(version))
 
@@ -210,7 +213,7 @@ def describe_version(settings: Settings, model: str, version: int, text: str) ->
 
 
 def get_alias(settings: Settings, model: str, alias: str) -> int | None:
-    """Version that an alias names, None when nobody has set it; ValueError when that version was deleted."""
+    """Return the version that an alias names, None when it is not set; ValueError when that version was deleted."""
     from mlflow.exceptions import MlflowException
 
     with connect(settings.tracking_uri) as client:
@@ -229,43 +232,44 @@ def get_alias(settings: Settings, model: str, alias: str) -> int | None:
 
 
 def set_alias(settings: Settings, model: str, alias: str, version: int) -> None:
-    """Point an alias at a version. Only release/promotion.py moves `champion` and `previous_champion`."""
+    """Point an alias at a version. Only release/promotion moves `champion` and `previous_champion`."""
     with connect(settings.tracking_uri) as client:
         client.set_registered_model_alias(model, alias, str(version))
 
 
 def delete_alias(settings: Settings, model: str, alias: str) -> None:
-    """Remove an alias; nothing happens when it is not set."""
+    """Remove an alias; do nothing when it is not set."""
     with connect(settings.tracking_uri) as client:
         client.delete_registered_model_alias(model, alias)
 
 
 def missing_files(settings: Settings, model: str, version: int, *, soon: bool = False) -> str:
-    """Why MLflow has not the files that a version serves; empty when it has them. With `soon`, also when the next
-    `mlflow gc` will take them."""
+    """Return the reason why MLflow lacks the files that a version serves; empty when it has them. With `soon`, also
+    when the next `mlflow gc` will delete them.
+    """
     from mlflow.artifacts import list_artifacts
 
     with connect(settings.tracking_uri) as client:
         uri = _served_weights(client, model, version)
         if not uri or not list_artifacts(uri, tracking_uri=settings.tracking_uri):
             return (
-                f"MLflow has no files for version {version} of model {model!r} any more: its logged model was deleted,"
+                f"MLflow has no files for version {version} of model {model!r}: its logged model was deleted,"
                 " or its artifacts were."
             )
         source = client.get_model_version(model, str(version)).source
         if soon and source.startswith(LOGGED_MODEL) and _logged_model(client, source) is None:
             return (
-                f"The logged model of version {version} of model {model!r} is deleted: the next `mlflow gc` takes its"
+                f"The logged model of version {version} of model {model!r} is deleted: the next `mlflow gc` deletes its"
                 " files."
             )
     return ""
 
 
 def _served_weights(client: Any, model: str, version: int) -> str:
-    """Where the weights that a version serves lie; empty when only its deleted logged model would know."""
+    """Return the location of the weights that a version serves; empty when only its deleted logged model names it."""
     source = client.get_model_version_download_uri(model, str(version))
     if source.startswith(LOGGED_MODEL):
-        # A models:/ address is resolved at the process's own tracking server, whatever the client's is.
+        # A models:/ address is resolved at the process's own tracking server, not the client's.
         logged = _logged_model(client, source)
         if logged is None:
             return ""
@@ -274,7 +278,7 @@ def _served_weights(client: Any, model: str, version: int) -> str:
 
 
 def _logged_model(client: Any, source: str) -> Any:
-    """The logged model at a models:/ address; None when it was deleted."""
+    """Return the logged model at a models:/ address; None when it was deleted."""
     from mlflow.exceptions import MlflowException
 
     try:

@@ -1,9 +1,9 @@
 """MLflow's runs: identity, live curves, images, artifacts. With registry.py the only file that names mlflow.
 
-A run is found by its tag before it is created, so a retry goes on in the run that the first attempt opened. Two tasks
-that create the same run in the same instant both keep the earlier one. A server that does not answer is asked again
-for about a quarter of a minute, then `TrackingUnavailable` names it (one that takes the question and stays silent:
-after five minutes; MLFLOW_HTTP_REQUEST_TIMEOUT and ..._MAX_RETRIES change both).
+A run is looked up by its tag before it is created, so a retry continues the run that the first attempt opened. When two
+tasks create the same run in the same instant, both use the earlier one. Requests to a server that does not respond are
+repeated for about a quarter of a minute, then `TrackingUnavailable` names it (a server that accepts the request and
+stays silent: after five minutes; MLFLOW_HTTP_REQUEST_TIMEOUT and ..._MAX_RETRIES change both).
 """
 
 import json
@@ -31,7 +31,7 @@ JOB_ID_TAG = "plumbline.job_id"
 CONFIG_TAG = "plumbline.config_logged"
 PARENT_TAG = "mlflow.parentRunId"
 TRAINING_VIEW = "?workflowType=machine_learning"
-"""Makes MLflow open a page among training runs; left to itself it opens its GenAI view."""
+"""Makes MLflow open the page of training runs; by default it opens its GenAI view."""
 NOTE_TAG = "mlflow.note.content"
 """Markdown that MLflow shows as a run's description."""
 MAX_PARAM_CHARS = 500
@@ -61,7 +61,9 @@ _DEFAULT_ENVIRONMENT = {
 
 @contextmanager
 def connect(tracking_uri: str) -> Iterator[Any]:
-    """An MlflowClient whose silence becomes TrackingUnavailable, a refusal TrackingRefused, the rest a RuntimeError."""
+    """Return an MlflowClient whose silence becomes TrackingUnavailable, a refusal TrackingRefused, the rest
+    RuntimeError.
+    """
     os.environ.update(_FIXED_ENVIRONMENT)
     for name, value in _DEFAULT_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -79,7 +81,7 @@ def connect(tracking_uri: str) -> Iterator[Any]:
 
 
 def check_reachable(settings: Settings) -> str:
-    """Ask the server an API question (its /health answers even to hosts that it refuses); says what answered."""
+    """Send the server an API request (its /health responds even to hosts that it refuses); return what responded."""
     with connect(settings.tracking_uri) as client:
         client.search_experiments(max_results=1)
     return without_password(settings.tracking_uri)
@@ -89,7 +91,7 @@ def check_reachable(settings: Settings) -> str:
 
 
 def parent_run(settings: Settings, *, project: str, key: str, tags: Mapping[str, str]) -> str:
-    """Run id of a pipeline run, found by its key before it is created; the experiment is the project."""
+    """Return the run id of a pipeline run, looked up by its key before it is created; the experiment is the project."""
     if settings.git_sha:
         tags = {"git.sha": settings.git_sha, **tags}
     with connect(settings.tracking_uri) as client:
@@ -98,13 +100,13 @@ def parent_run(settings: Settings, *, project: str, key: str, tags: Mapping[str,
 
 
 def run_name(run_key: str) -> str:
-    """What a person reads in MLflow: the DAG and the minute of its run; another key as it is."""
+    """Return the name shown in MLflow: the DAG and the minute of its run; any other key unchanged."""
     found = re.match(r"([^/]+)/\w+?__(\d{4}-\d\d-\d\d)T(\d\d:\d\d)", run_key)
     return f"{found[1]} {found[2]} {found[3]}" if found else run_key
 
 
 def airflow_tags(settings: Settings, run_key: str) -> dict[str, str]:
-    """Tags that lead from a run back to the Airflow run `DAG_ID/RUN_ID` it belongs to; none for other keys."""
+    """Return tags that lead from a run back to the Airflow run `DAG_ID/RUN_ID` it belongs to; none for other keys."""
     dag_id, _, run_id = run_key.partition("/")
     if not run_id:
         return {}
@@ -123,10 +125,10 @@ def job_run(
     parent_key: str,
     config: Mapping[str, Any],
 ) -> TrackingTarget:
-    """The run of one job under its pipeline run, found by the job id before it is created.
+    """Return the run of one job under its pipeline run, looked up by the job id before it is created.
 
-    `config` is logged once: what is not placement as params (500 characters each; a recipe's under the names by which
-    it is overridden), and whole as config.json. A retry that brings another config (placement may change) leaves the
+    `config` is logged once: everything but placement as params (500 characters each; a recipe's under the names by
+    which it is overridden), and completely as config.json. A retry with another config (placement may change) keeps the
     first.
     """
     parent = parent_run(settings, project=project, key=parent_key, tags={})
@@ -164,7 +166,7 @@ def _experiment(client: Any, settings: Settings, name: str) -> str:
 def _find_or_create(
     client: Any, experiment_id: str, identity: tuple[str, str], *, name: str, tags: Mapping[str, str]
 ) -> str:
-    """The earliest run with this tag, brought back to RUNNING if an attempt before had failed."""
+    """Return the earliest run with this tag, set back to RUNNING if an earlier attempt failed."""
     found = _first_run(client, experiment_id, identity)
     if found is None:
         made = client.create_run(experiment_id, tags={**tags, identity[0]: identity[1]}, run_name=name).info.run_id
@@ -186,7 +188,7 @@ def _first_run(client: Any, experiment_id: str, identity: tuple[str, str]) -> An
     tag, value = identity
     if "'" in value:
         raise ValueError(
-            f"{tag} {value!r} holds a quote, which MLflow cannot search for. Use letters, digits and _-.:+."
+            f"{tag} {value!r} contains a quote, which MLflow cannot search for. Use letters, digits and _-.:+."
         )
     order = ["attributes.start_time ASC", "attributes.run_id ASC"]
     runs = client.search_runs([experiment_id], f"tags.`{tag}` = '{value}'", max_results=1, order_by=order)
@@ -205,12 +207,12 @@ def _log_config(client: Any, run_id: str, config: Mapping[str, Any]) -> None:
 
 
 def _is_param(name: str, value: str) -> bool:
-    """Science that was set. Each one more is a line above every picture of MLflow's image grid."""
+    """Return True for science that was set. Each param is a line above every picture of MLflow's image grid."""
     return not name.startswith("placement.") and not name.endswith("schema_version") and value != "null"
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested tables to dotted names and readable values, each cut to what MLflow shows well."""
+    """Flatten nested tables to dotted names and readable values, each cut to what MLflow shows well."""
     flat: dict[str, str] = {}
     for name, value in config.items():
         if isinstance(value, Mapping):
@@ -222,13 +224,13 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def finish_run(settings: Settings, run_id: str, status: Literal["FINISHED", "FAILED", "KILLED"]) -> None:
-    """Close a run; one left RUNNING by a lost host stays so until someone calls this."""
+    """Close a run; a run left RUNNING by a lost host stays RUNNING until this is called."""
     with connect(settings.tracking_uri) as client:
         client.set_terminated(run_id, status)
 
 
 def run_tags(settings: Settings, run_id: str) -> dict[str, str]:
-    """Tags of a run over those of its parent, MLflow's own left out."""
+    """Return tags of a run over those of its parent, without MLflow's own."""
     with connect(settings.tracking_uri) as client:
         own = client.get_run(run_id).data.tags
         parent = client.get_run(own[PARENT_TAG]).data.tags if PARENT_TAG in own else {}
@@ -236,7 +238,7 @@ def run_tags(settings: Settings, run_id: str) -> dict[str, str]:
 
 
 def run_address(settings: Settings, run_id: str) -> str:
-    """A run within MLflow's pages, as a link from another of its pages."""
+    """Return the path of a run within MLflow's pages, for a link from another of its pages."""
     with connect(settings.tracking_uri) as client:
         return f"#/experiments/{client.get_run(run_id).info.experiment_id}/runs/{run_id}"
 
@@ -249,14 +251,14 @@ def set_run_tags(settings: Settings, run_id: str, tags: Mapping[str, str]) -> No
 
 
 def log_artifacts(settings: Settings, run_id: str, path: Path, folder: str = "") -> None:
-    """Upload a file, or what a folder holds, under `folder` of the run's artifacts; same names are replaced."""
+    """Upload a file, or the contents of a folder, under `folder` of the run's artifacts; same names are replaced."""
     with connect(settings.tracking_uri) as client:
         upload = client.log_artifacts if path.is_dir() else client.log_artifact
         upload(run_id, str(path), folder or None)
 
 
 def log_text(settings: Settings, run_id: str, text: str, artifact: str) -> None:
-    """Write a text artifact; MLflow renders .html, .md and .txt in its page of the run."""
+    """Write a text artifact; MLflow renders .html, .md and .txt on its page of the run."""
     with connect(settings.tracking_uri) as client:
         client.log_text(run_id, text, artifact)
 
@@ -268,7 +270,7 @@ def log_dict(settings: Settings, run_id: str, value: Mapping[str, Any], artifact
 
 
 def log_dataset(settings: Settings, run_id: str, snapshot: DatasetSnapshot, context: str) -> None:
-    """Name the snapshot as an input of the run. MLflow keeps 36 characters of a digest; the profile has all of it."""
+    """Log the snapshot as an input of the run. MLflow keeps 36 characters of a digest; the profile has all of it."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
     dataset = Dataset(
@@ -287,10 +289,10 @@ def log_dataset(settings: Settings, run_id: str, snapshot: DatasetSnapshot, cont
 class RunStream:
     """Live curves and images of one run, from a GPU host with mlflow-skinny. Not for use by several threads.
 
-    metrics.jsonl is the record, this is the view: `log_metrics` never raises because the server is away, it keeps the
-    points and tries again later. `flush` and `log_image` do raise TrackingUnavailable. Points sent twice are stored
-    once when step, time and value agree, and an image already in the run under the same key and step is not sent again,
-    so a resumed job may replay all it logged.
+    metrics.jsonl is the record, this is the view: `log_metrics` never raises because the server is unavailable; it
+    keeps the points and sends them later. `flush` and `log_image` do raise TrackingUnavailable. Points sent twice are
+    stored once when step, time and value agree, and an image already in the run under the same key and step is not sent
+    again, so a resumed job may send everything it logged again.
     """
 
     tracking_uri: str
@@ -300,7 +302,7 @@ class RunStream:
     _images: set[tuple[str, int]] | None = None
 
     def log_metrics(self, step: int, unix_seconds: float, metrics: Mapping[str, float]) -> None:
-        """Add points to the curves; sent every two seconds or thousand points."""
+        """Add points to the curves; sent every two seconds or every thousand points."""
         from mlflow.entities import Metric
 
         milliseconds = round(unix_seconds * 1000)
@@ -315,7 +317,7 @@ class RunStream:
             log.warning("%s Keeping %d points meanwhile.", error, len(self._points))
 
     def flush(self) -> None:
-        """Send every point kept back."""
+        """Send every point not yet sent."""
         with connect(self.tracking_uri) as client:
             while self._points:
                 client.log_batch(self.run_id, metrics=self._points[:MAX_METRICS_PER_REQUEST])
@@ -323,7 +325,7 @@ class RunStream:
         self._next_send = time.monotonic() + SEND_EVERY_SECONDS
 
     def log_image(self, path: Path, key: str, step: int) -> None:
-        """Add a PNG to the image grid; returns when it is stored. `key`: letters, digits, _ - . and /."""
+        """Add a PNG to the image grid; return when it is stored. `key`: letters, digits, _ - . and /."""
         from PIL import Image
 
         with connect(self.tracking_uri) as client:
@@ -338,7 +340,7 @@ class RunStream:
 
 
 def _logged_images(client: Any, run_id: str) -> set[tuple[str, int]]:
-    """(key, step) of the images whose thumbnail, which MLflow writes last, is there."""
+    """Return (key, step) of the images whose thumbnail, which MLflow writes last, exists."""
     pattern = re.compile(r"images/(.+)\+step\+(\d+)\+timestamp\+.*\+compressed\.webp$")
     matches = (pattern.match(item.path) for item in client.list_artifacts(run_id, "images"))
     return {(match[1].replace("~", "/"), int(match[2])) for match in matches if match}
@@ -348,7 +350,7 @@ def _logged_images(client: Any, run_id: str) -> set[tuple[str, int]]:
 def _pipeline_run(
     project: Project, settings: Settings, run_key: str, snapshots: Sequence[DatasetSnapshot]
 ) -> Iterator[str]:
-    """The MLflow run that ties a pipeline run together, with the data it trained on; finished when all went well."""
+    """The MLflow run of a pipeline run, with the data it trained on; finished when the pipeline succeeded."""
     from pipelines.tracking import runs
 
     tags = runs.airflow_tags(settings, run_key)

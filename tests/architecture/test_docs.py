@@ -146,3 +146,14 @@ def anchors(text: str) -> Iterator[str]:
     """Anchors of the headings, as repository browsers and MyST make them."""
     for heading in re.findall(r"^#+ (.+)$", re.sub(r"```.*?```", "", text, flags=re.DOTALL), flags=re.MULTILINE):
         yield re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page != HISTORY], ids=lambda page: page.name)
+def test_paths_of_code_exist(page: Path) -> None:
+    """A path in backticks is from the root of the project; `x.py` stands for a file that the reader adds."""
+    named = re.findall(
+        r"`((?:pipelines|alignment|dags|examples|tests|projects|benchmarks)/[\w/.-]+)`", page.read_text()
+    )
+    placeholders = ("/x.py", "/x.toml", "NAME", "verb_noun.py", "my_model.toml")
+    missing = [n for n in named if not (ROOT / n).exists() and not any(p in n for p in placeholders)]
+    assert missing == []

@@ -25,7 +25,7 @@ draw = {{ prompts = "few.txt", chosen_template = "{{prompt}}, bright", seeds = [
 
 @pytest.fixture
 def projects_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of projects with one that is sound."""
+    """A folder of projects that contains one valid project."""
     folder = tmp_path / "projects"
     folder.mkdir()
     (folder / "shapes.toml").write_text(f'extends = ["{SHAPES}"]\n')
@@ -55,7 +55,7 @@ def shapes_dags() -> set[str]:
     return expected_dags(load_project(SHAPES))
 
 
-def test_sound_projects_have_no_import_error(projects_dir: Path, write: Callable[[str, str], Path]) -> None:
+def test_valid_projects_have_no_import_error(projects_dir: Path, write: Callable[[str, str], Path]) -> None:
     second = write("second", "")
     assert read_bag() == (shapes_dags() | expected_dags(load_project(second)), {})
 

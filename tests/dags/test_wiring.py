@@ -1,4 +1,4 @@
-"""Every DAG parses, has owner and retries, the edges we expect, and GPU tasks in the GPU pool."""
+"""Every DAG parses, has owner and retries, the expected edges, and GPU tasks in the GPU pool."""
 
 import copy
 import importlib.util
@@ -73,7 +73,7 @@ EDGES = {
 
 
 def read_dags(projects_dir: Path, airflow_home: Path) -> dict[str, Any]:
-    """The DAGs that Airflow would make of a folder of projects."""
+    """Return the DAGs that Airflow makes of a folder of projects."""
     found: dict[str, Any] = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AIRFLOW_HOME", str(airflow_home))
@@ -91,7 +91,7 @@ def read_dags(projects_dir: Path, airflow_home: Path) -> dict[str, Any]:
 
 
 def edges(dag: Any) -> set[tuple[str, str]]:
-    """Which task comes right after which."""
+    """Return the pairs of a task and the task that directly follows it."""
     return {(task.task_id, child) for task in dag.tasks for child in task.downstream_task_ids}
 
 
@@ -131,7 +131,7 @@ def dags_with(tmp_path: Path) -> Callable[[str], dict[str, Any]]:
     return make
 
 
-def test_every_dag_is_there(dags: dict[str, Any]) -> None:
+def test_every_dag_exists(dags: dict[str, Any]) -> None:
     assert set(dags) == set(EDGES)
 
 
@@ -140,7 +140,7 @@ def test_edges(dags: dict[str, Any], dag_id: str) -> None:
     assert edges(dags[dag_id]) == EDGES[dag_id]
 
 
-def test_a_soup_stands_between_training_and_the_one_registration(dags_with: Callable[[str], dict[str, Any]]) -> None:
+def test_a_soup_runs_between_training_and_a_single_registration(dags_with: Callable[[str], dict[str, Any]]) -> None:
     train = dags_with(f'{TRAIN}{TRAIN}overrides = ["seed=8"]\n[soup]\nmethod = "uniform"\n')["shapes.train"]
     usual = EDGES["shapes.train"]
     assert edges(train) == usual | {("plan_trainings", "soup"), ("train", "soup"), ("soup", "register")}
@@ -181,10 +181,11 @@ def test_a_project_without_rewards_has_no_reward_dag(tmp_path: Path) -> None:
     assert set(read_dags(tmp_path, tmp_path / "airflow")) == set(EDGES) - {"shapes.reward"}
 
 
-def test_no_task_waits_for_one_that_may_be_skipped(dags: dict[str, Any]) -> None:
-    """The tasks that skip do so with all that follows: the usual rule fits everywhere.
+def test_no_task_depends_on_one_that_may_be_skipped(dags: dict[str, Any]) -> None:
+    """The tasks that skip also skip everything downstream: the default trigger rule fits everywhere.
 
-    The monitor alone asks its questions also when the judges could not be scored; it is skipped with its snapshot.
+    Only the monitor compares alias and ledger even when the judges could not be scored; it is skipped with its
+    snapshot.
     """
     rules = {(dag_id, task.task_id): task.trigger_rule.value for dag_id, dag in dags.items() for task in dag.tasks}
     assert rules.pop(("shapes.monitor", "monitor")) == "none_skipped"
@@ -194,7 +195,7 @@ def test_no_task_waits_for_one_that_may_be_skipped(dags: dict[str, Any]) -> None
 APPROVAL = '[approval]\nmode = "required"\napprovers = ["ada"]\ntimeout_hours = 2\n'
 
 
-def test_a_person_stands_between_gate_and_promotion_where_the_project_asks_one(
+def test_approval_runs_between_gate_and_promotion_where_the_project_requires_it(
     dags_with: Callable[[str], dict[str, Any]],
 ) -> None:
     promote = dags_with(f"{TRAIN}{APPROVAL}")["shapes.promote"]
@@ -212,26 +213,28 @@ def test_reconcile_runs_by_its_schedule(dags: dict[str, Any], dags_with: Callabl
     assert dags_with(f'{TRAIN}[schedule]\nreconcile = "@daily"\n')["shapes.reconcile"].schedule == "@daily"
 
 
-def test_people_are_told_only_where_the_project_says_so(
+def test_notifications_are_sent_only_where_the_project_configures_them(
     dags: dict[str, Any], dags_with: Callable[[str], dict[str, Any]]
 ) -> None:
-    def told(found: dict[str, Any], kind: str) -> set[str]:
+    def notified(found: dict[str, Any], kind: str) -> set[str]:
         return {f"{dag.dag_id} {task.task_id}" for dag in found.values() for task in dag.tasks if getattr(task, kind)}
 
-    assert told(dags, "on_success_callback") == told(dags, "on_failure_callback") == set()
-    telling = dags_with(f'{TRAIN}[notify.webhook]\nconnection = "chat"\n')
-    assert told(telling, "on_success_callback") == {
+    assert notified(dags, "on_success_callback") == notified(dags, "on_failure_callback") == set()
+    notifying = dags_with(f'{TRAIN}[notify.webhook]\nconnection = "chat"\n')
+    assert notified(notifying, "on_success_callback") == {
         "shapes.promote promote",
         "shapes.rollback rollback",
         "shapes.reconcile reconcile",
     }
-    everything = {f"{dag.dag_id} {task.task_id}" for dag in telling.values() for task in dag.tasks}
-    assert told(telling, "on_failure_callback") == everything - {"shapes.reconcile sound_the_alarm"}
+    everything = {f"{dag.dag_id} {task.task_id}" for dag in notifying.values() for task in dag.tasks}
+    assert notified(notifying, "on_failure_callback") == everything - {"shapes.reconcile sound_the_alarm"}
     quiet = dags_with(f'{TRAIN}[notify]\non = ["alarm"]\nwebhook = {{ connection = "chat" }}\n')
-    assert told(quiet, "on_failure_callback") == {"shapes.monitor alarm"}
-    for found in (telling, quiet):
-        [tell] = found["shapes.monitor"].get_task("alarm").on_failure_callback
-        assert (tell.event, tell.report_of) == ("alarm", "monitor"), "an alarm is told as one, with its report"
+    assert notified(quiet, "on_failure_callback") == {"shapes.monitor alarm"}
+    for found in (notifying, quiet):
+        [notifier] = found["shapes.monitor"].get_task("alarm").on_failure_callback
+        assert (notifier.event, notifier.report_of) == ("alarm", "monitor"), (
+            "an alarm is notified as one, with its report"
+        )
 
 
 def test_assets_link_the_dags(dags: dict[str, Any]) -> None:
@@ -242,13 +245,13 @@ def test_assets_link_the_dags(dags: dict[str, Any]) -> None:
 
 
 def names_any(dag: Any) -> set[str]:
-    """The assets of which one is enough."""
+    """Return the assets of which one is enough."""
     condition = dag.timetable.asset_condition
     assert type(condition).__name__ == "AssetAny"
     return {asset.name for asset in condition.objects}
 
 
-def test_training_starts_on_new_pairs_or_when_the_monitor_asks(
+def test_training_starts_on_new_pairs_or_on_the_monitors_request(
     dags: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert names_any(dags["shapes.train"]) == {"shapes.pairs", "shapes.retrain"}
@@ -261,7 +264,7 @@ def test_training_starts_on_new_pairs_or_when_the_monitor_asks(
     assert not check(path, {}, "run-1", triggering_asset_events=[SimpleNamespace(name="shapes.pairs")])
 
 
-def test_a_retraining_whose_event_was_not_delivered_is_taken_by_the_next_run(
+def test_the_next_run_handles_a_retraining_whose_event_was_not_delivered(
     dags: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """NAME.train was paused while the monitor raised the event, so that Airflow queued nothing."""
@@ -291,7 +294,7 @@ def test_training_by_the_clock_runs_beside_the_data_trigger(
     assert run.run_after > datetime.now(UTC), "nothing runs at once when the DAG is created"
 
 
-def test_a_run_of_the_clock_trains_whatever_the_number_of_new_pairs(
+def test_a_scheduled_run_trains_with_any_number_of_new_pairs(
     dags: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PLUMBLINE_STORE_URI", tmp_path.as_uri())
@@ -310,7 +313,9 @@ def test_judges_are_calibrated_on_new_pairs_and_after_a_reward_training(
     assert hourly.schedule == "@hourly"
 
 
-def test_the_form_of_a_rollback_is_checked_and_handed_on(dags: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_parameters_of_a_rollback_are_validated_and_passed_on(
+    dags: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     params = copy.deepcopy(dags["shapes.rollback"].params)
     plain = {"from_version": None, "to_version": None, "to_base": False, "forward": False}
     assert params.dump() == {"reason": None, **plain}, "whoever gives a reason only goes to the champion before"
@@ -326,13 +331,13 @@ def test_the_form_of_a_rollback_is_checked_and_handed_on(dags: dict[str, Any], m
     assert given == [{"actor": "ada", **right}]
 
 
-def test_retraining_is_announced_only_when_the_report_says_so(dags: dict[str, Any]) -> None:
+def test_retraining_is_announced_only_when_the_report_requests_it(dags: dict[str, Any]) -> None:
     check = dags["shapes.monitor"].get_task("is_retraining_announced").python_callable
     assert check({"retrain": "due"})
     assert not any(check({"retrain": other}) for other in ("not_needed", "held_back", "advised"))
 
 
-def test_the_monitor_is_skipped_before_there_is_anything_to_watch(
+def test_the_monitor_is_skipped_before_the_first_pair_and_promotion(
     dags: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pairs, "snapshot", lambda path: {"path": path})
@@ -344,7 +349,7 @@ def test_the_monitor_is_skipped_before_there_is_anything_to_watch(
     assert build("shapes.toml") == {"path": "shapes.toml"}
 
 
-def test_a_retraining_is_claimed_as_it_is_announced_and_once(
+def test_a_retraining_is_claimed_once_when_it_is_announced(
     dags: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PLUMBLINE_STORE_URI", tmp_path.as_uri())
@@ -361,7 +366,7 @@ def test_a_retraining_is_claimed_as_it_is_announced_and_once(
     ).model_dump(mode="json")
 
     def announce(run_key: str) -> dict[str, Any]:
-        """Extra of the event that the task raises."""
+        """Return the extra of the event that the task raises."""
         events: Any = defaultdict(SimpleNamespace)
         task = dags["shapes.monitor"].get_task("announce_retraining")
         task.python_callable(str(ROOT / "projects" / "shapes.toml"), report, run_key, outlet_events=events)
@@ -388,7 +393,7 @@ class Promote:
         return self.dag.get_task(name).python_callable(*given, **context)
 
     def run(self, run_type: str, run_id: str, *, conf: dict[str, Any] | None = None, failing: int = 0) -> None:
-        """A run and those that it starts; the evaluation of version `failing` fails."""
+        """Start a run and those that it starts; the evaluation of version `failing` fails."""
         if run_id in self.known:
             return
         self.known.add(run_id)
@@ -404,10 +409,10 @@ class Promote:
                 self.run("operator_triggered", following["trigger_run_id"], conf=following["conf"], failing=failing)
 
 
-def test_every_candidate_is_judged_though_one_event_of_three_is_delivered(
+def test_every_candidate_is_judged_when_only_one_event_of_three_is_delivered(
     dags: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Versions 4, 5 and 6 were registered while a run was under way; Airflow hands the next run the event of 4 only."""
+    """Versions 4, 5 and 6 were registered while a run was active; Airflow hands the next run the event of 4 only."""
     promote = Promote(dags["shapes.promote"], monkeypatch)
     promote.undecided = {4, 5, 6}
     promote.run("asset_triggered", "asset_triggered__4")
@@ -416,7 +421,7 @@ def test_every_candidate_is_judged_though_one_event_of_three_is_delivered(
     assert promote.judged == [6, 5, 4], "a late event finds everything decided"
 
 
-def test_a_version_whose_run_failed_holds_up_no_other_and_comes_back_with_the_next_event(
+def test_a_version_whose_run_failed_blocks_no_other_and_is_judged_again_on_the_next_event(
     dags: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     promote = Promote(dags["shapes.promote"], monkeypatch)
@@ -435,7 +440,7 @@ def test_a_run_with_a_version_judges_that_one_only(dags: dict[str, Any], monkeyp
     assert (promote.judged, promote.undecided) == ([3], {4, 5, 6})
 
 
-def test_the_following_run_is_started_once_and_waits_for_its_turn(dags: dict[str, Any]) -> None:
+def test_the_following_run_is_started_once_and_is_queued(dags: dict[str, Any]) -> None:
     promote = dags["shapes.promote"]
     trigger = promote.get_task("judge_next")
     assert trigger.is_mapped
@@ -459,13 +464,13 @@ def test_owner_retries_and_one_run_at_a_time(dags: dict[str, Any]) -> None:
             assert task.retries == (0 if task.task_id in ("rollback", "alarm", "sound_the_alarm") else 2)
 
 
-def test_only_what_watches_and_restores_the_champion_is_created_unpaused(dags: dict[str, Any]) -> None:
+def test_only_monitor_reconcile_and_rollback_are_created_unpaused(dags: dict[str, Any]) -> None:
     unpaused = {dag_id for dag_id, dag in dags.items() if dag.is_paused_upon_creation is False}
     assert unpaused == {"shapes.monitor", "shapes.reconcile", "shapes.rollback"}
     assert all(dag.is_paused_upon_creation is None for name, dag in dags.items() if name not in unpaused)
 
 
-def test_gpu_work_waits_in_the_gpu_pool(dags: dict[str, Any]) -> None:
+def test_gpu_tasks_use_the_gpu_pool(dags: dict[str, Any]) -> None:
     pools = {task.task_id: task.pool for dag in dags.values() for task in dag.tasks}
     on_gpu = {name for name, pool in pools.items() if pool == "gpu"}
     assert on_gpu == {"encode", "train", "train_reward", "evaluate", "coverage", "calibrate"}
@@ -497,7 +502,7 @@ def test_labels_come_before_features_and_drawing_before_the_shards(dags_with: Ca
     assert pools["label"] == pools["draw_style"] == "gpu"
 
 
-def test_captions_come_before_encoding_where_a_recipe_wants_them(dags_with: Callable[[str], dict[str, Any]]) -> None:
+def test_captions_come_before_encoding_where_a_recipe_needs_them(dags_with: Callable[[str], dict[str, Any]]) -> None:
     train = dags_with(f'{TRAIN}[[train]]\nrecipe = "dcpo_shapes"\n')["shapes.train"]
     usual = EDGES["shapes.train"]
     between = {("build_snapshot", "caption"), ("enough_new_pairs", "caption"), ("caption", "plan_encodings")}

@@ -118,7 +118,7 @@ def test_interrupted_killed_and_resumed(project: Path, state_dir: Path) -> None:
         demo.send_signal(signal.SIGINT)
         output = demo.communicate(timeout=STOP_TIMEOUT_SECONDS)[0]
     assert demo.returncode == 130, output[-5000:]
-    assert "goes on from here" in output
+    assert "continues from here" in output
     assert processes_of(state_dir) == {}
 
     reached = train_step(state_dir)

@@ -1,6 +1,6 @@
-"""Settings of a store in a folder of the test's own, a project, and small Pick-a-Pic shards with rows made to order.
+"""Settings of a store in a folder of the test, a project, and small Pick-a-Pic shards with rows made to order.
 
-Further a real MLflow server that the whole session shares, and a model on its way out.
+Also a real MLflow server that the session shares, and a model under release.
 """
 
 import datetime
@@ -32,6 +32,7 @@ from alignment.catalogues.backbones import StableDiffusion
 from alignment.catalogues.rewards import ClipPreference, ClipScore
 from alignment.contracts.data import DatasetSnapshot
 from alignment.contracts.evaluation import EvalReport, EvalSpec, ModelRef, Sampler
+from alignment.contracts.jobs import SCORES_FILE
 from alignment.contracts.judges import Judge
 from alignment.contracts.training import TrainResult
 from alignment.statistics.comparison import SCORE_COLUMNS, ScoreTable, compare_all
@@ -40,7 +41,7 @@ from pipelines.contracts.release import CandidateVersion, GateDecision
 from pipelines.project.file import Project, load_project
 from pipelines.records.heldout_prompts import evaluation_digest
 from pipelines.release.gate import decision_log
-from pipelines.release.gate.evidence import SCORES_FILE, read_evidence
+from pipelines.release.gate.evidence import read_evidence
 from pipelines.release.gate.verdict import decide
 from pipelines.release.registration.candidates import register
 from pipelines.settings import Settings
@@ -126,7 +127,7 @@ def tiny_project(tmp_path: Path) -> Project:
 
 @pytest.fixture(scope="session")
 def tiny_image() -> Callable[..., bytes]:
-    """Encoded bytes of a noise image; the seed tells one image from another."""
+    """Return encoded bytes of a noise image; different seeds give different images."""
 
     def make(seed: int, size: tuple[int, int] = (40, 32), format: str = "PNG") -> bytes:
         pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
@@ -139,7 +140,7 @@ def tiny_image() -> Callable[..., bytes]:
 
 @pytest.fixture
 def tiny_row(tiny_image: Callable[..., bytes]) -> Callable[..., Row]:
-    """A clean row in the columns of Pick-a-Pic v2: other numbers, other images, prompts and people."""
+    """Return a clean row in the columns of Pick-a-Pic v2: other numbers give other images, prompts and annotators."""
 
     def make(number: int = 0, **changes: Any) -> Row:
         chosen = number % 2
@@ -166,7 +167,7 @@ def tiny_row(tiny_image: Callable[..., bytes]) -> Callable[..., Row]:
 
 @pytest.fixture
 def tiny_pairs(tiny_project: Project) -> Callable[..., Path]:
-    """Writes rows as a shard of the tiny project's source, and gives its path."""
+    """Write rows as a shard of the tiny project's source, and return its path."""
 
     def write(rows: Sequence[Row], name: str = "part-0.parquet", folder: Path | None = None) -> Path:
         path = (folder or Path(tiny_project.sources[0].uri)) / name
@@ -179,7 +180,7 @@ def tiny_pairs(tiny_project: Project) -> Callable[..., Path]:
     return write
 
 
-# --- MLflow and a model on its way out ----------------------------------------------------------------------------
+# --- MLflow and a model under release -----------------------------------------------------------------------------
 
 
 @dataclass
@@ -191,19 +192,19 @@ class MlflowServer:
     process: subprocess.Popen[bytes]
 
     def kill(self) -> None:
-        """End the server and its workers, without asking."""
+        """Kill the server and its workers."""
         if self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait(timeout=10)
 
 
 def start_mlflow_server(folder: Path) -> MlflowServer:
-    """Start a server on a free port and wait until it answers."""
+    """Start a server on a free port and wait until it responds."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     database, log = folder / "mlflow.db", folder / "server.log"
-    # A session that is itself killed leaves the server to its own bound.
+    # A session that is itself killed leaves the server to its own time limit.
     command = ["timeout", str(SESSION_SECONDS), sys.executable, "-m", "mlflow", "server", "--workers", "1"]
     command += ["--host", "127.0.0.1", "--port", str(port)]
     command += ["--backend-store-uri", f"sqlite:///{database}", "--artifacts-destination", str(folder / "artifacts")]
@@ -228,7 +229,7 @@ def start_mlflow_server(folder: Path) -> MlflowServer:
 
 @pytest.fixture(scope="session")
 def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
-    """One server for the session. Tests keep apart by the names of their projects."""
+    """One server for the session. Tests use different project names to stay separate."""
     server = start_mlflow_server(tmp_path_factory.mktemp("mlflow"))
     yield server
     server.kill()
@@ -242,7 +243,7 @@ def tracked(settings: Settings, mlflow_server: MlflowServer) -> Settings:
 
 @dataclass
 class ReleaseWorld:
-    """A project with trained weights, versions and decisions, in a store of its own and on the shared server."""
+    """A project with trained weights, versions and decisions, in a separate store and on the shared server."""
 
     project: Project
     settings: Settings
@@ -256,7 +257,7 @@ class ReleaseWorld:
         return open_store(self.settings.store_uri, self.settings)
 
     def train(self, name: str, kind: Literal["lora", "full"] = "lora") -> TrainResult:
-        """A finished training job whose weights depend on the name only."""
+        """Return a finished training job whose weights depend on the name only."""
         weights_dir = self.folder / name / "weights"
         file = weights_dir / ("pytorch_lora_weights.safetensors" if kind == "lora" else "unet/model.safetensors")
         file.parent.mkdir(parents=True)
@@ -282,7 +283,7 @@ class ReleaseWorld:
         )
 
     def evaluate(self, candidate: CandidateVersion, champion: CandidateVersion | None) -> EvalReport:
-        """An evaluation in the store whose judges clearly prefer the candidate, and whose guards do not move."""
+        """Return an evaluation in the store whose judges clearly prefer the candidate, and whose guards do not move."""
         prompts = evaluation_digest(Workspace(self.project, self.settings))
         folder = self.folder / f"scores-{uuid.uuid4().hex[:8]}"
         folder.mkdir()
@@ -311,7 +312,7 @@ class ReleaseWorld:
         return report
 
     def decide(self, candidate: CandidateVersion, champion: CandidateVersion | None, **changes: Any) -> GateDecision:
-        """The gate's decision on such an evaluation, kept in the store; `changes` make it say something else."""
+        """Return the gate's decision on such an evaluation, kept in the store; `changes` replace fields of it."""
         report = self.evaluate(candidate, champion)
         evidence = read_evidence(
             report,
@@ -325,14 +326,14 @@ class ReleaseWorld:
         return self.kept(decide(evidence).model_copy(update={**page, **changes}))
 
     def kept(self, decision: GateDecision) -> GateDecision:
-        """The decision, in the store as the gate leaves it there."""
+        """Return the decision, in the store as the gate leaves it there."""
         decision_log.save_decision(decision, Workspace(self.project, self.settings))
         return decision
 
 
 @functools.cache
 def better_scores() -> dict[str, list[Any]]:
-    """Two judges by which the candidate gains 0.6 standard deviations, two guards by which nobody does."""
+    """Two judges by which the candidate gains 0.6 standard deviations, two guards that do not move."""
     rng = np.random.default_rng(0)
     rows: list[tuple[Any, ...]] = []
     for scorer, gain in {**dict.fromkeys(JUDGES, 0.6), **dict.fromkeys(GUARDS, 0.0)}.items():
@@ -373,7 +374,7 @@ def eval_spec(candidate: CandidateVersion, champion: CandidateVersion | None, pr
 
 @pytest.fixture
 def world(tracked: Settings, tmp_path: Path, make_snapshot: Callable[..., DatasetSnapshot]) -> ReleaseWorld:
-    """A project nobody else uses, with an open training run."""
+    """A project used by no other test, with an open training run."""
     project = load_project(ROOT / "projects/shapes.toml").model_copy(update={"name": f"shapes_{uuid.uuid4().hex[:8]}"})
     run_id = runs.parent_run(tracked, project=project.name, key="1", tags={"airflow.run_id": "run-1"})
     snapshot = make_snapshot(

@@ -41,7 +41,7 @@ def test_a_zombie_is_not_alive(sleeper: subprocess.Popen[bytes]) -> None:
     assert not is_alive(record)
 
 
-def test_the_mark_finds_an_orphan_in_a_session_of_its_own_and_no_other_job(tmp_path: Path) -> None:
+def test_the_mark_finds_an_orphan_in_a_separate_session_and_no_other_job(tmp_path: Path) -> None:
     environ = {**os.environ, JOB_MARK: str(tmp_path / "job")}
     done = subprocess.run(
         [sys.executable, "-c", ORPHAN, *SLEEP], env=environ, stdout=subprocess.PIPE, text=True, check=True, timeout=20

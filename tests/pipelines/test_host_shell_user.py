@@ -1,4 +1,4 @@
-"""The operating system says who somebody is; the environment is not believed."""
+"""The operating system names the user; the environment is ignored."""
 
 import getpass
 import os
@@ -9,7 +9,7 @@ import pytest
 from pipelines.host import shell_user
 
 
-def test_the_environment_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
         monkeypatch.setenv(name, "somebody_else")
     assert getpass.getuser() == "somebody_else"

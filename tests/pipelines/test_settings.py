@@ -1,11 +1,11 @@
-"""The environment becomes settings; what is secret stays out of sight."""
+"""The environment becomes settings; secrets are not shown."""
 
 from pathlib import Path
 
 from pipelines.settings import load_settings
 
 
-def test_without_anything_set_all_lies_under_one_folder(tmp_path: Path) -> None:
+def test_without_variables_everything_is_under_one_folder(tmp_path: Path) -> None:
     settings = load_settings({"PLUMBLINE_STATE_DIR": str(tmp_path)})
     assert settings.store_uri == (tmp_path / "store").as_uri()
     assert settings.tracking_uri == f"sqlite:///{tmp_path}/mlflow/mlflow.db"

@@ -1,0 +1,1 @@
+"""Engines that run jobs: one file and one catalogue entry each."""

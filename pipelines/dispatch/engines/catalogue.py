@@ -2,36 +2,35 @@
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from alignment.catalogues.lookup import resolve, unknown_name
+from alignment.contracts.values import Record
 from pipelines.dispatch.engines.interface import Engine
 from pipelines.settings import Settings
 
 
-class EngineParams(BaseModel):
-    """What every engine states. `implementation` is imported when the engine is used."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class EngineParams(Record):
+    """Fields of every engine. `implementation` is imported when the engine is used."""
 
     implementation: ClassVar[str]
 
 
 class Local(EngineParams):
-    """This host: a detached supervisor per job, `accelerate launch` under it."""
+    """This host: one detached supervisor per job, which runs `accelerate launch`."""
 
     implementation: ClassVar[str] = "pipelines.dispatch.engines.local:LocalEngine"
 
     name: Literal["local"] = "local"
     grace_seconds: Annotated[float, Field(gt=0)] = 30.0
-    """Between SIGTERM and SIGKILL, when a job is cancelled, preempted or out of time."""
+    """Time between SIGTERM and SIGKILL when a job is cancelled, preempted or out of time."""
 
 
 ENGINES: tuple[type[EngineParams], ...] = (Local,)
 
 
 def open_engine(name: str, settings: Settings) -> Engine:
-    """The engine of a placement; ValueError names the known ones."""
+    """Return the engine of a placement; ValueError lists the known ones."""
     by_name = {cls.model_fields["name"].default: cls for cls in ENGINES}
     if name not in by_name:
         raise ValueError(unknown_name("engine", name, by_name))

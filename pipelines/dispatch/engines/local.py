@@ -1,7 +1,7 @@
-"""The engine of a single host: jobs under detached supervisors, known by their folders.
+"""The engine of a single host: jobs under detached supervisors, identified by their folders.
 
-Everything an engine knows is in `<state_dir>/jobs/<job_id>/` (see job_folder.py) and in the process table, so any
-process of this host may ask, and an engine that was restarted knows what the one before it knew.
+All state is in `<state_dir>/jobs/<job_id>/` (see job_folder.py) and in the process table. Any process of this host can
+therefore query a job, and a restarted engine knows everything that the previous one knew.
 """
 
 import logging
@@ -32,7 +32,7 @@ SUPERVISOR = (sys.executable, "-m", "pipelines.dispatch.supervisor")
 
 
 class LocalEngine:
-    """See `engines.interface.Engine`. `worker` is the command that a supervisor runs, given the job's folder."""
+    """See `engines.interface.Engine`. `worker` is the command that a supervisor runs, followed by the job's folder."""
 
     def __init__(self, settings: Settings, params: Local | None = None, worker: Sequence[str] = WORKER) -> None:
         self.settings = settings
@@ -40,37 +40,37 @@ class LocalEngine:
         self._worker = tuple(worker)
 
     def submit(self, request: JobRequest) -> JobHandle:
-        """See `Engine.submit`. ValueError when another spec holds this job id."""
+        """See `Engine.submit`. ValueError when another spec uses this job id."""
         handle = JobHandle(engine=self.params.name, job_id=request.job_id)
         folder = self._folder(handle)
         with folder.locked():
             self._check_same_spec(folder, request)
             if folder.cancel_path.exists():
                 self._stop(folder)
-            # Under the lock nobody else is starting this job, so a supervisor without a record never came to be.
+            # Under the lock no other process starts this job, so a supervisor without a record never started.
             status = self._status(folder, may_be_starting=False)
             if status.state not in TERMINAL_STATES | {"unknown"}:
-                log.info("Job %s is %s already (attempt %d); reattached", handle.job_id, status.state, status.attempt)
+                log.info("Job %s is already %s (attempt %d); reattached", handle.job_id, status.state, status.attempt)
             elif status.state == "succeeded" and self._answer(request) is not None:
-                log.info("Job %s has succeeded already", handle.job_id)
+                log.info("Job %s has already succeeded", handle.job_id)
             else:
                 self._start(folder, request, attempt=status.attempt + 1)
         return handle
 
     def status(self, handle: JobHandle) -> JobStatus:
-        """See `Engine.status`. `lost`: the supervisor vanished before it could write an end."""
+        """See `Engine.status`. `lost`: the supervisor disappeared before it could write a final status."""
         return self._status(self._folder(handle), may_be_starting=True)
 
     def _status(self, folder: JobFolder, may_be_starting: bool) -> JobStatus:
         supervisor = folder.read_supervisor()
         alive = is_alive(supervisor) or (supervisor is None and may_be_starting and folder.is_fresh())
-        status = folder.read_status()  # after the look at the process, whose last act is to write it
+        status = folder.read_status()  # read after checking the process, whose last act is to write it
         if status is None:
             return JobStatus(state="unknown")
         if status.state not in TERMINAL_STATES and not alive:
             if folder.cancel_path.exists():
                 return status.model_copy(update={"state": "cancelled", "message": "Cancelled on request."})
-            message = "The supervisor vanished (killed, or the host restarted). Submit again to resume."
+            message = "The supervisor disappeared (killed, or the host restarted). Submit again to resume."
             return status.model_copy(update={"state": "lost", "message": message})
         progress = folder.read_progress()
         if progress is None:
@@ -88,7 +88,7 @@ class LocalEngine:
         return str(self._folder(handle).log_path(max(self.status(handle).attempt, 1)))
 
     def cancel(self, handle: JobHandle) -> None:
-        """See `Engine.cancel`. A supervisor that does not answer in time is killed with its job."""
+        """See `Engine.cancel`. A supervisor that does not respond in time is killed with its job."""
         folder = self._folder(handle)
         status = self.status(handle)
         if status.state == "unknown" or status.state in TERMINAL_STATES - {"lost"}:
@@ -110,7 +110,7 @@ class LocalEngine:
 
     def _folder(self, handle: JobHandle) -> JobFolder:
         if not JOB_ID.fullmatch(handle.job_id):
-            raise ValueError(f"Job id {handle.job_id!r} is none of ours. Only letters, digits, _ and - are allowed.")
+            raise ValueError(f"Job id {handle.job_id!r} is not valid. Only letters, digits, _ and - are allowed.")
         return JobFolder(self.settings.state_dir / "jobs" / handle.job_id)
 
     def _answer(self, request: JobRequest) -> dict[str, Any] | None:
@@ -121,12 +121,12 @@ class LocalEngine:
         known = folder.read_request()
         if known is not None and known.spec_digest != request.spec_digest:
             raise ValueError(
-                f"Job {request.job_id} is taken by spec {known.spec_digest}, not {request.spec_digest}."
+                f"Job {request.job_id} is used by spec {known.spec_digest}, not {request.spec_digest}."
                 " Raise the generation of this one."
             )
 
     def _start(self, folder: JobFolder, request: JobRequest, attempt: int) -> None:
-        """Begin an attempt; returns once its supervisor runs. RuntimeError when that cannot be started."""
+        """Begin an attempt; return once its supervisor runs. RuntimeError when it cannot be started."""
         leftover = kill_marked(folder.path)
         if leftover:
             log.warning("Job %s: killed %d processes that the last attempt had left", request.job_id, leftover)
@@ -164,7 +164,7 @@ class LocalEngine:
             raise RuntimeError(f"The supervisor of {folder.path} did not start. The end of {output}:\n{tail}")
 
     def _stop(self, folder: JobFolder) -> None:
-        """End the supervisor and its job; in the end nothing is left, whatever the supervisor did."""
+        """End the supervisor and its job; afterwards no process is left, whatever the supervisor did."""
         supervisor = folder.read_supervisor()
         deadline = time.monotonic() + self.params.grace_seconds + 5
         if supervisor is not None and is_alive(supervisor):

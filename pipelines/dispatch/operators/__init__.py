@@ -1,0 +1,1 @@
+"""The only room of pipelines that names airflow."""

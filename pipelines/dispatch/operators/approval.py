@@ -1,11 +1,11 @@
-"""PromotionApproval: a person is asked, where the project wants one, before the champion moves.
+"""PromotionApproval: ask a person for approval, where the project requires it, before the champion moves.
 
-Both answers, and none in time, let the run go on: the promote task says what followed and leaves it on record. The
-answer counts only after that task has looked at who gave it. Airflow's `dag.test()` never returns on such a task.
+The run continues after either answer and after a timeout: the promote task reports and records the consequence. The
+answer counts only after that task has checked who gave it. Airflow's `dag.test()` never returns on such a task.
 
-An answer speaks of the decision that was on the screen. Airflow 3.3 never changes a question that a task once put, so a
-task that was cleared because its decision changed would show the old one; the task remembers what it asked about, and
-fails when that is not what it is about to ask or to answer.
+An answer applies to the decision that was on the screen. Airflow 3.3 never changes a question that a task once asked,
+so a task that was cleared because its decision changed would show the old one. The task therefore remembers the
+decision it asked about, and fails when that differs from the one it is about to ask about or to answer.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,18 +23,19 @@ from pipelines.contracts.release import Approval, GateDecision
 QUESTION_BUILDER = "pipelines.stages.champion:approval_question"
 """(project path, decision, asked_by=) -> question or None. Named, not imported: it belongs to another wing."""
 ASKED_KEY = "asked_about"
-"""Digest of the decision that the task put to people, in its state store: that outlives retries and clears."""
+"""Key of the task's state store for the digest of the decision it asked about; survives retries and clears."""
 
 _OTHER_DECISION = (
-    "People were asked about another decision: the gate decided anew after the question was put, and Airflow goes on"
-    " showing the first one. Nothing was moved. Trigger the DAG again; a new run asks a new question."
+    "The question on the screen was about another decision: the gate decided again after it was asked, and Airflow"
+    " still shows the first one. Nothing was moved. Trigger the DAG again; a new run asks a new question."
 )
 
 
 class PromotionApproval(ApprovalOperator):
-    """Ask the approvers who did not trigger the run or train the candidate; push their Approval, None if none is due.
+    """Ask the approvers who did not trigger the run or train the candidate; push their Approval, or None if not
+    required.
 
-    Until `timeout_hours` have passed; then it counts as rejected.
+    After `timeout_hours` without an answer it counts as rejected.
     """
 
     template_fields: Sequence[str] = ("project_path", "decision")
@@ -60,23 +61,23 @@ class PromotionApproval(ApprovalOperator):
         self.asked_before = False
 
     def execute(self, context: Context) -> None:
-        """Park the task until somebody answers, unless nobody has to."""
+        """Defer the task until a person answers, unless no approval is required."""
         question = self._question(context)
         if question is None:
-            self.log.info("Nobody has to be asked.")
+            self.log.info("No approval is required.")
             return
         self._ask_about(context, question["decision_digest"])
         self.subject, self.body = question["subject"], question["body"]
         self.assigned_users = question["approvers"]
-        self.log.info("Asked are: %s", ", ".join(user["name"] for user in question["approvers"]))
+        self.log.info("Approvers: %s", ", ".join(user["name"] for user in question["approvers"]))
         super().execute(context)
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
-        """The answer as an Approval of what was asked."""
+        """Return the answer as an Approval of the decision that was asked about."""
         digest = GateDecision.model_validate(self.decision).digest
         if _asked_about(context) != digest:
             raise AirflowFailException(_OTHER_DECISION)
-        # Not ApprovalOperator's own: that one skips the task which says what followed.
+        # Not ApprovalOperator's own: that one skips the task which reports the consequence.
         answer = HITLOperator.execute_complete(self, context, event)
         user = answer["responded_by_user"] or {"id": "", "name": ""}
         approved = answer["chosen_options"] == [self.APPROVE]
@@ -88,13 +89,13 @@ class PromotionApproval(ApprovalOperator):
             at=answer["responded_at"],
             asked_by=tuple(self._asked_by(context)),
         )
-        self.log.info("%s: %s", approval.by or "nobody", approval.answer)
+        self.log.info("%s: %s", approval.by or "no answer", approval.answer)
         answered: dict[str, Any] = approval.model_dump(mode="json")
         return answered
 
     @property
     def announcement(self) -> dict[str, str]:
-        """What people are told when they are asked."""
+        """Return the text of the notification sent when approval is requested."""
         again = " It was asked before; an answer given then did not arrive." if self.asked_before else ""
         return {"message": self.subject + again, "report_uri": str(self.decision.get("report_uri", ""))}
 
@@ -106,7 +107,7 @@ class PromotionApproval(ApprovalOperator):
         return question
 
     def _ask_about(self, context: Context, digest: str) -> None:
-        """Remember what people are asked about; AirflowFailException when they were asked about something else."""
+        """Remember the decision of the question; AirflowFailException when the question was about another decision."""
         asked = _asked_about(context)
         if asked not in (None, digest):
             raise AirflowFailException(_OTHER_DECISION)

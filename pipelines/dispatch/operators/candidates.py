@@ -8,11 +8,12 @@ FOLLOWING = re.compile(r"^after_version_\d+__")
 
 
 def following_run(versions: Sequence[int], params: Mapping[str, Any] | None, run_id: str) -> list[dict[str, Any]]:
-    """Arguments of the TriggerDagRunOperator that starts the next run; empty when this run judges the last version.
+    """Return arguments of the TriggerDagRunOperator that starts the next run; empty when this is the last version's
+    run.
 
-    `versions` are what is left to judge, the first of them by this run. The id is made of that version and the id of
-    the first run of the series: a retry starts nothing twice, and another event starts a series with ids of its own, so
-    that a version whose run failed is tried again. Airflow reserves ids that begin with `asset_triggered__`.
+    `versions` are those left to judge, the first of them by this run. The id is made of that version and the id of the
+    first run of the series. A retry therefore starts nothing twice, while another event starts a series with different
+    ids, so that a version whose run failed is judged again. Airflow reserves ids that begin with `asset_triggered__`.
     """
     if len(versions) < 2:
         return []

@@ -1,8 +1,8 @@
-"""People are told what became of a task: by mail and by webhook, through Airflow's own notifiers and connections.
+"""Notifications about the result of a task: by mail and by webhook, through Airflow's notifiers and connections.
 
-A message says what happened in one sentence, with links to the report and to the run. What it says is handed to the
-notifiers' templates as a value and never read as a template itself. A message that cannot be sent is logged and changes
-nothing else.
+A message states what happened in one sentence, with links to the report and to the run. The notifiers' templates
+receive its text as a value and never read it as a template. A message that cannot be sent is logged and changes nothing
+else.
 """
 
 import html
@@ -21,12 +21,12 @@ MESSAGE = "plumbline"
 """Name of the message in the notifiers' templates."""
 
 
-class TellPeople(BaseNotifier):
-    """Tells of an event of a project, if its `[notify]` wants that.
+class NotifyPeople(BaseNotifier):
+    """Notify of an event of a project, if its `[notify]` lists the event.
 
-    As a success callback without `event` it reads the task's answer: a Promotion, by its `outcome`, or a
-    Reconciliation, by its `state`. With `report_of`, the id of a task that answered with a report's `uri`, the message
-    links to that.
+    As a success callback without `event` it reads the task's result: a Promotion, by its `outcome`, or a
+    Reconciliation, by its `state`. With `report_of`, the id of a task that returned a report's `uri`, the message links
+    to that report.
     """
 
     template_fields = ()
@@ -38,45 +38,45 @@ class TellPeople(BaseNotifier):
         self.report_of = report_of
 
     def notify(self, context: Context) -> None:
-        """Send what there is to say; see BaseNotifier."""
+        """Send the message, if there is one; see BaseNotifier."""
         project = load_project(Path(self.project_path))
-        answer = _announcement(context) if self.event else _answer(context)
+        result = _announcement(context) if self.event else _result(context)
         if self.report_of:
-            answer["report_uri"] = _answer(context, self.report_of).get("uri", "")
-        event = self.event or str(answer.get("outcome") or answer.get("state") or "")
+            result["report_uri"] = _result(context, self.report_of).get("uri", "")
+        event = self.event or str(result.get("outcome") or result.get("state") or "")
         if not project.notify.wants(event):
             return
-        message = compose(project, event, answer, context)
+        message = compose(project, event, result, context)
         for notifier in notifiers(project.notify):
-            # Whatever goes wrong has been logged, and may keep neither the other from being sent nor the task.
+            # Any error has been logged; it must not keep the other notifier from sending, nor fail the task.
             with suppress(Exception):
-                # A fresh mapping: a notifier merges its own fields into what it is given.
+                # A fresh mapping: a notifier merges its own fields into the one it receives.
                 notifier({**context, MESSAGE: message})
 
 
 def callbacks(project: Project, project_path: str) -> dict[str, list[BaseNotifier]]:
-    """Arguments of a task whose success is worth telling."""
+    """Return arguments of a task whose success is notified."""
     notify = project.notify
-    return {"on_success_callback": [TellPeople(project_path)]} if notify.mail or notify.webhook else {}
+    return {"on_success_callback": [NotifyPeople(project_path)]} if notify.mail or notify.webhook else {}
 
 
 def failure_callbacks(project: Project, project_path: str) -> dict[str, list[BaseNotifier]]:
-    """Arguments of a task whose failure is worth telling."""
-    return {"on_failure_callback": [TellPeople(project_path, "failed")]} if project.notify.wants("failed") else {}
+    """Return arguments of a task whose failure is notified."""
+    return {"on_failure_callback": [NotifyPeople(project_path, "failed")]} if project.notify.wants("failed") else {}
 
 
 def alarm_callbacks(project: Project, project_path: str, *, report_of: str) -> dict[str, list[BaseNotifier]]:
-    """Arguments of a task that fails so that somebody looks: told once, as an alarm where those are asked for."""
+    """Return arguments of a task that fails on purpose: notified once, as an alarm where `[notify]` lists alarms."""
     event = next((event for event in ("alarm", "failed") if project.notify.wants(event)), "")
-    return {"on_failure_callback": [TellPeople(project_path, event, report_of=report_of)] if event else []}
+    return {"on_failure_callback": [NotifyPeople(project_path, event, report_of=report_of)] if event else []}
 
 
-def compose(project: Project, event: str, answer: Mapping[str, Any], context: Mapping[str, Any]) -> dict[str, str]:
-    """The message: event, subject, text, html, report and run address."""
+def compose(project: Project, event: str, result: Mapping[str, Any], context: Mapping[str, Any]) -> dict[str, str]:
+    """Compose the message: event, subject, text, html, report and run address."""
     run = context["dag_run"]
-    said = str(answer.get("message") or "see the run")
-    lines = [said]
-    report = str(answer.get("report_uri") or "")
+    sentence = str(result.get("message") or "see the run")
+    lines = [sentence]
+    report = str(result.get("report_uri") or "")
     if report:
         lines.append(f"Report: {report}")
     ui = load_settings().airflow_ui_url
@@ -94,7 +94,7 @@ def compose(project: Project, event: str, answer: Mapping[str, Any], context: Ma
 
 
 def notifiers(notify: NotifySection) -> list[BaseNotifier]:
-    """Airflow's notifiers for what the project names; they take everything from the message."""
+    """Build Airflow's notifiers for the project's recipients; they read everything from the message."""
     found: list[BaseNotifier] = []
     if notify.mail is not None:
         from airflow.providers.smtp.notifications.smtp import SmtpNotifier
@@ -123,14 +123,14 @@ def notifiers(notify: NotifySection) -> list[BaseNotifier]:
 
 
 def _announcement(context: Context) -> dict[str, Any]:
-    """What there is to say of a task without an answer: why it failed, or what it is about to ask."""
+    """Return the text about a task without a result: why it failed, or what it is about to ask."""
     if context.get("exception"):
         return {"message": str(context["exception"])}
     return dict(getattr(context.get("task"), "announcement", {}))
 
 
-def _answer(context: Context, task_id: str = "") -> dict[str, Any]:
-    """What the task returned, or another one of the same run."""
+def _result(context: Context, task_id: str = "") -> dict[str, Any]:
+    """Return the result of the task, or of another one of the same run."""
     task_instance = context["ti"]
-    answer = task_instance.xcom_pull(task_ids=task_id or task_instance.task_id)
-    return dict(answer) if isinstance(answer, Mapping) else {}
+    result = task_instance.xcom_pull(task_ids=task_id or task_instance.task_id)
+    return dict(result) if isinstance(result, Mapping) else {}

@@ -1,6 +1,6 @@
 """TrainJobOperator: a job on an engine as an Airflow task that holds no worker slot while the GPUs work.
 
-A retry or a clear makes the same request, hence the same job id: it finds the answer, reattaches to the running job, or
+A retry or a clear makes the same request, hence the same job id: it finds the result, reattaches to the running job, or
 resumes it from its checkpoint. Only a person who kills the task, or an Airflow time limit, cancels the job; restarting
 the triggerer does not.
 """
@@ -30,7 +30,7 @@ PREEMPTED_RETRY_DELAY = timedelta(seconds=10)
 
 
 def retry_policy() -> ExceptionRetryPolicy:
-    """What a retry cannot mend fails at once; what it can resume is retried, within the task's `retries`."""
+    """Fail at once on errors that a retry cannot fix; retry those it can resume, within the task's `retries`."""
 
     def named(*classes: type[jobs.JobError]) -> list[type[BaseException] | str]:
         return [f"{cls.__module__}.{cls.__qualname__}" for cls in classes]
@@ -40,7 +40,7 @@ def retry_policy() -> ExceptionRetryPolicy:
             RetryRule(
                 exception=named(jobs.ConfigError, jobs.DataError, jobs.Diverged, jobs.OutOfMemory, jobs.JobCancelled),
                 action=RetryAction.FAIL,
-                reason="Trying again would end the same way.",
+                reason="A retry would fail the same way.",
             ),
             RetryRule(
                 exception=named(jobs.Preempted, jobs.EngineLost),
@@ -72,7 +72,7 @@ class TrainJobTrigger(BaseTrigger):
         return path, {"engine": self.engine, "job_id": self.job_id, "poll_seconds": self.poll_seconds}
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Poll in threads, since engines block; one event when the job has ended."""
+        """Poll in threads, since engines block; yield one event when the job has ended."""
         engine, handle, cursor = self._open(), self._handle(), 0
         while True:
             status = await asyncio.to_thread(engine.status, handle)
@@ -84,7 +84,7 @@ class TrainJobTrigger(BaseTrigger):
             await asyncio.sleep(self.poll_seconds)
 
     async def on_kill(self) -> None:
-        """A person marked or cleared the task: stop every process of the job."""
+        """Stop every process of the job: a person marked or cleared the task."""
         await asyncio.to_thread(self._open().cancel, self._handle())
 
     async def _show_log(self, engine: Engine, handle: JobHandle, cursor: int) -> int:
@@ -105,7 +105,7 @@ class TrainJobOperator(BaseOperator):
     """Run one job stage of a project and push its value object.
 
     `stage` names a kind of job and `given` holds its fields as JSON, see `pipelines.dispatch.job_kinds`. `overrides`
-    are recipe overrides. `generation` is the DAG run's param of that name unless given; raised, it runs the same spec
+    are recipe overrides. `generation` defaults to the DAG run's param of that name; a higher one runs the same spec
     again.
     """
 
@@ -135,7 +135,7 @@ class TrainJobOperator(BaseOperator):
         self._handle: JobHandle | None = None
 
     def execute(self, context: Context) -> dict[str, Any]:
-        """Give the answer if there is one, else make sure that the job runs and defer until it has ended."""
+        """Return the result if there is one, else ensure that the job runs and defer until it has ended."""
         settings = load_settings()
         request = self._request(context)
         answer = jobs.fetch_answer(request, open_store(settings.store_uri, settings))
@@ -160,7 +160,7 @@ class TrainJobOperator(BaseOperator):
         )
 
     def execute_complete(self, context: Context, event: Mapping[str, Any], run_id: str = "") -> dict[str, Any]:
-        """The value object of the job that has ended, or the JobError of its kind."""
+        """Return the value object of the job that has ended, or raise the JobError of its kind."""
         settings = load_settings()
         self._handle = JobHandle(engine=event["engine"], job_id=event["job_id"])
         try:
@@ -171,7 +171,7 @@ class TrainJobOperator(BaseOperator):
             raise
 
     def on_kill(self) -> None:
-        """The task was killed on its worker: stop every process of the job."""
+        """Stop every process of the job: the task was killed on its worker."""
         if self._handle is not None:
             jobs.cancel(self._handle, load_settings())
 
@@ -190,13 +190,13 @@ class TrainJobOperator(BaseOperator):
         return request
 
     def _remember(self, context: Context, request: JobRequest) -> None:
-        """Leave the job id with the task, for people: the id is deterministic, so nothing depends on it."""
+        """Store the job id with the task, for people: the id is deterministic, so nothing depends on it."""
         state = context.get("task_state_store")
         if state is not None:
             state.set("job_id", request.job_id, retention=NEVER_EXPIRE)
 
 
 def _run_key(context: Context) -> str:
-    """What the runs of one DAG run have in common."""
+    """Return the key shared by the runs of one DAG run."""
     dag_run = context["dag_run"]
     return f"{dag_run.dag_id}/{dag_run.run_id}"

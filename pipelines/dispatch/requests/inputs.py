@@ -1,4 +1,4 @@
-"""Inputs that jobs of several kinds take: the base and other models, a snapshot, a file of prompts."""
+"""Inputs of several kinds of jobs: the base and other models, a snapshot, a file of prompts."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +13,6 @@ from pipelines.store.storage import open_store
 from pipelines.workspace import Workspace
 
 __all__ = [
-    "WEIGHTS_FOLDER",
     "base_input",
     "local_prompts",
     "model_input",
@@ -21,29 +20,26 @@ __all__ = [
     "snapshot_input",
 ]
 
-WEIGHTS_FOLDER = "weights"
-"""Of a finished training or soup."""
-
 
 def base_input(workspace: Workspace) -> JobInput:
-    """The base model as an input, checked and hashed; ValueError names every file that is missing from it."""
+    """Return the base model as an input, checked and hashed; ValueError names every file that is missing from it."""
     return model_input(workspace.project.base.uri, check_base_folder, workspace.settings)
 
 
 def model_input(uri: str, check: Callable[[Path], None], settings: Settings) -> JobInput:
-    """A model of the user's as an input, hashed; ValueError when it is not there, or from `check` of its folder."""
+    """Return a user's model as an input, hashed; ValueError when it does not exist, or from `check` of its folder."""
     folder = local_folder(uri, settings)
     check(folder)
     return JobInput(content_digest=folder_fingerprint(folder, hash_cache_dir(settings)), uri=uri, manifest=False)
 
 
 def snapshot_input(snapshot: DatasetSnapshot) -> JobInput:
-    """A snapshot as an input."""
+    """Return a snapshot as an input."""
     return JobInput(content_digest=snapshot.content_digest, uri=snapshot.uri)
 
 
 def prompts_input(uri: str, name: str, settings: Settings) -> JobInput:
-    """A prompts file as an input; one of the store is fetched as `name`."""
+    """Return a prompts file as an input; a file in the store is fetched as `name`."""
     if uri.startswith("s3://"):
         digest = open_store(uri, settings).fetch_file(uri, settings.state_dir / "prompts" / name)
     else:
@@ -52,7 +48,7 @@ def prompts_input(uri: str, name: str, settings: Settings) -> JobInput:
 
 
 def local_prompts(prompts: JobInput, name: str, settings: Settings) -> Path:
-    """The path at which `prompts_input` found or left the file."""
+    """Return the path at which `prompts_input` found or left the file."""
     return settings.state_dir / "prompts" / name if prompts.uri.startswith("s3://") else local_path(prompts.uri)
 
 

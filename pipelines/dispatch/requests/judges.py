@@ -1,4 +1,4 @@
-"""Scorers of the project as specifications name them, and the weights that they need."""
+"""Scorers of the project as they appear in specifications, and the weights that they need."""
 
 import hashlib
 
@@ -20,20 +20,22 @@ JUDGE_FOLDER = "judge"
 
 
 def judge_of(workspace: Workspace, section: JudgeSection) -> Judge:
-    """A scorer of the project as specs name it, its weights hashed; ValueError when its folder is not whole."""
+    """Return a scorer of the project as it appears in specs, its weights hashed; ValueError when its folder is
+    incomplete.
+    """
     (judge,) = judge_inputs(workspace, (section,))
     return judge
 
 
 def judge_inputs(workspace: Workspace, sections: tuple[JudgeSection, ...]) -> dict[Judge, tuple[JobInput, ...]]:
-    """Each judge as the spec names it, with the folder of its weights; none where the scorer has no weights."""
+    """Return each judge as it appears in the spec, with the folder of its weights; none for a judge without weights."""
     return dict(_judge_input(workspace, section) for section in sections)
 
 
 def _judge_input(workspace: Workspace, section: JudgeSection) -> tuple[Judge, tuple[JobInput, ...]]:
-    """A folder of the user's, or the newest judge that the project has trained under a name, fixed by its digest.
+    """Return a user's folder, or the newest judge that the project has trained under a name, fixed by its digest.
 
-    Its identity is that of its weights; a scorer without weights is what its settings say.
+    Its identity is that of its weights; a scorer without weights is identified by its settings.
     """
     settings = workspace.settings
     if not section.scorer.has_weights:
@@ -41,10 +43,10 @@ def _judge_input(workspace: Workspace, section: JudgeSection) -> tuple[Judge, tu
         return _judge(section, folder_digest({}), settings_sha256, trained_on=section.trained_on), ()
     if section.uri.startswith(REWARD_SCHEME):
         found = trained_judges.find(section.uri, workspace.project.name, workspace.store)
-        lessons = tuple(sorted({*section.trained_on, *found.trained_on}))
+        training_sources = tuple(sorted({*section.trained_on, *found.trained_on}))
         weights = JobInput(content_digest=found.judge_digest, uri=found.uri, subfolder=JUDGE_FOLDER)
         identity = _stored_identity(found.uri, settings)
-        judge = _judge(section, found.judge_digest, identity, trained_on=lessons)
+        judge = _judge(section, found.judge_digest, identity, trained_on=training_sources)
         return judge.model_copy(update={"keeps_split": True}), (weights,)
     folder = local_folder(section.uri, settings)
     check_scorer_folder(folder, section.scorer)
@@ -54,7 +56,7 @@ def _judge_input(workspace: Workspace, section: JudgeSection) -> tuple[Judge, tu
 
 
 def _stored_identity(uri: str, settings: Settings) -> str | None:
-    """Of the judge in a reward's published folder; its manifest has the hashes."""
+    """Return the identity of the judge in a reward's published folder, from the hashes in its manifest."""
     manifest = open_store(uri, settings).read_manifest(uri)
     files = manifest.files if manifest else {}
     inside = f"{JUDGE_FOLDER}/"

@@ -3,10 +3,11 @@
 from alignment.contracts.calibration import CalibrationSpec
 from alignment.contracts.coverage import CoverageSpec
 from alignment.contracts.evaluation import EvalSpec, ModelRef, ModelsSpec, SampleSpec
+from alignment.contracts.jobs import SAMPLES_DIR, WEIGHTS_DIR
 from pipelines.contracts.jobs import JobInput, JobRequest, SideOutput
 from pipelines.contracts.release import CandidateVersion
-from pipelines.dispatch.job_kinds import SAMPLES_DIR, Calibrate, Coverage, Evaluate
-from pipelines.dispatch.requests.inputs import WEIGHTS_FOLDER, base_input, prompts_input, snapshot_input
+from pipelines.dispatch.job_kinds import Calibrate, Coverage, Evaluate
+from pipelines.dispatch.requests.inputs import base_input, prompts_input, snapshot_input
 from pipelines.dispatch.requests.judges import judge_inputs
 from pipelines.dispatch.requests.request import make_request
 from pipelines.project.file import Project
@@ -48,9 +49,10 @@ def comparison_request(workspace: Workspace, job: Evaluate) -> JobRequest:
 def aa_request(
     workspace: Workspace, *, champion: CandidateVersion | None, snapshot_uri: str, snapshot_digest: str
 ) -> JobRequest:
-    """The champion, or the base, in both roles on twice the seeds: the second half are seeds that no evaluation draws.
+    """Evaluate the champion, or the base, in both roles on twice the seeds; no evaluation draws the second half of
+    them.
 
-    What separates the halves is noise (see `alignment.statistics.seed_noise`).
+    Any difference between the halves is noise (see `alignment.statistics.seed_noise`).
     """
     seeds = workspace.project.evaluation.seeds
     others = tuple(range(max(seeds) + 1, max(seeds) + 1 + len(seeds)))
@@ -72,8 +74,8 @@ def coverage_request(workspace: Workspace, job: Coverage) -> JobRequest:
     section = project.coverage
     if section is None:
         raise ValueError(
-            f"{project.path}: no [coverage]. Add it with judge = NAME, a judge or guard of [evaluation], to see what"
-            " the best of several images is worth."
+            f"{project.path}: no [coverage]. Add it with judge = NAME, a judge or guard of [evaluation], to measure"
+            " the best of several images."
         )
     base, versions = _base_and_versions(workspace, job.candidate, job.champion)
     ((judge, judge_folder),) = judge_inputs(workspace, (project.scorer(section.judge),)).items()
@@ -97,15 +99,14 @@ def coverage_request(workspace: Workspace, job: Coverage) -> JobRequest:
 def calibrate_request(workspace: Workspace, job: Calibrate) -> JobRequest:
     """Check the project's judges against the calibration split of a snapshot.
 
-    A judge `reward://NAME` that nobody has trained yet is left out. ValueError when then none is left, or the snapshot
-    holds no pair to check on.
+    A judge `reward://NAME` that is not trained yet is left out. ValueError when no judge is left, or the snapshot has
+    no pair to check on.
     """
     project = workspace.project
     snapshot = job.snapshot
     if not snapshot.num_pairs["calibration"]:
         raise ValueError(
-            f"Snapshot {snapshot.uri} has no calibration pairs. Raise [snapshot] calibration_share, or bring more"
-            " pairs."
+            f"Snapshot {snapshot.uri} has no calibration pairs. Raise [snapshot] calibration_share, or add more pairs."
         )
     sections = tuple(
         own
@@ -131,7 +132,7 @@ def _evaluation(
     seeds: tuple[int, ...],
     snapshot: JobInput,
 ) -> JobRequest:
-    """The request of an evaluation; a role without a version is played by the base."""
+    """Make the request of an evaluation; a role without a version uses the base."""
     project = workspace.project
     base, versions = _base_and_versions(workspace, candidate, champion)
     judges, guards = (
@@ -156,7 +157,7 @@ def _evaluation(
 
 
 def _prompts(workspace: Workspace) -> JobInput:
-    """The evaluation's prompts file; ValueError here, not hours later in the job, for a line that it would refuse."""
+    """Return the evaluation's prompts file; a line that the job would refuse hours later raises ValueError here."""
     project = workspace.project
     prompts = prompts_input(project.evaluation.prompts, f"{project.name}.tsv", workspace.settings)
     evaluation_prompts(workspace)
@@ -166,7 +167,7 @@ def _prompts(workspace: Workspace) -> JobInput:
 def _compared(
     workspace: Workspace, spec: ModelsSpec, inputs: list[JobInput], versions: list[CandidateVersion]
 ) -> JobRequest:
-    """The request of a job about three models; images that are in the store are inputs, the others side outputs."""
+    """Make the request of a job about three models; images in the store are inputs, the others side outputs."""
     found, missing = _samples([spec.sample_spec(model) for model in spec.models().values()], workspace.store)
     return make_request(
         workspace,
@@ -187,7 +188,7 @@ def _check_base(version: CandidateVersion, base: JobInput, project: Project) -> 
 def _base_and_versions(
     workspace: Workspace, candidate: CandidateVersion | None, champion: CandidateVersion | None
 ) -> tuple[JobInput, list[CandidateVersion]]:
-    """The base, and the versions that are compared; ValueError when one was made from another base."""
+    """Return the base and the versions that are compared; ValueError when one was made from another base."""
     base = base_input(workspace)
     versions = [version for version in (candidate, champion) if version is not None]
     for version in versions:
@@ -202,11 +203,11 @@ def _model_ref(version: CandidateVersion | None, base: JobInput) -> ModelRef:
 
 
 def _weights_input(version: CandidateVersion) -> JobInput:
-    return JobInput(content_digest=version.weights_digest, uri=version.weights_uri, subfolder=WEIGHTS_FOLDER)
+    return JobInput(content_digest=version.weights_digest, uri=version.weights_uri, subfolder=WEIGHTS_DIR)
 
 
 def _samples(specs: list[SampleSpec], store: Store) -> tuple[list[JobInput], list[SideOutput]]:
-    """Images of each distinct model: found in the store, or still to be drawn and published there."""
+    """Return the images of each distinct model: found in the store, or still to be drawn and published there."""
     found, missing = [], []
     for digest in sorted({spec.digest for spec in specs}):
         uri = store.uri(Evaluate.folder, SAMPLES_DIR, digest)

@@ -25,7 +25,7 @@ __all__ = ["caption_request", "draw_request", "label_request", "with_drawn_sourc
 
 
 def with_drawn_sources(workspace: Workspace) -> Project:
-    """The project with the address of every self_generated source's pairs as its uri."""
+    """Return the project with the address of every self_generated source's pairs as its uri."""
     project = workspace.project
     sources = tuple(
         source.model_copy(update={"uri": DrawPairs(source=source).request(workspace).output_uri})
@@ -42,8 +42,8 @@ def label_request(workspace: Workspace, job: Label) -> JobRequest:
     section, snapshot = project.labelling, job.snapshot
     if section is None:
         raise ValueError(
-            f"{project.path}: there is no [labelling]. Add one, e.g. judges = [NAME] and"
-            ' method = {kind = "proxy_vote"}, or leave the pairs to people.'
+            f"{project.path}: no [labelling]. Add one, e.g. judges = [NAME] and"
+            ' method = {kind = "proxy_vote"}, or use human labels only.'
         )
     judges = judge_inputs(workspace, project.labellers())
     relabelled, human = project.labelled_sources()
@@ -62,7 +62,7 @@ def label_request(workspace: Workspace, job: Label) -> JobRequest:
 def draw_request(workspace: Workspace, job: DrawPairs) -> JobRequest:
     """Draw the pairs of a self_generated source with the base model.
 
-    ValueError when the prompts are missing, or one of them is held out for evaluation, as it stands or in a template.
+    ValueError when the prompts are missing, or one of them is held out for evaluation, unchanged or in a template.
     """
     project = workspace.project
     source = job.source
@@ -83,7 +83,7 @@ def draw_request(workspace: Workspace, job: DrawPairs) -> JobRequest:
 
 
 def caption_request(workspace: Workspace, job: Caption) -> JobRequest:
-    """Caption a snapshot's images as [captions] describes; the answer is another DatasetSnapshot.
+    """Caption a snapshot's images as [captions] describes; the result is another DatasetSnapshot.
 
     ValueError when the project has no [captions], or its captioner is missing or incomplete.
     """

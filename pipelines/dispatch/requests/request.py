@@ -1,6 +1,6 @@
-"""What the requests of every kind of job share: kind, digest, placement and the place of the answer.
+"""Parts that the requests of every kind of job share: kind, digest, placement and the location of the result.
 
-The answer's URI is named by the digest of the specification, so the same science is never computed twice.
+The result's URI is named by the digest of the specification, so the same science is never computed twice.
 """
 
 from alignment.contracts.jobs import Placement
@@ -15,7 +15,7 @@ __all__ = ["make_request", "with_generation"]
 def make_request(
     workspace: Workspace, spec: ValueObject, *, inputs: list[JobInput], side_outputs: list[SideOutput] | None = None
 ) -> JobRequest:
-    """Add to a specification what it takes to run it; an input named twice is kept once."""
+    """Add to a specification everything needed to run it; an input named twice is kept once."""
     kind = kind_of(spec)
     placement: Placement = getattr(workspace.project.placement, kind.placement)
     return JobRequest(
@@ -31,12 +31,12 @@ def make_request(
 
 
 def with_generation(request: JobRequest, generation: int) -> JobRequest:
-    """Ask for the same job once more: another job id, another folder of the store for its answer."""
+    """Request the same job once more: another job id, another folder of the store for its result."""
     store_uri, _, name = request.output_uri.rpartition("/")
     name = request.spec_digest if generation == 0 else f"{request.spec_digest}.g{generation}"
     return request.model_copy(update={"generation": generation, "output_uri": f"{store_uri}/{name}"})
 
 
 def _distinct(inputs: list[JobInput]) -> tuple[JobInput, ...]:
-    """One input per name under the inputs dir: two roles may be played by the same weights."""
+    """Keep one input per name under the inputs dir: two roles may use the same weights."""
     return tuple({item.alias or item.content_digest: item for item in inputs}.values())

@@ -5,6 +5,7 @@ from functools import partial
 from alignment.catalogues.objectives import check_captions
 from alignment.catalogues.rewards import ClipScore
 from alignment.contracts.data import EncodeSpec
+from alignment.contracts.jobs import WEIGHTS_DIR
 from alignment.contracts.reward_models import RewardTrainSpec
 from alignment.contracts.soup import Greedy, SoupIngredient, SoupSpec, Uniform
 from alignment.contracts.training import OnlineData, Recipe, TrainSpec
@@ -13,7 +14,6 @@ from pipelines.contracts.jobs import JobInput, JobRequest
 from pipelines.dispatch.job_kinds import Encode, Soup, Train, TrainReward
 from pipelines.dispatch.model_folders import check_scorer_folder
 from pipelines.dispatch.requests.inputs import (
-    WEIGHTS_FOLDER,
     base_input,
     local_prompts,
     model_input,
@@ -47,13 +47,15 @@ def train_request(workspace: Workspace, job: Train) -> JobRequest:
     """Train a recipe on a feature cache or, if it is online, on the project's prompts and the reward that it names.
 
     ValueError when the cache is missing or is known to lack captions that the recipe needs; online, when prompts or
-    reward are missing, or when the evaluation asks some of the prompts.
+    reward are missing, or when some of the prompts are evaluation prompts.
     """
     if job.recipe.objective.online:
         return _online_request(workspace, job.recipe)
     recipe, cache = job.recipe, job.cache
     if cache is None:
-        raise ValueError(f"Recipe {recipe.name!r} trains on a feature cache, none is given. Encode its snapshot first.")
+        raise ValueError(
+            f"Recipe {recipe.name!r} trains on a feature cache, but none is given. Encode its snapshot first."
+        )
     check_captions(recipe.objective, cache.num_captioned, f"feature cache {cache.uri}")
     base = base_input(workspace)
     spec = TrainSpec(recipe=recipe, base_digest=base.content_digest, cache_digest=cache.content_digest)
@@ -64,17 +66,17 @@ def train_request(workspace: Workspace, job: Train) -> JobRequest:
 def soup_request(workspace: Workspace, job: Soup) -> JobRequest:
     """Average finished runs as the project's `[soup]` describes.
 
-    ValueError when the project has none, when there are fewer than two runs, or when the prompts of a greedy soup hold
-    some that the evaluation asks.
+    ValueError when the project has none, when there are fewer than two runs, or when a greedy soup's prompts contain
+    evaluation prompts.
     """
     project = workspace.project
     if project.soup is None:
-        raise ValueError(f'{project.path}: there is no [soup]. Add one, with method = "uniform" or "greedy".')
+        raise ValueError(f'{project.path}: no [soup]. Add one, with method = "uniform" or "greedy".')
     if len(job.results) < 2:
         raise ValueError(f"A soup needs two runs or more, got {len(job.results)}. Name more recipes under [[train]].")
     parts = zip(job.trainings, job.results, strict=True)
     ingredients = tuple(SoupIngredient(recipe=training.recipe, result=result) for training, result in parts)
-    inputs = [JobInput(content_digest=r.weights_digest, uri=r.uri, subfolder=WEIGHTS_FOLDER) for r in job.results]
+    inputs = [JobInput(content_digest=r.weights_digest, uri=r.uri, subfolder=WEIGHTS_DIR) for r in job.results]
     method: Uniform | Greedy = Uniform()
     if isinstance(project.soup, GreedySoupSection):
         method, tasting = _greedy(workspace, project.soup)
@@ -114,7 +116,7 @@ def _online_request(workspace: Workspace, recipe: Recipe) -> JobRequest:
 
 
 def _greedy(workspace: Workspace, section: GreedySoupSection) -> tuple[Greedy, list[JobInput]]:
-    """A greedy soup's method, and the inputs of its judge."""
+    """Return a greedy soup's method, and the inputs of its judge."""
     project = workspace.project
     name = f"{project.name}-soup.tsv"
     prompts = prompts_input(section.prompts, name, workspace.settings)

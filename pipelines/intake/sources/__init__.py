@@ -1,0 +1,1 @@
+"""Sources of pairs: one file and one catalogue entry each."""

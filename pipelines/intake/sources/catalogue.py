@@ -2,19 +2,18 @@
 
 from typing import ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict
-
 from alignment.catalogues.lookup import unknown_name
+from alignment.contracts.values import Record
 
 
-class SourceParams(BaseModel):
-    """What every kind states. `implementation` names a class that is a sources.interface.PairSource."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class SourceParams(Record):
+    """Fields of every kind. `implementation` names a class that is a sources.interface.PairSource."""
 
     implementation: ClassVar[str]
     labelled_by_people: ClassVar[bool] = True
-    """Only such pairs are held out to check judges on, and only their annotators are hashed."""
+    """True when people labelled the pairs. Only such pairs are held out to calibrate judges, and only their annotators
+    are hashed.
+    """
 
 
 class PickAPic(SourceParams):
@@ -26,7 +25,9 @@ class PickAPic(SourceParams):
 
 
 class SelfGenerated(SourceParams):
-    """Pairs that the base draws itself, the chosen image with words of style or safety added, as MaPO's authors do."""
+    """Pairs drawn by the base model; words of style or safety are added to the chosen image's prompt, as MaPO's authors
+    do.
+    """
 
     implementation: ClassVar[str] = "pipelines.intake.sources.self_generated:SelfGeneratedSource"
     labelled_by_people: ClassVar[bool] = False
@@ -38,7 +39,7 @@ SOURCES: tuple[type[SourceParams], ...] = (PickAPic, SelfGenerated)
 
 
 def find_source(kind: str) -> type[SourceParams]:
-    """The entry of this kind; ValueError with the nearest known name when there is none."""
+    """Return the entry of this kind; ValueError with the nearest known name when there is none."""
     known = {cls.model_fields["kind"].default: cls for cls in SOURCES}
     if kind not in known:
         raise ValueError(unknown_name("source kind", kind, known))

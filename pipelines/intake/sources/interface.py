@@ -1,4 +1,4 @@
-"""What a kind of preference source must do, and the columns it hands over."""
+"""The interface of a kind of preference source, and the columns it returns."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,15 +13,15 @@ from pipelines.store.storage import Store
 SOURCE_SCHEMA = pa.schema(
     [
         pa.field("prompt", pa.string()),
-        pa.field("caption_0", pa.string()),  # null: the image has no caption of its own
+        pa.field("caption_0", pa.string()),  # null: the image has no separate caption
         pa.field("caption_1", pa.string()),
-        pa.field("image_0", pa.binary()),  # encoded bytes, as they came
+        pa.field("image_0", pa.binary()),  # encoded bytes, unchanged
         pa.field("image_1", pa.binary()),
         pa.field("label_0", pa.float64()),
         pa.field("label_1", pa.float64()),
         pa.field("has_label", pa.bool_()),
         pa.field("preference", pa.float64()),  # 1: image 0 preferred, 0: image 1, 0.5: tie, NaN: not a legal label
-        pa.field("user_id", pa.string()),  # clear text; it goes no further than ingest
+        pa.field("user_id", pa.string()),  # clear text; ingest replaces it by a hash
         pa.field("created_at", pa.timestamp("us", tz="UTC")),
         pa.field("generator_0", pa.string()),
         pa.field("generator_1", pa.string()),
@@ -33,11 +33,11 @@ class PairSource(Protocol):
     """A kind of source. Stateless."""
 
     def list_shards(self, source: SourceSection, store: Store) -> tuple[SourceShard, ...]:
-        """Every shard there is now, sorted by URI; ValueError when there is none."""
+        """List every shard that exists now, sorted by URI; ValueError when there is none."""
         ...
 
     def read_shard(self, path: Path, name: str, rows: int) -> Iterator[pa.RecordBatch]:
-        """The rows of one shard in SOURCE_SCHEMA, at most `rows` at a time; `name` is for error messages.
+        """Yield the rows of one shard in SOURCE_SCHEMA, at most `rows` at a time; `name` is for error messages.
 
         ValueError naming the shard when it cannot be read to its end or lacks a column.
         """

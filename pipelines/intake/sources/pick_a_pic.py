@@ -1,4 +1,4 @@
-"""Pick-a-Pic v2 parquet shards, from a folder or an S3 prefix. Images are inside; their URLs are never fetched."""
+"""Read Pick-a-Pic v2 parquet shards from a folder or an S3 prefix. Images are inside; their URLs are never fetched."""
 
 import math
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from pipelines.store.storage import Store
 _LABELS = {(1.0, 0.0): 1.0, (0.0, 1.0): 0.0, (0.5, 0.5): 0.5}
 _READ_BUFFER_BYTES = 1024 * 1024
 
-# Ours to theirs, and what theirs may hold.
+# Our column names to those of the file, and the types that the file may use.
 _REQUIRED = {
     "prompt": ("caption", "string"),
     "image_0": ("jpg_0", "binary"),
@@ -34,25 +34,25 @@ _OPTIONAL = {"caption_0": ("caption_0", "string"), "caption_1": ("caption_1", "s
 
 
 def preference_from_labels(label_0: float, label_1: float) -> float:
-    """1 when image 0 is preferred, 0 when image 1 is, 0.5 for a tie, NaN when the labels are no legal pair."""
+    """Return 1 when image 0 is preferred, 0 when image 1 is, 0.5 for a tie, NaN when the labels are not legal."""
     return _LABELS.get((label_0, label_1), math.nan)
 
 
 class PickAPicSource:
-    """Reads the columns that alignment needs and leaves the rest."""
+    """Reads the columns that alignment needs and ignores the others."""
 
     def list_shards(self, source: SourceSection, store: Store) -> tuple[SourceShard, ...]:
-        """Every .parquet file under the source's folder or prefix, sorted; ValueError when there is none."""
+        """List every .parquet file under the source's folder or prefix, sorted; ValueError when there is none."""
         uris = [uri for uri in store.list_uris(source.uri) if uri.endswith(".parquet")]
         if not uris:
             raise ValueError(
                 f"Source {source.name!r}: no .parquet file under {source.uri}. Check `uri` in the project file, and"
-                " that the files are there."
+                " that the files exist."
             )
         return tuple(_shard(source, uri, *store.stat(uri)) for uri in uris)
 
     def read_shard(self, path: Path, name: str, rows: int) -> Iterator[pa.RecordBatch]:
-        """Rows in SOURCE_SCHEMA, at most `rows` at a time, in memory that does not grow with the file."""
+        """Yield rows in SOURCE_SCHEMA, at most `rows` at a time, in memory that does not grow with the file."""
         try:
             with pq.ParquetFile(path, buffer_size=_READ_BUFFER_BYTES, pre_buffer=False) as file:
                 columns = _columns(file.schema_arrow, name)
@@ -70,7 +70,7 @@ def _shard(source: SourceSection, uri: str, num_bytes: int, fingerprint: str) ->
 
 
 def _columns(schema: pa.Schema, name: str) -> dict[str, str]:
-    """Our column names to those of the file; ValueError names every column that is missing or of the wrong type."""
+    """Map our column names to those of the file; ValueError names every column that is missing or of the wrong type."""
     expected = dict(_REQUIRED.values())
     problems = []
     for ours, (theirs, kind) in {**_REQUIRED, **_OPTIONAL}.items():
@@ -86,7 +86,7 @@ def _columns(schema: pa.Schema, name: str) -> dict[str, str]:
 
 
 def _holds(kind: pa.DataType, expected: str) -> bool:
-    """Whether a column of this type can stand for the expected one; an all-null column stands for any."""
+    """Return True when a column of this type is valid as the expected one; an all-null column is valid as any."""
     is_string = pa.types.is_string(kind) or pa.types.is_large_string(kind)
     is_integer = pa.types.is_integer(kind)
     fits: dict[str, bool] = {

@@ -1,6 +1,6 @@
-"""Pairs that the base model drew to order (job draw_pairs): shards of the store, in the columns of Pick-a-Pic v2.
+"""Read pairs that the base model drew (job draw_pairs): shards of the store, in the columns of Pick-a-Pic v2.
 
-The label is the template's: nobody compared the images. So they train, and never calibrate a judge.
+The template sets the label: no person compared the images. Such pairs train, and never calibrate a judge.
 """
 
 from pipelines.contracts.pairs import SourceShard
@@ -10,10 +10,10 @@ from pipelines.store.storage import Store
 
 
 class SelfGeneratedSource(PickAPicSource):
-    """Reads what the job published, like any other shard."""
+    """Reads the files that the job published, like any other shard."""
 
     def list_shards(self, source: SourceSection, store: Store) -> tuple[SourceShard, ...]:
-        """Every file of the finished drawing; ValueError when it is not finished."""
+        """List every file of the finished drawing; ValueError when it is not finished."""
         if not source.uri or store.read_manifest(source.uri) is None:
             raise ValueError(
                 f"Source {source.name!r}: its pairs are not drawn yet. Run `plumbline draw` on the project first."

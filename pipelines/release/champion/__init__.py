@@ -1,0 +1,1 @@
+"""The champion: its ledger, its state, and registered versions."""

@@ -12,25 +12,25 @@ from pipelines.tracking import registry
 from pipelines.workspace import Workspace
 
 TRAINED_BY_TAG = "trained.by"
-"""Who started the training, where people did, with ", " between them: they may not approve what came of it."""
+"""Tag with the people who started the training, separated by ", ": they may not approve its result."""
 
 
 def trainer_tags(*trained_by: str) -> dict[str, str]:
-    """The tag of who started a training; none for a training that a schedule or an asset started."""
+    """Return the tag that names who started a training; none if a schedule or an asset started it."""
     names = sorted({name for name in trained_by if name})
     return {TRAINED_BY_TAG: ", ".join(names)} if names else {}
 
 
 def trainers_of(tags: Mapping[str, str]) -> list[str]:
-    """Who started the training of a version with these tags, where people did."""
+    """Return the people who started the training of a version with these tags."""
     return [name for name in tags.get(TRAINED_BY_TAG, "").split(", ") if name]
 
 
 def read_version(workspace: Workspace, version: int | str) -> CandidateVersion | None:
-    """A version by number or alias, from its tags; None when nobody has made it or set the alias.
+    """Read a version by number or alias, from its tags; None when the version or alias does not exist.
 
-    ValueError when the alias names a deleted version, when `champion` is not where the ledger put it, or when the
-    version was not registered by this stage.
+    ValueError when the alias names a deleted version, when `champion` differs from the ledger, or when a tag that
+    registration writes is missing or invalid.
     """
     project, settings = workspace.project, workspace.settings
     if version == "champion":
@@ -62,20 +62,20 @@ def read_version(workspace: Workspace, version: int | str) -> CandidateVersion |
 
 
 def fetch_weights(uri: str, weights_digest: str, store: Store, local_dir: Path) -> Path:
-    """Bring the weights of a TrainResult's folder here, every byte checked; returns their folder."""
+    """Fetch the weights of a TrainResult's folder, verify their digest and return their local folder."""
     store.fetch_folder(uri, local_dir / "result", only=("weights",))
     weights_dir = local_dir / "result" / "weights"
     found = hash_folder(weights_dir)[0]
     if found != weights_digest:
         raise ValueError(
-            f"The weights in {uri} have digest {found}, {weights_digest} was expected: they are not the ones that were"
-            " trained, or not the ones that were evaluated. Train again, or restore the folder."
+            f"The weights in {uri} have digest {found}, but {weights_digest} was expected: they are not the ones that"
+            " were trained and evaluated. Restore the folder, or train again."
         )
     return weights_dir
 
 
 def champion_of(workspace: Workspace) -> CandidateVersion | None:
-    """The champion, None while the base is in place."""
+    """Return the champion, or None while the base model is in place."""
     from pipelines.release.champion import versions
 
     return versions.read_version(workspace, "champion")

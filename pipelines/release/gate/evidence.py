@@ -1,9 +1,10 @@
-"""Evidence read from the store: when the gate decides, and again before an alias moves."""
+"""Read the evidence from the store: when the gate decides, and again before an alias moves."""
 
 import hashlib
 from datetime import UTC, datetime
 
 from alignment.contracts.evaluation import EvalReport
+from alignment.contracts.jobs import CALIBRATION_SCORES_FILE, SCORES_FILE
 from pipelines.contracts.release import CandidateVersion
 from pipelines.records import calibrations
 from pipelines.records.heldout_prompts import evaluation_digest
@@ -18,8 +19,6 @@ from pipelines.settings import Settings
 from pipelines.store.storage import open_store
 from pipelines.workspace import Workspace
 
-SCORES_FILE = "scores.parquet"
-
 Columns = dict[str, list[object]]
 
 
@@ -32,10 +31,10 @@ def read_evidence(
     champion_weights_digest: str,
     workspace: Workspace,
 ) -> Evidence:
-    """Collect the evidence by the project's policy, prompts and calibrations as they are now.
+    """Collect the evidence under the project's current policy, prompts and calibrations.
 
-    `scores` are the bytes of the score table; ValueError when they are no parquet file. The calibration table is read
-    from the evaluation's folder; a missing one is a problem that the evidence names.
+    `scores` are the bytes of the score table; ValueError when they are not a parquet file. The calibration table is
+    read from the evaluation's folder; a missing table is listed in the evidence's `table_problems`.
     """
     project = workspace.project
     judges, now, columns = report.spec.judges, datetime.now(UTC), read_columns(scores)
@@ -75,8 +74,8 @@ def read_columns(data: bytes) -> Columns:
 
 
 def _read_labels(report: EvalReport, settings: Settings) -> tuple[Columns | None, str]:
-    """Read the calibration table and its sha256; None where there is no table to read."""
-    uri = f"{report.uri}/{calibrations.CALIBRATION_SCORES}"
+    """Read the calibration table and its sha256; None when the table is missing or unreadable."""
+    uri = f"{report.uri}/{CALIBRATION_SCORES_FILE}"
     try:
         data = open_store(uri, settings).read_bytes(uri)
         return read_columns(data), hashlib.sha256(data).hexdigest()

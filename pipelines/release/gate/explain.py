@@ -1,30 +1,30 @@
-"""A decision in sentences: what was decided, why, what else was seen, and what would change it."""
+"""Explain a decision in sentences: the verdict, its reasons, the other checks and the next step."""
 
 from pipelines.contracts.release import GateCheck, GateDecision
 
 OPENINGS = {
-    "promote": "may become the champion: everything that the policy asks for holds.",
-    "hold": "should not replace {champion}: the evidence speaks against it.",
-    "inconclusive": "may be better than {champion} or not: the evidence is sound but does not settle it.",
-    "invalid": "could not be judged against {champion}: the evidence cannot be used.",
+    "promote": "may become the champion: it meets every requirement of the policy.",
+    "hold": "should not replace {champion}: the evidence is against it.",
+    "inconclusive": "may or may not be better than {champion}: the evidence is sound but does not settle it.",
+    "invalid": "could not be compared with {champion}: the evidence cannot be used.",
 }
-GAPS = {"guards": "it asks for no guard", "slices": "no slice could be measured"}
-"""Warnings that a promotion must not be read without, by the kind of the check."""
+GAPS = {"guards": "the policy has no guard", "slices": "no slice could be measured"}
+"""Warnings that a promotion must be read with, by kind of check."""
 NEXT_STEPS = {
     "promote": "",
     "hold": "Train a better candidate; more prompts will not help.",
-    "inconclusive": "Add prompts (the check `power` says how many), or accept the champion.",
-    "invalid": "Mend what is named above and evaluate again.",
+    "inconclusive": "Add prompts (the check `power` gives the number), or keep the champion.",
+    "invalid": "Fix the problems listed above and evaluate again.",
 }
 MODES = {
-    "off": "The gate is off: nothing follows from this verdict.",
-    "dry_run": "The gate runs dry: no alias moves by this verdict.",
+    "off": "The gate is off: this verdict changes nothing.",
+    "dry_run": "The gate is in dry-run mode: this verdict moves no alias.",
     "enforce": "",
 }
 
 
 def explain(decision: GateDecision) -> list[str]:
-    """Sentences in the order in which a person asks: verdict, reasons, votes, what holds, warnings, gaps, what next."""
+    """Return sentences in reading order: verdict, reasons, votes, passed checks, warnings, gaps and next step."""
     version, model = decision.candidate.version, decision.candidate.model
     incumbent = decision.champion_version
     champion = "the base model" if incumbent is None else f"the champion, version {incumbent}"
@@ -34,10 +34,10 @@ def explain(decision: GateDecision) -> list[str]:
         opening = f"{opening.removesuffix('.')}, but {' and '.join(gaps)}."
     sentences = [f"Version {version} of {model} {opening}"]
     sentences += decision.reasons
-    sentences += _told(
+    sentences += _explanations(
         decision, [c for c in decision.checks if c.family == "votes" and c.explanation not in decision.reasons]
     )
-    sentences += _holding(decision)
+    sentences += _passed_checks(decision)
     sentences += [f"Warning: {c.explanation}" for c in decision.checks if c.note == "warning"]
     sentences += [
         c.explanation for c in decision.checks if c.note == "unmeasured" and c.explanation not in decision.reasons
@@ -45,15 +45,15 @@ def explain(decision: GateDecision) -> list[str]:
     return [s for s in (*sentences, NEXT_STEPS[decision.verdict], MODES[decision.mode]) if s]
 
 
-def _told(decision: GateDecision, checks: list[GateCheck]) -> list[str]:
-    """Explanations as they stand; of an invalid decision the votes mean nothing and are left out."""
+def _explanations(decision: GateDecision, checks: list[GateCheck]) -> list[str]:
+    """Return the explanations of the checks. In an invalid decision the votes mean nothing and are left out."""
     if decision.verdict == "invalid":
         checks = [check for check in checks if check.kind == "may_vote"]
     return [check.explanation for check in checks]
 
 
-def _holding(decision: GateDecision) -> list[str]:
-    """Decisive checks that passed, family by family, by name: what a person need not worry about."""
+def _passed_checks(decision: GateDecision) -> list[str]:
+    """Name the decisive checks that passed, one sentence per family."""
     titles = {
         "guards": "Guards",
         "slices": "Slices",
@@ -63,8 +63,8 @@ def _holding(decision: GateDecision) -> list[str]:
     }
     sentences = []
     for family, title in titles.items():
-        held = [c for c in decision.checks if c.family == family and c.decisive and c.passed and not c.note]
-        if held:
-            shown = ", ".join(":".join(check.about) or check.kind.replace("_", " ") for check in held)
-            sentences.append(f"{title} that hold: {shown}.")
+        passed = [c for c in decision.checks if c.family == family and c.decisive and c.passed and not c.note]
+        if passed:
+            shown = ", ".join(":".join(check.about) or check.kind.replace("_", " ") for check in passed)
+            sentences.append(f"{title} passed: {shown}.")
     return sentences

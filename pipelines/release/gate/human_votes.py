@@ -1,8 +1,8 @@
-"""`plumbline gate people`: some human votes between candidate and champion, and the judges' on all prompts, together.
+"""`plumbline gate people`: combine human votes on some prompts with the judges' scores on all of them.
 
-People's labels alone are few and dear; the judges' are many and biased. Prediction-powered inference (Angelopoulos et
-al. 2023) takes both and its interval covers people's win rate whatever the judge's bias. It informs; the gate does not
-read it.
+Human labels are few and expensive; judges' scores are many and biased. Prediction-powered inference (Angelopoulos et
+al. 2023) combines both; its interval covers the human win rate whatever the judge's bias. The result is informative
+only: the gate does not read it.
 """
 
 import csv
@@ -23,45 +23,49 @@ from pipelines.release.gate.evidence import score_columns
 from pipelines.settings import Settings
 from pipelines.store.storage import open_store
 
-WORDS = {"candidate": 1.0, "tie": 0.5, "champion": 0.0}
+PICKS = {"candidate": 1.0, "tie": 0.5, "champion": 0.0}
 MINIMUM_PROMPTS = 30
-"""Labelled prompts below which the interval's normal approximation is not to be trusted."""
+"""The fewest labelled prompts for which the interval's normal approximation is reliable."""
 
 
-class PeoplesWinRate(Record):
-    """The candidate's win rate among people, with one judge's help."""
+class HumanWinRate(Record):
+    """The candidate's win rate among people, estimated with the help of one judge."""
 
     judge: str
     num_labelled: int
-    """Prompts that people voted on, ties among them."""
+    """Prompts that people voted on, including ties."""
     num_ties: int
-    """Of those, prompts on which people were even; they count as half a win, as in the gate."""
+    """Of those, prompts on which the human votes were even; they count as half a win, as in the gate."""
     num_unlabelled: int
-    """Prompts on which only the judge spoke."""
+    """Prompts that only the judge scored."""
     win_rate: float
     low: float
     high: float
     people_alone: float
     people_alone_low: float
     people_alone_high: float
-    """From the labels alone (Wilson), so that one sees what the judge added."""
+    """From the labels alone (Wilson), to show how much the judge narrows the interval."""
     agreement: float
-    """Share of the prompts that people decided on which the judge says the same."""
+    """Share of the prompts with a human majority on which the judge prefers the same image."""
 
 
 def read_votes(path: Path) -> dict[str, float]:
-    """Share of people's votes for the candidate by normal prompt, from a CSV with the columns `prompt` and `pick`."""
+    """Return the share of human votes for the candidate, by normalised prompt, from a CSV file with the columns
+    `prompt` and `pick`.
+
+    ValueError for a file that is not UTF-8 text, has no votes, or has a line without a prompt or a valid pick.
+    """
     try:
         rows = list(csv.DictReader(path.read_text(encoding="utf-8-sig").splitlines()))
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} cannot be read as UTF-8 text: {error}.") from error
-    bad = [number for number, row in enumerate(rows, 2) if row.get("pick") not in WORDS or not row.get("prompt")]
+    bad = [number for number, row in enumerate(rows, 2) if row.get("pick") not in PICKS or not row.get("prompt")]
     if bad or not rows:
-        where = f"lines {', '.join(map(str, bad[:5]))} are" if bad else "there are no votes; a line is"
-        raise ValueError(f"{path}: {where} not a `prompt` with a `pick` of {', '.join(WORDS)}.")
+        fault = f"lines {', '.join(map(str, bad[:5]))} are not valid" if bad else "there are no votes"
+        raise ValueError(f"{path}: {fault}. Each line needs a `prompt` and a `pick` of {', '.join(PICKS)}.")
     votes = defaultdict[str, list[float]](list)
     for row in rows:
-        votes[normal_prompt(row["prompt"])].append(WORDS[row["pick"]])
+        votes[normal_prompt(row["prompt"])].append(PICKS[row["pick"]])
     return {prompt: sum(own) / len(own) for prompt, own in votes.items()}
 
 
@@ -72,26 +76,32 @@ def win_rates(
     *,
     prompts: Mapping[int, str],
     votes: Mapping[str, float],
-) -> list[PeoplesWinRate]:
-    """One estimate a voting judge. People decide a prompt by majority; one on which they are even is half a win.
+) -> list[HumanWinRate]:
+    """Return one estimate per voting judge. The human majority decides a prompt; even votes count as half a win.
 
-    It stays among the labelled ones: the unlabelled prompts hold such prompts too, and an interval that knows only the
-    decided ones on one side is about neither. The labelled prompts must be a random sample of those asked.
-    ValueError for a vote on a prompt that was not asked, for too few labelled prompts, or for none without a label.
+    Prompts with even votes stay among the labelled ones: the unlabelled prompts contain such prompts too, so leaving
+    them out on one side only would bias the interval. The labelled prompts must be a random sample of the evaluation's.
+    ValueError for a vote on a prompt outside the evaluation, for too few labelled prompts, or for too few unlabelled.
     """
-    asked = {normal_prompt(text): index for index, text in prompts.items()}
-    strange = [prompt for prompt in votes if prompt not in asked]
+    known = {normal_prompt(text): index for index, text in prompts.items()}
+    strange = [prompt for prompt in votes if prompt not in known]
     if strange:
-        raise ValueError(f"{len(strange)} votes are on prompts that the evaluation did not ask, e.g. {strange[0]!r}.")
-    labels = {asked[prompt]: _half_step(share - 0.5) for prompt, share in votes.items()}
+        raise ValueError(
+            f"{len(strange)} votes are on prompts that are not in the evaluation, e.g. {strange[0]!r}. Give votes on"
+            " the evaluation's prompts only."
+        )
+    labels = {known[prompt]: _half_step(share - 0.5) for prompt, share in votes.items()}
     if len(labels) < MINIMUM_PROMPTS or len(prompts) - len(labels) < 2:
         raise ValueError(
-            f"People voted on {len(labels)} of {len(prompts)} prompts. Give votes on {MINIMUM_PROMPTS} and more, and"
-            " leave two or more to the judges."
+            f"People voted on {len(labels)} of {len(prompts)} prompts. Give votes on at least {MINIMUM_PROMPTS}"
+            " prompts, and leave at least 2 without votes."
         )
     may_vote = {check.subject for check in decision.checks if check.kind == "may_vote" and check.passed}
     if not may_vote:
-        raise ValueError("No judge may vote in this decision, so there is nothing to add to people's votes.")
+        raise ValueError(
+            "No judge may vote in this decision, so there are no scores to combine with the human votes. Run"
+            " `plumbline judges` to see why."
+        )
     order = sorted(prompts)
     return [
         _win_rate(judge.name, scores.differences(judge.name), labels, order=order, confidence=report.spec.confidence)
@@ -102,23 +112,23 @@ def win_rates(
 
 def _win_rate(
     judge: str, differences_P: Floats, labels: Mapping[int, float], *, order: Sequence[int], confidence: float
-) -> PeoplesWinRate:
-    """A judge's equal scores are half a win, as people's ties are; the interval is valid whatever the judge says.
+) -> HumanWinRate:
+    """Return the estimate with one judge. Equal scores count as half a win, as human ties do.
 
-    A judge that says one thing of every prompt adds nothing, and people who do leave no spread to estimate by: then the
-    votes alone speak.
+    The interval is valid whatever the judge prefers. If the judge gives the same answer on every prompt it adds no
+    information, and if people do there is no variance to estimate: then the interval comes from the votes alone.
     """
-    says = {index: _half_step(difference) for index, difference in zip(order, differences_P.tolist(), strict=True)}
+    picks = {index: _half_step(difference) for index, difference in zip(order, differences_P.tolist(), strict=True)}
     labelled = sorted(labels)
-    human, judged = [labels[index] for index in labelled], [says[index] for index in labelled]
-    others = [says[index] for index in order if index not in labels]
+    human, judged = [labels[index] for index in labelled], [picks[index] for index in labelled]
+    others = [picks[index] for index in order if index not in labels]
     counts = [human.count(label) for label in (1.0, 0.5, 0.0)]
     low, high = win_rate_interval(*counts, confidence=confidence)
     found = PredictionPowered(sum(human) / len(human), low, high)
     decided = [(own, other) for own, other in zip(human, judged, strict=True) if own != 0.5]
     if len({*judged, *others}) > 1 and len(set(human)) > 1:
         found = prediction_powered_win_rate(human, judged, others, confidence=confidence)
-    return PeoplesWinRate(
+    return HumanWinRate(
         judge=judge,
         num_labelled=len(human),
         num_ties=counts[1],
@@ -134,12 +144,16 @@ def _win_rate(
 
 
 def _half_step(balance: float) -> float:
-    """1 for the candidate, 0 for the champion, 0.5 for neither."""
+    """Return 1 for the candidate, 0 for the champion, 0.5 for neither."""
     return 0.5 if balance == 0 else float(balance > 0)
 
 
-def peoples_win_rates(path: Path, votes: Path, settings: Settings) -> list[PeoplesWinRate]:
-    """A decision's judges beside people's votes on some of its prompts; ValueError when its evaluation is gone."""
+def human_win_rates(path: Path, votes: Path, settings: Settings) -> list[HumanWinRate]:
+    """Combine a decision's judges with human votes on some of its prompts.
+
+    `path` is a decision's JSON file or a project, `votes` a CSV file. ValueError when the evaluation is no longer in
+    the store, or as `read_votes` and `win_rates` raise it.
+    """
     decision = load_decision(path, settings)
     store = open_store(settings.store_uri, settings)
     manifest = store.read_manifest(decision.evaluation_uri)

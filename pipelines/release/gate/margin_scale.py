@@ -1,7 +1,7 @@
-"""How widely scorers' differences spread over prompts in an evaluation, as the simulation of a policy wants to know it.
+"""Express margins and tie thresholds in standard deviations, for the simulation of a policy.
 
-A margin or a tie threshold in a scorer's own units says nothing about how many prompts a verdict needs; in standard
-deviations of the paired difference it does.
+The number of prompts that a verdict needs does not follow from a margin in a scorer's own units. It follows from the
+margin in standard deviations of the paired difference over prompts.
 """
 
 from collections.abc import Mapping
@@ -10,15 +10,15 @@ from alignment.statistics.comparison import Floats
 from alignment.statistics.score_grids import ScoreGrids
 from pipelines.project.gate import GatePolicy, GuardRule
 
-MOST_SPREADS = 100.0
-"""A margin in standard deviations beyond which it makes no difference; also that of a scorer that did not move."""
+MAXIMUM_MARGIN_SCALE = 100.0
+"""The largest margin, in standard deviations; a larger one changes nothing. Also used for a scorer without variance."""
 
 
-def margins_in_spreads(policy: GatePolicy, scores: ScoreGrids) -> dict[str, float]:
-    """Guards and statistics watched for drift to their margins in standard deviations of what is compared with them.
+def margin_scales(policy: GatePolicy, scores: ScoreGrids) -> dict[str, float]:
+    """Map each guard and drift statistic to its margin, in standard deviations of the values compared with it.
 
-    Absent are those without a whole grid, with a margin of 0, with absolute limits alone, or of yes-or-no kind, where a
-    margin is a share of prompts.
+    Left out are guards without a complete grid, with a margin of 0, with only absolute limits, or with a `threshold`,
+    where the margin is a share of prompts.
     """
     found = {}
     for name, rule in policy.guards.items():
@@ -31,14 +31,15 @@ def margins_in_spreads(policy: GatePolicy, scores: ScoreGrids) -> dict[str, floa
     return {name: ratio for name, ratio in sorted(found.items()) if ratio > 0}
 
 
-def thresholds_in_spreads(thresholds: Mapping[str, float], scores: ScoreGrids) -> dict[str, float]:
-    """Tie thresholds of judges in standard deviations of their differences; absent without a whole grid."""
+def tie_threshold_scales(thresholds: Mapping[str, float], scores: ScoreGrids) -> dict[str, float]:
+    """Map each judge to its tie threshold, in standard deviations of its differences; left out without a complete
+    grid."""
     pairs = {judge: _means(scores, judge) for judge in sorted(thresholds)}
     return {judge: _ratio(thresholds[judge], pair[0] - pair[1]) for judge, pair in pairs.items() if pair is not None}
 
 
 def _compared(rule: GuardRule, candidate_P: Floats, champion_P: Floats) -> tuple[float, Floats]:
-    """A guard's margin, and the values by prompt whose mean is compared with it."""
+    """Return a guard's margin, and the values per prompt whose mean is compared with it."""
     if rule.margin is not None or rule.relative_margin is None:
         return rule.margin or 0.0, candidate_P - champion_P
     share = 1 - rule.relative_margin if rule.better == "higher" else 1 + rule.relative_margin
@@ -54,4 +55,4 @@ def _means(scores: ScoreGrids, scorer: str) -> tuple[Floats, Floats] | None:
 
 def _ratio(margin: float, compared_P: Floats) -> float:
     spread = float(compared_P.std(ddof=1))
-    return min(MOST_SPREADS, margin / spread) if spread > 0 else MOST_SPREADS
+    return min(MAXIMUM_MARGIN_SCALE, margin / spread) if spread > 0 else MAXIMUM_MARGIN_SCALE

@@ -1,4 +1,4 @@
-"""Noise between seeds of one model (A/A), and the tie thresholds that follow from it."""
+"""Measure the noise between seeds of one model (an A/A run), and derive tie thresholds from it."""
 
 import re
 import tomllib
@@ -13,7 +13,7 @@ from pipelines.settings import Settings
 
 
 def noise_of(report: EvalReport, settings: Settings) -> list[SeedNoise]:
-    """Each scorer's noise in an A/A evaluation: the champion's first half of seeds against its second half."""
+    """Return each scorer's noise in an A/A evaluation: the champion's first half of seeds against its second half."""
     grids = read_grids(score_columns(report.uri, settings))
     spec, half = report.spec, len(report.spec.seeds) // 2
     return [
@@ -29,36 +29,37 @@ def noise_of(report: EvalReport, settings: Settings) -> list[SeedNoise]:
 
 
 def noise_sentences(noise: list[SeedNoise]) -> list[str]:
-    """What the A/A run says of each scorer."""
+    """Return one sentence per scorer on the result of the A/A run."""
     return [
-        f"{own.scorer}: with other seeds {own.num_prompts} prompts differ by {own.median_absolute_difference:.3g}"
-        f" (median), spread {own.spread:.3g}; mean {own.mean_difference_low:.3g} to {own.mean_difference_high:.3g}"
+        f"{own.scorer}: on {own.num_prompts} prompts, other seeds change the score by"
+        f" {own.median_absolute_difference:.3g} (median of the absolute differences), standard deviation"
+        f" {own.spread:.3g}; the mean change is {own.mean_difference_low:.3g} to {own.mean_difference_high:.3g}"
         + (
             ", which covers 0."
             if own.sound
-            else ", which does not cover 0: such a run is due once in twenty, look again."
+            else ", which does not cover 0: this happens by chance in 1 of 20 runs; rerun with other seeds."
         )
         for own in noise
     ]
 
 
 def tie_thresholds_toml(noise: list[SeedNoise]) -> str:
-    """The line of [evaluation] that freezes the thresholds, three significant digits."""
+    """Return the line of [evaluation] that sets the thresholds, to three significant digits."""
     values = ", ".join(f"{own.scorer} = {own.median_absolute_difference:.3g}" for own in noise)
     return f"tie_thresholds = {{ {values} }}"
 
 
 def write_tie_thresholds(path: Path, line: str) -> None:
-    """Put the line into the project's [evaluation], instead of the one there; the file stays as it is if that fails.
+    """Write the line into the project's [evaluation], in place of an existing one; on failure the file is unchanged.
 
-    ValueError when the thresholds are written as a table of their own, or the file would not load any more.
+    ValueError when the thresholds are in a separate table, or when the project would no longer load.
     """
     text = path.read_text(encoding="utf-8")
     if re.search(r"^\[evaluation\.tie_thresholds\]", text, flags=re.MULTILINE):
-        raise ValueError(f"{path} has a table [evaluation.tie_thresholds]. Take it out, or edit it by hand: {line}")
+        raise ValueError(f"{path} has a table [evaluation.tie_thresholds]. Remove it, or edit it by hand: {line}")
     head, found, rest = text.partition("\n[evaluation]\n")
     if not found:
-        raise ValueError(f"{path} has no line [evaluation]. Put this under it by hand: {line}")
+        raise ValueError(f"{path} has no line `[evaluation]`. Add that table with this line: {line}")
     end = re.search(r"^\[", rest, flags=re.MULTILINE)
     own, after = (rest[: end.start()], rest[end.start() :]) if end else (rest, "")
     own = re.sub(r"^tie_thresholds\s*=.*\n?", "", own, flags=re.MULTILINE)

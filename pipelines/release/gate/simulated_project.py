@@ -1,4 +1,4 @@
-"""What people ask of a gate beside its verdict: how it will behave, why it decided, how noisy its judges are."""
+"""`plumbline gate simulate`: turn a project, or a policy file, into a simulated world and report on it."""
 
 import csv
 import io
@@ -14,34 +14,32 @@ from pipelines.project.gate import GatePolicy
 from pipelines.release.gate import decision_log
 from pipelines.release.gate.checks.score_table import read_grids
 from pipelines.release.gate.evidence import score_columns
-from pipelines.release.gate.margin_scale import MOST_SPREADS, margins_in_spreads, thresholds_in_spreads
+from pipelines.release.gate.margin_scale import MAXIMUM_MARGIN_SCALE, margin_scales, tie_threshold_scales
 from pipelines.release.gate.simulation import Outcome, World, operating_curve, standard_truths
 from pipelines.settings import Settings
 from pipelines.store.storage import open_store
 from pipelines.workspace import Workspace
 
 DEFAULT_PROMPTS = 1632
-"""PartiPrompts, which the default policy is made for."""
+"""The number of PartiPrompts, for which the default policy was chosen."""
 DEFAULT_SLICES = 12
 DEFAULT_JUDGES = 3
-ASSUMED_MARGIN_SPREADS = 0.15
-"""A guard's margin in standard deviations of its difference where nothing was measured: a strict one."""
-
-
-# --- simulate -------------------------------------------------------------------------------------------------------
+ASSUMED_MARGIN_SCALE = 0.15
+"""A guard's margin in standard deviations of its difference where no evaluation measured it: a strict assumption."""
 
 
 def read_world(
-    path: Path, *, settings: Settings, num_prompts: int | None = None, margin_spreads: float | None = None
+    path: Path, *, settings: Settings, num_prompts: int | None = None, margin_scale: float | None = None
 ) -> World:
-    """The simulated world of a project (its policy, judges, guards, prompts and slices), or of a policy alone.
+    """Read the simulated world of a project (its policy, judges, guards, prompts and slices), or of a policy alone.
 
-    A policy file holds the fields of [gate], in that table or at the top; three judges and 1632 prompts in 12 slices
-    are assumed for it. `margin_spreads` is every guard's margin in standard deviations of its difference over prompts;
-    without it the project's last evaluation tells each guard's, and where there is none 0.15 is assumed. Tie thresholds
-    count where that evaluation tells the judges' spread. ValueError names every bad field and argument.
+    A policy file holds the fields of [gate], in that table or at the top level; three judges and 1632 prompts in 12
+    slices are assumed for it. `margin_scale` is every guard's margin in standard deviations of its difference over
+    prompts. Without it, the margins are scaled by the project's last evaluation; without an evaluation, 0.15 is
+    assumed. Tie thresholds are simulated only if that evaluation measured the judges' standard deviations. ValueError
+    names every bad field and argument.
     """
-    _check_world(num_prompts, margin_spreads)
+    _check_world(num_prompts, margin_scale)
     data = _toml(path)
     if "extends" in data or {"name", "base", "evaluation"} <= set(data):
         project = load_project(path)
@@ -50,18 +48,18 @@ def read_world(
         counts = Counter(row.get("category") or "" for row in rows)
         slices = {name: float(count) for name, count in sorted(counts.items())} if any(counts) else {}
         scores, names = _last_scores(Workspace(project, settings)), [judge.name for judge in project.evaluation.judges]
-        ties = thresholds_in_spreads(project.evaluation.tie_thresholds, scores)
+        ties = tie_threshold_scales(project.evaluation.tie_thresholds, scores)
         return World(
             policy=project.gate,
             num_prompts=num_prompts or counts.total(),
             num_judges=len(names),
             slices=slices,
             guards=tuple(guard.name for guard in project.evaluation.guards),
-            guard_spreads=margins_in_spreads(project.gate, scores) if margin_spreads is None else {},
+            guard_margin_scales=margin_scales(project.gate, scores) if margin_scale is None else {},
             tie_thresholds={f"judge_{i + 1}": ties[name] for i, name in enumerate(names) if name in ties},
             seeds=project.evaluation.seeds,
             confidence=project.evaluation.confidence,
-            margin_spreads=margin_spreads or ASSUMED_MARGIN_SPREADS,
+            margin_scale=margin_scale or ASSUMED_MARGIN_SCALE,
         )
     policy = validate(GatePolicy, data.get("gate", data), what=str(path))
     slices = {f"slice_{index + 1}": 1.0 for index in range(DEFAULT_SLICES)}
@@ -71,26 +69,26 @@ def read_world(
         num_prompts=num_prompts or DEFAULT_PROMPTS,
         num_judges=judges,
         slices=slices,
-        margin_spreads=margin_spreads or ASSUMED_MARGIN_SPREADS,
+        margin_scale=margin_scale or ASSUMED_MARGIN_SCALE,
     )
 
 
-def _check_world(num_prompts: int | None, margin_spreads: float | None) -> None:
-    """ValueError for arguments that make no world."""
+def _check_world(num_prompts: int | None, margin_scale: float | None) -> None:
+    """Raise ValueError for arguments out of range."""
     faults = []
     if num_prompts is not None and num_prompts < 2:
-        faults.append(f"{num_prompts} prompts cannot be compared. Give --prompts 2 or more.")
-    if margin_spreads is not None and not 0 < margin_spreads <= MOST_SPREADS:
+        faults.append(f"--prompts is {num_prompts}, but a comparison needs at least 2.")
+    if margin_scale is not None and not 0 < margin_scale <= MAXIMUM_MARGIN_SCALE:
         faults.append(
-            f"A guard's margin cannot be {margin_spreads:g} standard deviations of its difference. Give"
-            f" --margin-spreads more than 0, {MOST_SPREADS:g} at most."
+            f"--margin-spreads is {margin_scale:g}, but a guard's margin in standard deviations must be above 0 and"
+            f" at most {MAXIMUM_MARGIN_SCALE:g}."
         )
     if faults:
         raise ValueError(" ".join(faults))
 
 
 def _last_scores(workspace: Workspace) -> ScoreGrids:
-    """Score table of the project's last decision; none where nothing was decided or its evaluation is gone."""
+    """Read the score table of the project's last decision; empty without a decision or without its evaluation."""
     decision = decision_log.last_decision(workspace)
     store = workspace.store
     if decision is None or store.read_manifest(decision.evaluation_uri) is None:
@@ -99,24 +97,24 @@ def _last_scores(workspace: Workspace) -> ScoreGrids:
 
 
 def world_sentences(world: World, simulations: int) -> list[str]:
-    """What was simulated, and what was measured or assumed of it."""
+    """Describe the simulated world: its size, and which of its scales were measured or assumed."""
     lines = [
         f"{world.num_judges} judges (correlation {world.correlation:g}), {world.num_prompts} prompts in"
-        f" {len(world.slices)} slices, {simulations} simulations each through the gate itself."
+        f" {len(world.slices)} slices, {simulations} simulations of each candidate with the gate's own code."
     ]
-    measured = {name: world.guard_spreads[name] for name in world.measured if name in world.guard_spreads}
+    measured = {name: world.guard_margin_scales[name] for name in world.measured if name in world.guard_margin_scales}
     if measured:
-        told = ", ".join(f"{name} {ratio:.3g}" for name, ratio in measured.items())
-        lines.append(f"Margins in standard deviations of a difference, as the last evaluation measured them: {told}.")
+        values = ", ".join(f"{name} {ratio:.3g}" for name, ratio in measured.items())
+        lines.append(f"Margins in standard deviations of the difference, measured by the last evaluation: {values}.")
     assumed = [name for name in world.measured if name not in measured]
     if assumed:
         lines.append(
-            f"Taken to be {world.margin_spreads:g} standard deviations (--margin-spreads): the margin of"
+            f"Margins assumed to be {world.margin_scale:g} standard deviations (--margin-spreads):"
             f" {', '.join(assumed)}."
         )
     if world.tie_thresholds:
-        told = ", ".join(f"{name} {ratio:.3g}" for name, ratio in world.tie_thresholds.items())
-        lines.append(f"Tie thresholds in standard deviations of a difference: {told}.")
+        values = ", ".join(f"{name} {ratio:.3g}" for name, ratio in world.tie_thresholds.items())
+        lines.append(f"Tie thresholds in standard deviations of the difference: {values}.")
     return lines
 
 
@@ -127,18 +125,9 @@ def _toml(path: Path) -> dict[str, Any]:
 
 
 def simulate(world: World, *, simulations: int, seed: int, after: Callable[[str], None]) -> list[Outcome]:
-    """The operating curve over the standard kinds of candidate."""
+    """Return the operating curve over the standard kinds of candidate."""
     if simulations < 1:
         raise ValueError(
-            f"{simulations} simulations say nothing. Ask for at least 1; 500 give bounds of some 2 points."
+            f"--simulations is {simulations}, but at least 1 is needed; 500 give bounds of about 2 percentage points."
         )
     return operating_curve(world, standard_truths(world), simulations=simulations, seed=seed, after=after)
-
-
-# --- explain --------------------------------------------------------------------------------------------------------
-
-
-# --- people ---------------------------------------------------------------------------------------------------------
-
-
-# --- A/A ------------------------------------------------------------------------------------------------------------

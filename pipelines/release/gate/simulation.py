@@ -1,9 +1,8 @@
-"""A policy's operating curve: how often the real gate promotes candidates whose truth is known.
+"""The operating curve of a policy: how often the gate promotes candidates whose true quality is known.
 
-Synthetic score tables go through `verdict.decide` itself, so that what is measured is the code that will decide.
-Judges' differences over prompts are normal with standard deviation 1 and a common correlation; guards are independent,
-their spread such that the margin is a stated number of standard deviations. Seeds scatter around each prompt's own
-level.
+Synthetic score tables go through `verdict.decide`, the code that decides on real candidates. Judges' differences over
+prompts are normal with standard deviation 1 and a common correlation. Guards are independent, and their standard
+deviation makes the margin a stated number of standard deviations. Seeds scatter around each prompt's mean.
 Shape letters: P prompts, S seeds.
 """
 
@@ -28,7 +27,7 @@ from pipelines.project.gate import GatePolicy, GuardRule
 from pipelines.release.gate.verdict import Evidence, decide
 
 SEED_SPREAD = 0.5
-"""Standard deviation of one image's score around its prompt's mean, in units of the differences' spread."""
+"""Standard deviation of one image's score around its prompt's mean, in standard deviations of the differences."""
 
 LEVEL = 20.0
 """Mean score of a champion under scorers without absolute limits."""
@@ -37,15 +36,15 @@ RARE_LOSSES = ((0.05, 6.0, 0.25), (0.03, 10.0, 0.2), (0.05, 10.0, 0.25))
 """Share of prompts that lose, by how much, and the gain of the others: means of -0.06, -0.11 and -0.26."""
 
 SLICE_LOSSES = (0.3, 0.4, 0.5, 0.6, 0.8)
-"""Losses within one slice, in standard deviations: what the number of prompts in a slice lets the gate see."""
+"""Losses within one slice, in standard deviations: small ones are visible only in slices with many prompts."""
 
-LESSON = "trained_on"
+TRAINED_ON = "trained_on"
 """Name of the simulated judge that the candidate learnt from."""
 
 
 @dataclass(frozen=True)
 class World:
-    """What is the same in every simulated evaluation."""
+    """The settings that every simulated evaluation shares."""
 
     policy: GatePolicy
     num_prompts: int
@@ -53,21 +52,21 @@ class World:
     slices: Mapping[str, float] = field(default_factory=dict)
     """Slice name to its share of the prompts."""
     correlation: float = 0.5
-    """Of the judges' differences over prompts."""
-    margin_spreads: float = 0.15
-    """A guard's margin in standard deviations of its paired difference, where `guard_spreads` does not know better."""
-    guard_spreads: Mapping[str, float] = field(default_factory=dict)
-    """The same by guard, as an evaluation measured it."""
+    """Correlation of the judges' differences over prompts."""
+    margin_scale: float = 0.15
+    """A guard's margin in standard deviations of its paired difference, if it is not in `guard_margin_scales`."""
+    guard_margin_scales: Mapping[str, float] = field(default_factory=dict)
+    """Guard to its margin in standard deviations, as an evaluation measured it."""
     tie_thresholds: Mapping[str, float] = field(default_factory=dict)
     """Judge to its tie threshold, in standard deviations of its differences."""
     guards: tuple[str, ...] | None = None
-    """Guards that the evaluation measures; None: those that the policy has a rule for."""
+    """Guards that the evaluation measures; None means those with a rule in the policy."""
     seeds: tuple[int, ...] = (0, 1)
     confidence: float = 0.95
 
     @property
     def measured(self) -> tuple[str, ...]:
-        """Names of the guards, and of the statistics watched for drift."""
+        """Names of the guards and of the drift statistics."""
         rules = {*self.policy.guards, *self.policy.detectors.drift}
         return tuple(sorted(rules if self.guards is None else self.guards))
 
@@ -75,7 +74,7 @@ class World:
         """Standard deviation of a guard's paired difference, in its units."""
         rule, drift = self.policy.guards.get(guard), self.policy.detectors.drift.get(guard)
         margin = _margin(rule) if rule else drift.margin if drift else 1.0
-        return (margin or 1.0) / self.guard_spreads.get(guard, self.margin_spreads)
+        return (margin or 1.0) / self.guard_margin_scales.get(guard, self.margin_scale)
 
     @property
     def judges(self) -> tuple[str, ...]:
@@ -85,31 +84,31 @@ class World:
 
 @dataclass(frozen=True)
 class Truth:
-    """A kind of candidate."""
+    """A kind of candidate, defined by its true gains and losses."""
 
     name: str
     gains: tuple[float, ...] = ()
-    """Mean difference under each judge, in standard deviations; the last one given goes for the rest."""
-    lesson_gain: float | None = None
-    """The same under a further judge that the candidate was trained on; None: there is none."""
+    """Mean difference under each judge, in standard deviations; the last value is used for all further judges."""
+    trained_on_gain: float | None = None
+    """The same under an additional judge that the candidate was trained on; None means that there is none."""
     guard_loss: float = 0.0
     """Loss under the first guard, in multiples of its margin."""
     slice_gain: float | None = None
     """Mean difference under every judge within the first slice, instead of `gains`."""
     rare_share: float = 0.0
-    """Share of the prompts, others in every evaluation, that the candidate fails under every judge."""
+    """Share of the prompts that the candidate fails under every judge; drawn at random for each evaluation."""
     rare_gain: float = 0.0
     """Mean difference on those, instead of `gains`."""
     good: bool | None = None
-    """Whether it deserves promotion; None where one may argue."""
+    """True if it should be promoted; None if that is debatable."""
 
     def gain(self, judge: int) -> float:
-        """Mean difference under one judge."""
+        """Return the mean difference under one judge."""
         return self.gains[min(judge, len(self.gains) - 1)] if self.gains else 0.0
 
 
 class Outcome(Record):
-    """How often a kind of candidate got each verdict."""
+    """Number of verdicts of each kind for one kind of candidate."""
 
     truth: str
     good: bool | None
@@ -120,11 +119,11 @@ class Outcome(Record):
     """Wilson interval at 95 %."""
     verdicts: dict[str, int]
     faults: dict[str, int]
-    """Why evaluations were invalid, and how many of them."""
+    """Reason to the number of evaluations that were invalid because of it."""
 
 
 def standard_truths(world: World) -> list[Truth]:
-    """The candidates that every policy should be asked about."""
+    """Return the candidates to simulate for every policy."""
     truths = [
         Truth("no effect", good=False),
         *(Truth(f"gain of {d:g} sd", (d,), good=True) for d in (0.05, 0.1, 0.15, 0.2, 0.3)),
@@ -132,8 +131,8 @@ def standard_truths(world: World) -> list[Truth]:
         Truth("loss of 0.1 sd", (-0.1,), good=False),
         Truth("one judge hacked by 0.5 sd", (0.5, 0.0), good=False),
         Truth("one hacked, others lose 0.05", (0.5, -0.05), good=False),
-        Truth("trained-on judge hacked by 1 sd", (0.0,), lesson_gain=1.0, good=False),
-        Truth("trained-on judge by 1 sd, others 0.1", (0.1,), lesson_gain=1.0, good=False),
+        Truth("trained-on judge hacked by 1 sd", (0.0,), trained_on_gain=1.0, good=False),
+        Truth("trained-on judge by 1 sd, others 0.1", (0.1,), trained_on_gain=1.0, good=False),
         *(rare_losses(*found) for found in RARE_LOSSES),
     ]
     if world.policy.guards:
@@ -144,13 +143,13 @@ def standard_truths(world: World) -> list[Truth]:
 
 
 def rare_losses(share: float, loss: float, gain: float) -> Truth:
-    """A candidate that most prompts prefer and that is worse on average."""
+    """Return a candidate that gains on most prompts and is worse on average."""
     name = f"{100 * share:g} % of prompts lose {loss:g} sd, others gain {gain:g}"
     return Truth(name, (gain,), rare_share=share, rare_gain=-loss, good=False)
 
 
 def slice_loss(loss: float) -> Truth:
-    """A good candidate but for one slice."""
+    """Return a candidate that is better except in one slice."""
     return Truth(f"gain of 0.2 sd, one slice loses {loss:g}", (0.2,), slice_gain=-loss, good=False)
 
 
@@ -162,7 +161,7 @@ def operating_curve(
     seed: int = 0,
     after: Callable[[str], None] = lambda name: None,
 ) -> list[Outcome]:
-    """Verdicts of the real gate on `simulations` evaluations of each kind of candidate."""
+    """Return the gate's verdicts on `simulations` evaluations of each kind of candidate."""
     outcomes = []
     for number, truth in enumerate(truths):
         rng = np.random.default_rng([seed, number])
@@ -187,7 +186,8 @@ def operating_curve(
 
 
 def _faults(decision: GateDecision) -> list[str]:
-    """What made the evidence unusable: facts that fail, and what could not be measured."""
+    """Return the explanations of the checks that made the evidence unusable: failed preconditions and checks without a
+    measurement."""
     if decision.verdict != "invalid":
         return []
     failed = [check for check in decision.checks if check.decisive and not check.passed]
@@ -195,10 +195,10 @@ def _faults(decision: GateDecision) -> list[str]:
 
 
 def simulate(world: World, truth: Truth, rng: np.random.Generator) -> GateDecision:
-    """One evaluation of one candidate, judged."""
+    """Simulate one evaluation of one candidate and return the gate's decision."""
     differences = draw_differences(world, truth, rng)
     scores = _grids(world, differences, rng)
-    spec = _spec(world, lesson=truth.lesson_gain is not None)
+    spec = _spec(world, trained_on=truth.trained_on_gain is not None)
     comparisons = _comparisons(world, scores, differences)
     report = EvalReport(
         uri="simulated",
@@ -220,7 +220,8 @@ def simulate(world: World, truth: Truth, rng: np.random.Generator) -> GateDecisi
 
 
 def draw_differences(world: World, truth: Truth, rng: np.random.Generator) -> dict[str, Floats]:
-    """Scorer to the true per-prompt gain of the candidate, standard deviation 1 over prompts, guards in their units."""
+    """Map each scorer to the candidate's true gain per prompt: standard deviation 1 for judges, guards in their
+    units."""
     prompts = world.num_prompts
     shared_P, drawn = rng.standard_normal(prompts), {}
     common, own = world.correlation**0.5, (1 - world.correlation) ** 0.5
@@ -233,8 +234,8 @@ def draw_differences(world: World, truth: Truth, rng: np.random.Generator) -> di
         failed_P = rng.random(prompts) < truth.rare_share
         for index, judge in enumerate(world.judges):
             drawn[judge][failed_P] += truth.rare_gain - truth.gain(index)
-    if truth.lesson_gain is not None:
-        drawn[LESSON] = truth.lesson_gain + common * shared_P + own * rng.standard_normal(prompts)
+    if truth.trained_on_gain is not None:
+        drawn[TRAINED_ON] = truth.trained_on_gain + common * shared_P + own * rng.standard_normal(prompts)
     losing = min(world.policy.guards, default="")
     for name in world.measured:
         rule = world.policy.guards.get(name)
@@ -245,12 +246,12 @@ def draw_differences(world: World, truth: Truth, rng: np.random.Generator) -> di
 
 
 def _margin(rule: GuardRule) -> float:
-    """A guard's tolerated loss in its units; where none is given the unit is of no matter."""
+    """Return a guard's tolerated loss in its units; without a margin the unit is irrelevant."""
     return rule.margin or LEVEL * (rule.relative_margin or 0.0) or 1.0
 
 
 def _level(name: str, world: World) -> float:
-    """Where a champion stands that keeps well within a guard's absolute limits."""
+    """Return a champion's mean score that is well within a guard's absolute limits."""
     rule, far = world.policy.guards.get(name), 10 * world.spread(name)
     if rule is None:
         return LEVEL
@@ -262,16 +263,16 @@ def _level(name: str, world: World) -> float:
 
 
 def _slice_of_prompts(world: World) -> Integers:
-    """Slice number of each prompt, by shares, in index order."""
+    """Return the slice number of each prompt, by shares, in index order."""
     edges = np.cumsum(list(world.slices.values())) / sum(world.slices.values())
     places = np.searchsorted(edges, (np.arange(world.num_prompts) + 0.5) / world.num_prompts)
     return np.asarray(places, dtype=np.int64)
 
 
 def _grids(world: World, differences: Mapping[str, Floats], rng: np.random.Generator) -> ScoreGrids:
-    """Candidate and champion on seeds whose noise leaves the drawn differences of the means as they are.
+    """Return the grids of candidate and champion, with seed noise that does not change the drawn mean differences.
 
-    Against other prompts nothing of a gain remains but noise, as for a judge of the match.
+    Scored against other prompts no gain remains, only noise, as with a judge of prompt match.
     """
     prompts_P, seeds_S = np.arange(world.num_prompts), np.asarray(world.seeds)
     grids: dict[tuple[str, str], SeedGrid] = {}
@@ -293,7 +294,7 @@ def _grids(world: World, differences: Mapping[str, Floats], rng: np.random.Gener
 
 
 def _comparisons(world: World, scores: ScoreGrids, differences: Mapping[str, Floats]) -> tuple[Comparison, ...]:
-    """The report's figures; the champion is the base, so both opponents have one set of figures."""
+    """Return the report's figures. The champion is the base, so both opponents have the same figures."""
     found = []
     for scorer in differences:
         own = compare_differences(
@@ -311,11 +312,11 @@ def _digest(name: str) -> str:
     return hashlib.sha256(name.encode()).hexdigest()
 
 
-def _judge(name: str, lessons: tuple[str, ...]) -> Judge:
-    return Judge(name=name, scorer=ClipPreference(), weights_digest=_digest(name), trained_on=lessons)
+def _judge(name: str, sources: tuple[str, ...]) -> Judge:
+    return Judge(name=name, scorer=ClipPreference(), weights_digest=_digest(name), trained_on=sources)
 
 
-def _spec(world: World, *, lesson: bool) -> EvalSpec:
+def _spec(world: World, *, trained_on: bool) -> EvalSpec:
     base = _digest("base")
     judges = [_judge(name, (f"labels of {name}",)) for name in world.judges]
     return EvalSpec(
@@ -326,7 +327,7 @@ def _spec(world: World, *, lesson: bool) -> EvalSpec:
         prompts_digest=_digest("prompts"),
         seeds=world.seeds,
         sampler=Sampler(),
-        judges=(*judges, *([_judge(LESSON, ("pairs",))] if lesson else [])),
+        judges=(*judges, *([_judge(TRAINED_ON, ("pairs",))] if trained_on else [])),
         guards=tuple(Judge(name=name, scorer=ClipScore(), weights_digest=_digest(name)) for name in world.measured),
         snapshot_digest=_digest("snapshot"),
         confidence=world.confidence,
@@ -335,7 +336,7 @@ def _spec(world: World, *, lesson: bool) -> EvalSpec:
 
 
 def _calibration(judge: str, world: World) -> Calibration:
-    """A judge beyond doubt: the curve is about the votes, not about who may vote."""
+    """Return a perfect calibration: the curve is about the votes, not about who may vote."""
     pairs = max(1000, world.policy.minimum_calibration_pairs)
     return Calibration(judge=judge, num_pairs=pairs, num_human_ties=0, accuracy=1, accuracy_low=1, accuracy_high=1)
 
@@ -356,7 +357,7 @@ def _candidate(spec: EvalSpec) -> CandidateVersion:
 
 
 def curve_table(outcomes: Sequence[Outcome]) -> str:
-    """The curve as a Markdown table."""
+    """Format the curve as a Markdown table."""
     lines = ["| candidate | promoted | 95 % interval | verdicts |", "|---|---|---|---|"]
     for o in outcomes:
         verdicts = ", ".join(f"{name} {count}" for name, count in o.verdicts.items())
@@ -368,7 +369,7 @@ def curve_table(outcomes: Sequence[Outcome]) -> str:
 
 
 def fault_lines(outcomes: Sequence[Outcome]) -> list[str]:
-    """Why evaluations were invalid, a sentence each; empty when none was."""
+    """Return one line per reason for invalid evaluations; empty when none was invalid."""
     faults: Counter[str] = Counter()
     for outcome in outcomes:
         faults.update(outcome.faults)

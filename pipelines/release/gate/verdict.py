@@ -1,19 +1,20 @@
 """Evidence (EvalReport, score grids, GatePolicy) to GateDecision: pure arithmetic, no I/O.
 
-What each verdict says, strongest first:
+The verdicts, from the strongest to the weakest:
 
-- `invalid`: the evidence cannot be used. A measurement is missing, not finite or contradicts the score table, the
-  report speaks of other weights or prompts, there are fewer prompts than the policy's least, scoring had problems, too
-  few judges may vote, or something that blocks could not be measured.
-- `hold`: the evidence speaks against the candidate. Even if every undecided judge came round, too few could prefer it;
-  or a guard is broken, a slice got worse, a detector that blocks found a hacked judge; or the candidate is the champion
-  already.
-- `inconclusive`: sound evidence, but not enough of it: judges or guards are undecided, or the prompts are too few to
-  find the effect that the policy states. More prompts may settle it.
-- `promote`: at least the required number of voting judges prefer the candidate, and everything else holds.
+- `invalid`: the evidence cannot be used. A measurement is missing, not finite or contradicts the score table; the
+  report is about other weights or prompts; there are fewer prompts than the policy's minimum; scoring had problems; too
+  few judges may vote; or a blocking check could not be measured.
+- `hold`: the evidence is against the candidate. Even if every undecided judge voted for it, it would have too few
+  votes; or a guard failed, a slice got worse, or a blocking detector found a hacked judge; or the candidate already is
+  the champion.
+- `inconclusive`: the evidence is sound but insufficient: judges or guards are undecided, or the prompts are too few to
+  find the effect size that the policy states. More prompts may settle it.
+- `promote`: at least the required number of voting judges prefer the candidate, and every other check passed.
 
-Each family of checks has a file in `checks`; each finding says which verdict it alone would allow, and the strongest
-counts. Guards all have to hold, so they need no correction; votes and slices are corrected in their files.
+Each family of checks has a file in `checks`. Each finding names the best verdict that it allows; the strongest of these
+is the verdict. All guards must hold, so they need no correction for multiple tests; votes and slices are corrected in
+their files.
 """
 
 from collections.abc import Sequence
@@ -33,9 +34,9 @@ _SEVERITY: tuple[Verdict, ...] = ("promote", "inconclusive", "hold", "invalid")
 
 
 def decide(evidence: Evidence) -> GateDecision:
-    """Return the verdict on a candidate, with every check that led to it, and as yet without a page.
+    """Return the verdict on a candidate, with every check that led to it. The report page does not exist yet.
 
-    The policy's mode is only carried along: promotion obeys it.
+    The decision records the policy's mode; `promote` acts on it.
     """
     if evidence.candidate.weights_digest == evidence.champion_weights_digest:
         return _decision(evidence, [already_champion(evidence)])

@@ -1,4 +1,4 @@
-"""The attenuation line of each judge as a picture, its measured win rate upon it."""
+"""Plot the attenuation line of each judge, with its measured win rate on it."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,10 @@ from pipelines.release.pages.judges import Attenuation
 
 
 def plot_attenuation(lines: Sequence[Attenuation]) -> bytes:
-    """SVG: people's win rate across, the judge's up. A dot above the end of its line is more than people explain."""
+    """Return an SVG with the human win rate on the x axis and the judge's on the y axis.
+
+    A dot above the end of its line cannot be explained by human preference and random errors.
+    """
     with drawn("attenuation", 3.6) as (figure, buffer):
         axes = figure.subplots()
         axes.axhline(0.5, color=FAINT, linewidth=0.8)
@@ -22,7 +25,9 @@ def plot_attenuation(lines: Sequence[Attenuation]) -> bytes:
                 fits = disattenuated_win_rate(line.rate, line.accuracy)
                 axes.vlines(fits, line.low, line.high, color=colour, linewidth=1.6)
                 axes.plot([fits], [line.rate], "o", color=colour, markersize=6)
-        axes.set(xlim=(-0.02, 1.02), ylim=(0, 1), xlabel="people prefer the candidate", ylabel="the judge prefers it")
+        axes.set(
+            xlim=(-0.02, 1.02), ylim=(0, 1), xlabel="human win rate of the candidate", ylabel="win rate under the judge"
+        )
         axes.xaxis.set_major_formatter(as_percent)
         axes.yaxis.set_major_formatter(as_percent)
         plain(axes)

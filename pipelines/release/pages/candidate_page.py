@@ -1,7 +1,8 @@
-"""One page per candidate in MLflow: curves, images by step, contact sheet, bounds, report and card, verdict on top.
+"""One page per candidate in MLflow: verdict, curves, images by step, contact sheet, bounds, report and card.
 
-The page is a run of its own without parameters: MLflow prints every parameter above each picture of an image grid. All
-that it shows is read from the store, where it stays when the run is deleted. Shown again, it is brought up to date.
+The page is a separate run without parameters, because MLflow prints every parameter above each image of a grid. All
+its content is read from the store, where it remains when the run is deleted. Showing a candidate again updates the
+page.
 """
 
 import tempfile
@@ -12,11 +13,11 @@ from pathlib import Path
 from PIL import Image
 
 from alignment.contracts.evaluation import EvalReport
-from alignment.contracts.jobs import SAMPLES_INDEX_FILE, SampleLine
+from alignment.contracts.jobs import CONTACT_SHEET_FILE, SAMPLES_INDEX_FILE, SampleLine
 from alignment.evaluation.contact_sheet import SheetRow, contact_sheet, evenly_spaced
 from pipelines.contracts.release import GateDecision
 from pipelines.release.pages.checks import check_groups
-from pipelines.release.pages.model_card import told
+from pipelines.release.pages.model_card import escaped
 from pipelines.release.pages.provenance import read_metrics
 from pipelines.release.pages.wording import headline, summary
 from pipelines.release.pages.write import card_uri
@@ -28,11 +29,10 @@ from pipelines.tracking import registry, runs
 MOST_STEPS = 6
 MOST_PROMPTS = 8
 BY_STEP_FILE = "images_by_step.png"
-CONTACT_SHEET_FILE = "contact_sheet.png"
 
 
 def show_candidate(settings: Settings, decision: GateDecision, *, report: EvalReport) -> str:
-    """Make or renew the candidate's page and the version's description; returns the run's id."""
+    """Create or update the candidate's page and the version's description; return the run's id."""
     candidate = decision.candidate
     name = f"{candidate.model} version {candidate.version}"
     run_id = runs.parent_run(settings, project=candidate.model, key=name, tags={"plumbline.kind": "candidate"})
@@ -56,7 +56,7 @@ def show_candidate(settings: Settings, decision: GateDecision, *, report: EvalRe
 
 
 def verdict_tags(decision: GateDecision) -> dict[str, str]:
-    """Tags that let a verdict be found in MLflow's run table."""
+    """Return the tags by which a verdict is found in MLflow's run table."""
     return {
         "gate.verdict": decision.verdict,
         "gate.report_uri": decision.report_uri,
@@ -65,7 +65,7 @@ def verdict_tags(decision: GateDecision) -> dict[str, str]:
 
 
 def bounds(report: EvalReport) -> dict[str, float]:
-    """The figures of every comparison, as metric names that sort together; a base that is the champion counts once."""
+    """Return the figures of every comparison by metric name; if the base is the champion, it appears once."""
     figures: dict[str, float] = {}
     once = [c for c in report.comparisons if c.against == "champion" or report.spec.champion.kind != "base"]
     for comparison in once:
@@ -77,37 +77,39 @@ def bounds(report: EvalReport) -> dict[str, float]:
     return figures
 
 
-# --- words ----------------------------------------------------------------------------------------------------------
+# --- text -----------------------------------------------------------------------------------------------------------
 
 
 def page_note(report: EvalReport, decision: GateDecision, address: str, *, pictures: Sequence[str]) -> str:
-    """Markdown on top of the page. `address` is the run's within MLflow's pages; pictures are artifacts under gate/."""
+    """Return the Markdown at the top of the page. `address` is the run's page in MLflow; pictures are artifacts in
+    gate/."""
     run_id = address.rpartition("/")[2]
     shown = [f"![{name}](get-artifact?path=gate%2F{name}&run_uuid={run_id})" for name in pictures]
     return "\n\n".join([_sentence(report, decision), _families(decision), *shown, _links(decision, address)])
 
 
 def version_note(report: EvalReport, decision: GateDecision, address: str) -> str:
-    """Markdown of the registered version."""
+    """Return the Markdown description of the registered version."""
     page = f"[Curves, images and contact sheet]({address}{runs.TRAINING_VIEW})"
     parts = [_sentence(report, decision), _families(decision), f"{page}. {_links(decision, address)}"]
     return "\n\n".join(parts)
 
 
 def _sentence(report: EvalReport, decision: GateDecision) -> str:
-    first = f"**{decision.verdict}**: {told(headline(decision))} {told(summary(report, decision))}"
-    return "\n".join([first, *(f"- {told(reason)}" for reason in decision.reasons)])
+    first = f"**{decision.verdict}**: {escaped(headline(decision))} {escaped(summary(report, decision))}"
+    return "\n".join([first, *(f"- {escaped(reason)}" for reason in decision.reasons)])
 
 
 def _families(decision: GateDecision) -> str:
-    rows = [f"| {group.title} | {group.says} |" for group in check_groups(decision)]
-    return "\n".join(["| asked | came out |", "|---|---|", *rows])
+    rows = [f"| {group.title} | {group.outcome} |" for group in check_groups(decision)]
+    return "\n".join(["| question | result |", "|---|---|", *rows])
 
 
 def _links(decision: GateDecision, address: str) -> str:
-    """Into this MLflow, where a browser can follow; the tag names the place in the store, which outlives the run."""
+    """Return links to report and card in this MLflow. The tag gives the address in the store, which outlives the
+    run."""
     report, card = (f"{address}/artifacts/gate/{file}{runs.TRAINING_VIEW}" for file in ("report.html", "model_card.md"))
-    kept = "Both are kept in the store with their evidence, whatever becomes of this page: tag `gate.report_uri`."
+    kept = "Both remain in the store with their evidence if this page is deleted: see the tag `gate.report_uri`."
     return f"[Report]({report}), [model card]({card}). {kept}"
 
 
@@ -115,7 +117,7 @@ def _links(decision: GateDecision, address: str) -> str:
 
 
 def _write_files(store: Store, decision: GateDecision, report: EvalReport, *, folder: Path) -> Path:
-    """Report, card, decision and contact sheet as files of one folder."""
+    """Write report, card, decision and contact sheet to one folder."""
     folder.mkdir()
     (folder / "report.html").write_bytes(store.read_bytes(decision.report_uri))
     (folder / "model_card.md").write_bytes(store.read_bytes(card_uri(decision)))
@@ -127,7 +129,7 @@ def _write_files(store: Store, decision: GateDecision, report: EvalReport, *, fo
 
 
 def _log_samples(store: Store, weights_uri: str, stream: runs.RunStream, *, scratch: Path, pages: Path) -> None:
-    """The run's sample images to MLflow's image grid, and as one picture; none where the run drew none."""
+    """Log the run's sample images to MLflow's image grid and as one picture, if the run drew any."""
     index = f"{weights_uri}/{SAMPLES_INDEX_FILE}"
     if not store.exists(index):
         return
@@ -141,7 +143,8 @@ def _log_samples(store: Store, weights_uri: str, stream: runs.RunStream, *, scra
 
 
 def by_step(files: dict[SampleLine, Path]) -> Image.Image:
-    """Sample prompts down, steps across, first and last among them; a step that lacks a prompt's image is out."""
+    """Return a sheet with one row per prompt and one column per step, including the first and last; steps without an
+    image of every prompt are left out."""
     found = {(sample.key, sample.step): path for sample, path in files.items()}
     prompts = {sample.key: sample.prompt for sample in files}
     keys = evenly_spaced(sorted(prompts), MOST_PROMPTS)

@@ -1,4 +1,4 @@
-"""The checks of a decision, family by family, and a line that sums each family up."""
+"""Group the checks of a decision by family, with a short result for each family."""
 
 from dataclasses import dataclass
 
@@ -7,17 +7,17 @@ from pipelines.release.pages.wording import number
 
 FAMILIES = {
     "votes": "Do independent judges prefer it?",
-    "guards": "Is it no worse where it counts?",
+    "guards": "Do all guards hold?",
     "slices": "Did any kind of prompt get worse?",
     "detectors": "Was a judge hacked?",
-    "power": "Were there prompts enough?",
+    "power": "Are there enough prompts?",
     "evidence": "Is the evidence sound?",
     "": "Other",
 }
-"""Families of checks in the order in which a person asks them."""
+"""Families of checks in reading order, with their titles."""
 
 MARKS = {"failed": "no", "passed": "yes"}
-"""Mark to its colour; any other word is neither good nor bad."""
+"""Mark to its colour; any other mark is neutral."""
 
 
 @dataclass(frozen=True)
@@ -35,32 +35,32 @@ class CheckRow:
 
 @dataclass(frozen=True)
 class CheckGroup:
-    """One family."""
+    """One family of checks."""
 
     name: str
     title: str
     rows: tuple[CheckRow, ...]
-    says: str
-    """How the family came out, in a few words."""
+    outcome: str
+    """The family's result in a few words."""
     colour: str
 
 
 def check_groups(decision: GateDecision) -> list[CheckGroup]:
-    """The families that have checks."""
+    """Return the families that have checks."""
     found = [(name, [c for c in decision.checks if c.family == name]) for name in FAMILIES]
     return [_group(name, checks) for name, checks in found if checks]
 
 
 def _group(name: str, checks: list[GateCheck]) -> CheckGroup:
     rows = tuple(check_row(check) for check in checks)
-    says, colour = _outcome(checks)
-    return CheckGroup(name or "other", FAMILIES[name], rows, says, colour)
+    outcome, colour = _outcome(checks)
+    return CheckGroup(name or "other", FAMILIES[name], rows, outcome, colour)
 
 
 def _outcome(checks: list[GateCheck]) -> tuple[str, str]:
-    """The worst that a family says, counted over the checks that decide, else over those that are watched.
+    """Return the worst result of a family and its colour, over the decisive checks, else over the informative ones.
 
-    Of votes, how many judges gave theirs.
+    For votes, the number of judges that prefer the candidate.
     """
     votes = next((check for check in checks if check.kind == "preferred_by_judges"), None)
     if votes is not None:
@@ -78,13 +78,13 @@ def _outcome(checks: list[GateCheck]) -> tuple[str, str]:
     if warnings:
         return f"{warnings} warning{'s' * (warnings > 1)}", "plain"
     if deciding:
-        return f"{len(deciding)} of {len(deciding)} hold", "yes"
+        return f"{len(deciding)} of {len(deciding)} passed", "yes"
     measured = sum(check.note != "unmeasured" and check.measured is not None for check in checks)
-    return (f"{measured} watched, no sign", "yes") if measured else ("nothing measured", "plain")
+    return (f"{measured} measured, no warning", "yes") if measured else ("nothing measured", "plain")
 
 
 def check_row(check: GateCheck) -> CheckRow:
-    """A check with readable name and number."""
+    """Return the table row of a check, with a readable name and number."""
     about = ", ".join(check.about)
     name = check.kind.replace("_", " ") + (f": {about}" if about else "")
     mark = check.note or ("passed" if check.passed else "failed")

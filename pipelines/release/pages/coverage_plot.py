@@ -1,4 +1,4 @@
-"""The coverage curves of repeated sampling as a picture."""
+"""Plot the coverage curves of repeated sampling."""
 
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ COLOURS = {"candidate": "#2557a7", "champion": "#96690a", "base": "#8a94a0"}
 
 
 def labelled_curves(report: CoverageReport) -> list[tuple[str, CoverageCurve]]:
-    """Each distinct model's curve, under the names of the roles that it plays."""
+    """Return the curve of each distinct model, labelled with all its roles."""
     roles: dict[str, list[CoverageCurve]] = {}
     for curve in report.curves:
         roles.setdefault(report.spec.models()[curve.role].weights_digest, []).append(curve)
@@ -20,7 +20,7 @@ def labelled_curves(report: CoverageReport) -> list[tuple[str, CoverageCurve]]:
 
 
 def plot_coverage(report: CoverageReport) -> bytes:
-    """SVG: coverage against the number of images, a band for each model."""
+    """Return an SVG of coverage against the number of images, with a confidence band for each model."""
     with drawn("coverage", 3.4) as (figure, buffer):
         axes = figure.subplots()
         for label, curve in labelled_curves(report):
@@ -29,7 +29,7 @@ def plot_coverage(report: CoverageReport) -> bytes:
         axes.set_xscale("log", base=2)
         ticks = [k for k in (1, 2, 4, 8, 16, 32, 64, 128) if k <= most]
         axes.set_xticks(ticks, [str(k) for k in ticks])
-        axes.set(xlabel="images of a prompt (N)", ylabel="at least one is good", ylim=(0, 1.02))
+        axes.set(xlabel="images per prompt (N)", ylabel="at least one good image", ylim=(0, 1.02))
         axes.yaxis.set_major_formatter(as_percent)
         plain(axes)
         axes.legend(frameon=False, loc="upper left")

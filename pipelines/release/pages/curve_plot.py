@@ -1,4 +1,4 @@
-"""The training run's curves as one picture, three in a row."""
+"""Plot the training run's metrics, three plots in a row."""
 
 from collections.abc import Mapping
 
@@ -8,11 +8,11 @@ from pipelines.release.pages.training import Points, thinned
 COLUMNS = 3
 MOST_POINTS = 300
 SMOOTH_POINTS = 25
-"""Points of the heavy line, each the mean of its share of the run."""
+"""Points of the bold line, each the mean of its part of the run."""
 
 
 def plot_curves(curves: Mapping[str, Points]) -> bytes:
-    """SVG: each metric against the step, as logged and as means of runs of neighbours."""
+    """Return an SVG of each metric against the step, as logged and as means of neighbouring points."""
     lines = -(-len(curves) // COLUMNS)
     with drawn("curves", 0.3 + 2.0 * lines) as (figure, buffer):
         grid = figure.subplots(lines, COLUMNS, squeeze=False).ravel()

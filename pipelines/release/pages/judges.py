@@ -1,4 +1,4 @@
-"""What each judge and guard measured, and how far each judge agrees with people."""
+"""Prepare the figures of each judge and guard, and each judge's agreement with people, for the report."""
 
 import math
 from dataclasses import dataclass
@@ -12,14 +12,14 @@ from pipelines.contracts.release import CheckKind, GateCheck, GateDecision
 from pipelines.release.pages.wording import bounds, number, percent
 
 HUMAN_EXAMPLE = 0.6
-"""The human win rate that the table translates into each judge's."""
+"""The human win rate for which the table shows each judge's expected win rate."""
 
 Kind = Literal["judge", "guard"]
 
 
 @dataclass(frozen=True)
 class Bar:
-    """Candidate against one other model under one scorer."""
+    """The candidate's comparison with one other model under one scorer."""
 
     against: str
     counts: tuple[tuple[str, int, float], ...]
@@ -35,7 +35,7 @@ class Bar:
 
 @dataclass(frozen=True)
 class ScorerPanel:
-    """All that one judge or guard measured."""
+    """All comparisons of one judge or guard."""
 
     name: str
     kind: Kind
@@ -44,13 +44,13 @@ class ScorerPanel:
 
 
 def scorers(report: EvalReport) -> list[tuple[Kind, Judge]]:
-    """Judges, then guards."""
+    """Return the judges, then the guards."""
     judges: list[tuple[Kind, Judge]] = [("judge", judge) for judge in report.spec.judges]
     return [*judges, *(("guard", guard) for guard in report.spec.guards)]
 
 
 def scorer_panel(report: EvalReport, decision: GateDecision, name: str, *, kind: Kind) -> ScorerPanel:
-    """The bars of one scorer, and whether it had a say."""
+    """Return the bars of one scorer and its status in the decision."""
     measured = [comparison for comparison in report.comparisons if comparison.scorer == name]
     if report.spec.champion.kind == "base":
         bars = tuple(bar(c, "base, the champion") for c in measured if c.against == "champion")
@@ -62,23 +62,23 @@ def scorer_panel(report: EvalReport, decision: GateDecision, name: str, *, kind:
 def _status(decision: GateDecision, name: str, kind: Kind) -> str:
     if kind == "judge":
         ballot = find_check(decision, "may_vote", name)
-        return "was not asked" if ballot is None else "votes" if ballot.passed else "may not vote"
+        return "not used" if ballot is None else "votes" if ballot.passed else "may not vote"
     own = [c for c in decision.checks if (c.kind, c.subject) == ("guard", name)]
     if not own:
         drift = find_check(decision, "drift", name)
-        return "watched for drift" if drift else "was not asked"
+        return "watched for drift" if drift else "not used"
     if all(check.passed for check in own):
         return "holds"
     return "undecided" if all(check.passed or check.note == "undecided" for check in own) else "does not hold"
 
 
 def find_check(decision: GateDecision, kind: CheckKind, subject: str) -> GateCheck | None:
-    """The first check of a kind on a judge, guard or slice; None when the gate made none."""
+    """Return the first check of a kind on a judge, guard or slice; None when there is none."""
     return next((check for check in decision.checks if (check.kind, check.subject) == (kind, subject)), None)
 
 
 def bar(comparison: Comparison, against: str) -> Bar:
-    """Counts as shares, rates as percent; figures that are not finite are shown as a dash and drawn at the middle."""
+    """Return counts as shares and rates as percent; a rate that is not finite is shown as a dash and drawn at 50 %."""
     total = max(1, comparison.num_prompts)
     outcomes = (("wins", comparison.wins), ("ties", comparison.ties), ("losses", comparison.losses))
     rates = (comparison.win_rate_low, comparison.win_rate, comparison.win_rate_high)
@@ -101,7 +101,7 @@ def bar(comparison: Comparison, against: str) -> Bar:
 
 @dataclass(frozen=True)
 class CalibrationRow:
-    """One judge's agreement with people, and what its win rate then says of people's."""
+    """One judge's agreement with people, and the human win rate that its own win rate implies."""
 
     judge: str
     pairs: str
@@ -112,16 +112,16 @@ class CalibrationRow:
     """Win rate that the judge would show if people preferred the candidate on HUMAN_EXAMPLE of the prompts."""
     measured: str
     implies: str
-    """Human win rate that fits the measured one."""
+    """Human win rate that the measured one implies."""
     implies_interval: str
-    """Those that fit its bounds."""
+    """Human win rates that its bounds imply."""
     verdict: str
     votes: bool
 
 
 @dataclass(frozen=True)
 class Attenuation:
-    """A judge's measured win rate against the champion, beside the accuracy that weakens it; for drawing."""
+    """A judge's measured win rate against the champion and its accuracy, for the plot."""
 
     judge: str
     accuracy: float
@@ -131,7 +131,7 @@ class Attenuation:
 
 
 def calibration_row(calibration: Calibration, report: EvalReport, decision: GateDecision) -> CalibrationRow:
-    """Figures of one judge with what the gate made of them."""
+    """Return the figures of one judge with the gate's explanation."""
     check = find_check(decision, "may_vote", calibration.judge)
     line = attenuation(calibration, report)
     accuracy = calibration.accuracy
@@ -139,20 +139,20 @@ def calibration_row(calibration: Calibration, report: EvalReport, decision: Gate
     return CalibrationRow(
         judge=calibration.judge,
         pairs=str(calibration.num_pairs),
-        ties=f"{calibration.num_human_ties} ties left out",
+        ties=f"{calibration.num_human_ties} ties excluded",
         accuracy=percent(accuracy),
         interval=bounds(calibration.accuracy_low, calibration.accuracy_high),
         shows=percent(attenuated_win_rate(HUMAN_EXAMPLE, accuracy)),
         measured=percent(line.rate) if line else "-",
         implies=implied[0],
         implies_interval=implied[1],
-        verdict=check.explanation if check else "The gate did not ask it.",
+        verdict=check.explanation if check else "The gate did not use this judge.",
         votes=bool(check and check.passed),
     )
 
 
 def attenuation(calibration: Calibration, report: EvalReport) -> Attenuation | None:
-    """What to draw of one judge; None where a figure is missing or not finite."""
+    """Return the figures of one judge for the plot; None where one is missing or not finite."""
     found = [c for c in report.comparisons if (c.scorer, c.against) == (calibration.judge, "champion")]
     if not found:
         return None
@@ -163,10 +163,10 @@ def attenuation(calibration: Calibration, report: EvalReport) -> Attenuation | N
 
 
 def _implied(line: Attenuation) -> tuple[str, str]:
-    """Human win rate and its bounds at the measured accuracy, which is itself uncertain."""
+    """Return the implied human win rate and its bounds, at the measured accuracy, whose own uncertainty is ignored."""
     if line.accuracy <= 0.5:
-        return "cannot be said", ""
+        return "unknown", ""
     low, rate, high = (disattenuated_win_rate(value, line.accuracy) for value in (line.low, line.rate, line.high))
     if line.rate > line.accuracy:
-        return "above the line", ""
+        return "above 100 %", ""
     return percent(rate), bounds(low, high)

@@ -1,7 +1,7 @@
-"""A version's model card in the hub's format: YAML front matter, then Markdown; licences of data and base carried over.
+"""Render a version's model card in the format of the Hugging Face Hub: YAML front matter, then Markdown.
 
-The front matter is written as JSON values, which YAML reads, so nothing beyond the standard library is needed. Names
-that come from outside cannot end a table cell or a line, nor become a tag.
+The licences of data and base model are carried over. The front matter consists of JSON values, which are valid YAML, so
+no YAML library is needed. External names are escaped: they cannot end a table cell or a line, or become an HTML tag.
 """
 
 import html
@@ -18,7 +18,7 @@ from pipelines.contracts.release import GateDecision
 from pipelines.project.file import Project
 from pipelines.release.pages.checks import CheckRow, check_groups, check_row
 from pipelines.release.pages.provenance import Provenance
-from pipelines.release.pages.training import effort_rows, recipe_facts
+from pipelines.release.pages.training import cost_rows, recipe_facts
 from pipelines.release.pages.wording import headline, summary
 
 TEMPLATE = "model_card.md.j2"
@@ -35,20 +35,21 @@ HUB_LICENCES = (
     "openrail",
     "openrail++",
 )
-"""Licences of models and pairs that the hub knows by these names; any other becomes `other` with its own name."""
+"""Licence names that the hub accepts; any other becomes `other` with the field `license_name`."""
 FREE_LICENCES = ("cc0-1.0",)
-"""Licences of data that ask nothing of a model."""
+"""Data licences that put no conditions on a model."""
 
 
 @dataclass(frozen=True)
 class Licences:
-    """What may be done with the weights follows from both."""
+    """The licences of base model and data; both apply to the weights."""
 
     base: str
     data: tuple[str, ...]
 
     def hub(self) -> dict[str, str]:
-        """Front matter. The base's licence stands for the model where the data's adds nothing; else a person reads."""
+        """Return the licence entries of the front matter: the base's licence if the data's add no conditions, else
+        `other`."""
         adding = {name.lower() for name in self.data} - {self.base.lower(), *FREE_LICENCES}
         if not adding and self.base.lower() in HUB_LICENCES:
             return {"license": self.base.lower()}
@@ -57,17 +58,17 @@ class Licences:
 
 
 def render_card(report: EvalReport, decision: GateDecision, project: Project, known: Provenance) -> str:
-    """The card of the version that was judged."""
+    """Return the model card of the judged version."""
     licences = licences_of(project, known)
     checks = [c for c in decision.checks if c.decisive or c.family == "votes"]
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=False,  # Markdown: `told` escapes what comes from outside
+        autoescape=False,  # Markdown: the filter `escaped` escapes external text
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["told"] = told
+    environment.filters["escaped"] = escaped
     return environment.get_template(TEMPLATE).render(
         front=front_matter(decision, project, known, licences=licences),
         decision=decision,
@@ -80,14 +81,14 @@ def render_card(report: EvalReport, decision: GateDecision, project: Project, kn
         licences=licences,
         known=known,
         recipes=[recipe_facts(recipe) for recipe in known.recipes],
-        efforts=effort_rows(known.records),
+        costs=cost_rows(known.records),
         checks=[check_row(check) for check in checks],
         gaps=_gaps(decision),
     )
 
 
 def front_matter(decision: GateDecision, project: Project, known: Provenance, *, licences: Licences) -> str:
-    """The lines between the dashes."""
+    """Return the lines between the dashes."""
     candidate = decision.candidate
     base, _ = hub_repository(project.base.uri)
     entries: dict[str, object] = {
@@ -109,21 +110,21 @@ def front_matter(decision: GateDecision, project: Project, known: Provenance, *,
 
 
 def licences_of(project: Project, known: Provenance) -> Licences:
-    """The snapshot's licences say what the pairs came under; without a snapshot the project's sources do."""
+    """Return the licences of base model and pairs: from the snapshot, or without one from the project's sources."""
     data = known.snapshot.licences if known.snapshot else tuple(source.licence for source in project.sources)
     return Licences(project.base.licence, tuple(sorted(set(data))))
 
 
 def hub_repository(uri: str) -> tuple[str, str]:
-    """`owner/name` and revision of a hub:// address; empty for any other."""
+    """Return `owner/name` and revision of a hub:// address; empty strings for any other."""
     if not uri.startswith(HUB_SCHEME):
         return "", ""
     name, _, revision = uri.removeprefix(HUB_SCHEME).partition("@")
     return name, revision
 
 
-def told(text: object) -> str:
-    """Text from outside as one line of Markdown that is nothing but text."""
+def escaped(text: object) -> str:
+    """Escape external text as one line of plain Markdown text."""
     line = html.escape(" ".join(str(text).split()), quote=False)
     return re.sub(r"([\\`*_\[\]|#~])", r"\\\1", line)
 
@@ -133,6 +134,6 @@ def _method_tags(known: Provenance) -> list[str]:
 
 
 def _gaps(decision: GateDecision) -> Sequence[CheckRow]:
-    """What failed without consequence, or had nothing to go by."""
+    """Return the checks that are warnings, unmeasured or undecided."""
     rows = [row for group in check_groups(decision) for row in group.rows]
     return [row for row in rows if row.mark in ("warning", "unmeasured", "undecided")]

@@ -1,21 +1,18 @@
-"""Images of an evaluation's folder as text, so that the page holds them itself."""
+"""Encode the images of an evaluation's folder as data URIs, so that the page needs no other file."""
 
 import base64
 import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from alignment.contracts.jobs import CONTACT_SHEET_PROMPTS_FILE, EXTREMES_FILE
 from alignment.files.paths import resolve_below
 from alignment.statistics.best_and_worst import Extreme
-
-CONTACT_SHEET_FILE = "contact_sheet.png"
-CONTACT_SHEET_PROMPTS_FILE = "contact_sheet.json"
-EXTREMES_FILE = "extremes.json"
 
 
 @dataclass(frozen=True)
 class Example:
-    """One prompt with both images."""
+    """One prompt with the images of champion and candidate."""
 
     prompt: str
     differences: tuple[tuple[str, str], ...]
@@ -24,13 +21,14 @@ class Example:
 
 
 def sheet_prompts(folder: Path) -> list[str]:
-    """The prompts of the contact sheet's rows, from the top; empty when the evaluation wrote none."""
+    """Return the prompts of the contact sheet's rows, from the top; empty when the evaluation wrote none."""
     path = folder / CONTACT_SHEET_PROMPTS_FILE
     return [str(prompt) for prompt in json.loads(path.read_text(encoding="utf-8"))] if path.is_file() else []
 
 
 def extremes_by_end(folder: Path) -> list[tuple[str, list[Example]]]:
-    """Titled groups of prompts; empty when the evaluation wrote none. ValueError names a picture outside the folder."""
+    """Return titled groups of prompts; empty when the evaluation wrote none. ValueError for an image outside the
+    folder."""
     path = folder / EXTREMES_FILE
     if not path.is_file():
         return []
@@ -53,7 +51,7 @@ def _example(extreme: Extreme, folder: Path) -> Example:
 
 
 def picture(folder: Path, name: str, source: Path | str = "") -> str:
-    """A PNG of the evaluation's folder as text; empty when there is none.
+    """Return a PNG of the evaluation's folder as a data URI; empty when there is none.
 
     ValueError when the name, which came from `source`, leads out of the folder: the page would publish another file.
     """
@@ -62,10 +60,10 @@ def picture(folder: Path, name: str, source: Path | str = "") -> str:
 
 
 def svg_uri(content: bytes) -> str:
-    """A drawing as text."""
+    """Return an SVG drawing as a data URI."""
     return data_uri_of(content, "image/svg+xml")
 
 
 def data_uri_of(content: bytes, kind: str) -> str:
-    """A picture as text."""
+    """Return a picture as a data URI."""
     return f"data:{kind};base64," + base64.b64encode(content).decode()

@@ -1,6 +1,7 @@
-"""From a version back to its pairs: what the store still knows of each stage, for the report and the model card.
+"""Read the history of a version from the store, back to its pairs, for the report and the model card.
 
-Nothing here decides. What is gone, or cannot be read, is left out with a warning, so that a report can always be made.
+Nothing here affects the decision. Missing or unreadable records are left out with a warning, so that a report can
+always be written.
 """
 
 import logging
@@ -30,28 +31,28 @@ Value = TypeVar("Value", bound=ValueObject)
 
 @dataclass(frozen=True)
 class Provenance:
-    """Stages that led to a version; None or empty where the store has no trace of them."""
+    """The stages that led to a version; None or empty where the store has no record of them."""
 
     sources: tuple[SourceSection, ...] = ()
-    """Of the project as it is now; only those whose pairs are in the snapshot."""
+    """The project's current sources whose pairs are in the snapshot."""
     snapshot: DatasetSnapshot | None = None
     cache: FeatureCache | None = None
     result: TrainResult | None = None
-    """Of a single run."""
+    """The result of a single run."""
     soup: SoupResult | None = None
-    """Of an average of runs."""
+    """The result of an average of runs."""
     recipes: tuple[Recipe, ...] = ()
-    """Of the run, or of each ingredient of the soup."""
+    """The recipe of the run, or of each ingredient of the soup."""
     metrics: tuple[MetricsLine, ...] = ()
-    """The run's metrics.jsonl; a soup has none of its own."""
+    """The run's metrics.jsonl; empty for a soup."""
     records: tuple[JobRecord, ...] = field(default=())
-    """Finished jobs in the order of the stages; those older than records are missing."""
+    """Finished jobs in the order of the stages; jobs from before job records existed are missing."""
 
 
 def read_provenance(
     candidate: CandidateVersion, workspace: Workspace, *, evaluations: Sequence[tuple[JobKind, str]] = ()
 ) -> Provenance:
-    """Everything the store has on a version. `evaluations` names the jobs that judged it, as (kind, spec digest)."""
+    """Read everything that the store has on a version. `evaluations` are its evaluation jobs as (kind, spec digest)."""
     project = workspace.project
     store = workspace.store
     judged = _records(store, project, evaluations)
@@ -80,7 +81,7 @@ def read_provenance(
 
 
 def read_metrics(store: Store, weights_uri: str) -> tuple[MetricsLine, ...]:
-    """The curves of a finished run; empty where there are none."""
+    """Read the metrics of a finished run; empty where there are none."""
     uri = f"{weights_uri}/{METRICS_FILE}"
     if not store.exists(uri):
         return ()
@@ -93,7 +94,7 @@ def _records(store: Store, project: Project, jobs: Sequence[tuple[JobKind, str]]
 
 
 def _cache(store: Store, runs: Sequence[JobRecord]) -> FeatureCache | None:
-    """The feature cache that a run read: the input whose digest its spec names."""
+    """Return the feature cache that a run read: the input whose digest its spec names."""
     for record in runs:
         wanted = TrainSpec.model_validate(record.request.spec).cache_digest
         for part in record.request.inputs:
@@ -103,7 +104,7 @@ def _cache(store: Store, runs: Sequence[JobRecord]) -> FeatureCache | None:
 
 
 def _value(store: Store, uri: str, kind: type[Value]) -> Value | None:
-    """The value object in a folder's manifest; None when the folder is gone or holds another kind."""
+    """Return the value object in a folder's manifest; None when the folder is missing or has another kind of value."""
     if not uri:
         return None
     try:
@@ -112,5 +113,5 @@ def _value(store: Store, uri: str, kind: type[Value]) -> Value | None:
     except ValidationError:
         return None
     except ValueError as error:
-        log.warning("The report does without %s: %s", uri, error)
+        log.warning("%s cannot be read, so the report leaves it out: %s", uri, error)
         return None

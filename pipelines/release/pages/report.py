@@ -1,7 +1,7 @@
-"""EvalReport and GateDecision to one HTML file that needs nothing else: styles inline, images as data URIs.
+"""Render EvalReport and GateDecision as one self-contained HTML file: styles inline, images as data URIs.
 
-Everything that comes from outside (prompts, names, problems) is escaped by jinja2. No script, no external address. The
-same evidence gives the same bytes. Each section of the page has a file in `pages`.
+jinja2 escapes all external text (prompts, names, problems). The page has no script and no external address. The same
+evidence gives the same bytes. Each section of the page has a template in this folder.
 """
 
 import json
@@ -12,6 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from alignment.contracts.coverage import CoverageReport
 from alignment.contracts.evaluation import EvalReport
+from alignment.contracts.jobs import CONTACT_SHEET_FILE
 from alignment.statistics.score_grids import ScoreGrids
 from pipelines.contracts.release import GateDecision
 from pipelines.release.pages.calibration_plot import plot_attenuation
@@ -20,11 +21,11 @@ from pipelines.release.pages.coverage_plot import labelled_curves, plot_coverage
 from pipelines.release.pages.curve_plot import plot_curves
 from pipelines.release.pages.judges import HUMAN_EXAMPLE, attenuation, calibration_row, scorer_panel, scorers
 from pipelines.release.pages.lineage import SHORT, commands, lineage
-from pipelines.release.pages.pictures import CONTACT_SHEET_FILE, extremes_by_end, picture, sheet_prompts, svg_uri
+from pipelines.release.pages.pictures import extremes_by_end, picture, sheet_prompts, svg_uri
 from pipelines.release.pages.provenance import Provenance
 from pipelines.release.pages.slice_plot import plot_slices
 from pipelines.release.pages.slices import slice_rows
-from pipelines.release.pages.training import curves, effort_rows, recipe_facts
+from pipelines.release.pages.training import cost_rows, curves, recipe_facts
 from pipelines.release.pages.wording import headline, percent, summary
 
 TEMPLATE = "report.html.j2"
@@ -40,11 +41,11 @@ def render_report(
     provenance: Provenance = NOTHING_KNOWN,
     coverage: CoverageReport | None = None,
 ) -> str:
-    """The HTML page of a decision.
+    """Return the HTML page of a decision.
 
-    `folder` is the evaluation's folder; its contact_sheet.png with its prompts, extremes.json and the images that
-    these name are shown where they are there. `scores` is its score table, which the slices are counted from;
-    `provenance` what the store knows of the version's making; `coverage` what repeated sampling measured.
+    `folder` is the evaluation's folder; its contact_sheet.png with its prompts, extremes.json and the images in it are
+    shown if present. `scores` is its score table, for the slices; `provenance` is the version's history in the store;
+    `coverage` is the report on repeated sampling.
     """
     return (
         page_environment()
@@ -71,13 +72,13 @@ def render_report(
 
 
 def page_environment() -> Environment:
-    """Templates of `pages`: HTML is escaped, an unknown name is an error."""
+    """Return the template environment: HTML is escaped, and an unknown name is an error."""
     folder = FileSystemLoader(Path(__file__).parent)
     return Environment(loader=folder, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
 
 
 def decision_json(decision: GateDecision) -> str:
-    """The decision as indented JSON; it reads back as the same value object."""
+    """Return the decision as indented JSON; it reads back as the same value object."""
     return json.dumps(decision.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
 
 
@@ -116,5 +117,5 @@ def _training(known: Provenance) -> dict[str, Any]:
         "soup": known.soup,
         "curve_names": list(found),
         "curve_plot": svg_uri(plot_curves(found)) if found else "",
-        "efforts": effort_rows(known.records),
+        "costs": cost_rows(known.records),
     }

@@ -1,4 +1,4 @@
-"""Win rates by slice as a picture: a dot and its interval for each judge, the line of no difference between."""
+"""Plot win rates by slice: a dot with its interval for each judge, and a line at 50 %."""
 
 from collections.abc import Sequence
 
@@ -6,11 +6,12 @@ from pipelines.release.pages.drawing import FAINT, SERIES, as_percent, drawn, pl
 from pipelines.release.pages.slices import SliceRow
 
 SPREAD = 0.5
-"""Share of a row that its judges take."""
+"""Share of a row's height over which its judges are spread."""
 
 
 def plot_slices(rows: Sequence[SliceRow], judges: Sequence[str]) -> bytes:
-    """SVG: slices down, win rate against the champion across. `judges` are the first columns of the rows."""
+    """Return an SVG with one row per slice and the win rate against the champion on the x axis. `judges` are the first
+    columns of the rows."""
     inches = 1.0 + len(rows) * max(0.34, 0.17 * len(judges))
     with drawn("slices", inches) as (figure, buffer):
         axes = figure.subplots()

@@ -1,4 +1,4 @@
-"""Win rates within each category of prompts, from the score table."""
+"""Compute win rates within each category of prompts, from the score table."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ class SliceCell:
     rate: float
     high: float
     colour: str
-    """good or bad where the interval lies on one side of one half, else empty."""
+    """`good` or `bad` if the interval lies on one side of one half, else empty."""
 
 
 @dataclass(frozen=True)
@@ -35,17 +35,17 @@ class SliceRow:
     cells: tuple[SliceCell, ...]
     """In the order of `scorers`."""
     mark: str
-    """What the gate says of the slice; empty when it did not look."""
+    """The gate's result on the slice; empty when the gate did not test it."""
     mark_colour: str
 
 
 def slice_rows(
     report: EvalReport, decision: GateDecision, scores: ScoreGrids, *, scorers: Sequence[str]
 ) -> list[SliceRow]:
-    """Every slice with two prompts or more; none when prompts name no category or a scorer's grid is not whole.
+    """Return every slice with at least two prompts; none without categories or with an incomplete grid.
 
-    The intervals are at the evaluation's confidence each: among many slices some miss by chance, and only the gate's
-    own test is corrected for that.
+    Each interval has the evaluation's confidence on its own: among many slices some miss by chance. Only the gate's
+    test is corrected for that.
     """
     slices = scores.slices()
     if not slices or not all(scores.has(scorer, role) for scorer in scorers for role in ("candidate", "champion")):

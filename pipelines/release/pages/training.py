@@ -1,4 +1,4 @@
-"""What the training run did: its recipe in words, its curves, and the device-hours of every job behind the verdict."""
+"""Prepare the training run for the report: its recipe, its curves, and the device-hours of every job."""
 
 import math
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ FIRST_METRICS = (
     "learning_rate",
     "pairs_per_second",
 )
-"""Shown in this order; whatever else a run logs follows by name."""
+"""Shown first, in this order; all other metrics follow by name."""
 MOST_METRICS = 12
 _JOB_TITLES = {
     "label": "labels",
@@ -33,11 +33,11 @@ _JOB_TITLES = {
     "evaluate": "evaluation",
     "coverage": "best of several",
 }
-"""Shown in place of a kind's name."""
+"""Titles shown instead of a job kind's name."""
 
 
 def curves(lines: Sequence[MetricsLine]) -> dict[str, list[tuple[float, float]]]:
-    """Metric name to its finite (step, value) points; at most twelve metrics, those that say most first."""
+    """Map metric names to their finite (step, value) points; at most twelve metrics, the most informative first."""
     names = {name for line in lines for name in line.metrics}
     ordered = [name for name in FIRST_METRICS if name in names] + sorted(names - set(FIRST_METRICS))
     found = {
@@ -52,14 +52,14 @@ def curves(lines: Sequence[MetricsLine]) -> dict[str, list[tuple[float, float]]]
 
 
 def thinned(points: Points, most: int) -> list[tuple[float, float]]:
-    """At most `most` points: means of equal runs of neighbours, each at the mean of its steps."""
+    """Return at most `most` points: means of equal runs of neighbours, each at the mean of its steps."""
     size = max(1, math.ceil(len(points) / most))
     runs = [points[start : start + size] for start in range(0, len(points), size)]
     return [(sum(x for x, _ in run) / len(run), sum(y for _, y in run) / len(run)) for run in runs]
 
 
 def recipe_facts(recipe: Recipe) -> list[tuple[str, str]]:
-    """What was trained and how, in the recipe's own terms."""
+    """Return the main settings of a recipe as (name, value) pairs."""
     objective = recipe.objective
     settings = objective.model_dump(mode="json", exclude={"name"})
     method = objective.title + (f" ({objective.paper})" if objective.paper else "")
@@ -78,8 +78,8 @@ def recipe_facts(recipe: Recipe) -> list[tuple[str, str]]:
 
 
 @dataclass(frozen=True)
-class EffortRow:
-    """One job's time."""
+class CostRow:
+    """The compute time of one job."""
 
     job: str
     device: str
@@ -92,10 +92,10 @@ def _job_title(kind: JobKind) -> str:
     return _JOB_TITLES.get(kind, kind.replace("_", " "))
 
 
-def effort_rows(records: Sequence[JobRecord]) -> list[EffortRow]:
-    """Finished jobs, then a sum for each kind of device."""
+def cost_rows(records: Sequence[JobRecord]) -> list[CostRow]:
+    """Return the finished jobs, then a total for each kind of device."""
     rows = [
-        EffortRow(
+        CostRow(
             job=_job_title(record.request.kind),
             device="GPU" if record.device == "gpu" else "CPU",
             processes=str(record.request.placement.num_processes),
@@ -104,9 +104,9 @@ def effort_rows(records: Sequence[JobRecord]) -> list[EffortRow]:
         )
         for record in records
     ]
-    for device, unit in (("gpu", "GPU-hours"), ("cpu", "process-hours on a CPU, none on a GPU")):
+    for device, unit in (("gpu", "GPU-hours"), ("cpu", "CPU process-hours, no GPU")):
         own = [record.device_hours for record in records if record.device == device]
         if own:
             unit = unit if len(own) == len(records) else unit.partition(",")[0]
-            rows.append(EffortRow(f"together, {unit}", "", "", "", f"{sum(own):.2f}"))
+            rows.append(CostRow(f"total, {unit}", "", "", "", f"{sum(own):.2f}"))
     return rows

@@ -1,4 +1,4 @@
-"""Numbers and verdicts in words, for report, model card and tracking alike."""
+"""Format numbers and verdicts for the report, the model card and tracking."""
 
 import math
 
@@ -8,33 +8,33 @@ from pipelines.contracts.release import GateDecision
 HEADLINES = {
     "promote": "is better than",
     "hold": "should not replace",
-    "inconclusive": "cannot be told apart well enough from",
-    "invalid": "could not be judged against",
+    "inconclusive": "is not clearly better or worse than",
+    "invalid": "could not be compared with",
 }
-MODES = {"dry_run": " The gate runs dry: no alias moves.", "off": " The gate is off.", "enforce": ""}
+MODES = {"dry_run": " The gate is in dry-run mode: no alias moves.", "off": " The gate is off.", "enforce": ""}
 
 
 def champion_name(decision: GateDecision) -> str:
-    """The incumbent in words."""
+    """Return the current champion in words."""
     version = decision.champion_version
     return "the base model" if version is None else f"the champion, version {version}"
 
 
 def headline(decision: GateDecision) -> str:
-    """One plain sentence."""
+    """Return the verdict as one sentence."""
     relation = HEADLINES[decision.verdict]
     return f"Version {decision.candidate.version} of {decision.candidate.model} {relation} {champion_name(decision)}."
 
 
 def summary(report: EvalReport, decision: GateDecision) -> str:
-    """What follows from the verdict, and on how much it rests."""
+    """Return the consequence of the verdict and the amount of evidence."""
     images = len(report.spec.seeds)
-    basis = f"Judged on {report.num_prompts} prompts with {images} image{'s' * (images > 1)} each per model."
+    basis = f"Evaluated on {report.num_prompts} prompts, with {images} image{'s' * (images > 1)} per prompt and model."
     return f"{consequence(decision)} {basis}"
 
 
 def consequence(decision: GateDecision) -> str:
-    """What follows from the verdict."""
+    """Return the consequence of the verdict as a sentence."""
     if decision.verdict != "promote":
         follows = "The champion stays." if decision.champion_version is not None else "The base model stays in use."
     elif decision.mode == "enforce":
@@ -45,22 +45,22 @@ def consequence(decision: GateDecision) -> str:
 
 
 def number(value: float | None) -> str:
-    """Up to four significant digits; a dash where there is no number."""
+    """Format with up to four significant digits; a dash where there is no finite number."""
     return "-" if value is None or not math.isfinite(value) else f"{value:.4g}"
 
 
 def percent(value: float) -> str:
-    """A share, one decimal."""
+    """Format a share as percent with one decimal."""
     return f"{100 * value:.1f} %" if math.isfinite(value) else "-"
 
 
 def bounds(low: float, high: float) -> str:
-    """An interval of shares."""
+    """Format an interval of shares."""
     return f"{percent(low)} to {percent(high)}"
 
 
 def duration(seconds: float) -> str:
-    """Wall time as a person says it."""
+    """Format a wall time as seconds, minutes or hours."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

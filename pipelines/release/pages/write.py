@@ -1,4 +1,4 @@
-"""What people look at: the report and the model card in the store, and one page per candidate in MLflow."""
+"""Write the pages of a decision to the store: the HTML report and the model card."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ def write_pages(
     scores: ScoreGrids,
     coverage: CoverageReport | None = None,
 ) -> None:
-    """The report at the decision's report_uri and the model card beside it; `folder` is the evaluation's."""
+    """Write the report to the decision's report_uri and the model card beside it. `folder` is the evaluation's."""
     store = workspace.store
     judged: list[tuple[JobKind, str]] = [("evaluate", report.spec.digest)]
     if coverage is not None:
@@ -34,5 +34,5 @@ def write_pages(
 
 
 def card_uri(decision: GateDecision) -> str:
-    """Where the model card of a decision lies: beside its report."""
+    """Return the URI of a decision's model card, beside its report."""
     return decision.report_uri.removesuffix(".html") + ".md"

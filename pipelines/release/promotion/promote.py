@@ -1,9 +1,9 @@
-"""GateDecision to alias, and the only code that moves `champion` and `previous_champion`; rollback.py calls it too.
+"""Carry out a GateDecision: the only code that moves the aliases `champion` and `previous_champion`.
 
-The order is ledger, previous_champion, champion, tags. The ledger entry is the promise: once it is there the move is
-due, and a call that finds it unkept (a crash in between) keeps it before anything else. The other way round, a crash
-would leave a champion that no record explains. All that follows the entry is made from the entry alone and may be done
-twice.
+rollback.py uses it too. The order is ledger, previous_champion, champion, tags. The ledger entry comes first and
+commits the move: a later call that finds the move incomplete (after a crash) completes it before anything else. In the
+opposite order a crash would leave a champion without a record. Every step after the entry depends on the entry alone
+and is idempotent.
 """
 
 import logging
@@ -14,11 +14,11 @@ from pipelines.contracts.release import Approval, GateDecision, LedgerEntry, Pro
 from pipelines.release.champion import ledger
 from pipelines.release.champion.state import (
     LEDGER_TAG,
-    Standing,
+    ChampionState,
     entry_tag,
     previous_champion,
-    read_standing,
-    witness,
+    read_state,
+    tagged_version_of,
 )
 from pipelines.release.champion.versions import trainers_of
 from pipelines.release.promotion import approval as approvals
@@ -37,36 +37,37 @@ OUTCOMES: Mapping[str, Outcome] = {
     "forward": "rolled_forward",
     "restore": "restored",
 }
-"""What became of a ledger entry, by its action."""
+"""Action of a ledger entry to the outcome that is reported for it."""
 
 
 def promote(decision: GateDecision, workspace: Workspace, actor: str, *, approval: Approval | None = None) -> Promotion:
-    """Make the candidate champion if the decision says so, a person agrees where the project asks one, the evidence is
-    still what was judged, and nobody moved the champion meanwhile.
+    """Make the candidate the champion if the verdict is `promote`, a required approval is given, the evidence is still
+    the one that was judged, and the champion did not move in the meantime.
 
-    Nothing moves, and the message says why, when the verdict is another, the policy is `off` or `dry_run`, a wanted
-    approval is missing, negative or given by somebody who may not, the candidate is champion already, or this decision
-    was carried out before. ValueError when the gate made no such decision, when decision, version, weights, scores,
-    policy or champion do not fit together, the scores lead to another verdict, or alias and ledger disagree.
+    Nothing moves, and the message gives the reason, if the verdict is not `promote`; if the policy is `off` or
+    `dry_run`; if a required approval is missing, negative or from a person who may not approve; if the candidate
+    already is the champion; or if this decision was carried out before. ValueError when the gate did not make this
+    decision; when decision, version, weights, scores, policy or champion do not match; when the scores lead to another
+    verdict; or when alias and ledger disagree.
     """
     project = workspace.project
     check_actor(actor)
     verification.check_decision(decision, workspace)
-    standing = read_standing(project.name, workspace.settings)
-    if standing.problem:
-        raise ValueError(standing.problem)
-    if standing.unfinished:
+    state = read_state(project.name, workspace.settings)
+    if state.problem:
+        raise ValueError(state.problem)
+    if state.unfinished:
         entry = settle(workspace)
         if entry.decision_digest == decision.digest:
-            return carried_out(entry, entry, "finished a move that was cut short")
-        standing = read_standing(project.name, workspace.settings)
+            return carried_out(entry, entry, "completed an interrupted move")
+        state = read_state(project.name, workspace.settings)
     if approval is not None:
-        # Four eyes: whoever moves the alias is not the one who agrees to it, whatever the caller knows of who asked.
+        # Four-eyes principle: the actor who moves the alias may not approve it, even if the caller left it out.
         approval = approval.model_copy(update={"asked_by": (*approval.asked_by, actor)})
     answer = (
-        _answered_before(decision, standing)
-        or _not_allowed(decision, workspace, standing)
-        or _not_approved(decision, workspace, standing=standing, approval=approval)
+        _answered_before(decision, state)
+        or _not_allowed(decision, workspace, state)
+        or _not_approved(decision, workspace, state=state, approval=approval)
     )
     if answer is not None:
         return answer
@@ -90,9 +91,9 @@ def promote(decision: GateDecision, workspace: Workspace, actor: str, *, approva
 
 
 def settle(workspace: Workspace) -> LedgerEntry:
-    """Bring aliases and tags to where the ledger's last entry puts them, and look whether it still is the last.
+    """Set aliases and tags to match the ledger's last entry; repeat until no newer entry appears.
 
-    Returns that last entry: another than the caller's own where somebody moved on meanwhile.
+    Returns that last entry. It is not the caller's if someone else moved the champion in the meantime.
     """
     while True:
         known = ledger.entries(workspace.project.name, workspace.store)
@@ -102,9 +103,9 @@ def settle(workspace: Workspace) -> LedgerEntry:
 
 
 def carried_out(entry: LedgerEntry, head: LedgerEntry, message: str) -> Promotion:
-    """What an entry did; `head` is the ledger's last entry after it, which may have gone on from there."""
-    went_on = "" if head == entry else f"; then ledger entry {head.sequence} ({head.action} by {head.actor}) went on to"
-    went_on += f" {ledger.describe(head.to_version)}" if went_on else ""
+    """Return the result of an entry. `head` is the ledger's last entry, which may be a later move."""
+    later = "" if head == entry else f"; then ledger entry {head.sequence} ({head.action} by {head.actor}) moved it to"
+    later += f" {ledger.describe(head.to_version)}" if later else ""
     moved = f"{ledger.describe(entry.from_version)} -> {ledger.describe(entry.to_version)}"
     return Promotion(
         model=entry.model,
@@ -115,19 +116,21 @@ def carried_out(entry: LedgerEntry, head: LedgerEntry, message: str) -> Promotio
         decision_digest=entry.decision_digest,
         report_uri=entry.report_uri,
         ledger_entry=entry.sequence,
-        message=f"{message}: {moved}{went_on}",
+        message=f"{message}: {moved}{later}",
     )
 
 
 def check_actor(actor: str) -> None:
-    """ValueError where nobody would be on record."""
+    """Raise ValueError if the actor is empty: the ledger needs a name."""
     if not actor.strip():
-        raise ValueError("The ledger records who moves the champion. Give an actor, e.g. a user name or 'airflow'.")
+        raise ValueError(
+            "The actor is empty, but the ledger records who moves the champion. Give a user name, for example."
+        )
 
 
 def champion_tags(known: Sequence[LedgerEntry]) -> dict[str, str]:
-    """What the tags of the champion must say by a ledger whose last entry put it there; of the version that was left,
-    where the base model took its place."""
+    """Return the tags that the champion must have according to the ledger. If the last entry moved to the base model,
+    these are the tags of the version that it replaced."""
     head = known[-1]
     tags: dict[str, str] = {}
     if head.to_version is not None:
@@ -136,27 +139,28 @@ def champion_tags(known: Sequence[LedgerEntry]) -> dict[str, str]:
     return {**tags, LEDGER_TAG: entry_tag(head)}
 
 
-# --- may it move? ---------------------------------------------------------------------------------------------------
+# --- reasons not to move --------------------------------------------------------------------------------------------
 
 
-def _answered_before(decision: GateDecision, standing: Standing) -> Promotion | None:
-    """The first answer, when there is nothing left to do for this decision."""
+def _answered_before(decision: GateDecision, state: ChampionState) -> Promotion | None:
+    """Return the earlier result if this decision needs no further action, else None."""
     candidate = decision.candidate
-    if standing.champion == candidate.version:
-        message = f"version {candidate.version} is champion already; nothing was moved"
-        return _unmoved(decision, standing, message, entry=standing.entries[-1])
-    done = next((entry for entry in standing.entries if entry.decision_digest == decision.digest), None)
+    if state.champion == candidate.version:
+        message = f"version {candidate.version} already is the champion; nothing was moved"
+        return _unmoved(decision, state, message, entry=state.entries[-1])
+    done = next((entry for entry in state.entries if entry.decision_digest == decision.digest), None)
     if done is not None:
         message = (
-            f"this decision made version {done.to_version} champion in ledger entry {done.sequence}, and the alias went"
-            " on since; nothing was moved. A new evaluation, or a rollback, can bring it back"
+            f"this decision already made version {done.to_version} the champion in ledger entry {done.sequence}, and"
+            " the alias has moved since; nothing was moved. A new evaluation or a rollback can bring it back"
         )
-        return _unmoved(decision, standing, message, entry=done)
+        return _unmoved(decision, state, message, entry=done)
     return None
 
 
-def _not_allowed(decision: GateDecision, workspace: Workspace, standing: Standing) -> Promotion | None:
-    """Why policy or verdict forbid a move. The verdict is noted on the version either way."""
+def _not_allowed(decision: GateDecision, workspace: Workspace, state: ChampionState) -> Promotion | None:
+    """Return the result if verdict or policy forbid the move, else None. A forbidden move tags the version with the
+    verdict."""
     project = workspace.project
     candidate = decision.candidate
     modes = {decision.mode, project.gate.mode}
@@ -165,17 +169,18 @@ def _not_allowed(decision: GateDecision, workspace: Workspace, standing: Standin
     if registry.version_tags(workspace.settings, project.name, candidate.version) is not None:
         registry.set_version_tags(workspace.settings, project.name, candidate.version, _gate_tags(decision))
     if decision.verdict != "promote":
-        message = f"the gate said {decision.verdict}: {' '.join(decision.reasons)}"
+        message = f"the gate's verdict is {decision.verdict}: {' '.join(decision.reasons)}"
     else:
         mode = "off" if "off" in modes else "dry_run"
-        message = f"the gate said promote, but its policy is `{mode}`: nothing was moved"
-    return _unmoved(decision, standing, message, entry=None, outcome="held")
+        message = f"the gate's verdict is promote, but its mode is `{mode}`: nothing was moved"
+    return _unmoved(decision, state, message, entry=None, outcome="held")
 
 
 def _not_approved(
-    decision: GateDecision, workspace: Workspace, *, standing: Standing, approval: Approval | None
+    decision: GateDecision, workspace: Workspace, *, state: ChampionState, approval: Approval | None
 ) -> Promotion | None:
-    """Why the answer of a person, or the want of one, forbids a move. An answer is noted on the version."""
+    """Return the result if a required approval is missing or negative, else None. An answer is recorded in the
+    version's tags."""
     project = workspace.project
     if not approvals.needed(project.approval, decision):
         return None
@@ -190,7 +195,7 @@ def _not_approved(
         noted = {"approval.answer": approval.answer, "approval.by": approval.by, "approval.at": approval.at.isoformat()}
         registry.set_version_tags(workspace.settings, model, version, {**_gate_tags(decision), **noted})
     message = f"version {version} was not promoted: {reason}; nothing was moved"
-    return _unmoved(decision, standing, message, entry=None, outcome="rejected")
+    return _unmoved(decision, state, message, entry=None, outcome="rejected")
 
 
 def _gate_tags(decision: GateDecision) -> dict[str, str]:
@@ -213,15 +218,15 @@ def _apply(known: Sequence[LedgerEntry], settings: Settings) -> None:
         registry.delete_alias(settings, model, "champion")
     else:
         registry.set_alias(settings, model, "champion", entry.to_version)
-    bearer = witness(entry)
-    if bearer is not None and registry.version_tags(settings, model, bearer) is not None:
-        # Last, and the ledger's own last of all: it says that all the rest is done.
-        registry.set_version_tags(settings, model, bearer, champion_tags(known))
+    tagged = tagged_version_of(entry)
+    if tagged is not None and registry.version_tags(settings, model, tagged) is not None:
+        # Tags come last, the ledger tag last of all: it marks the move as complete.
+        registry.set_version_tags(settings, model, tagged, champion_tags(known))
     log.info("Champion of %s: %s -> %s", model, ledger.describe(entry.from_version), ledger.describe(entry.to_version))
 
 
 def _point_back(known: Sequence[LedgerEntry], settings: Settings) -> None:
-    """`previous_champion` names the version that a rollback would go to, where that is not the base model."""
+    """Set `previous_champion` to the version that a rollback would restore; delete it if that is the base model."""
     model = known[-1].model
     previous = previous_champion(known, settings)
     if previous is None:
@@ -231,7 +236,7 @@ def _point_back(known: Sequence[LedgerEntry], settings: Settings) -> None:
 
 
 def _entry_tags(entry: LedgerEntry) -> dict[str, str]:
-    """What an entry says about the version it moved to."""
+    """Return the tags that an entry sets on the version it moved to."""
     tags = {"champion.by": entry.actor, "champion.since": entry.at.isoformat()}
     if entry.action == "promote":
         tags |= {"gate.verdict": "promote", "gate.mode": "enforce"}
@@ -244,7 +249,7 @@ def _entry_tags(entry: LedgerEntry) -> dict[str, str]:
 
 def _unmoved(
     decision: GateDecision,
-    standing: Standing,
+    state: ChampionState,
     message: str,
     *,
     entry: LedgerEntry | None,
@@ -254,8 +259,8 @@ def _unmoved(
         model=decision.candidate.model,
         moved=False,
         outcome=outcome,
-        from_version=standing.champion,
-        to_version=standing.champion,
+        from_version=state.champion,
+        to_version=state.champion,
         decision_digest=decision.digest,
         report_uri=decision.report_uri,
         ledger_entry=entry.sequence if entry else None,

@@ -1,0 +1,1 @@
+"""A result becomes a model version: weights, served files, signatures, pruning."""

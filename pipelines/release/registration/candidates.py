@@ -1,4 +1,4 @@
-"""TrainResult to CandidateVersion: trained weights become a version of the project's registered model."""
+"""Register trained weights (TrainResult) as a version of the project's model (CandidateVersion)."""
 
 import json
 import logging
@@ -32,7 +32,7 @@ SERVING_REQUIREMENTS = (
     "torch==2.13.0",
     "transformers>=5.23,<6",
 )
-"""What serves a version; the versions that trained it."""
+"""Packages that serve a version, at the releases that trained it."""
 
 
 def register(
@@ -43,31 +43,31 @@ def register(
     run_id: str,
     more_tags: Mapping[str, str] = {},
 ) -> CandidateVersion:
-    """Make the weights a version, or find the version that holds them already, and point alias `candidate` at it.
+    """Register the weights as a version, or find the version that has them, and point alias `candidate` at it.
 
-    A version that does not own up to all that these weights learnt from is not enough: the same weights may come out of
-    a soup whose judge has seen them. Nor is one whose files MLflow has lost, or will lose at the next `mlflow gc`: the
-    store still has the weights, so they are logged again. `run_id` is the MLflow run that trained them. With a signing
-    key all that is served is signed, that of a version that is found without a signature too. ValueError when the
-    weights in the store are not those of the result.
+    An existing version is not reused if it does not list every training source of these weights: the same weights may
+    come from a soup whose judge has seen them. It is not reused either if MLflow has lost its files, or will lose them
+    at the next `mlflow gc`: the store still has the weights, so they are logged again. `run_id` is the MLflow run that
+    trained them. With a signing key, the served files are signed, including those of an existing unsigned version.
+    ValueError when the weights in the store are not those of the result.
     """
     project, settings = workspace.project, workspace.settings
     version = registry.find_version(settings, project.name, weights_digest=result.weights_digest)
-    known = _lessons(workspace, version)
-    lessons = known | _taught_by(result, snapshot)
+    known = _recorded_sources(workspace, version)
+    sources = known | _training_sources(result, snapshot)
     trainers = _trainers(result, more_tags, workspace)
     lost = registry.missing_files(settings, project.name, version, soon=True) if version is not None else ""
     if lost:
         log.warning("%s They are logged again, as a new version.", lost)
-    if version is None or lessons != known or lost:
+    if version is None or sources != known or lost:
         with tempfile.TemporaryDirectory(prefix="plumbline-register-") as scratch:
             weights_dir = fetch_weights(result.uri, result.weights_digest, workspace.store, Path(scratch))
             tags = _tags(result, workspace, snapshot=snapshot, run_id=run_id)
-            tags |= {"trained_on": json.dumps(sorted(lessons)), **more_tags, **trainer_tags(*trainers)}
+            tags |= {"trained_on": json.dumps(sorted(sources)), **more_tags, **trainer_tags(*trainers)}
             version = _register_new(result, workspace, run_id=run_id, weights_dir=weights_dir, tags=tags)
         log.info("Registered version %d of %s", version, project.name)
     else:
-        log.info("Version %d of %s holds these weights already", version, project.name)
+        log.info("Version %d of %s already has these weights", version, project.name)
         _add_trainers(version, trainers, workspace)
         _sign_if_unsigned(version, result.weights_digest, workspace)
     registry.set_alias(settings, project.name, "candidate", version)
@@ -84,23 +84,23 @@ def register_soup(
     run_id: str,
     more_tags: Mapping[str, str] = {},
 ) -> CandidateVersion:
-    """Make an average of runs a version, as `register` does for one run.
+    """Register an average of runs as a version, as `register` does for one run.
 
-    It learnt from whatever its ingredients learnt from, and from the judge that chose them. ValueError when an
-    ingredient is none of the runs of `trained`.
+    Its training sources are those of its ingredients and the judge that selected them. ValueError when an ingredient is
+    not one of the runs in `trained`.
     """
     runs = {result.weights_digest: (result, snapshot) for result, snapshot in trained}
     missing = [digest[:12] for digest in soup.ingredients if digest not in runs]
     if missing:
-        raise ValueError(f"Soup {soup.uri} has ingredients of another run: {', '.join(missing)}. Make the soup anew.")
-    lessons = {lesson for result, snapshot in trained for lesson in _taught_by(result, snapshot)}
+        raise ValueError(f"Soup {soup.uri} has ingredients of another run: {', '.join(missing)}. Make the soup again.")
+    sources = {source for result, snapshot in trained for source in _training_sources(result, snapshot)}
     kept = [runs[digest][0] for digest in soup.ingredients]
     whole = kept[0].model_copy(
         update={
             "uri": soup.uri,
             "spec_digest": soup.spec_digest,
             "weights_digest": soup.weights_digest,
-            "trained_on": tuple(sorted({*lessons, *soup.chosen_by})),
+            "trained_on": tuple(sorted({*sources, *soup.chosen_by})),
         }
     )
     more = {"soup.ingredients": json.dumps(soup.ingredients), "soup.specs": json.dumps([r.spec_digest for r in kept])}
@@ -112,7 +112,7 @@ def register_soup(
 
 
 def _trainers(result: TrainResult, more_tags: Mapping[str, str], workspace: Workspace) -> list[str]:
-    """Who has it registered as their training, and everybody who had the job run, before or elsewhere."""
+    """List the people who started this training, and everyone else who started the same job before or elsewhere."""
     store = workspace.store
     kinds: tuple[JobKind, ...] = ("train", "soup")
     ran = [name for kind in kinds for name in starters(store, workspace.project.name, kind, result.spec_digest)]
@@ -120,7 +120,7 @@ def _trainers(result: TrainResult, more_tags: Mapping[str, str], workspace: Work
 
 
 def _add_trainers(version: int, trainers: Sequence[str], workspace: Workspace) -> None:
-    """Whoever trained these weights again, or was not known to have, is named beside the first."""
+    """Add the people who trained these weights again to the version's tag."""
     tags = registry.version_tags(workspace.settings, workspace.project.name, version) or {}
     known = trainer_tags(*trainers_of(tags), *trainers)
     if known.get(TRAINED_BY_TAG, "") != tags.get(TRAINED_BY_TAG, ""):
@@ -128,7 +128,7 @@ def _add_trainers(version: int, trainers: Sequence[str], workspace: Workspace) -
 
 
 def _sign_if_unsigned(version: int, weights_digest: str, workspace: Workspace) -> None:
-    """A version that was registered before there was a key gets its signature, if it still is what was registered."""
+    """Sign a version that was registered without a signing key; ValueError when its files changed since."""
     project, settings = workspace.project, workspace.settings
     tags = registry.version_tags(settings, project.name, version) or {}
     if settings.signing_key is None or tags.get(signing.URI_TAG):
@@ -136,24 +136,24 @@ def _sign_if_unsigned(version: int, weights_digest: str, workspace: Workspace) -
     with tempfile.TemporaryDirectory(prefix="plumbline-sign-") as scratch:
         served = registry.fetch_served(settings, project.name, version, Path(scratch))
         weights_dir = served / registry.SERVED_WEIGHTS
-        changed = served_files.broken(served, project.name, weights_digest, workspace.store)
+        changed = served_files.changed_files(served, project.name, weights_digest, workspace.store)
         if changed or hash_folder(weights_dir)[0] != weights_digest:
             raise ValueError(
-                f"Version {version} of {project.name!r} is not signed: {changed or 'its weights'} differ from what was"
-                " registered. Delete the version and register the weights again."
+                f"Version {version} of {project.name!r} was not signed: {changed or 'its weights'} differ from the"
+                " registered files. Delete the version and register the weights again."
             )
-        sealed = served_files.is_sealed(project.name, weights_digest, workspace.store)
-        signature = signing.sign(served if sealed else weights_dir, project.name, settings)
+        recorded = served_files.is_recorded(project.name, weights_digest, workspace.store)
+        signature = signing.sign(served if recorded else weights_dir, project.name, settings)
     registry.set_version_tags(settings, project.name, version, signature)
 
 
-def _taught_by(result: TrainResult, snapshot: DatasetSnapshot) -> set[str]:
-    """Whatever decided what a run became: what it was trained on, and the judge that chose its recipe."""
+def _training_sources(result: TrainResult, snapshot: DatasetSnapshot) -> set[str]:
+    """Return everything that influenced a run: its training sources and the judge that selected its recipe."""
     return {*(result.trained_on or snapshot.training_sources), *result.selected_by}
 
 
-def _lessons(workspace: Workspace, version: int | None) -> set[str]:
-    """What a version says that it learnt from."""
+def _recorded_sources(workspace: Workspace, version: int | None) -> set[str]:
+    """Return the training sources in a version's tags."""
     tags = registry.version_tags(workspace.settings, workspace.project.name, version) if version is not None else None
     return set(json.loads((tags or {}).get("trained_on", "[]")))
 
@@ -183,14 +183,14 @@ def _register_new(
         run_id=run_id,
         tags=tags,
         seal=lambda served: {
-            **served_files.seal(served, project.name, result.weights_digest, workspace.store),
+            **served_files.record(served, project.name, result.weights_digest, workspace.store),
             **signing.sign(served, project.name, workspace.settings),
         },
     )
 
 
 def _tags(result: TrainResult, workspace: Workspace, *, snapshot: DatasetSnapshot, run_id: str) -> dict[str, str]:
-    """Where the version came from. Those that read_version needs, then what an auditor asks for."""
+    """Return the tags of a version's origin: first those that `read_version` needs, then those for audits."""
     from_run = tracking_runs.run_tags(workspace.settings, run_id)
     tags = {
         "weights.kind": result.kind,

@@ -1,6 +1,6 @@
-"""Old versions leave the registry; those that an alias names, or that a rollback may have to go to, cannot.
+"""Delete old versions from the registry, except those that an alias names or that a rollback may restore.
 
-MLflow deletes a version with its aliases without a word, so nothing of ours calls it but this, and this asks first.
+MLflow deletes a version together with its aliases without a warning, so only this module calls it, after checking.
 Weights, evaluations and reports stay in the store.
 """
 
@@ -16,11 +16,11 @@ from pipelines.workspace import Workspace
 log = logging.getLogger(__name__)
 
 KEPT_PROMOTIONS = 3
-"""So many versions that the gate made champion stay: the one that is, and two to go back to or forward to."""
+"""Number of promoted versions that are kept: the champion and two others to roll back or forward to."""
 
 
 def prune(workspace: Workspace, *, keep: int) -> dict[str, Any]:
-    """Delete all but the newest `keep` versions and those that are needed; says which went and why others stayed."""
+    """Delete all but the newest `keep` versions and the needed ones; return the deleted and the kept with a reason."""
     project, settings = workspace.project, workspace.settings
     if keep < 0:
         raise ValueError(f"--keep is {keep}. Give the number of newest versions to keep, 0 or more.")
@@ -36,19 +36,20 @@ def prune(workspace: Workspace, *, keep: int) -> dict[str, Any]:
 
 
 def delete_version(model: str, version: int, settings: Settings) -> None:
-    """Delete a version; ValueError when an alias, or the way back from the champion, rests on it."""
+    """Delete a version; ValueError when an alias names it or a rollback may need it."""
     reason = needed_versions(model, settings).get(version)
     if reason:
-        raise ValueError(f"Version {version} of {model!r} is not deleted: {reason}. Move the alias first.")
+        raise ValueError(f"Version {version} of {model!r} was not deleted: {reason}. Move the alias first.")
     registry.delete_version(settings, model, version)
     log.info("Deleted version %d of %s", version, model)
 
 
 def needed_versions(model: str, settings: Settings) -> dict[int, str]:
-    """Versions that must stay, and why: every alias, both ends of the ledger's last move, and the ways back."""
+    """Map each version that must stay to the reason: an alias, either end of the ledger's last move, or a recent
+    promotion."""
     known = ledger.entries(model, open_store(settings.store_uri, settings))
     promoted = ledger.promoted_versions(known)[:KEPT_PROMOTIONS]
-    needed = dict.fromkeys(promoted, f"it is among the last {KEPT_PROMOTIONS} that were promoted")
+    needed = dict.fromkeys(promoted, f"it is among the last {KEPT_PROMOTIONS} promoted versions")
     ends = (known[-1].from_version, known[-1].to_version) if known else ()
     needed |= {version: "the ledger's last entry names it" for version in ends if version is not None}
     for alias, version in registry.aliases(settings, model).items():

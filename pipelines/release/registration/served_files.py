@@ -1,7 +1,7 @@
-"""Seals: what MLflow was given to serve, file by file, kept in the store, where those who may write to MLflow cannot.
+"""Digests of the files that MLflow serves. They are kept in the store, where users of MLflow have no write access.
 
-Weights are known by their digest before they are registered; the code that serves them, MLmodel and the requirements
-are made at registration. served/MODEL/WEIGHTS_DIGEST/FOLDER_DIGEST.json lists the sha256 of every file of a folder.
+The digest of the weights exists before registration; the serving code, MLmodel and the requirements are created at
+registration. served/MODEL/WEIGHTS_DIGEST/FOLDER_DIGEST.json lists the sha256 of every file of a served folder.
 """
 
 import json
@@ -17,34 +17,37 @@ SERVED_TAG = "served.digest"
 NAMED_FILES = 3
 
 
-def seal(served_dir: Path, model: str, weights_digest: str, store: Store) -> dict[str, str]:
-    """Keep the seal of a folder before it is handed to MLflow; the tag that says so."""
+def record(served_dir: Path, model: str, weights_digest: str, store: Store) -> dict[str, str]:
+    """Save the digests of a folder before it is logged to MLflow; return the tag that names them."""
     digest, files = _hashes(served_dir)
     uri = store.uri("served", model, weights_digest, f"{digest}.json")
     store.create_bytes(uri, json.dumps(files, indent=1).encode())
     return {SERVED_TAG: digest}
 
 
-def is_sealed(model: str, weights_digest: str, store: Store) -> bool:
-    """Whether any folder with these weights was sealed: none was before there were seals."""
-    return bool(_seals(model, weights_digest, store))
+def is_recorded(model: str, weights_digest: str, store: Store) -> bool:
+    """Return True if the store has digests of a served folder with these weights; early versions have none."""
+    return bool(_records(model, weights_digest, store))
 
 
-def broken(served_dir: Path, model: str, weights_digest: str, store: Store) -> str:
-    """Which files of a folder are not those that registration gave to MLflow; empty when all are.
+def changed_files(served_dir: Path, model: str, weights_digest: str, store: Store) -> str:
+    """Name the files of a folder that differ from those that registration logged to MLflow; empty when none does.
 
-    Of weights from before there were seals only the weights are known: a warning in the log says so.
+    Early versions have no recorded digests: only their weights can be verified, and a warning is logged.
     """
     digest, files = _hashes(served_dir)
-    seals = _seals(model, weights_digest, store)
-    if not seals:
+    records = _records(model, weights_digest, store)
+    if not records:
         log.warning(
-            "%s: what serves weights %s was never sealed; its code is taken as it is.", model, weights_digest[:12]
+            "%s: no digests were recorded for the files that serve weights %s; only the weights are verified, not the"
+            " serving code.",
+            model,
+            weights_digest[:12],
         )
         return ""
-    if any(uri.endswith(f"/{digest}.json") for uri in seals):
+    if any(uri.endswith(f"/{digest}.json") for uri in records):
         return ""
-    differences = [_differences(json.loads(store.read_bytes(uri)), files) for uri in seals]
+    differences = [_differences(json.loads(store.read_bytes(uri)), files) for uri in records]
     nearest = min(differences, key=len)
     return ", ".join(nearest[:NAMED_FILES]) + (f" and {len(nearest) - NAMED_FILES} more" * (len(nearest) > NAMED_FILES))
 
@@ -54,9 +57,9 @@ def _hashes(folder: Path) -> tuple[str, dict[str, str]]:
     return digest, {name: entry.sha256 for name, entry in files.items()}
 
 
-def _seals(model: str, weights_digest: str, store: Store) -> list[str]:
+def _records(model: str, weights_digest: str, store: Store) -> list[str]:
     return [uri for uri in store.list_uris(store.uri("served", model, weights_digest)) if uri.endswith(".json")]
 
 
-def _differences(sealed: dict[str, str], found: dict[str, str]) -> list[str]:
-    return sorted(name for name in {*sealed, *found} if sealed.get(name) != found.get(name))
+def _differences(recorded: dict[str, str], found: dict[str, str]) -> list[str]:
+    return sorted(name for name in {*recorded, *found} if recorded.get(name) != found.get(name))

@@ -1,7 +1,7 @@
-"""OpenSSF model signatures: what is served is signed at registration and verified before it becomes champion.
+"""OpenSSF model signatures: sign the served files at registration, and verify them before a promotion.
 
 A signature is a Sigstore bundle over the sha256 of every file of the folder that MLflow serves, made with an
-elliptic-curve key of this installation (no service is asked). It lies in the store under its own sha256; the version's
+elliptic-curve key of this installation, without any network service. It is in the store under its sha256; the version's
 tags name it. The private key is needed where weights are registered, the public one where the champion is moved.
 Neither is ever logged.
 """
@@ -23,7 +23,7 @@ SHA256_TAG = "signature.sha256"
 
 
 def sign(weights_dir: Path, model: str, settings: Settings) -> dict[str, str]:
-    """Sign a folder and keep the signature; the tags that lead to it, empty without a signing key.
+    """Sign a folder, save the signature and return the tags that name it; empty without a signing key.
 
     ValueError when the key cannot be read.
     """
@@ -34,7 +34,7 @@ def sign(weights_dir: Path, model: str, settings: Settings) -> dict[str, str]:
     password = settings.signing_key_password.get_secret_value()
     _check_readable(settings.signing_key, "PLUMBLINE_SIGNING_KEY")
     try:
-        # The library's hint says str; what it hands on to must be bytes.
+        # The library's type hint is str, but the function that it calls needs bytes.
         config = signing.Config().use_elliptic_key_signer(  # type: ignore[no-untyped-call]
             private_key=settings.signing_key,
             password=password.encode() or None,  # type: ignore[arg-type]
@@ -57,17 +57,18 @@ def sign(weights_dir: Path, model: str, settings: Settings) -> dict[str, str]:
 
 
 def verify(weights_dir: Path, tags: Mapping[str, str], settings: Settings) -> str:
-    """Why the signature that these tags name does not vouch for this folder; empty when it does, or no key is set."""
+    """Return the reason why the signature in these tags is not valid for this folder; empty when it is, or without a
+    key."""
     if settings.verify_key is None:
         return ""
     if not tags.get(URI_TAG):
         return (
-            "it is not signed, and PLUMBLINE_VERIFY_KEY asks for a signature. Register the weights again where"
-            " PLUMBLINE_SIGNING_KEY is set: the version is then signed"
+            "it is not signed, but PLUMBLINE_VERIFY_KEY requires a signature. Register the weights again where"
+            " PLUMBLINE_SIGNING_KEY is set"
         )
     store = open_store(settings.store_uri, settings)
     if not store.exists(tags[URI_TAG]):
-        return f"its signature {tags[URI_TAG]} is gone"
+        return f"its signature {tags[URI_TAG]} is not in the store"
     signature = store.read_bytes(tags[URI_TAG])
     if hashlib.sha256(signature).hexdigest() != tags.get(SHA256_TAG):
         return f"its signature {tags[URI_TAG]} was changed"
@@ -92,22 +93,22 @@ def _problem_with(signature: bytes, weights_dir: Path, key: Path) -> str:
             config.verify(weights_dir, path)
         except Exception as error:
             reason = str(error).strip() or type(error).__name__
-            return f"its signature does not hold for the key in {key}: {reason.splitlines()[0]}"
+            return f"its signature is not valid for the key in {key}: {reason.splitlines()[0]}"
     return ""
 
 
 def check_keys(settings: Settings) -> str:
-    """What is signed and verified here, in words.
+    """Describe what this installation signs and verifies.
 
-    ValueError when a key cannot be used, others may read the private one, or the two do not belong together.
+    ValueError when a key cannot be used, other users can read the private key, or the two are not a pair.
     """
-    said, ours = [], None
+    parts, ours = [], None
     if settings.signing_key is not None:
         _check_readable(settings.signing_key, "PLUMBLINE_SIGNING_KEY")
         ours = _public_half(settings)
         if settings.signing_key.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-            raise ValueError(f"Others may read the private key {settings.signing_key}. Run `chmod 600` on it.")
-        said.append("new versions are signed")
+            raise ValueError(f"Other users can read the private key {settings.signing_key}. Run `chmod 600` on it.")
+        parts.append("new versions are signed")
     if settings.verify_key is not None:
         from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
@@ -115,10 +116,10 @@ def check_keys(settings: Settings) -> str:
         if ours is not None and load_pem_public_key(settings.verify_key.read_bytes()) != ours:
             raise ValueError(
                 f"PLUMBLINE_VERIFY_KEY {settings.verify_key} is not the public half of PLUMBLINE_SIGNING_KEY"
-                f" {settings.signing_key}: what is signed here would never become champion."
+                f" {settings.signing_key}: no version that is signed here could become champion. Set the matching key."
             )
-        said.append("a champion needs a signature")
-    return "; ".join(said) or "no key is set: digests are verified, signatures are not made"
+        parts.append("a champion needs a signature")
+    return "; ".join(parts) or "no key is set: digests are verified, versions are not signed"
 
 
 def _public_half(settings: Settings) -> object:
@@ -132,7 +133,7 @@ def _public_half(settings: Settings) -> object:
     except (ValueError, TypeError) as error:
         raise ValueError(f"PLUMBLINE_SIGNING_KEY {settings.signing_key} cannot be opened: {error}") from error
     if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise ValueError(f"PLUMBLINE_SIGNING_KEY {settings.signing_key} is no elliptic-curve key.")
+        raise ValueError(f"PLUMBLINE_SIGNING_KEY {settings.signing_key} is not an elliptic-curve key.")
     return key.public_key()
 
 

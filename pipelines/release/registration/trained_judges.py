@@ -1,4 +1,4 @@
-"""RewardTrainResult to RegisteredJudge: a trained preference head becomes a judge that projects can name."""
+"""Register a trained preference head (RewardTrainResult) as a judge that projects can name (RegisteredJudge)."""
 
 from alignment.contracts.data import DatasetSnapshot
 from alignment.contracts.reward_models import RewardAccuracy, RewardTrainResult
@@ -14,8 +14,8 @@ def register(
 ) -> RegisteredJudge:
     """Publish the judge under its name and show its report on the MLflow run.
 
-    It learnt from the snapshot's sources and from whatever its encoder learnt from. Whether it may vote is not settled
-    here: the gate checks it on held-out people each time.
+    Its training sources are those of the snapshot and of its encoder. Registration does not decide whether it may vote:
+    the gate checks its agreement with held-out human pairs in every evaluation.
     """
     judge = RegisteredJudge(
         project=workspace.project.name,
@@ -34,7 +34,7 @@ def register(
 
 
 def report_on(result: RewardTrainResult, section: RewardSection) -> RewardReport:
-    """What the training measured."""
+    """Return the figures that the training measured."""
     return RewardReport(
         head=section.recipe.head.kind,
         num_pairs=result.num_pairs,
@@ -46,19 +46,19 @@ def report_on(result: RewardTrainResult, section: RewardSection) -> RewardReport
 
 
 def table(judge: RegisteredJudge) -> str:
-    """The report as Markdown."""
+    """Format the report as Markdown."""
     report = judge.report
     mixture = ", ".join(f"{weight:.3f}" for weight in report.mixture)
     return "\n".join(
         [
             f"# {judge.name}, number {judge.number}",
             "",
-            f"{report.head} on {report.num_pairs} comparisons of {report.num_users} people; judges with the mixture"
-            f" {mixture}. Learnt from {', '.join(judge.trained_on)}.",
+            f"{report.head}, trained on {report.num_pairs} comparisons of {report.num_users} people; mixture weights as"
+            f" a judge: {mixture}. Training sources: {', '.join(judge.trained_on)}.",
             "",
-            "Share of held-out comparisons ranked as their users did; the single taste is a Bradley-Terry head.",
+            "Share of held-out comparisons ranked as the users ranked them. The single taste is a Bradley-Terry head.",
             "",
-            f"| users | labels each | people | comparisons | {report.head} | single taste |",
+            f"| users | labels per user | number of users | comparisons | {report.head} | single taste |",
             "|---|---|---|---|---|---|",
             *map(_row, report.accuracies),
             "",

@@ -9,9 +9,8 @@ import torch
 
 from alignment.catalogues.rewards import ClipPreference, ClipScore
 from alignment.contracts.calibration import CalibrationReport, CalibrationSpec
-from alignment.contracts.jobs import JobFailure, Placement, Progress
+from alignment.contracts.jobs import CALIBRATION_SCORES_FILE, JobFailure, Placement, Progress
 from alignment.contracts.judges import Judge
-from alignment.evaluation.record import CALIBRATION_SCORES_FILE
 from alignment.files.durable import content_digest, file_sha256
 from alignment.jobs import calibrate
 from alignment.jobs.outcome import JobPaths, exit_code

@@ -202,7 +202,7 @@ def test_search_limits_are_refused_before_anything_runs(capsys: pytest.CaptureFi
 
 def test_search_does_not_overwrite_a_users_recipe(capsys: pytest.CaptureFixture[str], project: Path) -> None:
     line = search(capsys, project, "--gpu-memory", "4", "--hours", "1", "--out", str(project))
-    assert "exists and is not the answer of a search" in line
+    assert "exists and was not written by a search" in line
     assert not (project.parents[1] / "state").exists()
 
 

@@ -1,6 +1,6 @@
-"""Stands for an alignment job in the worker's tests: same arguments, same files, no torch.
+"""Replace an alignment job in the worker's tests: same arguments, same files, no torch.
 
-Its spec says what it does: `count` steps of a twentieth of a second with a metrics line, a sample every two and a
+Its spec states what it does: `count` steps of a twentieth of a second with a metrics line, a sample every two and a
 checkpoint every step, then the result; or `fail` with a kind, or leave with exit code `exit`.
 """
 
@@ -40,7 +40,7 @@ def main() -> int:
 
 
 def train(out: Path, count: int) -> bool:
-    """Go on from the checkpoint; False when stopped on the way."""
+    """Continue from the checkpoint; return False when stopped on the way."""
     checkpoint = out / "checkpoints" / "step"
     done = int(json.loads(checkpoint.read_text())) if checkpoint.exists() else 0
     print(f"from step {done}", flush=True)

@@ -22,7 +22,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "model"
 
 
-def test_the_digest_is_that_of_the_folder_and_is_taken_once(
+def test_the_digest_is_that_of_the_folder_and_is_computed_once(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     digest = folder_fingerprint(folder, tmp_path / "cache")
@@ -57,9 +57,7 @@ def test_a_copy_elsewhere_has_the_same_digest(folder: Path, tmp_path: Path) -> N
     assert folder_fingerprint(tmp_path / "copy", cache) == folder_fingerprint(folder, cache)
 
 
-def test_weights_have_an_identity_whatever_lies_beside_them_and_however_they_are_called(
-    folder: Path, tmp_path: Path
-) -> None:
+def test_the_identity_of_weights_ignores_file_names_and_other_files(folder: Path, tmp_path: Path) -> None:
     def identity() -> str | None:
         return weights_identity(file_fingerprints(folder, tmp_path / "cache"))
 
@@ -82,11 +80,11 @@ def test_a_file_has_the_sha256_of_its_bytes(folder: Path, tmp_path: Path) -> Non
         assert file_fingerprint(path, tmp_path / "cache") == sha256_file(path)
     with pytest.raises(ValueError, match=r"missing\.json does not exist"):
         file_fingerprint(folder / "missing.json", tmp_path / "cache")
-    with pytest.raises(ValueError, match="holds no files"):
+    with pytest.raises(ValueError, match="contains no files"):
         folder_fingerprint(folder / "nowhere", tmp_path / "cache")
 
 
-def test_a_link_out_of_the_folder_is_refused_also_when_its_digest_is_remembered(folder: Path, tmp_path: Path) -> None:
+def test_a_link_out_of_the_folder_is_refused_even_when_its_digest_is_cached(folder: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     folder_fingerprint(folder, cache)
     weights = folder / "unet" / "w.safetensors"

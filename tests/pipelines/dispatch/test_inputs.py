@@ -26,7 +26,7 @@ def store(settings: Settings, tmp_path: Path) -> Store:
     return store
 
 
-def test_only_the_subfolder_is_fetched_and_stands_for_itself(settings: Settings, store: Store, tmp_path: Path) -> None:
+def test_only_the_subfolder_is_fetched_and_has_its_own_digest(settings: Settings, store: Store, tmp_path: Path) -> None:
     digest, _ = hash_folder(tmp_path / "model" / "weights")
     link_inputs(
         (JobInput(content_digest=digest, uri=store.uri("models", "m"), subfolder="weights"),), tmp_path / "in", settings
@@ -43,7 +43,7 @@ def test_two_jobs_share_one_copy(settings: Settings, store: Store, tmp_path: Pat
     assert (tmp_path / "first" / digest).resolve() == (tmp_path / "second" / digest).resolve()
 
 
-def test_links_of_an_earlier_attempt_make_way(settings: Settings, store: Store, tmp_path: Path) -> None:
+def test_links_of_an_earlier_attempt_are_replaced(settings: Settings, store: Store, tmp_path: Path) -> None:
     digest, _ = hash_folder(tmp_path / "model")
     item = JobInput(content_digest=digest, uri=store.uri("models", "m"))
     for alias in ("a", "b"):
@@ -51,7 +51,7 @@ def test_links_of_an_earlier_attempt_make_way(settings: Settings, store: Store, 
     assert [path.name for path in (tmp_path / "in").iterdir()] == ["b"]
 
 
-def test_what_is_not_what_the_job_was_made_for_is_refused(settings: Settings, store: Store, tmp_path: Path) -> None:
+def test_an_input_that_differs_from_its_digest_is_refused(settings: Settings, store: Store, tmp_path: Path) -> None:
     (tmp_path / "prompts.tsv").write_text("changed")
     wrong = "0" * 64
     for item in (
@@ -66,7 +66,7 @@ def test_what_is_not_what_the_job_was_made_for_is_refused(settings: Settings, st
         link_inputs((JobInput(content_digest=wrong, uri=store.uri("models", "n")),), tmp_path / "in", settings)
 
 
-def test_a_cached_file_that_was_spoilt_is_fetched_again(settings: Settings, tmp_path: Path) -> None:
+def test_a_damaged_cached_file_is_fetched_again(settings: Settings, tmp_path: Path) -> None:
     (tmp_path / "prompts.tsv").write_text("a circle")
     digest = sha256_file(tmp_path / "prompts.tsv")
     item = JobInput(content_digest=digest, uri=str(tmp_path / "prompts.tsv"), kind="file")

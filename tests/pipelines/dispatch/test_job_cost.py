@@ -1,4 +1,4 @@
-"""Wall time over attempts, also of those that fail; the record keeps no address of a tracking server."""
+"""Wall time over attempts, including failed ones; the record keeps no address of a tracking server."""
 
 import time
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 
 from alignment.contracts.jobs import Placement
 from pipelines.contracts.jobs import JobRequest, TrackingTarget
-from pipelines.dispatch.job_cost import keep_record, measured, read_effort
+from pipelines.dispatch.job_cost import keep_record, measured, read_cost
 from pipelines.dispatch.job_folder import JobFolder
 from pipelines.records.jobs import find_record
 from pipelines.store.storage import open_store
@@ -28,20 +28,20 @@ def fail_slowly(folder: JobFolder) -> None:
         raise RuntimeError
 
 
-def test_attempts_add_up_also_those_that_fail(folder: JobFolder) -> None:
-    assert (read_effort(folder).attempts, read_effort(folder).seconds) == (0, 0.0)
+def test_attempts_add_up_including_failed_ones(folder: JobFolder) -> None:
+    assert (read_cost(folder).attempts, read_cost(folder).seconds) == (0, 0.0)
     with measured(folder, cpu=True):
         time.sleep(0.05)
-    first = read_effort(folder).seconds
+    first = read_cost(folder).seconds
     with pytest.raises(RuntimeError):
         fail_slowly(folder)
-    effort = read_effort(folder)
+    effort = read_cost(folder)
     assert first >= 0.05
     assert effort.seconds >= first + 0.05
     assert (effort.attempts, effort.device) == (2, "gpu")
 
 
-def test_the_record_holds_the_request_without_its_tracking_address(folder: JobFolder, tmp_path: Path) -> None:
+def test_the_record_has_the_request_without_its_tracking_address(folder: JobFolder, tmp_path: Path) -> None:
     store = open_store((tmp_path / "store").as_uri())
     request = JobRequest(
         project="tiny",

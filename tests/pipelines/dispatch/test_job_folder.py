@@ -17,7 +17,7 @@ def test_a_half_written_or_missing_file_reads_as_none(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["status.json"], "nothing half-written is left"
 
 
-def test_the_last_line_waits_for_its_end_while_the_attempt_runs(tmp_path: Path) -> None:
+def test_an_incomplete_last_line_is_held_back_while_the_attempt_runs(tmp_path: Path) -> None:
     folder = JobFolder(tmp_path)
     folder.log_path(1).write_text("one\ntw")
     first = folder.read_logs(0, finished=False)
@@ -50,7 +50,7 @@ def test_a_progress_bar_shows_as_its_last_state(tmp_path: Path) -> None:
     assert folder.read_logs(0, finished=True).lines == ("100%", "done", "�")
 
 
-def test_a_log_longer_than_a_chunk_comes_whole_over_several_calls(
+def test_a_log_longer_than_a_chunk_is_returned_over_several_calls(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(job_folder, "MAX_CHUNK_BYTES", 10)

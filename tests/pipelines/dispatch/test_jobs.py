@@ -15,7 +15,7 @@ from pipelines.tracking import runs
 
 
 class FakeEngine:
-    """Gives the states it holds, one a look, the last for ever."""
+    """Returns the given states, one per request, the last one for ever."""
 
     def __init__(self, *states: str, failure_kind: Any = "", num_lines: int = 3) -> None:
         self.states = list(states)
@@ -94,7 +94,7 @@ def test_an_answer_in_the_store_is_given_without_an_engine(
     assert engine.submitted == []
 
 
-def test_who_has_a_job_run_is_on_record_before_it_runs(request_: JobRequest, settings: Settings) -> None:
+def test_the_person_who_starts_a_job_is_recorded_before_it_runs(request_: JobRequest, settings: Settings) -> None:
     store = open_store(settings.store_uri, settings)
 
     def known() -> list[str]:
@@ -104,7 +104,7 @@ def test_who_has_a_job_run_is_on_record_before_it_runs(request_: JobRequest, set
     assert known() == []
     with pytest.raises(jobs.JobCrashed):
         jobs.run_to_end(request_, settings, engine=FakeEngine("failed"), started_by="ada")
-    assert known() == ["ada"], "a failed job leaves checkpoints, from which the next one goes on"
+    assert known() == ["ada"], "a failed job leaves checkpoints, from which the next one continues"
 
 
 def test_a_keyboard_interrupt_cancels_the_job(request_: JobRequest, settings: Settings) -> None:

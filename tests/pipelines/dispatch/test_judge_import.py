@@ -1,4 +1,4 @@
-"""The command in front of the conversion's own process."""
+"""The command in front of the conversion's separate process."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ pytestmark = pytest.mark.timeout(180)
 CAPTION_MATCH = Path(__file__).parents[3] / "examples" / "shapes" / "judges" / "caption_match"
 
 
-def test_a_clip_is_imported_and_its_digest_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_clip_is_imported_and_its_digest_is_returned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "judge"
     assert main(["judges", "import", "clip_score", str(CAPTION_MATCH), "--out", str(out)]) == 0
     answer = json.loads(capsys.readouterr().out)
@@ -31,7 +31,7 @@ def test_a_clip_is_imported_and_its_digest_told(tmp_path: Path, capsys: pytest.C
         (("hpsv2", "nowhere.pt"), "does not exist"),
     ],
 )
-def test_bad_requests_are_told_in_one_line(
+def test_bad_requests_are_reported_in_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], message: str
 ) -> None:
     assert main(["judges", "import", *arguments, "--out", str(tmp_path / "judge")]) == 2

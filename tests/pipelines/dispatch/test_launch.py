@@ -37,7 +37,7 @@ def test_several_processes_go_through_the_launcher_with_nothing_left_to_its_defa
     assert values["--num_cpu_threads_per_process"] == "3"
 
 
-def test_spec_and_placement_are_written_as_they_were_asked(tmp_path: Path) -> None:
+def test_spec_and_placement_are_written_unchanged(tmp_path: Path) -> None:
     request = JobRequest(
         project="p",
         kind="train",

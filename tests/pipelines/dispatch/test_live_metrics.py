@@ -83,7 +83,7 @@ def test_new_lines_and_images_are_sent_once(tmp_path: Path, server: FakeServer) 
     assert server.images == [("2.png", "samples/00", 2)]
 
 
-def test_an_outage_is_caught_up_with_nothing_lost_and_nothing_twice(tmp_path: Path, server: FakeServer) -> None:
+def test_after_an_outage_every_point_is_sent_exactly_once(tmp_path: Path, server: FakeServer) -> None:
     live = follow(tmp_path, server)
     write_steps(tmp_path, 1)
     assert live.catch_up()
@@ -113,12 +113,12 @@ def test_a_resumed_attempt_sends_no_step_and_no_image_again(tmp_path: Path, serv
     assert len(server.images) == 1
 
 
-def test_a_file_cut_back_under_the_reader_is_read_anew(tmp_path: Path, server: FakeServer) -> None:
+def test_a_truncated_file_is_read_again(tmp_path: Path, server: FakeServer) -> None:
     live = follow(tmp_path, server)
     write_steps(tmp_path, 1, 2, 3, 4)
     assert live.catch_up()
     write_steps(tmp_path, 1, 2, mode="w")
-    write_steps(tmp_path, 30, 40, 50, 60)  # longer than before between two looks
+    write_steps(tmp_path, 30, 40, 50, 60)  # longer than before between two reads
     assert live.catch_up()
     assert [step for step, _, _ in server.points] == [1, 2, 3, 4, 30, 40, 50, 60]
 
@@ -133,7 +133,7 @@ def test_a_metric_that_comes_later_for_a_known_step_is_sent(tmp_path: Path, serv
     assert server.points[1:] == [(5, 6.0, {"accuracy": 0.5})]
 
 
-def test_half_a_line_waits_for_its_other_half_and_a_torn_one_is_left_out(tmp_path: Path, server: FakeServer) -> None:
+def test_an_incomplete_line_is_held_back_and_a_torn_one_is_left_out(tmp_path: Path, server: FakeServer) -> None:
     live = follow(tmp_path, server)
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "unix_seconds": 1, "metrics": {"lo')
     assert live.catch_up()
@@ -144,7 +144,7 @@ def test_half_a_line_waits_for_its_other_half_and_a_torn_one_is_left_out(tmp_pat
     assert [step for step, _, _ in server.points] == [1, 3]
 
 
-def test_a_sample_that_is_no_image_does_not_hold_up_the_rest(tmp_path: Path, server: FakeServer) -> None:
+def test_a_sample_that_is_not_an_image_does_not_block_the_rest(tmp_path: Path, server: FakeServer) -> None:
     server.broken_image = "2.png"
     live = follow(tmp_path, server)
     for step in (2, 4):
@@ -173,7 +173,7 @@ def test_the_thread_streams_while_the_job_runs_and_the_end_sends_the_rest(
 
 
 @pytest.mark.parametrize("path", ["../secret.png", "/secret.png", "samples/link.png"])
-def test_a_sample_outside_the_output_folder_is_left_out_and_does_not_hold_up_the_rest(
+def test_a_sample_outside_the_output_folder_is_left_out_and_does_not_block_the_rest(
     tmp_path: Path, server: FakeServer, path: str
 ) -> None:
     (tmp_path / "secret.png").write_text("secret")

@@ -51,7 +51,7 @@ def base(tmp_path: Path) -> Path:
     return tmp_path / "base"
 
 
-def test_a_whole_base_passes(base: Path) -> None:
+def test_a_complete_base_passes(base: Path) -> None:
     check_base_folder(base)
 
 
@@ -66,7 +66,7 @@ def test_a_missing_file_is_named(base: Path, name: str) -> None:
 
 
 def test_parts_that_the_index_leaves_out_may_be_absent_and_no_other(base: Path) -> None:
-    """SD3 without its third encoder; settings of the pipeline stand in the index too."""
+    """SD3 without its third encoder; the index also contains settings of the pipeline."""
     index = {**INDEX, "text_encoder_3": [None, None], "tokenizer_3": [None, None], "force_zeros_for_empty_prompt": True}
     (base / "model_index.json").write_text(json.dumps(index))
     check_base_folder(base)
@@ -139,7 +139,7 @@ def test_a_hub_model_must_be_pinned_to_a_commit(uri: str, settings: Settings) ->
 
 
 @pytest.mark.timeout(60)
-def test_a_hub_that_does_not_answer_is_a_clear_error_and_leaves_nothing(
+def test_an_unreachable_hub_is_a_clear_error_and_leaves_nothing(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     from huggingface_hub import constants
@@ -150,7 +150,7 @@ def test_a_hub_that_does_not_answer_is_a_clear_error_and_leaves_nothing(
     assert list((tmp_path / "state" / "models").iterdir()) == []
 
 
-def test_of_a_hub_model_the_folders_are_fetched_and_not_their_copies() -> None:
+def test_a_hub_download_fetches_folders_and_not_their_copies() -> None:
     from huggingface_hub.utils import filter_repo_objects
 
     wanted = [
@@ -176,7 +176,7 @@ def test_of_a_hub_model_the_folders_are_fetched_and_not_their_copies() -> None:
     assert list(found) == wanted
 
 
-def test_what_was_fetched_whole_is_not_fetched_again(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_complete_download_is_not_fetched_again(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
 
     def download(uri: str, folder: Path, _settings: Settings) -> None:
@@ -206,7 +206,7 @@ def test_a_head_on_an_encoder_is_a_judge_too(tmp_path: Path) -> None:
 
 
 class Listing:
-    """A store whose listing holds any keys; each fetched file holds its own URI."""
+    """A store whose listing contains any keys; each fetched file contains its own URI."""
 
     def __init__(self, *keys: str) -> None:
         self.uris = [f"s3://bucket/model/{key}" for key in keys]

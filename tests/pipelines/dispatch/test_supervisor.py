@@ -1,4 +1,4 @@
-"""How an attempt's end is read: the supervisor as a process, over commands that end in every way."""
+"""The status of an attempt's end: the supervisor as a process, over commands that end in every way."""
 
 import subprocess
 import sys
@@ -44,7 +44,9 @@ def python(code: str) -> tuple[str, ...]:
         ("raise SystemExit(143)", "preempted", "preempted", 143, "SIGTERM"),
     ],
 )
-def test_every_end_has_its_state(tmp_path: Path, code: str, state: str, kind: str, exit_code: int, words: str) -> None:
+def test_every_ending_has_its_state(
+    tmp_path: Path, code: str, state: str, kind: str, exit_code: int, words: str
+) -> None:
     status = supervise(JobFolder(tmp_path), python(code))
     assert (status.state, status.failure_kind, status.exit_code, status.attempt) == (state, kind, exit_code, 1)
     assert words in status.message
@@ -57,7 +59,7 @@ def test_the_reason_of_an_earlier_attempt_is_forgotten(tmp_path: Path) -> None:
     assert (status.failure_kind, status.attempt) == ("crashed", 2)
 
 
-def test_what_the_worker_says_is_in_the_attempts_log_between_its_marks(tmp_path: Path) -> None:
+def test_the_workers_output_is_in_the_attempts_log_between_its_marks(tmp_path: Path) -> None:
     folder = JobFolder(tmp_path)
     supervise(folder, python("import sys; print('out'); print('err', file=sys.stderr)"))
     lines = folder.log_path(1).read_text().splitlines()

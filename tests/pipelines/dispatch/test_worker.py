@@ -1,4 +1,4 @@
-"""The worker around a job that speaks the job protocol, with a real store on disk and real signals."""
+"""The worker around a job that follows the job protocol, with a real store on disk and real signals."""
 
 import json
 import os
@@ -97,7 +97,7 @@ def test_the_output_is_published_with_its_uri_and_without_checkpoints(settings: 
     assert record.seconds > 0
 
 
-def test_an_evaluation_publishes_none_of_its_images_with_its_answer(settings: Settings) -> None:
+def test_an_evaluation_publishes_none_of_its_images_with_its_result(settings: Settings) -> None:
     request = make_request(settings, {"count": 2}, kind="evaluate")
     _folder, code, text = run_worker(settings, request)
     assert code == 0, text
@@ -146,7 +146,7 @@ def test_a_changed_input_stops_the_job_before_it_starts(settings: Settings, tmp_
 @pytest.mark.parametrize(
     ("kind", "code"), [("bad_input", 2), ("bad_data", 2), ("diverged", 1), ("storage_full", 1), ("preempted", 143)]
 )
-def test_the_jobs_own_reason_is_handed_on(settings: Settings, kind: str, code: int) -> None:
+def test_the_reason_that_the_job_states_is_passed_on(settings: Settings, kind: str, code: int) -> None:
     folder, found, _ = run_worker(settings, make_request(settings, {"fail": kind}))
     failure = folder.read_failure()
     assert found == code
@@ -208,7 +208,7 @@ def test_a_result_that_could_not_be_published_is_not_computed_again(settings: Se
     assert open_store(settings.store_uri).read_manifest(request.output_uri) is not None
 
 
-def test_an_answer_in_the_store_ends_the_job_at_once(settings: Settings, tmp_path: Path) -> None:
+def test_a_result_in_the_store_ends_the_job_at_once(settings: Settings, tmp_path: Path) -> None:
     request = make_request(settings, {"exit": 1})
     (tmp_path / "answer").mkdir()
     (tmp_path / "answer" / "weights").write_text("w")

@@ -1,4 +1,4 @@
-"""Great Expectations speaks of its own deprecations while it is imported and run; those are not ours to mend."""
+"""Ignore Great Expectations' warnings about its own deprecations, which this project cannot fix."""
 
 from pathlib import Path
 

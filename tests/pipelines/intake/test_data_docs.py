@@ -17,7 +17,7 @@ def page() -> str:
     return data_docs_page(judge(data, rules), title="a <b> shard", verdict="1 of 2 & so on")
 
 
-def test_the_page_tells_every_rule_and_its_outcome() -> None:
+def test_the_page_shows_every_rule_and_its_outcome() -> None:
     text = page()
     assert "Both images are JPEG or PNG or WEBP." in text
     assert "Characters of the prompt, outer white space aside: at least 1 and at most 2000." in text
@@ -27,7 +27,7 @@ def test_the_page_tells_every_rule_and_its_outcome() -> None:
     assert "1 of 2 &amp; so on" in text
 
 
-def test_the_page_stands_alone_and_is_the_same_every_time() -> None:
+def test_the_page_is_self_contained_and_reproducible() -> None:
     text = page()
     assert not re.search(r"https?:|<script|<link|<img|@import|url\(", text)
     assert not re.search(r"\d{8}T\d{6}|20\d\d-\d\d-\d\d", text)

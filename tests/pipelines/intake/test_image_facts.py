@@ -23,7 +23,7 @@ def encode(pixels: "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]", format: st
 
 
 def png_header(width: int, height: int) -> bytes:
-    """A PNG that declares a size and then holds next to nothing."""
+    """Return a PNG that declares a size and contains almost no data."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -54,7 +54,7 @@ def test_sharpness_and_luminance_are_those_of_the_pixels() -> None:
     assert spot.mean_luminance == pytest.approx(255 / 25)
 
 
-def test_alike_images_have_alike_hashes() -> None:
+def test_similar_images_have_similar_hashes() -> None:
     rng = np.random.default_rng(0)
     smooth = np.array(Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).resize((600, 600)))
     hashes = [int(str(image_facts(encode(smooth, format), LIMITS).perceptual_hash), 16) for format in ("PNG", "JPEG")]
@@ -65,7 +65,7 @@ def test_alike_images_have_alike_hashes() -> None:
 
 @pytest.mark.parametrize("progressive", [False, True])
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.9, 0.98])
-def test_a_jpeg_cut_anywhere_is_damaged_and_a_whole_one_keeps_its_size(progressive: bool, share: float) -> None:
+def test_a_truncated_jpeg_is_damaged_and_a_complete_one_keeps_its_size(progressive: bool, share: float) -> None:
     pixels = np.random.default_rng(3).integers(0, 256, (300, 500, 3), dtype=np.uint8)
     stream = BytesIO()
     Image.fromarray(pixels).save(stream, "JPEG", quality=95, progressive=progressive)
@@ -83,7 +83,7 @@ def test_no_bytes(data: bytes | None) -> None:
 
 
 @pytest.mark.parametrize("data", [b"<html>404</html>", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0garbage"])
-def test_what_no_decoder_knows(data: bytes) -> None:
+def test_an_unknown_format_is_unidentified(data: bytes) -> None:
     assert image_facts(data, LIMITS).problem == "unidentified"
 
 
@@ -96,7 +96,7 @@ def test_a_truncated_image_is_damaged(tiny_image: MakeImage, format: str, share:
     assert facts.perceptual_hash is None
 
 
-def test_limits_are_judged_from_the_header(monkeypatch: pytest.MonkeyPatch, tiny_image: MakeImage) -> None:
+def test_limits_are_checked_from_the_header(monkeypatch: pytest.MonkeyPatch, tiny_image: MakeImage) -> None:
     def decoded(self: object) -> None:
         raise AssertionError("decoded")
 
@@ -117,7 +117,7 @@ def test_a_decompression_bomb_is_not_opened(side: int) -> None:
     assert facts.perceptual_hash is None
 
 
-def test_strict_decoding_leaves_the_filters_as_they_were() -> None:
+def test_strict_decoding_restores_the_warning_filters() -> None:
     before = list(warnings.filters)
     with strict_decoding():
         assert list(warnings.filters) != before

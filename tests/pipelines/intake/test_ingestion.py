@@ -51,7 +51,7 @@ def test_a_shard_becomes_rows_in_our_columns(
     assert len({row["pair_id"] for row in rows}) == 40
 
 
-def test_bad_rows_are_taken_as_they_are(
+def test_bad_rows_are_kept_unchanged(
     tiny_project: Project, settings: Settings, tiny_pairs: Make, tiny_row: Make
 ) -> None:
     bad = {"jpg_0": None, "jpg_1": b"junk", "caption": None, "label_0": None, "has_label": None, "user_id": None}
@@ -65,7 +65,9 @@ def test_bad_rows_are_taken_as_they_are(
     )
 
 
-def test_people_are_keyed_hashes(tiny_project: Project, settings: Settings, tiny_pairs: Make, tiny_row: Make) -> None:
+def test_annotators_are_keyed_hashes(
+    tiny_project: Project, settings: Settings, tiny_pairs: Make, tiny_row: Make
+) -> None:
     tiny_pairs([tiny_row(0, user_id=7), tiny_row(1, user_id=7), tiny_row(2, user_id=8)])
     salts = [settings, settings.model_copy(update={"annotator_salt": SecretStr("another")})]
     batches = [ingest_all(tiny_project, settings)[0] for settings in salts]
@@ -75,7 +77,7 @@ def test_people_are_keyed_hashes(tiny_project: Project, settings: Settings, tiny
     assert "7" not in (a, other)
 
 
-def test_a_shard_ingested_before_gives_the_first_answer_wherever_it_lies(
+def test_a_shard_ingested_before_returns_the_first_batch_from_any_location(
     tiny_project: Project, settings: Settings, tiny_pairs: Make, tiny_row: Make, monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:  # fmt: skip

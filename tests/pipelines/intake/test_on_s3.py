@@ -1,4 +1,4 @@
-"""The whole wing with its source and its store on an S3 server: the same digests as on a disk."""
+"""Intake with its source and its store on an S3 server: the same digests as on a disk."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,7 +19,7 @@ Make = Callable[..., Any]
 
 pytestmark = [
     pytest.mark.timeout(180),
-    # moto and botocore leave sockets to the collector.
+    # moto and botocore leave sockets to the garbage collector.
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
@@ -50,7 +50,7 @@ def run(project: Project, settings: Settings) -> tuple[list[str], str, int]:
     return [report.content_digest for report in reports], snapshot.content_digest, sum(snapshot.num_pairs.values())
 
 
-def test_digests_do_not_depend_on_where_things_lie(
+def test_digests_do_not_depend_on_locations(
     tiny_project: Project, settings: Settings, on_s3: Settings, tiny_pairs: Make, tiny_row: Make
 ) -> None:
     tiny_pairs([tiny_row(n) for n in range(9)] + [tiny_row(9, caption="")], "a shard.parquet")

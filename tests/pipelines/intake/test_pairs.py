@@ -6,7 +6,7 @@ import pytest
 from pipelines.intake.pairs import PairWriter, pair_id, read_batches, read_light
 
 
-def test_a_pair_is_the_same_whichever_image_comes_first_and_other_for_anything_else() -> None:
+def test_a_pairs_identity_ignores_image_order_only() -> None:
     one = pair_id("a" * 64, "b" * 64, prompt="p", annotator_id="x")
     assert one == pair_id("b" * 64, "a" * 64, prompt="p", annotator_id="x")
     others = [

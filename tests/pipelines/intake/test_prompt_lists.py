@@ -1,4 +1,4 @@
-"""Lists in the layouts of PartiPrompts, GenEval and HPSv2, made up for the test, to the evaluation's one format."""
+"""Lists in the layouts of PartiPrompts, GenEval and HPSv2, invented for the test, become the evaluation's format."""
 
 import json
 from pathlib import Path
@@ -76,40 +76,40 @@ def test_a_written_set_imports_to_itself(parti: Path, tmp_path: Path) -> None:
     again = import_prompts(tmp_path / "x.tsv", "tsv", tmp_path / "y.tsv")
     assert again.prompts_digest == first.prompts_digest
     import_prompts(parti, "parti", tmp_path / "x.tsv")
-    with pytest.raises(ValueError, match="holds other prompts already"):
+    with pytest.raises(ValueError, match="already contains other prompts"):
         import_prompts(parti, "parti", tmp_path / "x.tsv", category="Challenge")
 
 
 @pytest.mark.parametrize(
-    ("form", "content", "told"),
+    ("form", "content", "message"),
     [
         ("part", "", "Did you mean 'parti'?"),
-        ("jsonl", '{"prompt": "a"}\n', "line 1 is no JSON object with the texts `prompt` and `category`"),
+        ("jsonl", '{"prompt": "a"}\n', "line 1 is not a JSON object with the texts `prompt` and `category`"),
         ("jsonl", "a kite\n", "line 1 is not JSON"),
-        ("jsonl", '{"prompt": "a", "category": null}\n', "line 1 is no JSON object"),
-        ("jsonl", "[]\n", "line 1 is no JSON object"),
+        ("jsonl", '{"prompt": "a", "category": null}\n', "line 1 is not a JSON object"),
+        ("jsonl", "[]\n", "line 1 is not a JSON object"),
         ("tsv", "prompt\tcategory\na\tb\tx\n", "line 2 has more columns"),
         ("parti", "", "it has nothing"),
-        ("jsonl", '{"prompt": 3, "category": "x"}\n', "line 1 is no JSON object"),
+        ("jsonl", '{"prompt": 3, "category": "x"}\n', "line 1 is not a JSON object"),
         ("tsv", "prompt\tcategory\n \tx\n", "empty prompts at list line 2"),
-        ("tsv", "prompt\tcategory\n", "holds no prompts"),
+        ("tsv", "prompt\tcategory\n", "contains no prompts"),
         ("hps", '{"a": 1}', "is not a JSON list"),
     ],
 )
-def test_faults_are_named_and_nothing_is_written(tmp_path: Path, form: str, content: str, told: str) -> None:
+def test_faults_are_named_and_nothing_is_written(tmp_path: Path, form: str, content: str, message: str) -> None:
     (tmp_path / "list").write_text(content)
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         import_prompts(tmp_path / "list", form, tmp_path / "x.tsv")
     assert not (tmp_path / "x.tsv").exists()
 
 
-def test_a_prompt_may_hold_a_line_separator(tmp_path: Path) -> None:
+def test_a_prompt_may_contain_a_line_separator(tmp_path: Path) -> None:
     (tmp_path / "list").write_text('{"prompt": "a\u2028kite", "category": "x"}\n', encoding="utf-8")
     assert import_prompts(tmp_path / "list", "jsonl", tmp_path / "x.tsv").num_prompts == 1
     assert (tmp_path / "x.tsv").read_text() == "prompt\tcategory\na kite\tx\n"
 
 
-def test_a_place_that_cannot_be_written_is_told(tmp_path: Path, parti: Path) -> None:
+def test_a_path_that_cannot_be_written_is_named(tmp_path: Path, parti: Path) -> None:
     with pytest.raises(ValueError, match=r"is a folder. Give a file"):
         import_prompts(parti, "parti", tmp_path)
     with pytest.raises(ValueError, match="cannot be written: File exists"):
@@ -118,5 +118,5 @@ def test_a_place_that_cannot_be_written_is_told(tmp_path: Path, parti: Path) -> 
 
 def test_every_format_has_its_reader(tmp_path: Path) -> None:
     for form in FORMATS:
-        with pytest.raises(ValueError, match="is no file"):
+        with pytest.raises(ValueError, match="neither a file nor a folder"):
             import_prompts(tmp_path / "none", form, tmp_path / "x.tsv")

@@ -58,7 +58,7 @@ def test_rows_pass_on_replay_after_the_limit_they_broke_was_raised(tiny_project:
 
 
 @pytest.mark.usefixtures("dirty")
-def test_replayed_rows_join_the_snapshot_until_their_shard_is_judged_anew(
+def test_replayed_rows_join_the_snapshot_until_their_shard_is_validated_again(
     tiny_project: Project, settings: Settings
 ) -> None:
     tight = with_limits(tiny_project, max_image_side=60, max_quarantined_share=0.4)
@@ -76,7 +76,7 @@ def test_replayed_rows_join_the_snapshot_until_their_shard_is_judged_anew(
 
 
 @pytest.mark.usefixtures("dirty")
-def test_rules_that_did_not_change_let_nothing_through(tiny_project: Project, settings: Settings) -> None:
+def test_unchanged_rules_accept_no_quarantined_row(tiny_project: Project, settings: Settings) -> None:
     tight = with_limits(tiny_project, max_image_side=60, max_quarantined_share=0.4)
     again = replay(validate_all(tight, settings), Workspace(tight, settings))
     assert (again.num_rows, again.num_accepted, again.passed) == (3, 0, True)

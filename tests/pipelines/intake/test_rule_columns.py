@@ -36,7 +36,7 @@ def test_a_good_row() -> None:
     }  # fmt: skip
 
 
-def test_an_undecoded_image_is_the_limits_business_only_while_it_breaks_the_limit() -> None:
+def test_an_undecoded_image_breaks_only_its_limit_while_it_exceeds_it() -> None:
     unknown: dict[str, Any] = {"width_1": None, "height_1": None, "format_1": None}
     rows: list[dict[str, Any]] = [
         {"problem_1": "too_long_side", "width_1": 99},

@@ -17,7 +17,7 @@ def frame(**columns: Any) -> pd.DataFrame:
     return pd.DataFrame({"row": range(len(next(iter(columns.values())))), **columns})
 
 
-def test_counts_and_rows_of_each_rule_in_the_order_asked() -> None:
+def test_counts_and_rows_of_each_rule_in_the_given_order() -> None:
     data = frame(shortest_image_side=[40.0, 3.0, None, 5.0], licence=["MIT", "MIT", None, "MIT"])
     sides, licences, rows = judge(data, [image_shortest_side(LIMITS), licence_present(LIMITS), rows_present(LIMITS)])
     assert (sides.rule.name, sides.checked, sides.failed, sides.rows) == ("image_shortest_side", 3, 2, (1, 3))
@@ -30,7 +30,7 @@ def test_a_rule_that_cannot_be_evaluated_is_a_defect_and_not_no_bad_rows() -> No
         judge(frame(other=[1.0]), [image_shortest_side(LIMITS)])
 
 
-def test_no_value_of_a_failed_row_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_value_of_a_failed_row_is_requested(monkeypatch: pytest.MonkeyPatch) -> None:
     formats = []
     from great_expectations.datasource.fluent.interfaces import Batch
 

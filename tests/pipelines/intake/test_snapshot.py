@@ -6,12 +6,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from alignment.contracts.data import DatasetSnapshot
+from alignment.contracts.data import SPLITS, DatasetSnapshot
 from alignment.statistics.prompts import normal_prompt
 from pipelines.contracts.pairs import ValidationReport
 from pipelines.intake import snapshot as snapshot_module
 from pipelines.intake.ingestion import ingest, list_source_shards
-from pipelines.intake.snapshot import SNAPSHOT_SCHEMA, SPLITS, accepted_reports, build_snapshot, split_of
+from pipelines.intake.snapshot import SNAPSHOT_SCHEMA, accepted_reports, build_snapshot, split_of
 from pipelines.intake.validation import validate
 from pipelines.project.file import Project
 from pipelines.project.sections import SnapshotSection
@@ -107,7 +107,7 @@ def test_new_data_moves_no_prompt_and_the_seed_does(
     assert share == pytest.approx(section.calibration_share, abs=0.04)
 
 
-def test_a_pair_in_two_batches_is_taken_once_and_not_at_all_where_they_contradict(
+def test_a_pair_in_two_batches_is_used_once_and_not_at_all_where_they_contradict(
     tiny_project: Project, settings: Settings, tiny_pairs: Make, tiny_row: Make
 ) -> None:
     project = training_only(tiny_project)
@@ -135,7 +135,7 @@ def test_prompts_held_out_since_do_not_enter(
     assert snapshot.heldout_prompts_digest == sha256_file(path)
 
 
-def test_the_same_inputs_give_the_same_bytes_in_any_order_and_the_first_answer(
+def test_the_same_inputs_give_the_same_bytes_in_any_order_and_the_first_snapshot(
     tiny_project: Project, settings: Settings, tiny_pairs: Make, tiny_row: Make, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -153,7 +153,7 @@ def test_the_same_inputs_give_the_same_bytes_in_any_order_and_the_first_answer(
     assert build_snapshot(reports[::-1], Workspace(tiny_project, settings)) == snapshot
 
 
-def test_failed_batches_stay_out_and_nothing_left_is_said(
+def test_failed_batches_are_left_out_and_an_empty_snapshot_is_reported(
     tiny_project: Project, settings: Settings, tiny_pairs: Make, tiny_row: Make
 ) -> None:
     tiny_pairs([tiny_row(0), tiny_row(1, caption="")])

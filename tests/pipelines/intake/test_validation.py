@@ -137,11 +137,11 @@ def test_every_rule_is_named_after_its_function_and_reported(
     assert all(rule.checked == 1 for rule in report.rules)
 
 
-def test_warnings_tell_and_quarantine_nothing(
+def test_warnings_report_and_quarantine_nothing(
     tiny_project: Project, settings: Settings, tiny_pairs: Make, tiny_row: Make
 ) -> None:
     lefty = [tiny_row(2 * n + 1, user_id=1) for n in range(20)]  # odd numbers prefer image 0
-    # A flood of both kinds of answer; nineteen of one side; ties only; a crowd that is nobody in particular.
+    # A flood of both labels; nineteen of one side; ties only; many rows without an annotator.
     flood = [tiny_row(n, user_id=2) for n in range(100, 190)]
     few = [tiny_row(2 * n, user_id=3) for n in range(100, 119)]
     ties = [tiny_row(n, user_id=4, label_0=0.5, label_1=0.5) for n in range(300, 325)]
@@ -231,7 +231,7 @@ def test_quarantine_names_where_each_row_came_from(
     assert row["image_0"] == rows[9]["jpg_0"]
 
 
-def test_the_same_batch_under_the_same_rules_gives_the_first_answer(
+def test_the_same_batch_under_the_same_rules_returns_the_first_report(
     tiny_project: Project, settings: Settings, tiny_pairs: Make, tiny_row: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = validate_rows([tiny_row(0)], tiny_project, settings, tiny_pairs)
@@ -250,7 +250,7 @@ def test_two_stores_give_the_same_bytes_data_docs_included(
     assert len(digests) == 1
 
 
-def test_data_docs_hold_no_prompt_no_person_and_no_link(
+def test_data_docs_contain_no_prompt_no_person_and_no_link(
     tiny_project: Project, settings: Settings, tiny_pairs: Make, tiny_row: Make
 ) -> None:
     rows = [tiny_row(n, caption=f"secretword{n} \x07", user_id=77) for n in range(30)]

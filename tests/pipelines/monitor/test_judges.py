@@ -105,8 +105,8 @@ def test_every_reason_against_a_judge_is_listed(project: Project, settings: Sett
     (state, _) = judge_states(Workspace(project, settings))
     assert [reason.split(":")[0] for reason in state.reasons] == [
         "has a calibration that expired",
-        "was checked on 0 human pairs of any generator and not older than 90 days, fewer than 100",
-        "agrees with people too little",
+        "was checked on 0 human pairs of any generator and not older than 90 days; at least 100 are required",
+        "agrees with people too rarely",
     ]
 
 
@@ -159,7 +159,7 @@ def test_one_model_in_two_folders_with_two_settings_has_one_vote(
         remember(changed, settings, judge)
     found = {state.judge: state.reasons for state in judge_states(Workspace(changed, settings))}
     assert (found["taste_a"], found["taste_b"]) == ((), ())
-    assert found["copy"] == ("has the same weights as taste_a, which votes already",)
+    assert found["copy"] == ("has the same weights as taste_a, which already votes",)
 
 
 def test_slices_that_are_not_shown_to_exceed_the_floor_are_listed(project: Project, settings: Settings) -> None:

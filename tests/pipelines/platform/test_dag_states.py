@@ -1,4 +1,4 @@
-"""Paused and missing DAGs of a project, read from a real HTTP server that stands for Airflow."""
+"""Paused and missing DAGs of a project, read from a real HTTP server in place of Airflow."""
 
 import json
 import os
@@ -26,7 +26,7 @@ PAGE = 60
 
 
 class Airflow(BaseHTTPRequestHandler):
-    """Knows `dags` (id to paused), at most `PAGE` to a page; lets in `admin` with the password `right`."""
+    """Knows `dags` (id to paused), at most `PAGE` to a page; accepts `admin` with the password `right`."""
 
     dags: ClassVar[dict[str, bool]] = {}
     html: ClassVar[bool] = False
@@ -97,7 +97,7 @@ def test_dags_beyond_the_first_page_are_found(url: str) -> None:
 
 
 def leave_platform(settings: Settings, url: str, process: ProcessRecord) -> None:
-    """What `plumbline up` leaves of itself: the record and the password of `admin`."""
+    """Write the files that `plumbline up` leaves: the record and the password of `admin`."""
     (settings.state_dir / "airflow").mkdir(parents=True)
     (settings.state_dir / "airflow" / "passwords.json").write_text('{"admin": "right"}')
     service = services.Service(name="airflow", process=process, url=url, log_path=settings.state_dir / "log")
@@ -105,7 +105,7 @@ def leave_platform(settings: Settings, url: str, process: ProcessRecord) -> None
     (settings.state_dir / "services.json").write_text(platform.model_dump_json())
 
 
-def test_the_embedded_platform_is_asked_without_settings(url: str, project: Project, settings: Settings) -> None:
+def test_the_embedded_platform_is_queried_without_settings(url: str, project: Project, settings: Settings) -> None:
     leave_platform(settings, url, record_of(os.getpid()))
     Airflow.dags["shapes.monitor"] = True
     states = read_dag_states(Workspace(project, settings))
@@ -120,15 +120,15 @@ def test_without_airflow_the_answer_names_the_next_step(project: Project, settin
         assert step in states.problem
 
 
-def test_a_platform_that_died_is_not_asked(url: str, project: Project, settings: Settings) -> None:
+def test_a_dead_platform_is_not_queried(url: str, project: Project, settings: Settings) -> None:
     leave_platform(settings, url, ProcessRecord(pid=2**22 - 1, started_ticks=1, boot_id="an earlier boot"))
     assert "is not running" in read_dag_states(Workspace(project, settings)).problem
 
 
-def test_a_server_that_does_not_answer_is_named(project: Project, settings: Settings) -> None:
+def test_a_server_that_does_not_respond_is_named(project: Project, settings: Settings) -> None:
     states = read_dag_states(Workspace(project, with_login(settings, "http://127.0.0.1:9")))
     assert (states.reachable, states.url) == (False, "http://127.0.0.1:9")
-    assert "Airflow is not reachable: http://127.0.0.1:9 does not answer" in states.problem
+    assert "Airflow is not reachable: http://127.0.0.1:9 does not respond" in states.problem
 
 
 def test_a_refused_login_is_named_without_the_password(url: str, project: Project, settings: Settings) -> None:

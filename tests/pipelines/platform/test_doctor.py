@@ -73,7 +73,7 @@ def test_an_unreachable_server_and_a_store_that_is_a_file_are_found(
     broken = {"tracking_uri": "http://127.0.0.1:9", "store_uri": (tmp_path / "file").as_uri()}
     checks = diagnose(None, settings.model_copy(update=broken))
     assert not named(checks, "tracking").ok
-    assert "http://127.0.0.1:9 does not answer" in named(checks, "tracking").found
+    assert "http://127.0.0.1:9 does not respond" in named(checks, "tracking").found
     assert "MLFLOW_TRACKING_URI" in named(checks, "tracking").mend
     assert not named(checks, "store").ok
     assert "PLUMBLINE_STORE_URI" in named(checks, "store").mend
@@ -122,7 +122,7 @@ def test_paused_dags_are_named(
 
 def test_a_configured_airflow_must_be_reachable(project: Project, settings: Settings) -> None:
     named_one = settings.model_copy(update={"airflow_ui_url": "http://127.0.0.1:9", "airflow_user": "ada"})
-    with pytest.raises(ValueError, match=r"Airflow is not reachable: http://127\.0\.0\.1:9 does not answer"):
+    with pytest.raises(ValueError, match=r"Airflow is not reachable: http://127\.0\.0\.1:9 does not respond"):
         doctor._dags(Workspace(project, named_one))
 
 

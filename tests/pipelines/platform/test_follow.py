@@ -13,7 +13,7 @@ START = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 class OneAtATime:
-    """A DAG whose awaited run is only created when the one left over has ended, as with max_active_runs=1."""
+    """A DAG whose awaited run is only created when the unfinished one has ended, as with max_active_runs=1."""
 
     def __init__(self, *, left_over: bool, ends: str = "success") -> None:
         self.ends = ends
@@ -40,7 +40,7 @@ def run(name: str, state: str, seconds: float) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("left_over", "ends"), [(False, ""), (True, "success"), (True, "failed")])
-def test_a_run_left_over_is_followed_before_the_awaited_one(tmp_path: Path, left_over: bool, ends: str) -> None:
+def test_an_unfinished_run_is_followed_before_the_awaited_one(tmp_path: Path, left_over: bool, ends: str) -> None:
     api, view = (
         OneAtATime(left_over=left_over, ends=ends),
         follow.View(load_settings({"PLUMBLINE_STATE_DIR": str(tmp_path)})),
@@ -49,8 +49,8 @@ def test_a_run_left_over_is_followed_before_the_awaited_one(tmp_path: Path, left
     assert api.followed == (["left"] if left_over else [])
 
 
-def test_a_run_that_never_comes_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_never_starts_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(follow, "LINK_TIMEOUT_SECONDS", 0)
     view = follow.View(load_settings({"PLUMBLINE_STATE_DIR": str(tmp_path)}))
-    with pytest.raises(TimeoutError, match=r"No run of shapes\.train was set off within 0 s"):
+    with pytest.raises(TimeoutError, match=r"No run of shapes\.train was triggered within 0 s"):
         follow.next_run(OneAtATime(left_over=False), "shapes.train", START, view)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""A fresh Airflow is ready when every DAG of every project is there, and not before."""
+"""A fresh Airflow is ready when every DAG of every project exists, and not before."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +17,7 @@ PLATFORM: Any = SimpleNamespace(airflow=SimpleNamespace(url="http://127.0.0.1:1"
 
 
 class FakeAirflow:
-    """Knows one DAG more each time it is asked."""
+    """Knows one DAG more at each request."""
 
     def __init__(self, dag_ids: list[str], errors: list[str]) -> None:
         self.found, self.errors = dag_ids, errors
@@ -54,7 +54,7 @@ def test_a_file_that_does_not_parse_ends_the_wait_with_its_error(monkeypatch: py
         prepared(FakeAirflow(["shapes.ingest"], errors=["monitor_champion.py: SyntaxError"]), monkeypatch)
 
 
-def test_a_broken_project_beside_does_not_stop_the_platform(
+def test_another_broken_project_does_not_stop_the_platform(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "shapes.toml").write_text(f'extends = ["{SHAPES}"]\n')
@@ -73,7 +73,7 @@ def test_a_project_without_rewards_has_no_reward_dag() -> None:
 
 
 def test_the_names_are_those_of_the_dag_files() -> None:
-    """One DAG a file; what a file calls its DAG stands in it."""
+    """Each file makes one DAG, and contains the DAG's name."""
     files = [path.read_text() for path in (ROOT / "dags").glob("*_*.py") if path.name not in NO_DAGS]
     for name in (*preparation.DAGS, "reward"):
         assert sum(f'dag_id=f"{{project.name}}.{name}"' in text for text in files) == 1

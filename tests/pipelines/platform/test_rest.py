@@ -13,7 +13,7 @@ from pipelines.platform.rest import AirflowApi
 
 
 class Busy(BaseHTTPRequestHandler):
-    """Answers with the next of `statuses`, then with 200; remembers what was asked."""
+    """Responds with the next of `statuses`, then with 200; records the requests."""
 
     statuses: ClassVar[list[int]] = []
     asked: ClassVar[list[str]] = []
@@ -52,13 +52,13 @@ def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[AirflowApi]:
     server.server_close()
 
 
-def test_a_busy_server_is_asked_again(api: AirflowApi) -> None:
+def test_a_request_to_a_busy_server_is_repeated(api: AirflowApi) -> None:
     Busy.statuses = [500, 503]
     api.unpause("shapes.train")
     assert Busy.asked == ["PATCH"] * 3
 
 
-def test_one_that_stays_busy_is_quoted(api: AirflowApi) -> None:
+def test_the_error_of_a_server_that_stays_busy_is_quoted(api: AirflowApi) -> None:
     Busy.statuses = [500] * rest.ATTEMPTS
     with pytest.raises(RuntimeError, match=r"gave 500: .*database is locked"):
         api.run("shapes.train", "run")

@@ -41,7 +41,7 @@ def test_taken_port_is_refused_by_name(settings: Settings) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(ValueError, match=rf"Port {port} on 127\.0\.0\.1 is taken.*give another port"):
+        with pytest.raises(ValueError, match=rf"Port {port} on 127\.0\.0\.1 is in use.*give another port"):
             services.start(settings, mlflow_port=port)
     assert not (settings.state_dir / "services.json").exists()
 
@@ -82,7 +82,7 @@ def test_a_recycled_pid_is_left_alone(tmp_path: Path, settings: Settings) -> Non
         process.stdout.close()  # type: ignore[union-attr]
 
 
-def test_second_start_says_where_the_first_is(tmp_path: Path, settings: Settings) -> None:
+def test_a_second_start_names_the_address_of_the_first(tmp_path: Path, settings: Settings) -> None:
     me = Service(
         name="airflow",
         process=record_of(os.getpid()),
@@ -90,7 +90,7 @@ def test_second_start_says_where_the_first_is(tmp_path: Path, settings: Settings
         log_path=tmp_path / "log",
     )
     (settings.state_dir / "services.json").write_text(Platform(mlflow=me, airflow=me).model_dump_json())
-    with pytest.raises(ValueError, match=r"up already \(Airflow http://127.0.0.1:4242"):
+    with pytest.raises(ValueError, match=r"already running \(Airflow http://127.0.0.1:4242"):
         services.start(settings)
 
 

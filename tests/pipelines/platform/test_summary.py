@@ -1,4 +1,4 @@
-"""What the demo says at its end, by the verdict and by each check."""
+"""The demo's summary, by the verdict and by each check."""
 
 from pathlib import Path
 from typing import Any
@@ -33,12 +33,12 @@ def outcome(champion: dict[str, Any] | None, **fields: Any) -> Outcome:
 
 
 def test_a_fresh_store_has_no_verdict_and_no_champion(settings: Settings) -> None:
-    told = summarise(outcome(None), Workspace(load_project(PROJECT), settings), seconds=61.4)
-    assert "pairs      5 in, 4 accepted, 1 quarantined" in told
-    assert "training   nothing new" in told
-    assert "verdict    none" in told
-    assert "champion   none: the base model" in told
-    assert "time       61 s" in told
+    summary = summarise(outcome(None), Workspace(load_project(PROJECT), settings), seconds=61.4)
+    assert "pairs      5 in, 4 accepted, 1 quarantined" in summary
+    assert "training   nothing new" in summary
+    assert "verdict    none" in summary
+    assert "champion   none: serve the base model" in summary
+    assert "time       61 s" in summary
     assert not outcome(None).is_champion
 
 
@@ -47,7 +47,7 @@ def test_the_champion_is_the_candidate_only_when_it_is_that_version() -> None:
     assert not outcome({"version": 1}).is_champion
 
 
-def test_checks_are_marked_by_what_they_do(settings: Settings) -> None:
+def test_checks_are_marked_by_their_effect(settings: Settings) -> None:
     project = load_project(PROJECT)
     line: dict[str, Any] = {"relation": ">", "bound": 0.0, "explanation": "so", "measured": 0.5}
     checks = (
@@ -71,9 +71,9 @@ def test_checks_are_marked_by_what_they_do(settings: Settings) -> None:
     )
     save_decision(decision, Workspace(project, settings))
     champion = {"version": 1, "weights_digest": "ab" * 32}
-    told = summarise(outcome(champion, judged=False), Workspace(project, settings), seconds=1)
-    assert "verdict    hold for version 2 (made earlier; nothing new to judge)" in told
-    marks = [row.split(maxsplit=2)[:2] for row in told.splitlines() if "required > 0" in row]
+    summary = summarise(outcome(champion, judged=False), Workspace(project, settings), seconds=1)
+    assert "verdict    hold for version 2 (made earlier; nothing new to judge)" in summary
+    marks = [row.split(maxsplit=2)[:2] for row in summary.splitlines() if "required > 0" in row]
     assert marks == [["ok", "guard:w:"], ["FAIL", "guard:x:"], ["note", "drift:y:"]]
-    assert "drift:y: -, required > 0" in told
-    assert "champion   version 1 (nothing promoted anew), weights abababababab" in told
+    assert "drift:y: -, required > 0" in summary
+    assert "champion   version 1 (nothing new promoted), weights abababababab" in summary

@@ -1,6 +1,6 @@
-"""Trial reports made to order, and an engine that knows the answers.
+"""Trial reports made to order, and an engine with invented results.
 
-Its jobs publish what real ones would, with figures made from their spec.
+Its jobs publish what real ones would, with figures computed from their spec.
 """
 
 import json
@@ -30,7 +30,7 @@ TEST_PROMPTS = tuple(f"a shape number {number}" for number in range(12))
 
 @pytest.fixture
 def report() -> Callable[..., TrialReport]:
-    """A measured trial with a mean gain; `changes` make it another."""
+    """Return a measured trial with a mean gain; `changes` replace fields of it."""
 
     def make(gain: float = 0.1, **changes: Any) -> TrialReport:
         comparison = Comparison(
@@ -66,14 +66,14 @@ def report() -> Callable[..., TrialReport]:
 
 
 class Answers:
-    """Runs jobs by making up their answers. A recipe's quality is `gain(recipe)`, its pace and peak are as given."""
+    """Invents the results of jobs. A recipe's quality is `gain(recipe)`; its pace and peak are given."""
 
     def __init__(self, settings: Settings, folder: Path, gain: Callable[[Recipe], float]) -> None:
         self.settings, self.folder, self.gain = settings, folder, gain
         self.store = open_store(settings.store_uri, settings)
         self.pace, self.peak = 10.0, 1.0
         self.failure: dict[str, Exception] = {}
-        """Kind of a job to what running it raises."""
+        """Maps the kind of a job to the exception that running it raises."""
         self.ran: list[JobRequest] = []
         self.problems: tuple[str, ...] = ()
         self.recipes: dict[str, Recipe] = {}
@@ -160,7 +160,7 @@ class Answers:
 
 
 def publish_snapshot(settings: Settings, folder: Path, prompts: tuple[str, ...] = TEST_PROMPTS) -> DatasetSnapshot:
-    """A snapshot in the store whose test split asks these prompts."""
+    """Publish a snapshot in the store whose test split contains these prompts."""
     store = open_store(settings.store_uri, settings)
     folder.mkdir(parents=True)
     pq.write_table(pa.table({"prompt": pa.array(prompts, pa.string())}), folder / "test.parquet")
@@ -182,7 +182,7 @@ def publish_snapshot(settings: Settings, folder: Path, prompts: tuple[str, ...] 
 
 @dataclass
 class SearchWorld:
-    """The shapes project with a store of its own, a snapshot in it, and the engine that knows the answers."""
+    """The shapes project with a separate store, a snapshot in it, and the engine with invented results."""
 
     project: Project
     settings: Settings
@@ -191,7 +191,7 @@ class SearchWorld:
     folder: Path
 
     def with_section(self, **section: Any) -> Project:
-        """The project with another search."""
+        """Return the project with another search."""
         return self.project.model_copy(update={"search": SearchSection(**section)})
 
 

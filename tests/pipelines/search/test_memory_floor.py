@@ -1,4 +1,4 @@
-"""The floor of a run's memory by hand, and shapes read from headers."""
+"""The lower bound of a run's memory computed by hand, and shapes read from headers."""
 
 import json
 from pathlib import Path
@@ -32,7 +32,7 @@ def write_header(path: Path, tensors: dict[str, list[int]]) -> None:
     path.write_bytes(len(text).to_bytes(8, "little") + text)
 
 
-def test_a_full_fine_tune_with_reference_holds_five_copies() -> None:
+def test_a_full_fine_tune_with_reference_has_five_copies() -> None:
     floor = memory_floor(recipe("diffusion_dpo_shapes"), SHAPES)
     assert (floor.weights, floor.reference, floor.gradients, floor.optimiser) == (
         4 * NUM_WEIGHTS,
@@ -49,7 +49,7 @@ def test_without_reference_there_is_no_copy() -> None:
 
 def test_adapters_train_their_own_weights_and_need_no_copy() -> None:
     floor = memory_floor(recipe("diffusion_dpo_shapes", "tuning={kind='lora', rank=2, alpha=2}"), SHAPES)
-    adapter = 2 * (6 + 8) + 2 * (8 + 6)  # to_q and to_out.0; a name that merely ends alike is no target
+    adapter = 2 * (6 + 8) + 2 * (8 + 6)  # to_q and to_out.0; a name that merely ends in the same letters is no target
     assert (floor.weights, floor.reference) == (4 * (NUM_WEIGHTS + adapter), 0)
     assert (floor.gradients, floor.optimiser) == (4 * adapter, 8 * adapter)
 
@@ -93,7 +93,7 @@ def test_weights_in_parts_are_found_by_their_index(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff" * 16, b"\x02\0\0\0\0\0\0\0[]", b"\x01\0\0\0\0\0\0\0{"])
-def test_a_file_that_is_none_is_named(tmp_path: Path, content: bytes) -> None:
+def test_a_file_in_another_format_is_named(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "unet" / "diffusion_pytorch_model.safetensors"
     path.parent.mkdir()
     path.write_bytes(content)
@@ -102,7 +102,7 @@ def test_a_file_that_is_none_is_named(tmp_path: Path, content: bytes) -> None:
 
 
 def test_a_base_without_weights_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="unet holds no safetensors weights"):
+    with pytest.raises(ValueError, match="unet contains no safetensors weights"):
         denoiser_shapes(tmp_path)
 
 

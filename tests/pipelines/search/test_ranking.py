@@ -1,11 +1,11 @@
-"""Who wins: gain first, pace among those who cannot be told apart; and why nobody does."""
+"""The ranking: gain first, pace among trials that tie; and the reason when no trial is left."""
 
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 
-from pipelines.search.ranking import Limits, TrialReport, rank, what_bound
+from pipelines.search.ranking import Limits, TrialReport, explain_nothing_fits, rank
 
 Make = Callable[..., TrialReport]
 LIMITS = Limits(memory_gib=2.0, hours=1.0)
@@ -34,7 +34,7 @@ def test_a_slow_trial_far_behind_does_not_pass_the_leader_by_its_pace(report: Ma
 
 
 def test_the_pairing_by_prompt_counts_not_the_spread_of_prompts(report: Make) -> None:
-    """Prompts differ by far more than the trials; unpaired, the two could not be told apart."""
+    """Prompts differ by far more than the trials; unpaired, the two would tie."""
     prompts = np.linspace(-10, 10, 20)
     trials = {0: report(0.5, items_per_second=1.0), 1: report(0.4, items_per_second=2.0)}
     jitter = np.tile([0.01, -0.01], 10)
@@ -42,22 +42,22 @@ def test_the_pairing_by_prompt_counts_not_the_spread_of_prompts(report: Make) ->
     assert [p.trial for p in placings] == [0, 1]
 
 
-def test_nobody_to_rank() -> None:
+def test_no_trial_to_rank() -> None:
     assert rank({}, {}, confidence=0.95) == []
 
 
-def test_the_limits_that_bound_are_told_with_the_least_that_would_do(report: Make) -> None:
+def test_the_binding_limits_are_named_with_the_least_that_would_fit(report: Make) -> None:
     trials = [
         report(outcome="over_memory", peak_memory_gib=3.0),
         report(outcome="over_memory", peak_memory_gib=None, memory_floor_gib=2.5),
         report(outcome="over_time", final_run_hours=4.0),
         report(outcome="diverged", reason="diverged: job x: loss nan.\nlog"),
     ]
-    text = what_bound(trials, LIMITS)
+    text = explain_nothing_fits(trials, LIMITS)
     assert text.startswith("None of 4 trials fits: 2 need more than 2 GiB (the least: 2.50)")
     assert "1 would not finish within 1 hours (the shortest run: 4.00)" in text
     assert "1 diverged (diverged: job x: loss nan)" in text
 
 
 def test_no_trial_at_all() -> None:
-    assert what_bound([], LIMITS) == "No trial was made within 1 hours. Raise --hours."
+    assert explain_nothing_fits([], LIMITS) == "No trial finished within 1 hours. Raise --hours."

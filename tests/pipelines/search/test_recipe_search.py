@@ -1,4 +1,4 @@
-"""The whole search on an engine that knows the answers: table, winner, resumption, limits."""
+"""The complete search on an engine with invented results: table, winner, resumption, limits."""
 
 import json
 from pathlib import Path
@@ -52,7 +52,7 @@ def test_a_search_again_runs_no_job(world: Any) -> None:
     assert len(world.engine.ran) == ran
 
 
-def test_a_search_that_broke_off_goes_on(world: Any) -> None:
+def test_an_interrupted_search_continues(world: Any) -> None:
     world.engine.failure = {"evaluate": RuntimeError("the engine is away")}
     with pytest.raises(RuntimeError, match="engine is away"):
         run(world)
@@ -77,14 +77,16 @@ def test_nothing_within_the_hours(world: Any) -> None:
 
 
 @pytest.mark.parametrize(("memory", "hours"), [(0.0, 1.0), (-1.0, 1.0), (float("nan"), 1.0), (1.0, float("inf"))])
-def test_limits_that_are_none(world: Any, memory: float, hours: float) -> None:
+def test_invalid_limits_are_refused(world: Any, memory: float, hours: float) -> None:
     with pytest.raises(ValueError, match="Give a number above 0"):
         run(world, Limits(memory_gib=memory, hours=hours))
     assert world.engine.ran == []
 
 
-def test_a_reward_cannot_rank_what_maximises_it(world: Any) -> None:
-    with pytest.raises(ValueError, match="'prdp_shapes' maximises 'taste_a', which cannot rank it"):
+def test_a_reward_cannot_rank_a_recipe_that_maximises_it(world: Any) -> None:
+    with pytest.raises(
+        ValueError, match="'prdp_shapes' maximises 'taste_a', so that scorer cannot be the search's judge"
+    ):
         run(world, recipes=("prdp_shapes",), judge="taste_a")
 
 
@@ -93,7 +95,7 @@ def test_a_recipe_of_another_backbone_is_refused(world: Any) -> None:
         run(world, recipes=("mapo_sdxl_pickapic",))
 
 
-def test_two_recipes_of_one_name_are_told_apart(world: Any) -> None:
+def test_two_recipes_of_one_name_are_distinguished(world: Any) -> None:
     copy = world.folder / "diffusion_dpo_shapes.toml"
     copy.write_text((RECIPES_DIR / "diffusion_dpo_shapes.toml").read_text())
     space = space_of(world.with_section(recipes=("diffusion_dpo_shapes", str(copy))))
@@ -101,7 +103,7 @@ def test_two_recipes_of_one_name_are_told_apart(world: Any) -> None:
 
 
 def test_one_search_at_a_time(tmp_path: Path) -> None:
-    with only_one(tmp_path), pytest.raises(RuntimeError, match="running already"), only_one(tmp_path):
+    with only_one(tmp_path), pytest.raises(RuntimeError, match="already running"), only_one(tmp_path):
         pass
     with only_one(tmp_path):
         pass

@@ -1,4 +1,4 @@
-"""Proposals: what each choice makes of a recipe, and what cannot be searched."""
+"""Proposals: the recipe that each choice makes, and fields that cannot be searched."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,7 +14,7 @@ from pipelines.search.space import Space, Start, field_value
 
 
 class Choices:
-    """Answers with what it was given, and else with the middle: factor 1, the first choice."""
+    """Returns the given choices, and otherwise the middle: factor 1, the first choice."""
 
     def __init__(self, given: Mapping[str, Any]) -> None:
         self.given, self.asked = given, []
@@ -56,7 +56,7 @@ def test_nothing_changed_is_the_starting_recipe_over_fewer_steps() -> None:
     assert proposal.placement.sample_prompts == ()
 
 
-def test_factors_scale_what_the_recipe_says() -> None:
+def test_factors_scale_the_recipes_values() -> None:
     given = {"factor of optimiser.learning_rate": 2.5, "factor of objective.beta": 0.5}
     proposal = space().propose(Choices(given))
     assert proposal.recipe.optimiser.learning_rate == 2.5e-5
@@ -64,7 +64,7 @@ def test_factors_scale_what_the_recipe_says() -> None:
     assert proposal.changes == ("optimiser.learning_rate=2.5e-05", "objective.beta=1000.0")
 
 
-def test_a_recipe_without_the_field_is_left_alone_and_not_asked() -> None:
+def test_a_recipe_without_the_field_is_unchanged_and_needs_no_choice() -> None:
     choices = Choices({})
     proposal = space("sft_shapes").propose(choices)
     assert "factor of objective.beta" not in choices.asked
@@ -99,7 +99,7 @@ def test_tunings(recipe: str, choice: str, tuning: Any) -> None:
 
 
 def test_a_trial_of_another_placement_is_another_job() -> None:
-    """Its answer would otherwise be found by its science, with the figures of the first placement."""
+    """Its result would otherwise be found by its science, with the figures of the first placement."""
     searched = space(micro_batches=(4,))
     own, other = (searched.propose(Choices({"micro_batch": choice})) for choice in ("as it is", "4"))
     assert (own.placement.micro_batch, other.placement.micro_batch) == (16, 4)
@@ -118,7 +118,7 @@ def test_the_changes_make_the_recipe_again() -> None:
 
 def test_the_starting_choices_lead_to_the_starting_recipes() -> None:
     searched = space("diffusion_dpo_shapes", "mapo_shapes", global_batches=(8,), micro_batches=(4,), lora_ranks=(2,))
-    found = [searched.propose(Choices(choices)).recipe for choices in searched.as_they_are()]
+    found = [searched.propose(Choices(choices)).recipe for choices in searched.unchanged()]
     assert found == [load_recipe("diffusion_dpo_shapes"), load_recipe("mapo_shapes")]
 
 
@@ -127,7 +127,7 @@ def test_an_unknown_factor_suggests_the_nearest() -> None:
         space(factors={"optimiser.learning_rte": (0.5, 2.0)}).check()
 
 
-def test_default_factors_need_not_be_there() -> None:
+def test_default_factors_may_be_absent() -> None:
     space("sft_shapes").check()
 
 
@@ -142,7 +142,7 @@ def test_a_value_of_zero_does_not_scale() -> None:
         space(factors={"caption_dropout": (0.5, 2.0)}).check()
 
 
-def test_a_range_must_hold_the_recipe_as_it_is() -> None:
+def test_a_range_must_contain_the_unchanged_recipe() -> None:
     with pytest.raises(ValidationError, match="it must contain 1"):
         SearchSection(factors={"objective.beta": (2.0, 4.0)})
 

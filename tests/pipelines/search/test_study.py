@@ -1,4 +1,6 @@
-"""The order of trials: the same whether interrupted or not, within the hours, and what has no score counts as worst."""
+"""The order of trials is the same whether interrupted or not, stays within the hours, and a trial without score is
+worst.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +20,7 @@ DIGEST = "5" * 64
 
 
 class Killed(BaseException):
-    """As a SIGKILL: nobody catches it."""
+    """Simulates a SIGKILL: no code catches it."""
 
 
 def space(**section: Any) -> Space:
@@ -30,7 +32,7 @@ def space(**section: Any) -> Space:
 
 
 class Bench:
-    """Likes a learning rate of 3e-5; killed at some call."""
+    """Prefers a learning rate of 3e-5; killed at a given call."""
 
     def __init__(self, make: Make, killed_at: int = -1, **changes: Any) -> None:
         self.make, self.killed_at, self.changes = make, killed_at, changes
@@ -58,7 +60,7 @@ def test_the_starting_recipes_come_first_as_they_are(tmp_path: Path, report: Mak
 
 
 @pytest.mark.parametrize("killed_at", [0, 1, 3, 6])
-def test_a_killed_search_goes_on_as_if_it_had_not_been(tmp_path: Path, report: Make, killed_at: int) -> None:
+def test_a_killed_search_continues_as_if_it_had_not_been_killed(tmp_path: Path, report: Make, killed_at: int) -> None:
     undisturbed, first, second = Bench(report), Bench(report, killed_at=killed_at), Bench(report)
     expected = run(tmp_path / "a", undisturbed, space())
     with pytest.raises(Killed):
@@ -69,7 +71,7 @@ def test_a_killed_search_goes_on_as_if_it_had_not_been(tmp_path: Path, report: M
     assert [*first.proposals[:-1], *second.proposals] == undisturbed.proposals
 
 
-def test_a_finished_search_measures_nothing_again_and_more_trials_go_on(tmp_path: Path, report: Make) -> None:
+def test_a_finished_search_repeats_nothing_and_more_trials_continue_it(tmp_path: Path, report: Make) -> None:
     bench = Bench(report)
     trials = run(tmp_path, bench, space(trials=3))
     assert run(tmp_path, bench, space(trials=3)) == trials
@@ -84,7 +86,7 @@ def test_another_seed_proposes_something_else(tmp_path: Path, report: Make) -> N
     assert one.proposals[2:] != two.proposals[2:]
 
 
-def test_the_optimiser_is_told_the_gain(tmp_path: Path, report: Make) -> None:
+def test_the_optimiser_receives_the_gain(tmp_path: Path, report: Make) -> None:
     study = open_study(tmp_path, DIGEST)
     trials = run_study(study, space(), Bench(report), limits=HOURS)
     best = max(trials, key=lambda n: trials[n].against_base.mean_difference)  # type: ignore[union-attr]
@@ -98,7 +100,7 @@ def test_trials_without_a_score_are_remembered_and_not_repeated(tmp_path: Path, 
     assert finished(open_study(tmp_path, DIGEST)) == trials
 
 
-def test_a_proposal_that_is_no_recipe_is_an_answer(tmp_path: Path, report: Make) -> None:
+def test_an_invalid_proposal_is_a_report(tmp_path: Path, report: Make) -> None:
     searched = space(trials=6, factors={"objective.beta": (1e-9, 1.0)})
     searched = searched.model_copy(update={"starts": {"m": Start(recipe="mapo_paper_shapes")}})
     trials = run(tmp_path, Bench(report), searched)
@@ -110,7 +112,7 @@ def test_a_proposal_that_is_no_recipe_is_an_answer(tmp_path: Path, report: Make)
 
 
 def test_stops_while_the_best_can_still_be_run(tmp_path: Path, report: Make) -> None:
-    """0.25 h a trial and 0.5 h for the winner: of two hours, six trials may be spent."""
+    """0.25 h a trial and 0.5 h for the winner: of two hours, six trials may be used."""
     bench = Bench(report, seconds=900.0, final_run_hours=0.5)
     assert len(run(tmp_path, bench, space(), Limits(memory_gib=1.0, hours=2.0))) == 6
 

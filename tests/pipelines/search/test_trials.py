@@ -1,4 +1,4 @@
-"""One trial: its jobs, the limits that it may break, and figures read from what it left."""
+"""One trial: its jobs, the limits that it may exceed, and figures read from its output."""
 
 from typing import Any
 
@@ -102,14 +102,14 @@ def test_a_peak_above_the_limit_is_refused_without_a_judge(world: Any, bench: Tr
     world.engine.peak = 4.01
     report = bench.measure(proposal, HOUR)
     assert (report.outcome, report.peak_memory_gib) == ("over_memory", 4.01)
-    assert report.reason == "Measured 4.01 GiB at the peak, 4 are allowed."
+    assert report.reason == "Measured 4.01 GiB at the peak; 4 GiB are allowed."
     assert world.engine.kinds() == ["encode", "train"]
 
 
-def test_a_whole_run_that_does_not_fit_is_refused(world: Any, bench: TrialBench, proposal: Proposal) -> None:
+def test_a_complete_run_that_does_not_fit_is_refused(world: Any, bench: TrialBench, proposal: Proposal) -> None:
     report = bench.measure(proposal, 639.0)
     assert report.outcome == "over_time"
-    assert report.reason.startswith("The whole run would take 0.18 h")
+    assert report.reason.startswith("The complete run would take 0.18 h")
     assert world.engine.kinds() == ["encode", "train"]
 
 
@@ -120,7 +120,7 @@ def test_a_whole_run_that_does_not_fit_is_refused(world: Any, bench: TrialBench,
         (jobs.OutOfMemory("out_of_memory: job x"), "out_of_memory"),
     ],
 )
-def test_what_cannot_be_trained_is_an_answer(
+def test_a_trial_that_cannot_be_trained_is_a_report(
     world: Any, bench: TrialBench, proposal: Proposal, error: Exception, outcome: str
 ) -> None:
     world.engine.failure = {"train": error}
@@ -137,7 +137,7 @@ def test_any_other_failure_stops_the_search(
         bench.measure(proposal, HOUR)
 
 
-def test_a_judgement_with_problems_is_no_figure(world: Any, bench: TrialBench, proposal: Proposal) -> None:
+def test_an_evaluation_with_problems_is_an_error(world: Any, bench: TrialBench, proposal: Proposal) -> None:
     world.engine.problems = ("3 images are blank.",)
     with pytest.raises(RuntimeError, match="3 images are blank"):
         bench.measure(proposal, HOUR)

@@ -1,4 +1,4 @@
-"""The judge that ranks and the prompts it is asked about."""
+"""The judge that ranks and its prompts."""
 
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ def test_an_unknown_judge_suggests_the_nearest(world: Any) -> None:
         validation_judge(world.with_section(judge="taste_c"))
 
 
-def test_the_lost_vote_is_told(world: Any) -> None:
+def test_the_lost_vote_is_reported(world: Any) -> None:
     note = vote_note(world.project, validation_judge(world.project))
     assert note == (
         "taste_a chose this recipe and may not vote on what it trains; 1 other judges are left. gate.required_judges is"
@@ -71,7 +71,7 @@ def named(world: Any, *lines: str) -> Any:
     return world.with_section(prompts=str(path))
 
 
-def test_a_named_file_is_taken(world: Any) -> None:
+def test_a_named_file_is_used(world: Any) -> None:
     project = named(world, "a purple pentagon", "a pink hexagon")
     validated = for_validation(Workspace(project, world.settings), world.snapshot, validation_judge(project))
     assert prompts_of(validated, world) == ["a purple pentagon", "a pink hexagon"]
@@ -86,5 +86,5 @@ def test_prompts_of_the_evaluation_are_refused(world: Any) -> None:
 
 def test_one_prompt_is_too_few(world: Any) -> None:
     project = named(world, "a pink hexagon")
-    with pytest.raises(ValueError, match="gives 1 validation prompts, at least 2 are needed"):
+    with pytest.raises(ValueError, match="has 1 validation prompts; at least 2 are needed"):
         for_validation(Workspace(project, world.settings), world.snapshot, validation_judge(project))

@@ -1,4 +1,4 @@
-"""The recipe file: read back the same, with its lineage, and never over what a person wrote."""
+"""The recipe file: reads back the same, with its lineage, and never overwrites a person's file."""
 
 import hashlib
 from collections.abc import Callable
@@ -30,8 +30,8 @@ def test_the_judge_that_chose_is_in_the_lineage_beside_earlier_ones() -> None:
     assert winner.chosen(recipe, JUDGE).selected_by == ("earlier", "panel", "taste", f"scorer {'a' * 64}")
 
 
-def test_a_recipe_that_nobody_chose_keeps_the_digest_it_had() -> None:
-    """The field came later; results found by digest must still be found."""
+def test_a_recipe_that_no_judge_chose_keeps_its_digest() -> None:
+    """The field was added later; results found by digest must still be found."""
     recipe = load_recipe("diffusion_dpo_shapes")
     data = recipe.model_dump(mode="json")
     assert "selected_by" not in data
@@ -43,7 +43,7 @@ def test_a_recipe_that_nobody_chose_keeps_the_digest_it_had() -> None:
     assert Recipe.model_validate_json(chosen.model_dump_json()) == chosen
 
 
-def test_the_file_says_how_it_was_found(tmp_path: Path, world: Any, report: Callable[..., TrialReport]) -> None:
+def test_the_file_states_how_it_was_found(tmp_path: Path, world: Any, report: Callable[..., TrialReport]) -> None:
     recipe = winner.chosen(load_recipe("diffusion_dpo_shapes"), JUDGE)
     trial = report(0.1, changes=("objective.beta=500.0",))
     header = winner.header(world.project, recipe, trial, number=3, trials=6, judge="taste")
@@ -57,24 +57,24 @@ def test_the_file_says_how_it_was_found(tmp_path: Path, world: Any, report: Call
     assert load_recipe(str(path)) == recipe.model_copy(update={"name": "found"})
 
 
-def test_a_gain_within_the_noise_is_called_that(world: Any, report: Callable[..., TrialReport]) -> None:
+def test_a_gain_within_the_noise_is_labelled(world: Any, report: Callable[..., TrialReport]) -> None:
     recipe = load_recipe("diffusion_dpo_shapes")
     header = winner.header(world.project, recipe, report(0.01), number=0, trials=1, judge="taste")
     assert "the search has not shown it to be better" in header
 
 
-def test_an_earlier_answer_is_replaced_and_a_persons_file_is_not(tmp_path: Path) -> None:
+def test_an_earlier_winner_is_replaced_and_a_persons_file_is_not(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text(f"{winner.MARK} before\n")
     winner.check_path(path)
     path.write_text("# My recipe\n")
-    with pytest.raises(ValueError, match=r"mine.toml exists and is not the answer of a search"):
+    with pytest.raises(ValueError, match=r"mine.toml exists and was not written by a search"):
         winner.check_path(path)
-    with pytest.raises(ValueError, match=r"a recipe file ends in \.toml"):
+    with pytest.raises(ValueError, match=r"a recipe file must end in \.toml"):
         winner.check_path(tmp_path / "mine.json")
 
 
-def test_the_default_place_is_not_among_the_projects(world: Any) -> None:
+def test_the_default_path_is_not_among_the_projects(world: Any) -> None:
     path = winner.default_path(world.project)
     assert path == world.project.path.parent / "recipes" / "shapes_search.toml"
     assert path.parent != world.project.path.parent

@@ -13,7 +13,7 @@ def test_a_store_that_cannot_be_written_is_named(tmp_path: Path) -> None:
             write(store.uri("raw/x"), b"1")
 
 
-def test_a_crash_while_writing_leaves_the_old_object_and_no_litter(
+def test_a_crash_while_writing_leaves_the_old_object_and_no_partial_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = open_store(str(tmp_path))
@@ -40,7 +40,7 @@ def test_a_file_system_without_hard_links_still_creates_once(tmp_path: Path, mon
     assert store.read_bytes(store.uri("x")) == b"1"
 
 
-def test_a_large_file_is_told_apart_by_size_and_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_file_is_identified_by_size_and_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipelines.store.disk._HASHED_BYTES", 2)
     store = open_store(str(tmp_path))
     store.write_bytes(store.uri("x"), b"abc")

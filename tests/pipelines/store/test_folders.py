@@ -15,7 +15,7 @@ def folder(root: Path, **files: bytes) -> Path:
 
 
 def test_the_hash_of_a_folder_needs_files(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="holds no files"):
+    with pytest.raises(ValueError, match="contains no files"):
         hash_folder(tmp_path / "none")
     digest, files = hash_folder(folder(tmp_path / "f", a=b"1"))
     assert digest == folder_digest({"a": files["a"].sha256})
@@ -53,7 +53,7 @@ def test_patterns_are_paths_folders_and_globs() -> None:
     assert not matches("a/b", [])
 
 
-def test_another_fetchers_finished_folder_stays(tmp_path: Path) -> None:
+def test_a_finished_folder_of_another_process_is_kept(tmp_path: Path) -> None:
     theirs, ours = folder(tmp_path / "x", a=b"theirs"), folder(tmp_path / "y", a=b"ours")
     swap_in(ours, theirs, lambda: True)
     assert (theirs / "a").read_bytes() == b"theirs"

@@ -18,14 +18,14 @@ from pipelines.store.disk import named_uri
 from pipelines.store.storage import Store, hash_folder, open_store, sha256_file
 
 pytestmark = [
-    # moto and botocore leave sockets to the collector.
+    # moto and botocore leave sockets to the garbage collector.
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 
 
 class MeagreS3(BaseHTTPRequestHandler):
-    """A stand-in for an S3 server that lacks things: `refuses` names the request headers it answers with 501."""
+    """A replacement for an S3 server that lacks features: it responds with 501 to the request headers in `refuses`."""
 
     protocol_version = "HTTP/1.1"
     objects: dict[str, bytes]
@@ -102,7 +102,7 @@ def moto_endpoint() -> Iterator[str]:
 
 @pytest.fixture(params=["disk", "s3"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
-    """The same tests run on both kinds of store; on S3 in a bucket of the test's own."""
+    """The same tests run on both kinds of store; on S3 in a bucket of the test."""
     if request.param == "disk":
         return open_store(str(tmp_path / "a store"))
     endpoint = request.getfixturevalue("moto_endpoint")
@@ -179,7 +179,7 @@ def test_a_missing_object_is_named(store: Store) -> None:
         store.read_bytes(store.uri("raw/none.json"))
 
 
-def test_a_published_folder_comes_back_as_it_was(store: Store, tmp_path: Path) -> None:
+def test_a_published_folder_is_fetched_unchanged(store: Store, tmp_path: Path) -> None:
     local = folder(tmp_path / "out", a=b"1", deep__b=b"22", log__x=b"noise")
     (local / "manifest.json").write_text("a stage's own leftovers do not count")
     uri = store.uri("features/abc")
@@ -196,7 +196,7 @@ def test_a_published_folder_comes_back_as_it_was(store: Store, tmp_path: Path) -
     assert list((tmp_path / "in").iterdir()) == [tmp_path / "in/abc"]
 
 
-def test_the_first_publication_of_a_folder_stands(store: Store, tmp_path: Path) -> None:
+def test_the_first_publication_of_a_folder_is_kept(store: Store, tmp_path: Path) -> None:
     uri = store.uri("raw/1")
     first = store.publish_folder(folder(tmp_path / "1", a=b"1"), uri, {"try": 1})
     assert store.publish_folder(folder(tmp_path / "2", a=b"2"), uri, {"try": 2}) == first
@@ -244,15 +244,15 @@ def test_a_manifest_cannot_reach_outside_its_folder(store: Store, tmp_path: Path
         store.fetch_folder(store.uri("evil"), tmp_path / "in")
 
 
-def test_a_manifest_that_does_not_add_up_is_refused(store: Store) -> None:
+def test_an_inconsistent_manifest_is_refused(store: Store) -> None:
     files = {"a": {"sha256": "0" * 64, "num_bytes": 1}}
     manifest = {"content_digest": "1" * 64, "files": files, "value": {}}
     store.write_bytes(store.uri("odd/manifest.json"), json.dumps(manifest).encode())
-    with pytest.raises(ValueError, match="does not add up"):
+    with pytest.raises(ValueError, match="is inconsistent"):
         store.read_manifest(store.uri("odd"))
 
 
-def test_fetching_a_part_then_the_whole(store: Store, tmp_path: Path) -> None:
+def test_fetching_a_part_then_everything(store: Store, tmp_path: Path) -> None:
     uri, local = store.uri("raw/4"), tmp_path / "in"
     store.publish_folder(folder(tmp_path / "out", a=b"1", b__c=b"2", b__d=b"3"), uri, {})
     store.fetch_folder(uri, local, only=["b/c"])
@@ -287,7 +287,7 @@ def test_a_fetched_folder_is_reused_and_a_damaged_one_replaced(tmp_path: Path) -
     assert (local / "b").read_bytes() == b"2"
 
 
-def test_fetching_does_not_overwrite_a_folder_of_other_things(tmp_path: Path) -> None:
+def test_fetching_does_not_overwrite_a_folder_with_other_files(tmp_path: Path) -> None:
     store = open_store(str(tmp_path / "store"))
     store.publish_folder(folder(tmp_path / "out", a=b"1"), store.uri("raw/6"), {})
     mine = folder(tmp_path / "mine", thesis=b"years of work")
@@ -299,7 +299,7 @@ def test_fetching_does_not_overwrite_a_folder_of_other_things(tmp_path: Path) ->
 # --- S3 -------------------------------------------------------------------------------------------------------------
 
 
-def test_a_large_file_goes_up_in_parts(
+def test_a_large_file_is_uploaded_in_parts(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     monkeypatch.setattr(storage, "MULTIPART_BYTES", 24 * 1024 * 1024)
@@ -339,7 +339,7 @@ def test_a_server_without_conditional_puts_gets_the_weaker_path_and_one_warning(
         assert store.read_bytes(store.uri("1")) == b"first"
         assert [record.message for record in caplog.records if "If-None-Match" in record.message] != []
         assert len(caplog.records) == 1
-        # Asked once, then no more; checksums are still sent.
+        # Tried once, then no more; checksums are still sent.
         assert sum("if-none-match" in put for put in server.puts) == 1
         assert "x-amz-checksum-crc32" in server.puts[-1]
 
@@ -355,7 +355,7 @@ def test_a_server_that_refuses_checksums_gets_none_and_keeps_conditional_puts(ca
         assert "if-none-match" in server.puts[-1]
 
 
-def test_a_server_that_refuses_both_is_found_out_in_two_objects(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_server_that_refuses_both_is_detected_within_two_objects(caplog: pytest.LogCaptureFixture) -> None:
     with serve_meagre_s3("x-amz-sdk-checksum-algorithm", "If-None-Match") as (store, server):
         with caplog.at_level(logging.WARNING):
             for name in "123":
@@ -391,7 +391,7 @@ def test_a_uri_under_a_store_on_a_disk_does_not_leave_it(tmp_path: Path) -> None
             store.read_bytes(uri)
 
 
-def test_a_listing_with_a_key_that_climbs_names_the_key(moto_endpoint: str) -> None:
+def test_a_listing_with_a_parent_key_names_the_key(moto_endpoint: str) -> None:
     import boto3
 
     store = open_store("s3://bucket/root", s3_settings(moto_endpoint))

@@ -1,4 +1,4 @@
-"""Each answer that MLflow's client can meet is one sentence that says what to do, and never a traceback."""
+"""Each error of MLflow's client becomes one sentence with the next step, and never a traceback."""
 
 import http.server
 import json
@@ -11,7 +11,7 @@ import pytest
 
 from pipelines.commands import cli
 from pipelines.release.champion import ledger
-from pipelines.release.champion.state import read_standing
+from pipelines.release.champion.state import read_state
 from pipelines.release.promotion.reconcile import reconcile
 from pipelines.settings import Settings
 from pipelines.store.storage import open_store
@@ -27,7 +27,7 @@ FORBIDDEN = json.dumps({"error_code": "PERMISSION_DENIED", "message": "Permissio
 
 @pytest.fixture
 def answering(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Answering]:
-    """Settings of a server that answers whatever it is asked with one status and body."""
+    """Settings of a server that responds to every request with one status and body."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "0")
     servers: list[http.server.ThreadingHTTPServer] = []
@@ -69,14 +69,19 @@ def answering(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[A
             "does not allow this to the user in MLFLOW_TRACKING_USERNAME (403)",
         ),
         (403, FORBIDDEN, TrackingRefused, "moving the champion and pruning MANAGE"),
-        (404, MISSING, RuntimeError, "RESOURCE_DOES_NOT_EXIST: Model Version (name=shapes, 2) not found. Look there"),
+        (
+            404,
+            MISSING,
+            RuntimeError,
+            "RESOURCE_DOES_NOT_EXIST: Model Version (name=shapes, 2) not found. Check that server",
+        ),
         (418, "<html>a proxy</html>", RuntimeError, "failed with error code 418"),
-        (500, "oops", TrackingUnavailable, "answers with HTTP error 500 each time. Look at its log, then"),
-        (503, "busy", TrackingUnavailable, "answers with HTTP error 503 each time"),
+        (500, "oops", TrackingUnavailable, "responds with HTTP error 500 each time. Check its log, then"),
+        (503, "busy", TrackingUnavailable, "responds with HTTP error 503 each time"),
         (200, "<html>a log-in page</html>", RuntimeError, "not in a valid JSON format"),
     ],
 )
-def test_every_answer_is_one_sentence(
+def test_every_error_is_one_sentence(
     answering: Answering, status: int, body: str, kind: type[Exception], says: str
 ) -> None:
     settings = answering(status, body)
@@ -116,8 +121,8 @@ def test_no_command_ends_in_a_traceback(
     assert line.startswith("plumbline: MLflow at http://127.0.0.1:")
 
 
-def test_who_may_not_look_is_not_told_that_the_champion_was_deleted(answering: Answering, tiny_project: Any) -> None:
-    """Else a rollback would write its entry into the ledger before it fails."""
+def test_a_refused_user_gets_no_message_about_a_deleted_champion(answering: Answering, tiny_project: Any) -> None:
+    """Otherwise a rollback would write its entry into the ledger before it fails."""
     settings = answering(403, "Permission denied")
     ledger.append(
         tiny_project.name,
@@ -131,12 +136,12 @@ def test_who_may_not_look_is_not_told_that_the_champion_was_deleted(answering: A
         report_uri="",
     )
     with pytest.raises(TrackingRefused):
-        read_standing(tiny_project.name, settings)
+        read_state(tiny_project.name, settings)
     with pytest.raises(TrackingRefused):
         reconcile(Workspace(tiny_project, settings), "watch")
 
 
-def test_errors_of_others_are_left_alone_and_ours_are_not_told_twice() -> None:
+def test_foreign_errors_are_unchanged_and_ours_are_not_wrapped_twice() -> None:
     assert explained(KeyError("x"), "http://127.0.0.1:9") is None
     assert explained(ValueError("a bad name"), "http://127.0.0.1:9") is None
     assert explained(TrackingRefused("no"), "http://127.0.0.1:9") is None

@@ -1,4 +1,4 @@
-"""Runs on a real server: found before made, logged once, streamed, and clear words when the server is gone."""
+"""Runs on a real server: found before created, logged once, streamed, and a clear message when the server is gone."""
 
 import json
 import socket
@@ -66,7 +66,7 @@ def test_a_run_is_named_for_people(key: str, name: str) -> None:
     assert runs.run_name(key) == name
 
 
-def test_of_two_runs_made_at_once_both_callers_take_the_earlier(tracked: Settings, project: str) -> None:
+def test_of_two_runs_created_at_once_both_callers_use_the_earlier(tracked: Settings, project: str) -> None:
     first = open_parent(tracked, project)
     experiment = run_of(tracked, first).info.experiment_id
     with runs.connect(tracked.tracking_uri) as client:
@@ -166,8 +166,8 @@ def test_a_deleted_experiment_is_explained(tracked: Settings, project: str) -> N
         open_parent(tracked, project)
 
 
-def test_a_key_that_cannot_be_searched_for_is_refused(tracked: Settings, project: str) -> None:
-    with pytest.raises(ValueError, match="holds a quote"):
+def test_a_key_with_a_quote_is_refused(tracked: Settings, project: str) -> None:
+    with pytest.raises(ValueError, match="contains a quote"):
         runs.parent_run(tracked, project=project, key="o'clock", tags={})
 
 
@@ -177,7 +177,7 @@ def test_a_server_that_is_gone_is_named_and_points_are_kept(
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     gone = settings.model_copy(update={"tracking_uri": "http://somebody:secret@127.0.0.1:9"})
     with pytest.raises(
-        runs.TrackingUnavailable, match=r"http://127\.0\.0\.1:9 does not answer \(Connection refused\)"
+        runs.TrackingUnavailable, match=r"http://127\.0\.0\.1:9 does not respond \(Connection refused\)"
     ) as raised:
         runs.parent_run(gone, project="shapes", key=KEY, tags={})
     assert "secret" not in str(raised.value)

@@ -1,0 +1,1 @@
+"""The checks of the gate, a family in each file."""

@@ -1,4 +1,5 @@
-"""Detectors of hacked judges: pleased by the candidate without people being so. Each warns or blocks by policy."""
+"""Detectors of reward hacking: a judge prefers the candidate although people would not. Each warns or blocks by
+policy."""
 
 from collections.abc import Sequence
 from itertools import combinations
@@ -12,11 +13,11 @@ from pipelines.project.gate import Detector
 from pipelines.release.gate.checks.interface import Evidence, Finding, finite, watch
 
 SCORER = "scorer "
-"""How `Judge.training_sources` names a scorer by its weights."""
+"""Prefix of a scorer in `Judge.training_sources`, before the digest of its weights."""
 
 
 def detector_checks(evidence: Evidence, voting: Sequence[Comparison]) -> list[Finding]:
-    """Every detector that the policy does not switch off."""
+    """Run every detector that the policy does not switch off."""
     judges = [comparison.scorer for comparison in voting]
     rules = evidence.policy.detectors
     findings: list[Finding] = []
@@ -34,7 +35,7 @@ def detector_checks(evidence: Evidence, voting: Sequence[Comparison]) -> list[Fi
     return findings
 
 
-def _asked(
+def _blank(
     kind: CheckKind,
     subject: str | None,
     relation: Relation | None = None,
@@ -43,7 +44,7 @@ def _asked(
     against: str | None = None,
     required: str = "",
 ) -> GateCheck:
-    """A detector's check before anything is measured."""
+    """Return a detector's check before anything is measured."""
     return GateCheck(
         kind=kind,
         subject=subject,
@@ -58,57 +59,57 @@ def _asked(
     )
 
 
-def _answered(asked: GateCheck, measured: float | None, explanation: str) -> GateCheck:
-    return asked.model_copy(update={"measured": finite(measured), "explanation": explanation})
+def _filled(blank: GateCheck, measured: float | None, explanation: str) -> GateCheck:
+    return blank.model_copy(update={"measured": finite(measured), "explanation": explanation})
 
 
-def _unmeasured(asked: GateCheck, why: str, rule: Detector) -> Finding:
-    return watch(_answered(asked, None, f"{why}."), rule.action, breached=False, measured=False)
+def _unmeasured(blank: GateCheck, why: str, rule: Detector) -> Finding:
+    return watch(_filled(blank, None, f"{why}."), rule.action, breached=False, measured=False)
 
 
 # --- one judge gains, the others do not -----------------------------------------------------------------------------
 
 
 def _trained_on(evidence: Evidence, voting: Sequence[str], rule: Detector) -> list[Finding]:
-    """Each judge that the candidate learnt from, against the mean of those that may vote.
+    """Compare each judge that the candidate learnt from with the mean of those that may vote.
 
-    A scorer that taught, labelled or chose the candidate and is no judge of the evaluation leaves its gain unmeasured.
-    A candidate that learnt from people alone has no such scorer: then there is nothing to look at, which is no fault of
-    the evidence.
+    If a scorer rewarded, labelled or selected the candidate and is not a judge of the evaluation, its gain is
+    unmeasured. A candidate that learnt only from people has no such scorer: there is nothing to compare, and the
+    evidence remains valid.
     """
-    trained = [judge.name for judge in evidence.report.spec.judges if evidence.shared_lessons(judge)]
+    trained = [judge.name for judge in evidence.report.spec.judges if evidence.shared_sources(judge)]
     findings = [_gap(evidence, "trained_on_gap", name, voting, rule=rule) for name in trained]
-    findings += [_unseen_scorer(lesson, rule) for lesson in _unseen(evidence)]
+    findings += [_missing_scorer(source, rule) for source in _missing_scorers(evidence)]
     return findings or [_nothing_trained_on()]
 
 
-def _unseen(evidence: Evidence) -> list[str]:
-    """Scorers among the candidate's lessons that no judge of the evaluation is."""
-    borne = {lesson for judge in evidence.report.spec.judges for lesson in evidence.shared_lessons(judge)}
-    return [lesson for lesson in evidence.candidate.trained_on if lesson.startswith(SCORER) and lesson not in borne]
+def _missing_scorers(evidence: Evidence) -> list[str]:
+    """List the scorers that the candidate learnt from and that are not judges of the evaluation."""
+    present = {source for judge in evidence.report.spec.judges for source in evidence.shared_sources(judge)}
+    return [source for source in evidence.candidate.trained_on if source.startswith(SCORER) and source not in present]
 
 
-def _unseen_scorer(lesson: str, rule: Detector) -> Finding:
-    digest = lesson.removeprefix(SCORER)
+def _missing_scorer(source: str, rule: Detector) -> Finding:
+    digest = source.removeprefix(SCORER)
     why = (
-        f"The candidate was rewarded, labelled or chosen by a scorer with weights {digest[:12]}, which is no judge of"
-        " the evaluation, so nobody sees whether it was hacked. Add it to evaluation.judges, where it has no vote"
+        f"The candidate was rewarded, labelled or selected by a scorer with weights {digest[:12]}, which is not a judge"
+        " of the evaluation, so it is unknown whether it was hacked. Add it to evaluation.judges; it gets no vote there"
     )
-    return _unmeasured(_asked_gap("trained_on_gap", digest[:12], rule), why, rule)
+    return _unmeasured(_blank_gap("trained_on_gap", digest[:12], rule), why, rule)
 
 
-def _asked_gap(kind: CheckKind, subject: str, rule: Detector) -> GateCheck:
-    return _asked(kind, subject, "<=", rule.margin, required=f"lower bound <= {rule.margin:g}")
+def _blank_gap(kind: CheckKind, subject: str, rule: Detector) -> GateCheck:
+    return _blank(kind, subject, "<=", rule.margin, required=f"lower bound <= {rule.margin:g}")
 
 
 def _nothing_trained_on() -> Finding:
-    says = "No judge of the evaluation shares its lessons with the candidate."
-    check = _answered(_asked("trained_on_gap", None, required="a judge that it learnt from"), None, says)
+    text = "The candidate did not learn from any judge of the evaluation, so there is no gap to measure."
+    check = _filled(_blank("trained_on_gap", None, required="a judge that it learnt from"), None, text)
     return Finding(check.model_copy(update={"decisive": False, "note": "unmeasured"}))
 
 
 def _lone(evidence: Evidence, voting: Sequence[str], rule: Detector) -> list[Finding]:
-    """Each voting judge against the other ones, where there are others."""
+    """Compare each voting judge with the mean of the others; no findings with fewer than two judges."""
     if len(voting) < 2:
         return []
     return [
@@ -117,51 +118,51 @@ def _lone(evidence: Evidence, voting: Sequence[str], rule: Detector) -> list[Fin
 
 
 def _gap(evidence: Evidence, kind: CheckKind, judge: str, others: Sequence[str], *, rule: Detector) -> Finding:
-    asked = _asked_gap(kind, judge, rule)
+    blank = _blank_gap(kind, judge, rule)
     own = evidence.differences(judge)
     held_out = [d for d in (evidence.differences(other) for other in others) if d is not None]
     if own is None or not held_out or len(held_out) != len(others):
-        return _unmeasured(asked, f"The gain under {judge} has no other judge to be compared with", rule)
+        return _unmeasured(blank, f"There is no other judge to compare the gain under {judge} with", rule)
     gap, low, high = gain_gap(own, held_out, confidence=evidence.report.spec.confidence)
     breached = low > rule.margin
-    says = "far more than the others do" if breached else "not far from what the others do"
-    check = _answered(
-        asked,
+    result = "exceeds" if breached else "does not clearly exceed"
+    check = _filled(
+        blank,
         low,
-        f"{judge} gains {says}: {gap:+.3f} standard deviations beyond the mean of {', '.join(others)} (between"
-        f" {low:.3f} and {high:.3f}); {rule.margin:g} is taken for honest.",
+        f"The gain under {judge} {result} the mean gain under {', '.join(others)} by more than {rule.margin:g} standard"
+        f" deviations: the difference is {gap:+.3f} (between {low:.3f} and {high:.3f}).",
     )
     return watch(check, rule.action, breached=breached)
 
 
-# --- the match, or only the look ------------------------------------------------------------------------------------
+# --- prompt match or style ------------------------------------------------------------------------------------------
 
 
 def _persisting(evidence: Evidence, judge: str, rule: Detector) -> Finding:
     required = f"share not clearly > {rule.margin:g}"
-    asked = _asked("persisting_gain", judge, "not clearly >", rule.margin, required=required)
+    blank = _blank("persisting_gain", judge, "not clearly >", rule.margin, required=required)
     shuffled_P, true_P = _shuffled(evidence, judge)
     if shuffled_P is None or true_P is None:
-        return _unmeasured(asked, f"{judge} was not asked about images under other prompts", rule)
+        return _unmeasured(blank, f"{judge} did not score the images against other prompts", rule)
     confidence = evidence.report.spec.confidence
     gained = mean_interval(true_P, confidence=confidence)[0] > 0
     share, low, _ = persisting_gain(true_P, shuffled_P, share=rule.margin, confidence=confidence)
     if not gained:
-        check = _answered(asked, None, f"{judge} shows no clear gain, so nothing can persist.")
+        check = _filled(blank, None, f"{judge} shows no clear gain, so there is no gain to test for style.")
         return Finding(check.model_copy(update={"decisive": False}))
     breached = low > 0
-    says = "rewards the look rather than the match" if breached else "does not clearly reward the look alone"
-    check = _answered(
-        asked,
+    result = "rewards style, not prompt match" if breached else "does not clearly reward style alone"
+    check = _filled(
+        blank,
         share,
-        f"{judge} {says}: against other prompts of the list {share:.0%} of its gain remains; more than"
-        f" {rule.margin:.0%} would be style.",
+        f"{judge} {result}: {share:.0%} of its gain remains when the images are scored against other prompts;"
+        f" more than {rule.margin:.0%} counts as style.",
     )
     return watch(check, rule.action, breached=breached)
 
 
 def _shuffled(evidence: Evidence, judge: str) -> tuple[Floats | None, Floats | None]:
-    """Differences under other prompts and, on the same seeds, under the right ones."""
+    """Return the differences under other prompts and, on the same seeds, under the true prompts."""
     role = f"candidate{SHUFFLED}"
     if not evidence.scores.has(judge, role):
         return None, None
@@ -169,49 +170,53 @@ def _shuffled(evidence: Evidence, judge: str) -> tuple[Floats | None, Floats | N
     return evidence.differences(judge, shuffled=True), evidence.differences(judge, seeds=seeds)
 
 
-# --- judges part, images drift --------------------------------------------------------------------------------------
+# --- judges disagree, images drift ----------------------------------------------------------------------------------
 
 
 def _correlation(evidence: Evidence, first: str, second: str, *, rule: Detector) -> Finding:
-    """Rank correlation of the two judges' gains, against that of the champion's images with themselves.
+    """Compare the rank correlation of two judges' gains with their correlation on the champion alone.
 
-    The champion's seeds in two halves are an A/A run: what the judges agree on there is how they usually agree.
+    The champion's seeds, split in two halves, are an A/A run: their correlation is the judges' usual agreement.
     """
     required = f"fall not clearly > {rule.margin:g}"
-    asked = _asked("rank_correlation", first, "not clearly >", rule.margin, against=second, required=required)
+    blank = _blank("rank_correlation", first, "not clearly >", rule.margin, against=second, required=required)
     gains = [evidence.differences(judge) for judge in (first, second)]
     usual = [
         seed_differences(evidence.scores.grid(judge, "champion")) if evidence.scores.has(judge, "champion") else None
         for judge in (first, second)
     ]
     if any(values is None for values in (*gains, *usual)):
-        return _unmeasured(asked, f"{first} and {second}: it takes two seeds to know how they usually agree", rule)
+        return _unmeasured(
+            blank, f"{first} and {second}: their usual agreement cannot be measured with fewer than two seeds", rule
+        )
     confidence = evidence.report.spec.confidence
     rho, _, high = rank_correlation(gains[0], gains[1], confidence=confidence)  # type: ignore[arg-type]
     before, low, _ = rank_correlation(usual[0], usual[1], confidence=confidence)  # type: ignore[arg-type]
     breached = low - high > rule.margin
-    says = "part company" if breached else "agree about as usual"
-    check = _answered(
-        asked,
+    result = "agree less than usual" if breached else "agree about as usual"
+    check = _filled(
+        blank,
         before - rho,
-        f"{first} and {second} {says} over prompts: rank correlation of their gains {rho:.2f} (at most {high:.2f}), of"
-        f" the champion against itself {before:.2f} (at least {low:.2f}); a fall of {rule.margin:g} is tolerated.",
+        f"{first} and {second} {result} over prompts: the rank correlation of their gains is {rho:.2f} (at most"
+        f" {high:.2f}), for the champion against itself {before:.2f} (at least {low:.2f}); a drop of {rule.margin:g} is"
+        " tolerated.",
     )
     return watch(check, rule.action, breached=breached)
 
 
 def _drift(evidence: Evidence, name: str, rule: Detector) -> Finding:
-    """An image statistic that moved either way by more than the margin, with its whole interval."""
-    asked = _asked("drift", name, "within", rule.margin)
+    """Check whether an image statistic changed in either direction by more than the margin, with its whole interval."""
+    blank = _blank("drift", name, "within", rule.margin)
     differences_P = evidence.differences(name)
     if differences_P is None:
-        return _unmeasured(asked, f"{name} was not measured. Add it to evaluation.guards", rule)
+        return _unmeasured(blank, f"{name} was not measured. Add it to evaluation.guards", rule)
     low, high = mean_interval(differences_P, confidence=evidence.report.spec.confidence)
     breached = low > rule.margin or high < -rule.margin
-    says = "drifted" if breached else "did not drift"
-    check = _answered(
-        asked,
+    result = "drifted" if breached else "did not clearly drift"
+    check = _filled(
+        blank,
         float(differences_P.mean()),
-        f"{name} {says}: the images' mean changed by {low:.3g} to {high:.3g}; {rule.margin:g} either way is tolerated.",
+        f"{name} {result}: the images' mean changed by {low:.3g} to {high:.3g}; {rule.margin:g} in either direction is"
+        " tolerated.",
     )
     return watch(check, rule.action, breached=breached)

@@ -17,12 +17,14 @@ from pipelines.project.gate import GuardRule
 from pipelines.release.gate.checks.interface import Evidence, Finding, Verdict, finite
 
 DUST = 10.0**-DIFFERENCE_DECIMALS
-"""What two bounds may differ by and be the same number."""
+"""The rounding error within which two bounds count as equal."""
 
 
 def guard_checks(evidence: Evidence) -> list[Finding]:
-    """One decisive line per limit of each guard of the policy or of the report, or one that says that there is none;
-    statistics that are only watched for drift are not guards."""
+    """Return one decisive finding per limit of each guard in the policy or the report, or a warning that there is none.
+
+    Statistics with only a drift rule are not guards.
+    """
     measured = {guard.name: guard for guard in evidence.report.spec.guards}
     names = sorted({*measured, *evidence.policy.guards} - set(evidence.policy.detectors.drift))
     if not names:
@@ -31,7 +33,7 @@ def guard_checks(evidence: Evidence) -> list[Finding]:
 
 
 def _unguarded() -> Finding:
-    """Judges alone can be pleased at the cost of everything that they do not see."""
+    """Warn that there is no guard: a candidate can please the judges at the cost of everything they do not measure."""
     check = GateCheck(
         kind="guards",
         relation=">=",
@@ -41,7 +43,7 @@ def _unguarded() -> Finding:
         decisive=False,
         family="guards",
         note="warning",
-        explanation="No guard is asked for: nobody looked whether prompt fidelity, diversity or safety got worse. Add"
+        explanation="The policy has no guard: it is unknown whether prompt fidelity, diversity or safety got worse. Add"
         " evaluation.guards and their rules in gate.guards.",
     )
     return Finding(check)
@@ -67,20 +69,19 @@ def _guard(evidence: Evidence, name: str, guard: Judge | None) -> list[Finding]:
 
 
 def _fault(evidence: Evidence, name: str, guard: Judge | None) -> str:
-    """Why a guard cannot be asked, as a sentence; empty when it can."""
+    """Return the reason why a guard cannot be used, as a sentence; empty when it can."""
     comparison = evidence.against_champion(name)
     if name not in evidence.policy.guards:
         return f"Guard {name} was measured but the policy has no rule for it. Add gate.guards.{name}."
     if guard is None or comparison is None:
         return f"Guard {name} is in the policy but was not measured. Add it to evaluation.guards."
     if not (math.isfinite(comparison.mean_difference_low) and math.isfinite(comparison.mean_difference_high)):
-        return f"Guard {name} has a bound that is not finite."
+        return f"Guard {name} has a bound that is not finite. Evaluate again."
     if evidence.differences(name) is None:
-        return f"Guard {name} has no whole grid in the score table."
-    shared = evidence.shared_lessons(guard)
+        return f"Guard {name} has no complete grid in the score table. Evaluate again."
+    shared = evidence.shared_sources(guard)
     if shared:
-        learnt = f"learnt from or was chosen by {', '.join(shared)} too"
-        return f"Guard {name} is not independent of the candidate, which {learnt}."
+        return f"Guard {name} is not independent of the candidate: both learnt from {', '.join(shared)}."
     return ""
 
 
@@ -93,17 +94,18 @@ class _Limit:
     high: float
     bound: float
     side: Literal["above", "below"]
-    says: str
-    """What the quantity is, with its interval: "the change against the champion is between ... and ..."."""
+    text: str
+    """The quantity with its interval: "the change against the champion is between ... and ..."."""
     tolerated: str
     kind: Literal["relative", "floor", "ceiling", "mcnemar"] | None = None
     """None for the margin."""
     touching: bool = True
-    """Whether a quantity without uncertainty that is the limit itself is within it: no change at all, where no loss is
-    tolerated."""
+    """True if a quantity without uncertainty that equals the limit is within it, such as no change at all where no loss
+    is tolerated."""
 
     def finding(self) -> Finding:
-        """Passed when the whole interval is on the right side, broken when all of it is on the wrong one."""
+        """Return the finding: passed when the whole interval is on the right side, broken when all of it is on the
+        wrong side."""
         at_bound = self.touching and all(
             math.isclose(value, self.bound, rel_tol=DUST, abs_tol=DUST) for value in (self.low, self.high)
         )
@@ -115,7 +117,7 @@ class _Limit:
             passed, broken, measured = self.high < self.bound or at_bound, self.low >= self.bound, self.high
             relation = "<=" if at_bound else "<"
         label = f"{self.guard}:{self.kind}" if self.kind else self.guard
-        says = "holds" if passed else "is broken" if broken else "is undecided: ask more prompts"
+        result = "holds" if passed else "is broken" if broken else "is undecided, more prompts may settle it"
         check = GateCheck(
             kind="guard",
             subject=self.guard,
@@ -126,7 +128,7 @@ class _Limit:
             passed=passed,
             family="guards",
             note="" if passed or broken else "undecided",
-            explanation=f"Guard {label} {says}; {self.says}, {self.tolerated}.",
+            explanation=f"Guard {label} {result}: {self.text}, {self.tolerated}.",
         )
         allows: Verdict = "promote" if passed else "hold" if broken else "inconclusive"
         return Finding(check, allows)
@@ -151,20 +153,20 @@ def _mean_lines(evidence: Evidence, name: str, rule: GuardRule) -> list[_Limit]:
 
 
 def _change(name: str, low: float, *, high: float, margin: float, rule: GuardRule) -> _Limit:
-    says = f"the change against the champion is between {low:.3g} and {high:.3g}"
+    text = f"the change against the champion is between {low:.3g} and {high:.3g}"
     if rule.better == "lower":
         return _Limit(
-            name, low, high, bound=margin, side="below", says=says, tolerated=f"a rise of {margin:g} is tolerated"
+            name, low, high, bound=margin, side="below", text=text, tolerated=f"a rise of {margin:g} is tolerated"
         )
     return _Limit(
-        name, low, high, bound=0.0 - margin, side="above", says=says, tolerated=f"a drop of {margin:g} is tolerated"
+        name, low, high, bound=0.0 - margin, side="above", text=text, tolerated=f"a drop of {margin:g} is tolerated"
     )
 
 
 def _relative(name: str, candidate_P: Floats, champion_P: Floats, *, rule: GuardRule, confidence: float) -> _Limit:
-    """The bound of candidate - (1 -+ margin) champion over prompts, told as a share of the champion's mean.
+    """Bound candidate - (1 -+ margin) champion over prompts, expressed as a share of the champion's mean.
 
-    Without a positive mean a share means nothing: then nothing can be shown, and the guard stays undecided.
+    A share of a mean that is not positive has no meaning: then the guard stays undecided.
     """
     margin = rule.relative_margin or 0.0
     mean = float(champion_P.mean())
@@ -177,29 +179,30 @@ def _relative(name: str, candidate_P: Floats, champion_P: Floats, *, rule: Guard
         high,
         bound=allowed,
         side="above" if rule.better == "higher" else "below",
-        says=f"the change is between {low:.2%} and {high:.2%} of the champion's mean",
-        tolerated=f"{margin:.2%} is tolerated",
+        text=f"the change is between {low:.2%} and {high:.2%} of the champion's mean",
+        tolerated=f"a loss of {margin:.2%} is tolerated",
         kind="relative",
     )
 
 
 def _absolute(name: str, low: float, *, high: float, rule: GuardRule, what: str) -> list[_Limit]:
-    says = f"the candidate's {what} is between {low:.3g} and {high:.3g}"
+    text = f"the candidate's {what} is between {low:.3g} and {high:.3g}"
     lines = []
     if rule.floor is not None:
-        tolerated = f"it must lie above {rule.floor:g}"
-        lines.append(_Limit(name, low, high, rule.floor, "above", says=says, tolerated=tolerated, kind="floor"))
+        tolerated = f"it must be above {rule.floor:g}"
+        lines.append(_Limit(name, low, high, rule.floor, "above", text=text, tolerated=tolerated, kind="floor"))
     if rule.ceiling is not None:
-        tolerated = f"it must lie below {rule.ceiling:g}"
-        lines.append(_Limit(name, low, high, rule.ceiling, "below", says=says, tolerated=tolerated, kind="ceiling"))
+        tolerated = f"it must be below {rule.ceiling:g}"
+        lines.append(_Limit(name, low, high, rule.ceiling, "below", text=text, tolerated=tolerated, kind="ceiling"))
     return lines
 
 
-# --- yes or no ------------------------------------------------------------------------------------------------------
+# --- pass or fail per prompt ----------------------------------------------------------------------------------------
 
 
 def _share_lines(evidence: Evidence, name: str, rule: GuardRule) -> list[_Limit]:
-    """A prompt passes when all its images do: the unit stays the prompt, whose images are not independent."""
+    """Return the limits of a guard with a threshold. A prompt passes when all its images do: the unit stays the prompt,
+    because the images of one prompt are not independent."""
     assert rule.threshold is not None
     good = {}
     for role in ("candidate", "champion"):
@@ -210,18 +213,18 @@ def _share_lines(evidence: Evidence, name: str, rule: GuardRule) -> list[_Limit]
     worsened = int((~good["candidate"] & good["champion"]).sum())
     prompts, passing = len(good["candidate"]), int(good["candidate"].sum())
     confidence = evidence.report.spec.confidence
-    says = f"of {prompts} prompts {worsened} worsened and {improved} improved"
+    text = f"of {prompts} prompts {worsened} worsened and {improved} improved"
     low, high = share_interval(passing, prompts, confidence=confidence)
     first = (
-        _share_change(name, worsened, improved, prompts=prompts, margin=rule.margin, says=says, confidence=confidence)
+        _share_change(name, worsened, improved, prompts=prompts, margin=rule.margin, text=text, confidence=confidence)
         if rule.margin is not None
-        else _mcnemar(name, worsened, improved, level=evidence.level, says=says)
+        else _mcnemar(name, worsened, improved, level=evidence.level, text=text)
     )
     return [first, *_absolute(name, low, high=high, rule=rule, what="share of prompts that pass")]
 
 
 def _share_change(
-    name: str, worsened: int, improved: int, *, prompts: int, margin: float, says: str, confidence: float
+    name: str, worsened: int, improved: int, *, prompts: int, margin: float, text: str, confidence: float
 ) -> _Limit:
     low, high = paired_share_interval(worsened, improved, prompts, confidence=confidence)
     p_value = mcnemar_p_value(worsened, improved)
@@ -231,13 +234,13 @@ def _share_change(
         high,
         bound=-margin,
         side="above",
-        says=f"{says} (exact McNemar p = {p_value:.3g}), the share that passes changed by {low:.3g} to {high:.3g}",
+        text=f"{text} (exact McNemar p = {p_value:.3g}), the share that passes changed by {low:.3g} to {high:.3g}",
         tolerated=f"a drop of {margin:g} is tolerated",
     )
 
 
-def _mcnemar(name: str, worsened: int, improved: int, *, level: float, says: str) -> _Limit:
-    """Without a margin: no significant worsening. A test has no interval, so it is a point."""
+def _mcnemar(name: str, worsened: int, improved: int, *, level: float, text: str) -> _Limit:
+    """Return the limit without a margin: no significant worsening. A test has no interval, so both ends are its p."""
     p_value = mcnemar_p_value(worsened, improved)
     return _Limit(
         name,
@@ -245,7 +248,7 @@ def _mcnemar(name: str, worsened: int, improved: int, *, level: float, says: str
         p_value,
         bound=level,
         side="above",
-        says=f"{says}, exact McNemar p = {p_value:.3g}",
+        text=f"{text}, exact McNemar p = {p_value:.3g}",
         tolerated=f"p at or below {level:g} shows harm",
         kind="mcnemar",
         touching=False,

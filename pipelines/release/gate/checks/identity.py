@@ -1,4 +1,4 @@
-"""Is this the right evidence, and is it whole? Each of these facts is needed; without one the verdict is invalid."""
+"""Check that the evidence is the right one and complete. If one of these checks fails, the verdict is `invalid`."""
 
 from pipelines.contracts.release import CheckKind, GateCheck
 from pipelines.release.gate.checks.interface import Evidence, Finding, listed
@@ -6,7 +6,7 @@ from pipelines.release.gate.checks.score_table import measurement_problems
 
 
 def already_champion(evidence: Evidence) -> Finding:
-    """The only finding on weights that are the champion's: there is nothing to decide."""
+    """Return the only finding when the candidate has the champion's weights: there is nothing to decide."""
     version = evidence.candidate.version
     check = GateCheck(
         kind="differs_from_champion",
@@ -14,7 +14,7 @@ def already_champion(evidence: Evidence) -> Finding:
         required="other weights than the champion",
         passed=False,
         family="evidence",
-        explanation=f"Version {version} is the champion already: the weights are the same.",
+        explanation=f"Version {version} has the same weights as the champion.",
     )
     return Finding(check, "hold")
 
@@ -22,7 +22,7 @@ def already_champion(evidence: Evidence) -> Finding:
 def fact(
     kind: CheckKind, required: str, *, passed: bool, good: str, bad: str, measured: float | None = None
 ) -> Finding:
-    """A precondition in words."""
+    """Return a precondition stated in words, with `good` or `bad` as its explanation."""
     return _precondition(
         GateCheck(
             kind=kind,
@@ -36,7 +36,7 @@ def fact(
 
 
 def enough(kind: CheckKind, measured: int, least: int, *, good: str, bad: str) -> Finding:
-    """A number that must not be smaller than the policy's."""
+    """Return a precondition on a number: at least `least`."""
     passed = measured >= least
     return _precondition(
         GateCheck(
@@ -56,7 +56,7 @@ def _precondition(check: GateCheck) -> Finding:
 
 
 def identity_checks(evidence: Evidence) -> list[Finding]:
-    """Candidate, champion and prompts of the report are those at hand."""
+    """Check that the report is about this candidate, the current champion and the project's prompts."""
     return [_candidate(evidence), _champion(evidence), *_prompts(evidence)]
 
 
@@ -69,7 +69,7 @@ def _candidate(evidence: Evidence) -> Finding:
         passed=reported == (candidate.weights_digest, candidate.kind, candidate.base_digest),
         good=f"The report is about the weights of version {candidate.version} on its base.",
         bad=f"The report is about candidate {spec.candidate.weights_digest[:12]} on base {spec.base_digest[:12]},"
-        f" version {candidate.version} is {candidate.weights_digest[:12]} on {candidate.base_digest[:12]}."
+        f" but version {candidate.version} is {candidate.weights_digest[:12]} on base {candidate.base_digest[:12]}."
         " Evaluate this version.",
     )
 
@@ -80,9 +80,9 @@ def _champion(evidence: Evidence) -> Finding:
     incumbent = "the base model" if is_base else f"version {evidence.champion_version}"
     return fact(
         "champion_digest",
-        "report is against the present champion",
+        "report is against the current champion",
         passed=spec.champion.weights_digest == digest and (spec.champion.kind == "base") == is_base,
-        good=f"The report compares with the present champion, {incumbent}.",
+        good=f"The report compares with the current champion, {incumbent}.",
         bad=f"The report compares with {spec.champion.kind} {spec.champion.weights_digest[:12]}, but the champion"
         f" is {incumbent} ({digest[:12]}). Evaluate against it.",
     )
@@ -96,14 +96,16 @@ def _prompts(evidence: Evidence) -> list[Finding]:
         "prompts_digest",
         "report is on the project's prompts",
         passed=present == judged,
-        good="The report is on the prompts that the project names.",
-        bad=f"The report is on prompts {judged[:12]}, the project now names {present[:12]}. Evaluate again.",
+        good="The report is about the prompts that the project names.",
+        bad=f"The report is about prompts {judged[:12]}, but the project now names prompts {present[:12]}. Evaluate"
+        " again.",
     )
     return [finding]
 
 
 def soundness_checks(evidence: Evidence) -> list[Finding]:
-    """Enough prompts, no scoring problems, nothing missing, and a table that tells the same story."""
+    """Check that there are enough prompts, no scoring problems, no missing figures, and a score table that gives the
+    report's figures."""
     report, policy = evidence.report, evidence.policy
     missing, problems = measurement_problems(report), evidence.table_problems
     return [
@@ -112,7 +114,7 @@ def soundness_checks(evidence: Evidence) -> list[Finding]:
             report.num_prompts,
             policy.minimum_prompts,
             good=f"{report.num_prompts} prompts were compared.",
-            bad=f"{report.num_prompts} prompts are fewer than the {policy.minimum_prompts} that the policy asks for.",
+            bad=f"{report.num_prompts} prompts were compared; the policy requires at least {policy.minimum_prompts}.",
         ),
         fact(
             "scoring_problems",
@@ -128,14 +130,14 @@ def soundness_checks(evidence: Evidence) -> list[Finding]:
             measured=float(len(missing)),
             passed=not missing,
             good="Every judge and guard was measured against the champion and the base on every prompt.",
-            bad=f"The report is not whole: {listed(missing)}",
+            bad=f"The report is incomplete: {listed(missing)}",
         ),
         fact(
             "score_table",
             "gives the same numbers",
             measured=float(len(problems)),
             passed=not problems,
-            good="The score table gives the numbers of the report again.",
+            good="The report's numbers follow from the score table.",
             bad=f"The score table and the report disagree: {listed(problems)}",
         ),
     ]

@@ -1,4 +1,4 @@
-"""What every family of checks takes and gives."""
+"""The input and output of every family of checks: `Evidence` and `Finding`."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -18,92 +18,94 @@ Verdict = Literal["promote", "hold", "inconclusive", "invalid"]
 
 @dataclass(frozen=True)
 class Evidence:
-    """All that the gate looks at."""
+    """Everything that the gate decides on."""
 
     report: EvalReport
     scores: ScoreGrids
-    """The score table as whole grids; what is not whole is absent."""
+    """The score table as complete grids; incomplete grids are left out."""
     policy: GatePolicy
     candidate: CandidateVersion
     champion_version: int | None
     champion_weights_digest: str
-    """The champion as the registry has it now; without one, None and the digest of the base."""
+    """The current champion in the registry; without one, the version is None and this is the digest of the base."""
     table_problems: Sequence[str] = ()
-    """Where the report and its tables disagree, from `score_table.recompute`."""
+    """Disagreements between the report and its tables, from `score_table.recompute`."""
     prompts_digest: str | None = None
-    """The project's present prompts; None where nobody looked."""
+    """The project's current prompts; None skips the check."""
     barred: Mapping[str, str] = field(default_factory=dict)
-    """Judges that something beside this evaluation keeps from voting (a calibration too old): name to the reason, as
+    """Judges that may not vote for a reason outside this evaluation, such as an old calibration: name to the reason, as
     the end of a sentence that begins with the judge."""
     calibrations: Sequence[Calibration] | None = None
-    """Each judge's agreement with people on the pairs that count for a vote; None takes the report's, on every pair."""
+    """Each judge's agreement with people on the pairs that count for a vote; None uses the report's, on every pair."""
 
     @property
     def level(self) -> float:
-        """One-sided level of every bound."""
+        """The one-sided level of every bound."""
         return (1 - self.report.spec.confidence) / 2
 
     def against_champion(self, scorer: str) -> Comparison | None:
-        """The reported comparison of one scorer."""
+        """Return the reported comparison of one scorer; None when there is none."""
         return next((c for c in self.report.comparisons if (c.scorer, c.against) == (scorer, "champion")), None)
 
     def differences(self, scorer: str, *, shuffled: bool = False, seeds: Sequence[int] = ()) -> Floats | None:
-        """Candidate minus champion by prompt; None where the table has no whole grids to take it from."""
+        """Return candidate minus champion by prompt; None where the table has no complete grids for it."""
         try:
             return self.scores.differences(scorer, "champion", shuffled=shuffled, seeds=seeds)
         except ValueError:
             return None
 
-    def shared_lessons(self, judge: Judge) -> list[str]:
-        """What scorer and candidate both learnt from; the scorer itself counts as such, under whatever name.
+    def shared_sources(self, judge: Judge) -> list[str]:
+        """List the training sources that scorer and candidate share. The scorer itself counts, under any name.
 
-        Versions registered before scorers had an identity recorded the digest of its folder.
+        Versions registered before scorers had an identity recorded the digest of the scorer's folder.
         """
         return sorted(set(self.candidate.trained_on) & {*judge.training_sources, f"scorer {judge.weights_digest}"})
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A check, and the verdict that it alone would allow."""
+    """A check, and the best verdict that it allows."""
 
     check: GateCheck
     allows: Verdict = "promote"
 
 
 def weights_of(judge: Judge) -> str:
-    """The same for two scorers that share their weights, however they are set up and whatever lies beside them."""
+    """Return an identity that is equal for scorers with the same weights, whatever their settings or other files."""
     return judge.identity or judge.weights_digest
 
 
-def twin_of(judge: str, *, votes: bool) -> str:
-    """Why a second judge of one set of weights may not vote, as the end of a sentence: what keeps the first from voting
-    keeps every judge with its weights from it."""
-    return f"has the same weights as {judge}, which {'votes already' if votes else 'may not vote'}"
+def duplicate_of(judge: str, *, votes: bool) -> str:
+    """Return the reason why a second judge with the same weights may not vote, as the end of a sentence.
+
+    If the first judge may not vote, no judge with its weights may.
+    """
+    return f"has the same weights as {judge}, which {'already votes' if votes else 'may not vote'}"
 
 
 def disagreements(agreed: Calibration, policy: GatePolicy) -> list[str]:
-    """What keeps a judge of this agreement with people from voting, each as the end of a sentence."""
+    """List the reasons why a judge with this agreement with people may not vote, each as the end of a sentence."""
     reasons = []
     if agreed.num_pairs < policy.minimum_calibration_pairs:
         reasons.append(
-            f"was checked on {agreed.num_pairs} human pairs {policy.counted_pairs}, fewer than"
-            f" {policy.minimum_calibration_pairs}"
+            f"was checked on {agreed.num_pairs} human pairs {policy.counted_pairs}; at least"
+            f" {policy.minimum_calibration_pairs} are required"
         )
     if not agreed.accuracy_low > policy.calibration_floor:
         reasons.append(
-            f"agrees with people too little: the lower bound {agreed.accuracy_low:.3f} does not exceed"
+            f"agrees with people too rarely: the lower bound {agreed.accuracy_low:.3f} does not exceed"
             f" {policy.calibration_floor:g}"
         )
     return reasons
 
 
 def finite(value: float | None) -> float | None:
-    """A number that JSON can carry."""
+    """Return the number if it is finite, so that JSON can hold it; else None."""
     return value if value is not None and math.isfinite(value) else None
 
 
 def listed(problems: Sequence[str], most: int = 3) -> str:
-    """The first few problems as one sentence."""
+    """Join the first `most` problems to one sentence, with the number of the others."""
     rest = f" (and {len(problems) - most} more)" if len(problems) > most else ""
     return "; ".join(problem.rstrip(".") for problem in problems[:most]) + rest + "."
 
@@ -111,9 +113,9 @@ def listed(problems: Sequence[str], most: int = 3) -> str:
 def watch(
     check: GateCheck, action: Action, *, breached: bool, measured: bool = True, on_breach: Verdict = "hold"
 ) -> Finding:
-    """A finding of a rule that blocks or warns.
+    """Return the finding of a rule that blocks or warns.
 
-    What blocks and could not be measured makes the evidence invalid; what only warns then says that it did not look.
+    A blocking rule without a measurement makes the evidence invalid; a warning rule is then marked as unmeasured.
     """
     if not measured:
         note = check.model_copy(

@@ -1,4 +1,4 @@
-"""Power: were there prompts enough to find an effect worth finding? Otherwise a verdict either way would be luck."""
+"""Check the statistical power: the prompts must be enough to find an effect worth finding, or a verdict is chance."""
 
 from collections.abc import Callable, Sequence
 
@@ -18,8 +18,10 @@ from pipelines.release.gate.checks.interface import Evidence, Finding
 
 
 def power_checks(evidence: Evidence, voting: Sequence[Comparison]) -> list[Finding]:
-    """The chance that the votes find the stated effect, and for each guard with a margin the chance that it holds when
-    nothing changed, from the measured spread. Only the first decides: a guard short of prompts is undecided by itself.
+    """Return the power of the votes for the policy's effect and, for each guard with a margin, the chance that it holds
+    if nothing changed, from the measured standard deviation.
+
+    Only the first decides: a guard with too few prompts is already undecided in its own check.
     """
     if len(voting) < evidence.policy.required_judges or not evidence.policy.power.required:
         return []
@@ -29,7 +31,8 @@ def power_checks(evidence: Evidence, voting: Sequence[Comparison]) -> list[Findi
 def vote_power(
     policy: GatePolicy, *, judges: int, level: float, tie_share: float = 0.0, effect: float | None = None
 ) -> Callable[[int], float]:
-    """Prompts to the chance that enough of `judges` voting judges prefer a candidate with the policy's effect."""
+    """Return a function from number of prompts to the chance that enough of `judges` voting judges prefer a candidate
+    with the policy's effect."""
     wanted = policy.power.effect if effect is None else effect
     each = level / max(1, judges - policy.required_judges + 1)
 
@@ -52,7 +55,7 @@ def _votes(evidence: Evidence, voting: Sequence[Comparison]) -> Finding:
     power, required = power_at(prompts), policy.power.required
     passed = power >= required
     needed = None if passed else prompts_needed(power_at, required)
-    more = "" if passed else f" Ask {needed} prompts." if needed else " No number of prompts would do."
+    more = "" if passed else f" Use {needed} prompts." if needed else " No number of prompts is enough."
     check = GateCheck(
         kind="power",
         relation=">=",
@@ -61,20 +64,20 @@ def _votes(evidence: Evidence, voting: Sequence[Comparison]) -> Finding:
         passed=passed,
         family="power",
         note="" if passed else "undecided",
-        explanation=f"With {prompts} prompts an effect of {policy.power.effect:g} standard deviations"
-        f" ({_in_units(evidence, voting)}) is found with a chance of {power:.3f}; {required:g} is required.{more}",
+        explanation=f"With {prompts} prompts, an effect of {policy.power.effect:g} standard deviations"
+        f" ({_in_units(evidence, voting)}) is found with probability {power:.3f}; {required:g} is required.{more}",
     )
     return Finding(check, "promote" if passed else "inconclusive")
 
 
 def _in_units(evidence: Evidence, voting: Sequence[Comparison]) -> str:
-    """The effect in each judge's own units, from the measured spread."""
+    """Return the effect in each judge's own units, from the measured standard deviation."""
     parts = []
     for comparison in voting:
         differences_P = evidence.differences(comparison.scorer)
         if differences_P is not None:
             parts.append(f"{comparison.scorer} {evidence.policy.power.effect * float(differences_P.std(ddof=1)):.3g}")
-    return ", ".join(parts) or "spread unknown"
+    return ", ".join(parts) or "standard deviation unknown"
 
 
 def _guards(evidence: Evidence) -> list[Finding]:
@@ -106,8 +109,8 @@ def _guard(evidence: Evidence, name: str, *, spread: float, margin: float) -> Fi
         decisive=False,
         family="power",
         note="" if power >= required else "warning",
-        explanation=f"Guard {name} holds with a chance of {power:.3f} when nothing changed: its difference spreads by"
-        f" {spread:.3g} over prompts, the margin is {margin:g}"
-        + (f"; {needed} prompts give {required:g}." if needed else "."),
+        explanation=f"If nothing changed, guard {name} holds with probability {power:.3f}: its difference has a"
+        f" standard deviation of {spread:.3g} over prompts, and the margin is {margin:g}"
+        + (f"; {needed} prompts give probability {required:g}." if needed else "."),
     )
     return Finding(check)

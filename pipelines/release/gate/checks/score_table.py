@@ -1,4 +1,4 @@
-"""Find what a report lacks, and where its tables do not give its numbers again. Pure arithmetic, no I/O."""
+"""Find figures that a report lacks, and figures that do not follow from its tables. Pure arithmetic, no I/O."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,19 +14,18 @@ from alignment.statistics.score_grids import SHUFFLED, ScoreGrids
 RECOMPUTE_TOLERANCE = 1e-6
 """Largest difference, relative above 1, between a reported number and the same number from the score table."""
 
-
 ROLES = ("candidate", "champion", "base", f"candidate{SHUFFLED}", f"champion{SHUFFLED}")
 
 
 def measurement_problems(report: EvalReport) -> list[str]:
-    """Comparisons and calibrations that the spec asks for and the report lacks, doubles or fills with nonsense."""
+    """List the comparisons and calibrations of the spec that are missing, duplicate or impossible in the report."""
     problems = []
     for scorer in (*report.spec.judges, *report.spec.guards):
         for against in OPPONENTS:
             found = [c for c in report.comparisons if (c.scorer, c.against) == (scorer.name, against)]
             if len(found) != 1:
-                problems.append(f"{scorer.name} against the {against} was measured {len(found)} times, not once")
-            problems += [problem for comparison in found for problem in _nonsense(comparison, report.num_prompts)]
+                problems.append(f"{scorer.name} against the {against} was measured {len(found)} times instead of once")
+            problems += [problem for comparison in found for problem in _impossible(comparison, report.num_prompts)]
     for calibration in report.calibrations:
         values = (calibration.accuracy, calibration.accuracy_low, calibration.accuracy_high)
         if not all(math.isfinite(value) for value in values):
@@ -34,21 +33,21 @@ def measurement_problems(report: EvalReport) -> list[str]:
     return problems
 
 
-def _nonsense(comparison: Comparison, num_prompts: int) -> list[str]:
+def _impossible(comparison: Comparison, num_prompts: int) -> list[str]:
     name = f"{comparison.scorer} against the {comparison.against}"
     values = [value for value in comparison.model_dump().values() if isinstance(value, float)]
     if not all(math.isfinite(value) for value in values):
         return [f"{name} is not finite"]
     counts = (comparison.wins, comparison.ties, comparison.losses)
     if min(counts) < 0 or sum(counts) != comparison.num_prompts or comparison.num_prompts != num_prompts:
-        return [f"{name} counts {counts} outcomes for {num_prompts} prompts"]
+        return [f"{name} has {counts} wins, ties and losses for {num_prompts} prompts"]
     return []
 
 
 def recompute(report: EvalReport, score_columns: Mapping[str, Sequence[Any]], *, scores_sha256: str) -> list[str]:
-    """Where the report disagrees with its score table: every comparison is made again from the plain columns.
+    """List the disagreements between the report and its score table, by computing every comparison from the columns.
 
-    `scores_sha256` is the digest of the file that the columns were read from. Empty means that they agree.
+    `scores_sha256` is the digest of the file that the columns were read from. An empty list means agreement.
     """
     problems = []
     if scores_sha256 != report.scores_digest:
@@ -69,14 +68,15 @@ def recompute(report: EvalReport, score_columns: Mapping[str, Sequence[Any]], *,
 def recompute_calibrations(
     report: EvalReport, columns: Mapping[str, Sequence[Any]] | None, *, table_sha256: str
 ) -> list[str]:
-    """Where the report's calibrations disagree with its calibration table; None for a table that is not there.
+    """List the disagreements between the report's calibrations and its calibration table; `columns` is None when the
+    table is missing.
 
-    A report that names no table is of an earlier version: nobody can tell whether its judges earned their votes.
+    A report that names no table was written by an earlier version: its judges' agreement cannot be verified.
     """
     if report.calibration_scores_digest is None:
-        return ["the report does not say which calibration table its judges' agreement comes from: evaluate again"]
+        return ["the report does not name the calibration table of its judges: evaluate again"]
     if columns is None:
-        return ["the calibration table is not in the evaluation's folder, or is no parquet file"]
+        return ["the calibration table is not in the evaluation's folder, or is not a parquet file"]
     problems = []
     if table_sha256 != report.calibration_scores_digest:
         named = report.calibration_scores_digest[:12]
@@ -88,7 +88,9 @@ def recompute_calibrations(
     again, faults = agreements(report.spec.judges, rows, facts, confidence=report.spec.confidence)
     reported, fresh = [c.judge for c in report.calibrations], {c.judge: c for c in again}
     if sorted(reported) != sorted(fresh):
-        problems.append(f"calibrated are {', '.join(sorted(reported))}, by the table {', '.join(sorted(fresh))}")
+        problems.append(
+            f"the report calibrates {', '.join(sorted(reported))}, the table gives {', '.join(sorted(fresh))}"
+        )
     both = [(c, fresh[c.judge]) for c in report.calibrations if c.judge in fresh]
     return [*problems, *faults, *(p for own, new in both for p in _differences(own, new, f"{own.judge}'s calibration"))]
 
@@ -96,7 +98,7 @@ def recompute_calibrations(
 def calibrations_in_scope(
     report: EvalReport, columns: Mapping[str, Sequence[Any]] | None, scopes: Mapping[str, Scope]
 ) -> list[Calibration]:
-    """Each judge's agreement on the pairs that count for its vote; none where the table cannot be read."""
+    """Return each judge's agreement on the pairs that count for its vote; empty when the table cannot be read."""
     try:
         rows, facts = from_columns(columns or {})
     except (ValueError, TypeError):
@@ -105,7 +107,7 @@ def calibrations_in_scope(
 
 
 def read_grids(score_columns: Mapping[str, Sequence[Any]]) -> ScoreGrids:
-    """The whole grids of a score table; none when it cannot be read, which `recompute` says."""
+    """Return the complete grids of a score table; none when it cannot be read, which `recompute` reports."""
     try:
         return ScoreGrids.from_table(ScoreTable.from_columns(score_columns))[0]
     except (ValueError, TypeError):
@@ -113,7 +115,8 @@ def read_grids(score_columns: Mapping[str, Sequence[Any]]) -> ScoreGrids:
 
 
 def _changing_columns(columns: Mapping[str, Sequence[Any]]) -> list[str]:
-    """Models are compared on one text a prompt and under one build of a scorer; the shuffled rows have other texts."""
+    """List prompts with more than one text and scorers with more than one digest. The shuffled rows may have other
+    texts."""
     problems = []
     for key, value, what in (("prompt_index", "prompt", "text"), ("scorer", "scorer_digest", "digest")):
         if value not in columns:
@@ -128,20 +131,20 @@ def _changing_columns(columns: Mapping[str, Sequence[Any]]) -> list[str]:
 
 
 def _foreign_rows(report: EvalReport, table: ScoreTable, scorers: Iterable[str]) -> list[str]:
-    """Rows that the spec does not explain."""
+    """List scorers, roles, seeds and prompts of the table that do not match the spec."""
     problems = []
     extra = sorted(set(table.scorers()) - set(scorers))
     if extra:
         problems.append(f"the table has scorers that the spec does not name: {', '.join(extra)}")
     strangers = sorted({str(role) for role in table.role} - set(ROLES))
     if strangers:
-        problems.append(f"the table has roles that nobody knows: {', '.join(strangers)}")
+        problems.append(f"the table has unknown roles: {', '.join(strangers)}")
     seeds = {int(seed) for seed in table.seed}
     if seeds != set(report.spec.seeds):
-        problems.append(f"the table has seeds {sorted(seeds)}, the spec {sorted(report.spec.seeds)}")
+        problems.append(f"the table has seeds {sorted(seeds)}, the spec has {sorted(report.spec.seeds)}")
     prompts = {int(index) for index in table.prompt_index}
     if prompts != set(range(report.num_prompts)):
-        problems.append(f"the table has {len(prompts)} prompts, the report {report.num_prompts}")
+        problems.append(f"the table has {len(prompts)} prompts, the report has {report.num_prompts}")
     return problems
 
 
@@ -157,7 +160,7 @@ def _disagreements(reported: Iterable[Comparison], again: Iterable[Comparison]) 
 
 
 def _differences(reported: Record, again: Record, what: str) -> list[str]:
-    """Every number of a record that another one of its class does not repeat."""
+    """List the numbers of a record that differ from those of another record of its class."""
     return [
         f"{what}, {field}: reported {value:g}, recomputed {getattr(again, field):g}"
         for field, value in reported.model_dump().items()

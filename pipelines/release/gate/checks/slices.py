@@ -1,10 +1,10 @@
-"""Slices: did any category of prompts get worse? Tests of harm, corrected together by Holm.
+"""Slices: test each category of prompts for harm. The tests are corrected together by Holm's method.
 
-The mirror of a vote: a slice fails on signed-rank evidence that a judge likes it less, where the measured win rate lies
-below one half by more than the margin. Evidence that the *rate* itself lies below that limit takes far more prompts,
-and with forty lets gross harm pass (docs/log.md, the forty candidates). That nothing was found in so few still says
-little: slices below the policy's number of prompts are reported as unmeasured rather than as passed, and the others say
-how bad a slice would have been found.
+A slice fails, as the mirror image of a vote, if a signed-rank test shows that a judge likes it less and the measured
+win rate is below one half by more than the margin. Evidence that the win rate *itself* is below that limit needs many
+more prompts: with forty of them gross harm would pass (docs/log.md, the forty candidates). Finding nothing in a few
+prompts proves little: slices below the policy's number of prompts are reported as unmeasured, not as passed, and the
+others state how large a loss would have been found.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,12 +21,16 @@ from pipelines.contracts.release import GateCheck
 from pipelines.release.gate.checks.interface import Evidence, Finding, watch
 
 FOUND = 0.9
-"""Chance of being found of the loss that a line names."""
+"""Probability with which the loss that an explanation states would be found."""
 
-NO_CATEGORY = "No prompt names a category: fill the column category, or set gate.slices.action to off."
+NO_CATEGORY = (
+    "No prompt has a category, so it is unknown whether one kind of prompt got worse. Fill the column `category`, or"
+    " set gate.slices.action to off."
+)
 NOTHING_LARGE = (
-    "No slice was measured: none has prompts enough (gate.slices.minimum_prompts) and a judge that may vote. Ask more"
-    " prompts of each category, or have fewer categories."
+    "No slice was measured, so it is unknown whether one kind of prompt got worse. A slice needs"
+    " gate.slices.minimum_prompts prompts and a judge that may vote. Add prompts to each category, or use fewer"
+    " categories."
 )
 
 
@@ -39,13 +43,13 @@ class _Test:
     measured: float
     limit: float
     p_value: float
-    says: str
+    text: str
     tie_share: float | None = None
-    """Of a judge; None of a guard."""
+    """Share of ties under a judge; None for a guard."""
 
 
 def slice_checks(evidence: Evidence, voting: Sequence[Comparison]) -> list[Finding]:
-    """A line per slice, and one on how many of them were measured; nothing where the policy looks at none."""
+    """Return one finding per slice, and one on how many of them were measured; none when slices are switched off."""
     rule = evidence.policy.slices
     slices = evidence.scores.slices()
     if rule.action == "off":
@@ -66,12 +70,12 @@ def slice_checks(evidence: Evidence, voting: Sequence[Comparison]) -> list[Findi
 
 
 def _measured(prompts: Mapping[str, int], measured: set[str]) -> Finding:
-    """How much of the prompts the slices' tests speak of; a warning when that is nothing."""
+    """Return how many slices and prompts the tests cover; a warning when there are none."""
     seen = sum(own for name, own in prompts.items() if name in measured)
     if measured:
-        says = f"{len(measured)} of {len(prompts)} slices were measured, {seen} of {sum(prompts.values())} prompts."
+        text = f"{len(measured)} of {len(prompts)} slices were measured, {seen} of {sum(prompts.values())} prompts."
     else:
-        says = f"{NOTHING_LARGE if prompts else NO_CATEGORY} Nobody looked whether one kind of prompt got worse."
+        text = NOTHING_LARGE if prompts else NO_CATEGORY
     check = GateCheck(
         kind="slices",
         relation=">=",
@@ -81,25 +85,26 @@ def _measured(prompts: Mapping[str, int], measured: set[str]) -> Finding:
         decisive=False,
         family="slices",
         note="" if measured else "warning",
-        explanation=says,
+        explanation=text,
     )
     return Finding(check)
 
 
 def _smallest_found(tests: Sequence[tuple[_Test, float, bool]], prompts: int, level: float) -> str:
-    """What loss a slice of so many prompts shows: the win rate that one judge alone finds in nine of ten cases."""
+    """State the smallest loss that this number of prompts shows: the win rate that a single judge finds in 90 % of
+    cases."""
     judges = [(test.limit, test.tie_share) for test, _, _ in tests if test.tie_share is not None]
     rates = [
         win_rate_found(prompts, limit=limit, level=level, power=FOUND, tie_share=ties or 0.0) for limit, ties in judges
     ]
     found = max((rate for rate in rates if rate is not None), default=None)
     if found is None:
-        return "; so few prompts show no loss under a judge" if judges else ""
-    return f"; one judge alone finds a win rate of {found:.2f} or less in {FOUND:.0%} of cases"
+        return "; so few prompts cannot show a loss under a single judge" if judges else ""
+    return f"; a single judge would find a win rate of {found:.2f} or less in {FOUND:.0%} of cases"
 
 
 def _scorers(evidence: Evidence, voting: Sequence[Comparison]) -> dict[str, Floats]:
-    """Differences of each voting judge and of each guard that has a margin for slices, good upwards."""
+    """Return the differences of each voting judge and of each guard with a slice margin; positive is better."""
     found = {}
     for judge in (comparison.scorer for comparison in voting):
         found[judge] = evidence.differences(judge)
@@ -112,7 +117,7 @@ def _scorers(evidence: Evidence, voting: Sequence[Comparison]) -> dict[str, Floa
 
 
 def _tests(evidence: Evidence, scorers: Mapping[str, Floats], name: str, mask: npt.NDArray[np.bool_]) -> list[_Test]:
-    """A judge is asked whether it likes the slice less, a guard for its mean change."""
+    """Return the tests of one slice: a judge's win rate, a guard's mean change."""
     tests = []
     for scorer, differences_P in scorers.items():
         rule = evidence.policy.guards.get(scorer)
@@ -126,12 +131,13 @@ def _tests(evidence: Evidence, scorers: Mapping[str, Floats], name: str, mask: n
 
 
 def _win_rate(name: str, judge: str, own_P: Floats, *, threshold: float, limit: float) -> _Test:
-    """A loss that is within the margin as measured is none: its p is 1, which can only make the test more careful."""
+    """Test one judge in one slice. A measured loss within the margin gets p = 1, which only makes the test more
+    conservative."""
     wins, ties, losses = outcome_counts(own_P, threshold)
     rate = (wins + ties / 2) / len(own_P)
     p_value = superiority_p_value(-own_P) if rate < limit else 1.0
-    says = f"{judge} win rate {rate:.3f} ({wins} wins, {ties} ties, {losses} losses)"
-    return _Test(name, judge, rate, limit, p_value, says, tie_share=ties / len(own_P))
+    text = f"{judge} win rate {rate:.3f} ({wins} wins, {ties} ties, {losses} losses)"
+    return _Test(name, judge, rate, limit, p_value, text, tie_share=ties / len(own_P))
 
 
 def _mean(name: str, guard: str, own_P: Floats, *, limit: float) -> _Test:
@@ -142,10 +148,10 @@ def _mean(name: str, guard: str, own_P: Floats, *, limit: float) -> _Test:
 def _slice(
     evidence: Evidence, name: str, prompts: int, tests: Sequence[tuple[_Test, float, bool]], *, found: str
 ) -> Finding:
-    """One line: the test with the smallest adjusted p speaks for the slice."""
+    """Return the finding of one slice, with the figures of the test with the smallest adjusted p."""
     worst, p_value, _ = min(tests, key=lambda entry: entry[1])
     broken = [test for test, _, rejected in tests if rejected]
-    says = "got worse" if broken else "shows no harm"
+    result = "got worse" if broken else "shows no harm"
     check = GateCheck(
         kind="slice",
         subject=name,
@@ -154,14 +160,14 @@ def _slice(
         measured=worst.measured,
         passed=True,
         family="slices",
-        explanation=f"Slice {name} {says} on {prompts} prompts: {'; '.join(t.says for t in broken) or worst.says},"
-        f" evidence of harm p = {p_value:.3g} after Holm, level {evidence.level:g}{found}.",
+        explanation=f"Slice {name} {result} on {prompts} prompts: {'; '.join(t.text for t in broken) or worst.text},"
+        f" p = {p_value:.3g} for harm (Holm-corrected, level {evidence.level:g}){found}.",
     )
     return watch(check, evidence.policy.slices.action, breached=bool(broken))
 
 
 def _unmeasured(name: str, prompts: int) -> Finding:
-    """A slice too small to speak of: said, and without consequence."""
+    """Return the finding of a slice with too few prompts: reported, without consequence."""
     check = GateCheck(
         kind="slice",
         subject=name,
@@ -171,6 +177,6 @@ def _unmeasured(name: str, prompts: int) -> Finding:
         decisive=False,
         family="slices",
         note="unmeasured",
-        explanation=f"Slice {name} is unmeasured: {prompts} prompts are too few to tell harm from chance.",
+        explanation=f"Slice {name} is unmeasured: {prompts} prompts are too few to distinguish harm from chance.",
     )
     return Finding(check)

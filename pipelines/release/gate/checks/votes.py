@@ -1,11 +1,11 @@
-"""Who may vote, and how they vote.
+"""Decide which judges may vote, and count their votes.
 
-A vote asks three things of the paired differences over prompts: that most of them are gains (a signed-rank test, or the
-lower bound of the win rate), that the win rate is worth having, and that the gains outweigh the losses (the lower bound
-of the mean). The first two count prompts and do not see how large a loss is.
+A vote requires three properties of the paired differences over prompts: most of them are gains (a signed-rank test, or
+the lower bound of the win rate), the win rate is worth having, and the gains outweigh the losses (the lower bound of
+the mean). The first two count prompts and ignore how large a loss is.
 
-Votes are a partial conjunction: with n voting judges of which k must agree there are n - k + 1 chances too many, so
-each vote's error is divided by that number (nothing changes when k = n). For 2 of 3 that is p = 2 p(2).
+Votes are a partial conjunction: with n voting judges of which k must agree, there are n - k + 1 chances of a false
+result, so each vote's level is divided by that number (nothing changes when k = n). For 2 of 3 that is p = 2 p(2).
 """
 
 import math
@@ -26,20 +26,20 @@ from pipelines.release.gate.checks.interface import (
     Finding,
     Verdict,
     disagreements,
+    duplicate_of,
     finite,
-    twin_of,
     weights_of,
 )
 
-Stance = Literal["prefers", "is undecided about", "shows no gain worth having from", "speaks against"]
-"""What a judge says of a candidate; of the last two more prompts make no vote."""
+Stance = Literal["prefers", "is undecided about", "shows no gain worth having from", "votes against"]
+"""A judge's result on a candidate; more prompts do not turn the last two into a vote."""
 
 EVEN = 0.5
 """Win rate of two models that are equally good."""
 
 
 def ballots(evidence: Evidence) -> tuple[list[Finding], list[Comparison]]:
-    """A line per judge on whether it may vote and why not, and the comparisons of those that may."""
+    """Return one finding per judge on its right to vote, and the comparisons of the judges that may vote."""
     findings: list[Finding] = []
     voting: list[Comparison] = []
     seen: dict[str, str] = {}
@@ -49,7 +49,7 @@ def ballots(evidence: Evidence) -> tuple[list[Finding], list[Comparison]]:
         calibration, comparison = calibrations.get(judge.name), evidence.against_champion(judge.name)
         refusal = _refusal(judge, calibration, evidence)
         refusal = refusal or seen.get(weights_of(judge), "")
-        seen.setdefault(weights_of(judge), twin_of(judge.name, votes=not refusal))
+        seen.setdefault(weights_of(judge), duplicate_of(judge.name, votes=not refusal))
         if not refusal and comparison is not None:
             voting.append(comparison)
         findings.append(_ballot(judge, calibration, evidence.policy, refusal))
@@ -67,7 +67,7 @@ def ballots(evidence: Evidence) -> tuple[list[Finding], list[Comparison]]:
 def _ballot(judge: Judge, calibration: Calibration | None, policy: GatePolicy, refusal: str) -> Finding:
     low = calibration.accuracy_low if calibration else None
     pairs = calibration.num_pairs if calibration else 0
-    says = (
+    allowed = (
         f"{judge.name} may vote: on {pairs} held-out pairs {policy.counted_pairs} its agreement with people is at least"
         f" {low or 0:.3f}."
     )
@@ -81,16 +81,16 @@ def _ballot(judge: Judge, calibration: Calibration | None, policy: GatePolicy, r
         passed=not refusal,
         decisive=False,
         family="votes",
-        explanation=f"{judge.name} may not vote: it {refusal}." if refusal else says,
+        explanation=f"{judge.name} may not vote: it {refusal}." if refusal else allowed,
     )
     return Finding(check)
 
 
 def _refusal(judge: Judge, calibration: Calibration | None, evidence: Evidence) -> str:
-    """Why a judge may not vote, as the end of a sentence; empty when it may."""
-    shared = evidence.shared_lessons(judge)
+    """Return the reason why a judge may not vote, as the end of a sentence; empty when it may."""
+    shared = evidence.shared_sources(judge)
     if shared:
-        return f"is not independent of the candidate, which learnt from or was chosen by {', '.join(shared)} too"
+        return f"is not independent of the candidate: both learnt from {', '.join(shared)}"
     if judge.name in evidence.barred:
         return evidence.barred[judge.name]
     if calibration is None:
@@ -99,7 +99,7 @@ def _refusal(judge: Judge, calibration: Calibration | None, evidence: Evidence) 
 
 
 def superiority_checks(evidence: Evidence, voting: Sequence[Comparison]) -> list[Finding]:
-    """The lines of each vote, and the line that counts them."""
+    """Return the findings of each vote, and the finding that counts the votes."""
     required = evidence.policy.required_judges
     chances = max(1, len(voting) - required + 1)
     lines: list[Finding] = []
@@ -113,7 +113,7 @@ def superiority_checks(evidence: Evidence, voting: Sequence[Comparison]) -> list
     out_of_reach = in_favour + stances.count("is undecided about") < required
     explanation = f"{in_favour} of {len(voting)} voting judges prefer the candidate; {required} are required."
     if not passed:
-        explanation += _refusals(stances) if out_of_reach else " The others are undecided: ask more prompts."
+        explanation += _refusals(stances) if out_of_reach else " More prompts may decide the undecided judges."
     check = GateCheck(
         kind="preferred_by_judges",
         relation=">=",
@@ -129,15 +129,15 @@ def superiority_checks(evidence: Evidence, voting: Sequence[Comparison]) -> list
 
 
 def _refusals(stances: Sequence[Stance]) -> str:
-    """How many judges more prompts would not win over."""
-    against, indifferent = stances.count("speaks against"), stances.count("shows no gain worth having from")
-    parts = [f"{against} speak against it"] if against else []
-    parts += [f"{indifferent} show no gain worth having"] if indifferent else []
+    """Return how many judges will not vote for the candidate, however many prompts are added."""
+    against, indifferent = stances.count("votes against"), stances.count("shows no gain worth having from")
+    parts = [f"{against} {'votes' if against == 1 else 'vote'} against it"] if against else []
+    parts += [f"{indifferent} {'shows' if indifferent == 1 else 'show'} no gain worth having"] if indifferent else []
     return f" {' and '.join(parts)}."
 
 
 def _vote(evidence: Evidence, comparison: Comparison, chances: int) -> tuple[list[Finding], Stance]:
-    """One judge's lines, all of which must pass for its vote, and what it says of the candidate by all of them."""
+    """Return one judge's findings, all of which must pass for its vote, and its stance."""
     policy, confidence = evidence.policy, 1 - (1 - evidence.report.spec.confidence) / chances
     low, high = _bounds(comparison, confidence)
     mean_low, mean_high = _mean_bounds(evidence, comparison, confidence)
@@ -152,20 +152,22 @@ def _vote(evidence: Evidence, comparison: Comparison, chances: int) -> tuple[lis
     if policy.minimum_effect:
         lines.append(_effect(evidence, comparison))
     stance = _stance(high, minimum=policy.minimum_win_rate, passed=all(line.check.passed for line in lines))
-    return lines, "speaks against" if mean_high < 0 else stance
+    return lines, "votes against" if mean_high < 0 else stance
 
 
 def _stance(high: float, *, minimum: float, passed: bool) -> Stance:
-    """What the bounds of a win rate say: harm when all of it lies below one half, too little when below the minimum."""
+    """Return the stance that the bounds of a win rate show: against when the whole interval is below one half, no gain
+    worth having when it is below the minimum."""
     if passed:
         return "prefers"
     if high < EVEN:
-        return "speaks against"
+        return "votes against"
     return "shows no gain worth having from" if high <= minimum else "is undecided about"
 
 
 def _bounds(comparison: Comparison, confidence: float) -> tuple[float, float]:
-    """Bounds of the win rate at the confidence of a vote; counts that make no sense are an invalid report anyway."""
+    """Return bounds of the win rate at the confidence of a vote; impossible counts, which make the report invalid, give
+    0 to 1."""
     counts = (comparison.wins, comparison.ties, comparison.losses)
     if min(counts) < 0 or sum(counts) == 0:
         return 0.0, 1.0
@@ -173,7 +175,7 @@ def _bounds(comparison: Comparison, confidence: float) -> tuple[float, float]:
 
 
 def _mean_bounds(evidence: Evidence, comparison: Comparison, confidence: float) -> tuple[float, float]:
-    """Bounds of the mean gain; without a whole grid, which makes the evidence invalid, nothing is known."""
+    """Return bounds of the mean gain; infinite without a complete grid, which makes the evidence invalid."""
     differences_P = evidence.differences(comparison.scorer)
     if differences_P is None or len(differences_P) < 2:
         return -math.inf, math.inf
@@ -191,7 +193,7 @@ def _line(
     passed: bool,
     explanation: str,
 ) -> Finding:
-    """A line of one vote: it informs, the count decides."""
+    """Return one finding of a vote. It informs only: the number of votes decides."""
     check = GateCheck(
         kind=kind,
         subject=judge,
@@ -210,7 +212,7 @@ def _line(
 def _shift(comparison: Comparison, level: float, chances: int) -> Finding:
     limit = level / chances
     passed = comparison.p_value <= limit
-    often = f" ({level:g} shared by {chances} chances)" if chances > 1 else ""
+    often = f" ({level:g} divided by {chances} chances)" if chances > 1 else ""
     return _line(
         "superiority",
         comparison.scorer,
@@ -220,7 +222,8 @@ def _shift(comparison: Comparison, level: float, chances: int) -> Finding:
         required=f"p <= {limit:.3g}",
         passed=passed,
         explanation=f"{comparison.scorer}: the candidate {'scores' if passed else 'does not clearly score'} higher"
-        f" on the same prompts, one-sided signed-rank p = {comparison.p_value:.3g}; needed is {limit:.3g}{often}.",
+        f" on the same prompts, one-sided signed-rank p = {comparison.p_value:.3g}; at most {limit:.3g}{often} is"
+        " required.",
     )
 
 
@@ -234,8 +237,8 @@ def _measured_win_rate(comparison: Comparison, low: float, *, high: float, polic
         relation=">=",
         bound=minimum,
         passed=passed,
-        explanation=f"{_says(comparison, low, high=high, minimum=minimum, passed=passed)}; measured is"
-        f" {comparison.win_rate:.3f}, worth having is {minimum:g} and more.",
+        explanation=f"{_describe(comparison, low, high=high, minimum=minimum, passed=passed)}; the measured win rate is"
+        f" {comparison.win_rate:.3f}, at least {minimum:g} is required.",
     )
 
 
@@ -249,23 +252,24 @@ def _certified_win_rate(comparison: Comparison, low: float, *, high: float, poli
         relation=">",
         bound=minimum,
         passed=passed,
-        explanation=f"{_says(comparison, low, high=high, minimum=minimum, passed=passed)}.",
+        explanation=f"{_describe(comparison, low, high=high, minimum=minimum, passed=passed)}; a lower bound above"
+        f" {minimum:g} is required.",
     )
 
 
-def _says(comparison: Comparison, low: float, *, high: float, minimum: float, passed: bool) -> str:
-    says = _stance(high, minimum=minimum, passed=passed)
+def _describe(comparison: Comparison, low: float, *, high: float, minimum: float, passed: bool) -> str:
+    stance = _stance(high, minimum=minimum, passed=passed)
     return (
-        f"{comparison.scorer} {says} the candidate: {comparison.wins} wins, {comparison.ties} ties,"
+        f"{comparison.scorer} {stance} the candidate: {comparison.wins} wins, {comparison.ties} ties,"
         f" {comparison.losses} losses; win rate between {low:.3f} and {high:.3f}"
     )
 
 
 def _mean_gain(comparison: Comparison, low: float, *, high: float) -> Finding:
-    """More wins than losses are no gain where the losses are larger."""
+    """Check the mean gain: a candidate that wins more often than it loses is no better if the losses are larger."""
     passed = low > 0
     outweighed = not passed and comparison.wins > comparison.losses
-    why = "; it wins more often than it loses, but losses may be larger than wins" if outweighed else ""
+    why = "; the candidate wins more often than it loses, but its losses may be larger" if outweighed else ""
     return _line(
         "mean_gain",
         comparison.scorer,
@@ -273,8 +277,8 @@ def _mean_gain(comparison: Comparison, low: float, *, high: float) -> Finding:
         relation=">",
         bound=0.0,
         passed=passed,
-        explanation=f"{comparison.scorer}: the mean gain is between {low:.3g} and {high:.3g} (corrected for skewness),"
-        f" above 0 is required{why}.",
+        explanation=f"{comparison.scorer}: the mean gain is between {low:.3g} and {high:.3g} (corrected for skewness);"
+        f" a lower bound above 0 is required{why}.",
     )
 
 

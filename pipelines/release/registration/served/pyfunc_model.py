@@ -1,8 +1,8 @@
-"""Serves a champion: prompt in, PNG out. Copied into every registered model and run by whoever loads it.
+"""Serve a champion: prompt in, PNG out. This file is copied into every registered model and runs where it is loaded.
 
-Not a module of this package but a part of the model, hence a folder of its own without `__init__.py`: it needs mlflow
-to be loaded and diffusers to draw, and nothing of Plumbline. Weights and base model are hashed before they are read,
-and read as safetensors only.
+It is part of the model, not a module of this package, so its folder has no `__init__.py`. It needs mlflow to be loaded
+and diffusers to draw, and nothing of Plumbline. Weights and base model are hashed before they are read, and read only
+as safetensors.
 """
 
 import hashlib
@@ -33,7 +33,8 @@ class AlignedPipeline(PythonModel):  # type: ignore[misc]
         self.pipeline = build_pipeline(base_dir, weights_dir, config)
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> list[bytes]:
-        """One PNG a prompt. Image i starts from seed + i, drawn on the CPU, so that batch and device do not matter."""
+        """Return one PNG per prompt. Image i starts from seed + i; the noise is drawn on the CPU, so that it does not
+        depend on batch and device."""
         import torch
 
         config, params = context.model_config, params or {}
@@ -51,28 +52,28 @@ class AlignedPipeline(PythonModel):  # type: ignore[misc]
         return [encode_png(image) for image in images]
 
 
-def check_folder(path: Path, digest: str, name: str, mend: str) -> None:
-    """ValueError unless the sha256 over the folder's sorted "path sha256" lines is the digest.
+def check_folder(path: Path, digest: str, name: str, fix: str) -> None:
+    """Raise ValueError unless the sha256 over the folder's sorted "path sha256" lines is the digest.
 
     A link to a folder is refused: the digest would not cover the files behind it, but they would be loaded.
     """
     if not path.is_dir():
-        raise ValueError(f"{name} should be in {path}, which is no folder here. {mend}")
+        raise ValueError(f"{name} should be in {path}, which is not a folder on this machine. {fix}")
     lines = []
     for file in path.rglob("*"):
         relative = file.relative_to(path).as_posix()
         if file.is_symlink() and not file.is_file():
-            raise ValueError(f"{name} in {path} has {relative}, a symbolic link to a folder. {mend}")
+            raise ValueError(f"{name} in {path} has {relative}, a symbolic link to a folder. {fix}")
         if file.is_file() and relative != "manifest.json":
             with file.open("rb") as stream:
                 lines.append(f"{relative} {hashlib.file_digest(stream, 'sha256').hexdigest()}\n")
     found = hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
     if found != digest:
-        raise ValueError(f"{name} in {path} has digest {found}, but {digest} was registered. {mend}")
+        raise ValueError(f"{name} in {path} has digest {found}, but {digest} was registered. {fix}")
 
 
 def build_pipeline(base_dir: Path, weights_dir: Path, config: dict[str, Any]) -> Any:
-    """The base's pipeline with the adapter loaded or the denoiser replaced, on the GPU where there is one."""
+    """Build the base's pipeline with the adapter loaded or the denoiser replaced, on the GPU if there is one."""
     import torch
     from diffusers import DDIMScheduler, DiffusionPipeline
 
@@ -88,7 +89,8 @@ def build_pipeline(base_dir: Path, weights_dir: Path, config: dict[str, Any]) ->
 
 
 def written_denoiser(base_dir: Path, weights_dir: Path) -> dict[str, Any]:
-    """The denoiser of a full fine-tune by its part's name, of the class that the base's model_index.json names."""
+    """Load the denoiser of a full fine-tune, by pipeline component, with the class named in the base's
+    model_index.json."""
     import diffusers
 
     classes = json.loads((base_dir / "model_index.json").read_text(encoding="utf-8"))
@@ -102,7 +104,7 @@ def written_denoiser(base_dir: Path, weights_dir: Path) -> dict[str, Any]:
 
 
 def list_prompts(model_input: Any) -> list[str]:
-    """Prompts of a table or dict with a `prompt` column; a cell may hold a list."""
+    """Return the prompts of a table or dict with a `prompt` column; a cell may hold a list."""
     prompts: list[str] = []
     for cell in [model_input["prompt"]] if isinstance(model_input["prompt"], str) else list(model_input["prompt"]):
         prompts += [cell] if isinstance(cell, str) else list(cell)
@@ -112,7 +114,7 @@ def list_prompts(model_input: Any) -> list[str]:
 
 
 def encode_png(image: Any) -> bytes:
-    """PNG bytes of a PIL image."""
+    """Encode a PIL image as PNG bytes."""
     stream = io.BytesIO()
     image.save(stream, format="PNG")
     return stream.getvalue()

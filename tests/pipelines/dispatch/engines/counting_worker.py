@@ -1,7 +1,7 @@
-"""A worker for the engines' contract: counts to a number in its work folder, a number each tenth of a second.
+"""A worker for the engines' contract: counts to a number in its work folder, one number each tenth of a second.
 
-It resumes where the last attempt stopped, has a child in a session of its own, as a training launcher has, and does as
-the spec says at the end. On SIGTERM it notes where it is and exits 143.
+It resumes where the last attempt stopped, has a child in a separate session, as a training launcher has, and ends as
+the spec states. On SIGTERM it writes its position and exits 143.
 """
 
 import json

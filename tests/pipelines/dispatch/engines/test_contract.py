@@ -32,11 +32,12 @@ def make_local(settings: Settings) -> Engine:
 
 
 ENGINES: dict[str, Callable[[Settings], Engine]] = {"local": make_local}
-"""A new engine joins here: its name, and how to make one whose worker is counting_worker.py."""
+"""Build the local engine. A new engine is added here: its name, and how to make one whose worker is counting_worker.py.
+"""
 
 
 class Bench:
-    """An engine over a fresh state folder, and ways to watch and to hurt its jobs."""
+    """An engine over a fresh state folder, and ways to watch and to damage its jobs."""
 
     def __init__(self, name: str, settings: Settings) -> None:
         self.name = name
@@ -83,7 +84,7 @@ class Bench:
         wait_until(lambda: self.engine.status(handle).attempt == attempt and counted(), f"a count of {number}", 30)
 
     def wait_for_nothing_left(self, handle: JobHandle) -> None:
-        """The supervisor itself still has to exit after its last word; nothing else may linger with it."""
+        """Wait until no process is left; the supervisor still has to exit after its last write."""
         wait_until(lambda: not marked_pids(self.job_dir(handle)), "every process to be gone", 3)
 
     def log(self, handle: JobHandle, cursor: int = 0) -> list[str]:
@@ -111,7 +112,7 @@ def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
         kill_marked(job_dir)
 
 
-def test_a_job_runs_once_and_gives_its_result(bench: Bench) -> None:
+def test_a_job_runs_once_and_returns_its_result(bench: Bench) -> None:
     request = bench.request()
     handle = bench.engine.submit(request)
     assert handle == JobHandle(engine=bench.name, job_id=request.job_id)
@@ -176,7 +177,7 @@ def test_a_crashed_worker_fails_and_a_new_submit_resumes(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("kind", ["bad_input", "bad_data", "diverged", "storage_full"])
-def test_a_failure_that_the_job_explains_keeps_its_kind_and_words(bench: Bench, kind: str) -> None:
+def test_a_failure_that_the_job_explains_keeps_its_kind_and_message(bench: Bench, kind: str) -> None:
     handle = bench.engine.submit(bench.request(count=1, fail=kind))
     status = bench.wait_for(handle, "failed")
     assert (status.failure_kind, status.message, status.exit_code) == (kind, f"it is {kind}", 2)
@@ -220,14 +221,14 @@ def test_sigterm_to_the_worker_alone_is_a_preemption_too(bench: Bench) -> None:
     assert bench.wait_for(handle, "preempted").exit_code == 143
 
 
-def test_a_killed_supervisor_is_lost_and_a_new_submit_ends_what_it_left(bench: Bench) -> None:
+def test_a_killed_supervisor_is_lost_and_a_new_submit_kills_its_processes(bench: Bench) -> None:
     request = bench.request(count=40)
     handle = bench.engine.submit(request)
     bench.wait_for_count(handle, 3)
     first = bench.pids(handle)
     os.kill(first["parent"], signal.SIGKILL)
     bench.wait_for(handle, "lost")
-    assert start_ticks(first["worker"]) is not None, "the worker goes on without its supervisor until someone acts"
+    assert start_ticks(first["worker"]) is not None, "the worker continues without its supervisor until someone acts"
     bench.engine.submit(request)
     assert start_ticks(first["worker"]) is None
     assert start_ticks(first["child"]) is None
@@ -258,7 +259,7 @@ def test_cancel_of_a_job_that_ignores_sigterm_kills_it_after_the_grace(bench: Be
     bench.wait_for_nothing_left(handle)
 
 
-def test_cancel_of_a_lost_job_ends_what_it_left(bench: Bench) -> None:
+def test_cancel_of_a_lost_job_kills_its_processes(bench: Bench) -> None:
     handle = bench.engine.submit(bench.request(count=300))
     bench.wait_for_count(handle, 1)
     os.kill(bench.pids(handle)["parent"], signal.SIGKILL)
@@ -280,7 +281,7 @@ def test_cancel_of_a_finished_or_unknown_job_changes_nothing(bench: Bench) -> No
         bench.engine.result(unknown)
 
 
-def test_a_job_out_of_time_is_stopped_and_says_which_limit(bench: Bench) -> None:
+def test_a_job_out_of_time_is_stopped_and_names_the_limit(bench: Bench) -> None:
     handle = bench.engine.submit(bench.request(count=300, timeout_seconds=1))
     status = bench.wait_for(handle, "failed")
     assert "placement.timeout_seconds = 1" in status.message
@@ -288,7 +289,7 @@ def test_a_job_out_of_time_is_stopped_and_says_which_limit(bench: Bench) -> None
     bench.wait_for_nothing_left(handle)
 
 
-def test_another_process_sees_cancels_and_reattaches(bench: Bench) -> None:
+def test_another_process_can_query_cancel_and_reattach(bench: Bench) -> None:
     request = bench.request(count=300)
     handle = bench.engine.submit(request)
     bench.wait_for_count(handle, 2)
@@ -306,7 +307,7 @@ def test_the_job_outlives_the_process_that_submitted_it(bench: Bench) -> None:
     bench.wait_for(JobHandle(engine=bench.name, job_id=request.job_id), "succeeded")
 
 
-def test_the_log_cursor_goes_on_over_attempts_and_engines(bench: Bench) -> None:
+def test_the_log_cursor_continues_over_attempts_and_engines(bench: Bench) -> None:
     request = bench.request(count=12)
     handle = bench.engine.submit(request)
     bench.wait_for_count(handle, 3)

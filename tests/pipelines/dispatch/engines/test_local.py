@@ -1,4 +1,4 @@
-"""What is the local engine's own; what every engine does is in test_contract.py."""
+"""Behaviour of the local engine only; test_contract.py tests what every engine does."""
 
 import sys
 from pathlib import Path
@@ -42,12 +42,12 @@ def make_request(settings: Settings) -> JobRequest:
     )
 
 
-def test_the_real_worker_is_what_runs_by_default(settings: Settings) -> None:
+def test_the_real_worker_runs_by_default(settings: Settings) -> None:
     command = LocalEngine(settings)._worker
     assert command == (sys.executable, "-m", "pipelines.dispatch.worker")
 
 
-def test_a_recycled_pid_does_not_pass_for_the_supervisor(settings: Settings, folder: JobFolder) -> None:
+def test_a_recycled_pid_is_not_taken_for_the_supervisor(settings: Settings, folder: JobFolder) -> None:
     import os
 
     folder.write_status(JobStatus(state="running", attempt=1))
@@ -89,7 +89,7 @@ def test_a_state_folder_that_cannot_be_used_is_an_error_at_once(settings: Settin
 
 @pytest.mark.parametrize("job_id", ["../other", "a/b", "", "a b", ".."])
 def test_a_job_id_cannot_leave_the_jobs_folder(settings: Settings, job_id: str) -> None:
-    with pytest.raises(ValueError, match="none of ours"):
+    with pytest.raises(ValueError, match="is not valid"):
         LocalEngine(settings).status(JobHandle(engine="local", job_id=job_id))
 
 

@@ -1,4 +1,4 @@
-"""The approval task asks whom it may, only when it has to, and lets every answer go on with who gave it."""
+"""The approval task asks only allowed approvers, only when approval is required, and records who answered."""
 
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
@@ -41,8 +41,8 @@ AT = datetime(2026, 11, 24, 9, 0, tzinfo=UTC)
 
 
 def question(path: str, decision: dict[str, Any], *, asked_by: list[str]) -> dict[str, Any] | None:
-    """Stands for champion_stages.approval_question."""
-    if path == "nobody is asked":
+    """Replace champion_stages.approval_question."""
+    if path == "no approval required":
         return None
     assert decision["verdict"] == "promote"
     return {
@@ -66,7 +66,7 @@ def operator(path: str = "projects/shapes.toml", **changes: Any) -> PromotionApp
 
 
 class FakeStateStore:
-    """What a task remembers over retries and clears."""
+    """The values that a task stores over retries and clears."""
 
     def __init__(self, **values: Any) -> None:
         self.values = values
@@ -80,7 +80,7 @@ class FakeStateStore:
 
 
 def context(user: str | None = "ada", *, asked_about: str | None = DECISION.digest) -> Any:
-    """`asked_about`: what the task put to people before; None for a task that has not run yet."""
+    """`asked_about`: the decision that the task asked about before; None for a task that has not run yet."""
     return {
         "task_instance": SimpleNamespace(id="ti-1"),
         "dag_run": SimpleNamespace(triggering_user_name=user),
@@ -90,7 +90,7 @@ def context(user: str | None = "ada", *, asked_about: str | None = DECISION.dige
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """What reaches Airflow's own table of questions."""
+    """Collect what reaches Airflow's table of questions."""
     found: list[dict[str, Any]] = []
     monkeypatch.setattr(hitl, "upsert_hitl_detail", lambda **given: found.append(given))
     return found
@@ -98,7 +98,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
 @pytest.fixture(autouse=True)
 def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The question builder is named by its module, which pytest does not put on the path."""
+    """Make the question builder importable: it is named by its module, which pytest does not put on the path."""
     import sys
 
     monkeypatch.setitem(sys.modules, __name__, SimpleNamespace(question=question))  # type: ignore[arg-type]
@@ -109,7 +109,7 @@ def event(option: str, user: dict[str, str] | None, **changes: Any) -> dict[str,
     return {**facts, "timedout": False, **changes}
 
 
-def test_the_question_goes_to_the_approvers_and_silence_is_no(asked: list[dict[str, Any]]) -> None:
+def test_the_question_goes_to_the_approvers_and_a_timeout_is_a_rejection(asked: list[dict[str, Any]]) -> None:
     with pytest.raises(TaskAwaitingInput) as parked:
         operator().execute(context(asked_about=None))
     assert parked.value.timeout == timedelta(hours=2)
@@ -121,8 +121,8 @@ def test_the_question_goes_to_the_approvers_and_silence_is_no(asked: list[dict[s
     assert (given["subject"], given["body"]) == ("Sure?", "{{ 7 * 6 }} **bold**"), "never read as a template"
 
 
-def test_nobody_is_asked_when_nobody_has_to(asked: list[dict[str, Any]]) -> None:
-    assert operator("nobody is asked").execute(context()) is None
+def test_no_question_is_asked_when_no_approval_is_required(asked: list[dict[str, Any]]) -> None:
+    assert operator("no approval required").execute(context()) is None
     assert asked == []
 
 
@@ -134,46 +134,48 @@ def test_nobody_is_asked_when_nobody_has_to(asked: list[dict[str, Any]]) -> None
         (event("Reject", None, timedout=True), "timeout", ("", "")),
     ],
 )
-def test_every_answer_goes_on_with_who_gave_it(given: dict[str, Any], answer: str, by: tuple[str, str]) -> None:
+def test_every_answer_is_returned_with_the_person_who_gave_it(
+    given: dict[str, Any], answer: str, by: tuple[str, str]
+) -> None:
     approval = Approval.model_validate(operator().execute_complete(context(), given))
     assert (approval.answer, (approval.by_id, approval.by), approval.at) == (answer, by, AT)
     assert (approval.decision_digest, approval.asked_by) == (DECISION.digest, ("ada",))
 
 
-def test_a_run_that_nobody_triggered_was_asked_for_by_nobody() -> None:
+def test_a_run_without_a_triggering_user_has_no_requester() -> None:
     given = event("Approve", {"id": "7", "name": "bob"})
     assert operator().execute_complete(context(None), given)["asked_by"] == []
 
 
-def test_people_are_told_what_they_are_asked(asked: list[dict[str, Any]]) -> None:
-    told: list[dict[str, str]] = []
-    asking = operator(notifiers=[lambda _: told.append(asking.announcement)])
+def test_the_notification_contains_the_question(asked: list[dict[str, Any]]) -> None:
+    announced: list[dict[str, str]] = []
+    asking = operator(notifiers=[lambda _: announced.append(asking.announcement)])
     with pytest.raises(TaskAwaitingInput):
         asking.execute(context(asked_about=None))
-    assert told == [{"message": "Sure?", "report_uri": "file:///store/reports/1.html"}]
+    assert announced == [{"message": "Sure?", "report_uri": "file:///store/reports/1.html"}]
 
 
-def test_a_retry_asks_the_same_again_and_says_so(asked: list[dict[str, Any]]) -> None:
+def test_a_retry_asks_the_same_question_and_mentions_the_retry(asked: list[dict[str, Any]]) -> None:
     """Airflow 3.3 loses an answer that comes before its scheduler saw the asking process end, and retries the task."""
-    told: list[str] = []
-    asking = operator(notifiers=[lambda _: told.append(asking.announcement["message"])])
+    announced: list[str] = []
+    asking = operator(notifiers=[lambda _: announced.append(asking.announcement["message"])])
     remembered = context(asked_about=None)
     for _ in range(2):
         with pytest.raises(TaskAwaitingInput):
             asking.execute(remembered)
     assert [given["subject"] for given in asked] == ["Sure?", "Sure?"]
-    assert told == ["Sure?", "Sure? It was asked before; an answer given then did not arrive."]
+    assert announced == ["Sure?", "Sure? It was asked before; an answer given then did not arrive."]
 
 
-def test_another_decision_is_not_put_under_the_first_ones_question(asked: list[dict[str, Any]]) -> None:
-    with pytest.raises(AirflowFailException, match="asked about another decision"):
+def test_another_decision_is_not_asked_under_the_first_question(asked: list[dict[str, Any]]) -> None:
+    with pytest.raises(AirflowFailException, match="about another decision"):
         operator().execute(context(asked_about="1" * 64))
     assert asked == []
 
 
 @pytest.mark.parametrize("asked_about", ["1" * 64, None])
-def test_an_answer_speaks_of_no_other_decision(asked_about: str | None) -> None:
-    """The gate was run again between question and answer, or there is no telling what was asked."""
+def test_an_answer_applies_to_its_decision_only(asked_about: str | None) -> None:
+    """The gate ran again between question and answer, or the question's decision is unknown."""
     given = event("Approve", {"id": "7", "name": "bob"})
     with pytest.raises(AirflowFailException, match="Nothing was moved"):
         operator().execute_complete(context(asked_about=asked_about), given)

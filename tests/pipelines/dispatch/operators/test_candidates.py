@@ -15,7 +15,7 @@ def test_a_run_starts_the_next_one_while_versions_are_left() -> None:
     assert following_run([4], second["conf"], second["trigger_run_id"]) == []
 
 
-def test_a_retry_starts_the_same_run_and_another_event_another_one() -> None:
+def test_a_retry_starts_the_same_run_and_another_event_a_different_one() -> None:
     assert following_run([6, 5], {}, RUN) == following_run([6, 5], {}, RUN)
     [first], [second] = following_run([6, 5], {}, RUN), following_run([6, 5], {}, "asset_triggered__later")
     assert first["trigger_run_id"] != second["trigger_run_id"]

@@ -1,4 +1,4 @@
-"""Messages leave through Airflow's own notifiers to a real web server and a real mail server, and say what happened."""
+"""Messages leave through Airflow's own notifiers to a real web server and a real mail server, with the event's text."""
 
 import json
 import socketserver
@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.dispatch.operators.notifications import TellPeople, alarm_callbacks, callbacks, failure_callbacks
+from pipelines.dispatch.operators.notifications import NotifyPeople, alarm_callbacks, callbacks, failure_callbacks
 from pipelines.project.file import load_project
 
 SHAPES = Path(__file__).parents[4] / "projects" / "shapes.toml"
@@ -61,7 +61,7 @@ def mailbox(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 
 def serve(server: Any, name: str, address: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """A server in a thread, and an Airflow connection that leads to it."""
+    """Start a server in a thread, and an Airflow connection that leads to it."""
     server.got = []
     monkeypatch.setenv(f"AIRFLOW_CONN_{name}", address.format(port=server.server_address[1]))
     thread = threading.Thread(target=server.serve_forever)
@@ -83,7 +83,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def context(answer: Any = None, **more: Any) -> Any:
-    """What Airflow hands to a callback of a task that returned `answer`."""
+    """Return what Airflow passes to a callback of a task that returned `answer`."""
     task_instance = SimpleNamespace(task_id="promote", xcom_pull=lambda task_ids: answer)
     return {"ti": task_instance, "dag_run": SimpleNamespace(dag_id="shapes.promote", run_id="manual__1"), **more}
 
@@ -92,8 +92,8 @@ def parsed(text: str) -> EmailMessage:
     return message_from_string(text, _class=EmailMessage, policy=policy.default)  # type: ignore[return-value,arg-type]
 
 
-def test_a_promotion_is_told_by_mail_and_webhook_with_the_report(project: str, hook: Any, mailbox: Any) -> None:
-    TellPeople(project)(context(PROMOTED))
+def test_a_promotion_is_notified_by_mail_and_webhook_with_the_report(project: str, hook: Any, mailbox: Any) -> None:
+    NotifyPeople(project)(context(PROMOTED))
     [(path, said)] = hook.got
     assert path == "/room"
     assert said["event"] == "promoted"
@@ -111,9 +111,9 @@ def test_a_promotion_is_told_by_mail_and_webhook_with_the_report(project: str, h
     assert "<p>version 1 -&gt; version 2</p>" in body.get_content()
 
 
-def test_what_is_said_is_never_read_as_a_template_or_as_html(project: str, hook: Any, mailbox: Any) -> None:
+def test_the_message_is_never_read_as_a_template_or_as_html(project: str, hook: Any, mailbox: Any) -> None:
     nasty = "{{ 7 * 6 }} {% raw %} <img src=x>"
-    TellPeople(project)(context({"outcome": "rolled_back", "message": nasty}))
+    NotifyPeople(project)(context({"outcome": "rolled_back", "message": nasty}))
     assert nasty in hook.got[0][1]["text"]
     body = parsed(mailbox.got[0]).get_body()
     assert body is not None
@@ -121,22 +121,22 @@ def test_what_is_said_is_never_read_as_a_template_or_as_html(project: str, hook:
 
 
 @pytest.mark.parametrize("answer", [{"outcome": "held", "message": "no"}, {"state": "agrees", "message": "fine"}, None])
-def test_what_nobody_asked_for_is_not_told(project: str, hook: Any, mailbox: Any, answer: Any) -> None:
-    TellPeople(project)(context(answer))
+def test_an_event_that_is_not_listed_is_not_notified(project: str, hook: Any, mailbox: Any, answer: Any) -> None:
+    NotifyPeople(project)(context(answer))
     assert (hook.got, mailbox.got) == ([], [])
 
 
-def test_an_alarm_a_failure_and_a_question_say_what_they_are_about(project: str, hook: Any, mailbox: Any) -> None:
-    TellPeople(project)(context({"state": "alarm", "message": "moved by hand"}))
-    TellPeople(project, "failed")(context(exception=ValueError("no GPU")))
+def test_messages_of_an_alarm_a_failure_and_a_question_name_their_cause(project: str, hook: Any, mailbox: Any) -> None:
+    NotifyPeople(project)(context({"state": "alarm", "message": "moved by hand"}))
+    NotifyPeople(project, "failed")(context(exception=ValueError("no GPU")))
     asking = SimpleNamespace(announcement={"message": "Sure?", "report_uri": "s3://r"})
-    TellPeople(project, "asked")(context(task=asking))
+    NotifyPeople(project, "asked")(context(task=asking))
     said = [(body["event"], body["text"].splitlines()[1], body["report_uri"]) for _, body in hook.got]
     assert said == [("alarm", "moved by hand", ""), ("failed", "no GPU", ""), ("asked", "Sure?", "s3://r")]
 
 
-def told_by_the_alarm(project: str) -> None:
-    """What Airflow does when the monitor's task `alarm` failed."""
+def notified_by_the_alarm(project: str) -> None:
+    """Run the callback as Airflow does when the monitor's task `alarm` failed."""
     answers = {"monitor": {"outcome": "alarm", "uri": "s3://monitor/report.json"}, "promote": None}
     failed = context(exception=RuntimeError("moved by hand"))
     failed["ti"].xcom_pull = lambda task_ids: answers[task_ids]
@@ -147,26 +147,26 @@ def told_by_the_alarm(project: str) -> None:
 @pytest.mark.parametrize(
     ("wanted", "event"), [('["alarm"]', "alarm"), ('["alarm", "failed"]', "alarm"), ('["failed"]', "failed")]
 )
-def test_the_monitors_alarm_is_told_once_with_its_report(project: str, hook: Any, wanted: str, event: str) -> None:
+def test_the_monitors_alarm_is_notified_once_with_its_report(project: str, hook: Any, wanted: str, event: str) -> None:
     text = Path(project).read_text()
     Path(project).write_text(text[: text.index("[notify.mail]")] + f"[notify]\non = {wanted}\n" + WEBHOOK)
-    told_by_the_alarm(project)
+    notified_by_the_alarm(project)
     [(_, said)] = hook.got
     assert (said["event"], said["report_uri"]) == (event, "s3://monitor/report.json")
     assert "moved by hand" in said["text"]
     assert "Report: s3://monitor/report.json" in said["text"]
 
 
-def test_a_server_that_is_down_keeps_nobody_else_from_being_told(
+def test_a_server_that_is_down_does_not_block_other_notifications(
     project: str, hook: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("AIRFLOW_CONN_MAIL", "smtp://127.0.0.1:9?disable_ssl=true&disable_tls=true&retry_limit=1")
-    TellPeople(project)(context(PROMOTED))
+    NotifyPeople(project)(context(PROMOTED))
     assert len(hook.got) == 1
     assert "Failed to send notification" in capsys.readouterr().out
 
 
-def test_without_a_way_to_tell_nothing_is_attached() -> None:
+def test_without_recipients_no_callback_is_attached() -> None:
     assert callbacks(load_project(SHAPES), str(SHAPES)) == {}
     assert failure_callbacks(load_project(SHAPES), str(SHAPES)) == {}
     assert alarm_callbacks(load_project(SHAPES), str(SHAPES), report_of="monitor") == {"on_failure_callback": []}

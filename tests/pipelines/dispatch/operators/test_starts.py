@@ -26,7 +26,7 @@ def test_clock_and_monitor_train_at_once(run_type: str, events: Any, expected: b
     assert ignores_minimum(SimpleNamespace(run_type=run_type), events) is expected
 
 
-def test_airflow_calls_a_run_of_the_clock_scheduled() -> None:
+def test_airflows_run_type_of_a_cron_run_is_scheduled() -> None:
     from airflow.utils.types import DagRunType
 
     assert ignores_minimum(SimpleNamespace(run_type=DagRunType.SCHEDULED), None)

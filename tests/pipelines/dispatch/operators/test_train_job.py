@@ -30,7 +30,7 @@ HANDLE = JobHandle(engine="fake", job_id="words-train-aaaaaaaaaaaa-g0")
 
 
 class FakeEngine:
-    """An engine whose job goes through the states it is given, a state a look."""
+    """An engine whose job goes through the given states, one per status request."""
 
     def __init__(self) -> None:
         self.states: list[str] = ["running", "running", "succeeded"]
@@ -61,7 +61,7 @@ class FakeEngine:
 
 
 class FakeTracking:
-    """What the operator asks of tracking."""
+    """The part of tracking that the operator uses."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.parents: list[dict[str, Any]] = []
@@ -99,7 +99,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> FakeTracking:
 def build_request(
     path: str, stage: str, given: dict[str, Any], *, overrides: tuple[str, ...] = (), generation: int = 0
 ) -> JobRequest:
-    """Stands for stages.job_request."""
+    """Replace stages.job_request."""
     return JobRequest(
         project="words",
         kind="train",
@@ -169,7 +169,7 @@ def test_the_runs_are_keyed_by_the_dag_run_and_link_to_it(engine: FakeEngine, ru
     assert runs.jobs[0]["config"]["spec"]["stage"] == "train"
 
 
-def test_who_triggered_the_run_is_on_record_at_the_job(engine: FakeEngine, runs: FakeTracking) -> None:
+def test_the_job_records_the_user_who_triggered_the_run(engine: FakeEngine, runs: FakeTracking) -> None:
     store = open_store(load_settings().store_uri)
     for person, known in ((None, []), ("ada", ["ada"])):
         given = context()
@@ -179,7 +179,7 @@ def test_who_triggered_the_run_is_on_record_at_the_job(engine: FakeEngine, runs:
         assert starters(store, "words", "train", DIGEST) == known
 
 
-def test_an_answer_in_the_store_is_given_at_once(engine: FakeEngine, runs: FakeTracking, tmp_path: Path) -> None:
+def test_a_result_in_the_store_is_returned_at_once(engine: FakeEngine, runs: FakeTracking, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "weights").write_text("w")
     request = build_request("p.toml", "train", {})
@@ -202,7 +202,7 @@ def test_overrides_reach_the_request(engine: FakeEngine, runs: FakeTracking) -> 
     assert engine.submitted[0].spec["overrides"] == ["seed=1"]
 
 
-def test_execute_complete_gives_the_value_object(engine: FakeEngine, runs: FakeTracking) -> None:
+def test_execute_complete_returns_the_value_object(engine: FakeEngine, runs: FakeTracking) -> None:
     engine.states = ["succeeded"]
     event = {"engine": "fake", "job_id": HANDLE.job_id, "state": "succeeded"}
     assert operator().execute_complete(context(), event, run_id="run-1") == {"steps": 3}

@@ -17,7 +17,7 @@ def test_a_base_or_judge_lacking_a_file_is_named(
     project: Project, settings: Settings, tmp_path: Path, snapshot: DatasetSnapshot, evaluate: AskEvaluation
 ) -> None:
     (tmp_path / "guard" / "config.json").unlink()
-    with pytest.raises(ValueError, match=r"Judge .*guard is not complete, it lacks config\.json"):
+    with pytest.raises(ValueError, match=r"Judge .*guard is not complete; it lacks config\.json"):
         evaluate(project)
     (tmp_path / "base" / "unet" / "config.json").unlink()
     with pytest.raises(ValueError, match=r"Base model .* lacks unet/config\.json"):

@@ -22,7 +22,7 @@ def names(request: JobRequest) -> list[str]:
     return [item.alias or item.content_digest for item in request.inputs]
 
 
-def test_a_trained_judge_is_fixed_by_its_digest_with_all_it_learnt_from(
+def test_a_trained_judge_is_fixed_by_its_digest_with_its_training_sources(
     project: Project, evaluate: AskEvaluation, register_judge: Callable[[str], RegisteredJudge], reward_section: str
 ) -> None:
     section = '[[evaluation.judges]]\nname = "folk"\nuri = "reward://people"\nscorer = { kind = "pal" }\n'
@@ -44,7 +44,7 @@ def test_a_trained_judge_is_fixed_by_its_digest_with_all_it_learnt_from(
     assert EvalSpec.model_validate(evaluate(rewarding).spec).judges[1].weights_digest == "e" * 64
 
 
-def test_a_judge_is_known_by_its_weights_wherever_they_lie(
+def test_a_judge_is_identified_by_its_weights_in_any_folder(
     project: Project, settings: Settings, tmp_path: Path
 ) -> None:
     section = project.evaluation.judges[0]
@@ -60,7 +60,7 @@ def test_a_judge_is_known_by_its_weights_wherever_they_lie(
     assert f"scorer {judge.identity}" in copy.training_sources
 
 
-def test_scorers_without_weights_are_known_by_their_settings(project: Project, settings: Settings) -> None:
+def test_scorers_without_weights_are_identified_by_their_settings(project: Project, settings: Settings) -> None:
     sections = [
         JudgeSection.model_validate({"name": "s", "scorer": {"kind": "image_statistic", "statistic": statistic}})
         for statistic in ("contrast", "saturation")
@@ -71,7 +71,7 @@ def test_scorers_without_weights_are_known_by_their_settings(project: Project, s
     assert first.identity != second.identity
 
 
-def test_a_trained_judge_is_known_by_the_weights_in_its_manifest(
+def test_a_trained_judge_is_identified_by_the_weights_in_its_manifest(
     project: Project, settings: Settings, tmp_path: Path, register_judge: Callable[[str], RegisteredJudge]
 ) -> None:
     section = JudgeSection.model_validate({"name": "s", "uri": "reward://people", "scorer": {"kind": "pal"}})
@@ -83,7 +83,7 @@ def test_a_trained_judge_is_known_by_the_weights_in_its_manifest(
     assert judge_of(Workspace(project, settings), section).identity == hashlib.sha256(head.encode()).hexdigest()
 
 
-def test_a_guard_without_weights_brings_no_input(project: Project, evaluate: AskEvaluation) -> None:
+def test_a_guard_without_weights_adds_no_input(project: Project, evaluate: AskEvaluation) -> None:
     before = evaluate(project)
     guard = '[[evaluation.guards]]\nname = "colour"\nscorer = { kind = "image_statistic", statistic = "saturation" }\n'
     project.path.write_text(project.path.read_text() + "colour = { margin = 0.1 }\n" + guard)

@@ -112,7 +112,7 @@ def test_a_version_of_another_base_is_refused(
         evaluate(project, make_version("d", version=3, base_digest="0" * 64))
 
 
-def test_a_prompt_asked_twice_is_refused_before_anything_is_submitted(
+def test_a_repeated_prompt_is_refused_before_anything_is_submitted(
     project: Project, settings: Settings, make_version: MakeVersion, evaluate: AskEvaluation
 ) -> None:
     Path(project.evaluation.prompts).write_text("prompt\tcategory\na circle\tshape\na dot\tshape\nA circle.\tshape\n")
@@ -123,7 +123,7 @@ def test_a_prompt_asked_twice_is_refused_before_anything_is_submitted(
         Coverage(candidate=make_version("c")).request(Workspace(covering, settings))
 
 
-def test_aa_puts_the_champion_in_both_roles_on_twice_the_seeds(
+def test_aa_uses_the_champion_in_both_roles_on_twice_the_seeds(
     project: Project, settings: Settings, snapshot: DatasetSnapshot, make_version: MakeVersion
 ) -> None:
     champion = make_version("d")
@@ -144,7 +144,7 @@ def with_coverage(project: Project, judge: str) -> Project:
     return load_project(project.path)
 
 
-def test_coverage_asks_one_judge_about_many_images_of_few_prompts(
+def test_coverage_uses_one_judge_on_many_images_of_few_prompts(
     project: Project, settings: Settings, make_version: MakeVersion
 ) -> None:
     judged = with_coverage(project, project.evaluation.judges[0].name)
@@ -167,7 +167,7 @@ def test_coverage_needs_its_section_and_a_judge_that_exists(
         with_coverage(project, "jugde")
 
 
-def test_coverage_is_not_asked_of_a_scorer_of_whole_prompts(project: Project) -> None:
+def test_coverage_refuses_a_scorer_of_prompts(project: Project) -> None:
     guard = '[[evaluation.guards]]\nname = "variety"\nuri = "guard"\nscorer = { kind = "diversity" }\n'
     text = ORIGINAL.read_text().replace("[placement", f"{guard}[placement") + "variety = { margin = 0.1 }\n"
     project.path.write_text(text + '[coverage]\njudge = "variety"\n')
@@ -175,7 +175,7 @@ def test_coverage_is_not_asked_of_a_scorer_of_whole_prompts(project: Project) ->
         load_project(project.path)
 
 
-def test_calibration_asks_every_judge_that_has_weights(
+def test_calibration_includes_every_judge_that_has_weights(
     project: Project,
     settings: Settings,
     snapshot: DatasetSnapshot,
@@ -187,7 +187,7 @@ def test_calibration_asks_every_judge_that_has_weights(
     both = load_project(project.path)
     before = Calibrate(snapshot=snapshot).request(Workspace(both, settings))
     spec = CalibrationSpec.model_validate(before.spec)
-    assert [own.name for own in spec.judges] == ["taste"], "nobody has trained the other yet"
+    assert [own.name for own in spec.judges] == ["taste"], "the other is not trained yet"
     assert names(before) == [snapshot.content_digest, spec.judges[0].weights_digest]
     assert before.output_uri == f"{settings.store_uri}/calibrations/reports/{spec.digest}"
     register_judge("a")

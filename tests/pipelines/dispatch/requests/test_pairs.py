@@ -86,7 +86,7 @@ def write_project(tmp_path: Path) -> Callable[..., Project]:
 
 @pytest.fixture
 def snapshot_at(make_snapshot: Callable[..., DatasetSnapshot]) -> Callable[[str], DatasetSnapshot]:
-    """A snapshot of two sources, stored at the given URI."""
+    """Return a snapshot of two sources, stored at the given URI."""
     return lambda uri: make_snapshot(uri=uri, sources=("pairs", "pixel"))
 
 
@@ -121,7 +121,7 @@ def test_without_a_section_nothing_is_labelled(
     write_project: Callable[..., Project], settings: Settings, snapshot_at: Callable[[str], DatasetSnapshot]
 ) -> None:
     project = write_project().model_copy(update={"labelling": None})
-    with pytest.raises(ValueError, match=r"there is no \[labelling\]"):
+    with pytest.raises(ValueError, match=r"no \[labelling\]"):
         Label(snapshot=snapshot_at("x")).request(Workspace(project, settings))
 
 
@@ -157,7 +157,7 @@ def test_held_out_prompts_are_not_drawn_even_through_a_template(
         ('"label_model", human_labels = 100', '"proxy_vote"', "A proxy vote needs 1 judge, but 2 are named"),
     ],
 )
-def test_a_section_that_makes_no_sense_is_refused_when_the_project_is_read(
+def test_an_invalid_section_is_refused_when_the_project_is_read(
     write_project: Callable[..., Project], old: str, new: str, says: str
 ) -> None:
     with pytest.raises(ValueError) as refused:
@@ -176,7 +176,7 @@ def with_captions(project: Project, section: str) -> Project:
     return load_project(project.path)
 
 
-def test_a_caption_job_takes_snapshot_and_captioner_and_answers_among_the_snapshots(
+def test_a_caption_job_takes_snapshot_and_captioner_and_publishes_a_snapshot(
     project: Project, settings: Settings, snapshot: DatasetSnapshot
 ) -> None:
     section = 'variant = "dcpo_h"\ncaptioner = "captioner"\nlevel = "strong"\nseed = 4\nprefix = "a"\nnum_beams = 2'

@@ -9,7 +9,7 @@ from pipelines.settings import Settings
 from pipelines.workspace import Workspace
 
 
-def test_the_same_inputs_give_the_same_job_wherever_the_project_lies(
+def test_the_same_inputs_give_the_same_job_in_any_project_folder(
     project: Project, settings: Settings, tmp_path: Path, snapshot: DatasetSnapshot
 ) -> None:
 
@@ -35,7 +35,7 @@ def test_placement_is_no_part_of_the_identity(project: Project, settings: Settin
     assert (request.job_id, request.output_uri) == (first.job_id, first.output_uri)
 
 
-def test_a_generation_is_another_job_with_another_answer(
+def test_a_generation_is_another_job_with_another_result(
     project: Project, settings: Settings, snapshot: DatasetSnapshot
 ) -> None:
     first = Encode(snapshot=snapshot, recipe=project.recipes()[0]).request(Workspace(project, settings))

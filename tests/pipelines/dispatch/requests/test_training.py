@@ -35,7 +35,7 @@ def test_encode_states_snapshot_base_and_backbone(
 
 
 def test_encode_cuts_images_as_the_recipe_says(project: Project, settings: Settings, snapshot: DatasetSnapshot) -> None:
-    """The base, and with it the images of evaluation, stays what it is."""
+    """The base, and with it the images of evaluation, is unchanged."""
     overrides = ("images.kind=aspect_buckets", "images.step_pixels=16", "images.flip=true")
     bucketed = load_project(project.path, overrides).recipes()[0]
     square = project.recipes()[0]
@@ -67,7 +67,7 @@ def test_train_binds_the_recipe_to_base_and_cache(project: Project, settings: Se
 
 
 def test_a_recipe_that_is_not_online_needs_a_feature_cache(project: Project, settings: Settings) -> None:
-    with pytest.raises(ValueError, match=r"trains on a feature cache, none is given. Encode its snapshot first"):
+    with pytest.raises(ValueError, match=r"trains on a feature cache, but none is given. Encode its snapshot first"):
         Train(recipe=project.recipes()[0]).request(Workspace(project, settings))
 
 
@@ -83,7 +83,7 @@ trained_on = ["panel"]
 
 
 def online_project(project: Project, reward: str, *, section: str = ONLINE) -> Project:
-    """The project with an online recipe rewarded by `reward`, two prompts to train on and a scorer of its own."""
+    """The project with an online recipe rewarded by `reward`, two prompts to train on and a separate scorer."""
     root = project.path.parent
     train = f'recipe = "prdp_shapes"\noverrides = ["objective.reward={reward}"]'
     (root / "words.toml").write_text(ORIGINAL.read_text().replace('recipe = "diffusion_dpo_shapes"', train) + section)
@@ -195,7 +195,7 @@ def souping_project(project: Project, section: str = GREEDY, prompts: str = "a h
 
 
 def soup_of(project: Project, *weights: str) -> Soup:
-    """A soup of runs of the project's first recipes, each with weights of this digest."""
+    """Return a soup of runs of the project's first recipes, each with weights of this digest."""
     results = tuple(
         TrainResult(
             uri=f"file:///store/models/{letter}",
@@ -228,7 +228,7 @@ def test_a_greedy_soup_states_judge_prompts_and_gain(project: Project, settings:
     assert (request.kind, request.output_uri) == ("soup", f"{settings.store_uri}/soups/{spec.digest}")
 
 
-def test_a_greedy_soup_may_not_taste_the_prompts_of_the_gate(project: Project, settings: Settings) -> None:
+def test_a_greedy_soup_may_not_use_the_prompts_of_the_gate(project: Project, settings: Settings) -> None:
     souping = souping_project(project, prompts="a hexagon\tany\nA  Circle!\tany\n")
     with pytest.raises(ValueError, match=r"taste.tsv holds 1 prompts of the evaluation"):
         soup_of(souping, "c", "d").request(Workspace(souping, settings))
@@ -238,7 +238,7 @@ def test_a_soup_needs_a_section_and_two_runs(project: Project, settings: Setting
     souping = souping_project(project)
     with pytest.raises(ValueError, match="needs two runs or more, got 1"):
         soup_of(souping, "c").request(Workspace(souping, settings))
-    with pytest.raises(ValueError, match=r"there is no \[soup\]"):
+    with pytest.raises(ValueError, match=r"no \[soup\]"):
         soup_of(souping, "c", "d").request(Workspace(project, settings))
 
 
@@ -255,9 +255,7 @@ def test_a_soup_needs_a_section_and_two_runs(project: Project, settings: Setting
         ('[[train]]\nrecipe = "diffusion_dpo_shapes"\noverrides = ["seed=8"]\n', "", "there is one .*Add another"),
     ],
 )
-def test_a_soup_that_cannot_be_is_refused_with_the_project(
-    project: Project, old: str, new: str, complaint: str
-) -> None:
+def test_an_invalid_soup_is_refused_with_the_project(project: Project, old: str, new: str, complaint: str) -> None:
     assert old in GREEDY
     with pytest.raises(ValueError, match=complaint):
         souping_project(project, GREEDY.replace(old, new))

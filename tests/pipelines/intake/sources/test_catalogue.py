@@ -12,7 +12,7 @@ def test_every_kind_resolves_to_a_source() -> None:
         assert find_source(entry().kind) is entry  # type: ignore[attr-defined]
 
 
-def test_an_unknown_kind_is_answered_with_the_nearest() -> None:
+def test_an_unknown_kind_gets_the_nearest_as_a_suggestion() -> None:
     assert find_source("pick_a_pic") is PickAPic
     with pytest.raises(ValueError, match=r"source kind 'pickapic'. Did you mean 'pick_a_pic'"):
         find_source("pickapic")

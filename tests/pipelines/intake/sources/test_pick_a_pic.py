@@ -29,7 +29,7 @@ def test_illegal_labels_give_nan(labels: Any) -> None:
     assert math.isnan(preference_from_labels(*labels))
 
 
-def test_shards_are_listed_in_order_with_what_tells_versions_apart(
+def test_shards_are_listed_in_order_with_their_version(
     tiny_project: Project, tiny_pairs: Make, tiny_row: Make, settings: Settings
 ) -> None:
     tiny_pairs([tiny_row()], "b.parquet")
@@ -68,7 +68,7 @@ def test_a_shard_is_read_a_few_rows_at_a_time_in_order(tiny_pairs: Make, tiny_ro
     assert read[0]["created_at"].isoformat() == "2024-01-02T03:04:05+00:00"
 
 
-def test_integer_labels_and_absent_captions_are_fine(tiny_pairs: Make, tiny_row: Make) -> None:
+def test_integer_labels_and_absent_captions_are_accepted(tiny_pairs: Make, tiny_row: Make) -> None:
     path = tiny_pairs([tiny_row(1)])
     table = pq.read_table(path)
     for name in ("label_0", "label_1"):

@@ -27,7 +27,7 @@ DRAW += 'chosen_template = "{prompt} in blue"\nseeds = [1]\nsampler = { steps = 
 
 @pytest.fixture
 def project(tiny_project: Project) -> Project:
-    """The tiny project with a source that the base draws."""
+    """The tiny project with a source drawn by the base model."""
     tiny_project.path.write_text(tiny_project.path.read_text().replace("[snapshot]", DRAW))
     return load_project(tiny_project.path)
 
@@ -63,13 +63,13 @@ def reports_of(project: Project, settings: Settings) -> list[ValidationReport]:
     return [validate(ingest(shard, Workspace(project, settings)), Workspace(project, settings)) for shard in shards]
 
 
-def test_prompts_lie_beside_the_project_file(project: Project) -> None:
+def test_prompts_are_resolved_beside_the_project_file(project: Project) -> None:
     draw = project.sources[1].draw
     assert draw is not None
     assert (draw.prompts, project.sources[1].uri) == (str(project.path.parent / "few.txt"), "")
 
 
-def test_what_is_not_drawn_yet_is_asked_for(
+def test_a_source_that_is_not_drawn_yet_names_the_next_step(
     project: Project, settings: Settings, tiny_pairs: Callable[..., Any], tiny_row: Callable[..., Any]
 ) -> None:
     tiny_pairs([tiny_row(1)])
@@ -97,6 +97,6 @@ def test_drawn_pairs_train_and_only_people_are_held_out(
     ("kind", "changes"),
     [("self_generated", {"uri": "x"}), ("pick_a_pic", {"uri": ""}), ("self_generated", {"uri": ""})],
 )
-def test_a_source_is_either_drawn_or_somewhere(kind: str, changes: dict[str, str]) -> None:
+def test_a_source_has_either_a_drawing_or_a_uri(kind: str, changes: dict[str, str]) -> None:
     with pytest.raises(ValueError, match=r"takes (\[sources.draw\] and no uri|a uri and no \[sources.draw\])"):
         SourceSection(name="s", kind=kind, licence="CC0-1.0", **changes)

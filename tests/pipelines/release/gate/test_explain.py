@@ -17,23 +17,23 @@ def decision_of(evaluation: Any, **changes: Any) -> GateDecision:
 def test_a_promotion_is_told_with_its_votes_and_what_holds(good_evaluation: Any) -> None:
     sentences = explain(decision_of(good_evaluation))
     assert sentences[0] == (
-        "Version 4 of shapes may become the champion: everything that the policy asks for holds, but no slice could be"
+        "Version 4 of shapes may become the champion: it meets every requirement of the policy, but no slice could be"
         " measured."
     )
     assert any("taste_a prefers the candidate" in sentence for sentence in sentences)
-    assert "Guards that hold: caption_match." in sentences
+    assert "Guards passed: caption_match." in sentences
     assert len(sentences) == len(set(sentences))
 
 
 def test_a_promotion_without_guards_or_slices_does_not_sound_complete(evaluation_of: Callable[..., Any]) -> None:
     evaluation = evaluation_of({"a": 0.6, "b": 0.6}, {})
     sentences = explain(decision_of(evaluation))
-    assert sentences[0].endswith("holds, but it asks for no guard and no slice could be measured.")
-    assert any(s.startswith("Warning: No guard is asked for") for s in sentences)
-    assert any(s.startswith("Warning: No prompt names a category") for s in sentences)
+    assert sentences[0].endswith("policy, but the policy has no guard and no slice could be measured.")
+    assert any(s.startswith("Warning: The policy has no guard") for s in sentences)
+    assert any(s.startswith("Warning: No prompt has a category") for s in sentences)
     unsliced = evaluation.policy.model_copy(update={"slices": SliceRule(action="off")})
     first = explain(decision_of(replace(evaluation, policy=unsliced)))[0]
-    assert first.endswith("holds, but it asks for no guard.")
+    assert first.endswith("policy, but the policy has no guard.")
 
 
 def test_a_refusal_begins_with_its_reasons_and_ends_with_what_to_do(evaluation_of: Callable[..., Any]) -> None:
@@ -49,9 +49,9 @@ def test_votes_of_unusable_evidence_are_not_told(good_evaluation: Any) -> None:
     sentences = explain(decision_of(good_evaluation, table_problems=("edited",)))
     assert not any("prefers" in sentence for sentence in sentences)
     assert "edited" in sentences[1]
-    assert sentences[-1] == "Mend what is named above and evaluate again."
+    assert sentences[-1] == "Fix the problems listed above and evaluate again."
 
 
 def test_a_dry_gate_says_so_last(good_evaluation: Any) -> None:
     decision = decision_of(good_evaluation).model_copy(update={"mode": "dry_run"})
-    assert explain(decision)[-1] == "The gate runs dry: no alias moves by this verdict."
+    assert explain(decision)[-1] == "The gate is in dry-run mode: this verdict moves no alias."

@@ -175,7 +175,7 @@ def test_what_cannot_be_estimated_is_refused(tmp_path: Path) -> None:
     enough, few = votes_of(table, [True] * 40, 40), votes_of(table, [True] * 29, 29)
     for own, allowed, told in (
         (few, "able", "People voted on 29 of 400 prompts"),
-        ({**enough, "a stranger": 1.0}, "able", "did not ask, e.g. 'a stranger'"),
+        ({**enough, "a stranger": 1.0}, "able", "not in the evaluation, e.g. 'a stranger'"),
         (enough, "nobody", "No judge may vote"),
     ):
         with pytest.raises(ValueError, match=told):

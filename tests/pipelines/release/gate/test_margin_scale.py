@@ -6,7 +6,7 @@ import pytest
 from alignment.statistics.comparison import SeedGrid
 from alignment.statistics.score_grids import ScoreGrids
 from pipelines.project.gate import Detector, DetectorRules, GatePolicy, GuardRule
-from pipelines.release.gate.margin_scale import MOST_SPREADS, margins_in_spreads, thresholds_in_spreads
+from pipelines.release.gate.margin_scale import MAXIMUM_MARGIN_SCALE, margin_scales, tie_threshold_scales
 
 CHAMPION = np.array([10.0, 20.0, 30.0, 40.0])
 CHANGE = np.array([3.0, -1.0, 1.0, -3.0])
@@ -36,21 +36,21 @@ def test_a_margin_is_told_by_the_spread_of_what_its_bound_is_about() -> None:
         detectors=DetectorRules(drift={"sharp": Detector(margin=5.164)}),
     )
     names = ("plain", "relative", "none", "share", "sharp")
-    found = margins_in_spreads(policy, scores_of(**dict.fromkeys(names, CHANGE), still=np.zeros(4)))
+    found = margin_scales(policy, scores_of(**dict.fromkeys(names, CHANGE), still=np.zeros(4)))
     relative = CHAMPION + CHANGE - 0.9 * CHAMPION
     assert list(relative) == pytest.approx([4.0, 1.0, 4.0, 1.0])
     assert found == pytest.approx(
-        {"plain": 0.3873, "relative": 2.5 / 3**0.5, "sharp": 2.0, "still": MOST_SPREADS}, rel=1e-3
+        {"plain": 0.3873, "relative": 2.5 / 3**0.5, "sharp": 2.0, "still": MAXIMUM_MARGIN_SCALE}, rel=1e-3
     )
 
 
 def test_a_guard_that_may_not_rise_is_compared_with_more_than_the_champion() -> None:
     rule = GuardRule(relative_margin=0.1, better="lower")
-    found = margins_in_spreads(GatePolicy(guards={"g": rule}), scores_of(g=CHANGE))
+    found = margin_scales(GatePolicy(guards={"g": rule}), scores_of(g=CHANGE))
     compared = CHAMPION + CHANGE - 1.1 * CHAMPION
     assert found == pytest.approx({"g": 2.5 / compared.std(ddof=1)})
 
 
 def test_tie_thresholds_of_judges_that_were_measured() -> None:
-    found = thresholds_in_spreads({"judge": 0.2582, "other": 1.0}, scores_of(judge=CHANGE))
+    found = tie_threshold_scales({"judge": 0.2582, "other": 1.0}, scores_of(judge=CHANGE))
     assert found == pytest.approx({"judge": 0.1}, rel=1e-3)

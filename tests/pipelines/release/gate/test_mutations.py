@@ -217,7 +217,7 @@ def test_a_report_that_names_no_calibration_table_is_invalid(docket: Docket, tmp
         Workspace(docket.project, docket.settings), candidate=docket.candidate, champion=None, report=report
     )
     assert decision.verdict == "invalid"
-    assert "which calibration table" in " ".join(decision.reasons)
+    assert "does not name the calibration table" in " ".join(decision.reasons)
     gone = report.model_copy(update={"calibration_scores_digest": "8" * 64})
     decision = judge_candidate.judge(
         Workspace(docket.project, docket.settings), candidate=docket.candidate, champion=None, report=gone
@@ -243,7 +243,7 @@ def test_only_pairs_of_the_named_generators_earn_a_vote(docket: Docket, tmp_path
 def test_pairs_of_another_model_earn_none(docket: Docket, tmp_path: Path) -> None:
     decision = with_policy(docket, calibration_generators=("flux",)).judged(tmp_path)
     assert decision.verdict == "invalid"
-    assert "was checked on 0 human pairs drawn by flux, fewer than 100" in votes_lines(decision)
+    assert "was checked on 0 human pairs drawn by flux; at least 100 are required" in votes_lines(decision)
 
 
 def test_without_named_generators_the_line_says_so(docket: Docket, tmp_path: Path) -> None:
@@ -261,8 +261,9 @@ def test_one_pair_of_today_does_not_keep_old_ones_alive(docket: Docket, tmp_path
         remember(docket, judge, agreed, newest_pair_at=now)
     decision = docket.judged(tmp_path)
     assert decision.verdict == "invalid"
-    assert "checked on 1 human pairs of any generator and not older than 90 days, fewer than 100" in votes_lines(
-        decision
+    assert (
+        "checked on 1 human pairs of any generator and not older than 90 days; at least 100 are required"
+        in votes_lines(decision)
     )
 
 
@@ -381,18 +382,18 @@ def name_another_base(served: Path) -> None:
 AFTERWARDS = {
     "served code changed": (
         serve(prepend_code),
-        r"is not what was registered: pyfunc_model\.py differ\. Nothing was moved",
+        r"are not the registered ones: pyfunc_model\.py differ\. Nothing was moved",
     ),
-    "served base changed": (serve(name_another_base), "is not what was registered: MLmodel differ"),
+    "served base changed": (serve(name_another_base), "are not the registered ones: MLmodel differ"),
     "a file added": (
         serve(lambda f: (f / "sitecustomize.py").write_text("1")),
-        r"registered: sitecustomize\.py differ",
+        r"registered ones: sitecustomize\.py differ",
     ),
     "weights tampered with": (tamper_weights, "changed or damaged"),
     "score table edited": (edit_scores, "are not those of the decision"),
     "policy changed": (loosen_policy, "policy was changed after the decision"),
     "report swapped": (swap_report, "report in .* is not that of the decision"),
-    "decision edited on its way": (raise_a_number, "The gate made no decision .* it is not in the store"),
+    "decision edited on its way": (raise_a_number, "The gate made no decision .* the decision is not in the store"),
     "calibrations expired": (drop_calibration, "its scores now lead to invalid .*Only 0 of 2 judges may vote"),
 }
 
@@ -422,7 +423,7 @@ def test_a_verdict_of_another_hand_moves_nothing(
     decision = docket_of(world.project, world.settings, worse, candidate).judged(tmp_path)
     assert decision.verdict == "hold"
     forged = decision.model_copy(update={"verdict": "promote", "reasons": ()})
-    with pytest.raises(ValueError, match=r"The gate made no decision .* it is not in the store"):
+    with pytest.raises(ValueError, match=r"The gate made no decision .* the decision is not in the store"):
         promote(forged, Workspace(world.project, world.settings), "tester")
     tags = registry.version_tags(world.settings, world.project.name, candidate.version) or {}
     assert "gate.verdict" not in tags, "what the gate never said is not noted on the version either"

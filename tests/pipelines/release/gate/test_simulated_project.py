@@ -33,9 +33,9 @@ def test_a_projects_guards_are_those_that_it_measures_and_margins_are_assumed_un
     settings: Settings,
 ) -> None:
     world = read_world(SHAPES, settings=settings)
-    assert (world.measured, world.guard_spreads, world.tie_thresholds) == (("caption_match", "diversity"), {}, {})
+    assert (world.measured, world.guard_margin_scales, world.tie_thresholds) == (("caption_match", "diversity"), {}, {})
     assert world_sentences(world, 7)[-1] == (
-        "Taken to be 0.15 standard deviations (--margin-spreads): the margin of caption_match, diversity."
+        "Margins assumed to be 0.15 standard deviations (--margin-spreads): caption_match, diversity."
     )
 
 
@@ -47,21 +47,21 @@ def test_the_last_evaluation_tells_margins_and_tie_thresholds(world: Any, tmp_pa
     path.write_text(text.replace("[evaluation]\n", "[evaluation]\ntie_thresholds = { taste_b = 0.25 }\n"))
     world.decide(world.register("better"), None)
     simulated = read_world(path, settings=world.settings)
-    assert simulated.guard_spreads["caption_match"] == pytest.approx(1.0, abs=0.15)
+    assert simulated.guard_margin_scales["caption_match"] == pytest.approx(1.0, abs=0.15)
     assert simulated.tie_thresholds == {"judge_2": pytest.approx(0.25, abs=0.04)}
-    assert "as the last evaluation measured them: caption_match" in world_sentences(simulated, 7)[1]
-    given = read_world(path, settings=world.settings, margin_spreads=0.5)
-    assert (given.guard_spreads, given.spread("caption_match")) == ({}, 2.0)
+    assert "measured by the last evaluation: caption_match" in world_sentences(simulated, 7)[1]
+    given = read_world(path, settings=world.settings, margin_scale=0.5)
+    assert (given.guard_margin_scales, given.spread("caption_match")) == ({}, 2.0)
 
 
 @pytest.mark.parametrize("prompts", [1, 0, -5])
-@pytest.mark.parametrize("spreads", [0.0, -1.0, float("nan"), float("inf")])
-def test_arguments_that_make_no_world_are_refused_together(
-    tmp_path: Path, settings: Settings, prompts: int, spreads: float
+@pytest.mark.parametrize("scale", [0.0, -1.0, float("nan"), float("inf")])
+def test_arguments_out_of_range_are_reported_together(
+    tmp_path: Path, settings: Settings, prompts: int, scale: float
 ) -> None:
-    says = rf"{prompts} prompts cannot.*--prompts 2.*cannot be {spreads:g} standard deviations.*--margin-spreads"
-    with pytest.raises(ValueError, match=says):
-        read_world(_empty(tmp_path), settings=settings, num_prompts=prompts, margin_spreads=spreads)
+    message = rf"--prompts is {prompts}, .* at least 2.*--margin-spreads is {scale:g}, .* above 0 and at most 100"
+    with pytest.raises(ValueError, match=message):
+        read_world(_empty(tmp_path), settings=settings, num_prompts=prompts, margin_scale=scale)
 
 
 def test_bad_files_are_named(tmp_path: Path, settings: Settings) -> None:

@@ -8,8 +8,8 @@ import pytest
 
 from pipelines.project.gate import GatePolicy, GuardRule, PowerRule
 from pipelines.release.gate.simulation import (
-    LESSON,
     SLICE_LOSSES,
+    TRAINED_ON,
     Truth,
     World,
     curve_table,
@@ -32,12 +32,12 @@ def world_of(num_prompts: int = 1000, **policy: Any) -> World:
 
 
 def test_drawn_differences_have_the_stated_gains_spread_and_correlation() -> None:
-    truth = Truth("t", (0.5, 0.1), lesson_gain=1.0, guard_loss=2.0, slice_gain=-0.8)
+    truth = Truth("t", (0.5, 0.1), trained_on_gain=1.0, guard_loss=2.0, slice_gain=-0.8)
     drawn = draw_differences(world_of(20_000), truth, np.random.default_rng(0))
     things = slice(4_000, None)
     means = {name: float(values[things].mean()) for name, values in drawn.items()}
     assert means == pytest.approx(
-        {"judge_1": 0.5, "judge_2": 0.1, "judge_3": 0.1, LESSON: 1.0, "match": -4.0, "unsafe": 0.0}, abs=0.3
+        {"judge_1": 0.5, "judge_2": 0.1, "judge_3": 0.1, TRAINED_ON: 1.0, "match": -4.0, "unsafe": 0.0}, abs=0.3
     )
     assert [drawn[f"judge_{i}"][:4_000].mean() for i in (1, 2, 3)] == pytest.approx([-0.8] * 3, abs=0.06)
     assert drawn["judge_2"][things].std() == pytest.approx(1.0, abs=0.03)
@@ -62,7 +62,7 @@ def test_rare_losses_fall_on_the_same_prompts_under_every_judge_and_make_the_mea
         (Truth("no effect", (0.0,)), "inconclusive"),
         (Truth("broken guard", (0.4,), guard_loss=3.0), "hold"),
         (Truth("bad slice", (0.4,), slice_gain=-1.0), "hold"),
-        (Truth("trained-on judge alone", (0.1,), lesson_gain=1.5), "hold"),
+        (Truth("trained-on judge alone", (0.1,), trained_on_gain=1.5), "hold"),
     ],
 )
 def test_the_gate_judges_simulated_candidates_by_their_truth(truth: Truth, verdict: str) -> None:
@@ -101,7 +101,7 @@ def test_a_guards_own_spread_decides_how_often_it_stops_a_good_candidate() -> No
     policy = GatePolicy(minimum_prompts=100, guards={"match": GuardRule(margin=2.0)}, power=PowerRule(required=0.0))
     promoted = {}
     for ratio in (0.1, 1.0):
-        world = World(policy=policy, num_prompts=200, guard_spreads={"match": ratio})
+        world = World(policy=policy, num_prompts=200, guard_margin_scales={"match": ratio})
         assert world.spread("match") == pytest.approx(2.0 / ratio)
         (outcome,) = operating_curve(world, [Truth("gain", (0.6,))], simulations=20)
         promoted[ratio] = outcome.promoted
@@ -126,7 +126,7 @@ def test_too_few_prompts_for_the_stated_power_are_inconclusive() -> None:
     assert decision.verdict == "inconclusive"
     (power,) = [check for check in decision.checks if check.name == "power"]
     assert not power.passed
-    assert "Ask 581 prompts." in power.explanation
+    assert "Use 581 prompts." in power.explanation
 
 
 def test_the_curve_is_reproducible_and_its_table_shows_it() -> None:

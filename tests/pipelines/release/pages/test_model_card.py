@@ -11,7 +11,7 @@ from alignment.config import load_recipe
 from alignment.contracts.data import DatasetSnapshot
 from pipelines.project.file import Project, load_project
 from pipelines.project.sections import SourceSection
-from pipelines.release.pages.model_card import Licences, hub_repository, render_card, told
+from pipelines.release.pages.model_card import Licences, escaped, hub_repository, render_card
 from pipelines.release.pages.provenance import Provenance
 
 ROOT = Path(__file__).parents[4]
@@ -106,7 +106,7 @@ def test_names_from_outside_stay_text(
     assert "<script>" not in text
     assert "[link]" not in text
     assert "\n# <" not in text
-    assert told("*a*\n\nb|c") == r"\*a\* b\|c"
+    assert escaped("*a*\n\nb|c") == r"\*a\* b\|c"
 
 
 def test_a_store_without_traces_still_gives_a_card(good_evaluation: Any, good_decision: Any, project: Project) -> None:

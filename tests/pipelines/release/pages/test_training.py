@@ -8,7 +8,7 @@ from alignment.config import load_recipe
 from alignment.contracts.jobs import MetricsLine, Placement
 from pipelines.contracts.jobs import JobRecord, JobRequest
 from pipelines.release.pages.curve_plot import plot_curves
-from pipelines.release.pages.training import curves, effort_rows, recipe_facts, thinned
+from pipelines.release.pages.training import cost_rows, curves, recipe_facts, thinned
 
 
 def line(step: int, **metrics: float) -> MetricsLine:
@@ -42,7 +42,7 @@ def test_thinning_takes_means_of_neighbours() -> None:
 
 
 def test_hours_are_wall_time_times_processes_and_a_cpu_is_no_gpu() -> None:
-    rows = effort_rows(
+    rows = cost_rows(
         [
             record("encode", device="cpu", seconds=1800, processes=2),
             record("train", device="gpu", seconds=7200, processes=8, attempts=3),
@@ -55,13 +55,13 @@ def test_hours_are_wall_time_times_processes_and_a_cpu_is_no_gpu() -> None:
         ("together, process-hours on a CPU", "", "1.00"),
     ]
     assert rows[1].wall == "2 h 00 min in 3 attempts"
-    alone = effort_rows([record("train", device="cpu", seconds=60, processes=1)])
+    alone = cost_rows([record("train", device="cpu", seconds=60, processes=1)])
     assert alone[-1].job == "together, process-hours on a CPU, none on a GPU"
-    assert effort_rows([]) == []
+    assert cost_rows([]) == []
 
 
 def test_a_job_without_a_title_appears_under_the_name_of_its_kind() -> None:
-    assert effort_rows([record("turn_upside_down", device="cpu", seconds=60, processes=1)])[0].job == "turn upside down"
+    assert cost_rows([record("turn_upside_down", device="cpu", seconds=60, processes=1)])[0].job == "turn upside down"
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 
 from pipelines.contracts.release import GateDecision, LedgerEntry
 from pipelines.release.champion import ledger
-from pipelines.release.champion.state import read_standing
+from pipelines.release.champion.state import read_state
 from pipelines.release.champion.versions import read_version
 from pipelines.release.promotion import verification
 from pipelines.release.promotion.promote import promote
@@ -330,12 +330,12 @@ def test_a_promotion_killed_half_way_is_finished_by_its_retry(
     decision = world.decide(world.register("b"), first)
     with killed_at(function, alias):
         promote(decision, Workspace(world.project, world.settings), "tester")
-    assert read_standing(world.project.name, world.settings).unfinished
+    assert read_state(world.project.name, world.settings).unfinished
     moved = promote(decision, Workspace(world.project, world.settings), "tester")
     assert (moved.moved, moved.from_version, moved.to_version, moved.ledger_entry) == (True, 1, 2, 2)
     assert aliases(world) == {"champion": 2, "previous_champion": 1}
     assert len(entries(world)) == 2
-    assert not read_standing(world.project.name, world.settings).unfinished
+    assert not read_state(world.project.name, world.settings).unfinished
 
 
 def test_another_decision_finds_the_unfinished_move_finished_first(world: Any, killed_at: Callable[..., Any]) -> None:

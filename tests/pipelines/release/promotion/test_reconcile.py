@@ -13,7 +13,7 @@ from pipelines.contracts.release import Reconciliation
 from pipelines.platform import doctor
 from pipelines.project.file import Project
 from pipelines.release.champion import ledger
-from pipelines.release.champion.state import read_standing
+from pipelines.release.champion.state import read_state
 from pipelines.release.promotion.promote import promote
 from pipelines.release.promotion.reconcile import reconcile
 from pipelines.release.promotion.rollback import rollback
@@ -153,8 +153,8 @@ def test_a_move_made_while_one_looks_is_no_alarm(promoted: Any, monkeypatch: pyt
         return get_alias(*arguments)
 
     monkeypatch.setattr(registry, "get_alias", moved_meanwhile)
-    standing = read_standing(promoted.project.name, promoted.settings)
-    assert (standing.champion, len(standing.entries), standing.problem) == (1, 3, "")
+    state = read_state(promoted.project.name, promoted.settings)
+    assert (state.champion, len(state.entries), state.problem) == (1, 3, "")
 
 
 @pytest.mark.parametrize("place", [3, None])
@@ -248,7 +248,7 @@ def test_a_deleted_champion_and_a_changed_ledger_are_alarms_under_every_policy(p
 def test_a_move_that_was_cut_short_is_finished(promoted: Any, killed_at: Callable[..., Any]) -> None:
     with killed_at("set_alias"):
         rollback(Workspace(promoted.project, promoted.settings), "tester", "too dark")
-    assert read_standing(promoted.project.name, promoted.settings).unfinished
+    assert read_state(promoted.project.name, promoted.settings).unfinished
     answer = found(promoted)
     assert (answer.state, answer.champion, answer.expected) == ("finished", 1, 1)
     assert found(promoted).state == "agrees"

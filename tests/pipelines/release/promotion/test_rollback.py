@@ -10,7 +10,7 @@ import pytest
 
 from pipelines.contracts.release import LedgerEntry, Promotion
 from pipelines.release.champion import ledger
-from pipelines.release.champion.state import read_standing
+from pipelines.release.champion.state import read_state
 from pipelines.release.champion.versions import read_version
 from pipelines.release.promotion.promote import promote
 from pipelines.release.promotion.rollback import restore, rollback
@@ -356,11 +356,11 @@ def test_a_rollback_to_the_base_killed_half_way_is_finished(
     champions(world, "a")
     with killed_at(function, alias):
         back(world)
-    assert read_standing(world.project.name, world.settings).unfinished
+    assert read_state(world.project.name, world.settings).unfinished
     moved = back(world)
     assert (moved.from_version, moved.to_version, moved.ledger_entry) == (1, None, 2)
     assert aliases(world) == {}
-    assert not read_standing(world.project.name, world.settings).unfinished
+    assert not read_state(world.project.name, world.settings).unfinished
 
 
 def test_another_order_than_the_one_cut_short_is_carried_out_after_it(

@@ -92,7 +92,7 @@ def test_a_signature_is_over_all_that_is_served(keyed: Any) -> None:
     candidate = keyed.register("a")
     decision = keyed.decide(candidate, None)
     served = change_code(keyed, 1)
-    served_files.seal(
+    served_files.record(
         served, keyed.project.name, candidate.weights_digest, open_store(keyed.settings.store_uri, keyed.settings)
     )
     with pytest.raises(ValueError, match=r"Version 1 .* may not be champion: its signature does not hold"):

@@ -12,7 +12,7 @@ from alignment.statistics.score_grids import ScoreGrids
 from pipelines.contracts.release import GateCheck, GateDecision
 from pipelines.project.gate import Detector, DetectorRules, GatePolicy, GuardRule, PowerRule, SliceRule
 from pipelines.release.gate import simulation
-from pipelines.release.gate.simulation import LESSON, Truth, World, simulate
+from pipelines.release.gate.simulation import TRAINED_ON, Truth, World, simulate
 
 RULES = {"sharp": Detector(action="block", margin=1.0)}
 
@@ -86,14 +86,17 @@ def test_how_many_slices_were_measured_and_how_bad_each_would_have_been_found_is
     level = 0.025 / (3 * 3)
     for name, prompts in (("people", 100), ("things", 580)):
         rate = win_rate_found(prompts, limit=0.45, level=level, power=0.9)
-        assert f"one judge alone finds a win rate of {rate:.2f} or less in 90% of cases" in said(
+        assert f"a single judge would find a win rate of {rate:.2f} or less in 90% of cases" in said(
             decision, f"slice:{name}"
         )
 
 
 @pytest.mark.parametrize(
     ("slices", "says"),
-    [({}, "No prompt names a category"), ({f"s{i}": 1.0 for i in range(25)}, "none has prompts enough")],
+    [
+        ({}, "No prompt has a category"),
+        ({f"s{i}": 1.0 for i in range(25)}, "A slice needs gate.slices.minimum_prompts prompts"),
+    ],
 )
 def test_that_no_slice_was_measured_is_a_warning(slices: dict[str, float], says: str) -> None:
     world = World(policy=GatePolicy(minimum_prompts=100), num_prompts=1000, slices=slices)
@@ -137,7 +140,7 @@ def test_harm_that_is_none_among_so_many_tests_is_chance(monkeypatch: pytest.Mon
     """61 losses of 100, all of one size: z = (39 - 61) / sqrt(100) = -2.2, p = 0.0139. There are 9 tests."""
     line = check(judged_on({"judge": gains(61)}, monkeypatch), "slice:people")
     assert line.passed
-    assert "p = 0.125 after Holm, level 0.025" in line.explanation
+    assert "p = 0.125 for harm (Holm-corrected, level 0.025)" in line.explanation
     assert not check(judged_on({"judge": gains(75)}, monkeypatch), "slice:people").passed
 
 
@@ -163,12 +166,12 @@ def test_a_loss_within_the_tie_threshold_is_no_loss_of_a_slice(monkeypatch: pyte
 
 
 def test_a_trained_on_judge_that_gains_alone_blocks_and_one_that_gains_with_the_others_does_not() -> None:
-    hacked = judged(Truth("t", (0.3,), lesson_gain=1.2))
+    hacked = judged(Truth("t", (0.3,), trained_on_gain=1.2))
     assert hacked.verdict == "hold"
-    assert check(hacked, f"trained_on_gap:{LESSON}").measured == pytest.approx(0.9, abs=0.15)
-    honest = judged(Truth("t", (0.3,), lesson_gain=0.45))
+    assert check(hacked, f"trained_on_gap:{TRAINED_ON}").measured == pytest.approx(0.9, abs=0.15)
+    honest = judged(Truth("t", (0.3,), trained_on_gain=0.45))
     assert honest.verdict == "promote"
-    assert check(honest, f"trained_on_gap:{LESSON}").passed
+    assert check(honest, f"trained_on_gap:{TRAINED_ON}").passed
 
 
 def test_a_lone_voting_judge_warns_and_blocks_where_asked() -> None:

@@ -41,7 +41,7 @@ EDITS: dict[str, tuple[Callable[[dict[str, list[Any]]], None], str]] = {
     "one score raised": (lambda c: c["score"].__setitem__(0, c["score"][0] + 5.0), "recomputed"),
     "one score lost": (lambda c: c["score"].__setitem__(0, math.nan), "not finite"),
     "one row lost": (drop_last, "exactly once"),
-    "one prompt lost everywhere": (drop_prompt_everywhere, "199 prompts, the report 200"),
+    "one prompt lost everywhere": (drop_prompt_everywhere, "199 prompts, the report has 200"),
     "roles exchanged": (
         lambda c: c.__setitem__(
             "role", [{"candidate": "base", "base": "candidate"}.get(role, role) for role in c["role"]]

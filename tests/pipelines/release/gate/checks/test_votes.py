@@ -45,8 +45,8 @@ def test_judges_that_lose_and_judges_that_see_nothing_are_counted_apart(monkeypa
     mixed = {"judge_1": np.ones(1632), "judge_2": np.zeros(1632), "judge_3": -np.ones(1632)}
     monkeypatch.setattr(simulation, "draw_differences", lambda *a: mixed)
     decision = judged(Truth("t"))
-    assert decision.reasons[0].endswith("1 speak against it and 1 show no gain worth having.")
-    assert explanation(decision, "win_rate:judge_3").startswith("judge_3 speaks against the candidate")
+    assert decision.reasons[0].endswith("1 votes against it and 1 shows no gain worth having.")
+    assert explanation(decision, "win_rate:judge_3").startswith("judge_3 votes against the candidate")
 
 
 # --- the mean -------------------------------------------------------------------------------------------------------
@@ -77,5 +77,5 @@ def test_the_line_of_the_mean_is_its_lower_bound_at_the_level_of_the_vote(monkey
 def test_a_mean_loss_beyond_doubt_speaks_against_and_one_in_doubt_does_not() -> None:
     clear, doubtful = judged(rare_losses(0.05, 10.0, 0.25)), judged(rare_losses(0.03, 10.0, 0.3), seed=1)
     assert (clear.verdict, doubtful.verdict) == ("hold", "inconclusive")
-    assert "losses may be larger than wins" in explanation(clear, "mean_gain:judge_1")
-    assert "3 speak against it" in clear.reasons[0]
+    assert "its losses may be larger" in explanation(clear, "mean_gain:judge_1")
+    assert "3 vote against it" in clear.reasons[0]
