@@ -1,4 +1,4 @@
-"""Fixtures of every test, and which tests share a process of `pytest -n`."""
+"""Fixtures for all tests, and the groups of tests that share a process of `pytest -n`."""
 
 import json
 import math
@@ -16,24 +16,24 @@ from alignment.contracts.data import DatasetSnapshot
 
 FLOAT32_EPS = 2.0**-23
 SHARED = ("mlflow_server", "two_ranks")
-"""Fixtures that start processes for the whole session: their tests share a worker, so that they start once."""
+"""Fixtures that start processes for the session. Their tests share a worker, so that the processes start once."""
 GROUPS = "PLUMBLINE_TEST_GROUPS"
 STORIES = Path(__file__).parent / "integration"
-"""Each test of these files goes on from what the one before it left, on a platform that takes minutes to start."""
+"""Folder of tests that each continue from the state of the test before, on a platform that takes minutes to start."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Name the file through which the workers of pytest-xdist tell its scheduler which tests belong together."""
+    """Set the path of the file in which the workers of pytest-xdist give its scheduler the groups of tests."""
     if config.getoption("dist", "no") == "loadgroup" and not hasattr(config, "workerinput"):
         os.environ[GROUPS] = str(Path(tempfile.mkdtemp(prefix="test_groups_")) / "groups.json")
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Undo the random order of stories, and note the group of each test."""
+    """Restore the order of stories, and write the group of each test."""
     stories = [index for index, item in enumerate(items) if STORIES in item.path.parents]
-    told = sorted((items[index] for index in stories), key=lambda item: (item.path.name, line_of(item)))
-    for index, item in zip(stories, told, strict=True):
+    ordered = sorted((items[index] for index in stories), key=lambda item: (item.path.name, line_of(item)))
+    for index, item in zip(stories, ordered, strict=True):
         items[index] = item
     if os.environ.get("PYTEST_XDIST_WORKER") == "gw0" and GROUPS in os.environ:
         Path(os.environ[GROUPS]).write_text(json.dumps({item.nodeid: group_of(item) for item in items}))
@@ -43,8 +43,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Keep the tests of a group in one worker.
 
-    pytest-xdist 3.8 does so by a suffix of the node id, which pytest 9.2 no longer lets it set: its own `loadgroup`
-    tells the tests of a group apart.
+    The `loadgroup` of pytest-xdist 3.8 adds a suffix to the node id, which pytest 9.2 no longer allows, so it does not
+    keep a group together.
     """
     if config.getoption("dist") != "loadgroup":
         return None
@@ -78,9 +78,9 @@ def group_of(item: pytest.Item) -> str:
 
 @pytest.fixture(autouse=True)
 def usual_arithmetic() -> Iterator[None]:
-    """Undo what a test, or a program that it ran in this process, changed in torch: the next test may compare digits.
+    """Reset torch settings that a test changed in this process, since the next test may compare digits.
 
-    With other kernels of attention or other threads the same weights give other last digits.
+    Other attention kernels or numbers of threads change the last digits of results with the same weights.
     """
     yield
     torch = sys.modules.get("torch")
@@ -92,27 +92,28 @@ def usual_arithmetic() -> Iterator[None]:
 
 
 def rounding_of_mean(num_terms: int, size: float) -> float:
-    """Return how far two float32 means of the same `num_terms` terms may differ on two processors, in units of `size`.
+    """Return the largest difference of two float32 means of the same `num_terms` terms on two processors.
 
-    Processors differ in the width of their vectors and in fused multiplications, hence in the order of additions. Each
-    addition rounds by at most half of eps = 2^-23, with either sign. `num_terms` such errors add up like a random walk
-    (Higham and Mary 2019, "A new approach to probabilistic rounding error analysis"): for terms of one sign, added one
-    after the other, the standard deviation is sqrt(num_terms) * eps / 6 of the mean, and sqrt(2) times that for the
-    difference of two orders. sqrt(num_terms) * eps is therefore four standard deviations of the difference. Vectorised
-    sums have shorter chains, which leaves room for the rounding of the terms themselves.
+    The result is in the units of `size`, the size of the mean. Processors differ in vector width and in fused
+    multiplications, hence in the order of additions. Each addition rounds by at most half of eps = 2^-23, with either
+    sign. `num_terms` such errors add up like a random walk (Higham and Mary 2019, "A new approach to probabilistic
+    rounding error analysis"): for terms of one sign, added one after the other, the standard deviation is
+    sqrt(num_terms) * eps / 6 of the mean, and sqrt(2) times that for the difference of two orders.
+    sqrt(num_terms) * eps is therefore four standard deviations of the difference. Vectorised sums have shorter chains,
+    which leaves room for the rounding of the terms themselves.
     """
     return math.sqrt(num_terms) * FLOAT32_EPS * size
 
 
 @pytest.fixture(scope="session")
 def rounding() -> Callable[[int, float], float]:
-    """Give `rounding_of_mean` to tests that compare curves."""
+    """Provide `rounding_of_mean` to tests that compare curves."""
     return rounding_of_mean
 
 
 @pytest.fixture(scope="session")
 def make_snapshot() -> Callable[..., DatasetSnapshot]:
-    """Give a function that makes a snapshot of five pairs, which is stored nowhere; its arguments replace fields."""
+    """Provide a function that makes a snapshot of five pairs, which is not stored. Its arguments replace fields."""
 
     def make(**changes: Any) -> DatasetSnapshot:
         fields: dict[str, Any] = {

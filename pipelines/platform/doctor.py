@@ -1,4 +1,4 @@
-"""Is this installation fit to work? Each part is tried, and what is wrong comes with how to mend it. Torch-free."""
+"""`plumbline doctor`: checks of an installation and a project, each fault with a way to fix it. Torch-free."""
 
 import importlib.util
 import json
@@ -26,53 +26,53 @@ from pipelines.workspace import Workspace
 MINIMUM_FREE_BYTES = 2 * 1024**3
 NVIDIA_SMI_SECONDS = 10
 CREATED_UNPAUSED = ("monitor", "reconcile", "rollback")
-"""The DAGs that watch and restore the champion."""
+"""DAGs that monitor and restore the champion."""
 WITHOUT_WEIGHTS = ("tokenizer", "scheduler", "feature_extractor")
 
 
 class Check(Record):
-    """One part of the installation."""
+    """Result of one check."""
 
     name: str
     ok: bool
     found: str
-    """What was seen."""
+    """Observation, or the fault."""
     mend: str = ""
-    """What to do; empty when all is well."""
+    """Way to fix the fault; empty if there is none."""
 
 
 def diagnose(project: Project | None, settings: Settings) -> list[Check]:
-    """Try every part; the last ones need a project. Never raises for what it finds wrong."""
+    """Make every check, those on a project only if there is one. Faults are returned, not raised."""
     checks = [
-        _check("store", lambda: _store(settings), "Make PLUMBLINE_STORE_URI a place that this user may write to."),
+        _check("store", lambda: _store(settings), "Set PLUMBLINE_STORE_URI to a location that this user may write to."),
         _check("disk", lambda: _disk(settings), "Free some space, or point PLUMBLINE_STATE_DIR at a larger disk."),
         _check("tracking", lambda: _tracking(settings), "Start MLflow (`make up`) or correct MLFLOW_TRACKING_URI."),
-        _check("engine", _engine, "Install the training host's part here (`pip install 'plumbline[gpu]'`)."),
-        _check("signing", lambda: signing.check_keys(settings), "Correct the keys, docs/operations.md says how."),
-        _check("gpu", _gpu, "Mend the driver until `nvidia-smi` answers, or hide it from PATH to use the CPU."),
+        _check("engine", _engine, "Install the packages of a training host (`pip install 'plumbline[gpu]'`)."),
+        _check("signing", lambda: signing.check_keys(settings), "Correct the keys; see docs/operations.md."),
+        _check("gpu", _gpu, "Fix the driver until `nvidia-smi` responds, or remove it from PATH to use the CPU."),
         _check("projects", lambda: _projects(settings), "Correct these files; the other projects are not affected."),
     ]
     if project is None:
         return checks
     return [
         *checks,
-        _check("base_model", lambda: _base_model(project), "Complete the folder that `[base] uri` names."),
+        _check("base_model", lambda: _base_model(project), "Add the missing files to the folder of `[base] uri`."),
         _check("evaluation", lambda: _evaluation(project), "Correct the paths under `[evaluation]`."),
         _check(
             "gate",
             lambda: _gate(Workspace(project, settings)),
-            "Correct `[evaluation] prompts` or `[gate]`, docs/gate.md.",
+            "Correct `[evaluation] prompts` or `[gate]`; see docs/gate.md.",
         ),
         _check("licences", lambda: _licences(project), "State a licence for the base and for every source."),
         _check(
             "champion",
             lambda: _champion(Workspace(project, settings)),
-            "Do what is said there before the next promotion.",
+            "Follow these instructions before the next promotion.",
         ),
         _check(
             "dags",
             lambda: _dags(Workspace(project, settings)),
-            "Unpause a DAG in Airflow; docs/operations.md, Paused DAGs.",
+            "Unpause these DAGs in Airflow; see Paused DAGs in docs/operations.md.",
         ),
     ]
 
@@ -89,7 +89,7 @@ def _store(settings: Settings) -> str:
     uri = store.uri("doctor", "probe.txt")
     store.write_bytes(uri, b"plumbline")
     if store.read_bytes(uri) != b"plumbline":
-        raise ValueError(f"{uri} was written but reads back as something else.")
+        raise ValueError(f"{uri} was written, but different bytes were read.")
     store.delete(uri)
     return f"{settings.store_uri} can be written and read"
 
@@ -99,12 +99,12 @@ def _disk(settings: Settings) -> str:
     free = shutil.disk_usage(settings.state_dir).free
     text = f"{free / 1024**3:.1f} GiB free under {settings.state_dir}"
     if free < MINIMUM_FREE_BYTES:
-        raise ValueError(f"{text}; checkpoints and images need {MINIMUM_FREE_BYTES / 1024**3:.0f} GiB at least")
+        raise ValueError(f"{text}; checkpoints and images need at least {MINIMUM_FREE_BYTES / 1024**3:.0f} GiB")
     return text
 
 
 def _tracking(settings: Settings) -> str:
-    return f"{runs.check_reachable(settings)} answers"
+    return f"{runs.check_reachable(settings)} responds"
 
 
 def _engine() -> str:
@@ -115,11 +115,11 @@ def _engine() -> str:
 
 
 def _gpu() -> str:
-    """No GPU is fine; a driver that does not answer is not."""
+    """Describe the GPUs. Having none is allowed; ValueError when the driver fails or does not respond."""
     if shutil.which("nvidia-smi") is None:
         return "none; jobs run on the CPU"
     try:
-        answer = subprocess.run(
+        done = subprocess.run(
             ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"],
             capture_output=True,
             text=True,
@@ -127,14 +127,14 @@ def _gpu() -> str:
             check=False,
         )
     except subprocess.TimeoutExpired as error:
-        raise ValueError(f"nvidia-smi did not answer within {NVIDIA_SMI_SECONDS} s.") from error
-    if answer.returncode != 0:
-        raise ValueError(f"nvidia-smi failed: {(answer.stderr or answer.stdout).strip()[:200]}")
-    return "; ".join(answer.stdout.strip().splitlines())
+        raise ValueError(f"nvidia-smi did not respond within {NVIDIA_SMI_SECONDS} s.") from error
+    if done.returncode != 0:
+        raise ValueError(f"nvidia-smi failed: {(done.stderr or done.stdout).strip()[:200]}")
+    return "; ".join(done.stdout.strip().splitlines())
 
 
 def _projects(settings: Settings) -> str:
-    """Airflow makes DAGs of every file in this folder."""
+    """Load every project file, as Airflow does to make the DAGs; ValueError names the bad ones."""
     projects, problems = load_projects(settings.projects_dir)
     if problems:
         raise ValueError(" ".join(problems))
@@ -145,7 +145,7 @@ def _projects(settings: Settings) -> str:
 
 
 def _dags(workspace: Workspace) -> str:
-    """Paused DAGs. ValueError where they watch or restore the champion, and where Airflow does not know a DAG."""
+    """List paused DAGs; ValueError when one monitors or restores the champion, or when a DAG is missing in Airflow."""
     project = workspace.project
     states = dag_states.read_dag_states(workspace)
     if not states.reachable:
@@ -154,21 +154,23 @@ def _dags(workspace: Workspace) -> str:
         return f"{states.problem} Paused DAGs are unknown."
     if states.missing_dags:
         raise ValueError(
-            f"Airflow does not know {', '.join(states.missing_dags)}. Put the project file into the folder that"
-            f" PLUMBLINE_PROJECTS_DIR names for Airflow at {states.url}, and look at the import errors there."
+            f"Airflow does not know {', '.join(states.missing_dags)}. Put the project file into the folder"
+            f" PLUMBLINE_PROJECTS_DIR of Airflow at {states.url}, and check the import errors there."
         )
     paused = states.paused_dags or ()
     found = f"{states.url}: " + (f"paused are {', '.join(paused)}" if paused else "no DAG of this project is paused")
     guards = [dag_id for dag_id in paused if dag_id.removeprefix(f"{project.name}.") in CREATED_UNPAUSED]
     if guards:
         verb = "is" if len(guards) == 1 else "are"
-        raise ValueError(f"{found}. While {', '.join(guards)} {verb} paused, nobody watches or restores the champion.")
+        raise ValueError(
+            f"{found}. While {', '.join(guards)} {verb} paused, the champion is not monitored or restored."
+        )
     return found
 
 
 def _base_model(project: Project) -> str:
     if "://" in project.base.uri:
-        return f"{project.base.uri} is fetched, and checked, when a job needs it"
+        return f"{project.base.uri} is fetched and checked when a job needs it"
     missing = missing_files(Path(project.base.uri))
     if missing:
         raise ValueError(f"Base model {project.base.uri} lacks {', '.join(missing)}.")
@@ -176,7 +178,7 @@ def _base_model(project: Project) -> str:
 
 
 def missing_files(base_dir: Path) -> list[str]:
-    """What a diffusers folder lacks of what its model_index.json names: configs and safetensors weights."""
+    """List the configs and safetensors weights that model_index.json names and a diffusers folder lacks."""
     index_path = base_dir / "model_index.json"
     if not index_path.is_file():
         return ["model_index.json"]
@@ -201,30 +203,32 @@ def _missing_of_part(folder: Path, part: str) -> list[str]:
 
 def _evaluation(project: Project) -> str:
     evaluation = project.evaluation
-    elsewhere = {project.base.uri, *(source.uri for source in project.sources)}
-    paths = [path for path in dict.fromkeys(local_paths(project)) if "://" not in path and path not in elsewhere]
+    checked_elsewhere = {project.base.uri, *(source.uri for source in project.sources)}
+    paths = [
+        path for path in dict.fromkeys(local_paths(project)) if "://" not in path and path not in checked_elsewhere
+    ]
     missing = [path for path in paths if not Path(path).exists()]
     if missing:
-        raise ValueError(f"Prompts, scorers or the captioner are missing: {', '.join(missing)}.")
-    return f"prompts, {len(evaluation.judges)} judges and {len(evaluation.guards)} guards are there"
+        raise ValueError(f"These files or folders of the project are missing: {', '.join(missing)}.")
+    return f"prompts, {len(evaluation.judges)} judges and {len(evaluation.guards)} guards exist"
 
 
 def _gate(workspace: Workspace) -> str:
-    """What the gate has to go by. Rules that no evaluation could satisfy are refused before, with the project."""
+    """Summarise the gate's evidence, with warnings. Contradictory rules were already refused with the project file."""
     project = workspace.project
     policy = project.gate
     if policy.mode == "off":
-        return "mode is off: nothing is judged, promotion is by hand only"
-    asked = check_enough_prompts(workspace)
-    found = [f"{asked} prompts, {policy.voting_judges} of {len(project.evaluation.judges)} judges have to vote"]
+        return "mode is off: nothing is judged, promotion is only by hand"
+    num_prompts = check_enough_prompts(workspace)
+    found = [f"{num_prompts} prompts, {policy.voting_judges} of {len(project.evaluation.judges)} judges must vote"]
     if not policy.guards:
         found.append(
-            "WARNING: no guard, so a candidate may lose prompt fidelity, diversity or safety unseen; add"
+            "WARNING: no guard, so a loss of prompt fidelity, diversity or safety is not detected; add"
             " [[evaluation.guards]] with rules under [gate.guards]"
         )
     if not policy.calibration_generators:
         found.append(
-            "WARNING: judges are checked on pairs of any generator; name those that draw like this model in"
+            "WARNING: judges are checked on pairs of any generator; list the generators similar to this model in"
             " gate.calibration_generators"
         )
     return "; ".join(found)
@@ -232,9 +236,9 @@ def _gate(workspace: Workspace) -> str:
 
 def _licences(project: Project) -> str:
     stated = {"base": project.base.licence, **{source.name: source.licence for source in project.sources}}
-    silent = [name for name, licence in stated.items() if not licence.strip()]
-    if silent:
-        raise ValueError(f"No licence is stated for {', '.join(silent)}.")
+    unstated = [name for name, licence in stated.items() if not licence.strip()]
+    if unstated:
+        raise ValueError(f"No licence is stated for {', '.join(unstated)}.")
     return ", ".join(f"{name}: {licence}" for name, licence in stated.items())
 
 
@@ -243,5 +247,5 @@ def _champion(workspace: Workspace) -> str:
     problems = [standing.problem] if standing.problem else files_gone(workspace, standing)
     if problems:
         raise ValueError(" ".join(problems))
-    version = "none yet, the base model is in place" if standing.champion is None else f"version {standing.champion}"
+    version = "none yet, the base model is used" if standing.champion is None else f"version {standing.champion}"
     return f"{version}; {len(standing.entries)} ledger entries agree"

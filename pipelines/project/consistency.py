@@ -75,11 +75,11 @@ def _gate_faults(evaluation: EvaluationSection, policy: GatePolicy) -> Iterator[
     """Yield what the gate requires and the evaluation does not measure, and the reverse."""
     judges, guards = len(evaluation.judges), [guard.name for guard in evaluation.guards]
     for field in ("required_judges", "minimum_voting_judges"):
-        asked = getattr(policy, field)
-        if asked > judges:
+        required = getattr(policy, field)
+        if required > judges:
             yield (
-                f"gate.{field} is {asked}, but evaluation has {judges} judge{'s' * (judges != 1)}, so no more can vote."
-                f" Add [[evaluation.judges]], or lower gate.{field}."
+                f"gate.{field} is {required}, but evaluation has {judges} judge{'s' * (judges != 1)}, so no more can"
+                f" vote. Add [[evaluation.judges]], or lower gate.{field}."
             )
     for table, names in (("gate.guards", policy.guards), ("gate.detectors.drift", policy.detectors.drift)):
         for name in sorted(set(names) - set(guards)):

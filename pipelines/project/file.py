@@ -101,10 +101,10 @@ class Project(Section):
         evaluation, sets = data.get("evaluation"), data.get("prompt_sets")
         if not isinstance(evaluation, dict) or not isinstance(sets, list):
             return data
-        asked = [own for own in sets if isinstance(own, dict) and own.get("name") == evaluation.get("prompts")]
-        if not asked or not isinstance(asked[0].get("prompts"), str):
+        named = [own for own in sets if isinstance(own, dict) and own.get("name") == evaluation.get("prompts")]
+        if not named or not isinstance(named[0].get("prompts"), str):
             return data
-        return {**data, "evaluation": {**evaluation, "prompts": asked[0]["prompts"]}}
+        return {**data, "evaluation": {**evaluation, "prompts": named[0]["prompts"]}}
 
     def recipes(self) -> list[Recipe]:
         """Load the recipes of `train`; ValueError when one does not fit the base model, the rewards or the soup."""

@@ -50,14 +50,14 @@ def evaluation_prompts(workspace: Workspace) -> list[EvalPrompt]:
 def check_enough_prompts(workspace: Workspace) -> int:
     """Count the evaluation's prompts; ValueError when there are too few for a valid evaluation."""
     project = workspace.project
-    asked, minimum = len(evaluation_prompts(workspace)), project.gate.minimum_prompts
-    if asked < minimum and project.gate.mode != "off":
+    found, minimum = len(evaluation_prompts(workspace)), project.gate.minimum_prompts
+    if found < minimum and project.gate.mode != "off":
         raise ValueError(
-            f"{project.path}: the evaluation has {asked} prompts in {project.evaluation.prompts}, but"
+            f"{project.path}: the evaluation has {found} prompts in {project.evaluation.prompts}, but"
             f" gate.minimum_prompts is {minimum}, so every verdict would be invalid. Add prompts (`plumbline prompts"
             " import`), or lower gate.minimum_prompts; `plumbline gate simulate` shows what they can detect."
         )
-    return asked
+    return found
 
 
 def prompt_column(data: bytes, origin: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Every entry of a catalogue resolves, matches what its users call, and has its mirror test."""
+"""Every entry of a catalogue resolves, has the signature that its callers need, and has a mirror test."""
 
 import importlib
 import inspect
@@ -36,7 +36,7 @@ def test_implementation_resolves_and_has_a_test(entry: type) -> None:
 
 
 @pytest.mark.parametrize("entry", OBJECTIVES, ids=lambda entry: entry.__name__)
-def test_objective_asks_for_a_reference_by_argument(entry: type[ObjectiveParams]) -> None:
+def test_objective_has_a_reference_argument_if_it_needs_one(entry: type[ObjectiveParams]) -> None:
     names = list(inspect.signature(resolve(entry.implementation)).parameters)
     assert names == ["policy", *["reference"] * entry.needs_reference, "params"]
 

@@ -1,4 +1,4 @@
-"""The documents name what exists, their links resolve, and their words are plain."""
+"""Documents: the files, commands and options they name exist, their links resolve, and their words are plain."""
 
 import re
 import subprocess
@@ -25,7 +25,7 @@ PAGES = sorted(
     ]
 )
 HISTORY = DOCS / "log.md"
-"""Dated results, kept as they were written."""
+"""Dated results, which are not edited afterwards."""
 NOT_PLAIN = (
     r"mend(s|ed|ing)?",
     r"told",
@@ -44,7 +44,7 @@ NOT_PLAIN = (
 """Expressions of an earlier private dialect, each with a plain word instead: fix, reported, again, separate..."""
 
 
-def test_every_objective_has_a_row_that_points_at_its_file_and_recipe() -> None:
+def test_every_objective_has_a_row_with_its_file_and_recipe() -> None:
     text = (DOCS / "objectives.md").read_text()
     for objective in OBJECTIVES:
         name = objective.model_fields["name"].default
@@ -54,7 +54,7 @@ def test_every_objective_has_a_row_that_points_at_its_file_and_recipe() -> None:
         assert re.findall(r"`(\w+_shapes)`", row)[0] in known_recipes()
 
 
-def test_command_page_names_every_command_and_no_other() -> None:
+def test_command_page_names_exactly_the_commands() -> None:
     text = (DOCS / "cli.md").read_text()
     named = set(re.findall(r"^### `plumbline (\w+)", text, flags=re.MULTILINE))
     assert named == {name for names in cli.PANELS.values() for name in names}
@@ -69,7 +69,7 @@ def test_make_targets_exist(page: str) -> None:
 
 
 def test_decision_records_have_a_number_each() -> None:
-    """Numbers are handed out before a record is written, so one may be missing for a while; none is used twice."""
+    """A number is assigned before its record is written, so one may be missing for some time. None is used twice."""
     names = sorted(path.name for path in (DOCS / "decisions").glob("*.md") if path.name != "index.md")
     numbers = [name[:4] for name in names if re.match(r"\d{4}-", name)]
     assert len(numbers) == len(names)
@@ -122,13 +122,13 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
 
 
 def quickstart_files() -> dict[str, str]:
-    """Path to content of the files that the quickstart has its reader write: a bold path above a fenced block."""
+    """Return the files that the quickstart lets its reader write, by path: a bold path above a fenced block."""
     text = (DOCS / "quickstart.md").read_text()
     return dict(re.findall(r"^\*\*`([^`]+)`\*\*\n\n```\w+\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL))
 
 
 def relative_links(text: str) -> list[str]:
-    """Targets of links and images outside code; those with a scheme are left out."""
+    """Return the targets of links and images outside code, without those with a scheme."""
     prose = re.sub(r"```.*?```|`[^`\n]*`", "", text, flags=re.DOTALL)
     inner = re.findall(r"!\[[^\]]*\]\(([^()\s]+)\)", prose)
     outer = re.findall(r"(?<!!)\[[^\[\]]*(?:!\[[^\]]*\]\([^()]*\))?[^\[\]]*\]\(([^()\s]+)\)", prose)
@@ -136,21 +136,21 @@ def relative_links(text: str) -> list[str]:
 
 
 def resolves(page: Path, link: str) -> bool:
-    """True when the file of the link exists and, of a Markdown file, the heading that it names."""
+    """Return True if the file of the link exists and, in a Markdown file, the heading that it names."""
     path, _, anchor = link.partition("#")
     target = (page.parent / path) if path else page
     return target.exists() and (not anchor or anchor in anchors(target.read_text()))
 
 
 def anchors(text: str) -> Iterator[str]:
-    """Anchors of the headings, as repository browsers and MyST make them."""
+    """Yield the anchors of the headings, as repository browsers and MyST generate them."""
     for heading in re.findall(r"^#+ (.+)$", re.sub(r"```.*?```", "", text, flags=re.DOTALL), flags=re.MULTILINE):
         yield re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page != HISTORY], ids=lambda page: page.name)
 def test_paths_of_code_exist(page: Path) -> None:
-    """A path in backticks is from the root of the project; `x.py` stands for a file that the reader adds."""
+    """A path in backticks is relative to the root of the project; `x.py` is a placeholder for a file to add."""
     named = re.findall(
         r"`((?:pipelines|alignment|dags|examples|tests|projects|benchmarks)/[\w/.-]+)`", page.read_text()
     )

@@ -1,7 +1,7 @@
 """Import budgets: the libraries and the number of modules that DAG files, the command line and jobs may load.
 
-Each case runs in a fresh process. Only sets and counts of modules are checked, because seconds depend on the machine:
-`python benchmarks/imports.py` measures those. A limit is some 15 % above the count of the day it was set.
+Each case runs in a fresh process. Only sets and counts of modules are checked, because times depend on the machine;
+`python benchmarks/imports.py` measures times. Each limit was set about 15 % above the count of that day.
 """
 
 import json
@@ -28,7 +28,7 @@ AIRFLOW = (
     *("airflow.sdk", "airflow.sdk.exceptions", "airflow.sdk.execution_time.context", "airflow.triggers.base"),
     *("airflow.providers.standard.operators.hitl", "airflow.providers.standard.operators.trigger_dagrun"),
 )
-"""What DAG files and operators import of Airflow; a budget counts what is loaded beyond it."""
+"""Modules of Airflow that DAG files and operators import. A budget counts only the modules loaded in addition."""
 
 DAG_MODULES = 85
 CLI_MODULES = 450
@@ -39,14 +39,14 @@ CLIP_JOBS = {
     "caption": {"diffusers", "peft", "sklearn", "pandas", "statsmodels", "matplotlib", *BACKBONES},
     "import_judge": {"diffusers", "peft", "sklearn", "pandas", "statsmodels", "matplotlib", *BACKBONES},
 }
-"""Jobs that always load a model of transformers (which loads scipy itself), and what they may not load."""
+"""Modules that jobs may not load, for jobs that always load a model of transformers, which itself loads scipy."""
 LIGHT_JOBS = sorted({kind.name for kind in JOB_KINDS} - CLIP_JOBS.keys())
-"""Jobs that learn from their spec which model to load; their entry point loads none."""
+"""Jobs whose spec names the model to load; their entry point loads none."""
 TRAIN_MODULES = 4500
 
 
 def loaded(statement: str, tmp_path: Path, before: tuple[str, ...] = ()) -> set[str]:
-    """Names of the modules that `statement` loads in a fresh process after importing `before`."""
+    """Return the names of the modules that `statement` loads in a fresh process after importing `before`."""
     code = (
         f"import importlib, json, runpy, sys\nfor name in {before!r}: importlib.import_module(name)\n"
         f"known = set(sys.modules)\n{statement}\nprint(json.dumps(sorted(set(sys.modules) - known)))"
@@ -66,7 +66,7 @@ def loaded(statement: str, tmp_path: Path, before: tuple[str, ...] = ()) -> set[
 
 
 def budget_of(modules: set[str]) -> int:
-    """The number of modules without Airflow's."""
+    """Return the number of modules without those of Airflow."""
     return sum(name.partition(".")[0] != "airflow" for name in modules)
 
 
@@ -88,7 +88,7 @@ def test_help_loads_no_heavy_package_and_few_modules(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("job", LIGHT_JOBS)
-def test_a_job_entry_loads_no_model_code_before_it_has_read_its_spec(job: str, tmp_path: Path) -> None:
+def test_a_job_entry_loads_no_model_code_before_it_reads_its_spec(job: str, tmp_path: Path) -> None:
     found = loaded(f"import alignment.jobs.{job}", tmp_path)
     assert "torch" in found
     assert found & (MODELS | STATISTICS | BACKBONES) == set()
@@ -103,7 +103,7 @@ def test_a_job_entry_with_one_kind_of_model_loads_no_other(job: str, tmp_path: P
 
 
 def test_training_a_unet_loads_its_own_family_only(tmp_path: Path) -> None:
-    """diffusers' UNet itself loads peft and scipy where they are installed, so these two are not checked here."""
+    """The UNet of diffusers loads peft and scipy if they are installed, so these two are not checked here."""
     found = loaded("import alignment.jobs.train, alignment.backbones.stable_diffusion", tmp_path)
     assert found & BACKBONES == {"alignment.backbones.stable_diffusion"}
     assert {name for name in found if name.startswith("diffusers.pipelines.") and ".pipeline_" in name} <= {

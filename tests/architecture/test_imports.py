@@ -1,4 +1,4 @@
-"""The command line's modules and every schema load nothing heavy; test_import_budget.py holds the DAG files."""
+"""Modules of the command line and of schemas load no heavy package. test_import_budget.py checks the DAG files."""
 
 import json
 import subprocess
@@ -19,7 +19,7 @@ MODULES = (
 
 
 def loaded(statement: str, tmp_path: Path) -> set[str]:
-    """Heavy modules that a fresh process holds after `statement`."""
+    """Return the heavy modules that a fresh process has loaded after `statement`."""
     code = f"import sys, json\n{statement}\nprint(json.dumps([m for m in {HEAVY!r} if m in sys.modules]))"
     environment = {"AIRFLOW_HOME": str(tmp_path), "PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT)}
     environment["PLUMBLINE_PROJECTS_DIR"] = str(ROOT / "projects")

@@ -1,4 +1,4 @@
-"""Every import contract is kept, and breaks when it is violated: each violation is planted in a copy of the tree."""
+"""Every import contract is kept, and breaks when violated: each violation is added to a copy of the source tree."""
 
 import shutil
 import subprocess

@@ -1,4 +1,4 @@
-"""Every recipe and project loads through its class; every objective has a recipe."""
+"""Every recipe and project file is valid, and every objective has a recipe."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ SHAPES_RECIPES = [name for name in known_recipes() if name.endswith("_shapes")]
 
 
 @pytest.mark.parametrize("name", known_recipes())
-def test_recipe_loads_and_says_what_to_expect(name: str) -> None:
+def test_recipe_loads_and_states_the_expected_result_and_cost(name: str) -> None:
     recipe = load_recipe(name)
     assert recipe.name == name
     header = (RECIPES_DIR / f"{name}.toml").read_text().split("\n\n", 1)[0]
@@ -37,8 +37,8 @@ def test_project_loads(path: Path) -> None:
     assert Path(project.base.uri).is_absolute()
 
 
-def lessons_of_its_training(project: Project) -> set[str]:
-    """What a candidate of a project's one recipe has learnt from, as registration would put it on record."""
+def training_sources(project: Project) -> set[str]:
+    """Return what a candidate of the project's one recipe learns from, as registration records it."""
     (recipe,) = project.recipes()
     if not recipe.objective.online:
         return {source.name for source in project.sources}
@@ -46,19 +46,19 @@ def lessons_of_its_training(project: Project) -> set[str]:
     return {reward.name, f"folder {reward.uri}", *reward.trained_on}
 
 
-def may_judge(judge: JudgeSection, lessons: set[str]) -> bool:
-    return not lessons & {judge.name, f"folder {judge.uri}", *judge.trained_on}
+def may_judge(judge: JudgeSection, sources: set[str]) -> bool:
+    return not sources & {judge.name, f"folder {judge.uri}", *judge.trained_on}
 
 
 @pytest.mark.parametrize("name", SHAPES_RECIPES)
-def test_the_shapes_project_has_judges_for_every_recipe_it_may_name(name: str, tmp_path: Path) -> None:
-    """`make demo RECIPE=...` may end with a no, but never for want of judges that the recipe has not learnt from."""
+def test_the_shapes_project_has_independent_judges_for_every_recipe(name: str, tmp_path: Path) -> None:
+    """The gate may refuse the result of `make demo RECIPE=...`, but never because too few judges are independent."""
     settings = load_settings({"PLUMBLINE_STATE_DIR": str(tmp_path)})
     project = load_project(write_variant(ROOT / "projects" / "shapes.toml", name, [], settings))
-    lessons = lessons_of_its_training(project)
-    independent = [judge.name for judge in project.evaluation.judges if may_judge(judge, lessons)]
+    sources = training_sources(project)
+    independent = [judge.name for judge in project.evaluation.judges if may_judge(judge, sources)]
     assert len(independent) >= project.gate.required_judges, (name, independent)
-    assert all(may_judge(guard, lessons) for guard in project.evaluation.guards)
+    assert all(may_judge(guard, sources) for guard in project.evaluation.guards)
     stated = (ROOT / "projects" / "shapes" / f"{name}.toml").is_file()
     assert stated or not policy_changes(load_project(ROOT / "projects" / "shapes.toml"), project)
     assert all(Path(judge.uri).is_dir() for judge in project.evaluation.judges)

@@ -1,8 +1,9 @@
-"""Append-only record of every move of the champion, in the store as ledger/MODEL/000001.json and on.
+"""Append-only record of every move of the champion, in the store as ledger/MODEL/000001.json and following.
 
-Each entry names the digest of the one before and starts from the version where that one ended. An entry is put only
-where none is, so of two promoters who start from the same champion one fails. Chain and numbering show an entry that
-was changed, dropped or slipped in; the champion's version tag `ledger.entry` shows it for the newest one.
+Each entry contains the digest of the entry before it and starts from the version where that one ended. An entry is
+written only if its number is free, so of two promotions from the same champion one fails. The chain of digests and the
+numbers reveal an entry that was changed, removed or inserted; for the newest entry the champion's version tag
+`ledger.entry` does.
 """
 
 from collections.abc import Sequence
@@ -15,17 +16,19 @@ from pipelines.contracts.release import LedgerEntry
 from pipelines.records.series import Series, dump_model, entry_name
 from pipelines.store.storage import Store
 
-MEND = "Compare with the store's object versions or a backup, and restore the folder; until then no alias is moved."
+HOW_TO_RESTORE = (
+    "Compare with the store's object versions or a backup, and restore the folder; until then no alias is moved."
+)
 
 
 def entries(model: str, store: Store) -> tuple[LedgerEntry, ...]:
-    """The whole ledger of a model, oldest first; ValueError when it has a gap, or an entry was changed."""
+    """Read the ledger of a model, oldest entry first; ValueError when it has a gap or an entry was changed."""
     series = _series(store, model)
     names = [uri.rsplit("/", 1)[-1] for uri in store.list_uris(series.folder_uri)]
     found: list[LedgerEntry] = []
     for sequence, name in enumerate(sorted(names), start=1):
         if name != entry_name(sequence):
-            raise ValueError(f"Ledger of {model!r}: expected {entry_name(sequence)}, found {name}. {MEND}")
+            raise ValueError(f"Ledger of {model!r}: expected {entry_name(sequence)}, found {name}. {HOW_TO_RESTORE}")
         entry = series.read(sequence)
         _check_follows(entry, found[-1] if found else None, model)
         found.append(entry)
@@ -47,18 +50,18 @@ def append(
     approver: str = "",
     approved_at: datetime | None = None,
 ) -> LedgerEntry:
-    """Record a move from the champion that the ledger names now; ValueError when it names another one.
+    """Record a move of the champion from `from_version`; ValueError when the ledger names another champion.
 
-    When somebody else appends in between, the ledger is read and checked again.
+    When another process appends an entry first, the ledger is read and checked again.
     """
 
     def propose(number: int, head: LedgerEntry | None) -> LedgerEntry:
         entries(model, store)
-        standing = head.to_version if head else None
-        if standing != from_version:
+        current = head.to_version if head else None
+        if current != from_version:
             raise ValueError(
-                f"The ledger of {model!r} says that the champion is {describe(standing)}, not {describe(from_version)}:"
-                " it was moved in between, and nothing was moved now. `plumbline ledger` shows by whom."
+                f"In the ledger of {model!r} the champion is {describe(current)}, not {describe(from_version)}:"
+                " another process moved it. Nothing was moved. Run `plumbline ledger` to see who moved it."
             )
         return LedgerEntry(
             sequence=number,
@@ -81,27 +84,27 @@ def append(
 
 
 def moves(known: Sequence[LedgerEntry]) -> tuple[LedgerEntry, ...]:
-    """The entries that moved the champion: all but those that put it back where it was."""
+    """Return the entries that moved the champion: all except those with the action `restore`."""
     return tuple(entry for entry in known if entry.action != "restore")
 
 
 def promotion_of(known: Sequence[LedgerEntry], version: int) -> LedgerEntry | None:
-    """The last time that the gate made a version champion; None when it never did."""
+    """Return the last entry by which the gate promoted a version; None when there is none."""
     found = [entry for entry in known if entry.action == "promote" and entry.to_version == version]
     return found[-1] if found else None
 
 
 def promoted_versions(known: Sequence[LedgerEntry]) -> tuple[int, ...]:
-    """Every version that the gate once made champion, the one promoted last first."""
+    """Return every version that the gate promoted, the last promoted first."""
     found = (entry.to_version for entry in reversed(known) if entry.action == "promote")
     return tuple(dict.fromkeys(version for version in found if version is not None))
 
 
 def way_back(known: Sequence[LedgerEntry]) -> tuple[int | None, ...]:
-    """The champions one behind the other, as rollbacks would meet them: the present one first, the base (None) last.
+    """Return the champions in the order of rollbacks: the current one first, the base model (None) last.
 
-    A rollback takes what it left off the way, so that neither it nor a later one leads there again; a new promotion, or
-    rolling forward, puts it back on.
+    A rollback removes the version that it left, so that no later rollback returns to it. A new promotion of this
+    version, or rolling forward, adds it again.
     """
     path: list[int | None] = [None]
     for entry in moves(known):
@@ -113,13 +116,13 @@ def way_back(known: Sequence[LedgerEntry]) -> tuple[int | None, ...]:
 
 
 def agrees_with_aliases(known: Sequence[LedgerEntry], champion_version: int | None) -> bool:
-    """Whether the alias `champion` is where the last entry put it."""
+    """Return True if the alias `champion` names the version of the last entry."""
     return (known[-1].to_version if known else None) == champion_version
 
 
 def table(known: Sequence[LedgerEntry]) -> str:
-    """The ledger as text that people read, a line per move, oldest first."""
-    head = ("#", "when (UTC)", "move", "by", "approved by", "from", "to", "why")
+    """Format the ledger as a text table, one line per move, oldest first."""
+    head = ("#", "time (UTC)", "move", "by", "approved by", "from", "to", "reason")
     rows = [
         (
             str(entry.sequence),
@@ -144,7 +147,7 @@ def _short(version: int | None) -> str:
 
 
 def describe(version: int | None) -> str:
-    """A champion in words."""
+    """Describe a champion in words."""
     return "the base model" if version is None else f"version {version}"
 
 
@@ -159,7 +162,7 @@ def _parse(data: bytes, model: str, sequence: int) -> LedgerEntry:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         what = f"{where}: {first['msg']}" if where else first["msg"]
-        raise ValueError(f"Ledger of {model!r}, entry {sequence} is not readable ({what}). {MEND}") from error
+        raise ValueError(f"Ledger of {model!r}, entry {sequence} is not readable ({what}). {HOW_TO_RESTORE}") from error
 
 
 def _check_follows(entry: LedgerEntry, previous: LedgerEntry | None, model: str) -> None:
@@ -175,5 +178,5 @@ def _check_follows(entry: LedgerEntry, previous: LedgerEntry | None, model: str)
         if found != expected:
             raise ValueError(
                 f"Ledger of {model!r}, entry {sequence}: {name} is {found!r}, the entries before it require"
-                f" {expected!r}. The ledger was changed. {MEND}"
+                f" {expected!r}. The ledger was changed. {HOW_TO_RESTORE}"
             )

@@ -141,5 +141,5 @@ def _cut_off(model: str, version: int, tag: str, *, known: Sequence[LedgerEntry]
     return (
         f"Version {version} of model {model!r} names ledger entry {tag[:24]}..., but the ledger in"
         f" {settings.store_uri} {ends}: entries were changed or removed, or that is the wrong store. Check"
-        f" PLUMBLINE_STORE_URI. {ledger.MEND}"
+        f" PLUMBLINE_STORE_URI. {ledger.HOW_TO_RESTORE}"
     )

@@ -1,7 +1,7 @@
-"""Gate decisions in the store: each by its digest, and in the order in which they were made.
+"""Gate decisions in the store, by digest and in the order in which they were made.
 
-evaluations/decisions/PROJECT/DIGEST.json holds a decision; order/000001.json beside them names the digests in turn,
-asked/DIGEST.json who had it made.
+evaluations/decisions/PROJECT/DIGEST.json contains a decision. In the same folder, order/000001.json and following name
+the digests in order, and asked/DIGEST.json names the person who requested the decision.
 """
 
 import json
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 def save_decision(decision: GateDecision, workspace: Workspace) -> str:
-    """Keep a decision and return its URI. Saving the newest one again changes nothing."""
+    """Store a decision and return its URI. Saving the newest one again changes nothing."""
     store = workspace.store
     uri = store.uri(*_folder(workspace.project), f"{decision.digest}.json")
     store.create_bytes(uri, decision.model_dump_json(indent=1).encode())
@@ -40,7 +40,7 @@ def save_decision(decision: GateDecision, workspace: Workspace) -> str:
 
 
 def read_decision(digest: str, workspace: Workspace) -> GateDecision:
-    """A decision by its digest; ValueError when there is none, or its content is another's."""
+    """Read a decision by its digest; ValueError when there is none, or its content has another digest."""
     store = workspace.store
     uri = store.uri(*_folder(workspace.project), f"{digest}.json")
     decision = GateDecision.model_validate_json(store.read_bytes(uri))
@@ -50,7 +50,7 @@ def read_decision(digest: str, workspace: Workspace) -> GateDecision:
 
 
 def find_decision(digest: str, workspace: Workspace) -> GateDecision | None:
-    """A decision by its digest, None when the gate made none such; ValueError when it was changed."""
+    """Find a decision by its digest; None when there is none, ValueError when it was changed."""
     store = workspace.store
     if not store.exists(store.uri(*_folder(workspace.project), f"{digest}.json")):
         return None
@@ -58,13 +58,13 @@ def find_decision(digest: str, workspace: Workspace) -> GateDecision | None:
 
 
 def last_decision(workspace: Workspace) -> GateDecision | None:
-    """The newest decision of a project."""
+    """Read the newest decision of a project; None when there is none."""
     _, line = _order(workspace.store, workspace.project).last()
     return read_decision(line["decision_digest"], workspace) if line else None
 
 
 def last_decision_about(version: int, workspace: Workspace, *, digest: str = "") -> GateDecision | None:
-    """The newest decision about a version, of those whose digest begins with `digest`."""
+    """Find the newest decision about a version whose digest begins with `digest`; None when there is none."""
     order = _order(workspace.store, workspace.project)
     for number in reversed(order.numbers()):
         found = str(order.read(number)["decision_digest"])
@@ -78,7 +78,7 @@ def last_decision_about(version: int, workspace: Workspace, *, digest: str = "")
 def judged_versions(workspace: Workspace) -> set[tuple[int, str]]:
     """List version and weights digest of every candidate with a decision, whatever its verdict.
 
-    A decision that is missing or not readable counts as none and is logged: its version is then judged again.
+    A missing or unreadable decision is logged and ignored, so its version is judged again.
     """
     store = workspace.store
     lines = _order(store, workspace.project).entries()
@@ -86,14 +86,14 @@ def judged_versions(workspace: Workspace) -> set[tuple[int, str]]:
 
 
 def note_asked(decision: GateDecision, by: str, workspace: Workspace) -> None:
-    """Record who had a decision made, empty for a schedule or an asset. The first one stays."""
+    """Record who requested a decision; empty for a schedule or an asset. The first record is kept."""
     store = workspace.store
     line = {"by": by, "at": datetime.now(UTC).isoformat()}
     store.create_bytes(_asked_uri(store, workspace.project, decision.digest), json.dumps(line).encode())
 
 
 def asked_by(decision: GateDecision, workspace: Workspace) -> str | None:
-    """Who had a decision made: empty where it was nobody, None where it is not on record."""
+    """Return who requested a decision: empty for a schedule or an asset, None if there is no record."""
     store = workspace.store
     uri = _asked_uri(store, workspace.project, decision.digest)
     return str(json.loads(store.read_bytes(uri))["by"]) if store.exists(uri) else None
@@ -112,7 +112,7 @@ def _order(store: Store, project: Project) -> Series[dict[str, Any]]:
 
 
 def _judged_by(line: dict[str, Any], store: Store, project: Project) -> tuple[int, str] | None:
-    """Read which version a line of the order is about; lines of release 0.1.0 name only the decision, which is read."""
+    """Return the version and weights digest of a line. Lines of release 0.1.0 name only the decision, so it is read."""
     if "version" in line:
         return int(line["version"]), str(line["weights_digest"])
     decision = store.uri(*_folder(project), f"{line['decision_digest']}.json")
@@ -120,22 +120,25 @@ def _judged_by(line: dict[str, Any], store: Store, project: Project) -> tuple[in
         candidate = json.loads(store.read_bytes(decision))["candidate"] if store.exists(decision) else {}
         return int(candidate["version"]), str(candidate["weights_digest"])
     except (json.JSONDecodeError, KeyError, TypeError):
-        log.warning("Decision %s is missing or not readable: it is ignored.", decision)
+        log.warning("Decision %s is missing or unreadable and is ignored.", decision)
         return None
 
 
 def load_decision(path: Path, settings: Settings) -> GateDecision:
-    """A decision from its JSON file, or the last one of a project."""
+    """Read a decision from its JSON file, or the last decision of a project file."""
     if path.suffix == ".toml":
         found = last_decision(Workspace(load_project(path), settings))
         if found is None:
-            raise ValueError(f"{path.stem}: nothing was decided yet. Run `plumbline gate {path}`.")
+            raise ValueError(f"{path.stem} has no decision yet. Run `plumbline gate {path}`.")
         return found
     try:
         return GateDecision.model_validate_json(path.read_bytes())
     except OSError as error:
         raise ValueError(
-            f"{path} cannot be read: {error.strerror}. Give a decision's JSON file or a project."
+            f"{path} cannot be read: {error.strerror}. Give the JSON file of a decision, or a project file."
         ) from error
     except ValidationError as error:
-        raise ValueError(f"{path} holds no gate decision: {error.error_count()} fields do not fit.") from error
+        raise ValueError(
+            f"{path} holds no gate decision: {error.error_count()} fields are missing or invalid. Give the JSON file of"
+            " a decision, or a project file."
+        ) from error

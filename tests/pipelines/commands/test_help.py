@@ -126,7 +126,7 @@ def test_the_reference_page_names_every_command_and_option() -> None:
     titles = re.findall(r"^### `plumbline ([\w ]+)`$", text, flags=re.MULTILINE)
     stages = {" ".join(path) for path in command_paths() if path[-1] != STAGE} - {"prompts"}
     assert sorted(titles) == sorted(stages)
-    assert "| `--simulations N` | `500` | Evaluations of each kind of candidate. |" in text
+    assert "| `--simulations N` | `500` | Number of evaluations of each kind of candidate. |" in text
     assert "| `--gpu-memory GIB` | required |" in text
 
 

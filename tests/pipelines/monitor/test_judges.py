@@ -135,15 +135,15 @@ def test_a_missing_or_changed_table_gives_no_vote(project: Project, settings: Se
 def test_a_judge_of_the_same_labels_or_the_same_weights_may_not_vote(project: Project, settings: Settings) -> None:
     first, second = project.evaluation.judges
     pupil = first.model_copy(update={"trained_on": ("shapes_pairs",)})
-    twin = first.model_copy(update={"name": "twin"})
-    evaluation = project.evaluation.model_copy(update={"judges": (pupil, second, twin)})
+    copy = first.model_copy(update={"name": "copy"})
+    evaluation = project.evaluation.model_copy(update={"judges": (pupil, second, copy)})
     changed = project.model_copy(update={"evaluation": evaluation})
     for judge in judges(changed, settings).values():
         remember(changed, settings, judge)
     found = {state.judge: state.reasons for state in judge_states(Workspace(changed, settings))}
     assert found["taste_a"] == ("is not independent of what the project trains: shapes_pairs",)
     assert found["taste_b"] == ()
-    assert found["twin"] == ("has the same weights as taste_a, which may not vote",)
+    assert found["copy"] == ("has the same weights as taste_a, which may not vote",)
 
 
 def test_one_model_in_two_folders_with_two_settings_has_one_vote(

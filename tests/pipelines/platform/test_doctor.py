@@ -1,4 +1,4 @@
-"""The doctor finds each fault, states its fix, and loads no torch to do so."""
+"""The doctor finds each kind of fault, reports a way to fix it, and loads no torch."""
 
 import json
 import subprocess
@@ -29,7 +29,7 @@ def named(checks: list[Check], name: str) -> Check:
 
 
 def make_base(folder: Path) -> Path:
-    """Write the files of a base model, empty except those that the doctor reads."""
+    """Write the files of a base model, empty except for those that the doctor reads."""
     parts = {"unet": ["diffusers", "UNet"], "tokenizer": ["transformers", "T"], "safety_checker": [None, None]}
     (folder / "unet").mkdir(parents=True)
     (folder / "tokenizer").mkdir()
@@ -42,7 +42,7 @@ def make_base(folder: Path) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.timeout(240)
-def test_a_sound_installation_passes_every_local_check(world: Any) -> None:
+def test_a_complete_installation_passes_every_check(world: Any) -> None:
     checks = diagnose(world.project, world.settings)
     assert [check.name for check in checks] == [
         "store",
@@ -65,7 +65,7 @@ def test_a_sound_installation_passes_every_local_check(world: Any) -> None:
     assert list((world.settings.state_dir / "store").rglob("probe*")) == []
 
 
-def test_a_dead_server_and_a_store_that_is_a_file_are_found(
+def test_an_unreachable_server_and_a_store_that_is_a_file_are_found(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
@@ -80,7 +80,7 @@ def test_a_dead_server_and_a_store_that_is_a_file_are_found(
 
 
 def test_each_broken_project_file_is_named(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "_tracking", lambda _: "not asked here")
+    monkeypatch.setattr(doctor, "_tracking", lambda _: "not checked here")
     settings.projects_dir.mkdir()
     assert named(diagnose(None, settings), "projects").found == f"no project file in {settings.projects_dir}"
     sound = f'extends = ["{ROOT}/projects/shapes.toml"]\n'
@@ -104,7 +104,7 @@ STATES = DagStates(reachable=True, url="http://airflow", paused_dags=(), missing
         (
             STATES.model_copy(update={"paused_dags": ("shapes.monitor", "shapes.train")}),
             False,
-            "paused are shapes.monitor, shapes.train. While shapes.monitor is paused, nobody watches or restores",
+            "paused are shapes.monitor, shapes.train. While shapes.monitor is paused, the champion is not monitored",
         ),
         (STATES.model_copy(update={"missing_dags": ("shapes.train",)}), False, "Airflow does not know shapes.train"),
         (DagStates(reachable=False, problem="Airflow is not reachable: it is off."), True, "Airflow is not reachable"),
@@ -120,7 +120,7 @@ def test_paused_dags_are_named(
     assert found in check.found
 
 
-def test_a_configured_airflow_must_respond(project: Project, settings: Settings) -> None:
+def test_a_configured_airflow_must_be_reachable(project: Project, settings: Settings) -> None:
     named_one = settings.model_copy(update={"airflow_ui_url": "http://127.0.0.1:9", "airflow_user": "ada"})
     with pytest.raises(ValueError, match=r"Airflow is not reachable: http://127\.0\.0\.1:9 does not respond"):
         doctor._dags(Workspace(project, named_one))
@@ -128,7 +128,7 @@ def test_a_configured_airflow_must_respond(project: Project, settings: Settings)
 
 def test_a_full_disk_is_found(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "MINIMUM_FREE_BYTES", 10**18)
-    with pytest.raises(ValueError, match=r"need .* GiB at least"):
+    with pytest.raises(ValueError, match=r"need at least .* GiB"):
         doctor._disk(settings)
 
 
@@ -189,7 +189,7 @@ def test_a_missing_shard_of_the_weights_is_named(tmp_path: Path) -> None:
     assert missing_files(base) == ["unet/w-2.safetensors"]
 
 
-def test_missing_judges_and_missing_licences_are_named(project: Project) -> None:
+def test_missing_judges_and_licences_are_named(project: Project) -> None:
     gone = project.evaluation.model_copy(update={"prompts": "/nowhere/prompts.tsv"})
     with pytest.raises(ValueError, match=r"/nowhere/prompts\.tsv"):
         doctor._evaluation(project.model_copy(update={"evaluation": gone}))
@@ -200,9 +200,9 @@ def test_missing_judges_and_missing_licences_are_named(project: Project) -> None
 
 def test_a_gate_without_guards_and_too_few_prompts_are_reported(project: Project, settings: Settings) -> None:
     found = doctor._gate(Workspace(project, settings))
-    assert found.startswith("200 prompts, 2 of 2 judges have to vote")
+    assert found.startswith("200 prompts, 2 of 2 judges must vote")
     assert "no guard" not in found
-    assert "name those that draw like this model in gate.calibration_generators" in found
+    assert "list the generators similar to this model in gate.calibration_generators" in found
     bare = {"guards": {}, "calibration_generators": ("sd15",)}
     found = doctor._gate(Workspace(project.model_copy(update={"gate": project.gate.model_copy(update=bare)}), settings))
     assert "WARNING: no guard" in found
@@ -210,7 +210,7 @@ def test_a_gate_without_guards_and_too_few_prompts_are_reported(project: Project
     many = project.model_copy(update={"gate": project.gate.model_copy(update={"minimum_prompts": 5000})})
     check = doctor._check("gate", lambda: doctor._gate(Workspace(many, settings)), "mend")
     assert not check.ok
-    assert "asks 200 prompts" in check.found
+    assert "has 200 prompts" in check.found
 
 
 def test_the_control_plane_side_loads_no_torch() -> None:
@@ -234,7 +234,7 @@ def test_an_encoder_or_a_soups_prompts_that_are_missing_are_named(project: Proje
     assert "/nowhere/clip, /nowhere/soup.tsv" in check.found
 
 
-def test_every_file_of_a_project_is_looked_for(project: Project) -> None:
+def test_every_file_of_a_project_is_checked(project: Project) -> None:
     search = project.search.model_copy(update={"prompts": "/nowhere/search.tsv"})
     with pytest.raises(ValueError, match=r"are missing: /nowhere/search\.tsv\.$"):
         doctor._evaluation(project.model_copy(update={"search": search}))

@@ -37,9 +37,9 @@ def test_an_approval_that_anyone_could_give_is_refused(fields: dict[str, object]
 
 
 def test_listed_events_are_reported_if_there_is_a_channel() -> None:
-    told = NotifySection.model_validate({"on": ["alarm"], "webhook": {"connection": "chat"}})
-    assert told.wants("alarm")
-    assert not told.wants("promoted")
+    notify = NotifySection.model_validate({"on": ["alarm"], "webhook": {"connection": "chat"}})
+    assert notify.wants("alarm")
+    assert not notify.wants("promoted")
     assert not NotifySection.model_validate({"on": ["alarm"]}).wants("alarm")
     with pytest.raises(ValidationError, match="promted"):
         NotifySection.model_validate({"on": ["promted"]})

@@ -35,7 +35,7 @@ class Staged:
         text = (ROOT / "projects" / "shapes.toml").read_text().replace('"../examples', f'"{ROOT}/examples')
         self.path.write_text(text.replace('name = "shapes"', f'name = "{self.world.project.name}"', 1) + sections)
 
-    def ask(self, *approvers: str) -> None:
+    def require_approval(self, *approvers: str) -> None:
         self.write(f'[approval]\nmode = "required"\napprovers = {json.dumps(approvers)}\n')
 
     def candidate(self, name: str, trained_by: str) -> Any:
@@ -70,7 +70,7 @@ def answer(decision: Any, **changes: Any) -> Approval:
 
 
 def test_the_ledger_and_the_version_record_who_approved_and_when(staged: Staged) -> None:
-    staged.ask("bob", "ada")
+    staged.require_approval("bob", "ada")
     decision = staged.world.decide(staged.candidate("a", "ada"), None)
     promotion = staged.promote(decision, answer(decision))
     assert (promotion["moved"], promotion["outcome"]) == (True, "promoted")
@@ -96,7 +96,7 @@ def test_the_ledger_and_the_version_record_who_approved_and_when(staged: Staged)
 def test_every_other_answer_moves_nothing_and_is_recorded(
     staged: Staged, changes: dict[str, Any], message: str
 ) -> None:
-    staged.ask("bob", "ada")
+    staged.require_approval("bob", "ada")
     decision = staged.world.decide(staged.candidate("a", "ada"), None)
     given = answer(decision, **changes)
     promotion = staged.promote(decision, given)
@@ -109,7 +109,7 @@ def test_every_other_answer_moves_nothing_and_is_recorded(
 
 
 def test_without_an_answer_nothing_moves(staged: Staged) -> None:
-    staged.ask("bob")
+    staged.require_approval("bob")
     decision = staged.world.decide(staged.candidate("a", ""), None)
     assert "nobody has approved it. It needs one of bob" in staged.promote(decision)["message"]
     staged.write()
@@ -118,7 +118,7 @@ def test_without_an_answer_nothing_moves(staged: Staged) -> None:
 
 
 def test_the_question_excludes_those_who_trained_or_triggered(staged: Staged) -> None:
-    staged.ask("ada", "bob", "eve")
+    staged.require_approval("ada", "bob", "eve")
     decision = staged.world.decide(staged.candidate("a", "ada"), None).model_dump(mode="json")
     question = champion.approval_question(str(staged.path), decision, asked_by=["eve"])
     assert question is not None
@@ -129,7 +129,7 @@ def test_the_question_excludes_those_who_trained_or_triggered(staged: Staged) ->
 
 
 def test_each_of_several_trainers_may_not_approve(staged: Staged) -> None:
-    staged.ask("ada", "bob", "eve")
+    staged.require_approval("ada", "bob", "eve")
     decision = staged.world.decide(staged.candidate("a", "ada, bob"), None)
     promotion = staged.promote(decision, answer(decision, asked_by=()))
     assert "bob triggered this run or trained the candidate" in promotion["message"]
@@ -139,7 +139,7 @@ def test_each_of_several_trainers_may_not_approve(staged: Staged) -> None:
 
 
 def test_the_ledger_distinguishes_actor_and_approver(staged: Staged) -> None:
-    staged.ask("bob")
+    staged.require_approval("bob")
     decision = staged.world.decide(staged.candidate("a", ""), None)
     given = answer(decision, asked_by=()).model_dump(mode="json")
     promotion = champion.promote(str(staged.path), decision.model_dump(mode="json"), actor="Bob", approval=given)
@@ -157,8 +157,8 @@ class Shell:
         """Return the exit code, the message of the promotion (empty without one), and stderr."""
         self.patch.setattr(pwd, "getpwuid", lambda _: SimpleNamespace(pw_name=user))
         code = cli.main(["promote", str(self.staged.path), *flags])
-        said = self.capsys.readouterr()
-        return code, json.loads(said.out)[0]["message"] if said.out else "", said.err
+        printed = self.capsys.readouterr()
+        return code, json.loads(printed.out)[0]["message"] if printed.out else "", printed.err
 
     @property
     def moves(self) -> list[tuple[str, str]]:
@@ -168,7 +168,7 @@ class Shell:
 @pytest.fixture
 def shell(staged: Staged, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Shell:
     """Ada and Bob may approve. A candidate without a trainer has a good evaluation; only that is invented."""
-    staged.ask("ada", "bob")
+    staged.require_approval("ada", "bob")
     text = staged.path.read_text()
     staged.path.write_text(text[: text.index("[coverage]")] + text[text.index("[gate]") :])
     report = staged.world.evaluate(staged.candidate("a", ""), None).model_dump(mode="json")
@@ -289,8 +289,8 @@ def test_rollback_and_forward_commands_are_in_the_ledger(staged: Staged, capsys:
 
     def roll(*flags: str) -> tuple[int, str]:
         code = cli.main(["rollback", path, "--reason", "too dark", *flags])
-        said = capsys.readouterr()
-        return code, json.loads(said.out)["message"] if said.out else said.err
+        printed = capsys.readouterr()
+        return code, json.loads(printed.out)["message"] if printed.out else printed.err
 
     assert roll("--from-version", "2") == (cli.DONE, "rolled back: version 2 -> version 1")
     code, message = roll("--from-version", "2")

@@ -181,9 +181,9 @@ def test_each_reward_learns_from_its_own_sources(
 ) -> None:
     from pipelines.intake import snapshot as snapshots
 
-    asked = []
+    requested = []
     answer = make_snapshot()
-    monkeypatch.setattr(snapshots, "accepted_reports", lambda _workspace, only=(): asked.append(only) or [])
+    monkeypatch.setattr(snapshots, "accepted_reports", lambda _workspace, only=(): requested.append(only) or [])
     monkeypatch.setattr(snapshots, "build_snapshot", lambda _reports, _workspace: answer)
     source = '[[sources]]\nname = "panel"\nkind = "pick_a_pic"\nuri = "panel"\nlicence = "CC0-1.0"\n'
     path = shapes_with(f"{TRAIN}{source}")
@@ -191,7 +191,7 @@ def test_each_reward_learns_from_its_own_sources(
     Path(path).write_text(text.replace('name = "people"', 'name = "people"\nsources = ["panel"]'))
     assert [plan["reward"] for plan in training_stages.plan_rewards(path)] == [0]
     assert pairs.snapshot(path)["content_digest"] == answer.content_digest
-    assert asked == [("panel",), ("shapes_pairs",)]
+    assert requested == [("panel",), ("shapes_pairs",)]
 
 
 def test_a_project_without_labelling_trains_on_human_labels() -> None:

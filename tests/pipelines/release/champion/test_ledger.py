@@ -1,4 +1,4 @@
-"""Every move in order, nothing changed, nothing lost, and only one of two promoters gets through."""
+"""The ledger: order and chain of entries, detection of changes, and concurrent promotions."""
 
 import hashlib
 import json
@@ -45,7 +45,7 @@ def three_moves(settings: Settings) -> tuple[LedgerEntry, ...]:
     )
 
 
-def test_entries_come_back_in_order_chained_and_numbered(settings: Settings) -> None:
+def test_entries_are_read_in_order_chained_and_numbered(settings: Settings) -> None:
     assert ledger.entries("shapes", open_store(settings.store_uri, settings)) == ()
     written = three_moves(settings)
     assert ledger.entries("shapes", open_store(settings.store_uri, settings)) == written
@@ -55,7 +55,7 @@ def test_entries_come_back_in_order_chained_and_numbered(settings: Settings) -> 
     assert ledger.entries("another", open_store(settings.store_uri, settings)) == ()
 
 
-def test_a_move_from_another_champion_than_the_ledger_knows_is_refused(settings: Settings) -> None:
+def test_a_move_from_another_champion_than_the_ledgers_is_refused(settings: Settings) -> None:
     move(settings, None, 1)
     with pytest.raises(ValueError, match="champion is version 1, not the base model"):
         move(settings, None, 2)
@@ -75,7 +75,7 @@ def test_a_move_from_another_champion_than_the_ledger_knows_is_refused(settings:
         ("note", "hello", "entry 2 is not readable"),
     ],
 )
-def test_a_changed_entry_is_noticed(settings: Settings, field: str, value: Any, complaint: str) -> None:
+def test_a_changed_entry_is_detected(settings: Settings, field: str, value: Any, complaint: str) -> None:
     three_moves(settings)
     path = path_of(settings, 2)
     path.chmod(0o644)
@@ -86,21 +86,21 @@ def test_a_changed_entry_is_noticed(settings: Settings, field: str, value: Any, 
         move(settings, 1, 3)
 
 
-def test_a_missing_entry_is_noticed(settings: Settings) -> None:
+def test_a_missing_entry_is_detected(settings: Settings) -> None:
     three_moves(settings)
     path_of(settings, 2).unlink()
     with pytest.raises(ValueError, match=r"expected 000002\.json, found 000003\.json"):
         ledger.entries("shapes", open_store(settings.store_uri, settings))
 
 
-def test_a_foreign_file_is_noticed(settings: Settings) -> None:
+def test_a_foreign_file_is_detected(settings: Settings) -> None:
     three_moves(settings)
     path_of(settings, 3).with_name("000003b.json").write_text("{}")
     with pytest.raises(ValueError, match=r"found 000003b\.json"):
         ledger.entries("shapes", open_store(settings.store_uri, settings))
 
 
-def test_of_two_promoters_at_once_the_second_reads_again_and_is_refused(
+def test_of_two_concurrent_promotions_the_second_reads_again_and_is_refused(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     move(settings, None, 1)
@@ -122,14 +122,14 @@ def test_of_two_promoters_at_once_the_second_reads_again_and_is_refused(
     ]
 
 
-def test_a_put_whose_answer_was_lost_counts_once(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_put_whose_response_was_lost_counts_once(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     create = Store.create_bytes
 
-    def create_and_lose_the_answer(store: Store, uri: str, data: bytes) -> bool:
+    def create_and_lose_the_response(store: Store, uri: str, data: bytes) -> bool:
         create(store, uri, data)
         return False
 
-    monkeypatch.setattr(Store, "create_bytes", create_and_lose_the_answer)
+    monkeypatch.setattr(Store, "create_bytes", create_and_lose_the_response)
     entry = move(settings, None, 1)
     assert ledger.entries("shapes", open_store(settings.store_uri, settings)) == (entry,)
 
@@ -150,7 +150,7 @@ def test_a_put_whose_answer_was_lost_counts_once(settings: Settings, monkeypatch
         ("promote 1, promote 2, rollback 1, promote 2", (2, 1, None)),
     ],
 )
-def test_the_way_back_leaves_out_what_was_rolled_back_from(
+def test_the_way_back_excludes_versions_that_a_rollback_left(
     settings: Settings, story: str, way: tuple[int | None, ...]
 ) -> None:
     here = None
@@ -162,32 +162,32 @@ def test_the_way_back_leaves_out_what_was_rolled_back_from(
     assert ledger.way_back(ledger.entries("shapes", open_store(settings.store_uri, settings))) == way
 
 
-def test_a_promotion_is_found_again_the_last_one_where_there_are_two(settings: Settings) -> None:
+def test_the_last_promotion_of_a_version_is_found(settings: Settings) -> None:
     first, _, again = move(settings, None, 1), move(settings, 1, 2), move(settings, 2, 1)
     move(settings, 1, 5, action="rollback")
     known = ledger.entries("shapes", open_store(settings.store_uri, settings))
     assert ledger.promotion_of(known[:2], 1) == first
     assert ledger.promotion_of(known, 1) == again
-    assert ledger.promotion_of(known, 5) is None, "a rollback is no promotion"
+    assert ledger.promotion_of(known, 5) is None, "a rollback is not a promotion"
     assert ledger.promoted_versions(known) == (1, 2)
 
 
 @pytest.mark.parametrize(
-    ("garbage", "says"),
+    ("garbage", "message"),
     [(b"\xff\xfe garbage", "Invalid JSON"), (b"{}", "sequence: Field required"), (b"[]", "an object")],
 )
-def test_a_garbled_entry_is_told_in_one_line(settings: Settings, garbage: bytes, says: str) -> None:
+def test_an_unreadable_entry_is_reported_in_one_line(settings: Settings, garbage: bytes, message: str) -> None:
     move(settings, None, 1)
     path_of(settings, 1).chmod(0o644)
     path_of(settings, 1).write_bytes(garbage)
-    with pytest.raises(ValueError, match="entry 1 is not readable") as told:
+    with pytest.raises(ValueError, match="entry 1 is not readable") as raised:
         ledger.entries("shapes", open_store(settings.store_uri, settings))
-    assert says in str(told.value)
-    assert "\n" not in str(told.value)
-    assert "http" not in str(told.value)
+    assert message in str(raised.value)
+    assert "\n" not in str(raised.value)
+    assert "http" not in str(raised.value)
 
 
-def test_agreement_is_with_the_last_entry(settings: Settings) -> None:
+def test_aliases_are_compared_with_the_last_entry(settings: Settings) -> None:
     written = three_moves(settings)
     assert ledger.agrees_with_aliases((), None)
     assert not ledger.agrees_with_aliases((), 1)
@@ -197,7 +197,7 @@ def test_agreement_is_with_the_last_entry(settings: Settings) -> None:
 
 
 def test_an_entry_written_before_there_were_approvers_keeps_its_digest() -> None:
-    """The chain of an older ledger holds: fields that are not set are not part of it."""
+    """Fields that are not set are not part of the digest, so the chain of an older ledger stays valid."""
     old = {
         "schema_version": 1,
         "sequence": 1,
@@ -221,7 +221,7 @@ def test_an_entry_written_before_there_were_approvers_keeps_its_digest() -> None
     assert LedgerEntry.model_validate_json(agreed.model_dump_json()) == agreed
 
 
-def test_moves_to_the_base_and_approvals_are_kept_and_read_as_history(settings: Settings) -> None:
+def test_moves_to_the_base_and_approvals_are_in_the_table(settings: Settings) -> None:
     at = datetime(2026, 11, 24, 9, 0, tzinfo=UTC)
     move(settings, None, 1, approver="bob", approved_at=at)
     move(settings, 1, None, action="rollback", decision_digest=None, weights_digest=None, reason="too dark")
@@ -229,7 +229,7 @@ def test_moves_to_the_base_and_approvals_are_kept_and_read_as_history(settings: 
     known = ledger.entries("shapes", open_store(settings.store_uri, settings))
     assert (known[0].approver, known[0].approved_at) == ("bob", at)
     lines = [line.split() for line in ledger.table(known).splitlines()]
-    assert lines[0][:2] == ["#", "when"]
+    assert lines[0][:2] == ["#", "time"]
     moves = [[line[0], *line[3:]] for line in lines[1:]]
     assert moves == [
         ["1", "promote", "tester", "bob", "base", "v1", "decision", "d" * 12],
@@ -240,7 +240,7 @@ def test_moves_to_the_base_and_approvals_are_kept_and_read_as_history(settings: 
         move(settings, None, 2)
 
 
-def test_times_are_utc_and_survive_the_file(settings: Settings) -> None:
+def test_times_are_stored_in_utc(settings: Settings) -> None:
     entry = move(settings, None, 1)
     store = open_store(settings.store_uri, settings)
     stored = LedgerEntry.model_validate_json(store.read_bytes(store.uri("ledger", "shapes", "000001.json")))

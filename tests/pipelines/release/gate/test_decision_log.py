@@ -1,4 +1,4 @@
-"""Decisions are kept once, in order, and cannot be swapped for others."""
+"""Decisions are stored once, in order, and cannot be replaced by others."""
 
 import json
 from collections.abc import Callable
@@ -77,7 +77,7 @@ def test_the_newest_decision_about_a_version_is_found_by_the_beginning_of_its_di
     assert last_decision_about(5, Workspace(project, settings), digest=first.digest[:12]) is None
 
 
-def test_the_first_who_asked_stays_on_record(settings: Settings, project: Project, good_evaluation: Any) -> None:
+def test_the_first_request_is_kept(settings: Settings, project: Project, good_evaluation: Any) -> None:
     decision = good_evaluation.decided()
     assert asked_by(decision, Workspace(project, settings)) is None
     note_asked(decision, "ada", Workspace(project, settings))
@@ -85,7 +85,9 @@ def test_the_first_who_asked_stays_on_record(settings: Settings, project: Projec
     assert asked_by(decision, Workspace(project, settings)) == "ada"
     scheduled = decision.model_copy(update={"report_uri": "file:///another/page.html"})
     note_asked(scheduled, "", Workspace(project, settings))
-    assert asked_by(scheduled, Workspace(project, settings)) == "", "nobody is not the same as not on record"
+    assert asked_by(scheduled, Workspace(project, settings)) == "", (
+        "a scheduled decision differs from one without a record"
+    )
 
 
 def test_a_decision_of_version_2_is_found_by_its_digest(settings: Settings, project: Project) -> None:
@@ -109,7 +111,7 @@ def test_a_decision_of_version_2_is_found_by_its_digest(settings: Settings, proj
         read_decision(digest[::-1], Workspace(project, settings))
 
 
-def test_every_check_says_in_version_2_what_its_fields_say(good_decision: GateDecision) -> None:
+def test_every_check_in_version_2_has_the_contents_of_its_fields(good_decision: GateDecision) -> None:
     old = good_decision.model_copy(update={"schema_version": 2}).model_dump(mode="json")
     read = GateDecision.model_validate(old)
     assert [check.model_copy(update={"bound": None}) for check in read.checks] == [
