@@ -1,1 +1,1 @@
-"""How to do it: the science. It reads local folders and JSON, and knows no airflow, mlflow or boto3."""
+"""The science: how a job does its work. It reads local folders and JSON, and knows no airflow, mlflow or boto3."""

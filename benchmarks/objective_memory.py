@@ -75,7 +75,7 @@ def compare(title: str, ours: dict[str, float], theirs: dict[str, float]) -> Non
 
 
 def make_base(folder: Path) -> None:
-    """Write the shapes base with a UNet of 43 million random weights instead of its own."""
+    """Write the shapes base with a UNet of 43 million random weights instead of the shipped one."""
     from diffusers import UNet2DConditionModel
 
     shutil.copytree(ROOT / "examples" / "shapes" / "base", folder)

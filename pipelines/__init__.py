@@ -1,1 +1,1 @@
-"""What to do: the control plane. Stages that Airflow and the command line call; no torch."""
+"""The control plane: what is done, and in which order. Stages that Airflow and the command line call; no torch."""

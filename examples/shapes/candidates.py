@@ -25,7 +25,7 @@ class Training:
     pairs: str = "world"
     """Name of a snapshot: `world`, `mismatched`, `votes`, `pleasing`, or a change of `misleading_pairs`."""
     training_sources: tuple[str, ...] = ("shapes_pairs",)
-    """The training sources that the candidate's version declares; a scorer's name stands for all of its own sources."""
+    """The training sources that the candidate's version declares; a scorer's name stands for all its sources."""
 
 
 @dataclass(frozen=True)

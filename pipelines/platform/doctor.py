@@ -37,7 +37,7 @@ class Check(Record):
     ok: bool
     found: str
     """Observation, or the fault."""
-    mend: str = ""
+    fix: str = ""
     """Way to fix the fault; empty if there is none."""
 
 
@@ -77,11 +77,11 @@ def diagnose(project: Project | None, settings: Settings) -> list[Check]:
     ]
 
 
-def _check(name: str, look: Callable[[], str], mend: str) -> Check:
+def _check(name: str, look: Callable[[], str], fix: str) -> Check:
     try:
         return Check(name=name, ok=True, found=look())
     except (ValueError, OSError, RuntimeError) as error:
-        return Check(name=name, ok=False, found=str(error), mend=mend)
+        return Check(name=name, ok=False, found=str(error), fix=fix)
 
 
 def _store(settings: Settings) -> str:

@@ -3,7 +3,7 @@
 `accelerate launch ... run_jobs.py DIR PID`. The test, process PID, writes DIR/N.json for N = 0, 1, ...:
 {"module": ..., "arguments": [...], "port": ...}. Each rank does what `python -m MODULE ARGUMENTS` does and writes the
 exit code to DIR/N.RANK. A job "stop" ends the process, as does the end of the test or of the launcher. The ranks of
-each job meet at a port of its own: in the launcher's store they would find the addresses of the job before.
+each job meet at a separate port: in the launcher's store they would find the addresses of the job before.
 """
 
 import json

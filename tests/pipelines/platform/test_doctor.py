@@ -60,7 +60,7 @@ def test_a_complete_installation_passes_every_check(world: Any) -> None:
         "dags",
     ]
     ours = [check for check in checks if check.name not in {"base_model", "evaluation", "gpu"}]
-    assert [check for check in ours if not check.ok or check.mend] == []
+    assert [check for check in ours if not check.ok or check.fix] == []
     assert named(checks, "licences").found == "base: Apache-2.0, shapes_pairs: CC0-1.0"
     assert list((world.settings.state_dir / "store").rglob("probe*")) == []
 
@@ -74,9 +74,9 @@ def test_an_unreachable_server_and_a_store_that_is_a_file_are_found(
     checks = diagnose(None, settings.model_copy(update=broken))
     assert not named(checks, "tracking").ok
     assert "http://127.0.0.1:9 does not respond" in named(checks, "tracking").found
-    assert "MLFLOW_TRACKING_URI" in named(checks, "tracking").mend
+    assert "MLFLOW_TRACKING_URI" in named(checks, "tracking").fix
     assert not named(checks, "store").ok
-    assert "PLUMBLINE_STORE_URI" in named(checks, "store").mend
+    assert "PLUMBLINE_STORE_URI" in named(checks, "store").fix
 
 
 def test_each_broken_project_file_is_named(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,7 +90,7 @@ def test_each_broken_project_file_is_named(settings: Settings, monkeypatch: pyte
     check = named(diagnose(None, settings), "projects")
     assert not check.ok
     assert f"{settings.projects_dir}/second.toml: Unknown field 'gate.minimum_promps'" in check.found
-    assert "the other projects are not affected" in check.mend
+    assert "the other projects are not affected" in check.fix
 
 
 STATES = DagStates(reachable=True, url="http://airflow", paused_dags=(), missing_dags=())
@@ -115,7 +115,7 @@ def test_paused_dags_are_named(
     states: DagStates, ok: bool, found: str, project: Project, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dag_states, "read_dag_states", lambda *_: states)
-    check = doctor._check("dags", lambda: doctor._dags(Workspace(project, settings)), "mend")
+    check = doctor._check("dags", lambda: doctor._dags(Workspace(project, settings)), "fix")
     assert check.ok is ok
     assert found in check.found
 
@@ -153,7 +153,7 @@ def test_the_gpu_is_named(
         (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\n{script}\n")
         (tmp_path / "nvidia-smi").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert doctor._check("gpu", doctor._gpu, "mend") == Check(name="gpu", ok=ok, found=found, mend="" if ok else "mend")
+    assert doctor._check("gpu", doctor._gpu, "fix") == Check(name="gpu", ok=ok, found=found, fix="" if ok else "fix")
 
 
 def test_a_complete_base_lacks_nothing(tmp_path: Path) -> None:
@@ -174,9 +174,7 @@ def test_each_missing_file_of_the_base_is_named(tmp_path: Path, gone: str, repor
     (base / gone).unlink()
     assert missing_files(base) == [reported]
     section = project.base.model_copy(update={"uri": str(base)})
-    check = doctor._check(
-        "base_model", lambda: doctor._base_model(project.model_copy(update={"base": section})), "mend"
-    )
+    check = doctor._check("base_model", lambda: doctor._base_model(project.model_copy(update={"base": section})), "fix")
     assert not check.ok
     assert reported in check.found
 
@@ -208,7 +206,7 @@ def test_a_gate_without_guards_and_too_few_prompts_are_reported(project: Project
     assert "WARNING: no guard" in found
     assert "any generator" not in found
     many = project.model_copy(update={"gate": project.gate.model_copy(update={"minimum_prompts": 5000})})
-    check = doctor._check("gate", lambda: doctor._gate(Workspace(many, settings)), "mend")
+    check = doctor._check("gate", lambda: doctor._gate(Workspace(many, settings)), "fix")
     assert not check.ok
     assert "has 200 prompts" in check.found
 
@@ -229,7 +227,7 @@ def test_an_encoder_or_a_soups_prompts_that_are_missing_are_named(project: Proje
     (reward,) = project.rewards
     soup = GreedySoupSection(method="greedy", judge="taste_a", prompts="/nowhere/soup.tsv", minimum_gain=0.1)
     wrong = {"rewards": (reward.model_copy(update={"encoder": "/nowhere/clip"}),), "soup": soup}
-    check = doctor._check("evaluation", lambda: doctor._evaluation(project.model_copy(update=wrong)), "mend")
+    check = doctor._check("evaluation", lambda: doctor._evaluation(project.model_copy(update=wrong)), "fix")
     assert not check.ok
     assert "/nowhere/clip, /nowhere/soup.tsv" in check.found
 

@@ -22,7 +22,7 @@ def test_a_retry_starts_the_same_run_and_another_event_a_different_one() -> None
 
 
 def test_run_ids_are_ones_that_airflow_accepts() -> None:
-    """Airflow reserves the prefixes of its own run types, limits the characters and cuts ids off at 250."""
+    """Airflow reserves the prefixes of its run types, limits the characters and cuts ids off at 250."""
     run_id, tried = RUN, dict[str, list[int]]()
     for version in range(999, 900, -1):
         [following] = following_run([version, 1], tried, run_id)
