@@ -185,7 +185,8 @@ def test_at_a_shell_one_user_requests_and_another_approves(shell: Shell) -> None
     code, message, stderr = shell.promote("ada")
     assert code == cli.GATE_SAID_NO
     assert message == (
-        "version 1 was not promoted: it is not approved yet. It needs the approval of one of: ada, bob; nothing was moved"
+        "version 1 was not promoted: it is not approved yet. It needs the approval of one of: ada, bob;"
+        " nothing was moved"
     )
     assert "One of these people has to approve: bob. Read file://" in stderr
     digest = stderr.rpartition("--approve --decision ")[2].strip()
