@@ -87,10 +87,13 @@ def test_the_ledger_and_the_version_record_who_approved_and_when(staged: Staged)
     ("changes", "message"),
     [
         ({"answer": "reject"}, "bob rejected it; nothing was moved"),
-        ({"answer": "timeout", "by": "", "by_id": ""}, "nobody answered within 72 hours"),
+        ({"answer": "timeout", "by": "", "by_id": ""}, "no approver answered within 72 hours"),
         ({"by": "ada", "by_id": "ada", "asked_by": ()}, "ada triggered this run or trained the candidate"),
         ({"asked_by": ("bob",)}, "bob triggered this run or trained the candidate"),
-        ({"by": "eve", "by_id": "eve"}, "eve may not approve. It needs one of bob, ada"),
+        (
+            {"by": "eve", "by_id": "eve"},
+            "eve is not an approver of this project. It needs the approval of one of: bob, ada",
+        ),
     ],
 )
 def test_every_other_answer_moves_nothing_and_is_recorded(
@@ -111,7 +114,7 @@ def test_every_other_answer_moves_nothing_and_is_recorded(
 def test_without_an_answer_nothing_moves(staged: Staged) -> None:
     staged.require_approval("bob")
     decision = staged.world.decide(staged.candidate("a", ""), None)
-    assert "nobody has approved it. It needs one of bob" in staged.promote(decision)["message"]
+    assert "it is not approved yet. It needs the approval of one of: bob" in staged.promote(decision)["message"]
     staged.write()
     assert staged.promote(decision)["moved"], "a project without approvals does not wait"
     assert champion.history(str(staged.path))[0].get("approver") is None
@@ -144,7 +147,9 @@ def test_the_ledger_distinguishes_actor_and_approver(staged: Staged) -> None:
     given = answer(decision, asked_by=()).model_dump(mode="json")
     promotion = champion.promote(str(staged.path), decision.model_dump(mode="json"), actor="Bob", approval=given)
     assert promotion["moved"] is False
-    assert "bob triggered this run or trained the candidate, so somebody else has to agree" in promotion["message"]
+    assert (
+        "bob triggered this run or trained the candidate, so another approver has to approve it" in promotion["message"]
+    )
 
 
 class Shell:
@@ -180,7 +185,8 @@ def test_at_a_shell_one_user_requests_and_another_approves(shell: Shell) -> None
     code, message, stderr = shell.promote("ada")
     assert code == cli.GATE_SAID_NO
     assert message == (
-        "version 1 was not promoted: nobody has approved it. It needs one of ada, bob; nothing was moved"
+        "version 1 was not promoted: it is not approved yet. It needs the approval of one of: ada, bob;"
+        " nothing was moved"
     )
     assert "One of these people has to approve: bob. Read file://" in stderr
     digest = stderr.rpartition("--approve --decision ")[2].strip()
@@ -192,10 +198,11 @@ def test_at_a_shell_one_user_requests_and_another_approves(shell: Shell) -> None
     code, message, stderr = shell.promote("ada", "--approve")
     assert (code, message, shell.moves) == (cli.BAD_INPUT, "", [])
     assert (
-        "ada triggered this run or trained the candidate, so somebody else has to agree. Nothing was moved." in stderr
+        "ada triggered this run or trained the candidate, so another approver has to approve it. Nothing was moved."
+        in stderr
     )
     code, _, stderr = shell.promote("eve", "--approve")
-    assert (code, "eve may not approve" in stderr) == (cli.BAD_INPUT, True)
+    assert (code, "eve is not an approver of this project" in stderr) == (cli.BAD_INPUT, True)
     assert "approval.answer" not in shell.staged.tags(1)
     code, _, stderr = shell.promote("bob", "--approve", "--decision", "0" * 12)
     assert (code, "the gate made no such decision about it" in stderr) == (cli.BAD_INPUT, True)
