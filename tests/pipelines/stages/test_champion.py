@@ -87,10 +87,10 @@ def test_who_agreed_and_when_is_in_the_ledger_and_on_the_version(staged: Staged)
     ("changes", "message"),
     [
         ({"answer": "reject"}, "bob rejected it; nothing was moved"),
-        ({"answer": "timeout", "by": "", "by_id": ""}, "nobody answered within 72 hours"),
+        ({"answer": "timeout", "by": "", "by_id": ""}, "no approver answered within 72 hours"),
         ({"by": "ada", "by_id": "ada", "asked_by": ()}, "ada triggered this run or trained the candidate"),
         ({"asked_by": ("bob",)}, "bob triggered this run or trained the candidate"),
-        ({"by": "eve", "by_id": "eve"}, "eve may not approve. It needs one of bob, ada"),
+        ({"by": "eve", "by_id": "eve"}, "eve may not approve: the approvers are bob, ada"),
     ],
 )
 def test_every_other_answer_moves_nothing_and_is_noted(staged: Staged, changes: dict[str, Any], message: str) -> None:
@@ -109,7 +109,7 @@ def test_every_other_answer_moves_nothing_and_is_noted(staged: Staged, changes: 
 def test_without_an_answer_nothing_moves(staged: Staged) -> None:
     staged.ask("bob")
     decision = staged.world.decide(staged.candidate("a", ""), None)
-    assert "nobody has approved it. It needs one of bob" in staged.promote(decision)["message"]
+    assert "it is not approved yet. It needs the approval of one of: bob" in staged.promote(decision)["message"]
     staged.write()
     assert staged.promote(decision)["moved"], "a project that asks nobody does not wait"
     assert champion.history(str(staged.path))[0].get("approver") is None
@@ -142,7 +142,9 @@ def test_who_moves_the_alias_is_not_who_agrees(staged: Staged) -> None:
     given = answer(decision, asked_by=()).model_dump(mode="json")
     promotion = champion.promote(str(staged.path), decision.model_dump(mode="json"), actor="Bob", approval=given)
     assert promotion["moved"] is False
-    assert "bob triggered this run or trained the candidate, so somebody else has to agree" in promotion["message"]
+    assert (
+        "bob triggered this run or trained the candidate, so another approver has to approve it" in promotion["message"]
+    )
 
 
 class Shell:
@@ -178,7 +180,8 @@ def test_at_a_shell_one_asks_and_another_agrees(shell: Shell) -> None:
     code, message, told = shell.promote("ada")
     assert code == cli.GATE_SAID_NO
     assert message == (
-        "version 1 was not promoted: nobody has approved it. It needs one of ada, bob; nothing was moved"
+        "version 1 was not promoted: it is not approved yet. It needs the approval of one of: ada, bob; nothing was"
+        " moved"
     )
     assert "A person has to agree: bob. Read file://" in told
     digest = told.rpartition("--approve --decision ")[2].strip()
@@ -189,7 +192,10 @@ def test_at_a_shell_one_asks_and_another_agrees(shell: Shell) -> None:
     shell.patch.setenv("USER", "bob")
     code, message, told = shell.promote("ada", "--approve")
     assert (code, message, shell.moves) == (cli.BAD_INPUT, "", [])
-    assert "ada triggered this run or trained the candidate, so somebody else has to agree. Nothing was moved." in told
+    assert (
+        "ada triggered this run or trained the candidate, so another approver has to approve it. Nothing was moved."
+        in told
+    )
     code, _, told = shell.promote("eve", "--approve")
     assert (code, "eve may not approve" in told) == (cli.BAD_INPUT, True)
     assert "approval.answer" not in shell.staged.tags(1)
