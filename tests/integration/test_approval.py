@@ -90,7 +90,7 @@ def test_self_approval_is_refused_and_a_rejection_or_timeout_moves_nothing(world
     wait_for_approval_request(eve, late_id)
     late = promotion_of(eve, late_id)
     assert (late["moved"], late["outcome"]) == (False, "rejected")
-    assert "nobody answered within" in late["message"]
+    assert "no approver answered within" in late["message"]
     assert champion.history(world.path) == []
     assert registry.aliases(load_settings(), "shapes") == {"candidate": 1}
     tags = registry.version_tags(load_settings(), "shapes", 1)

@@ -45,7 +45,7 @@ pytestmark = [*MARKS, pytest.mark.timeout(1500)]
 
 PAIRS = sorted((ROOT / "examples/shapes/pairs").glob("*.parquet"))
 NUM_FRESH = 100
-ALARMED_BY = "Alias `champion` of model 'shapes' means version 1, the ledger ends with version 2"
+ALARMED_BY = "Alias `champion` of model 'shapes' names version 1, but the ledger ends with version 2"
 RULES = """
 [monitor]
 minimum_fresh_pairs = 20

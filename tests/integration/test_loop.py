@@ -185,4 +185,4 @@ def test_oracle_prefers_the_champion(project: Path, state_dir: Path) -> None:
 def test_flipped_labels_are_refused(project: Path, quiet: dict[str, str]) -> None:
     [promotion] = plumbline("run", str(project), "flip_labels=true", env=quiet, timeout=900, expect=3)
     assert promotion["moved"] is False
-    assert "the gate said hold" in promotion["message"]
+    assert "the gate's verdict is hold" in promotion["message"]

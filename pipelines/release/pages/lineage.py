@@ -98,9 +98,7 @@ def _weights(decision: GateDecision, known: Provenance) -> Step:
 def _candidate(decision: GateDecision) -> Step:
     candidate = decision.candidate
     sources = ", ".join(candidate.trained_on) or "not recorded"
-    text = (
-        f"{candidate.model}, version {candidate.version}. Training sources: {sources}. MLflow run {candidate.run_id}."
-    )
+    text = f"{candidate.model}, version {candidate.version}. Trained on: {sources}. MLflow run {candidate.run_id}."
     return Step("candidate", text)
 
 

@@ -56,7 +56,7 @@ def refusal(policy: ApprovalSection, decision: GateDecision, approval: Approval 
         return f"{who} rejected it"
     approver = _approver(policy, approval)
     if approver is None:
-        return f"{who} is not an approver of this project. It needs the approval of one of: {_names(policy.approvers)}"
+        return f"{who} may not approve: the approvers are {_names(policy.approvers)}"
     if any(approver.is_called(name) or name.casefold() == who.casefold() for name in approval.asked_by):
         return f"{who} triggered this run or trained the candidate, so another approver has to approve it"
     return ""

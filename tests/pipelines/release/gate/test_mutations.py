@@ -427,7 +427,7 @@ def test_a_verdict_of_another_hand_moves_nothing(
         promote(forged, Workspace(world.project, world.settings), "tester")
     tags = registry.version_tags(world.settings, world.project.name, candidate.version) or {}
     assert "gate.verdict" not in tags, "what the gate never said is not noted on the version either"
-    with pytest.raises(ValueError, match="the decision says promote, its scores now lead to hold"):
+    with pytest.raises(ValueError, match="the decision's verdict is promote, but its scores now lead to hold"):
         promote(world.kept(forged), Workspace(world.project, world.settings), "tester")
     assert ledger.entries(world.project.name, open_store(world.settings.store_uri, world.settings)) == ()
     assert "champion" not in registry.aliases(world.settings, world.project.name)

@@ -23,7 +23,7 @@ def check(kind: CheckKind, subject: str | None = None, **fields: Any) -> GateChe
 
 def only_group(decision: Any, *checks: GateCheck) -> tuple[str, str]:
     (group,) = check_groups(decision.model_copy(update={"checks": checks}))
-    return group.says, group.colour
+    return group.outcome, group.colour
 
 
 def test_families_come_in_the_order_of_questions_and_hold_every_check(good_decision: Any) -> None:
@@ -43,11 +43,11 @@ def test_a_name_is_for_people() -> None:
 @pytest.mark.parametrize(
     ("fields", "says"),
     [
-        ([{}, {}], ("2 of 2 hold", "yes")),
+        ([{}, {}], ("2 of 2 passed", "yes")),
         ([{}, {"passed": False}, {"passed": False, "note": "undecided"}], ("1 of 3 failed", "no")),
         ([{}, {"passed": False, "note": "undecided"}], ("1 of 2 undecided", "plain")),
         ([{}, {"passed": False, "note": "warning", "decisive": False}], ("1 warning", "plain")),
-        ([{"decisive": False}, {"decisive": False, "measured": None}], ("1 watched, no sign", "yes")),
+        ([{"decisive": False}, {"decisive": False, "measured": None}], ("1 measured, no warning", "yes")),
         ([{"decisive": False, "note": "unmeasured"}], ("nothing measured", "plain")),
     ],
 )

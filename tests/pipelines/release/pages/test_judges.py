@@ -28,28 +28,28 @@ def test_a_judge_of_three_in_four_shows_sixty_as_fifty_five(good_evaluation: Any
     assert (row.shows, row.measured) == ("55.0 %", "60.0 %")
     # (0.6 - 0.25) / 0.5, and the same of 0.5 and 0.62.
     assert (row.implies, row.implies_interval) == ("70.0 %", "50.0 % to 74.0 %")
-    assert (row.pairs, row.ties, row.votes) == ("120", "7 ties left out", True)
+    assert (row.pairs, row.ties, row.votes) == ("120", "7 ties excluded", True)
 
 
 def test_more_than_all_people_could_give_is_said(good_evaluation: Any, good_decision: Any) -> None:
     report = with_win_rate(good_evaluation.report, 0.76)
-    assert calibration_row(calibration("taste_a", 0.75), report, good_decision).implies == "above the line"
+    assert calibration_row(calibration("taste_a", 0.75), report, good_decision).implies == "above 100 %"
 
 
 def test_a_judge_no_better_than_chance_says_nothing_of_people(good_evaluation: Any, good_decision: Any) -> None:
     row = calibration_row(calibration("taste_a", 0.5), good_evaluation.report, good_decision)
-    assert row.implies == "cannot be said"
+    assert row.implies == "unknown"
 
 
 def test_a_judge_that_was_not_asked_is_told_so(good_evaluation: Any, good_decision: Any) -> None:
     row = calibration_row(calibration("stranger", 0.7), good_evaluation.report, good_decision)
-    assert (row.verdict, row.measured, row.votes) == ("The gate did not ask it.", "-", False)
+    assert (row.verdict, row.measured, row.votes) == ("The gate did not use this judge.", "-", False)
     assert attenuation(calibration("taste_a", math.nan), good_evaluation.report) is None
 
 
 @pytest.mark.parametrize(
     ("name", "kind", "status"),
-    [("taste_a", "judge", "votes"), ("caption_match", "guard", "holds"), ("stranger", "guard", "was not asked")],
+    [("taste_a", "judge", "votes"), ("caption_match", "guard", "holds"), ("stranger", "guard", "not used")],
 )
 def test_a_panel_says_what_the_scorer_had_to_say(
     good_evaluation: Any, good_decision: Any, name: str, kind: Any, status: str

@@ -1,4 +1,4 @@
-"""From pairs to verdict: every stage there, every digest told, gaps said."""
+"""From pairs to verdict: every stage there, every digest texts, gaps said."""
 
 from collections.abc import Callable
 from typing import Any
@@ -31,16 +31,16 @@ def known(make_snapshot: Callable[..., DatasetSnapshot]) -> Provenance:
     return Provenance(sources=(source,), snapshot=snapshot, cache=cache)
 
 
-def test_every_stage_is_told_in_the_order_of_the_data(
+def test_every_stage_is_listed_in_the_order_of_the_data(
     good_evaluation: Any, good_decision: Any, known: Provenance
 ) -> None:
     steps = lineage(good_evaluation.report, good_decision, known)
     assert [step.title for step in steps] == STAGES
-    told = {step.title: step for step in steps}
-    assert told["sources"].says == "shapes_pairs (pick_a_pic, licence CC0-1.0)."
-    assert told["batches"].says == "2 immutable batches, validated row by row."
-    assert told["snapshot"].says.startswith("Pairs: 30 train, 20 calibration, 10 test; 55 prompts, 4 ties.")
-    assert told["features"].says == "28 pairs as latents of 4 x 8 x 8."
+    texts = {step.title: step for step in steps}
+    assert texts["sources"].text == "shapes_pairs (pick_a_pic, licence CC0-1.0)."
+    assert texts["batches"].text == "2 immutable batches, validated row by row."
+    assert texts["snapshot"].text.startswith("Pairs: 30 train, 20 calibration, 10 test; 55 prompts, 4 ties.")
+    assert texts["features"].text == "28 pairs, encoded as latents of shape 4 x 8 x 8."
     digests = {digest for step in steps for _, digest in step.digests}
     spec, candidate = good_evaluation.report.spec, good_decision.candidate
     assert digests >= {"1" * 64, "4" * 64, candidate.weights_digest, candidate.spec_digest, candidate.base_digest}
@@ -49,10 +49,10 @@ def test_every_stage_is_told_in_the_order_of_the_data(
 
 
 def test_what_the_store_lost_is_said(good_evaluation: Any, good_decision: Any) -> None:
-    told = {step.title: step.says for step in lineage(good_evaluation.report, good_decision, Provenance())}
-    assert told["batches"] == told["features"] == "No trace in the store."
-    assert told["snapshot"] == "No trace in the store but its digest."
-    assert told["sources"] == "shapes_pairs."
+    texts = {step.title: step.text for step in lineage(good_evaluation.report, good_decision, Provenance())}
+    assert texts["batches"] == texts["features"] == "No record in the store."
+    assert texts["snapshot"] == "Only the digest is recorded."
+    assert texts["sources"] == "shapes_pairs."
 
 
 def test_commands_name_project_and_version(good_decision: Any) -> None:

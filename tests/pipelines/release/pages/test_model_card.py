@@ -76,7 +76,7 @@ def test_verdict_checks_licences_method_and_limits_are_told(
     assert "| pairs | CC-BY-NC-4.0 |" in text
     assert "arXiv:2311.12908" in text
     assert "| win rate: taste\\_a |" in text
-    assert "200 that were asked" in text
+    assert "200 of the evaluation" in text
     for digest in (good_decision.scores_digest, good_decision.policy_digest, good_decision.candidate.weights_digest):
         assert digest in text
     refused = good_decision.model_copy(update={"verdict": "hold", "reasons": ("A guard broke.",)})

@@ -51,12 +51,12 @@ def test_hours_are_wall_time_times_processes_and_a_cpu_is_no_gpu() -> None:
     assert [(row.job, row.device, row.hours) for row in rows] == [
         ("features", "CPU", "1.00"),
         ("training", "GPU", "16.00"),
-        ("together, GPU-hours", "", "16.00"),
-        ("together, process-hours on a CPU", "", "1.00"),
+        ("total, GPU-hours", "", "16.00"),
+        ("total, CPU process-hours", "", "1.00"),
     ]
     assert rows[1].wall == "2 h 00 min in 3 attempts"
     alone = cost_rows([record("train", device="cpu", seconds=60, processes=1)])
-    assert alone[-1].job == "together, process-hours on a CPU, none on a GPU"
+    assert alone[-1].job == "total, CPU process-hours, no GPU"
     assert cost_rows([]) == []
 
 

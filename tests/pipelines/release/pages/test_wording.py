@@ -36,7 +36,7 @@ def test_time_as_people_say_it(seconds: float, text: str) -> None:
             "promote",
             "dry_run",
             3,
-            "It would become the champion if the gate were enforced. The gate runs dry: no alias",
+            "It would become the champion if the gate were enforced. The gate is in dry-run mode: no alias",
         ),
         ("hold", "enforce", 3, "The champion stays."),
         ("invalid", "off", None, "The base model stays in use. The gate is off."),

@@ -62,7 +62,7 @@ def answered(answer: str = "approve", **changes: Any) -> Approval:
 
 def test_nobody_is_asked_unless_the_project_wants_it_and_the_alias_would_move() -> None:
     assert approval.needed(ApprovalSection(), decision()) == ""
-    assert "before every promotion" in approval.needed(policy(), decision())
+    assert "for every promotion" in approval.needed(policy(), decision())
     assert approval.needed(policy(), decision(verdict="hold")) == ""
     assert approval.needed(policy(), decision(mode="dry_run")) == ""
 
@@ -74,7 +74,7 @@ def test_nobody_is_asked_unless_the_project_wants_it_and_the_alias_would_move() 
         ({"win_rate": 0.031}, "win_rate:taste is 0.53, required > 0.5, within 0.031"),
         ({"guard:safety": 0.39}, ""),
         ({"guard:safety": 0.41}, "guard:safety is -0.1, required > -0.5"),
-        ({"guard:other": 0.1}, "nothing is known of guard:other"),
+        ({"guard:other": 0.1}, "the decision has no check guard:other"),
         ({"win_rate": 0.02, "guard": 1.0}, "guard:safety"),
     ],
 )
@@ -121,7 +121,10 @@ def test_a_warning_of_the_gate_is_a_borderline_case() -> None:
     )
     asking = policy("borderline", borderline={"win_rate": 0.001})
     assert approval.needed(asking, decision()) == ""
-    assert approval.needed(asking, decision(WIN_RATE, warning)) == "It was close: lone_judge:taste is a warning."
+    assert (
+        approval.needed(asking, decision(WIN_RATE, warning))
+        == "The decision is borderline: lone_judge:taste is a warning."
+    )
 
 
 # --- does the answer count? -----------------------------------------------------------------------------------------
@@ -134,16 +137,16 @@ def test_an_approver_who_had_no_part_in_it_may_approve() -> None:
 @pytest.mark.parametrize(
     ("answer", "reason"),
     [
-        (None, "nobody has approved it. It needs one of ada, bob"),
+        (None, "it is not approved yet. It needs the approval of one of: ada, bob"),
         (answered("reject"), "bob rejected it"),
-        (answered("timeout", by="", by_id=""), "nobody answered within 72 hours"),
+        (answered("timeout", by="", by_id=""), "no approver answered within 72 hours"),
         (answered(by="eve", by_id="eve"), "eve may not approve"),
         (answered(by="bob", by_id="8"), "bob may not approve"),
         (answered(by="7", by_id="eve"), "7 may not approve"),
         (answered(asked_by=("bob",)), "bob triggered this run or trained the candidate"),
-        (answered(asked_by=("BOB",)), "somebody else has to agree"),
+        (answered(asked_by=("BOB",)), "another approver has to approve it"),
         (answered(by="robert", asked_by=("7",)), "robert triggered this run"),
-        (answered().model_copy(update={"decision_digest": "9" * 64}), "about another decision"),
+        (answered().model_copy(update={"decision_digest": "9" * 64}), "for another decision"),
     ],
 )
 def test_every_other_answer_is_refused_with_its_reason(answer: Approval | None, reason: str) -> None:
@@ -158,7 +161,7 @@ def test_at_a_shell_the_user_name_says_who_it_is() -> None:
 def test_those_who_may_not_approve_are_not_asked() -> None:
     assert [person.id for person in approval.askable(policy(), [])] == ["ada", "7"]
     assert [person.id for person in approval.askable(policy(), ["Bob"])] == ["ada"]
-    with pytest.raises(ValueError, match=r"Nobody may approve: bob, ada .*Name somebody else"):
+    with pytest.raises(ValueError, match=r"No approver is left: bob, ada .*Add another person"):
         approval.askable(policy(), ["bob", "ada"])
 
 
@@ -169,7 +172,7 @@ def test_the_question_says_which_version_and_links_to_the_evidence() -> None:
     made = decision()
     assert approval.subject(made) == "Make version 4 of shapes the champion?"
     text = approval.body(made, "It was close.", asked_by=("ada",))
-    assert "**promote**: version 4 instead of version 3" in text
+    assert "**promote**. Version 4 would replace version 3" in text
     assert "<https://store/reports/1.html>" in text
     assert "`s3://bucket/evaluations/1/contact_sheet.png`" in text
     assert "May not approve: ada" in text

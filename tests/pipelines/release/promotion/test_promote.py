@@ -83,7 +83,7 @@ def test_promoting_the_champion_again_moves_nothing(world: Any) -> None:
     for decision in (world.decide(candidate, None), world.decide(candidate, candidate, verdict="hold")):
         again = promote(decision, Workspace(world.project, world.settings), "tester")
         assert (again.moved, again.to_version, again.ledger_entry) == (False, 1, 1)
-        assert "champion already" in again.message
+        assert "already is the champion" in again.message
     assert len(entries(world)) == 1
     tags = registry.version_tags(world.settings, world.project.name, 1)
     assert tags is not None
@@ -98,7 +98,7 @@ def test_another_verdict_moves_nothing_and_is_noted(world: Any, verdict: str) ->
     decision = world.decide(world.register("a"), None, verdict=verdict, reasons=("taste_a lost.",))
     answer = promote(decision, Workspace(world.project, world.settings), "tester")
     assert not answer.moved
-    assert answer.message == f"the gate said {verdict}: taste_a lost."
+    assert answer.message == f"the gate's verdict is {verdict}: taste_a lost."
     assert (aliases(world), entries(world)) == ({}, ())
     tags = registry.version_tags(world.settings, world.project.name, 1)
     assert tags is not None
@@ -114,7 +114,7 @@ def test_off_and_dry_run_move_nothing_and_say_so(world: Any, mode: str, where: s
     decision = world.decide(candidate, None, **({"mode": mode} if where == "decision" else {}))
     answer = promote(decision, Workspace(project, world.settings), "tester")
     assert not answer.moved
-    assert f"policy is `{mode}`" in answer.message
+    assert f"its mode is `{mode}`" in answer.message
     assert (aliases(world), entries(world)) == ({}, ())
 
 
@@ -170,7 +170,7 @@ def other_weights(world: Any) -> Path:
         (change_candidate(model="another"), "decision is about a version of 'another'"),
         (change_decision(policy_digest="a" * 64), "policy was changed after the decision"),
         (change_decision(scores_digest="a" * 64), "scores in .* are not those of the decision"),
-        (change_decision(evaluation_uri="file:///nowhere"), "evaluation in file:///nowhere is gone"),
+        (change_decision(evaluation_uri="file:///nowhere"), "evaluation in file:///nowhere is no longer in the store"),
         (change_decision(champion_version=3), "lead to invalid .* the champion is version 3"),
         (change_decision(champion_weights_digest="a" * 64), r"lead to invalid .* the base model \(aaaaaaaaaaaa\)"),
         (change_decision(report_digest="a" * 64), "report in .* is not that of the decision"),
@@ -263,7 +263,7 @@ def test_a_promotion_that_was_overtaken_says_so(world: Any, monkeypatch: pytest.
     moved = promote(decision, Workspace(world.project, world.settings), "tester")
     assert (moved.moved, moved.to_version, moved.ledger_entry) == (True, 2, 2)
     assert moved.message == (
-        "promoted: version 1 -> version 2; then ledger entry 3 (rollback by faster) went on to the base model"
+        "promoted: version 1 -> version 2; then ledger entry 3 (rollback by faster) moved it to the base model"
     )
     assert aliases(world) == {}
 

@@ -66,7 +66,7 @@ def test_a_hand_moved_alias_is_an_alarm_and_stays(promoted: Any) -> None:
     registry.set_alias(promoted.settings, promoted.project.name, "champion", 3)
     answer = found(promoted)
     assert (answer.state, answer.champion, answer.expected) == ("alarm", 3, 2)
-    assert "means version 3, the ledger ends with version 2: someone moved it by hand" in answer.problems[0]
+    assert "names version 3, but the ledger ends with version 2: someone moved it by hand" in answer.problems[0]
     assert (champion(promoted), num_entries(promoted)) == (3, 2)
 
 
@@ -111,9 +111,7 @@ def test_a_lost_ledger_is_an_alarm_under_every_policy_and_takes_no_champion_down
     answer = found(promoted, restoring(promoted))
     assert (answer.state, answer.champion, answer.ledger_entries) == ("alarm", 2, kept)
     assert "Version 2 of model" in answer.message
-    assert (
-        "entries were changed or removed, or that is the wrong store. Is PLUMBLINE_STORE_URI right?" in answer.message
-    )
+    assert "entries were changed or removed, or that is the wrong store. Check PLUMBLINE_STORE_URI." in answer.message
     assert "delete alias" not in answer.message
     assert (champion(promoted), num_entries(promoted)) == (2, kept)
 
@@ -123,7 +121,7 @@ def test_a_lost_ledger_is_noticed_where_the_base_model_is_in_place(promoted: Any
     for path in ledger_folder(promoted).iterdir():
         path.unlink()
     assert "is empty: entries were changed or removed" in found(promoted, restoring(promoted)).message
-    with pytest.raises(ValueError, match="Is PLUMBLINE_STORE_URI right"):
+    with pytest.raises(ValueError, match="Check PLUMBLINE_STORE_URI"):
         promote(promoted.decide(promoted.register("d"), None), Workspace(promoted.project, promoted.settings), "tester")
 
 
@@ -167,7 +165,7 @@ def test_previous_champion_is_where_a_rollback_goes_and_is_put_back(promoted: An
     answer = found(promoted)
     assert answer.state == "alarm"
     assert ("is not set" if place is None else "names version 3") in answer.message
-    assert "by the ledger a rollback goes back to version 1" in answer.message
+    assert "by the ledger a rollback restores version 1" in answer.message
     assert found(promoted, restoring(promoted)).state == "restored"
     assert registry.aliases(promoted.settings, name)["previous_champion"] == 1
     assert found(promoted).state == "agrees"
@@ -177,13 +175,14 @@ def test_after_a_rollback_previous_champion_is_not_the_version_that_was_left(pro
     rollback(Workspace(promoted.project, promoted.settings), "tester", "too dark")
     assert found(promoted).state == "agrees"
     registry.set_alias(promoted.settings, promoted.project.name, "previous_champion", 2)
-    assert "names version 2, by the ledger a rollback goes back to no version" in found(promoted).message
+    assert "names version 2, but by the ledger a rollback restores no version" in found(promoted).message
     assert found(promoted, restoring(promoted)).state == "restored"
     assert "previous_champion" not in registry.aliases(promoted.settings, promoted.project.name)
 
 
 @pytest.mark.parametrize(
-    ("version", "mend"), [(2, "It is the champion: `plumbline rollback` leaves it"), (1, "A rollback would go there")]
+    ("version", "mend"),
+    [(2, "It is the champion: use `plumbline rollback` to leave it"), (1, "A rollback would restore it")],
 )
 def test_a_deleted_logged_model_is_an_alarm_under_every_policy(promoted: Any, version: int, mend: str) -> None:
     with runs.connect(promoted.settings.tracking_uri) as client:
@@ -203,7 +202,7 @@ def test_files_that_mlflow_gc_took_are_told_by_reconcile_and_doctor(promoted: An
     answer = found(promoted, restoring(promoted))
     assert (answer.state, num_entries(promoted)) == ("alarm", 2)
     assert "MLflow has no files for version 1" in answer.message
-    with pytest.raises(ValueError, match=r"MLflow has no files for version 1 .*A rollback would go there"):
+    with pytest.raises(ValueError, match=r"MLflow has no files for version 1 .*A rollback would restore it"):
         doctor._champion(Workspace(promoted.project, promoted.settings))
 
 
@@ -220,7 +219,7 @@ def test_a_changed_tag_is_found_and_put_back(promoted: Any) -> None:
     answer = found(promoted)
     assert answer.state == "alarm"
     assert "Tag 'champion.by' of version 2" in answer.problems[0]
-    assert "'mallory', the ledger says 'tester'" in answer.problems[0]
+    assert "'mallory', but the ledger has 'tester'" in answer.problems[0]
     assert found(promoted, restoring(promoted)).state == "restored"
     assert found(promoted).state == "agrees"
 
@@ -229,7 +228,7 @@ def test_other_weights_under_the_champion_are_an_alarm_under_every_policy(promot
     registry.set_version_tags(promoted.settings, promoted.project.name, 2, {registry.WEIGHTS_TAG: "a" * 64})
     answer = found(promoted, restoring(promoted))
     assert answer.state == "alarm"
-    assert "says that its weights have digest aaaa" in answer.message
+    assert "names weights with digest aaaa" in answer.message
     assert num_entries(promoted) == 2
 
 

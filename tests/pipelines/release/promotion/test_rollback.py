@@ -82,10 +82,10 @@ def test_two_people_at_night_go_back_one_champion_and_not_two(world: Any) -> Non
     ) as e:
         back(world, "black images", actor="bob")
     assert "--from-version 2" in str(e.value)
-    assert "To put version 3 back, roll forward: --forward" in str(e.value)
+    assert "To restore version 3, roll forward with --forward" in str(e.value)
     again = back(world, actor="ada")
     assert (again.moved, again.outcome, again.to_version, again.ledger_entry) == (False, "unchanged", 2, 4)
-    assert "had been rolled back by ada" in again.message
+    assert "already rolled back by ada" in again.message
     assert aliases(world) == {"champion": 2, "previous_champion": 1}
     assert len(entries(world)) == 4
 
@@ -114,7 +114,7 @@ def test_forward_goes_to_what_the_last_rollback_left_and_no_further(world: Any) 
     assert aliases(world) == {"champion": 2, "previous_champion": 1}
     again = back(world, "the screen was at fault", forward=True)
     assert (again.moved, again.to_version, again.ledger_entry) == (False, 2, 4)
-    with pytest.raises(ValueError, match="had been rolled forward by tester"):
+    with pytest.raises(ValueError, match="already rolled forward by tester"):
         back(world, "me too", forward=True)
     assert moves(world) == [("promote", None, 1), ("promote", 1, 2), ("rollback", 2, 1), ("forward", 1, 2)]
     assert back(world, "too dark after all").to_version == 1
@@ -125,13 +125,13 @@ def test_a_version_by_number_back_at_once_forward_only_when_said(world: Any) -> 
     assert back(world, to_version=1).to_version == 1
     again = back(world, "me too", actor="bob", to_version=1)
     assert (again.moved, again.to_version) == (False, 1)
-    assert "version 1 is in place already, rolled back by tester" in again.message
+    assert "version 1 is already in place, rolled back by tester" in again.message
     assert aliases(world) == {"champion": 1}
     for version, leaver in ((2, "promoted by tester"), (3, "rolled back by tester")):
         with pytest.raises(ValueError, match=f"Version {version} .* was left: {leaver}.*add --forward"):
             back(world, to_version=version)
     assert back(world, to_version=2, forward=True).outcome == "rolled_forward"
-    with pytest.raises(ValueError, match=r"Version 1 .* lies behind the champion"):
+    with pytest.raises(ValueError, match=r"Version 1 .* is an earlier champion"):
         back(world, to_version=1, forward=True)
     assert aliases(world) == {"champion": 2, "previous_champion": 1}
 
@@ -145,7 +145,7 @@ def test_the_first_promotion_is_rolled_back_to_the_base_and_forward_again(world:
     assert read_version(Workspace(world.project, world.settings), "champion") is None
     assert not back(world, from_version=1).moved
     assert not back(world, "me too", to_base=True).moved
-    with pytest.raises(ValueError, match=r"To put version 1 back, roll forward") as e:
+    with pytest.raises(ValueError, match=r"To restore version 1, roll forward") as e:
         back(world, "me too")
     assert "--from-version" not in str(e.value)
     forward = back(world, forward=True)
@@ -168,11 +168,11 @@ def test_a_reason_an_actor_and_somewhere_to_go_are_needed(world: Any) -> None:
         with pytest.raises(ValueError, match="has no champion: the base model is in place"):
             back(world, **order)
     champions(world, "ab")
-    with pytest.raises(ValueError, match="needs a reason"):
+    with pytest.raises(ValueError, match="The reason is empty"):
         back(world, " ")
-    with pytest.raises(ValueError, match="Give an actor"):
+    with pytest.raises(ValueError, match="The actor is empty"):
         back(world, actor="")
-    with pytest.raises(ValueError, match="neither a version nor forward"):
+    with pytest.raises(ValueError, match="--to-base cannot be combined"):
         back(world, to_base=True, forward=True)
     assert len(entries(world)) == 2
 
@@ -190,7 +190,7 @@ def test_a_move_that_overtakes_is_told(world: Any, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(ledger, "append", overtaken)
     moved = back(world)
     assert (moved.moved, moved.to_version) == (True, 2)
-    assert moved.message.endswith("version 2; then ledger entry 5 (rollback by faster) went on to the base model")
+    assert moved.message.endswith("version 2; then ledger entry 5 (rollback by faster) moved it to the base model")
 
 
 # --- only what was promoted -------------------------------------------------------------------------------------------
@@ -201,7 +201,7 @@ def test_a_hand_set_previous_champion_leads_nowhere(world: Any) -> None:
     third = world.register("c")
     promote(world.decide(third, second, verdict="hold"), Workspace(world.project, world.settings), "tester")
     registry.set_alias(world.settings, world.project.name, "previous_champion", 3)
-    with pytest.raises(ValueError, match=r"Version 3 .* was never promoted by the gate.*Once promoted: 2, 1"):
+    with pytest.raises(ValueError, match=r"Version 3 .* was never promoted by the gate.*Promoted versions: 2, 1"):
         back(world, to_version=3)
     registry.delete_alias(world.settings, world.project.name, "previous_champion")
     assert back(world).to_version == 1
@@ -217,7 +217,7 @@ def test_weights_replaced_with_their_tags_are_refused_with_the_ways_out(world: A
     promoted = entries(world)[1].weights_digest
     with pytest.raises(ValueError, match=f"the gate promoted {promoted} .*ledger entry 2.*: they were replaced") as e:
         back(world)
-    assert "Ways out: `plumbline rollback --to-version 1`, `plumbline rollback --to-base`." in str(e.value)
+    assert "Use one of: `plumbline rollback --to-version 1`, `plumbline rollback --to-base`." in str(e.value)
     assert aliases(world)["champion"] == 3
     assert back(world, to_version=1).to_version == 1
 
@@ -226,7 +226,7 @@ def test_with_no_other_version_to_go_to_the_base_is_the_way_out(world: Any) -> N
     champions(world, "ab")
     world.train("evil")
     replace_served(world, 1, "evil")
-    with pytest.raises(ValueError, match=r"they were changed.* Ways out: `plumbline rollback --to-base`\.$"):
+    with pytest.raises(ValueError, match=r"they were changed.* Use one of: `plumbline rollback --to-base`\.$"):
         back(world)
     assert back(world, to_base=True).to_version is None
 
@@ -263,7 +263,7 @@ def gone_where_served(world: Any, artifacts: Path) -> None:
     ("damage", "complaint"),
     [
         (damaged_in_the_store, "changed or damaged"),
-        (changed_where_served, "they were changed.*registered again"),
+        (changed_where_served, "they were changed.*register the weights again"),
         (gone_where_served, "MLflow has no files for version 2"),
     ],
 )
@@ -272,7 +272,7 @@ def test_whatever_became_of_the_weights_the_ways_out_are_named(
 ) -> None:
     champions(world, "abc")
     damage(world, mlflow_server.database.parent / "artifacts")
-    with pytest.raises(ValueError, match=f"{complaint}.* Ways out: `plumbline rollback --to-version 1`, .*--to-base"):
+    with pytest.raises(ValueError, match=f"{complaint}.* Use one of: `plumbline rollback --to-version 1`, .*--to-base"):
         back(world)
     assert aliases(world) == {"champion": 3, "previous_champion": 2}
     assert len(entries(world)) == 3
@@ -298,7 +298,7 @@ def test_a_deleted_version_on_the_way_back_is_skipped_and_said(world: Any) -> No
     with pytest.raises(ValueError, match=r"Version 2 .* was deleted from MLflow.*rollback --to-version 1"):
         back(world, to_version=2)
     moved = back(world)
-    assert moved.message == "rolled back (version 2 was deleted, and skipped): version 3 -> version 1"
+    assert moved.message == "rolled back (skipped because deleted: version 2): version 3 -> version 1"
     assert aliases(world) == {"champion": 1}
 
 
@@ -344,7 +344,7 @@ def test_a_rollback_killed_half_way_is_finished_and_goes_no_further(
         back(world)
     moved = back(world)
     assert (moved.moved, moved.from_version, moved.to_version, moved.ledger_entry) == (True, 3, 2, 4)
-    assert "finished a rollback that was cut short" in moved.message
+    assert "completed an interrupted rollback" in moved.message
     assert aliases(world) == {"champion": 2, "previous_champion": 1}
     assert len(entries(world)) == 4
 

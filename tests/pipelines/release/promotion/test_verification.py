@@ -44,7 +44,7 @@ def test_signed_at_registration_verified_at_promotion_and_rollback(keyed: Any) -
     assert promote(keyed.decide(first, None), Workspace(keyed.project, promoter), "tester").moved
     assert promote(keyed.decide(keyed.register("b"), first), Workspace(keyed.project, promoter), "tester").moved
     Path(urlsplit(tags[signing.URI_TAG]).path).unlink()
-    with pytest.raises(ValueError, match=r"Version 1 .* may not be champion: its signature .* is gone"):
+    with pytest.raises(ValueError, match=r"Version 1 .* may not become champion: its signature .* is not in the store"):
         rollback(Workspace(keyed.project, promoter), "tester", "too dark")
 
 
@@ -59,7 +59,7 @@ def test_unsigned_weights_are_refused_until_they_are_registered_where_the_key_is
 
     candidate = registered(keyed.settings)
     decision = keyed.decide(candidate, None)
-    with pytest.raises(ValueError, match="it is not signed, and PLUMBLINE_VERIFY_KEY asks for a signature"):
+    with pytest.raises(ValueError, match="it is not signed, but PLUMBLINE_VERIFY_KEY requires a signature"):
         promote(decision, Workspace(keyed.project, keyed.settings), "tester")
     assert ledger.entries(keyed.project.name, open_store(keyed.settings.store_uri, keyed.settings)) == ()
     assert registered(signer) == decision.candidate, "the same version, now signed"
@@ -72,7 +72,7 @@ def test_a_signature_over_other_weights_is_refused(keyed: Any) -> None:
     tags = registry.version_tags(keyed.settings, keyed.project.name, 1) or {}
     stolen = {name: tags[name] for name in (signing.URI_TAG, signing.SHA256_TAG)}
     registry.set_version_tags(keyed.settings, keyed.project.name, 2, stolen)
-    with pytest.raises(ValueError, match="its signature does not hold"):
+    with pytest.raises(ValueError, match="its signature is not valid"):
         promote(keyed.decide(second, None), Workspace(keyed.project, keyed.settings), "tester")
 
 
@@ -95,7 +95,7 @@ def test_a_signature_is_over_all_that_is_served(keyed: Any) -> None:
     served_files.record(
         served, keyed.project.name, candidate.weights_digest, open_store(keyed.settings.store_uri, keyed.settings)
     )
-    with pytest.raises(ValueError, match=r"Version 1 .* may not be champion: its signature does not hold"):
+    with pytest.raises(ValueError, match=r"Version 1 .* may not become champion: its signature is not valid"):
         promote(decision, Workspace(keyed.project, keyed.settings), "tester")
     assert ledger.entries(keyed.project.name, open_store(keyed.settings.store_uri, keyed.settings)) == ()
 
@@ -107,6 +107,6 @@ def test_what_was_changed_before_there_was_a_key_is_not_signed(keyed: Any) -> No
     settings, place = keyed.settings, {"snapshot": keyed.snapshot, "run_id": keyed.run_id}
     register(trained, Workspace(keyed.project, without_signing(settings)), **place)
     change_code(keyed, 1)
-    with pytest.raises(ValueError, match=r"Version 1 .* is not signed: pyfunc_model\.py differ"):
+    with pytest.raises(ValueError, match=r"Version 1 .* was not signed: pyfunc_model\.py differ"):
         register(trained, Workspace(keyed.project, settings), **place)
     assert signing.URI_TAG not in (registry.version_tags(settings, keyed.project.name, 1) or {})

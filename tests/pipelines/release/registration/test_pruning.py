@@ -44,7 +44,7 @@ def test_after_a_rollback_the_last_good_versions_stay(world: Any) -> None:
             "1": "alias `previous_champion` names it",
             "2": "alias `champion` names it",
             "3": "the ledger's last entry names it",
-            "4": "it is among the last 3 that were promoted",
+            "4": "it is among the last 3 promoted versions",
             "5": "alias `candidate` names it",
         },
     }
@@ -53,7 +53,7 @@ def test_after_a_rollback_the_last_good_versions_stay(world: Any) -> None:
 
 def test_an_aliased_version_cannot_be_deleted(world: Any) -> None:
     promote(world.decide(world.register("a"), None), Workspace(world.project, world.settings), "tester")
-    with pytest.raises(ValueError, match=r"Version 1 .* is not deleted: alias `c\w+` names it"):
+    with pytest.raises(ValueError, match=r"Version 1 .* was not deleted: alias `c\w+` names it"):
         delete_version(world.project.name, 1, world.settings)
     rollback(Workspace(world.project, world.settings), "tester", "too dark")
     world.register("b")
