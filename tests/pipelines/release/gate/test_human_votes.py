@@ -173,12 +173,12 @@ def test_the_command_reads_decision_evaluation_and_votes(
 def test_what_cannot_be_estimated_is_refused(tmp_path: Path) -> None:
     table, scores = tmp_path / "v.csv", grids([True] * 400)
     enough, few = votes_of(table, [True] * 40, 40), votes_of(table, [True] * 29, 29)
-    for own, allowed, told in (
+    for own, allowed, message in (
         (few, "able", "People voted on 29 of 400 prompts"),
         ({**enough, "a stranger": 1.0}, "able", "not in the evaluation, e.g. 'a stranger'"),
         (enough, "nobody", "No judge may vote"),
     ):
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=message):
             win_rates(decision(allowed), report(), scores, prompts=PROMPTS, votes=own)
     table.write_text("prompt,pick\na fox,challenger\n")
     with pytest.raises(ValueError, match="lines 2 are not"):

@@ -142,7 +142,7 @@ def test_choosing_k_of_n_costs_confidence(evaluation_of: Callable[..., Any]) -> 
 
 def test_two_of_three_is_the_partial_conjunction_of_reference(evaluation_of: Callable[..., Any]) -> None:
     """2 of 3 passes exactly when twice the second smallest p is at most the level; a vote's p is the larger of the
-    signed-rank test's and the mean's, told by whether its bound lies above 0."""
+    signed-rank test's and the mean's, shown by a bound above 0."""
     for seed in range(40):
         evaluation = evaluation_of({"a": 0.12, "b": 0.12, "c": 0.12}, {}, seed=seed)
         evaluation = replace(evaluation, policy=evaluation.policy.model_copy(update={"minimum_win_rate": 0.0}))
@@ -305,9 +305,9 @@ def test_weights_that_may_not_vote_may_not_do_so_under_another_name(evaluation_o
 
 
 def test_older_reports_without_an_identity_read_and_digest_as_before(good_evaluation: Any) -> None:
-    told = good_evaluation.report.model_dump(mode="json")
-    assert "identity" not in told["spec"]["judges"][0]
-    assert EvalReport.model_validate(told).digest == good_evaluation.report.digest
+    written = good_evaluation.report.model_dump(mode="json")
+    assert "identity" not in written["spec"]["judges"][0]
+    assert EvalReport.model_validate(written).digest == good_evaluation.report.digest
 
 
 def test_a_refused_judge_does_not_stop_enough_others(evaluation_of: Callable[..., Any]) -> None:
@@ -324,7 +324,7 @@ def test_which_guard_lacks_what_is_said(good_evaluation: Any) -> None:
 
 
 def test_an_optimised_scorer_has_to_be_measured_where_its_detector_blocks(evaluation_of: Callable[..., Any]) -> None:
-    """A judge of its name with other weights is not it. Where the detector only warns, the decision says so."""
+    """A judge of its name with other weights is not it. Where the detector only warns, the decision reports it."""
     evaluation = evaluation_of({"a": 0.6, "b": 0.6, "reward": 0.6}, {})
     reward = next(judge for judge in evaluation.report.spec.judges if judge.name == "reward")
     taught = evaluation.candidate.model_copy(update={"trained_on": reward.training_sources})

@@ -181,17 +181,17 @@ def test_after_a_rollback_previous_champion_is_not_the_version_that_was_left(pro
 
 
 @pytest.mark.parametrize(
-    ("version", "mend"),
+    ("version", "fix"),
     [(2, "It is the champion: use `plumbline rollback` to leave it"), (1, "A rollback would restore it")],
 )
-def test_a_deleted_logged_model_is_an_alarm_under_every_policy(promoted: Any, version: int, mend: str) -> None:
+def test_a_deleted_logged_model_is_an_alarm_under_every_policy(promoted: Any, version: int, fix: str) -> None:
     with runs.connect(promoted.settings.tracking_uri) as client:
         named = client.get_model_version(promoted.project.name, str(version)).source.removeprefix("models:/")
         client.delete_logged_model(named)
     answer = found(promoted, restoring(promoted))
     assert (answer.state, num_entries(promoted)) == ("alarm", 2)
     assert f"version {version} of model {promoted.project.name!r} is deleted: the next `mlflow gc`" in answer.message
-    assert mend in answer.message
+    assert fix in answer.message
 
 
 def test_files_that_mlflow_gc_took_are_told_by_reconcile_and_doctor(promoted: Any, mlflow_server: Any) -> None:

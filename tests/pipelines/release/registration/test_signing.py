@@ -62,14 +62,14 @@ def test_a_signed_folder_verifies_wherever_it_lies(keyed: Settings, weights_dir:
 def test_changed_added_and_removed_files_are_noticed(keyed: Settings, weights_dir: Path) -> None:
     tags = signing.sign(weights_dir, "shapes", keyed)
     config = weights_dir / "config.json"
-    for break_it, mend in (
+    for break_it, restore in (
         (lambda: config.write_text("{ }"), lambda: config.write_text("{}")),
         (lambda: (weights_dir / "more").write_text("x"), lambda: (weights_dir / "more").unlink()),
         (config.unlink, lambda: config.write_text("{}")),
     ):
         break_it()
         assert "its signature is not valid" in signing.verify(weights_dir, tags, keyed)
-        mend()
+        restore()
         assert signing.verify(weights_dir, tags, keyed) == ""
 
 
