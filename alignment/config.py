@@ -31,13 +31,13 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     path = Path(name_or_path) if is_path else RECIPES_DIR / f"{name_or_path}.toml"
     if not (path.is_file() if is_path else name_or_path in known_recipes()):
         raise ValueError(unknown_name("recipe", name_or_path, known_recipes()))
-    return parse_recipe({"name": path.stem, **read_toml(path)}, overrides=overrides)
+    return _parse_recipe({"name": path.stem, **read_toml(path)}, overrides=overrides)
 
 
-def parse_recipe(data: dict[str, Any], overrides: Sequence[str] = ()) -> Recipe:
+def _parse_recipe(data: dict[str, Any], overrides: Sequence[str] = ()) -> Recipe:
     """Validate a recipe passed as plain data; see `load_recipe`."""
     for override in overrides:
-        apply_override(data, override)
+        _apply_override(data, override)
     objective = data.get("objective", {}).get("name")
     known = [cls.model_fields["name"].default for cls in OBJECTIVES]
     if objective is not None and objective not in known:
@@ -74,7 +74,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is not valid TOML: {error}. Fix the file and run again.") from error
 
 
-def apply_override(data: dict[str, Any], override: str) -> None:
+def _apply_override(data: dict[str, Any], override: str) -> None:
     """Set `a.b=value` in nested tables, in place. The value is parsed as TOML; if that fails, it is a string."""
     key, separator, text = override.partition("=")
     if not separator or not key:

@@ -28,17 +28,17 @@ class ProcessRecord(Record):
 
 def record_of(pid: int) -> ProcessRecord:
     """Return the record by which `is_alive` identifies a process."""
-    return ProcessRecord(pid=pid, started_ticks=start_ticks(pid) or 0, boot_id=_boot_id())
+    return ProcessRecord(pid=pid, started_ticks=_start_ticks(pid) or 0, boot_id=_boot_id())
 
 
 def is_alive(record: ProcessRecord | None) -> bool:
     """Return True when the recorded process still runs; a zombie does not."""
     if record is None or record.boot_id != _boot_id():
         return False
-    return record.started_ticks != 0 and start_ticks(record.pid) == record.started_ticks
+    return record.started_ticks != 0 and _start_ticks(record.pid) == record.started_ticks
 
 
-def start_ticks(pid: int) -> int | None:
+def _start_ticks(pid: int) -> int | None:
     """Return the start time of a live process in clock ticks since boot; None when there is none or it is a zombie."""
     try:
         fields = (_PROC / str(pid) / "stat").read_text().rsplit(")", 1)[1].split()
@@ -47,7 +47,7 @@ def start_ticks(pid: int) -> int | None:
     return None if fields[0] == "Z" else int(fields[19])
 
 
-def marked_pids(job_dir: Path) -> list[int]:
+def _marked_pids(job_dir: Path) -> list[int]:
     """Return live processes that carry the mark of this job folder, except the caller."""
     mark = f"{JOB_MARK}={job_dir}".encode()
     pids = []
@@ -55,7 +55,7 @@ def marked_pids(job_dir: Path) -> list[int]:
         if not entry.name.isdigit() or int(entry.name) == os.getpid():
             continue
         with suppress(OSError):
-            if mark in (entry / "environ").read_bytes().split(b"\0") and start_ticks(int(entry.name)) is not None:
+            if mark in (entry / "environ").read_bytes().split(b"\0") and _start_ticks(int(entry.name)) is not None:
                 pids.append(int(entry.name))
     return pids
 
@@ -66,7 +66,7 @@ def kill_marked(job_dir: Path, timeout_seconds: float = 10.0) -> int:
     Raises TimeoutError when one survives, as a process stuck in the kernel can.
     """
     deadline = time.monotonic() + timeout_seconds
-    first = pids = marked_pids(job_dir)
+    first = pids = _marked_pids(job_dir)
     while pids:
         if time.monotonic() > deadline:
             raise TimeoutError(f"Processes {pids} of {job_dir} survived SIGKILL. Inspect them before submitting again.")
@@ -74,7 +74,7 @@ def kill_marked(job_dir: Path, timeout_seconds: float = 10.0) -> int:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         time.sleep(0.05)
-        pids = marked_pids(job_dir)
+        pids = _marked_pids(job_dir)
     return len(first)
 
 

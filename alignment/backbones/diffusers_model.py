@@ -68,7 +68,7 @@ class DiffusersModel:
     family: ClassVar[Family]
 
     def __init__(self, base_dir: Path, resolution: int, device: torch.device | None) -> None:
-        require_base(self.family, base_dir)
+        _require_base(self.family, base_dir)
         diffusers_logging.disable_progress_bar()
         self.base_dir = base_dir
         self.resolution = resolution
@@ -82,16 +82,16 @@ class DiffusersModel:
         vae = AutoencoderKL.from_pretrained(self.base_dir / "vae", dtype=torch.float32, **LOCAL)
         if self.resolution >= SLICED_FROM:
             vae.enable_slicing()
-        return frozen(vae, self.device)
+        return _frozen(vae, self.device)
 
     @cached_property
     def text_pipeline(self) -> Any:
         """The family's pipeline with only tokenizers and text encoders, float32."""
-        pipeline = load_parts(self.family, self.base_dir, **{self.family.part: None, "vae": None})
+        pipeline = _load_parts(self.family, self.base_dir, **{self.family.part: None, "vae": None})
         for name in self.family.text_encoders:
             encoder = getattr(pipeline, name)
             if encoder is not None:
-                frozen(encoder, self.device)
+                _frozen(encoder, self.device)
         return pipeline
 
     @torch.no_grad()
@@ -99,7 +99,7 @@ class DiffusersModel:
         """Encode RGB in [-1, 1], float32, to latent moments on the CPU, in the denoiser's unit."""
         with torch.autocast(self.device.type, enabled=False):
             gaussian = self.vae.encode(pixels_BCHW.float().to(self.device)).latent_dist
-        shift_1C11, scale_1C11 = latent_unit(self.vae)
+        shift_1C11, scale_1C11 = _latent_unit(self.vae)
         mean_BCHW, std_BCHW = (gaussian.mean - shift_1C11) * scale_1C11, gaussian.std * scale_1C11
         return LatentMoments(mean_BCHW.float().cpu(), std_BCHW.float().cpu())
 
@@ -118,7 +118,7 @@ class DiffusersModel:
     @torch.no_grad()
     def decode_latents(self, latents_BCHW: Tensor) -> Tensor:
         """Decode latents in the denoiser's unit to RGB in [0, 1], float32 on the CPU. Values not finite stay so."""
-        shift_1C11, scale_1C11 = latent_unit(self.vae)
+        shift_1C11, scale_1C11 = _latent_unit(self.vae)
         with torch.autocast(self.device.type, enabled=False):
             own_BCHW = latents_BCHW.float().to(self.device) / scale_1C11 + shift_1C11
             pixels_BCHW: Tensor = self.vae.decode(own_BCHW, return_dict=False)[0]
@@ -128,7 +128,7 @@ class DiffusersModel:
         """Load a new copy of the base denoiser, float32, with every weight frozen, in evaluation mode."""
         folder = self.base_dir / self.family.part
         denoiser = self.family.denoiser.from_pretrained(folder, dtype=torch.float32, **LOCAL)
-        return cast(nn.Module, frozen(denoiser, self.device))
+        return cast(nn.Module, _frozen(denoiser, self.device))
 
     def attach(self, denoiser: nn.Module, tuning: Lora | FullFineTune, seed: int) -> None:
         """Unfreeze every weight, or add adapters: A Gaussian from `seed`, B zero, so they start as the identity.
@@ -168,10 +168,10 @@ class DiffusersModel:
         else:
             _save_lora(self.family, denoiser, folder)
 
-    def sampler(self, denoiser: nn.Module, device: torch.device) -> "PipelineGridSampler":
+    def sampler(self, denoiser: nn.Module, device: torch.device) -> "_PipelineGridSampler":
         """Return a sampler that uses this denoiser, not a copy. VAE and text encoders load here."""
-        pipeline = sampling_pipeline(self.family, self.base_dir, **{self.family.part: denoiser})
-        return PipelineGridSampler(pipeline.to(device), self.resolution)
+        pipeline = _sampling_pipeline(self.family, self.base_dir, **{self.family.part: denoiser})
+        return _PipelineGridSampler(pipeline.to(device), self.resolution)
 
 
 SLICED_FROM = 1024
@@ -179,7 +179,7 @@ SLICED_FROM = 1024
 
 
 @dataclass(frozen=True)
-class PipelineGridSampler:
+class _PipelineGridSampler:
     """Generate images for the sample grid with the family's pipeline."""
 
     pipeline: Any
@@ -198,7 +198,7 @@ class PipelineGridSampler:
         return cast(Image.Image, image)
 
 
-def latent_unit(vae: "AutoencoderKL") -> tuple[Tensor | float, Tensor | float]:
+def _latent_unit(vae: "AutoencoderKL") -> tuple[Tensor | float, Tensor | float]:
     """Return shift and scale: denoiser's latent = (VAE's latent - shift) * scale. Each pipeline inverts it to decode.
 
     Both are numbers, or tensors 1C11 if the VAE's configuration states mean and deviation per channel (as in some SDXL
@@ -221,9 +221,9 @@ def load_model(family: Family, base_dir: Path, model: ModelRef, weights_dir: Pat
     `weights_dir` is the weights/ folder of a TrainResult; None for the base itself. Raises ValueError when the base or
     the weights lack a file.
     """
-    require_base(family, base_dir)
+    _require_base(family, base_dir)
     if model.kind == "base":
-        return sampling_pipeline(family, base_dir)
+        return _sampling_pipeline(family, base_dir)
     if weights_dir is None:
         raise ValueError(
             f"A {model.kind} model needs its weights folder, but got None. Pass the weights/ folder of its TrainResult."
@@ -233,14 +233,14 @@ def load_model(family: Family, base_dir: Path, model: ModelRef, weights_dir: Pat
         names = (f"{family.part}/config.json", f"{family.part}/diffusion_pytorch_model")
         require_files(weights_dir, [WeightFile(name) for name in names])
         denoiser = family.denoiser.from_pretrained(folder, dtype=torch.float32, **LOCAL)
-        return sampling_pipeline(family, base_dir, **{family.part: denoiser})
+        return _sampling_pipeline(family, base_dir, **{family.part: denoiser})
     require_files(weights_dir, [WeightFile(LORA_FILE)])
-    pipeline = sampling_pipeline(family, base_dir)
+    pipeline = _sampling_pipeline(family, base_dir)
     pipeline.load_lora_weights(weights_dir, weight_name=LORA_FILE, **LOCAL)
     return pipeline
 
 
-def require_base(family: Family, base_dir: Path) -> None:
+def _require_base(family: Family, base_dir: Path) -> None:
     """Check a base folder. ValueError naming every file that the family needs and the folder lacks."""
     absent = absent_parts(base_dir) & set(family.optional)
     require_parts(
@@ -251,16 +251,16 @@ def require_base(family: Family, base_dir: Path) -> None:
     )
 
 
-def load_parts(family: Family, base_dir: Path, **replaced: Any) -> Any:
+def _load_parts(family: Family, base_dir: Path, **replaced: Any) -> Any:
     """Load the family's pipeline, float32. `replaced` parts are used as they are; a part that is None is left out."""
     parts = {**family.left_out, **dict.fromkeys(absent_parts(base_dir) & set(family.optional)), **replaced}
     diffusers_logging.disable_progress_bar()
     return family.pipeline_class.from_pretrained(base_dir, dtype=torch.float32, **parts, **LOCAL)
 
 
-def sampling_pipeline(family: Family, base_dir: Path, **replaced: Any) -> Any:
-    """Call `load_parts`, then set the sampling scheduler and turn off the progress bar."""
-    pipeline = load_parts(family, base_dir, **replaced)
+def _sampling_pipeline(family: Family, base_dir: Path, **replaced: Any) -> Any:
+    """Call `_load_parts`, then set the sampling scheduler and turn off the progress bar."""
+    pipeline = _load_parts(family, base_dir, **replaced)
     if family.uses_ddim:
         from diffusers import DDIMScheduler
 
@@ -269,7 +269,7 @@ def sampling_pipeline(family: Family, base_dir: Path, **replaced: Any) -> Any:
     return pipeline
 
 
-def frozen(module: Any, device: torch.device) -> Any:
+def _frozen(module: Any, device: torch.device) -> Any:
     """Turn off gradients, set evaluation mode and move to the device."""
     module.requires_grad_(False)
     module.eval()

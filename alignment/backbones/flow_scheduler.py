@@ -29,12 +29,12 @@ def load_flow_schedule(base_dir: Path, num_image_tokens: int) -> FlowMatchingSch
         )
     dynamic = bool(config.get("use_dynamic_shifting", False))
     return FlowMatchingSchedule(
-        shift=scheduler_shift(config, num_image_tokens),
-        shift_of_tokens=partial(scheduler_shift, config) if dynamic else None,
+        shift=_scheduler_shift(config, num_image_tokens),
+        shift_of_tokens=partial(_scheduler_shift, config) if dynamic else None,
     )
 
 
-def scheduler_shift(config: Mapping[str, Any], num_image_tokens: int) -> float:
+def _scheduler_shift(config: Mapping[str, Any], num_image_tokens: int) -> float:
     """Return the shift of a FlowMatchEulerDiscreteScheduler's configuration for an image of that length in tokens.
 
     A dynamic shift is the exponential of a linear function of the length (with `time_shift_type` linear, the function

@@ -55,7 +55,7 @@ class FluxBackbone(DiffusersModel):
 
     def encode_captions(self, captions: Sequence[str]) -> Conditioning:
         """Return T5's states, in bfloat16 because float32 needs 8 MB per caption, and CLIP's pooled state."""
-        encoded = text_states(self.text_pipeline, captions, self.device)
+        encoded = _text_states(self.text_pipeline, captions, self.device)
         return {TEXT_STATES: encoded[TEXT_STATES].bfloat16(), POOLED: encoded[POOLED]}
 
     def predict(
@@ -65,40 +65,40 @@ class FluxBackbone(DiffusersModel):
         _, _, height, width = noisy_BCHW.shape
         states_BLD = conditioning[TEXT_STATES].to(noisy_BCHW.dtype)
         prediction_BND: Tensor = denoiser(
-            hidden_states=pack(noisy_BCHW),
+            hidden_states=_pack(noisy_BCHW),
             timestep=timesteps_B.to(noisy_BCHW.dtype) / TIMESTEPS_PER_UNIT,
             guidance=None if self.guidance is None else noisy_BCHW.new_full((len(noisy_BCHW),), self.guidance),
             pooled_projections=conditioning[POOLED],
             encoder_hidden_states=states_BLD,
             txt_ids=states_BLD.new_zeros(states_BLD.shape[1], 3),
-            img_ids=positions(height // 2, width // 2).to(noisy_BCHW),
+            img_ids=_positions(height // 2, width // 2).to(noisy_BCHW),
             return_dict=False,
         )[0]
-        return unpack(prediction_BND, height, width)
+        return _unpack(prediction_BND, height, width)
 
 
-def pack(latents_BCHW: Tensor) -> Tensor:
+def _pack(latents_BCHW: Tensor) -> Tensor:
     """Pack latents into a sequence of 2 x 2 patches, row by row: B, N, 4 C. Order in a token: channel, row, column."""
     batch, channels, height, width = latents_BCHW.shape
     patches = latents_BCHW.reshape(batch, channels, height // 2, 2, width // 2, 2).permute(0, 2, 4, 1, 3, 5)
     return patches.reshape(batch, height * width // 4, channels * 4)
 
 
-def unpack(tokens_BND: Tensor, height: int, width: int) -> Tensor:
-    """Invert `pack`, for latents of this height and width."""
+def _unpack(tokens_BND: Tensor, height: int, width: int) -> Tensor:
+    """Invert `_pack`, for latents of this height and width."""
     batch, _, features = tokens_BND.shape
     patches = tokens_BND.reshape(batch, height // 2, width // 2, features // 4, 2, 2).permute(0, 3, 1, 4, 2, 5)
     return patches.reshape(batch, features // 4, height, width)
 
 
-def positions(rows: int, columns: int) -> Tensor:
+def _positions(rows: int, columns: int) -> Tensor:
     """Return N3: zero, row and column of each token of an image."""
     grid = torch.cartesian_prod(torch.arange(rows), torch.arange(columns)).reshape(-1, 2)
     return torch.nn.functional.pad(grid, (1, 0)).float()
 
 
 @torch.no_grad()
-def text_states(pipeline: Any, captions: Sequence[str], device: torch.device) -> Conditioning:
+def _text_states(pipeline: Any, captions: Sequence[str], device: torch.device) -> Conditioning:
     """Return text states of captions, float32 on the CPU. Longer captions are cut."""
     states_BLD, pooled_BD, _ = pipeline.encode_prompt(
         list(captions), device=device, num_images_per_prompt=1, max_sequence_length=T5_TOKENS
@@ -114,7 +114,7 @@ class FluxDrawing:
 
     def encode(self, prompts: Sequence[str]) -> Conditioning:
         """As `Drawing.encode`."""
-        return text_states(self.pipeline, prompts, self.pipeline.device)
+        return _text_states(self.pipeline, prompts, self.pipeline.device)
 
     def noise_shape(self, resolution: int) -> tuple[int, int, int]:
         """As `Drawing.noise_shape`; before packing."""
@@ -129,7 +129,7 @@ class FluxDrawing:
         images_BCHW = self.pipeline(
             prompt_embeds=prompts[TEXT_STATES].to(noise_BCHW),
             pooled_prompt_embeds=prompts[POOLED].to(noise_BCHW),
-            latents=pack(noise_BCHW),
+            latents=_pack(noise_BCHW),
             height=resolution,
             width=resolution,
             num_inference_steps=sampler.steps,
@@ -139,6 +139,6 @@ class FluxDrawing:
         return torch.as_tensor(images_BCHW)
 
 
-def load_pipeline(base_dir: Path, model: ModelRef, weights_dir: Path | None) -> Any:
+def _load_pipeline(base_dir: Path, model: ModelRef, weights_dir: Path | None) -> Any:
     """Load the base with a model's weights, ready to sample with the base's flow scheduler; see `load_model`."""
     return load_model(FAMILY, base_dir, model, weights_dir)

@@ -85,12 +85,12 @@ class Backbone(Protocol):
     def save_weights(self, denoiser: nn.Module, tuning: Lora | FullFineTune, folder: Path) -> None:
         """Write the trained part in diffusers' layout. Equal weights give equal bytes."""
 
-    def sampler(self, denoiser: nn.Module, device: torch.device) -> "GridSampler":
+    def sampler(self, denoiser: nn.Module, device: torch.device) -> "_GridSampler":
         """Return a sampler that uses this denoiser, not a copy."""
         ...
 
 
-class GridSampler(Protocol):
+class _GridSampler(Protocol):
     """Generates one image per prompt from fixed noise."""
 
     def draw(self, prompt: str, seed: int, steps: int, *, guidance_scale: float) -> Image:

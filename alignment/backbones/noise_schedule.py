@@ -82,6 +82,6 @@ def checked_prediction_type(name: str, origin: str) -> PredictionType:
     return cast(PredictionType, name)
 
 
-def schedule_from_betas(betas_T: Tensor, prediction_type: PredictionType) -> NoiseSchedule:
+def _schedule_from_betas(betas_T: Tensor, prediction_type: PredictionType) -> NoiseSchedule:
     """Build a schedule from per-step noise variances."""
     return NoiseSchedule(torch.cumprod(1.0 - betas_T, dim=0), prediction_type)

@@ -58,7 +58,7 @@ class StableDiffusion3Backbone(DiffusersModel):
         """
         if self.text_pipeline.transformer is None:
             self.text_pipeline.register_modules(transformer=_width_of_states(self.base_dir))
-        encoded = text_states(self.text_pipeline, captions, self.device)
+        encoded = _text_states(self.text_pipeline, captions, self.device)
         return {TEXT_STATES: encoded[TEXT_STATES].bfloat16(), POOLED: encoded[POOLED]}
 
     def predict(
@@ -76,7 +76,7 @@ class StableDiffusion3Backbone(DiffusersModel):
 
 
 @torch.no_grad()
-def text_states(pipeline: Any, captions: Sequence[str], device: torch.device) -> Conditioning:
+def _text_states(pipeline: Any, captions: Sequence[str], device: torch.device) -> Conditioning:
     """Return text states of captions, float32 on the CPU. Longer captions are cut; the empty caption is encoded too.
 
     The base was trained with each encoder's states set to zero at random. Its pipeline uses the empty text as negative
@@ -101,7 +101,7 @@ class StableDiffusion3Drawing(GuidedDrawing):
 
     def encode(self, prompts: Sequence[str]) -> Conditioning:
         """As `Drawing.encode`."""
-        return text_states(self.pipeline, prompts, self.pipeline.device)
+        return _text_states(self.pipeline, prompts, self.pipeline.device)
 
     def noise_shape(self, resolution: int) -> tuple[int, int, int]:
         """As `Drawing.noise_shape`."""
@@ -109,7 +109,7 @@ class StableDiffusion3Drawing(GuidedDrawing):
         return self.pipeline.transformer.config.in_channels, side, side
 
 
-def load_pipeline(base_dir: Path, model: ModelRef, weights_dir: Path | None) -> Any:
+def _load_pipeline(base_dir: Path, model: ModelRef, weights_dir: Path | None) -> Any:
     """Load the base with a model's weights, ready to sample with the base's flow scheduler; see `load_model`."""
     return load_model(FAMILY, base_dir, model, weights_dir)
 

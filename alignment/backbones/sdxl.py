@@ -49,7 +49,7 @@ class SDXLBackbone(DiffusersModel):
 
     def encode_captions(self, captions: Sequence[str]) -> Conditioning:
         """Return the penultimate states of both text encoders side by side, and the second's pooled projection."""
-        return text_states(self.text_pipeline, captions, self.device)
+        return _text_states(self.text_pipeline, captions, self.device)
 
     def image_conditioning(self, framings: Sequence[Framing]) -> Conditioning:
         """Return the true size and crop of each image, as in the base's training.
@@ -74,7 +74,7 @@ class SDXLBackbone(DiffusersModel):
 
 
 @torch.no_grad()
-def text_states(pipeline: Any, captions: Sequence[str], device: torch.device) -> Conditioning:
+def _text_states(pipeline: Any, captions: Sequence[str], device: torch.device) -> Conditioning:
     """Return text states of captions, float32 on the CPU, with L the tokenizer's maximum. Longer captions are cut.
 
     The empty caption is all zeros if the pipeline's `force_zeros_for_empty_prompt` is true (SDXL 1.0), because sampling
@@ -98,9 +98,9 @@ class SDXLDrawing(StableDiffusionDrawing):
 
     def encode(self, prompts: Sequence[str]) -> Conditioning:
         """As `Drawing.encode`."""
-        return text_states(self.pipeline, prompts, self.pipeline.device)
+        return _text_states(self.pipeline, prompts, self.pipeline.device)
 
 
-def load_pipeline(base_dir: Path, model: ModelRef, weights_dir: Path | None) -> Any:
+def _load_pipeline(base_dir: Path, model: ModelRef, weights_dir: Path | None) -> Any:
     """Load the base with a model's weights, ready to sample with DDIM, without watermark; see `load_model`."""
     return load_model(FAMILY, base_dir, model, weights_dir)

@@ -37,7 +37,7 @@ def weights_files(request: ImportRequest) -> list[Path]:
 
 def import_clip(request: ImportRequest, draft: Path) -> None:
     """Import a CLIP in transformers' layout, with its weights as safetensors in float32."""
-    copy_clip(Path(request.source), Path(request.base) if request.base else None, draft)
+    _copy_clip(Path(request.source), Path(request.base) if request.base else None, draft)
 
 
 def import_hpsv2(request: ImportRequest, draft: Path) -> None:
@@ -55,7 +55,7 @@ def import_head(request: ImportRequest, draft: Path) -> None:
     """Import linear layers, together with the CLIP whose embeddings they read."""
     weights = float32(read_checkpoint(Path(request.source)))
     head = AffineHead.from_weights(weights, Path(request.source), request.activation)
-    copy_clip(_base(request), None, draft / EMBEDDER_DIR)
+    _copy_clip(_base(request), None, draft / EMBEDDER_DIR)
     width = read_json(draft / EMBEDDER_DIR / "config.json").get("projection_dim", 512)
     expected = width * (2 if request.reads == "image_text" else 1)
     if head.width != expected:
@@ -86,7 +86,7 @@ def import_hpsv3(request: ImportRequest, draft: Path) -> None:
     tokenizer.save_pretrained(draft)
 
 
-def copy_clip(source: Path, side_files: Path | None, draft: Path) -> None:
+def _copy_clip(source: Path, side_files: Path | None, draft: Path) -> None:
     """Copy config.json, weights, tokenizer and processor; the last two from `side_files` if the source lacks them."""
     weights_path = _clip_weights(source)
     weights: Weights = read_checkpoint(weights_path)

@@ -18,14 +18,14 @@ def write_hpsv3(weights: Weights, folder: Path, *, config: dict[str, Any], instr
     """Write weights, head, config and rubric; the caller copies the tokenizer. The dtype of the file is kept."""
     require(weights, NEEDED, "HPSv3.safetensors")
     folder.mkdir(parents=True, exist_ok=True)
-    write_tensors(folder / "model.safetensors", to_transformers(weights))
+    write_tensors(folder / "model.safetensors", _to_transformers(weights))
     head = {name.removeprefix("rm_head."): tensor for name, tensor in weights.items() if name.startswith("rm_head.")}
     write_tensors(folder / HEAD_FILE, head)
-    write_json(folder / "config.json", fitted_config(config, len(weights["model.embed_tokens.weight"])))
-    write_bytes(folder / INSTRUCTION_FILE, checked_instruction(instruction).encode())
+    write_json(folder / "config.json", _fitted_config(config, len(weights["model.embed_tokens.weight"])))
+    write_bytes(folder / INSTRUCTION_FILE, _checked_instruction(instruction).encode())
 
 
-def to_transformers(weights: Weights) -> Weights:
+def _to_transformers(weights: Weights) -> Weights:
     """Rename to current transformers names. The language head does not affect the score and is dropped."""
     renamed: Weights = {}
     for name, tensor in weights.items():
@@ -36,7 +36,7 @@ def to_transformers(weights: Weights) -> Weights:
     return renamed
 
 
-def fitted_config(config: dict[str, Any], vocabulary: int) -> dict[str, Any]:
+def _fitted_config(config: dict[str, Any], vocabulary: int) -> dict[str, Any]:
     """Return Qwen2-VL's config with the vocabulary size of the weights, which have one more token for the reward."""
     fitted = config | {"vocab_size": vocabulary, "architectures": ["Qwen2VLModel"], "tie_word_embeddings": False}
     if isinstance(config.get("text_config"), dict):
@@ -51,7 +51,7 @@ def read_instruction(path: Path) -> str:
     """
     try:
         text = path.read_text(encoding="utf-8")
-        return _constants(text) if path.suffix == ".py" else checked_instruction(text)
+        return _constants(text) if path.suffix == ".py" else _checked_instruction(text)
     except (OSError, UnicodeDecodeError, SyntaxError) as error:
         raise ValueError(f"The rubric {path} cannot be read: {error}.") from error
 
@@ -67,10 +67,10 @@ def _constants(source: str) -> str:
     missing = [name for name in CONSTANTS if name not in found]
     if missing:
         raise ValueError(f"The module has no text {', '.join(missing)}. Use HPSv3's data_collator_qwen.py.")
-    return checked_instruction("".join(found[name] for name in CONSTANTS))
+    return _checked_instruction("".join(found[name] for name in CONSTANTS))
 
 
-def checked_instruction(text: str) -> str:
+def _checked_instruction(text: str) -> str:
     """Return the rubric. ValueError unless it holds the marks for prompt and reward once each."""
     for mark in (PROMPT, REWARD_TOKEN):
         if text.count(mark) != 1:

@@ -36,13 +36,13 @@ def write_imagereward(
     """Write the judge's folder. Sizes follow from the weights; heads are 64 wide unless their number is passed."""
     require(weights, NEEDED, "ImageReward.pt")
     config = {
-        "vision": vision_config(weights, vision_heads),
+        "vision": _vision_config(weights, vision_heads),
         "text": text_config(weights, text_heads),
         "mean": MEAN,
         "deviation": DEVIATION,
     }
     folder.mkdir(parents=True, exist_ok=True)
-    write_tensors(folder / "model.safetensors", float32(to_transformers(weights)))
+    write_tensors(folder / "model.safetensors", float32(_to_transformers(weights)))
     write_json(folder / "config.json", config)
     tokenizer.save_pretrained(folder)
 
@@ -52,17 +52,17 @@ def bert_tokenizer(folder: Path) -> Any:
     path = folder / "vocab.txt"
     if not path.is_file():
         raise ValueError(f"{folder} has no vocab.txt. Pass the folder of bert-base-uncased as --base.")
-    return tokenizer_of(path.read_text(encoding="utf-8").splitlines())
+    return _tokenizer_of(path.read_text(encoding="utf-8").splitlines())
 
 
-def tokenizer_of(words: list[str]) -> Any:
+def _tokenizer_of(words: list[str]) -> Any:
     """Build a lower-casing tokenizer with these entries, numbered in order."""
     tokenizer = BertTokenizer(vocab={word: number for number, word in enumerate(words)}, do_lower_case=True)
     tokenizer.add_special_tokens({"additional_special_tokens": list(ADDED_TOKENS)})
     return tokenizer
 
 
-def to_transformers(weights: Weights) -> Weights:
+def _to_transformers(weights: Weights) -> Weights:
     """Rename to transformers' names. The projections of BLIP's contrastive loss do not affect the score: dropped."""
     renamed: Weights = {}
     for name, tensor in weights.items():
@@ -83,7 +83,7 @@ def _vision_name(name: str) -> str:
     raise ValueError(f"BLIP's vision tower has no tensor blip.visual_encoder.{name}. Use ImageReward.pt as --source.")
 
 
-def vision_config(weights: Weights, heads: int | None) -> dict[str, object]:
+def _vision_config(weights: Weights, heads: int | None) -> dict[str, object]:
     """Return the BlipVisionConfig of these weights."""
     prefix = "blip.visual_encoder."
     width, _, patch, _ = weights[f"{prefix}patch_embed.proj.weight"].shape

@@ -46,15 +46,15 @@ def write_clip(weights: Weights, folder: Path, *, vision_heads: int, text_heads:
     `activation` is gelu in LAION's ViT-H and quick_gelu in OpenAI's models. ValueError for weights of another layout.
     """
     require(weights, NEEDED, "a CLIP in open_clip's layout")
-    config = clip_config(weights, vision_heads=vision_heads, text_heads=text_heads, activation=activation)
+    config = _clip_config(weights, vision_heads=vision_heads, text_heads=text_heads, activation=activation)
     folder.mkdir(parents=True, exist_ok=True)
-    write_tensors(folder / "model.safetensors", float32(to_transformers(weights)))
+    write_tensors(folder / "model.safetensors", float32(_to_transformers(weights)))
     write_json(folder / "config.json", config)
-    write_json(folder / "preprocessor_config.json", clip_processor(config["vision_config"]["image_size"]))  # type: ignore[index]
+    write_json(folder / "preprocessor_config.json", _clip_processor(config["vision_config"]["image_size"]))  # type: ignore[index]
     clip_tokenizer().save_pretrained(folder)
 
 
-def to_transformers(weights: Weights) -> Weights:
+def _to_transformers(weights: Weights) -> Weights:
     """Rename the tensors to transformers' names. ValueError names a tensor that CLIP does not have."""
     renamed: Weights = {}
     for name, tensor in weights.items():
@@ -87,7 +87,7 @@ def _query_key_value(name: str, tensor: Tensor) -> Weights:
     }
 
 
-def clip_config(weights: Weights, *, vision_heads: int, text_heads: int, activation: str) -> dict[str, object]:
+def _clip_config(weights: Weights, *, vision_heads: int, text_heads: int, activation: str) -> dict[str, object]:
     """Return transformers' config.json for these weights."""
     vision_width, _, patch, _ = weights["visual.conv1.weight"].shape
     positions = weights["visual.positional_embedding"].shape[0] - 1
@@ -125,7 +125,7 @@ def _num_layers(weights: Weights, prefix: str) -> int:
     return 1 + max(int(name.removeprefix(start).partition(".")[0]) for name in weights if name.startswith(start))
 
 
-def clip_processor(size: int) -> dict[str, object]:
+def _clip_processor(size: int) -> dict[str, object]:
     """Return transformers' preprocessor_config.json of a CLIP: resize the shortest side, bicubic, centre crop."""
     return {
         "image_processor_type": "CLIPImageProcessor",

@@ -1,6 +1,6 @@
 """The feature cache: latent moments of every image, text states of every distinct caption, in memory-mapped shards.
 
-    index.json                 what is there (`CacheIndex`)
+    index.json                 what is there (`_CacheIndex`)
     pairs/00000.safetensors    {chosen,rejected}_{mean,std}_BCHW, caption_{chosen,rejected}_B of `shard_pairs` pairs,
                                prompt_B if captions of the snapshot differ from the prompt, and
                                {chosen,rejected}_image_NAME if the backbone conditions its denoiser on each image.
@@ -51,7 +51,7 @@ MOMENTS = tuple(f"{side}_{moment}_BCHW" for side in SIDES for moment in ("mean",
 IMAGE = "image_"
 
 
-class BucketCount(Record):
+class _BucketCount(Record):
     """A bucket of the cache, with its number of pairs."""
 
     width: int
@@ -59,7 +59,7 @@ class BucketCount(Record):
     num_pairs: int
 
 
-class CacheIndex(Record):
+class _CacheIndex(Record):
     """index.json: the layout of the cache, and the spec it was encoded from."""
 
     spec: EncodeSpec
@@ -68,12 +68,12 @@ class CacheIndex(Record):
     captions_per_shard: int = CAPTIONS_PER_SHARD
     latent_shape: tuple[int, int, int]
     """C, H, W of a latent; with aspect buckets, that of the square whose area they fill."""
-    buckets: tuple[BucketCount, ...] = Field(default=(), exclude_if=operator.not_)
+    buckets: tuple[_BucketCount, ...] = Field(default=(), exclude_if=operator.not_)
     """Every aspect bucket, including empty ones; empty if all images are squares."""
 
 
 @dataclass(frozen=True)
-class Shard:
+class _Shard:
     """One file to write: its path in the cache, and the pairs or captions that it holds."""
 
     kind: str
@@ -127,9 +127,9 @@ class FeatureWriter:
         """Return the number of shards on disk, written by any process."""
         return sum((self.out / shard.name).is_file() for shard in self.shards)
 
-    def finish(self) -> CacheIndex:
+    def finish(self) -> _CacheIndex:
         """Write index.json and, with buckets, buckets.safetensors. Call it after every shard is written."""
-        index = CacheIndex(
+        index = _CacheIndex(
             spec=self.spec,
             num_pairs=len(self.pairs),
             num_captions=len(self.captions),
@@ -139,13 +139,13 @@ class FeatureWriter:
         write_json(self.out / INDEX_FILE, index.model_dump(mode="json"))
         return index
 
-    def _count_buckets(self) -> tuple[BucketCount, ...]:
+    def _count_buckets(self) -> tuple[_BucketCount, ...]:
         shards = [_tensors(self.out / shard.name) for shard in self.shards if shard.kind == "pairs"]
         bucket_N = torch.cat([tensors["bucket_B"] for tensors in shards])
         write_tensors(self.out / BUCKETS_FILE, {"bucket_N": bucket_N.to(torch.uint8)})
         counts = torch.bincount(bucket_N, minlength=len(self.buckets)).tolist()
         return tuple(
-            BucketCount(width=bucket.width, height=bucket.height, num_pairs=count)
+            _BucketCount(width=bucket.width, height=bucket.height, num_pairs=count)
             for bucket, count in zip(self.buckets, counts, strict=True)
         )
 
@@ -154,12 +154,12 @@ class FeatureWriter:
         names = [INDEX_FILE, *([BUCKETS_FILE] if self.bucketed else []), *(shard.name for shard in self.shards)]
         return [self.out / name for name in names]
 
-    def _text(self, shard: Shard) -> dict[str, Tensor]:
+    def _text(self, shard: _Shard) -> dict[str, Tensor]:
         captions = self.captions[shard.first : shard.last]
         parts = [self.backbone.encode_captions(piece) for piece in _pieces(captions, CAPTIONS_AT_ONCE)]
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
-    def _pairs(self, shard: Shard) -> dict[str, Tensor]:
+    def _pairs(self, shard: _Shard) -> dict[str, Tensor]:
         indices = range(shard.first, shard.last)
         tensors = self._latents([self.pairs.pair(index) for index in indices])
         captions = torch.tensor([[self._caption_index[text] for text in self.pairs.captions[i]] for i in indices])
@@ -214,14 +214,14 @@ def _origin(pair: Pair, side: str) -> str:
     return f"image_{side} of pair {pair.pair_id}"
 
 
-def _prefix(bucket: Bucket | BucketCount) -> str:
+def _prefix(bucket: Bucket | _BucketCount) -> str:
     """Name prefix of a bucket's tensors in a shard."""
     return f"{bucket.width}x{bucket.height}/"
 
 
-def _shards(kind: str, count: int, size: int) -> Iterator[Shard]:
+def _shards(kind: str, count: int, size: int) -> Iterator[_Shard]:
     for number, first in enumerate(range(0, count, size)):
-        yield Shard(kind, number, first, min(first + size, count))
+        yield _Shard(kind, number, first, min(first + size, count))
 
 
 def _pieces(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
@@ -232,7 +232,7 @@ def _pieces(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
 
 
 @dataclass(frozen=True)
-class CachedPair:
+class _CachedPair:
     """Latent moments of one pair, and the indices of its images' captions."""
 
     chosen_mean_CHW: Tensor
@@ -266,13 +266,13 @@ class CachedFeatures:
         self.folder = folder
         try:
             text = (folder / INDEX_FILE).read_text(encoding="utf-8")
-            self.index = CacheIndex.model_validate(json.loads(text))
+            self.index = _CacheIndex.model_validate(json.loads(text))
         except (OSError, json.JSONDecodeError, ValidationError) as error:
             raise JobStoppedError("bad_data", f"{folder} is not a feature cache: {error}") from error
         if self.index.num_pairs < 1:
             raise ValueError(f"The feature cache {folder} holds no pairs. Encode a snapshot that has pairs.")
 
-    def pair(self, index: int) -> CachedPair:
+    def pair(self, index: int) -> _CachedPair:
         """Return the pair at a global index."""
         number, offset = divmod(index, self.index.spec.shard_pairs)
         shard = _tensors(self.folder / "pairs" / f"{number:05d}.safetensors")
@@ -283,7 +283,7 @@ class CachedFeatures:
             prefix, row = _prefix(self.index.buckets[int(shard["bucket_B"][offset])]), int(shard["place_B"][offset])
         latents = {name: shard[f"{prefix}{name}"][row] for name in MOMENTS}
         _require_finite(latents, f"pair {index} of the feature cache {self.folder}")
-        return CachedPair(
+        return _CachedPair(
             chosen_mean_CHW=latents["chosen_mean_BCHW"],
             chosen_std_CHW=latents["chosen_std_BCHW"],
             rejected_mean_CHW=latents["rejected_mean_BCHW"],

@@ -33,7 +33,7 @@ def contact_sheet(rows: Sequence[SheetRow], labels: Sequence[str]) -> Image.Imag
     """
     if not rows or not labels:
         raise ValueError(f"A contact sheet needs rows and columns, got {len(rows)} x {len(labels)}.")
-    cell = cell_side([row.images[label] for row in rows for label in labels])
+    cell = _cell_side([row.images[label] for row in rows for label in labels])
     width = 2 * MARGIN + CAPTION_WIDTH + len(labels) * (cell + GAP)
     sheet = Image.new("RGB", (width, MARGIN + HEADER + len(rows) * (cell + GAP) + MARGIN - GAP), PAPER)
     draw = ImageDraw.Draw(sheet)
@@ -45,7 +45,7 @@ def contact_sheet(rows: Sequence[SheetRow], labels: Sequence[str]) -> Image.Imag
         draw.line([(MARGIN, top - GAP // 2), (width - MARGIN, top - GAP // 2)], fill=RULE)
         _caption(draw, f"{index + 1}. {row.caption}", top, cell)
         for x, label in zip(columns, labels, strict=True):
-            image = fit(row.images[label], cell)
+            image = _fit(row.images[label], cell)
             sheet.paste(image, (x + (cell - image.width) // 2, top + (cell - image.height) // 2))
     return sheet
 
@@ -56,14 +56,14 @@ def evenly_spaced(items: Sequence[Row], most: int) -> list[Row]:
     return [items[index * len(items) // count] for index in range(count)]
 
 
-def cell_side(images: Sequence[Image.Image]) -> int:
+def _cell_side(images: Sequence[Image.Image]) -> int:
     """Return the side of a square cell: the largest image, enlarged by an integer factor or shrunk to fit."""
     longest = max(max(image.size) for image in images)
     factor = max(1, -(-SMALLEST_CELL // longest))
     return min(longest * factor, LARGEST_CELL)
 
 
-def fit(image: Image.Image, side: int) -> Image.Image:
+def _fit(image: Image.Image, side: int) -> Image.Image:
     """Scale to a longest side and keep the shape: by an integer factor when enlarging, smoothly when shrinking."""
     scale = side / max(image.size)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
@@ -71,7 +71,7 @@ def fit(image: Image.Image, side: int) -> Image.Image:
     return image.convert("RGB").resize(size, method)
 
 
-def wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> list[str]:
+def _wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> list[str]:
     """Break text into lines no wider than `width` pixels, at spaces; break inside a word that is wider than a line."""
     lines: list[str] = []
     for word in text.split():
@@ -99,7 +99,7 @@ def _centred(draw: ImageDraw.ImageDraw, text: str, x: int, y: int) -> None:
 def _caption(draw: ImageDraw.ImageDraw, text: str, top: int, cell: int) -> None:
     """Draw the prompt, wrapped, in the middle of its row; a prompt that does not fit ends in an ellipsis."""
     font = ImageFont.load_default(CAPTION_SIZE)
-    lines = wrap(text, font, CAPTION_WIDTH - GAP)
+    lines = _wrap(text, font, CAPTION_WIDTH - GAP)
     most = max(1, cell // LINE_HEIGHT)
     if len(lines) > most:
         lines = [*lines[: most - 1], f"{lines[most - 1]} ..."]

@@ -133,16 +133,18 @@ def write_contact_sheet(record: Record) -> None:
 def write_extremes(record: Record) -> None:
     """Write extremes.json and small copies of its images; the list is empty when the scores allow no comparison."""
     try:
-        found = extreme_prompts(read_score_table(record), [judge.name for judge in record.spec.judges], EXTREME_PROMPTS)
+        found = extreme_prompts(
+            _read_score_table(record), [judge.name for judge in record.spec.judges], EXTREME_PROMPTS
+        )
     except ValueError as error:
         logger.warning("no best and worst prompts: %s", error)
         found = []
     (record.out / EXTREMES_DIR).mkdir(exist_ok=True)
-    lines = [write_extreme(record, end=end, index=i, differences=d) for end, i, d in found]
+    lines = [_write_extreme(record, end=end, index=i, differences=d) for end, i, d in found]
     write_json(record.out / EXTREMES_FILE, [line.model_dump(mode="json") for line in lines])
 
 
-def write_extreme(
+def _write_extreme(
     record: Record,
     *,
     end: Literal["gain", "loss"],
@@ -166,7 +168,7 @@ def write_extreme(
     )
 
 
-def read_score_table(record: Record) -> ScoreTable:
+def _read_score_table(record: Record) -> ScoreTable:
     """Read scores.parquet as it was written."""
     names = ["role", "scorer", "prompt_index", "seed", "score"]
     return ScoreTable.from_columns(pq.read_table(record.out / SCORES_FILE, columns=names).to_pydict())
@@ -188,7 +190,7 @@ def make_report(
     spec, scores_path = record.spec, record.out / SCORES_FILE
     scorers = [scorer.name for scorer in (*spec.judges, *spec.guards)]
     comparisons, problems = compare_all(
-        read_score_table(record), scorers, tie_thresholds=spec.tie_thresholds, confidence=spec.confidence
+        _read_score_table(record), scorers, tie_thresholds=spec.tie_thresholds, confidence=spec.confidence
     )
     known = facts or {row.pair_id: PairFacts() for row in calibration_rows}
     calibrations, faults = agreements(
@@ -202,11 +204,11 @@ def make_report(
         num_prompts=len(record.prompts),
         comparisons=tuple(comparisons),
         calibrations=tuple(calibrations),
-        problems=(*blank_problems(record, blank), *problems, *faults),
+        problems=(*_blank_problems(record, blank), *problems, *faults),
     )
 
 
-def blank_problems(record: Record, blank: Sequence[str]) -> list[str]:
+def _blank_problems(record: Record, blank: Sequence[str]) -> list[str]:
     """Return one sentence per model that drew black or single-coloured images."""
     problems = []
     for digest in record.folders:

@@ -68,7 +68,7 @@ def _unseen_row(
     few_shot: FewShot,
     seed: int,
 ) -> RewardAccuracy | None:
-    shown = labels.take(first_labels(labels.users_N, num_labels, seed)).of_users(torch.unique(tests.users_N))
+    shown = labels.take(_first_labels(labels.users_N, num_labels, seed)).of_users(torch.unique(tests.users_N))
     tested = tests.of_users(torch.unique(shown.users_N))
     if not len(tested):
         return None
@@ -86,7 +86,7 @@ def _unseen_row(
     )
 
 
-def first_labels(users_N: Tensor, num_labels: int, seed: int) -> Tensor:
+def _first_labels(users_N: Tensor, num_labels: int, seed: int) -> Tensor:
     """Return the rows of the first `num_labels` comparisons of each user in the seed's order; skip users with fewer."""
     chosen = []
     for user in torch.unique(users_N).tolist():

@@ -116,7 +116,7 @@ def draw_batch(
 ) -> Tensor:
     """Return images BCHW in [0, 1], float32 on the CPU. Guidance pushes away from the empty prompt; 1 disables it."""
     images_BCHW = drawing_of(pipeline).draw(
-        initial_latents(pipeline, keys, resolution),
+        _initial_latents(pipeline, keys, resolution),
         texts.of([key.prompt.text for key in keys]),
         texts.empty(len(keys)),
         sampler=sampler,
@@ -125,15 +125,15 @@ def draw_batch(
     return images_BCHW.float().cpu()
 
 
-def initial_latents(pipeline: Any, keys: Sequence[ImageKey], resolution: int) -> Tensor:
+def _initial_latents(pipeline: Any, keys: Sequence[ImageKey], resolution: int) -> Tensor:
     """Return noise BCHW of unit variance, independent for each image."""
     shape = drawing_of(pipeline).noise_shape(resolution)
-    generators = [torch.Generator("cpu").manual_seed(noise_seed(key)) for key in keys]
+    generators = [torch.Generator("cpu").manual_seed(_noise_seed(key)) for key in keys]
     noise = [torch.randn(shape, generator=generator) for generator in generators]
     return torch.stack(noise).to(pipeline.device, pipeline.dtype)
 
 
-def noise_seed(key: ImageKey) -> int:
+def _noise_seed(key: ImageKey) -> int:
     """Return a 63-bit seed from the image's seed and prompt index, so that no two images of a grid share noise."""
     text = f"evaluation noise {key.seed} {key.prompt.index}"
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1

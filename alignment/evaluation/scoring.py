@@ -60,7 +60,7 @@ class CalibrationRow(NamedTuple):
         return JudgedPair(self.judge, ScoredPair(*self[1:]))
 
 
-class CalibrationPair(NamedTuple):
+class _CalibrationPair(NamedTuple):
     """A human pair: the two images, and whether the annotator had no preference."""
 
     pair_id: str
@@ -154,7 +154,7 @@ def _score_shuffled(
 
 def score_calibration(
     judges: Mapping[str, Scorer],
-    pairs: Iterator[CalibrationPair],
+    pairs: Iterator[_CalibrationPair],
     *,
     micro_batch: int,
     after_batch: Callable[[int], None] = lambda done: None,
@@ -181,7 +181,7 @@ def num_calibration_pairs(snapshot_dir: Path) -> int:
     return int(_calibration_file(snapshot_dir).metadata.num_rows)
 
 
-def calibration_pairs(snapshot_dir: Path, *, rank: int, world_size: int) -> Iterator[CalibrationPair]:
+def calibration_pairs(snapshot_dir: Path, *, rank: int, world_size: int) -> Iterator[_CalibrationPair]:
     """Yield every `world_size`-th pair of the calibration split from `rank` on, including ties."""
     file = _calibration_file(snapshot_dir)
     missing = [name for name in CALIBRATION_COLUMNS if name not in file.schema_arrow.names]
@@ -192,7 +192,7 @@ def calibration_pairs(snapshot_dir: Path, *, rank: int, world_size: int) -> Iter
         for row in batch.to_pylist():
             if index % world_size == rank:
                 what = f"pair {row['pair_id']}"
-                yield CalibrationPair(
+                yield _CalibrationPair(
                     pair_id=row["pair_id"],
                     prompt=row["prompt"],
                     chosen=decode_image(row["image_chosen"], what),
@@ -210,7 +210,7 @@ def _calibration_file(snapshot_dir: Path) -> pq.ParquetFile:
         raise ValueError(f"The calibration split {path} cannot be read: {error}. Make the snapshot again.") from error
 
 
-def _next_pairs(pairs: Iterator[CalibrationPair], most: int) -> list[CalibrationPair]:
+def _next_pairs(pairs: Iterator[_CalibrationPair], most: int) -> list[_CalibrationPair]:
     return [pair for _, pair in zip(range(most), pairs, strict=False)]
 
 

@@ -26,7 +26,7 @@ def write_bytes(path: Path, content: bytes) -> None:
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
-    sync_folder(path.parent)
+    _sync_folder(path.parent)
 
 
 @contextmanager
@@ -53,14 +53,14 @@ def publish_folder(draft: Path, final: Path) -> None:
         with path.open("rb") as file:
             os.fsync(file.fileno())
     for folder in [draft, *(path for path in draft.rglob("*") if path.is_dir())]:
-        sync_folder(folder)
+        _sync_folder(folder)
     if final.exists():
         shutil.rmtree(final)
     draft.rename(final)
-    sync_folder(final.parent)
+    _sync_folder(final.parent)
 
 
-def sync_folder(folder: Path) -> None:
+def _sync_folder(folder: Path) -> None:
     """Flush a folder's entries. Without this a rename may be lost on power failure."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:

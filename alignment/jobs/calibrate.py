@@ -50,12 +50,12 @@ def main(paths: JobPaths) -> None:
         )
         rows = sorted(CalibrationRow(*row) for row in gather_object(own_rows))
     if state.is_main_process:
-        leave(paths.out, spec, rows, snapshot_dir=snapshot_dir)
+        _leave(paths.out, spec, rows, snapshot_dir=snapshot_dir)
     state.wait_for_everyone()
     state.destroy_process_group()
 
 
-def leave(out: Path, spec: CalibrationSpec, rows: Sequence[CalibrationRow], *, snapshot_dir: Path) -> None:
+def _leave(out: Path, spec: CalibrationSpec, rows: Sequence[CalibrationRow], *, snapshot_dir: Path) -> None:
     """Write the table and the report computed from it; result.json is written last."""
     ballots = read_ballots(snapshot_dir, "calibration")
     facts = with_comparisons(read_facts(snapshot_dir / CALIBRATION_FILE), ballots)

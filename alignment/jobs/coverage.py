@@ -38,7 +38,7 @@ SCORES_FILE = "coverage_scores.parquet"
 
 
 @dataclass(frozen=True)
-class Work:
+class _Work:
     """The inputs that every step of the job needs."""
 
     paths: JobPaths
@@ -68,23 +68,23 @@ def main(paths: JobPaths) -> None:
     spec = read_object(paths.spec, CoverageSpec, what="coverage spec")
     placement = read_object(paths.placement, Placement, what="placement")
     prompts = evenly_spaced(read_prompts(paths.input(spec.prompts_digest, "prompts file")), spec.num_prompts)
-    work = Work(paths, spec, placement, start_processes(placement), image_grid(prompts, spec.seeds))
+    work = _Work(paths, spec, placement, start_processes(placement), image_grid(prompts, spec.seeds))
     models = work.distinct_models()
     folders = {digest: work.folder(digest) for digest in models}
     total = 2 * len(models) * len(work.grid)
     with JobProgress(paths.out, total=total, unit="images", enabled=work.state.is_main_process) as progress:
         for number, (digest, model) in enumerate(models.items(), start=1):
-            draw(work, model, folders[digest])
+            _draw(work, model, folders[digest])
             progress.update(number * len(work.grid), f"{model.kind} drawn")
         work.state.wait_for_everyone()
-        rows = score(work, folders)
+        rows = _score(work, folders)
         progress.update(total, "scored")
     if work.state.is_main_process:
-        leave(work, rows)
+        _leave(work, rows)
     work.state.wait_for_everyone()
 
 
-def draw(work: Work, model: ModelRef, folder: Path) -> None:
+def _draw(work: _Work, model: ModelRef, folder: Path) -> None:
     """Draw this rank's missing images of one model."""
     missing = missing_images(folder, work.own_share(work.grid))
     if not missing:
@@ -101,7 +101,7 @@ def draw(work: Work, model: ModelRef, folder: Path) -> None:
     )
 
 
-def score(work: Work, folders: dict[str, Path]) -> list[ScoreRow]:
+def _score(work: _Work, folders: dict[str, Path]) -> list[ScoreRow]:
     """Score every image of every model with the judge, gathered from all ranks."""
     judge = work.spec.judge
     scorer = load_scorer(judge, work.paths.scorer(judge, "judge"), work.state.device)
@@ -111,7 +111,7 @@ def score(work: Work, folders: dict[str, Path]) -> list[ScoreRow]:
     return sorted(ScoreRow(*row) for row in gather_object(rows))
 
 
-def leave(work: Work, rows: Sequence[ScoreRow]) -> None:
+def _leave(work: _Work, rows: Sequence[ScoreRow]) -> None:
     """Write the score table, the spec and, last, the report."""
     spec, out = work.spec, work.paths.out
     roles = {role: spec.sample_spec(model).digest for role, model in spec.models().items()}

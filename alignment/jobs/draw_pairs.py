@@ -51,7 +51,7 @@ SCHEMA = pa.schema(
 
 
 @dataclass(frozen=True)
-class Drawing:
+class _Drawing:
     """The inputs that every step of the job needs."""
 
     spec: DrawSpec
@@ -90,7 +90,7 @@ def main(paths: JobPaths) -> None:
     spec = read_object(paths.spec, DrawSpec, what="draw spec")
     placement = read_object(paths.placement, Placement, what="placement")
     prompts = PromptLines(paths.input(spec.prompts_digest, "prompts file"))
-    drawing = Drawing(spec, placement, paths, start_processes(placement), prompts)
+    drawing = _Drawing(spec, placement, paths, start_processes(placement), prompts)
     rank, ranks = drawing.state.process_index, drawing.state.num_processes
     todo = [s for s in drawing.shards() if s % ranks == rank and not drawing.file(s).is_file()]
     with JobProgress(
@@ -100,17 +100,17 @@ def main(paths: JobPaths) -> None:
         done=drawing.num_finished(),
         enabled=drawing.state.is_main_process,
     ) as progress:
-        pipeline = load_base(drawing) if todo else None
+        pipeline = _load_base(drawing) if todo else None
         for shard in todo:
-            write_shard(list(draw_shard(drawing, pipeline, shard)), drawing.file(shard))
+            _write_shard(list(_draw_shard(drawing, pipeline, shard)), drawing.file(shard))
             progress.update(drawing.num_finished(), "drawing")
         drawing.state.wait_for_everyone()
     if drawing.state.is_main_process:
-        finish(drawing)
+        _finish(drawing)
     drawing.state.wait_for_everyone()
 
 
-def load_base(drawing: Drawing) -> Any:
+def _load_base(drawing: _Drawing) -> Any:
     """Load the base's pipeline on this rank's device."""
     spec = drawing.spec
     load = resolve(f"{spec.backbone.implementation.partition(':')[0]}:load_pipeline")
@@ -118,7 +118,7 @@ def load_base(drawing: Drawing) -> Any:
     return load(drawing.paths.input(spec.base_digest, "base model"), model, None).to(drawing.state.device)
 
 
-def draw_shard(drawing: Drawing, pipeline: Any, shard: int) -> Iterator[dict[str, Any]]:
+def _draw_shard(drawing: _Drawing, pipeline: Any, shard: int) -> Iterator[dict[str, Any]]:
     """Return the rows of a file. Both images of a pair start from the noise of its prompt's index and seed."""
     texts = TextStates(drawing_of(pipeline))
     cells, size = drawing.keys(shard), max(1, drawing.placement.micro_batch // 2)
@@ -155,14 +155,14 @@ def row(spec: DrawSpec, key: ImageKey, chosen: bytes, rejected: bytes) -> dict[s
     }
 
 
-def write_shard(rows: Sequence[dict[str, Any]], path: Path) -> None:
+def _write_shard(rows: Sequence[dict[str, Any]], path: Path) -> None:
     """Write the file atomically."""
     beside = path.with_name(f".{path.name}.part")
     pq.write_table(pa.Table.from_pylist(list(rows), schema=SCHEMA), beside, row_group_size=32)
     beside.replace(path)
 
 
-def finish(drawing: Drawing) -> None:
+def _finish(drawing: _Drawing) -> None:
     """Build the result; ValueError when all pairs came out blank."""
     out, spec = drawing.paths.out, drawing.spec
     files = [drawing.file(shard) for shard in drawing.shards()]

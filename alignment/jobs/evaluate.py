@@ -54,7 +54,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class EvaluationContext:
+class _EvaluationContext:
     """The inputs that every step of the job needs."""
 
     spec: EvalSpec
@@ -85,8 +85,8 @@ class EvaluationContext:
 
 def main(paths: JobPaths) -> None:
     """Run one rank of the evaluation."""
-    work = open_context(paths)
-    folders = {digest: find_samples(work, digest) for digest in work.sample_specs()}
+    work = _open_context(paths)
+    folders = {digest: _find_samples(work, digest) for digest in work.sample_specs()}
     missing = {digest: missing_images(folder, work.grid) for digest, folder in folders.items()}
     to_sample = sum(len(keys) for keys in missing.values())
     to_score = len(work.grid) * len(folders)
@@ -95,20 +95,20 @@ def main(paths: JobPaths) -> None:
     with JobProgress(
         paths.out, total=to_sample + to_score + 2 * pairs, unit="images", enabled=work.state.is_main_process
     ) as progress:
-        sample_missing(work, folders, missing, progress)
-        scorers = load_scorers(work)
-        rows, blank = score_all(work, scorers, folders, progress, done=to_sample)
-        calibration_rows = calibrate_all(work, scorers, progress, done=to_sample + to_score)
+        _sample_missing(work, folders, missing, progress)
+        scorers = _load_scorers(work)
+        rows, blank = _score_all(work, scorers, folders, progress, done=to_sample)
+        calibration_rows = _calibrate_all(work, scorers, progress, done=to_sample + to_score)
     if work.state.is_main_process:
         record = Record(paths.out, work.spec, work.prompts, folders)
         digests = {name: scorer.digest for name, scorer in scorers.items()}
         facts = known_facts(work.snapshot_dir, CALIBRATION_FILE)
-        leave(record, rows, digests, calibration_rows=calibration_rows, facts=facts, blank=blank)
+        _leave(record, rows, digests, calibration_rows=calibration_rows, facts=facts, blank=blank)
     work.state.wait_for_everyone()
     work.state.destroy_process_group()
 
 
-def open_context(paths: JobPaths) -> EvaluationContext:
+def _open_context(paths: JobPaths) -> _EvaluationContext:
     """Read the job's inputs. ValueError for input that the user has to fix."""
     spec = read_object(paths.spec, EvalSpec, "evaluation spec")
     placement = read_object(paths.placement, Placement, "placement")
@@ -116,7 +116,7 @@ def open_context(paths: JobPaths) -> EvaluationContext:
     doubled = sorted({name for name in names if names.count(name) > 1})
     if doubled:
         raise ValueError(f"Judges and guards share the names {', '.join(doubled)}. Give each a unique name.")
-    return EvaluationContext(
+    return _EvaluationContext(
         spec=spec,
         placement=placement,
         paths=paths,
@@ -126,7 +126,7 @@ def open_context(paths: JobPaths) -> EvaluationContext:
     )
 
 
-def leave(
+def _leave(
     record: Record,
     rows: Sequence[ScoreRow],
     scorer_digests: dict[str, str],
@@ -148,7 +148,7 @@ def leave(
 # --- sampling -----------------------------------------------------------------------------------------------------
 
 
-def find_samples(work: EvaluationContext, digest: str) -> Path:
+def _find_samples(work: _EvaluationContext, digest: str) -> Path:
     """Return the folder of a model's images: among the inputs when it was sampled before, else in the output."""
     sampled_before = work.paths.inputs / digest
     if sampled_before.is_dir():
@@ -159,8 +159,8 @@ def find_samples(work: EvaluationContext, digest: str) -> Path:
     return work.paths.out / SAMPLES_DIR / digest
 
 
-def sample_missing(
-    work: EvaluationContext, folders: dict[str, Path], missing: dict[str, list[ImageKey]], progress: JobProgress
+def _sample_missing(
+    work: _EvaluationContext, folders: dict[str, Path], missing: dict[str, list[ImageKey]], progress: JobProgress
 ) -> None:
     """Draw the missing images, one model after the other."""
     total = sum(len(keys) for keys in missing.values())
@@ -174,12 +174,17 @@ def sample_missing(
 
         own_share = work.own_share(keys)
         if own_share:
-            sample_model(work, work.sample_specs()[digest], own_share, folders[digest], after_batch=after_batch)
+            _sample_model(work, work.sample_specs()[digest], own_share, folders[digest], after_batch=after_batch)
     work.state.wait_for_everyone()
 
 
-def sample_model(
-    work: EvaluationContext, spec: SampleSpec, keys: list[ImageKey], folder: Path, *, after_batch: Callable[[int], None]
+def _sample_model(
+    work: _EvaluationContext,
+    spec: SampleSpec,
+    keys: list[ImageKey],
+    folder: Path,
+    *,
+    after_batch: Callable[[int], None],
 ) -> None:
     """Draw this rank's images of one model, then free the model."""
     weights = None if spec.model.kind == "base" else spec.model.weights_digest
@@ -204,14 +209,14 @@ def sample_model(
 # --- scoring ------------------------------------------------------------------------------------------------------
 
 
-def load_scorers(work: EvaluationContext) -> dict[str, Scorer]:
+def _load_scorers(work: _EvaluationContext) -> dict[str, Scorer]:
     """Judges and guards by name."""
     scorers: tuple[Judge, ...] = (*work.spec.judges, *work.spec.guards)
     return {scorer.name: load_scorer(scorer, work.paths.scorer(scorer), work.state.device) for scorer in scorers}
 
 
-def score_all(
-    work: EvaluationContext, scorers: dict[str, Scorer], folders: dict[str, Path], progress: JobProgress, *, done: int
+def _score_all(
+    work: _EvaluationContext, scorers: dict[str, Scorer], folders: dict[str, Path], progress: JobProgress, *, done: int
 ) -> tuple[list[ScoreRow], list[str]]:
     """Score every image of every model, gathered from all ranks; also return the blank images.
 
@@ -226,7 +231,7 @@ def score_all(
         indices = [prompt.index for prompt in prompts]
         piece = kept.read(indices)
         if piece is None:
-            piece = score_piece(work, scorers, folders, image_grid(prompts, work.spec.seeds))
+            piece = _score_piece(work, scorers, folders, image_grid(prompts, work.spec.seeds))
             kept.write(indices, piece)
         pieces.append(piece)
         progress.update(done + round((start + len(prompts)) * share), "scoring")
@@ -235,8 +240,8 @@ def score_all(
     return [ScoreRow(*row) for row in gather_object(rows)], sorted(gather_object(blank))
 
 
-def score_piece(
-    work: EvaluationContext, scorers: dict[str, Scorer], folders: dict[str, Path], keys: list[ImageKey]
+def _score_piece(
+    work: _EvaluationContext, scorers: dict[str, Scorer], folders: dict[str, Path], keys: list[ImageKey]
 ) -> Piece:
     """Score images under every scorer: each image alone (judges also against other prompts), or a prompt's together."""
     together = {s.name for s in (*work.spec.judges, *work.spec.guards) if s.scorer.per_prompt}
@@ -252,8 +257,8 @@ def score_piece(
     return Piece(rows, blank)
 
 
-def calibrate_all(
-    work: EvaluationContext, scorers: dict[str, Scorer], progress: JobProgress, *, done: int
+def _calibrate_all(
+    work: _EvaluationContext, scorers: dict[str, Scorer], progress: JobProgress, *, done: int
 ) -> list[CalibrationRow]:
     """Score every calibration pair under every judge, gathered from all ranks."""
     judges = {judge.name: scorers[judge.name] for judge in work.spec.judges}

@@ -28,7 +28,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder of the judge; it must not exist yet")
     parsed = parser.parse_args(arguments)
     try:
-        record = import_judge(read_object(parsed.request, ImportRequest, "request"), parsed.out)
+        record = _import_judge(read_object(parsed.request, ImportRequest, "request"), parsed.out)
     except ValueError as error:
         print(error, file=sys.stderr)  # noqa: T201
         return 2
@@ -37,16 +37,16 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def import_judge(request: ImportRequest, out: Path) -> ImportRecord:
+def _import_judge(request: ImportRequest, out: Path) -> ImportRecord:
     """Fill `out`. ValueError names every fault of the request or the weights; `out` is then not created."""
     entry = find_import(request.kind)
-    check_request(entry, request, out)
+    _check_request(entry, request, out)
     files = weights_files(request)
     for path in files:
         if not path.is_file():
             raise ValueError(f"The weights file {path} does not exist. Give {entry.source}.")
     digests = {path.name: file_sha256(path) for path in files}
-    is_published = check_source(entry, request, digests[files[0].name])
+    is_published = _check_source(entry, request, digests[files[0].name])
     paths = {"source": request.source, "base": request.base, "template": request.template}
     names = {field: Path(path).name if path else None for field, path in paths.items()}
     record = ImportRecord(request=request.model_copy(update=names), source_sha256=digests, is_published=is_published)
@@ -62,7 +62,7 @@ def import_judge(request: ImportRequest, out: Path) -> ImportRecord:
     return record
 
 
-def check_request(entry: JudgeImport, request: ImportRequest, out: Path) -> None:
+def _check_request(entry: JudgeImport, request: ImportRequest, out: Path) -> None:
     """Raise ValueError for every fault that shows before the weights are read."""
     wrong = []
     if out.exists():
@@ -79,7 +79,7 @@ def check_request(entry: JudgeImport, request: ImportRequest, out: Path) -> None
         raise ValueError(f"The {request.kind} judge cannot be imported: {'; '.join(wrong)}.")
 
 
-def check_source(entry: JudgeImport, request: ImportRequest, sha256: str) -> bool:
+def _check_source(entry: JudgeImport, request: ImportRequest, sha256: str) -> bool:
     """Check that the file is a published one. ValueError for a file other than the requested or published ones."""
     if request.sha256 is not None and sha256 != request.sha256:
         raise ValueError(f"{request.source} has sha256 {sha256}, not {request.sha256}. Download it again.")

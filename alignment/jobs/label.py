@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Work:
+class _Work:
     """The items to label and their labelers."""
 
     spec: LabelSpec
@@ -65,24 +65,28 @@ class Work:
 
 def main(paths: JobPaths) -> None:
     """Score this rank's shards; rank 0 then labels."""
-    work = open_work(paths)
+    work = _open_work(paths)
     items = work.items()
     shards = range((len(items) + SHARD_ITEMS - 1) // SHARD_ITEMS)
     with JobProgress(
-        paths.out, total=len(shards), unit="shards", done=num_finished(work, shards), enabled=work.state.is_main_process
+        paths.out,
+        total=len(shards),
+        unit="shards",
+        done=_num_finished(work, shards),
+        enabled=work.state.is_main_process,
     ) as progress:
         own_shards = [s for s in shards if s % work.state.num_processes == work.state.process_index]
         todo = [shard for shard in own_shards if not work.shard(shard).is_file()]
-        for shard, table in score_shards(work, items, todo):
-            write_shard(table, work.shard(shard))
-            progress.update(num_finished(work, shards), "scoring")
+        for shard, table in _score_shards(work, items, todo):
+            _write_shard(table, work.shard(shard))
+            progress.update(_num_finished(work, shards), "scoring")
         work.state.wait_for_everyone()
     if work.state.is_main_process:
-        finish(work, items, read_scores(work, items, shards))
+        _finish(work, items, _read_scores(work, items, shards))
     work.state.wait_for_everyone()
 
 
-def open_work(paths: JobPaths) -> Work:
+def _open_work(paths: JobPaths) -> _Work:
     """Read spec and snapshot, and raise ValueError for a request that cannot be labelled before anything is scored."""
     spec = read_object(paths.spec, LabelSpec, what="label spec")
     placement = read_object(paths.placement, Placement, what="placement")
@@ -93,18 +97,18 @@ def open_work(paths: JobPaths) -> Work:
     heldout = [b for split in HELDOUT_SPLITS for b in read_ballots(snapshot_dir, split) if not b.is_tie]
     state = start_processes(placement)
     (paths.out / SCORES_DIR).mkdir(parents=True, exist_ok=True)
-    return Work(spec, placement, paths, state, snapshot_dir, train, heldout)
+    return _Work(spec, placement, paths, state, snapshot_dir, train, heldout)
 
 
 # --- scoring ----------------------------------------------------------------------------------------------------------
 
 
-def num_finished(work: Work, shards: range) -> int:
+def _num_finished(work: _Work, shards: range) -> int:
     """Count the shards that any rank has finished."""
     return sum(work.shard(shard).is_file() for shard in shards)
 
 
-def score_shards(work: Work, items: Sequence[str], todo: Sequence[int]) -> Iterator[tuple[int, pa.Table]]:
+def _score_shards(work: _Work, items: Sequence[str], todo: Sequence[int]) -> Iterator[tuple[int, pa.Table]]:
     """Compute tables of scores, one per shard; images are read one by one."""
     if not todo:
         return
@@ -118,7 +122,7 @@ def score_shards(work: Work, items: Sequence[str], todo: Sequence[int]) -> Itera
         columns: dict[str, list[object]] = {"item": [], "labeler": [], "first": [], "second": []}
         images = islice(found, len(names))
         while batch := list(islice(images, max(1, work.placement.micro_batch // 2))):
-            for labeler, first, second in score_batch(batch, scorers, work.heuristics()):
+            for labeler, first, second in _score_batch(batch, scorers, work.heuristics()):
                 columns["item"] += [item.item for item in batch]
                 columns["labeler"] += [labeler] * len(batch)
                 columns["first"] += first
@@ -127,7 +131,7 @@ def score_shards(work: Work, items: Sequence[str], todo: Sequence[int]) -> Itera
         yield shard, pa.table(columns)
 
 
-def score_batch(
+def _score_batch(
     batch: Sequence[ItemImages], scorers: dict[str, Scorer], heuristics: Sequence[HeuristicName]
 ) -> Iterator[tuple[str, list[float], list[float]]]:
     """(labeler, scores of first sides, scores of second sides)."""
@@ -141,14 +145,14 @@ def score_batch(
         yield heuristic, scores[0::2], scores[1::2]
 
 
-def write_shard(table: pa.Table, path: Path) -> None:
+def _write_shard(table: pa.Table, path: Path) -> None:
     """Write the file atomically."""
     beside = path.with_name(f".{path.name}.part")
     pq.write_table(table, beside)
     beside.replace(path)
 
 
-def read_scores(work: Work, items: Sequence[str], shards: range) -> dict[str, Scores]:
+def _read_scores(work: _Work, items: Sequence[str], shards: range) -> dict[str, Scores]:
     """Read every labeler's scores in the order of the items."""
     names = [*(judge.name for judge in work.spec.judges), *work.heuristics()]
     rows = [row for shard in shards for row in pq.read_table(work.shard(shard)).to_pylist()]
@@ -162,7 +166,7 @@ def read_scores(work: Work, items: Sequence[str], shards: range) -> dict[str, Sc
 # --- labels -----------------------------------------------------------------------------------------------------------
 
 
-def finish(work: Work, items: tuple[str, ...], scores: dict[str, Scores]) -> None:
+def _finish(work: _Work, items: tuple[str, ...], scores: dict[str, Scores]) -> None:
     """Decide the labels, write the relabelled splits, the report, and last the DatasetSnapshot."""
     out, plain = work.paths.out, work.spec.snapshot
     labelling = label(work.spec, items, scores, train=work.train, heldout=work.heldout)

@@ -64,7 +64,7 @@ def run_job(main: Callable[[JobPaths], None]) -> None:
     A job whose OUT is finished exits at once. An unfinished one is resumed by `main` itself.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    paths = parse_paths(sys.argv[1:])
+    paths = _parse_paths(sys.argv[1:])
     signal.signal(signal.SIGTERM, _stop_on_sigterm)
     sys.exit(exit_code(main, paths))
 
@@ -81,11 +81,11 @@ def exit_code(main: Callable[[JobPaths], None], paths: JobPaths) -> int:
         return 0
     try:
         paths.out.mkdir(parents=True, exist_ok=True)
-        if is_main_process():
+        if _is_main_process():
             (paths.out / FAILURE_FILE).unlink(missing_ok=True)
         main(paths)
     except Exception as error:
-        failure = describe(error, paths.out)
+        failure = _describe(error, paths.out)
         logger.log(
             logging.WARNING if failure.kind == "preempted" else logging.ERROR,
             "%s: %s",
@@ -93,12 +93,12 @@ def exit_code(main: Callable[[JobPaths], None], paths: JobPaths) -> int:
             failure.message,
             exc_info=failure.kind == "crashed" or _is_unreadable(error),
         )
-        write_failure(paths.out, failure)
+        _write_failure(paths.out, failure)
         return EXIT_CODES.get(failure.kind, 1)
     return 0
 
 
-def parse_paths(arguments: list[str]) -> JobPaths:
+def _parse_paths(arguments: list[str]) -> JobPaths:
     """Parse --spec S.json --placement P.json --inputs DIR --out DIR."""
     parser = argparse.ArgumentParser(description="Run one alignment job.")
     for name in ("spec", "placement", "inputs", "out"):
@@ -107,7 +107,7 @@ def parse_paths(arguments: list[str]) -> JobPaths:
     return JobPaths(spec=parsed.spec, placement=parsed.placement, inputs=parsed.inputs, out=parsed.out)
 
 
-def describe(error: Exception, out: Path) -> JobFailure:
+def _describe(error: Exception, out: Path) -> JobFailure:
     """Map an exception to a failure; an unforeseen one is `crashed` and keeps its class name."""
     if isinstance(error, JobStoppedError):
         return JobFailure(kind=error.kind, message=error.message, step=error.step)
@@ -134,7 +134,7 @@ def _is_unreadable(error: Exception) -> bool:
     return type(error).__name__ == name and str(error).startswith(beginning)
 
 
-def write_failure(out: Path, failure: JobFailure) -> None:
+def _write_failure(out: Path, failure: JobFailure) -> None:
     """Write failure.json unless another rank did first: the first failure is the cause, later ones follow from it."""
     beside = out / f".{FAILURE_FILE}.{os.getpid()}"
     try:
@@ -182,6 +182,6 @@ def write_result(out: Path, result: BaseModel) -> None:
     write_json(out / RESULT_FILE, result.model_dump(mode="json"))
 
 
-def is_main_process() -> bool:
+def _is_main_process() -> bool:
     """Return True on rank 0, according to the environment of torch's launcher; True without a launcher."""
     return int(os.environ.get("RANK", "0")) == 0

@@ -47,12 +47,12 @@ def main(paths: JobPaths) -> None:
     """Read the spec, refuse ingredients that cannot be averaged, average."""
     spec = read_object(paths.spec, SoupSpec, what="soup spec")
     placement = read_object(paths.placement, Placement, what="placement")
-    ingredients = find_ingredients(paths, spec)
+    ingredients = _find_ingredients(paths, spec)
     check_ingredients(ingredients)
     state = start_processes(placement)
     readers = [ingredient.read for ingredient in ingredients]
     if isinstance(spec.method, Greedy):
-        scoring = open_scoring(paths, spec, spec.method, placement, state, ingredients=ingredients)
+        scoring = _open_scoring(paths, spec, spec.method, placement, state, ingredients=ingredients)
         with scoring.progress:
             own_scores = [scoring.score_folder(ingredient.weights_dir) for ingredient in ingredients]
             soup = greedy_soup(readers, own_scores, scoring.score, minimum_gain=spec.method.minimum_gain)
@@ -67,7 +67,7 @@ def main(paths: JobPaths) -> None:
     state.wait_for_everyone()
 
 
-def find_ingredients(paths: JobPaths, spec: SoupSpec) -> list[Ingredient]:
+def _find_ingredients(paths: JobPaths, spec: SoupSpec) -> list[Ingredient]:
     """Return the runs' weights folders. ValueError when one is not among the inputs."""
     return [
         Ingredient(
@@ -118,7 +118,7 @@ def _history(spec: SoupSpec, method: Greedy, soup: GreedySoup, own_scores: Seque
 
 
 @dataclass
-class SoupScoring:
+class _SoupScoring:
     """Samples from weights and scores the images; every process calls it with the same weights."""
 
     paths: JobPaths
@@ -170,7 +170,7 @@ class SoupScoring:
         )
 
 
-def open_scoring(
+def _open_scoring(
     paths: JobPaths,
     spec: SoupSpec,
     method: Greedy,
@@ -178,11 +178,11 @@ def open_scoring(
     state: PartialState,
     *,
     ingredients: Sequence[Ingredient],
-) -> SoupScoring:
+) -> _SoupScoring:
     """Load the judge, the prompts and the number of images that a greedy soup scores."""
     grid = image_grid(read_prompts(paths.input(method.prompts_digest, "prompts file")), method.seeds)
     judge_dir = paths.scorer(method.judge, "judge")
-    return SoupScoring(
+    return _SoupScoring(
         paths=paths,
         spec=spec,
         method=method,

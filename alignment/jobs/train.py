@@ -35,7 +35,7 @@ def main(paths: JobPaths) -> None:
     """Read the spec, train, and on rank 0 write the result. Resumes an unfinished run in OUT."""
     spec = read_object(paths.spec, TrainSpec, what="train spec")
     placement = read_object(paths.placement, Placement, what="placement")
-    material = open_prompts(spec, paths) if spec.online else open_cache(spec, paths)
+    material = _open_prompts(spec, paths) if spec.online else _open_cache(spec, paths)
     base_dir = paths.input(spec.base_digest, "base model")
     state = start_processes(placement)
     params = spec.recipe.backbone
@@ -43,27 +43,27 @@ def main(paths: JobPaths) -> None:
     make_update = material.make_update(state.device)
     TrainingRun(RunInputs(spec, placement, backbone, make_update, paths.out)).run()
     if state.is_main_process:
-        write_result(paths.out, result_of(spec, paths.out, num_pairs=material.num_pairs))
+        write_result(paths.out, _result_of(spec, paths.out, num_pairs=material.num_pairs))
     state.wait_for_everyone()
 
 
 @dataclass(frozen=True)
-class Material:
+class _Material:
     """Check the run's training data; `make_update` loads the large parts on the process's device."""
 
     num_pairs: int
     make_update: Callable[[torch.device], MakeUpdate]
 
 
-def open_cache(spec: TrainSpec, paths: JobPaths) -> Material:
+def _open_cache(spec: TrainSpec, paths: JobPaths) -> _Material:
     """Open the feature cache of an offline objective; ValueError when it is missing or does not fit the spec."""
     assert spec.cache_digest is not None
     features = CachedFeatures(paths.input(spec.cache_digest, "feature cache"))
-    check_match(spec, features)
-    return Material(features.index.num_pairs, lambda device: partial(OfflineUpdate, features))
+    _check_match(spec, features)
+    return _Material(features.index.num_pairs, lambda device: partial(OfflineUpdate, features))
 
 
-def open_prompts(spec: TrainSpec, paths: JobPaths) -> Material:
+def _open_prompts(spec: TrainSpec, paths: JobPaths) -> _Material:
     """Open prompts and reward of an online objective; ValueError when one is missing or the file is malformed."""
     assert spec.online is not None
     reward = spec.online.reward
@@ -73,10 +73,10 @@ def open_prompts(spec: TrainSpec, paths: JobPaths) -> Material:
     def make_update(device: torch.device) -> MakeUpdate:
         return partial(OnlineUpdate, prompts, load_scorer(reward, weights_dir, device), reward.name)
 
-    return Material(len(prompts), make_update)
+    return _Material(len(prompts), make_update)
 
 
-def check_match(spec: TrainSpec, features: CachedFeatures) -> None:
+def _check_match(spec: TrainSpec, features: CachedFeatures) -> None:
     """Raise ValueError when the cache is of another base or backbone, or lacks required captions."""
     encoded = features.index.spec
     if encoded.base_digest != spec.base_digest:
@@ -98,7 +98,7 @@ def check_match(spec: TrainSpec, features: CachedFeatures) -> None:
         check_captions(spec.recipe.objective, 0, "the feature cache")
 
 
-def result_of(spec: TrainSpec, out: Path, *, num_pairs: int) -> TrainResult:
+def _result_of(spec: TrainSpec, out: Path, *, num_pairs: int) -> TrainResult:
     """Describe the finished output folder."""
     return TrainResult(
         uri="",

@@ -45,7 +45,7 @@ SPLITS: tuple[Split, ...] = ("train", "test")
 
 
 @dataclass(frozen=True)
-class Parts:
+class _Parts:
     """The comparisons of one run, each with the row of its user within its group."""
 
     training: PreferencePairs
@@ -73,8 +73,8 @@ def _run(paths: JobPaths, spec: RewardTrainSpec, placement: Placement, state: Pa
     images = sum(num_comparisons(snapshot_dir, split) for split in SPLITS)
     steps = spec.recipe.steps
     with JobProgress(paths.out, total=images + 2 * steps, unit="steps") as progress:
-        train, test = embed_all(paths, spec, placement, state, progress=progress)
-        parts = divide(train, test, spec, state.device)
+        train, test = _embed_all(paths, spec, placement, state, progress=progress)
+        parts = _divide(train, test, spec, state.device)
 
         def note(step: int, metrics: dict[str, float]) -> None:
             progress.update(images + step, "training")
@@ -82,16 +82,16 @@ def _run(paths: JobPaths, spec: RewardTrainSpec, placement: Placement, state: Pa
                 append_metrics(paths.out, step, metrics)
 
         cut_back(paths.out / METRICS_FILE, 0)
-        trained = train_one(spec.recipe.head, parts, spec, on_step=note)
-        baseline = train_baseline(trained, parts, spec, progress=progress)
-        accuracies = measure(HeadAndBaseline(trained.head, baseline), parts, spec)
-    mixture = spec.mixture or mean_mixture(trained.head)
+        trained = _train_one(spec.recipe.head, parts, spec, on_step=note)
+        baseline = _train_baseline(trained, parts, spec, progress=progress)
+        accuracies = _measure(HeadAndBaseline(trained.head, baseline), parts, spec)
+    mixture = spec.mixture or _mean_mixture(trained.head)
     write_head(trained.head, parts.users, paths.out / HEAD_DIR)
     write_judge(trained.head, mixture, paths.input(spec.embedder_digest, "embedder"), paths.out / JUDGE_DIR)
-    write_result(paths.out, result_of(paths, spec, parts, trained, mixture=mixture, accuracies=accuracies))
+    write_result(paths.out, _result_of(paths, spec, parts, trained, mixture=mixture, accuracies=accuracies))
 
 
-def embed_all(
+def _embed_all(
     paths: JobPaths, spec: RewardTrainSpec, placement: Placement, state: PartialState, *, progress: JobProgress
 ) -> tuple[EmbeddedComparisons, EmbeddedComparisons]:
     """Embed the train and the test split, or read them from OUT where an earlier run stored them."""
@@ -120,7 +120,9 @@ def _embedded(progress: JobProgress, before: int, count: int) -> None:
 # --- held-out users and prompts ---------------------------------------------------------------------------------------
 
 
-def divide(train: EmbeddedComparisons, test: EmbeddedComparisons, spec: RewardTrainSpec, device: torch.device) -> Parts:
+def _divide(
+    train: EmbeddedComparisons, test: EmbeddedComparisons, spec: RewardTrainSpec, device: torch.device
+) -> _Parts:
     """Set unseen users aside, and some prompts of the others for validation; both follow from the seed alone."""
     recipe = spec.recipe
     users = sorted(set(train.annotators))
@@ -129,20 +131,20 @@ def divide(train: EmbeddedComparisons, test: EmbeddedComparisons, spec: RewardTr
     seen, unseen = ([user for user in users if (user in aside) is wanted] for wanted in (False, True))
     limit = recipe.validation_share * 2**63
     held_out = {prompt for prompt in set(train.prompts) if stream_seed("validation", recipe.seed, prompt) < limit}
-    known = pairs_of(train, seen, device)
+    known = _pairs_of(train, seen, device)
     prompts = [prompt for prompt, user in zip(train.prompts, train.annotators, strict=True) if user not in aside]
     is_held_out = torch.tensor([prompt in held_out for prompt in prompts], dtype=torch.bool, device=device)
-    return Parts(
+    return _Parts(
         training=known.take((~is_held_out).nonzero().flatten()),
         validation=known.take(is_held_out.nonzero().flatten()),
-        seen_tests=pairs_of(test, seen, device),
-        unseen_labels=pairs_of(train, unseen, device),
-        unseen_tests=pairs_of(test, unseen, device),
+        seen_tests=_pairs_of(test, seen, device),
+        unseen_labels=_pairs_of(train, unseen, device),
+        unseen_tests=_pairs_of(test, unseen, device),
         users=tuple(seen),
     )
 
 
-def pairs_of(comparisons: EmbeddedComparisons, users: list[str], device: torch.device) -> PreferencePairs:
+def _pairs_of(comparisons: EmbeddedComparisons, users: list[str], device: torch.device) -> PreferencePairs:
     """Select the comparisons of these users, who are numbered in this order."""
     number = {user: index for index, user in enumerate(users)}
     rows = [row for row, user in enumerate(comparisons.annotators) if user in number]
@@ -157,14 +159,14 @@ def pairs_of(comparisons: EmbeddedComparisons, users: list[str], device: torch.d
 # --- training and measuring -------------------------------------------------------------------------------------------
 
 
-def train_one(head: Head, parts: Parts, spec: RewardTrainSpec, *, on_step: OnStep) -> TrainedHead:
+def _train_one(head: Head, parts: _Parts, spec: RewardTrainSpec, *, on_step: OnStep) -> TrainedHead:
     """Train any head with the recipe's optimiser, steps and seed."""
     fresh = build_head(head, parts.training, len(parts.users), spec.recipe.seed)
     return train_head(fresh, parts.training, parts.validation, recipe=spec.recipe, on_step=on_step)
 
 
-def train_baseline(
-    trained: TrainedHead, parts: Parts, spec: RewardTrainSpec, *, progress: JobProgress
+def _train_baseline(
+    trained: TrainedHead, parts: _Parts, spec: RewardTrainSpec, *, progress: JobProgress
 ) -> PreferenceHead:
     """Train the single-preference head on the same features and steps; return the head itself where it is one."""
     head = spec.recipe.head
@@ -172,10 +174,10 @@ def train_baseline(
         return trained.head
     done = progress.total - spec.recipe.steps
     single = BradleyTerry(projector=head.projector, width=head.width)
-    return train_one(single, parts, spec, on_step=lambda step, _: progress.update(done + step, "baseline")).head
+    return _train_one(single, parts, spec, on_step=lambda step, _: progress.update(done + step, "baseline")).head
 
 
-def measure(heads: HeadAndBaseline, parts: Parts, spec: RewardTrainSpec) -> tuple[RewardAccuracy, ...]:
+def _measure(heads: HeadAndBaseline, parts: _Parts, spec: RewardTrainSpec) -> tuple[RewardAccuracy, ...]:
     """Measure seen users, then unseen users by number of labels; a row without comparisons is left out."""
     recipe = spec.recipe
     rows = (seen_users(heads, parts.seen_tests),) if len(parts.seen_tests) else ()
@@ -191,17 +193,17 @@ def measure(heads: HeadAndBaseline, parts: Parts, spec: RewardTrainSpec) -> tupl
     )
 
 
-def mean_mixture(head: PreferenceHead) -> tuple[float, ...]:
+def _mean_mixture(head: PreferenceHead) -> tuple[float, ...]:
     """Average the taste: every seen user counts once."""
     with torch.no_grad():
         weights_K = head.mixture(torch.arange(len(head.user_logits_UK), device=head.user_logits_UK.device)).mean(dim=0)
     return tuple(weights_K.tolist())
 
 
-def result_of(
+def _result_of(
     paths: JobPaths,
     spec: RewardTrainSpec,
-    parts: Parts,
+    parts: _Parts,
     trained: TrainedHead,
     *,
     mixture: tuple[float, ...],

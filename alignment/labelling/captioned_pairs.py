@@ -38,7 +38,7 @@ Texts = list[tuple[str, str]]
 
 
 @dataclass(frozen=True)
-class Occurrence:
+class _Occurrence:
     """First occurrence of a distinct image: a pair's global index, and the side."""
 
     digest: str
@@ -54,13 +54,13 @@ class ImageCaptions:
         self.digests: list[tuple[str, str]] = []
         """sha256 of both images of each pair."""
         self._folder = out / CAPTIONS_DIR
-        first: dict[str, Occurrence] = {}
+        first: dict[str, _Occurrence] = {}
         for index in range(len(pairs)):
             pair = pairs.pair(index)
             both = (_sha256(pair.image_chosen), _sha256(pair.image_rejected))
             self.digests.append(both)
             for side, digest in enumerate(both):
-                first.setdefault(digest, Occurrence(digest, index, side))
+                first.setdefault(digest, _Occurrence(digest, index, side))
         seen = list(first.values())
         self.shards = [seen[start : start + shard_images] for start in range(0, len(seen), shard_images)]
 
@@ -94,7 +94,7 @@ class ImageCaptions:
     def _path(self, number: int) -> Path:
         return self._folder / f"{number:05d}.json"
 
-    def _captions(self, shard: list[Occurrence], caption: Caption) -> dict[str, str]:
+    def _captions(self, shard: list[_Occurrence], caption: Caption) -> dict[str, str]:
         captions_by_digest: dict[str, str] = {}
         for start in range(0, len(shard), IMAGES_AT_ONCE):
             piece = shard[start : start + IMAGES_AT_ONCE]
@@ -108,11 +108,11 @@ class ImageCaptions:
             )
         return captions_by_digest
 
-    def _image(self, seen: Occurrence) -> Image.Image:
+    def _image(self, seen: _Occurrence) -> Image.Image:
         pair = self.pairs.pair(seen.pair)
         return decoded((pair.image_chosen, pair.image_rejected)[seen.side], self._name(seen))
 
-    def _name(self, seen: Occurrence) -> str:
+    def _name(self, seen: _Occurrence) -> str:
         return f"image_{SIDES[seen.side]} of pair {self.pairs.pair(seen.pair).pair_id}"
 
 

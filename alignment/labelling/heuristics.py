@@ -15,17 +15,17 @@ LUMINANCE_C = np.array([0.299, 0.587, 0.114])
 """ITU-R BT.601."""
 
 
-def brightness(pixels_HWC: NDArray[np.float64]) -> float:
+def _brightness(pixels_HWC: NDArray[np.float64]) -> float:
     """Mean luminance, 0 to 255."""
     return float((pixels_HWC @ LUMINANCE_C).mean())
 
 
-def contrast(pixels_HWC: NDArray[np.float64]) -> float:
+def _contrast(pixels_HWC: NDArray[np.float64]) -> float:
     """Standard deviation of the luminance."""
     return float((pixels_HWC @ LUMINANCE_C).std())
 
 
-def colourfulness(pixels_HWC: NDArray[np.float64]) -> float:
+def _colourfulness(pixels_HWC: NDArray[np.float64]) -> float:
     """Spread and mean of the two opponent colours. Source: Hasler and Suesstrunk 2003, their M(3)."""
     red, green, blue = (pixels_HWC[..., channel] for channel in range(3))
     red_green, yellow_blue = red - green, 0.5 * (red + green) - blue
@@ -33,7 +33,7 @@ def colourfulness(pixels_HWC: NDArray[np.float64]) -> float:
     return float(spread + 0.3 * np.hypot(red_green.mean(), yellow_blue.mean()))
 
 
-def sharpness(pixels_HWC: NDArray[np.float64]) -> float:
+def _sharpness(pixels_HWC: NDArray[np.float64]) -> float:
     """Variance of the luminance's Laplacian (four neighbours); 0 for an image too small to have interior pixels."""
     light_HW = pixels_HWC @ LUMINANCE_C
     if min(light_HW.shape) < 3:
@@ -43,10 +43,10 @@ def sharpness(pixels_HWC: NDArray[np.float64]) -> float:
 
 
 HEURISTICS: Mapping[HeuristicName, Callable[[NDArray[np.float64]], float]] = {
-    "brightness": brightness,
-    "colourfulness": colourfulness,
-    "contrast": contrast,
-    "sharpness": sharpness,
+    "brightness": _brightness,
+    "colourfulness": _colourfulness,
+    "contrast": _contrast,
+    "sharpness": _sharpness,
 }
 
 

@@ -39,7 +39,7 @@ class Decision:
 
 
 @dataclass(frozen=True)
-class Labelling:
+class _Labelling:
     """Decisions for a complete training split; None leaves a row unchanged."""
 
     decisions: tuple[Decision | None, ...]
@@ -64,7 +64,7 @@ def pick_human_labels(train: Sequence[Ballot], spec: LabelSpec, method: LabelMod
     return {ballot.pair_id: ballot for ballot in picked}
 
 
-def margins(labeler: str, scores: Scores) -> Floats:
+def _margins(labeler: str, scores: Scores) -> Floats:
     """Score of the first side minus that of the second, N; ValueError naming a labeler whose scores are not finite."""
     both_2N = np.asarray([scores.first, scores.second], dtype=np.float64)
     bad = int((~np.isfinite(both_2N).all(axis=0)).sum())
@@ -83,9 +83,9 @@ def label(
     *,
     train: Sequence[Ballot],
     heldout: Sequence[Ballot],
-) -> Labelling:
+) -> _Labelling:
     """Decide on every training row by the spec's method, and report; see `LabelReport`."""
-    opinions = Opinions(items, {name: margins(name, both) for name, both in scores.items()})
+    opinions = Opinions(items, {name: _margins(name, both) for name, both in scores.items()})
     if isinstance(spec.method, LabelModel):
         return _by_model(spec, spec.method, opinions, train=train, heldout=heldout)
     return _by_proxy(spec, opinions, scores, train=train, heldout=heldout)
@@ -98,7 +98,7 @@ def _by_proxy(
     *,
     train: Sequence[Ballot],
     heldout: Sequence[Ballot],
-) -> Labelling:
+) -> _Labelling:
     (judge,) = scores
     votes = proxy_votes(scores[judge].first, scores[judge].second)
     preferences_N = np.array([2 * vote.preference - 1 for vote in votes])
@@ -111,12 +111,12 @@ def _by_proxy(
     accuracy = _accuracy(judge, opinions.margins[judge], at, heldout, spec.confidence)
     kept = _kept(preferences_N, 0.0, at, heldout)
     report = _report(spec, decisions, labels_from=judge, accuracies=(accuracy,), kept=kept)
-    return Labelling(decisions, report)
+    return _Labelling(decisions, report)
 
 
 def _by_model(
     spec: LabelSpec, method: LabelModel, opinions: Opinions, *, train: Sequence[Ballot], heldout: Sequence[Ballot]
-) -> Labelling:
+) -> _Labelling:
     at = {item: index for index, item in enumerate(opinions.items)}
     picked = pick_human_labels(train, spec, method)
     human = _by_item(picked.values(), at)
@@ -158,7 +158,7 @@ def _by_model(
             for ballot, decision in zip(train, decisions, strict=True)
         ),
     )
-    return Labelling(decisions, report.model_copy(update={"warnings": _warnings(report, method)}))
+    return _Labelling(decisions, report.model_copy(update={"warnings": _warnings(report, method)}))
 
 
 def _confident_label(signed: float, minimum: float) -> float:

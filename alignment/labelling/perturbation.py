@@ -15,7 +15,7 @@ from alignment.contracts.captions import Level, Perturbation
 
 
 @dataclass(frozen=True)
-class ChangedShares:
+class _ChangedShares:
     """Shares of a text's words that are dropped, replaced, and moved to another of their positions."""
 
     drop: float
@@ -23,10 +23,10 @@ class ChangedShares:
     shuffle: float
 
 
-LEVELS: Mapping[Level, ChangedShares] = {
-    "weak": ChangedShares(drop=0.10, replace=0.20, shuffle=0.10),
-    "medium": ChangedShares(drop=0.15, replace=0.30, shuffle=0.15),
-    "strong": ChangedShares(drop=0.20, replace=0.40, shuffle=0.20),
+LEVELS: Mapping[Level, _ChangedShares] = {
+    "weak": _ChangedShares(drop=0.10, replace=0.20, shuffle=0.10),
+    "medium": _ChangedShares(drop=0.15, replace=0.30, shuffle=0.15),
+    "strong": _ChangedShares(drop=0.20, replace=0.40, shuffle=0.20),
 }
 
 
@@ -66,7 +66,7 @@ class _Counts:
     shuffle: int
 
 
-def _plan(num_words: int, shares: ChangedShares) -> _Counts:
+def _plan(num_words: int, shares: _ChangedShares) -> _Counts:
     """Return the number of words to drop, replace and move. A move needs two words; a single one is replaced.
 
     A drop share below one half leaves at least one word of any text.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class ProxyVote:
+class _ProxyVote:
     """A judge's verdict on one pair, in the order in which the source gave its images."""
 
     preferred: int
@@ -19,7 +19,7 @@ class ProxyVote:
         return 0.5 if self.is_tie else 1.0 - self.preferred
 
 
-def proxy_votes(scores_0: Sequence[float], scores_1: Sequence[float]) -> list[ProxyVote]:
+def proxy_votes(scores_0: Sequence[float], scores_1: Sequence[float]) -> list[_ProxyVote]:
     """Rank each pair by its two scores: image 1 is preferred only where its score is strictly greater.
 
     Scores are one judge's on one prompt, higher is better; only their order counts, so the judge's scale does not.
@@ -38,4 +38,4 @@ def proxy_votes(scores_0: Sequence[float], scores_1: Sequence[float]) -> list[Pr
             f"{len(bad)} of {len(scores_0)} pairs have a score that is not finite, first pair {row}: {scores_0[row]}"
             f" and {scores_1[row]}. Check the judge on these images, or leave the pairs out."
         )
-    return [ProxyVote(int(second > first), first == second) for first, second in zip(scores_0, scores_1, strict=True)]
+    return [_ProxyVote(int(second > first), first == second) for first, second in zip(scores_0, scores_1, strict=True)]

@@ -16,7 +16,7 @@ IMAGE_COLUMNS = ("image_chosen", "image_rejected")
 
 
 @dataclass(frozen=True)
-class TrainCounts:
+class _TrainCounts:
     """Digest of the training split as written."""
 
     num_ties: int
@@ -26,7 +26,7 @@ class TrainCounts:
 
 def write_relabelled(
     snapshot_dir: Path, out: Path, *, ballots: Sequence[Ballot], decisions: Sequence[Decision | None]
-) -> TrainCounts:
+) -> _TrainCounts:
     """Write train.parquet with the decisions, row by row, and copy the other splits unchanged.
 
     Where the verdict is reversed, images and captions change sides. pair_id stays that of the row, so that a label can
@@ -45,7 +45,7 @@ def write_relabelled(
         ) as writer:
             for batch in file.iter_batches(READ_ROWS):
                 rows = [
-                    relabelled_row(row, ballots[index], decisions[index])
+                    _relabelled_row(row, ballots[index], decisions[index])
                     for index, row in enumerate(batch.to_pylist(), start=first)
                 ]
                 first += len(rows)
@@ -53,10 +53,10 @@ def write_relabelled(
                 num_captioned += sum(_is_captioned(row) for row in rows)
                 writer.write_table(pa.Table.from_pylist(rows, schema=schema))
     assert first == len(ballots) == len(decisions)
-    return TrainCounts(num_ties, num_captioned)
+    return _TrainCounts(num_ties, num_captioned)
 
 
-def relabelled_row(row: dict[str, Any], ballot: Ballot, decision: Decision | None) -> dict[str, Any]:
+def _relabelled_row(row: dict[str, Any], ballot: Ballot, decision: Decision | None) -> dict[str, Any]:
     """Apply a decision to one row; None leaves the row unchanged."""
     if decision is None:
         return row

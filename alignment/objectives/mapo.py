@@ -23,8 +23,8 @@ def mapo_loss(policy: PairErrors, params: MaPO) -> ObjectiveOutput:
     and huge errors give no NaN; in the authors' code the loss or its gradient is NaN there.
     Returns loss_B: mean squared error plus beta times nats. margin_B is the logit.
     """
-    score_chosen_B = phi(params.snr_value * policy.chosen_B.double())
-    score_rejected_B = phi(params.snr_value * policy.rejected_B.double())
+    score_chosen_B = _phi(params.snr_value * policy.chosen_B.double())
+    score_rejected_B = _phi(params.snr_value * policy.rejected_B.double())
     margin_B = params.num_train_timesteps * (score_chosen_B - score_rejected_B)
     return _output(policy, margin_B, weight=params.beta)
 
@@ -37,8 +37,8 @@ def mapo_paper_loss(policy: PairErrors, params: MaPOPaper) -> ObjectiveOutput:
     absorbs the scale of the errors, so there is no s and no T. Errors are means over C, H, W.
     Returns loss_B: mean squared error plus nats over beta. margin_B, in (-1, 1), is the difference of the powers.
     """
-    score_chosen_B = phi(policy.chosen_B.double()) ** params.beta
-    score_rejected_B = phi(policy.rejected_B.double()) ** params.beta
+    score_chosen_B = _phi(policy.chosen_B.double()) ** params.beta
+    score_rejected_B = _phi(policy.rejected_B.double()) ** params.beta
     return _output(policy, score_chosen_B - score_rejected_B, weight=1 / params.beta)
 
 
@@ -48,7 +48,7 @@ def _output(policy: PairErrors, margin_B: Tensor, weight: float) -> ObjectiveOut
     return ObjectiveOutput(loss_B=loss_B.to(kind), margin_B=margin_B.detach().to(kind))
 
 
-def phi(x: Tensor) -> Tensor:
+def _phi(x: Tensor) -> Tensor:
     """Return x / (exp(x) - 1) for x >= 0 in float64, with phi(0) = 1, phi'(0) = -1/2. It and its gradient are finite.
 
     Near 0 it uses the series 1 - x/2 + x^2/12 - x^4/720 (Bernoulli numbers), elsewhere x exp(-x) / (1 - exp(-x)).

@@ -19,7 +19,7 @@ def clip_tokenizer() -> Any:
     """
     content = resources.files("alignment.rewards").joinpath(MERGES).read_bytes()
     merges = gzip.decompress(content).decode().splitlines()
-    bytes_256 = byte_characters()
+    bytes_256 = _byte_characters()
     entries = [*bytes_256, *(f"{character}</w>" for character in bytes_256)]
     entries += ["".join(merge.split()) for merge in merges]
     vocabulary = {entry: number for number, entry in enumerate([*entries, START, END])}
@@ -27,7 +27,7 @@ def clip_tokenizer() -> Any:
     return CLIPTokenizer(vocab=vocabulary, merges=pairs, model_max_length=NUM_TOKENS)
 
 
-def byte_characters() -> list[str]:
+def _byte_characters() -> list[str]:
     """Return the 256 characters that represent bytes: printable ones unchanged, then the others moved above 255."""
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     others = 256 - len(printable)

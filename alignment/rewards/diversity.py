@@ -46,7 +46,7 @@ class DiversityScorer:
         scores_B = torch.empty(len(prompts))
         for prompt in dict.fromkeys(prompts):
             rows = [row for row, other in enumerate(prompts) if other == prompt]
-            scores_B[rows] = mean_distances(self.embed([images_B[row] for row in rows]))
+            scores_B[rows] = _mean_distances(self.embed([images_B[row] for row in rows]))
         return scores_B
 
     @torch.no_grad()
@@ -61,7 +61,7 @@ class DiversityScorer:
         return unit(features.float().cpu())
 
 
-def mean_distances(embeddings_SD: Tensor) -> Tensor:
+def _mean_distances(embeddings_SD: Tensor) -> Tensor:
     """Return the mean of 1 - cosine from each embedding to the others: S numbers between 0 and 2."""
     seeds = len(embeddings_SD)
     if seeds < 2:

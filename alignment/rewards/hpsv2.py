@@ -26,14 +26,14 @@ class HpsV2Scorer:
 
     def __init__(self, weights_dir: Path, params: HpsV2, *, weights_digest: str, device: torch.device) -> None:
         self.digest = scorer_digest(params, weights_digest=weights_digest, processor_backend=PIXELS, dtype=DTYPE)
-        self._clip = LetterboxedClip(weights_dir, device, antialias=params.antialias)
+        self._clip = _LetterboxedClip(weights_dir, device, antialias=params.antialias)
 
     def score(self, images_B: Sequence[Image.Image], prompts: Sequence[str]) -> Tensor:
         """Return scores_B; see `alignment.rewards.interface.Scorer`."""
         return self._clip.cosines(images_B, prompts)
 
 
-class LetterboxedClip(ClipModel):
+class _LetterboxedClip(ClipModel):
     """A CLIP whose images are shrunk to fit and padded with black instead of cropped."""
 
     def __init__(self, weights_dir: Path, device: torch.device, *, antialias: bool) -> None:
@@ -46,16 +46,16 @@ class LetterboxedClip(ClipModel):
             torch.tensor(values).view(-1, 1, 1) for values in (self._processor.image_mean, self._processor.image_std)
         )
         side = self._model.config.vision_config.image_size
-        boxes = [letterbox(rgb(image), side, antialias=self._antialias) for image in images_B]
+        boxes = [_letterbox(_rgb(image), side, antialias=self._antialias) for image in images_B]
         return (torch.stack(boxes) - mean_C11) / std_C11
 
 
-def rgb(image: Image.Image) -> Tensor:
+def _rgb(image: Image.Image) -> Tensor:
     """Convert to RGB, CHW in [0, 1]."""
     return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).float() / 255
 
 
-def letterbox(image_CHW: Tensor, side: int, *, antialias: bool) -> Tensor:
+def _letterbox(image_CHW: Tensor, side: int, *, antialias: bool) -> Tensor:
     """Resize the longest side to `side` (bicubic) and pad with black; an odd margin is smaller at the left and top.
 
     Values may leave [0, 1], because bicubic interpolation overshoots and the authors' code does not clip.

@@ -57,7 +57,7 @@ class HpsV3Scorer:
         require_files(weights_dir, "HPSv3 folder", NEEDED)
         self._instruction = (weights_dir / INSTRUCTION_FILE).read_text(encoding="utf-8")
         self._tokenizer = AutoTokenizer.from_pretrained(weights_dir, local_files_only=True, padding_side="right")
-        self._model = RewardModel(weights_dir, self._tokenizer.convert_tokens_to_ids(REWARD_TOKEN), device)
+        self._model = _RewardModel(weights_dir, self._tokenizer.convert_tokens_to_ids(REWARD_TOKEN), device)
 
     def score(self, images_B: Sequence[Image.Image], prompts: Sequence[str]) -> Tensor:
         """Return scores_B; see `alignment.rewards.interface.Scorer`. Prompts are never cut."""
@@ -79,7 +79,7 @@ class HpsV3Scorer:
         return CHAT.format(image=IMAGE_TOKEN * num_image_tokens, text=instruction)
 
 
-class RewardModel:
+class _RewardModel:
     """Qwen2-VL without its language head, and the rating head."""
 
     def __init__(self, folder: Path, reward_token_id: int, device: torch.device) -> None:

@@ -34,18 +34,18 @@ class ImageStatisticScorer:
         return torch.tensor(values, dtype=torch.float32)
 
 
-def saturation(pixels_HWC: Pixels) -> float:
+def _saturation(pixels_HWC: Pixels) -> float:
     """Return the mean HSV saturation, in [0, 1]: (largest - smallest channel) / largest; 0 for black."""
     largest, smallest = pixels_HWC.max(axis=2), pixels_HWC.min(axis=2)
     return float(np.mean((largest - smallest) / np.where(largest > 0, largest, 1)))
 
 
-def contrast(pixels_HWC: Pixels) -> float:
+def _contrast(pixels_HWC: Pixels) -> float:
     """Return the standard deviation of the luma, at most 0.5."""
     return float((pixels_HWC @ LUMA).std())
 
 
-def high_frequency(pixels_HWC: Pixels) -> float:
+def _high_frequency(pixels_HWC: Pixels) -> float:
     """Return the share of the luma's energy, without its mean, above 0.25 cycles per pixel, in [0, 1].
 
     Noise and sharpening raise it. It is 0 for an image of one colour.
@@ -59,7 +59,7 @@ def high_frequency(pixels_HWC: Pixels) -> float:
 
 
 STATISTICS: dict[str, Callable[[Pixels], float]] = {
-    "saturation": saturation,
-    "contrast": contrast,
-    "high_frequency": high_frequency,
+    "saturation": _saturation,
+    "contrast": _contrast,
+    "high_frequency": _high_frequency,
 }

@@ -41,7 +41,7 @@ class ImageRewardScorer:
         self.digest = scorer_digest(
             params, weights_digest=weights_digest, processor_backend=PROCESSOR_BACKEND, dtype=DTYPE
         )
-        self._blip = Blip(weights_dir, device)
+        self._blip = _Blip(weights_dir, device)
 
     def score(self, images_B: Sequence[Image.Image], prompts: Sequence[str]) -> Tensor:
         """Return scores_B; see `alignment.rewards.interface.Scorer`."""
@@ -50,7 +50,7 @@ class ImageRewardScorer:
         return self._blip.rewards(self._blip.features(images_B, prompts)) if prompts else torch.empty(0)
 
 
-class Blip:
+class _Blip:
     """The two towers and the head of a judge's folder."""
 
     def __init__(self, folder: Path, device: torch.device) -> None:
@@ -63,7 +63,7 @@ class Blip:
         self._vision = _tower(BlipVisionModel(BlipVisionConfig(**config["vision"])), weights, "vision.", device)
         text = BlipTextModel(BlipTextConfig(**config["text"]), add_pooling_layer=False)
         self._text = _tower(text, weights, "text.", device)
-        self._head = AffineHead.from_weights(part(weights, "head."), folder, biased=True).to(device)
+        self._head = AffineHead.from_weights(_part(weights, "head."), folder, biased=True).to(device)
         self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         self._side = int(config["vision"]["image_size"])
 
@@ -76,7 +76,7 @@ class Blip:
     def pixels(self, images_B: Sequence[Image.Image]) -> Tensor:
         """Return BCHW: shortest side resized (bicubic, 8-bit values), centre crop, normalised as in CLIP."""
         mean_C11, deviation_C11 = (torch.tensor(values).view(-1, 1, 1) for values in (MEAN, DEVIATION))
-        squares = [centre_square(image.convert("RGB"), self._side) for image in images_B]
+        squares = [_centre_square(image.convert("RGB"), self._side) for image in images_B]
         pixels = [torch.from_numpy(np.array(square)).permute(2, 0, 1).float() / 255 for square in squares]
         scaled: Tensor = (torch.stack(pixels) - mean_C11) / deviation_C11
         return scaled
@@ -109,7 +109,7 @@ class Blip:
         return reward_B.float().cpu()
 
 
-def centre_square(image: Image.Image, side: int) -> Image.Image:
+def _centre_square(image: Image.Image, side: int) -> Image.Image:
     """Resize the shortest side to `side`, crop the centre; half of an odd margin rounds to even, as in torchvision.
 
     transformers' processor rounds that margin down, which moves some crops by a pixel.
@@ -122,7 +122,7 @@ def centre_square(image: Image.Image, side: int) -> Image.Image:
     return resized.crop((left, top, left + side, top + side))
 
 
-def part(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def _part(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """Return the tensors whose names start with a prefix, with the prefix removed."""
     return {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
 
@@ -139,7 +139,7 @@ def _require_known(weights: dict[str, Tensor], folder: Path) -> None:
 def _tower(model: nn.Module, weights: dict[str, Tensor], prefix: str, device: torch.device) -> nn.Module:
     """The model with its weights loaded, with every weight used."""
     try:
-        model.load_state_dict(part(weights, prefix))
+        model.load_state_dict(_part(weights, prefix))
     except RuntimeError as error:
         raise ValueError(f"The weights {prefix}* do not fit config.json: {error}. Import the judge again.") from error
     return model.to(device).eval().requires_grad_(False)

@@ -44,7 +44,7 @@ class PalScorer:
         self.digest = scorer_digest(
             params, weights_digest=weights_digest, processor_backend=PROCESSOR_BACKEND, dtype=DTYPE
         )
-        head, file = read_head(weights_dir)
+        head, file = _read_head(weights_dir)
         if not file.mixture:
             raise ValueError(f"{weights_dir / HEAD_FILE} states no mixture. Export the head as a judge first.")
         self._head = head.to(device)
@@ -87,7 +87,7 @@ def _write(head: PreferenceHead, file: HeadFile, folder: Path) -> None:
     write_json(folder / HEAD_FILE, file.model_dump(mode="json"))
 
 
-def read_head(folder: Path) -> tuple[PreferenceHead, HeadFile]:
+def _read_head(folder: Path) -> tuple[PreferenceHead, HeadFile]:
     """Read a head, in evaluation mode, and its head.json. ValueError names a missing file or a mismatch."""
     lacking = [name for name in (HEAD_FILE, WEIGHTS_FILE) if not (folder / name).is_file()]
     if lacking:

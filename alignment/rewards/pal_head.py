@@ -16,7 +16,7 @@ MAX_SCALE = 100.0
 START_LOG_SCALE = math.log(1 / 0.07)
 
 
-class ProjectorNetwork(nn.Module):
+class _ProjectorNetwork(nn.Module):
     """Linear, dropout and activation, repeated; then a last linear layer. If residual, the input is added."""
 
     def __init__(self, params: Projector, width_in: int, width_out: int) -> None:
@@ -61,13 +61,13 @@ class IdealPoints(nn.Module):
         return mixed_BD if self._ideal_point == "Pw" else project(mixed_BD)
 
 
-class PromptPoints(nn.Module):
+class _PromptPoints(nn.Module):
     """PAL-B: z(c) = sum over k of w_k g_k(c), each prototype a projector g_k of the prompt's embedding c."""
 
     def __init__(self, params: PalB | BradleyTerry, width_in: int, width_out: int) -> None:
         super().__init__()
         self.prototypes = nn.ModuleList(
-            ProjectorNetwork(params.projector, width_in, width_out) for _ in range(params.num_prototypes)
+            _ProjectorNetwork(params.projector, width_in, width_out) for _ in range(params.num_prototypes)
         )
 
     def forward(self, weights_BK: Tensor, prompts_BD: Tensor) -> Tensor:
@@ -90,12 +90,12 @@ class PreferenceHead(nn.Module):
         self.params = params
         self.image_width, self.text_width = image_width, text_width
         width = params.width or image_width
-        self.items = ProjectorNetwork(params.projector, image_width, width)
-        self.points: IdealPoints | PromptPoints
+        self.items = _ProjectorNetwork(params.projector, image_width, width)
+        self.points: IdealPoints | _PromptPoints
         if isinstance(params, PalA):
             self.points = IdealPoints(params, image_width, width)
         else:
-            self.points = PromptPoints(params, text_width, width)
+            self.points = _PromptPoints(params, text_width, width)
         self.log_scale = nn.Parameter(torch.tensor(START_LOG_SCALE))
         self.user_logits_UK = nn.Parameter(torch.randn(num_users, params.num_prototypes))
 
@@ -113,7 +113,7 @@ class PreferenceHead(nn.Module):
 
     def scores(self, images_BD: Tensor, points_BD: Tensor) -> Tensor:
         """Return the scores of images: nearness to the points, with cross-entropy times min(exp(s), 100)."""
-        near_B = nearness(self.items(images_BD), points_BD, self.params.comparison)
+        near_B = _nearness(self.items(images_BD), points_BD, self.params.comparison)
         return near_B * self.scale() if self.params.link == "cross_entropy" else near_B
 
     def scale(self) -> Tensor:
@@ -121,7 +121,7 @@ class PreferenceHead(nn.Module):
         return self.log_scale.exp().clamp(max=MAX_SCALE)
 
 
-def nearness(items_BD: Tensor, points_BD: Tensor, comparison: Comparison) -> Tensor:
+def _nearness(items_BD: Tensor, points_BD: Tensor, comparison: Comparison) -> Tensor:
     """Return minus the distance, minus the distance of the unit vectors, or the cosine. Larger is nearer."""
     if comparison == "angle":
         return F.cosine_similarity(items_BD, points_BD, dim=-1)

@@ -34,7 +34,7 @@ def krippendorff_alpha(raters: Sequence[Sequence[int | None]]) -> float:
         raise ValueError(f"Krippendorff's alpha needs at least two labels of some pair: {error}") from error
 
 
-def fleiss_kappa(raters: Sequence[Sequence[int]]) -> float:
+def _fleiss_kappa(raters: Sequence[Sequence[int]]) -> float:
     """Agreement beyond chance of raters who all labelled every pair."""
     from statsmodels.stats.inter_rater import aggregate_raters
     from statsmodels.stats.inter_rater import fleiss_kappa as kappa
@@ -43,18 +43,18 @@ def fleiss_kappa(raters: Sequence[Sequence[int]]) -> float:
     return float(kappa(counts))
 
 
-def confusion(judge: Sequence[int], human: Sequence[int]) -> npt.NDArray[np.int64]:
+def _confusion(judge: Sequence[int], human: Sequence[int]) -> npt.NDArray[np.int64]:
     """Counts by the judge's label (rows) and the human label (columns)."""
     table = np.zeros((2, 2), dtype=np.int64)
     np.add.at(table, (np.asarray(judge), np.asarray(human)), 1)
     return table
 
 
-def cohen_kappa(judge: Sequence[int], human: Sequence[int]) -> float:
+def _cohen_kappa(judge: Sequence[int], human: Sequence[int]) -> float:
     """Agreement of a judge with people beyond chance."""
     from statsmodels.stats.inter_rater import cohens_kappa
 
-    return float(cohens_kappa(confusion(judge, human)).kappa)
+    return float(cohens_kappa(_confusion(judge, human)).kappa)
 
 
 def attenuated_win_rate(human_win_rate: float, accuracy: float) -> float:

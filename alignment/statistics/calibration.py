@@ -23,7 +23,7 @@ def calibrate(
     """Pairwise accuracy of a judge on the snapshot's calibration split, with Wilson bounds.
 
     `groups` are the pairs' prompts. Pairs of one group are not independent evidence, so the bounds are those of
-    `effective_pairs` independent pairs. Without groups every pair counts as its own group.
+    `_effective_pairs` independent pairs. Without groups every pair counts as its own group.
 
     Pairs that people tied are left out; equal scores count as half right. The tie threshold of the comparison is not
     applied: it refers to means over seeds, while here each score is of one image. Counting a half as half a success
@@ -49,7 +49,7 @@ def calibrate(
     low, high = 0.0, 1.0
     if pairs:
         own = np.arange(pairs) if groups is None else np.unique(np.asarray(groups)[decided], return_inverse=True)[1]
-        effective = effective_pairs(right_P, own, confidence=confidence)
+        effective = _effective_pairs(right_P, own, confidence=confidence)
         low, high = proportion_confint(right / pairs * effective, effective, alpha=1 - confidence, method="wilson")
     return Calibration(
         judge=judge,
@@ -61,7 +61,7 @@ def calibrate(
     )
 
 
-def effective_pairs(right_P: npt.NDArray[np.float64], group_P: npt.NDArray[np.int64], *, confidence: float) -> float:
+def _effective_pairs(right_P: npt.NDArray[np.float64], group_P: npt.NDArray[np.int64], *, confidence: float) -> float:
     """Return the number of independent pairs that would measure the accuracy as precisely as these do; at most P.
 
     `right_P` is 1, 0 or 0.5, `group_P` the number of each pair's prompt. P is divided by the design effect (variance of

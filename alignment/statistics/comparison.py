@@ -169,7 +169,7 @@ def superiority_p_value(differences_P: Floats) -> float:
     return float(stats.wilcoxon(differences_P, alternative="greater").pvalue)
 
 
-def compare(
+def _compare(
     table: ScoreTable, scorer: str, against: Literal["champion", "base"], *, tie_threshold: float, confidence: float
 ) -> Comparison:
     """Compute every number that the gate needs for one scorer and one opponent.
@@ -222,7 +222,7 @@ def compare_all(
             threshold = tie_thresholds.get(scorer, 0.0)
             try:
                 comparisons.append(
-                    compare(table, scorer, against, tie_threshold=threshold, confidence=confidence),
+                    _compare(table, scorer, against, tie_threshold=threshold, confidence=confidence),
                 )
             except ValueError as error:
                 problems.append(f"{scorer} against the {against}: {error}")

@@ -32,10 +32,12 @@ def coverage_curves(scores_PN: Mapping[Role, Floats], *, bar: float, confidence:
     if broken:
         raise ValueError(f"Scores of {', '.join(broken)} are not finite. Check those images and the judge.")
     bar_P = np.quantile(scores_PN["base"], bar, axis=1)
-    return tuple(coverage_curve(role, scores, bar_P=bar_P, confidence=confidence) for role, scores in scores_PN.items())
+    return tuple(
+        _coverage_curve(role, scores, bar_P=bar_P, confidence=confidence) for role, scores in scores_PN.items()
+    )
 
 
-def coverage_curve(role: Role, scores_PN: Floats, *, bar_P: Floats, confidence: float) -> CoverageCurve:
+def _coverage_curve(role: Role, scores_PN: Floats, *, bar_P: Floats, confidence: float) -> CoverageCurve:
     """Compute one model's curve; intervals are percentile bootstraps over prompts, all seeds of a prompt together."""
     good_P = (scores_PN > bar_P[:, None]).sum(axis=1)
     num_prompts, num_images = scores_PN.shape
@@ -43,7 +45,7 @@ def coverage_curve(role: Role, scores_PN: Floats, *, bar_P: Floats, confidence: 
     tail = 100 * (1 - confidence) / 2
     points = []
     for k in range(1, num_images + 1):
-        coverage_P = chance_of_one(good_P, num_images, k)
+        coverage_P = _chance_of_one(good_P, num_images, k)
         low, high = np.percentile(coverage_P[chosen_RP].mean(axis=1), [tail, 100 - tail])
         points.append(
             CoveragePoint(
@@ -51,14 +53,14 @@ def coverage_curve(role: Role, scores_PN: Floats, *, bar_P: Floats, confidence: 
                 coverage=float(coverage_P.mean()),
                 coverage_low=float(low),
                 coverage_high=float(high),
-                best_score=float(expected_best(scores_PN, k).mean()),
+                best_score=float(_expected_best(scores_PN, k).mean()),
             )
         )
     curve = np.asarray([point.coverage for point in points])
-    return CoverageCurve(role=role, points=tuple(points), power_law=fit_power_law(curve))
+    return CoverageCurve(role=role, points=tuple(points), power_law=_fit_power_law(curve))
 
 
-def chance_of_one(good_P: Integers, num_images: int, k: int) -> Floats:
+def _chance_of_one(good_P: Integers, num_images: int, k: int) -> Floats:
     """Return, for each prompt, the chance that k of its N images, drawn without replacement, include a good one.
 
     1 - C(N - good, k) / C(N, k), computed as a product to avoid overflow. Unbiased for k independent images, where the
@@ -71,7 +73,7 @@ def chance_of_one(good_P: Integers, num_images: int, k: int) -> Floats:
     return np.asarray(1.0 - none_P, dtype=np.float64)
 
 
-def expected_best(scores_PN: Floats, k: int) -> Floats:
+def _expected_best(scores_PN: Floats, k: int) -> Floats:
     """Return, for each prompt, the expected largest score among k of its N images, drawn without replacement.
 
     The i-th smallest of N is the largest of k with chance C(i - 1, k - 1) / C(N, k).
@@ -84,7 +86,7 @@ def expected_best(scores_PN: Floats, k: int) -> Floats:
     return np.asarray(np.sort(scores_PN, axis=1) @ weights_N, dtype=np.float64)
 
 
-def fit_power_law(coverage_K: Floats) -> PowerLaw | None:
+def _fit_power_law(coverage_K: Floats) -> PowerLaw | None:
     """Least squares of log(-log coverage) on log k, k = 1..K; None where fewer than three points are usable."""
     samples_K = np.arange(1, len(coverage_K) + 1)
     inner = (coverage_K > 0) & (coverage_K < 1)

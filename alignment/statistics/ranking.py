@@ -18,7 +18,7 @@ SOLVER_TOLERANCE = 1e-10
 SOLVER_STEPS = 10_000
 
 
-def bradley_terry(games: Sequence[Game]) -> dict[str, float]:
+def _bradley_terry(games: Sequence[Game]) -> dict[str, float]:
     """Log strengths, mean zero, best first; a tie is half a win for each side. Source: evalica."""
     import evalica
 
@@ -26,26 +26,26 @@ def bradley_terry(games: Sequence[Game]) -> dict[str, float]:
     return _centred_logs(dict(result.scores))
 
 
-def bradley_terry_decided(games: Sequence[Game]) -> dict[str, float]:
+def _bradley_terry_decided(games: Sequence[Game]) -> dict[str, float]:
     """The same from decided games only: the maximum-likelihood strengths of the model without ties."""
-    return bradley_terry([game for game in games if game[2] != "tie"])
+    return _bradley_terry([game for game in games if game[2] != "tie"])
 
 
-def newman(games: Sequence[Game]) -> dict[str, float]:
+def _newman(games: Sequence[Game]) -> dict[str, float]:
     """Log strengths, mean zero, of Newman's model, which has a separate parameter for ties.
 
     Without ties it equals Bradley-Terry, which is used then, because the library's solver does not leave its start
     there.
     """
     if all(game[2] != "tie" for game in games):
-        return bradley_terry(games)
+        return _bradley_terry(games)
     import evalica
 
     result = evalica.newman(*_columns(games), tolerance=SOLVER_TOLERANCE, limit=SOLVER_STEPS)
     return _centred_logs(dict(result.scores))
 
 
-def average_win_rates(games: Sequence[Game]) -> dict[str, float]:
+def _average_win_rates(games: Sequence[Game]) -> dict[str, float]:
     """Mean over opponents of the share of games won, best first; a tie is half a win."""
     import evalica
 
@@ -71,7 +71,7 @@ def _centred_logs(strengths: dict[str, float]) -> dict[str, float]:
     return {name: logs[name] - mean for name in sorted(logs, key=lambda n: -logs[n])}
 
 
-class PooledOutcomes(NamedTuple):
+class _PooledOutcomes(NamedTuple):
     """Share of won (prompt, seed) cells, with an interval that resamples complete prompts."""
 
     wins: int
@@ -83,9 +83,9 @@ class PooledOutcomes(NamedTuple):
     high: float
 
 
-def pooled_outcomes(
+def _pooled_outcomes(
     candidate_PS: Floats, other_PS: Floats, *, tie_threshold: float, confidence: float, resamples: int = 5000
-) -> PooledOutcomes:
+) -> _PooledOutcomes:
     """The share of images won, for comparison with papers that report it.
 
     Cells of a prompt are not independent, so the interval is a percentile bootstrap over prompts, seeded.
@@ -98,4 +98,4 @@ def pooled_outcomes(
     means = [per_prompt[rng.integers(0, len(per_prompt), len(per_prompt))].mean() for _ in range(resamples)]
     tail = 50 * (1 - confidence)
     low, high = np.percentile(means, [tail, 100 - tail])
-    return PooledOutcomes(wins, ties, losses, float(per_prompt.mean()), float(low), float(high))
+    return _PooledOutcomes(wins, ties, losses, float(per_prompt.mean()), float(low), float(high))

@@ -44,7 +44,7 @@ class ConfidenceSequence:
         return _first(self.low_N > self.high_N)
 
 
-def log_e_value(wins_N: Floats, picks_N: Floats, rate: Floats | float) -> Floats:
+def _log_e_value(wins_N: Floats, picks_N: Floats, rate: Floats | float) -> Floats:
     """Logarithm of the evidence against a win rate of `rate`, at each number of picks.
 
     log of B(a + k, a + n - k) / B(a, a) / (p^k (1 - p)^(n - k)): the likelihood of the picks averaged over a
@@ -90,7 +90,7 @@ def _bound(wins_N: Floats, counts_N: Floats, *, inside_N: Floats, outside: float
     for _ in range(HALVINGS):
         middle_N = (near_N + far_N) / 2
         safe_N = np.clip(middle_N, tiny, 1 - np.finfo(np.float64).epsneg)
-        rejected_N = log_e_value(wins_N, counts_N, safe_N) >= threshold
+        rejected_N = _log_e_value(wins_N, counts_N, safe_N) >= threshold
         far_N = np.where(rejected_N, middle_N, far_N)
         near_N = np.where(rejected_N, near_N, middle_N)
     return far_N

@@ -80,7 +80,7 @@ class CheckpointFolder:
     def newest(self) -> Path | None:
         """Return the newest checkpoint whose files match its manifest; skip damaged ones with a warning."""
         for path in self._present():
-            problem = damage(path)
+            problem = _damage(path)
             if problem is None:
                 return path
             logger.warning("checkpoint %s is damaged (%s); trying the previous one", path, problem)
@@ -96,7 +96,7 @@ class CheckpointFolder:
         return sorted(self.folder.glob("step_*"), key=_step_of, reverse=True)
 
 
-def damage(path: Path) -> str | None:
+def _damage(path: Path) -> str | None:
     """Describe the fault of a checkpoint folder; None when there is none."""
     try:
         manifest = json.loads((path / MANIFEST_FILE).read_text(encoding="utf-8"))

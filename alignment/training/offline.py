@@ -23,8 +23,8 @@ Predict = Callable[[Tensor, Tensor, Conditioning], Tensor]
 
 
 @dataclass(frozen=True)
-class StepOutput:
-    """loss_B carries the gradient; `monitors` are detached, one number per pair each."""
+class _StepOutput:
+    """loss_B carries the gradient; `_monitors` are detached, one number per pair each."""
 
     loss_B: Tensor
     monitors: dict[str, Tensor]
@@ -49,9 +49,9 @@ class OfflineStep:
         self.policy = policy
         self.reference = reference
 
-    def __call__(self, batch: PairBatch) -> StepOutput:
+    def __call__(self, batch: PairBatch) -> _StepOutput:
         """Compute loss and monitors of a micro-batch."""
-        noised = noise_pairs(batch, self.schedule)
+        noised = _noise_pairs(batch, self.schedule)
         inputs: dict[str, Any] = {}
         if self.takes_reference:
             # Before the policy's pass: a LoRA's reference toggles the adapters, which must be on when gradients flow.
@@ -59,15 +59,15 @@ class OfflineStep:
                 inputs["reference"] = self._errors(self.reference, noised)
         inputs["policy"] = self._errors(self.policy, noised)
         output = self.objective(params=self.params, **inputs)
-        return StepOutput(output.loss_B, monitors(output, **inputs))
+        return _StepOutput(output.loss_B, _monitors(output, **inputs))
 
-    def _errors(self, predict: Predict, noised: "NoisedPairs") -> PairErrors:
+    def _errors(self, predict: Predict, noised: "_NoisedPairs") -> PairErrors:
         prediction_BCHW = predict(noised.noisy_BCHW, noised.timesteps_B, noised.conditioning)
-        return pair_errors(prediction_BCHW, noised.target_BCHW)
+        return _pair_errors(prediction_BCHW, noised.target_BCHW)
 
 
 @dataclass(frozen=True)
-class NoisedPairs:
+class _NoisedPairs:
     """Input and target of the denoiser; leading dimension 2B, all chosen before all rejected."""
 
     noisy_BCHW: Tensor
@@ -76,12 +76,12 @@ class NoisedPairs:
     conditioning: Conditioning
 
 
-def noise_pairs(batch: PairBatch, schedule: ForwardProcess) -> NoisedPairs:
+def _noise_pairs(batch: PairBatch, schedule: ForwardProcess) -> _NoisedPairs:
     """Noise both images of each pair with the pair's single noise at its single timestep."""
     latents_BCHW = torch.cat([batch.chosen_BCHW, batch.rejected_BCHW])
     noise_BCHW = torch.cat([batch.noise_BCHW, batch.noise_BCHW])
     timesteps_B = torch.cat([batch.timesteps_B, batch.timesteps_B])
-    return NoisedPairs(
+    return _NoisedPairs(
         noisy_BCHW=schedule.add_noise(latents_BCHW, noise_BCHW, timesteps_B),
         target_BCHW=schedule.target(latents_BCHW, noise_BCHW, timesteps_B),
         timesteps_B=timesteps_B,
@@ -91,7 +91,7 @@ def noise_pairs(batch: PairBatch, schedule: ForwardProcess) -> NoisedPairs:
     )
 
 
-def pair_errors(prediction_BCHW: Tensor, target_BCHW: Tensor) -> PairErrors:
+def _pair_errors(prediction_BCHW: Tensor, target_BCHW: Tensor) -> PairErrors:
     """Mean squared errors of 2B predictions, in float32 whatever the precision of the forward pass.
 
     The objective multiplies differences of errors by thousands; the rounding of half precision would hide them.
@@ -102,7 +102,7 @@ def pair_errors(prediction_BCHW: Tensor, target_BCHW: Tensor) -> PairErrors:
 
 
 @torch.no_grad()
-def monitors(output: ObjectiveOutput, policy: PairErrors, reference: PairErrors | None = None) -> dict[str, Tensor]:
+def _monitors(output: ObjectiveOutput, policy: PairErrors, reference: PairErrors | None = None) -> dict[str, Tensor]:
     """Compute the monitors, per pair. Both errors usually rise under DPO; compare their rise with the reference.
 
     An exact tie counts half in the accuracy, as in diffusers; the authors' script counts it as wrong.

@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Slot:
+class _Slot:
     """A position in an epoch and its prompt. `weight` is 0 for a filler of a process without a share."""
 
     number: int
@@ -39,16 +39,16 @@ class Slot:
 
 
 @dataclass(frozen=True)
-class ScoredPrompt:
+class _ScoredPrompt:
     """One prompt's images, drawn and scored."""
 
-    slot: Slot
+    slot: _Slot
     trajectories: Trajectories
     rewards_B: Tensor
 
 
 @dataclass(frozen=True)
-class Piece:
+class _Piece:
     """One forward and backward pass: some images of a prompt at one denoising step."""
 
     trajectories: Trajectories
@@ -88,7 +88,7 @@ class OnlineUpdate:
         self._silent = predictor(bench.backbone, bench.denoiser, bench.recipe, bench.device)
         self._policy = predictor(bench.backbone, bench.wrapped, bench.recipe, bench.device)
         self._reference = reference_predictor(bench.backbone, bench.denoiser, bench.recipe, bench.device)
-        self._minibatches: list[list[ScoredPrompt]] = []
+        self._minibatches: list[list[_ScoredPrompt]] = []
 
     @property
     def steps_per_epoch(self) -> int:
@@ -125,7 +125,7 @@ class OnlineUpdate:
 
     # --- an epoch's images ---
 
-    def _draw_epoch(self, epoch: int) -> list[list[ScoredPrompt]]:
+    def _draw_epoch(self, epoch: int) -> list[list[_ScoredPrompt]]:
         """Draw and score this process's share of each minibatch."""
         self._minibatches = []  # free the last epoch's images first
         shares = [self._share(slots) for slots in self.epoch_slots(epoch)]
@@ -133,23 +133,23 @@ class OnlineUpdate:
         logger.info("epoch %d: drawing %d images for each of %d prompts", epoch, self.params.images_per_prompt, count)
         return [[self._draw(epoch, slot) for slot in share] for share in shares]
 
-    def epoch_slots(self, epoch: int) -> list[list[Slot]]:
+    def epoch_slots(self, epoch: int) -> list[list[_Slot]]:
         """Return every minibatch of an epoch: the next prompts of the endless stream of shuffled passes."""
         size, seed = self._bench.recipe.global_batch, self._bench.recipe.seed
         num_slots = size * self.params.num_minibatches
         slots = []
         for number in range(num_slots):
             once, offset = divmod(epoch * num_slots + number, len(self._prompts))
-            slots.append(Slot(number, self._prompts[epoch_order(seed, once, len(self._prompts))[offset]]))
+            slots.append(_Slot(number, self._prompts[epoch_order(seed, once, len(self._prompts))[offset]]))
         return [slots[start : start + size] for start in range(0, num_slots, size)]
 
-    def _share(self, slots: Sequence[Slot]) -> list[Slot]:
+    def _share(self, slots: Sequence[_Slot]) -> list[_Slot]:
         """Return a contiguous part; a process without one gets a filler, because all processes must synchronise."""
         rank, world = self._bench.accelerator.process_index, self._bench.accelerator.num_processes
         first, last = (len(slots) * position // world for position in (rank, rank + 1))
-        return list(slots[first:last]) or [Slot(slots[0].number, slots[0].prompt, weight=0.0)]
+        return list(slots[first:last]) or [_Slot(slots[0].number, slots[0].prompt, weight=0.0)]
 
-    def _draw(self, epoch: int, slot: Slot) -> ScoredPrompt:
+    def _draw(self, epoch: int, slot: _Slot) -> _ScoredPrompt:
         noise_BSCHW = trajectory_noise(
             self._bench.recipe.seed,
             epoch,
@@ -163,7 +163,7 @@ class OnlineUpdate:
         if not bool(latents_BCHW.isfinite().all()):
             message = f"Training diverged: in epoch {epoch} the policy drew an image that is not finite. Lower the"
             raise JobStoppedError("diverged", f"{message} learning rate or raise beta; the last checkpoint is kept.")
-        return ScoredPrompt(slot, trajectories, self._score(slot.prompt, latents_BCHW))
+        return _ScoredPrompt(slot, trajectories, self._score(slot.prompt, latents_BCHW))
 
     def _score(self, prompt: str, latents_BCHW: Tensor) -> Tensor:
         """Return rewards_B; ValueError when the reward of an image is not a finite number."""
@@ -182,7 +182,7 @@ class OnlineUpdate:
 
     # --- an optimiser step ---
 
-    def _judge(self, scored: ScoredPrompt, *, moved: bool) -> PRDPOutput:
+    def _judge(self, scored: _ScoredPrompt, *, moved: bool) -> PRDPOutput:
         """Apply the objective to one prompt. Before an epoch's first update the weights are still those that drew."""
         trajectories = scored.trajectories
         old_BT = trajectories.old_log_probs_BT
@@ -191,7 +191,7 @@ class OnlineUpdate:
         policy = ScoredTrajectories(log_probs_BT, old_BT, rewards_B)
         return self._objective(policy=policy, reference=trajectories.reference_log_probs_BT, params=self.params)
 
-    def _pieces(self, minibatch: Sequence[ScoredPrompt], outputs: Sequence[PRDPOutput]) -> Iterator[Piece]:
+    def _pieces(self, minibatch: Sequence[_ScoredPrompt], outputs: Sequence[PRDPOutput]) -> Iterator[_Piece]:
         """List every pass that carries a gradient, or one that does not: each process needs one to synchronise."""
         # DDP averages over processes, but the sum over prompts must be divided by the global batch only.
         scale = self._bench.accelerator.num_processes / self._bench.recipe.global_batch
@@ -202,34 +202,34 @@ class OnlineUpdate:
                 for step in range(scored.trajectories.num_steps):
                     if bool(coefficients_BT[images, step].any()):
                         idle = False
-                        yield Piece(scored.trajectories, images, step, coefficients_BT[images, step])
+                        yield _Piece(scored.trajectories, images, step, coefficients_BT[images, step])
         if idle:
             trajectories = minibatch[0].trajectories
-            yield Piece(trajectories, slice(0, 1), 0, torch.zeros(1, dtype=torch.float64))
+            yield _Piece(trajectories, slice(0, 1), 0, torch.zeros(1, dtype=torch.float64))
 
-    def _backward(self, pieces: Sequence[Piece]) -> None:
+    def _backward(self, pieces: Sequence[_Piece]) -> None:
         """Run one backward pass per piece, which bounds memory; synchronise gradients after the last."""
         for number, piece in enumerate(pieces):
             last = number == len(pieces) - 1
             with nullcontext() if last else self._bench.accelerator.no_sync(self._bench.wrapped):
-                backward_piece(self._sampler, self._policy, piece)
+                _backward_piece(self._sampler, self._policy, piece)
 
-    def _sums(self, minibatch: Sequence[ScoredPrompt], outputs: Sequence[PRDPOutput]) -> dict[str, Tensor]:
+    def _sums(self, minibatch: Sequence[_ScoredPrompt], outputs: Sequence[PRDPOutput]) -> dict[str, Tensor]:
         sums: dict[str, Tensor] = {}
         for scored, output in zip(minibatch, outputs, strict=True):
-            for name, value in monitors(output, scored.rewards_B).items():
+            for name, value in _monitors(output, scored.rewards_B).items():
                 so_far = sums.get(name, torch.zeros((), dtype=torch.float64, device=self._bench.device))
                 sums[name] = so_far + scored.slot.weight * value
         return sums
 
 
-def backward_piece(sampler: AncestralSampler, policy: Predict, piece: Piece) -> None:
+def _backward_piece(sampler: AncestralSampler, policy: Predict, piece: _Piece) -> None:
     """Add a piece's gradient. The sum over all pieces is the gradient through the complete trajectories."""
     log_prob_B = sampler.step_log_prob(policy, piece.trajectories, piece.images, piece.step)
     torch.autograd.backward((log_prob_B * piece.coefficients_B.to(log_prob_B.device)).sum())
 
 
-def monitors(output: PRDPOutput, rewards_B: Tensor) -> dict[str, float]:
+def _monitors(output: PRDPOutput, rewards_B: Tensor) -> dict[str, float]:
     """Compute the monitors, per prompt. The loss is large by construction; `residual` has the unit of a log-ratio.
 
     `implicit_accuracy` is the share of pairs whose log-ratios are ordered as their rewards; ties count half.

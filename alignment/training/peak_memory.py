@@ -17,11 +17,11 @@ def peak_memory(device: torch.device) -> dict[str, float]:
     """
     if device.type == "cuda":
         return {"gpu_memory_gib": torch.cuda.max_memory_allocated(device) / 2**30}
-    resident = resident_peak_gib()
+    resident = _resident_peak_gib()
     return {} if resident is None else {"resident_memory_gib": resident}
 
 
-def resident_peak_gib(status: Path = PROCESS_STATUS) -> float | None:
+def _resident_peak_gib(status: Path = PROCESS_STATUS) -> float | None:
     """VmHWM of the process in GiB; None without such a file or line."""
     if not status.is_file():
         return None

@@ -54,14 +54,14 @@ class TrainedHead:
 
 def build_head(params: Head, pairs: PreferencePairs, num_users: int, seed: int) -> PreferenceHead:
     """Create a new head as wide as the embeddings, drawn from the seed: users' logits are standard normal."""
-    check_pairs(pairs)
+    _check_pairs(pairs)
     with torch.random.fork_rng():
         torch.manual_seed(stream_seed("head", seed))
         head = PreferenceHead(params, pairs.chosen_ND.shape[1], pairs.prompts_ND.shape[1], num_users)
     return head.to(pairs.chosen_ND.device)
 
 
-def check_pairs(pairs: PreferencePairs) -> None:
+def _check_pairs(pairs: PreferencePairs) -> None:
     """Raise ValueError when there are no comparisons or an embedding is not finite."""
     if not len(pairs):
         raise ValueError("There are no comparisons with a preference to train on. Use a larger snapshot.")
@@ -80,7 +80,7 @@ def margins(head: PreferenceHead, pairs: PreferencePairs) -> tuple[Tensor, Tenso
     return head.scores(pairs.chosen_ND, points_BD) - head.scores(pairs.rejected_ND, points_BD), points_BD
 
 
-def objective(head: PreferenceHead, pairs: PreferencePairs) -> tuple[Tensor, dict[str, float]]:
+def _objective(head: PreferenceHead, pairs: PreferencePairs) -> tuple[Tensor, dict[str, float]]:
     """Compute the loss of a step, the mean link loss plus the bound, and its monitors."""
     margin_B, points_BD = margins(head, pairs)
     preference = link_loss(margin_B, head.params.link).mean()
@@ -117,7 +117,7 @@ def train_head(
     JobStoppedError (diverged).
     """
     head = copy.deepcopy(head)
-    optimiser = build_head_optimiser(head, recipe.optimiser)
+    optimiser = _build_head_optimiser(head, recipe.optimiser)
     best, lowest = TrainedHead(head, 0, {}), math.inf
     for step in range(recipe.steps):
         visits = step_visits(step, global_batch=recipe.global_batch, num_pairs=len(training), seed=recipe.seed)
@@ -135,7 +135,7 @@ def train_head(
     return TrainedHead(best.head.eval().requires_grad_(False), best.best_step, best.metrics)
 
 
-def build_head_optimiser(head: PreferenceHead, params: HeadOptimiser) -> torch.optim.AdamW:
+def _build_head_optimiser(head: PreferenceHead, params: HeadOptimiser) -> torch.optim.AdamW:
     """Build AdamW with three rates; only projectors decay."""
     prototypes = [head.points.prototypes_KD] if isinstance(head.points, IdealPoints) else []
     slow = {id(weight) for weight in (head.log_scale, head.user_logits_UK, *prototypes)}
@@ -154,7 +154,7 @@ def _update(
     seed, step = dropout_seed
     with torch.random.fork_rng():
         torch.manual_seed(stream_seed("dropout", seed, step))
-        loss, monitors = objective(head, batch)
+        loss, monitors = _objective(head, batch)
     if not bool(loss.isfinite()):
         raise JobStoppedError("diverged", f"The loss is {loss.item()} at step {step}. Lower the learning rates.", step)
     optimiser.zero_grad()
@@ -192,7 +192,7 @@ def fit_new_users(
 
     Dropout is off, because none of the parts that it regularises is trained. A user without labels keeps the start.
     """
-    check_pairs(labels)
+    _check_pairs(labels)
     fitted = new_users_head(head, start_UK)
     optimiser = torch.optim.AdamW([fitted.user_logits_UK], lr=params.learning_rate, weight_decay=0.0)
     batch = min(params.batch, len(labels))

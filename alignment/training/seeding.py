@@ -30,7 +30,7 @@ def epoch_order(seed: int, epoch: int, num_pairs: int) -> tuple[int, ...]:
 
 
 @dataclass(frozen=True)
-class PairRandomness:
+class _PairRandomness:
     """Random values of one visit of one pair. Both images of the pair share all of them.
 
     The Diffusion-DPO authors share noise and timestep but draw each image's latent separately; sharing the latter as
@@ -52,10 +52,10 @@ def pair_randomness(
     latent_shape: tuple[int, int, int],
     draw_timestep: Callable[[torch.Generator], float],
     caption_dropout: float,
-) -> PairRandomness:
+) -> _PairRandomness:
     """Draw the values of one visit; the timestep follows the density of the backbone's noise schedule."""
     generator = stream("pair", seed, epoch, pair)
-    return PairRandomness(
+    return _PairRandomness(
         timestep=draw_timestep(generator),
         caption_dropped=float(torch.rand((), generator=generator)) < caption_dropout,
         noise_CHW=torch.randn(latent_shape, generator=generator),

@@ -29,7 +29,7 @@ SUFFIX = ".safetensors"
 
 
 @dataclass(frozen=True)
-class Sum:
+class _Sum:
     """Sum of some ingredients' weights, at least float32, and the first ingredient, which sets the dtypes."""
 
     totals: Weights
@@ -38,14 +38,14 @@ class Sum:
     count: int
 
     @classmethod
-    def of(cls, weights: Weights) -> "Sum":
+    def of(cls, weights: Weights) -> "_Sum":
         """Start with one ingredient."""
         return cls({name: _wide(tensor) for name, tensor in weights.items() if tensor.is_floating_point()}, weights, 1)
 
-    def plus(self, weights: Weights) -> "Sum":
+    def plus(self, weights: Weights) -> "_Sum":
         """Return the sum with one more ingredient; this sum is unchanged."""
         totals = {name: total + weights[name].to(total.dtype) for name, total in self.totals.items()}
-        return Sum(totals, self.first, self.count + 1)
+        return _Sum(totals, self.first, self.count + 1)
 
     def mean(self) -> dict[str, Tensor]:
         """The average in the first ingredient's dtypes; integers and flags are the first ingredient's."""
@@ -59,14 +59,14 @@ def _wide(tensor: Tensor) -> Tensor:
 
 def uniform_soup(ingredients: Sequence[Callable[[], Weights]]) -> dict[str, Tensor]:
     """Average all ingredients; they are read one at a time."""
-    total = Sum.of(ingredients[0]())
+    total = _Sum.of(ingredients[0]())
     for read in ingredients[1:]:
         total = total.plus(read())
     return total.mean()
 
 
 @dataclass(frozen=True)
-class Attempt:
+class _Attempt:
     """One ingredient that a greedy soup tried to add."""
 
     ingredient: int
@@ -83,7 +83,7 @@ class GreedySoup:
     ingredients: tuple[int, ...]
     """Kept ingredients, in the order of addition; the first is the best single model."""
     score: float
-    attempts: tuple[Attempt, ...]
+    attempts: tuple[_Attempt, ...]
 
 
 def greedy_soup(
@@ -100,21 +100,21 @@ def greedy_soup(
     Raises ValueError when a score is not finite.
     """
     _require_finite({f"ingredient {index}": value for index, value in enumerate(scores)})
-    first, *others = by_score(scores)
-    soup, kept, best = Sum.of(ingredients[first]()), [first], scores[first]
-    attempts: list[Attempt] = []
+    first, *others = _by_score(scores)
+    soup, kept, best = _Sum.of(ingredients[first]()), [first], scores[first]
+    attempts: list[_Attempt] = []
     for index in others:
         candidate = soup.plus(ingredients[index]())
         reached = score(candidate.mean())
         _require_finite({f"the soup with ingredient {index}": reached})
-        attempts.append(Attempt(index, reached, kept=reached > best + minimum_gain))
+        attempts.append(_Attempt(index, reached, kept=reached > best + minimum_gain))
         if attempts[-1].kept:
             soup, best = candidate, reached
             kept.append(index)
     return GreedySoup(soup.mean(), tuple(kept), best, tuple(attempts))
 
 
-def by_score(scores: Sequence[float]) -> list[int]:
+def _by_score(scores: Sequence[float]) -> list[int]:
     """Order ingredients by falling score; equal scores in reverse order of the list, as in the authors' code."""
     return sorted(range(len(scores)), key=lambda index: (scores[index], index), reverse=True)
 

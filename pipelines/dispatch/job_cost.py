@@ -14,7 +14,7 @@ from pipelines.store.storage import Store
 COST_FILE = "effort.json"
 
 
-class JobCost(Record):
+class _JobCost(Record):
     """Contents of effort.json in a job's work folder."""
 
     device: Literal["cpu", "gpu"] = "cpu"
@@ -29,8 +29,8 @@ def measured(folder: JobFolder, *, cpu: bool) -> Iterator[None]:
     try:
         yield
     finally:
-        before = read_cost(folder)
-        cost = JobCost(
+        before = _read_cost(folder)
+        cost = _JobCost(
             device="cpu" if cpu else "gpu",
             attempts=before.attempts + 1,
             seconds=before.seconds + time.monotonic() - started,
@@ -38,13 +38,13 @@ def measured(folder: JobFolder, *, cpu: bool) -> Iterator[None]:
         write_atomically(folder.work_dir / COST_FILE, cost.model_dump_json())
 
 
-def read_cost(folder: JobFolder) -> JobCost:
+def _read_cost(folder: JobFolder) -> _JobCost:
     """Read the cost of the attempts so far."""
-    return read_model(folder.work_dir / COST_FILE, JobCost) or JobCost()
+    return read_model(folder.work_dir / COST_FILE, _JobCost) or _JobCost()
 
 
 def keep_record(folder: JobFolder, request: JobRequest, store: Store) -> None:
     """Write request and cost to the store, where the gate's report finds them."""
-    cost = read_cost(folder)
+    cost = _read_cost(folder)
     untracked = request.model_copy(update={"tracking": None})
     save_record(store, JobRecord(request=untracked, **cost.model_dump()))

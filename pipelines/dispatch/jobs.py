@@ -82,7 +82,7 @@ def fetch_answer(request: JobRequest, store: Store) -> dict[str, Any] | None:
     return manifest.value if manifest else None
 
 
-def submit(request: JobRequest, settings: Settings, engine: Engine | None = None) -> JobHandle:
+def _submit(request: JobRequest, settings: Settings, engine: Engine | None = None) -> JobHandle:
     """Submit to the engine of the placement; see `Engine.submit`."""
     return (engine or open_engine(request.placement.engine, settings)).submit(request)
 
@@ -102,17 +102,17 @@ def collect(handle: JobHandle, settings: Settings, engine: Engine | None = None)
     engine = engine or open_engine(handle.engine, settings)
     status = engine.status(handle)
     if status.state != "succeeded":
-        raise job_error(handle, status, engine)
+        raise _job_error(handle, status, engine)
     try:
         return engine.result(handle)
     except LookupError as error:
         raise EngineLost(f"Job {handle.job_id} succeeded, but {error} Submit it again.") from error
 
 
-def job_error(handle: JobHandle, status: JobStatus, engine: Engine) -> JobError:
+def _job_error(handle: JobHandle, status: JobStatus, engine: Engine) -> JobError:
     """Return the exception for a status that is not success."""
     error_class = _BY_STATE.get(status.state) or _BY_FAILURE.get(status.failure_kind, JobCrashed)
-    lines = last_log_lines(handle, engine)
+    lines = _last_log_lines(handle, engine)
     shown = "\n".join(f"  {line}" for line in lines)
     tail = f"\nThe last {len(lines)} log lines:\n{shown}" if lines else "\nIt left no log."
     what = status.failure_kind or status.state
@@ -123,7 +123,7 @@ def job_error(handle: JobHandle, status: JobStatus, engine: Engine) -> JobError:
     )
 
 
-def last_log_lines(handle: JobHandle, engine: Engine) -> list[str]:
+def _last_log_lines(handle: JobHandle, engine: Engine) -> list[str]:
     """Return up to 40 lines from the end of the job's log."""
     lines: list[str] = []
     cursor = 0

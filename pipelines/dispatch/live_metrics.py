@@ -30,7 +30,7 @@ JOIN_WHEN_STOPPED_SECONDS = 5.0
 Line = TypeVar("Line", bound=BaseModel)
 
 
-class Stream(Protocol):
+class _Stream(Protocol):
     """The part of tracking.RunStream that is used here."""
 
     def log_metrics(self, step: int, unix_seconds: float, metrics: Mapping[str, float]) -> None: ...
@@ -38,7 +38,7 @@ class Stream(Protocol):
     def flush(self) -> None: ...
 
 
-class TrackingCursor(BaseModel):
+class _TrackingCursor(BaseModel):
     """Points and images that the tracking server has."""
 
     model_config = ConfigDict(extra="forbid")
@@ -82,13 +82,13 @@ class _Tail:
 class LiveMetrics:
     """Follows an output folder from `__enter__` until `__exit__`, which sends everything still unsent."""
 
-    def __init__(self, out_dir: Path, cursor_path: Path, open_stream: Callable[[], Stream]) -> None:
+    def __init__(self, out_dir: Path, cursor_path: Path, open_stream: Callable[[], _Stream]) -> None:
         self._out_dir = out_dir
         self._cursor_path = cursor_path
         self._open_stream = open_stream
-        self._cursor = read_model(cursor_path, TrackingCursor) or TrackingCursor()
+        self._cursor = read_model(cursor_path, _TrackingCursor) or _TrackingCursor()
         self._tails = {MetricsLine: _Tail(out_dir / METRICS_FILE), SampleLine: _Tail(out_dir / SAMPLES_INDEX_FILE)}
-        self._stream: Stream | None = None
+        self._stream: _Stream | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="live-metrics", daemon=True)
 
@@ -136,7 +136,7 @@ class LiveMetrics:
         while not self._stop.wait(pause):
             pause = POLL_SECONDS if self.catch_up() else min(2 * pause, LONGEST_PAUSE_SECONDS)
 
-    def _send(self, cursor: TrackingCursor) -> None:
+    def _send(self, cursor: _TrackingCursor) -> None:
         metrics = _parse(self._tails[MetricsLine].read(), MetricsLine)
         samples = _parse(self._tails[SampleLine].read(), SampleLine)
         if not metrics and not samples:
@@ -148,13 +148,13 @@ class LiveMetrics:
             self._send_image(sample, cursor, self._stream)
         self._stream.flush()
 
-    def _send_metrics(self, line: MetricsLine, cursor: TrackingCursor, stream: Stream) -> None:
+    def _send_metrics(self, line: MetricsLine, cursor: _TrackingCursor, stream: _Stream) -> None:
         new = {name: value for name, value in line.metrics.items() if line.step > cursor.last_step.get(name, -1)}
         if new:
             stream.log_metrics(line.step, line.unix_seconds, new)
             cursor.last_step |= dict.fromkeys(new, line.step)
 
-    def _send_image(self, sample: SampleLine, cursor: TrackingCursor, stream: Stream) -> None:
+    def _send_image(self, sample: SampleLine, cursor: _TrackingCursor, stream: _Stream) -> None:
         name = f"{sample.key}@{sample.step}"
         if name in cursor.images:
             return

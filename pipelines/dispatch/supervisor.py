@@ -47,13 +47,13 @@ def main(job_dir: Path) -> None:
     os.setsid()
     code = 1
     try:
-        supervise(folder, stop)
+        _supervise(folder, stop)
         code = 0
     finally:
         os._exit(code)
 
 
-def supervise(folder: JobFolder, stop: _StopRequest) -> None:
+def _supervise(folder: JobFolder, stop: _StopRequest) -> None:
     """Run the attempt of launch.json to its end and write its final status."""
     launch = folder.read_launch()
     assert launch is not None, f"{folder.path} has no launch.json"

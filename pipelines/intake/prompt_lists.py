@@ -23,7 +23,7 @@ Format = Literal["parti", "geneval", "hps", "tsv", "jsonl"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 
 
-class Entry(NamedTuple):
+class _Entry(NamedTuple):
     """A prompt as written in its list."""
 
     prompt: str
@@ -32,7 +32,7 @@ class Entry(NamedTuple):
     """Line or position, for messages."""
 
 
-class PromptSet(ValueObject):
+class _PromptSet(ValueObject):
     """Result of an import."""
 
     uri: str
@@ -51,7 +51,7 @@ class PromptSet(ValueObject):
 
 def import_prompts(
     source: Path, form: str, out: Path, *, category: str = "", per_category: int | None = None
-) -> PromptSet:
+) -> _PromptSet:
     """Read a published list and write it as the evaluation's file.
 
     `category` names another column or field to slice by (PartiPrompts: `Challenge`). `per_category` limits the prompts
@@ -65,9 +65,9 @@ def import_prompts(
     entries = [entry for path in files for entry in _READERS[form](path, category)]
     kept, duplicates = _distinct(entries, source)
     chosen = _spread(kept, per_category)
-    content = "".join(f"{e.prompt}\t{e.category}\n" for e in [Entry("prompt", "category", ""), *chosen]).encode()
+    content = "".join(f"{e.prompt}\t{e.category}\n" for e in [_Entry("prompt", "category", ""), *chosen]).encode()
     _write(out, content)
-    return PromptSet(
+    return _PromptSet(
         uri=str(out),
         prompts_digest=hashlib.sha256(content).hexdigest(),
         format=form,
@@ -109,19 +109,19 @@ def _digest(files: list[Path]) -> str:
     return hashlib.sha256("".join(f"{name} {digests[name]}\n" for name in sorted(digests)).encode()).hexdigest()
 
 
-def _distinct(entries: list[Entry], source: Path) -> tuple[list[Entry], int]:
+def _distinct(entries: list[_Entry], source: Path) -> tuple[list[_Entry], int]:
     """Return each prompt once, by its normal form; ValueError when a prompt is empty or there are none."""
     empty = [entry.where for entry in entries if not entry.prompt]
     if empty or not entries:
         where = f"empty prompts at {', '.join(empty[:5])}" if empty else "no prompts"
         raise ValueError(f"{source} contains {where}.")
-    first: dict[str, Entry] = {}
+    first: dict[str, _Entry] = {}
     for entry in entries:
         first.setdefault(normal_prompt(entry.prompt), entry)
     return list(first.values()), len(entries) - len(first)
 
 
-def _spread(entries: list[Entry], most: int | None) -> list[Entry]:
+def _spread(entries: list[_Entry], most: int | None) -> list[_Entry]:
     """Return at most `most` prompts of each category, evenly from the category's list, in the list's order."""
     if most is None:
         return entries
@@ -141,25 +141,25 @@ def _spread(entries: list[Entry], most: int | None) -> list[Entry]:
 # --- published layouts ----------------------------------------------------------------------------------------------
 
 
-def _parti(path: Path, category: str) -> Iterator[Entry]:
+def _parti(path: Path, category: str) -> Iterator[_Entry]:
     """PartiPrompts: tab separated, header Prompt, Category, Challenge, Note."""
     yield from _table(path, prompt="Prompt", category=category or "Category")
 
 
-def _tsv(path: Path, category: str) -> Iterator[Entry]:
+def _tsv(path: Path, category: str) -> Iterator[_Entry]:
     yield from _table(path, prompt="prompt", category=category or "category")
 
 
-def _geneval(path: Path, category: str) -> Iterator[Entry]:
+def _geneval(path: Path, category: str) -> Iterator[_Entry]:
     """GenEval's metadata: one JSON object a line, with tag and prompt."""
     yield from _lines(path, category=category or "tag")
 
 
-def _jsonl(path: Path, category: str) -> Iterator[Entry]:
+def _jsonl(path: Path, category: str) -> Iterator[_Entry]:
     yield from _lines(path, category=category or "category")
 
 
-def _hps(path: Path, category: str) -> Iterator[Entry]:
+def _hps(path: Path, category: str) -> Iterator[_Entry]:
     """HPSv2: a folder with one JSON list of prompts for each style; the file name is the style."""
     if category:
         raise ValueError("Lists in the format hps have one category each, the name of their file. Omit --category.")
@@ -170,10 +170,10 @@ def _hps(path: Path, category: str) -> Iterator[Entry]:
     if not isinstance(prompts, list) or not all(isinstance(prompt, str) for prompt in prompts):
         raise ValueError(f"{path} is not a JSON list of prompts.")
     for number, prompt in enumerate(prompts, 1):
-        yield Entry(_one_line(prompt), path.stem, f"{path.name} entry {number}")
+        yield _Entry(_one_line(prompt), path.stem, f"{path.name} entry {number}")
 
 
-def _table(path: Path, *, prompt: str, category: str) -> Iterator[Entry]:
+def _table(path: Path, *, prompt: str, category: str) -> Iterator[_Entry]:
     # Published lists do not use quoting: a quotation mark is part of its prompt.
     rows = csv.DictReader(io.StringIO(_text(path)), delimiter="\t", quoting=csv.QUOTE_NONE)
     missing = [name for name in (prompt, category) if name not in (rows.fieldnames or [])]
@@ -185,10 +185,10 @@ def _table(path: Path, *, prompt: str, category: str) -> Iterator[Entry]:
             raise ValueError(
                 f"{path} line {number} has more columns than the first line. A prompt must not contain a tab."
             )
-        yield Entry(_one_line(row[prompt] or ""), _one_line(row[category] or ""), f"{path.name} line {number}")
+        yield _Entry(_one_line(row[prompt] or ""), _one_line(row[category] or ""), f"{path.name} line {number}")
 
 
-def _lines(path: Path, *, category: str) -> Iterator[Entry]:
+def _lines(path: Path, *, category: str) -> Iterator[_Entry]:
     for number, line in enumerate(
         _text(path).split("\n"), 1
     ):  # a prompt may contain U+2028, which splitlines treats as a line end
@@ -202,7 +202,7 @@ def _lines(path: Path, *, category: str) -> Iterator[Entry]:
         if not all(isinstance(value, str) for value in found):
             raise ValueError(f"{path} line {number} is not a JSON object with the texts `prompt` and `{category}`.")
         prompt, own = (_one_line(str(value)) for value in found)
-        yield Entry(prompt, own, f"{path.name} line {number}")
+        yield _Entry(prompt, own, f"{path.name} line {number}")
 
 
 def _text(path: Path) -> str:
@@ -216,7 +216,7 @@ def _one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-_READERS: dict[str, Callable[[Path, str], Iterator[Entry]]] = {
+_READERS: dict[str, Callable[[Path, str], Iterator[_Entry]]] = {
     "parti": _parti,
     "geneval": _geneval,
     "hps": _hps,

@@ -19,7 +19,7 @@ from pipelines.store.storage import open_store
 from pipelines.workspace import Workspace
 
 
-def count_reasons(report: ValidationReport, settings: Settings) -> dict[str, int]:
+def _count_reasons(report: ValidationReport, settings: Settings) -> dict[str, int]:
     """Count the quarantined rows by rule, most frequent first; a row may break several rules."""
     with scratch_dir(settings) as scratch:
         path = fetch_checked(open_store(settings.store_uri, settings), report.uri, QUARANTINE_FILE, scratch)

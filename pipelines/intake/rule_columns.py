@@ -42,7 +42,7 @@ def rule_columns(pairs: pa.Table, limits: ValidationSection, heldout: HeldoutPro
     return joined
 
 
-def count_control_characters(prompt: str) -> int:
+def _count_control_characters(prompt: str) -> int:
     """Count control characters other than tab and line ends, lone surrogates and overrides of the writing direction."""
     return sum(
         (unicodedata.category(c) in ("Cc", "Cs") and c not in _ALLOWED_CONTROLS) or c in _BIDI_OVERRIDES for c in prompt
@@ -107,7 +107,7 @@ def _prompt_columns(table: "pd.DataFrame", heldout: HeldoutPrompts) -> "pd.DataF
     return pd.DataFrame(
         {
             "prompt_length": prompts.str.strip().str.len().astype("int64"),
-            "prompt_control_characters": [count_control_characters(prompt) for prompt in prompts],
+            "prompt_control_characters": [_count_control_characters(prompt) for prompt in prompts],
             "prompt_is_held_out": [normal_prompt(prompt) in heldout.normal for prompt in prompts],
         }
     )

@@ -92,7 +92,7 @@ def build_snapshot(reports: Sequence[ValidationReport], workspace: Workspace) ->
     return DatasetSnapshot.model_validate(manifest.value)
 
 
-def split_of(group: str, section: SnapshotSection) -> Split:
+def _split_of(group: str, section: SnapshotSection) -> Split:
     """Return the split of a prompt group: a hash of seed and group, read as a number in [0, 1)."""
     digest = hashlib.sha256(f"{section.seed}:{group}".encode("utf-8", "surrogatepass")).digest()
     position = int.from_bytes(digest[:8], "big") / 2**64
@@ -197,10 +197,10 @@ def _write_splits(
         writers = {s: stack.enter_context(PairWriter(out / f"{s}.parquet", SNAPSHOT_SCHEMA)) for s in SPLITS}
         for row in rows:
             group = normal_prompt(row["prompt"])
-            split = split_of(group, section)
+            split = _split_of(group, section)
             if split != "train" and row["source"] in without_people:
                 continue
-            pair = resolved_pair(row)
+            pair = _resolved_pair(row)
             waiting[split].append(pair)
             _count(counts, pair, group=group, split=split)
             if len(waiting[split]) == ROWS_AT_ONCE:
@@ -225,7 +225,7 @@ def _count(counts: _Counts, pair: dict[str, Any], *, group: str, split: Split) -
     counts.licences.add(pair["licence"])
 
 
-def resolved_pair(row: dict[str, Any]) -> dict[str, Any]:
+def _resolved_pair(row: dict[str, Any]) -> dict[str, Any]:
     """Resolve a preference into chosen and rejected; no other code does. A tie keeps the source's order."""
     chosen, rejected = (1, 0) if row["preference"] == 0 else (0, 1)
     return {

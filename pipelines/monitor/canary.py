@@ -23,7 +23,7 @@ NAMED_LINES = 5
 Verdict = Literal["challenger", "champion", "insufficient", "undecided", "drift"]
 
 
-class CanaryVerdict(ValueObject):
+class _CanaryVerdict(ValueObject):
     """Verdict on the users' picks so far, valid at every look."""
 
     verdict: Verdict
@@ -51,7 +51,7 @@ class CanaryVerdict(ValueObject):
 
 
 @dataclass(frozen=True)
-class Pick:
+class _Pick:
     """One row of the table."""
 
     winner: str
@@ -61,7 +61,7 @@ class Pick:
 
 def judge_picks(
     path: Path, *, confidence: float = 0.95, required: float = 0.5, picks_per_user: int = 1
-) -> CanaryVerdict:
+) -> _CanaryVerdict:
     """Judge a CSV file with the column `pick` (challenger, champion or tie) and optional columns `user` and `time`.
 
     Rows are sorted by `time` (ISO 8601) if it is there; otherwise their order is kept. Only the first `picks_per_user`
@@ -73,9 +73,9 @@ def judge_picks(
             f"required is {required:g} and picks_per_user is {picks_per_user}. Allowed: a share between 0 and 1 for"
             " required, and 1 or more for picks_per_user."
         )
-    rows, has_users = read_picks(path)
+    rows, has_users = _read_picks(path)
     decided = [pick for pick in rows if pick.winner != "tie"]
-    counted = first_of_each(decided, picks_per_user) if has_users else decided
+    counted = _first_of_each(decided, picks_per_user) if has_users else decided
     if not counted:
         raise ValueError(f"{path} has no pick of challenger or champion yet. Run the canary again when it has some.")
     if not has_users:
@@ -84,7 +84,7 @@ def judge_picks(
     sequence = confidence_sequence(wins, confidence=confidence)
     verdict, first = _verdict(sequence, required)
     low, high = float(sequence.low_N[-1]), float(sequence.high_N[-1])
-    return CanaryVerdict(
+    return _CanaryVerdict(
         verdict=verdict,
         win_rate=sum(wins) / len(wins),
         win_rate_low=low,
@@ -101,7 +101,7 @@ def judge_picks(
     )
 
 
-def read_picks(path: Path) -> tuple[list[Pick], bool]:
+def _read_picks(path: Path) -> tuple[list[_Pick], bool]:
     """Read the rows, sorted by time if there is a column `time`, and True if there is a column `user`."""
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -112,7 +112,7 @@ def read_picks(path: Path) -> tuple[list[Pick], bool]:
     if "pick" not in columns:
         raise ValueError(f"{path}: the first line has no `pick`. Expected the column pick; user and time are optional.")
     rows = [
-        Pick((r["pick"] or "").strip(), (r.get("user") or "").strip(), (r.get("time") or "").strip()) for r in table
+        _Pick((r["pick"] or "").strip(), (r.get("user") or "").strip(), (r.get("time") or "").strip()) for r in table
     ]
     _check(path, rows, columns)
     if "time" in columns:
@@ -120,7 +120,7 @@ def read_picks(path: Path) -> tuple[list[Pick], bool]:
     return rows, "user" in columns
 
 
-def first_of_each(picks: Sequence[Pick], limit: int) -> list[Pick]:
+def _first_of_each(picks: Sequence[_Pick], limit: int) -> list[_Pick]:
     """Return the first picks of each user, at most `limit`, in their order."""
     seen: Counter[str] = Counter()
     kept = []
@@ -131,7 +131,7 @@ def first_of_each(picks: Sequence[Pick], limit: int) -> list[Pick]:
     return kept
 
 
-def _check(path: Path, rows: Sequence[Pick], columns: Sequence[str]) -> None:
+def _check(path: Path, rows: Sequence[_Pick], columns: Sequence[str]) -> None:
     """Check the columns of every row; ValueError names the lines of each kind of fault."""
     faults = {
         f"`pick` is not one of {', '.join(ALLOWED_PICKS)}": [

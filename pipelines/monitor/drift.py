@@ -42,8 +42,8 @@ def compare(reference: pa.Table, fresh: pa.Table) -> list[Drift]:
     """Compare every column that has values in both tables. Tables have the columns of ingest, without images."""
     from statsmodels.stats.multitest import multipletests
 
-    numbers_r, numbers_f = numbers(reference), numbers(fresh)
-    categories_r, categories_f = categories(reference), categories(fresh)
+    numbers_r, numbers_f = _numbers(reference), _numbers(fresh)
+    categories_r, categories_f = _categories(reference), _categories(fresh)
     found = [
         *(_numeric(name, numbers_r[name], numbers_f[name]) for name in numbers_r),
         *(_categorical(name, categories_r[name], categories_f[name]) for name in categories_r),
@@ -58,7 +58,7 @@ def compare(reference: pa.Table, fresh: pa.Table) -> list[Drift]:
     ]
 
 
-def numbers(table: pa.Table) -> dict[str, "np.typing.NDArray[np.float64]"]:
+def _numbers(table: pa.Table) -> dict[str, "np.typing.NDArray[np.float64]"]:
     """Collect the numeric columns, both images together, and the length of each distinct prompt in words."""
     found = {name: _both_sides(table, name) for name in NUMBERS}
     columns = {
@@ -68,7 +68,7 @@ def numbers(table: pa.Table) -> dict[str, "np.typing.NDArray[np.float64]"]:
     return columns
 
 
-def categories(table: pa.Table) -> dict[str, list[str]]:
+def _categories(table: pa.Table) -> dict[str, list[str]]:
     """Collect formats and generators of images, sources of pairs, verdicts, and the words of distinct prompts."""
     found = {name: [str(value) for value in _both_sides(table, name) if value] for name in CATEGORIES}
     found["generator"] = [str(value) for value in _both_sides(table, "generator") if value]
@@ -102,7 +102,7 @@ def _numeric(
 def _categorical(name: str, reference: Sequence[str], fresh: Sequence[str]) -> Drift | None:
     if not reference or not fresh:
         return None
-    table = contingency(Counter(reference), Counter(fresh), WORDS_KEPT)
+    table = _contingency(Counter(reference), Counter(fresh), WORDS_KEPT)
     effect, p_value = 0.0, 1.0
     if table.shape[1] > 1:
         from scipy.stats import chi2_contingency
@@ -112,7 +112,7 @@ def _categorical(name: str, reference: Sequence[str], fresh: Sequence[str]) -> D
     return Drift(name, "chi_squared", effect, p_value, len(reference), len(fresh))
 
 
-def contingency(reference: Mapping[str, int], fresh: Mapping[str, int], most: int) -> "np.typing.NDArray[np.float64]":
+def _contingency(reference: Mapping[str, int], fresh: Mapping[str, int], most: int) -> "np.typing.NDArray[np.float64]":
     """Count the most frequent categories, in two rows. Other categories, and too rare ones, share one column."""
     totals = Counter(reference) + Counter(fresh)
     share = min(sum(reference.values()), sum(fresh.values())) / max(1, sum(totals.values()))

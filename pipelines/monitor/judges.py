@@ -31,19 +31,19 @@ def judge_states(workspace: Workspace) -> list[JudgeState]:
             found.append(_without_weights(section, str(error)))
             continue
         known = calibrations.newest(project.name, judge, workspace.store)
-        reasons, agreed = refusals(judge, known, workspace, now=now)
+        reasons, agreed = _refusals(judge, known, workspace, now=now)
         reasons += [seen[weights_of(judge)]] if weights_of(judge) in seen else []
         seen.setdefault(weights_of(judge), duplicate_of(judge.name, votes=not reasons))
         found.append(_state(judge, known, project.gate, agreed=agreed, reasons=reasons, now=now))
     return found
 
 
-def refusals(
+def _refusals(
     judge: Judge, known: CalibrationRecord | None, workspace: Workspace, *, now: datetime
 ) -> tuple[list[str], Calibration | None]:
     """Return every reason against a judge, each the end of a sentence, and its agreement on the pairs that count."""
     policy, reasons = workspace.project.gate, list[str]()
-    shared = sorted(training_sources(workspace.project) & set(judge.training_sources))
+    shared = sorted(_training_sources(workspace.project) & set(judge.training_sources))
     if shared:
         reasons.append(f"is not independent of what the project trains: {', '.join(shared)}")
     expired = calibrations.refusal(known, policy, now)
@@ -59,7 +59,7 @@ def refusals(
     return [*reasons, *disagreements(agreed, policy)], agreed
 
 
-def training_sources(project: Project) -> set[str]:
+def _training_sources(project: Project) -> set[str]:
     """Return what the project's offline recipes learn from: the sources of their pairs and the labelling judges."""
     sources = set(project.snapshot.sources or (source.name for source in project.sources))
     return sources | {name for section in project.labellers() for name in (section.name, *section.trained_on)}

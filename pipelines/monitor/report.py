@@ -36,7 +36,7 @@ DIGEST_DIGITS = 12
 
 
 @dataclass(frozen=True)
-class Incoming:
+class _Incoming:
     """Accepted pairs without images: those that the champion was trained on, and fresh ones."""
 
     reference: pa.Table | None
@@ -64,16 +64,16 @@ def monitor(
     """
     project = workspace.project
     now = datetime.now(UTC)
-    incoming = read_incoming(workspace, champion)
+    incoming = _read_incoming(workspace, champion)
     findings = [
-        registry_finding(workspace),
-        judges_finding(workspace),
-        *agreement_findings(workspace, calibration, fresh=incoming.fresh_ids),
-        preference_finding(project, champion, incoming.fresh),
-        *drift_findings(project, incoming),
+        _registry_finding(workspace),
+        _judges_finding(workspace),
+        *_agreement_findings(workspace, calibration, fresh=incoming.fresh_ids),
+        _preference_finding(project, champion, incoming.fresh),
+        *_drift_findings(project, incoming),
     ]
     wanted = any(finding.status == "retrain" for finding in findings)
-    last = last_announced(workspace)[1]
+    last = _last_announced(workspace)[1]
     report = MonitorReport(
         project=project.name,
         at=now,
@@ -81,8 +81,8 @@ def monitor(
         snapshot_digest=champion.snapshot_digest if champion else None,
         num_fresh_pairs=len(incoming.fresh_ids),
         findings=tuple(findings),
-        outcome=most_severe(findings),
-        retrain=retrain_decision(project, last, key=announce_key, now=now) if wanted else "not_needed",
+        outcome=_most_severe(findings),
+        retrain=_retrain_decision(project, last, key=announce_key, now=now) if wanted else "not_needed",
     )
     store = workspace.store
     uri = store.uri("monitor", project.name, f"{now:%Y%m%dT%H%M%SZ}-{report.digest[:DIGEST_DIGITS]}.json")
@@ -99,7 +99,7 @@ def has_anything_to_monitor(workspace: Workspace) -> bool:
     return bool(standing.entries or standing.champion is not None or standing.problem)
 
 
-def most_severe(findings: Sequence[MonitorFinding]) -> Literal["ok", "retrain", "alarm"]:
+def _most_severe(findings: Sequence[MonitorFinding]) -> Literal["ok", "retrain", "alarm"]:
     """Return the most severe status: alarm, then retrain, then ok. Unmeasured findings are ignored."""
     statuses = {finding.status for finding in findings}
     return "alarm" if "alarm" in statuses else "retrain" if "retrain" in statuses else "ok"
@@ -108,7 +108,7 @@ def most_severe(findings: Sequence[MonitorFinding]) -> Literal["ok", "retrain", 
 # --- evidence -------------------------------------------------------------------------------------------------------
 
 
-def read_incoming(workspace: Workspace, champion: CandidateVersion | None) -> Incoming:
+def _read_incoming(workspace: Workspace, champion: CandidateVersion | None) -> _Incoming:
     """Divide the accepted pairs by membership of their batch in the champion's snapshot. Known pairs are not fresh."""
     store = workspace.store
     manifest = store.read_manifest(champion.snapshot_uri) if champion and champion.snapshot_uri else None
@@ -119,7 +119,7 @@ def read_incoming(workspace: Workspace, champion: CandidateVersion | None) -> In
     if reference is not None and fresh is not None:
         known = set(reference["pair_id"].to_pylist())
         fresh = fresh.filter(pa.array([pair not in known for pair in fresh["pair_id"].to_pylist()]))
-    return Incoming(reference, fresh if fresh is not None and fresh.num_rows else None)
+    return _Incoming(reference, fresh if fresh is not None and fresh.num_rows else None)
 
 
 def _read(reports: Sequence[ValidationReport], store: Store) -> pa.Table | None:
@@ -134,7 +134,7 @@ def _read(reports: Sequence[ValidationReport], store: Store) -> pa.Table | None:
 # --- checks ---------------------------------------------------------------------------------------------------------
 
 
-def registry_finding(workspace: Workspace) -> MonitorFinding:
+def _registry_finding(workspace: Workspace) -> MonitorFinding:
     """Check that the champion alias agrees with the ledger."""
     try:
         standing = read_state(workspace.project.name, workspace.settings)
@@ -148,7 +148,7 @@ def registry_finding(workspace: Workspace) -> MonitorFinding:
     return _finding("registry", None, "alias == ledger", status="alarm" if problem else "ok", text=text)
 
 
-def judges_finding(workspace: Workspace) -> MonitorFinding:
+def _judges_finding(workspace: Workspace) -> MonitorFinding:
     """Check that enough judges may vote for a candidate to be promoted."""
     states = judges.judge_states(workspace)
     voting = sum(state.may_vote for state in states)
@@ -161,7 +161,7 @@ def judges_finding(workspace: Workspace) -> MonitorFinding:
     return _finding("voting_judges", float(voting), f">= {needed}", status=status, text=text)
 
 
-def agreement_findings(
+def _agreement_findings(
     workspace: Workspace, report: CalibrationReport | None, *, fresh: frozenset[str]
 ) -> list[MonitorFinding]:
     """Check each judge against the fresh human pairs of the calibration split.
@@ -211,10 +211,10 @@ def _agreement(project: Project, judge: str, rows: Sequence[dict[str, object]], 
     return _finding(name, found.accuracy, limit, status="alarm" if lost else "ok", text=text)
 
 
-def preference_finding(project: Project, champion: CandidateVersion | None, fresh: pa.Table | None) -> MonitorFinding:
+def _preference_finding(project: Project, champion: CandidateVersion | None, fresh: pa.Table | None) -> MonitorFinding:
     """Measure how often people prefer the champion's images, in fresh pairs with the champion on one side only."""
     least, limit = project.monitor.minimum_fresh_pairs, project.monitor.minimum_champion_win_rate
-    outcomes = [] if fresh is None else champion_outcomes(fresh, champion_names(project, champion))
+    outcomes = [] if fresh is None else _champion_outcomes(fresh, _champion_names(project, champion))
     required = f"not below {limit:g}"
     if len(outcomes) < least:
         text = f"{len(outcomes)} fresh pairs compare the champion's images with others; {least} are needed."
@@ -230,7 +230,7 @@ def preference_finding(project: Project, champion: CandidateVersion | None, fres
     return _finding("champion_preference", rate, required, status=status, text=text)
 
 
-def champion_names(project: Project, champion: CandidateVersion | None) -> frozenset[str]:
+def _champion_names(project: Project, champion: CandidateVersion | None) -> frozenset[str]:
     """Return the generator names by which pairs may refer to the champion."""
     own = set(project.monitor.champion_generators)
     if champion is not None:
@@ -240,7 +240,7 @@ def champion_names(project: Project, champion: CandidateVersion | None) -> froze
     return frozenset(own)
 
 
-def champion_outcomes(pairs: pa.Table, names: frozenset[str]) -> list[float]:
+def _champion_outcomes(pairs: pa.Table, names: frozenset[str]) -> list[float]:
     """Return 1, 0.5 or 0 per pair with the champion on exactly one side. `preference` 1 means image 0 was preferred."""
     columns = (pairs[name].to_pylist() for name in ("generator_0", "generator_1", "preference"))
     return [
@@ -250,7 +250,7 @@ def champion_outcomes(pairs: pa.Table, names: frozenset[str]) -> list[float]:
     ]
 
 
-def drift_findings(project: Project, incoming: Incoming) -> list[MonitorFinding]:
+def _drift_findings(project: Project, incoming: _Incoming) -> list[MonitorFinding]:
     """Compare each column of facts with the pairs that the champion was trained on."""
     least, limit = project.monitor.minimum_fresh_pairs, project.monitor.maximum_drift
     if incoming.reference is None or incoming.fresh is None or incoming.fresh.num_rows < least:
@@ -288,7 +288,7 @@ def _finding(name: str, measured: float | None, limit: str, *, status: FindingSt
 # --- retraining -----------------------------------------------------------------------------------------------------
 
 
-def retrain_decision(
+def _retrain_decision(
     project: Project, last: RetrainEntry | None, *, key: str, now: datetime
 ) -> Literal["advised", "due", "held_back"]:
     """Decide if the run with this key may announce a retraining after the `last` one; without a key it is advised."""
@@ -304,8 +304,8 @@ def claim(workspace: Workspace, reasons: Sequence[str], *, key: str, now: dateti
 
     The claim is in the store, so only one of two runs gets it. A retry with the same key gets it again.
     """
-    number, last = last_announced(workspace)
-    if retrain_decision(workspace.project, last, key=key, now=now) != "due":
+    number, last = _last_announced(workspace)
+    if _retrain_decision(workspace.project, last, key=key, now=now) != "due":
         return False
     if last is not None and last.key == key:
         return True
@@ -320,7 +320,7 @@ def take(workspace: Workspace, *, key: str, now: datetime) -> bool:
     gets it. A retry with the same key gets it again. An announcement older than `retrain_every_days` (at least one day)
     has expired; the monitor announces a retraining again while it is needed.
     """
-    number, last = last_announced(workspace)
+    number, last = _last_announced(workspace)
     if last is None or now - last.at > timedelta(days=max(workspace.project.monitor.retrain_every_days, 1)):
         return False
     taken = series_of_json(workspace.store, "monitor", workspace.project.name, "retrains_taken")
@@ -328,7 +328,7 @@ def take(workspace: Workspace, *, key: str, now: datetime) -> bool:
     return taken.create(number, mark) or bool(taken.read(number)["key"] == key)
 
 
-def last_announced(workspace: Workspace) -> tuple[int, RetrainEntry | None]:
+def _last_announced(workspace: Workspace) -> tuple[int, RetrainEntry | None]:
     """Read the number and entry of the newest announced retraining; 0 and None if there is none."""
     return _retrains(workspace).last()
 

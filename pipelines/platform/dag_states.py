@@ -15,7 +15,7 @@ _NEXT_STEP = (
 _CHECK_LOGIN = "Check PLUMBLINE_AIRFLOW_UI_URL, PLUMBLINE_AIRFLOW_USER and PLUMBLINE_AIRFLOW_PASSWORD."
 
 
-class DagStates(Record):
+class _DagStates(Record):
     """State of one project's DAGs in Airflow."""
 
     reachable: bool
@@ -29,7 +29,7 @@ class DagStates(Record):
     """Reason why Airflow is not reachable, and the next step; empty when it is."""
 
 
-def read_dag_states(workspace: Workspace) -> DagStates:
+def read_dag_states(workspace: Workspace) -> _DagStates:
     """Query the configured Airflow, or the embedded one where none is configured; never raises when the query fails.
 
     Needs about TIMEOUT_SECONDS for a server that does not respond.
@@ -62,7 +62,7 @@ def _login(settings: Settings) -> tuple[str, str, str] | None:
         return None
 
 
-def _ask(project: Project, url: str, user: str, password: str) -> DagStates:
+def _ask(project: Project, url: str, user: str, password: str) -> _DagStates:
     import httpx
 
     from pipelines.platform.preparation import expected_dags
@@ -82,7 +82,7 @@ def _ask(project: Project, url: str, user: str, password: str) -> DagStates:
         if api is not None:
             api.close()
     wanted = sorted(expected_dags(project))
-    return DagStates(
+    return _DagStates(
         reachable=True,
         url=url,
         paused_dags=tuple(dag_id for dag_id in wanted if found.get(dag_id)),
@@ -90,5 +90,5 @@ def _ask(project: Project, url: str, user: str, password: str) -> DagStates:
     )
 
 
-def _unreachable(url: str, reason: str, next_step: str) -> DagStates:
-    return DagStates(reachable=False, url=url, problem=f"Airflow is not reachable: {reason}. {next_step}")
+def _unreachable(url: str, reason: str, next_step: str) -> _DagStates:
+    return _DagStates(reachable=False, url=url, problem=f"Airflow is not reachable: {reason}. {next_step}")

@@ -30,7 +30,7 @@ CREATED_UNPAUSED = ("monitor", "reconcile", "rollback")
 WITHOUT_WEIGHTS = ("tokenizer", "scheduler", "feature_extractor")
 
 
-class Check(Record):
+class _Check(Record):
     """Result of one check."""
 
     name: str
@@ -41,7 +41,7 @@ class Check(Record):
     """Way to fix the fault; empty if there is none."""
 
 
-def diagnose(project: Project | None, settings: Settings) -> list[Check]:
+def diagnose(project: Project | None, settings: Settings) -> list[_Check]:
     """Make every check, those on a project only if there is one. Faults are returned, not raised."""
     checks = [
         _check("store", lambda: _store(settings), "Set PLUMBLINE_STORE_URI to a location that this user may write to."),
@@ -77,11 +77,11 @@ def diagnose(project: Project | None, settings: Settings) -> list[Check]:
     ]
 
 
-def _check(name: str, look: Callable[[], str], fix: str) -> Check:
+def _check(name: str, look: Callable[[], str], fix: str) -> _Check:
     try:
-        return Check(name=name, ok=True, found=look())
+        return _Check(name=name, ok=True, found=look())
     except (ValueError, OSError, RuntimeError) as error:
-        return Check(name=name, ok=False, found=str(error), fix=fix)
+        return _Check(name=name, ok=False, found=str(error), fix=fix)
 
 
 def _store(settings: Settings) -> str:
@@ -171,13 +171,13 @@ def _dags(workspace: Workspace) -> str:
 def _base_model(project: Project) -> str:
     if "://" in project.base.uri:
         return f"{project.base.uri} is fetched and checked when a job needs it"
-    missing = missing_files(Path(project.base.uri))
+    missing = _missing_files(Path(project.base.uri))
     if missing:
         raise ValueError(f"Base model {project.base.uri} lacks {', '.join(missing)}.")
     return f"{project.base.uri} is complete"
 
 
-def missing_files(base_dir: Path) -> list[str]:
+def _missing_files(base_dir: Path) -> list[str]:
     """List the configs and safetensors weights that model_index.json names and a diffusers folder lacks."""
     index_path = base_dir / "model_index.json"
     if not index_path.is_file():

@@ -23,7 +23,7 @@ UNFINISHED = {"queued", "running"}
 MARKS = {"success": "[green]done[/]", "failed": "[red]failed[/]", "skipped": "[dim]skipped[/]"}
 
 
-class ChainError(RuntimeError):
+class _ChainError(RuntimeError):
     """A DAG run of the chain failed; the message ends with the log of the failed task."""
 
 
@@ -81,7 +81,7 @@ def follow_run(api: AirflowApi, dag_id: str, run_id: str, view: View) -> None:
         if state == "failed":
             failed = [task for task in tasks if task["state"] == "failed"]
             logs = "\n".join(f"--- {t['task_id']}:\n{api.log_tail(dag_id, run_id, t)}" for t in failed[:1])
-            raise ChainError(f"{dag_id} failed at {', '.join(t['task_id'] for t in failed) or 'no task'}.\n{logs}")
+            raise _ChainError(f"{dag_id} failed at {', '.join(t['task_id'] for t in failed) or 'no task'}.\n{logs}")
         time.sleep(POLL_SECONDS)
     raise TimeoutError(f"{dag_id} {run_id} took longer than {RUN_TIMEOUT_SECONDS} s.")
 
@@ -94,7 +94,7 @@ def finish_earlier(api: AirflowApi, dag_id: str, before: datetime, view: View) -
     """
     left = [run for run in api.runs(dag_id) if run["state"] in UNFINISHED and _queued(run) < before]
     for run in sorted(left, key=_queued):
-        with suppress(ChainError):
+        with suppress(_ChainError):
             follow_run(api, dag_id, str(run["dag_run_id"]), view)
     return bool(left)
 

@@ -31,7 +31,7 @@ START_TIMEOUT_SECONDS = 240
 STOP_TIMEOUT_SECONDS = 40
 
 
-class Service(Record):
+class _Service(Record):
     """A running server process; it leads a separate process group."""
 
     name: str
@@ -43,8 +43,8 @@ class Service(Record):
 class Platform(Record):
     """Both servers, with their addresses."""
 
-    mlflow: Service
-    airflow: Service
+    mlflow: _Service
+    airflow: _Service
 
     def alive(self) -> bool:
         """True when both processes still run."""
@@ -63,19 +63,19 @@ def start(settings: Settings, *, mlflow_port: int = 0, airflow_port: int = 0) ->
             f"The platform is already running (Airflow {running.airflow.url}, MLflow {running.mlflow.url})."
             " Use it, or stop it with `make down`."
         )
-    ports = free_ports(5, wanted=(mlflow_port, airflow_port))
+    ports = _free_ports(5, wanted=(mlflow_port, airflow_port))
     settings.state_dir.mkdir(parents=True, exist_ok=True)
-    started: list[Service] = []
+    started: list[_Service] = []
     try:
-        started.append(start_mlflow(settings, ports[0]))
+        started.append(_start_mlflow(settings, ports[0]))
         started.append(_start_airflow(settings, ports[1:], mlflow_url=started[0].url))
         platform = Platform(mlflow=started[0], airflow=started[1])
         _record_path(settings).write_text(platform.model_dump_json(indent=1))
-        wait_until(answers(platform.mlflow, "/health"), platform.mlflow)
-        wait_until(answers(platform.airflow, "/api/v2/version"), platform.airflow)
+        _wait_until(_answers(platform.mlflow, "/health"), platform.mlflow)
+        _wait_until(_answers(platform.airflow, "/api/v2/version"), platform.airflow)
     except BaseException:
         for service in started:
-            stop_service(service)
+            _stop_service(service)
         _record_path(settings).unlink(missing_ok=True)
         raise
     return platform
@@ -86,7 +86,7 @@ def stop(settings: Settings) -> list[str]:
     platform = read_platform(settings)
     if platform is None:
         return []
-    stopped = [s.name for s in (platform.airflow, platform.mlflow) if stop_service(s)]
+    stopped = [s.name for s in (platform.airflow, platform.mlflow) if _stop_service(s)]
     _record_path(settings).unlink(missing_ok=True)
     return stopped
 
@@ -108,7 +108,7 @@ def admin_password(settings: Settings) -> str:
     return passwords["admin"]
 
 
-def free_ports(count: int, wanted: tuple[int, ...] = ()) -> list[int]:
+def _free_ports(count: int, wanted: tuple[int, ...] = ()) -> list[int]:
     """Return `count` distinct free loopback ports; a wanted port (not 0) is used or refused, never replaced.
 
     Raises ValueError naming a wanted port that is in use.
@@ -132,12 +132,12 @@ def free_ports(count: int, wanted: tuple[int, ...] = ()) -> list[int]:
             candidate.close()
 
 
-def is_alive(service: Service) -> bool:
+def is_alive(service: _Service) -> bool:
     """Return True when the process that was started still runs, and not another with its pid."""
     return host.is_alive(service.process)
 
 
-def stop_service(service: Service) -> bool:
+def _stop_service(service: _Service) -> bool:
     """Send SIGTERM to the group and, after a grace period, SIGKILL to what is left; True when something was running."""
     if not is_alive(service):
         return False
@@ -149,7 +149,7 @@ def stop_service(service: Service) -> bool:
     return True
 
 
-def start_mlflow(settings: Settings, port: int) -> Service:
+def _start_mlflow(settings: Settings, port: int) -> _Service:
     home = settings.mlflow_dir
     home.mkdir(parents=True, exist_ok=True)
     # Artifacts by path, not through the server: the same runs then open without it, as `plumbline status` does.
@@ -162,19 +162,19 @@ def start_mlflow(settings: Settings, port: int) -> Service:
     return _spawn("mlflow", command, port=port, env=env, log_path=home / "server.log")
 
 
-def _start_airflow(settings: Settings, ports: list[int], *, mlflow_url: str) -> Service:
+def _start_airflow(settings: Settings, ports: list[int], *, mlflow_url: str) -> _Service:
     home = settings.state_dir / "airflow"
     home.mkdir(parents=True, exist_ok=True)
     with closing(sqlite3.connect(_airflow_database(settings))) as database:
         database.execute(
             "PRAGMA journal_mode=WAL"
         )  # WAL is kept in the file: readers and the writer do not wait for each other
-    env = airflow_environment(settings, ports, mlflow_url=mlflow_url)
+    env = _airflow_environment(settings, ports, mlflow_url=mlflow_url)
     command = [sys.executable, "-m", "airflow", "standalone"]
     return _spawn("airflow", command, port=ports[0], env=env, log_path=home / "standalone.log")
 
 
-def airflow_environment(settings: Settings, ports: list[int], *, mlflow_url: str) -> dict[str, str]:
+def _airflow_environment(settings: Settings, ports: list[int], *, mlflow_url: str) -> dict[str, str]:
     """Return the environment of `airflow standalone` for this platform: loopback, our DAGs, our state, no examples.
 
     `ports` are those of the API server, the worker's log server, the triggerer's log server and the scheduler's.
@@ -215,7 +215,7 @@ def airflow_environment(settings: Settings, ports: list[int], *, mlflow_url: str
     }
 
 
-def _spawn(name: str, command: list[str], *, port: int, env: Mapping[str, str], log_path: Path) -> Service:
+def _spawn(name: str, command: list[str], *, port: int, env: Mapping[str, str], log_path: Path) -> _Service:
     # The servers start their helper programs by bare name.
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     with log_path.open("ab") as output:
@@ -228,7 +228,7 @@ def _spawn(name: str, command: list[str], *, port: int, env: Mapping[str, str], 
             start_new_session=True,
             cwd=ROOT,
         )
-    return Service(
+    return _Service(
         name=name,
         process=host.record_of(process.pid),
         url=f"http://127.0.0.1:{port}",
@@ -236,7 +236,7 @@ def _spawn(name: str, command: list[str], *, port: int, env: Mapping[str, str], 
     )
 
 
-def answers(service: Service, path: str) -> Callable[[], bool]:
+def _answers(service: _Service, path: str) -> Callable[[], bool]:
     def probe() -> bool:
         try:
             return httpx.get(service.url + path, timeout=5, trust_env=False).status_code == 200
@@ -246,7 +246,7 @@ def answers(service: Service, path: str) -> Callable[[], bool]:
     return probe
 
 
-def wait_until(ready: Callable[[], bool], service: Service) -> None:
+def _wait_until(ready: Callable[[], bool], service: _Service) -> None:
     deadline = time.monotonic() + START_TIMEOUT_SECONDS
     while not ready():
         if not is_alive(service) or time.monotonic() > deadline:

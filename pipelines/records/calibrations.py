@@ -50,14 +50,14 @@ def _keep(fresh: CalibrationRecord, store: Store) -> CalibrationRecord:
     return _series(fresh.project, fresh.calibration.judge.name, store).append(propose)
 
 
-def history(project: str, judge: str, store: Store) -> list[CalibrationRecord]:
+def _history(project: str, judge: str, store: Store) -> list[CalibrationRecord]:
     """Read every calibration of a judge's name, oldest first."""
     return _series(project, judge, store).entries()
 
 
 def newest(project: str, judge: Judge, store: Store) -> CalibrationRecord | None:
     """Find the last calibration of this scorer with these weights; None if there is none."""
-    for known in reversed(history(project, judge.name, store)):
+    for known in reversed(_history(project, judge.name, store)):
         own = known.calibration.judge
         if (own.weights_digest, own.scorer) == (judge.weights_digest, judge.scorer):
             return known

@@ -31,7 +31,7 @@ def heldout_prompts(workspace: Workspace) -> HeldoutPrompts:
         # Sorted, so that the digest does not depend on which set the evaluation uses.
         digest=digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(sorted(digests)).encode()).hexdigest(),
         normal=frozenset(
-            normal_prompt(prompt) for uri, data in files.items() for prompt in prompt_column(data, uri) if prompt
+            normal_prompt(prompt) for uri, data in files.items() for prompt in _prompt_column(data, uri) if prompt
         ),
     )
 
@@ -60,7 +60,7 @@ def check_enough_prompts(workspace: Workspace) -> int:
     return found
 
 
-def prompt_column(data: bytes, origin: str) -> list[str]:
+def _prompt_column(data: bytes, origin: str) -> list[str]:
     """Read the prompts of a tab-separated file, in order; ValueError when the first line has no `prompt`."""
     rows = csv.DictReader(io.StringIO(data.decode("utf-8-sig")), delimiter="\t", quoting=csv.QUOTE_NONE)
     if "prompt" not in (rows.fieldnames or []):

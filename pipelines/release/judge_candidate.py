@@ -43,13 +43,13 @@ def judge(
             workspace=workspace,
         )
         decision = decide(evidence)
-        decision = decision.model_copy(update={"report_uri": report_uri(workspace, decision)})
+        decision = decision.model_copy(update={"report_uri": _report_uri(workspace, decision)})
         write.write_pages(workspace, decision, report=report, folder=folder, scores=evidence.scores, coverage=coverage)
     decision_log.save_decision(decision, workspace)
     return decision
 
 
-def report_uri(workspace: Workspace, decision: GateDecision) -> str:
+def _report_uri(workspace: Workspace, decision: GateDecision) -> str:
     """Return the URI of a decision's HTML report."""
     store = workspace.store
     identity = decision.model_copy(update={"report_uri": ""}).digest

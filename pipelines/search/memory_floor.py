@@ -25,7 +25,7 @@ DENOISERS = ("unet", "transformer")
 """Folder of the denoiser in a base of each family."""
 
 
-class MemoryFloor(Record):
+class _MemoryFloor(Record):
     """Bytes by purpose."""
 
     weights: int
@@ -40,14 +40,14 @@ class MemoryFloor(Record):
         return (self.weights + self.reference + self.gradients + self.optimiser) / 2**30
 
 
-def memory_floor(recipe: Recipe, shapes: Shapes) -> MemoryFloor:
+def memory_floor(recipe: Recipe, shapes: Shapes) -> _MemoryFloor:
     """Return the lower bound of a recipe on a denoiser of these shapes."""
     denoiser = sum(math.prod(shape) for shape in shapes.values())
     full = isinstance(recipe.tuning, FullFineTune)
-    adapter = 0 if isinstance(recipe.tuning, FullFineTune) else lora_parameters(recipe.tuning, shapes)
+    adapter = 0 if isinstance(recipe.tuning, FullFineTune) else _lora_parameters(recipe.tuning, shapes)
     trained = denoiser if full else adapter
     copied = denoiser if full and recipe.objective.needs_reference else 0
-    return MemoryFloor(
+    return _MemoryFloor(
         weights=FLOAT32_BYTES * (denoiser + adapter),
         reference=FLOAT32_BYTES * copied,
         gradients=FLOAT32_BYTES * trained,
@@ -55,7 +55,7 @@ def memory_floor(recipe: Recipe, shapes: Shapes) -> MemoryFloor:
     )
 
 
-def lora_parameters(tuning: Lora, shapes: Shapes) -> int:
+def _lora_parameters(tuning: Lora, shapes: Shapes) -> int:
     """Count the adapters' weights: rank x (inputs + outputs) of each matrix whose module has a target's name.
 
     A convolution's A has the kernel's size, its B is 1 x 1.
@@ -76,10 +76,10 @@ def denoiser_shapes(base_dir: Path) -> dict[str, tuple[int, ...]]:
     files = _weight_files(folder)
     if not files:
         raise ValueError(f"{folder} contains no safetensors weights. Copy the base model again.")
-    return {name: shape for file in files for name, shape in read_shapes(file).items()}
+    return {name: shape for file in files for name, shape in _read_shapes(file).items()}
 
 
-def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+def _read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     """Read the shapes of a safetensors file from its header alone; ValueError when it is not one."""
     try:
         with path.open("rb") as file:

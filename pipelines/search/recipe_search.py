@@ -33,11 +33,11 @@ SEARCH_VERSION = 1
 FOLDER = "searches"
 
 
-class NothingFitsError(RuntimeError):
+class _NothingFitsError(RuntimeError):
     """No trial lies within the limits; the message states how many trials each limit excluded."""
 
 
-def check_limits(limits: Limits) -> None:
+def _check_limits(limits: Limits) -> None:
     """Raise ValueError naming every limit that is not a number above 0."""
     named = {"--gpu-memory": limits.memory_gib, "--hours": limits.hours}
     bad = [f"{name} is {value:g}" for name, value in named.items() if not (math.isfinite(value) and value > 0)]
@@ -47,13 +47,13 @@ def check_limits(limits: Limits) -> None:
 
 def check(project: Project, limits: Limits, out: Path | None) -> None:
     """Raise ValueError for invalid limits, recipes, factors, judge or `out`; reads only the project."""
-    check_limits(limits)
+    _check_limits(limits)
     winner.check_path(out or winner.default_path(project))
-    space_of(project)
+    _space_of(project)
     validation_judge(project)
 
 
-def space_of(project: Project) -> Space:
+def _space_of(project: Project) -> Space:
     """Return the search space of the project; ValueError when a recipe or a factor does not belong in it."""
     section = project.search
     named = [Start(recipe=recipe) for recipe in section.recipes]
@@ -85,11 +85,11 @@ def search(
     project, settings = workspace.project, workspace.settings
     path = out or winner.default_path(project)
     check(project, limits, path)
-    space, section = space_of(project), validation_judge(project)
+    space, section = _space_of(project), validation_judge(project)
     judge = judge_of(workspace, section)
     _check_rewards(workspace, space, judge)
     validated = for_validation(workspace, snapshot, section)
-    digest = study_digest(Workspace(validated, settings), space, snapshot=snapshot, limits=limits, judge=judge)
+    digest = _study_digest(Workspace(validated, settings), space, snapshot=snapshot, limits=limits, judge=judge)
     bench = TrialBench(
         project=validated,
         settings=settings,
@@ -98,12 +98,12 @@ def search(
         shapes=denoiser_shapes(local_folder(project.base.uri, settings)),
         run_job=run_job,
     )
-    with only_one(settings.state_dir / FOLDER / digest) as folder:
+    with _only_one(settings.state_dir / FOLDER / digest) as folder:
         study = open_study(folder, digest)
         trials = run_study(study, space, bench.measure, limits=limits)
-    placings = place(bench, trials, limits)
+    placings = _place(bench, trials, limits)
     best = placings[0].trial
-    recipe = winner.chosen(proposed(space, trials[best]), judge)
+    recipe = winner.chosen(_proposed(space, trials[best]), judge)
     header = winner.header(project, recipe, trials[best], number=best, trials=len(trials), judge=judge.name)
     winner.write_winner(path, recipe, header)
     return {
@@ -120,7 +120,7 @@ def search(
     }
 
 
-def place(bench: TrialBench, trials: Mapping[int, TrialReport], limits: Limits) -> list[Placing]:
+def _place(bench: TrialBench, trials: Mapping[int, TrialReport], limits: Limits) -> list[Placing]:
     """Rank the trials within the limits, best first; NothingFitsError when there is none.
 
     A complete run that fitted when its trial ended may no longer fit, since later trials used time as well.
@@ -130,17 +130,19 @@ def place(bench: TrialBench, trials: Mapping[int, TrialReport], limits: Limits) 
     if not fitting:
         late = {"outcome": "over_time"}
         shown = [t.model_copy(update=late) if t.outcome == "measured" else t for t in trials.values()]
-        raise NothingFitsError(explain_nothing_fits(shown, limits))
+        raise _NothingFitsError(explain_nothing_fits(shown, limits))
     scores = {number: bench.prompt_scores(trial) for number, trial in fitting.items()}
     return rank(fitting, scores, confidence=bench.project.evaluation.confidence)
 
 
-def proposed(space: Space, report: TrialReport) -> Recipe:
+def _proposed(space: Space, report: TrialReport) -> Recipe:
     """Return the complete recipe of a trial."""
     return space.starts[report.recipe].load(report.changes)
 
 
-def study_digest(workspace: Workspace, space: Space, *, snapshot: DatasetSnapshot, limits: Limits, judge: Judge) -> str:
+def _study_digest(
+    workspace: Workspace, space: Space, *, snapshot: DatasetSnapshot, limits: Limits, judge: Judge
+) -> str:
     """Return the identity of a search: everything that its trials and figures depend on but the number of trials."""
     project = workspace.project
     identity = {
@@ -159,7 +161,7 @@ def study_digest(workspace: Workspace, space: Space, *, snapshot: DatasetSnapsho
 
 
 @contextmanager
-def only_one(folder: Path) -> Iterator[Path]:
+def _only_one(folder: Path) -> Iterator[Path]:
     """Hold the lock on a search's folder; RuntimeError when another process on this host has it."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:

@@ -19,7 +19,7 @@ AS_IT_IS = "as it is"
 """The choice that keeps a recipe's own value, or the project's placement."""
 
 
-class Suggest(Protocol):
+class _Suggest(Protocol):
     """Source of choices: a trial of the optimiser, or a test."""
 
     def suggest_float(self, name: str, low: float, high: float, *, log: bool) -> float:
@@ -68,11 +68,11 @@ class Space(Record):
         """Raise ValueError when a factor's field is in none of the recipes, or is not a number above 0 in one."""
         recipes = [start.load() for start in self.starts.values()]
         for field in self.section.factors:
-            values = [value for recipe in recipes if (value := field_value(recipe, field)) is not None]
+            values = [value for recipe in recipes if (value := _field_value(recipe, field)) is not None]
             if field in DEFAULT_FACTORS and not values:
                 continue
             if not values:
-                known = {name for recipe in recipes for name in number_fields(recipe)}
+                known = {name for recipe in recipes for name in _number_fields(recipe)}
                 raise ValueError(unknown_name("field of search.factors", field, known))
             if not all(value > 0 for value in values):
                 raise ValueError(
@@ -88,7 +88,7 @@ class Space(Record):
         fixed_lists = {name: AS_IT_IS for name, values in lists.items() if values}
         return [{"recipe": name, **fixed, **fixed_lists} for name in self.starts]
 
-    def propose(self, suggest: Suggest) -> Proposal:
+    def propose(self, suggest: _Suggest) -> Proposal:
         """Request every choice and build the recipe; ValueError when the choices do not make a valid one."""
         label = str(suggest.suggest_categorical("recipe", tuple(self.starts)))
         start = self.starts[label]
@@ -102,13 +102,13 @@ class Space(Record):
             update={"sample_prompts": (), "micro_batch": micro or self.placement.micro_batch}
         )
         recipe = start.load(changes)
-        trial = shortened(recipe, _same_pairs(self.section.trial_steps, own, recipe.global_batch), placement)
+        trial = _shortened(recipe, _same_pairs(self.section.trial_steps, own, recipe.global_batch), placement)
         return Proposal(start=label, recipe=recipe, trial=trial, placement=placement, changes=tuple(changes))
 
-    def _factors(self, suggest: Suggest, own: Recipe) -> list[str]:
+    def _factors(self, suggest: _Suggest, own: Recipe) -> list[str]:
         changes = []
         for field, (low, high) in self.section.factors.items():
-            value = field_value(own, field)
+            value = _field_value(own, field)
             if value is None:
                 continue
             factor = suggest.suggest_float(f"factor of {field}", low, high, log=True)
@@ -116,7 +116,7 @@ class Space(Record):
                 changes.append(f"{field}={float(f'{value * factor:.3g}')!r}")
         return changes
 
-    def _tuning(self, suggest: Suggest, own: Recipe) -> list[str]:
+    def _tuning(self, suggest: _Suggest, own: Recipe) -> list[str]:
         rank = self._choice(suggest, "tuning", self.section.lora_ranks)
         if rank is None:
             return []
@@ -126,7 +126,7 @@ class Space(Record):
             return [f"tuning={{kind='lora', rank={rank}, alpha={rank}}}"]
         return [f"tuning.rank={rank}", f"tuning.alpha={rank}"]
 
-    def _choice(self, suggest: Suggest, name: str, values: Sequence[int]) -> int | None:
+    def _choice(self, suggest: _Suggest, name: str, values: Sequence[int]) -> int | None:
         """Choose one of the values; None keeps the recipe's own. Nothing is requested when there are no values."""
         if not values:
             return None
@@ -134,7 +134,7 @@ class Space(Record):
         return None if choice == AS_IT_IS else int(choice)
 
 
-def shortened(recipe: Recipe, steps: int, placement: Placement) -> Recipe:
+def _shortened(recipe: Recipe, steps: int, placement: Placement) -> Recipe:
     """Shorten a recipe to `steps` steps, at most its own number."""
     steps = min(steps, recipe.steps)
     optimiser = recipe.optimiser.model_copy(update={"warmup_steps": min(recipe.optimiser.warmup_steps, steps // 4)})
@@ -142,12 +142,12 @@ def shortened(recipe: Recipe, steps: int, placement: Placement) -> Recipe:
     return recipe.model_copy(update={"name": name, "steps": steps, "optimiser": optimiser})
 
 
-def field_value(recipe: Recipe, field: str) -> float | None:
+def _field_value(recipe: Recipe, field: str) -> float | None:
     """Return the number at a dotted field of a recipe; None where it has none."""
-    return number_fields(recipe).get(field)
+    return _number_fields(recipe).get(field)
 
 
-def number_fields(recipe: Recipe) -> dict[str, float]:
+def _number_fields(recipe: Recipe) -> dict[str, float]:
     """Return every number of a recipe that is not a count, by its dotted name."""
     found: dict[str, float] = {}
 

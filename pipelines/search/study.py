@@ -112,7 +112,7 @@ def _one_trial(study: "Study", space: Space, measure: Measure, *, spent: float, 
     else:
         log.info("Trial %d of %d: %s %s", number + 1, space.section.trials, proposal.recipe.name, proposal.changes)
         report = measure(proposal, 3600 * limits.hours - spent)
-    log.info("Trial %d: %s", number + 1, describe(report))
+    log.info("Trial %d: %s", number + 1, _describe(report))
     trial.set_user_attr(REPORT, report.model_dump(mode="json"))
     if report.outcome == "measured" and report.against_base is not None:
         study.tell(trial, report.against_base.mean_difference)
@@ -120,7 +120,7 @@ def _one_trial(study: "Study", space: Space, measure: Measure, *, spent: float, 
         study.tell(trial, state=TrialState.PRUNED)
 
 
-def describe(report: TrialReport) -> str:
+def _describe(report: TrialReport) -> str:
     """Describe a trial in one line."""
     if report.against_base is None:
         return f"{report.outcome}: {report.reason.splitlines()[0] if report.reason else ''}"

@@ -36,7 +36,7 @@ RunJob = Callable[[JobRequest], dict[str, Any]]
 
 
 @dataclass(frozen=True)
-class Figures:
+class _Figures:
     """Figures from a trial's metrics.jsonl."""
 
     items_per_second: float
@@ -76,15 +76,15 @@ class TrialBench:
             memory_floor_gib=floor,
         )
         if floor > self.limits.memory_gib:
-            return refused(report, "over_memory", f"Weights and optimiser alone need {floor:.2f} GiB.", started)
+            return _refused(report, "over_memory", f"Weights and optimiser alone need {floor:.2f} GiB.", started)
         try:
             request = self.train_request(proposal)
             result = TrainResult.model_validate(self.run_job(request))
         except jobs.Diverged as error:
-            return refused(report, "diverged", str(error), started)
+            return _refused(report, "diverged", str(error), started)
         except jobs.OutOfMemory as error:
-            return refused(report, "out_of_memory", str(error), started)
-        report = with_figures(report, self.figures(result), proposal.recipe)
+            return _refused(report, "out_of_memory", str(error), started)
+        report = _with_figures(report, self.figures(result), proposal.recipe)
         report = report.model_copy(update={"spec_digest": result.spec_digest})
         return self._judged(report, result, seconds_left, started)
 
@@ -96,11 +96,11 @@ class TrialBench:
             reason = (
                 f"Measured {report.peak_memory_gib:.2f} GiB at the peak; {self.limits.memory_gib:g} GiB are allowed."
             )
-            return refused(report, "over_memory", reason, started)
+            return _refused(report, "over_memory", reason, started)
         left = (seconds_left - (time.monotonic() - started)) / 3600
         if report.final_run_hours > left:
             reason = f"The complete run would take {report.final_run_hours:.2f} h; {max(0.0, left):.2f} h are left."
-            return refused(report, "over_time", reason, started)
+            return _refused(report, "over_time", reason, started)
         evaluation = EvalReport.model_validate(self.run_job(self.validation_request(result)))
         return report.model_copy(
             update={
@@ -144,10 +144,10 @@ class TrialBench:
 
     # --- results of jobs ---
 
-    def figures(self, result: TrainResult) -> Figures:
+    def figures(self, result: TrainResult) -> _Figures:
         """Read pace and peak of a finished trial from its metrics.jsonl in the store."""
         data = open_store(self.settings.store_uri, self.settings).read_bytes(f"{result.uri}/{METRICS_FILE}")
-        return read_figures([MetricsLine.model_validate(json.loads(line)).metrics for line in data.splitlines()])
+        return _read_figures([MetricsLine.model_validate(json.loads(line)).metrics for line in data.splitlines()])
 
     def prompt_scores(self, report: TrialReport) -> Floats:
         """Return the validation judge's mean over seeds for each prompt, for a trial's weights."""
@@ -167,7 +167,7 @@ class TrialBench:
         return found[0]
 
 
-def read_figures(lines: Sequence[dict[str, float]]) -> Figures:
+def _read_figures(lines: Sequence[dict[str, float]]) -> _Figures:
     """Return the median pace over the steps after the first, which warms up, and the highest peak.
 
     ValueError when the trial left no figures, as with a trial trained by an earlier version.
@@ -176,10 +176,10 @@ def read_figures(lines: Sequence[dict[str, float]]) -> Figures:
     peaks = [line[name] for line in lines for name in MEMORY_METRICS if name in line]
     if not paces or not peaks:
         raise ValueError("A trial's metrics have no pace or no memory. Search on a host that reports both (Linux).")
-    return Figures(items_per_second=statistics.median(paces[1:] or paces), peak_memory_gib=max(peaks))
+    return _Figures(items_per_second=statistics.median(paces[1:] or paces), peak_memory_gib=max(peaks))
 
 
-def with_figures(report: TrialReport, figures: Figures, recipe: Recipe) -> TrialReport:
+def _with_figures(report: TrialReport, figures: _Figures, recipe: Recipe) -> TrialReport:
     """Return the report with the measured figures, and the hours that the complete run will take at that pace."""
     seconds = recipe.steps * recipe.global_batch / figures.items_per_second
     return report.model_copy(
@@ -192,7 +192,7 @@ def with_figures(report: TrialReport, figures: Figures, recipe: Recipe) -> Trial
     )
 
 
-def refused(report: TrialReport, outcome: Outcome, reason: str, started: float) -> TrialReport:
+def _refused(report: TrialReport, outcome: Outcome, reason: str, started: float) -> TrialReport:
     """Return the report of a trial that is not ranked."""
     return report.model_copy(
         update={"outcome": outcome, "reason": reason, "seconds": time.monotonic() - started},

@@ -82,7 +82,7 @@ def _test_prompts(workspace: Workspace, snapshot: DatasetSnapshot) -> str:
     with tempfile.TemporaryDirectory() as scratch:
         store.fetch_folder(snapshot.uri, Path(scratch) / "snapshot", only=(TEST_FILE,))
         column = pq.read_table(Path(scratch) / "snapshot" / TEST_FILE, columns=["prompt"]).column("prompt")
-        chosen = choose(column.to_pylist(), workspace.project.search.num_prompts)
+        chosen = _choose(column.to_pylist(), workspace.project.search.num_prompts)
     _check_enough(len(chosen), f"the test split of snapshot {snapshot.uri}")
     text = "".join(f"{left}\t{right}\n" for left, right in [HEADER, *((prompt, "test_split") for prompt in chosen)])
     digest = hashlib.sha256(text.encode()).hexdigest()
@@ -91,7 +91,7 @@ def _test_prompts(workspace: Workspace, snapshot: DatasetSnapshot) -> str:
     return uri
 
 
-def choose(prompts: Iterable[str], most: int) -> list[str]:
+def _choose(prompts: Iterable[str], most: int) -> list[str]:
     """Return distinct prompts that fit on a line, ordered by sha256: a sample that additional prompts hardly change.
 
     Of several spellings of one prompt the first in that order is kept.

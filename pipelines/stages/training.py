@@ -16,7 +16,7 @@ def needs_captioned_snapshot(path: str, overrides: tuple[str, ...] = ()) -> bool
     return read_project(path, overrides).captions_wanted()
 
 
-def training_snapshot(path: str, snapshot: Json, recipe: int, overrides: tuple[str, ...] = ()) -> Json:
+def _training_snapshot(path: str, snapshot: Json, recipe: int, overrides: tuple[str, ...] = ()) -> Json:
     """Return the snapshot that a recipe trains on. `recipe` is its position in the project file.
 
     This is `snapshot`, or the result of the caption stage if the recipe trains on captions. ValueError when that result
@@ -68,7 +68,7 @@ def plan_trainings(path: str, snapshot: Json, caches: Sequence[Json], overrides:
     found = dict(zip(encodings, caches, strict=True))
     trainings = []
     for index, recipe in enumerate(read_project(path, overrides).recipes()):
-        given: Json = {"snapshot": training_snapshot(path, snapshot, index, overrides), "recipe": index}
+        given: Json = {"snapshot": _training_snapshot(path, snapshot, index, overrides), "recipe": index}
         if not recipe.objective.online:
             given["cache"] = found[_encoding_key(given["snapshot"], recipe)]
         trainings.append(given)
@@ -83,7 +83,7 @@ def _encodings(path: str, snapshot: Json, overrides: tuple[str, ...]) -> dict[st
     encodings: dict[str, Json] = {}
     for index, recipe in enumerate(read_project(path, overrides).recipes()):
         if not recipe.objective.online:
-            data = training_snapshot(path, snapshot, index, overrides)
+            data = _training_snapshot(path, snapshot, index, overrides)
             key = _encoding_key(data, recipe)
             if key not in encodings or recipe.objective.needs_captions:
                 encodings[key] = {"snapshot": data, "recipe": index}

@@ -96,10 +96,10 @@ def parent_run(settings: Settings, *, project: str, key: str, tags: Mapping[str,
         tags = {"git.sha": settings.git_sha, **tags}
     with connect(settings.tracking_uri) as client:
         experiment = _experiment(client, settings, project)
-        return _find_or_create(client, experiment, (RUN_KEY_TAG, key), name=run_name(key), tags=tags)
+        return _find_or_create(client, experiment, (RUN_KEY_TAG, key), name=_run_name(key), tags=tags)
 
 
-def run_name(run_key: str) -> str:
+def _run_name(run_key: str) -> str:
     """Return the name shown in MLflow: the DAG and the minute of its run; any other key unchanged."""
     found = re.match(r"([^/]+)/\w+?__(\d{4}-\d\d-\d\d)T(\d\d:\d\d)", run_key)
     return f"{found[1]} {found[2]} {found[3]}" if found else run_key
@@ -198,7 +198,7 @@ def _first_run(client: Any, experiment_id: str, identity: tuple[str, str]) -> An
 def _log_config(client: Any, run_id: str, config: Mapping[str, Any]) -> None:
     from mlflow.entities import Param
 
-    short = {name.removeprefix("spec.").removeprefix("recipe."): value for name, value in flatten(config).items()}
+    short = {name.removeprefix("spec.").removeprefix("recipe."): value for name, value in _flatten(config).items()}
     params = [Param(name, value) for name, value in short.items() if _is_param(name, value)]
     client.log_dict(run_id, dict(config), "config.json")
     for start in range(0, len(params), MAX_PARAMS_PER_REQUEST):
@@ -211,12 +211,12 @@ def _is_param(name: str, value: str) -> bool:
     return not name.startswith("placement.") and not name.endswith("schema_version") and value != "null"
 
 
-def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     """Flatten nested tables to dotted names and readable values, each cut to what MLflow shows well."""
     flat: dict[str, str] = {}
     for name, value in config.items():
         if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{name}.")
+            flat |= _flatten(value, f"{prefix}{name}.")
         else:
             text = value if isinstance(value, str) else canonical_json(value)
             flat[f"{prefix}{name}"] = text if len(text) <= MAX_PARAM_CHARS else f"{text[: MAX_PARAM_CHARS - 3]}..."

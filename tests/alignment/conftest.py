@@ -23,7 +23,7 @@ from alignment.contracts.jobs import Placement
 from alignment.contracts.judges import Judge
 from alignment.contracts.training import OnlineData, Recipe, TrainSpec
 from alignment.files.durable import content_digest, file_sha256
-from alignment.jobs.outcome import JobPaths, exit_code, parse_paths
+from alignment.jobs.outcome import JobPaths, _parse_paths, exit_code
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 190, 60), "blue": (40, 60, 220), "white": (250, 250, 250)}
 WORDS = ("a", "plain", "picture", *COLOURS)
@@ -306,7 +306,7 @@ class Bench:
         arguments = self.write_job(out.parent / f"{out.name}_job", spec, placement, out)
         threads = torch.get_num_threads()
         try:
-            return exit_code(main, parse_paths(arguments))
+            return exit_code(main, _parse_paths(arguments))
         finally:
             torch.set_num_threads(threads)
             torch.use_deterministic_algorithms(False)

@@ -17,13 +17,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from alignment.backbones.flow_matching import FlowMatchingSchedule
 from alignment.backbones.interface import Conditioning
-from alignment.backbones.noise_schedule import ForwardProcess, checked_prediction_type, schedule_from_betas
+from alignment.backbones.noise_schedule import ForwardProcess, _schedule_from_betas, checked_prediction_type
 from alignment.catalogues.objectives import DCPO, PRDP, SFT, DiffusionDPO, MaPO, MaPOPaper, ObjectiveParams
 from alignment.catalogues.optimisers import AdamW
 from alignment.objectives.prdp import ScoredTrajectories, prdp_loss
 from alignment.training.batches import PairBatch
 from alignment.training.offline import OfflineStep
-from alignment.training.online import Piece, backward_piece, monitors
+from alignment.training.online import _backward_piece, _monitors, _Piece
 from alignment.training.optimisation import build_optimiser, learning_rate, set_learning_rate
 from alignment.training.seeding import pair_randomness, stream
 from alignment.training.trajectories import AncestralSampler, Trajectories, trajectory_noise
@@ -83,7 +83,7 @@ def schedule_named(name: str) -> ForwardProcess:
     if name == "flow":
         return FlowMatchingSchedule()
     betas_T = torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
-    return schedule_from_betas(betas_T, checked_prediction_type(name, "record.py"))
+    return _schedule_from_betas(betas_T, checked_prediction_type(name, "record.py"))
 
 
 def batch_of(epoch: int, schedule: ForwardProcess, *, own_captions: bool = False) -> PairBatch:
@@ -175,8 +175,10 @@ def online_gradient(
         judged = ScoredTrajectories(sampler.log_probs(policy, trajectories), trajectories.old_log_probs_BT, rewards_B)
         output = prdp_loss(judged, trajectories.reference_log_probs_BT, params)
         for step in range(trajectories.num_steps):
-            backward_piece(sampler, policy, Piece(trajectories, slice(0, count), step, output.coefficients_BT[:, step]))
-        return monitors(output, rewards_B)
+            _backward_piece(
+                sampler, policy, _Piece(trajectories, slice(0, count), step, output.coefficients_BT[:, step])
+            )
+        return _monitors(output, rewards_B)
 
     return gradient
 

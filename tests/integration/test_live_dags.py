@@ -147,7 +147,7 @@ def states(api: Airflow, dag_id: str, run_id: str) -> dict[str, str]:
 def test_every_dag_file_parses(live: LivePlatform) -> None:
     platform = services.read_platform(live.world.settings)
     assert platform is not None
-    env = services.airflow_environment(live.world.settings, [0, 0, 0, 0], mlflow_url=platform.mlflow.url)
+    env = services._airflow_environment(live.world.settings, [0, 0, 0, 0], mlflow_url=platform.mlflow.url)
     command = [sys.executable, "-m", "airflow", "dags", "list-import-errors", "--output", "json"]
     done = subprocess.run(command, env={**os.environ, **env}, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

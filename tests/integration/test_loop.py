@@ -137,12 +137,12 @@ def test_interrupted_killed_and_resumed(project: Path, state_dir: Path) -> None:
 def registry(state_dir: Path) -> Iterator[str]:
     """The embedded tracking server alone, on the state of the demo."""
     settings = load_settings({"PLUMBLINE_STATE_DIR": str(state_dir)})
-    server = services.start_mlflow(settings, services.free_ports(1)[0])
+    server = services._start_mlflow(settings, services._free_ports(1)[0])
     try:
-        services.wait_until(services.answers(server, "/health"), server)
+        services._wait_until(services._answers(server, "/health"), server)
         yield server.url
     finally:
-        services.stop_service(server)
+        services._stop_service(server)
 
 
 @pytest.fixture(scope="module")

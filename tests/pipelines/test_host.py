@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.host import JOB_MARK, is_alive, kill_marked, marked_pids, record_of, start_ticks
+from pipelines.host import JOB_MARK, _marked_pids, _start_ticks, is_alive, kill_marked, record_of
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
 ORPHAN = """
@@ -37,7 +37,7 @@ def test_a_zombie_is_not_alive(sleeper: subprocess.Popen[bytes]) -> None:
     sleeper.kill()
     os.waitid(os.P_PID, sleeper.pid, os.WEXITED | os.WNOWAIT)
     assert Path(f"/proc/{sleeper.pid}").exists(), "not reaped yet"
-    assert start_ticks(sleeper.pid) is None
+    assert _start_ticks(sleeper.pid) is None
     assert not is_alive(record)
 
 
@@ -47,8 +47,8 @@ def test_the_mark_finds_an_orphan_in_a_separate_session_and_no_other_job(tmp_pat
         [sys.executable, "-c", ORPHAN, *SLEEP], env=environ, stdout=subprocess.PIPE, text=True, check=True, timeout=20
     )
     orphan = int(done.stdout)
-    assert marked_pids(tmp_path / "job") == [orphan]
-    assert marked_pids(tmp_path / "jo") == []
+    assert _marked_pids(tmp_path / "job") == [orphan]
+    assert _marked_pids(tmp_path / "jo") == []
     assert kill_marked(tmp_path / "job") == 1
-    assert start_ticks(orphan) is None
+    assert _start_ticks(orphan) is None
     assert kill_marked(tmp_path / "job") == 0

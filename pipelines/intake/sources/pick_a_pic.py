@@ -33,7 +33,7 @@ _REQUIRED = {
 _OPTIONAL = {"caption_0": ("caption_0", "string"), "caption_1": ("caption_1", "string")}
 
 
-def preference_from_labels(label_0: float, label_1: float) -> float:
+def _preference_from_labels(label_0: float, label_1: float) -> float:
     """Return 1 when image 0 is preferred, 0 when image 1 is, 0.5 for a tie, NaN when the labels are not legal."""
     return _LABELS.get((label_0, label_1), math.nan)
 
@@ -103,7 +103,7 @@ def _holds(kind: pa.DataType, expected: str) -> bool:
 def _to_source_schema(batch: pa.RecordBatch, columns: dict[str, str]) -> pa.RecordBatch:
     arrays = {ours: batch.column(theirs) for ours, theirs in columns.items()}
     labels = [pc.cast(arrays[name], pa.float64()).to_pylist() for name in ("label_0", "label_1")]
-    preferences = [preference_from_labels(a, b) for a, b in zip(*labels, strict=True)]
+    preferences = [_preference_from_labels(a, b) for a, b in zip(*labels, strict=True)]
     arrays["preference"] = pa.array(preferences, pa.float64())
     nothing = pa.nulls(batch.num_rows)
     fields = [pc.cast(arrays.get(field.name, nothing), field.type, safe=False) for field in SOURCE_SCHEMA]

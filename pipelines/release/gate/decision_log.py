@@ -39,7 +39,7 @@ def save_decision(decision: GateDecision, workspace: Workspace) -> str:
     return uri
 
 
-def read_decision(digest: str, workspace: Workspace) -> GateDecision:
+def _read_decision(digest: str, workspace: Workspace) -> GateDecision:
     """Read a decision by its digest; ValueError when there is none, or its content has another digest."""
     store = workspace.store
     uri = store.uri(*_folder(workspace.project), f"{digest}.json")
@@ -54,13 +54,13 @@ def find_decision(digest: str, workspace: Workspace) -> GateDecision | None:
     store = workspace.store
     if not store.exists(store.uri(*_folder(workspace.project), f"{digest}.json")):
         return None
-    return read_decision(digest, workspace)
+    return _read_decision(digest, workspace)
 
 
 def last_decision(workspace: Workspace) -> GateDecision | None:
     """Read the newest decision of a project; None when there is none."""
     _, line = _order(workspace.store, workspace.project).last()
-    return read_decision(line["decision_digest"], workspace) if line else None
+    return _read_decision(line["decision_digest"], workspace) if line else None
 
 
 def last_decision_about(version: int, workspace: Workspace, *, digest: str = "") -> GateDecision | None:
@@ -69,7 +69,7 @@ def last_decision_about(version: int, workspace: Workspace, *, digest: str = "")
     for number in reversed(order.numbers()):
         found = str(order.read(number)["decision_digest"])
         if found.startswith(digest):
-            decision = read_decision(found, workspace)
+            decision = _read_decision(found, workspace)
             if decision.candidate.version == version:
                 return decision
     return None

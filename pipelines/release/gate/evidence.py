@@ -37,7 +37,7 @@ def read_evidence(
     read from the evaluation's folder; a missing table is listed in the evidence's `table_problems`.
     """
     project = workspace.project
-    judges, now, columns = report.spec.judges, datetime.now(UTC), read_columns(scores)
+    judges, now, columns = report.spec.judges, datetime.now(UTC), _read_columns(scores)
     labels, labels_sha256 = _read_labels(report, workspace.settings)
     records = calibrations.records(judges, project.name, project.gate, store=workspace.store)
     scopes = {name: calibrations.scope(known, project.gate, now) for name, known in records.items()}
@@ -61,10 +61,10 @@ def read_evidence(
 def score_columns(evaluation_uri: str, settings: Settings) -> Columns:
     """Read the score table of an evaluation in the store."""
     uri = f"{evaluation_uri}/{SCORES_FILE}"
-    return read_columns(open_store(uri, settings).read_bytes(uri))
+    return _read_columns(open_store(uri, settings).read_bytes(uri))
 
 
-def read_columns(data: bytes) -> Columns:
+def _read_columns(data: bytes) -> Columns:
     """Read the columns of a parquet file."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -78,6 +78,6 @@ def _read_labels(report: EvalReport, settings: Settings) -> tuple[Columns | None
     uri = f"{report.uri}/{CALIBRATION_SCORES_FILE}"
     try:
         data = open_store(uri, settings).read_bytes(uri)
-        return read_columns(data), hashlib.sha256(data).hexdigest()
+        return _read_columns(data), hashlib.sha256(data).hexdigest()
     except (OSError, ValueError):
         return None, ""

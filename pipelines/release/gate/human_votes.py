@@ -28,7 +28,7 @@ MINIMUM_PROMPTS = 30
 """The fewest labelled prompts for which the interval's normal approximation is reliable."""
 
 
-class HumanWinRate(Record):
+class _HumanWinRate(Record):
     """The candidate's win rate among people, estimated with the help of one judge."""
 
     judge: str
@@ -49,7 +49,7 @@ class HumanWinRate(Record):
     """Share of the prompts with a human majority on which the judge prefers the same image."""
 
 
-def read_votes(path: Path) -> dict[str, float]:
+def _read_votes(path: Path) -> dict[str, float]:
     """Return the share of human votes for the candidate, by normalised prompt, from a CSV file with the columns
     `prompt` and `pick`.
 
@@ -69,14 +69,14 @@ def read_votes(path: Path) -> dict[str, float]:
     return {prompt: sum(own) / len(own) for prompt, own in votes.items()}
 
 
-def win_rates(
+def _win_rates(
     decision: GateDecision,
     report: EvalReport,
     scores: ScoreGrids,
     *,
     prompts: Mapping[int, str],
     votes: Mapping[str, float],
-) -> list[HumanWinRate]:
+) -> list[_HumanWinRate]:
     """Return one estimate per voting judge. The human majority decides a prompt; even votes count as half a win.
 
     Prompts with even votes stay among the labelled ones: the unlabelled prompts contain such prompts too, so leaving
@@ -112,7 +112,7 @@ def win_rates(
 
 def _win_rate(
     judge: str, differences_P: Floats, labels: Mapping[int, float], *, order: Sequence[int], confidence: float
-) -> HumanWinRate:
+) -> _HumanWinRate:
     """Return the estimate with one judge. Equal scores count as half a win, as human ties do.
 
     The interval is valid whatever the judge prefers. If the judge gives the same answer on every prompt it adds no
@@ -128,7 +128,7 @@ def _win_rate(
     decided = [(own, other) for own, other in zip(human, judged, strict=True) if own != 0.5]
     if len({*judged, *others}) > 1 and len(set(human)) > 1:
         found = prediction_powered_win_rate(human, judged, others, confidence=confidence)
-    return HumanWinRate(
+    return _HumanWinRate(
         judge=judge,
         num_labelled=len(human),
         num_ties=counts[1],
@@ -148,11 +148,11 @@ def _half_step(balance: float) -> float:
     return 0.5 if balance == 0 else float(balance > 0)
 
 
-def human_win_rates(path: Path, votes: Path, settings: Settings) -> list[HumanWinRate]:
+def human_win_rates(path: Path, votes: Path, settings: Settings) -> list[_HumanWinRate]:
     """Combine a decision's judges with human votes on some of its prompts.
 
     `path` is a decision's JSON file or a project, `votes` a CSV file. ValueError when the evaluation is no longer in
-    the store, or as `read_votes` and `win_rates` raise it.
+    the store, or as `_read_votes` and `_win_rates` raise it.
     """
     decision = load_decision(path, settings)
     store = open_store(settings.store_uri, settings)
@@ -162,10 +162,10 @@ def human_win_rates(path: Path, votes: Path, settings: Settings) -> list[HumanWi
     columns = score_columns(decision.evaluation_uri, settings)
     own = (columns[name] for name in ("role", "prompt_index", "prompt"))
     prompts = {int(str(i)): str(text) for role, i, text in zip(*own, strict=True) if role == "candidate"}
-    return win_rates(
+    return _win_rates(
         decision,
         EvalReport.model_validate(manifest.value),
         read_grids(columns),
         prompts=prompts,
-        votes=read_votes(votes),
+        votes=_read_votes(votes),
     )

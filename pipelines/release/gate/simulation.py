@@ -165,7 +165,7 @@ def operating_curve(
     outcomes = []
     for number, truth in enumerate(truths):
         rng = np.random.default_rng([seed, number])
-        decisions = [simulate(world, truth, rng) for _ in range(simulations)]
+        decisions = [_simulate(world, truth, rng) for _ in range(simulations)]
         verdicts = [decision.verdict for decision in decisions]
         promoted = verdicts.count("promote")
         low, high = share_interval(promoted, simulations, confidence=0.95)
@@ -194,9 +194,9 @@ def _faults(decision: GateDecision) -> list[str]:
     return [check.explanation for check in failed if check.family == "evidence" or check.measured is None]
 
 
-def simulate(world: World, truth: Truth, rng: np.random.Generator) -> GateDecision:
+def _simulate(world: World, truth: Truth, rng: np.random.Generator) -> GateDecision:
     """Simulate one evaluation of one candidate and return the gate's decision."""
-    differences = draw_differences(world, truth, rng)
+    differences = _draw_differences(world, truth, rng)
     scores = _grids(world, differences, rng)
     spec = _spec(world, trained_on=truth.trained_on_gain is not None)
     comparisons = _comparisons(world, scores, differences)
@@ -219,7 +219,7 @@ def simulate(world: World, truth: Truth, rng: np.random.Generator) -> GateDecisi
     return decide(evidence)
 
 
-def draw_differences(world: World, truth: Truth, rng: np.random.Generator) -> dict[str, Floats]:
+def _draw_differences(world: World, truth: Truth, rng: np.random.Generator) -> dict[str, Floats]:
     """Map each scorer to the candidate's true gain per prompt: standard deviation 1 for judges, guards in their
     units."""
     prompts = world.num_prompts

@@ -48,9 +48,9 @@ def show_candidate(settings: Settings, decision: GateDecision, *, report: EvalRe
         runs.log_artifacts(settings, run_id, pages, "gate")
         pictures = [file for file in (CONTACT_SHEET_FILE, BY_STEP_FILE) if (pages / file).is_file()]
     address = runs.run_address(settings, run_id)
-    tags = {**verdict_tags(decision), runs.NOTE_TAG: page_note(report, decision, address, pictures=pictures)}
+    tags = {**verdict_tags(decision), runs.NOTE_TAG: _page_note(report, decision, address, pictures=pictures)}
     runs.set_run_tags(settings, run_id, tags)
-    registry.describe_version(settings, candidate.model, candidate.version, version_note(report, decision, address))
+    registry.describe_version(settings, candidate.model, candidate.version, _version_note(report, decision, address))
     runs.finish_run(settings, run_id, "FINISHED")
     return run_id
 
@@ -80,7 +80,7 @@ def bounds(report: EvalReport) -> dict[str, float]:
 # --- text -----------------------------------------------------------------------------------------------------------
 
 
-def page_note(report: EvalReport, decision: GateDecision, address: str, *, pictures: Sequence[str]) -> str:
+def _page_note(report: EvalReport, decision: GateDecision, address: str, *, pictures: Sequence[str]) -> str:
     """Return the Markdown at the top of the page. `address` is the run's page in MLflow; pictures are artifacts in
     gate/."""
     run_id = address.rpartition("/")[2]
@@ -88,7 +88,7 @@ def page_note(report: EvalReport, decision: GateDecision, address: str, *, pictu
     return "\n\n".join([_sentence(report, decision), _families(decision), *shown, _links(decision, address)])
 
 
-def version_note(report: EvalReport, decision: GateDecision, address: str) -> str:
+def _version_note(report: EvalReport, decision: GateDecision, address: str) -> str:
     """Return the Markdown description of the registered version."""
     page = f"[Curves, images and contact sheet]({address}{runs.TRAINING_VIEW})"
     parts = [_sentence(report, decision), _families(decision), f"{page}. {_links(decision, address)}"]
@@ -139,10 +139,10 @@ def _log_samples(store: Store, weights_uri: str, stream: runs.RunStream, *, scra
         file.write_bytes(store.read_bytes(named_uri(weights_uri, sample.path, index)))
         stream.log_image(file, sample.key, sample.step)
     if samples:
-        by_step(files).save(pages / BY_STEP_FILE)
+        _by_step(files).save(pages / BY_STEP_FILE)
 
 
-def by_step(files: dict[SampleLine, Path]) -> Image.Image:
+def _by_step(files: dict[SampleLine, Path]) -> Image.Image:
     """Return a sheet with one row per prompt and one column per step, including the first and last; steps without an
     image of every prompt are left out."""
     found = {(sample.key, sample.step): path for sample, path in files.items()}

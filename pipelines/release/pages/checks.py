@@ -34,7 +34,7 @@ class CheckRow:
 
 
 @dataclass(frozen=True)
-class CheckGroup:
+class _CheckGroup:
     """One family of checks."""
 
     name: str
@@ -45,16 +45,16 @@ class CheckGroup:
     colour: str
 
 
-def check_groups(decision: GateDecision) -> list[CheckGroup]:
+def check_groups(decision: GateDecision) -> list[_CheckGroup]:
     """Return the families that have checks."""
     found = [(name, [c for c in decision.checks if c.family == name]) for name in FAMILIES]
     return [_group(name, checks) for name, checks in found if checks]
 
 
-def _group(name: str, checks: list[GateCheck]) -> CheckGroup:
+def _group(name: str, checks: list[GateCheck]) -> _CheckGroup:
     rows = tuple(check_row(check) for check in checks)
     outcome, colour = _outcome(checks)
-    return CheckGroup(name or "other", FAMILIES[name], rows, outcome, colour)
+    return _CheckGroup(name or "other", FAMILIES[name], rows, outcome, colour)
 
 
 def _outcome(checks: list[GateCheck]) -> tuple[str, str]:

@@ -18,7 +18,7 @@ Kind = Literal["judge", "guard"]
 
 
 @dataclass(frozen=True)
-class Bar:
+class _Bar:
     """The candidate's comparison with one other model under one scorer."""
 
     against: str
@@ -34,13 +34,13 @@ class Bar:
 
 
 @dataclass(frozen=True)
-class ScorerPanel:
+class _ScorerPanel:
     """All comparisons of one judge or guard."""
 
     name: str
     kind: Kind
     status: str
-    bars: tuple[Bar, ...]
+    bars: tuple[_Bar, ...]
 
 
 def scorers(report: EvalReport) -> list[tuple[Kind, Judge]]:
@@ -49,14 +49,14 @@ def scorers(report: EvalReport) -> list[tuple[Kind, Judge]]:
     return [*judges, *(("guard", guard) for guard in report.spec.guards)]
 
 
-def scorer_panel(report: EvalReport, decision: GateDecision, name: str, *, kind: Kind) -> ScorerPanel:
+def scorer_panel(report: EvalReport, decision: GateDecision, name: str, *, kind: Kind) -> _ScorerPanel:
     """Return the bars of one scorer and its status in the decision."""
     measured = [comparison for comparison in report.comparisons if comparison.scorer == name]
     if report.spec.champion.kind == "base":
-        bars = tuple(bar(c, "base, the champion") for c in measured if c.against == "champion")
+        bars = tuple(_bar(c, "base, the champion") for c in measured if c.against == "champion")
     else:
-        bars = tuple(bar(comparison, comparison.against) for comparison in measured)
-    return ScorerPanel(name, kind, _status(decision, name, kind), bars)
+        bars = tuple(_bar(comparison, comparison.against) for comparison in measured)
+    return _ScorerPanel(name, kind, _status(decision, name, kind), bars)
 
 
 def _status(decision: GateDecision, name: str, kind: Kind) -> str:
@@ -77,14 +77,14 @@ def find_check(decision: GateDecision, kind: CheckKind, subject: str) -> GateChe
     return next((check for check in decision.checks if (check.kind, check.subject) == (kind, subject)), None)
 
 
-def bar(comparison: Comparison, against: str) -> Bar:
+def _bar(comparison: Comparison, against: str) -> _Bar:
     """Return counts as shares and rates as percent; a rate that is not finite is shown as a dash and drawn at 50 %."""
     total = max(1, comparison.num_prompts)
     outcomes = (("wins", comparison.wins), ("ties", comparison.ties), ("losses", comparison.losses))
     rates = (comparison.win_rate_low, comparison.win_rate, comparison.win_rate_high)
     low, rate, high = (100 * min(1.0, max(0.0, r)) if math.isfinite(r) else 50.0 for r in rates)
     change = f"{number(comparison.mean_difference_low)} to {number(comparison.mean_difference_high)}"
-    return Bar(
+    return _Bar(
         against=against,
         counts=tuple((name, count, 100 * count / total) for name, count in outcomes),
         win_rate=percent(comparison.win_rate),
@@ -100,7 +100,7 @@ def bar(comparison: Comparison, against: str) -> Bar:
 
 
 @dataclass(frozen=True)
-class CalibrationRow:
+class _CalibrationRow:
     """One judge's agreement with people, and the human win rate that its own win rate implies."""
 
     judge: str
@@ -130,13 +130,13 @@ class Attenuation:
     high: float
 
 
-def calibration_row(calibration: Calibration, report: EvalReport, decision: GateDecision) -> CalibrationRow:
+def calibration_row(calibration: Calibration, report: EvalReport, decision: GateDecision) -> _CalibrationRow:
     """Return the figures of one judge with the gate's explanation."""
     check = find_check(decision, "may_vote", calibration.judge)
     line = attenuation(calibration, report)
     accuracy = calibration.accuracy
     implied = _implied(line) if line else ("-", "")
-    return CalibrationRow(
+    return _CalibrationRow(
         judge=calibration.judge,
         pairs=str(calibration.num_pairs),
         ties=f"{calibration.num_human_ties} ties excluded",

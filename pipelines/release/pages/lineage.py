@@ -14,7 +14,7 @@ Digests = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
-class Step:
+class _Step:
     """One stage of the lineage."""
 
     title: str
@@ -25,7 +25,7 @@ class Step:
     """URIs."""
 
 
-def lineage(report: EvalReport, decision: GateDecision, known: Provenance) -> list[Step]:
+def lineage(report: EvalReport, decision: GateDecision, known: Provenance) -> list[_Step]:
     """Return the stages in the order of the data flow; stages without a record in the store are marked."""
     return [
         _sources(decision, known),
@@ -36,7 +36,7 @@ def lineage(report: EvalReport, decision: GateDecision, known: Provenance) -> li
         _weights(decision, known),
         _candidate(decision),
         _evaluation(report, decision),
-        Step(
+        _Step(
             "decision",
             f"Verdict {decision.verdict}, mode {decision.mode}.",
             (("decision", decision.digest), ("policy", decision.policy_digest)),
@@ -44,65 +44,65 @@ def lineage(report: EvalReport, decision: GateDecision, known: Provenance) -> li
     ]
 
 
-def _sources(decision: GateDecision, known: Provenance) -> Step:
+def _sources(decision: GateDecision, known: Provenance) -> _Step:
     named = [f"{source.name} ({source.kind}, licence {source.licence})" for source in known.sources]
     text = ", ".join(named or decision.candidate.trained_on) or "Not recorded"
-    return Step("sources", f"{text}.", places=tuple(source.uri for source in known.sources if source.uri))
+    return _Step("sources", f"{text}.", places=tuple(source.uri for source in known.sources if source.uri))
 
 
-def _batches(known: Provenance) -> Step:
+def _batches(known: Provenance) -> _Step:
     digests = known.snapshot.batch_digests if known.snapshot else ()
     count = f"{len(digests)} immutable batch{'es' * (len(digests) != 1)}, validated row by row."
     named = tuple((f"batch {number}", digest) for number, digest in enumerate(digests, 1))
-    return Step("batches", count if digests else "No record in the store.", named)
+    return _Step("batches", count if digests else "No record in the store.", named)
 
 
-def _snapshot(decision: GateDecision, known: Provenance) -> Step:
+def _snapshot(decision: GateDecision, known: Provenance) -> _Step:
     candidate, snapshot = decision.candidate, known.snapshot
     digests: Digests = (("snapshot", candidate.snapshot_digest),)
     places = (candidate.snapshot_uri,) if candidate.snapshot_uri else ()
     if snapshot is None:
-        return Step("snapshot", "Only the digest is recorded.", digests, places)
+        return _Step("snapshot", "Only the digest is recorded.", digests, places)
     counts = ", ".join(f"{count} {split}" for split, count in snapshot.num_pairs.items())
     text = f"Pairs: {counts}; {snapshot.num_prompts} prompts, {snapshot.num_ties} ties."
     text += f" Licences: {', '.join(snapshot.licences)}."
-    return Step("snapshot", text, (*digests, ("held-out prompts", snapshot.heldout_prompts_digest)), places)
+    return _Step("snapshot", text, (*digests, ("held-out prompts", snapshot.heldout_prompts_digest)), places)
 
 
-def _features(known: Provenance) -> Step:
+def _features(known: Provenance) -> _Step:
     cache = known.cache
     if cache is None:
         online = any(recipe.objective.online for recipe in known.recipes)
-        return Step("features", "None: the run drew its own images." if online else "No record in the store.")
+        return _Step("features", "None: the run drew its own images." if online else "No record in the store.")
     text = f"{cache.num_pairs} pairs, encoded as latents of shape {' x '.join(map(str, cache.latent_shape))}."
-    return Step("features", text, (("cache", cache.content_digest), ("spec", cache.spec_digest)), (cache.uri,))
+    return _Step("features", text, (("cache", cache.content_digest), ("spec", cache.spec_digest)), (cache.uri,))
 
 
-def _training(decision: GateDecision, known: Provenance) -> Step:
+def _training(decision: GateDecision, known: Provenance) -> _Step:
     names = ", ".join(f"{recipe.name}, seed {recipe.seed}" for recipe in known.recipes)
     text = f"Recipe {names}." if names else "The store has no recipe; the MLflow run may have it as config.json."
     digests: Digests = (("spec", decision.candidate.spec_digest), ("base model", decision.candidate.base_digest))
     if known.soup is not None:
         text = f"The average of {len(known.soup.ingredients)} runs. {text}"
         digests += tuple((f"ingredient {n}", digest) for n, digest in enumerate(known.soup.ingredients, 1))
-    return Step("training", text, digests)
+    return _Step("training", text, digests)
 
 
-def _weights(decision: GateDecision, known: Provenance) -> Step:
+def _weights(decision: GateDecision, known: Provenance) -> _Step:
     candidate, result = decision.candidate, known.result
     kind = "A LoRA adapter" if candidate.kind == "lora" else "The complete denoiser"
     text = f"{kind} after {result.steps} steps." if result else f"{kind}."
-    return Step("weights", text, (("weights", candidate.weights_digest),), (candidate.weights_uri,))
+    return _Step("weights", text, (("weights", candidate.weights_digest),), (candidate.weights_uri,))
 
 
-def _candidate(decision: GateDecision) -> Step:
+def _candidate(decision: GateDecision) -> _Step:
     candidate = decision.candidate
     sources = ", ".join(candidate.trained_on) or "not recorded"
     text = f"{candidate.model}, version {candidate.version}. Trained on: {sources}. MLflow run {candidate.run_id}."
-    return Step("candidate", text)
+    return _Step("candidate", text)
 
 
-def _evaluation(report: EvalReport, decision: GateDecision) -> Step:
+def _evaluation(report: EvalReport, decision: GateDecision) -> _Step:
     spec, sampler = report.spec, report.spec.sampler
     seeds = ", ".join(map(str, spec.seeds))
     version = decision.champion_version
@@ -120,7 +120,7 @@ def _evaluation(report: EvalReport, decision: GateDecision) -> Step:
         ("score table", decision.scores_digest),
         ("report", decision.report_digest),
     )
-    return Step("evaluation", text, digests, (report.uri,) if report.uri else ())
+    return _Step("evaluation", text, digests, (report.uri,) if report.uri else ())
 
 
 def commands(decision: GateDecision) -> list[tuple[str, str]]:

@@ -41,7 +41,7 @@ FREE_LICENCES = ("cc0-1.0",)
 
 
 @dataclass(frozen=True)
-class Licences:
+class _Licences:
     """The licences of base model and data; both apply to the weights."""
 
     base: str
@@ -59,7 +59,7 @@ class Licences:
 
 def render_card(report: EvalReport, decision: GateDecision, project: Project, known: Provenance) -> str:
     """Return the model card of the judged version."""
-    licences = licences_of(project, known)
+    licences = _licences_of(project, known)
     checks = [c for c in decision.checks if c.decisive or c.family == "votes"]
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -70,14 +70,14 @@ def render_card(report: EvalReport, decision: GateDecision, project: Project, kn
     )
     environment.filters["escaped"] = escaped
     return environment.get_template(TEMPLATE).render(
-        front=front_matter(decision, project, known, licences=licences),
+        front=_front_matter(decision, project, known, licences=licences),
         decision=decision,
         report=report,
         project=project,
         headline=headline(decision),
         summary=summary(report, decision),
-        base=hub_repository(project.base.uri)[0] or Path(project.base.uri).name,
-        revision=hub_repository(project.base.uri)[1],
+        base=_hub_repository(project.base.uri)[0] or Path(project.base.uri).name,
+        revision=_hub_repository(project.base.uri)[1],
         licences=licences,
         known=known,
         recipes=[recipe_facts(recipe) for recipe in known.recipes],
@@ -87,10 +87,10 @@ def render_card(report: EvalReport, decision: GateDecision, project: Project, kn
     )
 
 
-def front_matter(decision: GateDecision, project: Project, known: Provenance, *, licences: Licences) -> str:
+def _front_matter(decision: GateDecision, project: Project, known: Provenance, *, licences: _Licences) -> str:
     """Return the lines between the dashes."""
     candidate = decision.candidate
-    base, _ = hub_repository(project.base.uri)
+    base, _ = _hub_repository(project.base.uri)
     entries: dict[str, object] = {
         **licences.hub(),
         "library_name": "diffusers",
@@ -109,13 +109,13 @@ def front_matter(decision: GateDecision, project: Project, known: Provenance, *,
     return "\n".join(f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in entries.items())
 
 
-def licences_of(project: Project, known: Provenance) -> Licences:
+def _licences_of(project: Project, known: Provenance) -> _Licences:
     """Return the licences of base model and pairs: from the snapshot, or without one from the project's sources."""
     data = known.snapshot.licences if known.snapshot else tuple(source.licence for source in project.sources)
-    return Licences(project.base.licence, tuple(sorted(set(data))))
+    return _Licences(project.base.licence, tuple(sorted(set(data))))
 
 
-def hub_repository(uri: str) -> tuple[str, str]:
+def _hub_repository(uri: str) -> tuple[str, str]:
     """Return `owner/name` and revision of a hub:// address; empty strings for any other."""
     if not uri.startswith(HUB_SCHEME):
         return "", ""

@@ -11,7 +11,7 @@ from alignment.statistics.best_and_worst import Extreme
 
 
 @dataclass(frozen=True)
-class Example:
+class _Example:
     """One prompt with the images of champion and candidate."""
 
     prompt: str
@@ -26,7 +26,7 @@ def sheet_prompts(folder: Path) -> list[str]:
     return [str(prompt) for prompt in json.loads(path.read_text(encoding="utf-8"))] if path.is_file() else []
 
 
-def extremes_by_end(folder: Path) -> list[tuple[str, list[Example]]]:
+def extremes_by_end(folder: Path) -> list[tuple[str, list[_Example]]]:
     """Return titled groups of prompts; empty when the evaluation wrote none. ValueError for an image outside the
     folder."""
     path = folder / EXTREMES_FILE
@@ -40,9 +40,9 @@ def extremes_by_end(folder: Path) -> list[tuple[str, list[Example]]]:
     return [(title, examples) for title, examples in groups if examples]
 
 
-def _example(extreme: Extreme, folder: Path) -> Example:
+def _example(extreme: Extreme, folder: Path) -> _Example:
     source = folder / EXTREMES_FILE
-    return Example(
+    return _Example(
         prompt=extreme.prompt,
         differences=tuple((judge, f"{value:+.3g}") for judge, value in extreme.differences.items()),
         champion=picture(folder, extreme.champion_image, source),
@@ -56,14 +56,14 @@ def picture(folder: Path, name: str, source: Path | str = "") -> str:
     ValueError when the name, which came from `source`, leads out of the folder: the page would publish another file.
     """
     path = resolve_below(folder, name, source)
-    return data_uri_of(path.read_bytes(), "image/png") if path.is_file() else ""
+    return _data_uri_of(path.read_bytes(), "image/png") if path.is_file() else ""
 
 
 def svg_uri(content: bytes) -> str:
     """Return an SVG drawing as a data URI."""
-    return data_uri_of(content, "image/svg+xml")
+    return _data_uri_of(content, "image/svg+xml")
 
 
-def data_uri_of(content: bytes, kind: str) -> str:
+def _data_uri_of(content: bytes, kind: str) -> str:
     """Return a picture as a data URI."""
     return f"data:{kind};base64," + base64.b64encode(content).decode()

@@ -48,7 +48,7 @@ def render_report(
     `coverage` is the report on repeated sampling.
     """
     return (
-        page_environment()
+        _page_environment()
         .get_template(TEMPLATE)
         .render(
             decision=decision,
@@ -71,13 +71,13 @@ def render_report(
     )
 
 
-def page_environment() -> Environment:
+def _page_environment() -> Environment:
     """Return the template environment: HTML is escaped, and an unknown name is an error."""
     folder = FileSystemLoader(Path(__file__).parent)
     return Environment(loader=folder, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
 
 
-def decision_json(decision: GateDecision) -> str:
+def _decision_json(decision: GateDecision) -> str:
     """Return the decision as indented JSON; it reads back as the same value object."""
     return json.dumps(decision.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
 

@@ -12,7 +12,7 @@ from pipelines.release.pages.wording import bounds, percent
 
 
 @dataclass(frozen=True)
-class SliceCell:
+class _SliceCell:
     """One scorer in one slice, candidate against the champion."""
 
     counts: str
@@ -32,7 +32,7 @@ class SliceRow:
 
     name: str
     prompts: int
-    cells: tuple[SliceCell, ...]
+    cells: tuple[_SliceCell, ...]
     """In the order of `scorers`."""
     mark: str
     """The gate's result on the slice; empty when the gate did not test it."""
@@ -76,8 +76,8 @@ def _row(name: str, prompts: int, compared: Sequence[Comparison], decision: Gate
     return SliceRow(name or "(none)", prompts, tuple(_cell(c) for c in compared), mark, colour)
 
 
-def _cell(own: Comparison) -> SliceCell:
-    return SliceCell(
+def _cell(own: Comparison) -> _SliceCell:
+    return _SliceCell(
         counts=f"{own.wins} / {own.ties} / {own.losses}",
         win_rate=percent(own.win_rate),
         interval=bounds(own.win_rate_low, own.win_rate_high),

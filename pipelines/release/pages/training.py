@@ -78,7 +78,7 @@ def recipe_facts(recipe: Recipe) -> list[tuple[str, str]]:
 
 
 @dataclass(frozen=True)
-class CostRow:
+class _CostRow:
     """The compute time of one job."""
 
     job: str
@@ -92,10 +92,10 @@ def _job_title(kind: JobKind) -> str:
     return _JOB_TITLES.get(kind, kind.replace("_", " "))
 
 
-def cost_rows(records: Sequence[JobRecord]) -> list[CostRow]:
+def cost_rows(records: Sequence[JobRecord]) -> list[_CostRow]:
     """Return the finished jobs, then a total for each kind of device."""
     rows = [
-        CostRow(
+        _CostRow(
             job=_job_title(record.request.kind),
             device="GPU" if record.device == "gpu" else "CPU",
             processes=str(record.request.placement.num_processes),
@@ -108,5 +108,5 @@ def cost_rows(records: Sequence[JobRecord]) -> list[CostRow]:
         own = [record.device_hours for record in records if record.device == device]
         if own:
             unit = unit if len(own) == len(records) else unit.partition(",")[0]
-            rows.append(CostRow(f"total, {unit}", "", "", "", f"{sum(own):.2f}"))
+            rows.append(_CostRow(f"total, {unit}", "", "", "", f"{sum(own):.2f}"))
     return rows

@@ -14,7 +14,7 @@ HEADLINES = {
 MODES = {"dry_run": " The gate is in dry-run mode: no alias moves.", "off": " The gate is off.", "enforce": ""}
 
 
-def champion_name(decision: GateDecision) -> str:
+def _champion_name(decision: GateDecision) -> str:
     """Return the current champion in words."""
     version = decision.champion_version
     return "the base model" if version is None else f"the champion, version {version}"
@@ -23,17 +23,17 @@ def champion_name(decision: GateDecision) -> str:
 def headline(decision: GateDecision) -> str:
     """Return the verdict as one sentence."""
     relation = HEADLINES[decision.verdict]
-    return f"Version {decision.candidate.version} of {decision.candidate.model} {relation} {champion_name(decision)}."
+    return f"Version {decision.candidate.version} of {decision.candidate.model} {relation} {_champion_name(decision)}."
 
 
 def summary(report: EvalReport, decision: GateDecision) -> str:
     """Return the consequence of the verdict and the amount of evidence."""
     images = len(report.spec.seeds)
     basis = f"Evaluated on {report.num_prompts} prompts, with {images} image{'s' * (images > 1)} per prompt and model."
-    return f"{consequence(decision)} {basis}"
+    return f"{_consequence(decision)} {basis}"
 
 
-def consequence(decision: GateDecision) -> str:
+def _consequence(decision: GateDecision) -> str:
     """Return the consequence of the verdict as a sentence."""
     if decision.verdict != "promote":
         follows = "The champion stays." if decision.champion_version is not None else "The base model stays in use."

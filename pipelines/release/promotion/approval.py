@@ -97,14 +97,14 @@ def body(decision: GateDecision, reason: str, *, asked_by: Sequence[str] = ()) -
     champion = "the base model" if decision.champion_version is None else f"version {decision.champion_version}"
     lines = [
         f"Verdict of the gate: **{decision.verdict}**. Version {decision.candidate.version} would replace {champion}.",
-        escaped(reason),
+        _escaped(reason),
         "",
         f"- Report: {_address(decision.report_uri)}",
         f"- Contact sheet: {_address(f'{decision.evaluation_uri}/contact_sheet.png')}",
         f"- In MLflow: the run with tag `gate.candidate_version` = {decision.candidate.version}, artifacts `gate/`",
         f"- Weights: `{decision.candidate.weights_digest}`",
-        f"- Trained on: {escaped(', '.join(decision.candidate.trained_on)) or 'not recorded'}",
-        f"- May not approve: {escaped(', '.join(asked_by)) or 'no one is recorded as having trained or triggered it'}",
+        f"- Trained on: {_escaped(', '.join(decision.candidate.trained_on)) or 'not recorded'}",
+        f"- May not approve: {_escaped(', '.join(asked_by)) or 'no one is recorded as having trained or triggered it'}",
         "",
         "| check | measured | required | result | explanation |",
         "|---|---|---|---|---|",
@@ -116,7 +116,7 @@ def body(decision: GateDecision, reason: str, *, asked_by: Sequence[str] = ()) -
 def _row(check: GateCheck) -> str:
     measured = "" if check.measured is None else f"{check.measured:.4g}"
     passed = "passed" if check.passed else "**failed**" if check.decisive else "failed, not decisive"
-    cells = (escaped(check.name), measured, escaped(check.required), passed, escaped(check.explanation))
+    cells = (_escaped(check.name), measured, _escaped(check.required), passed, _escaped(check.explanation))
     return f"| {' | '.join(cells)} |"
 
 
@@ -127,6 +127,6 @@ def _address(uri: str) -> str:
     return f"`{uri.replace('`', '')}`"
 
 
-def escaped(text: str) -> str:
+def _escaped(text: str) -> str:
     """Escape text for Markdown and HTML; line breaks become spaces."""
     return _MARKDOWN.sub(r"\\\1", html.escape(" ".join(text.split()), quote=False))

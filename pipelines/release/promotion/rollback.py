@@ -20,7 +20,7 @@ from pipelines.workspace import Workspace
 
 
 @dataclass(frozen=True)
-class Order:
+class _Order:
     """A rollback as a person requested it."""
 
     actor: str
@@ -67,7 +67,7 @@ def rollback(
     """
     project = workspace.project
     check_actor(actor)
-    order = Order(actor, reason, from_version=from_version, to_version=to_version, to_base=to_base, forward=forward)
+    order = _Order(actor, reason, from_version=from_version, to_version=to_version, to_base=to_base, forward=forward)
     _check_order(order)
     state = read_state(project.name, workspace.settings)
     if state.unfinished:
@@ -133,14 +133,14 @@ _NOUNS = {"rollback": "rollback", "forward": "roll forward"}
 _VERBS = {"rollback": "rolled back", "forward": "rolled forward"}
 
 
-def _check_order(order: Order) -> None:
+def _check_order(order: _Order) -> None:
     if not order.reason.strip():
         raise ValueError("The reason is empty, but the ledger records it. Give a reason, e.g. 'too many black images'.")
     if order.to_base and (order.forward or order.to_version is not None):
         raise ValueError("--to-base cannot be combined with --to-version or --forward. Give one of them.")
 
 
-def _answered_before(state: ChampionState, order: Order, project: Project) -> Promotion | None:
+def _answered_before(state: ChampionState, order: _Order, project: Project) -> Promotion | None:
     """Return the first result of a repeated order, else None; ValueError when the order is ambiguous."""
     moves = ledger.moves(state.entries)
     if not moves:
@@ -191,7 +191,7 @@ def _unmoved(entry: LedgerEntry, message: str) -> Promotion:
 # --- destination ----------------------------------------------------------------------------------------------------
 
 
-def _destination(state: ChampionState, order: Order, workspace: Workspace) -> tuple[int | None, str]:
+def _destination(state: ChampionState, order: _Order, workspace: Workspace) -> tuple[int | None, str]:
     """Return the version to restore, None for the base model, and a text about skipped versions."""
     project = workspace.project
     if order.to_base:
@@ -213,7 +213,7 @@ def _destination(state: ChampionState, order: Order, workspace: Workspace) -> tu
     return number, f" (skipped because deleted: {', '.join(skipped)})" if skipped else ""
 
 
-def _named(version: int, state: ChampionState, order: Order, project: Project) -> int:
+def _named(version: int, state: ChampionState, order: _Order, project: Project) -> int:
     """Check a version that was requested by number and return it."""
     promoted = ledger.promoted_versions(state.entries)
     if version not in promoted:

@@ -25,26 +25,26 @@ def prune(workspace: Workspace, *, keep: int) -> dict[str, Any]:
     if keep < 0:
         raise ValueError(f"--keep is {keep}. Give the number of newest versions to keep, 0 or more.")
     versions = registry.list_versions(settings, project.name)
-    needed = needed_versions(project.name, settings)
+    needed = _needed_versions(project.name, settings)
     deleted = []
     for version in versions[: max(0, len(versions) - keep)]:
         if version not in needed:
-            delete_version(project.name, version, settings)
+            _delete_version(project.name, version, settings)
             deleted.append(version)
     kept = {str(version): needed.get(version, "among the newest") for version in versions if version not in deleted}
     return {"model": project.name, "deleted": deleted, "kept": kept}
 
 
-def delete_version(model: str, version: int, settings: Settings) -> None:
+def _delete_version(model: str, version: int, settings: Settings) -> None:
     """Delete a version; ValueError when an alias names it or a rollback may need it."""
-    reason = needed_versions(model, settings).get(version)
+    reason = _needed_versions(model, settings).get(version)
     if reason:
         raise ValueError(f"Version {version} of {model!r} was not deleted: {reason}. Move the alias first.")
     registry.delete_version(settings, model, version)
     log.info("Deleted version %d of %s", version, model)
 
 
-def needed_versions(model: str, settings: Settings) -> dict[int, str]:
+def _needed_versions(model: str, settings: Settings) -> dict[int, str]:
     """Map each version that must stay to the reason: an alias, either end of the ledger's last move, or a recent
     promotion."""
     known = ledger.entries(model, open_store(settings.store_uri, settings))

@@ -25,15 +25,15 @@ def register(
         spec_digest=result.spec_digest,
         snapshot_digest=snapshot.content_digest,
         trained_on=tuple(sorted({*snapshot.sources, *section.trained_on})),
-        report=report_on(result, section),
+        report=_report_on(result, section),
     )
     judge = trained_judges.publish(judge, workspace.store)
     runs.log_dict(workspace.settings, run_id, judge.model_dump(mode="json"), f"rewards/{judge.name}.json")
-    runs.log_text(workspace.settings, run_id, table(judge), f"rewards/{judge.name}.md")
+    runs.log_text(workspace.settings, run_id, _table(judge), f"rewards/{judge.name}.md")
     return judge
 
 
-def report_on(result: RewardTrainResult, section: RewardSection) -> RewardReport:
+def _report_on(result: RewardTrainResult, section: RewardSection) -> RewardReport:
     """Return the figures that the training measured."""
     return RewardReport(
         head=section.recipe.head.kind,
@@ -45,7 +45,7 @@ def report_on(result: RewardTrainResult, section: RewardSection) -> RewardReport
     )
 
 
-def table(judge: RegisteredJudge) -> str:
+def _table(judge: RegisteredJudge) -> str:
     """Format the report as Markdown."""
     report = judge.report
     mixture = ", ".join(f"{weight:.3f}" for weight in report.mixture)

@@ -21,7 +21,7 @@ from alignment.contracts.training import FullFineTune, Lora, Recipe
 from alignment.data.features import CachedFeatures
 from alignment.files.durable import content_digest
 from alignment.training.batches import Visit, assemble
-from alignment.training.offline import noise_pairs
+from alignment.training.offline import _noise_pairs
 from alignment.training.online import OnlineUpdate
 from alignment.training.update import Workbench
 
@@ -130,7 +130,7 @@ def test_every_trainable_weight_gets_a_gradient_from_the_prediction(
     backbone, spec = case.backbone(), family_bench.train_spec(tuning=TUNINGS[kind], steps=1)
     features = CachedFeatures(family_bench.inputs / family_bench.cache.content_digest)
     batch = assemble([Visit(0, 0), Visit(3, 0)], features, spec.recipe, backbone.schedule)
-    noised = noise_pairs(batch, backbone.schedule)
+    noised = _noise_pairs(batch, backbone.schedule)
     denoiser = backbone.load_denoiser()
     backbone.attach(denoiser, spec.recipe.tuning, seed=0)
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == torch.bfloat16):

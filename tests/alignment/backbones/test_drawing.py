@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from alignment.backbones.drawing import drawing_of
-from alignment.backbones.flux import pack
+from alignment.backbones.flux import _pack
 from alignment.catalogues.lookup import resolve
 from alignment.contracts.evaluation import ModelRef, Sampler
-from alignment.evaluation.sampling import TextStates, draw_batch, image_grid, initial_latents
+from alignment.evaluation.sampling import TextStates, _initial_latents, draw_batch, image_grid
 from alignment.statistics.prompts import EvalPrompt
 
 pytestmark = pytest.mark.timeout(300)
@@ -32,8 +32,8 @@ def test_a_batch_equals_images_generated_one_by_one(family: str, request: pytest
     keys = image_grid([EvalPrompt(i, text, "") for i, text in enumerate(PROMPTS)], (0,))
     texts = TextStates(drawing_of(pipeline))
     ours = draw_batch(pipeline, texts, keys, sampler=sampler, resolution=64)
-    noise = initial_latents(pipeline, keys, 64)
-    noise = pack(noise) if family == "flux" else noise
+    noise = _initial_latents(pipeline, keys, 64)
+    noise = _pack(noise) if family == "flux" else noise
     for index, prompt in enumerate(PROMPTS):
         theirs = pipeline(
             prompt,

@@ -8,7 +8,7 @@ import torch
 from alignment.backbones.flow_matching import FlowMatchingSchedule
 from alignment.backbones.noise_schedule import ForwardProcess
 from alignment.training.batches import PairBatch
-from alignment.training.offline import noise_pairs
+from alignment.training.offline import _noise_pairs
 
 LATENTS = torch.full((3, 1, 1, 1), 2.0)
 NOISE = torch.full((3, 1, 1, 1), 10.0)
@@ -66,7 +66,7 @@ def test_a_pair_shares_noise_and_timestep() -> None:
         rejected_captions={"text": torch.zeros(2, 1)},
         weight_B=torch.ones(2),
     )
-    noised = noise_pairs(batch, FlowMatchingSchedule())
+    noised = _noise_pairs(batch, FlowMatchingSchedule())
     assert noised.timesteps_B.tolist() == [100.5, 900.25, 100.5, 900.25]
     torch.testing.assert_close(noised.target_BCHW, torch.cat([noise - chosen, noise - rejected]))
     torch.testing.assert_close(noised.noisy_BCHW[3], 0.09975 * rejected[1] + 0.90025 * noise[1])

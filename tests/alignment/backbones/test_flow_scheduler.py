@@ -10,7 +10,7 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 
-from alignment.backbones.flow_scheduler import load_flow_schedule, scheduler_shift
+from alignment.backbones.flow_scheduler import _scheduler_shift, load_flow_schedule
 
 
 def saved(folder: Path, **config: Any) -> Path:
@@ -44,9 +44,9 @@ def test_a_share_of_noise_moves_as_in_sampling(tmp_path: Path, config: dict[str,
 
 
 def test_the_dynamic_shift_by_hand() -> None:
-    assert scheduler_shift({"use_dynamic_shifting": True}, 4096) == pytest.approx(math.exp(1.15))
-    assert scheduler_shift({"use_dynamic_shifting": True, "shift": 3.0}, 256) == pytest.approx(math.exp(0.5))
-    assert scheduler_shift({"shift": 3.0}, 4096) == 3.0
+    assert _scheduler_shift({"use_dynamic_shifting": True}, 4096) == pytest.approx(math.exp(1.15))
+    assert _scheduler_shift({"use_dynamic_shifting": True, "shift": 3.0}, 256) == pytest.approx(math.exp(0.5))
+    assert _scheduler_shift({"shift": 3.0}, 4096) == 3.0
 
 
 @pytest.mark.parametrize("config", [{"shift": 3.0}, {"shift": 3.0, "use_dynamic_shifting": True}])

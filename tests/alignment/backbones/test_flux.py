@@ -11,7 +11,7 @@ from diffusers import FluxPipeline, FluxTransformer2DModel
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5TokenizerFast
 
-from alignment.backbones.flux import FluxBackbone, load_pipeline, pack, positions, unpack
+from alignment.backbones.flux import FluxBackbone, _load_pipeline, _pack, _positions, _unpack
 from alignment.catalogues.backbones import Flux
 from alignment.contracts.evaluation import ModelRef
 
@@ -33,17 +33,17 @@ def test_a_missing_file_is_named(tiny_flux_dir: Path, tmp_path: Path, missing: s
     with pytest.raises(ValueError, match=missing.replace(".", r"\.")):
         FluxBackbone(folder, PARAMS)
     with pytest.raises(ValueError, match=missing.replace(".", r"\.")):
-        load_pipeline(folder, BASE, None)
+        _load_pipeline(folder, BASE, None)
 
 
 def test_packing_equals_the_pipelines_and_can_be_inverted() -> None:
     latents = torch.arange(2 * 3 * 4 * 6, dtype=torch.float32).reshape(2, 3, 4, 6)
-    tokens = pack(latents)
+    tokens = _pack(latents)
     assert tokens.shape == (2, 6, 12)
     assert tokens[0, 1, :4].tolist() == [2.0, 3.0, 8.0, 9.0], "second patch of the first row, first channel"
     assert torch.equal(tokens, FluxPipeline._pack_latents(latents, 2, 3, 4, 6))
-    assert torch.equal(unpack(tokens, 4, 6), latents)
-    assert torch.equal(positions(2, 3), FluxPipeline._prepare_latent_image_ids(2, 2, 3, "cpu", torch.float32))
+    assert torch.equal(_unpack(tokens, 4, 6), latents)
+    assert torch.equal(_positions(2, 3), FluxPipeline._prepare_latent_image_ids(2, 2, 3, "cpu", torch.float32))
 
 
 def test_text_states_come_from_t5_and_the_pooled_state_from_clip(tiny_flux_dir: Path) -> None:
@@ -66,7 +66,7 @@ def test_inputs_and_prediction_equal_those_of_the_pipelines_transformer_call(
     tiny_flux_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every tensor that the pipeline passes in its first step for the same latents and caption, and the prediction."""
-    backbone, pipeline = FluxBackbone(tiny_flux_dir, PARAMS), load_pipeline(tiny_flux_dir, BASE, None)
+    backbone, pipeline = FluxBackbone(tiny_flux_dir, PARAMS), _load_pipeline(tiny_flux_dir, BASE, None)
     calls: list[dict[str, Tensor]] = []
     predictions: list[Tensor] = []
     forward = FluxTransformer2DModel.forward
@@ -80,12 +80,12 @@ def test_inputs_and_prediction_equal_those_of_the_pipelines_transformer_call(
     encoded = backbone.encode_captions(CAPTIONS[:1])
     with monkeypatch.context() as patch, torch.no_grad():
         patch.setattr(FluxTransformer2DModel, "forward", recorded)
-        pipeline(CAPTIONS[0], latents=pack(noise), height=64, width=64, num_inference_steps=1, output_type="latent")
+        pipeline(CAPTIONS[0], latents=_pack(noise), height=64, width=64, num_inference_steps=1, output_type="latent")
         start = calls[0]["timestep"] * 1000
         prediction = backbone.predict(backbone.load_denoiser(), noise, start, encoded)
     for name in ("hidden_states", "timestep", "guidance", "pooled_projections", "txt_ids", "img_ids"):
         torch.testing.assert_close(calls[1][name], calls[0][name], msg=name)
-    torch.testing.assert_close(pack(prediction), predictions[0], atol=1e-2, rtol=1e-2)
+    torch.testing.assert_close(_pack(prediction), predictions[0], atol=1e-2, rtol=1e-2)
 
 
 def test_guidance_reaches_a_distilled_denoiser_and_no_other(tiny_flux_dir: Path, tmp_path: Path) -> None:

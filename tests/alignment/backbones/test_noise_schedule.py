@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from alignment.backbones.noise_schedule import NoiseSchedule, checked_prediction_type, schedule_from_betas
+from alignment.backbones.noise_schedule import NoiseSchedule, _schedule_from_betas, checked_prediction_type
 
 LATENTS = torch.full((2, 1, 1, 1), 2.0)
 NOISE = torch.full((2, 1, 1, 1), 10.0)
@@ -20,7 +20,7 @@ def test_noise_and_velocity_by_hand() -> None:
 
 
 def test_the_epsilon_target_is_the_noise() -> None:
-    schedule = schedule_from_betas(torch.tensor([0.1, 0.5]), "epsilon")
+    schedule = _schedule_from_betas(torch.tensor([0.1, 0.5]), "epsilon")
     assert schedule.alphas_cumprod_T.tolist() == pytest.approx([0.9, 0.45])
     assert torch.equal(schedule.target(LATENTS, NOISE, TIMESTEPS), NOISE)
 
@@ -32,7 +32,7 @@ def test_unknown_prediction_types_are_refused_by_name() -> None:
 
 
 def test_timesteps_are_drawn_uniformly_from_the_generator_alone() -> None:
-    schedule = schedule_from_betas(torch.linspace(0.01, 0.1, 10), "epsilon")
+    schedule = _schedule_from_betas(torch.linspace(0.01, 0.1, 10), "epsilon")
     drawn = [schedule.draw_timestep(torch.Generator().manual_seed(seed)) for seed in range(300)]
     assert set(drawn) == set(range(10))
     expected = [int(torch.randint(10, (), generator=torch.Generator().manual_seed(seed))) for seed in range(300)]

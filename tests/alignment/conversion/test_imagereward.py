@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from alignment.conversion.imagereward import bert_tokenizer, tokenizer_of, write_imagereward
+from alignment.conversion.imagereward import _tokenizer_of, bert_tokenizer, write_imagereward
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "red", "##s"]
 
@@ -15,7 +15,7 @@ WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "red", "##s"]
 def test_sizes_follow_from_the_weights_and_epsilons_are_those_of_blip(
     tiny_blip: dict[str, torch.Tensor], tmp_path: Path
 ) -> None:
-    write_imagereward(tiny_blip, tmp_path, tokenizer=tokenizer_of(WORDS), vision_heads=4, text_heads=3)
+    write_imagereward(tiny_blip, tmp_path, tokenizer=_tokenizer_of(WORDS), vision_heads=4, text_heads=3)
     config = json.loads((tmp_path / "config.json").read_text())
     assert (config["vision"]["image_size"], config["vision"]["num_hidden_layers"]) == (32, 1)
     assert (config["text"]["num_hidden_layers"], config["text"]["encoder_hidden_size"]) == (2, 16)
@@ -37,4 +37,4 @@ def test_the_two_extra_tokens_of_blip_come_last(tmp_path: Path) -> None:
 
 def test_another_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"not ImageReward\.pt"):
-        write_imagereward({"a": torch.ones(1)}, tmp_path, tokenizer=tokenizer_of(WORDS))
+        write_imagereward({"a": torch.ones(1)}, tmp_path, tokenizer=_tokenizer_of(WORDS))

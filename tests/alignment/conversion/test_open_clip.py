@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from transformers import CLIPConfig, CLIPModel
 
-from alignment.conversion.open_clip import to_transformers, write_clip
+from alignment.conversion.open_clip import _to_transformers, write_clip
 from alignment.rewards.clip_model import ClipModel
 
 pytestmark = pytest.mark.timeout(180)
@@ -59,7 +59,7 @@ def open_clip_weights(model: CLIPModel) -> dict[str, torch.Tensor]:
 
 
 def test_every_tensor_is_converted_back(model: CLIPModel) -> None:
-    back, state = to_transformers(open_clip_weights(model)), model.state_dict()
+    back, state = _to_transformers(open_clip_weights(model)), model.state_dict()
     assert set(back) == {name for name in state if not name.endswith("position_ids")}
     assert all(torch.equal(back[name], state[name].half()) for name in back)
 
@@ -79,7 +79,7 @@ def test_the_folder_gives_the_embeddings_of_the_model(
 def test_other_weights_are_refused(model: CLIPModel, tmp_path: Path) -> None:
     weights = open_clip_weights(model)
     with pytest.raises(ValueError, match=r"A CLIP has no tensor surprise"):
-        to_transformers(weights | {"surprise": torch.ones(1)})
+        _to_transformers(weights | {"surprise": torch.ones(1)})
     del weights["visual.proj"]
     with pytest.raises(ValueError, match=r"it lacks visual\.proj"):
         write_clip(weights, tmp_path / "out", vision_heads=2, text_heads=2)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFont
 
-from alignment.evaluation.contact_sheet import SheetRow, cell_side, contact_sheet, evenly_spaced, fit, wrap
+from alignment.evaluation.contact_sheet import SheetRow, _cell_side, _fit, _wrap, contact_sheet, evenly_spaced
 
 COLOURS = {("one", "base"): (255, 0, 0), ("one", "new"): (0, 255, 0), ("two", "base"): (0, 0, 255)}
 
@@ -36,11 +36,11 @@ def test_labels_and_captions_are_drawn() -> None:
 
 
 def test_small_images_are_enlarged_by_integer_factors_and_large_ones_shrink() -> None:
-    assert cell_side([Image.new("RGB", (64, 64))]) == 192
-    assert cell_side([Image.new("RGB", (1024, 768))]) == 320
-    assert fit(Image.new("RGB", (1024, 512)), 320).size == (320, 160)
+    assert _cell_side([Image.new("RGB", (64, 64))]) == 192
+    assert _cell_side([Image.new("RGB", (1024, 768))]) == 320
+    assert _fit(Image.new("RGB", (1024, 512)), 320).size == (320, 160)
     checker = Image.fromarray(np.array([[0, 255], [255, 0]], dtype=np.uint8))
-    assert set(np.unique(np.asarray(fit(checker, 64)))) == {0, 255}
+    assert set(np.unique(np.asarray(_fit(checker, 64)))) == {0, 255}
 
 
 def test_spread_selects_evenly_and_always_the_same() -> None:
@@ -50,7 +50,7 @@ def test_spread_selects_evenly_and_always_the_same() -> None:
 
 def test_wrapped_lines_fit_the_width() -> None:
     font = ImageFont.load_default(16)
-    lines = wrap("a small red circle on a white background", font, 120)
+    lines = _wrap("a small red circle on a white background", font, 120)
     assert " ".join(lines) == "a small red circle on a white background"
     assert len(lines) > 1
     assert all(font.getlength(line) <= 120 for line in lines)
@@ -59,7 +59,7 @@ def test_wrapped_lines_fit_the_width() -> None:
 def test_a_word_without_spaces_is_broken_inside() -> None:
     font = ImageFont.load_default(16)
     for text in ("x" * 80, "\u65e5" * 80):
-        lines = wrap(f"a {text} b", font, 120)
+        lines = _wrap(f"a {text} b", font, 120)
         assert "".join(lines).replace(" ", "") == f"a{text}b"
         assert all(font.getlength(line) <= 120 for line in lines)
 

@@ -14,7 +14,7 @@ from alignment.contracts.evaluation import EvalSpec, ModelRef, Sampler
 from alignment.contracts.judges import Judge
 from alignment.evaluation.record import (
     Record,
-    blank_problems,
+    _blank_problems,
     make_report,
     shuffle_of,
     write_calibration_scores,
@@ -152,7 +152,7 @@ def test_roles_of_one_model_share_a_column(record: Record) -> None:
 
 def test_blank_images_are_reported_by_role(record: Record) -> None:
     base = record.roles()["base"]
-    problems = blank_problems(record, [f"{base}/0000{i}_0.png" for i in range(6)])
+    problems = _blank_problems(record, [f"{base}/0000{i}_0.png" for i in range(6)])
     assert len(problems) == 1
     assert problems[0].startswith("champion = base: 6 images")
     assert problems[0].endswith("00004_0.png, ...")

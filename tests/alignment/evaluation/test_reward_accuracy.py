@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from alignment.contracts.reward_models import BradleyTerry, FewShot, Head, PalA, Projector
-from alignment.evaluation.reward_accuracy import HeadAndBaseline, first_labels, seen_users, unseen_users
+from alignment.evaluation.reward_accuracy import HeadAndBaseline, _first_labels, seen_users, unseen_users
 from alignment.rewards.pal_head import IdealPoints, PreferenceHead
 from alignment.training.reward_model import PreferencePairs
 
@@ -62,9 +62,9 @@ def test_unseen_users_are_fitted_first_and_a_row_covers_users_with_enough_labels
 
 def test_larger_label_sets_contain_the_smaller_ones() -> None:
     users = torch.tensor([7, 8, 7, 7, 8, 7])
-    few, more = (set(first_labels(users, num, seed=3).tolist()) for num in (1, 3))
+    few, more = (set(_first_labels(users, num, seed=3).tolist()) for num in (1, 3))
     assert len(few) == 2
     assert len(more) == 3
     assert {row for row in few if users[row] == 7} < more
     assert set(users[list(more)].tolist()) == {7}
-    assert len(first_labels(users, 9, seed=3)) == 0
+    assert len(_first_labels(users, 9, seed=3)) == 0

@@ -15,11 +15,11 @@ from alignment.contracts.evaluation import ModelRef, Sampler
 from alignment.evaluation.sampling import (
     ImageKey,
     TextStates,
+    _noise_seed,
     draw_batch,
     image_grid,
     is_blank,
     missing_images,
-    noise_seed,
     png_bytes,
     sample_images,
     share_of_rank,
@@ -63,16 +63,16 @@ def test_an_image_does_not_depend_on_its_batch(pipeline: Any) -> None:
 
 
 def test_every_image_of_a_grid_starts_from_its_own_noise() -> None:
-    seeds = {noise_seed(key) for key in image_grid([EvalPrompt(i, "x", "") for i in range(50)], range(20))}
+    seeds = {_noise_seed(key) for key in image_grid([EvalPrompt(i, "x", "") for i in range(50)], range(20))}
     assert len(seeds) == 1000
     renamed = ImageKey(EvalPrompt(3, "another text", "other"), 5)
-    assert noise_seed(renamed) == noise_seed(ImageKey(EvalPrompt(3, "x", ""), 5))
+    assert _noise_seed(renamed) == _noise_seed(ImageKey(EvalPrompt(3, "x", ""), 5))
 
 
 def test_images_equal_those_of_the_pipeline_called_one_by_one(pipeline: Any) -> None:
     """Prompt text, guidance and steps reach the model: compared with a call of diffusers' own pipeline."""
     key = ImageKey(PROMPTS[2], 4)
-    noise = torch.randn(4, 8, 8, generator=torch.Generator("cpu").manual_seed(noise_seed(key)))
+    noise = torch.randn(4, 8, 8, generator=torch.Generator("cpu").manual_seed(_noise_seed(key)))
     direct = pipeline(
         PROMPTS[2].text, latents=noise[None], num_inference_steps=3, guidance_scale=2.0, output_type="pt"
     ).images

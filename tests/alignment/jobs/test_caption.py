@@ -15,7 +15,7 @@ from alignment.contracts.jobs import JobFailure, Placement
 from alignment.data.pairs import TrainingPairs
 from alignment.files.durable import content_digest
 from alignment.jobs import caption, encode
-from alignment.jobs.outcome import exit_code, parse_paths
+from alignment.jobs.outcome import _parse_paths, exit_code
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -52,7 +52,7 @@ class Captions:
     def run(self, spec: BaseModel, out: Path, *, job: Any = caption) -> int:
         arguments = self.bench.write_job(out.parent / f"{out.name}_job", spec, Placement(), out)
         try:
-            return exit_code(job.main, parse_paths(arguments))
+            return exit_code(job.main, _parse_paths(arguments))
         finally:
             torch.use_deterministic_algorithms(False)
 

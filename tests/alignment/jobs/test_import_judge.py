@@ -13,7 +13,7 @@ from alignment.catalogues.rewards import AestheticV2, ClipHead, ImageReward, Pic
 from alignment.contracts.judges import Judge
 from alignment.conversion.catalogue import ImportRequest
 from alignment.files.durable import content_digest, file_sha256
-from alignment.jobs.import_judge import import_judge, main
+from alignment.jobs.import_judge import _import_judge, main
 from alignment.rewards.clip_model import ClipModel
 from alignment.rewards.interface import load_scorer
 
@@ -38,7 +38,7 @@ def head(tmp_path: Path, tiny_clip_dir: Path) -> Path:
 def test_a_head_comes_with_its_clip_and_its_origin(tmp_path: Path, tiny_clip_dir: Path, head: Path) -> None:
     out = tmp_path / "judge"
     request = ImportRequest(kind="clip_head", source=str(head), base=str(tiny_clip_dir))
-    import_judge(request, out)
+    _import_judge(request, out)
     record = json.loads((out / "import.json").read_text())
     assert record["source_sha256"]["head.pth"] == file_sha256(head)
     assert record["source_sha256"]["model.safetensors"] == file_sha256(tiny_clip_dir / "model.safetensors")
@@ -47,18 +47,18 @@ def test_a_head_comes_with_its_clip_and_its_origin(tmp_path: Path, tiny_clip_dir
     expected = float(embedding @ load_file(out / "head.safetensors")["weight"][0]) + 5
     assert score(ClipHead(), out) == pytest.approx(expected, abs=1e-5)
     again = tmp_path / "again"
-    import_judge(request, again)
+    _import_judge(request, again)
     assert content_digest(again) == content_digest(out)
 
 
 def test_a_file_with_an_unpublished_digest_needs_sha256(tmp_path: Path, tiny_clip_dir: Path, head: Path) -> None:
     request = ImportRequest(kind="aesthetic_v2", source=str(head), base=str(tiny_clip_dir))
     with pytest.raises(ValueError, match="none of the published files"):
-        import_judge(request, tmp_path / "judge")
+        _import_judge(request, tmp_path / "judge")
     with pytest.raises(ValueError, match="Download it again"):
-        import_judge(request.model_copy(update={"sha256": "0" * 64}), tmp_path / "judge")
+        _import_judge(request.model_copy(update={"sha256": "0" * 64}), tmp_path / "judge")
     assert not list(tmp_path.glob("*judge*"))
-    import_judge(request.model_copy(update={"sha256": file_sha256(head)}), tmp_path / "judge")
+    _import_judge(request.model_copy(update={"sha256": file_sha256(head)}), tmp_path / "judge")
     assert json.loads((tmp_path / "judge" / "import.json").read_text())["is_published"] is False
     assert score(AestheticV2(), tmp_path / "judge") == pytest.approx(5, abs=3)
 
@@ -70,9 +70,9 @@ def test_a_pickled_clip_becomes_safetensors(tmp_path: Path, tiny_clip_dir: Path)
     torch.save(load_file(tiny_clip_dir / "model.safetensors"), source / "pytorch_model.bin")
     request = ImportRequest(kind="pickscore", source=str(source))
     with pytest.raises(ValueError, match=r"lacks preprocessor_config\.json, tokenizer\.json"):
-        import_judge(request, tmp_path / "judge")
+        _import_judge(request, tmp_path / "judge")
     shutil.copytree(tiny_clip_dir, side)
-    import_judge(request.model_copy(update={"base": str(side)}), tmp_path / "judge")
+    _import_judge(request.model_copy(update={"base": str(side)}), tmp_path / "judge")
     assert score(PickScore(), tmp_path / "judge") == pytest.approx(score(PickScore(), tiny_clip_dir), abs=1e-5)
 
 
@@ -84,10 +84,10 @@ def test_imagereward_needs_berts_vocabulary(tmp_path: Path, tiny_blip: dict[str,
     (bert / "vocab.txt").write_text("\n".join(words))
     request = ImportRequest(kind="imagereward", source=str(tmp_path / "ImageReward.pt"))
     with pytest.raises(ValueError, match="--base is needed"):
-        import_judge(request, tmp_path / "judge")
+        _import_judge(request, tmp_path / "judge")
     # The tiny towers have heads narrower than the published 64, which the folder's config would state as none.
     with pytest.raises(ValueError, match="attention head"):
-        import_judge(request.model_copy(update={"base": str(bert)}), tmp_path / "judge")
+        _import_judge(request.model_copy(update={"base": str(bert)}), tmp_path / "judge")
     assert not (tmp_path / "judge").exists()
     assert ImageReward().kind == "imagereward"
 

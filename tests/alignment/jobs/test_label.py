@@ -109,12 +109,12 @@ def test_a_label_model_writes_labels_and_a_report_and_resumes(
             raise KeyboardInterrupt
         return honest(*arguments)
 
-    honest = label.score_batch
-    monkeypatch.setattr(label, "score_batch", counted)
+    honest = label._score_batch
+    monkeypatch.setattr(label, "_score_batch", counted)
     with pytest.raises(KeyboardInterrupt):
         run(inputs, spec, tmp_path / "out")
     assert not (tmp_path / "out" / "result.json").exists()
-    monkeypatch.setattr(label, "score_batch", honest)
+    monkeypatch.setattr(label, "_score_batch", honest)
     first_shard = (tmp_path / "out" / "scores" / "00000.parquet").stat().st_mtime_ns
     assert run(inputs, spec, tmp_path / "out") == 0
     assert (tmp_path / "out" / "scores" / "00000.parquet").stat().st_mtime_ns == first_shard

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from alignment.contracts.jobs import SPEC_FILE, JobFailure, JobStoppedError, Placement
 from alignment.contracts.values import ValueObject
-from alignment.jobs.outcome import JobPaths, claim_output, describe, exit_code, parse_paths, read_object, write_result
+from alignment.jobs.outcome import JobPaths, _describe, _parse_paths, claim_output, exit_code, read_object, write_result
 
 
 class ToySpec(ValueObject):
@@ -112,14 +112,14 @@ def test_objects_are_checked_field_by_field(tmp_path: Path) -> None:
 
 
 def test_arguments() -> None:
-    parsed = parse_paths(["--spec", "s", "--placement", "p", "--inputs", "i", "--out", "o"])
+    parsed = _parse_paths(["--spec", "s", "--placement", "p", "--inputs", "i", "--out", "o"])
     assert parsed == JobPaths(Path("s"), Path("p"), Path("i"), Path("o"))
     with pytest.raises(SystemExit):
-        parse_paths(["--spec", "s"])
+        _parse_paths(["--spec", "s"])
 
 
 def test_storage_full_without_a_name_names_the_output(tmp_path: Path) -> None:
-    assert str(tmp_path) in describe(OSError(errno.ENOSPC, "full"), tmp_path).message
+    assert str(tmp_path) in _describe(OSError(errno.ENOSPC, "full"), tmp_path).message
 
 
 def test_weights_that_cannot_be_read_are_bad_data_and_the_log_shows_which(
@@ -143,7 +143,7 @@ def test_weights_that_cannot_be_read_are_bad_data_and_the_log_shows_which(
 def test_weights_that_cannot_be_written_may_be_written_by_the_next_attempt(tmp_path: Path) -> None:
     with pytest.raises(SafetensorError) as unwritten:
         save_file({"w": torch.zeros(8)}, tmp_path / "nowhere" / "w.safetensors")
-    assert describe(unwritten.value, tmp_path).kind == "crashed"
+    assert _describe(unwritten.value, tmp_path).kind == "crashed"
 
 
 def test_sigterm_in_a_job_without_a_handler_is_preemption(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from alignment.contracts.jobs import JobFailure, Placement, Progress
 from alignment.contracts.training import TrainResult
 from alignment.training import loop
-from alignment.training.checkpoint import damage
+from alignment.training.checkpoint import _damage
 
 # The first test of a session pays for importing the model libraries and for encoding the cache.
 pytestmark = pytest.mark.timeout(300)
@@ -139,7 +139,7 @@ def test_sigterm_checkpoints_at_once(
     failure = failure_of(out)
     assert failure.kind == "preempted"
     assert failure.step == 5
-    assert damage(out / "checkpoints" / "step_000005") is None
+    assert _damage(out / "checkpoints" / "step_000005") is None
     assert bench.train(out, bench.train_spec(), QUIET) == 0
     assert curve_of(out) == curve_of(undisturbed)
     assert result_of(out).weights_digest == result_of(undisturbed).weights_digest
@@ -179,7 +179,7 @@ def test_full_disk_keeps_the_old_checkpoint(
     assert failure.kind == "storage_full"
     assert str(out / "checkpoints") in failure.message
     assert [path.name for path in (out / "checkpoints").iterdir()] == ["step_000003"]
-    assert damage(old) is None
+    assert _damage(old) is None
     assert bench.train(out, bench.train_spec(), QUIET) == 0
     assert result_of(out).weights_digest == result_of(undisturbed).weights_digest
 
@@ -191,7 +191,7 @@ def test_divergence_stops_and_keeps_the_last_good_checkpoint(bench: Any, tmp_pat
     failure = failure_of(out)
     assert failure.kind == "diverged"
     assert failure.step is not None
-    assert damage(out / "checkpoints" / f"step_{failure.step:06d}") is None
+    assert _damage(out / "checkpoints" / f"step_{failure.step:06d}") is None
     assert curve_of(out)[-1][0] == failure.step
     assert not (out / "result.json").exists()
 
@@ -439,7 +439,7 @@ def test_a_run_that_was_killed_then_terminated_gives_the_undisturbed_result(benc
     stopped = failure_of(out)
     assert stopped.kind == "preempted"
     assert stopped.step is not None
-    assert damage(out / "checkpoints" / f"step_{stopped.step:06d}") is None
+    assert _damage(out / "checkpoints" / f"step_{stopped.step:06d}") is None
     assert bench.train(out, spec, placement) == 0
     assert "resumed from" in (tmp_path / "log").read_text()
     assert curve_of(out) == curve_of(whole)

@@ -24,7 +24,7 @@ from alignment.files.durable import content_digest
 from alignment.jobs import train_reward
 from alignment.jobs.outcome import JobPaths, exit_code
 from alignment.rewards.interface import load_scorer
-from alignment.rewards.pal import read_head
+from alignment.rewards.pal import _read_head
 from alignment.training.embeddings import EmbeddedComparisons
 from alignment.training.metrics import read_lines
 
@@ -147,7 +147,7 @@ def test_the_result_names_the_files_in_the_folder(finished: Path, shop: Shop) ->
 
 def test_a_fifth_of_the_users_is_unseen_and_reported_by_labels(finished: Path) -> None:
     result = result_of(finished)
-    head, file = read_head(finished / "head")
+    head, file = _read_head(finished / "head")
     assert result.num_users == len(file.users) == len(head.user_logits_UK) == 8
     assert [(row.users, row.labels_per_user, row.num_users) for row in result.accuracies] == [
         ("seen", 0, 8),
@@ -199,7 +199,7 @@ def test_held_out_prompts_and_users_are_not_trained_on(shop: Shop) -> None:
     users = tuple(f"user{index % USERS}" for index in range(count))
     prompts = tuple(hashlib.sha256(str(index % 40).encode()).hexdigest() for index in range(count))
     data = EmbeddedComparisons(numbers_ND, numbers_ND, numbers_ND, users, prompts)
-    parts = train_reward.divide(data, data, shop.spec(validation_share=0.3), torch.device("cpu"))
+    parts = train_reward._divide(data, data, shop.spec(validation_share=0.3), torch.device("cpu"))
     rows = {name: set(getattr(parts, name).chosen_ND.flatten().int().tolist()) for name in ("training", "validation")}
     labels = set(parts.unseen_labels.chosen_ND.flatten().int().tolist())
     assert rows["training"] | rows["validation"] | labels == set(range(count))

@@ -11,7 +11,7 @@ from alignment.contracts.data import DatasetSnapshot
 from alignment.contracts.judges import Judge
 from alignment.contracts.labelling import LabelModel, LabelSpec, ProxyVoting
 from alignment.data.human_labels import Ballot
-from alignment.labelling.labels import Labelling, Scores, label, margins, pick_human_labels
+from alignment.labelling.labels import Scores, _Labelling, _margins, label, pick_human_labels
 
 Make = Callable[..., Any]
 NUM_ITEMS = 120
@@ -79,7 +79,7 @@ def test_scores_that_are_not_finite_name_the_judge(spec: Make, make_ballot: Make
     with pytest.raises(ValueError, match=r"Labeler 'a' gave scores that are not finite on 1 of 3 pairs"):
         label(spec(ProxyVoting()), names(3), {"a": scores_of(1.0, bad, 0.0)}, train=[make_ballot(0)], heldout=[])
     with pytest.raises(ValueError, match="Labeler 'x'"):
-        margins("x", Scores([1.0], [bad]))
+        _margins("x", Scores([1.0], [bad]))
 
 
 # --- the label model --------------------------------------------------------------------------------------------------
@@ -97,7 +97,7 @@ def noisy_world(make_ballot: Make, skills: Sequence[float]) -> tuple[dict[str, S
     return scores, ballots[:80], ballots[80:]
 
 
-def model_labels(spec: LabelSpec, scores: dict[str, Scores], train: list[Ballot], heldout: list[Ballot]) -> Labelling:
+def model_labels(spec: LabelSpec, scores: dict[str, Scores], train: list[Ballot], heldout: list[Ballot]) -> _Labelling:
     return label(spec, names(NUM_ITEMS), scores, train=train, heldout=heldout)
 
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from alignment.labelling.proxy_vote import ProxyVote, proxy_votes
+from alignment.labelling.proxy_vote import _ProxyVote, proxy_votes
 
 
 def test_the_second_image_wins_only_when_strictly_better() -> None:
@@ -16,7 +16,7 @@ def test_the_second_image_wins_only_when_strictly_better() -> None:
 
 def test_ties_keep_the_order_and_are_flagged() -> None:
     (vote,) = proxy_votes([21.5], [21.5])
-    assert vote == ProxyVote(preferred=0, is_tie=True)
+    assert vote == _ProxyVote(preferred=0, is_tie=True)
     assert vote.preference == 0.5
 
 

@@ -8,7 +8,7 @@ import torch
 from alignment.catalogues.objectives import DCPO, OBJECTIVES, DiffusionDPO, check_captions
 from alignment.objectives.dcpo import dcpo_loss
 from alignment.objectives.inputs import PairErrors
-from alignment.training.offline import pair_errors
+from alignment.training.offline import _pair_errors
 
 PARAMS = DCPO()
 
@@ -51,8 +51,8 @@ def test_swapped_labels_negate_the_margin() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_predictions_in_half_precision_give_a_float32_loss(dtype: torch.dtype) -> None:
     policy, reference, target = torch.randn(3, 6, 4, 4, 4, generator=torch.Generator().manual_seed(0)).to(dtype)
-    low = dcpo_loss(pair_errors(policy, target), pair_errors(reference, target), PARAMS)
-    exact = dcpo_loss(pair_errors(policy.float(), target), pair_errors(reference.float(), target), PARAMS)
+    low = dcpo_loss(_pair_errors(policy, target), _pair_errors(reference, target), PARAMS)
+    exact = dcpo_loss(_pair_errors(policy.float(), target), _pair_errors(reference.float(), target), PARAMS)
     assert low.loss_B.dtype == torch.float32
     assert torch.equal(low.loss_B, exact.loss_B)
 

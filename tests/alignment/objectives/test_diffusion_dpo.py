@@ -8,7 +8,7 @@ import torch
 from alignment.catalogues.objectives import OBJECTIVES, DiffusionDPO
 from alignment.objectives.diffusion_dpo import diffusion_dpo_loss
 from alignment.objectives.inputs import PairErrors
-from alignment.training.offline import pair_errors, takes_reference
+from alignment.training.offline import _pair_errors, takes_reference
 
 PARAMS = DiffusionDPO(beta=2000.0)
 
@@ -53,9 +53,9 @@ def test_ipo_is_the_published_loss_up_to_a_factor() -> None:
 def test_predictions_in_half_precision_give_a_float32_loss(dtype: torch.dtype, link: str) -> None:
     policy, reference, target = torch.randn(3, 6, 4, 4, 4, generator=torch.Generator().manual_seed(0)).to(dtype)
     params = DiffusionDPO.model_validate({"beta": 2000.0, "link": link})
-    low = diffusion_dpo_loss(pair_errors(policy, target), pair_errors(reference, target), params)
+    low = diffusion_dpo_loss(_pair_errors(policy, target), _pair_errors(reference, target), params)
     exact = diffusion_dpo_loss(
-        pair_errors(policy.float(), target), pair_errors(reference.float(), target.float()), params
+        _pair_errors(policy.float(), target), _pair_errors(reference.float(), target.float()), params
     )
     assert low.loss_B.dtype == torch.float32
     assert torch.equal(low.loss_B, exact.loss_B)

@@ -8,8 +8,8 @@ import torch
 
 from alignment.catalogues.objectives import MaPO, MaPOPaper
 from alignment.objectives.inputs import ObjectiveOutput, PairErrors
-from alignment.objectives.mapo import mapo_loss, mapo_paper_loss, phi
-from alignment.training.offline import pair_errors
+from alignment.objectives.mapo import _phi, mapo_loss, mapo_paper_loss
+from alignment.training.offline import _pair_errors
 
 Loss = Callable[[PairErrors], ObjectiveOutput]
 CODE: Loss = lambda policy: mapo_loss(policy, MaPO())  # noqa: E731
@@ -33,14 +33,14 @@ def gradients(loss: Loss, chosen: list[float], rejected: list[float]) -> tuple[l
 
 
 def test_phi_by_hand() -> None:
-    values = phi(torch.tensor([0.0, math.log(2), 1.0, math.log(3)], dtype=torch.float64))
+    values = _phi(torch.tensor([0.0, math.log(2), 1.0, math.log(3)], dtype=torch.float64))
     assert values.tolist() == pytest.approx([1.0, math.log(2), 1 / (math.e - 1), math.log(3) / 2], rel=1e-15)
 
 
 def test_phi_and_its_derivative_are_continuous_where_the_formulas_change() -> None:
     x = torch.tensor([0.0, 1e-300, 1e-16, 1e-8, 0.0099999999, 0.0100000001, 1.0], dtype=torch.float64)
     x.requires_grad_(True)
-    value = phi(x)
+    value = _phi(x)
     (slope,) = torch.autograd.grad(value.sum(), x)
     assert value.tolist() == pytest.approx([1, 1, 1, 1 - 5e-9, 0.99500833, 0.99500833, 0.58197671], rel=1e-8)
     assert slope.tolist()[:4] == pytest.approx([-0.5, -0.5, -0.5, -0.5 + 1e-8 / 6], rel=1e-12)
@@ -122,7 +122,7 @@ def test_zero_tiny_and_huge_errors_give_finite_values_and_gradients(loss: Loss) 
 def test_zero_error_in_the_pixels_has_a_finite_gradient(loss: Loss) -> None:
     target = torch.randn(2, 4, 4, 4, generator=torch.Generator().manual_seed(0))
     prediction = target.clone().requires_grad_(True)
-    loss(pair_errors(prediction, target)).loss_B.sum().backward()
+    loss(_pair_errors(prediction, target)).loss_B.sum().backward()
     assert prediction.grad is not None
     assert prediction.grad.abs().max().item() == 0.0
 
@@ -131,8 +131,8 @@ def test_zero_error_in_the_pixels_has_a_finite_gradient(loss: Loss) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_predictions_in_half_precision_give_a_float32_loss(loss: Loss, dtype: torch.dtype) -> None:
     prediction, target = torch.randn(2, 6, 4, 4, 4, generator=torch.Generator().manual_seed(0))
-    low = loss(pair_errors(prediction.to(dtype), target))
-    exact = loss(pair_errors(prediction.to(dtype).float(), target))
+    low = loss(_pair_errors(prediction.to(dtype), target))
+    exact = loss(_pair_errors(prediction.to(dtype).float(), target))
     assert low.loss_B.dtype == low.margin_B.dtype == torch.float32
     assert torch.equal(low.loss_B, exact.loss_B)
 

@@ -1,6 +1,6 @@
 """The published tokenizer, compared with numbers in published configurations."""
 
-from alignment.rewards.clip_vocabulary import byte_characters, clip_tokenizer
+from alignment.rewards.clip_vocabulary import _byte_characters, clip_tokenizer
 
 
 def test_known_entries_have_their_published_numbers() -> None:
@@ -17,7 +17,7 @@ def test_long_texts_keep_the_end_token() -> None:
 
 
 def test_every_byte_has_a_character() -> None:
-    characters = byte_characters()
+    characters = _byte_characters()
     assert len(set(characters)) == 256
     assert characters[0] == "!"
     tokenizer = clip_tokenizer()

@@ -10,7 +10,7 @@ from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from alignment.catalogues.rewards import Diversity
 from alignment.rewards.clip_model import ClipModel
-from alignment.rewards.diversity import DiversityScorer, mean_distances
+from alignment.rewards.diversity import DiversityScorer, _mean_distances
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -19,10 +19,10 @@ def test_the_mean_over_seeds_is_the_mean_over_pairs() -> None:
     half = 0.5**0.5
     three = torch.tensor([[1.0, 0.0], [0.0, 1.0], [half, half]])
     # Pairs: 1, 1 - half, 1 - half.
-    assert mean_distances(three).tolist() == pytest.approx([(2 - half) / 2, (2 - half) / 2, 1 - half])
-    assert mean_distances(three).mean().item() == pytest.approx((3 - 2 * half) / 3)
+    assert _mean_distances(three).tolist() == pytest.approx([(2 - half) / 2, (2 - half) / 2, 1 - half])
+    assert _mean_distances(three).mean().item() == pytest.approx((3 - 2 * half) / 3)
     with pytest.raises(ValueError, match="needs at least two"):
-        mean_distances(three[:1])
+        _mean_distances(three[:1])
 
 
 def test_a_clip_uses_its_image_embedding(tiny_clip_dir: Path, pictures: list[Image.Image]) -> None:

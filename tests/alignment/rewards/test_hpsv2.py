@@ -8,7 +8,7 @@ from PIL import Image
 
 from alignment.catalogues.rewards import HpsV2
 from alignment.rewards.clip_model import ClipModel
-from alignment.rewards.hpsv2 import HpsV2Scorer, LetterboxedClip, letterbox, rgb
+from alignment.rewards.hpsv2 import HpsV2Scorer, _letterbox, _LetterboxedClip, _rgb
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -16,7 +16,7 @@ CPU = torch.device("cpu")
 
 
 def test_the_longest_side_fits_and_the_rest_is_black() -> None:
-    wide = letterbox(torch.ones(3, 40, 128), 32, antialias=True)
+    wide = _letterbox(torch.ones(3, 40, 128), 32, antialias=True)
     assert wide.shape == (3, 32, 32)
     assert wide[:, 11:21].min() > 0.999
     assert wide[:, :11].abs().max() == 0
@@ -24,23 +24,23 @@ def test_the_longest_side_fits_and_the_rest_is_black() -> None:
 
 
 def test_an_odd_margin_is_smaller_on_top_and_left() -> None:
-    rows = letterbox(torch.ones(3, 31, 64), 64, antialias=True)[0, :, 0]
+    rows = _letterbox(torch.ones(3, 31, 64), 64, antialias=True)[0, :, 0]
     assert rows[:16].sum() == 0
     assert rows[16:47].sum() == 31
     assert rows[47:].sum() == 0
-    columns = letterbox(torch.ones(3, 64, 31), 64, antialias=True)[0, 0]
+    columns = _letterbox(torch.ones(3, 64, 31), 64, antialias=True)[0, 0]
     assert columns[:16].sum() == 0
     assert columns[16:47].sum() == 31
 
 
 def test_antialias_smooths_shrunk_images() -> None:
     noise = torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0))
-    smooth, rough = (letterbox(noise, 16, antialias=antialias) for antialias in (True, False))
+    smooth, rough = (_letterbox(noise, 16, antialias=antialias) for antialias in (True, False))
     assert smooth.std() < rough.std() / 2
 
 
 def test_a_fourth_channel_is_dropped() -> None:
-    assert rgb(Image.new("RGBA", (4, 2), (255, 0, 51, 7)))[:, 0, 0].tolist() == pytest.approx([1, 0, 0.2])
+    assert _rgb(Image.new("RGBA", (4, 2), (255, 0, 51, 7)))[:, 0, 0].tolist() == pytest.approx([1, 0, 0.2])
 
 
 def test_the_score_is_the_cosine_alone(tiny_clip_dir: Path, pictures: list[Image.Image], captions: list[str]) -> None:
@@ -50,7 +50,7 @@ def test_the_score_is_the_cosine_alone(tiny_clip_dir: Path, pictures: list[Image
         )
         for antialias in (True, False)
     }
-    clip = LetterboxedClip(tiny_clip_dir, CPU, antialias=True)
+    clip = _LetterboxedClip(tiny_clip_dir, CPU, antialias=True)
     scores = scorers[True].score(pictures, captions)
     torch.testing.assert_close(scores, (clip.embed_images(pictures) * clip.embed_texts(captions)).sum(dim=1))
     assert (scores - ClipModel(tiny_clip_dir, CPU).cosines(pictures, captions)).abs().max() > 1e-4

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from alignment.catalogues.rewards import HpsV3
 from alignment.conversion.hpsv3 import write_hpsv3
-from alignment.rewards.hpsv3 import IMAGE_TOKEN, REWARD_TOKEN, HpsV3Scorer, RewardModel
+from alignment.rewards.hpsv3 import IMAGE_TOKEN, REWARD_TOKEN, HpsV3Scorer, _RewardModel
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -63,7 +63,7 @@ def test_a_prompt_cannot_move_where_the_rating_is_read(judge_dir: Path, pictures
 
 def test_positions_count_tokens_on_every_axis(judge_dir: Path) -> None:
     """Against the model called with its own 3-D positions, the rewards must differ; with ours, they must not."""
-    model = RewardModel(judge_dir, WORDS.index(REWARD_TOKEN), CPU)
+    model = _RewardModel(judge_dir, WORDS.index(REWARD_TOKEN), CPU)
     grid, pixels = torch.tensor([[1, 4, 4]]), torch.randn(16, 96, generator=torch.Generator().manual_seed(1))
     row = [8, 10, *[12] * 4, 11, 3, 13, 9]
     ids, mask = torch.tensor([row]), torch.ones(1, len(row), dtype=torch.long)

@@ -10,7 +10,7 @@ from PIL import Image, ImageFilter
 from alignment.catalogues.rewards import ImageStatistic
 from alignment.contracts.judges import Judge
 from alignment.contracts.values import folder_digest
-from alignment.rewards.image_statistics import contrast, high_frequency, saturation
+from alignment.rewards.image_statistics import _contrast, _high_frequency, _saturation
 from alignment.rewards.interface import load_scorer
 
 
@@ -19,15 +19,15 @@ def plain(*colour: float) -> np.ndarray:
 
 
 def test_saturation_is_that_of_hsv() -> None:
-    assert saturation(plain(1, 0, 0)) == 1
-    assert saturation(plain(0.5, 0.5, 0.5)) == saturation(plain(0, 0, 0)) == 0
-    assert saturation(plain(0.8, 0.6, 0.4)) == pytest.approx(0.5)
+    assert _saturation(plain(1, 0, 0)) == 1
+    assert _saturation(plain(0.5, 0.5, 0.5)) == _saturation(plain(0, 0, 0)) == 0
+    assert _saturation(plain(0.8, 0.6, 0.4)) == pytest.approx(0.5)
 
 
 def test_contrast_is_the_deviation_of_luma() -> None:
     halves = np.concatenate([plain(0, 0, 0), plain(1, 1, 1)])
-    assert contrast(halves) == pytest.approx(0.5)
-    assert contrast(plain(0.3, 0.9, 0.1)) == pytest.approx(0)
+    assert _contrast(halves) == pytest.approx(0.5)
+    assert _contrast(plain(0.3, 0.9, 0.1)) == pytest.approx(0)
 
 
 def test_high_frequency_separates_fine_from_coarse_stripes() -> None:
@@ -36,9 +36,9 @@ def test_high_frequency_separates_fine_from_coarse_stripes() -> None:
     def waves(period: int) -> np.ndarray:
         return np.repeat(np.tile(0.5 + 0.4 * np.cos(2 * np.pi * columns / period), (16, 1))[..., None], 3, axis=2)
 
-    assert high_frequency(waves(2)) == pytest.approx(1)
-    assert high_frequency(waves(8)) == pytest.approx(0, abs=1e-9)
-    assert high_frequency(plain(0.2, 0.2, 0.2)) == 0
+    assert _high_frequency(waves(2)) == pytest.approx(1)
+    assert _high_frequency(waves(8)) == pytest.approx(0, abs=1e-9)
+    assert _high_frequency(plain(0.2, 0.2, 0.2)) == 0
 
 
 def test_less_is_better_by_default_and_sharpening_is_detected() -> None:

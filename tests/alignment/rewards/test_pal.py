@@ -15,7 +15,7 @@ from alignment.contracts.reward_models import BradleyTerry, Head, PalA, PalB
 from alignment.files.durable import content_digest
 from alignment.rewards.clip_model import ClipModel
 from alignment.rewards.interface import load_scorer
-from alignment.rewards.pal import PalScorer, read_head, write_head, write_judge
+from alignment.rewards.pal import PalScorer, _read_head, write_head, write_judge
 from alignment.rewards.pal_head import PreferenceHead
 
 pytestmark = pytest.mark.timeout(180)
@@ -80,8 +80,8 @@ def test_a_judge_holds_no_users_but_a_head_does(tmp_path: Path, tiny_clip_dir: P
     write_head(head_of(PalB()), ["ann", "bob"], tmp_path / "head")
     assert "ann" not in (tmp_path / "judge" / "head.json").read_text()
     assert "user_logits_UK" not in load_file(tmp_path / "judge" / "head.safetensors")
-    assert len(read_head(tmp_path / "judge")[0].user_logits_UK) == 0
-    head, file = read_head(tmp_path / "head")
+    assert len(_read_head(tmp_path / "judge")[0].user_logits_UK) == 0
+    head, file = _read_head(tmp_path / "head")
     assert file.users == ("ann", "bob")
     assert torch.equal(head.user_logits_UK, head_of(PalB()).user_logits_UK)
     with pytest.raises(ValueError, match="states no mixture"):
@@ -106,10 +106,10 @@ def test_an_incomplete_folder_is_refused(tmp_path: Path, tiny_clip_dir: Path) ->
     settings = json.loads((folder / "head.json").read_text())
     (folder / "head.json").write_text(json.dumps(settings | {"image_width": 9, "text_width": 9}))
     with pytest.raises(ValueError, match=r"head\.safetensors does not fit head\.json"):
-        read_head(folder)
+        _read_head(folder)
     (folder / "head.json").write_text(json.dumps(settings | {"heads": 1}))
     with pytest.raises(ValueError, match=r"Unknown field .heads.\. Did you mean .head."):
-        read_head(folder)
+        _read_head(folder)
     (folder / "head.json").write_text(json.dumps(settings))
     weights = load_file(folder / "head.safetensors")
     save_file({name: weights[name] for name in sorted(weights)[1:]}, folder / "head.safetensors")
@@ -117,7 +117,7 @@ def test_an_incomplete_folder_is_refused(tmp_path: Path, tiny_clip_dir: Path) ->
         PalScorer(folder, Pal(), weights_digest="0" * 64, device=CPU)
     (folder / "head.safetensors").unlink()
     with pytest.raises(ValueError, match=r"lacks head\.safetensors"):
-        read_head(folder)
+        _read_head(folder)
     shutil.rmtree(folder / "embedder")
     with pytest.raises(ValueError, match="lacks"):
         PalScorer(folder, Pal(), weights_digest="0" * 64, device=CPU)

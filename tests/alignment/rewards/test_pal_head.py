@@ -10,17 +10,17 @@ from alignment.contracts.reward_models import Bound, BradleyTerry, Comparison, H
 from alignment.rewards.pal_head import (
     IdealPoints,
     PreferenceHead,
-    ProjectorNetwork,
-    PromptPoints,
+    _nearness,
+    _ProjectorNetwork,
+    _PromptPoints,
     bound_penalty,
     link_loss,
-    nearness,
 )
 
 PLAIN = Projector(num_hidden_layers=1, dropout=0.0, residual=False)
 
 
-def identity(network: ProjectorNetwork, times: float = 1.0) -> None:
+def identity(network: _ProjectorNetwork, times: float = 1.0) -> None:
     """Set a projector's weights so that it multiplies positive inputs by `times`."""
     with torch.no_grad():
         for layer in [*network.hidden, network.output]:
@@ -38,9 +38,9 @@ def head_of(params: Head, logits_UK: list[list[float]]) -> PreferenceHead:
         head.user_logits_UK.copy_(torch.tensor(logits_UK))
         if isinstance(head.points, IdealPoints):
             head.points.prototypes_KD.copy_(torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
-    if isinstance(head.points, PromptPoints):
+    if isinstance(head.points, _PromptPoints):
         for index, prototype in enumerate(head.points.prototypes):
-            assert isinstance(prototype, ProjectorNetwork)
+            assert isinstance(prototype, _ProjectorNetwork)
             identity(prototype, times=1.0 + index)
     return head.eval()
 
@@ -91,7 +91,7 @@ def test_bradley_terry_has_one_prototype_for_all_users() -> None:
     ("comparison", "expected"), [("distance", -math.sqrt(13)), ("unit_distance", -math.sqrt(2)), ("angle", 0.0)]
 )
 def test_nearness(comparison: Comparison, expected: float) -> None:
-    near = nearness(torch.tensor([3.0, 0.0]), torch.tensor([0.0, 2.0]), comparison)
+    near = _nearness(torch.tensor([3.0, 0.0]), torch.tensor([0.0, 2.0]), comparison)
     assert near.item() == pytest.approx(expected, abs=1e-6)
 
 
@@ -131,15 +131,15 @@ def test_bound_sums_the_excess_over_the_batch() -> None:
 
 
 def test_residual_adds_the_input_and_refuses_another_width() -> None:
-    network = ProjectorNetwork(Projector(num_hidden_layers=1, dropout=0.0), 2, 2)
+    network = _ProjectorNetwork(Projector(num_hidden_layers=1, dropout=0.0), 2, 2)
     identity(network)
     torch.testing.assert_close(network(torch.tensor([1.0, 2.0])), torch.tensor([2.0, 4.0]))
     with pytest.raises(ValueError, match=r"embeddings are 3 wide and the preference space 2\. Remove the head's width"):
-        ProjectorNetwork(Projector(), 3, 2)
+        _ProjectorNetwork(Projector(), 3, 2)
 
 
 def test_dropout_is_before_the_activation_and_only_in_training() -> None:
-    network = ProjectorNetwork(Projector(dropout=0.5), 8, 8)
+    network = _ProjectorNetwork(Projector(dropout=0.5), 8, 8)
     inputs = torch.ones(4, 8)
     assert not torch.equal(network(inputs), network(inputs))
     network.eval()

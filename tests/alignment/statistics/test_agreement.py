@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from alignment.statistics.agreement import (
+    _cohen_kappa,
+    _confusion,
+    _fleiss_kappa,
     attenuated_win_rate,
-    cohen_kappa,
-    confusion,
     disattenuated_win_rate,
-    fleiss_kappa,
     krippendorff_alpha,
     margin_slope,
     prediction_powered_win_rate,
@@ -24,9 +24,9 @@ def test_alpha_of_perfect_raters_opposed_raters_and_raters_with_gaps() -> None:
 
 def test_kappas_by_hand() -> None:
     """Three of four agree, chance is one half: (3/4 - 1/2) / (1/2)."""
-    assert confusion([1, 1, 0, 0], [1, 0, 0, 0]).tolist() == [[2, 0], [1, 1]]
-    assert cohen_kappa([1, 1, 0, 0], [1, 0, 0, 0]) == pytest.approx(0.5)
-    assert fleiss_kappa([[1, 0, 1], [1, 0, 1], [1, 0, 1]]) == pytest.approx(1.0)
+    assert _confusion([1, 1, 0, 0], [1, 0, 0, 0]).tolist() == [[2, 0], [1, 1]]
+    assert _cohen_kappa([1, 1, 0, 0], [1, 0, 0, 0]) == pytest.approx(0.5)
+    assert _fleiss_kappa([[1, 0, 1], [1, 0, 1], [1, 0, 1]]) == pytest.approx(1.0)
 
 
 def test_attenuation_and_its_inverse() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from alignment.statistics.calibration import calibrate, effective_pairs
+from alignment.statistics.calibration import _effective_pairs, calibrate
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "stats_judge_calibration.json").read_text())
 
@@ -60,15 +60,15 @@ def test_pairs_of_one_prompt_count_for_less_the_more_they_agree() -> None:
     """
     groups = np.array([0, 0, 1, 1, 2, 2, 3, 3])
     alike, unlike = np.array([1.0, 1, 1, 1, 0, 0, 0, 0]), np.array([1.0, 0, 1, 0, 0, 1, 0, 1])
-    assert effective_pairs(alike, groups, confidence=0.95) == pytest.approx(8 / (7 / 3) * 0.5521, rel=1e-3)
-    assert effective_pairs(unlike, groups, confidence=0.95) == pytest.approx(8 * 0.5521, rel=1e-3)
-    assert effective_pairs(alike, np.arange(8), confidence=0.95) == 8
-    assert effective_pairs(alike, np.zeros(8, dtype=np.int64), confidence=0.95) == 1
+    assert _effective_pairs(alike, groups, confidence=0.95) == pytest.approx(8 / (7 / 3) * 0.5521, rel=1e-3)
+    assert _effective_pairs(unlike, groups, confidence=0.95) == pytest.approx(8 * 0.5521, rel=1e-3)
+    assert _effective_pairs(alike, np.arange(8), confidence=0.95) == 8
+    assert _effective_pairs(alike, np.zeros(8, dtype=np.int64), confidence=0.95) == 1
 
 
 def test_evidence_of_a_judge_that_is_never_wrong_is_at_most_one_per_prompt() -> None:
     groups = np.array([0, 0, 1, 1, 2, 2, 3, 3])
-    assert effective_pairs(np.ones(8), groups, confidence=0.95) == pytest.approx(4 * 0.5521, rel=1e-3)
+    assert _effective_pairs(np.ones(8), groups, confidence=0.95) == pytest.approx(4 * 0.5521, rel=1e-3)
 
 
 def test_a_tie_is_removed_from_its_group_as_well() -> None:

@@ -11,7 +11,7 @@ import pytest
 from alignment.statistics.comparison import (
     SCORE_COLUMNS,
     ScoreTable,
-    compare,
+    _compare,
     compare_all,
     mean_interval,
     outcome_counts,
@@ -43,7 +43,7 @@ def test_recorded_statistics_are_reproduced(scorer: str) -> None:
     case = GOLDEN["cases"][scorer]
     expected = case["expected"]
     scores = table(scorer, {"candidate": case["candidate"], "champion": case["baseline"]})
-    found = compare(scores, scorer, "champion", tie_threshold=case["tie_threshold"], confidence=0.95)
+    found = _compare(scores, scorer, "champion", tie_threshold=case["tie_threshold"], confidence=0.95)
     assert (found.wins, found.ties, found.losses) == (expected["wins"], expected["ties"], expected["losses"])
     assert found.win_rate == pytest.approx(expected["win_rate_ties_half"], abs=1e-9)
     assert found.p_value == pytest.approx(expected["wilcoxon_p_greater"], abs=1e-9)
@@ -57,7 +57,7 @@ def test_recorded_statistics_are_reproduced(scorer: str) -> None:
 def test_seeds_are_averaged_before_anything_is_counted() -> None:
     # Cell by cell the candidate loses three of four; by prompt means it wins both.
     scores = table("s", {"candidate": [[9.0, 0.0], [9.0, 0.9]], "base": [[1.0, 1.0], [1.0, 1.0]]})
-    found = compare(scores, "s", "base", tie_threshold=0.0, confidence=0.95)
+    found = _compare(scores, "s", "base", tie_threshold=0.0, confidence=0.95)
     assert (found.num_prompts, found.wins, found.losses) == (2, 2, 0)
     assert found.mean_difference == pytest.approx((3.5 + 3.95) / 2)
 
@@ -67,7 +67,7 @@ def test_row_order_does_not_matter() -> None:
     order = np.random.default_rng(0).permutation(len(plain["score"]))
     shuffled = {name: [values[i] for i in order] for name, values in plain.items()}
     results = [
-        compare(ScoreTable.from_columns(c), "s", "champion", tie_threshold=0.0, confidence=0.9)
+        _compare(ScoreTable.from_columns(c), "s", "champion", tie_threshold=0.0, confidence=0.9)
         for c in (plain, shuffled)
     ]
     assert results[0] == results[1]
@@ -82,8 +82,8 @@ def test_tie_threshold_is_inclusive_and_ignores_float_dust() -> None:
 def test_swapping_the_models_mirrors_every_number() -> None:
     rng = np.random.default_rng(3)
     first, second = rng.normal(0.2, 1, (40, 2)).tolist(), rng.normal(0, 1, (40, 2)).tolist()
-    ahead = compare(table("s", {"candidate": first, "base": second}), "s", "base", tie_threshold=0.1, confidence=0.95)
-    behind = compare(table("s", {"candidate": second, "base": first}), "s", "base", tie_threshold=0.1, confidence=0.95)
+    ahead = _compare(table("s", {"candidate": first, "base": second}), "s", "base", tie_threshold=0.1, confidence=0.95)
+    behind = _compare(table("s", {"candidate": second, "base": first}), "s", "base", tie_threshold=0.1, confidence=0.95)
     assert (ahead.wins, ahead.ties) == (behind.losses, behind.ties)
     assert ahead.win_rate_low == pytest.approx(1 - behind.win_rate_high)
     assert ahead.mean_difference_low == pytest.approx(-behind.mean_difference_high)
@@ -107,20 +107,20 @@ def test_a_damaged_table_is_refused(edit: Any, message: str) -> None:
     plain = columns("s", {"candidate": [[1.0, 2.0], [3.0, 4.0]], "champion": [[1.0, 2.0], [3.0, 4.0]]})
     edit(plain)
     with pytest.raises(ValueError, match=message):
-        compare(ScoreTable.from_columns(plain), "s", "champion", tie_threshold=0.0, confidence=0.95)
+        _compare(ScoreTable.from_columns(plain), "s", "champion", tie_threshold=0.0, confidence=0.95)
 
 
 def test_unequal_prompts_are_refused() -> None:
     scores = table("s", {"candidate": [[1.0], [2.0], [3.0]], "champion": [[1.0], [2.0]]})
     with pytest.raises(ValueError, match="which differ"):
-        compare(scores, "s", "champion", tie_threshold=0.0, confidence=0.95)
+        _compare(scores, "s", "champion", tie_threshold=0.0, confidence=0.95)
 
 
 def test_unequal_seeds_are_refused() -> None:
     plain = columns("s", {"candidate": [[1.0, 2.0], [3.0, 4.0]], "champion": [[1.0, 2.0], [3.0, 4.0]]})
     plain["seed"][4:] = [5, 6, 5, 6]
     with pytest.raises(ValueError, match="which differ"):
-        compare(ScoreTable.from_columns(plain), "s", "champion", tie_threshold=0.0, confidence=0.95)
+        _compare(ScoreTable.from_columns(plain), "s", "champion", tie_threshold=0.0, confidence=0.95)
 
 
 def test_missing_column_and_ragged_columns_are_named() -> None:
@@ -135,7 +135,7 @@ def test_missing_column_and_ragged_columns_are_named() -> None:
 def test_tie_threshold_must_be_a_number_of_at_least_zero(threshold: float) -> None:
     scores = table("s", {"candidate": [[1.0], [2.0]], "base": [[1.0], [2.0]]})
     with pytest.raises(ValueError, match="at least 0"):
-        compare(scores, "s", "base", tie_threshold=threshold, confidence=0.95)
+        _compare(scores, "s", "base", tie_threshold=threshold, confidence=0.95)
 
 
 def test_compare_all_names_scorers_that_it_cannot_compare() -> None:
@@ -157,7 +157,7 @@ def test_grid_is_sorted_by_prompt_and_seed() -> None:
 
 def test_identical_models_give_a_certain_zero_and_no_evidence() -> None:
     same = [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]
-    found = compare(
+    found = _compare(
         table("s", {"candidate": same, "champion": same}), "s", "champion", tie_threshold=0.0, confidence=0.95
     )
     assert (found.ties, found.win_rate, found.p_value) == (3, 0.5, 1.0)

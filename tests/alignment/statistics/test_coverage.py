@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from alignment.statistics.coverage import chance_of_one, coverage_curves, expected_best, fit_power_law
+from alignment.statistics.coverage import _chance_of_one, _expected_best, _fit_power_law, coverage_curves
 
 
 @pytest.mark.parametrize("good", range(6))
@@ -15,7 +15,7 @@ def test_chance_of_one_is_the_share_of_subsets_that_hold_a_good_image(good: int,
     images = [1] * good + [0] * (5 - good)
     subsets = list(itertools.combinations(images, k))
     share = sum(any(subset) for subset in subsets) / len(subsets)
-    assert chance_of_one(np.asarray([good]), 5, k)[0] == pytest.approx(share, abs=1e-12)
+    assert _chance_of_one(np.asarray([good]), 5, k)[0] == pytest.approx(share, abs=1e-12)
 
 
 @pytest.mark.parametrize("k", range(1, 6))
@@ -23,14 +23,14 @@ def test_expected_best_is_the_mean_over_subsets(k: int) -> None:
     scores = [0.3, -1.0, 2.5, 2.5, 0.0]
     subsets = list(itertools.combinations(scores, k))
     mean = sum(max(subset) for subset in subsets) / len(subsets)
-    assert expected_best(np.asarray([scores]), k)[0] == pytest.approx(mean, abs=1e-12)
+    assert _expected_best(np.asarray([scores]), k)[0] == pytest.approx(mean, abs=1e-12)
 
 
 def test_the_estimator_is_unbiased_where_the_plug_in_is_not() -> None:
     chance, images, k = 0.2, 6, 4
     good_P = np.random.default_rng(5).binomial(images, chance, 200_000)
     truth = 1 - (1 - chance) ** k
-    assert chance_of_one(good_P, images, k).mean() == pytest.approx(truth, abs=0.003)
+    assert _chance_of_one(good_P, images, k).mean() == pytest.approx(truth, abs=0.003)
     assert (1 - (1 - good_P / images) ** k).mean() < truth - 0.05
 
 
@@ -71,7 +71,7 @@ def test_intervals_are_over_prompts_not_images() -> None:
 
 def test_a_power_law_is_recovered() -> None:
     samples = np.arange(1, 17)
-    law = fit_power_law(np.exp(-2.5 * samples**-0.6))
+    law = _fit_power_law(np.exp(-2.5 * samples**-0.6))
     assert law is not None
     assert (law.scale, law.exponent) == pytest.approx((2.5, 0.6))
     assert law.num_points == 16
@@ -80,7 +80,7 @@ def test_a_power_law_is_recovered() -> None:
 
 @pytest.mark.parametrize("curve", [[0.5, 0.7], [0.0, 0.0, 0.0, 0.0], [0.4, 0.8, 1.0, 1.0]])
 def test_too_few_points_give_no_law(curve: list[float]) -> None:
-    assert fit_power_law(np.asarray(curve)) is None
+    assert _fit_power_law(np.asarray(curve)) is None
 
 
 def test_scores_that_are_not_finite_are_named() -> None:

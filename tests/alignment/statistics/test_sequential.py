@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from alignment.statistics.sequential import PRIOR_PICKS, confidence_sequence, log_e_value
+from alignment.statistics.sequential import PRIOR_PICKS, _log_e_value, confidence_sequence
 
 LOOKS = 400
 RUNS = 2000
@@ -14,8 +14,8 @@ RUNS = 2000
 def test_one_win_against_one_half_is_no_evidence() -> None:
     """B(11, 10) / B(10, 10) = 1/2, and the likelihood under one half is 1/2 as well."""
     assert PRIOR_PICKS == 10
-    assert log_e_value(np.array([1.0]), np.array([1.0]), 0.5)[0] == pytest.approx(0.0, abs=1e-12)
-    assert log_e_value(np.array([1.0]), np.array([1.0]), 0.25)[0] == pytest.approx(math.log(2))
+    assert _log_e_value(np.array([1.0]), np.array([1.0]), 0.5)[0] == pytest.approx(0.0, abs=1e-12)
+    assert _log_e_value(np.array([1.0]), np.array([1.0]), 0.25)[0] == pytest.approx(math.log(2))
 
 
 def test_evidence_has_expectation_one_under_the_truth() -> None:
@@ -23,14 +23,14 @@ def test_evidence_has_expectation_one_under_the_truth() -> None:
     total = 0.0
     for wins in range(4):
         chance = math.comb(3, wins) * 0.3**wins * 0.7 ** (3 - wins)
-        total += chance * math.exp(log_e_value(np.array([float(wins)]), np.array([3.0]), 0.3)[0])
+        total += chance * math.exp(_log_e_value(np.array([float(wins)]), np.array([3.0]), 0.3)[0])
     assert total == pytest.approx(1.0, abs=1e-12)
 
 
 def test_bounds_are_where_the_evidence_reaches_the_threshold() -> None:
     """With wins only, the lower bound only rises, so the last is that of all picks."""
     low = confidence_sequence([1] * 60, confidence=0.95).low_N[-1]
-    assert log_e_value(np.array([60.0]), np.array([60.0]), low)[0] == pytest.approx(math.log(20), abs=1e-9)
+    assert _log_e_value(np.array([60.0]), np.array([60.0]), low)[0] == pytest.approx(math.log(20), abs=1e-9)
 
 
 def test_bounds_never_widen() -> None:
@@ -56,7 +56,7 @@ def test_looking_after_every_pick_does_not_raise_the_error() -> None:
     """
     picks_RN = np.random.default_rng(7).integers(0, 2, (RUNS, LOOKS)).astype(np.float64)
     wins_RN, counts_N = picks_RN.cumsum(axis=1), np.arange(1.0, LOOKS + 1)
-    crossed = (log_e_value(wins_RN, counts_N, 0.5) >= math.log(20)).any(axis=1).mean()
+    crossed = (_log_e_value(wins_RN, counts_N, 0.5) >= math.log(20)).any(axis=1).mean()
     assert crossed <= 0.05
     fixed = np.abs(wins_RN / counts_N - 0.5) > 1.96 * 0.5 / np.sqrt(counts_N)
     assert fixed[:, 20:].any(axis=1).mean() > 0.25, "repeated looks at a fixed-sample interval err far more often"
@@ -65,7 +65,7 @@ def test_looking_after_every_pick_does_not_raise_the_error() -> None:
 def test_a_true_difference_is_found_soon() -> None:
     """A win rate of 60 % is detected within 600 picks in nine canaries of ten."""
     picks_RN = (np.random.default_rng(8).random((300, 600)) < 0.6).astype(np.float64)
-    evidence_RN = log_e_value(picks_RN.cumsum(axis=1), np.arange(1.0, 601), 0.5)
+    evidence_RN = _log_e_value(picks_RN.cumsum(axis=1), np.arange(1.0, 601), 0.5)
     assert (evidence_RN >= math.log(20)).any(axis=1).mean() > 0.9
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from alignment.catalogues.optimisers import Adafactor
 from alignment.training import checkpoint
-from alignment.training.checkpoint import CheckpointFolder, TrainingState, damage, read_state, restore
+from alignment.training.checkpoint import CheckpointFolder, TrainingState, _damage, read_state, restore
 from alignment.training.optimisation import build_optimiser
 
 
@@ -107,13 +107,13 @@ def test_a_damaged_checkpoint_is_detected_and_skipped(tmp_path: Path, name: str,
         victim.write_bytes(content[: len(content) // 2])
     elif how == "changed":
         victim.write_bytes(content[:-5] + bytes([content[-5] ^ 1]) + content[-4:])
-    assert damage(tmp_path / "c" / "step_000002")
+    assert _damage(tmp_path / "c" / "step_000002")
     assert folder.newest() == tmp_path / "c" / "step_000001"
 
 
 def test_a_checkpoint_with_an_empty_manifest_is_damaged(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text("{}")
-    assert "weights.safetensors" in str(damage(tmp_path))
+    assert "weights.safetensors" in str(_damage(tmp_path))
 
 
 def test_a_full_disk_leaves_the_old_checkpoint_and_no_draft(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,7 +132,7 @@ def test_a_full_disk_leaves_the_old_checkpoint_and_no_draft(tmp_path: Path, monk
     with pytest.raises(OSError, match="No space left"):
         folder.save(state(2), model, optimiser)
     assert list((tmp_path / "c").iterdir()) == [old]
-    assert damage(old) is None
+    assert _damage(old) is None
 
 
 def test_the_same_step_may_be_saved_again(tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ def test_the_same_step_may_be_saved_again(tmp_path: Path) -> None:
     folder.save(state(4), model, optimiser)
     continue_training(model, optimiser, 1)
     path = folder.save(state(4), model, optimiser)
-    assert damage(path) is None
+    assert _damage(path) is None
 
 
 @pytest.mark.parametrize("name", ["../step_000001/state.json", "/etc/hostname"])
@@ -153,5 +153,5 @@ def test_a_manifest_that_names_files_of_another_folder_counts_as_damage(tmp_path
     manifest = json.loads((newest / "manifest.json").read_text())
     manifest[name] = manifest["state.json"]
     (newest / "manifest.json").write_text(json.dumps(manifest))
-    assert "does not stay inside" in str(damage(newest))
+    assert "does not stay inside" in str(_damage(newest))
     assert folder.newest() == tmp_path / "c" / "step_000001"

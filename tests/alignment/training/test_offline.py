@@ -8,7 +8,7 @@ from alignment.backbones.noise_schedule import NoiseSchedule
 from alignment.catalogues.objectives import SFT, DiffusionDPO
 from alignment.objectives.inputs import ObjectiveOutput, PairErrors
 from alignment.training.batches import PairBatch
-from alignment.training.offline import OfflineStep, monitors, noise_pairs, pair_errors
+from alignment.training.offline import OfflineStep, _monitors, _noise_pairs, _pair_errors
 
 SCHEDULE = NoiseSchedule(torch.linspace(0.99, 0.01, 1000), "epsilon")
 
@@ -28,7 +28,7 @@ def batch(pairs: int = 3) -> PairBatch:
 
 
 def test_both_sides_get_one_noise_and_timestep_and_their_own_caption() -> None:
-    noised = noise_pairs(batch(), SCHEDULE)
+    noised = _noise_pairs(batch(), SCHEDULE)
     assert torch.equal(noised.target_BCHW[:3], noised.target_BCHW[3:])
     assert noised.timesteps_B.tolist() == [1, 500, 900, 1, 500, 900]
     assert noised.conditioning["text"].tolist() == [[0.0, 0.0]] * 3 + [[1.0, 1.0]] * 3
@@ -41,7 +41,7 @@ def test_errors_are_means_squared_in_float32() -> None:
     prediction = torch.full((2, 4, 8, 8), 1.0, dtype=torch.bfloat16)
     prediction[1] = 3.0
     target = torch.full((2, 4, 8, 8), 0.7001)
-    errors = pair_errors(prediction, target)
+    errors = _pair_errors(prediction, target)
     assert errors.chosen_B.dtype == torch.float32
     assert errors.chosen_B.shape == (1,)
     torch.testing.assert_close(errors.chosen_B, torch.tensor([(1 - 0.7001) ** 2]))
@@ -82,7 +82,7 @@ def test_monitors_by_hand() -> None:
     output = ObjectiveOutput(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([0.5, 0.0, -0.5]))
     policy = PairErrors(torch.tensor([0.1, 0.2, 0.3]), torch.tensor([0.4, 0.5, 0.6]))
     reference = PairErrors(torch.tensor([0.2, 0.2, 0.2]), torch.tensor([0.3, 0.3, 0.3]))
-    watched = monitors(output, policy, reference)
+    watched = _monitors(output, policy, reference)
     assert watched["implicit_accuracy"].tolist() == [1.0, 0.5, 0.0]
     torch.testing.assert_close(watched["chosen_error_minus_reference"], torch.tensor([-0.1, 0.0, 0.1]))
     torch.testing.assert_close(watched["rejected_error_minus_reference"], torch.tensor([0.1, 0.2, 0.3]))

@@ -17,7 +17,7 @@ from alignment.contracts.jobs import JobStoppedError, Placement
 from alignment.contracts.training import TrainSpec
 from alignment.data.prompt_lines import PromptLines
 from alignment.training.checkpoint import trainable
-from alignment.training.online import OnlineUpdate, Slot
+from alignment.training.online import OnlineUpdate, _Slot
 from alignment.training.update import Workbench
 
 # The first test of a session includes the time to import the model libraries and to encode the cache.
@@ -83,11 +83,11 @@ def test_epochs_are_shuffled_passes_over_the_file(online_bench: Any) -> None:
 
 
 def test_processes_divide_a_minibatch_and_fill_up_with_slots_of_weight_zero(online_bench: Any) -> None:
-    slots = [Slot(number, f"prompt {number}") for number in range(3)]
+    slots = [_Slot(number, f"prompt {number}") for number in range(3)]
     shares = [update_of(online_bench, accelerator=Ranks(rank, 2))._share(slots) for rank in range(2)]
     assert [slot.number for share in shares for slot in share] == [0, 1, 2]
     filler = update_of(online_bench, accelerator=Ranks(0, 2))._share(slots[:1])
-    assert filler == [Slot(0, "prompt 0", weight=0.0)]
+    assert filler == [_Slot(0, "prompt 0", weight=0.0)]
 
 
 def test_two_processes_draw_the_images_of_one(online_bench: Any) -> None:

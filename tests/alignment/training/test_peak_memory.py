@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from alignment.training.peak_memory import peak_memory, resident_peak_gib
+from alignment.training.peak_memory import _resident_peak_gib, peak_memory
 
 
 def test_the_mark_rises_with_allocations_and_stays() -> None:
@@ -20,10 +20,10 @@ def test_the_mark_rises_with_allocations_and_stays() -> None:
 
 def test_kibibytes_of_the_kernel_become_gib(tmp_path: Path) -> None:
     (tmp_path / "status").write_text("Name:\tpython\nVmPeak:\t 9999999 kB\nVmHWM:\t 1572864 kB\nVmRSS:\t 1 kB\n")
-    assert resident_peak_gib(tmp_path / "status") == pytest.approx(1.5)
+    assert _resident_peak_gib(tmp_path / "status") == pytest.approx(1.5)
 
 
 def test_a_host_without_the_figure_gives_no_metric(tmp_path: Path) -> None:
     (tmp_path / "status").write_text("Name:\tpython\n")
-    assert resident_peak_gib(tmp_path / "status") is None
-    assert resident_peak_gib(tmp_path / "absent") is None
+    assert _resident_peak_gib(tmp_path / "status") is None
+    assert _resident_peak_gib(tmp_path / "absent") is None

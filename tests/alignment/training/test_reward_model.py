@@ -17,18 +17,18 @@ from alignment.contracts.reward_models import (
     Projector,
     RewardRecipe,
 )
-from alignment.evaluation.reward_accuracy import first_labels
+from alignment.evaluation.reward_accuracy import _first_labels
 from alignment.rewards.pal_head import PreferenceHead
 from alignment.training.reward_model import (
     PreferencePairs,
     TrainedHead,
+    _build_head_optimiser,
+    _check_pairs,
+    _objective,
     build_head,
-    build_head_optimiser,
-    check_pairs,
     fit_new_users,
     margins,
     new_users_head,
-    objective,
     pair_accuracy,
     start_logits,
     train_head,
@@ -138,7 +138,7 @@ def test_objective_adds_the_bound_and_reports_it_separately() -> None:
     pairs = camps(20, 4, seed=1)
     loose, tight = (PalB.model_validate({"bound": {"upper": upper}}) for upper in (50.0, 0.1))
     heads = [build_head(params, pairs, num_users=4, seed=1).eval() for params in (loose, tight)]
-    (free, _), (bound, monitors) = (objective(head, pairs) for head in heads)
+    (free, _), (bound, monitors) = (_objective(head, pairs) for head in heads)
     _, points_BD = margins(heads[1], pairs)
     excess = (points_BD.norm(dim=-1) - 0.1).sum()
     torch.testing.assert_close(bound - free, excess)
@@ -152,13 +152,13 @@ def test_a_users_margin_is_negated_by_swapping_and_zero_for_equal_images() -> No
     swapped = PreferencePairs(pairs.rejected_ND, pairs.chosen_ND, pairs.prompts_ND, pairs.users_N)
     torch.testing.assert_close(margins(head, pairs)[0], -margins(head, swapped)[0])
     same = PreferencePairs(pairs.chosen_ND, pairs.chosen_ND, pairs.prompts_ND, pairs.users_N)
-    assert objective(head, same)[1] == pytest.approx({"loss": math.log(2), "bound": 0, "accuracy": 0.5, "margin": 0})
+    assert _objective(head, same)[1] == pytest.approx({"loss": math.log(2), "bound": 0, "accuracy": 0.5, "margin": 0})
 
 
 def test_every_weight_is_in_one_group_and_only_projectors_decay() -> None:
     for params in (PalA(), PalB()):
         head = build_head(params, camps(5, 2, seed=1), num_users=2, seed=1)
-        groups = build_head_optimiser(head, HeadOptimiser()).param_groups
+        groups = _build_head_optimiser(head, HeadOptimiser()).param_groups
         assert [group["lr"] for group in groups] == [1e-4, 5e-3, 0.1]
         assert [group["weight_decay"] for group in groups] == [0.01, 0.0, 0.0]
         members = [id(weight) for group in groups for weight in group["params"]]
@@ -188,7 +188,7 @@ def test_shipped_settings_place_two_opposed_new_users(
 ) -> None:
     head, tests = trained_heads[kind], camps(800, 2, seed=7)
     pool = camps(400, 2, seed=6)
-    labels = pool.take(first_labels(pool.users_N, num_labels, seed=1))
+    labels = pool.take(_first_labels(pool.users_N, num_labels, seed=1))
     start = start_logits(head, 2, FewShot(), seed=1)
     fitted = fit_new_users(head, labels, start, params=FewShot(), seed=1, on_step=lambda _, __: None)
     unplaced = new_users_head(head, start)
@@ -226,7 +226,7 @@ def test_embeddings_that_are_not_finite_are_refused() -> None:
     pairs = camps(5, 2, seed=1)
     pairs.rejected_ND[3, 0] = math.nan
     with pytest.raises(ValueError, match=r"1 of 5 embeddings in rejected_ND are not finite, the first in row 3"):
-        check_pairs(pairs)
+        _check_pairs(pairs)
     with pytest.raises(ValueError, match="no comparisons with a preference"):
         build_head(PalB(), pairs.take(torch.arange(0)), num_users=2, seed=1)
 

@@ -16,7 +16,7 @@ from alignment.contracts.training import FullFineTune, Lora, Recipe
 from alignment.files.tensors import write_tensors
 from alignment.training.soup import (
     Ingredient,
-    by_score,
+    _by_score,
     check_ingredients,
     greedy_soup,
     uniform_soup,
@@ -76,7 +76,7 @@ def test_an_equal_score_does_not_count_as_a_gain() -> None:
 
 
 def test_ties_come_in_reverse_order() -> None:
-    assert by_score([0.5, 0.7, 0.5, 0.7]) == [3, 1, 2, 0]
+    assert _by_score([0.5, 0.7, 0.5, 0.7]) == [3, 1, 2, 0]
 
 
 @pytest.mark.parametrize(("alone", "mixed"), [([1.0, math.nan], 1.0), ([1.0, 0.5], math.nan)])

@@ -7,13 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from alignment.backbones.interface import Conditioning
-from alignment.backbones.noise_schedule import NoiseSchedule, schedule_from_betas
+from alignment.backbones.noise_schedule import NoiseSchedule, _schedule_from_betas
 from alignment.catalogues.objectives import PRDP
-from alignment.training.online import Piece, backward_piece
+from alignment.training.online import _backward_piece, _Piece
 from alignment.training.trajectories import AncestralSampler, Trajectories, trajectory_noise
 
 SHAPE = (4, 8, 8)
-SCHEDULE = schedule_from_betas(torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2, "epsilon")
+SCHEDULE = _schedule_from_betas(torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2, "epsilon")
 PROMPT = {"caption": torch.tensor([[1.0, -1.0]])}
 
 
@@ -128,7 +128,7 @@ def test_step_by_step_backward_is_the_gradient_through_all_steps() -> None:
     expected = torch.autograd.grad((torch.stack(whole, dim=1) * coefficients).sum(), list(policy.parameters()))
     for images in (slice(0, 2), slice(2, 3)):
         for step in range(5):
-            backward_piece(sampler, policy, Piece(trajectories, images, step, coefficients[images, step]))
+            _backward_piece(sampler, policy, _Piece(trajectories, images, step, coefficients[images, step]))
     for weight, gradient in zip(policy.parameters(), expected, strict=True):
         torch.testing.assert_close(weight.grad, gradient, rtol=1e-4, atol=1e-6)
 
@@ -171,7 +171,7 @@ def test_memory_for_backward_does_not_grow_with_steps(per_step: bool) -> None:
         with torch.autograd.graph.saved_tensors_hooks(counter.pack, counter.unpack):
             if per_step:
                 for step in range(steps - 1):
-                    backward_piece(sampler, policy, Piece(trajectories, slice(0, 2), step, torch.ones(2).double()))
+                    _backward_piece(sampler, policy, _Piece(trajectories, slice(0, 2), step, torch.ones(2).double()))
             else:
                 rows = [sampler.step_log_prob(policy, trajectories, slice(0, 2), step) for step in range(steps - 1)]
                 torch.stack(rows).sum().backward()

@@ -9,7 +9,7 @@ from alignment.catalogues.objectives import DCPO, DiffusionDPO
 from alignment.objectives.dcpo import dcpo_loss
 from alignment.objectives.diffusion_dpo import diffusion_dpo_loss
 from alignment.objectives.inputs import PairErrors
-from alignment.training.offline import monitors, pair_errors
+from alignment.training.offline import _monitors, _pair_errors
 
 
 def takes(case: Case) -> bool:
@@ -21,8 +21,8 @@ def replay(case: Case) -> None:
     """Compare errors, margin, loss, accuracy and gradient of a Diffusion-DPO case."""
     prediction = case["model_pred"].float().requires_grad_(True)
     target = recorded_target(case)
-    policy = pair_errors(prediction, target)
-    reference = pair_errors(case["ref_pred"], target)
+    policy = _pair_errors(prediction, target)
+    reference = _pair_errors(case["ref_pred"], target)
     # The authors' beta carries a factor 0.5 that diffusers' SD1.x script dropped; ours is the authors'.
     scale = 2.0 if "logits" in case or "loss_type" in case.params else 1.0
     beta = scale * case.params["beta_dpo"]
@@ -44,7 +44,7 @@ def replay(case: Case) -> None:
     case.expect("logits", output.margin_B / beta * 2, absolute=rounding)
     case.expect("loss", output.loss_B.mean(), absolute=min(1.0, logit_rounding))
     case.expect("grad_model_pred", prediction.grad, absolute=_gradient_rounding(case, logit_rounding))
-    _expect_accuracy(case, output.margin_B, monitors(output, policy, reference)["implicit_accuracy"])
+    _expect_accuracy(case, output.margin_B, _monitors(output, policy, reference)["implicit_accuracy"])
 
 
 def _expect_errors(case: Case, policy: PairErrors, reference: PairErrors, rounding: float) -> None:

@@ -8,7 +8,7 @@ from recorded import Case
 
 from alignment.catalogues.rewards import HpsV2
 from alignment.conversion.open_clip import write_clip
-from alignment.rewards.hpsv2 import HpsV2Scorer, LetterboxedClip
+from alignment.rewards.hpsv2 import HpsV2Scorer, _LetterboxedClip
 
 
 def takes(case: Case) -> bool:
@@ -30,7 +30,7 @@ def replay(case: Case) -> None:
 
 def _replay_variant(case: Case, folder: Path, suffix: str, *, antialias: bool) -> None:
     images, prompts = pictures(case), list(case.params["prompts"])
-    clip = LetterboxedClip(folder, CPU, antialias=antialias)
+    clip = _LetterboxedClip(folder, CPU, antialias=antialias)
     embeds = tolerance(case, "embeds", 2e-5)
     if not suffix:
         tokens = clip.tokens(prompts)

@@ -8,7 +8,7 @@ from judge_cases import CPU, tolerance, weights
 from recorded import Case
 
 from alignment.conversion.hpsv3 import write_hpsv3
-from alignment.rewards.hpsv3 import PROMPT, REWARD_TOKEN, RewardModel
+from alignment.rewards.hpsv3 import PROMPT, REWARD_TOKEN, _RewardModel
 
 
 def takes(case: Case) -> bool:
@@ -23,7 +23,7 @@ def replay(case: Case) -> None:
         write_hpsv3(
             weights(case), Path(folder), config=dict(case.params["config"]), instruction=f"{PROMPT} {REWARD_TOKEN}"
         )
-        model = RewardModel(Path(folder), int(case.params["reward_token_id"]), CPU)
+        model = _RewardModel(Path(folder), int(case.params["reward_token_id"]), CPU)
     ids_BL, mask_BL = case["inputs.input_ids"], case["inputs.attention_mask"]
     pixels, grid_B3 = case["inputs.pixel_values"], case["inputs.image_grid_thw"]
     allowed = tolerance(case, "reward", 2e-4)

@@ -8,8 +8,8 @@ from judge_cases import CPU, NO_DIGEST, all_with_all, pictures, tolerance, weigh
 from recorded import Case
 
 from alignment.catalogues.rewards import ImageReward
-from alignment.conversion.imagereward import DEVIATION, MEAN, tokenizer_of, write_imagereward
-from alignment.rewards.imagereward import NUM_TOKENS, Blip, ImageRewardScorer
+from alignment.conversion.imagereward import DEVIATION, MEAN, _tokenizer_of, write_imagereward
+from alignment.rewards.imagereward import NUM_TOKENS, ImageRewardScorer, _Blip
 
 
 def takes(case: Case) -> bool:
@@ -29,7 +29,7 @@ def replay(case: Case) -> None:
         write_imagereward(
             weights(case),
             Path(folder),
-            tokenizer=tokenizer_of(case.params["vocab"]),
+            tokenizer=_tokenizer_of(case.params["vocab"]),
             vision_heads=config["vision"]["num_heads"],
             text_heads=config["text"]["num_attention_heads"],
         )
@@ -38,7 +38,7 @@ def replay(case: Case) -> None:
 
 def _replay(case: Case, folder: Path) -> None:
     images, prompts = pictures(case), list(case.params["prompts"])
-    blip = Blip(folder, CPU)
+    blip = _Blip(folder, CPU)
     tokens = blip.tokens(prompts)
     case.expect("inputs.input_ids", tokens.input_ids, relative=0.0)
     case.expect("inputs.attention_mask", tokens.attention_mask, relative=0.0)

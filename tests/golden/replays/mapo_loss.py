@@ -8,8 +8,8 @@ from torch import Tensor
 
 from alignment.catalogues.objectives import MaPO
 from alignment.objectives.inputs import ObjectiveOutput, PairErrors
-from alignment.objectives.mapo import mapo_loss, phi
-from alignment.training.offline import pair_errors
+from alignment.objectives.mapo import _phi, mapo_loss
+from alignment.training.offline import _pair_errors
 
 OFFICIAL = 2e-4
 """Relative tolerance against float32 numbers whose exp(x) - 1 cancels."""
@@ -31,7 +31,7 @@ def replay(case: Case) -> None:
         num_train_timesteps=case.params["num_train_timesteps"],
     )
     prediction = case["model_pred"].float().requires_grad_(True)
-    policy = pair_errors(prediction, recorded_target(case))
+    policy = _pair_errors(prediction, recorded_target(case))
     output = mapo_loss(policy, params)
     output.loss_B.mean().backward()
     assert prediction.grad is not None
@@ -82,7 +82,7 @@ def _expect_sound_pairs(
         case.expect("ratio_losses", ours_B, relative=OFFICIAL, absolute=absolute, against=case["ratio_losses"][sound_B])
     for name, errors_B in (("win_score", policy.chosen_B), ("lose_score", policy.rejected_B)):
         if name in case and bool(case[name].isfinite()) and bool(sound_B.all()):
-            case.expect(name, phi(params.snr_value * errors_B).mean(), relative=OFFICIAL)
+            case.expect(name, _phi(params.snr_value * errors_B).mean(), relative=OFFICIAL)
     lost = float(_logit_rounding(case, params).max())
     if "loss" in case and bool(case["loss"].isfinite()) and lost < HOPELESS_LOGITS:
         case.expect("loss", output.loss_B.mean(), relative=OFFICIAL, absolute=params.beta * lost)

@@ -6,7 +6,7 @@ import torch
 from recorded import Case
 from torch import Tensor
 
-from alignment.training.soup import GreedySoup, Weights, by_score, greedy_soup, uniform_soup
+from alignment.training.soup import GreedySoup, Weights, _by_score, greedy_soup, uniform_soup
 
 NEEDED = {"individual_accuracy", "eval_x", "eval_y", "ingredients"}
 HALF_PRECISION = {torch.float16: 1e-3, torch.bfloat16: 1e-2}
@@ -24,7 +24,7 @@ def replay(case: Case) -> None:
     readers: list[Callable[[], Weights]] = [lambda model=model: model for model in models]  # type: ignore[misc]
     alone = [_accuracy(case, model) for model in models]
     case.expect("individual_accuracy", torch.tensor(alone, dtype=torch.float64), absolute=1e-12)
-    case.require("sorted_order", by_score(alone) == case["sorted_order"].tolist())
+    case.require("sorted_order", _by_score(alone) == case["sorted_order"].tolist())
     uniform = uniform_soup(readers)
     _expect_soup(case, "uniform", uniform)
     case.expect("uniform_soup_accuracy", _as_tensor(_accuracy(case, uniform)), absolute=_accuracy_spread(case))
@@ -89,7 +89,7 @@ def _explain_rounding(case: Case, models: list[Weights], alone: list[float], sou
 
 def _starting_at(alone: list[float], rounded: list[float]) -> list[float]:
     """Our scores, with the best one as the recorded run read it; it only affects the first comparison."""
-    best = by_score(alone)[0]
+    best = _by_score(alone)[0]
     return [rounded[index] if index == best else score for index, score in enumerate(alone)]
 
 

@@ -4,9 +4,9 @@ import torch
 from recorded import Case
 from torch import Tensor
 
-from alignment.backbones.noise_schedule import NoiseSchedule, checked_prediction_type, schedule_from_betas
+from alignment.backbones.noise_schedule import NoiseSchedule, _schedule_from_betas, checked_prediction_type
 from alignment.training.batches import PairBatch
-from alignment.training.offline import noise_pairs
+from alignment.training.offline import _noise_pairs
 
 BATCH = {"latents", "noise", "timesteps", "noisy_latents", "alphas_cumprod"}
 SCHEDULE = {"betas", "alphas_cumprod_after"}
@@ -49,7 +49,7 @@ def recorded_target(case: Case) -> Tensor:
     """Return our regression target, compared with a recorded one; the recorded one if ours cannot be computed."""
     if not {"latents", "noise", "timesteps", "alphas_cumprod"} <= set(case.fields):
         return case["target"]
-    noised = noise_pairs(_batch(case), schedule_of(case))
+    noised = _noise_pairs(_batch(case), schedule_of(case))
     case.expect("target", noised.target_BCHW, absolute=1e-6)
     case.expect("noisy_latents", noised.noisy_BCHW, absolute=1e-6)
     return noised.target_BCHW
@@ -58,7 +58,7 @@ def recorded_target(case: Case) -> Tensor:
 def replay_batch(case: Case) -> None:
     """Check that noise and timestep are shared within a pair, and compare the noised latents."""
     schedule = schedule_of(case)
-    noised = noise_pairs(_batch(case), schedule)
+    noised = _noise_pairs(_batch(case), schedule)
     case.expect("noise", noised.target_BCHW, absolute=0.0)
     case.require("timesteps shared", torch.equal(case["timesteps"], noised.timesteps_B))
     if "new_noise" not in case:
@@ -73,7 +73,7 @@ def replay_terminal_snr(case: Case) -> None:
     """Compare a schedule with zero terminal SNR, as a scheduler configuration may request."""
     from diffusers import DDPMScheduler
 
-    case.expect("alphas_cumprod_before", schedule_from_betas(case["betas"], "epsilon").alphas_cumprod_T)
+    case.expect("alphas_cumprod_before", _schedule_from_betas(case["betas"], "epsilon").alphas_cumprod_T)
     scheduler = DDPMScheduler(trained_betas=case["betas"].numpy(), rescale_betas_zero_snr=True)
     ours = NoiseSchedule(scheduler.alphas_cumprod.float(), "epsilon").alphas_cumprod_T
     case.expect("alphas_cumprod_after", ours, absolute=1e-7)

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from alignment.data.pairs import pixels
 from alignment.labelling.proxy_vote import proxy_votes
-from pipelines.intake.snapshot import resolved_pair
-from pipelines.intake.sources.pick_a_pic import preference_from_labels
+from pipelines.intake.snapshot import _resolved_pair
+from pipelines.intake.sources.pick_a_pic import _preference_from_labels
 
 
 def takes(case: Case) -> bool:
@@ -46,7 +46,7 @@ def _preference(case: Case, label_0: float) -> float:
     if case.params.get("choice_model"):
         (vote,) = proxy_votes([0.0], [0.0])
         return vote.preference
-    return preference_from_labels(label_0, 1 - label_0)
+    return _preference_from_labels(label_0, 1 - label_0)
 
 
 def _expect_row(case: Case, row: int, preference: float) -> None:
@@ -70,7 +70,7 @@ def _resolved(case: Case, row: int, preference: float) -> dict[str, str]:
     """Resolve a row with our code; field names represent its images and captions."""
     names = {"image_0": "jpg_0_uint8", "image_1": "jpg_1_uint8", "caption_0": "tokens_0", "caption_1": "tokens_1"}
     nothing = dict.fromkeys(("annotator_id", "source", "licence", "generator_0", "generator_1", "created_at"), "")
-    return resolved_pair({"pair_id": f"{case.name}/{row}", "prompt": "", "preference": preference, **names, **nothing})
+    return _resolved_pair({"pair_id": f"{case.name}/{row}", "prompt": "", "preference": preference, **names, **nothing})
 
 
 def _pixels(case: Case, name: str, row: int) -> Tensor:

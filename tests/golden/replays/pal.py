@@ -12,8 +12,8 @@ from recorded import Case, NotBuiltError
 from torch import Tensor
 
 from alignment.contracts.reward_models import Bound, Comparison, FewShot, Head, PalA, PalB, Projector
-from alignment.rewards.pal_head import IdealPoints, PreferenceHead, ProjectorNetwork, bound_penalty, link_loss
-from alignment.training.reward_model import PreferencePairs, fit_new_users, margins, objective, pair_accuracy
+from alignment.rewards.pal_head import IdealPoints, PreferenceHead, _ProjectorNetwork, bound_penalty, link_loss
+from alignment.training.reward_model import PreferencePairs, _objective, fit_new_users, margins, pair_accuracy
 
 NEEDED = {"left_embeds", "right_embeds", "user_index", "y", "y_hat"}
 COMPARISONS: dict[str, Comparison] = {
@@ -72,7 +72,7 @@ def _head(case: Case) -> PreferenceHead:
         _set(head.points.prototypes_KD, case["weight.user_learner.P"])
     else:
         for index, prototype in enumerate(head.points.prototypes):
-            assert isinstance(prototype, ProjectorNetwork)
+            assert isinstance(prototype, _ProjectorNetwork)
             _fill(case, prototype, f"user_learner.projectors.{index}")
     _set(head.log_scale, case["weight.logit_scale"])
     _set(head.user_logits_UK, torch.stack([case[f"weight.{name}"] for name in _users(case)]))
@@ -121,7 +121,7 @@ def _items_name(case: Case) -> str:
     return "projector" if "user_learner_type" in case.params else "projector_f"
 
 
-def _layers(network: ProjectorNetwork) -> dict[str, Tensor]:
+def _layers(network: _ProjectorNetwork) -> dict[str, Tensor]:
     """Our layers by the authors' numbers: linear, dropout and activation are counted, so linear ones are 3 apart."""
     linear = [*network.hidden, network.output]
     return {
@@ -129,7 +129,7 @@ def _layers(network: ProjectorNetwork) -> dict[str, Tensor]:
     }
 
 
-def _fill(case: Case, network: ProjectorNetwork, prefix: str) -> None:
+def _fill(case: Case, network: _ProjectorNetwork, prefix: str) -> None:
     for name, weight in _layers(network).items():
         _set(weight, case[f"weight.{prefix}.mlp.layers.{name}"])
 
@@ -261,7 +261,7 @@ def _pairs(case: Case) -> PreferencePairs:
 
 def _expect_our_step(case: Case, head: PreferenceHead, loss: Tensor) -> None:
     """Compare the training loss: that loss plus the bound."""
-    ours, monitors = objective(head, _pairs(case))
+    ours, monitors = _objective(head, _pairs(case))
     case.expect("objective", ours, absolute=1e-5, against=loss + case["bound_loss"])
     case.expect("step's loss", torch.tensor(monitors["loss"]), absolute=1e-6, against=case["loss"])
 
@@ -276,7 +276,7 @@ def _expect_gradients(case: Case, head: PreferenceHead, loss: Tensor) -> None:
         ours["user_learner.P"] = head.points.prototypes_KD
     else:
         for index, prototype in enumerate(head.points.prototypes):
-            assert isinstance(prototype, ProjectorNetwork)
+            assert isinstance(prototype, _ProjectorNetwork)
             prefix = f"user_learner.projectors.{index}.mlp.layers"
             ours |= {f"{prefix}.{name}": weight for name, weight in _layers(prototype).items()}
     ours["logit_scale"] = head.log_scale

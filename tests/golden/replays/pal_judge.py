@@ -7,7 +7,7 @@ from judge_cases import tolerance, weights
 from recorded import Case, NotBuiltError
 
 from alignment.contracts.reward_models import Comparison, PalB, Projector
-from alignment.rewards.pal_head import PreferenceHead, ProjectorNetwork
+from alignment.rewards.pal_head import PreferenceHead, _ProjectorNetwork
 
 COMPARISONS: dict[str, Comparison] = {"angle": "angle", "dist": "distance"}
 NEEDED = {"inputs.user_index", "inputs.image_left_embeds", "inputs.image_right_embeds", "inputs.prompt_embeds"}
@@ -51,7 +51,7 @@ def _head(case: Case, variant: dict[str, object]) -> PreferenceHead:
         head.user_logits_UK.copy_(torch.stack([state[f"user_learner.W.{name}"] for name in names]))
     _fill(head.items, state, "item_learner.projector")
     for index, prototype in enumerate(head.points.prototypes):  # type: ignore[union-attr,arg-type]
-        assert isinstance(prototype, ProjectorNetwork)
+        assert isinstance(prototype, _ProjectorNetwork)
         _fill(prototype, state, f"user_learner.projectors.{index}")
     return head.eval()
 
@@ -61,7 +61,7 @@ def _num_hidden(state: dict[str, torch.Tensor]) -> int:
     return len(layers) - 1
 
 
-def _fill(network: ProjectorNetwork, state: dict[str, torch.Tensor], prefix: str) -> None:
+def _fill(network: _ProjectorNetwork, state: dict[str, torch.Tensor], prefix: str) -> None:
     """The authors count linear, dropout and activation, so linear layers are 3 apart."""
     for index, layer in enumerate([*network.hidden, network.output]):
         values = {part: state[f"{prefix}.mlp.layers.{3 * index}.{part}"] for part in ("weight", "bias")}

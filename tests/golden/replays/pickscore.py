@@ -10,7 +10,7 @@ from recorded import Case
 from alignment.catalogues.rewards import PickScore
 from alignment.rewards.clip_model import ClipModel, unit
 from alignment.rewards.pickscore import PickScoreScorer
-from alignment.statistics.published_agreement import pickscore_accuracy, pickscore_chance
+from alignment.statistics.published_agreement import _pickscore_accuracy, _pickscore_chance
 
 FLOW_GRPO = 26.0
 """Divisor of the logits in flow_grpo."""
@@ -67,7 +67,7 @@ def _replay_accuracy(case: Case) -> None:
     first_wins, labels = case["inputs.acc_prob_0"].tolist(), case["inputs.acc_label_0"].tolist()
     thresholds = case["outputs.acc_thresholds"].tolist()
     for name, ours in (
-        ("outputs.acc_by_threshold", [pickscore_accuracy(first_wins, labels, t) for t in thresholds]),
-        ("outputs.random_acc_by_threshold", [pickscore_chance(labels, t) for t in thresholds]),
+        ("outputs.acc_by_threshold", [_pickscore_accuracy(first_wins, labels, t) for t in thresholds]),
+        ("outputs.random_acc_by_threshold", [_pickscore_chance(labels, t) for t in thresholds]),
     ):
         case.expect(name, torch.tensor(ours, dtype=torch.float64), absolute=1e-9)

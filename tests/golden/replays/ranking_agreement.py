@@ -8,18 +8,18 @@ from judge_cases import tolerance
 from recorded import Case
 
 from alignment.statistics.published_agreement import (
-    Ranking,
-    hpsv2_accuracy,
-    hpsv2_inversion,
-    hpsv2_predicted_ranks,
-    imagereward_accuracy,
-    mps_inversion,
+    _hpsv2_accuracy,
+    _hpsv2_inversion,
+    _hpsv2_predicted_ranks,
+    _imagereward_accuracy,
+    _mps_inversion,
+    _Ranking,
 )
 
-PER_PROMPT: dict[str, Callable[[Ranking], float]] = {
-    "hpsv2_inversion": hpsv2_inversion,
-    "mps_inversion": mps_inversion,
-    "hpsv2_calc_ImageReward": hpsv2_accuracy,
+PER_PROMPT: dict[str, Callable[[_Ranking], float]] = {
+    "hpsv2_inversion": _hpsv2_inversion,
+    "mps_inversion": _mps_inversion,
+    "hpsv2_calc_ImageReward": _hpsv2_accuracy,
 }
 
 
@@ -31,7 +31,7 @@ def takes(case: Case) -> bool:
 
 def replay(case: Case) -> None:
     """Compare each prompt's figures, their means, and the pooled accuracy."""
-    rankings = [Ranking(item["human_rank"], item["reward"]) for item in case.params["items"]]
+    rankings = [_Ranking(item["human_rank"], item["reward"]) for item in case.params["items"]]
     results, allowed = case.params["results"], tolerance(case, "", 1e-12)
     recorded = results.get("per_prompt", [])
     for name, definition in PER_PROMPT.items():
@@ -44,9 +44,9 @@ def replay(case: Case) -> None:
             _expect(case, f"{name}_mean", [sum(defined) / len(defined)], [results[f"{name}_mean"]], allowed)
     ranks = [row["predicted_rank"] for row in recorded if "predicted_rank" in row]
     if ranks:
-        case.require("predicted ranks", ranks == [hpsv2_predicted_ranks(ranking) for ranking in rankings])
+        case.require("predicted ranks", ranks == [_hpsv2_predicted_ranks(ranking) for ranking in rankings])
     if "imagereward_acc" in results:
-        _expect(case, "imagereward_acc", [imagereward_accuracy(rankings)], [results["imagereward_acc"]], allowed)
+        _expect(case, "imagereward_acc", [_imagereward_accuracy(rankings)], [results["imagereward_acc"]], allowed)
 
 
 def _expect(case: Case, name: str, ours: list[float], theirs: list[float], allowed: float) -> None:

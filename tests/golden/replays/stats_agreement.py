@@ -7,9 +7,9 @@ import torch
 from recorded import Case
 
 from alignment.statistics.agreement import (
-    cohen_kappa,
-    confusion,
-    fleiss_kappa,
+    _cohen_kappa,
+    _confusion,
+    _fleiss_kappa,
     krippendorff_alpha,
     margin_slope,
     prediction_powered_win_rate,
@@ -61,9 +61,9 @@ def _figures(case: Case) -> dict[str, Any]:
         "ppi_point": powered.win_rate,
         "ppi_ci95": [powered.low, powered.high],
         "logit_intercept_slope": margin_slope(human, margins),
-        "confusion_proxy_by_human": confusion(judge, human),
-        "cohens_kappa": cohen_kappa(judge, human),
-        "fleiss_kappa": fleiss_kappa(raters),
+        "confusion_proxy_by_human": _confusion(judge, human),
+        "cohens_kappa": _cohen_kappa(judge, human),
+        "fleiss_kappa": _fleiss_kappa(raters),
         "krippendorff_alpha_nominal": krippendorff_alpha(raters),
         "spearman": rank_correlation(np.asarray(human), np.asarray(margins), confidence=0.95)[0],
     }

@@ -14,7 +14,7 @@ from alignment.statistics.comparison import (
     win_rate_interval,
 )
 from alignment.statistics.noninferiority import holm, mcnemar_p_value, mean_below_p_value
-from alignment.statistics.ranking import pooled_outcomes
+from alignment.statistics.ranking import _pooled_outcomes
 
 
 def takes(case: Case) -> bool:
@@ -42,7 +42,7 @@ def _judge(case: Case, judge: str, grids: Mapping[str, Any], expected: Mapping[s
     found = compare_differences(differences, scorer=judge, against="champion", tie_threshold=threshold, confidence=0.95)
     wins, _, losses = outcome_counts(differences, threshold)
     medians = float(np.median(candidate.mean(axis=1)) - np.median(baseline.mean(axis=1)))
-    pooled = pooled_outcomes(candidate, baseline, tie_threshold=threshold, confidence=0.95)
+    pooled = _pooled_outcomes(candidate, baseline, tie_threshold=threshold, confidence=0.95)
     own = {
         "wins": found.wins,
         "ties": found.ties,

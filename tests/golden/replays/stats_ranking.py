@@ -5,7 +5,7 @@ import math
 import torch
 from recorded import Case
 
-from alignment.statistics.ranking import average_win_rates, bradley_terry, bradley_terry_decided, newman
+from alignment.statistics.ranking import _average_win_rates, _bradley_terry, _bradley_terry_decided, _newman
 
 
 def takes(case: Case) -> bool:
@@ -18,11 +18,11 @@ def replay(case: Case) -> None:
     """Compare every recorded ranking. Strengths are compared as centred logarithms, which have no free factor."""
     games = [tuple(game) for game in case.params["comparisons"]]
     rankings = {
-        "bradley_terry_scores": (bradley_terry, True),
-        "bradley_terry_log_strength_centred": (bradley_terry, False),
-        "newman_scores": (newman, True),
-        "average_win_rate": (average_win_rates, False),
-        "choix_ilsr_decided_only": (bradley_terry_decided, False),
+        "bradley_terry_scores": (_bradley_terry, True),
+        "bradley_terry_log_strength_centred": (_bradley_terry, False),
+        "newman_scores": (_newman, True),
+        "average_win_rate": (_average_win_rates, False),
+        "choix_ilsr_decided_only": (_bradley_terry_decided, False),
     }
     for name, recorded in case.params["expected"].items():
         ours, as_strength = rankings[name]

@@ -7,7 +7,7 @@ import pytest
 
 from alignment.contracts.jobs import Placement
 from pipelines.contracts.jobs import JobRequest, TrackingTarget
-from pipelines.dispatch.job_cost import keep_record, measured, read_cost
+from pipelines.dispatch.job_cost import _read_cost, keep_record, measured
 from pipelines.dispatch.job_folder import JobFolder
 from pipelines.records.jobs import find_record
 from pipelines.store.storage import open_store
@@ -29,13 +29,13 @@ def fail_slowly(folder: JobFolder) -> None:
 
 
 def test_attempts_add_up_including_failed_ones(folder: JobFolder) -> None:
-    assert (read_cost(folder).attempts, read_cost(folder).seconds) == (0, 0.0)
+    assert (_read_cost(folder).attempts, _read_cost(folder).seconds) == (0, 0.0)
     with measured(folder, cpu=True):
         time.sleep(0.05)
-    first = read_cost(folder).seconds
+    first = _read_cost(folder).seconds
     with pytest.raises(RuntimeError):
         fail_slowly(folder)
-    effort = read_cost(folder)
+    effort = _read_cost(folder)
     assert first >= 0.05
     assert effort.seconds >= first + 0.05
     assert (effort.attempts, effort.device) == (2, "gpu")

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pipelines.intake.ingestion import ingest, list_source_shards
-from pipelines.intake.quarantine import count_reasons
+from pipelines.intake.quarantine import _count_reasons
 from pipelines.intake.snapshot import accepted_reports, build_snapshot
 from pipelines.intake.validation import validate
 from pipelines.project.file import Project
@@ -44,7 +44,7 @@ def run(project: Project, settings: Settings) -> tuple[list[str], str, int]:
     shards = list_source_shards(Workspace(project, settings))
     reports = [validate(ingest(shard, Workspace(project, settings)), Workspace(project, settings)) for shard in shards]
     assert accepted_reports(Workspace(project, settings)) == sorted(reports, key=lambda report: report.batch_digest)
-    assert count_reasons(reports[0], settings) == {"prompt_length": 1}
+    assert _count_reasons(reports[0], settings) == {"prompt_length": 1}
     snapshot = build_snapshot(reports, Workspace(project, settings))
     assert snapshot.uri.startswith(settings.store_uri)
     return [report.content_digest for report in reports], snapshot.content_digest, sum(snapshot.num_pairs.values())

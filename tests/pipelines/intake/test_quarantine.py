@@ -7,7 +7,7 @@ import pytest
 
 from pipelines.contracts.pairs import ValidationReport
 from pipelines.intake.ingestion import ingest, list_source_shards
-from pipelines.intake.quarantine import count_reasons, replay
+from pipelines.intake.quarantine import _count_reasons, replay
 from pipelines.intake.snapshot import accepted_reports, build_snapshot
 from pipelines.intake.validation import validate
 from pipelines.project.file import Project
@@ -47,12 +47,12 @@ def test_rows_pass_on_replay_after_the_limit_they_broke_was_raised(tiny_project:
     tight = with_limits(tiny_project, max_image_side=60, max_quarantined_share=0.4)
     report = validate_all(tight, settings)
     assert report.num_quarantined == 4
-    assert count_reasons(report, settings) == {"image_longest_side": 3, "duplicate_pair": 2, "prompt_length": 1}
+    assert _count_reasons(report, settings) == {"image_longest_side": 3, "duplicate_pair": 2, "prompt_length": 1}
 
     again = replay(report, Workspace(tiny_project, settings))
     assert (again.num_rows, again.num_accepted, again.num_quarantined) == (3, 1, 2)
     assert accepted_rows(again) == [10]
-    assert count_reasons(again, settings) == {"prompt_length": 1, "duplicate_pair": 1}
+    assert _count_reasons(again, settings) == {"prompt_length": 1, "duplicate_pair": 1}
     assert again.passed
     assert replay(report, Workspace(tiny_project, settings)) == again
 
@@ -88,4 +88,4 @@ def test_a_clean_report_is_its_own_replay(
     tiny_pairs([tiny_row(0)])
     report = validate_all(tiny_project, settings)
     assert replay(report, Workspace(tiny_project, settings)) == report
-    assert count_reasons(report, settings) == {}
+    assert _count_reasons(report, settings) == {}

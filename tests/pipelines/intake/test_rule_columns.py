@@ -4,7 +4,7 @@ import pyarrow as pa
 import pytest
 
 from pipelines.intake.pairs import IMAGE_COLUMNS, PAIRS_SCHEMA
-from pipelines.intake.rule_columns import ILLEGAL_LABELS, UNCOUNTED_PIXELS, count_control_characters, rule_columns
+from pipelines.intake.rule_columns import ILLEGAL_LABELS, UNCOUNTED_PIXELS, _count_control_characters, rule_columns
 from pipelines.project.sections import ValidationSection
 from pipelines.records.heldout_prompts import HeldoutPrompts
 
@@ -70,8 +70,8 @@ def test_heldout_prompts_are_compared_in_normal_form() -> None:
 
 
 def test_control_characters() -> None:
-    assert count_control_characters("tab\tline\nreturn\r plain é \U0001f469\u200d\U0001f52c") == 0
-    assert count_control_characters("\x00\x1b\x7f\u202e\u2066") == 5
+    assert _count_control_characters("tab\tline\nreturn\r plain é \U0001f469\u200d\U0001f52c") == 0
+    assert _count_control_characters("\x00\x1b\x7f\u202e\u2066") == 5
 
 
 def test_ties_neither_contradict_nor_hide_a_contradiction() -> None:

@@ -11,7 +11,7 @@ from alignment.statistics.prompts import normal_prompt
 from pipelines.contracts.pairs import ValidationReport
 from pipelines.intake import snapshot as snapshot_module
 from pipelines.intake.ingestion import ingest, list_source_shards
-from pipelines.intake.snapshot import SNAPSHOT_SCHEMA, accepted_reports, build_snapshot, split_of
+from pipelines.intake.snapshot import SNAPSHOT_SCHEMA, _split_of, accepted_reports, build_snapshot
 from pipelines.intake.validation import validate
 from pipelines.project.file import Project
 from pipelines.project.sections import SnapshotSection
@@ -102,8 +102,8 @@ def test_new_data_moves_no_prompt_and_the_seed_does(
     section = tiny_project.snapshot
     other = section.model_copy(update={"seed": 1})
     groups = [f"prompt {n}" for n in range(2000)]
-    assert [split_of(group, section) for group in groups] != [split_of(group, other) for group in groups]
-    share = sum(split_of(group, section) == "calibration" for group in groups) / len(groups)
+    assert [_split_of(group, section) for group in groups] != [_split_of(group, other) for group in groups]
+    share = sum(_split_of(group, section) == "calibration" for group in groups) / len(groups)
     assert share == pytest.approx(section.calibration_share, abs=0.04)
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipelines.monitor.drift import categories, compare, contingency, numbers
+from pipelines.monitor.drift import _categories, _contingency, _numbers, compare
 
 
 def table(
@@ -21,9 +21,9 @@ def table(
 
 def test_columns_hold_both_images_and_each_prompt_once() -> None:
     own = table(["a red fox", "a red fox", "two kites"], sharpness=[1.0, None, 3.0])
-    assert sorted(numbers(own)["sharpness"].tolist()) == [1.0, 1.0, 3.0, 3.0]
-    assert sorted(numbers(own)["prompt_words"].tolist()) == [2.0, 3.0]
-    found = categories(own)
+    assert sorted(_numbers(own)["sharpness"].tolist()) == [1.0, 1.0, 3.0, 3.0]
+    assert sorted(_numbers(own)["prompt_words"].tolist()) == [2.0, 3.0]
+    found = _categories(own)
     assert len(found["format"]) == 6
     assert sorted(found["prompt_word"]) == ["a", "fox", "kites", "red", "two"]
     assert found["verdict"] == ["decided"] * 3
@@ -60,11 +60,11 @@ def test_few_pairs_show_an_effect_but_no_significance() -> None:
 
 def test_rare_categories_are_one_column_and_nothing_is_lost() -> None:
     """ "c" is expected 6 * 100 / 206 = 2.9 times on one side, fewer than 5."""
-    counts = contingency({"a": 60, "b": 40}, {"a": 50, "b": 50, "c": 6}, 50)
+    counts = _contingency({"a": 60, "b": 40}, {"a": 50, "b": 50, "c": 6}, 50)
     assert counts.tolist() == [[60, 40, 0], [50, 50, 6]]
-    kept_one = contingency({"a": 60, "b": 40}, {"a": 50, "b": 50}, 1)
+    kept_one = _contingency({"a": 60, "b": 40}, {"a": 50, "b": 50}, 1)
     assert kept_one.tolist() == [[60, 40], [50, 50]], "the rest of the list is b"
-    assert contingency({"a": 9}, {"a": 7}, 50).shape == (2, 1)
+    assert _contingency({"a": 9}, {"a": 7}, 50).shape == (2, 1)
 
 
 def test_cramers_v_by_hand() -> None:

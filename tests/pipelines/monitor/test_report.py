@@ -72,11 +72,11 @@ def test_fresh_pairs_are_those_of_other_batches_without_known_ones(
     later: tuple[Project, CandidateVersion], settings: Settings
 ) -> None:
     project, champion = later
-    incoming = monitor_report.read_incoming(Workspace(project, settings), champion)
+    incoming = monitor_report._read_incoming(Workspace(project, settings), champion)
     assert incoming.reference is not None
     assert (incoming.reference.num_rows, len(incoming.fresh_ids)) == (20, 20)
     assert not incoming.fresh_ids & set(incoming.reference["pair_id"].to_pylist())
-    base = monitor_report.read_incoming(Workspace(project, settings), None)
+    base = monitor_report._read_incoming(Workspace(project, settings), None)
     assert (base.reference, len(base.fresh_ids)) == (None, 40)
 
 
@@ -85,13 +85,13 @@ def test_a_low_preference_for_the_champion_causes_a_retraining(
 ) -> None:
     """The champion's images won 5 of 20: the upper bound is 0.47."""
     project, champion = later
-    incoming = monitor_report.read_incoming(Workspace(project, settings), champion)
-    preference = monitor_report.preference_finding(project, champion, incoming.fresh)
+    incoming = monitor_report._read_incoming(Workspace(project, settings), champion)
+    preference = monitor_report._preference_finding(project, champion, incoming.fresh)
     assert (preference.measured, preference.status) == (0.25, "retrain")
     assert "5 wins, 0 ties, 15 losses" in preference.explanation
     patient = with_monitor(project, minimum_fresh_pairs=21)
-    assert monitor_report.preference_finding(patient, champion, incoming.fresh).status == "unmeasured"
-    assert [f.status for f in monitor_report.drift_findings(patient, incoming)] == ["unmeasured"]
+    assert monitor_report._preference_finding(patient, champion, incoming.fresh).status == "unmeasured"
+    assert [f.status for f in monitor_report._drift_findings(patient, incoming)] == ["unmeasured"]
 
 
 def facts(num_pairs: int, *, generators: tuple[str, str], source: str = "archive", words: int = 3) -> pa.Table:
@@ -112,7 +112,7 @@ def test_pairs_of_the_champions_images_do_not_cause_a_retraining(tiny_project: P
     archive = facts(300, generators=("base", "tiny/2"))
     for now in (("tiny/3", "base"), ("tiny/3", "tiny/3")):
         fresh = facts(300, generators=now, source="feedback")
-        found = monitor_report.drift_findings(tiny_project, monitor_report.Incoming(archive, fresh))
+        found = monitor_report._drift_findings(tiny_project, monitor_report._Incoming(archive, fresh))
         assert {finding.status for finding in found} == {"ok"}
         moved = {finding.name: finding for finding in found}
         generator, source = moved["drift:generator"], moved["drift:source"]
@@ -124,14 +124,14 @@ def test_pairs_of_the_champions_images_do_not_cause_a_retraining(tiny_project: P
 def test_drift_of_prompts_causes_a_retraining(tiny_project: Project) -> None:
     archive = pa.concat_tables([facts(20, generators=("a", "b"), words=words) for words in range(1, 11)])
     fresh = pa.concat_tables([facts(20, generators=("a", "b"), words=words) for words in range(11, 21)])
-    found = monitor_report.drift_findings(tiny_project, monitor_report.Incoming(archive, fresh))
+    found = monitor_report._drift_findings(tiny_project, monitor_report._Incoming(archive, fresh))
     statuses = {finding.name: finding.status for finding in found}
     assert statuses.pop("drift:prompt_words") == "retrain"
     assert set(statuses.values()) == {"ok"}
 
 
 def test_the_champion_is_known_by_its_names_on_one_side_only(tiny_project: Project) -> None:
-    names = monitor_report.champion_names(with_monitor(tiny_project, champion_generators=("prod",)), version())
+    names = monitor_report._champion_names(with_monitor(tiny_project, champion_generators=("prod",)), version())
     assert {"tiny/3", "tiny:3", "models:/tiny/3", "ab" * 32, "ab" * 6, "prod"} == names
     pairs = pa.table(
         {
@@ -140,7 +140,7 @@ def test_the_champion_is_known_by_its_names_on_one_side_only(tiny_project: Proje
             "preference": [1.0, 1.0, 1.0, 0.5, 1.0],
         }
     )
-    assert monitor_report.champion_outcomes(pairs, names) == [1.0, 0.0, 0.5]
+    assert monitor_report._champion_outcomes(pairs, names) == [1.0, 0.0, 0.5]
 
 
 def test_agreement_on_fresh_pairs_is_compared_with_the_floor(tiny_project: Project) -> None:
@@ -159,16 +159,16 @@ def test_agreement_on_fresh_pairs_is_compared_with_the_floor(tiny_project: Proje
 
 def test_a_calibration_that_failed_is_an_alarm(tiny_project: Project, settings: Settings) -> None:
     """Airflow reports a run as a success when only a task in its middle failed."""
-    [finding] = monitor_report.agreement_findings(Workspace(tiny_project, settings), None, fresh=frozenset({"pair"}))
+    [finding] = monitor_report._agreement_findings(Workspace(tiny_project, settings), None, fresh=frozenset({"pair"}))
     assert (finding.name, finding.measured, finding.status) == ("agreement", None, "alarm")
     assert "the calibration failed" in finding.explanation
-    assert monitor_report.most_severe([finding]) == "alarm"
+    assert monitor_report._most_severe([finding]) == "alarm"
 
 
 def test_retraining_is_claimed_once_within_the_rate(tiny_project: Project, settings: Settings) -> None:
     def turn(key: str, days: float) -> str:
-        last = monitor_report.last_announced(Workspace(tiny_project, settings))[1]
-        return monitor_report.retrain_decision(tiny_project, last, key=key, now=NOW + timedelta(days=days))
+        last = monitor_report._last_announced(Workspace(tiny_project, settings))[1]
+        return monitor_report._retrain_decision(tiny_project, last, key=key, now=NOW + timedelta(days=days))
 
     def claim(key: str, days: float) -> bool:
         return monitor_report.claim(
@@ -182,7 +182,7 @@ def test_retraining_is_claimed_once_within_the_rate(tiny_project: Project, setti
     assert (turn("run-2", 6.9), claim("run-2", 6.9)) == ("held_back", False)
     assert (turn("run-2", 7), claim("run-2", 7)) == ("due", True)
     assert turn("", 8) == "held_back"
-    number, last = monitor_report.last_announced(Workspace(tiny_project, settings))
+    number, last = monitor_report._last_announced(Workspace(tiny_project, settings))
     assert last is not None
     assert (number, last.key, last.reasons) == (2, "run-2", ("drift",))
 
@@ -230,9 +230,9 @@ def test_the_most_severe_finding_is_the_outcome() -> None:
     def findings(*statuses: Any) -> list[MonitorFinding]:
         return [MonitorFinding(name="x", measured=None, limit="", status=s, explanation="") for s in statuses]
 
-    assert monitor_report.most_severe(findings("ok", "unmeasured")) == "ok"
-    assert monitor_report.most_severe(findings("ok", "retrain")) == "retrain"
-    assert monitor_report.most_severe(findings("alarm", "retrain")) == "alarm"
+    assert monitor_report._most_severe(findings("ok", "unmeasured")) == "ok"
+    assert monitor_report._most_severe(findings("ok", "retrain")) == "retrain"
+    assert monitor_report._most_severe(findings("alarm", "retrain")) == "alarm"
 
 
 def test_markdown_escapes_names_from_outside() -> None:

@@ -100,7 +100,7 @@ def leave_platform(settings: Settings, url: str, process: ProcessRecord) -> None
     """Write the files that `plumbline up` leaves: the record and the password of `admin`."""
     (settings.state_dir / "airflow").mkdir(parents=True)
     (settings.state_dir / "airflow" / "passwords.json").write_text('{"admin": "right"}')
-    service = services.Service(name="airflow", process=process, url=url, log_path=settings.state_dir / "log")
+    service = services._Service(name="airflow", process=process, url=url, log_path=settings.state_dir / "log")
     platform = services.Platform(airflow=service, mlflow=service)
     (settings.state_dir / "services.json").write_text(platform.model_dump_json())
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from pipelines.platform import dag_states, doctor
-from pipelines.platform.dag_states import DagStates
-from pipelines.platform.doctor import Check, diagnose, missing_files
+from pipelines.platform.dag_states import _DagStates
+from pipelines.platform.doctor import _Check, _missing_files, diagnose
 from pipelines.project.file import Project, load_project
 from pipelines.project.sections import GreedySoupSection
 from pipelines.settings import Settings
@@ -24,7 +24,7 @@ def project() -> Project:
     return load_project(ROOT / "projects/shapes.toml")
 
 
-def named(checks: list[Check], name: str) -> Check:
+def named(checks: list[_Check], name: str) -> _Check:
     return next(check for check in checks if check.name == name)
 
 
@@ -93,7 +93,7 @@ def test_each_broken_project_file_is_named(settings: Settings, monkeypatch: pyte
     assert "the other projects are not affected" in check.fix
 
 
-STATES = DagStates(reachable=True, url="http://airflow", paused_dags=(), missing_dags=())
+STATES = _DagStates(reachable=True, url="http://airflow", paused_dags=(), missing_dags=())
 
 
 @pytest.mark.parametrize(
@@ -107,12 +107,12 @@ STATES = DagStates(reachable=True, url="http://airflow", paused_dags=(), missing
             "paused are shapes.monitor, shapes.train. While shapes.monitor is paused, the champion is not monitored",
         ),
         (STATES.model_copy(update={"missing_dags": ("shapes.train",)}), False, "Airflow does not know shapes.train"),
-        (DagStates(reachable=False, problem="Airflow is not reachable: it is off."), True, "Airflow is not reachable"),
+        (_DagStates(reachable=False, problem="Airflow is not reachable: it is off."), True, "Airflow is not reachable"),
     ],
     ids=["none", "training", "monitor", "missing", "off"],
 )
 def test_paused_dags_are_named(
-    states: DagStates, ok: bool, found: str, project: Project, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    states: _DagStates, ok: bool, found: str, project: Project, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dag_states, "read_dag_states", lambda *_: states)
     check = doctor._check("dags", lambda: doctor._dags(Workspace(project, settings)), "fix")
@@ -153,11 +153,11 @@ def test_the_gpu_is_named(
         (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\n{script}\n")
         (tmp_path / "nvidia-smi").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert doctor._check("gpu", doctor._gpu, "fix") == Check(name="gpu", ok=ok, found=found, fix="" if ok else "fix")
+    assert doctor._check("gpu", doctor._gpu, "fix") == _Check(name="gpu", ok=ok, found=found, fix="" if ok else "fix")
 
 
 def test_a_complete_base_lacks_nothing(tmp_path: Path) -> None:
-    assert missing_files(make_base(tmp_path / "base")) == []
+    assert _missing_files(make_base(tmp_path / "base")) == []
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def test_a_complete_base_lacks_nothing(tmp_path: Path) -> None:
 def test_each_missing_file_of_the_base_is_named(tmp_path: Path, gone: str, reported: str, project: Project) -> None:
     base = make_base(tmp_path / "base")
     (base / gone).unlink()
-    assert missing_files(base) == [reported]
+    assert _missing_files(base) == [reported]
     section = project.base.model_copy(update={"uri": str(base)})
     check = doctor._check("base_model", lambda: doctor._base_model(project.model_copy(update={"base": section})), "fix")
     assert not check.ok
@@ -184,7 +184,7 @@ def test_a_missing_shard_of_the_weights_is_named(tmp_path: Path) -> None:
     (base / "unet/diffusion_pytorch_model.safetensors").rename(base / "unet/w-1.safetensors")
     shards = {"weight_map": {"a": "w-1.safetensors", "b": "w-2.safetensors"}}
     (base / "unet/w.safetensors.index.json").write_text(json.dumps(shards))
-    assert missing_files(base) == ["unet/w-2.safetensors"]
+    assert _missing_files(base) == ["unet/w-2.safetensors"]
 
 
 def test_missing_judges_and_licences_are_named(project: Project) -> None:
@@ -242,9 +242,9 @@ def test_a_shard_or_a_component_outside_the_base_is_refused(tmp_path: Path) -> N
     base = make_base(tmp_path / "base")
     (base / "unet/w.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "../../w.safetensors"}}))
     with pytest.raises(ValueError, match="does not stay inside"):
-        missing_files(base)
+        _missing_files(base)
     (base / "unet/w.safetensors.index.json").unlink()
     index = json.loads((base / "model_index.json").read_text())
     (base / "model_index.json").write_text(json.dumps({**index, "../other": ["diffusers", "UNet2DConditionModel"]}))
     with pytest.raises(ValueError, match="does not stay inside"):
-        missing_files(base)
+        _missing_files(base)

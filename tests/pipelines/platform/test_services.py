@@ -11,7 +11,7 @@ import pytest
 
 from pipelines.host import record_of
 from pipelines.platform import services
-from pipelines.platform.services import Platform, Service
+from pipelines.platform.services import Platform, _Service
 from pipelines.settings import Settings, load_settings
 
 STUBBORN = (
@@ -24,9 +24,9 @@ def settings(tmp_path: Path) -> Settings:
     return load_settings({"PLUMBLINE_STATE_DIR": str(tmp_path)})
 
 
-def service_of(process: subprocess.Popen[str], tmp_path: Path, name: str = "airflow") -> Service:
+def service_of(process: subprocess.Popen[str], tmp_path: Path, name: str = "airflow") -> _Service:
     record = record_of(process.pid)
-    return Service(name=name, process=record, url="http://127.0.0.1:1", log_path=tmp_path / "log")
+    return _Service(name=name, process=record, url="http://127.0.0.1:1", log_path=tmp_path / "log")
 
 
 def sleeper(code: str) -> "subprocess.Popen[str]":
@@ -47,7 +47,7 @@ def test_taken_port_is_refused_by_name(settings: Settings) -> None:
 
 
 def test_free_ports_are_distinct_and_bindable() -> None:
-    ports = services.free_ports(5)
+    ports = services._free_ports(5)
     assert len(set(ports)) == 5
     for port in ports:
         with socket.socket() as probe:
@@ -59,7 +59,7 @@ def test_stop_ends_a_whole_group_that_ignores_sigterm(tmp_path: Path, monkeypatc
     monkeypatch.setattr(services, "STOP_TIMEOUT_SECONDS", 1)
     process = sleeper(STUBBORN)
     try:
-        assert services.stop_service(service_of(process, tmp_path))
+        assert services._stop_service(service_of(process, tmp_path))
         assert process.wait(timeout=10) == -signal.SIGKILL
     finally:
         process.kill()
@@ -83,7 +83,7 @@ def test_a_recycled_pid_is_left_alone(tmp_path: Path, settings: Settings) -> Non
 
 
 def test_a_second_start_names_the_address_of_the_first(tmp_path: Path, settings: Settings) -> None:
-    me = Service(
+    me = _Service(
         name="airflow",
         process=record_of(os.getpid()),
         url="http://127.0.0.1:4242",
@@ -95,7 +95,7 @@ def test_a_second_start_names_the_address_of_the_first(tmp_path: Path, settings:
 
 
 def test_airflow_is_bound_to_loopback_without_examples(settings: Settings) -> None:
-    environment = services.airflow_environment(settings, [1, 2, 3, 4], mlflow_url="http://127.0.0.1:9")
+    environment = services._airflow_environment(settings, [1, 2, 3, 4], mlflow_url="http://127.0.0.1:9")
     assert environment["AIRFLOW__API__HOST"] == "127.0.0.1"
     assert environment["AIRFLOW__CORE__LOAD_EXAMPLES"] == "False"
     assert environment["MLFLOW_TRACKING_URI"] == "http://127.0.0.1:9"

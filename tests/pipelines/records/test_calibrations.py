@@ -63,7 +63,7 @@ def test_the_same_calibration_is_kept_once_and_keeps_its_date(
     (second,) = calibrations.record(report(newest_pair_at=NOW), "tiny", open_store(settings.store_uri, settings))
     assert second.number == 2
     assert calibrations.newest("tiny", JUDGE, open_store(settings.store_uri, settings)) == second
-    assert calibrations.history("other", "judge", open_store(settings.store_uri, settings)) == []
+    assert calibrations._history("other", "judge", open_store(settings.store_uri, settings)) == []
 
 
 def test_a_record_is_valid_for_its_weights_only(report: Callable[..., CalibrationReport], settings: Settings) -> None:

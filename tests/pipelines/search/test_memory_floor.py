@@ -8,7 +8,7 @@ import pytest
 
 from alignment.config import load_recipe
 from alignment.contracts.training import Lora
-from pipelines.search.memory_floor import denoiser_shapes, lora_parameters, memory_floor, read_shapes
+from pipelines.search.memory_floor import _lora_parameters, _read_shapes, denoiser_shapes, memory_floor
 
 ROOT = Path(__file__).parents[3]
 SHAPES = {
@@ -55,7 +55,7 @@ def test_adapters_train_their_own_weights_and_need_no_copy() -> None:
 
 
 def test_an_adapter_of_a_convolution_has_the_kernel_in_its_first_factor() -> None:
-    assert lora_parameters(Lora(rank=3, target_modules=("conv",)), SHAPES) == 3 * (3 * 3 * 3 + 4)
+    assert _lora_parameters(Lora(rank=3, target_modules=("conv",)), SHAPES) == 3 * (3 * 3 * 3 + 4)
 
 
 def test_the_adapters_of_the_shapes_base_are_counted_as_peft_makes_them() -> None:
@@ -73,7 +73,7 @@ def test_the_adapters_of_the_shapes_base_are_counted_as_peft_makes_them() -> Non
     )
     backbone.attach(denoiser, tuning, seed=0)
     made = sum(weight.numel() for weight in denoiser.parameters() if weight.requires_grad)
-    assert made == lora_parameters(tuning, shapes) > 0
+    assert made == _lora_parameters(tuning, shapes) > 0
 
 
 def test_shapes_come_from_the_header_and_other_variants_do_not_count_twice(tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_a_file_in_another_format_is_named(tmp_path: Path, content: bytes) -> No
     path.parent.mkdir()
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"diffusion_pytorch_model\.safetensors is not a safetensors file"):
-        read_shapes(path)
+        _read_shapes(path)
 
 
 def test_a_base_without_weights_is_named(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from alignment.config import RECIPES_DIR, load_recipe
 from pipelines.project.file import load_project
 from pipelines.search.ranking import Limits
-from pipelines.search.recipe_search import NothingFitsError, only_one, search, space_of
+from pipelines.search.recipe_search import _NothingFitsError, _only_one, _space_of, search
 from pipelines.workspace import Workspace
 
 LIMITS = Limits(memory_gib=4.0, hours=1.0)
@@ -65,14 +65,14 @@ def test_an_interrupted_search_continues(world: Any) -> None:
 
 def test_nothing_within_the_memory(world: Any) -> None:
     world.engine.peak = 9.0
-    with pytest.raises(NothingFitsError, match=r"None of 4 trials fits: 4 need more than 4 GiB \(the least: 9.00\)"):
+    with pytest.raises(_NothingFitsError, match=r"None of 4 trials fits: 4 need more than 4 GiB \(the least: 9.00\)"):
         run(world)
     assert not (world.folder / "projects" / "recipes").exists()
 
 
 def test_nothing_within_the_hours(world: Any) -> None:
     world.engine.pace = 0.1
-    with pytest.raises(NothingFitsError, match=r"4 would not finish within 1 hours"):
+    with pytest.raises(_NothingFitsError, match=r"4 would not finish within 1 hours"):
         run(world)
 
 
@@ -98,12 +98,12 @@ def test_a_recipe_of_another_backbone_is_refused(world: Any) -> None:
 def test_two_recipes_of_one_name_are_distinguished(world: Any) -> None:
     copy = world.folder / "diffusion_dpo_shapes.toml"
     copy.write_text((RECIPES_DIR / "diffusion_dpo_shapes.toml").read_text())
-    space = space_of(world.with_section(recipes=("diffusion_dpo_shapes", str(copy))))
+    space = _space_of(world.with_section(recipes=("diffusion_dpo_shapes", str(copy))))
     assert list(space.starts) == ["diffusion_dpo_shapes_1", "diffusion_dpo_shapes_2"]
 
 
 def test_one_search_at_a_time(tmp_path: Path) -> None:
-    with only_one(tmp_path), pytest.raises(RuntimeError, match="already running"), only_one(tmp_path):
+    with _only_one(tmp_path), pytest.raises(RuntimeError, match="already running"), _only_one(tmp_path):
         pass
-    with only_one(tmp_path):
+    with _only_one(tmp_path):
         pass

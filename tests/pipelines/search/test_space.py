@@ -10,7 +10,7 @@ from alignment.config import load_recipe
 from alignment.contracts.jobs import Placement
 from alignment.contracts.training import FullFineTune, Lora
 from pipelines.project.search import SearchSection
-from pipelines.search.space import Space, Start, field_value
+from pipelines.search.space import Space, Start, _field_value
 
 
 class Choices:
@@ -132,7 +132,7 @@ def test_default_factors_may_be_absent() -> None:
 
 
 def test_counts_are_no_factors() -> None:
-    assert field_value(load_recipe("diffusion_dpo_shapes"), "steps") is None
+    assert _field_value(load_recipe("diffusion_dpo_shapes"), "steps") is None
     with pytest.raises(ValueError, match=r"Unknown field of search.factors 'steps'"):
         space(factors={"steps": (0.5, 2.0)}).check()
 

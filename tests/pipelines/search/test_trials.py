@@ -10,9 +10,9 @@ from pipelines.dispatch import jobs
 from pipelines.project.sections import JudgeSection
 from pipelines.search.memory_floor import denoiser_shapes
 from pipelines.search.ranking import Limits, TrialReport
-from pipelines.search.recipe_search import space_of
+from pipelines.search.recipe_search import _space_of
 from pipelines.search.space import Proposal
-from pipelines.search.trials import TrialBench, read_figures, with_figures
+from pipelines.search.trials import TrialBench, _read_figures, _with_figures
 from pipelines.search.validation import for_validation
 from pipelines.workspace import Workspace
 
@@ -45,7 +45,7 @@ def bench(world: Any) -> TrialBench:
 
 @pytest.fixture
 def proposal(bench: TrialBench) -> Proposal:
-    return space_of(bench.project).propose(Unchanged())
+    return _space_of(bench.project).propose(Unchanged())
 
 
 def test_a_trial_encodes_trains_and_is_judged_on_the_validation_prompts(
@@ -145,18 +145,18 @@ def test_an_evaluation_with_problems_is_an_error(world: Any, bench: TrialBench, 
 
 def test_the_first_step_does_not_count_for_the_pace() -> None:
     lines = [{"pairs_per_second": pace, "gpu_memory_gib": 2.0 + pace} for pace in (1.0, 30.0, 10.0, 20.0)]
-    figures = read_figures(lines)
+    figures = _read_figures(lines)
     assert (figures.items_per_second, figures.peak_memory_gib) == (20.0, 32.0)
-    assert read_figures(lines[:1]).items_per_second == 1.0
+    assert _read_figures(lines[:1]).items_per_second == 1.0
 
 
 def test_metrics_without_memory_are_refused() -> None:
     with pytest.raises(ValueError, match="no pace or no memory"):
-        read_figures([{"pairs_per_second": 1.0}])
+        _read_figures([{"pairs_per_second": 1.0}])
 
 
 def test_online_recipes_count_prompts(report: Any) -> None:
-    figures = read_figures([{"prompts_per_second": 0.5, "resident_memory_gib": 1.0}])
+    figures = _read_figures([{"prompts_per_second": 0.5, "resident_memory_gib": 1.0}])
     recipe = load_recipe("prdp_shapes")
-    timed: TrialReport = with_figures(report(), figures, recipe)
+    timed: TrialReport = _with_figures(report(), figures, recipe)
     assert timed.final_run_hours == pytest.approx(recipe.steps * recipe.global_batch / 0.5 / 3600)

@@ -7,7 +7,7 @@ import pytest
 
 from alignment.statistics.prompts import read_prompts
 from pipelines.project.sections import OnlineSection
-from pipelines.search.validation import choose, for_validation, validation_judge, vote_note
+from pipelines.search.validation import _choose, for_validation, validation_judge, vote_note
 from pipelines.store.storage import open_store
 from pipelines.workspace import Workspace
 
@@ -54,15 +54,15 @@ def test_prompts_of_the_test_split_by_default(world: Any) -> None:
 
 
 def test_a_sample_of_prompts_is_hardly_changed_by_more_of_them() -> None:
-    few = choose([f"prompt {n}" for n in range(20)], 10)
-    more = choose([f"prompt {n}" for n in range(22)], 10)
+    few = _choose([f"prompt {n}" for n in range(20)], 10)
+    more = _choose([f"prompt {n}" for n in range(22)], 10)
     assert len(set(few) & set(more)) >= 8
-    assert choose(["a", "b", "a"], 10) == choose(["b", "a"], 10)
-    assert len(choose(["a cat", "A cat!", "a  CAT", "b"], 10)) == 2
+    assert _choose(["a", "b", "a"], 10) == _choose(["b", "a"], 10)
+    assert len(_choose(["a cat", "A cat!", "a  CAT", "b"], 10)) == 2
 
 
 def test_prompts_that_do_not_fit_on_a_line_are_left_out() -> None:
-    assert choose(["two\nlines", "tab\tbed", " ", "whole"], 10) == ["whole"]
+    assert _choose(["two\nlines", "tab\tbed", " ", "whole"], 10) == ["whole"]
 
 
 def named(world: Any, *lines: str) -> Any:

@@ -147,7 +147,7 @@ def test_a_recipe_with_a_separate_snapshot_gets_a_separate_cache(
     path = shapes_with(TRAIN + TRAIN)
     other = {**SNAPSHOT, "content_digest": "6" * 64}
     monkeypatch.setattr(
-        training_stages, "training_snapshot", lambda _path, snapshot, recipe, _overrides: [snapshot, other][recipe]
+        training_stages, "_training_snapshot", lambda _path, snapshot, recipe, _overrides: [snapshot, other][recipe]
     )
     assert [given["snapshot"] for given in training_stages.plan_encodings(path, SNAPSHOT)] == [SNAPSHOT, other]
     trainings = training_stages.plan_trainings(path, SNAPSHOT, [{"uri": "first"}, {"uri": "second"}])
@@ -240,17 +240,17 @@ def test_only_a_recipe_that_needs_captions_trains_on_the_captioned_snapshot(
 ) -> None:
     path, plain = str(shapes), make_snapshot(num_captioned=0).model_dump(mode="json")
     assert training_stages.needs_captioned_snapshot(path)
-    assert training_stages.training_snapshot(path, plain, 0) == plain
+    assert training_stages._training_snapshot(path, plain, 0) == plain
     with pytest.raises(ValueError, match=rf"has no captions by \[captions\].*Run `plumbline caption {path}`"):
-        training_stages.training_snapshot(path, plain, 1)
+        training_stages._training_snapshot(path, plain, 1)
     request = jobs.job_request(path, "caption", {"snapshot": plain})
     captioned = plain | {"uri": request.output_uri, "content_digest": "7" * 64, "num_captioned": 3}
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "train.parquet").write_text("pairs")
     open_store(request.output_uri, load_settings()).publish_folder(tmp_path / "out", request.output_uri, captioned)
-    assert training_stages.training_snapshot(path, plain, 1) == captioned
+    assert training_stages._training_snapshot(path, plain, 1) == captioned
     encode = jobs.job_request(
-        path, "encode", {"snapshot": training_stages.training_snapshot(path, plain, 1), "recipe": 1}
+        path, "encode", {"snapshot": training_stages._training_snapshot(path, plain, 1), "recipe": 1}
     )
     assert encode.spec["snapshot_digest"] == "7" * 64
 
@@ -261,6 +261,6 @@ def test_without_captions_in_the_project_every_recipe_keeps_the_plain_snapshot(
     shapes.write_text(shapes.read_text().replace(CAPTIONS, ""))
     plain = make_snapshot(num_captioned=0).model_dump(mode="json")
     assert not training_stages.needs_captioned_snapshot(str(shapes))
-    assert training_stages.training_snapshot(str(shapes), plain, 1) == plain
+    assert training_stages._training_snapshot(str(shapes), plain, 1) == plain
     with pytest.raises(ValueError, match=r"shapes.toml has no \[captions\]\. Add it with variant"):
         jobs.job_request(str(shapes), "caption", {"snapshot": plain})

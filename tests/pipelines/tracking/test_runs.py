@@ -50,7 +50,7 @@ def test_a_parent_run_is_found_by_its_key_and_takes_new_tags(tracked: Settings, 
     run = run_of(tracked, first)
     assert run.data.tags["airflow.try_number"] == "2"
     assert run.data.tags["plumbline.run_key"] == KEY
-    assert run.info.run_name == runs.run_name(KEY)
+    assert run.info.run_name == runs._run_name(KEY)
     assert runs.parent_run(tracked, project=project, key="another", tags={}) != first
 
 
@@ -63,7 +63,7 @@ def test_a_parent_run_is_found_by_its_key_and_takes_new_tags(tracked: Settings, 
     ],
 )
 def test_a_run_is_named_for_people(key: str, name: str) -> None:
-    assert runs.run_name(key) == name
+    assert runs._run_name(key) == name
 
 
 def test_of_two_runs_created_at_once_both_callers_use_the_earlier(tracked: Settings, project: str) -> None:

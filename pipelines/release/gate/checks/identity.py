@@ -19,7 +19,7 @@ def already_champion(evidence: Evidence) -> Finding:
     return Finding(check, "hold")
 
 
-def fact(
+def _fact(
     kind: CheckKind, required: str, *, passed: bool, good: str, bad: str, measured: float | None = None
 ) -> Finding:
     """Return a precondition stated in words, with `good` or `bad` as its explanation."""
@@ -63,7 +63,7 @@ def identity_checks(evidence: Evidence) -> list[Finding]:
 def _candidate(evidence: Evidence) -> Finding:
     spec, candidate = evidence.report.spec, evidence.candidate
     reported = (spec.candidate.weights_digest, spec.candidate.kind, spec.base_digest)
-    return fact(
+    return _fact(
         "candidate_digest",
         "report is about this version",
         passed=reported == (candidate.weights_digest, candidate.kind, candidate.base_digest),
@@ -78,7 +78,7 @@ def _champion(evidence: Evidence) -> Finding:
     spec, digest = evidence.report.spec, evidence.champion_weights_digest
     is_base = evidence.champion_version is None
     incumbent = "the base model" if is_base else f"version {evidence.champion_version}"
-    return fact(
+    return _fact(
         "champion_digest",
         "report is against the current champion",
         passed=spec.champion.weights_digest == digest and (spec.champion.kind == "base") == is_base,
@@ -92,7 +92,7 @@ def _prompts(evidence: Evidence) -> list[Finding]:
     present, judged = evidence.prompts_digest, evidence.report.spec.prompts_digest
     if present is None:
         return []
-    finding = fact(
+    finding = _fact(
         "prompts_digest",
         "report is on the project's prompts",
         passed=present == judged,
@@ -116,7 +116,7 @@ def soundness_checks(evidence: Evidence) -> list[Finding]:
             good=f"{report.num_prompts} prompts were compared.",
             bad=f"{report.num_prompts} prompts were compared; the policy requires at least {policy.minimum_prompts}.",
         ),
-        fact(
+        _fact(
             "scoring_problems",
             "none",
             measured=float(len(report.problems)),
@@ -124,7 +124,7 @@ def soundness_checks(evidence: Evidence) -> list[Finding]:
             good="Sampling and scoring reported no problem.",
             bad=f"Sampling or scoring had problems: {listed(report.problems)}",
         ),
-        fact(
+        _fact(
             "measurements",
             "complete and finite",
             measured=float(len(missing)),
@@ -132,7 +132,7 @@ def soundness_checks(evidence: Evidence) -> list[Finding]:
             good="Every judge and guard was measured against the champion and the base on every prompt.",
             bad=f"The report is incomplete: {listed(missing)}",
         ),
-        fact(
+        _fact(
             "score_table",
             "gives the same numbers",
             measured=float(len(problems)),

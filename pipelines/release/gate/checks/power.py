@@ -28,7 +28,7 @@ def power_checks(evidence: Evidence, voting: Sequence[Comparison]) -> list[Findi
     return [_votes(evidence, voting), *_guards(evidence)]
 
 
-def vote_power(
+def _vote_power(
     policy: GatePolicy, *, judges: int, level: float, tie_share: float = 0.0, effect: float | None = None
 ) -> Callable[[int], float]:
     """Return a function from number of prompts to the chance that enough of `judges` voting judges prefer a candidate
@@ -51,7 +51,7 @@ def vote_power(
 def _votes(evidence: Evidence, voting: Sequence[Comparison]) -> Finding:
     policy, prompts = evidence.policy, evidence.report.num_prompts
     ties = max(comparison.ties / max(1, comparison.num_prompts) for comparison in voting)
-    power_at = vote_power(policy, judges=len(voting), level=evidence.level, tie_share=min(1.0, max(0.0, ties)))
+    power_at = _vote_power(policy, judges=len(voting), level=evidence.level, tie_share=min(1.0, max(0.0, ties)))
     power, required = power_at(prompts), policy.power.required
     passed = power >= required
     needed = None if passed else prompts_needed(power_at, required)

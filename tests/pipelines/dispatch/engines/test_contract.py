@@ -19,7 +19,7 @@ from pipelines.contracts.jobs import JobHandle, JobRequest, JobStatus
 from pipelines.dispatch.engines.catalogue import Local
 from pipelines.dispatch.engines.interface import TERMINAL_STATES, Engine
 from pipelines.dispatch.engines.local import LocalEngine
-from pipelines.host import kill_marked, marked_pids, start_ticks
+from pipelines.host import _marked_pids, _start_ticks, kill_marked
 from pipelines.settings import Settings, load_settings
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(60)]
@@ -85,7 +85,7 @@ class Bench:
 
     def wait_for_nothing_left(self, handle: JobHandle) -> None:
         """Wait until no process is left; the supervisor still has to exit after its last write."""
-        wait_until(lambda: not marked_pids(self.job_dir(handle)), "every process to be gone", 3)
+        wait_until(lambda: not _marked_pids(self.job_dir(handle)), "every process to be gone", 3)
 
     def log(self, handle: JobHandle, cursor: int = 0) -> list[str]:
         lines: list[str] = []
@@ -191,7 +191,7 @@ def test_a_killed_worker_leaves_no_child_and_resumes(bench: Bench) -> None:
     status = bench.wait_for(handle, "failed")
     assert status.failure_kind == "crashed"
     assert "SIGKILL" in status.message
-    assert start_ticks(bench.pids(handle)["child"]) is None
+    assert _start_ticks(bench.pids(handle)["child"]) is None
     bench.engine.submit(request)
     bench.wait_for_count(handle, 4, attempt=2)
     bench.wait_for(handle, "succeeded")
@@ -228,10 +228,10 @@ def test_a_killed_supervisor_is_lost_and_a_new_submit_kills_its_processes(bench:
     first = bench.pids(handle)
     os.kill(first["parent"], signal.SIGKILL)
     bench.wait_for(handle, "lost")
-    assert start_ticks(first["worker"]) is not None, "the worker continues without its supervisor until someone acts"
+    assert _start_ticks(first["worker"]) is not None, "the worker continues without its supervisor until someone acts"
     bench.engine.submit(request)
-    assert start_ticks(first["worker"]) is None
-    assert start_ticks(first["child"]) is None
+    assert _start_ticks(first["worker"]) is None
+    assert _start_ticks(first["child"]) is None
     bench.wait_for_count(handle, 5, attempt=2)
     assert bench.engine.status(handle).state == "running"
     bench.engine.cancel(handle)

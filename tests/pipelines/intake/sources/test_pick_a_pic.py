@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.intake.sources.interface import SOURCE_SCHEMA
-from pipelines.intake.sources.pick_a_pic import PickAPicSource, preference_from_labels
+from pipelines.intake.sources.pick_a_pic import PickAPicSource, _preference_from_labels
 from pipelines.project.file import Project
 from pipelines.settings import Settings
 from pipelines.store.storage import open_store
@@ -21,12 +21,12 @@ Make = Callable[..., Any]
     ("labels", "preference"), [((1.0, 0.0), 1.0), ((0.0, 1.0), 0.0), ((0.5, 0.5), 0.5), ((1, 0), 1.0)]
 )
 def test_legal_labels_give_the_preference_for_image_0(labels: tuple[float, float], preference: float) -> None:
-    assert preference_from_labels(*labels) == preference
+    assert _preference_from_labels(*labels) == preference
 
 
 @pytest.mark.parametrize("labels", [(1.0, 1.0), (0.0, 0.0), (0.5, 0.0), (2.0, -1.0), (math.nan, 1.0), (None, None)])
 def test_illegal_labels_give_nan(labels: Any) -> None:
-    assert math.isnan(preference_from_labels(*labels))
+    assert math.isnan(_preference_from_labels(*labels))
 
 
 def test_shards_are_listed_in_order_with_their_version(

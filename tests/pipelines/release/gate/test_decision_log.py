@@ -11,12 +11,12 @@ import pytest
 from pipelines.contracts.release import GateDecision
 from pipelines.project.file import Project, load_project
 from pipelines.release.gate.decision_log import (
+    _read_decision,
     asked_by,
     find_decision,
     last_decision,
     last_decision_about,
     note_asked,
-    read_decision,
     save_decision,
 )
 from pipelines.settings import Settings
@@ -53,7 +53,7 @@ def test_a_changed_decision_is_refused(settings: Settings, project: Project, goo
     path.chmod(0o644)
     path.write_text(path.read_text().replace('"verdict": "promote"', '"verdict": "hold"'))
     with pytest.raises(ValueError, match=r"holds a decision with digest .*: it was changed"):
-        read_decision(decision.digest, Workspace(project, settings))
+        _read_decision(decision.digest, Workspace(project, settings))
 
 
 def test_a_decision_that_was_not_made_is_not_found(settings: Settings, project: Project, good_evaluation: Any) -> None:
@@ -108,7 +108,7 @@ def test_a_decision_of_version_2_is_found_by_its_digest(settings: Settings, proj
     assert last_decision(Workspace(project, settings)) == decision
     store.create_bytes(store.uri(*folder, f"{digest[::-1]}.json"), stored)
     with pytest.raises(ValueError, match="it was changed"):
-        read_decision(digest[::-1], Workspace(project, settings))
+        _read_decision(digest[::-1], Workspace(project, settings))
 
 
 def test_every_check_in_version_2_has_the_contents_of_its_fields(good_decision: GateDecision) -> None:

@@ -16,7 +16,7 @@ from alignment.statistics.comparison import ScoreTable, win_rate_interval
 from alignment.statistics.score_grids import ScoreGrids
 from pipelines.commands import cli
 from pipelines.contracts.release import CandidateVersion, GateCheck, GateDecision
-from pipelines.release.gate.human_votes import read_votes, win_rates
+from pipelines.release.gate.human_votes import _read_votes, _win_rates
 from pipelines.settings import Settings
 from pipelines.store.storage import open_store
 
@@ -93,7 +93,7 @@ def grids(prefers: list[bool]) -> ScoreGrids:
 def votes_of(path: Path, people: list[bool], num: int) -> dict[str, float]:
     lines = [f'"{PROMPTS[i]}",{"candidate" if people[i] else "champion"}' for i in range(num)]
     path.write_text("\n".join(["prompt,pick", *lines]) + "\n")
-    return read_votes(path)
+    return _read_votes(path)
 
 
 def test_a_biased_judge_helps_without_misleading(tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def test_a_biased_judge_helps_without_misleading(tmp_path: Path) -> None:
     people = (np.arange(NUM_PROMPTS) % 2 == 0).tolist()
     judged = [own or bool(generator.random() < 0.2) for own in people]
     assert sum(judged) / NUM_PROMPTS > 0.57, "alone, the judge would be wrong"
-    (found,) = win_rates(
+    (found,) = _win_rates(
         decision("able"), report(), grids(judged), prompts=PROMPTS, votes=votes_of(tmp_path / "v.csv", people, 100)
     )
     assert (found.judge, found.num_labelled, found.num_unlabelled, found.people_alone) == ("able", 100, 300, 0.5)
@@ -114,9 +114,9 @@ def test_a_biased_judge_helps_without_misleading(tmp_path: Path) -> None:
 
 def test_votes_on_one_prompt_are_a_majority_and_an_even_one_is_half_a_win(tmp_path: Path) -> None:
     (tmp_path / "v.csv").write_text("prompt,pick\na fox,candidate\nA fox!,candidate\na fox,champion\na kite,tie\n")
-    assert read_votes(tmp_path / "v.csv") == {"a fox": pytest.approx(2 / 3), "a kite": 0.5}
+    assert _read_votes(tmp_path / "v.csv") == {"a fox": pytest.approx(2 / 3), "a kite": 0.5}
     votes = votes_of(tmp_path / "v.csv", [True] * 40, 40) | {"prompt number 50": 0.5}
-    (found,) = win_rates(decision("able"), report(), grids([True] * 400), prompts=PROMPTS, votes=votes)
+    (found,) = _win_rates(decision("able"), report(), grids([True] * 400), prompts=PROMPTS, votes=votes)
     assert (found.num_labelled, found.num_ties, found.num_unlabelled) == (41, 1, 359)
     assert (found.win_rate, found.low) == (40.5 / 41, found.people_alone_low), "the judge has no spread: votes alone"
     assert (found.people_alone_low, found.people_alone_high) == win_rate_interval(40, 1, 0, confidence=0.95)
@@ -135,7 +135,7 @@ def test_the_interval_holds_the_win_rate_of_all_prompts_with_ties_half(tie_share
         judged = np.where(rng.random(NUM_PROMPTS) < 0.9, people, 1 - people)
         judged = np.where(tied, rng.random(NUM_PROMPTS) < 0.9, judged)
         votes = {f"prompt number {i}": float(people[i]) for i in rng.choice(NUM_PROMPTS, 150, replace=False)}
-        (found,) = win_rates(decision("able"), report(), grids((judged > 0.5).tolist()), prompts=PROMPTS, votes=votes)
+        (found,) = _win_rates(decision("able"), report(), grids((judged > 0.5).tolist()), prompts=PROMPTS, votes=votes)
         held += found.low <= truth <= found.high
     assert held / trials >= 0.92
 
@@ -179,7 +179,7 @@ def test_what_cannot_be_estimated_is_refused(tmp_path: Path) -> None:
         (enough, "nobody", "No judge may vote"),
     ):
         with pytest.raises(ValueError, match=message):
-            win_rates(decision(allowed), report(), scores, prompts=PROMPTS, votes=own)
+            _win_rates(decision(allowed), report(), scores, prompts=PROMPTS, votes=own)
     table.write_text("prompt,pick\na fox,challenger\n")
     with pytest.raises(ValueError, match="lines 2 are not"):
-        read_votes(table)
+        _read_votes(table)

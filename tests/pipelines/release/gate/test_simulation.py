@@ -12,12 +12,12 @@ from pipelines.release.gate.simulation import (
     TRAINED_ON,
     Truth,
     World,
+    _draw_differences,
+    _simulate,
     curve_table,
-    draw_differences,
     fault_lines,
     operating_curve,
     rare_losses,
-    simulate,
     standard_truths,
 )
 
@@ -33,7 +33,7 @@ def world_of(num_prompts: int = 1000, **policy: Any) -> World:
 
 def test_drawn_differences_have_the_stated_gains_spread_and_correlation() -> None:
     truth = Truth("t", (0.5, 0.1), trained_on_gain=1.0, guard_loss=2.0, slice_gain=-0.8)
-    drawn = draw_differences(world_of(20_000), truth, np.random.default_rng(0))
+    drawn = _draw_differences(world_of(20_000), truth, np.random.default_rng(0))
     things = slice(4_000, None)
     means = {name: float(values[things].mean()) for name, values in drawn.items()}
     assert means == pytest.approx(
@@ -47,7 +47,7 @@ def test_drawn_differences_have_the_stated_gains_spread_and_correlation() -> Non
 
 
 def test_rare_losses_fall_on_the_same_prompts_under_every_judge_and_make_the_mean_a_loss() -> None:
-    drawn = draw_differences(world_of(20_000), rare_losses(0.05, 10.0, 0.25), np.random.default_rng(0))
+    drawn = _draw_differences(world_of(20_000), rare_losses(0.05, 10.0, 0.25), np.random.default_rng(0))
     failed = drawn["judge_1"] < -5
     assert failed.mean() == pytest.approx(0.05, abs=0.005)
     assert [drawn[f"judge_{i}"][failed].mean() for i in (1, 2, 3)] == pytest.approx([-10.0] * 3, abs=0.2)
@@ -66,7 +66,7 @@ def test_rare_losses_fall_on_the_same_prompts_under_every_judge_and_make_the_mea
     ],
 )
 def test_the_gate_judges_simulated_candidates_by_their_truth(truth: Truth, verdict: str) -> None:
-    found = simulate(world_of(), truth, np.random.default_rng(3)).verdict
+    found = _simulate(world_of(), truth, np.random.default_rng(3)).verdict
     assert found == verdict or (truth.name == "no effect" and found == "hold")
 
 
@@ -82,7 +82,7 @@ def test_the_gate_judges_simulated_candidates_by_their_truth(truth: Truth, verdi
 )
 def test_a_champion_within_every_kind_of_limit_does_not_stop_a_good_candidate(rule: GuardRule) -> None:
     world = World(policy=GatePolicy(guards={"g": rule}), num_prompts=1632)
-    assert simulate(world, Truth("good", (0.4,)), np.random.default_rng(0)).verdict == "promote"
+    assert _simulate(world, Truth("good", (0.4,)), np.random.default_rng(0)).verdict == "promote"
 
 
 def test_a_guard_that_nobody_measures_is_what_makes_every_row_invalid_and_is_said() -> None:
@@ -114,7 +114,7 @@ def test_ties_count_in_simulated_comparisons() -> None:
     rates = {}
     for threshold in (0.0, 0.5):
         world = World(policy=GatePolicy(), num_prompts=4000, tie_thresholds={"judge_1": threshold})
-        decision = simulate(world, Truth("gain", (0.3,)), np.random.default_rng(0))
+        decision = _simulate(world, Truth("gain", (0.3,)), np.random.default_rng(0))
         rates[threshold] = [c.measured for c in decision.checks if c.name in ("win_rate:judge_1", "win_rate:judge_2")]
     assert rates[0.0][0] == pytest.approx(0.618, abs=0.03)
     assert rates[0.5][0] == pytest.approx(0.5 * (0.421 - 0.212) + 0.5, abs=0.03)
@@ -122,7 +122,7 @@ def test_ties_count_in_simulated_comparisons() -> None:
 
 
 def test_too_few_prompts_for_the_stated_power_are_inconclusive() -> None:
-    decision = simulate(world_of(300), Truth("clear gain", (0.6,)), np.random.default_rng(0))
+    decision = _simulate(world_of(300), Truth("clear gain", (0.6,)), np.random.default_rng(0))
     assert decision.verdict == "inconclusive"
     (power,) = [check for check in decision.checks if check.name == "power"]
     assert not power.passed

@@ -10,7 +10,7 @@ from PIL import Image
 
 from alignment.contracts.evaluation import EvalReport
 from alignment.contracts.jobs import SampleLine
-from alignment.evaluation.contact_sheet import cell_side
+from alignment.evaluation.contact_sheet import _cell_side
 from pipelines.release.pages import candidate_page
 from pipelines.release.pages.write import card_uri
 from pipelines.tracking import runs
@@ -108,8 +108,8 @@ def test_steps_across_prompts_down_and_the_ends_always_there(tmp_path: Path) -> 
         path.write_bytes(png(step))
         files[SampleLine(step=step, key="samples/00", path="x", prompt="a ring")] = path
     with Image.open(tmp_path / "0.png") as image:
-        cell = cell_side([image])
-    picture = candidate_page.by_step(files)
+        cell = _cell_side([image])
+    picture = candidate_page._by_step(files)
     shades = {picture.getpixel((x, picture.height - 20 - cell // 2)) for x in range(262, picture.width)}
     assert {(0, 0, 0), (90, 90, 90)} <= shades
     assert len([shade for shade in shades if shade[0] <= 90]) == candidate_page.MOST_STEPS

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from alignment.contracts.calibration import Calibration
-from pipelines.release.pages.judges import attenuation, bar, calibration_row, scorer_panel
+from pipelines.release.pages.judges import _bar, attenuation, calibration_row, scorer_panel
 
 
 def calibration(judge: str, accuracy: float) -> Calibration:
@@ -63,7 +63,7 @@ def test_counts_become_shares_and_what_is_not_finite_a_dash(good_evaluation: Any
     comparison = good_evaluation.report.comparisons[0].model_copy(
         update={"wins": 100, "ties": 60, "losses": 40, "win_rate": 0.65, "win_rate_low": math.nan}
     )
-    drawn = bar(comparison, "champion")
+    drawn = _bar(comparison, "champion")
     assert drawn.counts == (("wins", 100, 50.0), ("ties", 60, 30.0), ("losses", 40, 20.0))
     assert (drawn.low, drawn.rate) == (50.0, 65.0)
     assert drawn.interval.startswith("- to ")

@@ -11,7 +11,7 @@ from alignment.config import load_recipe
 from alignment.contracts.data import DatasetSnapshot
 from pipelines.project.file import Project, load_project
 from pipelines.project.sections import SourceSection
-from pipelines.release.pages.model_card import Licences, escaped, hub_repository, render_card
+from pipelines.release.pages.model_card import _hub_repository, _Licences, escaped, render_card
 from pipelines.release.pages.provenance import Provenance
 
 ROOT = Path(__file__).parents[4]
@@ -95,7 +95,7 @@ def test_verdict_checks_licences_method_and_limits_are_told(
 def test_a_licence_stands_alone_only_where_the_data_adds_none(
     base: str, data: tuple[str, ...], front: dict[str, str]
 ) -> None:
-    assert Licences(base, data).hub() == front
+    assert _Licences(base, data).hub() == front
 
 
 def test_names_from_outside_stay_text(
@@ -116,5 +116,5 @@ def test_a_store_without_traces_still_gives_a_card(good_evaluation: Any, good_de
 
 
 def test_hub_addresses() -> None:
-    assert hub_repository(f"hub://a/b@{REVISION}") == ("a/b", REVISION)
-    assert hub_repository("/models/a") == ("", "")
+    assert _hub_repository(f"hub://a/b@{REVISION}") == ("a/b", REVISION)
+    assert _hub_repository("/models/a") == ("", "")

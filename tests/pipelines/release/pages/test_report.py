@@ -21,7 +21,7 @@ from pipelines.contracts.release import GateDecision
 from pipelines.project.sections import SourceSection
 from pipelines.release.gate.checks.score_table import read_grids
 from pipelines.release.pages.provenance import Provenance
-from pipelines.release.pages.report import decision_json, render_report
+from pipelines.release.pages.report import _decision_json, render_report
 
 NASTY = "<script>alert('x')</script> & \"quotes\""
 VOID = {"meta", "img", "line", "polyline", "br", "col"}
@@ -297,7 +297,7 @@ def test_repeated_sampling_is_shown_and_has_no_say(
 
 def test_decision_json_reads_back(good_evaluation: Any) -> None:
     decision = decision_of(good_evaluation)
-    assert GateDecision.model_validate_json(decision_json(decision)) == decision
+    assert GateDecision.model_validate_json(_decision_json(decision)) == decision
 
 
 @pytest.mark.parametrize("name", ["{outside}", "../secret.png", "extremes/link.png"])

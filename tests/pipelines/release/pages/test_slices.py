@@ -9,7 +9,7 @@ from alignment.statistics.score_grids import ScoreGrids
 from pipelines.contracts.release import GateCheck
 from pipelines.release.gate.checks.score_table import read_grids
 from pipelines.release.pages.slice_plot import plot_slices
-from pipelines.release.pages.slices import SliceCell, SliceRow, slice_rows
+from pipelines.release.pages.slices import SliceRow, _SliceCell, slice_rows
 
 JUDGES = ("taste_a", "taste_b")
 
@@ -61,7 +61,7 @@ def test_the_drawing_names_slices_and_judges_and_is_the_same_twice(good_evaluati
 
 def drawn_names(*names: str) -> list[str]:
     """What stands in the drawing of slices of these names, as a browser reads it."""
-    cell = SliceCell(counts="", win_rate="", interval="", low=0.4, rate=0.5, high=0.6, colour="")
+    cell = _SliceCell(counts="", win_rate="", interval="", low=0.4, rate=0.5, high=0.6, colour="")
     rows = [SliceRow(name=name, prompts=9, cells=(cell,), mark="", mark_colour="") for name in names]
     svg = ElementTree.fromstring(plot_slices(rows, ["taste_a"]))
     return [element.text or "" for element in svg.iter("{http://www.w3.org/2000/svg}text")]
@@ -87,7 +87,7 @@ def test_long_names_are_cut_and_stand_on_one_line() -> None:
 
 def test_wide_letters_find_room_on_the_left() -> None:
     """Seventeen letters of an em are 170 points, though the font that measures them has none of them."""
-    cell = SliceCell(counts="", win_rate="", interval="", low=0.4, rate=0.5, high=0.6, colour="")
+    cell = _SliceCell(counts="", win_rate="", interval="", low=0.4, rate=0.5, high=0.6, colour="")
 
     def left_of_axes(name: str) -> float:
         row = SliceRow(name=name, prompts=9, cells=(cell,), mark="", mark_colour="")

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.release.pages.wording import bounds, consequence, duration, number, percent
+from pipelines.release.pages.wording import _consequence, bounds, duration, number, percent
 
 
 @pytest.mark.parametrize(
@@ -44,4 +44,4 @@ def test_time_as_people_say_it(seconds: float, text: str) -> None:
 )
 def test_what_follows(good_decision: Any, verdict: Any, mode: Any, version: Any, text: str) -> None:
     changed = good_decision.model_copy(update={"verdict": verdict, "mode": mode, "champion_version": version})
-    assert consequence(changed).startswith(text)
+    assert _consequence(changed).startswith(text)

@@ -6,7 +6,7 @@ import pytest
 
 from pipelines.release.promotion.promote import promote
 from pipelines.release.promotion.rollback import rollback
-from pipelines.release.registration.pruning import delete_version, prune
+from pipelines.release.registration.pruning import _delete_version, prune
 from pipelines.tracking import registry
 from pipelines.workspace import Workspace
 
@@ -54,11 +54,11 @@ def test_after_a_rollback_the_last_good_versions_stay(world: Any) -> None:
 def test_an_aliased_version_cannot_be_deleted(world: Any) -> None:
     promote(world.decide(world.register("a"), None), Workspace(world.project, world.settings), "tester")
     with pytest.raises(ValueError, match=r"Version 1 .* was not deleted: alias `c\w+` names it"):
-        delete_version(world.project.name, 1, world.settings)
+        _delete_version(world.project.name, 1, world.settings)
     rollback(Workspace(world.project, world.settings), "tester", "too dark")
     world.register("b")
     with pytest.raises(ValueError, match="the ledger's last entry names it"):
-        delete_version(world.project.name, 1, world.settings)
+        _delete_version(world.project.name, 1, world.settings)
     assert registry.list_versions(world.settings, world.project.name) == [1, 2]
 
 

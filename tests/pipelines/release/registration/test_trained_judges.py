@@ -8,7 +8,7 @@ import pytest
 from alignment.contracts.reward_models import RewardAccuracy, RewardRecipe, RewardTrainResult
 from pipelines.project.sections import RewardSection
 from pipelines.records import trained_judges
-from pipelines.release.registration.trained_judges import register, report_on, table
+from pipelines.release.registration.trained_judges import _report_on, _table, register
 from pipelines.store.storage import open_store
 from pipelines.tracking import registry
 from pipelines.workspace import Workspace
@@ -44,7 +44,7 @@ def finished(uri: str) -> RewardTrainResult:
 
 
 def test_the_report_compares_with_one_taste_for_everybody() -> None:
-    report = report_on(finished("file:///r"), SECTION)
+    report = _report_on(finished("file:///r"), SECTION)
     assert (report.head, report.num_users, report.accuracies) == ("pal_a", 8, ACCURACIES)
     assert isinstance(SECTION.recipe, RewardRecipe)
     assert SECTION.recipe.name == "people"
@@ -68,7 +68,7 @@ def test_a_registered_judge_carries_its_lineage_and_its_report(world: Any, tmp_p
         trained_judges.find("reward://people", world.project.name, open_store(world.settings.store_uri, world.settings))
         == judge
     )
-    lines = table(judge).splitlines()
+    lines = _table(judge).splitlines()
     assert "| seen | all | 8 | 40 | 0.800 | 0.700 |" in lines
     assert "| unseen | 5 | 2 | 9 | 0.660 | 0.500 |" in lines
     with registry.connect(world.settings.tracking_uri) as client:

@@ -12,7 +12,7 @@ from alignment.statistics.score_grids import ScoreGrids
 from pipelines.contracts.release import GateCheck, GateDecision
 from pipelines.project.gate import Detector, DetectorRules, GatePolicy, GuardRule, PowerRule, SliceRule
 from pipelines.release.gate import simulation
-from pipelines.release.gate.simulation import TRAINED_ON, Truth, World, simulate
+from pipelines.release.gate.simulation import TRAINED_ON, Truth, World, _simulate
 
 RULES = {"sharp": Detector(action="block", margin=1.0)}
 
@@ -26,7 +26,7 @@ def judged(
         slices={"people": 0.1, "animals": 0.3, "rare": 0.02, "things": 0.58},
         seeds=seeds,
     )
-    return simulate(world, truth, np.random.default_rng(seed))
+    return _simulate(world, truth, np.random.default_rng(seed))
 
 
 def check(decision: GateDecision, name: str) -> GateCheck:
@@ -100,12 +100,12 @@ def test_how_many_slices_were_measured_and_how_bad_each_would_have_been_found_is
 )
 def test_that_no_slice_was_measured_is_a_warning(slices: dict[str, float], says: str) -> None:
     world = World(policy=GatePolicy(minimum_prompts=100), num_prompts=1000, slices=slices)
-    decision = simulate(world, Truth("t", (0.3,)), np.random.default_rng(1))
+    decision = _simulate(world, Truth("t", (0.3,)), np.random.default_rng(1))
     line = check(decision, "slices")
     assert (decision.verdict, line.measured, line.note, line.passed) == ("promote", 0, "warning", False)
     assert says in line.explanation
     off = replace(world, policy=GatePolicy(minimum_prompts=100, slices=SliceRule(action="off")))
-    assert not [c for c in simulate(off, Truth("t"), np.random.default_rng(1)).checks if c.name == "slices"]
+    assert not [c for c in _simulate(off, Truth("t"), np.random.default_rng(1)).checks if c.name == "slices"]
 
 
 def test_slices_can_warn_or_be_off() -> None:
@@ -121,14 +121,14 @@ def judged_on(
     """The gate's word on given differences by prompt; those of the three judges are `judge` where not named."""
     every = {**{f"judge_{i}": drawn["judge"] for i in (1, 2, 3)}, "g": np.zeros(1000), **drawn}
     del every["judge"]
-    monkeypatch.setattr(simulation, "draw_differences", lambda *a: {k: np.asarray(v, float) for k, v in every.items()})
+    monkeypatch.setattr(simulation, "_draw_differences", lambda *a: {k: np.asarray(v, float) for k, v in every.items()})
     world = World(
         policy=GatePolicy(minimum_prompts=100, **{"guards": {"g": GuardRule(margin=1.0)}, **policy}),
         num_prompts=1000,
         slices={"people": 0.1, "animals": 0.3, "rare": 0.02, "things": 0.58},
         tie_thresholds={f"judge_{i}": ties for i in (1, 2, 3)},
     )
-    return simulate(world, Truth("t"), np.random.default_rng(0))
+    return _simulate(world, Truth("t"), np.random.default_rng(0))
 
 
 def gains(losses_among_people: int, *, size: float = 1.0) -> list[float]:
@@ -209,14 +209,14 @@ def test_judges_whose_gains_part_while_they_agree_on_the_champion_are_told(monke
 
 
 def test_a_statistic_that_drifts_either_way_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    draw = simulation.draw_differences
+    draw = simulation._draw_differences
 
     def drifted(by: float) -> Any:
         return lambda *a: {**draw(*a), "sharp": draw(*a)["sharp"] + by}
 
     rules = DetectorRules(drift=RULES)
     for by, verdict in ((0.0, "promote"), (3.0, "hold"), (-3.0, "hold")):
-        monkeypatch.setattr(simulation, "draw_differences", drifted(by))
+        monkeypatch.setattr(simulation, "_draw_differences", drifted(by))
         decision = judged(Truth("t", (0.3,)), detectors=rules)
         assert decision.verdict == verdict
         assert not [c for c in decision.checks if c.name == "guard:sharp"]

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from alignment.statistics.comparison import ScoreTable, compare
+from alignment.statistics.comparison import ScoreTable, _compare
 from pipelines.project.gate import GuardRule
 from pipelines.release.gate.checks.guards import _mcnemar, guard_checks
 from pipelines.release.gate.checks.interface import Evidence
@@ -26,7 +26,7 @@ def evidence_of(
             if scorer == "g":
                 values[row] = scores[prompt] if role == "candidate" else champion[prompt]
         evaluation = replace(evaluation, columns={**columns, "score": values})
-        again = compare(
+        again = _compare(
             ScoreTable.from_columns(evaluation.columns), "g", "champion", tie_threshold=0.0, confidence=0.95
         )
         others = [c for c in report.comparisons if (c.scorer, c.against) != ("g", "champion")]

@@ -9,7 +9,7 @@ from alignment.statistics.skewness import skewed_mean_interval
 from pipelines.contracts.release import GateCheck, GateDecision
 from pipelines.project.gate import GatePolicy, PowerRule
 from pipelines.release.gate import simulation
-from pipelines.release.gate.simulation import RARE_LOSSES, Truth, World, rare_losses, simulate
+from pipelines.release.gate.simulation import RARE_LOSSES, Truth, World, _simulate, rare_losses
 
 
 def world_of(prompts: int = 1632, **policy: Any) -> World:
@@ -17,7 +17,7 @@ def world_of(prompts: int = 1632, **policy: Any) -> World:
 
 
 def judged(truth: Truth, *, seed: int = 0, world: World | None = None) -> GateDecision:
-    return simulate(world or world_of(), truth, np.random.default_rng(seed))
+    return _simulate(world or world_of(), truth, np.random.default_rng(seed))
 
 
 def check(decision: GateDecision, name: str) -> GateCheck:
@@ -33,7 +33,7 @@ def explanation(decision: GateDecision, name: str) -> str:
 
 def test_equal_models_show_no_gain_worth_having_and_are_not_spoken_against(monkeypatch: pytest.MonkeyPatch) -> None:
     same = {f"judge_{i}": np.zeros(1632) for i in (1, 2, 3)}
-    monkeypatch.setattr(simulation, "draw_differences", lambda *a: same)
+    monkeypatch.setattr(simulation, "_draw_differences", lambda *a: same)
     decision = judged(Truth("t"))
     assert decision.verdict == "hold"
     assert decision.reasons[0].endswith("2 are required. 3 show no gain worth having.")
@@ -43,7 +43,7 @@ def test_equal_models_show_no_gain_worth_having_and_are_not_spoken_against(monke
 
 def test_judges_that_lose_and_judges_that_see_nothing_are_counted_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     mixed = {"judge_1": np.ones(1632), "judge_2": np.zeros(1632), "judge_3": -np.ones(1632)}
-    monkeypatch.setattr(simulation, "draw_differences", lambda *a: mixed)
+    monkeypatch.setattr(simulation, "_draw_differences", lambda *a: mixed)
     decision = judged(Truth("t"))
     assert decision.reasons[0].endswith("1 votes against it and 1 shows no gain worth having.")
     assert explanation(decision, "win_rate:judge_3").startswith("judge_3 votes against the candidate")
@@ -65,8 +65,8 @@ def test_a_candidate_that_wins_often_and_is_worse_on_average_is_never_promoted(
 
 def test_the_line_of_the_mean_is_its_lower_bound_at_the_level_of_the_vote(monkeypatch: pytest.MonkeyPatch) -> None:
     """2 of 3: each vote's error is halved, so the bound is that of a 97.5 % interval."""
-    drawn = simulation.draw_differences(world_of(400), Truth("t", (0.3,)), np.random.default_rng(0))
-    monkeypatch.setattr(simulation, "draw_differences", lambda *a: drawn)
+    drawn = simulation._draw_differences(world_of(400), Truth("t", (0.3,)), np.random.default_rng(0))
+    monkeypatch.setattr(simulation, "_draw_differences", lambda *a: drawn)
     line = check(judged(Truth("t"), world=world_of(400)), "mean_gain:judge_1")
     low, high = skewed_mean_interval(drawn["judge_1"], confidence=0.975)
     assert line.measured == pytest.approx(low)
