@@ -72,7 +72,7 @@ def build_snapshot(reports: Sequence[ValidationReport], workspace: Workspace) ->
     The same rows produce the same bytes, in any order of the reports. ValueError when no training pair remains.
     """
     store = workspace.store
-    heldout = heldout_prompts(workspace)
+    heldout = heldout_prompts(workspace.project, workspace.store)
     passed = [report for report in reports if report.passed]
     unjudged = _sources_without_people(workspace.project)
     files = sorted({(report.source, _accepted_digest(store, report), report.uri) for report in passed})

@@ -56,7 +56,7 @@ def validate(batch: RawBatch, workspace: Workspace) -> ValidationReport:
     `passed` false, not an error; ValueError is for a batch that cannot be read or a prompts file that is missing.
     """
     store = workspace.store
-    heldout = heldout_prompts(workspace)
+    heldout = heldout_prompts(workspace.project, workspace.store)
     inputs = {
         "version": RULES_VERSION,
         "batch": batch.content_digest,

@@ -219,7 +219,7 @@ def _gate(workspace: Workspace) -> str:
     policy = project.gate
     if policy.mode == "off":
         return "mode is off: nothing is judged, promotion is only by hand"
-    num_prompts = check_enough_prompts(workspace)
+    num_prompts = check_enough_prompts(workspace.project, workspace.store)
     found = [f"{num_prompts} prompts, {policy.voting_judges} of {len(project.evaluation.judges)} judges must vote"]
     if not policy.guards:
         found.append(

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from alignment.statistics.prompts import EvalPrompt, normal_prompt, parse_prompts
-from pipelines.workspace import Workspace
+from pipelines.project.file import Project
+from pipelines.store.storage import Store
 
 
 @dataclass(frozen=True)
@@ -19,12 +20,9 @@ class HeldoutPrompts:
     normal: frozenset[str]
 
 
-def heldout_prompts(workspace: Workspace) -> HeldoutPrompts:
+def heldout_prompts(project: Project, store: Store) -> HeldoutPrompts:
     """Read the prompts of the evaluation and of every prompt set; ValueError for a missing file or no `prompt`."""
-    store = workspace.store
-    uris = dict.fromkeys(
-        [workspace.project.evaluation.prompts, *(own.prompts for own in workspace.project.prompt_sets)]
-    )
+    uris = dict.fromkeys([project.evaluation.prompts, *(own.prompts for own in project.prompt_sets)])
     files = {uri: store.read_bytes(uri) for uri in uris}
     digests = [hashlib.sha256(data).hexdigest() for data in files.values()]
     return HeldoutPrompts(
@@ -36,21 +34,20 @@ def heldout_prompts(workspace: Workspace) -> HeldoutPrompts:
     )
 
 
-def evaluation_digest(workspace: Workspace) -> str:
+def evaluation_digest(project: Project, store: Store) -> str:
     """Return the sha256 of the evaluation's prompts file."""
-    return hashlib.sha256(workspace.store.read_bytes(workspace.project.evaluation.prompts)).hexdigest()
+    return hashlib.sha256(store.read_bytes(project.evaluation.prompts)).hexdigest()
 
 
-def evaluation_prompts(workspace: Workspace) -> list[EvalPrompt]:
+def evaluation_prompts(project: Project, store: Store) -> list[EvalPrompt]:
     """Read the evaluation's prompts as its job does; ValueError for a file that the job would refuse."""
-    uri = workspace.project.evaluation.prompts
-    return parse_prompts(workspace.store.read_bytes(uri), uri)
+    uri = project.evaluation.prompts
+    return parse_prompts(store.read_bytes(uri), uri)
 
 
-def check_enough_prompts(workspace: Workspace) -> int:
+def check_enough_prompts(project: Project, store: Store) -> int:
     """Count the evaluation's prompts; ValueError when there are too few for a valid evaluation."""
-    project = workspace.project
-    found, minimum = len(evaluation_prompts(workspace)), project.gate.minimum_prompts
+    found, minimum = len(evaluation_prompts(project, store)), project.gate.minimum_prompts
     if found < minimum and project.gate.mode != "off":
         raise ValueError(
             f"{project.path}: the evaluation has {found} prompts in {project.evaluation.prompts}, but"

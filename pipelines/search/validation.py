@@ -69,7 +69,7 @@ def _named_prompts(workspace: Workspace) -> str:
     uri = workspace.project.search.prompts
     with tempfile.TemporaryDirectory() as scratch:
         prompts = read_prompts(workspace.store.local_path(uri, Path(scratch)))
-    check_not_heldout([prompt.text for prompt in prompts], heldout_prompts(workspace), uri)
+    check_not_heldout([prompt.text for prompt in prompts], heldout_prompts(workspace.project, workspace.store), uri)
     _check_enough(len(prompts), uri)
     return uri
 

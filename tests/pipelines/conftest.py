@@ -284,7 +284,7 @@ class ReleaseWorld:
 
     def evaluate(self, candidate: CandidateVersion, champion: CandidateVersion | None) -> EvalReport:
         """Return an evaluation in the store whose judges clearly prefer the candidate, and whose guards do not move."""
-        prompts = evaluation_digest(Workspace(self.project, self.settings))
+        prompts = evaluation_digest(self.project, open_store(self.settings.store_uri, self.settings))
         folder = self.folder / f"scores-{uuid.uuid4().hex[:8]}"
         folder.mkdir()
         columns = better_scores()

@@ -22,7 +22,7 @@ __all__ = ["aa_request", "calibrate_request", "comparison_request", "coverage_re
 
 def evaluate_request(workspace: Workspace, job: Evaluate) -> JobRequest:
     """Evaluate a candidate for the gate, see `comparison_request`; ValueError also for too few prompts to judge it."""
-    check_enough_prompts(workspace)
+    check_enough_prompts(workspace.project, workspace.store)
     return comparison_request(workspace, job)
 
 
@@ -160,7 +160,7 @@ def _prompts(workspace: Workspace) -> JobInput:
     """Return the evaluation's prompts file; a line that the job would refuse hours later raises ValueError here."""
     project = workspace.project
     prompts = prompts_input(project.evaluation.prompts, f"{project.name}.tsv", workspace.settings)
-    evaluation_prompts(workspace)
+    evaluation_prompts(workspace.project, workspace.store)
     return prompts
 
 

@@ -99,7 +99,7 @@ def caption_request(workspace: Workspace, job: Caption) -> JobRequest:
 
 
 def _check_prompts(workspace: Workspace, draw: DrawSection, prompts: JobInput, *, name: str) -> None:
-    heldout = heldout_prompts(workspace)
+    heldout = heldout_prompts(workspace.project, workspace.store)
     for template in dict.fromkeys(("{prompt}", draw.chosen_template, draw.rejected_template)):
         with local_prompts(prompts, name, workspace.settings).open(encoding="utf-8", errors="replace") as lines:
             check_not_heldout((fill_template(template, line.strip()) for line in lines), heldout, draw.prompts)

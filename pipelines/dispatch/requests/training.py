@@ -104,7 +104,7 @@ def _online_request(workspace: Workspace, recipe: Recipe) -> JobRequest:
     name = f"{project.name}-online.txt"
     prompts = prompts_input(project.online.prompts, name, workspace.settings)
     with local_prompts(prompts, name, workspace.settings).open(encoding="utf-8", errors="replace") as lines:
-        check_not_heldout(lines, heldout_prompts(workspace), project.online.prompts)
+        check_not_heldout(lines, heldout_prompts(workspace.project, workspace.store), project.online.prompts)
     ((reward, weights),) = judge_inputs(workspace, (section,)).items()
     base = base_input(workspace)
     spec = TrainSpec(
@@ -122,7 +122,7 @@ def _greedy(workspace: Workspace, section: GreedySoupSection) -> tuple[Greedy, l
     prompts = prompts_input(section.prompts, name, workspace.settings)
     content = local_prompts(prompts, name, workspace.settings).read_bytes()
     asked = [prompt.text for prompt in parse_prompts(content, section.prompts)]
-    check_not_heldout(asked, heldout_prompts(workspace), section.prompts)
+    check_not_heldout(asked, heldout_prompts(workspace.project, workspace.store), section.prompts)
     ((judge, weights),) = judge_inputs(workspace, (project.scorer(section.judge),)).items()
     method = Greedy(
         judge=judge,

@@ -52,7 +52,7 @@ def read_evidence(
             *recompute(report, columns, scores_sha256=hashlib.sha256(scores).hexdigest()),
             *recompute_calibrations(report, labels, table_sha256=labels_sha256),
         ),
-        prompts_digest=evaluation_digest(workspace),
+        prompts_digest=evaluation_digest(workspace.project, workspace.store),
         barred=calibrations.barred(records, project.gate, now),
         calibrations=calibrations_in_scope(report, labels, scopes),
     )

@@ -11,12 +11,11 @@ from pipelines.records.heldout_prompts import (
     heldout_prompts,
 )
 from pipelines.settings import Settings
-from pipelines.store.storage import sha256_file
-from pipelines.workspace import Workspace
+from pipelines.store.storage import open_store, sha256_file
 
 
 def test_heldout_prompts_are_read_with_their_digest(tiny_project: Project, settings: Settings) -> None:
-    heldout = heldout_prompts(Workspace(tiny_project, settings))
+    heldout = heldout_prompts(tiny_project, open_store(settings.store_uri, settings))
     assert heldout.normal == {"a held out prompt please"}
     assert heldout.digest == sha256_file(Path(tiny_project.evaluation.prompts))
 
@@ -25,22 +24,22 @@ def test_a_missing_prompts_file_or_header_is_named(tiny_project: Project, settin
     path = Path(tiny_project.evaluation.prompts)
     path.write_text("a red circle\tshapes\n")
     with pytest.raises(ValueError, match=r"prompts\.tsv: the first line has no `prompt`"):
-        heldout_prompts(Workspace(tiny_project, settings))
+        heldout_prompts(tiny_project, open_store(settings.store_uri, settings))
     path.unlink()
     with pytest.raises(ValueError, match=r"prompts\.tsv does not exist"):
-        heldout_prompts(Workspace(tiny_project, settings))
+        heldout_prompts(tiny_project, open_store(settings.store_uri, settings))
 
 
 def test_too_few_prompts_for_the_gate_are_an_error_before_anything_runs(
     tiny_project: Project, settings: Settings
 ) -> None:
-    assert check_enough_prompts(Workspace(tiny_project, settings)) == 1
+    assert check_enough_prompts(tiny_project, open_store(settings.store_uri, settings)) == 1
     policy = tiny_project.gate.model_copy(update={"minimum_prompts": 5000})
     strict = tiny_project.model_copy(update={"gate": policy})
     with pytest.raises(ValueError, match=r"has 1 prompts in .*prompts.tsv, but gate.minimum_prompts is 5000"):
-        check_enough_prompts(Workspace(strict, settings))
+        check_enough_prompts(strict, open_store(settings.store_uri, settings))
     off = strict.model_copy(update={"gate": policy.model_copy(update={"mode": "off"})})
-    assert check_enough_prompts(Workspace(off, settings)) == 1
+    assert check_enough_prompts(off, open_store(settings.store_uri, settings)) == 1
 
 
 def test_lines_that_are_held_out_are_counted_and_named() -> None:
@@ -59,11 +58,11 @@ def test_prompt_sets_are_held_out_as_well(tiny_project: Project, settings: Setti
     own = '[[prompt_sets]]\nname = "more"\nprompts = "more.tsv"\n'
     path.write_text(path.read_text() + own)
     project = load_project(path)
-    heldout = heldout_prompts(Workspace(project, settings))
+    heldout = heldout_prompts(project, open_store(settings.store_uri, settings))
     assert heldout.normal == {"a held out prompt please", "a second one"}
     assert heldout.digest not in (
-        heldout_prompts(Workspace(tiny_project, settings)).digest,
-        evaluation_digest(Workspace(project, settings)),
+        heldout_prompts(tiny_project, open_store(settings.store_uri, settings)).digest,
+        evaluation_digest(project, open_store(settings.store_uri, settings)),
     )
     named = project.path.read_text().replace('prompts = "prompts.tsv"', 'prompts = "more"')
     path.write_text(named)

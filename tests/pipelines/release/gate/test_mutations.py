@@ -83,7 +83,7 @@ def docket_of(project: Project, settings: Settings, evaluation: Any, candidate: 
     columns["scorer_digest"] = [f"digest of {scorer}" for scorer in columns["scorer"]]
     spec = evaluation.report.spec.model_copy(
         update={
-            "prompts_digest": heldout_prompts(Workspace(project, settings)).digest,
+            "prompts_digest": heldout_prompts(project, open_store(settings.store_uri, settings)).digest,
             "candidate": ModelRef(kind=candidate.kind, weights_digest=candidate.weights_digest),
             "champion": ModelRef(kind="base", weights_digest=candidate.base_digest),
             "base_digest": candidate.base_digest,

@@ -88,7 +88,7 @@ def change_code(world: Any, version: int) -> Path:
 
 
 def test_a_signature_is_over_all_that_is_served(keyed: Any) -> None:
-    """Who may write to MLflow and to the store can seal other code as well; without the key nobody can sign it."""
+    """A user with write access to MLflow and the store can record other code, but cannot sign it without the key."""
     candidate = keyed.register("a")
     decision = keyed.decide(candidate, None)
     served = change_code(keyed, 1)
