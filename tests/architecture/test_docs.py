@@ -102,6 +102,21 @@ def test_words_are_plain(page: Path) -> None:
     assert found == []
 
 
+def test_words_in_code_are_plain() -> None:
+    """Source, tests, templates, recipes and projects use none of these expressions either."""
+    files = [
+        path
+        for folder in ("alignment", "pipelines", "dags", "tests", "benchmarks", "examples", "projects")
+        for path in (ROOT / folder).rglob("*")
+        if path.suffix in (".py", ".toml", ".j2") and path != Path(__file__)
+    ]
+    pattern = re.compile(rf"\b({'|'.join(NOT_PLAIN)})\b", flags=re.IGNORECASE)
+    found = [
+        f"{path.relative_to(ROOT)}: {match.group()}" for path in files for match in pattern.finditer(path.read_text())
+    ]
+    assert found == []
+
+
 def test_project_of_the_quickstart_is_valid(tmp_path: Path) -> None:
     for name, text in quickstart_files().items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""jobs over a fake of our own engine interface."""
+"""jobs over a fake engine."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""The chain of asset-triggered runs, followed through a fake of our own API client."""
+"""The chain of asset-triggered runs, followed through a fake API client."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path

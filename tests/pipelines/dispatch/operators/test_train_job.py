@@ -1,4 +1,4 @@
-"""The operator and its trigger over a fake of our own engine interface; the trigger is driven by asyncio."""
+"""The operator and its trigger over a fake engine; the trigger is driven by asyncio."""
 
 import asyncio
 import json
