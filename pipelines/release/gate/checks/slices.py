@@ -24,7 +24,7 @@ FOUND = 0.9
 """Probability with which the loss that an explanation states would be found."""
 
 NO_CATEGORY = (
-    "No prompt has a category, so it is unknown whether one kind of prompt got worse. Fill the column `category`, or"
+    "No prompt has a category, so it is unknown whether one kind of prompt got worse. Fill the column category, or"
     " set gate.slices.action to off."
 )
 NOTHING_LARGE = (
