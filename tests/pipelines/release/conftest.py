@@ -25,13 +25,13 @@ from pipelines.tracking import registry
 
 
 def digest_of(name: str) -> str:
-    """A sha256 that stands for something of that name."""
+    """Return a sha256 made from a name."""
     return hashlib.sha256(name.encode()).hexdigest()
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """All that the gate looks at."""
+    """Everything that the gate decides on."""
 
     report: EvalReport
     columns: dict[str, list[Any]]

@@ -1,4 +1,4 @@
-"""Status says where the champion is, and names what does not fit instead of failing on it."""
+"""Status reports the champion, and names inconsistencies instead of failing on them."""
 
 from pathlib import Path
 from typing import Any

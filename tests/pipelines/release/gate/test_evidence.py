@@ -60,7 +60,7 @@ def test_the_projects_own_prompts_and_the_tables_digest_are_asked(
     assert len(evidence.scores.differences("taste_a", "champion")) == 200
     decision = decide(evidence)
     assert decision.verdict == "invalid"
-    said = " ".join(decision.reasons)
-    assert "the project now names" in said
-    assert f"the table's sha256 is {hashlib.sha256(scores).hexdigest()[:12]}" in said
+    text = " ".join(decision.reasons)
+    assert "the project now names" in text
+    assert f"the table's sha256 is {hashlib.sha256(scores).hexdigest()[:12]}" in text
     assert decision.policy_digest == project.gate.digest

@@ -14,7 +14,7 @@ def decision_of(evaluation: Any, **changes: Any) -> GateDecision:
     return decision
 
 
-def test_a_promotion_is_told_with_its_votes_and_what_holds(good_evaluation: Any) -> None:
+def test_a_promotion_is_explained_with_votes_and_passed_checks(good_evaluation: Any) -> None:
     sentences = explain(decision_of(good_evaluation))
     assert sentences[0] == (
         "Version 4 of shapes may become the champion: it meets every requirement of the policy, but no slice could be"
@@ -25,7 +25,7 @@ def test_a_promotion_is_told_with_its_votes_and_what_holds(good_evaluation: Any)
     assert len(sentences) == len(set(sentences))
 
 
-def test_a_promotion_without_guards_or_slices_does_not_sound_complete(evaluation_of: Callable[..., Any]) -> None:
+def test_a_promotion_without_guards_or_slices_is_explained_with_a_warning(evaluation_of: Callable[..., Any]) -> None:
     evaluation = evaluation_of({"a": 0.6, "b": 0.6}, {})
     sentences = explain(decision_of(evaluation))
     assert sentences[0].endswith("policy, but the policy has no guard and no slice could be measured.")
@@ -45,13 +45,13 @@ def test_a_refusal_begins_with_its_reasons_and_ends_with_what_to_do(evaluation_o
     assert sentences[-1] == "Train a better candidate; more prompts will not help."
 
 
-def test_votes_of_unusable_evidence_are_not_told(good_evaluation: Any) -> None:
+def test_votes_of_invalid_evidence_are_not_explained(good_evaluation: Any) -> None:
     sentences = explain(decision_of(good_evaluation, table_problems=("edited",)))
     assert not any("prefers" in sentence for sentence in sentences)
     assert "edited" in sentences[1]
     assert sentences[-1] == "Fix the problems listed above and evaluate again."
 
 
-def test_a_dry_gate_says_so_last(good_evaluation: Any) -> None:
+def test_dry_run_mode_is_the_last_sentence(good_evaluation: Any) -> None:
     decision = decision_of(good_evaluation).model_copy(update={"mode": "dry_run"})
     assert explain(decision)[-1] == "The gate is in dry-run mode: this verdict moves no alias."

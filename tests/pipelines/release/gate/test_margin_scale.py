@@ -22,7 +22,7 @@ def scores_of(**changes: np.ndarray) -> ScoreGrids:
     return ScoreGrids(grids)
 
 
-def test_a_margin_is_told_by_the_spread_of_what_its_bound_is_about() -> None:
+def test_a_margin_is_scaled_by_the_standard_deviation_of_the_compared_values() -> None:
     """Of a relative margin of 10 % of 25 that is candidate - 0.9 champion: 4, 1, 4, 1 with a spread of sqrt(3)."""
     policy = GatePolicy(
         guards={

@@ -246,7 +246,7 @@ def test_pairs_of_another_model_earn_none(docket: Docket, tmp_path: Path) -> Non
     assert "was checked on 0 human pairs drawn by flux; at least 100 are required" in votes_lines(decision)
 
 
-def test_without_named_generators_the_line_says_so(docket: Docket, tmp_path: Path) -> None:
+def test_without_named_generators_the_explanation_states_it(docket: Docket, tmp_path: Path) -> None:
     assert "on 120 held-out pairs of any generator its" in votes_lines(docket.judged(tmp_path))
 
 
@@ -283,10 +283,10 @@ def test_an_expired_calibration_keeps_a_judge_from_voting(docket: Docket, tmp_pa
     remember(docket, judge, docket.report.calibrations[0], newest_pair_at=datetime.now(UTC) - timedelta(days=120))
     decision = docket.judged(tmp_path)
     assert decision.verdict == "invalid"
-    said = {check.name: check.explanation for check in decision.checks if check.family == "votes"}
-    assert "its newest human pairs are 120 days old, more than 90" in said[f"may_vote:{judge.name}"]
+    text = {check.name: check.explanation for check in decision.checks if check.family == "votes"}
+    assert "its newest human pairs are 120 days old, more than 90" in text[f"may_vote:{judge.name}"]
     other = docket.report.spec.judges[1].name
-    assert "was never calibrated with these weights" in said[f"may_vote:{other}"]
+    assert "was never calibrated with these weights" in text[f"may_vote:{other}"]
 
 
 def remember(docket: Docket, judge: Judge, agreed: Calibration, *, newest_pair_at: datetime) -> None:
@@ -342,13 +342,13 @@ def swap_report(world: Any, decision: GateDecision) -> GateDecision:
 
 
 def raise_a_number(world: Any, decision: GateDecision) -> GateDecision:
-    """The gate's own decision in all but a check that nobody reads again, edited between two tasks."""
+    """The gate's decision, with a check edited between two tasks that no later code reads."""
     first, *others = decision.checks
     return decision.model_copy(update={"checks": (first.model_copy(update={"explanation": "All good."}), *others)})
 
 
 def drop_calibration(world: Any, decision: GateDecision) -> GateDecision:
-    """The project asks for calibrations that no judge has: by its rules of now nobody could have voted."""
+    """The project requires calibrations that no judge has: by its current rules no judge could have voted."""
     policy = world.project.gate.model_copy(update={"maximum_calibration_age_days": 90})
     world.project = world.project.model_copy(update={"gate": policy})
     return world.kept(decision.model_copy(update={"policy_digest": policy.digest}))
@@ -401,7 +401,7 @@ AFTERWARDS = {
 @pytest.mark.slow
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("mutation", sorted(AFTERWARDS))
-def test_what_changes_after_the_decision_stops_the_move(
+def test_a_change_after_the_decision_stops_the_move(
     world: Any, whole_evaluation: Any, tmp_path: Path, mutation: str
 ) -> None:
     mutate, reason = AFTERWARDS[mutation]
@@ -414,7 +414,7 @@ def test_what_changes_after_the_decision_stops_the_move(
 
 @pytest.mark.slow
 @pytest.mark.timeout(240)
-def test_a_verdict_of_another_hand_moves_nothing(
+def test_a_decision_that_the_gate_did_not_make_moves_nothing(
     world: Any, whole_evaluation: Any, evaluation_of: Any, tmp_path: Path
 ) -> None:
     """A bad candidate was held; its decision is copied with the word `promote`, beside the store and then into it."""
@@ -426,7 +426,7 @@ def test_a_verdict_of_another_hand_moves_nothing(
     with pytest.raises(ValueError, match=r"The gate made no decision .* the decision is not in the store"):
         promote(forged, Workspace(world.project, world.settings), "tester")
     tags = registry.version_tags(world.settings, world.project.name, candidate.version) or {}
-    assert "gate.verdict" not in tags, "what the gate never said is not noted on the version either"
+    assert "gate.verdict" not in tags, "a decision that the gate did not make is not recorded on the version either"
     with pytest.raises(ValueError, match="the decision's verdict is promote, but its scores now lead to hold"):
         promote(world.kept(forged), Workspace(world.project, world.settings), "tester")
     assert ledger.entries(world.project.name, open_store(world.settings.store_uri, world.settings)) == ()

@@ -39,7 +39,7 @@ def test_a_projects_guards_are_those_that_it_measures_and_margins_are_assumed_un
     )
 
 
-def test_the_last_evaluation_tells_margins_and_tie_thresholds(world: Any, tmp_path: Path) -> None:
+def test_margins_and_tie_thresholds_are_scaled_by_the_last_evaluation(world: Any, tmp_path: Path) -> None:
     """Differences have spread 1 there, as the margin of caption_match has."""
     path = tmp_path / f"{world.project.name}.toml"
     text = SHAPES.read_text().replace('name = "shapes"', f'name = "{world.project.name}"')
@@ -123,7 +123,7 @@ def test_a_file_that_would_not_load_stays_as_it_was(tiny_project: Project) -> No
         write_tie_thresholds(tiny_project.path, "tie_thresholds = { judge = 0.5 }")
 
 
-def test_noise_that_does_not_cover_zero_is_said() -> None:
+def test_noise_that_does_not_cover_zero_is_reported() -> None:
     sound, unsound = noise_sentences([noise("a", 0.1), noise("b", 0.1, sound=False)])
     assert "covers 0" in sound
     assert "does not cover 0" in unsound

@@ -1,4 +1,4 @@
-"""Simulated evaluations have the truth that they are said to have, and the real gate judges them by it."""
+"""Simulated evaluations have the stated truth, and the real gate judges them by it."""
 
 from dataclasses import replace
 from typing import Any
@@ -85,7 +85,7 @@ def test_a_champion_within_every_kind_of_limit_does_not_stop_a_good_candidate(ru
     assert _simulate(world, Truth("good", (0.4,)), np.random.default_rng(0)).verdict == "promote"
 
 
-def test_a_guard_that_nobody_measures_is_what_makes_every_row_invalid_and_is_said() -> None:
+def test_an_unmeasured_guard_makes_every_row_invalid_and_is_named() -> None:
     world = replace(world_of(), guards=("match", "extra"))
     outcomes = operating_curve(world, [Truth("gain", (0.4,))], simulations=3)
     assert outcomes[0].verdicts == {"invalid": 3}

@@ -316,7 +316,7 @@ def test_a_refused_judge_does_not_stop_enough_others(evaluation_of: Callable[...
     assert gate(evaluation, report=report).verdict == "promote"
 
 
-def test_which_guard_lacks_what_is_said(good_evaluation: Any) -> None:
+def test_each_faulty_guard_is_named_with_its_fault(good_evaluation: Any) -> None:
     without = gate(good_evaluation, **ATTACKS["guard without a rule"](good_evaluation))
     assert "gate.guards.caption_match" in without.reasons[0]
     unmeasured = gate(good_evaluation, **ATTACKS["guard not measured"](good_evaluation))

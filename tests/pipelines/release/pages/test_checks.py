@@ -1,4 +1,4 @@
-"""Checks in families, and what each family says in a word."""
+"""Checks are grouped by family, each with a short result."""
 
 from typing import Any
 
@@ -41,7 +41,7 @@ def test_a_name_is_for_people() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "says"),
+    ("fields", "outcome"),
     [
         ([{}, {}], ("2 of 2 passed", "yes")),
         ([{}, {"passed": False}, {"passed": False, "note": "undecided"}], ("1 of 3 failed", "no")),
@@ -51,13 +51,15 @@ def test_a_name_is_for_people() -> None:
         ([{"decisive": False, "note": "unmeasured"}], ("nothing measured", "plain")),
     ],
 )
-def test_a_family_says_its_worst(good_decision: Any, fields: list[dict[str, Any]], says: tuple[str, str]) -> None:
+def test_a_family_shows_its_worst_result(
+    good_decision: Any, fields: list[dict[str, Any]], outcome: tuple[str, str]
+) -> None:
     checks = [check("guard", str(number), **own) for number, own in enumerate(fields)]
-    assert only_group(good_decision, *checks) == says
+    assert only_group(good_decision, *checks) == outcome
 
 
 @pytest.mark.parametrize(
-    ("in_favour", "fields", "says"),
+    ("in_favour", "fields", "outcome"),
     [
         (2.0, {"passed": True}, ("2 of 2 judges prefer it", "yes")),
         (1.0, {"passed": False, "note": "undecided"}, ("1 of 2 judges prefer it", "plain")),
@@ -65,8 +67,8 @@ def test_a_family_says_its_worst(good_decision: Any, fields: list[dict[str, Any]
     ],
 )
 def test_votes_say_how_many_judges_prefer_it(
-    good_decision: Any, in_favour: float, fields: dict[str, Any], says: tuple[str, str]
+    good_decision: Any, in_favour: float, fields: dict[str, Any], outcome: tuple[str, str]
 ) -> None:
     judges = [check("win_rate", name, family="votes", decisive=False) for name in "ab"]
     votes = check("preferred_by_judges", measured=in_favour, family="votes", **fields)
-    assert only_group(good_decision, *judges, votes) == says
+    assert only_group(good_decision, *judges, votes) == outcome

@@ -1,4 +1,4 @@
-"""Panels of scorers, and what a judge's win rate says of people's."""
+"""Panels of scorers, and the human win rate that a judge's win rate implies."""
 
 import math
 from typing import Any
@@ -31,17 +31,17 @@ def test_a_judge_of_three_in_four_shows_sixty_as_fifty_five(good_evaluation: Any
     assert (row.pairs, row.ties, row.votes) == ("120", "7 ties excluded", True)
 
 
-def test_more_than_all_people_could_give_is_said(good_evaluation: Any, good_decision: Any) -> None:
+def test_a_win_rate_above_the_human_maximum_is_reported(good_evaluation: Any, good_decision: Any) -> None:
     report = with_win_rate(good_evaluation.report, 0.76)
     assert calibration_row(calibration("taste_a", 0.75), report, good_decision).implies == "above 100 %"
 
 
-def test_a_judge_no_better_than_chance_says_nothing_of_people(good_evaluation: Any, good_decision: Any) -> None:
+def test_a_judge_no_better_than_chance_implies_no_human_win_rate(good_evaluation: Any, good_decision: Any) -> None:
     row = calibration_row(calibration("taste_a", 0.5), good_evaluation.report, good_decision)
     assert row.implies == "unknown"
 
 
-def test_a_judge_that_was_not_asked_is_told_so(good_evaluation: Any, good_decision: Any) -> None:
+def test_a_judge_that_the_gate_did_not_use_is_marked(good_evaluation: Any, good_decision: Any) -> None:
     row = calibration_row(calibration("stranger", 0.7), good_evaluation.report, good_decision)
     assert (row.verdict, row.measured, row.votes) == ("The gate did not use this judge.", "-", False)
     assert attenuation(calibration("taste_a", math.nan), good_evaluation.report) is None
@@ -51,7 +51,7 @@ def test_a_judge_that_was_not_asked_is_told_so(good_evaluation: Any, good_decisi
     ("name", "kind", "status"),
     [("taste_a", "judge", "votes"), ("caption_match", "guard", "holds"), ("stranger", "guard", "not used")],
 )
-def test_a_panel_says_what_the_scorer_had_to_say(
+def test_a_panel_shows_the_scorers_status(
     good_evaluation: Any, good_decision: Any, name: str, kind: Any, status: str
 ) -> None:
     panel = scorer_panel(good_evaluation.report, good_decision, name, kind=kind)

@@ -1,4 +1,4 @@
-"""From pairs to verdict: every stage there, every digest texts, gaps said."""
+"""The lineage from pairs to verdict has every stage and digest, and marks gaps."""
 
 from collections.abc import Callable
 from typing import Any
@@ -48,7 +48,7 @@ def test_every_stage_is_listed_in_the_order_of_the_data(
     assert digests >= {scorer.weights_digest for scorer in (*spec.judges, *spec.guards)}
 
 
-def test_what_the_store_lost_is_said(good_evaluation: Any, good_decision: Any) -> None:
+def test_stages_without_a_record_are_marked(good_evaluation: Any, good_decision: Any) -> None:
     texts = {step.title: step.text for step in lineage(good_evaluation.report, good_decision, Provenance())}
     assert texts["batches"] == texts["features"] == "No record in the store."
     assert texts["snapshot"] == "Only the digest is recorded."

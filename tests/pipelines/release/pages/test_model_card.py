@@ -67,7 +67,7 @@ def test_a_base_of_the_hub_is_named_with_its_revision(
     assert 'pipeline.load_lora_weights("weights")' in card.text
 
 
-def test_verdict_checks_licences_method_and_limits_are_told(
+def test_the_card_has_verdict_checks_licences_method_and_limits(
     good_evaluation: Any, good_decision: Any, project: Project, known: Callable[..., Provenance]
 ) -> None:
     text = card_of(good_evaluation, good_decision, project, known(licence="CC-BY-NC-4.0")).text

@@ -1,4 +1,4 @@
-"""What the store still knows of a version: found by digest, left out where it is gone or broken."""
+"""Records of a version are found by digest, and left out where they are missing or damaged."""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""The HTML report: whole, self-contained, escaped, and true to the decision."""
+"""The HTML report is complete, self-contained, escaped and consistent with the decision."""
 
 import base64
 import io
@@ -117,8 +117,8 @@ def test_every_check_and_digest_is_on_the_page(good_evaluation: Any, folder: Pat
     assert "plumbline gate projects/shapes.toml --version 4" in page.text
 
 
-def test_narrow_screens_get_only_what_differs() -> None:
-    """A rule that stands there and at the top as well was put there by a slip."""
+def test_rules_for_narrow_screens_differ_from_the_others() -> None:
+    """A rule that is in both places is a mistake."""
     style = (Path(__file__).parents[4] / "pipelines/release/pages/style.css").read_text()
     head, _, rest = style.partition("@media screen and (max-width: 760px) {\n")
     narrow, _, tail = rest.partition("\n}\n")
@@ -176,7 +176,7 @@ def test_the_verdict_comes_first_in_a_plain_sentence(
 
 
 @pytest.mark.parametrize(("mode", "words"), [("dry_run", "no alias moves"), ("off", "The gate is off")])
-def test_a_gate_that_does_not_bite_says_so(good_evaluation: Any, folder: Path, mode: Any, words: str) -> None:
+def test_modes_without_consequence_are_stated(good_evaluation: Any, folder: Path, mode: Any, words: str) -> None:
     decision = decision_of(good_evaluation).model_copy(update={"mode": mode})
     page = Page(render_report(good_evaluation.report, decision, folder))
     assert words in page.text

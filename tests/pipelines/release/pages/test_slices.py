@@ -60,7 +60,7 @@ def test_the_drawing_names_slices_and_judges_and_is_the_same_twice(good_evaluati
 
 
 def drawn_names(*names: str) -> list[str]:
-    """What stands in the drawing of slices of these names, as a browser reads it."""
+    """Return the text of the slice plot with these names, as a browser shows it."""
     cell = _SliceCell(counts="", win_rate="", interval="", low=0.4, rate=0.5, high=0.6, colour="")
     rows = [SliceRow(name=name, prompts=9, cells=(cell,), mark="", mark_colour="") for name in names]
     svg = ElementTree.fromstring(plot_slices(rows, ["taste_a"]))

@@ -68,7 +68,7 @@ def test_a_job_without_a_title_appears_under_the_name_of_its_kind() -> None:
     ("recipe", "method"),
     [("diffusion_dpo_shapes", "Diffusion-DPO (Wallace et al. 2023, arXiv:2311.12908)"), ("mapo_shapes", "MaPO (Hong")],
 )
-def test_a_recipe_is_told_with_its_paper(recipe: str, method: str) -> None:
+def test_a_recipe_is_shown_with_its_paper(recipe: str, method: str) -> None:
     facts = dict(recipe_facts(load_recipe(recipe)))
     assert facts["method"].startswith(method)
     assert facts["recipe"] == recipe

@@ -60,7 +60,7 @@ def answered(answer: str = "approve", **changes: Any) -> Approval:
 # --- is anybody asked? ----------------------------------------------------------------------------------------------
 
 
-def test_nobody_is_asked_unless_the_project_wants_it_and_the_alias_would_move() -> None:
+def test_approval_is_needed_only_by_policy_and_when_the_alias_would_move() -> None:
     assert approval.needed(ApprovalSection(), decision()) == ""
     assert "for every promotion" in approval.needed(policy(), decision())
     assert approval.needed(policy(), decision(verdict="hold")) == ""
@@ -78,9 +78,11 @@ def test_nobody_is_asked_unless_the_project_wants_it_and_the_alias_would_move() 
         ({"win_rate": 0.02, "guard": 1.0}, "guard:safety"),
     ],
 )
-def test_close_is_measured_from_the_bound_and_doubt_counts_as_close(margins: dict[str, float], reason: str) -> None:
-    said = approval.needed(policy("borderline", borderline=margins), decision())
-    assert said == "" if not reason else reason in said
+def test_closeness_is_the_distance_from_the_bound_and_unknown_counts_as_close(
+    margins: dict[str, float], reason: str
+) -> None:
+    text = approval.needed(policy("borderline", borderline=margins), decision())
+    assert text == "" if not reason else reason in text
 
 
 @pytest.mark.parametrize(
@@ -103,8 +105,8 @@ def test_close_is_measured_from_the_bound_of_the_check_whatever_its_text(
 ) -> None:
     changes = {"measured": measured, "relation": relation, "bound": bound, "required": "> 0.61"}
     check = WIN_RATE.model_copy(update=changes)
-    said = approval.needed(policy("borderline", borderline={"win_rate": 0.02}), decision(check))
-    assert bool(said) is close
+    text = approval.needed(policy("borderline", borderline={"win_rate": 0.02}), decision(check))
+    assert bool(text) is close
 
 
 def test_a_warning_of_the_gate_is_a_borderline_case() -> None:
@@ -153,12 +155,12 @@ def test_every_other_answer_is_refused_with_its_reason(answer: Approval | None, 
     assert reason in approval.refusal(policy(), decision(), answer)
 
 
-def test_at_a_shell_the_user_name_says_who_it_is() -> None:
+def test_at_a_shell_the_user_name_identifies_the_approver() -> None:
     assert approval.refusal(policy(), decision(), answered(by="bob", by_id="")) == ""
     assert "eve may not approve" in approval.refusal(policy(), decision(), answered(by="eve", by_id=""))
 
 
-def test_those_who_may_not_approve_are_not_asked() -> None:
+def test_people_who_may_not_approve_are_not_asked() -> None:
     assert [person.id for person in approval.askable(policy(), [])] == ["ada", "7"]
     assert [person.id for person in approval.askable(policy(), ["Bob"])] == ["ada"]
     with pytest.raises(ValueError, match=r"No approver is left: bob, ada .*Add another person"):
@@ -168,7 +170,7 @@ def test_those_who_may_not_approve_are_not_asked() -> None:
 # --- what is shown --------------------------------------------------------------------------------------------------
 
 
-def test_the_question_says_which_version_and_links_to_the_evidence() -> None:
+def test_the_question_names_the_version_and_links_to_the_evidence() -> None:
     made = decision()
     assert approval.subject(made) == "Make version 4 of shapes the champion?"
     text = approval.body(made, "It was close.", asked_by=("ada",))

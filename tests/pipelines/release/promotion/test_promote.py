@@ -94,7 +94,7 @@ def test_promoting_the_champion_again_moves_nothing(world: Any) -> None:
 
 
 @pytest.mark.parametrize("verdict", ["hold", "inconclusive", "invalid"])
-def test_another_verdict_moves_nothing_and_is_noted(world: Any, verdict: str) -> None:
+def test_another_verdict_moves_nothing_and_is_recorded(world: Any, verdict: str) -> None:
     decision = world.decide(world.register("a"), None, verdict=verdict, reasons=("taste_a lost.",))
     answer = promote(decision, Workspace(world.project, world.settings), "tester")
     assert not answer.moved
@@ -107,7 +107,7 @@ def test_another_verdict_moves_nothing_and_is_noted(world: Any, verdict: str) ->
 
 @pytest.mark.parametrize("mode", ["off", "dry_run"])
 @pytest.mark.parametrize("where", ["decision", "project"])
-def test_off_and_dry_run_move_nothing_and_say_so(world: Any, mode: str, where: str) -> None:
+def test_off_and_dry_run_move_nothing_and_report_it(world: Any, mode: str, where: str) -> None:
     candidate = world.register("a")
     gate = world.project.gate.model_copy(update={"mode": mode})
     project = world.project.model_copy(update={"gate": gate}) if where == "project" else world.project
@@ -178,7 +178,7 @@ def other_weights(world: Any) -> Path:
         (damage_served, "MLflow serves weights with digest"),
     ],
 )
-def test_what_does_not_fit_the_decision_stops_the_move(
+def test_a_mismatch_with_the_decision_stops_the_move(
     world: Any, break_it: Callable[[Any, Any], Any], complaint: str
 ) -> None:
     """Even where the changed decision is put into the store as one that the gate made."""
@@ -248,7 +248,7 @@ def test_a_ledger_that_lost_its_end_stops_every_move(world: Any) -> None:
         rollback(Workspace(world.project, world.settings), "tester", "again")
 
 
-def test_a_promotion_that_was_overtaken_says_so(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_promotion_reports_a_later_move(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     first = champion(world, "a")
     decision = world.decide(world.register("b"), first)
     append = ledger.append
@@ -282,7 +282,7 @@ def test_a_decision_is_carried_out_once(world: Any) -> None:
 # --- deleted versions -----------------------------------------------------------------------------------------------
 
 
-def test_a_deleted_champion_stops_promotion_and_rollback_mends_it(world: Any) -> None:
+def test_a_deleted_champion_stops_promotion_until_a_rollback(world: Any) -> None:
     first = champion(world, "a")
     champion(world, "b", first)
     third = world.register("c")

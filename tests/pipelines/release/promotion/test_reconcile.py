@@ -62,7 +62,7 @@ def test_before_and_after_promotions_all_agrees(world: Any) -> None:
     assert (answer.state, answer.champion, answer.expected) == ("agrees", None, None)
 
 
-def test_a_hand_moved_alias_is_an_alarm_and_stays(promoted: Any) -> None:
+def test_an_alias_moved_by_hand_is_an_alarm_and_is_not_restored(promoted: Any) -> None:
     registry.set_alias(promoted.settings, promoted.project.name, "champion", 3)
     answer = found(promoted)
     assert (answer.state, answer.champion, answer.expected) == ("alarm", 3, 2)
@@ -70,7 +70,7 @@ def test_a_hand_moved_alias_is_an_alarm_and_stays(promoted: Any) -> None:
     assert (champion(promoted), num_entries(promoted)) == (3, 2)
 
 
-def test_by_policy_it_is_put_back_and_the_ledger_says_so(promoted: Any) -> None:
+def test_by_policy_the_alias_is_restored_and_recorded(promoted: Any) -> None:
     registry.set_alias(promoted.settings, promoted.project.name, "champion", 3)
     answer = found(promoted, restoring(promoted))
     assert (answer.state, answer.champion, answer.expected, answer.ledger_entries) == ("restored", 2, 2, 3)
@@ -83,7 +83,7 @@ def test_by_policy_it_is_put_back_and_the_ledger_says_so(promoted: Any) -> None:
     assert rollback(Workspace(promoted.project, promoted.settings), "tester", "too dark").to_version == 1
 
 
-def test_asked_for_by_hand_it_is_put_back_whatever_the_policy(promoted: Any) -> None:
+def test_the_restore_option_overrides_the_policy(promoted: Any) -> None:
     registry.delete_alias(promoted.settings, promoted.project.name, "champion")
     assert found(promoted, restore=True).state == "restored"
     assert champion(promoted) == 2
@@ -105,7 +105,7 @@ def ledger_folder(world: Any) -> Path:
 
 
 @pytest.mark.parametrize("kept", [0, 1])
-def test_a_lost_ledger_is_an_alarm_under_every_policy_and_takes_no_champion_down(promoted: Any, kept: int) -> None:
+def test_a_lost_ledger_is_an_alarm_under_every_policy_and_moves_no_champion(promoted: Any, kept: int) -> None:
     for path in sorted(ledger_folder(promoted).iterdir())[kept:]:
         path.unlink()
     answer = found(promoted, restoring(promoted))
@@ -133,7 +133,7 @@ def test_a_ledger_that_lost_its_end_puts_nothing_back_where_the_base_model_is_in
     assert champion(promoted) is None
 
 
-def test_a_ledger_written_anew_is_not_that_of_the_champion(promoted: Any) -> None:
+def test_a_rewritten_ledger_does_not_match_the_champion(promoted: Any) -> None:
     path = ledger_folder(promoted) / "000002.json"
     path.chmod(0o644)
     path.write_text(path.read_text().replace("tester", "mallory"))
@@ -156,7 +156,7 @@ def test_a_move_made_while_one_looks_is_no_alarm(promoted: Any, monkeypatch: pyt
 
 
 @pytest.mark.parametrize("place", [3, None])
-def test_previous_champion_is_where_a_rollback_goes_and_is_put_back(promoted: Any, place: int | None) -> None:
+def test_a_wrong_previous_champion_is_reported_and_restored(promoted: Any, place: int | None) -> None:
     name = promoted.project.name
     if place is None:
         registry.delete_alias(promoted.settings, name, "previous_champion")
@@ -194,7 +194,7 @@ def test_a_deleted_logged_model_is_an_alarm_under_every_policy(promoted: Any, ve
     assert fix in answer.message
 
 
-def test_files_that_mlflow_gc_took_are_told_by_reconcile_and_doctor(promoted: Any, mlflow_server: Any) -> None:
+def test_files_deleted_by_mlflow_gc_are_reported_by_reconcile_and_doctor(promoted: Any, mlflow_server: Any) -> None:
     with runs.connect(promoted.settings.tracking_uri) as client:
         named = client.get_model_version(promoted.project.name, "1").source.removeprefix("models:/")
         client.delete_logged_model(named)
@@ -214,7 +214,7 @@ def collect(mlflow_server: Any) -> None:
     subprocess.run([sys.executable, *command], capture_output=True, timeout=200, check=True)
 
 
-def test_a_changed_tag_is_found_and_put_back(promoted: Any) -> None:
+def test_a_changed_tag_is_reported_and_restored(promoted: Any) -> None:
     registry.set_version_tags(promoted.settings, promoted.project.name, 2, {"champion.by": "mallory"})
     answer = found(promoted)
     assert answer.state == "alarm"

@@ -1,4 +1,4 @@
-"""The champion comes back from the ledger, with the weights that were promoted; asked again, nothing moves."""
+"""A rollback restores a champion from the ledger, with the promoted weights; a repeated one moves nothing."""
 
 import shutil
 from collections.abc import Callable
@@ -64,7 +64,7 @@ def replace_served(world: Any, version: int, other: str) -> None:
 # --- back, further back, forward --------------------------------------------------------------------------------------
 
 
-def test_back_to_the_champion_before_and_the_alias_says_where_next(world: Any) -> None:
+def test_rollback_restores_the_champion_before_and_updates_previous_champion(world: Any) -> None:
     champions(world, "abc")
     assert aliases(world) == {"champion": 3, "previous_champion": 2}
     moved = back(world)
@@ -74,7 +74,7 @@ def test_back_to_the_champion_before_and_the_alias_says_where_next(world: Any) -
     assert (entries(world)[-1].action, entries(world)[-1].reason) == ("rollback", "too dark")
 
 
-def test_two_people_at_night_go_back_one_champion_and_not_two(world: Any) -> None:
+def test_two_people_who_roll_back_at_once_go_back_one_champion(world: Any) -> None:
     champions(world, "abc")
     back(world, actor="ada")
     with pytest.raises(
@@ -104,7 +104,7 @@ def test_who_names_the_champion_to_leave_goes_on_and_may_ask_again(world: Any) -
     assert moves(world)[3:] == [("rollback", 3, 2), ("rollback", 2, 1), ("rollback", 1, None)]
 
 
-def test_forward_goes_to_what_the_last_rollback_left_and_no_further(world: Any) -> None:
+def test_forward_restores_the_version_that_the_last_rollback_left(world: Any) -> None:
     champions(world, "ab")
     with pytest.raises(ValueError, match=r"nothing to roll forward to: .* promoted by tester"):
         back(world, forward=True)
@@ -120,7 +120,7 @@ def test_forward_goes_to_what_the_last_rollback_left_and_no_further(world: Any) 
     assert back(world, "too dark after all").to_version == 1
 
 
-def test_a_version_by_number_back_at_once_forward_only_when_said(world: Any) -> None:
+def test_a_version_by_number_needs_forward_unless_it_is_an_earlier_champion(world: Any) -> None:
     champions(world, "abc")
     assert back(world, to_version=1).to_version == 1
     again = back(world, "me too", actor="bob", to_version=1)
@@ -160,10 +160,12 @@ def test_to_the_base_skips_the_champions_between(world: Any) -> None:
     moved = back(world, to_base=True)
     assert (moved.from_version, moved.to_version, aliases(world)) == (2, None, {})
     assert back(world, "not all", forward=True).to_version == 2
-    assert aliases(world) == {"champion": 2}, "whoever said that all are bad did not mean to go back to one of them"
+    assert aliases(world) == {"champion": 2}, (
+        "the order that named every version as bad did not mean to go back to one of them"
+    )
 
 
-def test_a_reason_an_actor_and_somewhere_to_go_are_needed(world: Any) -> None:
+def test_a_rollback_needs_a_reason_an_actor_and_a_destination(world: Any) -> None:
     for order in ({}, {"to_base": True}, {"forward": True}):
         with pytest.raises(ValueError, match="has no champion: the base model is in place"):
             back(world, **order)
@@ -177,7 +179,7 @@ def test_a_reason_an_actor_and_somewhere_to_go_are_needed(world: Any) -> None:
     assert len(entries(world)) == 2
 
 
-def test_a_move_that_overtakes_is_told(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_later_move_is_reported(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     champions(world, "abc")
     append = ledger.append
 
@@ -196,7 +198,7 @@ def test_a_move_that_overtakes_is_told(world: Any, monkeypatch: pytest.MonkeyPat
 # --- only what was promoted -------------------------------------------------------------------------------------------
 
 
-def test_a_hand_set_previous_champion_leads_nowhere(world: Any) -> None:
+def test_a_previous_champion_set_by_hand_is_ignored(world: Any) -> None:
     _, second = champions(world, "ab")
     third = world.register("c")
     promote(world.decide(third, second, verdict="hold"), Workspace(world.project, world.settings), "tester")
@@ -208,7 +210,7 @@ def test_a_hand_set_previous_champion_leads_nowhere(world: Any) -> None:
     assert aliases(world) == {"champion": 1}
 
 
-def test_weights_replaced_with_their_tags_are_refused_with_the_ways_out(world: Any) -> None:
+def test_weights_replaced_with_their_tags_are_refused_with_alternatives(world: Any) -> None:
     champions(world, "abc")
     evil = world.train("evil")
     replace_served(world, 2, "evil")
@@ -222,7 +224,7 @@ def test_weights_replaced_with_their_tags_are_refused_with_the_ways_out(world: A
     assert back(world, to_version=1).to_version == 1
 
 
-def test_with_no_other_version_to_go_to_the_base_is_the_way_out(world: Any) -> None:
+def test_without_another_version_the_base_is_the_alternative(world: Any) -> None:
     champions(world, "ab")
     world.train("evil")
     replace_served(world, 1, "evil")
@@ -267,7 +269,7 @@ def gone_where_served(world: Any, artifacts: Path) -> None:
         (gone_where_served, "MLflow has no files for version 2"),
     ],
 )
-def test_whatever_became_of_the_weights_the_ways_out_are_named(
+def test_changed_weights_are_refused_with_alternatives(
     world: Any, mlflow_server: Any, damage: Callable[[Any, Path], None], complaint: str
 ) -> None:
     champions(world, "abc")
@@ -292,7 +294,7 @@ def test_tags_of_a_champion_that_is_rolled_forward_to_are_those_of_its_promotion
 # --- deleted versions -------------------------------------------------------------------------------------------------
 
 
-def test_a_deleted_version_on_the_way_back_is_skipped_and_said(world: Any) -> None:
+def test_a_deleted_version_is_skipped_and_reported(world: Any) -> None:
     champions(world, "abc")
     delete_version(world, 2)
     with pytest.raises(ValueError, match=r"Version 2 .* was deleted from MLflow.*rollback --to-version 1"):
@@ -336,7 +338,7 @@ def test_a_champion_deleted_after_a_rollback_is_left_without_more_ado(world: Any
 @pytest.mark.parametrize(
     ("function", "alias"), [("set_alias", "previous_champion"), ("set_alias", "champion"), ("set_version_tags", "")]
 )
-def test_a_rollback_killed_half_way_is_finished_and_goes_no_further(
+def test_an_interrupted_rollback_is_completed_once(
     world: Any, killed_at: Callable[..., Any], function: str, alias: str
 ) -> None:
     champions(world, "abc")

@@ -100,7 +100,7 @@ def test_a_signature_is_over_all_that_is_served(keyed: Any) -> None:
     assert ledger.entries(keyed.project.name, open_store(keyed.settings.store_uri, keyed.settings)) == ()
 
 
-def test_what_was_changed_before_there_was_a_key_is_not_signed(keyed: Any) -> None:
+def test_files_changed_before_the_key_existed_are_not_signed(keyed: Any) -> None:
     from pipelines.release.registration.candidates import register
 
     trained = keyed.train("a")

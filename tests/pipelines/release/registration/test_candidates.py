@@ -58,12 +58,12 @@ def test_what_an_online_run_learnt_from_stands_for_the_sources(world: Any) -> No
 
 
 def test_who_labelled_the_pairs_is_learnt_from_beside_the_sources(world: Any) -> None:
-    lessons = ("taste_a", f"scorer {'a' * 64}", "shapes_panel_a")
-    labelled = world.snapshot.model_copy(update={"labelled_by": lessons})
+    sources = ("taste_a", f"scorer {'a' * 64}", "shapes_panel_a")
+    labelled = world.snapshot.model_copy(update={"labelled_by": sources})
     candidate = register(
         world.train("labelled"), Workspace(world.project, world.settings), snapshot=labelled, run_id=world.run_id
     )
-    assert candidate.trained_on == tuple(sorted(("shapes_pairs", *lessons)))
+    assert candidate.trained_on == tuple(sorted(("shapes_pairs", *sources)))
 
 
 def test_the_judge_that_chose_the_recipe_is_named_beside_the_sources(world: Any) -> None:

@@ -73,13 +73,13 @@ def test_changed_added_and_removed_files_are_noticed(keyed: Settings, weights_di
         assert signing.verify(weights_dir, tags, keyed) == ""
 
 
-def test_another_key_does_not_vouch(keyed: Settings, weights_dir: Path, tmp_path: Path) -> None:
+def test_another_key_does_not_verify(keyed: Settings, weights_dir: Path, tmp_path: Path) -> None:
     foreign, _ = write_keys(tmp_path, "foreign")
     tags = signing.sign(weights_dir, "shapes", keyed.model_copy(update={"signing_key": foreign}))
     assert "is not valid for the key" in signing.verify(weights_dir, tags, keyed)
 
 
-def test_a_missing_a_lost_and_a_changed_signature_are_told_apart(keyed: Settings, weights_dir: Path) -> None:
+def test_missing_lost_and_changed_signatures_have_separate_messages(keyed: Settings, weights_dir: Path) -> None:
     assert "it is not signed" in signing.verify(weights_dir, {}, keyed)
     tags = signing.sign(weights_dir, "shapes", keyed)
     path = Path(urlsplit(tags[signing.URI_TAG]).path)
@@ -125,7 +125,7 @@ def test_the_doctor_hears_what_the_keys_do_and_who_else_could_read_them(keyed: S
         signing.check_keys(keyed)
 
 
-def test_keys_that_do_not_belong_together_and_a_locked_one_are_told(keyed: Settings, tmp_path: Path) -> None:
+def test_mismatched_and_encrypted_keys_are_reported(keyed: Settings, tmp_path: Path) -> None:
     _, foreign = write_keys(tmp_path, "foreign")
     with pytest.raises(ValueError, match="is not the public half"):
         signing.check_keys(keyed.model_copy(update={"verify_key": foreign}))

@@ -33,7 +33,7 @@ def check(decision: GateDecision, name: str) -> GateCheck:
     return next(c for c in decision.checks if c.name == name)
 
 
-def said(decision: GateDecision, name: str) -> str:
+def explanation(decision: GateDecision, name: str) -> str:
     return check(decision, name).explanation
 
 
@@ -78,7 +78,7 @@ def test_a_small_slice_is_unmeasured_and_stops_nothing() -> None:
     assert decision.verdict == "promote"
 
 
-def test_how_many_slices_were_measured_and_how_bad_each_would_have_been_found_is_always_said() -> None:
+def test_slices_report_their_number_and_the_loss_they_would_find() -> None:
     decision = judged(Truth("t", (0.3,)))
     line = check(decision, "slices")
     assert (line.measured, line.passed, line.decisive, line.note) == (3, True, False, "")
@@ -86,24 +86,24 @@ def test_how_many_slices_were_measured_and_how_bad_each_would_have_been_found_is
     level = 0.025 / (3 * 3)
     for name, prompts in (("people", 100), ("things", 580)):
         rate = win_rate_found(prompts, limit=0.45, level=level, power=0.9)
-        assert f"a single judge would find a win rate of {rate:.2f} or less in 90% of cases" in said(
+        assert f"a single judge would find a win rate of {rate:.2f} or less in 90% of cases" in explanation(
             decision, f"slice:{name}"
         )
 
 
 @pytest.mark.parametrize(
-    ("slices", "says"),
+    ("slices", "message"),
     [
         ({}, "No prompt has a category"),
         ({f"s{i}": 1.0 for i in range(25)}, "A slice needs gate.slices.minimum_prompts prompts"),
     ],
 )
-def test_that_no_slice_was_measured_is_a_warning(slices: dict[str, float], says: str) -> None:
+def test_no_measured_slice_is_a_warning(slices: dict[str, float], message: str) -> None:
     world = World(policy=GatePolicy(minimum_prompts=100), num_prompts=1000, slices=slices)
     decision = _simulate(world, Truth("t", (0.3,)), np.random.default_rng(1))
     line = check(decision, "slices")
     assert (decision.verdict, line.measured, line.note, line.passed) == ("promote", 0, "warning", False)
-    assert says in line.explanation
+    assert message in line.explanation
     off = replace(world, policy=GatePolicy(minimum_prompts=100, slices=SliceRule(action="off")))
     assert not [c for c in _simulate(off, Truth("t"), np.random.default_rng(1)).checks if c.name == "slices"]
 
@@ -136,7 +136,7 @@ def gains(losses_among_people: int, *, size: float = 1.0) -> list[float]:
     return [-size] * losses_among_people + [1.0] * (1000 - losses_among_people)
 
 
-def test_harm_that_is_none_among_so_many_tests_is_chance(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_harm_that_is_not_significant_after_correction_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     """61 losses of 100, all of one size: z = (39 - 61) / sqrt(100) = -2.2, p = 0.0139. There are 9 tests."""
     line = check(judged_on({"judge": gains(61)}, monkeypatch), "slice:people")
     assert line.passed
@@ -194,7 +194,7 @@ def test_one_seed_leaves_the_rank_correlation_unmeasured_which_matters_only_wher
     assert judged(good, detectors=rules).verdict == "promote"
 
 
-def test_judges_whose_gains_part_while_they_agree_on_the_champion_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_judges_that_agree_less_than_on_the_champion_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     """The champion's seeds correlate by one half under every two judges; gains drawn apart do not correlate at all."""
     draw = np.random.default_rng(0).normal
     apart = {f"judge_{i}": draw(0.3, 1, 1000) for i in (1, 2, 3)}
@@ -246,7 +246,7 @@ def test_a_gain_that_persists_under_other_prompts_is_style(monkeypatch: pytest.M
 # --- power ----------------------------------------------------------------------------------------------------------
 
 
-def test_power_is_asked_of_the_votes_and_told_of_the_guards() -> None:
+def test_power_decides_for_votes_and_informs_for_guards() -> None:
     few = judged(Truth("t", (0.6,)), prompts=400)
     assert few.verdict == "inconclusive"
     assert (check(few, "power").note, check(few, "power").decisive) == ("undecided", True)

@@ -92,7 +92,7 @@ def test_no_change_at_all_holds_where_no_loss_is_tolerated(evaluation: Any, bett
     assert verdicts(evidence_of(evaluation, GuardRule(margin=0.05, better=better), worse)) == {"guard:g": "hold"}
 
 
-def test_a_mean_that_is_its_floor_without_doubt_holds_and_a_p_that_is_its_level_does_not(evaluation: Any) -> None:
+def test_a_mean_equal_to_its_floor_holds_and_a_p_equal_to_its_level_does_not(evaluation: Any) -> None:
     assert verdicts(evidence_of(evaluation, GuardRule(floor=1.0), [1.0] * 200)) == {"guard:g:floor": "promote"}
     assert _mcnemar("g", 10, 0, level=2**-10, text="").finding().allows == "hold"
     assert _mcnemar("g", 9, 0, level=2**-10, text="").finding().allows == "promote"

@@ -59,7 +59,7 @@ EDITS: dict[str, tuple[Callable[[dict[str, list[Any]]], None], str]] = {
 
 
 @pytest.mark.parametrize("edit", sorted(EDITS))
-def test_an_edited_table_is_found_out(good_evaluation: Any, edit: str) -> None:
+def test_an_edited_table_is_detected(good_evaluation: Any, edit: str) -> None:
     columns = copy.deepcopy(good_evaluation.columns)
     change, message = EDITS[edit]
     change(columns)
@@ -67,7 +67,7 @@ def test_an_edited_table_is_found_out(good_evaluation: Any, edit: str) -> None:
 
 
 @pytest.mark.parametrize("field", ["win_rate_low", "win_rate_high", "mean_difference_low", "p_value", "wins"])
-def test_an_edited_report_is_found_out(good_evaluation: Any, field: str) -> None:
+def test_an_edited_report_is_detected(good_evaluation: Any, field: str) -> None:
     first, *others = good_evaluation.report.comparisons
     edited = first.model_copy(update={field: getattr(first, field) + 1})
     report = good_evaluation.report.model_copy(update={"comparisons": (edited, *others)})
@@ -76,7 +76,7 @@ def test_an_edited_report_is_found_out(good_evaluation: Any, field: str) -> None
     assert f"{first.scorer} against the {first.against}, {field}" in problems[0]
 
 
-def test_an_edited_report_with_nan_is_found_out(good_evaluation: Any) -> None:
+def test_an_edited_report_with_nan_is_detected(good_evaluation: Any) -> None:
     first, *others = good_evaluation.report.comparisons
     report = good_evaluation.report.model_copy(
         update={"comparisons": (first.model_copy(update={"p_value": math.nan}), *others)}

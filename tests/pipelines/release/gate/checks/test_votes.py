@@ -37,11 +37,11 @@ def test_equal_models_show_no_gain_worth_having_and_are_not_spoken_against(monke
     decision = judged(Truth("t"))
     assert decision.verdict == "hold"
     assert decision.reasons[0].endswith("2 are required. 3 show no gain worth having.")
-    said = explanation(decision, "win_rate:judge_1")
-    assert said.startswith("judge_1 shows no gain worth having from the candidate: 0 wins, 1632 ties, 0 losses")
+    text = explanation(decision, "win_rate:judge_1")
+    assert text.startswith("judge_1 shows no gain worth having from the candidate: 0 wins, 1632 ties, 0 losses")
 
 
-def test_judges_that_lose_and_judges_that_see_nothing_are_counted_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_votes_against_and_missing_gains_are_counted_separately(monkeypatch: pytest.MonkeyPatch) -> None:
     mixed = {"judge_1": np.ones(1632), "judge_2": np.zeros(1632), "judge_3": -np.ones(1632)}
     monkeypatch.setattr(simulation, "_draw_differences", lambda *a: mixed)
     decision = judged(Truth("t"))
@@ -74,7 +74,7 @@ def test_the_line_of_the_mean_is_its_lower_bound_at_the_level_of_the_vote(monkey
     assert f"between {low:.3g} and {high:.3g}" in line.explanation
 
 
-def test_a_mean_loss_beyond_doubt_speaks_against_and_one_in_doubt_does_not() -> None:
+def test_a_certain_mean_loss_votes_against_and_an_uncertain_one_does_not() -> None:
     clear, doubtful = judged(rare_losses(0.05, 10.0, 0.25)), judged(rare_losses(0.03, 10.0, 0.3), seed=1)
     assert (clear.verdict, doubtful.verdict) == ("hold", "inconclusive")
     assert "its losses may be larger" in explanation(clear, "mean_gain:judge_1")
