@@ -139,6 +139,6 @@ class FluxDrawing:
         return torch.as_tensor(images_BCHW)
 
 
-def _load_pipeline(base_dir: Path, model: ModelRef, weights_dir: Path | None) -> Any:
+def load_pipeline(base_dir: Path, model: ModelRef, weights_dir: Path | None) -> Any:
     """Load the base with a model's weights, ready to sample with the base's flow scheduler; see `load_model`."""
     return load_model(FAMILY, base_dir, model, weights_dir)

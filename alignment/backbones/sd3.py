@@ -109,7 +109,7 @@ class StableDiffusion3Drawing(GuidedDrawing):
         return self.pipeline.transformer.config.in_channels, side, side
 
 
-def _load_pipeline(base_dir: Path, model: ModelRef, weights_dir: Path | None) -> Any:
+def load_pipeline(base_dir: Path, model: ModelRef, weights_dir: Path | None) -> Any:
     """Load the base with a model's weights, ready to sample with the base's flow scheduler; see `load_model`."""
     return load_model(FAMILY, base_dir, model, weights_dir)
 

@@ -101,6 +101,6 @@ class SDXLDrawing(StableDiffusionDrawing):
         return _text_states(self.pipeline, prompts, self.pipeline.device)
 
 
-def _load_pipeline(base_dir: Path, model: ModelRef, weights_dir: Path | None) -> Any:
+def load_pipeline(base_dir: Path, model: ModelRef, weights_dir: Path | None) -> Any:
     """Load the base with a model's weights, ready to sample with DDIM, without watermark; see `load_model`."""
     return load_model(FAMILY, base_dir, model, weights_dir)

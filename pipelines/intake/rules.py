@@ -42,7 +42,7 @@ def columns_present(expected: list[str]) -> Rule:
     return Rule("columns_present", "critical", "table", sets)
 
 
-def _rows_present(limits: ValidationSection) -> Rule:
+def rows_present(limits: ValidationSection) -> Rule:
     """A batch contains rows: an empty batch means that the source failed."""
     import great_expectations.expectations as gxe
 
@@ -55,17 +55,17 @@ def _rows_present(limits: ValidationSection) -> Rule:
     )
 
 
-def _image_decodable(limits: ValidationSection) -> Rule:
+def image_decodable(limits: ValidationSection) -> Rule:
     """Both images exist and every pixel decodes."""
     return _is(True, "image_decodable", "images_decodable", "Both images exist, and decode to the last pixel.")
 
 
-def _image_single_frame(limits: ValidationSection) -> Rule:
+def image_single_frame(limits: ValidationSection) -> Rule:
     """No animations."""
     return _is(True, "image_single_frame", "images_of_one_frame", "Neither image is an animation.")
 
 
-def _image_format(limits: ValidationSection) -> Rule:
+def image_format(limits: ValidationSection) -> Rule:
     """Both formats are allowed; image_decodable reports an image that no decoder recognises."""
     import great_expectations.expectations as gxe
 
@@ -76,41 +76,41 @@ def _image_format(limits: ValidationSection) -> Rule:
     return Rule("image_format", "critical", "row", expectation)
 
 
-def _image_bytes(limits: ValidationSection) -> Rule:
+def image_bytes(limits: ValidationSection) -> Rule:
     """Encoded size."""
     return _between(
         "image_bytes", "largest_image_bytes", "Encoded bytes of the larger image", high=limits.max_image_bytes
     )
 
 
-def _image_pixels(limits: ValidationSection) -> Rule:
+def image_pixels(limits: ValidationSection) -> Rule:
     """Width times height, from the header."""
     return _between("image_pixels", "largest_image_pixels", "Pixels of the larger image", high=limits.max_image_pixels)
 
 
-def _image_longest_side(limits: ValidationSection) -> Rule:
+def image_longest_side(limits: ValidationSection) -> Rule:
     """The longest side, in pixels, is within the limit."""
     return _between("image_longest_side", "longest_image_side", "Longest side in pixels", high=limits.max_image_side)
 
 
-def _image_shortest_side(limits: ValidationSection) -> Rule:
+def image_shortest_side(limits: ValidationSection) -> Rule:
     """The shortest side, in pixels, is within the limit."""
     return _between("image_shortest_side", "shortest_image_side", "Shortest side in pixels", low=limits.min_image_side)
 
 
-def _prompt_length(limits: ValidationSection) -> Rule:
+def prompt_length(limits: ValidationSection) -> Rule:
     """The prompt is not empty and its length is within bounds; a missing prompt has length 0."""
     text = "Characters of the prompt, outer white space aside"
     return _between("prompt_length", "prompt_length", text, low=1, high=limits.max_prompt_chars)
 
 
-def _prompt_characters(limits: ValidationSection) -> Rule:
+def prompt_characters(limits: ValidationSection) -> Rule:
     """The prompt has no control characters or overrides of the writing direction, which hide its contents."""
     text = "Control characters in the prompt"
     return _between("prompt_characters", "prompt_control_characters", text, high=0)
 
 
-def _prompt_held_out(limits: ValidationSection) -> Rule:
+def prompt_held_out(limits: ValidationSection) -> Rule:
     """The prompt is not an evaluation prompt in any spelling with the same normal form: it would leak into training."""
     text = "The prompt is not one of the prompts held out for evaluation."
     return _is(False, "prompt_held_out", "prompt_is_held_out", text)
@@ -121,7 +121,7 @@ def labelled(limits: ValidationSection) -> Rule:
     return _is(True, "labelled", "has_label", "The source has a label for the pair.")
 
 
-def _labels_legal(limits: ValidationSection) -> Rule:
+def labels_legal(limits: ValidationSection) -> Rule:
     """The labels are 1/0, 0/1 or 0.5/0.5: each in {0, 0.5, 1} and together 1. Not checked for rows without a label."""
     import great_expectations.expectations as gxe
 
@@ -132,7 +132,7 @@ def _labels_legal(limits: ValidationSection) -> Rule:
     return Rule("labels_legal", "critical", "row", expectation)
 
 
-def _identical_images(limits: ValidationSection) -> Rule:
+def identical_images(limits: ValidationSection) -> Rule:
     """Two images with the same bytes can only be a tie."""
     text = "No preference between two identical images."
     return _is(False, "identical_images", "identical_images_preferred", text)
@@ -144,13 +144,13 @@ def duplicate_pair(limits: ValidationSection) -> Rule:
     return _between("duplicate_pair", "copies_before", text, high=0)
 
 
-def _contradictory_labels(limits: ValidationSection) -> Rule:
+def contradictory_labels(limits: ValidationSection) -> Rule:
     """The same annotator does not prefer each image once; where that happens, none of the rows is used."""
     text = "No row of the same images, prompt and annotator prefers the other image."
     return _is(False, "contradictory_labels", "labels_contradicted", text)
 
 
-def _licence_present(limits: ValidationSection) -> Rule:
+def licence_present(limits: ValidationSection) -> Rule:
     """The row names a licence: the origin of pairs limits the use of a model."""
     import great_expectations.expectations as gxe
 
@@ -159,14 +159,14 @@ def _licence_present(limits: ValidationSection) -> Rule:
     return Rule("licence_present", "critical", "row", expectation)
 
 
-def _annotator_flood(limits: ValidationSection) -> Rule:
+def annotator_flood(limits: ValidationSection) -> Rule:
     """One annotator does not provide most of a batch."""
     text = f"Share of the batch by the row's annotator, from {MINIMUM_ANNOTATOR_ROWS} rows on"
     high = limits.max_annotator_share
     return _between("annotator_flood", "annotator_share", text, high=high, severity="warning")
 
 
-def _annotator_one_sided(limits: ValidationSection) -> Rule:
+def annotator_one_sided(limits: ValidationSection) -> Rule:
     """No annotator always chooses left or always right: that reflects a habit, not the images."""
     text = f"The row's annotator does not always choose the same side, in {MINIMUM_ANNOTATOR_ROWS} rows or more."
     column = "annotator_always_on_one_side"
@@ -174,25 +174,25 @@ def _annotator_one_sided(limits: ValidationSection) -> Rule:
 
 
 PAIR_RULES: tuple[Callable[[ValidationSection], Rule], ...] = (
-    _rows_present,
-    _image_decodable,
-    _image_single_frame,
-    _image_format,
-    _image_bytes,
-    _image_pixels,
-    _image_longest_side,
-    _image_shortest_side,
-    _prompt_length,
-    _prompt_characters,
-    _prompt_held_out,
+    rows_present,
+    image_decodable,
+    image_single_frame,
+    image_format,
+    image_bytes,
+    image_pixels,
+    image_longest_side,
+    image_shortest_side,
+    prompt_length,
+    prompt_characters,
+    prompt_held_out,
     labelled,
-    _labels_legal,
-    _identical_images,
+    labels_legal,
+    identical_images,
     duplicate_pair,
-    _contradictory_labels,
-    _licence_present,
-    _annotator_flood,
-    _annotator_one_sided,
+    contradictory_labels,
+    licence_present,
+    annotator_flood,
+    annotator_one_sided,
 )
 
 

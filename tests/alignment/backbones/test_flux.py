@@ -11,7 +11,7 @@ from diffusers import FluxPipeline, FluxTransformer2DModel
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5TokenizerFast
 
-from alignment.backbones.flux import FluxBackbone, _load_pipeline, _pack, _positions, _unpack
+from alignment.backbones.flux import FluxBackbone, _pack, _positions, _unpack, load_pipeline
 from alignment.catalogues.backbones import Flux
 from alignment.contracts.evaluation import ModelRef
 
@@ -33,7 +33,7 @@ def test_a_missing_file_is_named(tiny_flux_dir: Path, tmp_path: Path, missing: s
     with pytest.raises(ValueError, match=missing.replace(".", r"\.")):
         FluxBackbone(folder, PARAMS)
     with pytest.raises(ValueError, match=missing.replace(".", r"\.")):
-        _load_pipeline(folder, BASE, None)
+        load_pipeline(folder, BASE, None)
 
 
 def test_packing_equals_the_pipelines_and_can_be_inverted() -> None:
@@ -66,7 +66,7 @@ def test_inputs_and_prediction_equal_those_of_the_pipelines_transformer_call(
     tiny_flux_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every tensor that the pipeline passes in its first step for the same latents and caption, and the prediction."""
-    backbone, pipeline = FluxBackbone(tiny_flux_dir, PARAMS), _load_pipeline(tiny_flux_dir, BASE, None)
+    backbone, pipeline = FluxBackbone(tiny_flux_dir, PARAMS), load_pipeline(tiny_flux_dir, BASE, None)
     calls: list[dict[str, Tensor]] = []
     predictions: list[Tensor] = []
     forward = FluxTransformer2DModel.forward

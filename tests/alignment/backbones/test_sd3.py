@@ -9,7 +9,7 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, StableDiffusion3Pipeline
 from transformers import CLIPTextModelWithProjection, CLIPTokenizer, T5EncoderModel, T5TokenizerFast
 
-from alignment.backbones.sd3 import StableDiffusion3Backbone, _load_pipeline
+from alignment.backbones.sd3 import StableDiffusion3Backbone, load_pipeline
 from alignment.catalogues.backbones import StableDiffusion3
 from alignment.contracts.evaluation import ModelRef
 
@@ -48,7 +48,7 @@ def test_a_missing_file_is_named(tiny_sd3_dir: Path, tmp_path: Path, missing: st
     with pytest.raises(ValueError, match=missing.replace(".", r"\.")):
         StableDiffusion3Backbone(folder, PARAMS)
     with pytest.raises(ValueError, match=missing.replace(".", r"\.")):
-        _load_pipeline(folder, BASE, None)
+        load_pipeline(folder, BASE, None)
 
 
 def test_text_states_are_both_clips_side_by_side_then_t5(tiny_sd3_dir: Path) -> None:
@@ -81,7 +81,7 @@ def test_a_base_without_t5_has_zeros_in_its_place(tiny_sd3_dir: Path, without_t5
     assert encoded["states_LD"].shape == full["states_LD"].shape
     assert bool((encoded["states_LD"][:, 12:] == 0).all())
     assert torch.equal(encoded["pooled_D"], full["pooled_D"])
-    pipeline = _load_pipeline(without_t5, BASE, None)
+    pipeline = load_pipeline(without_t5, BASE, None)
     theirs, *_ = pipeline.encode_prompt(CAPTIONS, None, None, do_classifier_free_guidance=False)
     torch.testing.assert_close(encoded["states_LD"].float(), theirs, **ROUNDED)
 

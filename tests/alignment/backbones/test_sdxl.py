@@ -13,7 +13,7 @@ from diffusers import DDPMScheduler, StableDiffusionXLPipeline
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from alignment.backbones.interface import Framing
-from alignment.backbones.sdxl import SDXLBackbone, _load_pipeline
+from alignment.backbones.sdxl import SDXLBackbone, load_pipeline
 from alignment.catalogues.backbones import SDXL
 from alignment.contracts.evaluation import ModelRef
 from alignment.data.features import CachedFeatures
@@ -43,7 +43,7 @@ def test_a_missing_file_is_named(tiny_sdxl_dir: Path, tmp_path: Path, missing: s
     with pytest.raises(ValueError, match=missing.replace(".", r"\.")):
         SDXLBackbone(folder, PARAMS)
     with pytest.raises(ValueError, match=missing.replace(".", r"\.")):
-        _load_pipeline(folder, BASE, None)
+        load_pipeline(folder, BASE, None)
 
 
 def test_a_base_of_another_family_is_refused_with_its_missing_files(tiny_sd_dir: Path) -> None:
@@ -75,7 +75,7 @@ def test_the_empty_caption_equals_the_negative_prompt_of_guidance(
     path = folder / "model_index.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "force_zeros_for_empty_prompt": zeros}))
     encoded = SDXLBackbone(folder, PARAMS).encode_captions([CAPTIONS[0], ""])
-    theirs = _load_pipeline(folder, BASE, None).encode_prompt(CAPTIONS[0], do_classifier_free_guidance=True)
+    theirs = load_pipeline(folder, BASE, None).encode_prompt(CAPTIONS[0], do_classifier_free_guidance=True)
     torch.testing.assert_close(encoded["states_LD"][:1], theirs[0])
     torch.testing.assert_close(encoded["states_LD"][1:], theirs[1])
     torch.testing.assert_close(encoded["pooled_D"][:1], theirs[2])
@@ -123,7 +123,7 @@ def test_noise_and_target_agree_with_diffusers(tiny_sdxl_dir: Path, tmp_path: Pa
 
 def test_a_prediction_is_the_unets_with_the_pipelines_time_ids(tiny_sdxl_dir: Path) -> None:
     backbone = SDXLBackbone(tiny_sdxl_dir, PARAMS)
-    pipeline: StableDiffusionXLPipeline = _load_pipeline(tiny_sdxl_dir, BASE, None)
+    pipeline: StableDiffusionXLPipeline = load_pipeline(tiny_sdxl_dir, BASE, None)
     theirs = pipeline._get_add_time_ids(
         (100, 200), (3, 5), (64, 64), dtype=torch.float32, text_encoder_projection_dim=20
     )

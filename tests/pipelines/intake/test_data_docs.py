@@ -5,7 +5,7 @@ import pytest
 
 from pipelines.intake.data_docs import data_docs_page
 from pipelines.intake.rule_runs import judge
-from pipelines.intake.rules import _image_format, _prompt_length
+from pipelines.intake.rules import image_format, prompt_length
 from pipelines.project.sections import ValidationSection
 
 pytestmark = pytest.mark.timeout(180)
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.timeout(180)
 
 def page() -> str:
     data = pd.DataFrame({"row": [0, 1], "image_format": ["PNG", "GIF"], "prompt_length": [3, 4]})
-    rules = [_image_format(ValidationSection()), _prompt_length(ValidationSection())]
+    rules = [image_format(ValidationSection()), prompt_length(ValidationSection())]
     return data_docs_page(judge(data, rules), title="a <b> shard", verdict="1 of 2 & so on")
 
 

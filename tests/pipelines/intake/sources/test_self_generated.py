@@ -98,5 +98,5 @@ def test_drawn_pairs_train_and_only_people_are_held_out(
     [("self_generated", {"uri": "x"}), ("pick_a_pic", {"uri": ""}), ("self_generated", {"uri": ""})],
 )
 def test_a_source_has_either_a_drawing_or_a_uri(kind: str, changes: dict[str, str]) -> None:
-    with pytest.raises(ValueError, match=r"takes (\[sources.draw\] and no uri|a uri and no \[sources.draw\])"):
+    with pytest.raises(ValueError, match=r"needs (\[sources.draw\] and no uri|a uri and no \[sources.draw\])"):
         SourceSection(name="s", kind=kind, licence="CC0-1.0", **changes)
