@@ -29,7 +29,7 @@ MAXIMUM_FLOORS = 8
 """Of pipelines and of alignment each: rooms on the longest way down that an import can take."""
 MAXIMUM_CHAIN = 24
 """Modules on the longest way down that an import can take."""
-MAXIMUM_PUBLIC_NAMES = 45
+MAXIMUM_PUBLIC_NAMES = 46
 """Functions and classes at the top of a module, without an underscore, per 1,000 lines of code."""
 MAXIMUM_OFFERED_NAMES = 30
 """Of those, the ones that another room uses, per 1,000 lines of code."""

@@ -35,7 +35,9 @@ def main(job_dir: Path) -> int:
     print(f"counting from {place.read_text() if place.exists() else 0}", flush=True)
     for number in range(int(place.read_text()) if place.exists() else 0, spec["count"]):
         print(f"number {number + 1}", flush=True)
-        place.write_text(str(number + 1))
+        # Replaced in one step: a signal between truncating and writing would leave an empty file to resume from.
+        (out / "count.new").write_text(str(number + 1))
+        (out / "count.new").replace(place)
         progress = Progress(done=number + 1, total=spec["count"], unit="steps")
         (out / "progress.json").write_text(progress.model_dump_json())
         time.sleep(0.1)
