@@ -10,8 +10,8 @@ import numpy as np
 
 from alignment.statistics.comparison import DIFFERENCE_DECIMALS, Floats, outcome_counts
 
-Outcome = Literal["x", "y", "tie"]
-Game = tuple[str, str, Outcome]
+_GameOutcome = Literal["x", "y", "tie"]
+Game = tuple[str, str, _GameOutcome]
 """First model, second model, winner."""
 
 SOLVER_TOLERANCE = 1e-10

@@ -12,7 +12,7 @@ from alignment.contracts.evaluation import Comparison
 from alignment.contracts.values import Record, Sha256
 from alignment.statistics.comparison import Floats, mean_interval
 
-Outcome = Literal["measured", "over_memory", "over_time", "out_of_memory", "diverged", "invalid"]
+TrialOutcome = Literal["measured", "over_memory", "over_time", "out_of_memory", "diverged", "invalid"]
 
 
 class Limits(Record):
@@ -27,7 +27,7 @@ class Limits(Record):
 class TrialReport(Record):
     """Result of one trial. Values are measured unless stated otherwise; None where the trial ended earlier."""
 
-    outcome: Outcome
+    outcome: TrialOutcome
     recipe: str
     """Name of the starting recipe."""
     changes: tuple[str, ...]

@@ -20,7 +20,7 @@ from pipelines.dispatch.job_kinds import Encode, Evaluate, Train
 from pipelines.dispatch.requests.judging import comparison_request
 from pipelines.project.file import Project
 from pipelines.search.memory_floor import Shapes, memory_floor
-from pipelines.search.ranking import Limits, Outcome, TrialReport
+from pipelines.search.ranking import Limits, TrialOutcome, TrialReport
 from pipelines.search.space import Proposal
 from pipelines.settings import Settings
 from pipelines.store.storage import open_store
@@ -192,7 +192,7 @@ def _with_figures(report: TrialReport, figures: _Figures, recipe: Recipe) -> Tri
     )
 
 
-def _refused(report: TrialReport, outcome: Outcome, reason: str, started: float) -> TrialReport:
+def _refused(report: TrialReport, outcome: TrialOutcome, reason: str, started: float) -> TrialReport:
     """Return the report of a trial that is not ranked."""
     return report.model_copy(
         update={"outcome": outcome, "reason": reason, "seconds": time.monotonic() - started},

@@ -29,9 +29,9 @@ from pipelines.workspace import Workspace
 
 log = logging.getLogger(__name__)
 
-Outcome = Literal["promoted", "held", "rejected", "unchanged", "rolled_back", "rolled_forward", "restored"]
+_MoveOutcome = Literal["promoted", "held", "rejected", "unchanged", "rolled_back", "rolled_forward", "restored"]
 
-OUTCOMES: Mapping[str, Outcome] = {
+OUTCOMES: Mapping[str, _MoveOutcome] = {
     "promote": "promoted",
     "rollback": "rolled_back",
     "forward": "rolled_forward",
@@ -253,7 +253,7 @@ def _unmoved(
     message: str,
     *,
     entry: LedgerEntry | None,
-    outcome: Outcome = "unchanged",
+    outcome: _MoveOutcome = "unchanged",
 ) -> Promotion:
     return Promotion(
         model=decision.candidate.model,
