@@ -5,8 +5,6 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-Json = dict[str, Any]
-
 DONE, FAILED, BAD_INPUT, GATE_SAID_NO = 0, 1, 2, 3
 
 

@@ -7,10 +7,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipelines.commands.answers import Json
 from pipelines.host import shell_user
 from pipelines.stages import candidates as candidate_stages
 from pipelines.stages import champion, jobs, judges, monitor, pairs, training, values
+from pipelines.stages.values import Json
 
 Overrides = tuple[str, ...]
 

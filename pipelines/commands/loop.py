@@ -3,12 +3,15 @@
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipelines.commands.answers import DONE, GATE_SAID_NO, Json, show
+from pipelines.commands.answers import DONE, GATE_SAID_NO, show
 from pipelines.commands.arguments import AsJson, ModelVersion, Overrides, Project, Recipe
+
+if TYPE_CHECKING:
+    from pipelines.stages.values import Json
 
 log = logging.getLogger(__name__)
 
@@ -246,7 +249,7 @@ def chosen_recipe(project: str, recipe: str | None, overrides: Sequence[str] | N
     return str(path), ()
 
 
-def _promote(project: str, candidates: list[Json], *, as_json: bool) -> int:
+def _promote(project: str, candidates: "list[Json]", *, as_json: bool) -> int:
     from pipelines.commands import by_hand
 
     promotions, done = by_hand.promotions(project, candidates)

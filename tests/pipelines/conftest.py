@@ -104,6 +104,25 @@ PAIRS_TYPES = {
 }
 
 
+@pytest.fixture(scope="session")
+def trained_json() -> Callable[[str], dict[str, Any]]:
+    """A finished training as JSON; the letter it is given names its weights."""
+
+    def make(weights: str) -> dict[str, Any]:
+        return TrainResult(
+            uri=f"file:///store/models/{weights}",
+            spec_digest="7" * 64,
+            kind="full",
+            weights_digest=weights * 64,
+            base_digest="b" * 64,
+            steps=1,
+            num_pairs=1,
+            final_metrics={},
+        ).model_dump(mode="json")
+
+    return make
+
+
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     return Settings(

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from alignment.contracts.data import EncodeSpec
-from alignment.contracts.training import TrainResult
 from pipelines.dispatch.job_kinds import JOB_KINDS, DrawPairs, Soup, Train, TrainReward, find_kind, kind_of
 from pipelines.project.file import Project, load_project
 
@@ -17,19 +16,6 @@ SHAPES = Path(__file__).parents[3] / "projects" / "shapes.toml"
 @pytest.fixture(scope="module")
 def shapes() -> Project:
     return load_project(SHAPES)
-
-
-def result(weights: str) -> dict[str, Any]:
-    return TrainResult(
-        uri=f"file:///store/models/{weights}",
-        spec_digest="7" * 64,
-        kind="full",
-        weights_digest=weights * 64,
-        base_digest="b" * 64,
-        steps=1,
-        num_pairs=1,
-        final_metrics={},
-    ).model_dump(mode="json")
 
 
 def test_a_position_or_a_name_becomes_the_section_of_the_project(shapes: Project) -> None:
@@ -65,8 +51,8 @@ class Lazy:
         raise AssertionError("iterated over")
 
 
-def test_a_soup_reads_the_results_of_mapped_tasks_by_slice(shapes: Project) -> None:
-    given = {"trainings": [{"recipe": 0}, {"recipe": 0}], "results": Lazy(result("c"), result("d"))}
+def test_a_soup_reads_the_results_of_mapped_tasks_by_slice(shapes: Project, trained_json: Any) -> None:
+    given = {"trainings": [{"recipe": 0}, {"recipe": 0}], "results": Lazy(trained_json("c"), trained_json("d"))}
     soup = Soup.read(given, shapes)
     assert [training.recipe for training in soup.trainings] == [shapes.recipes()[0]] * 2
     assert [run.weights_digest for run in soup.results] == ["c" * 64, "d" * 64]

@@ -9,7 +9,7 @@ import pytest
 
 from alignment.contracts.data import DatasetSnapshot
 from alignment.contracts.soup import SoupSpec, Uniform
-from alignment.contracts.training import TrainResult, TrainSpec
+from alignment.contracts.training import TrainSpec
 from pipelines.contracts.release import CandidateVersion
 from pipelines.settings import load_settings
 from pipelines.stages import jobs, pairs, values
@@ -43,20 +43,6 @@ def shapes_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         return str(tmp_path / "shapes.toml")
 
     return make
-
-
-def trained(weights: str) -> dict[str, Any]:
-    """A finished run, as JSON."""
-    return TrainResult(
-        uri=f"file:///store/models/{weights}",
-        spec_digest="7" * 64,
-        kind="full",
-        weights_digest=weights * 64,
-        base_digest="b" * 64,
-        steps=1,
-        num_pairs=1,
-        final_metrics={},
-    ).model_dump(mode="json")
 
 
 def version(weights: str, base: str) -> CandidateVersion:
@@ -160,10 +146,12 @@ def test_nothing_is_encoded_when_all_recipes_are_online(shapes_with: Any) -> Non
     assert training_stages.plan_trainings(path, SNAPSHOT, []) == [{"snapshot": SNAPSHOT, "recipe": 0}]
 
 
-def test_a_soup_is_made_of_the_runs_each_with_its_own_recipe(shapes_with: Any, make_snapshot: Any) -> None:
+def test_a_soup_is_made_of_the_runs_each_with_its_own_recipe(
+    shapes_with: Any, make_snapshot: Any, trained_json: Any
+) -> None:
     path = shapes_with(f'{TRAIN}{TRAIN}overrides = ["seed=8"]\n[soup]\nmethod = "uniform"\n')
     trainings = [{"snapshot": make_snapshot().model_dump(mode="json"), "recipe": index} for index in (0, 1)]
-    given = {"trainings": trainings, "results": [trained("c"), trained("d")]}
+    given = {"trainings": trainings, "results": [trained_json("c"), trained_json("d")]}
     request = jobs.job_request(path, "soup", given)
     spec = SoupSpec.model_validate(request.spec)
     assert spec.method == Uniform()
