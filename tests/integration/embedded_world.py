@@ -57,6 +57,11 @@ class Airflow(AirflowApi):
         """Pause a DAG, so that none of its tasks start."""
         self._call("PATCH", f"/api/v2/dags/{dag_id}", json={"is_paused": True})
 
+    def announce(self, asset: str, extra: Json) -> None:
+        """Create an event of an asset, as a person or another program does."""
+        [found] = self._call("GET", "/api/v2/assets", params={"name_pattern": asset})["assets"]
+        self._call("POST", "/api/v2/assets/events", json={"asset_id": found["id"], "extra": extra})
+
     def mark_failed(self, dag_id: str, run_id: str) -> None:
         """Mark a run as failed, as a user who stops it does."""
         self._call("PATCH", f"/api/v2/dags/{dag_id}/dagRuns/{run_id}", json={"state": "failed"})
@@ -134,8 +139,10 @@ def running_world(
     path.parent.mkdir()
     path.write_text(project)
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("PLUMBLINE_STORE_URI", "MLFLOW_TRACKING_URI", "AIRFLOW_HOME"):
-            patch.delenv(name, raising=False)
+        # Set first, so that the end of the test removes even what MLflow writes itself: the address of its registry.
+        for name in ("PLUMBLINE_STORE_URI", "MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "AIRFLOW_HOME"):
+            patch.setenv(name, "")
+            patch.delenv(name)
         own = {
             "PLUMBLINE_STATE_DIR": str(folder / "state"),
             "PLUMBLINE_PROJECTS_DIR": str(path.parent),

@@ -35,6 +35,7 @@ from sinks import mailbox, webhook
 from pipelines.platform import services
 from pipelines.platform.dag_states import read_dag_states
 from pipelines.project.file import load_project
+from pipelines.release.gate import decision_log
 from pipelines.settings import load_settings
 from pipelines.stages import candidates, champion, jobs, judges
 from pipelines.stages import pairs as pair_stages
@@ -176,6 +177,20 @@ def test_a_broken_project_is_an_import_error_and_breaks_no_other_dag(live: LiveP
     assert set(live.ada.dag_ids()) == known
     broken.unlink()
     wait_for("end of the import error", lambda: not live.ada.import_errors())
+
+
+def test_the_clock_starts_a_training_without_new_pairs(live: LivePlatform) -> None:
+    clock = Path(live.path).with_name("clock.toml")
+    clock.write_text(
+        f'extends = ["{live.path}"]\nname = "clock"\n[schedule]\ntrain = "* * * * *"\nreconcile = "@yearly"\n'
+    )
+    wait_for("project", lambda: "clock.train" in live.ada.dag_ids())
+    live.ada.unpause("clock.train")
+    run_id = live.first_run("clock.train", "scheduled")
+    live.ada.pause("clock.train")
+    live.ada.mark_failed("clock.train", run_id)
+    assert live.ada.causes("clock.train", run_id) == []
+    clock.unlink()
 
 
 def test_new_pairs_train_the_reward_and_calibrate_the_judges(live: LivePlatform) -> None:
@@ -359,3 +374,25 @@ def test_a_rollback_and_a_roll_forward_are_recorded_as_history(live: LivePlatfor
         assert len(wait_for("messages", partial(live.notifications, event))) == 2, (
             "the run that moved nothing sends no message"
         )
+
+
+def test_one_event_judges_every_version_without_a_decision(live: LivePlatform) -> None:
+    live.change_project("[gate]\n", '[gate]\nmode = "dry_run"\n')
+    snapshot = pair_stages.snapshot(live.path)
+    for number in (3, 4, 5):
+        publish_evaluated_candidate(
+            live.path, load_settings(), live.folder, snapshot=snapshot, trained_by="", number=number
+        )
+    live.ada.announce("shapes.candidate", {"version": 3})
+
+    def judged() -> list[int]:
+        lines = decision_log.judged_versions(Workspace(load_project(Path(live.path)), load_settings()))
+        return sorted(version for version, _ in lines)
+
+    wait_for("decision on each version", lambda: judged() == [1, 2, 3, 4, 5])
+    first = live.first_run("shapes.promote", "asset_triggered")
+    runs = [run for run in live.ada.runs("shapes.promote") if str(run["dag_run_id"]).endswith(first)]
+    ended = [live.ada.succeed("shapes.promote", str(run["dag_run_id"])) for run in runs]
+    picked = [live.ada.xcom("shapes.promote", run_id, "pick_candidate")["version"] for run_id in ended]
+    assert picked == [3, 4, 5], "the newest version is judged first, each in a separate run"
+    assert registry.get_alias(load_settings(), "shapes", "champion") == 2

@@ -52,7 +52,7 @@ def environment(project: Path, state_dir: Path, **more: str) -> dict[str, str]:
         "PLUMBLINE_PROJECTS_DIR": str(project.parent),
         "OMP_NUM_THREADS": "1",
     }
-    dropped = {"PLUMBLINE_STORE_URI", "MLFLOW_TRACKING_URI", "AIRFLOW_HOME"}
+    dropped = {"PLUMBLINE_STORE_URI", "MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "AIRFLOW_HOME"}
     return {key: value for key, value in os.environ.items() if key not in dropped} | own | more
 
 
@@ -161,12 +161,14 @@ def test_weights_equal_those_of_an_undisturbed_run(project: Path, state_dir: Pat
     assert status["champion"]["weights_digest"] == undisturbed["weights_digest"]
 
 
-def test_readme_snippet_draws_an_image(state_dir: Path, registry: str, tmp_path: Path) -> None:
+def test_readme_snippet_draws_an_image(project: Path, state_dir: Path, registry: str, tmp_path: Path) -> None:
     readme = (ROOT / "README.md").read_text()
     [snippet] = re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL)
     address = re.findall(r"http://127\.0\.0\.1:\d+", snippet)
     code = snippet.replace(address[0], registry)
-    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, timeout=240, env={**os.environ})
+    subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, check=True, timeout=240, env=environment(project, state_dir)
+    )
     with Image.open(tmp_path / "square.png") as image:
         assert image.size == (64, 64)
         colours = image.convert("RGB").getcolors(maxcolors=64 * 64)
