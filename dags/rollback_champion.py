@@ -6,9 +6,10 @@ champion than the one you saw.
 
 from typing import Any
 
-from airflow.sdk import DAG, Param, task
+from airflow.sdk import DAG, task
 
 from dags.assets import ACTOR, default_args, location, projects
+from pipelines.dispatch.operators import run_params
 from pipelines.dispatch.operators.notifications import callbacks
 
 for project in projects():
@@ -20,23 +21,13 @@ for project in projects():
         max_active_runs=1,
         tags=["plumbline", project.name],
         params={
-            "reason": Param("", type="string", minLength=3, description="Reason; kept in the ledger."),
-            "from_version": Param(
-                None,
-                type=["null", "integer"],
-                minimum=1,
-                description="The champion to replace; if another version is champion, nothing moves.",
+            "reason": run_params.line("Reason; kept in the ledger."),
+            "from_version": run_params.optional_version(
+                "The champion to replace; if another version is champion, nothing moves."
             ),
-            "to_version": Param(
-                None,
-                type=["null", "integer"],
-                minimum=1,
-                description="Version to restore, which the gate once promoted.",
-            ),
-            "forward": Param(False, type="boolean", description="Restore the version that a rollback replaced."),
-            "to_base": Param(
-                False, type="boolean", description="Restore the base model instead of the previous version."
-            ),
+            "to_version": run_params.optional_version("Version to restore, which the gate once promoted."),
+            "forward": run_params.flag("Restore the version that a rollback replaced."),
+            "to_base": run_params.flag("Restore the base model instead of the previous version."),
         },
         doc_md=__doc__,
     ) as dag:

@@ -186,7 +186,8 @@ def calibration_pairs(snapshot_dir: Path, *, rank: int, world_size: int) -> Iter
     file = _calibration_file(snapshot_dir)
     missing = [name for name in CALIBRATION_COLUMNS if name not in file.schema_arrow.names]
     if missing:
-        raise ValueError(f"{snapshot_dir / CALIBRATION_FILE} lacks the columns {', '.join(missing)}.")
+        path = snapshot_dir / CALIBRATION_FILE
+        raise ValueError(f"{path} lacks the columns {', '.join(missing)}. Make the snapshot again.")
     index = 0
     for batch in file.iter_batches(batch_size=READ_ROWS, columns=CALIBRATION_COLUMNS):
         for row in batch.to_pylist():

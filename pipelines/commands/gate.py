@@ -91,7 +91,7 @@ def aa(
 ) -> int:
     """Measure each judge's noise: compare the champion with itself on other seeds.
 
-    Prints the tie thresholds that follow from the noise."""
+    It prints the tie thresholds that follow from the noise."""
     from alignment.contracts.evaluation import EvalReport
     from pipelines.commands import by_hand
     from pipelines.release.gate import seed_noise

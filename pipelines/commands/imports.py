@@ -20,12 +20,14 @@ def canary(
             callback=existing_path,
         ),
     ],
-    confidence: Annotated[float, typer.Option(metavar="P", help="Confidence over all looks together.")] = 0.95,
+    confidence: Annotated[
+        float, typer.Option(metavar="P", help="Confidence that holds for all repetitions together.")
+    ] = 0.95,
     required: Annotated[float, typer.Option(metavar="P", help="Win rate that the challenger must exceed.")] = 0.5,
     picks_per_user: Annotated[int, typer.Option(metavar="N", help="Number of picks to count for each user.")] = 1,
     as_json: AsJson = False,
 ) -> int:
-    """Test whether users pick the challenger over the champion; valid at every look.
+    """Test whether users prefer the challenger. You may repeat the test while picks arrive.
 
     The exit code is 0 if the challenger won and 3 otherwise.
     """

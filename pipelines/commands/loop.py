@@ -186,7 +186,7 @@ def evaluate(project: Project, model_version: ModelVersion = None, as_json: AsJs
 def coverage(project: Project, model_version: ModelVersion = None, as_json: AsJson = False) -> int:
     """Measure the gain from picking the best of several images.
 
-    Measured for candidate, champion and base model."""
+    It measures candidate, champion and base model."""
     from pipelines.commands import by_hand
     from pipelines.stages import candidates
 

@@ -1,4 +1,4 @@
-"""`plumbline canary`: a verdict on users' picks between champion and challenger that is valid at every look.
+"""`plumbline canary`: a verdict on users' picks between champion and challenger, valid however often you repeat it.
 
 The canary is optional. It is independent of the gate and moves no alias. docs/canary.md explains how to serve both
 models and what to log.
@@ -24,7 +24,7 @@ Verdict = Literal["challenger", "champion", "insufficient", "undecided", "drift"
 
 
 class _CanaryVerdict(ValueObject):
-    """Verdict on the users' picks so far, valid at every look."""
+    """Verdict on the users' picks so far; it stays valid when the test is repeated."""
 
     verdict: Verdict
     """challenger: its win rate is shown to exceed `required`; champion: it is shown to be below one half;

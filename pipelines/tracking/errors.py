@@ -50,9 +50,11 @@ def explained(error: Exception, tracking_uri: str) -> Exception | None:
 
 
 def without_password(uri: str) -> str:
-    """Return an address without its password, safe to show."""
-    parts = urlsplit(uri)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    """Return an address without log-in and options, safe to show; a file's address as it is."""
+    scheme, _, rest = uri.partition("://")
+    if not rest or scheme.startswith(("sqlite", "file")):
+        return uri
+    return f"{scheme}://{rest.partition('?')[0].rpartition('@')[2]}"
 
 
 def _unavailable(where: str, message: str) -> str:

@@ -10,16 +10,19 @@ from email import policy
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+ANSWERS = {b"EHLO": "250-ready\r\n250 AUTH PLAIN", b"AUTH": "235 ok", b"QUIT": "221 bye"}
+"""Any log-in is accepted."""
+
 
 @contextmanager
 def webhook() -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """A webhook: an Airflow connection's address, and the JSON bodies posted to it, each with its `path`."""
+    """A webhook: an Airflow connection's address, and the JSON bodies posted to it, each with `path` and `token`."""
     received: list[dict[str, Any]] = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
-            received.append({**json.loads(body), "path": self.path})
+            received.append({**json.loads(body), "path": self.path, "token": self.headers.get("X-Token", "")})
             self.send_response(204)
             self.end_headers()
 
@@ -45,7 +48,7 @@ def mailbox() -> Iterator[tuple[str, list[dict[str, str]]]]:
                 if verb == b"DATA":
                     self._say("354 go on")
                     received.append(_read_mail(iter(self.rfile.readline, b".\r\n")))
-                self._say("221 bye" if verb == b"QUIT" else "250 ok")
+                self._say(ANSWERS.get(verb, "250 ok"))
 
         def _say(self, text: str) -> None:
             self.wfile.write(f"{text}\r\n".encode())

@@ -141,7 +141,7 @@ def test_a_failed_tracked_job_has_its_run_closed(
     request_: JobRequest, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     finished: list[tuple[str, str]] = []
-    target = TrackingTarget(tracking_uri="http://tracking", run_id="run-1")
+    target = TrackingTarget(run_id="run-1")
     monkeypatch.setattr(runs, "parent_run", lambda _settings, **_given: "parent")
     monkeypatch.setattr(runs, "job_run", lambda _settings, **_given: target)
     monkeypatch.setattr(runs, "finish_run", lambda _settings, *given: finished.append(given))

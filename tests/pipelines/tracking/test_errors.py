@@ -16,7 +16,7 @@ from pipelines.release.promotion.reconcile import reconcile
 from pipelines.settings import Settings
 from pipelines.store.storage import open_store
 from pipelines.tracking import registry, runs
-from pipelines.tracking.errors import TrackingRefused, TrackingUnavailable, explained
+from pipelines.tracking.errors import TrackingRefused, TrackingUnavailable, explained, without_password
 from pipelines.workspace import Workspace
 
 Answering = Callable[[int, str], Settings]
@@ -113,7 +113,7 @@ def test_no_command_ends_in_a_traceback(
     settings = answering(status, "no")
     monkeypatch.setenv("PLUMBLINE_STORE_URI", settings.store_uri)
     monkeypatch.setenv("PLUMBLINE_STATE_DIR", str(settings.state_dir))
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", settings.tracking_uri)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", settings.tracking_uri.replace("ada:secret@", ""))
     assert cli.main([command[0], str(SHAPES), *command[1:]]) == code
     said = capsys.readouterr()
     assert said.out == ""
@@ -147,3 +147,19 @@ def test_foreign_errors_are_unchanged_and_ours_are_not_wrapped_twice() -> None:
     assert explained(TrackingRefused("no"), "http://127.0.0.1:9") is None
     with pytest.raises(KeyError), runs.connect("http://127.0.0.1:9"):
         raise KeyError("x")
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("http://ada:sesame@mlflow:5000/x", "http://mlflow:5000/x"),
+        ("https://mlflow.example", "https://mlflow.example"),
+        ("postgresql://ada:ses/ame@db/mlflow", "postgresql://db/mlflow"),
+        ("postgresql://ada:sesame@/mlflow?host=/run", "postgresql:///mlflow"),
+        ("postgresql://db/mlflow?password=sesame", "postgresql://db/mlflow"),
+        ("sqlite:////home/ada@work/mlflow.db", "sqlite:////home/ada@work/mlflow.db"),
+        ("mlruns", "mlruns"),
+    ],
+)
+def test_an_address_is_shown_without_its_log_in(address: str, shown: str) -> None:
+    assert without_password(address) == shown
