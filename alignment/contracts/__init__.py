@@ -12,6 +12,7 @@ __all__ = [
     "names",
     "reward_models",
     "soup",
+    "streaming",
     "training",
     "values",
 ]

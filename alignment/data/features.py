@@ -262,6 +262,9 @@ class CachedFeatures:
     value that is not finite.
     """
 
+    streamed = False
+    """True when the pairs arrive while they are read, so that `expect` has to be called before each step."""
+
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         try:
@@ -272,10 +275,15 @@ class CachedFeatures:
         if self.index.num_pairs < 1:
             raise ValueError(f"The feature cache {folder} holds no pairs. Encode a snapshot that has pairs.")
 
+    def expect(self, pairs: Sequence[int], *, now: int, announce: bool) -> None:
+        """State the pairs that are read next, in order; the present step reads the first `now` of them.
+
+        Of the processes of a host, one announces them to whoever brings them. All pairs of a complete cache are here.
+        """
+
     def pair(self, index: int) -> _CachedPair:
         """Return the pair at a global index."""
-        number, offset = divmod(index, self.index.spec.shard_pairs)
-        shard = _tensors(self.folder / "pairs" / f"{number:05d}.safetensors")
+        shard, offset = self._pair_rows(index)
         captions = (int(shard["caption_chosen_B"][offset]), int(shard["caption_rejected_B"][offset]))
         prompt = int(shard["prompt_B"][offset]) if "prompt_B" in shard else None
         prefix, row = "", offset
@@ -312,9 +320,18 @@ class CachedFeatures:
         rows = [self._caption(caption) for caption in captions]
         return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
 
-    def _caption(self, caption: int) -> Conditioning:
+    def _pair_rows(self, index: int) -> tuple[dict[str, Tensor], int]:
+        """Return the tensors that hold a pair, and its row."""
+        number, offset = divmod(index, self.index.spec.shard_pairs)
+        return _tensors(self.folder / "pairs" / f"{number:05d}.safetensors"), offset
+
+    def _caption_rows(self, caption: int) -> tuple[dict[str, Tensor], int]:
+        """Return the tensors that hold a caption's text states, and its row."""
         number, offset = divmod(caption, self.index.captions_per_shard)
-        shard = _tensors(self.folder / "text" / f"{number:05d}.safetensors")
+        return _tensors(self.folder / "text" / f"{number:05d}.safetensors"), offset
+
+    def _caption(self, caption: int) -> Conditioning:
+        shard, offset = self._caption_rows(caption)
         states = {name: tensor[offset] for name, tensor in shard.items()}
         _require_finite(states, f"caption {caption} of the feature cache {self.folder}")
         return states

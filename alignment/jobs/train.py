@@ -18,6 +18,7 @@ from alignment.contracts.jobs import WEIGHTS_DIR, Placement
 from alignment.contracts.training import TrainResult, TrainSpec
 from alignment.data.features import CachedFeatures
 from alignment.data.prompt_lines import PromptLines
+from alignment.data.streamed_features import open_features
 from alignment.files.durable import content_digest
 from alignment.jobs.outcome import JobPaths, read_object, run_job, write_result
 from alignment.jobs.processes import start_processes
@@ -58,7 +59,7 @@ class _Material:
 def _open_cache(spec: TrainSpec, paths: JobPaths) -> _Material:
     """Open the feature cache of an offline objective; ValueError when it is missing or does not fit the spec."""
     assert spec.cache_digest is not None
-    features = CachedFeatures(paths.input(spec.cache_digest, "feature cache"))
+    features = open_features(paths.input(spec.cache_digest, "feature cache"))
     _check_match(spec, features)
     return _Material(features.index.num_pairs, lambda device: partial(OfflineUpdate, features))
 

@@ -13,6 +13,9 @@ from alignment.training.offline import OfflineStep, takes_reference
 from alignment.training.reference import never, predictor, reference_predictor
 from alignment.training.update import Workbench
 
+PAIRS_AHEAD = 4096
+"""Pairs beyond the present step that are announced to the process that fetches a streamed cache."""
+
 
 class OfflineUpdate:
     """See `alignment.training.update.Update`. Every micro-batch adds its losses over the size of the global batch."""
@@ -46,13 +49,10 @@ class OfflineUpdate:
         return True
 
     def my_batches(self, step: int) -> list[Sequence[Visit]]:
-        """Read this process's micro-batches of a step."""
-        visits = step_visits(
-            step,
-            global_batch=self.recipe.global_batch,
-            num_pairs=self.features.index.num_pairs,
-            seed=self.recipe.seed,
-        )
+        """Return this process's micro-batches of a step."""
+        if self.features.streamed:
+            self._expect(step)
+        visits = self._visits(step)
         return micro_batches(
             visits,
             self.features.bucket,
@@ -60,6 +60,21 @@ class OfflineUpdate:
             num_processes=self._bench.accelerator.num_processes,
             micro_batch=self._bench.placement.micro_batch,
         )
+
+    def _visits(self, step: int) -> list[Visit]:
+        return step_visits(
+            step,
+            global_batch=self.recipe.global_batch,
+            num_pairs=self.features.index.num_pairs,
+            seed=self.recipe.seed,
+        )
+
+    def _expect(self, step: int) -> None:
+        """State the pairs of this step and of the steps after it."""
+        batch = self.recipe.global_batch
+        last = min(self.recipe.steps, step + 1 + -(-PAIRS_AHEAD // batch))
+        pairs = [visit.pair for later in range(step, last) for visit in self._visits(later)]
+        self.features.expect(pairs, now=batch, announce=self._bench.accelerator.is_local_main_process)
 
     def accumulate(self, batches: Sequence[Sequence[Visit]]) -> dict[str, Tensor]:
         """Run forward and backward over micro-batches; return weighted sums of the monitors, float64."""

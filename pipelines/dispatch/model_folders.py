@@ -9,14 +9,16 @@ import logging
 import re
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from alignment.catalogues.rewards import RewardParams
 from alignment.files.paths import resolve_below
 from alignment.files.shards import indexed_files
+from pipelines.host import this_host
 from pipelines.settings import Settings
-from pipelines.store.folders import partial_path, swap_in
+from pipelines.store.folders import in_parallel, locked, resumable_path
 from pipelines.store.storage import open_store
 
 log = logging.getLogger(__name__)
@@ -48,7 +50,10 @@ def local_folder(uri: str, settings: Settings) -> Path:
         return _fetched(uri, settings, _download_prefix)
     path = local_path(uri)
     if not path.is_dir():
-        raise ValueError(f"Model folder {path} does not exist. Give a local folder, s3://... or hub://owner/name@sha.")
+        raise ValueError(
+            f"Model folder {path} does not exist on host {this_host()}. Copy it to the same path there, or give"
+            " s3://... or hub://owner/name@sha."
+        )
     return path
 
 
@@ -103,19 +108,26 @@ def _missing_files(folder: Path, component: str) -> list[str]:
 
 
 def _fetched(uri: str, settings: Settings, download: Callable[[str, Path, Settings], None]) -> Path:
-    """Fetch a folder to `<state_dir>/models`: downloaded under another name and renamed: complete or absent."""
+    """Fetch a folder to `<state_dir>/models`: downloaded under another name and renamed: complete or absent.
+
+    One process at a time fetches it. A fetch that was cut off continues with the files that it lacks.
+    """
     name = re.sub(r"[^\w.-]+", "-", uri)[-80:].strip("-")
     target = settings.state_dir / "models" / f"{hashlib.sha256(uri.encode()).hexdigest()[:12]}-{name}"
     if target.is_dir():
         return target
-    partial = partial_path(target)
-    partial.mkdir(parents=True)
-    try:
-        log.info("Fetching %s to %s", uri, target)
-        download(uri, partial, settings)
-        swap_in(partial, target, target.is_dir)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    unfinished = resumable_path(target, uri)
+    with locked(unfinished, folder=True):
+        if target.is_dir():
+            unfinished.rmdir()
+            return target
+        try:
+            log.info("Fetching %s to %s", uri, target)
+            download(uri, unfinished, settings)
+        except ValueError:
+            shutil.rmtree(unfinished)
+            raise
+        unfinished.rename(target)
     return target
 
 
@@ -124,9 +136,12 @@ def _download_prefix(uri: str, folder: Path, settings: Settings) -> None:
     found = store.list_uris(uri)
     if not found:
         raise ValueError(f"There is nothing under {uri}. Check the prefix and the credentials (AWS_*).")
-    for object_uri in found:
-        name = object_uri.removeprefix(uri.rstrip("/") + "/")
-        store.fetch_file(object_uri, resolve_below(folder, name, f"Listing of {uri}"))
+    paths = {uri_of: resolve_below(folder, _name_below(uri, uri_of), f"Listing of {uri}") for uri_of in found}
+    in_parallel([partial(store.fetch_file, uri_of, path) for uri_of, path in paths.items() if not path.is_file()])
+
+
+def _name_below(folder_uri: str, uri: str) -> str:
+    return uri.removeprefix(folder_uri.rstrip("/") + "/")
 
 
 def _download_hub(uri: str, folder: Path, _settings: Settings) -> None:

@@ -1,11 +1,13 @@
 """Objects on a disk: the file:// backend of the store. Missing objects and refused writes are ValueErrors."""
 
 import errno
+import math
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 from urllib.parse import unquote
 
 from alignment.files.paths import resolve_below
@@ -13,16 +15,28 @@ from pipelines.store.folders import is_partial, join_uri, normal_uri, partial_pa
 
 _NOT_WRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
 _HASHED_BYTES = 64 * 1024 * 1024
+_BLOCK_BYTES = 1024 * 1024
 _NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 
 
 def missing(uri: str) -> ValueError:
-    """Return the error for an object that does not exist, on a disk or elsewhere."""
-    return ValueError(f"{uri} does not exist. Check the URI, or run the stage that writes it.")
+    """Return the error for an object that does not exist, on a disk of this host or elsewhere."""
+    from pipelines.host import this_host  # DAG files load this module, and need no process table
+
+    where = f" on host {this_host()}" if uri.startswith("file://") else ""
+    return ValueError(f"{uri} does not exist{where}. Check the URI, or run the stage that writes it.")
+
+
+def changed(uri: str) -> ValueError:
+    """Return the error for an object that was replaced while its parts were read."""
+    return ValueError(f"{uri} was replaced while it was read. Delete its folder and run the stage that writes it.")
 
 
 class DiskBackend:
     """file:// URIs. Every write goes to a unique name beside the target and is synced before it replaces the target."""
+
+    large_bytes = math.inf
+    """Size from which a file moves alone; none does."""
 
     def read(self, uri: str) -> bytes:
         try:
@@ -74,7 +88,29 @@ class DiskBackend:
             _sync(partial)
             partial.replace(local_path(uri))
 
-    def download(self, uri: str, path: Path) -> None:
+    def read_range(self, uri: str, first: int, num_bytes: int, version: str) -> tuple[bytes, str]:
+        with self._opened(uri, version) as (stream, token):
+            stream.seek(first)
+            return stream.read(num_bytes), token
+
+    def read_blocks(self, uri: str, version: str) -> Iterator[bytes]:
+        with self._opened(uri, version) as (stream, _):
+            while block := stream.read(_BLOCK_BYTES):
+                yield block
+
+    @contextmanager
+    def _opened(self, uri: str, version: str) -> Iterator[tuple[BinaryIO, str]]:
+        """Open an object, with the token of its version."""
+        if not self.exists(uri):
+            raise missing(uri)
+        with local_path(uri).open("rb") as stream:
+            facts = os.fstat(stream.fileno())
+            token = f"{facts.st_ino}-{facts.st_size}-{facts.st_mtime_ns}"
+            if version not in ("", token):
+                raise changed(uri)
+            yield stream, token
+
+    def download(self, uri: str, path: Path, num_bytes: int | None = None) -> None:
         if not self.exists(uri):
             raise missing(uri)
         shutil.copyfile(local_path(uri), path)

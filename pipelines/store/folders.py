@@ -1,12 +1,13 @@
-"""Published folders and their local copies: URIs, hashes, manifests, the rename into place."""
+"""Published folders and their local copies: URIs, hashes, manifests, partial files and their locks."""
 
+import fcntl
 import fnmatch
 import hashlib
-import shutil
+import os
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import quote
 
@@ -86,6 +87,39 @@ def partial_path(path: Path) -> Path:
     return path.parent / f".{path.name[:100]}.{uuid.uuid4().hex}{PARTIAL_SUFFIX}"
 
 
+def resumable_path(path: Path, uri: str) -> Path:
+    """Return the name beside `path` to which an object is fetched; the same in every process, to continue a fetch."""
+    return path.parent / f".{path.name[:100]}.{hashlib.sha256(uri.encode()).hexdigest()[:16]}{PARTIAL_SUFFIX}"
+
+
+def parts_path(partial: Path) -> Path:
+    """Return the file that lists the finished parts of a partial file."""
+    return partial.with_name(f"{partial.name.removesuffix(PARTIAL_SUFFIX)}.parts{PARTIAL_SUFFIX}")
+
+
+@contextmanager
+def locked(path: Path, *, folder: bool = False) -> Iterator[None]:
+    """Create a file or folder and hold it against other processes and threads of this host that lock it."""
+    while True:
+        if folder:
+            path.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDONLY if folder else os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if not _is_at(descriptor, path):
+                continue  # renamed or deleted by the process that held it
+            yield
+            return
+        finally:
+            os.close(descriptor)
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    with suppress(OSError):
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    return False
+
+
 def parse_manifest(data: bytes, uri: str) -> Manifest:
     """Parse a manifest; ValueError when it is invalid, inconsistent, or names a path outside its folder."""
     try:
@@ -106,7 +140,7 @@ def fetched_files(local_dir: Path, manifest: Manifest) -> set[str]:
     """
     marker = local_dir / MANIFEST_FILE
     if not marker.is_file():
-        if local_dir.is_dir() and any(local_dir.iterdir()):
+        if local_dir.is_dir() and any(not is_partial(entry.name) for entry in local_dir.iterdir()):
             raise ValueError(
                 f"{local_dir} contains files that are not a fetched folder. Give an empty or a new folder."
             )
@@ -118,22 +152,7 @@ def fetched_files(local_dir: Path, manifest: Manifest) -> set[str]:
     return {path for path, file in files.items() if file.stat().st_size == manifest.files[path].num_bytes}
 
 
-def swap_in(partial: Path, local_dir: Path, is_finished: Callable[[], bool]) -> None:
-    """Rename a folder into place. A finished folder of another process is kept; an unfinished one is replaced."""
-    with suppress(OSError):
-        partial.rename(local_dir)
-        return
-    if is_finished():
-        return
-    old = partial_path(local_dir)
-    local_dir.rename(old)
-    try:
-        partial.rename(local_dir)
-    finally:
-        shutil.rmtree(old)
-
-
-def in_parallel(calls: Sequence[Callable[[], None]]) -> None:
+def in_parallel(calls: Sequence[Callable[[], object]]) -> None:
     """Run transfers a few at a time; the first error stops the rest and is raised once the running ones have ended."""
     with ThreadPoolExecutor(PARALLEL_TRANSFERS) as pool:
         try:

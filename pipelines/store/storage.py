@@ -1,21 +1,13 @@
-"""The object store: folders on a disk (file://) or on S3 and compatible servers (s3://). The only file that names
-boto3.
+"""The object store: folders on a disk (file://) or on S3 and compatible servers (s3://).
 
 A published folder is finished when its manifest.json exists; it is written last and never replaced, so a retried stage
 finds its first result. One stage writes one folder: two writers at once must write the same bytes.
-
-S3-compatible servers differ. Where one refuses `If-None-Match` the store checks whether the object exists and then puts
-it, which two writers in the same instant can both pass; where one refuses checksum headers it sends none and relies on
-the sha256 in the manifest. Each is logged once a process. Objects are deleted one by one, since batch deletes need a
-Content-MD5 on some servers.
 """
 
 import functools
-import logging
+import hashlib
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
@@ -26,35 +18,24 @@ from pipelines.settings import Settings
 from pipelines.store.disk import DiskBackend, local_path, missing
 from pipelines.store.folders import (
     MANIFEST_FILE,
-    PARALLEL_TRANSFERS,
     fetched_files,
     hash_folder,
     in_parallel,
     join_uri,
+    locked,
     matches,
     normal_uri,
     parse_manifest,
     partial_path,
+    parts_path,
+    resumable_path,
     sha256_file,
-    swap_in,
 )
 
 if TYPE_CHECKING:
-    from types_boto3_s3 import S3Client
+    from pipelines.store.s3 import S3Backend
 
 __all__ = ["MANIFEST_FILE", "Store", "hash_folder", "open_store", "sha256_file"]
-
-log = logging.getLogger(__name__)
-
-MULTIPART_BYTES = 64 * 1024 * 1024
-_MISSING = {"404", "NoSuchKey", "NotFound"}
-_EXISTS = {"412", "PreconditionFailed"}
-_RACED = {"409", "ConditionalRequestConflict"}
-_REFUSED = {
-    *("501", "NotImplemented", "400", "InvalidArgument", "InvalidRequest", "405", "MethodNotAllowed"),
-    *("MissingContentLength", "XAmzContentSHA256Mismatch", "BadDigest", "SignatureDoesNotMatch"),
-}
-_CONDITION_ATTEMPTS = 5
 
 
 class Store:
@@ -63,7 +44,13 @@ class Store:
     def __init__(self, root: str, settings: Settings | None = None) -> None:
         self.root = normal_uri(root)
         self._files = DiskBackend()
-        self._s3 = _S3Backend(settings.s3_endpoint_url if settings else None)
+        self._endpoint_url = settings.s3_endpoint_url if settings else None
+
+    @functools.cached_property
+    def _s3(self) -> "S3Backend":
+        from pipelines.store.s3 import S3Backend  # a store on a disk does without
+
+        return S3Backend(self._endpoint_url, self.root)
 
     def uri(self, *parts: str) -> str:
         """Return the URI of an object or folder under the root; ValueError if a part would leave it."""
@@ -114,7 +101,8 @@ class Store:
         if finished is not None:
             return finished
         digest, files = hash_folder(local_dir, exclude)
-        in_parallel([functools.partial(self._backend(uri).upload, local_dir / p, join_uri(uri, p)) for p in files])
+        backend = self._backend(uri)
+        _transfer(files, lambda path: backend.upload(local_dir / path, join_uri(uri, path)), backend.large_bytes)
         manifest = Manifest(content_digest=digest, files=files, value=value)
         if self.create_bytes(join_uri(uri, MANIFEST_FILE), manifest.model_dump_json(indent=1).encode()):
             return manifest
@@ -130,38 +118,56 @@ class Store:
     def fetch_folder(self, uri: str, local_dir: Path, only: Sequence[str] = ()) -> Manifest:
         """Fetch a published folder to `local_dir`, each file checked against its sha256; a complete one is reused.
 
-        `only` keeps to some paths, folders or globs. manifest.json is put beside the files. ValueError when the folder
-        is not finished, its bytes differ from the manifest, or `local_dir` contains something else.
+        `only` keeps to some paths, folders or globs. manifest.json is put beside the files. A fetch that was cut off
+        continues. ValueError when the folder is not finished, its bytes differ from the manifest, or `local_dir`
+        contains something else.
         """
         manifest = self.read_manifest(uri)
         if manifest is None:
             raise ValueError(f"{uri} has no {MANIFEST_FILE}: it was never finished. Run the stage that writes it.")
-        wanted = {path for path in manifest.files if not only or matches(path, only)}
-        here = fetched_files(local_dir, manifest)
-        if here >= wanted and (local_dir / MANIFEST_FILE).is_file():
+        wanted = {path: entry for path, entry in manifest.files.items() if not only or matches(path, only)}
+        if _has_all(local_dir, manifest, wanted):
             return manifest
-        partial = partial_path(local_dir)
-        partial.mkdir(parents=True)
-        try:
-            entries = {path: manifest.files[path] for path in wanted | here}
-            in_parallel([functools.partial(self._fetch_entry, uri, partial, p, entry=e) for p, e in entries.items()])
-            (partial / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
-            swap_in(partial, local_dir, lambda: fetched_files(local_dir, manifest) >= wanted)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+        with locked(local_dir, folder=True):
+            here = _prepared(local_dir, manifest)
+            missing_files = {path: entry for path, entry in wanted.items() if path not in here}
+            try:
+                _transfer(
+                    missing_files,
+                    lambda path: self._fetch_entry(uri, local_dir, path, missing_files[path]),
+                    self._backend(uri).large_bytes,
+                )
+            except ValueError:
+                if not here:
+                    shutil.rmtree(local_dir)
+                raise
         return manifest
 
     def fetch_file(self, uri: str, path: Path) -> str:
-        """Fetch one object to `path`, completely or not at all; return its sha256."""
+        """Fetch one object to `path`, completely or not at all; return its sha256.
+
+        A fetch of a large object that was cut off continues.
+        """
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = partial_path(path)
-        try:
-            self._backend(uri).download(normal_uri(uri), partial)
-            sha256 = sha256_file(partial)
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+        partial = resumable_path(path, uri)
+        with locked(partial):
+            sha256 = self._download(uri, partial)
+            _move(partial, path)
         return sha256
+
+    def read_range(self, uri: str, first: int, num_bytes: int, version: str = "") -> tuple[bytes, str]:
+        """Read a part of an object, shorter at its end; return it with a token of the object's version.
+
+        ValueError when there is no object, or when it is not of the given version.
+        """
+        return self._backend(uri).read_range(normal_uri(uri), first, num_bytes, version)
+
+    def hash_object(self, uri: str, version: str) -> str:
+        """Return the sha256 of an object, read from end to end; ValueError when it is not of this version."""
+        digest = hashlib.sha256()
+        for block in self._backend(uri).read_blocks(normal_uri(uri), version):
+            digest.update(block)
+        return digest.hexdigest()
 
     def local_path(self, uri: str, scratch: Path) -> Path:
         """Return a local file to read an object from: the object itself on a disk, else fetched into the folder
@@ -175,15 +181,33 @@ class Store:
             raise missing(uri)
         return local_path(normal_uri(uri))
 
-    def _fetch_entry(self, uri: str, folder: Path, path: str, *, entry: FileEntry) -> None:
-        found = self.fetch_file(join_uri(uri, path), folder / path)
+    def _fetch_entry(self, uri: str, folder: Path, path: str, entry: FileEntry) -> None:
+        object_uri, target = join_uri(uri, path), folder / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = resumable_path(target, object_uri)
+        continued = parts_path(partial).is_file()
+        found = self._download(object_uri, partial, entry.num_bytes)
+        if found != entry.sha256 and continued:
+            # The host may have lost parts of the file that it had listed as finished.
+            _discard(partial)
+            found = self._download(object_uri, partial, entry.num_bytes)
         if found != entry.sha256:
+            _discard(partial)
             raise ValueError(
-                f"{join_uri(uri, path)} has sha256 {found}, its manifest has {entry.sha256}: it was changed or damaged"
+                f"{object_uri} has sha256 {found}, its manifest has {entry.sha256}: it was changed or damaged"
                 " after it was published. Delete the folder and run the stage that writes it again."
             )
+        _move(partial, target)
 
-    def _backend(self, uri: str) -> "DiskBackend | _S3Backend":
+    def _download(self, uri: str, partial: Path, num_bytes: int | None = None) -> str:
+        try:
+            self._backend(uri).download(normal_uri(uri), partial, num_bytes)
+        except ValueError:
+            _discard(partial)
+            raise
+        return sha256_file(partial)
+
+    def _backend(self, uri: str) -> "DiskBackend | S3Backend":
         plain = normal_uri(uri)
         if plain.startswith("s3://"):
             return self._s3
@@ -197,202 +221,37 @@ def open_store(uri: str, settings: Settings | None = None) -> Store:
     return Store(uri, settings)
 
 
-# --- S3 and compatible servers --------------------------------------------------------------------------------------
+def _transfer(files: Mapping[str, FileEntry], move: Callable[[str], None], large_bytes: float) -> None:
+    """Move small files several at a time; then large ones one by one, since each moves several parts at a time."""
+    large = [path for path, entry in files.items() if entry.num_bytes >= large_bytes]
+    in_parallel([functools.partial(move, path) for path in files if path not in large])
+    for path in large:
+        move(path)
 
 
-@dataclass
-class _Dialect:
-    """Features that one server was found not to support, kept for the life of the process."""
-
-    conditional_puts: bool = True
-    checksums: bool = True
+def _has_all(local_dir: Path, manifest: Manifest, wanted: Mapping[str, FileEntry]) -> bool:
+    return fetched_files(local_dir, manifest) >= wanted.keys() and (local_dir / MANIFEST_FILE).is_file()
 
 
-@functools.cache
-def _dialect(endpoint_url: str | None) -> _Dialect:
-    return _Dialect()
+def _prepared(local_dir: Path, manifest: Manifest) -> set[str]:
+    """Return files of the manifest that are in a locked folder. The files of another manifest are deleted."""
+    here = fetched_files(local_dir, manifest)
+    marker = local_dir / MANIFEST_FILE
+    if marker.is_file() and parse_manifest(marker.read_bytes(), str(marker)).digest != manifest.digest:
+        for entry in local_dir.iterdir():
+            shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+    if not marker.is_file():
+        partial = partial_path(marker)
+        partial.write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
+        partial.replace(marker)
+    return here
 
 
-class _S3Backend:
-    """s3:// URIs."""
-
-    def __init__(self, endpoint_url: str | None) -> None:
-        self._endpoint_url = endpoint_url
-        self._dialect = _dialect(endpoint_url)
-
-    def read(self, uri: str) -> bytes:
-        bucket, key = _bucket_and_key(uri)
-        with _explained(uri):
-            return self._client().get_object(Bucket=bucket, Key=key)["Body"].read()
-
-    def write(self, uri: str, data: bytes) -> None:
-        bucket, key = _bucket_and_key(uri)
-        with _explained(uri):
-            self._send(lambda client: client.put_object(Bucket=bucket, Key=key, Body=data))
-
-    def create(self, uri: str, data: bytes) -> bool:
-        # Checked even before a conditional put: some servers accept the condition and ignore it.
-        if self.exists(uri):
-            return False
-        if self._dialect.conditional_puts:
-            created = self._create_if_none(uri, data)
-            if created is not None:
-                return created
-        had_checksums = self._dialect.checksums
-        self.write(uri, data)
-        if self._dialect.conditional_puts and had_checksums == self._dialect.checksums:
-            self._dialect.conditional_puts = False
-            log.warning(
-                "The S3 server at %s refuses If-None-Match: existence is checked before each put. Use only one writer.",
-                self._endpoint_url or "AWS",
-            )
-        return True
-
-    def exists(self, uri: str) -> bool:
-        from botocore.exceptions import ClientError
-
-        bucket, key = _bucket_and_key(uri)
-        with _explained(uri):
-            try:
-                self._client().head_object(Bucket=bucket, Key=key)
-            except ClientError as error:
-                if _codes(error) & _MISSING:
-                    return False
-                raise
-        return True
-
-    def stat(self, uri: str) -> tuple[int, str]:
-        bucket, key = _bucket_and_key(uri)
-        with _explained(uri):
-            head = self._client().head_object(Bucket=bucket, Key=key)
-        return head["ContentLength"], head["ETag"].strip('"')
-
-    def list_folder(self, uri: str) -> list[str]:
-        bucket, _, prefix = uri.removeprefix("s3://").partition("/")
-        with _explained(uri):
-            pages = (
-                self._client()
-                .get_paginator("list_objects_v2")
-                .paginate(Bucket=bucket, Prefix=f"{prefix}/" if prefix else "")
-            )
-            keys = [entry["Key"] for page in pages for entry in page.get("Contents", [])]
-        return sorted(normal_uri(f"s3://{bucket}/{key}") for key in keys if not key.endswith("/"))
-
-    def delete(self, uri: str) -> None:
-        bucket, key = _bucket_and_key(uri)
-        with _explained(uri):
-            self._client().delete_object(Bucket=bucket, Key=key)
-
-    def upload(self, path: Path, uri: str) -> None:
-        from boto3.s3.transfer import TransferConfig
-
-        bucket, key = _bucket_and_key(uri)
-        config = TransferConfig(multipart_threshold=MULTIPART_BYTES, multipart_chunksize=MULTIPART_BYTES // 4)
-
-        def send(client: "S3Client") -> None:
-            with path.open("rb") as stream:
-                client.upload_fileobj(stream, bucket, key, Config=config)
-
-        with _explained(uri):
-            self._send(send)
-
-    def download(self, uri: str, path: Path) -> None:
-        bucket, key = _bucket_and_key(uri)
-        with _explained(uri):
-            self._client().download_file(bucket, key, str(path))
-
-    def _create_if_none(self, uri: str, data: bytes) -> bool | None:
-        """Put on condition that no object exists: True when it was put, None when the server refuses the request."""
-        from botocore.exceptions import ClientError
-
-        bucket, key = _bucket_and_key(uri)
-        with _explained(uri):
-            for attempt in range(_CONDITION_ATTEMPTS):
-                try:
-                    self._client().put_object(Bucket=bucket, Key=key, Body=data, IfNoneMatch="*")
-                    return True
-                except ClientError as error:
-                    codes = _codes(error)
-                    if codes & _EXISTS:
-                        return False
-                    if codes & _REFUSED:
-                        return None
-                    if not codes & _RACED or attempt == _CONDITION_ATTEMPTS - 1:
-                        raise
-        raise AssertionError("unreachable")
-
-    def _send(self, send: Callable[["S3Client"], object]) -> None:
-        """Send with checksums; when the server refuses, send without, and remember it if that works."""
-        from botocore.exceptions import ClientError
-
-        try:
-            send(self._client())
-        except ClientError as error:
-            if not self._dialect.checksums or not _codes(error) & _REFUSED:
-                raise
-            send(_s3_client(self._endpoint_url, checksums=False))
-            self._dialect.checksums = False
-            log.warning(
-                "The S3 server at %s refuses checksums on upload (%s): none are sent, the manifests' sha256 remain.",
-                self._endpoint_url or "AWS",
-                error,
-            )
-
-    def _client(self) -> "S3Client":
-        return _s3_client(self._endpoint_url, checksums=self._dialect.checksums)
+def _move(partial: Path, path: Path) -> None:
+    partial.replace(path)
+    parts_path(partial).unlink(missing_ok=True)
 
 
-@functools.cache
-def _s3_client(endpoint_url: str | None, *, checksums: bool) -> "S3Client":
-    import boto3
-    from botocore.config import Config
-
-    when: Any = "when_supported" if checksums else "when_required"
-    config = Config(
-        connect_timeout=10,
-        read_timeout=60,
-        retries={"total_max_attempts": 4, "mode": "standard"},
-        max_pool_connections=4 * PARALLEL_TRANSFERS,
-        request_checksum_calculation=when,
-        response_checksum_validation=when,
-        s3={"addressing_style": "path" if endpoint_url else "auto"},
-    )
-    return boto3.client("s3", endpoint_url=endpoint_url, config=config)
-
-
-def _bucket_and_key(uri: str) -> tuple[str, str]:
-    bucket, _, key = uri.removeprefix("s3://").partition("/")
-    if not bucket or not key:
-        raise ValueError(f"{uri} names no object. Give s3://bucket/key.")
-    return bucket, key
-
-
-def _codes(error: Any) -> set[str]:
-    """Return the S3 code and the HTTP status of a botocore ClientError."""
-    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", "")
-    return {str(error.response.get("Error", {}).get("Code", "")), str(status)}
-
-
-@contextmanager
-def _explained(uri: str) -> Iterator[None]:
-    """Turn botocore's errors into a ValueError where a person must act, a ConnectionError where waiting may help."""
-    from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, NoCredentialsError, NoRegionError
-
-    try:
-        yield
-    except ClientError as error:
-        codes = _codes(error)
-        if "NoSuchBucket" in codes:
-            raise ValueError(f"The bucket of {uri} does not exist. Create it, or set PLUMBLINE_STORE_URI.") from error
-        if codes & _MISSING:
-            raise missing(uri) from error
-        if "403" in codes:
-            raise ValueError(
-                f"The store refuses access to {uri}: {error}. Check the credentials and the bucket's policy"
-                " (s3:GetObject, s3:PutObject, s3:DeleteObject, s3:ListBucket), or set PLUMBLINE_STORE_URI."
-            ) from error
-        raise ConnectionError(f"{uri}: {error}") from error
-    except (NoCredentialsError, NoRegionError) as error:
-        raise ValueError(f"{uri}: {error}. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile.") from error
-    except (HTTPClientError, BotoCoreError) as error:
-        raise ConnectionError(f"{uri} cannot be reached: {error}. Check AWS_ENDPOINT_URL and the network.") from error
+def _discard(partial: Path) -> None:
+    partial.unlink(missing_ok=True)
+    parts_path(partial).unlink(missing_ok=True)

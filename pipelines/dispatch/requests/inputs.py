@@ -8,6 +8,7 @@ from pipelines.contracts.jobs import JobInput
 from pipelines.dispatch.cached_digests import file_fingerprint, folder_fingerprint
 from pipelines.dispatch.inputs import hash_cache_dir
 from pipelines.dispatch.model_folders import check_base_folder, local_folder, local_path
+from pipelines.host import this_host
 from pipelines.settings import Settings
 from pipelines.store.storage import open_store
 from pipelines.workspace import Workspace
@@ -54,5 +55,8 @@ def local_prompts(prompts: JobInput, name: str, settings: Settings) -> Path:
 
 def _existing(path: Path) -> Path:
     if not path.is_file():
-        raise ValueError(f"The prompts file {path} does not exist. Give a file on this host, or s3://...")
+        raise ValueError(
+            f"The prompts file {path} does not exist on host {this_host()}. Copy it to the same path there, or give"
+            " s3://..."
+        )
     return path

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from alignment.catalogues.lookup import unknown_name
 from pipelines.contracts.pairs import SourceShard
+from pipelines.host import this_host
 from pipelines.intake.sources.interface import SOURCE_SCHEMA
 from pipelines.project.sections import SourceSection
 from pipelines.store.storage import Store
@@ -46,8 +47,8 @@ class PickAPicSource:
         uris = [uri for uri in store.list_uris(source.uri) if uri.endswith(".parquet")]
         if not uris:
             raise ValueError(
-                f"Source {source.name!r}: no .parquet file under {source.uri}. Check `uri` in the project file, and"
-                " that the files exist."
+                f"Source {source.name!r}: no .parquet file under {source.uri}{_on_this_host(source.uri)}. Check `uri`"
+                " in the project file, and that the files exist. Hosts without a common disk read pairs from s3://..."
             )
         return tuple(_shard(source, uri, *store.stat(uri)) for uri in uris)
 
@@ -63,6 +64,10 @@ class PickAPicSource:
             raise ValueError(
                 f"{name} cannot be read as parquet: {error}. It is missing, truncated or damaged: fetch it again."
             ) from error
+
+
+def _on_this_host(uri: str) -> str:
+    return "" if uri.startswith("s3://") else f" on host {this_host()}"
 
 
 def _shard(source: SourceSection, uri: str, num_bytes: int, fingerprint: str) -> SourceShard:

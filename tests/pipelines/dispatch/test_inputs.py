@@ -1,9 +1,12 @@
+import json
+import socket
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
 from pipelines.contracts.jobs import JobInput, SideOutput
+from pipelines.dispatch.feature_stream import FeatureStream
 from pipelines.dispatch.inputs import link_inputs
 from pipelines.settings import Settings, load_settings
 from pipelines.store.folders import hash_folder, sha256_file
@@ -64,6 +67,45 @@ def test_an_input_that_differs_from_its_digest_is_refused(settings: Settings, st
             link_inputs((item,), tmp_path / "in", settings)
     with pytest.raises(ValueError, match="was never finished"):
         link_inputs((JobInput(content_digest=wrong, uri=store.uri("models", "n")),), tmp_path / "in", settings)
+
+
+def test_every_local_input_that_this_host_lacks_is_named_at_once(settings: Settings, tmp_path: Path) -> None:
+    items = (
+        JobInput(content_digest="0" * 64, uri=str(tmp_path / "base"), manifest=False),
+        JobInput(content_digest="0" * 64, uri=(tmp_path / "prompts.tsv").as_uri(), kind="file"),
+    )
+    with pytest.raises(ValueError, match=f"Host {socket.gethostname()} lacks") as caught:
+        link_inputs(items, tmp_path / "in", settings)
+    assert f"{tmp_path / 'base'}, {tmp_path / 'prompts.tsv'}," in str(caught.value)
+
+
+def test_inputs_that_the_cache_has_no_room_for_are_refused(settings: Settings, store: Store, tmp_path: Path) -> None:
+    digest, _ = hash_folder(tmp_path / "model")
+    item = JobInput(content_digest=digest, uri=store.uri("models", "m"))
+    with pytest.raises(ValueError, match="Raise PLUMBLINE_CACHE_GIB"):
+        link_inputs((item,), tmp_path / "in", settings.model_copy(update={"cache_gib": 1e-9}))
+    link_inputs((item,), tmp_path / "in", settings.model_copy(update={"cache_gib": 1e-6}))
+
+
+@pytest.mark.parametrize(("limit_bytes", "streamed"), [(9000, True), (20000, False)])
+def test_features_larger_than_half_of_the_cache_are_streamed_if_the_caller_can(
+    settings: Settings, store: Store, tmp_path: Path, limit_bytes: int, streamed: bool
+) -> None:
+    out = tmp_path / "features"
+    (out / "pairs").mkdir(parents=True)
+    (out / "index.json").write_text(json.dumps({"spec": {"shard_pairs": 8}, "captions_per_shard": 8}))
+    (out / "pairs" / "00000.safetensors").write_bytes(bytes(8000))
+    digest = store.publish_folder(out, store.uri("features", "f"), {}).content_digest
+    item = JobInput(content_digest=digest, uri=store.uri("features", "f"))
+    small = settings.model_copy(update={"cache_gib": limit_bytes / 1024**3})
+    streams: list[FeatureStream] = []
+    link_inputs((item,), tmp_path / "in", small, streams)
+    assert [stream.folder for stream in streams] == ([(tmp_path / "in" / digest).resolve()] if streamed else [])
+    assert (tmp_path / "in" / digest / "index.json").is_file()
+    assert (tmp_path / "in" / digest / "stream").is_dir() is streamed
+    assert (tmp_path / "in" / digest / "pairs").is_dir() is not streamed
+    link_inputs((item,), tmp_path / "other", small.model_copy(update={"cache_gib": 1.0}))
+    assert (tmp_path / "other" / digest / "pairs" / "00000.safetensors").is_file()
 
 
 def test_a_damaged_cached_file_is_fetched_again(settings: Settings, tmp_path: Path) -> None:

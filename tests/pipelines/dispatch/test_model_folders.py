@@ -194,6 +194,18 @@ def test_a_complete_download_is_not_fetched_again(settings: Settings, monkeypatc
     assert [path.name for path in first.iterdir()] == ["config.json"]
 
 
+def test_a_download_that_was_cut_off_continues(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    listing = Listing("a.json", "b.json")
+    monkeypatch.setattr(model_folders, "open_store", lambda uri, _settings: listing)
+    monkeypatch.setattr(listing, "breaks_at", "b.json")
+    with pytest.raises(ConnectionError):
+        local_folder("s3://bucket/model", settings)
+    monkeypatch.setattr(listing, "breaks_at", "none")
+    found = local_folder("s3://bucket/model", settings)
+    assert {path.name for path in found.iterdir()} == {"a.json", "b.json"}
+    assert sorted(listing.fetched) == ["s3://bucket/model/a.json", "s3://bucket/model/b.json"]
+
+
 def test_a_head_on_an_encoder_is_a_judge_too(tmp_path: Path) -> None:
     for name in ("head.json", "head.safetensors", "embedder/config.json", "embedder/model.safetensors"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -210,11 +222,16 @@ class Listing:
 
     def __init__(self, *keys: str) -> None:
         self.uris = [f"s3://bucket/model/{key}" for key in keys]
+        self.breaks_at = "none"
+        self.fetched: list[str] = []
 
     def list_uris(self, uri: str) -> list[str]:
         return self.uris
 
     def fetch_file(self, uri: str, path: Path) -> None:
+        if path.name == self.breaks_at:
+            raise ConnectionError(uri)
+        self.fetched.append(uri)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(uri)
 

@@ -12,7 +12,8 @@ from pipelines.intake.snapshot import accepted_reports, build_snapshot
 from pipelines.intake.validation import validate
 from pipelines.project.file import Project
 from pipelines.settings import Settings
-from pipelines.store.storage import Store, _s3_client
+from pipelines.store.s3_client import s3_client
+from pipelines.store.storage import Store
 from pipelines.workspace import Workspace
 
 Make = Callable[..., Any]
@@ -35,7 +36,7 @@ def on_s3(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Setti
     server.start()
     host, port = server.get_host_and_port()
     endpoint = f"http://{host}:{port}"
-    _s3_client(endpoint, checksums=True).create_bucket(Bucket="bucket")
+    s3_client(endpoint, checksums=True).create_bucket(Bucket="bucket")
     yield settings.model_copy(update={"store_uri": "s3://bucket/a/store", "s3_endpoint_url": endpoint})
     server.stop()
 

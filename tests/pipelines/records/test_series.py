@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from pipelines.records.series import Series, series_of_json, series_of_models
 from pipelines.settings import Settings
-from pipelines.store import storage
+from pipelines.store.s3_client import s3_client
 from pipelines.store.storage import Store, open_store
 
 pytestmark = [
@@ -44,7 +44,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     endpoint: str = request.getfixturevalue("moto_endpoint")
     bucket = f"b{abs(hash(request.node.name))}"
-    storage._s3_client(endpoint, checksums=True).create_bucket(Bucket=bucket)
+    s3_client(endpoint, checksums=True).create_bucket(Bucket=bucket)
     root = f"s3://{bucket}/root"
     settings = Settings(
         store_uri=root, tracking_uri="", state_dir=tmp_path, projects_dir=tmp_path, s3_endpoint_url=endpoint

@@ -1,9 +1,18 @@
+import threading
 from pathlib import Path
 
 import pytest
 
 from alignment.contracts.values import folder_digest
-from pipelines.store.folders import hash_folder, join_uri, matches, partial_path, swap_in
+from pipelines.store.folders import (
+    hash_folder,
+    join_uri,
+    locked,
+    matches,
+    partial_path,
+    parts_path,
+    resumable_path,
+)
 from pipelines.store.storage import open_store
 
 
@@ -53,13 +62,32 @@ def test_patterns_are_paths_folders_and_globs() -> None:
     assert not matches("a/b", [])
 
 
-def test_a_finished_folder_of_another_process_is_kept(tmp_path: Path) -> None:
-    theirs, ours = folder(tmp_path / "x", a=b"theirs"), folder(tmp_path / "y", a=b"ours")
-    swap_in(ours, theirs, lambda: True)
-    assert (theirs / "a").read_bytes() == b"theirs"
-    swap_in(ours, theirs, lambda: False)
-    assert (theirs / "a").read_bytes() == b"ours"
-    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+@pytest.mark.parametrize("as_folder", [False, True])
+def test_a_lock_is_held_by_one_at_a_time_also_when_its_path_is_renamed(tmp_path: Path, as_folder: bool) -> None:
+    path, order = tmp_path / ".x.partial", list[str]()
+
+    def other() -> None:
+        with locked(path, folder=as_folder):
+            order.append("second")
+
+    with locked(path, folder=as_folder):
+        waiting = threading.Thread(target=other)
+        waiting.start()
+        waiting.join(0.2)
+        path.rename(tmp_path / "x")
+        order.append("first")
+    waiting.join(10)
+    assert order == ["first", "second"]
+    assert path.exists()
+
+
+def test_a_fetch_has_one_partial_name_per_object_which_no_hash_counts(tmp_path: Path) -> None:
+    path = folder(tmp_path, a=b"1") / "weights"
+    first = resumable_path(path, "s3://bucket/a/weights")
+    assert first == resumable_path(path, "s3://bucket/a/weights") != resumable_path(path, "s3://bucket/b/weights")
+    for partial in (first, parts_path(first)):
+        partial.write_bytes(b"half")
+    assert hash_folder(tmp_path)[1].keys() == {"a"}
 
 
 def test_a_produced_folder_has_no_links_and_a_model_folder_may_link_to_its_own_files(tmp_path: Path) -> None:

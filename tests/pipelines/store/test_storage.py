@@ -1,19 +1,15 @@
-"""The store on a disk, on a real S3 server (moto's), and on servers that lack parts of S3."""
+"""The store on a disk and on a real S3 server (moto's)."""
 
+import hashlib
 import json
-import logging
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
+from s3_servers import KEYS, plain_client, s3_settings, serve_moto
 
 from alignment.contracts.values import folder_digest
-from pipelines.settings import Settings
-from pipelines.store import storage
 from pipelines.store.disk import named_uri
 from pipelines.store.storage import Store, hash_folder, open_store, sha256_file
 
@@ -24,80 +20,16 @@ pytestmark = [
 ]
 
 
-class MeagreS3(BaseHTTPRequestHandler):
-    """A replacement for an S3 server that lacks features: it responds with 501 to the request headers in `refuses`."""
-
-    protocol_version = "HTTP/1.1"
-    objects: dict[str, bytes]
-    refuses: tuple[str, ...]
-    puts: list[dict[str, str]]
-
-    def do_HEAD(self) -> None:
-        self._answer(200 if self.path in self.objects else 404, self.objects.get(self.path, b""), body=False)
-
-    def do_GET(self) -> None:
-        if self.path in self.objects:
-            self._answer(200, self.objects[self.path])
-        else:
-            self._answer(404, b"<Error><Code>NoSuchKey</Code><Message>none</Message></Error>")
-
-    def do_PUT(self) -> None:
-        data = self.rfile.read(int(self.headers["Content-Length"]))
-        self.puts.append({name.lower(): value for name, value in self.headers.items()})
-        if any(name in self.headers for name in self.refuses):
-            self._answer(501, b"<Error><Code>NotImplemented</Code><Message>no such header</Message></Error>")
-        else:
-            self.objects[self.path] = data
-            self._answer(200, b"")
-
-    def log_message(self, format: str, *args: Any) -> None:
-        return
-
-    def _answer(self, status: int, data: bytes, body: bool = True) -> None:
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        if body:
-            self.wfile.write(data)
-
-
-@contextmanager
-def serve_meagre_s3(*refuses: str) -> Iterator[tuple[Store, type[MeagreS3]]]:
-    handler = type("Handler", (MeagreS3,), {"objects": {}, "refuses": refuses, "puts": []})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield open_store("s3://bucket/root", s3_settings(f"http://127.0.0.1:{server.server_port}")), handler
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join(10)
-
-
-def s3_settings(endpoint_url: str) -> Settings:
-    root = Path("/nowhere")
-    return Settings(
-        store_uri="s3://bucket/root", tracking_uri="", state_dir=root, projects_dir=root, s3_endpoint_url=endpoint_url
-    )
-
-
 @pytest.fixture(autouse=True)
 def _aws_keys(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    for name, value in KEYS.items():
+        monkeypatch.setenv(name, value)
 
 
 @pytest.fixture(scope="module")
 def moto_endpoint() -> Iterator[str]:
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
+    with serve_moto() as server:
+        yield server.endpoint
 
 
 @pytest.fixture(params=["disk", "s3"])
@@ -107,7 +39,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
         return open_store(str(tmp_path / "a store"))
     endpoint = request.getfixturevalue("moto_endpoint")
     bucket = f"b{abs(hash(request.node.name))}"
-    storage._s3_client(endpoint, checksums=True).create_bucket(Bucket=bucket)
+    plain_client(endpoint).create_bucket(Bucket=bucket)
     return open_store(f"s3://{bucket}/root", s3_settings(endpoint))
 
 
@@ -138,13 +70,13 @@ def test_objects_are_written_read_replaced_listed_and_deleted(store: Store) -> N
     assert store.list_uris(store.uri("nothing")) == []
 
 
-def test_listing_goes_past_the_first_page(store: Store) -> None:
+def test_listing_goes_past_the_first_page(store: Store, request: pytest.FixtureRequest) -> None:
     if store.root.startswith("file"):
         count = 20
     else:
         count = 1005
         bucket = store.root.removeprefix("s3://").partition("/")[0]
-        client = store._s3._client()  # type: ignore[attr-defined]
+        client = plain_client(request.getfixturevalue("moto_endpoint"))
         for number in range(count - 20):
             client.put_object(Bucket=bucket, Key=f"root/many/{number:05d}", Body=b"")
     for number in range(count - 20, count):
@@ -235,6 +167,21 @@ def test_an_object_has_a_size_and_a_fingerprint_of_its_bytes(store: Store, tmp_p
             ask(store.uri("y"))
 
 
+def test_ranges_are_of_one_version_of_an_object(store: Store) -> None:
+    uri = store.uri("shard")
+    store.write_bytes(uri, b"0123456789")
+    data, version = store.read_range(uri, 2, 3)
+    assert data == b"234"
+    assert store.read_range(uri, 8, 100, version)[0] == b"89"
+    assert store.hash_object(uri, version) == hashlib.sha256(b"0123456789").hexdigest()
+    store.write_bytes(uri, b"9876543210")
+    for read in (lambda: store.read_range(uri, 0, 1, version), lambda: store.hash_object(uri, version)):
+        with pytest.raises(ValueError, match="was replaced while it was read"):
+            read()
+    with pytest.raises(ValueError, match="does not exist"):
+        store.read_range(store.uri("none"), 0, 1)
+
+
 @pytest.mark.parametrize("path", ["../x", "/etc/x", "a/../../x", "a//b", "./a", "a\\b"])
 def test_a_manifest_cannot_reach_outside_its_folder(store: Store, tmp_path: Path, path: str) -> None:
     files = {path: {"sha256": "0" * 64, "num_bytes": 1}}
@@ -299,78 +246,6 @@ def test_fetching_does_not_overwrite_a_folder_with_other_files(tmp_path: Path) -
 # --- S3 -------------------------------------------------------------------------------------------------------------
 
 
-def test_a_large_file_is_uploaded_in_parts(
-    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
-) -> None:
-    monkeypatch.setattr(storage, "MULTIPART_BYTES", 24 * 1024 * 1024)
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out/big").write_bytes(bytes(25 * 1024 * 1024))
-    uri = store.uri("models/1")
-    manifest = store.publish_folder(tmp_path / "out", uri, {})
-    store.fetch_folder(uri, tmp_path / "in")
-    assert sha256_file(tmp_path / "in/big") == manifest.files["big"].sha256
-    if store.root.startswith("s3"):
-        bucket, key = f"{uri}/big".removeprefix("s3://").split("/", 1)
-        etag = store._s3._client().head_object(Bucket=bucket, Key=key)["ETag"]  # type: ignore[attr-defined]
-        assert "-" in etag
-
-
-def test_a_missing_bucket_is_named(moto_endpoint: str) -> None:
-    store = open_store("s3://no-such-bucket", s3_settings(moto_endpoint))
-    with pytest.raises(ValueError, match="bucket of s3://no-such-bucket/x does not exist"):
-        store.write_bytes(store.uri("x"), b"1")
-
-
-def test_a_server_that_is_down_is_a_connection_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    store = open_store("s3://bucket", s3_settings("http://127.0.0.1:9"))
-    monkeypatch.setattr("time.sleep", lambda seconds: None)
-    with pytest.raises(ConnectionError, match="s3://bucket/x cannot be reached"):
-        store.exists(store.uri("x"))
-
-
-def test_a_server_without_conditional_puts_gets_the_weaker_path_and_one_warning(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    with serve_meagre_s3("If-None-Match") as (store, server):
-        with caplog.at_level(logging.WARNING):
-            assert store.create_bytes(store.uri("1"), b"first") is True
-            assert store.create_bytes(store.uri("1"), b"second") is False
-            assert store.create_bytes(store.uri("2"), b"first") is True
-        assert store.read_bytes(store.uri("1")) == b"first"
-        assert [record.message for record in caplog.records if "If-None-Match" in record.message] != []
-        assert len(caplog.records) == 1
-        # Tried once, then no more; checksums are still sent.
-        assert sum("if-none-match" in put for put in server.puts) == 1
-        assert "x-amz-checksum-crc32" in server.puts[-1]
-
-
-def test_a_server_that_refuses_checksums_gets_none_and_keeps_conditional_puts(caplog: pytest.LogCaptureFixture) -> None:
-    with serve_meagre_s3("x-amz-sdk-checksum-algorithm") as (store, server):
-        with caplog.at_level(logging.WARNING):
-            store.write_bytes(store.uri("1"), b"first")
-            assert store.create_bytes(store.uri("2"), b"second") is True
-        assert store.read_bytes(store.uri("1")) == b"first"
-        assert len([record for record in caplog.records if "refuses checksums" in record.message]) == 1
-        assert "x-amz-checksum-crc32" not in server.puts[-1]
-        assert "if-none-match" in server.puts[-1]
-
-
-def test_a_server_that_refuses_both_is_detected_within_two_objects(caplog: pytest.LogCaptureFixture) -> None:
-    with serve_meagre_s3("x-amz-sdk-checksum-algorithm", "If-None-Match") as (store, server):
-        with caplog.at_level(logging.WARNING):
-            for name in "123":
-                assert store.create_bytes(store.uri(name), b"x") is True
-        assert len(caplog.records) == 2
-        assert "if-none-match" not in server.puts[-1]
-
-
-def test_a_server_that_ignores_the_condition_does_not_lose_the_first_bytes() -> None:
-    with serve_meagre_s3() as (store, _):
-        assert store.create_bytes(store.uri("1"), b"first") is True
-        assert store.create_bytes(store.uri("1"), b"second") is False
-        assert store.read_bytes(store.uri("1")) == b"first"
-
-
 @pytest.mark.parametrize("key", ["../x", "a/../../x", "root/../other/x", ".."])
 def test_an_s3_key_with_parent_parts_is_refused_by_every_call(moto_endpoint: str, tmp_path: Path, key: str) -> None:
     store = open_store("s3://bucket/root", s3_settings(moto_endpoint))
@@ -392,10 +267,8 @@ def test_a_uri_under_a_store_on_a_disk_does_not_leave_it(tmp_path: Path) -> None
 
 
 def test_a_listing_with_a_parent_key_names_the_key(moto_endpoint: str) -> None:
-    import boto3
-
     store = open_store("s3://bucket/root", s3_settings(moto_endpoint))
-    client = boto3.client("s3", endpoint_url=moto_endpoint)
+    client = plain_client(moto_endpoint)
     key = "root/climbing/a/../../../evil"
     client.create_bucket(Bucket="climbing")
     client.put_object(Bucket="climbing", Key=key, Body=b"x")
