@@ -68,6 +68,7 @@ PANELS: Mapping[str, Mapping[str, Entry]] = {
         "up": platform.up,
         "down": platform.down,
         "doctor": platform.doctor,
+        "exporter": platform.exporter,
     },
 }
 """Commands by panel, in the order of the help."""

@@ -26,6 +26,7 @@ from pipelines.intake.pairs import ACCEPTED_FILE, read_light
 from pipelines.intake.snapshot import accepted_reports
 from pipelines.monitor import drift, judges
 from pipelines.project.file import Project
+from pipelines.records.monitor_reports import save_report
 from pipelines.records.series import Series, series_of_json, series_of_models
 from pipelines.release.champion.state import read_state
 from pipelines.store.storage import Store
@@ -84,11 +85,7 @@ def monitor(
         outcome=_most_severe(findings),
         retrain=_retrain_decision(project, last, key=announce_key, now=now) if wanted else "not_needed",
     )
-    store = workspace.store
-    uri = store.uri("monitor", project.name, f"{now:%Y%m%dT%H%M%SZ}-{report.digest[:DIGEST_DIGITS]}.json")
-    report = report.model_copy(update={"uri": uri})
-    store.write_bytes(uri, report.model_dump_json(indent=1).encode())
-    return report
+    return save_report(workspace.store, report)
 
 
 def has_anything_to_monitor(workspace: Workspace) -> bool:

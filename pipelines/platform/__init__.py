@@ -1,3 +1,3 @@
-"""Airflow and MLflow embedded on one host, the demo, and `doctor`."""
+"""Airflow and MLflow embedded on one host, the demo, `doctor`, and the exporter of metrics."""
 
-__all__ = ["dag_states", "demo", "doctor", "foreground", "services"]
+__all__ = ["dag_states", "demo", "doctor", "exporter", "foreground", "services"]

@@ -1,6 +1,7 @@
 """A thin client of Airflow's public REST API (v2): only what the demo needs."""
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import httpx
@@ -45,6 +46,15 @@ class AirflowApi:
         """Return the errors that Airflow found while it parsed the DAG files."""
         found = self._call("GET", "/api/v2/importErrors")["import_errors"]
         return [f"{error['filename']}: {error['stack_trace']}" for error in found]
+
+    def health(self) -> dict[str, Any]:
+        """Return the state and last heartbeat of each component."""
+        return self._call("GET", "/api/v2/monitor/health")
+
+    def waiting_tasks(self, states: Sequence[str]) -> list[dict[str, Any]]:
+        """Return the oldest task instances of all DAGs in these states, at most one page."""
+        query = {"state": list(states), "limit": PAGE_SIZE, "order_by": "id"}
+        return list(self._call("GET", "/api/v2/dags/~/dagRuns/~/taskInstances", params=query)["task_instances"])
 
     def dag_ids(self) -> list[str]:
         """Return the id of every parsed DAG."""

@@ -24,7 +24,17 @@ def find_record(store: Store, project: str, kind: JobKind, spec_digest: Sha256) 
     """Find the record of a spec's latest generation; None if there is none, as for jobs of releases without records."""
     found = store.list_uris(_folder(store, project, kind, spec_digest))
     latest = max(found, key=_generation, default=None)
-    return JobRecord.model_validate_json(store.read_bytes(latest)) if latest else None
+    return read_record(store, latest) if latest else None
+
+
+def record_uris(store: Store, project: str) -> list[str]:
+    """List the URIs of every record of a project, of all kinds and generations."""
+    return store.list_uris(store.uri("jobs", project))
+
+
+def read_record(store: Store, uri: str) -> JobRecord:
+    """Read the record at a URI of `record_uris`."""
+    return JobRecord.model_validate_json(store.read_bytes(uri))
 
 
 def note_starter(store: Store, request: JobRequest, person: str) -> None:

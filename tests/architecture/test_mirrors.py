@@ -40,6 +40,8 @@ COVERED_BY = {
     "pipelines/dispatch/engines/interface.py": "tests/pipelines/dispatch/engines/test_contract.py",
     "pipelines/intake/sources/interface.py": "tests/pipelines/intake/sources/test_pick_a_pic.py",
     "pipelines/platform/demo.py": "tests/integration/test_loop.py",
+    "pipelines/platform/exporter/catalogue.py": "tests/pipelines/platform/exporter/test_server.py",
+    "pipelines/platform/exporter/metrics.py": "tests/pipelines/platform/exporter/test_server.py",
     "pipelines/platform/foreground.py": "tests/integration/test_loop.py",
     "pipelines/platform/running_jobs.py": "tests/integration/test_loop.py",
     "pipelines/project/search.py": "tests/pipelines/search/test_space.py",

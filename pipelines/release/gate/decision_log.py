@@ -21,6 +21,9 @@ from pipelines.workspace import Workspace
 
 log = logging.getLogger(__name__)
 
+UNREADABLE = "unreadable"
+"""Stands for the verdict of a decision that is missing or was changed."""
+
 
 def save_decision(decision: GateDecision, workspace: Workspace) -> str:
     """Store a decision and return its URI. Saving the newest one again changes nothing."""
@@ -83,6 +86,29 @@ def judged_versions(workspace: Workspace) -> set[tuple[int, str]]:
     store = workspace.store
     lines = _order(store, workspace.project).entries()
     return {found for line in lines if (found := _judged_by(line, store, workspace.project)) is not None}
+
+
+def verdicts_after(number: int, workspace: Workspace) -> list[tuple[int, datetime | None, str]]:
+    """Return number, time and verdict of the decisions after `number`, oldest first.
+
+    The verdict is `unreadable` for a decision that is missing or was changed, and the time None where a line has none.
+    """
+    order = _order(workspace.store, workspace.project)
+    found: list[tuple[int, datetime | None, str]] = []
+    for later in order.numbers():
+        if later > number:
+            line = order.read(later)
+            at = datetime.fromisoformat(line["at"]) if "at" in line else None
+            found.append((later, at, _verdict(str(line["decision_digest"]), workspace)))
+    return found
+
+
+def _verdict(digest: str, workspace: Workspace) -> str:
+    try:
+        return _read_decision(digest, workspace).verdict
+    except ValueError as error:
+        log.warning("Decision %s cannot be read: %s", digest, error)
+        return UNREADABLE
 
 
 def note_asked(decision: GateDecision, by: str, workspace: Workspace) -> None:

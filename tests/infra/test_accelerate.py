@@ -1,0 +1,55 @@
+"""Configurations of `accelerate launch`: each is read by accelerate, and none contradicts what the engines launch."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from accelerate.commands.config.config_args import ClusterConfig, load_config_from_file
+
+from alignment.contracts.jobs import Placement
+from pipelines.contracts.jobs import JobRequest
+from pipelines.dispatch.job_folder import JobFolder
+from pipelines.dispatch.launch import prepare_files
+
+FOLDER = Path(__file__).parents[2] / "infra" / "accelerate"
+KINDS = {"one_gpu": "NO", "ddp": "MULTI_GPU", "fsdp2": "FSDP"}
+
+
+def test_every_file_is_named_here() -> None:
+    assert {path.stem for path in FOLDER.iterdir()} == set(KINDS)
+
+
+@pytest.mark.parametrize("name", sorted(KINDS))
+def test_accelerate_reads_it(name: str) -> None:
+    config = load_config_from_file(str(FOLDER / f"{name}.yaml"))
+    assert isinstance(config, ClusterConfig)
+    assert config.distributed_type == KINDS[name]
+    assert config.num_machines == 1
+    assert (config.num_processes == 1) is (name == "one_gpu")
+
+
+def test_fsdp_is_version_2_and_wraps_blocks_that_exist() -> None:
+    from diffusers.models.transformers import transformer_flux
+
+    config = load_config_from_file(str(FOLDER / "fsdp2.yaml"))
+    assert config.fsdp_config["fsdp_version"] == 2
+    for block in config.fsdp_config["fsdp_transformer_layer_cls_to_wrap"].split(","):
+        assert hasattr(transformer_flux, block)
+
+
+def test_ddp_is_what_the_engines_write_for_a_job(tmp_path: Path) -> None:
+    request = JobRequest(
+        project="tiny",
+        kind="train",
+        spec={},
+        spec_digest="a" * 64,
+        inputs=(),
+        output_uri="file:///out",
+        placement=Placement(num_processes=8),
+    )
+    folder = JobFolder(tmp_path)
+    prepare_files(folder, request)
+    written = json.loads((folder.work_dir / "accelerate.json").read_text())
+    ours = yaml.safe_load((FOLDER / "ddp.yaml").read_text())
+    assert {key: ours[key] for key in written} == written
