@@ -9,7 +9,7 @@ from pipelines.commands.arguments import AsJson, Project
 
 
 def status(project: Project, as_json: AsJson = False) -> int:
-    """Show the champion, the candidate, the last decision, the state of the ledger, and the paused DAGs."""
+    """Show champion, candidate, last decision, ledger, compute time with its cost, and paused DAGs."""
     from pipelines.platform.dag_states import read_dag_states
     from pipelines.release import status as report
     from pipelines.workspace import open_workspace
@@ -76,15 +76,17 @@ def reconcile(
     ] = False,
     as_json: AsJson = False,
 ) -> int:
-    """Check that champion alias, ledger and version tags agree.
+    """Check that champion alias, ledger and version tags agree, and close MLflow runs that a crash left open.
 
-    The exit code is 1 if they do not.
+    The exit code is 1 if they do not agree.
     """
     from pipelines.host import shell_user
-    from pipelines.stages import champion
+    from pipelines.platform.dag_states import dag_run_state
+    from pipelines.settings import load_settings
+    from pipelines.stages import champion, jobs
 
     found = champion.reconcile(project, actor=shell_user(), restore=True if restore else None)
-    show(found, as_json=as_json)
+    show({**found, "closed_runs": jobs.close_lost_runs(project, dag_run_state(load_settings()))}, as_json=as_json)
     return FAILED if found["state"] == "alarm" else DONE
 
 

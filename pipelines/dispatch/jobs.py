@@ -1,6 +1,7 @@
 """Run a JobRequest from submission to result: find a finished one, submit, poll, collect, or explain the failure."""
 
 import logging
+import socket
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -137,7 +138,7 @@ def track(request: JobRequest, settings: Settings, parent_key: str) -> JobReques
     """Return the request with the MLflow run it streams to, under the run of its pipeline run; existing runs are
     reused.
 
-    `parent_key` is `DAG_ID/RUN_ID` for a run of Airflow's, which the pipeline run then links to.
+    `parent_key` is `DAG_ID/RUN_ID` for a run of Airflow's, which both runs then link to.
     """
     tags = runs.airflow_tags(settings, parent_key)
     runs.parent_run(settings, project=request.project, key=parent_key, tags=tags)
@@ -149,8 +150,14 @@ def track(request: JobRequest, settings: Settings, parent_key: str) -> JobReques
         kind=request.kind,
         parent_key=parent_key,
         config=config,
+        tags={**tags, runs.ENGINE_TAG: request.placement.engine, runs.HOST_TAG: this_host(settings)},
     )
     return request.model_copy(update={"tracking": target})
+
+
+def this_host(settings: Settings) -> str:
+    """Return the place whose processes share the folders of jobs: host and state dir."""
+    return f"{socket.gethostname()}:{settings.state_dir}"
 
 
 def close_run(settings: Settings, run_id: str, error: JobError) -> None:
@@ -159,6 +166,16 @@ def close_run(settings: Settings, run_id: str, error: JobError) -> None:
         runs.finish_run(settings, run_id, "KILLED" if isinstance(error, Preempted | JobCancelled) else "FAILED")
     except Exception as problem:
         log.warning("The run %s could not be closed: %s", run_id, problem)
+
+
+def _close_parent(settings: Settings, run_id: str) -> None:
+    """Close the run that collects jobs started by hand; that of a DAG run ends with the DAG run."""
+    from pipelines.tracking import open_runs
+
+    try:
+        open_runs.finish_parent(settings, run_id)
+    except Exception as problem:
+        log.warning("The run above %s could not be closed: %s", run_id, problem)
 
 
 def run_to_end(
@@ -198,6 +215,9 @@ def run_to_end(
         if request.tracking:
             close_run(settings, request.tracking.run_id, error)
         raise
+    finally:
+        if request.tracking:
+            _close_parent(settings, request.tracking.run_id)
 
 
 def _follow(

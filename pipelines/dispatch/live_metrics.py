@@ -1,14 +1,15 @@
 """Stream a job's metrics and sample images from its output folder to its MLflow run while it trains.
 
 metrics.jsonl and samples/index.jsonl are the record; this follows them in a thread. It never disturbs the training:
-when the tracking server is unavailable it warns, waits, and catches up. A cursor file notes what the server has stored,
-so an attempt that resumes from an earlier checkpoint sends no step and no image twice.
+when the tracking server is unavailable it warns, waits, and catches up. A cursor file notes what is about to
+be sent and then what the server has stored, so an attempt that resumes from an earlier checkpoint sends no step and no
+image twice.
 """
 
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self, TypeVar
@@ -36,6 +37,7 @@ class _Stream(Protocol):
     def log_metrics(self, step: int, unix_seconds: float, metrics: Mapping[str, float]) -> None: ...
     def log_image(self, path: Path, key: str, step: int) -> None: ...
     def flush(self) -> None: ...
+    def last_steps(self, names: Iterable[str]) -> dict[str, int]: ...
 
 
 class _TrackingCursor(BaseModel):
@@ -45,6 +47,8 @@ class _TrackingCursor(BaseModel):
 
     last_step: dict[str, int] = {}
     """Maps a metric's name to the last step that was sent."""
+    sending: set[str] = set()
+    """Metrics that were being sent when the file was written; the server knows how far that went."""
     images: set[str] = set()
     """`key@step` of every image that was sent."""
 
@@ -87,6 +91,7 @@ class LiveMetrics:
         self._cursor_path = cursor_path
         self._open_stream = open_stream
         self._cursor = read_model(cursor_path, _TrackingCursor) or _TrackingCursor()
+        self._in_doubt = self._cursor.sending
         self._tails = {MetricsLine: _Tail(out_dir / METRICS_FILE), SampleLine: _Tail(out_dir / SAMPLES_INDEX_FILE)}
         self._stream: _Stream | None = None
         self._stop = threading.Event()
@@ -115,11 +120,14 @@ class LiveMetrics:
             "The run lacks its last points and images: the tracking server did not respond. %s has all.", METRICS_FILE
         )
 
-    def catch_up(self) -> bool:
-        """Send new points and images; False, after a warning, when they could not be sent and must be sent later."""
+    def catch_up(self, *, contact: bool = False) -> bool:
+        """Send new points and images; False, after a warning, when they could not be sent and must be sent later.
+
+        `contact` opens the stream even if there is nothing to send.
+        """
         cursor = self._cursor.model_copy(deep=True)
         try:
-            self._send(cursor)
+            self._send(cursor, contact)
         except Exception as error:
             log.warning("Tracking: %s", error)
             self._stream = None
@@ -128,31 +136,39 @@ class LiveMetrics:
             return False
         if cursor != self._cursor:
             self._cursor = cursor
-            write_atomically(self._cursor_path, cursor.model_dump_json())
+            self._save(cursor)
         return True
 
     def _follow(self) -> None:
         pause = POLL_SECONDS
-        while not self._stop.wait(pause):
-            pause = POLL_SECONDS if self.catch_up() else min(2 * pause, LONGEST_PAUSE_SECONDS)
+        while True:
+            pause = POLL_SECONDS if self.catch_up(contact=True) else min(2 * pause, LONGEST_PAUSE_SECONDS)
+            if self._stop.wait(pause):
+                return
 
-    def _send(self, cursor: _TrackingCursor) -> None:
+    def _send(self, cursor: _TrackingCursor, contact: bool) -> None:
         metrics = _parse(self._tails[MetricsLine].read(), MetricsLine)
         samples = _parse(self._tails[SampleLine].read(), SampleLine)
-        if not metrics and not samples:
+        if not metrics and not samples and not contact:
             return
         self._stream = self._stream or self._open_stream()
-        for line in metrics:
-            self._send_metrics(line, cursor, self._stream)
+        if self._in_doubt:
+            cursor.last_step |= self._stream.last_steps(sorted(self._in_doubt))
+            self._cursor, self._in_doubt = cursor.model_copy(deep=True), set()
+        stored = dict(cursor.last_step)
+        points = [(line, new) for line in metrics if (new := _unsent(line, cursor))]
+        if points:
+            names = {name for _, new in points for name in new}
+            self._save(cursor.model_copy(update={"last_step": stored, "sending": names}))
+        for line, new in points:
+            self._stream.log_metrics(line.step, line.unix_seconds, new)
         for sample in samples:
             self._send_image(sample, cursor, self._stream)
         self._stream.flush()
+        cursor.sending = set()
 
-    def _send_metrics(self, line: MetricsLine, cursor: _TrackingCursor, stream: _Stream) -> None:
-        new = {name: value for name, value in line.metrics.items() if line.step > cursor.last_step.get(name, -1)}
-        if new:
-            stream.log_metrics(line.step, line.unix_seconds, new)
-            cursor.last_step |= dict.fromkeys(new, line.step)
+    def _save(self, cursor: _TrackingCursor) -> None:
+        write_atomically(self._cursor_path, cursor.model_dump_json())
 
     def _send_image(self, sample: SampleLine, cursor: _TrackingCursor, stream: _Stream) -> None:
         name = f"{sample.key}@{sample.step}"
@@ -164,6 +180,13 @@ class LiveMetrics:
         except (ValueError, FileNotFoundError) as error:
             log.warning("Sample %s is left out of the run: %s", sample.path, error)
         cursor.images.add(name)
+
+
+def _unsent(line: MetricsLine, cursor: _TrackingCursor) -> dict[str, float]:
+    """Return the metrics of a line that are new, and advance the cursor past them."""
+    new = {name: value for name, value in line.metrics.items() if line.step > cursor.last_step.get(name, -1)}
+    cursor.last_step |= dict.fromkeys(new, line.step)
+    return new
 
 
 def _parse(lines: list[bytes], model: type[Line]) -> list[Line]:

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from alignment.catalogues.lookup import unknown_name
 from alignment.config import load_recipe, read_toml, validate
 from alignment.contracts.evaluation import check_sampler
+from alignment.contracts.jobs import DevicePrices
 from alignment.contracts.labelling import LabelModel
 from alignment.contracts.soup import recipe_family
 from alignment.contracts.training import Recipe
@@ -87,6 +88,8 @@ class Project(Section):
     """Notifications: recipients and events."""
     placement: PlacementSection = PlacementSection()
     """Processes, batch sizes and limits of each kind of job."""
+    prices: DevicePrices | None = None
+    """Prices of device-hours; without this table, time is reported and no cost."""
     schedule: ScheduleSection = ScheduleSection()
     """Schedules of the DAGs."""
     search: SearchSection = SearchSection()

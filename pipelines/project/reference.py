@@ -58,6 +58,7 @@ EXPLAINED = {
     "approval": "[Approval](operations.md#approval)",
     "reconcile": "[Operations](operations.md)",
     "notify": "[Operations](operations.md)",
+    "prices": "[Operations](operations.md#compute-time-and-cost)",
     "schedule": "[DAGs](dags.md)",
     "search": "[Recipe search](recipe_search.md)",
 }

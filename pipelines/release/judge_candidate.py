@@ -12,7 +12,8 @@ from pipelines.release.gate import decision_log
 from pipelines.release.gate.evidence import read_evidence
 from pipelines.release.gate.verdict import decide
 from pipelines.release.pages import candidate_page, write
-from pipelines.tracking import runs
+from pipelines.release.pages.costs import candidate_total
+from pipelines.tracking import open_runs, registry, runs
 from pipelines.workspace import Workspace
 
 
@@ -56,8 +57,18 @@ def _report_uri(workspace: Workspace, decision: GateDecision) -> str:
     return store.uri("evaluations", "reports", workspace.project.name, f"{identity}.html")
 
 
-def show_in_tracking(workspace: Workspace, decision: GateDecision, *, report: EvalReport, run_key: str) -> None:
-    """Show verdict, bounds, report and contact sheet in MLflow, on the pipeline run's page and the candidate's page."""
+def show_in_tracking(
+    workspace: Workspace,
+    decision: GateDecision,
+    *,
+    report: EvalReport,
+    run_key: str,
+    coverage: CoverageReport | None = None,
+) -> None:
+    """Show verdict, bounds, report and contact sheet in MLflow, on the pipeline run's page and the candidate's page.
+
+    The cost of the candidate becomes tags of its version and its page, that of the project tags of the experiment.
+    """
     settings = workspace.settings
     tags = runs.airflow_tags(settings, run_key)
     run_id = runs.parent_run(settings, project=workspace.project.name, key=run_key, tags=tags)
@@ -73,4 +84,9 @@ def show_in_tracking(workspace: Workspace, decision: GateDecision, *, report: Ev
     stream.log_metrics(0, time.time(), candidate_page.bounds(report))
     stream.flush()
     runs.finish_run(settings, run_id, "FINISHED")
-    candidate_page.show_candidate(settings, decision, report=report)
+    known = write.provenance_of(workspace, decision, report=report, coverage=coverage)
+    tags = open_runs.cost_tags(candidate_total(known.records))
+    page_id = candidate_page.show_candidate(settings, decision, report=report)
+    runs.set_run_tags(settings, page_id, tags)
+    registry.set_version_tags(settings, decision.candidate.model, decision.candidate.version, tags)
+    open_runs.show_project_total(settings, workspace.project.name, known.project_total)

@@ -1,7 +1,8 @@
-"""Report the status of a project as JSON: champion, previous champion, candidate, last decision, ledger. Read only."""
+"""Report the status of a project as JSON: champion, candidate, last decision, ledger, compute time. Read only."""
 
 from typing import Any
 
+from pipelines.records.compute import total_compute
 from pipelines.release.champion import ledger
 from pipelines.release.champion.state import read_state
 from pipelines.release.gate import decision_log
@@ -22,6 +23,7 @@ def status(workspace: Workspace) -> dict[str, Any]:
         **versions,
         "last_decision": _last_decision(workspace, problems),
         "ledger": _ledger(workspace, problems),
+        "compute": total_compute(workspace.store, workspace.project.name).model_dump(mode="json"),
         "problems": list(dict.fromkeys(problems)),
     }
 

@@ -135,7 +135,7 @@ def gate(
     repeated = CoverageReport.model_validate(coverage) if coverage else None
     decision = judge_candidate.judge(workspace, candidate=judged, champion=champion, report=measured, coverage=repeated)
     decision_log.note_asked(decision, asked_by, workspace)
-    judge_candidate.show_in_tracking(workspace, decision, report=measured, run_key=run_key)
+    judge_candidate.show_in_tracking(workspace, decision, report=measured, run_key=run_key, coverage=repeated)
     return to_json(decision)
 
 

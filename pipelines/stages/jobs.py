@@ -3,6 +3,8 @@
 Rooms are imported inside the functions, so that a DAG or a command loads only what it uses.
 """
 
+from collections.abc import Callable
+
 from pipelines.contracts.jobs import JobRequest
 from pipelines.release.champion.versions import champion_of
 from pipelines.settings import load_settings
@@ -41,3 +43,15 @@ def run_job(
 
     request = job_request(path, stage, given, overrides=overrides)
     return jobs.run_to_end(request, load_settings(), parent_key=run_key, started_by=started_by)
+
+
+def close_lost_runs(path: str, dag_run_state: Callable[[str, str], str | None]) -> list[Json]:
+    """Close the MLflow runs of the project that a crash left RUNNING; return name, status and reason of each.
+
+    `dag_run_state` maps a DAG id and a run id to the state that Airflow reports, or None.
+    """
+    from pipelines.dispatch import sweeper
+
+    workspace = open_workspace(path)
+    closed = sweeper.close_lost_runs(workspace.project.name, workspace.settings, dag_run_state)
+    return [{"run": own.run.name, "status": own.status, "reason": own.reason} for own in closed]

@@ -27,6 +27,7 @@ def make_request(
         output_uri=workspace.store.uri(kind.folder, spec.digest),
         side_outputs=tuple(side_outputs or ()),
         placement=placement,
+        prices=workspace.project.prices,
     )
 
 

@@ -17,8 +17,9 @@ from alignment.contracts.evaluation import EvalReport
 from pipelines.contracts.release import GateDecision
 from pipelines.project.file import Project
 from pipelines.release.pages.checks import CheckRow, check_groups, check_row
+from pipelines.release.pages.costs import cost_rows
 from pipelines.release.pages.provenance import Provenance
-from pipelines.release.pages.training import cost_rows, recipe_facts
+from pipelines.release.pages.training import recipe_facts
 from pipelines.release.pages.wording import headline, summary
 
 TEMPLATE = "model_card.md.j2"
@@ -81,7 +82,7 @@ def render_card(report: EvalReport, decision: GateDecision, project: Project, kn
         licences=licences,
         known=known,
         recipes=[recipe_facts(recipe) for recipe in known.recipes],
-        costs=cost_rows(known.records),
+        costs=cost_rows(known.records, known.project_total),
         checks=[check_row(check) for check in checks],
         gaps=_gaps(decision),
     )

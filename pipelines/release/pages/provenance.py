@@ -16,10 +16,11 @@ from alignment.contracts.jobs import METRICS_FILE, MetricsLine
 from alignment.contracts.soup import SoupResult, SoupSpec
 from alignment.contracts.training import Recipe, TrainResult, TrainSpec
 from alignment.contracts.values import ValueObject
-from pipelines.contracts.jobs import JobKind, JobRecord
+from pipelines.contracts.jobs import ComputeTotal, JobKind, JobRecord
 from pipelines.contracts.release import CandidateVersion
 from pipelines.project.file import Project
 from pipelines.project.sections import SourceSection
+from pipelines.records.compute import total_compute
 from pipelines.records.jobs import find_record
 from pipelines.store.storage import Store
 from pipelines.workspace import Workspace
@@ -47,6 +48,8 @@ class Provenance:
     """The run's metrics.jsonl; empty for a soup."""
     records: tuple[JobRecord, ...] = field(default=())
     """Finished jobs in the order of the stages; jobs from before job records existed are missing."""
+    project_total: ComputeTotal = field(default_factory=ComputeTotal)
+    """Compute time and cost of all jobs of the project."""
 
 
 def read_provenance(
@@ -59,13 +62,15 @@ def read_provenance(
     snapshot = _value(store, candidate.snapshot_uri, DatasetSnapshot)
     names = snapshot.sources if snapshot else candidate.trained_on
     sources = tuple(source for source in project.sources if source.name in names)
+    total = total_compute(store, project.name)
     soup = _value(store, candidate.weights_uri, SoupResult)
     if soup is not None:
         made = _records(store, project, [("soup", soup.spec_digest)])
         parts = [part for record in made for part in SoupSpec.model_validate(record.request.spec).ingredients]
         runs = _records(store, project, [("train", part.result.spec_digest) for part in parts])
         recipes = tuple(part.recipe for part in parts)
-        return Provenance(sources, snapshot, soup=soup, recipes=recipes, records=(*runs, *made, *judged))
+        records = (*runs, *made, *judged)
+        return Provenance(sources, snapshot, soup=soup, recipes=recipes, records=records, project_total=total)
     runs = _records(store, project, [("train", candidate.spec_digest)])
     cache = _cache(store, runs)
     encoded = _records(store, project, [("encode", cache.spec_digest)] if cache else [])
@@ -77,6 +82,7 @@ def read_provenance(
         recipes=tuple(TrainSpec.model_validate(record.request.spec).recipe for record in runs),
         metrics=read_metrics(store, candidate.weights_uri),
         records=(*encoded, *runs, *judged),
+        project_total=total,
     )
 
 

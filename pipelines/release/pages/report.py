@@ -17,6 +17,7 @@ from alignment.statistics.score_grids import ScoreGrids
 from pipelines.contracts.release import GateDecision
 from pipelines.release.pages.calibration_plot import plot_attenuation
 from pipelines.release.pages.checks import check_groups
+from pipelines.release.pages.costs import cost_rows
 from pipelines.release.pages.coverage_plot import labelled_curves, plot_coverage
 from pipelines.release.pages.curve_plot import plot_curves
 from pipelines.release.pages.judges import HUMAN_EXAMPLE, attenuation, calibration_row, scorer_panel, scorers
@@ -25,7 +26,7 @@ from pipelines.release.pages.pictures import extremes_by_end, picture, sheet_pro
 from pipelines.release.pages.provenance import Provenance
 from pipelines.release.pages.slice_plot import plot_slices
 from pipelines.release.pages.slices import slice_rows
-from pipelines.release.pages.training import cost_rows, curves, recipe_facts
+from pipelines.release.pages.training import curves, recipe_facts
 from pipelines.release.pages.wording import headline, percent, summary
 
 TEMPLATE = "report.html.j2"
@@ -117,5 +118,5 @@ def _training(known: Provenance) -> dict[str, Any]:
         "soup": known.soup,
         "curve_names": list(found),
         "curve_plot": svg_uri(plot_curves(found)) if found else "",
-        "costs": cost_rows(known.records),
+        "costs": cost_rows(known.records, known.project_total),
     }

@@ -1,13 +1,10 @@
-"""Prepare the training run for the report: its recipe, its curves, and the device-hours of every job."""
+"""Prepare the training run for the report: its recipe and its curves."""
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from alignment.contracts.jobs import MetricsLine
 from alignment.contracts.training import FullFineTune, Recipe
-from pipelines.contracts.jobs import JobKind, JobRecord
-from pipelines.release.pages.wording import duration
 
 Points = Sequence[tuple[float, float]]
 
@@ -23,17 +20,6 @@ FIRST_METRICS = (
 )
 """Shown first, in this order; all other metrics follow by name."""
 MOST_METRICS = 12
-_JOB_TITLES = {
-    "label": "labels",
-    "draw_pairs": "drawing pairs",
-    "encode": "features",
-    "train": "training",
-    "soup": "averaging",
-    "train_reward": "reward model",
-    "evaluate": "evaluation",
-    "coverage": "best of several",
-}
-"""Titles shown instead of a job kind's name."""
 
 
 def curves(lines: Sequence[MetricsLine]) -> dict[str, list[tuple[float, float]]]:
@@ -75,38 +61,3 @@ def recipe_facts(recipe: Recipe) -> list[tuple[str, str]]:
         ("length", f"{recipe.steps} steps of {recipe.global_batch}, seed {recipe.seed}, {recipe.precision}"),
     ]
     return [*facts, ("labels", "flipped, to test the gate")] if recipe.flip_labels else facts
-
-
-@dataclass(frozen=True)
-class _CostRow:
-    """The compute time of one job."""
-
-    job: str
-    device: str
-    processes: str
-    wall: str
-    hours: str
-
-
-def _job_title(kind: JobKind) -> str:
-    return _JOB_TITLES.get(kind, kind.replace("_", " "))
-
-
-def cost_rows(records: Sequence[JobRecord]) -> list[_CostRow]:
-    """Return the finished jobs, then a total for each kind of device."""
-    rows = [
-        _CostRow(
-            job=_job_title(record.request.kind),
-            device="GPU" if record.device == "gpu" else "CPU",
-            processes=str(record.request.placement.num_processes),
-            wall=duration(record.seconds) + (f" in {record.attempts} attempts" if record.attempts > 1 else ""),
-            hours=f"{record.device_hours:.2f}",
-        )
-        for record in records
-    ]
-    for device, unit in (("gpu", "GPU-hours"), ("cpu", "CPU process-hours, no GPU")):
-        own = [record.device_hours for record in records if record.device == device]
-        if own:
-            unit = unit if len(own) == len(records) else unit.partition(",")[0]
-            rows.append(_CostRow(f"total, {unit}", "", "", "", f"{sum(own):.2f}"))
-    return rows

@@ -9,7 +9,7 @@ from pipelines.contracts.jobs import JobKind
 from pipelines.contracts.release import GateDecision
 from pipelines.release.pages import model_card
 from pipelines.release.pages import report as reports
-from pipelines.release.pages.provenance import read_provenance
+from pipelines.release.pages.provenance import Provenance, read_provenance
 from pipelines.workspace import Workspace
 
 
@@ -24,13 +24,20 @@ def write_pages(
 ) -> None:
     """Write the report to the decision's report_uri and the model card beside it. `folder` is the evaluation's."""
     store = workspace.store
-    judged: list[tuple[JobKind, str]] = [("evaluate", report.spec.digest)]
-    if coverage is not None:
-        judged.append(("coverage", coverage.spec.digest))
-    known = read_provenance(decision.candidate, workspace, evaluations=judged)
+    known = provenance_of(workspace, decision, report=report, coverage=coverage)
     html = reports.render_report(report, decision, folder, scores=scores, provenance=known, coverage=coverage)
     store.write_bytes(decision.report_uri, html.encode())
     store.write_bytes(card_uri(decision), model_card.render_card(report, decision, workspace.project, known).encode())
+
+
+def provenance_of(
+    workspace: Workspace, decision: GateDecision, *, report: EvalReport, coverage: CoverageReport | None
+) -> Provenance:
+    """Read the history of a judged version, its evaluation included."""
+    judged: list[tuple[JobKind, str]] = [("evaluate", report.spec.digest)]
+    if coverage is not None:
+        judged.append(("coverage", coverage.spec.digest))
+    return read_provenance(decision.candidate, workspace, evaluations=judged)
 
 
 def card_uri(decision: GateDecision) -> str:

@@ -1,5 +1,5 @@
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pytest
@@ -41,6 +41,11 @@ class FakeStream:
         self._reach()
         self.server.points += self.kept
         self.kept = []
+
+    def last_steps(self, names: Iterable[str]) -> dict[str, int]:
+        self._reach()
+        known = {name: [step for step, _, found in self.server.points if name in found] for name in names}
+        return {name: max(steps) for name, steps in known.items() if steps}
 
     def _reach(self) -> None:
         if not self.server.up:
@@ -111,6 +116,39 @@ def test_a_resumed_attempt_sends_no_step_and_no_image_again(tmp_path: Path, serv
     assert resumed.catch_up()
     assert [step for step, _, _ in server.points] == [1, 2, 3, 4, 5]
     assert len(server.images) == 1
+
+
+@pytest.mark.parametrize("arrived", [True, False])
+def test_after_a_kill_while_sending_the_server_says_which_steps_it_has(
+    tmp_path: Path, server: FakeServer, monkeypatch: pytest.MonkeyPatch, arrived: bool
+) -> None:
+    write_steps(tmp_path, 1)
+    assert follow(tmp_path, server).catch_up()
+    write_steps(tmp_path, 2, 3)
+
+    def flush_and_die(stream: FakeStream) -> None:
+        if arrived:
+            server.points += stream.kept
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FakeStream, "flush", flush_and_die)
+        with pytest.raises(KeyboardInterrupt):
+            follow(tmp_path, server).catch_up()
+    write_steps(tmp_path, 1, mode="w")  # back to the checkpoint of step 1
+    resumed = follow(tmp_path, server)
+    write_steps(tmp_path, 2, 3, 4)
+    server.up = False
+    assert not resumed.catch_up()
+    server.up = True
+    assert resumed.catch_up()
+    assert [step for step, _, _ in server.points] == [1, 2, 3, 4]
+
+
+def test_the_stream_is_opened_at_once_when_a_job_begins(tmp_path: Path, server: FakeServer) -> None:
+    with follow(tmp_path, server):
+        pass
+    assert server.opened == 1
 
 
 def test_a_truncated_file_is_read_again(tmp_path: Path, server: FakeServer) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from pipelines.commands import by_hand, cli
 from pipelines.contracts.release import Approval
+from pipelines.platform import doctor
 from pipelines.release.champion.versions import read_version, trainer_tags
 from pipelines.release.promotion.verification import check_weights
 from pipelines.release.registration.candidates import register
@@ -247,7 +248,22 @@ def test_an_alarm_is_exit_code_1_and_restored_is_0(staged: Staged, capsys: pytes
     assert cli.main(["reconcile", str(staged.path)]) == cli.FAILED
     assert json.loads(capsys.readouterr().out)["state"] == "alarm"
     assert cli.main(["reconcile", str(staged.path), "--restore"]) == cli.DONE
-    assert json.loads(capsys.readouterr().out)["champion"] == 1
+    restored = json.loads(capsys.readouterr().out)
+    assert (restored["champion"], restored["closed_runs"]) == (1, [])
+
+
+def test_reconcile_closes_runs_that_a_crash_left_open(staged: Staged, capsys: pytest.CaptureFixture[str]) -> None:
+    settings, name = staged.world.settings, staged.world.project.name
+    run_id = runs.parent_run(settings, project=name, key=f"{name}.by_hand", tags={})
+    lost = doctor._check("runs", lambda: doctor._runs(staged.world.project, settings), "fix")
+    assert not lost.ok
+    assert f"{name}.by_hand: No job of it is running." in lost.found
+    assert cli.main(["reconcile", str(staged.path)]) == cli.DONE
+    names = [own["run"] for own in json.loads(capsys.readouterr().out)["closed_runs"]]
+    assert f"{name}.by_hand" in names
+    with runs.connect(settings.tracking_uri) as client:
+        assert client.get_run(run_id).info.status == "FINISHED"
+    assert doctor._check("runs", lambda: doctor._runs(staged.world.project, settings), "fix").ok
 
 
 def test_garbage_collection_in_mlflow_deletes_nothing_that_the_champion_needs(

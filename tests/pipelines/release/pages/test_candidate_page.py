@@ -9,11 +9,16 @@ import pytest
 from PIL import Image
 
 from alignment.contracts.evaluation import EvalReport
-from alignment.contracts.jobs import SampleLine
+from alignment.contracts.jobs import DevicePrices, Placement, SampleLine
 from alignment.evaluation.contact_sheet import _cell_side
+from pipelines.contracts.jobs import ComputeEntry, ComputeTotal, JobRecord, JobRequest
+from pipelines.records.compute import account
+from pipelines.records.jobs import save_record
+from pipelines.release import judge_candidate
 from pipelines.release.pages import candidate_page
 from pipelines.release.pages.write import card_uri
 from pipelines.tracking import runs
+from pipelines.workspace import Workspace
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -99,6 +104,38 @@ def test_a_candidate_has_one_page_with_everything_on_it(world: Any) -> None:
     assert "Too &lt;few&gt; prompts." in note
     assert "tag `gate.report_uri`" in version.description
     assert f"runs/{run_id}/artifacts/gate/report.html?workflowType=machine_learning" in version.description
+
+
+def test_costs_are_tags_of_the_version_its_page_and_the_experiment(world: Any) -> None:
+    decision = world.decide(world.register("a"), None)
+    fill_store(world, decision)
+    report = evaluation_report(decision)
+    request = JobRequest(
+        project=world.project.name,
+        kind="evaluate",
+        spec={},
+        spec_digest=report.spec.digest,
+        inputs=(),
+        output_uri="file:///out",
+        placement=Placement(num_processes=2),
+        prices=DevicePrices(currency="EUR", gpu_hour=2.5),
+    )
+    record = JobRecord(request=request, device="gpu", attempts=1, seconds=3600)
+    save_record(world.store, record)
+    total = ComputeTotal(cpu_hours=1.0).plus(record)
+    entry = ComputeEntry(job_id="j", attempt=1, job_seconds=3600, total=total)
+    account(world.store, world.project.name).append(lambda _number, _last: entry)
+    workspace = Workspace(world.project, world.settings)
+    judge_candidate.show_in_tracking(workspace, decision, report=report, run_key="k")
+    with runs.connect(world.settings.tracking_uri) as client:
+        version = client.get_model_version(decision.candidate.model, str(decision.candidate.version))
+        experiment = client.get_experiment_by_name(world.project.name)
+        pages = client.search_runs([experiment.experiment_id], "tags.`plumbline.kind` = 'candidate'")
+    for tags in (version.tags, pages[0].data.tags):
+        found = {name: value for name, value in tags.items() if name.startswith("cost.")}
+        assert found == {"cost.gpu_hours": "2.0000", "cost.EUR": "5.0000"}
+    assert experiment.tags["cost.cpu_hours"] == "1.0000"
+    assert experiment.tags["cost.EUR"] == "5.0000"
 
 
 def test_steps_across_prompts_down_and_the_ends_always_there(tmp_path: Path) -> None:
