@@ -8,6 +8,7 @@ from typing import Any
 from airflow.sdk import DAG, task
 
 from dags.assets import GPU_POOL, RUN_KEY, default_args, judges_asset, location, pairs_asset, projects
+from pipelines.dispatch.operators.results import result_of
 from pipelines.dispatch.operators.train_job import TrainJobOperator, retry_policy
 
 for project in projects():
@@ -30,7 +31,7 @@ for project in projects():
         def record(path: str, report: dict[str, Any], run_key: str) -> list[dict[str, Any]]:
             from pipelines.stages import judges
 
-            return judges.record_calibration(path, report, run_key=run_key)
+            return judges.record_calibration(path, result_of("calibrate", report), run_key=run_key)
 
         calibrate = TrainJobOperator(
             task_id="calibrate",

@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from pipelines.platform import follow, running_jobs, services
+from pipelines.platform import follow, services, supervision
 from pipelines.platform.preparation import prepare_airflow
 from pipelines.platform.rest import AirflowApi
 from pipelines.platform.summary import Outcome, summarise
@@ -34,7 +34,8 @@ def run(project_path: str) -> int:
         services_up = services.start(settings)
         _say(f"Airflow {services_up.airflow.url}   MLflow {services_up.mlflow.url}")
         api = prepare_airflow(settings, services_up)
-        outcome = _follow_chain(api, Workspace(project, services.service_settings(settings, services_up)))
+        with supervision.running(settings):
+            outcome = _follow_chain(api, Workspace(project, services.service_settings(settings, services_up)))
         _say(summarise(outcome, Workspace(project, settings), seconds=time.monotonic() - began))
         return DONE if outcome.is_champion else GATE_SAID_NO
     except KeyboardInterrupt:
@@ -47,7 +48,6 @@ def run(project_path: str) -> int:
         with suppress(KeyboardInterrupt):
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             services.stop(settings)
-            running_jobs.cancel_all(settings)
 
 
 def _follow_chain(api: AirflowApi, workspace: Workspace) -> Outcome:

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from pipelines.contracts.jobs import JobStatus
 from pipelines.platform import running_jobs
 from pipelines.platform.rest import AirflowApi
 from pipelines.settings import Settings
@@ -20,6 +21,7 @@ POLL_SECONDS = 1.0
 LINK_TIMEOUT_SECONDS = 120
 RUN_TIMEOUT_SECONDS = 1800
 UNFINISHED = {"queued", "running"}
+STARTING = "starting"
 MARKS = {"success": "[green]done[/]", "failed": "[red]failed[/]", "skipped": "[dim]skipped[/]"}
 
 
@@ -47,12 +49,12 @@ class View:
 
     def update(self, dag_id: str, tasks: list[dict[str, Any]]) -> None:
         """Show the tasks of a run and the progress of the running job."""
-        progress = self._progress()
+        jobs = running_jobs.running(self.settings)
         for task in tasks:
             key = (dag_id, task["task_id"], task["map_index"])
             state = str(task["state"] or "waiting")
-            detail = progress if state == "deferred" else _duration(task)
-            if not self.console.is_terminal and self.rows.get(key, ("", ""))[0] != state:
+            detail = _progress(dag_id, task["task_id"], jobs) if state == "deferred" else _duration(task)
+            if not self.console.is_terminal and _is_news(self.rows.get(key, ("", "")), (state, detail)):
                 self.console.print(f"{_name(key):<34} {state:<10} {detail}", highlight=False)
             self.rows[key] = (state, detail)
         if self._live is not None:
@@ -63,10 +65,6 @@ class View:
         for key, (state, detail) in self.rows.items():
             table.add_row(_name(key), MARKS.get(state, state), detail)
         return table
-
-    def _progress(self) -> str:
-        jobs = running_jobs.running(self.settings)
-        return ", ".join(f"{s.progress_done}/{s.progress_total} {s.progress_unit}" for s in jobs.values())
 
 
 def follow_run(api: AirflowApi, dag_id: str, run_id: str, view: View) -> None:
@@ -124,6 +122,22 @@ def _queued(run: dict[str, Any]) -> datetime:
 def _name(key: tuple[str, str, int]) -> str:
     dag_id, task_id, map_index = key
     return f"{dag_id} {task_id}" + (f" [{map_index}]" if map_index >= 0 else "")
+
+
+def _progress(dag_id: str, task_id: str, jobs: Mapping[str, JobStatus]) -> str:
+    """Return the units done of those wanted by the jobs of a task; `starting` until a job has counted them."""
+    kind = "draw_pairs" if task_id.startswith("draw_") else task_id
+    own = f"{dag_id.partition('.')[0]}-{kind}-"
+    counts = [status for job_id, status in jobs.items() if job_id.startswith(own)]
+    texts = [
+        f"{s.progress_done}/{s.progress_total} {s.progress_unit}" if s.progress_total else STARTING for s in counts
+    ]
+    return ", ".join(texts) or STARTING
+
+
+def _is_news(before: tuple[str, str], now: tuple[str, str]) -> bool:
+    """Return True for a change that is a line where there is no live table: a new state, and the first count."""
+    return before[0] != now[0] or (before[1] == STARTING and now[1] != STARTING)
 
 
 def _duration(task: dict[str, Any]) -> str:

@@ -5,7 +5,7 @@ import signal
 import sys
 import threading
 
-from pipelines.platform import running_jobs, services
+from pipelines.platform import services, supervision
 from pipelines.platform.preparation import prepare_airflow
 from pipelines.settings import load_settings
 
@@ -28,9 +28,9 @@ def stay_up(*, mlflow_port: int, airflow_port: int) -> int:
             f"To run stages by hand: export MLFLOW_TRACKING_URI={platform.mlflow.url}\n"
             "Ctrl-C or `make down` stops both.\n"
         )
-        while platform.alive() and not stop.wait(1):
+        watch = supervision.Supervision(settings)
+        while watch.check() and not stop.wait(1):
             pass
         return 0
     finally:
         services.stop(settings)
-        running_jobs.cancel_all(settings)

@@ -14,13 +14,13 @@ def running(settings: Settings) -> dict[str, JobStatus]:
     return {job_id: status for job_id, status in found.items() if status.state in ("pending", "running")}
 
 
-def cancel_all(settings: Settings) -> list[str]:
+def preempt_all(settings: Settings) -> list[str]:
     """Stop every running job; each writes a checkpoint first, so that the next submit continues from there."""
-    from pipelines.dispatch import jobs
+    from pipelines.dispatch.engines.local import LocalEngine
 
     ids = list(running(settings))
     for job_id in ids:
-        jobs.cancel(_handle(job_id), settings)
+        LocalEngine(settings).preempt(_handle(job_id))
     return ids
 
 

@@ -65,6 +65,11 @@ def plan_trainings(path: str, snapshot: Json, caches: Sequence[Json], overrides:
     `caches` are the results of the jobs of `plan_encodings`, in its order.
     """
     encodings = _encodings(path, snapshot, overrides)
+    if len(caches) != len(encodings):
+        raise ValueError(
+            f"{len(caches)} of {len(encodings)} encodings left a result. An encode task that was marked as success"
+            " leaves none: clear it; the result of a finished job is found by digest."
+        )
     found = dict(zip(encodings, caches, strict=True))
     trainings = []
     for index, recipe in enumerate(read_project(path, overrides).recipes()):

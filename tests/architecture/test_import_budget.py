@@ -30,7 +30,7 @@ AIRFLOW = (
 )
 """Modules of Airflow that DAG files and operators import. A budget counts only the modules loaded in addition."""
 
-DAG_MODULES = 85
+DAG_MODULES = 100
 CLI_MODULES = 370
 LIGHT_JOB_MODULES = 2000
 CLIP_JOB_MODULES = 3650
@@ -115,7 +115,7 @@ def test_training_a_unet_loads_its_own_family_only(tmp_path: Path) -> None:
 
 
 def test_every_job_entry_has_a_budget() -> None:
-    helpers = {"__init__", "outcome", "processes"}
+    helpers = {"__init__", "outcome", "processes", "shared_output"}
     jobs = {path.stem for path in (ROOT / "alignment" / "jobs").glob("*.py")} - helpers
     assert jobs == {*LIGHT_JOBS, *CLIP_JOBS}
 

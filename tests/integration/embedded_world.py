@@ -6,10 +6,11 @@ is trained or drawn for a candidate.
 
 import json
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from alignment.contracts.evaluation import EvalReport, EvalSpec
 from alignment.contracts.training import TrainResult
 from alignment.statistics.comparison import SCORE_COLUMNS, ScoreTable, compare_all
 from alignment.statistics.human_pairs import JudgedPair, PairFacts, ScoredPair, agreements, scores_table
-from pipelines.platform import running_jobs, services
+from pipelines.platform import services, supervision
 from pipelines.platform.preparation import prepare_airflow
 from pipelines.platform.rest import AirflowApi
 from pipelines.settings import Settings, load_settings
@@ -38,8 +39,6 @@ ROOT = Path(__file__).parents[2]
 MARKS = [
     pytest.mark.loop,
     pytest.mark.slow,
-    # MLflow's own database layer, used here without its server.
-    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy"),
     # A service outlives the object that started it, by design.
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
@@ -65,6 +64,23 @@ class Airflow(AirflowApi):
     def mark_failed(self, dag_id: str, run_id: str) -> None:
         """Mark a run as failed, as a user who stops it does."""
         self._call("PATCH", f"/api/v2/dags/{dag_id}/dagRuns/{run_id}", json={"state": "failed"})
+
+    def patch_task(self, dag_id: str, run_id: str, task: str, state: str) -> None:
+        """Mark a task, `TASK_ID` or `TASK_ID/MAP_INDEX`, as failed or as success."""
+        self._call("PATCH", f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task}", json={"new_state": state})
+
+    def clear(self, dag_id: str, run_id: str, task_id: str) -> None:
+        """Clear a task and those after it."""
+        body = {"dry_run": False, "only_failed": False, "task_ids": [task_id], "dag_run_id": run_id}
+        self._call("POST", f"/api/v2/dags/{dag_id}/clearTaskInstances", json={**body, "include_downstream": True})
+
+    def delete_task(self, dag_id: str, run_id: str, task: str) -> None:
+        """Delete the row of a task, `TASK_ID?map_index=N`."""
+        self._call("DELETE", f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task}")
+
+    def delete_run(self, dag_id: str, run_id: str) -> None:
+        """Delete a run with its tasks; the server answers with an empty page."""
+        self._http.delete(f"/api/v2/dags/{dag_id}/dagRuns/{run_id}").raise_for_status()
 
     def causes(self, dag_id: str, run_id: str) -> list[Json]:
         """Asset events that triggered a run."""
@@ -94,23 +110,44 @@ class Airflow(AirflowApi):
         return None if state in UNFINISHED else state
 
 
-def wait_for(what: str, condition: Callable[[], Any], seconds: float = STEP_TIMEOUT_SECONDS) -> Any:
+def wait_for(
+    what: str, condition: Callable[[], Any], seconds: float = STEP_TIMEOUT_SECONDS, *, pause: float = POLL_SECONDS
+) -> Any:
     """Poll until the condition returns a truthy value; return it."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if found := condition():
             return found
-        time.sleep(POLL_SECONDS)
+        time.sleep(pause)
     pytest.fail(f"no {what} within {seconds} s")
 
 
 @dataclass
 class World:
-    """A running platform."""
+    """A running platform, with the process that supervises it."""
 
     path: str
     settings: Settings
-    connections: ExitStack
+    patch: pytest.MonkeyPatch
+    connections: ExitStack = field(default_factory=ExitStack)
+    reports: list[str] = field(default_factory=list)
+    """Restarts of parts of the platform."""
+
+    def up(self) -> None:
+        """Start the platform, as `plumbline up` does."""
+        platform = services.start(self.settings)
+        self.connections.enter_context(supervision.running(self.settings, self.reports.append))
+        self.connections.callback(prepare_airflow(self.settings, platform).close)
+        self.patch.setenv("MLFLOW_TRACKING_URI", platform.mlflow.url)
+
+    def restart_host(self) -> None:
+        """Kill every process of platform and jobs at once, and start the platform again."""
+        self.connections.close()
+        while left := processes_of(self.settings.state_dir):
+            for pid in left:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        self.up()
 
     def login(self, user: str) -> Airflow:
         """A client of Airflow as that user, until the world ends."""
@@ -154,15 +191,13 @@ def running_world(
         settings = load_settings()
         if before is not None:
             before(str(path), settings)
+        world = World(str(path), settings, patch)
         try:
-            platform = services.start(settings)
-            with ExitStack() as connections:
-                connections.callback(prepare_airflow(settings, platform).close)
-                patch.setenv("MLFLOW_TRACKING_URI", platform.mlflow.url)
-                yield World(str(path), settings, connections)
+            with world.connections:
+                world.up()
+                yield world
         finally:
             services.stop(settings)
-            running_jobs.cancel_all(settings)
     assert processes_of(settings.state_dir) == {}
 
 

@@ -142,7 +142,7 @@ def registry(state_dir: Path) -> Iterator[str]:
         services._wait_until(services._answers(server, "/health"), server)
         yield server.url
     finally:
-        services._stop_service(server)
+        services._stop_services([server], settings)
 
 
 @pytest.fixture(scope="module")

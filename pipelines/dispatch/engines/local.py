@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, Literal
 
 from pipelines.contracts.jobs import JobHandle, JobRequest, JobStatus, LogChunk
 from pipelines.dispatch.engines.catalogue import Local
@@ -98,6 +98,16 @@ class LocalEngine:
             folder.cancel_path.touch()
             self._stop(folder)
 
+    def preempt(self, handle: JobHandle) -> None:
+        """Stop every process of the job as a host does that goes away: a later submit is expected.
+
+        An Airflow task that waits for the job submits it again, where it would fail after a cancel.
+        """
+        folder = self._folder(handle)
+        if self.status(handle).state in ("pending", "running"):
+            with folder.locked():
+                self._stop(folder, state="preempted", message="Stopped with the platform.")
+
     def result(self, handle: JobHandle) -> dict[str, Any]:
         """See `Engine.result`."""
         request = self._folder(handle).read_request()
@@ -163,7 +173,12 @@ class LocalEngine:
             tail = "\n".join(output.read_text(errors="replace").splitlines()[-40:])
             raise RuntimeError(f"The supervisor of {folder.path} did not start. The end of {output}:\n{tail}")
 
-    def _stop(self, folder: JobFolder) -> None:
+    def _stop(
+        self,
+        folder: JobFolder,
+        state: Literal["cancelled", "preempted"] = "cancelled",
+        message: str = "Cancelled on request.",
+    ) -> None:
         """End the supervisor and its job; afterwards no process is left, whatever the supervisor did."""
         supervisor = folder.read_supervisor()
         deadline = time.monotonic() + self.params.grace_seconds + 5
@@ -175,4 +190,4 @@ class LocalEngine:
         kill_marked(folder.path)
         status = folder.read_status()
         if status is not None and status.state not in TERMINAL_STATES:
-            folder.write_status(status.model_copy(update={"state": "cancelled", "message": "Cancelled on request."}))
+            folder.write_status(status.model_copy(update={"state": state, "message": message}))

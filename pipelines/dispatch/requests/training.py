@@ -72,6 +72,11 @@ def soup_request(workspace: Workspace, job: Soup) -> JobRequest:
     project = workspace.project
     if project.soup is None:
         raise ValueError(f'{project.path}: no [soup]. Add one, with method = "uniform" or "greedy".')
+    if len(job.results) != len(job.trainings):
+        raise ValueError(
+            f"{len(job.results)} of {len(job.trainings)} trainings left a result. A train task that was marked as"
+            " success leaves none: clear it; the result of a finished job is found by digest."
+        )
     if len(job.results) < 2:
         raise ValueError(f"A soup needs two runs or more, got {len(job.results)}. Name more recipes under [[train]].")
     parts = zip(job.trainings, job.results, strict=True)

@@ -1,12 +1,15 @@
 """The chain of asset-triggered runs, followed through a fake API client."""
 
 from datetime import UTC, datetime, timedelta
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
-from pipelines.platform import follow
+from pipelines.contracts.jobs import JobStatus
+from pipelines.platform import follow, running_jobs
 from pipelines.settings import load_settings
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -54,3 +57,21 @@ def test_a_run_that_never_starts_is_named(tmp_path: Path, monkeypatch: pytest.Mo
     view = follow.View(load_settings({"PLUMBLINE_STATE_DIR": str(tmp_path)}))
     with pytest.raises(TimeoutError, match=r"No run of shapes\.train was triggered within 0 s"):
         follow.next_run(OneAtATime(left_over=False), "shapes.train", START, view)  # type: ignore[arg-type]
+
+
+def test_the_line_of_a_task_counts_what_its_job_has_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = JobStatus(state="running", progress_done=3, progress_total=9, progress_unit="images")
+    found = {"shapes-train-aa-g0": JobStatus(state="running"), "shapes-train_reward-bb-g0": other}
+    monkeypatch.setattr(running_jobs, "running", lambda _: found)
+    output = StringIO()
+    view = follow.View(load_settings({"PLUMBLINE_STATE_DIR": str(tmp_path)}), Console(file=output, width=100))
+    train = {"task_id": "train", "map_index": 0, "state": "deferred", "duration": None}
+    view.update("shapes.train", [train])
+    view.update("shapes.train", [train])
+    for done in (0, 5, 6):
+        count = {"progress_done": done, "progress_total": 200, "progress_unit": "steps"}
+        found["shapes-train-aa-g0"] = found["shapes-train-aa-g0"].model_copy(update=count)
+        view.update("shapes.train", [train])
+    shown = [" ".join(line.split()) for line in output.getvalue().splitlines()]
+    assert shown == ["shapes.train train [0] deferred starting", "shapes.train train [0] deferred 0/200 steps"]
+    assert view.rows[("shapes.train", "train", 0)] == ("deferred", "6/200 steps")
