@@ -17,6 +17,7 @@ from alignment.files.durable import content_digest
 from alignment.files.progress import JobProgress
 from alignment.jobs.outcome import JobPaths, claim_output, read_object, run_job, write_result
 from alignment.jobs.processes import start_processes
+from alignment.jobs.shared_output import share_output
 from alignment.labelling.captioned_pairs import ImageCaptions, Texts, pair_texts, snapshot_files, write_captioned
 from alignment.labelling.captions import BlipCaptioner
 
@@ -58,7 +59,7 @@ def _generate(paths: JobPaths, spec: CaptionSpec, pairs: TrainingPairs, state: P
             state.num_processes,
             on_shard=lambda: progress.update(images.num_finished()),
         )
-        state.wait_for_everyone()
+        share_output(state, paths.out, everywhere=True)
         progress.update(images.num_finished())
     logger.info("captioned %d distinct images of %d pairs", images.num_images, len(pairs))
     return images.texts()

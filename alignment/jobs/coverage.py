@@ -29,6 +29,7 @@ from alignment.files.durable import file_sha256, write_json
 from alignment.files.progress import JobProgress
 from alignment.jobs.outcome import JobPaths, read_object, run_job, write_result
 from alignment.jobs.processes import start_processes
+from alignment.jobs.shared_output import share_output
 from alignment.rewards.interface import load_scorer
 from alignment.statistics.comparison import Floats
 from alignment.statistics.coverage import coverage_curves
@@ -76,7 +77,7 @@ def main(paths: JobPaths) -> None:
         for number, (digest, model) in enumerate(models.items(), start=1):
             _draw(work, model, folders[digest])
             progress.update(number * len(work.grid), f"{model.kind} drawn")
-        work.state.wait_for_everyone()
+        share_output(work.state, paths.out / SAMPLES_DIR, everywhere=True)
         rows = _score(work, folders)
         progress.update(total, "scored")
     if work.state.is_main_process:

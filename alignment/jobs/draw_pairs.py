@@ -28,6 +28,7 @@ from alignment.files.durable import content_digest, write_json
 from alignment.files.progress import JobProgress
 from alignment.jobs.outcome import JobPaths, read_object, run_job, write_result
 from alignment.jobs.processes import start_processes
+from alignment.jobs.shared_output import share_output
 from alignment.statistics.prompts import EvalPrompt
 
 logger = logging.getLogger(__name__)
@@ -104,7 +105,7 @@ def main(paths: JobPaths) -> None:
         for shard in todo:
             _write_shard(list(_draw_shard(drawing, pipeline, shard)), drawing.file(shard))
             progress.update(drawing.num_finished(), "drawing")
-        drawing.state.wait_for_everyone()
+        share_output(drawing.state, paths.out)
     if drawing.state.is_main_process:
         _finish(drawing)
     drawing.state.wait_for_everyone()

@@ -12,6 +12,7 @@ from alignment.files.durable import content_digest
 from alignment.files.progress import JobProgress
 from alignment.jobs.outcome import JobPaths, claim_output, read_object, run_job, write_result
 from alignment.jobs.processes import start_processes
+from alignment.jobs.shared_output import share_output
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +35,7 @@ def main(paths: JobPaths) -> None:
         enabled=state.is_main_process,
     ) as progress:
         writer.write(state.process_index, state.num_processes, lambda: progress.update(writer.num_finished()))
-        state.wait_for_everyone()
+        share_output(state, paths.out)
         progress.update(writer.num_finished())
     if state.is_main_process:
         _finish(paths, spec, writer)

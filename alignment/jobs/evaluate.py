@@ -46,6 +46,7 @@ from alignment.files.durable import write_json
 from alignment.files.progress import JobProgress
 from alignment.jobs.outcome import JobPaths, read_object, run_job, write_result
 from alignment.jobs.processes import start_processes
+from alignment.jobs.shared_output import share_output
 from alignment.rewards.interface import Scorer, load_scorer
 from alignment.statistics.human_pairs import PairFacts, known_facts
 from alignment.statistics.prompts import EvalPrompt, read_prompts
@@ -86,6 +87,7 @@ class _EvaluationContext:
 def main(paths: JobPaths) -> None:
     """Run one rank of the evaluation."""
     work = _open_context(paths)
+    share_output(work.state, paths.out / SAMPLES_DIR, everywhere=True)  # all ranks must see the same images as missing
     folders = {digest: _find_samples(work, digest) for digest in work.sample_specs()}
     missing = {digest: missing_images(folder, work.grid) for digest, folder in folders.items()}
     to_sample = sum(len(keys) for keys in missing.values())
@@ -175,7 +177,7 @@ def _sample_missing(
         own_share = work.own_share(keys)
         if own_share:
             _sample_model(work, work.sample_specs()[digest], own_share, folders[digest], after_batch=after_batch)
-    work.state.wait_for_everyone()
+    share_output(work.state, work.paths.out / SAMPLES_DIR, everywhere=True)
 
 
 def _sample_model(

@@ -26,6 +26,7 @@ from alignment.files.durable import content_digest, write_json
 from alignment.files.progress import JobProgress
 from alignment.jobs.outcome import JobPaths, read_object, run_job, write_result
 from alignment.jobs.processes import start_processes
+from alignment.jobs.shared_output import share_output
 from alignment.labelling.heuristics import measure
 from alignment.labelling.labels import Scores, label, pick_human_labels
 from alignment.labelling.write_labels import write_relabelled
@@ -80,7 +81,7 @@ def main(paths: JobPaths) -> None:
         for shard, table in _score_shards(work, items, todo):
             _write_shard(table, work.shard(shard))
             progress.update(_num_finished(work, shards), "scoring")
-        work.state.wait_for_everyone()
+        share_output(work.state, paths.out / SCORES_DIR)
     if work.state.is_main_process:
         _finish(work, items, _read_scores(work, items, shards))
     work.state.wait_for_everyone()

@@ -28,6 +28,7 @@ from alignment.files.durable import content_digest
 from alignment.files.progress import JobProgress
 from alignment.jobs.outcome import JobPaths, read_object, run_job, write_result
 from alignment.jobs.processes import start_processes
+from alignment.jobs.shared_output import share_output
 from alignment.rewards.interface import Scorer, load_scorer
 from alignment.statistics.prompts import read_prompts
 from alignment.training.soup import (
@@ -146,7 +147,7 @@ class _SoupScoring:
         missing = missing_images(samples, own_share)
         if missing:
             self._sample(weights_dir, missing, samples)
-        self.state.wait_for_everyone()
+        share_output(self.state, samples, everywhere=True)
         rows, _ = score_samples(
             {"judge": self.judge}, {digest: samples}, own_share, micro_batch=self.placement.micro_batch
         )

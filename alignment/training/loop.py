@@ -173,8 +173,7 @@ class TrainingRun:
     def _record(self, metrics: dict[str, float]) -> None:
         """Write metrics, then images, then the checkpoint: a checkpoint implies that all before it is on disk."""
         placement, last = self.placement, self.done == self.recipe.steps
-        every = placement.checkpoint_every_steps
-        due = not last and self.done // every > self.saved // every and self.update.may_pause(self.done)
+        due = not last and self._is_due()
         if due:
             self.saved = self.done
         if not self.accelerator.is_main_process:
@@ -185,6 +184,16 @@ class TrainingRun:
             self.grid.draw(self.done)
         if due:
             self._checkpoint()
+
+    def _is_due(self) -> bool:
+        """Return True when a checkpoint should be written after this step.
+
+        An update that cannot pause after the next step gets one now, whatever the placement's interval: a preemption
+        then costs at most the steps until it can pause again.
+        """
+        every = self.placement.checkpoint_every_steps
+        elapsed = self.done // every > self.saved // every
+        return self.update.may_pause(self.done) and (elapsed or not self.update.may_pause(self.done + 1))
 
     def _checkpoint(self) -> None:
         state = TrainingState(
@@ -205,5 +214,11 @@ class TrainingRun:
             if self.accelerator.is_main_process:
                 self._checkpoint()
         self.accelerator.wait_for_everyone()
-        message = f"Stopped by SIGTERM; checkpointed at step {self.saved}. Run the job again to continue."
-        raise JobStoppedError("preempted", message, step=self.saved)
+        raise JobStoppedError("preempted", self._stop_message(), step=self.saved)
+
+    def _stop_message(self) -> str:
+        """Name the step from which the next attempt continues, and the steps that it repeats."""
+        kept = f"checkpointed at step {self.saved}" if self.saved else "without a checkpoint"
+        lost = self.done - self.saved
+        repeated = f" after step {self.done}, so it repeats {lost} step{'s' * (lost > 1)}" if lost else ""
+        return f"Stopped by SIGTERM{repeated}; {kept}. Run the job again to continue."

@@ -14,6 +14,8 @@ _SYSTEM = (
     *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LC_", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "VIRTUAL_ENV"),
     *("PYTHON", "XDG_", "CUDA_", "NVIDIA_", "NCCL_", "GLOO_", "TORCH_", "OMP_", "MKL_", "PYTORCH_", "HF_HOME"),
 )
+RENDEZVOUS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+"""Variables by which the ranks of a job on several hosts find each other."""
 _NETWORK = (
     *("AWS_", "MLFLOW_", "PLUMBLINE_", "HF_", "SSL_CERT_", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"),
     *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"),
@@ -49,7 +51,7 @@ def alignment_environment(threads: int, cpu: bool, environ: Mapping[str, str] | 
     `cpu` makes accelerate use the CPU, also with several processes, for which its launcher has no switch.
     """
     source = os.environ if environ is None else environ
-    env = _pick(source, _SYSTEM)
+    env = _pick(source, _SYSTEM + RENDEZVOUS)
     env |= {
         JOB_MARK: source.get(JOB_MARK, ""),
         "OMP_NUM_THREADS": str(threads),

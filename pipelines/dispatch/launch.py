@@ -36,8 +36,13 @@ def prepare_files(folder: JobFolder, request: JobRequest) -> None:
     write_atomically(folder.work_dir / "accelerate.json", json.dumps(config, indent=1))
 
 
+def own_rank() -> int | None:
+    """Return the rank of this process when a cluster starts every rank itself; None where a launcher starts them."""
+    return int(os.environ["RANK"]) if "RANK" in os.environ else None
+
+
 def job_command(folder: JobFolder, kind: str, placement: Placement) -> list[str]:
-    """Return the command line of an alignment job.
+    """Return the command line of an alignment job, or of one rank of it (`own_rank`).
 
     `--multi_gpu` requests several processes also without a GPU: with `--cpu` the launcher starts one process, unless
     there is MPI. The environment makes the processes use the CPU (`alignment_environment`).
@@ -49,7 +54,7 @@ def job_command(folder: JobFolder, kind: str, placement: Placement) -> list[str]
         *("--inputs", str(folder.inputs_dir)),
         *("--out", str(folder.out_dir)),
     ]
-    if placement.num_processes == 1:
+    if placement.num_processes == 1 or own_rank() is not None:
         return [sys.executable, *job]
     return [
         *(sys.executable, "-m", "accelerate.commands.launch"),

@@ -1,13 +1,15 @@
-"""Watch one attempt of a job: `python -m pipelines.dispatch.supervisor JOB_DIR`.
+"""Watch one attempt of a job: `python -m pipelines.dispatch.supervisor JOB_DIR [--attached]`.
 
 The process detaches itself, so that the job outlives its submitter, runs the command of launch.json in a separate
 process group, and writes status.json last. It passes SIGTERM on; processes left after the grace period are killed.
+With --attached it does not detach, and the end of its standard input counts as a SIGTERM: the job ends with its owner.
 """
 
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,6 +37,12 @@ class _StopRequest:
     def _ask(self, _number: int, _frame: FrameType | None) -> None:
         self.asked = True
 
+    def follow_input(self) -> None:
+        """Wait for the end of the standard input, which an owner that was killed closes too."""
+        while os.read(sys.stdin.fileno(), 1024):
+            pass
+        self.asked = True
+
 
 def main(job_dir: Path) -> None:
     """Fork the supervisor, record its process, and return; the supervisor itself leaves through os._exit."""
@@ -51,6 +59,15 @@ def main(job_dir: Path) -> None:
         code = 0
     finally:
         os._exit(code)
+
+
+def attend(job_dir: Path) -> None:
+    """Supervise in this process, until the job or the standard input ends."""
+    folder = JobFolder(job_dir)
+    stop = _StopRequest()
+    folder.write_supervisor(record_of(os.getpid()))
+    threading.Thread(target=stop.follow_input, daemon=True).start()
+    _supervise(folder, stop)
 
 
 def _supervise(folder: JobFolder, stop: _StopRequest) -> None:
@@ -134,4 +151,4 @@ def _exit_message(code: int) -> str:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]).absolute())
+    (attend if "--attached" in sys.argv else main)(Path(sys.argv[1]).absolute())

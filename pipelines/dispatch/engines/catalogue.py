@@ -26,7 +26,21 @@ class Local(EngineParams):
     """Time between SIGTERM and SIGKILL when a job is cancelled, preempted or out of time."""
 
 
-ENGINES: tuple[type[EngineParams], ...] = (Local,)
+class Ray(EngineParams):
+    """A Ray cluster at PLUMBLINE_RAY_ADDRESS: a job on its nodes, which share only the object store."""
+
+    implementation: ClassVar[str] = "pipelines.dispatch.engines.ray:RayEngine"
+
+    name: Literal["ray"] = "ray"
+    grace_seconds: Annotated[float, Field(gt=0)] = 30.0
+    """Time between SIGTERM and SIGKILL when a job is cancelled, preempted or out of time."""
+    resize_seconds: Annotated[float, Field(gt=0)] = 60.0
+    """Time between two looks for nodes on which a job with `min_processes` could grow."""
+    silence_seconds: Annotated[float, Field(gt=0)] = 120.0
+    """A job whose cluster does not answer is lost when its driver has written nothing to the store for this long."""
+
+
+ENGINES: tuple[type[EngineParams], ...] = (Local, Ray)
 
 
 def open_engine(name: str, settings: Settings) -> Engine:

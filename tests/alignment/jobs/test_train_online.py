@@ -102,10 +102,14 @@ def test_a_run_stopped_by_sigterm_resumes_at_the_epochs_beginning(
 ) -> None:
     """The signal takes effect after the step that follows it: step 3 is mid-epoch, step 4 ends an epoch."""
     out, spec = tmp_path / "out", online_bench.train_spec()
-    placement = QUIET.model_copy(update={"checkpoint_every_steps": 100 if saved == 4 else 1})
+    placement = QUIET.model_copy(update={"checkpoint_every_steps": 100})
     with stop_after(monkeypatch, step, None):
         assert online_bench.bench.train(out, spec, placement) == 143
-    assert failure_of(out).step == saved
+    failure = failure_of(out)
+    assert failure.step == saved
+    repeats = " after step 3, so it repeats 1 step" if saved == 2 else ""
+    assert failure.message.startswith(f"Stopped by SIGTERM{repeats}; checkpointed at step {saved}.")
+    assert (out / "checkpoints" / f"step_{saved:06d}").is_dir()
     assert online_bench.bench.train(out, spec, placement) == 0
     assert curve_of(out) == curve_of(undisturbed)
     assert result_of(out).weights_digest == result_of(undisturbed).weights_digest

@@ -58,3 +58,11 @@ def test_the_alignment_job_gets_neither_store_nor_hub() -> None:
     assert (env["PATH"], env["CUDA_VISIBLE_DEVICES"], env["PLUMBLINE_JOB_DIR"]) == ("/bin", "1", "/jobs/1")
     assert (env["OMP_NUM_THREADS"], env["HF_HUB_OFFLINE"], env["ACCELERATE_USE_CPU"]) == ("2", "1", "true")
     assert "ACCELERATE_USE_CPU" not in alignment_environment(2, cpu=False, environ=ENVIRON)
+
+
+def test_no_job_gets_the_token_of_the_cluster(tmp_path: Path) -> None:
+    environ = {"RAY_AUTH_TOKEN": "open sesame", "RAY_ADDRESS": "ray-head:6379"}
+    settings = load_settings({"PLUMBLINE_STATE_DIR": str(tmp_path), **environ})
+    assert settings.ray_token.get_secret_value() == "open sesame"
+    assert not set(environ) & set(worker_environment(settings, tmp_path / "job", environ))
+    assert not set(environ) & set(alignment_environment(1, cpu=True, environ=environ))

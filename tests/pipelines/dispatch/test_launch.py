@@ -9,7 +9,7 @@ from alignment.contracts.jobs import Placement
 from pipelines.contracts.jobs import JobRequest
 from pipelines.dispatch import launch
 from pipelines.dispatch.job_folder import JobFolder
-from pipelines.dispatch.launch import job_command, must_use_cpu, prepare_files
+from pipelines.dispatch.launch import job_command, must_use_cpu, own_rank, prepare_files
 
 
 def test_one_process_is_the_job_itself(tmp_path: Path) -> None:
@@ -35,6 +35,14 @@ def test_several_processes_go_through_the_launcher_with_nothing_left_to_its_defa
     assert (values["--num_processes"], values["--num_machines"], values["--main_process_port"]) == ("4", "1", "0")
     assert (values["--mixed_precision"], values["--dynamo_backend"]) == ("no", "no")
     assert values["--num_cpu_threads_per_process"] == "3"
+
+
+def test_a_rank_that_a_cluster_starts_is_the_job_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert own_rank() is None
+    monkeypatch.setenv("RANK", "3")
+    assert own_rank() == 3
+    command = job_command(JobFolder(tmp_path), "train", Placement(num_processes=4))
+    assert command[:3] == [sys.executable, "-m", "alignment.jobs.train"]
 
 
 def test_spec_and_placement_are_written_unchanged(tmp_path: Path) -> None:

@@ -66,3 +66,27 @@ def test_the_workers_output_is_in_the_attempts_log_between_its_marks(tmp_path: P
     assert lines[0].startswith("--- attempt 1, ")
     assert sorted(lines[1:-1]) == ["err", "out"]
     assert lines[-1] == "--- succeeded ---"
+
+
+def test_an_attached_supervisor_ends_its_job_when_its_owner_is_gone(tmp_path: Path) -> None:
+    folder = JobFolder(tmp_path)
+    command = python("import time; print('begun', flush=True); time.sleep(60)")
+    folder.write_launch(Launch(attempt=1, command=command, timeout_seconds=50, grace_seconds=1))
+    root = str(Path(__file__).parents[3])
+    supervisor = subprocess.Popen(
+        [sys.executable, "-m", "pipelines.dispatch.supervisor", str(tmp_path), "--attached"],
+        stdin=subprocess.PIPE,
+        cwd=root,
+    )
+    with supervisor:
+        deadline = time.monotonic() + 20
+        while not (folder.log_path(1).is_file() and "begun" in folder.log_path(1).read_text()):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        assert supervisor.poll() is None
+        assert supervisor.stdin is not None
+        supervisor.stdin.close()  # as the kernel does for an owner that was killed
+        assert supervisor.wait(timeout=20) == 0
+    status = folder.read_status()
+    assert status is not None
+    assert (status.state, status.exit_code) == ("preempted", -15)

@@ -1,5 +1,6 @@
 """The contract of engines.interface.Engine, run against every engine with real processes and real signals."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -16,13 +17,21 @@ import pytest
 from alignment.contracts.jobs import Placement
 from alignment.contracts.values import canonical_json
 from pipelines.contracts.jobs import JobHandle, JobRequest, JobStatus
-from pipelines.dispatch.engines.catalogue import Local
+from pipelines.dispatch.engines.catalogue import Local, Ray
 from pipelines.dispatch.engines.interface import TERMINAL_STATES, Engine
 from pipelines.dispatch.engines.local import LocalEngine
+from pipelines.dispatch.engines.ray import RayEngine
 from pipelines.host import _marked_pids, _start_ticks, kill_marked
 from pipelines.settings import Settings, load_settings
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(60)]
+FAST_ON_RAY = {
+    "test_another_process_can_query_cancel_and_reattach",
+    "test_the_log_cursor_continues_over_attempts_and_engines",
+}
+"""Tests that `make test` also runs on a Ray cluster. The others do so in `make test-loop`: a start takes seconds there.
+"""
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 WORKER = (sys.executable, str(Path(__file__).with_name("counting_worker.py")))
 
@@ -31,18 +40,28 @@ def make_local(settings: Settings) -> Engine:
     return LocalEngine(settings, Local(grace_seconds=2), worker=WORKER)
 
 
-ENGINES: dict[str, Callable[[Settings], Engine]] = {"local": make_local}
-"""Build the local engine. A new engine is added here: its name, and how to make one whose worker is counting_worker.py.
-"""
+def make_ray(settings: Settings) -> Engine:
+    return RayEngine(settings, Ray(grace_seconds=2), worker=WORKER)
+
+
+ENGINES: dict[str, Callable[[Settings], Engine]] = {"local": make_local, "ray": make_ray}
+"""Build an engine whose worker is counting_worker.py. A new engine is added here."""
 
 
 class Bench:
     """An engine over a fresh state folder, and ways to watch and to damage its jobs."""
 
-    def __init__(self, name: str, settings: Settings) -> None:
+    folders = ("jobs/{}",)
+    """Folders of a job's processes, below those of `roots`."""
+    patience = 1
+    """Factor on every wait."""
+
+    def __init__(self, name: str, environ: dict[str, str]) -> None:
         self.name = name
-        self.settings = settings
-        self.engine = ENGINES[name](settings)
+        self.environ = environ
+        self.settings = load_settings(environ)
+        self.engine = ENGINES[name](self.settings)
+        self.roots = [self.settings.state_dir]
 
     def request(self, **spec: Any) -> JobRequest:
         spec = {"count": 3, **spec}
@@ -55,21 +74,34 @@ class Bench:
             spec_digest=digest,
             inputs=(),
             output_uri=f"{self.settings.store_uri}/models/{digest}",
-            placement=Placement(timeout_seconds=timeout),
+            placement=Placement(engine=self.name, timeout_seconds=timeout),
         )
 
     def job_dir(self, handle: JobHandle) -> Path:
-        return self.settings.state_dir / "jobs" / handle.job_id
+        """Folder of the job's present processes: on the only host, or on the node that started them last."""
+        found = [root / folder.format(handle.job_id) for root in self.roots for folder in self.folders]
+        started = {path: path / "supervisor.json" for path in found}
+        return max(found, key=lambda path: started[path].stat().st_mtime if started[path].is_file() else 0.0)
 
     def out(self, handle: JobHandle) -> Path:
         return self.job_dir(handle) / "work" / "out"
+
+    def kill_watcher(self, handle: JobHandle) -> None:
+        """Kill the process that would write the job's final status."""
+        os.kill(self.pids(handle)["parent"], signal.SIGKILL)
+
+    def has_pids_other_than(self, handle: JobHandle, first: dict[str, int]) -> bool:
+        """Return True once a later attempt has written its processes; its folder may be another node's, and empty."""
+        with contextlib.suppress(FileNotFoundError):
+            return self.pids(handle)["worker"] != first["worker"]
+        return False
 
     def pids(self, handle: JobHandle) -> dict[str, int]:
         pids: dict[str, int] = json.loads((self.out(handle) / "pids.json").read_text())
         return pids
 
     def wait_for(self, handle: JobHandle, *states: str, seconds: float = 30) -> JobStatus:
-        return wait_until(lambda: self._in(handle, states), f"{states}", seconds)
+        return wait_until(lambda: self._in(handle, states), f"{states}", seconds * self.patience)
 
     def _in(self, handle: JobHandle, states: tuple[str, ...]) -> JobStatus | None:
         status = self.engine.status(handle)
@@ -81,11 +113,15 @@ class Bench:
             path = self.out(handle) / "count"
             return path.exists() and int(path.read_text() or 0) >= number
 
-        wait_until(lambda: self.engine.status(handle).attempt == attempt and counted(), f"a count of {number}", 30)
+        wait_until(
+            lambda: self.engine.status(handle).attempt == attempt and counted(),
+            f"a count of {number}",
+            30 * self.patience,
+        )
 
     def wait_for_nothing_left(self, handle: JobHandle) -> None:
         """Wait until no process is left; the supervisor still has to exit after its last write."""
-        wait_until(lambda: not _marked_pids(self.job_dir(handle)), "every process to be gone", 3)
+        wait_until(lambda: not _marked_pids(self.job_dir(handle)), "every process to be gone", 3 * self.patience)
 
     def log(self, handle: JobHandle, cursor: int = 0) -> list[str]:
         lines: list[str] = []
@@ -103,13 +139,47 @@ def wait_until(ready: Callable[[], Any], what: str, seconds: float) -> Any:
     return found
 
 
+class RayBench(Bench):
+    """Jobs of one rank on a cluster of two nodes, each with its own state folder."""
+
+    folders = ("ranks/{}-00000",)
+    patience = 4
+
+    def __init__(self, environ: dict[str, str], nodes: Any) -> None:
+        environ = {**environ, "PLUMBLINE_RAY_ADDRESS": nodes.address, "RAY_AUTH_TOKEN": nodes.token}
+        super().__init__("ray", environ)
+        self.roots = [nodes.state_dir(node) for node in sorted(nodes.processes)]
+
+    def kill_watcher(self, handle: JobHandle) -> None:
+        """Kill the driver, found by its command line."""
+        for entry in Path("/proc").iterdir():
+            with contextlib.suppress(OSError):
+                words = (entry / "cmdline").read_bytes().decode().split("\0")
+                if "pipelines.dispatch.cluster.driver" in words and handle.job_id in words:
+                    os.kill(int(entry.name), signal.SIGKILL)
+
+
 @pytest.fixture(params=sorted(ENGINES))
 def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
     environ = {"PLUMBLINE_STATE_DIR": str(tmp_path / "state"), "PLUMBLINE_STORE_URI": (tmp_path / "store").as_uri()}
-    bench = Bench(request.param, load_settings(environ))
+    if request.param == "ray":
+        bench: Bench = RayBench(environ, request.getfixturevalue("ray_nodes"))
+    else:
+        bench = Bench("local", environ)
+    known: list[JobHandle] = []
+    submit = bench.engine.submit
+
+    def noted(job: JobRequest) -> JobHandle:
+        known.append(submit(job))
+        return known[-1]
+
+    bench.engine.submit = noted  # type: ignore[method-assign]
     yield bench
-    for job_dir in (tmp_path / "state" / "jobs").glob("*"):
-        kill_marked(job_dir)
+    for handle in known:
+        bench.engine.cancel(handle)
+    for root in bench.roots:
+        for job_dir in (root / bench.folders[0]).parent.glob("*"):
+            kill_marked(job_dir)
 
 
 def test_a_job_runs_once_and_returns_its_result(bench: Bench) -> None:
@@ -141,7 +211,9 @@ def test_a_success_whose_output_was_deleted_runs_again(bench: Bench) -> None:
         bench.engine.result(handle)
     bench.engine.submit(request)
     wait_until(
-        lambda: bench.engine.status(handle) if bench.engine.status(handle).attempt == 2 else None, "attempt 2", 9
+        lambda: bench.engine.status(handle) if bench.engine.status(handle).attempt == 2 else None,
+        "attempt 2",
+        9 * bench.patience,
     )
     bench.wait_for(handle, "succeeded")
     assert bench.engine.result(handle)["counted"] == 1
@@ -222,19 +294,23 @@ def test_sigterm_to_the_worker_alone_is_a_preemption_too(bench: Bench) -> None:
 
 
 def test_a_killed_supervisor_is_lost_and_a_new_submit_kills_its_processes(bench: Bench) -> None:
-    request = bench.request(count=40)
+    request = bench.request(count=600)
     handle = bench.engine.submit(request)
     bench.wait_for_count(handle, 3)
     first = bench.pids(handle)
-    os.kill(first["parent"], signal.SIGKILL)
+    bench.kill_watcher(handle)
     bench.wait_for(handle, "lost")
-    assert _start_ticks(first["worker"]) is not None, "the worker continues without its supervisor until someone acts"
+    if bench.name == "local":
+        assert _start_ticks(first["worker"]) is not None, "the worker continues without its supervisor until a submit"
     bench.engine.submit(request)
-    assert _start_ticks(first["worker"]) is None
-    assert _start_ticks(first["child"]) is None
+    old = [first["worker"], first["child"]]
+    seconds = 0.1 if bench.name == "local" else 60  # on a cluster they end by themselves, on whatever node they are
+    wait_until(lambda: not any(map(_start_ticks, old)), "the processes of the first attempt to end", seconds)
+    wait_until(lambda: bench.has_pids_other_than(handle, first), "another worker", 30 * bench.patience)
     bench.wait_for_count(handle, 5, attempt=2)
-    assert bench.engine.status(handle).state == "running"
+    bench.wait_for(handle, "running")
     bench.engine.cancel(handle)
+    assert [line for line in bench.log(handle) if line.startswith("counting from")][-1] != "counting from 0"
 
 
 def test_cancel_ends_every_process_and_a_new_submit_resumes(bench: Bench) -> None:
@@ -254,7 +330,7 @@ def test_cancel_of_a_job_that_ignores_sigterm_kills_it_after_the_grace(bench: Be
     bench.wait_for_count(handle, 2)
     started = time.monotonic()
     bench.engine.cancel(handle)
-    assert 1.5 < time.monotonic() - started < 6
+    assert 1.5 < time.monotonic() - started < 6 * bench.patience
     assert bench.engine.status(handle).state == "cancelled"
     bench.wait_for_nothing_left(handle)
 
@@ -262,7 +338,7 @@ def test_cancel_of_a_job_that_ignores_sigterm_kills_it_after_the_grace(bench: Be
 def test_cancel_of_a_lost_job_kills_its_processes(bench: Bench) -> None:
     handle = bench.engine.submit(bench.request(count=300))
     bench.wait_for_count(handle, 1)
-    os.kill(bench.pids(handle)["parent"], signal.SIGKILL)
+    bench.kill_watcher(handle)
     bench.wait_for(handle, "lost")
     bench.engine.cancel(handle)
     assert bench.engine.status(handle).state == "cancelled"
@@ -302,7 +378,7 @@ def test_another_process_can_query_cancel_and_reattach(bench: Bench) -> None:
 def test_the_job_outlives_the_process_that_submitted_it(bench: Bench) -> None:
     request = bench.request(count=10)
     submitter = start_elsewhere(bench, "import os, signal; engine.submit(request); os.kill(os.getpid(), 9)", request)
-    submitter.communicate(timeout=30)
+    submitter.communicate(timeout=90)
     assert submitter.returncode == -signal.SIGKILL
     bench.wait_for(JobHandle(engine=bench.name, job_id=request.job_id), "succeeded")
 
@@ -318,6 +394,7 @@ def test_the_log_cursor_continues_over_attempts_and_engines(bench: Bench) -> Non
     bench.engine.submit(request)
     bench.wait_for_count(handle, 4, attempt=2)
     bench.wait_for(handle, "succeeded")
+    assert bench.engine.result(handle) == {"counted": 12, "uri": request.output_uri}
     lines = [*first.lines, *bench.log(handle, first.cursor)]
     assert lines == bench.log(handle, 0), "a line was lost or came twice"
     numbers = [int(line.split()[1]) for line in lines if line.startswith("number")]
@@ -335,16 +412,16 @@ def start_elsewhere(bench: Bench, script: str, request: JobRequest) -> subproces
         f"spec = importlib.util.spec_from_file_location('contract', {__file__!r})\n"
         "contract = importlib.util.module_from_spec(spec); sys.modules['contract'] = contract\n"
         "spec.loader.exec_module(contract)\n"
-        "settings = contract.Settings.model_validate_json(sys.argv[1])\n"
-        "request = contract.JobRequest.model_validate_json(sys.argv[2])\n"
+        "settings = contract.load_settings()\n"
+        "request = contract.JobRequest.model_validate_json(sys.argv[1])\n"
         f"engine = contract.ENGINES[{bench.name!r}](settings)\n" + script
     )
-    arguments = [sys.executable, "-c", code, bench.settings.model_dump_json(), request.model_dump_json()]
-    environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[4])}
+    arguments = [sys.executable, "-c", code, request.model_dump_json()]
+    environ = {**os.environ, **bench.environ, "PYTHONPATH": str(Path(__file__).parents[4])}
     return subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, env=environ)
 
 
 def output(process: subprocess.Popen[str]) -> str:
-    text, _ = process.communicate(timeout=40)
+    text, _ = process.communicate(timeout=120)
     assert process.returncode == 0
     return text.strip()
