@@ -95,19 +95,24 @@ def register_weights(
 
     Return the version's number. A crash in between leaves at most a logged model without a version.
     """
-    with connect(settings.tracking_uri):
+    with connect(settings.tracking_uri) as client:
         import mlflow
         from mlflow.models import Model
 
         mlflow.set_tracking_uri(settings.tracking_uri)
         mlflow.set_registry_uri(settings.tracking_uri)
         flavor = _ServedFlavor(kind, seal)
+        run = client.get_run(run_id)
+        # Made here, since `Model.log` makes it in the default experiment, where our user may only read.
+        logged = client.create_logged_model(
+            run.info.experiment_id, name="model", source_run_id=run_id, tags=dict(tags), params=run.data.params
+        )
         info = Model.log(
             artifact_path=None,
             flavor=flavor,
             name="model",
             run_id=run_id,
-            tags=dict(tags),
+            model_id=logged.model_id,
             weights_dir=weights_dir,
             code_path=code_path,
             model_config=model_config,

@@ -221,6 +221,18 @@ def test_weights_whose_files_mlflow_lost_are_logged_again(world: Any) -> None:
     assert later == again
 
 
+def test_the_weights_are_logged_in_the_experiment_of_their_run(world: Any) -> None:
+    """In the default experiment a user with rights for the project alone may only read."""
+    world.register("a")
+    with tracking_runs.connect(world.settings.tracking_uri) as client:
+        run = client.get_run(world.run_id)
+        version = client.get_model_version(world.project.name, "1")
+        logged = client.get_logged_model(version.source.removeprefix("models:/"))
+    assert logged.experiment_id == run.info.experiment_id != "0"
+    assert logged.source_run_id == world.run_id
+    assert logged.status == "READY"
+
+
 def test_a_version_made_by_hand_is_named_as_such(world: Any) -> None:
     world.register("a")
     with tracking_runs.connect(world.settings.tracking_uri) as client:
