@@ -1,17 +1,19 @@
-# Needs python3.11 (or 3.12), pip and make. `make setup` brings everything else into .venv.
+# Needs Python 3.11, 3.12 or 3.13, pip and make. `make setup` brings everything else into .venv. For another interpreter
+# beside it: `make test PYTHON=python3.13 VENV=.venv-3.13`.
 PYTHON ?= python3.11
-VENV := .venv
+VENV ?= .venv
 BIN := $(VENV)/bin
 # uv does not read pip's find-links by itself.
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 export OMP_NUM_THREADS ?= 1
-export PATH := $(CURDIR)/$(BIN):$(PATH)
+export PATH := $(abspath $(BIN)):$(PATH)
 
 # Each worker of pytest-xdist is a process with OMP_NUM_THREADS threads: workers times threads is the number of cores.
 WORKERS ?= 2
 PYTEST := pytest -n $(WORKERS) --dist loadgroup
 
-.PHONY: setup lock demo up down check test test-fast test-loop test-all golden bench docs docs-reference clean
+.PHONY: setup lock demo up down check test test-fast test-loop test-faults test-installs test-all golden bench docs docs-reference
+.PHONY: compose-secrets compose-test clean
 
 setup: $(VENV)/.ready
 
@@ -22,13 +24,14 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
 	@touch $@
 
-# Versions that are locked stay, unless pyproject.toml rules them out; delete a line of the lock to renew it. torch brings
+# One lock for every Python of requires-python; a marker says where a package is for some of them only. Versions that are
+# locked stay, unless pyproject.toml rules them out; delete a line of the lock to renew it. torch brings
 # its own CUDA packages, so they are left out of the lock: a host gets those of the torch build it installs.
 lock:
 	cp requirements.lock requirements.lock.tmp
-	$(BIN)/uv pip compile pyproject.toml --extra dev --python-version 3.11 --no-annotate --no-header --quiet \
+	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --no-annotate --no-header --quiet \
 	  --output-file requirements.lock.tmp >/dev/null
-	sed -i -E 's/^torch==([0-9.]*)\+cpu$$/torch==\1/; /^(cuda-|nvidia-|triton)/d' requirements.lock.tmp
+	sed -i -E 's/^torch==([0-9.]*)\+cpu/torch==\1/; /^(cuda-|nvidia-|triton)/d' requirements.lock.tmp
 	mv requirements.lock.tmp requirements.lock
 
 # RECIPE is any recipe of the shapes world, e.g. mapo_shapes; without it, that of projects/shapes.toml.
@@ -51,17 +54,34 @@ check: setup
 
 # In random order. The seed is printed first; repeat an order with PYTEST_ADDOPTS=--randomly-seed=SEED.
 test: setup
-	$(PYTEST) -m "not loop"
+	$(PYTEST) -m "not loop and not faults and not installs and not compose"
 
 # The whole loop: interrupted, killed, resumed, promoted; and every DAG in a live scheduler. Minutes, one at a time.
 test-loop: setup
 	pytest tests/integration
+	pytest -m loop tests/pipelines/dispatch/engines
+
+# The wheel in fresh environments: a control plane without torch, a training host without airflow, a developer's.
+test-installs: setup
+	pytest tests/installs
+
+# 20 kills at random moments of the loop; half an hour or more. PLUMBLINE_FAULT_SEED=N repeats a plan of kills.
+test-faults: setup
+	pytest tests/faults -s -p no:randomly
 
 test-fast: setup
 	$(PYTEST) -m "not slow"
 
+# Random secrets for docker-compose.yml in .env, which only you can read. Those that are there stay. Nothing is installed.
+compose-secrets:
+	@python3 -m pipelines.platform.compose.secrets
+
+# The stack of docker-compose.yml in containers: the loop while parts restart. Needs Docker Engine; see tests/compose/README.md.
+compose-test: setup
+	pytest tests/compose
+
 # Everything, as a nightly run does.
-test-all: test test-loop
+test-all: test test-loop test-installs test-faults
 
 # DIR is a folder of reference vectors, one sub-folder per method.
 golden: setup

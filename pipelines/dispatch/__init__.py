@@ -1,3 +1,3 @@
 """Work goes out: kinds of jobs, their requests, engines, the worker, Airflow operators."""
 
-__all__ = ["job_kinds", "jobs", "judge_import", "model_folders", "operators", "requests"]
+__all__ = ["engines", "job_kinds", "jobs", "judge_import", "model_folders", "operators", "requests", "sweeper"]

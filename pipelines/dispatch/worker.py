@@ -1,6 +1,7 @@
 """Run on the GPU host: fetch the inputs, run the alignment job, stream its metrics, publish its output.
 
-`python -m pipelines.dispatch.worker JOB_DIR`, under a supervisor. Every step can be repeated: a second attempt finds
+`python -m pipelines.dispatch.worker JOB_DIR`, under a supervisor. On a cluster there is one worker for each rank; those
+above rank 0 only fetch and run. Every step can be repeated: a second attempt finds
 fetched inputs, checkpoints, or a finished result that only has to be published.
 Exit codes: 0 published, 2 bad input, 143 stopped by SIGTERM, 1 anything else; failure.json in JOB_DIR has the reason.
 """
@@ -12,9 +13,8 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext, suppress
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
@@ -30,17 +30,18 @@ from alignment.contracts.jobs import (
 from alignment.files.paths import resolve_below
 from pipelines.contracts.jobs import JobRequest
 from pipelines.dispatch.environment import alignment_environment
+from pipelines.dispatch.feature_stream import FeatureStream
 from pipelines.dispatch.inputs import link_inputs
-from pipelines.dispatch.job_cost import keep_record, measured
+from pipelines.dispatch.job_cost import charge, cost_record, keep_record, measured
 from pipelines.dispatch.job_folder import JobFolder, read_model
 from pipelines.dispatch.job_kinds import find_kind
-from pipelines.dispatch.launch import job_command, must_use_cpu, prepare_files
+from pipelines.dispatch.launch import job_command, must_use_cpu, own_rank, prepare_files
 from pipelines.dispatch.live_metrics import LiveMetrics
 from pipelines.host import signal_group
 from pipelines.settings import Settings, load_settings
 from pipelines.store.folders import hash_folder
 from pipelines.store.storage import Store, open_store
-from pipelines.tracking import runs
+from pipelines.tracking import open_runs, runs
 
 log = logging.getLogger(__name__)
 
@@ -94,8 +95,11 @@ def main(job_dir: Path, command: Command = job_command) -> int:
     assert request is not None, f"{job_dir} has no request.json"
     settings = load_settings()
     code = _guarded(folder, request, settings, command=command)
+    if own_rank():
+        return code
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the work is over; the remaining steps are short and should finish
-    _close_run(request, settings, code)
+    _charge(folder, request, settings)
+    _close_run(folder, request, settings, code=code)
     return code
 
 
@@ -131,18 +135,46 @@ def _run_job(
     if open_store(settings.store_uri, settings).read_manifest(request.output_uri) is not None:
         log.info("%s is already finished", request.output_uri)
         return
+    streams: list[FeatureStream] = []
     if (folder.out_dir / RESULT_FILE).is_file():
         log.info("An earlier attempt has the result; only publishing is left")
     else:
-        try:
-            link_inputs(request.inputs, folder.inputs_dir, settings)
-        except ValueError as error:
-            raise _JobError(JobFailure(kind="bad_data", message=str(error))) from error
+        with _bad_data():
+            streaming = streams if request.kind == "train" else None
+            link_inputs(request.inputs, folder.inputs_dir, settings, streaming)
     prepare_files(folder, request)
-    with _live_metrics(folder, request):
-        if not (folder.out_dir / RESULT_FILE).is_file():
-            _run_alignment(folder, request, termination, command=command)
+    if own_rank():
+        _align(folder, request, termination, command=command, streams=streams)
+        return
+    with _live_metrics(folder, request, settings):
+        _align(folder, request, termination, command=command, streams=streams)
     _publish(folder, request, open_store(settings.store_uri, settings))
+
+
+def _align(
+    folder: JobFolder,
+    request: JobRequest,
+    termination: _Termination,
+    *,
+    command: Command,
+    streams: Sequence[FeatureStream],
+) -> None:
+    """Run the alignment job beside the streams of its features, unless an earlier attempt has the result."""
+    if (folder.out_dir / RESULT_FILE).is_file():
+        return
+    with _bad_data(), ExitStack() as running:
+        for stream in streams:
+            running.enter_context(stream.running())
+        _run_alignment(folder, request, termination, command=command)
+
+
+@contextmanager
+def _bad_data() -> Iterator[None]:
+    """Report a ValueError about an input as bad data."""
+    try:
+        yield
+    except ValueError as error:
+        raise _JobError(JobFailure(kind="bad_data", message=str(error))) from error
 
 
 def _run_alignment(folder: JobFolder, request: JobRequest, termination: _Termination, *, command: Command) -> None:
@@ -159,9 +191,9 @@ def _run_alignment(folder: JobFolder, request: JobRequest, termination: _Termina
             start_new_session=True,
         )
         code = termination.wait_for(training)
-    if code == 0 and (folder.out_dir / RESULT_FILE).is_file():
+    if code == 0 and (own_rank() or (folder.out_dir / RESULT_FILE).is_file()):
         return
-    failure = read_model(folder.out_dir / FAILURE_FILE, JobFailure)
+    failure = _with_checkpoint(read_model(folder.out_dir / FAILURE_FILE, JobFailure), folder)
     if termination.asked and (failure is None or failure.kind != "preempted"):
         raise _Stopped  # an error that a process reports while it is stopped is not the cause
     raise _JobError(failure or _unexplained(code))
@@ -185,23 +217,45 @@ def _publish(folder: JobFolder, request: JobRequest, store: Store) -> None:
     shutil.rmtree(folder.out_dir / CHECKPOINTS_DIR, ignore_errors=True)
 
 
-def _live_metrics(folder: JobFolder, request: JobRequest) -> AbstractContextManager[Any]:
-    target = request.tracking
+def _live_metrics(folder: JobFolder, request: JobRequest, settings: Settings) -> AbstractContextManager[Any]:
+    """Stream to the run of the request, after setting it to RUNNING: it may be closed since the last attempt."""
+    target, launch = request.tracking, folder.read_launch()
     if target is None:
         return nullcontext()
-    open_stream = partial(runs.RunStream, target.tracking_uri, target.run_id)
+
+    def open_stream() -> runs.RunStream:
+        open_runs.start_attempt(settings, target.run_id, launch.attempt if launch else 1)
+        return runs.RunStream(settings.tracking_uri, target.run_id)
+
     return LiveMetrics(folder.out_dir, folder.work_dir / "tracking_cursor.json", open_stream)
 
 
-def _close_run(request: JobRequest, settings: Settings, code: int) -> None:
-    """Close the run; an unavailable server leaves it RUNNING, which the next attempt corrects."""
+def _charge(folder: JobFolder, request: JobRequest, settings: Settings) -> None:
+    """Add the time of an attempt that failed to the account; if the store refuses it, the next attempt adds it."""
+    try:
+        charge(folder, request, open_store(settings.store_uri, settings))
+    except Exception as error:
+        log.warning("The time of this attempt is not in the account of the project yet: %s", error)
+
+
+def _close_run(folder: JobFolder, request: JobRequest, settings: Settings, *, code: int) -> None:
+    """Log the job's cost and close the run; an unavailable server leaves it RUNNING, see sweeper.py."""
     if request.tracking is None:
         return
-    where = settings.model_copy(update={"tracking_uri": request.tracking.tracking_uri})
     try:
-        runs.finish_run(where, request.tracking.run_id, RUN_STATUS.get(code, "FAILED"))
+        open_runs.log_cost(settings, request.tracking.run_id, cost_record(folder, request))
+        runs.finish_run(settings, request.tracking.run_id, RUN_STATUS.get(code, "FAILED"))
     except Exception as error:
         log.warning("The run could not be closed: %s", error)
+
+
+def _with_checkpoint(failure: JobFailure | None, folder: JobFolder) -> JobFailure | None:
+    """Add the last good checkpoint to the message of a run that diverged."""
+    if failure is None or failure.kind != "diverged":
+        return failure
+    kept = sorted(path.parent for path in (folder.out_dir / CHECKPOINTS_DIR).glob("*/manifest.json"))
+    last = f"The last good checkpoint is {kept[-1]}." if kept else "It diverged before the first checkpoint."
+    return failure.model_copy(update={"message": f"{failure.message} {last}"})
 
 
 def _unexplained(code: int) -> JobFailure:

@@ -1,11 +1,16 @@
 """Read the paused and missing DAGs of a project from Airflow."""
 
 import importlib.util
+import logging
+from collections.abc import Callable
+from contextlib import closing
 
 from alignment.contracts.values import Record
 from pipelines.project.file import Project
 from pipelines.settings import Settings
 from pipelines.workspace import Workspace
+
+log = logging.getLogger(__name__)
 
 TIMEOUT_SECONDS = 5
 _NEXT_STEP = (
@@ -36,10 +41,40 @@ def read_dag_states(workspace: Workspace) -> _DagStates:
     """
     if importlib.util.find_spec("httpx") is None:
         return _unreachable("", "httpx is not installed here", "Run this where `plumbline[control]` is installed.")
-    login = _login(workspace.settings)
+    login = airflow_login(workspace.settings)
     if login is None:
         return _unreachable("", "the embedded platform is not running and no other is configured", _NEXT_STEP)
     return _ask(workspace.project, *login)
+
+
+def dag_run_state(settings: Settings) -> Callable[[str, str], str | None]:
+    """Return a function that maps the ids of a DAG and of a run to the run's state, or to None.
+
+    It asks the same Airflow, and stops asking one that did not respond.
+    """
+    login = airflow_login(settings)
+
+    def ask(dag_id: str, run_id: str) -> str | None:
+        nonlocal login
+        if login is None:
+            return None
+        import httpx
+
+        from pipelines.platform.rest import AirflowApi
+
+        url, user, password = login
+        try:
+            with closing(
+                AirflowApi(url, user=user, password=password, attempts=1, timeout_seconds=TIMEOUT_SECONDS)
+            ) as api:
+                return str(api.run(dag_id, run_id)["state"])
+        except httpx.HTTPError:
+            login = None
+        except RuntimeError as error:
+            log.info("%s", error)
+        return None
+
+    return ask
 
 
 def is_configured(settings: Settings) -> bool:
@@ -47,8 +82,8 @@ def is_configured(settings: Settings) -> bool:
     return bool(settings.airflow_ui_url and settings.airflow_user)
 
 
-def _login(settings: Settings) -> tuple[str, str, str] | None:
-    """Return URL, user and password; None when no Airflow is known."""
+def airflow_login(settings: Settings) -> tuple[str, str, str] | None:
+    """Return URL, user and password of the configured Airflow, else of the embedded one; None when none is known."""
     from pipelines.platform import services
 
     if is_configured(settings):

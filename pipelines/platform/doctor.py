@@ -4,14 +4,22 @@ import importlib.util
 import json
 import shutil
 import subprocess
+import uuid
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from alignment.contracts.jobs import Placement
 from alignment.contracts.values import Record
 from alignment.files.paths import resolve_below
 from alignment.files.shards import indexed_files
-from pipelines.platform import dag_states
+from pipelines.dispatch import sweeper
+from pipelines.dispatch.engines.catalogue import open_engine
+from pipelines.dispatch.engines.ray import RayEngine
+from pipelines.host import this_host
+from pipelines.platform import dag_states, health, services
+from pipelines.platform.compose import stack
 from pipelines.project.file import Project, load_projects
 from pipelines.project.paths import local_paths
 from pipelines.records.heldout_prompts import check_enough_prompts
@@ -25,6 +33,7 @@ from pipelines.workspace import Workspace
 
 MINIMUM_FREE_BYTES = 2 * 1024**3
 NVIDIA_SMI_SECONDS = 10
+MOST_NAMED_RUNS = 5
 CREATED_UNPAUSED = ("monitor", "reconcile", "rollback")
 """DAGs that monitor and restore the champion."""
 WITHOUT_WEIGHTS = ("tokenizer", "scheduler", "feature_extractor")
@@ -47,15 +56,25 @@ def diagnose(project: Project | None, settings: Settings) -> list[_Check]:
         _check("store", lambda: _store(settings), "Set PLUMBLINE_STORE_URI to a location that this user may write to."),
         _check("disk", lambda: _disk(settings), "Free some space, or point PLUMBLINE_STATE_DIR at a larger disk."),
         _check("tracking", lambda: _tracking(settings), "Start MLflow (`make up`) or correct MLFLOW_TRACKING_URI."),
+        _check(
+            "platform",
+            lambda: health.describe_platform(settings),
+            "Keep `plumbline up` running, which restarts its parts; else restart them, or `make down` and `make up`.",
+        ),
         _check("engine", _engine, "Install the packages of a training host (`pip install 'plumbline[gpu]'`)."),
         _check("signing", lambda: signing.check_keys(settings), "Correct the keys; see docs/operations.md."),
         _check("gpu", _gpu, "Fix the driver until `nvidia-smi` responds, or remove it from PATH to use the CPU."),
         _check("projects", lambda: _projects(settings), "Correct these files; the other projects are not affected."),
     ]
+    checks += _ray_checks(project, settings)
+    if stack.is_prepared(services.ROOT):
+        look, fix = partial(stack.check_stack, services.ROOT), "See docs/production.md, Docker compose."
+        checks.append(_check("compose", look, fix))
     if project is None:
         return checks
     return [
         *checks,
+        _check("placement", lambda: _placement(project, settings), "Correct `[placement]`; see docs/engines.md."),
         _check("base_model", lambda: _base_model(project), "Add the missing files to the folder of `[base] uri`."),
         _check("evaluation", lambda: _evaluation(project), "Correct the paths under `[evaluation]`."),
         _check(
@@ -68,6 +87,11 @@ def diagnose(project: Project | None, settings: Settings) -> list[_Check]:
             "champion",
             lambda: _champion(Workspace(project, settings)),
             "Follow these instructions before the next promotion.",
+        ),
+        _check(
+            "runs",
+            lambda: _runs(project, settings),
+            "Close them with `plumbline reconcile`; the DAG NAME.reconcile does it every hour.",
         ),
         _check(
             "dags",
@@ -86,12 +110,13 @@ def _check(name: str, look: Callable[[], str], fix: str) -> _Check:
 
 def _store(settings: Settings) -> str:
     store = open_store(settings.store_uri, settings)
-    uri = store.uri("doctor", "probe.txt")
-    store.write_bytes(uri, b"plumbline")
-    if store.read_bytes(uri) != b"plumbline":
+    uri = store.uri("doctor", f"{uuid.uuid4().hex}.txt")
+    if not store.create_bytes(uri, b"plumbline") or store.read_bytes(uri) != b"plumbline":
         raise ValueError(f"{uri} was written, but different bytes were read.")
+    if store.create_bytes(uri, b"other"):
+        raise ValueError(f"{uri} was replaced by a write on condition that it does not exist.")
     store.delete(uri)
-    return f"{settings.store_uri} can be written and read"
+    return f"{settings.store_uri} can be written and read, and keeps an object that exists"
 
 
 def _disk(settings: Settings) -> str:
@@ -104,7 +129,13 @@ def _disk(settings: Settings) -> str:
 
 
 def _tracking(settings: Settings) -> str:
-    return f"{runs.check_reachable(settings)} responds"
+    found = f"{runs.check_reachable(settings)} responds"
+    if settings.store_uri.startswith("s3://") and settings.tracking_uri.startswith(("sqlite:", "file:")):
+        found += (
+            f"; WARNING: it is a file of host {this_host()}, while other hosts may use the same store. Set"
+            " MLFLOW_TRACKING_URI to a server if any do"
+        )
+    return found
 
 
 def _engine() -> str:
@@ -112,6 +143,28 @@ def _engine() -> str:
     if missing:
         raise ValueError(f"The local engine cannot start jobs on this host: {', '.join(missing)} not installed.")
     return "the local engine can start `accelerate launch`"
+
+
+def _ray_checks(project: Project | None, settings: Settings) -> list[_Check]:
+    """Check the Ray cluster once for each placement on it, or for one process when only its address is set."""
+    placements = [p for p in _placements(project).values() if p.engine == "ray"]
+    if not placements and not settings.ray_address:
+        return []
+    largest = max(placements, key=lambda p: p.min_processes or p.num_processes, default=Placement(engine="ray"))
+    fix = "Follow docs/engines.md: start the cluster, set PLUMBLINE_RAY_ADDRESS and RAY_AUTH_TOKEN."
+    return [_check("ray", lambda: RayEngine(settings).check(largest), fix)]
+
+
+def _placements(project: Project | None) -> dict[str, Placement]:
+    return dict(project.placement) if project else {}
+
+
+def _placement(project: Project, settings: Settings) -> str:
+    """List the engines that the project uses; ValueError for one that does not exist."""
+    engines = sorted({placement.engine for placement in _placements(project).values()})
+    for name in engines:
+        open_engine(name, settings)
+    return f"engines: {', '.join(engines)}"
 
 
 def _gpu() -> str:
@@ -142,6 +195,15 @@ def _projects(settings: Settings) -> str:
         return f"no project file in {settings.projects_dir}"
     names = ", ".join(project.name for project in projects)
     return f"{len(projects)} project file{'s' * (len(projects) > 1)} can be loaded: {names}"
+
+
+def _runs(project: Project, settings: Settings) -> str:
+    """Name the MLflow runs that a crash left open."""
+    lost = sweeper.find_lost_runs(project.name, settings, dag_states.dag_run_state(settings))
+    if lost:
+        named = "; ".join(f"{own.run.name}: {own.reason}" for own in lost[:MOST_NAMED_RUNS])
+        raise ValueError(f"{len(lost)} MLflow runs are RUNNING although nothing runs. {named}")
+    return "no MLflow run was left open by a crash"
 
 
 def _dags(workspace: Workspace) -> str:

@@ -1,3 +1,3 @@
-"""Records of jobs, judges and prompts in the store, as numbered series."""
+"""Records of jobs, judges, prompts and monitor reports in the store, as numbered series."""
 
-__all__ = ["calibrations", "heldout_prompts", "jobs", "series", "trained_judges"]
+__all__ = ["calibrations", "compute", "heldout_prompts", "jobs", "monitor_reports", "series", "trained_judges"]

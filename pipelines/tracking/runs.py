@@ -11,7 +11,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,8 +28,12 @@ log = logging.getLogger(__name__)
 
 RUN_KEY_TAG = "plumbline.run_key"
 JOB_ID_TAG = "plumbline.job_id"
+KIND_TAG = "plumbline.kind"
 CONFIG_TAG = "plumbline.config_logged"
 PARENT_TAG = "mlflow.parentRunId"
+ENGINE_TAG = "plumbline.engine"
+HOST_TAG = "plumbline.host"
+"""Host and state dir from which a job was submitted; only there the engine `local` knows it."""
 TRAINING_VIEW = "?workflowType=machine_learning"
 """Makes MLflow open the page of training runs; by default it opens its GenAI view."""
 NOTE_TAG = "mlflow.note.content"
@@ -64,20 +68,30 @@ def connect(tracking_uri: str) -> Iterator[Any]:
     """Return an MlflowClient whose silence becomes TrackingUnavailable, a refusal TrackingRefused, the rest
     RuntimeError.
     """
-    os.environ.update(_FIXED_ENVIRONMENT)
-    for name, value in _DEFAULT_ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    from mlflow import MlflowClient
-
+    make_client = load_client()
     if tracking_uri.startswith("sqlite:///"):
         Path(tracking_uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
     try:
-        yield MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
+        yield make_client(tracking_uri=tracking_uri, registry_uri=tracking_uri)
     except Exception as error:
         instead = explained(error, tracking_uri)
         if instead is None:
             raise
         raise instead from error
+
+
+def load_client() -> Any:
+    """Import MLflow with our environment and return its client class.
+
+    MLflow's modules import each other in a circle. A process whose threads use it must call this before they start:
+    two first imports at the same time end in a deadlock, and MLflow then stays half imported.
+    """
+    os.environ.update(_FIXED_ENVIRONMENT)
+    for name, value in _DEFAULT_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    from mlflow import MlflowClient
+
+    return MlflowClient
 
 
 def check_reachable(settings: Settings) -> str:
@@ -124,6 +138,7 @@ def job_run(
     kind: str,
     parent_key: str,
     config: Mapping[str, Any],
+    tags: Mapping[str, str] = {},
 ) -> TrackingTarget:
     """Return the run of one job under its pipeline run, looked up by the job id before it is created.
 
@@ -133,12 +148,12 @@ def job_run(
     """
     parent = parent_run(settings, project=project, key=parent_key, tags={})
     with connect(settings.tracking_uri) as client:
-        tags = {"plumbline.kind": kind, PARENT_TAG: parent}
+        own = {KIND_TAG: kind, PARENT_TAG: parent, **tags}
         experiment = _experiment(client, settings, project)
-        run_id = _find_or_create(client, experiment, (JOB_ID_TAG, request_job_id), name=request_job_id, tags=tags)
+        run_id = _find_or_create(client, experiment, (JOB_ID_TAG, request_job_id), name=request_job_id, tags=own)
         if CONFIG_TAG not in client.get_run(run_id).data.tags:
             _log_config(client, run_id, config)
-    return TrackingTarget(tracking_uri=settings.tracking_uri, run_id=run_id)
+    return TrackingTarget(run_id=run_id)
 
 
 def _experiment(client: Any, settings: Settings, name: str) -> str:
@@ -324,18 +339,30 @@ class RunStream:
                 del self._points[:MAX_METRICS_PER_REQUEST]
         self._next_send = time.monotonic() + SEND_EVERY_SECONDS
 
+    def last_steps(self, names: Iterable[str]) -> dict[str, int]:
+        """Return the last step of each of these metrics that the server has, which sends complete curves for that."""
+        with connect(self.tracking_uri) as client:
+            curves = {name: client.get_metric_history(self.run_id, name) for name in names}
+        return {name: max(point.step for point in points) for name, points in curves.items() if points}
+
     def log_image(self, path: Path, key: str, step: int) -> None:
-        """Add a PNG to the image grid; return when it is stored. `key`: letters, digits, _ - . and /."""
-        from PIL import Image
+        """Add a PNG to the image grid; return when it is stored. `key`: letters, digits, _ - . and /.
+
+        ValueError when the file is not an image, which another attempt to send it would not change.
+        """
+        from PIL import Image, UnidentifiedImageError
 
         with connect(self.tracking_uri) as client:
             if self._images is None:
                 self._images = _logged_images(client, self.run_id)
             if (key, step) in self._images:
                 return
-            with Image.open(path) as image:
-                image.load()
-                client.log_image(self.run_id, image, key=key, step=step, synchronous=True)
+            try:
+                with Image.open(path) as image:
+                    image.load()
+            except UnidentifiedImageError as error:
+                raise ValueError(f"{path} is not an image") from error
+            client.log_image(self.run_id, image, key=key, step=step, synchronous=True)
             self._images.add((key, step))
 
 

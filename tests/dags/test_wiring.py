@@ -213,6 +213,11 @@ def test_reconcile_runs_by_its_schedule(dags: dict[str, Any], dags_with: Callabl
     assert dags_with(f'{TRAIN}[schedule]\nreconcile = "@daily"\n')["shapes.reconcile"].schedule == "@daily"
 
 
+def test_lost_runs_are_closed_whether_or_not_the_champion_can_be_determined(dags: dict[str, Any]) -> None:
+    task = dags["shapes.reconcile"].get_task("close_lost_runs")
+    assert task.upstream_task_ids == task.downstream_task_ids == set()
+
+
 def test_notifications_are_sent_only_where_the_project_configures_them(
     dags: dict[str, Any], dags_with: Callable[[str], dict[str, Any]]
 ) -> None:
@@ -329,6 +334,61 @@ def test_the_parameters_of_a_rollback_are_validated_and_passed_on(
     monkeypatch.setattr(champion, "rollback", lambda path, **order: given.append(order))
     dags["shapes.rollback"].get_task("rollback").python_callable("p.toml", "ada", params=right)
     assert given == [{"actor": "ada", **right}]
+
+
+PARAMS = {
+    "shapes.train": {"generation": "integer"},
+    "shapes.reward": {"generation": "integer"},
+    "shapes.promote": {"generation": "integer", "version": "integer", "tried": "array"},
+    "shapes.rollback": {
+        "reason": "string",
+        "from_version": ["null", "integer"],
+        "to_version": ["null", "integer"],
+        "forward": "boolean",
+        "to_base": "boolean",
+    },
+}
+BOUNDS = {
+    "integer": {"minimum", "maximum"},
+    "array": {"items", "maxItems"},
+    "string": {"minLength", "maxLength", "pattern"},
+    "boolean": set(),
+}
+
+
+def test_no_parameter_of_a_dag_can_name_a_path_an_image_or_an_entry_point(dags: dict[str, Any]) -> None:
+    found = {name: {key: dag.params.get_param(key) for key in dag.params} for name, dag in dags.items()}
+    types = {name: {key: param.schema["type"] for key, param in params.items()} for name, params in found.items()}
+    assert types == {name: PARAMS.get(name, {}) for name in dags}
+    for param in (param for params in found.values() for param in params.values()):
+        kind = param.schema["type"]
+        kind = kind[-1] if isinstance(kind, list) else kind
+        assert BOUNDS[kind] <= set(param.schema), param.schema
+    [items] = [
+        param.schema["items"] for params in found.values() for param in params.values() if "items" in param.schema
+    ]
+    assert items["type"] == "integer"
+
+
+def test_other_names_in_the_conf_of_a_run_reach_no_code(dags: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Airflow adds every name in the conf of a run to its params."""
+    other = {
+        "path": "/tmp/evil.toml",
+        "project_path": "/tmp/evil.toml",
+        "by_event": True,
+        "actor": "root",
+        "stage": "x",
+    }
+    given: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(candidates, "versions_to_judge", lambda *names, **order: given.append((*names, order)))
+    monkeypatch.setattr(champion, "rollback", lambda *names, **order: given.append((*names, order)))
+    judged, back = dags["shapes.promote"], dags["shapes.rollback"]
+    run = SimpleNamespace(run_type="manual")
+    judged.get_task("versions_to_judge").python_callable("p.toml", params=judged.params.dump() | other, dag_run=run)
+    back.get_task("rollback").python_callable("p.toml", "ada", params=back.params.dump() | other)
+    numbers = {"generation": 0, "version": 0, "tried": []}
+    moves = {"reason": None, "from_version": None, "to_version": None, "to_base": False, "forward": False}
+    assert given == [("p.toml", {"by_event": False, **numbers}), ("p.toml", {"actor": "ada", **moves})]
 
 
 def test_retraining_is_announced_only_when_the_report_requests_it(dags: dict[str, Any]) -> None:

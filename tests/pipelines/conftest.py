@@ -1,6 +1,6 @@
 """Settings of a store in a folder of the test, a project, and small Pick-a-Pic shards with rows made to order.
 
-Also a real MLflow server that the session shares, and a model under release.
+Also a real MLflow server that the session shares, and a model under release. S3 servers are in store/s3_servers.py.
 """
 
 import datetime
@@ -51,6 +51,9 @@ from pipelines.tracking import runs
 from pipelines.workspace import Workspace
 
 ROOT = Path(__file__).parents[2]
+S3_SERVERS = str(Path(__file__).parent / "store")
+if S3_SERVERS not in sys.path:
+    sys.path.insert(0, S3_SERVERS)
 START_SECONDS = 150
 SESSION_SECONDS = 1800
 NUM_PROMPTS = 200
@@ -217,8 +220,8 @@ class MlflowServer:
         self.process.wait(timeout=10)
 
 
-def start_mlflow_server(folder: Path) -> MlflowServer:
-    """Start a server on a free port and wait until it responds."""
+def start_mlflow_server(folder: Path, database_url: str = "") -> MlflowServer:
+    """Start a server on a free port, on SQLite or on the database given, and wait until it responds."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -226,7 +229,8 @@ def start_mlflow_server(folder: Path) -> MlflowServer:
     # A session that is itself killed leaves the server to its own time limit.
     command = ["timeout", str(SESSION_SECONDS), sys.executable, "-m", "mlflow", "server", "--workers", "1"]
     command += ["--host", "127.0.0.1", "--port", str(port)]
-    command += ["--backend-store-uri", f"sqlite:///{database}", "--artifacts-destination", str(folder / "artifacts")]
+    command += ["--backend-store-uri", database_url or f"sqlite:///{database}"]
+    command += ["--artifacts-destination", str(folder / "artifacts")]
     # Without the last, seven more processes start, to run evaluations of language models.
     quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     environment = {**os.environ, **quiet}
@@ -250,6 +254,14 @@ def start_mlflow_server(folder: Path) -> MlflowServer:
 def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
     """One server for the session. Tests use different project names to stay separate."""
     server = start_mlflow_server(tmp_path_factory.mktemp("mlflow"))
+    yield server
+    server.kill()
+
+
+@pytest.fixture(scope="session")
+def mlflow_on_postgres(tmp_path_factory: pytest.TempPathFactory, postgres: Any) -> Iterator[MlflowServer]:
+    """The same on PostgreSQL, where several connections write at once."""
+    server = start_mlflow_server(tmp_path_factory.mktemp("mlflow"), postgres.url("mlflow"))
     yield server
     server.kill()
 

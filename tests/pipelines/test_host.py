@@ -1,4 +1,5 @@
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -6,7 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.host import JOB_MARK, _marked_pids, _start_ticks, is_alive, kill_marked, record_of
+from pipelines.host import (
+    JOB_MARK,
+    _marked_pids,
+    _start_ticks,
+    is_alive,
+    kill_marked,
+    kill_session,
+    record_of,
+    session_pids,
+    this_host,
+)
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
 ORPHAN = """
@@ -52,3 +63,24 @@ def test_the_mark_finds_an_orphan_in_a_separate_session_and_no_other_job(tmp_pat
     assert kill_marked(tmp_path / "job") == 1
     assert _start_ticks(orphan) is None
     assert kill_marked(tmp_path / "job") == 0
+
+
+def test_the_host_has_the_name_that_the_network_knows() -> None:
+    assert this_host() == socket.gethostname()
+
+
+def test_a_session_is_found_with_its_other_groups_and_only_with_the_mark(tmp_path: Path) -> None:
+    code = "import os, time; os.fork() or os.setpgid(0, 0); os.write(1, b'ready\\n'); time.sleep(60)"
+    command = [sys.executable, "-c", code]
+    environ = {**os.environ, JOB_MARK: str(tmp_path)}
+    with subprocess.Popen(command, env=environ, start_new_session=True, stdout=subprocess.PIPE) as leader:
+        assert leader.stdout is not None
+        assert [leader.stdout.readline() for _ in range(2)] == [b"ready\n"] * 2
+        found = session_pids(leader.pid, f"{JOB_MARK}={tmp_path}")
+        assert leader.pid in found
+        assert len(found) == 2
+        assert session_pids(leader.pid, f"{JOB_MARK}=other") == []
+        assert kill_session(leader.pid, "NAME=other") == 0
+        assert kill_session(leader.pid, f"{JOB_MARK}={tmp_path}") == 2
+        assert kill_session(leader.pid, f"{JOB_MARK}={tmp_path}") == 0
+    assert session_pids(leader.pid, f"{JOB_MARK}={tmp_path}") == []

@@ -39,7 +39,6 @@ def edit(project: Path, old: str, new: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
 def test_status_reports_an_unreachable_airflow(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["status", str(project)]) == cli.DONE
     airflow = json.loads(capsys.readouterr().out)["airflow"]

@@ -1,5 +1,9 @@
-"""Wall time over attempts, including failed ones; the record keeps no address of a tracking server."""
+"""Wall time over attempts, including failed and killed ones; each second is charged to the project once."""
 
+import os
+import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -7,11 +11,15 @@ import pytest
 
 from alignment.contracts.jobs import Placement
 from pipelines.contracts.jobs import JobRequest, TrackingTarget
-from pipelines.dispatch.job_cost import _read_cost, keep_record, measured
+from pipelines.dispatch import job_cost
+from pipelines.dispatch.job_cost import _read_cost, charge, keep_record, measured
 from pipelines.dispatch.job_folder import JobFolder
+from pipelines.records.compute import account, total_compute
 from pipelines.records.jobs import find_record
-from pipelines.store.storage import open_store
+from pipelines.records.series import Series
+from pipelines.store.storage import Store, open_store
 
+ROOT = Path(__file__).parents[3]
 SPEC = "a" * 64
 
 
@@ -41,9 +49,28 @@ def test_attempts_add_up_including_failed_ones(folder: JobFolder) -> None:
     assert (effort.attempts, effort.device) == (2, "gpu")
 
 
-def test_the_record_has_the_request_without_its_tracking_address(folder: JobFolder, tmp_path: Path) -> None:
-    store = open_store((tmp_path / "store").as_uri())
-    request = JobRequest(
+def test_a_killed_attempt_counts_up_to_its_last_save(folder: JobFolder) -> None:
+    code = f"""
+import time
+from pathlib import Path
+from pipelines.dispatch import job_cost
+from pipelines.dispatch.job_folder import JobFolder
+job_cost.SAVE_EVERY_SECONDS = 0.05
+with job_cost.measured(JobFolder(Path({str(folder.path)!r})), cpu=True):
+    time.sleep(60)
+"""
+    with subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(ROOT)}) as process:
+        deadline = time.monotonic() + 30
+        while _read_cost(folder).seconds < 0.3:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+    assert _read_cost(folder).attempts == 1
+    assert _read_cost(folder).seconds >= 0.3
+
+
+def request_of(store: Store) -> JobRequest:
+    return JobRequest(
         project="tiny",
         kind="train",
         spec={},
@@ -51,8 +78,61 @@ def test_the_record_has_the_request_without_its_tracking_address(folder: JobFold
         inputs=(),
         output_uri=store.uri("models", SPEC),
         placement=Placement(),
-        tracking=TrackingTarget(tracking_uri="http://user:secret@host", run_id="r"),
+        tracking=TrackingTarget(run_id="r"),
     )
+
+
+def spend(folder: JobFolder, seconds: float) -> None:
+    cost = _read_cost(folder)
+    job_cost._write_cost(folder, cost.model_copy(update={"seconds": cost.seconds + seconds, "device": "gpu"}))
+
+
+def test_each_second_is_charged_once(folder: JobFolder, tmp_path: Path) -> None:
+    store = open_store((tmp_path / "store").as_uri())
+    request = request_of(store)
+    for _ in range(2):
+        spend(folder, 3600)
+        charge(folder, request, store)
+        charge(folder, request, store)
+    assert total_compute(store, "tiny").gpu_hours == 2.0
+    assert account(store, "tiny").numbers() == [1, 2]
+
+
+@pytest.mark.parametrize("written", [True, False])
+def test_a_kill_while_charging_neither_loses_nor_repeats_it(
+    folder: JobFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: bool
+) -> None:
+    store = open_store((tmp_path / "store").as_uri())
+    request = request_of(store)
+    spend(folder, 3600)
+    create = Series.create
+
+    def die(series: Series[job_cost.ComputeEntry], number: int, entry: job_cost.ComputeEntry) -> bool:
+        if written:
+            create(series, number, entry)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Series, "create", die)
+        with pytest.raises(KeyboardInterrupt):
+            charge(folder, request, store)
+    if not written:  # the number goes to another job in the meantime
+        other = request.model_copy(update={"generation": 1})
+        spend(other_folder := JobFolder(tmp_path / "other"), 3600)
+        charge(other_folder, other, store)
+    spend(folder, 1800)
+    charge(folder, request, store)
+    assert total_compute(store, "tiny").gpu_hours == (1.5 if written else 2.5)
+
+
+def test_a_cost_file_of_an_earlier_release_is_read(folder: JobFolder) -> None:
+    (folder.work_dir / job_cost.COST_FILE).write_text('{"device": "gpu", "attempts": 2, "seconds": 7.5}')
+    assert (_read_cost(folder).seconds, _read_cost(folder).charged_seconds) == (7.5, 0.0)
+
+
+def test_the_record_has_the_request_without_its_tracking_address(folder: JobFolder, tmp_path: Path) -> None:
+    store = open_store((tmp_path / "store").as_uri())
+    request = request_of(store)
     with measured(folder, cpu=True):
         pass
     keep_record(folder, request, store)
@@ -60,5 +140,3 @@ def test_the_record_has_the_request_without_its_tracking_address(folder: JobFold
     assert found is not None
     assert found.request == request.model_copy(update={"tracking": None})
     assert (found.device, found.attempts) == ("cpu", 1)
-    (uri,) = store.list_uris(store.uri("jobs"))
-    assert b"secret" not in store.read_bytes(uri)

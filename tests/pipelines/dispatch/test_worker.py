@@ -11,13 +11,17 @@ from typing import Any
 
 import pytest
 
-from alignment.contracts.jobs import Placement
+from alignment.contracts.jobs import DevicePrices, Placement
 from pipelines.contracts.jobs import JobInput, JobRequest, SideOutput
-from pipelines.dispatch.job_folder import JobFolder
+from pipelines.dispatch import jobs
+from pipelines.dispatch.job_folder import JobFolder, Launch
+from pipelines.host import kill_marked
+from pipelines.records.compute import total_compute
 from pipelines.records.jobs import find_record
 from pipelines.settings import Settings, load_settings
 from pipelines.store.folders import hash_folder, sha256_file
 from pipelines.store.storage import open_store
+from pipelines.tracking import runs
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -97,6 +101,18 @@ def test_the_output_is_published_with_its_uri_and_without_checkpoints(settings: 
     assert record.seconds > 0
 
 
+def test_a_rank_above_0_runs_with_its_place_and_publishes_nothing(settings: Settings) -> None:
+    request = make_request(settings, {"count": 2})
+    place = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "7"}
+    folder, code, text = run_worker(settings, request, **place)
+    assert code == 0, text
+    environ = json.loads((folder.out_dir / "environment.json").read_text())
+    assert {name: environ.get(name) for name in place} == place
+    store = open_store(settings.store_uri)
+    assert store.read_manifest(request.output_uri) is None
+    assert find_record(store, request.project, "train", request.spec_digest) is None
+
+
 def test_an_evaluation_publishes_none_of_its_images_with_its_result(settings: Settings) -> None:
     request = make_request(settings, {"count": 2}, kind="evaluate")
     _folder, code, text = run_worker(settings, request)
@@ -143,15 +159,30 @@ def test_a_changed_input_stops_the_job_before_it_starts(settings: Settings, tmp_
     assert not folder.out_dir.exists()
 
 
-@pytest.mark.parametrize(
-    ("kind", "code"), [("bad_input", 2), ("bad_data", 2), ("diverged", 1), ("storage_full", 1), ("preempted", 143)]
-)
+@pytest.mark.parametrize(("kind", "code"), [("bad_input", 2), ("bad_data", 2), ("storage_full", 1), ("preempted", 143)])
 def test_the_reason_that_the_job_states_is_passed_on(settings: Settings, kind: str, code: int) -> None:
     folder, found, _ = run_worker(settings, make_request(settings, {"fail": kind}))
     failure = folder.read_failure()
     assert found == code
     assert failure is not None
     assert (failure.kind, failure.message, failure.step) == (kind, f"it is {kind}", 3)
+
+
+def test_a_diverged_run_names_the_last_good_checkpoint(settings: Settings) -> None:
+    request = make_request(settings, {"fail": "diverged"})
+    folder, code, _ = run_worker(settings, request)
+    failure = folder.read_failure()
+    assert code == 1
+    assert failure is not None
+    assert failure.message == "it is diverged It diverged before the first checkpoint."
+    for name in ("step_000005", "step_000010", "step_000015"):
+        (folder.out_dir / "checkpoints" / name).mkdir(parents=True)
+        if name != "step_000015":  # The manifest is written last.
+            (folder.out_dir / "checkpoints" / name / "manifest.json").write_text("{}")
+    folder, _, _ = run_worker(settings, request)
+    failure = folder.read_failure()
+    assert failure is not None
+    assert failure.message.endswith(f"The last good checkpoint is {folder.out_dir}/checkpoints/step_000010.")
 
 
 def test_a_job_that_leaves_no_reason_has_crashed(settings: Settings) -> None:
@@ -232,11 +263,63 @@ def test_the_job_sees_no_secret_and_the_threads_of_its_placement(settings: Setti
 
 @pytest.mark.slow
 def test_a_silent_tracking_server_does_not_stop_the_job(settings: Settings) -> None:
-    tracking = {"tracking_uri": "http://127.0.0.1:9", "run_id": "r"}
-    request = make_request(settings, {"count": 3}, tracking=tracking)
+    settings = settings.model_copy(update={"tracking_uri": "http://127.0.0.1:9"})
+    request = make_request(settings, {"count": 3}, tracking={"run_id": "r"})
     quick = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "1"}
     folder, code, text = run_worker(settings, request, **quick)
     assert code == 0, text
     assert "The run lacks its last points" in text
     assert open_store(settings.store_uri).read_manifest(request.output_uri) is not None
     assert not (folder.work_dir / "tracking_cursor.json").exists()
+
+
+def kill_at(process: subprocess.Popen[str], folder: JobFolder, step: int) -> None:
+    """Send SIGKILL to the worker and its job once the job is past that step."""
+    metrics = folder.out_dir / "metrics.jsonl"
+    deadline = time.monotonic() + 30
+    while not (metrics.exists() and metrics.read_text().count("\n") >= step):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.kill()
+    kill_marked(folder.path)  # the job holds the worker's output open
+    process.communicate(timeout=20)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_killed_attempts_share_one_run_with_one_curve(settings: Settings, mlflow_server: Any) -> None:
+    tracked = settings.model_copy(update={"tracking_uri": mlflow_server.uri})
+    prices = DevicePrices(currency="EUR", cpu_hour=3600.0)
+    request = make_request(settings, {"count": 140, "checkpoint_every": 25}, prices=prices)
+    request = jobs.track(request, tracked, "words.train/manual__1")
+    assert request.tracking is not None
+    for attempt, step in ((1, 60), (2, 110), (3, None)):
+        again = jobs.track(request, tracked, "words.train/manual__1")
+        assert again.tracking == request.tracking
+        folder = JobFolder(settings.state_dir / "jobs" / request.job_id)
+        folder.write_launch(Launch(attempt=attempt, command=(), timeout_seconds=60, grace_seconds=1))
+        folder, process = start_worker(settings, request, PLUMBLINE_JOB_DIR=str(folder.path))
+        if step is not None:
+            kill_at(process, folder, step)
+            with runs.connect(tracked.tracking_uri) as client:
+                assert client.get_run(request.tracking.run_id).info.status == "RUNNING"
+    text, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, text
+    with runs.connect(tracked.tracking_uri) as client:
+        run = client.get_run(request.tracking.run_id)
+        curve = client.get_metric_history(request.tracking.run_id, "loss")
+    assert [point.step for point in curve] == list(range(1, 141)), text
+    assert (run.info.status, run.data.tags["plumbline.attempts"]) == ("FINISHED", "3")
+    record = find_record(open_store(settings.store_uri), request.project, "train", request.spec_digest)
+    assert record is not None
+    assert record.attempts == 3
+    assert run.data.metrics["cost/EUR"] == pytest.approx(record.seconds)
+    assert run.data.metrics["cost/cpu_hours"] == pytest.approx(record.device_hours)
+    assert total_compute(open_store(settings.store_uri), request.project).cpu_hours == pytest.approx(
+        record.device_hours
+    )
+
+
+def test_the_time_of_a_failed_job_is_in_the_account(settings: Settings) -> None:
+    run_worker(settings, make_request(settings, {"fail": "diverged"}))
+    assert total_compute(open_store(settings.store_uri), "words").cpu_hours > 0

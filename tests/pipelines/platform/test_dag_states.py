@@ -14,7 +14,7 @@ from pydantic import SecretStr
 
 from pipelines.host import ProcessRecord, record_of
 from pipelines.platform import services
-from pipelines.platform.dag_states import read_dag_states
+from pipelines.platform.dag_states import dag_run_state, read_dag_states
 from pipelines.platform.rest import AirflowApi
 from pipelines.project.file import Project, load_project
 from pipelines.settings import Settings
@@ -29,6 +29,7 @@ class Airflow(BaseHTTPRequestHandler):
     """Knows `dags` (id to paused), at most `PAGE` to a page; accepts `admin` with the password `right`."""
 
     dags: ClassVar[dict[str, bool]] = {}
+    runs: ClassVar[dict[str, str]] = {}
     html: ClassVar[bool] = False
 
     def do_POST(self) -> None:
@@ -38,6 +39,9 @@ class Airflow(BaseHTTPRequestHandler):
         return self._send(201, {"access_token": "token"})
 
     def do_GET(self) -> None:
+        if "/dagRuns/" in self.path:
+            state = self.runs.get(self.path.removeprefix("/api/v2/dags/"))
+            return self._send(200, {"state": state}) if state else self._send(404, {"detail": "not found"})
         query = parse_qs(urlsplit(self.path).query)
         first, limit = int(query.get("offset", ["0"])[0]), min(PAGE, int(query["limit"][0]))
         rows = [{"dag_id": dag_id, "is_paused": paused} for dag_id, paused in sorted(self.dags.items())]
@@ -75,6 +79,25 @@ def with_login(settings: Settings, url: str, password: str = "right") -> Setting
     return settings.model_copy(update=login)
 
 
+def test_the_state_of_a_dag_run_is_that_of_airflow(url: str, settings: Settings) -> None:
+    Airflow.runs = {"shapes.train/dagRuns/manual__1": "failed"}
+    state = dag_run_state(with_login(settings, url))
+    assert state("shapes.train", "manual__1") == "failed"
+    assert state("shapes.train", "manual__2") is None, "deleted, for all that is known"
+    assert state("shapes.train", "manual__1") == "failed"
+
+
+def test_an_airflow_that_does_not_respond_is_asked_once(
+    url: str, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert dag_run_state(settings)("shapes.train", "manual__1") is None, "no Airflow is known"
+    assert dag_run_state(with_login(settings, url, "wrong"))("shapes.train", "manual__1") is None
+    state = dag_run_state(with_login(settings, "http://127.0.0.1:9"))
+    assert state("shapes.train", "manual__1") is None
+    monkeypatch.setattr(AirflowApi, "__init__", None)
+    assert state("shapes.train", "manual__1") is None
+
+
 def test_paused_and_missing_dags_of_the_project_are_named(url: str, project: Project, settings: Settings) -> None:
     del Airflow.dags["shapes.reward"]
     Airflow.dags |= {"shapes.train": True, "shapes.ingest": True, "other.train": True}
@@ -100,9 +123,10 @@ def leave_platform(settings: Settings, url: str, process: ProcessRecord) -> None
     """Write the files that `plumbline up` leaves: the record and the password of `admin`."""
     (settings.state_dir / "airflow").mkdir(parents=True)
     (settings.state_dir / "airflow" / "passwords.json").write_text('{"admin": "right"}')
-    service = services._Service(name="airflow", process=process, url=url, log_path=settings.state_dir / "log")
-    platform = services.Platform(airflow=service, mlflow=service)
-    (settings.state_dir / "services.json").write_text(platform.model_dump_json())
+    names = ("mlflow", *services.AIRFLOW_PARTS)
+    log = settings.state_dir / "log"
+    parts = tuple(services._Service(name=name, process=process, url=url, log_path=log) for name in names)
+    services.write_platform(settings, services.Platform(ports=(1, 2, 3, 4), services=parts))
 
 
 def test_the_embedded_platform_is_queried_without_settings(url: str, project: Project, settings: Settings) -> None:

@@ -7,13 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from s3_servers import KEYS, serve_meagre_s3
 
-from pipelines.platform import dag_states, doctor
+from alignment.contracts.jobs import Placement
+from pipelines.host import this_host
+from pipelines.platform import dag_states, doctor, services
 from pipelines.platform.dag_states import _DagStates
 from pipelines.platform.doctor import _Check, _missing_files, diagnose
 from pipelines.project.file import Project, load_project
 from pipelines.project.sections import GreedySoupSection
 from pipelines.settings import Settings
+from pipelines.tracking import runs
 from pipelines.workspace import Workspace
 
 ROOT = Path(__file__).parents[3]
@@ -22,6 +26,14 @@ ROOT = Path(__file__).parents[3]
 @pytest.fixture
 def project() -> Project:
     return load_project(ROOT / "projects/shapes.toml")
+
+
+@pytest.fixture(autouse=True)
+def checkout(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A checkout without the secrets of docker-compose.yml, whatever the developer's has."""
+    folder = tmp_path_factory.mktemp("checkout")
+    monkeypatch.setattr(services, "ROOT", folder)
+    return folder
 
 
 def named(checks: list[_Check], name: str) -> _Check:
@@ -43,26 +55,30 @@ def make_base(folder: Path) -> Path:
 @pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_a_complete_installation_passes_every_check(world: Any) -> None:
+    runs.finish_run(world.settings, world.run_id, "FINISHED")
     checks = diagnose(world.project, world.settings)
     assert [check.name for check in checks] == [
         "store",
         "disk",
         "tracking",
+        "platform",
         "engine",
         "signing",
         "gpu",
         "projects",
+        "placement",
         "base_model",
         "evaluation",
         "gate",
         "licences",
         "champion",
+        "runs",
         "dags",
     ]
     ours = [check for check in checks if check.name not in {"base_model", "evaluation", "gpu"}]
     assert [check for check in ours if not check.ok or check.fix] == []
     assert named(checks, "licences").found == "base: Apache-2.0, shapes_pairs: CC0-1.0"
-    assert list((world.settings.state_dir / "store").rglob("probe*")) == []
+    assert list((world.settings.state_dir / "store").rglob("doctor/*")) == []
 
 
 def test_an_unreachable_server_and_a_store_that_is_a_file_are_found(
@@ -71,12 +87,35 @@ def test_an_unreachable_server_and_a_store_that_is_a_file_are_found(
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     (tmp_path / "file").touch()
     broken = {"tracking_uri": "http://127.0.0.1:9", "store_uri": (tmp_path / "file").as_uri()}
+    broken |= {"ray_address": "http://127.0.0.1:9"}
     checks = diagnose(None, settings.model_copy(update=broken))
+    assert not named(checks, "ray").ok
     assert not named(checks, "tracking").ok
     assert "http://127.0.0.1:9 does not respond" in named(checks, "tracking").found
     assert "MLFLOW_TRACKING_URI" in named(checks, "tracking").fix
     assert not named(checks, "store").ok
     assert "PLUMBLINE_STORE_URI" in named(checks, "store").fix
+
+
+def test_a_store_that_ignores_conditional_writes_is_found(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in KEYS.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(doctor, "_tracking", lambda _: "not checked here")
+    with serve_meagre_s3() as (endpoint, _):
+        on_s3 = settings.model_copy(update={"store_uri": "s3://bucket/root", "s3_endpoint_url": endpoint})
+        check = named(diagnose(None, on_s3), "store")
+    assert not check.ok
+    assert "does not honour conditional writes" in check.found
+
+
+def test_a_registry_on_one_host_beside_a_shared_store_is_a_warning(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor.runs, "check_reachable", lambda _: "sqlite:///mlflow.db")
+    assert "WARNING" not in doctor._tracking(settings)
+    shared = settings.model_copy(update={"store_uri": "s3://bucket/root"})
+    assert f"WARNING: it is a file of host {this_host()}" in doctor._tracking(shared)
+    assert "WARNING" not in doctor._tracking(shared.model_copy(update={"tracking_uri": "https://mlflow"}))
 
 
 def test_each_broken_project_file_is_named(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -248,3 +287,45 @@ def test_a_shard_or_a_component_outside_the_base_is_refused(tmp_path: Path) -> N
     (base / "model_index.json").write_text(json.dumps({**index, "../other": ["diffusers", "UNet2DConditionModel"]}))
     with pytest.raises(ValueError, match="does not stay inside"):
         _missing_files(base)
+
+
+def with_train_engine(project: Project, **fields: Any) -> Project:
+    placement = project.placement.model_copy(update={"train": Placement(**fields)})
+    return project.model_copy(update={"placement": placement})
+
+
+def test_an_unknown_engine_of_a_placement_is_named(project: Project, settings: Settings) -> None:
+    assert doctor._placement(project, settings) == "engines: local"
+    with pytest.raises(ValueError, match=r"Unknown engine 'rya'\. Did you mean 'ray'\?"):
+        doctor._placement(with_train_engine(project, engine="rya"), settings)
+
+
+def test_a_ray_cluster_that_does_not_answer_is_named_and_without_one_there_is_no_check(
+    project: Project, settings: Settings
+) -> None:
+    assert doctor._ray_checks(project, settings) == []
+    away = settings.model_copy(update={"ray_address": "http://127.0.0.1:9"})
+    (check,) = doctor._ray_checks(with_train_engine(project, engine="ray", num_processes=2), away)
+    assert not check.ok
+    assert "http://127.0.0.1:9 does not answer" in check.found
+    assert "PLUMBLINE_RAY_ADDRESS" in check.fix
+    (check,) = doctor._ray_checks(with_train_engine(project, engine="ray"), settings)
+    assert "needs the address of a cluster" in check.found
+
+
+def test_a_missing_secret_of_the_compose_stack_is_named(checkout: Path, tmp_path: Path) -> None:
+    settings = Settings(
+        store_uri=tmp_path.as_uri(),
+        tracking_uri=f"sqlite:///{tmp_path}/mlflow.db",
+        state_dir=tmp_path,
+        projects_dir=tmp_path,
+    )
+    (checkout / "docker-compose.yml").write_text("services: {a: {command: ['${BROKER_PASSWORD:?run it}']}}")
+    assert "compose" not in {check.name for check in diagnose(None, settings)}
+    (checkout / ".env").write_text("")
+    (checkout / ".env").chmod(0o600)
+    found = named(diagnose(None, settings), "compose")
+    assert not found.ok
+    assert "BROKER_PASSWORD" in found.found
+    assert "make compose-secrets" in found.found
+    assert "docs/production.md" in found.fix

@@ -1,5 +1,6 @@
 """Ports and processes of the embedded platform; real sockets, real processes."""
 
+import json
 import os
 import signal
 import socket
@@ -12,7 +13,7 @@ import pytest
 from pipelines.host import record_of
 from pipelines.platform import services
 from pipelines.platform.services import Platform, _Service
-from pipelines.settings import Settings, load_settings
+from pipelines.settings import CONTROL_PLANE_ONLY, Settings, load_settings
 
 STUBBORN = (
     "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('ready', flush=True); time.sleep(60)"
@@ -24,13 +25,20 @@ def settings(tmp_path: Path) -> Settings:
     return load_settings({"PLUMBLINE_STATE_DIR": str(tmp_path)})
 
 
-def service_of(process: subprocess.Popen[str], tmp_path: Path, name: str = "airflow") -> _Service:
+def service_of(process: subprocess.Popen[str], tmp_path: Path, name: str = "api-server") -> _Service:
     record = record_of(process.pid)
     return _Service(name=name, process=record, url="http://127.0.0.1:1", log_path=tmp_path / "log")
 
 
-def sleeper(code: str) -> "subprocess.Popen[str]":
-    process = subprocess.Popen([sys.executable, "-c", code], start_new_session=True, stdout=subprocess.PIPE, text=True)
+def platform_of(*found: _Service) -> Platform:
+    return Platform(ports=(1, 2, 3, 4), services=found)
+
+
+def sleeper(code: str, state_dir: Path) -> "subprocess.Popen[str]":
+    env = {**os.environ, "PLUMBLINE_STATE_DIR": str(state_dir)}
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], start_new_session=True, stdout=subprocess.PIPE, text=True, env=env
+    )
     assert process.stdout is not None
     assert process.stdout.readline().strip() == "ready"
     return process
@@ -55,11 +63,13 @@ def test_free_ports_are_distinct_and_bindable() -> None:
 
 
 @pytest.mark.timeout(60)
-def test_stop_ends_a_whole_group_that_ignores_sigterm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stop_ends_a_whole_group_that_ignores_sigterm(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(services, "STOP_TIMEOUT_SECONDS", 1)
-    process = sleeper(STUBBORN)
+    process = sleeper(STUBBORN, tmp_path)
     try:
-        assert services._stop_service(service_of(process, tmp_path))
+        assert services._stop_services([service_of(process, tmp_path)], settings) == ["api-server"]
         assert process.wait(timeout=10) == -signal.SIGKILL
     finally:
         process.kill()
@@ -68,12 +78,12 @@ def test_stop_ends_a_whole_group_that_ignores_sigterm(tmp_path: Path, monkeypatc
 
 @pytest.mark.timeout(60)
 def test_a_recycled_pid_is_left_alone(tmp_path: Path, settings: Settings) -> None:
-    process = sleeper("import time; print('ready', flush=True); time.sleep(60)")
+    process = sleeper("import time; print('ready', flush=True); time.sleep(60)", tmp_path / "another platform")
     try:
         older = record_of(process.pid).model_copy(update={"started_ticks": 1})
         stranger = service_of(process, tmp_path).model_copy(update={"process": older})
         gone = stranger.model_copy(update={"name": "mlflow"})
-        (settings.state_dir / "services.json").write_text(Platform(mlflow=gone, airflow=stranger).model_dump_json())
+        services.write_platform(settings, platform_of(gone, stranger))
         assert services.stop(settings) == []
         assert process.poll() is None
     finally:
@@ -84,14 +94,33 @@ def test_a_recycled_pid_is_left_alone(tmp_path: Path, settings: Settings) -> Non
 
 def test_a_second_start_names_the_address_of_the_first(tmp_path: Path, settings: Settings) -> None:
     me = _Service(
-        name="airflow",
+        name="api-server",
         process=record_of(os.getpid()),
         url="http://127.0.0.1:4242",
         log_path=tmp_path / "log",
     )
-    (settings.state_dir / "services.json").write_text(Platform(mlflow=me, airflow=me).model_dump_json())
+    services.write_platform(settings, platform_of(me.model_copy(update={"name": "mlflow"}), me))
     with pytest.raises(ValueError, match=r"already running \(Airflow http://127.0.0.1:4242"):
         services.start(settings)
+
+
+def test_the_admins_password_is_in_a_private_file_and_stays(tmp_path: Path) -> None:
+    home = tmp_path / "airflow"
+    passwords = home / "passwords.json"
+    services._prepare_private(home, passwords)
+    known = json.loads(passwords.read_text())
+    assert len(known["admin"]) >= 16
+    assert (home.stat().st_mode & 0o777, passwords.stat().st_mode & 0o777) == (0o700, 0o600)
+
+    passwords.write_text('{"ada": "x"}')
+    passwords.chmod(0o644)  # as Airflow makes it
+    services._prepare_private(home, passwords)
+    again = json.loads(passwords.read_text())
+    assert (again["ada"], set(again)) == ("x", {"ada", "admin"})
+    assert again["admin"] != known["admin"]
+    services._prepare_private(home, passwords)
+    assert json.loads(passwords.read_text()) == again
+    assert passwords.stat().st_mode & 0o777 == 0o600
 
 
 def test_airflow_is_bound_to_loopback_without_examples(settings: Settings) -> None:
@@ -99,4 +128,16 @@ def test_airflow_is_bound_to_loopback_without_examples(settings: Settings) -> No
     assert environment["AIRFLOW__API__HOST"] == "127.0.0.1"
     assert environment["AIRFLOW__CORE__LOAD_EXAMPLES"] == "False"
     assert environment["MLFLOW_TRACKING_URI"] == "http://127.0.0.1:9"
+    assert environment["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"].startswith(f"sqlite:///{settings.state_dir}")
     assert environment["AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL"] == "1", "else an early answer to a question is lost"
+
+
+def test_another_database_is_used_where_the_environment_names_one(tmp_path: Path) -> None:
+    address = "postgresql+psycopg2://ada:secret@db/airflow"
+    names = {"AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": address, "MLFLOW_BACKEND_STORE_URI": address.replace("air", "ml")}
+    settings = load_settings({"PLUMBLINE_STATE_DIR": str(tmp_path), **names})
+    environment = services._airflow_environment(settings, [1, 2, 3, 4], mlflow_url="http://127.0.0.1:9")
+    assert environment["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] == address
+    assert settings.tracking_uri == names["MLFLOW_BACKEND_STORE_URI"]
+    assert "secret" not in repr(settings.airflow_database) + repr(settings.mlflow_database)
+    assert set(names) <= set(CONTROL_PLANE_ONLY), "no job receives them"

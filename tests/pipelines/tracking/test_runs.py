@@ -109,7 +109,7 @@ def test_tags_of_the_parent_are_inherited_and_those_of_mlflow_left_out(tracked: 
 def test_points_arrive_once_however_often_they_are_sent(tracked: Settings, project: str) -> None:
     target = job_of(tracked, project)
     for _ in range(2):
-        stream = runs.RunStream(target.tracking_uri, target.run_id)
+        stream = runs.RunStream(tracked.tracking_uri, target.run_id)
         for step in range(30):
             stream.log_metrics(step, 1_700_000_000 + step, {"loss": 1 / (step + 1)})
         stream.flush()
@@ -124,7 +124,7 @@ def test_an_image_of_a_key_and_step_is_stored_once_even_after_a_restart(
     target = job_of(tracked, project)
     Image.new("RGB", (64, 64), (200, 30, 30)).save(tmp_path / "sample.png")
     for _ in range(2):
-        stream = runs.RunStream(target.tracking_uri, target.run_id)
+        stream = runs.RunStream(tracked.tracking_uri, target.run_id)
         for key, step in (("samples/00", 0), ("samples/00", 50), ("samples/01", 0), ("samples/00", 0)):
             stream.log_image(tmp_path / "sample.png", key, step)
     with runs.connect(tracked.tracking_uri) as client:
@@ -135,6 +135,21 @@ def test_an_image_of_a_key_and_step_is_stored_once_even_after_a_restart(
         "images/samples~01+step+0",
     ]
     assert run_of(tracked, target.run_id).data.tags["mlflow.loggedImages"] == "True"
+
+
+def test_a_file_that_is_not_an_image_is_refused_by_name(tracked: Settings, project: str, tmp_path: Path) -> None:
+    (tmp_path / "sample.png").write_text("no image")
+    stream = runs.RunStream(tracked.tracking_uri, job_of(tracked, project).run_id)
+    with pytest.raises(ValueError, match=r"sample\.png is not an image"):
+        stream.log_image(tmp_path / "sample.png", "samples/00", 1)
+
+
+def test_the_last_steps_of_curves_are_those_of_the_server(tracked: Settings, project: str) -> None:
+    stream = runs.RunStream(tracked.tracking_uri, job_of(tracked, project).run_id)
+    for step in (3, 4):
+        stream.log_metrics(step, 100.0 - step, {"loss": 1.0})
+    stream.flush()
+    assert stream.last_steps(["loss", "never_sent"]) == {"loss": 4}
 
 
 def test_artifacts_text_and_the_dataset_are_in_the_run(
@@ -207,7 +222,6 @@ def test_waiting_for_a_server_that_is_gone_ends_within_a_minute(settings: Settin
     assert 5 < time.monotonic() - started < 60
 
 
-@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
 def test_without_a_server_artifacts_stay_under_the_state_folder(tmp_path: Path) -> None:
     local = load_settings({"PLUMBLINE_STATE_DIR": str(tmp_path)})
     run_id = open_parent(local, "shapes")

@@ -17,7 +17,8 @@ from airflow.sdk.execution_time.context import NEVER_EXPIRE
 
 from alignment.contracts.jobs import Placement
 from pipelines.contracts.jobs import JobHandle, JobRequest, JobStatus, LogChunk, TrackingTarget
-from pipelines.dispatch import jobs
+from pipelines.dispatch import claims, jobs
+from pipelines.dispatch.claims import JobClaim
 from pipelines.dispatch.operators import train_job
 from pipelines.dispatch.operators.train_job import TrainJobOperator, TrainJobTrigger, retry_policy
 from pipelines.records.jobs import starters
@@ -38,14 +39,21 @@ class FakeEngine:
         self.lines = ["line 1", "line 2", "line 3"]
         self.submitted: list[JobRequest] = []
         self.cancelled: list[JobHandle] = []
+        self.attempt, self.done, self.failures = 1, 0, 0
 
     def submit(self, request: JobRequest) -> JobHandle:
         self.submitted.append(request)
         return HANDLE
 
     def status(self, handle: JobHandle) -> JobStatus:
+        if self.failures:
+            self.failures -= 1
+            raise ConnectionError("no response")
         state: Any = self.states.pop(0) if len(self.states) > 1 else self.states[0]
-        return JobStatus(state=state, attempt=1, failure_kind=self.failure_kind, message="because")
+        progress = {"progress_done": self.done, "progress_total": 9}
+        return JobStatus(
+            state=state, attempt=self.attempt, failure_kind=self.failure_kind, message="because", **progress
+        )
 
     def logs(self, handle: JobHandle, cursor: int) -> LogChunk:
         return LogChunk(lines=tuple(self.lines[cursor : cursor + 2]), cursor=min(cursor + 2, len(self.lines)))
@@ -73,7 +81,7 @@ class FakeTracking:
 
     def job_run(self, _settings: object, **given: Any) -> TrackingTarget:
         self.jobs.append(given)
-        return TrackingTarget(tracking_uri="http://tracking", run_id="run-1")
+        return TrackingTarget(run_id="run-1")
 
 
 @pytest.fixture(autouse=True)
@@ -112,6 +120,19 @@ def build_request(
     )
 
 
+def claim_of(try_id: str) -> JobClaim:
+    task = {"dag_id": "words.train", "run_id": "manual__1", "task_id": "train", "map_index": -1}
+    names = {"project": "words", "engine": "fake", "job_id": HANDLE.job_id, "tracking_run_id": "run-1"}
+    return JobClaim(**names, **task, try_id=try_id)
+
+
+def claimed_by() -> str | None:
+    """Try that holds the claim of the job."""
+    uri = open_store(load_settings().store_uri).uri("claims", "words", f"{HANDLE.job_id}.json")
+    store = open_store(load_settings().store_uri)
+    return str(json.loads(store.read_bytes(uri))["try_id"]) if store.exists(uri) else None
+
+
 def operator(**changes: Any) -> TrainJobOperator:
     given = {
         "project_path": "p.toml",
@@ -128,9 +149,22 @@ def _builder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(train_job, "resolve", {"here:build": build_request}.__getitem__)
 
 
-def context(**changes: Any) -> Any:
+def context(*, try_id: str = "try-1", **changes: Any) -> Any:
     run = SimpleNamespace(dag_id="words.train", run_id="manual__1", triggering_user_name=None)
-    return {"params": {}, "dag_run": run, "task_state_store": State(), **changes}
+    return {"params": {}, "dag_run": run, "task_state_store": State(), "ti": TaskInstance(try_id), **changes}
+
+
+class TaskInstance:
+    """The part of a running task instance that the operator uses."""
+
+    dag_id, run_id, task_id, map_index = "words.train", "manual__1", "train", -1
+
+    def __init__(self, try_id: str) -> None:
+        self.id = try_id
+        self.pushed: dict[str, Any] = {}
+
+    def xcom_push(self, key: str, value: Any) -> None:
+        self.pushed[key] = value
 
 
 class State:
@@ -147,11 +181,20 @@ def test_execute_submits_and_defers_with_ids_only(engine: FakeEngine, runs: Fake
         operator().execute(given)
     path, kwargs = deferred.value.trigger.serialize()
     assert path == "pipelines.dispatch.operators.train_job.TrainJobTrigger"
-    assert kwargs == {"engine": "fake", "job_id": HANDLE.job_id, "poll_seconds": 5.0}
+    assert json.loads(json.dumps(kwargs)) == {
+        "engine": "fake",
+        "job_id": HANDLE.job_id,
+        "poll_seconds": 5.0,
+        "claim": claim_of("try-1").model_dump(),
+        "cursor": 0,
+        "resubmit_seconds": 10.0,
+    }
     assert deferred.value.method_name == "execute_complete"
-    assert json.loads(json.dumps(deferred.value.kwargs)) == {"run_id": "run-1"}
+    kept = {"run_id": "run-1", "project": "words", "interruptions": 0, "furthest": 0}
+    assert json.loads(json.dumps(deferred.value.kwargs)) == kept
+    assert given["ti"].pushed == {"output_uri": build_request("p.toml", "train", {}).output_uri}
     assert given["task_state_store"].rows == {"job_id": (HANDLE.job_id, NEVER_EXPIRE)}
-    assert engine.submitted[0].tracking == TrackingTarget(tracking_uri="http://tracking", run_id="run-1")
+    assert engine.submitted[0].tracking == TrackingTarget(run_id="run-1")
     assert engine.submitted[0].spec == {"path": "p.toml", "stage": "train", "given": {"cache": 1}, "overrides": []}
 
 
@@ -218,10 +261,7 @@ def test_execute_complete_returns_the_value_object(engine: FakeEngine, runs: Fak
         ("failed", "storage_full", jobs.StorageFull, RetryAction.RETRY, "FAILED"),
         ("failed", "out_of_memory", jobs.OutOfMemory, RetryAction.FAIL, "FAILED"),
         ("failed", "crashed", jobs.JobCrashed, RetryAction.RETRY, "FAILED"),
-        ("preempted", "preempted", jobs.Preempted, RetryAction.RETRY, "KILLED"),
         ("cancelled", "", jobs.JobCancelled, RetryAction.FAIL, "KILLED"),
-        ("lost", "", jobs.EngineLost, RetryAction.RETRY, "FAILED"),
-        ("unknown", "", jobs.EngineLost, RetryAction.RETRY, "FAILED"),
     ],
 )
 def test_each_failure_has_its_error_and_its_retry_rule(
@@ -230,7 +270,7 @@ def test_each_failure_has_its_error_and_its_retry_rule(
     engine.states, engine.failure_kind = [state], kind
     event = {"engine": "fake", "job_id": HANDLE.job_id, "state": state}
     with pytest.raises(error) as raised:
-        operator().execute_complete(context(), event, run_id="run-1")
+        operator().execute_complete(context(), event, run_id="run-1", project="words")
     assert type(raised.value) is error
     for part in (kind or state, HANDLE.job_id, "because", "line 3", "/logs/attempt-1.log"):
         assert part in str(raised.value)
@@ -244,14 +284,88 @@ def test_the_retry_rules_survive_dag_serialisation() -> None:
     assert policy.evaluate(jobs.Preempted("x"), try_number=1, max_tries=3).action == RetryAction.RETRY
 
 
+def complete(state: str, *, done: int = 0, try_id: str = "try-1", **kept: Any) -> dict[str, Any]:
+    """Resume a task whose job has ended; return what the task keeps when it defers again."""
+    event = {"engine": "fake", "job_id": HANDLE.job_id, "state": state, "cursor": 3}
+    with pytest.raises(TaskDeferred) as deferred:
+        operator().execute_complete(context(try_id=try_id), event, run_id="run-1", project="words", **kept)
+    assert deferred.value.trigger.serialize()[1]["cursor"] == 3, "the log is not shown again"
+    return dict(deferred.value.kwargs or {})
+
+
+@pytest.mark.parametrize(("state", "limit"), [("preempted", 50), ("lost", 5), ("unknown", 5)])
+def test_an_interrupted_job_is_submitted_again_until_it_makes_no_progress(
+    engine: FakeEngine, runs: FakeTracking, state: str, limit: int
+) -> None:
+    engine.states, engine.failure_kind = [state], "preempted" if state == "preempted" else ""
+    kept: dict[str, Any] = {"interruptions": 0, "furthest": 0}
+    for number in range(1, limit + 1):
+        kept = complete(state, interruptions=kept["interruptions"], furthest=kept["furthest"])
+        assert kept["interruptions"] == number
+    engine.done = 7
+    kept = complete(state, interruptions=limit, furthest=6)
+    assert (kept["interruptions"], kept["furthest"]) == (1, 7), "progress resets the count"
+    assert len(engine.submitted) == limit + 1
+    event = {"engine": "fake", "job_id": HANDLE.job_id, "state": state}
+    with pytest.raises(jobs.JobError) as raised:
+        operator().execute_complete(context(), event, "run-1", "words", interruptions=limit, furthest=7)
+    assert retry_policy().evaluate(raised.value, try_number=1, max_tries=3).action == RetryAction.RETRY
+    assert runs.finished == [("run-1", "KILLED" if state == "preempted" else "FAILED")]
+    assert claimed_by() is None
+
+
+def test_an_interrupted_job_of_a_changed_project_is_left_to_a_retry(engine: FakeEngine, runs: FakeTracking) -> None:
+    engine.states = ["preempted"]
+    event = {"engine": "fake", "job_id": "words-train-bbbbbbbbbbbb-g0", "state": "preempted"}
+    with pytest.raises(jobs.Preempted):
+        operator().execute_complete(context(), event, run_id="run-1", project="words")
+    assert engine.submitted == []
+
+
+def test_a_job_cancelled_for_an_earlier_try_is_submitted_again(engine: FakeEngine, runs: FakeTracking) -> None:
+    """The trigger of a cleared task was stopped after the next try had reattached to the job."""
+    first, second = claim_of("try-1"), claim_of("try-2")
+    claims.take(first, load_settings())
+    assert claims.cancel_claimed(first, load_settings())
+    claims.take(second, load_settings())
+    engine.states = ["cancelled"]
+    complete("cancelled", try_id="try-2")
+    assert len(engine.submitted) == 1
+    engine.attempt = 2
+    event = {"engine": "fake", "job_id": HANDLE.job_id, "state": "cancelled"}
+    with pytest.raises(jobs.JobCancelled):
+        operator().execute_complete(context(try_id="try-2"), event, run_id="run-1", project="words")
+
+
+def test_a_wrong_specification_fails_without_a_retry(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> JobRequest:
+        raise ValueError("optimiser.learning_rate must be positive")
+
+    monkeypatch.setattr(train_job, "resolve", {"here:build": refuse}.__getitem__)
+    with pytest.raises(jobs.ConfigError, match="learning_rate must be positive") as raised:
+        operator().execute(context())
+    assert retry_policy().evaluate(raised.value, try_number=1, max_tries=3).action == RetryAction.FAIL
+
+
 def test_on_kill_of_the_task_cancels_the_job_it_submitted(engine: FakeEngine, runs: FakeTracking) -> None:
     task = operator()
     task.on_kill()
     assert engine.cancelled == []
     with pytest.raises(TaskDeferred):
         task.execute(context())
+    assert claimed_by() == "try-1"
     task.on_kill()
     assert engine.cancelled == [HANDLE]
+    assert runs.finished == [("run-1", "KILLED")]
+    assert claimed_by() is None
+
+
+def test_a_finished_result_releases_the_claim(engine: FakeEngine, runs: FakeTracking) -> None:
+    claims.take(claim_of("try-1"), load_settings())
+    engine.states = ["succeeded"]
+    event = {"engine": "fake", "job_id": HANDLE.job_id, "state": "succeeded"}
+    operator().execute_complete(context(), event, run_id="run-1", project="words")
+    assert claimed_by() is None
 
 
 def fire(trigger: TrainJobTrigger) -> list[Any]:
@@ -265,7 +379,7 @@ def test_the_trigger_fires_once_at_the_end_and_shows_each_log_line_once(
     engine: FakeEngine, capsys: pytest.CaptureFixture[str]
 ) -> None:
     trigger = TrainJobTrigger("fake", HANDLE.job_id, poll_seconds=0.01)
-    assert fire(trigger) == [{"engine": "fake", "job_id": HANDLE.job_id, "state": "succeeded"}]
+    assert fire(trigger) == [{"engine": "fake", "job_id": HANDLE.job_id, "state": "succeeded", "cursor": 3}]
     shown = capsys.readouterr().out
     assert [shown.count(line) for line in engine.lines] == [1, 1, 1]
 
@@ -273,11 +387,13 @@ def test_the_trigger_fires_once_at_the_end_and_shows_each_log_line_once(
 @pytest.mark.parametrize("state", ["failed", "preempted", "cancelled", "lost", "unknown"])
 def test_the_trigger_fires_for_every_ending(engine: FakeEngine, state: str) -> None:
     engine.states = ["running", state]
-    assert fire(TrainJobTrigger("fake", HANDLE.job_id, poll_seconds=0.01))[0]["state"] == state
+    trigger = TrainJobTrigger("fake", HANDLE.job_id, poll_seconds=0.01, resubmit_seconds=0.01)
+    assert fire(trigger)[0]["state"] == state
 
 
 def test_a_rebuilt_trigger_is_the_same(engine: FakeEngine) -> None:
-    trigger = TrainJobTrigger("fake", HANDLE.job_id, poll_seconds=0.5)
+    claim = claim_of("try-1").model_dump(mode="json")
+    trigger = TrainJobTrigger("fake", HANDLE.job_id, poll_seconds=0.5, claim=claim, cursor=7, resubmit_seconds=2.0)
     path, kwargs = trigger.serialize()
     assert TrainJobTrigger(**kwargs).serialize() == (path, kwargs)
 
@@ -288,6 +404,25 @@ def test_on_kill_of_the_trigger_cancels_and_its_cleanup_does_not(engine: FakeEng
     assert engine.cancelled == []
     asyncio.run(trigger.on_kill())
     assert engine.cancelled == [HANDLE]
+
+
+def test_on_kill_of_an_earlier_try_leaves_the_job_to_the_later_one(engine: FakeEngine, runs: FakeTracking) -> None:
+    claims.take(claim_of("try-2"), load_settings())
+    for try_id, cancelled in (("try-1", []), ("try-2", [HANDLE])):
+        trigger = TrainJobTrigger("fake", HANDLE.job_id, claim=claim_of(try_id).model_dump(mode="json"))
+        asyncio.run(trigger.on_kill())
+        assert engine.cancelled == cancelled
+    assert runs.finished == [("run-1", "KILLED")]
+
+
+def test_an_engine_that_does_not_respond_is_asked_again(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine.failures = 2
+    trigger = TrainJobTrigger("fake", HANDLE.job_id, poll_seconds=0.01)
+    assert fire(trigger)[0]["state"] == "succeeded"
+    monkeypatch.setattr(train_job, "UNREACHABLE_SECONDS", 0.0)
+    engine.failures = 2
+    with pytest.raises(ConnectionError):
+        fire(trigger)
 
 
 def test_a_cancelled_poll_leaves_the_job_alone(engine: FakeEngine) -> None:
