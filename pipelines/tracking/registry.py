@@ -1,5 +1,6 @@
 """MLflow's registered models: versions with tags, and aliases. With runs.py the only file that names mlflow."""
 
+import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -12,6 +13,8 @@ WEIGHTS_TAG = "weights.digest"
 LOGGED_MODEL = "models:/m-"
 SERVED_WEIGHTS = "artifacts/weights"
 """Path of the weights in the folder that MLflow serves."""
+_ALIAS_EXISTS = re.compile(r"(unique|duplicate key).*registered_model_alias", re.IGNORECASE | re.DOTALL)
+"""Refusal of a second row for an alias, by PostgreSQL, SQLite or MySQL."""
 
 
 class _ServedFlavor:
@@ -237,9 +240,20 @@ def get_alias(settings: Settings, model: str, alias: str) -> int | None:
 
 
 def set_alias(settings: Settings, model: str, alias: str, version: int) -> None:
-    """Point an alias at a version. Only release/promotion moves `champion` and `previous_champion`."""
+    """Point an alias at a version. Only release/promotion moves `champion` and `previous_champion`.
+
+    MLflow looks for the alias and then inserts it, so of two writers that create it at once its database refuses one.
+    That writer finds it at its second try.
+    """
     with connect(settings.tracking_uri) as client:
-        client.set_registered_model_alias(model, alias, str(version))
+        from mlflow.exceptions import MlflowException
+
+        try:
+            client.set_registered_model_alias(model, alias, str(version))
+        except MlflowException as error:
+            if not _ALIAS_EXISTS.search(str(error)):
+                raise
+            client.set_registered_model_alias(model, alias, str(version))
 
 
 def delete_alias(settings: Settings, model: str, alias: str) -> None:

@@ -30,7 +30,7 @@ class RayNodes:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.token = secrets.token_hex(32)
-        self.processes: dict[str, list[int]] = {}
+        self._sessions: dict[str, int] = {}
         # A socket's path is limited to 107 bytes, and Ray adds about 60 to this one.
         self._temporary = Path(tempfile.mkdtemp(prefix="rn"))
         self._gcs_port, self._dashboard_port = free_ports(2)
@@ -134,17 +134,16 @@ class RayNodes:
 
     def stop(self) -> None:
         """End every process of the cluster and delete its temporary folder."""
-        for node in list(self.processes):
+        for node in list(self._sessions):
             self.kill(node)
         shutil.rmtree(self._temporary, ignore_errors=True)
 
     def _start(self, node: str, arguments: list[str], cpus: int) -> None:
         first = free_range(PORTS_PER_NODE)
-        self.processes[node] = []
         output = self.folder / f"{node}.log"
         self.folder.mkdir(parents=True, exist_ok=True)
         with output.open("ab") as stream:
-            done = subprocess.run(
+            start = subprocess.Popen(
                 [
                     *(ray_command(), "start", *arguments, f"--num-cpus={cpus}", "--num-gpus=0"),
                     *(f"--resources={json.dumps({f'node_{node}': 1})}", f"--temp-dir={self._temporary / node}"),
@@ -154,20 +153,25 @@ class RayNodes:
                 env=self.environment(node),
                 stdout=stream,
                 stderr=subprocess.STDOUT,
-                timeout=START_SECONDS,
-                check=False,
+                start_new_session=True,
             )
-        assert done.returncode == 0, output.read_text()[-3000:]
+            self._sessions[node] = start.pid
+            code = start.wait(timeout=START_SECONDS)
+        assert code == 0, output.read_text()[-3000:]
 
     def _pids(self, node: str) -> list[int]:
-        """Find the processes of a node by a variable that they all inherit."""
+        """Find the processes of a node by the session of its start, or by a variable that they inherit.
+
+        Ray's agents write their title over their environment, and its jobs run in separate sessions.
+        """
         mark = f"RAY_TEST_NODE={self._temporary / node}".encode()
         found = []
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit():
                 with suppress(OSError):
-                    alive = (entry / "stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-                    if alive and mark in (entry / "environ").read_bytes().split(b"\0"):
+                    state, _parent, _group, session = (entry / "stat").read_text().rsplit(")", 1)[1].split()[:4]
+                    ours = int(session) == self._sessions.get(node) or mark in environment_of(entry)
+                    if state != "Z" and ours:
                         found.append(int(entry.name))
         return found
 
@@ -175,6 +179,10 @@ class RayNodes:
         with suppress(OSError):
             return bool(self.get("/api/version"))
         return False
+
+
+def environment_of(entry: Path) -> list[bytes]:
+    return (entry / "environ").read_bytes().split(b"\0")
 
 
 def ray_command() -> str:

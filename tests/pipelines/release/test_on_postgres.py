@@ -72,6 +72,15 @@ def promoter(world: Any, actor: str) -> Iterator["subprocess.Popen[str]"]:
         process.stdin.close()
 
 
+def test_an_alias_that_several_create_at_once_is_set(world: Any) -> None:
+    version, name = world.register("a").version, world.project.name
+    with ThreadPoolExecutor(4) as pool:
+        for number in range(10):
+            alias = f"alias_{number}"
+            list(pool.map(lambda _: registry.set_alias(world.settings, name, alias, version), range(4)))  # noqa: B023
+    assert len(registry.aliases(world.settings, name)) == 11
+
+
 def test_versions_registered_at_once_are_all_judged(world: Any) -> None:
     with ThreadPoolExecutor(4) as pool:
         versions = sorted(candidate.version for candidate in pool.map(world.register, ("a", "b", "c", "d")))
