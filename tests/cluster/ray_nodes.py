@@ -30,7 +30,8 @@ class RayNodes:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.token = secrets.token_hex(32)
-        self._sessions: dict[str, int] = {}
+        self.sessions: dict[str, int] = {}
+        """Session of the processes of each node."""
         # A socket's path is limited to 107 bytes, and Ray adds about 60 to this one.
         self._temporary = Path(tempfile.mkdtemp(prefix="rn"))
         self._gcs_port, self._dashboard_port = free_ports(2)
@@ -134,7 +135,7 @@ class RayNodes:
 
     def stop(self) -> None:
         """End every process of the cluster and delete its temporary folder."""
-        for node in list(self._sessions):
+        for node in list(self.sessions):
             self.kill(node)
         shutil.rmtree(self._temporary, ignore_errors=True)
 
@@ -155,7 +156,7 @@ class RayNodes:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-            self._sessions[node] = start.pid
+            self.sessions[node] = start.pid
             code = start.wait(timeout=START_SECONDS)
         assert code == 0, output.read_text()[-3000:]
 
@@ -170,7 +171,7 @@ class RayNodes:
             if entry.name.isdigit():
                 with suppress(OSError):
                     state, _parent, _group, session = (entry / "stat").read_text().rsplit(")", 1)[1].split()[:4]
-                    ours = int(session) == self._sessions.get(node) or mark in environment_of(entry)
+                    ours = int(session) == self.sessions.get(node) or mark in environment_of(entry)
                     if state != "Z" and ours:
                         found.append(int(entry.name))
         return found

@@ -148,7 +148,7 @@ class RayBench(Bench):
     def __init__(self, environ: dict[str, str], nodes: Any) -> None:
         environ = {**environ, "PLUMBLINE_RAY_ADDRESS": nodes.address, "RAY_AUTH_TOKEN": nodes.token}
         super().__init__("ray", environ)
-        self.roots = [nodes.state_dir(node) for node in sorted(nodes.processes)]
+        self.roots = [nodes.state_dir(node) for node in sorted(nodes.sessions)]
 
     def kill_watcher(self, handle: JobHandle) -> None:
         """Kill the driver, found by its command line."""
