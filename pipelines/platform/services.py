@@ -310,7 +310,6 @@ def _airflow_environment(settings: Settings, ports: Sequence[int], *, mlflow_url
         "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": str(worker_log),
         "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": str(trigger_log),
         "AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_THRESHOLD": "120",
-        "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
         # The end of a task's process is often noticed only at the next heartbeat. With the default of 5 seconds tasks
         # take that much longer, and an answer given in the meantime is lost (docs/operations.md).
         "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "1",
