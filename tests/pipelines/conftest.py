@@ -250,6 +250,13 @@ def start_mlflow_server(folder: Path, database_url: str = "") -> MlflowServer:
     raise RuntimeError(f"mlflow server did not answer within {START_SECONDS} s:\n{log.read_text()[-3000:]}")
 
 
+@pytest.fixture(autouse=True)
+def _no_server_of_another_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Remove the addresses that MLflow writes to the environment whenever one is set in a test before."""
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
+        monkeypatch.delenv(name, raising=False)
+
+
 @pytest.fixture(scope="session")
 def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
     """One server for the session. Tests use different project names to stay separate."""

@@ -19,7 +19,7 @@ from alignment.data.features import CachedFeatures
 from alignment.data.streamed_features import open_features
 from alignment.training.loop import RunInputs, TrainingRun
 from alignment.training.offline_update import OfflineUpdate
-from pipelines.dispatch.feature_stream import FeatureStream
+from pipelines.dispatch.feature_stream import BLOCK_BYTES, FeatureStream
 from pipelines.store.storage import open_store
 
 # The first test of a session includes the time to import the model libraries and to encode the cache.
@@ -35,7 +35,7 @@ def published(bench: Any, folder: Path) -> FeatureStream:
     return FeatureStream(store, uri, folder / "streamed", limit_bytes=LIMIT_BYTES)
 
 
-LIMIT_BYTES = 20 * 4096
+LIMIT_BYTES = 20 * BLOCK_BYTES
 
 
 def curve(bench: Any, spec: TrainSpec, features: CachedFeatures, out: Path) -> list[dict[str, float]]:
@@ -53,18 +53,22 @@ def curve(bench: Any, spec: TrainSpec, features: CachedFeatures, out: Path) -> l
 
 @contextmanager
 def measured(folder: Path) -> Iterator[list[int]]:
-    """Measure the bytes of a folder all the time; the list gets each figure."""
+    """Measure the bytes of a folder all the time; the list gets each figure.
+
+    Files come and go meanwhile: a file that was deleted after it was listed, and the one that then took its space,
+    were never there together. So a figure counts only if the same files were there before and after it.
+    """
     found, stop = list[int](), threading.Event()
 
     def look() -> None:
         while not stop.wait(0.002):
-            sizes = []
-            for path in folder.rglob("*.safetensors"):
-                try:
-                    sizes.append(path.stat().st_blocks * 512)
-                except FileNotFoundError:
-                    continue
-            found.append(sum(sizes))
+            before = sorted(folder.rglob("*.safetensors"))
+            try:
+                size = sum(-(-path.stat().st_size // BLOCK_BYTES) * BLOCK_BYTES for path in before)
+            except FileNotFoundError:
+                continue
+            if sorted(folder.rglob("*.safetensors")) == before:
+                found.append(size)
 
     thread = threading.Thread(target=look, daemon=True)
     thread.start()

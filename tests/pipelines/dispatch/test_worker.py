@@ -67,6 +67,7 @@ def start_worker(settings: Settings, request: JobRequest, **environ: str) -> tup
         "PYTHONPATH": str(Path(__file__).parents[3]),
         "PLUMBLINE_STATE_DIR": str(settings.state_dir),
         "PLUMBLINE_STORE_URI": settings.store_uri,
+        "MLFLOW_TRACKING_URI": settings.tracking_uri,
         **environ,
     }
     command = [sys.executable, "-c", RUN, str(folder.path)]
@@ -298,7 +299,7 @@ def test_killed_attempts_share_one_run_with_one_curve(settings: Settings, mlflow
         assert again.tracking == request.tracking
         folder = JobFolder(settings.state_dir / "jobs" / request.job_id)
         folder.write_launch(Launch(attempt=attempt, command=(), timeout_seconds=60, grace_seconds=1))
-        folder, process = start_worker(settings, request, PLUMBLINE_JOB_DIR=str(folder.path))
+        folder, process = start_worker(tracked, request, PLUMBLINE_JOB_DIR=str(folder.path))
         if step is not None:
             kill_at(process, folder, step)
             with runs.connect(tracked.tracking_uri) as client:
