@@ -124,11 +124,14 @@ class DiffusersModel:
             pixels_BCHW: Tensor = self.vae.decode(own_BCHW, return_dict=False)[0]
         return (pixels_BCHW / 2 + 0.5).clamp(0, 1).float().cpu()
 
-    def load_denoiser(self) -> nn.Module:
-        """Load a new copy of the base denoiser, float32, with every weight frozen, in evaluation mode."""
+    def load_denoiser(self, device: torch.device | None = None) -> nn.Module:
+        """Load a new copy of the base denoiser, float32, with every weight frozen, in evaluation mode.
+
+        It is on `device`, by default on the backbone's.
+        """
         folder = self.base_dir / self.family.part
         denoiser = self.family.denoiser.from_pretrained(folder, dtype=torch.float32, **LOCAL)
-        return cast(nn.Module, _frozen(denoiser, self.device))
+        return cast(nn.Module, _frozen(denoiser, device or self.device))
 
     def attach(self, denoiser: nn.Module, tuning: Lora | FullFineTune, seed: int) -> None:
         """Unfreeze every weight, or add adapters: A Gaussian from `seed`, B zero, so they start as the identity.

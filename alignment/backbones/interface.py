@@ -66,8 +66,8 @@ class Backbone(Protocol):
         """Return the conditioning of each image besides its caption, one row per image. Empty for most families."""
         ...
 
-    def load_denoiser(self) -> nn.Module:
-        """Load a new copy of the base denoiser, float32, with every weight frozen."""
+    def load_denoiser(self, device: torch.device | None = None) -> nn.Module:
+        """Load a new copy of the base denoiser, float32, with every weight frozen, on `device` or on the backbone's."""
         ...
 
     def predict(

@@ -25,6 +25,10 @@ class Placement(Record):
     max_restarts: Annotated[int, Field(ge=0)] = 3
     """Engine `ray`: number of lost workers or nodes after which the attempt fails. Announced preemptions do not count.
     """
+    sharding: Literal["none", "fsdp2"] = "none"
+    """Training: `none` gives every process a copy of the weights; `fsdp2` a part of the weights, gradients and
+    optimiser state, for bases that do not fit the memory of one GPU. It needs the optimiser `adamw` and an offline
+    objective."""
     threads_per_process: PositiveInt = 1
     """CPU threads of one process."""
     micro_batch: PositiveInt = 8

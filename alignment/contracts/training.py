@@ -9,6 +9,7 @@ from alignment.catalogues.images import Images, buckets_of
 from alignment.catalogues.objectives import Objective
 from alignment.catalogues.optimisers import DivergenceGuard, Optimiser
 from alignment.contracts.data import SQUARE
+from alignment.contracts.jobs import Placement
 from alignment.contracts.judges import Judge
 from alignment.contracts.values import PositiveInt, Record, Sha256, Share, ValueObject
 
@@ -61,6 +62,22 @@ class Recipe(ValueObject):
                 f"Objective {self.objective.name!r} generates its own square images; remove images from the recipe"
             )
         return self
+
+
+def check_sharding(recipe: Recipe, placement: Placement) -> None:
+    """Raise ValueError when a recipe cannot be trained with the sharding that a placement sets."""
+    if placement.sharding == "none":
+        return
+    if recipe.objective.online:
+        problem = f"objective {recipe.objective.name!r} draws images in each process at its own pace"
+    elif recipe.optimiser.kind != "adamw":
+        problem = f"optimiser {recipe.optimiser.kind!r} needs each weight whole"
+    else:
+        return
+    raise ValueError(
+        f"Recipe {recipe.name!r} cannot be trained with sharding = {placement.sharding!r}: its {problem}. Set"
+        ' sharding = "none" in [placement.train], or use an offline objective with the optimiser adamw.'
+    )
 
 
 class OnlineData(Record):

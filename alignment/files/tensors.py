@@ -5,7 +5,7 @@ makes files readable by their owner alone, which breaks shared stores. Reading u
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -25,13 +25,22 @@ DTYPE_CODES = {
 }
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write `path` in the safetensors format, names and metadata sorted. OSError names the path on a full disk."""
+def write_tensors(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    metadata: Mapping[str, str] | None = None,
+    *,
+    read: Callable[[Tensor], Tensor] = Tensor.detach,
+) -> None:
+    """Write `path` in the safetensors format, names and metadata sorted. OSError names the path on a full disk.
+
+    `read` returns a tensor's values when its turn comes, for tensors that are gathered from several processes.
+    """
     names = sorted(tensors)
     with named_errors(path), path.open("wb") as file:
         file.write(_header(names, tensors, metadata or {}))
         for name in names:
-            flat = tensors[name].detach().cpu().contiguous().reshape(-1)
+            flat = read(tensors[name]).detach().cpu().contiguous().reshape(-1)
             file.write(flat.view(torch.uint8).numpy().data)
 
 

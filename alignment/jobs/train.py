@@ -15,7 +15,7 @@ from alignment.backbones.interface import Backbone
 from alignment.catalogues.lookup import resolve
 from alignment.catalogues.objectives import check_captions
 from alignment.contracts.jobs import WEIGHTS_DIR, Placement
-from alignment.contracts.training import TrainResult, TrainSpec
+from alignment.contracts.training import TrainResult, TrainSpec, check_sharding
 from alignment.data.features import CachedFeatures
 from alignment.data.prompt_lines import PromptLines
 from alignment.data.streamed_features import open_features
@@ -36,6 +36,7 @@ def main(paths: JobPaths) -> None:
     """Read the spec, train, and on rank 0 write the result. Resumes an unfinished run in OUT."""
     spec = read_object(paths.spec, TrainSpec, what="train spec")
     placement = read_object(paths.placement, Placement, what="placement")
+    check_sharding(spec.recipe, placement)
     material = _open_prompts(spec, paths) if spec.online else _open_cache(spec, paths)
     base_dir = paths.input(spec.base_digest, "base model")
     state = start_processes(placement)

@@ -1,4 +1,4 @@
-"""Checkpoints that are complete or absent, and from which a run resumes exactly.
+"""Checkpoints that are complete or absent, and from which a run resumes exactly, with any number of processes.
 
     checkpoints/step_000050/
         weights.safetensors      every trainable weight, by name
@@ -24,6 +24,7 @@ from alignment.contracts.values import Record
 from alignment.files.durable import file_sha256, publish_folder, write_json
 from alignment.files.paths import resolve_below
 from alignment.files.tensors import write_tensors
+from alignment.training.sharding import own_part, whole
 
 logger = logging.getLogger(__name__)
 
@@ -65,8 +66,8 @@ class CheckpointFolder:
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(parents=True)
         try:
-            write_tensors(draft / WEIGHTS_FILE, dict(trainable(model)))
-            write_tensors(draft / OPTIMISER_FILE, _moments(model, optimiser))
+            write_tensors(draft / WEIGHTS_FILE, dict(trainable(model)), read=whole)
+            write_tensors(draft / OPTIMISER_FILE, _moments(model, optimiser), read=whole)
             write_json(draft / STATE_FILE, state.model_dump(mode="json"))
             write_json(draft / MANIFEST_FILE, {path.name: file_sha256(path) for path in sorted(draft.iterdir())})
             final = self.folder / f"step_{state.step:06d}"
@@ -114,15 +115,22 @@ def read_state(path: Path) -> TrainingState:
     return TrainingState.model_validate_json((path / STATE_FILE).read_bytes())
 
 
+def gather(model: nn.Module, optimiser: torch.optim.Optimizer) -> None:
+    """Contribute this process's shards to the checkpoint that another process writes at the same time."""
+    for tensors in (dict(trainable(model)), _moments(model, optimiser)):
+        for name in sorted(tensors):
+            whole(tensors[name])
+
+
 def restore(path: Path, model: nn.Module, optimiser: torch.optim.Optimizer) -> None:
     """Load a checkpoint's weights and moments into the model and the optimiser."""
     weights = load_file(path / WEIGHTS_FILE)
     moments = _by_weight(load_file(path / OPTIMISER_FILE))
     with torch.no_grad():
         for name, weight in trainable(model):
-            weight.copy_(weights[name])
+            weight.copy_(own_part(weights[name], weight))
             optimiser.state[weight] = {
-                key: _in_place(key, tensor, weight.device) for key, tensor in moments.get(name, {}).items()
+                key: _in_place(key, tensor, weight) for key, tensor in moments.get(name, {}).items()
             }
 
 
@@ -133,7 +141,7 @@ def trainable(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
 
 def _moments(model: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
     return {
-        f"{key}:{name}": torch.as_tensor(value)
+        f"{key}:{name}": value if isinstance(value, Tensor) else torch.as_tensor(value)
         for name, weight in trainable(model)
         for key, value in optimiser.state[weight].items()
     }
@@ -148,11 +156,11 @@ def _by_weight(moments: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     return grouped
 
 
-def _in_place(key: str, tensor: Tensor, device: torch.device) -> Tensor | int:
-    """Adafactor counts steps in a plain integer, AdamW in a tensor on the CPU; moments are on the weight's device."""
+def _in_place(key: str, tensor: Tensor, weight: Tensor) -> Tensor | int:
+    """Adafactor counts steps in a plain integer, AdamW in a tensor on the CPU; moments are where the weight is."""
     if tensor.dtype == torch.int64:
         return int(tensor)
-    return tensor.clone() if key == "step" else tensor.to(device, copy=True)
+    return tensor.clone() if key == "step" else own_part(tensor, weight)
 
 
 def _step_of(path: Path) -> int:

@@ -20,13 +20,14 @@ from alignment.contracts.jobs import CHECKPOINTS_DIR, METRICS_FILE, WEIGHTS_DIR,
 from alignment.contracts.training import TrainSpec
 from alignment.files.durable import publish_folder
 from alignment.files.progress import JobProgress
-from alignment.training.checkpoint import CheckpointFolder, TrainingState, read_state, restore, trainable
+from alignment.training.checkpoint import CheckpointFolder, TrainingState, gather, read_state, restore, trainable
 from alignment.training.divergence import DivergenceWatch
 from alignment.training.metrics import append_metrics, cut_back
 from alignment.training.optimisation import build_optimiser, learning_rate, set_learning_rate
 from alignment.training.peak_memory import peak_memory
 from alignment.training.samples import SampleGrid
 from alignment.training.seeding import stream_seed
+from alignment.training.sharding import shard, whole
 from alignment.training.stopping import StopSignal
 from alignment.training.update import MakeUpdate, Workbench
 
@@ -58,8 +59,10 @@ class TrainingRun:
             mixed_precision="no", cpu=not torch.cuda.is_available(), kwargs_handlers=[settings]
         )
         self.device = self.accelerator.device
-        self.denoiser = self.backbone.load_denoiser()
-        self.backbone.attach(self.denoiser, self.recipe.tuning, stream_seed("adapter", self.recipe.seed))
+        self.sharded = self.placement.sharding == "fsdp2" and self.accelerator.num_processes > 1
+        self.denoiser = self._load_policy(torch.device("cpu") if self.sharded else None)
+        if self.sharded:
+            shard(self.denoiser, self.device, self.accelerator.num_processes)
         self.weights: list[nn.Parameter] = [weight for _, weight in trainable(self.denoiser)]
         self.optimiser = build_optimiser(self.weights, self.recipe.optimiser)
         self.checkpoints = CheckpointFolder(self.out / CHECKPOINTS_DIR, self.placement.keep_checkpoints)
@@ -70,16 +73,29 @@ class TrainingRun:
             backbone=self.backbone,
             denoiser=self.denoiser,
             device=self.device,
+            is_main=self.accelerator.is_main_process,
         )
         self.done = self._resume()
         self.saved = self.done
-        wrapped: nn.Module = self.accelerator.prepare(self.denoiser)
         bench = Workbench(
-            self.recipe, self.placement, self.backbone, self.accelerator, denoiser=self.denoiser, wrapped=wrapped
+            self.recipe,
+            self.placement,
+            self.backbone,
+            self.accelerator,
+            denoiser=self.denoiser,
+            wrapped=self.denoiser if self.sharded else self.accelerator.prepare(self.denoiser),
+            sharded=self.sharded,
         )
         self.update = inputs.make_update(bench)
 
     # --- before and after the steps ---
+
+    def _load_policy(self, device: torch.device | None) -> nn.Module:
+        """Load the base with the recipe's trainable part at its start."""
+        args = () if device is None else (device,)
+        policy = self.backbone.load_denoiser(*args)
+        self.backbone.attach(policy, self.recipe.tuning, stream_seed("adapter", self.recipe.seed))
+        return policy
 
     def _resume(self) -> int:
         """Restore the newest good checkpoint; return the number of steps done. Rank 0 chooses (the others send -1)."""
@@ -112,16 +128,15 @@ class TrainingRun:
             JobProgress(self.out, total=self.recipe.steps, unit="steps", done=self.done, enabled=main) as progress,
         ):
             self._prime()
-            if main and self.done == 0:
-                self.grid.draw(0)
+            if self.done == 0:
+                self._draw()
             while self.done < self.recipe.steps:
                 metrics, stop_requested = self._step(stop)
                 self._record(metrics)
                 progress.update(self.done, f"loss {metrics['loss']:.4f} accuracy {metrics['implicit_accuracy']:.2f}")
                 if stop_requested and self.done < self.recipe.steps:
                     self._preempt()
-        if main:
-            self._write_weights()
+        self._write_weights()
         self.accelerator.wait_for_everyone()
 
     def _prime(self) -> None:
@@ -130,15 +145,29 @@ class TrainingRun:
         DDP lays out its buckets again after the first one. With three or more processes the layout decides the order
         of summation, so a resumed run would otherwise differ in its first step.
         """
-        if self.accelerator.num_processes > 1:
+        if self.accelerator.num_processes > 1 and not self.sharded:
             self.update.prime(self.done)
             self.optimiser.zero_grad(set_to_none=True)
 
     def _write_weights(self) -> None:
+        policy = self._gathered() if self.sharded else self.denoiser
+        if not self.accelerator.is_main_process:
+            return
         draft = self.out / f".{WEIGHTS_DIR}.draft"
         shutil.rmtree(draft, ignore_errors=True)
-        self.backbone.save_weights(self.denoiser, self.recipe.tuning, draft)
+        self.backbone.save_weights(policy, self.recipe.tuning, draft)
         publish_folder(draft, self.out / WEIGHTS_DIR)
+
+    def _gathered(self) -> nn.Module:
+        """Return the sharded policy whole, in host memory; only the main process's has the trained values."""
+        main = self.accelerator.is_main_process
+        policy = self._load_policy(torch.device("cpu")) if main else self.denoiser
+        with torch.no_grad():
+            for (_, target), (_, weight) in zip(trainable(policy), trainable(self.denoiser), strict=True):
+                values = whole(weight)
+                if main:
+                    target.copy_(values)
+        return policy
 
     # --- one step ---
 
@@ -148,7 +177,7 @@ class TrainingRun:
         torch.manual_seed(stream_seed("step", self.recipe.seed, self.done, self.accelerator.process_index))
         sums = self.update(self.done)
         metrics, stop_requested = self._reduce(sums, stop)
-        norm = torch.nn.utils.clip_grad_norm_(self.weights, self.recipe.max_grad_norm).item()
+        norm = whole(torch.nn.utils.clip_grad_norm_(self.weights, self.recipe.max_grad_norm)).item()
         self.watch.observe(self.done + 1, metrics["loss"], norm)
         rate = learning_rate(self.done, self.recipe.optimiser, self.recipe.steps)
         set_learning_rate(self.optimiser, rate)
@@ -176,12 +205,10 @@ class TrainingRun:
         due = not last and self._is_due()
         if due:
             self.saved = self.done
-        if not self.accelerator.is_main_process:
-            return
-        if last or self.done % placement.log_every_steps == 0:
+        if self.accelerator.is_main_process and (last or self.done % placement.log_every_steps == 0):
             append_metrics(self.out, self.done, metrics)
         if last or self.done % placement.sample_every_steps == 0:
-            self.grid.draw(self.done)
+            self._draw()
         if due:
             self._checkpoint()
 
@@ -195,7 +222,15 @@ class TrainingRun:
         elapsed = self.done // every > self.saved // every
         return self.update.may_pause(self.done) and (elapsed or not self.update.may_pause(self.done + 1))
 
+    def _draw(self) -> None:
+        if self.accelerator.is_main_process or self.sharded:
+            self.grid.draw(self.done, jointly=self.sharded)
+
     def _checkpoint(self) -> None:
+        if not self.accelerator.is_main_process:
+            if self.sharded:
+                gather(self.denoiser, self.optimiser)
+            return
         state = TrainingState(
             spec_digest=self.spec.digest,
             step=self.done,
@@ -211,8 +246,7 @@ class TrainingRun:
         """Save a checkpoint if the run can resume from this step, wait until it is on disk, and stop."""
         if self.update.may_pause(self.done):
             self.saved = self.done
-            if self.accelerator.is_main_process:
-                self._checkpoint()
+            self._checkpoint()
         self.accelerator.wait_for_everyone()
         raise JobStoppedError("preempted", self._stop_message(), step=self.saved)
 

@@ -1,7 +1,7 @@
 """An optimiser step on a feature cache: this process's share of the global batch, micro-batch by micro-batch."""
 
 from collections.abc import Sequence
-from contextlib import nullcontext
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -32,7 +32,7 @@ class OfflineUpdate:
         bench, params = self._bench, self.recipe.objective
         reference = never("the reference")
         if takes_reference(resolve(params.implementation)):
-            reference = reference_predictor(bench.backbone, bench.denoiser, self.recipe, bench.device)
+            reference = reference_predictor(bench)
         policy = predictor(bench.backbone, bench.wrapped, self.recipe, bench.device)
         return OfflineStep(params, bench.backbone.schedule, policy=policy, reference=reference)
 
@@ -49,14 +49,21 @@ class OfflineUpdate:
         return True
 
     def my_batches(self, step: int) -> list[Sequence[Visit]]:
-        """Return this process's micro-batches of a step."""
+        """Return this process's micro-batches of a step; of sharded weights, as many as every other process has."""
         if self.features.streamed:
             self._expect(step)
-        visits = self._visits(step)
+        visits, accelerator = self._visits(step), self._bench.accelerator
+        if not self._bench.sharded:
+            return self._share(visits, accelerator.process_index)
+        shares = [self._share(visits, rank) for rank in range(accelerator.num_processes)]
+        own, filler = shares[accelerator.process_index], replace(visits[0], weight=0.0)
+        return own + [[filler]] * (max(map(len, shares)) - len(own))
+
+    def _share(self, visits: Sequence[Visit], rank: int) -> list[Sequence[Visit]]:
         return micro_batches(
             visits,
             self.features.bucket,
-            rank=self._bench.accelerator.process_index,
+            rank=rank,
             num_processes=self._bench.accelerator.num_processes,
             micro_batch=self._bench.placement.micro_batch,
         )
@@ -85,7 +92,7 @@ class OfflineUpdate:
         for number, visits in enumerate(batches):
             batch = assemble(visits, self.features, self.recipe, self._bench.backbone.schedule).to(device)
             last = number == len(batches) - 1
-            with nullcontext() if last else accelerator.no_sync(self._bench.wrapped):
+            with self._bench.backward_pass(last=last):
                 output = self.step(batch)
                 # Not accelerator.backward: it would divide by an accumulation count taken from the environment.
                 ((output.loss_B * batch.weight_B).sum() * scale).backward()

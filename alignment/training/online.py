@@ -6,7 +6,6 @@ B counts images of one prompt, T denoising steps with a density. An optimiser st
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -87,7 +86,7 @@ class OnlineUpdate:
         # The unwrapped denoiser draws and evaluates; only passes with a gradient use its distributed wrapper.
         self._silent = predictor(bench.backbone, bench.denoiser, bench.recipe, bench.device)
         self._policy = predictor(bench.backbone, bench.wrapped, bench.recipe, bench.device)
-        self._reference = reference_predictor(bench.backbone, bench.denoiser, bench.recipe, bench.device)
+        self._reference = reference_predictor(bench)
         self._minibatches: list[list[_ScoredPrompt]] = []
 
     @property
@@ -211,7 +210,7 @@ class OnlineUpdate:
         """Run one backward pass per piece, which bounds memory; synchronise gradients after the last."""
         for number, piece in enumerate(pieces):
             last = number == len(pieces) - 1
-            with nullcontext() if last else self._bench.accelerator.no_sync(self._bench.wrapped):
+            with self._bench.backward_pass(last=last):
                 _backward_piece(self._sampler, self._policy, piece)
 
     def _sums(self, minibatch: Sequence[_ScoredPrompt], outputs: Sequence[PRDPOutput]) -> dict[str, Tensor]:

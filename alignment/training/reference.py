@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from alignment.backbones.interface import Backbone, Conditioning
 from alignment.contracts.training import FullFineTune, Recipe
 from alignment.training.offline import Predict
+from alignment.training.update import Workbench
 
 
 def predictor(backbone: Backbone, denoiser: nn.Module, recipe: Recipe, device: torch.device) -> Predict:
@@ -20,14 +21,15 @@ def predictor(backbone: Backbone, denoiser: nn.Module, recipe: Recipe, device: t
     return predict
 
 
-def reference_predictor(backbone: Backbone, denoiser: nn.Module, recipe: Recipe, device: torch.device) -> Predict:
+def reference_predictor(bench: Workbench) -> Predict:
     """Return the base model's prediction: a frozen copy for a full fine-tune, the disabled adapter for a LoRA.
 
     It is always the base, also when a run resumes from partly trained weights.
     """
+    backbone, recipe, device = bench.backbone, bench.recipe, bench.device
     if isinstance(recipe.tuning, FullFineTune):
-        return predictor(backbone, backbone.load_denoiser(), recipe, device)
-    return _without_adapter(backbone, denoiser, predictor(backbone, denoiser, recipe, device))
+        return predictor(backbone, bench.load_base(), recipe, device)
+    return _without_adapter(backbone, bench.denoiser, predictor(backbone, bench.denoiser, recipe, device))
 
 
 def _without_adapter(backbone: Backbone, denoiser: nn.Module, predict: Predict) -> Predict:

@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 
 import torch
+from accelerate.utils import broadcast_object_list
 from torch import nn
 
 from alignment.backbones.interface import Backbone
@@ -24,13 +25,22 @@ class SampleGrid:
     """Draws and logs the grid of a run; each (step, image) at most once over all attempts."""
 
     def __init__(
-        self, out: Path, prompts: tuple[str, ...], *, backbone: Backbone, denoiser: nn.Module, device: torch.device
+        self,
+        out: Path,
+        prompts: tuple[str, ...],
+        *,
+        backbone: Backbone,
+        denoiser: nn.Module,
+        device: torch.device,
+        is_main: bool = True,
     ) -> None:
+        """Processes other than the main one draw only to take part in passes of sharded weights; they log nothing."""
         self.out = out
         self.prompts = prompts
         self._backbone = backbone
         self._denoiser = denoiser
         self._device = device
+        self._is_main = is_main
 
     def cut_back(self, step: int) -> None:
         """Remove images beyond a step, because a resumed run will draw those again.
@@ -47,10 +57,15 @@ class SampleGrid:
         """`STEP/KEY` of every logged image."""
         return tuple(f"{line['step']}/{line['key']}" for line in read_lines(self.out / SAMPLES_INDEX_FILE))
 
-    def draw(self, step: int) -> None:
-        """Draw the images of a step that are not logged yet. The global generator's state is restored afterwards."""
+    def draw(self, step: int, *, jointly: bool = False) -> None:
+        """Draw the images of a step that are not logged yet. The global generator's state is restored afterwards.
+
+        `jointly`: all processes call this together, and draw what the main process has not logged.
+        """
         logged = self.keys()
         wanted = [number for number in range(len(self.prompts)) if f"{step}/{_key(number)}" not in logged]
+        if jointly:
+            [wanted] = broadcast_object_list([wanted])
         if not wanted:
             return
         logger.info("drawing %d sample images at step %d", len(wanted), step)
@@ -62,7 +77,8 @@ class SampleGrid:
                 image = sampler.draw(self.prompts[number], number, GRID_STEPS, guidance_scale=GRID_GUIDANCE)
                 buffer = io.BytesIO()
                 image.save(buffer, format="PNG")
-                self._log(step, number, buffer.getvalue())
+                if self._is_main:
+                    self._log(step, number, buffer.getvalue())
 
     def _log(self, step: int, number: int, png: bytes) -> None:
         line = SampleLine(

@@ -1,6 +1,7 @@
 """Interface between the loop and one optimiser step: gradients on the weights, and sums of the monitors."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from alignment.backbones.interface import Backbone
 from alignment.contracts.jobs import Placement
 from alignment.contracts.training import Recipe
+from alignment.training.sharding import shard
 
 
 @dataclass(frozen=True)
@@ -23,13 +25,36 @@ class Workbench:
     accelerator: Accelerator
     denoiser: nn.Module
     wrapped: nn.Module
-    """The denoiser in its distributed wrapper: its backward passes synchronise gradients."""
+    """The denoiser in its distributed wrapper, or the denoiser itself when it is sharded: its backward passes
+    synchronise gradients.
+    """
+    sharded: bool = False
+    """True when all processes must run the same passes; see sharding.py."""
 
     @property
     def device(self) -> torch.device:
         """Device of the denoiser."""
         device: torch.device = self.accelerator.device
         return device
+
+    def backward_pass(self, *, last: bool) -> AbstractContextManager[None]:
+        """Return the context of a pass with a gradient, `last` for the last one of a step.
+
+        Copies of the weights synchronise gradients once a step. Shards do in every pass: no process has memory for the
+        gradient of every weight.
+        """
+        if last or self.sharded:
+            return nullcontext()
+        context: AbstractContextManager[None] = self.accelerator.no_sync(self.wrapped)
+        return context
+
+    def load_base(self) -> nn.Module:
+        """Load one more copy of the base denoiser, frozen, in shards if the policy is."""
+        if not self.sharded:
+            return self.backbone.load_denoiser()
+        base = self.backbone.load_denoiser(torch.device("cpu"))
+        shard(base, self.device, self.accelerator.num_processes)
+        return base
 
 
 class Update(Protocol):

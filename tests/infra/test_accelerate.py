@@ -13,7 +13,7 @@ from pipelines.dispatch.job_folder import JobFolder
 from pipelines.dispatch.launch import prepare_files
 
 FOLDER = Path(__file__).parents[2] / "infra" / "accelerate"
-KINDS = {"one_gpu": "NO", "ddp": "MULTI_GPU", "fsdp2": "FSDP"}
+KINDS = {"one_gpu": "NO", "ddp": "MULTI_GPU", "fsdp2": "MULTI_GPU"}
 
 
 def test_every_file_is_named_here() -> None:
@@ -29,16 +29,8 @@ def test_accelerate_reads_it(name: str) -> None:
     assert (config.num_processes == 1) is (name == "one_gpu")
 
 
-def test_fsdp_is_version_2_and_wraps_blocks_that_exist() -> None:
-    from diffusers.models.transformers import transformer_flux
-
-    config = load_config_from_file(str(FOLDER / "fsdp2.yaml"))
-    assert config.fsdp_config["fsdp_version"] == 2
-    for block in config.fsdp_config["fsdp_transformer_layer_cls_to_wrap"].split(","):
-        assert hasattr(transformer_flux, block)
-
-
-def test_ddp_is_what_the_engines_write_for_a_job(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["ddp", "fsdp2"])
+def test_it_is_what_the_engines_write_for_a_job(tmp_path: Path, name: str) -> None:
     request = JobRequest(
         project="tiny",
         kind="train",
@@ -46,10 +38,10 @@ def test_ddp_is_what_the_engines_write_for_a_job(tmp_path: Path) -> None:
         spec_digest="a" * 64,
         inputs=(),
         output_uri="file:///out",
-        placement=Placement(num_processes=8),
+        placement=Placement(num_processes=8, sharding="fsdp2" if name == "fsdp2" else "none"),
     )
     folder = JobFolder(tmp_path)
     prepare_files(folder, request)
     written = json.loads((folder.work_dir / "accelerate.json").read_text())
-    ours = yaml.safe_load((FOLDER / "ddp.yaml").read_text())
+    ours = yaml.safe_load((FOLDER / f"{name}.yaml").read_text())
     assert {key: ours[key] for key in written} == written

@@ -142,13 +142,16 @@ def test_features_encoded_on_two_nodes_are_those_of_one_process(world: World) ->
     world.given["cache"] = cache
 
 
-def test_one_and_two_workers_give_one_curve(world: World, rounding: Callable[[int, float], float]) -> None:
+def test_one_and_two_workers_give_one_curve_with_copies_and_with_shards(
+    world: World, rounding: Callable[[int, float], float]
+) -> None:
     curves = []
-    for workers in (1, 2):
-        request = world.training(workers, steps=8, num_processes=workers)
+    for number, placement in enumerate(({}, {"num_processes": 2}, {"num_processes": 2, "sharding": "fsdp2"})):
+        request = world.training(10 + number, steps=8, **placement)
         run_to_end(request, world.settings, engine=world.engine())
         curves.append(world.curve(request))
     assert_one_curve(curves[1], curves[0], rounding)
+    assert_one_curve(curves[2], curves[0], rounding)
 
 
 def test_a_preempted_node_costs_no_step_and_the_job_grows_again(

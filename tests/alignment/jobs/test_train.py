@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from alignment.contracts.jobs import JobFailure, Placement, Progress
 from alignment.contracts.training import TrainResult
 from alignment.training import loop
-from alignment.training.checkpoint import _damage
+from alignment.training.checkpoint import _damage, read_state
 
 # The first test of a session pays for importing the model libraries and for encoding the cache.
 pytestmark = pytest.mark.timeout(300)
@@ -497,3 +498,73 @@ def test_every_objective_has_one_curve_on_one_and_on_two_processes(
     for (step, ours), (_, theirs) in zip(shared, alone, strict=True):
         for name, value in ours.items():
             assert value == pytest.approx(theirs[name], rel=1e-4, abs=1e-6), (step, name)
+
+
+SHARDED = QUIET.model_copy(update={"num_processes": 2, "sharding": "fsdp2"})
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("tuning", TUNINGS, ids=lambda tuning: tuning["kind"])
+def test_sharded_weights_give_the_curve_and_the_files_of_one_process(
+    bench: Any, tmp_path: Path, assert_one_curve: Callable[..., None], two_ranks: Any, tuning: dict[str, Any]
+) -> None:
+    """Images, checkpoints and weights are gathered from both processes."""
+    spec = bench.train_spec(tuning=tuning, optimiser={"learning_rate": 1e-4})
+    files = {"sample_prompts": ("a red circle",), "sample_every_steps": 5, "checkpoint_every_steps": 5}
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert bench.train(one, spec, QUIET.model_copy(update=files)) == 0
+    placement = SHARDED.model_copy(update=files)
+    two_ranks.run("alignment.jobs.train", bench.write_job(tmp_path / "job", spec, placement, two))
+    assert_one_curve(bench, spec, curve_of(two), curve_of(one))
+    written = {path.relative_to(one) for path in one.rglob("*") if path.is_file()}
+    assert written == {path.relative_to(two) for path in two.rglob("*") if path.is_file()}
+    tensors = [path.relative_to(one) for path in one.rglob("*.safetensors")]
+    assert len(tensors) > 2
+    # Adam divides a gradient by its own size, so a weight whose gradient is nearly 0 moves by up to the learning rate
+    # in a direction that rounding decides.
+    most = 2 * spec.recipe.optimiser.learning_rate * spec.recipe.steps
+    for path in tensors:
+        ours, theirs = load_file(two / path), load_file(one / path)
+        assert ours.keys() == theirs.keys()
+        for name, tensor in ours.items():
+            assert tensor.shape == theirs[name].shape
+            assert torch.allclose(tensor, theirs[name], rtol=1e-2, atol=most), (path, name)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_sharded_run_continues_from_a_checkpoint_of_one_process_and_the_reverse(
+    bench: Any, tmp_path: Path, assert_one_curve: Callable[..., None], two_ranks: Any
+) -> None:
+    spec = bench.train_spec(tuning={"kind": "full"}, optimiser={"learning_rate": 1e-4})
+    out, whole = tmp_path / "out", tmp_path / "whole"
+    assert bench.train(whole, spec, QUIET) == 0
+    every = {"checkpoint_every_steps": 4, "keep_checkpoints": 9}
+    assert bench.train(out, spec, QUIET.model_copy(update=every)) == 0
+    shutil.rmtree(out / "checkpoints" / "step_000008")
+    (out / "result.json").unlink()
+    two_ranks.run("alignment.jobs.train", bench.write_job(tmp_path / "j", spec, SHARDED.model_copy(update=every), out))
+    assert_one_curve(bench, spec, curve_of(out), curve_of(whole))
+    assert read_state(out / "checkpoints" / "step_000008").step == 8
+    (out / "result.json").unlink()
+    assert bench.train(out, spec, QUIET) == 0
+    assert_one_curve(bench, spec, curve_of(out), curve_of(whole))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_shards_of_unequal_batches_run_the_same_number_of_passes(
+    bucketed_bench: Any, tmp_path: Path, assert_one_curve: Callable[..., None], two_ranks: Any
+) -> None:
+    spec, out = bucketed_bench.train_spec(), tmp_path / "out"
+    assert bucketed_bench.train(tmp_path / "one", spec, QUIET) == 0
+    two_ranks.run("alignment.jobs.train", bucketed_bench.write_job(tmp_path / "job", spec, SHARDED, out))
+    assert_one_curve(bucketed_bench, spec, curve_of(out), curve_of(tmp_path / "one"))
+
+
+def test_a_recipe_that_cannot_be_sharded_is_refused(bench: Any, tmp_path: Path) -> None:
+    spec = bench.train_spec(optimiser={"kind": "adafactor", "learning_rate": 1e-4})
+    assert bench.train(tmp_path / "out", spec, SHARDED) == 2
+    assert failure_of(tmp_path / "out").kind == "bad_input"
+    assert "optimiser 'adafactor' needs each weight whole" in failure_of(tmp_path / "out").message

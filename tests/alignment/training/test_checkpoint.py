@@ -4,6 +4,7 @@ import errno
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -122,11 +123,11 @@ def test_a_full_disk_leaves_the_old_checkpoint_and_no_draft(tmp_path: Path, monk
     old = folder.save(state(1), model, optimiser)
     honest = checkpoint.write_tensors
 
-    def fills_up(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    def fills_up(path: Path, tensors: Mapping[str, Tensor], **options: Any) -> None:
         if path.name == "optimiser.safetensors":
             path.write_bytes(b"half")
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
-        honest(path, tensors)
+        honest(path, tensors, **options)
 
     monkeypatch.setattr(checkpoint, "write_tensors", fills_up)
     with pytest.raises(OSError, match="No space left"):

@@ -4,11 +4,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 
 from alignment.backbones.stable_diffusion import StableDiffusionBackbone
 from alignment.catalogues.backbones import StableDiffusion
+from alignment.contracts.jobs import Placement
 from alignment.contracts.training import Recipe
 from alignment.training.reference import never, predictor, reference_predictor
+from alignment.training.update import Workbench
 
 # The first test of a session includes the time to import the model libraries and to encode the cache.
 pytestmark = pytest.mark.timeout(300)
@@ -42,7 +45,9 @@ def test_reference_is_the_base_after_the_policy_has_changed(tiny_sd_dir: Path, k
             if weight.requires_grad:
                 weight.add_(0.05)
     policy = predictor(backbone, denoiser, recipe(kind), CPU)
-    reference = reference_predictor(backbone, denoiser, recipe(kind), CPU)
+    accelerator = Accelerator(cpu=True)
+    bench = Workbench(recipe(kind), Placement(), backbone, accelerator, denoiser=denoiser, wrapped=denoiser)
+    reference = reference_predictor(bench)
     inputs = (
         torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0)),
         torch.tensor([3, 800]),
