@@ -149,7 +149,7 @@ class World:
                     os.kill(pid, signal.SIGKILL)
         # A killed process that frees its memory has no environment any more, by which it was found, but is not gone.
         platform = services.read_platform(self.settings)
-        wait_until(lambda: platform is None or len(platform.dead()) == len(platform.services), "end of all processes")
+        wait_for("end of all processes", lambda: platform is None or len(platform.dead()) == len(platform.services))
         self.up()
 
     def login(self, user: str) -> Airflow:
