@@ -8,6 +8,7 @@ attempts/JOB_ID/00001/log/000000   the log, in pieces of LOG_PIECE_BYTES; only t
 attempts/JOB_ID/work/              unfinished work, see kept_work.py
 """
 
+import hashlib
 import json
 import time
 from typing import Annotated
@@ -21,6 +22,11 @@ from pipelines.store.storage import Store
 LOG_PIECE_BYTES = 256 * 1024
 _ATTEMPT_STEP = 10**12
 """A cursor is this times the attempt, plus the number of bytes read of its log."""
+
+
+def cluster_name(store_uri: str, job_id: str) -> str:
+    """Return the name of a job on a cluster, which may serve several stores: job ids are unique in a store only."""
+    return f"{job_id}-{hashlib.sha256(store_uri.encode()).hexdigest()[:8]}"
 
 
 class Attempt(Record):

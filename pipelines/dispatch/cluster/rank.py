@@ -17,7 +17,7 @@ from typing import Protocol
 from alignment.contracts.jobs import Progress
 from alignment.contracts.values import Record
 from pipelines.contracts.jobs import JobStatus
-from pipelines.dispatch.cluster.attempts import Attempt, AttemptRecords
+from pipelines.dispatch.cluster.attempts import Attempt, AttemptRecords, cluster_name
 from pipelines.dispatch.cluster.board import Order
 from pipelines.dispatch.cluster.kept_work import KeptWork
 from pipelines.dispatch.environment import worker_environment
@@ -69,7 +69,7 @@ class BoardAccess(Protocol):
 
 def rank_folder(settings: Settings, job_id: str, rank: int) -> JobFolder:
     """Return the folder of a rank on its node."""
-    return JobFolder(settings.state_dir / "ranks" / f"{job_id}-{rank:05d}")
+    return JobFolder(settings.state_dir / "ranks" / f"{cluster_name(settings.store_uri, job_id)}-{rank:05d}")
 
 
 def free_port() -> int:

@@ -1,8 +1,9 @@
 """The engine of a Ray cluster: attempts are submitted through its Jobs API and recorded in the object store.
 
-A submission id is the job's id and the number of the attempt, so a second submit of an attempt finds the first. Jobs of
-Ray end with their cluster; everything that must survive it is in the store (see cluster/attempts.py), and any host with
-the settings can ask for a job. The driver and its ranks are in `pipelines.dispatch.cluster`.
+A submission id is the job's id, a digest of the store and the number of the attempt, so a second submit of an attempt
+finds the first, and installations with different stores may share a cluster. Jobs of Ray end with their cluster;
+everything that must survive it is in the store (see cluster/attempts.py), and any host with the settings can ask for a
+job. The driver and its ranks are in `pipelines.dispatch.cluster`.
 """
 
 import importlib.util
@@ -16,7 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from alignment.contracts.jobs import Placement
 from pipelines.contracts.jobs import JobHandle, JobRequest, JobStatus, LogChunk
-from pipelines.dispatch.cluster.attempts import Attempt, AttemptRecords
+from pipelines.dispatch.cluster.attempts import Attempt, AttemptRecords, cluster_name
 from pipelines.dispatch.cluster.shipping import ship_inputs
 from pipelines.dispatch.cluster.versions import our_version
 from pipelines.dispatch.engines.catalogue import Ray
@@ -192,7 +193,7 @@ class RayEngine:
         if state is not None and state.status.state in TERMINAL_STATES:
             return state.status
         try:
-            known = self._known(_submission_id(records.job_id, number))
+            known = self._known(self._submission_id(records.job_id, number))
         except ConnectionError as error:
             return self._status_without_cluster(records, number, error)
         if known.active:
@@ -225,7 +226,7 @@ class RayEngine:
             version=our_version(),
             created_at=time.time(),
         )
-        self._known(_submission_id(handle.job_id, number + 1))  # without a cluster no attempt is recorded
+        self._known(self._submission_id(handle.job_id, number + 1))  # without a cluster no attempt is recorded
         if records.create(number + 1, attempt):
             log.info("Job %s: attempt %d, log %s", handle.job_id, number + 1, records.log_uri(number + 1))
         self._submit(handle, number + 1)
@@ -237,7 +238,7 @@ class RayEngine:
     def _ensure_known(self, handle: JobHandle, number: int) -> None:
         """Submit a recorded attempt that Ray does not know: its submitter may have been killed in between."""
         try:
-            if not self._known(_submission_id(handle.job_id, number)).found:
+            if not self._known(self._submission_id(handle.job_id, number)).found:
                 self._submit(handle, number)
         except ConnectionError as error:
             log.warning("%s Job %s is left as it is.", error, handle.job_id)
@@ -251,7 +252,7 @@ class RayEngine:
 
     def _submit(self, handle: JobHandle, number: int) -> None:
         """Submit an attempt; a submission that Ray has already is the one that is wanted."""
-        submission_id = _submission_id(handle.job_id, number)
+        submission_id = self._submission_id(handle.job_id, number)
         arguments = [self.settings.store_uri, handle.job_id, str(number)]
         arguments += [shlex.join(self._worker)] if self._worker else []
         try:
@@ -271,9 +272,12 @@ class RayEngine:
         active = not info.status.is_terminal()
         return _Known(found=True, active=active, message=info.message or "" if info.status == "FAILED" else "")
 
+    def _submission_id(self, job_id: str, number: int) -> str:
+        return f"{cluster_name(self.settings.store_uri, job_id)}-a{number}"
+
     def _stop(self, handle: JobHandle, number: int) -> None:
         """Stop a submission that runs, and wait until Ray has ended its processes."""
-        submission_id = _submission_id(handle.job_id, number)
+        submission_id = self._submission_id(handle.job_id, number)
         deadline = time.monotonic() + STOP_SECONDS
         stopping = False
         while self._known(submission_id).active:
@@ -328,10 +332,6 @@ def _jobs_client(address: str, token: str) -> Any:
             return super()._do_request(method, endpoint, **{"timeout": HTTP_SECONDS, **fields})
 
     return Client(address, headers={"Authorization": f"Bearer {token}"} if token else None)
-
-
-def _submission_id(job_id: str, number: int) -> str:
-    return f"{job_id}-a{number}"
 
 
 def _lost(records: AttemptRecords, number: int, reason: str) -> JobStatus:

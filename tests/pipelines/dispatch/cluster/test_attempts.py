@@ -7,7 +7,7 @@ import pytest
 from alignment.contracts.jobs import Placement
 from pipelines.contracts.jobs import JobRequest, JobStatus
 from pipelines.dispatch.cluster import attempts
-from pipelines.dispatch.cluster.attempts import Attempt, AttemptRecords, LogWriter
+from pipelines.dispatch.cluster.attempts import Attempt, AttemptRecords, LogWriter, cluster_name
 from pipelines.store.storage import open_store
 
 
@@ -27,6 +27,12 @@ def make_attempt() -> Attempt:
         placement=Placement(),
     )
     return Attempt(request=request, grace_seconds=1, resize_seconds=1, version="1", created_at=7.0)
+
+
+def test_a_job_has_another_name_for_each_store_that_shares_a_cluster() -> None:
+    names = {cluster_name(store, "words-train-a-g0") for store in ("s3://staging", "s3://production")}
+    assert len(names) == 2
+    assert all(name.startswith("words-train-a-g0-") for name in names)
 
 
 def read_all(records: AttemptRecords, cursor: int = 0, *, finished: bool = False) -> tuple[list[str], int]:

@@ -17,6 +17,7 @@ import pytest
 from alignment.contracts.jobs import Placement
 from alignment.contracts.values import canonical_json
 from pipelines.contracts.jobs import JobHandle, JobRequest, JobStatus
+from pipelines.dispatch.cluster.attempts import cluster_name
 from pipelines.dispatch.engines.catalogue import Local, Ray
 from pipelines.dispatch.engines.interface import TERMINAL_STATES, Engine
 from pipelines.dispatch.engines.local import LocalEngine
@@ -51,8 +52,8 @@ ENGINES: dict[str, Callable[[Settings], Engine]] = {"local": make_local, "ray": 
 class Bench:
     """An engine over a fresh state folder, and ways to watch and to damage its jobs."""
 
-    folders = ("jobs/{}",)
-    """Folders of a job's processes, below those of `roots`."""
+    folder = "jobs"
+    """Folder of the folders of all jobs' processes, below those of `roots`."""
     patience = 1
     """Factor on every wait."""
 
@@ -79,9 +80,12 @@ class Bench:
 
     def job_dir(self, handle: JobHandle) -> Path:
         """Folder of the job's present processes: on the only host, or on the node that started them last."""
-        found = [root / folder.format(handle.job_id) for root in self.roots for folder in self.folders]
+        found = [root / self.folder / self.name_of(handle) for root in self.roots]
         started = {path: path / "supervisor.json" for path in found}
         return max(found, key=lambda path: started[path].stat().st_mtime if started[path].is_file() else 0.0)
+
+    def name_of(self, handle: JobHandle) -> str:
+        return handle.job_id
 
     def out(self, handle: JobHandle) -> Path:
         return self.job_dir(handle) / "work" / "out"
@@ -142,13 +146,16 @@ def wait_until(ready: Callable[[], Any], what: str, seconds: float) -> Any:
 class RayBench(Bench):
     """Jobs of one rank on a cluster of two nodes, each with its own state folder."""
 
-    folders = ("ranks/{}-00000",)
+    folder = "ranks"
     patience = 4
 
     def __init__(self, environ: dict[str, str], nodes: Any) -> None:
         environ = {**environ, "PLUMBLINE_RAY_ADDRESS": nodes.address, "RAY_AUTH_TOKEN": nodes.token}
         super().__init__("ray", environ)
         self.roots = [nodes.state_dir(node) for node in sorted(nodes.sessions)]
+
+    def name_of(self, handle: JobHandle) -> str:
+        return f"{cluster_name(self.settings.store_uri, handle.job_id)}-00000"
 
     def kill_watcher(self, handle: JobHandle) -> None:
         """Kill the driver, found by its command line."""
@@ -178,7 +185,7 @@ def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
     for handle in known:
         bench.engine.cancel(handle)
     for root in bench.roots:
-        for job_dir in (root / bench.folders[0]).parent.glob("*"):
+        for job_dir in (root / bench.folder).glob("*"):
             kill_marked(job_dir)
 
 
