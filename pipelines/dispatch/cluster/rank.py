@@ -46,9 +46,13 @@ class Place(Record):
     master_port: int
 
     def environment(self) -> dict[str, str]:
-        """Return the variables by which torch joins the ranks. Each rank sees the GPU that is reserved for it alone."""
+        """Return the variables by which torch joins the ranks. Each rank sees the GPU that is reserved for it alone.
+
+        A rank alone does not join a group, but its number tells the worker to start one process, not those of the
+        placement.
+        """
         if self.world == 1:
-            return {}
+            return {"RANK": "0"}
         return {
             "RANK": str(self.rank),
             "WORLD_SIZE": str(self.world),

@@ -195,4 +195,4 @@ def test_a_place_of_several_has_what_torch_needs() -> None:
         "MASTER_ADDR": "10.0.0.1",
         "MASTER_PORT": "7",
     }
-    assert place.model_copy(update={"rank": 0, "world": 1}).environment() == {}
+    assert place.model_copy(update={"rank": 0, "world": 1}).environment() == {"RANK": "0"}
