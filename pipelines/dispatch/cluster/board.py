@@ -3,6 +3,7 @@
 Ranks come in groups. Ray Train ends a group and starts another when nodes come, go or fail.
 """
 
+import time
 from typing import Literal
 
 from alignment.contracts.jobs import Progress
@@ -11,6 +12,10 @@ from pipelines.contracts.jobs import JobStatus
 
 Order = Literal["", "pause", "preempt", "cancel", "kill"]
 """An order to a rank: save and wait for the next group, save and end, end as cancelled, or end at once."""
+
+
+SILENT_SECONDS = 15.0
+"""A rank that has not reported for this long is gone, with its node: ranks report several times a second."""
 
 
 class News(Record):
@@ -35,6 +40,8 @@ class Board:
         self._group = ""
         self._world = 0
         self._paused: set[int] = set()
+        self._seen: dict[int, float] = {}
+        """Time of the last report of each rank of the group."""
         self._pausing = ""
         """The group that has to pause."""
         self._order: Order = ""
@@ -46,6 +53,8 @@ class Board:
         """Take a rank's new log lines and progress; return the order that holds for it."""
         if group != self._group:
             self._group, self._world, self._paused = group, world, set()
+            self._seen = dict.fromkeys(range(world), time.monotonic())
+        self._seen[rank] = time.monotonic()
         self._log.append(_marked(log, rank))
         if rank == 0 and progress is not None:
             self._progress = progress
@@ -74,8 +83,11 @@ class Board:
             self._paused.add(rank)
 
     def is_paused(self) -> bool:
-        """Return True when every rank of the group has saved its work, or there is no group to wait for."""
-        return not self._group or self._cause is not None or self._finished or len(self._paused) >= self._world
+        """Return True when every rank of the group has saved its work or is gone, or there is no group to wait for."""
+        if not self._group or self._cause is not None or self._finished:
+            return True
+        alive = {rank for rank, seen in self._seen.items() if time.monotonic() - seen < SILENT_SECONDS}
+        return alive <= self._paused
 
     def give(self, order: Order) -> None:
         """Give an order to all ranks, for good."""

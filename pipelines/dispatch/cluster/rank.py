@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing
 from pathlib import Path
 from typing import Protocol
@@ -130,7 +131,7 @@ class RankRun:
             finally:
                 kill_marked(self._folder.path)
         status = self._final_status()
-        self._kept.save(complete=True)
+        self._save(complete=True)
         self._report(to_end=True)
         if self._pausing and status.state == "preempted":
             self._wait_for_the_next_group(status)
@@ -144,9 +145,17 @@ class RankRun:
             if order or is_preempted():
                 self._obey(order or "pause", process)
             if time.monotonic() - self._saved_at > SAVE_EVERY_SECONDS:
-                self._kept.save()
+                self._save()
                 self._saved_at = time.monotonic()
             time.sleep(POLL_SECONDS)
+
+    def _save(self, *, complete: bool = False) -> None:
+        """Save the work to the store, and report meanwhile: a rank that is silent is taken for dead."""
+        with ThreadPoolExecutor(max_workers=1) as pool:
+            saving = pool.submit(self._kept.save, complete=complete)
+            while not wait([saving], timeout=POLL_SECONDS).done:
+                self._report()
+            saving.result()
 
     def _prepare(self) -> None:
         """End what an earlier group left on this node, and fetch the unfinished work."""

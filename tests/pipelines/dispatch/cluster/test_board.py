@@ -1,5 +1,7 @@
 """Orders and causes on the board of an attempt."""
 
+import pytest
+
 from alignment.contracts.jobs import Progress
 from pipelines.contracts.jobs import JobStatus
 from pipelines.dispatch.cluster.board import Board
@@ -57,6 +59,21 @@ def test_a_pause_is_for_one_group_and_waits_for_all_its_ranks() -> None:
     board.paused("first", 1)
     assert board.is_paused()
     assert board.report("second", 0, 1, b"", None) == ""
+
+
+def test_a_pause_does_not_wait_for_a_rank_that_died(monkeypatch: pytest.MonkeyPatch) -> None:
+    board, now = Board(), [100.0]
+    monkeypatch.setattr("pipelines.dispatch.cluster.board.time.monotonic", lambda: now[0])
+    for rank in (0, 1):
+        board.report("g", rank, 2, b"", None)
+    board.pause()
+    now[0] += 14
+    board.report("g", 0, 2, b"", None)
+    assert not board.is_paused()
+    now[0] += 2
+    assert not board.is_paused(), "rank 0 is alive and has not saved its work"
+    board.paused("g", 0)
+    assert board.is_paused(), "rank 1 is gone"
 
 
 def test_an_order_for_good_outlives_a_group() -> None:

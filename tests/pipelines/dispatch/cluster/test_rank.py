@@ -15,6 +15,7 @@ from alignment.contracts.jobs import Placement
 from pipelines.contracts.jobs import JobRequest
 from pipelines.dispatch.cluster.attempts import Attempt, AttemptRecords
 from pipelines.dispatch.cluster.board import Board
+from pipelines.dispatch.cluster.kept_work import KeptWork
 from pipelines.dispatch.cluster.rank import Place, RankRun, rank_folder
 from pipelines.host import _marked_pids, kill_marked
 from pipelines.settings import Settings, load_settings
@@ -96,6 +97,30 @@ def test_success_reaches_the_board_with_the_log(start: Callable[..., Node], boar
     assert (news.progress.done, news.progress.total) == (2, 2)
     assert b"number 1\nnumber 2\n" in news.log
     assert open_store(node.settings.store_uri).read_manifest(node.request.output_uri) is not None
+
+
+def test_a_rank_reports_while_it_saves_a_lot(
+    start: Callable[..., Node], board: Board, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The upload of a large checkpoint takes minutes; a rank that is silent would be taken for dead."""
+    saving, reports = threading.Event(), list[bool]()
+    save, report = KeptWork.save, board.report
+
+    def slow(kept: KeptWork, *, complete: bool = False) -> None:
+        saving.set()
+        time.sleep(2)
+        saving.clear()
+        save(kept, complete=complete)
+
+    def counted(*arguments: Any) -> Any:
+        reports.append(saving.is_set())
+        return report(*arguments)
+
+    monkeypatch.setattr(KeptWork, "save", slow)
+    monkeypatch.setattr(board, "report", counted)
+    start("a", count=2).thread.join(timeout=30)
+    assert board.take().finished
+    assert sum(reports) >= 4
 
 
 def test_a_notice_pauses_and_another_node_continues_without_loss(start: Callable[..., Node], board: Board) -> None:
