@@ -56,6 +56,10 @@ class Bench:
     """Folder of the folders of all jobs' processes, below those of `roots`."""
     patience = 1
     """Factor on every wait."""
+    surely_saved = 3
+    """Count at which an earlier one has been saved where a later attempt finds it."""
+    orphan_seconds = 3
+    """Longest life of a job's processes after their watcher was killed and the job was cancelled."""
 
     def __init__(self, name: str, environ: dict[str, str]) -> None:
         self.name = name
@@ -123,9 +127,10 @@ class Bench:
             30 * self.patience,
         )
 
-    def wait_for_nothing_left(self, handle: JobHandle) -> None:
+    def wait_for_nothing_left(self, handle: JobHandle, seconds: float = 0.0) -> None:
         """Wait until no process is left; the supervisor still has to exit after its last write."""
-        wait_until(lambda: not _marked_pids(self.job_dir(handle)), "every process to be gone", 3 * self.patience)
+        seconds = seconds or 3 * self.patience
+        wait_until(lambda: not _marked_pids(self.job_dir(handle)), "every process to be gone", seconds)
 
     def log(self, handle: JobHandle, cursor: int = 0) -> list[str]:
         lines: list[str] = []
@@ -148,6 +153,8 @@ class RayBench(Bench):
 
     folder = "ranks"
     patience = 4
+    surely_saved = 50  # ranks save every two seconds
+    orphan_seconds = 60  # they end by themselves, on whatever node they are
 
     def __init__(self, environ: dict[str, str], nodes: Any) -> None:
         environ = {**environ, "PLUMBLINE_RAY_ADDRESS": nodes.address, "RAY_AUTH_TOKEN": nodes.token}
@@ -303,7 +310,7 @@ def test_sigterm_to_the_worker_alone_is_a_preemption_too(bench: Bench) -> None:
 def test_a_killed_supervisor_is_lost_and_a_new_submit_kills_its_processes(bench: Bench) -> None:
     request = bench.request(count=600)
     handle = bench.engine.submit(request)
-    bench.wait_for_count(handle, 3)
+    bench.wait_for_count(handle, bench.surely_saved)
     first = bench.pids(handle)
     bench.kill_watcher(handle)
     bench.wait_for(handle, "lost")
@@ -311,7 +318,7 @@ def test_a_killed_supervisor_is_lost_and_a_new_submit_kills_its_processes(bench:
         assert _start_ticks(first["worker"]) is not None, "the worker continues without its supervisor until a submit"
     bench.engine.submit(request)
     old = [first["worker"], first["child"]]
-    seconds = 0.1 if bench.name == "local" else 60  # on a cluster they end by themselves, on whatever node they are
+    seconds = 0.1 if bench.name == "local" else bench.orphan_seconds
     wait_until(lambda: not any(map(_start_ticks, old)), "the processes of the first attempt to end", seconds)
     wait_until(lambda: bench.has_pids_other_than(handle, first), "another worker", 30 * bench.patience)
     bench.wait_for_count(handle, 5, attempt=2)
@@ -321,7 +328,7 @@ def test_a_killed_supervisor_is_lost_and_a_new_submit_kills_its_processes(bench:
 
 
 def test_cancel_ends_every_process_and_a_new_submit_resumes(bench: Bench) -> None:
-    request = bench.request(count=20)
+    request = bench.request(count=20 * bench.patience)
     handle = bench.engine.submit(request)
     bench.wait_for_count(handle, 3)
     bench.engine.cancel(handle)
@@ -349,7 +356,7 @@ def test_cancel_of_a_lost_job_kills_its_processes(bench: Bench) -> None:
     bench.wait_for(handle, "lost")
     bench.engine.cancel(handle)
     assert bench.engine.status(handle).state == "cancelled"
-    bench.wait_for_nothing_left(handle)
+    bench.wait_for_nothing_left(handle, bench.orphan_seconds)
 
 
 def test_cancel_of_a_finished_or_unknown_job_changes_nothing(bench: Bench) -> None:
