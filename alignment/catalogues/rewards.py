@@ -13,6 +13,8 @@ class RewardParams(Record):
     implementation: ClassVar[str]
     trained_on: ClassVar[tuple[str, ...]] = ()
     """Data sets whose labels the published weights learnt from, by the names that a project may give its sources."""
+    encoder_family: ClassVar[str] = ""
+    """Pre-trained encoder of the published weights; empty for local weights."""
     components: ClassVar[tuple[str, ...]] = ("",)
     """Sub-folders of the judge's folder with config.json and safetensors; "" is the folder itself."""
     files: ClassVar[tuple[str, ...]] = ()
@@ -38,6 +40,7 @@ class PickScore(RewardParams):
     """
 
     implementation: ClassVar[str] = "alignment.rewards.pickscore:PickScoreScorer"
+    encoder_family: ClassVar[str] = "clip_vit_h_14"
     trained_on: ClassVar[tuple[str, ...]] = ("pick_a_pic", "pick_a_pic_v1", "pick_a_pic_v2")
 
     kind: Literal["pickscore"] = "pickscore"
@@ -47,6 +50,7 @@ class HpsV2(RewardParams):
     """HPSv2 or 2.1: cos(text, image) of a CLIP ViT-H/14 tuned on HPD v2, about 0.27 (times 100 on the leaderboard)."""
 
     implementation: ClassVar[str] = "alignment.rewards.hpsv2:HpsV2Scorer"
+    encoder_family: ClassVar[str] = "clip_vit_h_14"
     trained_on: ClassVar[tuple[str, ...]] = ("hpd_v2", "hpdv2")
 
     kind: Literal["hpsv2"] = "hpsv2"
@@ -63,6 +67,7 @@ class HpsV3(RewardParams):
     """
 
     implementation: ClassVar[str] = "alignment.rewards.hpsv3:HpsV3Scorer"
+    encoder_family: ClassVar[str] = "qwen2_vl_7b"
     trained_on: ClassVar[tuple[str, ...]] = (
         *("hpd_v3", "hpdv3", "hpd_v2", "hpdv2"),
         *("pick_a_pic", "pick_a_pic_v1", "pick_a_pic_v2", "image_reward_db"),
@@ -76,6 +81,7 @@ class ImageReward(RewardParams):
     """ImageReward: BLIP with cross-attention and a small network, trained on ImageRewardDB; about standard normal."""
 
     implementation: ClassVar[str] = "alignment.rewards.imagereward:ImageRewardScorer"
+    encoder_family: ClassVar[str] = "blip_vit_l_16"
     trained_on: ClassVar[tuple[str, ...]] = ("image_reward_db",)
     files: ClassVar[tuple[str, ...]] = ("tokenizer.json",)
 
@@ -105,6 +111,7 @@ class AestheticV2(RewardParams):
     """LAION's improved aesthetic predictor: five linear layers on CLIP ViT-L/14's image embedding, about 1 to 10."""
 
     implementation: ClassVar[str] = "alignment.rewards.aesthetic:AestheticV2Scorer"
+    encoder_family: ClassVar[str] = "clip_vit_l_14"
     trained_on: ClassVar[tuple[str, ...]] = ("simulacra_aesthetic_captions", "logos", "ava")
     components: ClassVar[tuple[str, ...]] = ("embedder",)
     files: ClassVar[tuple[str, ...]] = ("head.json", "head.safetensors")

@@ -81,6 +81,12 @@ def _gate_faults(evaluation: EvaluationSection, policy: GatePolicy) -> Iterator[
                 f"gate.{field} is {required}, but evaluation has {judges} judge{'s' * (judges != 1)}, so no more can"
                 f" vote. Add [[evaluation.judges]], or lower gate.{field}."
             )
+    families = {judge.encoder_family or judge.scorer.encoder_family or judge.name for judge in evaluation.judges}
+    if len(families) < policy.families <= judges:
+        yield (
+            f"gate.required_families is {policy.required_families}, but all judges have the encoder"
+            f" {' or '.join(sorted(families))}. Add a judge with another encoder, or set gate.required_families = 1."
+        )
     for table, names in (("gate.guards", policy.guards), ("gate.detectors.drift", policy.detectors.drift)):
         for name in sorted(set(names) - set(guards)):
             known = f"The guards are {', '.join(guards)}." if guards else "There are no guards."

@@ -97,13 +97,19 @@ class DetectorRules(Record):
 class GatePolicy(ValueObject):
     """Requirements for a candidate. The defaults suit a production model with about 1600 prompts and three judges."""
 
-    schema_version: int = 2
+    schema_version: int = 3
     mode: Literal["off", "dry_run", "enforce"] = "enforce"
     """off: promotion is only by hand; dry_run: verdicts have no consequence; enforce: the alias follows the verdict."""
     minimum_prompts: PositiveInt = 1000
     """Fewest prompts of a valid evaluation."""
     required_judges: PositiveInt = 2
     """Number of voting judges that must prefer the candidate: k of n in a partial conjunction test."""
+    veto: bool = True
+    """A voting judge that votes against the candidate holds it, however many judges prefer it. False: votes are only
+    counted, and judges that can be gamed together outvote one that cannot."""
+    required_families: PositiveInt = 2
+    """Number of encoder families that the judges in favour must come from, at most required_judges. Judges with one
+    encoder have the same blind spots: PickScore and HPSv2 are both a CLIP ViT-H."""
     minimum_voting_judges: PositiveInt = 1
     """Number of judges that must be allowed to vote. At least required_judges must be, even if this is smaller."""
     superiority: Literal["wilcoxon", "win_rate"] = "wilcoxon"
@@ -147,6 +153,11 @@ class GatePolicy(ValueObject):
         days, names = self.maximum_calibration_age_days, self.calibration_generators
         drawn = f"drawn by {' or '.join(names)}" if names else "of any generator"
         return f"{drawn} and not older than {days:g} days" if days else drawn
+
+    @property
+    def families(self) -> int:
+        """Smallest number of encoder families of the judges in favour."""
+        return min(self.required_families, self.required_judges)
 
     @property
     def voting_judges(self) -> int:

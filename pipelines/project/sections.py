@@ -134,6 +134,9 @@ class JudgeSection(Section):
     """Kind of scorer, with its parameters."""
     trained_on: tuple[str, ...] = ()
     """Sources of the labels that it was trained on, besides those already known for published weights."""
+    encoder_family: str = ""
+    """Family of its encoder, such as `"clip_vit_h_14"`, if Plumbline cannot tell: it knows the published judges, and
+    finds weights that were fine-tuned from one encoder."""
 
     @model_validator(mode="after")
     def _has_its_weights(self) -> Self:

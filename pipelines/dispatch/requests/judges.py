@@ -6,6 +6,7 @@ from alignment.contracts.judges import Judge
 from alignment.contracts.values import canonical_json, folder_digest
 from pipelines.contracts.jobs import JobInput
 from pipelines.dispatch.cached_digests import file_fingerprints, weights_identity
+from pipelines.dispatch.encoders import shared_encoders
 from pipelines.dispatch.inputs import hash_cache_dir
 from pipelines.dispatch.model_folders import check_scorer_folder, local_folder
 from pipelines.project.sections import REWARD_SCHEME, JudgeSection
@@ -28,8 +29,20 @@ def judge_of(workspace: Workspace, section: JudgeSection) -> Judge:
 
 
 def judge_inputs(workspace: Workspace, sections: tuple[JudgeSection, ...]) -> dict[Judge, tuple[JobInput, ...]]:
-    """Return each judge as it appears in the spec, with the folder of its weights; none for a judge without weights."""
-    return dict(_judge_input(workspace, section) for section in sections)
+    """Return each judge as it appears in the spec, with the folder of its weights; none for a judge without weights.
+
+    Judges whose weights show that they share an encoder get one encoder family, unless the project states another.
+    """
+    found = [_judge_input(workspace, section) for section in sections]
+    local = [(section, local_folder(section.uri, workspace.settings)) for section in sections if _is_folder(section)]
+    shared = shared_encoders({section.name: (folder, section.scorer) for section, folder in local})
+    families = {section.name: section.encoder_family or shared.get(section.name) for section in sections}
+    return {judge.model_copy(update={"encoder_family": families[judge.name]}): weights for judge, weights in found}
+
+
+def _is_folder(section: JudgeSection) -> bool:
+    """Return True for a scorer whose weights are a user's folder."""
+    return section.scorer.has_weights and not section.uri.startswith(REWARD_SCHEME)
 
 
 def _judge_input(workspace: Workspace, section: JudgeSection) -> tuple[Judge, tuple[JobInput, ...]]:

@@ -59,7 +59,8 @@ def test_every_field_is_documented_with_its_default() -> None:
     plain |= {f"slices.{name}": value for name, value in SliceRule().model_dump().items()}
     plain |= {f"power.{name}": value for name, value in PowerRule().model_dump().items()}
     for name, value in plain.items():
-        shown = f"{value:g}" if isinstance(value, (int, float)) else f"`{value}`"
+        number = f"{value:g}" if isinstance(value, (int, float)) else f"`{value}`"
+        shown = str(value).lower() if isinstance(value, bool) else number
         assert re.search(rf"^\| `{re.escape(name)}` \| {re.escape(shown)} \|", DOCS, flags=re.MULTILINE), name
     for name, detector in DetectorRules():
         if name != "drift":

@@ -6,10 +6,13 @@ the mean). The first two count prompts and ignore how large a loss is.
 
 Votes are a partial conjunction: with n voting judges of which k must agree, there are n - k + 1 chances of a false
 result, so each vote's level is divided by that number (nothing changes when k = n). For 2 of 3 that is p = 2 p(2).
+
+Two judges with one pre-trained encoder can be gamed by one flaw of it. The votes must therefore come from several
+encoder families, and a judge that votes against the candidate is a veto unless the policy says otherwise.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from alignment.contracts.calibration import Calibration
@@ -100,18 +103,23 @@ def _refusal(judge: Judge, calibration: Calibration | None, evidence: Evidence) 
 
 def superiority_checks(evidence: Evidence, voting: Sequence[Comparison]) -> list[Finding]:
     """Return the findings of each vote, and the finding that counts the votes."""
-    required = evidence.policy.required_judges
-    chances = max(1, len(voting) - required + 1)
+    chances = max(1, len(voting) - evidence.policy.required_judges + 1)
     lines: list[Finding] = []
-    stances: list[Stance] = []
+    stances: dict[str, Stance] = {}
     for comparison in voting:
-        findings, stance = _vote(evidence, comparison, chances)
+        findings, stances[comparison.scorer] = _vote(evidence, comparison, chances)
         lines += findings
-        stances.append(stance)
-    in_favour = stances.count("prefers")
+    families = [_families(evidence, stances)] if evidence.policy.families > 1 else []
+    vetoes = [_veto(stances)] if evidence.policy.veto else []
+    return [*lines, _count(evidence, list(stances.values())), *families, *vetoes]
+
+
+def _count(evidence: Evidence, stances: Sequence[Stance]) -> Finding:
+    """Check that enough judges prefer the candidate."""
+    required, in_favour = evidence.policy.required_judges, stances.count("prefers")
     passed = in_favour >= required
     out_of_reach = in_favour + stances.count("is undecided about") < required
-    explanation = f"{in_favour} of {len(voting)} voting judges prefer the candidate; {required} are required."
+    explanation = f"{in_favour} of {len(stances)} voting judges prefer the candidate; {required} are required."
     if not passed:
         explanation += _refusals(stances) if out_of_reach else " More prompts may decide the undecided judges."
     check = GateCheck(
@@ -124,8 +132,58 @@ def superiority_checks(evidence: Evidence, voting: Sequence[Comparison]) -> list
         note="" if passed or out_of_reach else "undecided",
         explanation=explanation,
     )
-    allows: Verdict = "promote" if passed else "hold" if out_of_reach else "inconclusive"
-    return [*lines, Finding(check, allows)]
+    return Finding(check, _allowed(passed, out_of_reach=out_of_reach))
+
+
+def _allowed(passed: bool, *, out_of_reach: bool) -> Verdict:
+    return "promote" if passed else "hold" if out_of_reach else "inconclusive"
+
+
+def _families(evidence: Evidence, stances: Mapping[str, Stance]) -> Finding:
+    """Check that the judges in favour do not all have one encoder."""
+    required = evidence.policy.families
+    family_of = {judge.name: judge.family for judge in evidence.report.spec.judges}
+    in_favour = {family_of[judge] for judge, stance in stances.items() if stance == "prefers"}
+    possible = {family_of[judge] for judge, stance in stances.items() if stance in ("prefers", "is undecided about")}
+    passed, out_of_reach = len(in_favour) >= required, len(possible) < required
+    more = "" if passed or out_of_reach else " More prompts may decide the undecided judges."
+    check = GateCheck(
+        kind="families",
+        relation=">=",
+        bound=required,
+        measured=len(in_favour),
+        passed=passed,
+        family="votes",
+        note="" if passed or out_of_reach else "undecided",
+        explanation=f"The judges in favour have {_encoders(len(in_favour))}; {required} are required, because judges"
+        f" with one encoder have the same blind spots.{more}",
+    )
+    return Finding(check, _allowed(passed, out_of_reach=out_of_reach))
+
+
+def _encoders(number: int) -> str:
+    return "1 encoder family" if number == 1 else f"{number} encoder families"
+
+
+def _veto(stances: Mapping[str, Stance]) -> Finding:
+    """Check that no voting judge votes against the candidate."""
+    against = [judge for judge, stance in stances.items() if stance == "votes against"]
+    explanation = (
+        f"{' and '.join(against)} {'votes' if len(against) == 1 else 'vote'} against the candidate, which is a veto:"
+        " the other judges may share a flaw. gate.veto = false counts votes only."
+        if against
+        else "No voting judge votes against the candidate."
+    )
+    check = GateCheck(
+        kind="veto",
+        relation="<=",
+        bound=0,
+        measured=len(against),
+        passed=not against,
+        family="votes",
+        explanation=explanation,
+    )
+    return Finding(check, "hold" if against else "promote")
 
 
 def _refusals(stances: Sequence[Stance]) -> str:

@@ -79,3 +79,63 @@ def test_a_certain_mean_loss_votes_against_and_an_uncertain_one_does_not() -> No
     assert (clear.verdict, doubtful.verdict) == ("hold", "inconclusive")
     assert "its losses may be larger" in explanation(clear, "mean_gain:judge_1")
     assert "3 vote against it" in clear.reasons[0]
+
+
+# --- veto and families ----------------------------------------------------------------------------------------------
+
+
+HACKED_PAIR = Truth("two judges hacked by 0.5 sd, one loses 0.5", (0.5, 0.5, -0.5), good=False)
+
+
+def test_two_hacked_judges_do_not_outvote_one_that_votes_against() -> None:
+    decisions = [judged(HACKED_PAIR, seed=seed) for seed in range(20)]
+    assert {decision.verdict for decision in decisions} == {"hold"}
+    assert check(decisions[0], "preferred_by_judges").passed, "two of three prefer it"
+    assert decisions[0].reasons == (explanation(decisions[0], "veto"),)
+    assert "judge_3 votes against the candidate" in explanation(decisions[0], "veto")
+
+
+def test_without_the_veto_votes_are_only_counted() -> None:
+    decision = judged(HACKED_PAIR, world=world_of(veto=False))
+    assert decision.verdict == "promote"
+    assert "veto" not in {line.kind for line in decision.checks}
+
+
+def test_a_judge_that_is_undecided_is_no_veto() -> None:
+    decision = judged(Truth("t", (0.5, 0.5, 0.0)))
+    assert (decision.verdict, check(decision, "veto").passed) == ("promote", True)
+
+
+def with_families(monkeypatch: pytest.MonkeyPatch, *families: str) -> None:
+    plain = simulation._judge
+
+    def judge(name: str, sources: tuple[str, ...]) -> Any:
+        made = plain(name, sources)
+        index = int(name.removeprefix("judge_")) - 1 if name.startswith("judge_") else None
+        return made if index is None else made.model_copy(update={"encoder_family": families[index]})
+
+    monkeypatch.setattr(simulation, "_judge", judge)
+
+
+def test_votes_of_one_encoder_family_are_not_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    with_families(monkeypatch, "clip_vit_h_14", "clip_vit_h_14", "blip_vit_l_16")
+    decision = judged(Truth("t", (0.5, 0.5, 0.0)))
+    assert decision.verdict == "hold"
+    assert check(decision, "families").measured == 1
+    assert explanation(decision, "families").startswith("The judges in favour have 1 encoder family; 2 are required")
+
+
+def test_an_undecided_judge_of_another_family_leaves_the_verdict_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    with_families(monkeypatch, "clip_vit_h_14", "clip_vit_h_14", "blip_vit_l_16")
+    decision = judged(Truth("t", (0.5, 0.5, 0.07)), world=world_of(400))
+    assert check(decision, "families").note == "undecided"
+    assert decision.verdict == "inconclusive"
+
+
+@pytest.mark.parametrize("policy", [{"required_families": 1}, {"required_judges": 1}])
+def test_one_family_is_enough_where_the_policy_needs_one(
+    policy: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_families(monkeypatch, "clip_vit_h_14", "clip_vit_h_14", "blip_vit_l_16")
+    decision = judged(Truth("t", (0.5, 0.5, 0.0)), world=world_of(**policy))
+    assert decision.verdict == "promote"
