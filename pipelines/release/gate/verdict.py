@@ -8,8 +8,8 @@ The verdicts, from the strongest to the weakest:
 - `hold`: the evidence is against the candidate. Even if every undecided judge voted for it, it would have too few
   votes; or a guard failed, a slice got worse, or a blocking detector found a hacked judge; or the candidate already is
   the champion.
-- `inconclusive`: the evidence is sound but insufficient: judges or guards are undecided, or the prompts are too few to
-  find the effect size that the policy states. More prompts may settle it.
+- `inconclusive`: the evidence is sound but insufficient: judges or guards are undecided, perhaps because the prompts are
+  too few to find the effect size that the policy states. More prompts may settle it.
 - `promote`: at least the required number of voting judges prefer the candidate, and every other check passed.
 
 Each family of checks has a file in `checks`. Each finding names the best verdict that it allows; the strongest of these
@@ -45,15 +45,16 @@ def decide(evidence: Evidence) -> GateDecision:
 
 def _findings(evidence: Evidence) -> list[Finding]:
     ballot_lines, voting = ballots(evidence)
+    votes = superiority_checks(evidence, voting)
     return [
         *identity_checks(evidence),
         *soundness_checks(evidence),
         *ballot_lines,
-        *superiority_checks(evidence, voting),
+        *votes,
         *guard_checks(evidence),
         *slice_checks(evidence, voting),
         *detector_checks(evidence, voting),
-        *power_checks(evidence, voting),
+        *power_checks(evidence, voting, found=all(vote.allows == "promote" for vote in votes)),
     ]
 
 

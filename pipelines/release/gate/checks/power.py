@@ -1,4 +1,8 @@
-"""Check the statistical power: the prompts must be enough to find an effect worth finding, or a verdict is chance."""
+"""Check the statistical power: were the prompts enough to find an effect worth finding?
+
+Power qualifies the absence of evidence. Where the votes found too little, low power says that more prompts may find it.
+Where they found a significant gain, low power says only that its size is probably overestimated.
+"""
 
 from collections.abc import Callable, Sequence
 
@@ -17,15 +21,16 @@ from pipelines.project.gate import GatePolicy
 from pipelines.release.gate.checks.interface import Evidence, Finding
 
 
-def power_checks(evidence: Evidence, voting: Sequence[Comparison]) -> list[Finding]:
+def power_checks(evidence: Evidence, voting: Sequence[Comparison], *, found: bool) -> list[Finding]:
     """Return the power of the votes for the policy's effect and, for each guard with a margin, the chance that it holds
     if nothing changed, from the measured standard deviation.
 
-    Only the first decides: a guard with too few prompts is already undecided in its own check.
+    Only the first decides, and only when the votes have not found a gain (`found`). A guard with too few prompts is
+    already undecided in its own check.
     """
     if len(voting) < evidence.policy.required_judges or not evidence.policy.power.required:
         return []
-    return [_votes(evidence, voting), *_guards(evidence)]
+    return [_votes(evidence, voting, found=found), *_guards(evidence)]
 
 
 def _vote_power(
@@ -48,7 +53,7 @@ def _vote_power(
     return at
 
 
-def _votes(evidence: Evidence, voting: Sequence[Comparison]) -> Finding:
+def _votes(evidence: Evidence, voting: Sequence[Comparison], *, found: bool) -> Finding:
     policy, prompts = evidence.policy, evidence.report.num_prompts
     ties = max(comparison.ties / max(1, comparison.num_prompts) for comparison in voting)
     power_at = _vote_power(policy, judges=len(voting), level=evidence.level, tie_share=min(1.0, max(0.0, ties)))
@@ -56,18 +61,21 @@ def _votes(evidence: Evidence, voting: Sequence[Comparison]) -> Finding:
     passed = power >= required
     needed = None if passed else prompts_needed(power_at, required)
     more = "" if passed else f" Use {needed} prompts." if needed else " No number of prompts is enough."
+    if found and not passed:
+        more = " The votes found a gain all the same, so this does not decide; its size is probably overestimated."
     check = GateCheck(
         kind="power",
         relation=">=",
         bound=required,
         measured=power,
         passed=passed,
+        decisive=not found,
         family="power",
-        note="" if passed else "undecided",
+        note="" if passed else "warning" if found else "undecided",
         explanation=f"With {prompts} prompts, an effect of {policy.power.effect:g} standard deviations"
         f" ({_in_units(evidence, voting)}) is found with probability {power:.3f}; {required:g} is required.{more}",
     )
-    return Finding(check, "promote" if passed else "inconclusive")
+    return Finding(check, "promote" if passed or found else "inconclusive")
 
 
 def _in_units(evidence: Evidence, voting: Sequence[Comparison]) -> str:

@@ -121,8 +121,8 @@ def test_ties_count_in_simulated_comparisons() -> None:
     assert rates[0.5][1] == rates[0.0][1]
 
 
-def test_too_few_prompts_for_the_stated_power_are_inconclusive() -> None:
-    decision = _simulate(world_of(300), Truth("clear gain", (0.6,)), np.random.default_rng(0))
+def test_no_gain_on_too_few_prompts_for_the_stated_power_is_inconclusive() -> None:
+    decision = _simulate(world_of(300), Truth("small gain", (0.1,)), np.random.default_rng(0))
     assert decision.verdict == "inconclusive"
     (power,) = [check for check in decision.checks if check.name == "power"]
     assert not power.passed

@@ -246,12 +246,21 @@ def test_a_gain_that_persists_under_other_prompts_is_style(monkeypatch: pytest.M
 # --- power ----------------------------------------------------------------------------------------------------------
 
 
-def test_power_decides_for_votes_and_informs_for_guards() -> None:
-    few = judged(Truth("t", (0.6,)), prompts=400)
+def test_power_decides_where_the_votes_found_nothing_and_informs_for_guards() -> None:
+    few = judged(Truth("t", (0.08,)), prompts=400)
     assert few.verdict == "inconclusive"
     assert (check(few, "power").note, check(few, "power").decisive) == ("undecided", True)
+    assert "Use 581 prompts." in check(few, "power").explanation
     assert not check(few, "power:g").decisive
-    assert judged(Truth("t", (0.6,)), prompts=400, power=PowerRule(effect=0.25)).verdict == "promote"
+
+
+def test_a_significant_gain_is_never_inconclusive_for_lack_of_power() -> None:
+    """A win rate of 75 % on 500 prompts, which is significant and cannot be chance."""
+    clear = judged(Truth("t", (0.95,)), prompts=500)
+    assert clear.verdict == "promote"
+    assert not check(clear, "power").passed
+    assert (check(clear, "power").note, check(clear, "power").decisive) == ("warning", False)
+    assert check(clear, "power").explanation.endswith("its size is probably overestimated.")
     assert not [c for c in judged(Truth("t", (0.6,)), power=PowerRule(required=0.0)).checks if c.family == "power"]
 
 
