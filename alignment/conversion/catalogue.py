@@ -20,6 +20,8 @@ class JudgeImport(Record):
     base: str = ""
     """Description of --base; empty where none is needed."""
     needs_template: bool = False
+    reads_prompt: bool = True
+    """False for a kind that scores the image alone."""
     published: dict[str, Sha256] = Field(default_factory=dict)
     """File name to the sha256 of the published file. If any is listed, the source must match one of them, or the user
     must pass the sha256 of another file with --sha256."""
@@ -84,6 +86,7 @@ IMPORTS: tuple[JudgeImport, ...] = (
     JudgeImport(
         kind="aesthetic_v1",
         implementation="alignment.conversion.folders:import_head",
+        reads_prompt=False,
         source="sa_0_4_vit_{l_14,b_32,b_16}_linear.pth of LAION-AI/aesthetic-predictor",
         base="folder of the OpenAI CLIP that the file name states",
         published={
@@ -95,6 +98,7 @@ IMPORTS: tuple[JudgeImport, ...] = (
     JudgeImport(
         kind="aesthetic_v2",
         implementation="alignment.conversion.folders:import_head",
+        reads_prompt=False,
         source="sac+logos+ava1-l14-linearMSE.pth of christophschuhmann/improved-aesthetic-predictor",
         base="folder of openai/clip-vit-large-patch14",
         published={

@@ -12,11 +12,17 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
 from alignment.catalogues.lookup import resolve
+from alignment.catalogues.rewards import REWARDS
+from alignment.contracts.judges import Judge
 from alignment.conversion.catalogue import ImportRecord, ImportRequest, JudgeImport, find_import
 from alignment.conversion.folders import weights_files
 from alignment.files.durable import content_digest, file_sha256, publish_folder, write_json
 from alignment.jobs.outcome import read_object
+from alignment.rewards.blindness import check_sight
+from alignment.rewards.interface import load_scorer
 
 RECORD_FILE = "import.json"
 
@@ -54,12 +60,22 @@ def _import_judge(request: ImportRequest, out: Path) -> ImportRecord:
     draft = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
         resolve(entry.implementation)(request, draft)
+        _check_scores(entry, request, draft)
         write_json(draft / RECORD_FILE, record.model_dump(mode="json"))
         draft.chmod(0o755)
         publish_folder(draft, out)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return record
+
+
+def _check_scores(entry: JudgeImport, request: ImportRequest, draft: Path) -> None:
+    """Load the scorer and score some pictures. ValueError when it is damaged, or blind to the image or the prompt."""
+    params = next(reward for reward in REWARDS if reward.model_fields["kind"].default == entry.kind)
+    judge = Judge(name=entry.kind, scorer=params(), weights_digest="0" * 64)
+    reads_prompt = entry.reads_prompt and not (entry.kind == "clip_head" and request.reads == "image")
+    scorer = load_scorer(judge, draft, torch.device("cpu"))
+    check_sight(scorer, reads_prompt=reads_prompt, what=f"{entry.kind} judge from {request.source}")
 
 
 def _check_request(entry: JudgeImport, request: ImportRequest, out: Path) -> None:

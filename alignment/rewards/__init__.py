@@ -2,6 +2,7 @@
 
 __all__ = [
     "affine_head",
+    "blindness",
     "clip_head",
     "clip_model",
     "clip_vocabulary",

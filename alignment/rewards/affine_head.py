@@ -8,6 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from alignment.rewards.dead_weights import check_alive
+
 Activation = Literal["none", "relu", "gelu"]
 _ACTIVATIONS: dict[str, type[nn.Module]] = {"none": nn.Identity, "relu": nn.ReLU, "gelu": nn.GELU}
 
@@ -61,6 +63,7 @@ class AffineHead(nn.Module):
         wrong += [f"holds {name}, which no layer uses" for name in sorted(set(weights) - read)]
         if wrong:
             raise ValueError(f"The head in {folder} {' and '.join(wrong)}. Import the judge again.")
+        check_alive(weights, f"head in {folder}")
         return cls(layers, activation).eval().requires_grad_(False)
 
 

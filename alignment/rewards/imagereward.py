@@ -22,6 +22,7 @@ from transformers import AutoTokenizer, BlipTextConfig, BlipTextModel, BlipVisio
 from alignment.catalogues.rewards import ImageReward
 from alignment.rewards.affine_head import AffineHead
 from alignment.rewards.clip_model import DTYPE, PROCESSOR_BACKEND
+from alignment.rewards.dead_weights import check_alive
 from alignment.rewards.interface import scorer_digest
 from alignment.rewards.judge_files import read_json, require_files
 
@@ -142,4 +143,5 @@ def _tower(model: nn.Module, weights: dict[str, Tensor], prefix: str, device: to
         model.load_state_dict(_part(weights, prefix))
     except RuntimeError as error:
         raise ValueError(f"The weights {prefix}* do not fit config.json: {error}. Import the judge again.") from error
+    check_alive(dict(model.named_parameters()), f"part {prefix}* of ImageReward")
     return model.to(device).eval().requires_grad_(False)

@@ -24,6 +24,7 @@ from alignment.contracts.reward_models import HeadFile, check_mixture
 from alignment.files.durable import write_json
 from alignment.files.tensors import write_tensors
 from alignment.rewards.clip_model import DTYPE, PROCESSOR_BACKEND, ClipModel
+from alignment.rewards.dead_weights import check_alive
 from alignment.rewards.interface import scorer_digest
 from alignment.rewards.pal_head import PreferenceHead
 
@@ -102,6 +103,8 @@ def _read_head(folder: Path) -> tuple[PreferenceHead, HeadFile]:
         head.load_state_dict(tensors)
     except RuntimeError as error:
         raise ValueError(f"{folder / WEIGHTS_FILE} does not fit {HEAD_FILE}: {error}") from error
+    # A user without a preference between the groups has logits of zero.
+    check_alive({name: tensor for name, tensor in tensors.items() if name != USERS}, f"preference head {folder}")
     return head.eval().requires_grad_(False), file
 
 

@@ -1,7 +1,8 @@
 """Loading of a scorer's network with every weight from its folder.
 
 transformers fills missing weights with random numbers and reports it only in a log line. A judge or guard with a random
-layer still scores, but differently in every process, so such a folder is refused here.
+layer still scores, but differently in every process, so such a folder is refused here. So is one with a dead layer: a
+matrix of zeros lets nothing through, and a value that is not finite makes every score so.
 """
 
 from collections.abc import Iterable, Sequence
@@ -12,8 +13,8 @@ import torch
 from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
-NAMED = 3
-"""Maximum number of weights of each kind that an error names."""
+from alignment.rewards.dead_weights import check_alive, named
+
 POSITION_NUMBERS = "position_ids"
 """0, 1, 2, ...: older versions of transformers saved them; current ones compute them."""
 
@@ -26,7 +27,7 @@ def load_whole(
     `may_lack` and `may_hold` name parts of a network that do not affect the score, as they appear between the dots of a
     weight's name. Weights of `may_lack` may be missing; the folder may hold extra weights of `may_hold`.
     ValueError when the folder cannot be read, lacks a weight, has a weight of another shape, or has a weight that the
-    network of its config.json does not have, because it then belongs to another network.
+    network of its config.json does not have, because it then belongs to another network; or when a weight is dead.
     """
     try:
         model: PreTrainedModel
@@ -56,6 +57,7 @@ def load_whole(
             f"The {what} {folder} does not match its config.json: it {'; it '.join(filter(None, faults))}. Import or"
             " copy it again, with weights and config.json of the same model."
         )
+    check_alive(dict(model.named_parameters()), f"{what} {folder}")
     return model
 
 
@@ -64,8 +66,7 @@ def _beside(names: Iterable[str], parts: Sequence[str]) -> list[str]:
 
 
 def _fault(verb: str, names: Sequence[str], end: str) -> str:
-    shown = ", ".join(names[:NAMED]) + (", ..." if len(names) > NAMED else "")
-    return f"{verb} {len(names)} weights{end} ({shown})" if names else ""
+    return f"{verb} {len(names)} weights{end} ({named(names)})" if names else ""
 
 
 def _shape(shape: Iterable[int]) -> str:

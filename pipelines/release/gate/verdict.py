@@ -8,8 +8,8 @@ The verdicts, from the strongest to the weakest:
 - `hold`: the evidence is against the candidate. Even if every undecided judge voted for it, it would have too few
   votes; or a guard failed, a slice got worse, or a blocking detector found a hacked judge; or the candidate already is
   the champion.
-- `inconclusive`: the evidence is sound but insufficient: judges or guards are undecided, perhaps because the prompts are
-  too few to find the effect size that the policy states. More prompts may settle it.
+- `inconclusive`: the evidence is sound but insufficient: judges or guards are undecided, perhaps because there are
+  too few prompts for the effect size that the policy states. More prompts may settle it.
 - `promote`: at least the required number of voting judges prefer the candidate, and every other check passed.
 
 Each family of checks has a file in `checks`. Each finding names the best verdict that it allows; the strongest of these

@@ -2,12 +2,13 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from alignment.catalogues.rewards import AestheticV2, ClipHead, ImageReward, PickScore, Reward
 from alignment.contracts.judges import Judge
@@ -107,3 +108,56 @@ def test_the_command_prints_json_or_one_line(
     request.write_text(good.model_copy(update={"kind": "hpsv4"}).model_dump_json())
     assert main(["--request", str(request), "--out", str(tmp_path / "b")]) == 2
     assert "Did you mean" in capsys.readouterr().err
+
+
+def clip_with(tiny_clip_dir: Path, folder: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> ImportRequest:
+    """Copy the CLIP, change its weights, and return the request that imports it."""
+    shutil.copytree(tiny_clip_dir, folder)
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return ImportRequest(kind="pickscore", source=str(folder))
+
+
+def kill_layer(weights: dict[str, torch.Tensor]) -> None:
+    weights["vision_model.encoder.layers.0.mlp.fc1.weight"].zero_()
+
+
+def spoil_value(weights: dict[str, torch.Tensor]) -> None:
+    weights["text_projection.weight"][0, 0] = float("nan")
+
+
+def drop_layer(weights: dict[str, torch.Tensor]) -> None:
+    del weights["vision_model.encoder.layers.0.mlp.fc1.weight"]
+
+
+def swap_projections(weights: dict[str, torch.Tensor]) -> None:
+    """The towers of published CLIPs differ in width; here that of the images becomes wider."""
+    wide = torch.cat([weights["visual_projection.weight"], weights["visual_projection.weight"]], dim=1)
+    weights["visual_projection.weight"] = weights["text_projection.weight"]
+    weights["text_projection.weight"] = wide
+
+
+def blind_to_images(weights: dict[str, torch.Tensor]) -> None:
+    weights["vision_model.post_layernorm.weight"].zero_()
+    weights["vision_model.post_layernorm.bias"].fill_(1)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (kill_layer, r"zeros only \(vision_model\.encoder\.layers\.0\.mlp\.fc1\.weight\)"),
+        (spoil_value, "not finite"),
+        (drop_layer, "lacks 1 weights, which would be random"),
+        (swap_projections, "wrong shapes for"),
+        (blind_to_images, "the same score whatever the image"),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_damaged_weights_are_refused_and_leave_no_folder(
+    tmp_path: Path, tiny_clip_dir: Path, change: Callable[[dict[str, torch.Tensor]], None], message: str
+) -> None:
+    request = clip_with(tiny_clip_dir, tmp_path / "source", change)
+    with pytest.raises(ValueError, match=message):
+        _import_judge(request, tmp_path / "judge")
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]

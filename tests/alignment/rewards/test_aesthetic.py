@@ -46,7 +46,7 @@ def test_v2_is_equivalent_to_one_direction(tmp_path: Path, tiny_clip_dir: Path, 
 
 def test_the_two_versions_have_different_digests(tmp_path: Path, tiny_clip_dir: Path) -> None:
     width = ClipModel(tiny_clip_dir, CPU).width
-    folder = folder_of(tmp_path, tiny_clip_dir, {"weight": torch.zeros(1, width), "bias": torch.zeros(1)})
+    folder = folder_of(tmp_path, tiny_clip_dir, {"weight": torch.ones(1, width), "bias": torch.zeros(1)})
     first = AestheticV1Scorer(folder, AestheticV1(), weights_digest="0" * 64, device=CPU)
     second = AestheticV2Scorer(folder, AestheticV2(), weights_digest="0" * 64, device=CPU)
     assert first.digest != second.digest

@@ -34,7 +34,7 @@ def test_anything_else_is_refused(weights: dict[str, torch.Tensor]) -> None:
 
 
 def test_an_incomplete_head_is_refused() -> None:
-    weights = {"0.weight": torch.zeros(2, 2), "0.bias": torch.zeros(2), "2.weight": torch.zeros(1, 2)}
+    weights = {"0.weight": torch.ones(2, 2), "0.bias": torch.zeros(2), "2.weight": torch.ones(1, 2)}
     AffineHead.from_weights(weights, HERE)
     with pytest.raises(ValueError, match=r"head in judge lacks 2\.bias\."):
         AffineHead.from_weights(weights, HERE, biased=True)

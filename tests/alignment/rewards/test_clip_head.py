@@ -47,9 +47,9 @@ def test_a_head_on_image_and_prompt_reads_the_prompt_second(
 
 def test_a_head_of_another_clip_and_bad_settings_are_refused(tmp_path: Path, tiny_clip_dir: Path) -> None:
     with pytest.raises(ValueError, match="reads embeddings of width 5, but its embedder gives"):
-        make(tmp_path / "other", tiny_clip_dir, torch.zeros(1, 5))
+        make(tmp_path / "other", tiny_clip_dir, torch.ones(1, 5))
     with pytest.raises(ValueError, match="activation"):
-        make(tmp_path / "bad", tiny_clip_dir, torch.zeros(1, 5), activation="sine")
+        make(tmp_path / "bad", tiny_clip_dir, torch.ones(1, 5), activation="sine")
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=r"lacks head\.json, head\.safetensors"):
         ClipHeadScorer(tmp_path / "empty", ClipHead(), weights_digest="0" * 64, device=CPU)
