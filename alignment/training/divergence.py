@@ -5,6 +5,8 @@ import statistics
 from collections import deque
 from collections.abc import Iterable
 
+from torch import Tensor
+
 from alignment.catalogues.optimisers import DivergenceGuard
 from alignment.contracts.jobs import JobStoppedError
 
@@ -31,5 +33,18 @@ class DivergenceWatch:
         self.losses.append(loss)
 
     def _stop(self, step: int, reason: str) -> JobStoppedError:
-        advice = "The last good checkpoint is kept; lower the learning rate or raise beta"
-        return JobStoppedError("diverged", f"Training diverged at step {step}: {reason}. {advice}.", step=step - 1)
+        return _diverged(step, reason)
+
+
+def check_weights(weights: Iterable[tuple[str, Tensor]], step: int) -> None:
+    """Check the weights after the last step, which no loss has tested. JobStoppedError (diverged) names the first that
+    has a value that is not finite.
+    """
+    for name, weight in weights:
+        if not bool(weight.isfinite().all()):
+            raise _diverged(step, f"weight {name} has values that are not finite")
+
+
+def _diverged(step: int, reason: str) -> JobStoppedError:
+    advice = "The last good checkpoint is kept; lower the learning rate or raise beta"
+    return JobStoppedError("diverged", f"Training diverged at step {step}: {reason}. {advice}.", step=step - 1)

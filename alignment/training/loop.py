@@ -21,7 +21,7 @@ from alignment.contracts.training import TrainSpec
 from alignment.files.durable import publish_folder
 from alignment.files.progress import JobProgress
 from alignment.training.checkpoint import CheckpointFolder, TrainingState, gather, read_state, restore, trainable
-from alignment.training.divergence import DivergenceWatch
+from alignment.training.divergence import DivergenceWatch, check_weights
 from alignment.training.metrics import append_metrics, cut_back
 from alignment.training.optimisation import build_optimiser, learning_rate, set_learning_rate
 from alignment.training.peak_memory import peak_memory
@@ -153,6 +153,7 @@ class TrainingRun:
         policy = self._gathered() if self.sharded else self.denoiser
         if not self.accelerator.is_main_process:
             return
+        check_weights(trainable(policy), self.done)
         draft = self.out / f".{WEIGHTS_DIR}.draft"
         shutil.rmtree(draft, ignore_errors=True)
         self.backbone.save_weights(policy, self.recipe.tuning, draft)

@@ -178,7 +178,16 @@ def check_ingredients(ingredients: Sequence[Ingredient]) -> None:
 
 
 def write_soup(weights: Weights, like: Ingredient, folder: Path) -> None:
-    """Write a weights/ folder in the layout of `like`, whose other files are copied."""
+    """Write a weights/ folder in the layout of `like`, whose other files are copied.
+
+    ValueError when a weight is not finite.
+    """
+    broken = sorted(name for name, tensor in weights.items() if not bool(tensor.isfinite().all()))
+    if broken:
+        raise ValueError(
+            f"The soup has {len(broken)} weights with values that are not finite, such as {broken[0]}. An ingredient is"
+            " damaged; leave it out or train it again."
+        )
     for path in files_below(like.weights_dir):
         relative = path.relative_to(like.weights_dir)
         (folder / relative).parent.mkdir(parents=True, exist_ok=True)

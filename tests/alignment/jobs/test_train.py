@@ -197,6 +197,20 @@ def test_divergence_stops_and_keeps_the_last_good_checkpoint(bench: Any, tmp_pat
     assert not (out / "result.json").exists()
 
 
+def test_weights_that_the_last_step_spoils_are_not_published(bench: Any, tmp_path: Path) -> None:
+    """No loss is computed after the last step."""
+    out = tmp_path / "out"
+    wild = bench.train_spec(
+        tuning={"kind": "full"},
+        optimiser={"learning_rate": 3e38, "warmup_steps": 0, "weight_decay": 1.0, "betas": (0.0, 0.999)},
+        steps=1,
+    )
+    assert bench.train(out, wild, QUIET) == 1
+    assert failure_of(out).kind == "diverged"
+    assert "values that are not finite" in failure_of(out).message
+    assert not (out / "weights").exists()
+
+
 def test_micro_batch_does_not_change_the_curve(
     bench: Any, undisturbed: Path, tmp_path: Path, assert_one_curve: Callable[..., None]
 ) -> None:

@@ -3,10 +3,11 @@
 import math
 
 import pytest
+import torch
 
 from alignment.catalogues.optimisers import DivergenceGuard
 from alignment.contracts.jobs import JobStoppedError
-from alignment.training.divergence import DivergenceWatch
+from alignment.training.divergence import DivergenceWatch, check_weights
 
 GUARD = DivergenceGuard(spike_factor=10.0, window_steps=20, patience_steps=3)
 
@@ -45,3 +46,11 @@ def test_a_restored_watch_continues_counting() -> None:
     restored = DivergenceWatch(GUARD, tuple(watch.losses), watch.spikes)
     with pytest.raises(JobStoppedError):
         restored.observe(13, 11.0, 1.0)
+
+
+def test_weights_that_are_not_finite_after_the_last_step_are_named() -> None:
+    weights = [("good", torch.ones(2)), ("bad.weight", torch.tensor([1.0, float("nan")]))]
+    check_weights(weights[:1], 60)
+    with pytest.raises(JobStoppedError, match=r"diverged at step 60: weight bad\.weight has values") as stopped:
+        check_weights(weights, 60)
+    assert (stopped.value.kind, stopped.value.step) == ("diverged", 59)

@@ -110,6 +110,13 @@ def test_a_soup_folder_has_the_layout_of_its_ingredients(tmp_path: Path) -> None
         assert opened.metadata()["alpha"] == "4"
 
 
+def test_a_soup_with_a_weight_that_is_not_finite_is_not_written(tmp_path: Path) -> None:
+    mixed = [ingredient(tmp_path / "one", 1.0), ingredient(tmp_path / "two", math.nan)]
+    with pytest.raises(ValueError, match=r"The soup has 2 weights with values that are not finite, such as unet/adapt"):
+        write_soup(uniform_soup([part.read for part in mixed]), mixed[0], tmp_path / "soup")
+    assert not (tmp_path / "soup").exists()
+
+
 def test_every_reason_that_prevents_a_soup_is_in_one_error(tmp_path: Path) -> None:
     first = ingredient(tmp_path / "first", 1.0)
     other_base = ingredient(tmp_path / "other_base", 1.0, base="b" * 64)
