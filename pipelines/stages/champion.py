@@ -25,10 +25,11 @@ def approval_question(path: str, decision: Json, *, asked_by: Sequence[str] = ()
     from pipelines.release.promotion import approval
 
     project, settings, made = read_project(path), load_settings(), GateDecision.model_validate(decision)
-    reason = approval.needed(project.approval, made)
+    workspace = Workspace(project, settings)
+    reason = approval.needed(project.approval, made, _rollback(made, workspace))
     if not reason:
         return None
-    involved = _involved(Workspace(project, settings), made, asked_by)
+    involved = _involved(workspace, made, asked_by)
     return {
         "subject": approval.subject(made),
         "body": approval.body(made, reason, asked_by=involved),
@@ -48,6 +49,14 @@ def _involved(workspace: Workspace, decision: GateDecision, asked_by: Sequence[s
 
     tags = registry.version_tags(workspace.settings, workspace.project.name, decision.candidate.version) or {}
     return tuple(dict.fromkeys(name for name in (*asked_by, *trainers_of(tags)) if name))
+
+
+def _rollback(decision: GateDecision, workspace: Workspace) -> LedgerEntry | None:
+    """Return the rollback that left the candidate's weights, if any."""
+    from pipelines.release.champion import ledger
+    from pipelines.release.promotion.promote import left_by_rollback
+
+    return left_by_rollback(decision.candidate, workspace, ledger.entries(workspace.project.name, workspace.store))
 
 
 def may_need_approval(path: str) -> bool:
@@ -74,7 +83,7 @@ def approve_by_hand(path: str, candidate: Json, *, user: str, digest: str = "") 
             f" `plumbline promote {path}`, and another then approves with --approve."
         )
     decision = made.model_dump(mode="json")
-    if not approval.needed(project.approval, made):
+    if not approval.needed(project.approval, made, _rollback(made, Workspace(project, settings))):
         return promote(path, decision, actor=user)
     answer = Approval(
         decision_digest=made.digest,

@@ -6,7 +6,7 @@ numbers reveal an entry that was changed, removed or inserted; for the newest en
 `ledger.entry` does.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from typing import Literal
 
@@ -19,6 +19,9 @@ from pipelines.store.storage import Store
 HOW_TO_RESTORE = (
     "Compare with the store's object versions or a backup, and restore the folder; until then no alias is moved."
 )
+
+
+VERBS = {"rollback": "rolled back", "forward": "rolled forward"}
 
 
 def entries(model: str, store: Store) -> tuple[LedgerEntry, ...]:
@@ -149,6 +152,32 @@ def _short(version: int | None) -> str:
 def describe(version: int | None) -> str:
     """Describe a champion in words."""
     return "the base model" if version is None else f"version {version}"
+
+
+def describe_move(move: LedgerEntry) -> str:
+    """Describe a move in words."""
+    verb = VERBS.get(move.action, "promoted")
+    when = f"{move.at:%Y-%m-%d %H:%M} UTC"
+    why = f" ({move.reason})" if move.reason else ""
+    moved = f"{describe(move.from_version)} -> {describe(move.to_version)}"
+    return f"{verb} by {move.actor} on {when}{why}, ledger entry {move.sequence}: {moved}"
+
+
+def rollback_of(known: Sequence[LedgerEntry], weights: Collection[str]) -> LedgerEntry | None:
+    """Return the last rollback that left a champion with one of these weights (digests), None when there is none.
+
+    A later move to the same weights, which a person must have requested, ends the effect of the rollback.
+    """
+    left: dict[str, LedgerEntry] = {}
+    here: str | None = None
+    for entry in moves(known):
+        if entry.action == "rollback" and here is not None:
+            left[here] = entry
+        here = entry.weights_digest
+        if here is not None:
+            left.pop(here, None)
+    found = [entry for digest, entry in left.items() if digest in weights]
+    return max(found, key=lambda entry: entry.sequence, default=None)
 
 
 def _series(store: Store, model: str) -> Series[LedgerEntry]:

@@ -11,6 +11,7 @@ from pipelines.store.storage import Store
 from pipelines.tracking import registry
 from pipelines.workspace import Workspace
 
+INGREDIENTS_TAG = "soup.ingredients"
 TRAINED_BY_TAG = "trained.by"
 """Tag with the people who started the training, separated by ", ": they may not approve its result."""
 
@@ -24,6 +25,12 @@ def trainer_tags(*trained_by: str) -> dict[str, str]:
 def trainers_of(tags: Mapping[str, str]) -> list[str]:
     """Return the people who started the training of a version with these tags."""
     return [name for name in tags.get(TRAINED_BY_TAG, "").split(", ") if name]
+
+
+def ingredients_of(tags: Mapping[str, str]) -> list[str]:
+    """Return the digests of the weights that a version with these tags is an average of; none for one run's weights."""
+    digests: list[str] = json.loads(tags.get(INGREDIENTS_TAG, "[]"))
+    return digests
 
 
 def read_version(workspace: Workspace, version: int | str) -> CandidateVersion | None:

@@ -8,18 +8,24 @@ import html
 import re
 from collections.abc import Sequence
 
-from pipelines.contracts.release import Approval, GateCheck, GateDecision
+from pipelines.contracts.release import Approval, GateCheck, GateDecision, LedgerEntry
 from pipelines.project.approval import ApprovalSection, Approver
+from pipelines.release.champion.ledger import describe_move
 
 _WITHOUT_DISTANCE = ("not below", "within")
 """Relations for which the distance from the bound means little: they count as close, so a person is asked."""
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+\-.!|~>])")
 
 
-def needed(policy: ApprovalSection, decision: GateDecision) -> str:
-    """Return the reason why a person must approve this decision, as a sentence; empty when no approval is needed."""
+def needed(policy: ApprovalSection, decision: GateDecision, rollback: LedgerEntry | None = None) -> str:
+    """Return the reason why a person must approve this decision, as a sentence; empty when no approval is needed.
+
+    `rollback` is the rollback that left the candidate's weights, if there was one.
+    """
     if policy.mode == "none" or decision.verdict != "promote" or decision.mode != "enforce":
         return ""
+    if rollback is not None:
+        return f"A person left these weights, or weights that they contain: {describe_move(rollback)}."
     if policy.mode == "required":
         return "The project requires approval by a person for every promotion."
     close = [reason for name, margin in sorted(policy.borderline.items()) for reason in _close(decision, name, margin)]

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from pipelines.contracts.release import Approval, GateDecision, LedgerEntry, Promotion
+from pipelines.contracts.release import Approval, CandidateVersion, GateDecision, LedgerEntry, Promotion
 from pipelines.release.champion import ledger
 from pipelines.release.champion.state import (
     LEDGER_TAG,
@@ -20,7 +20,7 @@ from pipelines.release.champion.state import (
     read_state,
     tagged_version_of,
 )
-from pipelines.release.champion.versions import trainers_of
+from pipelines.release.champion.versions import ingredients_of, trainers_of
 from pipelines.release.promotion import approval as approvals
 from pipelines.release.promotion import verification
 from pipelines.settings import Settings
@@ -42,11 +42,12 @@ OUTCOMES: Mapping[str, _MoveOutcome] = {
 
 def promote(decision: GateDecision, workspace: Workspace, actor: str, *, approval: Approval | None = None) -> Promotion:
     """Make the candidate the champion if the verdict is `promote`, a required approval is given, the evidence is still
-    the one that was judged, and the champion did not move in the meantime.
+    the one that was judged, the champion did not move in the meantime, and no rollback left these weights before.
 
     Nothing moves, and the message gives the reason, if the verdict is not `promote`; if the policy is `off` or
-    `dry_run`; if a required approval is missing, negative or from a person who may not approve; if the candidate
-    already is the champion; or if this decision was carried out before. ValueError when the gate did not make this
+    `dry_run`; if a required approval is missing, negative or from a person who may not approve; if a rollback left the
+    candidate's weights and nobody approved their return; if the candidate already is the champion; or if this decision
+    was carried out before. ValueError when the gate did not make this
     decision; when decision, version, weights, scores, policy or champion do not match; when the scores lead to another
     verdict; or when alias and ledger disagree.
     """
@@ -64,14 +65,16 @@ def promote(decision: GateDecision, workspace: Workspace, actor: str, *, approva
     if approval is not None:
         # Four-eyes principle: the actor who moves the alias may not approve it, even if the caller left it out.
         approval = approval.model_copy(update={"asked_by": (*approval.asked_by, actor)})
+    rollback = left_by_rollback(decision.candidate, workspace, state.entries)
     answer = (
         _answered_before(decision, state)
         or _not_allowed(decision, workspace, state)
-        or _not_approved(decision, workspace, state=state, approval=approval)
+        or _not_approved(decision, workspace, state=state, approval=approval, rollback=rollback)
+        or _not_returning(decision, workspace, state=state, rollback=rollback)
     )
     if answer is not None:
         return answer
-    agreed = approval if approvals.needed(project.approval, decision) else None
+    agreed = approval if approvals.needed(project.approval, decision, rollback) else None
     verification.check_evidence(decision, workspace)
     verification.check_champion(decision, workspace)
     entry = ledger.append(
@@ -118,6 +121,16 @@ def carried_out(entry: LedgerEntry, head: LedgerEntry, message: str) -> Promotio
         ledger_entry=entry.sequence,
         message=f"{message}: {moved}{later}",
     )
+
+
+def left_by_rollback(
+    candidate: CandidateVersion, workspace: Workspace, known: Sequence[LedgerEntry]
+) -> LedgerEntry | None:
+    """Return the rollback that left the candidate's weights, or weights that it is an average of; None without one."""
+    if not any(entry.action == "rollback" for entry in known):
+        return None
+    tags = registry.version_tags(workspace.settings, workspace.project.name, candidate.version) or {}
+    return ledger.rollback_of(known, {candidate.weights_digest, *ingredients_of(tags)})
 
 
 def check_actor(actor: str) -> None:
@@ -177,12 +190,17 @@ def _not_allowed(decision: GateDecision, workspace: Workspace, state: ChampionSt
 
 
 def _not_approved(
-    decision: GateDecision, workspace: Workspace, *, state: ChampionState, approval: Approval | None
+    decision: GateDecision,
+    workspace: Workspace,
+    *,
+    state: ChampionState,
+    approval: Approval | None,
+    rollback: LedgerEntry | None,
 ) -> Promotion | None:
     """Return the result if a required approval is missing or negative, else None. An answer is recorded in the
     version's tags."""
     project = workspace.project
-    if not approvals.needed(project.approval, decision):
+    if not approvals.needed(project.approval, decision, rollback):
         return None
     model, version = project.name, decision.candidate.version
     tags = registry.version_tags(workspace.settings, model, version) or {}
@@ -196,6 +214,21 @@ def _not_approved(
         registry.set_version_tags(workspace.settings, model, version, {**_gate_tags(decision), **noted})
     message = f"version {version} was not promoted: {reason}; nothing was moved"
     return _unmoved(decision, state, message, entry=None, outcome="rejected")
+
+
+def _not_returning(
+    decision: GateDecision, workspace: Workspace, *, state: ChampionState, rollback: LedgerEntry | None
+) -> Promotion | None:
+    """Return the result if a rollback left these weights and the project asks nobody about their return, else None."""
+    if rollback is None or workspace.project.approval.mode != "none":
+        return None
+    version = decision.candidate.version
+    message = (
+        f"the weights of version {version}, or weights that they contain, were {ledger.describe_move(rollback)};"
+        " nothing was moved. A person can restore a former champion with `plumbline rollback --forward --to-version N`;"
+        ' with [approval] mode = "required" or "borderline", approvers are asked whether they may return'
+    )
+    return _unmoved(decision, state, message, entry=rollback, outcome="held")
 
 
 def _gate_tags(decision: GateDecision) -> dict[str, str]:

@@ -95,7 +95,7 @@ def rollback(
         report_uri=None,
         reason=reason,
     )
-    return carried_out(entry, settle(workspace), f"{_VERBS[entry.action]}{skipped}")
+    return carried_out(entry, settle(workspace), f"{ledger.VERBS[entry.action]}{skipped}")
 
 
 def restore(workspace: Workspace, actor: str, reason: str) -> LedgerEntry:
@@ -130,7 +130,6 @@ def restore(workspace: Workspace, actor: str, reason: str) -> LedgerEntry:
 # --- repeated orders ------------------------------------------------------------------------------------------------
 
 _NOUNS = {"rollback": "rollback", "forward": "roll forward"}
-_VERBS = {"rollback": "rolled back", "forward": "rolled forward"}
 
 
 def _check_order(order: _Order) -> None:
@@ -148,29 +147,20 @@ def _answered_before(state: ChampionState, order: _Order, project: Project) -> P
     last, here = moves[-1], moves[-1].to_version
     if order.from_version not in (None, here):
         if order.is_met_by(last):
-            return _unmoved(last, f"already {_describe_move(last)}; nothing was moved")
+            return _unmoved(last, f"already {ledger.describe_move(last)}; nothing was moved")
         raise ValueError(
             f"The champion of {project.name!r} is {ledger.describe(here)}, not version {order.from_version}. Nothing"
             " was moved. Pass the current champion as --from-version, or leave it out."
         )
     if order.is_named and order.to_version == here:
-        message = f"{ledger.describe(here)} is already in place, {_describe_move(last)}; nothing was moved"
+        message = f"{ledger.describe(here)} is already in place, {ledger.describe_move(last)}; nothing was moved"
         return _unmoved(last, message)
     if order.is_named or order.from_version is not None or state.deleted or not order.is_met_by(last):
         return None
-    done = f"{project.name!r} was already {_describe_move(last)}. Nothing was moved. {_next_steps(last)}".rstrip()
+    done = f"{project.name!r} was already {ledger.describe_move(last)}. Nothing was moved. {_next_steps(last)}".rstrip()
     if (last.actor, last.reason) != (order.actor, order.reason):
         raise ValueError(done)
     return _unmoved(last, done)
-
-
-def _describe_move(move: LedgerEntry) -> str:
-    """Describe a move in words."""
-    verb = _VERBS.get(move.action, "promoted")
-    when = f"{move.at:%Y-%m-%d %H:%M} UTC"
-    why = f" ({move.reason})" if move.reason else ""
-    moved = f"{ledger.describe(move.from_version)} -> {ledger.describe(move.to_version)}"
-    return f"{verb} by {move.actor} on {when}{why}, ledger entry {move.sequence}: {moved}"
 
 
 def _next_steps(last: LedgerEntry) -> str:
@@ -230,8 +220,8 @@ def _named(version: int, state: ChampionState, order: _Order, project: Project) 
     if not behind and not order.forward:
         left = [move for move in ledger.moves(state.entries) if move.from_version == version][-1]
         raise ValueError(
-            f"Version {version} of {project.name!r} was left: {_describe_move(left)}. Nothing was moved. To restore it"
-            " anyway, add --forward."
+            f"Version {version} of {project.name!r} was left: {ledger.describe_move(left)}. Nothing was moved. To"
+            " restore it anyway, add --forward."
         )
     return version
 
@@ -241,8 +231,8 @@ def _left_last(state: ChampionState, project: Project) -> int:
     last = ledger.moves(state.entries)[-1]
     if last.action != "rollback" or last.from_version is None:
         raise ValueError(
-            f"There is nothing to roll forward to: {project.name!r} was last {_describe_move(last)}. Nothing was moved."
-            " Name a version that a rollback had left with --forward --to-version N."
+            f"There is nothing to roll forward to: {project.name!r} was last {ledger.describe_move(last)}. Nothing was"
+            " moved. Name a version that a rollback had left with --forward --to-version N."
         )
     return last.from_version
 

@@ -12,7 +12,14 @@ from alignment.contracts.training import TrainResult
 from pipelines.contracts.jobs import JobKind
 from pipelines.contracts.release import CandidateVersion
 from pipelines.records.jobs import starters
-from pipelines.release.champion.versions import TRAINED_BY_TAG, fetch_weights, read_version, trainer_tags, trainers_of
+from pipelines.release.champion.versions import (
+    INGREDIENTS_TAG,
+    TRAINED_BY_TAG,
+    fetch_weights,
+    read_version,
+    trainer_tags,
+    trainers_of,
+)
 from pipelines.release.registration import served_files, signing
 from pipelines.store.folders import hash_folder
 from pipelines.tracking import registry
@@ -103,7 +110,7 @@ def register_soup(
             "trained_on": tuple(sorted({*sources, *soup.chosen_by})),
         }
     )
-    more = {"soup.ingredients": json.dumps(soup.ingredients), "soup.specs": json.dumps([r.spec_digest for r in kept])}
+    more = {INGREDIENTS_TAG: json.dumps(soup.ingredients), "soup.specs": json.dumps([r.spec_digest for r in kept])}
     store = workspace.store
     trainers = [name for run in kept for name in starters(store, workspace.project.name, "train", run.spec_digest)]
     more |= {**more_tags, **trainer_tags(*trainers, *trainers_of(more_tags))}

@@ -1,25 +1,31 @@
 """The alias moves when everything fits, and only then: each check is broken once, and each crash is survived."""
 
+import json
 import sqlite3
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 
-from pipelines.contracts.release import GateDecision, LedgerEntry
+from pipelines.contracts.release import Approval, GateDecision, LedgerEntry
+from pipelines.project.approval import Approver
 from pipelines.release.champion import ledger
 from pipelines.release.champion.state import read_state
 from pipelines.release.champion.versions import read_version
-from pipelines.release.promotion import verification
-from pipelines.release.promotion.promote import promote
+from pipelines.release.promotion import approval, verification
+from pipelines.release.promotion.promote import left_by_rollback, promote
 from pipelines.release.promotion.rollback import rollback
 from pipelines.store.storage import open_store
 from pipelines.tracking import registry, runs
 from pipelines.workspace import Workspace
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+
+
+APPROVERS = (Approver(id="carol"),)
 
 
 def aliases(world: Any) -> dict[str, int]:
@@ -76,6 +82,59 @@ def test_a_decision_of_version_2_moves_the_alias_under_its_own_digest(world: Any
     received = GateDecision.model_validate(decision.model_dump(mode="json"))
     assert promote(received, Workspace(world.project, world.settings), "tester").moved
     assert entries(world)[-1].decision_digest == decision.digest
+
+
+def rolled_back_world(world: Any) -> tuple[Any, Any]:
+    """Versions 1 and 2 were champions; version 2 was rolled back. Return both."""
+    first = champion(world, "a")
+    second = world.register("b")
+    workspace = Workspace(world.project, world.settings)
+    assert promote(world.decide(second, first), workspace, "tester").moved
+    rollback(workspace, "ada", "black images")
+    return first, second
+
+
+def test_weights_that_were_rolled_back_do_not_return_by_themselves(world: Any) -> None:
+    """A new decision about them, after another policy or other dates of a calibration, is not a person's consent."""
+    first, second = rolled_back_world(world)
+    again = world.decide(second, first, report_uri="file:///second/look.html")
+    result = promote(again, Workspace(world.project, world.settings), "tester")
+    assert (result.moved, result.outcome, result.to_version) == (False, "held", 1)
+    assert "rolled back by ada" in result.message
+    assert "black images" in result.message
+    assert "--forward" in result.message
+    assert aliases(world)["champion"] == 1
+
+
+def test_a_person_may_bring_them_back(world: Any) -> None:
+    first, second = rolled_back_world(world)
+    workspace = Workspace(world.project, world.settings)
+    assert rollback(workspace, "bob", "it was the sampler", forward=True).to_version == 2
+    rollback(workspace, "bob", "to try the gate", to_version=1)
+    assert aliases(world)["champion"] == 1
+    assert left_by_rollback(second, workspace, entries(world)) == entries(world)[-1]
+    policy = world.project.approval.model_copy(update={"mode": "borderline", "approvers": APPROVERS})
+    asking = Workspace(world.project.model_copy(update={"approval": policy}), world.settings)
+    decision = world.decide(second, first, report_uri="file:///second/look.html")
+    assert promote(decision, asking, "tester").outcome == "rejected"
+    reason = approval.needed(policy, decision, left_by_rollback(second, asking, entries(world)))
+    assert reason.startswith("A person left these weights")
+    assert "to try the gate" in reason
+    agreed = Approval(decision_digest=decision.digest, answer="approve", by="carol", at=datetime.now(UTC))
+    result = promote(decision, asking, "tester", approval=agreed)
+    assert (result.moved, aliases(world)["champion"]) == (True, 2)
+    assert left_by_rollback(second, asking, entries(world)) is None
+    assert entries(world)[-1].approver == "carol"
+
+
+def test_an_average_with_rolled_back_weights_does_not_return_by_itself(world: Any) -> None:
+    first, second = rolled_back_world(world)
+    soup = world.register("soup")
+    registry.set_version_tags(
+        world.settings, world.project.name, soup.version, {"soup.ingredients": json.dumps([second.weights_digest])}
+    )
+    result = promote(world.decide(soup, first), Workspace(world.project, world.settings), "tester")
+    assert (result.moved, result.outcome) == (False, "held")
 
 
 def test_promoting_the_champion_again_moves_nothing(world: Any) -> None:
