@@ -86,7 +86,7 @@ class MaPOPaper(ObjectiveParams):
 
     name: Literal["mapo_paper"] = "mapo_paper"
     beta: Annotated[float, Field(ge=1)] = 8.0
-    """Power of phi. Best in the paper: 8 general preference, 32 culture, 64 safety and style, 1024 personalisation."""
+    """Factor of phi. Best in the paper: 8 general preference, 32 culture, 64 safety and style, 1024 personalisation."""
 
 
 class PRDP(ObjectiveParams):

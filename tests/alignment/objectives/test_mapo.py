@@ -61,7 +61,7 @@ def test_value_by_hand() -> None:
 
 def test_value_of_the_paper_by_hand() -> None:
     output = mapo_paper_loss(errors([math.log(2)], [math.log(3)]), MaPOPaper(beta=3.0))
-    margin = math.log(2) ** 3 - (math.log(3) / 2) ** 3
+    margin = 3 * (math.log(2) - math.log(3) / 2)
     assert output.margin_B.item() == pytest.approx(margin, rel=1e-6)
     assert output.loss_B.item() == pytest.approx(math.log(2) + math.log(1 + math.exp(-margin)) / 3, rel=1e-6)
 
@@ -86,10 +86,20 @@ def test_gradient_by_hand_at_zero_margin() -> None:
     chosen, rejected = gradients(CODE, [0.0], [0.0])
     assert chosen[0] == pytest.approx(1 + 12.5)
     assert rejected[0] == pytest.approx(-12.5)
-    # (1 / beta) beta phi^(beta - 1) |phi'(0)| sigmoid(0).
-    chosen, rejected = gradients(PAPER, [0.0], [0.0])
-    assert chosen[0] == pytest.approx(1.25)
-    assert rejected[0] == pytest.approx(-0.25)
+
+
+@pytest.mark.parametrize("beta", [1.0, 8.0, 1024.0])
+def test_the_papers_beta_does_not_remove_the_preference_at_equal_errors(beta: float) -> None:
+    """(1 / beta) beta |phi'| sigmoid(0): 0.25 at no error, 0.20 at 0.6, where the power 1024 of phi would be 1e-129."""
+    for error, share in ((0.0, 0.25), (0.6, 0.5 * _slope(0.6))):
+        chosen, rejected = gradients(lambda policy: mapo_paper_loss(policy, MaPOPaper(beta=beta)), [error], [error])
+        assert chosen[0] == pytest.approx(1 + share)
+        assert rejected[0] == pytest.approx(-share)
+
+
+def _slope(x: float) -> float:
+    """-phi'(x), from the quotient rule."""
+    return (1 + (x - 1) * math.exp(x)) / (math.exp(x) - 1) ** 2
 
 
 def test_equal_errors_give_the_error_and_ln_2() -> None:
