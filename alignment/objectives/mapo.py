@@ -32,8 +32,8 @@ def mapo_loss(policy: PairErrors, params: MaPO) -> ObjectiveOutput:
 def mapo_paper_loss(policy: PairErrors, params: MaPOPaper) -> ObjectiveOutput:
     """m_w - (1 / beta) log sigmoid(beta (phi(m_w) - phi(m_l))).
 
-    Source: the paper, arXiv:2406.06424v2. Its printed equation leaves open if phi_beta means a factor or a power. We use
-    the factor: the gradient of the margin is then proportional to beta, as the text states, and every beta of the
+    Source: the paper, arXiv:2406.06424v2. Its equation leaves open if phi_beta means a factor or a power. We use the
+    factor: the gradient of the margin is then proportional to beta, as the text states, and every beta of the
     paper's figures trains. At equal, small errors dL/dm_w = 1.25 and dL/dm_l = -0.25 for any beta; beta sets how fast
     the preference fades as the margin grows. With a power the paper's best beta for personalisation, 1024, would give
     dL/dm_l = 0.000 at errors of 0.02 and more, since phi^1024 is 0 there: no preference would be learnt.

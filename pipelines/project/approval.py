@@ -3,6 +3,7 @@
 They contain no secrets: a connection is given by its id in Airflow. docs/operations.md explains their use.
 """
 
+import unicodedata
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, FiniteFloat, model_validator
@@ -22,6 +23,8 @@ class Approver(Record):
     """Id of the user in the auth manager: the user name, or a number (as text) with FAB."""
     name: str = ""
     """User name, if it differs from the id."""
+    aliases: tuple[str, ...] = ()
+    """Other names of this person: at the shell of the training host, a mail address."""
 
     @model_validator(mode="before")
     @classmethod
@@ -29,8 +32,24 @@ class Approver(Record):
         return {"id": data} if isinstance(data, str) else data
 
     def is_called(self, name: str) -> bool:
-        """Return True if `name` is this person's id or user name, ignoring case."""
-        return name.casefold() in {self.id.casefold(), self.name.casefold()} - {""}
+        """Return True if `name` is this person's id, user name or an alias, as `same_name` compares them."""
+        return any(same_name(name, own) for own in (self.id, self.name, *self.aliases))
+
+    def may_be(self, name: str) -> bool:
+        """Return True if `name` may be this person: their name, or their name at some host or mail server.
+
+        It decides who may *not* approve, where a wrong match costs a second approver and a missed one the four eyes.
+        """
+        return self.is_called(name) or self.is_called(name.partition("@")[0])
+
+
+def same_name(first: str, second: str) -> bool:
+    """Return True if two names differ in case, width of letters or white space only; an empty one is nobody's."""
+    return bool(_plain(first)) and _plain(first) == _plain(second)
+
+
+def _plain(name: str) -> str:
+    return " ".join(unicodedata.normalize("NFKC", name).casefold().split())
 
 
 class ApprovalSection(Record):

@@ -31,6 +31,12 @@ _OTHER_DECISION = (
 )
 
 
+_ANONYMOUS = (
+    "A person started this run by posting an asset event, and Airflow does not say who: that person could approve their"
+    " own request. Nothing was moved. Trigger the DAG by hand; whoever does so is recorded and may not approve."
+)
+
+
 class PromotionApproval(ApprovalOperator):
     """Ask the approvers who did not trigger the run or train the candidate; push their Approval, or None if not
     required.
@@ -66,6 +72,8 @@ class PromotionApproval(ApprovalOperator):
         if question is None:
             self.log.info("No approval is required.")
             return
+        if _is_anonymous(context):
+            raise AirflowFailException(_ANONYMOUS)
         self._ask_about(context, question["decision_digest"])
         self.subject, self.body = question["subject"], question["body"]
         self.assigned_users = question["approvers"]
@@ -119,6 +127,14 @@ class PromotionApproval(ApprovalOperator):
     def _asked_by(self, context: Context) -> list[str]:
         name = context["dag_run"].triggering_user_name
         return [name] if name else []
+
+
+def _is_anonymous(context: Context) -> bool:
+    """Return True if a person started the run by an asset event: Airflow tells a run neither who nor from where."""
+    if context["dag_run"].triggering_user_name:
+        return False
+    found = context["triggering_asset_events"]
+    return any(bool(event.extra.get("from_rest_api")) for events in found.values() for event in events)
 
 
 def _asked_about(context: Context) -> Any:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 
 from pipelines.contracts.release import Approval, GateCheck, GateDecision, LedgerEntry
-from pipelines.project.approval import ApprovalSection, Approver
+from pipelines.project.approval import ApprovalSection, Approver, same_name
 from pipelines.release.champion.ledger import describe_move
 
 _WITHOUT_DISTANCE = ("not below", "within")
@@ -63,7 +63,7 @@ def refusal(policy: ApprovalSection, decision: GateDecision, approval: Approval 
     approver = _approver(policy, approval)
     if approver is None:
         return f"{who} may not approve: the approvers are {_names(policy.approvers)}"
-    if any(approver.is_called(name) or name.casefold() == who.casefold() for name in approval.asked_by):
+    if any(approver.may_be(name) or same_name(name, who) for name in approval.asked_by):
         return f"{who} triggered this run or trained the candidate, so another approver has to approve it"
     return ""
 
@@ -77,7 +77,7 @@ def _approver(policy: ApprovalSection, approval: Approval) -> Approver | None:
 
 def askable(policy: ApprovalSection, asked_by: Sequence[str]) -> list[Approver]:
     """Return the approvers who can be asked; ValueError when every approver is in `asked_by`."""
-    others = [person for person in policy.approvers if not any(person.is_called(name) for name in asked_by)]
+    others = [person for person in policy.approvers if not any(person.may_be(name) for name in asked_by)]
     if not others:
         raise ValueError(
             f"No approver is left: {', '.join(asked_by)} triggered the run or trained the candidate, and the approvers"

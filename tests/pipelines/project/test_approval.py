@@ -21,6 +21,18 @@ def test_an_approver_is_a_name_or_an_id_with_a_name() -> None:
     assert not ada.is_called("bob")
 
 
+@pytest.mark.parametrize("name", ["bob", "Bob ", " bob", "B\uff4fb", "bob@example.org", "rob", "Robert  Ross"])
+def test_one_person_has_one_name_however_it_is_written(name: str) -> None:
+    bob = Approver(id="7", name="bob", aliases=("rob", "robert ross"))
+    assert bob.may_be(name)
+    assert bob.is_called(name) is ("@" not in name)
+
+
+@pytest.mark.parametrize("name", ["", " ", "bobby", "ada@bob", "8"])
+def test_other_names_are_other_people(name: str) -> None:
+    assert not Approver(id="7", name="bob").may_be(name)
+
+
 @pytest.mark.parametrize(
     ("fields", "complaint"),
     [

@@ -79,9 +79,13 @@ class FakeStateStore:
         self.values[key] = value
 
 
-def context(user: str | None = "ada", *, asked_about: str | None = DECISION.digest) -> Any:
-    """`asked_about`: the decision that the task asked about before; None for a task that has not run yet."""
+def context(
+    user: str | None = "ada", *, asked_about: str | None = DECISION.digest, events: tuple[dict[str, Any], ...] = ()
+) -> Any:
+    """`asked_about`: the decision that the task asked about before; None for a task that has not run yet. `events`:
+    what the asset events that started the run carry."""
     return {
+        "triggering_asset_events": {"candidate": [SimpleNamespace(extra=extra) for extra in events]} if events else {},
         "task_instance": SimpleNamespace(id="ti-1"),
         "dag_run": SimpleNamespace(triggering_user_name=user),
         "task_state_store": FakeStateStore(**({"asked_about": asked_about} if asked_about else {})),
@@ -119,6 +123,24 @@ def test_the_question_goes_to_the_approvers_and_a_timeout_is_a_rejection(asked: 
     assert given["defaults"] == ["Reject"]
     assert given["options"] == ["Approve", "Reject"]
     assert (given["subject"], given["body"]) == ("Sure?", "{{ 7 * 6 }} **bold**"), "never read as a template"
+
+
+def test_a_person_who_posted_an_asset_event_is_not_known_and_nobody_is_asked(asked: list[dict[str, Any]]) -> None:
+    posted = context(None, asked_about=None, events=({}, {"from_rest_api": True}))
+    with pytest.raises(AirflowFailException, match="does not say who"):
+        operator().execute(posted)
+    assert asked == []
+    assert operator("no approval required").execute(posted) is None
+
+
+def test_events_of_tasks_and_a_person_who_triggered_the_run_are_known(asked: list[dict[str, Any]]) -> None:
+    for known in (
+        context(None, asked_about=None, events=({},)),
+        context("ada", asked_about=None, events=({"from_rest_api": True},)),
+    ):
+        with pytest.raises(TaskAwaitingInput):
+            operator().execute(known)
+    assert len(asked) == 2
 
 
 def test_no_question_is_asked_when_no_approval_is_required(asked: list[dict[str, Any]]) -> None:
