@@ -41,7 +41,7 @@ def test_a_recipe_name_cannot_point_to_another_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", sorted(RECIPES_DIR.glob("*.toml")), ids=lambda path: path.stem)
 def test_every_recipe_can_move_the_weights(path: Path) -> None:
-    """AdamW and Adafactor move a weight by about the learning rate in a step at most. Below 5e-5 in all, a thousandth of
+    """AdamW and Adafactor move a weight by about the learning rate in a step. Below 5e-5 in all, a thousandth of
     a typical weight, the result is the base model, and a comparison with it says nothing about the method.
     """
     recipe = load_recipe(path.stem)
