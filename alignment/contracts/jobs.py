@@ -90,6 +90,13 @@ class JobStoppedError(Exception):
         self.step = step
 
 
+CHOSEN_CHANGE = "chosen_error_minus_reference"
+"""Metric of training: rise of the chosen images' error over that of the base."""
+CHOSEN_WORSE_STEPS = "chosen_worse_steps"
+"""Metric of training: number of steps in a row, up to this one, with a rise."""
+CHOSEN_ALARM_STEPS = 20
+"""Number of such steps from which a person is warned."""
+
 SPEC_FILE = "spec.json"
 """The job's spec, kept beside its result."""
 RESULT_FILE = "result.json"

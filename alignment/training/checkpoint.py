@@ -49,6 +49,7 @@ class TrainingState(Record):
     """Version of the rule that derives randomness from keys."""
     guard_losses: tuple[float, ...]
     guard_spikes: int
+    chosen_worse_steps: int = 0
     sample_keys: tuple[str, ...]
     """`STEP/KEY` of every image that was logged."""
 

@@ -1,14 +1,17 @@
-"""Stop a diverged run before it overwrites good weights."""
+"""Stop a diverged run before it overwrites good weights, and say when a run gets worse while its loss falls."""
 
+import logging
 import math
 import statistics
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
 from alignment.catalogues.optimisers import DivergenceGuard
-from alignment.contracts.jobs import JobStoppedError
+from alignment.contracts.jobs import CHOSEN_ALARM_STEPS, CHOSEN_CHANGE, CHOSEN_WORSE_STEPS, JobStoppedError
+
+logger = logging.getLogger(__name__)
 
 
 class DivergenceWatch:
@@ -34,6 +37,30 @@ class DivergenceWatch:
 
     def _stop(self, step: int, reason: str) -> JobStoppedError:
         return _diverged(step, reason)
+
+
+class ChosenWatch:
+    """Counts steps in a row in which the policy predicts the chosen images worse than the reference does.
+
+    Preference losses compare the two sides, so they also fall when both errors rise and the rejected one rises faster:
+    loss and accuracy look well, while images get worse. `steps` restores the count from a checkpoint.
+    """
+
+    def __init__(self, steps: int = 0) -> None:
+        self.steps = steps
+
+    def observe(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        """Return the count after this step as a metric, for objectives with a reference; warn when it is too high."""
+        if CHOSEN_CHANGE not in metrics:
+            return {}
+        self.steps = self.steps + 1 if metrics[CHOSEN_CHANGE] > 0 else 0
+        if self.steps == CHOSEN_ALARM_STEPS:
+            logger.warning(
+                "The chosen images have been predicted worse than by the base for %d steps in a row, while the loss"
+                " falls. Lower the learning rate or raise beta.",
+                self.steps,
+            )
+        return {CHOSEN_WORSE_STEPS: float(self.steps)}
 
 
 def check_weights(weights: Iterable[tuple[str, Tensor]], step: int) -> None:

@@ -21,7 +21,7 @@ from alignment.contracts.training import TrainSpec
 from alignment.files.durable import publish_folder
 from alignment.files.progress import JobProgress
 from alignment.training.checkpoint import CheckpointFolder, TrainingState, gather, read_state, restore, trainable
-from alignment.training.divergence import DivergenceWatch, check_weights
+from alignment.training.divergence import ChosenWatch, DivergenceWatch, check_weights
 from alignment.training.metrics import append_metrics, cut_back
 from alignment.training.optimisation import build_optimiser, learning_rate, set_learning_rate
 from alignment.training.peak_memory import peak_memory
@@ -67,6 +67,7 @@ class TrainingRun:
         self.optimiser = build_optimiser(self.weights, self.recipe.optimiser)
         self.checkpoints = CheckpointFolder(self.out / CHECKPOINTS_DIR, self.placement.keep_checkpoints)
         self.watch = DivergenceWatch(self.recipe.divergence)
+        self.chosen = ChosenWatch()
         self.grid = SampleGrid(
             self.out,
             self.placement.sample_prompts,
@@ -118,6 +119,7 @@ class TrainingRun:
             raise ValueError(f"{path} belongs to another train spec; give an empty output folder.")
         restore(path, self.denoiser, self.optimiser)
         self.watch = DivergenceWatch(self.recipe.divergence, state.guard_losses, state.guard_spikes)
+        self.chosen.steps = state.chosen_worse_steps
         logger.info("resumed from %s", path)
 
     def run(self) -> None:
@@ -185,7 +187,7 @@ class TrainingRun:
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         self.done += 1
-        metrics |= {"gradient_norm": norm, "learning_rate": rate}
+        metrics |= {"gradient_norm": norm, "learning_rate": rate} | self.chosen.observe(metrics)
         metrics[f"{self.update.unit}_per_second"] = self.recipe.global_batch / (time.perf_counter() - started)
         metrics |= peak_memory(self.device)
         return metrics, stop_requested
@@ -239,6 +241,7 @@ class TrainingRun:
             learning_rate=self.optimiser.param_groups[0]["lr"],
             guard_losses=tuple(self.watch.losses),
             guard_spikes=self.watch.spikes,
+            chosen_worse_steps=self.chosen.steps,
             sample_keys=self.grid.keys(),
         )
         self.checkpoints.save(state, self.denoiser, self.optimiser)

@@ -5,6 +5,7 @@ from typing import Any
 from pipelines.records.compute import total_compute
 from pipelines.release.champion import ledger
 from pipelines.release.champion.state import read_state
+from pipelines.release.champion.versions import WORSE_TAG
 from pipelines.release.gate import decision_log
 from pipelines.tracking import registry
 from pipelines.tracking.errors import TrackingRefused
@@ -41,7 +42,13 @@ def _version(workspace: Workspace, alias: str, problems: list[str]) -> dict[str,
         return None
     if version is None or tags is None:
         return None
-    return {"version": version, "weights_digest": tags.get(registry.WEIGHTS_TAG)}
+    found = {"version": version, "weights_digest": tags.get(registry.WEIGHTS_TAG)}
+    if WORSE_TAG in tags:
+        found["warning"] = (
+            f"At the end of its training the chosen images were predicted worse than by the base, for {tags[WORSE_TAG]}"
+            " steps in a row; see the training curves in its report."
+        )
+    return found
 
 
 def _last_decision(workspace: Workspace, problems: list[str]) -> dict[str, Any] | None:

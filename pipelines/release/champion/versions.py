@@ -12,6 +12,8 @@ from pipelines.tracking import registry
 from pipelines.workspace import Workspace
 
 INGREDIENTS_TAG = "soup.ingredients"
+WORSE_TAG = "train.chosen_worse_steps"
+"""Steps in a row, at the end of training, in which the chosen images were predicted worse than by the base."""
 TRAINED_BY_TAG = "trained.by"
 """Tag with the people who started the training, separated by ", ": they may not approve its result."""
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from alignment.contracts.jobs import MetricsLine
+from alignment.contracts.jobs import CHOSEN_ALARM_STEPS, CHOSEN_CHANGE, CHOSEN_WORSE_STEPS, MetricsLine
 from alignment.contracts.training import FullFineTune, Recipe
 
 Points = Sequence[tuple[float, float]]
@@ -12,7 +12,7 @@ FIRST_METRICS = (
     "loss",
     "implicit_accuracy",
     "margin",
-    "chosen_error_minus_reference",
+    CHOSEN_CHANGE,
     "rejected_error_minus_reference",
     "gradient_norm",
     "learning_rate",
@@ -35,6 +35,19 @@ def curves(lines: Sequence[MetricsLine]) -> dict[str, list[tuple[float, float]]]
         for name in ordered
     }
     return {name: points for name, points in list(found.items())[:MOST_METRICS] if points}
+
+
+def chosen_warning(lines: Sequence[MetricsLine]) -> str:
+    """Return a warning when the chosen images were predicted worse than by the base for many steps, else nothing."""
+    longest = max((line.metrics.get(CHOSEN_WORSE_STEPS, 0.0) for line in lines), default=0.0)
+    if longest < CHOSEN_ALARM_STEPS:
+        return ""
+    worse = sum(line.metrics.get(CHOSEN_CHANGE, 0.0) > 0 for line in lines)
+    return (
+        f"The chosen images were predicted worse than by the base in {worse} of {len(lines)} logged steps,"
+        f" {longest:.0f} of them in a row. The loss falls all the same, since it compares chosen with rejected images."
+        " A lower learning rate or a higher beta keeps the policy closer to the base."
+    )
 
 
 def thinned(points: Points, most: int) -> list[tuple[float, float]]:

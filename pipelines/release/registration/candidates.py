@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from alignment.contracts.data import DatasetSnapshot
+from alignment.contracts.jobs import CHOSEN_ALARM_STEPS, CHOSEN_WORSE_STEPS
 from alignment.contracts.soup import SoupResult
 from alignment.contracts.training import TrainResult
 from pipelines.contracts.jobs import JobKind
@@ -15,6 +16,7 @@ from pipelines.records.jobs import starters
 from pipelines.release.champion.versions import (
     INGREDIENTS_TAG,
     TRAINED_BY_TAG,
+    WORSE_TAG,
     fetch_weights,
     read_version,
     trainer_tags,
@@ -215,5 +217,8 @@ def _tags(result: TrainResult, workspace: Workspace, *, snapshot: DatasetSnapsho
         "licence.data": ", ".join(sorted(snapshot.licences)),
         "git.sha": workspace.settings.git_sha or from_run.get("git.sha", ""),
     }
+    worse = result.final_metrics.get(CHOSEN_WORSE_STEPS, 0.0)
+    if worse >= CHOSEN_ALARM_STEPS:
+        tags[WORSE_TAG] = f"{worse:.0f}"
     airflow = {name: value for name, value in from_run.items() if name.startswith("airflow.")}
     return {name: value for name, value in {**tags, **airflow}.items() if value}

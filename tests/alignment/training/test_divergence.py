@@ -7,7 +7,7 @@ import torch
 
 from alignment.catalogues.optimisers import DivergenceGuard
 from alignment.contracts.jobs import JobStoppedError
-from alignment.training.divergence import DivergenceWatch, check_weights
+from alignment.training.divergence import ChosenWatch, DivergenceWatch, check_weights
 
 GUARD = DivergenceGuard(spike_factor=10.0, window_steps=20, patience_steps=3)
 
@@ -54,3 +54,23 @@ def test_weights_that_are_not_finite_after_the_last_step_are_named() -> None:
     with pytest.raises(JobStoppedError, match=r"diverged at step 60: weight bad\.weight has values") as stopped:
         check_weights(weights, 60)
     assert (stopped.value.kind, stopped.value.step) == ("diverged", 59)
+
+
+def test_steps_in_a_row_with_worse_chosen_images_are_reported_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    watch = ChosenWatch()
+    rises = [1e-4, 0.0, -1e-4] + [1e-4] * 25
+    counts = [watch.observe({"chosen_error_minus_reference": rise})["chosen_worse_steps"] for rise in rises]
+    assert counts == [1, 0, 0, *range(1, 26)]
+    (line,) = caplog.messages
+    assert "predicted worse than by the base for 20 steps in a row" in line
+
+
+def test_an_objective_without_a_reference_has_no_such_count() -> None:
+    assert ChosenWatch().observe({"loss": 1.0}) == {}
+
+
+def test_the_count_continues_from_a_checkpoint(caplog: pytest.LogCaptureFixture) -> None:
+    assert ChosenWatch(19).observe({"chosen_error_minus_reference": 1.0}) == {"chosen_worse_steps": 20.0}
+    assert len(caplog.messages) == 1

@@ -9,6 +9,7 @@ import pytest
 from pipelines.release.gate.decision_log import save_decision
 from pipelines.release.promotion.promote import promote
 from pipelines.release.promotion.rollback import rollback
+from pipelines.release.registration.candidates import register
 from pipelines.release.status import status
 from pipelines.tracking import registry, runs
 from pipelines.workspace import Workspace
@@ -48,6 +49,13 @@ def test_after_two_promotions_and_a_rollback(world: Any) -> None:
     assert (now["last_decision"]["verdict"], now["last_decision"]["report_uri"]) == ("promote", decision.report_uri)
     assert now["ledger"] == {"entries": 3, "agrees_with_aliases": True}
     assert now["problems"] == []
+
+
+def test_a_version_whose_training_made_the_chosen_images_worse_has_a_warning(world: Any) -> None:
+    workspace = Workspace(world.project, world.settings)
+    spoiled = world.train("a").model_copy(update={"final_metrics": {"chosen_worse_steps": 52.0}})
+    register(spoiled, workspace, snapshot=world.snapshot, run_id=world.run_id)
+    assert "for 52 steps in a row" in status(workspace)["candidate"]["warning"]
 
 
 def test_a_deleted_champion_is_named(world: Any) -> None:

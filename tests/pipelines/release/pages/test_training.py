@@ -7,7 +7,7 @@ import pytest
 from alignment.config import load_recipe
 from alignment.contracts.jobs import MetricsLine
 from pipelines.release.pages.curve_plot import plot_curves
-from pipelines.release.pages.training import curves, recipe_facts, thinned
+from pipelines.release.pages.training import chosen_warning, curves, recipe_facts, thinned
 
 
 def line(step: int, **metrics: float) -> MetricsLine:
@@ -19,6 +19,15 @@ def test_curves_come_in_order_without_what_is_not_finite() -> None:
     assert list(found) == ["loss", "alpha", "zeta"]
     assert found["loss"] == [(1.0, 3.0), (3.0, 1.0)]
     assert curves([line(1, loss=math.nan)]) == {}
+
+
+def test_a_run_whose_chosen_images_got_worse_has_a_warning() -> None:
+    worse = [line(step, chosen_error_minus_reference=1e-3, chosen_worse_steps=step) for step in range(1, 26)]
+    better = [line(step, chosen_error_minus_reference=-1e-3, chosen_worse_steps=0) for step in range(26, 61)]
+    warning = chosen_warning([*worse, *better])
+    assert "in 25 of 60 logged steps, 25 of them in a row" in warning
+    assert chosen_warning([*worse[:19], *better]) == ""
+    assert chosen_warning([line(1, loss=1.0)]) == chosen_warning([]) == ""
 
 
 def test_thinning_takes_means_of_neighbours() -> None:
