@@ -10,6 +10,7 @@ __all__ = [
     "judges",
     "labelling",
     "names",
+    "prompt_text",
     "reward_models",
     "soup",
     "streaming",

@@ -3,6 +3,8 @@
 from array import array
 from pathlib import Path
 
+from alignment.contracts.prompt_text import prompt_fault
+
 
 class PromptLines:
     """Random access to the prompts of a file. Memory holds eight bytes per prompt, never the text.
@@ -48,4 +50,6 @@ def _is_prompt(line: bytes, number: int, path: Path) -> bool:
         raise ValueError(
             f"The prompts file {path}, line {number}, contains a tab. Use plain text with only one prompt per line."
         )
+    if fault := prompt_fault(text):
+        raise ValueError(f"The prompts file {path}, line {number}, {fault}. Remove it.")
     return bool(text)

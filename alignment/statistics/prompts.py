@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from alignment.contracts.prompt_text import prompt_fault
+
 HEADER = ["prompt", "category"]
 NAMED = 5
 """Number of prompts that an error names."""
@@ -56,6 +58,14 @@ def parse_prompts(content: bytes, origin: str) -> list[EvalPrompt]:
         where = f"lines {', '.join(map(str, bad[:10]))} are" if bad else "there are no prompts; each line is"
         raise ValueError(
             f"The prompts file {origin}: {where} not 'prompt<TAB>category' with a prompt that is not empty."
+        )
+    faults = [
+        (number, fault) for number, row in enumerate(rows, start=2) for part in row if (fault := prompt_fault(part))
+    ]
+    if faults:
+        named = "; ".join(f"line {number} {fault}" for number, fault in faults[:NAMED])
+        raise ValueError(
+            f"The prompts file {origin} has {len(faults)} texts that are no prompts: {named}. Remove them."
         )
     prompts = [EvalPrompt(index, text, category) for index, (text, category) in enumerate(rows)]
     _check_distinct(prompts, origin)

@@ -47,3 +47,9 @@ def test_a_file_that_is_not_a_list_of_prompts_is_refused(tmp_path: Path, content
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="cannot be read"):
         PromptLines(tmp_path / "nowhere.txt")
+
+
+def test_a_control_character_is_refused_with_its_line(tmp_path: Path) -> None:
+    (tmp_path / "p.txt").write_text("a cat\na \x1b[31mdog\n")
+    with pytest.raises(ValueError, match=r"line 2, contains the control character U\+001B"):
+        PromptLines(tmp_path / "p.txt")

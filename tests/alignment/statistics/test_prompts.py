@@ -34,6 +34,21 @@ def test_a_bad_file_is_refused_by_line(tmp_path: Path, content: str, message: st
         read_prompts(written(tmp_path, content))
 
 
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("a cat\x00", r"line 2 contains the control character U\+0000"),
+        ("\x1b[31ma cat", r"U\+001B"),
+        ("a \u202etac", r"U\+202E"),
+        ("a" * 4001, "line 2 is 4001 characters long, at most 4000"),
+    ],
+)
+def test_a_text_that_pages_and_terminals_would_not_show_is_refused(tmp_path: Path, text: str, fault: str) -> None:
+    for line in (f"{text}\tanimals", f"a cat\t{text}"):
+        with pytest.raises(ValueError, match=fault):
+            read_prompts(written(tmp_path, f"prompt\tcategory\n{line}\n"))
+
+
 def test_a_byte_order_mark_and_windows_line_ends_are_not_part_of_a_prompt(tmp_path: Path) -> None:
     path = tmp_path / "prompts.tsv"
     path.write_bytes(b"\xef\xbb\xbfprompt\tcategory\r\na cat\tanimals\r\n")
