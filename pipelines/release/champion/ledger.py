@@ -25,13 +25,16 @@ VERBS = {"rollback": "rolled back", "forward": "rolled forward"}
 
 
 def entries(model: str, store: Store) -> tuple[LedgerEntry, ...]:
-    """Read the ledger of a model, oldest entry first; ValueError when it has a gap or an entry was changed."""
+    """Read the ledger of a model, oldest entry first; ValueError when it has a gap or an entry was changed.
+
+    Files with other names than those of entries are no part of it: a stray one must not stop a rollback.
+    """
     series = _series(store, model)
-    names = [uri.rsplit("/", 1)[-1] for uri in store.list_uris(series.folder_uri)]
     found: list[LedgerEntry] = []
-    for sequence, name in enumerate(sorted(names), start=1):
-        if name != entry_name(sequence):
-            raise ValueError(f"Ledger of {model!r}: expected {entry_name(sequence)}, found {name}. {HOW_TO_RESTORE}")
+    for sequence, number in enumerate(series.numbers(), start=1):
+        if number != sequence:
+            missing, name = entry_name(sequence), entry_name(number)
+            raise ValueError(f"Ledger of {model!r}: expected {missing}, found {name}. {HOW_TO_RESTORE}")
         entry = series.read(sequence)
         _check_follows(entry, found[-1] if found else None, model)
         found.append(entry)
