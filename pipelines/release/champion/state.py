@@ -64,8 +64,7 @@ def _compare(model: str, settings: Settings, known: tuple[LedgerEntry, ...]) -> 
     # With the base model in place, the version that would have the tag may be deleted; the tag is then not needed.
     tagged = head is None or tags is None or tags.get(LEDGER_TAG) == entry_tag(head)
     agrees = tagged and champion == (head.to_version if head else None)
-    if agrees and tags is not None:
-        return ChampionState(known, champion)
+    # Asked even if all agrees: whoever deletes the last entry may set the alias back as well.
     lost = _lost_entry(model, settings, known)
     if lost is not None:
         return ChampionState(

@@ -84,6 +84,18 @@ def test_a_decision_of_version_2_moves_the_alias_under_its_own_digest(world: Any
     assert entries(world)[-1].decision_digest == decision.digest
 
 
+def test_a_deleted_entry_is_noticed_although_the_aliases_were_set_back_with_it(world: Any) -> None:
+    first = champion(world, "a")
+    champion(world, "b", over=first)
+    (Path(urlsplit(world.store.uri("ledger", world.project.name)).path) / "000002.json").unlink()
+    registry.set_alias(world.settings, world.project.name, "champion", 1)
+    registry.delete_alias(world.settings, world.project.name, "previous_champion")
+    state = read_state(world.project.name, world.settings)
+    assert state.cut_off
+    assert "Version 2" in state.problem
+    assert "entries were changed or removed" in state.problem
+
+
 def rolled_back_world(world: Any) -> tuple[Any, Any]:
     """Versions 1 and 2 were champions; version 2 was rolled back. Return both."""
     first = champion(world, "a")
