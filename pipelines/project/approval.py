@@ -84,6 +84,9 @@ class ReconcileSection(Record):
     on_mismatch: Literal["alarm", "restore"] = "alarm"
     """alarm: the task fails with a message; restore: an alias that was moved by hand is put back, which the ledger
     records."""
+    full_check_hours: Annotated[FiniteFloat, Field(ge=0)] = 24.0
+    """Hours between two complete checks of the files that MLflow serves for the champion. In between only their sizes
+    are compared."""
 
 
 class MailSection(Record):

@@ -140,6 +140,28 @@ def fetch_served(settings: Settings, model: str, version: int, local_dir: Path) 
         return Path(download_artifacts(uri, dst_path=str(local_dir), tracking_uri=settings.tracking_uri))
 
 
+def served_sizes(settings: Settings, model: str, version: int) -> dict[str, int]:
+    """Return the size of each file that a version serves, by path. ValueError when its files were deleted."""
+    from mlflow.artifacts import list_artifacts
+
+    missing = missing_files(settings, model, version)
+    if missing:
+        raise ValueError(missing)
+    with connect(settings.tracking_uri) as client:
+        root = _served_weights(client, model, version).removesuffix(f"/{SERVED_WEIGHTS}")
+        sizes, folders = dict[str, int](), [""]
+        while folders:
+            folder = folders.pop()
+            # Paths are relative to the folder that is listed, by its own name or from its root, as the store likes.
+            for found in list_artifacts(f"{root}/{folder}".rstrip("/"), tracking_uri=settings.tracking_uri):
+                path = f"{folder}/{found.path.rsplit('/', 1)[-1]}".lstrip("/")
+                if found.is_dir:
+                    folders.append(path)
+                else:
+                    sizes[path] = found.file_size
+        return sizes
+
+
 def find_version(settings: Settings, model: str, *, weights_digest: str) -> int | None:
     """Return the newest version with these weights."""
     with connect(settings.tracking_uri) as client:

@@ -2,7 +2,7 @@
 
 An interrupted move is completed. An alias or a champion tag that was changed by hand raises an alarm, or is restored
 with an entry in the ledger. Faults that cannot be repaired from the records (a changed or lost ledger, a deleted
-champion, other weights under a version, files missing in MLflow) raise an alarm under every policy.
+champion, other weights under a version, files missing or changed in MLflow) raise an alarm under every policy.
 """
 
 import logging
@@ -13,6 +13,7 @@ from pipelines.release.champion import ledger
 from pipelines.release.champion.state import ChampionState, previous_champion, read_state
 from pipelines.release.promotion import promote as promotion
 from pipelines.release.promotion.rollback import restore as put_back
+from pipelines.release.promotion.served_champion import served_problems
 from pipelines.tracking import registry
 from pipelines.tracking.errors import TrackingRefused
 from pipelines.workspace import Workspace
@@ -59,6 +60,7 @@ def _reconcile(workspace: Workspace, actor: str, restore: bool) -> Reconciliatio
         return _result(project, state, "alarm", (state.problem,), state.problem)
     changed = [*_changed_tags(workspace, state), *_changed_alias(workspace, state)]
     other = [*_other_weights(workspace, state), *files_gone(workspace, state)]
+    other = other or served_problems(workspace, state)
     problems = tuple(filter(None, (state.problem, *changed, *other)))
     if not problems:
         return _result(project, state, "agrees", (), f"alias, ledger and tags agree: {_names(state)}")

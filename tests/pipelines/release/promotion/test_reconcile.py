@@ -9,11 +9,12 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from pipelines.contracts.release import Reconciliation
+from pipelines.contracts.release import CandidateVersion, Reconciliation
 from pipelines.platform import doctor
 from pipelines.project.file import Project
 from pipelines.release.champion import ledger
 from pipelines.release.champion.state import read_state
+from pipelines.release.promotion import verification
 from pipelines.release.promotion.promote import promote
 from pipelines.release.promotion.reconcile import reconcile
 from pipelines.release.promotion.rollback import rollback
@@ -251,3 +252,55 @@ def test_a_move_that_was_cut_short_is_finished(promoted: Any, killed_at: Callabl
     answer = found(promoted)
     assert (answer.state, answer.champion, answer.expected) == ("finished", 1, 1)
     assert found(promoted).state == "agrees"
+
+
+# --- the files that are served ----------------------------------------------------------------------------------------
+
+
+def served_folder(world: Any, mlflow_server: Any, version: int) -> Path:
+    with runs.connect(world.settings.tracking_uri) as client:
+        uri = client.get_model_version_download_uri(world.project.name, str(version))
+    root: Path = mlflow_server.database.parent / "artifacts"
+    return root / uri.removeprefix("mlflow-artifacts:/")
+
+
+def spoil_weights(folder: Path) -> None:
+    (path,) = folder.rglob("*.safetensors")
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+
+
+def spoil_code(folder: Path) -> None:
+    path = next(path for path in sorted(folder.rglob("*.py")) if path.stat().st_size)
+    path.write_text(path.read_text() + "\nimport os\n")
+
+
+@pytest.mark.parametrize(("spoil", "message"), [(spoil_weights, "serves weights with digest"), (spoil_code, "differ")])
+def test_files_that_were_changed_where_they_are_served_are_an_alarm(
+    promoted: Any, mlflow_server: Any, spoil: Callable[[Path], None], message: str
+) -> None:
+    spoil(served_folder(promoted, mlflow_server, 2))
+    answer = found(promoted, restoring(promoted))
+    assert answer.state == "alarm"
+    assert message in answer.message
+    assert "`plumbline rollback`" in answer.message
+    assert champion(promoted) == 2
+
+
+def test_between_two_full_checks_sizes_are_compared(
+    promoted: Any, mlflow_server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full, check = list[int](), verification.check_weights
+
+    def counted(version: CandidateVersion, workspace: Workspace) -> None:
+        full.append(version.version)
+        check(version, workspace)
+
+    monkeypatch.setattr(verification, "check_weights", counted)
+    assert [found(promoted).state for _ in range(3)] == ["agrees"] * 3
+    assert full == [2]
+    section = promoted.project.reconcile.model_copy(update={"full_check_hours": 0.0})
+    assert found(promoted, promoted.project.model_copy(update={"reconcile": section})).state == "agrees"
+    assert full == [2, 2]
+    spoil_code(served_folder(promoted, mlflow_server, 2))
+    assert found(promoted).state == "alarm"
+    assert full == [2, 2, 2], "a file has another size"
