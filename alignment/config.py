@@ -38,7 +38,8 @@ def _parse_recipe(data: dict[str, Any], overrides: Sequence[str] = ()) -> Recipe
     """Validate a recipe passed as plain data; see `load_recipe`."""
     for override in overrides:
         _apply_override(data, override)
-    objective = data.get("objective", {}).get("name")
+    table = data.get("objective")
+    objective = table.get("name") if isinstance(table, dict) else None
     known = [cls.model_fields["name"].default for cls in OBJECTIVES]
     if objective is not None and objective not in known:
         raise ValueError(unknown_name("objective", str(objective), known))
@@ -75,7 +76,9 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def _apply_override(data: dict[str, Any], override: str) -> None:
-    """Set `a.b=value` in nested tables, in place. The value is parsed as TOML; if that fails, it is a string."""
+    """Set `a.b=value` in nested tables, in place. The value is parsed as TOML, or as JSON if it is an object; if both
+    fail, it is a string.
+    """
     key, separator, text = override.partition("=")
     if not separator or not key:
         raise ValueError(f"Override {override!r} is not KEY=VALUE, e.g. objective.beta=2000.")
@@ -85,10 +88,24 @@ def _apply_override(data: dict[str, Any], override: str) -> None:
         table = table.setdefault(parent, {})
         if not isinstance(table, dict):
             raise ValueError(f"Override {override!r}: {parent!r} is a value, not a table.")
+    value = _override_value(text)
+    if isinstance(table.get(leaf), dict) and not isinstance(value, dict):
+        raise ValueError(
+            f"Override {override!r}: {key} is a table. Set one of its fields, e.g. {key}.FIELD=VALUE, or all of them,"
+            f" {key}={{FIELD = VALUE, ...}} (TOML or JSON)."
+        )
+    table[leaf] = value
+
+
+def _override_value(text: str) -> Any:
     try:
-        table[leaf] = tomllib.loads(f"v = {text}")["v"]
+        return tomllib.loads(f"v = {text}")["v"]
     except tomllib.TOMLDecodeError:
-        table[leaf] = text
+        pass
+    try:
+        return json.loads(text) if text.lstrip().startswith("{") else text
+    except ValueError:
+        return text
 
 
 def validate(model: type[Model], data: dict[str, Any], what: str, context: object = None) -> Model:

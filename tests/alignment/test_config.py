@@ -47,3 +47,22 @@ def test_every_recipe_can_move_the_weights(path: Path) -> None:
     recipe = load_recipe(path.stem)
     moved = sum(learning_rate(step, recipe.optimiser, recipe.steps) for step in range(recipe.steps))
     assert moved > 5e-5
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        'optimiser={kind = "adafactor", learning_rate = 2e-5}',
+        'optimiser={"kind": "adafactor", "learning_rate": 2e-5}',
+    ],
+)
+def test_a_table_may_be_replaced_in_toml_or_in_json(override: str) -> None:
+    optimiser = load_recipe("diffusion_dpo_shapes", (override,)).optimiser
+    assert (optimiser.kind, optimiser.learning_rate, optimiser.warmup_steps) == ("adafactor", 2e-5, 0)
+
+
+@pytest.mark.parametrize("override", ["tuning=lora", "objective=sft", 'objective={"name": "sft"', "optimiser=3"])
+def test_a_table_that_is_replaced_by_a_value_is_refused_with_the_forms(override: str) -> None:
+    key = override.partition("=")[0]
+    with pytest.raises(ValueError, match=rf"{key} is a table\. Set one of its fields, e\.g\. {key}\.FIELD=VALUE"):
+        load_recipe("diffusion_dpo_shapes", (override,))

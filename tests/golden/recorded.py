@@ -10,6 +10,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 RELATIVE = 1e-5
+ZERO = 1e-12
+"""Difference from a recorded zero, for which no relative tolerance allows any."""
 FLOAT32_SPACING = 2.0**-23
 
 
@@ -49,7 +51,7 @@ class Case:
         name: str,
         ours: Tensor,
         *,
-        absolute: float = 0.0,
+        absolute: float = ZERO,
         relative: float = RELATIVE,
         against: Tensor | None = None,
     ) -> None:
