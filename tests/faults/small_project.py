@@ -15,7 +15,7 @@ _CHANGES = {
     "seeds = [0, 1]\n": "seeds = [0, 1]\nconfidence = 0.55\n",
     "sampler = { steps = 20,": "sampler = { steps = 8,",
     "minimum_prompts = 100": "minimum_prompts = 10",
-    "required_judges = 2": "required_judges = 1",
+    "required_judges = 2": "required_judges = 1\nveto = false",
     "caption_match = { margin = 1.0 }": "caption_match = { margin = 100.0 }",
     "diversity = { relative_margin = 0.25 }": "diversity = { relative_margin = 1.0 }",
     "minimum_prompts = 25\n": "minimum_prompts = 1000\n",
