@@ -1,7 +1,7 @@
 """The training loop: one curve for any number of processes, any micro-batch, interrupted or not.
 
-With float32 forward passes, that is, up to the order of sums. In bf16 another division of the batch rounds otherwise: the
-loss then differs by some percent, while pairs, order and noise stay the same.
+With float32 forward passes, that is, up to the order of sums. In bf16 another division of the batch rounds otherwise:
+the loss then differs by some percent, while pairs, order and noise stay the same.
 
 The loop owns weights, optimiser, checkpoints and the files that a run writes. An `Update` computes the gradients of a
 step, which are the mean over the global batch however it is split. Steps are counted from 1 in everything written.
