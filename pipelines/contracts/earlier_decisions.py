@@ -12,7 +12,7 @@ FIELDS_SINCE = 3
 """First schema version of a decision whose checks have separate fields."""
 
 _NEW_FIELDS = {"kind", "subject", "limit", "against", "relation", "bound"}
-_LIMITS = ("relative", "floor", "ceiling", "mcnemar")
+_LIMITS = ("relative", "floor", "ceiling", "mcnemar", "anchor")
 _REQUIRED = re.compile(
     r"(?:p |lower bound |share |fall )?(>=|<=|>|<|not below|not clearly >|within) (-?\d+(?:\.\d+)?(?:e[+-]?\d+)?)"
     r"(?: on >= \d+ pairs, independent)?"

@@ -58,7 +58,7 @@ class GateCheck(Record):
     kind: CheckKind
     subject: str | None = None
     """The judge, guard or slice, or the first judge of a pair; None for a check on the whole evaluation."""
-    limit: Literal["relative", "floor", "ceiling", "mcnemar"] | None = None
+    limit: Literal["relative", "floor", "ceiling", "mcnemar", "anchor"] | None = None
     """Limit of a guard that was checked; None for its margin."""
     against: str | None = None
     """The second judge of a pair."""

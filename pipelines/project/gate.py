@@ -30,6 +30,9 @@ class GuardRule(Record):
     """The candidate's mean, or share of passing prompts with a threshold, must be shown to exceed this."""
     ceiling: FiniteFloat | None = None
     """The candidate's mean, or share of passing prompts with a threshold, must be shown to be below this."""
+    anchor_margin: NotNegative | None = None
+    """Largest tolerated loss against the base model, in the unit of the margin (a share for `relative_margin`); none:
+    twice the margin."""
     slice_margin: NotNegative | None = None
     """Largest tolerated loss within a slice, in the guard's units; none: slices are not checked."""
 
@@ -133,6 +136,8 @@ class GatePolicy(ValueObject):
     and the gate reports it."""
     guards: dict[str, GuardRule] = Field(default_factory=dict)
     """Rules of the guards, by their names in the evaluation. Every guard needs a rule here or in detectors.drift."""
+    anchor: Literal["none", "base"] = "base"
+    """Model against which the guards hold besides the champion, so that small losses do not add up over promotions."""
     slices: SliceRule = SliceRule()
     """Rule for prompt categories."""
     power: PowerRule = PowerRule()

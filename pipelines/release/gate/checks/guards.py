@@ -1,13 +1,17 @@
 """Guards: the candidate may not be worse than the champion by more than a margin, and must stay within limits.
 
 Every limit of every guard has to hold, so no correction is needed (intersection-union).
+
+Each promotion may lose a little, so a row of them could lose a lot. Guards therefore hold against an anchor too, the
+base model, with a margin of their own.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from alignment.contracts.judges import Judge
 from alignment.statistics.comparison import DIFFERENCE_DECIMALS, Floats, mean_interval
@@ -15,6 +19,8 @@ from alignment.statistics.noninferiority import mcnemar_p_value, paired_share_in
 from pipelines.contracts.release import GateCheck, Relation
 from pipelines.project.gate import GuardRule
 from pipelines.release.gate.checks.interface import Evidence, Finding, Verdict, finite
+
+Bools = NDArray[np.bool_]
 
 DUST = 10.0**-DIFFERENCE_DECIMALS
 """The rounding error within which two bounds count as equal."""
@@ -65,7 +71,7 @@ def _guard(evidence: Evidence, name: str, guard: Judge | None) -> list[Finding]:
         )
         return [Finding(check, "invalid")]
     lines = _share_lines(evidence, name, rule) if rule.threshold is not None else _mean_lines(evidence, name, rule)
-    return [line.finding() for line in lines]
+    return [line.finding() for line in [*lines, *_anchor_lines(evidence, name, rule)]]
 
 
 def _fault(evidence: Evidence, name: str, guard: Judge | None) -> str:
@@ -97,7 +103,7 @@ class _Limit:
     text: str
     """The quantity with its interval: "the change against the champion is between ... and ..."."""
     tolerated: str
-    kind: Literal["relative", "floor", "ceiling", "mcnemar"] | None = None
+    kind: Literal["relative", "floor", "ceiling", "mcnemar", "anchor"] | None = None
     """None for the margin."""
     touching: bool = True
     """True if a quantity without uncertainty that equals the limit is within it, such as no change at all where no loss
@@ -145,15 +151,16 @@ def _mean_lines(evidence: Evidence, name: str, rule: GuardRule) -> list[_Limit]:
     lines = []
     if rule.margin is not None:
         low, high = comparison.mean_difference_low, comparison.mean_difference_high
-        lines.append(_change(name, low, high=high, margin=rule.margin, rule=rule))
+        lines.append(_change(name, low, high=high, margin=rule.margin, rule=rule, against="the champion"))
     if rule.relative_margin is not None:
-        lines.append(_relative(name, candidate_P, champion_P, rule=rule, confidence=confidence))
+        margin = rule.relative_margin
+        lines.append(_relative(name, candidate_P, champion_P, margin=margin, rule=rule, confidence=confidence))
     low, high = mean_interval(candidate_P, confidence=confidence)
     return [*lines, *_absolute(name, low, high=high, rule=rule, what="mean")]
 
 
-def _change(name: str, low: float, *, high: float, margin: float, rule: GuardRule) -> _Limit:
-    text = f"the change against the champion is between {low:.3g} and {high:.3g}"
+def _change(name: str, low: float, *, high: float, margin: float, rule: GuardRule, against: str) -> _Limit:
+    text = f"the change against {against} is between {low:.3g} and {high:.3g}"
     if rule.better == "lower":
         return _Limit(
             name, low, high, bound=margin, side="below", text=text, tolerated=f"a rise of {margin:g} is tolerated"
@@ -163,12 +170,13 @@ def _change(name: str, low: float, *, high: float, margin: float, rule: GuardRul
     )
 
 
-def _relative(name: str, candidate_P: Floats, champion_P: Floats, *, rule: GuardRule, confidence: float) -> _Limit:
+def _relative(
+    name: str, candidate_P: Floats, champion_P: Floats, *, margin: float, rule: GuardRule, confidence: float
+) -> _Limit:
     """Bound candidate - (1 -+ margin) champion over prompts, expressed as a share of the champion's mean.
 
     A share of a mean that is not positive has no meaning: then the guard stays undecided.
     """
-    margin = rule.relative_margin or 0.0
     mean = float(champion_P.mean())
     allowed = 0.0 - margin if rule.better == "higher" else margin
     low, high = mean_interval(candidate_P - (1 + allowed) * champion_P, confidence=confidence)
@@ -197,6 +205,32 @@ def _absolute(name: str, low: float, *, high: float, rule: GuardRule, what: str)
     return lines
 
 
+# --- the anchor -----------------------------------------------------------------------------------------------------
+
+
+def _anchor_lines(evidence: Evidence, name: str, rule: GuardRule) -> list[_Limit]:
+    """Return the limit against the base model; none where the base is the champion, or nothing limits a change."""
+    own = rule.margin if rule.margin is not None else rule.relative_margin
+    if evidence.policy.anchor == "none" or evidence.champion_version is None or own is None:
+        return []
+    margin = 2 * own if rule.anchor_margin is None else rule.anchor_margin
+    confidence = evidence.report.spec.confidence
+    if rule.threshold is not None:
+        good = {role: _passing(evidence, name, role, rule=rule) for role in ("candidate", "base")}
+        worsened, improved = _moved(good["candidate"], good["base"])
+        prompts, text = len(good["base"]), f"against the base model {worsened} prompts worsened and {improved} improved"
+        line = _share_change(name, worsened, improved, prompts=prompts, margin=margin, text=text, confidence=confidence)
+        return [replace(line, kind="anchor")]
+    candidate_P, base_P = (evidence.scores.grid(name, role).prompt_means() for role in ("candidate", "base"))
+    if rule.margin is None:
+        line = _relative(name, candidate_P, base_P, margin=margin, rule=rule, confidence=confidence)
+        line = replace(line, text=line.text.replace("the champion's", "the base model's"))
+    else:
+        low, high = mean_interval(candidate_P - base_P, confidence=confidence)
+        line = _change(name, low, high=high, margin=margin, rule=rule, against="the base model")
+    return [replace(line, kind="anchor")]
+
+
 # --- pass or fail per prompt ----------------------------------------------------------------------------------------
 
 
@@ -204,13 +238,8 @@ def _share_lines(evidence: Evidence, name: str, rule: GuardRule) -> list[_Limit]
     """Return the limits of a guard with a threshold. A prompt passes when all its images do: the unit stays the prompt,
     because the images of one prompt are not independent."""
     assert rule.threshold is not None
-    good = {}
-    for role in ("candidate", "champion"):
-        scores_PS = evidence.scores.grid(name, role).scores_PS
-        on_side = scores_PS >= rule.threshold if rule.better == "higher" else scores_PS <= rule.threshold
-        good[role] = np.asarray(on_side.all(axis=1), dtype=bool)
-    improved = int((good["candidate"] & ~good["champion"]).sum())
-    worsened = int((~good["candidate"] & good["champion"]).sum())
+    good = {role: _passing(evidence, name, role, rule=rule) for role in ("candidate", "champion")}
+    worsened, improved = _moved(good["candidate"], good["champion"])
     prompts, passing = len(good["candidate"]), int(good["candidate"].sum())
     confidence = evidence.report.spec.confidence
     text = f"of {prompts} prompts {worsened} worsened and {improved} improved"
@@ -221,6 +250,19 @@ def _share_lines(evidence: Evidence, name: str, rule: GuardRule) -> list[_Limit]
         else _mcnemar(name, worsened, improved, level=evidence.level, text=text)
     )
     return [first, *_absolute(name, low, high=high, rule=rule, what="share of prompts that pass")]
+
+
+def _passing(evidence: Evidence, name: str, role: str, *, rule: GuardRule) -> Bools:
+    """Return for each prompt whether all its images of a model are on the better side of the threshold."""
+    assert rule.threshold is not None
+    scores_PS = evidence.scores.grid(name, role).scores_PS
+    on_side = scores_PS >= rule.threshold if rule.better == "higher" else scores_PS <= rule.threshold
+    return np.asarray(on_side.all(axis=1), dtype=bool)
+
+
+def _moved(candidate: Bools, other: Bools) -> tuple[int, int]:
+    """Return the numbers of prompts that worsened and that improved."""
+    return int((~candidate & other).sum()), int((candidate & ~other).sum())
 
 
 def _share_change(

@@ -14,9 +14,17 @@ from pipelines.release.gate.checks.interface import Evidence
 
 
 def evidence_of(
-    evaluation: Any, rule: GuardRule, scores: list[float] | None = None, *, champion: Sequence[float] = (1.0,) * 200
+    evaluation: Any,
+    rule: GuardRule,
+    scores: list[float] | None = None,
+    *,
+    champion: Sequence[float] = (1.0,) * 200,
+    base: Sequence[float] | None = None,
+    **policy: Any,
 ) -> Evidence:
-    """Evidence with one rule for guard g; `scores` replaces the candidate's by prompt, `champion` the others'."""
+    """Evidence with one rule for guard g; `scores` replaces the candidate's by prompt, `champion` the others'. With
+    `base`, the champion is version 1, and the base another model with these scores.
+    """
     columns, report = evaluation.columns, evaluation.report
     if scores is not None:
         values = list(columns["score"])
@@ -25,6 +33,8 @@ def evidence_of(
         ):
             if scorer == "g":
                 values[row] = scores[prompt] if role == "candidate" else champion[prompt]
+                if role == "base" and base is not None:
+                    values[row] = base[prompt]
         evaluation = replace(evaluation, columns={**columns, "score": values})
         again = _compare(
             ScoreTable.from_columns(evaluation.columns), "g", "champion", tie_threshold=0.0, confidence=0.95
@@ -34,9 +44,9 @@ def evidence_of(
     return Evidence(
         report=report,
         scores=evaluation.scores,
-        policy=evaluation.policy.model_copy(update={"guards": {"g": rule}}),
+        policy=evaluation.policy.model_copy(update={"guards": {"g": rule}, **policy}),
         candidate=evaluation.candidate,
-        champion_version=None,
+        champion_version=None if base is None else 1,
         champion_weights_digest=evaluation.champion_weights_digest,
     )
 
@@ -147,3 +157,44 @@ def test_a_guard_whose_grid_is_not_whole_is_invalid(evaluation: Any) -> None:
     )  # fmt: skip
     assert [finding.allows for finding in whole] == ["promote"]
     assert [finding.allows for finding in guard_checks(broken)] == ["invalid"]
+
+
+# --- the anchor -----------------------------------------------------------------------------------------------------
+
+
+def around(mean: float) -> list[float]:
+    """Scores of 200 prompts with this mean and a spread of 0.1."""
+    return [mean + 0.1 * (-1) ** prompt for prompt in range(200)]
+
+
+def test_small_losses_do_not_add_up_over_promotions(evaluation: Any) -> None:
+    """Each candidate loses less than the margin against the champion before it; the third has lost more than two."""
+    rule, found = GuardRule(margin=0.3), []
+    for promotions in range(4):
+        champion, candidate = around(5 - 0.22 * promotions), around(5 - 0.22 * (promotions + 1))
+        found.append(verdicts(evidence_of(evaluation, rule, candidate, champion=champion, base=around(5.0))))
+    assert {line["guard:g"] for line in found} == {"promote"}
+    assert [line["guard:g:anchor"] for line in found] == ["promote", "promote", "hold", "hold"]
+
+
+def test_the_anchor_has_its_own_margin_and_may_be_switched_off(evaluation: Any) -> None:
+    scores, models = around(4.0), {"champion": around(4.0), "base": around(5.0)}
+    for margin, allows in ((1.1, "promote"), (0.9, "hold")):
+        rule = GuardRule(margin=0.3, anchor_margin=margin)
+        assert verdicts(evidence_of(evaluation, rule, scores, **models))["guard:g:anchor"] == allows
+    assert set(verdicts(evidence_of(evaluation, GuardRule(margin=0.3), scores, anchor="none", **models))) == {"guard:g"}
+
+
+def test_the_base_as_champion_needs_no_anchor(evaluation: Any) -> None:
+    assert set(verdicts(evidence_of(evaluation, GuardRule(margin=0.3), around(5.0)))) == {"guard:g"}
+
+
+def test_relative_margins_and_thresholds_have_anchors_too(evaluation: Any) -> None:
+    models = {"champion": around(8.0), "base": around(10.0)}
+    (champion, anchor) = guard_checks(evidence_of(evaluation, GuardRule(relative_margin=0.08), around(8.0), **models))
+    assert (champion.allows, anchor.allows) == ("promote", "hold")
+    assert "% of the base model's mean, a loss of 16.00% is tolerated" in anchor.check.explanation
+    bad = [0.0] * 40 + [1.0] * 160
+    rule = GuardRule(margin=0.05, threshold=0.5)
+    lines = verdicts(evidence_of(evaluation, rule, bad, champion=bad, base=[1.0] * 200))
+    assert lines == {"guard:g": "promote", "guard:g:anchor": "hold"}
