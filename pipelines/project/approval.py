@@ -84,6 +84,9 @@ class ReconcileSection(Record):
     on_mismatch: Literal["alarm", "restore"] = "alarm"
     """alarm: the task fails with a message; restore: an alias that was moved by hand is put back, which the ledger
     records."""
+    unjudged_hours: Annotated[FiniteFloat, Field(ge=0)] = 48.0
+    """Hours after which a version that the gate has not judged is an alarm; 0: never. Its event was lost, or
+    NAME.promote is paused or fails."""
     full_check_hours: Annotated[FiniteFloat, Field(ge=0)] = 24.0
     """Hours between two complete checks of the files that MLflow serves for the champion. In between only their sizes
     are compared."""

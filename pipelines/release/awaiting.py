@@ -1,5 +1,7 @@
 """Find registered versions without a decision of the gate."""
 
+from datetime import UTC, datetime, timedelta
+
 from pipelines.release.champion import ledger
 from pipelines.release.gate import decision_log
 from pipelines.tracking import registry
@@ -19,3 +21,20 @@ def awaiting_judgement(workspace: Workspace) -> list[int]:
     judged = decision_log.judged_versions(workspace)
     waiting = (own for own in registered.items() if own not in judged and own[1] not in champions)
     return sorted((version for version, _ in waiting), reverse=True)
+
+
+def overdue(workspace: Workspace) -> str:
+    """Name the versions that have waited for the gate longer than the project allows, as a sentence; empty without."""
+    hours = workspace.project.reconcile.unjudged_hours
+    if not hours:
+        return ""
+    limit = datetime.now(UTC) - timedelta(hours=hours)
+    name, settings = workspace.project.name, workspace.settings
+    late = [own for own in awaiting_judgement(workspace) if registry.registered_at(settings, name, own) < limit]
+    if not late:
+        return ""
+    which = f"version {late[0]} has" if len(late) == 1 else f"versions {', '.join(map(str, sorted(late)))} have"
+    return (
+        f"Of {name!r}, {which} waited for the gate for more than {hours:g} hours. Look whether {name}.promote is paused"
+        " or fails, and trigger it. Delete versions that nobody wants, or raise unjudged_hours in [reconcile]."
+    )

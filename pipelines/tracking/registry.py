@@ -3,6 +3,7 @@
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -193,6 +194,13 @@ def tagged_versions(settings: Settings, model: str, tag: str) -> dict[int, str]:
             token = page.token
             if not token:
                 return found
+
+
+def registered_at(settings: Settings, model: str, version: int) -> datetime:
+    """Return the time at which a version was registered."""
+    with connect(settings.tracking_uri) as client:
+        milliseconds = client.get_model_version(model, str(version)).creation_timestamp
+    return datetime.fromtimestamp(milliseconds / 1000, tz=UTC)
 
 
 def list_versions(settings: Settings, model: str) -> list[int]:

@@ -9,6 +9,7 @@ import logging
 
 from pipelines.contracts.release import Reconciliation
 from pipelines.project.file import Project
+from pipelines.release.awaiting import overdue
 from pipelines.release.champion import ledger
 from pipelines.release.champion.state import ChampionState, previous_champion, read_state
 from pipelines.release.promotion import promote as promotion
@@ -62,6 +63,9 @@ def _reconcile(workspace: Workspace, actor: str, restore: bool) -> Reconciliatio
     other = [*_other_weights(workspace, state), *files_gone(workspace, state)]
     other = other or served_problems(workspace, state)
     problems = tuple(filter(None, (state.problem, *changed, *other)))
+    late = "" if problems else overdue(workspace)
+    if late:
+        return _result(project, state, "alarm", (late,), late)
     if not problems:
         return _result(project, state, "agrees", (), f"alias, ledger and tags agree: {_names(state)}")
     repairable = (state.by_hand or not state.problem) and not other

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -304,3 +305,25 @@ def test_between_two_full_checks_sizes_are_compared(
     spoil_code(served_folder(promoted, mlflow_server, 2))
     assert found(promoted).state == "alarm"
     assert full == [2, 2, 2], "a file has another size"
+
+
+# --- versions that nobody judged --------------------------------------------------------------------------------------
+
+
+def test_a_version_that_waits_too_long_for_the_gate_is_an_alarm(promoted: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert found(promoted).state == "agrees"
+    long_ago = datetime.now(UTC) - timedelta(hours=49)
+    monkeypatch.setattr(registry, "registered_at", lambda *_: long_ago)
+    answer = found(promoted)
+    assert answer.state == "alarm"
+    assert "version 3 has waited for the gate for more than 48 hours" in answer.message
+    assert f"{promoted.project.name}.promote is paused" in answer.message
+    assert champion(promoted) == 2
+    for hours in (0.0, 50.0):
+        section = promoted.project.reconcile.model_copy(update={"unjudged_hours": hours})
+        assert found(promoted, promoted.project.model_copy(update={"reconcile": section})).state == "agrees"
+
+
+def test_the_time_of_registration_is_that_of_mlflow(promoted: Any) -> None:
+    age = datetime.now(UTC) - registry.registered_at(promoted.settings, promoted.project.name, 3)
+    assert timedelta(0) <= age < timedelta(minutes=10)
