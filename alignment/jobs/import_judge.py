@@ -15,7 +15,6 @@ from pathlib import Path
 import torch
 
 from alignment.catalogues.lookup import resolve
-from alignment.catalogues.rewards import REWARDS
 from alignment.contracts.judges import Judge
 from alignment.conversion.catalogue import ImportRecord, ImportRequest, JudgeImport, find_import
 from alignment.conversion.folders import weights_files
@@ -71,8 +70,8 @@ def _import_judge(request: ImportRequest, out: Path) -> ImportRecord:
 
 def _check_scores(entry: JudgeImport, request: ImportRequest, draft: Path) -> None:
     """Load the scorer and score some pictures. ValueError when it is damaged, or blind to the image or the prompt."""
-    params = next(reward for reward in REWARDS if reward.model_fields["kind"].default == entry.kind)
-    judge = Judge(name=entry.kind, scorer=params(), weights_digest="0" * 64)
+    facts = {"name": entry.kind, "scorer": {"kind": entry.kind}, "weights_digest": "0" * 64}
+    judge = Judge.model_validate(facts)
     reads_prompt = entry.reads_prompt and not (entry.kind == "clip_head" and request.reads == "image")
     scorer = load_scorer(judge, draft, torch.device("cpu"))
     check_sight(scorer, reads_prompt=reads_prompt, what=f"{entry.kind} judge from {request.source}")

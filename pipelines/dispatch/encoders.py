@@ -7,6 +7,7 @@ that were trained from different starting points a cosine near 0.
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,7 +67,7 @@ def _sample(folder: Path, scorer: RewardParams) -> _Sample:
     return {(entry["name"], tuple(entry["shape"])): _first_values(path, entry) for path, entry in found[:NUM_MATRICES]}
 
 
-def _matrices(path: Path) -> list[dict[str, object]]:
+def _matrices(path: Path) -> list[dict[str, Any]]:
     """List the matrices in the header of a safetensors file, with the offset of each in the file.
 
     A file that is not safetensors has none; the job that loads it reports the fault.
@@ -84,10 +85,10 @@ def _matrices(path: Path) -> list[dict[str, object]]:
     ]
 
 
-def _first_values(path: Path, entry: Mapping[str, object]) -> NDArray[np.float64]:
+def _first_values(path: Path, entry: Mapping[str, Any]) -> NDArray[np.float64]:
     kind = str(entry["dtype"])
-    number = min(NUM_VALUES, int(np.prod(entry["shape"])))  # type: ignore[call-overload]
-    values = np.fromfile(path, dtype=DTYPES[kind], count=number, offset=int(entry["offset"]))  # type: ignore[call-overload]
+    number = min(NUM_VALUES, int(np.prod(entry["shape"])))
+    values = np.fromfile(path, dtype=DTYPES[kind], count=number, offset=int(entry["offset"]))
     if kind == "BF16":
         values = (values.astype(np.uint32) << 16).view(np.float32)
     return np.asarray(values, dtype=np.float64)

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import shutil
 import subprocess
 import uuid
@@ -36,6 +37,12 @@ NVIDIA_SMI_SECONDS = 10
 MOST_NAMED_RUNS = 5
 CREATED_UNPAUSED = ("monitor", "reconcile", "rollback")
 """DAGs that monitor and restore the champion."""
+_PUBLIC_DATA_SETS = {
+    "Pick-a-Pic": r"pick[_-]?a[_-]?pic",
+    "HPD": r"(?<![a-z])hpd(?![a-z])|hpdv?[23]",
+    "ImageRewardDB": r"image[_-]?reward",
+}
+"""Public data sets from which published judges learnt, with a pattern of their names and addresses."""
 WITHOUT_WEIGHTS = ("tokenizer", "scheduler", "feature_extractor")
 
 
@@ -82,6 +89,7 @@ def diagnose(project: Project | None, settings: Settings) -> list[_Check]:
             lambda: _gate(Workspace(project, settings)),
             "Correct `[evaluation] prompts` or `[gate]`; see docs/gate.md.",
         ),
+        _check("data_sets", lambda: _data_sets(project), "State `data_sets` of these sources, or rename them."),
         _check("licences", lambda: _licences(project), "State a licence for the base and for every source."),
         _check(
             "champion",
@@ -294,6 +302,22 @@ def _gate(workspace: Workspace) -> str:
             " gate.calibration_generators"
         )
     return "; ".join(found)
+
+
+def _data_sets(project: Project) -> str:
+    """Compare sources with public data sets: a judge that learnt from one must not judge a model that did too."""
+    unstated = [
+        f"{source.name!r} looks like {known}"
+        for source in project.sources
+        for known, pattern in _PUBLIC_DATA_SETS.items()
+        if not source.data_sets and re.search(pattern, f"{source.name} {source.uri}", re.IGNORECASE)
+    ]
+    if unstated:
+        raise ValueError(
+            f"Source {' and '.join(unstated)}, but does not say so: judges that learnt from it could vote on models"
+            " that learnt from it too."
+        )
+    return ", ".join(f"{source.name}: {', '.join(source.data_sets) or 'own pairs'}" for source in project.sources)
 
 
 def _licences(project: Project) -> str:

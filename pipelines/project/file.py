@@ -1,7 +1,7 @@
 """Read and validate projects/NAME.toml, the one file that a user writes. Torch-free and airflow-free."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -218,6 +218,12 @@ class Project(Section):
         tasting = self.soup.judges if isinstance(self.soup, GreedySoupSection) else ()
         labelling = self.labelling.scorers if self.labelling else ()
         return (*self.evaluation.guards, *self.evaluation.judges, *online, *tasting, *labelling)
+
+    def sources_behind(self, training_sources: Iterable[str]) -> set[str]:
+        """Return the project's sources whose pairs, or others of the same public data set, are among those sources."""
+        named = set(training_sources)
+        named |= {data_set for source in self.sources if source.name in named for data_set in source.data_sets}
+        return {source.name for source in self.sources if named & {source.name, *source.data_sets}}
 
     def labellers(self) -> tuple[JudgeSection, ...]:
         """Return the scorers in `labelling.judges`, in order; ValueError for an unknown name."""

@@ -67,6 +67,10 @@ class SourceSection(Section):
     """Folder or prefix of the shards, local or s3://; empty for a self_generated source."""
     licence: str
     """Licence of the pairs, as free text."""
+    data_sets: tuple[str, ...] = ()
+    """Public data sets that the pairs come from, by the names that judges know: `pick_a_pic_v1`, `pick_a_pic_v2`,
+    `hpd_v2`, `hpd_v3`, `image_reward_db`. A judge that was trained on one has no vote on models trained on this source,
+    whatever the source's name."""
     draw: DrawSection | None = None
     """Prompts and sampler of a self_generated source."""
 

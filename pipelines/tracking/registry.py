@@ -159,7 +159,7 @@ def served_sizes(settings: Settings, model: str, version: int) -> dict[str, int]
                 if found.is_dir:
                     folders.append(path)
                 else:
-                    sizes[path] = found.file_size
+                    sizes[path] = found.file_size or 0
         return sizes
 
 

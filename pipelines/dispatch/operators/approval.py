@@ -131,9 +131,9 @@ class PromotionApproval(ApprovalOperator):
 
 def _is_anonymous(context: Context) -> bool:
     """Return True if a person started the run by an asset event: Airflow tells a run neither who nor from where."""
-    if context["dag_run"].triggering_user_name:
+    dag_run, found = context.get("dag_run"), context.get("triggering_asset_events") or {}
+    if dag_run is not None and dag_run.triggering_user_name:
         return False
-    found = context["triggering_asset_events"]
     return any(bool(event.extra.get("from_rest_api")) for events in found.values() for event in events)
 
 

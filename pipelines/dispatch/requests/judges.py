@@ -1,6 +1,7 @@
 """Scorers of the project as they appear in specifications, and the weights that they need."""
 
 import hashlib
+from collections.abc import Sequence
 
 from alignment.contracts.judges import Judge
 from alignment.contracts.values import canonical_json, folder_digest
@@ -53,19 +54,18 @@ def _judge_input(workspace: Workspace, section: JudgeSection) -> tuple[Judge, tu
     settings = workspace.settings
     if not section.scorer.has_weights:
         settings_sha256 = hashlib.sha256(canonical_json(section.scorer.model_dump(mode="json")).encode()).hexdigest()
-        return _judge(section, folder_digest({}), settings_sha256, trained_on=section.trained_on), ()
+        return _judge(workspace, section, folder_digest({}), settings_sha256), ()
     if section.uri.startswith(REWARD_SCHEME):
         found = trained_judges.find(section.uri, workspace.project.name, workspace.store)
-        training_sources = tuple(sorted({*section.trained_on, *found.trained_on}))
         weights = JobInput(content_digest=found.judge_digest, uri=found.uri, subfolder=JUDGE_FOLDER)
         identity = _stored_identity(found.uri, settings)
-        judge = _judge(section, found.judge_digest, identity, trained_on=training_sources)
+        judge = _judge(workspace, section, found.judge_digest, identity, trained_on=found.trained_on)
         return judge.model_copy(update={"keeps_split": True}), (weights,)
     folder = local_folder(section.uri, settings)
     check_scorer_folder(folder, section.scorer)
     files = file_fingerprints(folder, hash_cache_dir(settings))
     weights = JobInput(content_digest=folder_digest(files), uri=section.uri, manifest=False)
-    return _judge(section, weights.content_digest, weights_identity(files), trained_on=section.trained_on), (weights,)
+    return _judge(workspace, section, weights.content_digest, weights_identity(files)), (weights,)
 
 
 def _stored_identity(uri: str, settings: Settings) -> str | None:
@@ -76,7 +76,14 @@ def _stored_identity(uri: str, settings: Settings) -> str | None:
     return weights_identity({path: entry.sha256 for path, entry in files.items() if path.startswith(inside)})
 
 
-def _judge(section: JudgeSection, digest: str, identity: str | None, *, trained_on: tuple[str, ...]) -> Judge:
-    return Judge(
-        name=section.name, scorer=section.scorer, weights_digest=digest, identity=identity, trained_on=trained_on
-    )
+def _judge(
+    workspace: Workspace, section: JudgeSection, digest: str, identity: str | None, *, trained_on: Sequence[str] = ()
+) -> Judge:
+    """Make a judge. Its training sources are those that are stated and recorded, and the project's sources of the same
+    data sets.
+    """
+    known = {*section.trained_on, *trained_on}
+    all_known = {*known, *section.scorer.trained_on}
+    behind = workspace.project.sources_behind(all_known) - all_known
+    sources = tuple(sorted({*known, *behind})) if trained_on or behind else section.trained_on
+    return Judge(name=section.name, scorer=section.scorer, weights_digest=digest, identity=identity, trained_on=sources)

@@ -70,6 +70,7 @@ def test_a_complete_installation_passes_every_check(world: Any) -> None:
         "base_model",
         "evaluation",
         "gate",
+        "data_sets",
         "licences",
         "champion",
         "runs",
@@ -224,6 +225,26 @@ def test_a_missing_shard_of_the_weights_is_named(tmp_path: Path) -> None:
     shards = {"weight_map": {"a": "w-1.safetensors", "b": "w-2.safetensors"}}
     (base / "unet/w.safetensors.index.json").write_text(json.dumps(shards))
     assert _missing_files(base) == ["unet/w-2.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("name", "uri", "data_set"),
+    [
+        ("prefs", "s3://bucket/pickapic_v2/train", "Pick-a-Pic"),
+        ("Pick-A-Pic", "/data/x", "Pick-a-Pic"),
+        ("prefs", "/data/HPDv2", "HPD"),
+        ("image_reward", "/data/x", "ImageRewardDB"),
+    ],
+)
+def test_a_source_that_looks_like_a_public_data_set_has_to_say_so(
+    project: Project, name: str, uri: str, data_set: str
+) -> None:
+    source = project.sources[0].model_copy(update={"name": name, "uri": uri})
+    with pytest.raises(ValueError, match=f"{name!r} looks like {data_set}, but does not say so"):
+        doctor._data_sets(project.model_copy(update={"sources": (source,)}))
+    said = source.model_copy(update={"data_sets": ("pick_a_pic_v2",)})
+    assert doctor._data_sets(project.model_copy(update={"sources": (said,)})) == f"{name}: pick_a_pic_v2"
+    assert doctor._data_sets(project) == "shapes_pairs: own pairs"
 
 
 def test_missing_judges_and_licences_are_named(project: Project) -> None:

@@ -91,3 +91,27 @@ def test_a_guard_without_weights_adds_no_input(project: Project, evaluate: AskEv
     assert names(request) == names(before)
     last = request.spec["guards"][-1]
     assert last["weights_digest"] == hashlib.sha256(b"").hexdigest()
+
+
+def test_a_judge_knows_the_sources_of_its_data_set_whatever_their_names(project: Project, settings: Settings) -> None:
+    """A judge that was trained on Pick-a-Pic, and a source of Pick-a-Pic that is called `pairs`."""
+    (source, *_) = project.sources
+    section = project.evaluation.judges[0].model_copy(update={"trained_on": ("pick_a_pic_v2",)})
+
+    def sources_of(**changes: object) -> tuple[str, ...]:
+        own = project.model_copy(update={"sources": (source.model_copy(update=changes),)})
+        return judge_of(Workspace(own, settings), section).trained_on
+
+    assert sources_of() == ("pick_a_pic_v2",)
+    assert sources_of(data_sets=("hpd_v2",)) == ("pick_a_pic_v2",)
+    assert sources_of(data_sets=("pick_a_pic_v2",)) == tuple(sorted(("pick_a_pic_v2", source.name)))
+
+
+def test_a_source_shares_its_data_set_with_other_sources(project: Project) -> None:
+    one, two, three = (project.sources[0].model_copy(update={"name": name}) for name in ("one", "two", "three"))
+    marked = [source.model_copy(update={"data_sets": ("hpd_v2",)}) for source in (one, two)]
+    own = project.model_copy(update={"sources": (*marked, three)})
+    assert own.sources_behind(["one"]) == {"one", "two"}
+    assert own.sources_behind(["three"]) == {"three"}
+    assert own.sources_behind(["hpd_v2"]) == {"one", "two"}
+    assert own.sources_behind([]) == set()
