@@ -47,6 +47,7 @@ COVERED_BY = {
     "pipelines/project/search.py": "tests/pipelines/search/test_space.py",
     "pipelines/project/sections.py": "tests/pipelines/dispatch/requests/test_judges.py",
     "pipelines/release/champion/state.py": "tests/pipelines/release/promotion/test_promote.py",
+    "pipelines/release/promotion/served_champion.py": "tests/pipelines/release/promotion/test_reconcile.py",
     "pipelines/release/champion/versions.py": "tests/pipelines/release/registration/test_candidates.py",
     "pipelines/release/gate/checks/detectors.py": "tests/pipelines/release/gate/checks/test_families.py",
     "pipelines/release/gate/checks/identity.py": "tests/pipelines/release/gate/checks/test_families.py",

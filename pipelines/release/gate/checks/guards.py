@@ -3,7 +3,7 @@
 Every limit of every guard has to hold, so no correction is needed (intersection-union).
 
 Each promotion may lose a little, so a row of them could lose a lot. Guards therefore hold against an anchor too, the
-base model, with a margin of their own.
+base model, with a separate margin.
 """
 
 import math
