@@ -39,7 +39,8 @@ def calibrate(
     from statsmodels.stats.proportion import proportion_confint
 
     decided = ~np.asarray(is_human_tie, dtype=bool)
-    margins = np.asarray(score_chosen, dtype=np.float64)[decided] - np.asarray(score_rejected, np.float64)[decided]
+    with np.errstate(invalid="ignore"):  # infinity less infinity, which is reported below
+        margins = np.asarray(score_chosen, dtype=np.float64)[decided] - np.asarray(score_rejected, np.float64)[decided]
     if not np.isfinite(margins).all():
         bad = int((~np.isfinite(margins)).sum())
         raise ValueError(f"Judge {judge!r}: {bad} of {len(margins)} calibration scores are not finite.")

@@ -361,7 +361,7 @@ def break_logit_scale(folder: Path) -> None:
     from safetensors.torch import load_file, save_file
 
     tensors = load_file(folder / "model.safetensors")
-    tensors["logit_scale"] = torch.tensor(float("nan"))
+    tensors["logit_scale"] = torch.tensor(1000.0)
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 

@@ -81,6 +81,8 @@ def test_an_alias_that_several_create_at_once_is_set(world: Any) -> None:
     assert len(registry.aliases(world.settings, name)) == 11
 
 
+# Each registration silences this warning for the whole process, and the first that ends restores it for the others.
+@pytest.mark.filterwarnings("ignore:.*An input example was not provided")
 def test_versions_registered_at_once_are_all_judged(world: Any) -> None:
     with ThreadPoolExecutor(4) as pool:
         versions = sorted(candidate.version for candidate in pool.map(world.register, ("a", "b", "c", "d")))
