@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
@@ -61,13 +62,35 @@ def main(job_dir: Path) -> None:
         os._exit(code)
 
 
-def attend(job_dir: Path) -> None:
-    """Supervise in this process, until the job or the standard input ends."""
+def attend(job_dir: Path) -> int:
+    """Supervise in a child process until the job or the standard input ends; return 0 if that went well.
+
+    Whoever kills the owner may kill its direct children too, as a raylet does with an actor's. The supervisor is no
+    such child: it survives, sees its input end, and ends all processes of the job.
+    """
     folder = JobFolder(job_dir)
     stop = _StopRequest()
-    folder.write_supervisor(record_of(os.getpid()))
-    threading.Thread(target=stop.follow_input, daemon=True).start()
-    _supervise(folder, stop)
+    child = os.fork()
+    if child:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda number, _frame: _pass_on(child, number))
+        if stop.asked:  # between the fork and the line above
+            _pass_on(child, signal.SIGTERM)
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    os.setsid()
+    code = 1
+    try:
+        folder.write_supervisor(record_of(os.getpid()))
+        threading.Thread(target=stop.follow_input, daemon=True).start()
+        _supervise(folder, stop)
+        code = 0
+    finally:
+        os._exit(code)
+
+
+def _pass_on(pid: int, number: int) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, number)
 
 
 def _supervise(folder: JobFolder, stop: _StopRequest) -> None:
@@ -151,4 +174,4 @@ def _exit_message(code: int) -> str:
 
 
 if __name__ == "__main__":
-    (attend if "--attached" in sys.argv else main)(Path(sys.argv[1]).absolute())
+    sys.exit((attend if "--attached" in sys.argv else main)(Path(sys.argv[1]).absolute()))

@@ -1,8 +1,10 @@
 """The status of an attempt's end: the supervisor as a process, over commands that end in every way."""
 
+import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ import pytest
 from alignment.contracts.jobs import JobFailure
 from pipelines.contracts.jobs import JobStatus
 from pipelines.dispatch.job_folder import JobFolder, Launch
-from pipelines.host import is_alive
+from pipelines.host import _marked_pids, is_alive, kill_marked
 
 pytestmark = pytest.mark.timeout(40)
 
@@ -90,3 +92,36 @@ def test_an_attached_supervisor_ends_its_job_when_its_owner_is_gone(tmp_path: Pa
     status = folder.read_status()
     assert status is not None
     assert (status.state, status.exit_code) == ("preempted", -15)
+
+
+def test_an_attached_job_ends_although_its_owner_and_what_the_owner_started_are_killed(tmp_path: Path) -> None:
+    """A raylet kills an actor's direct children with it; what they started in other sessions must not outlive them."""
+    folder = JobFolder(tmp_path)
+    stray = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(30)'], "
+    command = python(f"{stray}start_new_session=True); time.sleep(30)")
+    folder.write_launch(Launch(attempt=1, command=command, timeout_seconds=30, grace_seconds=1))
+    owner = subprocess.Popen(
+        [sys.executable, "-m", "pipelines.dispatch.supervisor", str(tmp_path), "--attached"],
+        stdin=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3]), "PLUMBLINE_JOB_DIR": str(tmp_path)},
+        cwd=tmp_path,
+    )
+    assert owner.stdin is not None
+    try:
+        wait_until(lambda: len(_marked_pids(tmp_path)) >= 4)
+        owner.kill()
+        owner.stdin.close()
+        wait_until(lambda: not _marked_pids(tmp_path))
+        status = folder.read_status()
+        assert status is not None
+        assert status.state == "preempted"
+    finally:
+        kill_marked(tmp_path)
+        owner.wait(timeout=10)
+
+
+def wait_until(ready: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 15
+    while not ready():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
