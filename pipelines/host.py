@@ -54,12 +54,12 @@ def _start_ticks(pid: int) -> int | None:
     return None if fields[0] == "Z" else int(fields[19])
 
 
-def _marked_pids(job_dir: Path) -> list[int]:
-    """Return live processes that carry the mark of this job folder, except the caller."""
+def _marked_pids(job_dir: Path, spared: int = 0) -> list[int]:
+    """Return live processes that carry the mark of this job folder, except the caller and the one that is spared."""
     mark = f"{JOB_MARK}={job_dir}".encode()
     pids = []
     for entry in _PROC.iterdir():
-        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+        if not entry.name.isdigit() or int(entry.name) in (os.getpid(), spared):
             continue
         with suppress(OSError):
             if mark in (entry / "environ").read_bytes().split(b"\0") and _start_ticks(int(entry.name)) is not None:
@@ -67,12 +67,13 @@ def _marked_pids(job_dir: Path) -> list[int]:
     return pids
 
 
-def kill_marked(job_dir: Path) -> int:
+def kill_marked(job_dir: Path, *, spared: int = 0) -> int:
     """Send SIGKILL to every process of the job until none is left; return the number found at first.
 
+    The process with the pid `spared` is left alone.
     Raises TimeoutError when one survives, as a process stuck in the kernel can.
     """
-    return _kill(partial(_marked_pids, job_dir), f"of {job_dir}")
+    return _kill(partial(_marked_pids, job_dir, spared), f"of {job_dir}")
 
 
 def kill_session(leader_pid: int, mark: str) -> int:

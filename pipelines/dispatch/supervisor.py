@@ -120,7 +120,7 @@ def _run(folder: JobFolder, launch: Launch, stop: _StopRequest, *, log: BinaryIO
         return JobStatus(state="failed", attempt=launch.attempt, failure_kind="crashed", message=str(error))
     folder.write_status(JobStatus(state="running", attempt=launch.attempt))
     timed_out = _watch(process, folder, launch, stop=stop)
-    kill_marked(folder.path)
+    _end_all(folder)
     return _final_status(folder, launch, process.wait(), stopped=stop.asked, timed_out=timed_out)
 
 
@@ -140,9 +140,14 @@ def _watch(process: subprocess.Popen[bytes], folder: JobFolder, launch: Launch, 
             signal_group(process.pid, signal.SIGTERM)
             killed_at = now + launch.grace_seconds
         if killed_at is not None and now > killed_at:
-            kill_marked(folder.path)
+            _end_all(folder)
         time.sleep(POLL_SECONDS)
     return timed_out
+
+
+def _end_all(folder: JobFolder) -> None:
+    """Kill what is left of the job; the parent of an attached supervisor carries its mark too, and waits for it."""
+    kill_marked(folder.path, spared=os.getppid())
 
 
 def _final_status(folder: JobFolder, launch: Launch, code: int, *, stopped: bool, timed_out: bool) -> JobStatus:

@@ -120,6 +120,23 @@ def test_an_attached_job_ends_although_its_owner_and_what_the_owner_started_are_
         owner.wait(timeout=10)
 
 
+def test_the_parent_of_an_attached_supervisor_sees_its_end(tmp_path: Path) -> None:
+    """It carries the mark of the job as all of its processes do, and must outlive them: its end is the job's."""
+    folder = JobFolder(tmp_path)
+    folder.write_launch(Launch(attempt=1, command=python("pass"), timeout_seconds=30, grace_seconds=1))
+    owner = subprocess.Popen(
+        [sys.executable, "-m", "pipelines.dispatch.supervisor", str(tmp_path), "--attached"],
+        stdin=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3]), "PLUMBLINE_JOB_DIR": str(tmp_path)},
+        cwd=tmp_path,
+    )
+    with owner:
+        assert owner.wait(timeout=20) == 0
+        status = folder.read_status()
+        assert status is not None
+        assert status.state == "succeeded", "the status is written before its parent ends"
+
+
 def wait_until(ready: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 15
     while not ready():
