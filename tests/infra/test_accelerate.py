@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import yaml
 from accelerate.commands.config.config_args import ClusterConfig, load_config_from_file
+from made_requests import made_request
 
 from alignment.contracts.jobs import Placement
-from pipelines.contracts.jobs import JobRequest
 from pipelines.dispatch.job_folder import JobFolder
 from pipelines.dispatch.launch import prepare_files
 
@@ -31,14 +31,8 @@ def test_accelerate_reads_it(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["ddp", "fsdp2"])
 def test_it_is_what_the_engines_write_for_a_job(tmp_path: Path, name: str) -> None:
-    request = JobRequest(
-        project="tiny",
-        kind="train",
-        spec={},
-        spec_digest="a" * 64,
-        inputs=(),
-        output_uri="file:///out",
-        placement=Placement(num_processes=8, sharding="fsdp2" if name == "fsdp2" else "none"),
+    request = made_request(
+        project="tiny", placement=Placement(num_processes=8, sharding="fsdp2" if name == "fsdp2" else "none")
     )
     folder = JobFolder(tmp_path)
     prepare_files(folder, request)

@@ -3,7 +3,6 @@
 The tests of one world follow each other, since a cluster and the shapes features take a minute to make.
 """
 
-import hashlib
 import json
 import sys
 import time
@@ -12,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from made_requests import counting_request
 from ray_nodes import RayNodes
 
 from alignment.contracts.jobs import METRICS_FILE, Placement
-from alignment.contracts.values import canonical_json
 from pipelines.contracts.jobs import JobHandle, JobRequest, JobStatus
 from pipelines.dispatch.engines.catalogue import Ray
 from pipelines.dispatch.engines.interface import TERMINAL_STATES
@@ -66,17 +65,7 @@ class World:
         return {line["step"]: line["metrics"] for line in map(json.loads, lines)}
 
     def counting(self, count: int, **placement: Any) -> JobRequest:
-        spec = {"count": count}
-        digest = hashlib.sha256(canonical_json(spec).encode()).hexdigest()
-        return JobRequest(
-            project="count",
-            kind="train",
-            spec=spec,
-            spec_digest=digest,
-            inputs=(),
-            output_uri=f"{self.settings.store_uri}/models/{digest}",
-            placement=Placement(engine="ray", **placement),
-        )
+        return counting_request(self.settings.store_uri, {"count": count}, engine="ray", **placement)
 
 
 def log_of(engine: RayEngine, handle: JobHandle) -> list[str]:

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from made_requests import made_request
 
-from alignment.contracts.jobs import Placement
-from pipelines.contracts.jobs import JobHandle, JobRequest
+from pipelines.contracts.jobs import JobHandle
 from pipelines.dispatch import claims, jobs
 from pipelines.dispatch.claims import JobClaim
 from pipelines.dispatch.engines.local import LocalEngine
@@ -37,15 +37,7 @@ def closed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
 
 
 def submit(engine: LocalEngine, settings: Settings) -> JobHandle:
-    request = JobRequest(
-        project="words",
-        kind="train",
-        spec={},
-        spec_digest="a" * 64,
-        inputs=(),
-        output_uri=f"{settings.store_uri}/models/a",
-        placement=Placement(),
-    )
+    request = made_request(settings.store_uri)
     handle = engine.submit(request)
     deadline = time.monotonic() + 30
     while engine.status(handle).state != "running" and time.monotonic() < deadline:

@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
+from made_requests import made_request
 
-from alignment.contracts.jobs import Placement
 from pipelines.contracts.jobs import JobRequest, TrackingTarget
 from pipelines.dispatch import job_cost
 from pipelines.dispatch.job_cost import _read_cost, charge, keep_record, measured
@@ -70,15 +70,8 @@ with job_cost.measured(JobFolder(Path({str(folder.path)!r})), cpu=True):
 
 
 def request_of(store: Store) -> JobRequest:
-    return JobRequest(
-        project="tiny",
-        kind="train",
-        spec={},
-        spec_digest=SPEC,
-        inputs=(),
-        output_uri=store.uri("models", SPEC),
-        placement=Placement(),
-        tracking=TrackingTarget(run_id="r"),
+    return made_request(
+        project="tiny", spec_digest=SPEC, output_uri=store.uri("models", SPEC), tracking=TrackingTarget(run_id="r")
     )
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from made_requests import made_request
 
 from alignment.contracts.jobs import Placement
 from pipelines.contracts.jobs import JobHandle, JobRequest, JobStatus, LogChunk, TrackingTarget
@@ -61,12 +62,8 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
 
 @pytest.fixture
 def request_(settings: Settings) -> JobRequest:
-    return JobRequest(
-        project="words",
-        kind="train",
+    return made_request(
         spec={"seed": 1},
-        spec_digest="a" * 64,
-        inputs=(),
         output_uri=open_store(settings.store_uri).uri("models", "a"),
         placement=Placement(engine="fake"),
     )

@@ -4,9 +4,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from made_requests import made_request
 
 from alignment.contracts.jobs import Placement
-from pipelines.contracts.jobs import JobRequest
 from pipelines.dispatch import launch
 from pipelines.dispatch.job_folder import JobFolder
 from pipelines.dispatch.launch import job_command, must_use_cpu, own_rank, prepare_files
@@ -46,15 +46,7 @@ def test_a_rank_that_a_cluster_starts_is_the_job_itself(tmp_path: Path, monkeypa
 
 
 def test_spec_and_placement_are_written_unchanged(tmp_path: Path) -> None:
-    request = JobRequest(
-        project="p",
-        kind="train",
-        spec={"seed": 7},
-        spec_digest="a" * 64,
-        inputs=(),
-        output_uri="file:///x",
-        placement=Placement(num_processes=2),
-    )
+    request = made_request(project="p", spec={"seed": 7}, placement=Placement(num_processes=2))
     prepare_files(JobFolder(tmp_path), request)
     work = tmp_path / "work"
     assert json.loads((work / "spec.json").read_text()) == {"seed": 7}

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from made_requests import made_request
 
 from alignment.contracts.jobs import Placement
 from pipelines.contracts.jobs import JobHandle, JobRequest, TrackingTarget
@@ -42,12 +43,10 @@ def engine(tracked: Settings) -> Iterator[LocalEngine]:
 
 def make_request(settings: Settings, project: str, count: int, *, key: str = "", engine: str = "local") -> JobRequest:
     """The request of a job with its MLflow run, under the DAG run `key`."""
-    request = JobRequest(
+    request = made_request(
         project=project,
-        kind="train",
         spec={"count": count},
         spec_digest=uuid.uuid4().hex * 2,
-        inputs=(),
         output_uri=f"{settings.store_uri}/models/{uuid.uuid4().hex}",
         placement=Placement(engine=engine),
     )

@@ -3,24 +3,16 @@
 from pathlib import Path
 
 import pytest
+from made_requests import made_request
 
 from alignment.contracts.jobs import Device, DevicePrices, Placement
-from pipelines.contracts.jobs import ComputeEntry, ComputeTotal, JobRecord, JobRequest
+from pipelines.contracts.jobs import ComputeEntry, ComputeTotal, JobRecord
 from pipelines.records.compute import account, total_compute
 from pipelines.store.storage import open_store
 
 
 def record(device: Device, seconds: float, prices: DevicePrices | None) -> JobRecord:
-    request = JobRequest(
-        project="tiny",
-        kind="train",
-        spec={},
-        spec_digest="a" * 64,
-        inputs=(),
-        output_uri="file:///out",
-        placement=Placement(num_processes=2),
-        prices=prices,
-    )
+    request = made_request(project="tiny", placement=Placement(num_processes=2), prices=prices)
     return JobRecord(request=request, device=device, attempts=1, seconds=seconds)
 
 

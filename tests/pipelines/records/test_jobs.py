@@ -4,9 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from made_requests import made_request
 
 from alignment.contracts.jobs import Placement
-from pipelines.contracts.jobs import JobRecord, JobRequest
+from pipelines.contracts.jobs import JobRecord
 from pipelines.records.jobs import find_record, note_starter, save_record, starters
 from pipelines.store.storage import Store, open_store
 
@@ -19,15 +20,8 @@ def store(tmp_path: Path) -> Store:
 
 
 def record(generation: int, **fields: Any) -> JobRecord:
-    request = JobRequest(
-        project="tiny",
-        kind="train",
-        spec={"steps": 3},
-        spec_digest=SPEC,
-        inputs=(),
-        output_uri="file:///out",
-        placement=Placement(num_processes=4),
-        generation=generation,
+    request = made_request(
+        project="tiny", spec={"steps": 3}, spec_digest=SPEC, placement=Placement(num_processes=4), generation=generation
     )
     return JobRecord(request=request, device="gpu", **{"attempts": 1, "seconds": 900.0, **fields})
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 from s3_servers import (
-    KEYS,
     Recorded,
     own_certificate,
     plain_client,
@@ -26,12 +25,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
-
-
-@pytest.fixture(autouse=True)
-def _aws_keys(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in KEYS.items():
-        monkeypatch.setenv(name, value)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from s3_servers import KEYS, Recorded, Request, plain_client, s3_settings, serve_localbucket, serve_moto
+from s3_servers import Recorded, Request, plain_client, s3_settings, serve_localbucket, serve_moto
 
 from pipelines.store import s3_parts
 from pipelines.store.folders import sha256_file
@@ -42,8 +42,6 @@ else:
 
 @pytest.fixture(autouse=True)
 def _small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in KEYS.items():
-        monkeypatch.setenv(name, value)
     monkeypatch.setattr(s3_parts, "MULTIPART_BYTES", 5 * MIB)
     monkeypatch.setattr(s3_parts, "PART_BYTES", 5 * MIB)
 

@@ -4,9 +4,10 @@ import uuid
 from typing import Any
 
 import pytest
+from made_requests import made_request
 
 from alignment.contracts.jobs import DevicePrices, Placement
-from pipelines.contracts.jobs import ComputeTotal, JobRecord, JobRequest
+from pipelines.contracts.jobs import ComputeTotal, JobRecord
 from pipelines.settings import Settings
 from pipelines.tracking import open_runs, runs
 
@@ -77,15 +78,8 @@ def test_a_closed_run_has_the_reason_until_the_next_attempt(tracked: Settings, r
 
 
 def test_cost_is_a_metric_of_the_run_and_a_tag_of_the_project(tracked: Settings, project: str, run_id: str) -> None:
-    request = JobRequest(
-        project=project,
-        kind="train",
-        spec={},
-        spec_digest="a" * 64,
-        inputs=(),
-        output_uri="file:///out",
-        placement=Placement(num_processes=4),
-        prices=DevicePrices(currency="EUR", gpu_hour=2.5),
+    request = made_request(
+        project=project, placement=Placement(num_processes=4), prices=DevicePrices(currency="EUR", gpu_hour=2.5)
     )
     for attempts, seconds in ((1, 1800.0), (2, 3600.0)):
         record = JobRecord(request=request, device="gpu", attempts=attempts, seconds=seconds)

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
+from made_requests import made_request
 
-from alignment.contracts.jobs import Placement
-from pipelines.contracts.jobs import JobRequest, JobStatus
+from pipelines.contracts.jobs import JobStatus
 from pipelines.dispatch.cluster import attempts
 from pipelines.dispatch.cluster.attempts import Attempt, AttemptRecords, LogWriter, cluster_name
 from pipelines.store.storage import open_store
@@ -17,15 +17,7 @@ def records(tmp_path: Path) -> AttemptRecords:
 
 
 def make_attempt() -> Attempt:
-    request = JobRequest(
-        project="words",
-        kind="train",
-        spec={},
-        spec_digest="a" * 64,
-        inputs=(),
-        output_uri="file:///store/models/a",
-        placement=Placement(),
-    )
+    request = made_request()
     return Attempt(request=request, grace_seconds=1, resize_seconds=1, version="1", created_at=7.0)
 
 

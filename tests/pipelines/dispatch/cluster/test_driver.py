@@ -4,9 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from made_requests import made_request
 
 from alignment.contracts.jobs import Placement, Progress
-from pipelines.contracts.jobs import JobRequest, JobStatus
+from pipelines.contracts.jobs import JobStatus
 from pipelines.dispatch.cluster import driver
 from pipelines.dispatch.cluster.attempts import Attempt, AttemptRecords
 from pipelines.dispatch.cluster.board import News
@@ -21,15 +22,7 @@ def drive(tmp_path: Path) -> driver._Drive:
     environ = {"PLUMBLINE_STATE_DIR": str(tmp_path / "state"), "PLUMBLINE_STORE_URI": (tmp_path / "store").as_uri()}
     settings = load_settings(environ)
     records = AttemptRecords(open_store(settings.store_uri), "words-train-a-g0")
-    request = JobRequest(
-        project="words",
-        kind="train",
-        spec={},
-        spec_digest="a" * 64,
-        inputs=(),
-        output_uri="file:///store/models/a",
-        placement=Placement(engine="ray", max_restarts=2),
-    )
+    request = made_request(placement=Placement(engine="ray", max_restarts=2))
     attempt = Attempt(request=request, grace_seconds=1, resize_seconds=1, version="0.0", created_at=7.0)
     records.create(1, attempt)
     return driver._Drive(settings, records, 1, ("worker",))

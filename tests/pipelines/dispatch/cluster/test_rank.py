@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from made_requests import made_request
 
 from alignment.contracts.jobs import Placement
-from pipelines.contracts.jobs import JobRequest
 from pipelines.dispatch.cluster.attempts import Attempt, AttemptRecords
 from pipelines.dispatch.cluster.board import Board
 from pipelines.dispatch.cluster.kept_work import KeptWork
@@ -34,13 +34,10 @@ class Node:
         self.settings: Settings = load_settings(environ)
         self.board = board
         self.preempted = False
-        self.request = JobRequest(
+        self.request = made_request(
+            self.settings.store_uri,
             project="count",
-            kind="train",
             spec={"count": 200, **spec},
-            spec_digest="a" * 64,
-            inputs=(),
-            output_uri=f"{self.settings.store_uri}/models/a",
             placement=Placement(engine="ray", timeout_seconds=50),
         )
         self.folder = rank_folder(self.settings, self.request.job_id, 0)

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
+from made_requests import made_request
 
-from alignment.contracts.jobs import Placement
-from pipelines.contracts.jobs import JobInput, JobRequest
+from pipelines.contracts.jobs import JobInput
 from pipelines.dispatch.cluster.shipping import ship_inputs
 from pipelines.store.folders import hash_folder, sha256_file
 from pipelines.store.storage import Store, open_store
@@ -17,15 +17,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def shipped(store: Store, item: JobInput) -> JobInput:
-    request = JobRequest(
-        project="words",
-        kind="train",
-        spec={},
-        spec_digest="a" * 64,
-        inputs=(item,),
-        output_uri="file:///store/models/a",
-        placement=Placement(),
-    )
+    request = made_request(inputs=(item,))
     (answer,) = ship_inputs(request, store).inputs
     return answer
 

@@ -1,7 +1,6 @@
 """The contract of engines.interface.Engine, run against every engine with real processes and real signals."""
 
 import contextlib
-import hashlib
 import json
 import os
 import signal
@@ -13,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from made_requests import counting_request
 
-from alignment.contracts.jobs import Placement
-from alignment.contracts.values import canonical_json
 from pipelines.contracts.jobs import JobHandle, JobRequest, JobStatus
 from pipelines.dispatch.cluster.attempts import cluster_name
 from pipelines.dispatch.engines.catalogue import Local, Ray
@@ -71,16 +69,7 @@ class Bench:
     def request(self, **spec: Any) -> JobRequest:
         spec = {"count": 3, **spec}
         timeout = spec.pop("timeout_seconds", 50)
-        digest = hashlib.sha256(canonical_json(spec).encode()).hexdigest()
-        return JobRequest(
-            project="count",
-            kind="train",
-            spec=spec,
-            spec_digest=digest,
-            inputs=(),
-            output_uri=f"{self.settings.store_uri}/models/{digest}",
-            placement=Placement(engine=self.name, timeout_seconds=timeout),
-        )
+        return counting_request(self.settings.store_uri, spec, engine=self.name, timeout_seconds=timeout)
 
     def job_dir(self, handle: JobHandle) -> Path:
         """Folder of the job's present processes: on the only host, or on the node that started them last."""
@@ -431,7 +420,8 @@ def start_elsewhere(bench: Bench, script: str, request: JobRequest) -> subproces
         f"engine = contract.ENGINES[{bench.name!r}](settings)\n" + script
     )
     arguments = [sys.executable, "-c", code, request.model_dump_json()]
-    environ = {**os.environ, **bench.environ, "PYTHONPATH": str(Path(__file__).parents[4])}
+    root = Path(__file__).parents[4]
+    environ = {**os.environ, **bench.environ, "PYTHONPATH": f"{root}:{root / 'tests' / 'cluster'}"}
     return subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, env=environ)
 
 

@@ -4,8 +4,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from made_requests import made_request
 
-from alignment.contracts.jobs import Placement
 from pipelines.contracts.jobs import JobHandle, JobRequest, JobStatus
 from pipelines.dispatch.engines.local import LocalEngine
 from pipelines.dispatch.job_folder import JobFolder
@@ -31,15 +31,7 @@ def folder(settings: Settings) -> JobFolder:
 
 
 def make_request(settings: Settings) -> JobRequest:
-    return JobRequest(
-        project="words",
-        kind="train",
-        spec={},
-        spec_digest="a" * 64,
-        inputs=(),
-        output_uri=f"{settings.store_uri}/models/a",
-        placement=Placement(),
-    )
+    return made_request(settings.store_uri)
 
 
 def test_the_real_worker_runs_by_default(settings: Settings) -> None:

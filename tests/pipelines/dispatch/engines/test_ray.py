@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from made_requests import made_request
 
 from alignment.contracts.jobs import Placement
 from pipelines.contracts.jobs import JobHandle, JobRequest, JobStatus
@@ -39,15 +40,7 @@ def make_settings(folder: Path, address: str = NOWHERE, token: str = TOKEN) -> S
 
 
 def make_request(settings: Settings) -> JobRequest:
-    return JobRequest(
-        project="words",
-        kind="train",
-        spec={},
-        spec_digest="a" * 64,
-        inputs=(),
-        output_uri=f"{settings.store_uri}/models/a",
-        placement=Placement(engine="ray"),
-    )
+    return made_request(settings.store_uri, placement=Placement(engine="ray"))
 
 
 def record_attempt(settings: Settings, *, age_seconds: float, status: JobStatus | None = None) -> AttemptRecords:

@@ -14,6 +14,7 @@ import pytest
 from airflow.sdk import RetryAction
 from airflow.sdk.exceptions import TaskDeferred
 from airflow.sdk.execution_time.context import NEVER_EXPIRE
+from made_requests import made_request
 
 from alignment.contracts.jobs import Placement
 from pipelines.contracts.jobs import JobHandle, JobRequest, JobStatus, LogChunk, TrackingTarget
@@ -108,12 +109,9 @@ def build_request(
     path: str, stage: str, given: dict[str, Any], *, overrides: tuple[str, ...] = (), generation: int = 0
 ) -> JobRequest:
     """Replace stages.job_request."""
-    return JobRequest(
-        project="words",
-        kind="train",
+    return made_request(
         spec={"path": path, "stage": stage, "given": given, "overrides": list(overrides)},
         spec_digest=DIGEST,
-        inputs=(),
         output_uri=open_store(load_settings().store_uri).uri("models", f"{DIGEST}.g{generation}"),
         placement=Placement(engine="fake"),
         generation=generation,

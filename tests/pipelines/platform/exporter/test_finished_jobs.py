@@ -1,9 +1,10 @@
 """Cost of finished jobs: added up by kind and device, each record read once."""
 
 import pytest
+from made_requests import made_request
 
 from alignment.contracts.jobs import Placement
-from pipelines.contracts.jobs import JobRecord, JobRequest
+from pipelines.contracts.jobs import JobRecord
 from pipelines.platform.exporter import finished_jobs
 from pipelines.platform.exporter.metrics import Reading
 from pipelines.project.file import Project
@@ -14,15 +15,7 @@ from pipelines.store.storage import open_store
 
 
 def save(settings: Settings, digit: str, kind: str = "train", seconds: float = 1800.0, device: str = "gpu") -> None:
-    request = JobRequest(
-        project="tiny",
-        kind=kind,
-        spec={},
-        spec_digest=digit * 64,
-        inputs=(),
-        output_uri="file:///out",
-        placement=Placement(num_processes=4),
-    )
+    request = made_request(project="tiny", kind=kind, spec_digest=digit * 64, placement=Placement(num_processes=4))
     record = JobRecord.model_validate({"request": request, "device": device, "attempts": 2, "seconds": seconds})
     save_record(open_store(settings.store_uri, settings), record)
 

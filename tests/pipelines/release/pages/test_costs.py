@@ -1,7 +1,9 @@
 """Compute time by job and device, with its cost where the project had a price, and the totals of the project."""
 
+from made_requests import made_request
+
 from alignment.contracts.jobs import DevicePrices, Placement
-from pipelines.contracts.jobs import ComputeTotal, JobRecord, JobRequest
+from pipelines.contracts.jobs import ComputeTotal, JobRecord
 from pipelines.release.pages.costs import cost_rows
 
 NOTHING = ComputeTotal()
@@ -16,16 +18,7 @@ def record(
     attempts: int = 1,
     prices: DevicePrices | None = None,
 ) -> JobRecord:
-    request = JobRequest(
-        project="p",
-        kind=kind,
-        spec={},
-        spec_digest="a" * 64,
-        inputs=(),
-        output_uri="file:///out",
-        placement=Placement(num_processes=processes),
-        prices=prices,
-    )
+    request = made_request(project="p", kind=kind, placement=Placement(num_processes=processes), prices=prices)
     return JobRecord(request=request, device=device, attempts=attempts, seconds=seconds)  # type: ignore[arg-type]
 
 
