@@ -96,8 +96,7 @@ class TrainingRun:
 
     def _load_policy(self, device: torch.device | None) -> nn.Module:
         """Load the base with the recipe's trainable part at its start."""
-        args = () if device is None else (device,)
-        policy = self.backbone.load_denoiser(*args)
+        policy = self.backbone.load_denoiser(device)
         self.backbone.attach(policy, self.recipe.tuning, stream_seed("adapter", self.recipe.seed))
         return policy
 

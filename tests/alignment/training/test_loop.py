@@ -63,8 +63,8 @@ def test_only_an_objective_with_a_reference_loads_a_frozen_copy(
     loaded: list[object] = []
     honest = StableDiffusionBackbone.load_denoiser
 
-    def load_denoiser(self: StableDiffusionBackbone) -> torch.nn.Module:
-        loaded.append(honest(self))
+    def load_denoiser(self: StableDiffusionBackbone, device: torch.device | None = None) -> torch.nn.Module:
+        loaded.append(honest(self, device))
         return loaded[-1]  # type: ignore[return-value]
 
     monkeypatch.setattr(StableDiffusionBackbone, "load_denoiser", load_denoiser)
