@@ -46,6 +46,9 @@ def test_the_blocks_and_the_rest_are_sharded_and_compute_the_same(group: None) -
     assert all(isinstance(weight, DTensor) for weight in model.parameters())
     sharded = {name for name, module in model.named_modules() if type(module).__name__.startswith("FSDP")}
     assert sharded == {"", "blocks.0", "blocks.1"}
+    with torch.no_grad():
+        assert torch.equal(model(torch.ones(1, 3)), expected)
+    assert all(isinstance(weight, DTensor) for weight in model.parameters()), "a pass without a gradient divides again"
     assert torch.equal(model(torch.ones(1, 3)), expected)
     assert all(torch.equal(whole(weight), values[name]) for name, weight in model.named_parameters())
     assert [name for name, weight in model.named_parameters() if not weight.requires_grad] == [
