@@ -101,6 +101,7 @@ class Comparison(Record):
     scorer: str
     against: Literal["champion", "base"]
     num_prompts: int
+    """Number of independent prompts: a group of near-duplicates counts as one."""
     wins: int
     ties: int
     losses: int
@@ -120,9 +121,9 @@ class EvalReport(ValueObject):
     """Result of an evaluation. The folder holds scores.parquet, contact_sheet.png and the spec.
 
     scores.parquet has one row per (role, scorer, prompt, seed): role, scorer, scorer_digest, prompt_index, prompt,
-    category, seed, score. Roles candidate_shuffled and champion_shuffled hold the first seed's images scored by the
-    judges against other prompts. Calibrations can be recomputed from calibration_scores.parquet, everything else from
-    scores.parquet.
+    category, group (index of the group's first prompt), seed, score. Roles candidate_shuffled and champion_shuffled
+    hold the first seed's images scored by the judges against other prompts. Calibrations can be recomputed from
+    calibration_scores.parquet, everything else from scores.parquet.
     """
 
     uri: str
@@ -132,8 +133,15 @@ class EvalReport(ValueObject):
     calibration_scores_digest: Sha256 | None = Field(default=None, exclude_if=lambda digest: digest is None)
     """sha256 of calibration_scores.parquet. A report without it is from an earlier version and no longer evidence."""
     num_prompts: PositiveInt
+    num_groups: PositiveInt | None = Field(default=None, exclude_if=lambda number: number is None)
+    """Number of groups of near-duplicate prompts; None where no prompts are grouped."""
     comparisons: tuple[Comparison, ...]
     """One for each judge and guard, against the champion and against the base."""
     calibrations: tuple[Calibration, ...]
     problems: tuple[str, ...] = ()
     """Problems found while scoring (a score that is not finite, a black image...). Any entry makes the gate refuse."""
+
+    @property
+    def independent_prompts(self) -> int:
+        """Effective number of prompts: a group of near-duplicates counts as one."""
+        return self.num_prompts if self.num_groups is None else self.num_groups

@@ -25,6 +25,7 @@ from alignment.files.durable import file_sha256, write_bytes, write_json
 from alignment.statistics.best_and_worst import Extreme, extreme_prompts
 from alignment.statistics.comparison import ScoreTable, compare_all
 from alignment.statistics.human_pairs import PairFacts, agreements, scores_table
+from alignment.statistics.prompt_groups import count_groups, group_prompts
 from alignment.statistics.prompts import EvalPrompt
 from alignment.statistics.score_grids import SHUFFLED
 from alignment.statistics.shuffled_prompts import shuffled_prompts
@@ -71,6 +72,7 @@ def write_scores(record: Record, rows: Iterable[ScoreRow], scorer_digests: Mappi
     ]
     prompts = {prompt.index: prompt for prompt in record.prompts}
     others = shuffled_prompts(record.prompts, record.spec.prompts_digest)
+    groups = dict(zip(prompts, group_prompts(record.prompts), strict=True))
     table = pa.table(
         {
             "role": [role for role, _ in cells],
@@ -81,6 +83,7 @@ def write_scores(record: Record, rows: Iterable[ScoreRow], scorer_digests: Mappi
                 (others[row.prompt_index] if row.shuffled else prompts[row.prompt_index].text) for _, row in cells
             ],
             "category": [prompts[row.prompt_index].category for _, row in cells],
+            "group": pa.array([groups[row.prompt_index] for _, row in cells], pa.int32()),
             "seed": pa.array([row.seed for _, row in cells], pa.int64()),
             "score": pa.array([row.score for _, row in cells], pa.float64()),
         }
@@ -170,7 +173,7 @@ def _write_extreme(
 
 def _read_score_table(record: Record) -> ScoreTable:
     """Read scores.parquet as it was written."""
-    names = ["role", "scorer", "prompt_index", "seed", "score"]
+    names = ["role", "scorer", "prompt_index", "group", "seed", "score"]
     return ScoreTable.from_columns(pq.read_table(record.out / SCORES_FILE, columns=names).to_pydict())
 
 
@@ -188,6 +191,7 @@ def make_report(
     `calibration_scores_digest` is the return value of `write_calibration_scores`.
     """
     spec, scores_path = record.spec, record.out / SCORES_FILE
+    groups = count_groups(record.prompts)
     scorers = [scorer.name for scorer in (*spec.judges, *spec.guards)]
     comparisons, problems = compare_all(
         _read_score_table(record), scorers, tie_thresholds=spec.tie_thresholds, confidence=spec.confidence
@@ -202,6 +206,7 @@ def make_report(
         scores_digest=file_sha256(scores_path),
         calibration_scores_digest=calibration_scores_digest,
         num_prompts=len(record.prompts),
+        num_groups=groups if groups < len(record.prompts) else None,
         comparisons=tuple(comparisons),
         calibrations=tuple(calibrations),
         problems=(*_blank_problems(record, blank), *problems, *faults),

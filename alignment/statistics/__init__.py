@@ -10,6 +10,7 @@ __all__ = [
     "judge_calibration",
     "noninferiority",
     "power",
+    "prompt_groups",
     "prompts",
     "reward_hacking",
     "score_grids",

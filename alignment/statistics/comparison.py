@@ -1,9 +1,11 @@
 """Compare the candidate with another model, prompt by prompt. Torch-free: the control plane can recompute it.
 
 The unit is the prompt: scores are averaged over seeds first, then subtracted (candidate minus other), and every
-interval is over prompts. Pooling (prompt, seed) cells as if independent would make the intervals too narrow.
-Shape letters: P prompts, S seeds. numpy and the standard library suffice here except for the Wilcoxon test and the
-t quantile; scipy is imported where those are computed, because it costs a second and DAG files import this package.
+interval is over prompts. Pooling (prompt, seed) cells as if independent would make the intervals too narrow. For the
+same reason a group of near-duplicate prompts is averaged first and counts as one prompt (`prompt_groups.py`).
+Shape letters: N prompts of the file, P independent prompts (groups of near-duplicates), S seeds. numpy and the
+standard library suffice here except for the Wilcoxon test and the t quantile; scipy is imported where those are
+computed, because it costs a second and DAG files import this package.
 """
 
 import math
@@ -39,6 +41,8 @@ class ScoreTable:
     score: Floats
     category: Strings = field(default_factory=lambda: np.empty(0, dtype=np.str_))
     """The prompt's slice; empty where the columns have none."""
+    group: Integers = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    """Index of the first prompt of the prompt's group; empty where no prompts are grouped."""
 
     @classmethod
     def from_columns(cls, columns: Mapping[str, Sequence[Any]]) -> "ScoreTable":
@@ -49,7 +53,7 @@ class ScoreTable:
         missing = [name for name in SCORE_COLUMNS if name not in columns]
         if missing:
             raise ValueError(f"Score table lacks {', '.join(missing)}. It needs: {', '.join(SCORE_COLUMNS)}.")
-        lengths = {name: len(columns[name]) for name in SCORE_COLUMNS}
+        lengths = {name: len(columns[name]) for name in (*SCORE_COLUMNS, *({"group"} & set(columns)))}
         if len(set(lengths.values())) != 1:
             raise ValueError(f"Score table columns differ in length: {lengths}. Give one value per row in each.")
         return cls(
@@ -59,6 +63,7 @@ class ScoreTable:
             seed=np.asarray(columns["seed"], dtype=np.int64),
             score=np.asarray(columns["score"], dtype=np.float64),
             category=np.asarray(columns.get("category", ()), dtype=np.str_),
+            group=np.asarray(columns.get("group", ()), dtype=np.int64),
         )
 
     def scorers(self) -> list[str]:
@@ -70,13 +75,40 @@ class ScoreTable:
 class SeedGrid:
     """One model's scores under one scorer, complete and finite."""
 
-    prompts_P: Integers
+    prompts_N: Integers
     seeds_S: Integers
-    scores_PS: Floats
+    scores_NS: Floats
+    groups_N: Integers | None = None
+    """Number of each prompt's group, 0 to P - 1, in the order of their first prompts; None where N = P."""
 
-    def prompt_means(self) -> Floats:
-        """Mean over seeds, one number per prompt."""
-        return np.asarray(self.scores_PS.mean(axis=1), dtype=np.float64)
+    @property
+    def first_prompts(self) -> Integers:
+        """Index of each group's first prompt."""
+        if self.groups_N is None:
+            return self.prompts_N
+        return self.prompts_N[np.unique(self.groups_N, return_index=True)[1]]
+
+    def prompt_means(self, seeds: Sequence[int] = ()) -> Floats:
+        """Mean over the given seeds, or all of them, and over the prompts of a group: one number per group.
+
+        ValueError when the grid has no scores of a given seed.
+        """
+        missing = sorted(set(seeds) - {int(seed) for seed in self.seeds_S})
+        if missing:
+            raise ValueError(f"There are no scores of seeds {missing}; there are those of {self.seeds_S.tolist()}.")
+        chosen = np.isin(self.seeds_S, list(seeds)) if seeds else np.ones(len(self.seeds_S), dtype=bool)
+        means_N = self.scores_NS[:, chosen].mean(axis=1)
+        if self.groups_N is None:
+            return np.asarray(means_N, dtype=np.float64)
+        sizes_P = np.bincount(self.groups_N)
+        return np.asarray(np.bincount(self.groups_N, weights=means_N) / sizes_P, dtype=np.float64)
+
+    def passing(self, passes_NS: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+        """Return for each group whether all images of all its prompts pass."""
+        passes_N = np.asarray(passes_NS.all(axis=1), dtype=bool)
+        if self.groups_N is None:
+            return passes_N
+        return np.asarray(np.bincount(self.groups_N, weights=~passes_N) == 0, dtype=bool)
 
 
 def seed_grid(table: ScoreTable, scorer: str, role: str) -> SeedGrid:
@@ -101,23 +133,36 @@ def seed_grid(table: ScoreTable, scorer: str, role: str) -> SeedGrid:
             " once. Evaluate again."
         )
     order = np.lexsort((seed, prompt))
-    return SeedGrid(prompts, seeds, score[order].reshape(len(prompts), len(seeds)))
+    groups_N = _group_numbers(table.group[rows][order][:: len(seeds)]) if len(table.group) else None
+    return SeedGrid(prompts, seeds, score[order].reshape(len(prompts), len(seeds)), groups_N)
+
+
+def _group_numbers(first_N: Integers) -> Integers | None:
+    """Number the groups from 0 by their first prompts; None when every group is one prompt."""
+    names, numbers_N = np.unique(first_N, return_inverse=True)
+    return None if len(names) == len(first_N) else np.asarray(numbers_N, dtype=np.int64)
+
+
+def same_cells(first: SeedGrid, second: SeedGrid) -> bool:
+    """Return True when two grids have the same prompts, groups and seeds."""
+    same_prompts = np.array_equal(first.prompts_N, second.prompts_N)
+    same_groups = np.array_equal(first.first_prompts, second.first_prompts)
+    return same_prompts and same_groups and np.array_equal(first.seeds_S, second.seeds_S)
 
 
 def paired_differences(table: ScoreTable, scorer: str, against: str) -> tuple[Integers, Floats]:
-    """Prompt indices and, for each, the candidate's mean over seeds minus the other model's.
+    """Index of each group's first prompt and, for each, the candidate's mean minus the other model's.
 
     Raises ValueError when the two models were not scored on the same prompts and seeds.
     """
     candidate, other = seed_grid(table, scorer, "candidate"), seed_grid(table, scorer, against)
-    same_prompts = np.array_equal(candidate.prompts_P, other.prompts_P)
-    if not (same_prompts and np.array_equal(candidate.seeds_S, other.seeds_S)):
+    if not same_cells(candidate, other):
         raise ValueError(
-            f"Scorer {scorer!r}: candidate has {candidate.scores_PS.shape} prompts x seeds, {against} has"
-            f" {other.scores_PS.shape}, which differ. Sample both models with the same prompts and seeds."
+            f"Scorer {scorer!r}: candidate has {candidate.scores_NS.shape} prompts x seeds, {against} has"
+            f" {other.scores_NS.shape}, which differ. Sample both models with the same prompts and seeds."
         )
     differences = np.round(candidate.prompt_means() - other.prompt_means(), DIFFERENCE_DECIMALS)
-    return candidate.prompts_P, differences
+    return candidate.first_prompts, differences
 
 
 def outcome_counts(differences_P: Floats, tie_threshold: float) -> tuple[int, int, int]:

@@ -1,4 +1,6 @@
-"""The prompts file of an evaluation: tab separated, UTF-8, header `prompt<TAB>category`. Torch-free."""
+"""The prompts file of an evaluation: tab separated, UTF-8, header `prompt<TAB>category`, and `<TAB>group` if wanted.
+Torch-free.
+"""
 
 import unicodedata
 from collections.abc import Sequence
@@ -8,6 +10,8 @@ from pathlib import Path
 from alignment.contracts.prompt_text import prompt_fault
 
 HEADER = ["prompt", "category"]
+GROUP = "group"
+"""Optional third column: prompts with the same name there count as one prompt in the statistics."""
 NAMED = 5
 """Number of prompts that an error names."""
 
@@ -19,6 +23,8 @@ class EvalPrompt:
     index: int
     text: str
     category: str
+    group: str | None = None
+    """Name of its group of near-duplicates, empty for none; None where the file has no such column."""
 
 
 def normal_prompt(prompt: str) -> str:
@@ -50,14 +56,18 @@ def parse_prompts(content: bytes, origin: str) -> list[EvalPrompt]:
     except UnicodeDecodeError as error:
         raise ValueError(f"The prompts file {origin} cannot be read as UTF-8 text: {error}.") from error
     lines = [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
-    if lines[0].split("\t") != HEADER:
-        raise ValueError(f"The prompts file {origin} must begin with the header 'prompt<TAB>category'.")
+    header = lines[0].split("\t")
+    if header not in (HEADER, [*HEADER, GROUP]):
+        raise ValueError(
+            f"The prompts file {origin} must begin with the header 'prompt<TAB>category', or"
+            " 'prompt<TAB>category<TAB>group'."
+        )
     rows = [line.split("\t") for line in lines[1:]]
-    bad = [number for number, row in enumerate(rows, start=2) if len(row) != 2 or not row[0].strip()]
+    bad = [number for number, row in enumerate(rows, start=2) if len(row) != len(header) or not row[0].strip()]
     if bad or not rows:
         where = f"lines {', '.join(map(str, bad[:10]))} are" if bad else "there are no prompts; each line is"
         raise ValueError(
-            f"The prompts file {origin}: {where} not 'prompt<TAB>category' with a prompt that is not empty."
+            f"The prompts file {origin}: {where} not '{'<TAB>'.join(header)}' with a prompt that is not empty."
         )
     faults = [
         (number, fault) for number, row in enumerate(rows, start=2) for part in row if (fault := prompt_fault(part))
@@ -67,9 +77,25 @@ def parse_prompts(content: bytes, origin: str) -> list[EvalPrompt]:
         raise ValueError(
             f"The prompts file {origin} has {len(faults)} texts that are no prompts: {named}. Remove them."
         )
-    prompts = [EvalPrompt(index, text, category) for index, (text, category) in enumerate(rows)]
+    prompts = [EvalPrompt(index, *row) for index, row in enumerate(rows)]
     _check_distinct(prompts, origin)
+    _check_groups(prompts, origin)
     return prompts
+
+
+def _check_groups(prompts: Sequence[EvalPrompt], origin: str) -> None:
+    """Raise ValueError for groups in several categories: a group is one prompt, which belongs to one slice."""
+    categories: dict[str, set[str]] = {}
+    for prompt in prompts:
+        if prompt.group:
+            categories.setdefault(prompt.group, set()).add(prompt.category)
+    torn = [(group, own) for group, own in categories.items() if len(own) > 1]
+    if torn:
+        named = "; ".join(f"{group!r} in {', '.join(map(repr, sorted(own)))}" for group, own in torn[:NAMED])
+        raise ValueError(
+            f"The prompts file {origin} has {len(torn)} groups with prompts of several categories: {named}. Give each"
+            " category another group name."
+        )
 
 
 def _check_distinct(prompts: Sequence[EvalPrompt], origin: str) -> None:

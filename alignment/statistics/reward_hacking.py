@@ -53,8 +53,8 @@ def rank_correlation(first_P: Floats, second_P: Floats, *, confidence: float) ->
 
 def seed_differences(grid: SeedGrid) -> Floats | None:
     """Compare one model with itself: mean of the first half of its seeds minus mean of the rest; None with one seed."""
-    seeds = grid.scores_PS.shape[1]
-    if seeds < 2:
+    seeds = [int(seed) for seed in grid.seeds_S]
+    if len(seeds) < 2:
         return None
-    half = seeds // 2
-    return np.asarray(grid.scores_PS[:, :half].mean(axis=1) - grid.scores_PS[:, half:].mean(axis=1), dtype=np.float64)
+    half = len(seeds) // 2
+    return grid.prompt_means(seeds[:half]) - grid.prompt_means(seeds[half:])

@@ -1,7 +1,7 @@
 """Score tables as complete prompts x seeds grids, one per (scorer, role): the input of the gate's statistics.
 
 Roles are the three models, and `candidate_shuffled` and `champion_shuffled`: the same images scored against other
-prompts of the list (see `shuffled_prompts.py`). Shape letters: P prompts, S seeds.
+prompts of the list (see `shuffled_prompts.py`). Shape letters: P independent prompts (groups of near-duplicates).
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from alignment.statistics.comparison import DIFFERENCE_DECIMALS, Floats, ScoreTable, SeedGrid, seed_grid
+from alignment.statistics.comparison import DIFFERENCE_DECIMALS, Floats, ScoreTable, SeedGrid, same_cells, seed_grid
 
 SHUFFLED = "_shuffled"
 """Suffix of a role's name for its images scored against other prompts."""
@@ -23,7 +23,7 @@ class ScoreGrids:
     grids: Mapping[tuple[str, str], SeedGrid]
     """(scorer, role) to its grid."""
     categories: Mapping[int, str] = field(default_factory=dict)
-    """Prompt index to its slice."""
+    """First prompt of each group to its slice."""
 
     @classmethod
     def from_table(cls, table: ScoreTable) -> tuple["ScoreGrids", list[str]]:
@@ -56,25 +56,24 @@ class ScoreGrids:
     def differences(
         self, scorer: str, against: str = "champion", *, shuffled: bool = False, seeds: Sequence[int] = ()
     ) -> Floats:
-        """Candidate minus other, one number per prompt, averaged over the given seeds, or over all of them.
+        """Candidate minus other, one number per group of near-duplicates, averaged over the given seeds, or over all.
 
         ValueError when the two models were not scored on the same prompts and seeds, or a given seed is missing.
         """
         suffix = SHUFFLED if shuffled else ""
         candidate, other = self.grid(scorer, f"candidate{suffix}"), self.grid(scorer, f"{against}{suffix}")
-        same = np.array_equal(candidate.prompts_P, other.prompts_P)
-        if not (same and np.array_equal(candidate.seeds_S, other.seeds_S)):
+        if not same_cells(candidate, other):
             raise ValueError(
                 f"Scorer {scorer!r}: candidate and {against} were not scored on the same prompts and seeds."
             )
-        if seeds and not set(seeds) <= {int(seed) for seed in candidate.seeds_S}:
-            raise ValueError(f"Scorer {scorer!r} was not scored on all of the seeds {list(seeds)}.")
-        chosen = np.isin(candidate.seeds_S, list(seeds)) if seeds else np.ones(len(candidate.seeds_S), dtype=bool)
-        means = [grid.scores_PS[:, chosen].mean(axis=1) for grid in (candidate, other)]
-        return np.asarray(np.round(means[0] - means[1], DIFFERENCE_DECIMALS), dtype=np.float64)
+        try:
+            gains_P = candidate.prompt_means(seeds) - other.prompt_means(seeds)
+        except ValueError as error:
+            raise ValueError(f"Scorer {scorer!r}: {error}") from error
+        return np.asarray(np.round(gains_P, DIFFERENCE_DECIMALS), dtype=np.float64)
 
     def slices(self) -> dict[str, npt.NDArray[np.bool_]]:
-        """Slice name to a mask over the prompts in index order; empty when no prompt names a slice."""
+        """Slice name to a mask over the groups in index order; empty when no prompt names a slice."""
         names = [self.categories[index] for index in sorted(self.categories)]
         if not any(names):
             return {}
@@ -82,13 +81,17 @@ class ScoreGrids:
 
 
 def _categories(table: ScoreTable) -> tuple[dict[int, str], list[str]]:
-    """Slice of each prompt; a prompt whose slice differs between rows is reported as a problem."""
+    """Slice of each group, by its first prompt. A prompt whose slice or group differs between rows, and a group in
+    several slices, are reported as problems."""
     if not len(table.category):
         return {}, []
     if len(table.category) != len(table.prompt_index):
         return {}, [f"the table has {len(table.category)} categories for {len(table.prompt_index)} rows"]
-    pairs = sorted(set(zip(table.prompt_index.tolist(), table.category.tolist(), strict=True)))
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        return found, [f"{len(pairs) - len(found)} prompts change their category from row to row"]
-    return found, []
+    group = table.group if len(table.group) else table.prompt_index
+    cells = set(zip(table.prompt_index.tolist(), group.tolist(), table.category.tolist(), strict=True))
+    slices = sorted({(own, category) for _, own, category in cells})
+    found = dict(slices)
+    changing, torn = len(cells) - len({prompt for prompt, _, _ in cells}), len(slices) - len(found)
+    if changing:
+        return found, [f"{changing} prompts change their category or group from row to row"]
+    return found, [f"{torn} groups of near-duplicates have prompts of several categories"] if torn else []

@@ -38,9 +38,7 @@ def seed_noise(
             f"A/A of {scorer!r} needs two sets of seeds of equal size, without a common seed, out of {own}; got"
             f" {list(seeds)} and {list(other_seeds)}."
         )
-    columns = {seed: column for column, seed in enumerate(own)}
-    first, second = (grid.scores_PS[:, [columns[s] for s in chosen]].mean(axis=1) for chosen in (seeds, other_seeds))
-    differences_P = np.asarray(second - first, dtype=np.float64)
+    differences_P = grid.prompt_means(other_seeds) - grid.prompt_means(seeds)
     low, high = mean_interval(differences_P, confidence=confidence)
     return SeedNoise(
         scorer=scorer,

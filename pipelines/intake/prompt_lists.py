@@ -10,14 +10,15 @@ import hashlib
 import io
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 from alignment.catalogues.lookup import unknown_name
 from alignment.contracts.values import Sha256, ValueObject
 from alignment.files.durable import write_bytes
-from alignment.statistics.prompts import normal_prompt
+from alignment.statistics.prompt_groups import count_groups
+from alignment.statistics.prompts import GROUP, HEADER, normal_prompt, parse_prompts
 
 Format = Literal["parti", "geneval", "hps", "tsv", "jsonl"]
 FORMATS: tuple[Format, ...] = get_args(Format)
@@ -30,6 +31,8 @@ class _Entry(NamedTuple):
     category: str
     where: str
     """Line or position, for messages."""
+    group: str | None = None
+    """Its group of near-duplicates; None where the list names none."""
 
 
 class _PromptSet(ValueObject):
@@ -42,6 +45,8 @@ class _PromptSet(ValueObject):
     source: str
     source_digest: Sha256
     num_prompts: int
+    num_groups: int
+    """Effective number of prompts for the gate: near-duplicates count as one."""
     num_duplicates: int
     """Number of prompts left out because their normal form appeared earlier in the list."""
     num_left_out: int
@@ -65,7 +70,7 @@ def import_prompts(
     entries = [entry for path in files for entry in _READERS[form](path, category)]
     kept, duplicates = _distinct(entries, source)
     chosen = _spread(kept, per_category)
-    content = "".join(f"{e.prompt}\t{e.category}\n" for e in [_Entry("prompt", "category", ""), *chosen]).encode()
+    content = _table_of(chosen)
     _write(out, content)
     return _PromptSet(
         uri=str(out),
@@ -74,10 +79,18 @@ def import_prompts(
         source=str(source),
         source_digest=_digest(files),
         num_prompts=len(chosen),
+        num_groups=count_groups(parse_prompts(content, str(out))),
         num_duplicates=duplicates,
         num_left_out=len(kept) - len(chosen),
         categories=dict(sorted(Counter(entry.category for entry in chosen).items())),
     )
+
+
+def _table_of(entries: Sequence[_Entry]) -> bytes:
+    """Return the file of these prompts, with the column `group` where the list named groups."""
+    columns = [*HEADER, GROUP] if any(entry.group is not None for entry in entries) else HEADER
+    rows = [(entry.prompt, entry.category, entry.group or "")[: len(columns)] for entry in entries]
+    return "".join("\t".join(row) + "\n" for row in [columns, *rows]).encode()
 
 
 def _write(out: Path, content: bytes) -> None:
@@ -185,7 +198,8 @@ def _table(path: Path, *, prompt: str, category: str) -> Iterator[_Entry]:
             raise ValueError(
                 f"{path} line {number} has more columns than the first line. A prompt must not contain a tab."
             )
-        yield _Entry(_one_line(row[prompt] or ""), _one_line(row[category] or ""), f"{path.name} line {number}")
+        group = _one_line(row[GROUP] or "") if GROUP in row else None
+        yield _Entry(_one_line(row[prompt] or ""), _one_line(row[category] or ""), f"{path.name} line {number}", group)
 
 
 def _lines(path: Path, *, category: str) -> Iterator[_Entry]:

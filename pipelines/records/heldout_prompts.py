@@ -6,6 +6,7 @@ import io
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from alignment.statistics.prompt_groups import count_groups
 from alignment.statistics.prompts import EvalPrompt, normal_prompt, parse_prompts
 from pipelines.project.file import Project
 from pipelines.store.storage import Store
@@ -46,11 +47,13 @@ def evaluation_prompts(project: Project, store: Store) -> list[EvalPrompt]:
 
 
 def check_enough_prompts(project: Project, store: Store) -> int:
-    """Count the evaluation's prompts; ValueError when there are too few for a valid evaluation."""
-    found, minimum = len(evaluation_prompts(project, store)), project.gate.minimum_prompts
+    """Count the evaluation's prompts, near-duplicates as one; ValueError when a valid evaluation needs more."""
+    prompts, minimum = evaluation_prompts(project, store), project.gate.minimum_prompts
+    found = count_groups(prompts)
     if found < minimum and project.gate.mode != "off":
+        alike = f" ({len(prompts)} with near-duplicates)" if found < len(prompts) else ""
         raise ValueError(
-            f"{project.path}: the evaluation has {found} prompts in {project.evaluation.prompts}, but"
+            f"{project.path}: the evaluation has {found} prompts{alike} in {project.evaluation.prompts}, but"
             f" gate.minimum_prompts is {minimum}, so every verdict would be invalid. Add prompts (`plumbline prompts"
             " import`), or lower gate.minimum_prompts; `plumbline gate simulate` shows what they can detect."
         )

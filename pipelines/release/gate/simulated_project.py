@@ -1,16 +1,16 @@
 """`plumbline gate simulate`: turn a project, or a policy file, into a simulated world and report on it."""
 
-import csv
-import io
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from alignment.config import read_toml, validate
+from alignment.statistics.prompt_groups import group_prompts
 from alignment.statistics.score_grids import ScoreGrids
 from pipelines.project.file import load_project
 from pipelines.project.gate import GatePolicy
+from pipelines.records.heldout_prompts import evaluation_prompts
 from pipelines.release.gate import decision_log
 from pipelines.release.gate.checks.score_table import read_grids
 from pipelines.release.gate.evidence import score_columns
@@ -43,9 +43,9 @@ def read_world(
     data = _toml(path)
     if "extends" in data or {"name", "base", "evaluation"} <= set(data):
         project = load_project(path)
-        data_prompts = open_store(settings.store_uri, settings).read_bytes(project.evaluation.prompts)
-        rows = csv.DictReader(io.StringIO(data_prompts.decode("utf-8-sig")), delimiter="\t", quoting=csv.QUOTE_NONE)
-        counts = Counter(row.get("category") or "" for row in rows)
+        prompts = evaluation_prompts(project, open_store(settings.store_uri, settings))
+        alike = zip(prompts, group_prompts(prompts), strict=True)
+        counts = Counter(prompt.category for prompt, first in alike if prompt.index == first)
         slices = {name: float(count) for name, count in sorted(counts.items())} if any(counts) else {}
         scores, names = _last_scores(Workspace(project, settings)), [judge.name for judge in project.evaluation.judges]
         ties = tie_threshold_scales(project.evaluation.tie_thresholds, scores)

@@ -9,7 +9,7 @@ Shape letters: P prompts, S seeds.
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -59,10 +59,18 @@ class World:
     """Guard to its margin in standard deviations, as an evaluation measured it."""
     tie_thresholds: Mapping[str, float] = field(default_factory=dict)
     """Judge to its tie threshold, in standard deviations of its differences."""
+    group_sizes: tuple[int, ...] = ()
+    """Sizes of groups of near-duplicate prompts, which gain or lose alike; the other prompts are independent."""
     guards: tuple[str, ...] | None = None
     """Guards that the evaluation measures; None means those with a rule in the policy."""
     seeds: tuple[int, ...] = (0, 1)
     confidence: float = 0.95
+
+    @property
+    def groups(self) -> Integers:
+        """Group number of each prompt."""
+        alone = np.arange(self.num_prompts - sum(self.group_sizes)) + len(self.group_sizes)
+        return np.concatenate([np.repeat(np.arange(len(self.group_sizes)), self.group_sizes), alone])
 
     @property
     def measured(self) -> tuple[str, ...]:
@@ -205,6 +213,7 @@ def _simulate(world: World, truth: Truth, rng: np.random.Generator) -> GateDecis
         spec=spec,
         scores_digest=_digest("scores"),
         num_prompts=world.num_prompts,
+        num_groups=len(set(world.groups.tolist())) if world.group_sizes else None,
         comparisons=comparisons,
         calibrations=tuple(_calibration(judge.name, world) for judge in spec.judges),
     )
@@ -242,7 +251,14 @@ def _draw_differences(world: World, truth: Truth, rng: np.random.Generator) -> d
         sign = 1 if rule is None or rule.better == "higher" else -1
         loss = sign * truth.guard_loss * _margin(rule) if rule and name == losing else 0.0
         drawn[name] = world.spread(name) * rng.standard_normal(prompts) - loss
-    return drawn
+    first_N = _first_prompts(world)
+    return {name: gains_N[first_N] for name, gains_N in drawn.items()}
+
+
+def _first_prompts(world: World) -> Integers:
+    """Return for each prompt the first prompt of its group."""
+    _, first_P, numbers_N = np.unique(world.groups, return_index=True, return_inverse=True)
+    return np.asarray(first_P[numbers_N], dtype=np.int64)
 
 
 def _margin(rule: GuardRule) -> float:
@@ -274,7 +290,7 @@ def _grids(world: World, differences: Mapping[str, Floats], rng: np.random.Gener
 
     Scored against other prompts no gain remains, only noise, as with a judge of prompt match.
     """
-    prompts_P, seeds_S = np.arange(world.num_prompts), np.asarray(world.seeds)
+    prompts_N, seeds_S = np.arange(world.num_prompts), np.asarray(world.seeds)
     grids: dict[tuple[str, str], SeedGrid] = {}
     shared_PS = rng.standard_normal((world.num_prompts, len(seeds_S)))
     common, own = world.correlation**0.5, (1 - world.correlation) ** 0.5
@@ -283,13 +299,15 @@ def _grids(world: World, differences: Mapping[str, Floats], rng: np.random.Gener
         scale = SEED_SPREAD * (world.spread(scorer) if scorer in world.measured else 1.0)
         noise_PS = scale * (noise_PS - noise_PS.mean(axis=1, keepdims=True))
         champion_PS = _level(scorer, world) + noise_PS
-        grids[scorer, "champion"] = SeedGrid(prompts_P, seeds_S, champion_PS)
-        grids[scorer, "candidate"] = SeedGrid(prompts_P, seeds_S, champion_PS + gain_P[:, None])
+        grids[scorer, "champion"] = SeedGrid(prompts_N, seeds_S, champion_PS)
+        grids[scorer, "candidate"] = SeedGrid(prompts_N, seeds_S, champion_PS + gain_P[:, None])
         wrong_P = rng.standard_normal((2, world.num_prompts, 1))
         for role, values in zip(("candidate_shuffled", "champion_shuffled"), wrong_P, strict=True):
-            grids[scorer, role] = SeedGrid(prompts_P, seeds_S[:1], 15 + SEED_SPREAD * values)
-    names = list(world.slices)
-    categories = dict(enumerate(names[i] for i in _slice_of_prompts(world))) if names else {}
+            grids[scorer, role] = SeedGrid(prompts_N, seeds_S[:1], 15 + SEED_SPREAD * values)
+    if world.group_sizes:
+        grids = {name: replace(grid, groups_N=world.groups) for name, grid in grids.items()}
+    names, slices_N = list(world.slices), _slice_of_prompts(world)
+    categories = {int(first): names[slices_N[first]] for first in np.unique(_first_prompts(world))} if names else {}
     return ScoreGrids(grids, categories)
 
 

@@ -29,7 +29,9 @@ def headline(decision: GateDecision) -> str:
 def summary(report: EvalReport, decision: GateDecision) -> str:
     """Return the consequence of the verdict and the amount of evidence."""
     images = len(report.spec.seeds)
-    basis = f"Evaluated on {report.num_prompts} prompts, with {images} image{'s' * (images > 1)} per prompt and model."
+    alike = "" if report.num_groups is None else f" ({report.num_groups} without near-duplicates)"
+    drawn = f"{images} image{'s' * (images > 1)} per prompt and model"
+    basis = f"Evaluated on {report.num_prompts} prompts{alike}, with {drawn}."
     return f"{_consequence(decision)} {basis}"
 
 

@@ -167,7 +167,17 @@ def test_the_table_has_every_role_scorer_prompt_and_seed(bench: Bench, finished:
     shuffled = 2 * 2 * 4
     assert len(cells) == len(table["score"]) == 3 * 3 * 4 * 2 + shuffled
     assert sum(role.endswith("_shuffled") for role in table["role"]) == shuffled
-    assert list(table) == ["role", "scorer", "scorer_digest", "prompt_index", "prompt", "category", "seed", "score"]
+    assert list(table) == [
+        "role",
+        "scorer",
+        "scorer_digest",
+        "prompt_index",
+        "prompt",
+        "category",
+        "group",
+        "seed",
+        "score",
+    ]
     rows = zip(table["role"], table["prompt_index"], table["prompt"], table["category"], strict=True)
     own = {(i, f"a plain {c} picture", c) for i, c in enumerate(("red", "green", "blue", "white"))}
     assert {row[1:] for row in rows if not row[0].endswith("_shuffled")} == own

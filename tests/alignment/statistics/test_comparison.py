@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from alignment.statistics.comparison import (
     compare_all,
     mean_interval,
     outcome_counts,
+    paired_differences,
     seed_grid,
     superiority_p_value,
     win_rate_interval,
@@ -152,7 +154,7 @@ def test_compare_all_names_scorers_that_it_cannot_compare() -> None:
 def test_grid_is_sorted_by_prompt_and_seed() -> None:
     plain = {"role": ["base"] * 4, "scorer": ["s"] * 4, "prompt_index": [1, 0, 1, 0], "seed": [9, 9, 3, 3]}
     grid = seed_grid(ScoreTable.from_columns({**plain, "score": [4.0, 2.0, 3.0, 1.0]}), "s", "base")
-    assert grid.scores_PS.tolist() == [[1.0, 2.0], [3.0, 4.0]]
+    assert grid.scores_NS.tolist() == [[1.0, 2.0], [3.0, 4.0]]
 
 
 def test_identical_models_give_a_certain_zero_and_no_evidence() -> None:
@@ -240,3 +242,42 @@ def test_p_value_looks_for_a_gain_only() -> None:
 def test_mean_interval_needs_two_prompts() -> None:
     with pytest.raises(ValueError, match="at least 2"):
         mean_interval(np.array([1.0]), confidence=0.95)
+
+
+def grouped(scores: list[float], groups: list[int], role: str = "candidate") -> ScoreTable:
+    prompts = list(range(len(scores)))
+    return ScoreTable.from_columns(
+        {
+            "role": [role] * len(scores),
+            "scorer": ["j"] * len(scores),
+            "prompt_index": prompts,
+            "seed": [0] * len(scores),
+            "score": scores,
+            "group": groups,
+        }
+    )
+
+
+def test_near_duplicates_are_averaged_and_count_once() -> None:
+    grid = seed_grid(grouped([1.0, 5.0, 2.0, 7.0], [0, 1, 0, 1]), "j", "candidate")
+    assert grid.first_prompts.tolist() == [0, 1]
+    assert grid.prompt_means().tolist() == [1.5, 6.0]
+
+
+def test_a_group_passes_when_all_its_images_do() -> None:
+    grid = seed_grid(grouped([1.0, 5.0, 2.0, 7.0], [0, 1, 0, 1]), "j", "candidate")
+    assert grid.passing(grid.scores_NS >= 2).tolist() == [False, True]
+
+
+def test_models_with_other_groups_are_not_compared() -> None:
+    one, other = grouped([1.0, 2.0], [0, 0]), grouped([1.0, 2.0], [0, 1], "champion")
+    both = ScoreTable(*(np.concatenate([getattr(one, f.name), getattr(other, f.name)]) for f in fields(ScoreTable)))
+    with pytest.raises(ValueError, match="differ"):
+        paired_differences(both, "j", "champion")
+
+
+def test_a_group_column_of_another_length_is_refused() -> None:
+    with pytest.raises(ValueError, match="differ in length"):
+        ScoreTable.from_columns(
+            {"role": ["a"], "scorer": ["j"], "prompt_index": [0], "seed": [0], "score": [1.0], "group": []}
+        )

@@ -82,3 +82,16 @@ def test_a_repeated_prompt_is_refused_by_line(tmp_path: Path) -> None:
     path = written(tmp_path, "prompt\tcategory\n" + "".join(f"{line}\tany\n" for line in lines))
     with pytest.raises(ValueError, match=r"has 2 repeated prompts.* 'a cat' on lines 2, 4, 7; 'A dog' on"):
         read_prompts(path)
+
+
+def test_a_group_column_is_read_and_must_be_whole(tmp_path: Path) -> None:
+    prompts = read_prompts(written(tmp_path, "prompt\tcategory\tgroup\na cat\tanimals\tcats\na dog\tanimals\t\n"))
+    assert [p.group for p in prompts] == ["cats", ""]
+    with pytest.raises(ValueError, match=r"lines 2 are not 'prompt<TAB>category<TAB>group'"):
+        read_prompts(written(tmp_path, "prompt\tcategory\tgroup\na cat\tanimals\n"))
+
+
+def test_a_group_has_one_category(tmp_path: Path) -> None:
+    torn = "prompt\tcategory\tgroup\na cat\tanimals\tcats\na feline\tpets\tcats\n"
+    with pytest.raises(ValueError, match="'cats' in 'animals', 'pets'"):
+        read_prompts(written(tmp_path, torn))

@@ -51,7 +51,7 @@ def test_an_incomplete_grid_is_absent_and_named() -> None:
 
 def test_unequal_seeds_and_missing_seeds_are_refused() -> None:
     scores, _ = grids(columns())
-    with pytest.raises(ValueError, match="all of the seeds"):
+    with pytest.raises(ValueError, match="no scores of seeds"):
         scores.differences("j", seeds=(7,))
     mixed = ScoreGrids({**scores.grids, ("j", "champion"): scores.grids["j", "champion_shuffled"]})
     with pytest.raises(ValueError, match="same prompts and seeds"):
@@ -61,6 +61,6 @@ def test_unequal_seeds_and_missing_seeds_are_refused() -> None:
 def test_a_prompt_has_one_slice() -> None:
     given = columns()
     given["category"][0] = "elsewhere"
-    assert grids(given)[1] == ["1 prompts change their category from row to row"]
+    assert grids(given)[1] == ["1 prompts change their category or group from row to row"]
     given.pop("category")
     assert grids(given)[0].slices() == {}

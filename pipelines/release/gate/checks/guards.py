@@ -253,11 +253,12 @@ def _share_lines(evidence: Evidence, name: str, rule: GuardRule) -> list[_Limit]
 
 
 def _passing(evidence: Evidence, name: str, role: str, *, rule: GuardRule) -> Bools:
-    """Return for each prompt whether all its images of a model are on the better side of the threshold."""
+    """Return for each prompt, or group of near-duplicates, whether all its images of a model are on the better side of
+    the threshold."""
     assert rule.threshold is not None
-    scores_PS = evidence.scores.grid(name, role).scores_PS
-    on_side = scores_PS >= rule.threshold if rule.better == "higher" else scores_PS <= rule.threshold
-    return np.asarray(on_side.all(axis=1), dtype=bool)
+    grid = evidence.scores.grid(name, role)
+    on_side = grid.scores_NS >= rule.threshold if rule.better == "higher" else grid.scores_NS <= rule.threshold
+    return grid.passing(on_side)
 
 
 def _moved(candidate: Bools, other: Bools) -> tuple[int, int]:

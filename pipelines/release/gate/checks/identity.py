@@ -1,5 +1,6 @@
 """Check that the evidence is the right one and complete. If one of these checks fails, the verdict is `invalid`."""
 
+from alignment.contracts.evaluation import EvalReport
 from pipelines.contracts.release import CheckKind, GateCheck
 from pipelines.release.gate.checks.interface import Evidence, Finding, listed
 from pipelines.release.gate.checks.score_table import measurement_problems
@@ -107,14 +108,14 @@ def soundness_checks(evidence: Evidence) -> list[Finding]:
     """Check that there are enough prompts, no scoring problems, no missing figures, and a score table that gives the
     report's figures."""
     report, policy = evidence.report, evidence.policy
-    missing, problems = measurement_problems(report), evidence.table_problems
+    missing, problems, compared = measurement_problems(report), evidence.table_problems, _compared(report)
     return [
         enough(
             "prompts",
-            report.num_prompts,
+            report.independent_prompts,
             policy.minimum_prompts,
-            good=f"{report.num_prompts} prompts were compared.",
-            bad=f"{report.num_prompts} prompts were compared; the policy requires at least {policy.minimum_prompts}.",
+            good=f"{compared}.",
+            bad=f"{compared}; the policy requires at least {policy.minimum_prompts}.",
         ),
         _fact(
             "scoring_problems",
@@ -141,3 +142,12 @@ def soundness_checks(evidence: Evidence) -> list[Finding]:
             bad=f"The score table and the report disagree: {listed(problems)}",
         ),
     ]
+
+
+def _compared(report: EvalReport) -> str:
+    """Return the number of prompts in words, and what it counts where some are nearly the same."""
+    if report.num_groups is None:
+        return f"{report.num_prompts} prompts were compared"
+    return (
+        f"{report.num_prompts} prompts were compared, which count as {report.num_groups}: near-duplicates count as one"
+    )

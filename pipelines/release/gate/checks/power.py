@@ -54,7 +54,7 @@ def _vote_power(
 
 
 def _votes(evidence: Evidence, voting: Sequence[Comparison], *, found: bool) -> Finding:
-    policy, prompts = evidence.policy, evidence.report.num_prompts
+    policy, prompts = evidence.policy, evidence.report.independent_prompts
     ties = max(comparison.ties / max(1, comparison.num_prompts) for comparison in voting)
     power_at = _vote_power(policy, judges=len(voting), level=evidence.level, tie_share=min(1.0, max(0.0, ties)))
     power, required = power_at(prompts), policy.power.required
@@ -100,7 +100,7 @@ def _guards(evidence: Evidence) -> list[Finding]:
 
 
 def _guard(evidence: Evidence, name: str, *, spread: float, margin: float) -> Finding:
-    prompts, required = evidence.report.num_prompts, evidence.policy.power.required
+    prompts, required = evidence.report.independent_prompts, evidence.policy.power.required
 
     def power_at(number: int) -> float:
         return noninferiority_power(margin, spread, number, level=evidence.level)

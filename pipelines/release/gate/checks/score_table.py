@@ -25,7 +25,9 @@ def measurement_problems(report: EvalReport) -> list[str]:
             found = [c for c in report.comparisons if (c.scorer, c.against) == (scorer.name, against)]
             if len(found) != 1:
                 problems.append(f"{scorer.name} against the {against} was measured {len(found)} times instead of once")
-            problems += [problem for comparison in found for problem in _impossible(comparison, report.num_prompts)]
+            problems += [
+                problem for comparison in found for problem in _impossible(comparison, report.independent_prompts)
+            ]
     for calibration in report.calibrations:
         values = (calibration.accuracy, calibration.accuracy_low, calibration.accuracy_high)
         if not all(math.isfinite(value) for value in values):
@@ -118,7 +120,12 @@ def _changing_columns(columns: Mapping[str, Sequence[Any]]) -> list[str]:
     """List prompts with more than one text and scorers with more than one digest. The shuffled rows may have other
     texts."""
     problems = []
-    for key, value, what in (("prompt_index", "prompt", "text"), ("scorer", "scorer_digest", "digest")):
+    facts = (
+        ("prompt_index", "prompt", "text"),
+        ("prompt_index", "group", "group"),
+        ("scorer", "scorer_digest", "digest"),
+    )
+    for key, value, what in facts:
         if value not in columns:
             continue
         rows = zip(columns["role"], columns[key], columns[value], strict=False)
@@ -145,6 +152,9 @@ def _foreign_rows(report: EvalReport, table: ScoreTable, scorers: Iterable[str])
     prompts = {int(index) for index in table.prompt_index}
     if prompts != set(range(report.num_prompts)):
         problems.append(f"the table has {len(prompts)} prompts, the report has {report.num_prompts}")
+    groups = len(set(table.group.tolist())) if len(table.group) else len(prompts)
+    if groups != report.independent_prompts:
+        problems.append(f"the table has {groups} groups of prompts, the report has {report.independent_prompts}")
     return problems
 
 

@@ -144,3 +144,12 @@ def test_standard_candidates_ask_about_guards_and_slices_only_where_there_are_an
     assert len(extra) == 1 + len(SLICE_LOSSES)
     rare = [truth for truth in standard_truths(bare) if truth.rare_share]
     assert all(t.rare_share * t.rare_gain + (1 - t.rare_share) * t.gain(0) < -0.05 for t in rare)
+
+
+def test_near_duplicate_prompts_do_not_promote_a_candidate_without_a_gain() -> None:
+    world = replace(world_of(1000, power=PowerRule(required=0)), group_sizes=(10,) * 100)
+    drawn = _draw_differences(world, Truth("none"), np.random.default_rng(0))["judge_1"]
+    assert np.array_equal(drawn[:10], np.full(10, drawn[0]))
+    outcome = operating_curve(world, [Truth("no effect")], simulations=150)[0]
+    # 2.5 % are allowed; counted as 1,000 independent prompts, 12 of these 150 candidates are promoted.
+    assert outcome.promoted < 0.05

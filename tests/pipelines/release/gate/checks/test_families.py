@@ -231,7 +231,7 @@ def test_a_gain_that_persists_under_other_prompts_is_style(monkeypatch: pytest.M
         for judge in ("judge_1", "judge_2", "judge_3"):
             for role in ("candidate", "champion"):
                 right = changed[judge, role]
-                own = SeedGrid(right.prompts_P, right.seeds_S[:1], right.scores_PS[:, :1] - 5)
+                own = SeedGrid(right.prompts_N, right.seeds_S[:1], right.scores_NS[:, :1] - 5)
                 changed[judge, f"{role}_shuffled"] = own
         return ScoreGrids(changed, scores.categories)
 
