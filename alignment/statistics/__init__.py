@@ -18,4 +18,5 @@ __all__ = [
     "sequential",
     "shuffled_prompts",
     "skewness",
+    "tries",
 ]

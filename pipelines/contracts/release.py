@@ -40,7 +40,7 @@ CheckKind = Literal[
     "differs_from_champion", "candidate_digest", "champion_digest", "prompts_digest",
     "prompts", "scoring_problems", "measurements", "score_table",
     "may_vote", "voting_judges", "superiority", "win_rate", "mean_gain", "effect",
-    "preferred_by_judges", "families", "veto",
+    "preferred_by_judges", "families", "veto", "tries", "combined",
     "guards", "guard", "slices", "slice",
     "trained_on_gap", "lone_judge", "persisting_gain", "rank_correlation", "drift",
     "power",

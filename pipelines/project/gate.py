@@ -103,8 +103,8 @@ class GatePolicy(ValueObject):
     schema_version: int = 3
     mode: Literal["off", "dry_run", "enforce"] = "enforce"
     """off: promotion is only by hand; dry_run: verdicts have no consequence; enforce: the alias follows the verdict."""
-    minimum_prompts: PositiveInt = 1000
-    """Fewest prompts of a valid evaluation."""
+    minimum_prompts: PositiveInt = 500
+    """Fewest prompts of a valid evaluation; near-duplicates count as one."""
     required_judges: PositiveInt = 2
     """Number of voting judges that must prefer the candidate: k of n in a partial conjunction test."""
     veto: bool = True
@@ -119,13 +119,19 @@ class GatePolicy(ValueObject):
     """Test of a vote. wilcoxon: a signed-rank test of the paired differences, and a measured win rate of at least
     minimum_win_rate. win_rate: the lower bound of the win rate must exceed minimum_win_rate, which is stricter and
     needs two to four times as many prompts."""
+    quarterly_error: Annotated[FiniteFloat, Field(ge=0, lt=1)] = 0.05
+    """Largest chance that some candidate without a gain is promoted within a calendar quarter. The more candidates a
+    quarter has, the stricter is the level of the next one's votes. 0: each candidate is tested at the level of the
+    evaluation's confidence, however many there are."""
     minimum_win_rate: Share = 0.52
-    """Win rate over the champion that a vote needs, as a share of prompts."""
+    """Smallest win rate worth having, among people. A judge's own win rate must be what people's would look like at the
+    judge's agreement with them: at an agreement of 0.65, 0.506 for 0.52."""
     minimum_effect: FiniteFloat = 0.0
     """Smallest measured standardised effect of a vote."""
-    calibration_floor: Share = 0.6
-    """A judge may vote only if the lower bound of its agreement with held-out human labels exceeds this."""
-    minimum_calibration_pairs: PositiveInt = 250
+    calibration_floor: Share = 0.52
+    """A judge may vote only if the lower bound of its agreement with held-out human labels exceeds this. Chance is 0.5;
+    published judges agree with people in 0.6 to 0.7 of pairs, which a few hundred pairs can show to exceed 0.52."""
+    minimum_calibration_pairs: PositiveInt = 200
     """Fewest human pairs on which a judge's agreement must be measured before it may vote."""
     maximum_calibration_age_days: NotNegative = 90
     """Human pairs that are older than this, or dated in the future, do not count for a judge's agreement. A judge that

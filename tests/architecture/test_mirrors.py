@@ -54,6 +54,7 @@ COVERED_BY = {
     "pipelines/release/gate/checks/interface.py": "tests/pipelines/release/gate/checks/test_guards.py",
     "pipelines/release/gate/checks/power.py": "tests/pipelines/project/test_gate.py",
     "pipelines/release/gate/checks/slices.py": "tests/pipelines/release/gate/checks/test_families.py",
+    "pipelines/release/gate/simulated_worlds.py": "tests/pipelines/release/gate/test_simulation.py",
     "pipelines/release/gate/seed_noise.py": "tests/pipelines/release/gate/test_simulated_project.py",
     "pipelines/release/judge_candidate.py": "tests/pipelines/release/gate/test_mutations.py",
     "pipelines/release/pages/curve_plot.py": "tests/pipelines/release/pages/test_training.py",

@@ -6,12 +6,15 @@ the digests in order, and asked/DIGEST.json names the person who requested the d
 
 import json
 import logging
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from alignment.contracts.evaluation import EvalReport
+from alignment.statistics.tries import Tries, quarter_of
 from pipelines.contracts.release import GateDecision
 from pipelines.project.file import Project, load_project
 from pipelines.records.series import Series, series_of_json
@@ -35,6 +38,8 @@ def save_decision(decision: GateDecision, workspace: Workspace) -> str:
         "at": datetime.now(UTC).isoformat(),
         "version": decision.candidate.version,
         "weights_digest": decision.candidate.weights_digest,
+        "report_digest": decision.report_digest,
+        "verdict": decision.verdict,
     }
     _order(store, workspace.project).append(
         lambda number, last: None if last and last["decision_digest"] == decision.digest else line
@@ -101,6 +106,47 @@ def verdicts_after(number: int, workspace: Workspace) -> list[tuple[int, datetim
             at = datetime.fromisoformat(line["at"]) if "at" in line else None
             found.append((later, at, _verdict(str(line["decision_digest"]), workspace)))
     return found
+
+
+def tries_before(report: EvalReport, workspace: Workspace, now: datetime) -> Tries:
+    """Count the evaluations decided before this one in the quarter of its first decision, or of `now` without one.
+
+    Decisions on one evaluation are one try, invalid ones are none. A later decision on the same
+    evaluation has the same count, so a verdict can be computed again.
+    """
+    tries: dict[str, tuple[str, str]] = {}
+    for at, digest, verdict in _lines_about(workspace):
+        if digest == report.digest:
+            return _tries_of(quarter_of(at), tries)
+        if verdict != "invalid":
+            tries.setdefault(digest, (quarter_of(at), verdict))
+    return _tries_of(quarter_of(now), tries)
+
+
+def _tries_of(quarter: str, tries: Mapping[str, tuple[str, str]]) -> Tries:
+    verdicts = [verdict for own, verdict in tries.values() if own == quarter]
+    return Tries(quarter, len(verdicts), verdicts.count("promote"))
+
+
+def _lines_about(workspace: Workspace) -> Iterator[tuple[datetime, str, str]]:
+    """Yield time, digest of the report and verdict of every decision, oldest first.
+
+    Lines of earlier versions do not name the last two, so their decision is read; those of 0.1.0 have no time and are
+    left out.
+    """
+    for line in _order(workspace.store, workspace.project).entries():
+        if "at" not in line:
+            continue
+        at = datetime.fromisoformat(line["at"])
+        if "report_digest" in line:
+            yield at, str(line["report_digest"]), str(line["verdict"])
+            continue
+        try:
+            decision = _read_decision(str(line["decision_digest"]), workspace)
+        except (OSError, ValueError) as error:
+            log.warning("Decision %s cannot be read: %s", line["decision_digest"], error)
+            continue
+        yield at, decision.report_digest, decision.verdict
 
 
 def _verdict(digest: str, workspace: Workspace) -> str:

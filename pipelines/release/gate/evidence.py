@@ -8,6 +8,7 @@ from alignment.contracts.jobs import CALIBRATION_SCORES_FILE, SCORES_FILE
 from pipelines.contracts.release import CandidateVersion
 from pipelines.records import calibrations
 from pipelines.records.heldout_prompts import evaluation_digest
+from pipelines.release.gate import decision_log
 from pipelines.release.gate.checks.interface import Evidence
 from pipelines.release.gate.checks.score_table import (
     calibrations_in_scope,
@@ -54,6 +55,7 @@ def read_evidence(
         ),
         prompts_digest=evaluation_digest(workspace.project, workspace.store),
         barred=calibrations.barred(records, project.gate, now),
+        tries=decision_log.tries_before(report, workspace, now),
         calibrations=calibrations_in_scope(report, labels, scopes),
     )
 

@@ -15,7 +15,8 @@ from pipelines.release.gate import decision_log
 from pipelines.release.gate.checks.score_table import read_grids
 from pipelines.release.gate.evidence import score_columns
 from pipelines.release.gate.margin_scale import MAXIMUM_MARGIN_SCALE, margin_scales, tie_threshold_scales
-from pipelines.release.gate.simulation import Outcome, World, operating_curve, standard_truths
+from pipelines.release.gate.simulated_worlds import World, standard_truths
+from pipelines.release.gate.simulation import Outcome, operating_curve
 from pipelines.settings import Settings
 from pipelines.store.storage import open_store
 from pipelines.workspace import Workspace

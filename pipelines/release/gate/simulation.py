@@ -1,15 +1,15 @@
 """The operating curve of a policy: how often the gate promotes candidates whose true quality is known.
 
-Synthetic score tables go through `verdict.decide`, the code that decides on real candidates. Judges' differences over
-prompts are normal with standard deviation 1 and a common correlation. Guards are independent, and their standard
-deviation makes the margin a stated number of standard deviations. Seeds scatter around each prompt's mean.
-Shape letters: P prompts, S seeds.
+Synthetic score tables of the worlds in `simulated_worlds.py` go through `verdict.decide`, the code that decides on real
+candidates. Judges' differences over prompts are normal with standard deviation 1 and a common correlation. Guards are
+independent, and their standard deviation makes the margin a stated number of standard deviations. Seeds scatter around
+each prompt's mean. Shape letters: P prompts, S seeds.
 """
 
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -22,97 +22,16 @@ from alignment.contracts.values import Record
 from alignment.statistics.comparison import Floats, Integers, SeedGrid, compare_differences
 from alignment.statistics.noninferiority import share_interval
 from alignment.statistics.score_grids import ScoreGrids
+from alignment.statistics.tries import Tries
 from pipelines.contracts.release import CandidateVersion, GateDecision
-from pipelines.project.gate import GatePolicy, GuardRule
+from pipelines.release.gate.simulated_worlds import LEVEL, Truth, World, margin_of
 from pipelines.release.gate.verdict import Evidence, decide
 
 SEED_SPREAD = 0.5
 """Standard deviation of one image's score around its prompt's mean, in standard deviations of the differences."""
 
-LEVEL = 20.0
-"""Mean score of a champion under scorers without absolute limits."""
-
-RARE_LOSSES = ((0.05, 6.0, 0.25), (0.03, 10.0, 0.2), (0.05, 10.0, 0.25))
-"""Share of prompts that lose, by how much, and the gain of the others: means of -0.06, -0.11 and -0.26."""
-
-SLICE_LOSSES = (0.3, 0.4, 0.5, 0.6, 0.8)
-"""Losses within one slice, in standard deviations: small ones are visible only in slices with many prompts."""
-
 TRAINED_ON = "trained_on"
 """Name of the simulated judge that the candidate learnt from."""
-
-
-@dataclass(frozen=True)
-class World:
-    """The settings that every simulated evaluation shares."""
-
-    policy: GatePolicy
-    num_prompts: int
-    num_judges: int = 3
-    slices: Mapping[str, float] = field(default_factory=dict)
-    """Slice name to its share of the prompts."""
-    correlation: float = 0.5
-    """Correlation of the judges' differences over prompts."""
-    margin_scale: float = 0.15
-    """A guard's margin in standard deviations of its paired difference, if it is not in `guard_margin_scales`."""
-    guard_margin_scales: Mapping[str, float] = field(default_factory=dict)
-    """Guard to its margin in standard deviations, as an evaluation measured it."""
-    tie_thresholds: Mapping[str, float] = field(default_factory=dict)
-    """Judge to its tie threshold, in standard deviations of its differences."""
-    group_sizes: tuple[int, ...] = ()
-    """Sizes of groups of near-duplicate prompts, which gain or lose alike; the other prompts are independent."""
-    guards: tuple[str, ...] | None = None
-    """Guards that the evaluation measures; None means those with a rule in the policy."""
-    seeds: tuple[int, ...] = (0, 1)
-    confidence: float = 0.95
-
-    @property
-    def groups(self) -> Integers:
-        """Group number of each prompt."""
-        alone = np.arange(self.num_prompts - sum(self.group_sizes)) + len(self.group_sizes)
-        return np.concatenate([np.repeat(np.arange(len(self.group_sizes)), self.group_sizes), alone])
-
-    @property
-    def measured(self) -> tuple[str, ...]:
-        """Names of the guards and of the drift statistics."""
-        rules = {*self.policy.guards, *self.policy.detectors.drift}
-        return tuple(sorted(rules if self.guards is None else self.guards))
-
-    def spread(self, guard: str) -> float:
-        """Standard deviation of a guard's paired difference, in its units."""
-        rule, drift = self.policy.guards.get(guard), self.policy.detectors.drift.get(guard)
-        margin = _margin(rule) if rule else drift.margin if drift else 1.0
-        return (margin or 1.0) / self.guard_margin_scales.get(guard, self.margin_scale)
-
-    @property
-    def judges(self) -> tuple[str, ...]:
-        """Names of the voting judges."""
-        return tuple(f"judge_{index + 1}" for index in range(self.num_judges))
-
-
-@dataclass(frozen=True)
-class Truth:
-    """A kind of candidate, defined by its true gains and losses."""
-
-    name: str
-    gains: tuple[float, ...] = ()
-    """Mean difference under each judge, in standard deviations; the last value is used for all further judges."""
-    trained_on_gain: float | None = None
-    """The same under an additional judge that the candidate was trained on; None means that there is none."""
-    guard_loss: float = 0.0
-    """Loss under the first guard, in multiples of its margin."""
-    slice_gain: float | None = None
-    """Mean difference under every judge within the first slice, instead of `gains`."""
-    rare_share: float = 0.0
-    """Share of the prompts that the candidate fails under every judge; drawn at random for each evaluation."""
-    rare_gain: float = 0.0
-    """Mean difference on those, instead of `gains`."""
-    good: bool | None = None
-    """True if it should be promoted; None if that is debatable."""
-
-    def gain(self, judge: int) -> float:
-        """Return the mean difference under one judge."""
-        return self.gains[min(judge, len(self.gains) - 1)] if self.gains else 0.0
 
 
 class Outcome(Record):
@@ -130,35 +49,25 @@ class Outcome(Record):
     """Reason to the number of evaluations that were invalid because of it."""
 
 
-def standard_truths(world: World) -> list[Truth]:
-    """Return the candidates to simulate for every policy."""
-    truths = [
-        Truth("no effect", good=False),
-        *(Truth(f"gain of {d:g} sd", (d,), good=True) for d in (0.05, 0.1, 0.15, 0.2, 0.3)),
-        Truth("60 % true win rate", (0.2533,), good=True),
-        Truth("loss of 0.1 sd", (-0.1,), good=False),
-        Truth("one judge hacked by 0.5 sd", (0.5, 0.0), good=False),
-        Truth("one hacked, others lose 0.05", (0.5, -0.05), good=False),
-        Truth("trained-on judge hacked by 1 sd", (0.0,), trained_on_gain=1.0, good=False),
-        Truth("trained-on judge by 1 sd, others 0.1", (0.1,), trained_on_gain=1.0, good=False),
-        *(rare_losses(*found) for found in RARE_LOSSES),
-    ]
-    if world.policy.guards:
-        truths.append(Truth("gain of 0.2 sd, a guard loses twice its margin", (0.2,), guard_loss=2.0, good=False))
-    if world.slices:
-        truths += [slice_loss(loss) for loss in SLICE_LOSSES]
-    return truths
+def false_promotions_per_quarter(
+    world: World, *, candidates: int, quarters: int, likeness: float, seed: int = 0
+) -> tuple[float, float, float]:
+    """Return the share of quarters with a promotion, and its Wilson interval at 95 %, where no candidate has a gain.
 
-
-def rare_losses(share: float, loss: float, gain: float) -> Truth:
-    """Return a candidate that gains on most prompts and is worse on average."""
-    name = f"{100 * share:g} % of prompts lose {loss:g} sd, others gain {gain:g}"
-    return Truth(name, (gain,), rare_share=share, rare_gain=-loss, good=False)
-
-
-def slice_loss(loss: float) -> Truth:
-    """Return a candidate that is better except in one slice."""
-    return Truth(f"gain of 0.2 sd, one slice loses {loss:g}", (0.2,), slice_gain=-loss, good=False)
+    A quarter has `candidates` candidates against one champion. Their differences correlate with `likeness`, because
+    they share the champion's images and the prompts.
+    """
+    rng, bad = np.random.default_rng(seed), 0
+    for _ in range(quarters):
+        shared = _draw_differences(world, Truth("none"), rng)
+        tries = Tries("simulated")
+        for _ in range(candidates):
+            own = _draw_differences(world, Truth("none"), rng)
+            drawn = {n: likeness**0.5 * shared[n] + (1 - likeness) ** 0.5 * own[n] for n in shared}
+            verdict = _decide(replace(world, tries=tries), drawn, rng).verdict
+            tries = tries._replace(earlier=tries.earlier + 1, promoted=tries.promoted + (verdict == "promote"))
+        bad += tries.promoted > 0
+    return bad / quarters, *share_interval(bad, quarters, confidence=0.95)
 
 
 def operating_curve(
@@ -204,9 +113,13 @@ def _faults(decision: GateDecision) -> list[str]:
 
 def _simulate(world: World, truth: Truth, rng: np.random.Generator) -> GateDecision:
     """Simulate one evaluation of one candidate and return the gate's decision."""
-    differences = _draw_differences(world, truth, rng)
+    return _decide(world, _draw_differences(world, truth, rng), rng)
+
+
+def _decide(world: World, differences: Mapping[str, Floats], rng: np.random.Generator) -> GateDecision:
+    """Return the gate's decision on one candidate with these true differences."""
     scores = _grids(world, differences, rng)
-    spec = _spec(world, trained_on=truth.trained_on_gain is not None)
+    spec = _spec(world, trained_on=TRAINED_ON in differences)
     comparisons = _comparisons(world, scores, differences)
     report = EvalReport(
         uri="simulated",
@@ -215,7 +128,7 @@ def _simulate(world: World, truth: Truth, rng: np.random.Generator) -> GateDecis
         num_prompts=world.num_prompts,
         num_groups=len(set(world.groups.tolist())) if world.group_sizes else None,
         comparisons=comparisons,
-        calibrations=tuple(_calibration(judge.name, world) for judge in spec.judges),
+        calibrations=tuple(_calibration(judge.name, world, rng) for judge in spec.judges),
     )
     evidence = Evidence(
         report=report,
@@ -224,6 +137,7 @@ def _simulate(world: World, truth: Truth, rng: np.random.Generator) -> GateDecis
         candidate=_candidate(spec),
         champion_version=None,
         champion_weights_digest=spec.base_digest,
+        tries=world.tries,
     )
     return decide(evidence)
 
@@ -232,10 +146,10 @@ def _draw_differences(world: World, truth: Truth, rng: np.random.Generator) -> d
     """Map each scorer to the candidate's true gain per prompt: standard deviation 1 for judges, guards in their
     units."""
     prompts = world.num_prompts
-    shared_P, drawn = rng.standard_normal(prompts), {}
+    shared_P, drawn = _unit(world, rng), {}
     common, own = world.correlation**0.5, (1 - world.correlation) ** 0.5
     for index, judge in enumerate(world.judges):
-        drawn[judge] = truth.gain(index) + common * shared_P + own * rng.standard_normal(prompts)
+        drawn[judge] = truth.gain(index) + common * shared_P + own * _unit(world, rng)
         if truth.slice_gain is not None and world.slices:
             first = _slice_of_prompts(world) == 0
             drawn[judge][first] += truth.slice_gain - truth.gain(index)
@@ -249,21 +163,23 @@ def _draw_differences(world: World, truth: Truth, rng: np.random.Generator) -> d
     for name in world.measured:
         rule = world.policy.guards.get(name)
         sign = 1 if rule is None or rule.better == "higher" else -1
-        loss = sign * truth.guard_loss * _margin(rule) if rule and name == losing else 0.0
+        loss = sign * truth.guard_loss * margin_of(rule) if rule and name == losing else 0.0
         drawn[name] = world.spread(name) * rng.standard_normal(prompts) - loss
     first_N = _first_prompts(world)
     return {name: gains_N[first_N] for name, gains_N in drawn.items()}
+
+
+def _unit(world: World, rng: np.random.Generator) -> Floats:
+    """Draw one difference per prompt, with mean 0 and standard deviation 1."""
+    if world.heavy_tails:
+        return rng.standard_t(3, world.num_prompts) / 3**0.5
+    return rng.standard_normal(world.num_prompts)
 
 
 def _first_prompts(world: World) -> Integers:
     """Return for each prompt the first prompt of its group."""
     _, first_P, numbers_N = np.unique(world.groups, return_index=True, return_inverse=True)
     return np.asarray(first_P[numbers_N], dtype=np.int64)
-
-
-def _margin(rule: GuardRule) -> float:
-    """Return a guard's tolerated loss in its units; without a margin the unit is irrelevant."""
-    return rule.margin or LEVEL * (rule.relative_margin or 0.0) or 1.0
 
 
 def _level(name: str, world: World) -> float:
@@ -330,13 +246,17 @@ def _digest(name: str) -> str:
     return hashlib.sha256(name.encode()).hexdigest()
 
 
-def _judge(name: str, sources: tuple[str, ...]) -> Judge:
-    return Judge(name=name, scorer=ClipPreference(), weights_digest=_digest(name), trained_on=sources)
+def _judge(name: str, sources: tuple[str, ...], family: str | None = None) -> Judge:
+    scorer = ClipPreference()
+    return Judge(
+        name=name, scorer=scorer, weights_digest=_digest(name), trained_on=sources, encoder_family=family or name
+    )
 
 
 def _spec(world: World, *, trained_on: bool) -> EvalSpec:
     base = _digest("base")
-    judges = [_judge(name, (f"labels of {name}",)) for name in world.judges]
+    families = world.families or world.judges
+    judges = [_judge(name, (f"labels of {name}",), own) for name, own in zip(world.judges, families, strict=True)]
     return EvalSpec(
         candidate=ModelRef(kind="lora", weights_digest=_digest("candidate")),
         champion=ModelRef(kind="base", weights_digest=base),
@@ -353,10 +273,21 @@ def _spec(world: World, *, trained_on: bool) -> EvalSpec:
     )
 
 
-def _calibration(judge: str, world: World) -> Calibration:
-    """Return a perfect calibration: the curve is about the votes, not about who may vote."""
-    pairs = max(1000, world.policy.minimum_calibration_pairs)
-    return Calibration(judge=judge, num_pairs=pairs, num_human_ties=0, accuracy=1, accuracy_low=1, accuracy_high=1)
+def _calibration(judge: str, world: World, rng: np.random.Generator) -> Calibration:
+    """Return a judge's measured agreement with people."""
+    pairs = world.calibration_pairs
+    share = low = high = world.accuracy
+    if pairs:
+        right = int(rng.binomial(pairs, world.accuracy))
+        share, (low, high) = right / pairs, share_interval(right, pairs, confidence=world.confidence)
+    return Calibration(
+        judge=judge,
+        num_pairs=pairs or max(1000, world.policy.minimum_calibration_pairs),
+        num_human_ties=0,
+        accuracy=share,
+        accuracy_low=low,
+        accuracy_high=high,
+    )
 
 
 def _candidate(spec: EvalSpec) -> CandidateVersion:

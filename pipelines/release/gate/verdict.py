@@ -20,12 +20,14 @@ their files.
 from collections.abc import Sequence
 
 from pipelines.contracts.release import GateDecision
+from pipelines.release.gate.checks.combined import combined_checks
 from pipelines.release.gate.checks.detectors import detector_checks
 from pipelines.release.gate.checks.guards import guard_checks
 from pipelines.release.gate.checks.identity import already_champion, identity_checks, soundness_checks
 from pipelines.release.gate.checks.interface import Evidence, Finding, Verdict
 from pipelines.release.gate.checks.power import power_checks
 from pipelines.release.gate.checks.slices import slice_checks
+from pipelines.release.gate.checks.tries import try_checks
 from pipelines.release.gate.checks.votes import ballots, superiority_checks
 
 __all__ = ["Evidence", "decide"]
@@ -50,7 +52,9 @@ def _findings(evidence: Evidence) -> list[Finding]:
         *identity_checks(evidence),
         *soundness_checks(evidence),
         *ballot_lines,
+        *try_checks(evidence),
         *votes,
+        *combined_checks(evidence, voting),
         *guard_checks(evidence),
         *slice_checks(evidence, voting),
         *detector_checks(evidence, voting),

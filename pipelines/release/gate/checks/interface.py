@@ -8,10 +8,14 @@ from typing import Literal
 from alignment.contracts.calibration import Calibration
 from alignment.contracts.evaluation import Comparison, EvalReport
 from alignment.contracts.judges import Judge
+from alignment.statistics.agreement import attenuated_win_rate
 from alignment.statistics.comparison import Floats
 from alignment.statistics.score_grids import ScoreGrids
+from alignment.statistics.tries import Tries, level_of_try
 from pipelines.contracts.release import CandidateVersion, GateCheck
 from pipelines.project.gate import Action, GatePolicy
+
+NO_TRIES = Tries()
 
 Verdict = Literal["promote", "hold", "inconclusive", "invalid"]
 
@@ -35,13 +39,30 @@ class Evidence:
     barred: Mapping[str, str] = field(default_factory=dict)
     """Judges that may not vote for a reason outside this evaluation, such as an old calibration: name to the reason, as
     the end of a sentence that begins with the judge."""
+    tries: Tries = NO_TRIES
+    """Evaluations that were decided earlier in the quarter."""
     calibrations: Sequence[Calibration] | None = None
     """Each judge's agreement with people on the pairs that count for a vote; None uses the report's, on every pair."""
 
     @property
     def level(self) -> float:
-        """The one-sided level of every bound."""
+        """The one-sided level of every bound that speaks against the candidate, and of every guard."""
         return (1 - self.report.spec.confidence) / 2
+
+    @property
+    def vote_level(self) -> float:
+        """The one-sided level of a gain, before it is divided among judges; stricter with every try of a quarter."""
+        budget = self.policy.quarterly_error
+        return min(self.level, level_of_try(budget, self.tries)) if budget else self.level
+
+    def accuracy(self, judge: str) -> float:
+        """Return a judge's measured agreement with people on the pairs that count, at least 0.5; 1 if unmeasured."""
+        counted = self.report.calibrations if self.calibrations is None else self.calibrations
+        return max(0.5, next((c.accuracy for c in counted if c.judge == judge), 1.0))
+
+    def win_rate_needed(self, judge: str) -> float:
+        """Return the win rate that a judge reports where people's is the policy's minimum."""
+        return attenuated_win_rate(self.policy.minimum_win_rate, self.accuracy(judge))
 
     def against_champion(self, scorer: str) -> Comparison | None:
         """Return the reported comparison of one scorer; None when there is none."""

@@ -7,6 +7,7 @@ Where they found a significant gain, low power says only that its size is probab
 from collections.abc import Callable, Sequence
 
 from alignment.contracts.evaluation import Comparison
+from alignment.statistics.agreement import disattenuated_win_rate
 from alignment.statistics.power import (
     WILCOXON_EFFICIENCY,
     k_of_n_power,
@@ -19,6 +20,7 @@ from alignment.statistics.power import (
 from pipelines.contracts.release import GateCheck
 from pipelines.project.gate import GatePolicy
 from pipelines.release.gate.checks.interface import Evidence, Finding
+from pipelines.release.gate.checks.votes import EVEN
 
 
 def power_checks(evidence: Evidence, voting: Sequence[Comparison], *, found: bool) -> list[Finding]:
@@ -34,17 +36,17 @@ def power_checks(evidence: Evidence, voting: Sequence[Comparison], *, found: boo
 
 
 def _vote_power(
-    policy: GatePolicy, *, judges: int, level: float, tie_share: float = 0.0, effect: float | None = None
+    policy: GatePolicy, *, judges: int, level: float, minimum: float, tie_share: float
 ) -> Callable[[int], float]:
     """Return a function from number of prompts to the chance that enough of `judges` voting judges prefer a candidate
-    with the policy's effect."""
-    wanted = policy.power.effect if effect is None else effect
+    with the policy's effect, where a judge's win rate must exceed `minimum`."""
+    wanted = policy.power.effect
     each = level / max(1, judges - policy.required_judges + 1)
 
     def at(prompts: int) -> float:
         if policy.superiority == "win_rate":
             single = win_rate_power(
-                win_rate_of_effect(wanted), prompts, minimum=policy.minimum_win_rate, level=each, tie_share=tie_share
+                win_rate_of_effect(wanted), prompts, minimum=minimum, level=each, tie_share=tie_share
             )
         else:
             single = shift_power(wanted, prompts, level=each, efficiency=WILCOXON_EFFICIENCY)
@@ -56,7 +58,13 @@ def _vote_power(
 def _votes(evidence: Evidence, voting: Sequence[Comparison], *, found: bool) -> Finding:
     policy, prompts = evidence.policy, evidence.report.independent_prompts
     ties = max(comparison.ties / max(1, comparison.num_prompts) for comparison in voting)
-    power_at = _vote_power(policy, judges=len(voting), level=evidence.level, tie_share=min(1.0, max(0.0, ties)))
+    power_at = _vote_power(
+        policy,
+        judges=len(voting),
+        level=evidence.vote_level,
+        minimum=max(evidence.win_rate_needed(comparison.scorer) for comparison in voting),
+        tie_share=min(1.0, max(0.0, ties)),
+    )
     power, required = power_at(prompts), policy.power.required
     passed = power >= required
     needed = None if passed else prompts_needed(power_at, required)
@@ -73,9 +81,18 @@ def _votes(evidence: Evidence, voting: Sequence[Comparison], *, found: bool) -> 
         family="power",
         note="" if passed else "warning" if found else "undecided",
         explanation=f"With {prompts} prompts, an effect of {policy.power.effect:g} standard deviations"
-        f" ({_in_units(evidence, voting)}) is found with probability {power:.3f}; {required:g} is required.{more}",
+        f" ({_in_units(evidence, voting)}{_among_people(evidence, voting)}) is found with probability {power:.3f};"
+        f" {required:g} is required.{more}",
     )
     return Finding(check, "promote" if passed or found else "inconclusive")
+
+
+def _among_people(evidence: Evidence, voting: Sequence[Comparison]) -> str:
+    """Return the win rate among people that the effect stands for at each judge's agreement with them."""
+    rate = win_rate_of_effect(evidence.policy.power.effect)
+    shown = [c.scorer for c in voting if EVEN < evidence.accuracy(c.scorer) < 1]
+    parts = [f"{judge} {disattenuated_win_rate(rate, evidence.accuracy(judge)):.2f}" for judge in shown]
+    return f"; as a win rate among people: {', '.join(parts)}" if parts else ""
 
 
 def _in_units(evidence: Evidence, voting: Sequence[Comparison]) -> str:

@@ -18,6 +18,7 @@ from typing import Literal
 from alignment.contracts.calibration import Calibration
 from alignment.contracts.evaluation import Comparison
 from alignment.contracts.judges import Judge
+from alignment.statistics.agreement import disattenuated_win_rate
 from alignment.statistics.comparison import win_rate_interval
 from alignment.statistics.reward_hacking import standardised
 from alignment.statistics.skewness import skewed_mean_interval
@@ -196,20 +197,22 @@ def _refusals(stances: Sequence[Stance]) -> str:
 
 def _vote(evidence: Evidence, comparison: Comparison, chances: int) -> tuple[list[Finding], Stance]:
     """Return one judge's findings, all of which must pass for its vote, and its stance."""
-    policy, confidence = evidence.policy, 1 - (1 - evidence.report.spec.confidence) / chances
-    low, high = _bounds(comparison, confidence)
-    mean_low, mean_high = _mean_bounds(evidence, comparison, confidence)
+    policy, minimum = evidence.policy, evidence.win_rate_needed(comparison.scorer)
+    # A gain is tested more strictly with every try of the quarter, harm never less strictly.
+    gain, harm = (1 - 2 * level / chances for level in (evidence.vote_level, evidence.level))
+    low, high = _bounds(comparison, gain)[0], _bounds(comparison, harm)[1]
+    mean_low, mean_high = _mean_bounds(evidence, comparison, gain)[0], _mean_bounds(evidence, comparison, harm)[1]
     if policy.superiority == "win_rate":
-        lines = [_certified_win_rate(comparison, low, high=high, policy=policy)]
+        lines = [_certified_win_rate(evidence, comparison, low, high=high)]
     else:
         lines = [
-            _shift(comparison, evidence.level, chances),
-            _measured_win_rate(comparison, low, high=high, policy=policy),
+            _shift(comparison, evidence.vote_level, chances),
+            _measured_win_rate(evidence, comparison, low, high=high),
         ]
     lines.append(_mean_gain(comparison, mean_low, high=mean_high))
     if policy.minimum_effect:
         lines.append(_effect(evidence, comparison))
-    stance = _stance(high, minimum=policy.minimum_win_rate, passed=all(line.check.passed for line in lines))
+    stance = _stance(high, minimum=minimum, passed=all(line.check.passed for line in lines))
     return lines, "votes against" if mean_high < 0 else stance
 
 
@@ -285,8 +288,8 @@ def _shift(comparison: Comparison, level: float, chances: int) -> Finding:
     )
 
 
-def _measured_win_rate(comparison: Comparison, low: float, *, high: float, policy: GatePolicy) -> Finding:
-    minimum = policy.minimum_win_rate
+def _measured_win_rate(evidence: Evidence, comparison: Comparison, low: float, *, high: float) -> Finding:
+    minimum = evidence.win_rate_needed(comparison.scorer)
     passed = comparison.win_rate >= minimum
     return _line(
         "win_rate",
@@ -296,12 +299,12 @@ def _measured_win_rate(comparison: Comparison, low: float, *, high: float, polic
         bound=minimum,
         passed=passed,
         explanation=f"{_describe(comparison, low, high=high, minimum=minimum, passed=passed)}; the measured win rate is"
-        f" {comparison.win_rate:.3f}, at least {minimum:g} is required.",
+        f" {comparison.win_rate:.3f}, at least {minimum:.3g} is required{_among_people(evidence, comparison)}.",
     )
 
 
-def _certified_win_rate(comparison: Comparison, low: float, *, high: float, policy: GatePolicy) -> Finding:
-    minimum = policy.minimum_win_rate
+def _certified_win_rate(evidence: Evidence, comparison: Comparison, low: float, *, high: float) -> Finding:
+    minimum = evidence.win_rate_needed(comparison.scorer)
     passed = low > minimum
     return _line(
         "win_rate",
@@ -311,7 +314,21 @@ def _certified_win_rate(comparison: Comparison, low: float, *, high: float, poli
         bound=minimum,
         passed=passed,
         explanation=f"{_describe(comparison, low, high=high, minimum=minimum, passed=passed)}; a lower bound above"
-        f" {minimum:g} is required.",
+        f" {minimum:.3g} is required{_among_people(evidence, comparison)}.",
+    )
+
+
+def _among_people(evidence: Evidence, comparison: Comparison) -> str:
+    """Return what a judge's win rate says about people's: the required and the expected one."""
+    accuracy = evidence.accuracy(comparison.scorer)
+    if accuracy == 1:
+        return ""
+    if accuracy == EVEN:
+        return ", but at an agreement of one half it says nothing about people"
+    expected = disattenuated_win_rate(comparison.win_rate, accuracy)
+    return (
+        f", which is {evidence.policy.minimum_win_rate:g} among people at an agreement of {accuracy:.3f}; the measured"
+        f" one is {expected:.3f} among people"
     )
 
 

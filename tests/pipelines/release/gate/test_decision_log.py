@@ -2,14 +2,17 @@
 
 import json
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 
+from alignment.statistics.tries import Tries
 from pipelines.contracts.release import GateDecision
 from pipelines.project.file import Project, load_project
+from pipelines.release.gate import decision_log
 from pipelines.release.gate.decision_log import (
     _read_decision,
     asked_by,
@@ -18,6 +21,7 @@ from pipelines.release.gate.decision_log import (
     last_decision_about,
     note_asked,
     save_decision,
+    tries_before,
 )
 from pipelines.settings import Settings
 from pipelines.store.storage import open_store
@@ -119,3 +123,58 @@ def test_every_check_in_version_2_has_the_contents_of_its_fields(good_decision: 
     ]
     for own, check in zip(read.checks, good_decision.checks, strict=True):
         assert own.bound == (None if check.bound is None else pytest.approx(check.bound, rel=0.01)), check.name
+
+
+# --- the tries of a quarter -----------------------------------------------------------------------------------------
+
+NOVEMBER = datetime(2026, 11, 28, tzinfo=UTC)
+
+
+def saved_at(moment: datetime, evaluation: Any, workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    class _Clock(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> datetime:
+            return moment
+
+    monkeypatch.setattr(decision_log, "datetime", _Clock)
+    save_decision(evaluation.decided(), workspace)
+
+
+def test_other_evaluations_of_the_quarter_are_tries(
+    settings: Settings, project: Project, evaluation_of: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace = Workspace(project, settings)
+    own, bad, good, old = (
+        evaluation_of({"taste_a": gain, "taste_b": gain}, {"caption_match": 0.0}, seed=seed)
+        for seed, gain in enumerate((0.6, -0.6, 0.5, 0.4))
+    )
+    saved_at(datetime(2026, 9, 30, tzinfo=UTC), old, workspace, monkeypatch)
+    for day, evaluation in ((1, bad), (2, good), (3, bad)):
+        saved_at(datetime(2026, 10, day, tzinfo=UTC), evaluation, workspace, monkeypatch)
+    assert tries_before(own.report, workspace, NOVEMBER) == Tries("2026-Q4", 2, 1)
+    # A decision that was made keeps its count, whatever is decided after it and in whichever quarter.
+    assert tries_before(good.report, workspace, NOVEMBER + timedelta(days=60)) == Tries("2026-Q4", 1, 0)
+
+
+def test_an_invalid_evaluation_is_no_try(
+    settings: Settings, project: Project, evaluation_of: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace = Workspace(project, settings)
+    unusable = evaluation_of({"taste_a": 0.6, "taste_b": 0.6}, {"caption_match": 0.0}, accuracy=0.5)
+    assert unusable.decided().verdict == "invalid"
+    saved_at(NOVEMBER, unusable, workspace, monkeypatch)
+    own = evaluation_of({"taste_a": 0.6, "taste_b": 0.6}, {"caption_match": 0.0}, seed=1)
+    assert tries_before(own.report, workspace, NOVEMBER) == Tries("2026-Q4")
+
+
+def test_lines_of_earlier_versions_count_by_their_decision(
+    settings: Settings, project: Project, evaluation_of: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace = Workspace(project, settings)
+    good, own = (evaluation_of({"taste_a": 0.6, "taste_b": 0.6}, {"caption_match": 0.0}, seed=s) for s in (0, 1))
+    saved_at(NOVEMBER, good, workspace, monkeypatch)
+    line = Path(urlsplit(settings.store_uri).path) / "evaluations/decisions/shapes/order/000001.json"
+    known = json.loads(line.read_text())
+    line.chmod(0o644)
+    line.write_text(json.dumps({name: known[name] for name in known if name not in ("report_digest", "verdict")}))
+    assert tries_before(own.report, workspace, NOVEMBER) == Tries("2026-Q4", 1, 1)

@@ -7,18 +7,23 @@ import numpy as np
 import pytest
 
 from pipelines.project.gate import GatePolicy, GuardRule, PowerRule
-from pipelines.release.gate.simulation import (
+from pipelines.release.gate import simulation
+from pipelines.release.gate.simulated_worlds import (
     SLICE_LOSSES,
-    TRAINED_ON,
     Truth,
     World,
+    among_people,
+    rare_losses,
+    standard_truths,
+)
+from pipelines.release.gate.simulation import (
+    TRAINED_ON,
     _draw_differences,
     _simulate,
     curve_table,
+    false_promotions_per_quarter,
     fault_lines,
     operating_curve,
-    rare_losses,
-    standard_truths,
 )
 
 
@@ -153,3 +158,47 @@ def test_near_duplicate_prompts_do_not_promote_a_candidate_without_a_gain() -> N
     outcome = operating_curve(world, [Truth("no effect")], simulations=150)[0]
     # 2.5 % are allowed; counted as 1,000 independent prompts, 12 of these 150 candidates are promoted.
     assert outcome.promoted < 0.05
+
+
+def test_fifty_equal_candidates_of_a_quarter_are_rarely_promoted() -> None:
+    limited, free = (
+        false_promotions_per_quarter(
+            World(GatePolicy(minimum_prompts=100, required_judges=1, quarterly_error=budget), num_prompts=300),
+            candidates=50,
+            quarters=12,
+            likeness=0.5,
+        )[0]
+        for budget in (0.05, 0)
+    )
+    assert limited < 0.1 < free
+
+
+def test_a_quarters_candidates_are_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+    decided = simulation._decide
+    monkeypatch.setattr(simulation, "_decide", lambda w, drawn, rng: seen.append(drawn) or decided(w, drawn, rng))
+    false_promotions_per_quarter(world_of(2000), candidates=2, quarters=1, likeness=0.95)
+    first, second = (drawn["judge_1"] for drawn in seen)
+    assert np.corrcoef(first, second)[0, 1] == pytest.approx(0.95, abs=0.01)
+    assert first.std() == pytest.approx(1, abs=0.06)
+
+
+def test_people_are_seen_through_the_judges_errors() -> None:
+    truth = among_people(0.6, 0.65)
+    drawn = _draw_differences(world_of(50_000), truth, np.random.default_rng(0))["judge_2"][10_000:]
+    assert (drawn > 0).mean() == pytest.approx(0.6 * 0.65 + 0.4 * 0.35, abs=0.01)
+
+
+def test_a_measured_agreement_has_the_error_of_its_sample() -> None:
+    world = replace(world_of(400), accuracy=0.62, calibration_pairs=300)
+    found = [simulation._calibration("judge_1", world, np.random.default_rng(seed)) for seed in range(50)]
+    assert np.mean([c.accuracy for c in found]) == pytest.approx(0.62, abs=0.015)
+    assert all(c.accuracy_low < c.accuracy < c.accuracy_high for c in found)
+    assert {c.num_pairs for c in found} == {300}
+
+
+def test_heavy_tails_have_the_spread_of_the_normal_ones() -> None:
+    world = replace(world_of(200_000), heavy_tails=True)
+    drawn = _draw_differences(world, Truth("none"), np.random.default_rng(0))["judge_1"]
+    assert drawn.std() == pytest.approx(1, abs=0.15)
+    assert np.abs(drawn).max() > 8

@@ -9,12 +9,16 @@ import pytest
 
 from alignment.catalogues.rewards import ClipScore
 from alignment.contracts.evaluation import EvalReport, ModelRef
+from alignment.statistics.agreement import disattenuated_win_rate
 from alignment.statistics.skewness import skewed_mean_interval
 from pipelines.contracts.release import GateCheck, GateDecision
 from pipelines.project.gate import Detector, DetectorRules, GatePolicy, GuardRule, PowerRule
 
 OTHER = "0" * 64
 WARNS = Detector(action="warn", margin=0.3)
+
+AGREEMENT = 0.8
+"""Every judge's agreement with people in `good_evaluation`."""
 
 
 def gate(evaluation: Any, **changes: Any) -> GateDecision:
@@ -120,8 +124,9 @@ def test_the_strict_vote_compares_the_minimum_with_the_lower_bound(good_evaluati
     powerless = PowerRule(required=0.0)
     decision = gate(good_evaluation, policy=strict)
     low = min(check(decision, f"win_rate:{j}").measured or 0 for j in ("taste_a", "taste_b"))
-    just_below = strict.model_copy(update={"minimum_win_rate": low - 1e-6, "power": powerless})
-    exactly = strict.model_copy(update={"minimum_win_rate": low, "power": powerless})
+    people = disattenuated_win_rate(low, AGREEMENT)
+    just_below = strict.model_copy(update={"minimum_win_rate": people - 1e-6, "power": powerless})
+    exactly = strict.model_copy(update={"minimum_win_rate": people + 1e-9, "power": powerless})
     assert gate(good_evaluation, policy=just_below).verdict == "promote"
     assert gate(good_evaluation, policy=exactly).verdict == "inconclusive"
 
@@ -156,7 +161,8 @@ def test_two_of_three_is_the_partial_conjunction_of_reference(evaluation_of: Cal
 
 def test_a_significant_but_tiny_gain_is_not_worth_having(good_evaluation: Any) -> None:
     rate = max(c.win_rate for c in good_evaluation.report.comparisons if c.scorer == "taste_b")
-    picky = good_evaluation.policy.model_copy(update={"minimum_win_rate": rate + 0.001})
+    people = disattenuated_win_rate(rate, AGREEMENT)
+    picky = good_evaluation.policy.model_copy(update={"minimum_win_rate": people + 0.001})
     decision = gate(good_evaluation, policy=picky)
     assert decision.verdict == "inconclusive"
     assert check(decision, "superiority:taste_b").passed
@@ -209,7 +215,7 @@ ATTACKS: dict[str, Callable[[Any], dict[str, Any]]] = {
         "report": e.report.model_copy(update={"comparisons": e.report.comparisons + e.report.comparisons[:1]})
     },
     "no calibration": lambda e: {"report": e.report.model_copy(update={"calibrations": ()})},
-    "uncalibrated judge": lambda e: {"report": with_calibration(e.report, "taste_b", accuracy_low=0.6)},
+    "uncalibrated judge": lambda e: {"report": with_calibration(e.report, "taste_b", accuracy_low=0.52)},
     "too few human pairs": lambda e: {"report": with_calibration(e.report, "taste_b", num_pairs=49)},
     "judge trained on the same source": lambda e: {
         "report": with_judge(e.report, "taste_b", trained_on=("shapes_pairs",))

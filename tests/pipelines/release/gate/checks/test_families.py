@@ -12,7 +12,8 @@ from alignment.statistics.score_grids import ScoreGrids
 from pipelines.contracts.release import GateCheck, GateDecision
 from pipelines.project.gate import Detector, DetectorRules, GatePolicy, GuardRule, PowerRule, SliceRule
 from pipelines.release.gate import simulation
-from pipelines.release.gate.simulation import TRAINED_ON, Truth, World, _simulate
+from pipelines.release.gate.simulated_worlds import Truth, World
+from pipelines.release.gate.simulation import TRAINED_ON, _simulate
 
 RULES = {"sharp": Detector(action="block", margin=1.0)}
 

@@ -1,5 +1,6 @@
 """What a vote rests on: most prompts gain, by enough, and the gains outweigh the losses."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,8 @@ from alignment.statistics.skewness import skewed_mean_interval
 from pipelines.contracts.release import GateCheck, GateDecision
 from pipelines.project.gate import GatePolicy, PowerRule
 from pipelines.release.gate import simulation
-from pipelines.release.gate.simulation import RARE_LOSSES, Truth, World, _simulate, rare_losses
+from pipelines.release.gate.simulated_worlds import RARE_LOSSES, Truth, World, rare_losses
+from pipelines.release.gate.simulation import _simulate
 
 
 def world_of(prompts: int = 1632, **policy: Any) -> World:
@@ -106,36 +108,53 @@ def test_a_judge_that_is_undecided_is_no_veto() -> None:
     assert (decision.verdict, check(decision, "veto").passed) == ("promote", True)
 
 
-def with_families(monkeypatch: pytest.MonkeyPatch, *families: str) -> None:
-    plain = simulation._judge
-
-    def judge(name: str, sources: tuple[str, ...]) -> Any:
-        made = plain(name, sources)
-        index = int(name.removeprefix("judge_")) - 1 if name.startswith("judge_") else None
-        return made if index is None else made.model_copy(update={"encoder_family": families[index]})
-
-    monkeypatch.setattr(simulation, "_judge", judge)
+FAMILIES = ("clip_vit_h_14", "clip_vit_h_14", "blip_vit_l_16")
 
 
-def test_votes_of_one_encoder_family_are_not_enough(monkeypatch: pytest.MonkeyPatch) -> None:
-    with_families(monkeypatch, "clip_vit_h_14", "clip_vit_h_14", "blip_vit_l_16")
-    decision = judged(Truth("t", (0.5, 0.5, 0.0)))
+def test_votes_of_one_encoder_family_are_not_enough() -> None:
+    decision = judged(Truth("t", (0.5, 0.5, 0.0)), world=replace(world_of(), families=FAMILIES))
     assert decision.verdict == "hold"
     assert check(decision, "families").measured == 1
     assert explanation(decision, "families").startswith("The judges in favour have 1 encoder family; 2 are required")
 
 
-def test_an_undecided_judge_of_another_family_leaves_the_verdict_open(monkeypatch: pytest.MonkeyPatch) -> None:
-    with_families(monkeypatch, "clip_vit_h_14", "clip_vit_h_14", "blip_vit_l_16")
-    decision = judged(Truth("t", (0.5, 0.5, 0.07)), world=world_of(400))
+def test_an_undecided_judge_of_another_family_leaves_the_verdict_open() -> None:
+    decision = judged(Truth("t", (0.5, 0.5, 0.07)), world=replace(world_of(400), families=FAMILIES))
     assert check(decision, "families").note == "undecided"
     assert decision.verdict == "inconclusive"
 
 
 @pytest.mark.parametrize("policy", [{"required_families": 1}, {"required_judges": 1}])
-def test_one_family_is_enough_where_the_policy_needs_one(
-    policy: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with_families(monkeypatch, "clip_vit_h_14", "clip_vit_h_14", "blip_vit_l_16")
-    decision = judged(Truth("t", (0.5, 0.5, 0.0)), world=world_of(**policy))
+def test_one_family_is_enough_where_the_policy_needs_one(policy: dict[str, Any]) -> None:
+    decision = judged(Truth("t", (0.5, 0.5, 0.0)), world=replace(world_of(**policy), families=FAMILIES))
     assert decision.verdict == "promote"
+
+
+# --- people's win rate ----------------------------------------------------------------------------------------------
+
+
+def test_the_smallest_win_rate_worth_having_is_one_of_people() -> None:
+    """A judge that agrees with people in 65 % of pairs shows their 0.52 as 0.506."""
+    world = replace(world_of(), accuracy=0.65)
+    line = check(judged(Truth("t", (0.1,)), world=world), "win_rate:judge_1")
+    assert line.bound == pytest.approx(0.52 * 0.65 + 0.48 * 0.35)
+    people = (line.measured - 0.35) / 0.3
+    assert f"0.52 among people at an agreement of 0.650; the measured one is {people:.3f}" in line.explanation
+
+
+def test_a_gain_that_only_a_weak_judge_can_show_is_promoted() -> None:
+    """A win rate of 0.515 is less than 0.52, but at an agreement of 0.6 people prefer the candidate on 57 %."""
+    truth = Truth("t", (0.045,))
+    decisions = [
+        judged(truth, seed=seed, world=replace(world_of(20_000), accuracy=accuracy))
+        for accuracy in (1.0, 0.6)
+        for seed in range(3)
+    ]
+    assert [decision.verdict == "promote" for decision in decisions] == [False] * 3 + [True] * 3
+
+
+def test_a_judge_that_agrees_by_chance_says_nothing_about_people() -> None:
+    world = replace(world_of(calibration_floor=0.0), accuracy=0.4)
+    line = check(judged(Truth("t", (0.3,)), world=world), "win_rate:judge_1")
+    assert line.bound == 0.5
+    assert "says nothing about people" in line.explanation
