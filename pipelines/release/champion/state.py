@@ -40,6 +40,16 @@ class ChampionState:
     problem: str = ""
     """The reason why alias and ledger cannot be reconciled, and the fix; empty when they can."""
 
+    @property
+    def rolled_back(self) -> bool:
+        """True if the alias names the version that the last move, a rollback, left.
+
+        A promotion that the rollback overtook sets the alias like this when it is killed before it reads the ledger
+        again; so does a person, by hand.
+        """
+        last = self.entries[-1] if self.entries else None
+        return self.by_hand and last is not None and last.action == "rollback" and self.champion == last.from_version
+
 
 def read_state(model: str, settings: Settings) -> ChampionState:
     """Compare alias and ledger; ValueError when the ledger was changed, or MLflow denies access or does not answer."""

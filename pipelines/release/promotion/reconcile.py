@@ -1,8 +1,9 @@
 """Compare alias, ledger and tags, on a schedule or on request, and repair what the policy allows.
 
 An interrupted move is completed. An alias or a champion tag that was changed by hand raises an alarm, or is restored
-with an entry in the ledger. Faults that cannot be repaired from the records (a changed or lost ledger, a deleted
-champion, other weights under a version, files missing or changed in MLflow) raise an alarm under every policy.
+with an entry in the ledger; an alias at the version that the last rollback left is always restored. Faults that cannot
+be repaired from the records (a changed or lost ledger, a deleted champion, other weights under a version, files missing
+or changed in MLflow) raise an alarm under every policy.
 """
 
 import logging
@@ -69,7 +70,7 @@ def _reconcile(workspace: Workspace, actor: str, restore: bool) -> Reconciliatio
     if not problems:
         return _result(project, state, "agrees", (), f"alias, ledger and tags agree: {_names(state)}")
     repairable = (state.by_hand or not state.problem) and not other
-    if not restore or not repairable:
+    if not (restore or state.rolled_back) or not repairable:
         return _result(project, state, "alarm", problems, " ".join(problems))
     reason = f"reconcile found the alias at {ledger.describe(state.champion)}" if state.by_hand else changed[0]
     entry = put_back(workspace, actor, reason)

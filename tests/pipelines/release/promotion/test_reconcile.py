@@ -255,6 +255,38 @@ def test_a_move_that_was_cut_short_is_finished(promoted: Any, killed_at: Callabl
     assert found(promoted).state == "agrees"
 
 
+def test_a_stale_promotion_that_a_rollback_overtook_is_undone_under_every_policy(
+    world: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A promoter stands before `set_alias` while a rollback finishes, then sets the alias and is killed."""
+    workspace = Workspace(world.project, world.settings)
+    first = world.register("a")
+    promote(world.decide(first, None), workspace, "tester")
+    set_alias = registry.set_alias
+
+    def slow(settings: Any, model: str, alias: str, version: int) -> None:
+        if (alias, version) == ("champion", 2):
+            monkeypatch.setattr(registry, "set_alias", set_alias)
+            rollback(workspace, "on call", "black images")
+            set_alias(settings, model, alias, version)
+            raise KeyboardInterrupt
+        set_alias(settings, model, alias, version)
+
+    monkeypatch.setattr(registry, "set_alias", slow)
+    with pytest.raises(KeyboardInterrupt):
+        promote(world.decide(world.register("b"), first), workspace, "tester")
+    assert champion(world) == 2
+    answer = found(world)
+    assert (answer.state, answer.champion, answer.expected) == ("restored", 1, 1)
+    assert found(world).state == "agrees"
+
+
+def test_only_a_version_that_the_last_rollback_left_is_taken_away_under_every_policy(promoted: Any) -> None:
+    rollback(Workspace(promoted.project, promoted.settings), "tester", "too dark")
+    registry.set_alias(promoted.settings, promoted.project.name, "champion", 3)
+    assert (found(promoted).state, champion(promoted)) == ("alarm", 3)
+
+
 # --- the files that are served ----------------------------------------------------------------------------------------
 
 
