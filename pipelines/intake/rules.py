@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pipelines.intake.rule_columns import MINIMUM_ANNOTATOR_ROWS
 from pipelines.project.sections import ValidationSection
 
-RULES_VERSION = 1
+RULES_VERSION = 2
 """Raised when the same rows would now be validated differently."""
 
 Severity = Literal["critical", "warning", "info"]
@@ -150,6 +150,21 @@ def contradictory_labels(limits: ValidationSection) -> Rule:
     return _is(False, "contradictory_labels", "labels_contradicted", text)
 
 
+def position_bias(limits: ValidationSection) -> Rule:
+    """People do not prefer one side: a habit, or a page that favours it, would teach the model nothing about images."""
+    import great_expectations.expectations as gxe
+
+    high = limits.max_position_bias
+    text = (
+        "Share of preferences for one side beyond one half, shown at 99.9 %, where they are not all on one side: at"
+        f" most {high:g}. Show the images in random order, or remove these labels."
+    )
+    expectation = gxe.ExpectColumnMaxToBeBetween(
+        column="position_bias", max_value=high, severity="critical", description=text
+    )
+    return Rule("position_bias", "critical", "table", expectation)
+
+
 def licence_present(limits: ValidationSection) -> Rule:
     """The row names a licence: the origin of pairs limits the use of a model."""
     import great_expectations.expectations as gxe
@@ -190,6 +205,7 @@ PAIR_RULES: tuple[Callable[[ValidationSection], Rule], ...] = (
     identical_images,
     duplicate_pair,
     contradictory_labels,
+    position_bias,
     licence_present,
     annotator_flood,
     annotator_one_sided,

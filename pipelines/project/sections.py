@@ -97,6 +97,9 @@ class ValidationSection(Section):
     """Shortest side of an image, in pixels."""
     max_prompt_chars: int = 2_000
     """Longest prompt, in characters."""
+    max_position_bias: Share = 0.1
+    """Largest share of preferences for one side beyond one half, e.g. 0.1 for 60 % left; above it the batch fails. Not
+    checked below 100 preferences, nor where all are on one side because the source lists the chosen image first."""
     allowed_formats: tuple[str, ...] = ("JPEG", "PNG", "WEBP")
     """Allowed image formats, by Pillow's names."""
     max_annotator_share: Share = 0.5

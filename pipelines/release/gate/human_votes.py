@@ -76,24 +76,32 @@ def _win_rates(
     *,
     prompts: Mapping[int, str],
     votes: Mapping[str, float],
+    groups: Mapping[int, int] | None = None,
 ) -> list[_HumanWinRate]:
     """Return one estimate per voting judge. The human majority decides a prompt; even votes count as half a win.
+
+    `groups` maps each prompt to the first of its near-duplicates, which count as one prompt; None: there are none.
 
     Prompts with even votes stay among the labelled ones: the unlabelled prompts contain such prompts too, so leaving
     them out on one side only would bias the interval. The labelled prompts must be a random sample of the evaluation's.
     ValueError for a vote on a prompt outside the evaluation, for too few labelled prompts, or for too few unlabelled.
     """
-    known = {normal_prompt(text): index for index, text in prompts.items()}
+    first = groups or {index: index for index in prompts}
+    known = {normal_prompt(text): first[index] for index, text in prompts.items()}
     strange = [prompt for prompt in votes if prompt not in known]
     if strange:
         raise ValueError(
             f"{len(strange)} votes are on prompts that are not in the evaluation, e.g. {strange[0]!r}. Give votes on"
             " the evaluation's prompts only."
         )
-    labels = {known[prompt]: _half_step(share - 0.5) for prompt, share in votes.items()}
-    if len(labels) < MINIMUM_PROMPTS or len(prompts) - len(labels) < 2:
+    shares = defaultdict[int, list[float]](list)
+    for prompt, share in votes.items():
+        shares[known[prompt]].append(share)
+    labels = {index: _half_step(sum(own) / len(own) - 0.5) for index, own in shares.items()}
+    order = sorted(set(first.values()))
+    if len(labels) < MINIMUM_PROMPTS or len(order) - len(labels) < 2:
         raise ValueError(
-            f"People voted on {len(labels)} of {len(prompts)} prompts. Give votes on at least {MINIMUM_PROMPTS}"
+            f"People voted on {len(labels)} of {len(order)} prompts. Give votes on at least {MINIMUM_PROMPTS}"
             " prompts, and leave at least 2 without votes."
         )
     may_vote = {check.subject for check in decision.checks if check.kind == "may_vote" and check.passed}
@@ -102,7 +110,6 @@ def _win_rates(
             "No judge may vote in this decision, so there are no scores to combine with the human votes. Run"
             " `plumbline judges` to see why."
         )
-    order = sorted(prompts)
     return [
         _win_rate(judge.name, scores.differences(judge.name), labels, order=order, confidence=report.spec.confidence)
         for judge in report.spec.judges
@@ -162,10 +169,12 @@ def human_win_rates(path: Path, votes: Path, settings: Settings) -> list[_HumanW
     columns = score_columns(decision.evaluation_uri, settings)
     own = (columns[name] for name in ("role", "prompt_index", "prompt"))
     prompts = {int(str(i)): str(text) for role, i, text in zip(*own, strict=True) if role == "candidate"}
+    groups = {int(str(i)): int(str(g)) for i, g in zip(columns["prompt_index"], columns.get("group", ()), strict=False)}
     return _win_rates(
         decision,
         EvalReport.model_validate(manifest.value),
         read_grids(columns),
         prompts=prompts,
         votes=_read_votes(votes),
+        groups=groups or None,
     )

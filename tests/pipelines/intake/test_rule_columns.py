@@ -4,7 +4,13 @@ import pyarrow as pa
 import pytest
 
 from pipelines.intake.pairs import IMAGE_COLUMNS, PAIRS_SCHEMA
-from pipelines.intake.rule_columns import ILLEGAL_LABELS, UNCOUNTED_PIXELS, _count_control_characters, rule_columns
+from pipelines.intake.rule_columns import (
+    ILLEGAL_LABELS,
+    UNCOUNTED_PIXELS,
+    _count_control_characters,
+    _position_bias,
+    rule_columns,
+)
 from pipelines.project.sections import ValidationSection
 from pipelines.records.heldout_prompts import HeldoutPrompts
 
@@ -31,7 +37,7 @@ def test_a_good_row() -> None:
         "largest_image_bytes": [11], "largest_image_pixels": [40 * 51], "longest_image_side": [51],
         "shortest_image_side": [40], "prompt_length": [8], "prompt_control_characters": [0],
         "prompt_is_held_out": [False], "has_label": [True], "labels": [1.0], "identical_images_preferred": [False],
-        "copies_before": [0], "labels_contradicted": [False], "annotator_share": [0.0],
+        "copies_before": [0], "labels_contradicted": [False], "position_bias": [0.0], "annotator_share": [0.0],
         "annotator_always_on_one_side": [False], "licence": ["MIT"],
     }  # fmt: skip
 
@@ -80,3 +86,19 @@ def test_ties_neither_contradict_nor_hide_a_contradiction() -> None:
     assert columns({}, tie)["labels_contradicted"] == [False, False]
     assert columns({}, tie, against)["labels_contradicted"] == [True, False, True]
     assert columns({}, tie, against)["copies_before"] == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("left", "decided", "bias"),
+    [
+        (60, 99, 0.0),
+        (520, 1000, 0.0),
+        (700, 1000, 0.15),
+        (300, 1000, 0.15),
+        # The chosen image first (or second) is a layout, which says nothing about what people were shown.
+        (1000, 1000, 0.0),
+        (0, 1000, 0.0),
+    ],
+)
+def test_the_bias_towards_a_side_is_what_the_sample_shows(left: int, decided: int, bias: float) -> None:
+    assert _position_bias(left, decided) == pytest.approx(bias, abs=0.01)

@@ -289,3 +289,14 @@ def test_an_image_skipped_under_an_old_limit_does_not_pass_under_a_new_one(
     assert reasons(validate(batch, Workspace(tight, settings))) == {0: ["image_longest_side"]}
     loose = with_limits(tiny_project, max_quarantined_share=1.0)
     assert reasons(validate(batch, Workspace(loose, settings))) == {0: ["image_decodable"]}
+
+
+def test_a_batch_of_people_who_prefer_one_side_fails(
+    tiny_project: Project, settings: Settings, tiny_pairs: Make, tiny_row: Make
+) -> None:
+    rows = [tiny_row(n, label_0=float(n % 10 < 8), label_1=float(n % 10 >= 8)) for n in range(150)]
+    report = validate_rows(rows, tiny_project, settings, tiny_pairs)
+    found = {rule.rule: rule for rule in report.rules}["position_bias"]
+    assert (found.failed, found.severity, report.passed) == (1, "critical", False)
+    tolerant = with_limits(tiny_project, max_position_bias=0.4)
+    assert validate_rows(rows, tolerant, settings, tiny_pairs).passed

@@ -77,8 +77,8 @@ def decision(*voting: str) -> GateDecision:
     )
 
 
-def grids(prefers: list[bool]) -> ScoreGrids:
-    """Both judges score the candidate 1 where they prefer it, else -1; the champion always 0."""
+def grids(prefers: list[bool], alike: int = 1) -> ScoreGrids:
+    """`alike` prompts in a row are near-duplicates. Both judges score the candidate 1 where they prefer it, else -1; the champion always 0."""
     rows = [
         (role, judge.name, index, 0, (1.0 if prefers[index] else -1.0) if role == "candidate" else 0.0)
         for role in ("candidate", "champion")
@@ -87,6 +87,7 @@ def grids(prefers: list[bool]) -> ScoreGrids:
     ]
     names = ("role", "scorer", "prompt_index", "seed", "score")
     columns = dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))
+    columns["group"] = [index - index % alike for index in columns["prompt_index"]]
     return ScoreGrids.from_table(ScoreTable.from_columns(columns))[0]
 
 
@@ -110,6 +111,16 @@ def test_a_biased_judge_helps_without_misleading(tmp_path: Path) -> None:
     assert (found.people_alone_low, found.people_alone_high) == win_rate_interval(50, 0, 50, confidence=0.95)
     assert found.high - found.low < 0.9 * (found.people_alone_high - found.people_alone_low), "it agrees on 90 %"
     assert found.agreement == sum(a == b for a, b in zip(people[:100], judged[:100], strict=True)) / 100
+
+
+def test_votes_on_near_duplicates_are_votes_on_one_prompt(tmp_path: Path) -> None:
+    people = [index % 4 < 3 for index in range(NUM_PROMPTS)]
+    firsts = {index: index - index % 4 for index in PROMPTS}
+    votes = votes_of(tmp_path / "v.csv", people, 200)
+    (found,) = _win_rates(
+        decision("able"), report(), grids([True] * 400, alike=4), prompts=PROMPTS, votes=votes, groups=firsts
+    )
+    assert (found.num_labelled, found.num_unlabelled, found.people_alone) == (50, 50, 1.0)
 
 
 def test_votes_on_one_prompt_are_a_majority_and_an_even_one_is_half_a_win(tmp_path: Path) -> None:
