@@ -1,6 +1,6 @@
-"""NAME.promote: evaluate a candidate against champion and base on held-out prompts, apply the gate, ask a person where
-the project requires it, and move the alias if all agree. An event judges every undecided version, one run after
-another.
+"""NAME.promote: evaluate a candidate against champion and base on held-out prompts, apply the gate, and move the alias
+if it agrees. An event judges every undecided version, one run after another. Where the project requires a person, each
+decision is put to them by a run of NAME.approve, which keeps no other version waiting.
 """
 
 from typing import Any
@@ -10,8 +10,8 @@ from airflow.sdk import DAG, task
 
 from dags.assets import ACTOR, GPU_POOL, RUN_KEY, TRIGGERED_BY, candidate_asset, default_args, location, projects
 from pipelines.dispatch.operators import candidates, results, run_params
-from pipelines.dispatch.operators.approval import PromotionApproval
-from pipelines.dispatch.operators.notifications import NotifyPeople, callbacks
+from pipelines.dispatch.operators.approval import approval_run
+from pipelines.dispatch.operators.notifications import callbacks
 from pipelines.dispatch.operators.train_job import TrainJobOperator, retry_policy
 
 for project in projects():
@@ -53,24 +53,23 @@ for project in projects():
             return candidate_stages.is_challenger(path, candidate)
 
         @task
-        def gate(
-            path: str,
-            candidate: dict[str, Any],
-            report: dict[str, Any],
-            run_key: str,
-            coverage: dict[str, Any] | None = None,
-            asked_by: str = "",
-        ) -> dict[str, Any]:
+        def gate(path: str, candidate: Any, report: Any, run_key: str, coverage: Any = None, asked_by: str = "") -> Any:
             from pipelines.stages import candidates as candidate_stages
 
             report = results.result_of("evaluate", report)
             return candidate_stages.gate(path, candidate, report, run_key=run_key, coverage=coverage, asked_by=asked_by)
 
         @task(**callbacks(project, location(project)))
-        def promote(path: str, decision: dict[str, Any], actor: str, approval: Any = None) -> dict[str, Any]:
+        def promote(path: str, decision: dict[str, Any], actor: str) -> dict[str, Any]:
             from pipelines.stages import champion
 
-            return champion.promote(path, decision, actor=actor, approval=approval)
+            return champion.promote(path, decision, actor=actor)
+
+        @task
+        def list_approval(
+            path: str, decision: dict[str, Any], dag_run: Any = None, triggering_asset_events: Any = None
+        ) -> Any:
+            return approval_run(path, decision, dag_run, events=triggering_asset_events)
 
         versions = versions_to_judge(location(project))
         TriggerDagRunOperator.partial(
@@ -86,14 +85,13 @@ for project in projects():
         is_challenger(location(project), candidate) >> evaluate
         repeated = coverage.output if coverage else None
         decision = gate(location(project), candidate, evaluate.output, RUN_KEY, repeated, TRIGGERED_BY)
-        approval = None
-        if project.approval.mode != "none":
-            approval = PromotionApproval(
-                task_id="approve",
-                project_path=location(project),
-                decision=decision,
-                timeout_hours=project.approval.timeout_hours,
-                notifiers=[NotifyPeople(location(project), "asked")],
-            )
-        promote(location(project), decision, ACTOR, approval.output if approval else None)
+        if project.approval.mode == "none":
+            promote(location(project), decision, ACTOR)
+        else:
+            TriggerDagRunOperator.partial(
+                task_id="ask",
+                trigger_dag_id=f"{project.name}.approve",
+                logical_date=None,
+                skip_when_already_exists=True,
+            ).expand_kwargs(list_approval(location(project), decision))
     globals()[dag.dag_id] = dag

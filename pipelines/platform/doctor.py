@@ -35,8 +35,8 @@ from pipelines.workspace import Workspace
 MINIMUM_FREE_BYTES = 2 * 1024**3
 NVIDIA_SMI_SECONDS = 10
 MOST_NAMED_RUNS = 5
-CREATED_UNPAUSED = ("monitor", "reconcile", "rollback")
-"""DAGs that monitor and restore the champion."""
+CREATED_UNPAUSED = ("monitor", "reconcile", "rollback", "approve")
+"""DAGs that monitor and restore the champion, and that ask people about it."""
 _PUBLIC_DATA_SETS = {
     "Pick-a-Pic": r"pick[_-]?a[_-]?pic",
     "HPD": r"(?<![a-z])hpd(?![a-z])|hpdv?[23]",

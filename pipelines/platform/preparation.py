@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 PARSE_TIMEOUT_SECONDS = 180
 GPU_POOL = "gpu"
 DAGS = ("ingest", "train", "promote", "calibrate", "monitor", "reconcile", "rollback")
-"""DAGs of every project."""
+"""DAGs of every project; `reward` and `approve` exist where the project file asks for them."""
 CHECK_FILE = "check_projects.py"
 """The DAG file whose import error names the project files that cannot be loaded."""
 
@@ -44,5 +44,7 @@ def prepare_airflow(settings: Settings, platform: Platform) -> AirflowApi:
 
 def expected_dags(project: Project) -> set[str]:
     """Return the ids of the DAGs that `dags/` makes of a project."""
-    names = (*DAGS, "reward") if project.rewards else DAGS
-    return {f"{project.name}.{name}" for name in names}
+    more = [
+        name for name, wanted in (("reward", project.rewards), ("approve", project.approval.mode != "none")) if wanted
+    ]
+    return {f"{project.name}.{name}" for name in (*DAGS, *more)}

@@ -81,8 +81,8 @@ class AirflowApi:
         return str(run["dag_run_id"])
 
     def runs(self, dag_id: str) -> list[dict[str, Any]]:
-        """Return runs of a DAG, the newest first."""
-        found = self._call("GET", f"/api/v2/dags/{dag_id}/dagRuns?order_by=-run_after&limit=20")
+        """Return the last hundred runs of a DAG, the newest first."""
+        found = self._call("GET", f"/api/v2/dags/{dag_id}/dagRuns?order_by=-run_after&limit=100")
         return list(found["dag_runs"])
 
     def run(self, dag_id: str, run_id: str) -> dict[str, Any]:

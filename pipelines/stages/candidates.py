@@ -20,7 +20,7 @@ from pipelines.workspace import Workspace, open_workspace
 
 log = logging.getLogger(__name__)
 
-MAXIMUM_RUNS_PER_EVENT = 20
+MAXIMUM_RUNS_PER_EVENT = 100
 """Largest number of runs of NAME.promote for one event. Further versions wait for the next event."""
 
 

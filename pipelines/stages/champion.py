@@ -9,7 +9,7 @@ from typing import Any
 
 from pipelines.contracts.release import Approval, GateDecision, LedgerEntry
 from pipelines.settings import load_settings
-from pipelines.stages.values import Json, read_project
+from pipelines.stages.values import Json, read_project, to_json
 from pipelines.workspace import Workspace, open_workspace
 
 AUTOMATION = "airflow"
@@ -22,6 +22,7 @@ def approval_question(path: str, decision: Json, *, asked_by: Sequence[str] = ()
     Keys: subject, body (Markdown), approvers ([{id, name}]), asked_by and decision_digest. `asked_by` are the people
     who triggered the run; those who trained the candidate are added. ValueError when no allowed approver remains.
     """
+    from pipelines.release.gate import decision_log
     from pipelines.release.promotion import approval
 
     project, settings, made = read_project(path), load_settings(), GateDecision.model_validate(decision)
@@ -29,7 +30,7 @@ def approval_question(path: str, decision: Json, *, asked_by: Sequence[str] = ()
     reason = approval.needed(project.approval, made, _rollback(made, workspace))
     if not reason:
         return None
-    involved = _involved(workspace, made, asked_by)
+    involved = _involved(workspace, made, [*asked_by, decision_log.asked_by(made, workspace) or ""])
     return {
         "subject": approval.subject(made),
         "body": approval.body(made, reason, asked_by=involved),
@@ -40,6 +41,20 @@ def approval_question(path: str, decision: Json, *, asked_by: Sequence[str] = ()
         "asked_by": list(involved),
         "decision_digest": made.digest,
     }
+
+
+def decision_of(path: str, digest: str) -> Json:
+    """Return a decision of the gate by its digest; ValueError when there is none, or it was changed."""
+    from pipelines.release.gate import decision_log
+
+    workspace = open_workspace(path)
+    found = decision_log.find_decision(digest, workspace)
+    if found is None:
+        raise ValueError(
+            f"The gate made no decision {digest[:12]} about {workspace.project.name!r}. Give the digest of a decision"
+            " in the store, as NAME.promote does."
+        )
+    return to_json(found)
 
 
 def _involved(workspace: Workspace, decision: GateDecision, asked_by: Sequence[str]) -> tuple[str, ...]:

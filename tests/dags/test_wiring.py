@@ -195,16 +195,28 @@ def test_no_task_depends_on_one_that_may_be_skipped(dags: dict[str, Any]) -> Non
 APPROVAL = '[approval]\nmode = "required"\napprovers = ["ada"]\ntimeout_hours = 2\n'
 
 
-def test_approval_runs_between_gate_and_promotion_where_the_project_requires_it(
+def test_a_decision_is_put_to_people_in_a_run_that_keeps_no_other_version_waiting(
     dags_with: Callable[[str], dict[str, Any]],
 ) -> None:
-    promote = dags_with(f"{TRAIN}{APPROVAL}")["shapes.promote"]
-    assert edges(promote) == EDGES["shapes.promote"] | {("gate", "approve"), ("approve", "promote")}
-    approve = promote.get_task("approve")
+    found = dags_with(f"{TRAIN}{APPROVAL}")
+    judging, asking = found["shapes.promote"], found["shapes.approve"]
+    asked = {("gate", "list_approval"), ("list_approval", "ask")}
+    assert edges(judging) == EDGES["shapes.promote"] - {("gate", "promote")} | asked
+    assert edges(asking) == {
+        ("find_decision", "approve"),
+        ("find_decision", "promote"),
+        ("approve", "promote"),
+    }
+    assert (judging.max_active_runs, asking.max_active_runs, asking.is_paused_upon_creation) == (1, 100, False)
+    assert {key: asking.params.get_param(key).schema["type"] for key in asking.params} == {
+        "decision": "string",
+        "asked_by": "string",
+    }
+    approve = asking.get_task("approve")
     assert approve.response_timeout.total_seconds() == 7200
     assert approve.defaults == ["Reject"], "no answer is no"
     assert approve.execution_timeout is None
-    asked_by = promote.get_task("gate").op_args[-1]
+    asked_by = judging.get_task("gate").op_args[-1]
     assert "triggering_user_name" in asked_by, "who had it decided may not approve it at a shell either"
 
 

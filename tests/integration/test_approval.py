@@ -6,6 +6,7 @@ runs, in one sequence since every run costs minutes. Ada trains and triggers, Bo
 
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -30,7 +31,8 @@ USERS = {"admin": "admin", "ada": "op", "bob": "user", "eve": "op"}
 APPROVAL_TIMEOUT_SECONDS = 90
 SETTLE_SECONDS = 5.0
 """Wait until Airflow has noticed that the asking process ended; an earlier response would be lost."""
-DAG_ID = "shapes.promote"
+JUDGING = "shapes.promote"
+DAG_ID = "shapes.approve"
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +47,15 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     hours = APPROVAL_TIMEOUT_SECONDS / 3600
     approval = f'[approval]\nmode = "required"\napprovers = ["ada", "bob"]\ntimeout_hours = {hours}\n'
     with running_world(folder, shapes_project() + approval, users=USERS, env={}, before=publish_candidate) as world:
-        world.login("admin").unpause(DAG_ID)
+        world.login("admin").unpause(JUDGING)
         yield world
+
+
+def judge(api: Airflow) -> str:
+    """Have the candidate judged; return the id of the run that asks people about the decision."""
+    judged = api.succeed(JUDGING, api.trigger(JUDGING))
+    [asking] = [str(run["dag_run_id"]) for run in api.runs(DAG_ID) if str(run["dag_run_id"]).endswith(f"__{judged}")]
+    return asking
 
 
 def wait_for_approval_request(api: Airflow, run_id: str) -> dict[str, Any]:
@@ -70,7 +79,7 @@ def promotion_of(api: Airflow, run_id: str) -> dict[str, Any]:
 def test_self_approval_is_refused_and_a_rejection_or_timeout_moves_nothing(world: World) -> None:
     ada, bob, eve = (world.login(user) for user in ("ada", "bob", "eve"))
 
-    run_id = ada.trigger(DAG_ID)
+    run_id = judge(ada)
     question = wait_for_approval_request(ada, run_id)
     assert question["subject"] == "Make version 1 of shapes the champion?"
     assert "**promote**" in question["body"]
@@ -86,7 +95,7 @@ def test_self_approval_is_refused_and_a_rejection_or_timeout_moves_nothing(world
     assert (rejected["moved"], rejected["outcome"]) == (False, "rejected")
     assert rejected["message"] == "version 1 was not promoted: bob rejected it; nothing was moved"
 
-    late_id = eve.trigger(DAG_ID)
+    late_id = judge(eve)
     wait_for_approval_request(eve, late_id)
     late = promotion_of(eve, late_id)
     assert (late["moved"], late["outcome"]) == (False, "rejected")
@@ -100,7 +109,7 @@ def test_self_approval_is_refused_and_a_rejection_or_timeout_moves_nothing(world
 
 def test_the_approver_and_time_are_recorded(world: World) -> None:
     bob = world.login("bob")
-    run_id = world.login("ada").trigger(DAG_ID)
+    run_id = judge(world.login("ada"))
     wait_for_approval_request(bob, run_id)
     bob.respond(DAG_ID, run_id, "approve", "Approve")
     promotion = promotion_of(bob, run_id)
@@ -112,3 +121,21 @@ def test_the_approver_and_time_are_recorded(world: World) -> None:
     assert tags is not None
     assert (tags["approval.answer"], tags["approval.by"]) == ("approve", "bob")
     assert champion.reconcile(world.path, actor="tester")["state"] == "agrees"
+
+
+def test_a_question_that_waits_keeps_no_other_version_from_being_judged(world: World, tmp_path: Path) -> None:
+    ada, settings = world.login("ada"), load_settings()
+    snapshot = publish_snapshot(tmp_path, settings).model_dump(mode="json")
+    for number in range(2, 7):
+        publish_evaluated_candidate(world.path, settings, tmp_path, snapshot=snapshot, trained_by="ada", number=number)
+    first = ada.succeed(JUDGING, ada.trigger(JUDGING))
+
+    def questions() -> set[str]:
+        return {str(run["dag_run_id"]) for run in ada.runs(DAG_ID) if first in str(run["dag_run_id"])}
+
+    wait_for("question about each version", lambda: len(questions()) == 5)
+    states = {ada.state_of(DAG_ID, run_id, "approve") for run_id in questions()}
+    assert "awaiting_input" in states, "they wait at the same time"
+    for run_id in questions():
+        assert promotion_of(ada, run_id)["outcome"] == "rejected"
+    assert champion.history(world.path)[-1]["to_version"] == 1

@@ -72,8 +72,6 @@ class PromotionApproval(ApprovalOperator):
         if question is None:
             self.log.info("No approval is required.")
             return
-        if _is_anonymous(context):
-            raise AirflowFailException(_ANONYMOUS)
         self._ask_about(context, question["decision_digest"])
         self.subject, self.body = question["subject"], question["body"]
         self.assigned_users = question["approvers"]
@@ -125,16 +123,26 @@ class PromotionApproval(ApprovalOperator):
         context["task_state_store"].set(ASKED_KEY, digest, retention=NEVER_EXPIRE)
 
     def _asked_by(self, context: Context) -> list[str]:
-        name = context["dag_run"].triggering_user_name
-        return [name] if name else []
+        """List who triggered this run, and who triggered the run of NAME.promote that started it."""
+        names = (context["dag_run"].triggering_user_name, context["params"].get("asked_by"))
+        return list(dict.fromkeys(name for name in names if name))
 
 
-def _is_anonymous(context: Context) -> bool:
-    """Return True if a person started the run by an asset event: Airflow tells a run neither who nor from where."""
-    dag_run, found = context.get("dag_run"), context.get("triggering_asset_events") or {}
-    if dag_run is not None and dag_run.triggering_user_name:
-        return False
-    return any(bool(event.extra.get("from_rest_api")) for events in found.values() for event in events)
+def approval_run(
+    path: str, decision: Mapping[str, Any], dag_run: Any, *, events: Mapping[Any, Any] | None, question: str = ""
+) -> list[dict[str, Any]]:
+    """Return arguments of the TriggerDagRunOperator that puts a decision to people in a run of NAME.approve.
+
+    The id is made of the decision and of the run that made it, so that a retry asks nothing twice and a later run asks
+    again. AirflowFailException if people are to be asked and the asker is unknown: a person who posted an asset event,
+    of whom Airflow tells a run neither name nor address.
+    """
+    asker, digest = dag_run.triggering_user_name or "", GateDecision.model_validate(dict(decision)).digest
+    posted = any(bool(event.extra.get("from_rest_api")) for found in (events or {}).values() for event in found)
+    if posted and not asker and resolve(question or QUESTION_BUILDER)(path, dict(decision), asked_by=[]) is not None:
+        raise AirflowFailException(_ANONYMOUS)
+    run_id = f"decision_{digest[:12]}__{dag_run.run_id}"
+    return [{"conf": {"decision": digest, "asked_by": asker}, "trigger_run_id": run_id}]
 
 
 def _asked_about(context: Context) -> Any:

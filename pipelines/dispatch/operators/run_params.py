@@ -35,6 +35,18 @@ def flag(description: str) -> Param:
     return Param(False, type="boolean", description=description)
 
 
+def digest(description: str) -> Param:
+    """Return a sha256, which must be given."""
+    return Param("", type="string", pattern=r"^[0-9a-f]{64}$", description=description)
+
+
+def user(description: str) -> Param:
+    """Return the name of a user, empty by default."""
+    return Param(
+        "", type="string", maxLength=_LONGEST_TEXT, pattern=_ONE_LINE.replace("+", "*"), description=description
+    )
+
+
 def line(description: str) -> Param:
     """Return one line of text, which must be given."""
     return Param("", type="string", minLength=3, maxLength=_LONGEST_TEXT, pattern=_ONE_LINE, description=description)

@@ -21,6 +21,7 @@ from pipelines.release.champion.state import (
     tagged_version_of,
 )
 from pipelines.release.champion.versions import ingredients_of, trainers_of
+from pipelines.release.gate import decision_log
 from pipelines.release.promotion import approval as approvals
 from pipelines.release.promotion import verification
 from pipelines.settings import Settings
@@ -205,7 +206,9 @@ def _not_approved(
     model, version = project.name, decision.candidate.version
     tags = registry.version_tags(workspace.settings, model, version) or {}
     if approval is not None:
-        approval = approval.model_copy(update={"asked_by": (*approval.asked_by, *trainers_of(tags))})
+        requested = decision_log.asked_by(decision, workspace) or ""
+        involved = (*approval.asked_by, *trainers_of(tags), *([requested] if requested else []))
+        approval = approval.model_copy(update={"asked_by": involved})
     reason = approvals.refusal(project.approval, decision, approval)
     if not reason:
         return None

@@ -14,6 +14,7 @@ from pipelines.commands import by_hand, cli
 from pipelines.contracts.release import Approval
 from pipelines.platform import doctor
 from pipelines.release.champion.versions import read_version, trainer_tags
+from pipelines.release.gate import decision_log
 from pipelines.release.promotion.verification import check_weights
 from pipelines.release.registration.candidates import register
 from pipelines.stages import candidates, champion
@@ -354,3 +355,22 @@ def test_the_error_for_an_unknown_version_lists_the_known_ones(staged: Staged) -
     with pytest.raises(ValueError, match=r"has no version 99\. Name one of its versions: 1, 2\."):
         candidates.pick_candidate(str(staged.path), 99)
     assert candidates.pick_candidate(str(staged.path), 1)["version"] == 1
+
+
+def test_a_decision_is_found_by_its_digest_and_no_other(staged: Staged) -> None:
+    decision = staged.world.decide(staged.candidate("a", ""), None)
+    assert champion.decision_of(str(staged.path), decision.digest) == decision.model_dump(mode="json")
+    with pytest.raises(ValueError, match="made no decision 000000000000"):
+        champion.decision_of(str(staged.path), "0" * 64)
+
+
+def test_whoever_requested_the_decision_may_not_approve_it_in_airflow_either(staged: Staged) -> None:
+    staged.require_approval("ada", "bob")
+    decision = staged.world.decide(staged.candidate("a", ""), None)
+    workspace = Workspace(staged.world.project, staged.world.settings)
+    decision_log.note_asked(decision, "ada", workspace)
+    question = champion.approval_question(str(staged.path), decision.model_dump(mode="json"))
+    assert question is not None
+    assert [person["id"] for person in question["approvers"]] == ["bob"]
+    refused = staged.promote(decision, answer(decision, by="ada", asked_by=()))
+    assert "ada triggered this run or trained the candidate" in refused["message"]

@@ -10,7 +10,7 @@ from airflow.sdk.exceptions import AirflowFailException, TaskAwaitingInput
 from airflow.sdk.execution_time.context import NEVER_EXPIRE
 
 from pipelines.contracts.release import Approval, CandidateVersion, GateDecision
-from pipelines.dispatch.operators.approval import PromotionApproval
+from pipelines.dispatch.operators.approval import PromotionApproval, approval_run
 
 DECISION = GateDecision(
     verdict="promote",
@@ -79,13 +79,11 @@ class FakeStateStore:
         self.values[key] = value
 
 
-def context(
-    user: str | None = "ada", *, asked_about: str | None = DECISION.digest, events: tuple[dict[str, Any], ...] = ()
-) -> Any:
-    """`asked_about`: the decision that the task asked about before; None for a task that has not run yet. `events`:
-    what the asset events that started the run carry."""
+def context(user: str | None = "ada", *, asked_about: str | None = DECISION.digest, judged_for: str = "") -> Any:
+    """`asked_about`: the decision that the task asked about before; None for a task that has not run yet. `judged_for`:
+    who triggered the run of NAME.promote that asks."""
     return {
-        "triggering_asset_events": {"candidate": [SimpleNamespace(extra=extra) for extra in events]} if events else {},
+        "params": {"decision": DECISION.digest, "asked_by": judged_for},
         "task_instance": SimpleNamespace(id="ti-1"),
         "dag_run": SimpleNamespace(triggering_user_name=user),
         "task_state_store": FakeStateStore(**({"asked_about": asked_about} if asked_about else {})),
@@ -125,22 +123,30 @@ def test_the_question_goes_to_the_approvers_and_a_timeout_is_a_rejection(asked: 
     assert (given["subject"], given["body"]) == ("Sure?", "{{ 7 * 6 }} **bold**"), "never read as a template"
 
 
-def test_a_person_who_posted_an_asset_event_is_not_known_and_nobody_is_asked(asked: list[dict[str, Any]]) -> None:
-    posted = context(None, asked_about=None, events=({}, {"from_rest_api": True}))
+def asked_for(user: str | None, *events: dict[str, Any], path: str = "projects/shapes.toml") -> list[dict[str, Any]]:
+    """What starts the run of NAME.approve, for a run of NAME.promote that this user or these events started."""
+    run = SimpleNamespace(triggering_user_name=user, run_id="manual__1")
+    found = {"candidate": [SimpleNamespace(extra=extra) for extra in events]}
+    return approval_run(path, DECISION.model_dump(mode="json"), run, events=found, question=f"{__name__}:question")
+
+
+def test_a_person_who_posted_an_asset_event_is_not_known_and_nobody_is_asked() -> None:
     with pytest.raises(AirflowFailException, match="does not say who"):
-        operator().execute(posted)
-    assert asked == []
-    assert operator("no approval required").execute(posted) is None
+        asked_for(None, {}, {"from_rest_api": True})
+    assert asked_for(None, {"from_rest_api": True}, path="no approval required")
 
 
-def test_events_of_tasks_and_a_person_who_triggered_the_run_are_known(asked: list[dict[str, Any]]) -> None:
-    for known in (
-        context(None, asked_about=None, events=({},)),
-        context("ada", asked_about=None, events=({"from_rest_api": True},)),
-    ):
-        with pytest.raises(TaskAwaitingInput):
-            operator().execute(known)
-    assert len(asked) == 2
+def test_events_of_tasks_and_a_person_who_triggered_the_run_are_known() -> None:
+    run_id = f"decision_{DECISION.digest[:12]}__manual__1"
+    for user, extra in ((None, {}), ("ada", {"from_rest_api": True})):
+        conf = {"decision": DECISION.digest, "asked_by": user or ""}
+        assert asked_for(user, extra) == [{"conf": conf, "trigger_run_id": run_id}]
+
+
+def test_whoever_had_the_candidate_judged_is_among_those_who_may_not_approve(asked: list[dict[str, Any]]) -> None:
+    given = event("Approve", {"id": "7", "name": "bob"})
+    answer = operator().execute_complete(context("eve", judged_for="ada"), given)
+    assert answer["asked_by"] == ["eve", "ada"]
 
 
 def test_no_question_is_asked_when_no_approval_is_required(asked: list[dict[str, Any]]) -> None:

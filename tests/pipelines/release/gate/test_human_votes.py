@@ -78,7 +78,8 @@ def decision(*voting: str) -> GateDecision:
 
 
 def grids(prefers: list[bool], alike: int = 1) -> ScoreGrids:
-    """`alike` prompts in a row are near-duplicates. Both judges score the candidate 1 where they prefer it, else -1; the champion always 0."""
+    """`alike` prompts in a row are near-duplicates. Both judges score the candidate 1 where
+    they prefer it, else -1; the champion always 0."""
     rows = [
         (role, judge.name, index, 0, (1.0 if prefers[index] else -1.0) if role == "candidate" else 0.0)
         for role in ("candidate", "champion")
