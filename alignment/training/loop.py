@@ -136,8 +136,9 @@ class TrainingRun:
                 self._draw()
             while self.done < self.recipe.steps:
                 metrics, stop_requested = self._step(stop)
-                self._record(metrics)
-                progress.update(self.done, f"loss {metrics['loss']:.4f} accuracy {metrics['implicit_accuracy']:.2f}")
+                measured = self._measure()
+                self._record(metrics | measured, always=bool(measured))
+                progress.update(self.done, f"loss {metrics['loss']:.4f} {self._shown(metrics)}")
                 if stop_requested and self.done < self.recipe.steps:
                     self._preempt()
         self._write_weights()
@@ -194,6 +195,19 @@ class TrainingRun:
         metrics |= peak_memory(self.device)
         return metrics, stop_requested
 
+    def _measure(self) -> dict[str, float]:
+        """Measure the updated weights if the update does so after this step; the same on every process."""
+        parts = self.update.measure(self.done)
+        if not parts:
+            return {}
+        names = sorted(parts)
+        totals = self.accelerator.reduce(torch.stack([parts[name] for name in names]), "sum").tolist()
+        return dict(zip(names, totals, strict=True))
+
+    def _shown(self, metrics: dict[str, float]) -> str:
+        name = self.update.shown
+        return f"{name.removeprefix('implicit_')} {metrics[name]:.2f}"
+
     def _reduce(self, sums: dict[str, Tensor], stop: StopSignal) -> tuple[dict[str, float], bool]:
         """Means over the global batch, the same on every process."""
         names = sorted(sums)
@@ -204,13 +218,17 @@ class TrainingRun:
 
     # --- output of a step ---
 
-    def _record(self, metrics: dict[str, float]) -> None:
-        """Write metrics, then images, then the checkpoint: a checkpoint implies that all before it is on disk."""
+    def _record(self, metrics: dict[str, float], *, always: bool = False) -> None:
+        """Write metrics, then images, then the checkpoint: a checkpoint implies that all before it is on disk.
+
+        `always`: write the metrics whatever the interval, because they hold some that few steps have.
+        """
         placement, last = self.placement, self.done == self.recipe.steps
         due = not last and self._is_due()
         if due:
             self.saved = self.done
-        if self.accelerator.is_main_process and (last or self.done % placement.log_every_steps == 0):
+        logged = always or last or self.done % placement.log_every_steps == 0
+        if self.accelerator.is_main_process and logged:
             append_metrics(self.out, self.done, metrics)
         if last or self.done % placement.sample_every_steps == 0:
             self._draw()
