@@ -12,6 +12,7 @@ import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -201,8 +202,12 @@ class TrainingRun:
         if not parts:
             return {}
         names = sorted(parts)
-        totals = self.accelerator.reduce(torch.stack([parts[name] for name in names]), "sum").tolist()
-        return dict(zip(names, totals, strict=True))
+        return dict(zip(names, self._total([parts[name] for name in names]), strict=True))
+
+    def _total(self, parts: list[Tensor]) -> list[float]:
+        """Add up each number over the processes."""
+        total: Any = self.accelerator.reduce(torch.stack(parts), "sum")
+        return [float(value) for value in total.tolist()]
 
     def _shown(self, metrics: dict[str, float]) -> str:
         name = self.update.shown
@@ -212,7 +217,7 @@ class TrainingRun:
         """Means over the global batch, the same on every process."""
         names = sorted(sums)
         stop_requested = torch.tensor(float(stop.requested), dtype=torch.float64, device=self.device)
-        total = self.accelerator.reduce(torch.stack([*(sums[name] for name in names), stop_requested]), "sum").tolist()
+        total = self._total([*(sums[name] for name in names), stop_requested])
         means = {name: value / self.recipe.global_batch for name, value in zip(names, total, strict=False)}
         return means, total[-1] > 0
 
