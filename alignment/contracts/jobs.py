@@ -90,6 +90,8 @@ class JobStoppedError(Exception):
         self.step = step
 
 
+REWARD_GAIN = "reward_gain"
+"""Metric of online training: mean reward of fresh images minus that of the base's, on the same prompts and noise."""
 CHOSEN_CHANGE = "chosen_error_minus_reference"
 """Metric of training: rise of the chosen images' error over that of the base."""
 CHOSEN_WORSE_STEPS = "chosen_worse_steps"

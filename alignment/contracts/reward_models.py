@@ -10,21 +10,23 @@ PositiveFloat = Annotated[float, Field(gt=0)]
 Comparison = Literal["distance", "unit_distance", "angle"]
 """Measure of nearness between an item and a user's point: minus the Euclidean distance (not squared), the same between
 unit vectors, or the cosine."""
-Link = Literal["hinge", "cross_entropy"]
-"""Loss of a margin: max(0, 1 - margin), or -log sigmoid(margin) with a learnt scale on the comparison."""
+Link = Literal["hinge", "logistic", "cross_entropy"]
+"""Loss of a margin: max(0, 1 - margin); -log sigmoid(margin); or the same with a learnt scale on the comparison."""
 
 
 class Projector(Record):
     """A small network from embeddings to the preference space: the authors' `mlp2-relu-dropout5-residual`."""
 
-    num_hidden_layers: PositiveInt = 2
-    """Number of hidden layers."""
-    activation: Literal["relu", "gelu"] = "relu"
-    """Activation of the hidden layers."""
+    num_hidden_layers: Annotated[int, Field(ge=0)] = 2
+    """Number of hidden layers; 0 leaves one linear layer."""
+    activation: Literal["relu", "gelu", "linear"] = "relu"
+    """Activation of the hidden layers; `linear` means none."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
     """Dropout probability, applied before each activation."""
     residual: bool = True
     """Add the input to the output. The two must have the same width."""
+    bias: bool = True
+    """Give every linear layer a bias."""
 
 
 class Bound(Record):

@@ -13,9 +13,11 @@ from alignment.rewards.interface import scorer_digest
 
 
 class ClipScoreScorer:
-    """100 * cos(text, image).
+    """100 * cos(text, image), per image and without a clamp, so from -100 to 100.
 
-    Source: Hessel et al. 2021, arXiv:2104.08718, with the factor 100 that torchmetrics uses. Not clamped at 0: a clamp
+    Source: Hessel et al. 2021, arXiv:2104.08718, who weight max(cos, 0) of each image by 2.5. torchmetrics weights by
+    100, as here, and clamps only once: its metric is max(0, mean over the images of 100 * cos), for pairs of texts or
+    of images as well. So a mean of our scores is that metric wherever it is positive. No score is clamped here: a clamp
     would hide differences between bad images, and the gate uses differences.
     """
 

@@ -37,8 +37,9 @@ USERS = "user_logits_UK"
 class PalScorer:
     """exp(s) * cos(f(image), sum_k w_k g_k(prompt)), or minus the distance from PAL-A's ideal point.
 
-    Source: the authors' deployment code. With cross-entropy, differences of two images of one prompt are log-odds of
-    being preferred by that mixture; with hinge, they have no such meaning.
+    Source: the authors' deployment code. With cross-entropy and with the logistic link, differences of two images of
+    one prompt are log-odds of being preferred by that mixture; with hinge, they have no such meaning. Only
+    cross-entropy has the factor exp(s).
     """
 
     def __init__(self, weights_dir: Path, params: Pal, *, weights_digest: str, device: torch.device) -> None:

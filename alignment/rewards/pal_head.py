@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from alignment.contracts.reward_models import Bound, BradleyTerry, Comparison, Head, Link, PalA, PalB, Projector
 
 MAX_SCALE = 100.0
+ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "linear": nn.Identity}
 START_LOG_SCALE = math.log(1 / 0.07)
 
 
@@ -27,11 +28,11 @@ class _ProjectorNetwork(nn.Module):
                 f" {width_out}. Remove the head's width, or set projector.residual to false."
             )
         widths = [width_in, *[width_out] * params.num_hidden_layers]
-        self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(widths))
-        self.output = nn.Linear(width_out, width_out)
+        self.hidden = nn.ModuleList(nn.Linear(a, b, bias=params.bias) for a, b in itertools.pairwise(widths))
+        self.output = nn.Linear(widths[-1], width_out, bias=params.bias)
         self.dropout = nn.Dropout(params.dropout)
         self.residual = params.residual
-        self.activation: nn.Module = nn.ReLU() if params.activation == "relu" else nn.GELU()
+        self.activation = ACTIVATIONS[params.activation]()
 
     def forward(self, embeddings_BD: Tensor) -> Tensor:
         """Map embeddings to points of the preference space."""
@@ -112,7 +113,7 @@ class PreferenceHead(nn.Module):
         return mixed_BD
 
     def scores(self, images_BD: Tensor, points_BD: Tensor) -> Tensor:
-        """Return the scores of images: nearness to the points, with cross-entropy times min(exp(s), 100)."""
+        """Return the scores of images: nearness to the points; only with cross-entropy times min(exp(s), 100)."""
         near_B = _nearness(self.items(images_BD), points_BD, self.params.comparison)
         return near_B * self.scale() if self.params.link == "cross_entropy" else near_B
 
@@ -132,7 +133,10 @@ def _nearness(items_BD: Tensor, points_BD: Tensor, comparison: Comparison) -> Te
 
 
 def link_loss(margin_B: Tensor, link: Link) -> Tensor:
-    """Return the loss of each comparison. The margin is the chosen image's score minus the rejected one's."""
+    """Return the loss of each comparison. The margin is the chosen image's score minus the rejected one's.
+
+    Logistic and cross-entropy are one function here: the latter's margin already holds the learnt scale.
+    """
     return F.relu(1 - margin_B) if link == "hinge" else -F.logsigmoid(margin_B)
 
 

@@ -12,6 +12,7 @@ import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -136,8 +137,9 @@ class TrainingRun:
                 self._draw()
             while self.done < self.recipe.steps:
                 metrics, stop_requested = self._step(stop)
-                self._record(metrics)
-                progress.update(self.done, f"loss {metrics['loss']:.4f} accuracy {metrics['implicit_accuracy']:.2f}")
+                measured = self._measure()
+                self._record(metrics | measured, always=bool(measured))
+                progress.update(self.done, f"loss {metrics['loss']:.4f} {self._shown(metrics)}")
                 if stop_requested and self.done < self.recipe.steps:
                     self._preempt()
         self._write_weights()
@@ -194,23 +196,44 @@ class TrainingRun:
         metrics |= peak_memory(self.device)
         return metrics, stop_requested
 
+    def _measure(self) -> dict[str, float]:
+        """Measure the updated weights if the update does so after this step; the same on every process."""
+        parts = self.update.measure(self.done)
+        if not parts:
+            return {}
+        names = sorted(parts)
+        return dict(zip(names, self._total([parts[name] for name in names]), strict=True))
+
+    def _total(self, parts: list[Tensor]) -> list[float]:
+        """Add up each number over the processes."""
+        total: Any = self.accelerator.reduce(torch.stack(parts), "sum")
+        return [float(value) for value in total.tolist()]
+
+    def _shown(self, metrics: dict[str, float]) -> str:
+        name = self.update.shown
+        return f"{name.removeprefix('implicit_')} {metrics[name]:.2f}"
+
     def _reduce(self, sums: dict[str, Tensor], stop: StopSignal) -> tuple[dict[str, float], bool]:
         """Means over the global batch, the same on every process."""
         names = sorted(sums)
         stop_requested = torch.tensor(float(stop.requested), dtype=torch.float64, device=self.device)
-        total = self.accelerator.reduce(torch.stack([*(sums[name] for name in names), stop_requested]), "sum").tolist()
+        total = self._total([*(sums[name] for name in names), stop_requested])
         means = {name: value / self.recipe.global_batch for name, value in zip(names, total, strict=False)}
         return means, total[-1] > 0
 
     # --- output of a step ---
 
-    def _record(self, metrics: dict[str, float]) -> None:
-        """Write metrics, then images, then the checkpoint: a checkpoint implies that all before it is on disk."""
+    def _record(self, metrics: dict[str, float], *, always: bool = False) -> None:
+        """Write metrics, then images, then the checkpoint: a checkpoint implies that all before it is on disk.
+
+        `always`: write the metrics whatever the interval, because they hold some that few steps have.
+        """
         placement, last = self.placement, self.done == self.recipe.steps
         due = not last and self._is_due()
         if due:
             self.saved = self.done
-        if self.accelerator.is_main_process and (last or self.done % placement.log_every_steps == 0):
+        logged = always or last or self.done % placement.log_every_steps == 0
+        if self.accelerator.is_main_process and logged:
             append_metrics(self.out, self.done, metrics)
         if last or self.done % placement.sample_every_steps == 0:
             self._draw()

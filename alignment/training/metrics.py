@@ -1,6 +1,7 @@
 """Read and write metrics.jsonl and similar files: one JSON object per line, each with its step."""
 
 import json
+import statistics
 import time
 from pathlib import Path
 from typing import Any
@@ -43,8 +44,11 @@ def cut_back(path: Path, step: int) -> None:
 
 
 def final_means(out: Path, steps: int) -> dict[str, float]:
-    """Means over the lines of the last tenth of the steps, or of the last line when that tenth has none."""
+    """Means over the lines of the last tenth of the steps, or of the last line when that tenth has none.
+
+    The last line names the metrics. One that is not in every line is the mean over those that have it.
+    """
     lines = [MetricsLine.model_validate(line) for line in read_lines(out / METRICS_FILE)]
     tail = [line for line in lines if line.step > steps - max(1, steps // 10)] or lines[-1:]
     names = tail[-1].metrics if tail else {}
-    return {name: sum(line.metrics[name] for line in tail) / len(tail) for name in names}
+    return {name: statistics.fmean(line.metrics[name] for line in tail if name in line.metrics) for name in names}

@@ -21,6 +21,7 @@ class OfflineUpdate:
     """See `alignment.training.update.Update`. Every micro-batch adds its losses over the size of the global batch."""
 
     unit = "pairs"
+    shown = "implicit_accuracy"
 
     def __init__(self, features: CachedFeatures, bench: Workbench) -> None:
         self.features = features
@@ -43,6 +44,10 @@ class OfflineUpdate:
     def prime(self, step: int) -> None:
         """Run one micro-batch of the step."""
         self.accumulate(self.my_batches(step)[:1])
+
+    def measure(self, done: int) -> dict[str, Tensor]:
+        """Return nothing: the monitors of a step show its weights."""
+        return {}
 
     def may_pause(self, step: int) -> bool:
         """Return True: the next pairs follow from the step alone."""

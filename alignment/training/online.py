@@ -5,6 +5,7 @@ B counts images of one prompt, T denoising steps with a density. An optimiser st
 """
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -15,12 +16,13 @@ from alignment.backbones.drawing import to_images
 from alignment.backbones.interface import Conditioning, Framing
 from alignment.catalogues.lookup import resolve
 from alignment.catalogues.objectives import PRDP
-from alignment.contracts.jobs import JobStoppedError
+from alignment.contracts.jobs import REWARD_GAIN, JobStoppedError
 from alignment.data.prompt_lines import PromptLines
 from alignment.objectives.prdp import PRDPOutput, ScoredTrajectories
 from alignment.rewards.interface import Scorer
 from alignment.training.offline import Predict
 from alignment.training.reference import predictor, reference_predictor
+from alignment.training.reward_gain import RewardGain, is_measured
 from alignment.training.seeding import epoch_order
 from alignment.training.trajectories import AncestralSampler, Trajectories, trajectory_noise
 from alignment.training.update import Workbench
@@ -65,6 +67,7 @@ class OnlineUpdate:
     """
 
     unit = "prompts"
+    shown = "reward"
 
     def __init__(self, prompts: PromptLines, scorer: Scorer, reward: str, bench: Workbench) -> None:
         """`reward` is the scorer's name, for messages."""
@@ -79,7 +82,7 @@ class OnlineUpdate:
         self._sampler = AncestralSampler(
             bench.backbone.schedule,
             params,
-            empty=self._conditioning(""),
+            empty=self._conditioning([""]),
             most_images=bench.placement.micro_batch,
             device=bench.device,
         )
@@ -88,6 +91,14 @@ class OnlineUpdate:
         self._policy = predictor(bench.backbone, bench.wrapped, bench.recipe, bench.device)
         self._reference = reference_predictor(bench)
         self._minibatches: list[list[_ScoredPrompt]] = []
+        self._gain = RewardGain(
+            prompts,
+            self._fresh_rewards,
+            seed=bench.recipe.seed,
+            noise_shape=(params.sampler_steps, *bench.backbone.latent_shape),
+            most_images=bench.placement.micro_batch,
+            process=(bench.accelerator.process_index, bench.accelerator.num_processes),
+        )
 
     @property
     def steps_per_epoch(self) -> int:
@@ -108,19 +119,28 @@ class OnlineUpdate:
         self._backward(list(self._pieces(minibatch, outputs)))
         return self._sums(minibatch, outputs)
 
+    @torch.no_grad()
+    def measure(self, done: int) -> dict[str, Tensor]:
+        """Return this process's part of the reward's gain over the reference, at about ten points of the run."""
+        if not is_measured(done, self._bench.recipe.steps):
+            return {}
+        with torch.random.fork_rng():
+            part = self._gain.part(self._silent, self._reference)
+        return {REWARD_GAIN: torch.tensor(part, dtype=torch.float64, device=self._bench.device)}
+
     def prime(self, step: int) -> None:
         """Run a pass over one latent of zeros."""
         shape, device = self._bench.backbone.latent_shape, self._bench.device
-        empty = {name: states.to(device) for name, states in self._conditioning("").items()}
+        empty = {name: states.to(device) for name, states in self._conditioning([""]).items()}
         answer_BCHW = self._policy(torch.zeros(1, *shape, device=device), torch.zeros(1, device=device).long(), empty)
         torch.autograd.backward(answer_BCHW.float().sum() * 0)
 
-    def _conditioning(self, prompt: str) -> Conditioning:
-        """Conditioning of a prompt, one row, for a square image without a crop."""
+    def _conditioning(self, prompts: Sequence[str]) -> Conditioning:
+        """Conditioning of prompts, one row each, for square images without a crop."""
         side = self._bench.recipe.backbone.resolution
         uncropped = Framing(side, side, crop_top=0, crop_left=0, height=side, width=side)
         backbone = self._bench.backbone
-        return {**backbone.encode_captions([prompt]), **backbone.image_conditioning([uncropped])}
+        return {**backbone.encode_captions(prompts), **backbone.image_conditioning([uncropped] * len(prompts))}
 
     # --- an epoch's images ---
 
@@ -157,27 +177,36 @@ class OnlineUpdate:
             num_steps=self.params.sampler_steps,
             shape=self._bench.backbone.latent_shape,
         )
-        conditioning = self._conditioning(slot.prompt)
+        conditioning = self._conditioning([slot.prompt])
         trajectories, latents_BCHW = self._sampler.draw(self._silent, self._reference, noise_BSCHW, conditioning)
-        if not bool(latents_BCHW.isfinite().all()):
-            message = f"Training diverged: in epoch {epoch} the policy drew an image that is not finite. Lower the"
-            raise JobStoppedError("diverged", f"{message} learning rate or raise beta; the last checkpoint is kept.")
-        return _ScoredPrompt(slot, trajectories, self._score(slot.prompt, latents_BCHW))
+        rewards_B = self._score([slot.prompt] * len(latents_BCHW), latents_BCHW, where=f"epoch {epoch}")
+        return _ScoredPrompt(slot, trajectories, rewards_B)
 
-    def _score(self, prompt: str, latents_BCHW: Tensor) -> Tensor:
-        """Return rewards_B; ValueError when the reward of an image is not a finite number."""
+    def _fresh_rewards(self, predict: Predict, prompts: Sequence[str], noise_BSCHW: Tensor) -> Tensor:
+        """Return rewards_B of one image of each prompt, at most a micro-batch; see `reward_gain.DrawRewards`."""
+        latents_BCHW = self._sampler.latents(predict, noise_BSCHW, self._conditioning(prompts))
+        return self._score(prompts, latents_BCHW, where="a measurement")
+
+    def _score(self, prompts: Sequence[str], latents_BCHW: Tensor, *, where: str) -> Tensor:
+        """Return rewards_B. JobStoppedError (diverged) when an image is not finite; ValueError when a reward is not."""
+        if not bool(latents_BCHW.isfinite().all()):
+            message = f"Training diverged: in {where} the policy drew an image that is not finite. Lower the"
+            raise JobStoppedError("diverged", f"{message} learning rate or raise beta; the last checkpoint is kept.")
         rewards = []
         for images in self._sampler.pieces(latents_BCHW):
             pictures = to_images(self._bench.backbone.decode_latents(latents_BCHW[images]))
-            rewards.append(self._scorer.score(pictures, [prompt] * len(pictures)))
+            rewards.append(self._scorer.score(pictures, prompts[images]))
         rewards_B = torch.cat(rewards)
-        if not bool(rewards_B.isfinite().all()):
-            value = rewards_B[~rewards_B.isfinite()][0].item()
-            raise ValueError(
-                f"Reward {self._reward!r} gave {value} for an image of prompt {prompt!r}; it must be a finite number."
-                " Check the reward's weights, or name another reward in the recipe."
-            )
+        self._check_rewards(prompts, rewards_B)
         return rewards_B
+
+    def _check_rewards(self, prompts: Sequence[str], rewards_B: Tensor) -> None:
+        for prompt, value in zip(prompts, rewards_B.tolist(), strict=True):
+            if not math.isfinite(value):
+                raise ValueError(
+                    f"Reward {self._reward!r} gave {value} for an image of prompt {prompt!r}; it must be a finite"
+                    " number. Check the reward's weights, or name another reward in the recipe."
+                )
 
     # --- an optimiser step ---
 
@@ -231,18 +260,16 @@ def _backward_piece(sampler: AncestralSampler, policy: Predict, piece: _Piece) -
 def _monitors(output: PRDPOutput, rewards_B: Tensor) -> dict[str, float]:
     """Compute the monitors, per prompt. The loss is large by construction; `residual` has the unit of a log-ratio.
 
-    `implicit_accuracy` is the share of pairs whose log-ratios are ordered as their rewards; ties count half.
+    The share of pairs whose log-ratios are ordered as their rewards is not among them: on fresh images, before an
+    update, it falls below one half while the reward rises.
     """
     num_pairs = max(1, output.num_pairs)
-    agreement_BB = (output.margins_BB.sign() + 1) / 2 * output.is_pair_BB
-    all_tied = output.num_pairs == 0
     return {
         "loss": float(output.loss),
         "residual": float(output.loss.sqrt()),
         "margin": float(output.margins_BB.sum()) / num_pairs,
-        "implicit_accuracy": 0.5 if all_tied else float(agreement_BB.sum()) / num_pairs,
         "reward": float(rewards_B.double().mean()),
         "reward_spread": float(rewards_B.double().std()),
         "clipped_share": output.clipped_share,
-        "all_tied": float(all_tied),
+        "all_tied": float(output.num_pairs == 0),
     }

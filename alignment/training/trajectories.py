@@ -36,11 +36,12 @@ class Trajectories:
 
 
 def trajectory_noise(
-    seed: int, epoch: int, slot: int, *, num_images: int, num_steps: int, shape: tuple[int, int, int]
+    seed: int, epoch: int | str, slot: int, *, num_images: int, num_steps: int, shape: tuple[int, int, int]
 ) -> Tensor:
     """Standard normal BSCHW: each image's first latent, then the noise that every step but the last adds.
 
-    A function of seed, epoch, the prompt's position in the epoch and the image's number only.
+    A function of seed, epoch, the prompt's position in the epoch and the image's number only. Images that do not belong
+    to an epoch have a name in its place.
     """
     generators = [stream("trajectory", seed, epoch, slot, image) for image in range(num_images)]
     return torch.stack([torch.randn(num_steps, *shape, generator=generator) for generator in generators])
@@ -87,6 +88,18 @@ class AncestralSampler:
         return Trajectories(latents, conditioning, old, under_reference), final
 
     @torch.no_grad()
+    def latents(self, predict: Predict, noise_BSCHW: Tensor, conditioning: Conditioning) -> Tensor:
+        """Draw images from this noise, all at once and without densities; return their latents BCHW on the CPU.
+
+        `conditioning` has one row for all images, or one for each.
+        """
+        latent_BCHW = noise_BSCHW[:, 0].to(self._device)
+        for step in range(len(self.timesteps) - 1):
+            density = self._density(predict, latent_BCHW, step, conditioning)
+            latent_BCHW = density.draw(noise_BSCHW[:, step + 1].to(self._device))
+        return self._final(predict, latent_BCHW, conditioning)
+
+    @torch.no_grad()
     def log_probs(self, predict: Predict, trajectories: Trajectories) -> Tensor:
         """Return log_probs_BT under other weights, float64 on the CPU."""
         rows = [
@@ -120,15 +133,17 @@ class AncestralSampler:
             other = self._density(reference, before_BCHW, step, conditioning)
             under_reference.append(other.log_prob(latent_BCHW).cpu())
             latents.append(latent_BCHW.cpu())
-        last = len(self.timesteps) - 1
-        answer_BCHW, timesteps_B = self._answer(policy, latent_BCHW, last, conditioning)
-        final_BCHW = predicted_image(self.schedule, answer_BCHW, latent_BCHW, timesteps_B)
         return (
             torch.stack(latents, dim=1),
             torch.stack(old, dim=1),
             torch.stack(under_reference, dim=1),
-            final_BCHW.float().cpu(),
+            self._final(policy, latent_BCHW, conditioning),
         )
+
+    def _final(self, predict: Predict, latent_BCHW: Tensor, conditioning: Conditioning) -> Tensor:
+        """Apply the last step, which has no density."""
+        answer_BCHW, timesteps_B = self._answer(predict, latent_BCHW, len(self.timesteps) - 1, conditioning)
+        return predicted_image(self.schedule, answer_BCHW, latent_BCHW, timesteps_B).float().cpu()
 
     def _density(self, predict: Predict, latent_BCHW: Tensor, step: int, conditioning: Conditioning) -> Gaussian:
         answer_BCHW, timesteps_B = self._answer(predict, latent_BCHW, step, conditioning)

@@ -62,6 +62,8 @@ class Update(Protocol):
 
     unit: str
     """Unit that `global_batch` counts."""
+    shown: str
+    """Metric shown beside the loss in the progress of a run."""
 
     def __call__(self, step: int) -> dict[str, Tensor]:
         """Add this process's gradient of the mean over the global batch; return float64 sums of the monitors.
@@ -72,6 +74,14 @@ class Update(Protocol):
 
     def prime(self, step: int) -> None:
         """Run one synchronised backward pass whose gradient the loop discards."""
+
+    def measure(self, done: int) -> dict[str, Tensor]:
+        """Return this process's part, float64, of metrics of the weights after `done` steps; {} at most steps.
+
+        The parts of all processes, which name the same metrics, add up to the metric. Neither gradients nor the global
+        generator change.
+        """
+        ...
 
     def may_pause(self, step: int) -> bool:
         """Return True when weights and optimiser suffice to continue at this step, so a checkpoint is possible."""

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from check_oracle import read_prompts
 from laboratory import PLACEMENT, SCORERS, SHAPES_DIR, Laboratory, Scores, project_snapshot
-from variants import CAPTIONERS, captioned_snapshot, mismatched_snapshot
+from variants import CAPTIONERS, captioned_snapshot, mismatched_snapshot, weaker_snapshot
 
 from alignment.config import load_recipe
 from alignment.contracts.evaluation import ModelRef
@@ -45,7 +45,7 @@ class Experiment:
 
     recipe: str
     pairs: str = "world"
-    """`world`, `mismatched`, or a captioning method."""
+    """`world`, `mismatched`, `weaker`, or a captioning method."""
     overrides: tuple[str, ...] = ("steps=100",)
     """The common budget: 100 optimiser steps of 32 pairs. PRDP, which has no pairs, uses the numbers of its recipe."""
 
@@ -57,6 +57,8 @@ EXPERIMENTS: dict[str, Experiment] = {
     "mismatch-dpo": Experiment("diffusion_dpo_shapes", "mismatched"),
     "mismatch-mapo": Experiment("mapo_shapes", "mismatched"),
     "mismatch-sft": Experiment("sft_shapes", "mismatched"),
+    "weaker-dpo": Experiment("diffusion_dpo_shapes", "weaker"),
+    "weaker-sft": Experiment("sft_shapes", "weaker"),
     "dcpo-c": Experiment("dcpo_shapes", "captioning"),
     "dcpo-p": Experiment("dcpo_shapes", "perturbation"),
     "dcpo-h": Experiment("dcpo_shapes", "hybrid"),
@@ -178,6 +180,8 @@ class Comparison:
         out = self.root / "snapshots" / name
         if name == "mismatched":
             return mismatched_snapshot(out, SHAPES_DIR / "base")
+        if name == "weaker":
+            return weaker_snapshot(out, SHAPES_DIR / "base")
         return captioned_snapshot(world, out, CAPTIONERS[name])
 
     # --- trials ---
@@ -269,13 +273,24 @@ def pooled(runs: Sequence[Line], base: Line, name: str) -> np.ndarray:
     return np.mean([won(by_prompt(_of(run, name), count), theirs) for run in runs], axis=0)
 
 
+def gains(runs: Sequence[Line], base: Line, name: str) -> np.ndarray:
+    """Mean score minus the base's over the training seeds, for each prompt, in units of the scorer."""
+    count = len(base.evaluation_seeds)
+    theirs = by_prompt(_of(base, name), count)
+    return np.mean([by_prompt(_of(run, name), count) - theirs for run in runs], axis=0)
+
+
 def table(lines: Sequence[Line]) -> str:
-    """Markdown: one row per experiment, win rates against the base; the oracle's with its interval over prompts."""
+    """Markdown: one row per experiment, win rates against the base; the oracle's with its interval over prompts.
+
+    A win rate counts prompts and not by how much, so the oracle's mean gain is beside it.
+    """
     bases = [line for line in lines if line.name == BASE]
     if not bases:
         return "No run has finished yet."
     base = bases[-1]
     head = "| method | steps | CPU s a run | oracle by seed | oracle, pooled (95 %) | "
+    head += "oracle, mean gain (95 %) | "
     head += " | ".join([*SCORERS, "caption_match, mean change", "style distance"]) + " |"
     rows = [head, "|" + "---|" * (head.count("|") - 1)]
     for name in (*EXPERIMENTS, *SOUPS):
@@ -289,24 +304,24 @@ def table(lines: Sequence[Line]) -> str:
 def _row(name: str, runs: Sequence[Line], base: Line) -> str:
     oracle = pooled(runs, base, "oracle")
     seeds = ", ".join(_with_interval(pooled([run], base, "oracle"), short=True) for run in runs)
-    guard = [np.subtract(_of(run, "caption_match"), _of(base, "caption_match")).mean() for run in runs]
     cells = [
         name,
         str(runs[0].steps),
         f"{np.mean([run.cpu_seconds for run in runs]):.0f}",
         seeds,
         _with_interval(oracle),
+        _with_interval(gains(runs, base, "oracle"), sign="+"),
         *(f"{pooled(runs, base, scorer).mean():.3f}" for scorer in SCORERS),
-        f"{np.mean(guard):+.2f}",
+        f"{gains(runs, base, 'caption_match').mean():+.2f}",
         f"{np.mean([run.scores['style_distance'] for run in runs]):.3f}",
     ]
     return "| " + " | ".join(cells) + " |"
 
 
-def _with_interval(values: np.ndarray, *, short: bool = False) -> str:
+def _with_interval(values: np.ndarray, *, short: bool = False, sign: str = "") -> str:
     low, high = interval(values)
-    digits = 2 if short else 3
-    return f"{values.mean():.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+    form = f"{sign}.{2 if short else 3}f"
+    return f"{values.mean():{form}} ({low:{form}} to {high:{form}})"
 
 
 def _of(line: Line, name: str) -> list[float]:

@@ -106,7 +106,7 @@ def prdp_tolerances(
         "margin": margin,
         "residual": residual,
         "loss": 2 * max(metrics["residual"]) * residual,
-        **dict.fromkeys(("implicit_accuracy", "clipped_share", "all_tied"), 0.0),
+        **dict.fromkeys(("clipped_share", "all_tied"), 0.0),
     }
 
 

@@ -255,6 +255,52 @@ def test_an_unseen_case_with_another_shape_replays(replay: ModuleType, tmp_path:
     assert not replay.replay_case(folder, "unseen")[0]
 
 
+class _OppositeTexts:
+    """A CLIP whose first two texts, and first two images, point in opposite directions."""
+
+    def embed_texts(self, texts: list[str]) -> Tensor:
+        assert len(texts) == 2
+        return torch.tensor([[1.0, 0.0], [-0.6, 0.8]])
+
+    embed_images = embed_texts
+
+
+def test_the_mean_clip_score_of_unlike_texts_or_images_is_recorded_as_zero(replay: ModuleType) -> None:
+    """The published metric clamps the mean at 0, also for two texts or two images; our cosines stay negative."""
+    from recorded import Case
+    from replays.clipscore import _expect_alike
+
+    fields = {name: {"shape": [], "value": 0.0} for name in ("outputs.text_text", "outputs.image_image")}
+    case = Case("rewards", "unlike", {}, fields, {})
+    _expect_alike(case, _OppositeTexts(), ["a", "b"], ["a", "b"], 1e-3)
+    assert len(case.checked) == 2
+    assert not case.wrong
+    assert len(case.remarks) == 2
+    fields["outputs.text_text"]["value"] = -60.0
+    _expect_alike(case, _OppositeTexts(), ["a", "b"], ["a", "b"], 1e-3)
+    assert len(case.wrong) == 1
+
+
+@pytest.mark.parametrize("offset", [0.0, 5e-13])
+def test_cases_without_any_error_replay_up_to_1e_12(replay: ModuleType, tmp_path: Path, offset: float) -> None:
+    """Predictions equal to the target: every recorded number but the loss is 0 or the rounding of it."""
+    target = torch.ones(4, 2, 3, 3)
+    nothing, still = torch.full((2,), offset), torch.full_like(target, offset)
+    tensors = {"model_pred": target, "ref_pred": target, "target": target, "grad_model_pred": still}
+    tensors |= dict.fromkeys(("inside_term", "model_diff", "ref_diff", "model_losses_w", "ref_losses_l"), nothing)
+    tensors |= {"loss": torch.tensor(2.0).log()}
+    write_case(tmp_path / "diffusion_dpo", "still", {"beta_dpo": 5000.0}, tensors)
+    passed, line = replay.replay_case(tmp_path / "diffusion_dpo", "still")
+    assert passed, line
+    off = tensors | {"inside_term": nothing + 1e-9}
+    write_case(tmp_path / "diffusion_dpo", "still", {"beta_dpo": 5000.0}, off)
+    assert not replay.replay_case(tmp_path / "diffusion_dpo", "still")[0]
+    sft = {"model_pred": target, "target": target, "loss": nothing[0], "grad_model_pred": still}
+    write_case(tmp_path / "sft", "still", {}, sft)
+    passed, line = replay.replay_case(tmp_path / "sft", "still")
+    assert passed, line
+
+
 def test_a_case_in_a_separate_folder_is_read(replay: ModuleType, tmp_path: Path) -> None:
     folder = tmp_path / "dream"
     (folder / "deep").mkdir(parents=True)
@@ -347,3 +393,17 @@ def test_unseen_soups_in_half_precision_replay(replay: ModuleType, tmp_path: Pat
     wrong = fields | {"greedy.head.weight": fields["greedy.head.weight"] + 0.01}
     write_case(tmp_path / "model_soups", "unseen", {"dtype": "float16"}, wrong)
     assert not replay.replay_case(tmp_path / "model_soups", "unseen")[0]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_soup_from_rounded_scores_replays(replay: ModuleType, tmp_path: Path, seed: int) -> None:
+    """The order, too, comes from the scores as they were read: rounded ones tie where exact ones do not."""
+    from unseen_cases import rounded_soup
+
+    fields = rounded_soup(seed)
+    write_case(tmp_path / "model_soups", "rounded", {"dtype": "float32"}, fields)
+    passed, line = replay.replay_case(tmp_path / "model_soups", "rounded")
+    assert passed, line
+    wrong = fields | {"sorted_order": fields["sorted_order"].flip(0)}
+    write_case(tmp_path / "model_soups", "rounded", {"dtype": "float32"}, wrong)
+    assert not replay.replay_case(tmp_path / "model_soups", "rounded")[0]

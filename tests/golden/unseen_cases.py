@@ -1,5 +1,6 @@
 """Cases of methods with several parts that no recording holds, computed here."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -76,3 +77,43 @@ def unseen_soup(seed: int) -> dict[str, Tensor]:
     for index, model in enumerate(models):
         fields |= {f"model{index}.head.weight": model, f"model{index}.head.bias": bias}
     return fields
+
+
+def rounded_soup(seed: int) -> dict[str, Tensor]:
+    """Six models in float32, ordered and compared by scores that were read with two decimals."""
+    generator = torch.Generator().manual_seed(seed)
+    inputs = torch.randn(150, 4, generator=generator)
+    truth = torch.randn(3, 4, generator=generator)
+    labels = (inputs @ truth.T).argmax(dim=1)
+    models = [truth + 1.0 * torch.randn(3, 4, generator=generator) for _ in range(6)]
+
+    def accuracy(weight: Tensor) -> float:
+        return ((inputs @ weight.T).argmax(dim=1) == labels).double().mean().item()
+
+    alone = [accuracy(model) for model in models]
+    read = [round(score, 2) for score in alone]
+    runs = {name: _greedy(models, scores, accuracy) for name, scores in (("read", read), ("exact", alone))}
+    order, kept, trace = runs["read"]
+    soup = torch.stack([models[index] for index in kept]).mean(dim=0)
+    fields = {"individual_accuracy": torch.tensor(alone, dtype=torch.float64), "eval_x": inputs, "eval_y": labels}
+    fields |= {"individual_accuracy_as_read": torch.tensor(read, dtype=torch.float64)}
+    fields |= {"sorted_order": torch.tensor(order), "ingredients": torch.tensor(kept)}
+    fields |= {"ingredients_exact_comparison": torch.tensor(runs["exact"][1])}
+    fields |= {"candidate_accuracy_trace": torch.tensor(trace, dtype=torch.float64), "greedy.head.weight": soup}
+    for index, model in enumerate(models):
+        fields |= {f"model{index}.head.weight": model, f"model{index}.head.bias": torch.zeros(3)}
+    return fields
+
+
+def _greedy(
+    models: list[Tensor], scores: list[float], accuracy: Callable[[Tensor], float]
+) -> tuple[list[int], list[int], list[float]]:
+    """Return the order, the kept models and the score of every soup that was tried."""
+    order = sorted(range(len(models)), key=lambda index: (scores[index], index), reverse=True)
+    kept, best, trace = [order[0]], scores[order[0]], []
+    for index in order[1:]:
+        trace.append(accuracy(torch.stack([models[other] for other in [*kept, index]]).mean(dim=0)))
+        if trace[-1] > best:
+            best = trace[-1]
+            kept.append(index)
+    return order, kept, trace

@@ -3,13 +3,14 @@
 import math
 from collections.abc import Sequence
 
-from alignment.contracts.jobs import CHOSEN_ALARM_STEPS, CHOSEN_CHANGE, CHOSEN_WORSE_STEPS, MetricsLine
+from alignment.contracts.jobs import CHOSEN_ALARM_STEPS, CHOSEN_CHANGE, CHOSEN_WORSE_STEPS, REWARD_GAIN, MetricsLine
 from alignment.contracts.training import FullFineTune, Recipe
 
 Points = Sequence[tuple[float, float]]
 
 FIRST_METRICS = (
     "loss",
+    REWARD_GAIN,
     "implicit_accuracy",
     "margin",
     CHOSEN_CHANGE,

@@ -19,7 +19,7 @@ def test_the_authors_settings_are_the_defaults() -> None:
     head = PalB()
     assert (head.comparison, head.link) == ("angle", "cross_entropy")
     assert (head.projector.num_hidden_layers, head.projector.activation) == (2, "relu")
-    assert (head.projector.dropout, head.projector.residual) == (0.5, True)
+    assert (head.projector.dropout, head.projector.residual, head.projector.bias) == (0.5, True, True)
     assert head.bound is not None
     assert (head.bound.upper, head.bound.weight) == (4.0, 1.0)
     assert (PalA().comparison, PalA().link, PalA().ideal_point, PalA().bound) == ("distance", "hinge", "f(Pw)", None)

@@ -73,11 +73,29 @@ def test_the_result_names_the_policys_training_sources(online_bench: Any, undist
     assert (result.steps, result.num_pairs) == (6, 5)
     metrics = dict(curve_of(undisturbed))
     assert list(metrics) == [1, 2, 3, 4, 5, 6]
-    assert {"residual", "reward", "reward_spread", "clipped_share", "all_tied", "implicit_accuracy"} <= set(metrics[1])
+    assert {"residual", "reward", "reward_spread", "clipped_share", "all_tied"} <= set(metrics[1])
+    assert "implicit_accuracy" not in metrics[1], "below one half on fresh images while a run succeeds"
+    assert all("reward_gain" in line for line in metrics.values()), "six steps are each a tenth of the run or more"
+    assert metrics[6]["reward_gain"] == result.final_metrics["reward_gain"] != 0
     assert metrics[1]["clipped_share"] == metrics[3]["clipped_share"] == 0
     assert metrics[2]["clipped_share"] > 0
     assert metrics[1]["reward"] == metrics[2]["reward"] != metrics[3]["reward"], "an epoch's images serve two updates"
     assert metrics[1]["margin"] == 0, "the policy begins as the reference"
+
+
+def test_the_gain_is_logged_when_it_is_measured_and_disturbs_no_weight(
+    online_bench: Any, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With and without measurements, and whatever they draw from the global generator, the run is the same."""
+    monkeypatch.setattr("alignment.training.online.is_measured", lambda done, steps: done in (3, 6))
+    placement = QUIET.model_copy(update={"log_every_steps": 4})
+    assert online_bench.bench.train(tmp_path / "out", online_bench.train_spec(), placement) == 0
+    metrics = dict(curve_of(tmp_path / "out"))
+    assert {step: "reward_gain" in line for step, line in metrics.items()} == {3: True, 4: False, 6: True}
+    whole = dict(curve_of(undisturbed))
+    assert metrics[3] == whole[3]
+    assert metrics[6] == whole[6]
+    assert result_of(tmp_path / "out").weights_digest == result_of(undisturbed).weights_digest
 
 
 def test_checkpoints_are_taken_between_epochs_only(undisturbed: Path) -> None:
@@ -165,6 +183,9 @@ def test_two_processes_give_one_curve(online_bench: Any, undisturbed: Path, tmp_
     two_ranks.run("alignment.jobs.train", arguments)
     for (step, ours), (_, theirs) in zip(curve_of(out), curve_of(undisturbed), strict=True):
         for name, value in ours.items():
-            assert value == pytest.approx(theirs[name], rel=1e-3, abs=1e-6), (step, name)
+            # A gain is a difference of two rewards, so it rounds as they do.
+            small = 1e-3 * abs(theirs["reward"]) if name == "reward_gain" else 1e-6
+            assert value == pytest.approx(theirs[name], rel=1e-3, abs=small), (step, name)
         if step == 1:
-            assert {**ours, "gradient_norm": 0} == {**theirs, "gradient_norm": 0}, "the same images, the same rewards"
+            moved = {"gradient_norm": 0, "reward_gain": 0}
+            assert ours | moved == theirs | moved, "the same images, the same rewards"

@@ -96,7 +96,7 @@ def test_nearness(comparison: Comparison, expected: float) -> None:
 
 
 @pytest.mark.parametrize("comparison", ["distance", "unit_distance", "angle"])
-@pytest.mark.parametrize("link", ["hinge", "cross_entropy"])
+@pytest.mark.parametrize("link", ["hinge", "logistic", "cross_entropy"])
 @pytest.mark.parametrize("kind", [PalA, PalB])
 def test_a_descent_step_moves_the_chosen_nearer_and_the_rejected_farther(
     kind: type[PalA] | type[PalB], comparison: str, link: str
@@ -122,6 +122,16 @@ def test_links_at_zero_margin_and_their_slopes() -> None:
     margin_B = torch.tensor([0.0, 2.0, -1.0])
     torch.testing.assert_close(link_loss(margin_B, "hinge"), torch.tensor([1.0, 0.0, 2.0]))
     torch.testing.assert_close(link_loss(margin_B, "cross_entropy"), torch.log1p(torch.exp(-margin_B)))
+    torch.testing.assert_close(link_loss(margin_B, "logistic"), torch.log1p(torch.exp(-margin_B)))
+
+
+def test_only_cross_entropy_multiplies_scores_by_the_learnt_scale() -> None:
+    image, point = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.6, 0.8]])
+    scores = {
+        link: head_of(PalB.model_validate({"projector": PLAIN, "link": link}), [[0.0, 0.0]]).scores(image, point).item()
+        for link in ("hinge", "logistic", "cross_entropy")
+    }
+    assert scores == pytest.approx({"hinge": 0.6, "logistic": 0.6, "cross_entropy": 0.6 / 0.07})
 
 
 def test_bound_sums_the_excess_over_the_batch() -> None:
@@ -136,6 +146,17 @@ def test_residual_adds_the_input_and_refuses_another_width() -> None:
     torch.testing.assert_close(network(torch.tensor([1.0, 2.0])), torch.tensor([2.0, 4.0]))
     with pytest.raises(ValueError, match=r"embeddings are 3 wide and the preference space 2\. Remove the head's width"):
         _ProjectorNetwork(Projector(), 3, 2)
+
+
+def test_a_projector_may_be_linear_have_no_bias_and_no_hidden_layer() -> None:
+    params = Projector(num_hidden_layers=1, activation="linear", dropout=0.0, residual=False, bias=False)
+    network = _ProjectorNetwork(params, 3, 2)
+    assert [name for name, _ in network.named_parameters()] == ["hidden.0.weight", "output.weight"]
+    first, last = (layer.weight for layer in [*network.hidden, network.output])
+    inputs_BD = torch.tensor([[1.0, -2.0, 3.0], [-1.0, 2.0, -3.0]])
+    torch.testing.assert_close(network(inputs_BD), inputs_BD @ (last @ first).T)
+    single = _ProjectorNetwork(params.model_copy(update={"num_hidden_layers": 0}), 3, 2)
+    torch.testing.assert_close(single(inputs_BD), inputs_BD @ single.output.weight.T)
 
 
 def test_dropout_is_before_the_activation_and_only_in_training() -> None:

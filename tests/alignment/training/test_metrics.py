@@ -36,6 +36,14 @@ def test_final_means_are_over_the_last_tenth(tmp_path: Path) -> None:
     assert final_means(tmp_path, 40) == {"loss": pytest.approx(38.5)}
 
 
+def test_final_means_of_a_metric_that_is_not_in_every_line(tmp_path: Path) -> None:
+    """Also after a resume, when earlier lines hold a metric that is no longer written."""
+    for step in range(1, 41):
+        more = {"gain": float(step)} if step in (38, 40) else {"former": 1.0} if step < 39 else {}
+        append_metrics(tmp_path, step, {"loss": 1.0, **more})
+    assert final_means(tmp_path, 40) == {"loss": 1.0, "gain": 39.0}
+
+
 def test_sparse_logging_leaves_at_least_the_last_line(tmp_path: Path) -> None:
     append_metrics(tmp_path, 1, {"loss": 9.0})
     append_metrics(tmp_path, 10, {"loss": 4.0})

@@ -147,6 +147,39 @@ def test_a_step_raises_the_better_images_likelihood(online_bench: Any) -> None:
     assert rose[best] > rose[worst]
 
 
+def test_the_gain_is_the_change_of_reward_on_fresh_images(online_bench: Any) -> None:
+    """A last bias makes every noise prediction higher, so every image darker or lighter than the base's."""
+    update = update_of(online_bench, online_bench.train_spec(tuning={"kind": "full"}, steps=40))
+    assert update.measure(1) == update.measure(7) == {}
+    assert update.measure(4)["reward_gain"] == 0, "the policy begins as the reference"
+    with torch.no_grad():
+        update._bench.denoiser.conv_out.bias += 0.5
+    state = torch.random.get_rng_state()
+    gain = update.measure(8)["reward_gain"].item()
+    assert torch.equal(state, torch.random.get_rng_state())
+    assert gain == update.measure(40)["reward_gain"].item() != 0
+    with torch.no_grad():
+        update._bench.denoiser.conv_out.bias -= 1.0
+    assert update.measure(12)["reward_gain"].item() * gain < 0
+
+
+def test_a_lora_is_measured_against_its_disabled_adapter(online_bench: Any) -> None:
+    update = update_of(online_bench)
+    with torch.no_grad():
+        for name, weight in trainable(update._bench.denoiser):
+            weight += 0.5 if "lora_B" in name else 0
+    assert update.measure(6)["reward_gain"] != 0
+
+
+def test_a_measurement_of_images_that_are_not_finite_is_divergence(online_bench: Any) -> None:
+    update = update_of(online_bench, online_bench.train_spec(tuning={"kind": "full"}))
+    with torch.no_grad():
+        next(update._bench.denoiser.parameters()).fill_(float("nan"))
+    with pytest.raises(JobStoppedError, match="not finite") as stopped:
+        update.measure(6)
+    assert stopped.value.kind == "diverged"
+
+
 def test_later_steps_of_an_epoch_reuse_its_images_with_updated_weights(online_bench: Any) -> None:
     update = update_of(online_bench)
     update(0)

@@ -57,6 +57,18 @@ def drawn(sampler: AncestralSampler, policy: nn.Module, steps: int = 6) -> tuple
     return sampler.draw(policy, Denoiser(seed=9), noise(steps), PROMPT)
 
 
+def test_latents_alone_are_those_of_the_trajectories_also_with_a_prompt_for_each_image() -> None:
+    sampler, policy = sampler_of(most_images=3), Denoiser()
+    _, expected_BCHW = drawn(sampler, policy)
+    assert torch.equal(sampler.latents(policy, noise(), PROMPT), expected_BCHW)
+    prompts = {"caption": torch.tensor([[1.0, -1.0], [0.5, 2.0], [1.0, -1.0]])}
+    mixed_BCHW = sampler.latents(policy, noise(), prompts)
+    same = (mixed_BCHW - expected_BCHW).abs().amax(dim=(1, 2, 3))
+    assert same[0] < 1e-4
+    assert same[1] > 1e-3
+    assert same[2] < 1e-4
+
+
 def test_noise_is_a_function_of_seed_epoch_slot_and_image() -> None:
     assert torch.equal(noise(images=2), noise(images=3)[:2])
     for key in ("seed", "epoch", "slot"):

@@ -50,6 +50,14 @@ def test_seeds_of_a_prompt_are_averaged_before_they_are_compared(comparison: Mod
     assert comparison.pooled([ours, other], base, "oracle").tolist() == [1.0, 0.5], "a share of runs for each prompt"
 
 
+def test_a_gain_is_the_mean_difference_of_scores(comparison: ModuleType) -> None:
+    base = line(comparison, "base", [0.0, 1.0, 1.0, 1.0], seeds=(0, 1))
+    runs = [line(comparison, "dpo", [2.0, 1.0, 0.0, 0.5], seeds=(0, 1))]
+    assert comparison.gains(runs, base, "oracle").tolist() == [1.0, -0.75]
+    runs.append(line(comparison, "dpo", [0.0, 1.0, 1.0, 1.0], seed=8, seeds=(0, 1)))
+    assert comparison.gains(runs, base, "oracle").tolist() == [0.5, -0.375]
+
+
 def test_the_interval_is_that_of_a_mean_over_prompts(comparison: ModuleType) -> None:
     values = np.asarray([1.0] * 80 + [0.0] * 20)
     low, high = comparison.interval(values)
@@ -65,6 +73,7 @@ def test_the_table_has_a_row_per_finished_run(comparison: ModuleType) -> None:
     (row,) = [row for row in text.splitlines() if row.startswith("| dpo ")]
     assert "0.75" in row
     assert "0.875" in row
+    assert "+0.750 (" in row, "the mean gain of both seeds"
     assert len(row.split("|")) == len(text.splitlines()[0].split("|"))
     assert comparison.table([]) == "No run has finished yet."
 

@@ -1,5 +1,6 @@
 """Variants of the snapshot: the house style, captions from pixels, perturbed captions, and the files written."""
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -8,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 PROMPT = "a large blue square on a white background"
 
@@ -61,6 +63,30 @@ def test_each_captioning_method_gives_the_expected_captions(variants: ModuleType
     own, perturbed = variants.hybrid(PROMPT, chosen, rejected, rng)
     assert own == PROMPT
     assert perturbed != other
+
+
+def test_a_weaker_models_pairs_are_worse_than_the_bases_and_labelled_as_theirs(
+    variants: ModuleType, world: ModuleType, shapes_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twenty-four prompts: the weaker model's better image is worse on average than what the base draws."""
+    monkeypatch.setattr(variants, "WEAKER_PAIRS", 24)
+    out = variants.weaker_snapshot(tmp_path / "weaker", shapes_dir / "base")
+    rows = pq.read_table(out / "train.parquet").to_pylist()
+    assert 12 <= len(rows) <= 24
+    assert not any(row["is_tie"] for row in rows)
+    prompts = [row["prompt"] for row in rows]
+    own = variants.sample(variants.load_pipeline(shapes_dir / "base"), prompts, list(range(len(prompts))))
+
+    def score(pictures: list[np.ndarray]) -> float:
+        pairs = zip(pictures, prompts, strict=True)
+        return float(np.mean([world.oracle_score(image, prompt) for image, prompt in pairs]))
+
+    chosen, rejected = (
+        [np.asarray(Image.open(io.BytesIO(row[f"image_{side}"])).convert("RGB")) for row in rows]
+        for side in ("chosen", "rejected")
+    )
+    assert score(rejected) < score(chosen) < score(list(own))
+    assert pq.read_table(out / "test.parquet").num_rows == 0
 
 
 def test_captions_are_filled_in_and_nothing_else_changes(

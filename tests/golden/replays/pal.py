@@ -11,7 +11,7 @@ import torch
 from recorded import Case, NotBuiltError
 from torch import Tensor
 
-from alignment.contracts.reward_models import Bound, Comparison, FewShot, Head, PalA, PalB, Projector
+from alignment.contracts.reward_models import Bound, Comparison, FewShot, Head, Link, PalA, PalB, Projector
 from alignment.rewards.pal_head import IdealPoints, PreferenceHead, _ProjectorNetwork, bound_penalty, link_loss
 from alignment.training.reward_model import PreferencePairs, _objective, fit_new_users, margins, pair_accuracy
 
@@ -23,6 +23,15 @@ COMPARISONS: dict[str, Comparison] = {
     "angle": "angle",
     "angle_hinge": "angle",
 }
+LINKS: dict[str, Link] = {
+    "hinge": "hinge",
+    "hinge_elementwise": "hinge",
+    "logistic": "logistic",
+    "logistic_elementwise": "logistic",
+    "CE": "cross_entropy",
+    "CE_elementwise": "cross_entropy",
+}
+"""The recorded loss types. Element-wise ones are averaged after the loss."""
 ROUNDING = 2e-6
 AUTHORS_RATE = 5e-3
 """Learning rate of the recorded fits of new users."""
@@ -82,6 +91,8 @@ def _head(case: Case) -> PreferenceHead:
 def _params(case: Case) -> Head:
     if case.params["pref_learner_type"] not in COMPARISONS:
         raise NotBuiltError(f"comparison {case.params['pref_learner_type']}")
+    if case.params["loss_type"] not in LINKS:
+        raise NotBuiltError(f"loss {case.params['loss_type']}")
     if case.params.get("user_learner_type", "Pw") not in get_args(PalA.model_fields["ideal_point"].annotation):
         raise NotBuiltError(f"ideal point {case.params['user_learner_type']}")
     if case.params.get("sfx_type", "softmax") != "softmax":
@@ -89,7 +100,7 @@ def _params(case: Case) -> Head:
     fields: dict[str, Any] = {
         "num_prototypes": case.params["K"],
         "comparison": COMPARISONS[case.params["pref_learner_type"]],
-        "link": "hinge" if case.params["loss_type"] == "hinge" else "cross_entropy",
+        "link": LINKS[case.params["loss_type"]],
         "projector": _projector(case.params["proj_arch"]),
         "width": case.params.get("d_pref", case.params.get("d")),
         "temperature": float(case["weight.softmax_w.temperature"]),
@@ -101,17 +112,18 @@ def _params(case: Case) -> Head:
 
 
 def _projector(name: str) -> Projector:
-    """`mlp2-relu-dropout5-residual`: hidden layers, activation, decimals of the dropout, residual or not."""
-    found = re.fullmatch(r"mlp(\d+)-(\w+)-dropout(\d+)(-residual)?", name)
+    """`mlp2-relu-dropout5-residual`: hidden layers, activation, decimals of the dropout, then a residual or no bias."""
+    found = re.fullmatch(r"mlp(\d+)-(\w+)-dropout(\d+)(-residual|-nobias)?", name)
     if found is None:
         raise NotBuiltError(f"projector {name}")
-    layers, activation, decimals, residual = found.groups()
+    layers, activation, decimals, ending = found.groups()
     return Projector.model_validate(
         {
             "num_hidden_layers": int(layers),
             "activation": activation,
             "dropout": float(f"0.{decimals}"),
-            "residual": residual is not None,
+            "residual": ending == "-residual",
+            "bias": ending != "-nobias",
         }
     )
 
@@ -125,7 +137,7 @@ def _layers(network: _ProjectorNetwork) -> dict[str, Tensor]:
     """Our layers by the authors' numbers: linear, dropout and activation are counted, so linear ones are 3 apart."""
     linear = [*network.hidden, network.output]
     return {
-        f"{3 * index}.{part}": getattr(layer, part) for index, layer in enumerate(linear) for part in ("weight", "bias")
+        f"{3 * index}.{part}": weight for index, layer in enumerate(linear) for part, weight in layer.named_parameters()
     }
 
 
@@ -171,7 +183,7 @@ def _points(case: Case, head: PreferenceHead, weights_BK: Tensor) -> Tensor:
 
 
 def _expect_scores(case: Case, head: PreferenceHead, left_B: Tensor, right_B: Tensor) -> None:
-    """The authors record both logits for cross-entropy, and the difference right - left for the hinge."""
+    """The authors record both logits for cross-entropy, and the difference right - left for the other links."""
     if head.params.link == "cross_entropy":
         case.expect("y_hat", torch.stack([left_B, right_B], dim=-1), absolute=ROUNDING * float(head.scale().detach()))
     else:
@@ -219,7 +231,7 @@ def _expect_loss(case: Case, head: PreferenceHead, left_B: Tensor, right_B: Tens
     """Link loss and accuracy of the labelled side; y = +1 means right."""
     sign_B = case["y"].reshape([-1, *[1] * (left_B.dim() - 1)]).float()
     margin_B = sign_B * (right_B - left_B)
-    if _is_text(case) and head.params.link == "hinge" and head.params.comparison == "angle":
+    if _is_text(case) and head.params.link != "cross_entropy" and head.params.comparison == "angle":
         margin_B = margin_B * head.scale()
     loss_B = link_loss(margin_B, head.params.link)
     if not _is_text(case):

@@ -40,7 +40,7 @@ def _head(case: Case, variant: dict[str, object]) -> PreferenceHead:
         num_prototypes=int(str(variant["k"])),
         comparison=COMPARISONS[str(variant["type"])],
         link="cross_entropy" if variant["type"] == "angle" else "hinge",
-        projector=Projector(num_hidden_layers=_num_hidden(state), activation="relu", residual=True),
+        projector=Projector(num_hidden_layers=_num_hidden(state), activation="relu", residual=True, bias=_bias(state)),
         temperature=float(case.params.get("softmax_temperature", 1.0)),
     )
     names = [str(user) for user in case.params["users"]]
@@ -61,8 +61,12 @@ def _num_hidden(state: dict[str, torch.Tensor]) -> int:
     return len(layers) - 1
 
 
+def _bias(state: dict[str, torch.Tensor]) -> bool:
+    return any(name.startswith("item_learner.") and name.endswith(".bias") for name in state)
+
+
 def _fill(network: _ProjectorNetwork, state: dict[str, torch.Tensor], prefix: str) -> None:
     """The authors count linear, dropout and activation, so linear layers are 3 apart."""
     for index, layer in enumerate([*network.hidden, network.output]):
-        values = {part: state[f"{prefix}.mlp.layers.{3 * index}.{part}"] for part in ("weight", "bias")}
+        values = {name: state[f"{prefix}.mlp.layers.{3 * index}.{name}"] for name, _ in layer.named_parameters()}
         layer.load_state_dict(values)

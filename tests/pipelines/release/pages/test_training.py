@@ -21,6 +21,13 @@ def test_curves_come_in_order_without_what_is_not_finite() -> None:
     assert curves([line(1, loss=math.nan)]) == {}
 
 
+def test_runs_of_before_show_their_accuracy_and_online_ones_their_gain() -> None:
+    online = [line(1, residual=2.0, loss=4.0, reward=1.0), line(2, loss=4.0, reward=1.0, residual=2.0, reward_gain=0.1)]
+    assert list(curves(online)) == ["loss", "reward_gain", "residual", "reward"]
+    assert curves(online)["reward_gain"] == [(2.0, 0.1)]
+    assert list(curves([line(1, alpha=2.0, implicit_accuracy=0.5)])) == ["implicit_accuracy", "alpha"]
+
+
 def test_a_run_whose_chosen_images_got_worse_has_a_warning() -> None:
     worse = [line(step, chosen_error_minus_reference=1e-3, chosen_worse_steps=step) for step in range(1, 26)]
     better = [line(step, chosen_error_minus_reference=-1e-3, chosen_worse_steps=0) for step in range(26, 61)]
