@@ -43,8 +43,15 @@ def cut_back(path: Path, step: int) -> None:
 
 
 def final_means(out: Path, steps: int) -> dict[str, float]:
-    """Means over the lines of the last tenth of the steps, or of the last line when that tenth has none."""
+    """Means over the lines of the last tenth of the steps, or of the last line when that tenth has none.
+
+    A metric that only some of these lines have is averaged over those.
+    """
     lines = [MetricsLine.model_validate(line) for line in read_lines(out / METRICS_FILE)]
     tail = [line for line in lines if line.step > steps - max(1, steps // 10)] or lines[-1:]
-    names = tail[-1].metrics if tail else {}
-    return {name: sum(line.metrics[name] for line in tail) / len(tail) for name in names}
+    found = {
+        name: [line.metrics[name] for line in tail if name in line.metrics]
+        for line in tail[-1:]
+        for name in line.metrics
+    }
+    return {name: sum(values) / len(values) for name, values in found.items()}

@@ -76,6 +76,11 @@ class World:
         margin = _margin(rule) if rule else drift.margin if drift else 1.0
         return (margin or 1.0) / self.guard_margin_scales.get(guard, self.margin_scale)
 
+    def in_spreads(self, guard: str) -> bool:
+        """Return True for a statistic whose margin counts the champion's standard deviations over prompts."""
+        drift = self.policy.detectors.drift.get(guard)
+        return drift is not None and drift.unit == "sd"
+
     @property
     def judges(self) -> tuple[str, ...]:
         """Names of the voting judges."""
@@ -283,6 +288,8 @@ def _grids(world: World, differences: Mapping[str, Floats], rng: np.random.Gener
         scale = SEED_SPREAD * (world.spread(scorer) if scorer in world.measured else 1.0)
         noise_PS = scale * (noise_PS - noise_PS.mean(axis=1, keepdims=True))
         champion_PS = _level(scorer, world) + noise_PS
+        if world.in_spreads(scorer):
+            champion_PS += rng.standard_normal((world.num_prompts, 1))
         grids[scorer, "champion"] = SeedGrid(prompts_P, seeds_S, champion_PS)
         grids[scorer, "candidate"] = SeedGrid(prompts_P, seeds_S, champion_PS + gain_P[:, None])
         wrong_P = rng.standard_normal((2, world.num_prompts, 1))
