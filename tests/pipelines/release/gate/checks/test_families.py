@@ -260,9 +260,9 @@ def test_a_champion_without_spread_tolerates_no_drift(monkeypatch: pytest.Monkey
 
 def with_norms(ratios: tuple[float, ...], monkeypatch: pytest.MonkeyPatch, **policy: Any) -> GateDecision:
     candidate = simulation._candidate
-    told = lambda spec: candidate(spec).model_copy(update={"prediction_norm_ratios": ratios})  # noqa: E731
+    measured = lambda spec: candidate(spec).model_copy(update={"prediction_norm_ratios": ratios})  # noqa: E731
     with monkeypatch.context() as patch:
-        patch.setattr(simulation, "_candidate", told)
+        patch.setattr(simulation, "_candidate", measured)
         return judged(Truth("t", (0.3,)), **policy)
 
 
