@@ -173,7 +173,7 @@ class ImageStatistic(RewardParams):
     has_weights: ClassVar[bool] = False
 
     kind: Literal["image_statistic"] = "image_statistic"
-    statistic: Literal["saturation", "contrast", "high_frequency"]
+    statistic: Literal["saturation", "contrast", "brightness", "high_frequency", "checkerboard"]
     """Statistic of the pixels."""
     better: Literal["less", "more"] = "less"
     """Direction of the guard: "less" guards against excess, "more" against washed-out or blurred images."""

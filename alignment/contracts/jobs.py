@@ -1,5 +1,6 @@
 """Execution settings and prices of jobs; names and contents of the files beside a job's output. Torch-free."""
 
+from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -98,6 +99,18 @@ CHOSEN_WORSE_STEPS = "chosen_worse_steps"
 """Metric of training: number of steps in a row, up to this one, with a rise."""
 CHOSEN_ALARM_STEPS = 20
 """Number of such steps from which a person is warned."""
+NORM_RATIO = "prediction_norm_ratio/"
+"""Prefix of metrics of training's last step: mean norm of the policy's predictions over the base's, before the number
+of the timestep bin."""
+NORM_BINS = 4
+"""Number of timestep bins, from the least noise to the most."""
+
+
+def norm_ratios(metrics: Mapping[str, float]) -> tuple[float, ...]:
+    """Return the ratios of a run's final metrics, one per bin; empty for runs that did not measure them."""
+    names = [f"{NORM_RATIO}{number}" for number in range(NORM_BINS)]
+    return tuple(metrics[name] for name in names) if all(name in metrics for name in names) else ()
+
 
 SPEC_FILE = "spec.json"
 """The job's spec, kept beside its result."""

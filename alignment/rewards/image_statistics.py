@@ -45,6 +45,23 @@ def _contrast(pixels_HWC: Pixels) -> float:
     return float((pixels_HWC @ LUMA).std())
 
 
+def _brightness(pixels_HWC: Pixels) -> float:
+    """Return the mean luma, in [0, 1]."""
+    return float((pixels_HWC @ LUMA).mean())
+
+
+def _checkerboard(pixels_HWC: Pixels) -> float:
+    """Return the mean size of the diagonal detail at the scale of one pixel, over the channels, in [0, 1].
+
+    That is |a - b - c + d| / 4 over all squares of 2 x 2 pixels: the diagonal band of a Haar wavelet. It equals the
+    amplitude of a checkerboard of one pixel, which people hardly see. Noise and sharpening raise it. It is 0 for an
+    image of one row or column.
+    """
+    rows = pixels_HWC[1:] - pixels_HWC[:-1]
+    diagonal = rows[:, 1:] - rows[:, :-1]
+    return float(np.abs(diagonal).mean() / 4) if diagonal.size else 0.0
+
+
 def _high_frequency(pixels_HWC: Pixels) -> float:
     """Return the share of the luma's energy, without its mean, above 0.25 cycles per pixel, in [0, 1].
 
@@ -61,5 +78,7 @@ def _high_frequency(pixels_HWC: Pixels) -> float:
 STATISTICS: dict[str, Callable[[Pixels], float]] = {
     "saturation": _saturation,
     "contrast": _contrast,
+    "brightness": _brightness,
     "high_frequency": _high_frequency,
+    "checkerboard": _checkerboard,
 }

@@ -29,6 +29,7 @@ from alignment.training.divergence import ChosenWatch, DivergenceWatch, check_we
 from alignment.training.metrics import append_metrics, cut_back
 from alignment.training.optimisation import build_optimiser, learning_rate, set_learning_rate
 from alignment.training.peak_memory import peak_memory
+from alignment.training.prediction_norm import norm_metrics
 from alignment.training.samples import SampleGrid
 from alignment.training.seeding import stream_seed
 from alignment.training.sharding import shard, whole
@@ -138,6 +139,8 @@ class TrainingRun:
             while self.done < self.recipe.steps:
                 metrics, stop_requested = self._step(stop)
                 measured = self._measure()
+                if self.done == self.recipe.steps:
+                    measured |= self._norms()
                 self._record(metrics | measured, always=bool(measured))
                 progress.update(self.done, f"loss {metrics['loss']:.4f} {self._shown(metrics)}")
                 if stop_requested and self.done < self.recipe.steps:
@@ -220,6 +223,13 @@ class TrainingRun:
         total = self._total([*(sums[name] for name in names), stop_requested])
         means = {name: value / self.recipe.global_batch for name, value in zip(names, total, strict=False)}
         return means, total[-1] > 0
+
+    def _norms(self) -> dict[str, float]:
+        """Compare policy and base after the last step; the state of the random generators is restored."""
+        if not (self.accelerator.is_main_process or self.sharded):
+            return {}
+        with torch.random.fork_rng():
+            return norm_metrics(self.update.norms())
 
     # --- output of a step ---
 

@@ -17,6 +17,7 @@ from alignment.catalogues.lookup import resolve
 from alignment.catalogues.objectives import ObjectiveParams
 from alignment.objectives.inputs import ObjectiveOutput, PairErrors
 from alignment.training.batches import PairBatch
+from alignment.training.prediction_norm import PredictionNorms, prediction_norms
 
 Predict = Callable[[Tensor, Tensor, Conditioning], Tensor]
 """(noisy_BCHW, timesteps_B, conditioning) -> the denoiser's prediction."""
@@ -60,6 +61,14 @@ class OfflineStep:
         inputs["policy"] = self._errors(self.policy, noised)
         output = self.objective(params=self.params, **inputs)
         return _StepOutput(output.loss_B, _monitors(output, **inputs))
+
+    @torch.no_grad()
+    def norms(self, batch: PairBatch, reference: Predict) -> PredictionNorms:
+        """Compare the sizes of the policy's and a reference's predictions on a micro-batch, whatever the objective."""
+        noised = _noise_pairs(batch, self.schedule)
+        inputs = noised.noisy_BCHW, noised.timesteps_B, noised.conditioning
+        reference_BCHW = reference(*inputs)
+        return prediction_norms(self.policy(*inputs), reference_BCHW, noised.timesteps_B)
 
     def _errors(self, predict: Predict, noised: "_NoisedPairs") -> PairErrors:
         prediction_BCHW = predict(noised.noisy_BCHW, noised.timesteps_B, noised.conditioning)

@@ -10,6 +10,7 @@ from alignment.catalogues.lookup import resolve
 from alignment.data.features import CachedFeatures
 from alignment.training.batches import Visit, assemble, micro_batches, step_visits
 from alignment.training.offline import OfflineStep, takes_reference
+from alignment.training.prediction_norm import PredictionNorms, fixed_visits
 from alignment.training.reference import never, predictor, reference_predictor
 from alignment.training.update import Workbench
 
@@ -52,6 +53,26 @@ class OfflineUpdate:
     def may_pause(self, step: int) -> bool:
         """Return True: the next pairs follow from the step alone."""
         return True
+
+    def norms(self) -> list[PredictionNorms]:
+        """Compare policy and base on fixed noisy latents of the cache, the same for every recipe and seed.
+
+        The base of an objective without a reference is loaded only here: it has room, as no gradient is kept now.
+        """
+        bench, schedule = self._bench, self._bench.backbone.schedule
+        fixed = self.recipe.model_copy(update={"seed": 0, "caption_dropout": 0.0, "flip_labels": False})
+        visits = fixed_visits(self.features.index.num_pairs)
+        reference = self.step.reference if self.step.takes_reference else reference_predictor(bench)
+        size = min(bench.placement.micro_batch, self.recipe.global_batch)
+        parts = micro_batches(visits, self.features.bucket, rank=0, num_processes=1, micro_batch=size)
+        found = []
+        for number, part in enumerate(parts):
+            if self.features.streamed:
+                wanted = [visit.pair for later in parts[number:] for visit in later]
+                self.features.expect(wanted, now=len(part), announce=bench.accelerator.is_local_main_process)
+            batch = assemble(part, self.features, fixed, schedule).to(bench.device)
+            found.append(self.step.norms(batch, reference))
+        return found
 
     def my_batches(self, step: int) -> list[Sequence[Visit]]:
         """Return this process's micro-batches of a step; of sharded weights, as many as every other process has."""

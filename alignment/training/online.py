@@ -21,6 +21,7 @@ from alignment.data.prompt_lines import PromptLines
 from alignment.objectives.prdp import PRDPOutput, ScoredTrajectories
 from alignment.rewards.interface import Scorer
 from alignment.training.offline import Predict
+from alignment.training.prediction_norm import PredictionNorms, prediction_norms
 from alignment.training.reference import predictor, reference_predictor
 from alignment.training.reward_gain import RewardGain, is_measured
 from alignment.training.seeding import epoch_order
@@ -28,6 +29,10 @@ from alignment.training.trajectories import AncestralSampler, Trajectories, traj
 from alignment.training.update import Workbench
 
 logger = logging.getLogger(__name__)
+
+NORM_PROMPTS = 2
+NORM_IMAGES = 4
+"""Prompts, and images of each, on whose trajectories the sizes of predictions are compared."""
 
 
 @dataclass(frozen=True)
@@ -134,6 +139,31 @@ class OnlineUpdate:
         empty = {name: states.to(device) for name, states in self._conditioning([""]).items()}
         answer_BCHW = self._policy(torch.zeros(1, *shape, device=device), torch.zeros(1, device=device).long(), empty)
         torch.autograd.backward(answer_BCHW.float().sum() * 0)
+
+    @torch.no_grad()
+    def norms(self) -> list[PredictionNorms]:
+        """Compare policy and base at every denoising step of the base's trajectories for the first prompts.
+
+        The trajectories use noise of no epoch, the same for every recipe and seed.
+        """
+        return [part for number in range(min(NORM_PROMPTS, len(self._prompts))) for part in self._norms(number)]
+
+    def _norms(self, number: int) -> Iterator[PredictionNorms]:
+        conditioning, params = self._conditioning([self._prompts[number]]), self.params
+        noise_BSCHW = trajectory_noise(
+            0,
+            -1,
+            number,
+            num_images=NORM_IMAGES,
+            num_steps=params.sampler_steps,
+            shape=self._bench.backbone.latent_shape,
+        )
+        trajectories, _ = self._sampler.draw(self._reference, self._reference, noise_BSCHW, conditioning)
+        for images in self._sampler.pieces(noise_BSCHW):
+            for step in range(trajectories.num_steps):
+                reference_BCHW, timesteps_B = self._sampler.prediction(self._reference, trajectories, images, step)
+                policy_BCHW, _ = self._sampler.prediction(self._silent, trajectories, images, step)
+                yield prediction_norms(policy_BCHW, reference_BCHW, timesteps_B)
 
     def _conditioning(self, prompts: Sequence[str]) -> Conditioning:
         """Conditioning of prompts, one row each, for square images without a crop."""

@@ -117,6 +117,13 @@ class AncestralSampler:
         density = self._density(predict, before_BCHW, step, trajectories.conditioning)
         return density.log_prob(after_BCHW)
 
+    def prediction(
+        self, predict: Predict, trajectories: Trajectories, images: slice, step: int
+    ) -> tuple[Tensor, Tensor]:
+        """Return the guided prediction BCHW at one step of some images, float32, and the timesteps_B."""
+        latents_BCHW = trajectories.latents_BSCHW[images, step].to(self._device)
+        return self._answer(predict, latents_BCHW, step, trajectories.conditioning)
+
     def pieces(self, tensor_B: Tensor) -> Iterator[slice]:
         """Split the images of a prompt into pieces that fit."""
         return (slice(i, i + self._most_images) for i in range(0, len(tensor_B), self._most_images))

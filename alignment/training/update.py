@@ -1,6 +1,6 @@
 """Interface between the loop and one optimiser step: gradients on the weights, and sums of the monitors."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from alignment.backbones.interface import Backbone
 from alignment.contracts.jobs import Placement
 from alignment.contracts.training import Recipe
+from alignment.training.prediction_norm import PredictionNorms
 from alignment.training.sharding import shard
 
 
@@ -85,6 +86,13 @@ class Update(Protocol):
 
     def may_pause(self, step: int) -> bool:
         """Return True when weights and optimiser suffice to continue at this step, so a checkpoint is possible."""
+        ...
+
+    def norms(self) -> Sequence[PredictionNorms]:
+        """Return the sizes of the policy's and the base's predictions on fixed latents.
+
+        Called after the last step, by the main process, or by all processes when the weights are sharded.
+        """
         ...
 
 

@@ -34,6 +34,8 @@ class CandidateVersion(ValueObject):
     trained_on: tuple[str, ...]
     """Names of the pair sources and judges whose labels trained the weights or whose scores selected them."""
     run_id: str
+    prediction_norm_ratios: tuple[float, ...] = Field(default=(), exclude_if=().__eq__)
+    """Mean norm of the policy's predictions over the base's, by timestep bin; empty if training did not measure it."""
 
 
 CheckKind = Literal[
@@ -42,7 +44,7 @@ CheckKind = Literal[
     "may_vote", "voting_judges", "superiority", "win_rate", "mean_gain", "effect",
     "preferred_by_judges", "families", "veto", "tries", "combined",
     "guards", "guard", "slices", "slice",
-    "trained_on_gap", "lone_judge", "persisting_gain", "rank_correlation", "drift",
+    "trained_on_gap", "lone_judge", "persisting_gain", "rank_correlation", "drift", "prediction_norm",
     "power",
 ]  # fmt: skip
 """Every kind of check, including those that only older decisions in the store have."""

@@ -80,6 +80,21 @@ class Detector(Record):
     """Largest value that is not a breach, in the units of the detector."""
 
 
+class DriftRule(Detector):
+    """Detector of a changed image statistic."""
+
+    unit: Literal["statistic", "sd"] = Field(default="statistic", exclude_if="statistic".__eq__)
+    """Unit of the margin. statistic: that of the statistic; sd: standard deviations of the champion over prompts, which
+    suits every kind of image."""
+
+    def absolute(self, spread: float) -> float:
+        """Return the margin in the unit of the statistic. `spread`: the champion's standard deviation over prompts."""
+        return self.margin * spread if self.unit == "sd" else self.margin
+
+
+PREDICTION_NORM = Detector(action="warn", margin=0.025)
+
+
 class DetectorRules(Record):
     """Detectors of gains under judges that people would not share. Each compares a confidence bound with its margin."""
 
@@ -93,8 +108,11 @@ class DetectorRules(Record):
     not from matching the prompt."""
     rank_correlation: Detector = Detector(action="warn", margin=0.2)
     """Decrease of the rank correlation of two voting judges over prompts, relative to the champion against itself."""
-    drift: dict[str, Detector] = Field(default_factory=dict)
-    """Largest change of an image statistic in either direction, by scorer name, in the units of the statistic."""
+    prediction_norm: Detector = Field(default=PREDICTION_NORM, exclude_if=PREDICTION_NORM.__eq__)
+    """Relative change of the mean norm of the denoiser's predictions against the base, in the timestep bin where it is
+    largest. A rise precedes harsh, oversaturated images."""
+    drift: dict[str, DriftRule] = Field(default_factory=dict)
+    """Largest change of an image statistic in either direction, by scorer name."""
 
 
 class GatePolicy(ValueObject):

@@ -29,7 +29,7 @@ from pydantic import SecretStr
 from safetensors.numpy import save_file
 
 from alignment.catalogues.backbones import StableDiffusion
-from alignment.catalogues.rewards import ClipPreference, ClipScore
+from alignment.catalogues.rewards import ClipPreference, ClipScore, ImageStatistic
 from alignment.contracts.data import DatasetSnapshot
 from alignment.contracts.evaluation import EvalReport, EvalSpec, ModelRef, Sampler
 from alignment.contracts.jobs import SCORES_FILE
@@ -58,6 +58,7 @@ START_SECONDS = 150
 SESSION_SECONDS = 1800
 NUM_PROMPTS = 200
 JUDGES, GUARDS = ("taste_a", "taste_b"), ("caption_match", "diversity")
+STATISTICS: tuple[Any, ...] = ("brightness", "checkerboard", "contrast", "high_frequency", "saturation")
 
 Row = dict[str, Any]
 
@@ -371,10 +372,10 @@ class ReleaseWorld:
 
 @functools.cache
 def better_scores() -> dict[str, list[Any]]:
-    """Two judges by which the candidate gains 0.6 standard deviations, two guards that do not move."""
+    """Two judges by which the candidate gains 0.6 standard deviations, guards and image statistics that do not move."""
     rng = np.random.default_rng(0)
     rows: list[tuple[Any, ...]] = []
-    for scorer, gain in {**dict.fromkeys(JUDGES, 0.6), **dict.fromkeys(GUARDS, 0.0)}.items():
+    for scorer, gain in {**dict.fromkeys(JUDGES, 0.6), **dict.fromkeys((*GUARDS, *STATISTICS), 0.0)}.items():
         level, change = rng.normal(20, 3, NUM_PROMPTS), rng.normal(gain, 1, NUM_PROMPTS)
         for role in ("candidate", "champion", "base"):
             lift = change if role == "candidate" else 0 * level
@@ -405,7 +406,10 @@ def eval_spec(candidate: CandidateVersion, champion: CandidateVersion | None, pr
         seeds=(0, 1),
         sampler=Sampler(steps=20, guidance_scale=3.0),
         judges=tuple(judge(name, ClipPreference(), f"panel_{name}") for name in JUDGES),
-        guards=tuple(judge(name, ClipScore()) for name in GUARDS),
+        guards=(
+            *(judge(name, ClipScore()) for name in GUARDS),
+            *(judge(name, ImageStatistic(statistic=name, better="more")) for name in STATISTICS),
+        ),
         snapshot_digest=candidate.snapshot_digest,
     )
 

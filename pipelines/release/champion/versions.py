@@ -14,6 +14,8 @@ from pipelines.workspace import Workspace
 INGREDIENTS_TAG = "soup.ingredients"
 WORSE_TAG = "train.chosen_worse_steps"
 """Steps in a row, at the end of training, in which the chosen images were predicted worse than by the base."""
+NORM_TAG = "train.prediction_norm_ratios"
+"""Ratios of the policy's to the base's prediction norms at the end of training, as a JSON list by timestep bin."""
 TRAINED_BY_TAG = "trained.by"
 """Tag with the people who started the training, separated by ", ": they may not approve its result."""
 
@@ -62,6 +64,7 @@ def read_version(workspace: Workspace, version: int | str) -> CandidateVersion |
             snapshot_uri=tags["snapshot.uri"],
             trained_on=tuple(json.loads(tags["trained_on"])),
             run_id=tags["train.run_id"],
+            prediction_norm_ratios=tuple(json.loads(tags.get(NORM_TAG, "[]"))),
         )
     except (KeyError, ValueError) as error:
         raise ValueError(

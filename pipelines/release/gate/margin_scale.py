@@ -27,7 +27,7 @@ def margin_scales(policy: GatePolicy, scores: ScoreGrids) -> dict[str, float]:
             found[name] = _ratio(margin, compared_P)
     for name, detector in policy.detectors.drift.items():
         if (pair := _means(scores, name)) is not None:
-            found[name] = _ratio(detector.margin, pair[0] - pair[1])
+            found[name] = _ratio(detector.absolute(float(pair[1].std(ddof=1))), pair[0] - pair[1])
     return {name: ratio for name, ratio in sorted(found.items()) if ratio > 0}
 
 

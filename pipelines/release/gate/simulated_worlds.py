@@ -74,6 +74,11 @@ class World:
         margin = margin_of(rule) if rule else drift.margin if drift else 1.0
         return (margin or 1.0) / self.guard_margin_scales.get(guard, self.margin_scale)
 
+    def in_spreads(self, guard: str) -> bool:
+        """Return True for a statistic whose margin counts the champion's standard deviations over prompts."""
+        drift = self.policy.detectors.drift.get(guard)
+        return drift is not None and drift.unit == "sd"
+
     @property
     def judges(self) -> tuple[str, ...]:
         """Names of the voting judges."""

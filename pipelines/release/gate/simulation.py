@@ -215,6 +215,8 @@ def _grids(world: World, differences: Mapping[str, Floats], rng: np.random.Gener
         scale = SEED_SPREAD * (world.spread(scorer) if scorer in world.measured else 1.0)
         noise_PS = scale * (noise_PS - noise_PS.mean(axis=1, keepdims=True))
         champion_PS = _level(scorer, world) + noise_PS
+        if world.in_spreads(scorer):
+            champion_PS += rng.standard_normal((world.num_prompts, 1))
         grids[scorer, "champion"] = SeedGrid(prompts_N, seeds_S, champion_PS)
         grids[scorer, "candidate"] = SeedGrid(prompts_N, seeds_S, champion_PS + gain_P[:, None])
         wrong_P = rng.standard_normal((2, world.num_prompts, 1))

@@ -26,7 +26,7 @@ from pipelines.release.pages.pictures import extremes_by_end, picture, sheet_pro
 from pipelines.release.pages.provenance import Provenance
 from pipelines.release.pages.slice_plot import plot_slices
 from pipelines.release.pages.slices import slice_rows
-from pipelines.release.pages.training import chosen_warning, curves, recipe_facts
+from pipelines.release.pages.training import chosen_warning, curves, norm_note, recipe_facts
 from pipelines.release.pages.wording import headline, percent, summary
 
 TEMPLATE = "report.html.j2"
@@ -118,6 +118,7 @@ def _training(known: Provenance) -> dict[str, Any]:
         "soup": known.soup,
         "curve_names": list(found),
         "training_warning": chosen_warning(known.metrics),
+        "norm_note": norm_note(known.metrics),
         "curve_plot": svg_uri(plot_curves(found)) if found else "",
         "costs": cost_rows(known.records, known.project_total),
     }

@@ -3,7 +3,15 @@
 import math
 from collections.abc import Sequence
 
-from alignment.contracts.jobs import CHOSEN_ALARM_STEPS, CHOSEN_CHANGE, CHOSEN_WORSE_STEPS, REWARD_GAIN, MetricsLine
+from alignment.contracts.jobs import (
+    CHOSEN_ALARM_STEPS,
+    CHOSEN_CHANGE,
+    CHOSEN_WORSE_STEPS,
+    NORM_RATIO,
+    REWARD_GAIN,
+    MetricsLine,
+    norm_ratios,
+)
 from alignment.contracts.training import FullFineTune, Recipe
 
 Points = Sequence[tuple[float, float]]
@@ -25,7 +33,7 @@ MOST_METRICS = 12
 
 def curves(lines: Sequence[MetricsLine]) -> dict[str, list[tuple[float, float]]]:
     """Map metric names to their finite (step, value) points; at most twelve metrics, the most informative first."""
-    names = {name for line in lines for name in line.metrics}
+    names = {name for line in lines for name in line.metrics if not name.startswith(NORM_RATIO)}
     ordered = [name for name in FIRST_METRICS if name in names] + sorted(names - set(FIRST_METRICS))
     found = {
         name: [
@@ -48,6 +56,15 @@ def chosen_warning(lines: Sequence[MetricsLine]) -> str:
         f"The chosen images were predicted worse than by the base in {worse} of {len(lines)} logged steps,"
         f" {longest:.0f} of them in a row. The loss falls all the same, since it compares chosen with rejected images."
         " A lower learning rate or a higher beta keeps the policy closer to the base."
+    )
+
+
+def norm_note(lines: Sequence[MetricsLine]) -> str:
+    """Return a sentence about the norm of the policy's predictions at the end; nothing if it was not measured."""
+    ratios = norm_ratios(lines[-1].metrics) if lines else ()
+    listed = ", ".join(f"{ratio:.3f}" for ratio in ratios)
+    return (
+        f"Mean norm of the predictions over the base's, from the least noise to the most: {listed}." if ratios else ""
     )
 
 

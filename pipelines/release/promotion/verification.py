@@ -60,9 +60,9 @@ def _version_problems(candidate: CandidateVersion, workspace: Workspace) -> list
         return ["the version is not in the registry"]
     judged, now = candidate.model_dump(), registered.model_dump()
     return [
-        f"its {name} is {now[name]!r}, but the decision names {judged[name]!r}"
-        for name in now
-        if now[name] != judged[name]
+        f"its {name} is {now.get(name)!r}, but the decision names {judged.get(name)!r}"
+        for name in {**judged, **now}
+        if now.get(name) != judged.get(name)
     ]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from alignment.contracts.data import DatasetSnapshot
-from alignment.contracts.jobs import CHOSEN_ALARM_STEPS, CHOSEN_WORSE_STEPS
+from alignment.contracts.jobs import CHOSEN_ALARM_STEPS, CHOSEN_WORSE_STEPS, norm_ratios
 from alignment.contracts.soup import SoupResult
 from alignment.contracts.training import TrainResult
 from pipelines.contracts.jobs import JobKind
@@ -15,6 +15,7 @@ from pipelines.contracts.release import CandidateVersion
 from pipelines.records.jobs import starters
 from pipelines.release.champion.versions import (
     INGREDIENTS_TAG,
+    NORM_TAG,
     TRAINED_BY_TAG,
     WORSE_TAG,
     fetch_weights,
@@ -220,5 +221,7 @@ def _tags(result: TrainResult, workspace: Workspace, *, snapshot: DatasetSnapsho
     worse = result.final_metrics.get(CHOSEN_WORSE_STEPS, 0.0)
     if worse >= CHOSEN_ALARM_STEPS:
         tags[WORSE_TAG] = f"{worse:.0f}"
+    if ratios := norm_ratios(result.final_metrics):
+        tags[NORM_TAG] = json.dumps([round(ratio, 4) for ratio in ratios])
     airflow = {name: value for name, value in from_run.items() if name.startswith("airflow.")}
     return {name: value for name, value in {**tags, **airflow}.items() if value}

@@ -15,12 +15,15 @@ from typing import Any
 
 import pytest
 
+from alignment.contracts.jobs import NORM_BINS, NORM_RATIO
+
 RUN_JOBS = Path(__file__).with_name("run_jobs.py")
 JOB_SECONDS = 200
 SESSION_SECONDS = 2400
 
 Curve = list[tuple[int, dict[str, float]]]
 ERRORS = ("chosen_error", "rejected_error", "chosen_error_minus_reference", "rejected_error_minus_reference")
+RATIOS = tuple(f"{NORM_RATIO}{number}" for number in range(NORM_BINS))
 LIPSCHITZ = 1.0
 """Largest slope of -log sigmoid, of a hinge, and of an error as its own loss."""
 
@@ -36,6 +39,8 @@ def curve_tolerance(rounding: Callable[[int, float], float]) -> Callable[..., di
     Each pair weights its gradient by sigmoid(-margin), whose slope is 1/4 where the value is 1/2, so the norm of the
     gradient is uncertain by half of beta * r of itself.
     Seen with the kernels of SSE4, AVX2 and AVX-512 on one processor: 1.2e-7, 3.4e-5, 1.7e-5 and 7e-5 of itself.
+    A prediction's norm is the root of a mean of as many squares, about 1 in size, and rounds as an error; a ratio
+    has two.
     The weights drift apart as well, by the rounded gradients: at learning rate 1e-3, ten steps of 3,000 weights whose
     gradients differ by 1e-5 of themselves move the weights by 1e-3 * 10 * sqrt(3000) * 1e-5 = 5e-6 and, under a
     gradient of norm 0.7, the loss by 4e-6, which is too little to count.
@@ -54,6 +59,7 @@ def curve_tolerance(rounding: Callable[[int, float], float]) -> Callable[..., di
             "margin": margin,
             "loss": LIPSCHITZ * margin,
             "gradient_norm": pair / 2 * norm,
+            **dict.fromkeys(RATIOS, math.sqrt(2) * error),
         }
 
     return tolerance

@@ -19,7 +19,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from alignment.contracts.jobs import JobFailure, Placement, Progress
+from alignment.contracts.jobs import NORM_BINS, JobFailure, Placement, Progress, norm_ratios
 from alignment.contracts.training import TrainResult
 from alignment.training import loop
 from alignment.training.checkpoint import _damage, read_state
@@ -100,6 +100,9 @@ def test_result_and_files(bench: Any, undisturbed: Path) -> None:
     assert first["learning_rate"] == pytest.approx(5e-4)
     assert result.final_metrics["loss"] == pytest.approx(last["loss"])
     assert {"margin", "chosen_error_minus_reference", "rejected_error_minus_reference", "gradient_norm"} <= set(last)
+    assert len(norm_ratios(result.final_metrics)) == NORM_BINS, "measured once, after the last step"
+    assert norm_ratios(result.final_metrics) == norm_ratios(last)
+    assert norm_ratios(curve_of(undisturbed)[-2][1]) == ()
     progress = Progress.model_validate_json((undisturbed / "progress.json").read_text())
     assert (progress.done, progress.total, progress.unit) == (10, 10, "steps")
 

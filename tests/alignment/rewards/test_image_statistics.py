@@ -10,7 +10,7 @@ from PIL import Image, ImageFilter
 from alignment.catalogues.rewards import ImageStatistic
 from alignment.contracts.judges import Judge
 from alignment.contracts.values import folder_digest
-from alignment.rewards.image_statistics import _contrast, _high_frequency, _saturation
+from alignment.rewards.image_statistics import _brightness, _checkerboard, _contrast, _high_frequency, _saturation
 from alignment.rewards.interface import load_scorer
 
 
@@ -28,6 +28,27 @@ def test_contrast_is_the_deviation_of_luma() -> None:
     halves = np.concatenate([plain(0, 0, 0), plain(1, 1, 1)])
     assert _contrast(halves) == pytest.approx(0.5)
     assert _contrast(plain(0.3, 0.9, 0.1)) == pytest.approx(0)
+
+
+def test_brightness_is_the_mean_luma() -> None:
+    assert _brightness(plain(1, 1, 1)) == pytest.approx(1)
+    assert _brightness(plain(0, 1, 0)) == pytest.approx(0.587)
+
+
+@pytest.mark.parametrize("channels", [(1, 1, 1), (1, -1, 0)])
+def test_checkerboard_is_the_amplitude_of_one(channels: tuple[int, int, int]) -> None:
+    """Of the same sign in all channels, or of opposite signs in two, where the luma hardly changes."""
+    signs = np.indices((8, 8)).sum(axis=0) % 2 * 2 - 1
+    board = plain(0.5, 0.5, 0.5) + 4 / 255 * signs[..., None] * np.array(channels)
+    assert _checkerboard(board) == pytest.approx(4 / 255 * np.abs(channels).mean())
+
+
+def test_checkerboard_ignores_slopes_and_stripes() -> None:
+    stripes = np.repeat(np.tile(np.arange(8) % 2, (8, 1))[..., None], 3, axis=2).astype(float)
+    slope = np.repeat(np.add.outer(np.arange(8), 2 * np.arange(8))[..., None], 3, axis=2) / 30
+    assert _checkerboard(stripes) == 0
+    assert _checkerboard(slope) == pytest.approx(0, abs=1e-12)
+    assert _checkerboard(slope[:1]) == 0
 
 
 def test_high_frequency_separates_fine_from_coarse_stripes() -> None:

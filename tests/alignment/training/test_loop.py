@@ -72,8 +72,11 @@ def test_only_an_objective_with_a_reference_loads_a_frozen_copy(
     for objective in ("mapo", "mapo_paper", "sft", "diffusion_dpo"):
         loaded.clear()
         spec = bench.train_spec(objective={"name": objective}, tuning={"kind": "full"}, steps=1)
-        run_of(bench, spec, tmp_path / objective, micro_batch=4).run()
+        run = run_of(bench, spec, tmp_path / objective, micro_batch=4)
+        run.update(0)
         copies[objective] = len(loaded)
+        run.run()
+        assert len(loaded) == 2, "after the last step the predictions are compared with the base's"
     assert copies == {"mapo": 1, "mapo_paper": 1, "sft": 1, "diffusion_dpo": 2}
 
 

@@ -49,3 +49,9 @@ def test_sparse_logging_leaves_at_least_the_last_line(tmp_path: Path) -> None:
     append_metrics(tmp_path, 10, {"loss": 4.0})
     assert final_means(tmp_path, 10) == {"loss": 4.0}
     assert final_means(tmp_path / "empty", 10) == {}
+
+
+def test_a_metric_of_the_last_step_alone_is_kept_as_it_is(tmp_path: Path) -> None:
+    for step in range(1, 21):
+        append_metrics(tmp_path, step, {"loss": float(step)} | ({"ratio": 7.0} if step == 20 else {}))
+    assert final_means(tmp_path, 20) == {"loss": pytest.approx(19.5), "ratio": 7.0}

@@ -13,11 +13,12 @@ from torch import Tensor
 
 from alignment.backbones.flow_matching import FlowMatchingSchedule
 from alignment.backbones.stable_diffusion import StableDiffusionBackbone
-from alignment.contracts.jobs import JobStoppedError, Placement
+from alignment.contracts.jobs import JobStoppedError, Placement, norm_ratios
 from alignment.contracts.training import TrainSpec
 from alignment.data.prompt_lines import PromptLines
 from alignment.training.checkpoint import trainable
 from alignment.training.online import OnlineUpdate, _Slot
+from alignment.training.prediction_norm import norm_metrics
 from alignment.training.update import Workbench
 
 # The first test of a session includes the time to import the model libraries and to encode the cache.
@@ -242,3 +243,12 @@ def test_priming_leaves_only_zeros(online_bench: Any, tmp_path: Path) -> None:
     update = update_of(online_bench)
     update.prime(0)
     assert not gradient_of(update).any()
+
+
+def test_the_norm_of_predictions_is_that_of_the_base_until_weights_change(online_bench: Any) -> None:
+    update = update_of(online_bench, online_bench.train_spec(tuning={"kind": "full"}))
+    assert norm_ratios(norm_metrics(update.norms())) == pytest.approx((1, 1, 1, 1), abs=1e-6)
+    with torch.no_grad():
+        update._bench.denoiser.conv_out.weight *= 2
+        update._bench.denoiser.conv_out.bias *= 2
+    assert norm_ratios(norm_metrics(update.norms())) == pytest.approx((2, 2, 2, 2), abs=1e-5)

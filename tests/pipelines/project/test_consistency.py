@@ -39,7 +39,7 @@ def written(tmp_path: Path) -> Callable[[str], Path]:
         ("[evaluation.tie_thresholds]\ntaste_a = -0.1", "evaluation.tie_thresholds.taste_a is -0.1: it must be finite"),
         ("[evaluation.tie_thresholds]\ntaste_a = nan", "evaluation.tie_thresholds.taste_a is nan: it must be finite"),
         ("[gate.guards]\nsafety = { margin = 0.1 }", "gate.guards has a rule for 'safety', which is not in"),
-        ("[gate.detectors.drift]\nsaturation = { margin = 0.1 }", "gate.detectors.drift has a rule for 'saturation'"),
+        ("[gate.detectors.drift]\nsharpness = { margin = 0.1 }", "gate.detectors.drift has a rule for 'sharpness'"),
         (
             "[gate.guards.caption_match]\nfloor = 30\nceiling = 20",
             "gate.guards.caption_match: floor 30 is not below ceiling 20",

@@ -9,7 +9,7 @@ from alignment.statistics.comparison import Floats, mean_interval
 from alignment.statistics.reward_hacking import gain_gap, persisting_gain, rank_correlation, seed_differences
 from alignment.statistics.score_grids import SHUFFLED
 from pipelines.contracts.release import CheckKind, GateCheck, Relation
-from pipelines.project.gate import Detector
+from pipelines.project.gate import Detector, DriftRule
 from pipelines.release.gate.checks.interface import Evidence, Finding, finite, watch
 
 SCORER = "scorer "
@@ -29,6 +29,8 @@ def detector_checks(evidence: Evidence, voting: Sequence[Comparison]) -> list[Fi
         findings += [_persisting(evidence, judge, rules.persisting_gain) for judge in judges]
     if rules.rank_correlation.action != "off":
         findings += [_correlation(evidence, *pair, rule=rules.rank_correlation) for pair in combinations(judges, 2)]
+    if rules.prediction_norm.action != "off":
+        findings.append(_prediction_norm(evidence, rules.prediction_norm))
     for name, rule in sorted(rules.drift.items()):
         if rule.action != "off":
             findings.append(_drift(evidence, name, rule))
@@ -204,19 +206,49 @@ def _correlation(evidence: Evidence, first: str, second: str, *, rule: Detector)
     return watch(check, rule.action, breached=breached)
 
 
-def _drift(evidence: Evidence, name: str, rule: Detector) -> Finding:
+def _drift(evidence: Evidence, name: str, rule: DriftRule) -> Finding:
     """Check whether an image statistic changed in either direction by more than the margin, with its whole interval."""
-    blank = _blank("drift", name, "within", rule.margin)
+    relative = rule.unit == "sd"
+    blank = _blank("drift", name, "within", rule.margin, required=f"within {rule.margin:g} sd" if relative else "")
     differences_P = evidence.differences(name)
     if differences_P is None:
         return _unmeasured(blank, f"{name} was not measured. Add it to evaluation.guards", rule)
+    spread = float(evidence.scores.grid(name, "champion").prompt_means().std(ddof=1))
     low, high = mean_interval(differences_P, confidence=evidence.report.spec.confidence)
-    breached = low > rule.margin or high < -rule.margin
-    result = "drifted" if breached else "did not clearly drift"
+    margin, change = rule.absolute(spread), float(differences_P.mean())
+    breached = low > margin or high < -margin
+    measured = change if not relative else change / spread if spread > 0 else None
+    unit = f" ({rule.margin:g} standard deviations of the champion over prompts)" if relative else ""
     check = _filled(
         blank,
-        float(differences_P.mean()),
-        f"{name} {result}: the images' mean changed by {low:.3g} to {high:.3g}; {rule.margin:g} in either direction is"
-        " tolerated.",
+        measured,
+        f"{name} {'drifted' if breached else 'did not clearly drift'}: the images' mean changed by {low:.3g} to"
+        f" {high:.3g}; {margin:.3g}{unit} in either direction is tolerated.",
+    )
+    return watch(check, rule.action, breached=breached)
+
+
+# --- the denoiser's predictions -------------------------------------------------------------------------------------
+
+
+def _prediction_norm(evidence: Evidence, rule: Detector) -> Finding:
+    """Check how much longer or shorter the policy's predictions are than the base's, where they differ most."""
+    blank = _blank("prediction_norm", None, "within", rule.margin)
+    ratios = evidence.candidate.prediction_norm_ratios
+    if not ratios:
+        return _unmeasured(blank, "The training of the candidate did not compare its predictions with the base's", rule)
+    worst = max(ratios, key=lambda ratio: abs(ratio - 1))
+    breached = abs(worst - 1) > rule.margin
+    listed = ", ".join(f"{ratio:.3f}" for ratio in ratios)
+    check = _filled(
+        blank,
+        worst - 1,
+        f"The denoiser's predictions have {listed} times the base's norm, from the least noise to the most;"
+        f" {rule.margin:g} in either direction is tolerated."
+        + (
+            " Images of such a model tend to be harsh or washed out: train less, or closer to the base."
+            if breached
+            else ""
+        ),
     )
     return watch(check, rule.action, breached=breached)

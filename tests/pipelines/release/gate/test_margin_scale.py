@@ -5,7 +5,7 @@ import pytest
 
 from alignment.statistics.comparison import SeedGrid
 from alignment.statistics.score_grids import ScoreGrids
-from pipelines.project.gate import Detector, DetectorRules, GatePolicy, GuardRule
+from pipelines.project.gate import DetectorRules, DriftRule, GatePolicy, GuardRule
 from pipelines.release.gate.margin_scale import MAXIMUM_MARGIN_SCALE, margin_scales, tie_threshold_scales
 
 CHAMPION = np.array([10.0, 20.0, 30.0, 40.0])
@@ -33,14 +33,15 @@ def test_a_margin_is_scaled_by_the_standard_deviation_of_the_compared_values() -
             "share": GuardRule(threshold=0.5, margin=0.01),
             "unmeasured": GuardRule(margin=1.0),
         },
-        detectors=DetectorRules(drift={"sharp": Detector(margin=5.164)}),
+        detectors=DetectorRules(drift={"sharp": DriftRule(margin=5.164), "spread": DriftRule(margin=0.2, unit="sd")}),
     )
-    names = ("plain", "relative", "none", "share", "sharp")
+    names = ("plain", "relative", "none", "share", "sharp", "spread")
     found = margin_scales(policy, scores_of(**dict.fromkeys(names, CHANGE), still=np.zeros(4)))
     relative = CHAMPION + CHANGE - 0.9 * CHAMPION
     assert list(relative) == pytest.approx([4.0, 1.0, 4.0, 1.0])
     assert found == pytest.approx(
-        {"plain": 0.3873, "relative": 2.5 / 3**0.5, "sharp": 2.0, "still": MAXIMUM_MARGIN_SCALE}, rel=1e-3
+        {"plain": 0.3873, "relative": 2.5 / 3**0.5, "sharp": 2.0, "spread": 1.0, "still": MAXIMUM_MARGIN_SCALE},
+        rel=1e-3,
     )
 
 

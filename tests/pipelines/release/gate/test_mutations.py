@@ -75,6 +75,12 @@ class Docket:
         )
 
 
+STILL = dict.fromkeys(
+    ("caption_match", "diversity", "brightness", "checkerboard", "contrast", "high_frequency", "saturation"), 0.0
+)
+"""Guards and statistics of the shapes project, and their mean changes."""
+
+
 def docket_of(project: Project, settings: Settings, evaluation: Any, candidate: CandidateVersion) -> Docket:
     """A good evaluation of a version against the base, on the project's own prompts and with all columns."""
     columns = {name: list(values) for name, values in evaluation.columns.items()}
@@ -105,7 +111,7 @@ def labels_of(report: EvalReport, **facts: Any) -> Columns:
 @pytest.fixture
 def whole_evaluation(evaluation_of: Any) -> Any:
     """A good evaluation with every scorer that the shapes project names."""
-    return evaluation_of({"taste_a": 0.6, "taste_b": 0.5}, {"caption_match": 0.0, "diversity": 0.0})
+    return evaluation_of({"taste_a": 0.6, "taste_b": 0.5}, STILL)
 
 
 @pytest.fixture
@@ -419,7 +425,7 @@ def test_a_decision_that_the_gate_did_not_make_moves_nothing(
 ) -> None:
     """A bad candidate was held; its decision is copied with the word `promote`, beside the store and then into it."""
     candidate = world.register("a")
-    worse = evaluation_of({"taste_a": -0.6, "taste_b": -0.5}, {"caption_match": 0.0, "diversity": 0.0})
+    worse = evaluation_of({"taste_a": -0.6, "taste_b": -0.5}, STILL)
     decision = docket_of(world.project, world.settings, worse, candidate).judged(tmp_path)
     assert decision.verdict == "hold"
     forged = decision.model_copy(update={"verdict": "promote", "reasons": ()})

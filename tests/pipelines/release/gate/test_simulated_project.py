@@ -33,9 +33,12 @@ def test_a_projects_guards_are_those_that_it_measures_and_margins_are_assumed_un
     settings: Settings,
 ) -> None:
     world = read_world(SHAPES, settings=settings)
-    assert (world.measured, world.guard_margin_scales, world.tie_thresholds) == (("caption_match", "diversity"), {}, {})
+    statistics = ("brightness", "checkerboard", "contrast", "high_frequency", "saturation")
+    assert sorted(world.measured) == sorted(("caption_match", "diversity", *statistics))
+    assert (world.guard_margin_scales, world.tie_thresholds) == ({}, {})
     assert world_sentences(world, 7)[-1] == (
-        "Margins assumed to be 0.15 standard deviations (--margin-spreads): caption_match, diversity."
+        "Margins assumed to be 0.15 standard deviations (--margin-spreads): brightness, caption_match, checkerboard,"
+        " contrast, diversity, high_frequency, saturation."
     )
 
 
@@ -49,7 +52,8 @@ def test_margins_and_tie_thresholds_are_scaled_by_the_last_evaluation(world: Any
     simulated = read_world(path, settings=world.settings)
     assert simulated.guard_margin_scales["caption_match"] == pytest.approx(1.0, abs=0.15)
     assert simulated.tie_thresholds == {"judge_2": pytest.approx(0.25, abs=0.04)}
-    assert "measured by the last evaluation: caption_match" in world_sentences(simulated, 7)[1]
+    assert "measured by the last evaluation: brightness" in world_sentences(simulated, 7)[1]
+    assert simulated.guard_margin_scales["saturation"] == pytest.approx(0.15 * 3, abs=0.1), "levels have spread 3"
     given = read_world(path, settings=world.settings, margin_scale=0.5)
     assert (given.guard_margin_scales, given.spread("caption_match")) == ({}, 2.0)
 

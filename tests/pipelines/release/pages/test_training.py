@@ -7,7 +7,7 @@ import pytest
 from alignment.config import load_recipe
 from alignment.contracts.jobs import MetricsLine
 from pipelines.release.pages.curve_plot import plot_curves
-from pipelines.release.pages.training import chosen_warning, curves, recipe_facts, thinned
+from pipelines.release.pages.training import chosen_warning, curves, norm_note, recipe_facts, thinned
 
 
 def line(step: int, **metrics: float) -> MetricsLine:
@@ -35,6 +35,13 @@ def test_a_run_whose_chosen_images_got_worse_has_a_warning() -> None:
     assert "in 25 of 60 logged steps, 25 of them in a row" in warning
     assert chosen_warning([*worse[:19], *better]) == ""
     assert chosen_warning([line(1, loss=1.0)]) == chosen_warning([]) == ""
+
+
+def test_the_norm_of_the_predictions_is_a_sentence_and_no_curve() -> None:
+    last = line(2, loss=0.5, **{f"prediction_norm_ratio/{number}": 1 + number / 100 for number in range(4)})
+    assert norm_note([line(1, loss=1.0), last]).endswith("to the most: 1.000, 1.010, 1.020, 1.030.")
+    assert norm_note([line(1, loss=1.0)]) == norm_note([]) == ""
+    assert list(curves([line(1, loss=1.0), last])) == ["loss"]
 
 
 def test_thinning_takes_means_of_neighbours() -> None:

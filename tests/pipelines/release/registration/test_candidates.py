@@ -51,6 +51,17 @@ def test_a_version_carries_where_it_came_from_and_reads_back_the_same(world: Any
     assert tags["data.num_pairs"] == "11"
 
 
+def test_the_norms_of_the_predictions_are_a_tag_and_a_version_without_them_keeps_its_digest(world: Any) -> None:
+    workspace = Workspace(world.project, world.settings)
+    old = register(world.train("old"), workspace, snapshot=world.snapshot, run_id=world.run_id)
+    assert "prediction_norm_ratios" not in old.model_dump()
+    metrics = {f"prediction_norm_ratio/{number}": 1 + number / 1e5 for number in range(4)}
+    result = world.train("new").model_copy(update={"final_metrics": metrics})
+    new = register(result, workspace, snapshot=world.snapshot, run_id=world.run_id)
+    assert new.prediction_norm_ratios == (1.0, 1.0, 1.0, 1.0), "rounded, so that equal runs on other hosts agree"
+    assert read_version(workspace, new.version) == new
+
+
 def test_what_an_online_run_learnt_from_stands_for_the_sources(world: Any) -> None:
     result = world.train("online").model_copy(update={"trained_on": ("taste", "scorer 12", "panel")})
     candidate = register(result, Workspace(world.project, world.settings), snapshot=world.snapshot, run_id=world.run_id)

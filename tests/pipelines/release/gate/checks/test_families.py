@@ -10,12 +10,12 @@ from alignment.statistics.comparison import SeedGrid
 from alignment.statistics.power import win_rate_found
 from alignment.statistics.score_grids import ScoreGrids
 from pipelines.contracts.release import GateCheck, GateDecision
-from pipelines.project.gate import Detector, DetectorRules, GatePolicy, GuardRule, PowerRule, SliceRule
+from pipelines.project.gate import Detector, DetectorRules, DriftRule, GatePolicy, GuardRule, PowerRule, SliceRule
 from pipelines.release.gate import simulation
 from pipelines.release.gate.simulated_worlds import Truth, World
 from pipelines.release.gate.simulation import TRAINED_ON, _simulate
 
-RULES = {"sharp": Detector(action="block", margin=1.0)}
+RULES = {"sharp": DriftRule(action="block", margin=1.0)}
 
 
 def judged(
@@ -221,6 +221,74 @@ def test_a_statistic_that_drifts_either_way_is_found(monkeypatch: pytest.MonkeyP
         decision = judged(Truth("t", (0.3,)), detectors=rules)
         assert decision.verdict == verdict
         assert not [c for c in decision.checks if c.name == "guard:sharp"]
+
+
+def test_a_margin_in_the_champions_spread_suits_any_unit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The simulated champion's statistic has standard deviation 1 over prompts; times 1000, the same is decided."""
+    grids = simulation._grids
+    rules = DetectorRules(drift={"sharp": DriftRule(action="block", margin=0.25, unit="sd")})
+
+    def changed(factor: float, by: float) -> Any:
+        def build(world: World, differences: Any, rng: Any) -> ScoreGrids:
+            found = grids(world, {**differences, "sharp": 0.3 * differences["sharp"] / world.spread("sharp") + by}, rng)
+            scaled = {
+                key: SeedGrid(grid.prompts_P, grid.seeds_S, grid.scores_PS * (factor if key[0] == "sharp" else 1))
+                for key, grid in found.grids.items()
+            }
+            return ScoreGrids(scaled, found.categories)
+
+        return build
+
+    for factor in (1.0, 1000.0):
+        for by, verdict in ((0.0, "promote"), (0.15, "promote"), (0.4, "hold"), (-0.4, "hold")):
+            monkeypatch.setattr(simulation, "_grids", changed(factor, by))
+            decision = judged(Truth("t", (0.3,)), detectors=rules)
+            line = check(decision, "drift:sharp")
+            assert (decision.verdict, line.required) == (verdict, "within 0.25 sd")
+            assert line.measured == pytest.approx(by, abs=0.1)
+
+
+def test_a_champion_without_spread_tolerates_no_drift(monkeypatch: pytest.MonkeyPatch) -> None:
+    draw = simulation._draw_differences
+    rules = DetectorRules(drift={"sharp": DriftRule(action="block", margin=0.25, unit="sd")})
+    monkeypatch.setattr(World, "in_spreads", lambda *_: False)
+    monkeypatch.setattr(simulation, "SEED_SPREAD", 0.0)
+    for by, verdict in ((0.0, "promote"), (0.5, "hold")):
+        constant = lambda *a, by=by: {**draw(*a), "sharp": 0 * draw(*a)["sharp"] + by}  # noqa: E731
+        monkeypatch.setattr(simulation, "_draw_differences", constant)
+        assert judged(Truth("t", (0.3,)), detectors=rules).verdict == verdict
+
+
+def with_norms(ratios: tuple[float, ...], monkeypatch: pytest.MonkeyPatch, **policy: Any) -> GateDecision:
+    candidate = simulation._candidate
+    measured = lambda spec: candidate(spec).model_copy(update={"prediction_norm_ratios": ratios})  # noqa: E731
+    with monkeypatch.context() as patch:
+        patch.setattr(simulation, "_candidate", measured)
+        return judged(Truth("t", (0.3,)), **policy)
+
+
+@pytest.mark.parametrize(("ratios", "worst"), [((1.01, 1.3, 0.9, 1.0), 0.3), ((1.0, 1.1, 0.7, 1.0), -0.3)])
+def test_predictions_that_are_longer_or_shorter_than_the_bases_are_reported(
+    ratios: tuple[float, ...], worst: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warned = with_norms(ratios, monkeypatch)
+    line = check(warned, "prediction_norm")
+    assert (warned.verdict, line.note, line.passed) == ("promote", "warning", False)
+    assert line.measured == pytest.approx(worst)
+    assert f"{ratios[1]:.3f}, {ratios[2]:.3f}" in line.explanation
+    blocks = DetectorRules(prediction_norm=Detector(action="block", margin=0.25))
+    assert with_norms(ratios, monkeypatch, detectors=blocks).verdict == "hold"
+    assert with_norms((1.0, 1.2, 0.8, 1.0), monkeypatch, detectors=blocks).verdict == "promote"
+    off = DetectorRules(prediction_norm=Detector(action="off", margin=0.25))
+    assert not [c for c in with_norms(ratios, monkeypatch, detectors=off).checks if c.kind == "prediction_norm"]
+
+
+def test_a_version_from_before_the_measurement_is_unmeasured_and_invalid_only_where_it_blocks() -> None:
+    line = check(judged(Truth("t", (0.3,))), "prediction_norm")
+    assert (line.note, line.passed, line.measured) == ("unmeasured", True, None)
+    assert judged(Truth("t", (0.3,))).verdict == "promote"
+    blocks = DetectorRules(prediction_norm=Detector(action="block", margin=0.25))
+    assert judged(Truth("t", (0.3,)), detectors=blocks).verdict == "invalid"
 
 
 def test_a_gain_that_persists_under_other_prompts_is_style(monkeypatch: pytest.MonkeyPatch) -> None:
