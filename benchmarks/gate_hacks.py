@@ -189,10 +189,10 @@ class NaturalImages:
         self.candidate = version(world.line, self.report, ("photographs",))
 
     def _measure(self, images: Images) -> dict[str, SeedGrid]:
-        prompts_P, seeds_S = np.arange(len(images)), np.array([0])
+        prompts_N, seeds_S = np.arange(len(images)), np.array([0])
         pixels = [np.asarray(image, np.float64) / 255 for image in images]
         return {
-            name: SeedGrid(prompts_P, seeds_S, np.array([[STATISTICS[statistic](image)] for image in pixels]))
+            name: SeedGrid(prompts_N, seeds_S, np.array([[STATISTICS[statistic](image)] for image in pixels]))
             for name, statistic in self.statistics.items()
         }
 

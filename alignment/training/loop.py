@@ -225,11 +225,21 @@ class TrainingRun:
         return means, total[-1] > 0
 
     def _norms(self) -> dict[str, float]:
-        """Compare policy and base after the last step; the state of the random generators is restored."""
+        """Compare policy and base after the last step; the state of the random generators is restored.
+
+        A base that no longer fits beside the trained weights leaves the run without the figure, not without its result.
+        Sharded weights are compared on every process together, so there the error ends the run on all.
+        """
         if not (self.accelerator.is_main_process or self.sharded):
             return {}
-        with torch.random.fork_rng():
-            return norm_metrics(self.update.norms())
+        try:
+            with torch.random.fork_rng():
+                return norm_metrics(self.update.norms())
+        except torch.OutOfMemoryError as error:
+            if self.sharded:
+                raise
+            logger.warning("The norms of the predictions were not compared with the base's: %s", error)
+            return {}
 
     # --- output of a step ---
 

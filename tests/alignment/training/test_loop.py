@@ -84,3 +84,17 @@ def test_log_every_keeps_the_last_step(bench: Any, tmp_path: Path) -> None:
     run_of(bench, bench.train_spec(steps=5), tmp_path / "out", log_every_steps=2).run()
     lines = (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()
     assert [line.split('"step":')[1].split(",")[0] for line in lines] == ["2", "4", "5"]
+
+
+def test_a_base_that_does_not_fit_at_the_end_costs_the_figure_and_not_the_result(
+    bench: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = run_of(bench, bench.train_spec(steps=1), tmp_path / "out", micro_batch=4)
+
+    def full() -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.56 GiB.")
+
+    run.update.norms = full  # type: ignore[method-assign]
+    run.run()
+    assert list((tmp_path / "out").rglob("*.safetensors"))
+    assert "norms of the predictions were not compared" in caplog.text

@@ -232,7 +232,7 @@ def test_a_margin_in_the_champions_spread_suits_any_unit(monkeypatch: pytest.Mon
         def build(world: World, differences: Any, rng: Any) -> ScoreGrids:
             found = grids(world, {**differences, "sharp": 0.3 * differences["sharp"] / world.spread("sharp") + by}, rng)
             scaled = {
-                key: SeedGrid(grid.prompts_P, grid.seeds_S, grid.scores_PS * (factor if key[0] == "sharp" else 1))
+                key: SeedGrid(grid.prompts_N, grid.seeds_S, grid.scores_NS * (factor if key[0] == "sharp" else 1))
                 for key, grid in found.grids.items()
             }
             return ScoreGrids(scaled, found.categories)
