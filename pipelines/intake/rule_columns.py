@@ -6,6 +6,7 @@ The columns contain no prompt, person or image.
 import unicodedata
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pyarrow as pa
 
 from alignment.statistics.prompts import normal_prompt
@@ -149,7 +150,7 @@ def _position_bias(left: int, decided: int) -> float:
     if decided < MINIMUM_DECIDED_ROWS or left in (0, decided):
         return 0.0
     low, _ = proportion_confint(max(left, decided - left), decided, alpha=0.001, method="wilson")
-    return max(0.0, float(low) - 0.5)
+    return max(0.0, float(np.asarray(low).item()) - 0.5)
 
 
 def _annotator_columns(table: "pd.DataFrame") -> "pd.DataFrame":

@@ -153,6 +153,7 @@ def contradictory_labels(limits: ValidationSection) -> Rule:
 def position_bias(limits: ValidationSection) -> Rule:
     """People do not prefer one side: a habit, or a page that favours it, would teach the model nothing about images."""
     import great_expectations.expectations as gxe
+    from great_expectations.expectations.metadata_types import FailureSeverity
 
     high = limits.max_position_bias
     text = (
@@ -160,7 +161,7 @@ def position_bias(limits: ValidationSection) -> Rule:
         f" most {high:g}. Show the images in random order, or remove these labels."
     )
     expectation = gxe.ExpectColumnMaxToBeBetween(
-        column="position_bias", max_value=high, severity="critical", description=text
+        column="position_bias", max_value=high, severity=FailureSeverity.CRITICAL, description=text
     )
     return Rule("position_bias", "critical", "table", expectation)
 

@@ -124,7 +124,8 @@ class PromotionApproval(ApprovalOperator):
 
     def _asked_by(self, context: Context) -> list[str]:
         """List who triggered this run, and who triggered the run of NAME.promote that started it."""
-        names = (context["dag_run"].triggering_user_name, context["params"].get("asked_by"))
+        run, params = context.get("dag_run"), context.get("params") or {}
+        names = (run.triggering_user_name if run else None, params.get("asked_by"))
         return list(dict.fromkeys(name for name in names if name))
 
 
