@@ -72,9 +72,16 @@ def test_a_project_without_rewards_has_no_reward_dag() -> None:
     assert preparation.expected_dags(project) - others == {"shapes.reward"}
 
 
+def test_only_a_project_that_asks_people_has_an_approve_dag() -> None:
+    project = load_project(SHAPES)
+    asking = project.model_copy(update={"approval": project.approval.model_copy(update={"mode": "required"})})
+    assert preparation.expected_dags(asking) - preparation.expected_dags(project) == {"shapes.approve"}
+
+
 def test_the_names_are_those_of_the_dag_files() -> None:
     """Each file makes one DAG, and contains the DAG's name."""
     files = [path.read_text() for path in (ROOT / "dags").glob("*_*.py") if path.name not in NO_DAGS]
-    for name in (*preparation.DAGS, "reward"):
+    wanted = (*preparation.DAGS, "reward", "approve")
+    for name in wanted:
         assert sum(f'dag_id=f"{{project.name}}.{name}"' in text for text in files) == 1
-    assert len(files) == len(preparation.DAGS) + 1
+    assert len(files) == len(wanted)

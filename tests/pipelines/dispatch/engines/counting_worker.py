@@ -30,7 +30,10 @@ def main(job_dir: Path) -> int:
     else:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     child = subprocess.Popen([sys.executable, "-c", CHILD], start_new_session=True)
-    (out / "pids.json").write_text(json.dumps({"worker": os.getpid(), "child": child.pid, "parent": os.getppid()}))
+    pids = out / "pids.new"
+    pids.write_text(json.dumps({"worker": os.getpid(), "child": child.pid, "parent": os.getppid()}))
+    # Whole or not at all: a test reads it at any moment.
+    pids.replace(out / "pids.json")
     place = out / "count"
     print(f"counting from {place.read_text() if place.exists() else 0}", flush=True)
     for number in range(int(place.read_text()) if place.exists() else 0, spec["count"]):
