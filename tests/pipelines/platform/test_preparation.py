@@ -83,5 +83,5 @@ def test_the_names_are_those_of_the_dag_files() -> None:
     files = [path.read_text() for path in (ROOT / "dags").glob("*_*.py") if path.name not in NO_DAGS]
     wanted = (*preparation.DAGS, "reward", "approve")
     for name in wanted:
-        assert sum(f'dag_id=f"{{project.name}}.{name}"' in text for text in files) == 1
+        assert sum(f' dag_id=f"{{project.name}}.{name}"' in text for text in files) == 1
     assert len(files) == len(wanted)
