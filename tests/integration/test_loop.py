@@ -89,7 +89,10 @@ def train_step(state_dir: Path) -> int:
 def running_demo(project: Path, env: dict[str, str]) -> Iterator["subprocess.Popen[str]"]:
     """Start a demo; stop it if the test has not seen it end."""
     command = [str(PLUMBLINE), "demo", str(project)]
-    with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as demo:
+    # A suite that was started in the background (`&`) ignores Ctrl-C, and so would the demo.
+    heeds: Any = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    output: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    with subprocess.Popen(command, env=env, **output, **heeds) as demo:
         try:
             yield demo
         finally:
