@@ -113,6 +113,8 @@ class Installation:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            # A suite that was started in the background (`&`) ignores Ctrl-C, and so would the demo.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         threading.Thread(target=self._read, args=(self._demo,), daemon=True).start()
 
