@@ -297,6 +297,7 @@ def _measured_win_rate(evidence: Evidence, comparison: Comparison, low: float, *
         comparison.win_rate,
         relation=">=",
         bound=minimum,
+        required=f">= {minimum:.3g}",
         passed=passed,
         explanation=f"{_describe(comparison, low, high=high, minimum=minimum, passed=passed)}; the measured win rate is"
         f" {comparison.win_rate:.3f}, at least {minimum:.3g} is required{_among_people(evidence, comparison)}.",
@@ -312,6 +313,7 @@ def _certified_win_rate(evidence: Evidence, comparison: Comparison, low: float, 
         low,
         relation=">",
         bound=minimum,
+        required=f"> {minimum:.3g}",
         passed=passed,
         explanation=f"{_describe(comparison, low, high=high, minimum=minimum, passed=passed)}; a lower bound above"
         f" {minimum:.3g} is required{_among_people(evidence, comparison)}.",
@@ -325,11 +327,10 @@ def _among_people(evidence: Evidence, comparison: Comparison) -> str:
         return ""
     if accuracy == EVEN:
         return ", but at an agreement of one half it says nothing about people"
-    expected = disattenuated_win_rate(comparison.win_rate, accuracy)
-    return (
-        f", which is {evidence.policy.minimum_win_rate:g} among people at an agreement of {accuracy:.3f}; the measured"
-        f" one is {expected:.3f} among people"
-    )
+    expected = f"the measured one is {disattenuated_win_rate(comparison.win_rate, accuracy):.3f} among people"
+    if comparison.win_rate >= accuracy:
+        expected = "the measured one is more than a judge of this agreement shows even if people always prefer it"
+    return f", which is {evidence.policy.minimum_win_rate:g} among people at an agreement of {accuracy:.3f}; {expected}"
 
 
 def _describe(comparison: Comparison, low: float, *, high: float, minimum: float, passed: bool) -> str:

@@ -158,3 +158,10 @@ def test_a_judge_that_agrees_by_chance_says_nothing_about_people() -> None:
     line = check(judged(Truth("t", (0.3,)), world=world), "win_rate:judge_1")
     assert line.bound == 0.5
     assert "says nothing about people" in line.explanation
+
+
+def test_a_win_rate_beyond_the_agreement_is_not_converted() -> None:
+    line = check(judged(Truth("t", (1.0,)), world=replace(world_of(), accuracy=0.65)), "win_rate:judge_1")
+    assert (line.measured or 0) > 0.65
+    assert "more than a judge of this agreement shows even if people always prefer it" in line.explanation
+    assert line.required == ">= 0.506"
