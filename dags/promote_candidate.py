@@ -25,6 +25,7 @@ for project in projects():
             "generation": run_params.number("Raise to evaluate again."),
             "version": run_params.number("Version to judge; 0: the candidate alias."),
             "tried": run_params.versions("Set by judge_next."),
+            "anonymous": run_params.flag("Set by judge_next."),
         },
         doc_md=__doc__,
     ) as dag:
@@ -43,8 +44,8 @@ for project in projects():
             return candidate_stages.pick_candidate(path, version=versions[0])
 
         @task
-        def list_next(versions: list[int], params: Any = None, run_id: Any = None) -> Any:
-            return candidates.following_run(versions, params, run_id)
+        def list_next(versions: list[int], **context: Any) -> Any:
+            return candidates.following_run(versions, context)
 
         @task.short_circuit
         def is_challenger(path: str, candidate: dict[str, Any]) -> bool:
@@ -66,10 +67,8 @@ for project in projects():
             return champion.promote(path, decision, actor=actor)
 
         @task
-        def list_approval(
-            path: str, decision: dict[str, Any], dag_run: Any = None, triggering_asset_events: Any = None
-        ) -> Any:
-            return approval_run(path, decision, dag_run, events=triggering_asset_events)
+        def list_approval(path: str, decision: dict[str, Any], **context: Any) -> Any:
+            return approval_run(path, decision, context)
 
         versions = versions_to_judge(location(project))
         TriggerDagRunOperator.partial(

@@ -351,7 +351,7 @@ def test_the_parameters_of_a_rollback_are_validated_and_passed_on(
 PARAMS = {
     "shapes.train": {"generation": "integer"},
     "shapes.reward": {"generation": "integer"},
-    "shapes.promote": {"generation": "integer", "version": "integer", "tried": "array"},
+    "shapes.promote": {"generation": "integer", "version": "integer", "tried": "array", "anonymous": "boolean"},
     "shapes.rollback": {
         "reason": "string",
         "from_version": ["null", "integer"],
@@ -470,14 +470,14 @@ class Promote:
             return
         self.known.add(run_id)
         params = {name: param.value for name, param in self.dag.params.items()} | (conf or {})
-        dag_run = SimpleNamespace(run_type=run_type)
+        dag_run = SimpleNamespace(run_type=run_type, run_id=run_id, triggering_user_name=None)
         path = str(ROOT / "projects/shapes.toml")
         versions = self.call("versions_to_judge", path, params=params, dag_run=dag_run)
         if versions:
             version = self.call("pick_candidate", "shapes.toml", versions)["version"]
             self.judged.append(version)
             self.undecided -= {version} - {failing}
-            for following in self.call("list_next", versions, params=params, run_id=run_id):
+            for following in self.call("list_next", versions, params=params, dag_run=dag_run):
                 self.run("operator_triggered", following["trigger_run_id"], conf=following["conf"], failing=failing)
 
 

@@ -19,6 +19,7 @@ from airflow.sdk.execution_time.context import NEVER_EXPIRE
 
 from alignment.catalogues.lookup import resolve
 from pipelines.contracts.release import Approval, GateDecision
+from pipelines.dispatch.operators.candidates import is_anonymous
 
 QUESTION_BUILDER = "pipelines.stages.champion:approval_question"
 """(project path, decision, asked_by=) -> question or None. Named, not imported: it belongs to another wing."""
@@ -130,19 +131,18 @@ class PromotionApproval(ApprovalOperator):
 
 
 def approval_run(
-    path: str, decision: Mapping[str, Any], dag_run: Any, *, events: Mapping[Any, Any] | None, question: str = ""
+    path: str, decision: Mapping[str, Any], context: Mapping[str, Any], question: str = QUESTION_BUILDER
 ) -> list[dict[str, Any]]:
     """Return arguments of the TriggerDagRunOperator that puts a decision to people in a run of NAME.approve.
 
     The id is made of the decision and of the run that made it, so that a retry asks nothing twice and a later run asks
-    again. AirflowFailException if people are to be asked and the asker is unknown: a person who posted an asset event,
-    of whom Airflow tells a run neither name nor address.
+    again. AirflowFailException if people are to be asked and the asker is a person of whom nothing is known
+    (`candidates.is_anonymous`).
     """
-    asker, digest = dag_run.triggering_user_name or "", GateDecision.model_validate(dict(decision)).digest
-    posted = any(bool(event.extra.get("from_rest_api")) for found in (events or {}).values() for event in found)
-    if posted and not asker and resolve(question or QUESTION_BUILDER)(path, dict(decision), asked_by=[]) is not None:
+    asker, digest = context["dag_run"].triggering_user_name or "", GateDecision.model_validate(dict(decision)).digest
+    if is_anonymous(context) and resolve(question)(path, dict(decision), asked_by=[]) is not None:
         raise AirflowFailException(_ANONYMOUS)
-    run_id = f"decision_{digest[:12]}__{dag_run.run_id}"
+    run_id = f"decision_{digest[:12]}__{context['dag_run'].run_id}"
     return [{"conf": {"decision": digest, "asked_by": asker}, "trigger_run_id": run_id}]
 
 

@@ -125,9 +125,12 @@ def test_the_question_goes_to_the_approvers_and_a_timeout_is_a_rejection(asked: 
 
 def asked_for(user: str | None, *events: dict[str, Any], path: str = "projects/shapes.toml") -> list[dict[str, Any]]:
     """What starts the run of NAME.approve, for a run of NAME.promote that this user or these events started."""
-    run = SimpleNamespace(triggering_user_name=user, run_id="manual__1")
-    found = {"candidate": [SimpleNamespace(extra=extra) for extra in events]}
-    return approval_run(path, DECISION.model_dump(mode="json"), run, events=found, question=f"{__name__}:question")
+    judging = {
+        "dag_run": SimpleNamespace(triggering_user_name=user, run_id="manual__1"),
+        "triggering_asset_events": {"candidate": [SimpleNamespace(extra=extra) for extra in events]},
+        "params": {},
+    }
+    return approval_run(path, DECISION.model_dump(mode="json"), judging, f"{__name__}:question")
 
 
 def test_a_person_who_posted_an_asset_event_is_not_known_and_nobody_is_asked() -> None:
