@@ -109,17 +109,18 @@ def verdicts_after(number: int, workspace: Workspace) -> list[tuple[int, datetim
 
 
 def tries_before(report: EvalReport, workspace: Workspace, now: datetime) -> Tries:
-    """Count the evaluations decided before this one in the quarter of its first decision, or of `now` without one.
+    """Count the evaluations decided before this one in the quarter of its first valid decision, else that of `now`.
 
-    Decisions on one evaluation are one try, invalid ones are none. A later decision on the same
-    evaluation has the same count, so a verdict can be computed again.
+    Decisions on one evaluation are one try, invalid ones are none. A later decision on the same evaluation has the same
+    count, so a verdict can be computed again.
     """
     tries: dict[str, tuple[str, str]] = {}
     for at, digest, verdict in _lines_about(workspace):
+        if verdict == "invalid":
+            continue
         if digest == report.digest:
             return _tries_of(quarter_of(at), tries)
-        if verdict != "invalid":
-            tries.setdefault(digest, (quarter_of(at), verdict))
+        tries.setdefault(digest, (quarter_of(at), verdict))
     return _tries_of(quarter_of(now), tries)
 
 

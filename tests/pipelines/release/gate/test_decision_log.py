@@ -167,6 +167,21 @@ def test_an_invalid_evaluation_is_no_try(
     assert tries_before(own.report, workspace, NOVEMBER) == Tries("2026-Q4")
 
 
+def test_an_evaluation_is_a_try_from_its_first_valid_decision(
+    settings: Settings, project: Project, evaluation_of: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else evaluations that were all invalid at first, for want of calibrated judges, would all be the first try."""
+    workspace = Workspace(project, settings)
+    own = evaluation_of({"taste_a": 0.6, "taste_b": 0.6}, {"caption_match": 0.0}, seed=1)
+    other = evaluation_of({"taste_a": 0.6, "taste_b": 0.6}, {"caption_match": 0.0})
+    strict = own.policy.model_copy(update={"minimum_prompts": 10_000})
+    unusable = own.decided(policy=strict)
+    assert unusable.verdict == "invalid"
+    save_decision(unusable, workspace)
+    saved_at(NOVEMBER, other, workspace, monkeypatch)
+    assert tries_before(own.report, workspace, NOVEMBER) == Tries("2026-Q4", 1, 1)
+
+
 def test_lines_of_earlier_versions_count_by_their_decision(
     settings: Settings, project: Project, evaluation_of: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
