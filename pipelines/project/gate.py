@@ -31,8 +31,8 @@ class GuardRule(Record):
     ceiling: FiniteFloat | None = None
     """The candidate's mean, or share of passing prompts with a threshold, must be shown to be below this."""
     anchor_margin: NotNegative | None = None
-    """Largest tolerated loss against the base model, in the unit of the margin (a share for `relative_margin`); none:
-    twice the margin."""
+    """Largest tolerated loss against the anchor, in the unit of the margin (a share for `relative_margin`); none: twice
+    the margin."""
     slice_margin: NotNegative | None = None
     """Largest tolerated loss within a slice, in the guard's units; none: slices are not checked."""
 
@@ -160,8 +160,9 @@ class GatePolicy(ValueObject):
     and the gate reports it."""
     guards: dict[str, GuardRule] = Field(default_factory=dict)
     """Rules of the guards, by their names in the evaluation. Every guard needs a rule here or in detectors.drift."""
-    anchor: Literal["none", "base"] = "base"
-    """Model against which the guards hold besides the champion, so that small losses do not add up over promotions."""
+    anchor: Literal["none", "base", "best"] = "base"
+    """Model against which the guards hold besides the champion, so that small losses do not add up over promotions.
+    best: for each guard the best of the base and the versions promoted so far, without those left by a rollback."""
     slices: SliceRule = SliceRule()
     """Rule for prompt categories."""
     power: PowerRule = PowerRule()

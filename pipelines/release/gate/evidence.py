@@ -8,10 +8,12 @@ from alignment.contracts.jobs import CALIBRATION_SCORES_FILE, SCORES_FILE
 from pipelines.contracts.release import CandidateVersion
 from pipelines.records import calibrations
 from pipelines.records.heldout_prompts import evaluation_digest
-from pipelines.release.gate import decision_log
+from pipelines.release.gate import decision_log, promoted
 from pipelines.release.gate.checks.interface import Evidence
 from pipelines.release.gate.checks.score_table import (
+    Columns,
     calibrations_in_scope,
+    read_columns,
     read_grids,
     recompute,
     recompute_calibrations,
@@ -19,8 +21,6 @@ from pipelines.release.gate.checks.score_table import (
 from pipelines.settings import Settings
 from pipelines.store.storage import open_store
 from pipelines.workspace import Workspace
-
-Columns = dict[str, list[object]]
 
 
 def read_evidence(
@@ -38,13 +38,14 @@ def read_evidence(
     read from the evaluation's folder; a missing table is listed in the evidence's `table_problems`.
     """
     project = workspace.project
-    judges, now, columns = report.spec.judges, datetime.now(UTC), _read_columns(scores)
+    judges, now, columns = report.spec.judges, datetime.now(UTC), read_columns(scores)
     labels, labels_sha256 = _read_labels(report, workspace.settings)
     records = calibrations.records(judges, project.name, project.gate, store=workspace.store)
     scopes = {name: calibrations.scope(known, project.gate, now) for name, known in records.items()}
+    grids = read_grids(columns)
     return Evidence(
         report=report,
-        scores=read_grids(columns),
+        scores=grids,
         policy=project.gate,
         candidate=candidate,
         champion_version=champion_version,
@@ -56,6 +57,11 @@ def read_evidence(
         prompts_digest=evaluation_digest(workspace.project, workspace.store),
         barred=calibrations.barred(records, project.gate, now),
         tries=decision_log.tries_before(report, workspace, now),
+        promoted=(
+            promoted.comparable_scores(report, grids, candidate, workspace)
+            if project.gate.anchor == "best" and champion_version is not None
+            else {}
+        ),
         calibrations=calibrations_in_scope(report, labels, scopes),
     )
 
@@ -63,16 +69,7 @@ def read_evidence(
 def score_columns(evaluation_uri: str, settings: Settings) -> Columns:
     """Read the score table of an evaluation in the store."""
     uri = f"{evaluation_uri}/{SCORES_FILE}"
-    return _read_columns(open_store(uri, settings).read_bytes(uri))
-
-
-def _read_columns(data: bytes) -> Columns:
-    """Read the columns of a parquet file."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    columns: Columns = pq.read_table(pa.BufferReader(data)).to_pydict()
-    return columns
+    return read_columns(open_store(uri, settings).read_bytes(uri))
 
 
 def _read_labels(report: EvalReport, settings: Settings) -> tuple[Columns | None, str]:
@@ -80,6 +77,6 @@ def _read_labels(report: EvalReport, settings: Settings) -> tuple[Columns | None
     uri = f"{report.uri}/{CALIBRATION_SCORES_FILE}"
     try:
         data = open_store(uri, settings).read_bytes(uri)
-        return _read_columns(data), hashlib.sha256(data).hexdigest()
+        return read_columns(data), hashlib.sha256(data).hexdigest()
     except (OSError, ValueError):
         return None, ""

@@ -3,7 +3,7 @@
 Every limit of every guard has to hold, so no correction is needed (intersection-union).
 
 Each promotion may lose a little, so a row of them could lose a lot. Guards therefore hold against an anchor too, the
-base model, with a separate margin.
+base model or the best of those promoted, with a separate margin.
 """
 
 import math
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alignment.contracts.judges import Judge
-from alignment.statistics.comparison import DIFFERENCE_DECIMALS, Floats, mean_interval
+from alignment.statistics.comparison import DIFFERENCE_DECIMALS, Floats, SeedGrid, mean_interval
 from alignment.statistics.noninferiority import mcnemar_p_value, paired_share_interval, share_interval
 from pipelines.contracts.release import GateCheck, Relation
 from pipelines.project.gate import GuardRule
@@ -154,7 +154,8 @@ def _mean_lines(evidence: Evidence, name: str, rule: GuardRule) -> list[_Limit]:
         lines.append(_change(name, low, high=high, margin=rule.margin, rule=rule, against="the champion"))
     if rule.relative_margin is not None:
         margin = rule.relative_margin
-        lines.append(_relative(name, candidate_P, champion_P, margin=margin, rule=rule, confidence=confidence))
+        means = (candidate_P, champion_P)
+        lines.append(_relative(name, *means, margin=margin, rule=rule, confidence=confidence, whose="the champion's"))
     low, high = mean_interval(candidate_P, confidence=confidence)
     return [*lines, *_absolute(name, low, high=high, rule=rule, what="mean")]
 
@@ -171,15 +172,22 @@ def _change(name: str, low: float, *, high: float, margin: float, rule: GuardRul
 
 
 def _relative(
-    name: str, candidate_P: Floats, champion_P: Floats, *, margin: float, rule: GuardRule, confidence: float
+    name: str,
+    candidate_P: Floats,
+    other_P: Floats,
+    *,
+    margin: float,
+    rule: GuardRule,
+    confidence: float,
+    whose: str,
 ) -> _Limit:
-    """Bound candidate - (1 -+ margin) champion over prompts, expressed as a share of the champion's mean.
+    """Bound candidate - (1 -+ margin) other over prompts, expressed as a share of the other model's mean.
 
     A share of a mean that is not positive has no meaning: then the guard stays undecided.
     """
-    mean = float(champion_P.mean())
+    mean = float(other_P.mean())
     allowed = 0.0 - margin if rule.better == "higher" else margin
-    low, high = mean_interval(candidate_P - (1 + allowed) * champion_P, confidence=confidence)
+    low, high = mean_interval(candidate_P - (1 + allowed) * other_P, confidence=confidence)
     low, high = (low / mean + allowed, high / mean + allowed) if mean > 0 else (-math.inf, math.inf)
     return _Limit(
         name,
@@ -187,7 +195,7 @@ def _relative(
         high,
         bound=allowed,
         side="above" if rule.better == "higher" else "below",
-        text=f"the change is between {low:.2%} and {high:.2%} of the champion's mean",
+        text=f"the change is between {low:.2%} and {high:.2%} of {whose} mean",
         tolerated=f"a loss of {margin:.2%} is tolerated",
         kind="relative",
     )
@@ -209,26 +217,53 @@ def _absolute(name: str, low: float, *, high: float, rule: GuardRule, what: str)
 
 
 def _anchor_lines(evidence: Evidence, name: str, rule: GuardRule) -> list[_Limit]:
-    """Return the limit against the base model; none where the base is the champion, or nothing limits a change."""
+    """Return the limit against the anchor; none where the base is the champion, or nothing limits a change."""
     own = rule.margin if rule.margin is not None else rule.relative_margin
     if evidence.policy.anchor == "none" or evidence.champion_version is None or own is None:
         return []
     margin = 2 * own if rule.anchor_margin is None else rule.anchor_margin
     confidence = evidence.report.spec.confidence
+    against, anchor = _anchor(evidence, name, rule)
+    candidate = evidence.scores.grid(name, "candidate")
     if rule.threshold is not None:
-        good = {role: _passing(evidence, name, role, rule=rule) for role in ("candidate", "base")}
-        worsened, improved = _moved(good["candidate"], good["base"])
-        prompts, text = len(good["base"]), f"against the base model {worsened} prompts worsened and {improved} improved"
-        line = _share_change(name, worsened, improved, prompts=prompts, margin=margin, text=text, confidence=confidence)
+        good = _passing(anchor, rule)
+        worsened, improved = _moved(_passing(candidate, rule), good)
+        text = f"against {against} {worsened} prompts worsened and {improved} improved"
+        line = _share_change(
+            name, worsened, improved, prompts=len(good), margin=margin, text=text, confidence=confidence
+        )
         return [replace(line, kind="anchor")]
-    candidate_P, base_P = (evidence.scores.grid(name, role).prompt_means() for role in ("candidate", "base"))
+    candidate_P, anchor_P = candidate.prompt_means(), anchor.prompt_means()
     if rule.margin is None:
-        line = _relative(name, candidate_P, base_P, margin=margin, rule=rule, confidence=confidence)
-        line = replace(line, text=line.text.replace("the champion's", "the base model's"))
+        means, whose = (candidate_P, anchor_P), f"{against}'s"
+        line = _relative(name, *means, margin=margin, rule=rule, confidence=confidence, whose=whose)
     else:
-        low, high = mean_interval(candidate_P - base_P, confidence=confidence)
-        line = _change(name, low, high=high, margin=margin, rule=rule, against="the base model")
+        low, high = mean_interval(candidate_P - anchor_P, confidence=confidence)
+        line = _change(name, low, high=high, margin=margin, rule=rule, against=against)
     return [replace(line, kind="anchor")]
+
+
+def _anchor(evidence: Evidence, name: str, rule: GuardRule) -> tuple[str, SeedGrid]:
+    """Return the anchor's name for people and its scores.
+
+    With the policy `best` it is the one of the base and the promoted versions that has the best mean, or the largest
+    share of passing prompts.
+    """
+    known = {"the base model": evidence.scores.grid(name, "base")}
+    if evidence.policy.anchor == "best":
+        promoted = evidence.promoted.items()
+        known |= {
+            f"version {v}": grids.grid(name, "candidate") for v, grids in promoted if grids.has(name, "candidate")
+        }
+
+    def level(grid: SeedGrid) -> float:
+        if rule.threshold is not None:
+            return float(_passing(grid, rule).mean())
+        mean = float(grid.prompt_means().mean())
+        return mean if rule.better == "higher" else -mean
+
+    best = max(known, key=lambda model: level(known[model]))
+    return best, known[best]
 
 
 # --- pass or fail per prompt ----------------------------------------------------------------------------------------
@@ -238,7 +273,7 @@ def _share_lines(evidence: Evidence, name: str, rule: GuardRule) -> list[_Limit]
     """Return the limits of a guard with a threshold. A prompt passes when all its images do: the unit stays the prompt,
     because the images of one prompt are not independent."""
     assert rule.threshold is not None
-    good = {role: _passing(evidence, name, role, rule=rule) for role in ("candidate", "champion")}
+    good = {role: _passing(evidence.scores.grid(name, role), rule) for role in ("candidate", "champion")}
     worsened, improved = _moved(good["candidate"], good["champion"])
     prompts, passing = len(good["candidate"]), int(good["candidate"].sum())
     confidence = evidence.report.spec.confidence
@@ -252,11 +287,10 @@ def _share_lines(evidence: Evidence, name: str, rule: GuardRule) -> list[_Limit]
     return [first, *_absolute(name, low, high=high, rule=rule, what="share of prompts that pass")]
 
 
-def _passing(evidence: Evidence, name: str, role: str, *, rule: GuardRule) -> Bools:
-    """Return for each prompt, or group of near-duplicates, whether all its images of a model are on the better side of
-    the threshold."""
+def _passing(grid: SeedGrid, rule: GuardRule) -> Bools:
+    """Return for each prompt, or group of near-duplicates, whether all its images are on the better side of the
+    threshold."""
     assert rule.threshold is not None
-    grid = evidence.scores.grid(name, role)
     on_side = grid.scores_NS >= rule.threshold if rule.better == "higher" else grid.scores_NS <= rule.threshold
     return grid.passing(on_side)
 

@@ -41,6 +41,9 @@ class Evidence:
     the end of a sentence that begins with the judge."""
     tries: Tries = NO_TRIES
     """Evaluations that were decided earlier in the quarter."""
+    promoted: Mapping[int, ScoreGrids] = field(default_factory=dict)
+    """Versions promoted earlier to their scores as candidates by the guards, on the same prompts and seeds; read for
+    the anchor `best` only."""
     calibrations: Sequence[Calibration] | None = None
     """Each judge's agreement with people on the pairs that count for a vote; None uses the report's, on every pair."""
 

@@ -11,6 +11,8 @@ from alignment.statistics.comparison import OPPONENTS, ScoreTable, compare_all
 from alignment.statistics.human_pairs import Scope, agreements, from_columns
 from alignment.statistics.score_grids import SHUFFLED, ScoreGrids
 
+Columns = dict[str, list[object]]
+
 RECOMPUTE_TOLERANCE = 1e-6
 """Largest difference, relative above 1, between a reported number and the same number from the score table."""
 
@@ -106,6 +108,15 @@ def calibrations_in_scope(
     except (ValueError, TypeError):
         return []
     return agreements(report.spec.judges, rows, facts, confidence=report.spec.confidence, scopes=scopes)[0]
+
+
+def read_columns(data: bytes) -> Columns:
+    """Read the columns of a parquet file; ValueError when the bytes are none."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns: Columns = pq.read_table(pa.BufferReader(data)).to_pydict()
+    return columns
 
 
 def read_grids(score_columns: Mapping[str, Sequence[Any]]) -> ScoreGrids:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from alignment.statistics.comparison import ScoreTable, _compare
+from alignment.statistics.score_grids import ScoreGrids
 from pipelines.project.gate import GuardRule
 from pipelines.release.gate.checks.guards import _mcnemar, guard_checks
 from pipelines.release.gate.checks.interface import Evidence
@@ -198,3 +199,44 @@ def test_relative_margins_and_thresholds_have_anchors_too(evaluation: Any) -> No
     rule = GuardRule(margin=0.05, threshold=0.5)
     lines = verdicts(evidence_of(evaluation, rule, bad, champion=bad, base=[1.0] * 200))
     assert lines == {"guard:g": "promote", "guard:g:anchor": "hold"}
+
+
+def earlier(evidence: Evidence, **scores: list[float]) -> Evidence:
+    """The same evidence with versions promoted before, each with the guard's score of every prompt."""
+    grid = evidence.scores.grid("g", "candidate")
+    promoted = {
+        int(version.removeprefix("v")): ScoreGrids(
+            {("g", "candidate"): replace(grid, scores_NS=np.repeat(np.asarray(values)[:, None], 2, axis=1))}
+        )
+        for version, values in scores.items()
+    }
+    return replace(evidence, promoted=promoted)
+
+
+def test_the_best_promoted_version_is_the_anchor_where_the_policy_says_so(evaluation: Any) -> None:
+    """The candidate is better than the base and no worse than its champion, but far below version 2."""
+    models = {"champion": around(5.2), "base": around(5.0)}
+    for policy, allows in (("best", "hold"), ("base", "promote")):
+        evidence = evidence_of(evaluation, GuardRule(margin=0.3), around(5.2), anchor=policy, **models)
+        (_, anchor) = guard_checks(earlier(evidence, v1=around(5.1), v2=around(6.0), v3=around(5.5)))
+        assert anchor.allows == allows
+        assert ("against version 2 is" in anchor.check.explanation) == (policy == "best")
+    (_, anchor) = guard_checks(
+        earlier(evidence_of(evaluation, GuardRule(margin=0.3), around(5.2), anchor="best", **models))
+    )
+    assert "against the base model is" in anchor.check.explanation
+
+
+def test_the_best_version_is_the_lowest_or_the_most_often_passing_where_the_rule_says_so(evaluation: Any) -> None:
+    models: dict[str, Any] = {"champion": around(5.2), "base": around(5.0), "anchor": "best"}
+    lower = evidence_of(evaluation, GuardRule(margin=0.05, better="lower"), around(5.2), **models)
+    (_, anchor) = guard_checks(earlier(lower, v1=around(4.0), v2=around(6.0)))
+    assert (anchor.allows, "against version 1 is" in anchor.check.explanation) == ("hold", True)
+    relative = evidence_of(evaluation, GuardRule(relative_margin=0.05), around(5.2), **models)
+    (_, anchor) = guard_checks(earlier(relative, v1=around(5.1), v4=around(6.0)))
+    assert (anchor.allows, "of version 4's mean" in anchor.check.explanation) == ("hold", True)
+    bad, some = [0.0] * 40 + [1.0] * 160, [0.0] * 39 + [1.0] * 161
+    models = {"champion": bad, "base": some, "anchor": "best"}
+    share = evidence_of(evaluation, GuardRule(margin=0.05, threshold=0.5), bad, **models)
+    (_, anchor) = guard_checks(earlier(share, v7=[1.0] * 200))
+    assert (anchor.allows, "against version 7 40 prompts worsened" in anchor.check.explanation) == ("hold", True)
