@@ -9,7 +9,7 @@ from typing import Any
 from airflow.sdk import DAG, task
 
 from dags.assets import default_args, location, projects
-from pipelines.dispatch.operators import run_params
+from pipelines.dispatch.operators import links, run_params
 from pipelines.dispatch.operators.approval import PromotionApproval
 from pipelines.dispatch.operators.notifications import NotifyPeople, callbacks
 
@@ -55,5 +55,7 @@ for project in projects():
             timeout_hours=project.approval.timeout_hours,
             notifiers=[NotifyPeople(location(project), "asked")],
         )
-        promote(location(project), decision, ASKER, approval.output)
+        links.add_links(decision, links.ReportLink())
+        promoted = promote(location(project), decision, ASKER, approval.output)
+        links.add_links(promoted, links.ModelVersionLink())
     globals()[dag.dag_id] = dag

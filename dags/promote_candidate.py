@@ -9,10 +9,12 @@ from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOpe
 from airflow.sdk import DAG, task
 
 from dags.assets import ACTOR, GPU_POOL, RUN_KEY, TRIGGERED_BY, candidate_asset, default_args, location, projects
-from pipelines.dispatch.operators import candidates, results, run_params
+from pipelines.dispatch.operators import candidates, links, results, run_params
 from pipelines.dispatch.operators.approval import approval_run
 from pipelines.dispatch.operators.notifications import callbacks
 from pipelines.dispatch.operators.train_job import TrainJobOperator, retry_policy
+
+RUN_NAME = "{{ task.trigger_run_id }}"
 
 for project in projects():
     with DAG(
@@ -71,9 +73,9 @@ for project in projects():
             return approval_run(path, decision, context)
 
         versions = versions_to_judge(location(project))
-        TriggerDagRunOperator.partial(
-            task_id="judge_next", trigger_dag_id=dag.dag_id, logical_date=None, skip_when_already_exists=True
-        ).expand_kwargs(list_next(versions))
+        run: dict[str, Any] = {"logical_date": None, "skip_when_already_exists": True, "map_index_template": RUN_NAME}
+        judge_next = TriggerDagRunOperator.partial(task_id="judge_next", trigger_dag_id=dag.dag_id, **run)
+        judge_next.expand_kwargs(list_next(versions))
         candidate = pick_candidate(location(project), versions)
         job: dict[str, Any] = {"project_path": location(project), "pool": GPU_POOL, "retry_policy": retry_policy()}
         evaluate = TrainJobOperator(task_id="evaluate", stage="evaluate", given={"candidate": candidate}, **job)
@@ -84,13 +86,10 @@ for project in projects():
         is_challenger(location(project), candidate) >> evaluate
         repeated = coverage.output if coverage else None
         decision = gate(location(project), candidate, evaluate.output, RUN_KEY, repeated, TRIGGERED_BY)
+        links.add_links(decision, links.ReportLink())
         if project.approval.mode == "none":
-            promote(location(project), decision, ACTOR)
+            links.add_links(promote(location(project), decision, ACTOR), links.ModelVersionLink())
         else:
-            TriggerDagRunOperator.partial(
-                task_id="ask",
-                trigger_dag_id=f"{project.name}.approve",
-                logical_date=None,
-                skip_when_already_exists=True,
-            ).expand_kwargs(list_approval(location(project), decision))
+            ask = TriggerDagRunOperator.partial(task_id="ask", trigger_dag_id=f"{project.name}.approve", **run)
+            ask.expand_kwargs(list_approval(location(project), decision))
     globals()[dag.dag_id] = dag

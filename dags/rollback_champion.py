@@ -9,7 +9,7 @@ from typing import Any
 from airflow.sdk import DAG, task
 
 from dags.assets import ACTOR, default_args, location, projects
-from pipelines.dispatch.operators import run_params
+from pipelines.dispatch.operators import links, run_params
 from pipelines.dispatch.operators.notifications import callbacks
 
 for project in projects():
@@ -40,5 +40,5 @@ for project in projects():
             names = ("reason", "from_version", "to_version", "to_base", "forward")
             return champion.rollback(path, actor=actor, **{name: given[name] for name in names})
 
-        rollback(location(project), ACTOR)
+        links.add_links(rollback(location(project), ACTOR), links.ModelVersionLink())
     globals()[dag.dag_id] = dag

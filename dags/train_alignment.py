@@ -7,9 +7,9 @@ from typing import Any
 from airflow.sdk import DAG, task
 
 from dags.assets import GPU_POOL, RUN_KEY, TRIGGERED_BY, candidate_asset, default_args, location, projects, train_starts
-from pipelines.dispatch.operators import run_params, starts
+from pipelines.dispatch.operators import links, run_params, starts
 from pipelines.dispatch.operators.results import result_of
-from pipelines.dispatch.operators.train_job import TrainJobOperator, retry_policy
+from pipelines.dispatch.operators.train_job import MAP_NAME, TrainJobOperator, retry_policy
 
 for project in projects():
     with DAG(
@@ -22,6 +22,7 @@ for project in projects():
         doc_md=__doc__,
     ) as dag:
         job: dict[str, Any] = {"project_path": location(project), "pool": GPU_POOL, "retry_policy": retry_policy()}
+        mapped = {**job, "map_index_template": MAP_NAME}
 
         @task
         def build_snapshot(path: str) -> dict[str, Any]:
@@ -50,7 +51,7 @@ for project in projects():
 
             return training_stages.plan_trainings(path, snapshot, caches[:])
 
-        @task(outlets=[candidate_asset(project)])
+        @task(outlets=[candidate_asset(project)], map_index_template=links.OWN_NAME)
         def register(
             path: str, training: dict[str, Any], run: dict[str, str], *, outlet_events: Any = None
         ) -> dict[str, Any]:
@@ -58,12 +59,10 @@ for project in projects():
 
             candidate = candidates.register(path, training["snapshot"], result_of("train"), **run)
             outlet_events[candidate_asset(values.read_project(path))].extra = {"version": candidate["version"]}
-            return candidate
+            return links.named(candidate, f"version {candidate['version']}")
 
         @task(task_id="register", outlets=[candidate_asset(project)])
-        def register_soup(
-            path: str, parts: dict[str, Any], soup: dict[str, Any], run: dict[str, str], *, outlet_events: Any = None
-        ) -> dict[str, Any]:
+        def register_soup(path: str, parts: Any, soup: Any, run: Any, *, outlet_events: Any = None) -> dict[str, Any]:
             from pipelines.stages import candidates, values
 
             candidate = candidates.register_soup(path, **parts, soup=result_of("soup", soup), **run)
@@ -81,19 +80,20 @@ for project in projects():
             encodings = plan_encodings(location(project), snapshot)
             checked >> encodings
             if project.captions_wanted():
-                caption = TrainJobOperator(
-                    task_id="caption", stage="caption", given={"snapshot": snapshot}, generation=0, **job
-                )
+                given = {"snapshot": snapshot}
+                caption = TrainJobOperator(task_id="caption", stage="caption", given=given, generation=0, **job)
                 checked >> caption >> encodings
-            caches = TrainJobOperator.partial(task_id="encode", stage="encode", **job).expand(given=encodings).output
+            caches = TrainJobOperator.partial(task_id="encode", stage="encode", **mapped).expand(given=encodings).output
         trainings = plan_trainings(location(project), snapshot, caches)
         checked >> trainings
         run = {"run_key": RUN_KEY, "trained_by": TRIGGERED_BY}
-        train = TrainJobOperator.partial(task_id="train", stage="train", **job).expand(given=trainings)
+        train = TrainJobOperator.partial(task_id="train", stage="train", **mapped).expand(given=trainings)
         if project.soup:
             parts = {"trainings": trainings, "results": train.output}
             soup = TrainJobOperator(task_id="soup", stage="soup", given=parts, **job)
-            register_soup(location(project), parts, soup.output, run)
+            registered = register_soup(location(project), parts, soup.output, run)
         else:
-            train >> register.partial(path=location(project), run=run).expand(training=trainings)
+            registered = register.partial(path=location(project), run=run).expand(training=trainings)
+            train >> registered
+        links.add_links(registered, links.ModelVersionLink())
     globals()[dag.dag_id] = dag

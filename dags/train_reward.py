@@ -9,9 +9,9 @@ from typing import Any
 from airflow.sdk import DAG, task
 
 from dags.assets import GPU_POOL, RUN_KEY, default_args, judges_asset, location, pairs_asset, projects
-from pipelines.dispatch.operators import run_params
+from pipelines.dispatch.operators import links, run_params
 from pipelines.dispatch.operators.results import result_of
-from pipelines.dispatch.operators.train_job import TrainJobOperator, retry_policy
+from pipelines.dispatch.operators.train_job import MAP_NAME, TrainJobOperator, retry_policy
 
 for project in (project for project in projects() if project.rewards):
     with DAG(
@@ -30,11 +30,12 @@ for project in (project for project in projects() if project.rewards):
 
             return training.plan_rewards(path)
 
-        @task(outlets=[judges_asset(project)])
+        @task(outlets=[judges_asset(project)], map_index_template=links.OWN_NAME)
         def register(path: str, plan: dict[str, Any], run_key: str) -> dict[str, Any]:
             from pipelines.stages import judges
 
-            return judges.register_reward(path, plan, result_of("train_reward"), run_key=run_key)
+            judge = judges.register_reward(path, plan, result_of("train_reward"), run_key=run_key)
+            return links.named(judge, judge["name"])
 
         plans = build_snapshots(location(project))
         train = TrainJobOperator.partial(
@@ -43,6 +44,7 @@ for project in (project for project in projects() if project.rewards):
             stage="train_reward",
             pool=GPU_POOL,
             retry_policy=retry_policy(),
+            map_index_template=MAP_NAME,
         ).expand(given=plans)
         train >> register.partial(path=location(project), run_key=RUN_KEY).expand(plan=plans)
     globals()[dag.dag_id] = dag

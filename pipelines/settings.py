@@ -44,6 +44,9 @@ class Settings(Record):
     """Key of the hash that stands for an annotator (PLUMBLINE_ANNOTATOR_SALT)."""
     airflow_ui_url: str = ""
     """Airflow's address, linked from MLflow runs and queried for paused DAGs (PLUMBLINE_AIRFLOW_UI_URL)."""
+    mlflow_ui_url: str = ""
+    """MLflow's address for a browser, linked from Airflow and logs; empty: `tracking_uri` if it is a server's
+    (PLUMBLINE_MLFLOW_UI_URL)."""
     airflow_user: str = ""
     """User that queries Airflow's API for paused DAGs; needs to read DAGs only (PLUMBLINE_AIRFLOW_USER)."""
     airflow_password: SecretStr = SecretStr("")
@@ -64,6 +67,12 @@ class Settings(Record):
     """Password of an encrypted signing key (PLUMBLINE_SIGNING_KEY_PASSWORD)."""
     verify_key: Path | None = None
     """Public key, PEM; if set, only weights with its signature become champion (PLUMBLINE_VERIFY_KEY)."""
+
+    @property
+    def mlflow_pages(self) -> str:
+        """Address of MLflow's pages in a browser; empty without a server."""
+        served = self.tracking_uri if self.tracking_uri.startswith(("http://", "https://")) else ""
+        return (self.mlflow_ui_url or served).rstrip("/")
 
     @property
     def mlflow_dir(self) -> Path:
@@ -87,6 +96,7 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
         s3_endpoint_url=env.get("AWS_ENDPOINT_URL"),
         annotator_salt=SecretStr(env.get(ANNOTATOR_SALT, "")),
         airflow_ui_url=env.get("PLUMBLINE_AIRFLOW_UI_URL", ""),
+        mlflow_ui_url=env.get("PLUMBLINE_MLFLOW_UI_URL", ""),
         airflow_user=env.get(AIRFLOW_USER, ""),
         airflow_password=SecretStr(env.get(AIRFLOW_PASSWORD, "")),
         airflow_database=SecretStr(env.get(AIRFLOW_DATABASE, "")),

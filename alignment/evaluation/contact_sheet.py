@@ -6,14 +6,20 @@ scripts as boxes. Rows are therefore numbered, and every page that shows a sheet
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 from PIL import Image, ImageDraw, ImageFont
+
+from alignment.contracts.jobs import SampleLine
 
 PAPER, INK, FAINT, RULE = (255, 255, 255), (28, 32, 38), (96, 104, 114), (222, 226, 231)
 SMALLEST_CELL, LARGEST_CELL = 160, 320
 CAPTION_WIDTH, MARGIN, GAP, HEADER = 230, 20, 12, 44
 LABEL_SIZE, CAPTION_SIZE, LINE_HEIGHT = 18, 16, 22
+
+MOST_STEPS, MOST_PROMPTS = 6, 8
+"""Largest numbers of columns and rows of a sheet of a run's samples."""
 
 Row = TypeVar("Row")
 
@@ -48,6 +54,27 @@ def contact_sheet(rows: Sequence[SheetRow], labels: Sequence[str]) -> Image.Imag
             image = _fit(row.images[label], cell)
             sheet.paste(image, (x + (cell - image.width) // 2, top + (cell - image.height) // 2))
     return sheet
+
+
+def samples_sheet(files: Mapping[SampleLine, Path]) -> Image.Image:
+    """Draw a run's sample images: one row per prompt and one column per step, the first and last among them.
+
+    `files` maps each sample to its image. Steps without an image of every prompt are left out; ValueError when no step
+    has one of each.
+    """
+    found = {(sample.key, sample.step): path for sample, path in files.items()}
+    prompts = {sample.key: sample.prompt for sample in files}
+    keys = evenly_spaced(sorted(prompts), MOST_PROMPTS)
+    steps = sorted(step for step in {step for _, step in found} if all((key, step) in found for key in keys))
+    shown = [*evenly_spaced(steps[:-1], MOST_STEPS - 1), *steps[-1:]]
+    rows = []
+    for key in keys:
+        images = {}
+        for step in shown:
+            with Image.open(found[key, step]) as image:
+                images[f"step {step}"] = image.convert("RGB")
+        rows.append(SheetRow(prompts[key], images))
+    return contact_sheet(rows, [f"step {step}" for step in shown])
 
 
 def evenly_spaced(items: Sequence[Row], most: int) -> list[Row]:

@@ -10,10 +10,11 @@ from typing import Any
 from pipelines.contracts.jobs import JobHandle, JobRequest, JobStatus
 from pipelines.dispatch.engines.catalogue import open_engine
 from pipelines.dispatch.engines.interface import TERMINAL_STATES, Engine
+from pipelines.dispatch.job_titles import job_title
 from pipelines.records.jobs import note_starter
 from pipelines.settings import Settings
 from pipelines.store.storage import Store, open_store
-from pipelines.tracking import runs
+from pipelines.tracking import pages, runs
 
 log = logging.getLogger(__name__)
 
@@ -150,8 +151,16 @@ def track(request: JobRequest, settings: Settings, parent_key: str) -> JobReques
         kind=request.kind,
         parent_key=parent_key,
         config=config,
-        tags={**tags, runs.ENGINE_TAG: request.placement.engine, runs.HOST_TAG: this_host(settings)},
+        tags={
+            **tags,
+            runs.ENGINE_TAG: request.placement.engine,
+            runs.HOST_TAG: this_host(settings),
+            runs.OUTPUT_TAG: request.output_uri,
+        },
+        name=job_title(request),
     )
+    if page := pages.run_page(settings, target.run_id):
+        log.info("MLflow run of job %s: %s", request.job_id, page)
     return request.model_copy(update={"tracking": target})
 
 

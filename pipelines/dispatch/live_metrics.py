@@ -14,9 +14,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self, TypeVar
 
+from PIL import Image
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from alignment.contracts.jobs import METRICS_FILE, SAMPLES_INDEX_FILE, MetricsLine, SampleLine
+from alignment.evaluation.contact_sheet import samples_sheet
 from alignment.files.paths import resolve_below
 from pipelines.dispatch.job_folder import read_model, write_atomically
 
@@ -36,6 +38,7 @@ class _Stream(Protocol):
 
     def log_metrics(self, step: int, unix_seconds: float, metrics: Mapping[str, float]) -> None: ...
     def log_image(self, path: Path, key: str, step: int) -> None: ...
+    def show_picture(self, image: Image.Image, artifact: str, caption: str) -> None: ...
     def flush(self) -> None: ...
     def last_steps(self, names: Iterable[str]) -> dict[str, int]: ...
 
@@ -93,6 +96,7 @@ class LiveMetrics:
         self._cursor = read_model(cursor_path, _TrackingCursor) or _TrackingCursor()
         self._in_doubt = self._cursor.sending
         self._tails = {MetricsLine: _Tail(out_dir / METRICS_FILE), SampleLine: _Tail(out_dir / SAMPLES_INDEX_FILE)}
+        self._samples: dict[SampleLine, Path] = {}
         self._stream: _Stream | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="live-metrics", daemon=True)
@@ -162,24 +166,41 @@ class LiveMetrics:
             self._save(cursor.model_copy(update={"last_step": stored, "sending": names}))
         for line, new in points:
             self._stream.log_metrics(line.step, line.unix_seconds, new)
-        for sample in samples:
-            self._send_image(sample, cursor, self._stream)
+        sent = [self._send_image(sample, cursor, self._stream) for sample in samples]
+        if any(sent):
+            self._show_samples(self._stream)
         self._stream.flush()
         cursor.sending = set()
 
     def _save(self, cursor: _TrackingCursor) -> None:
         write_atomically(self._cursor_path, cursor.model_dump_json())
 
-    def _send_image(self, sample: SampleLine, cursor: _TrackingCursor, stream: _Stream) -> None:
-        name = f"{sample.key}@{sample.step}"
-        if name in cursor.images:
+    def _show_samples(self, stream: _Stream) -> None:
+        """Show the images of all steps so far in the run's description."""
+        step = max(sample.step for sample in self._samples)
+        try:
+            sheet = samples_sheet(self._samples)
+        except ValueError:  # No step has an image of every prompt yet.
             return
+        except OSError as error:
+            log.warning("The samples of step %d are not shown together: %s", step, error)
+            return
+        stream.show_picture(sheet, f"samples/by_step_{step:08d}.png", f"Samples up to step {step}")
+
+    def _send_image(self, sample: SampleLine, cursor: _TrackingCursor, stream: _Stream) -> bool:
+        """Send an image and return True; False if the server has it, or it cannot be read."""
+        name = f"{sample.key}@{sample.step}"
+        known = name in cursor.images
+        cursor.images.add(name)
         try:
             path = resolve_below(self._out_dir, sample.path, SAMPLES_INDEX_FILE)
-            stream.log_image(path, sample.key, sample.step)
+            if not known:
+                stream.log_image(path, sample.key, sample.step)
         except (ValueError, FileNotFoundError) as error:
             log.warning("Sample %s is left out of the run: %s", sample.path, error)
-        cursor.images.add(name)
+            return False
+        self._samples[sample] = path
+        return not known
 
 
 def _unsent(line: MetricsLine, cursor: _TrackingCursor) -> dict[str, float]:

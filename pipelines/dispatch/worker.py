@@ -41,7 +41,7 @@ from pipelines.host import signal_group
 from pipelines.settings import Settings, load_settings
 from pipelines.store.folders import hash_folder
 from pipelines.store.storage import Store, open_store
-from pipelines.tracking import open_runs, runs
+from pipelines.tracking import open_runs, run_stream, runs
 
 log = logging.getLogger(__name__)
 
@@ -223,9 +223,9 @@ def _live_metrics(folder: JobFolder, request: JobRequest, settings: Settings) ->
     if target is None:
         return nullcontext()
 
-    def open_stream() -> runs.RunStream:
+    def open_stream() -> run_stream.RunStream:
         open_runs.start_attempt(settings, target.run_id, launch.attempt if launch else 1)
-        return runs.RunStream(settings.tracking_uri, target.run_id)
+        return run_stream.RunStream(settings.tracking_uri, target.run_id)
 
     return LiveMetrics(folder.out_dir, folder.work_dir / "tracking_cursor.json", open_stream)
 

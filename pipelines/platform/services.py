@@ -12,7 +12,6 @@ import logging
 import os
 import secrets
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -27,6 +26,7 @@ from alignment.contracts.values import Record
 from pipelines import host
 from pipelines.host import ProcessRecord
 from pipelines.platform import running_jobs
+from pipelines.platform.ports import choose_ports
 from pipelines.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ class Platform(Record):
 
 
 def start(settings: Settings, *, mlflow_port: int = 0, airflow_port: int = 0) -> Platform:
-    """Start all servers and wait until they respond; port 0 picks a free one.
+    """Start all servers and wait until they respond; port 0 takes the one of the last start, or a free one.
 
     Raises ValueError when a wanted port is in use or the platform is already running, RuntimeError with the last lines
     of the log when a server does not start. Every server that had started is stopped again.
@@ -91,8 +91,7 @@ def start(settings: Settings, *, mlflow_port: int = 0, airflow_port: int = 0) ->
             f"The platform is already running (Airflow {running.airflow.url}, MLflow {running.mlflow.url})."
             " Use it, or stop it with `make down`."
         )
-    ports = _free_ports(4, wanted=(mlflow_port, airflow_port))
-    settings.state_dir.mkdir(parents=True, exist_ok=True)
+    ports = choose_ports(settings, wanted=(mlflow_port, airflow_port))
     started: list[_Service] = []
     try:
         started.append(spawn("mlflow", settings, ports))
@@ -159,30 +158,6 @@ def admin_password(settings: Settings) -> str:
     """Return the password of the user `admin` of the embedded Airflow."""
     passwords: dict[str, str] = json.loads(_passwords_path(settings).read_text())
     return passwords["admin"]
-
-
-def _free_ports(count: int, wanted: tuple[int, ...] = ()) -> list[int]:
-    """Return `count` distinct free loopback ports; a wanted port (not 0) is used or refused, never replaced.
-
-    Raises ValueError naming a wanted port that is in use.
-    """
-    sockets: list[socket.socket] = []
-    try:
-        for port in (*wanted, *[0] * (count - len(wanted))):
-            candidate = socket.socket()
-            sockets.append(candidate)
-            candidate.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                candidate.bind(("127.0.0.1", port))
-            except OSError as error:
-                raise ValueError(
-                    f"Port {port} on 127.0.0.1 is in use ({error.strerror}). Stop the program that uses it, or give"
-                    " another port (0 picks a free one)."
-                ) from error
-        return [candidate.getsockname()[1] for candidate in sockets]
-    finally:
-        for candidate in sockets:
-            candidate.close()
 
 
 def is_alive(service: _Service) -> bool:

@@ -13,7 +13,7 @@ from pipelines.release.gate.evidence import read_evidence
 from pipelines.release.gate.verdict import decide
 from pipelines.release.pages import candidate_page, write
 from pipelines.release.pages.costs import candidate_total
-from pipelines.tracking import open_runs, registry, runs
+from pipelines.tracking import open_runs, registry, run_stream, runs
 from pipelines.workspace import Workspace
 
 
@@ -73,7 +73,7 @@ def show_in_tracking(
     tags = runs.airflow_tags(settings, run_key)
     run_id = runs.parent_run(settings, project=workspace.project.name, key=run_key, tags=tags)
     runs.set_run_tags(settings, run_id, candidate_page.verdict_tags(decision))
-    stream = runs.RunStream(settings.tracking_uri, run_id)
+    stream = run_stream.RunStream(settings.tracking_uri, run_id)
     store = workspace.store
     runs.log_text(settings, run_id, store.read_bytes(decision.report_uri).decode(), "gate/report.html")
     runs.log_dict(settings, run_id, decision.model_dump(mode="json"), "gate/decision.json")
@@ -86,7 +86,11 @@ def show_in_tracking(
     runs.finish_run(settings, run_id, "FINISHED")
     known = write.provenance_of(workspace, decision, report=report, coverage=coverage)
     tags = open_runs.cost_tags(candidate_total(known.records))
-    page_id = candidate_page.show_candidate(settings, decision, report=report)
+    facts = candidate_page.candidate_facts(known)
+    page_id = candidate_page.show_candidate(settings, decision, report=report, facts=facts)
     runs.set_run_tags(settings, page_id, tags)
+    page = run_stream.RunStream(settings.tracking_uri, page_id)
+    page.log_metrics(0, time.time(), {name.replace(".", "/", 1): float(value) for name, value in tags.items()})
+    page.flush()
     registry.set_version_tags(settings, decision.candidate.model, decision.candidate.version, tags)
     open_runs.show_project_total(settings, workspace.project.name, known.project_total)

@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 from pipelines.contracts.jobs import ComputeTotal, JobRecord
 from pipelines.settings import Settings
-from pipelines.tracking.runs import ENGINE_TAG, HOST_TAG, JOB_ID_TAG, KIND_TAG, PARENT_TAG, RunStream, connect
+from pipelines.tracking.run_stream import RunStream
+from pipelines.tracking.runs import ENGINE_TAG, HOST_TAG, JOB_ID_TAG, KIND_TAG, PARENT_TAG, connect
 
 RunStatus = Literal["FINISHED", "FAILED", "KILLED"]
 

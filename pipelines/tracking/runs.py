@@ -10,10 +10,8 @@ import json
 import logging
 import os
 import re
-import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +20,7 @@ from alignment.contracts.values import canonical_json
 from pipelines.contracts.jobs import TrackingTarget
 from pipelines.project.file import Project
 from pipelines.settings import Settings
-from pipelines.tracking.errors import TrackingUnavailable, explained, without_password
+from pipelines.tracking.errors import explained, without_password
 
 log = logging.getLogger(__name__)
 
@@ -30,19 +28,19 @@ RUN_KEY_TAG = "plumbline.run_key"
 JOB_ID_TAG = "plumbline.job_id"
 KIND_TAG = "plumbline.kind"
 CONFIG_TAG = "plumbline.config_logged"
+OUTPUT_TAG = "plumbline.output_uri"
+"""Address of a job's output, by which the run is found that made some weights."""
+_EXPERIMENT_KIND = {"mlflow.experimentKind": "custom_model_development"}
+"""Makes MLflow open an experiment on its training runs; by default it opens its GenAI pages."""
 PARENT_TAG = "mlflow.parentRunId"
 ENGINE_TAG = "plumbline.engine"
 HOST_TAG = "plumbline.host"
 """Host and state dir from which a job was submitted; only there the engine `local` knows it."""
-TRAINING_VIEW = "?workflowType=machine_learning"
-"""Makes MLflow open the page of training runs; by default it opens its GenAI view."""
+AIRFLOW_TAG = "airflow.ui_url"
 NOTE_TAG = "mlflow.note.content"
 """Markdown that MLflow shows as a run's description."""
 MAX_PARAM_CHARS = 500
 MAX_PARAMS_PER_REQUEST = 100
-MAX_METRICS_PER_REQUEST = 1000
-SEND_EVERY_SECONDS = 2.0
-PAUSE_WHEN_DOWN_SECONDS = 30.0
 
 # MLflow is configured through the environment alone, and reads most of it at each request.
 _FIXED_ENVIRONMENT = {
@@ -108,6 +106,8 @@ def parent_run(settings: Settings, *, project: str, key: str, tags: Mapping[str,
     """Return the run id of a pipeline run, looked up by its key before it is created; the experiment is the project."""
     if settings.git_sha:
         tags = {"git.sha": settings.git_sha, **tags}
+    if AIRFLOW_TAG in tags:
+        tags = {NOTE_TAG: f"[Run in Airflow]({tags[AIRFLOW_TAG]})", **tags}
     with connect(settings.tracking_uri) as client:
         experiment = _experiment(client, settings, project)
         return _find_or_create(client, experiment, (RUN_KEY_TAG, key), name=_run_name(key), tags=tags)
@@ -126,7 +126,7 @@ def airflow_tags(settings: Settings, run_key: str) -> dict[str, str]:
         return {}
     tags = {"airflow.dag_id": dag_id, "airflow.run_id": run_id}
     if settings.airflow_ui_url:
-        tags["airflow.ui_url"] = f"{settings.airflow_ui_url}/dags/{dag_id}/runs/{run_id}"
+        tags[AIRFLOW_TAG] = f"{settings.airflow_ui_url}/dags/{dag_id}/runs/{run_id}"
     return tags
 
 
@@ -139,9 +139,11 @@ def job_run(
     parent_key: str,
     config: Mapping[str, Any],
     tags: Mapping[str, str] = {},
+    name: str = "",
 ) -> TrackingTarget:
     """Return the run of one job under its pipeline run, looked up by the job id before it is created.
 
+    `name` is the run's name for people; by default the job id.
     `config` is logged once: everything but placement as params (500 characters each; a recipe's under the names by
     which it is overridden), and completely as config.json. A retry with another config (placement may change) keeps the
     first.
@@ -150,7 +152,8 @@ def job_run(
     with connect(settings.tracking_uri) as client:
         own = {KIND_TAG: kind, PARENT_TAG: parent, **tags}
         experiment = _experiment(client, settings, project)
-        run_id = _find_or_create(client, experiment, (JOB_ID_TAG, request_job_id), name=request_job_id, tags=own)
+        identity = (JOB_ID_TAG, request_job_id)
+        run_id = _find_or_create(client, experiment, identity, name=name or request_job_id, tags=own)
         if CONFIG_TAG not in client.get_run(run_id).data.tags:
             _log_config(client, run_id, config)
     return TrackingTarget(run_id=run_id)
@@ -165,7 +168,7 @@ def _experiment(client: Any, settings: Settings, name: str) -> str:
         # Without a server MLflow would put artifacts into the working directory.
         location = None if served else (settings.mlflow_dir / "artifacts").as_uri()
         try:
-            return str(client.create_experiment(name, artifact_location=location))
+            return str(client.create_experiment(name, artifact_location=location, tags=_EXPERIMENT_KIND))
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
@@ -175,6 +178,9 @@ def _experiment(client: Any, settings: Settings, name: str) -> str:
             f"MLflow experiment {name!r} (id {experiment.experiment_id}) is deleted. Restore it with"
             f" `mlflow experiments restore -x {experiment.experiment_id}`, or rename the project."
         )
+    for tag, value in _EXPERIMENT_KIND.items():
+        if tag not in experiment.tags:
+            client.set_experiment_tag(experiment.experiment_id, tag, value)
     return str(experiment.experiment_id)
 
 
@@ -252,10 +258,25 @@ def run_tags(settings: Settings, run_id: str) -> dict[str, str]:
     return {name: value for name, value in {**parent, **own}.items() if not name.startswith("mlflow.")}
 
 
-def run_address(settings: Settings, run_id: str) -> str:
-    """Return the path of a run within MLflow's pages, for a link from another of its pages."""
+def log_params(settings: Settings, run_id: str, params: Mapping[str, str]) -> None:
+    """Log parameters that the run does not have yet; MLflow lets none change."""
+    from mlflow.entities import Param
+
     with connect(settings.tracking_uri) as client:
-        return f"#/experiments/{client.get_run(run_id).info.experiment_id}/runs/{run_id}"
+        known = client.get_run(run_id).data.params
+        fresh = [Param(name, value[:MAX_PARAM_CHARS]) for name, value in params.items() if name not in known]
+        if fresh:
+            client.log_batch(run_id, params=fresh)
+
+
+def name_by_version(settings: Settings, project: str, *, output_uri: str, version: int) -> None:
+    """Add the version to the names of the runs that made the weights in `output_uri`."""
+    with connect(settings.tracking_uri) as client:
+        experiment = _experiment(client, settings, project)
+        for run in client.search_runs([experiment], f"tags.`{OUTPUT_TAG}` = '{output_uri}'"):
+            name, ending = run.info.run_name, f", v{version}"
+            if not name.endswith(ending):
+                client.update_run(run.info.run_id, name=f"{name}{ending}")
 
 
 def set_run_tags(settings: Settings, run_id: str, tags: Mapping[str, str]) -> None:
@@ -298,79 +319,6 @@ def log_dataset(settings: Settings, run_id: str, snapshot: DatasetSnapshot, cont
     with connect(settings.tracking_uri) as client:
         client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", context)])])
         client.set_tag(run_id, "snapshot.digest", snapshot.content_digest)
-
-
-@dataclass
-class RunStream:
-    """Live curves and images of one run, from a GPU host with mlflow-skinny. Not for use by several threads.
-
-    metrics.jsonl is the record, this is the view: `log_metrics` never raises because the server is unavailable; it
-    keeps the points and sends them later. `flush` and `log_image` do raise TrackingUnavailable. Points sent twice are
-    stored once when step, time and value agree, and an image already in the run under the same key and step is not sent
-    again, so a resumed job may send everything it logged again.
-    """
-
-    tracking_uri: str
-    run_id: str
-    _points: list[Any] = field(default_factory=list)
-    _next_send: float = 0.0
-    _images: set[tuple[str, int]] | None = None
-
-    def log_metrics(self, step: int, unix_seconds: float, metrics: Mapping[str, float]) -> None:
-        """Add points to the curves; sent every two seconds or every thousand points."""
-        from mlflow.entities import Metric
-
-        milliseconds = round(unix_seconds * 1000)
-        self._points += [Metric(name, value, milliseconds, step) for name, value in metrics.items()]
-        if len(self._points) < MAX_METRICS_PER_REQUEST and time.monotonic() < self._next_send:
-            return
-        try:
-            if time.monotonic() >= self._next_send:
-                self.flush()
-        except TrackingUnavailable as error:
-            self._next_send = time.monotonic() + PAUSE_WHEN_DOWN_SECONDS
-            log.warning("%s Keeping %d points meanwhile.", error, len(self._points))
-
-    def flush(self) -> None:
-        """Send every point not yet sent."""
-        with connect(self.tracking_uri) as client:
-            while self._points:
-                client.log_batch(self.run_id, metrics=self._points[:MAX_METRICS_PER_REQUEST])
-                del self._points[:MAX_METRICS_PER_REQUEST]
-        self._next_send = time.monotonic() + SEND_EVERY_SECONDS
-
-    def last_steps(self, names: Iterable[str]) -> dict[str, int]:
-        """Return the last step of each of these metrics that the server has, which sends complete curves for that."""
-        with connect(self.tracking_uri) as client:
-            curves = {name: client.get_metric_history(self.run_id, name) for name in names}
-        return {name: max(point.step for point in points) for name, points in curves.items() if points}
-
-    def log_image(self, path: Path, key: str, step: int) -> None:
-        """Add a PNG to the image grid; return when it is stored. `key`: letters, digits, _ - . and /.
-
-        ValueError when the file is not an image, which another attempt to send it would not change.
-        """
-        from PIL import Image, UnidentifiedImageError
-
-        with connect(self.tracking_uri) as client:
-            if self._images is None:
-                self._images = _logged_images(client, self.run_id)
-            if (key, step) in self._images:
-                return
-            try:
-                with Image.open(path) as image:
-                    image.load()
-            except UnidentifiedImageError as error:
-                raise ValueError(f"{path} is not an image") from error
-            client.log_image(self.run_id, image, key=key, step=step, synchronous=True)
-            self._images.add((key, step))
-
-
-def _logged_images(client: Any, run_id: str) -> set[tuple[str, int]]:
-    """Return (key, step) of the images whose thumbnail, which MLflow writes last, exists."""
-    pattern = re.compile(r"images/(.+)\+step\+(\d+)\+timestamp\+.*\+compressed\.webp$")
-    matches = (pattern.match(item.path) for item in client.list_artifacts(run_id, "images"))
-    return {(match[1].replace("~", "/"), int(match[2])) for match in matches if match}
 
 
 @contextmanager

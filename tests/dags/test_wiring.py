@@ -581,3 +581,24 @@ def test_captions_come_before_encoding_where_a_recipe_needs_them(dags_with: Call
     assert edges(train) == usual | between
     caption = train.get_task("caption")
     assert (caption.pool, caption.retries, caption.generation) == ("gpu", 2, 0)
+
+
+def test_tasks_open_the_pages_that_their_work_is_on(dags_with: Callable[[str], dict[str, Any]]) -> None:
+    """Read from the serialised DAGs, which is what Airflow's pages see."""
+    found = dags_with(f"{TRAIN}{APPROVAL}")
+    shown: dict[str, set[str]] = {}
+    for dag_id, dag in found.items():
+        for task in DagSerialization.from_dict(DagSerialization.to_dict(dag)).tasks:
+            for link in task.operator_extra_links:
+                shown.setdefault(link.name, set()).add(f"{dag_id} {task.task_id}")
+    assert shown["Report"] == {"shapes.promote gate", "shapes.approve find_decision"}
+    assert shown["Model version"] == {"shapes.train register", "shapes.approve promote", "shapes.rollback rollback"}
+    jobs = {f"{dag_id} {task.task_id}" for dag_id, dag in found.items() for task in dag.tasks if task.pool == "gpu"}
+    assert shown["MLflow run"] == jobs
+
+
+def test_mapped_tasks_have_names(dags_with: Callable[[str], dict[str, Any]]) -> None:
+    found = dags_with(f"{TRAIN}{APPROVAL}")
+    mapped = {f"{dag_id} {task.task_id}": task for dag_id, dag in found.items() for task in dag.tasks if task.is_mapped}
+    unnamed = {name for name, task in mapped.items() if not task.partial_kwargs.get("map_index_template")}
+    assert (len(mapped), unnamed) == (8, set())

@@ -22,7 +22,7 @@ from embedded_world import MARKS, processes_of
 from PIL import Image
 
 from pipelines.dispatch.job_folder import JobFolder
-from pipelines.platform import services
+from pipelines.platform import ports, services
 from pipelines.settings import load_settings
 
 ROOT = Path(__file__).parents[2]
@@ -140,7 +140,7 @@ def test_interrupted_killed_and_resumed(project: Path, state_dir: Path) -> None:
 def registry(state_dir: Path) -> Iterator[str]:
     """The embedded tracking server alone, on the state of the demo."""
     settings = load_settings({"PLUMBLINE_STATE_DIR": str(state_dir)})
-    server = services._start_mlflow(settings, services._free_ports(1)[0])
+    server = services._start_mlflow(settings, ports.free_ports(1)[0])
     try:
         services._wait_until(services._answers(server, "/health"), server)
         yield server.url

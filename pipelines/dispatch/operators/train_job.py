@@ -21,9 +21,12 @@ from pipelines.dispatch import claims, jobs
 from pipelines.dispatch.claims import JobClaim
 from pipelines.dispatch.engines.catalogue import open_engine
 from pipelines.dispatch.engines.interface import TERMINAL_STATES, Engine
+from pipelines.dispatch.job_titles import short_title
+from pipelines.dispatch.operators.links import MLFLOW_RUN_KEY, MlflowRunLink
 from pipelines.records.jobs import note_starter
 from pipelines.settings import load_settings
 from pipelines.store.storage import open_store
+from pipelines.tracking import pages, runs
 
 REQUEST_BUILDER = "pipelines.stages.jobs:job_request"
 """(project path, stage, given, overrides=, generation=) -> JobRequest. Named, not imported: it joins all wings."""
@@ -37,6 +40,8 @@ MAX_LOSSES = 5
 """Interruptions in a row without one more unit of progress; then the task fails. Progress resets the count."""
 OUTPUT_KEY = "output_uri"
 """Key of the XCom with the address of the job's output, see `results.result_of`."""
+MAP_NAME = "{{ job_name }}"
+"""`map_index_template` of a mapped job."""
 PREEMPTED_RETRY_DELAY = timedelta(seconds=10)
 
 
@@ -150,6 +155,7 @@ class TrainJobOperator(BaseOperator):
 
     template_fields: Sequence[str] = ("project_path", "given", "overrides", "generation")
     ui_color = "#e8d5f2"
+    operator_extra_links = (MlflowRunLink(),)
 
     def __init__(
         self,
@@ -187,6 +193,7 @@ class TrainJobOperator(BaseOperator):
         project: str = "unknown",
         interruptions: int = 0,
         furthest: int = 0,
+        title: str = "",
     ) -> dict[str, Any]:
         """Return the value object of the job that has ended, or raise the JobError of its kind.
 
@@ -194,6 +201,7 @@ class TrainJobOperator(BaseOperator):
         progress beyond `furthest`.
         """
         settings = load_settings()
+        _name_task(context, title)
         handle = JobHandle(engine=event["engine"], job_id=event["job_id"])
         self._claim = claim = _claim_of(context, handle, project=project, tracking_run_id=run_id)
         try:
@@ -231,9 +239,12 @@ class TrainJobOperator(BaseOperator):
         """Return the result if there is one, else submit the job and defer."""
         settings = load_settings()
         store = open_store(settings.store_uri, settings)
+        _name_task(context, short_title(request))
         answer = jobs.fetch_answer(request, store)
         if answer is not None:
             self.log.info("Found by digest, nothing to run: %s", request.output_uri)
+            identity = (runs.JOB_ID_TAG, request.job_id)
+            _push_run(context, pages.find_page(settings, request.project, identity))
             if self._claim is not None:
                 claims.release(self._claim, settings)
             return answer
@@ -263,6 +274,7 @@ class TrainJobOperator(BaseOperator):
                 "project": request.project,
                 "interruptions": interruptions,
                 "furthest": furthest,
+                "title": short_title(request),
             },
         )
 
@@ -302,9 +314,21 @@ class TrainJobOperator(BaseOperator):
     def _remember(self, context: Mapping[str, Any], request: JobRequest) -> None:
         """Note the job id for people, and the address of the output for `result_of`; nothing here depends on them."""
         context["ti"].xcom_push(key=OUTPUT_KEY, value=request.output_uri)
+        if request.tracking is not None:
+            _push_run(context, pages.run_page(load_settings(), request.tracking.run_id))
         state = context.get("task_state_store")
         if state is not None:
             state.set("job_id", request.job_id, retention=NEVER_EXPIRE)
+
+
+def _name_task(context: Any, title: str) -> None:
+    """Name a mapped task in Airflow's lists, for the template `MAP_NAME`."""
+    context["job_name"] = title
+
+
+def _push_run(context: Mapping[str, Any], page: str) -> None:
+    if page:
+        context["ti"].xcom_push(key=MLFLOW_RUN_KEY, value=page)
 
 
 def _claim_of(context: Mapping[str, Any], handle: JobHandle, *, project: str, tracking_run_id: str) -> JobClaim:

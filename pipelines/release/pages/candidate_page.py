@@ -1,56 +1,69 @@
 """One page per candidate in MLflow: verdict, curves, images by step, contact sheet, bounds, report and card.
 
-The page is a separate run without parameters, because MLflow prints every parameter above each image of a grid. All
-its content is read from the store, where it remains when the run is deleted. Showing a candidate again updates the
-page.
+Its parameters are what candidates are compared by: recipe, beta, rate, steps, seed and pairs. The images by step are in
+a run below it without parameters, because MLflow prints every parameter above each image of a grid. All its content is
+read from the store, where it remains when the run is deleted. Showing a candidate again updates the page.
 """
 
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-
-from PIL import Image
 
 from alignment.contracts.evaluation import EvalReport
 from alignment.contracts.jobs import CONTACT_SHEET_FILE, SAMPLES_INDEX_FILE, SampleLine
-from alignment.evaluation.contact_sheet import SheetRow, contact_sheet, evenly_spaced
-from pipelines.contracts.release import GateDecision
+from alignment.evaluation.contact_sheet import samples_sheet
+from pipelines.contracts.release import CandidateVersion, GateDecision
 from pipelines.release.pages.checks import check_groups
 from pipelines.release.pages.model_card import escaped
-from pipelines.release.pages.provenance import read_metrics
+from pipelines.release.pages.provenance import Provenance, read_metrics
 from pipelines.release.pages.wording import headline, summary
 from pipelines.release.pages.write import card_uri
 from pipelines.settings import Settings
 from pipelines.store.disk import named_uri
 from pipelines.store.storage import Store, open_store
-from pipelines.tracking import registry, runs
+from pipelines.tracking import pages as mlflow_pages
+from pipelines.tracking import registry, run_stream, runs
 
-MOST_STEPS = 6
-MOST_PROMPTS = 8
 BY_STEP_FILE = "images_by_step.png"
 
 
-def show_candidate(settings: Settings, decision: GateDecision, *, report: EvalReport) -> str:
-    """Create or update the candidate's page and the version's description; return the run's id."""
+NO_FACTS: Mapping[str, str] = {}
+
+
+def show_candidate(
+    settings: Settings, decision: GateDecision, *, report: EvalReport, facts: Mapping[str, str] = NO_FACTS
+) -> str:
+    """Create or update the candidate's page and the version's description; return the run's id.
+
+    `facts` become the page's parameters.
+    """
     candidate = decision.candidate
-    name = f"{candidate.model} version {candidate.version}"
-    run_id = runs.parent_run(settings, project=candidate.model, key=name, tags={"plumbline.kind": "candidate"})
+    key = mlflow_pages.candidate_key(candidate.model, candidate.version)
+    run_id = runs.parent_run(settings, project=candidate.model, key=key, tags={"plumbline.kind": "candidate"})
     store = open_store(settings.store_uri, settings)
-    stream = runs.RunStream(settings.tracking_uri, run_id)
+    runs.log_params(settings, run_id, facts)
+    stream = run_stream.RunStream(settings.tracking_uri, run_id)
     for line in read_metrics(store, candidate.weights_uri):
         stream.log_metrics(line.step, line.unix_seconds, line.metrics)
     stream.log_metrics(0, time.time(), bounds(report))
     stream.flush()
     with tempfile.TemporaryDirectory() as scratch:
         pages = _write_files(store, decision, report, folder=Path(scratch) / "gate")
-        _log_samples(store, candidate.weights_uri, stream, scratch=Path(scratch), pages=pages)
+        if samples := _fetch_samples(store, candidate.weights_uri, Path(scratch)):
+            samples_sheet(samples).save(pages / BY_STEP_FILE)
+            _show_by_step(settings, candidate, run_id, samples)
         runs.log_artifacts(settings, run_id, pages, "gate")
         pictures = [file for file in (CONTACT_SHEET_FILE, BY_STEP_FILE) if (pages / file).is_file()]
-    address = runs.run_address(settings, run_id)
-    tags = {**verdict_tags(decision), runs.NOTE_TAG: _page_note(report, decision, address, pictures=pictures)}
+    address = mlflow_pages.run_address(settings, run_id)
+    trained = mlflow_pages.find_address(settings, candidate.model, (runs.OUTPUT_TAG, candidate.weights_uri))
+    training = f"[Training run]({trained}{mlflow_pages.TRAINING_VIEW})" if trained else ""
+    note = _page_note(report, decision, address, pictures=pictures)
+    tags = {**verdict_tags(decision), runs.NOTE_TAG: f"{note} {training}".strip()}
     runs.set_run_tags(settings, run_id, tags)
-    registry.describe_version(settings, candidate.model, candidate.version, _version_note(report, decision, address))
+    registry.describe_version(
+        settings, candidate.model, candidate.version, f"{_version_note(report, decision, address)} {training}".strip()
+    )
     runs.finish_run(settings, run_id, "FINISHED")
     return run_id
 
@@ -65,10 +78,10 @@ def verdict_tags(decision: GateDecision) -> dict[str, str]:
 
 
 def bounds(report: EvalReport) -> dict[str, float]:
-    """Return the figures of every comparison by metric name; if the base is the champion, it appears once."""
+    """Return the figures of every comparison by metric name. All candidates have the same names: without a champion,
+    `vs_champion` is the comparison with the base."""
     figures: dict[str, float] = {}
-    once = [c for c in report.comparisons if c.against == "champion" or report.spec.champion.kind != "base"]
-    for comparison in once:
+    for comparison in report.comparisons:
         prefix = f"gate/{comparison.scorer}/vs_{comparison.against}"
         figures[f"{prefix}/win_rate"] = comparison.win_rate
         figures[f"{prefix}/win_rate_low"] = comparison.win_rate_low
@@ -90,7 +103,7 @@ def _page_note(report: EvalReport, decision: GateDecision, address: str, *, pict
 
 def _version_note(report: EvalReport, decision: GateDecision, address: str) -> str:
     """Return the Markdown description of the registered version."""
-    page = f"[Curves, images and contact sheet]({address}{runs.TRAINING_VIEW})"
+    page = f"[Curves, images and contact sheet]({address}{mlflow_pages.TRAINING_VIEW})"
     parts = [_sentence(report, decision), _families(decision), f"{page}. {_links(decision, address)}"]
     return "\n\n".join(parts)
 
@@ -108,7 +121,8 @@ def _families(decision: GateDecision) -> str:
 def _links(decision: GateDecision, address: str) -> str:
     """Return links to report and card in this MLflow. The tag gives the address in the store, which outlives the
     run."""
-    report, card = (f"{address}/artifacts/gate/{file}{runs.TRAINING_VIEW}" for file in ("report.html", "model_card.md"))
+    view = mlflow_pages.TRAINING_VIEW
+    report, card = (f"{address}/artifacts/gate/{file}{view}" for file in ("report.html", "model_card.md"))
     kept = "Both remain in the store with their evidence if this page is deleted: see the tag `gate.report_uri`."
     return f"[Report]({report}), [model card]({card}). {kept}"
 
@@ -128,33 +142,45 @@ def _write_files(store: Store, decision: GateDecision, report: EvalReport, *, fo
     return folder
 
 
-def _log_samples(store: Store, weights_uri: str, stream: runs.RunStream, *, scratch: Path, pages: Path) -> None:
-    """Log the run's sample images to MLflow's image grid and as one picture, if the run drew any."""
+def _fetch_samples(store: Store, weights_uri: str, scratch: Path) -> dict[SampleLine, Path]:
+    """Fetch the run's sample images; empty if the run drew none."""
     index = f"{weights_uri}/{SAMPLES_INDEX_FILE}"
     if not store.exists(index):
-        return
+        return {}
     samples = [SampleLine.model_validate_json(line) for line in store.read_bytes(index).splitlines()]
     files = {sample: scratch / f"{number:05d}.png" for number, sample in enumerate(samples)}
     for sample, file in files.items():
         file.write_bytes(store.read_bytes(named_uri(weights_uri, sample.path, index)))
+    return files
+
+
+def _show_by_step(
+    settings: Settings, candidate: CandidateVersion, page_id: str, files: Mapping[SampleLine, Path]
+) -> None:
+    """Log the images to MLflow's image grid, on a run below the page."""
+    key = f"{mlflow_pages.candidate_key(candidate.model, candidate.version)} images by step"
+    run_id = runs.parent_run(settings, project=candidate.model, key=key, tags={runs.PARENT_TAG: page_id})
+    stream = run_stream.RunStream(settings.tracking_uri, run_id)
+    for sample, file in files.items():
         stream.log_image(file, sample.key, sample.step)
-    if samples:
-        _by_step(files).save(pages / BY_STEP_FILE)
+    runs.finish_run(settings, run_id, "FINISHED")
 
 
-def _by_step(files: dict[SampleLine, Path]) -> Image.Image:
-    """Return a sheet with one row per prompt and one column per step, including the first and last; steps without an
-    image of every prompt are left out."""
-    found = {(sample.key, sample.step): path for sample, path in files.items()}
-    prompts = {sample.key: sample.prompt for sample in files}
-    keys = evenly_spaced(sorted(prompts), MOST_PROMPTS)
-    steps = sorted(step for step in {step for _, step in found} if all((key, step) in found for key in keys))
-    shown = [*evenly_spaced(steps[:-1], MOST_STEPS - 1), *steps[-1:]]
-    rows = []
-    for key in keys:
-        images = {}
-        for step in shown:
-            with Image.open(found[key, step]) as image:
-                images[f"step {step}"] = image.convert("RGB")
-        rows.append(SheetRow(prompts[key], images))
-    return contact_sheet(rows, [f"step {step}" for step in shown])
+def candidate_facts(known: Provenance) -> dict[str, str]:
+    """Return what candidates are compared by; of a soup the settings that all its ingredients share."""
+    facts: dict[str, str] = {}
+    for recipe in known.recipes:
+        own = {
+            "recipe": recipe.name,
+            "objective": recipe.objective.name,
+            "beta": getattr(recipe.objective, "beta", None),
+            "learning_rate": recipe.optimiser.learning_rate,
+            "steps": recipe.steps,
+            "seed": recipe.seed,
+        }
+        for name, value in own.items():
+            if value is not None:
+                facts[name] = f"{value}" if facts.get(name, f"{value}") == f"{value}" else "several"
+    if known.result is not None:
+        facts["pairs"] = str(known.result.num_pairs)
+    return facts

@@ -53,7 +53,7 @@ def scorer_panel(report: EvalReport, decision: GateDecision, name: str, *, kind:
     """Return the bars of one scorer and its status in the decision."""
     measured = [comparison for comparison in report.comparisons if comparison.scorer == name]
     if report.spec.champion.kind == "base":
-        bars = tuple(_bar(c, "base, the champion") for c in measured if c.against == "champion")
+        bars = tuple(_bar(c, "base model") for c in measured if c.against == "champion")
     else:
         bars = tuple(_bar(comparison, comparison.against) for comparison in measured)
     return _ScorerPanel(name, kind, _status(decision, name, kind), bars)

@@ -27,7 +27,7 @@ from pipelines.release.pages.provenance import Provenance
 from pipelines.release.pages.slice_plot import plot_slices
 from pipelines.release.pages.slices import slice_rows
 from pipelines.release.pages.training import chosen_warning, curves, norm_note, recipe_facts
-from pipelines.release.pages.wording import headline, percent, summary
+from pipelines.release.pages.wording import headline, opponent, percent, summary
 
 TEMPLATE = "report.html.j2"
 NOTHING_KNOWN = Provenance()
@@ -62,6 +62,7 @@ def render_report(
             sheet_prompts=sheet_prompts(folder),
             extremes=extremes_by_end(folder),
             short=SHORT,
+            opponent=opponent(report),
             lineage=lineage(report, decision, provenance),
             commands=commands(decision),
             **_slices(report, decision, scores),
@@ -90,7 +91,7 @@ def _slices(report: EvalReport, decision: GateDecision, scores: ScoreGrids | Non
     return {
         "slices": rows,
         "slice_scorers": names,
-        "slice_plot": svg_uri(plot_slices(rows, judges)) if rows else "",
+        "slice_plot": svg_uri(plot_slices(rows, judges, opponent(report))) if rows else "",
     }
 
 

@@ -20,6 +20,11 @@ def _champion_name(decision: GateDecision) -> str:
     return "the base model" if version is None else f"the champion, version {version}"
 
 
+def opponent(report: EvalReport) -> str:
+    """Return the name of the model that the candidate is compared with: without a champion it is the base model."""
+    return "base model" if report.spec.champion.kind == "base" else "champion"
+
+
 def headline(decision: GateDecision) -> str:
     """Return the verdict as one sentence."""
     relation = HEADLINES[decision.verdict]

@@ -80,6 +80,7 @@ def register(
         log.info("Version %d of %s already has these weights", version, project.name)
         _add_trainers(version, trainers, workspace)
         _sign_if_unsigned(version, result.weights_digest, workspace)
+    tracking_runs.name_by_version(settings, project.name, output_uri=result.uri, version=version)
     registry.set_alias(settings, project.name, "candidate", version)
     candidate = read_version(workspace, version)
     assert candidate is not None

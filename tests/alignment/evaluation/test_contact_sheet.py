@@ -1,10 +1,22 @@
 """The contact sheet: position of every image, and the labels."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image, ImageFont
 
-from alignment.evaluation.contact_sheet import SheetRow, _cell_side, _fit, _wrap, contact_sheet, evenly_spaced
+from alignment.contracts.jobs import SampleLine
+from alignment.evaluation.contact_sheet import (
+    MOST_STEPS,
+    SheetRow,
+    _cell_side,
+    _fit,
+    _wrap,
+    contact_sheet,
+    evenly_spaced,
+    samples_sheet,
+)
 
 COLOURS = {("one", "base"): (255, 0, 0), ("one", "new"): (0, 255, 0), ("two", "base"): (0, 0, 255)}
 
@@ -41,6 +53,26 @@ def test_small_images_are_enlarged_by_integer_factors_and_large_ones_shrink() ->
     assert _fit(Image.new("RGB", (1024, 512)), 320).size == (320, 160)
     checker = Image.fromarray(np.array([[0, 255], [255, 0]], dtype=np.uint8))
     assert set(np.unique(np.asarray(_fit(checker, 64)))) == {0, 255}
+
+
+def test_samples_are_shown_by_step_with_the_first_and_last_always_there(tmp_path: Path) -> None:
+    files = {}
+    for step in range(0, 100, 10):
+        path = tmp_path / f"{step}.png"
+        Image.new("RGB", (8, 8), (step, step, step)).save(path)
+        files[SampleLine(step=step, key="samples/00", path="x", prompt="a ring")] = path
+    picture = samples_sheet(files)
+    cell = _cell_side([Image.new("RGB", (8, 8))])
+    shades = {picture.getpixel((x, picture.height - 20 - cell // 2)) for x in range(262, picture.width)}
+    assert {(0, 0, 0), (90, 90, 90)} <= shades
+    assert len([shade for shade in shades if shade[0] <= 90]) == MOST_STEPS
+    files[SampleLine(step=0, key="samples/01", path="x", prompt="a dot")] = files[next(iter(files))]
+    one_step = samples_sheet(files)
+    assert one_step.width < picture.width, "the other steps have no image of the second prompt"
+    del files[SampleLine(step=0, key="samples/01", path="x", prompt="a dot")]
+    files[SampleLine(step=5, key="samples/01", path="x", prompt="a dot")] = files[next(iter(files))]
+    with pytest.raises(ValueError, match="needs rows and columns"):
+        samples_sheet(files)
 
 
 def test_spread_selects_evenly_and_always_the_same() -> None:

@@ -3,6 +3,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from pipelines.dispatch import live_metrics
 from pipelines.dispatch.live_metrics import LiveMetrics
@@ -15,6 +16,7 @@ class FakeServer:
         self.up = True
         self.points: list[tuple[int, float, dict[str, float]]] = []
         self.images: list[tuple[str, str, int]] = []
+        self.pictures: list[tuple[str, str, int]] = []
         self.broken_image = ""
         self.opened = 0
 
@@ -36,6 +38,10 @@ class FakeStream:
         if path.name == self.server.broken_image:
             raise ValueError(f"{path} is no PNG")
         self.server.images.append((path.name, key, step))
+
+    def show_picture(self, image: Image.Image, artifact: str, caption: str) -> None:
+        self._reach()
+        self.server.pictures.append((artifact, caption, image.width))
 
     def flush(self) -> None:
         self._reach()
@@ -72,6 +78,7 @@ def write_sample(tmp_path: Path, step: int) -> None:
     with (tmp_path / "samples/index.jsonl").open("a") as stream:
         line = {"step": step, "key": "samples/00", "path": f"samples/{step}.png", "prompt": "p"}
         stream.write(json.dumps(line) + "\n")
+    Image.new("RGB", (8, 8)).save(tmp_path / "samples" / f"{step}.png")
 
 
 def test_new_lines_and_images_are_sent_once(tmp_path: Path, server: FakeServer) -> None:
@@ -86,6 +93,25 @@ def test_new_lines_and_images_are_sent_once(tmp_path: Path, server: FakeServer) 
     assert live.catch_up()
     assert server.points == [(1, 1.5, {"loss": 1.0}), (2, 2.5, {"loss": 0.5}), (3, 3.5, {"loss": 1 / 3})]
     assert server.images == [("2.png", "samples/00", 2)]
+
+
+def test_each_step_with_images_adds_a_sheet_of_all_steps_to_the_runs_description(
+    tmp_path: Path, server: FakeServer
+) -> None:
+    write_sample(tmp_path, 0)
+    live = follow(tmp_path, server)
+    assert live.catch_up()
+    assert live.catch_up()
+    write_sample(tmp_path, 5)
+    assert live.catch_up()
+    resumed = follow(tmp_path, server)
+    write_sample(tmp_path, 10)
+    assert resumed.catch_up()
+    assert [(name, caption) for name, caption, _ in server.pictures] == [
+        (f"samples/by_step_{step:08d}.png", f"Samples up to step {step}") for step in (0, 5, 10)
+    ]
+    widths = [width for _, _, width in server.pictures]
+    assert widths == sorted(set(widths)), "a column more for each step, those before the resumption included"
 
 
 def test_after_an_outage_every_point_is_sent_exactly_once(tmp_path: Path, server: FakeServer) -> None:

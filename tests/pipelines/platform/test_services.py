@@ -54,14 +54,6 @@ def test_taken_port_is_refused_by_name(settings: Settings) -> None:
     assert not (settings.state_dir / "services.json").exists()
 
 
-def test_free_ports_are_distinct_and_bindable() -> None:
-    ports = services._free_ports(5)
-    assert len(set(ports)) == 5
-    for port in ports:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", port))
-
-
 @pytest.mark.timeout(60)
 def test_stop_ends_a_whole_group_that_ignores_sigterm(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

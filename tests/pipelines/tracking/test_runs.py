@@ -13,7 +13,7 @@ from PIL import Image
 
 from alignment.contracts.data import DatasetSnapshot
 from pipelines.settings import Settings, load_settings
-from pipelines.tracking import runs
+from pipelines.tracking import run_stream, runs
 
 KEY = "manual__2026-01-01T00:00:00+00:00"
 CONFIG = {
@@ -74,6 +74,39 @@ def test_of_two_runs_created_at_once_both_callers_use_the_earlier(tracked: Setti
     assert open_parent(tracked, project) == first != late
 
 
+def test_a_picture_is_an_artifact_and_the_runs_description(tracked: Settings, project: str) -> None:
+    target = job_of(tracked, project, tags={"airflow.ui_url": "http://airflow/run"})
+    stream = run_stream.RunStream(tracked.tracking_uri, target.run_id)
+    stream.show_picture(Image.new("RGB", (4, 4)), "samples/by_step_00000100.png", "Samples up to step 100")
+    with runs.connect(tracked.tracking_uri) as client:
+        assert [item.path for item in client.list_artifacts(target.run_id, "samples")] == [
+            "samples/by_step_00000100.png"
+        ]
+    note = run_of(tracked, target.run_id).data.tags[runs.NOTE_TAG]
+    assert f"](get-artifact?path=samples%2Fby_step_00000100.png&run_uuid={target.run_id})" in note
+    assert note.endswith("[Run in Airflow](http://airflow/run)")
+
+
+def test_runs_are_named_for_people_and_by_the_version_that_they_made(tracked: Settings, project: str) -> None:
+    tags = {runs.OUTPUT_TAG: "file:///store/models/a"}
+    target = job_of(tracked, project, name="dpo, beta 5000", tags=tags)
+    other = job_of(tracked, project, name="sft", request_job_id="p-train-9-g0", tags={runs.OUTPUT_TAG: "file:///other"})
+    for version in (12, 12):
+        runs.name_by_version(tracked, project, output_uri=tags[runs.OUTPUT_TAG], version=version)
+    assert run_of(tracked, target.run_id).info.run_name == "dpo, beta 5000, v12"
+    assert run_of(tracked, other.run_id).info.run_name == "sft"
+    job_of(tracked, project, name="dpo, beta 5000", tags=tags)
+    assert run_of(tracked, target.run_id).info.run_name == "dpo, beta 5000, v12", "a retry keeps it"
+
+
+def test_the_experiment_opens_on_training_runs(tracked: Settings, project: str) -> None:
+    with runs.connect(tracked.tracking_uri) as client:
+        client.create_experiment(f"{project}old")
+        for name in (project, f"{project}old"):
+            open_parent(tracked, name)
+            assert client.get_experiment_by_name(name).tags["mlflow.experimentKind"] == "custom_model_development"
+
+
 def test_a_job_run_is_nested_found_again_and_keeps_its_first_config(tracked: Settings, project: str) -> None:
     parent = open_parent(tracked, project)
     target = job_of(tracked, project)
@@ -109,7 +142,7 @@ def test_tags_of_the_parent_are_inherited_and_those_of_mlflow_left_out(tracked: 
 def test_points_arrive_once_however_often_they_are_sent(tracked: Settings, project: str) -> None:
     target = job_of(tracked, project)
     for _ in range(2):
-        stream = runs.RunStream(tracked.tracking_uri, target.run_id)
+        stream = run_stream.RunStream(tracked.tracking_uri, target.run_id)
         for step in range(30):
             stream.log_metrics(step, 1_700_000_000 + step, {"loss": 1 / (step + 1)})
         stream.flush()
@@ -124,7 +157,7 @@ def test_an_image_of_a_key_and_step_is_stored_once_even_after_a_restart(
     target = job_of(tracked, project)
     Image.new("RGB", (64, 64), (200, 30, 30)).save(tmp_path / "sample.png")
     for _ in range(2):
-        stream = runs.RunStream(tracked.tracking_uri, target.run_id)
+        stream = run_stream.RunStream(tracked.tracking_uri, target.run_id)
         for key, step in (("samples/00", 0), ("samples/00", 50), ("samples/01", 0), ("samples/00", 0)):
             stream.log_image(tmp_path / "sample.png", key, step)
     with runs.connect(tracked.tracking_uri) as client:
@@ -139,13 +172,13 @@ def test_an_image_of_a_key_and_step_is_stored_once_even_after_a_restart(
 
 def test_a_file_that_is_not_an_image_is_refused_by_name(tracked: Settings, project: str, tmp_path: Path) -> None:
     (tmp_path / "sample.png").write_text("no image")
-    stream = runs.RunStream(tracked.tracking_uri, job_of(tracked, project).run_id)
+    stream = run_stream.RunStream(tracked.tracking_uri, job_of(tracked, project).run_id)
     with pytest.raises(ValueError, match=r"sample\.png is not an image"):
         stream.log_image(tmp_path / "sample.png", "samples/00", 1)
 
 
 def test_the_last_steps_of_curves_are_those_of_the_server(tracked: Settings, project: str) -> None:
-    stream = runs.RunStream(tracked.tracking_uri, job_of(tracked, project).run_id)
+    stream = run_stream.RunStream(tracked.tracking_uri, job_of(tracked, project).run_id)
     for step in (3, 4):
         stream.log_metrics(step, 100.0 - step, {"loss": 1.0})
     stream.flush()
@@ -196,7 +229,7 @@ def test_a_server_that_is_gone_is_named_and_points_are_kept(
     ) as raised:
         runs.parent_run(gone, project="shapes", key=KEY, tags={})
     assert "secret" not in str(raised.value)
-    stream = runs.RunStream(gone.tracking_uri, "0" * 32)
+    stream = run_stream.RunStream(gone.tracking_uri, "0" * 32)
     stream.log_metrics(0, 0.0, {"loss": 1.0})
     stream.log_metrics(1, 1.0, {"loss": 0.5})
     assert caplog.text.count("Keeping 1 points") == 1

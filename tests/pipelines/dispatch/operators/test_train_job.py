@@ -25,6 +25,7 @@ from pipelines.dispatch.operators.train_job import TrainJobOperator, TrainJobTri
 from pipelines.records.jobs import starters
 from pipelines.settings import load_settings
 from pipelines.store.storage import open_store
+from pipelines.tracking import pages
 from pipelines.tracking import runs as tracking_runs
 
 DIGEST = "a" * 64
@@ -189,6 +190,8 @@ def test_execute_submits_and_defers_with_ids_only(engine: FakeEngine, runs: Fake
     }
     assert deferred.value.method_name == "execute_complete"
     kept = {"run_id": "run-1", "project": "words", "interruptions": 0, "furthest": 0}
+    kept["title"] = "train words aaaaaaaaaaaa"
+    assert given["job_name"] == kept["title"]
     assert json.loads(json.dumps(deferred.value.kwargs)) == kept
     assert given["ti"].pushed == {"output_uri": build_request("p.toml", "train", {}).output_uri}
     assert given["task_state_store"].rows == {"job_id": (HANDLE.job_id, NEVER_EXPIRE)}
@@ -218,6 +221,20 @@ def test_the_job_records_the_user_who_triggered_the_run(engine: FakeEngine, runs
         with pytest.raises(TaskDeferred):
             operator().execute(given)
         assert starters(store, "words", "train", DIGEST) == known
+
+
+def test_the_run_is_linked_as_soon_as_the_job_is_submitted(
+    engine: FakeEngine, runs: FakeTracking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pages, "run_page", lambda _settings, run_id: f"http://mlflow/#/runs/{run_id}")
+    given = context()
+    with pytest.raises(TaskDeferred):
+        operator().execute(given)
+    assert given["ti"].pushed["_link_mlflow_run"] == "http://mlflow/#/runs/run-1"
+    resumed, event = context(), {"engine": "fake", "job_id": HANDLE.job_id, "state": "succeeded"}
+    engine.states = ["succeeded"]
+    operator().execute_complete(resumed, event, run_id="run-1", title="dpo")
+    assert resumed["job_name"] == "dpo", "Airflow renders the name again when the task ends"
 
 
 def test_a_result_in_the_store_is_returned_at_once(engine: FakeEngine, runs: FakeTracking, tmp_path: Path) -> None:

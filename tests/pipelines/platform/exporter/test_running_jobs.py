@@ -6,7 +6,7 @@ import pytest
 
 from pipelines.platform.exporter import running_jobs
 from pipelines.platform.exporter.metrics import Reading
-from pipelines.tracking import runs
+from pipelines.tracking import run_stream, runs
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -16,7 +16,7 @@ def test_speed_and_start_of_an_open_run_are_given_until_it_ends(world: Any) -> N
     target = runs.job_run(
         world.settings, project=name, request_job_id="shapes-train-1", kind="train", parent_key="1", config={}
     )
-    stream = runs.RunStream(world.settings.tracking_uri, target.run_id)
+    stream = run_stream.RunStream(world.settings.tracking_uri, target.run_id)
     stream.log_metrics(1, 1.8e9, {"pairs_per_second": 12.5, "loss": 0.7})
     stream.flush()
     reading = Reading(world.settings, world.project)

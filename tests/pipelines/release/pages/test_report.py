@@ -138,7 +138,7 @@ def test_win_tie_loss_counts_are_drawn(good_evaluation: Any, folder: Path) -> No
 def test_the_base_as_champion_is_shown_once_another_champion_beside_it(good_evaluation: Any, folder: Path) -> None:
     decision = decision_of(good_evaluation)
     page = Page(render_report(good_evaluation.report, decision, folder))
-    assert page.text.count("vs base, the champion") == 3
+    assert page.text.count("vs base model") == 3
     spec = good_evaluation.report.spec.model_copy(update={"champion": ModelRef(kind="lora", weights_digest="c" * 64)})
     page = Page(render_report(good_evaluation.report.model_copy(update={"spec": spec}), decision, folder))
     assert page.text.count("vs champion") == page.text.count("vs base") == 3

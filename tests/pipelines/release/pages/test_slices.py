@@ -52,18 +52,18 @@ def test_without_categories_or_whole_grids_there_are_no_slices(good_evaluation: 
 
 def test_the_drawing_names_slices_and_judges_and_is_the_same_twice(good_evaluation: Any, good_decision: Any) -> None:
     rows = slice_rows(good_evaluation.report, good_decision, grids(good_evaluation), scorers=JUDGES)
-    svg = plot_slices(rows, JUDGES)
-    assert svg == plot_slices(rows, JUDGES)
+    svg = plot_slices(rows, JUDGES, "champion")
+    assert svg == plot_slices(rows, JUDGES, "champion")
     for text in ("animals  (10)", "people  (189)", *JUDGES):
         assert f">{text}</text>" in svg.decode()
-    assert plot_slices(rows[:1], JUDGES) != svg
+    assert plot_slices(rows[:1], JUDGES, "champion") != svg
 
 
 def drawn_names(*names: str) -> list[str]:
     """Return the text of the slice plot with these names, as a browser shows it."""
     cell = _SliceCell(counts="", win_rate="", interval="", low=0.4, rate=0.5, high=0.6, colour="")
     rows = [SliceRow(name=name, prompts=9, cells=(cell,), mark="", mark_colour="") for name in names]
-    svg = ElementTree.fromstring(plot_slices(rows, ["taste_a"]))
+    svg = ElementTree.fromstring(plot_slices(rows, ["taste_a"], "champion"))
     return [element.text or "" for element in svg.iter("{http://www.w3.org/2000/svg}text")]
 
 
@@ -91,7 +91,7 @@ def test_wide_letters_find_room_on_the_left() -> None:
 
     def left_of_axes(name: str) -> float:
         row = SliceRow(name=name, prompts=9, cells=(cell,), mark="", mark_colour="")
-        svg = ElementTree.fromstring(plot_slices([row], ["taste_a"]))
+        svg = ElementTree.fromstring(plot_slices([row], ["taste_a"], "champion"))
         texts = svg.iter("{http://www.w3.org/2000/svg}text")
         return next(float(text.get("x", 0)) for text in texts if (text.text or "").endswith("(9)"))
 
