@@ -28,6 +28,7 @@ from pipelines.host import ProcessRecord
 from pipelines.platform import running_jobs
 from pipelines.platform.ports import choose_ports
 from pipelines.settings import Settings
+from pipelines.tracking.first_use import database_lock
 
 log = logging.getLogger(__name__)
 
@@ -94,12 +95,13 @@ def start(settings: Settings, *, mlflow_port: int = 0, airflow_port: int = 0) ->
     ports = choose_ports(settings, wanted=(mlflow_port, airflow_port))
     started: list[_Service] = []
     try:
-        started.append(spawn("mlflow", settings, ports))
-        _prepare_database(settings, ports)
+        with database_lock(mlflow_database(settings)):  # The server makes its database before it answers.
+            started.append(spawn("mlflow", settings, ports))
+            _prepare_database(settings, ports)
+            _wait_until(_answers(started[0], "/health"), started[0])
         started += [spawn(name, settings, ports) for name in AIRFLOW_PARTS]
         platform = Platform(ports=tuple(ports), services=tuple(started))
         write_platform(settings, platform)
-        _wait_until(_answers(platform.mlflow, "/health"), platform.mlflow)
         _wait_until(_answers(platform.airflow, "/api/v2/version"), platform.airflow)
     except BaseException:
         _stop_services(started, settings)
@@ -202,6 +204,11 @@ def spawn(name: str, settings: Settings, ports: Sequence[int]) -> _Service:
     return _spawn(name, command, port=ports[1] if name == "api-server" else 0, env=env, log_path=log_path)
 
 
+def mlflow_database(settings: Settings) -> str:
+    """Return the address of the embedded MLflow's database, password included."""
+    return settings.mlflow_database.get_secret_value() or f"sqlite:///{settings.mlflow_dir / 'mlflow.db'}"
+
+
 def _start_mlflow(settings: Settings, port: int) -> _Service:
     home = settings.mlflow_dir
     home.mkdir(parents=True, exist_ok=True)
@@ -212,7 +219,7 @@ def _start_mlflow(settings: Settings, port: int) -> _Service:
     ]
     env = {
         # Not as an argument: an address with a password would be in the list of processes.
-        "MLFLOW_BACKEND_STORE_URI": settings.mlflow_database.get_secret_value() or f"sqlite:///{home / 'mlflow.db'}",
+        "MLFLOW_BACKEND_STORE_URI": mlflow_database(settings),
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "PLUMBLINE_STATE_DIR": str(settings.state_dir),

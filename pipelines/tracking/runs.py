@@ -12,6 +12,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +22,7 @@ from pipelines.contracts.jobs import TrackingTarget
 from pipelines.project.file import Project
 from pipelines.settings import Settings
 from pipelines.tracking.errors import explained, without_password
+from pipelines.tracking.first_use import complete_database
 
 log = logging.getLogger(__name__)
 
@@ -67,10 +69,8 @@ def connect(tracking_uri: str) -> Iterator[Any]:
     RuntimeError.
     """
     make_client = load_client()
-    if tracking_uri.startswith("sqlite:///"):
-        Path(tracking_uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
     try:
-        yield make_client(tracking_uri=tracking_uri, registry_uri=tracking_uri)
+        yield complete_database(tracking_uri, partial(make_client, tracking_uri, tracking_uri))
     except Exception as error:
         instead = explained(error, tracking_uri)
         if instead is None:
