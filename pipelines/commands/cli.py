@@ -53,6 +53,7 @@ PANELS: Mapping[str, Mapping[str, Entry]] = {
         "evaluate": loop.evaluate,
         "coverage": loop.coverage,
         "gate": gate.app,
+        "compare": gate.compare,
         "promote": loop.promote,
         "canary": imports.canary,
     },

@@ -10,8 +10,8 @@ from typing import Annotated
 import typer
 
 from pipelines.commands import loop
-from pipelines.commands.answers import DONE, show, show_text
-from pipelines.commands.arguments import AsJson, existing_path
+from pipelines.commands.answers import DONE, GATE_SAID_NO, show, show_text
+from pipelines.commands.arguments import AsJson, Project, existing_path
 from pipelines.commands.groups import stage_group
 
 logger = logging.getLogger(__name__)
@@ -130,6 +130,23 @@ def people(
     found = human_votes.human_win_rates(file, votes, load_settings())
     show([rate.model_dump(mode="json") for rate in found], as_json=as_json)
     return DONE
+
+
+def compare(
+    project: Project,
+    first: Annotated[str, typer.Argument(metavar="A", help="Version number, alias, or id of an MLflow run.")],
+    second: Annotated[str, typer.Argument(metavar="B", help="The same, or base.")] = "champion",
+    as_json: AsJson = False,
+) -> int:
+    """Compare version A with version B by the gate's checks, and write a page with their images side by side.
+
+    No alias moves and no decision is made. Exit code 0 if A is better, 3 if not."""
+    from pipelines.commands import by_hand
+    from pipelines.stages import candidates
+
+    found = candidates.compare(project, first, second, run_key=by_hand.run_key(project))
+    show(found, as_json=as_json)
+    return DONE if found["outcome"] == "better" else GATE_SAID_NO
 
 
 app = stage_group(loop.gate, {"simulate": simulate, "explain": explain, "aa": aa, "people": people})

@@ -133,6 +133,38 @@ class GateDecision(ValueObject):
         return written
 
 
+class ComparedScorer(Record):
+    """A judge's or guard's comparison of two versions. The unit is the prompt: seeds are averaged first."""
+
+    scorer: str
+    win_rate: FiniteFloat
+    """Share of prompts that the first version wins; a tie counts half."""
+    win_rate_low: FiniteFloat
+    win_rate_high: FiniteFloat
+    mean_difference: FiniteFloat
+    """Mean over prompts of first minus second, in the scorer's own units."""
+    mean_difference_low: FiniteFloat
+    mean_difference_high: FiniteFloat
+
+
+class VersionComparison(ValueObject):
+    """Two versions compared with the gate's checks. It moves no alias and is no decision."""
+
+    model: str
+    first: int
+    second: int | None
+    """None for the base model."""
+    outcome: Literal["better", "not_better", "unclear", "not_comparable"]
+    """better: the gate would promote the first version over the second."""
+    reasons: tuple[str, ...]
+    """Reasons why the first version is not better; empty if it is."""
+    scorers: tuple[ComparedScorer, ...]
+    num_prompts: int
+    evaluation_uri: str
+    report_uri: str
+    """Page for people, with the images of both side by side."""
+
+
 class Approval(ValueObject):
     """A person's answer to the question whether a candidate may become champion."""
 

@@ -139,6 +139,27 @@ def gate(
     return to_json(decision)
 
 
+def compare(path: str, first: str, second: str, *, run_key: str) -> Json:
+    """Return a VersionComparison of two models: numbers, aliases or MLflow runs of versions; the second may be `base`.
+
+    Images that earlier evaluations drew are used again. ValueError for a name that is no version.
+    """
+    from pipelines.dispatch import jobs
+    from pipelines.dispatch.job_kinds import Evaluate
+    from pipelines.dispatch.requests import judging
+    from pipelines.release.champion import versions
+    from pipelines.release.compare_versions import compare_versions
+
+    workspace = open_workspace(path)
+    one = versions.find_version(workspace, first)
+    if one is None:
+        raise ValueError("The first model is the base. Name a version first; the second may be `base`.")
+    other = versions.find_version(workspace, second)
+    request = judging.comparison_request(workspace, Evaluate(candidate=one, champion=other))
+    report = EvalReport.model_validate(jobs.run_to_end(request, workspace.settings, parent_key=run_key))
+    return to_json(compare_versions(workspace, one, other, report))
+
+
 def aa(path: str, *, run_key: str) -> Json:
     """Evaluate the champion, or the base model, against itself on other seeds; return an existing EvalReport if any."""
     from pipelines.dispatch import jobs

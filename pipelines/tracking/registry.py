@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipelines.settings import Settings
-from pipelines.tracking.runs import connect
+from pipelines.tracking.runs import OUTPUT_TAG, connect
 
 WEIGHTS_TAG = "weights.digest"
 LOGGED_MODEL = "models:/m-"
@@ -248,6 +248,21 @@ def describe_version(settings: Settings, model: str, version: int, text: str) ->
     """Set a version's description, Markdown."""
     with connect(settings.tracking_uri) as client:
         client.update_model_version(model, str(version), description=text)
+
+
+def version_of_run(settings: Settings, model: str, run_id: str) -> int | None:
+    """Return the newest version whose weights a run made; None when there is none. ValueError for an unknown run."""
+    from mlflow.exceptions import MlflowException
+
+    with connect(settings.tracking_uri) as client:
+        try:
+            output = client.get_run(run_id).data.tags.get(OUTPUT_TAG)
+        except MlflowException as error:
+            raise ValueError(f"MLflow has no run {run_id}. Copy the id from the run's page.") from error
+        known = client.search_model_versions(f"name = '{model}'")
+        return max(
+            (int(own.version) for own in known if output and own.tags.get("weights.uri") == output), default=None
+        )
 
 
 def get_alias(settings: Settings, model: str, alias: str) -> int | None:

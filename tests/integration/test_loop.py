@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from embedded_world import MARKS, processes_of
@@ -177,6 +178,15 @@ def test_readme_snippet_draws_an_image(project: Path, state_dir: Path, registry:
         colours = image.convert("RGB").getcolors(maxcolors=64 * 64)
         assert colours is not None
         assert len(colours) > 10
+
+
+def test_the_champion_compares_with_the_base_as_it_was_judged(project: Path, state_dir: Path) -> None:
+    env = environment(project, state_dir)
+    found = plumbline("compare", str(project), "champion", "base", env=env, timeout=300)
+    assert (found["first"], found["second"], found["outcome"]) == (1, None, "better")
+    assert Path(urlsplit(found["report_uri"]).path).is_file()
+    refused = plumbline("compare", str(project), "champion", "champion", env=env, timeout=300, expect=3)
+    assert refused["outcome"] == "not_better"
 
 
 def test_oracle_prefers_the_champion(project: Path, state_dir: Path) -> None:

@@ -1,6 +1,7 @@
 """Registered model versions: read them, fetch their weights, and name who trained them."""
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -71,6 +72,28 @@ def read_version(workspace: Workspace, version: int | str) -> CandidateVersion |
             f"Version {number} of model {project.name!r} lacks a tag that registration writes, or it was changed:"
             f" {error}. Delete the version in MLflow and register the weights again."
         ) from error
+
+
+def find_version(workspace: Workspace, name: str) -> CandidateVersion | None:
+    """Return the version with this number or alias, or the one that an MLflow run made; None for `base`.
+
+    Without a champion, the alias `champion` stands for the base. ValueError when nothing has this name.
+    """
+    project, settings = workspace.project, workspace.settings
+    if name == "base":
+        return None
+    if re.fullmatch(r"[0-9a-f]{32}", name):
+        number = registry.version_of_run(settings, project.name, name)
+        found = read_version(workspace, number) if number is not None else None
+    else:
+        found = read_version(workspace, int(name) if name.isdecimal() else name)
+    if found is None and name != "champion":
+        there = ", ".join(map(str, registry.list_versions(settings, project.name))) or "none yet"
+        raise ValueError(
+            f"Model {project.name!r} has no version {name!r}. Give a number ({there}), `champion`, `candidate`,"
+            " `base`, or the id of the MLflow run that trained it."
+        )
+    return found
 
 
 def fetch_weights(uri: str, weights_digest: str, store: Store, local_dir: Path) -> Path:

@@ -5,6 +5,8 @@ evidence gives the same bytes. Each section of the page has a template in this f
 """
 
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,20 @@ TEMPLATE = "report.html.j2"
 NOTHING_KNOWN = Provenance()
 
 
+@dataclass(frozen=True)
+class PageWords:
+    """The head of a page, and the commands at its end as (purpose, command) pairs."""
+
+    badge: str
+    headline: str
+    summary: str
+    commands: Sequence[tuple[str, str]]
+
+
+def _words_of(report: EvalReport, decision: GateDecision) -> PageWords:
+    return PageWords(decision.verdict, headline(decision), summary(report, decision), commands(decision))
+
+
 def render_report(
     report: EvalReport,
     decision: GateDecision,
@@ -41,8 +57,9 @@ def render_report(
     scores: ScoreGrids | None = None,
     provenance: Provenance = NOTHING_KNOWN,
     coverage: CoverageReport | None = None,
+    words: PageWords | None = None,
 ) -> str:
-    """Return the HTML page of a decision.
+    """Return the HTML page of a decision, or of a comparison whose `words` are given.
 
     `folder` is the evaluation's folder; its contact_sheet.png with its prompts, extremes.json and the images in it are
     shown if present. `scores` is its score table, for the slices; `provenance` is the version's history in the store;
@@ -54,8 +71,7 @@ def render_report(
         .render(
             decision=decision,
             report=report,
-            headline=headline(decision),
-            summary=summary(report, decision),
+            words=words or _words_of(report, decision),
             groups=check_groups(decision),
             scorers=[scorer_panel(report, decision, s.name, kind=k) for k, s in scorers(report)],
             contact_sheet=picture(folder, CONTACT_SHEET_FILE),
@@ -64,7 +80,6 @@ def render_report(
             short=SHORT,
             opponent=opponent(report),
             lineage=lineage(report, decision, provenance),
-            commands=commands(decision),
             **_slices(report, decision, scores),
             **_calibrations(report, decision),
             **_coverage(coverage),
