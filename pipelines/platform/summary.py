@@ -50,7 +50,8 @@ def _training_lines(outcome: Outcome, store: Store) -> list[str]:
         if uri.endswith("/manifest.json"):
             result = json.loads(store.read_bytes(uri))["value"]
             figures = ", ".join(f"{k} {v:.4g}" for k, v in sorted(result["final_metrics"].items()))
-            lines.append(f"training   {result['steps']} steps on {result['num_pairs']} pairs; at the end {figures}")
+            trained = f"{result['steps']} steps on {result['num_pairs']} training pairs with a preference"
+            lines.append(f"training   {trained}; at the end {figures}")
     return lines
 
 

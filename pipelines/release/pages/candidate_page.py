@@ -182,5 +182,5 @@ def candidate_facts(known: Provenance) -> dict[str, str]:
             if value is not None:
                 facts[name] = f"{value}" if facts.get(name, f"{value}") == f"{value}" else "several"
     if known.result is not None:
-        facts["pairs"] = str(known.result.num_pairs)
+        facts["training_pairs"] = str(known.result.num_pairs)
     return facts

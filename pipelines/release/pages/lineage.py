@@ -6,6 +6,7 @@ from alignment.contracts.evaluation import EvalReport
 from pipelines.contracts.release import GateDecision
 from pipelines.release.pages.judges import scorers
 from pipelines.release.pages.provenance import Provenance
+from pipelines.release.pages.wording import pair_counts
 
 SHORT = 12
 """Characters of a digest that are shown; a click shows all of it."""
@@ -63,8 +64,8 @@ def _snapshot(decision: GateDecision, known: Provenance) -> _Step:
     places = (candidate.snapshot_uri,) if candidate.snapshot_uri else ()
     if snapshot is None:
         return _Step("snapshot", "Only the digest is recorded.", digests, places)
-    counts = ", ".join(f"{count} {split}" for split, count in snapshot.num_pairs.items())
-    text = f"Pairs: {counts}; {snapshot.num_prompts} prompts, {snapshot.num_ties} ties."
+    counts = pair_counts(snapshot, known.result.num_pairs if known.result else None)
+    text = f"{counts}; {snapshot.num_prompts} prompts, {snapshot.num_ties} ties in all."
     text += f" Licences: {', '.join(snapshot.licences)}."
     return _Step("snapshot", text, (*digests, ("held-out prompts", snapshot.heldout_prompts_digest)), places)
 
@@ -74,7 +75,8 @@ def _features(known: Provenance) -> _Step:
     if cache is None:
         online = any(recipe.objective.online for recipe in known.recipes)
         return _Step("features", "None: the run drew its own images." if online else "No record in the store.")
-    text = f"{cache.num_pairs} pairs, encoded as latents of shape {' x '.join(map(str, cache.latent_shape))}."
+    shape = " x ".join(map(str, cache.latent_shape))
+    text = f"{cache.num_pairs} training pairs with a preference, encoded as latents of shape {shape}."
     return _Step("features", text, (("cache", cache.content_digest), ("spec", cache.spec_digest)), (cache.uri,))
 
 

@@ -20,7 +20,7 @@ from pipelines.release.pages.checks import CheckRow, check_groups, check_row
 from pipelines.release.pages.costs import cost_rows
 from pipelines.release.pages.provenance import Provenance
 from pipelines.release.pages.training import recipe_facts
-from pipelines.release.pages.wording import headline, summary
+from pipelines.release.pages.wording import headline, pair_counts, summary
 
 TEMPLATE = "model_card.md.j2"
 HUB_SCHEME = "hub://"
@@ -81,11 +81,17 @@ def render_card(report: EvalReport, decision: GateDecision, project: Project, kn
         revision=_hub_repository(project.base.uri)[1],
         licences=licences,
         known=known,
+        pair_counts=_pair_counts(known),
         recipes=[recipe_facts(recipe) for recipe in known.recipes],
         costs=cost_rows(known.records, known.project_total),
         checks=[check_row(check) for check in checks],
         gaps=_gaps(decision),
     )
+
+
+def _pair_counts(known: Provenance) -> str:
+    trained = known.result.num_pairs if known.result else None
+    return pair_counts(known.snapshot, trained) if known.snapshot else ""
 
 
 def _front_matter(decision: GateDecision, project: Project, known: Provenance, *, licences: _Licences) -> str:

@@ -2,6 +2,7 @@
 
 import math
 
+from alignment.contracts.data import DatasetSnapshot
 from alignment.contracts.evaluation import EvalReport
 from pipelines.contracts.release import GateDecision
 
@@ -23,6 +24,16 @@ def _champion_name(decision: GateDecision) -> str:
 def opponent(report: EvalReport) -> str:
     """Return the name of the model that the candidate is compared with: without a champion it is the base model."""
     return "base model" if report.spec.champion.kind == "base" else "champion"
+
+
+def pair_counts(snapshot: DatasetSnapshot, trained: int | None) -> str:
+    """Return the pairs of a snapshot in words; `trained` is the number that the run learnt from, if known."""
+    total, train = sum(snapshot.num_pairs.values()), snapshot.num_pairs.get("train", 0)
+    used = ""
+    if trained is not None and 0 < trained < train:
+        used = f" ({trained} of them with a preference, which the model learnt from)"
+    others = [f"{count} for {name}" for name, count in snapshot.num_pairs.items() if name != "train"]
+    return f"{total} accepted pairs: " + ", ".join([f"{train} for training{used}", *others])
 
 
 def headline(decision: GateDecision) -> str:

@@ -39,8 +39,9 @@ def test_every_stage_is_listed_in_the_order_of_the_data(
     texts = {step.title: step for step in steps}
     assert texts["sources"].text == "shapes_pairs (pick_a_pic, licence CC0-1.0)."
     assert texts["batches"].text == "2 immutable batches, validated row by row."
-    assert texts["snapshot"].text.startswith("Pairs: 30 train, 20 calibration, 10 test; 55 prompts, 4 ties.")
-    assert texts["features"].text == "28 pairs, encoded as latents of shape 4 x 8 x 8."
+    counts = "60 accepted pairs: 30 for training, 20 for calibration, 10 for test; 55 prompts, 4 ties in all."
+    assert texts["snapshot"].text.startswith(counts)
+    assert texts["features"].text == "28 training pairs with a preference, encoded as latents of shape 4 x 8 x 8."
     digests = {digest for step in steps for _, digest in step.digests}
     spec, candidate = good_evaluation.report.spec, good_decision.candidate
     assert digests >= {"1" * 64, "4" * 64, candidate.weights_digest, candidate.spec_digest, candidate.base_digest}

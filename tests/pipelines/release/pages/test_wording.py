@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.release.pages.wording import _consequence, bounds, duration, number, percent
+from pipelines.release.pages.wording import _consequence, bounds, duration, number, pair_counts, percent
 
 
 @pytest.mark.parametrize(
@@ -13,6 +13,15 @@ from pipelines.release.pages.wording import _consequence, bounds, duration, numb
 )
 def test_a_number_has_four_digits_or_a_dash(value: float | None, text: str) -> None:
     assert number(value) == text
+
+
+def test_pairs_are_counted_with_their_meaning(make_snapshot: Any) -> None:
+    snapshot = make_snapshot(num_pairs={"train": 387, "calibration": 130, "test": 82}, num_prompts=9)
+    rest = "130 for calibration, 82 for test"
+    assert pair_counts(snapshot, None) == f"599 accepted pairs: 387 for training, {rest}"
+    learnt = "387 for training (353 of them with a preference, which the model learnt from)"
+    assert pair_counts(snapshot, 353) == f"599 accepted pairs: {learnt}, {rest}"
+    assert pair_counts(snapshot, 387) == pair_counts(snapshot, 0) == pair_counts(snapshot, None)
 
 
 def test_shares_and_their_bounds() -> None:
