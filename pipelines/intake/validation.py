@@ -91,7 +91,7 @@ def _validate(batch: RawBatch, workspace: Workspace, *, uri: str, heldout: Heldo
         reasons = _reasons(judged)
         num_accepted = _split(pairs, out, reasons, readable=rows is not None)
         failure = _failure(judged, reasons, batch.num_rows, limit=workspace.project.validation.max_quarantined_share)
-        verdict = failure or f"Passed: {num_accepted} of {batch.num_rows} rows accepted."
+        verdict = failure or _accepted(num_accepted, batch.num_rows, set_aside=len(reasons))
         page = data_docs_page(judged, title=f"{batch.source}: {batch.source_file}", verdict=verdict)
         (out / "data_docs" / PAGE_FILE).write_text(page, encoding="utf-8")
         report = ValidationReport(
@@ -150,6 +150,12 @@ def _split(pairs: Path, out: Path, reasons: dict[int, list[str]], *, readable: b
             quarantine.write(bad.filter(pa.array([bool(rules) for rules in why])).select(QUARANTINE_SCHEMA.names))
             num_accepted += good.num_rows
     return num_accepted
+
+
+def _accepted(num_accepted: int, num_rows: int, *, set_aside: int) -> str:
+    """Return the verdict on a batch that may be used."""
+    rest = f"; {set_aside} broke a rule and {'is' if set_aside == 1 else 'are'} in quarantine" if set_aside else ""
+    return f"{num_accepted} of {num_rows} rows accepted{rest}."
 
 
 def _failure(judged: Sequence[Judged], reasons: dict[int, list[str]], num_rows: int, *, limit: float) -> str:

@@ -25,6 +25,9 @@ def test_the_page_shows_every_rule_and_its_outcome() -> None:
     assert "GIF" in text
     assert "<h1>a &lt;b&gt; shard</h1>" in text
     assert "1 of 2 &amp; so on" in text
+    assert "Status:" not in text, "a second verdict, which says Failed where one row broke one rule"
+    assert "Data asset" not in text
+    assert "Evaluated Expectations" in text
 
 
 def test_the_page_is_self_contained_and_reproducible() -> None:
