@@ -4,7 +4,8 @@ from typing import Any
 
 from airflow.sdk import DAG, task
 
-from dags.assets import GPU_POOL, default_args, location, pairs_asset, projects
+from dags.assets import GPU_POOL, RUN_KEY, default_args, location, pairs_asset, projects
+from pipelines.dispatch.operators import links
 from pipelines.dispatch.operators.train_job import TrainJobOperator, retry_policy
 from pipelines.stages.pairs import drawn_sources
 
@@ -25,13 +26,13 @@ for project in projects():
             return pairs.list_shards(path)
 
         @task(map_index_template="{{ shard_name }}")
-        def ingest_shard(path: str, shard: dict[str, Any]) -> dict[str, Any]:
+        def ingest_shard(path: str, shard: dict[str, Any], run_key: str) -> dict[str, Any]:
             from airflow.sdk import get_current_context
 
             from pipelines.stages import pairs
 
             get_current_context()["shard_name"] = shard["uri"].rsplit("/", 1)[-1]  # type: ignore[typeddict-unknown-key]
-            return pairs.validate(path, pairs.ingest(path, shard))
+            return pairs.validate(path, pairs.ingest(path, shard), run_key=run_key)
 
         @task(outlets=[pairs_asset(project)])
         def announce_pairs(path: str, reports: list[dict[str, Any]], *, outlet_events: Any = None) -> dict[str, int]:
@@ -52,6 +53,7 @@ for project in projects():
                 retry_policy=retry_policy(),
             )
             draw >> shards
-        reports = ingest_shard.partial(path=location(project)).expand(shard=shards)
+        reports = ingest_shard.partial(path=location(project), run_key=RUN_KEY).expand(shard=shards)
+        links.add_links(reports, links.DataDocsLink())
         announce_pairs(location(project), reports)
     globals()[dag.dag_id] = dag

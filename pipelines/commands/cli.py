@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pipelines.commands import champion, gate, imports, loop, platform
+from pipelines.commands import champion, gate, imports, loop, platform, quarantine
 from pipelines.commands.answers import BAD_INPUT, DONE, FAILED, GATE_SAID_NO
 from pipelines.commands.groups import PlainCommand, PlainGroup, help_text
 
@@ -32,6 +32,7 @@ PANELS: Mapping[str, Mapping[str, Entry]] = {
         "draw": loop.draw,
         "ingest": loop.ingest,
         "validate": loop.validate,
+        "quarantine": quarantine.app,
         "snapshot": loop.snapshot,
         "label": loop.label,
         "caption": loop.caption,

@@ -25,6 +25,24 @@ class RawBatch(ValueObject):
     num_rows: int
 
 
+class QuarantinedShard(Record):
+    """The outcome of the validation of one shard, and where its quarantined rows are."""
+
+    source: str
+    shard: str
+    num_rows: int
+    num_accepted: int
+    num_quarantined: int
+    reasons: dict[str, int]
+    """Number of quarantined rows by broken rule, most frequent first; a row may break several rules."""
+    failure: str
+    """Reason why the whole batch may not be used; empty if it may."""
+    data_docs_uri: str
+    """Page with the result of every rule."""
+    rows_uri: str
+    """Table of the quarantined rows."""
+
+
 class RuleResult(Record):
     """Result of one rule on a batch."""
 

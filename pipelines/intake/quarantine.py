@@ -4,12 +4,14 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from alignment.contracts.values import canonical_json
-from pipelines.contracts.pairs import RawBatch, ValidationReport
+from pipelines.contracts.pairs import QuarantinedShard, RawBatch, ValidationReport
+from pipelines.intake.data_docs import PAGE_FILE
 from pipelines.intake.ingestion import DECODING_LIMITS, INGEST_VERSION, publish_batch, scratch_dir
 from pipelines.intake.pairs import QUARANTINE_FILE, read_batches
 from pipelines.intake.rules import duplicate_pair
@@ -17,6 +19,45 @@ from pipelines.intake.validation import REPLAY_MARK, fetch_checked, validate
 from pipelines.settings import Settings
 from pipelines.store.storage import open_store
 from pipelines.workspace import Workspace
+
+
+def list_shards(workspace: Workspace) -> list[QuarantinedShard]:
+    """Return the newest report on every shard of the project's sources and on every replay, sorted by source and shard.
+
+    Shards whose batch failed are among them.
+    """
+    return [_describe(entry, report, workspace) for entry, report in _reports(workspace)]
+
+
+def replay_all(workspace: Workspace) -> list[ValidationReport]:
+    """Validate the quarantined rows of every shard again under the project's present rules, see `replay`."""
+    shards = [report for entry, report in _reports(workspace) if entry.endswith("/shard.json")]
+    found = [report for report in shards if report.num_quarantined]
+    return [again for report in found if (again := replay(report, workspace)) != report]
+
+
+def _reports(workspace: Workspace) -> list[tuple[str, ValidationReport]]:
+    """Return (index entry, report) of each shard and replay of the project's sources."""
+    store, sources = workspace.store, {source.name for source in workspace.project.sources}
+    entries = sorted(store.list_uris(store.uri("raw/index", workspace.project.name)))
+    found = [(entry, ValidationReport.model_validate_json(store.read_bytes(entry))) for entry in entries]
+    return [(entry, report) for entry, report in found if report.source in sources]
+
+
+def _describe(entry: str, report: ValidationReport, workspace: Workspace) -> QuarantinedShard:
+    folder, _, name = unquote(entry).rpartition("/")
+    shard = unquote(folder.rpartition("/")[2])
+    return QuarantinedShard(
+        source=report.source,
+        shard=shard if name == "shard.json" else f"{shard} (replayed rows)",
+        num_rows=report.num_rows,
+        num_accepted=report.num_accepted,
+        num_quarantined=report.num_quarantined,
+        reasons=_count_reasons(report, workspace.settings) if report.num_quarantined else {},
+        failure=report.failure,
+        data_docs_uri=f"{report.uri}/data_docs/{PAGE_FILE}",
+        rows_uri=f"{report.uri}/{QUARANTINE_FILE}",
+    )
 
 
 def _count_reasons(report: ValidationReport, settings: Settings) -> dict[str, int]:

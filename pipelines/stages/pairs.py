@@ -1,5 +1,7 @@
 """Stages on pairs: draw, ingest, validate, snapshot, label."""
 
+import logging
+
 from alignment.contracts.data import DatasetSnapshot
 from alignment.contracts.jobs import LABEL_REPORT_FILE
 from pipelines.contracts.pairs import RawBatch, SourceShard, ValidationReport
@@ -8,6 +10,8 @@ from pipelines.settings import load_settings
 from pipelines.stages.jobs import run_job
 from pipelines.stages.values import Json, read_project, to_json
 from pipelines.workspace import Workspace, open_workspace
+
+log = logging.getLogger(__name__)
 
 
 def draw(path: str, *, run_key: str) -> list[Json]:
@@ -41,14 +45,50 @@ def ingest(path: str, shard: Json) -> Json:
     return to_json(ingestion.ingest(SourceShard.model_validate(shard), Workspace(project, settings)))
 
 
-def validate(path: str, batch: Json) -> Json:
-    """Validate a batch and return its ValidationReport; ValueError when the entire batch failed."""
+def validate(path: str, batch: Json, *, run_key: str = "") -> Json:
+    """Validate a batch and return its ValidationReport; ValueError when the entire batch failed.
+
+    With a `run_key`, the Data Docs are shown in the MLflow run of the pipeline run; while MLflow is away they are only
+    in the store.
+    """
     from pipelines.intake import validation
 
-    report = validation.validate(RawBatch.model_validate(batch), Workspace(read_project(path), load_settings()))
+    workspace = Workspace(read_project(path), load_settings())
+    report = validation.validate(RawBatch.model_validate(batch), workspace)
+    if run_key:
+        _show_data_docs(workspace, batch, report, run_key)
     if not report.passed:
         raise ValueError(f"{batch['source_file']}: {report.failure} The report is at {report.uri}.")
     return to_json(report)
+
+
+def _show_data_docs(workspace: Workspace, batch: Json, report: ValidationReport, run_key: str) -> None:
+    from pipelines.intake.data_docs import PAGE_FILE
+    from pipelines.tracking import pages, runs
+    from pipelines.tracking.errors import TrackingUnavailable
+
+    settings, page = workspace.settings, workspace.store.read_bytes(f"{report.uri}/data_docs/{PAGE_FILE}")
+    tags = runs.airflow_tags(settings, run_key)
+    try:
+        run_id = runs.parent_run(settings, project=workspace.project.name, key=run_key, tags=tags)
+        runs.log_text(settings, run_id, page.decode(), pages.data_docs_artifact(report.source, batch["source_file"]))
+        runs.finish_run(settings, run_id, "FINISHED")
+    except TrackingUnavailable as error:
+        log.warning("The Data Docs of %s are in %s, but not in MLflow: %s", batch["source_file"], report.uri, error)
+
+
+def list_quarantine(path: str) -> list[Json]:
+    """Return the QuarantinedShard of every shard that was validated."""
+    from pipelines.intake import quarantine
+
+    return [shard.model_dump(mode="json") for shard in quarantine.list_shards(open_workspace(path))]
+
+
+def replay_quarantine(path: str) -> list[Json]:
+    """Validate every quarantined row again under the project's present rules; return the new reports."""
+    from pipelines.intake import quarantine
+
+    return [to_json(report) for report in quarantine.replay_all(open_workspace(path))]
 
 
 def count_pairs(reports: list[Json]) -> dict[str, int]:

@@ -1,5 +1,7 @@
 """Addresses of MLflow's pages: paths for links between its pages, and whole addresses for other pages and logs."""
 
+from urllib.parse import quote
+
 from pipelines.settings import Settings
 from pipelines.tracking.runs import RUN_KEY_TAG, _first_run, connect
 
@@ -55,6 +57,17 @@ def version_page(settings: Settings, model: str, version: int) -> str:
     """Return the address of a version's page for a browser; empty without an MLflow server."""
     pages = model_page(settings, model)
     return f"{pages}/versions/{version}" if pages else ""
+
+
+def data_docs_artifact(source: str, shard: str) -> str:
+    """Return the path of a shard's Data Docs among the artifacts of an ingest run. `shard` is a file name."""
+    return f"data_docs/{quote(source, safe='')}/{quote(shard, safe='')}.html"
+
+
+def data_docs_page(settings: Settings, project: str, *, run_key: str, source: str, shard: str) -> str:
+    """Return the address of a shard's Data Docs; empty before the ingest run is in MLflow, or without a server."""
+    page = find_page(settings, project, (RUN_KEY_TAG, run_key))
+    return f"{page}/artifacts/{data_docs_artifact(source, shard)}{TRAINING_VIEW}" if page else ""
 
 
 def report_page(settings: Settings, model: str, version: int) -> str:

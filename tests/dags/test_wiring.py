@@ -593,6 +593,7 @@ def test_tasks_open_the_pages_that_their_work_is_on(dags_with: Callable[[str], d
                 shown.setdefault(link.name, set()).add(f"{dag_id} {task.task_id}")
     assert shown["Report"] == {"shapes.promote gate", "shapes.approve find_decision"}
     assert shown["Model version"] == {"shapes.train register", "shapes.approve promote", "shapes.rollback rollback"}
+    assert shown["Data Docs"] == {"shapes.ingest ingest_shard"}
     jobs = {f"{dag_id} {task.task_id}" for dag_id, dag in found.items() for task in dag.tasks if task.pool == "gpu"}
     assert shown["MLflow run"] == jobs
 

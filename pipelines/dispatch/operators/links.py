@@ -16,6 +16,7 @@ from pipelines.tracking import pages
 __all__ = [
     "MLFLOW_RUN_KEY",
     "OWN_NAME",
+    "DataDocsLink",
     "MlflowRunLink",
     "ModelVersionLink",
     "ReportLink",
@@ -74,6 +75,29 @@ class ReportLink(BaseOperatorLink):
     def get_link(self, operator: Any, *, ti_key: Any) -> str:
         """Return the report's page in MLflow; empty without a value and without an MLflow server."""
         return report_page(_pulled(ti_key, "return_value"), load_settings())
+
+
+@attrs.define()
+class DataDocsLink(BaseOperatorLink):
+    """The Data Docs of the task's shard, whether or not its batch passed."""
+
+    name: str = "Data Docs"
+
+    @property
+    def xcom_key(self) -> str:
+        """See BaseOperatorLink."""
+        return "_link_data_docs"
+
+    def get_link(self, operator: Any, *, ti_key: Any) -> str:
+        """Return the page of the shard in the task's argument `shard`; empty without an MLflow server."""
+        shard = operator.op_kwargs["shard"]
+        return pages.data_docs_page(
+            load_settings(),
+            ti_key.dag_id.rpartition(".")[0],
+            run_key=f"{ti_key.dag_id}/{ti_key.run_id}",
+            source=shard["source"],
+            shard=shard["uri"].rsplit("/", 1)[-1],
+        )
 
 
 def add_links(task: Any, *links: BaseOperatorLink) -> None:

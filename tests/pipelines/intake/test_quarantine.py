@@ -7,7 +7,7 @@ import pytest
 
 from pipelines.contracts.pairs import ValidationReport
 from pipelines.intake.ingestion import ingest, list_source_shards
-from pipelines.intake.quarantine import _count_reasons, replay
+from pipelines.intake.quarantine import _count_reasons, list_shards, replay, replay_all
 from pipelines.intake.snapshot import accepted_reports, build_snapshot
 from pipelines.intake.validation import validate
 from pipelines.project.file import Project
@@ -73,6 +73,35 @@ def test_replayed_rows_join_the_snapshot_until_their_shard_is_validated_again(
     whole = validate_all(with_limits(tiny_project, max_quarantined_share=0.4), settings)
     assert accepted_reports(Workspace(tiny_project, settings)) == [whole]
     assert sum(build_snapshot([whole], Workspace(tiny_project, settings)).num_pairs.values()) == 11
+
+
+@pytest.mark.usefixtures("dirty")
+def test_every_shard_is_listed_with_its_reasons_and_replayed(tiny_project: Project, settings: Settings) -> None:
+    tight, open_ = (
+        with_limits(tiny_project, max_image_side=60, max_quarantined_share=0.4),
+        Workspace(tiny_project, settings),
+    )
+    assert list_shards(open_) == []
+    report = validate_all(tight, settings)
+    (shard,) = list_shards(open_)
+    assert (shard.source, shard.num_rows, shard.num_accepted, shard.num_quarantined) == (report.source, 14, 10, 4)
+    assert shard.shard.endswith(".parquet")
+    assert shard.reasons == {"image_longest_side": 3, "duplicate_pair": 2, "prompt_length": 1}
+    assert Path(shard.data_docs_uri.removeprefix("file://")).is_file()
+    assert pq.read_table(Path(shard.rows_uri.removeprefix("file://"))).num_rows == 4
+    (again,) = replay_all(open_)
+    assert (again.num_rows, again.num_accepted) == (3, 1)
+    assert replay_all(open_) == [again], "the rows of a replay are those of its shard; they are not replayed twice"
+    replayed, first = list_shards(open_)
+    assert (first, replayed.shard) == (shard, f"{shard.shard} (replayed rows)")
+    assert list_shards(Workspace(tiny_project.model_copy(update={"sources": ()}), settings)) == []
+
+
+@pytest.mark.usefixtures("dirty")
+def test_a_batch_that_failed_is_listed_with_the_reason(tiny_project: Project, settings: Settings) -> None:
+    validate_all(with_limits(tiny_project, max_image_side=60), settings)
+    (shard,) = list_shards(Workspace(tiny_project, settings))
+    assert "rows (28.6%) are bad, more than max_quarantined_share = 0.2" in shard.failure
 
 
 @pytest.mark.usefixtures("dirty")

@@ -63,6 +63,15 @@ def test_a_report_is_a_page_of_the_candidates_run(monkeypatch: pytest.MonkeyPatc
     assert links.ReportLink().get_link(None, ti_key=TaskInstance()) == ""
 
 
+def test_the_data_docs_of_a_shard_are_an_artifact_of_the_ingest_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pages, "find_page", lambda *given: "/".join(given[-1]))
+    ti = SimpleNamespace(dag_id="words.ingest", run_id="manual__1")
+    operator = SimpleNamespace(op_kwargs={"shard": {"source": "a b", "uri": "file:///pairs/train 1.parquet"}})
+    found = links.DataDocsLink().get_link(operator, ti_key=ti)
+    run = "plumbline.run_key/words.ingest/manual__1"
+    assert found.startswith(f"{run}/artifacts/data_docs/a%20b/train%201.parquet.html?")
+
+
 def test_without_a_server_there_is_no_link(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     monkeypatch.delenv("PLUMBLINE_MLFLOW_UI_URL")
