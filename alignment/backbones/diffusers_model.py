@@ -298,8 +298,12 @@ def _save_lora(family: Family, denoiser: nn.Module, folder: Path) -> None:
     from peft import get_peft_model_state_dict
 
     layers = get_peft_model_state_dict(denoiser)
+    if family.part == "unet":
+        # This renames attention layers only. diffusers reads all names of a file in the spelling of the first.
+        renamed = convert_state_dict_to_diffusers(layers)
+        layers = layers if layers.keys() & renamed.keys() else renamed
     named = {
-        f"{family.part}_lora_layers": convert_state_dict_to_diffusers(layers) if family.part == "unet" else layers,
+        f"{family.part}_lora_layers": layers,
         f"{family.part}_lora_adapter_metadata": cast(Any, denoiser).peft_config["default"].to_dict(),
     }
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
