@@ -112,7 +112,9 @@ def _named(layers: Sequence[AdaptedLayer], form: str, scale: float, *, flat: boo
     return tensors
 
 
-def _in_place(layers: Sequence[AdaptedLayer], place: Callable[[Sequence[str]], Mapping[str, Place]]) -> list[AdaptedLayer]:
+def _in_place(
+    layers: Sequence[AdaptedLayer], place: Callable[[Sequence[str]], Mapping[str, Place]]
+) -> list[AdaptedLayer]:
     """Rename layers to the authors' layout and join those that are one layer there."""
     places = place([layer.name for layer in layers])
     parts: dict[str, dict[int, AdaptedLayer]] = defaultdict(dict)
@@ -136,7 +138,13 @@ def _joined(name: str, parts: Mapping[int, AdaptedLayer], widths: tuple[int, ...
         parts[index].up if index in parts else parts[min(parts)].up.new_zeros(units * width, 0)
         for index, units in enumerate(widths)
     ]
-    return AdaptedLayer(name, torch.cat([parts[index].down for index in sorted(parts)]), torch.block_diag(*blocks))
+    return AdaptedLayer(name, torch.cat([parts[index].down for index in sorted(parts)]), _diagonal(blocks))
+
+
+def _diagonal(blocks: Sequence[Tensor]) -> Tensor:
+    """Return the block-diagonal matrix of the blocks."""
+    whole: Tensor = torch.block_diag(*blocks)  # type: ignore[no-untyped-call]
+    return whole
 
 
 def _swapped(layer: AdaptedLayer) -> AdaptedLayer:

@@ -55,6 +55,7 @@ PANELS: Mapping[str, Mapping[str, Entry]] = {
         "gate": gate.app,
         "promote": loop.promote,
         "canary": imports.canary,
+        "export": champion.export,
     },
     "Champion": {
         "status": champion.status,

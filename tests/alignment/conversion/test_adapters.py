@@ -344,7 +344,11 @@ def mmdit_layers(denoiser: Any) -> Table:
         ours, block = f"joint_blocks_{n}", f"transformer_blocks.{n}"
         table[f"{ours}_x_block_attn_qkv"] = joined(fused(f"{block}.attn"), denoiser)
         table[f"{ours}_context_block_attn_qkv"] = joined(fused(f"{block}.attn", "add_{}_proj"), denoiser)
-        pairs = {"x_block_attn_proj": "attn.to_out.0", "x_block_mlp_fc1": "ff.net.0.proj", "x_block_mlp_fc2": "ff.net.2"}
+        pairs = {
+            "x_block_attn_proj": "attn.to_out.0",
+            "x_block_mlp_fc1": "ff.net.0.proj",
+            "x_block_mlp_fc2": "ff.net.2",
+        }
         pairs["x_block_adaLN_modulation_1"] = "norm1.linear"
         if n == 0:
             table[f"{ours}_x_block_attn2_qkv"] = joined(fused(f"{block}.attn2"), denoiser)
@@ -435,9 +439,7 @@ def test_the_file_states_the_scale_of_the_adapter(trained: Trained) -> None:
     assert {len(layer.down) for layer in adapter.layers} == {RANK}
 
 
-@pytest.mark.parametrize(
-    ("name", "tables"), [("kohya", KOHYA), ("comfyui", COMFYUI)], ids=["kohya", "comfyui"]
-)
+@pytest.mark.parametrize(("name", "tables"), [("kohya", KOHYA), ("comfyui", COMFYUI)], ids=["kohya", "comfyui"])
 def test_the_reader_knows_every_key_and_computes_the_same(
     trained: Trained, name: str, tables: dict[str, Callable[[Any], Table]]
 ) -> None:
