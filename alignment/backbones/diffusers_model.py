@@ -19,7 +19,14 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from alignment.backbones.interface import Conditioning, Framing, LatentMoments
-from alignment.backbones.model_files import WeightFile, absent_parts, require_files, require_parts
+from alignment.backbones.model_files import (
+    LORA_FILE,
+    LORA_METADATA,
+    WeightFile,
+    absent_parts,
+    require_files,
+    require_parts,
+)
 from alignment.catalogues.lookup import resolve
 from alignment.contracts.evaluation import ModelRef
 from alignment.contracts.training import FullFineTune, Lora
@@ -29,8 +36,6 @@ from alignment.files.tensors import write_tensors
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
 
-LORA_FILE = "pytorch_lora_weights.safetensors"
-LORA_METADATA = "lora_adapter_metadata"
 LOCAL: dict[str, Any] = {"use_safetensors": True, "local_files_only": True}
 
 

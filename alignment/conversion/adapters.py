@@ -18,7 +18,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from alignment.backbones.diffusers_model import LORA_FILE, LORA_METADATA
+from alignment.backbones.model_files import LORA_FILE, LORA_METADATA
 from alignment.conversion.original_names import Place, flux_place, sd3_place, sdxl_place
 
 DOWN = (".lora.down.weight", ".lora_A.weight")
@@ -80,6 +80,9 @@ def _layers(tensors: Tensors, part: str, path: Path) -> tuple[AdaptedLayer, ...]
         if not ends or not name.startswith(f"{part}."):
             raise ValueError(f"{path} holds {name}, which is no tensor of an adapter of the {part}. Train it again.")
         halves[name.removeprefix(f"{part}.").removesuffix(ends[0][0])][ends[0][1]] = tensor
+    alone = sorted(name for name, own in halves.items() if len(own) != 2)
+    if alone:
+        raise ValueError(f"{path} holds one half of the adapter of {', '.join(alone[:3])}. Train it again.")
     return tuple(AdaptedLayer(name, own["down"], own["up"]) for name, own in sorted(halves.items()))
 
 

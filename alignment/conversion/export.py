@@ -6,7 +6,7 @@ from pathlib import Path
 
 from safetensors import safe_open
 
-from alignment.backbones.diffusers_model import LORA_FILE
+from alignment.backbones.model_files import LORA_FILE
 from alignment.contracts.export import ExportRecord, ExportRequest, check_format
 from alignment.conversion.adapters import Adapter, Tensors, comfyui_tensors, kohya_tensors, read_adapter
 from alignment.files.durable import files_below

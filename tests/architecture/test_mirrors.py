@@ -39,7 +39,6 @@ COVERED_BY = {
     "pipelines/contracts/pairs.py": "tests/pipelines/intake/test_validation.py",
     "pipelines/contracts/release.py": "tests/pipelines/contracts/test_earlier_decisions.py",
     "pipelines/contracts/store.py": "tests/pipelines/dispatch/test_inputs.py",
-    "pipelines/dispatch/conversions.py": "tests/pipelines/dispatch/test_judge_import.py",
     "pipelines/dispatch/engines/interface.py": "tests/pipelines/dispatch/engines/test_contract.py",
     "pipelines/intake/sources/interface.py": "tests/pipelines/intake/sources/test_pick_a_pic.py",
     "pipelines/platform/demo.py": "tests/integration/test_loop.py",

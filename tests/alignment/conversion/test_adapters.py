@@ -5,6 +5,7 @@ reader adds an adapter: some rows of one layer of diffusers' denoiser.
 """
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,8 @@ from diffusers.loaders.lora_conversion_utils import _convert_kohya_flux_lora_to_
 from diffusers.utils import convert_state_dict_to_kohya, convert_unet_state_dict_to_peft
 from safetensors.torch import load_file, save_file
 
-from alignment.backbones.diffusers_model import LORA_FILE, LORA_METADATA, Family, _save_lora
+from alignment.backbones.diffusers_model import Family, _save_lora
+from alignment.backbones.model_files import LORA_FILE, LORA_METADATA
 from alignment.contracts.training import Lora
 from alignment.conversion.adapters import comfyui_tensors, kohya_tensors, read_adapter
 
@@ -531,9 +533,17 @@ def test_a_file_without_its_configuration_is_refused(tmp_path: Path) -> None:
         read_adapter(tmp_path)
 
 
+@pytest.mark.parametrize("names", [("conv_in.lora_A.weight",), ("conv_in.lora_A.weight", "conv_in.bias")])
+def test_a_file_with_other_tensors_than_pairs_is_refused(names: tuple[str, ...], tmp_path: Path) -> None:
+    metadata = {LORA_METADATA: json.dumps({"unet.r": 4, "unet.lora_alpha": 4})}
+    save_file({f"unet.{name}": torch.zeros(1) for name in names}, tmp_path / LORA_FILE, metadata)
+    with pytest.raises(ValueError, match=rf"{re.escape(names[-1].partition('.lora')[0])}.* Train it again"):
+        read_adapter(tmp_path)
+
+
 def test_a_file_with_both_spellings_is_refused(tmp_path: Path) -> None:
     """diffusers would leave one kind of layer out, so the gate has judged another network."""
-    tensors = {"unet.conv_in.lora_A.weight": torch.zeros(1), "unet.a.to_q.lora.down.weight": torch.zeros(1)}
+    tensors = {"unet.conv_in.lora_A.weight": torch.zeros(1), "unet.mid.to_q.lora.down.weight": torch.zeros(1)}
     metadata = {LORA_METADATA: json.dumps({"unet.r": 4, "unet.lora_alpha": 4})}
     save_file(tensors, tmp_path / LORA_FILE, metadata)
     with pytest.raises(ValueError, match="in two ways"):

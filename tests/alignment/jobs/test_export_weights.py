@@ -11,7 +11,7 @@ from diffusers import UNet2DConditionModel
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from alignment.backbones.diffusers_model import LORA_FILE, LORA_METADATA
+from alignment.backbones.model_files import LORA_FILE, LORA_METADATA
 from alignment.catalogues.backbones import BACKBONES
 from alignment.contracts.export import FORMATS, ExportRequest, Family, check_format
 from alignment.conversion.export import write_export
