@@ -59,6 +59,10 @@ class Settings(Record):
     """Address of the Ray cluster's dashboard, e.g. http://ray-head:8265 (PLUMBLINE_RAY_ADDRESS)."""
     ray_token: SecretStr = SecretStr("")
     """Token of that cluster, started with RAY_AUTH_MODE=token (RAY_AUTH_TOKEN)."""
+    hub_token: SecretStr = SecretStr("")
+    """Token of the Hugging Face Hub, for pushes (HF_TOKEN)."""
+    hub_endpoint: str = ""
+    """Another server with the hub's API; empty: huggingface.co (HF_ENDPOINT)."""
     git_sha: str = ""
     """Revision of the deployed code (PLUMBLINE_GIT_SHA)."""
     signing_key: Path | None = None
@@ -103,6 +107,8 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
         mlflow_database=SecretStr(mlflow_database),
         ray_address=env.get("PLUMBLINE_RAY_ADDRESS", "").rstrip("/"),
         ray_token=SecretStr(env.get("RAY_AUTH_TOKEN", "")),
+        hub_token=SecretStr(env.get("HF_TOKEN", "")),
+        hub_endpoint=env.get("HF_ENDPOINT", "").rstrip("/"),
         git_sha=env.get("PLUMBLINE_GIT_SHA", ""),
         signing_key=_path(env.get(SIGNING_KEY)),
         signing_key_password=SecretStr(env.get(SIGNING_KEY_PASSWORD, "")),

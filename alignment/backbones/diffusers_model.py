@@ -19,7 +19,14 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from alignment.backbones.interface import Conditioning, Framing, LatentMoments
-from alignment.backbones.model_files import WeightFile, absent_parts, require_files, require_parts
+from alignment.backbones.model_files import (
+    LORA_FILE,
+    LORA_METADATA,
+    WeightFile,
+    absent_parts,
+    require_files,
+    require_parts,
+)
 from alignment.catalogues.lookup import resolve
 from alignment.contracts.evaluation import ModelRef
 from alignment.contracts.training import FullFineTune, Lora
@@ -29,8 +36,6 @@ from alignment.files.tensors import write_tensors
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
 
-LORA_FILE = "pytorch_lora_weights.safetensors"
-LORA_METADATA = "lora_adapter_metadata"
 LOCAL: dict[str, Any] = {"use_safetensors": True, "local_files_only": True}
 
 
@@ -298,8 +303,12 @@ def _save_lora(family: Family, denoiser: nn.Module, folder: Path) -> None:
     from peft import get_peft_model_state_dict
 
     layers = get_peft_model_state_dict(denoiser)
+    if family.part == "unet":
+        # This renames attention layers only. diffusers reads all names of a file in the spelling of the first.
+        renamed = convert_state_dict_to_diffusers(layers)
+        layers = layers if layers.keys() & renamed.keys() else renamed
     named = {
-        f"{family.part}_lora_layers": convert_state_dict_to_diffusers(layers) if family.part == "unet" else layers,
+        f"{family.part}_lora_layers": layers,
         f"{family.part}_lora_adapter_metadata": cast(Any, denoiser).peft_config["default"].to_dict(),
     }
     with tempfile.TemporaryDirectory(dir=folder) as scratch:

@@ -1,4 +1,4 @@
-"""Files that a base model's folder must hold, and one error that names all missing ones. Torch-free."""
+"""Files that the folder of a base or of weights must hold, and one error that names all missing ones. Torch-free."""
 
 import json
 from collections.abc import Sequence
@@ -8,6 +8,9 @@ from pathlib import Path
 from alignment.files.shards import indexed_files
 
 MODEL_INDEX = "model_index.json"
+LORA_FILE = "pytorch_lora_weights.safetensors"
+LORA_METADATA = "lora_adapter_metadata"
+"""Key of the adapter's configuration in the metadata of that file."""
 TOKENIZER_FILES = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("spiece.model",))
 """Sets of files. A tokenizer's folder must hold at least one complete set."""
 

@@ -6,6 +6,7 @@ __all__ = [
     "coverage",
     "data",
     "evaluation",
+    "export",
     "jobs",
     "judges",
     "labelling",

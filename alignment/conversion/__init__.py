@@ -1,3 +1,3 @@
-"""Published judge weights, converted to the folder layout of transformers."""
+"""Weights in other layouts: published judges come in, trained adapters and denoisers go out."""
 
-__all__ = ["catalogue", "folders"]
+__all__ = ["catalogue", "export", "folders"]

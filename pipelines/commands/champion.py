@@ -1,4 +1,4 @@
-"""Commands on the champion: status, monitor, rollback, reconcile, ledger and prune."""
+"""Commands on the champion and other versions: status, monitor, rollback, reconcile, ledger, prune, export."""
 
 from typing import Annotated
 
@@ -116,4 +116,26 @@ def prune(
     from pipelines.stages import champion
 
     show(champion.prune(project, keep=keep), as_json=as_json)
+    return DONE
+
+
+def export(
+    project: Project,
+    *,
+    format: Annotated[str, typer.Option(metavar="FORMAT", help="diffusers, kohya (sd-scripts, Forge) or comfyui.")],
+    version: Annotated[
+        int | None,
+        typer.Option("--version", metavar="N", help="Model version.", show_default="the champion"),
+    ] = None,
+    out: Annotated[str, typer.Option(metavar="FOLDER", help="Folder to write.", show_default="NAME-vN-FORMAT")] = "",
+    push: Annotated[
+        str,
+        typer.Option(metavar="HUB", help="Repository to push to, hub://owner/name. It needs HF_TOKEN."),
+    ] = "",
+    as_json: AsJson = False,
+) -> int:
+    """Write a version's weights for other programs, with a model card. See docs/export.md."""
+    from pipelines.stages import export as exports
+
+    show(exports.export(project, version=version, format=format, out=out, push=push), as_json=as_json)
     return DONE

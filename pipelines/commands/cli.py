@@ -57,6 +57,7 @@ PANELS: Mapping[str, Mapping[str, Entry]] = {
         "compare": gate.compare,
         "promote": loop.promote,
         "canary": imports.canary,
+        "export": champion.export,
     },
     "Champion": {
         "status": champion.status,

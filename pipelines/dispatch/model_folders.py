@@ -16,6 +16,7 @@ from urllib.parse import unquote, urlsplit
 from alignment.catalogues.rewards import RewardParams
 from alignment.files.paths import resolve_below
 from alignment.files.shards import indexed_files
+from pipelines.dispatch import hub
 from pipelines.host import this_host
 from pipelines.settings import Settings
 from pipelines.store.folders import in_parallel, locked, resumable_path
@@ -24,13 +25,6 @@ from pipelines.store.storage import open_store
 log = logging.getLogger(__name__)
 
 MODEL_INDEX = "model_index.json"
-HUB_URI = re.compile(r"^hub://(?P<repo>[\w.-]+/[\w.-]+)@(?P<revision>[0-9a-f]{40})$")
-HUB_FILES = ("*.safetensors", "*.json", "*.txt", "*.model")
-HUB_LEFT_OUT = (
-    *("*.fp16.safetensors", "*.fp16-*.safetensors", "*.non_ema.safetensors", "*.msgpack.*", "*.onnx*", "*openvino*"),
-    *("sd_xl_*.safetensors", "sd3*.safetensors", "flux1-*.safetensors", "ae.safetensors", "text_encoders/*"),
-)
-"""Other copies of the weights; the second line is the single files beside the folders of SDXL, SD3 and FLUX."""
 _CONFIG_FILES = {
     "scheduler": "scheduler_config.json",
     "tokenizer": "tokenizer_config.json",
@@ -44,8 +38,8 @@ def local_folder(uri: str, settings: Settings) -> Path:
 
     Raises ValueError for a folder that does not exist, a URI that is not pinned, or a hub that cannot be reached.
     """
-    if uri.startswith("hub://"):
-        return _fetched(uri, settings, _download_hub)
+    if uri.startswith(hub.SCHEME):
+        return _fetched(uri, settings, hub.download)
     if uri.startswith("s3://"):
         return _fetched(uri, settings, _download_prefix)
     path = local_path(uri)
@@ -142,32 +136,3 @@ def _download_prefix(uri: str, folder: Path, settings: Settings) -> None:
 
 def _name_below(folder_uri: str, uri: str) -> str:
     return uri.removeprefix(folder_uri.rstrip("/") + "/")
-
-
-def _download_hub(uri: str, folder: Path, _settings: Settings) -> None:
-    """Download a hub revision's safetensors, JSON and text files; no code and no pickle."""
-    match = HUB_URI.match(uri)
-    if match is None:
-        raise ValueError(f"{uri!r} is not pinned. Write hub://owner/name@REVISION with the 40 hex digits of a commit.")
-    try:
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
-    except ImportError as error:
-        raise ValueError(
-            f"{uri} needs huggingface_hub, which is not installed. Run pip install huggingface_hub."
-        ) from error
-    try:
-        snapshot_download(
-            match["repo"],
-            revision=match["revision"],
-            local_dir=folder,
-            allow_patterns=list(HUB_FILES),
-            ignore_patterns=list(HUB_LEFT_OUT),
-        )
-    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
-        first_line = str(error).strip().partition("\n")[0]
-        raise ValueError(
-            f"{uri} could not be downloaded: {first_line} Check the network, the name and HF_TOKEN, or fetch the model"
-            " by hand and give its folder."
-        ) from error
-    shutil.rmtree(folder / ".cache", ignore_errors=True)  # the downloader's own log messages, which contain times

@@ -40,7 +40,7 @@ CLIP_JOBS = {
     "import_judge": {"diffusers", "peft", "sklearn", "pandas", "statsmodels", "matplotlib", *BACKBONES},
 }
 """Modules that jobs may not load, for jobs that always load a model of transformers, which itself loads scipy."""
-LIGHT_JOBS = sorted({kind.name for kind in JOB_KINDS} - CLIP_JOBS.keys())
+LIGHT_JOBS = sorted({kind.name for kind in JOB_KINDS} - CLIP_JOBS.keys() | {"export_weights"})
 """Jobs whose spec names the model to load; their entry point loads none."""
 TRAIN_MODULES = 4500
 

@@ -3,19 +3,23 @@
 Also a real MLflow server that the session shares, and a model under release. S3 servers are in store/s3_servers.py.
 """
 
+import base64
 import datetime
 import functools
 import hashlib
+import http.server
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal
@@ -423,3 +427,66 @@ def world(tracked: Settings, tmp_path: Path, make_snapshot: Callable[..., Datase
         num_pairs={"train": 8, "calibration": 2, "test": 1}, num_ties=1, num_prompts=4, sources=("shapes_pairs",)
     )
     return ReleaseWorld(project, tracked, run_id, tmp_path / "jobs", snapshot)
+
+
+# --- a hub ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class HubServer:
+    """The part of the hub's API that a push uses. It keeps what it received."""
+
+    address: str = ""
+    refuses: bool = False
+    created: list[dict[str, Any]] = field(default_factory=list)
+    messages: list[str] = field(default_factory=list)
+    files: dict[str, bytes] = field(default_factory=dict)
+    tokens: set[str | None] = field(default_factory=set)
+
+    def answer(self, path: str, body: bytes) -> dict[str, Any]:
+        """Return the JSON of a POST."""
+        if path == "/api/repos/create":
+            known = ("name", "organization", "visibility")
+            self.created.append({name: value for name, value in json.loads(body).items() if name in known})
+            return {"url": f"{self.address}/owner/name"}
+        if path == "/api/validate-yaml":
+            return {"errors": [], "warnings": []}
+        if path.endswith("/preupload/main"):
+            names = [own["path"] for own in json.loads(body)["files"]]
+            return {"files": [{"path": name, "uploadMode": "regular", "shouldIgnore": False} for name in names]}
+        assert path == "/api/models/owner/name/commit/main", path
+        for line in map(json.loads, body.splitlines()):
+            if line["key"] == "header":
+                self.messages.append(line["value"]["summary"])
+            else:
+                self.files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
+        oid = "c" * 40
+        return {"success": True, "commitOid": oid, "commitUrl": f"{self.address}/owner/name/commit/{oid}"}
+
+
+@pytest.fixture
+def hub_server() -> Iterator[HubServer]:
+    """A server with the hub's API on loopback."""
+    hub = HubServer()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            hub.tokens.add(self.headers["Authorization"])
+            content = json.dumps({} if hub.refuses else hub.answer(self.path.partition("?")[0], body)).encode()
+            self.send_response(403 if hub.refuses else 200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, format: str, *arguments: object) -> None:
+            del format, arguments
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        hub.address = f"http://127.0.0.1:{server.server_port}"
+        yield hub
+        server.shutdown()
+        thread.join()

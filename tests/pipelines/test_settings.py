@@ -29,6 +29,13 @@ def test_the_airflow_password_is_not_shown() -> None:
     assert "sesame" not in repr(settings) + settings.model_dump_json()
 
 
+def test_the_token_of_the_hub_is_not_shown() -> None:
+    settings = load_settings({"HF_TOKEN": "hf_open_sesame", "HF_ENDPOINT": "https://hub.example/"})
+    assert settings.hub_token.get_secret_value() == "hf_open_sesame"
+    assert settings.hub_endpoint == "https://hub.example"
+    assert "sesame" not in repr(settings) + settings.model_dump_json()
+
+
 def test_keys_are_named_by_path_and_the_password_is_not_shown(tmp_path: Path) -> None:
     settings = load_settings(
         {

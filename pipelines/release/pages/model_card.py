@@ -9,12 +9,12 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from alignment.contracts.evaluation import EvalReport
-from pipelines.contracts.release import GateDecision
+from pipelines.contracts.release import CandidateVersion, GateDecision
 from pipelines.project.file import Project
 from pipelines.release.pages.checks import CheckRow, check_groups, check_row
 from pipelines.release.pages.costs import cost_rows
@@ -58,10 +58,53 @@ class _Licences:
         return {"license": "other", "license_name": re.sub(r"[^a-z0-9.+-]+", "-", names.lower()).strip("-")}
 
 
+@dataclass(frozen=True)
+class Exported:
+    """Files of an export, for the part of the card that says how to load them."""
+
+    format: str
+    """diffusers, kohya or comfyui."""
+    files: tuple[str, ...]
+    """Paths relative to the folder."""
+    address: str
+    """Where a reader finds the folder: `owner/name` on the hub, or `.` for the card's own folder."""
+
+    @property
+    def part(self) -> str:
+        """Folder of the denoiser; empty for an adapter."""
+        return next((parent.name for file in self.files for parent in PurePosixPath(file).parents if parent.name), "")
+
+
 def render_card(report: EvalReport, decision: GateDecision, project: Project, known: Provenance) -> str:
     """Return the model card of the judged version."""
+    return _render(decision.candidate, project, known, judged=(report, decision), exported=None)
+
+
+def render_export_card(
+    candidate: CandidateVersion,
+    project: Project,
+    known: Provenance,
+    *,
+    judged: tuple[EvalReport, GateDecision] | None,
+    exported: Exported,
+) -> str:
+    """Return the card of exported weights, without addresses of this installation.
+
+    `judged` is the newest verdict with its evaluation; None where there is none, or the evaluation is gone.
+    """
+    return _render(candidate, project, known, judged=judged, exported=exported)
+
+
+def _render(
+    candidate: CandidateVersion,
+    project: Project,
+    known: Provenance,
+    *,
+    judged: tuple[EvalReport, GateDecision] | None,
+    exported: Exported | None,
+) -> str:
     licences = _licences_of(project, known)
-    checks = [c for c in decision.checks if c.decisive or c.family == "votes"]
+    report, decision = judged or (None, None)
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=False,  # Markdown: the filter `escaped` escapes external text
@@ -71,12 +114,13 @@ def render_card(report: EvalReport, decision: GateDecision, project: Project, kn
     )
     environment.filters["escaped"] = escaped
     return environment.get_template(TEMPLATE).render(
-        front=_front_matter(decision, project, known, licences=licences),
+        front=_front_matter(candidate, project, known, licences=licences, exported=exported),
+        candidate=candidate,
         decision=decision,
         report=report,
         project=project,
-        headline=headline(decision),
-        summary=summary(report, decision),
+        exported=exported,
+        sampler=report.spec.sampler if report else project.evaluation.sampler,
         base=_hub_repository(project.base.uri)[0] or Path(project.base.uri).name,
         revision=_hub_repository(project.base.uri)[1],
         licences=licences,
@@ -84,8 +128,7 @@ def render_card(report: EvalReport, decision: GateDecision, project: Project, kn
         pair_counts=_pair_counts(known),
         recipes=[recipe_facts(recipe) for recipe in known.recipes],
         costs=cost_rows(known.records, known.project_total),
-        checks=[check_row(check) for check in checks],
-        gaps=_gaps(decision),
+        **_verdict(*judged) if judged else {},
     )
 
 
@@ -94,19 +137,38 @@ def _pair_counts(known: Provenance) -> str:
     return pair_counts(known.snapshot, trained) if known.snapshot else ""
 
 
-def _front_matter(decision: GateDecision, project: Project, known: Provenance, *, licences: _Licences) -> str:
+def _verdict(report: EvalReport, decision: GateDecision) -> dict[str, object]:
+    """Return the values that only the card of a judged version has."""
+    shown = [check for check in decision.checks if check.decisive or check.family == "votes"]
+    return {
+        "headline": headline(decision),
+        "summary": summary(report, decision),
+        "checks": [check_row(check) for check in shown],
+        "gaps": _gaps(decision),
+    }
+
+
+def _front_matter(
+    candidate: CandidateVersion,
+    project: Project,
+    known: Provenance,
+    *,
+    licences: _Licences,
+    exported: Exported | None,
+) -> str:
     """Return the lines between the dashes."""
-    candidate = decision.candidate
     base, _ = _hub_repository(project.base.uri)
+    format = exported.format if exported else "diffusers"
     entries: dict[str, object] = {
         **licences.hub(),
-        "library_name": "diffusers",
+        **({"library_name": "diffusers"} if format == "diffusers" else {}),
         "pipeline_tag": "text-to-image",
         "tags": [
             "text-to-image",
             "preference-alignment",
             *_method_tags(known),
             *(["lora"] * (candidate.kind == "lora")),
+            *([format] if format != "diffusers" else []),
         ],
         "datasets": [source.name for source in known.sources] or list(candidate.trained_on),
     }

@@ -12,12 +12,13 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from alignment.contracts.data import DatasetSnapshot, FeatureCache
+from alignment.contracts.evaluation import EvalReport
 from alignment.contracts.jobs import METRICS_FILE, MetricsLine
 from alignment.contracts.soup import SoupResult, SoupSpec
 from alignment.contracts.training import Recipe, TrainResult, TrainSpec
 from alignment.contracts.values import ValueObject
 from pipelines.contracts.jobs import ComputeTotal, JobKind, JobRecord
-from pipelines.contracts.release import CandidateVersion
+from pipelines.contracts.release import CandidateVersion, GateDecision
 from pipelines.project.file import Project
 from pipelines.project.sections import SourceSection
 from pipelines.records.compute import total_compute
@@ -92,6 +93,12 @@ def read_metrics(store: Store, weights_uri: str) -> tuple[MetricsLine, ...]:
     if not store.exists(uri):
         return ()
     return tuple(MetricsLine.model_validate_json(line) for line in store.read_bytes(uri).splitlines())
+
+
+def read_evaluation(store: Store, decision: GateDecision) -> EvalReport | None:
+    """Read the evaluation that a decision is about; None when it is no longer in the store, or was changed."""
+    report = _value(store, decision.evaluation_uri, EvalReport)
+    return report if report is not None and report.digest == decision.report_digest else None
 
 
 def _records(store: Store, project: Project, jobs: Sequence[tuple[JobKind, str]]) -> tuple[JobRecord, ...]:

@@ -6,10 +6,10 @@ from alignment.contracts.coverage import CoverageReport
 from alignment.contracts.evaluation import EvalReport
 from alignment.statistics.score_grids import ScoreGrids
 from pipelines.contracts.jobs import JobKind
-from pipelines.contracts.release import GateDecision
+from pipelines.contracts.release import CandidateVersion, GateDecision
 from pipelines.release.pages import model_card
 from pipelines.release.pages import report as reports
-from pipelines.release.pages.provenance import Provenance, read_provenance
+from pipelines.release.pages.provenance import Provenance, read_evaluation, read_provenance
 from pipelines.workspace import Workspace
 
 
@@ -28,6 +28,28 @@ def write_pages(
     html = reports.render_report(report, decision, folder, scores=scores, provenance=known, coverage=coverage)
     store.write_bytes(decision.report_uri, html.encode())
     store.write_bytes(card_uri(decision), model_card.render_card(report, decision, workspace.project, known).encode())
+
+
+def export_card(
+    workspace: Workspace,
+    candidate: CandidateVersion,
+    decision: GateDecision | None,
+    *,
+    format: str,
+    files: tuple[str, ...],
+    repository: str = "",
+) -> str:
+    """Return the card of an export of a version. `decision` is the newest about it; `repository` is empty for a folder.
+
+    A decision about other weights, or whose evaluation is gone, is left out.
+    """
+    judged = None
+    if decision is not None and decision.candidate.weights_digest == candidate.weights_digest:
+        report = read_evaluation(workspace.store, decision)
+        judged = (report, decision) if report else None
+    known = read_provenance(candidate, workspace, evaluations=[("evaluate", judged[0].spec.digest)] if judged else [])
+    exported = model_card.Exported(format, files, repository or ".")
+    return model_card.render_export_card(candidate, workspace.project, known, judged=judged, exported=exported)
 
 
 def provenance_of(

@@ -79,11 +79,11 @@ def images_of(pipeline: Any) -> torch.Tensor:
     ).images
 
 
-def shaken_lora(case: Case) -> tuple[Any, torch.nn.Module]:
+def shaken_lora(case: Case, tuning: Lora = LORA) -> tuple[Any, torch.nn.Module]:
     """A denoiser whose adapter is not the identity."""
     backbone = case.backbone()
     denoiser = backbone.load_denoiser()
-    backbone.attach(denoiser, LORA, seed=5)
+    backbone.attach(denoiser, tuning, seed=5)
     with torch.no_grad():
         generator = torch.Generator().manual_seed(1)
         for name, weight in denoiser.named_parameters():
@@ -118,6 +118,15 @@ def test_saved_lora_gives_the_same_images_and_bytes(case: Case, tmp_path: Path) 
     trained = images_of(base)
     torch.testing.assert_close(images_of(loaded), trained)
     assert not torch.allclose(trained, untouched, atol=1e-3)
+
+
+def test_adapters_beside_attention_are_read_with_those_of_attention(case: Case, tmp_path: Path) -> None:
+    tuning = LORA.model_copy(update={"target_modules": (*LORA.target_modules, "net.2", "proj_in")})
+    backbone, denoiser = shaken_lora(case, tuning)
+    backbone.save_weights(denoiser, tuning, tmp_path)
+    loaded, base = case.load("lora", tmp_path), case.load("base", None)
+    setattr(base, case.part, denoiser)
+    torch.testing.assert_close(images_of(loaded), images_of(base))
 
 
 @pytest.mark.parametrize("kind", ["lora", "full"])

@@ -5,13 +5,8 @@ import pytest
 
 from alignment.catalogues.rewards import ClipHead, ClipPreference, Pal
 from pipelines.dispatch import model_folders
-from pipelines.dispatch.model_folders import (
-    HUB_FILES,
-    HUB_LEFT_OUT,
-    check_base_folder,
-    check_scorer_folder,
-    local_folder,
-)
+from pipelines.dispatch.hub import HUB_FILES, HUB_LEFT_OUT
+from pipelines.dispatch.model_folders import check_base_folder, check_scorer_folder, local_folder
 from pipelines.settings import Settings, load_settings
 
 SHA = "0123456789abcdef0123456789abcdef01234567"

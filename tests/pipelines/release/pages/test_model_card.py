@@ -11,7 +11,14 @@ from alignment.config import load_recipe
 from alignment.contracts.data import DatasetSnapshot
 from pipelines.project.file import Project, load_project
 from pipelines.project.sections import SourceSection
-from pipelines.release.pages.model_card import _hub_repository, _Licences, escaped, render_card
+from pipelines.release.pages.model_card import (
+    Exported,
+    _hub_repository,
+    _Licences,
+    escaped,
+    render_card,
+    render_export_card,
+)
 from pipelines.release.pages.provenance import Provenance
 
 ROOT = Path(__file__).parents[4]
@@ -118,3 +125,38 @@ def test_a_store_without_traces_still_gives_a_card(good_evaluation: Any, good_de
 def test_hub_addresses() -> None:
     assert _hub_repository(f"hub://a/b@{REVISION}") == ("a/b", REVISION)
     assert _hub_repository("/models/a") == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("format", "kind", "files", "says"),
+    [
+        ("diffusers", "lora", ("pytorch_lora_weights.safetensors",), 'pipeline.load_lora_weights("owner/name")'),
+        ("diffusers", "full", ("unet/config.json",), 'from_pretrained("owner/name", subfolder="unet", use_safetensors'),
+        ("kohya", "lora", ("a.safetensors",), "`a.safetensors` has the names of kohya's scripts"),
+        ("comfyui", "lora", ("a.safetensors",), "models/loras"),
+        ("comfyui", "full", ("a.safetensors",), "models/diffusion_models"),
+    ],
+)
+def test_the_card_of_an_export_says_how_to_load_its_files(
+    good_evaluation: Any,
+    good_decision: Any,
+    project: Project,
+    known: Callable[..., Provenance],
+    *,
+    format: str,
+    kind: str,
+    files: tuple[str, ...],
+    says: str,
+) -> None:
+    candidate = good_decision.candidate.model_copy(update={"kind": kind})
+    for judged in ((good_evaluation.report, good_decision), None):
+        text = render_export_card(
+            candidate, project, known(), judged=judged, exported=Exported(format, files, "owner/name")
+        )
+        card = ModelCard(text, ignore_metadata_errors=False)
+        assert says in card.text
+        assert card.data.library_name == ("diffusers" if format == "diffusers" else None)
+        assert (format in (card.data.tags or [])) == (format != "diffusers")
+        assert ("**No verdict.**" in card.text) == (judged is None)
+        assert good_decision.report_uri not in card.text
+        assert "mlflow" not in card.text
