@@ -110,6 +110,8 @@ class WebhookSection(Record):
     """Id of the HTTP connection in Airflow."""
     endpoint: str = ""
     """Path that is appended to the address of the connection."""
+    format: Literal["plain", "slack", "teams"] = "plain"
+    """Form of the message: a flat JSON object, or what Slack's incoming webhooks or Teams' workflows take."""
 
 
 class NotifySection(Record):

@@ -104,7 +104,12 @@ class PromotionApproval(ApprovalOperator):
     def announcement(self) -> dict[str, str]:
         """Return the text of the notification sent when approval is requested."""
         again = " It was asked before; an answer given then did not arrive." if self.asked_before else ""
-        return {"message": self.subject + again, "report_uri": str(self.decision.get("report_uri", ""))}
+        decision = GateDecision.model_validate(dict(self.decision))
+        return {
+            "message": self.subject + again,
+            "report_uri": decision.report_uri,
+            "decision_digest": decision.digest,
+        }
 
     def _question(self, context: Context) -> dict[str, Any] | None:
         builder = resolve(self.question_builder)

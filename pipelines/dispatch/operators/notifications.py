@@ -1,22 +1,29 @@
 """Notifications about the result of a task: by mail and by webhook, through Airflow's notifiers and connections.
 
-A message states what happened in one sentence, with links to the report and to the run. The notifiers' templates
-receive its text as a value and never read it as a template. A message that cannot be sent is logged and changes nothing
-else.
+A message states what happened in one sentence, with links to the report and to the run; a mail about a decision also
+has the images of the prompt on which the candidate gained most. The notifiers' templates receive its text as a value
+and never read it as a template. A message that cannot be sent is logged and changes nothing else.
 """
 
 import html
-from collections.abc import Mapping
+import logging
+import tempfile
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from airflow.sdk import BaseNotifier, Context
 
+from alignment.catalogues.lookup import resolve
 from pipelines.project.approval import NotifySection
 from pipelines.project.file import Project, load_project
 from pipelines.settings import load_settings
 
+log = logging.getLogger(__name__)
+
+EVIDENCE_BUILDER = "pipelines.stages.notification:evidence_for"
+"""(project path, result, folder) -> report_page and images. Named, not imported: it joins the wings."""
 MESSAGE = "plumbline"
 """Name of the message in the notifiers' templates."""
 
@@ -46,12 +53,27 @@ class NotifyPeople(BaseNotifier):
         event = self.event or str(result.get("outcome") or result.get("state") or "")
         if not project.notify.wants(event):
             return
-        message = compose(project, event, result, context)
-        for notifier in notifiers(project.notify):
-            # Any error has been logged; it must not keep the other notifier from sending, nor fail the task.
-            with suppress(Exception):
-                # A fresh mapping: a notifier merges its own fields into the one it receives.
-                notifier({**context, MESSAGE: message})
+        with tempfile.TemporaryDirectory(prefix="plumbline-notify-") as scratch:
+            evidence = self._evidence(result, Path(scratch))
+            result |= {"report_uri": evidence["report_page"] or result.get("report_uri", "")}
+            message = compose(project, event, result, context)
+            for notifier in notifiers(project.notify, images=evidence["images"]):
+                # Any error has been logged; it must not keep the other notifier from sending, nor fail the task.
+                with suppress(Exception):
+                    # A fresh mapping: a notifier merges its own fields into the one it receives.
+                    notifier({**context, MESSAGE: message})
+
+    def _evidence(self, result: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+        """Return report page and images; none, with a warning, when the store or MLflow cannot be reached."""
+        nothing: dict[str, Any] = {"report_page": "", "images": []}
+        if not result.get("decision_digest"):
+            return nothing
+        try:
+            found: dict[str, Any] = resolve(EVIDENCE_BUILDER)(self.project_path, result, folder)
+        except Exception as error:
+            log.warning("The notification has neither images nor a link to the report's page: %s", error)
+            return nothing
+        return found
 
 
 def callbacks(project: Project, project_path: str) -> dict[str, list[BaseNotifier]]:
@@ -87,14 +109,21 @@ def compose(project: Project, event: str, result: Mapping[str, Any], context: Ma
         "event": event,
         "subject": subject,
         "text": "\n".join([subject, *lines]),
+        # Slack reads &, < and > as its own marks, such as <!channel>.
+        "escaped": html.escape("\n".join([subject, *lines]), quote=False),
+        # Two line ends: one alone is a space in the Markdown of Teams' cards.
+        "lines": "\n\n".join(lines),
         "html": "".join(f"<p>{html.escape(line)}</p>" for line in lines),
         "report_uri": report,
         "run": address,
     }
 
 
-def notifiers(notify: NotifySection) -> list[BaseNotifier]:
-    """Build Airflow's notifiers for the project's recipients; they read everything from the message."""
+def notifiers(notify: NotifySection, *, images: Sequence[str] = ()) -> list[BaseNotifier]:
+    """Build Airflow's notifiers for the project's recipients; they read everything from the message.
+
+    `images` are attached to a mail.
+    """
     found: list[BaseNotifier] = []
     if notify.mail is not None:
         from airflow.providers.smtp.notifications.smtp import SmtpNotifier
@@ -105,21 +134,36 @@ def notifiers(notify: NotifySection) -> list[BaseNotifier]:
                 from_email=notify.mail.sender,
                 subject=f"{{{{ {MESSAGE}.subject }}}}",
                 html_content=f"{{{{ {MESSAGE}.html }}}}",
+                files=list(images) or None,
                 smtp_conn_id=notify.mail.connection,
             )
         )
     if notify.webhook is not None:
         from airflow.providers.http.notifications.http import HttpNotifier
 
-        fields = ("event", "subject", "text", "report_uri", "run")
         found.append(
             HttpNotifier(
                 http_conn_id=notify.webhook.connection,
                 endpoint=notify.webhook.endpoint or None,
-                json={field: f"{{{{ {MESSAGE}.{field} }}}}" for field in fields},
+                json=_payload(notify.webhook.format),
             )
         )
     return found
+
+
+def _payload(form: str) -> dict[str, Any]:
+    """Return the templates of a webhook's body."""
+    plain = ("event", "subject", "text", "report_uri", "run")
+    field = {name: f"{{{{ {MESSAGE}.{name} }}}}" for name in (*plain, "escaped", "lines")}
+    if form == "slack":
+        return {"text": field["escaped"]}
+    if form == "teams":
+        title = {"type": "TextBlock", "text": field["subject"], "weight": "Bolder", "wrap": True}
+        body = {"type": "TextBlock", "text": field["lines"], "wrap": True}
+        card = {"type": "AdaptiveCard", "version": "1.4", "body": [title, body]}
+        kind = "application/vnd.microsoft.card.adaptive"
+        return {"type": "message", "attachments": [{"contentType": kind, "content": card}]}
+    return {name: field[name] for name in plain}
 
 
 def _announcement(context: Context) -> dict[str, Any]:

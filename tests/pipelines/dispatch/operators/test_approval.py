@@ -183,7 +183,9 @@ def test_the_notification_contains_the_question(asked: list[dict[str, Any]]) -> 
     asking = operator(notifiers=[lambda _: announced.append(asking.announcement)])
     with pytest.raises(TaskAwaitingInput):
         asking.execute(context(asked_about=None))
-    assert announced == [{"message": "Sure?", "report_uri": "file:///store/reports/1.html"}]
+    (said,) = announced
+    assert (said["message"], said["report_uri"]) == ("Sure?", "file:///store/reports/1.html")
+    assert said["decision_digest"] == GateDecision.model_validate(dict(asking.decision)).digest
 
 
 def test_a_retry_asks_the_same_question_and_mentions_the_retry(asked: list[dict[str, Any]]) -> None:

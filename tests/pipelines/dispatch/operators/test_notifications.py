@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from pipelines.dispatch.operators import notifications
 from pipelines.dispatch.operators.notifications import NotifyPeople, alarm_callbacks, callbacks, failure_callbacks
 from pipelines.project.file import load_project
 
@@ -109,6 +110,50 @@ def test_a_promotion_is_notified_by_mail_and_webhook_with_the_report(project: st
     body = mail.get_body()
     assert body is not None
     assert "<p>version 1 -&gt; version 2</p>" in body.get_content()
+
+
+def test_slack_and_teams_get_messages_of_their_form(project: str, hook: Any) -> None:
+    text = Path(project).read_text()
+    for form in ("slack", "teams"):
+        Path(project).write_text(text[: text.index("[notify.mail]")] + WEBHOOK + f'format = "{form}"\n')
+        NotifyPeople(project)(context(PROMOTED))
+    (_, slack), (_, teams) = hook.got
+    assert set(slack) == {"text"}
+    assert slack["text"].startswith("Plumbline shapes: promoted\nversion 1 -&gt; version 2\nReport: s3://")
+    (attachment,) = teams["attachments"]
+    assert (teams["type"], attachment["contentType"]) == ("message", "application/vnd.microsoft.card.adaptive")
+    title, body = attachment["content"]["body"]
+    assert (attachment["content"]["type"], title["text"]) == ("AdaptiveCard", "Plumbline shapes: promoted")
+    assert body["text"].split("\n\n")[0] == "version 1 -> version 2"
+
+
+def test_a_mail_about_a_decision_has_two_images_and_the_reports_page(
+    project: str, hook: Any, mailbox: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def evidence_for(path: str, result: Any, folder: Path) -> dict[str, Any]:
+        assert (path, result["decision_digest"]) == (project, "d" * 64)
+        files = [folder / "champion.png", folder / "candidate.png"]
+        for file in files:
+            file.write_bytes(b"\x89PNG")
+        return {"report_page": "http://mlflow/#/report", "images": [str(file) for file in files]}
+
+    monkeypatch.setattr(notifications, "resolve", {notifications.EVIDENCE_BUILDER: evidence_for}.__getitem__)
+    NotifyPeople(project)(context({**PROMOTED, "decision_digest": "d" * 64}))
+    mail = parsed(mailbox.got[0])
+    assert [part.get_filename() for part in mail.iter_attachments()] == ["champion.png", "candidate.png"]
+    assert "Report: http://mlflow/#/report" in hook.got[0][1]["text"]
+
+
+def test_a_store_that_is_away_costs_the_images_but_not_the_message(
+    project: str, hook: Any, mailbox: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: Any) -> Any:
+        raise OSError("the store does not respond")
+
+    monkeypatch.setattr(notifications, "resolve", lambda _name: away)
+    NotifyPeople(project)(context({**PROMOTED, "decision_digest": "d" * 64}))
+    assert hook.got[0][1]["report_uri"] == "s3://bucket/report.html"
+    assert len(mailbox.got) == 1
 
 
 def test_the_message_is_never_read_as_a_template_or_as_html(project: str, hook: Any, mailbox: Any) -> None:
