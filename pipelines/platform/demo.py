@@ -31,11 +31,15 @@ def run(project_path: str) -> int:
     signal.signal(signal.SIGTERM, _interrupt)
     began = time.monotonic()
     try:
-        services_up = services.start(settings)
-        _say(f"Airflow {services_up.airflow.url}   MLflow {services_up.mlflow.url}")
-        api = prepare_airflow(settings, services_up)
-        with supervision.running(settings):
-            outcome = _follow_chain(api, Workspace(project, services.service_settings(settings, services_up)))
+        with follow.View(settings).shown() as view:
+            view.begin("platform")
+            services_up = services.start(settings, news=view.platform_news)
+            view.platform_news("reading the DAGs")
+            api = prepare_airflow(settings, services_up)
+            view.platform_ready(f"Airflow {services_up.airflow.url}   MLflow {services_up.mlflow.url}")
+            workspace = Workspace(project, services.service_settings(settings, services_up))
+            with supervision.running(settings):
+                outcome = _follow_chain(api, workspace, view)
         _say(summarise(outcome, Workspace(project, settings), seconds=time.monotonic() - began))
         return DONE if outcome.is_champion else GATE_SAID_NO
     except KeyboardInterrupt:
@@ -50,26 +54,26 @@ def run(project_path: str) -> int:
             services.stop(settings)
 
 
-def _follow_chain(api: AirflowApi, workspace: Workspace) -> Outcome:
+def _follow_chain(api: AirflowApi, workspace: Workspace, view: follow.View) -> Outcome:
     """Trigger ingest and follow the assets: pairs -> train -> candidate -> promote."""
     name, trained_before = workspace.project.name, _finished_models(workspace.store)
     before = status.status(workspace)
-    with follow.View(workspace.settings).shown() as view:
-        runs: dict[str, str] = {}
-        for stage in ("ingest", "train", "promote"):
-            api.unpause(f"{name}.{stage}")
-        for stage in ("ingest", "train", "promote"):
-            dag_id = f"{name}.{stage}"
-            if stage == "ingest":
-                follow.finish_earlier(api, dag_id, follow.now(), view)
-                since = follow.now()
-                runs[stage] = api.trigger(dag_id)
-            else:
-                runs[stage] = follow.next_run(api, dag_id, since, view)
-                since = follow.now()
-            follow.follow_run(api, dag_id, runs[stage], view)
-            if stage == "train" and not _succeeded(api, dag_id, runs[stage], "register"):
-                break
+    runs: dict[str, str] = {}
+    for stage in ("ingest", "train", "promote"):
+        api.unpause(f"{name}.{stage}")
+    for stage in ("ingest", "train", "promote"):
+        view.begin(stage)
+        dag_id = f"{name}.{stage}"
+        if stage == "ingest":
+            follow.finish_earlier(api, dag_id, follow.now(), view)
+            since = follow.now()
+            runs[stage] = api.trigger(dag_id)
+        else:
+            runs[stage] = follow.next_run(api, dag_id, since, view)
+            since = follow.now()
+        follow.follow_run(api, dag_id, runs[stage], view)
+        if stage == "train" and not _succeeded(api, dag_id, runs[stage], "register"):
+            break
     return Outcome(
         pairs=api.xcom(f"{name}.ingest", runs["ingest"], "announce_pairs"),
         newly_trained=len(_finished_models(workspace.store) - trained_before),

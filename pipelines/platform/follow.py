@@ -15,6 +15,7 @@ from rich.table import Table
 from pipelines.contracts.jobs import JobStatus
 from pipelines.platform import running_jobs
 from pipelines.platform.rest import AirflowApi
+from pipelines.platform.time_left import StageClock, in_words
 from pipelines.settings import Settings
 
 POLL_SECONDS = 1.0
@@ -36,6 +37,7 @@ class View:
     settings: Settings
     console: Console = field(default_factory=lambda: Console(file=sys.stderr))
     rows: dict[tuple[str, str, int], tuple[str, str]] = field(default_factory=dict)
+    clock: StageClock = field(default_factory=StageClock)
     _live: Live | None = None
 
     @contextmanager
@@ -47,6 +49,30 @@ class View:
         with Live(self._table(), console=self.console, refresh_per_second=2) as self._live:
             yield self
 
+    def begin(self, stage: str) -> None:
+        """Note that a stage begins; without a live table, print the time left."""
+        self.clock.begin(stage, time.monotonic())
+        if not self.console.is_terminal:
+            left = in_words(self.clock.seconds_left(time.monotonic()))
+            self.console.print(f"{stage}: {left}", highlight=False)
+
+    def platform_news(self, text: str) -> None:
+        """Show what the platform is doing before its first task runs."""
+        self._show(("platform", text, -1), "running", "")
+
+    def platform_ready(self, addresses: str) -> None:
+        """Mark what the platform was doing as done, and show where it is."""
+        for key in [key for key in self.rows if key[0] == "platform"]:
+            self._show(key, "success", "")
+        self._show(("platform", addresses, -1), "success", "")
+
+    def _show(self, key: tuple[str, str, int], state: str, detail: str) -> None:
+        if not self.console.is_terminal and _is_news(self.rows.get(key, ("", "")), (state, detail)):
+            self.console.print(f"{_name(key):<34} {state:<10} {detail}".rstrip(), highlight=False)
+        self.rows[key] = (state, detail)
+        if self._live is not None:
+            self._live.update(self._table())
+
     def update(self, dag_id: str, tasks: list[dict[str, Any]]) -> None:
         """Show the tasks of a run and the progress of the running job."""
         jobs = running_jobs.running(self.settings)
@@ -54,14 +80,11 @@ class View:
             key = (dag_id, task["task_id"], task["map_index"])
             state = str(task["state"] or "waiting")
             detail = _progress(dag_id, task["task_id"], jobs) if state == "deferred" else _duration(task)
-            if not self.console.is_terminal and _is_news(self.rows.get(key, ("", "")), (state, detail)):
-                self.console.print(f"{_name(key):<34} {state:<10} {detail}", highlight=False)
-            self.rows[key] = (state, detail)
-        if self._live is not None:
-            self._live.update(self._table())
+            self._show(key, state, detail)
 
     def _table(self) -> Table:
-        table = Table("task", "state", "", box=None, pad_edge=False)
+        left = in_words(self.clock.seconds_left(time.monotonic()))
+        table = Table("task", "state", "", box=None, pad_edge=False, caption=left, caption_justify="left")
         for key, (state, detail) in self.rows.items():
             table.add_row(_name(key), MARKS.get(state, state), detail)
         return table

@@ -80,8 +80,12 @@ class Platform(Record):
         return [service for service in self.services if not is_alive(service)]
 
 
-def start(settings: Settings, *, mlflow_port: int = 0, airflow_port: int = 0) -> Platform:
+def start(
+    settings: Settings, *, mlflow_port: int = 0, airflow_port: int = 0, news: Callable[[str], None] = log.debug
+) -> Platform:
     """Start all servers and wait until they respond; port 0 takes the one of the last start, or a free one.
+
+    `news` is told what is being started.
 
     Raises ValueError when a wanted port is in use or the platform is already running, RuntimeError with the last lines
     of the log when a server does not start. Every server that had started is stopped again.
@@ -96,9 +100,11 @@ def start(settings: Settings, *, mlflow_port: int = 0, airflow_port: int = 0) ->
     started: list[_Service] = []
     try:
         with database_lock(mlflow_database(settings)):  # The server makes its database before it answers.
+            news("starting MLflow and preparing Airflow's database")
             started.append(spawn("mlflow", settings, ports))
             _prepare_database(settings, ports)
             _wait_until(_answers(started[0], "/health"), started[0])
+        news("starting Airflow")
         started += [spawn(name, settings, ports) for name in AIRFLOW_PARTS]
         platform = Platform(ports=tuple(ports), services=tuple(started))
         write_platform(settings, platform)

@@ -37,9 +37,18 @@ def summarise(outcome: Outcome, workspace: Workspace, *, seconds: float) -> str:
         *_decision_lines(outcome, workspace),
         *_champion_lines(outcome),
         f"time       {seconds:.0f} s without installation",
-        "open       make up   (Airflow and MLflow in the browser)",
+        *_next_lines(workspace.project.name),
     ]
     return "\n".join(lines)
+
+
+def _next_lines(name: str) -> list[str]:
+    """Return what to do next: look at it, ask about the decision, and bring a model of your own."""
+    return [
+        "next       make up   (Airflow and MLflow in the browser; it prints their addresses and the password)",
+        f"           plumbline gate explain projects/{name}.toml   (the decision in sentences)",
+        "           plumbline new NAME --base FOLDER --pairs FOLDER   (a project file for your own model)",
+    ]
 
 
 def _training_lines(outcome: Outcome, store: Store) -> list[str]:

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from pipelines.contracts.jobs import JobStatus
 from pipelines.platform import follow, running_jobs
+from pipelines.platform.time_left import StageClock
 from pipelines.settings import load_settings
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -75,3 +76,29 @@ def test_the_line_of_a_task_counts_what_its_job_has_done(tmp_path: Path, monkeyp
     shown = [" ".join(line.split()) for line in output.getvalue().splitlines()]
     assert shown == ["shapes.train train [0] deferred starting", "shapes.train train [0] deferred 0/200 steps"]
     assert view.rows[("shapes.train", "train", 0)] == ("deferred", "6/200 steps")
+
+
+def test_the_platforms_start_and_the_time_left_are_shown_from_the_beginning(tmp_path: Path) -> None:
+    output = StringIO()
+    usual = {"platform": 100.0, "ingest": 100.0}
+    view = follow.View(load_settings({"PLUMBLINE_STATE_DIR": str(tmp_path)}), Console(file=output, width=100))
+    view.clock = StageClock(usual)
+    view.begin("platform")
+    view.platform_news("starting MLflow")
+    view.platform_news("starting MLflow")
+    view.platform_ready("Airflow http://a")
+    view.begin("ingest")
+    lines = [" ".join(line.split()) for line in output.getvalue().splitlines()]
+    assert lines == [
+        "platform: about 3 min left",
+        "platform starting MLflow running",
+        "platform starting MLflow success",
+        "platform Airflow http://a success",
+        "ingest: less than a minute left",
+    ]
+    terminal = follow.View(view.settings, Console(file=StringIO(), width=100, force_terminal=True))
+    terminal.clock = StageClock(usual)
+    with terminal.shown():
+        terminal.begin("platform")
+        terminal.platform_news("starting MLflow")
+    assert "about 3 min left" in terminal.console.file.getvalue()  # type: ignore[attr-defined]
