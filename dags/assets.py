@@ -10,6 +10,7 @@ from airflow.sdk import Asset, AssetAny, AssetOrTimeSchedule, CronTriggerTimetab
 
 from pipelines.dispatch.operators.notifications import failure_callbacks
 from pipelines.project.file import Project, load_projects
+from pipelines.project.schedules import ONLY_AIRFLOW
 from pipelines.settings import load_settings
 
 log = logging.getLogger(__name__)
@@ -63,8 +64,26 @@ def train_starts(project: Project) -> AssetAny | AssetOrTimeSchedule:
     data = AssetAny(pairs_asset(project), retrain_asset(project))
     if project.schedule.train is None:
         return data
-    clock = CronTriggerTimetable(project.schedule.train, timezone=airflow_settings.TIMEZONE)
+    zone = project.schedule.timezone or airflow_settings.TIMEZONE
+    clock = CronTriggerTimetable(project.schedule.train, timezone=zone)
     return AssetOrTimeSchedule(assets=data, timetable=clock)
+
+
+def clock(project: Project, schedule: str | None) -> str | CronTriggerTimetable | None:
+    """Return a schedule in the project's time zone; unchanged where it has none, or the schedule names no time."""
+    if schedule is None or not project.schedule.timezone or schedule in ONLY_AIRFLOW:
+        return schedule
+    return CronTriggerTimetable(schedule, timezone=project.schedule.timezone)
+
+
+def usual(project: Project) -> dict[str, Any]:
+    """Arguments of the DAGs that bring in pairs, train and judge."""
+    return {
+        "default_args": default_args(project),
+        "max_active_runs": 1,
+        "tags": ["plumbline", project.name],
+        "is_paused_upon_creation": project.schedule.paused,
+    }
 
 
 def default_args(project: Project) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from airflow.sdk import DAG, task
 
-from dags.assets import GPU_POOL, RUN_KEY, default_args, judges_asset, location, pairs_asset, projects
+from dags.assets import GPU_POOL, RUN_KEY, judges_asset, location, pairs_asset, projects, usual
 from pipelines.dispatch.operators.results import result_of
 from pipelines.dispatch.operators.train_job import TrainJobOperator, retry_policy
 
@@ -15,9 +15,7 @@ for project in projects():
     with DAG(
         dag_id=f"{project.name}.calibrate",
         schedule=(pairs_asset(project) | judges_asset(project)) if project.rewards else [pairs_asset(project)],
-        default_args=default_args(project),
-        max_active_runs=1,
-        tags=["plumbline", project.name],
+        **usual(project),
         doc_md=__doc__,
     ) as dag:
 

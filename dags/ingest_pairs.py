@@ -4,7 +4,7 @@ from typing import Any
 
 from airflow.sdk import DAG, task
 
-from dags.assets import GPU_POOL, RUN_KEY, default_args, location, pairs_asset, projects
+from dags.assets import GPU_POOL, RUN_KEY, clock, location, pairs_asset, projects, usual
 from pipelines.dispatch.operators import links
 from pipelines.dispatch.operators.train_job import TrainJobOperator, retry_policy
 from pipelines.stages.pairs import drawn_sources
@@ -12,10 +12,8 @@ from pipelines.stages.pairs import drawn_sources
 for project in projects():
     with DAG(
         dag_id=f"{project.name}.ingest",
-        schedule=project.schedule.ingest,
-        default_args=default_args(project),
-        max_active_runs=1,
-        tags=["plumbline", project.name],
+        schedule=clock(project, project.schedule.ingest),
+        **usual(project),
         doc_md=__doc__,
     ) as dag:
 

@@ -10,14 +10,14 @@ from typing import Any
 from airflow.sdk import DAG, task
 from airflow.sdk.exceptions import AirflowSkipException
 
-from dags.assets import GPU_POOL, RUN_KEY, default_args, location, projects, retrain_asset
+from dags.assets import GPU_POOL, RUN_KEY, clock, default_args, location, projects, retrain_asset
 from pipelines.dispatch.operators.notifications import alarm_callbacks
 from pipelines.dispatch.operators.train_job import TrainJobOperator, retry_policy
 
 for project in projects():
     with DAG(
         dag_id=f"{project.name}.monitor",
-        schedule=project.monitor.schedule,
+        schedule=clock(project, project.monitor.schedule),
         is_paused_upon_creation=False,
         default_args=default_args(project),
         max_active_runs=1,

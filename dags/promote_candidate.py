@@ -8,7 +8,7 @@ from typing import Any
 from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
 from airflow.sdk import DAG, task
 
-from dags.assets import ACTOR, GPU_POOL, RUN_KEY, TRIGGERED_BY, candidate_asset, default_args, location, projects
+from dags.assets import ACTOR, GPU_POOL, RUN_KEY, TRIGGERED_BY, candidate_asset, location, projects, usual
 from pipelines.dispatch.operators import candidates, links, results, run_params
 from pipelines.dispatch.operators.approval import approval_run
 from pipelines.dispatch.operators.notifications import callbacks
@@ -20,9 +20,7 @@ for project in projects():
     with DAG(
         dag_id=f"{project.name}.promote",
         schedule=[candidate_asset(project)],
-        default_args=default_args(project),
-        max_active_runs=1,
-        tags=["plumbline", project.name],
+        **usual(project),
         params={
             "generation": run_params.number("Raise to evaluate again."),
             "version": run_params.number("Version to judge; 0: the candidate alias."),

@@ -7,13 +7,13 @@ from typing import Any
 
 from airflow.sdk import DAG, task
 
-from dags.assets import ACTOR, default_args, location, projects
+from dags.assets import ACTOR, clock, default_args, location, projects
 from pipelines.dispatch.operators.notifications import callbacks
 
 for project in projects():
     with DAG(
         dag_id=f"{project.name}.reconcile",
-        schedule=project.schedule.reconcile,
+        schedule=clock(project, project.schedule.reconcile),
         is_paused_upon_creation=False,
         default_args=default_args(project),
         max_active_runs=1,

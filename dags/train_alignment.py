@@ -6,7 +6,7 @@ from typing import Any
 
 from airflow.sdk import DAG, task
 
-from dags.assets import GPU_POOL, RUN_KEY, TRIGGERED_BY, candidate_asset, default_args, location, projects, train_starts
+from dags.assets import GPU_POOL, RUN_KEY, TRIGGERED_BY, candidate_asset, location, projects, train_starts, usual
 from pipelines.dispatch.operators import links, run_params, starts
 from pipelines.dispatch.operators.results import result_of
 from pipelines.dispatch.operators.train_job import MAP_NAME, TrainJobOperator, retry_policy
@@ -15,9 +15,7 @@ for project in projects():
     with DAG(
         dag_id=f"{project.name}.train",
         schedule=train_starts(project),
-        default_args=default_args(project),
-        max_active_runs=1,
-        tags=["plumbline", project.name],
+        **usual(project),
         params={"generation": run_params.number("Raise to run the same specs again.")},
         doc_md=__doc__,
     ) as dag:

@@ -8,7 +8,7 @@ from typing import Any
 
 from airflow.sdk import DAG, task
 
-from dags.assets import GPU_POOL, RUN_KEY, default_args, judges_asset, location, pairs_asset, projects
+from dags.assets import GPU_POOL, RUN_KEY, clock, judges_asset, location, pairs_asset, projects, usual
 from pipelines.dispatch.operators import links, run_params
 from pipelines.dispatch.operators.results import result_of
 from pipelines.dispatch.operators.train_job import MAP_NAME, TrainJobOperator, retry_policy
@@ -16,10 +16,8 @@ from pipelines.dispatch.operators.train_job import MAP_NAME, TrainJobOperator, r
 for project in (project for project in projects() if project.rewards):
     with DAG(
         dag_id=f"{project.name}.reward",
-        schedule=project.schedule.reward or [pairs_asset(project)],
-        default_args=default_args(project),
-        max_active_runs=1,
-        tags=["plumbline", project.name],
+        schedule=clock(project, project.schedule.reward) or [pairs_asset(project)],
+        **usual(project),
         params={"generation": run_params.number("Raise to run the same specs again.")},
         doc_md=__doc__,
     ) as dag:

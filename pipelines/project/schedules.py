@@ -33,7 +33,21 @@ def check_schedule(text: str) -> str:
     return text if text in ONLY_AIRFLOW else check_cron(text)
 
 
+def check_timezone(name: str) -> str:
+    """Return the name of a time zone unchanged, or empty; ValueError with the nearest names when there is none."""
+    from difflib import get_close_matches
+    from zoneinfo import available_timezones
+
+    if name and name not in (known := available_timezones()):
+        near = get_close_matches(name, sorted(known), n=3)
+        hint = f"Did you mean {' or '.join(map(repr, near))}?" if near else "Give a name such as 'Europe/Berlin'."
+        raise ValueError(f"unknown time zone {name!r}. {hint}")
+    return name
+
+
 Cron = Annotated[str, AfterValidator(check_cron)]
 """A schedule that recurs."""
 Schedule = Annotated[str, AfterValidator(check_schedule)]
 """Any schedule that Airflow accepts as text."""
+Timezone = Annotated[str, AfterValidator(check_timezone)]
+"""A name of the time zone database, or empty."""

@@ -13,7 +13,7 @@ from alignment.contracts.labelling import PROMPT_FIELD, LabelMethod, check_label
 from alignment.contracts.reward_models import RewardRecipe
 from alignment.contracts.values import Record, Share
 from pipelines.project.paths import LocalPath, RecipePath
-from pipelines.project.schedules import Cron, Schedule
+from pipelines.project.schedules import Cron, Schedule, Timezone
 
 REWARD_SCHEME = "reward://"
 """URI scheme of the reward models that the project trains."""
@@ -354,5 +354,12 @@ class ScheduleSection(Section):
     """Cron expression or preset of the reward DAG; none: whenever there are new pairs."""
     reconcile: Schedule | None = "@hourly"
     """Cron expression or preset of the reconcile DAG; none: only by hand."""
+    timezone: Timezone = ""
+    """Time zone of all schedules of the project, those of the monitor included, such as `Europe/Berlin`; empty: that of
+    Airflow's setting `[core] default_timezone`."""
+    paused: bool | None = None
+    """True creates the DAGs `ingest`, `train`, `promote`, `calibrate` and `reward` paused, so that nothing runs before
+    you unpause them; none: as Airflow's setting `[core] dags_are_paused_at_creation`, by default paused. Those that monitor
+    and restore the champion are always created unpaused."""
     owner: str = "plumbline"
     """Owner of the DAGs in Airflow."""

@@ -311,6 +311,28 @@ def test_training_by_the_clock_runs_beside_the_data_trigger(
     assert run.run_after > datetime.now(UTC), "nothing runs at once when the DAG is created"
 
 
+def test_schedules_are_in_the_projects_time_zone(dags_with: Callable[[str], dict[str, Any]]) -> None:
+    times = 'ingest = "0 6 * * *"\ntrain = "30 4 * * 1"\nreward = "@weekly"\nreconcile = "@once"\n'
+    zone = 'timezone = "Europe/Berlin"\n'
+    found = dags_with(f'{TRAIN}[schedule]\n{times}{zone}[monitor]\nschedule = "0 7 * * *"\n')
+    restriction = TimeRestriction(earliest=None, latest=None, catchup=False)
+    for name, hour in (("ingest", 6), ("train", 4), ("reward", 0), ("monitor", 7)):
+        stored = DagSerialization.from_dict(DagSerialization.to_dict(found[f"shapes.{name}"])).timetable
+        run = stored.next_dagrun_info(last_automated_data_interval=None, restriction=restriction)
+        assert run is not None
+        assert run.run_after.in_timezone("Europe/Berlin").hour == hour, name
+    assert found["shapes.reconcile"].schedule == "@once"
+
+
+def test_dags_are_created_paused_as_the_project_says(
+    dags: dict[str, Any], dags_with: Callable[[str], dict[str, Any]]
+) -> None:
+    guarding = {"monitor", "reconcile", "rollback"}
+    for paused, found in ((None, dags), (True, dags_with(f"{TRAIN}[schedule]\npaused = true\n"))):
+        states = {dag_id.partition(".")[2]: dag.is_paused_upon_creation for dag_id, dag in found.items()}
+        assert states == {name: False if name in guarding else paused for name in states}
+
+
 def test_a_scheduled_run_trains_with_any_number_of_new_pairs(
     dags: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from pipelines.commands import cli
 from pipelines.project.file import load_project
-from pipelines.project.schedules import check_cron, check_schedule
+from pipelines.project.schedules import check_cron, check_schedule, check_timezone
 
 SHAPES = Path(__file__).parents[3] / "projects/shapes.toml"
 FIELDS = ("schedule.ingest", "schedule.train", "schedule.reward", "schedule.reconcile", "monitor.schedule")
@@ -65,3 +65,12 @@ def test_airflow_accepts_the_presets_that_we_do() -> None:
 
     for preset in PRESETS:
         coerce_to_core_timetable(CronTriggerTimetable(preset, timezone="UTC")).validate()
+
+
+def test_a_time_zone_is_known_or_the_nearest_are_named() -> None:
+    assert check_timezone("") == ""
+    assert check_timezone("Europe/Berlin") == "Europe/Berlin"
+    with pytest.raises(ValueError, match=r"unknown time zone 'Europe/Berln'\. Did you mean 'Europe/Berlin'"):
+        check_timezone("Europe/Berln")
+    with pytest.raises(ValueError, match=r"unknown time zone 'x'\. Give a name such as 'Europe/Berlin'"):
+        check_timezone("x")
