@@ -85,7 +85,7 @@ def start(
 ) -> Platform:
     """Start all servers and wait until they respond; port 0 takes the one of the last start, or a free one.
 
-    `news` is told what is being started.
+    `news` receives what is being started.
 
     Raises ValueError when a wanted port is in use or the platform is already running, RuntimeError with the last lines
     of the log when a server does not start. Every server that had started is stopped again.

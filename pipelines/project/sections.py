@@ -359,7 +359,7 @@ class ScheduleSection(Section):
     Airflow's setting `[core] default_timezone`."""
     paused: bool | None = None
     """True creates the DAGs `ingest`, `train`, `promote`, `calibrate` and `reward` paused, so that nothing runs before
-    you unpause them; none: as Airflow's setting `[core] dags_are_paused_at_creation`, by default paused. Those that monitor
-    and restore the champion are always created unpaused."""
+    you unpause them; none: as Airflow's `[core] dags_are_paused_at_creation`, by default paused. Those that monitor and
+    restore the champion are always created unpaused."""
     owner: str = "plumbline"
     """Owner of the DAGs in Airflow."""
