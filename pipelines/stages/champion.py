@@ -24,6 +24,7 @@ def approval_question(path: str, decision: Json, *, asked_by: Sequence[str] = ()
     """
     from pipelines.release.gate import decision_log
     from pipelines.release.promotion import approval
+    from pipelines.tracking import pages
 
     project, settings, made = read_project(path), load_settings(), GateDecision.model_validate(decision)
     workspace = Workspace(project, settings)
@@ -33,7 +34,13 @@ def approval_question(path: str, decision: Json, *, asked_by: Sequence[str] = ()
     involved = _involved(workspace, made, [*asked_by, decision_log.asked_by(made, workspace) or ""])
     return {
         "subject": approval.subject(made),
-        "body": approval.body(made, reason, asked_by=involved),
+        "body": approval.body(
+            made,
+            reason,
+            asked_by=involved,
+            report_page=pages.report_page(settings, made.candidate.model, made.candidate.version),
+            sheet_page=pages.contact_sheet_page(settings, made.candidate.model, made.candidate.version),
+        ),
         "approvers": [
             {"id": person.id, "name": person.name or person.id}
             for person in approval.askable(project.approval, involved)

@@ -30,33 +30,29 @@ def find_address(settings: Settings, project: str, identity: tuple[str, str]) ->
 
 def find_page(settings: Settings, project: str, identity: tuple[str, str]) -> str:
     """Return the browser's address of the first run with this tag; empty when there is none, or no MLflow server."""
-    address = find_address(settings, project, identity) if settings.mlflow_pages else ""
-    return f"{settings.mlflow_pages}/{address}" if address else ""
+    return _whole(settings, find_address(settings, project, identity) if settings.mlflow_pages else "")
 
 
 def run_page(settings: Settings, run_id: str) -> str:
     """Return the address of a run's page for a browser; empty without an MLflow server."""
-    if not settings.mlflow_pages:
-        return ""
-    return f"{settings.mlflow_pages}/{run_address(settings, run_id)}"
+    return _whole(settings, run_address(settings, run_id) if settings.mlflow_pages else "")
 
 
 def experiment_page(settings: Settings, project: str) -> str:
     """Return the address of a project's runs for a browser; empty before its first run, or without a server."""
     with connect(settings.tracking_uri) as client:
         experiment = client.get_experiment_by_name(project) if settings.mlflow_pages else None
-    return f"{settings.mlflow_pages}/#/experiments/{experiment.experiment_id}/runs" if experiment else ""
+    return _whole(settings, f"#/experiments/{experiment.experiment_id}/runs" if experiment else "")
 
 
 def model_page(settings: Settings, model: str) -> str:
     """Return the address of a model's versions for a browser; empty without an MLflow server."""
-    return f"{settings.mlflow_pages}/#/models/{model}" if settings.mlflow_pages else ""
+    return _whole(settings, f"#/models/{model}")
 
 
 def version_page(settings: Settings, model: str, version: int) -> str:
     """Return the address of a version's page for a browser; empty without an MLflow server."""
-    pages = model_page(settings, model)
-    return f"{pages}/versions/{version}" if pages else ""
+    return _whole(settings, f"#/models/{model}/versions/{version}")
 
 
 def data_docs_artifact(source: str, shard: str) -> str:
@@ -66,11 +62,24 @@ def data_docs_artifact(source: str, shard: str) -> str:
 
 def data_docs_page(settings: Settings, project: str, *, run_key: str, source: str, shard: str) -> str:
     """Return the address of a shard's Data Docs; empty before the ingest run is in MLflow, or without a server."""
-    page = find_page(settings, project, (RUN_KEY_TAG, run_key))
-    return f"{page}/artifacts/{data_docs_artifact(source, shard)}{TRAINING_VIEW}" if page else ""
+    return _artifact_page(settings, project, run_key, data_docs_artifact(source, shard))
 
 
 def report_page(settings: Settings, model: str, version: int) -> str:
     """Return the address of the gate's last report on a version; empty before a decision, or without a server."""
-    page = find_page(settings, model, (RUN_KEY_TAG, candidate_key(model, version)))
-    return f"{page}/artifacts/gate/report.html{TRAINING_VIEW}" if page else ""
+    return _artifact_page(settings, model, candidate_key(model, version), "gate/report.html")
+
+
+def contact_sheet_page(settings: Settings, model: str, version: int) -> str:
+    """Return the address of the contact sheet of the last evaluation of a version; empty like `report_page`."""
+    return _artifact_page(settings, model, candidate_key(model, version), "gate/contact_sheet.png")
+
+
+def _artifact_page(settings: Settings, project: str, run_key: str, artifact: str) -> str:
+    address = find_address(settings, project, (RUN_KEY_TAG, run_key)) if settings.mlflow_pages else ""
+    return _whole(settings, f"{address}/artifacts/{artifact}" if address else "")
+
+
+def _whole(settings: Settings, address: str) -> str:
+    """Return the browser's address of a path within MLflow's pages; empty for an empty path or without a server."""
+    return f"{settings.mlflow_pages}/{address}{TRAINING_VIEW}" if settings.mlflow_pages and address else ""

@@ -98,16 +98,20 @@ def subject(decision: GateDecision) -> str:
     return f"Make version {decision.candidate.version} of {decision.candidate.model} the champion?"
 
 
-def body(decision: GateDecision, reason: str, *, asked_by: Sequence[str] = ()) -> str:
-    """Return Markdown with the verdict, every check and links to the evidence. All external text is escaped."""
+def body(
+    decision: GateDecision, reason: str, *, asked_by: Sequence[str] = (), report_page: str = "", sheet_page: str = ""
+) -> str:
+    """Return Markdown with the verdict, every check and links to the evidence. All external text is escaped.
+
+    `report_page` and `sheet_page` are addresses for a browser; without them the addresses in the store are shown.
+    """
     champion = "the base model" if decision.champion_version is None else f"version {decision.champion_version}"
     lines = [
         f"Verdict of the gate: **{decision.verdict}**. Version {decision.candidate.version} would replace {champion}.",
         _escaped(reason),
         "",
-        f"- Report: {_address(decision.report_uri)}",
-        f"- Contact sheet: {_address(f'{decision.evaluation_uri}/contact_sheet.png')}",
-        f"- In MLflow: the run with tag `gate.candidate_version` = {decision.candidate.version}, artifacts `gate/`",
+        f"- Report: {_address(report_page or decision.report_uri)}",
+        f"- Images side by side: {_address(sheet_page or f'{decision.evaluation_uri}/contact_sheet.png')}",
         f"- Weights: `{decision.candidate.weights_digest}`",
         f"- Trained on: {_escaped(', '.join(decision.candidate.trained_on)) or 'not recorded'}",
         f"- May not approve: {_escaped(', '.join(asked_by)) or 'no one is recorded as having trained or triggered it'}",

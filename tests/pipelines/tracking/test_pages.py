@@ -23,8 +23,9 @@ def test_a_page_is_found_by_a_tag(tracked: Settings, project: str) -> None:
         experiment = client.get_run(run_id).info.experiment_id
     path = f"#/experiments/{experiment}/runs/{run_id}"
     assert pages.find_address(tracked, project, identity) == path == pages.run_address(tracked, run_id)
-    assert pages.find_page(tracked, project, identity) == f"{tracked.tracking_uri}/{path}"
-    assert pages.experiment_page(tracked, project) == f"{tracked.tracking_uri}/#/experiments/{experiment}/runs"
+    view = "?workflowType=machine_learning"
+    assert pages.find_page(tracked, project, identity) == f"{tracked.tracking_uri}/{path}{view}"
+    assert pages.experiment_page(tracked, project) == f"{tracked.tracking_uri}/#/experiments/{experiment}/runs{view}"
     assert pages.report_page(tracked, project, 3).startswith(
         f"{tracked.tracking_uri}/{path}/artifacts/gate/report.html"
     )
@@ -35,7 +36,10 @@ def test_a_browser_may_know_the_server_by_another_address(tracked: Settings, pro
     outside = tracked.model_copy(update={"mlflow_ui_url": "https://mlflow.example.org/"})
     run_id = runs.parent_run(tracked, project=project, key="k", tags={})
     assert pages.run_page(outside, run_id).startswith("https://mlflow.example.org/#/experiments/")
-    assert pages.version_page(outside, project, 2) == f"https://mlflow.example.org/#/models/{project}/versions/2"
+    assert (
+        pages.version_page(outside, project, 2)
+        == f"https://mlflow.example.org/#/models/{project}/versions/2?workflowType=machine_learning"
+    )
 
 
 def test_without_a_server_there_are_no_pages(tracked: Settings) -> None:

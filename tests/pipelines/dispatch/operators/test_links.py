@@ -37,8 +37,14 @@ def test_a_jobs_run_is_the_one_that_the_task_pushed() -> None:
 @pytest.mark.parametrize(
     ("value", "page"),
     [
-        ({"model": "words", "version": 3}, "https://mlflow.example.org/#/models/words/versions/3"),
-        ({"model": "words", "moved": True, "to_version": 4}, "https://mlflow.example.org/#/models/words/versions/4"),
+        (
+            {"model": "words", "version": 3},
+            "https://mlflow.example.org/#/models/words/versions/3?workflowType=machine_learning",
+        ),
+        (
+            {"model": "words", "moved": True, "to_version": 4},
+            "https://mlflow.example.org/#/models/words/versions/4?workflowType=machine_learning",
+        ),
         ({"model": "words", "moved": True, "to_version": None}, ""),
         (None, ""),
     ],
@@ -50,25 +56,24 @@ def test_a_version_is_named_by_a_candidate_or_a_promotion(value: Any, page: str)
 def test_a_report_is_a_page_of_the_candidates_run(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
 
-    def find_page(_settings: Settings, project: str, identity: tuple[str, str]) -> str:
+    def find_address(_settings: Settings, project: str, identity: tuple[str, str]) -> str:
         asked.append((project, identity))
-        return "https://mlflow.example.org/#/experiments/1/runs/abc"
+        return "#/experiments/1/runs/abc"
 
-    monkeypatch.setattr(pages, "find_page", find_page)
+    monkeypatch.setattr(pages, "find_address", find_address)
     decision = {"verdict": "hold", "candidate": {"model": "words", "version": 7}}
     page = links.ReportLink().get_link(None, ti_key=TaskInstance(return_value=decision))
-    address = "https://mlflow.example.org/#/experiments/1/runs/abc/artifacts/gate/report.html"
-    assert page.startswith(address)
+    assert page.startswith("https://mlflow.example.org/#/experiments/1/runs/abc/artifacts/gate/report.html?")
     assert asked == [("words", ("plumbline.run_key", "words version 7"))]
     assert links.ReportLink().get_link(None, ti_key=TaskInstance()) == ""
 
 
 def test_the_data_docs_of_a_shard_are_an_artifact_of_the_ingest_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pages, "find_page", lambda *given: "/".join(given[-1]))
+    monkeypatch.setattr(pages, "find_address", lambda *given: "/".join(given[-1]))
     ti = SimpleNamespace(dag_id="words.ingest", run_id="manual__1")
     operator = SimpleNamespace(op_kwargs={"shard": {"source": "a b", "uri": "file:///pairs/train 1.parquet"}})
     found = links.DataDocsLink().get_link(operator, ti_key=ti)
-    run = "plumbline.run_key/words.ingest/manual__1"
+    run = "https://mlflow.example.org/plumbline.run_key/words.ingest/manual__1"
     assert found.startswith(f"{run}/artifacts/data_docs/a%20b/train%201.parquet.html?")
 
 
