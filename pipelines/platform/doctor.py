@@ -24,6 +24,7 @@ from pipelines.platform.compose import stack
 from pipelines.project.file import Project, load_projects
 from pipelines.project.paths import local_paths
 from pipelines.records.heldout_prompts import check_enough_prompts
+from pipelines.release.champion import ledger
 from pipelines.release.champion.state import read_state
 from pipelines.release.promotion.reconcile import files_gone
 from pipelines.release.registration import signing
@@ -288,7 +289,7 @@ def _gate(workspace: Workspace) -> str:
     project = workspace.project
     policy = project.gate
     if policy.mode == "off":
-        return "mode is off: nothing is judged, promotion is only by hand"
+        return "mode is off: nothing is judged; a person promotes with `plumbline promote --by-hand --reason TEXT`"
     num_prompts = check_enough_prompts(workspace.project, workspace.store)
     found = [f"{num_prompts} prompts, {policy.voting_judges} of {len(project.evaluation.judges)} judges must vote"]
     if not policy.guards:
@@ -334,4 +335,6 @@ def _champion(workspace: Workspace) -> str:
     if problems:
         raise ValueError(" ".join(problems))
     version = "none yet, the base model is used" if standing.champion is None else f"version {standing.champion}"
-    return f"{version}; {len(standing.entries)} ledger entries agree"
+    ungated = ledger.ungated(standing.entries, standing.champion)
+    note = f"; WARNING: it is ungated, {ungated}" if ungated else ""
+    return f"{version}; {len(standing.entries)} ledger entries agree{note}"

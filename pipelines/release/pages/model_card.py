@@ -9,12 +9,14 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from alignment.contracts.evaluation import EvalReport
-from pipelines.contracts.release import GateDecision
+from pipelines.contracts.release import CandidateVersion, GateDecision
 from pipelines.project.file import Project
 from pipelines.release.pages.checks import CheckRow, check_groups, check_row
 from pipelines.release.pages.costs import cost_rows
@@ -23,6 +25,7 @@ from pipelines.release.pages.training import recipe_facts
 from pipelines.release.pages.wording import headline, summary
 
 TEMPLATE = "model_card.md.j2"
+UNGATED_TEMPLATE = "ungated_card.md.j2"
 HUB_SCHEME = "hub://"
 HUB_LICENCES = (
     "apache-2.0",
@@ -60,8 +63,41 @@ class _Licences:
 
 def render_card(report: EvalReport, decision: GateDecision, project: Project, known: Provenance) -> str:
     """Return the model card of the judged version."""
-    licences = _licences_of(project, known)
     checks = [c for c in decision.checks if c.decisive or c.family == "votes"]
+    return (
+        _card_environment()
+        .get_template(TEMPLATE)
+        .render(
+            decision=decision,
+            report=report,
+            headline=headline(decision),
+            summary=summary(report, decision),
+            checks=[check_row(check) for check in checks],
+            gaps=_gaps(decision),
+            **_history(decision.candidate, project, known),
+        )
+    )
+
+
+def render_ungated_card(
+    candidate: CandidateVersion,
+    project: Project,
+    known: Provenance,
+    *,
+    actor: str,
+    reason: str,
+    at: datetime,
+    earlier: GateDecision | None,
+) -> str:
+    """Return the model card of a version that a person promoted while the gate was off. `earlier` is the gate's last
+    decision about it, if any."""
+    when = f"{at:%Y-%m-%d %H:%M} UTC"
+    facts = {"actor": actor, "reason": reason, "at": when, "earlier": earlier}
+    history = _history(candidate, project, known)
+    return _card_environment().get_template(UNGATED_TEMPLATE).render(**facts, **history)
+
+
+def _card_environment() -> Environment:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=False,  # Markdown: the filter `escaped` escapes external text
@@ -70,27 +106,28 @@ def render_card(report: EvalReport, decision: GateDecision, project: Project, kn
         lstrip_blocks=True,
     )
     environment.filters["escaped"] = escaped
-    return environment.get_template(TEMPLATE).render(
-        front=_front_matter(decision, project, known, licences=licences),
-        decision=decision,
-        report=report,
-        project=project,
-        headline=headline(decision),
-        summary=summary(report, decision),
-        base=_hub_repository(project.base.uri)[0] or Path(project.base.uri).name,
-        revision=_hub_repository(project.base.uri)[1],
-        licences=licences,
-        known=known,
-        recipes=[recipe_facts(recipe) for recipe in known.recipes],
-        costs=cost_rows(known.records, known.project_total),
-        checks=[check_row(check) for check in checks],
-        gaps=_gaps(decision),
-    )
+    return environment
 
 
-def _front_matter(decision: GateDecision, project: Project, known: Provenance, *, licences: _Licences) -> str:
+def _history(candidate: CandidateVersion, project: Project, known: Provenance) -> dict[str, Any]:
+    """Return the values that every card needs: front matter, base, licences, recipes and costs."""
+    licences = _licences_of(project, known)
+    repository, revision = _hub_repository(project.base.uri)
+    return {
+        "front": _front_matter(candidate, project, known, licences=licences),
+        "candidate": candidate,
+        "project": project,
+        "base": repository or Path(project.base.uri).name,
+        "revision": revision,
+        "licences": licences,
+        "known": known,
+        "recipes": [recipe_facts(recipe) for recipe in known.recipes],
+        "costs": cost_rows(known.records, known.project_total),
+    }
+
+
+def _front_matter(candidate: CandidateVersion, project: Project, known: Provenance, *, licences: _Licences) -> str:
     """Return the lines between the dashes."""
-    candidate = decision.candidate
     base, _ = _hub_repository(project.base.uri)
     entries: dict[str, object] = {
         **licences.hub(),
