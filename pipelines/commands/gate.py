@@ -1,4 +1,4 @@
-"""`plumbline gate` and its sub-commands: decide, simulate a policy, and explain a decision.
+"""`plumbline gate` and its sub-commands: decide, give advice, simulate a policy, and explain a decision.
 
 `simulate`, `explain` and `aa` print text, on a terminal and on a pipe; with `--json` they print a value.
 """
@@ -72,6 +72,17 @@ def simulate(
     return DONE
 
 
+def advise(project: ProjectFile, as_json: AsJson = False) -> int:
+    """Say what can be shown with the prompts, judges and pairs at hand, which preset fits, and what shows more.
+
+    It evaluates nothing. Win rates are among people; figures are for the first candidate of a quarter, without guards.
+    """
+    from pipelines.stages import advice
+
+    show(advice.advice(str(project)), as_json=as_json)
+    return DONE
+
+
 def explain(file: DecisionFile, as_json: TextAsJson = False) -> int:
     """Explain the last decision of a project, or the decision in a file, in sentences."""
     from pipelines.release.gate import decision_log
@@ -132,4 +143,4 @@ def people(
     return DONE
 
 
-app = stage_group(loop.gate, {"simulate": simulate, "explain": explain, "aa": aa, "people": people})
+app = stage_group(loop.gate, {"advise": advise, "simulate": simulate, "explain": explain, "aa": aa, "people": people})
