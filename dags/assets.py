@@ -1,20 +1,24 @@
 """Assets that link the DAGs, the default arguments, and the projects for which DAGs are made."""
 
 import logging
+from collections.abc import Callable, Iterator
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from airflow import settings as airflow_settings
 from airflow.sdk import Asset, AssetAny, AssetOrTimeSchedule, CronTriggerTimetable
 
+from pipelines.dispatch.job_kinds import find_kind
 from pipelines.dispatch.operators.notifications import failure_callbacks
+from pipelines.dispatch.operators.train_job import retry_policy
 from pipelines.project.file import Project, load_projects
+from pipelines.project.slots import GPU_POOL, host_slots, job_slots
 from pipelines.settings import load_settings
 
 log = logging.getLogger(__name__)
 
-GPU_POOL = "gpu"
 RUN_KEY = "{{ dag_run.dag_id }}/{{ run_id }}"
 """Key shared by the MLflow runs of one DAG run."""
 TRIGGERED_BY = "{{ dag_run.triggering_user_name or '' }}"
@@ -29,6 +33,20 @@ def projects() -> list[Project]:
     for problem in problems:
         log.error("A project has no DAGs because its file cannot be loaded. %s", problem)
     return loaded
+
+
+def projects_with_jobs() -> Iterator[tuple[Project, Callable[[str], dict[str, Any]]]]:
+    """Yield each project with a function from a kind of job to the arguments that every operator of that kind has."""
+    loaded = projects()
+    for project in loaded:
+        yield project, partial(_job, project, host_slots(loaded))
+
+
+def _job(project: Project, host: int, stage: str) -> dict[str, Any]:
+    """Return stage, project, pool and retries. A task takes a slot of the pool for each process of its job."""
+    placement = getattr(project.placement, find_kind(stage).placement)
+    slots = {"pool": GPU_POOL, "pool_slots": job_slots(placement, host)}
+    return {"project_path": location(project), "stage": stage, **slots, "retry_policy": retry_policy()}
 
 
 def check_projects() -> None:

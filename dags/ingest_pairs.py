@@ -4,11 +4,11 @@ from typing import Any
 
 from airflow.sdk import DAG, task
 
-from dags.assets import GPU_POOL, default_args, location, pairs_asset, projects
-from pipelines.dispatch.operators.train_job import TrainJobOperator, retry_policy
+from dags.assets import default_args, location, pairs_asset, projects_with_jobs
+from pipelines.dispatch.operators.train_job import TrainJobOperator
 from pipelines.stages.pairs import drawn_sources
 
-for project in projects():
+for project, job in projects_with_jobs():
     with DAG(
         dag_id=f"{project.name}.ingest",
         schedule=project.schedule.ingest,
@@ -45,11 +45,8 @@ for project in projects():
         for source in drawn_sources(project):
             draw = TrainJobOperator(
                 task_id=f"draw_{source}",
-                project_path=location(project),
-                stage="draw_pairs",
+                **job("draw_pairs"),
                 given={"source": source},
-                pool=GPU_POOL,
-                retry_policy=retry_policy(),
             )
             draw >> shards
         reports = ingest_shard.partial(path=location(project)).expand(shard=shards)

@@ -6,12 +6,12 @@ from typing import Any
 
 from airflow.sdk import DAG, task
 
-from dags.assets import GPU_POOL, RUN_KEY, TRIGGERED_BY, candidate_asset, default_args, location, projects, train_starts
+from dags.assets import RUN_KEY, TRIGGERED_BY, candidate_asset, default_args, location, projects_with_jobs, train_starts
 from pipelines.dispatch.operators import run_params, starts
 from pipelines.dispatch.operators.results import result_of
-from pipelines.dispatch.operators.train_job import TrainJobOperator, retry_policy
+from pipelines.dispatch.operators.train_job import TrainJobOperator
 
-for project in projects():
+for project, job in projects_with_jobs():
     with DAG(
         dag_id=f"{project.name}.train",
         schedule=train_starts(project),
@@ -21,12 +21,12 @@ for project in projects():
         params={"generation": run_params.number("Raise to run the same specs again.")},
         doc_md=__doc__,
     ) as dag:
-        job: dict[str, Any] = {"project_path": location(project), "pool": GPU_POOL, "retry_policy": retry_policy()}
 
         @task
         def build_snapshot(path: str) -> dict[str, Any]:
-            from pipelines.stages import pairs
+            from pipelines.stages import pairs, pool
 
+            pool.check_pool(path)
             return pairs.snapshot(path)
 
         @task.short_circuit
@@ -73,7 +73,7 @@ for project in projects():
         snapshot: Any = build_snapshot(location(project))
         checked = enough_new_pairs(location(project), snapshot, RUN_KEY)
         if project.labelling:
-            label = TrainJobOperator(task_id="label", stage="label", given={"snapshot": snapshot}, **job)
+            label = TrainJobOperator(task_id="label", given={"snapshot": snapshot}, **job("label"))
             checked >> label
             snapshot = label.output
         caches: Any = []
@@ -81,18 +81,17 @@ for project in projects():
             encodings = plan_encodings(location(project), snapshot)
             checked >> encodings
             if project.captions_wanted():
-                caption = TrainJobOperator(
-                    task_id="caption", stage="caption", given={"snapshot": snapshot}, generation=0, **job
-                )
+                given = {"snapshot": snapshot}
+                caption = TrainJobOperator(task_id="caption", given=given, generation=0, **job("caption"))
                 checked >> caption >> encodings
-            caches = TrainJobOperator.partial(task_id="encode", stage="encode", **job).expand(given=encodings).output
+            caches = TrainJobOperator.partial(task_id="encode", **job("encode")).expand(given=encodings).output
         trainings = plan_trainings(location(project), snapshot, caches)
         checked >> trainings
         run = {"run_key": RUN_KEY, "trained_by": TRIGGERED_BY}
-        train = TrainJobOperator.partial(task_id="train", stage="train", **job).expand(given=trainings)
+        train = TrainJobOperator.partial(task_id="train", **job("train")).expand(given=trainings)
         if project.soup:
             parts = {"trainings": trainings, "results": train.output}
-            soup = TrainJobOperator(task_id="soup", stage="soup", given=parts, **job)
+            soup = TrainJobOperator(task_id="soup", given=parts, **job("soup"))
             register_soup(location(project), parts, soup.output, run)
         else:
             train >> register.partial(path=location(project), run=run).expand(training=trainings)

@@ -102,6 +102,7 @@ def diagnose(project: Project | None, settings: Settings) -> list[_Check]:
             lambda: _runs(project, settings),
             "Close them with `plumbline reconcile`; the DAG NAME.reconcile does it every hour.",
         ),
+        _check("pool", lambda: _pool(Workspace(project, settings)), "See Pool in docs/operations.md."),
         _check(
             "dags",
             lambda: _dags(Workspace(project, settings)),
@@ -237,6 +238,14 @@ def _dags(workspace: Workspace) -> str:
             f"{found}. While {', '.join(guards)} {verb} paused, the champion is not monitored or restored."
         )
     return found
+
+
+def _pool(workspace: Workspace) -> str:
+    """Return the state of Airflow's pool; ValueError if a job of the project would never start."""
+    states = dag_states.read_dag_states(workspace)
+    if states.pool_problem:
+        raise ValueError(states.pool_problem)
+    return "large enough for every job" if states.reachable else "unknown, as Airflow is not reachable"
 
 
 def _base_model(project: Project) -> str:
