@@ -1,4 +1,4 @@
-"""`plumbline setup-airflow`: what Plumbline needs of an Airflow that others run. Repeated, it changes nothing more."""
+"""`plumbline setup-airflow`: prepare an Airflow that you run yourself. Repeated, it changes nothing more."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
@@ -31,14 +31,14 @@ class _Connection(Record):
 
 
 class _AirflowSetup(Record):
-    """What was found, made and is still to be done."""
+    """The state that was found, the changes made, and the work that is left."""
 
     airflow: str
     pool: str
     connections: tuple[_Connection, ...]
     auth_manager: str
     problems: tuple[str, ...]
-    """What a person has to do or decide, in sentences; empty if nothing."""
+    """Work and decisions that are left to a person, in sentences; empty if there are none."""
 
 
 def setup_airflow(settings: Settings, *, slots: int | None = None) -> _AirflowSetup:
@@ -53,7 +53,7 @@ def setup_airflow(settings: Settings, *, slots: int | None = None) -> _AirflowSe
     if login is None:
         raise ValueError(f"No Airflow is known. {dag_states.NEXT_STEP}")
     url, user, password = login
-    with closing(_log_in(url, user, password)) as api:
+    with closing(dag_states.log_in(url, user, password)) as api:
         try:
             pool = _set_up_pool(api, wanted, exact=slots is not None)
             connections = tuple(_set_up_connections(api, projects))
@@ -80,18 +80,6 @@ def _wanted_slots(projects: Sequence[Project], slots: int | None) -> int:
             f" {largest.slots}, or lower num_processes."
         )
     return largest.slots if slots is None else slots
-
-
-def _log_in(url: str, user: str, password: str) -> AirflowApi:
-    """Return a client; ValueError when the server does not respond or is not Airflow's."""
-    import httpx
-
-    try:
-        return AirflowApi(url, user=user, password=password)
-    except (httpx.TransportError, httpx.InvalidURL) as error:
-        raise ValueError(f"{url} does not respond ({error}). {dag_states.CHECK_LOGIN}") from error
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{url} responds, but not with Airflow's API. {dag_states.CHECK_LOGIN}") from error
 
 
 # --- pool and connections -------------------------------------------------------------------------------------------

@@ -121,6 +121,20 @@ def airflow_login(settings: Settings) -> tuple[str, str, str] | None:
         return None
 
 
+def log_in(url: str, user: str, password: str) -> "AirflowApi":
+    """Return a client; ValueError when the server does not respond or is not Airflow's."""
+    import httpx
+
+    from pipelines.platform.rest import AirflowApi
+
+    try:
+        return AirflowApi(url, user=user, password=password)
+    except (httpx.TransportError, httpx.InvalidURL) as error:
+        raise ValueError(f"{url} does not respond ({error}). {CHECK_LOGIN}") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{url} responds, but not with Airflow's API. {CHECK_LOGIN}") from error
+
+
 def _sharing(workspace: Workspace) -> list[Project]:
     """Return the projects whose jobs share the pool: this one, and those of this installation that can be loaded."""
     others, _ = load_projects(workspace.settings.projects_dir)

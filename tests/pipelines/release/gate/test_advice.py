@@ -1,11 +1,12 @@
 """The advice agrees with the gate's own code, and names what a project lacks."""
 
 from itertools import pairwise
+from statistics import NormalDist
 from typing import Any
 
 import pytest
 
-from pipelines.project.gate import GatePolicy
+from pipelines.project.gate import GatePolicy, PowerRule
 from pipelines.release.gate.advice import (
     ASSUMED,
     PUBLISHED,
@@ -16,6 +17,7 @@ from pipelines.release.gate.advice import (
     planned_judge,
     promoted_share,
 )
+from pipelines.release.gate.checks.power import _vote_power
 from pipelines.release.gate.simulated_worlds import World, among_people
 from pipelines.release.gate.simulation import operating_curve
 
@@ -70,6 +72,20 @@ def test_more_prompts_better_judges_and_larger_gains_are_promoted_more_often() -
     assert plain > share(superiority="win_rate")
     assert plain > share(quarterly_error=0.01)
     assert share(win_rate=0.5) < 0.025
+
+
+def test_two_of_three_judges_are_counted_as_the_gate_counts_them() -> None:
+    """Each vote has half the level, and the judges may err together: the same as the check `power`."""
+    own = policy(minimum_win_rate=0.3)
+    found = promoted_share(
+        own, judges(1.0, 1.0, 1.0), win_rate=NormalDist().cdf(0.1), prompts=1000, confidence=CONFIDENCE
+    )
+    assert found == pytest.approx(
+        _vote_power(
+            own.model_copy(update={"power": PowerRule(effect=0.1)}), judges=3, level=0.025, minimum=0.3, tie_share=0
+        )(1000),
+        rel=1e-6,
+    )
 
 
 def test_judges_with_one_encoder_count_once() -> None:
