@@ -1,21 +1,23 @@
 """Assets that link the DAGs, the default arguments, and the projects for which DAGs are made."""
 
 import logging
+from collections.abc import Callable, Iterator
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from airflow import settings as airflow_settings
-from airflow.sdk import Asset, AssetAny, AssetOrTimeSchedule, CronTriggerTimetable
+from airflow.sdk import Asset, AssetAny, AssetOrTimeSchedule
 
 from pipelines.dispatch.operators.notifications import failure_callbacks
+from pipelines.dispatch.operators.schedules import assets_or_clock
+from pipelines.dispatch.operators.train_job import job_arguments
 from pipelines.project.file import Project, load_projects
-from pipelines.project.schedules import ONLY_AIRFLOW
+from pipelines.project.slots import host_slots
 from pipelines.settings import load_settings
 
 log = logging.getLogger(__name__)
 
-GPU_POOL = "gpu"
 RUN_KEY = "{{ dag_run.dag_id }}/{{ run_id }}"
 """Key shared by the MLflow runs of one DAG run."""
 TRIGGERED_BY = "{{ dag_run.triggering_user_name or '' }}"
@@ -30,6 +32,13 @@ def projects() -> list[Project]:
     for problem in problems:
         log.error("A project has no DAGs because its file cannot be loaded. %s", problem)
     return loaded
+
+
+def projects_with_jobs() -> Iterator[tuple[Project, Callable[[str], dict[str, Any]]]]:
+    """Yield each project with a function from a kind of job to the arguments that every operator of that kind has."""
+    loaded = projects()
+    for project in loaded:
+        yield project, partial(job_arguments, project, location(project), host_slots(loaded))
 
 
 def check_projects() -> None:
@@ -62,18 +71,7 @@ def retrain_asset(project: Project) -> Asset:
 def train_starts(project: Project) -> AssetAny | AssetOrTimeSchedule:
     """Schedule of training: new pairs, the monitor's request and, with `schedule.train`, the clock."""
     data = AssetAny(pairs_asset(project), retrain_asset(project))
-    if project.schedule.train is None:
-        return data
-    zone = project.schedule.timezone or airflow_settings.TIMEZONE
-    clock = CronTriggerTimetable(project.schedule.train, timezone=zone)
-    return AssetOrTimeSchedule(assets=data, timetable=clock)
-
-
-def clock(project: Project, schedule: str | None) -> str | CronTriggerTimetable | None:
-    """Return a schedule in the project's time zone; unchanged where it has none, or the schedule names no time."""
-    if schedule is None or not project.schedule.timezone or schedule in ONLY_AIRFLOW:
-        return schedule
-    return CronTriggerTimetable(schedule, timezone=project.schedule.timezone)
+    return assets_or_clock(project, data, project.schedule.train)
 
 
 def usual(project: Project) -> dict[str, Any]:

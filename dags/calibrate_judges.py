@@ -7,11 +7,11 @@ from typing import Any
 
 from airflow.sdk import DAG, task
 
-from dags.assets import GPU_POOL, RUN_KEY, judges_asset, location, pairs_asset, projects, usual
+from dags.assets import RUN_KEY, judges_asset, location, pairs_asset, projects_with_jobs, usual
 from pipelines.dispatch.operators.results import result_of
-from pipelines.dispatch.operators.train_job import TrainJobOperator, retry_policy
+from pipelines.dispatch.operators.train_job import TrainJobOperator
 
-for project in projects():
+for project, job in projects_with_jobs():
     with DAG(
         dag_id=f"{project.name}.calibrate",
         schedule=(pairs_asset(project) | judges_asset(project)) if project.rewards else [pairs_asset(project)],
@@ -21,8 +21,9 @@ for project in projects():
 
         @task
         def build_snapshot(path: str) -> dict[str, Any]:
-            from pipelines.stages import pairs
+            from pipelines.stages import pairs, pool
 
+            pool.check_pool(path)
             return pairs.snapshot(path)
 
         @task
@@ -33,11 +34,8 @@ for project in projects():
 
         calibrate = TrainJobOperator(
             task_id="calibrate",
-            project_path=location(project),
-            stage="calibrate",
+            **job("calibrate"),
             given={"snapshot": build_snapshot(location(project))},
-            pool=GPU_POOL,
-            retry_policy=retry_policy(),
         )
         record(location(project), calibrate.output, RUN_KEY)
     globals()[dag.dag_id] = dag

@@ -4,12 +4,13 @@ from typing import Any
 
 from airflow.sdk import DAG, task
 
-from dags.assets import GPU_POOL, RUN_KEY, clock, location, pairs_asset, projects, usual
+from dags.assets import RUN_KEY, location, pairs_asset, projects_with_jobs, usual
 from pipelines.dispatch.operators import links
-from pipelines.dispatch.operators.train_job import TrainJobOperator, retry_policy
+from pipelines.dispatch.operators.schedules import clock
+from pipelines.dispatch.operators.train_job import TrainJobOperator
 from pipelines.stages.pairs import drawn_sources
 
-for project in projects():
+for project, job in projects_with_jobs():
     with DAG(
         dag_id=f"{project.name}.ingest",
         schedule=clock(project, project.schedule.ingest),
@@ -44,11 +45,8 @@ for project in projects():
         for source in drawn_sources(project):
             draw = TrainJobOperator(
                 task_id=f"draw_{source}",
-                project_path=location(project),
-                stage="draw_pairs",
+                **job("draw_pairs"),
                 given={"source": source},
-                pool=GPU_POOL,
-                retry_policy=retry_policy(),
             )
             draw >> shards
         reports = ingest_shard.partial(path=location(project), run_key=RUN_KEY).expand(shard=shards)

@@ -10,11 +10,12 @@ from typing import Any
 from airflow.sdk import DAG, task
 from airflow.sdk.exceptions import AirflowSkipException
 
-from dags.assets import GPU_POOL, RUN_KEY, clock, default_args, location, projects, retrain_asset
+from dags.assets import RUN_KEY, default_args, location, projects_with_jobs, retrain_asset
 from pipelines.dispatch.operators.notifications import alarm_callbacks
-from pipelines.dispatch.operators.train_job import TrainJobOperator, retry_policy
+from pipelines.dispatch.operators.schedules import clock
+from pipelines.dispatch.operators.train_job import TrainJobOperator
 
-for project in projects():
+for project, job in projects_with_jobs():
     with DAG(
         dag_id=f"{project.name}.monitor",
         schedule=clock(project, project.monitor.schedule),
@@ -28,10 +29,11 @@ for project in projects():
         @task
         def build_snapshot(path: str) -> dict[str, Any]:
             from pipelines.stages import monitor as monitor_stages
-            from pipelines.stages import pairs
+            from pipelines.stages import pairs, pool
 
             if not monitor_stages.has_anything_to_monitor(path):
                 raise AirflowSkipException("No pair was accepted and no version was promoted yet.")
+            pool.check_pool(path)
             return pairs.snapshot(path)
 
         @task(trigger_rule="none_skipped")
@@ -65,11 +67,8 @@ for project in projects():
 
         calibrate = TrainJobOperator(
             task_id="calibrate",
-            project_path=location(project),
-            stage="calibrate",
+            **job("calibrate"),
             given={"snapshot": build_snapshot(location(project))},
-            pool=GPU_POOL,
-            retry_policy=retry_policy(),
         )
         report = monitor(location(project), calibrate.output, RUN_KEY)
         is_retraining_announced(report) >> announce_retraining(location(project), report, RUN_KEY)

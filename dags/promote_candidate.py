@@ -8,15 +8,15 @@ from typing import Any
 from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
 from airflow.sdk import DAG, task
 
-from dags.assets import ACTOR, GPU_POOL, RUN_KEY, TRIGGERED_BY, candidate_asset, location, projects, usual
+from dags.assets import ACTOR, RUN_KEY, TRIGGERED_BY, candidate_asset, location, projects_with_jobs, usual
 from pipelines.dispatch.operators import candidates, links, results, run_params
 from pipelines.dispatch.operators.approval import approval_run
 from pipelines.dispatch.operators.notifications import callbacks
-from pipelines.dispatch.operators.train_job import TrainJobOperator, retry_policy
+from pipelines.dispatch.operators.train_job import TrainJobOperator
 
 RUN_NAME = "{{ task.trigger_run_id }}"
 
-for project in projects():
+for project, job in projects_with_jobs():
     with DAG(
         dag_id=f"{project.name}.promote",
         schedule=[candidate_asset(project)],
@@ -33,7 +33,9 @@ for project in projects():
         @task.short_circuit
         def versions_to_judge(path: str, params: Any = None, dag_run: Any = None) -> list[int]:
             from pipelines.stages import candidates as candidate_stages
+            from pipelines.stages import pool
 
+            pool.check_pool(path)
             given = {name: params[name] for name in ("version", "generation", "tried")}
             return candidate_stages.versions_to_judge(path, **given, by_event=dag_run.run_type == "asset_triggered")
 
@@ -75,11 +77,10 @@ for project in projects():
         judge_next = TriggerDagRunOperator.partial(task_id="judge_next", trigger_dag_id=dag.dag_id, **run)
         judge_next.expand_kwargs(list_next(versions))
         candidate = pick_candidate(location(project), versions)
-        job: dict[str, Any] = {"project_path": location(project), "pool": GPU_POOL, "retry_policy": retry_policy()}
-        evaluate = TrainJobOperator(task_id="evaluate", stage="evaluate", given={"candidate": candidate}, **job)
+        evaluate = TrainJobOperator(task_id="evaluate", given={"candidate": candidate}, **job("evaluate"))
         coverage = None
         if project.coverage is not None:
-            coverage = TrainJobOperator(task_id="coverage", stage="coverage", given={"candidate": candidate}, **job)
+            coverage = TrainJobOperator(task_id="coverage", given={"candidate": candidate}, **job("coverage"))
             evaluate >> coverage
         is_challenger(location(project), candidate) >> evaluate
         repeated = coverage.output if coverage else None

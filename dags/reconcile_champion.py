@@ -7,8 +7,9 @@ from typing import Any
 
 from airflow.sdk import DAG, task
 
-from dags.assets import ACTOR, clock, default_args, location, projects
+from dags.assets import ACTOR, default_args, location, projects
 from pipelines.dispatch.operators.notifications import callbacks
+from pipelines.dispatch.operators.schedules import clock
 
 for project in projects():
     with DAG(

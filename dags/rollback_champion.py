@@ -25,7 +25,7 @@ for project in projects():
             "from_version": run_params.optional_version(
                 "The champion to replace; if another version is champion, nothing moves."
             ),
-            "to_version": run_params.optional_version("Version to restore, which the gate once promoted."),
+            "to_version": run_params.optional_version("Version to restore, which was once promoted."),
             "forward": run_params.flag("Restore the version that a rollback replaced."),
             "to_base": run_params.flag("Restore the base model instead of the previous version."),
         },

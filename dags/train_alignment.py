@@ -6,12 +6,12 @@ from typing import Any
 
 from airflow.sdk import DAG, task
 
-from dags.assets import GPU_POOL, RUN_KEY, TRIGGERED_BY, candidate_asset, location, projects, train_starts, usual
+from dags.assets import RUN_KEY, TRIGGERED_BY, candidate_asset, location, projects_with_jobs, train_starts, usual
 from pipelines.dispatch.operators import links, run_params, starts
 from pipelines.dispatch.operators.results import result_of
-from pipelines.dispatch.operators.train_job import MAP_NAME, TrainJobOperator, retry_policy
+from pipelines.dispatch.operators.train_job import MAP_NAME, TrainJobOperator
 
-for project in projects():
+for project, job in projects_with_jobs():
     with DAG(
         dag_id=f"{project.name}.train",
         schedule=train_starts(project),
@@ -19,13 +19,12 @@ for project in projects():
         params={"generation": run_params.number("Raise to run the same specs again.")},
         doc_md=__doc__,
     ) as dag:
-        job: dict[str, Any] = {"project_path": location(project), "pool": GPU_POOL, "retry_policy": retry_policy()}
-        mapped = {**job, "map_index_template": MAP_NAME}
 
         @task
         def build_snapshot(path: str) -> dict[str, Any]:
-            from pipelines.stages import pairs
+            from pipelines.stages import pairs, pool
 
+            pool.check_pool(path)
             return pairs.snapshot(path)
 
         @task.short_circuit
@@ -70,7 +69,7 @@ for project in projects():
         snapshot: Any = build_snapshot(location(project))
         checked = enough_new_pairs(location(project), snapshot, RUN_KEY)
         if project.labelling:
-            label = TrainJobOperator(task_id="label", stage="label", given={"snapshot": snapshot}, **job)
+            label = TrainJobOperator(task_id="label", given={"snapshot": snapshot}, **job("label"))
             checked >> label
             snapshot = label.output
         caches: Any = []
@@ -79,16 +78,18 @@ for project in projects():
             checked >> encodings
             if project.captions_wanted():
                 given = {"snapshot": snapshot}
-                caption = TrainJobOperator(task_id="caption", stage="caption", given=given, generation=0, **job)
+                caption = TrainJobOperator(task_id="caption", given=given, generation=0, **job("caption"))
                 checked >> caption >> encodings
-            caches = TrainJobOperator.partial(task_id="encode", stage="encode", **mapped).expand(given=encodings).output
+            encode = TrainJobOperator.partial(task_id="encode", map_index_template=MAP_NAME, **job("encode"))
+            caches = encode.expand(given=encodings).output
         trainings = plan_trainings(location(project), snapshot, caches)
         checked >> trainings
         run = {"run_key": RUN_KEY, "trained_by": TRIGGERED_BY}
-        train = TrainJobOperator.partial(task_id="train", stage="train", **mapped).expand(given=trainings)
+        each = TrainJobOperator.partial(task_id="train", map_index_template=MAP_NAME, **job("train"))
+        train = each.expand(given=trainings)
         if project.soup:
             parts = {"trainings": trainings, "results": train.output}
-            soup = TrainJobOperator(task_id="soup", stage="soup", given=parts, **job)
+            soup = TrainJobOperator(task_id="soup", given=parts, **job("soup"))
             registered = register_soup(location(project), parts, soup.output, run)
         else:
             registered = register.partial(path=location(project), run=run).expand(training=trainings)

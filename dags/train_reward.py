@@ -8,12 +8,15 @@ from typing import Any
 
 from airflow.sdk import DAG, task
 
-from dags.assets import GPU_POOL, RUN_KEY, clock, judges_asset, location, pairs_asset, projects, usual
+from dags.assets import RUN_KEY, judges_asset, location, pairs_asset, projects_with_jobs, usual
 from pipelines.dispatch.operators import links, run_params
 from pipelines.dispatch.operators.results import result_of
-from pipelines.dispatch.operators.train_job import MAP_NAME, TrainJobOperator, retry_policy
+from pipelines.dispatch.operators.schedules import clock
+from pipelines.dispatch.operators.train_job import MAP_NAME, TrainJobOperator
 
-for project in (project for project in projects() if project.rewards):
+for project, job in projects_with_jobs():
+    if not project.rewards:
+        continue
     with DAG(
         dag_id=f"{project.name}.reward",
         schedule=clock(project, project.schedule.reward) or [pairs_asset(project)],
@@ -24,8 +27,9 @@ for project in (project for project in projects() if project.rewards):
 
         @task
         def build_snapshots(path: str) -> list[dict[str, Any]]:
-            from pipelines.stages import training
+            from pipelines.stages import pool, training
 
+            pool.check_pool(path)
             return training.plan_rewards(path)
 
         @task(outlets=[judges_asset(project)], map_index_template=links.OWN_NAME)
@@ -38,11 +42,8 @@ for project in (project for project in projects() if project.rewards):
         plans = build_snapshots(location(project))
         train = TrainJobOperator.partial(
             task_id="train_reward",
-            project_path=location(project),
-            stage="train_reward",
-            pool=GPU_POOL,
-            retry_policy=retry_policy(),
             map_index_template=MAP_NAME,
+            **job("train_reward"),
         ).expand(given=plans)
         train >> register.partial(path=location(project), run_key=RUN_KEY).expand(plan=plans)
     globals()[dag.dag_id] = dag

@@ -43,12 +43,13 @@ class Settings(Record):
     annotator_salt: SecretStr = SecretStr("")
     """Key of the hash that stands for an annotator (PLUMBLINE_ANNOTATOR_SALT)."""
     airflow_ui_url: str = ""
-    """Airflow's address, linked from MLflow runs and queried for paused DAGs (PLUMBLINE_AIRFLOW_UI_URL)."""
+    """Airflow's address, linked from MLflow runs, queried for paused DAGs and the pool (PLUMBLINE_AIRFLOW_UI_URL)."""
     mlflow_ui_url: str = ""
     """MLflow's address for a browser, linked from Airflow and logs; empty: `tracking_uri` if it is a server's
     (PLUMBLINE_MLFLOW_UI_URL)."""
     airflow_user: str = ""
-    """User that queries Airflow's API for paused DAGs; needs to read DAGs only (PLUMBLINE_AIRFLOW_USER)."""
+    """User that queries Airflow's API; needs to read DAGs and pools only, but for `plumbline setup-airflow`
+    (PLUMBLINE_AIRFLOW_USER)."""
     airflow_password: SecretStr = SecretStr("")
     """Password of that user (PLUMBLINE_AIRFLOW_PASSWORD)."""
     airflow_database: SecretStr = SecretStr("")

@@ -49,6 +49,6 @@ Recipe = Annotated[
 ]
 ModelVersion = Annotated[
     int | None,
-    typer.Option("--version", metavar="N", help="Model version to judge.", show_default="version of alias candidate"),
+    typer.Option("--version", metavar="N", help="Model version.", show_default="version of alias candidate"),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, also on a terminal.")]

@@ -128,7 +128,8 @@ def coverage(project: str, candidate: Json) -> Json:
 
 
 def decision(project: str, candidate: Json) -> Json:
-    """Evaluate the candidate and decide on it."""
+    """Evaluate the candidate and decide on it; ValueError while the gate is off."""
+    candidate_stages.check_gate_on(project)
     read = values.read_project(project)
     if read.gate.maximum_calibration_age_days:
         _calibrate(project, pairs.snapshot(project))
@@ -139,7 +140,12 @@ def decision(project: str, candidate: Json) -> Json:
 
 
 def promotions(project: str, found: Sequence[Json]) -> tuple[list[Json], bool]:
-    """Decide on each candidate and promote it. Also return True if one became, or already was, the champion."""
+    """Decide on each candidate and promote it. Also return True if one became, or already was, the champion.
+
+    While the gate is off nothing is evaluated, and each candidate waits for a person.
+    """
+    if values.read_project(project).gate.mode == "off":
+        return [_waiting(project, candidate) for candidate in found], False
     moves = [_promotion(project, candidate) for candidate in found]
     return [move for move, _ in moves], any(done for _, done in moves)
 
@@ -153,6 +159,15 @@ def _promotion(project: str, candidate: Json) -> tuple[Json, bool]:
     if promotion["outcome"] == "rejected":
         print(f"plumbline: {champion.approval_instructions(project, decided)}", file=sys.stderr)
     return promotion, bool(promotion["moved"])
+
+
+def _waiting(project: str, candidate: Json) -> Json:
+    version = candidate["version"]
+    message = (
+        f"The gate is off, so version {version} was not evaluated and nothing was moved. To promote it: plumbline"
+        f" promote {project} --by-hand --version {version} --reason TEXT"
+    )
+    return {"model": candidate["model"], "version": version, "moved": False, "outcome": "held", "message": message}
 
 
 def run_key(project: str) -> str:

@@ -43,7 +43,7 @@ def rollback(
     to_version: Annotated[
         int | None,
         typer.Option(
-            metavar="N", help="Version to restore; the gate must have promoted it.", show_default="previous champion"
+            metavar="N", help="Version to restore; it must have been promoted before.", show_default="previous champion"
         ),
     ] = None,
     to_base: Annotated[bool, typer.Option("--to-base", help="Restore the base model.")] = False,

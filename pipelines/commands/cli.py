@@ -70,6 +70,7 @@ PANELS: Mapping[str, Mapping[str, Entry]] = {
     "Platform": {
         "up": platform.up,
         "down": platform.down,
+        "setup-airflow": platform.setup_airflow,
         "doctor": platform.doctor,
         "exporter": platform.exporter,
     },

@@ -1,4 +1,4 @@
-"""`plumbline gate` and its sub-commands: decide, simulate a policy, and explain a decision.
+"""`plumbline gate` and its sub-commands: decide, give advice, simulate a policy, and explain a decision.
 
 `simulate`, `explain` and `aa` print text, on a terminal and on a pipe; with `--json` they print a value.
 """
@@ -69,6 +69,17 @@ def simulate(
     parts = [simulated_project.world_sentences(world, simulations), [curve_table(outcomes)], fault_lines(outcomes)]
     text = "\n\n".join("\n".join(part) for part in parts if part)
     show_text(text, [outcome.model_dump(mode="json") for outcome in outcomes], as_json=as_json)
+    return DONE
+
+
+def advise(project: ProjectFile, as_json: AsJson = False) -> int:
+    """Say what can be shown with the prompts, judges and pairs at hand, which preset fits, and what shows more.
+
+    It evaluates nothing. Win rates are among people; figures are for the first candidate of a quarter, without guards.
+    """
+    from pipelines.stages import advice
+
+    show(advice.advice(str(project)), as_json=as_json)
     return DONE
 
 
@@ -149,4 +160,4 @@ def compare(
     return DONE if found["outcome"] == "better" else GATE_SAID_NO
 
 
-app = stage_group(loop.gate, {"simulate": simulate, "explain": explain, "aa": aa, "people": people})
+app = stage_group(loop.gate, {"advise": advise, "simulate": simulate, "explain": explain, "aa": aa, "people": people})

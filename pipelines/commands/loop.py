@@ -135,8 +135,8 @@ def register(project: Project, overrides: Overrides = None, recipe: Recipe = Non
 def run(project: Project, overrides: Overrides = None, recipe: Recipe = None, as_json: AsJson = False) -> int:
     """Run the whole loop without Airflow, from the pairs to the champion alias.
 
-    The exit code is 0 if a candidate became, or already was, the champion, and 3 if the gate promoted none or a person
-    has to approve first.
+    The exit code is 0 if a candidate became, or already was, the champion, and 3 if the gate promoted none or is off,
+    or a person has to approve first.
     """
     from pipelines.commands import by_hand
 
@@ -216,22 +216,46 @@ def promote(
     decision: Annotated[
         str, typer.Option(metavar="DIGEST", help="With --approve: digest of the decision, or its first digits.")
     ] = "",
+    by_hand: Annotated[
+        bool, typer.Option("--by-hand", help="Promote without the gate, whose mode must be off. Needs --reason.")
+    ] = False,
+    reason: Annotated[str, typer.Option(metavar="TEXT", help="With --by-hand: reason, kept in the ledger.")] = "",
+    forward: Annotated[
+        bool, typer.Option("--forward", help="With --by-hand: promote weights that a rollback left.")
+    ] = False,
     as_json: AsJson = False,
 ) -> int:
     """Evaluate the candidate, decide, and move the champion alias if the verdict is promote.
 
     If the project requires an approval, one user runs promote and another approves with --approve, which evaluates
     nothing. The exit code is 0 if the candidate is the champion afterwards and 3 otherwise.
+
+    With gate.mode = "off", --by-hand moves the alias to a registered version that nothing judged. The ledger, the
+    status and the version's pages call it ungated.
     """
     from pipelines.host import shell_user
     from pipelines.stages import candidates, champion
 
+    _check_promote_options(by_hand, approve or bool(decision), bool(reason) or forward)
+    if by_hand:
+        user = shell_user()
+        moved = champion.promote_by_hand(project, actor=user, reason=reason, version=model_version, forward=forward)
+        show(moved, as_json=as_json)
+        return DONE
+    candidates.check_gate_on(project)
     candidate = candidates.pick_candidate(project, model_version)
     if approve and champion.may_need_approval(project):
         promotion = champion.approve_by_hand(project, candidate, user=shell_user(), digest=decision)
         show([promotion], as_json=as_json)
         return DONE if promotion["to_version"] == candidate["version"] else GATE_SAID_NO
     return _promote(project, [candidate], as_json=as_json)
+
+
+def _check_promote_options(by_hand: bool, approves: bool, explains: bool) -> None:
+    if by_hand and approves:
+        raise ValueError("--by-hand promotes without a decision, so there is none to --approve. Give one of the two.")
+    if explains and not by_hand:
+        raise ValueError("--reason and --forward belong to --by-hand. Add it, or leave them out.")
 
 
 def chosen_recipe(project: str, recipe: str | None, overrides: Sequence[str] | None) -> tuple[str, tuple[str, ...]]:

@@ -1,4 +1,4 @@
-"""Commands on the platform that Plumbline runs on: demo, up, down and doctor."""
+"""Commands on the platform that Plumbline runs on: demo, up, down, setup-airflow, exporter and doctor."""
 
 from typing import Annotated
 
@@ -34,6 +34,28 @@ def up(
     from pipelines.platform import foreground
 
     return foreground.stay_up(mlflow_port=mlflow_port, airflow_port=airflow_port)
+
+
+def setup_airflow(
+    slots: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", help="Slots of the pool gpu.", show_default="the processes of the largest job", min=1
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> int:
+    """Make the pool and the connections that the projects need in an Airflow, and check how its users log in.
+
+    Repeated, it changes nothing more. Connections are placeholders to fill in; existing ones stay as they are. It asks
+    the Airflow at PLUMBLINE_AIRFLOW_UI_URL, else the embedded one. The exit code is 1 if something is left to do.
+    """
+    from pipelines.platform import airflow_setup
+    from pipelines.settings import load_settings
+
+    found = airflow_setup.setup_airflow(load_settings(), slots=slots)
+    show(found.model_dump(mode="json"), as_json=as_json)
+    return FAILED if found.problems else DONE
 
 
 def down(as_json: AsJson = False) -> int:

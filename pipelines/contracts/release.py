@@ -39,7 +39,7 @@ class CandidateVersion(ValueObject):
 
 
 CheckKind = Literal[
-    "differs_from_champion", "candidate_digest", "champion_digest", "prompts_digest",
+    "differs_from_champion", "candidate_digest", "champion_digest", "ungated_champion", "prompts_digest",
     "prompts", "scoring_problems", "measurements", "score_table",
     "may_vote", "voting_judges", "superiority", "win_rate", "mean_gain", "effect",
     "preferred_by_judges", "families", "veto", "tries", "combined",
@@ -185,12 +185,15 @@ class Promotion(ValueObject):
 
     model: str
     moved: bool
-    outcome: Literal["promoted", "held", "rejected", "unchanged", "rolled_back", "rolled_forward", "restored"]
-    """held: by the gate or its policy; rejected: a person refused or did not answer; unchanged: already done before."""
+    outcome: Literal[
+        "promoted", "promoted_by_hand", "held", "rejected", "unchanged", "rolled_back", "rolled_forward", "restored"
+    ]
+    """promoted_by_hand: by a person, ungated; held: by the gate or its policy; rejected: a person refused or did not
+    answer; unchanged: already done before."""
     from_version: int | None
     to_version: int | None
     decision_digest: Sha256 | None
-    """None for a rollback, which needs no decision of the gate."""
+    """None for a rollback and for a promotion by hand, which need no decision of the gate."""
     report_uri: str | None = None
     """Report about the decision, for people."""
     ledger_entry: int | None
@@ -213,6 +216,11 @@ class Reconciliation(ValueObject):
     message: str
 
 
+LedgerAction = Literal["promote", "by_hand", "rollback", "forward", "restore"]
+"""promote: by a decision of the gate; by_hand: by a person while the gate is off, so ungated; forward: return to a
+version that a rollback left; restore: the alias was moved outside Plumbline and was put back."""
+
+
 class LedgerEntry(ValueObject):
     """One move of an alias. Entries are numbered from 1; each contains the digest of the entry before.
 
@@ -223,9 +231,8 @@ class LedgerEntry(ValueObject):
     previous_digest: Sha256 | None
     at: datetime
     actor: str
-    action: Literal["promote", "rollback", "forward", "restore"]
-    """forward: return to a version that a rollback left; restore: the alias was moved by hand and was put back, so
-    from_version and to_version are equal."""
+    action: LedgerAction
+    """With `restore`, from_version and to_version are equal."""
     model: str
     alias: Literal["champion"] = "champion"
     from_version: int | None

@@ -24,6 +24,7 @@ from pipelines.platform.compose import stack
 from pipelines.project.file import Project, load_projects
 from pipelines.project.paths import local_paths
 from pipelines.records.heldout_prompts import check_enough_prompts
+from pipelines.release.champion import ledger
 from pipelines.release.champion.state import read_state
 from pipelines.release.promotion.reconcile import files_gone
 from pipelines.release.registration import signing
@@ -101,6 +102,7 @@ def diagnose(project: Project | None, settings: Settings) -> list[_Check]:
             lambda: _runs(project, settings),
             "Close them with `plumbline reconcile`; the DAG NAME.reconcile does it every hour.",
         ),
+        _check("pool", lambda: _pool(Workspace(project, settings)), "See Pool in docs/operations.md."),
         _check(
             "dags",
             lambda: _dags(Workspace(project, settings)),
@@ -238,6 +240,14 @@ def _dags(workspace: Workspace) -> str:
     return found
 
 
+def _pool(workspace: Workspace) -> str:
+    """Return the state of Airflow's pool; ValueError if a job of the project would never start."""
+    states = dag_states.read_dag_states(workspace)
+    if states.pool_problem:
+        raise ValueError(states.pool_problem)
+    return "large enough for every job" if states.reachable else "unknown, as Airflow is not reachable"
+
+
 def _base_model(project: Project) -> str:
     if "://" in project.base.uri:
         return f"{project.base.uri} is fetched and checked when a job needs it"
@@ -288,7 +298,7 @@ def _gate(workspace: Workspace) -> str:
     project = workspace.project
     policy = project.gate
     if policy.mode == "off":
-        return "mode is off: nothing is judged, promotion is only by hand"
+        return "mode is off: nothing is judged; a person promotes with `plumbline promote --by-hand --reason TEXT`"
     num_prompts = check_enough_prompts(workspace.project, workspace.store)
     found = [f"{num_prompts} prompts, {policy.voting_judges} of {len(project.evaluation.judges)} judges must vote"]
     if not policy.guards:
@@ -334,4 +344,6 @@ def _champion(workspace: Workspace) -> str:
     if problems:
         raise ValueError(" ".join(problems))
     version = "none yet, the base model is used" if standing.champion is None else f"version {standing.champion}"
-    return f"{version}; {len(standing.entries)} ledger entries agree"
+    ungated = ledger.ungated(standing.entries, standing.champion)
+    note = f"; WARNING: it is ungated, {ungated}" if ungated else ""
+    return f"{version}; {len(standing.entries)} ledger entries agree{note}"

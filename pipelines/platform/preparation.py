@@ -7,12 +7,12 @@ from pipelines.platform import services
 from pipelines.platform.rest import AirflowApi
 from pipelines.platform.services import Platform
 from pipelines.project.file import Project, load_projects
+from pipelines.project.slots import GPU_POOL, largest_job
 from pipelines.settings import Settings
 
 log = logging.getLogger(__name__)
 
 PARSE_TIMEOUT_SECONDS = 180
-GPU_POOL = "gpu"
 DAGS = ("ingest", "train", "promote", "calibrate", "monitor", "reconcile", "rollback")
 """DAGs of every project; `reward` and `approve` exist where the project file asks for them."""
 CHECK_FILE = "check_projects.py"
@@ -26,8 +26,8 @@ def prepare_airflow(settings: Settings, platform: Platform) -> AirflowApi:
     file does not parse.
     """
     api = AirflowApi(platform.airflow.url, user="admin", password=services.admin_password(settings))
-    api.ensure_pool(GPU_POOL, slots=1)
     projects, problems = load_projects(settings.projects_dir)
+    api.ensure_pool(GPU_POOL, slots=largest_job(projects).slots)
     for problem in problems:
         log.warning("A project has no DAGs because its file cannot be loaded. %s", problem)
     wanted = {dag_id for project in projects for dag_id in expected_dags(project)}

@@ -1,8 +1,8 @@
-"""A thin client of Airflow's public REST API (v2): only what the demo needs."""
+"""A thin client of Airflow's public REST API (v2): only what the demo, `doctor` and `setup-airflow` need."""
 
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 
@@ -12,8 +12,20 @@ PAGE_SIZE = 100
 """Largest page that Airflow returns unless `[api] maximum_page_limit` differs; it may return fewer."""
 
 
+class _NotFoundError(RuntimeError):
+    """Nothing is at that address."""
+
+
+class ForbiddenError(RuntimeError):
+    """This user may not do that."""
+
+
+_ERRORS: dict[int, type[RuntimeError]] = {403: ForbiddenError, 404: _NotFoundError}
+
+
 class AirflowApi:
-    """Logs in once; every call raises RuntimeError with the server's own message when it is refused.
+    """Logs in once; every call raises RuntimeError with the server's own message when it is refused, and ForbiddenError
+    if this user may not do it.
 
     A request to a server that is too busy is repeated, except a trigger or an answer to a question.
     """
@@ -37,10 +49,35 @@ class AirflowApi:
     def ensure_pool(self, name: str, slots: int) -> None:
         """Create or resize a pool in which a deferred task keeps its slots."""
         body = {"name": name, "slots": slots, "description": "Training hosts", "include_deferred": True}
-        if self._http.get(f"/api/v2/pools/{name}").status_code == 404:
+        if self.pool(name) is None:
             self._call("POST", "/api/v2/pools", json=body)
         else:
             self._call("PATCH", f"/api/v2/pools/{name}", json=body)
+
+    def pool(self, name: str) -> dict[str, Any] | None:
+        """Return a pool; None when there is none."""
+        return self._find(f"/api/v2/pools/{name}")
+
+    def connection(self, connection_id: str) -> dict[str, Any] | None:
+        """Return a connection of Airflow's database, without its password; None when there is none."""
+        return self._find(f"/api/v2/connections/{connection_id}")
+
+    def add_connection(self, body: dict[str, Any]) -> None:
+        """Create a connection."""
+        self._call("POST", "/api/v2/connections", json=body)
+
+    def auth_manager(self) -> Literal["open", "simple", "fab", "other"]:
+        """Return the kind of auth manager, from the addresses that it serves.
+
+        open: the simple one, which gives everybody an administrator's token.
+        """
+        answer = self._http.get("/auth/token", headers={"Authorization": ""})
+        if answer.status_code == 201:
+            return "open"
+        if answer.status_code == 403:
+            return "simple"
+        users = self._http.get("/auth/fab/v1/users", params={"limit": 1})
+        return "fab" if users.status_code in (200, 403) else "other"
 
     def import_errors(self) -> list[str]:
         """Return the errors that Airflow found while it parsed the DAG files."""
@@ -135,7 +172,15 @@ class AirflowApi:
         reason = (
             f"{response.status_code}: {response.text[:500]}" if isinstance(response, httpx.Response) else repr(response)
         )
-        raise RuntimeError(f"Airflow: {method} {path} gave {reason}")
+        status = response.status_code if isinstance(response, httpx.Response) else 0
+        raise _ERRORS.get(status, RuntimeError)(f"Airflow: {method} {path} gave {reason}")
+
+    def _find(self, path: str) -> dict[str, Any] | None:
+        """Return what is at an address; None where nothing is."""
+        try:
+            return self._call("GET", path)
+        except _NotFoundError:
+            return None
 
     def _ask(self, method: str, path: str, **arguments: Any) -> httpx.Response | httpx.TransportError:
         """Return the response, or the reason why there was none; an expired log-in is renewed."""

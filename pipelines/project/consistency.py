@@ -9,17 +9,26 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from alignment.catalogues.lookup import unknown_name
+from pipelines.project.approval import ApprovalSection
 from pipelines.project.gate import GatePolicy
 from pipelines.project.sections import EvaluationSection
 
 HALF = 0.5
 
 
-def check_measures(evaluation: EvaluationSection, policy: GatePolicy, origin: str) -> None:
-    """Check the evaluation against the gate's policy; ValueError with every contradiction."""
+def check_measures(
+    evaluation: EvaluationSection, policy: GatePolicy, origin: str, *, approval: ApprovalSection | None = None
+) -> None:
+    """Check evaluation and approval against the gate's policy; ValueError with every contradiction."""
     faults = [*_evaluation_faults(evaluation), *_policy_faults(policy)]
     if policy.mode != "off":
         faults += _gate_faults(evaluation, policy)
+    if approval is not None and policy.mode == "enforce" and policy.needs_person and approval.mode != "required":
+        faults.append(
+            f"gate.preset is {policy.preset!r}, which promotes only what a person approves, but approval.mode is"
+            f' {approval.mode!r}. Add [approval] with mode = "required" and approvers; or set gate.mode = "off" and'
+            " promote with `plumbline promote --by-hand`."
+        )
     if faults:
         lines = "".join(f"\n- {fault}" for fault in faults)
         count = "1 setting cannot work" if len(faults) == 1 else f"{len(faults)} settings contradict each other"

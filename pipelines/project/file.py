@@ -273,7 +273,7 @@ def load_project(path: Path, overrides: tuple[str, ...] = ()) -> Project:
         raise ValueError(f"{path}: name is {project.name!r} but the file is {path.stem!r}. Make them equal.")
     sections = tuple(s.model_copy(update={"overrides": (*s.overrides, *overrides)}) for s in project.train)
     project = project.model_copy(update={"train": sections})
-    check_measures(project.evaluation, project.gate, str(path))
+    check_measures(project.evaluation, project.gate, str(path), approval=project.approval)
     project.recipes()
     project.check_rewards()
     project.check_prompt_sets()

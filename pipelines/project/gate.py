@@ -3,7 +3,8 @@
 All bounds are at the evaluation's confidence, which is two-sided; a one-sided level is (1 - confidence) / 2.
 """
 
-from typing import Annotated, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, FiniteFloat, model_validator
 
@@ -115,12 +116,49 @@ class DetectorRules(Record):
     """Largest change of an image statistic in either direction, by scorer name."""
 
 
+Preset = Literal["small", "standard", "strict"]
+
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    "small": {
+        "minimum_prompts": 100,
+        "required_judges": 1,
+        "required_families": 1,
+        "calibration_floor": 0.3,
+        "minimum_calibration_pairs": 20,
+        "maximum_calibration_age_days": 365,
+        "slices": {"action": "warn", "margin": 0.15, "minimum_prompts": 20},
+        "power": {"effect": 0.3, "required": 0.8},
+    },
+    "standard": {},
+    "strict": {
+        "minimum_prompts": 1000,
+        "required_judges": 3,
+        "quarterly_error": 0.01,
+        "minimum_win_rate": 0.55,
+        "calibration_floor": 0.55,
+        "minimum_calibration_pairs": 500,
+        "anchor": "best",
+        "slices": {"margin": 0.03},
+        "detectors": {
+            "lone_judge": {"action": "block", "margin": 0.5},
+            "persisting_gain": {"action": "block", "margin": 0.8},
+        },
+    },
+}
+"""Values that each preset puts in place of the defaults. docs/gate.md states and measures what follows from them."""
+
+
 class GatePolicy(ValueObject):
     """Requirements for a candidate. The defaults suit a production model with about 1600 prompts and three judges."""
 
     schema_version: int = 3
+    preset: Preset = Field(default="standard", exclude_if="standard".__eq__)
+    """Set of defaults for the other fields; a field that you give wins. small: one judge and 20 human pairs are
+    enough, and a person approves every promotion; standard: the defaults of this table; strict: three judges, a fifth
+    of the false promotions, and guards that hold against the best version so far."""
     mode: Literal["off", "dry_run", "enforce"] = "enforce"
-    """off: promotion is only by hand; dry_run: verdicts have no consequence; enforce: the alias follows the verdict."""
+    """off: nothing is judged, and a person promotes with `plumbline promote --by-hand`; dry_run: verdicts have no
+    consequence; enforce: the alias follows the verdict."""
     minimum_prompts: PositiveInt = 500
     """Fewest prompts of a valid evaluation; near-duplicates count as one."""
     required_judges: PositiveInt = 2
@@ -170,6 +208,15 @@ class GatePolicy(ValueObject):
     detectors: DetectorRules = DetectorRules()
     """Detectors of gamed judges."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _start_from_the_preset(cls, data: Any) -> Any:
+        """Put the preset's values where the policy has none; a table is filled up field by field."""
+        if not isinstance(data, dict):
+            return data
+        name = data.get("preset", "standard")
+        return _filled_up(data, PRESETS.get(name, {}) if isinstance(name, str) else {})
+
     @model_validator(mode="after")
     def _one_rule_each(self) -> Self:
         both = sorted(set(self.guards) & set(self.detectors.drift))
@@ -185,6 +232,11 @@ class GatePolicy(ValueObject):
         return f"{drawn} and not older than {days:g} days" if days else drawn
 
     @property
+    def needs_person(self) -> bool:
+        """True if this policy alone, whatever [approval] says, lets nothing become champion without a person."""
+        return self.preset == "small"
+
+    @property
     def families(self) -> int:
         """Smallest number of encoder families of the judges in favour."""
         return min(self.required_families, self.required_judges)
@@ -193,3 +245,12 @@ class GatePolicy(ValueObject):
     def voting_judges(self) -> int:
         """Smallest number of judges that must be allowed to vote."""
         return max(self.required_judges, self.minimum_voting_judges)
+
+
+def _filled_up(given: Mapping[str, Any], preset: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the given fields over those of the preset. A value that is no plain table replaces the preset's whole."""
+    filled = {**preset, **given}
+    for name in preset.keys() & given.keys():
+        if isinstance(preset[name], Mapping) and isinstance(given[name], Mapping):
+            filled[name] = _filled_up(given[name], preset[name])
+    return filled

@@ -24,9 +24,10 @@ def awaiting_judgement(workspace: Workspace) -> list[int]:
 
 
 def overdue(workspace: Workspace) -> str:
-    """Name the versions that have waited for the gate longer than the project allows, as a sentence; empty without."""
+    """Name the versions that have waited for the gate longer than the project allows, as a sentence; empty without, and
+    while the gate is off."""
     hours = workspace.project.reconcile.unjudged_hours
-    if not hours:
+    if not hours or workspace.project.gate.mode == "off":
         return ""
     limit = datetime.now(UTC) - timedelta(hours=hours)
     name, settings = workspace.project.name, workspace.settings

@@ -43,6 +43,8 @@ def _version(workspace: Workspace, alias: str, problems: list[str]) -> dict[str,
     if version is None or tags is None:
         return None
     found = {"version": version, "weights_digest": tags.get(registry.WEIGHTS_TAG)}
+    if tags.get("gate.verdict") == ledger.UNGATED:
+        found["ungated"] = "A person promoted it while the gate was off; `plumbline ledger` says who, when and why."
     if WORSE_TAG in tags:
         found["warning"] = (
             f"At the end of its training the chosen images were predicted worse than by the base, for {tags[WORSE_TAG]}"

@@ -1,6 +1,7 @@
 """Stages that a command and a DAG task both call: JSON in, JSON out. The only room that joins the wings."""
 
 __all__ = [
+    "advice",
     "candidates",
     "champion",
     "export",
@@ -8,6 +9,7 @@ __all__ = [
     "judges",
     "monitor",
     "pairs",
+    "pool",
     "training",
     "values",
 ]

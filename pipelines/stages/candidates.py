@@ -71,14 +71,29 @@ def versions_to_judge(
     without a decision, newest first, whatever version the event names: Airflow may drop events (apache/airflow #56050).
     A run that follows it leaves out the versions that the runs before it `tried`. A person started any other run: it
     judges the alias `candidate`, even if it has a decision, and then the versions without one. With `generation` it
-    judges only the candidate. ValueError when a person starts a run and there is no candidate.
+    judges only the candidate. While the gate is off an event judges nothing. ValueError when a person starts a run and
+    there is no candidate, or the gate is off.
     """
+    if read_project(path).gate.mode == "off":
+        if by_event or tried:
+            log.info("The gate of %s is off: nothing is judged. A person promotes with --by-hand.", path)
+            return []
+        check_gate_on(path)
     if version:
         return [version]
     if not by_event and not tried:
         candidate = int(pick_candidate(path)["version"])
         return [candidate] if generation else [candidate, *_undecided(path, tried=[candidate])]
     return _undecided(path, tried=tried)
+
+
+def check_gate_on(path: str) -> None:
+    """Raise ValueError while the gate is off: no evaluation is spent on a verdict without a meaning."""
+    if read_project(path).gate.mode == "off":
+        raise ValueError(
+            f'[gate] of {path} has mode = "off", so nothing is judged. `plumbline promote {path} --by-hand --reason'
+            ' TEXT` promotes a version without the gate; mode = "dry_run" gives verdicts without consequence.'
+        )
 
 
 def _undecided(path: str, *, tried: Sequence[int]) -> list[int]:

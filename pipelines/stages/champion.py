@@ -28,7 +28,7 @@ def approval_question(path: str, decision: Json, *, asked_by: Sequence[str] = ()
 
     project, settings, made = read_project(path), load_settings(), GateDecision.model_validate(decision)
     workspace = Workspace(project, settings)
-    reason = approval.needed(project.approval, made, _rollback(made, workspace))
+    reason = approval.needed(project.approval, made, _rollback(made, workspace), gate=project.gate)
     if not reason:
         return None
     involved = _involved(workspace, made, [*asked_by, decision_log.asked_by(made, workspace) or ""])
@@ -105,7 +105,7 @@ def approve_by_hand(path: str, candidate: Json, *, user: str, digest: str = "") 
             f" `plumbline promote {path}`, and another then approves with --approve."
         )
     decision = made.model_dump(mode="json")
-    if not approval.needed(project.approval, made, _rollback(made, Workspace(project, settings))):
+    if not approval.needed(project.approval, made, _rollback(made, Workspace(project, settings)), gate=project.gate):
         return promote(path, decision, actor=user)
     answer = Approval(
         decision_digest=made.digest,
@@ -146,6 +146,14 @@ def promote(path: str, decision: Json, *, actor: str, approval: Json | None = No
     answer = Approval.model_validate(approval) if approval else None
     made = GateDecision.model_validate(decision)
     return _json(promotion.promote(made, Workspace(read_project(path), load_settings()), actor, approval=answer))
+
+
+def promote_by_hand(path: str, *, actor: str, reason: str, version: int | None = None, forward: bool = False) -> Json:
+    """Move the alias to a registered version without the gate, which must be off; return the Promotion."""
+    from pipelines.release.promotion import by_hand
+
+    workspace = open_workspace(path)
+    return _json(by_hand.promote_by_hand(workspace, actor, reason, version=version, forward=forward))
 
 
 def rollback(

@@ -20,7 +20,7 @@ from pipelines.monitor import report as monitor_report
 from pipelines.project.file import load_project
 from pipelines.release import awaiting
 from pipelines.settings import load_settings
-from pipelines.stages import candidates, champion, monitor, pairs
+from pipelines.stages import candidates, champion, monitor, pairs, pool
 from pipelines.workspace import Workspace
 
 ROOT = Path(__file__).parents[2]
@@ -414,6 +414,7 @@ def test_other_names_in_the_conf_of_a_run_reach_no_code(dags: dict[str, Any], mo
         "stage": "x",
     }
     given: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(pool, "check_pool", lambda path: None)
     monkeypatch.setattr(candidates, "versions_to_judge", lambda *names, **order: given.append((*names, order)))
     monkeypatch.setattr(champion, "rollback", lambda *names, **order: given.append((*names, order)))
     judged, back = dags["shapes.promote"], dags["shapes.rollback"]
@@ -434,6 +435,7 @@ def test_retraining_is_announced_only_when_the_report_requests_it(dags: dict[str
 def test_the_monitor_is_skipped_before_the_first_pair_and_promotion(
     dags: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(pool, "check_pool", lambda path: None)
     monkeypatch.setattr(pairs, "snapshot", lambda path: {"path": path})
     build = dags["shapes.monitor"].get_task("build_snapshot").python_callable
     monkeypatch.setattr(monitor, "has_anything_to_monitor", lambda path: False)
@@ -562,6 +564,42 @@ def test_only_monitor_reconcile_and_rollback_are_created_unpaused(dags: dict[str
     unpaused = {dag_id for dag_id, dag in dags.items() if dag.is_paused_upon_creation is False}
     assert unpaused == {"shapes.monitor", "shapes.reconcile", "shapes.rollback"}
     assert all(dag.is_paused_upon_creation is None for name, dag in dags.items() if name not in unpaused)
+
+
+def test_a_task_takes_a_slot_for_each_process_of_its_job(dags_with: Callable[[str], dict[str, Any]]) -> None:
+    """Jobs of the engine local share a host, so each takes the slots of the largest; on Ray each takes its own."""
+    local = dags_with(TRAIN)
+    slots = {task.task_id: task.pool_slots for dag in local.values() for task in dag.tasks if task.pool == "gpu"}
+    assert set(slots.values()) == {2}
+    ray = dags_with(f'{TRAIN}[placement.reward]\nengine = "ray"\nnum_processes = 8\n')
+    slots = {task.task_id: task.pool_slots for dag in ray.values() for task in dag.tasks if task.pool == "gpu"}
+    assert {name: number for name, number in slots.items() if number != 2} == {"train_reward": 8}
+    others = {task.pool_slots for dag in ray.values() for task in dag.tasks if task.pool != "gpu"}
+    assert others == {1}
+
+
+@pytest.mark.parametrize(
+    ("dag_id", "task_id"),
+    [
+        ("train", "build_snapshot"),
+        ("calibrate", "build_snapshot"),
+        ("monitor", "build_snapshot"),
+        ("reward", "build_snapshots"),
+        ("promote", "versions_to_judge"),
+    ],
+)
+def test_a_run_begins_with_a_look_at_the_pool(
+    dags: dict[str, Any], monkeypatch: pytest.MonkeyPatch, dag_id: str, task_id: str
+) -> None:
+    """Airflow lets a task wait without a word that needs more slots than its pool has."""
+
+    def fault(path: str) -> None:
+        raise ValueError(f"{path}: the pool is too small")
+
+    monkeypatch.setattr(pool, "check_pool", fault)
+    monkeypatch.setattr(monitor, "has_anything_to_monitor", lambda path: True)
+    with pytest.raises(ValueError, match=r"p.toml: the pool is too small"):
+        dags[f"shapes.{dag_id}"].get_task(task_id).python_callable("p.toml")
 
 
 def test_gpu_tasks_use_the_gpu_pool(dags: dict[str, Any]) -> None:

@@ -33,7 +33,8 @@ from embedded_world import (
 from sinks import mailbox, webhook
 
 from pipelines.platform import services
-from pipelines.platform.dag_states import read_dag_states
+from pipelines.platform.airflow_setup import setup_airflow
+from pipelines.platform.dag_states import check_pool, read_dag_states
 from pipelines.project.file import load_project
 from pipelines.release.gate import decision_log
 from pipelines.settings import load_settings
@@ -165,6 +166,20 @@ def test_the_dags_that_watch_the_champion_are_created_unpaused(live: LivePlatfor
     )
     for name in ("monitor", "reconcile"):  # The tests below run in order.
         live.ada.pause(f"shapes.{name}")
+
+
+def test_the_setup_of_airflow_repairs_a_small_pool_and_a_repeated_one_changes_nothing(live: LivePlatform) -> None:
+    settings = load_settings()
+    workspace = Workspace(load_project(Path(live.path)), settings)
+    admin = live.world.login("admin")
+    assert setup_airflow(settings).pool == "gpu has 2 slots, as before"
+    admin.ensure_pool("gpu", slots=1)
+    with pytest.raises(ValueError, match=r"has 1 slot, but placement.train of 'shapes' has num_processes = 2"):
+        check_pool(workspace)
+    found = setup_airflow(settings)
+    assert found.pool == "gpu now has 2 slots, and deferred tasks keep theirs; it had 1 slot"
+    assert {own.state for own in found.connections} == {"still a placeholder"}
+    check_pool(workspace)
 
 
 def test_a_broken_project_is_an_import_error_and_breaks_no_other_dag(live: LivePlatform) -> None:

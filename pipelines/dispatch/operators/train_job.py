@@ -21,8 +21,11 @@ from pipelines.dispatch import claims, jobs
 from pipelines.dispatch.claims import JobClaim
 from pipelines.dispatch.engines.catalogue import open_engine
 from pipelines.dispatch.engines.interface import TERMINAL_STATES, Engine
+from pipelines.dispatch.job_kinds import find_kind
 from pipelines.dispatch.job_titles import short_title
 from pipelines.dispatch.operators.links import MLFLOW_RUN_KEY, MlflowRunLink
+from pipelines.project.file import Project
+from pipelines.project.slots import GPU_POOL, job_slots
 from pipelines.records.jobs import note_starter
 from pipelines.settings import load_settings
 from pipelines.store.storage import open_store
@@ -71,6 +74,16 @@ def retry_policy() -> ExceptionRetryPolicy:
             ),
         ]
     )
+
+
+def job_arguments(project: Project, project_path: str, host: int, stage: str) -> dict[str, Any]:
+    """Return the arguments that every operator of a kind of job has: stage, project, pool and retries.
+
+    A task takes a slot of the pool for each process of its job; `host` is the largest number of slots of a local job.
+    """
+    placement = getattr(project.placement, find_kind(stage).placement)
+    slots = {"pool": GPU_POOL, "pool_slots": job_slots(placement, host)}
+    return {"project_path": project_path, "stage": stage, **slots, "retry_policy": retry_policy()}
 
 
 class TrainJobTrigger(BaseTrigger):

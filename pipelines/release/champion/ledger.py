@@ -8,11 +8,10 @@ numbers reveal an entry that was changed, removed or inserted; for the newest en
 
 from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
-from typing import Literal
 
 from pydantic import ValidationError
 
-from pipelines.contracts.release import LedgerEntry
+from pipelines.contracts.release import LedgerAction, LedgerEntry
 from pipelines.records.series import Series, dump_model, entry_name
 from pipelines.store.storage import Store
 
@@ -21,7 +20,15 @@ HOW_TO_RESTORE = (
 )
 
 
-VERBS = {"rollback": "rolled back", "forward": "rolled forward"}
+VERBS = {"rollback": "rolled back", "forward": "rolled forward", "by_hand": "promoted by hand, ungated,"}
+
+UNGATED = "ungated"
+"""Value of the tag `gate.verdict` of a version that a person promoted while the gate was off."""
+
+_PROMOTIONS = ("promote", "by_hand")
+"""Actions that make a version champion that was none before, or was left by a rollback."""
+_MOVES = {"by_hand": "by hand, ungated"}
+"""Actions that the table shows in other words."""
 
 
 def entries(model: str, store: Store) -> tuple[LedgerEntry, ...]:
@@ -46,7 +53,7 @@ def append(
     store: Store,
     *,
     actor: str,
-    action: Literal["promote", "rollback", "forward", "restore"],
+    action: LedgerAction,
     from_version: int | None,
     to_version: int | None,
     weights_digest: str | None,
@@ -94,15 +101,25 @@ def moves(known: Sequence[LedgerEntry]) -> tuple[LedgerEntry, ...]:
     return tuple(entry for entry in known if entry.action != "restore")
 
 
-def promotion_of(known: Sequence[LedgerEntry], version: int) -> LedgerEntry | None:
-    """Return the last entry by which the gate promoted a version; None when there is none."""
-    found = [entry for entry in known if entry.action == "promote" and entry.to_version == version]
+def promotion_of(known: Sequence[LedgerEntry], version: int, *, gated: bool = False) -> LedgerEntry | None:
+    """Return the last entry by which the gate, or a person, promoted a version; None when there is none.
+
+    `gated`: only the gate's promotions count.
+    """
+    counted = ("promote",) if gated else _PROMOTIONS
+    found = [entry for entry in known if entry.action in counted and entry.to_version == version]
     return found[-1] if found else None
 
 
+def ungated(known: Sequence[LedgerEntry], version: int | None) -> str:
+    """Describe the promotion by hand that made a version champion; empty if the gate promoted it, or it is the base."""
+    move = promotion_of(known, version) if version is not None else None
+    return describe_move(move) if move is not None and move.action == "by_hand" else ""
+
+
 def promoted_versions(known: Sequence[LedgerEntry]) -> tuple[int, ...]:
-    """Return every version that the gate promoted, the last promoted first."""
-    found = (entry.to_version for entry in reversed(known) if entry.action == "promote")
+    """Return every version that the gate or a person promoted, the last promoted first."""
+    found = (entry.to_version for entry in reversed(known) if entry.action in _PROMOTIONS)
     return tuple(dict.fromkeys(version for version in found if version is not None))
 
 
@@ -114,7 +131,7 @@ def way_back(known: Sequence[LedgerEntry]) -> tuple[int | None, ...]:
     """
     path: list[int | None] = [None]
     for entry in moves(known):
-        if entry.to_version in path and entry.action != "promote":
+        if entry.to_version in path and entry.action not in _PROMOTIONS:
             del path[path.index(entry.to_version) + 1 :]
         else:
             path = [version for version in path if version != entry.to_version] + [entry.to_version]
@@ -133,7 +150,7 @@ def table(known: Sequence[LedgerEntry]) -> str:
         (
             str(entry.sequence),
             entry.at.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S"),
-            entry.action,
+            _MOVES.get(entry.action, entry.action),
             entry.actor,
             entry.approver or "-",
             _short(entry.from_version),

@@ -8,6 +8,7 @@ from alignment.contracts.jobs import CALIBRATION_SCORES_FILE, SCORES_FILE
 from pipelines.contracts.release import CandidateVersion
 from pipelines.records import calibrations
 from pipelines.records.heldout_prompts import evaluation_digest
+from pipelines.release.champion import ledger
 from pipelines.release.gate import decision_log, promoted
 from pipelines.release.gate.checks.interface import Evidence
 from pipelines.release.gate.checks.score_table import (
@@ -57,6 +58,7 @@ def read_evidence(
         prompts_digest=evaluation_digest(workspace.project, workspace.store),
         barred=calibrations.barred(records, project.gate, now),
         tries=decision_log.tries_before(report, workspace, now),
+        ungated_champion=ledger.ungated(ledger.entries(project.name, workspace.store), champion_version),
         promoted=(
             promoted.comparable_scores(report, grids, candidate, workspace)
             if project.gate.anchor == "best" and champion_version is not None

@@ -25,13 +25,13 @@ def comparable_scores(
 ) -> dict[int, ScoreGrids]:
     """Read the guards' scores of the promoted versions that were drawn and scored like this report's candidate.
 
-    Left out are the candidate itself, versions that a rollback left, and guards whose weights, prompts or seeds differ.
-    An evaluation that is missing or was changed is logged and left out too.
+    Left out are the candidate itself, versions that a rollback left or that only a person promoted, and guards whose
+    weights, prompts or seeds differ. An evaluation that is missing or was changed is logged and left out too.
     """
     known = ledger.entries(workspace.project.name, workspace.store)
     found: dict[int, ScoreGrids] = {}
     for version in ledger.way_back(known):
-        entry = ledger.promotion_of(known, version) if version not in (None, candidate.version) else None
+        entry = ledger.promotion_of(known, version, gated=True) if version not in (None, candidate.version) else None
         if version is None or entry is None or entry.decision_digest is None:
             continue
         try:

@@ -9,7 +9,9 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -23,6 +25,7 @@ from pipelines.release.pages.training import recipe_facts
 from pipelines.release.pages.wording import headline, pair_counts, summary
 
 TEMPLATE = "model_card.md.j2"
+UNGATED_TEMPLATE = "ungated_card.md.j2"
 HUB_SCHEME = "hub://"
 HUB_LICENCES = (
     "apache-2.0",
@@ -95,6 +98,24 @@ def render_export_card(
     return _render(candidate, project, known, judged=judged, exported=exported)
 
 
+def render_ungated_card(
+    candidate: CandidateVersion,
+    project: Project,
+    known: Provenance,
+    *,
+    actor: str,
+    reason: str,
+    at: datetime,
+    earlier: GateDecision | None,
+) -> str:
+    """Return the model card of a version that a person promoted while the gate was off. `earlier` is the gate's last
+    decision about it, if any."""
+    when = f"{at:%Y-%m-%d %H:%M} UTC"
+    facts = {"actor": actor, "reason": reason, "at": when, "earlier": earlier}
+    history = _history(candidate, project, known, exported=None)
+    return _card_environment().get_template(UNGATED_TEMPLATE).render(**facts, **history)
+
+
 def _render(
     candidate: CandidateVersion,
     project: Project,
@@ -103,8 +124,15 @@ def _render(
     judged: tuple[EvalReport, GateDecision] | None,
     exported: Exported | None,
 ) -> str:
-    licences = _licences_of(project, known)
     report, decision = judged or (None, None)
+    sampler = report.spec.sampler if report else project.evaluation.sampler
+    facts = {"decision": decision, "report": report, "exported": exported, "sampler": sampler}
+    verdict = _verdict(*judged) if judged else {}
+    history = _history(candidate, project, known, exported=exported)
+    return _card_environment().get_template(TEMPLATE).render(**facts, **verdict, **history)
+
+
+def _card_environment() -> Environment:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=False,  # Markdown: the filter `escaped` escapes external text
@@ -113,23 +141,27 @@ def _render(
         lstrip_blocks=True,
     )
     environment.filters["escaped"] = escaped
-    return environment.get_template(TEMPLATE).render(
-        front=_front_matter(candidate, project, known, licences=licences, exported=exported),
-        candidate=candidate,
-        decision=decision,
-        report=report,
-        project=project,
-        exported=exported,
-        sampler=report.spec.sampler if report else project.evaluation.sampler,
-        base=_hub_repository(project.base.uri)[0] or Path(project.base.uri).name,
-        revision=_hub_repository(project.base.uri)[1],
-        licences=licences,
-        known=known,
-        pair_counts=_pair_counts(known),
-        recipes=[recipe_facts(recipe) for recipe in known.recipes],
-        costs=cost_rows(known.records, known.project_total),
-        **_verdict(*judged) if judged else {},
-    )
+    return environment
+
+
+def _history(
+    candidate: CandidateVersion, project: Project, known: Provenance, *, exported: Exported | None
+) -> dict[str, Any]:
+    """Return the values that every card needs: front matter, base, licences, pairs, recipes and costs."""
+    licences = _licences_of(project, known)
+    repository, revision = _hub_repository(project.base.uri)
+    return {
+        "front": _front_matter(candidate, project, known, licences=licences, exported=exported),
+        "candidate": candidate,
+        "project": project,
+        "base": repository or Path(project.base.uri).name,
+        "revision": revision,
+        "licences": licences,
+        "known": known,
+        "pair_counts": _pair_counts(known),
+        "recipes": [recipe_facts(recipe) for recipe in known.recipes],
+        "costs": cost_rows(known.records, known.project_total),
+    }
 
 
 def _pair_counts(known: Provenance) -> str:

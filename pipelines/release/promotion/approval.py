@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from pipelines.contracts.release import Approval, GateCheck, GateDecision, LedgerEntry
 from pipelines.project.approval import ApprovalSection, Approver, same_name
+from pipelines.project.gate import GatePolicy
 from pipelines.release.champion.ledger import describe_move
 
 _WITHOUT_DISTANCE = ("not below", "within")
@@ -17,12 +18,19 @@ _WITHOUT_DISTANCE = ("not below", "within")
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+\-.!|~>])")
 
 
-def needed(policy: ApprovalSection, decision: GateDecision, rollback: LedgerEntry | None = None) -> str:
+def needed(
+    policy: ApprovalSection, decision: GateDecision, rollback: LedgerEntry | None = None, *, gate: GatePolicy
+) -> str:
     """Return the reason why a person must approve this decision, as a sentence; empty when no approval is needed.
 
-    `rollback` is the rollback that left the candidate's weights, if there was one.
+    `rollback` is the rollback that left the candidate's weights, if there was one. `gate` is the project's policy,
+    which may need a person even where `policy` has no approvers: then nobody can approve.
     """
-    if policy.mode == "none" or decision.verdict != "promote" or decision.mode != "enforce":
+    if decision.verdict != "promote" or decision.mode != "enforce":
+        return ""
+    if gate.needs_person:
+        return f"The gate's preset {gate.preset!r} promotes only what a person approves."
+    if policy.mode == "none":
         return ""
     if rollback is not None:
         return f"A person left these weights, or weights that they contain: {describe_move(rollback)}."
@@ -87,7 +95,7 @@ def askable(policy: ApprovalSection, asked_by: Sequence[str]) -> list[Approver]:
 
 
 def _names(people: Sequence[Approver]) -> str:
-    return ", ".join(person.name or person.id for person in people)
+    return ", ".join(person.name or person.id for person in people) or "nobody; [approval] has no approvers"
 
 
 # --- the question ---------------------------------------------------------------------------------------------------

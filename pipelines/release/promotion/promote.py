@@ -1,9 +1,9 @@
 """Carry out a GateDecision: the only code that moves the aliases `champion` and `previous_champion`.
 
-rollback.py uses it too. The order is ledger, previous_champion, champion, tags. The ledger entry comes first and
-commits the move: a later call that finds the move incomplete (after a crash) completes it before anything else. In the
-opposite order a crash would leave a champion without a record. Every step after the entry depends on the entry alone
-and is idempotent.
+rollback.py and by_hand.py use it too. The order is ledger, previous_champion, champion, tags. The ledger entry comes
+first and commits the move: a later call that finds the move incomplete (after a crash) completes it before anything
+else. In the opposite order a crash would leave a champion without a record. Every step after the entry depends on the
+entry alone and is idempotent.
 """
 
 import logging
@@ -30,10 +30,13 @@ from pipelines.workspace import Workspace
 
 log = logging.getLogger(__name__)
 
-_MoveOutcome = Literal["promoted", "held", "rejected", "unchanged", "rolled_back", "rolled_forward", "restored"]
+_MoveOutcome = Literal[
+    "promoted", "promoted_by_hand", "held", "rejected", "unchanged", "rolled_back", "rolled_forward", "restored"
+]
 
 OUTCOMES: Mapping[str, _MoveOutcome] = {
     "promote": "promoted",
+    "by_hand": "promoted_by_hand",
     "rollback": "rolled_back",
     "forward": "rolled_forward",
     "restore": "restored",
@@ -75,7 +78,7 @@ def promote(decision: GateDecision, workspace: Workspace, actor: str, *, approva
     )
     if answer is not None:
         return answer
-    agreed = approval if approvals.needed(project.approval, decision, rollback) else None
+    agreed = approval if approvals.needed(project.approval, decision, rollback, gate=project.gate) else None
     verification.check_evidence(decision, workspace)
     verification.check_champion(decision, workspace)
     entry = ledger.append(
@@ -186,7 +189,8 @@ def _not_allowed(decision: GateDecision, workspace: Workspace, state: ChampionSt
         message = f"the gate's verdict is {decision.verdict}: {' '.join(decision.reasons)}"
     else:
         mode = "off" if "off" in modes else "dry_run"
-        message = f"the gate's verdict is promote, but its mode is `{mode}`: nothing was moved"
+        by_hand = ". `plumbline promote --by-hand --reason TEXT` promotes without the gate" if mode == "off" else ""
+        message = f"the gate's verdict is promote, but its mode is `{mode}`: nothing was moved{by_hand}"
     return _unmoved(decision, state, message, entry=None, outcome="held")
 
 
@@ -201,7 +205,7 @@ def _not_approved(
     """Return the result if a required approval is missing or negative, else None. An answer is recorded in the
     version's tags."""
     project = workspace.project
-    if not approvals.needed(project.approval, decision, rollback):
+    if not approvals.needed(project.approval, decision, rollback, gate=project.gate):
         return None
     model, version = project.name, decision.candidate.version
     tags = registry.version_tags(workspace.settings, model, version) or {}
@@ -277,6 +281,9 @@ def _entry_tags(entry: LedgerEntry) -> dict[str, str]:
     if entry.action == "promote":
         tags |= {"gate.verdict": "promote", "gate.mode": "enforce"}
         tags |= {"gate.report_uri": entry.report_uri or "", "gate.decision_digest": entry.decision_digest or ""}
+    if entry.action == "by_hand":
+        tags |= {"gate.verdict": ledger.UNGATED, "gate.mode": "off"}
+        tags |= {"gate.report_uri": entry.report_uri or "", "gate.decision_digest": ""}
     if entry.approver and entry.approved_at:
         tags |= {"approval.answer": "approve", "approval.by": entry.approver}
         tags |= {"approval.at": entry.approved_at.isoformat()}

@@ -1,8 +1,9 @@
 """Restore an earlier champion, on a person's order or after the alias was moved by hand.
 
-The destination is read from the ledger, never from an alias: only the base model and versions that the gate promoted
-can come back, with the weights that were promoted. A repeated rollback moves nothing: two people who react to the same
-alarm, or a task that is retried, go back one champion and not two. To go back further, or forward again, name it.
+The destination is read from the ledger, never from an alias: only the base model and versions that were promoted, by
+the gate or by hand, can come back, with the weights that were promoted. A repeated rollback moves nothing: two people
+who react to the same alarm, or a task that is retried, go back one champion and not two. To go back further, or forward
+again, name it.
 """
 
 from dataclasses import dataclass
@@ -208,8 +209,8 @@ def _named(version: int, state: ChampionState, order: _Order, project: Project) 
     promoted = ledger.promoted_versions(state.entries)
     if version not in promoted:
         raise ValueError(
-            f"Version {version} of {project.name!r} was never promoted by the gate. Nothing was moved. Promoted"
-            f" versions: {', '.join(map(str, promoted))}. Any other version has to pass the gate."
+            f"Version {version} of {project.name!r} was never promoted. Nothing was moved. Promoted versions:"
+            f" {', '.join(map(str, promoted))}. Any other version has to pass the gate."
         )
     behind = version in ledger.way_back(state.entries)
     if behind and order.forward:
@@ -255,12 +256,12 @@ def _checked(number: int, state: ChampionState, workspace: Workspace) -> Candida
         if target is None:
             raise ValueError(f"Version {number} of {project.name!r} was deleted from MLflow. Nothing was moved.")
         if promoted is None:
-            raise ValueError(f"Version {number} of {project.name!r} was never promoted by the gate. Nothing was moved.")
+            raise ValueError(f"Version {number} of {project.name!r} was never promoted. Nothing was moved.")
         if target.weights_digest != promoted.weights_digest:
             raise ValueError(
-                f"Version {number} of {project.name!r} names weights with digest {target.weights_digest}, but the gate"
-                f" promoted {promoted.weights_digest} (ledger entry {promoted.sequence}): they were replaced. Nothing"
-                " was moved."
+                f"Version {number} of {project.name!r} names weights with digest {target.weights_digest}, but"
+                f" {promoted.weights_digest} was promoted (ledger entry {promoted.sequence}): they were replaced."
+                " Nothing was moved."
             )
         verification.check_weights(target, workspace)
     except TrackingRefused:

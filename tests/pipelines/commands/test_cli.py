@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.commands import cli
+from pipelines.commands import by_hand, cli
 from pipelines.stages import pairs, values
 
 ROOT = Path(__file__).parents[3]
@@ -70,6 +70,35 @@ def test_commands_without_their_section_say_what_to_add(capsys: pytest.CaptureFi
     text = project.read_text()
     project.write_text(text[: text.index("[[rewards]]")] + text[text.index("[evaluation]") :])
     assert "has no [[rewards]]. Add one" in refused(capsys, "reward", str(project))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--reason", "better"), "--reason and --forward belong to --by-hand. Add it"),
+        (("--forward",), "--reason and --forward belong to --by-hand. Add it"),
+        (("--by-hand", "--approve"), "there is none to --approve"),
+        (("--by-hand", "--decision", "ab"), "there is none to --approve"),
+        (("--by-hand", "--reason", "better"), "is 'enforce', so the gate decides what is promoted"),
+    ],
+)
+def test_options_of_promote_that_exclude_each_other(
+    capsys: pytest.CaptureFixture[str], project: Path, options: tuple[str, ...], message: str
+) -> None:
+    assert message in refused(capsys, "promote", str(project), *options)
+
+
+@pytest.mark.slow
+def test_while_the_gate_is_off_nothing_is_evaluated_and_promote_names_the_command(
+    capsys: pytest.CaptureFixture[str], project: Path
+) -> None:
+    edit(project, "[gate]\n", '[gate]\nmode = "off"\n')
+    assert "--by-hand --reason TEXT" in refused(capsys, "promote", str(project))
+    assert "The reason is empty" in refused(capsys, "promote", str(project), "--by-hand")
+    assert "has no candidate" in refused(capsys, "promote", str(project), "--by-hand", "--reason", "better")
+    moves, done = by_hand.promotions(str(project), [{"model": "shapes", "version": 3}])
+    assert (moves[0]["moved"], done) == (False, False)
+    assert "--by-hand --version 3 --reason TEXT" in moves[0]["message"]
 
 
 @pytest.mark.parametrize("command", ["run", "demo"])

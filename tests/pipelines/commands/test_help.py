@@ -20,7 +20,11 @@ PICKS = "pick\n" + "challenger\nchallenger\nchampion\nchallenger\n" * 40
 PLUMBLINE = [sys.executable, "-m", "pipelines.commands.cli"]
 HEAVY = ("torch", "diffusers", "transformers", "great_expectations", "mlflow", "boto3", "pandas", "pyarrow", "numpy")
 MAXIMUM_MODULES = 450
-GROUPS = {"gate": {STAGE, "simulate", "explain", "aa", "people"}, "judges": {STAGE, "import"}, "prompts": {"import"}}
+GROUPS = {
+    "gate": {STAGE, "advise", "simulate", "explain", "aa", "people"},
+    "judges": {STAGE, "import"},
+    "prompts": {"import"},
+}
 
 
 def command_paths() -> list[tuple[str, ...]]:
@@ -84,7 +88,7 @@ def test_help_shows_the_commands_by_panel(capsys: pytest.CaptureFixture[str]) ->
     shown = capsys.readouterr().out
     order = [shown.index(f"─ {panel} ─") for panel in cli.PANELS]
     assert order == sorted(order)
-    names = re.findall(r"^│ (\w+) ", shown, flags=re.MULTILINE)
+    names = re.findall(r"^│ (\w[\w-]*) ", shown, flags=re.MULTILINE)
     assert names == [name for own in cli.PANELS.values() for name in own]
 
 
@@ -123,7 +127,7 @@ def test_the_reference_page_is_current() -> None:
 
 def test_the_reference_page_names_every_command_and_option() -> None:
     text = reference.reference()
-    titles = re.findall(r"^### `plumbline ([\w ]+)`$", text, flags=re.MULTILINE)
+    titles = re.findall(r"^### `plumbline ([\w -]+)`$", text, flags=re.MULTILINE)
     stages = {" ".join(path) for path in command_paths() if path[-1] != STAGE} - {"prompts"}
     assert sorted(titles) == sorted(stages)
     assert "| `--simulations N` | `500` | Number of evaluations of each kind of candidate. |" in text

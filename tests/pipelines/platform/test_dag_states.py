@@ -14,7 +14,7 @@ from pydantic import SecretStr
 
 from pipelines.host import ProcessRecord, record_of
 from pipelines.platform import services
-from pipelines.platform.dag_states import dag_run_state, read_dag_states
+from pipelines.platform.dag_states import check_pool, dag_run_state, read_dag_states
 from pipelines.platform.rest import AirflowApi
 from pipelines.project.file import Project, load_project
 from pipelines.settings import Settings
@@ -31,6 +31,8 @@ class Airflow(BaseHTTPRequestHandler):
     dags: ClassVar[dict[str, bool]] = {}
     runs: ClassVar[dict[str, str]] = {}
     html: ClassVar[bool] = False
+    pool: ClassVar[dict[str, Any] | None] = {"slots": 2, "include_deferred": True}
+    pool_status: ClassVar[int] = 200
 
     def do_POST(self) -> None:
         given = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -42,6 +44,9 @@ class Airflow(BaseHTTPRequestHandler):
         if "/dagRuns/" in self.path:
             state = self.runs.get(self.path.removeprefix("/api/v2/dags/"))
             return self._send(200, {"state": state}) if state else self._send(404, {"detail": "not found"})
+        if self.path == "/api/v2/pools/gpu":
+            status = 404 if self.pool is None else self.pool_status
+            return self._send(status, self.pool if status == 200 and self.pool else {"detail": "no"})
         query = parse_qs(urlsplit(self.path).query)
         first, limit = int(query.get("offset", ["0"])[0]), min(PAGE, int(query["limit"][0]))
         rows = [{"dag_id": dag_id, "is_paused": paused} for dag_id, paused in sorted(self.dags.items())]
@@ -60,6 +65,7 @@ class Airflow(BaseHTTPRequestHandler):
 def url() -> Iterator[str]:
     Airflow.dags = {f"shapes.{name}": False for name in ALL}
     Airflow.html = False
+    Airflow.pool, Airflow.pool_status = {"slots": 2, "include_deferred": True}, 200
     server = ThreadingHTTPServer(("127.0.0.1", 0), Airflow)
     thread = Thread(target=server.serve_forever)
     thread.start()
@@ -107,6 +113,7 @@ def test_paused_and_missing_dags_of_the_project_are_named(url: str, project: Pro
         "url": url,
         "paused_dags": ("shapes.ingest", "shapes.train"),
         "missing_dags": ("shapes.reward",),
+        "pool_problem": "",
         "problem": "",
     }
 
@@ -142,6 +149,31 @@ def test_without_airflow_the_answer_names_the_next_step(project: Project, settin
     assert states.problem.startswith("Airflow is not reachable: ")
     for step in ("plumbline up", "PLUMBLINE_AIRFLOW_UI_URL", "PLUMBLINE_AIRFLOW_USER", "PLUMBLINE_AIRFLOW_PASSWORD"):
         assert step in states.problem
+
+
+def test_a_missing_or_small_pool_is_one_clear_message(url: str, project: Project, settings: Settings) -> None:
+    workspace = Workspace(project, with_login(settings, url))
+    assert read_dag_states(workspace).pool_problem == ""
+    check_pool(workspace)
+    Airflow.pool = {"slots": 1, "include_deferred": True}
+    assert (
+        "has 1 slot, but placement.train of 'shapes' has num_processes = 2" in read_dag_states(workspace).pool_problem
+    )
+    with pytest.raises(ValueError, match=r"never starts that task. Run `plumbline setup-airflow`, or lower"):
+        check_pool(workspace)
+    Airflow.pool = None
+    with pytest.raises(ValueError, match="has no pool `gpu`, so it never starts a task that runs a job"):
+        check_pool(workspace)
+
+
+def test_a_pool_that_cannot_be_read_is_no_fault(url: str, project: Project, settings: Settings) -> None:
+    Airflow.pool_status = 403
+    workspace = Workspace(project, with_login(settings, url))
+    states = read_dag_states(workspace)
+    assert (states.reachable, states.pool_problem) == (True, "")
+    check_pool(workspace)
+    check_pool(Workspace(project, with_login(settings, "http://127.0.0.1:9")))
+    check_pool(Workspace(project, settings))
 
 
 def test_a_dead_platform_is_not_queried(url: str, project: Project, settings: Settings) -> None:

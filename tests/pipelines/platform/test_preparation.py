@@ -46,7 +46,7 @@ def test_it_waits_for_the_last_of_the_dags(monkeypatch: pytest.MonkeyPatch) -> N
     wanted = sorted(preparation.expected_dags(load_project(SHAPES)))
     fake = FakeAirflow(wanted, errors=[])
     assert prepared(fake, monkeypatch) is fake
-    assert (fake.asked, fake.pools) == (len(wanted), [("gpu", 1)])
+    assert (fake.asked, fake.pools) == (len(wanted), [("gpu", 2)])
 
 
 def test_a_file_that_does_not_parse_ends_the_wait_with_its_error(monkeypatch: pytest.MonkeyPatch) -> None:

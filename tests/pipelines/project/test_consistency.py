@@ -55,6 +55,19 @@ def test_each_fault_names_field_value_and_what_is_allowed(
         load_project(written(tables))
 
 
+@pytest.mark.parametrize("mode", ["none", "borderline"])
+def test_the_preset_small_needs_an_approval_of_every_promotion(written: Callable[[str], Path], mode: str) -> None:
+    table = f'[approval]\nmode = "{mode}"\napprovers = ["ada"]'
+    with pytest.raises(
+        ValueError, match=f"gate.preset is 'small', .* but approval.mode is '{mode}'. Add \\[approval\\]"
+    ):
+        load_project(written(f'[gate]\npreset = "small"\n{table}'))
+    for gate in ('preset = "small"\nmode = "off"', 'preset = "small"\nmode = "dry_run"'):
+        assert load_project(written(f"[gate]\n{gate}\n{table}")).gate.needs_person
+    required = '[approval]\nmode = "required"\napprovers = ["ada"]'
+    assert load_project(written(f'[gate]\npreset = "small"\n{required}')).approval.mode == "required"
+
+
 def guards_and_judges(judge: str, guard: str) -> str:
     common = 'uri = "x"\nscorer = { kind = "clip_score" }\n'
     judges = "".join(f'[[evaluation.judges]]\nname = "{name}"\n{common}' for name in ("taste_a", judge))

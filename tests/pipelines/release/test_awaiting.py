@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.release.awaiting import awaiting_judgement
+from pipelines.release.awaiting import awaiting_judgement, overdue
 from pipelines.release.champion import ledger
 from pipelines.release.champion.versions import read_version
 from pipelines.release.gate import decision_log
@@ -77,6 +77,15 @@ def test_a_decision_counts_for_the_weights_that_it_was_made_about(world: Any) ->
     assert listed(world) == [1]
     world.decide(candidate, None)
     assert listed(world) == []
+
+
+def test_no_version_is_overdue_while_the_gate_is_off(world: Any) -> None:
+    world.register("a")
+    section = world.project.reconcile.model_copy(update={"unjudged_hours": 1e-9})
+    project = world.project.model_copy(update={"reconcile": section})
+    assert "has waited for the gate" in overdue(Workspace(project, world.settings))
+    off = project.model_copy(update={"gate": project.gate.model_copy(update={"mode": "off"})})
+    assert overdue(Workspace(off, world.settings)) == ""
 
 
 def test_a_deleted_version_waits_for_nothing(world: Any) -> None:

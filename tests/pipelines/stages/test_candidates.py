@@ -59,6 +59,16 @@ def test_a_missing_candidate_is_an_error_for_a_person(path: str) -> None:
         candidate_stages.versions_to_judge(path)
 
 
+def test_nothing_is_judged_while_the_gate_is_off(world: Any, path: str) -> None:
+    Path(path).write_text(Path(path).read_text().replace("[gate]\n", '[gate]\nmode = "off"\n', 1))
+    world.register("a")
+    assert candidate_stages.versions_to_judge(path, by_event=True) == []
+    assert candidate_stages.versions_to_judge(path, tried=[1]) == []
+    for given in ({"version": 1}, {"generation": 1}, {}):
+        with pytest.raises(ValueError, match=r'has mode = "off", so nothing is judged.*promote .* --by-hand --reason'):
+            candidate_stages.versions_to_judge(path, **given)
+
+
 def test_one_event_starts_a_bounded_number_of_runs(
     path: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

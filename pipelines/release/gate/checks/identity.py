@@ -58,7 +58,24 @@ def _precondition(check: GateCheck) -> Finding:
 
 def identity_checks(evidence: Evidence) -> list[Finding]:
     """Check that the report is about this candidate, the current champion and the project's prompts."""
-    return [_candidate(evidence), _champion(evidence), *_prompts(evidence)]
+    return [_candidate(evidence), _champion(evidence), *_ungated_champion(evidence), *_prompts(evidence)]
+
+
+def _ungated_champion(evidence: Evidence) -> list[Finding]:
+    """Warn that the champion, which the candidate is compared with, was never judged."""
+    if not evidence.ungated_champion:
+        return []
+    check = GateCheck(
+        kind="ungated_champion",
+        measured=None,
+        required="a champion that the gate promoted",
+        passed=False,
+        decisive=False,
+        family="evidence",
+        note="warning",
+        explanation=f"The champion is ungated: {evidence.ungated_champion}. A gain over it may be none over the base.",
+    )
+    return [Finding(check)]
 
 
 def _candidate(evidence: Evidence) -> Finding:

@@ -41,6 +41,8 @@ class Evidence:
     the end of a sentence that begins with the judge."""
     tries: Tries = NO_TRIES
     """Evaluations that were decided earlier in the quarter."""
+    ungated_champion: str = ""
+    """The promotion by hand that made the champion, in words; empty if the gate promoted it, or it is the base."""
     promoted: Mapping[int, ScoreGrids] = field(default_factory=dict)
     """Versions promoted earlier to their scores as candidates by the guards, on the same prompts and seeds; read for
     the anchor `best` only."""

@@ -7,6 +7,7 @@ import pytest
 
 from pipelines.contracts.release import Approval, CandidateVersion, GateCheck, GateDecision, Relation
 from pipelines.project.approval import ApprovalSection
+from pipelines.project.gate import GatePolicy
 from pipelines.release.promotion import approval
 
 WIN_RATE = GateCheck(
@@ -61,10 +62,19 @@ def answered(answer: str = "approve", **changes: Any) -> Approval:
 
 
 def test_approval_is_needed_only_by_policy_and_when_the_alias_would_move() -> None:
-    assert approval.needed(ApprovalSection(), decision()) == ""
-    assert "for every promotion" in approval.needed(policy(), decision())
-    assert approval.needed(policy(), decision(verdict="hold")) == ""
-    assert approval.needed(policy(), decision(mode="dry_run")) == ""
+    assert approval.needed(ApprovalSection(), decision(), gate=GatePolicy()) == ""
+    assert "for every promotion" in approval.needed(policy(), decision(), gate=GatePolicy())
+    assert approval.needed(policy(), decision(verdict="hold"), gate=GatePolicy()) == ""
+    assert approval.needed(policy(), decision(mode="dry_run"), gate=GatePolicy()) == ""
+
+
+def test_the_preset_small_always_needs_a_person_whatever_the_table_approval_says() -> None:
+    small = GatePolicy.model_validate({"preset": "small"})
+    for table in (ApprovalSection(), policy("borderline", borderline={"win_rate": 0.001}), policy()):
+        assert "promotes only what a person approves" in approval.needed(table, decision(), gate=small)
+    assert approval.needed(ApprovalSection(), decision(verdict="hold"), gate=small) == ""
+    assert "nobody; [approval] has no approvers" in approval.refusal(ApprovalSection(), decision(), None)
+    assert "may not approve" in approval.refusal(ApprovalSection(), decision(), answered())
 
 
 @pytest.mark.parametrize(
@@ -81,7 +91,7 @@ def test_approval_is_needed_only_by_policy_and_when_the_alias_would_move() -> No
 def test_closeness_is_the_distance_from_the_bound_and_unknown_counts_as_close(
     margins: dict[str, float], reason: str
 ) -> None:
-    text = approval.needed(policy("borderline", borderline=margins), decision())
+    text = approval.needed(policy("borderline", borderline=margins), decision(), gate=GatePolicy())
     assert text == "" if not reason else reason in text
 
 
@@ -105,7 +115,7 @@ def test_close_is_measured_from_the_bound_of_the_check_whatever_its_text(
 ) -> None:
     changes = {"measured": measured, "relation": relation, "bound": bound, "required": "> 0.61"}
     check = WIN_RATE.model_copy(update=changes)
-    text = approval.needed(policy("borderline", borderline={"win_rate": 0.02}), decision(check))
+    text = approval.needed(policy("borderline", borderline={"win_rate": 0.02}), decision(check), gate=GatePolicy())
     assert bool(text) is close
 
 
@@ -122,9 +132,9 @@ def test_a_warning_of_the_gate_is_a_borderline_case() -> None:
         explanation="gains alone",
     )
     asking = policy("borderline", borderline={"win_rate": 0.001})
-    assert approval.needed(asking, decision()) == ""
+    assert approval.needed(asking, decision(), gate=GatePolicy()) == ""
     assert (
-        approval.needed(asking, decision(WIN_RATE, warning))
+        approval.needed(asking, decision(WIN_RATE, warning), gate=GatePolicy())
         == "The decision is borderline: lone_judge:taste is a warning."
     )
 

@@ -76,6 +76,26 @@ def test_a_good_candidate_becomes_champion_and_the_move_is_on_record(world: Any)
     assert read_version(Workspace(world.project, world.settings), "champion") == second
 
 
+def test_the_preset_small_promotes_nothing_without_a_person(world: Any) -> None:
+    """Not even where the project was changed after it was read, so that it names no approvers."""
+    policy = world.project.gate.model_copy(update={"preset": "small"})
+    world.project = world.project.model_copy(update={"gate": policy})
+    workspace = Workspace(world.project, world.settings)
+    decision = world.decide(world.register("a"), None)
+    assert decision.verdict == "promote"
+    forged = Approval(decision_digest=decision.digest, answer="approve", by="carol", at=datetime.now(UTC))
+    for answer in (None, forged):
+        moved = promote(decision, workspace, "tester", approval=answer)
+        assert (moved.moved, moved.outcome) == (False, "rejected")
+    assert aliases(world) == {}
+    asking = world.project.approval.model_copy(update={"mode": "required", "approvers": APPROVERS})
+    asked = Workspace(world.project.model_copy(update={"approval": asking}), world.settings)
+    assert promote(decision, asked, "tester").outcome == "rejected"
+    assert promote(decision, asked, "carol", approval=forged).outcome == "rejected"
+    assert promote(decision, asked, "tester", approval=forged).moved
+    assert entries(world)[-1].approver == "carol"
+
+
 def test_a_decision_of_version_2_moves_the_alias_under_its_own_digest(world: Any) -> None:
     decision = world.decide(world.register("a"), None, schema_version=2)
     assert "name" in decision.model_dump(mode="json")["checks"][0]
@@ -129,7 +149,9 @@ def test_a_person_may_bring_them_back(world: Any) -> None:
     asking = Workspace(world.project.model_copy(update={"approval": policy}), world.settings)
     decision = world.decide(second, first, report_uri="file:///second/look.html")
     assert promote(decision, asking, "tester").outcome == "rejected"
-    reason = approval.needed(policy, decision, left_by_rollback(second, asking, entries(world)))
+    reason = approval.needed(
+        policy, decision, left_by_rollback(second, asking, entries(world)), gate=asking.project.gate
+    )
     assert reason.startswith("A person left these weights")
     assert "to try the gate" in reason
     agreed = Approval(decision_digest=decision.digest, answer="approve", by="carol", at=datetime.now(UTC))

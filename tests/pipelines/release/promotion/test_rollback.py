@@ -203,7 +203,7 @@ def test_a_previous_champion_set_by_hand_is_ignored(world: Any) -> None:
     third = world.register("c")
     promote(world.decide(third, second, verdict="hold"), Workspace(world.project, world.settings), "tester")
     registry.set_alias(world.settings, world.project.name, "previous_champion", 3)
-    with pytest.raises(ValueError, match=r"Version 3 .* was never promoted by the gate.*Promoted versions: 2, 1"):
+    with pytest.raises(ValueError, match=r"Version 3 .* was never promoted.*Promoted versions: 2, 1"):
         back(world, to_version=3)
     registry.delete_alias(world.settings, world.project.name, "previous_champion")
     assert back(world).to_version == 1
@@ -217,7 +217,7 @@ def test_weights_replaced_with_their_tags_are_refused_with_alternatives(world: A
     tags = {registry.WEIGHTS_TAG: evil.weights_digest, "weights.uri": evil.uri}
     registry.set_version_tags(world.settings, world.project.name, 2, tags)
     promoted = entries(world)[1].weights_digest
-    with pytest.raises(ValueError, match=f"the gate promoted {promoted} .*ledger entry 2.*: they were replaced") as e:
+    with pytest.raises(ValueError, match=f"but {promoted} was promoted .*ledger entry 2.*: they were replaced") as e:
         back(world)
     assert "Use one of: `plumbline rollback --to-version 1`, `plumbline rollback --to-base`." in str(e.value)
     assert aliases(world)["champion"] == 3
