@@ -64,7 +64,7 @@ def exporter(
 def doctor(
     project: Annotated[
         str | None,
-        typer.Argument(metavar="PROJECT", help="Project file to check too.", callback=existing_path),
+        typer.Argument(metavar="PROJECT", help="Project to check too: its name or its file.", callback=existing_path),
     ] = None,
     as_json: AsJson = False,
 ) -> int:
