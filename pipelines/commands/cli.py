@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pipelines.commands import champion, gate, imports, loop, platform
+from pipelines.commands import champion, gate, imports, jobs, loop, platform
 from pipelines.commands.answers import BAD_INPUT, DONE, FAILED, GATE_SAID_NO
 from pipelines.commands.groups import PlainCommand, PlainGroup, help_text
 
@@ -68,6 +68,7 @@ PANELS: Mapping[str, Mapping[str, Entry]] = {
         "up": platform.up,
         "down": platform.down,
         "doctor": platform.doctor,
+        "jobs": jobs.app,
         "exporter": platform.exporter,
     },
 }

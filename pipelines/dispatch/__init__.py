@@ -1,3 +1,13 @@
 """Work goes out: kinds of jobs, their requests, engines, the worker, Airflow operators."""
 
-__all__ = ["engines", "job_kinds", "jobs", "judge_import", "model_folders", "operators", "requests", "sweeper"]
+__all__ = [
+    "engines",
+    "job_kinds",
+    "job_list",
+    "jobs",
+    "judge_import",
+    "model_folders",
+    "operators",
+    "requests",
+    "sweeper",
+]

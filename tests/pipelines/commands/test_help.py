@@ -20,7 +20,12 @@ PICKS = "pick\n" + "challenger\nchallenger\nchampion\nchallenger\n" * 40
 PLUMBLINE = [sys.executable, "-m", "pipelines.commands.cli"]
 HEAVY = ("torch", "diffusers", "transformers", "great_expectations", "mlflow", "boto3", "pandas", "pyarrow", "numpy")
 MAXIMUM_MODULES = 450
-GROUPS = {"gate": {STAGE, "simulate", "explain", "aa", "people"}, "judges": {STAGE, "import"}, "prompts": {"import"}}
+GROUPS = {
+    "gate": {STAGE, "simulate", "explain", "aa", "people"},
+    "judges": {STAGE, "import"},
+    "prompts": {"import"},
+    "jobs": {"list", "log", "cancel"},
+}
 
 
 def command_paths() -> list[tuple[str, ...]]:
@@ -124,7 +129,7 @@ def test_the_reference_page_is_current() -> None:
 def test_the_reference_page_names_every_command_and_option() -> None:
     text = reference.reference()
     titles = re.findall(r"^### `plumbline ([\w ]+)`$", text, flags=re.MULTILINE)
-    stages = {" ".join(path) for path in command_paths() if path[-1] != STAGE} - {"prompts"}
+    stages = {" ".join(path) for path in command_paths() if path[-1] != STAGE} - {"prompts", "jobs"}
     assert sorted(titles) == sorted(stages)
     assert "| `--simulations N` | `500` | Number of evaluations of each kind of candidate. |" in text
     assert "| `--gpu-memory GIB` | required |" in text
@@ -293,4 +298,4 @@ def test_every_command_that_prints_a_value_takes_json() -> None:
     leaves = {name: own for name, own in root.commands.items() if not hasattr(own, "commands")}
     leaves |= {f"{group} {n}": own for group in GROUPS for n, own in root.commands[group].commands.items()}
     without = {name for name, own in leaves.items() if not any("--json" in p.opts for p in own.params)}
-    assert without == {"demo", "exporter", "up"}
+    assert without == {"demo", "exporter", "jobs log", "up"}
