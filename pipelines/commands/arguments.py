@@ -18,7 +18,7 @@ def existing_path(ctx: typer.Context, parameter: typer.CallbackParam, path: Path
     """
     if path is None or ctx.resilient_parsing or Path(path).is_file():
         return path
-    takes_project = parameter.metavar == "PROJECT" or (parameter.help or "").startswith("Project")
+    takes_project = parameter.metavar == "PROJECT" or str(getattr(parameter, "help", "")).startswith("Project")
     if takes_project and _PROJECT_NAME.fullmatch(str(path)):
         found = _named_project(ctx, str(path))
         return found if isinstance(path, Path) else str(found)

@@ -1,3 +1,3 @@
 """Airflow and MLflow embedded on one host, the demo, `doctor`, and the exporter of metrics."""
 
-__all__ = ["dag_states", "demo", "doctor", "exporter", "foreground", "services"]
+__all__ = ["dag_states", "demo", "doctor", "exporter", "foreground", "reachable", "services"]
