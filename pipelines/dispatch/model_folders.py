@@ -8,9 +8,10 @@ import json
 import logging
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from alignment.catalogues.rewards import RewardParams
@@ -18,7 +19,7 @@ from alignment.files.paths import resolve_below
 from alignment.files.shards import indexed_files
 from pipelines.host import this_host
 from pipelines.settings import Settings
-from pipelines.store.folders import in_parallel, locked, resumable_path
+from pipelines.store.folders import in_parallel, locked, matches, resumable_path
 from pipelines.store.storage import open_store
 
 log = logging.getLogger(__name__)
@@ -31,6 +32,10 @@ HUB_LEFT_OUT = (
     *("sd_xl_*.safetensors", "sd3*.safetensors", "flux1-*.safetensors", "ae.safetensors", "text_encoders/*"),
 )
 """Other copies of the weights; the second line is the single files beside the folders of SDXL, SD3 and FLUX."""
+CARD = "README.md"
+_FACT_FILES = (MODEL_INDEX, "*/config.json", "config.json", "import.json", CARD)
+"""Files from which a folder's kind is known without its weights."""
+_HUB_SECONDS = 15
 _CONFIG_FILES = {
     "scheduler": "scheduler_config.json",
     "tokenizer": "tokenizer_config.json",
@@ -55,6 +60,52 @@ def local_folder(uri: str, settings: Settings) -> Path:
             " s3://... or hub://owner/name@sha."
         )
     return path
+
+
+def is_here(uri: str, settings: Settings) -> bool:
+    """Return True when a folder is on this host: a local one that exists, or one that was fetched before."""
+    if uri.startswith(("hub://", "s3://")):
+        return _fetch_target(uri, settings).is_dir()
+    return local_path(uri).is_dir()
+
+
+def fact_folder(uri: str, settings: Settings, scratch: Path) -> Path:
+    """Return a folder with the configurations and the card of a model, without its weights.
+
+    It is the folder itself where that is on this host; otherwise the files are fetched to `scratch`. ValueError as for
+    `local_folder`.
+    """
+    if uri.startswith("s3://") and not is_here(uri, settings):
+        store = open_store(uri, settings)
+        names = {found: _name_below(uri, found) for found in store.list_uris(uri)}
+        for found, name in names.items():
+            if matches(name, _FACT_FILES):
+                store.fetch_file(found, resolve_below(scratch, name, f"Listing of {uri}"))
+        if not names:
+            raise _nothing_under(uri)
+        return scratch
+    if uri.startswith("hub://") and not is_here(uri, settings):
+        _download_hub_files(uri, scratch, _FACT_FILES)
+        return scratch
+    return local_folder(uri, settings)
+
+
+def check_remote(uri: str, settings: Settings) -> str:
+    """Describe an s3:// or hub:// address that can be reached, without fetching it; ValueError when it cannot."""
+    if uri.startswith("s3://"):
+        store = open_store(uri, settings)
+        if not store.list_uris(uri) and not store.exists(uri):
+            raise _nothing_under(uri)
+        return f"{uri} can be read"
+    if is_here(uri, settings):
+        return f"{uri} was fetched to this host"
+    match = _pinned(uri)
+    hub = _hub_client(uri)
+    try:
+        hub.HfApi().model_info(match["repo"], revision=match["revision"], timeout=_HUB_SECONDS)
+    except Exception as error:  # The hub's client raises errors of its HTTP library, which differs by version.
+        raise _unreachable_hub(uri, error, "reached") from error
+    return f"{uri} can be reached"
 
 
 def local_path(uri: str) -> Path:
@@ -112,8 +163,7 @@ def _fetched(uri: str, settings: Settings, download: Callable[[str, Path, Settin
 
     One process at a time fetches it. A fetch that was cut off continues with the files that it lacks.
     """
-    name = re.sub(r"[^\w.-]+", "-", uri)[-80:].strip("-")
-    target = settings.state_dir / "models" / f"{hashlib.sha256(uri.encode()).hexdigest()[:12]}-{name}"
+    target = _fetch_target(uri, settings)
     if target.is_dir():
         return target
     unfinished = resumable_path(target, uri)
@@ -131,11 +181,17 @@ def _fetched(uri: str, settings: Settings, download: Callable[[str, Path, Settin
     return target
 
 
+def _fetch_target(uri: str, settings: Settings) -> Path:
+    """Return the folder to which a URI is fetched."""
+    name = re.sub(r"[^\w.-]+", "-", uri)[-80:].strip("-")
+    return settings.state_dir / "models" / f"{hashlib.sha256(uri.encode()).hexdigest()[:12]}-{name}"
+
+
 def _download_prefix(uri: str, folder: Path, settings: Settings) -> None:
     store = open_store(uri, settings)
     found = store.list_uris(uri)
     if not found:
-        raise ValueError(f"There is nothing under {uri}. Check the prefix and the credentials (AWS_*).")
+        raise _nothing_under(uri)
     paths = {uri_of: resolve_below(folder, _name_below(uri, uri_of), f"Listing of {uri}") for uri_of in found}
     in_parallel([partial(store.fetch_file, uri_of, path) for uri_of, path in paths.items() if not path.is_file()])
 
@@ -144,30 +200,52 @@ def _name_below(folder_uri: str, uri: str) -> str:
     return uri.removeprefix(folder_uri.rstrip("/") + "/")
 
 
+def _nothing_under(uri: str) -> ValueError:
+    return ValueError(f"There is nothing under {uri}. Check the prefix and the credentials (AWS_*).")
+
+
 def _download_hub(uri: str, folder: Path, _settings: Settings) -> None:
     """Download a hub revision's safetensors, JSON and text files; no code and no pickle."""
+    _download_hub_files(uri, folder, HUB_FILES)
+
+
+def _download_hub_files(uri: str, folder: Path, patterns: Sequence[str]) -> None:
+    match, hub = _pinned(uri), _hub_client(uri)
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    try:
+        hub.snapshot_download(
+            match["repo"],
+            revision=match["revision"],
+            local_dir=folder,
+            allow_patterns=list(patterns),
+            ignore_patterns=list(HUB_LEFT_OUT),
+        )
+    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
+        raise _unreachable_hub(uri, error, "downloaded") from error
+    shutil.rmtree(folder / ".cache", ignore_errors=True)  # the downloader's own log messages, which contain times
+
+
+def _pinned(uri: str) -> re.Match[str]:
     match = HUB_URI.match(uri)
     if match is None:
         raise ValueError(f"{uri!r} is not pinned. Write hub://owner/name@REVISION with the 40 hex digits of a commit.")
+    return match
+
+
+def _hub_client(uri: str) -> Any:
     try:
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+        import huggingface_hub
     except ImportError as error:
         raise ValueError(
             f"{uri} needs huggingface_hub, which is not installed. Run pip install huggingface_hub."
         ) from error
-    try:
-        snapshot_download(
-            match["repo"],
-            revision=match["revision"],
-            local_dir=folder,
-            allow_patterns=list(HUB_FILES),
-            ignore_patterns=list(HUB_LEFT_OUT),
-        )
-    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
-        first_line = str(error).strip().partition("\n")[0]
-        raise ValueError(
-            f"{uri} could not be downloaded: {first_line} Check the network, the name and HF_TOKEN, or fetch the model"
-            " by hand and give its folder."
-        ) from error
-    shutil.rmtree(folder / ".cache", ignore_errors=True)  # the downloader's own log messages, which contain times
+    return huggingface_hub
+
+
+def _unreachable_hub(uri: str, error: Exception, done: str) -> ValueError:
+    first_line = str(error).strip().partition("\n")[0]
+    return ValueError(
+        f"{uri} could not be {done}: {first_line} Check the network, the name and HF_TOKEN, or fetch the model"
+        " by hand and give its folder."
+    )
