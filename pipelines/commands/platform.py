@@ -1,6 +1,6 @@
 """Commands on the platform that Plumbline runs on: demo, up, down and doctor."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -68,15 +68,26 @@ def doctor(
     ] = None,
     as_json: AsJson = False,
 ) -> int:
-    """Check store, tracking server, engine and model, and suggest how to fix each fault.
+    """Check installation, hardware, data, model, judges and DAGs, and suggest how to fix each fault.
 
     The exit code is 1 if a check fails.
     """
+    from pipelines.monitor.judges import judge_states
     from pipelines.platform import doctor as diagnosis
     from pipelines.settings import load_settings
     from pipelines.stages import values
 
     read = values.read_project(project) if project else None
-    checks = [check.model_dump(mode="json") for check in diagnosis.diagnose(read, load_settings())]
-    show({"checks": checks}, as_json=as_json)
+    checks = [check.model_dump(mode="json") for check in diagnosis.diagnose(read, load_settings(), judge_states)]
+    show({"checks": checks}, as_json=as_json, rows=check_rows(checks))
     return DONE if all(check["ok"] for check in checks) else FAILED
+
+
+def check_rows(checks: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows of a table for a person: check, result, and what was found with the fix of a fault."""
+    rows = []
+    for check in checks:
+        result = "fault" if not check["ok"] else "warning" if "WARNING:" in check["found"] else "ok"
+        fix = f"\nFix: {check['fix']}" if check["fix"] else ""
+        rows.append({"check": check["name"].replace("_", " "), "result": result, "found": f"{check['found']}{fix}"})
+    return rows

@@ -16,7 +16,7 @@ Record = dict[str, Any]
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _ADDRESS = re.compile(r"(file|https?)://\S+$")
 _HIDDEN = {"schema_version"}
-_FAULT_WORDS = {"fault", "problem", "unreachable"}
+_FAULT_WORDS = {"fault", "problem"}
 _FAULTS_IF_FALSE = {"passed", "ok", "may_vote", "agrees_with_aliases"}
 _MAXIMUM_COLUMNS = 8
 

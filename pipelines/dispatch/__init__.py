@@ -1,6 +1,7 @@
 """Work goes out: kinds of jobs, their requests, engines, the worker, Airflow operators."""
 
 __all__ = [
+    "base_facts",
     "engines",
     "job_kinds",
     "job_list",

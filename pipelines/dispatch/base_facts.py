@@ -85,8 +85,8 @@ def licence_of(card: str) -> str:
     For `license: other` the name of the licence is returned, if the card has one.
     """
     front = re.match(r"\A---\s*\n(.*?)\n---", card, flags=re.DOTALL)
-    found = dict(re.findall(r"^(license(?:_name)?):[ \t]*(\S.*)$", front[1], flags=re.MULTILINE)) if front else {}
-    stated = {name: value.strip().strip("'\"") for name, value in found.items()}
+    lines = re.finditer(r"^(license(?:_name)?):[ \t]*(\S.*)$", front[1], flags=re.MULTILINE) if front else ()
+    stated = {str(line[1]): str(line[2]).strip().strip("'\"") for line in lines}
     if stated.get("license") == "other":
         return stated.get("license_name", "other")
     return stated.get("license", "")

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from alignment.catalogues.lookup import resolve, unknown_name
 from alignment.contracts.values import canonical_json
-from pipelines.contracts.pairs import RawBatch, SourceShard
+from pipelines.contracts.pairs import RawBatch, SourceFacts, SourceShard
 from pipelines.intake.image_facts import ImageFacts, image_facts, strict_decoding
 from pipelines.intake.pairs import FACT_FIELDS, PAIRS_FILE, PAIRS_SCHEMA, ROWS_AT_ONCE, PairWriter, pair_id
 from pipelines.intake.sources.catalogue import find_source
@@ -41,6 +41,21 @@ def list_source_shards(workspace: Workspace) -> list[SourceShard]:
     """List every shard of every source of the project, in the project file's order, then by URI."""
     store = workspace.store
     return [shard for source in workspace.project.sources for shard in _reader(source).list_shards(source, store)]
+
+
+def inspect_sources(workspace: Workspace) -> dict[str, SourceFacts | str | None]:
+    """Return the facts of each source by name, or the fault of one that cannot be read as its kind.
+
+    The facts of a self_generated source are None until its pairs are drawn.
+    """
+    found: dict[str, SourceFacts | str | None] = {}
+    for source in workspace.project.sources:
+        try:
+            drawn = source.draw is None or bool(source.uri)
+            found[source.name] = _reader(source).inspect(source, workspace.store) if drawn else None
+        except (ValueError, OSError, RuntimeError) as error:
+            found[source.name] = str(error)
+    return found
 
 
 def ingest(shard: SourceShard, workspace: Workspace) -> RawBatch:

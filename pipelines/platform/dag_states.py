@@ -4,6 +4,7 @@ import importlib.util
 import logging
 from collections.abc import Callable
 from contextlib import closing
+from typing import Any
 
 from alignment.contracts.values import Record
 from pipelines.project.file import Project
@@ -75,6 +76,24 @@ def dag_run_state(settings: Settings) -> Callable[[str, str], str | None]:
         return None
 
     return ask
+
+
+def read_pool(settings: Settings, name: str) -> dict[str, Any] | None:
+    """Return slots and use of a pool, empty when there is none of this name; None when Airflow cannot be asked."""
+    login = airflow_login(settings) if importlib.util.find_spec("httpx") is not None else None
+    if login is None:
+        return None
+    import httpx
+
+    from pipelines.platform.rest import AirflowApi
+
+    url, user, password = login
+    try:
+        with closing(AirflowApi(url, user=user, password=password, attempts=1, timeout_seconds=TIMEOUT_SECONDS)) as api:
+            return api.pool(name)
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError, RuntimeError) as error:
+        log.info("The pool %s is not known: %s", name, error)
+        return None
 
 
 def is_configured(settings: Settings) -> bool:

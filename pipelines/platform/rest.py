@@ -42,6 +42,12 @@ class AirflowApi:
         else:
             self._call("PATCH", f"/api/v2/pools/{name}", json=body)
 
+    def pool(self, name: str) -> dict[str, Any]:
+        """Return slots and use of a pool; empty when there is none of this name."""
+        if self._http.get(f"/api/v2/pools/{name}").status_code == 404:
+            return {}
+        return self._call("GET", f"/api/v2/pools/{name}")
+
     def import_errors(self) -> list[str]:
         """Return the errors that Airflow found while it parsed the DAG files."""
         found = self._call("GET", "/api/v2/importErrors")["import_errors"]

@@ -14,7 +14,7 @@ from pydantic import SecretStr
 
 from pipelines.host import ProcessRecord, record_of
 from pipelines.platform import services
-from pipelines.platform.dag_states import dag_run_state, read_dag_states
+from pipelines.platform.dag_states import dag_run_state, read_dag_states, read_pool
 from pipelines.platform.rest import AirflowApi
 from pipelines.project.file import Project, load_project
 from pipelines.settings import Settings
@@ -30,6 +30,7 @@ class Airflow(BaseHTTPRequestHandler):
 
     dags: ClassVar[dict[str, bool]] = {}
     runs: ClassVar[dict[str, str]] = {}
+    pools: ClassVar[dict[str, dict[str, Any]]] = {"gpu": {"name": "gpu", "slots": 2, "include_deferred": True}}
     html: ClassVar[bool] = False
 
     def do_POST(self) -> None:
@@ -42,6 +43,9 @@ class Airflow(BaseHTTPRequestHandler):
         if "/dagRuns/" in self.path:
             state = self.runs.get(self.path.removeprefix("/api/v2/dags/"))
             return self._send(200, {"state": state}) if state else self._send(404, {"detail": "not found"})
+        if self.path.startswith("/api/v2/pools/"):
+            pool = self.pools.get(self.path.rpartition("/")[2])
+            return self._send(200, pool) if pool else self._send(404, {"detail": "not found"})
         query = parse_qs(urlsplit(self.path).query)
         first, limit = int(query.get("offset", ["0"])[0]), min(PAGE, int(query["limit"][0]))
         rows = [{"dag_id": dag_id, "is_paused": paused} for dag_id, paused in sorted(self.dags.items())]
@@ -168,3 +172,14 @@ def test_another_server_at_that_address_is_named(url: str, project: Project, set
     states = read_dag_states(Workspace(project, with_login(settings, url)))
     assert not states.reachable
     assert "not with Airflow's API" in states.problem
+
+
+def test_a_pool_is_read_and_a_missing_one_is_empty(url: str, settings: Settings) -> None:
+    ours = with_login(settings, url)
+    assert read_pool(ours, "gpu") == {"name": "gpu", "slots": 2, "include_deferred": True}
+    assert read_pool(ours, "other") == {}
+    assert read_pool(settings, "gpu") is None, "no Airflow is known"
+    assert read_pool(with_login(settings, url, "wrong"), "gpu") is None
+    assert read_pool(with_login(settings, "http://127.0.0.1:9"), "gpu") is None
+    Airflow.html = True
+    assert read_pool(ours, "gpu") is None
