@@ -13,7 +13,7 @@ def status(project: Project, as_json: AsJson = False) -> int:
 
     It creates nothing. The exit code is 1 if the store or MLflow cannot be reached, or does not exist yet.
     """
-    from pipelines.commands.status_rows import status_rows
+    from pipelines.commands.rows import status_rows
     from pipelines.platform.dag_states import read_dag_states
     from pipelines.platform.reachable import store_problem, tracking_problem
     from pipelines.release import status as report

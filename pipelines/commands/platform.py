@@ -1,12 +1,13 @@
 """Commands on the platform that Plumbline runs on: demo, up, down and doctor."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from pipelines.commands.answers import DONE, FAILED, show
 from pipelines.commands.arguments import AsJson, Overrides, Project, Recipe, existing_path
 from pipelines.commands.loop import chosen_recipe
+from pipelines.commands.rows import check_rows
 
 
 def demo(project: Project, overrides: Overrides = None, recipe: Recipe = None) -> int:
@@ -81,13 +82,3 @@ def doctor(
     checks = [check.model_dump(mode="json") for check in diagnosis.diagnose(read, load_settings(), judge_states)]
     show({"checks": checks}, as_json=as_json, rows=check_rows(checks))
     return DONE if all(check["ok"] for check in checks) else FAILED
-
-
-def check_rows(checks: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the rows of a table for a person: check, result, and what was found with the fix of a fault."""
-    rows = []
-    for check in checks:
-        result = "fault" if not check["ok"] else "warning" if "WARNING:" in check["found"] else "ok"
-        fix = f"\nFix: {check['fix']}" if check["fix"] else ""
-        rows.append({"check": check["name"].replace("_", " "), "result": result, "found": f"{check['found']}{fix}"})
-    return rows

@@ -3,6 +3,7 @@
 __all__ = [
     "base_facts",
     "engines",
+    "gpus",
     "job_kinds",
     "job_list",
     "jobs",

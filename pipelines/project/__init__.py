@@ -1,3 +1,14 @@
 """The project file: its sections, policies and consistency."""
 
-__all__ = ["approval", "file", "gate", "paths", "public_data_sets", "recipe_swap", "search", "sections"]
+__all__ = [
+    "approval",
+    "file",
+    "gate",
+    "paths",
+    "public_data_sets",
+    "recipe_choice",
+    "recipe_swap",
+    "search",
+    "sections",
+    "template",
+]

@@ -42,6 +42,7 @@ from pipelines.project.sections import (
     ValidationSection,
 )
 
+PROJECT_NAME = r"^[a-z][a-z0-9_]{0,40}$"
 TASK_NAME = r"[A-Za-z0-9_.-]{1,200}"
 """Pattern of the task ids that Airflow allows."""
 
@@ -49,7 +50,7 @@ TASK_NAME = r"[A-Za-z0-9_.-]{1,200}"
 class Project(Section):
     """The configuration of one model that Plumbline keeps aligned."""
 
-    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,40}$")]
+    name: Annotated[str, Field(pattern=PROJECT_NAME)]
     """Name of the project, its DAGs and its registered model; equal to the name of the file without .toml."""
     base: BaseModelSection
     """The base model."""

@@ -30,6 +30,7 @@ COVERED_BY = {
     "pipelines/commands/gate.py": "tests/pipelines/commands/test_cli.py",
     "pipelines/commands/groups.py": "tests/pipelines/commands/test_help.py",
     "pipelines/commands/loop.py": "tests/pipelines/commands/test_cli.py",
+    "pipelines/commands/platform.py": "tests/pipelines/commands/test_cli.py",
     "pipelines/commands/reference.py": "tests/pipelines/commands/test_help.py",
     "pipelines/contracts/jobs.py": "tests/pipelines/dispatch/operators/test_train_job.py",
     "pipelines/contracts/judges.py": "tests/pipelines/records/test_trained_judges.py",

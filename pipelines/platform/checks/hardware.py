@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import subprocess
 from pathlib import Path
 
 from alignment.contracts.jobs import Placement
@@ -10,6 +9,7 @@ from pipelines.contracts.pairs import SourceFacts
 from pipelines.dispatch.base_facts import BaseFacts, read_base_facts, usual_facts
 from pipelines.dispatch.engines.catalogue import open_engine
 from pipelines.dispatch.engines.ray import RayEngine
+from pipelines.dispatch.gpus import list_gpus
 from pipelines.dispatch.model_folders import is_here, local_folder
 from pipelines.host import this_host
 from pipelines.intake import ingestion
@@ -18,7 +18,6 @@ from pipelines.project.file import Project
 from pipelines.settings import Settings
 from pipelines.workspace import Workspace
 
-NVIDIA_SMI_SECONDS = 10
 LARGEST_ON_CPU = 128
 """Side of the largest training images, in pixels, with which a CPU trains in reasonable time."""
 _NO_GPU = "none; jobs run on the CPU"
@@ -38,25 +37,6 @@ def hardware_checks(project: Project | None, settings: Settings) -> list[Check]:
         check("placement", lambda: _placement(project, settings), "Correct `[placement]`; see docs/engines.md."),
         check("features", lambda: _features(Workspace(project, settings)), features_fix),
     ]
-
-
-def list_gpus() -> list[str]:
-    """Return name and memory of each GPU; empty without a driver. ValueError when the driver fails or is silent."""
-    if shutil.which("nvidia-smi") is None:
-        return []
-    try:
-        done = subprocess.run(
-            ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"],
-            capture_output=True,
-            text=True,
-            timeout=NVIDIA_SMI_SECONDS,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise ValueError(f"nvidia-smi did not respond within {NVIDIA_SMI_SECONDS} s.") from error
-    if done.returncode != 0:
-        raise ValueError(f"nvidia-smi failed: {(done.stderr or done.stdout).strip()[:200]}")
-    return done.stdout.strip().splitlines()
 
 
 def _gpu(project: Project) -> str:

@@ -27,25 +27,6 @@ def project() -> Project:
     return load_project(ROOT / "projects/shapes.toml")
 
 
-@pytest.mark.parametrize(
-    ("script", "ok", "found"),
-    [
-        ("echo 'NVIDIA H200, 143771 MiB'", True, "NVIDIA H200, 143771 MiB"),
-        ("echo 'no devices' >&2; exit 9", False, "nvidia-smi failed: no devices"),
-        (None, True, "none; jobs run on the CPU"),
-    ],
-)
-def test_the_gpu_is_named(
-    tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch, *, script: str | None, ok: bool, found: str
-) -> None:
-    if script is not None:
-        (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\n{script}\n")
-        (tmp_path / "nvidia-smi").chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    (seen,) = hardware.hardware_checks(None, settings)
-    assert (seen.name, seen.ok, seen.found) == ("gpu", ok, found)
-
-
 def with_train_engine(project: Project, **fields: Any) -> Project:
     placement = project.placement.model_copy(update={"train": Placement(**fields)})
     return project.model_copy(update={"placement": placement})

@@ -1,8 +1,8 @@
-"""The table of `plumbline status`."""
+"""The tables of `plumbline status` and `plumbline doctor`."""
 
 from typing import Any
 
-from pipelines.commands.status_rows import status_rows
+from pipelines.commands.rows import check_rows, status_rows
 
 AIRFLOW = {"reachable": True, "url": "http://airflow", "paused_dags": ["a.train"], "missing_dags": [], "problem": ""}
 
@@ -48,3 +48,16 @@ def test_a_store_that_cannot_be_reached_leaves_its_problem() -> None:
         "airflow": ("not reachable", "Airflow is off."),
         "problem": ("problem", "There is no store."),
     }
+
+
+def test_a_fault_has_its_fix_below_it() -> None:
+    checks = [
+        {"name": "base_model", "ok": False, "found": "It lacks unet/.", "fix": "Add it."},
+        {"name": "gate", "ok": True, "found": "5 prompts; WARNING: no guard", "fix": ""},
+        {"name": "store", "ok": True, "found": "good", "fix": ""},
+    ]
+    assert check_rows(checks) == [
+        {"check": "base model", "result": "fault", "found": "It lacks unet/.\nFix: Add it."},
+        {"check": "gate", "result": "warning", "found": "5 prompts; WARNING: no guard"},
+        {"check": "store", "result": "ok", "found": "good"},
+    ]

@@ -1,4 +1,4 @@
-"""Rows of the table that `plumbline status` prints at a terminal."""
+"""Rows of the tables that `plumbline status` and `plumbline doctor` print at a terminal."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -6,6 +6,16 @@ from typing import Any
 Row = dict[str, Any]
 
 _VERSIONS = {"champion": "none, the base model is used", "previous_champion": "none", "candidate": "none"}
+
+
+def check_rows(checks: list[dict[str, Any]]) -> list[Row]:
+    """Return the rows of a table for a person: check, result, and what was found with the fix of a fault."""
+    rows = []
+    for check in checks:
+        result = "fault" if not check["ok"] else "warning" if "WARNING:" in check["found"] else "ok"
+        fix = f"\nFix: {check['fix']}" if check["fix"] else ""
+        rows.append({"check": check["name"].replace("_", " "), "result": result, "found": f"{check['found']}{fix}"})
+    return rows
 
 
 def status_rows(value: dict[str, Any]) -> list[Row]:
