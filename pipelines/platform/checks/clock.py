@@ -33,9 +33,8 @@ def _addresses(settings: Settings) -> dict[str, str]:
     found = {}
     if settings.store_uri.startswith("s3://"):
         found["the store"] = settings.s3_endpoint_url or _AWS
-    if settings.tracking_uri.startswith(("http://", "https://")):
-        found["MLflow"] = f"{settings.tracking_uri.rstrip('/')}/health"
-    return found
+    found["MLflow"] = f"{settings.tracking_uri.rstrip('/')}/health"
+    return {name: address for name, address in found.items() if address.startswith(("http://", "https://"))}
 
 
 def _text(name: str, skew: float | None) -> str:
