@@ -8,17 +8,23 @@ from typing import Any
 DONE, FAILED, BAD_INPUT, GATE_SAID_NO = 0, 1, 2, 3
 
 
-def show(value: Any, *, as_json: bool, columns: Sequence[str] = ()) -> None:
+def show(
+    value: Any, *, as_json: bool, columns: Sequence[str] = (), rows: Sequence[dict[str, Any]] | None = None
+) -> None:
     """Print `value` on stdout: a summary on a terminal, JSON on a pipe or with `--json`.
 
-    `columns` are the fields to show, for records that have all of them.
+    `columns` are the fields to show, for records that have all of them. `rows` are shown as a table on a terminal
+    instead of `value`.
     """
     if as_json or not sys.stdout.isatty():
         print(json.dumps(value, indent=2, ensure_ascii=False))
         return
     from pipelines.commands import tables
 
-    tables.print_summary(value, columns)
+    if rows is None:
+        tables.print_summary(value, columns)
+    else:
+        tables.print_rows(rows)
 
 
 def show_text(text: str, value: Any, *, as_json: bool) -> None:

@@ -9,15 +9,23 @@ from pipelines.commands.arguments import AsJson, Project
 
 
 def status(project: Project, as_json: AsJson = False) -> int:
-    """Show champion, candidate, last decision, ledger, compute time with its cost, and paused DAGs."""
+    """Show champion, candidate, last decision, ledger, compute time with its cost, and paused DAGs.
+
+    It creates nothing. The exit code is 1 if the store or MLflow cannot be reached, or does not exist yet.
+    """
+    from pipelines.commands.rows import status_rows
     from pipelines.platform.dag_states import read_dag_states
+    from pipelines.platform.reachable import store_problem, tracking_problem
     from pipelines.release import status as report
     from pipelines.workspace import open_workspace
 
     workspace = open_workspace(project)
-    airflow = read_dag_states(workspace).model_dump(mode="json")
-    show({**report.status(workspace), "airflow": airflow}, as_json=as_json)
-    return DONE
+    problems = [problem for ask in (store_problem, tracking_problem) if (problem := ask(workspace.settings))]
+    unknown = {"project": workspace.project.name, "problems": problems}
+    value = unknown if problems else report.status(workspace)
+    value = {**value, "airflow": read_dag_states(workspace).model_dump(mode="json")}
+    show(value, as_json=as_json, rows=status_rows(value))
+    return FAILED if problems else DONE
 
 
 def monitor(project: Project, as_json: AsJson = False) -> int:

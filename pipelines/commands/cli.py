@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pipelines.commands import champion, gate, imports, loop, platform, quarantine
+from pipelines.commands import champion, gate, imports, jobs, loop, new, platform, quarantine
 from pipelines.commands.answers import BAD_INPUT, DONE, FAILED, GATE_SAID_NO
 from pipelines.commands.groups import PlainCommand, PlainGroup, help_text
 
@@ -26,6 +26,7 @@ Entry = Callable[..., int] | typer.Typer
 PANELS: Mapping[str, Mapping[str, Entry]] = {
     "Whole loop": {
         "demo": platform.demo,
+        "new": new.new,
         "run": loop.run,
     },
     "Pairs": {
@@ -72,6 +73,7 @@ PANELS: Mapping[str, Mapping[str, Entry]] = {
         "down": platform.down,
         "setup-airflow": platform.setup_airflow,
         "doctor": platform.doctor,
+        "jobs": jobs.app,
         "exporter": platform.exporter,
     },
 }

@@ -19,17 +19,20 @@ logger = logging.getLogger(__name__)
 PolicyFile = Annotated[
     Path,
     typer.Argument(
-        metavar="FILE", help="Project file, or a TOML file with the fields of a gate section.", callback=existing_path
+        metavar="FILE", help="Project, or a TOML file with the fields of a gate section.", callback=existing_path
     ),
 ]
 DecisionFile = Annotated[
     Path,
     typer.Argument(
-        metavar="FILE", help="Project file, for its last decision, or a decision's JSON file.", callback=existing_path
+        metavar="FILE", help="Project, for its last decision, or a decision's JSON file.", callback=existing_path
     ),
 ]
 ProjectFile = Annotated[
-    Path, typer.Argument(metavar="PROJECT", help="Project file, projects/NAME.toml.", callback=existing_path)
+    Path,
+    typer.Argument(
+        metavar="PROJECT", help="Project: its name, or its file projects/NAME.toml.", callback=existing_path
+    ),
 ]
 TextAsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 

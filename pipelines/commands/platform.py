@@ -7,6 +7,7 @@ import typer
 from pipelines.commands.answers import DONE, FAILED, show
 from pipelines.commands.arguments import AsJson, Overrides, Project, Recipe, existing_path
 from pipelines.commands.loop import chosen_recipe
+from pipelines.commands.rows import check_rows
 
 
 def demo(project: Project, overrides: Overrides = None, recipe: Recipe = None) -> int:
@@ -86,19 +87,20 @@ def exporter(
 def doctor(
     project: Annotated[
         str | None,
-        typer.Argument(metavar="PROJECT", help="Project file to check too.", callback=existing_path),
+        typer.Argument(metavar="PROJECT", help="Project to check too: its name or its file.", callback=existing_path),
     ] = None,
     as_json: AsJson = False,
 ) -> int:
-    """Check store, tracking server, engine and model, and suggest how to fix each fault.
+    """Check installation, hardware, data, model, judges and DAGs, and suggest how to fix each fault.
 
     The exit code is 1 if a check fails.
     """
+    from pipelines.monitor.judges import judge_states
     from pipelines.platform import doctor as diagnosis
     from pipelines.settings import load_settings
     from pipelines.stages import values
 
     read = values.read_project(project) if project else None
-    checks = [check.model_dump(mode="json") for check in diagnosis.diagnose(read, load_settings())]
-    show({"checks": checks}, as_json=as_json)
+    checks = [check.model_dump(mode="json") for check in diagnosis.diagnose(read, load_settings(), judge_states)]
+    show({"checks": checks}, as_json=as_json, rows=check_rows(checks))
     return DONE if all(check["ok"] for check in checks) else FAILED

@@ -16,6 +16,7 @@ Record = dict[str, Any]
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _ADDRESS = re.compile(r"(file|https?)://\S+$")
 _HIDDEN = {"schema_version"}
+_FAULT_WORDS = {"fault", "problem"}
 _FAULTS_IF_FALSE = {"passed", "ok", "may_vote", "agrees_with_aliases"}
 _MAXIMUM_COLUMNS = 8
 
@@ -25,6 +26,11 @@ def print_summary(value: Any, columns: Sequence[str] = ()) -> None:
     console = Console(file=sys.stdout, highlight=False, soft_wrap=False)
     for part in _parts(value, columns):
         console.print(part)
+
+
+def print_rows(rows: Sequence[Record]) -> None:
+    """Print records with the same fields as one table on stdout, whatever the cells contain."""
+    Console(file=sys.stdout, highlight=False, soft_wrap=False).print(_table(list(rows), list(rows[0]) if rows else []))
 
 
 def _parts(value: Any, columns: Sequence[str]) -> list[RenderableType]:
@@ -94,6 +100,8 @@ def _cell(key: str, value: Any) -> Text:
     if isinstance(value, dict):
         return Text(", ".join(f"{_label(k)} {_cell(k, v).plain}" for k, v in value.items()))
     text = str(value)
+    if text in _FAULT_WORDS:
+        return Text(text, style="bold red")
     if _DIGEST.fullmatch(text):
         return Text(text[:12])
     return Text(text, style=f"link {text}" if _ADDRESS.match(text) else "")

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, ConfigDict, Field
 
 from alignment.contracts.jobs import Device, DevicePrices, FailureKind, Placement
 from alignment.contracts.names import RelativeName, check_name
@@ -135,6 +135,16 @@ class JobHandle(ValueObject):
 
     engine: str
     job_id: str
+
+
+class SubmittedJob(Record):
+    """A job that an engine knows."""
+
+    handle: JobHandle
+    request: JobRequest
+    """The request of its last attempt."""
+    started_at: AwareDatetime
+    """Time at which its last attempt was submitted."""
 
 
 class JobStatus(ValueObject):

@@ -73,6 +73,8 @@ class JudgeState(Record):
     may_vote: bool
     reasons: tuple[str, ...]
     """Reasons why it may not vote, each the end of a sentence that begins with the judge's name."""
+    unmeasured: bool = False
+    """True if the only reason is that its agreement with people was not measured yet."""
     accuracy: float | None = None
     accuracy_low: float | None = None
     num_pairs: int = 0
@@ -84,3 +86,4 @@ class JudgeState(Record):
     weak_slices: tuple[str, ...] = ()
     """Sources and generators with enough pairs in which its agreement is not shown to exceed the floor."""
     report_uri: str = ""
+    """Folder of the report that measured its agreement: a CalibrationReport or, without one, the last EvalReport."""

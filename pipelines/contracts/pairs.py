@@ -15,6 +15,15 @@ class SourceShard(ValueObject):
     """Identifies this version of the file: a checksum or ETag, else size and modification time."""
 
 
+class SourceFacts(Record):
+    """Facts of a source that are known without reading its pairs."""
+
+    num_shards: int
+    num_rows: int
+    """Number of rows; for many shards an estimate from some of them."""
+    is_estimate: bool = False
+
+
 class RawBatch(ValueObject):
     """Unfiltered pairs of one shard, in Plumbline's columns, with image facts. The folder holds pairs.parquet."""
 

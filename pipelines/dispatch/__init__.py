@@ -1,10 +1,13 @@
 """Work goes out: kinds of jobs, their requests, engines, the worker, Airflow operators."""
 
 __all__ = [
+    "base_facts",
     "conversions",
     "engines",
+    "gpus",
     "hub",
     "job_kinds",
+    "job_list",
     "jobs",
     "judge_import",
     "model_folders",

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,17 @@ HUB_LEFT_OUT = (
     *("sd_xl_*.safetensors", "sd3*.safetensors", "flux1-*.safetensors", "ae.safetensors", "text_encoders/*"),
 )
 """Other copies of the weights; the second line is the single files beside the folders of SDXL, SD3 and FLUX."""
+_TIMEOUT_SECONDS = 15
 
 
 def download(uri: str, folder: Path, _settings: Settings) -> None:
     """Download a hub revision's safetensors, JSON and text files; no code and no pickle."""
-    match = HUB_URI.match(uri)
-    if match is None:
-        raise ValueError(f"{uri!r} is not pinned. Write hub://owner/name@REVISION with the 40 hex digits of a commit.")
-    hub = _library(uri)
+    download_files(uri, folder, HUB_FILES)
+
+
+def download_files(uri: str, folder: Path, patterns: Sequence[str]) -> None:
+    """Download the files of a hub revision that match a pattern; ValueError when the hub cannot be reached."""
+    match, hub = _pinned(uri), _library(uri)
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
     try:
@@ -31,15 +35,35 @@ def download(uri: str, folder: Path, _settings: Settings) -> None:
             match["repo"],
             revision=match["revision"],
             local_dir=folder,
-            allow_patterns=list(HUB_FILES),
+            allow_patterns=list(patterns),
             ignore_patterns=list(HUB_LEFT_OUT),
         )
     except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
-        raise ValueError(
-            f"{uri} could not be downloaded: {_first_line(error)} Check the network, the name and HF_TOKEN, or fetch"
-            " the model by hand and give its folder."
-        ) from error
+        raise _unreachable(uri, error, "downloaded") from error
     shutil.rmtree(folder / ".cache", ignore_errors=True)  # the downloader's own log messages, which contain times
+
+
+def check_reachable(uri: str) -> None:
+    """Raise ValueError when a pinned revision is not on the hub, or the hub cannot be reached."""
+    match, hub = _pinned(uri), _library(uri)
+    try:
+        hub.HfApi().model_info(match["repo"], revision=match["revision"], timeout=_TIMEOUT_SECONDS)
+    except Exception as error:  # The hub's client raises errors of its HTTP library, which differs by version.
+        raise _unreachable(uri, error, "reached") from error
+
+
+def _pinned(uri: str) -> re.Match[str]:
+    match = HUB_URI.match(uri)
+    if match is None:
+        raise ValueError(f"{uri!r} is not pinned. Write hub://owner/name@REVISION with the 40 hex digits of a commit.")
+    return match
+
+
+def _unreachable(uri: str, error: Exception, done: str) -> ValueError:
+    return ValueError(
+        f"{uri} could not be {done}: {_first_line(error)} Check the network, the name and HF_TOKEN, or fetch the model"
+        " by hand and give its folder."
+    )
 
 
 def check_push(uri: str, settings: Settings) -> str:

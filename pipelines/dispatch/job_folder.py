@@ -15,6 +15,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
@@ -62,6 +63,12 @@ class JobFolder:
     def write_request(self, request: JobRequest) -> None:
         """Replace the request."""
         write_atomically(self.path / "request.json", request.model_dump_json(indent=1))
+
+    def submitted_at(self) -> datetime | None:
+        """Return the time at which the latest request was written; None when there is none."""
+        with suppress(OSError):
+            return datetime.fromtimestamp((self.path / "request.json").stat().st_mtime, UTC)
+        return None
 
     def read_launch(self) -> Launch | None:
         """Read the command that the supervisor runs."""

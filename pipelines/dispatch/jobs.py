@@ -213,7 +213,7 @@ def run_to_end(
     note_starter(open_store(settings.store_uri, settings), request, started_by)
     handle = engine.submit(request)
     try:
-        _follow(handle, engine, on_log or partial(log.info, "%s"), on_progress=on_progress or _ignore)
+        follow(handle, engine, on_log or partial(log.info, "%s"), on_progress=on_progress)
     except KeyboardInterrupt:
         log.warning("Cancelling job %s; run this again to resume it", handle.job_id)
         engine.cancel(handle)
@@ -229,23 +229,28 @@ def run_to_end(
             _close_parent(settings, request.tracking.run_id)
 
 
-def _follow(
+def follow(
     handle: JobHandle,
     engine: Engine,
     on_log: Callable[[str], None],
     *,
-    on_progress: Callable[[JobStatus], None],
-) -> None:
-    cursor = 0
+    on_progress: Callable[[JobStatus], None] | None = None,
+    wait: bool = True,
+) -> JobStatus:
+    """Pass every line of a job's log to `on_log`, from the first attempt on, until the job ends; return its last state.
+
+    Without `wait`, only the lines that exist now.
+    """
+    cursor, tell = 0, on_progress or _ignore
     while True:
         status = engine.status(handle)
-        on_progress(status)
+        tell(status)
         while (chunk := engine.logs(handle, cursor)).cursor != cursor:
             for line in chunk.lines:
                 on_log(line)
             cursor = chunk.cursor
-        if status.state in TERMINAL_STATES or status.state == "unknown":
-            return
+        if status.state in TERMINAL_STATES or status.state == "unknown" or not wait:
+            return status
         time.sleep(POLL_SECONDS)
 
 

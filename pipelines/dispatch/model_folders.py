@@ -19,12 +19,15 @@ from alignment.files.shards import indexed_files
 from pipelines.dispatch import hub
 from pipelines.host import this_host
 from pipelines.settings import Settings
-from pipelines.store.folders import in_parallel, locked, resumable_path
+from pipelines.store.folders import in_parallel, locked, matches, resumable_path
 from pipelines.store.storage import open_store
 
 log = logging.getLogger(__name__)
 
 MODEL_INDEX = "model_index.json"
+CARD = "README.md"
+_FACT_FILES = (MODEL_INDEX, "*/config.json", "config.json", "import.json", CARD)
+"""Files from which a folder's kind is known without its weights."""
 _CONFIG_FILES = {
     "scheduler": "scheduler_config.json",
     "tokenizer": "tokenizer_config.json",
@@ -49,6 +52,47 @@ def local_folder(uri: str, settings: Settings) -> Path:
             " s3://... or hub://owner/name@sha."
         )
     return path
+
+
+def is_here(uri: str, settings: Settings) -> bool:
+    """Return True when a folder is on this host: a local one that exists, or one that was fetched before."""
+    if uri.startswith((hub.SCHEME, "s3://")):
+        return _fetch_target(uri, settings).is_dir()
+    return local_path(uri).is_dir()
+
+
+def fact_folder(uri: str, settings: Settings, scratch: Path) -> Path:
+    """Return a folder with the configurations and the card of a model, without its weights.
+
+    It is the folder itself where that is on this host; otherwise the files are fetched to `scratch`. ValueError as for
+    `local_folder`.
+    """
+    if uri.startswith("s3://") and not is_here(uri, settings):
+        store = open_store(uri, settings)
+        names = {found: _name_below(uri, found) for found in store.list_uris(uri)}
+        for found, name in names.items():
+            if matches(name, _FACT_FILES):
+                store.fetch_file(found, resolve_below(scratch, name, f"Listing of {uri}"))
+        if not names:
+            raise _nothing_under(uri)
+        return scratch
+    if uri.startswith(hub.SCHEME) and not is_here(uri, settings):
+        hub.download_files(uri, scratch, _FACT_FILES)
+        return scratch
+    return local_folder(uri, settings)
+
+
+def check_remote(uri: str, settings: Settings) -> str:
+    """Describe an s3:// or hub:// address that can be reached, without fetching it; ValueError when it cannot."""
+    if uri.startswith("s3://"):
+        store = open_store(uri, settings)
+        if not store.list_uris(uri) and not store.exists(uri):
+            raise _nothing_under(uri)
+        return f"{uri} can be read"
+    if is_here(uri, settings):
+        return f"{uri} was fetched to this host"
+    hub.check_reachable(uri)
+    return f"{uri} can be reached"
 
 
 def local_path(uri: str) -> Path:
@@ -106,8 +150,7 @@ def _fetched(uri: str, settings: Settings, download: Callable[[str, Path, Settin
 
     One process at a time fetches it. A fetch that was cut off continues with the files that it lacks.
     """
-    name = re.sub(r"[^\w.-]+", "-", uri)[-80:].strip("-")
-    target = settings.state_dir / "models" / f"{hashlib.sha256(uri.encode()).hexdigest()[:12]}-{name}"
+    target = _fetch_target(uri, settings)
     if target.is_dir():
         return target
     unfinished = resumable_path(target, uri)
@@ -125,14 +168,24 @@ def _fetched(uri: str, settings: Settings, download: Callable[[str, Path, Settin
     return target
 
 
+def _fetch_target(uri: str, settings: Settings) -> Path:
+    """Return the folder to which a URI is fetched."""
+    name = re.sub(r"[^\w.-]+", "-", uri)[-80:].strip("-")
+    return settings.state_dir / "models" / f"{hashlib.sha256(uri.encode()).hexdigest()[:12]}-{name}"
+
+
 def _download_prefix(uri: str, folder: Path, settings: Settings) -> None:
     store = open_store(uri, settings)
     found = store.list_uris(uri)
     if not found:
-        raise ValueError(f"There is nothing under {uri}. Check the prefix and the credentials (AWS_*).")
+        raise _nothing_under(uri)
     paths = {uri_of: resolve_below(folder, _name_below(uri, uri_of), f"Listing of {uri}") for uri_of in found}
     in_parallel([partial(store.fetch_file, uri_of, path) for uri_of, path in paths.items() if not path.is_file()])
 
 
 def _name_below(folder_uri: str, uri: str) -> str:
     return uri.removeprefix(folder_uri.rstrip("/") + "/")
+
+
+def _nothing_under(uri: str) -> ValueError:
+    return ValueError(f"There is nothing under {uri}. Check the prefix and the credentials (AWS_*).")

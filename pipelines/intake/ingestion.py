@@ -15,16 +15,16 @@ import pyarrow as pa
 
 from alignment.catalogues.lookup import resolve, unknown_name
 from alignment.contracts.values import canonical_json
-from pipelines.contracts.pairs import RawBatch, SourceShard
+from pipelines.contracts.pairs import RawBatch, SourceFacts, SourceShard
 from pipelines.intake.image_facts import ImageFacts, image_facts, strict_decoding
 from pipelines.intake.pairs import FACT_FIELDS, PAIRS_FILE, PAIRS_SCHEMA, ROWS_AT_ONCE, PairWriter, pair_id
-from pipelines.intake.sources.catalogue import find_source
+from pipelines.intake.sources.catalogue import SOURCES, find_source
 from pipelines.intake.sources.interface import PairSource
 from pipelines.project.file import Project
 from pipelines.project.sections import SourceSection, ValidationSection
 from pipelines.settings import ANNOTATOR_SALT, Settings
 from pipelines.store.folders import normal_uri
-from pipelines.store.storage import hash_folder
+from pipelines.store.storage import Store, hash_folder
 from pipelines.workspace import Workspace
 
 log = logging.getLogger(__name__)
@@ -41,6 +41,39 @@ def list_source_shards(workspace: Workspace) -> list[SourceShard]:
     """List every shard of every source of the project, in the project file's order, then by URI."""
     store = workspace.store
     return [shard for source in workspace.project.sources for shard in _reader(source).list_shards(source, store)]
+
+
+def inspect_sources(workspace: Workspace) -> dict[str, SourceFacts | str | None]:
+    """Return the facts of each source by name, or the fault of one that cannot be read as its kind.
+
+    The facts of a self_generated source are None until its pairs are drawn.
+    """
+    found: dict[str, SourceFacts | str | None] = {}
+    for source in workspace.project.sources:
+        try:
+            drawn = source.draw is None or bool(source.uri)
+            found[source.name] = _reader(source).inspect(source, workspace.store) if drawn else None
+        except (ValueError, OSError, RuntimeError) as error:
+            found[source.name] = str(error)
+    return found
+
+
+def recognise(uri: str, store: Store) -> tuple[str, SourceFacts]:
+    """Return the kind of the pairs in a folder or under a prefix, by their columns, and their facts.
+
+    ValueError with the reason of each kind when they are of none.
+    """
+    reasons = []
+    for cls in SOURCES:
+        if not cls.labelled_by_people:
+            continue
+        kind = str(cls.model_fields["kind"].default)
+        source = SourceSection(name="pairs", kind=kind, uri=uri, licence="")
+        try:
+            return kind, _reader(source).inspect(source, store)
+        except ValueError as error:
+            reasons.append(str(error))
+    raise ValueError(" ".join(reasons))
 
 
 def ingest(shard: SourceShard, workspace: Workspace) -> RawBatch:

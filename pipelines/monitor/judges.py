@@ -1,5 +1,6 @@
 """`plumbline judges`: the judges' right to vote, before any candidate is evaluated. Reads only records."""
 
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from alignment.contracts.calibration import Calibration
@@ -11,52 +12,81 @@ from pipelines.project.gate import GatePolicy
 from pipelines.project.sections import JudgeSection
 from pipelines.records import calibrations
 from pipelines.release.gate.checks.interface import disagreements, duplicate_of, weights_of
+from pipelines.release.gate.evidence import last_agreements
 from pipelines.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """A judge's agreement with people, and where it was measured. Without `agreed` it cannot be checked."""
+
+    record: CalibrationRecord | None
+    agreed: Calibration | None
+    report_uri: str = ""
+    fault: str = ""
 
 
 def judge_states(workspace: Workspace) -> list[JudgeState]:
     """Apply the gate's rules to each judge of the evaluation, as far as possible without a candidate.
 
-    A judge must be independent of the sources that train the project's recipes and of the judges that label them. The
-    gate also knows a recipe's reward and the judges that selected candidates. Judges with the same weights have one
-    vote, the first one's, whatever their settings.
+    The only answer to the question which judges may vote, for every command. A judge must be independent of the sources
+    that train the project's recipes and of the judges that label them. The gate also knows a recipe's reward and the
+    judges that selected candidates. Judges with the same weights have one vote, the first one's, whatever their
+    settings. The agreement is that of the newest calibration or, without one, of the last decided evaluation, which
+    measures it itself.
     """
-    project = workspace.project
     now, seen = datetime.now(UTC), dict[str, str]()
+    evaluated = last_agreements(workspace)
     found = []
-    for section in project.evaluation.judges:
+    for section in workspace.project.evaluation.judges:
         try:
             judge = judge_of(workspace, section)
         except ValueError as error:
             found.append(_without_weights(section, str(error)))
             continue
-        known = calibrations.newest(project.name, judge, workspace.store)
-        reasons, agreed = _refusals(judge, known, workspace, now=now)
+        measured = _measure(judge, workspace, evaluated, now=now)
+        reasons, missing = _refusals(judge, measured, workspace, now=now)
         reasons += [seen[weights_of(judge)]] if weights_of(judge) in seen else []
         seen.setdefault(weights_of(judge), duplicate_of(judge.name, votes=not reasons))
-        found.append(_state(judge, known, project.gate, agreed=agreed, reasons=reasons, now=now))
+        found.append(_state(judge, measured, workspace.project.gate, reasons=reasons, missing=missing, now=now))
     return found
 
 
-def _refusals(
-    judge: Judge, known: CalibrationRecord | None, workspace: Workspace, *, now: datetime
-) -> tuple[list[str], Calibration | None]:
-    """Return every reason against a judge, each the end of a sentence, and its agreement on the pairs that count."""
+def _measure(
+    judge: Judge, workspace: Workspace, evaluated: tuple[str, list[tuple[Judge, Calibration]]], *, now: datetime
+) -> _Measured:
+    """Find the agreement that counts: of the newest record, else of the last evaluation with these weights."""
+    record = calibrations.newest(workspace.project.name, judge, workspace.store)
+    if record is None:
+        uri, agreements = evaluated
+        own = [agreed for other, agreed in agreements if _same_scorer(other, judge)]
+        return _Measured(None, own[0] if own else None, uri if own else "")
+    try:
+        agreed = calibrations.counted(record, workspace.project.gate, settings=workspace.settings, now=now)
+    except ValueError as error:
+        return _Measured(record, None, record.report_uri, fault=f"cannot be checked: {error}")
+    return _Measured(record, agreed, record.report_uri)
+
+
+def _same_scorer(one: Judge, other: Judge) -> bool:
+    return (one.weights_digest, one.scorer) == (other.weights_digest, other.scorer)
+
+
+def _refusals(judge: Judge, measured: _Measured, workspace: Workspace, *, now: datetime) -> tuple[list[str], str]:
+    """Return every reason against a judge, each the end of a sentence; and the one about a missing measurement."""
     policy, reasons = workspace.project.gate, list[str]()
     shared = sorted(_training_sources(workspace.project) & set(judge.training_sources))
     if shared:
         reasons.append(f"is not independent of what the project trains: {', '.join(shared)}")
-    expired = calibrations.refusal(known, policy, now)
-    if known is None:
-        reasons.append(expired or "was never calibrated with these weights; the next evaluation will check it")
-        return reasons, None
+    expired = calibrations.refusal(measured.record, policy, now)
+    if measured.record is None and (expired or measured.agreed is None):
+        missing = expired or "was never calibrated with these weights; the next evaluation will check it"
+        return [*reasons, missing], missing
     if expired:
         reasons.append(expired)
-    try:
-        agreed = calibrations.counted(known, policy, settings=workspace.settings, now=now)
-    except ValueError as error:
-        return [*reasons, f"cannot be checked: {error}"], None
-    return [*reasons, *disagreements(agreed, policy)], agreed
+    if measured.agreed is None:
+        return [*reasons, measured.fault], ""
+    return [*reasons, *disagreements(measured.agreed, policy)], ""
 
 
 def _training_sources(project: Project) -> set[str]:
@@ -76,39 +106,37 @@ def _without_weights(section: JudgeSection, why: str) -> JudgeState:
 
 
 def _state(
-    judge: Judge,
-    known: CalibrationRecord | None,
-    policy: GatePolicy,
-    *,
-    agreed: Calibration | None,
-    reasons: list[str],
-    now: datetime,
+    judge: Judge, measured: _Measured, policy: GatePolicy, *, reasons: list[str], missing: str, now: datetime
 ) -> JudgeState:
+    record = measured.record
+    overall = measured.agreed or (record.calibration.overall if record else None)
     plain = JudgeState(
         judge=judge.name,
         kind=judge.scorer.kind,
         weights_digest=judge.weights_digest,
         may_vote=not reasons,
         reasons=tuple(reasons),
+        unmeasured=reasons == [missing],
+        report_uri=measured.report_uri,
     )
-    if known is None:
+    if overall is None:
         return plain
-    own, overall = known.calibration, agreed or known.calibration.overall
-    weak = [
+    agreement = {"accuracy": overall.accuracy, "accuracy_low": overall.accuracy_low, "num_pairs": overall.num_pairs}
+    if record is None:
+        return plain.model_copy(update=agreement)
+    more = {
+        "age_days": calibrations.age_days(record, now),
+        "alpha": record.alpha,
+        "shows_60_as": record.calibration.expected_win_rate(0.6),
+        "weak_slices": _weak_slices(record, policy),
+    }
+    return plain.model_copy(update={**agreement, **more})
+
+
+def _weak_slices(record: CalibrationRecord, policy: GatePolicy) -> tuple[str, ...]:
+    return tuple(
         f"{part.by} {part.name}: {part.agreement.accuracy_low:.3f} on {part.agreement.num_pairs}"
-        for part in own.slices
+        for part in record.calibration.slices
         if part.agreement.num_pairs >= policy.minimum_calibration_pairs
         and not part.agreement.accuracy_low > policy.calibration_floor
-    ]
-    return plain.model_copy(
-        update={
-            "accuracy": overall.accuracy,
-            "accuracy_low": overall.accuracy_low,
-            "num_pairs": overall.num_pairs,
-            "age_days": calibrations.age_days(known, now),
-            "alpha": known.alpha,
-            "shows_60_as": own.expected_win_rate(0.6),
-            "weak_slices": tuple(weak),
-            "report_uri": known.report_uri,
-        }
     )

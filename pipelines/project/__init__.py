@@ -1,3 +1,16 @@
 """The project file: its sections, policies and consistency."""
 
-__all__ = ["approval", "file", "gate", "paths", "recipe_swap", "schedules", "search", "sections", "slots"]
+__all__ = [
+    "approval",
+    "file",
+    "gate",
+    "paths",
+    "public_data_sets",
+    "recipe_choice",
+    "recipe_swap",
+    "schedules",
+    "search",
+    "sections",
+    "slots",
+    "template",
+]

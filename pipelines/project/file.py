@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Sequence
+from difflib import SequenceMatcher, get_close_matches
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -41,6 +42,7 @@ from pipelines.project.sections import (
     ValidationSection,
 )
 
+PROJECT_NAME = r"^[a-z][a-z0-9_]{0,40}$"
 TASK_NAME = r"[A-Za-z0-9_.-]{1,200}"
 """Pattern of the task ids that Airflow allows."""
 
@@ -48,7 +50,7 @@ TASK_NAME = r"[A-Za-z0-9_.-]{1,200}"
 class Project(Section):
     """The configuration of one model that Plumbline keeps aligned."""
 
-    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,40}$")]
+    name: Annotated[str, Field(pattern=PROJECT_NAME)]
     """Name of the project, its DAGs and its registered model; equal to the name of the file without .toml."""
     base: BaseModelSection
     """The base model."""
@@ -289,6 +291,24 @@ def load_project(path: Path, overrides: tuple[str, ...] = ()) -> Project:
 def list_projects(projects_dir: Path) -> list[Path]:
     """List the project files of a folder, sorted."""
     return sorted(projects_dir.glob("*.toml"))
+
+
+def find_project(name: str, projects_dir: Path, also: Sequence[str] = ()) -> Path:
+    """Return the file of a project by its name; ValueError lists the known ones, the nearest first.
+
+    `also` are other names that may have been meant, such as sub-commands; they are only suggested.
+    """
+    path = projects_dir / f"{name}.toml"
+    if path.is_file():
+        return path
+    known = [file.stem for file in list_projects(projects_dir)]
+    nearest = get_close_matches(name, [*also, *known], n=1)
+    hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+    by_nearness = sorted(known, key=lambda other: (-SequenceMatcher(None, name, other).ratio(), other))
+    found = f"has {', '.join(by_nearness)}" if known else "has no project file"
+    raise ValueError(
+        f"Unknown project {name!r}.{hint} {projects_dir} {found}. Give one of its names, or a file's path."
+    )
 
 
 def load_projects(projects_dir: Path) -> tuple[list[Project], list[str]]:

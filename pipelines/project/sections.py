@@ -17,6 +17,8 @@ from pipelines.project.schedules import Cron, Schedule, Timezone
 
 REWARD_SCHEME = "reward://"
 """URI scheme of the reward models that the project trains."""
+TO_DO = "TODO"
+"""Beginning of a value that `plumbline new` leaves to the user; `plumbline doctor` reports it."""
 SELF_GENERATED = "self_generated"
 """Kind of the sources whose images the base model generates."""
 

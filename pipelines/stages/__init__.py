@@ -8,6 +8,7 @@ __all__ = [
     "jobs",
     "judges",
     "monitor",
+    "new_project",
     "pairs",
     "pool",
     "training",

@@ -119,6 +119,7 @@ RULES: dict[Rule, tuple[set[str], str, str]] = {
         {
             "pipelines/dispatch/engines/ray.py",  # names the errors of Ray's client
             "pipelines/dispatch/hub.py",  # a base from the hub: pinned, and no pickles; pushes to the hub
+            "pipelines/platform/checks/clock.py",  # the time of the store's server and of MLflow's
             "pipelines/platform/compose/mlflow_user.py",  # servers of the stack, under the names of their services
             "pipelines/platform/compose/probe.py",
             "pipelines/platform/dag_states.py",  # Airflow's API, and health of own servers

@@ -29,6 +29,13 @@ def cluster_name(store_uri: str, job_id: str) -> str:
     return f"{job_id}-{hashlib.sha256(store_uri.encode()).hexdigest()[:8]}"
 
 
+def recorded_jobs(store: Store) -> list[str]:
+    """List the ids of the jobs that have an attempt, sorted."""
+    folder = store.uri("attempts")
+    names = (uri.removeprefix(f"{folder}/").split("/") for uri in store.list_uris(folder))
+    return sorted({parts[0] for parts in names if parts[-1] == "attempt.json"})
+
+
 class Attempt(Record):
     """Everything that the driver needs to run an attempt."""
 

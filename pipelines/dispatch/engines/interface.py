@@ -2,7 +2,7 @@
 
 from typing import Any, Protocol
 
-from pipelines.contracts.jobs import JobHandle, JobRequest, JobStatus, LogChunk
+from pipelines.contracts.jobs import JobHandle, JobRequest, JobStatus, LogChunk, SubmittedJob
 
 TERMINAL_STATES = frozenset({"succeeded", "failed", "preempted", "cancelled", "lost"})
 
@@ -16,6 +16,10 @@ class Engine(Protocol):
         Running: reattach. Succeeded, with its result in the store: nothing. Failed, preempted, cancelled or lost: a new
         attempt in the same work folder, where it finds its checkpoints; processes left by the last attempt are killed.
         """
+        ...
+
+    def jobs(self) -> list[SubmittedJob]:
+        """List the jobs that were ever submitted here, in the order of their ids. Works while no job can run."""
         ...
 
     def status(self, handle: JobHandle) -> JobStatus:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, Literal
 
-from pipelines.contracts.jobs import JobHandle, JobRequest, JobStatus, LogChunk
+from pipelines.contracts.jobs import JobHandle, JobRequest, JobStatus, LogChunk, SubmittedJob
 from pipelines.dispatch.engines.catalogue import Local
 from pipelines.dispatch.engines.interface import TERMINAL_STATES
 from pipelines.dispatch.environment import worker_environment
@@ -56,6 +56,19 @@ class LocalEngine:
             else:
                 self._start(folder, request, attempt=status.attempt + 1)
         return handle
+
+    def jobs(self) -> list[SubmittedJob]:
+        """See `Engine.jobs`. A folder without a readable request is of a submit that was cut off."""
+        folder = self.settings.state_dir / "jobs"
+        paths = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+        found = []
+        for path in paths:
+            own = JobFolder(path)
+            request, started_at = own.read_request(), own.submitted_at()
+            if request is not None and started_at is not None:
+                handle = JobHandle(engine=self.params.name, job_id=path.name)
+                found.append(SubmittedJob(handle=handle, request=request, started_at=started_at))
+        return found
 
     def status(self, handle: JobHandle) -> JobStatus:
         """See `Engine.status`. `lost`: the supervisor disappeared before it could write a final status."""

@@ -12,12 +12,13 @@ import shlex
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from functools import cached_property, partial
 from typing import Any, NamedTuple, TypeVar
 
 from alignment.contracts.jobs import Placement
-from pipelines.contracts.jobs import JobHandle, JobRequest, JobStatus, LogChunk
-from pipelines.dispatch.cluster.attempts import Attempt, AttemptRecords, cluster_name
+from pipelines.contracts.jobs import JobHandle, JobRequest, JobStatus, LogChunk, SubmittedJob
+from pipelines.dispatch.cluster.attempts import Attempt, AttemptRecords, cluster_name, recorded_jobs
 from pipelines.dispatch.cluster.shipping import ship_inputs
 from pipelines.dispatch.cluster.versions import our_version
 from pipelines.dispatch.engines.catalogue import Ray
@@ -76,6 +77,17 @@ class RayEngine:
         else:
             self._start(handle, records, request, number=number)
         return handle
+
+    def jobs(self) -> list[SubmittedJob]:
+        """See `Engine.jobs`. They are read from the store, also without a cluster."""
+        found = []
+        for job_id in recorded_jobs(self._store):
+            records = AttemptRecords(self._store, job_id)
+            attempt = records.read(records.latest())
+            started_at = datetime.fromtimestamp(attempt.created_at, UTC)
+            handle = JobHandle(engine=self.params.name, job_id=job_id)
+            found.append(SubmittedJob(handle=handle, request=attempt.request, started_at=started_at))
+        return found
 
     def status(self, handle: JobHandle) -> JobStatus:
         """See `Engine.status`. `lost`: the driver disappeared before it could write a final state.

@@ -6,7 +6,7 @@ from typing import Protocol
 
 import pyarrow as pa
 
-from pipelines.contracts.pairs import SourceShard
+from pipelines.contracts.pairs import SourceFacts, SourceShard
 from pipelines.project.sections import SourceSection
 from pipelines.store.storage import Store
 
@@ -34,6 +34,13 @@ class PairSource(Protocol):
 
     def list_shards(self, source: SourceSection, store: Store) -> tuple[SourceShard, ...]:
         """List every shard that exists now, sorted by URI; ValueError when there is none."""
+        ...
+
+    def inspect(self, source: SourceSection, store: Store) -> SourceFacts:
+        """Look at the shards without reading pairs.
+
+        ValueError when there is none, or one is not of this kind; it names every column that is missing or wrong.
+        """
         ...
 
     def read_shard(self, path: Path, name: str, rows: int) -> Iterator[pa.RecordBatch]:

@@ -9,14 +9,17 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from alignment.catalogues.lookup import unknown_name
-from pipelines.contracts.pairs import SourceShard
+from pipelines.contracts.pairs import SourceFacts, SourceShard
 from pipelines.host import this_host
 from pipelines.intake.sources.interface import SOURCE_SCHEMA
 from pipelines.project.sections import SourceSection
+from pipelines.store.range_file import RangeFile
 from pipelines.store.storage import Store
 
 _LABELS = {(1.0, 0.0): 1.0, (0.0, 1.0): 0.0, (0.5, 0.5): 0.5}
 _READ_BUFFER_BYTES = 1024 * 1024
+INSPECTED_SHARDS = 16
+"""Shards whose index is read to count rows; the number of rows of the others is estimated."""
 
 # Our column names to those of the file, and the types that the file may use.
 _REQUIRED = {
@@ -44,13 +47,16 @@ class PickAPicSource:
 
     def list_shards(self, source: SourceSection, store: Store) -> tuple[SourceShard, ...]:
         """List every .parquet file under the source's folder or prefix, sorted; ValueError when there is none."""
-        uris = [uri for uri in store.list_uris(source.uri) if uri.endswith(".parquet")]
-        if not uris:
-            raise ValueError(
-                f"Source {source.name!r}: no .parquet file under {source.uri}{_on_this_host(source.uri)}. Check `uri`"
-                " in the project file, and that the files exist. Hosts without a common disk read pairs from s3://..."
-            )
-        return tuple(_shard(source, uri, *store.stat(uri)) for uri in uris)
+        return tuple(_shard(source, uri, *store.stat(uri)) for uri in _shard_uris(source, store))
+
+    def inspect(self, source: SourceSection, store: Store) -> SourceFacts:
+        """Read the index at the end of some shards; see `PairSource.inspect`."""
+        uris = _shard_uris(source, store)
+        step = -(-len(uris) // INSPECTED_SHARDS)
+        counts = [_count_rows(uri, store) for uri in uris[::step]]
+        return SourceFacts(
+            num_shards=len(uris), num_rows=round(sum(counts) / len(counts) * len(uris)), is_estimate=step > 1
+        )
 
     def read_shard(self, path: Path, name: str, rows: int) -> Iterator[pa.RecordBatch]:
         """Yield rows in SOURCE_SCHEMA, at most `rows` at a time, in memory that does not grow with the file."""
@@ -64,6 +70,33 @@ class PickAPicSource:
             raise ValueError(
                 f"{name} cannot be read as parquet: {error}. It is missing, truncated or damaged: fetch it again."
             ) from error
+
+
+def _shard_uris(source: SourceSection, store: Store) -> list[str]:
+    uris = [uri for uri in store.list_uris(source.uri) if uri.endswith(".parquet")]
+    if not uris:
+        raise ValueError(
+            f"Source {source.name!r}: no .parquet file under {source.uri}{_on_this_host(source.uri)}. Check `uri`"
+            " in the project file, and that the files exist. Hosts without a common disk read pairs from s3://..."
+        )
+    return uris
+
+
+def _count_rows(uri: str, store: Store) -> int:
+    """Return the number of rows of a shard; ValueError when its columns are not those of Pick-a-Pic v2."""
+    try:
+        with _opened(uri, store) as opened, pq.ParquetFile(opened) as file:
+            _columns(file.schema_arrow, uri)
+            return int(file.metadata.num_rows)
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{uri} cannot be read as parquet: {error}. It is truncated or damaged.") from error
+
+
+def _opened(uri: str, store: Store) -> pa.NativeFile:
+    """Open a shard where it is, so that only the parts that are read are fetched."""
+    if uri.startswith("s3://"):
+        return pa.PythonFile(RangeFile(store, uri), mode="r")
+    return pa.OSFile(str(store.local_path(uri, Path())))
 
 
 def _on_this_host(uri: str) -> str:

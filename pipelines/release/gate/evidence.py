@@ -3,8 +3,10 @@
 import hashlib
 from datetime import UTC, datetime
 
+from alignment.contracts.calibration import Calibration
 from alignment.contracts.evaluation import EvalReport
 from alignment.contracts.jobs import CALIBRATION_SCORES_FILE, SCORES_FILE
+from alignment.contracts.judges import Judge
 from pipelines.contracts.release import CandidateVersion
 from pipelines.records import calibrations
 from pipelines.records.heldout_prompts import evaluation_digest
@@ -66,6 +68,26 @@ def read_evidence(
         ),
         calibrations=calibrations_in_scope(report, labels, scopes),
     )
+
+
+def last_agreements(workspace: Workspace) -> tuple[str, list[tuple[Judge, Calibration]]]:
+    """Return each judge's agreement in the last decided evaluation, on the pairs that count now, and its folder.
+
+    Without a decision, or when its evaluation is gone, the folder is empty. A judge without a calibration record votes
+    on this agreement.
+    """
+    decision = decision_log.last_decision(workspace)
+    manifest = workspace.store.read_manifest(decision.evaluation_uri) if decision else None
+    if manifest is None:
+        return "", []
+    report = EvalReport.model_validate(manifest.value)
+    labels, sha256 = _read_labels(report, workspace.settings)
+    if recompute_calibrations(report, labels, table_sha256=sha256):
+        return "", []
+    scope = calibrations.scope(None, workspace.project.gate, datetime.now(UTC))
+    found = calibrations_in_scope(report, labels, {judge.name: scope for judge in report.spec.judges})
+    judges = {judge.name: judge for judge in report.spec.judges}
+    return report.uri, [(judges[own.judge], own) for own in found]
 
 
 def score_columns(evaluation_uri: str, settings: Settings) -> Columns:

@@ -38,8 +38,26 @@ def edit(project: Path, old: str, new: str) -> None:
     project.write_text(text.replace(old, new))
 
 
+def test_status_creates_nothing_and_fails_without_store_and_mlflow(
+    project: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert cli.main(["status", str(project)]) == cli.FAILED
+    value = json.loads(capsys.readouterr().out)
+    assert "champion" not in value, "nothing is known about it"
+    assert [problem.partition(".")[0] for problem in value["problems"]] == [
+        f"There is no store at file://{tmp_path}/state/store",
+        f"MLflow has no database at {tmp_path}/state/mlflow/mlflow",
+    ]
+    assert not (tmp_path / "state").exists()
+
+
 @pytest.mark.slow
-def test_status_reports_an_unreachable_airflow(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_status_reports_an_unreachable_airflow(
+    project: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "state/store").mkdir(parents=True)
+    (tmp_path / "state/mlflow").mkdir()
+    (tmp_path / "state/mlflow/mlflow.db").touch()
     assert cli.main(["status", str(project)]) == cli.DONE
     airflow = json.loads(capsys.readouterr().out)["airflow"]
     assert (airflow["reachable"], airflow["paused_dags"]) == (False, None)

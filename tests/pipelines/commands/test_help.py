@@ -24,6 +24,8 @@ GROUPS = {
     "gate": {STAGE, "advise", "simulate", "explain", "aa", "people"},
     "judges": {STAGE, "import"},
     "prompts": {"import"},
+    "quarantine": {"show", "replay"},
+    "jobs": {"list", "log", "cancel"},
 }
 
 
@@ -128,7 +130,7 @@ def test_the_reference_page_is_current() -> None:
 def test_the_reference_page_names_every_command_and_option() -> None:
     text = reference.reference()
     titles = re.findall(r"^### `plumbline ([\w -]+)`$", text, flags=re.MULTILINE)
-    stages = {" ".join(path) for path in command_paths() if path[-1] != STAGE} - {"prompts"}
+    stages = {" ".join(path) for path in command_paths() if path[-1] != STAGE} - {"prompts", "jobs", "quarantine"}
     assert sorted(titles) == sorted(stages)
     assert "| `--simulations N` | `500` | Number of evaluations of each kind of candidate. |" in text
     assert "| `--gpu-memory GIB` | required |" in text
@@ -196,7 +198,10 @@ def test_completion(words: str, offered: list[str]) -> None:
         (["train", SHAPES, "--recipe"], "Option '--recipe' requires an argument."),
         (["judges", SHAPES, "extra"], "Got unexpected extra argument(s) (extra). Try: plumbline judges PROJECT --help"),
         (["rollback", SHAPES, "--reason", "x", "--to-base", "--to-version", "1"], "exclude each other"),
-        (["gate", "simulat", "x.toml"], "Project file simulat does not exist. Did you mean 'simulate'?"),
+        (["gate", "simulat", "x.toml"], "Unknown project 'simulat'. Did you mean 'simulate'?"),
+        (["status", "shape"], "Unknown project 'shape'. Did you mean 'shapes'?"),
+        (["gate", "explain", "shape"], "Unknown project 'shape'. Did you mean 'shapes'?"),
+        (["canary", "shapes"], "File shapes does not exist."),
         (["gate", "simulate", "policy.toml"], "File policy.toml does not exist."),
     ],
 )
@@ -206,13 +211,25 @@ def test_a_usage_error_is_one_line(capsys: pytest.CaptureFixture[str], argv: lis
     assert expected in line
 
 
-@pytest.mark.parametrize("given", ["projects/shape.toml", "projects/shapes", "shapes", "shapes.toml"])
+@pytest.mark.parametrize("given", ["projects/shape.toml", "projects/shapes", "shapes.toml"])
 def test_a_missing_project_file_suggests_the_nearest(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, given: str
 ) -> None:
     monkeypatch.chdir(ROOT)
     line = error_line(capsys, "status", given)
     assert line == f"plumbline: Project file {given} does not exist. Did you mean 'projects/shapes.toml'?"
+
+
+@pytest.mark.parametrize("path", sorted(command_paths()), ids=" ".join)
+def test_every_command_on_a_project_takes_its_name(path: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PLUMBLINE_PROJECTS_DIR", str(ROOT / "projects"))
+    root = typer.main.get_command(cli.app)
+    for name in path:
+        root = root.commands[name]
+    for parameter in root.params:
+        if parameter.metavar == "PROJECT":
+            context = root.context_class(root, info_name="x")
+            assert str(parameter.process_value(context, "shapes")) == SHAPES
 
 
 # --- exit codes -----------------------------------------------------------------------------------------------------
@@ -282,4 +299,4 @@ def test_every_command_that_prints_a_value_takes_json() -> None:
     leaves = {name: own for name, own in root.commands.items() if not hasattr(own, "commands")}
     leaves |= {f"{group} {n}": own for group in GROUPS for n, own in root.commands[group].commands.items()}
     without = {name for name, own in leaves.items() if not any("--json" in p.opts for p in own.params)}
-    assert without == {"demo", "exporter", "up"}
+    assert without == {"demo", "exporter", "jobs log", "up"}

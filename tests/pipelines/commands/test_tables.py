@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.commands.tables import print_summary
+from pipelines.commands.tables import print_rows, print_summary
 
 DIGEST = "4fc8b8d3e5d3" + "0" * 52
 
@@ -62,3 +62,12 @@ def test_an_empty_list_is_shown(shown: Any) -> None:
 
 def test_text_in_brackets_is_text_and_not_style(shown: Any) -> None:
     assert shown({"found": "no [gate] section"}) == ["found  no [gate] section"]
+
+
+def test_rows_are_one_table_even_with_long_cells(capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    print_rows([{"check": "store", "result": "fault", "found": "gone " * 10 + "\nFix: set it"}])
+    lines = [line.rstrip() for line in capsys.readouterr().out.splitlines() if line.strip()]
+    assert lines[0].split() == ["check", "result", "found"]
+    assert lines[-1].strip() == "Fix: set it"
+    print_rows([])

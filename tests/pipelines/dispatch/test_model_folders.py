@@ -1,13 +1,24 @@
 import json
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+from s3_servers import KEYS, plain_client, serve_localbucket
 
 from alignment.catalogues.rewards import ClipHead, ClipPreference, Pal
 from pipelines.dispatch import model_folders
 from pipelines.dispatch.hub import HUB_FILES, HUB_LEFT_OUT
-from pipelines.dispatch.model_folders import check_base_folder, check_scorer_folder, local_folder
+from pipelines.dispatch.model_folders import (
+    check_base_folder,
+    check_remote,
+    check_scorer_folder,
+    fact_folder,
+    is_here,
+    local_folder,
+)
 from pipelines.settings import Settings, load_settings
+from pipelines.store.storage import open_store
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
 INDEX = {
@@ -271,3 +282,82 @@ def test_a_snapshot_of_the_hubs_cache_passes(base: Path, tmp_path: Path) -> None
         (snapshot / name).parent.mkdir(parents=True, exist_ok=True)
         (snapshot / name).symlink_to(Path("../" * (2 + name.count("/"))) / "blobs" / str(number))
     check_base_folder(snapshot)
+
+
+def test_facts_are_read_in_place_and_a_folder_that_is_gone_is_not_here(
+    base: Path, settings: Settings, tmp_path: Path
+) -> None:
+    assert fact_folder(str(base), settings, tmp_path / "scratch") == base
+    assert is_here(str(base), settings)
+    assert not is_here(str(tmp_path / "gone"), settings)
+    assert not is_here(f"hub://owner/name@{SHA}", settings)
+    assert not (tmp_path / "scratch").exists()
+
+
+@pytest.mark.timeout(60)
+def test_a_hub_that_cannot_be_reached_is_named(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    uri = f"hub://owner/name@{SHA}"
+    with pytest.raises(ValueError, match=f"{uri} could not be reached: .* Check the network"):
+        check_remote(uri, settings)
+    fetched = model_folders._fetch_target(uri, settings)
+    fetched.mkdir(parents=True)
+    assert check_remote(uri, settings) == f"{uri} was fetched to this host"
+    with pytest.raises(ValueError, match="40 hex digits"):
+        check_remote("hub://owner/name@main", settings)
+
+
+@pytest.mark.timeout(60)
+def test_a_revision_of_the_hub_that_exists_can_be_reached(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    asked = []
+
+    class Hub(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            data = json.dumps({"id": "owner/name", "sha": SHA, "siblings": []}).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, format: str, *args: object) -> None:
+            return
+
+    server = HTTPServer(("127.0.0.1", 0), Hub)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+        assert check_remote(f"hub://owner/name@{SHA}", settings) == f"hub://owner/name@{SHA} can be reached"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+    assert asked == [f"/api/models/owner/name/revision/{SHA}"]
+
+
+@pytest.mark.timeout(60)
+def test_a_prefix_without_objects_is_named_and_facts_are_fetched_alone(
+    settings: Settings, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in KEYS.items():
+        monkeypatch.setenv(name, value)
+    with serve_localbucket(tmp_path / "server") as endpoint:
+        on_s3 = settings.model_copy(update={"s3_endpoint_url": endpoint})
+        plain_client(endpoint).create_bucket(Bucket="bucket")
+        store = open_store("s3://bucket/models", on_s3)
+        for name in ("model_index.json", "unet/config.json", "unet/weights.safetensors", "README.md"):
+            store.write_bytes(f"s3://bucket/models/base/{name}", b"{}")
+        assert check_remote("s3://bucket/models/base", on_s3) == "s3://bucket/models/base can be read"
+        assert check_remote("s3://bucket/models/base/README.md", on_s3).endswith("README.md can be read")
+        with pytest.raises(ValueError, match="There is nothing under s3://bucket/models/gone"):
+            check_remote("s3://bucket/models/gone", on_s3)
+        folder = fact_folder("s3://bucket/models/base", on_s3, tmp_path / "facts")
+    found = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    assert found == ["README.md", "model_index.json", "unet/config.json"]

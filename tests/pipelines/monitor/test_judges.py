@@ -1,6 +1,7 @@
 """The judges' right to vote without a candidate, in the shipped project with records made for the test."""
 
 import hashlib
+import json
 import shutil
 from datetime import UTC, datetime, timedelta
 from io import BytesIO
@@ -180,3 +181,26 @@ def test_a_judge_without_weights_is_listed_with_the_reason(project: Project, set
     (state,) = judge_states(Workspace(project.model_copy(update={"evaluation": evaluation}), settings))
     assert state.weights_digest is None
     assert state.reasons[0].startswith("cannot be loaded")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_judges_that_voted_without_a_calibration_record_may_vote(world: Any) -> None:
+    """Without an age limit an evaluation measures the agreement itself, and no record is written."""
+    candidate = world.register("a")
+    workspace = Workspace(world.project, world.settings)
+    assert [state.unmeasured for state in judge_states(workspace)] == [True, True]
+    real = {section.name: judge_of(workspace, section) for section in world.project.evaluation.judges}
+    decision = world.decide(candidate, None)
+    assert {check.subject for check in decision.checks if check.kind == "may_vote" and check.passed} == set(real)
+    store, uri = workspace.store, f"{decision.evaluation_uri}/manifest.json"
+    manifest = json.loads(store.read_bytes(uri))
+    for judge in manifest["value"]["spec"]["judges"]:
+        judge["weights_digest"] = real[judge["name"]].weights_digest
+    store.write_bytes(uri, json.dumps(manifest).encode())
+    found = judge_states(workspace)
+    assert [(state.may_vote, state.num_pairs, state.reasons) for state in found] == [(True, 120, ())] * 2
+    assert {state.report_uri for state in found} == {decision.evaluation_uri}
+    aged = world.project.gate.model_copy(update={"maximum_calibration_age_days": 90})
+    changed = Workspace(world.project.model_copy(update={"gate": aged}), world.settings)
+    assert ["plumbline calibrate" in state.reasons[0] for state in judge_states(changed)] == [True, True]

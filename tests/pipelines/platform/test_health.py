@@ -12,7 +12,7 @@ import pytest
 
 from pipelines.host import record_of
 from pipelines.platform import services
-from pipelines.platform.doctor import _check
+from pipelines.platform.checks.result import check
 from pipelines.platform.health import describe_platform
 from pipelines.settings import Settings, load_settings
 
@@ -64,16 +64,16 @@ def leave_platform(settings: Settings, url: str, *, dead: str = "") -> None:
     services.write_platform(settings, services.Platform(ports=(1, 2, 3, 4), services=parts))
 
 
-def test_without_a_platform_there_is_nothing_to_check(settings: Settings) -> None:
+def test_without_a_platform_there_is_nothing_tocheck(settings: Settings) -> None:
     assert "not running here" in describe_platform(settings)
 
 
 @pytest.mark.parametrize("dead", ["mlflow", *services.AIRFLOW_PARTS])
 def test_a_part_that_has_ended_is_named(settings: Settings, dead: str) -> None:
     leave_platform(settings, "http://127.0.0.1:9", dead=dead)
-    check = _check("platform", lambda: describe_platform(settings), "Restart it.")
-    assert (check.ok, check.fix) == (False, "Restart it.")
-    assert check.found == f"{dead} has ended (pid {os.getpid()}, log /log/{dead})."
+    seen = check("platform", lambda: describe_platform(settings), "Restart it.")
+    assert (seen.ok, seen.fix) == (False, "Restart it.")
+    assert seen.found == f"{dead} has ended (pid {os.getpid()}, log /log/{dead})."
 
 
 def test_a_triggerer_without_a_heartbeat_is_named_with_the_consequence(

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.project.file import Project, load_project, load_projects
+from pipelines.project.file import Project, find_project, load_project, load_projects
 
 REWARD = """
 [[rewards]]
@@ -150,3 +150,19 @@ def test_an_unexpected_fault_of_one_project_does_not_stop_the_others(
         [],
         [f"{tiny_project.path}: PermissionError: [Errno 13] Permission denied"],
     )
+
+
+def test_a_project_is_found_by_its_name_and_an_unknown_one_lists_the_nearest_first(tmp_path: Path) -> None:
+    for name in ("anime", "shapes_large", "shapes"):
+        (tmp_path / f"{name}.toml").touch()
+    assert find_project("anime", tmp_path) == tmp_path / "anime.toml"
+    with pytest.raises(ValueError) as error:
+        find_project("shape", tmp_path)
+    assert str(error.value).startswith(
+        f"Unknown project 'shape'. Did you mean 'shapes'? {tmp_path} has shapes, shapes_large, anime."
+    )
+
+
+def test_a_folder_without_projects_says_it(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"Unknown project 'shapes'\. .*/nowhere has no project file\."):
+        find_project("shapes", tmp_path / "nowhere")

@@ -12,7 +12,8 @@ import pytest
 
 from pipelines.commands import by_hand, cli
 from pipelines.contracts.release import Approval
-from pipelines.platform import doctor
+from pipelines.platform.checks import release
+from pipelines.platform.checks.result import check
 from pipelines.release.champion.versions import read_version, trainer_tags
 from pipelines.release.gate import decision_log
 from pipelines.release.promotion.verification import check_weights
@@ -256,7 +257,7 @@ def test_an_alarm_is_exit_code_1_and_restored_is_0(staged: Staged, capsys: pytes
 def test_reconcile_closes_runs_that_a_crash_left_open(staged: Staged, capsys: pytest.CaptureFixture[str]) -> None:
     settings, name = staged.world.settings, staged.world.project.name
     run_id = runs.parent_run(settings, project=name, key=f"{name}.by_hand", tags={})
-    lost = doctor._check("runs", lambda: doctor._runs(staged.world.project, settings), "fix")
+    lost = check("runs", lambda: release._runs(staged.world.project, settings), "fix")
     assert not lost.ok
     assert f"{name}.by_hand: No job of it is running." in lost.found
     assert cli.main(["reconcile", str(staged.path)]) == cli.DONE
@@ -264,7 +265,7 @@ def test_reconcile_closes_runs_that_a_crash_left_open(staged: Staged, capsys: py
     assert f"{name}.by_hand" in names
     with runs.connect(settings.tracking_uri) as client:
         assert client.get_run(run_id).info.status == "FINISHED"
-    assert doctor._check("runs", lambda: doctor._runs(staged.world.project, settings), "fix").ok
+    assert check("runs", lambda: release._runs(staged.world.project, settings), "fix").ok
 
 
 def test_garbage_collection_in_mlflow_deletes_nothing_that_the_champion_needs(

@@ -192,6 +192,7 @@ def test_a_job_runs_once_and_returns_its_result(bench: Bench) -> None:
     status = bench.wait_for(handle, "succeeded")
     assert (status.attempt, status.exit_code, status.progress_done, status.progress_total) == (1, 0, 3, 3)
     assert bench.engine.result(handle) == {"counted": 3, "uri": request.output_uri}
+    assert [(job.handle, job.request.spec) for job in bench.engine.jobs()] == [(handle, request.spec)]
     bench.wait_for_nothing_left(handle)
 
 

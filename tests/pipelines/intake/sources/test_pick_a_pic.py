@@ -7,6 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipelines.contracts.pairs import SourceFacts
+from pipelines.intake.sources import pick_a_pic
 from pipelines.intake.sources.interface import SOURCE_SCHEMA
 from pipelines.intake.sources.pick_a_pic import PickAPicSource, _preference_from_labels
 from pipelines.project.file import Project
@@ -119,3 +121,29 @@ def test_every_wrong_column_is_named_with_the_nearest(tiny_pairs: Make, tiny_row
     assert "Unknown column 'caption'. Did you mean 'captoin'?" in str(error.value)
     assert "column 'jpg_0' holds string, expected binary." in str(error.value)
     assert "All expected columns: caption (string), jpg_0 (binary)" in str(error.value)
+
+
+def test_a_source_is_inspected_without_reading_its_pairs(
+    tiny_project: Project, tiny_pairs: Make, tiny_row: Make, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, store = tiny_project.sources[0], open_store(settings.store_uri)
+    for number in range(4):
+        tiny_pairs([tiny_row(n) for n in range(number + 1)], f"{number}.parquet")
+    assert SOURCE.inspect(source, store) == SourceFacts(num_shards=4, num_rows=10)
+    monkeypatch.setattr(pick_a_pic, "INSPECTED_SHARDS", 2)
+    assert SOURCE.inspect(source, store) == SourceFacts(num_shards=4, num_rows=8, is_estimate=True), "1 and 3 of 4"
+
+
+def test_the_inspection_names_what_is_wrong_with_a_shard(
+    tiny_project: Project, tiny_pairs: Make, tiny_row: Make, settings: Settings
+) -> None:
+    source, store = tiny_project.sources[0], open_store(settings.store_uri)
+    with pytest.raises(ValueError, match=r"Source 'tiny_pairs': no \.parquet file under"):
+        SOURCE.inspect(source, store)
+    row = tiny_row()
+    path = tiny_pairs([{name: value for name, value in row.items() if name != "jpg_1"}])
+    with pytest.raises(ValueError, match="is not a Pick-a-Pic v2 shard: Unknown column 'jpg_1'"):
+        SOURCE.inspect(source, store)
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(ValueError, match="cannot be read as parquet"):
+        SOURCE.inspect(source, store)

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from pipelines.contracts.release import CandidateVersion, Reconciliation
-from pipelines.platform import doctor
+from pipelines.platform.checks import release
 from pipelines.project.file import Project
 from pipelines.release.champion import ledger
 from pipelines.release.champion.state import read_state
@@ -205,7 +205,7 @@ def test_files_deleted_by_mlflow_gc_are_reported_by_reconcile_and_doctor(promote
     assert (answer.state, num_entries(promoted)) == ("alarm", 2)
     assert "MLflow has no files for version 1" in answer.message
     with pytest.raises(ValueError, match=r"MLflow has no files for version 1 .*A rollback would restore it"):
-        doctor._champion(Workspace(promoted.project, promoted.settings))
+        release._champion(Workspace(promoted.project, promoted.settings))
 
 
 def collect(mlflow_server: Any) -> None:

@@ -1,0 +1,1 @@
+"""The checks of `plumbline doctor`: one file for each family."""
