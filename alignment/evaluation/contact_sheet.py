@@ -15,6 +15,7 @@ from alignment.contracts.jobs import SampleLine
 
 PAPER, INK, FAINT, RULE = (255, 255, 255), (28, 32, 38), (96, 104, 114), (222, 226, 231)
 SMALLEST_CELL, LARGEST_CELL = 160, 320
+STRIP_SIDE = 72
 CAPTION_WIDTH, MARGIN, GAP, HEADER = 230, 20, 12, 44
 LABEL_SIZE, CAPTION_SIZE, LINE_HEIGHT = 18, 16, 22
 
@@ -75,6 +76,25 @@ def samples_sheet(files: Mapping[SampleLine, Path]) -> Image.Image:
                 images[f"step {step}"] = image.convert("RGB")
         rows.append(SheetRow(prompts[key], images))
     return contact_sheet(rows, [f"step {step}" for step in shown])
+
+
+def samples_strip(files: Mapping[SampleLine, Path]) -> Image.Image:
+    """Draw the images of the last step side by side, without text and small enough to be seen before a page is
+    unfolded.
+
+    ValueError when there is no image.
+    """
+    last = max((sample.step for sample in files), default=0)
+    keys = evenly_spaced(sorted(sample.key for sample in files if sample.step == last), MOST_PROMPTS)
+    if not keys:
+        raise ValueError("There is no sample image.")
+    found = {sample.key: path for sample, path in files.items() if sample.step == last}
+    strip = Image.new("RGB", (len(keys) * (STRIP_SIDE + GAP) - GAP, STRIP_SIDE), PAPER)
+    for index, key in enumerate(keys):
+        with Image.open(found[key]) as image:
+            fitted = _fit(image, STRIP_SIDE)
+        strip.paste(fitted, (index * (STRIP_SIDE + GAP) + (STRIP_SIDE - fitted.width) // 2, 0))
+    return strip
 
 
 def evenly_spaced(items: Sequence[Row], most: int) -> list[Row]:

@@ -18,7 +18,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from alignment.contracts.jobs import METRICS_FILE, SAMPLES_INDEX_FILE, MetricsLine, SampleLine
-from alignment.evaluation.contact_sheet import samples_sheet
+from alignment.evaluation.contact_sheet import samples_sheet, samples_strip
 from alignment.files.paths import resolve_below
 from pipelines.dispatch.job_folder import read_model, write_atomically
 
@@ -38,7 +38,7 @@ class _Stream(Protocol):
 
     def log_metrics(self, step: int, unix_seconds: float, metrics: Mapping[str, float]) -> None: ...
     def log_image(self, path: Path, key: str, step: int) -> None: ...
-    def show_picture(self, image: Image.Image, artifact: str, caption: str) -> None: ...
+    def show_pictures(self, pictures: Mapping[str, Image.Image], caption: str) -> None: ...
     def flush(self) -> None: ...
     def last_steps(self, names: Iterable[str]) -> dict[str, int]: ...
 
@@ -176,16 +176,17 @@ class LiveMetrics:
         write_atomically(self._cursor_path, cursor.model_dump_json())
 
     def _show_samples(self, stream: _Stream) -> None:
-        """Show the images of all steps so far in the run's description."""
+        """Show the images in the run's description: the last step's, and below them those of all steps."""
         step = max(sample.step for sample in self._samples)
         try:
-            sheet = samples_sheet(self._samples)
+            strip, sheet = samples_strip(self._samples), samples_sheet(self._samples)
         except ValueError:  # No step has an image of every prompt yet.
             return
         except OSError as error:
             log.warning("The samples of step %d are not shown together: %s", step, error)
             return
-        stream.show_picture(sheet, f"samples/by_step_{step:08d}.png", f"Samples up to step {step}")
+        pictures = {f"samples/step_{step:08d}.png": strip, f"samples/by_step_{step:08d}.png": sheet}
+        stream.show_pictures(pictures, f"Samples of step {step}; below them those of earlier steps.")
 
     def _send_image(self, sample: SampleLine, cursor: _TrackingCursor, stream: _Stream) -> bool:
         """Send an image and return True; False if the server has it, or it cannot be read."""

@@ -1,5 +1,6 @@
 """Judge a candidate: read the evidence (gate/evidence.py), decide (gate/verdict.py), save and show the decision."""
 
+import logging
 import tempfile
 import time
 from pathlib import Path
@@ -13,8 +14,10 @@ from pipelines.release.gate.evidence import read_evidence
 from pipelines.release.gate.verdict import decide
 from pipelines.release.pages import candidate_page, write
 from pipelines.release.pages.costs import candidate_total
-from pipelines.tracking import open_runs, registry, run_stream, runs
+from pipelines.tracking import open_runs, pages, registry, run_stream, runs
 from pipelines.workspace import Workspace
+
+log = logging.getLogger(__name__)
 
 
 def judge(
@@ -92,5 +95,7 @@ def show_in_tracking(
     page = run_stream.RunStream(settings.tracking_uri, page_id)
     page.log_metrics(0, time.time(), {name.replace(".", "/", 1): float(value) for name, value in tags.items()})
     page.flush()
+    if address := pages.report_page(settings, decision.candidate.model, decision.candidate.version):
+        log.info("Report: %s", address)
     registry.set_version_tags(settings, decision.candidate.model, decision.candidate.version, tags)
     open_runs.show_project_total(settings, workspace.project.name, known.project_total)

@@ -84,17 +84,22 @@ class RunStream:
             client.log_image(self.run_id, image, key=key, step=step, synchronous=True)
             self._images.add((key, step))
 
-    def show_picture(self, image: Any, artifact: str, caption: str) -> None:
-        """Store a picture as an artifact, and show it in the run's description with `caption`, Markdown.
+    def show_pictures(self, pictures: Mapping[str, Any], caption: str) -> None:
+        """Store pictures as artifacts by their paths, and show them in the run's description.
 
+        The first is at its top, where it is seen before the description is unfolded; then `caption`, Markdown.
         The pages of MLflow's image grid print every parameter above each image, which leaves little of the image.
         """
         with connect(self.tracking_uri) as client:
-            client.log_image(self.run_id, image, artifact_file=artifact)
+            for artifact, image in pictures.items():
+                client.log_image(self.run_id, image, artifact_file=artifact)
             tags = client.get_run(self.run_id).data.tags
             links = [f"[Run in Airflow]({tags[AIRFLOW_TAG]})"] if tags.get(AIRFLOW_TAG) else []
-            shown = f"![{caption}](get-artifact?path={quote(artifact, safe='')}&run_uuid={self.run_id})"
-            client.set_tag(self.run_id, NOTE_TAG, "\n\n".join([caption, shown, *links]))
+            first, *others = [
+                f"![{artifact}](get-artifact?path={quote(artifact, safe='')}&run_uuid={self.run_id})"
+                for artifact in pictures
+            ]
+            client.set_tag(self.run_id, NOTE_TAG, "\n\n".join([first, caption, *others, *links]))
 
 
 def _logged_images(client: Any, run_id: str) -> set[tuple[str, int]]:

@@ -1,4 +1,4 @@
-"""Buttons on a task's page in Airflow that open MLflow: the run of a job, a candidate's report, a model version.
+"""Links on a task's page in Airflow that open MLflow: the run of a job, a candidate's report, a model version.
 
 A task pushes the address under the link's XCom key, or it follows from the value that the task returned. Airflow stores
 what `get_link` returns when the task ends, so a link goes on working after the task's code has changed.

@@ -9,6 +9,7 @@ from PIL import Image, ImageFont
 from alignment.contracts.jobs import SampleLine
 from alignment.evaluation.contact_sheet import (
     MOST_STEPS,
+    STRIP_SIDE,
     SheetRow,
     _cell_side,
     _fit,
@@ -16,6 +17,7 @@ from alignment.evaluation.contact_sheet import (
     contact_sheet,
     evenly_spaced,
     samples_sheet,
+    samples_strip,
 )
 
 COLOURS = {("one", "base"): (255, 0, 0), ("one", "new"): (0, 255, 0), ("two", "base"): (0, 0, 255)}
@@ -73,6 +75,23 @@ def test_samples_are_shown_by_step_with_the_first_and_last_always_there(tmp_path
     files[SampleLine(step=5, key="samples/01", path="x", prompt="a dot")] = files[next(iter(files))]
     with pytest.raises(ValueError, match="needs rows and columns"):
         samples_sheet(files)
+
+
+def test_the_strip_has_the_images_of_the_last_step_only(tmp_path: Path) -> None:
+    files = {}
+    for step, key in ((0, 0), (0, 1), (7, 0), (7, 1), (7, 2)):
+        path = tmp_path / f"{step}_{key}.png"
+        Image.new("RGB", (8, 8), (step, key, 0)).save(path)
+        files[SampleLine(step=step, key=f"samples/{key:02d}", path="x", prompt="a ring")] = path
+    strip = samples_strip(files)
+    assert strip.size == (3 * STRIP_SIDE + 2 * 12, STRIP_SIDE)
+    assert [strip.getpixel((index * (STRIP_SIDE + 12) + 1, 1)) for index in range(3)] == [
+        (7, 0, 0),
+        (7, 1, 0),
+        (7, 2, 0),
+    ]
+    with pytest.raises(ValueError, match="no sample image"):
+        samples_strip({})
 
 
 def test_spread_selects_evenly_and_always_the_same() -> None:

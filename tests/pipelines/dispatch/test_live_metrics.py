@@ -16,7 +16,7 @@ class FakeServer:
         self.up = True
         self.points: list[tuple[int, float, dict[str, float]]] = []
         self.images: list[tuple[str, str, int]] = []
-        self.pictures: list[tuple[str, str, int]] = []
+        self.pictures: list[tuple[tuple[str, ...], str, tuple[int, ...]]] = []
         self.broken_image = ""
         self.opened = 0
 
@@ -39,9 +39,9 @@ class FakeStream:
             raise ValueError(f"{path} is no PNG")
         self.server.images.append((path.name, key, step))
 
-    def show_picture(self, image: Image.Image, artifact: str, caption: str) -> None:
+    def show_pictures(self, pictures: Mapping[str, Image.Image], caption: str) -> None:
         self._reach()
-        self.server.pictures.append((artifact, caption, image.width))
+        self.server.pictures.append((tuple(pictures), caption, tuple(image.width for image in pictures.values())))
 
     def flush(self) -> None:
         self._reach()
@@ -107,10 +107,14 @@ def test_each_step_with_images_adds_a_sheet_of_all_steps_to_the_runs_description
     resumed = follow(tmp_path, server)
     write_sample(tmp_path, 10)
     assert resumed.catch_up()
-    assert [(name, caption) for name, caption, _ in server.pictures] == [
-        (f"samples/by_step_{step:08d}.png", f"Samples up to step {step}") for step in (0, 5, 10)
+    assert [names for names, _, _ in server.pictures] == [
+        (f"samples/step_{step:08d}.png", f"samples/by_step_{step:08d}.png") for step in (0, 5, 10)
     ]
-    widths = [width for _, _, width in server.pictures]
+    assert [caption.split(";")[0] for _, caption, _ in server.pictures] == [
+        f"Samples of step {step}" for step in (0, 5, 10)
+    ]
+    assert {strip for _, _, (strip, _) in server.pictures} == {72}, "one image at each step"
+    widths = [width for _, _, (_, width) in server.pictures]
     assert widths == sorted(set(widths)), "a column more for each step, those before the resumption included"
 
 

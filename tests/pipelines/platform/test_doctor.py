@@ -61,7 +61,6 @@ def test_a_complete_installation_passes_every_check(world: Any) -> None:
         "judges",
         "champion",
         "runs",
-        "pool",
         "dags",
         "pool",
     ]

@@ -14,6 +14,7 @@ from PIL import Image
 from alignment.contracts.data import DatasetSnapshot
 from pipelines.settings import Settings, load_settings
 from pipelines.tracking import run_stream, runs
+from pipelines.tracking.errors import TrackingUnavailable
 
 KEY = "manual__2026-01-01T00:00:00+00:00"
 CONFIG = {
@@ -74,15 +75,15 @@ def test_of_two_runs_created_at_once_both_callers_use_the_earlier(tracked: Setti
     assert open_parent(tracked, project) == first != late
 
 
-def test_a_picture_is_an_artifact_and_the_runs_description(tracked: Settings, project: str) -> None:
+def test_pictures_are_artifacts_and_the_runs_description(tracked: Settings, project: str) -> None:
     target = job_of(tracked, project, tags={"airflow.ui_url": "http://airflow/run"})
     stream = run_stream.RunStream(tracked.tracking_uri, target.run_id)
-    stream.show_picture(Image.new("RGB", (4, 4)), "samples/by_step_00000100.png", "Samples up to step 100")
+    names = ("samples/step_00000100.png", "samples/by_step_00000100.png")
+    stream.show_pictures({name: Image.new("RGB", (4, 4)) for name in names}, "Samples of step 100")
     with runs.connect(tracked.tracking_uri) as client:
-        assert [item.path for item in client.list_artifacts(target.run_id, "samples")] == [
-            "samples/by_step_00000100.png"
-        ]
+        assert {item.path for item in client.list_artifacts(target.run_id, "samples")} == set(names)
     note = run_of(tracked, target.run_id).data.tags[runs.NOTE_TAG]
+    assert note.startswith("![samples/step_00000100.png](get-artifact?path=samples%2Fstep_00000100.png&run_uuid=")
     assert f"](get-artifact?path=samples%2Fby_step_00000100.png&run_uuid={target.run_id})" in note
     assert note.endswith("[Run in Airflow](http://airflow/run)")
 
@@ -225,7 +226,7 @@ def test_a_server_that_is_gone_is_named_and_points_are_kept(
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     gone = settings.model_copy(update={"tracking_uri": "http://somebody:secret@127.0.0.1:9"})
     with pytest.raises(
-        runs.TrackingUnavailable, match=r"http://127\.0\.0\.1:9 does not respond \(Connection refused\)"
+        TrackingUnavailable, match=r"http://127\.0\.0\.1:9 does not respond \(Connection refused\)"
     ) as raised:
         runs.parent_run(gone, project="shapes", key=KEY, tags={})
     assert "secret" not in str(raised.value)
@@ -233,7 +234,7 @@ def test_a_server_that_is_gone_is_named_and_points_are_kept(
     stream.log_metrics(0, 0.0, {"loss": 1.0})
     stream.log_metrics(1, 1.0, {"loss": 0.5})
     assert caplog.text.count("Keeping 1 points") == 1
-    with pytest.raises(runs.TrackingUnavailable):
+    with pytest.raises(TrackingUnavailable):
         stream.flush()
     assert [point.value for point in stream._points] == [1.0, 0.5]
 
@@ -250,7 +251,7 @@ def test_a_server_that_refuses_the_host_name_is_explained(tracked: Settings, mon
 def test_waiting_for_a_server_that_is_gone_ends_within_a_minute(settings: Settings) -> None:
     gone = settings.model_copy(update={"tracking_uri": "http://127.0.0.1:9"})
     started = time.monotonic()
-    with pytest.raises(runs.TrackingUnavailable):
+    with pytest.raises(TrackingUnavailable):
         runs.check_reachable(gone)
     assert 5 < time.monotonic() - started < 60
 
