@@ -33,17 +33,18 @@ class Person:
 
     def sees(self, text: str) -> None:
         """Wait until the page shows this text."""
-        expect(self.page.get_by_text(text).first).to_be_visible(timeout=PAGE_MILLISECONDS)
+        expect(self.page.get_by_text(text).first).to_be_visible()
 
     def keep(self, name: str) -> None:
         """Save the page as a picture, where the environment asks for it."""
         folder = os.environ.get("PLUMBLINE_SCREENSHOTS")
-        assistant = self.page.get_by_text("MLflow Assistant", exact=True)
-        if folder:
-            if assistant.is_visible():  # A panel beside every page of MLflow, until it is closed once.
-                self.page.get_by_role("button", name="Close", exact=True).last.click()
+        if not folder:
+            return
+        self.page.wait_for_timeout(SETTLE_MILLISECONDS)
+        if self.page.get_by_text("MLflow Assistant").first.is_visible():  # A panel beside every page of MLflow.
+            self.page.get_by_role("button", name="Close", exact=True).last.click()
             self.page.wait_for_timeout(SETTLE_MILLISECONDS)
-            self.page.screenshot(path=str(Path(folder) / f"{name}.png"))
+        self.page.screenshot(path=str(Path(folder) / f"{name}.png"))
 
 
 @contextmanager
@@ -51,6 +52,7 @@ def open_browser() -> Iterator[Browser]:
     """The host's Chromium without a window."""
     found = next((path for name in CHROMIUM if (path := shutil.which(name))), None)
     assert found, f"This test drives a browser. Install one of {', '.join(CHROMIUM)}, e.g. `apt install chromium`."
+    expect.set_options(timeout=PAGE_MILLISECONDS)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
         yield browser

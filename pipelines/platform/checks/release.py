@@ -72,7 +72,7 @@ def _judges(workspace: Workspace, judge_states: JudgeStates) -> str:
         return f"not known: {', '.join(away)} would be fetched first; `plumbline judges {project.name}` does it"
     states = judge_states(workspace)
     refused = [own for own in states if not own.may_vote and not own.unmeasured]
-    reasons = "; ".join(f"{own.judge} {' and '.join(own.reasons)}" for own in refused)
+    reasons = "; ".join(f"{own.judge} {' and '.join(own.reasons)}" for own in refused).rstrip(".")
     if len(states) - len(refused) < project.gate.voting_judges:
         raise ValueError(
             f"{project.gate.voting_judges} judges must be allowed to vote, and {len(states) - len(refused)} of"
