@@ -49,10 +49,18 @@ class AirflowApi:
     def ensure_pool(self, name: str, slots: int) -> None:
         """Create or resize a pool in which a deferred task keeps its slots."""
         body = {"name": name, "slots": slots, "description": "Training hosts", "include_deferred": True}
-        if self.pool(name) is None:
-            self._call("POST", "/api/v2/pools", json=body)
-        else:
-            self._call("PATCH", f"/api/v2/pools/{name}", json=body)
+        for attempts_left in reversed(range(self._attempts)):
+            if self.pool(name) is not None:
+                self._call("PATCH", f"/api/v2/pools/{name}", json=body)
+                return
+            try:
+                self._call("POST", "/api/v2/pools", json=body)
+                return
+            except RuntimeError as error:
+                # A server that was too busy to answer may have made it: look again before the next attempt.
+                if isinstance(error, ForbiddenError) or not attempts_left:
+                    raise
+                time.sleep(PAUSE_SECONDS)
 
     def pool(self, name: str) -> dict[str, Any] | None:
         """Return a pool; None when there is none."""

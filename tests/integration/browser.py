@@ -41,8 +41,9 @@ class Person:
         if not folder:
             return
         self.page.wait_for_timeout(SETTLE_MILLISECONDS)
-        if self.page.get_by_text("MLflow Assistant").first.is_visible():  # A panel beside every page of MLflow.
-            self.page.get_by_role("button", name="Close", exact=True).last.click()
+        close = self.page.get_by_role("button", name="Close", exact=True).last
+        if self.page.url.startswith(self.mlflow) and close.is_visible():  # The assistant beside every page of MLflow.
+            close.click()
             self.page.wait_for_timeout(SETTLE_MILLISECONDS)
         self.page.screenshot(path=str(Path(folder) / f"{name}.png"))
 

@@ -5,7 +5,6 @@ evaluation. Ada operates, Bob approves.
 """
 
 import json
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -145,8 +144,12 @@ def test_tuesday_two_candidates_are_compared(week: Week) -> None:
         row.get_by_role("checkbox").first.check()
     week.ada.page.get_by_role("button", name="Compare").or_(week.ada.page.get_by_role("link", name="Compare")).click()
     week.ada.sees("Comparing 2 Runs")
-    for figure in ("gate/taste_a/vs_champion/win_rate", "gate/taste_a/vs_base/win_rate"):
+    for figure in ("gate/brightness/vs_champion/win_rate", "gate/brightness/vs_base/win_rate"):
         expect(week.ada.page.get_by_role("link", name=figure, exact=True)).to_be_visible()
+    week.ada.page.get_by_text("Visualizations").click()
+    week.ada.page.get_by_role(
+        "link", name="gate/caption_match/vs_champion/win_rate", exact=True
+    ).scroll_into_view_if_needed()
     week.ada.keep("week_compare")
 
 
@@ -156,7 +159,7 @@ def test_wednesday_a_second_person_approves(week: Week) -> None:
     week.bob.keep("week_questions")
     week.bob.page.get_by_text("Make version 3 of shapes the champion?").click()
     week.bob.sees("May not approve: ada")
-    expect(week.bob.page.get_by_role("link", name=re.compile("gate/report.html"))).to_be_visible()
+    expect(week.bob.page.get_by_role("link", name="gate/report.html")).to_be_visible()
     week.bob.keep("week_approve")
     week.bob.page.get_by_role("button", name="Approve").click()
     wait_for("promotion", lambda: registry.get_alias(load_settings(), "shapes", "champion") == 3)

@@ -85,3 +85,19 @@ def test_a_question_is_answered_once(api: AirflowApi) -> None:
     with pytest.raises(RuntimeError, match=r"PATCH .*/taskInstances/approve/-1/hitlDetails gave 500"):
         api.respond("shapes.promote", "run", "approve", "Approve")
     assert Busy.asked == ["PATCH"]
+
+
+def test_a_pool_that_a_busy_server_made_without_answering_is_found(api: AirflowApi) -> None:
+    Busy.statuses = [404, 500, 200, 200]
+    api.ensure_pool("gpu", slots=2)
+    assert Busy.asked == ["GET", "POST", "GET", "PATCH"]
+
+
+def test_a_pool_that_was_not_made_is_made_again(api: AirflowApi) -> None:
+    Busy.statuses = [404, 500, 404, 200]
+    api.ensure_pool("gpu", slots=2)
+    assert Busy.asked == ["GET", "POST", "GET", "POST"]
+    Busy.statuses, Busy.asked[:] = [404, 403], []
+    with pytest.raises(rest.ForbiddenError):
+        api.ensure_pool("gpu", slots=2)
+    assert Busy.asked == ["GET", "POST"], "no permission is not a busy server"
