@@ -159,7 +159,7 @@ def test_wednesday_a_second_person_approves(week: Week) -> None:
     week.bob.keep("week_questions")
     week.bob.page.get_by_text("Make version 3 of shapes the champion?").click()
     week.bob.sees("May not approve: ada")
-    expect(week.bob.page.get_by_role("link", name="gate/report.html")).to_be_visible()
+    expect(week.bob.page.get_by_role("link", name="Report", exact=True)).to_be_visible()
     week.bob.keep("week_approve")
     week.bob.page.get_by_role("button", name="Approve").click()
     wait_for("promotion", lambda: registry.get_alias(load_settings(), "shapes", "champion") == 3)

@@ -15,6 +15,7 @@ from pipelines.release.champion.ledger import describe_move
 
 _WITHOUT_DISTANCE = ("not below", "within")
 """Relations for which the distance from the bound means little: they count as close, so a person is asked."""
+_UNLINKABLE = re.compile(r"[\s<>()]")
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+\-.!|~>])")
 
 
@@ -118,8 +119,8 @@ def body(
         f"Verdict of the gate: **{decision.verdict}**. Version {decision.candidate.version} would replace {champion}.",
         _escaped(reason),
         "",
-        f"- Report: {_address(report_page or decision.report_uri)}",
-        f"- Images side by side: {_address(sheet_page or f'{decision.evaluation_uri}/contact_sheet.png')}",
+        f"- {_link('Report', report_page, decision.report_uri)}",
+        f"- {_link('Images side by side', sheet_page, f'{decision.evaluation_uri}/contact_sheet.png')}",
         f"- Weights: `{decision.candidate.weights_digest}`",
         f"- Trained on: {_escaped(', '.join(decision.candidate.trained_on)) or 'not recorded'}",
         f"- May not approve: {_escaped(', '.join(asked_by)) or 'no one is recorded as having trained or triggered it'}",
@@ -138,9 +139,14 @@ def _row(check: GateCheck) -> str:
     return f"| {' | '.join(cells)} |"
 
 
+def _link(title: str, page: str, uri: str) -> str:
+    """Return a link to the page for a browser, else the title with the address in the store."""
+    return f"[{title}]({page})" if page and not _UNLINKABLE.search(page) else f"{title}: {_address(uri)}"
+
+
 def _address(uri: str) -> str:
     """Return a link if a browser can open it, else text to copy."""
-    if uri.startswith(("https://", "http://")) and not re.search(r"[\s<>()]", uri):
+    if uri.startswith(("https://", "http://")) and not _UNLINKABLE.search(uri):
         return f"<{uri}>"
     return f"`{uri.replace('`', '')}`"
 

@@ -188,7 +188,8 @@ def test_the_question_names_the_version_and_links_to_the_evidence() -> None:
     assert "<https://store/reports/1.html>" in text
     assert "`s3://bucket/evaluations/1/contact_sheet.png`" in text
     shown = approval.body(made, "It was close.", report_page="http://m/#/report", sheet_page="http://m/#/sheet")
-    assert "- Report: <http://m/#/report>\n- Images side by side: <http://m/#/sheet>" in shown
+    assert "- [Report](http://m/#/report)\n- [Images side by side](http://m/#/sheet)" in shown
+    assert "[Report]" not in approval.body(made, "It was close.", report_page="http://m/) [x](javascript:1")
     assert "May not approve: ada" in text
     assert "| win\\_rate:taste | 0.53 | &gt; 0\\.5 | passed | clear |" in text
 
