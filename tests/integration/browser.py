@@ -18,6 +18,14 @@ SETTLE_MILLISECONDS = 2_500
 """Time in which charts and grids that were just loaded are drawn, before a screenshot."""
 
 
+REPLACE_TEXT = """([old, new]) => {
+    const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+    while (texts.nextNode()) texts.currentNode.nodeValue = texts.currentNode.nodeValue.replaceAll(old, new);
+}"""
+SHOWN_FOLDER = "/srv/plumbline"
+"""Stands in pictures for the temporary folder of the test."""
+
+
 @dataclass(frozen=True)
 class Person:
     """One person's window, logged in to Airflow."""
@@ -25,6 +33,8 @@ class Person:
     page: Page
     airflow: str
     mlflow: str
+    folder: str
+    """Folder with all state of the platform."""
 
     def open(self, address: str) -> Page:
         """Open a page by its whole address."""
@@ -45,6 +55,7 @@ class Person:
         if self.page.url.startswith(self.mlflow) and close.is_visible():  # The assistant beside every page of MLflow.
             close.click()
             self.page.wait_for_timeout(SETTLE_MILLISECONDS)
+        self.page.evaluate(REPLACE_TEXT, [self.folder, SHOWN_FOLDER])
         self.page.screenshot(path=str(Path(folder) / f"{name}.png"))
 
 
@@ -60,7 +71,7 @@ def open_browser() -> Iterator[Browser]:
         browser.close()
 
 
-def log_in(browser: Browser, user: str, password: str, *, airflow: str, mlflow: str) -> Person:
+def log_in(browser: Browser, user: str, password: str, *, airflow: str, mlflow: str, folder: str) -> Person:
     """Open a window and log in to Airflow as a user."""
     page = browser.new_context(viewport={"width": 1440, "height": 900}).new_page()
     page.set_default_timeout(PAGE_MILLISECONDS)
@@ -69,4 +80,4 @@ def log_in(browser: Browser, user: str, password: str, *, airflow: str, mlflow: 
     page.fill("input[name=password]", password)
     page.click("button[type=submit]")
     page.wait_for_url(f"{airflow}/")
-    return Person(page, airflow, mlflow)
+    return Person(page, airflow, mlflow, folder)

@@ -6,7 +6,7 @@ evaluation. Ada operates, Bob approves.
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import quote
 
@@ -91,7 +91,8 @@ def window(browser: Browser, world: World, user: str) -> Person:
     platform = services.read_platform(world.settings)
     assert platform is not None
     passwords = json.loads((world.settings.state_dir / "airflow" / "passwords.json").read_text())
-    return log_in(browser, user, passwords[user], airflow=platform.airflow.url, mlflow=platform.mlflow.url)
+    addresses = {"airflow": platform.airflow.url, "mlflow": platform.mlflow.url}
+    return log_in(browser, user, passwords[user], **addresses, folder=str(world.settings.state_dir.parent))
 
 
 def test_monday_the_clock_starts_a_training(week: Week) -> None:
@@ -114,7 +115,7 @@ def test_monday_the_clock_starts_a_training(week: Week) -> None:
     week.ada.open(f"{week.task('shapes.train', run_id, 'train')}/mapped/0/details")
     with week.ada.page.expect_popup() as opened:
         week.ada.page.get_by_role("link", name="MLflow run").click()
-    in_mlflow = Person(opened.value, week.ada.airflow, week.ada.mlflow)
+    in_mlflow = replace(week.ada, page=opened.value)
     in_mlflow.sees("diffusion_dpo_shapes, beta")
     in_mlflow.sees(", v1")
     in_mlflow.keep("week_training")
