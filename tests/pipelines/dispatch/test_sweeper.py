@@ -18,6 +18,7 @@ from pipelines.contracts.jobs import JobHandle, JobRequest, TrackingTarget
 from pipelines.dispatch import jobs, sweeper
 from pipelines.dispatch.engines.local import LocalEngine
 from pipelines.dispatch.job_folder import JobFolder
+from pipelines.dispatch.job_titles import job_title
 from pipelines.dispatch.sweeper import close_lost_runs, find_lost_runs
 from pipelines.host import kill_marked
 from pipelines.settings import Settings
@@ -179,7 +180,7 @@ def test_the_run_of_a_dag_run_ends_with_it_once_no_job_of_it_runs(
     assert asked == []
     engine.cancel(handle)
     assert [(own.run.name, own.status) for own in close_lost_runs(project, tracked, dag_run_state)] == [
-        (request.job_id, "KILLED"),
+        (job_title(request), "KILLED"),
         (runs._run_name(key), status),
     ]
     assert asked == [(f"{project}.train", "manual__1")]

@@ -98,9 +98,7 @@ def test_every_error_is_one_sentence(
 @pytest.mark.parametrize(
     ("status", "code"), [(401, cli.BAD_INPUT), (403, cli.BAD_INPUT), (418, cli.FAILED), (500, cli.FAILED)]
 )
-@pytest.mark.parametrize(
-    "command", [("status",), ("rollback", "--reason", "too dark"), ("reconcile",), ("prune", "--keep", "1")]
-)
+@pytest.mark.parametrize("command", [("rollback", "--reason", "too dark"), ("reconcile",), ("prune", "--keep", "1")])
 def test_no_command_ends_in_a_traceback(
     answering: Answering,
     monkeypatch: pytest.MonkeyPatch,
@@ -119,6 +117,20 @@ def test_no_command_ends_in_a_traceback(
     assert said.out == ""
     [line] = [line for line in said.err.splitlines() if line.startswith("plumbline: ")]
     assert line.startswith("plumbline: MLflow at http://127.0.0.1:")
+
+
+@pytest.mark.parametrize("status", [401, 403, 418, 500])
+def test_status_names_a_server_that_refuses_among_its_problems(
+    answering: Answering, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], status: int
+) -> None:
+    settings = answering(status, "no")
+    monkeypatch.setenv("PLUMBLINE_STORE_URI", settings.store_uri)
+    monkeypatch.setenv("PLUMBLINE_STATE_DIR", str(settings.state_dir))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", settings.tracking_uri.replace("ada:secret@", ""))
+    assert cli.main(["status", str(SHAPES)]) == cli.FAILED
+    said = capsys.readouterr()
+    assert "MLflow at http://127.0.0.1:" in " ".join(json.loads(said.out)["problems"])
+    assert "Traceback" not in said.err
 
 
 def test_a_refused_user_gets_no_message_about_a_deleted_champion(answering: Answering, tiny_project: Any) -> None:
