@@ -339,7 +339,7 @@ def test_a_revision_of_the_hub_that_exists_can_be_reached(settings: Settings, mo
         server.shutdown()
         thread.join()
         server.server_close()
-    # The hub's client may ask for other things of its own first.
+    # The client of the hub may ask for other things first.
     assert [path for path in asked if "/models/" in path] == [f"/api/models/owner/name/revision/{SHA}"]
 
 
