@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Literal
 
 from alignment.contracts.evaluation import Comparison, EvalReport
-from alignment.contracts.jobs import SCORES_FILE
 from pipelines.contracts.release import CandidateVersion, ComparedScorer, GateDecision, VersionComparison
-from pipelines.release.gate.evidence import read_evidence
+from pipelines.release.gate.evidence import evidence_against
 from pipelines.release.gate.verdict import decide
 from pipelines.release.pages.provenance import read_provenance
 from pipelines.release.pages.report import PageWords, render_report
@@ -40,14 +39,7 @@ def compare_versions(
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "evaluation"
         store.fetch_folder(report.uri, folder)
-        evidence = read_evidence(
-            report,
-            (folder / SCORES_FILE).read_bytes(),
-            first,
-            champion_version=second.version if second else None,
-            champion_weights_digest=second.weights_digest if second else first.base_digest,
-            workspace=workspace,
-        )
+        evidence = evidence_against(second, candidate=first, report=report, folder=folder, workspace=workspace)
         policy = evidence.policy.model_copy(update={"quarterly_error": 0.0})
         decision = decide(replace(evidence, policy=policy))
         found = _comparison(workspace, decision, report)

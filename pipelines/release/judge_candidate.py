@@ -7,10 +7,9 @@ from pathlib import Path
 
 from alignment.contracts.coverage import CoverageReport
 from alignment.contracts.evaluation import EvalReport
-from alignment.contracts.jobs import SCORES_FILE
 from pipelines.contracts.release import CandidateVersion, GateDecision
 from pipelines.release.gate import decision_log
-from pipelines.release.gate.evidence import read_evidence
+from pipelines.release.gate.evidence import evidence_against
 from pipelines.release.gate.verdict import decide
 from pipelines.release.pages import candidate_page, write
 from pipelines.release.pages.costs import candidate_total
@@ -38,14 +37,7 @@ def judge(
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "evaluation"
         store.fetch_folder(report.uri, folder)
-        evidence = read_evidence(
-            report,
-            (folder / SCORES_FILE).read_bytes(),
-            candidate,
-            champion_version=champion.version if champion else None,
-            champion_weights_digest=champion.weights_digest if champion else candidate.base_digest,
-            workspace=workspace,
-        )
+        evidence = evidence_against(champion, candidate=candidate, report=report, folder=folder, workspace=workspace)
         decision = decide(evidence)
         decision = decision.model_copy(update={"report_uri": _report_uri(workspace, decision)})
         write.write_pages(workspace, decision, report=report, folder=folder, scores=evidence.scores, coverage=coverage)

@@ -2,6 +2,7 @@
 
 import hashlib
 from datetime import UTC, datetime
+from pathlib import Path
 
 from alignment.contracts.calibration import Calibration
 from alignment.contracts.evaluation import EvalReport
@@ -67,6 +68,28 @@ def read_evidence(
             else {}
         ),
         calibrations=calibrations_in_scope(report, labels, scopes),
+    )
+
+
+def evidence_against(
+    champion: CandidateVersion | None,
+    *,
+    candidate: CandidateVersion,
+    report: EvalReport,
+    folder: Path,
+    workspace: Workspace,
+) -> Evidence:
+    """Collect the evidence of an evaluation that was fetched to `folder`; without a champion, against the base.
+
+    ValueError when its score table is not a parquet file.
+    """
+    return read_evidence(
+        report,
+        (folder / SCORES_FILE).read_bytes(),
+        candidate,
+        champion_version=champion.version if champion else None,
+        champion_weights_digest=champion.weights_digest if champion else candidate.base_digest,
+        workspace=workspace,
     )
 
 
