@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG, task
 
 from dags.assets import RUN_KEY, location, pairs_asset, projects_with_jobs, usual
@@ -20,24 +21,26 @@ for project, job in projects_with_jobs():
 
         @task
         def list_shards(path: str) -> list[dict[str, Any]]:
+            from airflow.sdk.configuration import conf
+
             from pipelines.stages import pairs
 
-            return pairs.list_shards(path)
+            return pairs.group_shards(path, most=conf.getint("core", "max_map_length"))
 
         @task(map_index_template="{{ shard_name }}")
-        def ingest_shard(path: str, shard: dict[str, Any], run_key: str) -> dict[str, Any]:
-            from airflow.sdk import get_current_context
-
+        def ingest_shard(path: str, group: dict[str, Any], run_key: str) -> dict[str, Any]:
+            from pipelines.dispatch.operators.shards import name_group, report_counts
             from pipelines.stages import pairs
 
-            get_current_context()["shard_name"] = shard["uri"].rsplit("/", 1)[-1]  # type: ignore[typeddict-unknown-key]
-            return pairs.validate(path, pairs.ingest(path, shard), run_key=run_key)
+            name_group(group)
+            return report_counts(pairs.read_group(path, group, run_key=run_key))
 
-        @task(outlets=[pairs_asset(project)])
-        def announce_pairs(path: str, reports: list[dict[str, Any]], *, outlet_events: Any = None) -> dict[str, int]:
+        @task(outlets=[pairs_asset(project)], trigger_rule="all_done")
+        def announce_pairs(path: str, groups: list[dict[str, Any]], *, outlet_events: Any = None) -> dict[str, Any]:
+            from pipelines.dispatch.operators.shards import counts_of
             from pipelines.stages import pairs, values
 
-            counts = pairs.count_pairs(list(reports))
+            counts = pairs.announced_pairs(path, groups, counts_of("ingest_shard", groups))
             outlet_events[pairs_asset(values.read_project(path))].extra = counts
             return counts
 
@@ -49,7 +52,8 @@ for project, job in projects_with_jobs():
                 given={"source": source},
             )
             draw >> shards
-        reports = ingest_shard.partial(path=location(project), run_key=RUN_KEY).expand(shard=shards)
+        reports = ingest_shard.partial(path=location(project), run_key=RUN_KEY).expand(group=shards)
         links.add_links(reports, links.DataDocsLink())
-        announce_pairs(location(project), reports)
+        # A run with a bad shard announces the others and still fails.
+        reports >> [announce_pairs(location(project), shards), EmptyOperator(task_id="every_shard_read")]
     globals()[dag.dag_id] = dag

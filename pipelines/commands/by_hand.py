@@ -3,6 +3,7 @@
 `project` is the path of a project file. Values are the stages' JSON.
 """
 
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,8 @@ from pipelines.host import shell_user
 from pipelines.stages import candidates as candidate_stages
 from pipelines.stages import champion, jobs, judges, monitor, pairs, training, values
 from pipelines.stages.values import Json
+
+log = logging.getLogger(__name__)
 
 Overrides = tuple[str, ...]
 
@@ -22,20 +25,29 @@ def draw(project: str) -> list[Json]:
     return pairs.draw(project, run_key=run_key(project))
 
 
-def batches(project: str) -> list[Json]:
-    """Ingest every shard of every source."""
+def batches(project: str) -> tuple[list[Json], list[Json]]:
+    """Ingest every shard of every source; return the RawBatches, and a ShardFailure for each that cannot be read."""
     pairs.draw(project, run_key=run_key(project))
-    return [pairs.ingest(project, shard) for shard in pairs.list_shards(project)]
+    return pairs.ingest_each(project, pairs.list_shards(project))
 
 
-def reports(project: str) -> list[Json]:
-    """Ingest and validate every shard of every source."""
-    return [pairs.validate(project, batch) for batch in batches(project)]
+def reports(project: str) -> tuple[list[Json], list[Json]]:
+    """Ingest and validate every shard of every source; return the reports, and a ShardFailure for each bad shard."""
+    pairs.draw(project, run_key=run_key(project))
+    return pairs.read_each(project, pairs.list_shards(project))
+
+
+def read_sources(project: str) -> None:
+    """Ingest and validate; ValueError when more shards fail than the project allows. Fewer are a warning."""
+    found, failures = reports(project)
+    pairs.check_failures(project, failures, len(found) + len(failures))
+    if failures:
+        log.warning("%s", pairs.failure_message({"shards": len(found) + len(failures), "failures": failures}))
 
 
 def snapshot(project: str) -> Json:
     """Build a snapshot of every accepted pair."""
-    reports(project)
+    read_sources(project)
     return pairs.snapshot(project)
 
 
@@ -83,7 +95,7 @@ def rewards(project: str) -> list[Json]:
     """Train and register the reward models; ValueError when the project has none."""
     if not values.read_project(project).rewards:
         raise ValueError(f"{project} has no [[rewards]]. Add one: name, encoder, and a recipe with its head.")
-    reports(project)
+    read_sources(project)
     key, found = run_key(project), []
     for plan in training.plan_rewards(project):
         result = jobs.run_job(project, "train_reward", plan, run_key=key)

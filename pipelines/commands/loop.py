@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -29,18 +29,33 @@ def draw(project: Project, as_json: AsJson = False) -> int:
 
 
 def ingest(project: Project, as_json: AsJson = False) -> int:
-    """Fetch every shard of every source into an immutable batch."""
+    """Fetch every shard of every source into an immutable batch.
+
+    Every shard is tried. The exit code is 2 when one cannot be read, and the others are printed.
+    """
     from pipelines.commands import by_hand
 
-    show({"batches": by_hand.batches(project)}, as_json=as_json)
-    return DONE
+    return _show_shards("batches", *by_hand.batches(project), as_json=as_json)
 
 
 def validate(project: Project, as_json: AsJson = False) -> int:
-    """Check every batch against the data rules and quarantine the rows that break one."""
+    """Check every batch against the data rules and quarantine the rows that break one.
+
+    Every shard is tried. The exit code is 2 when one cannot be used, and the others are printed.
+    """
     from pipelines.commands import by_hand
 
-    show({"reports": by_hand.reports(project)}, as_json=as_json)
+    return _show_shards("reports", *by_hand.reports(project), as_json=as_json)
+
+
+def _show_shards(name: str, values: list[dict[str, Any]], failures: list[dict[str, Any]], *, as_json: bool) -> int:
+    """Print the values of the shards that could be used; ValueError about the others."""
+    from pipelines.stages import pairs
+
+    if values or not failures:
+        show({name: values, "failures": failures} if failures else {name: values}, as_json=as_json)
+    if failures:
+        raise ValueError(pairs.failure_message({"shards": len(values) + len(failures), "failures": failures}))
     return DONE
 
 
@@ -237,6 +252,8 @@ def promote(
     from pipelines.stages import candidates, champion
 
     _check_promote_options(by_hand, approve or bool(decision), bool(reason) or forward)
+    if decision and not approve:
+        raise ValueError(f"--decision {decision} names a decision to approve. Add --approve, or leave it out.")
     if by_hand:
         user = shell_user()
         moved = champion.promote_by_hand(project, actor=user, reason=reason, version=model_version, forward=forward)
@@ -244,7 +261,7 @@ def promote(
         return DONE
     candidates.check_gate_on(project)
     candidate = candidates.pick_candidate(project, model_version)
-    if approve and champion.may_need_approval(project):
+    if approve and (decision or champion.may_need_approval(project)):
         promotion = champion.approve_by_hand(project, candidate, user=shell_user(), digest=decision)
         show([promotion], as_json=as_json)
         return DONE if promotion["to_version"] == candidate["version"] else GATE_SAID_NO

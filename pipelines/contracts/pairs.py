@@ -15,6 +15,39 @@ class SourceShard(ValueObject):
     """Identifies this version of the file: a checksum or ETag, else size and modification time."""
 
 
+class ShardGroup(Record):
+    """Shards that one task reads: the shards themselves, or a part of a listing in the store."""
+
+    num_shards: int
+    shards: tuple[SourceShard, ...] = ()
+    """The shards; empty for a part of a listing."""
+    listing_uri: str = ""
+    """JSON list of all shards."""
+    first: int = 0
+    """Position of the group's first shard in the listing."""
+
+
+class ShardFailure(Record):
+    """A shard that could not be read or whose batch did not pass."""
+
+    source: str
+    shard: str
+    reason: str
+    may_pass: bool = False
+    """True when another try may help: the shard or the store could not be reached."""
+
+
+class IngestCounts(Record):
+    """What became of the shards of one task or run: batches that passed, their rows, and the failures."""
+
+    shards: int = 0
+    batches: int = 0
+    pairs_in: int = 0
+    accepted: int = 0
+    quarantined: int = 0
+    failures: tuple[ShardFailure, ...] = ()
+
+
 class SourceFacts(Record):
     """Facts of a source that are known without reading its pairs."""
 

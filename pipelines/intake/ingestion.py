@@ -23,7 +23,7 @@ from pipelines.intake.sources.interface import PairSource
 from pipelines.project.file import Project
 from pipelines.project.sections import SourceSection, ValidationSection
 from pipelines.settings import ANNOTATOR_SALT, Settings
-from pipelines.store.folders import normal_uri
+from pipelines.store.folders import NotWritableError, normal_uri
 from pipelines.store.storage import Store, hash_folder
 from pipelines.workspace import Workspace
 
@@ -136,7 +136,7 @@ def scratch_dir(settings: Settings) -> Iterator[Path]:
     try:
         parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ValueError(
+        raise NotWritableError(
             f"State folder {settings.state_dir} cannot be created: {error.strerror}. Set PLUMBLINE_STATE_DIR to a"
             " writable folder."
         ) from error

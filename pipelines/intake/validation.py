@@ -60,7 +60,7 @@ def validate(batch: RawBatch, workspace: Workspace) -> ValidationReport:
     inputs = {
         "version": RULES_VERSION,
         "batch": batch.content_digest,
-        "limits": workspace.project.validation.model_dump(mode="json"),
+        "limits": workspace.project.validation.model_dump(mode="json", exclude={"max_failed_shards"}),
         "heldout": heldout.digest,
     }
     uri = store.uri("raw/validated", hashlib.sha256(canonical_json(inputs).encode()).hexdigest())

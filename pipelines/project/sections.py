@@ -89,6 +89,9 @@ class ValidationSection(Section):
 
     max_quarantined_share: Share = 0.2
     """Largest share of bad rows in a batch; above it the entire batch fails."""
+    max_failed_shards: Share = 0.25
+    """Largest share of the shards that may be unreadable or fail as a batch; above it no new pairs are announced and no
+    snapshot is built. At or below it the other shards are used."""
     max_image_bytes: int = 20_000_000
     """Largest encoded image, in bytes."""
     max_image_pixels: int = 50_000_000

@@ -1,10 +1,18 @@
 """Stages on pairs: draw, ingest, validate, snapshot, label."""
 
 import logging
+from collections.abc import Callable
 
 from alignment.contracts.data import DatasetSnapshot
 from alignment.contracts.jobs import LABEL_REPORT_FILE
-from pipelines.contracts.pairs import RawBatch, SourceShard, ValidationReport
+from pipelines.contracts.pairs import (
+    IngestCounts,
+    RawBatch,
+    ShardFailure,
+    ShardGroup,
+    SourceShard,
+    ValidationReport,
+)
 from pipelines.project.file import Project
 from pipelines.settings import load_settings
 from pipelines.stages.jobs import run_job
@@ -91,15 +99,88 @@ def replay_quarantine(path: str) -> list[Json]:
     return [to_json(report) for report in quarantine.replay_all(open_workspace(path))]
 
 
-def count_pairs(reports: list[Json]) -> dict[str, int]:
-    """Return the total numbers of batches and of pairs, accepted and quarantined."""
-    found = [ValidationReport.model_validate(report) for report in reports]
-    return {
-        "batches": len(found),
-        "pairs_in": sum(report.num_rows for report in found),
-        "accepted": sum(report.num_accepted for report in found),
-        "quarantined": sum(report.num_quarantined for report in found),
-    }
+def group_shards(path: str, *, most: int) -> list[Json]:
+    """Return every shard of every source in at most `most` groups, as ShardGroup."""
+    from pipelines.intake import shard_groups
+
+    shards = [SourceShard.model_validate(shard) for shard in list_shards(path)]
+    found = shard_groups.group_shards(shards, open_workspace(path).store, most=most)
+    return [group.model_dump(mode="json") for group in found]
+
+
+def read_group(path: str, group: Json, *, run_key: str = "") -> Json:
+    """Ingest and validate every shard of a group; return its IngestCounts, failures among them."""
+    from pipelines.intake import shard_groups
+
+    own = ShardGroup.model_validate(group)
+    shards = shard_groups.shards_of(own, open_workspace(path).store)
+    values, failures = read_each(path, [to_json(shard) for shard in shards], run_key=run_key)
+    reports = [ValidationReport.model_validate(report) for report in values]
+    counts = IngestCounts(
+        shards=own.num_shards,
+        batches=len(reports),
+        pairs_in=sum(report.num_rows for report in reports),
+        accepted=sum(report.num_accepted for report in reports),
+        quarantined=sum(report.num_quarantined for report in reports),
+        failures=tuple(ShardFailure.model_validate(failure) for failure in failures),
+    )
+    return counts.model_dump(mode="json")
+
+
+def ingest_each(path: str, shards: list[Json]) -> tuple[list[Json], list[Json]]:
+    """Ingest every shard; return the RawBatches and, of the others, a ShardFailure each."""
+    return _each(shards, lambda shard: ingest(path, shard))
+
+
+def read_each(path: str, shards: list[Json], *, run_key: str = "") -> tuple[list[Json], list[Json]]:
+    """Ingest and validate every shard; return the ValidationReports and, of the others, a ShardFailure each."""
+    return _each(shards, lambda shard: validate(path, ingest(path, shard), run_key=run_key))
+
+
+def _each(shards: list[Json], read: Callable[[Json], Json]) -> tuple[list[Json], list[Json]]:
+    from pipelines.intake import shard_groups
+
+    own = [SourceShard.model_validate(shard) for shard in shards]
+    found, failures = shard_groups.read_each(own, lambda shard: read(to_json(shard)))
+    return found, [failure.model_dump(mode="json") for failure in failures]
+
+
+def failure_message(counts: Json) -> str:
+    """Return one message about the shards of a group that could not be used; empty when all could."""
+    from pipelines.intake import shard_groups
+
+    own = IngestCounts.model_validate(counts)
+    return shard_groups.failure_message(own.failures, own.shards) if own.failures else ""
+
+
+def check_failures(path: str, failures: list[Json], num_shards: int) -> None:
+    """Raise ValueError when more shards failed than the project's `validation.max_failed_shards` allows."""
+    from pipelines.intake import shard_groups
+
+    found = [ShardFailure.model_validate(failure) for failure in failures]
+    shard_groups.check_failures(found, num_shards, read_project(path).validation.max_failed_shards)
+
+
+_LOST = ShardFailure(
+    source="unknown source",
+    shard="unknown shard",
+    reason="The task that reads it ended without a result. Read its log.",
+)
+
+
+def announced_pairs(path: str, groups: list[Json], counts: list[Json]) -> Json:
+    """Return the IngestCounts of a run. ValueError when more shards failed than `max_failed_shards` allows.
+
+    `counts` are those of the groups that were read; every shard of another group counts as failed.
+    """
+    done = [IngestCounts.model_validate(own) for own in counts]
+    total = sum(ShardGroup.model_validate(group).num_shards for group in groups)
+    lost = total - sum(own.shards for own in done)
+    failures = [failure for own in done for failure in own.failures] + [_LOST] * lost
+    check_failures(path, [failure.model_dump(mode="json") for failure in failures], total)
+    names = ("batches", "pairs_in", "accepted", "quarantined")
+    sums = {name: sum(getattr(own, name) for own in done) for name in names}
+    return {**sums, "shards": total, "failed_shards": len(failures)}
 
 
 def snapshot(path: str) -> Json:

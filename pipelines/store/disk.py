@@ -11,7 +11,7 @@ from typing import BinaryIO
 from urllib.parse import unquote
 
 from alignment.files.paths import resolve_below
-from pipelines.store.folders import is_partial, join_uri, normal_uri, partial_path, sha256_file
+from pipelines.store.folders import NotWritableError, is_partial, join_uri, normal_uri, partial_path, sha256_file
 
 _NOT_WRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
 _HASHED_BYTES = 64 * 1024 * 1024
@@ -149,7 +149,7 @@ def _writable(uri: str) -> Iterator[None]:
     except OSError as error:
         if error.errno not in _NOT_WRITABLE:
             raise
-        raise ValueError(
+        raise NotWritableError(
             f"Store is not writable at {uri}: {error.strerror}. Make the folder writable for this user, or set"
             " PLUMBLINE_STORE_URI to one that is."
         ) from error

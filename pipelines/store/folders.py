@@ -21,6 +21,10 @@ PARTIAL_SUFFIX = ".partial"
 PARALLEL_TRANSFERS = 8
 
 
+class NotWritableError(ValueError):
+    """A folder or the store refuses to be written, so that no other object will fare better."""
+
+
 def sha256_file(path: Path) -> str:
     """Return the sha256 of a file's bytes, read in pieces."""
     with path.open("rb") as stream:

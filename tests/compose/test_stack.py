@@ -12,11 +12,12 @@ import shutil
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import images
 import pytest
-from stack import DOCKER, Stack, wait_for
+from stack import DOCKER, ROOT, Stack, wait_for
 
 from pipelines.platform.rest import AirflowApi
 
@@ -149,6 +150,27 @@ def test_the_oracle_prefers_the_champion(stack: Stack, promoted: dict[str, str])
     script = "examples/shapes/ask_oracle.py"
     said = stack.compose("run", "-T", "--rm", "--entrypoint", "python", "plumbline", script)
     assert re.search(r"version 1 wins 0\.\d+", said)
+
+
+ON_RAY = """[placement.train]
+engine = "ray"
+num_processes = 1
+"""
+
+
+def test_a_training_runs_on_the_stacks_ray_cluster(stack: Stack, promoted: dict[str, str], tmp_path: Path) -> None:
+    """Only its placement differs from the project's, so pairs and features are found by digest."""
+    own = tmp_path / "projects"
+    own.mkdir()
+    text = (ROOT / PROJECT).read_text()
+    placement = text[text.index("[placement.train]") : text.index("[placement.evaluate]")]
+    (own / "shapes.toml").write_text(text.replace(placement, ON_RAY))
+    own.chmod(0o755)
+    command = ["run", "-T", "--rm", "--volume", f"{own}:/app/own:ro", "plumbline"]
+    [result] = json.loads(stack.compose(*command, "train", "/app/own/shapes.toml", "steps=6", seconds=RUN_SECONDS))
+    assert result["steps"] == 6
+    jobs = json.loads(stack.compose(*command, "jobs", "list", "/app/own/shapes.toml"))
+    assert [(job["kind"], job["state"]) for job in jobs if job["engine"] == "ray"] == [("train", "succeeded")]
 
 
 def test_doctor_finds_nothing_wrong_inside_the_stack(stack: Stack, promoted: dict[str, str]) -> None:

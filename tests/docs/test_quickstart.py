@@ -82,21 +82,21 @@ def test_the_page_works_as_it_is_written(world: tuple[Path, dict[str, str]]) -> 
 
 
 OTHER_PAGES = {
-    "ledger projects/NAME.toml --table": (0, "action"),
+    "ledger projects/NAME.toml --table": (0, "approved by"),
     "judges projects/NAME.toml": (0, '"taste_a"'),
     "jobs list NAME": (0, '"train"'),
     "jobs list": (0, '"my_model"'),
-    "compare NAME 1": (3, '"not_better"'),
-    "gate advise projects/NAME.toml": (0, "minimum"),
-    "canary picks.csv": (3, "insufficient"),
+    "compare NAME 1": (3, '"unclear"'),
+    "gate advise projects/NAME.toml": (0, '"human_pairs": 134'),
+    "canary picks.csv": (3, '"undecided"'),
     "export projects/NAME.toml --version 1 --format comfyui": (0, ".safetensors"),
     "export projects/NAME.toml --format kohya --out exports/NAME": (2, "champion"),
-    "quarantine show NAME": (0, "[]"),
+    "quarantine show NAME": (0, '"num_accepted": 599'),
     "monitor projects/NAME.toml": (0, ""),
     "reconcile projects/NAME.toml": (0, "agrees"),
     "prune projects/NAME.toml --keep 20": (0, ""),
     'rollback projects/NAME.toml --reason "too many black images" --from-version 7': (2, "champion"),
-    "promote projects/NAME.toml --version 1 --approve --decision 3fa9c1d2e4b5": (2, "3fa9c1d2e4b5"),
+    "promote projects/NAME.toml --version 1 --approve --decision 3fa9c1d2e4b5": (2, "made no such decision"),
     'promote projects/NAME.toml --by-hand --version 1 --reason "better hands"': (2, "mode"),
 }
 """Commands of the other pages, with their exit code here and a part of what they print."""

@@ -420,3 +420,27 @@ def test_fifty_versions_registered_in_one_tick_are_each_judged_once(live: LivePl
     assert sorted(picked) == sorted(set(picked)), "a run for each version"
     assert {run["state"] for run in chain} == {"success"}
     assert registry.get_alias(load_settings(), "shapes", "champion") == 2
+
+
+def test_a_broken_shard_fails_alone_and_is_read_after_its_repair(live: LivePlatform) -> None:
+    broken, before = live.folder / "pairs" / "broken.parquet", len(list((live.folder / "pairs").iterdir()))
+    broken.write_bytes(b"PAR1 and then nothing that a table has")
+    run_id = live.ada.trigger("shapes.ingest")
+    assert live.ada.end_of("shapes.ingest", run_id) == "failed"
+    found = {task["rendered_map_index"]: task["state"] for task in mapped(live.ada, run_id)}
+    assert {name for name, state in found.items() if state != "success"} == {"broken.parquet"}
+    assert len(found) == before + 1
+    announced = live.ada.xcom("shapes.ingest", run_id, "announce_pairs")
+    assert (announced["batches"], announced["shards"], announced["failed_shards"]) == (before, before + 1, 1)
+    assert "broken.parquet" in live.ada.failures("shapes.ingest", run_id)
+
+    shutil.copy(PAIRS[2], broken)
+    repaired = live.ada.succeed("shapes.ingest", live.ada.trigger("shapes.ingest"))
+    again = live.ada.xcom("shapes.ingest", repaired, "announce_pairs")
+    assert (again["batches"], again["failed_shards"]) == (before + 1, 0)
+    assert again["accepted"] > announced["accepted"]
+
+
+def mapped(airflow: Airflow, run_id: str) -> list[Json]:
+    """The tasks that read a shard in this run."""
+    return [task for task in airflow.tasks("shapes.ingest", run_id) if task["task_id"] == "ingest_shard"]

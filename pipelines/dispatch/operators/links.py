@@ -79,7 +79,7 @@ class ReportLink(BaseOperatorLink):
 
 @attrs.define()
 class DataDocsLink(BaseOperatorLink):
-    """The Data Docs of the task's shard, whether or not its batch passed."""
+    """The Data Docs of the task's first shard, whether or not its batch passed."""
 
     name: str = "Data Docs"
 
@@ -89,8 +89,11 @@ class DataDocsLink(BaseOperatorLink):
         return "_link_data_docs"
 
     def get_link(self, operator: Any, *, ti_key: Any) -> str:
-        """Return the page of the shard in the task's argument `shard`; empty without an MLflow server."""
-        shard = operator.op_kwargs["shard"]
+        """Return the page of the only shard of the task's argument `group`; empty for many, or without a server."""
+        shards = operator.op_kwargs["group"]["shards"]
+        if not shards:
+            return ""
+        [shard] = shards
         return pages.data_docs_page(
             load_settings(),
             ti_key.dag_id.rpartition(".")[0],

@@ -97,6 +97,7 @@ def test_commands_without_their_section_say_what_to_add(capsys: pytest.CaptureFi
         (("--forward",), "--reason and --forward belong to --by-hand. Add it"),
         (("--by-hand", "--approve"), "there is none to --approve"),
         (("--by-hand", "--decision", "ab"), "there is none to --approve"),
+        (("--decision", "3fa9"), "--decision 3fa9 names a decision to approve. Add --approve"),
         (("--by-hand", "--reason", "better"), "is 'enforce', so the gate decides what is promoted"),
     ],
 )
@@ -298,3 +299,27 @@ def test_a_captioner_of_another_class(capsys: pytest.CaptureFixture[str], projec
     assert f"captioner {tmp_path / 'captioner'} is of CLIPModel, but captions come from BlipForConditional" in line
     (tmp_path / "captioner" / "model.safetensors").unlink()
     assert "lacks model.safetensors" in refused(capsys, "caption", str(project))
+
+
+@pytest.mark.slow
+def test_a_broken_shard_stops_nothing_but_itself(
+    capsys: pytest.CaptureFixture[str], project: Path, tmp_path: Path
+) -> None:
+    own = tmp_path / "pairs"
+    shutil.copytree(ROOT / "examples/shapes/pairs", own)
+    (own / "broken.parquet").write_bytes(b"PAR1 and then nothing")
+    edit(project, "../examples/shapes/pairs", str(own))
+    for command, name in (("ingest", "batches"), ("validate", "reports")):
+        assert cli.main([command, str(project)]) == cli.BAD_INPUT
+        captured = capsys.readouterr()
+        value = json.loads(captured.out)
+        assert (len(value[name]), [failure["shard"] for failure in value["failures"]]) == (3, ["broken.parquet"])
+        assert "1 of 4 shards could not be used" in captured.err
+    assert cli.main(["snapshot", str(project)]) == cli.DONE, "one of four is within max_failed_shards"
+    capsys.readouterr()
+    (own / "empty.parquet").write_bytes(b"")
+    assert cli.main(["snapshot", str(project)]) == cli.BAD_INPUT
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "2 of 5 shards could not be used" in captured.err
+    assert "max_failed_shards = 0.25" in captured.err
