@@ -20,6 +20,8 @@ MINIMUM_ANNOTATOR_ROWS = 20
 """Fewest rows of one annotator in a batch from which the annotator's habits are checked."""
 MINIMUM_DECIDED_ROWS = 100
 """Fewest preferences of a batch from which the sides of the preferred images are checked."""
+SEVERAL_ANNOTATORS = 5
+"""Number of annotators of a batch from which the share of one of them is no matter of a small team."""
 ILLEGAL_LABELS = -1.0
 """Value in `labels` for anything but 1/0, 0/1 and 0.5/0.5."""
 UNCOUNTED_PIXELS = 2**40
@@ -38,9 +40,11 @@ def rule_columns(pairs: pa.Table, limits: ValidationSection, heldout: HeldoutPro
 
     table = pairs.to_pandas()
     columns = {"row": range(len(table))}
+    people = _annotator_columns(table)
     frames = [_image_columns(table, limits), _prompt_columns(table, heldout), _label_columns(table)]
+    frames.append(_side_column(table, people, limits))
     licence = table["licence"].where(table["licence"].fillna("").str.strip() != "", None)
-    frames += [_annotator_columns(table), licence.to_frame("licence")]
+    frames += [people, licence.to_frame("licence")]
     joined: pd.DataFrame = pd.concat([pd.DataFrame(columns), *frames], axis=1)
     return joined
 
@@ -134,9 +138,22 @@ def _label_columns(table: "pd.DataFrame") -> "pd.DataFrame":
             "identical_images_preferred": same & decided,
             "copies_before": table[labelled & legal].groupby("pair_id").cumcount().reindex(table.index, fill_value=0),
             "labels_contradicted": (of_pair.transform("nunique") > 1) & turned.notna(),
-            "position_bias": _position_bias(int((preference[decided] == 1).sum()), int(decided.sum())),
         }
     )
+
+
+def _side_column(table: "pd.DataFrame", people: "pd.DataFrame", limits: ValidationSection) -> "pd.DataFrame":
+    """Return the bias of the batch's preferences towards a side, without annotators whose rows are quarantined."""
+    import pandas as pd
+
+    apart = (people["annotator_share_among_several"] > limits.max_annotator_share) | (
+        people["annotator_side_share"] > limits.max_annotator_side_share
+    )
+    strict = table["preference"].where(table["preference"].isin([0.0, 1.0]) & table["has_label"].fillna(False))
+    if limits.annotator_severity == "quarantine":
+        strict = strict.where(~apart)
+    bias = _position_bias(int((strict == 1).sum()), int(strict.notna().sum()))
+    return pd.DataFrame({"position_bias": bias}, index=table.index)
 
 
 def _position_bias(left: int, decided: int) -> float:
@@ -154,16 +171,42 @@ def _position_bias(left: int, decided: int) -> float:
 
 
 def _annotator_columns(table: "pd.DataFrame") -> "pd.DataFrame":
+    """Describe the annotator of each row by share, sides and agreement within the batch."""
     import pandas as pd
 
     who, preference = table["annotator_id"].fillna(""), table["preference"]
     rows = who.groupby(who).transform("size")
     judged = (who != "") & (rows >= MINIMUM_ANNOTATOR_ROWS)
-    sides = preference.where(preference.isin([0.0, 1.0])).groupby(who)
-    one_sided = (sides.transform("nunique") == 1) & (sides.transform("count") >= MINIMUM_ANNOTATOR_ROWS)
+    share = (rows / max(len(table), 1)).where(judged, 0.0)
+    strict = preference.where(preference.isin([0.0, 1.0]))
+    sides, num_strict = strict.groupby(who), strict.groupby(who).transform("count")
+    one_sided = (sides.transform("nunique") == 1) & (num_strict >= MINIMUM_ANNOTATOR_ROWS)
+    left = sides.transform("mean").fillna(0.5)
+    has_layout = strict.nunique() == 1
+    checked = (who != "") & (num_strict >= MINIMUM_DECIDED_ROWS) & (not has_layout)
     return pd.DataFrame(
         {
-            "annotator_share": (rows / max(len(table), 1)).where(judged, 0.0),
+            "annotator_share": share,
             "annotator_always_on_one_side": judged & one_sided,
+            "annotator_share_among_several": share * float(who[who != ""].nunique() >= SEVERAL_ANNOTATORS),
+            "annotator_side_share": left.where(left >= 0.5, 1 - left).where(checked, 0.0),
+            "annotator_disagreement": _disagreement(table, who, strict),
         }
     )
+
+
+def _disagreement(table: "pd.DataFrame", who: "pd.Series[str]", strict: "pd.Series[float]") -> "pd.Series[float]":
+    """Return, for each row, how often its annotator contradicts most others on the same two images and prompt.
+
+    It is 0 below MINIMUM_ANNOTATOR_ROWS pairs on which the others have a majority.
+    """
+    small, large = table[["sha256_0", "sha256_1"]].min(axis=1), table[["sha256_0", "sha256_1"]].max(axis=1)
+    turned = strict.where(table["sha256_0"] <= table["sha256_1"], 1 - strict).where((who != "") & (small != large))
+    votes = turned.groupby([table["prompt"].fillna(""), small, large])
+    others = votes.transform("count") - turned.notna()
+    mean = (votes.transform("sum") - turned.fillna(0.0)) / others.where(others > 0)
+    decided = turned.notna() & mean.notna() & (mean != 0.5)
+    against = ((turned > 0.5) != (mean > 0.5)).where(decided).astype("float64")
+    of_annotator = against.groupby(who)
+    enough = of_annotator.transform("count") >= MINIMUM_ANNOTATOR_ROWS
+    return of_annotator.transform("mean").fillna(0.0).where(enough & (who != ""), 0.0)

@@ -3,17 +3,18 @@
 Critical row rules send a row to quarantine, critical schema and table rules fail the batch, warnings only report.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pipelines.intake.rule_columns import MINIMUM_ANNOTATOR_ROWS
+from pipelines.intake.rule_columns import MINIMUM_ANNOTATOR_ROWS, MINIMUM_DECIDED_ROWS, SEVERAL_ANNOTATORS
 from pipelines.project.sections import ValidationSection
 
-RULES_VERSION = 2
+RULES_VERSION = 3
 """Raised when the same rows would now be validated differently."""
 
 Severity = Literal["critical", "warning", "info"]
+_ANNOTATOR_SEVERITY: Mapping[str, Severity] = {"warn": "warning", "quarantine": "critical"}
 
 
 @dataclass(frozen=True)
@@ -189,6 +190,30 @@ def annotator_one_sided(limits: ValidationSection) -> Rule:
     return _is(False, "annotator_one_sided", column, text, severity="warning")
 
 
+def annotator_dominates(limits: ValidationSection) -> Rule:
+    """Among several annotators, no one provides most of a batch: one taste, or a script, would speak for all."""
+    text = f"Share of the batch by the row's annotator, among {SEVERAL_ANNOTATORS} annotators or more"
+    high, severity = limits.max_annotator_share, _ANNOTATOR_SEVERITY[limits.annotator_severity]
+    return _between("annotator_dominates", "annotator_share_among_several", text, high=high, severity=severity)
+
+
+def annotator_prefers_a_side(limits: ValidationSection) -> Rule:
+    """No annotator prefers one side in nearly all of many pairs: no honest person does."""
+    text = f"Share of the preferences of the row's annotator for one side, from {MINIMUM_DECIDED_ROWS} on"
+    high, severity = limits.max_annotator_side_share, _ANNOTATOR_SEVERITY[limits.annotator_severity]
+    return _between("annotator_prefers_a_side", "annotator_side_share", text, high=high, severity=severity)
+
+
+def annotator_disagrees(limits: ValidationSection) -> Rule:
+    """No annotator contradicts most others on most of the pairs they share: the labels may be swapped."""
+    text = f"Share of the row's annotator's preferences against most others, from {MINIMUM_ANNOTATOR_ROWS} pairs on"
+    high = limits.max_annotator_disagreement
+    return _between("annotator_disagrees", "annotator_disagreement", text, high=high, severity="warning")
+
+
+SET_ASIDE = frozenset(rule.__name__ for rule in (labelled, annotator_dominates, annotator_prefers_a_side))
+"""Rules whose rows are set aside without counting as bad rows of their batch."""
+
 PAIR_RULES: tuple[Callable[[ValidationSection], Rule], ...] = (
     rows_present,
     image_decodable,
@@ -210,6 +235,9 @@ PAIR_RULES: tuple[Callable[[ValidationSection], Rule], ...] = (
     licence_present,
     annotator_flood,
     annotator_one_sided,
+    annotator_dominates,
+    annotator_prefers_a_side,
+    annotator_disagrees,
 )
 
 

@@ -1,7 +1,8 @@
 """Validate a RawBatch: every rule over every row; rows that break a critical rule go to quarantine.
 
-Rules read columns of facts (rule_columns), never prompts or images. Rows without a label are also set aside, but do not
-count as bad: a source may legitimately contain them. The snapshot handles duplicates across batches.
+Rules read columns of facts (rule_columns), never prompts or images. Rows without a label, and those of annotators who
+are set aside, do not count as bad: a source may legitimately contain them. The snapshot handles duplicates across
+batches.
 """
 
 import hashlib
@@ -32,7 +33,7 @@ from pipelines.intake.pairs import (
 )
 from pipelines.intake.rule_columns import rule_columns
 from pipelines.intake.rule_runs import Judged, judge
-from pipelines.intake.rules import RULES_VERSION, columns_present, labelled, pair_rules
+from pipelines.intake.rules import RULES_VERSION, SET_ASIDE, columns_present, pair_rules
 from pipelines.project.file import Project
 from pipelines.project.sections import ValidationSection
 from pipelines.records.heldout_prompts import HeldoutPrompts, heldout_prompts
@@ -107,6 +108,9 @@ def _validate(batch: RawBatch, workspace: Workspace, *, uri: str, heldout: Heldo
             failure=failure,
         )
         log.info("Validated %s of %s: %s", batch.source_file, batch.source, verdict)
+        for one in judged:
+            if one.failed and one.rule.name.startswith("annotator_"):
+                log.warning("%s of %s: %d rows break %s.", batch.source_file, batch.source, one.failed, one.rule.name)
         return store.publish_folder(out, uri, report.model_dump(mode="json"))
 
 
@@ -163,8 +167,7 @@ def _failure(judged: Sequence[Judged], reasons: dict[int, list[str]], num_rows: 
     broken = [one for one in judged if one.rule.scope == "table" and one.rule.severity == "critical" and one.failed]
     if broken:
         return " ".join(f"{one.rule.name} failed: {_observed(one)}." for one in broken)
-    unlabelled = [labelled.__name__]
-    bad = [rules for rules in reasons.values() if rules != unlabelled]
+    bad = [rules for rules in reasons.values() if not set(rules) <= SET_ASIDE]
     num_judged = num_rows - len(reasons) + len(bad)
     if len(bad) <= limit * num_judged:
         return ""

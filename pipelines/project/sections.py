@@ -108,7 +108,16 @@ class ValidationSection(Section):
     allowed_formats: tuple[str, ...] = ("JPEG", "PNG", "WEBP")
     """Allowed image formats, by Pillow's names."""
     max_annotator_share: Share = 0.5
-    """Largest share of a batch by one annotator; above it the annotator is flagged."""
+    """Largest share of a batch by one annotator; above it the annotator is reported, and with at least 5 annotators
+    treated as `annotator_severity` says."""
+    max_annotator_side_share: Share = 0.95
+    """Largest share of an annotator's preferences for one side, from 100 preferences on. Not checked where all of a
+    batch are on one side because the source lists the chosen image first."""
+    max_annotator_disagreement: Share = 0.75
+    """Largest share of an annotator's preferences that contradict most others on the same pair, from 20 such pairs on;
+    above it the annotator is reported."""
+    annotator_severity: Literal["warn", "quarantine"] = "quarantine"
+    """Treatment of annotators above the limits of share and side: only report them, or quarantine their rows."""
 
 
 class SnapshotSection(Section):

@@ -6,6 +6,7 @@ while the judges cannot be scored; reconcile detects it and restores it; the cha
 Messages go to a webhook and a mail server. Ada triggers; the candidates' weights are fakes with a stored evaluation.
 """
 
+import html
 import os
 import shutil
 import subprocess
@@ -40,7 +41,7 @@ from pipelines.release.gate import decision_log
 from pipelines.settings import load_settings
 from pipelines.stages import candidates, champion, jobs, judges
 from pipelines.stages import pairs as pair_stages
-from pipelines.tracking import registry
+from pipelines.tracking import pages, registry
 from pipelines.workspace import Workspace
 
 pytestmark = [*MARKS, pytest.mark.timeout(1500)]
@@ -254,12 +255,14 @@ def test_a_promotion_is_notified_with_the_report(live: LivePlatform) -> None:
     assert registry.aliases(load_settings(), "shapes") == {"candidate": 2, "champion": 2, "previous_champion": 1}
     [message] = wait_for("message", lambda: live.notifications("promoted"))
     assert message["path"] == "/room"
-    assert message["report_uri"] == promotion["report_uri"] != ""
+    page = pages.report_page(load_settings(), "shapes", 2)
+    assert page.endswith("/artifacts/gate/report.html")
+    assert message["report_uri"] == page
     assert promotion["message"] in message["text"]
     assert message["run"].endswith(f"/dags/shapes.promote/runs/{run_id}")
     [mail] = wait_for("mail", lambda: live.mailed)
     assert (mail["subject"], mail["to"]) == ("Plumbline shapes: promoted", "models@example.org")
-    assert promotion["report_uri"] in mail["text"]
+    assert html.escape(page) in mail["text"]
 
 
 def monitor(live: LivePlatform, end: str) -> tuple[str, Json]:

@@ -38,7 +38,8 @@ def test_a_good_row() -> None:
         "shortest_image_side": [40], "prompt_length": [8], "prompt_control_characters": [0],
         "prompt_is_held_out": [False], "has_label": [True], "labels": [1.0], "identical_images_preferred": [False],
         "copies_before": [0], "labels_contradicted": [False], "position_bias": [0.0], "annotator_share": [0.0],
-        "annotator_always_on_one_side": [False], "licence": ["MIT"],
+        "annotator_always_on_one_side": [False], "annotator_share_among_several": [0.0],
+        "annotator_side_share": [0.0], "annotator_disagreement": [0.0], "licence": ["MIT"],
     }  # fmt: skip
 
 
@@ -102,3 +103,53 @@ def test_ties_neither_contradict_nor_hide_a_contradiction() -> None:
 )
 def test_the_bias_towards_a_side_is_what_the_sample_shows(left: int, decided: int, bias: float) -> None:
     assert _position_bias(left, decided) == pytest.approx(bias, abs=0.01)
+
+
+def votes(who: str, number: int, *, left: int, first: int = 0) -> list[dict[str, Any]]:
+    """Rows of one annotator on distinct pairs, the first `left` for the left image."""
+    return [
+        {
+            **{"annotator_id": who, "pair_id": f"{who}{n}", "sha256_0": f"a{first + n}", "sha256_1": f"b{first + n}"},
+            **{"preference": 1.0, "label_0": 1.0, "label_1": 0.0},
+            **({} if n < left else {"preference": 0.0, "label_0": 0.0, "label_1": 1.0}),
+        }
+        for n in range(number)
+    ]
+
+
+def test_one_of_five_who_gives_most_labels_dominates_and_one_of_four_does_not() -> None:
+    small = [row for n in range(3) for row in votes(f"p{n}", 10, left=5, first=1000 * n)]
+    flood = votes("flood", 60, left=30, first=9000)
+    share = "annotator_share_among_several"
+    assert max(columns(*small, *flood)[share]) == 0.0
+    five = columns(*small, *flood, *votes("p4", 5, left=2, first=20_000))[share]
+    assert five[30:90] == pytest.approx([60 / 95] * 60)
+    assert set(five[:30] + five[90:]) == {0.0}
+
+
+def test_an_annotator_on_one_side_is_found_from_a_hundred_preferences_on() -> None:
+    lefty, mixed = votes("l", 100, left=96), votes("m", 120, left=60, first=500)
+    found = columns(*lefty, *mixed)["annotator_side_share"]
+    assert (found[0], found[100]) == (pytest.approx(0.96), pytest.approx(0.5))
+    assert columns(*votes("l", 99, left=99), *mixed)["annotator_side_share"][0] == 0.0
+    assert columns(*votes("r", 100, left=0), *mixed)["annotator_side_share"][0] == 1.0
+    layout = columns(*votes("l", 100, left=100), *votes("m", 120, left=120, first=500))
+    assert max(layout["annotator_side_share"]) == 0.0, "the chosen image comes first in this source"
+
+
+def test_those_who_are_set_aside_do_not_bias_the_batch() -> None:
+    rows = [*votes("l", 300, left=300), *votes("m", 200, left=100, first=500)]
+    biased = columns(*rows, annotator_severity="warn")["position_bias"]
+    assert max(biased) > 0.1
+    assert max(columns(*rows)["position_bias"]) == 0.0
+
+
+def test_an_annotator_whose_labels_are_swapped_disagrees_with_the_others() -> None:
+    honest = [row for who in ("a", "b") for row in votes(who, 40, left=20)]
+    swapped = [
+        {**row, "preference": 1 - row["preference"], "label_0": row["label_1"], "label_1": row["label_0"]}
+        for row in votes("c", 40, left=20)
+    ]
+    found = columns(*honest, *swapped)["annotator_disagreement"]
+    assert (found[0], found[79], found[80]) == (0.0, 0.0, 1.0), "one against two; an even split counts for nobody"
+    assert max(columns(*honest, *swapped[:19])["annotator_disagreement"]) == 0.0

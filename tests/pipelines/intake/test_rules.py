@@ -28,5 +28,9 @@ def test_names_are_those_of_the_functions_and_severities_agree() -> None:
     rules = pair_rules(ValidationSection())
     assert [rule.name for rule in rules] == [function.__name__ for function in PAIR_RULES]
     assert [rule.severity for rule in rules] == [rule.expectation.severity.value for rule in rules]
-    assert {rule.name for rule in rules if rule.severity == "warning"} == {"annotator_flood", "annotator_one_sided"}
+    warnings = {"annotator_flood", "annotator_one_sided", "annotator_disagrees"}
+    assert {rule.name for rule in rules if rule.severity == "warning"} == warnings
+    lenient = pair_rules(ValidationSection(annotator_severity="warn"))
+    added = {"annotator_dominates", "annotator_prefers_a_side"}
+    assert {rule.name for rule in lenient if rule.severity == "warning"} == warnings | added
     assert _reasons([]) == {}

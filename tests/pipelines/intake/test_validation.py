@@ -155,6 +155,23 @@ def test_warnings_report_and_quarantine_nothing(
     assert report.num_quarantined == 0
 
 
+def test_rows_of_an_annotator_who_gives_most_labels_are_set_aside_and_the_others_pass(
+    tiny_project: Project, settings: Settings, tiny_pairs: Make, tiny_row: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    flood = [tiny_row(n, user_id=9) for n in range(40)]
+    rest = [tiny_row(100 + 10 * who + n, user_id=who) for who in range(4) for n in range(6)]
+    with caplog.at_level("WARNING"):
+        report = validate_rows([*flood, *rest], tiny_project, settings, tiny_pairs)
+    assert report.passed
+    assert (report.num_accepted, report.num_quarantined) == (24, 40)
+    assert set(map(tuple, reasons(report).values())) == {("annotator_dominates",)}
+    assert "40 rows break annotator_dominates" in caplog.text
+
+    section = tiny_project.validation.model_copy(update={"annotator_severity": "warn"})
+    lenient = tiny_project.model_copy(update={"validation": section})
+    assert validate_rows([*flood, *rest], lenient, settings, tiny_pairs).num_accepted == 64
+
+
 def test_unnamed_annotators_are_no_flood(
     tiny_project: Project, settings: Settings, tiny_pairs: Make, tiny_row: Make
 ) -> None:
