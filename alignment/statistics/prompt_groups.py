@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from alignment.statistics.prompts import EvalPrompt, normal_prompt
+from alignment.statistics.normal_text import normal_prompt
+from alignment.statistics.prompts import EvalPrompt
 
 SIMILAR = 0.9
 """Similarity from which two prompts are near-duplicates: twice the number of common words, in the same order, divided

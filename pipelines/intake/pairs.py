@@ -24,7 +24,7 @@ FACT_FIELDS = {
     "format": pa.string(),
     "width": pa.int64(),
     "height": pa.int64(),
-    "perceptual_hash": pa.string(),
+    "converted": pa.bool_(),
     "sharpness": pa.float64(),
     "mean_luminance": pa.float64(),
 }
@@ -59,6 +59,15 @@ def pair_id(sha256_0: str, sha256_1: str, *, prompt: str, annotator_id: str) -> 
     return hashlib.sha256(identity.encode("utf-8", "surrogatepass")).hexdigest()
 
 
+def comparison_key(sha256_0: str, sha256_1: str, *, normal: str, annotator_id: str) -> bytes:
+    """Return a key that is equal for rows of one comparison, whose prompts may differ in spelling; see `normal_prompt`.
+
+    Identity by `pair_id` takes the prompt as it is written, so duplicates are found by this key.
+    """
+    parts = [*sorted([sha256_0, sha256_1]), annotator_id, normal]
+    return hashlib.blake2b("\0".join(parts).encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
 class PairWriter:
     """Writes a parquet file batch by batch; the same batches give the same bytes. Use as a context manager."""
 
@@ -75,6 +84,10 @@ class PairWriter:
 
     def __exit__(self, *error: object) -> None:
         self._writer.close()
+
+    def add_metadata(self, metadata: dict[str, str]) -> None:
+        """Add key-value metadata, which readers find in the schema of the file."""
+        self._writer.add_key_value_metadata(metadata)
 
     def write(self, batch: pa.RecordBatch | pa.Table) -> None:
         """Append rows as one row group."""
