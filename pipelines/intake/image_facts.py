@@ -184,8 +184,8 @@ def _small_grey(image: "PILImage", ground: Ground | None) -> "PILImage":
     """Return a grey copy of at most FACTS_SIDE pixels a side; `ground` is None for an image that needs no conversion.
     Converting decodes every pixel: a truncated file fails here.
 
-    A JPEG is decoded to luminance only, and a large one at 1/2, 1/4 or 1/8 of its size: every coefficient is still read,
-    but few pixels are computed. Half of the shrinking is left to `reduce`, which smooths as it does for other formats.
+    A JPEG is decoded to luminance only, and a large one at 1/2, 1/4 or 1/8 of its size: every coefficient is still
+    read, but few pixels are computed. Half of the shrinking is left to `reduce`, which smooths as in other formats.
     """
     if ground is None:
         image.draft("L", (2 * FACTS_SIDE, 2 * FACTS_SIDE))
