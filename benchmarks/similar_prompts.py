@@ -1,8 +1,8 @@
-"""Measure the search for near-duplicate prompts: CPU seconds at several numbers of prompts, and as a ratio to comparing all.
+"""Measure the search for near-duplicate prompts: CPU seconds at several numbers of prompts, and against comparing all.
 
 Prompts have 5 to 30 words from a vocabulary in which a few words are frequent, as in collections of prompts; a fifth of
-them are earlier prompts with a word changed. Run `python benchmarks/similar_prompts.py`; it takes about five minutes and 3
-GiB on an idle core.
+them are earlier prompts with a word changed. Run `python benchmarks/similar_prompts.py`; it takes about five minutes
+and 3 GiB on an idle core.
 """
 
 import resource
@@ -40,7 +40,7 @@ def main() -> None:
 def drawn(count: int) -> list[str]:
     """Return distinct prompts, some of them near-duplicates."""
     rng = np.random.default_rng(0)
-    words = np.minimum(rng.zipf(1.2, size=count * 18) - 1, NUM_WORDS - 1)
+    words = (rng.zipf(1.2, size=count * 18) - 1) % NUM_WORDS
     ends = np.cumsum(rng.integers(5, 31, size=count)) % (len(words) - 30)
     lengths = rng.integers(5, 31, size=count)
     found: dict[str, None] = {}
