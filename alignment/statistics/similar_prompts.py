@@ -1,9 +1,8 @@
 """Find near-duplicates among many prompts without comparing all pairs. Torch-free.
 
-The measure is that of prompt_groups.SIMILAR. Two prompts can only reach it when they share one of the first few words
-of each, in an order of words from rare to frequent (prefix filtering: Chaudhuri et al. 2006, "A primitive operator for
-similarity joins in data cleaning"). So the search is exact: no near-duplicate is missed, as a hash of a sample of words
-(MinHash) would miss some.
+Two prompts can only be near-duplicates when they share one of the first few words of each, in an order of words from
+rare to frequent (prefix filtering: Chaudhuri et al. 2006, "A primitive operator for similarity joins in data
+cleaning"). So the search is exact; hashes of a sample of words (MinHash) would miss some near-duplicates.
 """
 
 import math
@@ -11,7 +10,9 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
-from alignment.statistics.prompt_groups import SIMILAR
+SIMILAR = 0.9
+"""Similarity from which two prompts are near-duplicates: twice the number of common words, in the same order, divided
+by the number of words of both. One word of ten may differ, so that short prompts from one template stay apart."""
 
 Words = tuple[str, ...]
 

@@ -85,10 +85,6 @@ class PairWriter:
     def __exit__(self, *error: object) -> None:
         self._writer.close()
 
-    def add_metadata(self, metadata: dict[str, str]) -> None:
-        """Add key-value metadata, which readers find in the schema of the file."""
-        self._writer.add_key_value_metadata(metadata)
-
     def write(self, batch: pa.RecordBatch | pa.Table) -> None:
         """Append rows as one row group."""
         if batch.num_rows:

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from alignment.contracts.data import SPLITS, DatasetSnapshot, Split
 from alignment.contracts.values import canonical_json
@@ -132,7 +134,8 @@ def _build(
         out = scratch / "out"
         out.mkdir()
         rows = _kept_rows(paths, heldout)
-        counts = _write_splits(rows, out, workspace.project, split_groups(paths))
+        schema = _schema(paths, workspace.project)
+        counts = _write_splits(rows, out, workspace.project, groups=split_groups(paths), schema=schema)
         if not counts.num_pairs["train"]:
             raise ValueError(
                 f"No pair is left to train on: {len(folders)} accepted batches, {sum(counts.num_pairs.values())} pairs"
@@ -196,13 +199,23 @@ def _sources_without_people(project: Project) -> frozenset[str]:
     return frozenset(s.name for s in project.sources if not find_source(s.kind).labelled_by_people)
 
 
-def _write_splits(rows: Iterator[dict[str, Any]], out: Path, project: Project, groups: Mapping[str, str]) -> _Counts:
+def _schema(paths: Sequence[Path], project: Project) -> pa.Schema:
+    """Return SNAPSHOT_SCHEMA, with the ground in its metadata where an image is not shown as it is stored."""
+    names = [f"converted_{side}" for side in (0, 1)]
+    tables = (pq.read_table(path, columns=names) for path in paths)
+    converted = any(pc.any(column).as_py() for table in tables for column in table.columns)
+    ground = parse_ground(project.validation.ground)
+    return SNAPSHOT_SCHEMA.with_metadata(ground_metadata(ground)) if converted else SNAPSHOT_SCHEMA
+
+
+def _write_splits(
+    rows: Iterator[dict[str, Any]], out: Path, project: Project, *, groups: Mapping[str, str], schema: pa.Schema
+) -> _Counts:
     counts = _Counts()
     without_people = _sources_without_people(project)
     waiting: dict[Split, list[dict[str, Any]]] = {split: [] for split in SPLITS}
-    converted: dict[Split, bool] = dict.fromkeys(SPLITS, False)
     with ExitStack() as stack:
-        writers = {s: stack.enter_context(PairWriter(out / f"{s}.parquet", SNAPSHOT_SCHEMA)) for s in SPLITS}
+        writers = {s: stack.enter_context(PairWriter(out / f"{s}.parquet", schema)) for s in SPLITS}
         for row in rows:
             group = normal_prompt(row["prompt"])
             split = _split_of(groups.get(group, group), project.snapshot)
@@ -211,14 +224,11 @@ def _write_splits(rows: Iterator[dict[str, Any]], out: Path, project: Project, g
             pair = _resolved_pair(row)
             waiting[split].append(pair)
             _count(counts, pair, group=group, split=split)
-            converted[split] |= bool(row.get("converted_0") or row.get("converted_1"))
             if len(waiting[split]) == ROWS_AT_ONCE:
                 writers[split].write(_table(waiting[split]))
                 waiting[split] = []
         for split in SPLITS:
             writers[split].write(_table(waiting[split]))
-            if converted[split]:
-                writers[split].add_metadata(ground_metadata(parse_ground(project.validation.ground)))
     return counts
 
 

@@ -3,9 +3,9 @@
 import numpy as np
 from rapidfuzz.distance import Indel
 
-from alignment.statistics.prompt_groups import SIMILAR, group_prompts
+from alignment.statistics.prompt_groups import group_prompts
 from alignment.statistics.prompts import EvalPrompt
-from alignment.statistics.similar_prompts import NearPrompts, similar_groups
+from alignment.statistics.similar_prompts import SIMILAR, NearPrompts, similar_groups
 
 
 def drawn(count: int, seed: int) -> list[str]:

@@ -137,13 +137,13 @@ def test_prompts_that_are_nearly_the_same_share_a_split_and_near_held_out_ones_d
     reports = reports_of(tiny_project, settings)
     snapshot = build_snapshot(reports, Workspace(tiny_project, settings))
     found = {split: [row["prompt"] for row in own] for split, own in splits(snapshot).items()}
-    numbers = {split: {prompt.split()[7] for prompt in prompts} for split, prompts in found.items()}
+    numbers = {split: {prompt.split()[8] for prompt in prompts} for split, prompts in found.items()}
     assert all(numbers.values())
     assert sum(map(len, numbers.values())) == 20, "the three prompts of a number are in one split"
 
     Path(tiny_project.evaluation.prompts).write_text(f"prompt\tcategory\n{words.format('n3 m3')} drawn\tany\n")
     held = build_snapshot(reports, Workspace(tiny_project, settings))
-    assert {prompt.split()[7] for prompt in all_rows(held)} == {f"n{n}" for n in range(20) if n != 3}
+    assert {prompt.split()[8] for prompt in all_rows(held)} == {f"n{n}" for n in range(20) if n != 3}
 
 
 def test_a_file_with_images_that_readers_convert_states_the_ground(
