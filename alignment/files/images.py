@@ -14,7 +14,7 @@ An RGB or grey image without these has the pixels that Pillow's `convert("RGB")`
 import functools
 from collections.abc import Mapping
 from io import BytesIO
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image, ImageCms
@@ -185,7 +185,8 @@ def _to_srgb(profile: bytes, mode: str) -> "ImageCms.ImageCmsTransform | None":
     """Return the conversion of pixels of this mode; None for a profile of other channels, a damaged one, and sRGB."""
     try:
         own = ImageCms.ImageCmsProfile(BytesIO(profile))
-        if own.profile.xcolor_space.strip() != _PROFILE_SPACES[mode]:
+        opened: Any = own.profile
+        if opened.xcolor_space.strip() != _PROFILE_SPACES[mode]:
             return None
         transform = ImageCms.buildTransform(own, _srgb(), mode, "RGB")
     except Exception:  # Any exception on a damaged profile; a browser shows such an image without it.

@@ -81,7 +81,7 @@ class ImageFacts:
     converted: bool | None = None
     """True where people saw other pixels than those stored: orientation, transparency, 16-bit grey or a profile."""
     sharpness: float | None = None
-    """Variance of the Laplacian of the grey copy (0 to 255), after shrinking to at most FACTS_SIDE pixels a side."""
+    """Variance of the Laplacian of the grey copy (0 to 255), after shrinking by a power of two to at most FACTS_SIDE pixels."""
     mean_luminance: float | None = None
     """0 (black) to 255 (white)."""
 
@@ -181,19 +181,22 @@ def _count_scans(data: bytes) -> int:
 
 
 def _small_grey(image: "PILImage", ground: Ground | None) -> "PILImage":
-    """Return a grey copy of at most FACTS_SIDE pixels a side; `ground` is None for an image that needs no conversion.
-    Converting decodes every pixel: a truncated file fails here.
+    """Return a grey copy of at most FACTS_SIDE pixels a side, shrunk by a power of two. `ground` is None for an image
+    that needs no conversion. Converting decodes every pixel: a truncated file fails here.
 
     A JPEG is decoded to luminance only, and a large one at 1/2, 1/4 or 1/8 of its size: every coefficient is still
-    read, but few pixels are computed. Half of the shrinking is left to `reduce`, which smooths as in other formats.
+    read, but few pixels are computed. They are the means of the pixels that they stand for, as `reduce` computes them.
     """
+    factor = 1 << (-(-max(image.size) // FACTS_SIDE) - 1).bit_length()
+    longest = -(-max(image.size) // factor)
     if ground is None:
-        image.draft("L", (2 * FACTS_SIDE, 2 * FACTS_SIDE))
+        shrink = min(factor, 8)
+        image.draft("L", (max(1, image.width // shrink), max(1, image.height // shrink)))
         grey = image.convert("L")
     else:
         grey = shown(image, ground).convert("L")
-    factor = -(-max(grey.size) // FACTS_SIDE)
-    return grey.reduce(factor) if factor > 1 else grey
+    left = -(-max(grey.size) // longest)
+    return grey.reduce(left) if left > 1 else grey
 
 
 def _statistics(grey: "PILImage") -> tuple[float, float]:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from alignment.contracts.data import SPLITS, DatasetSnapshot, Split
@@ -203,7 +202,7 @@ def _schema(paths: Sequence[Path], project: Project) -> pa.Schema:
     """Return SNAPSHOT_SCHEMA, with the ground in its metadata where an image is not shown as it is stored."""
     names = [f"converted_{side}" for side in (0, 1)]
     tables = (pq.read_table(path, columns=names) for path in paths)
-    converted = any(pc.any(column).as_py() for table in tables for column in table.columns)
+    converted = any(any(column.to_pylist()) for table in tables for column in table.columns)
     ground = parse_ground(project.validation.ground)
     return SNAPSHOT_SCHEMA.with_metadata(ground_metadata(ground)) if converted else SNAPSHOT_SCHEMA
 

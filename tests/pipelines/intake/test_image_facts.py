@@ -145,7 +145,7 @@ def test_facts_are_those_of_the_image_as_people_saw_it() -> None:
     assert (facts.problem, facts.converted, facts.mean_luminance) == ("", True, 128.0)
 
 
-@pytest.mark.parametrize("side", [512, 700, 1030, 2050])
+@pytest.mark.parametrize("side", [256, 512, 700, 1030, 2050])
 def test_a_jpeg_decoded_at_reduced_size_has_the_facts_of_its_pixels(side: int) -> None:
     coarse = np.random.default_rng(5).integers(0, 256, (side // 8, side // 8, 3), dtype=np.uint8)
     jpeg = encode(np.array(Image.fromarray(coarse).resize((side, side))), "JPEG")
@@ -153,4 +153,4 @@ def test_a_jpeg_decoded_at_reduced_size_has_the_facts_of_its_pixels(side: int) -
     whole = image_facts(encode(np.asarray(Image.open(BytesIO(jpeg)))), LIMITS)
     assert (found.width, found.height, found.format) == (side, side, "JPEG")
     assert found.mean_luminance == pytest.approx(whole.mean_luminance, abs=1.0)
-    assert found.sharpness == pytest.approx(whole.sharpness, rel=0.2)
+    assert found.sharpness == pytest.approx(whole.sharpness, rel=0.02)
