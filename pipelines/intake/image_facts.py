@@ -81,7 +81,7 @@ class ImageFacts:
     converted: bool | None = None
     """True where people saw other pixels than those stored: orientation, transparency, 16-bit grey or a profile."""
     sharpness: float | None = None
-    """Variance of the Laplacian of the grey copy (0 to 255), after shrinking by a power of two to at most FACTS_SIDE pixels."""
+    """Variance of the Laplacian of the grey copy (0 to 255), shrunk by a power of two to at most FACTS_SIDE pixels."""
     mean_luminance: float | None = None
     """0 (black) to 255 (white)."""
 
