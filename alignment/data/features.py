@@ -203,7 +203,10 @@ class FeatureWriter:
     def _framed(self, pair: Pair, bucket: Bucket) -> list[FramedImage]:
         """Chosen and rejected image, cropped to the same bucket and mirrored alike."""
         mirrored = is_mirrored(self.spec.images, pair.pair_id)
-        return [framed(encoded, bucket, _origin(pair, side), mirrored=mirrored) for side, encoded in _sides(pair)]
+        return [
+            framed(encoded, bucket, _origin(pair, side), mirrored=mirrored, ground=self.pairs.ground)
+            for side, encoded in _sides(pair)
+        ]
 
 
 def _sides(pair: Pair) -> list[tuple[str, bytes]]:

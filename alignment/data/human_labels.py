@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from alignment.contracts.data import Split
 from alignment.contracts.jobs import JobStoppedError
 from alignment.contracts.values import canonical_json
+from alignment.files.images import WHITE, Ground, read_ground
 
 HELDOUT_SPLITS: tuple[Split, ...] = ("calibration", "test")
 COLUMNS = ("pair_id", "prompt", "image_chosen", "image_rejected", "is_tie", "annotator_id", "source")
@@ -49,6 +50,8 @@ class ItemImages:
     prompt: str
     first: bytes
     second: bytes
+    ground: Ground = WHITE
+    """Colour behind transparent parts."""
 
 
 def read_ballots(snapshot_dir: Path, split: Split) -> list[Ballot]:
@@ -67,7 +70,7 @@ def read_items(snapshot_dir: Path, splits: Sequence[Split], wanted: set[str]) ->
             left.remove(ballot.item)
             sides = (row["image_chosen"], row["image_rejected"])
             first, second = sides if ballot.chosen_is_first else sides[::-1]
-            yield ItemImages(ballot.item, row["prompt"], first, second)
+            yield ItemImages(ballot.item, row["prompt"], first, second, row["ground"])
 
 
 def _ballot(row: dict[str, Any]) -> Ballot:
@@ -92,7 +95,8 @@ def _rows(snapshot_dir: Path, split: Split) -> Iterator[dict[str, Any]]:
             missing = sorted(set(COLUMNS) - set(file.schema_arrow.names))
             if missing:
                 raise ValueError(f"{path} lacks the column(s) {', '.join(missing)}; make the snapshot again.")
+            ground = read_ground(file.schema_arrow.metadata)
             for batch in file.iter_batches(READ_ROWS, columns=list(COLUMNS)):
-                yield from batch.to_pylist()
+                yield from ({**row, "ground": ground} for row in batch.to_pylist())
     except (pa.ArrowException, OSError) as error:
         raise JobStoppedError("bad_data", f"{path} cannot be read: {error}") from error

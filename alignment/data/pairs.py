@@ -1,6 +1,5 @@
 """Read the training pairs of a snapshot. C H W are channels, height and width of an image."""
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,12 +8,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from alignment.backbones.interface import Framing
 from alignment.catalogues.images import Bucket, ImageSize
 from alignment.contracts.jobs import JobStoppedError
+from alignment.files.images import WHITE, Ground, read_ground, rgb_image, shown_size
 
 COLUMNS = ("pair_id", "prompt", "caption_chosen", "caption_rejected", "image_chosen", "image_rejected", "is_tie")
 LIGHT_COLUMNS = ("pair_id", "prompt", "caption_chosen", "caption_rejected", "is_tie")
@@ -39,6 +39,7 @@ class TrainingPairs:
     def __init__(self, snapshot_dir: Path) -> None:
         self.path = snapshot_dir / "train.parquet"
         self._file = open_split(self.path, COLUMNS)
+        self.ground = read_ground(self._file.schema_arrow.metadata)
         light = self._file.read(columns=list(LIGHT_COLUMNS))
         kept = np.flatnonzero(~light["is_tie"].to_numpy(zero_copy_only=False).astype(bool))
         if len(kept) == 0:
@@ -97,13 +98,15 @@ def open_split(path: Path, columns: Sequence[str]) -> pq.ParquetFile:
     return file
 
 
-def decoded(encoded: bytes, origin: str) -> Image.Image:
-    """Decode bytes to an RGB image. JobStoppedError (bad_data) that names `origin` when they are not an image."""
+def decoded(encoded: bytes, origin: str, ground: Ground = WHITE) -> Image.Image:
+    """Decode bytes to the RGB image that people saw, transparent parts on `ground`.
+
+    JobStoppedError (bad_data) that names `origin` when they are not an image.
+    """
     try:
-        with Image.open(io.BytesIO(encoded)) as opened:
-            return opened.convert("RGB")
-    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
-        raise JobStoppedError("bad_data", f"{origin} cannot be decoded: {error}") from error
+        return rgb_image(encoded, origin, ground)
+    except ValueError as error:
+        raise JobStoppedError("bad_data", str(error)) from error
 
 
 @dataclass(frozen=True)
@@ -115,19 +118,23 @@ class FramedImage:
 
 
 def image_size(encoded: bytes, origin: str) -> ImageSize:
-    """Read width and height from the header alone. JobStoppedError (bad_data) as in `framed`."""
-    with _opened(encoded, origin) as image:
-        return image.size
+    """Read width and height as people saw them. JobStoppedError (bad_data) as in `framed`."""
+    try:
+        return shown_size(encoded, origin)
+    except ValueError as error:
+        raise JobStoppedError("bad_data", str(error)) from error
 
 
-def framed(encoded: bytes, bucket: Bucket, origin: str, *, mirrored: bool = False) -> FramedImage:
+def framed(
+    encoded: bytes, bucket: Bucket, origin: str, *, mirrored: bool = False, ground: Ground = WHITE
+) -> FramedImage:
     """Decode, scale until the bucket is covered (bilinear), crop the centre. Return CHW in [-1, 1], float32.
 
     Sizes round as in torchvision's Resize and CenterCrop, so features match published recipes. Mirroring comes first,
     so the framing refers to the mirrored image. Raises JobStoppedError (bad_data) that names `origin` when the image
     cannot be decoded.
     """
-    image = decoded(encoded, origin)
+    image = decoded(encoded, origin, ground)
     if mirrored:
         image = ImageOps.mirror(image)
     cut, framing = _cut(image, bucket)
@@ -138,13 +145,6 @@ def framed(encoded: bytes, bucket: Bucket, origin: str, *, mirrored: bool = Fals
 def pixels(encoded: bytes, resolution: int, origin: str) -> Tensor:
     """Return the pixels of `framed` alone, CHW, for a square."""
     return framed(encoded, Bucket(resolution, resolution), origin).pixels_CHW
-
-
-def _opened(encoded: bytes, origin: str) -> Image.Image:
-    try:
-        return Image.open(io.BytesIO(encoded))
-    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
-        raise JobStoppedError("bad_data", f"{origin} cannot be decoded: {error}") from error
 
 
 def _cut(image: Image.Image, bucket: Bucket) -> tuple[Image.Image, Framing]:
@@ -159,11 +159,3 @@ def _cut(image: Image.Image, bucket: Bucket) -> tuple[Image.Image, Framing]:
     cut = image.crop((left, top, left + bucket.width, top + bucket.height))
     framing = Framing(height, width, crop_top=top, crop_left=left, height=bucket.height, width=bucket.width)
     return cut, framing
-
-
-def decode_image(content: bytes, what: str) -> Image.Image:
-    """Decode bytes to RGB. ValueError names the damaged image."""
-    try:
-        return Image.open(io.BytesIO(content)).convert("RGB")
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise ValueError(f"The image of {what} cannot be decoded: {error}.") from error

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import pyarrow.parquet as pq
 from PIL import Image
 
-from alignment.data.pairs import decode_image
 from alignment.evaluation.sampling import ImageKey, is_blank
+from alignment.files.images import read_ground, rgb_image
 from alignment.rewards.interface import Scorer
 from alignment.statistics.human_pairs import JudgedPair, ScoredPair
 
@@ -188,16 +188,17 @@ def calibration_pairs(snapshot_dir: Path, *, rank: int, world_size: int) -> Iter
     if missing:
         path = snapshot_dir / CALIBRATION_FILE
         raise ValueError(f"{path} lacks the columns {', '.join(missing)}. Make the snapshot again.")
+    ground = read_ground(file.schema_arrow.metadata)
     index = 0
     for batch in file.iter_batches(batch_size=READ_ROWS, columns=CALIBRATION_COLUMNS):
         for row in batch.to_pylist():
             if index % world_size == rank:
-                what = f"pair {row['pair_id']}"
+                what = f"The image of pair {row['pair_id']}"
                 yield _CalibrationPair(
                     pair_id=row["pair_id"],
                     prompt=row["prompt"],
-                    chosen=decode_image(row["image_chosen"], what),
-                    rejected=decode_image(row["image_rejected"], what),
+                    chosen=rgb_image(row["image_chosen"], what, ground),
+                    rejected=rgb_image(row["image_rejected"], what, ground),
                     is_tie=bool(row["is_tie"]),
                 )
             index += 1
@@ -218,6 +219,6 @@ def _next_pairs(pairs: Iterator[_CalibrationPair], most: int) -> list[_Calibrati
 def read_image(path: Path) -> Image.Image:
     """Read and decode a sampled image; ValueError names the file."""
     try:
-        return decode_image(path.read_bytes(), str(path))
+        return rgb_image(path.read_bytes(), f"The image {path}")
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error}.") from error

@@ -1,3 +1,3 @@
-"""Durable writes, paths out of files, safetensors, progress."""
+"""Durable writes, pixels of images, paths out of files, safetensors, progress."""
 
-__all__ = ["durable", "paths", "progress", "shards", "tensors"]
+__all__ = ["durable", "images", "paths", "progress", "shards", "tensors"]

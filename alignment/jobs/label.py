@@ -21,8 +21,8 @@ from alignment.contracts.data import SPLITS, DatasetSnapshot
 from alignment.contracts.jobs import LABEL_REPORT_FILE, SPEC_FILE, Placement
 from alignment.contracts.labelling import HeuristicName, LabelModel, LabelSpec
 from alignment.data.human_labels import HELDOUT_SPLITS, Ballot, ItemImages, read_ballots, read_items
-from alignment.data.pairs import decode_image
 from alignment.files.durable import content_digest, write_json
+from alignment.files.images import rgb_image
 from alignment.files.progress import JobProgress
 from alignment.jobs.outcome import JobPaths, read_object, run_job, write_result
 from alignment.jobs.processes import start_processes
@@ -136,7 +136,11 @@ def _score_batch(
     batch: Sequence[ItemImages], scorers: dict[str, Scorer], heuristics: Sequence[HeuristicName]
 ) -> Iterator[tuple[str, list[float], list[float]]]:
     """(labeler, scores of first sides, scores of second sides)."""
-    images = [decode_image(side, f"item {item.item}") for item in batch for side in (item.first, item.second)]
+    images = [
+        rgb_image(side, f"The image of item {item.item}", item.ground)
+        for item in batch
+        for side in (item.first, item.second)
+    ]
     prompts = [item.prompt for item in batch for _ in range(2)]
     for name, scorer in scorers.items():
         scores = scorer.score(images, prompts).tolist()

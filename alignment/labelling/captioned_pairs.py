@@ -110,7 +110,8 @@ class ImageCaptions:
 
     def _image(self, seen: _Occurrence) -> Image.Image:
         pair = self.pairs.pair(seen.pair)
-        return decoded((pair.image_chosen, pair.image_rejected)[seen.side], self._name(seen))
+        encoded = (pair.image_chosen, pair.image_rejected)[seen.side]
+        return decoded(encoded, self._name(seen), self.pairs.ground)
 
     def _name(self, seen: _Occurrence) -> str:
         return f"image_{SIDES[seen.side]} of pair {self.pairs.pair(seen.pair).pair_id}"

@@ -9,6 +9,7 @@ __all__ = [
     "human_pairs",
     "judge_calibration",
     "noninferiority",
+    "normal_text",
     "power",
     "prompt_groups",
     "prompts",
@@ -17,6 +18,7 @@ __all__ = [
     "seed_noise",
     "sequential",
     "shuffled_prompts",
+    "similar_prompts",
     "skewness",
     "tries",
 ]

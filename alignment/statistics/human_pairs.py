@@ -19,7 +19,7 @@ from alignment.contracts.calibration import Calibration
 from alignment.contracts.judges import Judge
 from alignment.data.human_labels import Ballot, read_ballots
 from alignment.statistics.calibration import calibrate
-from alignment.statistics.prompts import normal_prompt
+from alignment.statistics.normal_text import normal_prompt
 
 FACTS = ("source", "generator_chosen", "generator_rejected", "created_at", "prompt")
 UNKNOWN = "unknown"

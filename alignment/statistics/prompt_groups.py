@@ -8,11 +8,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from alignment.statistics.prompts import EvalPrompt, normal_prompt
-
-SIMILAR = 0.9
-"""Similarity from which two prompts are near-duplicates: twice the number of common words, in the same order, divided
-by the number of words of both. One word of ten may differ, so that short prompts from one template stay apart."""
+from alignment.statistics.normal_text import normal_prompt
+from alignment.statistics.prompts import EvalPrompt
+from alignment.statistics.similar_prompts import SIMILAR
 
 _ROWS = 512
 """Number of prompts that are compared with all others at a time, which bounds the memory."""

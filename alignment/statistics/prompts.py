@@ -2,12 +2,12 @@
 Torch-free.
 """
 
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from alignment.contracts.prompt_text import prompt_fault
+from alignment.statistics.normal_text import normal_prompt
 
 HEADER = ["prompt", "category"]
 GROUP = "group"
@@ -25,16 +25,6 @@ class EvalPrompt:
     category: str
     group: str | None = None
     """Name of its group of near-duplicates, empty for none; None where the file has no such column."""
-
-
-def normal_prompt(prompt: str) -> str:
-    """Normalise a prompt so that near-duplicates match: NFKC, case folded, punctuation and white space to one space.
-
-    A prompt that is only punctuation keeps its characters.
-    """
-    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", prompt).casefold())
-    letters = "".join(c if unicodedata.category(c)[0] not in "PZCS" else " " for c in folded)
-    return " ".join(letters.split()) or " ".join(folded.split())
 
 
 def read_prompts(path: Path) -> list[EvalPrompt]:

@@ -15,14 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
 from alignment.contracts.data import Split
 from alignment.contracts.jobs import JobStoppedError
-from alignment.data.pairs import decode_image, open_split
+from alignment.data.pairs import open_split
 from alignment.files.durable import write_json
+from alignment.files.images import read_ground, rgb_image
 from alignment.files.tensors import write_tensors
 from alignment.rewards.clip_model import ClipModel
 
@@ -51,9 +53,11 @@ def embed_split(
     columns: dict[str, list[Tensor]] = {"chosen": [], "rejected": [], "prompts": []}
     annotators: list[str] = []
     prompts: list[str] = []
-    for rows in _batches(_rows(snapshot_dir / f"{split}.parquet"), micro_batch):
+    file = open_split(snapshot_dir / f"{split}.parquet", COLUMNS)
+    ground = read_ground(file.schema_arrow.metadata)
+    for rows in _batches(_rows(file, split), micro_batch):
         for side in ("chosen", "rejected"):
-            images = [decode_image(row[f"image_{side}"], f"pair {row['pair_id']}") for row in rows]
+            images = [rgb_image(row[f"image_{side}"], f"The image of pair {row['pair_id']}", ground) for row in rows]
             columns[side].append(clip.embed_images(images).cpu())
         columns["prompts"].append(_embed_prompts(clip, [row["prompt"] for row in rows]))
         annotators += [row["annotator_id"] or "" for row in rows]
@@ -96,13 +100,12 @@ def _embed_prompts(clip: ClipModel, prompts: list[str]) -> Tensor:
     return clip.embed_texts(distinct).cpu()[[row[prompt] for prompt in prompts]]
 
 
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    file = open_split(path, COLUMNS)
+def _rows(file: pq.ParquetFile, split: Split) -> Iterator[dict[str, Any]]:
     try:
         for batch in file.iter_batches(batch_size=READ_ROWS, columns=list(COLUMNS)):
             yield from (row for row in batch.to_pylist() if not row["is_tie"])
     except (pa.ArrowException, OSError) as error:
-        raise JobStoppedError("bad_data", f"{path} cannot be read: {error}") from error
+        raise JobStoppedError("bad_data", f"{split}.parquet cannot be read: {error}") from error
 
 
 def _batches(rows: Iterator[dict[str, Any]], size: int) -> Iterator[list[dict[str, Any]]]:

@@ -45,7 +45,6 @@ from alignment.config import load_recipe
 from alignment.contracts.evaluation import EvalSpec, ModelRef, SampleSpec
 from alignment.contracts.judges import Judge
 from alignment.contracts.values import folder_digest
-from alignment.data.pairs import decode_image
 from alignment.evaluation.record import Record, make_report, shuffle_of, write_scores
 from alignment.evaluation.sampling import image_grid, missing_images, sample_images
 from alignment.evaluation.scoring import (
@@ -56,6 +55,7 @@ from alignment.evaluation.scoring import (
     score_prompts,
     score_samples,
 )
+from alignment.files.images import rgb_image
 from alignment.rewards.interface import Scorer, load_scorer
 from alignment.statistics.prompts import read_prompts
 from pipelines.contracts.release import GateDecision
@@ -137,7 +137,7 @@ class Trial:
         """Label by taste_a only."""
         prompts = [row["prompt"] for row in rows]
         scores = [
-            self.scorer("taste_a").score([decode_image(row[f"image_{side}"], side) for row in rows], prompts)
+            self.scorer("taste_a").score([rgb_image(row[f"image_{side}"], side) for row in rows], prompts)
             for side in ("chosen", "rejected")
         ]
         return voted(rows, (scores[0] - scores[1]).tolist())

@@ -1,6 +1,10 @@
-"""Compute facts from encoded image bytes within hard limits: the header is checked before any pixel is decoded."""
+"""Compute facts from encoded image bytes within hard limits: the header is checked before any pixel is decoded.
+
+Imports no more than a decoding process needs to start quickly.
+"""
 
 import hashlib
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,23 +13,57 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, MpoImagePlugin, TiffImagePlugin, WebPImagePlugin
 
-from pipelines.project.sections import ValidationSection
+from alignment.files.images import Ground, is_direct, parse_ground, shown, upright_size
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
 
+    from pipelines.project.sections import ValidationSection
+
 # Formats that are recognised, to name what a file is; only the project's formats are decoded.
 IDENTIFIED_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "MPO")
+# Imported here, these formats are known to Pillow, which would otherwise load all its plugins at the first WebP image.
+_PLUGINS = (MpoImagePlugin, TiffImagePlugin, WebPImagePlugin)
 FACTS_SIDE = 256
-"""Longest side, in pixels, of the grey copy from which sharpness and the perceptual hash are computed."""
+"""Longest side, in pixels, of the grey copy from which sharpness and luminance are computed."""
+MAXIMUM_SCANS = 100
+"""Largest number of scans of a JPEG. Encoders write about ten; each scan costs a pass over all pixels."""
+
+_START_OF_SCAN, _END_OF_IMAGE = b"\xff\xda", b"\xff\xd9"
+_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
+"""A marker that begins a segment or ends the image; within pixel data only restarts and escaped bytes follow 0xff."""
 
 Problem = Literal[
-    "", "no_bytes", "too_many_bytes", "unidentified", "too_many_pixels", "too_long_side", "format", "frames", "damaged"
+    "",
+    "no_bytes",
+    "too_many_bytes",
+    "unidentified",
+    "too_many_pixels",
+    "too_long_side",
+    "format",
+    "frames",
+    "damaged",
+    "decode_too_slow",
+    "decode_failed",
 ]
-"""Reason why an image was not fully decoded; all but no_bytes, unidentified and damaged are found without decoding."""
+"""Reason why an image was not fully decoded; all but no_bytes, unidentified, damaged and decode_* are found without
+decoding. decode_failed: the process that decoded it died.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class DecodingLimits:
+    """Limits of an image, and the ground of its transparent parts; fields as in [validation] of a project."""
+
+    max_image_bytes: int
+    max_image_pixels: int
+    max_image_side: int
+    allowed_formats: tuple[str, ...]
+    ground: Ground
+    max_decode_seconds: float
+    """CPU seconds. Enforced by the process that calls `image_facts`, since a decoder cannot be interrupted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,29 +76,46 @@ class ImageFacts:
     format: str | None = None
     """Pillow's name of the format: JPEG, PNG, WEBP..."""
     width: int | None = None
+    """Width in pixels, after the image's orientation is applied where it was decoded."""
     height: int | None = None
-    perceptual_hash: str | None = None
-    """64-bit DCT hash, 16 hexadecimal digits."""
+    converted: bool | None = None
+    """True where people saw other pixels than those stored: orientation, transparency, 16-bit grey or a profile."""
     sharpness: float | None = None
-    """Variance of the Laplacian of the grey copy (0 to 255), after shrinking to at most FACTS_SIDE pixels a side."""
+    """Variance of the Laplacian of the grey copy (0 to 255), shrunk by a power of two to at most FACTS_SIDE pixels."""
     mean_luminance: float | None = None
     """0 (black) to 255 (white)."""
 
 
-def image_facts(data: bytes | None, limits: ValidationSection) -> ImageFacts:
-    """Return facts about encoded bytes. Bad bytes are a `problem`, never an exception.
+def decoding_limits(section: "ValidationSection") -> DecodingLimits:
+    """Return the limits that [validation] of a project states."""
+    return DecodingLimits(
+        max_image_bytes=section.max_image_bytes,
+        max_image_pixels=section.max_image_pixels,
+        max_image_side=section.max_image_side,
+        allowed_formats=section.allowed_formats,
+        ground=parse_ground(section.ground),
+        max_decode_seconds=section.max_decode_seconds,
+    )
+
+
+def image_facts(data: bytes | None, limits: DecodingLimits, sha256: str = "") -> ImageFacts:
+    """Return facts about encoded bytes. Bad bytes are a `problem`, never an exception. `sha256` is theirs, if known.
 
     Inside `strict_decoding`, Pillow's own warning about decompression bombs counts as too many pixels.
     """
     data = data or b""
-    sha256 = hashlib.sha256(data).hexdigest()
+    sha256 = sha256 or hashlib.sha256(data).hexdigest()
     if not data:
         return ImageFacts(sha256, 0, "no_bytes")
     if len(data) > limits.max_image_bytes:
         return ImageFacts(sha256, len(data), "too_many_bytes")
     try:
         with Image.open(BytesIO(data), formats=IDENTIFIED_FORMATS) as image:
-            return _facts_of(image, sha256, len(data), limits=limits)
+            header = (image.format, image.width, image.height)
+            problem = _header_problem(image, limits) or _scan_problem(image, data)
+            if problem:
+                return ImageFacts(sha256, len(data), problem, *header)
+            return _facts_of(image, sha256, len(data), ground=limits.ground)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         return ImageFacts(sha256, len(data), "too_many_pixels")
     except Exception:  # A decoder can raise any exception on hostile bytes; each of them is a fault of the image.
@@ -75,28 +130,27 @@ def strict_decoding() -> Iterator[None]:
         yield
 
 
-def _facts_of(image: "PILImage", sha256: str, num_bytes: int, *, limits: ValidationSection) -> ImageFacts:
-    header = (image.format, image.width, image.height)
-    problem = _header_problem(image, limits)
-    if problem:
-        return ImageFacts(sha256, num_bytes, problem, *header)
+def _facts_of(image: "PILImage", sha256: str, num_bytes: int, *, ground: Ground) -> ImageFacts:
+    name, stored = image.format, image.size
     try:
-        grey = _small_grey(image)
-    except Exception:  # As above: truncated or corrupt pixel data; decoders report it with different exceptions.
-        return ImageFacts(sha256, num_bytes, "damaged", *header)
-    pixels = np.asarray(grey, dtype=np.float32)
+        size, direct = upright_size(image), is_direct(image)
+        grey = _small_grey(image, None if direct else ground)
+    except Exception:  # Truncated or corrupt pixel data; decoders report it with different exceptions.
+        return ImageFacts(sha256, num_bytes, "damaged", name, *stored)
+    sharpness, luminance = _statistics(grey)
     return ImageFacts(
         sha256,
         num_bytes,
         "",
-        *header,
-        perceptual_hash=_perceptual_hash(grey),
-        sharpness=_laplacian_variance(pixels),
-        mean_luminance=float(pixels.mean(dtype=np.float64)),
+        name,
+        *size,
+        converted=not direct,
+        sharpness=sharpness,
+        mean_luminance=luminance,
     )
 
 
-def _header_problem(image: "PILImage", limits: ValidationSection) -> Problem:
+def _header_problem(image: "PILImage", limits: DecodingLimits) -> Problem:
     if image.format not in limits.allowed_formats:
         return "format"
     if max(image.size) > limits.max_image_side:
@@ -108,27 +162,52 @@ def _header_problem(image: "PILImage", limits: ValidationSection) -> Problem:
     return ""
 
 
-def _small_grey(image: "PILImage") -> "PILImage":
-    """Return a grey copy of at most FACTS_SIDE pixels a side. Converting decodes every pixel: a truncated file fails
-    here.
+def _scan_problem(image: "PILImage", data: bytes) -> Problem:
+    """Find a JPEG with more scans than any encoder writes."""
+    # Counting bytes is quick and counts at least the scans: a photo with a film behind it contains more by chance.
+    if image.format not in ("JPEG", "MPO") or data.count(_START_OF_SCAN) <= MAXIMUM_SCANS:
+        return ""
+    return "decode_too_slow" if _count_scans(data) > MAXIMUM_SCANS else ""
 
-    A JPEG is decoded to luminance only: every coefficient is still read, at half the cost of decoding colours.
+
+def _count_scans(data: bytes) -> int:
+    """Count the scans of a JPEG's first image, segment by segment."""
+    scans, place = 0, 2
+    while (found := _MARKER.search(data, place)) is not None and found.group() != _END_OF_IMAGE:
+        scans += found.group() == _START_OF_SCAN
+        length = int.from_bytes(data[found.end() : found.end() + 2], "big")
+        place = found.end() + length
+    return scans
+
+
+def _small_grey(image: "PILImage", ground: Ground | None) -> "PILImage":
+    """Return a grey copy of at most FACTS_SIDE pixels a side, shrunk by a power of two. `ground` is None for an image
+    that needs no conversion. Converting decodes every pixel: a truncated file fails here.
+
+    A JPEG is decoded to luminance only, and a large one at 1/2, 1/4 or 1/8 of its size: every coefficient is still
+    read, but few pixels are computed. They are the means of the pixels that they stand for, as `reduce` computes them.
     """
-    image.draft("L", image.size)
-    grey = image.convert("L")
-    factor = -(-max(grey.size) // FACTS_SIDE)
-    return grey.reduce(factor) if factor > 1 else grey
+    factor = 1 << (-(-max(image.size) // FACTS_SIDE) - 1).bit_length()
+    longest = -(-max(image.size) // factor)
+    if ground is None:
+        shrink = min(factor, 8)
+        image.draft("L", (max(1, image.width // shrink), max(1, image.height // shrink)))
+        grey = image.convert("L")
+    else:
+        grey = shown(image, ground).convert("L")
+    left = -(-max(grey.size) // longest)
+    return grey.reduce(left) if left > 1 else grey
 
 
-def _perceptual_hash(grey: "PILImage") -> str:
-    import imagehash
-
-    return str(imagehash.phash(grey))
-
-
-def _laplacian_variance(pixels: NDArray[np.float32]) -> float:
+def _statistics(grey: "PILImage") -> tuple[float, float]:
+    """Return the variance of the Laplacian and the mean. Sums of integers, so exact on every processor."""
+    pixels = np.frombuffer(grey.tobytes(), np.uint8).reshape(grey.height, grey.width)
+    mean = int(pixels.sum(dtype=np.int64)) / pixels.size
     if min(pixels.shape) < 3:
-        return 0.0
-    middle = pixels[1:-1, 1:-1]
-    laplacian = pixels[:-2, 1:-1] + pixels[2:, 1:-1] + pixels[1:-1, :-2] + pixels[1:-1, 2:] - 4 * middle
-    return float(laplacian.var(dtype=np.float64))
+        return 0.0, mean
+    levels = pixels.astype(np.int32)
+    middle = levels[1:-1, 1:-1]
+    laplacian = levels[:-2, 1:-1] + levels[2:, 1:-1] + levels[1:-1, :-2] + levels[1:-1, 2:] - 4 * middle
+    flat = laplacian.ravel()
+    total, squares = int(flat.sum(dtype=np.int64)), int(np.square(flat).sum(dtype=np.int64))
+    return (squares * flat.size - total * total) / flat.size**2, mean

@@ -3,10 +3,8 @@
 import hashlib
 import hmac
 import logging
-import os
 import tempfile
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import unquote
@@ -16,12 +14,12 @@ import pyarrow as pa
 from alignment.catalogues.lookup import resolve, unknown_name
 from alignment.contracts.values import canonical_json
 from pipelines.contracts.pairs import RawBatch, SourceFacts, SourceShard
-from pipelines.intake.image_facts import ImageFacts, image_facts, strict_decoding
-from pipelines.intake.pairs import FACT_FIELDS, PAIRS_FILE, PAIRS_SCHEMA, ROWS_AT_ONCE, PairWriter, pair_id
+from pipelines.intake.fact_columns import with_facts
+from pipelines.intake.pairs import PAIRS_FILE, PAIRS_SCHEMA, ROWS_AT_ONCE, PairWriter
 from pipelines.intake.sources.catalogue import SOURCES, find_source
 from pipelines.intake.sources.interface import PairSource
 from pipelines.project.file import Project
-from pipelines.project.sections import SourceSection, ValidationSection
+from pipelines.project.sections import SourceSection
 from pipelines.settings import ANNOTATOR_SALT, Settings
 from pipelines.store.folders import NotWritableError, normal_uri
 from pipelines.store.storage import Store, hash_folder
@@ -29,12 +27,19 @@ from pipelines.workspace import Workspace
 
 log = logging.getLogger(__name__)
 
-INGEST_VERSION = 1
+INGEST_VERSION = 2
 """Raised when the same shard would now produce other columns or facts."""
-DECODING_LIMITS = frozenset({"max_image_bytes", "max_image_pixels", "max_image_side", "allowed_formats"})
-"""The limits that decide which images are decoded, and therefore which facts a batch contains."""
-_KNOWN_IMAGES = 20_000
-"""Number of images whose facts are cached within a shard: a ranking of four shows each image in several pairs."""
+DECODING_LIMITS = frozenset(
+    {
+        "max_image_bytes",
+        "max_image_pixels",
+        "max_image_side",
+        "max_decode_seconds",
+        "allowed_formats",
+        "ground",
+    }
+)
+"""Fields of [validation] that decide which images are decoded and how, and therefore which facts a batch contains."""
 
 
 def list_source_shards(workspace: Workspace) -> list[SourceShard]:
@@ -119,7 +124,7 @@ def publish_batch(
     num_rows = 0
     with scratch_dir(workspace.settings) as folder:
         with PairWriter(folder / PAIRS_FILE, PAIRS_SCHEMA) as writer:
-            for batch in _with_facts(batches, workspace.project.validation):
+            for batch in with_facts(batches, workspace.project.validation):
                 writer.write(batch)
                 num_rows += batch.num_rows
         digest, _ = hash_folder(folder)
@@ -194,42 +199,3 @@ def _in_our_columns(
     columns["source_file"] = pa.repeat(name, rows)
     columns["source_row"] = pa.array(range(first_row, first_row + rows), pa.int64())
     return pa.RecordBatch.from_pydict(columns)
-
-
-def _with_facts(batches: Iterable[pa.RecordBatch], limits: ValidationSection) -> Iterator[pa.RecordBatch]:
-    """Yield the same rows in PAIRS_SCHEMA. Images are decoded on every core that the process may use."""
-    known: dict[str, ImageFacts] = {}
-    with strict_decoding(), ThreadPoolExecutor(os.cpu_count()) as pool:
-        for batch in batches:
-            columns = {name: batch.column(name) for name in batch.schema.names}
-            sides = [_facts(batch.column(f"image_{side}"), limits, known, pool=pool) for side in (0, 1)]
-            for side, facts in enumerate(sides):
-                for field, kind in FACT_FIELDS.items():
-                    columns[f"{field}_{side}"] = pa.array([getattr(fact, field) for fact in facts], kind)
-            columns["pair_id"] = _pair_ids(batch, sides)
-            yield pa.RecordBatch.from_arrays([columns[n].cast(t) for n, t in _types()], schema=PAIRS_SCHEMA)
-
-
-def _types() -> list[tuple[str, pa.DataType]]:
-    return [(field.name, field.type) for field in PAIRS_SCHEMA]
-
-
-def _facts(
-    images: pa.Array, limits: ValidationSection, known: dict[str, ImageFacts], *, pool: ThreadPoolExecutor
-) -> list[ImageFacts]:
-    """Return the facts of each image of a column, decoding every distinct image once."""
-    encoded = images.to_pylist()
-    digests = list(pool.map(lambda data: hashlib.sha256(data or b"").hexdigest(), encoded))
-    fresh = {digest: data for digest, data in zip(digests, encoded, strict=True) if digest not in known}
-    if len(known) + len(fresh) > _KNOWN_IMAGES:
-        known.clear()
-        fresh = dict(zip(digests, encoded, strict=True))
-    known.update(zip(fresh, pool.map(lambda data: image_facts(data, limits), fresh.values()), strict=True))
-    return [known[digest] for digest in digests]
-
-
-def _pair_ids(batch: pa.RecordBatch, sides: list[list[ImageFacts]]) -> pa.Array:
-    rows = zip(*sides, batch.column("prompt").to_pylist(), batch.column("annotator_id").to_pylist(), strict=True)
-    return pa.array(
-        [pair_id(a.sha256, b.sha256, prompt=prompt or "", annotator_id=who) for a, b, prompt, who in rows], pa.string()
-    )

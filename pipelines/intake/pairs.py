@@ -24,7 +24,7 @@ FACT_FIELDS = {
     "format": pa.string(),
     "width": pa.int64(),
     "height": pa.int64(),
-    "perceptual_hash": pa.string(),
+    "converted": pa.bool_(),
     "sharpness": pa.float64(),
     "mean_luminance": pa.float64(),
 }
@@ -57,6 +57,15 @@ def pair_id(sha256_0: str, sha256_1: str, *, prompt: str, annotator_id: str) -> 
     """
     identity = canonical_json([*sorted([sha256_0, sha256_1]), prompt, annotator_id])
     return hashlib.sha256(identity.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def comparison_key(sha256_0: str, sha256_1: str, *, normal: str, annotator_id: str) -> bytes:
+    """Return a key that is equal for rows of one comparison, whose prompts may differ in spelling; see `normal_prompt`.
+
+    Identity by `pair_id` takes the prompt as it is written, so duplicates are found by this key.
+    """
+    parts = [*sorted([sha256_0, sha256_1]), annotator_id, normal]
+    return hashlib.blake2b("\0".join(parts).encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 class PairWriter:

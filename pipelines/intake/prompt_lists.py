@@ -17,8 +17,9 @@ from typing import Any, Literal, NamedTuple, get_args
 from alignment.catalogues.lookup import unknown_name
 from alignment.contracts.values import Sha256, ValueObject
 from alignment.files.durable import write_bytes
+from alignment.statistics.normal_text import normal_prompt
 from alignment.statistics.prompt_groups import count_groups
-from alignment.statistics.prompts import GROUP, HEADER, normal_prompt, parse_prompts
+from alignment.statistics.prompts import GROUP, HEADER, parse_prompts
 
 Format = Literal["parti", "geneval", "hps", "tsv", "jsonl"]
 FORMATS: tuple[Format, ...] = get_args(Format)

@@ -4,12 +4,13 @@ The columns contain no prompt, person or image.
 """
 
 import unicodedata
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
-from alignment.statistics.prompts import normal_prompt
+from alignment.statistics.normal_text import normal_prompt, visible
+from pipelines.intake.pairs import comparison_key
 from pipelines.project.sections import ValidationSection
 from pipelines.records.heldout_prompts import HeldoutPrompts
 
@@ -27,6 +28,10 @@ ILLEGAL_LABELS = -1.0
 UNCOUNTED_PIXELS = 2**40
 """Size recorded for an image whose header alone exceeded what the decoder may read."""
 
+_READ = [
+    *("prompt", "has_label", "label_0", "label_1", "preference", "annotator_id", "licence"),
+    *(f"{fact}_{side}" for side in (0, 1) for fact in ("sha256", "problem", "format", "width", "height", "num_bytes")),
+]
 _ALLOWED_CONTROLS = frozenset("\t\n\r")
 _BIDI_OVERRIDES = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
@@ -38,10 +43,11 @@ def rule_columns(pairs: pa.Table, limits: ValidationSection, heldout: HeldoutPro
     """
     import pandas as pd
 
-    table = pairs.to_pandas()
+    table = pairs.select(_READ).to_pandas()
     columns = {"row": range(len(table))}
     people = _annotator_columns(table)
-    frames = [_image_columns(table, limits), _prompt_columns(table, heldout), _label_columns(table)]
+    normal = [normal_prompt(prompt) for prompt in table["prompt"].fillna("")]
+    frames = [_image_columns(table, limits), _prompt_columns(table, normal, heldout), _label_columns(table, normal)]
     frames.append(_side_column(table, people, limits))
     licence = table["licence"].where(table["licence"].fillna("").str.strip() != "", None)
     frames += [people, licence.to_frame("licence")]
@@ -65,6 +71,8 @@ def _image_columns(table: "pd.DataFrame", limits: ValidationSection) -> "pd.Data
     return pd.DataFrame(
         {
             "images_decodable": both["decodable"].all(axis=1),
+            "images_decoded_in_time": both["in_time"].all(axis=1),
+            "decoder_survived": both["survived"].all(axis=1),
             "images_of_one_frame": both["one_frame"].all(axis=1),
             "image_format": foreign.bfill(axis=1).iloc[:, 0].fillna(both["format"].bfill(axis=1).iloc[:, 0]),
             "largest_image_bytes": both["num_bytes"].max(axis=1),
@@ -80,6 +88,7 @@ def _one_image(table: "pd.DataFrame", side: int, limits: ValidationSection) -> "
 
     An image that ingest did not decode because of a limit counts as decodable while it still exceeds that limit: the
     rule of the limit reports it. If the limit was raised since, the image was never decoded and counts as undecodable.
+    An image whose decoder was too slow or died has a separate rule, too.
     """
     import pandas as pd
 
@@ -96,7 +105,9 @@ def _one_image(table: "pd.DataFrame", side: int, limits: ValidationSection) -> "
     )
     return pd.DataFrame(
         {
-            "decodable": (problem == "") | (problem == "frames") | over_a_limit,
+            "decodable": problem.isin(["", "frames", "decode_too_slow", "decode_failed"]) | over_a_limit,
+            "in_time": problem != "decode_too_slow",
+            "survived": problem != "decode_failed",
             "one_frame": problem != "frames",
             "format": format_name,
             "num_bytes": table[f"num_bytes_{side}"],
@@ -107,7 +118,7 @@ def _one_image(table: "pd.DataFrame", side: int, limits: ValidationSection) -> "
     )
 
 
-def _prompt_columns(table: "pd.DataFrame", heldout: HeldoutPrompts) -> "pd.DataFrame":
+def _prompt_columns(table: "pd.DataFrame", normal: list[str], heldout: HeldoutPrompts) -> "pd.DataFrame":
     import pandas as pd
 
     prompts = table["prompt"].fillna("")
@@ -115,28 +126,40 @@ def _prompt_columns(table: "pd.DataFrame", heldout: HeldoutPrompts) -> "pd.DataF
         {
             "prompt_length": prompts.str.strip().str.len().astype("int64"),
             "prompt_control_characters": [_count_control_characters(prompt) for prompt in prompts],
-            "prompt_is_held_out": [normal_prompt(prompt) in heldout.normal for prompt in prompts],
+            "prompt_shows_nothing": [bool(prompt.strip()) and not visible(prompt) for prompt in prompts],
+            "prompt_is_held_out": [prompt in heldout.normal for prompt in normal],
+            "prompt_is_nearly_held_out": [heldout.is_near(prompt) for prompt in normal],
         }
     )
 
 
-def _label_columns(table: "pd.DataFrame") -> "pd.DataFrame":
-    """Find duplicates among rows with a legal label, irrespective of the order of the two images."""
+def _comparisons(table: "pd.DataFrame", normal: list[str]) -> "pd.Series[Any]":
+    """Return the key of each row's comparison."""
     import pandas as pd
 
+    sides = zip(table["sha256_0"], table["sha256_1"], normal, table["annotator_id"].fillna(""), strict=True)
+    keys = [comparison_key(a, b, normal=prompt, annotator_id=who) for a, b, prompt, who in sides]
+    return pd.Series(keys, index=table.index, dtype=object)
+
+
+def _label_columns(table: "pd.DataFrame", normal: list[str]) -> "pd.DataFrame":
+    """Find duplicates among rows with a legal label, in any order of the two images and any spelling of the prompt."""
+    import pandas as pd
+
+    comparison = _comparisons(table, normal)
     labelled = table["has_label"].fillna(False).astype(bool)
     preference = table["preference"]
     legal = preference.isin([0.0, 0.5, 1.0]) & (table["label_0"] == preference) & (table["label_1"] == 1 - preference)
     same = table["sha256_0"] == table["sha256_1"]
     decided = labelled & legal & (preference != 0.5)
     turned = preference.where(table["sha256_0"] <= table["sha256_1"], 1 - preference).where(decided & ~same)
-    of_pair = turned.groupby(table["pair_id"])
+    of_pair = turned.groupby(comparison)
     return pd.DataFrame(
         {
             "has_label": labelled,
             "labels": preference.where(legal, ILLEGAL_LABELS).where(labelled),
             "identical_images_preferred": same & decided,
-            "copies_before": table[labelled & legal].groupby("pair_id").cumcount().reindex(table.index, fill_value=0),
+            "copies_before": _copies_before(comparison[labelled & legal]).reindex(table.index, fill_value=0),
             "labels_contradicted": (of_pair.transform("nunique") > 1) & turned.notna(),
         }
     )
@@ -154,6 +177,10 @@ def _side_column(table: "pd.DataFrame", people: "pd.DataFrame", limits: Validati
         strict = strict.where(~apart)
     bias = _position_bias(int((strict == 1).sum()), int(strict.notna().sum()))
     return pd.DataFrame({"position_bias": bias}, index=table.index)
+
+
+def _copies_before(comparison: "pd.Series[Any]") -> "pd.Series[int]":
+    return comparison.groupby(comparison).cumcount()
 
 
 def _position_bias(left: int, decided: int) -> float:

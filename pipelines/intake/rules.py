@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pipelines.intake.rule_columns import MINIMUM_ANNOTATOR_ROWS, MINIMUM_DECIDED_ROWS, SEVERAL_ANNOTATORS
 from pipelines.project.sections import ValidationSection
 
-RULES_VERSION = 3
+RULES_VERSION = 4
 """Raised when the same rows would now be validated differently."""
 
 Severity = Literal["critical", "warning", "info"]
@@ -61,6 +61,18 @@ def image_decodable(limits: ValidationSection) -> Rule:
     return _is(True, "image_decodable", "images_decodable", "Both images exist, and decode to the last pixel.")
 
 
+def decode_too_slow(limits: ValidationSection) -> Rule:
+    """Both images decode within the limit of CPU time: a progressive JPEG can have thousands of scans."""
+    seconds = f"{limits.max_decode_seconds:g} CPU seconds"
+    text = f"Both images decode within {seconds}, and no JPEG has many times the scans that encoders write."
+    return _is(True, "decode_too_slow", "images_decoded_in_time", text)
+
+
+def decode_failed(limits: ValidationSection) -> Rule:
+    """The process that decodes the images survives them."""
+    return _is(True, "decode_failed", "decoder_survived", "No process that decoded one of the images died of it.")
+
+
 def image_single_frame(limits: ValidationSection) -> Rule:
     """No animations."""
     return _is(True, "image_single_frame", "images_of_one_frame", "Neither image is an animation.")
@@ -105,6 +117,12 @@ def prompt_length(limits: ValidationSection) -> Rule:
     return _between("prompt_length", "prompt_length", text, low=1, high=limits.max_prompt_chars)
 
 
+def prompt_visible(limits: ValidationSection) -> Rule:
+    """The prompt shows something: format characters, fillers and control characters alone describe no image."""
+    text = "The prompt has at least one character that a person sees."
+    return _is(False, "prompt_visible", "prompt_shows_nothing", text)
+
+
 def prompt_characters(limits: ValidationSection) -> Rule:
     """The prompt has no control characters or overrides of the writing direction, which hide its contents."""
     text = "Control characters in the prompt"
@@ -115,6 +133,12 @@ def prompt_held_out(limits: ValidationSection) -> Rule:
     """The prompt is not an evaluation prompt in any spelling with the same normal form: it would leak into training."""
     text = "The prompt is not one of the prompts held out for evaluation."
     return _is(False, "prompt_held_out", "prompt_is_held_out", text)
+
+
+def prompt_near_held_out(limits: ValidationSection) -> Rule:
+    """The prompt is not nearly an evaluation prompt: at least nine of ten words are the same, in the same order."""
+    text = "The prompt differs from every prompt held out for evaluation by more than one word of ten."
+    return _is(False, "prompt_near_held_out", "prompt_is_nearly_held_out", text)
 
 
 def labelled(limits: ValidationSection) -> Rule:
@@ -140,7 +164,7 @@ def identical_images(limits: ValidationSection) -> Rule:
 
 
 def duplicate_pair(limits: ValidationSection) -> Rule:
-    """No earlier row has the same images, prompt and annotator; the first such row is kept."""
+    """No earlier row has the same images, prompt in any spelling, and annotator; the first such row is kept."""
     text = "Earlier rows with the same images, prompt and annotator"
     return _between("duplicate_pair", "copies_before", text, high=0)
 
@@ -217,6 +241,8 @@ SET_ASIDE = frozenset(rule.__name__ for rule in (labelled, annotator_dominates, 
 PAIR_RULES: tuple[Callable[[ValidationSection], Rule], ...] = (
     rows_present,
     image_decodable,
+    decode_too_slow,
+    decode_failed,
     image_single_frame,
     image_format,
     image_bytes,
@@ -224,8 +250,10 @@ PAIR_RULES: tuple[Callable[[ValidationSection], Rule], ...] = (
     image_longest_side,
     image_shortest_side,
     prompt_length,
+    prompt_visible,
     prompt_characters,
     prompt_held_out,
+    prompt_near_held_out,
     labelled,
     labels_legal,
     identical_images,

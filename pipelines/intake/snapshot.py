@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,12 +13,14 @@ import pyarrow.parquet as pq
 
 from alignment.contracts.data import SPLITS, DatasetSnapshot, Split
 from alignment.contracts.values import canonical_json
-from alignment.statistics.prompts import normal_prompt
+from alignment.files.images import ground_metadata, parse_ground
+from alignment.statistics.normal_text import normal_prompt
 from pipelines.contracts.pairs import ValidationReport
 from pipelines.contracts.store import Manifest
 from pipelines.intake.ingestion import scratch_dir
-from pipelines.intake.pairs import ACCEPTED_FILE, ROWS_AT_ONCE, PairWriter, read_batches
+from pipelines.intake.pairs import ACCEPTED_FILE, ROWS_AT_ONCE, PairWriter, comparison_key, read_batches
 from pipelines.intake.sources.catalogue import find_source
+from pipelines.intake.split_groups import split_groups
 from pipelines.intake.validation import fetch_checked
 from pipelines.project.file import Project
 from pipelines.project.sections import SnapshotSection
@@ -28,7 +30,7 @@ from pipelines.workspace import Workspace
 
 log = logging.getLogger(__name__)
 
-SNAPSHOT_VERSION = 2
+SNAPSHOT_VERSION = 3
 """Raised when the same accepted rows would now produce another snapshot."""
 
 
@@ -67,7 +69,8 @@ def build_snapshot(reports: Sequence[ValidationReport], workspace: Workspace) ->
     """Join the accepted rows of every passed report into train, calibration and test.parquet under `snapshots/`.
 
     A pair that came in several batches is used once, and not at all where its annotator contradicts themselves across
-    batches. A prompt's split depends on its normal form and the seed alone, so new data never moves an old prompt.
+    batches. A prompt's split depends on the normal form of the oldest of its near-duplicates and the seed. So new data
+    moves an old prompt only when a new prompt is nearly the same as prompts of two splits.
     Pairs that no person labelled are in train only; those of a prompt in another split are left out.
     The same rows produce the same bytes, in any order of the reports. ValueError when no training pair remains.
     """
@@ -81,6 +84,7 @@ def build_snapshot(reports: Sequence[ValidationReport], workspace: Workspace) ->
         "accepted": [[source, digest] for source, digest, _ in files],
         "split": workspace.project.snapshot.model_dump(mode="json", exclude={"minimum_new_pairs", "sources"}),
         "heldout": heldout.digest,
+        "ground": workspace.project.validation.ground.lower(),
         **({"without_people": sorted(unjudged)} if unjudged else {}),
     }
     uri = store.uri("snapshots", hashlib.sha256(canonical_json(inputs).encode()).hexdigest())
@@ -129,9 +133,8 @@ def _build(
         out = scratch / "out"
         out.mkdir()
         rows = _kept_rows(paths, heldout)
-        counts = _write_splits(
-            rows, out, workspace.project.snapshot, without_people=_sources_without_people(workspace.project)
-        )
+        schema = _schema(paths, workspace.project)
+        counts = _write_splits(rows, out, workspace.project, groups=split_groups(paths), schema=schema)
         if not counts.num_pairs["train"]:
             raise ValueError(
                 f"No pair is left to train on: {len(folders)} accepted batches, {sum(counts.num_pairs.values())} pairs"
@@ -156,28 +159,35 @@ def _build(
 
 def _kept_rows(paths: Sequence[Path], heldout: HeldoutPrompts) -> Iterator[dict[str, Any]]:
     """Yield rows of every file in order, without copies, contradictions and held-out prompts."""
-    contradicted = _contradicted_pairs(paths)
-    seen: set[str] = set()
+    contradicted = _contradicted_comparisons(paths)
+    seen: set[bytes] = set()
     for path in paths:
         for batch in read_batches(path):
             for row in batch.to_pylist():
-                if row["pair_id"] in seen or row["pair_id"] in contradicted:
+                comparison = _comparison(row)
+                if comparison in seen or comparison in contradicted:
                     continue
-                seen.add(row["pair_id"])
-                if normal_prompt(row["prompt"]) not in heldout.normal:
+                seen.add(comparison)
+                if not heldout.holds(row["prompt"]):
                     yield row
 
 
-def _contradicted_pairs(paths: Sequence[Path]) -> set[str]:
-    """Return pairs preferred one way in one row and the other way in another; image order is that of the digests."""
-    columns = ["pair_id", "preference", "sha256_0", "sha256_1"]
-    verdicts: dict[str, float] = {}
+def _comparison(row: dict[str, Any]) -> bytes:
+    normal, who = normal_prompt(row["prompt"]), row["annotator_id"] or ""
+    return comparison_key(row["sha256_0"], row["sha256_1"], normal=normal, annotator_id=who)
+
+
+def _contradicted_comparisons(paths: Sequence[Path]) -> set[bytes]:
+    """Return comparisons that one row decides one way and another the other; image order is that of the digests."""
+    columns = ["prompt", "annotator_id", "preference", "sha256_0", "sha256_1"]
+    verdicts: dict[bytes, float] = {}
     contradicted = set()
     for path in paths:
-        for row in pq.read_table(path, columns=columns).to_pylist():
+        for row in (row for batch in read_batches(path, columns) for row in batch.to_pylist()):
             turned = row["preference"] if row["sha256_0"] <= row["sha256_1"] else 1 - row["preference"]
-            if turned != 0.5 and verdicts.setdefault(row["pair_id"], turned) != turned:
-                contradicted.add(row["pair_id"])
+            comparison = _comparison(row)
+            if turned != 0.5 and verdicts.setdefault(comparison, turned) != turned:
+                contradicted.add(comparison)
     return contradicted
 
 
@@ -188,16 +198,26 @@ def _sources_without_people(project: Project) -> frozenset[str]:
     return frozenset(s.name for s in project.sources if not find_source(s.kind).labelled_by_people)
 
 
+def _schema(paths: Sequence[Path], project: Project) -> pa.Schema:
+    """Return SNAPSHOT_SCHEMA, with the ground in its metadata where an image is not shown as it is stored."""
+    names = [f"converted_{side}" for side in (0, 1)]
+    tables = (pq.read_table(path, columns=names) for path in paths)
+    converted = any(any(column.to_pylist()) for table in tables for column in table.columns)
+    ground = parse_ground(project.validation.ground)
+    return SNAPSHOT_SCHEMA.with_metadata(ground_metadata(ground)) if converted else SNAPSHOT_SCHEMA
+
+
 def _write_splits(
-    rows: Iterator[dict[str, Any]], out: Path, section: SnapshotSection, *, without_people: frozenset[str]
+    rows: Iterator[dict[str, Any]], out: Path, project: Project, *, groups: Mapping[str, str], schema: pa.Schema
 ) -> _Counts:
     counts = _Counts()
+    without_people = _sources_without_people(project)
     waiting: dict[Split, list[dict[str, Any]]] = {split: [] for split in SPLITS}
     with ExitStack() as stack:
-        writers = {s: stack.enter_context(PairWriter(out / f"{s}.parquet", SNAPSHOT_SCHEMA)) for s in SPLITS}
+        writers = {s: stack.enter_context(PairWriter(out / f"{s}.parquet", schema)) for s in SPLITS}
         for row in rows:
             group = normal_prompt(row["prompt"])
-            split = _split_of(group, section)
+            split = _split_of(groups.get(group, group), project.snapshot)
             if split != "train" and row["source"] in without_people:
                 continue
             pair = _resolved_pair(row)

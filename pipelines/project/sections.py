@@ -100,7 +100,12 @@ class ValidationSection(Section):
     """Longest side of an image, in pixels."""
     min_image_side: int = 32
     """Shortest side of an image, in pixels."""
-    max_prompt_chars: int = 2_000
+    max_decode_seconds: Annotated[float, Field(gt=0)] = 5.0
+    """Longest time to decode an image, in CPU seconds. An ordinary image takes a few milliseconds."""
+    ground: Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$")] = "#ffffff"
+    """Colour behind transparent parts of images when people judged them: `#` and two hexadecimal digits each of red,
+    green and blue."""
+    max_prompt_chars: int = 10_000
     """Longest prompt, in characters."""
     max_position_bias: Share = 0.1
     """Largest share of preferences for one side beyond one half, e.g. 0.1 for 60 % left; above it the batch fails. Not

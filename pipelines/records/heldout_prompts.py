@@ -5,9 +5,12 @@ import hashlib
 import io
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
+from alignment.statistics.normal_text import normal_prompt
 from alignment.statistics.prompt_groups import count_groups
-from alignment.statistics.prompts import EvalPrompt, normal_prompt, parse_prompts
+from alignment.statistics.prompts import EvalPrompt, parse_prompts
+from alignment.statistics.similar_prompts import NearPrompts
 from pipelines.project.file import Project
 from pipelines.store.storage import Store
 
@@ -19,6 +22,20 @@ class HeldoutPrompts:
     digest: str
     """sha256 of the evaluation's prompts file, or of the digests of all files if there are prompt sets too."""
     normal: frozenset[str]
+    """Their normal forms."""
+
+    def is_near(self, normal: str) -> bool:
+        """Return True when a prompt, given in normal form, is held out in nearly the same words, but not in these."""
+        return normal not in self.normal and self._near.is_near(normal)
+
+    def holds(self, prompt: str) -> bool:
+        """Return True when a prompt is held out, in any spelling or in nearly the same words."""
+        normal = normal_prompt(prompt)
+        return normal in self.normal or self._near.is_near(normal)
+
+    @cached_property
+    def _near(self) -> NearPrompts:
+        return NearPrompts(self.normal)
 
 
 def heldout_prompts(project: Project, store: Store) -> HeldoutPrompts:
@@ -69,11 +86,11 @@ def _prompt_column(data: bytes, origin: str) -> list[str]:
 
 
 def check_not_heldout(lines: Iterable[str], heldout: HeldoutPrompts, origin: str) -> None:
-    """Check training prompts, one a line; ValueError when some are held out. Reads the lines one by one."""
-    found = [number for number, line in enumerate(lines, start=1) if normal_prompt(line) in heldout.normal]
+    """Check training prompts, one a line; ValueError when some are held out or nearly are. Reads them one by one."""
+    found = [number for number, line in enumerate(lines, start=1) if heldout.holds(line)]
     if found:
         where = ", ".join(map(str, found[:5])) + (", ..." if len(found) > 5 else "")
         raise ValueError(
-            f"{origin} holds {len(found)} prompts of the evaluation (lines {where}). Remove them: prompts used in"
-            " training cannot be used to evaluate."
+            f"{origin} holds {len(found)} prompts of the evaluation, or nearly the same (lines {where}). Remove them:"
+            " prompts used in training cannot be used to evaluate."
         )

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from alignment.catalogues.lookup import unknown_name
 from alignment.contracts.data import DatasetSnapshot
-from alignment.statistics.prompts import HEADER, normal_prompt, read_prompts
+from alignment.statistics.normal_text import normal_prompt
+from alignment.statistics.prompts import HEADER, read_prompts
 from pipelines.project.file import Project
 from pipelines.project.sections import JudgeSection
 from pipelines.records.heldout_prompts import check_not_heldout, heldout_prompts

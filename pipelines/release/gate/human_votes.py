@@ -14,7 +14,7 @@ from alignment.contracts.evaluation import EvalReport
 from alignment.contracts.values import Record
 from alignment.statistics.agreement import PredictionPowered, prediction_powered_win_rate
 from alignment.statistics.comparison import Floats, win_rate_interval
-from alignment.statistics.prompts import normal_prompt
+from alignment.statistics.normal_text import normal_prompt
 from alignment.statistics.score_grids import ScoreGrids
 from pipelines.contracts.release import GateDecision
 from pipelines.release.gate.checks.score_table import read_grids

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from alignment.data.human_labels import read_ballots, read_items
+from alignment.files.images import ground_metadata
 
 
 def write(folder: Path, rows: list[dict[str, Any]], split: str = "train") -> Path:
@@ -65,3 +66,12 @@ def test_missing_file_and_column_are_named(tmp_path: Path) -> None:
         read_ballots(folder, "train")
     with pytest.raises(ValueError, match=r"lacks test\.parquet"):
         read_ballots(folder, "test")
+
+
+def test_an_item_has_the_ground_of_its_file(tmp_path: Path) -> None:
+    folder = write(tmp_path / "s", [row(b"x", b"y")])
+    (ballot,) = read_ballots(folder, "train")
+    assert [item.ground for item in read_items(folder, ("train",), {ballot.item})] == [(255, 255, 255)]
+    table = pq.read_table(folder / "train.parquet").replace_schema_metadata(ground_metadata((1, 2, 3)))
+    pq.write_table(table, folder / "train.parquet")
+    assert [item.ground for item in read_items(folder, ("train",), {ballot.item})] == [(1, 2, 3)]

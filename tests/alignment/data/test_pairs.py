@@ -15,6 +15,7 @@ from alignment.backbones.interface import Framing
 from alignment.catalogues.images import Bucket
 from alignment.contracts.jobs import JobStoppedError
 from alignment.data.pairs import TrainingPairs, framed, image_size, pixels
+from alignment.files.images import ground_metadata
 
 
 def write(folder: Path, *, ties: list[bool], rows_per_group: int = 2, drop: str = "") -> Path:
@@ -146,3 +147,25 @@ def test_undecodable_bytes_are_bad_data() -> None:
     with pytest.raises(JobStoppedError, match="image_chosen of pair 7 cannot be decoded") as stopped:
         pixels(b"no image", 8, "image_chosen of pair 7")
     assert stopped.value.kind == "bad_data"
+
+
+def test_transparent_parts_show_the_ground_of_the_snapshot(tmp_path: Path) -> None:
+    assert TrainingPairs(write(tmp_path, ties=[False])).ground == (255, 255, 255)
+    table = pq.read_table(tmp_path / "train.parquet").replace_schema_metadata(ground_metadata((0, 0, 255)))
+    pq.write_table(table, tmp_path / "train.parquet")
+    ground = TrainingPairs(tmp_path).ground
+    clear = png(np.zeros((8, 8, 4), dtype=np.uint8))
+    blue = framed(clear, Bucket(8, 8), "x", ground=ground).pixels_CHW
+    assert torch.equal(blue[:, 0, 0], torch.tensor([-1.0, -1.0, 1.0]))
+    assert torch.equal(framed(clear, Bucket(8, 8), "x").pixels_CHW, torch.ones(3, 8, 8))
+
+
+def test_a_turned_image_is_as_people_saw_it() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    buffer = io.BytesIO()
+    array = np.random.default_rng(0).integers(0, 255, (20, 60, 3), dtype=np.uint8)
+    Image.fromarray(array).save(buffer, "PNG", exif=exif.tobytes())
+    assert image_size(buffer.getvalue(), "x") == (20, 60)
+    turned = framed(buffer.getvalue(), Bucket(20, 60), "x").pixels_CHW
+    assert torch.equal(turned, framed(png(np.rot90(array, -1)), Bucket(20, 60), "x").pixels_CHW)

@@ -22,6 +22,7 @@ from alignment.evaluation.scoring import (
     score_prompts,
     score_samples,
 )
+from alignment.files.images import ground_metadata
 from alignment.statistics.prompts import EvalPrompt
 
 
@@ -124,6 +125,16 @@ def test_ranks_divide_the_calibration_pairs(snapshot_dir: Path, ranks: int) -> N
     assert [row.is_tie for row in sorted(rows)] == [False, False, False, True, False]
 
 
+def test_judges_see_transparent_parts_on_the_ground_of_the_snapshot(snapshot_dir: Path) -> None:
+    path = snapshot_dir / "calibration.parquet"
+    stream = io.BytesIO()
+    Image.new("RGBA", (4, 4)).save(stream, "PNG")
+    table = pq.read_table(path).set_column(2, "image_chosen", pa.array([stream.getvalue()] * 5))
+    pq.write_table(table.replace_schema_metadata(ground_metadata((9, 8, 7))), path)
+    pair = next(calibration_pairs(snapshot_dir, rank=0, world_size=1))
+    assert pair.chosen.getpixel((0, 0)) == (9, 8, 7)
+
+
 def test_a_broken_snapshot_is_reported(snapshot_dir: Path, tmp_path: Path) -> None:
     path = snapshot_dir / "calibration.parquet"
     table = pq.read_table(path)
@@ -132,7 +143,7 @@ def test_a_broken_snapshot_is_reported(snapshot_dir: Path, tmp_path: Path) -> No
         next(calibration_pairs(snapshot_dir, rank=0, world_size=1))
     broken = table.set_column(2, "image_chosen", pa.array([b"no image"] * 5))
     pq.write_table(broken, path)
-    with pytest.raises(ValueError, match="pair p0 cannot be decoded"):
+    with pytest.raises(ValueError, match="The image of pair p0 cannot be decoded"):
         next(calibration_pairs(snapshot_dir, rank=0, world_size=1))
     path.write_bytes(b"no parquet")
     with pytest.raises(ValueError, match="cannot be read"):

@@ -13,8 +13,8 @@ from alignment.catalogues.backbones import StableDiffusion
 from alignment.contracts.evaluation import Sampler
 from alignment.contracts.jobs import Placement
 from alignment.contracts.labelling import DrawnPairs, DrawSpec
-from alignment.data.pairs import decode_image
 from alignment.files.durable import content_digest, file_sha256
+from alignment.files.images import rgb_image
 from alignment.jobs import draw_pairs
 from alignment.jobs.outcome import JobPaths, exit_code
 
@@ -127,7 +127,7 @@ def test_blank_images_are_left_out_and_only_blank_images_are_an_error(
     assert run(inputs, make_spec(), tmp_path / "one" / "out") == 0
     result = DrawnPairs.model_validate_json((tmp_path / "one" / "out" / "result.json").read_text())
     assert (result.num_pairs, result.num_blank) == (5, 1)
-    assert decode_image(rows_of(tmp_path / "one" / "out")[0]["jpg_0"], "image").size == (64, 64)
+    assert rgb_image(rows_of(tmp_path / "one" / "out")[0]["jpg_0"], "image").size == (64, 64)
     monkeypatch.setattr(draw_pairs, "is_blank", lambda _: True)
     assert run(inputs, make_spec(), tmp_path / "all" / "out") == 2
     assert "All 6 pairs of 'white_style' came out blank" in (tmp_path / "all" / "out" / "failure.json").read_text()

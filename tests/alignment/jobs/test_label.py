@@ -15,8 +15,9 @@ from alignment.contracts.data import DatasetSnapshot
 from alignment.contracts.jobs import LABEL_REPORT_FILE, JobFailure, Placement
 from alignment.contracts.judges import Judge
 from alignment.contracts.labelling import LabelModel, LabelReport, LabelSpec, ProxyVoting
-from alignment.data.pairs import TrainingPairs, decode_image
+from alignment.data.pairs import TrainingPairs
 from alignment.files.durable import content_digest
+from alignment.files.images import rgb_image
 from alignment.jobs import label
 from alignment.jobs.outcome import JobPaths, exit_code
 from alignment.rewards.interface import load_scorer
@@ -85,7 +86,7 @@ def test_a_proxy_vote_orders_every_pair_by_the_judge(
     assert len(rows) == 30
     judge = load_scorer(spec.judges[0], tiny_clip_dir, torch.device("cpu"))
     for row in rows:
-        images = [decode_image(row[f"image_{side}"], "pair") for side in ("chosen", "rejected")]
+        images = [rgb_image(row[f"image_{side}"], "pair") for side in ("chosen", "rejected")]
         chosen, rejected = judge.score(images, [row["prompt"]] * 2).tolist()
         assert chosen == rejected if row["is_tie"] else chosen > rejected
     plain = pq.read_table(inputs / spec.snapshot.content_digest / "train.parquet").to_pylist()

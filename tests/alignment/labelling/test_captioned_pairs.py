@@ -1,6 +1,7 @@
 """Captions by image, the three variants, and the snapshot that stores them."""
 
 import io
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from PIL import Image
 
 from alignment.contracts.captions import Captioner, GeneratedCaptions, HybridCaptions, Perturbation, PerturbedPrompts
 from alignment.data.pairs import TrainingPairs
+from alignment.files.images import ground_metadata
 from alignment.labelling.captioned_pairs import CARRIED_OVER, ImageCaptions, pair_texts, snapshot_files, write_captioned
 from alignment.labelling.perturbation import perturbed, vocabulary
 
@@ -148,3 +150,13 @@ def test_row_groups_are_kept_and_the_same_texts_give_the_same_bytes(tiny_snapsho
     assert one.read_bytes() == (tmp_path / "two" / "train.parquet").read_bytes()
     assert pq.ParquetFile(one).num_row_groups == 5
     assert TrainingPairs(tmp_path / "one").captions == texts
+
+
+def test_the_ground_of_transparent_parts_is_kept(tiny_snapshot_dir: Path, tmp_path: Path) -> None:
+    source, out = tmp_path / "source", tmp_path / "out"
+    shutil.copytree(tiny_snapshot_dir, source)
+    out.mkdir()
+    table = pq.read_table(source / "train.parquet").replace_schema_metadata(ground_metadata((1, 2, 3)))
+    pq.write_table(table, source / "train.parquet")
+    write_captioned(source, out, [("c", "r")] * len(TrainingPairs(source)))
+    assert TrainingPairs(out).ground == (1, 2, 3)

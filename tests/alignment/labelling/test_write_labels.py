@@ -1,10 +1,12 @@
 """Rows with new labels: sides swapped where the verdict is reversed, everything else unchanged."""
 
+import shutil
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
 from alignment.data.human_labels import read_ballots
+from alignment.files.images import ground_metadata, read_ground
 from alignment.labelling.labels import Decision
 from alignment.labelling.write_labels import write_relabelled
 
@@ -41,3 +43,14 @@ def test_a_decision_for_the_chosen_side_changes_nothing(tiny_captioned_snapshot_
     before = pq.read_table(tiny_captioned_snapshot_dir / "train.parquet").to_pylist()
     after = pq.read_table(tmp_path / "train.parquet").to_pylist()
     assert after == [{**row, "is_tie": False, "annotator_id": "j"} for row in before]
+
+
+def test_the_ground_of_transparent_parts_is_kept(tiny_captioned_snapshot_dir: Path, tmp_path: Path) -> None:
+    source, out = tmp_path / "source", tmp_path / "out"
+    shutil.copytree(tiny_captioned_snapshot_dir, source)
+    out.mkdir()
+    table = pq.read_table(source / "train.parquet").replace_schema_metadata(ground_metadata((1, 2, 3)))
+    pq.write_table(table, source / "train.parquet")
+    ballots = read_ballots(source, "train")
+    write_relabelled(source, out, ballots=ballots, decisions=[None] * len(ballots))
+    assert read_ground(pq.read_schema(out / "train.parquet").metadata) == (1, 2, 3)

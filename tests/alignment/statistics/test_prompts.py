@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from alignment.statistics.prompts import normal_prompt, read_prompts
+from alignment.statistics.prompts import read_prompts
 
 
 def written(tmp_path: Path, content: str) -> Path:
@@ -61,20 +61,6 @@ def test_a_missing_or_binary_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "binary.tsv").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ValueError, match="cannot be read"):
         read_prompts(tmp_path / "binary.tsv")
-
-
-@pytest.mark.parametrize(
-    "prompt", ["A  red—circle!", "a red circle", "ａ　ＲＥＤ circle", "a\tred\ncircle...", "“a” (red) circle"]
-)
-def test_spellings_of_one_prompt_are_equal(prompt: str) -> None:
-    assert normal_prompt(prompt) == "a red circle"
-
-
-def test_different_prompts_stay_different() -> None:
-    assert normal_prompt("a red circle 2") != normal_prompt("a red circle 3")
-    assert normal_prompt("STRASSE") == normal_prompt("straße")
-    assert normal_prompt("!!!") == "!!!"
-    assert normal_prompt("\U0001f408") != normal_prompt("\U0001f415")
 
 
 def test_a_repeated_prompt_is_refused_by_line(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ def page() -> str:
 def test_the_page_shows_every_rule_and_its_outcome() -> None:
     text = page()
     assert "Both images are JPEG or PNG or WEBP." in text
-    assert "Characters of the prompt, outer white space aside: at least 1 and at most 2000." in text
+    assert "Characters of the prompt, outer white space aside: at least 1 and at most 10000." in text
     assert text.count("text-success") - text.count(".text-success") == 1
     assert "GIF" in text
     assert "<h1>a &lt;b&gt; shard</h1>" in text

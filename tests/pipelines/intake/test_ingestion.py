@@ -8,7 +8,6 @@ import pytest
 from pydantic import SecretStr
 
 from pipelines.contracts.pairs import RawBatch
-from pipelines.intake import image_facts as facts_module
 from pipelines.intake import ingestion
 from pipelines.intake.ingestion import ingest, list_source_shards
 from pipelines.intake.pairs import PAIRS_SCHEMA, pair_id
@@ -101,22 +100,6 @@ def test_other_limits_or_contents_give_another_batch(
     (other,) = ingest_all(tiny_project, settings)
     assert len({first.uri, tight.uri, other.uri}) == 3
     assert rows_of(tight, settings)[0]["problem_0"] == "too_long_side"
-
-
-def test_an_image_shown_in_many_pairs_is_decoded_once(
-    tiny_project: Project, settings: Settings, tiny_pairs: Make, tiny_row: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: list[bytes] = []
-
-    def watched(data: bytes, limits: Any) -> Any:
-        seen.append(data)
-        return facts_module.image_facts(data, limits)
-
-    monkeypatch.setattr(ingestion, "image_facts", watched)
-    image = tiny_row(0)["jpg_0"]
-    tiny_pairs([tiny_row(number, jpg_0=image) for number in range(1, 41)])
-    ingest_all(tiny_project, settings)
-    assert len(seen) == len(set(seen)) == 41
 
 
 def test_without_a_salt_there_is_a_warning(

@@ -33,10 +33,12 @@ def columns(*rows: dict[str, Any], heldout: frozenset[str] = frozenset(), **limi
 
 def test_a_good_row() -> None:
     assert columns({}) == {
-        "row": [0], "images_decodable": [True], "images_of_one_frame": [True], "image_format": ["PNG"],
+        "row": [0], "images_decodable": [True], "images_decoded_in_time": [True],
+        "decoder_survived": [True], "images_of_one_frame": [True], "image_format": ["PNG"],
         "largest_image_bytes": [11], "largest_image_pixels": [40 * 51], "longest_image_side": [51],
         "shortest_image_side": [40], "prompt_length": [8], "prompt_control_characters": [0],
-        "prompt_is_held_out": [False], "has_label": [True], "labels": [1.0], "identical_images_preferred": [False],
+        "prompt_shows_nothing": [False], "prompt_is_held_out": [False], "prompt_is_nearly_held_out": [False],
+        "has_label": [True], "labels": [1.0], "identical_images_preferred": [False],
         "copies_before": [0], "labels_contradicted": [False], "position_bias": [0.0], "annotator_share": [0.0],
         "annotator_always_on_one_side": [False], "annotator_share_among_several": [0.0],
         "annotator_side_share": [0.0], "annotator_disagreement": [0.0], "licence": ["MIT"],
@@ -74,6 +76,34 @@ def test_labels_must_agree_with_the_preference(row: dict[str, Any], expected: fl
 def test_heldout_prompts_are_compared_in_normal_form() -> None:
     found = columns({"prompt": "A  RED circle?"}, {"prompt": "a blue circle"}, heldout=frozenset({"a red circle"}))
     assert found["prompt_is_held_out"] == [True, False]
+
+
+def test_near_heldout_prompts_are_found_beside_the_same_ones() -> None:
+    held = "a small red circle on a plain black background"
+    rows = [{"prompt": prompt} for prompt in (held.upper(), held.replace("plain ", ""), "a small dog on a black mat")]
+    found = columns(*rows, heldout=frozenset({held}))
+    assert found["prompt_is_held_out"] == [True, False, False]
+    assert found["prompt_is_nearly_held_out"] == [False, True, False]
+
+
+def test_prompts_that_show_nothing_are_told_from_empty_ones() -> None:
+    rows = [{"prompt": prompt} for prompt in ("", None, "\u200b", " \u3164 ", "!")]
+    assert columns(*rows)["prompt_shows_nothing"] == [False, False, True, True, False]
+
+
+def test_a_slow_image_and_one_that_kills_its_decoder_break_their_own_rule() -> None:
+    found = columns({"problem_0": "decode_too_slow"}, {"problem_1": "decode_failed"}, {"problem_1": "damaged"})
+    assert found["images_decoded_in_time"] == [False, True, True]
+    assert found["decoder_survived"] == [True, False, True]
+    assert found["images_decodable"] == [True, True, False]
+
+
+def test_duplicates_are_found_in_any_spelling_of_the_prompt() -> None:
+    against = {"preference": 0.0, "label_0": 0.0, "label_1": 1.0}
+    found = columns({}, {"prompt": "A PROMPT!", "pair_id": "q"}, {"prompt": "a pr\u043empt", "pair_id": "r", **against})
+    assert found["copies_before"] == [0, 1, 2]
+    assert found["labels_contradicted"] == [True, True, True]
+    assert columns({}, {"prompt": "another", "pair_id": "q"})["copies_before"] == [0, 0]
 
 
 def test_control_characters() -> None:

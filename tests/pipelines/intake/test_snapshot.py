@@ -1,13 +1,16 @@
 from collections.abc import Callable, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from alignment.contracts.data import SPLITS, DatasetSnapshot
-from alignment.statistics.prompts import normal_prompt
+from alignment.data.pairs import TrainingPairs, decoded
+from alignment.statistics.normal_text import normal_prompt
 from pipelines.contracts.pairs import ValidationReport
 from pipelines.intake import snapshot as snapshot_module
 from pipelines.intake.ingestion import ingest, list_source_shards
@@ -120,6 +123,52 @@ def test_a_pair_in_two_batches_is_used_once_and_not_at_all_where_they_contradict
     rows = all_rows(build_snapshot(reports_of(project, settings), Workspace(project, settings)))
     assert sorted(rows) == ["prompt number 1", "prompt number 2", "prompt number 4"]
     assert rows["prompt number 2"]["image_chosen"] == shown["jpg_0"]
+
+
+def test_prompts_that_are_nearly_the_same_share_a_split_and_near_held_out_ones_do_not_enter(
+    tiny_project: Project, settings: Settings, tiny_pairs: Make, tiny_row: Make
+) -> None:
+    words = "the portrait of a very old gecko number {} with a train conductor hat"
+    styles = ("", " please", " painted")
+    rows = [
+        tiny_row(3 * n + k, caption=words.format(f"n{n} m{n}") + s) for n in range(20) for k, s in enumerate(styles)
+    ]
+    tiny_pairs(rows)
+    reports = reports_of(tiny_project, settings)
+    snapshot = build_snapshot(reports, Workspace(tiny_project, settings))
+    found = {split: [row["prompt"] for row in own] for split, own in splits(snapshot).items()}
+    numbers = {split: {prompt.split()[8] for prompt in prompts} for split, prompts in found.items()}
+    assert all(numbers.values())
+    assert sum(map(len, numbers.values())) == 20, "the three prompts of a number are in one split"
+
+    Path(tiny_project.evaluation.prompts).write_text(f"prompt\tcategory\n{words.format('n3 m3')} drawn\tany\n")
+    held = build_snapshot(reports, Workspace(tiny_project, settings))
+    assert {prompt.split()[8] for prompt in all_rows(held)} == {f"n{n}" for n in range(20) if n != 3}
+
+
+def test_a_file_with_images_that_readers_convert_states_the_ground(
+    tiny_project: Project, settings: Settings, tiny_pairs: Make, tiny_row: Make
+) -> None:
+    project = training_only(tiny_project)
+    tiny_pairs([tiny_row(1), tiny_row(2)], "a.parquet")
+    folder = Path(
+        build_snapshot(reports_of(project, settings), Workspace(project, settings)).uri.removeprefix("file://")
+    )
+    assert pq.read_schema(folder / "train.parquet").metadata is None
+
+    stream = BytesIO()
+    Image.new("RGBA", (40, 40), (255, 0, 0, 128)).save(stream, "PNG")
+    tiny_pairs([tiny_row(3, jpg_0=stream.getvalue())], "b.parquet")
+    validation = project.validation.model_copy(update={"ground": "#0000FF"})
+    project = project.model_copy(update={"validation": validation})
+    folder = Path(
+        build_snapshot(reports_of(project, settings), Workspace(project, settings)).uri.removeprefix("file://")
+    )
+    pairs = TrainingPairs(folder)
+    assert pairs.ground == (0, 0, 255)
+    pair = pairs.pair(pairs.prompts.index("prompt number 3"))
+    (half_red,) = (own for own in (pair.image_chosen, pair.image_rejected) if own == stream.getvalue())
+    assert decoded(half_red, "image", pairs.ground).getpixel((0, 0)) == (128, 0, 127)
 
 
 def test_prompts_held_out_since_do_not_enter(

@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from hostile_images import jpeg_with_scans
 
 from pipelines.contracts.pairs import RawBatch, ValidationReport
 from pipelines.intake import validation
@@ -62,6 +63,7 @@ def test_each_critical_row_rule_fires_on_the_rows_made_for_it_and_on_no_other(
         ({"jpg_1": png[: len(png) // 2]}, ["image_decodable"]),
         ({"jpg_1": b"<html>"}, ["image_decodable"]),
         ({"jpg_0": animation}, ["image_single_frame"]),
+        ({"jpg_0": jpeg_with_scans(150)}, ["decode_too_slow"]),
         ({"jpg_0": tiny_image(1, (40, 40), "GIF")}, ["image_format"]),
         ({"jpg_1": tiny_image(2, (40, 40), "BMP")}, ["image_format"]),
         ({"jpg_0": bytes(30_001)}, ["image_bytes"]),
@@ -70,9 +72,10 @@ def test_each_critical_row_rule_fires_on_the_rows_made_for_it_and_on_no_other(
         ({"jpg_1": tiny_image(5, (40, 31))}, ["image_shortest_side"]),
         ({"caption": None}, ["prompt_length"]),
         ({"caption": " \n "}, ["prompt_length"]),
-        ({"caption": "x" * 2001}, ["prompt_length"]),
-        ({"caption": "x" * 2000}, []),
+        ({"caption": "x" * 10_001}, ["prompt_length"]),
+        ({"caption": "x" * 10_000}, []),
         ({"caption": "two\nlines\tand more"}, []),
+        ({"caption": "\u200b\u2060\ufe0f"}, ["prompt_visible"]),
         ({"caption": "bell \x07"}, ["prompt_characters"]),
         ({"caption": "turned \u202e round"}, ["prompt_characters"]),
         ({"caption": "a held out PROMPT - please"}, ["prompt_held_out"]),
@@ -112,7 +115,7 @@ def test_each_critical_row_rule_fires_on_the_rows_made_for_it_and_on_no_other(
     )
     failed = {rule.rule: rule.failed for rule in report.rules}
     assert failed == {rule.rule: sum(rule.rule in why for _, why in dirt) for rule in report.rules}
-    assert {rule.rule: rule.example_rows for rule in report.rules}["prompt_length"] == (11, 12, 13, 36)
+    assert {rule.rule: rule.example_rows for rule in report.rules}["prompt_length"] == (12, 13, 14, 38)
 
 
 def animated_webp() -> bytes:

@@ -1,0 +1,95 @@
+"""Add facts of the images and the identity of the pair to rows, while the images of the next rows are decoded."""
+
+import hashlib
+from collections import deque
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import pyarrow as pa
+
+from pipelines.intake.decoding.pool import DecodingPool, EncodedImage, PendingFacts, shared_pool
+from pipelines.intake.image_facts import ImageFacts, decoding_limits
+from pipelines.intake.pairs import FACT_FIELDS, PAIRS_SCHEMA, pair_id
+from pipelines.project.sections import ValidationSection
+
+ROWS_TOGETHER = 1024
+"""Largest number of rows whose columns are made at once and that become one row group."""
+BYTES_TOGETHER = 64 * 2**20
+"""Bytes of rows, images included, from which no further rows are added to a group."""
+_AHEAD = 2
+"""Groups of rows whose images are being decoded while an earlier group is written."""
+_KNOWN_IMAGES = 20_000
+"""Number of images whose facts are cached within a shard: a ranking of four shows each image in several pairs."""
+
+
+class _Started(NamedTuple):
+    """Rows whose images are being decoded, with the facts of the images of both sides."""
+
+    batch: pa.RecordBatch
+    sides: tuple[list[PendingFacts], list[PendingFacts]]
+
+
+def with_facts(batches: Iterable[pa.RecordBatch], validation: ValidationSection) -> Iterator[pa.RecordBatch]:
+    """Yield the same rows in PAIRS_SCHEMA. Every distinct image is decoded once, on every core of the host."""
+    decoder = _Decoder(shared_pool(), validation)
+    started: deque[_Started] = deque()
+    for batch in _together(batches):
+        started.append(
+            _Started(batch, (decoder.start(batch.column("image_0")), decoder.start(batch.column("image_1"))))
+        )
+        if len(started) > _AHEAD:
+            yield _finished(started.popleft())
+    while started:
+        yield _finished(started.popleft())
+
+
+def _together(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Join small batches, in order."""
+    waiting: list[pa.RecordBatch] = []
+    for batch in batches:
+        waiting.append(batch)
+        if sum(b.num_rows for b in waiting) >= ROWS_TOGETHER or sum(b.nbytes for b in waiting) >= BYTES_TOGETHER:
+            yield _joined(waiting)
+            waiting = []
+    if waiting:
+        yield _joined(waiting)
+
+
+def _joined(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
+    return batches[0] if len(batches) == 1 else pa.concat_batches(batches)
+
+
+class _Decoder:
+    """Starts the decoding of images that are not known yet."""
+
+    def __init__(self, pool: DecodingPool, validation: ValidationSection) -> None:
+        self._pool = pool
+        self._limits = decoding_limits(validation)
+        self._known: dict[str, PendingFacts] = {}
+
+    def start(self, images: pa.Array) -> list[PendingFacts]:
+        """Return the facts of each image of a column, which are there once its process has answered."""
+        encoded = [EncodedImage(data or b"", hashlib.sha256(data or b"").hexdigest()) for data in images.to_pylist()]
+        if len(self._known) + len(encoded) > _KNOWN_IMAGES:
+            self._known.clear()
+        fresh = {image.sha256: image for image in encoded if image.sha256 not in self._known}
+        self._known.update(zip(fresh, self._pool.submit(list(fresh.values()), self._limits), strict=True))
+        return [self._known[image.sha256] for image in encoded]
+
+
+def _finished(started: _Started) -> pa.RecordBatch:
+    batch = started.batch
+    columns = {name: batch.column(name) for name in batch.schema.names}
+    sides = [[pending.result() for pending in side] for side in started.sides]
+    for side, facts in enumerate(sides):
+        for field, kind in FACT_FIELDS.items():
+            columns[f"{field}_{side}"] = pa.array([getattr(fact, field) for fact in facts], kind)
+    columns["pair_id"] = _pair_ids(batch, sides)
+    return pa.RecordBatch.from_arrays([columns[f.name].cast(f.type) for f in PAIRS_SCHEMA], schema=PAIRS_SCHEMA)
+
+
+def _pair_ids(batch: pa.RecordBatch, sides: list[list[ImageFacts]]) -> pa.Array:
+    rows = zip(*sides, batch.column("prompt").to_pylist(), batch.column("annotator_id").to_pylist(), strict=True)
+    return pa.array(
+        [pair_id(a.sha256, b.sha256, prompt=prompt or "", annotator_id=who) for a, b, prompt, who in rows], pa.string()
+    )
