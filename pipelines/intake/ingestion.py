@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -17,9 +18,18 @@ from alignment.catalogues.lookup import resolve, unknown_name
 from alignment.contracts.values import canonical_json
 from pipelines.contracts.pairs import RawBatch, SourceFacts, SourceShard
 from pipelines.intake.image_facts import ImageFacts, image_facts, strict_decoding
-from pipelines.intake.pairs import FACT_FIELDS, PAIRS_FILE, PAIRS_SCHEMA, ROWS_AT_ONCE, PairWriter, pair_id
+from pipelines.intake.pairs import (
+    FACT_FIELDS,
+    PAIRS_FILE,
+    PAIRS_SCHEMA,
+    ROWS_AT_ONCE,
+    PairWriter,
+    pair_id,
+    pairs_schema,
+)
 from pipelines.intake.sources.catalogue import SOURCES, find_source
-from pipelines.intake.sources.interface import PairSource
+from pipelines.intake.sources.interface import OpenShard, PairSource
+from pipelines.intake.sources.reading.layouts import LayoutError
 from pipelines.project.file import Project
 from pipelines.project.sections import SourceSection, ValidationSection
 from pipelines.settings import ANNOTATOR_SALT, Settings
@@ -33,6 +43,8 @@ INGEST_VERSION = 1
 """Raised when the same shard would now produce other columns or facts."""
 DECODING_LIMITS = frozenset({"max_image_bytes", "max_image_pixels", "max_image_side", "allowed_formats"})
 """The limits that decide which images are decoded, and therefore which facts a batch contains."""
+_READING = {"columns", "fetch_urls", "url_hosts"}
+"""Fields of a source that change what is read from a shard."""
 _KNOWN_IMAGES = 20_000
 """Number of images whose facts are cached within a shard: a ranking of four shows each image in several pairs."""
 
@@ -61,19 +73,19 @@ def inspect_sources(workspace: Workspace) -> dict[str, SourceFacts | str | None]
 def recognise(uri: str, store: Store) -> tuple[str, SourceFacts]:
     """Return the kind of the pairs in a folder or under a prefix, by their columns, and their facts.
 
-    ValueError with the reason of each kind when they are of none.
+    ValueError when they are of none: with the columns if a file could be read, else with the first reason.
     """
-    reasons = []
+    reasons: list[ValueError] = []
     for cls in SOURCES:
-        if not cls.labelled_by_people:
-            continue
         kind = str(cls.model_fields["kind"].default)
-        source = SourceSection(name="pairs", kind=kind, uri=uri, licence="")
+        if not cls.labelled_by_people or not (cls.layouts or kind == "folder"):
+            continue
         try:
+            source = SourceSection(name="pairs", kind=kind, uri=uri, licence="")
             return kind, _reader(source).inspect(source, store)
         except ValueError as error:
-            reasons.append(str(error))
-    raise ValueError(" ".join(reasons))
+            reasons.append(error)
+    raise next((reason for reason in reasons if isinstance(reason, LayoutError)), reasons[0])
 
 
 def ingest(shard: SourceShard, workspace: Workspace) -> RawBatch:
@@ -98,13 +110,16 @@ def ingest(shard: SourceShard, workspace: Workspace) -> RawBatch:
         "annotators": _annotator_id("", settings) if settings.annotator_salt.get_secret_value() else "",
         "limits": workspace.project.validation.model_dump(mode="json", include=set(DECODING_LIMITS)),
     }
+    options = source.model_dump(mode="json", include=_READING, exclude_defaults=True)
+    inputs |= {"reading": options} if options else {}
     uri = store.uri("raw", hashlib.sha256(canonical_json(inputs).encode()).hexdigest())
     finished = store.read_manifest(uri)
     if finished is not None:
         return RawBatch.model_validate(finished.value)
     with scratch_dir(settings) as scratch:
-        path = store.local_path(shard.uri, scratch)
-        rows = _reader(source).read_shard(path, name, ROWS_AT_ONCE)
+        limit = workspace.project.validation.max_image_bytes
+        opened = OpenShard(shard, name, source, store, scratch, max_image_bytes=limit)
+        rows = _reader(source).read_shard(opened, ROWS_AT_ONCE)
         batches = (_in_our_columns(batch, source, first, name=name, settings=settings) for first, batch in _count(rows))
         return publish_batch(uri, batches, source=source.name, name=name, workspace=workspace)
 
@@ -114,12 +129,14 @@ def publish_batch(
 ) -> RawBatch:
     """Compute facts and identity of the rows, write pairs.parquet and publish it as a raw batch.
 
-    The rows have the columns of PAIRS_SCHEMA; pair_id and facts may be missing, since they are always recomputed.
+    The rows have the columns of `pairs_schema`; pair_id and facts may be missing, since they are always recomputed.
     """
     num_rows = 0
     with scratch_dir(workspace.settings) as folder:
-        with PairWriter(folder / PAIRS_FILE, PAIRS_SCHEMA) as writer:
-            for batch in _with_facts(batches, workspace.project.validation):
+        tables = _with_facts(batches, workspace.project.validation)
+        first = next(tables, None)
+        with PairWriter(folder / PAIRS_FILE, PAIRS_SCHEMA if first is None else first.schema) as writer:
+            for batch in chain([] if first is None else [first], tables):
                 writer.write(batch)
                 num_rows += batch.num_rows
         digest, _ = hash_folder(folder)
@@ -158,7 +175,8 @@ def _source(project: Project, shard: SourceShard) -> SourceSection:
 
 def _shard_name(shard: SourceShard, source: SourceSection) -> str:
     """Return the shard's path relative to its source, so that a batch is the same wherever the source is stored."""
-    root = normal_uri(source.uri)
+    local = "://" not in source.uri or source.uri.startswith(("file://", "s3://"))
+    root = normal_uri(source.uri) if local else source.uri.rstrip("/")
     path = shard.uri.removeprefix(f"{root}/") if shard.uri.startswith(f"{root}/") else shard.uri.rpartition("/")[2]
     return unquote(path) if root.startswith("file://") else path
 
@@ -182,7 +200,7 @@ def _count(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[int, pa.RecordBa
 def _in_our_columns(
     batch: pa.RecordBatch, source: SourceSection, first_row: int, *, name: str, settings: Settings
 ) -> pa.RecordBatch:
-    """Yield rows of SOURCE_SCHEMA with provenance added and annotators replaced by hashes."""
+    """Yield rows of the source's schema with provenance added and annotators replaced by hashes."""
     rows = batch.num_rows
     columns = {field: batch.column(field) for field in batch.schema.names if field != "user_id"}
     users = batch.column("user_id").to_pylist()
@@ -192,12 +210,12 @@ def _in_our_columns(
     columns["source"] = pa.repeat(source.name, rows)
     columns["licence"] = pa.repeat(source.licence, rows)
     columns["source_file"] = pa.repeat(name, rows)
-    columns["source_row"] = pa.array(range(first_row, first_row + rows), pa.int64())
+    columns.setdefault("source_row", pa.array(range(first_row, first_row + rows), pa.int64()))
     return pa.RecordBatch.from_pydict(columns)
 
 
 def _with_facts(batches: Iterable[pa.RecordBatch], limits: ValidationSection) -> Iterator[pa.RecordBatch]:
-    """Yield the same rows in PAIRS_SCHEMA. Images are decoded on every core that the process may use."""
+    """Yield the same rows in `pairs_schema`. Images are decoded on every core that the process may use."""
     known: dict[str, ImageFacts] = {}
     with strict_decoding(), ThreadPoolExecutor(os.cpu_count()) as pool:
         for batch in batches:
@@ -207,11 +225,8 @@ def _with_facts(batches: Iterable[pa.RecordBatch], limits: ValidationSection) ->
                 for field, kind in FACT_FIELDS.items():
                     columns[f"{field}_{side}"] = pa.array([getattr(fact, field) for fact in facts], kind)
             columns["pair_id"] = _pair_ids(batch, sides)
-            yield pa.RecordBatch.from_arrays([columns[n].cast(t) for n, t in _types()], schema=PAIRS_SCHEMA)
-
-
-def _types() -> list[tuple[str, pa.DataType]]:
-    return [(field.name, field.type) for field in PAIRS_SCHEMA]
+            schema = pairs_schema(batch.schema.names)
+            yield pa.RecordBatch.from_arrays([columns[own.name].cast(own.type) for own in schema], schema=schema)
 
 
 def _facts(

@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +18,9 @@ from pipelines.contracts.pairs import ValidationReport
 from pipelines.contracts.store import Manifest
 from pipelines.intake.ingestion import scratch_dir
 from pipelines.intake.pairs import ACCEPTED_FILE, ROWS_AT_ONCE, PairWriter, read_batches
+from pipelines.intake.soft_labels import COMPARED, LABEL_FIELDS, comparison_id, labelled_row, merged_votes, side
 from pipelines.intake.sources.catalogue import find_source
+from pipelines.intake.sources.interface import VOTE_FIELDS
 from pipelines.intake.validation import fetch_checked
 from pipelines.project.file import Project
 from pipelines.project.sections import SnapshotSection
@@ -30,6 +32,8 @@ log = logging.getLogger(__name__)
 
 SNAPSHOT_VERSION = 2
 """Raised when the same accepted rows would now produce another snapshot."""
+_LABEL_POLICY = {"labels", "label_threshold"}
+_NOT_SPLIT = {"minimum_new_pairs", "sources", *_LABEL_POLICY}
 
 
 SNAPSHOT_SCHEMA = pa.schema(
@@ -69,6 +73,7 @@ def build_snapshot(reports: Sequence[ValidationReport], workspace: Workspace) ->
     A pair that came in several batches is used once, and not at all where its annotator contradicts themselves across
     batches. A prompt's split depends on its normal form and the seed alone, so new data never moves an old prompt.
     Pairs that no person labelled are in train only; those of a prompt in another split are left out.
+    Labels are those of the project's policy; a snapshot with votes has the columns LABEL_FIELDS too.
     The same rows produce the same bytes, in any order of the reports. ValueError when no training pair remains.
     """
     store = workspace.store
@@ -79,9 +84,10 @@ def build_snapshot(reports: Sequence[ValidationReport], workspace: Workspace) ->
     inputs = {
         "version": SNAPSHOT_VERSION,
         "accepted": [[source, digest] for source, digest, _ in files],
-        "split": workspace.project.snapshot.model_dump(mode="json", exclude={"minimum_new_pairs", "sources"}),
+        "split": workspace.project.snapshot.model_dump(mode="json", exclude=_NOT_SPLIT),
         "heldout": heldout.digest,
         **({"without_people": sorted(unjudged)} if unjudged else {}),
+        **_label_inputs(workspace.project),
     }
     uri = store.uri("snapshots", hashlib.sha256(canonical_json(inputs).encode()).hexdigest())
     manifest = store.read_manifest(uri)
@@ -105,6 +111,7 @@ def _split_of(group: str, section: SnapshotSection) -> Split:
 class _Counts:
     num_pairs: dict[Split, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))
     num_ties: int = 0
+    num_soft: int = 0
     num_captioned: int = 0
     groups: set[str] = field(default_factory=set)
     sources: set[str] = field(default_factory=set)
@@ -128,10 +135,11 @@ def _build(
         ]
         out = scratch / "out"
         out.mkdir()
-        rows = _kept_rows(paths, heldout)
-        counts = _write_splits(
-            rows, out, workspace.project.snapshot, without_people=_sources_without_people(workspace.project)
-        )
+        section = workspace.project.snapshot
+        rows = _labelled(_kept_rows(paths, heldout), paths, section)
+        schema = pa.schema([*SNAPSHOT_SCHEMA, *(LABEL_FIELDS if _has_votes(paths, section) else ())])
+        without_people = _sources_without_people(workspace.project)
+        counts = _write_splits(rows, out, section, schema=schema, without_people=without_people)
         if not counts.num_pairs["train"]:
             raise ValueError(
                 f"No pair is left to train on: {len(folders)} accepted batches, {sum(counts.num_pairs.values())} pairs"
@@ -143,6 +151,7 @@ def _build(
             content_digest=hash_folder(out)[0],
             num_pairs=dict(counts.num_pairs),
             num_ties=counts.num_ties,
+            num_soft=counts.num_soft if _has_votes(paths, section) else None,
             num_captioned=counts.num_captioned,
             num_prompts=len(counts.groups),
             sources=tuple(sorted(counts.sources)),
@@ -151,6 +160,12 @@ def _build(
             heldout_prompts_digest=heldout.digest,
         )
         log.info("Snapshot of %d batches: %s pairs", len(folders), counts.num_pairs)
+        if counts.num_soft:
+            log.warning(
+                "%d pairs have a share of votes as label. No objective uses the share yet: training takes the favoured"
+                " image as chosen and leaves out the ties.",
+                counts.num_soft,
+            )
         return store.publish_folder(out, uri, snapshot.model_dump(mode="json"))
 
 
@@ -168,6 +183,43 @@ def _kept_rows(paths: Sequence[Path], heldout: HeldoutPrompts) -> Iterator[dict[
                     yield row
 
 
+def _labelled(
+    rows: Iterable[dict[str, Any]], paths: Sequence[Path], section: SnapshotSection
+) -> Iterator[dict[str, Any]]:
+    """Yield the rows with the labels of the policy; one row for each comparison unless labels are hard."""
+    if section.labels == "hard":
+        for row in rows:
+            yield labelled_row(row, section, None)
+        return
+    contradicted = _contradicted_pairs(paths)
+    votes = merged_votes(row for row in _compared_rows(paths) if row["pair_id"] not in contradicted)
+    for row in rows:
+        found = votes.pop(comparison_id(row), None)
+        if found is not None:
+            yield labelled_row(row, section, found)
+
+
+def _compared_rows(paths: Sequence[Path]) -> Iterator[dict[str, Any]]:
+    for path in paths:
+        columns = [*COMPARED, *(name for name in pq.read_schema(path).names if name == VOTE_FIELDS[0].name)]
+        for batch in read_batches(path, columns):
+            yield from batch.to_pylist()
+
+
+def _has_votes(paths: Sequence[Path], section: SnapshotSection) -> bool:
+    """Return True if any source has votes, or several annotators were merged."""
+    return section.labels != "hard" or any(VOTE_FIELDS[0].name in pq.read_schema(path).names for path in paths)
+
+
+def _label_inputs(project: Project) -> dict[str, Any]:
+    """Return the policy of labels for the digest; nothing where no other policy would give other labels."""
+    section = project.snapshot
+    has_votes = any(find_source(source.kind).has_votes for source in project.sources)
+    if section.labels == "hard" and not has_votes:
+        return {}
+    return {"labels": section.model_dump(mode="json", include=_LABEL_POLICY)}
+
+
 def _contradicted_pairs(paths: Sequence[Path]) -> set[str]:
     """Return pairs preferred one way in one row and the other way in another; image order is that of the digests."""
     columns = ["pair_id", "preference", "sha256_0", "sha256_1"]
@@ -175,7 +227,8 @@ def _contradicted_pairs(paths: Sequence[Path]) -> set[str]:
     contradicted = set()
     for path in paths:
         for row in pq.read_table(path, columns=columns).to_pylist():
-            turned = row["preference"] if row["sha256_0"] <= row["sha256_1"] else 1 - row["preference"]
+            favoured = side(row["preference"])
+            turned = favoured if row["sha256_0"] <= row["sha256_1"] else 1 - favoured
             if turned != 0.5 and verdicts.setdefault(row["pair_id"], turned) != turned:
                 contradicted.add(row["pair_id"])
     return contradicted
@@ -189,12 +242,17 @@ def _sources_without_people(project: Project) -> frozenset[str]:
 
 
 def _write_splits(
-    rows: Iterator[dict[str, Any]], out: Path, section: SnapshotSection, *, without_people: frozenset[str]
+    rows: Iterator[dict[str, Any]],
+    out: Path,
+    section: SnapshotSection,
+    *,
+    schema: pa.Schema,
+    without_people: frozenset[str],
 ) -> _Counts:
     counts = _Counts()
     waiting: dict[Split, list[dict[str, Any]]] = {split: [] for split in SPLITS}
     with ExitStack() as stack:
-        writers = {s: stack.enter_context(PairWriter(out / f"{s}.parquet", SNAPSHOT_SCHEMA)) for s in SPLITS}
+        writers = {s: stack.enter_context(PairWriter(out / f"{s}.parquet", schema)) for s in SPLITS}
         for row in rows:
             group = normal_prompt(row["prompt"])
             split = _split_of(group, section)
@@ -204,20 +262,21 @@ def _write_splits(
             waiting[split].append(pair)
             _count(counts, pair, group=group, split=split)
             if len(waiting[split]) == ROWS_AT_ONCE:
-                writers[split].write(_table(waiting[split]))
+                writers[split].write(_table(waiting[split], schema))
                 waiting[split] = []
         for split in SPLITS:
-            writers[split].write(_table(waiting[split]))
+            writers[split].write(_table(waiting[split], schema))
     return counts
 
 
-def _table(rows: list[dict[str, Any]]) -> pa.Table:
-    return pa.Table.from_pylist(rows, schema=SNAPSHOT_SCHEMA)
+def _table(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
+    return pa.Table.from_pylist(rows, schema=schema)
 
 
 def _count(counts: _Counts, pair: dict[str, Any], *, group: str, split: Split) -> None:
     counts.num_pairs[split] += 1
     counts.num_ties += pair["is_tie"]
+    counts.num_soft += pair["preference"] not in (0.5, 1.0)
     captions = {pair["caption_chosen"], pair["caption_rejected"]}
     counts.num_captioned += split == "train" and not pair["is_tie"] and captions != {pair["prompt"]}
     counts.groups.add(group)
@@ -227,7 +286,7 @@ def _count(counts: _Counts, pair: dict[str, Any], *, group: str, split: Split) -
 
 def _resolved_pair(row: dict[str, Any]) -> dict[str, Any]:
     """Resolve a preference into chosen and rejected; no other code does. A tie keeps the source's order."""
-    chosen, rejected = (1, 0) if row["preference"] == 0 else (0, 1)
+    chosen, rejected = (1, 0) if row["preference"] < 0.5 else (0, 1)
     return {
         "pair_id": row["pair_id"],
         "prompt": row["prompt"],
@@ -242,4 +301,7 @@ def _resolved_pair(row: dict[str, Any]) -> dict[str, Any]:
         "generator_chosen": row[f"generator_{chosen}"],
         "generator_rejected": row[f"generator_{rejected}"],
         "created_at": row["created_at"],
+        "preference": max(row["preference"], 1 - row["preference"]),
+        "num_votes": row.get("num_votes", 1),
+        "weight": row.get("weight", 1.0),
     }

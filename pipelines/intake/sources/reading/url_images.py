@@ -1,0 +1,106 @@
+"""Fetch images by https address within limits, so that a table cannot make this host read a private network.
+
+The name is resolved once and the connection goes to the address that was checked: a name that resolves differently the
+second time gains nothing. No redirect is followed and no proxy of the environment is used.
+"""
+
+import http.client
+import ipaddress
+import socket
+import ssl
+import time
+from collections.abc import Callable, Sequence
+from urllib.parse import urlsplit
+
+_CONNECT_SECONDS = 10.0
+_BLOCK_BYTES = 64 * 1024
+
+
+class UrlFetcher:
+    """Fetches from the listed hosts only, at most `max_bytes` of type image/* and within `max_seconds` for each image.
+
+    `allows` says whether an address may be connected to; by default only those of the public internet.
+    """
+
+    def __init__(
+        self,
+        hosts: Sequence[str],
+        max_bytes: int,
+        *,
+        max_seconds: float = 30.0,
+        allows: Callable[[str], bool] | None = None,
+        context: ssl.SSLContext | None = None,
+    ) -> None:
+        self._hosts = {host.lower() for host in hosts}
+        self._max_bytes, self._max_seconds = max_bytes, max_seconds
+        self._allows = allows or is_public
+        self._context = context or ssl.create_default_context()
+
+    def fetch(self, url: str) -> bytes:
+        """Return the bytes at an https address; ValueError names what was refused or failed."""
+        parts = urlsplit(url)
+        host = (parts.hostname or "").lower()
+        if parts.scheme != "https" or host not in self._hosts or parts.username is not None:
+            raise ValueError(
+                f"Host {host!r} may not be fetched from. Allowed: https addresses without a log-in at"
+                f" {', '.join(sorted(self._hosts))}; add it to url_hosts if you trust it."
+            )
+        deadline = time.monotonic() + self._max_seconds
+        connection = _CheckedConnection(host, parts.port or 443, self._address(host, parts.port or 443), self._context)
+        try:
+            connection.request("GET", f"{parts.path or '/'}{f'?{parts.query}' if parts.query else ''}")
+            return self._body(connection.getresponse(), host, deadline)
+        except (OSError, http.client.HTTPException) as error:
+            raise ValueError(f"An image at {host} could not be fetched: {error}.") from error
+        finally:
+            connection.close()
+
+    def _address(self, host: str, port: int) -> str:
+        try:
+            found = [str(entry[4][0]) for entry in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+        except OSError as error:
+            raise ValueError(f"Host {host!r} has no address: {error}.") from error
+        refused = [address for address in found if not self._allows(address)]
+        if refused or not found:
+            raise ValueError(f"Host {host!r} has the address {refused[:1]}, which is not public. It is not fetched.")
+        return found[0]
+
+    def _body(self, response: http.client.HTTPResponse, host: str, deadline: float) -> bytes:
+        kind = response.headers.get_content_type()
+        if response.status != http.client.OK or not kind.startswith("image/"):
+            raise ValueError(
+                f"{host} answered {response.status} with {kind}. Expected: 200 with an image; redirects are not"
+                " followed."
+            )
+        data = bytearray()
+        while block := response.read(_BLOCK_BYTES):
+            data += block
+            if len(data) > self._max_bytes or time.monotonic() > deadline:
+                raise ValueError(
+                    f"An image at {host} is larger than {self._max_bytes} bytes or takes longer than"
+                    f" {self._max_seconds:g} s."
+                )
+        return bytes(data)
+
+
+def is_public(address: str) -> bool:
+    """Return True for an address of the public internet; not for loopback, private, link-local or multicast ones."""
+    try:
+        parsed = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return False
+    mapped = getattr(parsed, "ipv4_mapped", None) or getattr(parsed, "sixtofour", None)
+    return parsed.is_global and not parsed.is_multicast and (mapped is None or is_public(str(mapped)))
+
+
+class _CheckedConnection(http.client.HTTPSConnection):
+    """A connection to one address whose certificate must be that of the host."""
+
+    def __init__(self, host: str, port: int, address: str, context: ssl.SSLContext) -> None:
+        super().__init__(host, port, timeout=_CONNECT_SECONDS, context=context)
+        self._place, self._tls = (address, port), context
+
+    def connect(self) -> None:
+        """Connect to the address that was checked."""
+        plain = socket.create_connection(self._place, _CONNECT_SECONDS)
+        self.sock = self._tls.wrap_socket(plain, server_hostname=self.host)
