@@ -126,9 +126,9 @@ def _ranges(connection: "Connection") -> list[tuple[int, tuple[Any, ...]]]:
     """Return (first id, state) of each range with rows, in order."""
     import sqlalchemy
 
-    query = f"SELECT (id - 1) / {ROWS_OF_A_SHARD}, {_STATE} FROM {TABLE} GROUP BY 1 ORDER BY 1"
+    query = f"SELECT id / {ROWS_OF_A_SHARD}, {_STATE} FROM {TABLE} GROUP BY 1 ORDER BY 1"
     found = connection.execute(sqlalchemy.text(query)).all()
-    return [(int(block) * ROWS_OF_A_SHARD + 1, tuple(state)) for block, *state in found]
+    return [(int(block) * ROWS_OF_A_SHARD, tuple(state)) for block, *state in found]
 
 
 def _state(connection: "Connection", first: int, last: int) -> tuple[Any, ...]:

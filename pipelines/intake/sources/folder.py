@@ -60,10 +60,10 @@ def _shards(source: SourceSection, store: Store) -> dict[str, list[str]]:
     """Return the paths of each shard relative to it, by the path of its folder; ValueError when there is none."""
     by_folder: dict[str, list[str]] = defaultdict(list)
     for path in _relative_paths(source.uri, store):
-        *above, parent, name = ("", *path.split("/"))[-max(2, path.count("/") + 1) :]
-        by_folder["/".join((*above, parent)).strip("/")].append(name)
-        if parent:
-            by_folder["/".join(above)].append(f"{parent}/{name}")
+        *folders, name = path.split("/")
+        by_folder["/".join(folders)].append(name)
+        if folders:
+            by_folder["/".join(folders[:-1])].append(f"{folders[-1]}/{name}")
     found = {folder: _of_shard(paths) for folder, paths in by_folder.items()}
     found = {folder: paths for folder, paths in found.items() if any("/" in path for path in paths)}
     if not found:

@@ -133,7 +133,7 @@ _BINARY = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_
 def _to_source_schema(batch: pa.RecordBatch, columns: dict[str, str]) -> pa.RecordBatch:
     arrays = {ours: batch.column(theirs) for ours, theirs in columns.items()}
     rows = batch.num_rows
-    refused = pa.array([False] * rows)
+    refused = pa.array([False] * rows, pa.bool_())
     for name in _TEXTS:
         if name in arrays:
             arrays[name], bad = _text(name, arrays[name])
@@ -147,7 +147,7 @@ def _to_source_schema(batch: pa.RecordBatch, columns: dict[str, str]) -> pa.Reco
     arrays["label_0"], arrays["label_1"] = (pa.array(values, pa.float64()) for values in labels)
     preferences = [_preference_from_labels(a, b) for a, b in zip(*labels, strict=True)]
     arrays["preference"] = pa.array(preferences, pa.float64())
-    arrays.setdefault("has_label", pa.array([True] * rows))
+    arrays.setdefault("has_label", pa.array([True] * rows, pa.bool_()))
     nothing = pa.nulls(rows)
     fields = [pc.cast(arrays.get(field.name, nothing), field.type, safe=False) for field in SOURCE_SCHEMA]
     return pa.RecordBatch.from_arrays(fields, schema=SOURCE_SCHEMA)
@@ -155,9 +155,9 @@ def _to_source_schema(batch: pa.RecordBatch, columns: dict[str, str]) -> pa.Reco
 
 def _labels(arrays: dict[str, pa.Array]) -> Sequence[list[float | None]]:
     """Return both labels of each row; the second follows from the first where the file has only one."""
-    first: list[float | None] = pc.cast(arrays["label_0"], pa.float64()).to_pylist()
+    first: list[float | None] = pc.cast(arrays["label_0"], pa.float64(), safe=False).to_pylist()
     if "label_1" in arrays:
-        return first, pc.cast(arrays["label_1"], pa.float64()).to_pylist()
+        return first, pc.cast(arrays["label_1"], pa.float64(), safe=False).to_pylist()
     return first, [None if label is None else 1 - label for label in first]
 
 

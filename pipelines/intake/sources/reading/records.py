@@ -121,9 +121,12 @@ def _json(path: Path, name: str) -> Iterator[Record]:
 def _csv(path: Path, delimiter: str) -> Iterator[Record]:
     csv.field_size_limit(sys.maxsize)
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
-        for row in csv.DictReader(stream, delimiter=delimiter, restkey="", restval=None):
-            record = {key: _clean(value) for key, value in row.items() if key}
-            yield {} if row.get("") else record
+        try:
+            for row in csv.DictReader(stream, delimiter=delimiter, restkey="", restval=None):
+                record = {key: _clean(value) for key, value in row.items() if key}
+                yield {} if row.get("") else record
+        except csv.Error as error:
+            raise pa.ArrowInvalid(str(error)) from error
 
 
 def _clean(value: Any) -> str | None:

@@ -18,7 +18,9 @@ from pipelines.intake.sources.reading.url_images import UrlFetcher, is_public
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """Answers by path: an image, a page, a redirect, or many bytes."""
+    """Answers by path: an image, a page, a redirect, many bytes, or a part of an image."""
+
+    finished = threading.Event()
 
     def do_GET(self) -> None:
         kind = "text/html" if self.path == "/page" else "image/png"
@@ -27,6 +29,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_header("Location", "https://localhost/other")
         self.end_headers()
         self.wfile.write(b"x" * (5000 if self.path == "/large" else 10))
+        if self.path == "/slow":
+            self.wfile.flush()
+            Handler.finished.wait(60)
 
     def log_message(self, format: str, *arguments: object) -> None:
         del format, arguments
@@ -60,6 +65,7 @@ def port(certificate: Path) -> Iterator[int]:
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
         yield server.server_port
+        Handler.finished.set()
         server.shutdown()
         thread.join()
 
@@ -95,6 +101,15 @@ def test_everything_else_is_refused(fetcher: UrlFetcher, port: int, address: str
     assert "secret" not in str(error.value)
 
 
+def test_a_server_that_never_ends_is_left_after_the_time_limit(certificate: Path, port: int) -> None:
+    context = ssl.create_default_context(cafile=str(certificate))
+    Handler.finished.clear()
+    fetcher = UrlFetcher(["localhost"], 1000, max_seconds=0.5, allows=lambda address: True, context=context)
+    with pytest.raises(ValueError, match=r"could not be fetched within 0\.5 s"):
+        fetcher.fetch(f"https://localhost:{port}/slow")
+    assert not Handler.finished.is_set()
+
+
 def test_a_host_with_a_private_address_is_refused_without_a_connection(certificate: Path, port: int) -> None:
     context = ssl.create_default_context(cafile=str(certificate))
     with pytest.raises(ValueError, match="which is not public"):
@@ -122,6 +137,8 @@ def test_a_certificate_that_nobody_signed_is_refused(port: int) -> None:
         ("fd00::1", False),
         ("::ffff:127.0.0.1", False),
         ("2002:7f00:1::", False),
+        ("64:ff9b::7f00:1", False),
+        ("64:ff9b::808:808", True),
         ("name", False),
     ],
 )
