@@ -160,6 +160,19 @@ class Feedback(SourceParams):
     kind: Literal["feedback"] = "feedback"
 
 
+class Huggingface(SourceParams):
+    """A data set of the Hugging Face Hub at a pinned revision, or a local copy, whose columns fit another kind or are
+    named in `[sources.columns]`.
+    """
+
+    implementation: ClassVar[str] = f"{_READ}.huggingface:HuggingfaceSource"
+    example: ClassVar[str] = (
+        'uri = "hub://yuvalkirstain/pickapic_v2@0123456789abcdef0123456789abcdef01234567"\nsplit = "train"'
+    )
+
+    kind: Literal["huggingface"] = "huggingface"
+
+
 class SelfGenerated(SourceParams):
     """Pairs drawn by the base model; words of style or safety are added to the chosen image's prompt, as MaPO's authors
     do.
@@ -180,14 +193,15 @@ SOURCES: tuple[type[SourceParams], ...] = (
     PickAPic,
     Table,
     Folder,
+    ImageRewardDb,  # before Hpd, whose rankings have fewer columns
     Hpd,
-    ImageRewardDb,
     OpenImagePreferences,
     Rapidata,
     Arena,
     LabelStudio,
     Argilla,
     Feedback,
+    Huggingface,
     SelfGenerated,
 )
 

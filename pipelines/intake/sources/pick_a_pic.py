@@ -6,7 +6,7 @@ lack some columns: Pick-Style and Pick-Safety have no annotators, Pick-Double-Ca
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -76,10 +76,16 @@ class PickAPicSource:
             readable(path, shard.name, "parquet"),
             pq.ParquetFile(path, buffer_size=_READ_BUFFER_BYTES, pre_buffer=False) as file,
         ):
-            columns = _columns(file.schema_arrow, shard.name)
-            names = list(dict.fromkeys(columns.values()))
-            for batch in file.iter_batches(rows, columns=names, use_threads=False):
-                yield _to_source_schema(batch, columns)
+            columns = list(dict.fromkeys(_columns(file.schema_arrow, shard.name).values()))
+            batches = file.iter_batches(rows, columns=columns, use_threads=False)
+            yield from pick_a_pic_batches(batches, file.schema_arrow, shard.name)
+
+
+def pick_a_pic_batches(batches: Iterable[pa.RecordBatch], schema: pa.Schema, name: str) -> Iterator[pa.RecordBatch]:
+    """Yield batches of a file with this schema in SOURCE_SCHEMA; ValueError when its columns are not of Pick-a-Pic."""
+    columns = _columns(schema, name)
+    for batch in batches:
+        yield _to_source_schema(batch, columns)
 
 
 def _count_rows(uri: str, store: Store) -> int:

@@ -54,7 +54,8 @@ class UrlFetcher:
         timer.start()
         try:
             connection.request("GET", f"{parts.path or '/'}{f'?{parts.query}' if parts.query else ''}")
-            data = self._body(connection.getresponse(), host)
+            with connection.getresponse() as response:
+                data = self._body(response, host)
             if connection.stopped:
                 raise TimeoutError("it was not complete")
             return data
@@ -113,16 +114,17 @@ class _CheckedConnection(http.client.HTTPSConnection):
         super().__init__(host, port, timeout=_CONNECT_SECONDS, context=context)
         self._place, self._tls = (address, port), context
         self.stopped = False
+        self._open: socket.socket | None = None
 
     def connect(self) -> None:
         """Connect to the address that was checked."""
         plain = socket.create_connection(self._place, _CONNECT_SECONDS)
-        self.sock = plain  # so that `stop` ends the handshake too
-        self.sock = self._tls.wrap_socket(plain, server_hostname=self.host)
+        self._open = plain  # so that `stop` ends the handshake too
+        self.sock = self._open = self._tls.wrap_socket(plain, server_hostname=self.host)
 
     def stop(self) -> None:
         """End whatever read or write is under way, from another thread."""
         self.stopped = True
         with contextlib.suppress(OSError):
-            if self.sock is not None:
-                self.sock.shutdown(socket.SHUT_RDWR)
+            if self._open is not None:
+                self._open.shutdown(socket.SHUT_RDWR)
