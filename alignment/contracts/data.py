@@ -12,6 +12,11 @@ Split = Literal["train", "calibration", "test"]
 """The part of a snapshot that a pair is in."""
 SPLITS: tuple[Split, ...] = get_args(Split)
 
+
+def _is_none(value: object) -> bool:
+    return value is None
+
+
 SQUARE = Square()  # the default is not serialised, so digests of specs without images stay as they were
 
 
@@ -22,12 +27,16 @@ class DatasetSnapshot(ValueObject):
     image_chosen, image_rejected (encoded bytes), is_tie, annotator_id, source, licence, generator_chosen,
     generator_rejected (the models that generated them) and created_at, where the source states it.
     In a tie the order of the two images has no meaning. Training skips ties; calibration keeps them.
+    Where a source has votes, also preference (the share of the votes for the chosen image, 0.5 to 1), num_votes, and
+    weight (below 1 for a pair of a ranking). No objective uses these yet.
     """
 
     uri: str
     content_digest: Sha256
     num_pairs: dict[Literal["train", "calibration", "test"], int]
     num_ties: int
+    num_soft: int | None = Field(default=None, exclude_if=_is_none)
+    """Pairs whose label is a share of votes other than all or half of them; None where no source has votes."""
     num_captioned: int | None = None
     """Training pairs, without ties, where at least one caption differs from the prompt; None if not counted."""
     num_prompts: int

@@ -67,7 +67,9 @@ def _relabelled_row(row: dict[str, Any], ballot: Ballot, decision: Decision | No
         if f"{what}_chosen" in row
         for side, other in (("chosen", "rejected"), ("rejected", "chosen"))
     }
-    return {**row, **sides, "is_tie": decision.preference == 0, "annotator_id": decision.labeler}
+    # The shares of people's votes, where a snapshot has them, say nothing about the new label.
+    votes = {"preference": 0.5 if decision.preference == 0 else 1.0, "num_votes": None} if "num_votes" in row else {}
+    return {**row, **sides, **votes, "is_tie": decision.preference == 0, "annotator_id": decision.labeler}
 
 
 def _is_captioned(row: dict[str, Any]) -> bool:

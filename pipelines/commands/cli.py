@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pipelines.commands import champion, gate, imports, jobs, loop, new, platform, quarantine
+from pipelines.commands import champion, gate, imports, jobs, loop, new, platform, quarantine, sources
 from pipelines.commands.answers import BAD_INPUT, DONE, FAILED, GATE_SAID_NO
 from pipelines.commands.groups import PlainCommand, PlainGroup, help_text
 
@@ -30,6 +30,8 @@ PANELS: Mapping[str, Mapping[str, Entry]] = {
         "run": loop.run,
     },
     "Pairs": {
+        "sources": sources.sources,
+        "feedback": sources.feedback_app,
         "draw": loop.draw,
         "ingest": loop.ingest,
         "validate": loop.validate,

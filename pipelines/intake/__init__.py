@@ -1,3 +1,13 @@
 """Pairs come in: sources, ingestion, facts, rules, quarantine, snapshot."""
 
-__all__ = ["data_docs", "ingestion", "pairs", "prompt_lists", "quarantine", "shard_groups", "snapshot", "validation"]
+__all__ = [
+    "data_docs",
+    "ingestion",
+    "pairs",
+    "prompt_lists",
+    "quarantine",
+    "shard_groups",
+    "snapshot",
+    "sources",
+    "validation",
+]

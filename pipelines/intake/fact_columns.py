@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from pipelines.intake.decoding.pool import DecodingPool, EncodedImage, PendingFacts, shared_pool
 from pipelines.intake.image_facts import ImageFacts, decoding_limits
-from pipelines.intake.pairs import FACT_FIELDS, PAIRS_SCHEMA, pair_id
+from pipelines.intake.pairs import FACT_FIELDS, pair_id, pairs_schema
 from pipelines.project.sections import ValidationSection
 
 ROWS_TOGETHER = 1024
@@ -30,7 +30,7 @@ class _Started(NamedTuple):
 
 
 def with_facts(batches: Iterable[pa.RecordBatch], validation: ValidationSection) -> Iterator[pa.RecordBatch]:
-    """Yield the same rows in PAIRS_SCHEMA. Every distinct image is decoded once, on every core of the host."""
+    """Yield the same rows in `pairs_schema`. Every distinct image is decoded once, on every core of the host."""
     decoder = _Decoder(shared_pool(), validation)
     started: deque[_Started] = deque()
     for batch in _together(batches):
@@ -85,7 +85,8 @@ def _finished(started: _Started) -> pa.RecordBatch:
         for field, kind in FACT_FIELDS.items():
             columns[f"{field}_{side}"] = pa.array([getattr(fact, field) for fact in facts], kind)
     columns["pair_id"] = _pair_ids(batch, sides)
-    return pa.RecordBatch.from_arrays([columns[f.name].cast(f.type) for f in PAIRS_SCHEMA], schema=PAIRS_SCHEMA)
+    schema = pairs_schema(batch.schema.names)
+    return pa.RecordBatch.from_arrays([columns[own.name].cast(own.type) for own in schema], schema=schema)
 
 
 def _pair_ids(batch: pa.RecordBatch, sides: list[list[ImageFacts]]) -> pa.Array:

@@ -6,6 +6,7 @@ import logging
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -17,7 +18,8 @@ from pipelines.contracts.pairs import RawBatch, SourceFacts, SourceShard
 from pipelines.intake.fact_columns import with_facts
 from pipelines.intake.pairs import PAIRS_FILE, PAIRS_SCHEMA, ROWS_AT_ONCE, PairWriter
 from pipelines.intake.sources.catalogue import SOURCES, find_source
-from pipelines.intake.sources.interface import PairSource
+from pipelines.intake.sources.interface import OpenShard, PairSource
+from pipelines.intake.sources.reading.layouts import LayoutError
 from pipelines.project.file import Project
 from pipelines.project.sections import SourceSection
 from pipelines.settings import ANNOTATOR_SALT, Settings
@@ -40,6 +42,8 @@ DECODING_LIMITS = frozenset(
     }
 )
 """Fields of [validation] that decide which images are decoded and how, and therefore which facts a batch contains."""
+_READING = {"columns", "fetch_urls", "url_hosts"}
+"""Fields of a source that change what is read from a shard."""
 
 
 def list_source_shards(workspace: Workspace) -> list[SourceShard]:
@@ -66,19 +70,19 @@ def inspect_sources(workspace: Workspace) -> dict[str, SourceFacts | str | None]
 def recognise(uri: str, store: Store) -> tuple[str, SourceFacts]:
     """Return the kind of the pairs in a folder or under a prefix, by their columns, and their facts.
 
-    ValueError with the reason of each kind when they are of none.
+    ValueError when they are of none: with the columns if a file could be read, else with the first reason.
     """
-    reasons = []
+    reasons: list[ValueError] = []
     for cls in SOURCES:
-        if not cls.labelled_by_people:
-            continue
         kind = str(cls.model_fields["kind"].default)
-        source = SourceSection(name="pairs", kind=kind, uri=uri, licence="")
+        if not cls.labelled_by_people or not (cls.layouts or kind == "folder"):
+            continue
         try:
+            source = SourceSection(name="pairs", kind=kind, uri=uri, licence="")
             return kind, _reader(source).inspect(source, store)
         except ValueError as error:
-            reasons.append(str(error))
-    raise ValueError(" ".join(reasons))
+            reasons.append(error)
+    raise next((reason for reason in reasons if isinstance(reason, LayoutError)), reasons[0])
 
 
 def ingest(shard: SourceShard, workspace: Workspace) -> RawBatch:
@@ -103,13 +107,16 @@ def ingest(shard: SourceShard, workspace: Workspace) -> RawBatch:
         "annotators": _annotator_id("", settings) if settings.annotator_salt.get_secret_value() else "",
         "limits": workspace.project.validation.model_dump(mode="json", include=set(DECODING_LIMITS)),
     }
+    options = source.model_dump(mode="json", include=_READING, exclude_defaults=True)
+    inputs |= {"reading": options} if options else {}
     uri = store.uri("raw", hashlib.sha256(canonical_json(inputs).encode()).hexdigest())
     finished = store.read_manifest(uri)
     if finished is not None:
         return RawBatch.model_validate(finished.value)
     with scratch_dir(settings) as scratch:
-        path = store.local_path(shard.uri, scratch)
-        rows = _reader(source).read_shard(path, name, ROWS_AT_ONCE)
+        limit = workspace.project.validation.max_image_bytes
+        opened = OpenShard(shard, name, source, store, scratch, max_image_bytes=limit)
+        rows = _reader(source).read_shard(opened, ROWS_AT_ONCE)
         batches = (_in_our_columns(batch, source, first, name=name, settings=settings) for first, batch in _count(rows))
         return publish_batch(uri, batches, source=source.name, name=name, workspace=workspace)
 
@@ -119,12 +126,14 @@ def publish_batch(
 ) -> RawBatch:
     """Compute facts and identity of the rows, write pairs.parquet and publish it as a raw batch.
 
-    The rows have the columns of PAIRS_SCHEMA; pair_id and facts may be missing, since they are always recomputed.
+    The rows have the columns of `pairs_schema`; pair_id and facts may be missing, since they are always recomputed.
     """
     num_rows = 0
     with scratch_dir(workspace.settings) as folder:
-        with PairWriter(folder / PAIRS_FILE, PAIRS_SCHEMA) as writer:
-            for batch in with_facts(batches, workspace.project.validation):
+        tables = with_facts(batches, workspace.project.validation)
+        first = next(tables, None)
+        with PairWriter(folder / PAIRS_FILE, PAIRS_SCHEMA if first is None else first.schema) as writer:
+            for batch in chain([] if first is None else [first], tables):
                 writer.write(batch)
                 num_rows += batch.num_rows
         digest, _ = hash_folder(folder)
@@ -163,7 +172,8 @@ def _source(project: Project, shard: SourceShard) -> SourceSection:
 
 def _shard_name(shard: SourceShard, source: SourceSection) -> str:
     """Return the shard's path relative to its source, so that a batch is the same wherever the source is stored."""
-    root = normal_uri(source.uri)
+    local = "://" not in source.uri or source.uri.startswith(("file://", "s3://"))
+    root = normal_uri(source.uri) if local else source.uri.rstrip("/")
     path = shard.uri.removeprefix(f"{root}/") if shard.uri.startswith(f"{root}/") else shard.uri.rpartition("/")[2]
     return unquote(path) if root.startswith("file://") else path
 
@@ -187,7 +197,7 @@ def _count(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[int, pa.RecordBa
 def _in_our_columns(
     batch: pa.RecordBatch, source: SourceSection, first_row: int, *, name: str, settings: Settings
 ) -> pa.RecordBatch:
-    """Yield rows of SOURCE_SCHEMA with provenance added and annotators replaced by hashes."""
+    """Yield rows of the source's schema with provenance added and annotators replaced by hashes."""
     rows = batch.num_rows
     columns = {field: batch.column(field) for field in batch.schema.names if field != "user_id"}
     users = batch.column("user_id").to_pylist()
@@ -197,5 +207,5 @@ def _in_our_columns(
     columns["source"] = pa.repeat(source.name, rows)
     columns["licence"] = pa.repeat(source.licence, rows)
     columns["source_file"] = pa.repeat(name, rows)
-    columns["source_row"] = pa.array(range(first_row, first_row + rows), pa.int64())
+    columns.setdefault("source_row", pa.array(range(first_row, first_row + rows), pa.int64()))
     return pa.RecordBatch.from_pydict(columns)

@@ -1,14 +1,14 @@
 """Columns of the pair tables, the identity of a pair, and the parquet format in which intake writes them."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from alignment.contracts.values import canonical_json
-from pipelines.intake.sources.interface import SOURCE_SCHEMA
+from pipelines.intake.sources.interface import SOURCE_SCHEMA, VOTE_FIELDS
 
 PAIRS_FILE = "pairs.parquet"
 ACCEPTED_FILE = "accepted.parquet"
@@ -49,6 +49,20 @@ QUARANTINE_SCHEMA = pa.schema(
         *(field for field in PAIRS_SCHEMA if field.name not in ("source_file", "source_row", "pair_id")),
     ]
 )
+
+
+def pairs_schema(names: Collection[str]) -> pa.Schema:
+    """Return the columns of a pair table with at least these: the votes are there only where the source has votes."""
+    return pa.schema([*PAIRS_SCHEMA, *_votes(names)])
+
+
+def quarantine_schema(names: Collection[str]) -> pa.Schema:
+    """Return the columns of a quarantine whose rows have at least these columns."""
+    return pa.schema([*QUARANTINE_SCHEMA, *_votes(names)])
+
+
+def _votes(names: Collection[str]) -> tuple[pa.Field, ...]:
+    return VOTE_FIELDS if VOTE_FIELDS[0].name in names else ()
 
 
 def pair_id(sha256_0: str, sha256_1: str, *, prompt: str, annotator_id: str) -> str:

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from alignment.statistics.normal_text import normal_prompt, visible
 from pipelines.intake.pairs import comparison_key
+from pipelines.intake.sources.interface import VOTE_FIELDS
 from pipelines.project.sections import ValidationSection
 from pipelines.records.heldout_prompts import HeldoutPrompts
 
@@ -24,7 +25,8 @@ MINIMUM_DECIDED_ROWS = 100
 SEVERAL_ANNOTATORS = 5
 """Number of annotators of a batch from which the share of one of them is no matter of a small team."""
 ILLEGAL_LABELS = -1.0
-"""Value in `labels` for anything but 1/0, 0/1 and 0.5/0.5."""
+"""Value in `labels` for anything but 1/0, 0/1, 0.5/0.5 and, where a source has votes, two shares that sum to 1."""
+_LABEL_TOLERANCE = 1e-9
 UNCOUNTED_PIXELS = 2**40
 """Size recorded for an image whose header alone exceeded what the decoder may read."""
 
@@ -148,8 +150,7 @@ def _label_columns(table: "pd.DataFrame", normal: list[str]) -> "pd.DataFrame":
 
     comparison = _comparisons(table, normal)
     labelled = table["has_label"].fillna(False).astype(bool)
-    preference = table["preference"]
-    legal = preference.isin([0.0, 0.5, 1.0]) & (table["label_0"] == preference) & (table["label_1"] == 1 - preference)
+    legal, preference = _legal(table), _side(table)
     same = table["sha256_0"] == table["sha256_1"]
     decided = labelled & legal & (preference != 0.5)
     turned = preference.where(table["sha256_0"] <= table["sha256_1"], 1 - preference).where(decided & ~same)
@@ -172,7 +173,8 @@ def _side_column(table: "pd.DataFrame", people: "pd.DataFrame", limits: Validati
     apart = (people["annotator_share_among_several"] > limits.max_annotator_share) | (
         people["annotator_side_share"] > limits.max_annotator_side_share
     )
-    strict = table["preference"].where(table["preference"].isin([0.0, 1.0]) & table["has_label"].fillna(False))
+    favoured = _side(table)
+    strict = favoured.where(favoured.isin([0.0, 1.0]) & table["has_label"].fillna(False))
     if limits.annotator_severity == "quarantine":
         strict = strict.where(~apart)
     bias = _position_bias(int((strict == 1).sum()), int(strict.notna().sum()))
@@ -181,6 +183,27 @@ def _side_column(table: "pd.DataFrame", people: "pd.DataFrame", limits: Validati
 
 def _copies_before(comparison: "pd.Series[Any]") -> "pd.Series[int]":
     return comparison.groupby(comparison).cumcount()
+
+
+def _legal(table: "pd.DataFrame") -> "pd.Series[bool]":
+    """Return True for rows whose labels sum to 1: each in {0, 0.5, 1}, or any share where the source has votes."""
+    preference, other = table["preference"], table["label_1"]
+    agree = table["label_0"] == preference
+    if _has_votes(table):
+        return agree & preference.between(0, 1) & (preference + other - 1).abs().le(_LABEL_TOLERANCE)
+    return agree & preference.isin([0.0, 0.5, 1.0]) & (other == 1 - preference)
+
+
+def _side(table: "pd.DataFrame") -> "pd.Series[float]":
+    """Return 1, 0 or 0.5: the image that the label favours. A label without votes is unchanged."""
+    preference = table["preference"]
+    if not _has_votes(table):
+        return preference
+    return preference.mask(preference > 0.5, 1.0).mask(preference < 0.5, 0.0)
+
+
+def _has_votes(table: "pd.DataFrame") -> bool:
+    return VOTE_FIELDS[0].name in table
 
 
 def _position_bias(left: int, decided: int) -> float:
@@ -201,7 +224,7 @@ def _annotator_columns(table: "pd.DataFrame") -> "pd.DataFrame":
     """Describe the annotator of each row by share, sides and agreement within the batch."""
     import pandas as pd
 
-    who, preference = table["annotator_id"].fillna(""), table["preference"]
+    who, preference = table["annotator_id"].fillna(""), _side(table)
     rows = who.groupby(who).transform("size")
     judged = (who != "") & (rows >= MINIMUM_ANNOTATOR_ROWS)
     share = (rows / max(len(table), 1)).where(judged, 0.0)

@@ -147,7 +147,9 @@ def labelled(limits: ValidationSection) -> Rule:
 
 
 def labels_legal(limits: ValidationSection) -> Rule:
-    """The labels are 1/0, 0/1 or 0.5/0.5: each in {0, 0.5, 1} and together 1. Not checked for rows without a label."""
+    """The labels are 1/0, 0/1 or 0.5/0.5: each in {0, 0.5, 1} and together 1; shares from 0 to 1 where a source has
+    votes. Not checked for rows without a label.
+    """
     import great_expectations.expectations as gxe
 
     text = "The two labels are 1 and 0, 0 and 1, or 0.5 each (shown as that of image 0; -1 is anything else)."

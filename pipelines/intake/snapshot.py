@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +19,9 @@ from pipelines.contracts.pairs import ValidationReport
 from pipelines.contracts.store import Manifest
 from pipelines.intake.ingestion import scratch_dir
 from pipelines.intake.pairs import ACCEPTED_FILE, ROWS_AT_ONCE, PairWriter, comparison_key, read_batches
+from pipelines.intake.soft_labels import COMPARED, LABEL_FIELDS, comparison_id, labelled_row, merged_votes, side
 from pipelines.intake.sources.catalogue import find_source
+from pipelines.intake.sources.interface import VOTE_FIELDS
 from pipelines.intake.split_groups import split_groups
 from pipelines.intake.validation import fetch_checked
 from pipelines.project.file import Project
@@ -30,8 +32,11 @@ from pipelines.workspace import Workspace
 
 log = logging.getLogger(__name__)
 
+_CONVERTED = ("converted_0", "converted_1")
 SNAPSHOT_VERSION = 3
 """Raised when the same accepted rows would now produce another snapshot."""
+_LABEL_POLICY = {"labels", "label_threshold"}
+_NOT_SPLIT = {"minimum_new_pairs", "sources", *_LABEL_POLICY}
 
 
 SNAPSHOT_SCHEMA = pa.schema(
@@ -72,6 +77,7 @@ def build_snapshot(reports: Sequence[ValidationReport], workspace: Workspace) ->
     batches. A prompt's split depends on the normal form of the oldest of its near-duplicates and the seed. So new data
     moves an old prompt only when a new prompt is nearly the same as prompts of two splits.
     Pairs that no person labelled are in train only; those of a prompt in another split are left out.
+    Labels are those of the project's policy; a snapshot with votes has the columns LABEL_FIELDS too.
     The same rows produce the same bytes, in any order of the reports. ValueError when no training pair remains.
     """
     store = workspace.store
@@ -82,10 +88,11 @@ def build_snapshot(reports: Sequence[ValidationReport], workspace: Workspace) ->
     inputs = {
         "version": SNAPSHOT_VERSION,
         "accepted": [[source, digest] for source, digest, _ in files],
-        "split": workspace.project.snapshot.model_dump(mode="json", exclude={"minimum_new_pairs", "sources"}),
+        "split": workspace.project.snapshot.model_dump(mode="json", exclude=_NOT_SPLIT),
         "heldout": heldout.digest,
         "ground": workspace.project.validation.ground.lower(),
         **({"without_people": sorted(unjudged)} if unjudged else {}),
+        **_label_inputs(workspace.project),
     }
     uri = store.uri("snapshots", hashlib.sha256(canonical_json(inputs).encode()).hexdigest())
     manifest = store.read_manifest(uri)
@@ -109,6 +116,7 @@ def _split_of(group: str, section: SnapshotSection) -> Split:
 class _Counts:
     num_pairs: dict[Split, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))
     num_ties: int = 0
+    num_soft: int = 0
     num_captioned: int = 0
     groups: set[str] = field(default_factory=set)
     sources: set[str] = field(default_factory=set)
@@ -132,7 +140,8 @@ def _build(
         ]
         out = scratch / "out"
         out.mkdir()
-        rows = _kept_rows(paths, heldout)
+        section = workspace.project.snapshot
+        rows = _labelled(_kept_rows(paths, heldout), paths, section)
         schema = _schema(paths, workspace.project)
         counts = _write_splits(rows, out, workspace.project, groups=split_groups(paths), schema=schema)
         if not counts.num_pairs["train"]:
@@ -146,6 +155,7 @@ def _build(
             content_digest=hash_folder(out)[0],
             num_pairs=dict(counts.num_pairs),
             num_ties=counts.num_ties,
+            num_soft=counts.num_soft if _has_votes(paths, section) else None,
             num_captioned=counts.num_captioned,
             num_prompts=len(counts.groups),
             sources=tuple(sorted(counts.sources)),
@@ -154,6 +164,12 @@ def _build(
             heldout_prompts_digest=heldout.digest,
         )
         log.info("Snapshot of %d batches: %s pairs", len(folders), counts.num_pairs)
+        if counts.num_soft:
+            log.warning(
+                "%d pairs have a share of votes as label. No objective uses the share yet: training takes the favoured"
+                " image as chosen and leaves out the ties.",
+                counts.num_soft,
+            )
         return store.publish_folder(out, uri, snapshot.model_dump(mode="json"))
 
 
@@ -184,11 +200,49 @@ def _contradicted_comparisons(paths: Sequence[Path]) -> set[bytes]:
     contradicted = set()
     for path in paths:
         for row in (row for batch in read_batches(path, columns) for row in batch.to_pylist()):
-            turned = row["preference"] if row["sha256_0"] <= row["sha256_1"] else 1 - row["preference"]
+            favoured = side(row["preference"])
+            turned = favoured if row["sha256_0"] <= row["sha256_1"] else 1 - favoured
             comparison = _comparison(row)
             if turned != 0.5 and verdicts.setdefault(comparison, turned) != turned:
                 contradicted.add(comparison)
     return contradicted
+
+
+def _labelled(
+    rows: Iterable[dict[str, Any]], paths: Sequence[Path], section: SnapshotSection
+) -> Iterator[dict[str, Any]]:
+    """Yield the rows with the labels of the policy; one row for each comparison unless labels are hard."""
+    if section.labels == "hard":
+        for row in rows:
+            yield labelled_row(row, section, None)
+        return
+    contradicted = _contradicted_comparisons(paths)
+    votes = merged_votes(row for row in _compared_rows(paths) if _comparison(row) not in contradicted)
+    for row in rows:
+        found = votes.pop(comparison_id(row), None)
+        if found is not None:
+            yield labelled_row(row, section, found)
+
+
+def _compared_rows(paths: Sequence[Path]) -> Iterator[dict[str, Any]]:
+    for path in paths:
+        columns = [*COMPARED, *(name for name in pq.read_schema(path).names if name == VOTE_FIELDS[0].name)]
+        for batch in read_batches(path, columns):
+            yield from batch.to_pylist()
+
+
+def _has_votes(paths: Sequence[Path], section: SnapshotSection) -> bool:
+    """Return True if any source has votes, or several annotators were merged."""
+    return section.labels != "hard" or any(VOTE_FIELDS[0].name in pq.read_schema(path).names for path in paths)
+
+
+def _label_inputs(project: Project) -> dict[str, Any]:
+    """Return the policy of labels for the digest; nothing where no other policy would give other labels."""
+    section = project.snapshot
+    has_votes = any(find_source(source.kind).has_votes for source in project.sources)
+    if section.labels == "hard" and not has_votes:
+        return {}
+    return {"labels": section.model_dump(mode="json", include=_LABEL_POLICY)}
 
 
 def _sources_without_people(project: Project) -> frozenset[str]:
@@ -199,12 +253,20 @@ def _sources_without_people(project: Project) -> frozenset[str]:
 
 
 def _schema(paths: Sequence[Path], project: Project) -> pa.Schema:
-    """Return SNAPSHOT_SCHEMA, with the ground in its metadata where an image is not shown as it is stored."""
-    names = [f"converted_{side}" for side in (0, 1)]
-    tables = (pq.read_table(path, columns=names) for path in paths)
-    converted = any(any(column.to_pylist()) for table in tables for column in table.columns)
-    ground = parse_ground(project.validation.ground)
-    return SNAPSHOT_SCHEMA.with_metadata(ground_metadata(ground)) if converted else SNAPSHOT_SCHEMA
+    """Return SNAPSHOT_SCHEMA, with columns of labels where a source has votes or annotators are merged, and with the
+    ground in its metadata where an image is not shown as it is stored.
+    """
+    fields = LABEL_FIELDS if _has_votes(paths, project.snapshot) else ()
+    schema = pa.schema([*SNAPSHOT_SCHEMA, *fields])
+    if not any(_has_converted(path) for path in paths):
+        return schema
+    return schema.with_metadata(ground_metadata(parse_ground(project.validation.ground)))
+
+
+def _has_converted(path: Path) -> bool:
+    """Return True if an image of the file is not shown as it is stored. Files of earlier versions do not say so."""
+    names = [name for name in pq.read_schema(path).names if name in _CONVERTED]
+    return any(any(column.to_pylist()) for column in pq.read_table(path, columns=names).columns)
 
 
 def _write_splits(
@@ -224,20 +286,21 @@ def _write_splits(
             waiting[split].append(pair)
             _count(counts, pair, group=group, split=split)
             if len(waiting[split]) == ROWS_AT_ONCE:
-                writers[split].write(_table(waiting[split]))
+                writers[split].write(_table(waiting[split], schema))
                 waiting[split] = []
         for split in SPLITS:
-            writers[split].write(_table(waiting[split]))
+            writers[split].write(_table(waiting[split], schema))
     return counts
 
 
-def _table(rows: list[dict[str, Any]]) -> pa.Table:
-    return pa.Table.from_pylist(rows, schema=SNAPSHOT_SCHEMA)
+def _table(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
+    return pa.Table.from_pylist(rows, schema=schema)
 
 
 def _count(counts: _Counts, pair: dict[str, Any], *, group: str, split: Split) -> None:
     counts.num_pairs[split] += 1
     counts.num_ties += pair["is_tie"]
+    counts.num_soft += pair["preference"] not in (0.5, 1.0)
     captions = {pair["caption_chosen"], pair["caption_rejected"]}
     counts.num_captioned += split == "train" and not pair["is_tie"] and captions != {pair["prompt"]}
     counts.groups.add(group)
@@ -247,7 +310,7 @@ def _count(counts: _Counts, pair: dict[str, Any], *, group: str, split: Split) -
 
 def _resolved_pair(row: dict[str, Any]) -> dict[str, Any]:
     """Resolve a preference into chosen and rejected; no other code does. A tie keeps the source's order."""
-    chosen, rejected = (1, 0) if row["preference"] == 0 else (0, 1)
+    chosen, rejected = (1, 0) if row["preference"] < 0.5 else (0, 1)
     return {
         "pair_id": row["pair_id"],
         "prompt": row["prompt"],
@@ -262,4 +325,7 @@ def _resolved_pair(row: dict[str, Any]) -> dict[str, Any]:
         "generator_chosen": row[f"generator_{chosen}"],
         "generator_rejected": row[f"generator_{rejected}"],
         "created_at": row["created_at"],
+        "preference": max(row["preference"], 1 - row["preference"]),
+        "num_votes": row.get("num_votes", 1),
+        "weight": row.get("weight", 1.0),
     }

@@ -28,6 +28,8 @@ from pipelines.intake.pairs import (
     QUARANTINE_FILE,
     QUARANTINE_SCHEMA,
     PairWriter,
+    pairs_schema,
+    quarantine_schema,
     read_batches,
     read_light,
 )
@@ -141,9 +143,11 @@ def _reasons(judged: Sequence[Judged]) -> dict[int, list[str]]:
 def _split(pairs: Path, out: Path, reasons: dict[int, list[str]], *, readable: bool) -> int:
     """Write accepted.parquet and quarantine.parquet, a few rows at a time; return the number accepted."""
     num_accepted = first = 0
+    names = pq.read_schema(pairs).names
+    columns = quarantine_schema(names)
     with (
-        PairWriter(out / ACCEPTED_FILE, PAIRS_SCHEMA) as accepted,
-        PairWriter(out / QUARANTINE_FILE, QUARANTINE_SCHEMA) as quarantine,
+        PairWriter(out / ACCEPTED_FILE, pairs_schema(names)) as accepted,
+        PairWriter(out / QUARANTINE_FILE, columns) as quarantine,
     ):
         for batch in read_batches(pairs) if readable else ():
             why = [reasons.get(row, []) for row in range(first, first + batch.num_rows)]
@@ -151,7 +155,7 @@ def _split(pairs: Path, out: Path, reasons: dict[int, list[str]], *, readable: b
             good = batch.filter(pa.array([not rules for rules in why]))
             bad = pa.table(batch).append_column("reasons", pa.array(why, QUARANTINE_SCHEMA.field("reasons").type))
             accepted.write(good)
-            quarantine.write(bad.filter(pa.array([bool(rules) for rules in why])).select(QUARANTINE_SCHEMA.names))
+            quarantine.write(bad.filter(pa.array([bool(rules) for rules in why])).select(columns.names))
             num_accepted += good.num_rows
     return num_accepted
 

@@ -2,6 +2,7 @@
 
 __all__ = [
     "approval",
+    "columns",
     "file",
     "gate",
     "paths",

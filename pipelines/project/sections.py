@@ -12,6 +12,7 @@ from alignment.contracts.jobs import Placement
 from alignment.contracts.labelling import PROMPT_FIELD, LabelMethod, check_labelers, check_templates
 from alignment.contracts.reward_models import RewardRecipe
 from alignment.contracts.values import Record, Share
+from pipelines.project.columns import ColumnsSection
 from pipelines.project.paths import LocalPath, RecipePath
 from pipelines.project.schedules import Cron, Schedule, Timezone
 
@@ -66,7 +67,8 @@ class SourceSection(Section):
     kind: str
     """Kind of the source, one of those in pipelines/intake/sources/catalogue.py."""
     uri: LocalPath = ""
-    """Folder or prefix of the shards, local or s3://; empty for a self_generated source."""
+    """Folder or prefix of the shards, or one file, local or s3://; of a feedback source an SQLite file or a
+    postgresql:// address without a password. Empty for a self_generated source."""
     licence: str
     """Licence of the pairs, as free text."""
     data_sets: tuple[str, ...] = ()
@@ -75,12 +77,25 @@ class SourceSection(Section):
     whatever the source's name."""
     draw: DrawSection | None = None
     """Prompts and sampler of a self_generated source."""
+    split: str = ""
+    """Split to read where a folder holds several, e.g. `train`."""
+    columns: ColumnsSection | None = None
+    """Columns of a source of kind table, label_studio or argilla."""
+    fetch_urls: bool = False
+    """True fetches images that a table names by https address; their hosts must be in url_hosts."""
+    url_hosts: tuple[str, ...] = ()
+    """Hosts from which images may be fetched. Redirects and addresses of a private network are refused."""
 
     @model_validator(mode="after")
     def _says_where_from(self) -> Self:
         if (self.kind == SELF_GENERATED) != (self.draw is not None) or bool(self.uri) == (self.draw is not None):
             needs = "[sources.draw] and no uri" if self.kind == SELF_GENERATED else "a uri and no [sources.draw]"
             raise ValueError(f"source {self.name!r} of kind {self.kind!r} needs {needs}")
+        if self.fetch_urls != bool(self.url_hosts):
+            raise ValueError(
+                f"source {self.name!r}: fetch_urls = true and url_hosts go together; list the hosts of the images, e.g."
+                ' url_hosts = ["images.example.org"]'
+            )
         return self
 
 
@@ -136,6 +151,12 @@ class SnapshotSection(Section):
     """Seed of the split."""
     minimum_new_pairs: Annotated[int, Field(ge=0)] = 0
     """Fewest new pairs since the last candidate that start a training."""
+    labels: Literal["hard", "soft", "majority"] = "hard"
+    """Labels of the snapshot. hard: each annotator's comparison separately, and a share of votes as the side that it
+    favours; soft: one row for each comparison, with the share of all votes; majority: one row, with the side that most
+    votes are for."""
+    label_threshold: Annotated[float, Field(ge=0.5, le=1)] = 0.5
+    """Smallest share of votes that makes a hard label; below it the pair is a tie."""
     sources: tuple[str, ...] = ()
     """Sources whose pairs train the model; empty: all. Other sources may train an independent judge."""
 

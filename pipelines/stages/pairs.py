@@ -33,6 +33,35 @@ def drawn_sources(project: Project) -> list[str]:
     return [source.name for source in project.sources if source.draw is not None]
 
 
+def list_source_kinds() -> list[Json]:
+    """Return each kind of source with what it reads and a minimal table of the project file."""
+    import inspect
+
+    from pipelines.intake.sources.catalogue import SOURCES, source_example
+
+    return [
+        {
+            "kind": cls.model_fields["kind"].default,
+            "reads": " ".join(inspect.cleandoc(cls.__doc__ or "").split()),
+            "example": source_example(cls),
+        }
+        for cls in SOURCES
+    ]
+
+
+def init_feedback(path: str) -> list[Json]:
+    """Create the table of votes of each feedback source; return the sources. ValueError when there is none."""
+    from pipelines.intake.sources import feedback
+
+    project = read_project(path)
+    found = [source for source in project.sources if source.kind == "feedback"]
+    if not found:
+        raise ValueError(f'{project.path} has no source of kind "feedback". Add one; `plumbline sources` shows how.')
+    for source in found:
+        feedback.create_table(source)
+    return [{"source": source.name, "uri": source.uri, "table": feedback.TABLE} for source in found]
+
+
 def list_shards(path: str) -> list[Json]:
     """List every shard of every source, as SourceShard."""
     from pipelines.dispatch.requests.pairs import with_drawn_sources

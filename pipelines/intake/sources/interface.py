@@ -1,6 +1,7 @@
 """The interface of a kind of preference source, and the columns it returns."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -27,6 +28,33 @@ SOURCE_SCHEMA = pa.schema(
         pa.field("generator_1", pa.string()),
     ]
 )
+VOTE_FIELDS = (
+    pa.field("num_votes", pa.int64()),  # people behind the label; null: the source states a share without a number
+    pa.field("weight", pa.float64()),  # 1, or less where one ranking became several pairs
+)
+VOTES_SCHEMA = pa.schema(
+    [*SOURCE_SCHEMA, *VOTE_FIELDS, pa.field("source_row", pa.int64())]  # the record that the pair is made from
+)
+"""Columns of a source whose labels are votes: `preference` is the share of the votes for image 0, in [0, 1]."""
+
+
+@dataclass(frozen=True)
+class OpenShard:
+    """A shard and all that is needed to read it."""
+
+    shard: SourceShard
+    name: str
+    """Path of the shard in its source, for error messages."""
+    source: SourceSection
+    store: Store
+    scratch: Path
+    """Folder for a local copy of a shard that is on S3."""
+    max_image_bytes: int = 20_000_000
+    """Largest image that is fetched by address, in bytes."""
+
+    def local_path(self) -> Path:
+        """Return the shard as a local file; ValueError when it does not exist."""
+        return self.store.local_path(self.shard.uri, self.scratch)
 
 
 class PairSource(Protocol):
@@ -43,8 +71,8 @@ class PairSource(Protocol):
         """
         ...
 
-    def read_shard(self, path: Path, name: str, rows: int) -> Iterator[pa.RecordBatch]:
-        """Yield the rows of one shard in SOURCE_SCHEMA, at most `rows` at a time; `name` is for error messages.
+    def read_shard(self, shard: OpenShard, rows: int) -> Iterator[pa.RecordBatch]:
+        """Yield the rows of one shard in SOURCE_SCHEMA or VOTES_SCHEMA, at most `rows` at a time.
 
         ValueError naming the shard when it cannot be read to its end or lacks a column.
         """

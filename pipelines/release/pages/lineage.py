@@ -66,6 +66,8 @@ def _snapshot(decision: GateDecision, known: Provenance) -> _Step:
         return _Step("snapshot", "Only the digest is recorded.", digests, places)
     counts = pair_counts(snapshot, known.result.num_pairs if known.result else None)
     text = f"{counts}; {snapshot.num_prompts} prompts, {snapshot.num_ties} ties in all."
+    if snapshot.num_soft:
+        text += f" {snapshot.num_soft} labels are shares of votes: training took the favoured image and left out ties."
     text += f" Licences: {', '.join(snapshot.licences)}."
     return _Step("snapshot", text, (*digests, ("held-out prompts", snapshot.heldout_prompts_digest)), places)
 

@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from alignment.data.human_labels import read_ballots
@@ -54,3 +55,22 @@ def test_the_ground_of_transparent_parts_is_kept(tiny_captioned_snapshot_dir: Pa
     ballots = read_ballots(source, "train")
     write_relabelled(source, out, ballots=ballots, decisions=[None] * len(ballots))
     assert read_ground(pq.read_schema(out / "train.parquet").metadata) == (1, 2, 3)
+
+
+def test_shares_of_votes_do_not_outlive_the_labels_that_they_belong_to(
+    tiny_captioned_snapshot_dir: Path, tmp_path: Path
+) -> None:
+    voted = tmp_path / "voted"
+    voted.mkdir()
+    for split in ("train", "calibration", "test"):
+        table = pq.read_table(tiny_captioned_snapshot_dir / f"{split}.parquet")
+        votes = {"preference": pa.array([0.7] * len(table)), "num_votes": pa.array([10] * len(table))}
+        for name, column in votes.items():
+            table = table.append_column(name, column)
+        pq.write_table(table, voted / f"{split}.parquet")
+    ballots = read_ballots(voted, "train")
+    decisions = [None, Decision(0.0, "judge"), *(Decision(1.0, "judge") for _ in ballots[2:])]
+    (tmp_path / "out").mkdir()
+    write_relabelled(voted, tmp_path / "out", ballots=ballots, decisions=decisions)
+    rows = pq.read_table(tmp_path / "out/train.parquet").to_pylist()
+    assert [(row["preference"], row["num_votes"]) for row in rows[:3]] == [(0.7, 10), (0.5, None), (1.0, None)]

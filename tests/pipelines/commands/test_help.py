@@ -130,7 +130,12 @@ def test_the_reference_page_is_current() -> None:
 def test_the_reference_page_names_every_command_and_option() -> None:
     text = reference.reference()
     titles = re.findall(r"^### `plumbline ([\w -]+)`$", text, flags=re.MULTILINE)
-    stages = {" ".join(path) for path in command_paths() if path[-1] != STAGE} - {"prompts", "jobs", "quarantine"}
+    stages = {" ".join(path) for path in command_paths() if path[-1] != STAGE} - {
+        "prompts",
+        "jobs",
+        "quarantine",
+        "feedback",
+    }
     assert sorted(titles) == sorted(stages)
     assert "| `--simulations N` | `500` | Number of evaluations of each kind of candidate. |" in text
     assert "| `--gpu-memory GIB` | required |" in text

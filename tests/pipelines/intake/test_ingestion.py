@@ -143,6 +143,6 @@ def test_an_unknown_source_or_kind_is_named(
     (shard,) = list_source_shards(Workspace(tiny_project, settings))
     with pytest.raises(ValueError, match=r"Unknown source 'tiny_pears'. Did you mean 'tiny_pairs'"):
         ingest(shard.model_copy(update={"source": "tiny_pears"}), Workspace(tiny_project, settings))
-    source = tiny_project.sources[0].model_copy(update={"kind": "hpd"})
-    with pytest.raises(ValueError, match="Unknown source kind 'hpd'"):
+    source = tiny_project.sources[0].model_copy(update={"kind": "pickapic"})
+    with pytest.raises(ValueError, match="Unknown source kind 'pickapic'"):
         list_source_shards(Workspace(tiny_project.model_copy(update={"sources": (source,)}), settings))

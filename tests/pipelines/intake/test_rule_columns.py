@@ -11,6 +11,7 @@ from pipelines.intake.rule_columns import (
     _position_bias,
     rule_columns,
 )
+from pipelines.intake.sources.interface import VOTE_FIELDS
 from pipelines.project.sections import ValidationSection
 from pipelines.records.heldout_prompts import HeldoutPrompts
 
@@ -183,3 +184,30 @@ def test_an_annotator_whose_labels_are_swapped_disagrees_with_the_others() -> No
     found = columns(*honest, *swapped)["annotator_disagreement"]
     assert (found[0], found[79], found[80]) == (0.0, 0.0, 1.0), "one against two; an even split counts for nobody"
     assert max(columns(*honest, *swapped[:19])["annotator_disagreement"]) == 0.0
+
+
+def vote_columns(*rows: dict[str, Any]) -> dict[str, list[Any]]:
+    schema = pa.schema([*SCHEMA, *VOTE_FIELDS])
+    table = pa.Table.from_pylist(
+        [{**GOOD, "num_votes": 5, "pair_id": str(n), **r} for n, r in enumerate(rows)], schema=schema
+    )
+    frame = rule_columns(table, ValidationSection(), HeldoutPrompts(digest="0" * 64, normal=frozenset()))
+    return {name: frame[name].tolist() for name in frame.columns}
+
+
+def label(share: float | None, other: float | None, **row: Any) -> dict[str, Any]:
+    return {"label_0": share, "label_1": other, "preference": float("nan") if share is None else share, **row}
+
+
+def test_shares_of_votes_are_legal_only_where_a_source_has_votes() -> None:
+    rows = [label(0.7, 1 - 0.7), label(0.2, 0.8), label(0.7, 0.7), label(1.2, -0.2), label(None, None), label(0.5, 0.5)]
+    assert vote_columns(*rows)["labels"] == [1.0, 0.0, ILLEGAL_LABELS, ILLEGAL_LABELS, ILLEGAL_LABELS, 0.5]
+    assert columns(*rows)["labels"] == [ILLEGAL_LABELS] * 5 + [0.5]
+
+
+def test_two_shares_contradict_each_other_only_if_they_favour_different_images() -> None:
+    same = {"pair_id": "p"}
+    agree = vote_columns(label(0.7, 1 - 0.7, **same), label(0.9, 1 - 0.9, **same))
+    assert (agree["labels_contradicted"], agree["copies_before"]) == ([False, False], [0, 1])
+    differ = vote_columns(label(0.7, 1 - 0.7, **same), label(0.4, 0.6, **same))
+    assert differ["labels_contradicted"] == [True, True]

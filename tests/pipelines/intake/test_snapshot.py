@@ -15,9 +15,11 @@ from pipelines.contracts.pairs import ValidationReport
 from pipelines.intake import snapshot as snapshot_module
 from pipelines.intake.ingestion import ingest, list_source_shards
 from pipelines.intake.snapshot import SNAPSHOT_SCHEMA, _split_of, accepted_reports, build_snapshot
+from pipelines.intake.soft_labels import LABEL_FIELDS
 from pipelines.intake.validation import validate
+from pipelines.project.columns import ColumnsSection
 from pipelines.project.file import Project
-from pipelines.project.sections import SnapshotSection
+from pipelines.project.sections import SnapshotSection, SourceSection
 from pipelines.settings import Settings
 from pipelines.store.storage import hash_folder, sha256_file
 from pipelines.workspace import Workspace
@@ -233,3 +235,86 @@ def test_accepted_reports_are_the_newest_of_each_shard_of_the_projects_sources(
     source = tiny_project.sources[0].model_copy(update={"name": "other"})
     assert accepted_reports(Workspace(tiny_project.model_copy(update={"sources": (source,)}), settings)) == []
     assert accepted_reports(Workspace(tiny_project.model_copy(update={"name": "another"}), settings)) == []
+
+
+# --- labels -----------------------------------------------------------------------------------------------------------
+
+
+def voted(project: Project, tiny_image: Make, rows: Sequence[tuple[str, str, float, int]], **policy: Any) -> Project:
+    """Return the project with a source of votes: (prompt, annotator, share for image 0, number of votes)."""
+    folder = project.path.parent / "votes"
+    folder.mkdir(exist_ok=True)
+    seeds = {prompt: 5000 + 2 * n for n, prompt in enumerate(dict.fromkeys(prompt for prompt, *_ in rows))}
+    table = [
+        {"prompt": p, "left": tiny_image(seeds[p]), "right": tiny_image(seeds[p] + 1), "who": w, "share": s, "n": n}
+        for p, w, s, n in rows
+    ]
+    pq.write_table(pa.Table.from_pylist(table), folder / "votes.parquet")
+    columns = {"image_0": "left", "image_1": "right", "preference": "share", "num_votes": "n", "annotator": "who"}
+    source = SourceSection(
+        name="votes", kind="table", uri=str(folder), licence="CC0-1.0", columns=ColumnsSection(**columns)
+    )
+    section = SnapshotSection(calibration_share=0, test_share=0, **policy)
+    return project.model_copy(update={"sources": (source,), "snapshot": section})
+
+
+def trained(project: Project, settings: Settings) -> tuple[DatasetSnapshot, dict[str, list[dict[str, Any]]]]:
+    """Return the snapshot and its rows by prompt."""
+    snapshot = build_snapshot(reports_of(project, settings), Workspace(project, settings))
+    table = pq.read_table(Path(snapshot.uri.removeprefix("file://")) / "train.parquet")
+    assert table.schema == pa.schema([*SNAPSHOT_SCHEMA, *LABEL_FIELDS])
+    by_prompt: dict[str, list[dict[str, Any]]] = {}
+    for row in table.to_pylist():
+        by_prompt.setdefault(row["prompt"], []).append(row)
+    return snapshot, by_prompt
+
+
+VOTES = [
+    *(("fox", who, share, 1) for who, share in (("a", 1.0), ("b", 1.0), ("c", 0.0))),
+    *(("owl", who, share, 1) for who, share in (("a", 0.0), ("b", 1.0))),
+    ("bee", "", 0.2, 10),
+]
+
+
+def test_soft_labels_are_the_share_of_all_votes_on_a_comparison(
+    tiny_project: Project, settings: Settings, tiny_image: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    snapshot, rows = trained(voted(tiny_project, tiny_image, VOTES, labels="soft"), settings)
+    assert {prompt: len(found) for prompt, found in rows.items()} == {"fox": 1, "owl": 1, "bee": 1}
+    (fox,), (owl,), (bee,) = rows["fox"], rows["owl"], rows["bee"]
+    assert (fox["preference"], fox["num_votes"], fox["is_tie"]) == (pytest.approx(2 / 3), 3, False)
+    assert (owl["preference"], owl["num_votes"], owl["is_tie"]) == (0.5, 2, True)
+    assert (bee["preference"], bee["num_votes"], bee["image_chosen"]) == (0.8, 10, tiny_image(5005))
+    assert (snapshot.num_soft, snapshot.num_ties) == (2, 1)
+    assert "2 pairs have a share of votes as label. No objective uses the share yet" in caplog.text
+
+
+def test_hard_labels_keep_each_annotator_and_the_majority_does_not(
+    tiny_project: Project, settings: Settings, tiny_image: Make
+) -> None:
+    hard, rows = trained(voted(tiny_project, tiny_image, VOTES, label_threshold=0.9), settings)
+    assert {prompt: len(found) for prompt, found in rows.items()} == {"fox": 3, "owl": 2, "bee": 1}
+    assert [row["is_tie"] for row in rows["bee"]] == [True], "0.8 is less than the threshold"
+    assert (hard.num_soft, hard.num_ties) == (0, 1)
+    majority, rows = trained(voted(tiny_project, tiny_image, VOTES, labels="majority"), settings)
+    assert [(row["preference"], row["num_votes"]) for row in rows["fox"]] == [(1.0, 3)]
+    assert [row["is_tie"] for row in rows["owl"]] == [True]
+    assert [(row["preference"], row["image_chosen"]) for row in rows["bee"]] == [(1.0, tiny_image(5005))]
+    assert len({hard.uri, majority.uri}) == 2
+
+
+def test_snapshots_without_votes_have_no_columns_of_votes_and_the_digest_of_before(
+    tiny_project: Project, settings: Settings, tiny_pairs: Make, tiny_row: Make
+) -> None:
+    tiny_pairs([tiny_row(n) for n in range(4)])
+    project = training_only(tiny_project)
+    snapshot = build_snapshot(reports_of(project, settings), Workspace(project, settings))
+    assert splits(snapshot)["train"], "of the schema of before"
+    assert "num_soft" not in snapshot.model_dump()
+    assert snapshot_module._label_inputs(project) == {}
+    assert project.snapshot.model_dump(mode="json", exclude=snapshot_module._NOT_SPLIT) == {
+        **{"calibration_share": 0.0, "test_share": 0.0, "seed": 0}
+    }
+    strict = project.model_copy(update={"snapshot": project.snapshot.model_copy(update={"label_threshold": 0.9})})
+    again = build_snapshot(reports_of(strict, settings), Workspace(strict, settings))
+    assert again.uri == snapshot.uri, "a threshold without votes changes nothing"

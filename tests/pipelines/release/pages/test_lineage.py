@@ -1,5 +1,6 @@
 """The lineage from pairs to verdict has every stage and digest, and marks gaps."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -47,6 +48,18 @@ def test_every_stage_is_listed_in_the_order_of_the_data(
     assert digests >= {"1" * 64, "4" * 64, candidate.weights_digest, candidate.spec_digest, candidate.base_digest}
     assert digests >= {spec.digest, good_decision.digest, good_decision.scores_digest, good_decision.policy_digest}
     assert digests >= {scorer.weights_digest for scorer in (*spec.judges, *spec.guards)}
+
+
+def test_shares_of_votes_that_trained_as_hard_labels_are_stated(
+    good_evaluation: Any, good_decision: Any, known: Provenance
+) -> None:
+    def text(num_soft: int | None) -> str:
+        snapshot = known.snapshot.model_copy(update={"num_soft": num_soft}) if known.snapshot else None
+        steps = lineage(good_evaluation.report, good_decision, dataclasses.replace(known, snapshot=snapshot))
+        return next(step.text for step in steps if step.title == "snapshot")
+
+    assert "7 labels are shares of votes: training took the favoured image and left out ties." in text(7)
+    assert "shares of votes" not in text(0) + text(None)
 
 
 def test_stages_without_a_record_are_marked(good_evaluation: Any, good_decision: Any) -> None:

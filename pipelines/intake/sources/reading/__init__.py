@@ -1,0 +1,1 @@
+"""Parts that several kinds of source share: files, records, images, labels, and the errors about a layout."""
