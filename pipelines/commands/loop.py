@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+Snapshot = Annotated[str, typer.Argument(metavar="SNAPSHOT", help="Beginning of a digest, or last or previous.")]
 CHECK_COLUMNS = ("name", "measured", "required", "passed")
 
 # --- pairs ----------------------------------------------------------------------------------------------------------
@@ -39,16 +40,41 @@ def ingest(project: Project, as_json: AsJson = False) -> int:
 def validate(project: Project, as_json: AsJson = False) -> int:
     """Check every batch against the data rules and quarantine the rows that break one."""
     from pipelines.commands import by_hand
+    from pipelines.stages import pairs
 
-    show({"reports": by_hand.reports(project)}, as_json=as_json)
+    reports = by_hand.reports(project)
+    show({"reports": reports, "rows": pairs.count_pairs(reports)}, as_json=as_json)
     return DONE
 
 
 def snapshot(project: Project, as_json: AsJson = False) -> int:
-    """Build a content-addressed data set of all accepted pairs."""
+    """Build a content-addressed data set of all accepted pairs, and write its data report."""
     from pipelines.commands import by_hand
+    from pipelines.stages import pairs
 
-    show(by_hand.snapshot(project), as_json=as_json)
+    built = by_hand.snapshot(project)
+    show({**built, "data_report_uri": pairs.data_report_uri(project)}, as_json=as_json)
+    return DONE
+
+
+def diff(
+    project: Project,
+    before: Snapshot = "previous",
+    now: Snapshot = "last",
+    *,
+    examples: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Pairs to list of each kind of change; 0 lists none.")
+    ] = 10,
+    as_json: AsJson = False,
+) -> int:
+    """Compare two snapshots: the pairs that were added, left, or have another label or split.
+
+    A snapshot is named by the beginning of its digest, or by last or previous.
+    """
+    from pipelines.stages import pairs
+
+    found = pairs.diff_snapshots(project, before, now, most=examples)
+    show(found, as_json=as_json, columns=("change", "source", "prompt", "before", "now", "pair_id"))
     return DONE
 
 

@@ -74,8 +74,8 @@ def build_snapshot(reports: Sequence[ValidationReport], workspace: Workspace) ->
     store = workspace.store
     heldout = heldout_prompts(workspace.project, workspace.store)
     passed = [report for report in reports if report.passed]
-    unjudged = _sources_without_people(workspace.project)
-    files = sorted({(report.source, _accepted_digest(store, report), report.uri) for report in passed})
+    unjudged = sources_without_people(workspace.project)
+    files = accepted_folders(store, passed)
     inputs = {
         "version": SNAPSHOT_VERSION,
         "accepted": [[source, digest] for source, digest, _ in files],
@@ -111,6 +111,11 @@ class _Counts:
     licences: set[str] = field(default_factory=set)
 
 
+def accepted_folders(store: Store, reports: Sequence[ValidationReport]) -> list[tuple[str, str, str]]:
+    """Return (source, digest of the accepted rows, folder) of each passed report, in the order of the snapshot."""
+    return sorted({(r.source, _accepted_digest(store, r), r.uri) for r in reports if r.passed})
+
+
 def _accepted_digest(store: Store, report: ValidationReport) -> str:
     manifest = store.read_manifest(report.uri)
     if manifest is None:
@@ -130,7 +135,7 @@ def _build(
         out.mkdir()
         rows = _kept_rows(paths, heldout)
         counts = _write_splits(
-            rows, out, workspace.project.snapshot, without_people=_sources_without_people(workspace.project)
+            rows, out, workspace.project.snapshot, without_people=sources_without_people(workspace.project)
         )
         if not counts.num_pairs["train"]:
             raise ValueError(
@@ -181,7 +186,7 @@ def _contradicted_pairs(paths: Sequence[Path]) -> set[str]:
     return contradicted
 
 
-def _sources_without_people(project: Project) -> frozenset[str]:
+def sources_without_people(project: Project) -> frozenset[str]:
     """Return sources whose labels come from no person: they train, but show nothing about a judge's agreement with
     people.
     """

@@ -1,9 +1,11 @@
-"""Stages on pairs: draw, ingest, validate, snapshot, label."""
+"""Stages on pairs: draw, ingest, validate, snapshot, data report, label."""
 
 import logging
+from pathlib import Path
 
 from alignment.contracts.data import DatasetSnapshot
 from alignment.contracts.jobs import LABEL_REPORT_FILE
+from pipelines.contracts.data_report import SnapshotRecord
 from pipelines.contracts.pairs import RawBatch, SourceShard, ValidationReport
 from pipelines.project.file import Project
 from pipelines.settings import load_settings
@@ -92,23 +94,82 @@ def replay_quarantine(path: str) -> list[Json]:
 
 
 def count_pairs(reports: list[Json]) -> dict[str, int]:
-    """Return the total numbers of batches and of pairs, accepted and quarantined."""
+    """Return the number of batches and of their rows; `pairs_in` is the sum of accepted, quarantined and duplicates."""
     found = [ValidationReport.model_validate(report) for report in reports]
+    duplicates = sum(report.num_duplicates or 0 for report in found)
     return {
         "batches": len(found),
         "pairs_in": sum(report.num_rows for report in found),
         "accepted": sum(report.num_accepted for report in found),
-        "quarantined": sum(report.num_quarantined for report in found),
+        "quarantined": sum(report.num_quarantined for report in found) - duplicates,
+        "duplicates": duplicates,
     }
 
 
-def snapshot(path: str) -> Json:
-    """Build a DatasetSnapshot of all accepted pairs."""
+def snapshot(path: str, *, run_key: str = "") -> Json:
+    """Build a DatasetSnapshot of all accepted pairs, and write its data report.
+
+    With a `run_key`, the report is shown in the MLflow run of the pipeline run; while MLflow is away it is only in the
+    store.
+    """
     from pipelines.intake import snapshot as snapshots
+    from pipelines.intake.report import write
 
     workspace = open_workspace(path)
     reports = snapshots.accepted_reports(workspace, workspace.project.snapshot.sources)
-    return to_json(snapshots.build_snapshot(reports, workspace))
+    built = snapshots.build_snapshot(reports, workspace)
+    record = write.write_report(built, reports, workspace)
+    if run_key:
+        _show_data_report(workspace, record, run_key)
+    return to_json(built)
+
+
+def _show_data_report(workspace: Workspace, record: SnapshotRecord, run_key: str) -> None:
+    import tempfile
+
+    from pipelines.tracking.errors import TrackingUnavailable
+    from pipelines.tracking.pipeline_run import log_data_report
+
+    settings, digest = workspace.settings, record.snapshot_digest
+    with tempfile.TemporaryDirectory() as scratch:
+        for uri in (record.report_uri, record.figures_uri):
+            (Path(scratch) / uri.rpartition("/")[2]).write_bytes(workspace.store.read_bytes(uri))
+        try:
+            log_data_report(settings, workspace.project.name, run_key=run_key, digest=digest, folder=Path(scratch))
+        except TrackingUnavailable as error:
+            log.warning("The data report is at %s, but not in MLflow: %s", record.report_uri, error)
+
+
+def close_run(path: str, *, run_key: str) -> None:
+    """Finish the MLflow run of a pipeline run that ends after its snapshot; MLflow may be away."""
+    from pipelines.tracking import runs
+    from pipelines.tracking.errors import TrackingUnavailable
+
+    try:
+        runs.finish_if_open(load_settings(), project=read_project(path).name, key=run_key)
+    except TrackingUnavailable as error:
+        log.warning("The run %s stays open in MLflow: %s", run_key, error)
+
+
+def data_report_uri(path: str) -> str:
+    """Return the address, in the store, of the page on the project's newest snapshot; empty before the first."""
+    from pipelines.records.snapshots import last_snapshot
+
+    workspace = open_workspace(path)
+    newest = last_snapshot(workspace.store, workspace.project.name)
+    return newest.report_uri if newest else ""
+
+
+def diff_snapshots(path: str, before: str, now: str, *, most: int) -> Json:
+    """Return the SnapshotDiff of two snapshots, each named by the beginning of its digest, `last` or `previous`."""
+    from pipelines.intake import snapshot_diff
+    from pipelines.records import snapshots
+
+    workspace = open_workspace(path)
+    name = workspace.project.name
+    entries = snapshots.snapshot_series(workspace.store, name).entries()
+    found = [snapshots.find_snapshot(entries, which, name) for which in (before, now)]
+    return to_json(snapshot_diff.diff_snapshots(found[0], found[1], workspace, most=most))
 
 
 def enough_new_pairs(path: str, snapshot: Json) -> bool:
