@@ -21,11 +21,11 @@ for project, job in projects_with_jobs():
     ) as dag:
 
         @task
-        def build_snapshot(path: str) -> dict[str, Any]:
+        def build_snapshot(path: str, run_key: str = "") -> dict[str, Any]:
             from pipelines.stages import pairs, pool
 
             pool.check_pool(path)
-            return pairs.snapshot(path)
+            return pairs.snapshot(path, run_key=run_key)
 
         @task.short_circuit
         def enough_new_pairs(
@@ -66,7 +66,8 @@ for project, job in projects_with_jobs():
             outlet_events[candidate_asset(values.read_project(path))].extra = {"version": candidate["version"]}
             return candidate
 
-        snapshot: Any = build_snapshot(location(project))
+        snapshot: Any = build_snapshot(location(project), RUN_KEY)
+        links.add_links(snapshot, links.DataReportLink())
         checked = enough_new_pairs(location(project), snapshot, RUN_KEY)
         if project.labelling:
             label = TrainJobOperator(task_id="label", given={"snapshot": snapshot}, **job("label"))

@@ -45,10 +45,10 @@ def read_sources(project: str) -> None:
         log.warning("%s", pairs.failure_message({"shards": len(found) + len(failures), "failures": failures}))
 
 
-def snapshot(project: str) -> Json:
-    """Build a snapshot of every accepted pair."""
+def snapshot(project: str, *, run_key: str = "") -> Json:
+    """Build a snapshot of every accepted pair. With a `run_key`, its data report is shown in that run in MLflow."""
     read_sources(project)
-    return pairs.snapshot(project)
+    return pairs.snapshot(project, run_key=run_key)
 
 
 def labelled(project: str) -> Json:
@@ -190,7 +190,8 @@ def run_key(project: str) -> str:
 def _training_data(project: str, overrides: Overrides = ()) -> Json:
     """Build the snapshot with the project's labels; a bad recipe fails before any pair is read."""
     values.read_project(project, overrides)
-    return pairs.labelled_snapshot(project, snapshot(project), run_key=run_key(project))
+    key = run_key(project)
+    return pairs.labelled_snapshot(project, snapshot(project, run_key=key), run_key=key)
 
 
 def _caches(project: str, overrides: Overrides, data: Json) -> list[Json]:

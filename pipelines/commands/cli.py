@@ -37,6 +37,7 @@ PANELS: Mapping[str, Mapping[str, Entry]] = {
         "validate": loop.validate,
         "quarantine": quarantine.app,
         "snapshot": loop.snapshot,
+        "diff": loop.diff,
         "label": loop.label,
         "caption": loop.caption,
     },

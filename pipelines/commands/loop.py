@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+Snapshot = Annotated[str, typer.Argument(metavar="SNAPSHOT", help="Beginning of a digest, or last or previous.")]
 CHECK_COLUMNS = ("name", "measured", "required", "passed")
 
 # --- pairs ----------------------------------------------------------------------------------------------------------
@@ -44,26 +45,53 @@ def validate(project: Project, as_json: AsJson = False) -> int:
     Every shard is tried. The exit code is 2 when one cannot be used, and the others are printed.
     """
     from pipelines.commands import by_hand
+    from pipelines.stages import pairs
 
-    return _show_shards("reports", *by_hand.reports(project), as_json=as_json)
+    reports, failures = by_hand.reports(project)
+    return _show_shards("reports", reports, failures, as_json=as_json, rows=pairs.count_pairs(reports))
 
 
-def _show_shards(name: str, values: list[dict[str, Any]], failures: list[dict[str, Any]], *, as_json: bool) -> int:
-    """Print the values of the shards that could be used; ValueError about the others."""
+def _show_shards(
+    name: str, values: list[dict[str, Any]], failures: list[dict[str, Any]], *, as_json: bool, **more: Any
+) -> int:
+    """Print the values of the shards that could be used, and `more`; ValueError about the others."""
     from pipelines.stages import pairs
 
     if values or not failures:
-        show({name: values, "failures": failures} if failures else {name: values}, as_json=as_json)
+        show({name: values, **more, **({"failures": failures} if failures else {})}, as_json=as_json)
     if failures:
         raise ValueError(pairs.failure_message({"shards": len(values) + len(failures), "failures": failures}))
     return DONE
 
 
 def snapshot(project: Project, as_json: AsJson = False) -> int:
-    """Build a content-addressed data set of all accepted pairs."""
+    """Build a content-addressed data set of all accepted pairs, and write its data report."""
     from pipelines.commands import by_hand
+    from pipelines.stages import pairs
 
-    show(by_hand.snapshot(project), as_json=as_json)
+    built = by_hand.snapshot(project)
+    show({**built, "data_report_uri": pairs.data_report_uri(project)}, as_json=as_json)
+    return DONE
+
+
+def diff(
+    project: Project,
+    before: Snapshot = "previous",
+    now: Snapshot = "last",
+    *,
+    examples: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Pairs to list of each kind of change; 0 lists none.")
+    ] = 10,
+    as_json: AsJson = False,
+) -> int:
+    """Compare two snapshots: the pairs that were added, left, or have another label or split.
+
+    A snapshot is named by the beginning of its digest, or by last or previous.
+    """
+    from pipelines.stages import pairs
+
+    found = pairs.diff_snapshots(project, before, now, most=examples)
+    show(found, as_json=as_json, columns=("change", "source", "prompt", "before", "now", "pair_id"))
     return DONE
 
 

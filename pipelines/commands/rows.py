@@ -40,6 +40,10 @@ def _release_rows(value: dict[str, Any]) -> Iterator[Row]:
     else:
         detail = f"version {decision['candidate_version']}, {decision['report_uri']}"
         yield _row("last decision", decision["verdict"], detail)
+    if (data := value["data_report"]) is None:
+        yield _row("data report", "none")
+    else:
+        yield _row("data report", f"{data['num_pairs']} pairs", data["page"] or data["report_uri"])
     yield _ledger_row(value["ledger"])
     yield _row("compute", _compute(value["compute"]))
 

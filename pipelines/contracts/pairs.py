@@ -45,6 +45,7 @@ class IngestCounts(Record):
     pairs_in: int = 0
     accepted: int = 0
     quarantined: int = 0
+    duplicates: int = 0
     failures: tuple[ShardFailure, ...] = ()
 
 
@@ -75,6 +76,9 @@ class QuarantinedShard(Record):
     num_rows: int
     num_accepted: int
     num_quarantined: int
+    """Rows of `rows_uri`: those that broke a rule, and copies."""
+    num_duplicates: int = 0
+    """Quarantined rows that only repeat another row of the shard."""
     reasons: dict[str, int]
     """Number of quarantined rows by broken rule, most frequent first; a row may break several rules."""
     failure: str
@@ -83,6 +87,8 @@ class QuarantinedShard(Record):
     """Page with the result of every rule."""
     rows_uri: str
     """Table of the quarantined rows."""
+    is_replay: bool = False
+    """True for the second validation of rows that the first one of the shard had quarantined."""
 
 
 class RuleResult(Record):
@@ -112,6 +118,9 @@ class ValidationReport(ValueObject):
     num_rows: int
     num_accepted: int
     num_quarantined: int
+    """Rows of quarantine.parquet: those that broke a rule, and copies."""
+    num_duplicates: int | None = None
+    """Quarantined rows that only repeat another row of the batch; None in reports from before they were counted."""
     rules: tuple[RuleResult, ...]
     failure: str = ""
     """Reason in one sentence if `passed` is false."""

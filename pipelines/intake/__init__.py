@@ -1,4 +1,4 @@
-"""Pairs come in: sources, ingestion, facts, rules, quarantine, snapshot."""
+"""Pairs come in: sources, ingestion, facts, rules, quarantine, snapshot, data report."""
 
 __all__ = [
     "data_docs",
@@ -6,8 +6,10 @@ __all__ = [
     "pairs",
     "prompt_lists",
     "quarantine",
+    "report",
     "shard_groups",
     "snapshot",
+    "snapshot_diff",
     "sources",
     "validation",
 ]

@@ -28,6 +28,7 @@ th { font-weight: 600; border-top: 0; }
 .text-danger::before, .text-warning::before { content: "fail"; color: #b3261e; }
 .badge { background: #e8ebf0; border-radius: 4px; padding: 0 .35rem; font-size: .9em; }
 .verdict { font-weight: 600; }
+.quarantine img { display: block; max-width: 96px; max-height: 96px; }
 a { color: inherit; text-decoration: none; }
 """
 _DROPPED = (
@@ -43,8 +44,11 @@ _DROPPED = (
 _RANDOM_IDS = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}")
 
 
-def data_docs_page(judged: Sequence[Judged], *, title: str, verdict: str) -> str:
-    """Return one HTML page with the result of every rule, headed by `title` and `verdict`."""
+def data_docs_page(judged: Sequence[Judged], *, title: str, verdict: str, quarantined: str = "") -> str:
+    """Return one HTML page with the result of every rule, headed by `title` and `verdict`.
+
+    `quarantined` is the HTML of the quarantined rows, shown below the verdict.
+    """
     from great_expectations.core import ExpectationSuiteValidationResult
     from great_expectations.render.renderer import ValidationResultsPageRenderer
     from great_expectations.render.view import DefaultJinjaPageView
@@ -63,15 +67,14 @@ def data_docs_page(judged: Sequence[Judged], *, title: str, verdict: str) -> str
         meta={},
     )
     page = DefaultJinjaPageView().render(ValidationResultsPageRenderer(run_info_at_end=True).render(outcome))
-    return _self_contained(page, title=title, verdict=verdict)
+    return _self_contained(page, title=title, verdict=verdict, quarantined=quarantined)
 
 
-def _self_contained(page: str, *, title: str, verdict: str) -> str:
+def _self_contained(page: str, *, title: str, verdict: str, quarantined: str) -> str:
     for pattern in _DROPPED:
         page = re.sub(pattern, "", page, flags=re.DOTALL)
     head = f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head>"
     heading = f'<h1>{html.escape(title)}</h1><p class="verdict">{html.escape(verdict)}</p>'
-    page = page.replace("</head>", head, 1).replace(
-        '<div class="container-fluid pt-4', f'{heading}<div class="container-fluid pt-4', 1
-    )
-    return _RANDOM_IDS.sub("", page)
+    page = _RANDOM_IDS.sub("", page).replace("</head>", head, 1)
+    first = '<div class="container-fluid pt-4'
+    return page.replace(first, f"{heading}{quarantined}{first}", 1)

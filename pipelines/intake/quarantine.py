@@ -14,11 +14,13 @@ from pipelines.contracts.pairs import QuarantinedShard, RawBatch, ValidationRepo
 from pipelines.intake.data_docs import PAGE_FILE
 from pipelines.intake.ingestion import DECODING_LIMITS, INGEST_VERSION, publish_batch, scratch_dir
 from pipelines.intake.pairs import QUARANTINE_FILE, read_batches
-from pipelines.intake.rules import duplicate_pair
-from pipelines.intake.validation import REPLAY_MARK, fetch_checked, validate
+from pipelines.intake.validation import DUPLICATE, REPLAY_MARK, fetch_checked, outcome, validate
 from pipelines.settings import Settings
 from pipelines.store.storage import open_store
 from pipelines.workspace import Workspace
+
+REPLAYED = " (replayed rows)"
+"""Ending of a shard's name in the report on the second validation of its quarantined rows."""
 
 
 def list_shards(workspace: Workspace) -> list[QuarantinedShard]:
@@ -46,26 +48,29 @@ def _reports(workspace: Workspace) -> list[tuple[str, ValidationReport]]:
 
 def _describe(entry: str, report: ValidationReport, workspace: Workspace) -> QuarantinedShard:
     folder, _, name = unquote(entry).rpartition("/")
-    shard = unquote(folder.rpartition("/")[2])
+    shard, is_replay = unquote(folder.rpartition("/")[2]), name != "shard.json"
+    broken = _broken_rules(report, workspace.settings) if report.num_quarantined else []
     return QuarantinedShard(
         source=report.source,
-        shard=shard if name == "shard.json" else f"{shard} (replayed rows)",
+        shard=f"{shard}{REPLAYED}" if is_replay else shard,
         num_rows=report.num_rows,
         num_accepted=report.num_accepted,
         num_quarantined=report.num_quarantined,
-        reasons=_count_reasons(report, workspace.settings) if report.num_quarantined else {},
+        num_duplicates=sum(outcome(rules) == DUPLICATE for rules in broken),
+        reasons=dict(Counter(rule for rules in broken for rule in rules).most_common()),
         failure=report.failure,
         data_docs_uri=f"{report.uri}/data_docs/{PAGE_FILE}",
         rows_uri=f"{report.uri}/{QUARANTINE_FILE}",
+        is_replay=is_replay,
     )
 
 
-def _count_reasons(report: ValidationReport, settings: Settings) -> dict[str, int]:
-    """Count the quarantined rows by rule, most frequent first; a row may break several rules."""
+def _broken_rules(report: ValidationReport, settings: Settings) -> list[list[str]]:
+    """Return the broken rules of each quarantined row; a row may break several."""
     with scratch_dir(settings) as scratch:
         path = fetch_checked(open_store(settings.store_uri, settings), report.uri, QUARANTINE_FILE, scratch)
-        reasons = pq.read_table(path, columns=["reasons"]).column("reasons").to_pylist()
-    return dict(Counter(rule for rules in reasons for rule in rules).most_common())
+        reasons: list[list[str]] = pq.read_table(path, columns=["reasons"]).column("reasons").to_pylist()
+    return reasons
 
 
 def replay(report: ValidationReport, workspace: Workspace) -> ValidationReport:
@@ -101,8 +106,7 @@ def _quarantined_batch(report: ValidationReport, uri: str, workspace: Workspace)
 
 
 def _rows_to_retry(path: Path) -> Iterator[pa.RecordBatch]:
-    only_a_copy = [duplicate_pair.__name__]
     for batch in read_batches(path):
-        keep = [reasons != only_a_copy for reasons in batch.column("reasons").to_pylist()]
+        keep = [outcome(reasons) != DUPLICATE for reasons in batch.column("reasons").to_pylist()]
         kept = batch.filter(pa.array(keep, pa.bool_()))
         yield kept.select([name for name in kept.schema.names if name != "reasons"])

@@ -83,8 +83,8 @@ def build_snapshot(reports: Sequence[ValidationReport], workspace: Workspace) ->
     store = workspace.store
     heldout = heldout_prompts(workspace.project, workspace.store)
     passed = [report for report in reports if report.passed]
-    unjudged = _sources_without_people(workspace.project)
-    files = sorted({(report.source, _accepted_digest(store, report), report.uri) for report in passed})
+    unjudged = sources_without_people(workspace.project)
+    files = accepted_folders(store, passed)
     inputs = {
         "version": SNAPSHOT_VERSION,
         "accepted": [[source, digest] for source, digest, _ in files],
@@ -121,6 +121,11 @@ class _Counts:
     groups: set[str] = field(default_factory=set)
     sources: set[str] = field(default_factory=set)
     licences: set[str] = field(default_factory=set)
+
+
+def accepted_folders(store: Store, reports: Sequence[ValidationReport]) -> list[tuple[str, str, str]]:
+    """Return (source, digest of the accepted rows, folder) of each passed report, in the order of the snapshot."""
+    return sorted({(r.source, _accepted_digest(store, r), r.uri) for r in reports if r.passed})
 
 
 def _accepted_digest(store: Store, report: ValidationReport) -> str:
@@ -245,7 +250,7 @@ def _label_inputs(project: Project) -> dict[str, Any]:
     return {"labels": section.model_dump(mode="json", include=_LABEL_POLICY)}
 
 
-def _sources_without_people(project: Project) -> frozenset[str]:
+def sources_without_people(project: Project) -> frozenset[str]:
     """Return sources whose labels come from no person: they train, but show nothing about a judge's agreement with
     people.
     """
@@ -273,7 +278,7 @@ def _write_splits(
     rows: Iterator[dict[str, Any]], out: Path, project: Project, *, groups: Mapping[str, str], schema: pa.Schema
 ) -> _Counts:
     counts = _Counts()
-    without_people = _sources_without_people(project)
+    without_people = sources_without_people(project)
     waiting: dict[Split, list[dict[str, Any]]] = {split: [] for split in SPLITS}
     with ExitStack() as stack:
         writers = {s: stack.enter_context(PairWriter(out / f"{s}.parquet", schema)) for s in SPLITS}

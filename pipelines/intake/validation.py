@@ -33,9 +33,10 @@ from pipelines.intake.pairs import (
     read_batches,
     read_light,
 )
+from pipelines.intake.quarantine_table import quarantine_section
 from pipelines.intake.rule_columns import rule_columns
 from pipelines.intake.rule_runs import Judged, judge
-from pipelines.intake.rules import RULES_VERSION, SET_ASIDE, columns_present, pair_rules
+from pipelines.intake.rules import RULES_VERSION, SET_ASIDE, columns_present, duplicate_pair, pair_rules
 from pipelines.project.file import Project
 from pipelines.project.sections import ValidationSection
 from pipelines.records.heldout_prompts import HeldoutPrompts, heldout_prompts
@@ -48,6 +49,8 @@ REPLAY_MARK = "#replay-"
 """Separates, in a batch's source_file, the name of a shard from that of the report whose quarantine was validated
 again.
 """
+ACCEPTED, QUARANTINED, DUPLICATE = "accepted", "quarantined", "duplicate"
+"""Outcomes of a row; every row has exactly one."""
 _EXAMPLES = 5
 
 
@@ -92,10 +95,15 @@ def _validate(batch: RawBatch, workspace: Workspace, *, uri: str, heldout: Heldo
         (out / "data_docs").mkdir(parents=True)
         judged, rows = _judge(pairs, workspace.project.validation, heldout)
         reasons = _reasons(judged)
-        num_accepted = _split(pairs, out, reasons, readable=rows is not None)
-        failure = _failure(judged, reasons, batch.num_rows, limit=workspace.project.validation.max_quarantined_share)
-        verdict = failure or _accepted(num_accepted, batch.num_rows, set_aside=len(reasons))
-        page = data_docs_page(judged, title=f"{batch.source}: {batch.source_file}", verdict=verdict)
+        outcomes = _split(pairs, out, reasons, readable=rows is not None)
+        if rows is not None:
+            assert outcomes.total() == batch.num_rows, f"{batch.uri}: {outcomes} of {batch.num_rows} rows"
+        limits = workspace.project.validation
+        failure = _failure(judged, reasons, batch.num_rows, limit=limits.max_quarantined_share)
+        verdict = failure or _accepted(outcomes, batch.num_rows)
+        table = quarantine_section(out / QUARANTINE_FILE, len(reasons), limits)
+        title = f"{batch.source}: {batch.source_file}"
+        page = data_docs_page(judged, title=title, verdict=verdict, quarantined=table)
         (out / "data_docs" / PAGE_FILE).write_text(page, encoding="utf-8")
         report = ValidationReport(
             uri=uri,
@@ -104,8 +112,9 @@ def _validate(batch: RawBatch, workspace: Workspace, *, uri: str, heldout: Heldo
             source=batch.source,
             passed=not failure,
             num_rows=batch.num_rows,
-            num_accepted=num_accepted,
-            num_quarantined=len(reasons),
+            num_accepted=outcomes[ACCEPTED],
+            num_quarantined=outcomes[QUARANTINED] + outcomes[DUPLICATE],
+            num_duplicates=outcomes[DUPLICATE],
             rules=tuple(_rule_result(one, rows or []) for one in judged),
             failure=failure,
         )
@@ -140,9 +149,20 @@ def _reasons(judged: Sequence[Judged]) -> dict[int, list[str]]:
     return reasons
 
 
-def _split(pairs: Path, out: Path, reasons: dict[int, list[str]], *, readable: bool) -> int:
-    """Write accepted.parquet and quarantine.parquet, a few rows at a time; return the number accepted."""
-    num_accepted = first = 0
+def outcome(broken: Sequence[str]) -> str:
+    """Return the one outcome of a row that broke these critical rules: ACCEPTED, QUARANTINED or DUPLICATE.
+
+    A row is a duplicate if it only repeats an earlier row. A repeated row that breaks another rule is quarantined.
+    """
+    if not broken:
+        return ACCEPTED
+    return DUPLICATE if list(broken) == [duplicate_pair.__name__] else QUARANTINED
+
+
+def _split(pairs: Path, out: Path, reasons: dict[int, list[str]], *, readable: bool) -> Counter[str]:
+    """Write accepted.parquet and quarantine.parquet, a few rows at a time; return the number of rows by outcome."""
+    outcomes = Counter[str]()
+    first = 0
     names = pq.read_schema(pairs).names
     columns = quarantine_schema(names)
     with (
@@ -152,18 +172,22 @@ def _split(pairs: Path, out: Path, reasons: dict[int, list[str]], *, readable: b
         for batch in read_batches(pairs) if readable else ():
             why = [reasons.get(row, []) for row in range(first, first + batch.num_rows)]
             first += batch.num_rows
+            outcomes.update(outcome(rules) for rules in why)
             good = batch.filter(pa.array([not rules for rules in why]))
             bad = pa.table(batch).append_column("reasons", pa.array(why, QUARANTINE_SCHEMA.field("reasons").type))
             accepted.write(good)
             quarantine.write(bad.filter(pa.array([bool(rules) for rules in why])).select(columns.names))
-            num_accepted += good.num_rows
-    return num_accepted
+    return outcomes
 
 
-def _accepted(num_accepted: int, num_rows: int, *, set_aside: int) -> str:
+def _accepted(outcomes: Counter[str], num_rows: int) -> str:
     """Return the verdict on a batch that may be used."""
-    rest = f"; {set_aside} broke a rule and {'is' if set_aside == 1 else 'are'} in quarantine" if set_aside else ""
-    return f"{num_accepted} of {num_rows} rows accepted{rest}."
+    parts = [f"{outcomes[ACCEPTED]} of {num_rows} rows accepted"]
+    if bad := outcomes[QUARANTINED]:
+        parts.append(f"{bad} broke a rule and {'is' if bad == 1 else 'are'} in quarantine")
+    if copies := outcomes[DUPLICATE]:
+        parts.append(f"{copies} only {'repeats' if copies == 1 else 'repeat'} another row")
+    return "; ".join(parts) + "."
 
 
 def _failure(judged: Sequence[Judged], reasons: dict[int, list[str]], num_rows: int, *, limit: float) -> str:

@@ -1,9 +1,11 @@
 """Summarise a finished demo."""
 
 import json
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
+from pipelines.intake.quarantine import list_shards
 from pipelines.release.gate import decision_log
 from pipelines.store.storage import Store
 from pipelines.workspace import Workspace
@@ -32,7 +34,9 @@ def summarise(outcome: Outcome, workspace: Workspace, *, seconds: float) -> str:
     pairs = outcome.pairs
     lines = [
         "",
-        f"pairs      {pairs['pairs_in']} in, {pairs['accepted']} accepted, {pairs['quarantined']} quarantined",
+        f"pairs      {pairs['pairs_in']} in, {pairs['accepted']} accepted, {pairs['quarantined']} quarantined,"
+        f" {pairs['duplicates']} duplicates",
+        *_data_lines(outcome, workspace),
         *_training_lines(outcome, workspace.store),
         *_decision_lines(outcome, workspace),
         *_champion_lines(outcome),
@@ -40,6 +44,16 @@ def summarise(outcome: Outcome, workspace: Workspace, *, seconds: float) -> str:
         *_next_lines(workspace.project.name),
     ]
     return "\n".join(lines)
+
+
+def _data_lines(outcome: Outcome, workspace: Workspace) -> list[str]:
+    """Return the broken rules of the rows set aside, and the address of the data report."""
+    reasons = Counter[str]()
+    for shard in list_shards(workspace):
+        reasons.update(shard.reasons)
+    lines = [f"           {number} {rule.replace('_', ' ')}" for rule, number in reasons.most_common()]
+    report = outcome.status.get("data_report")
+    return [*lines, *([f"data       {report['report_uri']}"] if report else [])]
 
 
 def _next_lines(name: str) -> list[str]:

@@ -1,13 +1,14 @@
-"""Report the status of a project as JSON: champion, candidate, last decision, ledger, compute time. Read only."""
+"""Report the status of a project as JSON: champion, candidate, decision, data, ledger, compute time. Read only."""
 
 from typing import Any
 
 from pipelines.records.compute import total_compute
+from pipelines.records.snapshots import last_snapshot
 from pipelines.release.champion import ledger
 from pipelines.release.champion.state import read_state
 from pipelines.release.champion.versions import WORSE_TAG
 from pipelines.release.gate import decision_log
-from pipelines.tracking import registry
+from pipelines.tracking import pages, registry
 from pipelines.tracking.errors import TrackingRefused
 from pipelines.workspace import Workspace
 
@@ -23,6 +24,7 @@ def status(workspace: Workspace) -> dict[str, Any]:
         "project": workspace.project.name,
         **versions,
         "last_decision": _last_decision(workspace, problems),
+        "data_report": _data_report(workspace),
         "ledger": _ledger(workspace, problems),
         "compute": total_compute(workspace.store, workspace.project.name).model_dump(mode="json"),
         "problems": list(dict.fromkeys(problems)),
@@ -66,6 +68,20 @@ def _last_decision(workspace: Workspace, problems: list[str]) -> dict[str, Any] 
         "report_uri": decision.report_uri,
         "candidate_version": decision.candidate.version,
         "digest": decision.digest,
+    }
+
+
+def _data_report(workspace: Workspace) -> dict[str, Any] | None:
+    """Return the newest snapshot with the address of its report in the store and, with a server, in MLflow."""
+    newest = last_snapshot(workspace.store, workspace.project.name)
+    if newest is None:
+        return None
+    page = pages.data_report_page(workspace.settings, workspace.project.name, newest.snapshot_digest)
+    return {
+        "snapshot_digest": newest.snapshot_digest,
+        "num_pairs": newest.num_pairs,
+        "report_uri": newest.report_uri,
+        "page": page,
     }
 
 

@@ -15,7 +15,7 @@ from pipelines.contracts.release import CandidateVersion
 from pipelines.release.champion.versions import champion_of
 from pipelines.settings import load_settings
 from pipelines.stages.values import Json, read_project, to_json
-from pipelines.tracking.runs import _pipeline_run
+from pipelines.tracking.pipeline_run import pipeline_run
 from pipelines.workspace import Workspace, open_workspace
 
 log = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ def register(path: str, snapshot: Json, result: Json, *, run_key: str, trained_b
 
     workspace = open_workspace(path)
     data, trained = DatasetSnapshot.model_validate(snapshot), TrainResult.model_validate(result)
-    with _pipeline_run(workspace.project, workspace.settings, run_key, [data]) as run_id:
+    with pipeline_run(workspace.project, workspace.settings, run_key, [data]) as run_id:
         candidate = candidates.register(
             trained, workspace, snapshot=data, run_id=run_id, more_tags=versions.trainer_tags(trained_by)
         )
@@ -51,7 +51,7 @@ def register_soup(
     workspace = open_workspace(path)
     snapshots = [DatasetSnapshot.model_validate(training["snapshot"]) for training in trainings]
     runs = [TrainResult.model_validate(result) for result in results[:]]
-    with _pipeline_run(workspace.project, workspace.settings, run_key, snapshots) as run_id:
+    with pipeline_run(workspace.project, workspace.settings, run_key, snapshots) as run_id:
         candidate = candidates.register_soup(
             SoupResult.model_validate(soup),
             tuple(zip(runs, snapshots, strict=True)),

@@ -5,7 +5,7 @@ from alignment.contracts.data import DatasetSnapshot
 from alignment.contracts.reward_models import RewardTrainResult
 from pipelines.settings import load_settings
 from pipelines.stages.values import Json, read_project, to_json
-from pipelines.tracking.runs import _pipeline_run
+from pipelines.tracking.pipeline_run import pipeline_run
 from pipelines.workspace import Workspace, open_workspace
 
 
@@ -17,7 +17,7 @@ def register_reward(path: str, plan: Json, result: Json, *, run_key: str) -> Jso
     data = DatasetSnapshot.model_validate(plan["snapshot"])
     trained = RewardTrainResult.model_validate(result)
     section = workspace.project.rewards[int(plan["reward"])]
-    with _pipeline_run(workspace.project, workspace.settings, run_key, [data]) as run_id:
+    with pipeline_run(workspace.project, workspace.settings, run_key, [data]) as run_id:
         judge = trained_judges.register(trained, section, workspace, snapshot=data, run_id=run_id)
     return to_json(judge)
 
@@ -30,7 +30,7 @@ def record_calibration(path: str, report: Json, *, run_key: str) -> list[Json]:
     workspace = open_workspace(path)
     measured = CalibrationReport.model_validate(report)
     records = calibrations.record(measured, workspace.project.name, workspace.store)
-    with _pipeline_run(workspace.project, workspace.settings, run_key, []) as run_id:
+    with pipeline_run(workspace.project, workspace.settings, run_key, []) as run_id:
         runs.log_dict(workspace.settings, run_id, report, "calibration/report.json")
     return [to_json(record) for record in records]
 

@@ -6,7 +6,7 @@ from alignment.contracts.calibration import CalibrationReport
 from pipelines.release.champion.versions import champion_of
 from pipelines.settings import load_settings
 from pipelines.stages.values import Json, read_project, to_json
-from pipelines.tracking.runs import _pipeline_run
+from pipelines.tracking.pipeline_run import pipeline_run
 from pipelines.workspace import Workspace, open_workspace
 
 
@@ -38,7 +38,7 @@ def monitor(path: str, calibration: Json | None, *, run_key: str, announce: bool
         calibration=CalibrationReport.model_validate(calibration) if calibration else None,
         announce_key=run_key if announce else "",
     )
-    with _pipeline_run(workspace.project, settings, run_key, []) as run_id:
+    with pipeline_run(workspace.project, settings, run_key, []) as run_id:
         runs.log_dict(settings, run_id, to_json(report), "monitor/report.json")
         runs.log_text(settings, run_id, monitor_report.markdown(report), "monitor/report.md")
         runs.set_run_tags(settings, run_id, {"monitor.outcome": report.outcome, "monitor.report_uri": report.uri})
@@ -66,7 +66,10 @@ def training_wanted(path: str, snapshot: Json, *, run_key: str, asked: bool) -> 
     from pipelines.stages import pairs
 
     announced = monitor_report.take(Workspace(read_project(path), load_settings()), key=run_key, now=datetime.now(UTC))
-    return announced or asked or pairs.enough_new_pairs(path, snapshot)
+    wanted = announced or asked or pairs.enough_new_pairs(path, snapshot)
+    if not wanted:
+        pairs.close_run(path, run_key=run_key)
+    return wanted
 
 
 def raise_alarms(report: Json) -> None:

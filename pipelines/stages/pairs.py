@@ -1,10 +1,12 @@
-"""Stages on pairs: draw, ingest, validate, snapshot, label."""
+"""Stages on pairs: draw, ingest, validate, snapshot, data report, label."""
 
 import logging
 from collections.abc import Callable
+from pathlib import Path
 
 from alignment.contracts.data import DatasetSnapshot
 from alignment.contracts.jobs import LABEL_REPORT_FILE
+from pipelines.contracts.data_report import SnapshotRecord
 from pipelines.contracts.pairs import (
     IngestCounts,
     RawBatch,
@@ -144,16 +146,8 @@ def read_group(path: str, group: Json, *, run_key: str = "") -> Json:
     own = ShardGroup.model_validate(group)
     shards = shard_groups.shards_of(own, open_workspace(path).store)
     values, failures = read_each(path, [to_json(shard) for shard in shards], run_key=run_key)
-    reports = [ValidationReport.model_validate(report) for report in values]
-    counts = IngestCounts(
-        shards=own.num_shards,
-        batches=len(reports),
-        pairs_in=sum(report.num_rows for report in reports),
-        accepted=sum(report.num_accepted for report in reports),
-        quarantined=sum(report.num_quarantined for report in reports),
-        failures=tuple(ShardFailure.model_validate(failure) for failure in failures),
-    )
-    return counts.model_dump(mode="json")
+    bad = tuple(ShardFailure.model_validate(failure) for failure in failures)
+    return IngestCounts(shards=own.num_shards, failures=bad, **count_pairs(values)).model_dump(mode="json")
 
 
 def ingest_each(path: str, shards: list[Json]) -> tuple[list[Json], list[Json]]:
@@ -207,18 +201,88 @@ def announced_pairs(path: str, groups: list[Json], counts: list[Json]) -> Json:
     lost = total - sum(own.shards for own in done)
     failures = [failure for own in done for failure in own.failures] + [_LOST] * lost
     check_failures(path, [failure.model_dump(mode="json") for failure in failures], total)
-    names = ("batches", "pairs_in", "accepted", "quarantined")
+    names = ("batches", "pairs_in", "accepted", "quarantined", "duplicates")
     sums = {name: sum(getattr(own, name) for own in done) for name in names}
     return {**sums, "shards": total, "failed_shards": len(failures)}
 
 
-def snapshot(path: str) -> Json:
-    """Build a DatasetSnapshot of all accepted pairs."""
+def count_pairs(reports: list[Json]) -> dict[str, int]:
+    """Return the number of batches and of their rows; `pairs_in` is the sum of accepted, quarantined and duplicates."""
+    found = [ValidationReport.model_validate(report) for report in reports]
+    duplicates = sum(report.num_duplicates or 0 for report in found)
+    return {
+        "batches": len(found),
+        "pairs_in": sum(report.num_rows for report in found),
+        "accepted": sum(report.num_accepted for report in found),
+        "quarantined": sum(report.num_quarantined for report in found) - duplicates,
+        "duplicates": duplicates,
+    }
+
+
+def snapshot(path: str, *, run_key: str = "") -> Json:
+    """Build a DatasetSnapshot of all accepted pairs, and write its data report.
+
+    With a `run_key`, the report is shown in the MLflow run of the pipeline run; while MLflow is away it is only in the
+    store.
+    """
     from pipelines.intake import snapshot as snapshots
+    from pipelines.intake.report import write
 
     workspace = open_workspace(path)
     reports = snapshots.accepted_reports(workspace, workspace.project.snapshot.sources)
-    return to_json(snapshots.build_snapshot(reports, workspace))
+    built = snapshots.build_snapshot(reports, workspace)
+    record = write.write_report(built, reports, workspace)
+    if run_key:
+        _show_data_report(workspace, record, run_key)
+    return to_json(built)
+
+
+def _show_data_report(workspace: Workspace, record: SnapshotRecord, run_key: str) -> None:
+    import tempfile
+
+    from pipelines.tracking.errors import TrackingUnavailable
+    from pipelines.tracking.pipeline_run import log_data_report
+
+    settings, digest = workspace.settings, record.snapshot_digest
+    with tempfile.TemporaryDirectory() as scratch:
+        for uri in (record.report_uri, record.figures_uri):
+            (Path(scratch) / uri.rpartition("/")[2]).write_bytes(workspace.store.read_bytes(uri))
+        try:
+            log_data_report(settings, workspace.project.name, run_key=run_key, digest=digest, folder=Path(scratch))
+        except TrackingUnavailable as error:
+            log.warning("The data report is at %s, but not in MLflow: %s", record.report_uri, error)
+
+
+def close_run(path: str, *, run_key: str) -> None:
+    """Finish the MLflow run of a pipeline run that ends after its snapshot; MLflow may be away."""
+    from pipelines.tracking import runs
+    from pipelines.tracking.errors import TrackingUnavailable
+
+    try:
+        runs.finish_if_open(load_settings(), project=read_project(path).name, key=run_key)
+    except TrackingUnavailable as error:
+        log.warning("The run %s stays open in MLflow: %s", run_key, error)
+
+
+def data_report_uri(path: str) -> str:
+    """Return the address, in the store, of the page on the project's newest snapshot; empty before the first."""
+    from pipelines.records.snapshots import last_snapshot
+
+    workspace = open_workspace(path)
+    newest = last_snapshot(workspace.store, workspace.project.name)
+    return newest.report_uri if newest else ""
+
+
+def diff_snapshots(path: str, before: str, now: str, *, most: int) -> Json:
+    """Return the SnapshotDiff of two snapshots, each named by the beginning of its digest, `last` or `previous`."""
+    from pipelines.intake import snapshot_diff
+    from pipelines.records import snapshots
+
+    workspace = open_workspace(path)
+    name = workspace.project.name
+    entries = snapshots.snapshot_series(workspace.store, name).entries()
+    found = [snapshots.find_snapshot(entries, which, name) for which in (before, now)]
+    return to_json(snapshot_diff.diff_snapshots(found[0], found[1], workspace, most=most))
 
 
 def enough_new_pairs(path: str, snapshot: Json) -> bool:

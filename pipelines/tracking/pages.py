@@ -3,7 +3,7 @@
 from urllib.parse import quote
 
 from pipelines.settings import Settings
-from pipelines.tracking.runs import RUN_KEY_TAG, _first_run, connect
+from pipelines.tracking.runs import DATA_REPORT_TAG, RUN_KEY_TAG, _first_run, connect
 
 TRAINING_VIEW = "?workflowType=machine_learning"
 """Makes MLflow open the page of training runs; by default it opens its GenAI view."""
@@ -63,6 +63,19 @@ def data_docs_artifact(source: str, shard: str) -> str:
 def data_docs_page(settings: Settings, project: str, *, run_key: str, source: str, shard: str) -> str:
     """Return the address of a shard's Data Docs; empty before the ingest run is in MLflow, or without a server."""
     return _artifact_page(settings, project, run_key, data_docs_artifact(source, shard))
+
+
+def data_report_folder(digest: str) -> str:
+    """Return the folder of a snapshot's data report among the artifacts of a run."""
+    return f"data_report/{digest[:12]}"
+
+
+def data_report_page(settings: Settings, project: str, digest: str) -> str:
+    """Return the address of the data report of the snapshot with this digest; empty before it is in MLflow, for an
+    empty digest, or without a server."""
+    identity = (DATA_REPORT_TAG, digest)
+    address = find_address(settings, project, identity) if settings.mlflow_pages and digest else ""
+    return _whole(settings, f"{address}/artifacts/{data_report_folder(digest)}/index.html" if address else "")
 
 
 def report_page(settings: Settings, model: str, version: int) -> str:

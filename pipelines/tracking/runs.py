@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,6 @@ from typing import Any, Literal
 from alignment.contracts.data import DatasetSnapshot
 from alignment.contracts.values import canonical_json
 from pipelines.contracts.jobs import TrackingTarget
-from pipelines.project.file import Project
 from pipelines.settings import Settings
 from pipelines.tracking.errors import explained, without_password
 from pipelines.tracking.first_use import complete_database
@@ -38,6 +37,8 @@ PARENT_TAG = "mlflow.parentRunId"
 ENGINE_TAG = "plumbline.engine"
 HOST_TAG = "plumbline.host"
 """Host and state dir from which a job was submitted; only there the engine `local` knows it."""
+DATA_REPORT_TAG = "data_report.snapshot"
+"""Digest of the snapshot whose data report is among the run's artifacts; of several, the newest."""
 AIRFLOW_TAG = "airflow.ui_url"
 NOTE_TAG = "mlflow.note.content"
 """Markdown that MLflow shows as a run's description."""
@@ -305,15 +306,20 @@ def log_dict(settings: Settings, run_id: str, value: Mapping[str, Any], artifact
         client.log_dict(run_id, dict(value), artifact)
 
 
-def log_dataset(settings: Settings, run_id: str, snapshot: DatasetSnapshot, context: str) -> None:
-    """Log the snapshot as an input of the run. MLflow keeps 36 characters of a digest; the profile has all of it."""
+def log_dataset(settings: Settings, run_id: str, snapshot: DatasetSnapshot, context: str, *, page: str = "") -> None:
+    """Log the snapshot as an input of the run. MLflow keeps 36 characters of a digest; the profile has all of it.
+
+    `page` is the address of the snapshot's data report. MLflow's page of the run shows the `url` of a source of type
+    `http` as a link, and nothing of a type that it does not know.
+    """
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
+    source = {"uri": snapshot.uri, **({"url": page} if page else {})}
     dataset = Dataset(
         name="pairs",
         digest=snapshot.content_digest[:36],
-        source_type="plumbline",
-        source=json.dumps({"uri": snapshot.uri}),
+        source_type="http" if page else "plumbline",
+        source=json.dumps(source),
         profile=json.dumps(snapshot.model_dump(mode="json", exclude={"uri", "batch_digests"})),
     )
     with connect(settings.tracking_uri) as client:
@@ -321,16 +327,10 @@ def log_dataset(settings: Settings, run_id: str, snapshot: DatasetSnapshot, cont
         client.set_tag(run_id, "snapshot.digest", snapshot.content_digest)
 
 
-@contextmanager
-def _pipeline_run(
-    project: Project, settings: Settings, run_key: str, snapshots: Sequence[DatasetSnapshot]
-) -> Iterator[str]:
-    """The MLflow run of a pipeline run, with the data it trained on; finished when the pipeline succeeded."""
-    from pipelines.tracking import runs
-
-    tags = runs.airflow_tags(settings, run_key)
-    run_id = runs.parent_run(settings, project=project.name, key=run_key, tags=tags)
-    for snapshot in {snapshot.content_digest: snapshot for snapshot in snapshots}.values():
-        runs.log_dataset(settings, run_id, snapshot, context="training")
-    yield run_id
-    runs.finish_run(settings, run_id, "FINISHED")
+def finish_if_open(settings: Settings, *, project: str, key: str) -> None:
+    """Close the run of a pipeline run that ends early; do nothing if it has none."""
+    with connect(settings.tracking_uri) as client:
+        experiment = client.get_experiment_by_name(project)
+        found = _first_run(client, experiment.experiment_id, (RUN_KEY_TAG, key)) if experiment else None
+        if found is not None and found.info.status == "RUNNING":
+            client.set_terminated(found.info.run_id, "FINISHED")

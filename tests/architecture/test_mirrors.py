@@ -34,6 +34,7 @@ COVERED_BY = {
     "pipelines/commands/loop.py": "tests/pipelines/commands/test_cli.py",
     "pipelines/commands/platform.py": "tests/pipelines/commands/test_cli.py",
     "pipelines/commands/reference.py": "tests/pipelines/commands/test_help.py",
+    "pipelines/contracts/data_report.py": "tests/pipelines/intake/report/test_write.py",
     "pipelines/contracts/jobs.py": "tests/pipelines/dispatch/operators/test_train_job.py",
     "pipelines/contracts/judges.py": "tests/pipelines/records/test_trained_judges.py",
     "pipelines/contracts/pairs.py": "tests/pipelines/intake/test_validation.py",

@@ -282,9 +282,12 @@ def test_training_starts_on_new_pairs_or_on_the_monitors_request(
     asked = [SimpleNamespace(name="shapes.retrain")]
     path = str(ROOT / "projects/shapes.toml")
     monkeypatch.setenv("PLUMBLINE_STORE_URI", tmp_path.as_uri())
+    closed: list[str] = []
     monkeypatch.setattr(pairs, "enough_new_pairs", lambda *_: False)
+    monkeypatch.setattr(pairs, "close_run", lambda _path, run_key: closed.append(run_key))
     assert check(path, {}, "run-1", triggering_asset_events=asked), "no minimum of new pairs stands in its way"
-    assert not check(path, {}, "run-1", triggering_asset_events=[SimpleNamespace(name="shapes.pairs")])
+    assert not check(path, {}, "run-2", triggering_asset_events=[SimpleNamespace(name="shapes.pairs")])
+    assert closed == ["run-2"], "its run in MLflow has the data report, and nothing follows"
 
 
 def test_the_next_run_handles_a_retraining_whose_event_was_not_delivered(
@@ -293,6 +296,7 @@ def test_the_next_run_handles_a_retraining_whose_event_was_not_delivered(
     """NAME.train was paused while the monitor raised the event, so that Airflow queued nothing."""
     monkeypatch.setenv("PLUMBLINE_STORE_URI", tmp_path.as_uri())
     monkeypatch.setattr(pairs, "enough_new_pairs", lambda *_: False)
+    monkeypatch.setattr(pairs, "close_run", lambda _path, run_key: None)
     project, path = load_project(ROOT / "projects/shapes.toml"), str(ROOT / "projects/shapes.toml")
     monitor_report.claim(Workspace(project, load_settings()), ("drift",), key="monitor-1", now=datetime.now(UTC))
     check = dags["shapes.train"].get_task("enough_new_pairs").python_callable
@@ -344,6 +348,7 @@ def test_a_scheduled_run_trains_with_any_number_of_new_pairs(
 ) -> None:
     monkeypatch.setenv("PLUMBLINE_STORE_URI", tmp_path.as_uri())
     monkeypatch.setattr(pairs, "enough_new_pairs", lambda path, snapshot: False)
+    monkeypatch.setattr(pairs, "close_run", lambda _path, run_key: None)
     check, path = dags["shapes.train"].get_task("enough_new_pairs").python_callable, str(ROOT / "projects/shapes.toml")
     assert check(path, {}, "run-1", dag_run=SimpleNamespace(run_type="scheduled"))
     assert not check(path, {}, "run-1", dag_run=SimpleNamespace(run_type="manual"))
@@ -436,6 +441,16 @@ def test_retraining_is_announced_only_when_the_report_requests_it(dags: dict[str
     check = dags["shapes.monitor"].get_task("is_retraining_announced").python_callable
     assert check({"retrain": "due"})
     assert not any(check({"retrain": other}) for other in ("not_needed", "held_back", "advised"))
+
+
+def test_the_snapshot_of_a_training_shows_its_data_report_in_the_runs_own_page(
+    dags: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool, "check_pool", lambda path: None)
+    monkeypatch.setattr(pairs, "snapshot", lambda path, run_key: {"path": path, "key": run_key})
+    build = dags["shapes.train"].get_task("build_snapshot")
+    assert build.python_callable("p.toml", "shapes.train/1") == {"path": "p.toml", "key": "shapes.train/1"}
+    assert build.op_args[1] == "{{ dag_run.dag_id }}/{{ run_id }}"
 
 
 def test_the_monitor_is_skipped_before_the_first_pair_and_promotion(
@@ -660,6 +675,7 @@ def test_tasks_open_the_pages_that_their_work_is_on(dags_with: Callable[[str], d
     assert shown["Report"] == {"shapes.promote gate", "shapes.approve find_decision"}
     assert shown["Model version"] == {"shapes.train register", "shapes.approve promote", "shapes.rollback rollback"}
     assert shown["Data Docs"] == {"shapes.ingest ingest_shard"}
+    assert shown["Data report"] == {"shapes.train build_snapshot"}
     jobs = {f"{dag_id} {task.task_id}" for dag_id, dag in found.items() for task in dag.tasks if task.pool == "gpu"}
     assert shown["MLflow run"] == jobs
 

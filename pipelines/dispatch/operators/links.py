@@ -17,6 +17,7 @@ __all__ = [
     "MLFLOW_RUN_KEY",
     "OWN_NAME",
     "DataDocsLink",
+    "DataReportLink",
     "MlflowRunLink",
     "ModelVersionLink",
     "ReportLink",
@@ -101,6 +102,24 @@ class DataDocsLink(BaseOperatorLink):
             source=shard["source"],
             shard=shard["uri"].rsplit("/", 1)[-1],
         )
+
+
+@attrs.define()
+class DataReportLink(BaseOperatorLink):
+    """The data report of the snapshot that the task returned."""
+
+    name: str = "Data report"
+
+    @property
+    def xcom_key(self) -> str:
+        """See BaseOperatorLink."""
+        return "_link_data_report"
+
+    def get_link(self, operator: Any, *, ti_key: Any) -> str:
+        """Return the report's page in MLflow; empty without a value and without an MLflow server."""
+        snapshot = _pulled(ti_key, "return_value")
+        project = ti_key.dag_id.rpartition(".")[0]
+        return pages.data_report_page(load_settings(), project, snapshot["content_digest"]) if snapshot else ""
 
 
 def add_links(task: Any, *links: BaseOperatorLink) -> None:

@@ -1,6 +1,5 @@
 """Encode the images of an evaluation's folder as data URIs, so that the page needs no other file."""
 
-import base64
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 from alignment.contracts.jobs import CONTACT_SHEET_PROMPTS_FILE, EXTREMES_FILE
 from alignment.files.paths import resolve_below
 from alignment.statistics.best_and_worst import Extreme
+from pipelines.pages.page import data_uri
 
 
 @dataclass(frozen=True)
@@ -56,14 +56,9 @@ def picture(folder: Path, name: str, source: Path | str = "") -> str:
     ValueError when the name, which came from `source`, leads out of the folder: the page would publish another file.
     """
     path = resolve_below(folder, name, source)
-    return _data_uri_of(path.read_bytes(), "image/png") if path.is_file() else ""
+    return data_uri(path.read_bytes(), "image/png") if path.is_file() else ""
 
 
 def svg_uri(content: bytes) -> str:
     """Return an SVG drawing as a data URI."""
-    return _data_uri_of(content, "image/svg+xml")
-
-
-def _data_uri_of(content: bytes, kind: str) -> str:
-    """Return a picture as a data URI."""
-    return f"data:{kind};base64," + base64.b64encode(content).decode()
+    return data_uri(content, "image/svg+xml")

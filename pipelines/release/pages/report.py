@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from alignment.contracts.coverage import CoverageReport
 from alignment.contracts.evaluation import EvalReport
 from alignment.contracts.jobs import CONTACT_SHEET_FILE
 from alignment.statistics.score_grids import ScoreGrids
 from pipelines.contracts.release import GateDecision
+from pipelines.pages.page import page_environment
 from pipelines.release.pages.calibration_plot import plot_attenuation
 from pipelines.release.pages.checks import check_groups
 from pipelines.release.pages.costs import cost_rows
@@ -66,7 +65,7 @@ def render_report(
     `coverage` is the report on repeated sampling.
     """
     return (
-        _page_environment()
+        page_environment(Path(__file__).parent)
         .get_template(TEMPLATE)
         .render(
             decision=decision,
@@ -86,12 +85,6 @@ def render_report(
             **_training(provenance),
         )
     )
-
-
-def _page_environment() -> Environment:
-    """Return the template environment: HTML is escaped, and an unknown name is an error."""
-    folder = FileSystemLoader(Path(__file__).parent)
-    return Environment(loader=folder, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
 
 
 def _decision_json(decision: GateDecision) -> str:

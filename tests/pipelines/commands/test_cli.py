@@ -134,7 +134,7 @@ def test_a_recipe_takes_the_overrides_with_it(
 ) -> None:
     seen = []
     monkeypatch.setattr(pairs, "list_shards", lambda path: seen.append(path) or [])
-    monkeypatch.setattr(pairs, "snapshot", lambda _path: {"content_digest": "5" * 64})
+    monkeypatch.setattr(pairs, "snapshot", lambda _path, run_key: {"content_digest": "5" * 64})
     assert cli.main(["encode", str(project), "seed=3", "--recipe", "prdp_shapes"]) == cli.DONE
     assert capsys.readouterr().out.strip() == "[]", "an online recipe needs no features"
     (recipe,) = values.read_project(seen[0]).recipes()

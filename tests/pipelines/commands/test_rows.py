@@ -18,6 +18,7 @@ def test_each_part_has_a_row() -> None:
         "previous_champion": None,
         "candidate": None,
         "last_decision": {"verdict": "hold", "candidate_version": 3, "report_uri": "file:///r.html", "digest": "d"},
+        "data_report": {"snapshot_digest": "d", "num_pairs": 7, "report_uri": "file:///d.html", "page": ""},
         "ledger": {"entries": 4, "agrees_with_aliases": True},
         "compute": {"gpu_hours": 1.5, "cpu_hours": 0.0, "cost": {"EUR": 3.75}},
         "problems": [],
@@ -29,14 +30,18 @@ def test_each_part_has_a_row() -> None:
         "previous champion": ("none", ""),
         "candidate": ("none", ""),
         "last decision": ("hold", "version 3, file:///r.html"),
+        "data report": ("7 pairs", "file:///d.html"),
         "ledger": ("4 moves", "agrees with the aliases of MLflow"),
         "compute": ("1.5 GPU-hours, 0 CPU-hours, 3.75 EUR", ""),
         "airflow": ("http://airflow", "paused: a.train"),
     }
-    new = {**value, "champion": None, "last_decision": None, "ledger": {"entries": None, "agrees_with_aliases": False}}
+    shown_in = {**value["data_report"], "page": "https://mlflow/r"}
+    assert shown({**value, "data_report": shown_in})["data report"] == ("7 pairs", "https://mlflow/r")
+    nothing = {"champion": None, "last_decision": None, "data_report": None}
+    new = {**value, **nothing, "ledger": {"entries": None, "agrees_with_aliases": False}}
     rows = shown({**new, "airflow": {**AIRFLOW, "paused_dags": []}})
     assert rows["champion"] == ("none, the base model is used", "")
-    assert rows["last decision"] == ("none", "")
+    assert rows["last decision"] == rows["data report"] == ("none", "")
     assert rows["ledger"][0] == "problem"
     assert rows["airflow"][1] == "no DAG is paused or missing"
 

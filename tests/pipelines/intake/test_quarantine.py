@@ -1,3 +1,4 @@
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ import pytest
 
 from pipelines.contracts.pairs import ValidationReport
 from pipelines.intake.ingestion import ingest, list_source_shards
-from pipelines.intake.quarantine import _count_reasons, list_shards, replay, replay_all
+from pipelines.intake.quarantine import _broken_rules, list_shards, replay, replay_all
 from pipelines.intake.snapshot import accepted_reports, build_snapshot
 from pipelines.intake.validation import validate
 from pipelines.project.file import Project
@@ -33,6 +34,10 @@ def accepted_rows(report: ValidationReport) -> list[int]:
     return pq.read_table(path, columns=["source_row"]).column("source_row").to_pylist()
 
 
+def count_reasons(report: ValidationReport, settings: Settings) -> dict[str, int]:
+    return dict(Counter(rule for rules in _broken_rules(report, settings) for rule in rules))
+
+
 @pytest.fixture
 def dirty(tiny_pairs: Make, tiny_row: Make, tiny_image: Make) -> None:
     """Rows 10 to 13: a large image, a large image with no prompt, a copy of row 0, a copy of row 10."""
@@ -47,12 +52,12 @@ def test_rows_pass_on_replay_after_the_limit_they_broke_was_raised(tiny_project:
     tight = with_limits(tiny_project, max_image_side=60, max_quarantined_share=0.4)
     report = validate_all(tight, settings)
     assert report.num_quarantined == 4
-    assert _count_reasons(report, settings) == {"image_longest_side": 3, "duplicate_pair": 2, "prompt_length": 1}
+    assert count_reasons(report, settings) == {"image_longest_side": 3, "duplicate_pair": 2, "prompt_length": 1}
 
     again = replay(report, Workspace(tiny_project, settings))
     assert (again.num_rows, again.num_accepted, again.num_quarantined) == (3, 1, 2)
     assert accepted_rows(again) == [10]
-    assert _count_reasons(again, settings) == {"prompt_length": 1, "duplicate_pair": 1}
+    assert count_reasons(again, settings) == {"prompt_length": 1, "duplicate_pair": 1}
     assert again.passed
     assert replay(report, Workspace(tiny_project, settings)) == again
 
@@ -85,6 +90,7 @@ def test_every_shard_is_listed_with_its_reasons_and_replayed(tiny_project: Proje
     report = validate_all(tight, settings)
     (shard,) = list_shards(open_)
     assert (shard.source, shard.num_rows, shard.num_accepted, shard.num_quarantined) == (report.source, 14, 10, 4)
+    assert (shard.num_duplicates, shard.is_replay) == (1, False), "the copy of row 10 breaks another rule too"
     assert shard.shard.endswith(".parquet")
     assert shard.reasons == {"image_longest_side": 3, "duplicate_pair": 2, "prompt_length": 1}
     assert Path(shard.data_docs_uri.removeprefix("file://")).is_file()
@@ -94,6 +100,7 @@ def test_every_shard_is_listed_with_its_reasons_and_replayed(tiny_project: Proje
     assert replay_all(open_) == [again], "the rows of a replay are those of its shard; they are not replayed twice"
     replayed, first = list_shards(open_)
     assert (first, replayed.shard) == (shard, f"{shard.shard} (replayed rows)")
+    assert (replayed.is_replay, replayed.num_accepted, replayed.num_duplicates) == (True, 1, 1)
     assert list_shards(Workspace(tiny_project.model_copy(update={"sources": ()}), settings)) == []
 
 
@@ -117,4 +124,4 @@ def test_a_clean_report_is_its_own_replay(
     tiny_pairs([tiny_row(0)])
     report = validate_all(tiny_project, settings)
     assert replay(report, Workspace(tiny_project, settings)) == report
-    assert _count_reasons(report, settings) == {}
+    assert count_reasons(report, settings) == {}

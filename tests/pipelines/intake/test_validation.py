@@ -113,9 +113,43 @@ def test_each_critical_row_rule_fires_on_the_rows_made_for_it_and_on_no_other(
         accepted.num_rows,
         len(reasons(report)),
     )
+    assert report.num_duplicates == sum(why == ["duplicate_pair"] for _, why in dirt)
     failed = {rule.rule: rule.failed for rule in report.rules}
     assert failed == {rule.rule: sum(rule.rule in why for _, why in dirt) for rule in report.rules}
     assert {rule.rule: rule.example_rows for rule in report.rules}["prompt_length"] == (12, 13, 14, 38)
+
+
+@pytest.mark.parametrize(
+    ("broken", "found"),
+    [
+        ([], validation.ACCEPTED),
+        (["duplicate_pair"], validation.DUPLICATE),
+        (["prompt_length"], validation.QUARANTINED),
+        (["duplicate_pair", "contradictory_labels"], validation.QUARANTINED),
+    ],
+)
+def test_every_row_has_one_outcome(broken: list[str], found: str) -> None:
+    assert validation.outcome(broken) == found
+
+
+def test_the_verdict_names_each_outcome(
+    tiny_project: Project, settings: Settings, tiny_pairs: Make, tiny_row: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    rows = [tiny_row(n) for n in range(8)] + [tiny_row(0), tiny_row(0), tiny_row(9, caption="")]
+    report = validate_rows(rows, with_limits(tiny_project, max_quarantined_share=0.5), settings, tiny_pairs)
+    assert (report.num_rows, report.num_accepted, report.num_quarantined, report.num_duplicates) == (11, 8, 3, 2)
+    verdict = "8 of 11 rows accepted; 1 broke a rule and is in quarantine; 2 only repeat another row."
+    assert verdict in caplog.text
+
+
+def test_a_lost_row_is_noticed(
+    tiny_project: Project, settings: Settings, tiny_pairs: Make, tiny_row: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    every = validation.read_batches
+    monkeypatch.setattr(validation, "read_batches", lambda path: (batch.slice(1) for batch in every(path)))
+    with pytest.raises(AssertionError, match="of 3 rows"):
+        validate_rows([tiny_row(n) for n in range(3)], tiny_project, settings, tiny_pairs)
 
 
 def animated_webp() -> bytes:

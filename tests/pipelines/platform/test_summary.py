@@ -23,7 +23,7 @@ CANDIDATE = CandidateVersion(
     trained_on=("shapes_pairs",),
     run_id="1",
 )
-PAIRS = {"pairs_in": 5, "accepted": 4, "quarantined": 1}
+PAIRS = {"pairs_in": 6, "accepted": 4, "quarantined": 1, "duplicates": 1}
 
 
 def outcome(champion: dict[str, Any] | None, **fields: Any) -> Outcome:
@@ -34,7 +34,7 @@ def outcome(champion: dict[str, Any] | None, **fields: Any) -> Outcome:
 
 def test_a_fresh_store_has_no_verdict_and_no_champion(settings: Settings) -> None:
     summary = summarise(outcome(None), Workspace(load_project(PROJECT), settings), seconds=61.4)
-    assert "pairs      5 in, 4 accepted, 1 quarantined" in summary
+    assert "pairs      6 in, 4 accepted, 1 quarantined, 1 duplicates" in summary
     assert "training   nothing new" in summary
     assert "verdict    none" in summary
     assert "champion   none: serve the base model" in summary

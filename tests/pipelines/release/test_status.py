@@ -24,6 +24,7 @@ def test_before_anything_happened_all_is_null_and_agrees(world: Any) -> None:
         "previous_champion": None,
         "candidate": None,
         "last_decision": None,
+        "data_report": None,
         "ledger": {"entries": 0, "agrees_with_aliases": True},
         "compute": {"gpu_hours": 0.0, "cpu_hours": 0.0, "cost": {}},
         "problems": [],

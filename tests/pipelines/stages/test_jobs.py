@@ -168,9 +168,11 @@ def test_each_reward_learns_from_its_own_sources(
     shapes_with: Any, monkeypatch: pytest.MonkeyPatch, make_snapshot: Callable[..., DatasetSnapshot]
 ) -> None:
     from pipelines.intake import snapshot as snapshots
+    from pipelines.intake.report import write
 
-    requested = []
+    requested, reported = [], []
     answer = make_snapshot()
+    monkeypatch.setattr(write, "write_report", lambda built, _reports, _workspace: reported.append(built))
     monkeypatch.setattr(snapshots, "accepted_reports", lambda _workspace, only=(): requested.append(only) or [])
     monkeypatch.setattr(snapshots, "build_snapshot", lambda _reports, _workspace: answer)
     source = '[[sources]]\nname = "panel"\nkind = "pick_a_pic"\nuri = "panel"\nlicence = "CC0-1.0"\n'
@@ -180,6 +182,7 @@ def test_each_reward_learns_from_its_own_sources(
     assert [plan["reward"] for plan in training_stages.plan_rewards(path)] == [0]
     assert pairs.snapshot(path)["content_digest"] == answer.content_digest
     assert requested == [("panel",), ("shapes_pairs",)]
+    assert reported == [answer], "only the project's snapshot has a data report"
 
 
 def test_a_project_without_labelling_trains_on_human_labels() -> None:

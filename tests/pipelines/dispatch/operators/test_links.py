@@ -11,7 +11,7 @@ from pipelines.tracking import pages
 
 
 class TaskInstance:
-    task_id, map_index = "gate", -1
+    task_id, map_index, dag_id = "gate", -1, "words.promote"
 
     def __init__(self, **pushed: Any) -> None:
         self.pushed = pushed
@@ -75,6 +75,20 @@ def test_the_data_docs_of_a_shard_are_an_artifact_of_the_ingest_run(monkeypatch:
     found = links.DataDocsLink().get_link(operator, ti_key=ti)
     run = "https://mlflow.example.org/plumbline.run_key/words.ingest/manual__1"
     assert found.startswith(f"{run}/artifacts/data_docs/a%20b/train%201.parquet.html?")
+
+
+def test_a_data_report_is_found_by_the_digest_of_the_snapshot(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(pages, "find_address", lambda *given: asked.append(given[1:]) or "#/experiments/1/runs/abc")
+    ti = TaskInstance(return_value={"content_digest": "5" * 64})
+    ti.dag_id = "words.train"
+    page = links.DataReportLink().get_link(None, ti_key=ti)
+    run = "https://mlflow.example.org/#/experiments/1/runs/abc"
+    assert page == f"{run}/artifacts/data_report/{'5' * 12}/index.html?workflowType=machine_learning"
+    assert asked == [("words", ("data_report.snapshot", "5" * 64))]
+    failed = TaskInstance()
+    failed.dag_id = "words.train"
+    assert links.DataReportLink().get_link(None, ti_key=failed) == ""
 
 
 def test_without_a_server_there_is_no_link(monkeypatch: pytest.MonkeyPatch) -> None:

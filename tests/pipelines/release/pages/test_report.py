@@ -119,7 +119,7 @@ def test_every_check_and_digest_is_on_the_page(good_evaluation: Any, folder: Pat
 
 def test_rules_for_narrow_screens_differ_from_the_others() -> None:
     """A rule that is in both places is a mistake."""
-    style = (Path(__file__).parents[4] / "pipelines/release/pages/style.css").read_text()
+    style = (Path(__file__).parents[4] / "pipelines/pages/style.css").read_text()
     head, _, rest = style.partition("@media screen and (max-width: 760px) {\n")
     narrow, _, tail = rest.partition("\n}\n")
     declared = {rule.strip() for rule in (head + tail).replace("}", "}\n").splitlines()}
