@@ -1,3 +1,3 @@
 """Durable writes, paths out of files, safetensors, progress."""
 
-__all__ = ["durable", "paths", "progress", "shards", "tensors"]
+__all__ = ["background", "durable", "paths", "progress", "shards", "tensors"]

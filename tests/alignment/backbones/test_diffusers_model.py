@@ -175,7 +175,7 @@ def test_large_images_go_through_the_vae_one_by_one_with_the_same_latents(case: 
 
 def test_grid_sampler_draws_with_this_denoiser(case: Case) -> None:
     backbone, denoiser = shaken_lora(case)
-    sampler = backbone.sampler(denoiser, torch.device("cpu"))
+    sampler = backbone.sampler(denoiser, torch.device("cpu"), ["a plain red picture"])
     with torch.no_grad():
         first = sampler.draw("a plain red picture", 1, 2, guidance_scale=3.0)
         backbone.set_adapter(denoiser, enabled=False)

@@ -1,6 +1,7 @@
 """The grid is logged once, removed when cut back, and leaves the global generator alone."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,10 @@ class Painter:
 
     def __init__(self) -> None:
         self.drawn: list[tuple[str, int]] = []
+        self.asked: list[tuple[str, ...]] = []
 
-    def sampler(self, denoiser: nn.Module, device: torch.device) -> "Painter":
+    def sampler(self, denoiser: nn.Module, device: torch.device, prompts: Sequence[str]) -> "Painter":
+        self.asked.append(tuple(prompts))
         return self
 
     def draw(self, prompt: str, seed: int, steps: int, *, guidance_scale: float) -> Image.Image:
