@@ -6,7 +6,8 @@
     <cache folder>/stream/images/0000000007.safetensors    one image, if the cache stores each once, likewise
     <cache folder>/stream/failure.json           JobFailure, when no more pairs will come
 
-A pair's file appears after those of its captions and images, each complete. Files of pairs that are no longer wanted are deleted.
+A pair's file appears after those of its captions and images, each complete. Files of pairs that are no longer wanted
+are deleted.
 """
 
 from pathlib import Path

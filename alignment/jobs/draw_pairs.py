@@ -155,7 +155,10 @@ def _row_of_pair(spec: DrawSpec, pair: _DrawnPair) -> dict[str, Any]:
 
 
 def _draw_shard(drawing: _Drawing, pipeline: Any, shard: int) -> Iterator[_DrawnPair]:
-    """Draw the pairs of a file, without blank ones. Both images of a pair start from the noise of its prompt's index and seed."""
+    """Draw the pairs of a file, without blank ones.
+
+    Both images of a pair start from the noise of its prompt's index and seed.
+    """
     texts = TextStates(drawing_of(pipeline))
     cells, size = drawing.keys(shard), max(1, drawing.placement.micro_batch // 2)
     for keys in (cells[start : start + size] for start in range(0, len(cells), size)):

@@ -46,6 +46,7 @@ def test_each_image_is_drawn_and_logged_once(tmp_path: Path, painter: Painter) -
     grid(tmp_path, painter).draw(50)
     assert torch.equal(torch.random.get_rng_state(), before)
     assert painter.drawn == [("a", 0), ("bb", 1)]
+    assert painter.asked == [("a", "bb")], "a complete grid needs no sampler"
     lines = [SampleLine.model_validate_json(x) for x in (tmp_path / "samples/index.jsonl").read_text().splitlines()]
     assert [line.path for line in lines] == ["samples/step_000050/00.png", "samples/step_000050/01.png"]
     assert [line.key for line in lines] == ["samples/00", "samples/01"]
