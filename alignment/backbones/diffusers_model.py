@@ -101,19 +101,19 @@ class DiffusersModel:
 
     @torch.no_grad()
     def encode_images(self, pixels_BCHW: Tensor) -> LatentMoments:
-        """Encode RGB in [-1, 1], float32, to latent moments on the CPU, in the denoiser's unit."""
-        parts = [self._moments(piece_BCHW) for piece_BCHW in pixels_BCHW.split(self._at_once(LARGE_ENCODED))]
-        return LatentMoments(
-            torch.cat([part.mean_BCHW for part in parts]), torch.cat([part.std_BCHW for part in parts])
-        )
+        """Encode RGB in [-1, 1] to latent moments, float32 on the CPU, in the denoiser's unit."""
+        parts = [self._moments(piece_BCHW) for piece_BCHW in torch.split(pixels_BCHW, self._at_once(LARGE_ENCODED))]
+        means, deviations = zip(*parts, strict=True)
+        return LatentMoments(torch.cat(means).cpu(), torch.cat(deviations).cpu())
 
-    def _moments(self, pixels_BCHW: Tensor) -> LatentMoments:
+    def _moments(self, pixels_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        own_BCHW = pixels_BCHW.to(self.device, self.encoder_dtype, non_blocking=True)
         with torch.autocast(self.device.type, enabled=False):
-            gaussian = self.vae.encode(pixels_BCHW.to(self.device, self.encoder_dtype)).latent_dist
+            gaussian = self.vae.encode(own_BCHW).latent_dist
         # In bf16 the deviation is computed from the rounded logarithm of the variance, but not in bf16.
         mean_BCHW, std_BCHW = gaussian.mean.float(), torch.exp(0.5 * gaussian.logvar.float())
         shift_1C11, scale_1C11 = _latent_unit(self.vae)
-        return LatentMoments(((mean_BCHW - shift_1C11) * scale_1C11).cpu(), (std_BCHW * scale_1C11).cpu())
+        return (mean_BCHW - shift_1C11) * scale_1C11, std_BCHW * scale_1C11
 
     def _at_once(self, large: int) -> int:
         """Return the number of images in one pass of the VAE: `large` of large images, any number of others."""
@@ -139,7 +139,7 @@ class DiffusersModel:
             own_BCHW = (latents_BCHW.float().to(self.device) / scale_1C11 + shift_1C11).to(self.encoder_dtype)
             pieces = [
                 self.vae.decode(piece_BCHW, return_dict=False)[0]
-                for piece_BCHW in own_BCHW.split(self._at_once(LARGE_DECODED))
+                for piece_BCHW in torch.split(own_BCHW, self._at_once(LARGE_DECODED))
             ]
         return (torch.cat(pieces).float() / 2 + 0.5).clamp(0, 1).cpu()
 

@@ -61,7 +61,7 @@ class Backbone(Protocol):
         ...
 
     def encode_images(self, pixels_BCHW: Tensor) -> LatentMoments:
-        """Encode RGB in [-1, 1], float32, to latent moments."""
+        """Encode RGB in [-1, 1], float32 or the encoders' dtype, to latent moments."""
         ...
 
     def encode_captions(self, captions: Sequence[str]) -> Conditioning:

@@ -293,9 +293,12 @@ class FeatureWriter:
             yield _Piece(shard, bucket, tuple(rows), tuple(sources[row] for row in rows))
 
     def _decode(self, piece: _Piece) -> _Decoded:
+        """Decode and crop a piece; it is in the encoders' dtype and, for a GPU, where copies need not wait."""
         bucket: Bucket = self.buckets[piece.bucket]
         images = [framed(s.encoded, bucket, s.origin, mirrored=s.mirrored) for s in piece.sources]
-        return _Decoded(piece, torch.stack([image.pixels_CHW for image in images]), [image.framing for image in images])
+        pixels_BCHW = torch.stack([image.pixels_CHW for image in images]).to(self.backbone.encoder_dtype)
+        pixels_BCHW = pixels_BCHW.pin_memory() if torch.cuda.is_available() else pixels_BCHW
+        return _Decoded(piece, pixels_BCHW, [image.framing for image in images])
 
 
 def _publish(path: Path, tensors: Mapping[str, Tensor]) -> None:

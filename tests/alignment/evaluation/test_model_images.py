@@ -1,6 +1,5 @@
 """Several models of one base: the images of each drawn alone, text states once, one model in memory at a time."""
 
-import gc
 import weakref
 from pathlib import Path
 from typing import Any
@@ -73,7 +72,6 @@ def test_texts_are_encoded_once_and_one_model_is_in_memory_at_a_time(
 
     def watched(name: str, load: Any) -> Any:
         def loading(*given: Any, **named: Any) -> Any:
-            gc.collect()
             assert [part for part in alive if part() is not None] == []
             pipeline = load(*given, **named)
             loaded.append(name)
