@@ -28,7 +28,7 @@ from alignment.contracts.jobs import Placement
 from alignment.contracts.training import TrainSpec
 from alignment.data.feature_writing import FeatureWriter
 from alignment.data.features import CachedFeatures
-from alignment.data.pairs import TrainingPairs
+from alignment.data.pairs import TrainingPairs, decode_image
 from alignment.training.batches import Visit, assemble
 from alignment.training.loop import RunInputs, TrainingRun
 from alignment.training.offline import OfflineStep
@@ -75,7 +75,8 @@ def make_snapshot(folder: Path) -> None:
     folder.mkdir()
     names = ["caption", "jpg_0", "jpg_1", "label_0"]
     tables = [pq.read_table(path, columns=names) for path in sorted((SHAPES / "pairs").glob("*.parquet"))]
-    rows = [row for row in pa.concat_tables(tables).to_pylist() if row["label_0"] in (0.0, 1.0)][:NUM_PAIRS]
+    decided = [row for row in pa.concat_tables(tables).to_pylist() if row["label_0"] in (0.0, 1.0)]
+    rows = [row for row in decided if all(is_readable(row[f"jpg_{side}"]) for side in (0, 1))][:NUM_PAIRS]
     first = [int(row["label_0"] == 0.0) for row in rows]
     texts = [row["caption"] for row in rows]
     columns = {
@@ -86,6 +87,15 @@ def make_snapshot(folder: Path) -> None:
         "is_tie": [False] * len(rows),
     }
     pq.write_table(pa.table(columns), folder / "train.parquet")
+
+
+def is_readable(image: bytes) -> bool:
+    """Return False for the damaged images that the shapes world has for its data rules."""
+    try:
+        decode_image(image, "a pair")
+    except ValueError:
+        return False
+    return True
 
 
 def encode(encoding: Encoding, out: Path) -> CachedFeatures:

@@ -1,7 +1,6 @@
 """Pairs, features and human labels, as jobs read them."""
 
 __all__ = [
-    "distinct_images",
     "feature_writing",
     "features",
     "human_labels",

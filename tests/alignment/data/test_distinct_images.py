@@ -1,4 +1,4 @@
-"""Images are told apart by their bytes and their crop."""
+"""An image is identified by its bytes and its crop."""
 
 import hashlib
 from pathlib import Path
