@@ -18,6 +18,7 @@ from PIL import Image
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from alignment.backbones.drawing import Drawing, drawing_of
 from alignment.backbones.interface import Conditioning, Framing, LatentMoments
 from alignment.backbones.model_files import (
     LORA_FILE,
@@ -78,35 +79,45 @@ class DiffusersModel:
         self.base_dir = base_dir
         self.resolution = resolution
         self.device = device or torch.device("cpu")
+        self.encoder_dtype = torch.float32
+        self._grid_texts: dict[str, Conditioning] = {}
 
     @cached_property
     def vae(self) -> "AutoencoderKL":
-        """The VAE in float32, because SDXL's overflows in fp16. It processes large images one at a time."""
+        """The VAE in the encoders' dtype. fp16 is not among them, because SDXL's overflows in it."""
         from diffusers import AutoencoderKL
 
         vae = AutoencoderKL.from_pretrained(self.base_dir / "vae", dtype=torch.float32, **LOCAL)
-        if self.resolution >= SLICED_FROM:
-            vae.enable_slicing()
-        return _frozen(vae, self.device)
+        return _frozen(vae, self.device, self.encoder_dtype)
 
     @cached_property
     def text_pipeline(self) -> Any:
-        """The family's pipeline with only tokenizers and text encoders, float32."""
-        pipeline = _load_parts(self.family, self.base_dir, **{self.family.part: None, "vae": None})
-        for name in self.family.text_encoders:
-            encoder = getattr(pipeline, name)
-            if encoder is not None:
-                _frozen(encoder, self.device)
-        return pipeline
+        """The family's pipeline with only tokenizers and text encoders, in the encoders' dtype."""
+        return load_texts(self.family, self.base_dir, self.device, self.encoder_dtype)
+
+    def release_text_encoders(self) -> None:
+        """Free the memory of the text encoders. They load again when a caption is encoded."""
+        self.__dict__.pop("text_pipeline", None)
 
     @torch.no_grad()
     def encode_images(self, pixels_BCHW: Tensor) -> LatentMoments:
-        """Encode RGB in [-1, 1], float32, to latent moments on the CPU, in the denoiser's unit."""
+        """Encode RGB in [-1, 1] to latent moments, float32 on the CPU, in the denoiser's unit."""
+        parts = [self._moments(piece_BCHW) for piece_BCHW in torch.split(pixels_BCHW, self._at_once(LARGE_ENCODED))]
+        means, deviations = zip(*parts, strict=True)
+        return LatentMoments(torch.cat(means).cpu(), torch.cat(deviations).cpu())
+
+    def _moments(self, pixels_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        own_BCHW = pixels_BCHW.to(self.device, self.encoder_dtype, non_blocking=True)
         with torch.autocast(self.device.type, enabled=False):
-            gaussian = self.vae.encode(pixels_BCHW.float().to(self.device)).latent_dist
+            gaussian = self.vae.encode(own_BCHW).latent_dist
+        # In bf16 the deviation is computed from the rounded logarithm of the variance, but not in bf16.
+        mean_BCHW, std_BCHW = gaussian.mean.float(), torch.exp(0.5 * gaussian.logvar.float())
         shift_1C11, scale_1C11 = _latent_unit(self.vae)
-        mean_BCHW, std_BCHW = (gaussian.mean - shift_1C11) * scale_1C11, gaussian.std * scale_1C11
-        return LatentMoments(mean_BCHW.float().cpu(), std_BCHW.float().cpu())
+        return (mean_BCHW - shift_1C11) * scale_1C11, std_BCHW * scale_1C11
+
+    def _at_once(self, large: int) -> int:
+        """Return the number of images in one pass of the VAE: `large` of large images, any number of others."""
+        return large if self.resolution >= LARGE_FROM else 1 << 30
 
     def image_conditioning(self, framings: Sequence[Framing]) -> Conditioning:
         """Return nothing: most families condition on captions alone."""
@@ -125,9 +136,12 @@ class DiffusersModel:
         """Decode latents in the denoiser's unit to RGB in [0, 1], float32 on the CPU. Values not finite stay so."""
         shift_1C11, scale_1C11 = _latent_unit(self.vae)
         with torch.autocast(self.device.type, enabled=False):
-            own_BCHW = latents_BCHW.float().to(self.device) / scale_1C11 + shift_1C11
-            pixels_BCHW: Tensor = self.vae.decode(own_BCHW, return_dict=False)[0]
-        return (pixels_BCHW / 2 + 0.5).clamp(0, 1).float().cpu()
+            own_BCHW = (latents_BCHW.float().to(self.device) / scale_1C11 + shift_1C11).to(self.encoder_dtype)
+            pieces = [
+                self.vae.decode(piece_BCHW, return_dict=False)[0]
+                for piece_BCHW in torch.split(own_BCHW, self._at_once(LARGE_DECODED))
+            ]
+        return (torch.cat(pieces).float() / 2 + 0.5).clamp(0, 1).cpu()
 
     def load_denoiser(self, device: torch.device | None = None) -> nn.Module:
         """Load a new copy of the base denoiser, float32, with every weight frozen, in evaluation mode.
@@ -176,14 +190,27 @@ class DiffusersModel:
         else:
             _save_lora(self.family, denoiser, folder)
 
-    def sampler(self, denoiser: nn.Module, device: torch.device) -> "_PipelineGridSampler":
-        """Return a sampler that uses this denoiser, not a copy. VAE and text encoders load here."""
-        pipeline = _sampling_pipeline(self.family, self.base_dir, **{self.family.part: denoiser})
-        return _PipelineGridSampler(pipeline.to(device), self.resolution)
+    def sampler(self, denoiser: nn.Module, device: torch.device, prompts: Sequence[str]) -> "_PipelineGridSampler":
+        """Return a sampler of these prompts that uses this denoiser, not a copy.
+
+        The VAE loads here, and the text encoders for prompts whose states are not kept from an earlier sampler.
+        """
+        new = [text for text in dict.fromkeys(["", *prompts]) if text not in self._grid_texts]
+        if new:
+            texts = drawing_of(load_texts(self.family, self.base_dir, device))
+            self._grid_texts |= {text: texts.encode([text]) for text in new}
+            del texts
+        pipeline = _sampling_pipeline(
+            self.family, self.base_dir, **{self.family.part: denoiser}, **_without_texts(self.family)
+        )
+        return _PipelineGridSampler(pipeline.to(device), self.resolution, self._grid_texts)
 
 
-SLICED_FROM = 1024
-"""Pixels per side from which the VAE processes one image at a time; a batch of sixteen would need tens of GB."""
+LARGE_FROM = 1024
+"""Pixels per side from which the VAE processes few images at a time: one of 1024 px needs 2 GB of activations in
+float32."""
+LARGE_ENCODED = 4
+LARGE_DECODED = 1
 
 
 @dataclass(frozen=True)
@@ -192,11 +219,15 @@ class _PipelineGridSampler:
 
     pipeline: Any
     resolution: int
+    texts: Mapping[str, Conditioning]
+    """Text states of the prompts and of the empty one."""
 
     def draw(self, prompt: str, seed: int, steps: int, *, guidance_scale: float) -> Image.Image:
         """Generate one image. The noise comes from a CPU generator, so it does not depend on the device."""
+        drawing: Drawing = drawing_of(self.pipeline)
+        states = drawing.arguments_of(self.texts[prompt], self.texts[""])
         image = self.pipeline(
-            prompt,
+            **{name: state.to(self.pipeline.device) for name, state in states.items()},
             height=self.resolution,
             width=self.resolution,
             num_inference_steps=steps,
@@ -223,15 +254,18 @@ def _latent_unit(vae: "AutoencoderKL") -> tuple[Tensor | float, Tensor | float]:
 # --- pipelines --------------------------------------------------------------------------------------------------------
 
 
-def load_model(family: Family, base_dir: Path, model: ModelRef, weights_dir: Path | None) -> Any:
+def load_model(
+    family: Family, base_dir: Path, model: ModelRef, weights_dir: Path | None, *, with_texts: bool = True
+) -> Any:
     """Load the base's pipeline with a model's weights, ready to sample: float32, on the CPU.
 
-    `weights_dir` is the weights/ folder of a TrainResult; None for the base itself. Raises ValueError when the base or
-    the weights lack a file.
+    `weights_dir` is the weights/ folder of a TrainResult; None for the base itself. `with_texts`: with the text
+    encoders. Raises ValueError when the base or the weights lack a file.
     """
     _require_base(family, base_dir)
+    left_out = {} if with_texts else _without_texts(family)
     if model.kind == "base":
-        return _sampling_pipeline(family, base_dir)
+        return _sampling_pipeline(family, base_dir, **left_out)
     if weights_dir is None:
         raise ValueError(
             f"A {model.kind} model needs its weights folder, but got None. Pass the weights/ folder of its TrainResult."
@@ -241,9 +275,9 @@ def load_model(family: Family, base_dir: Path, model: ModelRef, weights_dir: Pat
         names = (f"{family.part}/config.json", f"{family.part}/diffusion_pytorch_model")
         require_files(weights_dir, [WeightFile(name) for name in names])
         denoiser = family.denoiser.from_pretrained(folder, dtype=torch.float32, **LOCAL)
-        return _sampling_pipeline(family, base_dir, **{family.part: denoiser})
+        return _sampling_pipeline(family, base_dir, **{family.part: denoiser}, **left_out)
     require_files(weights_dir, [WeightFile(LORA_FILE)])
-    pipeline = _sampling_pipeline(family, base_dir)
+    pipeline = _sampling_pipeline(family, base_dir, **left_out)
     pipeline.load_lora_weights(weights_dir, weight_name=LORA_FILE, **LOCAL)
     return pipeline
 
@@ -277,11 +311,35 @@ def _sampling_pipeline(family: Family, base_dir: Path, **replaced: Any) -> Any:
     return pipeline
 
 
-def _frozen(module: Any, device: torch.device) -> Any:
-    """Turn off gradients, set evaluation mode and move to the device."""
+def load_texts(family: Family, base_dir: Path, device: torch.device, dtype: torch.dtype = torch.float32) -> Any:
+    """Load the family's pipeline with only tokenizers and text encoders."""
+    pipeline = _load_parts(family, base_dir, **{family.part: None, "vae": None})
+    for name in family.text_encoders:
+        encoder = getattr(pipeline, name)
+        if encoder is not None:
+            _frozen(encoder, device, dtype)
+    if absent_parts(base_dir) & set(family.optional):
+        # In place of an absent encoder's states the pipeline uses zeros, of the width that the denoiser states.
+        pipeline.register_modules(**{family.part: _without_weights(family, base_dir)})
+    return pipeline
+
+
+def _without_texts(family: Family) -> dict[str, None]:
+    return dict.fromkeys((*family.text_encoders, *family.tokenizers))
+
+
+def _without_weights(family: Family, base_dir: Path) -> Any:
+    """Build the denoiser on the meta device."""
+    with torch.device("meta"):
+        config = family.denoiser.load_config(base_dir / family.part, local_files_only=True)
+        return family.denoiser.from_config(config)
+
+
+def _frozen(module: Any, device: torch.device, dtype: torch.dtype = torch.float32) -> Any:
+    """Turn off gradients, set evaluation mode and move to the device. Any other dtype than float32 converts."""
     module.requires_grad_(False)
     module.eval()
-    return module.to(device)
+    return module.to(device) if dtype == torch.float32 else module.to(device, dtype)
 
 
 # --- written weights --------------------------------------------------------------------------------------------------

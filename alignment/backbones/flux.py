@@ -121,14 +121,18 @@ class FluxDrawing:
         side = resolution // self.pipeline.vae_scale_factor
         return self.pipeline.transformer.config.in_channels // 4, side, side
 
+    def arguments_of(self, prompts: Conditioning, empty: Conditioning) -> dict[str, Tensor]:
+        """As `Drawing.arguments_of`."""
+        del empty
+        return {"prompt_embeds": prompts[TEXT_STATES], "pooled_prompt_embeds": prompts[POOLED]}
+
     def draw(
         self, noise_BCHW: Tensor, prompts: Conditioning, empty: Conditioning, *, sampler: Sampler, resolution: int
     ) -> Tensor:
         """As `Drawing.draw`."""
-        del empty
+        states = {name: state.to(noise_BCHW) for name, state in self.arguments_of(prompts, empty).items()}
         images_BCHW = self.pipeline(
-            prompt_embeds=prompts[TEXT_STATES].to(noise_BCHW),
-            pooled_prompt_embeds=prompts[POOLED].to(noise_BCHW),
+            **states,
             latents=_pack(noise_BCHW),
             height=resolution,
             width=resolution,

@@ -11,6 +11,10 @@ from torch import Tensor, nn
 
 from alignment.backbones.noise_schedule import ForwardProcess
 from alignment.contracts.training import FullFineTune, Lora
+from alignment.contracts.values import Precision
+
+DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
+"""The dtype of each number format of the contracts."""
 
 Conditioning = dict[str, Tensor]
 """Conditioning inputs of the denoiser, by name: text-encoder outputs, one row per caption, and properties of the image,
@@ -44,6 +48,8 @@ class Backbone(Protocol):
     """A base model in a local folder. Each part loads on first use, so a trainer never holds the VAE."""
 
     schedule: ForwardProcess
+    encoder_dtype: torch.dtype
+    """Dtype that VAE and text encoders compute in. Set it before either is used."""
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -55,12 +61,15 @@ class Backbone(Protocol):
         ...
 
     def encode_images(self, pixels_BCHW: Tensor) -> LatentMoments:
-        """Encode RGB in [-1, 1], float32, to latent moments."""
+        """Encode RGB in [-1, 1], float32 or the encoders' dtype, to latent moments."""
         ...
 
     def encode_captions(self, captions: Sequence[str]) -> Conditioning:
         """Encode captions to text-encoder states, padded to the tokenizer's maximum length. Longer captions are cut."""
         ...
+
+    def release_text_encoders(self) -> None:
+        """Free the memory of the text encoders. They load again when a caption is encoded."""
 
     def image_conditioning(self, framings: Sequence[Framing]) -> Conditioning:
         """Return the conditioning of each image besides its caption, one row per image. Empty for most families."""
@@ -85,8 +94,11 @@ class Backbone(Protocol):
     def save_weights(self, denoiser: nn.Module, tuning: Lora | FullFineTune, folder: Path) -> None:
         """Write the trained part in diffusers' layout. Equal weights give equal bytes."""
 
-    def sampler(self, denoiser: nn.Module, device: torch.device) -> "_GridSampler":
-        """Return a sampler that uses this denoiser, not a copy."""
+    def sampler(self, denoiser: nn.Module, device: torch.device, prompts: Sequence[str]) -> "_GridSampler":
+        """Return a sampler of these prompts that uses this denoiser, not a copy.
+
+        Their text states are kept, so text encoders load only for prompts that are new.
+        """
         ...
 
 

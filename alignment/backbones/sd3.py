@@ -56,8 +56,6 @@ class StableDiffusion3Backbone(DiffusersModel):
 
         States are rounded to bfloat16, the usual dtype for T5, because float32 needs 5 MB per caption.
         """
-        if self.text_pipeline.transformer is None:
-            self.text_pipeline.register_modules(transformer=_width_of_states(self.base_dir))
         encoded = _text_states(self.text_pipeline, captions, self.device)
         return {TEXT_STATES: encoded[TEXT_STATES].bfloat16(), POOLED: encoded[POOLED]}
 
@@ -112,10 +110,3 @@ class StableDiffusion3Drawing(GuidedDrawing):
 def load_pipeline(base_dir: Path, model: ModelRef, weights_dir: Path | None) -> Any:
     """Load the base with a model's weights, ready to sample with the base's flow scheduler; see `load_model`."""
     return load_model(FAMILY, base_dir, model, weights_dir)
-
-
-def _width_of_states(base_dir: Path) -> SD3Transformer2DModel:
-    """The denoiser without its weights. If T5 is absent, the pipeline reads the width of the zeros from it."""
-    with torch.device("meta"):
-        config = SD3Transformer2DModel.load_config(base_dir / FAMILY.part, local_files_only=True)
-        return SD3Transformer2DModel.from_config(config)

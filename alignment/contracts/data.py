@@ -1,12 +1,13 @@
 """Value objects for pairs and features: a snapshot of pairs, the request to encode it, and the feature cache."""
 
+import operator
 from typing import Literal, get_args
 
 from pydantic import Field
 
 from alignment.catalogues.backbones import Backbone
 from alignment.catalogues.images import Images, Square
-from alignment.contracts.values import PositiveInt, Sha256, ValueObject
+from alignment.contracts.values import PositiveInt, Precision, Record, Sha256, ValueObject
 
 Split = Literal["train", "calibration", "test"]
 """The part of a snapshot that a pair is in."""
@@ -53,6 +54,20 @@ class DatasetSnapshot(ValueObject):
         return tuple(sorted({*self.sources, *self.labelled_by}))
 
 
+class Encoding(Record):
+    """Number formats and layout of a feature cache. They change its numbers, so they are part of its digest."""
+
+    precision: Precision = Field(default="fp32", exclude_if="fp32".__eq__)
+    """Format that the VAE and the text encoders compute in. `bf16` needs half the memory and is faster on GPUs."""
+    moments: Precision = Field(default="fp32", exclude_if="fp32".__eq__)
+    """Format in which latent means and standard deviations are stored. `bf16` halves their size."""
+    distinct_images: bool = Field(default=False, exclude_if=operator.not_)
+    """Encode and store an image once however many pairs show it. False stores it with each pair."""
+
+
+PLAIN_ENCODING = Encoding()
+
+
 class EncodeSpec(ValueObject):
     """Science of a feature cache: the pairs and the encoders."""
 
@@ -62,6 +77,7 @@ class EncodeSpec(ValueObject):
     """content_digest of the base model's folder."""
     backbone: Backbone
     images: Images = Field(default=SQUARE, exclude_if=SQUARE.__eq__)
+    encoding: Encoding = Field(default=PLAIN_ENCODING, exclude_if=PLAIN_ENCODING.__eq__)
     shard_pairs: PositiveInt = 64
     """Pairs in one shard. A rank encodes complete shards, so the numbers do not depend on the number of ranks."""
 

@@ -8,18 +8,30 @@ canonical JSON) and `content_digest` of a folder of files (sha256 over its sorte
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, FiniteFloat
 
 from alignment.catalogues.record import Record
 
-__all__ = ["NotNegative", "PositiveInt", "Record", "Sha256", "Share", "ValueObject", "canonical_json", "folder_digest"]
+__all__ = [
+    "NotNegative",
+    "PositiveInt",
+    "Precision",
+    "Record",
+    "Sha256",
+    "Share",
+    "ValueObject",
+    "canonical_json",
+    "folder_digest",
+]
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 PositiveInt = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 NotNegative = Annotated[FiniteFloat, Field(ge=0)]
+Precision = Literal["fp32", "bf16"]
+"""Number format. There is no fp16, because SDXL's VAE overflows in it."""
 
 
 def canonical_json(value: Any) -> str:

@@ -1,3 +1,10 @@
 """Pairs, features and human labels, as jobs read them."""
 
-__all__ = ["features", "human_labels", "pairs", "prompt_lines", "streamed_features"]
+__all__ = [
+    "feature_writing",
+    "features",
+    "human_labels",
+    "pairs",
+    "prompt_lines",
+    "streamed_features",
+]

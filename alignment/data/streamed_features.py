@@ -22,6 +22,7 @@ from alignment.contracts.streaming import (
     WANTED_FILE,
     WantedPairs,
     caption_file,
+    image_file,
     pair_file,
 )
 from alignment.data.features import CachedFeatures
@@ -58,6 +59,9 @@ class _StreamedFeatures(CachedFeatures):
 
     def _pair_rows(self, index: int) -> tuple[dict[str, Tensor], int]:
         return self._read(pair_file(self.stream, index), index), 0
+
+    def _image_rows(self, image: int) -> tuple[dict[str, Tensor], int]:
+        return self._read(image_file(self.stream, image)), 0
 
     def _caption_rows(self, caption: int) -> tuple[dict[str, Tensor], int]:
         return self._read(caption_file(self.stream, caption)), 0

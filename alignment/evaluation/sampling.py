@@ -10,8 +10,9 @@ import io
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from torch import Tensor
 from alignment.backbones.drawing import Drawing, drawing_of, to_images
 from alignment.backbones.interface import Conditioning
 from alignment.contracts.evaluation import Sampler
+from alignment.files.background import BackgroundWork
 from alignment.files.durable import write_bytes
 from alignment.statistics.prompts import EvalPrompt
 
@@ -29,6 +31,8 @@ logger = logging.getLogger(__name__)
 Work = TypeVar("Work")
 BLACK_LEVEL = 3
 """Largest 8-bit value of an image that counts as black."""
+PNG_THREADS = 4
+"""Threads that compress and write images while the next batch is drawn."""
 
 
 @dataclass(frozen=True)
@@ -68,21 +72,40 @@ def sample_images(
     sampler: Sampler,
     resolution: int,
     micro_batch: int,
+    texts: "Texts | None" = None,
     after_batch: Callable[[int], None] = lambda done: None,
 ) -> None:
     """Draw images into `folder` with a pipeline of a known family, using the scheduler that it carries.
 
-    At most `micro_batch` images go through the denoiser at once. `after_batch` is called with the number done. An image
-    whose values are not finite is written black: scoring reports black images as a problem.
+    At most `micro_batch` images go through the denoiser at once. `texts` are the prompts' states; None encodes them
+    with the pipeline. `after_batch` is called with the number of images that are on the disk. An image whose values are
+    not finite is written black: scoring reports black images as a problem.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    texts = TextStates(drawing_of(pipeline))
-    for start in range(0, len(keys), micro_batch):
-        batch = keys[start : start + micro_batch]
-        images_BCHW = draw_batch(pipeline, texts, batch, sampler=sampler, resolution=resolution)
-        for key, image in zip(batch, to_images(images_BCHW), strict=True):
-            write_bytes(folder / key.file_name, png_bytes(image))
-        after_batch(start + len(batch))
+    texts = texts or TextStates(drawing_of(pipeline))
+    with BackgroundWork(threads=PNG_THREADS) as writes:
+        for start in range(0, len(keys), micro_batch):
+            batch = keys[start : start + micro_batch]
+            images = to_images(draw_batch(pipeline, texts, batch, sampler=sampler, resolution=resolution))
+            pairs = zip(batch, images, strict=True)
+            tasks = [partial(_write_png, folder / key.file_name, image) for key, image in pairs]
+            writes.submit(tasks, partial(after_batch, start + len(batch)))
+
+
+def _write_png(path: Path, image: Image.Image) -> None:
+    write_bytes(path, png_bytes(image))
+
+
+class Texts(Protocol):
+    """Text-encoder states of prompts, one row per prompt."""
+
+    def of(self, prompts: Sequence[str]) -> Conditioning:
+        """Return the states of prompts."""
+        ...
+
+    def empty(self, rows: int) -> Conditioning:
+        """Return the states of the empty prompt, repeated."""
+        ...
 
 
 class TextStates:
@@ -111,9 +134,7 @@ class TextStates:
 
 
 @torch.inference_mode()
-def draw_batch(
-    pipeline: Any, texts: TextStates, keys: Sequence[ImageKey], *, sampler: Sampler, resolution: int
-) -> Tensor:
+def draw_batch(pipeline: Any, texts: Texts, keys: Sequence[ImageKey], *, sampler: Sampler, resolution: int) -> Tensor:
     """Return images BCHW in [0, 1], float32 on the CPU. Guidance pushes away from the empty prompt; 1 disables it."""
     images_BCHW = drawing_of(pipeline).draw(
         _initial_latents(pipeline, keys, resolution),
@@ -130,7 +151,8 @@ def _initial_latents(pipeline: Any, keys: Sequence[ImageKey], resolution: int) -
     shape = drawing_of(pipeline).noise_shape(resolution)
     generators = [torch.Generator("cpu").manual_seed(_noise_seed(key)) for key in keys]
     noise = [torch.randn(shape, generator=generator) for generator in generators]
-    return torch.stack(noise).to(pipeline.device, pipeline.dtype)
+    # Latents have the VAE's dtype: the denoiser may compute in another one, see `drawing_precision`.
+    return torch.stack(noise).to(pipeline.device, pipeline.vae.dtype)
 
 
 def _noise_seed(key: ImageKey) -> int:

@@ -1,3 +1,3 @@
 """Durable writes, pixels of images, paths out of files, safetensors, progress."""
 
-__all__ = ["durable", "images", "paths", "progress", "shards", "tensors"]
+__all__ = ["background", "durable", "images", "paths", "progress", "shards", "tensors"]

@@ -21,9 +21,9 @@ from alignment.contracts.coverage import CoverageReport, CoverageSpec
 from alignment.contracts.evaluation import ModelRef, Role
 from alignment.contracts.jobs import SAMPLES_DIR, SPEC_FILE, Placement
 from alignment.evaluation.contact_sheet import evenly_spaced
-from alignment.evaluation.models import load_model
+from alignment.evaluation.model_images import ModelImages
 from alignment.evaluation.record import write_table
-from alignment.evaluation.sampling import ImageKey, image_grid, missing_images, sample_images, share_of_rank
+from alignment.evaluation.sampling import ImageKey, image_grid, missing_images, share_of_rank
 from alignment.evaluation.scoring import ScoreRow, score_samples
 from alignment.files.durable import file_sha256, write_json
 from alignment.files.progress import JobProgress
@@ -73,9 +73,16 @@ def main(paths: JobPaths) -> None:
     models = work.distinct_models()
     folders = {digest: work.folder(digest) for digest in models}
     total = 2 * len(models) * len(work.grid)
+    images = ModelImages(
+        spec.backbone,
+        paths.input(spec.base_digest, "base model"),
+        spec.sampler,
+        work.state.device,
+        placement.micro_batch,
+    )
     with JobProgress(paths.out, total=total, unit="images", enabled=work.state.is_main_process) as progress:
         for number, (digest, model) in enumerate(models.items(), start=1):
-            _draw(work, model, folders[digest])
+            _draw(work, images, model, folders[digest])
             progress.update(number * len(work.grid), f"{model.kind} drawn")
         share_output(work.state, paths.out / SAMPLES_DIR, everywhere=True)
         rows = _score(work, folders)
@@ -85,21 +92,13 @@ def main(paths: JobPaths) -> None:
     work.state.wait_for_everyone()
 
 
-def _draw(work: _Work, model: ModelRef, folder: Path) -> None:
+def _draw(work: _Work, images: ModelImages, model: ModelRef, folder: Path) -> None:
     """Draw this rank's missing images of one model."""
     missing = missing_images(folder, work.own_share(work.grid))
-    if not missing:
-        return
-    weights_dir = None if model.kind == "base" else work.paths.input(model.weights_digest, f"{model.kind} weights")
-    base_dir = work.paths.input(work.spec.base_digest, "base model")
-    sample_images(
-        load_model(work.spec.backbone, base_dir, model, weights_dir, device=work.state.device),
-        missing,
-        folder,
-        sampler=work.spec.sampler,
-        resolution=work.spec.backbone.resolution,
-        micro_batch=work.placement.micro_batch,
-    )
+    if missing:
+        base = model.kind == "base"
+        weights_dir = None if base else work.paths.input(model.weights_digest, f"{model.kind} weights")
+        images.draw(model, weights_dir, missing, folder)
 
 
 def _score(work: _Work, folders: dict[str, Path]) -> list[ScoreRow]:

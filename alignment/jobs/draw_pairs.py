@@ -10,20 +10,23 @@ import hashlib
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from accelerate import PartialState
+from PIL import Image
 
 from alignment.backbones.drawing import drawing_of, to_images
-from alignment.catalogues.lookup import resolve
 from alignment.contracts.evaluation import ModelRef
 from alignment.contracts.jobs import SPEC_FILE, Placement
 from alignment.contracts.labelling import DrawnPairs, DrawSpec, fill_template
 from alignment.data.prompt_lines import PromptLines
-from alignment.evaluation.sampling import ImageKey, TextStates, draw_batch, is_blank, png_bytes
+from alignment.evaluation.models import load_model
+from alignment.evaluation.sampling import PNG_THREADS, ImageKey, TextStates, draw_batch, is_blank, png_bytes
+from alignment.files.background import BackgroundWork, ahead
 from alignment.files.durable import content_digest, write_json
 from alignment.files.progress import JobProgress
 from alignment.jobs.outcome import JobPaths, read_object, run_job, write_result
@@ -101,26 +104,61 @@ def main(paths: JobPaths) -> None:
         done=drawing.num_finished(),
         enabled=drawing.state.is_main_process,
     ) as progress:
-        pipeline = _load_base(drawing) if todo else None
-        for shard in todo:
-            _write_shard(list(_draw_shard(drawing, pipeline, shard)), drawing.file(shard))
-            progress.update(drawing.num_finished(), "drawing")
+        _draw_shards(drawing, todo, progress)
         share_output(drawing.state, paths.out)
     if drawing.state.is_main_process:
         _finish(drawing)
     drawing.state.wait_for_everyone()
 
 
+def _draw_shards(drawing: _Drawing, todo: Sequence[int], progress: JobProgress) -> None:
+    """Draw some files; each is written while the next one is drawn."""
+    pipeline = _load_base(drawing) if todo else None
+    with BackgroundWork(threads=1) as writes:
+        for shard in todo:
+            rows = list(_draw_rows(drawing, pipeline, shard))
+            writes.submit(
+                [partial(_write_shard, rows, drawing.file(shard))],
+                lambda: progress.update(drawing.num_finished(), "drawing"),
+            )
+
+
 def _load_base(drawing: _Drawing) -> Any:
     """Load the base's pipeline on this rank's device."""
     spec = drawing.spec
-    load = resolve(f"{spec.backbone.implementation.partition(':')[0]}:load_pipeline")
-    model = ModelRef(kind="base", weights_digest=spec.base_digest)
-    return load(drawing.paths.input(spec.base_digest, "base model"), model, None).to(drawing.state.device)
+    return load_model(
+        spec.backbone,
+        drawing.paths.input(spec.base_digest, "base model"),
+        ModelRef(kind="base", weights_digest=spec.base_digest),
+        None,
+        device=drawing.state.device,
+        precision=spec.sampler.precision,
+    )
 
 
-def _draw_shard(drawing: _Drawing, pipeline: Any, shard: int) -> Iterator[dict[str, Any]]:
-    """Return the rows of a file. Both images of a pair start from the noise of its prompt's index and seed."""
+class _DrawnPair(NamedTuple):
+    """The images of a prompt and a seed with either template."""
+
+    key: ImageKey
+    chosen: Image.Image
+    rejected: Image.Image
+
+
+def _draw_rows(drawing: _Drawing, pipeline: Any, shard: int) -> Iterator[dict[str, Any]]:
+    """Return the rows of a file. Images are compressed while the next ones are drawn."""
+    compress = partial(_row_of_pair, drawing.spec)
+    return ahead(compress, _draw_shard(drawing, pipeline, shard), threads=PNG_THREADS, limit=2 * PNG_THREADS)
+
+
+def _row_of_pair(spec: DrawSpec, pair: _DrawnPair) -> dict[str, Any]:
+    return row(spec, pair.key, png_bytes(pair.chosen), png_bytes(pair.rejected))
+
+
+def _draw_shard(drawing: _Drawing, pipeline: Any, shard: int) -> Iterator[_DrawnPair]:
+    """Draw the pairs of a file, without blank ones.
+
+    Both images of a pair start from the noise of its prompt's index and seed.
+    """
     texts = TextStates(drawing_of(pipeline))
     cells, size = drawing.keys(shard), max(1, drawing.placement.micro_batch // 2)
     for keys in (cells[start : start + size] for start in range(0, len(cells), size)):
@@ -138,7 +176,7 @@ def _draw_shard(drawing: _Drawing, pipeline: Any, shard: int) -> Iterator[dict[s
         images = to_images(images_BCHW)
         for key, chosen, rejected in zip(keys, images[: len(keys)], images[len(keys) :], strict=True):
             if not (is_blank(chosen) or is_blank(rejected)):
-                yield row(drawing.spec, key, png_bytes(chosen), png_bytes(rejected))
+                yield _DrawnPair(key, chosen, rejected)
 
 
 def row(spec: DrawSpec, key: ImageKey, chosen: bytes, rejected: bytes) -> dict[str, Any]:

@@ -10,17 +10,17 @@ divide the images. A killed run continues where it stopped.
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
-from alignment.contracts.evaluation import EvalSpec, SampleSpec
+from alignment.contracts.evaluation import EvalSpec, ModelRef, SampleSpec
 from alignment.contracts.jobs import SAMPLES_DIR, SPEC_FILE, Placement
 from alignment.contracts.judges import Judge
-from alignment.evaluation.models import load_model
+from alignment.evaluation.model_images import ModelImages
 from alignment.evaluation.partial_scores import PIECE_PROMPTS, Piece, ScorePieces
 from alignment.evaluation.record import (
     Record,
@@ -31,7 +31,7 @@ from alignment.evaluation.record import (
     write_extremes,
     write_scores,
 )
-from alignment.evaluation.sampling import ImageKey, image_grid, missing_images, sample_images, share_of_rank
+from alignment.evaluation.sampling import ImageKey, image_grid, missing_images, share_of_rank
 from alignment.evaluation.scoring import (
     CALIBRATION_FILE,
     CalibrationRow,
@@ -82,6 +82,21 @@ class _EvaluationContext:
     def own_share(self, keys: Sequence[ImageKey]) -> list[ImageKey]:
         """Return this rank's part of the work."""
         return share_of_rank(keys, self.state.process_index, self.state.num_processes)
+
+    def model_images(self) -> ModelImages:
+        """Return what draws the images of all models."""
+        spec = self.spec
+        return ModelImages(
+            spec.backbone,
+            self.paths.input(spec.base_digest, "base model"),
+            spec.sampler,
+            self.state.device,
+            self.placement.micro_batch,
+        )
+
+    def weights_dir(self, model: ModelRef) -> Path | None:
+        """Return the weights folder of a model; None for the base."""
+        return None if model.kind == "base" else self.paths.input(model.weights_digest, f"{model.kind} weights")
 
 
 def main(paths: JobPaths) -> None:
@@ -167,6 +182,7 @@ def _sample_missing(
     """Draw the missing images, one model after the other."""
     total = sum(len(keys) for keys in missing.values())
     roles = {digest: role for role, digest in reversed(work.roles().items())}
+    images = work.model_images()
     for digest, keys in missing.items():
 
         def after_batch(_: int, digest: str = digest) -> None:
@@ -176,36 +192,10 @@ def _sample_missing(
 
         own_share = work.own_share(keys)
         if own_share:
-            _sample_model(work, work.sample_specs()[digest], own_share, folders[digest], after_batch=after_batch)
+            model = work.sample_specs()[digest].model
+            weights_dir = work.weights_dir(model)
+            images.draw(model, weights_dir, own_share, folders[digest], after_batch=after_batch)
     share_output(work.state, work.paths.out / SAMPLES_DIR, everywhere=True)
-
-
-def _sample_model(
-    work: _EvaluationContext,
-    spec: SampleSpec,
-    keys: list[ImageKey],
-    folder: Path,
-    *,
-    after_batch: Callable[[int], None],
-) -> None:
-    """Draw this rank's images of one model, then free the model."""
-    weights = None if spec.model.kind == "base" else spec.model.weights_digest
-    pipeline = load_model(
-        spec.backbone,
-        work.paths.input(spec.base_digest, "base model"),
-        spec.model,
-        work.paths.input(weights, f"{spec.model.kind} weights") if weights else None,
-        device=work.state.device,
-    )
-    sample_images(
-        pipeline,
-        keys,
-        folder,
-        sampler=spec.sampler,
-        resolution=spec.backbone.resolution,
-        micro_batch=work.placement.micro_batch,
-        after_batch=after_batch,
-    )
 
 
 # --- scoring ------------------------------------------------------------------------------------------------------

@@ -21,8 +21,8 @@ from accelerate.utils import gather_object
 from alignment.contracts.evaluation import ModelRef
 from alignment.contracts.jobs import SAMPLES_DIR, WEIGHTS_DIR, Placement
 from alignment.contracts.soup import Greedy, SoupAttempt, SoupResult, SoupSpec, recipe_family
-from alignment.evaluation.models import load_model
-from alignment.evaluation.sampling import ImageKey, image_grid, missing_images, sample_images, share_of_rank
+from alignment.evaluation.model_images import ModelImages
+from alignment.evaluation.sampling import ImageKey, image_grid, missing_images, share_of_rank
 from alignment.evaluation.scoring import score_samples
 from alignment.files.durable import content_digest
 from alignment.files.progress import JobProgress
@@ -131,6 +131,7 @@ class _SoupScoring:
     grid: list[ImageKey]
     judge: Scorer
     progress: JobProgress
+    images: ModelImages
     done: int = 0
 
     def score(self, weights: Weights) -> float:
@@ -145,8 +146,8 @@ class _SoupScoring:
         samples = self.paths.out / SAMPLES_DIR / digest
         own_share = share_of_rank(self.grid, self.state.process_index, self.state.num_processes)
         missing = missing_images(samples, own_share)
-        if missing:
-            self._sample(weights_dir, missing, samples)
+        model = ModelRef(kind=self.spec.ingredients[0].result.kind, weights_digest=digest)
+        self.images.draw(model, weights_dir, missing, samples)
         share_output(self.state, samples, everywhere=True)
         rows, _ = score_samples(
             {"judge": self.judge}, {digest: samples}, own_share, micro_batch=self.placement.micro_batch
@@ -155,20 +156,6 @@ class _SoupScoring:
         self.done += len(self.grid)
         self.progress.update(self.done, "scoring")
         return float(sum(score for _, _, score in scores) / len(scores))
-
-    def _sample(self, weights_dir: Path, keys: list[ImageKey], folder: Path) -> None:
-        recipe, result = self.spec.ingredients[0].recipe, self.spec.ingredients[0].result
-        model = ModelRef(kind=result.kind, weights_digest=content_digest(weights_dir))
-        base_dir = self.paths.input(result.base_digest, "base model")
-        pipeline = load_model(recipe.backbone, base_dir, model, weights_dir, device=self.state.device)
-        sample_images(
-            pipeline,
-            keys,
-            folder,
-            sampler=self.method.sampler,
-            resolution=recipe.backbone.resolution,
-            micro_batch=self.placement.micro_batch,
-        )
 
 
 def _open_scoring(
@@ -183,6 +170,8 @@ def _open_scoring(
     """Load the judge, the prompts and the number of images that a greedy soup scores."""
     grid = image_grid(read_prompts(paths.input(method.prompts_digest, "prompts file")), method.seeds)
     judge_dir = paths.scorer(method.judge, "judge")
+    base_dir = paths.input(spec.ingredients[0].result.base_digest, "base model")
+    backbone = spec.ingredients[0].recipe.backbone
     return _SoupScoring(
         paths=paths,
         spec=spec,
@@ -195,6 +184,7 @@ def _open_scoring(
         progress=JobProgress(
             paths.out, total=len(grid) * (2 * len(ingredients) - 1), unit="images", enabled=state.is_main_process
         ),
+        images=ModelImages(backbone, base_dir, method.sampler, state.device, placement.micro_batch),
     )
 
 

@@ -69,10 +69,9 @@ class SampleGrid:
         if not wanted:
             return
         logger.info("drawing %d sample images at step %d", len(wanted), step)
-        # The sampler is built again for each grid: between grids the encoders should not use memory that training
-        # needs.
+        # The sampler is built again for each grid: between grids the VAE should not use memory that training needs.
         with torch.random.fork_rng(), torch.no_grad():
-            sampler = self._backbone.sampler(self._denoiser, self._device)
+            sampler = self._backbone.sampler(self._denoiser, self._device, self.prompts)
             for number in wanted:
                 image = sampler.draw(self.prompts[number], number, GRID_STEPS, guidance_scale=GRID_GUIDANCE)
                 buffer = io.BytesIO()

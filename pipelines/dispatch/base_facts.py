@@ -8,7 +8,7 @@ from typing import Any
 
 from alignment.catalogues.backbones import BACKBONES, Backbone
 from alignment.config import validate
-from alignment.contracts.values import Record
+from alignment.contracts.values import Precision, Record
 from pipelines.dispatch.model_folders import MODEL_INDEX
 
 __all__ = ["BaseFacts", "licence_of", "read_base_facts", "usual_facts"]
@@ -37,12 +37,13 @@ class BaseFacts(Record):
     text_bytes: int
     """Size of the text states of one caption in a feature cache."""
 
-    def feature_bytes(self, num_pairs: int, num_captions: int) -> int:
-        """Return the size of the features of pairs: mean and standard deviation of both latents in float32, and text
-        states of each distinct caption.
+    def feature_bytes(self, num_pairs: int, num_captions: int, moments: Precision = "fp32") -> int:
+        """Return the size of the features of pairs: mean and standard deviation of both latents in the number format
+        `moments`, and text states of each distinct caption.
         """
         channels, height, width = self.latent_shape
-        return num_pairs * 2 * 2 * channels * height * width * _FLOAT32 + num_captions * self.text_bytes
+        item_bytes = _FLOAT32 if moments == "fp32" else _BFLOAT16
+        return num_pairs * 2 * 2 * channels * height * width * item_bytes + num_captions * self.text_bytes
 
 
 def read_base_facts(folder: Path) -> BaseFacts:

@@ -24,6 +24,7 @@ from alignment.contracts.streaming import (
     WANTED_FILE,
     WantedPairs,
     caption_file,
+    image_file,
     pair_file,
 )
 from pipelines.contracts.store import Manifest
@@ -50,13 +51,15 @@ class _Layout:
 
     shard_pairs: int
     captions_per_shard: int
+    images_per_shard: int
+    """0 when images are stored with each pair."""
     buckets: tuple[str, ...]
     """Prefix of each bucket's tensors; empty when the images are squares."""
 
 
 @dataclass(frozen=True)
 class _Piece:
-    """A pair or a caption: where its row is in the store, and the file it becomes."""
+    """A pair, an image or a caption: where its row is in the store, and the file it becomes."""
 
     shard: ShardRows
     row: int
@@ -86,7 +89,7 @@ class FeatureStream:
         self._manifest = store.fetch_folder(uri, folder, only=WHOLE_FILES)
         self._layout = _read_layout(folder / INDEX_FILE)
         self._dir = folder / STREAM_DIR
-        for path in (pair_file(self._dir, 0), caption_file(self._dir, 0)):
+        for path in (pair_file(self._dir, 0), image_file(self._dir, 0), caption_file(self._dir, 0)):
             path.parent.mkdir(parents=True, exist_ok=True)
         self._shards: dict[str, ShardRows] = {}
         self._here: dict[int, list[_Piece]] = {}
@@ -241,29 +244,32 @@ class FeatureStream:
         self._stop.wait(RETRY_SECONDS)
 
     def _pieces(self, pair: int, wanted: WantedPairs, pool: ThreadPoolExecutor) -> list[_Piece] | None:
-        """Return the pair and its captions; None while the headers of their shards are being read."""
+        """Return the pair, its captions and its images; None while the headers of their shards are being read."""
         number, row = divmod(pair, self._layout.shard_pairs)
         shard = self._shard("pairs", number)
         if shard is None:
             self._open({("pairs", other // self._layout.shard_pairs) for other in wanted.pairs}, number, pool)
             return None
         captions = sorted({*shard.integers(row, "caption_chosen_B", "caption_rejected_B", "prompt_B"), EMPTY_CAPTION})
-        pieces = [self._pair_piece(pair, shard, row)]
-        for caption in captions:
-            number, row = divmod(caption, self._layout.captions_per_shard)
-            text = self._shard("text", number)
-            if text is None:
-                self._open({("text", other // self._layout.captions_per_shard) for other in captions}, number, pool)
-                return None
-            pieces.append(_Piece(text, row, None, caption_file(self._dir, caption)))
+        images = sorted(set(shard.integers(row, "image_chosen_B", "image_rejected_B")))
+        pieces = [self._piece(shard, row, pair_file(self._dir, pair))]
+        for kind, numbers, size, file in (
+            ("text", captions, self._layout.captions_per_shard, caption_file),
+            ("images", images, self._layout.images_per_shard, image_file),
+        ):
+            for item in numbers:
+                number, row = divmod(item, size)
+                part = self._shard(kind, number)
+                if part is None:
+                    self._open({(kind, other // size) for other in numbers}, number, pool)
+                    return None
+                pieces.append(self._piece(part, row, file(self._dir, item)))
         return pieces
 
-    def _pair_piece(self, pair: int, shard: ShardRows, row: int) -> _Piece:
-        bucket = None
-        if self._layout.buckets:
-            (number,) = shard.integers(row, "bucket_B")
-            bucket = self._layout.buckets[number]
-        return _Piece(shard, row, bucket, pair_file(self._dir, pair))
+    def _piece(self, shard: ShardRows, row: int, path: Path) -> _Piece:
+        # Only tensors of a bucket have a place in it: neither captions nor pairs whose images are stored once.
+        numbers = shard.integers(row, "bucket_B") if shard.integers(row, "place_B") else []
+        return _Piece(shard, row, self._layout.buckets[numbers[0]] if numbers else None, path)
 
     # --- shards ---
 
@@ -304,4 +310,4 @@ class FeatureStream:
 def _read_layout(path: Path) -> _Layout:
     index: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     buckets = tuple(f"{bucket['width']}x{bucket['height']}/" for bucket in index.get("buckets", ()))
-    return _Layout(index["spec"]["shard_pairs"], index["captions_per_shard"], buckets)
+    return _Layout(index["spec"]["shard_pairs"], index["captions_per_shard"], index.get("images_per_shard", 0), buckets)

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from alignment.catalogues.lookup import unknown_name
 from alignment.config import load_recipe, read_toml, validate
+from alignment.contracts.data import Encoding
 from alignment.contracts.evaluation import check_sampler
 from alignment.contracts.jobs import DevicePrices
 from alignment.contracts.labelling import LabelModel
@@ -60,6 +61,8 @@ class Project(Section):
     """Limits of the data rules."""
     snapshot: SnapshotSection = SnapshotSection()
     """Splits of the accepted pairs."""
+    features: Encoding = Encoding()
+    """Number formats and layout of the feature caches."""
     train: Annotated[tuple[RecipeSection, ...], Field(min_length=1)]
     """Recipes to train."""
     evaluation: EvaluationSection

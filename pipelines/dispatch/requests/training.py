@@ -39,6 +39,7 @@ def encode_request(workspace: Workspace, job: Encode) -> JobRequest:
         base_digest=base.content_digest,
         backbone=recipe.backbone,
         images=recipe.images,
+        encoding=workspace.project.features,
     )
     return make_request(workspace, spec, inputs=[base, snapshot_input(snapshot)])
 

@@ -100,7 +100,7 @@ def _features(workspace: Workspace) -> str:
         return "no recipe trains on encoded features"
     rows = sum(own.num_rows for own in _training_rows(workspace).values())
     facts = _base_facts(workspace)
-    whole, latents = facts.feature_bytes(rows, rows) * caches, facts.feature_bytes(rows, 0) * caches
+    whole, latents = (caches * facts.feature_bytes(rows, texts, project.features.moments) for texts in (rows, 0))
     text = f"{_size(latents)} of latents, and text if no two prompts are equal"
     size = f"at most {_size(whole)} for {rows} pairs ({text})"
     if project.placement.encode.engine != "local":

@@ -11,6 +11,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 
+from alignment.backbones import diffusers_model
 from alignment.catalogues.backbones import SDXL, BackboneParams, Flux, StableDiffusion3
 from alignment.catalogues.lookup import resolve
 from alignment.catalogues.objectives import PRDP
@@ -162,20 +163,65 @@ def test_latents_have_the_stated_shape_and_decode_as_in_the_pipeline(case: Case)
     torch.testing.assert_close(backbone.decode_latents(latents), theirs, atol=1e-5, rtol=1e-4)
 
 
-def test_large_images_go_through_the_vae_one_by_one_with_the_same_latents(case: Case) -> None:
-    pixels = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+def test_large_images_go_through_the_vae_a_few_at_a_time_with_the_same_latents(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pixels = torch.rand(6, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
     small = case.backbone()
     large = resolve(case.params.implementation)(case.base_dir, case.params.model_copy(update={"resolution": 1024}))
-    assert (small.vae.use_slicing, large.vae.use_slicing) == (False, True)
+    passes: list[tuple[str, int]] = []
+    for name in ("encode", "decode"):
+        honest = getattr(large.vae, name)
+        monkeypatch.setattr(
+            large.vae,
+            name,
+            lambda x, name=name, honest=honest, **named: passes.append((name, len(x))) or honest(x, **named),
+        )
     together, apart = small.encode_images(pixels), large.encode_images(pixels)
     torch.testing.assert_close(apart.mean_BCHW, together.mean_BCHW, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(apart.std_BCHW, together.std_BCHW, atol=1e-5, rtol=1e-4)
     assert together.mean_BCHW.dtype == torch.float32
+    latents = together.mean_BCHW[:2]
+    torch.testing.assert_close(large.decode_latents(latents), small.decode_latents(latents), atol=1e-5, rtol=1e-4)
+    assert passes == [("encode", 4), ("encode", 2), ("decode", 1), ("decode", 1)]
+
+
+def test_a_grid_is_that_of_the_complete_pipeline_and_encodes_each_prompt_once(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts, encoded = ["a plain red picture", "a blue picture"], list[str]()
+    complete, backbone = case.load("base", None), case.backbone()
+    load = diffusers_model.load_texts
+
+    def watched(*given: Any) -> Any:
+        pipeline = load(*given)
+        encode = pipeline.encode_prompt
+        pipeline.encode_prompt = lambda texts, *rest, **named: encoded.extend(texts) or encode(texts, *rest, **named)
+        return pipeline
+
+    monkeypatch.setattr(diffusers_model, "load_texts", watched)
+    denoiser = backbone.load_denoiser()
+    for _ in range(2):
+        sampler = backbone.sampler(denoiser, torch.device("cpu"), prompts)
+        assert sampler.pipeline.text_encoder is None
+        for seed, prompt in enumerate(prompts):
+            with torch.no_grad():
+                ours = sampler.draw(prompt, seed, 2, guidance_scale=3.0)
+                theirs = complete(
+                    prompt,
+                    height=64,
+                    width=64,
+                    num_inference_steps=2,
+                    guidance_scale=3.0,
+                    generator=torch.Generator().manual_seed(seed),
+                ).images[0]
+            assert ours.tobytes() == theirs.tobytes()
+    assert encoded == ["", *prompts]
 
 
 def test_grid_sampler_draws_with_this_denoiser(case: Case) -> None:
     backbone, denoiser = shaken_lora(case)
-    sampler = backbone.sampler(denoiser, torch.device("cpu"))
+    sampler = backbone.sampler(denoiser, torch.device("cpu"), ["a plain red picture"])
     with torch.no_grad():
         first = sampler.draw("a plain red picture", 1, 2, guidance_scale=3.0)
         backbone.set_adapter(denoiser, enabled=False)

@@ -15,8 +15,11 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 from alignment.backbones.interface import Framing
 from alignment.backbones.sdxl import SDXLBackbone, load_pipeline
 from alignment.catalogues.backbones import SDXL
+from alignment.contracts.data import Encoding
 from alignment.contracts.evaluation import ModelRef
+from alignment.data.feature_writing import FeatureWriter
 from alignment.data.features import CachedFeatures
+from alignment.data.pairs import TrainingPairs
 from alignment.training.batches import Visit, assemble
 
 # The first test of a session also imports the model libraries.
@@ -170,3 +173,22 @@ def test_each_images_true_size_and_crop_reach_the_batch(
         sides = [batch.chosen_captions["time_ids_K"].tolist(), batch.rejected_captions["time_ids_K"].tolist()]
         assert sides == ([[tall] * 2, [wide] * 2] if flip else [[wide] * 2, [tall] * 2])
         assert batch.chosen_captions["pooled_D"].shape == (2, 20)
+
+
+def test_images_stored_once_keep_their_conditioning(
+    make_bench: Any, tiny_sdxl_dir: Path, tiny_mixed_snapshot_dir: Path, tmp_path: Path
+) -> None:
+    bench = make_bench(tiny_sdxl_dir, PARAMS, tiny_mixed_snapshot_dir)
+    plain = CachedFeatures(bench.inputs / bench.cache.content_digest)
+    spec = bench.encode_spec.model_copy(update={"encoding": Encoding(distinct_images=True)})
+    backbone = SDXLBackbone(tiny_sdxl_dir, PARAMS)
+    writer = FeatureWriter(TrainingPairs(tiny_mixed_snapshot_dir), backbone, spec, tmp_path)
+    writer.write(0, 1, lambda: None)
+    writer.finish()
+    single = CachedFeatures(tmp_path)
+    for index in (0, 3, 23):
+        for side in ("chosen_image", "rejected_image"):
+            ours, theirs = getattr(single.pair(index), side), getattr(plain.pair(index), side)
+            assert {name: rows.tolist() for name, rows in ours.items()} == {
+                name: rows.tolist() for name, rows in theirs.items()
+            }

@@ -180,7 +180,7 @@ def test_weights_folder_without_its_file_is_named(tiny_sd_dir: Path, tmp_path: P
 
 def test_grid_sampler_draws_with_this_denoiser(tiny_sd_dir: Path) -> None:
     backbone, denoiser = shaken_lora(tiny_sd_dir)
-    sampler = backbone.sampler(denoiser, torch.device("cpu"))
+    sampler = backbone.sampler(denoiser, torch.device("cpu"), ["a plain red picture"])
     with torch.no_grad():
         first = sampler.draw("a plain red picture", 1, 2, guidance_scale=3.0)
         again = sampler.draw("a plain red picture", 1, 2, guidance_scale=3.0)

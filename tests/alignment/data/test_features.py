@@ -12,7 +12,7 @@ from alignment.backbones.stable_diffusion import StableDiffusionBackbone
 from alignment.catalogues.backbones import StableDiffusion
 from alignment.catalogues.images import Bucket, is_mirrored
 from alignment.contracts.jobs import JobStoppedError
-from alignment.data.features import CachedFeatures, FeatureWriter
+from alignment.data.features import CachedFeatures
 from alignment.data.pairs import TrainingPairs, framed, pixels
 
 # The first test of a session also imports the model libraries and encodes the cache.
@@ -72,21 +72,6 @@ def test_a_cache_of_prompts_alone_keeps_the_old_layout(bench: Any, features: Cac
     assert bench.cache.num_captioned == 0
 
 
-def test_writing_again_changes_no_byte_and_other_ranks_write_other_shards(
-    bench: Any, tiny_sd_dir: Path, tiny_snapshot_dir: Path, tmp_path: Path
-) -> None:
-    backbone = StableDiffusionBackbone(tiny_sd_dir, StableDiffusion(resolution=64))
-    finished: list[int] = []
-    for rank in (1, 0):
-        writer = FeatureWriter(TrainingPairs(tiny_snapshot_dir), backbone, bench.encode_spec, tmp_path)
-        writer.write(rank, 2, lambda writer=writer: finished.append(writer.num_finished()))
-    assert finished == [1, 2, 3, 4, 5]
-    writer.finish()
-    for path in writer.files():
-        name = path.relative_to(tmp_path)
-        assert path.read_bytes() == (bench.root / "cache" / name).read_bytes(), name
-
-
 def test_a_cache_of_squares_keeps_the_old_layout(bench: Any, features: CachedFeatures) -> None:
     """No name and no field of buckets, so caches that were encoded before buckets existed are still found."""
     assert "buckets" not in (features.folder / "index.json").read_text()
@@ -122,20 +107,6 @@ def test_both_images_of_a_pair_are_encoded_in_their_bucket(
         torch.testing.assert_close(cached.rejected_std_CHW, moments.std_BCHW[1])
         states = features.conditioning([cached.caption_chosen])["states_LD"]
         torch.testing.assert_close(states, backbone.encode_captions([pairs.captions[index][0]])["states_LD"])
-
-
-def test_a_cache_of_buckets_has_the_same_bytes_with_any_number_of_ranks(
-    bucketed_bench: Any, tiny_sd_dir: Path, tiny_mixed_snapshot_dir: Path, tmp_path: Path
-) -> None:
-    backbone = StableDiffusionBackbone(tiny_sd_dir, StableDiffusion(resolution=64))
-    for rank in (1, 0):
-        writer = FeatureWriter(TrainingPairs(tiny_mixed_snapshot_dir), backbone, bucketed_bench.encode_spec, tmp_path)
-        writer.write(rank, 2, lambda: None)
-    writer.finish()
-    names = [path.relative_to(tmp_path).as_posix() for path in writer.files()]
-    assert "buckets.safetensors" in names
-    for name in names:
-        assert (tmp_path / name).read_bytes() == (bucketed_bench.root / "cache" / name).read_bytes(), name
 
 
 def test_missing_and_damaged_files_are_bad_data(bench: Any, tmp_path: Path) -> None:

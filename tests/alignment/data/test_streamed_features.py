@@ -1,9 +1,11 @@
 """Training on a streamed cache has the curve of training on a complete one, which is never on the disk as a whole."""
 
 import json
+import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import pytest
 import torch
 
 from alignment.backbones.stable_diffusion import StableDiffusionBackbone
+from alignment.contracts.data import Encoding, FeatureCache
 from alignment.contracts.jobs import JobFailure, JobStoppedError, Placement
 from alignment.contracts.training import TrainSpec
 from alignment.data import streamed_features
@@ -77,15 +80,30 @@ def measured(folder: Path) -> Iterator[list[int]]:
     thread.join()
 
 
+def with_images_once(bench: Any, folder: Path) -> Any:
+    """The bench with a cache that stores each image once."""
+    spec = bench.encode_spec.model_copy(update={"encoding": Encoding(distinct_images=True)})
+    assert bench.encode(folder, spec=spec) == 0
+    cache = FeatureCache.model_validate_json((folder / "result.json").read_text())
+    shutil.copytree(folder, bench.inputs / cache.content_digest, dirs_exist_ok=True)
+    return replace(bench, encode_spec=spec, cache=cache)
+
+
+@pytest.mark.parametrize("once", [False, True])
 @pytest.mark.parametrize("kind", ["bench", "captioned_bench", "bucketed_bench"])
-def test_the_curve_is_that_of_a_complete_cache(request: pytest.FixtureRequest, kind: str, tmp_path: Path) -> None:
+def test_the_curve_is_that_of_a_complete_cache(
+    request: pytest.FixtureRequest, kind: str, once: bool, tmp_path: Path
+) -> None:
     bench = request.getfixturevalue(kind)
+    if once:
+        bench = with_images_once(bench, tmp_path / "cache")
     spec = bench.train_spec(global_batch=3, steps=STEPS)
     complete = curve(bench, spec, open_features(bench.inputs / bench.cache.content_digest), tmp_path / "complete")
     stream = published(bench, tmp_path)
     with stream.running(), measured(stream.folder / "stream") as sizes:
         streamed = curve(bench, spec, open_features(stream.folder), tmp_path / "out")
     assert len(complete) == STEPS
+    assert bool(CachedFeatures(stream.folder).index.num_images) is once
     assert streamed == complete
     assert 0 < max(sizes) <= LIMIT_BYTES
     assert stream.peak_bytes <= LIMIT_BYTES

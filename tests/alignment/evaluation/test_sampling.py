@@ -1,6 +1,8 @@
 """Sampling: inputs that determine an image, and settings that must not change it."""
 
+import errno
 import io
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from PIL import Image
 from alignment.backbones.drawing import drawing_of, to_images
 from alignment.backbones.stable_diffusion import load_pipeline
 from alignment.contracts.evaluation import ModelRef, Sampler
+from alignment.evaluation import sampling
 from alignment.evaluation.sampling import (
     ImageKey,
     TextStates,
@@ -118,6 +121,65 @@ def test_only_missing_images_are_drawn(pipeline: Any, tmp_path: Path) -> None:
     assert kept.read_bytes() == b"already there"
     assert read_image(tmp_path / grid[3].file_name).size == (64, 64)
     assert not [path for path in tmp_path.iterdir() if path.suffix != ".png"]
+
+
+def test_files_are_those_of_a_loop_that_writes_each_batch_before_the_next(pipeline: Any, tmp_path: Path) -> None:
+    grid, texts = image_grid(PROMPTS, (0, 1)), TextStates(drawing_of(pipeline))
+    sample_images(pipeline, grid, tmp_path, sampler=SAMPLER, resolution=64, micro_batch=4)
+    for start in (0, 4):
+        batch = grid[start : start + 4]
+        images = to_images(draw_batch(pipeline, texts, batch, sampler=SAMPLER, resolution=64))
+        for key, image in zip(batch, images, strict=True):
+            assert (tmp_path / key.file_name).read_bytes() == png_bytes(image)
+
+
+def test_a_batch_counts_when_its_files_are_on_the_disk_and_the_next_is_drawn_meanwhile(
+    pipeline: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid, drawn_second, counted = image_grid(PROMPTS, (0,)), threading.Event(), list[tuple[int, int]]()
+
+    def slow(path: Path, content: bytes) -> None:
+        if path.name == grid[0].file_name:
+            assert drawn_second.wait(60), "the second batch is drawn before the first is written"
+        path.write_bytes(content)
+
+    def draw(*given: Any, **named: Any) -> torch.Tensor:
+        if given[2] == grid[1:2]:
+            drawn_second.set()
+        return draw_batch(*given, **named)
+
+    monkeypatch.setattr(sampling, "write_bytes", slow)
+    monkeypatch.setattr(sampling, "draw_batch", draw)
+    sample_images(
+        pipeline,
+        grid,
+        tmp_path,
+        sampler=Sampler(steps=1, guidance_scale=1.0),
+        resolution=64,
+        micro_batch=1,
+        after_batch=lambda done: counted.append((done, len(missing_images(tmp_path, grid[:done])))),
+    )
+    assert counted == [(1, 0), (2, 0), (3, 0)]
+
+
+def test_a_full_disk_ends_the_drawing(pipeline: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[int] = []
+
+    def full(path: Path, content: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(sampling, "write_bytes", full)
+    with pytest.raises(OSError, match="No space left"):
+        sample_images(
+            pipeline,
+            image_grid(PROMPTS, (0,)),
+            tmp_path,
+            sampler=Sampler(steps=1, guidance_scale=1.0),
+            resolution=64,
+            micro_batch=1,
+            after_batch=done.append,
+        )
+    assert done == []
 
 
 def test_pixels_are_rounded_and_survive_png() -> None:

@@ -1,10 +1,12 @@
 """The encode job: complete, resumed, divided among processes, and given bad input."""
 
 import dataclasses
+import errno
 import io
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -12,11 +14,14 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from alignment.backbones.stable_diffusion import StableDiffusionBackbone
 from alignment.contracts.data import FeatureCache
 from alignment.contracts.jobs import JobFailure, Placement, Progress
+from alignment.data import feature_writing
 from alignment.files.durable import content_digest
+from alignment.jobs import encode
 
 # The first test of a session pays for importing the model libraries and for encoding the cache.
 pytestmark = pytest.mark.timeout(300)
@@ -123,6 +128,42 @@ def test_an_encoder_that_overflows_is_bad_input(bench: Any, tmp_path: Path, monk
     assert bench.encode(tmp_path / "out") == 2
     assert "chosen_mean_BCHW, rejected_mean_BCHW of pairs 0 to 6" in failure_of(tmp_path / "out").message
     assert not list((tmp_path / "out").glob("pairs/*.safetensors"))
+
+
+def test_a_disk_that_cannot_hold_the_cache_is_refused_before_any_shard(
+    bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tensors = [load_file(path) for path in (bench.root / "cache").rglob("0*.safetensors")]
+    size = sum(rows.nbytes for shard in tensors for rows in shard.values())
+    for free, code in ((int(size * 0.9), 1), (int(size * 1.1), 0)):
+        out = tmp_path / str(code)
+        monkeypatch.setattr(encode.shutil, "disk_usage", lambda _, free=free: SimpleNamespace(free=free))
+        assert bench.encode(out) == code
+    failure = failure_of(tmp_path / "1")
+    assert failure.kind == "storage_full"
+    assert failure.message.startswith("The feature cache of 24 pairs needs 0.0 GiB in ")
+    assert 'moments = "bf16"' in failure.message
+    assert not list((tmp_path / "1").rglob("*.safetensors"))
+
+
+def test_a_full_disk_while_a_shard_is_written_keeps_the_finished_ones(
+    bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = feature_writing.write_tensors
+
+    def full(path: Path, tensors: Any) -> None:
+        if path.name == ".00002.safetensors.part":
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        honest(path, tensors)
+
+    monkeypatch.setattr(feature_writing, "write_tensors", full)
+    assert bench.encode(tmp_path / "out") == 1
+    assert failure_of(tmp_path / "out").kind == "storage_full"
+    names = [path.name for path in sorted((tmp_path / "out" / "pairs").glob("0*"))]
+    assert names == ["00000.safetensors", "00001.safetensors"]
+    monkeypatch.undo()
+    assert bench.encode(tmp_path / "out") == 0
+    assert result_of(tmp_path / "out") == bench.cache
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """The grid is logged once, removed when cut back, and leaves the global generator alone."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,10 @@ class Painter:
 
     def __init__(self) -> None:
         self.drawn: list[tuple[str, int]] = []
+        self.asked: list[tuple[str, ...]] = []
 
-    def sampler(self, denoiser: nn.Module, device: torch.device) -> "Painter":
+    def sampler(self, denoiser: nn.Module, device: torch.device, prompts: Sequence[str]) -> "Painter":
+        self.asked.append(tuple(prompts))
         return self
 
     def draw(self, prompt: str, seed: int, steps: int, *, guidance_scale: float) -> Image.Image:
@@ -43,6 +46,7 @@ def test_each_image_is_drawn_and_logged_once(tmp_path: Path, painter: Painter) -
     grid(tmp_path, painter).draw(50)
     assert torch.equal(torch.random.get_rng_state(), before)
     assert painter.drawn == [("a", 0), ("bb", 1)]
+    assert painter.asked == [("a", "bb")], "a complete grid needs no sampler"
     lines = [SampleLine.model_validate_json(x) for x in (tmp_path / "samples/index.jsonl").read_text().splitlines()]
     assert [line.path for line in lines] == ["samples/step_000050/00.png", "samples/step_000050/01.png"]
     assert [line.key for line in lines] == ["samples/00", "samples/01"]

@@ -11,6 +11,7 @@ import pytest
 
 from alignment.catalogues.backbones import SDXL
 from alignment.config import load_recipe
+from alignment.contracts.data import Encoding
 from alignment.contracts.jobs import Placement
 from pipelines.contracts.pairs import SourceFacts
 from pipelines.platform.checks import hardware
@@ -105,6 +106,8 @@ def test_the_size_of_the_features_is_estimated(
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10**15))
     monkeypatch.setattr(Project, "recipes", lambda self: [load_recipe("diffusion_dpo_sdxl_pickapic")])
     assert "for 850000 pairs (830.1 GiB of latents" in hardware._features(Workspace(sdxl, settings))
+    half = sdxl.model_copy(update={"features": Encoding(moments="bf16")})
+    assert "for 850000 pairs (415.0 GiB of latents" in hardware._features(Workspace(half, settings))
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=3 * 10**12))
     assert "WARNING: they may not fit" in hardware._features(Workspace(sdxl, settings))
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10**12))
