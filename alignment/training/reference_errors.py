@@ -200,6 +200,7 @@ def _read_spec(folder: Path) -> ReferenceSpec:
 
 def _read_piece(path: Path) -> dict[str, Tensor]:
     try:
-        return load_file(path)
+        tensors: dict[str, Tensor] = load_file(path)
+        return tensors
     except (OSError, SafetensorError) as error:
         raise JobStoppedError("bad_data", f"The reference errors {path} cannot be read: {error}") from error

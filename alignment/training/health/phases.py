@@ -28,7 +28,8 @@ class PhaseClock:
     def phase(self, name: str) -> Iterator[None]:
         """Count the time of the block for a phase; phases do not overlap."""
         if self._on_gpu and name in ON_DEVICE:
-            start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            cuda: Any = torch.cuda
+            start, end = cuda.Event(enable_timing=True), cuda.Event(enable_timing=True)
             start.record()
             yield
             end.record()

@@ -21,6 +21,8 @@ from alignment.training import loop, reference_errors
 pytestmark = pytest.mark.timeout(300)
 QUIET = Placement(micro_batch=4, checkpoint_every_steps=3)
 MACHINE = {"pairs_per_second", "gpu_memory_gib", "resident_memory_gib"}
+SIGNS = {"chosen_worse_steps"}
+"""Counts the sign of a difference of errors, which is 0 at the first step and rounds to either side."""
 
 Curve = list[tuple[int, dict[str, float]]]
 
@@ -40,7 +42,7 @@ def curve_of(out: Path) -> Curve:
     return [
         (
             line["step"],
-            {n: value for n, value in line["metrics"].items() if n not in MACHINE and not n.startswith(HEALTH)},
+            {n: value for n, value in line["metrics"].items() if n not in MACHINE | SIGNS and not n.startswith(HEALTH)},
         )
         for line in lines_of(out)
     ]
