@@ -31,7 +31,7 @@ lock:
 	cp requirements.lock requirements.lock.tmp
 	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --no-annotate --no-header --quiet \
 	  --output-file requirements.lock.tmp >/dev/null
-	sed -i -E 's/^torch==([0-9.]*)\+cpu/torch==\1/; /^(cuda-|nvidia-|triton)/d' requirements.lock.tmp
+	sed -i -E 's/^torch==([0-9.]*)\+cpu/torch==\1/; /^(cuda-|nvidia-[^m]|triton)/d' requirements.lock.tmp
 	mv requirements.lock.tmp requirements.lock
 
 # RECIPE is any recipe of the shapes world, e.g. mapo_shapes; without it, that of projects/shapes.toml.

@@ -18,7 +18,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 REPEATS = 3
-HELPERS = {"__init__", "outcome", "processes"}
+HELPERS = {"__init__", "checked_features", "outcome", "processes"}
 UNET = "import alignment.jobs.train, alignment.backbones.stable_diffusion"
 MEASURE = """
 import json, resource, sys

@@ -20,7 +20,7 @@ sys.path += [str(ROOT), str(ROOT / "tests" / "cluster")]
 
 from ray_nodes import RayNodes  # noqa: E402
 
-from alignment.contracts.jobs import METRICS_FILE, Placement  # noqa: E402
+from alignment.contracts.jobs import HEALTH, METRICS_FILE, Placement  # noqa: E402
 from pipelines.contracts.jobs import JobRequest  # noqa: E402
 from pipelines.dispatch import jobs  # noqa: E402
 from pipelines.dispatch.requests.request import with_generation  # noqa: E402
@@ -87,7 +87,7 @@ def run(request: JobRequest, *, workers: int) -> dict[str, Any]:
 
 def compare(one: Curve, two: Curve) -> None:
     """Print the largest difference of each metric, and the throughputs."""
-    for name in sorted(set(one[0]) - set(NOT_COMPARED)):
+    for name in sorted(own for own in set(one[0]) - set(NOT_COMPARED) if not own.startswith(HEALTH)):
         largest = max(abs(ours[name] - theirs[name]) for ours, theirs in zip(one, two, strict=True))
         size = max(abs(metrics[name]) for metrics in one)
         print(f"{name:40s} largest difference {largest:.2e} of {size:.3g}")

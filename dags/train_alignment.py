@@ -37,16 +37,10 @@ for project, job in projects_with_jobs():
             return monitor.training_wanted(path, data, run_key=run_key, asked=asked)
 
         @task
-        def plan_encodings(path: str, snapshot: dict[str, Any]) -> list[dict[str, Any]]:
+        def plan(what: str, path: str, snapshot: dict[str, Any], *results: Any) -> list[dict[str, Any]]:
             from pipelines.stages import training as training_stages
 
-            return training_stages.plan_encodings(path, snapshot)
-
-        @task
-        def plan_trainings(path: str, snapshot: dict[str, Any], caches: list[dict[str, Any]]) -> list[dict[str, Any]]:
-            from pipelines.stages import training as training_stages
-
-            return training_stages.plan_trainings(path, snapshot, caches[:])
+            return training_stages.plan(what, path, snapshot, *(found[:] for found in results))
 
         @task(outlets=[candidate_asset(project)], map_index_template=links.OWN_NAME)
         def register(
@@ -75,7 +69,7 @@ for project, job in projects_with_jobs():
             snapshot = label.output
         caches: Any = []
         if project.encodes():
-            encodings = plan_encodings(location(project), snapshot)
+            encodings = plan.override(task_id="plan_encodings")("encodings", location(project), snapshot)
             checked >> encodings
             if project.captions_wanted():
                 given = {"snapshot": snapshot}
@@ -83,7 +77,14 @@ for project, job in projects_with_jobs():
                 checked >> caption >> encodings
             encode = TrainJobOperator.partial(task_id="encode", map_index_template=MAP_NAME, **job("encode"))
             caches = encode.expand(given=encodings).output
-        trainings = plan_trainings(location(project), snapshot, caches)
+        references: Any = []
+        if project.shared_references():
+            shared = plan.override(task_id="plan_references")("references", location(project), snapshot, caches)
+            once = TrainJobOperator.partial(task_id="reference", map_index_template=MAP_NAME, **job("reference_errors"))
+            references = once.expand(given=shared).output
+        trainings = plan.override(task_id="plan_trainings")(
+            "trainings", location(project), snapshot, caches, references
+        )
         checked >> trainings
         run = {"run_key": RUN_KEY, "trained_by": TRIGGERED_BY}
         each = TrainJobOperator.partial(task_id="train", map_index_template=MAP_NAME, **job("train"))

@@ -44,6 +44,11 @@ class FlowMatchingSchedule:
             return self
         return replace(self, shift=self.shift_of_tokens(height * width // LATENT_PIXELS_PER_TOKEN))
 
+    def on(self, device: torch.device) -> "FlowMatchingSchedule":
+        """Return this process, which has no tensors."""
+        del device
+        return self
+
     def draw_timestep(self, generator: torch.Generator) -> float:
         """Draw a logit-normal value, shifted, times 1000. Each draw uses one number of the generator."""
         normal = torch.randn((), generator=generator, dtype=torch.float64) * self.density_std + self.density_mean

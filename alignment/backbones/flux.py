@@ -4,6 +4,7 @@ B counts images or captions, C H W are channels, height and width of a latent, L
 image. A token is a patch of 2 x 2 latent pixels.
 """
 
+import functools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -71,7 +72,7 @@ class FluxBackbone(DiffusersModel):
             pooled_projections=conditioning[POOLED],
             encoder_hidden_states=states_BLD,
             txt_ids=states_BLD.new_zeros(states_BLD.shape[1], 3),
-            img_ids=_positions(height // 2, width // 2).to(noisy_BCHW),
+            img_ids=_positions(height // 2, width // 2, noisy_BCHW.device, noisy_BCHW.dtype),
             return_dict=False,
         )[0]
         return _unpack(prediction_BND, height, width)
@@ -91,10 +92,16 @@ def _unpack(tokens_BND: Tensor, height: int, width: int) -> Tensor:
     return patches.reshape(batch, features // 4, height, width)
 
 
-def _positions(rows: int, columns: int) -> Tensor:
-    """Return N3: zero, row and column of each token of an image."""
-    grid = torch.cartesian_prod(torch.arange(rows), torch.arange(columns)).reshape(-1, 2)
-    return torch.nn.functional.pad(grid, (1, 0)).float()
+@functools.lru_cache(maxsize=64)
+def _positions(rows: int, columns: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Return N3: zero, row and column of each token of an image. They are kept: a step waits for every copy to a GPU.
+
+    Callers must not change them.
+    """
+    # Outside inference mode, whose tensors a later pass with a gradient could not use.
+    with torch.inference_mode(mode=False):
+        grid = torch.cartesian_prod(torch.arange(rows), torch.arange(columns)).reshape(-1, 2)
+        return torch.nn.functional.pad(grid, (1, 0)).float().to(device, dtype)
 
 
 @torch.no_grad()

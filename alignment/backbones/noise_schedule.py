@@ -3,7 +3,7 @@
 B counts images, C H W are a latent's channels, height and width, T counts timesteps.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol, cast
 
 import torch
@@ -18,6 +18,10 @@ class ForwardProcess(Protocol):
 
     def for_latent(self, height: int, width: int) -> "ForwardProcess":
         """Return the process for latents of that size. In some families the density of timesteps depends on it."""
+        ...
+
+    def on(self, device: torch.device) -> "ForwardProcess":
+        """Return the process with its tensors on a device, so that no call has to copy them."""
         ...
 
     def draw_timestep(self, generator: torch.Generator) -> float:
@@ -49,6 +53,10 @@ class NoiseSchedule:
         """Return this schedule, which does not depend on the size."""
         del height, width
         return self
+
+    def on(self, device: torch.device) -> "NoiseSchedule":
+        """Return this schedule with its tensor on a device."""
+        return replace(self, alphas_cumprod_T=self.alphas_cumprod_T.to(device))
 
     def draw_timestep(self, generator: torch.Generator) -> int:
         """Draw uniformly from 0 .. num_timesteps - 1."""

@@ -12,6 +12,7 @@ __all__ = [
     "labelling",
     "names",
     "prompt_text",
+    "reference_errors",
     "reward_models",
     "soup",
     "streaming",

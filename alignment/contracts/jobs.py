@@ -99,6 +99,8 @@ CHOSEN_WORSE_STEPS = "chosen_worse_steps"
 """Metric of training: number of steps in a row, up to this one, with a rise."""
 CHOSEN_ALARM_STEPS = 20
 """Number of such steps from which a person is warned."""
+HEALTH = "health/"
+"""Prefix of metrics of the host and the device, which a rerun does not reproduce."""
 NORM_RATIO = "prediction_norm_ratio/"
 """Prefix of metrics of training's last step: mean norm of the policy's predictions over the base's, before the number
 of the timestep bin."""

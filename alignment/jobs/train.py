@@ -13,13 +13,12 @@ import torch
 
 from alignment.backbones.interface import Backbone
 from alignment.catalogues.lookup import resolve
-from alignment.catalogues.objectives import check_captions
 from alignment.contracts.jobs import WEIGHTS_DIR, Placement
+from alignment.contracts.reference_errors import reference_spec
 from alignment.contracts.training import TrainResult, TrainSpec, check_sharding
-from alignment.data.features import CachedFeatures
 from alignment.data.prompt_lines import PromptLines
-from alignment.data.streamed_features import open_features
 from alignment.files.durable import content_digest
+from alignment.jobs.checked_features import open_checked
 from alignment.jobs.outcome import JobPaths, read_object, run_job, write_result
 from alignment.jobs.processes import start_processes
 from alignment.rewards.interface import load_scorer
@@ -27,6 +26,7 @@ from alignment.training.loop import RunInputs, TrainingRun
 from alignment.training.metrics import final_means
 from alignment.training.offline_update import OfflineUpdate
 from alignment.training.online import OnlineUpdate
+from alignment.training.reference_errors import KnownErrors, read_errors
 from alignment.training.update import MakeUpdate
 
 logger = logging.getLogger(__name__)
@@ -60,9 +60,22 @@ class _Material:
 def _open_cache(spec: TrainSpec, paths: JobPaths) -> _Material:
     """Open the feature cache of an offline objective; ValueError when it is missing or does not fit the spec."""
     assert spec.cache_digest is not None
-    features = open_features(paths.input(spec.cache_digest, "feature cache"))
-    _check_match(spec, features)
-    return _Material(features.index.num_pairs, lambda device: partial(OfflineUpdate, features))
+    features = open_checked(paths, spec.cache_digest, spec.base_digest, spec.recipe)
+    num_pairs = features.index.num_pairs
+    known = _open_reference(spec, paths, num_pairs)
+    return _Material(num_pairs, lambda device: partial(OfflineUpdate, features, known=known))
+
+
+def _open_reference(spec: TrainSpec, paths: JobPaths, num_pairs: int) -> KnownErrors | None:
+    """Read the reference's errors if they are among the inputs; they are not part of the science, so they need not be.
+
+    ValueError when they do not fit the spec.
+    """
+    wanted = reference_spec(spec)
+    if wanted is None or not (folder := paths.inputs / wanted.key).is_dir():
+        return None
+    logger.info("the reference's errors were computed before")
+    return read_errors(folder, wanted, num_pairs)
 
 
 def _open_prompts(spec: TrainSpec, paths: JobPaths) -> _Material:
@@ -76,28 +89,6 @@ def _open_prompts(spec: TrainSpec, paths: JobPaths) -> _Material:
         return partial(OnlineUpdate, prompts, load_scorer(reward, weights_dir, device), reward.name)
 
     return _Material(len(prompts), make_update)
-
-
-def _check_match(spec: TrainSpec, features: CachedFeatures) -> None:
-    """Raise ValueError when the cache is of another base or backbone, or lacks required captions."""
-    encoded = features.index.spec
-    if encoded.base_digest != spec.base_digest:
-        raise ValueError(
-            f"The feature cache was encoded by base model {encoded.base_digest}, the spec trains {spec.base_digest}. "
-            "Encode the snapshot again with that base."
-        )
-    if encoded.backbone != spec.recipe.backbone:
-        raise ValueError(
-            f"The feature cache was encoded for {encoded.backbone!r}, the recipe needs {spec.recipe.backbone!r}. "
-            "Encode the snapshot again, or change the recipe's backbone."
-        )
-    if encoded.images != spec.recipe.images:
-        raise ValueError(
-            f"The feature cache was cut as {encoded.images!r}, the recipe needs {spec.recipe.images!r}. Encode the"
-            " snapshot again, or change the recipe's images."
-        )
-    if spec.recipe.objective.needs_captions and not features.has_captions():
-        check_captions(spec.recipe.objective, 0, "the feature cache")
 
 
 def _result_of(spec: TrainSpec, out: Path, *, num_pairs: int) -> TrainResult:

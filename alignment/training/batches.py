@@ -3,8 +3,8 @@
 B counts pairs, C H W a latent. An optimiser step is numbered from 0 here.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import groupby
 
 import torch
@@ -43,18 +43,41 @@ class PairBatch:
     chosen_captions: Conditioning
     rejected_captions: Conditioning
     weight_B: Tensor
+    known_reference: Mapping[str, Tensor] = field(default_factory=dict)
+    """Errors of the reference that were computed before, `chosen_B` and `rejected_B`; empty if there are none."""
 
     def to(self, device: torch.device) -> "PairBatch":
-        """The same batch on a device."""
+        """Return the batch on a device; from pinned memory it is copied while the host goes on."""
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pinned(self) -> "PairBatch":
+        """Return the batch in page-locked memory, from which a GPU copies by itself."""
+        return self._each(torch.Tensor.pin_memory)
+
+    def rows(self, first: int, last: int) -> "PairBatch":
+        """Return some of its pairs."""
+        return self._each(lambda tensor: tensor[first:last])
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "PairBatch":
         return PairBatch(
-            chosen_BCHW=self.chosen_BCHW.to(device),
-            rejected_BCHW=self.rejected_BCHW.to(device),
-            noise_BCHW=self.noise_BCHW.to(device),
-            timesteps_B=self.timesteps_B.to(device),
-            chosen_captions={name: states.to(device) for name, states in self.chosen_captions.items()},
-            rejected_captions={name: states.to(device) for name, states in self.rejected_captions.items()},
-            weight_B=self.weight_B.to(device),
+            chosen_BCHW=change(self.chosen_BCHW),
+            rejected_BCHW=change(self.rejected_BCHW),
+            noise_BCHW=change(self.noise_BCHW),
+            timesteps_B=change(self.timesteps_B),
+            chosen_captions={name: change(states) for name, states in self.chosen_captions.items()},
+            rejected_captions={name: change(states) for name, states in self.rejected_captions.items()},
+            weight_B=change(self.weight_B),
+            known_reference={name: change(errors) for name, errors in self.known_reference.items()},
         )
+
+
+KnownReference = Callable[[Sequence[Visit]], Mapping[str, Tensor]]
+"""Visits -> `PairBatch.known_reference` of the pairs as they are labelled."""
+
+
+def nothing_known(visits: Sequence[Visit]) -> Mapping[str, Tensor]:
+    """Return no errors: the step computes them."""
+    return {}
 
 
 def step_visits(step: int, *, global_batch: int, num_pairs: int, seed: int) -> list[Visit]:
@@ -88,7 +111,14 @@ def micro_batches(
     return pieces
 
 
-def assemble(visits: Sequence[Visit], features: CachedFeatures, recipe: Recipe, schedule: ForwardProcess) -> PairBatch:
+def assemble(
+    visits: Sequence[Visit],
+    features: CachedFeatures,
+    recipe: Recipe,
+    schedule: ForwardProcess,
+    *,
+    known: KnownReference = nothing_known,
+) -> PairBatch:
     """Read the visited pairs, all of one bucket, and draw their randomness; `flip_labels` swaps the two sides."""
     rows = [_Row.draw(visit, features, recipe, schedule) for visit in visits]
     return PairBatch(
@@ -101,7 +131,13 @@ def assemble(visits: Sequence[Visit], features: CachedFeatures, recipe: Recipe, 
         rejected_captions=features.conditioning([row.caption_rejected for row in rows])
         | _stacked([row.image_rejected for row in rows]),
         weight_B=torch.tensor([visit.weight for visit in visits]),
+        known_reference=_swapped(known(visits)) if recipe.flip_labels else known(visits),
     )
+
+
+def _swapped(known: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Swap the errors of the two sides, which are those of the same two images under the same captions."""
+    return {"chosen_B": known["rejected_B"], "rejected_B": known["chosen_B"]} if known else known
 
 
 def _stacked(rows: Sequence[Conditioning]) -> Conditioning:

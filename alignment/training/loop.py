@@ -10,9 +10,10 @@ step, which are the mean over the global batch however it is split. Steps are co
 import logging
 import shutil
 import time
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
@@ -26,6 +27,7 @@ from alignment.files.durable import publish_folder
 from alignment.files.progress import JobProgress
 from alignment.training.checkpoint import CheckpointFolder, TrainingState, gather, read_state, restore, trainable
 from alignment.training.divergence import ChosenWatch, DivergenceWatch, check_weights
+from alignment.training.health.run_health import RunHealth
 from alignment.training.metrics import append_metrics, cut_back
 from alignment.training.optimisation import build_optimiser, learning_rate, set_learning_rate
 from alignment.training.peak_memory import peak_memory
@@ -64,6 +66,7 @@ class TrainingRun:
             mixed_precision="no", cpu=not torch.cuda.is_available(), kwargs_handlers=[settings]
         )
         self.device = self.accelerator.device
+        self.health = RunHealth(self.device)
         self.sharded = self.placement.sharding == "fsdp2" and self.accelerator.num_processes > 1
         self.denoiser = self._load_policy(torch.device("cpu") if self.sharded else None)
         if self.sharded:
@@ -91,6 +94,7 @@ class TrainingRun:
             denoiser=self.denoiser,
             wrapped=self.denoiser if self.sharded else self.accelerator.prepare(self.denoiser),
             sharded=self.sharded,
+            health=self.health,
         )
         self.update = inputs.make_update(bench)
 
@@ -132,10 +136,12 @@ class TrainingRun:
         with (
             StopSignal() as stop,
             JobProgress(self.out, total=self.recipe.steps, unit="steps", done=self.done, enabled=main) as progress,
+            closing(self.update),
         ):
             self._prime()
             if self.done == 0:
                 self._draw()
+            self.health.start(self.done)
             while self.done < self.recipe.steps:
                 metrics, stop_requested = self._step(stop)
                 measured = self._measure()
@@ -186,18 +192,24 @@ class TrainingRun:
         started = time.perf_counter()
         torch.manual_seed(stream_seed("step", self.recipe.seed, self.done, self.accelerator.process_index))
         sums = self.update(self.done)
-        metrics, stop_requested = self._reduce(sums, stop)
-        norm = whole(torch.nn.utils.clip_grad_norm_(self.weights, self.recipe.max_grad_norm)).item()
+        with self.health.clock.phase("optimiser"):
+            total = self._total([*(sums[name] for name in sorted(sums)), self._stop_flag(stop)])
+            norm_1 = whole(torch.nn.utils.clip_grad_norm_(self.weights, self.recipe.max_grad_norm)).reshape(1)
+        # The only point of a step at which the host waits for the device: the update must not follow a loss that is
+        # not finite.
+        *totals, stopped, norm = torch.cat([total, norm_1.to(total)]).tolist()
+        metrics = {name: value / self.recipe.global_batch for name, value in zip(sorted(sums), totals, strict=True)}
         self.watch.observe(self.done + 1, metrics["loss"], norm)
         rate = learning_rate(self.done, self.recipe.optimiser, self.recipe.steps)
-        set_learning_rate(self.optimiser, rate)
-        self.optimiser.step()
-        self.optimiser.zero_grad(set_to_none=True)
+        with self.health.clock.phase("optimiser"):
+            set_learning_rate(self.optimiser, rate)
+            self.optimiser.step()
+            self.optimiser.zero_grad(set_to_none=True)
         self.done += 1
         metrics |= {"gradient_norm": norm, "learning_rate": rate} | self.chosen.observe(metrics)
         metrics[f"{self.update.unit}_per_second"] = self.recipe.global_batch / (time.perf_counter() - started)
         metrics |= peak_memory(self.device)
-        return metrics, stop_requested
+        return metrics, stopped > 0
 
     def _measure(self) -> dict[str, float]:
         """Measure the updated weights if the update does so after this step; the same on every process."""
@@ -205,24 +217,19 @@ class TrainingRun:
         if not parts:
             return {}
         names = sorted(parts)
-        return dict(zip(names, self._total([parts[name] for name in names]), strict=True))
+        return dict(zip(names, self._total([parts[name] for name in names]).tolist(), strict=True))
 
-    def _total(self, parts: list[Tensor]) -> list[float]:
+    def _total(self, parts: list[Tensor]) -> Tensor:
         """Add up each number over the processes."""
         total: Any = self.accelerator.reduce(torch.stack(parts), "sum")
-        return [float(value) for value in total.tolist()]
+        return cast(Tensor, total)
 
     def _shown(self, metrics: dict[str, float]) -> str:
         name = self.update.shown
         return f"{name.removeprefix('implicit_')} {metrics[name]:.2f}"
 
-    def _reduce(self, sums: dict[str, Tensor], stop: StopSignal) -> tuple[dict[str, float], bool]:
-        """Means over the global batch, the same on every process."""
-        names = sorted(sums)
-        stop_requested = torch.tensor(float(stop.requested), dtype=torch.float64, device=self.device)
-        total = self._total([*(sums[name] for name in names), stop_requested])
-        means = {name: value / self.recipe.global_batch for name, value in zip(names, total, strict=False)}
-        return means, total[-1] > 0
+    def _stop_flag(self, stop: StopSignal) -> Tensor:
+        return torch.full((), float(stop.requested), dtype=torch.float64, device=self.device)
 
     def _norms(self) -> dict[str, float]:
         """Compare policy and base after the last step; the state of the random generators is restored.
@@ -254,11 +261,12 @@ class TrainingRun:
             self.saved = self.done
         logged = always or last or self.done % placement.log_every_steps == 0
         if self.accelerator.is_main_process and logged:
-            append_metrics(self.out, self.done, metrics)
+            append_metrics(self.out, self.done, metrics | self.health.read(self.done))
         if last or self.done % placement.sample_every_steps == 0:
             self._draw()
         if due:
-            self._checkpoint()
+            with self.health.clock.phase("checkpoint"):
+                self._checkpoint()
 
     def _is_due(self) -> bool:
         """Return True when a checkpoint should be written after this step.

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from alignment.contracts.jobs import METRICS_FILE, MetricsLine
+from alignment.contracts.jobs import HEALTH, METRICS_FILE, MetricsLine
 from alignment.files.durable import write_bytes
 
 
@@ -46,9 +46,10 @@ def cut_back(path: Path, step: int) -> None:
 def final_means(out: Path, steps: int) -> dict[str, float]:
     """Means over the lines of the last tenth of the steps, or of the last line when that tenth has none.
 
-    The last line names the metrics. One that is not in every line is the mean over those that have it.
+    The last line names the metrics. One that is not in every line is the mean over those that have it. Metrics of the
+    host's health are left out.
     """
     lines = [MetricsLine.model_validate(line) for line in read_lines(out / METRICS_FILE)]
     tail = [line for line in lines if line.step > steps - max(1, steps // 10)] or lines[-1:]
-    names = tail[-1].metrics if tail else {}
+    names = [name for name in tail[-1].metrics if not name.startswith(HEALTH)] if tail else []
     return {name: statistics.fmean(line.metrics[name] for line in tail if name in line.metrics) for name in names}

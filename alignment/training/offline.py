@@ -17,6 +17,7 @@ from alignment.catalogues.lookup import resolve
 from alignment.catalogues.objectives import ObjectiveParams
 from alignment.objectives.inputs import ObjectiveOutput, PairErrors
 from alignment.training.batches import PairBatch
+from alignment.training.health.phases import PhaseClock
 from alignment.training.prediction_norm import PredictionNorms, prediction_norms
 
 Predict = Callable[[Tensor, Tensor, Conditioning], Tensor]
@@ -40,10 +41,17 @@ class OfflineStep:
     """Noise a pair's two images alike, run policy and reference, and pass the errors to the objective."""
 
     def __init__(
-        self, params: ObjectiveParams, schedule: ForwardProcess, *, policy: Predict, reference: Predict
+        self,
+        params: ObjectiveParams,
+        schedule: ForwardProcess,
+        *,
+        policy: Predict,
+        reference: Predict,
+        clock: PhaseClock | None = None,
     ) -> None:
-        """`reference` is called only if the objective needs it."""
+        """`reference` is called only if the objective needs it and the batch does not hold its errors."""
         self.params = params
+        self.clock = clock or PhaseClock()
         self.objective: Callable[..., ObjectiveOutput] = resolve(params.implementation)
         self.takes_reference = takes_reference(self.objective)
         self.schedule = schedule
@@ -56,11 +64,20 @@ class OfflineStep:
         inputs: dict[str, Any] = {}
         if self.takes_reference:
             # Before the policy's pass: a LoRA's reference toggles the adapters, which must be on when gradients flow.
-            with torch.no_grad():
-                inputs["reference"] = self._errors(self.reference, noised)
-        inputs["policy"] = self._errors(self.policy, noised)
-        output = self.objective(params=self.params, **inputs)
+            known = batch.known_reference
+            inputs["reference"] = PairErrors(**known) if known else self._reference_errors(noised)
+        with self.clock.phase("forward"):
+            inputs["policy"] = self._errors(self.policy, noised)
+            output = self.objective(params=self.params, **inputs)
         return _StepOutput(output.loss_B, _monitors(output, **inputs))
+
+    def reference_errors(self, batch: PairBatch) -> PairErrors:
+        """Compute only the reference's errors on a batch."""
+        return self._reference_errors(_noise_pairs(batch, self.schedule))
+
+    def _reference_errors(self, noised: "_NoisedPairs") -> PairErrors:
+        with self.clock.phase("reference"), torch.no_grad():
+            return self._errors(self.reference, noised)
 
     @torch.no_grad()
     def norms(self, batch: PairBatch, reference: Predict) -> PredictionNorms:

@@ -141,6 +141,9 @@ class OnlineUpdate:
         torch.autograd.backward(answer_BCHW.float().sum() * 0)
 
     @torch.no_grad()
+    def close(self) -> None:
+        """Do nothing: no thread works beside the steps."""
+
     def norms(self) -> list[PredictionNorms]:
         """Compare policy and base at every denoising step of the base's trajectories for the first prompts.
 

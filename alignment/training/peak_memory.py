@@ -9,14 +9,16 @@ PROCESS_STATUS = Path("/proc/self/status")
 
 
 def peak_memory(device: torch.device) -> dict[str, float]:
-    """Return the figure under its metric's name, in GiB; empty on a host that does not report it.
+    """Return the figures under their metrics' names, in GiB; empty on a host that does not report it.
 
-    gpu_memory_gib is the peak that torch has allocated; the driver's context and the allocator's reserve are extra.
+    gpu_memory_gib is the peak that torch has allocated; gpu_reserved_gib is the peak that its allocator holds, which
+    includes gaps between allocations. The driver's context is extra.
     resident_memory_gib is the kernel's high-water mark of this program, including shared libraries and mapped files
     (getrusage would carry over the mark of the parent that started it).
     """
     if device.type == "cuda":
-        return {"gpu_memory_gib": torch.cuda.max_memory_allocated(device) / 2**30}
+        allocated, reserved = torch.cuda.max_memory_allocated(device), torch.cuda.max_memory_reserved(device)
+        return {"gpu_memory_gib": allocated / 2**30, "gpu_reserved_gib": reserved / 2**30}
     resident = _resident_peak_gib()
     return {} if resident is None else {"resident_memory_gib": resident}
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from alignment.backbones.interface import Backbone
 from alignment.contracts.jobs import Placement
 from alignment.contracts.training import Recipe
+from alignment.training.health.run_health import RunHealth
 from alignment.training.prediction_norm import PredictionNorms
 from alignment.training.sharding import shard
 
@@ -31,6 +32,7 @@ class Workbench:
     """
     sharded: bool = False
     """True when all processes must run the same passes; see sharding.py."""
+    health: RunHealth = field(default_factory=lambda: RunHealth(torch.device("cpu")))
 
     @property
     def device(self) -> torch.device:
@@ -94,6 +96,9 @@ class Update(Protocol):
         Called after the last step, by the main process, or by all processes when the weights are sharded.
         """
         ...
+
+    def close(self) -> None:
+        """Stop what works beside the steps. Called once, after the last step or an error."""
 
 
 MakeUpdate = Callable[[Workbench], Update]

@@ -204,7 +204,12 @@ def _caches(project: str, overrides: Overrides, data: Json) -> list[Json]:
 def _trainings(project: str, overrides: Overrides) -> list[Json]:
     """Return the input of a train job for each recipe."""
     data = _training_data(project, overrides)
-    return training.plan_trainings(project, data, _caches(project, overrides, data), overrides)
+    caches = _caches(project, overrides, data)
+    references = [
+        _job(project, overrides, "reference_errors", given)
+        for given in training.plan_references(project, data, caches, overrides)
+    ]
+    return training.plan_trainings(project, data, caches, references, overrides)
 
 
 def _train(project: str, overrides: Overrides, trainings: list[Json]) -> list[Json]:

@@ -18,10 +18,11 @@ from alignment.contracts.data import DatasetSnapshot, EncodeSpec, FeatureCache
 from alignment.contracts.evaluation import EvalSpec
 from alignment.contracts.jobs import SAMPLES_DIR, SCORE_PIECES_DIR
 from alignment.contracts.labelling import DrawSpec, LabelSpec
+from alignment.contracts.reference_errors import ReferenceErrors, ReferenceSpec
 from alignment.contracts.reward_models import RewardTrainSpec
 from alignment.contracts.soup import SoupSpec
 from alignment.contracts.training import Recipe, TrainResult, TrainSpec
-from alignment.contracts.values import Record, ValueObject
+from alignment.contracts.values import PositiveInt, Record, ValueObject
 from pipelines.contracts.jobs import JobKind, JobRequest
 from pipelines.contracts.release import CandidateVersion
 from pipelines.project.file import Project
@@ -38,6 +39,7 @@ __all__ = [
     "Evaluate",
     "Job",
     "Label",
+    "Reference",
     "Soup",
     "Train",
     "TrainReward",
@@ -169,6 +171,22 @@ class Encode(Job):
     recipe: ProjectRecipe
 
 
+class Reference(Job):
+    """Compute the base's errors that several recipes need, once for all of them."""
+
+    name = "reference_errors"
+    spec = ReferenceSpec
+    folder = "reference_errors"
+    placement = "train"
+    builder = "pipelines.dispatch.requests.training:reference_request"
+
+    recipe: ProjectRecipe
+    """Any of the recipes."""
+    cache: FeatureCache
+    num_visits: PositiveInt
+    """Number of pairs that the longest of the recipes sees, counted once per epoch."""
+
+
 class Train(Job):
     """Train a recipe on a feature cache or, if it is online, on the project's prompts and a reward."""
 
@@ -183,6 +201,8 @@ class Train(Job):
     """None for an online recipe, which draws its own images."""
     snapshot: DatasetSnapshot | None = None
     """Snapshot of the cache; registration reads it from the plan of trainings, the request does not."""
+    reference: ReferenceErrors | None = None
+    """The base's errors, if they were computed before. They change neither the specification nor the curve."""
 
 
 class Soup(Job):
@@ -256,7 +276,7 @@ class Calibrate(Job):
 
 
 JOB_KINDS: tuple[type[Job], ...] = (
-    *(DrawPairs, Label, Caption, Encode, Train),
+    *(DrawPairs, Label, Caption, Encode, Reference, Train),
     *(Soup, TrainReward, Evaluate, Coverage, Calibrate),
 )
 

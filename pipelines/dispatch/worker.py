@@ -48,6 +48,8 @@ log = logging.getLogger(__name__)
 TERMINATED = 128 + signal.SIGTERM
 EXIT_CODES = {"bad_input": 2, "bad_data": 2, "preempted": TERMINATED}
 STORAGE_FULL = {errno.ENOSPC, errno.EDQUOT}
+STREAMING = {"train", "reference_errors"}
+"""Kinds of job that can read a feature cache while it arrives."""
 Command = Callable[[JobFolder, str, Placement], list[str]]
 RUN_STATUS: dict[int, Literal["FINISHED", "KILLED"]] = {0: "FINISHED", TERMINATED: "KILLED"}
 
@@ -140,7 +142,7 @@ def _run_job(
         log.info("An earlier attempt has the result; only publishing is left")
     else:
         with _bad_data():
-            streaming = streams if request.kind == "train" else None
+            streaming = streams if request.kind in STREAMING else None
             link_inputs(request.inputs, folder.inputs_dir, settings, streaming)
     prepare_files(folder, request)
     if own_rank():

@@ -14,6 +14,7 @@ from alignment.contracts.data import Encoding
 from alignment.contracts.evaluation import check_sampler
 from alignment.contracts.jobs import DevicePrices
 from alignment.contracts.labelling import LabelModel
+from alignment.contracts.reference_errors import sharing
 from alignment.contracts.soup import recipe_family
 from alignment.contracts.training import Recipe, check_sharding
 from pipelines.project.approval import ApprovalSection, NotifySection, ReconcileSection
@@ -137,6 +138,13 @@ class Project(Section):
     def encodes(self) -> bool:
         """Return True if any recipe trains on encoded features. Online recipes draw their images instead."""
         return any(not recipe.objective.online for recipe in self.recipes())
+
+    def shared_references(self) -> list[list[int]]:
+        """Return groups of recipes, by position, that need the same errors of the base, which are computed once.
+
+        Sharded weights are gathered by all processes together, so there every recipe computes them.
+        """
+        return sharing(self.recipes()) if self.placement.train.sharding == "none" else []
 
     def caption_section(self) -> CaptionsSection:
         """Return the table [captions]; ValueError when the project has none."""

@@ -28,7 +28,7 @@ from pipelines.workspace import Workspace
 
 log = logging.getLogger(__name__)
 
-SEARCH_VERSION = 1
+SEARCH_VERSION = 2
 """Raised when the same inputs would now lead to other trials or other figures."""
 FOLDER = "searches"
 
@@ -97,6 +97,7 @@ def search(
         limits=limits,
         shapes=denoiser_shapes(local_folder(project.base.uri, settings)),
         run_job=run_job,
+        shared_visits=space.most_visits() if space.section.trials > 1 else 0,
     )
     with _only_one(settings.state_dir / FOLDER / digest) as folder:
         study = open_study(folder, digest)

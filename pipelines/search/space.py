@@ -88,6 +88,12 @@ class Space(Record):
         fixed_lists = {name: AS_IT_IS for name, values in lists.items() if values}
         return [{"recipe": name, **fixed, **fixed_lists} for name in self.starts]
 
+    def most_visits(self) -> int:
+        """Return the most pairs that a trial sees, counted once per epoch; an upper bound."""
+        own = [start.load().global_batch for start in self.starts.values()]
+        # The steps of another global batch are rounded: at most half a batch more, or a single step.
+        return self.section.trial_steps * max(own) + max([*own, *self.section.global_batches])
+
     def propose(self, suggest: _Suggest) -> Proposal:
         """Request every choice and build the recipe; ValueError when the choices do not make a valid one."""
         label = str(suggest.suggest_categorical("recipe", tuple(self.starts)))

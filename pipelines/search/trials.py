@@ -5,18 +5,19 @@ import logging
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from alignment.contracts.data import DatasetSnapshot, FeatureCache
 from alignment.contracts.evaluation import Comparison, EvalReport
-from alignment.contracts.jobs import METRICS_FILE, SCORES_FILE, MetricsLine
-from alignment.contracts.training import Recipe, TrainResult
+from alignment.contracts.jobs import HEALTH, METRICS_FILE, SCORES_FILE, MetricsLine
+from alignment.contracts.reference_errors import ReferenceErrors, may_share
+from alignment.contracts.training import Lora, Recipe, TrainResult
 from alignment.statistics.comparison import Floats, ScoreTable, seed_grid
 from pipelines.contracts.jobs import JobRequest
 from pipelines.contracts.release import CandidateVersion
 from pipelines.dispatch import jobs
-from pipelines.dispatch.job_kinds import Encode, Evaluate, Train
+from pipelines.dispatch.job_kinds import Encode, Evaluate, Reference, Train
 from pipelines.dispatch.requests.judging import comparison_request
 from pipelines.project.file import Project
 from pipelines.search.memory_floor import Shapes, memory_floor
@@ -30,6 +31,8 @@ log = logging.getLogger(__name__)
 
 MEMORY_METRICS = ("gpu_memory_gib", "resident_memory_gib")
 PACE_METRICS = ("pairs_per_second", "prompts_per_second")
+REFERENCE_TIME = f"{HEALTH}reference_milliseconds"
+"""Metric of a run that computed the base's errors itself."""
 
 RunJob = Callable[[JobRequest], dict[str, Any]]
 """Run a job to its end, or find its result; JobError when there is none."""
@@ -55,6 +58,9 @@ class TrialBench:
     shapes: Shapes
     """Shapes of the base's denoiser."""
     run_job: RunJob
+    shared_visits: int = 0
+    """Visits of pairs of the longest trial, whose errors of the base are computed once for all trials; 0: each trial
+    computes them."""
 
     @property
     def judge(self) -> str:
@@ -78,13 +84,14 @@ class TrialBench:
         if floor > self.limits.memory_gib:
             return _refused(report, "over_memory", f"Weights and optimiser alone need {floor:.2f} GiB.", started)
         try:
-            request = self.train_request(proposal)
+            training = self.training(proposal)
+            request = training.request(self._workspace(proposal))
             result = TrainResult.model_validate(self.run_job(request))
         except jobs.Diverged as error:
             return _refused(report, "diverged", str(error), started)
         except jobs.OutOfMemory as error:
             return _refused(report, "out_of_memory", str(error), started)
-        report = _with_figures(report, self.figures(result), proposal.recipe)
+        report = _with_figures(report, self.figures(result, training.reference), proposal.recipe)
         report = report.model_copy(update={"spec_digest": result.spec_digest})
         return self._judged(report, result, seconds_left, started)
 
@@ -113,15 +120,31 @@ class TrialBench:
 
     # --- jobs ---
 
-    def train_request(self, proposal: Proposal) -> JobRequest:
-        """Return the trial's training job; its features are encoded first where that was not done before."""
-        placement = self.project.placement.model_copy(update={"train": proposal.placement})
-        workspace = Workspace(self.project.model_copy(update={"placement": placement}), self.settings)
+    def training(self, proposal: Proposal) -> Train:
+        """Return the trial's training; its features and, if shared, the base's errors are computed first where that
+        was not done before.
+        """
         if proposal.trial.objective.online:
-            return Train(recipe=proposal.trial).request(workspace)
-        encode = Encode(snapshot=self.snapshot, recipe=proposal.trial).request(workspace)
+            return Train(recipe=proposal.trial)
+        encode = Encode(snapshot=self.snapshot, recipe=proposal.trial).request(self._workspace(proposal))
         cache = FeatureCache.model_validate(self.run_job(encode))
-        return Train(recipe=proposal.trial, cache=cache).request(workspace)
+        return Train(recipe=proposal.trial, cache=cache, reference=self._reference(proposal, cache))
+
+    def _workspace(self, proposal: Proposal) -> Workspace:
+        placement = self.project.placement.model_copy(update={"train": proposal.placement})
+        return Workspace(self.project.model_copy(update={"placement": placement}), self.settings)
+
+    def _reference(self, proposal: Proposal, cache: FeatureCache) -> ReferenceErrors | None:
+        """Return the base's errors for the trials of this base, if they may be shared.
+
+        A full fine-tune loads its reference all the same: the trial measures the memory of the complete run.
+        """
+        recipe, sharded = proposal.trial, self.project.placement.train.sharding != "none"
+        if not self.shared_visits or sharded or not isinstance(recipe.tuning, Lora) or not may_share(recipe):
+            return None
+        job = Reference(recipe=recipe, cache=cache, num_visits=self.shared_visits)
+        request = job.request(Workspace(self.project, self.settings))
+        return ReferenceErrors.model_validate(self.run_job(request))
 
     def validation_request(self, result: TrainResult) -> JobRequest:
         """Return the job that compares a trial's weights with the base, like an evaluation of an unregistered
@@ -144,10 +167,22 @@ class TrialBench:
 
     # --- results of jobs ---
 
-    def figures(self, result: TrainResult) -> _Figures:
-        """Read pace and peak of a finished trial from its metrics.jsonl in the store."""
-        data = open_store(self.settings.store_uri, self.settings).read_bytes(f"{result.uri}/{METRICS_FILE}")
-        return _read_figures([MetricsLine.model_validate(json.loads(line)).metrics for line in data.splitlines()])
+    def figures(self, result: TrainResult, reference: ReferenceErrors | None = None) -> _Figures:
+        """Read pace and peak of a finished trial from its metrics.jsonl in the store.
+
+        A trial that found the base's errors is slower by the pace at which they were computed, as the complete run is.
+        """
+        lines = self._metrics(result.uri)
+        figures = _read_figures(lines)
+        if reference is None or any(REFERENCE_TIME in line for line in lines):
+            return figures
+        paces = [line[PACE_METRICS[0]] for line in self._metrics(reference.uri)]
+        seconds = 1 / figures.items_per_second + 1 / statistics.median(paces)
+        return replace(figures, items_per_second=1 / seconds)
+
+    def _metrics(self, uri: str) -> list[dict[str, float]]:
+        data = open_store(self.settings.store_uri, self.settings).read_bytes(f"{uri}/{METRICS_FILE}")
+        return [MetricsLine.model_validate(json.loads(line)).metrics for line in data.splitlines()]
 
     def prompt_scores(self, report: TrialReport) -> Floats:
         """Return the validation judge's mean over seeds for each prompt, for a trial's weights."""

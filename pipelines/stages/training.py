@@ -1,6 +1,6 @@
 """Stages of training: plans of encodings, trainings and rewards, and the recipe search."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -51,6 +51,16 @@ def plan_rewards(path: str) -> list[Json]:
     return plans
 
 
+def plan(what: str, path: str, snapshot: Json, *results: Sequence[Json]) -> list[Json]:
+    """Plan `encodings`, `references` or `trainings`, with the results of the jobs of the plans before."""
+    plans: dict[str, Callable[..., list[Json]]] = {
+        "encodings": plan_encodings,
+        "references": plan_references,
+        "trainings": plan_trainings,
+    }
+    return plans[what](path, snapshot, *results)
+
+
 def plan_encodings(path: str, snapshot: Json, overrides: tuple[str, ...] = ()) -> list[Json]:
     """Return the `given` of the encode jobs: one for each distinct snapshot, backbone and cut.
 
@@ -59,25 +69,59 @@ def plan_encodings(path: str, snapshot: Json, overrides: tuple[str, ...] = ()) -
     return list(_encodings(path, snapshot, overrides).values())
 
 
-def plan_trainings(path: str, snapshot: Json, caches: Sequence[Json], overrides: tuple[str, ...] = ()) -> list[Json]:
+def plan_references(path: str, snapshot: Json, caches: Sequence[Json], overrides: tuple[str, ...] = ()) -> list[Json]:
+    """Return the `given` of a job for each group of recipes that need the same errors of the base.
+
+    Empty unless two recipes share them. `caches` as in `plan_trainings`.
+    """
+    project = read_project(path, overrides)
+    recipes = project.recipes()
+    trainings = plan_trainings(path, snapshot, caches, overrides=overrides)
+    plans = []
+    for positions in project.shared_references():
+        visits = max(recipes[position].steps * recipes[position].global_batch for position in positions)
+        first = positions[0]
+        plans.append({"recipe": first, "cache": trainings[first]["cache"], "num_visits": visits})
+    return plans
+
+
+def plan_trainings(
+    path: str,
+    snapshot: Json,
+    caches: Sequence[Json],
+    references: Sequence[Json] = (),
+    overrides: tuple[str, ...] = (),
+) -> list[Json]:
     """Return the `given` of a train job for each recipe: its snapshot, its position and, unless online, its cache.
 
-    `caches` are the results of the jobs of `plan_encodings`, in its order.
+    `caches` and `references` are the results of the jobs of `plan_encodings` and `plan_references`, in their order.
+    Without the latter every recipe computes the base's errors itself.
     """
-    encodings = _encodings(path, snapshot, overrides)
-    if len(caches) != len(encodings):
-        raise ValueError(
-            f"{len(caches)} of {len(encodings)} encodings left a result. An encode task that was marked as success"
-            " leaves none: clear it; the result of a finished job is found by digest."
-        )
+    project, encodings = read_project(path, overrides), _encodings(path, snapshot, overrides)
+    _check_results(caches, len(encodings), "encodings", task="encode")
     found = dict(zip(encodings, caches, strict=True))
     trainings = []
-    for index, recipe in enumerate(read_project(path, overrides).recipes()):
+    for index, recipe in enumerate(project.recipes()):
         given: Json = {"snapshot": _training_snapshot(path, snapshot, index, overrides), "recipe": index}
         if not recipe.objective.online:
             given["cache"] = found[_encoding_key(given["snapshot"], recipe)]
         trainings.append(given)
+    if references:
+        groups = project.shared_references()
+        _check_results(references, len(groups), "references", task="reference")
+        for positions, reference in zip(groups, references, strict=True):
+            for position in positions:
+                trainings[position]["reference"] = reference
     return trainings
+
+
+def _check_results(results: Sequence[Json], expected: int, what: str, *, task: str) -> None:
+    """Raise ValueError when a planned job left no result."""
+    if len(results) != expected:
+        raise ValueError(
+            f"{len(results)} of {expected} {what} left a result. A task {task!r} that was marked as success leaves"
+            " none: clear it; the result of a finished job is found by digest."
+        )
 
 
 def _encodings(path: str, snapshot: Json, overrides: tuple[str, ...]) -> dict[str, Json]:

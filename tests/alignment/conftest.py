@@ -21,6 +21,7 @@ from alignment.catalogues.rewards import ClipPreference
 from alignment.contracts.data import SQUARE, EncodeSpec, FeatureCache
 from alignment.contracts.jobs import Placement
 from alignment.contracts.judges import Judge
+from alignment.contracts.reference_errors import ReferenceSpec
 from alignment.contracts.training import OnlineData, Recipe, TrainSpec
 from alignment.files.durable import content_digest, file_sha256
 from alignment.jobs.outcome import JobPaths, _parse_paths, exit_code
@@ -272,6 +273,12 @@ class Bench:
         from alignment.jobs import train
 
         return self._run(train.main, spec, placement, out)
+
+    def reference_errors(self, out: Path, spec: ReferenceSpec, placement: Placement) -> int:
+        """Run the reference_errors job in this process and return its exit code."""
+        from alignment.jobs import reference_errors
+
+        return self._run(reference_errors.main, spec, placement, out)
 
     def train_spec(self, **changes: Any) -> TrainSpec:
         """Return the spec of a ten-step Diffusion-DPO run with adapters. `changes` replace fields of the recipe."""

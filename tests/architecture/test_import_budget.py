@@ -115,7 +115,7 @@ def test_training_a_unet_loads_its_own_family_only(tmp_path: Path) -> None:
 
 
 def test_every_job_entry_has_a_budget() -> None:
-    helpers = {"__init__", "outcome", "processes", "shared_output"}
+    helpers = {"__init__", "checked_features", "outcome", "processes", "shared_output"}
     jobs = {path.stem for path in (ROOT / "alignment" / "jobs").glob("*.py")} - helpers
     assert jobs == {*LIGHT_JOBS, *CLIP_JOBS}
 

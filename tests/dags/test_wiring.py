@@ -155,6 +155,21 @@ def test_a_soup_runs_between_training_and_a_single_registration(dags_with: Calla
     assert (soup.pool, soup.retries, [a.name for a in register.outlets]) == ("gpu", 2, ["shapes.candidate"])
 
 
+def test_recipes_that_share_errors_of_the_base_compute_them_once_before(
+    dags_with: Callable[[str], dict[str, Any]],
+) -> None:
+    train = dags_with(f'{TRAIN}{TRAIN}overrides = ["objective.beta=500"]\n')["shapes.train"]
+    assert edges(train) == EDGES["shapes.train"] | {
+        ("build_snapshot", "plan_references"),
+        ("encode", "plan_references"),
+        ("plan_references", "reference"),
+        ("reference", "plan_trainings"),
+    }
+    once = train.get_task("reference")
+    assert once.is_mapped
+    assert once.partial_kwargs["pool"] == "gpu"
+
+
 def test_without_a_soup_every_run_is_registered(dags: dict[str, Any]) -> None:
     mapped = {task.task_id for task in dags["shapes.train"].tasks if task.is_mapped}
     assert mapped == {"encode", "train", "register"}

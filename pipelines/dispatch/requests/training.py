@@ -4,14 +4,15 @@ from functools import partial
 
 from alignment.catalogues.objectives import check_captions
 from alignment.catalogues.rewards import ClipScore
-from alignment.contracts.data import EncodeSpec
+from alignment.contracts.data import EncodeSpec, FeatureCache
 from alignment.contracts.jobs import WEIGHTS_DIR
+from alignment.contracts.reference_errors import SHARED_PRECISIONS, ReferenceErrors, reference_spec
 from alignment.contracts.reward_models import RewardTrainSpec
 from alignment.contracts.soup import Greedy, SoupIngredient, SoupSpec, Uniform
 from alignment.contracts.training import OnlineData, Recipe, TrainSpec
 from alignment.statistics.prompts import parse_prompts
 from pipelines.contracts.jobs import JobInput, JobRequest
-from pipelines.dispatch.job_kinds import Encode, Soup, Train, TrainReward
+from pipelines.dispatch.job_kinds import Encode, Reference, Soup, Train, TrainReward
 from pipelines.dispatch.model_folders import check_scorer_folder
 from pipelines.dispatch.requests.inputs import (
     base_input,
@@ -26,7 +27,7 @@ from pipelines.project.sections import GreedySoupSection
 from pipelines.records.heldout_prompts import check_not_heldout, heldout_prompts
 from pipelines.workspace import Workspace
 
-__all__ = ["encode_request", "reward_request", "soup_request", "train_request"]
+__all__ = ["encode_request", "reference_request", "reward_request", "soup_request", "train_request"]
 
 
 def encode_request(workspace: Workspace, job: Encode) -> JobRequest:
@@ -42,6 +43,20 @@ def encode_request(workspace: Workspace, job: Encode) -> JobRequest:
         encoding=workspace.project.features,
     )
     return make_request(workspace, spec, inputs=[base, snapshot_input(snapshot)])
+
+
+def reference_request(workspace: Workspace, job: Reference) -> JobRequest:
+    """Compute the base's errors in the first visits of a recipe's pairs; ValueError when it may not share them."""
+    base = base_input(workspace)
+    training = TrainSpec(recipe=job.recipe, base_digest=base.content_digest, cache_digest=job.cache.content_digest)
+    spec = reference_spec(training)
+    if spec is None:
+        raise ValueError(
+            f"Recipe {job.recipe.name!r} cannot share errors of the base: it needs none, or its precision"
+            f" {job.recipe.precision!r} is not one of {', '.join(SHARED_PRECISIONS)}. Train it without."
+        )
+    spec = spec.model_copy(update={"common": spec.common.model_copy(update={"steps": job.num_visits})})
+    return make_request(workspace, spec, inputs=[base, _cache_input(job.cache)])
 
 
 def train_request(workspace: Workspace, job: Train) -> JobRequest:
@@ -60,8 +75,24 @@ def train_request(workspace: Workspace, job: Train) -> JobRequest:
     check_captions(recipe.objective, cache.num_captioned, f"feature cache {cache.uri}")
     base = base_input(workspace)
     spec = TrainSpec(recipe=recipe, base_digest=base.content_digest, cache_digest=cache.content_digest)
-    features = JobInput(content_digest=cache.content_digest, uri=cache.uri)
-    return make_request(workspace, spec, inputs=[base, features])
+    return make_request(workspace, spec, inputs=[base, _cache_input(cache), *_reference_inputs(spec, job.reference)])
+
+
+def _cache_input(cache: FeatureCache) -> JobInput:
+    return JobInput(content_digest=cache.content_digest, uri=cache.uri)
+
+
+def _reference_inputs(spec: TrainSpec, found: ReferenceErrors | None) -> list[JobInput]:
+    """Return the base's errors as an input, by the name under which the job looks for them."""
+    if found is None:
+        return []
+    wanted = reference_spec(spec)
+    if wanted is None or wanted.key != found.key:
+        raise ValueError(
+            f"The reference errors {found.uri} are not those of recipe {spec.recipe.name!r} on this base and cache."
+            " Leave them out, or compute them for this recipe."
+        )
+    return [JobInput(content_digest=found.content_digest, uri=found.uri, alias=wanted.key)]
 
 
 def soup_request(workspace: Workspace, job: Soup) -> JobRequest:

@@ -10,6 +10,7 @@ _JOB_TITLES = {
     "label": "labels",
     "draw_pairs": "drawing pairs",
     "encode": "features",
+    "reference_errors": "errors of the base",
     "train": "training",
     "soup": "averaging",
     "train_reward": "reward model",

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from alignment.contracts.data import DatasetSnapshot, FeatureCache
 from alignment.contracts.evaluation import EvalReport
 from alignment.contracts.jobs import METRICS_FILE, MetricsLine
+from alignment.contracts.reference_errors import ReferenceErrors
 from alignment.contracts.soup import SoupResult, SoupSpec
 from alignment.contracts.training import Recipe, TrainResult, TrainSpec
 from alignment.contracts.values import ValueObject
@@ -82,7 +83,7 @@ def read_provenance(
         result=_value(store, candidate.weights_uri, TrainResult),
         recipes=tuple(TrainSpec.model_validate(record.request.spec).recipe for record in runs),
         metrics=read_metrics(store, candidate.weights_uri),
-        records=(*encoded, *runs, *judged),
+        records=(*encoded, *_records(store, project, _errors_used(store, runs)), *runs, *judged),
         project_total=total,
     )
 
@@ -114,6 +115,13 @@ def _cache(store: Store, runs: Sequence[JobRecord]) -> FeatureCache | None:
             if part.content_digest == wanted:
                 return _value(store, part.uri, FeatureCache)
     return None
+
+
+def _errors_used(store: Store, runs: Sequence[JobRecord]) -> list[tuple[JobKind, str]]:
+    """Return the jobs whose errors of the base the runs read. Of their inputs only these have an alias."""
+    uris = [part.uri for record in runs for part in record.request.inputs if part.alias]
+    found = (_value(store, uri, ReferenceErrors) for uri in uris)
+    return [("reference_errors", errors.spec_digest) for errors in found if errors is not None]
 
 
 def _value(store: Store, uri: str, kind: type[Value]) -> Value | None:

@@ -7,6 +7,7 @@ from alignment.contracts.jobs import (
     CHOSEN_ALARM_STEPS,
     CHOSEN_CHANGE,
     CHOSEN_WORSE_STEPS,
+    HEALTH,
     NORM_RATIO,
     REWARD_GAIN,
     MetricsLine,
@@ -33,7 +34,7 @@ MOST_METRICS = 12
 
 def curves(lines: Sequence[MetricsLine]) -> dict[str, list[tuple[float, float]]]:
     """Map metric names to their finite (step, value) points; at most twelve metrics, the most informative first."""
-    names = {name for line in lines for name in line.metrics if not name.startswith(NORM_RATIO)}
+    names = {name for line in lines for name in line.metrics if not name.startswith((NORM_RATIO, HEALTH))}
     ordered = [name for name in FIRST_METRICS if name in names] + sorted(names - set(FIRST_METRICS))
     found = {
         name: [

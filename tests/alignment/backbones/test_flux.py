@@ -43,7 +43,8 @@ def test_packing_equals_the_pipelines_and_can_be_inverted() -> None:
     assert tokens[0, 1, :4].tolist() == [2.0, 3.0, 8.0, 9.0], "second patch of the first row, first channel"
     assert torch.equal(tokens, FluxPipeline._pack_latents(latents, 2, 3, 4, 6))
     assert torch.equal(_unpack(tokens, 4, 6), latents)
-    assert torch.equal(_positions(2, 3), FluxPipeline._prepare_latent_image_ids(2, 2, 3, "cpu", torch.float32))
+    expected = FluxPipeline._prepare_latent_image_ids(2, 2, 3, "cpu", torch.float32)
+    assert torch.equal(_positions(2, 3, torch.device("cpu"), torch.float32), expected)
 
 
 def test_text_states_come_from_t5_and_the_pooled_state_from_clip(tiny_flux_dir: Path) -> None:

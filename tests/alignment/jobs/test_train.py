@@ -19,7 +19,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from alignment.contracts.jobs import NORM_BINS, JobFailure, Placement, Progress, norm_ratios
+from alignment.contracts.jobs import HEALTH, NORM_BINS, JobFailure, Placement, Progress, norm_ratios
 from alignment.contracts.training import TrainResult
 from alignment.training import loop
 from alignment.training.checkpoint import _damage, read_state
@@ -53,11 +53,15 @@ def failure_of(out: Path) -> JobFailure:
     return JobFailure.model_validate_json((out / "failure.json").read_text())
 
 
+def is_reproduced(metric: str) -> bool:
+    return metric not in NOT_REPRODUCED and not metric.startswith(HEALTH)
+
+
 def curve_of(out: Path) -> list[tuple[int, dict[str, float]]]:
     """The steps and the metrics that a rerun must reproduce."""
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     return [
-        (line["step"], {name: value for name, value in line["metrics"].items() if name not in NOT_REPRODUCED})
+        (line["step"], {name: value for name, value in line["metrics"].items() if is_reproduced(name)})
         for line in lines
     ]
 

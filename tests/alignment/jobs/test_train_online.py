@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from alignment.contracts.jobs import JobFailure, Placement
+from alignment.contracts.jobs import HEALTH, JobFailure, Placement
 from alignment.contracts.training import TrainResult
 from alignment.rewards.clip_preference import ClipPreferenceScorer
 from alignment.training import loop
@@ -23,6 +23,10 @@ pytestmark = pytest.mark.timeout(300)
 
 QUIET = Placement(micro_batch=2, checkpoint_every_steps=1)
 NOT_REPRODUCED = {"prompts_per_second", "gpu_memory_gib", "resident_memory_gib"}
+
+
+def is_reproduced(metric: str) -> bool:
+    return metric not in NOT_REPRODUCED and not metric.startswith(HEALTH)
 
 
 def result_of(out: Path) -> TrainResult:
@@ -36,7 +40,7 @@ def failure_of(out: Path) -> JobFailure:
 def curve_of(out: Path) -> list[tuple[int, dict[str, float]]]:
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     return [
-        (line["step"], {name: value for name, value in line["metrics"].items() if name not in NOT_REPRODUCED})
+        (line["step"], {name: value for name, value in line["metrics"].items() if is_reproduced(name)})
         for line in lines
     ]
 

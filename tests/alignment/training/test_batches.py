@@ -138,3 +138,21 @@ def test_moving_a_batch_keeps_it(bench: Any, features: CachedFeatures) -> None:
     moved = batch.to(torch.device("meta"))
     assert moved.chosen_BCHW.device.type == moved.chosen_captions["states_LD"].device.type == "meta"
     assert moved.weight_B.shape == batch.weight_B.shape
+
+
+def test_known_errors_follow_the_labels(bench: Any, features: CachedFeatures) -> None:
+    def known(visits: Any) -> dict[str, torch.Tensor]:
+        numbers = torch.tensor([float(visit.pair) for visit in visits])
+        return {"chosen_B": numbers, "rejected_B": numbers + 0.5}
+
+    visits = [Visit(3, 1), Visit(9, 0)]
+    straight = assemble(visits, features, bench.train_spec().recipe, SCHEDULE, known=known)
+    flipped = assemble(visits, features, bench.train_spec(flip_labels=True).recipe, SCHEDULE, known=known)
+    assert straight.known_reference["chosen_B"].tolist() == [3.0, 9.0]
+    assert flipped.known_reference["chosen_B"].tolist() == [3.5, 9.5]
+    assert flipped.known_reference["rejected_B"].tolist() == [3.0, 9.0]
+    assert assemble(visits, features, bench.train_spec().recipe, SCHEDULE).known_reference == {}
+    second = straight.rows(1, 2)
+    assert second.known_reference["chosen_B"].tolist() == [9.0]
+    assert torch.equal(second.chosen_BCHW, straight.chosen_BCHW[1:])
+    assert len(second.chosen_captions["states_LD"]) == 1

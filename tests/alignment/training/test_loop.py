@@ -1,5 +1,7 @@
 """The loop's arithmetic on one process; interruptions and several processes are in jobs/test_train.py."""
 
+import json
+import threading
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -9,7 +11,7 @@ import pytest
 import torch
 
 from alignment.backbones.stable_diffusion import StableDiffusionBackbone
-from alignment.contracts.jobs import Placement
+from alignment.contracts.jobs import HEALTH, Placement
 from alignment.contracts.training import TrainSpec
 from alignment.data.features import CachedFeatures
 from alignment.training.loop import RunInputs, TrainingRun
@@ -98,3 +100,45 @@ def test_a_base_that_does_not_fit_at_the_end_costs_the_figure_and_not_the_result
     run.run()
     assert list((tmp_path / "out").rglob("*.safetensors"))
     assert "norms of the predictions were not compared" in caplog.text
+
+
+def test_the_host_waits_for_the_device_once_in_a_step(
+    bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each value that the host reads makes a GPU finish its queue first. The other tensors read are on the host."""
+    run = run_of(bench, bench.train_spec(steps=3), tmp_path / "out", micro_batch=4)
+    read: list[str] = []
+    within = []
+    for name in ("item", "tolist", "__float__", "__bool__", "__int__"):
+        honest = getattr(torch.Tensor, name)
+
+        def spy(self: Any, *, name: str = name, honest: Any = honest) -> Any:
+            if within and self.dtype.is_floating_point and threading.current_thread() is threading.main_thread():
+                read.append(name)
+            return honest(self)
+
+        monkeypatch.setattr(torch.Tensor, name, spy)
+    step = run._step
+
+    def counted(stop: Any) -> Any:
+        within.append(1)
+        found = step(stop)
+        within.clear()
+        return found
+
+    monkeypatch.setattr(run, "_step", counted)
+    monkeypatch.setattr(run.optimiser, "step", lambda: None)  # it reads its own step counts, which are on the host
+    run.run()
+    assert read == ["tolist"] * 3
+
+
+def test_metrics_say_how_long_each_phase_took(bench: Any, tmp_path: Path) -> None:
+    run_of(bench, bench.train_spec(steps=4), tmp_path / "out", log_every_steps=2, checkpoint_every_steps=2).run()
+    first, last = (
+        json.loads(line)["metrics"] for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()
+    )
+    phases = {"data", "forward", "reference", "backward", "optimiser"}
+    assert {f"{HEALTH}{phase}_milliseconds" for phase in phases} | {f"{HEALTH}idle_share"} <= first.keys()
+    assert f"{HEALTH}checkpoint_milliseconds" not in first
+    assert last[f"{HEALTH}checkpoint_milliseconds"] > 0, "of the checkpoint after the line before"
+    assert 0 <= last[f"{HEALTH}idle_share"] < 1

@@ -55,3 +55,8 @@ def test_a_metric_of_the_last_step_alone_is_kept_as_it_is(tmp_path: Path) -> Non
     for step in range(1, 21):
         append_metrics(tmp_path, step, {"loss": float(step)} | ({"ratio": 7.0} if step == 20 else {}))
     assert final_means(tmp_path, 20) == {"loss": pytest.approx(19.5), "ratio": 7.0}
+
+
+def test_final_means_leave_out_the_health_of_the_host(tmp_path: Path) -> None:
+    append_metrics(tmp_path, 1, {"loss": 2.0, "health/idle_share": 0.5})
+    assert final_means(tmp_path, 1) == {"loss": 2.0}

@@ -1,5 +1,7 @@
 """The offline step: shared noise, float32 squares, one reference pass where the objective needs it."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -86,3 +88,19 @@ def test_monitors_by_hand() -> None:
     assert watched["implicit_accuracy"].tolist() == [1.0, 0.5, 0.0]
     torch.testing.assert_close(watched["chosen_error_minus_reference"], torch.tensor([-0.1, 0.0, 0.1]))
     torch.testing.assert_close(watched["rejected_error_minus_reference"], torch.tensor([0.1, 0.2, 0.3]))
+
+
+def test_errors_that_are_known_replace_the_reference() -> None:
+    def refuse(noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
+        raise AssertionError
+
+    def policy(noisy: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
+        return noisy * 0.5
+
+    params = DiffusionDPO(beta=10.0)
+    computed = OfflineStep(params, SCHEDULE, policy=refuse, reference=policy).reference_errors(batch())
+    known = replace(batch(), known_reference={"chosen_B": computed.chosen_B, "rejected_B": computed.rejected_B})
+    found = OfflineStep(params, SCHEDULE, policy=policy, reference=refuse)(known)
+    plain = OfflineStep(params, SCHEDULE, policy=policy, reference=policy)(batch())
+    assert torch.equal(found.loss_B, plain.loss_B)
+    assert found.monitors.keys() == plain.monitors.keys()

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from alignment.backbones.stable_diffusion import StableDiffusionBackbone
-from alignment.contracts.jobs import Placement, norm_ratios
+from alignment.contracts.jobs import JobStoppedError, Placement, norm_ratios
 from alignment.contracts.training import TrainSpec
 from alignment.data.features import CachedFeatures
 from alignment.training.batches import Visit, assemble
@@ -90,3 +90,70 @@ def test_the_norms_depend_neither_on_the_seed_nor_on_labels(bench: Any, tmp_path
         found.append(norm_ratios(norm_metrics(run.update.norms())))
     assert found[1] == found[0] == pytest.approx(found[2], rel=1e-5)
     assert max(abs(ratio - 1) for ratio in found[0]) > 1e-3
+
+
+def test_batches_are_assembled_ahead_and_give_the_same_sums_as_in_their_step(bench: Any, tmp_path: Path) -> None:
+    """Bit for bit, in and out of order: what a batch holds depends on its visits only."""
+    run = run_of(bench, bench.train_spec(global_batch=20), tmp_path / "out")
+    update = run.update
+    inline = {step: update.accumulate(update.my_batches(step)) for step in (0, 1, 2, 7)}
+    for step in (0, 1, 2, 7, 1, 2):
+        sums = update(step)
+        assert {name: value.item() for name, value in sums.items()} == {
+            name: value.item() for name, value in inline[step].items()
+        }
+    thread = update._ahead._thread
+    update.close()
+    assert not thread.is_alive()
+    update.close()
+
+
+def test_a_damaged_pair_is_reported_by_the_step_that_needs_it(
+    bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = run_of(bench, bench.train_spec(steps=4, global_batch=4), tmp_path / "out")
+    features, honest = run.update.features, run.update.features.pair
+    victim = run.update.my_batches(2)[0][0].pair
+
+    def pair(index: int) -> Any:
+        if index == victim:
+            raise JobStoppedError("bad_data", f"pair {index} is damaged")
+        return honest(index)
+
+    monkeypatch.setattr(features, "pair", pair)
+    with pytest.raises(JobStoppedError, match=f"pair {victim} is damaged"):
+        run.run()
+    assert run.done == 2, "the steps before it are complete"
+    assert run.update._ahead is None, "the thread was stopped"
+
+
+def test_a_step_that_fails_in_its_middle_is_repeated_from_its_beginning(
+    bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = run_of(bench, bench.train_spec(global_batch=20), tmp_path / "out")
+    update = run.update
+    expected = update.accumulate(update.my_batches(0))
+    honest, calls = update.step, []
+
+    def full(batch: Any) -> Any:
+        calls.append(batch)
+        if len(calls) == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return honest(batch)
+
+    monkeypatch.setattr(update, "step", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        update(0)
+    assert update(0)["loss"].item() == expected["loss"].item()
+    update.close()
+
+
+def test_the_operations_of_a_step_are_counted_once_where_the_card_is_known(bench: Any, tmp_path: Path) -> None:
+    run = run_of(bench, bench.train_spec(), tmp_path / "out")
+    run.health._peak = 1e12
+    run.update(0)
+    counted = run.health.flops_per_step
+    assert counted > 0
+    run.update(1)
+    assert run.health.flops_per_step == counted
+    run.update.close()

@@ -1,6 +1,7 @@
 """The high-water mark rises with allocated memory and stays after it is freed."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -27,3 +28,10 @@ def test_a_host_without_the_figure_gives_no_metric(tmp_path: Path) -> None:
     (tmp_path / "status").write_text("Name:\tpython\n")
     assert _resident_peak_gib(tmp_path / "status") is None
     assert _resident_peak_gib(tmp_path / "absent") is None
+
+
+def test_a_gpu_reports_what_is_allocated_and_what_is_reserved(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda: Any = torch.cuda
+    monkeypatch.setattr(cuda, "max_memory_allocated", lambda device: 3 * 2**30)
+    monkeypatch.setattr(cuda, "max_memory_reserved", lambda device: 4 * 2**30)
+    assert peak_memory(torch.device("cuda")) == {"gpu_memory_gib": 3.0, "gpu_reserved_gib": 4.0}

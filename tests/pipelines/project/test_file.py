@@ -166,3 +166,12 @@ def test_a_project_is_found_by_its_name_and_an_unknown_one_lists_the_nearest_fir
 def test_a_folder_without_projects_says_it(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"Unknown project 'shapes'\. .*/nowhere has no project file\."):
         find_project("shapes", tmp_path / "nowhere")
+
+
+def test_recipes_share_errors_of_the_base_unless_weights_are_sharded(tiny_project: Project) -> None:
+    train = '[[train]]\nrecipe = "diffusion_dpo_shapes"\n'
+    project = load_project(over(tiny_project, f'{train}{train}overrides = ["objective.beta=9"]\n'))
+    assert project.shared_references() == [[0, 1]]
+    sharded = project.placement.train.model_copy(update={"sharding": "fsdp2"})
+    placement = project.placement.model_copy(update={"train": sharded})
+    assert project.model_copy(update={"placement": placement}).shared_references() == []

@@ -15,6 +15,7 @@ import pytest
 
 from alignment.contracts.data import DatasetSnapshot, FeatureCache
 from alignment.contracts.evaluation import Comparison, EvalReport, EvalSpec
+from alignment.contracts.reference_errors import ReferenceErrors, ReferenceSpec
 from alignment.contracts.training import Recipe, TrainResult, TrainSpec
 from alignment.statistics.comparison import ScoreTable, compare_all
 from pipelines.contracts.jobs import JobRequest
@@ -72,6 +73,7 @@ class Answers:
         self.settings, self.folder, self.gain = settings, folder, gain
         self.store = open_store(settings.store_uri, settings)
         self.pace, self.peak = 10.0, 1.0
+        self.reference_pace = 40.0
         self.failure: dict[str, Exception] = {}
         """Maps the kind of a job to the exception that running it raises."""
         self.ran: list[JobRequest] = []
@@ -87,7 +89,12 @@ class Answers:
         self.ran.append(request)
         out = self.folder / request.spec_digest
         out.mkdir(parents=True)
-        answers = {"encode": self._encode, "train": self._train, "evaluate": self._evaluate}
+        answers = {
+            "encode": self._encode,
+            "reference_errors": self._reference,
+            "train": self._train,
+            "evaluate": self._evaluate,
+        }
         value = answers[request.kind](request, out)
         self.store.publish_folder(out, request.output_uri, value)
         return value
@@ -106,6 +113,19 @@ class Answers:
             latent_shape=(4, 8, 8),
         )
         return cache.model_dump(mode="json")
+
+    def _reference(self, request: JobRequest, out: Path) -> dict[str, Any]:
+        spec = ReferenceSpec.model_validate(request.spec)
+        line = {"step": 1, "unix_seconds": 0.0, "metrics": {"pairs_per_second": self.reference_pace}}
+        (out / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+        errors = ReferenceErrors(
+            uri=request.output_uri,
+            content_digest="e" * 64,
+            spec_digest=request.spec_digest,
+            key=spec.key,
+            num_visits=spec.common.steps,
+        )
+        return errors.model_dump(mode="json")
 
     def _train(self, request: JobRequest, out: Path) -> dict[str, Any]:
         spec = TrainSpec.model_validate(request.spec)

@@ -151,3 +151,12 @@ def test_a_change_that_the_recipe_refuses_is_refused() -> None:
     searched = space("mapo_paper_shapes", factors={"objective.beta": (0.01, 2.0)})
     with pytest.raises(ValueError, match=r"objective.*beta: Input should be greater than or equal to 1"):
         searched.propose(Choices({"factor of objective.beta": 0.01}))
+
+
+@pytest.mark.parametrize("batch", [1, 3, 7, 24, 100])
+def test_no_trial_sees_more_visits_than_the_most(batch: int) -> None:
+    own = space("diffusion_dpo_shapes", "mapo_shapes", trial_steps=5, global_batches=(batch,))
+    for start in own.starts:
+        for choice in ("as it is", str(batch)):
+            trial = own.propose(Choices({"recipe": start, "global_batch": choice})).trial
+            assert trial.steps * trial.global_batch <= own.most_visits()

@@ -1,18 +1,23 @@
 """One trial: its jobs, the limits that it may exceed, and figures read from its output."""
 
+import json
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from alignment.catalogues.objectives import DiffusionDPO, MaPO
 from alignment.config import load_recipe
 from alignment.contracts.evaluation import EvalSpec
+from alignment.contracts.training import Lora, TrainResult
 from pipelines.dispatch import jobs
 from pipelines.project.sections import JudgeSection
 from pipelines.search.memory_floor import denoiser_shapes
 from pipelines.search.ranking import Limits, TrialReport
 from pipelines.search.recipe_search import _space_of
 from pipelines.search.space import Proposal
-from pipelines.search.trials import TrialBench, _read_figures, _with_figures
+from pipelines.search.trials import REFERENCE_TIME, TrialBench, _read_figures, _with_figures
 from pipelines.search.validation import for_validation
 from pipelines.workspace import Workspace
 
@@ -126,6 +131,55 @@ def test_a_trial_that_cannot_be_trained_is_a_report(
     world.engine.failure = {"train": error}
     report = bench.measure(proposal, HOUR)
     assert (report.outcome, report.reason) == (outcome, str(error))
+
+
+def lora(proposal: Proposal) -> Proposal:
+    adapter = {"tuning": Lora(rank=4, alpha=4)}
+    trial, recipe = (one.model_copy(update=adapter) for one in (proposal.trial, proposal.recipe))
+    return proposal.model_copy(update={"trial": trial, "recipe": recipe})
+
+
+def test_trials_of_adapters_share_the_errors_of_the_base(world: Any, bench: TrialBench, proposal: Proposal) -> None:
+    sharing, first = replace(bench, shared_visits=320), lora(proposal)
+    other = first.trial.model_copy(update={"objective": DiffusionDPO(beta=9.0)})
+    report = sharing.measure(first, HOUR)
+    sharing.measure(first.model_copy(update={"trial": other}), HOUR)
+    assert world.engine.kinds() == ["encode", "reference_errors", "train", "evaluate", "train", "evaluate"]
+    errors, *trainings = (r for r in world.engine.ran if r.kind in ("reference_errors", "train"))
+    assert errors.spec["common"]["steps"] == 320
+    assert [len(request.inputs) for request in trainings] == [3, 3]
+    # The complete run computes the errors itself: 1/10 s for a pair's step and 1/40 s for its errors.
+    assert report.items_per_second == pytest.approx(8.0)
+
+
+def test_a_trial_that_computed_the_errors_itself_is_as_fast_as_measured(
+    world: Any, bench: TrialBench, proposal: Proposal
+) -> None:
+    plain, first = bench, lora(proposal)
+    assert plain.measure(first, HOUR).items_per_second == 10.0
+    result = TrainResult.model_validate(world.engine(plain.training(first).request(plain._workspace(first))))
+    errors = replace(bench, shared_visits=320).training(first).reference
+    assert errors is not None
+    path = world.engine.store.uri("models", result.spec_digest)
+    lines = [{"step": 1, "unix_seconds": 0.0, "metrics": {"pairs_per_second": 10.0, "resident_memory_gib": 1.0}}]
+    assert plain.figures(result, errors).items_per_second == pytest.approx(8.0)
+    lines[0]["metrics"][REFERENCE_TIME] = 25.0  # type: ignore[index]
+    (Path(path.removeprefix("file://")) / "metrics.jsonl").write_text(json.dumps(lines[0]))
+    assert plain.figures(result, errors).items_per_second == 10.0
+
+
+@pytest.mark.parametrize("kind", ["full", "mapo", "sharded", "single"])
+def test_other_trials_share_nothing(world: Any, bench: TrialBench, proposal: Proposal, kind: str) -> None:
+    """A full fine-tune keeps its reference, whose memory the trial measures."""
+    sharing = replace(bench, shared_visits=0 if kind == "single" else 320)
+    trial = proposal if kind == "full" else lora(proposal)
+    if kind == "mapo":
+        trial = trial.model_copy(update={"trial": trial.trial.model_copy(update={"objective": MaPO()})})
+    if kind == "sharded":
+        placed = bench.project.placement.train.model_copy(update={"sharding": "fsdp2"})
+        placement = bench.project.placement.model_copy(update={"train": placed})
+        sharing = replace(sharing, project=bench.project.model_copy(update={"placement": placement}))
+    assert sharing.training(trial).reference is None
 
 
 @pytest.mark.parametrize("error", [jobs.StorageFull("full"), jobs.JobCrashed("boom"), jobs.ConfigError("no base")])

@@ -114,6 +114,31 @@ def test_recipes_with_the_same_features_share_an_encode_job(shapes_with: Any) ->
         training_stages.plan_trainings(path, SNAPSHOT, [])
 
 
+def test_recipes_that_need_the_same_errors_of_the_base_share_a_job(shapes_with: Any) -> None:
+    beta = TRAIN + 'overrides = ["objective.beta=2000", "steps=7"]\n'
+    seed = TRAIN + 'overrides = ["seed=99"]\n'
+    path = shapes_with(TRAIN + seed + beta + '[[train]]\nrecipe = "mapo_shapes"\n')
+    recipes = training_stages.read_project(path).recipes()
+    cache = {"uri": "file:///store/features/f"}
+    plans = training_stages.plan("references", path, SNAPSHOT, [cache])
+    visits = recipes[0].steps * recipes[0].global_batch
+    assert plans == [{"recipe": 0, "cache": cache, "num_visits": visits}]
+    errors = {"uri": "file:///store/reference_errors/e"}
+    trainings = training_stages.plan("trainings", path, SNAPSHOT, [cache], [errors])
+    assert [training.get("reference") for training in trainings] == [errors, None, errors, None]
+    assert training_stages.plan("trainings", path, SNAPSHOT, [cache], []) == [
+        {name: value for name, value in training.items() if name != "reference"} for training in trainings
+    ]
+    with pytest.raises(ValueError, match=r"2 of 1 references left a result\. A task 'reference' that was marked"):
+        training_stages.plan_trainings(path, SNAPSHOT, [cache], [errors, errors])
+
+
+@pytest.mark.parametrize("sections", [TRAIN, TRAIN + TRAIN + 'overrides = ["seed=8"]\n'])
+def test_recipes_that_share_no_errors_compute_them_themselves(shapes_with: Any, sections: str) -> None:
+    path = shapes_with(sections)
+    assert training_stages.plan_references(path, SNAPSHOT, [{"uri": "file:///store/features/f"}]) == []
+
+
 def test_recipes_with_other_cuts_of_images_get_separate_caches(shapes_with: Any) -> None:
     cut = 'overrides = ["images.kind=aspect_buckets", "images.step_pixels=16"]\n'
     path = shapes_with(TRAIN + TRAIN + cut)

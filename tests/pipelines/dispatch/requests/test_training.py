@@ -4,11 +4,12 @@ import pytest
 
 from alignment.config import load_recipe
 from alignment.contracts.data import DatasetSnapshot, EncodeSpec, FeatureCache
+from alignment.contracts.reference_errors import ReferenceErrors, ReferenceSpec
 from alignment.contracts.reward_models import RewardTrainSpec
 from alignment.contracts.soup import Greedy, SoupSpec
 from alignment.contracts.training import TrainResult, TrainSpec
 from pipelines.contracts.jobs import JobRequest
-from pipelines.dispatch.job_kinds import Encode, Soup, Train, TrainReward
+from pipelines.dispatch.job_kinds import Encode, Reference, Soup, Train, TrainReward
 from pipelines.project.file import Project, load_project
 from pipelines.settings import Settings
 from pipelines.store.folders import hash_folder, sha256_file
@@ -64,6 +65,37 @@ def test_train_binds_the_recipe_to_base_and_cache(project: Project, settings: Se
     assert request.kind == "train"
     assert request.output_uri == f"{settings.store_uri}/models/{spec.digest}"
     assert names(request) == [spec.base_digest, "8" * 64]
+
+
+def test_reference_errors_are_an_input_that_leaves_the_job_as_it_is(project: Project, settings: Settings) -> None:
+    cache = FeatureCache(
+        uri="file:///store/features/f",
+        content_digest="8" * 64,
+        spec_digest="9" * 64,
+        num_pairs=3,
+        num_captions=3,
+        latent_shape=(4, 8, 8),
+    )
+    recipe, workspace = project.recipes()[0], Workspace(project, settings)
+    request = Reference(recipe=recipe, cache=cache, num_visits=70).request(workspace)
+    spec = ReferenceSpec.model_validate(request.spec)
+    assert (spec.common.steps, spec.common.seed, spec.cache_digest) == (70, recipe.seed, "8" * 64)
+    assert (request.kind, request.placement) == ("reference_errors", project.placement.train)
+    assert request.output_uri == f"{settings.store_uri}/reference_errors/{spec.digest}"
+    assert names(request) == [spec.base_digest, "8" * 64]
+    found = ReferenceErrors(
+        uri=request.output_uri, content_digest="e" * 64, spec_digest=spec.digest, key=spec.key, num_visits=70
+    )
+    plain = Train(recipe=recipe, cache=cache).request(workspace)
+    shared = Train(recipe=recipe, cache=cache, reference=found).request(workspace)
+    assert (shared.job_id, shared.output_uri, shared.spec) == (plain.job_id, plain.output_uri, plain.spec)
+    assert names(shared) == [*names(plain), spec.key]
+    other = found.model_copy(update={"key": "f" * 64})
+    with pytest.raises(ValueError, match=r"The reference errors file.* are not those of recipe 'diffusion_dpo_shapes'"):
+        Train(recipe=recipe, cache=cache, reference=other).request(workspace)
+    half = Reference(recipe=recipe.model_copy(update={"precision": "bf16"}), cache=cache, num_visits=70)
+    with pytest.raises(ValueError, match=r"cannot share errors of the base: .* precision 'bf16' is not one of fp32"):
+        half.request(workspace)
 
 
 def test_a_recipe_that_is_not_online_needs_a_feature_cache(project: Project, settings: Settings) -> None:

@@ -10,6 +10,7 @@ import pytest
 from alignment.config import load_recipe
 from alignment.contracts.data import DatasetSnapshot, FeatureCache
 from alignment.contracts.jobs import Placement
+from alignment.contracts.reference_errors import ReferenceErrors
 from alignment.contracts.training import TrainResult, TrainSpec
 from pipelines.contracts.jobs import JobInput, JobKind, JobRecord, JobRequest
 from pipelines.contracts.release import CandidateVersion
@@ -110,6 +111,21 @@ def test_every_stage_is_found(candidate: CandidateVersion, tiny_project: Project
     assert [line.metrics["loss"] for line in known.metrics] == [1.0, 0.5]
     assert [record.request.kind for record in known.records] == ["encode", "train", "evaluate"]
     assert [source.name for source in known.sources] == ["tiny_pairs"]
+
+
+def test_the_errors_of_the_base_that_a_run_found_are_among_its_jobs(
+    candidate: CandidateVersion, tiny_project: Project, settings: Settings, tmp_path: Path
+) -> None:
+    workspace = Workspace(tiny_project, settings)
+    (record,) = read_provenance(candidate, workspace).records[1:]
+    errors = ReferenceErrors(uri="", content_digest="2" * 64, spec_digest="3" * 64, key="4" * 64, num_visits=9)
+    value = errors.model_dump(mode="json")
+    where = publish(workspace.store, tmp_path, "reference_errors", "1", files={"spec.json": "{}"}, value=value)
+    inputs = (*record.request.inputs, JobInput(content_digest="2" * 64, uri=where, alias="4" * 64))
+    save(workspace.store, "train", record.request.spec, digest=record.request.spec_digest, inputs=inputs)
+    save(workspace.store, "reference_errors", {}, digest="3" * 64)
+    kinds = [record.request.kind for record in read_provenance(candidate, workspace).records]
+    assert kinds == ["encode", "reference_errors", "train"]
 
 
 def test_an_empty_store_gives_no_more_than_the_project_knows(
