@@ -1,3 +1,3 @@
-"""Durable writes, paths out of files, safetensors, progress."""
+"""Durable writes, free memory of the host, paths out of files, safetensors, progress."""
 
-__all__ = ["durable", "paths", "progress", "shards", "tensors"]
+__all__ = ["durable", "host_memory", "paths", "progress", "shards", "tensors"]
