@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol, cast
 
 import torch
+from accelerate import Accelerator
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
@@ -124,8 +125,8 @@ def fastest_that_fits(
     """Try the policies from the fastest on, apply the first that fits and return it; `all` is not tried.
 
     `attempt` runs a forward and a backward pass of one micro-batch. The peak of its memory and `reserve_bytes`, for
-    what is allocated later, must be below USED_SHARE of the device's memory. `agree` returns True when all processes
-    pass True. `attempt` may not wait for other processes, since one may run out of memory where another does not.
+    what is allocated later, must be below USED_SHARE of the device's memory. `attempt` may not wait for other
+    processes, since one may run out of memory where another does not. `agree` is `all_agree`.
     """
     for policy in LIGHTEST_LAST[:-1]:
         blocks.apply(policy)
@@ -146,6 +147,12 @@ def _fits(attempt: Callable[[], None], memory: Memory, reserve_bytes: int) -> bo
     except torch.OutOfMemoryError:
         return False
     return memory.peak() + reserve_bytes <= USED_SHARE * memory.usable()
+
+
+def all_agree(accelerator: Accelerator, answer: bool) -> bool:
+    """Return True when every process calls this with True; all wait for each other."""
+    votes: Any = accelerator.reduce(torch.tensor(int(answer), device=accelerator.device), "sum")
+    return int(votes) == accelerator.num_processes
 
 
 def moments_to_come(weights: list[nn.Parameter], kind: str, optimiser: torch.optim.Optimizer) -> int:

@@ -11,6 +11,7 @@ import logging
 import shutil
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from alignment.training.checkpoint import (
 from alignment.training.divergence import ChosenWatch, DivergenceWatch, check_weights
 from alignment.training.gradient_checkpointing import (
     CheckpointedBlocks,
+    all_agree,
     fastest_that_fits,
     memory_of,
     moments_to_come,
@@ -191,7 +193,7 @@ class TrainingRun:
         fastest_that_fits(
             self.blocks,
             self._try_pass,
-            self._all_agree,
+            partial(all_agree, self.accelerator),
             memory=memory,
             reserve_bytes=moments_to_come(self.weights, self.recipe.optimiser.kind, self.optimiser),
         )
@@ -203,10 +205,6 @@ class TrainingRun:
                 self.update.prime(self.done)
         finally:
             self._drop_gradients()
-
-    def _all_agree(self, answer: bool) -> bool:
-        votes: Any = self.accelerator.reduce(torch.tensor(int(answer), device=self.device), "sum")
-        return int(votes) == self.accelerator.num_processes
 
     def _drop_gradients(self) -> None:
         """Set gradients to zero where they are parts of DDP's buckets, which stay allocated; else free them."""
