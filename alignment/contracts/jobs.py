@@ -9,6 +9,8 @@ from alignment.contracts.names import RelativeName
 from alignment.contracts.values import NotNegative, PositiveInt, Record, ValueObject
 
 Device = Literal["cpu", "gpu"]
+BlockPolicy = Literal["none", "every_n", "all"]
+"""Blocks of a denoiser that gradient checkpointing covers."""
 
 
 class Placement(Record):
@@ -30,6 +32,13 @@ class Placement(Record):
     """Training: `none` gives every process a copy of the weights; `fsdp2` a part of the weights, gradients and
     optimiser state, for bases that do not fit the memory of one GPU. It needs the optimiser `adamw` and an offline
     objective."""
+    gradient_checkpointing: BlockPolicy | Literal["auto"] = "auto"
+    """Training: blocks of the denoiser that do not keep their activations for the backward pass and are computed again
+    there: `none`, `every_n` (every n-th, see `checkpointed_every`), `all`, or `auto`: the first of these three that
+    fits the memory of the GPU, found by a pass over one micro-batch. On a CPU `auto` is `none`; with shards or an
+    online objective it is `all`. Curves do not change."""
+    checkpointed_every: Annotated[int, Field(ge=2)] = 2
+    """Training, with `gradient_checkpointing` = `every_n` or `auto`: 2 for every second block, 3 for every third."""
     threads_per_process: PositiveInt = 1
     """CPU threads of one process."""
     micro_batch: PositiveInt = 8

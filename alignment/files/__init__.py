@@ -1,3 +1,3 @@
-"""Durable writes, pixels of images, paths out of files, safetensors, progress."""
+"""Durable writes, pixels of images, free memory of the host, paths out of files, safetensors, progress."""
 
-__all__ = ["background", "durable", "images", "paths", "progress", "shards", "tensors"]
+__all__ = ["background", "durable", "host_memory", "images", "paths", "progress", "shards", "tensors"]

@@ -4,8 +4,9 @@ The library's own writer orders the entries of `__metadata__` at random, which w
 makes files readable by their owner alone, which breaks shared stores. Reading uses the library.
 """
 
+import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -31,17 +32,32 @@ def write_tensors(
     metadata: Mapping[str, str] | None = None,
     *,
     read: Callable[[Tensor], Tensor] = Tensor.detach,
+    digest: "hashlib._Hash | None" = None,
 ) -> None:
     """Write `path` in the safetensors format, names and metadata sorted. OSError names the path on a full disk.
 
     `read` returns a tensor's values when its turn comes, for tensors that are gathered from several processes.
+    `digest` takes in every byte as it is written.
     """
     names = sorted(tensors)
     with named_errors(path), path.open("wb") as file:
-        file.write(_header(names, tensors, metadata or {}))
-        for name in names:
-            flat = read(tensors[name]).detach().cpu().contiguous().reshape(-1)
-            file.write(flat.view(torch.uint8).numpy().data)
+        for piece in _pieces(names, tensors, metadata or {}, read):
+            file.write(piece)
+            if digest is not None:
+                digest.update(piece)
+
+
+def _pieces(
+    names: list[str],
+    tensors: Mapping[str, Tensor],
+    metadata: Mapping[str, str],
+    read: Callable[[Tensor], Tensor],
+) -> Iterator[bytes | memoryview]:
+    """Give the bytes of the file in their order: the header, then one tensor after the other."""
+    yield _header(names, tensors, metadata)
+    for name in names:
+        flat = read(tensors[name]).detach().cpu().contiguous().reshape(-1)
+        yield flat.view(torch.uint8).numpy().data
 
 
 def _header(names: list[str], tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:

@@ -119,7 +119,10 @@ def _describe(error: Exception, out: Path) -> JobFailure:
             "job again.",
         )
     if isinstance(error, MemoryError) or type(error).__name__ == OUT_OF_MEMORY:
-        advice = "Lower placement.train.micro_batch, or use LoRA or an objective without a reference."
+        advice = (
+            'Lower placement.train.micro_batch, set placement.train.gradient_checkpointing = "all", or use LoRA or an'
+            " objective without a reference."
+        )
         return JobFailure(kind="out_of_memory", message=f"{error} {advice}".lstrip())
     if _is_unreadable(error):
         advice = "A weights file is damaged or incomplete; the log shows which file was read last. Fetch it again."

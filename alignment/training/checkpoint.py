@@ -6,13 +6,16 @@
         state.json               `TrainingState`
         manifest.json            sha256 of the other files, written last
 
-A draft is written to a sibling folder, flushed, and renamed. There is no generator state to save: all randomness is a
-function of (seed, pair, epoch), and the global generator is seeded again at every step.
+A draft is written to a sibling folder, flushed, and renamed; tensors are hashed as they are written. There is no
+generator state to save: all randomness is a function of (seed, pair, epoch), and the global generator is seeded again
+at every step.
 """
 
+import hashlib
 import json
 import logging
 import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -33,6 +36,10 @@ STATE_FILE = "state.json"
 WEIGHTS_FILE = "weights.safetensors"
 OPTIMISER_FILE = "optimiser.safetensors"
 DRAFT = ".draft"
+
+
+TensorFiles = Mapping[str, Mapping[str, Tensor]]
+"""Tensors of a checkpoint, by file and name."""
 
 
 class TrainingState(Record):
@@ -61,16 +68,23 @@ class CheckpointFolder:
         self.folder = folder
         self.keep = keep
 
-    def save(self, state: TrainingState, model: nn.Module, optimiser: torch.optim.Optimizer) -> Path:
-        """Write a checkpoint, then delete the oldest beyond `keep`. On any error the earlier ones stay unchanged."""
+    def save(self, state: TrainingState, files: TensorFiles, read: Callable[[Tensor], Tensor] = whole) -> Path:
+        """Write a checkpoint, then delete the oldest beyond `keep`. On any error the earlier ones stay unchanged.
+
+        `files` are those of `tensor_files`; `read` returns a tensor's values.
+        """
         draft = self.folder / DRAFT
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(parents=True)
+        manifest = {}
         try:
-            write_tensors(draft / WEIGHTS_FILE, dict(trainable(model)), read=whole)
-            write_tensors(draft / OPTIMISER_FILE, _moments(model, optimiser), read=whole)
+            for name, tensors in files.items():
+                digest = hashlib.sha256()
+                write_tensors(draft / name, tensors, read=read, digest=digest)
+                manifest[name] = digest.hexdigest()
             write_json(draft / STATE_FILE, state.model_dump(mode="json"))
-            write_json(draft / MANIFEST_FILE, {path.name: file_sha256(path) for path in sorted(draft.iterdir())})
+            manifest[STATE_FILE] = file_sha256(draft / STATE_FILE)
+            write_json(draft / MANIFEST_FILE, manifest)
             final = self.folder / f"step_{state.step:06d}"
             publish_folder(draft, final)
         finally:
@@ -116,11 +130,17 @@ def read_state(path: Path) -> TrainingState:
     return TrainingState.model_validate_json((path / STATE_FILE).read_bytes())
 
 
-def gather(model: nn.Module, optimiser: torch.optim.Optimizer) -> None:
-    """Contribute this process's shards to the checkpoint that another process writes at the same time."""
-    for tensors in (dict(trainable(model)), _moments(model, optimiser)):
-        for name in sorted(tensors):
-            whole(tensors[name])
+def tensor_files(model: nn.Module, optimiser: torch.optim.Optimizer) -> TensorFiles:
+    """Return the tensors of a checkpoint as they are, perhaps in shards, in the order in which they are gathered."""
+    files = {WEIGHTS_FILE: dict(trainable(model)), OPTIMISER_FILE: _moments(model, optimiser)}
+    return {file: dict(sorted(tensors.items())) for file, tensors in files.items()}
+
+
+def gather(files: TensorFiles) -> None:
+    """Contribute this process's shards to the checkpoint that another process collects at the same time."""
+    for tensors in files.values():
+        for tensor in tensors.values():
+            whole(tensor)
 
 
 def restore(path: Path, model: nn.Module, optimiser: torch.optim.Optimizer) -> None:

@@ -12,12 +12,12 @@ import shutil
 import time
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
 
 from alignment.backbones.interface import Backbone
@@ -25,8 +25,25 @@ from alignment.contracts.jobs import CHECKPOINTS_DIR, METRICS_FILE, WEIGHTS_DIR,
 from alignment.contracts.training import TrainSpec
 from alignment.files.durable import publish_folder
 from alignment.files.progress import JobProgress
-from alignment.training.checkpoint import CheckpointFolder, TrainingState, gather, read_state, restore, trainable
+from alignment.training.background_saves import BackgroundSaves
+from alignment.training.checkpoint import (
+    CheckpointFolder,
+    TrainingState,
+    gather,
+    read_state,
+    restore,
+    tensor_files,
+    trainable,
+)
 from alignment.training.divergence import ChosenWatch, DivergenceWatch, check_weights
+from alignment.training.gradient_checkpointing import (
+    CheckpointedBlocks,
+    all_agree,
+    fastest_that_fits,
+    memory_of,
+    moments_to_come,
+    starting_policy,
+)
 from alignment.training.health.run_health import RunHealth
 from alignment.training.metrics import append_metrics, cut_back
 from alignment.training.optimisation import build_optimiser, learning_rate, set_learning_rate
@@ -34,7 +51,7 @@ from alignment.training.peak_memory import peak_memory
 from alignment.training.prediction_norm import norm_metrics
 from alignment.training.samples import SampleGrid
 from alignment.training.seeding import stream_seed
-from alignment.training.sharding import shard, whole
+from alignment.training.sharding import copies_settings, shard, whole
 from alignment.training.stopping import StopSignal
 from alignment.training.update import MakeUpdate, Workbench
 
@@ -60,20 +77,24 @@ class TrainingRun:
         self.spec, self.placement, self.out = inputs.spec, inputs.placement, inputs.out
         self.recipe = inputs.spec.recipe
         self.backbone = inputs.backbone
-        # DDP should send gradient buckets only: a UNet has no buffers that need a broadcast.
-        settings = DistributedDataParallelKwargs(broadcast_buffers=False)
         self.accelerator = Accelerator(
-            mixed_precision="no", cpu=not torch.cuda.is_available(), kwargs_handlers=[settings]
+            mixed_precision="no", cpu=not torch.cuda.is_available(), kwargs_handlers=[copies_settings(self.recipe)]
         )
         self.device = self.accelerator.device
         self.health = RunHealth(self.device)
-        self.sharded = self.placement.sharding == "fsdp2" and self.accelerator.num_processes > 1
+        several = self.accelerator.num_processes > 1
+        self.sharded = self.placement.sharding == "fsdp2" and several
+        self.copies = several and not self.sharded
         self.denoiser = self._load_policy(torch.device("cpu") if self.sharded else None)
+        self.memory = memory_of(self.device)
+        self.blocks = CheckpointedBlocks(self.denoiser, self.placement.checkpointed_every)
+        self.blocks.apply(starting_policy(self.placement.gradient_checkpointing, self.memory))
         if self.sharded:
             shard(self.denoiser, self.device, self.accelerator.num_processes)
         self.weights: list[nn.Parameter] = [weight for _, weight in trainable(self.denoiser)]
         self.optimiser = build_optimiser(self.weights, self.recipe.optimiser)
         self.checkpoints = CheckpointFolder(self.out / CHECKPOINTS_DIR, self.placement.keep_checkpoints)
+        self.saves = BackgroundSaves(self.checkpoints)
         self.watch = DivergenceWatch(self.recipe.divergence)
         self.chosen = ChosenWatch()
         self.grid = SampleGrid(
@@ -86,7 +107,7 @@ class TrainingRun:
         )
         self.done = self._resume()
         self.saved = self.done
-        bench = Workbench(
+        self.bench = Workbench(
             self.recipe,
             self.placement,
             self.backbone,
@@ -96,7 +117,7 @@ class TrainingRun:
             sharded=self.sharded,
             health=self.health,
         )
-        self.update = inputs.make_update(bench)
+        self.update = inputs.make_update(self.bench)
 
     # --- before and after the steps ---
 
@@ -137,8 +158,10 @@ class TrainingRun:
             StopSignal() as stop,
             JobProgress(self.out, total=self.recipe.steps, unit="steps", done=self.done, enabled=main) as progress,
             closing(self.update),
+            self.saves,
         ):
             self._prime()
+            self._choose_blocks()
             if self.done == 0:
                 self._draw()
             self.health.start(self.done)
@@ -160,9 +183,38 @@ class TrainingRun:
         DDP lays out its buckets again after the first one. With three or more processes the layout decides the order
         of summation, so a resumed run would otherwise differ in its first step.
         """
-        if self.accelerator.num_processes > 1 and not self.sharded:
+        if self.copies:
             self.update.prime(self.done)
-            self.optimiser.zero_grad(set_to_none=True)
+            self._drop_gradients()
+
+    def _choose_blocks(self) -> None:
+        """Find the policy of gradient checkpointing that `auto` stands for on a GPU.
+
+        A pass over shards is joint, and one process that runs out of memory would leave the others waiting; the passes
+        of an online step differ in size. Both keep the policy with the least memory.
+        """
+        asked, memory = self.placement.gradient_checkpointing, self.memory
+        if asked != "auto" or memory is None or self.sharded or self.recipe.objective.online:
+            return
+        fastest_that_fits(
+            self.blocks,
+            self._try_pass,
+            partial(all_agree, self.accelerator),
+            memory=memory,
+            reserve_bytes=moments_to_come(self.weights, self.recipe.optimiser.kind, self.optimiser),
+        )
+
+    def _try_pass(self) -> None:
+        """Run one backward pass that sends nothing, and discard its gradient."""
+        try:
+            with self.accelerator.no_sync(self.bench.wrapped):
+                self.update.prime(self.done)
+        finally:
+            self._drop_gradients()
+
+    def _drop_gradients(self) -> None:
+        """Set gradients to zero where they are parts of DDP's buckets, which stay allocated; else free them."""
+        self.optimiser.zero_grad(set_to_none=not self.copies)
 
     def _write_weights(self) -> None:
         policy = self._gathered() if self.sharded else self.denoiser
@@ -190,6 +242,7 @@ class TrainingRun:
     def _step(self, stop: StopSignal) -> tuple[dict[str, float], bool]:
         """Run one optimiser step; return its global metrics, and True when any process received a stop signal."""
         started = time.perf_counter()
+        self.saves.check()
         torch.manual_seed(stream_seed("step", self.recipe.seed, self.done, self.accelerator.process_index))
         sums = self.update(self.done)
         with self.health.clock.phase("optimiser"):
@@ -204,7 +257,7 @@ class TrainingRun:
         with self.health.clock.phase("optimiser"):
             set_learning_rate(self.optimiser, rate)
             self.optimiser.step()
-            self.optimiser.zero_grad(set_to_none=True)
+            self._drop_gradients()
         self.done += 1
         metrics |= {"gradient_norm": norm, "learning_rate": rate} | self.chosen.observe(metrics)
         metrics[f"{self.update.unit}_per_second"] = self.recipe.global_batch / (time.perf_counter() - started)
@@ -251,7 +304,7 @@ class TrainingRun:
     # --- output of a step ---
 
     def _record(self, metrics: dict[str, float], *, always: bool = False) -> None:
-        """Write metrics, then images, then the checkpoint: a checkpoint implies that all before it is on disk.
+        """Write metrics and images, then begin the checkpoint: one that exists implies that all before it is on disk.
 
         `always`: write the metrics whatever the interval, because they hold some that few steps have.
         """
@@ -283,9 +336,10 @@ class TrainingRun:
             self.grid.draw(self.done, jointly=self.sharded)
 
     def _checkpoint(self) -> None:
+        files = tensor_files(self.denoiser, self.optimiser)
         if not self.accelerator.is_main_process:
             if self.sharded:
-                gather(self.denoiser, self.optimiser)
+                gather(files)
             return
         state = TrainingState(
             spec_digest=self.spec.digest,
@@ -297,13 +351,14 @@ class TrainingRun:
             chosen_worse_steps=self.chosen.steps,
             sample_keys=self.grid.keys(),
         )
-        self.checkpoints.save(state, self.denoiser, self.optimiser)
+        self.saves.save(state, files)
 
     def _preempt(self) -> None:
         """Save a checkpoint if the run can resume from this step, wait until it is on disk, and stop."""
         if self.update.may_pause(self.done):
             self.saved = self.done
             self._checkpoint()
+        self.saves.wait()
         self.accelerator.wait_for_everyone()
         raise JobStoppedError("preempted", self._stop_message(), step=self.saved)
 

@@ -1,17 +1,33 @@
-"""Weights in shards (FSDP2): every process holds a part of each weight, of its gradient and of its optimiser state.
+"""Weights on several processes: copies (DDP), or shards (FSDP2).
 
-The forward and backward passes gather the weights of one block at a time. Every pass is therefore a joint act of all
-processes: they must run the same passes in the same order, and read a whole weight together (`whole`).
+With shards every process holds a part of each weight, of its gradient and of its optimiser state. The forward and
+backward passes gather the weights of one block at a time. Every pass is therefore a joint act of all processes: they
+must run the same passes in the same order, and read a whole weight together (`whole`).
 """
 
 from typing import TYPE_CHECKING, TypeGuard
 
 import torch
+from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
+
+from alignment.contracts.training import Lora, Recipe
 
 # Imports of FSDP2 are in the functions: jobs without shards do not pay for them.
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
+
+
+def copies_settings(recipe: Recipe) -> DistributedDataParallelKwargs:
+    """Return the settings of DDP, which sends gradients in buckets.
+
+    Gradients are parts of the buckets, so they need no second copy. A denoiser has no buffers that need a broadcast.
+    The passes of a LoRA are the same in every step, so DDP may take its graph as static; the first pass, in which DDP
+    learns the graph, must send its gradients.
+    """
+    return DistributedDataParallelKwargs(
+        broadcast_buffers=False, gradient_as_bucket_view=True, static_graph=isinstance(recipe.tuning, Lora)
+    )
 
 
 def shard(model: nn.Module, device: torch.device, num_processes: int) -> None:

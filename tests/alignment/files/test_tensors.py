@@ -1,5 +1,6 @@
 """Our writer against the library's reader."""
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from alignment.files.durable import file_sha256
 from alignment.files.tensors import DTYPE_CODES, write_tensors
 
 
@@ -41,3 +43,9 @@ def test_files_have_the_usual_permissions(tmp_path: Path) -> None:
 def test_an_error_names_the_file(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="nowhere"):
         write_tensors(tmp_path / "nowhere" / "x", {"a": torch.ones(1)})
+
+
+def test_a_digest_takes_in_every_byte_of_the_file(tmp_path: Path) -> None:
+    digest = hashlib.sha256()
+    write_tensors(tmp_path / "x", {"a": torch.ones(3), "b": torch.zeros(2, 2)}, {"k": "v"}, digest=digest)
+    assert digest.hexdigest() == file_sha256(tmp_path / "x")

@@ -276,6 +276,24 @@ def test_samples_do_not_disturb_training_and_are_drawn_once(
     assert (whole / "samples/step_000000/00.png").read_bytes() != (whole / "samples/step_000010/00.png").read_bytes()
 
 
+@pytest.mark.parametrize("policy", ["every_n", "all"])
+def test_checkpointed_blocks_give_the_same_bits(bench: Any, undisturbed: Path, tmp_path: Path, policy: str) -> None:
+    out, placement = tmp_path / "out", QUIET.model_copy(update={"gradient_checkpointing": policy})
+    assert bench.train(out, bench.train_spec(), placement) == 0
+    assert curve_of(out) == curve_of(undisturbed)
+    assert result_of(out).weights_digest == result_of(undisturbed).weights_digest
+
+
+@pytest.mark.parametrize("tuning", TUNINGS, ids=["full", "lora"])
+def test_checkpointed_blocks_give_the_same_bits_in_bf16(bench: Any, tmp_path: Path, tuning: dict[str, Any]) -> None:
+    spec = bench.train_spec(precision="bf16", tuning=tuning, steps=3)
+    for policy in ("none", "all"):
+        placement = QUIET.model_copy(update={"gradient_checkpointing": policy})
+        assert bench.train(tmp_path / policy, spec, placement) == 0
+    assert curve_of(tmp_path / "all") == curve_of(tmp_path / "none")
+    assert result_of(tmp_path / "all").weights_digest == result_of(tmp_path / "none").weights_digest
+
+
 @pytest.mark.parametrize("tuning", TUNINGS, ids=["full", "lora"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("objective", OFFLINE, ids=name_of)
@@ -551,6 +569,46 @@ def test_sharded_weights_give_the_curve_and_the_files_of_one_process(
         for name, tensor in ours.items():
             assert tensor.shape == theirs[name].shape
             assert torch.allclose(tensor, theirs[name], rtol=1e-2, atol=most), (path, name)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("tuning", TUNINGS, ids=lambda tuning: tuning["kind"])
+def test_checkpointed_blocks_give_one_curve_on_copies_and_on_shards(
+    bench: Any, tmp_path: Path, assert_one_curve: Callable[..., None], two_ranks: Any, tuning: dict[str, Any]
+) -> None:
+    """With copies even the bits are those of one process: both add up the same micro-batches in the same order."""
+    spec = bench.train_spec(tuning=tuning, optimiser={"learning_rate": 1e-4})
+    assert bench.train(tmp_path / "one", spec, QUIET) == 0
+    for sharding in ("none", "fsdp2"):
+        changes = {"sharding": sharding, "gradient_checkpointing": "all"}
+        placement, out = SHARDED.model_copy(update=changes), tmp_path / sharding
+        two_ranks.run("alignment.jobs.train", bench.write_job(tmp_path / f"{sharding}_job", spec, placement, out))
+        assert_one_curve(bench, spec, curve_of(out), curve_of(tmp_path / "one"))
+    assert curve_of(tmp_path / "none") == curve_of(tmp_path / "one")
+    assert result_of(tmp_path / "none").weights_digest == result_of(tmp_path / "one").weights_digest
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("tuning", TUNINGS, ids=lambda tuning: tuning["kind"])
+def test_copies_continue_from_a_checkpoint_of_one_process_and_the_reverse(
+    bench: Any, tmp_path: Path, two_ranks: Any, tuning: dict[str, Any]
+) -> None:
+    spec = bench.train_spec(tuning=tuning, optimiser={"learning_rate": 1e-4})
+    out, whole = tmp_path / "out", tmp_path / "whole"
+    assert bench.train(whole, spec, QUIET) == 0
+    every = {"checkpoint_every_steps": 4, "keep_checkpoints": 9}
+    assert bench.train(out, spec, QUIET.model_copy(update=every)) == 0
+    shutil.rmtree(out / "checkpoints" / "step_000008")
+    (out / "result.json").unlink()
+    placement = QUIET.model_copy(update=every | {"num_processes": 2})
+    two_ranks.run("alignment.jobs.train", bench.write_job(tmp_path / "job", spec, placement, out))
+    assert curve_of(out) == curve_of(whole)
+    (out / "result.json").unlink()
+    assert bench.train(out, spec, QUIET) == 0
+    assert curve_of(out) == curve_of(whole)
+    assert result_of(out).weights_digest == result_of(whole).weights_digest
 
 
 @pytest.mark.slow

@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from alignment.catalogues.optimisers import Adafactor
+from alignment.files.durable import file_sha256
 from alignment.training import checkpoint
-from alignment.training.checkpoint import CheckpointFolder, TrainingState, _damage, read_state, restore
+from alignment.training.checkpoint import CheckpointFolder, TrainingState, _damage, read_state, restore, tensor_files
 from alignment.training.optimisation import build_optimiser
 
 
@@ -46,7 +48,7 @@ def continue_training(model: nn.Module, optimiser: torch.optim.Optimizer, steps:
 
 def test_restored_training_continues_bit_for_bit(tmp_path: Path) -> None:
     model, optimiser = trained(3)
-    path = CheckpointFolder(tmp_path / "c", keep=2).save(state(3), model, optimiser)
+    path = CheckpointFolder(tmp_path / "c", keep=2).save(state(3), tensor_files(model, optimiser))
     continue_training(model, optimiser, 2)
     fresh, fresh_optimiser = trained(0)
     restore(path, fresh, fresh_optimiser)
@@ -67,7 +69,7 @@ def test_adafactor_continues_bit_for_bit(tmp_path: Path) -> None:
         return model, optimiser
 
     model, optimiser = trained_by_adafactor(3)
-    path = CheckpointFolder(tmp_path / "c", keep=2).save(state(3), model, optimiser)
+    path = CheckpointFolder(tmp_path / "c", keep=2).save(state(3), tensor_files(model, optimiser))
     fresh, fresh_optimiser = trained_by_adafactor(0)
     restore(path, fresh, fresh_optimiser)
     for ours, theirs in zip(fresh_optimiser.state.values(), optimiser.state.values(), strict=True):
@@ -86,7 +88,7 @@ def test_only_the_newest_are_kept(tmp_path: Path) -> None:
     folder = CheckpointFolder(tmp_path / "c", keep=2)
     model, optimiser = trained(1)
     for step in (5, 50, 100):
-        folder.save(state(step), model, optimiser)
+        folder.save(state(step), tensor_files(model, optimiser))
     assert sorted(path.name for path in (tmp_path / "c").iterdir()) == ["step_000050", "step_000100"]
     assert folder.newest() == tmp_path / "c" / "step_000100"
     folder.drop_beyond(50)
@@ -99,8 +101,8 @@ def test_only_the_newest_are_kept(tmp_path: Path) -> None:
 def test_a_damaged_checkpoint_is_detected_and_skipped(tmp_path: Path, name: str, how: str) -> None:
     folder = CheckpointFolder(tmp_path / "c", keep=3)
     model, optimiser = trained(1)
-    folder.save(state(1), model, optimiser)
-    folder.save(state(2), model, optimiser)
+    folder.save(state(1), tensor_files(model, optimiser))
+    folder.save(state(2), tensor_files(model, optimiser))
     victim = tmp_path / "c" / "step_000002" / name
     content = victim.read_bytes()
     victim.unlink()
@@ -120,7 +122,7 @@ def test_a_checkpoint_with_an_empty_manifest_is_damaged(tmp_path: Path) -> None:
 def test_a_full_disk_leaves_the_old_checkpoint_and_no_draft(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = CheckpointFolder(tmp_path / "c", keep=1)
     model, optimiser = trained(1)
-    old = folder.save(state(1), model, optimiser)
+    old = folder.save(state(1), tensor_files(model, optimiser))
     honest = checkpoint.write_tensors
 
     def fills_up(path: Path, tensors: Mapping[str, Tensor], **options: Any) -> None:
@@ -131,7 +133,7 @@ def test_a_full_disk_leaves_the_old_checkpoint_and_no_draft(tmp_path: Path, monk
 
     monkeypatch.setattr(checkpoint, "write_tensors", fills_up)
     with pytest.raises(OSError, match="No space left"):
-        folder.save(state(2), model, optimiser)
+        folder.save(state(2), tensor_files(model, optimiser))
     assert list((tmp_path / "c").iterdir()) == [old]
     assert _damage(old) is None
 
@@ -139,9 +141,9 @@ def test_a_full_disk_leaves_the_old_checkpoint_and_no_draft(tmp_path: Path, monk
 def test_the_same_step_may_be_saved_again(tmp_path: Path) -> None:
     folder = CheckpointFolder(tmp_path / "c", keep=2)
     model, optimiser = trained(1)
-    folder.save(state(4), model, optimiser)
+    folder.save(state(4), tensor_files(model, optimiser))
     continue_training(model, optimiser, 1)
-    path = folder.save(state(4), model, optimiser)
+    path = folder.save(state(4), tensor_files(model, optimiser))
     assert _damage(path) is None
 
 
@@ -149,10 +151,36 @@ def test_the_same_step_may_be_saved_again(tmp_path: Path) -> None:
 def test_a_manifest_that_names_files_of_another_folder_counts_as_damage(tmp_path: Path, name: str) -> None:
     folder = CheckpointFolder(tmp_path / "c", keep=3)
     model, optimiser = trained(1)
-    folder.save(state(1), model, optimiser)
-    newest = folder.save(state(2), model, optimiser)
+    folder.save(state(1), tensor_files(model, optimiser))
+    newest = folder.save(state(2), tensor_files(model, optimiser))
     manifest = json.loads((newest / "manifest.json").read_text())
     manifest[name] = manifest["state.json"]
     (newest / "manifest.json").write_text(json.dumps(manifest))
     assert "does not stay inside" in str(_damage(newest))
     assert folder.newest() == tmp_path / "c" / "step_000001"
+
+
+def test_the_manifest_has_the_digests_of_the_files_as_they_are_on_disk(tmp_path: Path) -> None:
+    path = CheckpointFolder(tmp_path / "c", keep=2).save(state(1), tensor_files(*trained(1)))
+    manifest = json.loads((path / "manifest.json").read_text())
+    assert manifest == {
+        name: file_sha256(path / name) for name in ("weights.safetensors", "optimiser.safetensors", "state.json")
+    }
+
+
+def test_a_checkpoint_of_earlier_versions_is_read(tmp_path: Path) -> None:
+    """Written by safetensors' own writer, with a manifest in which the files are sorted by name."""
+    model, optimiser = trained(3)
+    path = tmp_path / "c" / "step_000003"
+    path.mkdir(parents=True)
+    for name, tensors in tensor_files(model, optimiser).items():
+        save_file({key: tensor.detach() for key, tensor in tensors.items()}, path / name)
+    (path / "state.json").write_text(state(3).model_dump_json(exclude={"chosen_worse_steps"}))
+    manifest = {file.name: file_sha256(file) for file in sorted(path.iterdir())}
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    assert CheckpointFolder(tmp_path / "c", keep=2).newest() == path
+    fresh, fresh_optimiser = trained(0)
+    restore(path, fresh, fresh_optimiser)
+    continue_training(model, optimiser, 2)
+    continue_training(fresh, fresh_optimiser, 2)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), fresh.parameters(), strict=True))

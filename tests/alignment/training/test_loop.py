@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -14,11 +15,16 @@ from alignment.backbones.stable_diffusion import StableDiffusionBackbone
 from alignment.contracts.jobs import HEALTH, Placement
 from alignment.contracts.training import TrainSpec
 from alignment.data.features import CachedFeatures
+from alignment.training import loop
+from alignment.training.checkpoint import CheckpointFolder, TrainingState
 from alignment.training.loop import RunInputs, TrainingRun
+from alignment.training.metrics import read_lines
 from alignment.training.offline_update import OfflineUpdate
 
 # The first test of a session includes the time to import the model libraries and to encode the cache.
 pytestmark = pytest.mark.timeout(300)
+
+OF_THE_HOST = {"pairs_per_second", "resident_memory_gib"}
 
 
 @pytest.fixture(autouse=True)
@@ -142,3 +148,79 @@ def test_metrics_say_how_long_each_phase_took(bench: Any, tmp_path: Path) -> Non
     assert f"{HEALTH}checkpoint_milliseconds" not in first
     assert last[f"{HEALTH}checkpoint_milliseconds"] > 0, "of the checkpoint after the line before"
     assert 0 <= last[f"{HEALTH}idle_share"] < 1
+
+
+def metrics_of(out: Path) -> list[dict[str, float]]:
+    """The metrics of each step that do not depend on the host."""
+    lines = [json.loads(line)["metrics"] for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [
+        {name: value for name, value in line.items() if name not in OF_THE_HOST and not name.startswith(HEALTH)}
+        for line in lines
+    ]
+
+
+class PretendedGpu:
+    """A GPU of 100 GiB on which a pass needs 95 GiB, and with every second block checkpointed 50 GiB."""
+
+    def __init__(self) -> None:
+        self.peaks = [95, 50]
+
+    def usable(self) -> int:
+        return 100 * 2**30
+
+    def reset(self) -> None:
+        pass
+
+    def peak(self) -> int:
+        return self.peaks.pop(0) * 2**30
+
+
+@pytest.mark.parametrize("kind", ["lora", "full"])
+def test_auto_is_found_by_passes_that_leave_no_trace(
+    bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, kind: str
+) -> None:
+    caplog.set_level("INFO")
+    tuning = {"kind": "lora", "rank": 4, "alpha": 4} if kind == "lora" else {"kind": "full"}
+    spec = bench.train_spec(tuning=tuning, steps=3)
+    run_of(bench, spec, tmp_path / "none", micro_batch=4, gradient_checkpointing="none").run()
+    assert "gradient checkpointing" not in caplog.text
+    memory = PretendedGpu()
+    monkeypatch.setattr(loop, "memory_of", lambda device: memory)
+    run = run_of(bench, spec, tmp_path / "auto", micro_batch=4)
+    run.run()
+    assert memory.peaks == []
+    assert "gradient checkpointing: every_n" in caplog.text
+    assert metrics_of(tmp_path / "auto") == metrics_of(tmp_path / "none")
+
+
+def test_training_goes_on_while_a_checkpoint_is_written(
+    bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, honest = tmp_path / "out", CheckpointFolder.save
+
+    def save(self: CheckpointFolder, state: TrainingState, *arguments: Any) -> Path:
+        assert [line["step"] for line in read_lines(out / "metrics.jsonl")][: state.step][-1] == state.step
+        deadline = time.monotonic() + 60
+        while len(read_lines(out / "metrics.jsonl")) <= state.step:
+            assert time.monotonic() < deadline, "training waited for the checkpoint"
+            time.sleep(0.005)
+        return honest(self, state, *arguments)
+
+    monkeypatch.setattr(CheckpointFolder, "save", save)
+    run = run_of(bench, bench.train_spec(steps=7), out, micro_batch=4, checkpoint_every_steps=3)
+    run.run()
+    assert sorted(path.name for path in (out / "checkpoints").iterdir()) == ["step_000003", "step_000006"]
+
+
+def test_a_checkpoint_that_cannot_be_written_ends_the_run_before_the_next_one(
+    bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def save(self: CheckpointFolder, *arguments: Any) -> Path:
+        raise OSError("broken disk")
+
+    monkeypatch.setattr(CheckpointFolder, "save", save)
+    run = run_of(bench, bench.train_spec(), tmp_path / "out", micro_batch=4, checkpoint_every_steps=3)
+    with pytest.raises(OSError, match="broken disk"):
+        run.run()
+    assert 3 <= run.done <= 6, "at the next step after the thread stopped, at the latest when it is needed again"
+    assert not (tmp_path / "out" / "weights").exists()
