@@ -17,8 +17,9 @@ from alignment.files.images import ground_metadata, parse_ground
 from alignment.statistics.normal_text import normal_prompt
 from pipelines.contracts.pairs import ValidationReport
 from pipelines.contracts.store import Manifest
+from pipelines.intake.comparisons import comparison_key
 from pipelines.intake.ingestion import scratch_dir
-from pipelines.intake.pairs import ACCEPTED_FILE, ROWS_AT_ONCE, PairWriter, comparison_key, read_batches
+from pipelines.intake.pairs import ACCEPTED_FILE, ROWS_AT_ONCE, PairWriter, read_batches
 from pipelines.intake.sources.catalogue import find_source
 from pipelines.intake.split_groups import split_groups
 from pipelines.intake.validation import fetch_checked
