@@ -9,11 +9,9 @@ import pyarrow as pa
 
 from pipelines.intake.decoding.pool import DecodingPool, EncodedImage, PendingFacts, shared_pool
 from pipelines.intake.image_facts import ImageFacts, decoding_limits
-from pipelines.intake.pairs import FACT_FIELDS, PAIRS_SCHEMA, pair_id
+from pipelines.intake.pairs import FACT_FIELDS, PAIRS_SCHEMA, ROWS_TOGETHER, pair_id
 from pipelines.project.sections import ValidationSection
 
-ROWS_TOGETHER = 1024
-"""Largest number of rows whose columns are made at once and that become one row group."""
 BYTES_TOGETHER = 64 * 2**20
 """Bytes of rows, images included, from which no further rows are added to a group."""
 _AHEAD = 2

@@ -15,7 +15,7 @@ from alignment.catalogues.lookup import resolve, unknown_name
 from alignment.contracts.values import canonical_json
 from pipelines.contracts.pairs import RawBatch, SourceFacts, SourceShard
 from pipelines.intake.fact_columns import with_facts
-from pipelines.intake.pairs import PAIRS_FILE, PAIRS_SCHEMA, ROWS_AT_ONCE, PairWriter
+from pipelines.intake.pairs import PAIRS_FILE, PAIRS_SCHEMA, PairWriter, rows_to_read
 from pipelines.intake.sources.catalogue import SOURCES, find_source
 from pipelines.intake.sources.interface import PairSource
 from pipelines.project.file import Project
@@ -109,7 +109,7 @@ def ingest(shard: SourceShard, workspace: Workspace) -> RawBatch:
         return RawBatch.model_validate(finished.value)
     with scratch_dir(settings) as scratch:
         path = store.local_path(shard.uri, scratch)
-        rows = _reader(source).read_shard(path, name, ROWS_AT_ONCE)
+        rows = _reader(source).read_shard(path, name, rows_to_read(path))
         batches = (_in_our_columns(batch, source, first, name=name, settings=settings) for first, batch in _count(rows))
         return publish_batch(uri, batches, source=source.name, name=name, workspace=workspace)
 

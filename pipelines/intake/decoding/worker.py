@@ -19,7 +19,7 @@ from operator import attrgetter
 from typing import Any, BinaryIO
 
 from pipelines.intake.decoding.frames import read_frame, write_frame
-from pipelines.intake.image_facts import DecodingLimits, ImageFacts, image_facts, strict_decoding
+from pipelines.intake.image_facts import DecodingLimits, ImageFacts, decode, strict_decoding, with_statistics
 
 READY = b"ready"
 _values = attrgetter(*(field.name for field in fields(ImageFacts)))
@@ -57,12 +57,12 @@ def _limits(stated: dict[str, Any]) -> DecodingLimits:
 
 
 def _facts(images: Sequence[bytes | None], digests: Sequence[str], limits: DecodingLimits) -> list[ImageFacts]:
-    found = []
+    decoded = []
     for image, sha256 in zip(images, digests, strict=True):
         signal.setitimer(signal.ITIMER_PROF, limits.max_decode_seconds)
-        found.append(image_facts(image, limits, sha256))
+        decoded.append(decode(image or b"", limits, sha256))
     signal.setitimer(signal.ITIMER_PROF, 0)
-    return found
+    return with_statistics(decoded)
 
 
 if __name__ == "__main__":

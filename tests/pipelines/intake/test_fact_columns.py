@@ -27,7 +27,7 @@ class HerePool:
     def submit(self, images: Sequence[EncodedImage], limits: DecodingLimits) -> list[PendingFacts]:
         self.seen += [image.data for image in images]
         answer: Future[list[ImageFacts]] = Future()
-        answer.set_result([image_facts(image.data, limits, image.sha256) for image in images])
+        answer.set_result([image_facts(image.data, limits) for image in images])
         return [PendingFacts(answer, place) for place in range(len(images))]
 
 
