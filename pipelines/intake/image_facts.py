@@ -9,7 +9,7 @@ import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from io import BytesIO
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -70,8 +70,7 @@ class DecodingLimits:
     """CPU seconds. Enforced by the process that calls `image_facts`, since a decoder cannot be interrupted."""
 
 
-@dataclass(frozen=True, slots=True)
-class ImageFacts:
+class ImageFacts(NamedTuple):
     """Facts about an encoded image. A fact is None where decoding did not get that far."""
 
     sha256: str
@@ -149,7 +148,7 @@ def with_statistics(decoded: Sequence[Decoded]) -> list[ImageFacts]:
         for start in range(0, len(own), step):
             places, greys = zip(*own[start : start + step], strict=True)
             for place, sharp, light in zip(places, *_statistics(np.stack(greys)), strict=True):
-                found[place] = replace(found[place], sharpness=sharp, mean_luminance=light)
+                found[place] = found[place]._replace(sharpness=sharp, mean_luminance=light)
     return found
 
 
@@ -214,7 +213,8 @@ def _small_grey(image: "PILImage", ground: Ground | None) -> "PILImage":
     if ground is None:
         shrink = min(factor, 8)
         image.draft("L", (max(1, image.width // shrink), max(1, image.height // shrink)))
-        grey = image.convert("L")
+        image.load()
+        grey = image if image.mode == "L" else image.convert("L")
     else:
         grey = shown(image, ground).convert("L")
     left = -(-max(grey.size) // longest)
