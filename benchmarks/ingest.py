@@ -103,7 +103,7 @@ def decoding_seconds(images: list[bytes]) -> float:
 
 
 def ingest_run(images: list[bytes]) -> tuple[float, int]:
-    """Return the CPU seconds of a process that ingests the images, with its children, and its own peak memory in KiB."""
+    """Return the CPU seconds of a process that ingests the images, with its children, and its peak memory in KiB."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_shard(folder / "pairs" / "shard.parquet", images)
@@ -161,7 +161,9 @@ def ingest_folder(folder: Path) -> None:
     for shard in list_source_shards(workspace):
         ingest(shard, workspace)
     # Not ru_maxrss, which counts the memory of the process that started this one.
-    print(next(line.split()[1] for line in Path("/proc/self/status").open() if line.startswith("VmHWM")))
+    print(
+        next(line.split()[1] for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    )
 
 
 if __name__ == "__main__":
