@@ -25,7 +25,7 @@ from PIL import Image
 ROOT = Path(__file__).parents[1]
 SIZES = {64: (400, 6_400), 512: (40, 440), 1024: (20, 140)}
 """Side in pixels to the rows of the short and the long run; each row has two images."""
-MEMORY_ROWS = (1_000, 10_000)
+MEMORY_ROWS = (4_000, 40_000)
 REPEATS = 3
 GOALS = {64: 1.5, 512: 1.3}
 PROJECT = """
@@ -110,12 +110,15 @@ def ingest_run(images: list[bytes]) -> tuple[float, int]:
         (folder / "bench.toml").write_text(PROJECT.format(folder=folder / "pairs"))
         process = subprocess.Popen(
             [sys.executable, __file__, str(folder)],
+            stdout=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         )
+        assert process.stdout is not None
+        printed = process.stdout.read()
         _, status, used = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         assert process.returncode == 0
-        return used.ru_utime + used.ru_stime, used.ru_maxrss
+        return used.ru_utime + used.ru_stime, int(printed)
 
 
 def write_shard(path: Path, images: list[bytes]) -> None:
@@ -139,7 +142,7 @@ def write_shard(path: Path, images: list[bytes]) -> None:
 
 
 def ingest_folder(folder: Path) -> None:
-    """Ingest the project of a folder."""
+    """Ingest the project of a folder, and print the peak memory of this process in KiB."""
     from pydantic import SecretStr
 
     from pipelines.intake.ingestion import ingest, list_source_shards
@@ -157,6 +160,10 @@ def ingest_folder(folder: Path) -> None:
     workspace = Workspace(load_project(folder / "bench.toml"), settings)
     for shard in list_source_shards(workspace):
         ingest(shard, workspace)
+    # Not ru_maxrss, which counts the memory of the process that started this one.
+    print(
+        next(line.split()[1] for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    )
 
 
 if __name__ == "__main__":

@@ -34,9 +34,12 @@ Precision = Literal["fp32", "bf16"]
 """Number format. There is no fp16, because SDXL's VAE overflows in it."""
 
 
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
 def canonical_json(value: Any) -> str:
     """Return the text that a digest is computed from: keys sorted, no white space."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return _CANONICAL.encode(value)
 
 
 class ValueObject(Record):

@@ -3,19 +3,18 @@
 import hashlib
 from collections import deque
 from collections.abc import Iterable, Iterator
+from itertools import repeat
 from typing import NamedTuple
 
 import pyarrow as pa
 
 from pipelines.intake.decoding.pool import DecodingPool, EncodedImage, PendingFacts, shared_pool
 from pipelines.intake.image_facts import ImageFacts, decoding_limits
-from pipelines.intake.pairs import FACT_FIELDS, pair_id, pairs_schema
+from pipelines.intake.pairs import FACT_FIELDS, ROWS_TOGETHER, pair_id, pairs_schema
 from pipelines.project.sections import ValidationSection
 
-ROWS_TOGETHER = 1024
-"""Largest number of rows whose columns are made at once and that become one row group."""
-BYTES_TOGETHER = 64 * 2**20
-"""Bytes of rows, images included, from which no further rows are added to a group."""
+BYTES_TOGETHER = 8 * 2**20
+"""Bytes of rows, images included, from which no further rows are added to a group: joining copies them."""
 _AHEAD = 2
 """Groups of rows whose images are being decoded while an earlier group is written."""
 _KNOWN_IMAGES = 20_000
@@ -69,7 +68,7 @@ class _Decoder:
 
     def start(self, images: pa.Array) -> list[PendingFacts]:
         """Return the facts of each image of a column, which are there once its process has answered."""
-        encoded = [EncodedImage(data or b"", hashlib.sha256(data or b"").hexdigest()) for data in images.to_pylist()]
+        encoded = [EncodedImage(data, hashlib.sha256(data).hexdigest()) for data in map(_bytes_of, images)]
         if len(self._known) + len(encoded) > _KNOWN_IMAGES:
             self._known.clear()
         fresh = {image.sha256: image for image in encoded if image.sha256 not in self._known}
@@ -77,13 +76,19 @@ class _Decoder:
         return [self._known[image.sha256] for image in encoded]
 
 
+def _bytes_of(image: pa.Scalar) -> memoryview:
+    """Return the bytes of an image without a copy, no bytes for a null."""
+    return memoryview(image.as_buffer() if image.is_valid else b"")
+
+
 def _finished(started: _Started) -> pa.RecordBatch:
     batch = started.batch
     columns = {name: batch.column(name) for name in batch.schema.names}
     sides = [[pending.result() for pending in side] for side in started.sides]
     for side, facts in enumerate(sides):
-        for field, kind in FACT_FIELDS.items():
-            columns[f"{field}_{side}"] = pa.array([getattr(fact, field) for fact in facts], kind)
+        values = zip(*facts, strict=True) if facts else repeat(())
+        for field, column in zip(ImageFacts._fields, values, strict=bool(facts)):
+            columns[f"{field}_{side}"] = pa.array(column, FACT_FIELDS[field])
     columns["pair_id"] = _pair_ids(batch, sides)
     schema = pairs_schema(batch.schema.names)
     return pa.RecordBatch.from_arrays([columns[own.name].cast(own.type) for own in schema], schema=schema)

@@ -4,15 +4,17 @@ Imports no more than a decoding process needs to start quickly.
 """
 
 import hashlib
+import math
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, MpoImagePlugin, TiffImagePlugin, WebPImagePlugin
 
 from alignment.files.images import Ground, is_direct, parse_ground, shown, upright_size
@@ -31,6 +33,8 @@ FACTS_SIDE = 256
 MAXIMUM_SCANS = 100
 """Largest number of scans of a JPEG. Encoders write about ten; each scan costs a pass over all pixels."""
 
+_PIXELS_TOGETHER = 2**18
+"""Pixels whose statistics are computed at once."""
 _START_OF_SCAN, _END_OF_IMAGE = b"\xff\xda", b"\xff\xd9"
 _MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
 """A marker that begins a segment or ends the image; within pixel data only restarts and escaped bytes follow 0xff."""
@@ -66,8 +70,7 @@ class DecodingLimits:
     """CPU seconds. Enforced by the process that calls `image_facts`, since a decoder cannot be interrupted."""
 
 
-@dataclass(frozen=True, slots=True)
-class ImageFacts:
+class ImageFacts(NamedTuple):
     """Facts about an encoded image. A fact is None where decoding did not get that far."""
 
     sha256: str
@@ -98,28 +101,55 @@ def decoding_limits(section: "ValidationSection") -> DecodingLimits:
     )
 
 
-def image_facts(data: bytes | None, limits: DecodingLimits, sha256: str = "") -> ImageFacts:
-    """Return facts about encoded bytes. Bad bytes are a `problem`, never an exception. `sha256` is theirs, if known.
+class Decoded(NamedTuple):
+    """Facts of an image without its statistics, and the grey copy that they are computed from, if it was decoded."""
+
+    facts: ImageFacts
+    grey: NDArray[np.uint8] | None = None
+
+
+def image_facts(data: bytes | None, limits: DecodingLimits) -> ImageFacts:
+    """Return facts about encoded bytes. Bad bytes are a `problem`, never an exception.
 
     Inside `strict_decoding`, Pillow's own warning about decompression bombs counts as too many pixels.
     """
     data = data or b""
-    sha256 = sha256 or hashlib.sha256(data).hexdigest()
+    return with_statistics([decode(data, limits, hashlib.sha256(data).hexdigest())])[0]
+
+
+def decode(data: bytes, limits: DecodingLimits, sha256: str) -> Decoded:
+    """Decode encoded bytes, whose digest is `sha256`; see `image_facts`."""
     if not data:
-        return ImageFacts(sha256, 0, "no_bytes")
+        return Decoded(ImageFacts(sha256, 0, "no_bytes"))
     if len(data) > limits.max_image_bytes:
-        return ImageFacts(sha256, len(data), "too_many_bytes")
+        return Decoded(ImageFacts(sha256, len(data), "too_many_bytes"))
     try:
         with Image.open(BytesIO(data), formats=IDENTIFIED_FORMATS) as image:
             header = (image.format, image.width, image.height)
             problem = _header_problem(image, limits) or _scan_problem(image, data)
             if problem:
-                return ImageFacts(sha256, len(data), problem, *header)
-            return _facts_of(image, sha256, len(data), ground=limits.ground)
+                return Decoded(ImageFacts(sha256, len(data), problem, *header))
+            return _decoded(image, sha256, len(data), ground=limits.ground)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        return ImageFacts(sha256, len(data), "too_many_pixels")
+        return Decoded(ImageFacts(sha256, len(data), "too_many_pixels"))
     except Exception:  # A decoder can raise any exception on hostile bytes; each of them is a fault of the image.
-        return ImageFacts(sha256, len(data), "unidentified")
+        return Decoded(ImageFacts(sha256, len(data), "unidentified"))
+
+
+def with_statistics(decoded: Sequence[Decoded]) -> list[ImageFacts]:
+    """Return the facts with sharpness and luminance. Copies of one size are measured together, which saves time."""
+    copies: dict[tuple[int, ...], list[tuple[int, NDArray[np.uint8]]]] = {}
+    for place, (_, grey) in enumerate(decoded):
+        if grey is not None:
+            copies.setdefault(grey.shape, []).append((place, grey))
+    found = [facts for facts, _ in decoded]
+    for shape, own in copies.items():
+        step = max(1, _PIXELS_TOGETHER // math.prod(shape))
+        for start in range(0, len(own), step):
+            places, greys = zip(*own[start : start + step], strict=True)
+            for place, sharp, light in zip(places, *_statistics(np.stack(greys)), strict=True):
+                found[place] = found[place]._replace(sharpness=sharp, mean_luminance=light)
+    return found
 
 
 @contextmanager
@@ -130,24 +160,15 @@ def strict_decoding() -> Iterator[None]:
         yield
 
 
-def _facts_of(image: "PILImage", sha256: str, num_bytes: int, *, ground: Ground) -> ImageFacts:
+def _decoded(image: "PILImage", sha256: str, num_bytes: int, *, ground: Ground) -> Decoded:
     name, stored = image.format, image.size
     try:
         size, direct = upright_size(image), is_direct(image)
         grey = _small_grey(image, None if direct else ground)
+        pixels = np.frombuffer(grey.tobytes(), np.uint8).reshape(grey.height, grey.width)
     except Exception:  # Truncated or corrupt pixel data; decoders report it with different exceptions.
-        return ImageFacts(sha256, num_bytes, "damaged", name, *stored)
-    sharpness, luminance = _statistics(grey)
-    return ImageFacts(
-        sha256,
-        num_bytes,
-        "",
-        name,
-        *size,
-        converted=not direct,
-        sharpness=sharpness,
-        mean_luminance=luminance,
-    )
+        return Decoded(ImageFacts(sha256, num_bytes, "damaged", name, *stored))
+    return Decoded(ImageFacts(sha256, num_bytes, "", name, *size, converted=not direct), pixels)
 
 
 def _header_problem(image: "PILImage", limits: DecodingLimits) -> Problem:
@@ -192,22 +213,28 @@ def _small_grey(image: "PILImage", ground: Ground | None) -> "PILImage":
     if ground is None:
         shrink = min(factor, 8)
         image.draft("L", (max(1, image.width // shrink), max(1, image.height // shrink)))
-        grey = image.convert("L")
+        image.load()
+        grey = image if image.mode == "L" else image.convert("L")
     else:
         grey = shown(image, ground).convert("L")
     left = -(-max(grey.size) // longest)
     return grey.reduce(left) if left > 1 else grey
 
 
-def _statistics(grey: "PILImage") -> tuple[float, float]:
-    """Return the variance of the Laplacian and the mean. Sums of integers, so exact on every processor."""
-    pixels = np.frombuffer(grey.tobytes(), np.uint8).reshape(grey.height, grey.width)
-    mean = int(pixels.sum(dtype=np.int64)) / pixels.size
-    if min(pixels.shape) < 3:
-        return 0.0, mean
-    levels = pixels.astype(np.int32)
-    middle = levels[1:-1, 1:-1]
-    laplacian = levels[:-2, 1:-1] + levels[2:, 1:-1] + levels[1:-1, :-2] + levels[1:-1, 2:] - 4 * middle
-    flat = laplacian.ravel()
-    total, squares = int(flat.sum(dtype=np.int64)), int(np.square(flat).sum(dtype=np.int64))
-    return (squares * flat.size - total * total) / flat.size**2, mean
+def _statistics(greys_NHW: NDArray[np.uint8]) -> tuple[list[float], list[float]]:
+    """Return the variance of the Laplacian and the mean of each image.
+
+    All sums are of integers below 2**53, so they are exact, and the same on every processor.
+    """
+    count, height, width = greys_NHW.shape
+    means = greys_NHW.reshape(count, -1).sum(axis=1, dtype=np.int64) / (height * width)
+    if min(height, width) < 3:
+        return [0.0] * count, means.tolist()
+    levels = greys_NHW.astype(np.int16)
+    laplacian = levels[:, :-2, 1:-1] + levels[:, 2:, 1:-1]
+    laplacian += levels[:, 1:-1, :-2]
+    laplacian += levels[:, 1:-1, 2:]
+    laplacian -= 4 * levels[:, 1:-1, 1:-1]
+    flat = laplacian.reshape(count, -1).astype(np.float64)
+    total, squares = flat.sum(axis=1), np.einsum("np,np->n", flat, flat)
+    return ((squares - total * (total / flat.shape[1])) / flat.shape[1]).tolist(), means.tolist()

@@ -136,9 +136,9 @@ def publish_batch(
             for batch in chain([] if first is None else [first], tables):
                 writer.write(batch)
                 num_rows += batch.num_rows
-        digest, _ = hash_folder(folder)
+        digest, files = hash_folder(folder)
         raw = RawBatch(uri=uri, content_digest=digest, source=source, source_file=name, num_rows=num_rows)
-        manifest = workspace.store.publish_folder(folder, uri, raw.model_dump(mode="json"))
+        manifest = workspace.store.publish_folder(folder, uri, raw.model_dump(mode="json"), hashed=files)
     log.info("Ingested %s of %s: %d rows", name, source, num_rows)
     return RawBatch.model_validate(manifest.value)
 
@@ -202,7 +202,8 @@ def _in_our_columns(
     columns = {field: batch.column(field) for field in batch.schema.names if field != "user_id"}
     users = batch.column("user_id").to_pylist()
     if find_source(source.kind).labelled_by_people:
-        users = [_annotator_id(user, settings) for user in users]
+        ids = {user: _annotator_id(user, settings) for user in set(users)}
+        users = [ids[user] for user in users]
     columns["annotator_id"] = pa.array([user or "" for user in users], pa.string())
     columns["source"] = pa.repeat(source.name, rows)
     columns["licence"] = pa.repeat(source.licence, rows)

@@ -16,6 +16,11 @@ QUARANTINE_FILE = "quarantine.parquet"
 ROWS_AT_ONCE = 32
 """Rows held in memory at a time, each with two images of at most max_image_bytes."""
 
+ROWS_TOGETHER = 1024
+"""Largest number of rows whose facts are computed at once and that become one row group of a raw batch."""
+SMALL_ROW_GROUP_BYTES = 128 * 2**20
+"""Size of a row group that may be in memory as a whole."""
+
 IMAGE_COLUMNS = ("image_0", "image_1", "image_chosen", "image_rejected")
 FACT_FIELDS = {
     "sha256": pa.string(),
@@ -73,15 +78,6 @@ def pair_id(sha256_0: str, sha256_1: str, *, prompt: str, annotator_id: str) -> 
     return hashlib.sha256(identity.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def comparison_key(sha256_0: str, sha256_1: str, *, normal: str, annotator_id: str) -> bytes:
-    """Return a key that is equal for rows of one comparison, whose prompts may differ in spelling; see `normal_prompt`.
-
-    Identity by `pair_id` takes the prompt as it is written, so duplicates are found by this key.
-    """
-    parts = [*sorted([sha256_0, sha256_1]), annotator_id, normal]
-    return hashlib.blake2b("\0".join(parts).encode("utf-8", "surrogatepass"), digest_size=16).digest()
-
-
 class PairWriter:
     """Writes a parquet file batch by batch; the same batches give the same bytes. Use as a context manager."""
 
@@ -103,6 +99,19 @@ class PairWriter:
         """Append rows as one row group."""
         if batch.num_rows:
             self._writer.write_table(pa.table(batch) if isinstance(batch, pa.RecordBatch) else batch)
+
+
+def rows_to_read(path: Path) -> int:
+    """Return the number of rows of a source's file to read at a time: many where each row group is small.
+
+    The sizes are those that the file states. ROWS_AT_ONCE for a large row group, and for a file that is not parquet.
+    """
+    try:
+        index = pq.read_metadata(path)
+    except (pa.ArrowException, OSError):
+        return ROWS_AT_ONCE
+    largest = max((index.row_group(number).total_byte_size for number in range(index.num_row_groups)), default=0)
+    return ROWS_TOGETHER if largest <= SMALL_ROW_GROUP_BYTES else ROWS_AT_ONCE
 
 
 def read_batches(path: Path, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from alignment.statistics.normal_text import normal_prompt, visible
-from pipelines.intake.pairs import comparison_key
+from pipelines.intake.comparisons import comparison_key
 from pipelines.intake.sources.interface import VOTE_FIELDS
 from pipelines.project.sections import ValidationSection
 from pipelines.records.heldout_prompts import HeldoutPrompts

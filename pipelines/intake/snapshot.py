@@ -17,8 +17,9 @@ from alignment.files.images import ground_metadata, parse_ground
 from alignment.statistics.normal_text import normal_prompt
 from pipelines.contracts.pairs import ValidationReport
 from pipelines.contracts.store import Manifest
+from pipelines.intake.comparisons import comparison_key
 from pipelines.intake.ingestion import scratch_dir
-from pipelines.intake.pairs import ACCEPTED_FILE, ROWS_AT_ONCE, PairWriter, comparison_key, read_batches
+from pipelines.intake.pairs import ACCEPTED_FILE, ROWS_AT_ONCE, PairWriter, read_batches
 from pipelines.intake.soft_labels import COMPARED, LABEL_FIELDS, comparison_id, labelled_row, merged_votes, side
 from pipelines.intake.sources.catalogue import find_source
 from pipelines.intake.sources.interface import VOTE_FIELDS

@@ -91,6 +91,6 @@ def check_not_heldout(lines: Iterable[str], heldout: HeldoutPrompts, origin: str
     if found:
         where = ", ".join(map(str, found[:5])) + (", ..." if len(found) > 5 else "")
         raise ValueError(
-            f"{origin} holds {len(found)} prompts of the evaluation, or nearly the same (lines {where}). Remove them:"
+            f"{origin} holds {len(found)} prompts of the evaluation (lines {where}), or nearly these. Remove them:"
             " prompts used in training cannot be used to evaluate."
         )

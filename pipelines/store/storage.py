@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
+from alignment.contracts.values import folder_digest
 from alignment.files.paths import resolve_below
 from pipelines.contracts.store import FileEntry, Manifest
 from pipelines.settings import Settings
@@ -91,16 +92,26 @@ class Store:
         """Remove one object; do nothing when it does not exist."""
         self._backend(uri).delete(normal_uri(uri))
 
-    def publish_folder(self, local_dir: Path, uri: str, value: dict[str, Any], exclude: Sequence[str] = ()) -> Manifest:
+    def publish_folder(
+        self,
+        local_dir: Path,
+        uri: str,
+        value: dict[str, Any],
+        exclude: Sequence[str] = (),
+        *,
+        hashed: dict[str, FileEntry] | None = None,
+    ) -> Manifest:
         """Upload a folder and write its manifest last; a folder that is already finished is left unchanged.
 
         `value` is the stage's value object as JSON. `exclude` names paths, folders or globs, relative to `local_dir`.
+        `hashed` are the files of the folder if `hash_folder` has just listed them.
         ValueError names a symbolic link: its target does not belong to the stage.
         """
         finished = self.read_manifest(uri)
         if finished is not None:
             return finished
-        digest, files = hash_folder(local_dir, exclude)
+        files = hash_folder(local_dir, exclude)[1] if hashed is None else hashed
+        digest = folder_digest({path: entry.sha256 for path, entry in files.items()})
         backend = self._backend(uri)
         _transfer(files, lambda path: backend.upload(local_dir / path, join_uri(uri, path)), backend.large_bytes)
         manifest = Manifest(content_digest=digest, files=files, value=value)

@@ -6,7 +6,7 @@ from typing import BinaryIO
 _LENGTH = struct.Struct(">Q")
 
 
-def write_frame(sink: BinaryIO, content: bytes) -> None:
+def write_frame(sink: BinaryIO, content: bytes | memoryview) -> None:
     """Write one frame. The caller flushes."""
     sink.write(_LENGTH.pack(len(content)))
     sink.write(content)

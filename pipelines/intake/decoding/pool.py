@@ -37,9 +37,9 @@ _PASSED_ON = ("PATH", "LD_LIBRARY_PATH", "PYTHONHOME", "LANG", "LC_ALL", "TMPDIR
 
 
 class EncodedImage(NamedTuple):
-    """Bytes of an image, and their digest."""
+    """Bytes of an image, possibly in the memory of a table, and their digest."""
 
-    data: bytes
+    data: bytes | memoryview
     sha256: str
 
 

@@ -14,15 +14,12 @@ import signal
 import sys
 import warnings
 from collections.abc import Sequence
-from dataclasses import fields
-from operator import attrgetter
 from typing import Any, BinaryIO
 
 from pipelines.intake.decoding.frames import read_frame, write_frame
-from pipelines.intake.image_facts import DecodingLimits, ImageFacts, image_facts, strict_decoding
+from pipelines.intake.image_facts import DecodingLimits, ImageFacts, decode, strict_decoding, with_statistics
 
 READY = b"ready"
-_values = attrgetter(*(field.name for field in fields(ImageFacts)))
 
 
 def main() -> None:
@@ -46,8 +43,7 @@ def _serve(source: BinaryIO, sink: BinaryIO) -> None:
         if None in images:
             return
         limits = _limits(request["limits"])
-        answer = [_values(facts) for facts in _facts(images, request["sha256"], limits)]
-        write_frame(sink, json.dumps(answer).encode())
+        write_frame(sink, json.dumps(_facts(images, request["sha256"], limits)).encode())
         sink.flush()
 
 
@@ -57,12 +53,12 @@ def _limits(stated: dict[str, Any]) -> DecodingLimits:
 
 
 def _facts(images: Sequence[bytes | None], digests: Sequence[str], limits: DecodingLimits) -> list[ImageFacts]:
-    found = []
+    decoded = []
     for image, sha256 in zip(images, digests, strict=True):
         signal.setitimer(signal.ITIMER_PROF, limits.max_decode_seconds)
-        found.append(image_facts(image, limits, sha256))
+        decoded.append(decode(image or b"", limits, sha256))
     signal.setitimer(signal.ITIMER_PROF, 0)
-    return found
+    return with_statistics(decoded)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines.contracts.pairs import SourceFacts, SourceShard
+from pipelines.intake.pairs import rows_to_read
 from pipelines.intake.sources.interface import SOURCE_SCHEMA, OpenShard
 from pipelines.intake.sources.reading.layouts import HEAD_BYTES, layout_error, missing_column, readable, unreadable
 from pipelines.intake.sources.reading.records import open_in_place
@@ -70,14 +71,15 @@ class PickAPicSource:
         )
 
     def read_shard(self, shard: OpenShard, rows: int) -> Iterator[pa.RecordBatch]:
-        """Yield rows in SOURCE_SCHEMA, at most `rows` at a time, in memory that does not grow with the file."""
+        """Yield rows in SOURCE_SCHEMA, `rows` or, of small row groups, more at a time. Memory does not grow with the file."""
         path = shard.local_path()
         with (
             readable(path, shard.name, "parquet"),
             pq.ParquetFile(path, buffer_size=_READ_BUFFER_BYTES, pre_buffer=False) as file,
         ):
             columns = list(dict.fromkeys(_columns(file.schema_arrow, shard.name).values()))
-            batches = file.iter_batches(rows, columns=columns, use_threads=False)
+            at_once = max(rows, rows_to_read(path))
+            batches = file.iter_batches(at_once, columns=columns, use_threads=False)
             yield from pick_a_pic_batches(batches, file.schema_arrow, shard.name)
 
 

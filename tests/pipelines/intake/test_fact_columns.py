@@ -25,9 +25,9 @@ class HerePool:
         self.seen: list[bytes] = []
 
     def submit(self, images: Sequence[EncodedImage], limits: DecodingLimits) -> list[PendingFacts]:
-        self.seen += [image.data for image in images]
+        self.seen += [bytes(image.data) for image in images]
         answer: Future[list[ImageFacts]] = Future()
-        answer.set_result([image_facts(image.data, limits, image.sha256) for image in images])
+        answer.set_result([image_facts(bytes(image.data), limits) for image in images])
         return [PendingFacts(answer, place) for place in range(len(images))]
 
 
@@ -91,3 +91,5 @@ def test_groups_of_rows_are_bounded_in_rows_and_bytes(pool: HerePool, monkeypatc
     monkeypatch.setattr(fact_columns, "BYTES_TOGETHER", 1)
     assert [batch.num_rows for batch in with_facts(batches, ValidationSection())] == [2] * 5
     assert list(with_facts([], ValidationSection())) == []
+    (empty,) = with_facts([rows(range(0))], ValidationSection())
+    assert (empty.num_rows, empty.schema) == (0, PAIRS_SCHEMA)

@@ -11,7 +11,14 @@ import pytest
 from hostile_images import jpeg_with_scans, png_chunk
 from PIL import Image
 
-from pipelines.intake.image_facts import MAXIMUM_SCANS, decoding_limits, image_facts, strict_decoding
+from pipelines.intake.image_facts import (
+    MAXIMUM_SCANS,
+    decode,
+    decoding_limits,
+    image_facts,
+    strict_decoding,
+    with_statistics,
+)
 from pipelines.project.sections import ValidationSection
 
 LIMITS = decoding_limits(ValidationSection())
@@ -50,6 +57,19 @@ def test_sharpness_and_luminance_are_those_of_the_pixels() -> None:
     values = np.array([-4 * 255] + [255] * 4 + [0] * 4, float)
     assert spot.sharpness == pytest.approx(values.var())
     assert spot.mean_luminance == pytest.approx(255 / 25)
+
+
+def test_images_of_several_sizes_have_the_facts_that_each_has_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(4)
+    sizes = [(40, 50), (33, 2), (40, 50), (90, 40), (40, 50), (1, 1)]
+    images = [encode(rng.integers(0, 256, size, dtype=np.uint8)) for size in sizes]
+    images[3:3] = [b"junk", b""]
+    alone = [image_facts(data, LIMITS) for data in images]
+    monkeypatch.setattr("pipelines.intake.image_facts._PIXELS_TOGETHER", 2 * 40 * 50)
+    digests = [hashlib.sha256(data).hexdigest() for data in images]
+    decoded = [decode(data, LIMITS, digest) for data, digest in zip(images, digests, strict=True)]
+    assert with_statistics(decoded) == alone
+    assert len({facts.mean_luminance for facts in alone}) == 7
 
 
 @pytest.mark.parametrize("progressive", [False, True])

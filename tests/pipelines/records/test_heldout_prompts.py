@@ -70,3 +70,13 @@ def test_prompt_sets_are_held_out_as_well(tiny_project: Project, settings: Setti
     path.write_text(named + own)
     with pytest.raises(ValueError, match="are named more"):
         load_project(path)
+
+
+def test_prompts_that_are_nearly_held_out_are_held_too() -> None:
+    nine = "one two three four five six seven eight nine"
+    heldout = HeldoutPrompts(digest="0" * 64, normal=frozenset({f"{nine} ten"}))
+    asked = [f"{nine} ten", f"{nine} TEN!", f"{nine} other", f"{nine} and other", "a cat"]
+    assert [heldout.holds(prompt) for prompt in asked] == [True, True, True, False, False]
+    assert [heldout.is_near(prompt) for prompt in asked] == [False, True, True, False, False]
+    with pytest.raises(ValueError, match=r"train.txt holds 1 prompts of the evaluation \(lines 2\)"):
+        check_not_heldout(["a cat", f"{nine} other"], heldout, "train.txt")

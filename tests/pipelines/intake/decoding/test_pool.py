@@ -19,14 +19,14 @@ LIMITS = DecodingLimits(20_000_000, 50_000_000, 16_384, ("JPEG", "PNG", "WEBP"),
 DYING = """
 import os, signal, time
 from pipelines.intake.decoding import worker
-decode = worker.image_facts
+decode = worker.decode
 def hostile(data, limits, sha256):
     if data == b"crash":
         os.kill(os.getpid(), signal.SIGSEGV)
     if data == b"hang":
         time.sleep(1000)
     return decode(data, limits, sha256)
-worker.image_facts = hostile
+worker.decode = hostile
 worker.main()
 """
 
