@@ -18,7 +18,7 @@ from PIL import Image
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from alignment.backbones.drawing import Drawing, drawing_of
+from alignment.backbones.drawing import drawing_of, to_images
 from alignment.backbones.interface import Conditioning, Framing, LatentMoments
 from alignment.backbones.model_files import (
     LORA_FILE,
@@ -29,7 +29,7 @@ from alignment.backbones.model_files import (
     require_parts,
 )
 from alignment.catalogues.lookup import resolve
-from alignment.contracts.evaluation import ModelRef
+from alignment.contracts.evaluation import ModelRef, Sampler
 from alignment.contracts.training import FullFineTune, Lora
 from alignment.files.durable import files_below
 from alignment.files.tensors import write_tensors
@@ -203,7 +203,9 @@ class DiffusersModel:
         pipeline = _sampling_pipeline(
             self.family, self.base_dir, **{self.family.part: denoiser}, **_without_texts(self.family)
         )
-        return _PipelineGridSampler(pipeline.to(device), self.resolution, self._grid_texts)
+        stored = {weight.dtype for weight in denoiser.parameters()}
+        half = next((dtype for dtype in (torch.bfloat16, torch.float16) if dtype in stored), None)
+        return _PipelineGridSampler(pipeline.to(device), self.resolution, self._grid_texts, half)
 
 
 LARGE_FROM = 1024
@@ -221,20 +223,24 @@ class _PipelineGridSampler:
     resolution: int
     texts: Mapping[str, Conditioning]
     """Text states of the prompts and of the empty one."""
+    half: torch.dtype | None
+    """Autocast dtype, if some weights of the denoiser are stored in it: they do not multiply float32 latents."""
 
     def draw(self, prompt: str, seed: int, steps: int, *, guidance_scale: float) -> Image.Image:
         """Generate one image. The noise comes from a CPU generator, so it does not depend on the device."""
-        drawing: Drawing = drawing_of(self.pipeline)
-        states = drawing.arguments_of(self.texts[prompt], self.texts[""])
-        image = self.pipeline(
-            **{name: state.to(self.pipeline.device) for name, state in states.items()},
-            height=self.resolution,
-            width=self.resolution,
-            num_inference_steps=steps,
-            guidance_scale=guidance_scale,
-            generator=torch.Generator("cpu").manual_seed(seed),
-        ).images[0]
-        return cast(Image.Image, image)
+        drawing = drawing_of(self.pipeline)
+        noise_CHW = torch.randn(
+            drawing.noise_shape(self.resolution), generator=torch.Generator("cpu").manual_seed(seed)
+        )
+        with torch.autocast(self.pipeline.device.type, dtype=self.half, enabled=self.half is not None):
+            images_BCHW = drawing.draw(
+                noise_CHW[None].to(self.pipeline.device),
+                self.texts[prompt],
+                self.texts[""],
+                sampler=Sampler(steps=steps, guidance_scale=guidance_scale),
+                resolution=self.resolution,
+            )
+        return to_images(images_BCHW.float().cpu())[0]
 
 
 def _latent_unit(vae: "AutoencoderKL") -> tuple[Tensor | float, Tensor | float]:

@@ -37,10 +37,6 @@ class Drawing(Protocol):
         """Return C, H, W of an image's starting noise."""
         ...
 
-    def arguments_of(self, prompts: Conditioning, empty: Conditioning) -> dict[str, Tensor]:
-        """Return text states by the names of the pipeline's arguments."""
-        ...
-
     def draw(
         self, noise_BCHW: Tensor, prompts: Conditioning, empty: Conditioning, *, sampler: Sampler, resolution: int
     ) -> Tensor:
@@ -60,16 +56,12 @@ class GuidedDrawing:
     def __init__(self, pipeline: Any) -> None:
         self.pipeline = pipeline
 
-    def arguments_of(self, prompts: Conditioning, empty: Conditioning) -> dict[str, Tensor]:
-        """As `Drawing.arguments_of`."""
-        asked = {argument: prompts[name] for name, argument in self.arguments.items()}
-        return asked | {f"negative_{argument}": empty[name] for name, argument in self.arguments.items()}
-
     def draw(
         self, noise_BCHW: Tensor, prompts: Conditioning, empty: Conditioning, *, sampler: Sampler, resolution: int
     ) -> Tensor:
         """As `Drawing.draw`."""
-        states = {name: state.to(noise_BCHW) for name, state in self.arguments_of(prompts, empty).items()}
+        states = {argument: prompts[name].to(noise_BCHW) for name, argument in self.arguments.items()}
+        states |= {f"negative_{argument}": empty[name].to(noise_BCHW) for name, argument in self.arguments.items()}
         images_BCHW = self.pipeline(
             latents=noise_BCHW,
             height=resolution,

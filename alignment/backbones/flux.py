@@ -128,18 +128,14 @@ class FluxDrawing:
         side = resolution // self.pipeline.vae_scale_factor
         return self.pipeline.transformer.config.in_channels // 4, side, side
 
-    def arguments_of(self, prompts: Conditioning, empty: Conditioning) -> dict[str, Tensor]:
-        """As `Drawing.arguments_of`."""
-        del empty
-        return {"prompt_embeds": prompts[TEXT_STATES], "pooled_prompt_embeds": prompts[POOLED]}
-
     def draw(
         self, noise_BCHW: Tensor, prompts: Conditioning, empty: Conditioning, *, sampler: Sampler, resolution: int
     ) -> Tensor:
         """As `Drawing.draw`."""
-        states = {name: state.to(noise_BCHW) for name, state in self.arguments_of(prompts, empty).items()}
+        del empty
         images_BCHW = self.pipeline(
-            **states,
+            prompt_embeds=prompts[TEXT_STATES].to(noise_BCHW),
+            pooled_prompt_embeds=prompts[POOLED].to(noise_BCHW),
             latents=_pack(noise_BCHW),
             height=resolution,
             width=resolution,

@@ -71,7 +71,7 @@ class PickAPicSource:
         )
 
     def read_shard(self, shard: OpenShard, rows: int) -> Iterator[pa.RecordBatch]:
-        """Yield rows in SOURCE_SCHEMA, `rows` or, of small row groups, more at a time. Memory does not grow with the file."""
+        """Yield rows in SOURCE_SCHEMA, `rows` at a time or more small ones; memory does not grow with the file."""
         path = shard.local_path()
         with (
             readable(path, shard.name, "parquet"),

@@ -219,6 +219,19 @@ def test_a_grid_is_that_of_the_complete_pipeline_and_encodes_each_prompt_once(
     assert encoded == ["", *prompts]
 
 
+def test_a_denoiser_with_matrices_in_bf16_draws_nearly_the_same_grid(case: Case) -> None:
+    backbone, denoiser = case.backbone(), case.backbone().load_denoiser()
+    drawn = []
+    for half in (False, True):
+        for weight in denoiser.parameters():
+            weight.data = weight.data.bfloat16() if half and weight.ndim > 1 else weight.data
+        sampler = backbone.sampler(denoiser, torch.device("cpu"), ["a plain red picture"])
+        with torch.no_grad():
+            image = sampler.draw("a plain red picture", 1, 2, guidance_scale=3.0)
+        drawn.append(torch.tensor(list(image.tobytes()), dtype=torch.float32))
+    assert 0 < (drawn[0] - drawn[1]).abs().mean() < 6, "of 255 levels"
+
+
 def test_grid_sampler_draws_with_this_denoiser(case: Case) -> None:
     backbone, denoiser = shaken_lora(case)
     sampler = backbone.sampler(denoiser, torch.device("cpu"), ["a plain red picture"])
