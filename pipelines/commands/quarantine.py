@@ -8,7 +8,16 @@ from pipelines.commands.groups import command_group
 
 log = logging.getLogger(__name__)
 
-COLUMNS = ("source", "shard", "num_rows", "num_accepted", "num_quarantined", "reasons", "data_docs_uri")
+COLUMNS = (
+    "source",
+    "shard",
+    "num_rows",
+    "num_accepted",
+    "num_quarantined",
+    "num_duplicates",
+    "reasons",
+    "data_docs_uri",
+)
 
 
 def show_quarantine(project: Project, as_json: AsJson = False) -> int:

@@ -73,10 +73,12 @@ class SetAside(Record):
 
 
 class DriftRow(Record):
-    """The share of one category before and now."""
+    """Number and share of one category before and now."""
 
     property: str
     category: str
+    num_before: int
+    num_now: int
     share_before: float
     share_now: float
     has_drifted: bool
@@ -125,8 +127,8 @@ class SnapshotDiff(Record):
     """Differences between two snapshots. A pair is the same if its two images, prompt and annotator are."""
 
     project: str
-    before: Sha256
-    now: Sha256
+    before_digest: Sha256
+    now_digest: Sha256
     num_before: int
     num_now: int
     num_added: int

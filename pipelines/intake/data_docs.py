@@ -7,8 +7,10 @@ clock times. Ours opens without a network, sends no request when it is opened, a
 import html
 import re
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from pipelines.intake.rule_runs import Judged
+if TYPE_CHECKING:
+    from pipelines.intake.rule_runs import Judged
 
 PAGE_FILE = "index.html"
 
@@ -44,7 +46,7 @@ _DROPPED = (
 _RANDOM_IDS = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}")
 
 
-def data_docs_page(judged: Sequence[Judged], *, title: str, verdict: str, quarantined: str = "") -> str:
+def data_docs_page(judged: "Sequence[Judged]", *, title: str, verdict: str, quarantined: str = "") -> str:
     """Return one HTML page with the result of every rule, headed by `title` and `verdict`.
 
     `quarantined` is the HTML of the quarantined rows, shown below the verdict.

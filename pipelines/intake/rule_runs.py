@@ -7,17 +7,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pipelines.intake.rules import Rule
-
 if TYPE_CHECKING:
     import pandas as pd
+
+    from pipelines.intake.rules import Rule
 
 
 @dataclass(frozen=True)
 class Judged:
     """Result of one rule."""
 
-    rule: Rule
+    rule: "Rule"
     checked: int
     """Number of rows to which the rule applies; 1 for a table rule."""
     failed: int
@@ -27,7 +27,7 @@ class Judged:
     """Great Expectations' own result for the page, without values or indices."""
 
 
-def judge(frame: "pd.DataFrame", rules: Sequence[Rule]) -> list[Judged]:
+def judge(frame: "pd.DataFrame", rules: "Sequence[Rule]") -> list[Judged]:
     """Run every rule over a frame; a column `row` numbers its rows.
 
     Raises RuntimeError when a rule could not be evaluated: that is a defect in this code, never "no bad rows".
@@ -55,7 +55,7 @@ def _batch(frame: "pd.DataFrame") -> Any:
     return asset.add_batch_definition_whole_dataframe("whole").get_batch(batch_parameters={"dataframe": frame})
 
 
-def _validate(batch: Any, rules: Sequence[Rule], result_format: Any) -> list[tuple[Rule, Any]]:
+def _validate(batch: Any, rules: "Sequence[Rule]", result_format: Any) -> "list[tuple[Rule, Any]]":
     """Pair each rule with its result. Great Expectations returns results in any order, so they are matched by meta."""
     import great_expectations as gx
 
@@ -70,7 +70,7 @@ def _validate(batch: Any, rules: Sequence[Rule], result_format: Any) -> list[tup
     return [(rule, by_rule[rule.name]) for rule in rules]
 
 
-def _check_evaluated(rule: Rule, result: Any) -> None:
+def _check_evaluated(rule: "Rule", result: Any) -> None:
     if result is None:
         raise RuntimeError(f"Great Expectations gave no result for rule {rule.name}.")
     info = result.exception_info or {}
@@ -89,7 +89,7 @@ def _failed_rows(result: Any) -> tuple[int, ...]:
     return tuple(rows)
 
 
-def _judged(rule: Rule, result: Any, rows: tuple[int, ...]) -> Judged:
+def _judged(rule: "Rule", result: Any, rows: tuple[int, ...]) -> Judged:
     if rule.scope == "table":
         # A batch without rows has no largest value, which `rows_present` reports; a set of columns is not a number.
         empty = "observed_value" in result.result and result.result["observed_value"] is None

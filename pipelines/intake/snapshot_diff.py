@@ -47,8 +47,8 @@ def diff_snapshots(before: SnapshotRecord, now: SnapshotRecord, workspace: Works
     totals = Counter(changes.values())
     return SnapshotDiff(
         project=workspace.project.name,
-        before=before.snapshot_digest,
-        now=now.snapshot_digest,
+        before_digest=before.snapshot_digest,
+        now_digest=now.snapshot_digest,
         num_before=len(old),
         num_now=len(new),
         num_added=totals["added"],

@@ -4,6 +4,8 @@ Snapshots are sets of pairs and no samples of something larger, so a difference 
 a size that matters: a category has drifted if its share moved by at least MINIMUM_MOVE.
 """
 
+from collections.abc import Mapping
+
 from pipelines.contracts.data_report import DataFigures, DriftRow
 
 MINIMUM_MOVE = 0.05
@@ -23,21 +25,28 @@ def drift(before: DataFigures, now: DataFigures) -> tuple[DriftRow, ...]:
 
 
 def _of_property(name: str, before: DataFigures, now: DataFigures) -> list[DriftRow]:
-    old, new = _shares(before, name), _shares(now, name)
+    old, new = _totals(before, name), _totals(now, name)
     if not old or not new:
         return []
-    found = []
-    for category in {**new, **old}:
-        was, share = old.get(category, 0.0), new.get(category, 0.0)
-        if was != share:
-            drifted = abs(share - was) >= MINIMUM_MOVE - _ROUNDING
-            row = DriftRow(property=name, category=category, share_before=was, share_now=share, has_drifted=drifted)
-            found.append(row)
-    return found
+    rows = [_row(name, category, old, new) for category in {**new, **old}]
+    return [row for row in rows if row.share_before != row.share_now]
 
 
-def _shares(figures: DataFigures, name: str) -> dict[str, float]:
-    """Return the share of each category of a property; empty where the property was not counted."""
+def _row(name: str, category: str, old: Mapping[str, int], new: Mapping[str, int]) -> DriftRow:
+    num_before, num_now = old.get(category, 0), new.get(category, 0)
+    share_before, share_now = num_before / sum(old.values()), num_now / sum(new.values())
+    return DriftRow(
+        property=name,
+        category=category,
+        num_before=num_before,
+        num_now=num_now,
+        share_before=share_before,
+        share_now=share_now,
+        has_drifted=abs(share_now - share_before) >= MINIMUM_MOVE - _ROUNDING,
+    )
+
+
+def _totals(figures: DataFigures, name: str) -> dict[str, int]:
+    """Return the number of each category of a property; empty where the property was not counted."""
     totals = {category: sum(splits.values()) for category, splits in figures.counts.get(name, {}).items()}
-    whole = sum(totals.values())
-    return {category: number / whole for category, number in totals.items()} if whole else {}
+    return totals if sum(totals.values()) else {}

@@ -39,6 +39,7 @@ def test_the_largest_change_comes_first_and_five_points_are_drift() -> None:
         ("label", "tie", False),
     ]
     assert found[0][2:4] == (0.5, pytest.approx(0.55))
+    assert [(r.num_before, r.num_now) for r in drift(before, now)][:2] == [(50, 55), (50, 45)]
 
 
 def test_a_category_that_came_or_left_has_a_share_of_zero() -> None:

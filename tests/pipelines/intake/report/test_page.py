@@ -124,11 +124,15 @@ def test_data_docs_of_another_store_are_no_link() -> None:
 
 @pytest.mark.parametrize("drifted", [True, False])
 def test_drift_is_named_in_the_first_sentence(drifted: bool) -> None:
-    row = DriftRow(property="source", category="a", share_before=0.5, share_now=0.58, has_drifted=drifted)
+    row = DriftRow(
+        property="source", category="a", num_before=50, num_now=870, share_before=0.5, share_now=0.58,
+        has_drifted=drifted,
+    )  # fmt: skip
     page = Text(render_page(report(previous_digest="4" * 64, drift=(row,)), EXAMPLES))
     assert ("these have drifted: source" in page.text) == drifted
     assert ("Nothing has drifted" in page.text) == (not drifted)
     assert "+8.0" in page.text
+    assert "870" in page.text
     assert "at least 5 percentage points" in page.text
     assert f"plumbline diff tiny {'4' * 12} {'5' * 12}" in page.text
 
