@@ -6,7 +6,7 @@ shard, and nothing is lost as with a watermark on the largest id. A row that is 
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +26,7 @@ from pipelines.store.folders import normal_uri
 from pipelines.store.storage import Store
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection, Engine
+    from sqlalchemy import Connection, Engine, RowMapping
 
 TABLE = "feedback_votes"
 ROWS_OF_A_SHARD = 1000
@@ -104,7 +104,7 @@ def create_table(source: SourceSection) -> None:
     engine.dispose()
 
 
-def _pair(row: Mapping[str, Any]) -> Pair:
+def _pair(row: "RowMapping") -> Pair:
     votes = row["num_votes"]
     return Pair(
         prompt=row["prompt"],
@@ -138,7 +138,7 @@ def _state(connection: "Connection", first: int, last: int) -> tuple[Any, ...]:
     return tuple(connection.execute(query, {"first": first, "last": last}).one())
 
 
-def _rows(connection: "Connection", first: int, last: int, *, rows: int) -> Iterator[Mapping[str, Any]]:
+def _rows(connection: "Connection", first: int, last: int, *, rows: int) -> "Iterator[RowMapping]":
     import sqlalchemy
 
     query = f"SELECT {', '.join(_COLUMNS)} FROM {TABLE} WHERE id BETWEEN :first AND :last ORDER BY id"

@@ -52,7 +52,7 @@ def _version_3(record: Record) -> Pair:
 
 def _comparison(record: Record, paths: Sequence[Any]) -> Pair:
     preferred = _sequence(record.get("human_preference"))
-    first, second = (*paths, None, None)[:2]
+    first, second = _two(paths)
     vote = counted(*preferred) if len(preferred) == len(paths) == 2 else ILLEGAL
     return Pair(record.get("prompt"), first, second, vote, annotator=record.get("user_hash"))
 
@@ -60,11 +60,17 @@ def _comparison(record: Record, paths: Sequence[Any]) -> Pair:
 def _ranking(record: Record, paths: Sequence[Any]) -> Iterator[Pair]:
     ranks = _sequence(record.get("rank"))
     if len(ranks) != len(paths) or len(paths) < 2:
-        yield Pair(record.get("prompt"), *(*paths, None, None)[:2], ILLEGAL)
+        yield Pair(record.get("prompt"), *_two(paths), vote=ILLEGAL)
         return
     people = [one for one in _sequence(record.get("raw_annotations")) if isinstance(one, Mapping)]
     for found in ranked_pairs(ranks, [_sequence(one.get("rank")) for one in people]):
         yield Pair(record.get("prompt"), paths[found.first], paths[found.second], found.vote, weight=found.weight)
+
+
+def _two(paths: Sequence[Any]) -> tuple[Any, Any]:
+    """Return the first two paths, None where there are fewer."""
+    first, second, *_ = (*paths, None, None)
+    return first, second
 
 
 def _sequence(value: Any) -> list[Any]:

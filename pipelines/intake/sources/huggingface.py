@@ -5,6 +5,7 @@ that the columns fit, or that of `[sources.columns]`. Loading scripts are not ru
 """
 
 import hashlib
+import importlib
 import re
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -108,7 +109,7 @@ def _opened(source: SourceSection) -> Iterator[Any]:
 
 def _streamed(source: SourceSection, cache: str) -> Any:
     try:
-        import datasets
+        datasets: Any = importlib.import_module("datasets")
     except ImportError as error:
         raise ValueError(
             f"Source {source.name!r} of kind 'huggingface' needs the library datasets: pip install datasets."

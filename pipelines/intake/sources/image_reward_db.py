@@ -30,7 +30,7 @@ class ImageRewardDbSource(RecordSource):
         """Yield the pairs of each ranking, numbered by the row of its first image."""
         for first, group in _rankings(records):
             if "img_better" in group[0]:
-                yield first, *self.pairs(group[0], source)
+                yield from ((first, pair) for pair in self.pairs(group[0], source))
             else:
                 yield from ((first, pair) for pair in _expanded(group))
 

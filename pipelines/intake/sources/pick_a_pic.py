@@ -8,9 +8,11 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from pipelines.contracts.pairs import SourceFacts, SourceShard
 from pipelines.intake.pairs import rows_to_read
@@ -141,13 +143,15 @@ _BINARY = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_
 def _to_source_schema(batch: pa.RecordBatch, columns: dict[str, str]) -> pa.RecordBatch:
     arrays = {ours: batch.column(theirs) for ours, theirs in columns.items()}
     rows = batch.num_rows
-    refused = pa.array([False] * rows, pa.bool_())
+    refused = np.zeros(rows, dtype=bool)
     for name in _TEXTS:
         if name in arrays:
             arrays[name], bad = _text(name, arrays[name])
-            refused = pc.or_(refused, bad) if name in _TRAINED_TEXTS else refused
+            refused |= bad & (name in _TRAINED_TEXTS)
     # A row with a text that cannot be read has no prompt: the rule on prompts sends it to quarantine.
-    arrays["prompt"] = pc.if_else(refused, pa.scalar(None, pa.string()), arrays["prompt"])
+    if refused.any():
+        prompts = zip(arrays["prompt"].to_pylist(), refused, strict=True)
+        arrays["prompt"] = pa.array([None if bad else text for text, bad in prompts], pa.string())
     for name in arrays.keys() - set(_TEXTS):
         arrays[name] = plain_array(arrays[name])
         arrays[name].validate(full=True)
@@ -169,13 +173,13 @@ def _labels(arrays: dict[str, pa.Array]) -> Sequence[list[float | None]]:
     return first, [None if label is None else 1 - label for label in first]
 
 
-def _text(name: str, column: pa.Array) -> tuple[pa.Array, pa.Array]:
+def _text(name: str, column: pa.Array) -> tuple[pa.Array, NDArray[np.bool_]]:
     """Return the text of a column, and a mask of the rows where it is not UTF-8.
 
     The bytes of such a person's id are kept as escapes, so that this person does not become one without a name.
     """
     texts, bad = text_array(column)
-    if name == "user_id" and pc.any(bad).as_py():
+    if name == "user_id" and bad.any():
         values = text_bytes(column)
         escaped = [None if value is None else value.decode("utf-8", "backslashreplace") for value in values]
         texts = pa.array(escaped, pa.string())

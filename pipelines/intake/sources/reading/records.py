@@ -8,7 +8,7 @@ import csv
 import json
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -111,7 +111,7 @@ def _json(path: Path, name: str) -> Iterator[Record]:
         value = json.loads(path.read_bytes().decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise pa.ArrowInvalid(str(error)) from error
-    items: Sequence[Any] = value.get("records", value.get("data", ())) if isinstance(value, dict) else value
+    items: Any = value.get("records", value.get("data", ())) if isinstance(value, dict) else value
     if not isinstance(items, list) or not any(isinstance(item, dict) for item in items):
         raise ValueError(f"{name} is JSON, but not a list of objects. Write one object for each row, in a list.")
     for item in items:

@@ -7,8 +7,9 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 _VIEWS = {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}
 
@@ -19,13 +20,15 @@ def plain_array(column: pa.Array) -> pa.Array:
         column = column.storage
     if pa.types.is_dictionary(column.type):
         # Decoding checks no text, so one that is not UTF-8 stays in its row; it does not check the indices either.
-        if (pc.max(column.indices).as_py() or 0) >= max(len(column.dictionary), 1):
+        indices = column.indices.drop_null().to_numpy()
+        if indices.size and not 0 <= indices.min() <= indices.max() < len(column.dictionary):
             raise pa.ArrowInvalid("an index is outside its dictionary")
         column = column.dictionary_decode()
     if column.type in _VIEWS:
         column = column.cast(_VIEWS[column.type], safe=False)
     if is_image_struct(column.type):
-        column = plain_array(pc.struct_field(column, "bytes"))
+        # flatten() passes a null struct on to its fields.
+        column = plain_array(column.flatten()[column.type.get_field_index("bytes")])
     return column
 
 
@@ -44,7 +47,7 @@ def is_image_struct(kind: pa.DataType) -> bool:
     return bool(pa.types.is_struct(kind)) and kind.get_field_index("bytes") >= 0
 
 
-def text_array(column: pa.Array) -> tuple[pa.Array, pa.Array]:
+def text_array(column: pa.Array) -> tuple[pa.Array, NDArray[np.bool_]]:
     """Return a text column as pa.string() with null for values that are not UTF-8, and a mask of these values.
 
     Numbers become text; one without a fraction has no decimal point, so 12 and 12.0 are one person.
@@ -61,7 +64,7 @@ def text_array(column: pa.Array) -> tuple[pa.Array, pa.Array]:
         raw = text_bytes(column)
     texts = [_decoded(value) for value in raw]
     bad = [value is not None and text is None for value, text in zip(raw, texts, strict=True)]
-    return pa.array(texts, pa.string()), pa.array(bad, pa.bool_())
+    return pa.array(texts, pa.string()), np.asarray(bad, dtype=bool)
 
 
 def text_bytes(column: pa.Array) -> list[bytes | None]:
@@ -114,5 +117,5 @@ def _number_text(value: float | None) -> str | None:
     return str(int(value)) if value.is_integer() else repr(value)
 
 
-def _none(column: pa.Array) -> pa.Array:
-    return pa.repeat(pa.scalar(False), len(column))
+def _none(column: pa.Array) -> NDArray[np.bool_]:
+    return np.zeros(len(column), dtype=bool)

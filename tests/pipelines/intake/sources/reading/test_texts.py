@@ -12,7 +12,7 @@ BAD = pa.array([b"ok", b"\xff", None], pa.binary())
 def test_text_that_is_not_utf8_is_null_and_marked(kind: pa.DataType) -> None:
     raw = BAD.cast(pa.large_binary()).view(kind) if kind == pa.large_string() else BAD.view(kind)
     texts, bad = text_array(raw)
-    assert (texts.to_pylist(), bad.to_pylist()) == (["ok", None, None], [False, True, False])
+    assert (texts.to_pylist(), bad.tolist()) == (["ok", None, None], [False, True, False])
     encoded = pa.DictionaryArray.from_arrays(pa.array([1, 0, None]), raw)
     assert text_array(encoded)[0].to_pylist() == [None, "ok", None]
 
