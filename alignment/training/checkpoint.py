@@ -132,7 +132,7 @@ def read_state(path: Path) -> TrainingState:
 
 def tensor_files(model: nn.Module, optimiser: torch.optim.Optimizer) -> TensorFiles:
     """Return the tensors of a checkpoint as they are, perhaps in shards, in the order in which they are gathered."""
-    files = {WEIGHTS_FILE: dict(trainable(model)), OPTIMISER_FILE: _moments(model, optimiser)}
+    files: TensorFiles = {WEIGHTS_FILE: dict(trainable(model)), OPTIMISER_FILE: _moments(model, optimiser)}
     return {file: dict(sorted(tensors.items())) for file, tensors in files.items()}
 
 

@@ -152,7 +152,7 @@ def _fits(attempt: Callable[[], None], memory: Memory, reserve_bytes: int) -> bo
 def all_agree(accelerator: Accelerator, answer: bool) -> bool:
     """Return True when every process calls this with True; all wait for each other."""
     votes: Any = accelerator.reduce(torch.tensor(int(answer), device=accelerator.device), "sum")
-    return int(votes) == accelerator.num_processes
+    return bool(int(votes) == accelerator.num_processes)
 
 
 def moments_to_come(weights: list[nn.Parameter], kind: str, optimiser: torch.optim.Optimizer) -> int:

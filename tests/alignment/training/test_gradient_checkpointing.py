@@ -127,7 +127,7 @@ def flux() -> tuple[nn.Module, dict[str, Any]]:
 
 
 FAMILIES: dict[str, Callable[[], tuple[nn.Module, dict[str, Any]]]] = {"sd": sd, "sdxl": sdxl, "sd3": sd3, "flux": flux}
-NUM_BLOCKS = {"sd": 7 + 4, "sdxl": 7 + 8, "sd3": 3, "flux": 2 + 2}
+NUM_BLOCKS = {"sd": 8 + 4, "sdxl": 8 + 8, "sd3": 3, "flux": 2 + 2}
 """Residual and transformer blocks of each denoiser."""
 
 
