@@ -2,11 +2,12 @@
 
 __all__ = [
     "embeddings",
-    "health",
     "loop",
     "metrics",
+    "offline",
     "offline_update",
     "online",
+    "reference",
     "reference_errors",
     "reward_model",
     "seeding",
