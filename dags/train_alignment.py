@@ -78,13 +78,12 @@ for project, job in projects_with_jobs():
             encode = TrainJobOperator.partial(task_id="encode", map_index_template=MAP_NAME, **job("encode"))
             caches = encode.expand(given=encodings).output
         references: Any = []
+        data = (location(project), snapshot, caches)
         if project.shared_references():
-            shared = plan.override(task_id="plan_references")("references", location(project), snapshot, caches)
+            shared = plan.override(task_id="plan_references")("references", *data)
             once = TrainJobOperator.partial(task_id="reference", map_index_template=MAP_NAME, **job("reference_errors"))
             references = once.expand(given=shared).output
-        trainings = plan.override(task_id="plan_trainings")(
-            "trainings", location(project), snapshot, caches, references
-        )
+        trainings = plan.override(task_id="plan_trainings")("trainings", *data, references)
         checked >> trainings
         run = {"run_key": RUN_KEY, "trained_by": TRIGGERED_BY}
         each = TrainJobOperator.partial(task_id="train", map_index_template=MAP_NAME, **job("train"))

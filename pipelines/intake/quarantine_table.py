@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipelines.intake.image_facts import strict_decoding
 from pipelines.intake.pairs import read_batches
 from pipelines.intake.thumbnails import thumbnail
 from pipelines.pages.page import page_environment
@@ -35,8 +34,7 @@ def quarantine_section(path: Path, num_rows: int, limits: ValidationSection) -> 
     """Return the HTML table of a quarantine.parquet with `num_rows` rows; empty without rows."""
     if not num_rows:
         return ""
-    with strict_decoding():
-        rows = [_row(row, limits) for row in _first_rows(path)]
+    rows = [_row(row, limits) for row in _first_rows(path)]
     template = page_environment(Path(__file__).parent).get_template("quarantine.html.j2")
     return template.render(rows=rows, num_rows=num_rows)
 

@@ -45,7 +45,8 @@ def rule_columns(pairs: pa.Table, limits: ValidationSection, heldout: HeldoutPro
     """
     import pandas as pd
 
-    table = pairs.select(_READ).to_pandas()
+    votes = [name for name in pairs.schema.names if name == VOTE_FIELDS[0].name]
+    table = pairs.select([*_READ, *votes]).to_pandas()
     columns = {"row": range(len(table))}
     people = _annotator_columns(table)
     normal = [normal_prompt(prompt) for prompt in table["prompt"].fillna("")]

@@ -4,17 +4,14 @@ The bytes of a source never reach a browser: a decoder there, or a script inside
 them.
 """
 
+import hashlib
 from io import BytesIO
-from typing import TYPE_CHECKING
 
-from PIL import Image, ImageOps
-
-from pipelines.intake.image_facts import IDENTIFIED_FORMATS, image_facts
+from alignment.files.images import parse_ground, rgb_image
+from pipelines.intake.decoding.pool import EncodedImage, shared_pool
+from pipelines.intake.image_facts import decoding_limits
 from pipelines.pages.page import data_uri
 from pipelines.project.sections import ValidationSection
-
-if TYPE_CHECKING:
-    from PIL.Image import Image as PILImage
 
 _QUALITY = 90
 _WORDS = {
@@ -26,36 +23,23 @@ _WORDS = {
     "format": "format not allowed",
     "frames": "animation",
     "damaged": "damaged",
+    "decode_too_slow": "takes too long to decode",
+    "decode_failed": "its decoder failed",
 }
 
 
 def thumbnail(data: bytes | None, limits: ValidationSection, side: int) -> tuple[str, str]:
     """Return (data URI of a JPEG of at most `side` pixels a side, "") or ("", reason) where there is no picture of it.
 
-    Call it inside `strict_decoding`. The same bytes give the same picture with the same version of Pillow.
+    The image is decoded here only after a process of the decoding pool has decoded it within the limits. The same bytes
+    give the same picture with the same version of Pillow.
     """
-    problem = image_facts(data, limits).problem
-    if problem:
+    encoded = EncodedImage(data or b"", hashlib.sha256(data or b"").hexdigest())
+    [facts] = shared_pool().submit([encoded], decoding_limits(limits))
+    if problem := facts.result().problem:
         return "", _WORDS[problem]
-    try:
-        with Image.open(BytesIO(data or b""), formats=IDENTIFIED_FORMATS) as image:
-            small = _small(image, side)
-    except Exception:  # A decoder can raise any exception; image_facts decoded luminance only.
-        return "", _WORDS["damaged"]
+    image = rgb_image(encoded.data, "A quarantined image", parse_ground(limits.ground))
+    image.thumbnail((side, side))
     stream = BytesIO()
-    small.save(stream, "JPEG", quality=_QUALITY, subsampling=0)
+    image.save(stream, "JPEG", quality=_QUALITY, subsampling=0)
     return data_uri(stream.getvalue(), "image/jpeg"), ""
-
-
-def _small(image: "PILImage", side: int) -> "PILImage":
-    """Shrink an image and put it upright, on white where it is transparent. Nothing of its metadata is kept."""
-    image.draft("RGB", (2 * side, 2 * side))
-    upright = ImageOps.exif_transpose(image)
-    if upright.mode.startswith("I;16"):
-        # Pillow's conversion of 16 bits to 8 clips, which would make almost every image white.
-        upright = upright.convert("I").point(lambda value: value * (1 / 256)).convert("L")
-    upright.thumbnail((side, side))
-    pixels = upright.convert("RGBA")
-    ground = Image.new("RGB", pixels.size, "white")
-    ground.paste(pixels, mask=pixels.getchannel("A"))
-    return ground

@@ -426,16 +426,16 @@ def test_fifty_versions_registered_in_one_tick_are_each_judged_once(live: LivePl
 
 
 def test_a_broken_shard_fails_alone_and_is_read_after_its_repair(live: LivePlatform) -> None:
-    broken, before = live.folder / "pairs" / "broken.parquet", len(list((live.folder / "pairs").iterdir()))
+    broken, before = live.folder / "pairs" / "train-00003-of-00003.parquet", len(list((live.folder / "pairs").iterdir()))
     broken.write_bytes(b"PAR1 and then nothing that a table has")
     run_id = live.ada.trigger("shapes.ingest")
     assert live.ada.end_of("shapes.ingest", run_id) == "failed"
     found = {task["rendered_map_index"]: task["state"] for task in mapped(live.ada, run_id)}
-    assert {name for name, state in found.items() if state != "success"} == {"broken.parquet"}
+    assert {name for name, state in found.items() if state != "success"} == {"train-00003-of-00003.parquet"}
     assert len(found) == before + 1
     announced = live.ada.xcom("shapes.ingest", run_id, "announce_pairs")
     assert (announced["batches"], announced["shards"], announced["failed_shards"]) == (before, before + 1, 1)
-    assert "broken.parquet" in live.ada.failures("shapes.ingest", run_id)
+    assert "train-00003-of-00003.parquet" in live.ada.failures("shapes.ingest", run_id)
 
     shutil.copy(PAIRS[2], broken)
     repaired = live.ada.succeed("shapes.ingest", live.ada.trigger("shapes.ingest"))

@@ -8,7 +8,6 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from alignment.contracts.data import SPLITS, DatasetSnapshot
-from pipelines.intake.image_facts import strict_decoding
 from pipelines.intake.ingestion import scratch_dir
 from pipelines.intake.thumbnails import thumbnail
 from pipelines.project.sections import ValidationSection
@@ -38,15 +37,14 @@ def example_pairs(snapshot: DatasetSnapshot, workspace: Workspace) -> list[Examp
     """Return pairs of every split at equal distances, in proportion to the splits' sizes; at most MOST_EXAMPLES."""
     total, first, found = sum(snapshot.num_pairs.values()), 0, []
     wanted = positions(total, MOST_EXAMPLES)
-    with strict_decoding():
-        for split in SPLITS:
-            number = snapshot.num_pairs[split]
-            here = [position - first for position in wanted if first <= position < first + number]
-            if here:
-                with scratch_dir(workspace.settings) as scratch:
-                    path = workspace.store.local_path(f"{snapshot.uri}/{split}.parquet", scratch)
-                    found += [_example(row, workspace.project.validation) for row in _rows_at(path, here)]
-            first += number
+    for split in SPLITS:
+        number = snapshot.num_pairs[split]
+        here = [position - first for position in wanted if first <= position < first + number]
+        if here:
+            with scratch_dir(workspace.settings) as scratch:
+                path = workspace.store.local_path(f"{snapshot.uri}/{split}.parquet", scratch)
+                found += [_example(row, workspace.project.validation) for row in _rows_at(path, here)]
+        first += number
     return found
 
 

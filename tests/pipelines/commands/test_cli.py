@@ -307,17 +307,17 @@ def test_a_broken_shard_stops_nothing_but_itself(
 ) -> None:
     own = tmp_path / "pairs"
     shutil.copytree(ROOT / "examples/shapes/pairs", own)
-    (own / "broken.parquet").write_bytes(b"PAR1 and then nothing")
+    (own / "train-00003-of-00003.parquet").write_bytes(b"PAR1 and then nothing")
     edit(project, "../examples/shapes/pairs", str(own))
     for command, name in (("ingest", "batches"), ("validate", "reports")):
         assert cli.main([command, str(project)]) == cli.BAD_INPUT
         captured = capsys.readouterr()
         value = json.loads(captured.out)
-        assert (len(value[name]), [failure["shard"] for failure in value["failures"]]) == (3, ["broken.parquet"])
+        assert (len(value[name]), [failure["shard"] for failure in value["failures"]]) == (3, ["train-00003-of-00003.parquet"])
         assert "1 of 4 shards could not be used" in captured.err
     assert cli.main(["snapshot", str(project)]) == cli.DONE, "one of four is within max_failed_shards"
     capsys.readouterr()
-    (own / "empty.parquet").write_bytes(b"")
+    (own / "train-00004-of-00003.parquet").write_bytes(b"")
     assert cli.main(["snapshot", str(project)]) == cli.BAD_INPUT
     captured = capsys.readouterr()
     assert captured.out == ""

@@ -26,6 +26,7 @@ GROUPS = {
     "prompts": {"import"},
     "quarantine": {"show", "replay"},
     "jobs": {"list", "log", "cancel"},
+    "feedback": {"init"},
 }
 
 

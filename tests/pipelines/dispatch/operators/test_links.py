@@ -71,10 +71,14 @@ def test_a_report_is_a_page_of_the_candidates_run(monkeypatch: pytest.MonkeyPatc
 def test_the_data_docs_of_a_shard_are_an_artifact_of_the_ingest_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pages, "find_address", lambda *given: "/".join(given[-1]))
     ti = SimpleNamespace(dag_id="words.ingest", run_id="manual__1")
-    operator = SimpleNamespace(op_kwargs={"shard": {"source": "a b", "uri": "file:///pairs/train 1.parquet"}})
+    operator = SimpleNamespace(
+        op_kwargs={"group": {"shards": [{"source": "a b", "uri": "file:///pairs/train 1.parquet"}]}}
+    )
     found = links.DataDocsLink().get_link(operator, ti_key=ti)
     run = "https://mlflow.example.org/plumbline.run_key/words.ingest/manual__1"
     assert found.startswith(f"{run}/artifacts/data_docs/a%20b/train%201.parquet.html?")
+    many = SimpleNamespace(op_kwargs={"group": {"shards": [], "listing_uri": "file:///store/listing.json"}})
+    assert links.DataDocsLink().get_link(many, ti_key=ti) == "", "there is no single page"
 
 
 def test_a_data_report_is_found_by_the_digest_of_the_snapshot(monkeypatch: pytest.MonkeyPatch) -> None:
