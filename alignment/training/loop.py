@@ -10,6 +10,7 @@ step, which are the mean over the global batch however it is split. Steps are co
 import logging
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,17 +25,19 @@ from alignment.contracts.jobs import CHECKPOINTS_DIR, METRICS_FILE, WEIGHTS_DIR,
 from alignment.contracts.training import TrainSpec
 from alignment.files.durable import publish_folder
 from alignment.files.progress import JobProgress
+from alignment.training.adaptive import Probe, keep_choice, read_choice
 from alignment.training.checkpoint import CheckpointFolder, TrainingState, gather, read_state, restore, trainable
 from alignment.training.divergence import ChosenWatch, DivergenceWatch, check_weights
+from alignment.training.memory_meter import Meter, meter_of
 from alignment.training.metrics import append_metrics, cut_back
-from alignment.training.optimisation import build_optimiser, learning_rate, set_learning_rate
+from alignment.training.optimisation import build_optimiser, learning_rate, missing_state_bytes, set_learning_rate
 from alignment.training.peak_memory import peak_memory
 from alignment.training.prediction_norm import norm_metrics
 from alignment.training.samples import SampleGrid
 from alignment.training.seeding import stream_seed
 from alignment.training.sharding import shard, whole
 from alignment.training.stopping import StopSignal
-from alignment.training.update import MakeUpdate, Workbench
+from alignment.training.update import Adjustable, MakeUpdate, Workbench
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +52,8 @@ class RunInputs:
     make_update: MakeUpdate
     """Builds the source of the run's gradients: a feature cache, or images that the policy draws itself."""
     out: Path
+    meter: Meter | None = None
+    """Measures memory for an adaptive placement; None for the device's own."""
 
 
 class TrainingRun:
@@ -93,6 +98,7 @@ class TrainingRun:
             sharded=self.sharded,
         )
         self.update = inputs.make_update(bench)
+        self.micro_batch = self._adapt(inputs.meter) if self.placement.auto else None
 
     # --- before and after the steps ---
 
@@ -125,6 +131,32 @@ class TrainingRun:
         self.watch = DivergenceWatch(self.recipe.divergence, state.guard_losses, state.guard_spikes)
         self.chosen.steps = state.chosen_worse_steps
         logger.info("resumed from %s", path)
+
+    def _adapt(self, meter: Meter | None) -> int:
+        """Choose the micro-batch of an adaptive placement, or take that of an earlier attempt; return it."""
+        assert isinstance(self.update, Adjustable)
+        probe = Probe(
+            self.update,
+            meter or meter_of(self.device),
+            clear=lambda: self.optimiser.zero_grad(set_to_none=True),
+            agree=self._largest,
+            reserved_bytes=missing_state_bytes(self.optimiser, self.weights),
+        )
+        choice = read_choice(self.out)
+        if choice is None:
+            choice = probe.choose()
+            if self.accelerator.is_main_process:
+                keep_choice(self.out, choice)
+        probe.use(choice)
+        self.accelerator.wait_for_everyone()
+        logger.info("adaptive placement: micro_batch %d of %s", choice.micro_batch, choice.model_dump_json())
+        return choice.micro_batch
+
+    def _largest(self, values: Sequence[float]) -> list[float]:
+        """Return the largest of each number over the processes."""
+        own = torch.tensor([values], dtype=torch.float64, device=self.device)
+        every: Any = self.accelerator.gather(own)
+        return [float(value) for value in every.amax(dim=0).tolist()]
 
     def run(self) -> None:
         """Train to the last step and write the weights. Raises JobStoppedError when the run diverges or is stopped."""
@@ -197,6 +229,8 @@ class TrainingRun:
         metrics |= {"gradient_norm": norm, "learning_rate": rate} | self.chosen.observe(metrics)
         metrics[f"{self.update.unit}_per_second"] = self.recipe.global_batch / (time.perf_counter() - started)
         metrics |= peak_memory(self.device)
+        if self.micro_batch is not None:
+            metrics["micro_batch"] = self.micro_batch
         return metrics, stop_requested
 
     def _measure(self) -> dict[str, float]:

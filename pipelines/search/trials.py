@@ -18,8 +18,8 @@ from pipelines.contracts.release import CandidateVersion
 from pipelines.dispatch import jobs
 from pipelines.dispatch.job_kinds import Encode, Evaluate, Train
 from pipelines.dispatch.requests.judging import comparison_request
+from pipelines.dispatch.sizing.memory import GIB, Denoiser, case_of, training_memory
 from pipelines.project.file import Project
-from pipelines.search.memory_floor import Shapes, memory_floor
 from pipelines.search.ranking import Limits, TrialOutcome, TrialReport
 from pipelines.search.space import Proposal
 from pipelines.settings import Settings
@@ -52,8 +52,8 @@ class TrialBench:
     settings: Settings
     snapshot: DatasetSnapshot
     limits: Limits
-    shapes: Shapes
-    """Shapes of the base's denoiser."""
+    denoiser: Denoiser
+    """The base's denoiser, of which the floor needs the weights only."""
     run_job: RunJob
 
     @property
@@ -67,7 +67,7 @@ class TrialBench:
         A trial that does not fit, diverges or runs out of memory is a report; any other JobError is raised.
         """
         started = time.monotonic()
-        floor = memory_floor(proposal.recipe, self.shapes).gib
+        floor = training_memory(case_of(proposal.recipe, proposal.placement), self.denoiser).floor / GIB
         report = TrialReport(
             outcome="measured",
             recipe=proposal.start,
