@@ -5,6 +5,7 @@ keep: attention keeps its inputs, its output and one float32 per row and head, a
 do, and autocast casts what CUDA's does. B counts images, C H W a latent, L tokens, D features.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -54,23 +55,26 @@ class _Kept:
     """Storages counted so far; held, so that no other takes the same address."""
 
 
+def denoiser_class(family: str) -> Any:
+    """Import and return diffusers' class of a family's denoiser."""
+    return resolve(_CLASSES[family])
+
+
 def meta_denoiser(family: str, config: Mapping[str, Any]) -> nn.Module:
     """Build the denoiser of a family from its configuration, without memory for its weights; all are frozen."""
     with torch.device("meta"):
-        model: nn.Module = resolve(_CLASSES[family]).from_config(dict(config))
+        model: nn.Module = denoiser_class(family).from_config(dict(config))
     return model.to("meta").requires_grad_(False).eval()  # a few buffers are made on the CPU
 
 
 def weight_groups(denoiser: nn.Module) -> list[tuple[str, tuple[int, ...], int]]:
     """Return name, shape and number of the weights. Equal weights of repeated blocks are one group: `*` for its number.
 
-    The last three parts of a name stay, because targets of adapters are the ends of names.
+    Lists of blocks have names in the plural; other numbers, as in `to_out.0`, belong to the names of adapters' targets.
     """
     groups: dict[tuple[str, tuple[int, ...]], int] = {}
     for name, weight in denoiser.named_parameters():
-        parts = name.split(".")
-        early = ["*" if part.isdigit() else part for part in parts[:-3]]
-        key = ".".join([*early, *parts[-3:]]), tuple(weight.shape)
+        key = re.sub(r"(?<=s)\.\d+(?=\.)", ".*", name), tuple(weight.shape)
         groups[key] = groups.get(key, 0) + 1
     return [(name, shape, count) for (name, shape), count in groups.items()]
 

@@ -189,15 +189,15 @@ def train_adaptively(run: Callable[[], None], out: Path, *, alone: bool) -> None
         try:
             return run()
         except torch.OutOfMemoryError as error:
-            choice, message = read_choice(out), str(error)
+            choice, cause = read_choice(out), str(error)
             if choice is None or choice.micro_batch == 1:
                 raise
         smaller = halved(choice)
         keep_choice(out, smaller)
-        told = f"Out of memory with micro_batch {choice.micro_batch}; continuing with {smaller.micro_batch}."
-        logger.warning("%s %s", told, message)
+        message = f"Out of memory with micro_batch {choice.micro_batch}; continuing with {smaller.micro_batch}."
+        logger.warning("%s %s", message, cause)
         if not alone:
-            raise JobStoppedError("preempted", f"{told} Run the job again to continue from its checkpoint.")
+            raise JobStoppedError("preempted", f"{message} Run the job again to continue from its checkpoint.")
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

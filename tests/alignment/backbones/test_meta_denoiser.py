@@ -82,6 +82,8 @@ def test_a_denoiser_on_the_meta_device_has_no_memory_and_all_weights() -> None:
 
 
 def test_equal_weights_of_repeated_blocks_are_one_group() -> None:
-    model = torch.nn.Sequential(*(torch.nn.Sequential(torch.nn.Sequential(torch.nn.Linear(2, 3))) for _ in range(4)))
-    groups = {(name, shape): count for name, shape, count in weight_groups(model)}
-    assert groups == {("*.0.0.weight", (3, 2)): 4, ("*.0.0.bias", (3,)): 4}
+    blocks = torch.nn.ModuleList(
+        torch.nn.ModuleDict({"to_out": torch.nn.ModuleList([torch.nn.Linear(2, 3)])}) for _ in "ab"
+    )
+    groups = {(name, shape): count for name, shape, count in weight_groups(torch.nn.ModuleDict({"blocks": blocks}))}
+    assert groups == {("blocks.*.to_out.0.weight", (3, 2)): 2, ("blocks.*.to_out.0.bias", (3,)): 2}
