@@ -13,15 +13,13 @@ from alignment.contracts.jobs import Placement
 from alignment.contracts.training import FullFineTune, Lora, Recipe
 from alignment.contracts.values import PositiveInt, Record
 from pipelines.dispatch.sizing.architecture import Precision, Unit, kept_bytes
-from pipelines.dispatch.sizing.weights import num_states, num_weights, trained_weights
+from pipelines.dispatch.sizing.weights import num_states, num_weights, read_in_backward, trained_weights
 
 GIB = 2**30
 _FLOAT32, _BFLOAT16 = 4, 2
 _HALVES = ("bf16", "fp16")
 _STORED_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 1.1, "nf4": 0.6}
 """Bytes of one frozen weight by its storage. The last two have scales beside them, and small layers in two bytes."""
-_IMAGES = 2
-"""Images of a pair; both pass the denoiser together."""
 _CONTEXT_BYTES = 0.6 * GIB
 """Driver context and libraries of a process on a GPU; 0.4 to 0.8 GiB are usual."""
 _FRAGMENTS = 0.05
@@ -43,7 +41,9 @@ class TrainingCase(Record):
     shards: PositiveInt = 1
     """Number of processes that divide weights, gradients and optimiser states among themselves."""
     micro_batch: PositiveInt = 1
-    """Pairs that one process holds at once."""
+    """Pairs that one process holds at once; images for an online objective."""
+    images: PositiveInt = 2
+    """Images of each of them; those of a pair pass the denoiser together."""
 
 
 class MemoryParts(Record):
@@ -96,6 +96,7 @@ def case_of(recipe: Recipe, placement: Placement) -> TrainingCase:
         frozen_bytes=_STORED_BYTES[stated.get("frozen_weights", "fp32")],
         checkpoint_every=every.get(stated.get("gradient_checkpointing", "none"), 0),
         shards=placement.num_processes if placement.sharding == "fsdp2" else 1,
+        images=1 if recipe.objective.online else 2,
         micro_batch=min(placement.micro_batch, share_of_batch(recipe, placement)),
     )
 
@@ -123,18 +124,19 @@ def training_memory(case: TrainingCase, denoiser: Denoiser) -> MemoryParts:
         "optimiser": _FLOAT32 * num_states(case.optimiser, trained),
     }
     parts = {name: value / case.shards for name, value in parts.items()}
-    copied = num_trained + (frozen if case.frozen_bytes == _FLOAT32 else 0)
+    read = num_weights(read_in_backward(denoiser.weights)) if frozen and case.frozen_bytes == _FLOAT32 else 0
+    copied = num_trained + read
     parts["copies"] = _BFLOAT16 * copied / case.shards if case.compute == "bf16" else 0
-    parts["activations"] = case.micro_batch * _IMAGES * _image_bytes(case, denoiser)
+    parts["activations"] = case.micro_batch * case.images * _image_bytes(case, denoiser)
     return MemoryParts(**parts, reserve=_CONTEXT_BYTES + _FRAGMENTS * sum(parts.values()))
 
 
 def largest_micro_batch(case: TrainingCase, denoiser: Denoiser, memory_gib: float) -> int:
     """Return the most pairs that a process with this memory can hold at once; 0 when one pair does not fit."""
     one = training_memory(case.model_copy(update={"micro_batch": 1}), denoiser)
-    pair = _IMAGES * _image_bytes(case, denoiser) * (1 + _FRAGMENTS)
+    each = case.images * _image_bytes(case, denoiser) * (1 + _FRAGMENTS)
     spare = memory_gib * GIB - one.total
-    return 0 if spare < 0 else 1 + math.floor(spare / pair)
+    return 0 if spare < 0 else 1 + math.floor(spare / each)
 
 
 def _image_bytes(case: TrainingCase, denoiser: Denoiser) -> float:

@@ -15,6 +15,11 @@ from alignment.files.shards import indexed_files
 
 Shape = tuple[int, ...]
 
+_OF_TEXT_OR_TIME = (
+    *("attn2.to_k", "attn2.to_v", "time_emb_proj"),
+    *("norm.linear", "norm1.linear", "norm1_context.linear", "norm_out.linear"),
+)
+"""Ends of the names of matrices whose input depends on text and time only: cross-attention and modulation."""
 MOST_HEADER_BYTES = 100_000_000
 """Longest header that the safetensors format allows."""
 DENOISERS = ("unet", "transformer")
@@ -45,6 +50,14 @@ def trained_weights(tuning: Lora | FullFineTune, groups: Sequence[WeightGroup]) 
             found.append(WeightGroup(name=f"{module}.A", shape=(tuning.rank, inputs, *kernel), count=group.count))
             found.append(WeightGroup(name=f"{module}.B", shape=(outputs, tuning.rank, *ones), count=group.count))
     return found
+
+
+def read_in_backward(groups: Iterable[WeightGroup]) -> list[WeightGroup]:
+    """Return the frozen weights that the backward pass of adapters reads: those whose input has a gradient.
+
+    The input of the others is the text or the time.
+    """
+    return [group for group in groups if not group.name.removesuffix(".weight").endswith(_OF_TEXT_OR_TIME)]
 
 
 def num_states(optimiser: AdamW | Adafactor, trained: Iterable[WeightGroup]) -> int:

@@ -4,9 +4,11 @@ from typing import Any
 
 import pytest
 
-from alignment.catalogues.published import WeightGroup, published_base
+from alignment.backbones.meta_denoiser import PassInput, meta_denoiser, training_pass
+from alignment.catalogues.published import WeightGroup, published_base, published_bases
 from alignment.config import load_recipe
 from alignment.contracts.jobs import Placement
+from alignment.contracts.training import FullFineTune, Lora
 from pipelines.dispatch.sizing.architecture import Unit, units_of
 from pipelines.dispatch.sizing.memory import GIB, Denoiser, case_of, largest_micro_batch, training_memory
 
@@ -94,3 +96,16 @@ def test_the_shipped_sdxl_recipe_has_three_copies_and_the_factors_of_adafactor()
     copies = parts.weights + parts.reference + parts.gradients
     assert copies / GIB == pytest.approx(28.7, abs=0.05)
     assert parts.floor - copies < 0.1 * copies
+
+
+@pytest.mark.parametrize("name", ["sd15", "sdxl", "sd35_medium", "flux1_dev"])
+@pytest.mark.parametrize("tuning", [Lora(rank=8), FullFineTune()], ids=lambda tuning: tuning.kind)
+def test_the_copies_of_autocast_are_those_that_torch_keeps(name: str, tuning: Lora | FullFineTune) -> None:
+    base = published_bases()[name]
+    case = case_of(load_recipe("diffusion_dpo_shapes", ("precision='bf16'",)), Placement())
+    own = training_memory(case.model_copy(update={"tuning": tuning}), Denoiser(base.weights, ())).copies
+    size = PassInput(latent_side=16)
+    denoiser = meta_denoiser(base.family, base.config)
+    exact = training_pass(denoiser, base.family, tuning, size=size, precision="bf16").weight_copies
+    # The first convolution and the embeddings of text and time have no input with a gradient either.
+    assert own == pytest.approx(exact, rel=0.04)
