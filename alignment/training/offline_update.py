@@ -56,7 +56,7 @@ class OfflineUpdate:
 
     def largest_micro_batch(self) -> int:
         """Return the largest share of a process in the global batch."""
-        return -(-self.recipe.global_batch // self._bench.accelerator.num_processes)
+        return -(-self.recipe.global_batch // int(self._bench.accelerator.num_processes))
 
     def set_micro_batch(self, size: int) -> None:
         """Cut the steps from now on into micro-batches of at most this many pairs."""

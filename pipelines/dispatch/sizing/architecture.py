@@ -21,6 +21,7 @@ UnitKind = Literal[
     "unet_block",
     "joint_block",
     "single_block",
+    "sd3_block",
     "dual_attention",
 ]
 
@@ -36,7 +37,9 @@ _KEPT: Mapping[tuple[Tuning, Precision], Mapping[str, float]] = {
         "joint_block": 96,
         "joint_block_text": 96,
         "single_block": 84,
-        "dual_attention": 48,
+        "sd3_block": 100,
+        "sd3_block_text": 100,
+        "dual_attention": 40,
     },
     ("lora", "fp32"): {
         "resnet": 12,
@@ -49,7 +52,9 @@ _KEPT: Mapping[tuple[Tuning, Precision], Mapping[str, float]] = {
         "joint_block": 52,
         "joint_block_text": 48,
         "single_block": 48,
-        "dual_attention": 36,
+        "sd3_block": 56,
+        "sd3_block_text": 52,
+        "dual_attention": 28,
     },
     ("full", "bf16"): {
         "resnet": 10,
@@ -62,7 +67,9 @@ _KEPT: Mapping[tuple[Tuning, Precision], Mapping[str, float]] = {
         "joint_block": 68,
         "joint_block_text": 68,
         "single_block": 60,
-        "dual_attention": 42,
+        "sd3_block": 74,
+        "sd3_block_text": 74,
+        "dual_attention": 38,
     },
     ("lora", "bf16"): {
         "resnet": 10,
@@ -75,14 +82,16 @@ _KEPT: Mapping[tuple[Tuning, Precision], Mapping[str, float]] = {
         "joint_block": 40,
         "joint_block_text": 32,
         "single_block": 34,
-        "dual_attention": 32,
+        "sd3_block": 44,
+        "sd3_block_text": 36,
+        "dual_attention": 28,
     },
 }
 """Bytes that a pass keeps for each value of a unit, and of the text that it reads. `lora` has adapters on the matrices
 of attention: other frozen matrices need no input for their gradient."""
 _STREAM_BYTES: Mapping[Precision, int] = {"fp32": 4, "bf16": 2}
 """Bytes of one value between two units, which is all that a checkpointed unit keeps."""
-_BLOCKS = ("unet_block", "joint_block", "single_block")
+_BLOCKS = ("unet_block", "joint_block", "single_block", "sd3_block")
 """Units with attention, which adapters are on."""
 _CLIP_TOKENS = 77
 _TEXT_TOKENS: Mapping[str, int] = {
@@ -173,7 +182,7 @@ class _UNet:
 
     def area(self, level: int) -> int:
         """Return the pixels of a feature map."""
-        return (self.side // 2**level) ** 2
+        return int((self.side // 2**level) ** 2)
 
     def down(self, kinds: Sequence[str]) -> Iterator[Unit]:
         """Yield the units from the finest level to the coarsest."""
@@ -274,7 +283,7 @@ def _sd3(config: Mapping[str, Any], tokens: int, text: int) -> Iterator[Unit]:
     dual = set(config.get("dual_attention_layers", ()))
     for number in range(int(config["num_layers"])):
         flops = 24 * both * width**2 + 4 * both**2 * width
-        yield Unit("joint_block", tokens * width, both * width, flops, text * width)
+        yield Unit("sd3_block", tokens * width, both * width, flops, text * width)
         if number in dual:
             extra = 8 * tokens * width**2 + 4 * tokens**2 * width
             yield Unit("dual_attention", tokens * width, 0, extra, repeats=False)

@@ -16,7 +16,7 @@ TEXT = {"stable_diffusion": 77, "sdxl": 77, "sd3": 333, "flux": 512}
 TFLOPS = {"sd15": 0.80, "sdxl": 6.76, "sd35_medium": 11.2, "flux1_dev": 74.4}
 """Forward pass of one image; docs/scale.md."""
 TUNINGS: list[Lora | FullFineTune] = [Lora(rank=8), FullFineTune()]
-TOLERANCE = 0.05
+TOLERANCE = 0.01
 """The formula leaves out the timestep's embedding, the first convolution and the adapters' own small tensors."""
 
 
