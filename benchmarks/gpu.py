@@ -62,7 +62,7 @@ PLAIN_RUNS = (
     Run("sd15 lora float32 weights", "sd15", 4),
     Run("sdxl lora float32 weights", "sdxl", 1),
 )
-"""What every version can run."""
+"""Runs without settings that a version may lack."""
 TUNED = ["--dataloader_num_workers=8"]
 
 

@@ -6,6 +6,7 @@ do, and autocast casts what CUDA's does. B counts images, C H W a latent, L toke
 """
 
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -45,7 +46,7 @@ class PassInput:
 
 @dataclass
 class _Kept:
-    """What a pass keeps for its backward pass, in bytes, and the multiplications and additions of its forward pass."""
+    """Bytes that a pass keeps for its backward pass, and the multiplications and additions of its forward pass."""
 
     activations: int = 0
     weight_copies: int = 0
@@ -89,7 +90,12 @@ def training_pass(
     _attach(denoiser, tuning)
     kept = _Kept()
     own = {weight.untyped_storage()._cdata for weight in denoiser.parameters()}
-    with _Emulated(kept, lower=precision == "bf16") as emulated, _counted(kept, own, emulated):
+    with (
+        warnings.catch_warnings(),
+        _Emulated(kept, lower=precision == "bf16") as emulated,
+        _counted(kept, own, emulated),
+    ):
+        warnings.filterwarnings("ignore", "Mismatch dtype between input and weight")  # of RMSNorm, as on a GPU
         denoiser(**_arguments(denoiser, family, size))
     return kept
 

@@ -17,7 +17,7 @@ _SPARE = 0.92
 
 @dataclass(frozen=True)
 class Reading:
-    """What a pass took."""
+    """Time and memory of a pass."""
 
     seconds: float
     peak_bytes: float

@@ -124,8 +124,9 @@ def training_memory(case: TrainingCase, denoiser: Denoiser) -> MemoryParts:
         "optimiser": _FLOAT32 * num_states(case.optimiser, trained),
     }
     parts = {name: value / case.shards for name, value in parts.items()}
-    read = num_weights(read_in_backward(denoiser.weights)) if frozen and case.frozen_bytes == _FLOAT32 else 0
-    copied = num_trained + read
+    copied = 0 if full else num_trained
+    if full or case.frozen_bytes == _FLOAT32:
+        copied += num_weights(read_in_backward(case.tuning, denoiser.weights))
     parts["copies"] = _BFLOAT16 * copied / case.shards if case.compute == "bf16" else 0
     parts["activations"] = case.micro_batch * case.images * _image_bytes(case, denoiser)
     return MemoryParts(**parts, reserve=_CONTEXT_BYTES + _FRAGMENTS * sum(parts.values()))

@@ -32,7 +32,7 @@ __all__ = ["denoiser_of", "plan_project"]
 
 
 class CardPlan(Record):
-    """What one card does with a recipe in a placement. Pace, hours and cost are estimates, none if it does not fit."""
+    """A recipe in a placement on one card. Pace, hours and cost are estimates; none if not one pair fits."""
 
     gpu: str
     memory_gib: float

@@ -15,11 +15,10 @@ from alignment.files.shards import indexed_files
 
 Shape = tuple[int, ...]
 
-_OF_TEXT_OR_TIME = (
-    *("attn2.to_k", "attn2.to_v", "time_emb_proj"),
-    *("norm.linear", "norm1.linear", "norm1_context.linear", "norm_out.linear"),
-)
-"""Ends of the names of matrices whose input depends on text and time only: cross-attention and modulation."""
+_OF_TEXT = ("attn2.to_k", "attn2.to_v")
+"""Ends of the names of matrices whose input is the text alone."""
+_OF_TIME = ("time_emb_proj", "norm.linear", "norm1.linear", "norm1_context.linear", "norm_out.linear")
+"""Those whose input depends on time and pooled text alone."""
 MOST_HEADER_BYTES = 100_000_000
 """Longest header that the safetensors format allows."""
 DENOISERS = ("unet", "transformer")
@@ -52,12 +51,13 @@ def trained_weights(tuning: Lora | FullFineTune, groups: Sequence[WeightGroup]) 
     return found
 
 
-def read_in_backward(groups: Iterable[WeightGroup]) -> list[WeightGroup]:
-    """Return the frozen weights that the backward pass of adapters reads: those whose input has a gradient.
+def read_in_backward(tuning: Lora | FullFineTune, groups: Iterable[WeightGroup]) -> list[WeightGroup]:
+    """Return the base's weights that a backward pass reads: those whose input has a gradient.
 
-    The input of the others is the text or the time.
+    The input of the others is the text, or with adapters the time, whose embedding is then frozen.
     """
-    return [group for group in groups if not group.name.removesuffix(".weight").endswith(_OF_TEXT_OR_TIME)]
+    ends = _OF_TEXT if isinstance(tuning, FullFineTune) else (*_OF_TEXT, *_OF_TIME)
+    return [group for group in groups if not group.name.removesuffix(".weight").endswith(ends)]
 
 
 def num_states(optimiser: AdamW | Adafactor, trained: Iterable[WeightGroup]) -> int:
