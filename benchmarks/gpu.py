@@ -61,6 +61,8 @@ RUNS = {
 PLAIN_RUNS = (
     Run("sd15 lora float32 weights", "sd15", 4),
     Run("sdxl lora float32 weights", "sdxl", 1),
+    Run("sd35 lora float32 weights", "sd35_medium", 1),
+    Run("flux lora float32 weights", "flux1_dev", 1),
 )
 """Runs without settings that a version may lack."""
 TUNED = ["--dataloader_num_workers=8"]
@@ -128,7 +130,7 @@ SECTIONS = (
     Section("drawing", 60, of_script("drawing.py", "drawing", "sdxl")),
     Section("peer_sd15_tuned", 50, of_peer("sd15", "peer sd15 tuned", TUNED)),
     Section("peer_sdxl_tuned", 70, of_peer("sdxl", "peer sdxl tuned", TUNED)),
-    Section("plain", 70, runs(*PLAIN_RUNS)),
+    Section("plain", 100, runs(*PLAIN_RUNS)),
 )
 
 

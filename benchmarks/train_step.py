@@ -77,7 +77,7 @@ def prepare(scratch: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    rows = [row for row in pq.read_table(PAIRS).to_pylist() if row["label_0"] != row["label_1"]]
+    rows = [row for row in pq.read_table(PAIRS).to_pylist() if row["label_0"] != row["label_1"] and is_sound(row)]
     columns: dict[str, list[Any]] = {}
     for number, row in enumerate(rows):
         first = row["label_0"] > row["label_1"]
@@ -101,6 +101,21 @@ def prepare(scratch: Path) -> None:
     subprocess.run([sys.executable, "-W", "ignore", __file__, "encode", str(scratch), "0"], env=environment, check=True)
     seconds = time.perf_counter() - started
     print(f"encoded {len(rows)} pairs once in {seconds:.1f} s (start-up included)", flush=True)
+
+
+def is_sound(row: dict[str, Any]) -> bool:
+    """Return True if both images can be decoded: the shapes world has rows that its data rules should refuse."""
+    from PIL import Image
+
+    try:
+        for side in ("jpg_0", "jpg_1"):
+            with Image.open(io.BytesIO(row[side])) as image:
+                if min(image.size) < 64:
+                    return False
+                image.load()
+    except (OSError, SyntaxError, TypeError):
+        return False
+    return bool(row["caption"])
 
 
 def encode(scratch: Path) -> None:
