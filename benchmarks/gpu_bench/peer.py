@@ -3,6 +3,7 @@
 The script calls Accelerator.log once a step, after reading that step's loss, so that the device is idle there.
 """
 
+import importlib.util
 import io
 import json
 import os
@@ -11,6 +12,7 @@ import statistics
 import sys
 import time
 import types
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
@@ -76,9 +78,8 @@ def _timed(script: Path) -> tuple[list[float], dict[str, float], str]:
 
     Accelerator.log = log
     os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
-    if "wandb" not in sys.modules:
-        # The scripts import it whatever they report to.
-        sys.modules["wandb"] = types.ModuleType("wandb")
+    _stand_in("wandb")  # the scripts import it whatever they report to
+    _stand_in("datasets", load_dataset=_load_rows)
     try:
         runpy.run_path(str(script), run_name="__main__")
     except torch.OutOfMemoryError as caught:
@@ -88,6 +89,39 @@ def _timed(script: Path) -> tuple[list[float], dict[str, float], str]:
     except Exception as caught:
         return times, peaks, f"{type(caught).__name__}: {str(caught)[:160]}"
     return times, peaks, ""
+
+
+def _stand_in(name: str, **attributes: Any) -> None:
+    """Provide a module that is not installed."""
+    if importlib.util.find_spec(name) is None:
+        module = types.ModuleType(name)
+        module.__spec__ = ModuleSpec(name, None)
+        vars(module).update(attributes)
+        sys.modules[name] = module
+
+
+class _Rows:
+    """The part of a data set that the scripts use: rows on which a transform of columns runs when they are read."""
+
+    def __init__(self, rows: list[dict[str, Any]], transform: Any = None) -> None:
+        self.rows, self.transform = rows, transform
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def with_transform(self, transform: Any) -> "_Rows":
+        return _Rows(self.rows, transform)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        columns = self.transform({name: [value] for name, value in self.rows[index].items()})
+        return {name: values[0] for name, values in columns.items()}
+
+
+def _load_rows(name: str, cache_dir: Any = None, split: str = "") -> _Rows:
+    import pyarrow.parquet as pq
+
+    files = sorted(Path(name).rglob(f"{split}*.parquet"))
+    return _Rows([row for file in files for row in pq.read_table(file).to_pylist()])
 
 
 def _images(folder: Path, side: int) -> Path:
