@@ -4,9 +4,9 @@
     train + stable_diffusion    the same, plus the UNet family that the tiny Stable Diffusion trains with
     train + ... + pipeline      the same, plus the pipeline that generates its sample grids
 
-Each line is the median of `REPEATS` new processes: CPU seconds (user and system) and the number of modules loaded.
+Each line is the median of some new processes: CPU seconds (user and system) and the number of modules loaded.
 
-Run `python benchmarks/imports.py`; it takes about five minutes on an idle core.
+Run `python benchmarks/imports.py [PROCESSES]` (default 3); it takes about five minutes on an idle core, two with 1.
 """
 
 import json
@@ -17,7 +17,6 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-REPEATS = 3
 HELPERS = {"__init__", "checked_features", "outcome", "processes"}
 UNET = "import alignment.jobs.train, alignment.backbones.stable_diffusion"
 MEASURE = """
@@ -27,12 +26,12 @@ print(json.dumps([used.ru_utime + used.ru_stime, len(sys.modules)]))
 """
 
 
-def main() -> None:
+def main(processes: int) -> None:
     """Print one line per entry point."""
-    torch_seconds, modules = measure("import torch")
+    torch_seconds, modules = measure("import torch", processes)
     show("import torch", torch_seconds, modules, torch_seconds)
     for title, statement in entries().items():
-        show(title, *measure(statement), torch_seconds)
+        show(title, *measure(statement, processes), torch_seconds)
 
 
 def entries() -> dict[str, str]:
@@ -44,12 +43,12 @@ def entries() -> dict[str, str]:
     return single | {"train + stable_diffusion": UNET, "train + stable_diffusion + pipeline": pipeline}
 
 
-def measure(statement: str) -> tuple[float, int]:
+def measure(statement: str, processes: int) -> tuple[float, int]:
     """Return the median CPU seconds and the number of modules of a process that runs the statement."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-W", "ignore", "-c", statement + MEASURE]
     runs = []
-    for _ in range(REPEATS):
+    for _ in range(processes):
         done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
         runs.append(json.loads(done.stdout.splitlines()[-1]))
     return statistics.median(seconds for seconds, _ in runs), runs[0][1]
@@ -61,4 +60,4 @@ def show(title: str, seconds: float, modules: int, torch_seconds: float) -> None
 
 
 if __name__ == "__main__":
-    main()
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 3)

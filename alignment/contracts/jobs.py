@@ -43,6 +43,10 @@ class Placement(Record):
     """CPU threads of one process."""
     micro_batch: PositiveInt = 8
     """Maximum pairs (training) or images (sampling) that one process holds at once; accumulation covers the rest."""
+    auto: bool = False
+    """Training: `true` measures for a few seconds which `micro_batch` is fastest within the free memory, instead of the
+    number above. After an out-of-memory error training continues from its last checkpoint with half. The global batch
+    stays. It needs `sharding = "none"` and an offline objective."""
     checkpoint_every_steps: PositiveInt = 100
     """Optimiser steps between two checkpoints."""
     keep_checkpoints: PositiveInt = 2
@@ -67,6 +71,32 @@ class Placement(Record):
             given = "min_processes" if self.min_processes is not None else "gpus_per_process"
             raise ValueError(f"{given} is for the engine 'ray', and engine = 'local'. Remove it or change the engine.")
         return self
+
+
+class PlacementTrial(Record):
+    """One measurement of the adaptive placement."""
+
+    micro_batch: PositiveInt
+    settings: Mapping[str, str] = Field(default_factory=dict)
+    """Other settings of the branch, by their names in the placement."""
+    pairs_per_second: float
+    """Pairs of one process; 0 when the pass ran out of memory."""
+    peak_gib: float
+    """Largest peak of all processes."""
+    fits: bool
+
+
+class PlacementChoice(Record):
+    """placement_choice.json: what the adaptive placement chose. A later attempt of the job uses it again."""
+
+    micro_batch: PositiveInt
+    settings: Mapping[str, str] = Field(default_factory=dict)
+    """Other settings of the chosen branch, by their names in the placement."""
+    available_gib: float
+    """Memory that a pass of one process could use."""
+    trials: tuple[PlacementTrial, ...]
+    steps_down: int = 0
+    """Number of times that training ran out of memory and the micro-batch was halved."""
 
 
 class DevicePrices(Record):
@@ -131,6 +161,7 @@ METRICS_FILE = "metrics.jsonl"
 SAMPLES_INDEX_FILE = "samples/index.jsonl"
 CHECKPOINTS_DIR = "checkpoints"
 PROGRESS_FILE = "progress.json"
+PLACEMENT_CHOICE_FILE = "placement_choice.json"
 LABEL_REPORT_FILE = "label_report.json"
 SCORES_FILE = "scores.parquet"
 """Scores of an evaluation: a row for each model, prompt, seed and scorer."""

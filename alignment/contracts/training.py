@@ -80,6 +80,22 @@ def check_sharding(recipe: Recipe, placement: Placement) -> None:
     )
 
 
+def check_adaptive(recipe: Recipe, placement: Placement) -> None:
+    """Raise ValueError when a placement sets `auto` and the recipe or the sharding does not allow it."""
+    if not placement.auto:
+        return
+    if recipe.objective.online:
+        problem = f"objective {recipe.objective.name!r} draws images, whose number is in the recipe"
+    elif placement.sharding != "none":
+        problem = f"sharding = {placement.sharding!r} makes all processes run the same passes"
+    else:
+        return
+    raise ValueError(
+        f"Recipe {recipe.name!r} cannot be trained with auto = true: {problem}. Set auto = false and a micro_batch in"
+        " [placement.train]; `plumbline plan` shows what fits."
+    )
+
+
 class OnlineData(Record):
     """Training data of an online objective: prompts to generate images for, and the reward that scores the images."""
 

@@ -15,13 +15,14 @@ from alignment.backbones.interface import Backbone
 from alignment.catalogues.lookup import resolve
 from alignment.contracts.jobs import WEIGHTS_DIR, Placement
 from alignment.contracts.reference_errors import reference_spec
-from alignment.contracts.training import TrainResult, TrainSpec, check_sharding
+from alignment.contracts.training import TrainResult, TrainSpec, check_adaptive, check_sharding
 from alignment.data.prompt_lines import PromptLines
 from alignment.files.durable import content_digest
 from alignment.jobs.checked_features import open_checked
 from alignment.jobs.outcome import JobPaths, read_object, run_job, write_result
 from alignment.jobs.processes import start_processes
 from alignment.rewards.interface import load_scorer
+from alignment.training.adaptive import train_adaptively
 from alignment.training.loop import RunInputs, TrainingRun
 from alignment.training.metrics import final_means
 from alignment.training.offline_update import OfflineUpdate
@@ -37,13 +38,15 @@ def main(paths: JobPaths) -> None:
     spec = read_object(paths.spec, TrainSpec, what="train spec")
     placement = read_object(paths.placement, Placement, what="placement")
     check_sharding(spec.recipe, placement)
+    check_adaptive(spec.recipe, placement)
     material = _open_prompts(spec, paths) if spec.online else _open_cache(spec, paths)
     base_dir = paths.input(spec.base_digest, "base model")
     state = start_processes(placement)
     params = spec.recipe.backbone
     backbone: Backbone = resolve(params.implementation)(base_dir, params, state.device)
     make_update = material.make_update(state.device)
-    TrainingRun(RunInputs(spec, placement, backbone, make_update, paths.out)).run()
+    inputs = RunInputs(spec, placement, backbone, make_update, paths.out)
+    train_adaptively(lambda: TrainingRun(inputs).run(), paths.out, alone=state.num_processes == 1)
     if state.is_main_process:
         write_result(paths.out, _result_of(spec, paths.out, num_pairs=material.num_pairs))
     state.wait_for_everyone()

@@ -1,6 +1,7 @@
 """The training loop: batches, updates, checkpoints, metrics, soups, reward models."""
 
 __all__ = [
+    "adaptive",
     "embeddings",
     "loop",
     "metrics",

@@ -10,6 +10,7 @@ Source: Chen et al. 2016, arXiv:1604.06174, by torch.utils.checkpoint without re
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, Protocol, cast
 
 import torch
@@ -18,6 +19,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from alignment.contracts.jobs import BlockPolicy
+from alignment.training.adaptive import Branch
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +58,10 @@ class CheckpointedBlocks:
             return checkpoint(block, *inputs, use_reentrant=False, preserve_rng_state=False)
 
         self._denoiser.enable_gradient_checkpointing(run)
+
+    def branches(self) -> list[Branch]:
+        """Return every policy as a branch of an adaptive placement, the one that needs most memory first."""
+        return [Branch({"gradient_checkpointing": policy}, partial(self.apply, policy)) for policy in LIGHTEST_LAST]
 
 
 def _innermost(denoiser: nn.Module) -> list[nn.Module]:

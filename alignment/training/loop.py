@@ -10,6 +10,7 @@ step, which are the mean over the global batch however it is split. Steps are co
 import logging
 import shutil
 import time
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -25,6 +26,7 @@ from alignment.contracts.jobs import CHECKPOINTS_DIR, METRICS_FILE, WEIGHTS_DIR,
 from alignment.contracts.training import TrainSpec
 from alignment.files.durable import publish_folder
 from alignment.files.progress import JobProgress
+from alignment.training.adaptive import PLAIN, Probe, chosen_placement
 from alignment.training.background_saves import BackgroundSaves
 from alignment.training.checkpoint import (
     CheckpointFolder,
@@ -45,15 +47,16 @@ from alignment.training.gradient_checkpointing import (
     starting_policy,
 )
 from alignment.training.health.run_health import RunHealth
+from alignment.training.memory_meter import meter_of
 from alignment.training.metrics import append_metrics, cut_back
-from alignment.training.optimisation import build_optimiser, learning_rate, set_learning_rate
+from alignment.training.optimisation import build_optimiser, learning_rate, missing_state_bytes, set_learning_rate
 from alignment.training.peak_memory import peak_memory
 from alignment.training.prediction_norm import norm_metrics
 from alignment.training.samples import SampleGrid
 from alignment.training.seeding import stream_seed
 from alignment.training.sharding import copies_settings, shard, whole
 from alignment.training.stopping import StopSignal
-from alignment.training.update import MakeUpdate, Workbench
+from alignment.training.update import Adjustable, MakeUpdate, Workbench
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +71,8 @@ class RunInputs:
     make_update: MakeUpdate
     """Builds the source of the run's gradients: a feature cache, or images that the policy draws itself."""
     out: Path
+    meter: Meter | None = None
+    """Measures memory for an adaptive placement; None for the device's own."""
 
 
 class TrainingRun:
@@ -118,6 +123,8 @@ class TrainingRun:
             health=self.health,
         )
         self.update = inputs.make_update(self.bench)
+        self.meter = inputs.meter
+        self.micro_batch: int | None = None
 
     # --- before and after the steps ---
 
@@ -151,6 +158,33 @@ class TrainingRun:
         self.chosen.steps = state.chosen_worse_steps
         logger.info("resumed from %s", path)
 
+    def _adapt(self) -> int | None:
+        """Return the micro-batch that an adaptive placement chose, now or in an earlier attempt; else None.
+
+        It follows a synchronised pass: DDP must see the first one of a static graph.
+        """
+        if not self.placement.auto:
+            return None
+        assert isinstance(self.update, Adjustable)
+        tries_blocks = self.placement.gradient_checkpointing == "auto" and self.memory is not None and not self.sharded
+        probe = Probe(
+            self.update,
+            self.meter or meter_of(self.device),
+            clear=self._drop_gradients,
+            agree=self._largest,
+            reserved_bytes=missing_state_bytes(self.optimiser, self.weights),
+            branches=self.blocks.branches() if tries_blocks else (PLAIN,),
+        )
+        choice = chosen_placement(probe, self.out, keep=self.accelerator.is_main_process)
+        self.accelerator.wait_for_everyone()
+        return choice.micro_batch
+
+    def _largest(self, values: Sequence[float]) -> list[float]:
+        """Return the largest of each number over the processes."""
+        own = torch.tensor([values], dtype=torch.float64, device=self.device)
+        every: Any = self.accelerator.gather(own)
+        return [float(value) for value in every.amax(dim=0).tolist()]
+
     def run(self) -> None:
         """Train to the last step and write the weights. Raises JobStoppedError when the run diverges or is stopped."""
         main = self.accelerator.is_main_process
@@ -161,6 +195,7 @@ class TrainingRun:
             self.saves,
         ):
             self._prime()
+            self.micro_batch = self._adapt()
             self._choose_blocks()
             if self.done == 0:
                 self._draw()
@@ -184,6 +219,8 @@ class TrainingRun:
         of summation, so a resumed run would otherwise differ in its first step.
         """
         if self.copies:
+            if isinstance(self.update, Adjustable) and self.placement.auto:
+                self.update.set_micro_batch(1)  # the size of the placement may not fit
             self.update.prime(self.done)
             self._drop_gradients()
 
@@ -194,7 +231,7 @@ class TrainingRun:
         of an online step differ in size. Both keep the policy with the least memory.
         """
         asked, memory = self.placement.gradient_checkpointing, self.memory
-        if asked != "auto" or memory is None or self.sharded or self.recipe.objective.online:
+        if asked != "auto" or memory is None or self.sharded or self.placement.auto or self.recipe.objective.online:
             return
         fastest_that_fits(
             self.blocks,
@@ -262,6 +299,8 @@ class TrainingRun:
         metrics |= {"gradient_norm": norm, "learning_rate": rate} | self.chosen.observe(metrics)
         metrics[f"{self.update.unit}_per_second"] = self.recipe.global_batch / (time.perf_counter() - started)
         metrics |= peak_memory(self.device)
+        if self.micro_batch is not None:
+            metrics["micro_batch"] = self.micro_batch
         return metrics, stopped > 0
 
     def _measure(self) -> dict[str, float]:

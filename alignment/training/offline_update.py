@@ -79,6 +79,22 @@ class OfflineUpdate:
         """Return True: the next pairs follow from the step alone."""
         return True
 
+    def largest_micro_batch(self) -> int:
+        """Return the largest share of a process in the global batch."""
+        return -(-self.recipe.global_batch // int(self._bench.accelerator.num_processes))
+
+    def set_micro_batch(self, size: int) -> None:
+        """Cut the steps from now on into micro-batches of at most this many pairs."""
+        self._bench = replace(self._bench, placement=self._bench.placement.model_copy(update={"micro_batch": size}))
+
+    def try_pass(self, size: int) -> int:
+        """Run the largest micro-batch of the first step that this size allows."""
+        self.set_micro_batch(size)
+        visits = max(self.my_batches(0), key=len)
+        with self._bench.backward_pass(last=False):
+            self.accumulate([visits])
+        return len(visits)
+
     def norms(self) -> list[PredictionNorms]:
         """Compare policy and base on fixed noisy latents of the cache, the same for every recipe and seed.
 

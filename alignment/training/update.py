@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from accelerate import Accelerator
@@ -58,6 +58,26 @@ class Workbench:
         base = self.backbone.load_denoiser(torch.device("cpu"))
         shard(base, self.device, self.accelerator.num_processes)
         return base
+
+
+@runtime_checkable
+class Adjustable(Protocol):
+    """An update whose micro-batch can change between steps; gradients stay those of the global batch."""
+
+    def largest_micro_batch(self) -> int:
+        """Return the most pairs that one pass of a step can have."""
+        ...
+
+    def set_micro_batch(self, size: int) -> None:
+        """Use this micro-batch from the next step on."""
+        ...
+
+    def try_pass(self, size: int) -> int:
+        """Run one forward and backward pass of at most `size` pairs, and return their number.
+
+        It adds to the gradients of this process and synchronises nothing.
+        """
+        ...
 
 
 class Update(Protocol):

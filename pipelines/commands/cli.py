@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pipelines.commands import champion, gate, imports, jobs, loop, new, platform, quarantine, sources
+from pipelines.commands import champion, gate, imports, jobs, loop, new, plan, platform, quarantine, sources
 from pipelines.commands.answers import BAD_INPUT, DONE, FAILED, GATE_SAID_NO
 from pipelines.commands.groups import PlainCommand, PlainGroup, help_text
 
@@ -42,6 +42,7 @@ PANELS: Mapping[str, Mapping[str, Entry]] = {
         "caption": loop.caption,
     },
     "Training": {
+        "plan": plan.plan,
         "encode": loop.encode,
         "train": loop.train,
         "soup": loop.soup,

@@ -1,4 +1,4 @@
-"""Rows of the tables that `plumbline status` and `plumbline doctor` print at a terminal."""
+"""Rows of the tables that `plumbline status`, `plumbline doctor` and `plumbline plan` print at a terminal."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -25,6 +25,36 @@ def status_rows(value: dict[str, Any]) -> list[Row]:
         rows += _release_rows(value)
     rows.append(_airflow_row(value["airflow"]))
     return [*rows, *(_row("problem", "problem", problem) for problem in value["problems"])]
+
+
+def plan_rows(recipes: list[dict[str, Any]]) -> list[Row]:
+    """Return a row for each recipe, placement and card of a plan; memory in GiB."""
+    return [
+        _plan_row(recipe["recipe"], placement, card)
+        for recipe in recipes
+        for placement in recipe["placements"]
+        for card in placement["cards"]
+    ]
+
+
+def _plan_row(recipe: str, placement: dict[str, Any], card: dict[str, Any]) -> Row:
+    changes = ", ".join(f"{name} = {value}" for name, value in placement["settings"].items())
+    return {
+        "recipe": recipe,
+        "placement": changes or "as written",
+        "gpu": f"{card['gpu']}, {card['memory_gib']:g} GiB",
+        "weights": placement["weights"] + placement["reference"],
+        "gradients": placement["gradients"],
+        "optimiser": placement["optimiser"],
+        "activations": placement["activations"] + placement["copies"],
+        "reserve": placement["reserve"],
+        "total": placement["total"],
+        "batch": f"{placement['micro_batch']}{'' if card['fits'] else ' (too large)'}",
+        "holds": card["largest_micro_batch"],
+        "pairs/s": card["pairs_per_second"],
+        "GPU-hours": card["gpu_hours"],
+        "cost": None if card["cost"] is None else f"{card['cost']:.0f} {card['currency']}",
+    }
 
 
 def _row(part: str, state: str, detail: str = "") -> Row:

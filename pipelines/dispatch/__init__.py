@@ -13,5 +13,6 @@ __all__ = [
     "model_folders",
     "operators",
     "requests",
+    "sizing",
     "sweeper",
 ]

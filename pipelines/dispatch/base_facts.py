@@ -9,9 +9,10 @@ from typing import Any
 from alignment.catalogues.backbones import BACKBONES, Backbone
 from alignment.config import validate
 from alignment.contracts.values import Precision, Record
-from pipelines.dispatch.model_folders import MODEL_INDEX
+from pipelines.dispatch.model_folders import MODEL_INDEX, is_here, local_folder
+from pipelines.workspace import Workspace
 
-__all__ = ["BaseFacts", "licence_of", "read_base_facts", "usual_facts"]
+__all__ = ["BaseFacts", "base_facts", "licence_of", "read_base_facts", "usual_facts"]
 
 _FAMILIES: Mapping[str, str] = {
     "UNet2DConditionModel": "stable_diffusion",
@@ -78,6 +79,17 @@ def usual_facts(backbone: Backbone) -> BaseFacts:
         latent_shape=(_USUAL_CHANNELS[backbone.name], side, side),
         text_bytes=_USUAL_TEXT_BYTES[backbone.name],
     )
+
+
+def base_facts(workspace: Workspace) -> BaseFacts:
+    """Return facts of the project's base at the project's resolution: of its folder, else of the published weights."""
+    base = workspace.project.base
+    if not is_here(base.uri, workspace.settings):
+        return usual_facts(base.backbone)
+    facts = read_base_facts(local_folder(base.uri, workspace.settings))
+    channels, height, _ = facts.latent_shape
+    side = base.backbone.resolution * height // facts.backbone.resolution
+    return facts.model_copy(update={"latent_shape": (channels, side, side)})
 
 
 def licence_of(card: str) -> str:

@@ -1,5 +1,6 @@
 """The GPUs of this host, as its driver reports them."""
 
+import re
 import shutil
 import subprocess
 
@@ -23,3 +24,9 @@ def list_gpus() -> list[str]:
     if done.returncode != 0:
         raise ValueError(f"nvidia-smi failed: {(done.stderr or done.stdout).strip()[:200]}")
     return done.stdout.strip().splitlines()
+
+
+def gpu_memory_gib() -> float | None:
+    """Return the memory of the smallest GPU of this host; None without one. ValueError as `list_gpus`."""
+    found = [re.search(r"(\d+) MiB", line) for line in list_gpus()]
+    return min((int(size[1]) / 1024 for size in found if size), default=None)

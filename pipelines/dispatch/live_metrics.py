@@ -17,7 +17,14 @@ from typing import Protocol, Self, TypeVar
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from alignment.contracts.jobs import METRICS_FILE, SAMPLES_INDEX_FILE, MetricsLine, SampleLine
+from alignment.contracts.jobs import (
+    METRICS_FILE,
+    PLACEMENT_CHOICE_FILE,
+    SAMPLES_INDEX_FILE,
+    MetricsLine,
+    PlacementChoice,
+    SampleLine,
+)
 from alignment.evaluation.contact_sheet import samples_sheet, samples_strip
 from alignment.files.paths import resolve_below
 from pipelines.dispatch.job_folder import read_model, write_atomically
@@ -38,6 +45,7 @@ class _Stream(Protocol):
 
     def log_metrics(self, step: int, unix_seconds: float, metrics: Mapping[str, float]) -> None: ...
     def log_image(self, path: Path, key: str, step: int) -> None: ...
+    def log_params(self, params: Mapping[str, str]) -> None: ...
     def show_pictures(self, pictures: Mapping[str, Image.Image], caption: str) -> None: ...
     def flush(self) -> None: ...
     def last_steps(self, names: Iterable[str]) -> dict[str, int]: ...
@@ -54,6 +62,8 @@ class _TrackingCursor(BaseModel):
     """Metrics that were being sent when the file was written; the server knows how far that went."""
     images: set[str] = set()
     """`key@step` of every image that was sent."""
+    placement: bool = False
+    """True once the choice of an adaptive placement was sent."""
 
 
 class _Tail:
@@ -166,6 +176,7 @@ class LiveMetrics:
             self._save(cursor.model_copy(update={"last_step": stored, "sending": names}))
         for line, new in points:
             self._stream.log_metrics(line.step, line.unix_seconds, new)
+        self._send_placement(cursor, self._stream)
         sent = [self._send_image(sample, cursor, self._stream) for sample in samples]
         if any(sent):
             self._show_samples(self._stream)
@@ -187,6 +198,13 @@ class LiveMetrics:
             return
         pictures = {f"samples/step_{step:08d}.png": strip, f"samples/by_step_{step:08d}.png": sheet}
         stream.show_pictures(pictures, f"Samples of step {step}; below them those of earlier steps.")
+
+    def _send_placement(self, cursor: _TrackingCursor, stream: _Stream) -> None:
+        """Send the first choice of an adaptive placement as parameters; the metric `micro_batch` shows later ones."""
+        choice = None if cursor.placement else read_model(self._out_dir / PLACEMENT_CHOICE_FILE, PlacementChoice)
+        if choice is not None:
+            stream.log_params({"placement.micro_batch": str(choice.micro_batch)})
+            cursor.placement = True
 
     def _send_image(self, sample: SampleLine, cursor: _TrackingCursor, stream: _Stream) -> bool:
         """Send an image and return True; False if the server has it, or it cannot be read."""

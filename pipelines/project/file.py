@@ -16,7 +16,7 @@ from alignment.contracts.jobs import DevicePrices
 from alignment.contracts.labelling import LabelModel
 from alignment.contracts.reference_errors import sharing
 from alignment.contracts.soup import recipe_family
-from alignment.contracts.training import Recipe, check_sharding
+from alignment.contracts.training import Recipe, check_adaptive, check_sharding
 from pipelines.project.approval import ApprovalSection, NotifySection, ReconcileSection
 from pipelines.project.consistency import check_measures
 from pipelines.project.gate import GatePolicy
@@ -129,6 +129,7 @@ class Project(Section):
                 self.reward(recipe)
             try:
                 check_sharding(recipe, self.placement.train)
+                check_adaptive(recipe, self.placement.train)
             except ValueError as error:
                 raise ValueError(f"{self.path}: {error}") from error
             bound.append(recipe)

@@ -16,9 +16,10 @@ from alignment.contracts.values import canonical_json
 from pipelines.dispatch.model_folders import local_folder
 from pipelines.dispatch.requests.inputs import base_input
 from pipelines.dispatch.requests.judges import judge_of
+from pipelines.dispatch.sizing.memory import Denoiser
+from pipelines.dispatch.sizing.weights import base_weights
 from pipelines.project.file import Project
 from pipelines.search import winner
-from pipelines.search.memory_floor import denoiser_shapes
 from pipelines.search.ranking import Limits, Placing, TrialReport, explain_nothing_fits, rank
 from pipelines.search.space import Space, Start
 from pipelines.search.study import open_study, run_study, spent_seconds
@@ -95,7 +96,7 @@ def search(
         settings=settings,
         snapshot=snapshot,
         limits=limits,
-        shapes=denoiser_shapes(local_folder(project.base.uri, settings)),
+        denoiser=Denoiser(base_weights(local_folder(project.base.uri, settings)), ()),
         run_job=run_job,
         shared_visits=space.most_visits() if space.section.trials > 1 else 0,
     )

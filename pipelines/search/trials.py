@@ -19,8 +19,8 @@ from pipelines.contracts.release import CandidateVersion
 from pipelines.dispatch import jobs
 from pipelines.dispatch.job_kinds import Encode, Evaluate, Reference, Train
 from pipelines.dispatch.requests.judging import comparison_request
+from pipelines.dispatch.sizing.memory import GIB, Denoiser, case_of, training_memory
 from pipelines.project.file import Project
-from pipelines.search.memory_floor import Shapes, memory_floor
 from pipelines.search.ranking import Limits, TrialOutcome, TrialReport
 from pipelines.search.space import Proposal
 from pipelines.settings import Settings
@@ -55,8 +55,8 @@ class TrialBench:
     settings: Settings
     snapshot: DatasetSnapshot
     limits: Limits
-    shapes: Shapes
-    """Shapes of the base's denoiser."""
+    denoiser: Denoiser
+    """The base's denoiser, of which the floor needs the weights only."""
     run_job: RunJob
     shared_visits: int = 0
     """Visits of pairs of the longest trial, whose errors of the base are computed once for all trials; 0: each trial
@@ -73,7 +73,7 @@ class TrialBench:
         A trial that does not fit, diverges or runs out of memory is a report; any other JobError is raised.
         """
         started = time.monotonic()
-        floor = memory_floor(proposal.recipe, self.shapes).gib
+        floor = training_memory(case_of(proposal.recipe, proposal.placement), self.denoiser).floor / GIB
         report = TrialReport(
             outcome="measured",
             recipe=proposal.start,

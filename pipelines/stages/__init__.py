@@ -10,6 +10,7 @@ __all__ = [
     "monitor",
     "new_project",
     "pairs",
+    "plan",
     "pool",
     "training",
     "values",

@@ -84,6 +84,16 @@ class RunStream:
             client.log_image(self.run_id, image, key=key, step=step, synchronous=True)
             self._images.add((key, step))
 
+    def log_params(self, params: Mapping[str, str]) -> None:
+        """Add the parameters that the run has not: MLflow refuses to change one."""
+        from mlflow.entities import Param
+
+        with connect(self.tracking_uri) as client:
+            known = client.get_run(self.run_id).data.params
+            new = [Param(name, value) for name, value in params.items() if name not in known]
+            if new:
+                client.log_batch(self.run_id, params=new)
+
     def show_pictures(self, pictures: Mapping[str, Any], caption: str) -> None:
         """Store pictures as artifacts by their paths, and show them in the run's description.
 

@@ -426,7 +426,10 @@ def test_fifty_versions_registered_in_one_tick_are_each_judged_once(live: LivePl
 
 
 def test_a_broken_shard_fails_alone_and_is_read_after_its_repair(live: LivePlatform) -> None:
-    broken, before = live.folder / "pairs" / "train-00003-of-00003.parquet", len(list((live.folder / "pairs").iterdir()))
+    broken, before = (
+        live.folder / "pairs" / "train-00003-of-00003.parquet",
+        len(list((live.folder / "pairs").iterdir())),
+    )
     broken.write_bytes(b"PAR1 and then nothing that a table has")
     run_id = live.ada.trigger("shapes.ingest")
     assert live.ada.end_of("shapes.ingest", run_id) == "failed"

@@ -6,11 +6,12 @@ from pathlib import Path
 
 from alignment.contracts.jobs import Placement
 from pipelines.contracts.pairs import SourceFacts
-from pipelines.dispatch.base_facts import BaseFacts, read_base_facts, usual_facts
+from pipelines.dispatch.base_facts import base_facts
 from pipelines.dispatch.engines.catalogue import open_engine
 from pipelines.dispatch.engines.ray import RayEngine
-from pipelines.dispatch.gpus import list_gpus
-from pipelines.dispatch.model_folders import is_here, local_folder
+from pipelines.dispatch.gpus import gpu_memory_gib, list_gpus
+from pipelines.dispatch.sizing.memory import GIB, case_of, training_memory
+from pipelines.dispatch.sizing.plan import denoiser_of
 from pipelines.host import this_host
 from pipelines.intake import ingestion
 from pipelines.platform.checks.result import WARNING, Check, check
@@ -21,6 +22,10 @@ from pipelines.workspace import Workspace
 LARGEST_ON_CPU = 128
 """Side of the largest training images, in pixels, with which a CPU trains in reasonable time."""
 _NO_GPU = "none; jobs run on the CPU"
+_MEMORY_FIX = (
+    "Run `plumbline plan` to see each part. Lower placement.train.micro_batch, set sharding, or choose a recipe with"
+    " adapters, another optimiser or an objective without a reference."
+)
 _GIB = 1024**3
 
 
@@ -35,6 +40,7 @@ def hardware_checks(project: Project | None, settings: Settings) -> list[Check]:
         check("gpu", lambda: _gpu(project), f"{needed} {fix}"),
         *_ray_checks(project, settings),
         check("placement", lambda: _placement(project, settings), "Correct `[placement]`; see docs/engines.md."),
+        check("memory", lambda: _memory(Workspace(project, settings)), _MEMORY_FIX),
         check("features", lambda: _features(Workspace(project, settings)), features_fix),
     ]
 
@@ -87,6 +93,27 @@ def _placements(project: Project | None) -> dict[str, Placement]:
     return dict(project.placement) if project else {}
 
 
+def _memory(workspace: Workspace) -> str:
+    """Compare the memory of training with the smallest GPU of this host; ValueError when what a process holds between
+    two steps alone exceeds it. Without a GPU here, or with training elsewhere, the estimate stands without comparison.
+    """
+    placement = workspace.project.placement.train
+    memory = gpu_memory_gib() if placement.engine == "local" else None
+    found, problems = [], []
+    for recipe in workspace.project.recipes():
+        parts = training_memory(case_of(recipe, placement), denoiser_of(workspace, recipe)[0])
+        needed = f"{recipe.name} about {parts.total / GIB:.2g} GiB in each process"
+        if memory is None:
+            found.append(needed)
+            continue
+        found.append(f"{needed}; {WARNING} more than the {memory:.1f} GiB" if parts.total > memory * GIB else needed)
+        if parts.floor > memory * GIB:
+            problems.append(f"{recipe.name} needs {parts.floor / GIB:.1f} GiB before activations")
+    if problems:
+        raise ValueError(f"{'; '.join(problems)}, and the smallest GPU of host {this_host()} has {memory:.1f} GiB.")
+    return "; ".join(found)
+
+
 def _features(workspace: Workspace) -> str:
     """Compare the free space with the estimated size of the feature caches; ValueError when the latents do not fit.
 
@@ -99,7 +126,7 @@ def _features(workspace: Workspace) -> str:
     if not caches:
         return "no recipe trains on encoded features"
     rows = sum(own.num_rows for own in _training_rows(workspace).values())
-    facts = _base_facts(workspace)
+    facts = base_facts(workspace)
     whole, latents = (caches * facts.feature_bytes(rows, texts, project.features.moments) for texts in (rows, 0))
     text = f"{_size(latents)} of latents, and text if no two prompts are equal"
     size = f"at most {_size(whole)} for {rows} pairs ({text})"
@@ -119,17 +146,6 @@ def _training_rows(workspace: Workspace) -> dict[str, SourceFacts]:
     names = workspace.project.snapshot.sources or [source.name for source in workspace.project.sources]
     found = ingestion.inspect_sources(workspace)
     return {name: own for name, own in found.items() if name in names and isinstance(own, SourceFacts)}
-
-
-def _base_facts(workspace: Workspace) -> BaseFacts:
-    """Return facts of the base's folder, else those of the published weights; at the project's resolution."""
-    base = workspace.project.base
-    if not is_here(base.uri, workspace.settings):
-        return usual_facts(base.backbone)
-    facts = read_base_facts(local_folder(base.uri, workspace.settings))
-    channels, height, _ = facts.latent_shape
-    side = base.backbone.resolution * height // facts.backbone.resolution
-    return facts.model_copy(update={"latent_shape": (channels, side, side)})
 
 
 def _copies(settings: Settings) -> int:

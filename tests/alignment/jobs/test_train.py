@@ -19,7 +19,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from alignment.contracts.jobs import HEALTH, NORM_BINS, JobFailure, Placement, Progress, norm_ratios
+from alignment.contracts.jobs import (
+    HEALTH,
+    NORM_BINS,
+    PLACEMENT_CHOICE_FILE,
+    JobFailure,
+    Placement,
+    PlacementChoice,
+    Progress,
+    norm_ratios,
+)
 from alignment.contracts.training import TrainResult
 from alignment.training import loop
 from alignment.training.checkpoint import _damage, read_state
@@ -516,6 +525,21 @@ def test_two_processes_give_one_curve_and_survive_sigterm(
     two_ranks.run("alignment.jobs.train", arguments)
     assert curve_of(out) == curve_of(undisturbed), "the same micro-batches in the same order add up to the same bits"
     assert result_of(out).weights_digest == result_of(undisturbed).weights_digest
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_two_processes_agree_on_an_adaptive_micro_batch_and_give_the_same_curve(
+    bench: Any, undisturbed: Path, tmp_path: Path, assert_one_curve: Callable[..., None], two_ranks: Any
+) -> None:
+    spec, out = bench.train_spec(), tmp_path / "out"
+    placement = QUIET.model_copy(update={"num_processes": 2, "auto": True})
+    two_ranks.run("alignment.jobs.train", bench.write_job(tmp_path / "job", spec, placement, out))
+    choice = PlacementChoice.model_validate_json((out / PLACEMENT_CHOICE_FILE).read_text())
+    curve = curve_of(out)
+    assert {metrics.pop("micro_batch") for _, metrics in curve} == {choice.micro_batch}
+    assert choice.micro_batch <= spec.recipe.global_batch / 2
+    assert_one_curve(bench, spec, curve, curve_of(undisturbed))
 
 
 def spec_of(bench: Any, objective: dict[str, str]) -> Any:

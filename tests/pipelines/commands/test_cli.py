@@ -313,7 +313,10 @@ def test_a_broken_shard_stops_nothing_but_itself(
         assert cli.main([command, str(project)]) == cli.BAD_INPUT
         captured = capsys.readouterr()
         value = json.loads(captured.out)
-        assert (len(value[name]), [failure["shard"] for failure in value["failures"]]) == (3, ["train-00003-of-00003.parquet"])
+        assert (len(value[name]), [failure["shard"] for failure in value["failures"]]) == (
+            3,
+            ["train-00003-of-00003.parquet"],
+        )
         assert "1 of 4 shards could not be used" in captured.err
     assert cli.main(["snapshot", str(project)]) == cli.DONE, "one of four is within max_failed_shards"
     capsys.readouterr()

@@ -17,11 +17,13 @@ def driver(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
 def test_each_gpu_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     driver(tmp_path, monkeypatch, "echo 'NVIDIA H200, 143771 MiB'; echo 'NVIDIA H100, 81559 MiB'")
     assert gpus.list_gpus() == ["NVIDIA H200, 143771 MiB", "NVIDIA H100, 81559 MiB"]
+    assert gpus.gpu_memory_gib() == 81559 / 1024
 
 
 def test_a_host_without_a_driver_has_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert gpus.list_gpus() == []
+    assert gpus.gpu_memory_gib() is None
 
 
 def test_a_driver_that_fails_or_is_silent_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

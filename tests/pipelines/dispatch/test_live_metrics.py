@@ -17,6 +17,7 @@ class FakeServer:
         self.points: list[tuple[int, float, dict[str, float]]] = []
         self.images: list[tuple[str, str, int]] = []
         self.pictures: list[tuple[tuple[str, ...], str, tuple[int, ...]]] = []
+        self.params: list[dict[str, str]] = []
         self.broken_image = ""
         self.opened = 0
 
@@ -38,6 +39,10 @@ class FakeStream:
         if path.name == self.server.broken_image:
             raise ValueError(f"{path} is no PNG")
         self.server.images.append((path.name, key, step))
+
+    def log_params(self, params: Mapping[str, str]) -> None:
+        self._reach()
+        self.server.params.append(dict(params))
 
     def show_pictures(self, pictures: Mapping[str, Image.Image], caption: str) -> None:
         self._reach()
@@ -253,3 +258,19 @@ def test_a_sample_outside_the_output_folder_is_left_out_and_does_not_block_the_r
     write_sample(out, 4)
     assert LiveMetrics(out, tmp_path / "cursor.json", server.open).catch_up()
     assert [step for _, _, step in server.images] == [4]
+
+
+def test_the_choice_of_an_adaptive_placement_is_a_parameter_once(tmp_path: Path, server: FakeServer) -> None:
+    live = follow(tmp_path, server)
+    write_steps(tmp_path, 1)
+    assert live.catch_up()
+    assert server.params == []
+    for size in (4, 2):
+        choice = {"micro_batch": size, "available_gib": 1.0, "trials": []}
+        (tmp_path / "placement_choice.json").write_text(json.dumps(choice))
+        write_steps(tmp_path, 6 - size)
+        server.up = False
+        assert not live.catch_up()
+        server.up = True
+        assert live.catch_up()
+    assert server.params == [{"placement.micro_batch": "4"}]

@@ -12,8 +12,9 @@ from alignment.config import load_recipe
 from alignment.contracts.evaluation import EvalSpec
 from alignment.contracts.training import Lora, TrainResult
 from pipelines.dispatch import jobs
+from pipelines.dispatch.sizing.memory import Denoiser
+from pipelines.dispatch.sizing.weights import base_weights
 from pipelines.project.sections import JudgeSection
-from pipelines.search.memory_floor import denoiser_shapes
 from pipelines.search.ranking import Limits, TrialReport
 from pipelines.search.recipe_search import _space_of
 from pipelines.search.space import Proposal
@@ -43,7 +44,7 @@ def bench(world: Any) -> TrialBench:
         settings=world.settings,
         snapshot=world.snapshot,
         limits=Limits(memory_gib=4.0, hours=1.0),
-        shapes=denoiser_shapes(world.folder / "examples/shapes/base"),
+        denoiser=Denoiser(base_weights(world.folder / "examples/shapes/base"), ()),
         run_job=world.engine,
     )
 

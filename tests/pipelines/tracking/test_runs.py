@@ -178,6 +178,14 @@ def test_a_file_that_is_not_an_image_is_refused_by_name(tracked: Settings, proje
         stream.log_image(tmp_path / "sample.png", "samples/00", 1)
 
 
+def test_a_parameter_is_added_once_and_never_changed(tracked: Settings, project: str) -> None:
+    target = job_of(tracked, project)
+    stream = run_stream.RunStream(tracked.tracking_uri, target.run_id)
+    for size in ("4", "2"):
+        stream.log_params({"placement.micro_batch": size})
+    assert run_of(tracked, target.run_id).data.params["placement.micro_batch"] == "4"
+
+
 def test_the_last_steps_of_curves_are_those_of_the_server(tracked: Settings, project: str) -> None:
     stream = run_stream.RunStream(tracked.tracking_uri, job_of(tracked, project).run_id)
     for step in (3, 4):

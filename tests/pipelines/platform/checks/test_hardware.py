@@ -118,3 +118,20 @@ def test_the_size_of_the_features_is_estimated(
 def test_online_recipes_need_no_space_for_features(project: Project, settings: Settings) -> None:
     online = project.model_copy(update={"train": (RecipeSection(recipe="prdp_shapes"),)})
     assert hardware._features(Workspace(online, settings)) == "no recipe trains on encoded features"
+
+
+def test_the_memory_of_training_is_compared_with_the_gpus_of_this_host(
+    project: Project, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remote = project.base.model_copy(update={"uri": f"hub://owner/name@{'0' * 40}", "backbone": SDXL()})
+    train = (RecipeSection(recipe="diffusion_dpo_sdxl_pickapic"),)
+    own = with_train_engine(project.model_copy(update={"base": remote, "train": train}), micro_batch=1)
+    sdxl = Workspace(own, settings)
+    assert re.match(r"diffusion_dpo_sdxl_pickapic about \d+ GiB in each process$", hardware._memory(sdxl))
+    monkeypatch.setattr(hardware, "gpu_memory_gib", lambda: 79.6)
+    assert "WARNING" not in hardware._memory(sdxl)
+    monkeypatch.setattr(hardware, "gpu_memory_gib", lambda: 33.0)
+    assert "WARNING: more than the 33.0 GiB" in hardware._memory(sdxl)
+    monkeypatch.setattr(hardware, "gpu_memory_gib", lambda: 24.0)
+    with pytest.raises(ValueError, match=r"needs 29\.6 GiB before activations, .* has 24\.0 GiB"):
+        hardware._memory(sdxl)

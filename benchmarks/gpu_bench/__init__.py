@@ -1,0 +1,1 @@
+"""Parts of benchmarks/gpu.py: bases of random weights, training rows, the peer's script, the table of bars."""

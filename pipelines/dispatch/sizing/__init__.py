@@ -1,0 +1,1 @@
+"""Memory, work and pace of a training run, estimated before it starts: weights, activations, cards."""

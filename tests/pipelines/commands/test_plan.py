@@ -1,0 +1,54 @@
+"""`plumbline plan`: JSON in a pipe, a table's rows for a person, one error for a card that is not known."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.commands import plan
+from pipelines.commands.cli import BAD_INPUT, DONE, main
+from pipelines.commands.rows import plan_rows
+
+ROOT = Path(__file__).parents[3]
+PROJECT = str(ROOT / "projects/shapes.toml")
+
+
+def planned(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
+    assert callable(plan.plan)
+    assert main(["plan", PROJECT, *arguments]) == DONE
+    return json.loads(capsys.readouterr().out)["recipes"]
+
+
+def test_a_pipe_gets_json_and_a_terminal_a_row_for_each_card(capsys: pytest.CaptureFixture[str]) -> None:
+    found = planned(capsys)
+    rows = plan_rows(found)
+    assert len(rows) == sum(len(own["cards"]) for recipe in found for own in recipe["placements"])
+    row = rows[0]
+    assert row["recipe"] == found[0]["recipe"]
+    assert row["placement"] == "as written"
+    assert row["total"] == found[0]["placements"][0]["total"]
+    assert "too large" not in row["batch"]
+
+
+def test_a_recipe_and_a_card_can_be_chosen(capsys: pytest.CaptureFixture[str]) -> None:
+    (found,) = planned(capsys, "--recipe", "mapo_shapes", "--gpu", "h100")
+    assert found["recipe"] == "mapo_shapes"
+    assert [card["gpu"] for card in found["placements"][0]["cards"]] == ["h100"]
+
+
+def test_a_card_that_does_not_hold_the_batch_is_marked() -> None:
+    card = {"gpu": "l4", "memory_gib": 22.5, "fits": False, "largest_micro_batch": 0, "currency": ""}
+    card |= dict.fromkeys(("pairs_per_second", "gpu_hours", "hours", "cost"))
+    parts = dict.fromkeys(
+        ("weights", "reference", "gradients", "optimiser", "copies", "activations", "reserve", "total"), 9.0
+    )
+    placement = {"settings": {"sharding": "fsdp2"}, "micro_batch": 4, **parts, "cards": [card]}
+    (row,) = plan_rows([{"recipe": "a", "placements": [placement]}])
+    assert (row["placement"], row["batch"], row["holds"]) == ("sharding = fsdp2", "4 (too large)", 0)
+    assert row["weights"] == row["activations"] == 18.0
+
+
+def test_an_unknown_card_is_bad_input(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", PROJECT, "--gpu", "h1000"]) == BAD_INPUT
+    assert "Unknown gpu 'h1000'. Did you mean 'h100'?" in capsys.readouterr().err
