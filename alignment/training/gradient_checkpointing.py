@@ -8,7 +8,7 @@ Source: Chen et al. 2016, arXiv:1604.06174, by torch.utils.checkpoint without re
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, Protocol, cast
@@ -159,6 +159,13 @@ def all_agree(accelerator: Accelerator, answer: bool) -> bool:
     """Return True when every process calls this with True; all wait for each other."""
     votes: Any = accelerator.reduce(torch.tensor(int(answer), device=accelerator.device), "sum")
     return bool(int(votes) == accelerator.num_processes)
+
+
+def largest_of_all(accelerator: Accelerator, values: Sequence[float]) -> list[float]:
+    """Return the largest of each number over the processes; all wait for each other."""
+    own = torch.tensor([values], dtype=torch.float64, device=accelerator.device)
+    every: Any = accelerator.gather(own)
+    return [float(value) for value in every.amax(dim=0).tolist()]
 
 
 def moments_to_come(weights: list[nn.Parameter], kind: str, optimiser: torch.optim.Optimizer) -> int:

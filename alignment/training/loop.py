@@ -10,7 +10,6 @@ step, which are the mean over the global batch however it is split. Steps are co
 import logging
 import shutil
 import time
-from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -42,20 +41,21 @@ from alignment.training.gradient_checkpointing import (
     CheckpointedBlocks,
     all_agree,
     fastest_that_fits,
+    largest_of_all,
     memory_of,
     moments_to_come,
     starting_policy,
 )
 from alignment.training.health.run_health import RunHealth
-from alignment.training.memory_meter import meter_of
+from alignment.training.memory_meter import Meter, meter_of
 from alignment.training.metrics import append_metrics, cut_back
-from alignment.training.optimisation import build_optimiser, learning_rate, missing_state_bytes, set_learning_rate
+from alignment.training.optimisation import build_optimiser, learning_rate, set_learning_rate
 from alignment.training.peak_memory import peak_memory
 from alignment.training.prediction_norm import norm_metrics
 from alignment.training.samples import SampleGrid
 from alignment.training.seeding import stream_seed
 from alignment.training.sharding import copies_settings, shard, whole
-from alignment.training.stopping import StopSignal
+from alignment.training.stopping import StopSignal, stop_message
 from alignment.training.update import Adjustable, MakeUpdate, Workbench
 
 logger = logging.getLogger(__name__)
@@ -171,19 +171,13 @@ class TrainingRun:
             self.update,
             self.meter or meter_of(self.device),
             clear=self._drop_gradients,
-            agree=self._largest,
-            reserved_bytes=missing_state_bytes(self.optimiser, self.weights),
+            agree=partial(largest_of_all, self.accelerator),
+            reserved_bytes=moments_to_come(self.weights, self.recipe.optimiser.kind, self.optimiser),
             branches=self.blocks.branches() if tries_blocks else (PLAIN,),
         )
         choice = chosen_placement(probe, self.out, keep=self.accelerator.is_main_process)
         self.accelerator.wait_for_everyone()
         return choice.micro_batch
-
-    def _largest(self, values: Sequence[float]) -> list[float]:
-        """Return the largest of each number over the processes."""
-        own = torch.tensor([values], dtype=torch.float64, device=self.device)
-        every: Any = self.accelerator.gather(own)
-        return [float(value) for value in every.amax(dim=0).tolist()]
 
     def run(self) -> None:
         """Train to the last step and write the weights. Raises JobStoppedError when the run diverges or is stopped."""
@@ -399,11 +393,4 @@ class TrainingRun:
             self._checkpoint()
         self.saves.wait()
         self.accelerator.wait_for_everyone()
-        raise JobStoppedError("preempted", self._stop_message(), step=self.saved)
-
-    def _stop_message(self) -> str:
-        """Name the step from which the next attempt continues, and the steps that it repeats."""
-        kept = f"checkpointed at step {self.saved}" if self.saved else "without a checkpoint"
-        lost = self.done - self.saved
-        repeated = f" after step {self.done}, so it repeats {lost} step{'s' * (lost > 1)}" if lost else ""
-        return f"Stopped by SIGTERM{repeated}; {kept}. Run the job again to continue."
+        raise JobStoppedError("preempted", stop_message(self.done, self.saved), step=self.saved)

@@ -55,11 +55,3 @@ def set_learning_rate(optimiser: torch.optim.Optimizer, value: float) -> None:
     """Set the learning rate of the next update."""
     for group in optimiser.param_groups:
         group["lr"] = value
-
-
-def missing_state_bytes(optimiser: torch.optim.Optimizer, weights: Iterable[nn.Parameter]) -> int:
-    """Return the memory that the optimiser will take at its first step; 0 when it has its states already.
-
-    Two float32 moments of each weight, which is more than Adafactor keeps.
-    """
-    return sum(2 * weight.numel() * 4 for weight in weights if not optimiser.state.get(weight))

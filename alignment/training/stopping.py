@@ -21,3 +21,11 @@ class StopSignal:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         signal.signal(signal.SIGTERM, self._previous)
+
+
+def stop_message(done: int, saved: int) -> str:
+    """Name the step from which the next attempt continues, and the steps that it repeats."""
+    kept = f"checkpointed at step {saved}" if saved else "without a checkpoint"
+    lost = done - saved
+    repeated = f" after step {done}, so it repeats {lost} step{'s' * (lost > 1)}" if lost else ""
+    return f"Stopped by SIGTERM{repeated}; {kept}. Run the job again to continue."

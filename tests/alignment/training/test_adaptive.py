@@ -173,14 +173,15 @@ def test_a_run_fits_the_simulated_limit_and_its_curve_is_that_of_the_micro_batch
     limit = (peak_of(bench, spec, tmp_path / "a", 2) + peak_of(bench, spec, tmp_path / "b", 4)) / 2
     # The optimiser's states are not among what a pass keeps.
     run = make_run(bench, spec, tmp_path / "auto", HostMeter(limit + 8 * 10**9), auto=True)
+    run.run()
     assert run.micro_batch in (1, 2, 4)
     states = 8 * sum(weight.numel() for weight in run.weights)
     run = make_run(bench, spec, tmp_path / "limited", HostMeter(limit + states), auto=True)
+    run.run()
     assert run.micro_batch in (1, 2)
     choice = read_choice(tmp_path / "limited")
     assert choice is not None
     assert not any(trial.fits for trial in choice.trials if trial.micro_batch == 4)
-    run.run()
     make_run(bench, spec, tmp_path / "fixed", micro_batch=run.micro_batch).run()
     assert losses(tmp_path / "limited") == losses(tmp_path / "fixed")
     last = (tmp_path / "limited" / "metrics.jsonl").read_text().splitlines()[-1]
@@ -198,10 +199,11 @@ def test_after_running_out_of_memory_training_continues_with_half_from_its_check
 
     def attempt() -> None:
         run = make_run(bench, spec, out, **keep)
-        seen.append((run.done, run.micro_batch))
-        honest = run.update.__call__
+        honest, first = run.update.__call__, run.done
 
         def limited(step: int) -> Any:
+            if step == first:
+                seen.append((step, run.micro_batch))
             if step == 3 and run.micro_batch == 4:
                 raise torch.OutOfMemoryError("CUDA out of memory.")
             return honest(step)
