@@ -70,7 +70,9 @@ def _changes(old: Mapping[str, _Place], new: Mapping[str, _Place]) -> Iterator[t
             yield pair_id, "label"
         elif was.split != place.split:
             yield pair_id, "split"
-    yield from ((pair_id, "left") for pair_id in old if pair_id not in new)
+    for pair_id in old:
+        if pair_id not in new:
+            yield pair_id, "left"
 
 
 def _places(record: SnapshotRecord, workspace: Workspace) -> dict[str, _Place]:
@@ -87,7 +89,8 @@ def _rows(record: SnapshotRecord, workspace: Workspace, columns: list[str]) -> I
         with scratch_dir(workspace.settings) as scratch:
             path = fetch_checked(workspace.store, record.snapshot_uri, f"{split}.parquet", scratch)
             for batch in read_batches(path, columns):
-                yield from ((split, row) for row in batch.to_pylist())
+                for row in batch.to_pylist():
+                    yield split, row
 
 
 def _examples(
@@ -99,13 +102,13 @@ def _examples(
     records: tuple[SnapshotRecord, SnapshotRecord],
     most: int,
 ) -> Iterator[ChangedPair]:
-    chosen = {change: heapq.nsmallest(most, (p for p, c in changes.items() if c == change)) for change in CHANGES}
-    wanted = {pair_id for ids in chosen.values() for pair_id in ids}
+    chosen = [(kind, heapq.nsmallest(most, (p for p, c in changes.items() if c == kind))) for kind in CHANGES]
+    wanted = {pair_id for _, ids in chosen for pair_id in ids}
     prompts: dict[str, str] = {}
     for record in records if wanted else ():
         rows = _rows(record, workspace, ["pair_id", "prompt"])
         prompts.update((row["pair_id"], row["prompt"]) for _, row in rows if row["pair_id"] in wanted)
-    for change, ids in chosen.items():
+    for change, ids in chosen:
         for pair_id in ids:
             was, place = old.get(pair_id), new.get(pair_id)
             yield ChangedPair(

@@ -113,6 +113,7 @@ def test_every_figure_is_shown() -> None:
     assert "2 more shards have rows set aside: plumbline quarantine show tiny" in words
     assert "animation" in words
     assert ("href", "file:///store/raw/validated/v/data_docs/index.html") in page.attributes
+    assert "Source (pairs)" in words
     assert "Generator" not in page.text, "nothing was counted"
 
 
