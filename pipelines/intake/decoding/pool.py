@@ -136,7 +136,8 @@ class _Worker:
 
     def __init__(self, command: Sequence[str]) -> None:
         environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
-        environment |= {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
+        same_code = os.pathsep.join(path or os.getcwd() for path in sys.path)
+        environment |= {"PYTHONPATH": same_code, "OMP_NUM_THREADS": "1"}
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
         with _Deadline(self._process, START_SECONDS):
             ready = read_frame(self._output) == READY
