@@ -188,7 +188,8 @@ def drive(given: Any, names: list[str], work: Path) -> None:
 
 def run_limited(command: list[str], log: Path, limit_seconds: int) -> str:
     """Run a process with its output in a file; return how it ended."""
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'benchmarks'}", "TOKENIZERS_PARALLELISM": "false"}
+    search = ":".join([str(ROOT), str(ROOT / "benchmarks"), os.environ.get("PYTHONPATH", "")]).rstrip(":")
+    environment = {**os.environ, "PYTHONPATH": search, "TOKENIZERS_PARALLELISM": "false"}
     with log.open("w", encoding="utf-8") as file:
         try:
             done = subprocess.run(
