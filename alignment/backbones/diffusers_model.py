@@ -87,8 +87,8 @@ class DiffusersModel:
         """The VAE in the encoders' dtype. fp16 is not among them, because SDXL's overflows in it."""
         from diffusers import AutoencoderKL
 
-        vae = AutoencoderKL.from_pretrained(self.base_dir / "vae", dtype=torch.float32, **LOCAL)
-        return _frozen(vae, self.device, self.encoder_dtype)
+        vae = AutoencoderKL.from_pretrained(self.base_dir / "vae", dtype=self.encoder_dtype, **LOCAL)
+        return _frozen(vae, self.device)
 
     @cached_property
     def text_pipeline(self) -> Any:
@@ -323,7 +323,7 @@ def load_texts(family: Family, base_dir: Path, device: torch.device, dtype: torc
     for name in family.text_encoders:
         encoder = getattr(pipeline, name)
         if encoder is not None:
-            _frozen(encoder, device, dtype)
+            _frozen(encoder.to(dtype), device)
     if absent_parts(base_dir) & set(family.optional):
         # In place of an absent encoder's states the pipeline uses zeros, of the width that the denoiser states.
         pipeline.register_modules(**{family.part: _without_weights(family, base_dir)})
@@ -341,11 +341,11 @@ def _without_weights(family: Family, base_dir: Path) -> Any:
         return family.denoiser.from_config(config)
 
 
-def _frozen(module: Any, device: torch.device, dtype: torch.dtype = torch.float32) -> Any:
-    """Turn off gradients, set evaluation mode and move to the device. Any other dtype than float32 converts."""
+def _frozen(module: Any, device: torch.device) -> Any:
+    """Turn off gradients, set evaluation mode and move to the device."""
     module.requires_grad_(False)
     module.eval()
-    return module.to(device) if dtype == torch.float32 else module.to(device, dtype)
+    return module.to(device)
 
 
 # --- written weights --------------------------------------------------------------------------------------------------
