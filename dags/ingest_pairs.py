@@ -33,7 +33,8 @@ for project, job in projects_with_jobs():
             from pipelines.stages import pairs
 
             name_group(group)
-            return report_counts(pairs.read_group(path, group, run_key=run_key))
+            counts = pairs.read_group(path, group, run_key=run_key)
+            return report_counts(counts, pairs.failure_message(counts))
 
         @task(outlets=[pairs_asset(project)], trigger_rule="all_done")
         def announce_pairs(path: str, groups: list[dict[str, Any]], *, outlet_events: Any = None) -> dict[str, Any]:

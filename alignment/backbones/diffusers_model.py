@@ -87,8 +87,8 @@ class DiffusersModel:
         """The VAE in the encoders' dtype. fp16 is not among them, because SDXL's overflows in it."""
         from diffusers import AutoencoderKL
 
-        vae = AutoencoderKL.from_pretrained(self.base_dir / "vae", dtype=torch.float32, **LOCAL)
-        return _frozen(vae, self.device, self.encoder_dtype)
+        vae = AutoencoderKL.from_pretrained(self.base_dir / "vae", dtype=self.encoder_dtype, **LOCAL)
+        return _frozen(vae, self.device)
 
     @cached_property
     def text_pipeline(self) -> Any:
@@ -109,7 +109,7 @@ class DiffusersModel:
     def _moments(self, pixels_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         own_BCHW = pixels_BCHW.to(self.device, self.encoder_dtype, non_blocking=True)
         with torch.autocast(self.device.type, enabled=False):
-            gaussian = self.vae.encode(own_BCHW).latent_dist
+            gaussian = cast(Any, self.vae).encode(own_BCHW).latent_dist
         # In bf16 the deviation is computed from the rounded logarithm of the variance, but not in bf16.
         mean_BCHW, std_BCHW = gaussian.mean.float(), torch.exp(0.5 * gaussian.logvar.float())
         shift_1C11, scale_1C11 = _latent_unit(self.vae)
@@ -138,7 +138,7 @@ class DiffusersModel:
         with torch.autocast(self.device.type, enabled=False):
             own_BCHW = (latents_BCHW.float().to(self.device) / scale_1C11 + shift_1C11).to(self.encoder_dtype)
             pieces = [
-                self.vae.decode(piece_BCHW, return_dict=False)[0]
+                cast(Any, self.vae).decode(piece_BCHW, return_dict=False)[0]
                 for piece_BCHW in torch.split(own_BCHW, self._at_once(LARGE_DECODED))
             ]
         return (torch.cat(pieces).float() / 2 + 0.5).clamp(0, 1).cpu()
@@ -323,7 +323,7 @@ def load_texts(family: Family, base_dir: Path, device: torch.device, dtype: torc
     for name in family.text_encoders:
         encoder = getattr(pipeline, name)
         if encoder is not None:
-            _frozen(encoder, device, dtype)
+            _frozen(encoder.to(dtype), device)
     if absent_parts(base_dir) & set(family.optional):
         # In place of an absent encoder's states the pipeline uses zeros, of the width that the denoiser states.
         pipeline.register_modules(**{family.part: _without_weights(family, base_dir)})
@@ -341,11 +341,11 @@ def _without_weights(family: Family, base_dir: Path) -> Any:
         return family.denoiser.from_config(config)
 
 
-def _frozen(module: Any, device: torch.device, dtype: torch.dtype = torch.float32) -> Any:
-    """Turn off gradients, set evaluation mode and move to the device. Any other dtype than float32 converts."""
+def _frozen(module: Any, device: torch.device) -> Any:
+    """Turn off gradients, set evaluation mode and move to the device."""
     module.requires_grad_(False)
     module.eval()
-    return module.to(device) if dtype == torch.float32 else module.to(device, dtype)
+    return module.to(device)
 
 
 # --- written weights --------------------------------------------------------------------------------------------------

@@ -24,7 +24,8 @@ def set_precision(pipeline: Any, precision: Precision) -> None:
         if isinstance(module, nn.Module) and name.startswith("text_encoder"):
             module.to(dtype)
         elif isinstance(module, nn.Module) and name in DENOISERS:
-            _compute_in(module.to(dtype), dtype)
+            # Not diffusers' own `to`, which warns of parts to keep in float32 even when there are none.
+            _compute_in(nn.Module.to(module, dtype), dtype)
     if pipeline.vae is not None:
         pipeline.vae.enable_slicing()
 

@@ -13,7 +13,7 @@ from alignment.files.durable import content_digest
 from alignment.files.progress import JobProgress
 from alignment.jobs.checked_features import open_checked
 from alignment.jobs.outcome import JobPaths, claim_output, read_object, run_job, write_result
-from alignment.jobs.processes import start_processes
+from alignment.jobs.processes import device_of, start_processes
 from alignment.jobs.shared_output import share_output
 from alignment.training.metrics import append_metrics
 from alignment.training.offline import OfflineStep
@@ -65,16 +65,16 @@ def _writer(
     paths: JobPaths,
     state: PartialState,
 ) -> ReferenceWriter:
-    base = predictor(backbone, backbone.load_denoiser(), spec.common, state.device)
+    base = predictor(backbone, backbone.load_denoiser(), spec.common, device_of(state))
     step = OfflineStep(
-        spec.common.objective, backbone.schedule.on(state.device), policy=never("a policy"), reference=base
+        spec.common.objective, backbone.schedule.on(device_of(state)), policy=never("a policy"), reference=base
     )
     return ReferenceWriter(
         spec,
         features,
         step,
         out=paths.out,
-        device=state.device,
+        device=device_of(state),
         pairs_at_once=MICRO_BATCHES_AT_ONCE * placement.micro_batch,
     )
 

@@ -38,7 +38,7 @@ def thumbnail(data: bytes | None, limits: ValidationSection, side: int) -> tuple
     [facts] = shared_pool().submit([encoded], decoding_limits(limits))
     if problem := facts.result().problem:
         return "", _WORDS[problem]
-    image = rgb_image(encoded.data, "A quarantined image", parse_ground(limits.ground))
+    image = rgb_image(bytes(encoded.data), "A quarantined image", parse_ground(limits.ground))
     image.thumbnail((side, side))
     stream = BytesIO()
     image.save(stream, "JPEG", quality=_QUALITY, subsampling=0)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from alignment.contracts.data import SPLITS, DatasetSnapshot, Split
-from alignment.statistics.prompts import normal_prompt
+from alignment.statistics.normal_text import normal_prompt
 from pipelines.contracts.pairs import ValidationReport
 from pipelines.intake.ingestion import scratch_dir
 from pipelines.intake.pairs import ACCEPTED_FILE, read_batches
