@@ -38,7 +38,7 @@ class ShardFailure(Record):
 
 
 class IngestCounts(Record):
-    """What became of the shards of one task or run: batches that passed, their rows, and the failures."""
+    """Outcome of the shards of one task or run: batches that passed, their rows, and the failures."""
 
     shards: int = 0
     batches: int = 0

@@ -18,8 +18,6 @@ ROWS_AT_ONCE = 32
 
 ROWS_TOGETHER = 1024
 """Largest number of rows whose facts are computed at once and that become one row group of a raw batch."""
-SMALL_ROW_GROUP_BYTES = 128 * 2**20
-"""Size of a row group that may be in memory as a whole."""
 
 IMAGE_COLUMNS = ("image_0", "image_1", "image_chosen", "image_rejected")
 FACT_FIELDS = {
@@ -99,19 +97,6 @@ class PairWriter:
         """Append rows as one row group."""
         if batch.num_rows:
             self._writer.write_table(pa.table(batch) if isinstance(batch, pa.RecordBatch) else batch)
-
-
-def rows_to_read(path: Path) -> int:
-    """Return the number of rows of a source's file to read at a time: many where each row group is small.
-
-    The sizes are those that the file states. ROWS_AT_ONCE for a large row group, and for a file that is not parquet.
-    """
-    try:
-        index = pq.read_metadata(path)
-    except (pa.ArrowException, OSError):
-        return ROWS_AT_ONCE
-    largest = max((index.row_group(number).total_byte_size for number in range(index.num_row_groups)), default=0)
-    return ROWS_TOGETHER if largest <= SMALL_ROW_GROUP_BYTES else ROWS_AT_ONCE
 
 
 def read_batches(path: Path, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:

@@ -105,8 +105,7 @@ class ValidationSection(Section):
     max_quarantined_share: Share = 0.2
     """Largest share of bad rows in a batch; above it the entire batch fails."""
     max_failed_shards: Share = 0.25
-    """Largest share of the shards that may be unreadable or fail as a batch; above it no new pairs are announced and no
-    snapshot is built. At or below it the other shards are used."""
+    """Largest share of shards that may be unreadable or fail as a batch while the others are used; above it none is."""
     max_image_bytes: int = 20_000_000
     """Largest encoded image, in bytes."""
     max_image_pixels: int = 50_000_000
@@ -118,8 +117,7 @@ class ValidationSection(Section):
     max_decode_seconds: Annotated[float, Field(gt=0)] = 5.0
     """Longest time to decode an image, in CPU seconds. An ordinary image takes a few milliseconds."""
     ground: Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$")] = "#ffffff"
-    """Colour behind transparent parts of images when people judged them: `#` and two hexadecimal digits each of red,
-    green and blue."""
+    """Colour behind transparent parts of images when people judged them, as `#rrggbb`."""
     max_prompt_chars: int = 10_000
     """Longest prompt, in characters."""
     max_position_bias: Share = 0.1
@@ -128,14 +126,11 @@ class ValidationSection(Section):
     allowed_formats: tuple[str, ...] = ("JPEG", "PNG", "WEBP")
     """Allowed image formats, by Pillow's names."""
     max_annotator_share: Share = 0.5
-    """Largest share of a batch by one annotator; above it the annotator is reported, and with at least 5 annotators
-    treated as `annotator_severity` says."""
+    """Largest share of a batch by one annotator; above it reported, of 5 annotators or more as `annotator_severity`."""
     max_annotator_side_share: Share = 0.95
-    """Largest share of an annotator's preferences for one side, from 100 preferences on. Not checked where all of a
-    batch are on one side because the source lists the chosen image first."""
+    """Largest share of an annotator's preferences for one side, from 100 on, unless the whole batch is on that side."""
     max_annotator_disagreement: Share = 0.75
-    """Largest share of an annotator's preferences that contradict most others on the same pair, from 20 such pairs on;
-    above it the annotator is reported."""
+    """Largest share of preferences against most others on the same pairs, from 20 on; above it only reported."""
     annotator_severity: Literal["warn", "quarantine"] = "quarantine"
     """Treatment of annotators above the limits of share and side: only report them, or quarantine their rows."""
 

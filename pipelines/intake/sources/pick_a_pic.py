@@ -15,10 +15,10 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipelines.contracts.pairs import SourceFacts, SourceShard
-from pipelines.intake.pairs import rows_to_read
 from pipelines.intake.sources.interface import SOURCE_SCHEMA, OpenShard
 from pipelines.intake.sources.reading.layouts import HEAD_BYTES, layout_error, missing_column, readable, unreadable
 from pipelines.intake.sources.reading.records import open_in_place
+from pipelines.intake.sources.reading.row_groups import rows_to_read
 from pipelines.intake.sources.reading.splits import list_files, shards_of
 from pipelines.intake.sources.reading.texts import plain_array, plain_type, text_array, text_bytes
 from pipelines.project.sections import SourceSection

@@ -1,18 +1,13 @@
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
-from pipelines.intake import pairs as pairs_module
 from pipelines.intake.pairs import (
-    ROWS_AT_ONCE,
-    ROWS_TOGETHER,
     PairWriter,
     pair_id,
     read_batches,
     read_light,
-    rows_to_read,
 )
 
 
@@ -43,14 +38,3 @@ def test_a_damaged_table_is_named(tmp_path: Path) -> None:
     (tmp_path / "t.parquet").write_bytes(b"PAR1 nothing")
     with pytest.raises(ValueError, match=r"t\.parquet cannot be read"):
         list(read_batches(tmp_path / "t.parquet"))
-
-
-def test_small_row_groups_are_read_many_rows_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "source.parquet"
-    pq.write_table(pa.table({"jpg_0": [bytes([n] * 2_000) for n in range(100)]}), path, row_group_size=50)
-    assert rows_to_read(path) == ROWS_TOGETHER
-    monkeypatch.setattr(pairs_module, "SMALL_ROW_GROUP_BYTES", 50_000)
-    assert rows_to_read(path) == ROWS_AT_ONCE
-    path.write_bytes(b"prompt,image")
-    assert rows_to_read(path) == ROWS_AT_ONCE
-    assert rows_to_read(tmp_path / "absent") == ROWS_AT_ONCE
