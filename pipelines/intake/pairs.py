@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from alignment.contracts.values import canonical_json
-from pipelines.intake.sources.interface import SOURCE_SCHEMA, VOTE_FIELDS
+from pipelines.intake.sources.columns import SOURCE_SCHEMA, VOTE_FIELDS
 
 PAIRS_FILE = "pairs.parquet"
 ACCEPTED_FILE = "accepted.parquet"

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from alignment.statistics.normal_text import normal_prompt, visible
 from pipelines.intake.comparisons import comparison_key
-from pipelines.intake.sources.interface import VOTE_FIELDS
+from pipelines.intake.sources.columns import VOTE_FIELDS
 from pipelines.project.sections import ValidationSection
 from pipelines.records.heldout_prompts import HeldoutPrompts
 

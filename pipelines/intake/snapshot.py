@@ -22,7 +22,7 @@ from pipelines.intake.ingestion import scratch_dir
 from pipelines.intake.pairs import ACCEPTED_FILE, ROWS_AT_ONCE, PairWriter, read_batches
 from pipelines.intake.soft_labels import COMPARED, LABEL_FIELDS, comparison_id, labelled_row, merged_votes, side
 from pipelines.intake.sources.catalogue import find_source
-from pipelines.intake.sources.interface import VOTE_FIELDS
+from pipelines.intake.sources.columns import VOTE_FIELDS
 from pipelines.intake.split_groups import split_groups
 from pipelines.intake.validation import fetch_checked
 from pipelines.project.file import Project

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipelines.intake.pairs import pair_id
-from pipelines.intake.sources.interface import VOTE_FIELDS
+from pipelines.intake.sources.columns import VOTE_FIELDS
 from pipelines.project.sections import SnapshotSection
 
 LABEL_FIELDS = (pa.field("preference", pa.float64()), *VOTE_FIELDS)

@@ -41,6 +41,7 @@ COVERED_BY = {
     "pipelines/contracts/release.py": "tests/pipelines/contracts/test_earlier_decisions.py",
     "pipelines/contracts/store.py": "tests/pipelines/dispatch/test_inputs.py",
     "pipelines/dispatch/engines/interface.py": "tests/pipelines/dispatch/engines/test_contract.py",
+    "pipelines/intake/sources/columns.py": "tests/pipelines/intake/sources/test_pick_a_pic.py",
     "pipelines/intake/sources/interface.py": "tests/pipelines/intake/sources/test_pick_a_pic.py",
     "pipelines/platform/demo.py": "tests/integration/test_loop.py",
     "pipelines/platform/exporter/catalogue.py": "tests/pipelines/platform/exporter/test_server.py",

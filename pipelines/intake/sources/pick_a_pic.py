@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipelines.contracts.pairs import SourceFacts, SourceShard
-from pipelines.intake.sources.interface import SOURCE_SCHEMA, OpenShard
+from pipelines.intake.sources.columns import SOURCE_SCHEMA
+from pipelines.intake.sources.interface import OpenShard
 from pipelines.intake.sources.reading.layouts import HEAD_BYTES, layout_error, missing_column, readable, unreadable
 from pipelines.intake.sources.reading.records import open_in_place
 from pipelines.intake.sources.reading.row_groups import rows_to_read

@@ -11,7 +11,7 @@ from pipelines.intake.rule_columns import (
     _position_bias,
     rule_columns,
 )
-from pipelines.intake.sources.interface import VOTE_FIELDS
+from pipelines.intake.sources.columns import VOTE_FIELDS
 from pipelines.project.sections import ValidationSection
 from pipelines.records.heldout_prompts import HeldoutPrompts
 

@@ -10,7 +10,8 @@ from typing import Any, ClassVar
 import pyarrow as pa
 
 from pipelines.contracts.pairs import SourceFacts, SourceShard
-from pipelines.intake.sources.interface import VOTES_SCHEMA, OpenShard
+from pipelines.intake.sources.columns import VOTES_SCHEMA
+from pipelines.intake.sources.interface import OpenShard
 from pipelines.intake.sources.reading.image_files import ImageFiles
 from pipelines.intake.sources.reading.layouts import layout_error, missing_column
 from pipelines.intake.sources.reading.records import TABLES, Record, read_records, record_columns, record_facts

@@ -8,7 +8,8 @@ import pytest
 
 from alignment.catalogues.lookup import resolve
 from pipelines.intake.sources.catalogue import find_source
-from pipelines.intake.sources.interface import SOURCE_SCHEMA, VOTES_SCHEMA, OpenShard
+from pipelines.intake.sources.columns import SOURCE_SCHEMA, VOTES_SCHEMA
+from pipelines.intake.sources.interface import OpenShard
 from pipelines.project.sections import SourceSection
 from pipelines.settings import Settings
 from pipelines.store.storage import open_store

@@ -9,7 +9,8 @@ import pytest
 
 from pipelines.contracts.pairs import SourceFacts, SourceShard
 from pipelines.intake.sources import pick_a_pic
-from pipelines.intake.sources.interface import SOURCE_SCHEMA, OpenShard
+from pipelines.intake.sources.columns import SOURCE_SCHEMA
+from pipelines.intake.sources.interface import OpenShard
 from pipelines.intake.sources.pick_a_pic import PickAPicSource, _preference_from_labels
 from pipelines.project.file import Project
 from pipelines.project.sections import SourceSection
