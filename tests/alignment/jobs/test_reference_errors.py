@@ -67,8 +67,8 @@ def with_errors(bench: Any, folder: Path, spec: TrainSpec, visits: int | None = 
 def test_a_run_with_the_errors_has_the_curve_of_a_run_without(
     bench: Any, tmp_path: Path, assert_one_curve: Callable[..., None], tuning: dict[str, Any]
 ) -> None:
-    # AdamW's first steps have the size of the rate for any gradient, so a gradient that rounds to the other side of
-    # zero moves its weight the other way. Of a full fine-tune's weights many have such gradients; a small rate keeps
+    # AdamW's first steps have the size of the rate whatever the gradient, so a gradient that rounds to the other side
+    # of zero moves its weight the other way. Of a full fine-tune's weights many have such gradients; a small rate keeps
     # their effect on the errors below the rounding of the errors.
     rate = 1e-3 if tuning["kind"] == "lora" else 1e-5
     spec = bench.train_spec(tuning=tuning, optimiser={"learning_rate": rate, "warmup_steps": 2})
