@@ -205,9 +205,11 @@ class PlainLoop:
         self.pairs = pq.read_table(scratch / "inputs" / ("1" * 64) / "train.parquet").to_pylist()
         self.tokenizer: Any = CLIPTokenizer.from_pretrained(BASE / "tokenizer")
         self.scheduler: Any = DDPMScheduler.from_pretrained(BASE / "scheduler")
-        self.text: Any = CLIPTextModel.from_pretrained(BASE / "text_encoder").requires_grad_(False)
-        self.vae: Any = AutoencoderKL.from_pretrained(BASE / "vae").requires_grad_(False)
-        self.unet: Any = UNet2DConditionModel.from_pretrained(BASE / "unet").requires_grad_(False)
+        self.text: Any = CLIPTextModel.from_pretrained(BASE / "text_encoder", use_safetensors=True).requires_grad_(
+            False
+        )
+        self.vae: Any = AutoencoderKL.from_pretrained(BASE / "vae", use_safetensors=True).requires_grad_(False)
+        self.unet: Any = UNet2DConditionModel.from_pretrained(BASE / "unet", use_safetensors=True).requires_grad_(False)
         targets = ["to_q", "to_k", "to_v", "to_out.0"]
         adapters = LoraConfig(r=RANK, lora_alpha=RANK, init_lora_weights="gaussian", target_modules=targets)
         self.unet.add_adapter(adapters)
