@@ -50,6 +50,7 @@ def test_a_complete_installation_passes_every_check(world: Any) -> None:
         "projects",
         "gpu",
         "placement",
+        "memory",
         "features",
         "base_model",
         "sources",
