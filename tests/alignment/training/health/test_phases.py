@@ -45,7 +45,7 @@ def test_a_phase_that_fails_is_not_counted(clock: Time) -> None:
 
 
 class Event:
-    """An event of a stream that reaches it when the test says so."""
+    """An event of a stream that reaches it when the test sets its time."""
 
     made: list["Event"] = []  # noqa: RUF012 - emptied by each test
 
