@@ -65,16 +65,16 @@ def _writer(
     paths: JobPaths,
     state: PartialState,
 ) -> ReferenceWriter:
-    base = predictor(backbone, backbone.load_denoiser(), spec.common, state.device)
-    step = OfflineStep(
-        spec.common.objective, backbone.schedule.on(state.device), policy=never("a policy"), reference=base
-    )
+    device = state.device
+    assert device is not None
+    base = predictor(backbone, backbone.load_denoiser(), spec.common, device)
+    step = OfflineStep(spec.common.objective, backbone.schedule.on(device), policy=never("a policy"), reference=base)
     return ReferenceWriter(
         spec,
         features,
         step,
         out=paths.out,
-        device=state.device,
+        device=device,
         pairs_at_once=MICRO_BATCHES_AT_ONCE * placement.micro_batch,
     )
 
