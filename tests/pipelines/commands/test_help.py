@@ -24,6 +24,7 @@ GROUPS = {
     "gate": {STAGE, "advise", "simulate", "explain", "aa", "people"},
     "judges": {STAGE, "import"},
     "prompts": {"import"},
+    "feedback": {"init"},
     "quarantine": {"show", "replay"},
     "jobs": {"list", "log", "cancel"},
     "feedback": {"init"},
