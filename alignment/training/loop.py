@@ -19,16 +19,19 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
 
+from alignment.backbones.float32_parts import keep_float32
 from alignment.backbones.interface import Backbone
 from alignment.contracts.jobs import CHECKPOINTS_DIR, METRICS_FILE, WEIGHTS_DIR, JobStoppedError, Placement
-from alignment.contracts.training import TrainSpec
+from alignment.contracts.training import FullFineTune, TrainSpec
 from alignment.files.durable import publish_folder
 from alignment.files.progress import JobProgress
 from alignment.training.checkpoint import CheckpointFolder, TrainingState, gather, read_state, restore, trainable
+from alignment.training.compilation import compile_blocks
 from alignment.training.divergence import ChosenWatch, DivergenceWatch, check_weights
 from alignment.training.metrics import append_metrics, cut_back
 from alignment.training.optimisation import build_optimiser, learning_rate, set_learning_rate
 from alignment.training.peak_memory import peak_memory
+from alignment.training.precision import LossScale, run_everywhere_in, set_float32_products
 from alignment.training.prediction_norm import norm_metrics
 from alignment.training.samples import SampleGrid
 from alignment.training.seeding import stream_seed
@@ -64,12 +67,14 @@ class TrainingRun:
             mixed_precision="no", cpu=not torch.cuda.is_available(), kwargs_handlers=[settings]
         )
         self.device = self.accelerator.device
+        set_float32_products(self.recipe.precision)
+        self.scale = LossScale(self.recipe.precision)
         self.sharded = self.placement.sharding == "fsdp2" and self.accelerator.num_processes > 1
         self.denoiser = self._load_policy(torch.device("cpu") if self.sharded else None)
         if self.sharded:
             shard(self.denoiser, self.device, self.accelerator.num_processes)
         self.weights: list[nn.Parameter] = [weight for _, weight in trainable(self.denoiser)]
-        self.optimiser = build_optimiser(self.weights, self.recipe.optimiser)
+        self.optimiser = build_optimiser(self.weights, self.recipe.optimiser, fused=self.placement.fused_optimiser)
         self.checkpoints = CheckpointFolder(self.out / CHECKPOINTS_DIR, self.placement.keep_checkpoints)
         self.watch = DivergenceWatch(self.recipe.divergence)
         self.chosen = ChosenWatch()
@@ -91,15 +96,23 @@ class TrainingRun:
             denoiser=self.denoiser,
             wrapped=self.denoiser if self.sharded else self.accelerator.prepare(self.denoiser),
             sharded=self.sharded,
+            scale=self.scale,
         )
         self.update = inputs.make_update(bench)
 
     # --- before and after the steps ---
 
     def _load_policy(self, device: torch.device | None) -> nn.Module:
-        """Load the base with the recipe's trainable part at its start."""
-        policy = self.backbone.load_denoiser(device)
+        """Load the base with the recipe's trainable part at its start; what is trained is float32."""
+        storage = "fp32" if isinstance(self.recipe.tuning, FullFineTune) else self.recipe.frozen_weights
+        policy = self.backbone.load_denoiser(device, storage)
         self.backbone.attach(policy, self.recipe.tuning, stream_seed("adapter", self.recipe.seed))
+        if self.recipe.float32_stream:
+            keep_float32(policy)
+        if storage != "fp32":
+            run_everywhere_in(self.recipe.precision, policy, self.device)
+        if self.placement.compile_blocks:
+            compile_blocks(policy)
         return policy
 
     def _resume(self) -> int:
@@ -124,6 +137,7 @@ class TrainingRun:
         restore(path, self.denoiser, self.optimiser)
         self.watch = DivergenceWatch(self.recipe.divergence, state.guard_losses, state.guard_spikes)
         self.chosen.steps = state.chosen_worse_steps
+        self.scale = LossScale(self.recipe.precision, state.loss_scale, state.loss_scale_steps)
         logger.info("resumed from %s", path)
 
     def run(self) -> None:
@@ -185,7 +199,7 @@ class TrainingRun:
         """Run one optimiser step; return its global metrics, and True when any process received a stop signal."""
         started = time.perf_counter()
         torch.manual_seed(stream_seed("step", self.recipe.seed, self.done, self.accelerator.process_index))
-        sums = self.update(self.done)
+        sums = self._gradients()
         metrics, stop_requested = self._reduce(sums, stop)
         norm = whole(torch.nn.utils.clip_grad_norm_(self.weights, self.recipe.max_grad_norm)).item()
         self.watch.observe(self.done + 1, metrics["loss"], norm)
@@ -198,6 +212,14 @@ class TrainingRun:
         metrics[f"{self.update.unit}_per_second"] = self.recipe.global_batch / (time.perf_counter() - started)
         metrics |= peak_memory(self.device)
         return metrics, stop_requested
+
+    def _gradients(self) -> dict[str, Tensor]:
+        """Compute the gradients of the next step, in fp16 again with a smaller loss scale while one overflows."""
+        sums = self.update(self.done)
+        while not self.scale.settle(self.weights):
+            self.optimiser.zero_grad(set_to_none=True)
+            sums = self.update(self.done)
+        return sums
 
     def _measure(self) -> dict[str, float]:
         """Measure the updated weights if the update does so after this step; the same on every process."""
@@ -287,6 +309,8 @@ class TrainingRun:
             guard_losses=tuple(self.watch.losses),
             guard_spikes=self.watch.spikes,
             chosen_worse_steps=self.chosen.steps,
+            loss_scale=self.scale.value,
+            loss_scale_steps=self.scale.clean,
             sample_keys=self.grid.keys(),
         )
         self.checkpoints.save(state, self.denoiser, self.optimiser)

@@ -114,7 +114,7 @@ class OfflineUpdate:
         accelerator, device = self._bench.accelerator, self._bench.device
         sums: dict[str, Tensor] = {}
         # DDP averages over processes, but the sum over pairs must be divided by the global batch only.
-        scale = accelerator.num_processes / self.recipe.global_batch
+        scale = accelerator.num_processes / self.recipe.global_batch * self._bench.scale.value
         for number, visits in enumerate(batches):
             batch = assemble(visits, self.features, self.recipe, self._bench.backbone.schedule).to(device)
             last = number == len(batches) - 1
