@@ -1,3 +1,3 @@
 """Model families: encode, predict, decode, draw."""
 
-__all__ = ["ancestral", "drawing", "float32_parts", "interface", "model_files", "noise_schedule"]
+__all__ = ["ancestral", "drawing", "interface", "model_files", "noise_schedule", "repeated_blocks"]

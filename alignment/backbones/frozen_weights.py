@@ -8,8 +8,8 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from alignment.backbones.float32_parts import LAST
 from alignment.backbones.quantised import BLOCK, QuantisedLinear
+from alignment.backbones.repeated_blocks import repeated_blocks
 from alignment.contracts.precision import QUANTISED, FrozenWeights
 from alignment.files.shards import indexed_files
 
@@ -19,9 +19,8 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"
 def load_frozen(model_class: Any, folder: Path, storage: FrozenWeights, device: torch.device) -> nn.Module:
     """Load a model of diffusers from `folder` to `device`, its matrices in the recipe's storage.
 
-    Vectors (norms, biases) and the last layers stay float32: they are small, and their rounding reaches every
-    prediction. int8 and nf4 store the linear layers of the repeated blocks, and bf16 the other matrices. The host's
-    memory holds two bytes a weight meanwhile.
+    Vectors (norms, biases) stay float32. int8 and nf4 store the linear layers of the repeated blocks, and bf16 the
+    other matrices. The host's memory holds two bytes a weight meanwhile.
     """
     assert storage != "fp32"
     half = torch.float16 if storage == "fp16" else torch.bfloat16
@@ -40,10 +39,8 @@ def weight_files(folder: Path) -> Sequence[Path]:
 
 
 def _restore_float32(model: nn.Module, files: Sequence[Path]) -> None:
-    """Read vectors and last layers again, with the digits that loading in half precision removed."""
-    kept = {
-        name: weight for name, weight in model.named_parameters() if weight.ndim < 2 or name.partition(".")[0] in LAST
-    }
+    """Read vectors again, with the digits that loading in half precision removed."""
+    kept = {name: weight for name, weight in model.named_parameters() if weight.ndim < 2}
     for weight in kept.values():
         weight.data = weight.data.float()
     for path in files:
@@ -52,10 +49,9 @@ def _restore_float32(model: nn.Module, files: Sequence[Path]) -> None:
                 kept[name].data.copy_(file.get_tensor(name))
 
 
-def _quantise_blocks(model: Any, storage: Any, device: torch.device) -> None:
+def _quantise_blocks(model: nn.Module, storage: Any, device: torch.device) -> None:
     """Replace linear layers of the repeated blocks, one at a time on the device. Layers without whole blocks stay."""
-    blocks = [module for module in model.modules() if type(module).__name__ in model._repeated_blocks]
-    for block in blocks:
+    for block in repeated_blocks(model):
         for name, layer in list(block.named_modules()):
             if isinstance(layer, nn.Linear) and layer.weight.numel() % BLOCK == 0:
                 block.set_submodule(name, QuantisedLinear(layer.to(device), storage))

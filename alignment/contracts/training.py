@@ -52,11 +52,9 @@ class Recipe(ValueObject):
     frozen_weights: FrozenWeights = Field(default="fp32", exclude_if="fp32".__eq__)
     """Storage of weights that are not trained: a LoRA's base, the reference of a full fine-tune.
 
-    `bf16` and `fp16` need the same precision; norms, biases and last layers stay float32. `int8` and `nf4` are for
+    `bf16` and `fp16` need the same precision; norms and biases stay float32. `int8` and `nf4` are for
     LoRA: linear layers of the repeated blocks are stored in 8 or 4.5 bits a weight, the other matrices in bf16.
     """
-    float32_stream: bool = Field(default=False, exclude_if=False.__eq__)
-    """Keep the sums of the residual stream and the last layers in float32, with precision bf16 or fp16."""
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     caption_dropout: Share = 0.0
     """Probability of training a pair without its caption, drawn once per pair."""
@@ -80,7 +78,6 @@ class Recipe(ValueObject):
         problem = precision_problem(
             self.precision,
             self.frozen_weights,
-            float32_stream=self.float32_stream,
             full=isinstance(self.tuning, FullFineTune),
             online=self.objective.online,
         )

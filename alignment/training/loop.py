@@ -19,7 +19,6 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
 
-from alignment.backbones.float32_parts import keep_float32
 from alignment.backbones.interface import Backbone
 from alignment.contracts.jobs import CHECKPOINTS_DIR, METRICS_FILE, WEIGHTS_DIR, JobStoppedError, Placement
 from alignment.contracts.training import FullFineTune, TrainSpec
@@ -107,8 +106,6 @@ class TrainingRun:
         storage = "fp32" if isinstance(self.recipe.tuning, FullFineTune) else self.recipe.frozen_weights
         policy = self.backbone.load_denoiser(device, storage)
         self.backbone.attach(policy, self.recipe.tuning, stream_seed("adapter", self.recipe.seed))
-        if self.recipe.float32_stream:
-            keep_float32(policy)
         if storage != "fp32":
             run_everywhere_in(self.recipe.precision, policy, self.device)
         if self.placement.compile_blocks:

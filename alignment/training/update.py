@@ -9,7 +9,6 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from alignment.backbones.float32_parts import keep_float32
 from alignment.backbones.interface import Backbone
 from alignment.contracts.jobs import Placement
 from alignment.contracts.training import Recipe
@@ -57,8 +56,6 @@ class Workbench:
     def load_base(self) -> nn.Module:
         """Load one more copy of the base denoiser, frozen, in the recipe's storage, in shards if the policy is."""
         base = self.backbone.load_denoiser(torch.device("cpu") if self.sharded else None, self.recipe.frozen_weights)
-        if self.recipe.float32_stream:
-            keep_float32(base)
         if self.placement.compile_blocks:
             compile_blocks(base)
         if self.sharded:
