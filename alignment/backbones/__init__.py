@@ -1,3 +1,11 @@
 """Model families: encode, predict, decode, draw."""
 
-__all__ = ["ancestral", "drawing", "drawing_precision", "interface", "model_files", "noise_schedule"]
+__all__ = [
+    "ancestral",
+    "drawing",
+    "drawing_precision",
+    "interface",
+    "model_files",
+    "noise_schedule",
+    "repeated_blocks",
+]

@@ -19,6 +19,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from alignment.backbones.drawing import drawing_of, to_images
+from alignment.backbones.frozen_weights import load_frozen
 from alignment.backbones.interface import Conditioning, Framing, LatentMoments
 from alignment.backbones.model_files import (
     LORA_FILE,
@@ -30,6 +31,7 @@ from alignment.backbones.model_files import (
 )
 from alignment.catalogues.lookup import resolve
 from alignment.contracts.evaluation import ModelRef, Sampler
+from alignment.contracts.precision import FrozenWeights
 from alignment.contracts.training import FullFineTune, Lora
 from alignment.files.durable import files_below
 from alignment.files.tensors import write_tensors
@@ -143,14 +145,16 @@ class DiffusersModel:
             ]
         return (torch.cat(pieces).float() / 2 + 0.5).clamp(0, 1).cpu()
 
-    def load_denoiser(self, device: torch.device | None = None) -> nn.Module:
-        """Load a new copy of the base denoiser, float32, with every weight frozen, in evaluation mode.
+    def load_denoiser(self, device: torch.device | None = None, storage: FrozenWeights = "fp32") -> nn.Module:
+        """Load a new copy of the base denoiser with every weight frozen, in evaluation mode.
 
-        It is on `device`, by default on the backbone's.
+        It is on `device`, by default on the backbone's; its matrices are in `storage`.
         """
-        folder = self.base_dir / self.family.part
+        folder, device = self.base_dir / self.family.part, device or self.device
+        if storage != "fp32":
+            return cast(nn.Module, _frozen(load_frozen(self.family.denoiser, folder, storage, device), device))
         denoiser = self.family.denoiser.from_pretrained(folder, dtype=torch.float32, **LOCAL)
-        return cast(nn.Module, _frozen(denoiser, device or self.device))
+        return cast(nn.Module, _frozen(denoiser, device))
 
     def attach(self, denoiser: nn.Module, tuning: Lora | FullFineTune, seed: int) -> None:
         """Unfreeze every weight, or add adapters: A Gaussian from `seed`, B zero, so they start as the identity.
@@ -171,6 +175,9 @@ class DiffusersModel:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             cast(Any, denoiser).add_adapter(config)
+        for weight in denoiser.parameters():
+            if weight.requires_grad:  # the library gives adapters the dtype of the base's matrices
+                weight.data = weight.data.float()
 
     def set_adapter(self, denoiser: nn.Module, *, enabled: bool) -> None:
         """Switch the LoRA on or off, in place."""

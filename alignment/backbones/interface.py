@@ -10,6 +10,7 @@ from PIL.Image import Image
 from torch import Tensor, nn
 
 from alignment.backbones.noise_schedule import ForwardProcess
+from alignment.contracts.precision import FrozenWeights
 from alignment.contracts.training import FullFineTune, Lora
 from alignment.contracts.values import Precision
 
@@ -75,8 +76,11 @@ class Backbone(Protocol):
         """Return the conditioning of each image besides its caption, one row per image. Empty for most families."""
         ...
 
-    def load_denoiser(self, device: torch.device | None = None) -> nn.Module:
-        """Load a new copy of the base denoiser, float32, with every weight frozen, on `device` or on the backbone's."""
+    def load_denoiser(self, device: torch.device | None = None, storage: FrozenWeights = "fp32") -> nn.Module:
+        """Load a new copy of the base denoiser, with every weight frozen, on `device` or on the backbone's.
+
+        Matrices are in `storage`, which needs autocast unless it is fp32; see `Recipe.frozen_weights`.
+        """
         ...
 
     def predict(

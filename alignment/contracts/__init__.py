@@ -11,6 +11,7 @@ __all__ = [
     "judges",
     "labelling",
     "names",
+    "precision",
     "prompt_text",
     "reference_errors",
     "reward_models",

@@ -39,6 +39,12 @@ class Placement(Record):
     online objective it is `all`. Curves do not change."""
     checkpointed_every: Annotated[int, Field(ge=2)] = 2
     """Training, with `gradient_checkpointing` = `every_n` or `auto`: 2 for every second block, 3 for every third."""
+    fused_optimiser: bool = False
+    """Training: AdamW updates all weights in one kernel. Sums are rounded otherwise, so the curve differs in the last
+    digits."""
+    compile_blocks: bool = False
+    """Training: compile the repeated blocks of the denoiser with torch.compile. The first steps take minutes, and
+    results are rounded otherwise. Not with `sharding`."""
     threads_per_process: PositiveInt = 1
     """CPU threads of one process."""
     micro_batch: PositiveInt = 8
@@ -66,6 +72,10 @@ class Placement(Record):
             raise ValueError(
                 f"min_processes = {self.min_processes} is above num_processes = {self.num_processes}, the maximum."
                 " Lower the first or raise the second."
+            )
+        if self.compile_blocks and self.sharding != "none":
+            raise ValueError(
+                f"compile_blocks = true needs sharding = 'none', not {self.sharding!r}. Remove one of the two."
             )
         if self.engine == "local" and (self.min_processes is not None or self.gpus_per_process):
             given = "min_processes" if self.min_processes is not None else "gpus_per_process"

@@ -11,6 +11,7 @@ from alignment.catalogues.optimisers import DivergenceGuard, Optimiser
 from alignment.contracts.data import SQUARE
 from alignment.contracts.jobs import Placement
 from alignment.contracts.judges import Judge
+from alignment.contracts.precision import FrozenWeights, Precision, precision_problem
 from alignment.contracts.values import PositiveInt, Record, Sha256, Share, ValueObject
 
 
@@ -43,8 +44,17 @@ class Recipe(ValueObject):
     """Pairs (for an online objective: prompts) per optimiser step, over all processes and accumulation steps."""
     steps: PositiveInt
     seed: Annotated[int, Field(ge=0, lt=2**31)]
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """Autocast dtype of the denoiser's forward pass; errors are squared in float32 either way."""
+    precision: Precision = "fp32"
+    """Precision of the denoiser's products: float32, TF32 (float32 on devices without it), or autocast to bf16 or fp16.
+
+    Trained weights, gradients, optimiser states and errors are float32 in every case.
+    """
+    frozen_weights: FrozenWeights = Field(default="fp32", exclude_if="fp32".__eq__)
+    """Storage of weights that are not trained: a LoRA's base, the reference of a full fine-tune.
+
+    `bf16` and `fp16` need the same precision; norms and biases stay float32. `int8` and `nf4` are for
+    LoRA: linear layers of the repeated blocks are stored in 8 or 4.5 bits a weight, the other matrices in bf16.
+    """
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     caption_dropout: Share = 0.0
     """Probability of training a pair without its caption, drawn once per pair."""
@@ -63,6 +73,18 @@ class Recipe(ValueObject):
             )
         return self
 
+    @model_validator(mode="after")
+    def _check_precision(self) -> Self:
+        problem = precision_problem(
+            self.precision,
+            self.frozen_weights,
+            full=isinstance(self.tuning, FullFineTune),
+            online=self.objective.online,
+        )
+        if problem:
+            raise ValueError(problem)
+        return self
+
 
 def check_sharding(recipe: Recipe, placement: Placement) -> None:
     """Raise ValueError when a recipe cannot be trained with the sharding that a placement sets."""
@@ -72,11 +94,14 @@ def check_sharding(recipe: Recipe, placement: Placement) -> None:
         problem = f"objective {recipe.objective.name!r} draws images in each process at its own pace"
     elif recipe.optimiser.kind != "adamw":
         problem = f"optimiser {recipe.optimiser.kind!r} needs each weight whole"
+    elif recipe.frozen_weights != "fp32":
+        problem = f"frozen_weights = {recipe.frozen_weights!r} cannot be divided among processes"
     else:
         return
     raise ValueError(
         f"Recipe {recipe.name!r} cannot be trained with sharding = {placement.sharding!r}: its {problem}. Set"
-        ' sharding = "none" in [placement.train], or use an offline objective with the optimiser adamw.'
+        ' sharding = "none" in [placement.train], or use an offline objective with the optimiser adamw and'
+        " frozen_weights fp32."
     )
 
 

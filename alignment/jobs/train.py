@@ -4,6 +4,7 @@
 """
 
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -13,9 +14,11 @@ import torch
 
 from alignment.backbones.interface import Backbone
 from alignment.catalogues.lookup import resolve
+from alignment.catalogues.objectives import DCPO, DiffusionDPO
 from alignment.contracts.jobs import WEIGHTS_DIR, Placement
+from alignment.contracts.precision import noise_warning
 from alignment.contracts.reference_errors import reference_spec
-from alignment.contracts.training import TrainResult, TrainSpec, check_adaptive, check_sharding
+from alignment.contracts.training import Recipe, TrainResult, TrainSpec, check_adaptive, check_sharding
 from alignment.data.prompt_lines import PromptLines
 from alignment.files.durable import content_digest
 from alignment.jobs.checked_features import open_checked
@@ -44,12 +47,22 @@ def main(paths: JobPaths) -> None:
     state = start_processes(placement)
     params = spec.recipe.backbone
     backbone: Backbone = resolve(params.implementation)(base_dir, params, state.device)
+    if state.is_main_process:
+        _warn_of_noise(spec.recipe, backbone)
     make_update = material.make_update(state.device)
     inputs = RunInputs(spec, placement, backbone, make_update, paths.out)
     train_adaptively(lambda: TrainingRun(inputs).run(), paths.out, alone=state.num_processes == 1)
     if state.is_main_process:
         write_result(paths.out, _result_of(spec, paths.out, num_pairs=material.num_pairs))
     state.wait_for_everyone()
+
+
+def _warn_of_noise(recipe: Recipe, backbone: Backbone) -> None:
+    """Log a warning when rounding makes the margin of a preference objective noisy."""
+    if isinstance(recipe.objective, (DCPO, DiffusionDPO)):
+        values = math.prod(backbone.latent_shape)
+        if warning := noise_warning(recipe.precision, recipe.objective.beta, values):
+            logger.warning("%s", warning)
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,9 @@ class TrainingState(Record):
     guard_losses: tuple[float, ...]
     guard_spikes: int
     chosen_worse_steps: int = 0
+    loss_scale: float = 1.0
+    """Factor on the loss of the next step; 1 unless the precision is fp16."""
+    loss_scale_steps: int = 0
     sample_keys: tuple[str, ...]
     """`STEP/KEY` of every image that was logged."""
 

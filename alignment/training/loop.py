@@ -51,6 +51,8 @@ from alignment.training.memory_meter import Meter, meter_of
 from alignment.training.metrics import append_metrics, cut_back
 from alignment.training.optimisation import build_optimiser, learning_rate, set_learning_rate
 from alignment.training.peak_memory import peak_memory
+from alignment.training.policy import gather_into, load_policy
+from alignment.training.precision import LossScale, set_float32_products
 from alignment.training.prediction_norm import norm_metrics
 from alignment.training.samples import SampleGrid
 from alignment.training.seeding import stream_seed
@@ -87,17 +89,20 @@ class TrainingRun:
         )
         self.device = self.accelerator.device
         self.health = RunHealth(self.device)
+        set_float32_products(self.recipe.precision)
+        self.scale = LossScale(self.recipe.precision)
         several = self.accelerator.num_processes > 1
         self.sharded = self.placement.sharding == "fsdp2" and several
         self.copies = several and not self.sharded
-        self.denoiser = self._load_policy(torch.device("cpu") if self.sharded else None)
+        self._load_policy = partial(load_policy, self.backbone, self.recipe, self.placement, runs_on=self.device)
+        self.denoiser = self._load_policy(device=torch.device("cpu") if self.sharded else None)
         self.memory = memory_of(self.device)
         self.blocks = CheckpointedBlocks(self.denoiser, self.placement.checkpointed_every)
         self.blocks.apply(starting_policy(self.placement.gradient_checkpointing, self.memory))
         if self.sharded:
             shard(self.denoiser, self.device, self.accelerator.num_processes)
         self.weights: list[nn.Parameter] = [weight for _, weight in trainable(self.denoiser)]
-        self.optimiser = build_optimiser(self.weights, self.recipe.optimiser)
+        self.optimiser = build_optimiser(self.weights, self.recipe.optimiser, fused=self.placement.fused_optimiser)
         self.checkpoints = CheckpointFolder(self.out / CHECKPOINTS_DIR, self.placement.keep_checkpoints)
         self.saves = BackgroundSaves(self.checkpoints)
         self.watch = DivergenceWatch(self.recipe.divergence)
@@ -121,18 +126,13 @@ class TrainingRun:
             wrapped=self.denoiser if self.sharded else self.accelerator.prepare(self.denoiser),
             sharded=self.sharded,
             health=self.health,
+            scale=self.scale,
         )
         self.update = inputs.make_update(self.bench)
         self.meter = inputs.meter
         self.micro_batch: int | None = None
 
     # --- before and after the steps ---
-
-    def _load_policy(self, device: torch.device | None) -> nn.Module:
-        """Load the base with the recipe's trainable part at its start."""
-        policy = self.backbone.load_denoiser(device)
-        self.backbone.attach(policy, self.recipe.tuning, stream_seed("adapter", self.recipe.seed))
-        return policy
 
     def _resume(self) -> int:
         """Restore the newest good checkpoint; return the number of steps done. Rank 0 chooses (the others send -1)."""
@@ -156,6 +156,7 @@ class TrainingRun:
         restore(path, self.denoiser, self.optimiser)
         self.watch = DivergenceWatch(self.recipe.divergence, state.guard_losses, state.guard_spikes)
         self.chosen.steps = state.chosen_worse_steps
+        self.scale = LossScale(self.recipe.precision, state.loss_scale, state.loss_scale_steps)
         logger.info("resumed from %s", path)
 
     def _adapt(self) -> int | None:
@@ -260,13 +261,8 @@ class TrainingRun:
     def _gathered(self) -> nn.Module:
         """Return the sharded policy whole, in host memory; only the main process's has the trained values."""
         main = self.accelerator.is_main_process
-        policy = self._load_policy(torch.device("cpu")) if main else self.denoiser
-        with torch.no_grad():
-            for (_, target), (_, weight) in zip(trainable(policy), trainable(self.denoiser), strict=True):
-                values = whole(weight)
-                if main:
-                    target.copy_(values)
-        return policy
+        policy = self._load_policy(device=torch.device("cpu")) if main else self.denoiser
+        return gather_into(policy, self.denoiser, keep=main)
 
     # --- one step ---
 
@@ -275,9 +271,10 @@ class TrainingRun:
         started = time.perf_counter()
         self.saves.check()
         torch.manual_seed(stream_seed("step", self.recipe.seed, self.done, self.accelerator.process_index))
-        sums = self.update(self.done)
+        sums = self._gradients()
         with self.health.clock.phase("optimiser"):
-            total = self._total([*(sums[name] for name in sorted(sums)), self._stop_flag(stop)])
+            stop_flag = torch.full((), float(stop.requested), dtype=torch.float64, device=self.device)
+            total = self._total([*(sums[name] for name in sorted(sums)), stop_flag])
             norm_1 = whole(torch.nn.utils.clip_grad_norm_(self.weights, self.recipe.max_grad_norm)).reshape(1)
         # The only point of a step at which the host waits for the device: the update must not follow a loss that is
         # not finite.
@@ -297,6 +294,14 @@ class TrainingRun:
             metrics["micro_batch"] = self.micro_batch
         return metrics, stopped > 0
 
+    def _gradients(self) -> dict[str, Tensor]:
+        """Compute the gradients of the next step, in fp16 again with a smaller loss scale while one overflows."""
+        sums = self.update(self.done)
+        while not self.scale.settle(self.weights):
+            self._drop_gradients()
+            sums = self.update(self.done)
+        return sums
+
     def _measure(self) -> dict[str, float]:
         """Measure the updated weights if the update does so after this step; the same on every process."""
         parts = self.update.measure(self.done)
@@ -313,9 +318,6 @@ class TrainingRun:
     def _shown(self, metrics: dict[str, float]) -> str:
         name = self.update.shown
         return f"{name.removeprefix('implicit_')} {metrics[name]:.2f}"
-
-    def _stop_flag(self, stop: StopSignal) -> Tensor:
-        return torch.full((), float(stop.requested), dtype=torch.float64, device=self.device)
 
     def _norms(self) -> dict[str, float]:
         """Compare policy and base after the last step; the state of the random generators is restored.
@@ -382,6 +384,8 @@ class TrainingRun:
             guard_losses=tuple(self.watch.losses),
             guard_spikes=self.watch.spikes,
             chosen_worse_steps=self.chosen.steps,
+            loss_scale=self.scale.value,
+            loss_scale_steps=self.scale.clean,
             sample_keys=self.grid.keys(),
         )
         self.saves.save(state, files)

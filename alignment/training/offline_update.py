@@ -194,7 +194,7 @@ class OfflineUpdate:
     def _accumulate(self, batches: Iterable[tuple[PairBatch, bool]]) -> dict[str, Tensor]:
         bench, sums = self._bench, dict[str, Tensor]()
         # DDP averages over processes, but the sum over pairs must be divided by the global batch only.
-        scale = bench.accelerator.num_processes / self.recipe.global_batch
+        scale = bench.accelerator.num_processes / self.recipe.global_batch * bench.scale.value
         for batch, last in batches:
             if bench.health.wants_flops and not bench.sharded:
                 self._count_flops(batch)

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from alignment.catalogues.optimisers import Adafactor, AdamW, OptimiserParams
+from alignment.training.adafactor import AdafactorOptimiser
 
 
 def learning_rate(step: int, params: OptimiserParams, total_steps: int) -> float:
@@ -19,35 +20,23 @@ def learning_rate(step: int, params: OptimiserParams, total_steps: int) -> float
     return params.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def build_optimiser(weights: Iterable[nn.Parameter], params: AdamW | Adafactor) -> torch.optim.Optimizer:
+def build_optimiser(
+    weights: Iterable[nn.Parameter], params: AdamW | Adafactor, *, fused: bool = False
+) -> torch.optim.Optimizer:
     """Build the optimiser that a recipe names; weight decay is decoupled and applies to every trained weight.
 
-    Adafactor is transformers': torch's own scales every step by the size of the weights, with no option to disable
-    it.
+    `fused` runs AdamW's update of all weights in one kernel, whose rounding differs. Adafactor is our version of
+    transformers': torch's own scales every step by the size of the weights, with no option to disable it.
     """
     if isinstance(params, Adafactor):
-        from transformers.optimization import Adafactor as TransformersAdafactor  # loads peft, which AdamW does not
-        # need
-
-        unused_epsilon = 1e-3  # of scale_parameter
-        adafactor: torch.optim.Optimizer = TransformersAdafactor(
-            weights,
-            lr=params.learning_rate,
-            eps=(params.epsilon, unused_epsilon),
-            clip_threshold=params.clip_threshold,
-            decay_rate=params.decay_rate,
-            weight_decay=params.weight_decay,
-            scale_parameter=False,
-            relative_step=False,
-            warmup_init=False,
-        )
-        return adafactor
+        return AdafactorOptimiser(weights, params)
     return torch.optim.AdamW(
         weights,
         lr=params.learning_rate,
         betas=params.betas,
         eps=params.epsilon,
         weight_decay=params.weight_decay,
+        fused=fused or None,
     )
 
 

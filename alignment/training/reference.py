@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from alignment.backbones.interface import Backbone, Conditioning
 from alignment.contracts.training import FullFineTune, Recipe
 from alignment.training.offline import Predict
+from alignment.training.precision import autocast
 from alignment.training.update import Workbench
 
 
@@ -15,7 +16,7 @@ def predictor(backbone: Backbone, denoiser: nn.Module, recipe: Recipe, device: t
     """Wrap the denoiser's forward pass, under autocast when the recipe sets it."""
 
     def predict(noisy_BCHW: Tensor, timesteps_B: Tensor, conditioning: Conditioning) -> Tensor:
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=recipe.precision == "bf16"):
+        with autocast(recipe.precision, device):
             return backbone.predict(denoiser, noisy_BCHW, timesteps_B, conditioning)
 
     return predict

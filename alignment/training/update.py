@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from alignment.backbones.interface import Backbone
 from alignment.contracts.jobs import Placement
 from alignment.contracts.training import Recipe
+from alignment.training.compilation import compile_blocks
 from alignment.training.health.run_health import RunHealth
+from alignment.training.precision import LossScale
 from alignment.training.prediction_norm import PredictionNorms
 from alignment.training.sharding import shard
 
@@ -33,6 +35,8 @@ class Workbench:
     sharded: bool = False
     """True when all processes must run the same passes; see sharding.py."""
     health: RunHealth = field(default_factory=lambda: RunHealth(torch.device("cpu")))
+    scale: LossScale = field(default_factory=lambda: LossScale("fp32"))
+    """Factor on the loss of every backward pass; the loop divides the gradients by it."""
 
     @property
     def device(self) -> torch.device:
@@ -52,11 +56,12 @@ class Workbench:
         return context
 
     def load_base(self) -> nn.Module:
-        """Load one more copy of the base denoiser, frozen, in shards if the policy is."""
-        if not self.sharded:
-            return self.backbone.load_denoiser()
-        base = self.backbone.load_denoiser(torch.device("cpu"))
-        shard(base, self.device, self.accelerator.num_processes)
+        """Load one more copy of the base denoiser, frozen, in the recipe's storage, in shards if the policy is."""
+        base = self.backbone.load_denoiser(torch.device("cpu") if self.sharded else None, self.recipe.frozen_weights)
+        if self.placement.compile_blocks:
+            compile_blocks(base)
+        if self.sharded:
+            shard(base, self.device, self.accelerator.num_processes)
         return base
 
 

@@ -65,6 +65,10 @@ def alignment_environment(threads: int, cpu: bool, environ: Mapping[str, str] | 
         "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
         "PYTHONUNBUFFERED": "1",
     }
+    if "PLUMBLINE_STATE_DIR" in source:
+        # Programs that torch.compile made, for the next job of this host; they are looked up by their content.
+        compiled = Path(source["PLUMBLINE_STATE_DIR"]) / "compiled"
+        env |= {"TORCHINDUCTOR_CACHE_DIR": str(compiled), "TRITON_CACHE_DIR": str(compiled / "triton")}
     return env | ({"ACCELERATE_USE_CPU": "true"} if cpu else {})
 
 

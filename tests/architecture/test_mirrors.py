@@ -25,6 +25,7 @@ COVERED_BY = {
     "alignment/conversion/folders.py": "tests/alignment/jobs/test_import_judge.py",
     "alignment/evaluation/models.py": "tests/alignment/jobs/test_coverage.py",
     "alignment/training/update.py": "tests/alignment/training/test_online.py",
+    "alignment/training/policy.py": "tests/alignment/training/test_loop.py",
     "pipelines/commands/answers.py": "tests/pipelines/commands/test_cli.py",
     "pipelines/commands/arguments.py": "tests/pipelines/commands/test_imports.py",
     "pipelines/commands/by_hand.py": "tests/pipelines/stages/test_champion.py",

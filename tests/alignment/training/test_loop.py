@@ -13,6 +13,7 @@ import torch
 
 from alignment.backbones.stable_diffusion import StableDiffusionBackbone
 from alignment.contracts.jobs import HEALTH, Placement
+from alignment.contracts.precision import FrozenWeights
 from alignment.contracts.training import TrainSpec
 from alignment.data.features import CachedFeatures
 from alignment.training import loop
@@ -71,8 +72,10 @@ def test_only_an_objective_with_a_reference_loads_a_frozen_copy(
     loaded: list[object] = []
     honest = StableDiffusionBackbone.load_denoiser
 
-    def load_denoiser(self: StableDiffusionBackbone, device: torch.device | None = None) -> torch.nn.Module:
-        loaded.append(honest(self, device))
+    def load_denoiser(
+        self: StableDiffusionBackbone, device: torch.device | None = None, storage: FrozenWeights = "fp32"
+    ) -> torch.nn.Module:
+        loaded.append(honest(self, device, storage))
         return loaded[-1]  # type: ignore[return-value]
 
     monkeypatch.setattr(StableDiffusionBackbone, "load_denoiser", load_denoiser)
@@ -234,3 +237,65 @@ def test_a_checkpoint_that_cannot_be_written_ends_the_run_at_the_next_step(
         run.run()
     assert run.done in (3, 4), "step 4 may begin before the thread has stopped, step 5 may not"
     assert not (tmp_path / "out" / "weights").exists()
+
+
+def trained(run: TrainingRun) -> torch.Tensor:
+    run.run()
+    return torch.cat([weight.detach().flatten() for weight in run.weights])
+
+
+def test_a_step_that_overflows_fp16_is_repeated_with_a_smaller_scale(bench: Any, tmp_path: Path) -> None:
+    spec = bench.train_spec(precision="fp16", steps=2, tuning={"kind": "full"})
+    run = run_of(bench, spec, tmp_path / "out", micro_batch=8)
+    run.scale.value = 2.0**36
+    started = run.scale.value
+    weights = trained(run)
+    assert run.scale.value < started
+    assert run.scale.clean == 2
+    calm = run_of(bench, spec, tmp_path / "calm", micro_batch=8)
+    calm.scale.value = run.scale.value
+    assert torch.equal(weights, trained(calm)), "nothing of the repeated passes stays"
+
+
+def test_the_scale_of_the_loss_is_in_the_checkpoint(bench: Any, tmp_path: Path) -> None:
+    spec = bench.train_spec(precision="fp16", steps=3)
+    run = run_of(bench, spec, tmp_path / "out", micro_batch=8, checkpoint_every_steps=1)
+    run.scale.value = 2.0**9
+    run.run()
+    again = run_of(bench, spec, tmp_path / "out", micro_batch=8)
+    assert again.done > 0
+    assert (again.scale.value, again.scale.clean) == (2.0**9, again.done)
+
+
+@pytest.mark.parametrize("storage", ["bf16", "int8", "nf4"])
+def test_adapters_train_on_stored_weights_and_draw_samples(bench: Any, tmp_path: Path, storage: str) -> None:
+    spec = bench.train_spec(precision="bf16", frozen_weights=storage, steps=3)
+    run = run_of(bench, spec, tmp_path / "out", micro_batch=8, sample_prompts=("red",), sample_every_steps=3)
+    assert {weight.dtype for weight in run.weights} == {torch.float32}
+    run.run()
+    first, _, last = metrics_of(tmp_path / "out")
+    assert first["margin"] == 0, "policy and reference begin as one"
+    assert last["margin"] != 0
+    assert (tmp_path / "out" / "samples" / "step_000003" / "00.png").is_file()
+
+
+def test_a_reference_in_bf16_changes_no_weight_of_a_full_fine_tune(bench: Any, tmp_path: Path) -> None:
+    """Autocast rounds the matrices of a float32 reference to the same values in every pass."""
+    fields = {"precision": "bf16", "tuning": {"kind": "full"}, "steps": 3}
+    stored = run_of(bench, bench.train_spec(**fields, frozen_weights="bf16"), tmp_path / "stored", micro_batch=8)
+    plain = run_of(bench, bench.train_spec(**fields), tmp_path / "plain", micro_batch=8)
+    assert torch.equal(trained(stored), trained(plain))
+
+
+@pytest.mark.timeout(600)  # compilation takes a minute on a slow core
+@pytest.mark.filterwarnings("ignore")  # torch's compiler warns about its own code
+def test_compiled_blocks_and_a_fused_optimiser_keep_the_curve(
+    bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "programs"))
+    spec = bench.train_spec(steps=2)
+    plain = trained(run_of(bench, spec, tmp_path / "plain", micro_batch=8))
+    options = {"compile_blocks": True, "fused_optimiser": True}
+    changed = trained(run_of(bench, spec, tmp_path / "changed", micro_batch=8, **options))
+    # AdamW's first step is the rate times the sign of a gradient; the second depends on it smoothly.
+    torch.testing.assert_close(changed, plain, rtol=1e-2, atol=1e-5)

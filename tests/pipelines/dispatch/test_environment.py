@@ -60,6 +60,13 @@ def test_the_alignment_job_gets_neither_store_nor_hub() -> None:
     assert "ACCELERATE_USE_CPU" not in alignment_environment(2, cpu=False, environ=ENVIRON)
 
 
+def test_jobs_of_a_host_share_the_compiled_programs() -> None:
+    env = alignment_environment(1, cpu=False, environ=ENVIRON | {"PLUMBLINE_STATE_DIR": "/state"})
+    assert env["TORCHINDUCTOR_CACHE_DIR"] == "/state/compiled"
+    assert env["TRITON_CACHE_DIR"] == "/state/compiled/triton"
+    assert "TORCHINDUCTOR_CACHE_DIR" not in alignment_environment(1, cpu=False, environ=ENVIRON)
+
+
 def test_no_job_gets_the_token_of_the_cluster(tmp_path: Path) -> None:
     environ = {"RAY_AUTH_TOKEN": "open sesame", "RAY_ADDRESS": "ray-head:6379"}
     settings = load_settings({"PLUMBLINE_STATE_DIR": str(tmp_path), **environ})
