@@ -27,7 +27,6 @@ GROUPS = {
     "feedback": {"init"},
     "quarantine": {"show", "replay"},
     "jobs": {"list", "log", "cancel"},
-    "feedback": {"init"},
 }
 
 
