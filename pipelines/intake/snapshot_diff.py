@@ -102,7 +102,10 @@ def _examples(
     records: tuple[SnapshotRecord, SnapshotRecord],
     most: int,
 ) -> Iterator[ChangedPair]:
-    chosen = [(kind, heapq.nsmallest(most, (p for p, c in changes.items() if c == kind))) for kind in CHANGES]
+    chosen: list[tuple[Change, list[str]]] = [
+        (kind, heapq.nsmallest(most, (pair_id for pair_id, change in changes.items() if change == kind)))
+        for kind in CHANGES
+    ]
     wanted = {pair_id for _, ids in chosen for pair_id in ids}
     prompts: dict[str, str] = {}
     for record in records if wanted else ():
