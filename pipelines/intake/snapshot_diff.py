@@ -103,7 +103,8 @@ def _examples(
     most: int,
 ) -> Iterator[ChangedPair]:
     chosen: list[tuple[Change, list[str]]] = [
-        (kind, heapq.nsmallest(most, (p for p, c in changes.items() if c == kind))) for kind in CHANGES
+        (kind, heapq.nsmallest(most, (pair_id for pair_id, change in changes.items() if change == kind)))
+        for kind in CHANGES
     ]
     wanted = {pair_id for _, ids in chosen for pair_id in ids}
     prompts: dict[str, str] = {}

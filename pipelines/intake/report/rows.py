@@ -5,7 +5,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from alignment.contracts.data import SPLITS, DatasetSnapshot, Split
+import numpy as np
+
+from alignment.contracts.data import SPLITS, DatasetSnapshot
 from alignment.statistics.normal_text import normal_prompt
 from pipelines.contracts.pairs import ValidationReport
 from pipelines.intake.ingestion import scratch_dir
@@ -43,39 +45,56 @@ def read_rows(
     """Yield the rows that `build_snapshot` read, in its order, so that the first copy of a pair is the used one."""
     store, heldout = workspace.store, heldout_prompts(workspace.project, workspace.store)
     without_people = sources_without_people(workspace.project)
-    splits, seen = _splits(snapshot, workspace), set[bytes]()
+    pairs = _Pairs(snapshot, workspace)
     for _, _, folder in accepted_folders(store, reports):
         with scratch_dir(workspace.settings) as scratch:
             for batch in read_batches(store.local_path(f"{folder}/{ACCEPTED_FILE}", scratch), _COLUMNS):
                 used, left_out = [], Counter[str]()
                 for row in batch.to_pylist():
-                    key = _key(row["pair_id"])
-                    if key in seen:
-                        left_out[COPY] += 1
-                    elif key in splits:
-                        used.append({**row, "split": splits[key]})
-                        seen.add(key)
-                    else:
+                    split = pairs.take(row["pair_id"])
+                    if split is None:
                         left_out[_reason(row, heldout, without_people)] += 1
+                    elif split == COPY:
+                        left_out[COPY] += 1
+                    else:
+                        used.append({**row, "split": split})
                 yield SomeRows(used, left_out)
+
+
+class _Pairs:
+    """The pairs of a snapshot in 10 bytes each: the first 64 bits of pair_id, the split, and if it was met before.
+
+    Two of a million pairs have the same 64 bits with a probability of 3e-8; one of them would count as a copy.
+    """
+
+    def __init__(self, snapshot: DatasetSnapshot, workspace: Workspace) -> None:
+        keys, codes = [np.empty(0, np.uint64)], [np.empty(0, np.uint8)]
+        for code, split in enumerate(SPLITS):
+            with scratch_dir(workspace.settings) as scratch:
+                path = workspace.store.local_path(f"{snapshot.uri}/{split}.parquet", scratch)
+                for batch in read_batches(path, ["pair_id"]):
+                    found = [_key(pair_id) for pair_id in batch.column("pair_id").to_pylist()]
+                    keys.append(np.array(found, np.uint64))
+                    codes.append(np.full(len(found), code, np.uint8))
+        order = np.argsort(joined := np.concatenate(keys))
+        self._keys, self._codes = joined[order], np.concatenate(codes)[order]
+        self._met = np.zeros(len(order), np.bool_)
+
+    def take(self, pair_id: str) -> str | None:
+        """Return the split of a pair that is met for the first time, COPY for the next times, None outside of it."""
+        key = _key(pair_id)
+        at = int(np.searchsorted(self._keys, key))
+        if at == len(self._keys) or self._keys[at] != key:
+            return None
+        met, self._met[at] = bool(self._met[at]), True
+        return COPY if met else SPLITS[self._codes[at]]
+
+
+def _key(pair_id: str) -> np.uint64:
+    return np.uint64(int(pair_id[:16], 16))
 
 
 def _reason(row: Row, heldout: HeldoutPrompts, without_people: frozenset[str]) -> str:
     if normal_prompt(row["prompt"]) in heldout.normal:
         return HELD_OUT
     return OTHER_SPLIT if row["source"] in without_people else CONTRADICTED
-
-
-def _splits(snapshot: DatasetSnapshot, workspace: Workspace) -> dict[bytes, Split]:
-    found: dict[bytes, Split] = {}
-    for split in SPLITS:
-        with scratch_dir(workspace.settings) as scratch:
-            path = workspace.store.local_path(f"{snapshot.uri}/{split}.parquet", scratch)
-            for batch in read_batches(path, ["pair_id"]):
-                found.update((_key(pair_id), split) for pair_id in batch.column("pair_id").to_pylist())
-    return found
-
-
-def _key(pair_id: str) -> bytes:
-    """Return the first half of a sha256: distinct for any number of pairs, and a quarter of the memory of the text."""
-    return bytes.fromhex(pair_id[:32])

@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
+from pipelines.contracts.data_report import DataReport
 from pipelines.intake.ingestion import ingest, list_source_shards
-from pipelines.intake.quarantine import _count_reasons
+from pipelines.intake.quarantine import _broken_rules
+from pipelines.intake.report.write import write_report
 from pipelines.intake.snapshot import accepted_reports, build_snapshot
 from pipelines.intake.validation import validate
 from pipelines.project.file import Project
@@ -45,9 +47,14 @@ def run(project: Project, settings: Settings) -> tuple[list[str], str, int]:
     shards = list_source_shards(Workspace(project, settings))
     reports = [validate(ingest(shard, Workspace(project, settings)), Workspace(project, settings)) for shard in shards]
     assert accepted_reports(Workspace(project, settings)) == sorted(reports, key=lambda report: report.batch_digest)
-    assert _count_reasons(reports[0], settings) == {"prompt_length": 1}
+    assert _broken_rules(reports[0], settings) == [["prompt_length"]]
     snapshot = build_snapshot(reports, Workspace(project, settings))
     assert snapshot.uri.startswith(settings.store_uri)
+    workspace = Workspace(project, settings)
+    record = write_report(snapshot, reports, workspace)
+    report = DataReport.model_validate_json(workspace.store.read_bytes(record.figures_uri))
+    assert (report.figures.num_pairs, report.set_aside.num_quarantined) == (19, 1)
+    assert b"data:image/jpeg;base64," in workspace.store.read_bytes(record.report_uri)
     return [report.content_digest for report in reports], snapshot.content_digest, sum(snapshot.num_pairs.values())
 
 
