@@ -18,6 +18,8 @@ ROWS_AT_ONCE = 32
 
 ROWS_TOGETHER = 1024
 """Largest number of rows whose facts are computed at once and that become one row group of a raw batch."""
+BYTES_TOGETHER = 8 * 2**20
+"""Bytes of rows, images included, that are read at once, and from which no further rows are joined to a group."""
 SMALL_ROW_GROUP_BYTES = 128 * 2**20
 """Size of a row group that may be in memory as a whole."""
 
@@ -88,16 +90,18 @@ class PairWriter:
 
 
 def rows_to_read(path: Path) -> int:
-    """Return the number of rows of a source's file to read at a time: many where each row group is small.
+    """Return the number of rows of a source's file to read at a time, about BYTES_TOGETHER.
 
-    The sizes are those that the file states. ROWS_AT_ONCE for a large row group, and for a file that is not parquet.
+    The sizes are those that the file states. At most ROWS_AT_ONCE where a row group is too large to be in memory as a
+    whole, since some of its rows may be larger than the mean, and for a file that is not parquet.
     """
     try:
         index = pq.read_metadata(path)
     except (pa.ArrowException, OSError):
         return ROWS_AT_ONCE
-    largest = max((index.row_group(number).total_byte_size for number in range(index.num_row_groups)), default=0)
-    return ROWS_TOGETHER if largest <= SMALL_ROW_GROUP_BYTES else ROWS_AT_ONCE
+    sizes = [index.row_group(number).total_byte_size for number in range(index.num_row_groups)]
+    rows = max(1, BYTES_TOGETHER * max(1, index.num_rows) // max(1, sum(sizes)))
+    return min(rows, ROWS_TOGETHER if max(sizes, default=0) <= SMALL_ROW_GROUP_BYTES else ROWS_AT_ONCE)
 
 
 def read_batches(path: Path, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:

@@ -51,6 +51,10 @@ def test_small_row_groups_are_read_many_rows_at_a_time(tmp_path: Path, monkeypat
     assert rows_to_read(path) == ROWS_TOGETHER
     monkeypatch.setattr(pairs_module, "SMALL_ROW_GROUP_BYTES", 50_000)
     assert rows_to_read(path) == ROWS_AT_ONCE
+    monkeypatch.setattr(pairs_module, "BYTES_TOGETHER", 10 * 2_000)
+    assert 8 <= rows_to_read(path) <= 10
+    monkeypatch.setattr(pairs_module, "BYTES_TOGETHER", 10)
+    assert rows_to_read(path) == 1
     path.write_bytes(b"prompt,image")
     assert rows_to_read(path) == ROWS_AT_ONCE
     assert rows_to_read(tmp_path / "absent") == ROWS_AT_ONCE
