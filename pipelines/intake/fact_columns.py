@@ -10,11 +10,9 @@ import pyarrow as pa
 
 from pipelines.intake.decoding.pool import DecodingPool, EncodedImage, PendingFacts, shared_pool
 from pipelines.intake.image_facts import ImageFacts, decoding_limits
-from pipelines.intake.pairs import FACT_FIELDS, ROWS_TOGETHER, pair_id, pairs_schema
+from pipelines.intake.pairs import BYTES_TOGETHER, FACT_FIELDS, ROWS_TOGETHER, pair_id, pairs_schema
 from pipelines.project.sections import ValidationSection
 
-BYTES_TOGETHER = 8 * 2**20
-"""Bytes of rows, images included, from which no further rows are added to a group: joining copies them."""
 _AHEAD = 2
 """Groups of rows whose images are being decoded while an earlier group is written."""
 _KNOWN_IMAGES = 20_000

@@ -18,6 +18,8 @@ ROWS_AT_ONCE = 32
 
 ROWS_TOGETHER = 1024
 """Largest number of rows whose facts are computed at once and that become one row group of a raw batch."""
+BYTES_TOGETHER = 8 * 2**20
+"""Bytes of rows, images included, from which no further rows are joined to a group."""
 
 IMAGE_COLUMNS = ("image_0", "image_1", "image_chosen", "image_rejected")
 FACT_FIELDS = {

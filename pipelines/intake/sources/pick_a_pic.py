@@ -74,14 +74,14 @@ class PickAPicSource:
         )
 
     def read_shard(self, shard: OpenShard, rows: int) -> Iterator[pa.RecordBatch]:
-        """Yield rows in SOURCE_SCHEMA, `rows` at a time or more small ones; memory does not grow with the file."""
+        """Yield rows in SOURCE_SCHEMA, as many at a time as their size allows; memory does not grow with the file."""
         path = shard.local_path()
         with (
             readable(path, shard.name, "parquet"),
             pq.ParquetFile(path, buffer_size=_READ_BUFFER_BYTES, pre_buffer=False) as file,
         ):
             columns = list(dict.fromkeys(_columns(file.schema_arrow, shard.name).values()))
-            at_once = max(rows, rows_to_read(path))
+            at_once = rows_to_read(path)
             batches = file.iter_batches(at_once, columns=columns, use_threads=False)
             yield from pick_a_pic_batches(batches, file.schema_arrow, shard.name)
 

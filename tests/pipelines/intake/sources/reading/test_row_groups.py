@@ -14,6 +14,10 @@ def test_small_row_groups_are_read_many_rows_at_a_time(tmp_path: Path, monkeypat
     assert rows_to_read(path) == MANY_ROWS
     monkeypatch.setattr(row_groups, "SMALL_ROW_GROUP_BYTES", 50_000)
     assert rows_to_read(path) == FEW_ROWS
+    monkeypatch.setattr(row_groups, "BYTES_AT_ONCE", 10 * 2_000)
+    assert 8 <= rows_to_read(path) <= 10
+    monkeypatch.setattr(row_groups, "BYTES_AT_ONCE", 10)
+    assert rows_to_read(path) == 1
     path.write_bytes(b"prompt,image")
     assert rows_to_read(path) == FEW_ROWS
     assert rows_to_read(tmp_path / "absent") == FEW_ROWS
