@@ -24,7 +24,7 @@ def autocast(precision: Precision, device: torch.device) -> torch.autocast:
 
 
 def set_float32_products(precision: Precision) -> None:
-    """Let products of float32 tensors use TF32 in this process if the recipe says so, and only then.
+    """Let products of float32 tensors use TF32 in this process if, and only if, the recipe asks for it.
 
     torch's default is TF32 in convolutions and float32 in matrix products; a recipe with fp32 gets float32 in both.
     """

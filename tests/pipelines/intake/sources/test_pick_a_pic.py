@@ -62,7 +62,10 @@ def test_a_source_without_shards_is_named(tiny_project: Project, settings: Setti
         SOURCE.list_shards(tiny_project.sources[0], open_store(settings.store_uri))
 
 
-def test_a_shard_is_read_a_few_rows_at_a_time_in_order(tiny_pairs: Make, tiny_row: Make) -> None:
+def test_a_shard_is_read_a_few_rows_at_a_time_in_order(
+    tiny_pairs: Make, tiny_row: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pick_a_pic, "rows_to_read", lambda path: 3)
     rows = [tiny_row(number, caption_0=f"left {number}", caption_1=None) for number in range(7)]
     batches = list(SOURCE.read_shard(open_shard(tiny_pairs(rows), "part"), 3))
 
