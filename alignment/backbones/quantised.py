@@ -69,7 +69,8 @@ class QuantisedLinear(nn.Linear):
         device = input.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else input.dtype
         shape = (self.out_features, self.in_features)
-        result: Tensor = _Product.apply(input.to(dtype), self.weight, self.scales, self.bias, shape, self.kind)
+        product: Any = _Product.apply  # torch does not annotate it
+        result: Tensor = product(input.to(dtype), self.weight, self.scales, self.bias, shape, self.kind)
         return result
 
 

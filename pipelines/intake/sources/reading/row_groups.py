@@ -26,5 +26,5 @@ def rows_to_read(path: Path) -> int:
     except (pa.ArrowException, OSError):
         return FEW_ROWS
     sizes = [index.row_group(number).total_byte_size for number in range(index.num_row_groups)]
-    rows = max(1, BYTES_AT_ONCE * max(1, index.num_rows) // max(1, sum(sizes)))
+    rows: int = max(1, BYTES_AT_ONCE * max(1, index.num_rows) // max(1, sum(sizes)))
     return min(rows, MANY_ROWS if max(sizes, default=0) <= SMALL_ROW_GROUP_BYTES else FEW_ROWS)
