@@ -5,7 +5,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,23 +45,22 @@ def files_of(weight: Tensor) -> TensorFiles:
 
 
 class Gate:
-    """Holds the thread at the state file of a checkpoint until `open` is set."""
+    """Holds the thread before the first file of a checkpoint until `open` is set."""
 
-    def __init__(self, honest: Callable[[Path, Any], None]) -> None:
+    def __init__(self, honest: Callable[..., None]) -> None:
         self.reached, self.open = threading.Event(), threading.Event()
         self._honest = honest
 
-    def write_json(self, path: Path, value: Any) -> None:
-        if path.name == "state.json":
-            self.reached.set()
-            assert self.open.wait(WAIT_SECONDS)
-        self._honest(path, value)
+    def write_tensors(self, path: Path, tensors: Mapping[str, Tensor], **options: Any) -> None:
+        self.reached.set()
+        assert self.open.wait(WAIT_SECONDS)
+        self._honest(path, tensors, **options)
 
 
 @pytest.fixture
 def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
-    gate = Gate(checkpoint.write_json)
-    monkeypatch.setattr(checkpoint, "write_json", gate.write_json)
+    gate = Gate(checkpoint.write_tensors)
+    monkeypatch.setattr(checkpoint, "write_tensors", gate.write_tensors)
     yield gate
     gate.open.set()
 
