@@ -140,10 +140,10 @@ class OnlineUpdate:
         answer_BCHW = self._policy(torch.zeros(1, *shape, device=device), torch.zeros(1, device=device).long(), empty)
         torch.autograd.backward(answer_BCHW.float().sum() * 0)
 
-    @torch.no_grad()
     def close(self) -> None:
         """Do nothing: no thread works beside the steps."""
 
+    @torch.no_grad()
     def norms(self) -> list[PredictionNorms]:
         """Compare policy and base at every denoising step of the base's trajectories for the first prompts.
 

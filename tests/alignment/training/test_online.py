@@ -252,3 +252,16 @@ def test_the_norm_of_predictions_is_that_of_the_base_until_weights_change(online
         update._bench.denoiser.conv_out.weight *= 2
         update._bench.denoiser.conv_out.bias *= 2
     assert norm_ratios(norm_metrics(update.norms())) == pytest.approx((2, 2, 2, 2), abs=1e-5)
+
+
+def test_norms_keep_nothing_for_a_backward_pass(online_bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    update = update_of(online_bench, online_bench.train_spec(tuning={"kind": "full"}))
+    honest, graphs = type(update._sampler).prediction, list[bool]()
+
+    def prediction(*given: Any) -> Any:
+        graphs.append(torch.is_grad_enabled())
+        return honest(*given)
+
+    monkeypatch.setattr(type(update._sampler), "prediction", prediction)
+    update.norms()
+    assert set(graphs) == {False}
