@@ -15,7 +15,7 @@ import torch
 
 from alignment.backbones.stable_diffusion import StableDiffusionBackbone
 from alignment.contracts.data import Encoding, FeatureCache
-from alignment.contracts.jobs import JobFailure, JobStoppedError, Placement
+from alignment.contracts.jobs import HEALTH, JobFailure, JobStoppedError, Placement
 from alignment.contracts.training import TrainSpec
 from alignment.data import streamed_features
 from alignment.data.features import CachedFeatures
@@ -49,8 +49,9 @@ def curve(bench: Any, spec: TrainSpec, features: CachedFeatures, out: Path) -> l
     placement = Placement(log_every_steps=1)
     TrainingRun(RunInputs(spec, placement, backbone, partial(OfflineUpdate, features), out)).run()
     lines = [json.loads(line)["metrics"] for line in (out / "metrics.jsonl").read_text().splitlines()]
+    of_the_host = ("second", "memory", HEALTH)
     return [
-        {name: value for name, value in line.items() if "second" not in name and "memory" not in name} for line in lines
+        {name: value for name, value in line.items() if not any(part in name for part in of_the_host)} for line in lines
     ]
 
 
