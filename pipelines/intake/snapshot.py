@@ -141,9 +141,10 @@ def _build(
 ) -> Manifest:
     store = workspace.store
     with scratch_dir(workspace.settings) as scratch:
-        paths = [
+        fetched = [
             fetch_checked(store, folder, ACCEPTED_FILE, scratch / str(number)) for number, folder in enumerate(folders)
         ]
+        paths = sorted(fetched, key=_origin)
         out = scratch / "out"
         out.mkdir()
         section = workspace.project.snapshot
@@ -177,6 +178,15 @@ def _build(
                 counts.num_soft,
             )
         return store.publish_folder(out, uri, snapshot.model_dump(mode="json"))
+
+
+def _origin(path: Path) -> tuple[str, str]:
+    """Return the source and shard of accepted rows.
+
+    Snapshots are in this order: that of digests would change whenever facts do, and with it the order of training.
+    """
+    first = next(read_batches(path, ["source", "source_file"]), None)
+    return ("", "") if first is None else (first.column("source")[0].as_py(), first.column("source_file")[0].as_py())
 
 
 def _kept_rows(paths: Sequence[Path], heldout: HeldoutPrompts) -> Iterator[dict[str, Any]]:

@@ -173,6 +173,18 @@ def test_a_file_with_images_that_readers_convert_states_the_ground(
     assert decoded(half_red, "image", pairs.ground).getpixel((0, 0)) == (128, 0, 127)
 
 
+def test_rows_are_in_the_order_of_their_shards_whatever_their_facts(
+    tiny_project: Project, settings: Settings, tiny_pairs: Make, tiny_row: Make
+) -> None:
+    project = training_only(tiny_project)
+    for name, first in (("c", 0), ("a", 3), ("b", 6), ("d", 9)):
+        tiny_pairs([tiny_row(first + n) for n in range(3)], f"{name}.parquet")
+    reports = reports_of(project, settings)
+    snapshot = build_snapshot(reports, Workspace(project, settings))
+    numbers = [int(row["prompt"].split()[-1]) for row in splits(snapshot)["train"]]
+    assert numbers == [3, 4, 5, 6, 7, 8, 0, 1, 2, 9, 10, 11]
+
+
 def test_prompts_held_out_since_do_not_enter(
     tiny_project: Project, settings: Settings, tiny_pairs: Make, tiny_row: Make
 ) -> None:
