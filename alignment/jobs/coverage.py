@@ -28,7 +28,7 @@ from alignment.evaluation.scoring import ScoreRow, score_samples
 from alignment.files.durable import file_sha256, write_json
 from alignment.files.progress import JobProgress
 from alignment.jobs.outcome import JobPaths, read_object, run_job, write_result
-from alignment.jobs.processes import start_processes
+from alignment.jobs.processes import device_of, start_processes
 from alignment.jobs.shared_output import share_output
 from alignment.rewards.interface import load_scorer
 from alignment.statistics.comparison import Floats
@@ -77,7 +77,7 @@ def main(paths: JobPaths) -> None:
         spec.backbone,
         paths.input(spec.base_digest, "base model"),
         spec.sampler,
-        work.state.device,
+        device_of(work.state),
         placement.micro_batch,
     )
     with JobProgress(paths.out, total=total, unit="images", enabled=work.state.is_main_process) as progress:

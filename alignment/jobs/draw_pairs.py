@@ -30,7 +30,7 @@ from alignment.files.background import BackgroundWork, ahead
 from alignment.files.durable import content_digest, write_json
 from alignment.files.progress import JobProgress
 from alignment.jobs.outcome import JobPaths, read_object, run_job, write_result
-from alignment.jobs.processes import start_processes
+from alignment.jobs.processes import device_of, start_processes
 from alignment.jobs.shared_output import share_output
 from alignment.statistics.prompts import EvalPrompt
 
@@ -131,7 +131,7 @@ def _load_base(drawing: _Drawing) -> Any:
         drawing.paths.input(spec.base_digest, "base model"),
         ModelRef(kind="base", weights_digest=spec.base_digest),
         None,
-        device=drawing.state.device,
+        device=device_of(drawing.state),
         precision=spec.sampler.precision,
     )
 

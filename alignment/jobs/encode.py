@@ -13,7 +13,7 @@ from alignment.data.pairs import TrainingPairs
 from alignment.files.durable import content_digest
 from alignment.files.progress import JobProgress
 from alignment.jobs.outcome import JobPaths, claim_output, read_object, run_job, write_result
-from alignment.jobs.processes import start_processes
+from alignment.jobs.processes import device_of, start_processes
 from alignment.jobs.shared_output import share_output
 
 logger = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ def main(paths: JobPaths) -> None:
     backbone: Backbone = resolve(spec.backbone.implementation)(base_dir, spec.backbone, state.device)
     claim_output(paths, spec, "encode spec", wait=state.wait_for_everyone, writes=state.is_main_process)
     threads = placement.threads_per_process
-    threads = threads if state.device.type == "cpu" else max(threads, DECODE_THREADS)
+    threads = threads if device_of(state).type == "cpu" else max(threads, DECODE_THREADS)
     writer = FeatureWriter(pairs, backbone, spec, paths.out, threads=threads)
     if state.is_main_process:  # its host receives the shards of all
         _check_space(paths.out, writer)

@@ -45,7 +45,7 @@ from alignment.evaluation.scoring import (
 from alignment.files.durable import write_json
 from alignment.files.progress import JobProgress
 from alignment.jobs.outcome import JobPaths, read_object, run_job, write_result
-from alignment.jobs.processes import start_processes
+from alignment.jobs.processes import device_of, start_processes
 from alignment.jobs.shared_output import share_output
 from alignment.rewards.interface import Scorer, load_scorer
 from alignment.statistics.human_pairs import PairFacts, known_facts
@@ -90,7 +90,7 @@ class _EvaluationContext:
             spec.backbone,
             self.paths.input(spec.base_digest, "base model"),
             spec.sampler,
-            self.state.device,
+            device_of(self.state),
             self.placement.micro_batch,
         )
 

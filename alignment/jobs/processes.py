@@ -30,3 +30,9 @@ def start_processes(placement: Placement) -> PartialState:
     transformers_logging.disable_progress_bar()
     logger.info("process %d of %d on %s", state.process_index, state.num_processes, state.device)
     return state
+
+
+def device_of(state: PartialState) -> torch.device:
+    """Return the device of this process."""
+    assert state.device is not None, "accelerate sets it when the process starts"
+    return state.device

@@ -27,7 +27,7 @@ from alignment.evaluation.scoring import score_samples
 from alignment.files.durable import content_digest
 from alignment.files.progress import JobProgress
 from alignment.jobs.outcome import JobPaths, read_object, run_job, write_result
-from alignment.jobs.processes import start_processes
+from alignment.jobs.processes import device_of, start_processes
 from alignment.jobs.shared_output import share_output
 from alignment.rewards.interface import Scorer, load_scorer
 from alignment.statistics.prompts import read_prompts
@@ -184,7 +184,7 @@ def _open_scoring(
         progress=JobProgress(
             paths.out, total=len(grid) * (2 * len(ingredients) - 1), unit="images", enabled=state.is_main_process
         ),
-        images=ModelImages(backbone, base_dir, method.sampler, state.device, placement.micro_batch),
+        images=ModelImages(backbone, base_dir, method.sampler, device_of(state), placement.micro_batch),
     )
 
 
