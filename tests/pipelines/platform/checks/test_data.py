@@ -131,7 +131,7 @@ def test_each_source_is_looked_at(project: Project, settings: Settings, tmp_path
     bad = source.model_copy(update={"name": "bad", "uri": str(tmp_path / "bad")})
     with pytest.raises(ValueError) as error:
         data._sources(Workspace(project.model_copy(update={"sources": (gone, source, bad)}), settings))
-    assert "x.parquet is not a Pick-a-Pic v2 shard" in str(error.value)
+    assert "x.parquet is not a Pick-a-Pic shard" in str(error.value)
     (tmp_path / "bad/x.parquet").unlink()
     with pytest.raises(ValueError, match=r"'gone': no \.parquet file .*'bad': no \.parquet file"):
         data._sources(Workspace(project.model_copy(update={"sources": (gone, source, bad)}), settings))
