@@ -249,3 +249,16 @@ def test_a_password_is_not_in_the_project_file(read: Read) -> None:
     assert "sesame" not in str(error.value)
     with pytest.raises(ValueError, match=r"cannot be used: connection to server .* failed"):
         read("feedback", "postgresql://ann@127.0.0.1:9/votes")
+
+
+def test_the_state_of_a_range_is_that_of_its_rows_and_not_of_their_number(tmp_path: Path, settings: Settings) -> None:
+    fingerprints = set()
+    for deleted in (1, 2):
+        path = tmp_path / f"{deleted}.db"
+        create_table(source_of(str(path)))
+        with connect(str(path)) as connection, connection.begin():
+            insert(connection, 0, 3)
+            connection.execute(sqlalchemy.text(f"DELETE FROM feedback_votes WHERE id = {deleted}"))
+        (shard,) = FeedbackSource().list_shards(source_of(str(path)), open_store(settings.store_uri))
+        fingerprints.add(shard.fingerprint)
+    assert len(fingerprints) == 2
