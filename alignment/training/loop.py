@@ -336,8 +336,6 @@ class TrainingRun:
             logger.warning("The norms of the predictions were not compared with the base's: %s", error)
             return {}
 
-    # --- output of a step ---
-
     def _record(self, metrics: dict[str, float], *, always: bool = False) -> None:
         """Write metrics and images, then begin the checkpoint: one that exists implies that all before it is on disk.
 

@@ -542,6 +542,19 @@ def test_two_processes_agree_on_an_adaptive_micro_batch_and_give_the_same_curve(
     assert_one_curve(bench, spec, curve, curve_of(undisturbed))
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_sample_grids_part_no_gradient_of_two_processes(
+    bench: Any, tmp_path: Path, assert_one_curve: Callable[..., None], two_ranks: Any
+) -> None:
+    spec, out = bench.train_spec(tuning={"kind": "full"}, steps=6), tmp_path / "out"
+    samples = {"sample_prompts": ("red",), "sample_every_steps": 2}
+    assert bench.train(tmp_path / "one", spec, QUIET.model_copy(update=samples)) == 0
+    placement = QUIET.model_copy(update={"num_processes": 2, **samples})
+    two_ranks.run("alignment.jobs.train", bench.write_job(tmp_path / "job", spec, placement, out))
+    assert_one_curve(bench, spec, curve_of(out), curve_of(tmp_path / "one"))
+
+
 def spec_of(bench: Any, objective: dict[str, str]) -> Any:
     """Full weights for half of the objectives, adapters for the others: both kinds of reference are covered."""
     return bench.train_spec(objective=objective, tuning=TUNINGS[OFFLINE.index(objective) % 2], steps=4)
