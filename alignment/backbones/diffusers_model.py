@@ -212,12 +212,13 @@ class DiffusersModel:
         )
         stored = {weight.dtype for weight in denoiser.parameters()}
         half = next((dtype for dtype in (torch.bfloat16, torch.float16) if dtype in stored), None)
-        return _PipelineGridSampler(pipeline.to(device), self.resolution, self._grid_texts, half)
+        # The denoiser stays: moving it would part its gradients from DDP's buckets, of which they are views.
+        pipeline.vae.to(device)
+        return _PipelineGridSampler(pipeline, self.resolution, self._grid_texts, half)
 
 
 LARGE_FROM = 1024
-"""Pixels per side from which the VAE processes few images at a time: one of 1024 px needs 2 GB of activations in
-float32."""
+"""Pixels per side from which the VAE processes few images at a time: one of 1024 px needs 2 GB in float32."""
 LARGE_ENCODED = 4
 LARGE_DECODED = 1
 

@@ -365,8 +365,6 @@ class TrainingRun:
         return self.update.may_pause(self.done) and (elapsed or not self.update.may_pause(self.done + 1))
 
     def _draw(self) -> None:
-        # Moving the denoiser with its pipeline would part gradients from DDP's buckets, of which they are views.
-        self.optimiser.zero_grad(set_to_none=True)
         if self.accelerator.is_main_process or self.sharded:
             self.grid.draw(self.done, jointly=self.sharded)
 

@@ -67,14 +67,13 @@ class SourceSection(Section):
     kind: str
     """Kind of the source, one of those in pipelines/intake/sources/catalogue.py."""
     uri: LocalPath = ""
-    """Folder or prefix of the shards, or one file, local or s3://; of a feedback source an SQLite file or a
-    postgresql:// address without a password. Empty for a self_generated source."""
+    """Folder or prefix of the shards, or a file, local or s3://; of a feedback source an SQLite file or a postgresql://
+    address without a password. Empty for a self_generated source."""
     licence: str
     """Licence of the pairs, as free text."""
     data_sets: tuple[str, ...] = ()
     """Public data sets that the pairs come from, by the names that judges know: `pick_a_pic_v1`, `pick_a_pic_v2`,
-    `hpd_v2`, `hpd_v3`, `image_reward_db`. A judge that was trained on one has no vote on models trained on this source,
-    whatever the source's name."""
+    `hpd_v2`, `hpd_v3`, `image_reward_db`. A judge trained on one has no vote on models trained on this source."""
     draw: DrawSection | None = None
     """Prompts and sampler of a self_generated source."""
     split: str = ""
